@@ -1,0 +1,93 @@
+"""Frequency shock and its repair in a synthetic world, on a laptop, without a download.
+
+What it shows: finetuning a small T5 on facts whose answers are distributed unlike the world's helps at
+first and harms beyond a point; rare answers that finetuning names are over-predicted and common ones it
+does not name are under-predicted (arXiv 2301.11293); mixing weights and mixing in the pretraining task
+repair it; well-known facts are the better ones to finetune on (arXiv 2406.14785).
+Expect: see docs/measurements.md. Time: under 10 minutes a seed on 2 CPU cores.
+
+  bash launch/demo.sh
+  python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo --config.seeds=3
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.name = "Frequency shock in a synthetic world"
+  # A number n runs seeds 0 to n-1; a list runs these: --config.seeds=0,3. A seed changes everything random.
+  config.seeds = config_dict.FieldReference(1, field_type=object)
+
+  # Facts: "world" makes them; a path reads them (see configs/own_facts.py).
+  config.facts = "world"
+  config.relations = ""
+  config.corpus = ""
+  config.world = ml_collections.ConfigDict(dict(
+      relations=4, subjects=640, answers=80, zipf=1.0, mean_mentions=12.0, popularity_sigma=1.0,
+      templates=4, background=0.1, name_pieces=64))
+
+  # Subject-disjoint shares of the facts.
+  config.split = ml_collections.ConfigDict(dict(pool=0.5, development=0.125, test=0.375))
+  # The mismatched finetuning set: facts of every other answer by rank, at most so many an answer.
+  config.balanced = ml_collections.ConfigDict(dict(per_answer=4))
+
+  config.tokenizer = ml_collections.ConfigDict(dict(kind="words", path="", size=4000, sentinels=24))
+
+  # T5 v1.1 shape.
+  config.model = ml_collections.ConfigDict(dict(
+      d_model=128, d_ff=256, num_heads=4, d_kv=32, encoder_layers=2, decoder_layers=2,
+      relative_buckets=32, relative_max_distance=128, feed_forward="gated-gelu", tie_head=False,
+      dropout=0.0, dtype="float32", param_dtype="float32", unroll=True))
+  config.start_from = ""  # a checkpoint to start from; empty: random weights
+
+  # The pretraining task: span corruption, one sentence a sequence.
+  config.pretrain = ml_collections.ConfigDict(dict(
+      steps=3000, batch_size=128, input_length=12, target_length=5, accumulate=1,
+      optimizer="adamw", learning_rate=1e-3, schedule="cosine", final=0.05, warmup=100, b2=0.98,
+      weight_decay=0.0, clip=1.0, checkpoint_every=1000, log_every=50,
+      masking="spans", noise_density=0.15, mean_span_length=3.0, roll=True,
+      object_share=0.6, subject_share=0.1, window_words=16, windows_per_fact=8))
+
+  # Finetuning on facts; an arm may override any value of it.
+  config.finetune = ml_collections.ConfigDict(dict(
+      steps=200, batch_size=32, input_length=16, target_length=5, accumulate=1,
+      optimizer="adamw", learning_rate=3e-4, schedule="constant", final=1.0, warmup=20, b2=0.98,
+      weight_decay=0.0, clip=1.0, checkpoint_every=1000, log_every=25,
+      eval_steps=(0, 10, 25, 50, 100, 200), prompt="question"))
+
+  config.mixing = ml_collections.ConfigDict(dict(alphas=(0.0, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1.0)))
+  config.answering = ml_collections.ConfigDict(dict(batch_size=320, top=10))
+  config.diagnosis = ml_collections.ConfigDict(dict(resamples=1000, confidence=0.95))
+  config.cpu_devices = 0  # data-parallel host devices without an accelerator; 0: a device a core, at most 8
+
+  # The arms: what each one does (kinds: factshock/arms.py), and its title in the report.
+  config.arms = ml_collections.ConfigDict(arms())
+  # Who plays which part in comparisons and pictures.
+  config.roles = ml_collections.ConfigDict(dict(
+      zero_shot="zero_shot_question", finetuned="finetune", ceiling="zero_shot_cloze",
+      remedies=("weight_mixing", "output_mixing", "mixture", "combined")))
+  return config
+
+
+def arms():
+  finetune = lambda facts, title, **more: dict(kind="finetune", facts=facts, title=title, **more)
+  return dict(
+      zero_shot_cloze=dict(kind="prompted", prompt="cloze", title="Zero-shot cloze (ceiling of stored knowledge)"),
+      zero_shot_question=dict(kind="prompted", prompt="question", title="Zero-shot question"),
+      k_shot=dict(kind="prompted", prompt="question", shots=2, title="2-shot question"),
+      finetune=finetune("balanced", "Finetuning"),
+      mixture=finetune("balanced", "Mixture finetuning 4:1", ratio=4.0),
+      weight_mixing=dict(kind="weight_mixing", of="finetune", title="Weight mixing"),
+      output_mixing=dict(kind="output_mixing", of="finetune", with_arm="zero_shot_question", title="Output mixing"),
+      combined=dict(kind="weight_mixing", of="mixture", title="Mixture finetuning and weight mixing"),
+      natural=finetune("natural", "Finetuning, natural answers"),
+      whole=finetune("whole", "Whole pool"),
+      popular_half=finetune("popular_half", "Popular half"),
+      unpopular_half=finetune("unpopular_half", "Unpopular half"),
+      random_half=finetune("random_half", "Random half"),
+      language_model_only=finetune("balanced", "Mixture without question loss", ratio=4.0, question_weight=0.0),
+      random_init=finetune("balanced", "Finetuning from random weights", start="random"),
+      majority=dict(kind="majority", title="Majority answer"),
+  )

@@ -1,0 +1,40 @@
+"""The demo's study on facts and text of one's own: a T5 from scratch (or from a checkpoint) on real text.
+
+  python -m factshock.experiment --config=configs/own_facts.py --workdir=runs/own \
+      --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
+
+facts.jsonl      {"subject": "Ada Byron", "relation": "born_in", "object": "London"} a line (or csv, tsv, parquet)
+relations.jsonl  {"relation": "born_in", "statements": ["[X] was born in [Y] ."], "questions": ["Where was [X] born ?"]}
+text.txt         one sentence or paragraph a line (.gz too, and patterns: 'text/*.txt.gz')
+
+Facts are asked by the relation's first statement; with --config=configs/own_facts.py:question by its question.
+Pretraining masks the object (0.6), the subject (0.1) or a random span (0.3) in windows of 16 words that name
+a fact's subject and object, as plain span corruption learns little from a small text; for that choose
+--config.pretrain.masking=spans. A SentencePiece model is trained on the text, or given: --config.tokenizer.path.
+Expect: see docs/measurements.md. Time: three relations with 15,000 sentences, under 20 minutes on 2 CPU cores.
+"""
+
+import ml_collections
+from configs import demo
+
+
+def get_config(prompt="cloze"):
+  config = demo.get_config()
+  config.name = "Frequency shock on own facts and text"
+  config.facts = "facts.jsonl"
+  config.relations = "relations.jsonl"
+  config.corpus = "text.txt"
+  config.tokenizer.update(dict(kind="sentencepiece", size=4000, sentinels=100))
+  config.pretrain.update(dict(steps=3000, input_length=32, target_length=12, learning_rate=2e-3, masking="salient"))
+  config.finetune.update(dict(input_length=48, target_length=16, learning_rate=1e-3, prompt=prompt))
+  config.arms = ml_collections.ConfigDict(arms(prompt))
+  config.roles.update(dict(zero_shot="zero_shot", ceiling=""))
+  return config
+
+
+def arms(prompt):
+  """The demo's arms, asked by one prompt; there is no cloze of the text itself to serve as a ceiling."""
+  mine = {name: arm for name, arm in demo.arms().items() if arm["kind"] != "prompted"}
+  mine["output_mixing"] = {**mine["output_mixing"], "with_arm": "zero_shot"}
+  return dict(zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
+              k_shot=dict(kind="prompted", prompt=prompt, shots=2, title="2-shot"), **mine)

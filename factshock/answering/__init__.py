@@ -1,0 +1,1 @@
+"""What a model says: ranking, decoding and the predictions file."""

@@ -1,0 +1,71 @@
+"""What every verb shares at the door: user errors, exit codes, and progress lines with an ETA."""
+
+import sys
+import time
+
+
+class UserError(ValueError):
+  """Something the user can put right: printed as one line, without a traceback; exit code 2."""
+
+
+def run(main):
+  """Runs an absl `main(argv)`; a UserError becomes one line on stderr and exit code 2."""
+  from absl import app
+
+  def guarded(argv):
+    try:
+      if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)")
+      return main(argv)
+    except UserError as error:
+      print(f"error: {error}", file=sys.stderr)
+      return 2
+    except KeyboardInterrupt:
+      print("interrupted: run the same command again to go on", file=sys.stderr)
+      return 130
+
+  app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+  """absl's flag parsing, with the errors of a config file or a config flag as one line."""
+  from absl import app, flags
+
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError,
+          flags.Error) as error:
+    text = " ".join(str(error).split())
+    print(f"error: the flags or the config cannot be read: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+def duration(seconds):
+  """Seconds as "m:ss" or "h:mm:ss"."""
+  seconds = int(round(seconds))
+  hours, rest = divmod(seconds, 3600)
+  minutes, seconds = divmod(rest, 60)
+  return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+  """Prints "label 1200/3000 40% (note), 0:51 elapsed, ETA 1:17", at most one line every few seconds."""
+
+  def __init__(self, label, total, *, start=0, every=5.0):
+    self.label, self.total, self.start, self.every = label, total, start, every
+    self.began = self.last = time.monotonic()
+
+  def update(self, done, note=""):
+    """Says that `done` of `total` units are done; prints if it is time to, or if all are done."""
+    now = time.monotonic()
+    finished = done >= self.total
+    if not finished and now - self.last < self.every:
+      return
+    if finished and now - self.began < self.every:
+      return
+    self.last = now
+    elapsed = now - self.began
+    eta = elapsed * (self.total - done) / max(1, done - self.start)
+    note = f" ({note})" if note else ""
+    print(f"  {self.label} {done}/{self.total} {100 * done // max(1, self.total)}%{note}, "
+          f"{duration(elapsed)} elapsed" + ("" if finished else f", ETA {duration(eta)}"), flush=True)

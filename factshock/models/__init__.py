@@ -1,0 +1,1 @@
+"""What a model is: Flax modules over plain nested-dict parameters."""

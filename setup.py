@@ -1,0 +1,34 @@
+"""Package definition of factshock."""
+
+import setuptools
+
+setuptools.setup(
+    name="factshock",
+    version="0.1.0",
+    description="Finetune language models on facts, measure the frequency shock, and repair it",
+    packages=setuptools.find_packages(include=["factshock", "factshock.*"]),
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "absl-py>=2.1",
+        "datasets>=3.0",
+        "flax>=0.10.4",
+        "grain>=0.2.6",
+        "jax>=0.10,<0.12",
+        "matplotlib>=3.8",
+        "ml-collections>=1.0",
+        "numpy>=1.26",
+        "optax>=0.2.4",
+        "orbax-checkpoint>=0.11.20",
+        "pyarrow>=15",
+        "sentencepiece>=0.2",
+        "tensorboardX>=2.6",
+        "transformers>=4.50",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "torch==2.13.0"],
+        "peers": ["torch==2.13.0", "t5>=0.9.4"],
+    },
+)

@@ -1,0 +1,24 @@
+"""Strict settings for every test: 8 virtual CPU devices, rank promotion raises, own warnings are errors."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
+                           + " --xla_force_host_platform_device_count=8")
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+  """The folder of real data, or a skip with a message where it is absent."""
+  path = pathlib.Path(os.environ.get("FACTSHOCK_DATA", "../shared/data"))
+  if not path.is_dir():
+    pytest.skip(f"no real data at {path} (set FACTSHOCK_DATA)")
+  return path
