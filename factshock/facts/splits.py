@@ -1,0 +1,256 @@
+"""Splits of a set of facts, and the finetuning sets whose answers are controlled.
+
+All are pure functions of the facts and a seed: the same facts in another order give the same set. Every
+set comes back in the order of the facts it was drawn from.
+"""
+
+import collections
+import itertools
+import zlib
+
+import numpy as np
+
+from factshock.console import UserError
+from factshock.facts.counts import count_of
+
+
+def split_subjects(facts, shares, seed):
+  """Splits facts so that no subject (by its name) is in two parts; stratified by relation.
+
+  Args:
+    facts: list of facts.
+    shares: dict part name -> share of the subjects; they sum to 1.
+    seed: integer.
+
+  Returns:
+    Dict part name -> list of facts. A part's share of each relation's subjects is exact up to rounding;
+    what rounding leaves over in one relation is made good in the next.
+
+  Raises:
+    UserError: shares that are negative or do not sum to 1.
+  """
+  if any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+    raise UserError(f"split shares: expected numbers from 0 on that sum to 1, got {dict(shares)}")
+  relations_of = collections.defaultdict(set)
+  for fact in facts:
+    relations_of[fact["subject"]].add(fact["relation"])
+  strata = collections.defaultdict(list)
+  for subject in sorted(relations_of):
+    strata[tuple(sorted(relations_of[subject]))].append(subject)
+  part_of = _assign(strata, shares, seed)
+  parts = {name: [] for name in shares}
+  for fact in facts:
+    parts[part_of[fact["subject"]]].append(fact)
+  return parts
+
+
+def answer_controlled(facts, quota, seed):
+  """Draws exactly `quota[relation, object]` facts for each answer named, and none of any other answer.
+
+  A larger quota under the same seed contains the facts of a smaller one.
+
+  Raises:
+    UserError: an answer has fewer facts than its quota (every such answer is counted, the first named).
+  """
+  if any(count < 0 for count in quota.values()):
+    raise UserError(f"answer-controlled set: expected numbers from 0 on, got {min(quota.values())}")
+  available = _by_answer(facts)
+  short = [key for key, count in quota.items() if count > len(available.get(key, ()))]
+  if short:
+    (relation, answer), count = short[0], quota[short[0]]
+    raise UserError(f"answer-controlled set: expected {count} facts of relation {relation!r} with the answer "
+                    f"{answer!r}, got {len(available.get(short[0], ()))} in the pool ({len(short)} of "
+                    f"{len(quota)} answers are short); lower the quota or widen the pool")
+  chosen = set()
+  for key, count in quota.items():
+    chosen.update(_draw(facts, available.get(key, []), count, seed, *key))
+  return _take(facts, chosen)
+
+
+def balanced(facts, counts, per_answer, seed, swap=False):
+  """Up to `per_answer` facts of every answer that is IN, none of the others (see `answers_in`).
+
+  Raises:
+    UserError: `per_answer` below 1.
+  """
+  if per_answer < 1:
+    raise UserError(f"balanced set: expected at least 1 fact an answer, got {per_answer}")
+  inside = answers_in(facts, counts, swap)
+  quota = {key: min(per_answer, len(rows)) for key, rows in _by_answer(facts).items() if key in inside}
+  return answer_controlled(facts, quota, seed)
+
+
+def answers_in(facts, counts, swap=False):
+  """Half of the answers of each relation, as a set of (relation, object).
+
+  The answers of the facts and of the counts are ranked by pretraining count, ties by name; every second one
+  is IN, the commonest is OUT. With `swap` it is the other half.
+  """
+  relations = {fact["relation"] for fact in facts}
+  answers = {key for key in counts if key[0] in relations} | _by_answer(facts).keys()
+  inside = set()
+  for _, keys in itertools.groupby(sorted(answers), key=lambda key: key[0]):
+    ranked = sorted(keys, key=lambda key: (-count_of(counts, *key), key))
+    inside.update(ranked[0 if swap else 1::2])
+  return inside
+
+
+def natural(facts, size, seed):
+  """Draws facts at random, so that answers come as often as they do.
+
+  Args:
+    facts: list of facts.
+    size: how many, the relations in proportion to their facts; or dict relation -> how many.
+    seed: integer.
+
+  Raises:
+    UserError: more facts asked for than there are.
+  """
+  rows = _by_relation(facts)
+  if not isinstance(size, dict):
+    if not 0 <= size <= len(facts):
+      raise UserError(f"natural set: expected a size from 0 to the {len(facts)} facts of the pool, "
+                      f"got {size}")
+    size = _apportion(size, {relation: len(rows[relation]) for relation in sorted(rows)})
+  chosen = set()
+  for relation, count in size.items():
+    if not 0 <= count <= len(rows.get(relation, ())):
+      raise UserError(f"natural set: expected at most the {len(rows.get(relation, ()))} facts of relation "
+                      f"{relation!r} in the pool, got a size of {count}")
+    chosen.update(_draw(facts, rows.get(relation, []), count, seed, relation))
+  return _take(facts, chosen)
+
+
+def relation_sizes(facts):
+  """Dict relation -> number of facts: the `size` of a matched `natural` set."""
+  return dict(collections.Counter(fact["relation"] for fact in facts))
+
+
+def popular_half(facts):
+  """The more popular half of each relation's facts; the middle one of an odd number is in neither half.
+
+  Ties are broken by a checksum of the fact, the same at every call and unrelated to file order and spelling.
+
+  Raises:
+    UserError: a fact without popularity.
+  """
+  return _half(facts, lambda rows: rows[::-1])
+
+
+def unpopular_half(facts):
+  """The less popular half of each relation's facts, as many as in `popular_half`."""
+  return _half(facts, lambda rows: rows)
+
+
+def random_half(facts, seed):
+  """A random half of each relation's facts, as many as in `popular_half`."""
+  return natural(facts, {relation: count // 2 for relation, count in relation_sizes(facts).items()}, seed)
+
+
+def mismatch(train, test):
+  """Total variation between the answer histograms of two sets: 0 where equal, 1 where disjoint.
+
+  An answer is a (relation, object) pair; each histogram is divided by its number of facts.
+  """
+  if not train or not test:
+    raise UserError("mismatch: expected facts in both sets, got an empty one")
+  left, right = _by_answer(train), _by_answer(test)
+  return 0.5 * sum(abs(len(left.get(key, ())) / len(train) - len(right.get(key, ())) / len(test))
+                   for key in left.keys() | right.keys())
+
+
+def describe(name, facts):
+  """One or two lines: facts, relations, answers, share of the top answer, popularity quantiles."""
+  if not facts:
+    return f"{name}: 0 facts"
+  answers = collections.Counter((fact["relation"], fact["object"]) for fact in facts)
+  (_, top), count = min(answers.items(), key=lambda item: (-item[1], item[0]))
+  text = (f"{name}: {len(facts)} facts, relations: {len(relation_sizes(facts))}, answers: {len(answers)} "
+          f"(top: {top} {100 * count / len(facts):.1f}%)")
+  popularity = [fact["popularity"] for fact in facts if fact.get("popularity") is not None]
+  if not popularity:
+    return text
+  quantiles = " ".join(f"{value:.3g}" for value in np.quantile(popularity, [0.05, 0.25, 0.5, 0.75, 0.95]))
+  known = "" if len(popularity) == len(facts) else f" ({len(popularity)} of them have one)"
+  return f"{text}\n  popularity 5/25/50/75/95%: {quantiles}{known}"
+
+
+def _assign(strata, shares, seed):
+  """Dict subject -> part; what rounding leaves over in one stratum is carried to the next."""
+  names, part_of = list(shares), {}
+  owed = np.zeros(len(names))
+  for stratum in sorted(strata):
+    subjects = strata[stratum]
+    owed += np.array([shares[name] for name in names]) * len(subjects)
+    sizes = _round(owed, len(subjects))
+    owed -= sizes
+    order = _rng(seed, "split", *stratum).permutation(len(subjects))
+    ends = np.cumsum(sizes)
+    for place, i in enumerate(order):
+      part_of[subjects[i]] = names[int(np.searchsorted(ends, place, side="right"))]
+  return part_of
+
+
+def _round(targets, total):
+  """Whole numbers from 0 on with the given sum, close to the targets (largest remainders)."""
+  sizes = np.floor(np.maximum(targets, 0) + 1e-9).astype(int)
+  while sizes.sum() < total:
+    sizes[np.argmax(targets - sizes)] += 1
+  while sizes.sum() > total:
+    sizes[np.argmin(np.where(sizes > 0, targets - sizes, np.inf))] -= 1
+  return sizes
+
+
+def _apportion(total, counts):
+  """Dict like `counts`, in proportion to it, with the given sum; none above its count."""
+  shares = np.array(list(counts.values())) * (total / max(1, sum(counts.values())))
+  return dict(zip(counts, _round(shares, total).tolist()))
+
+
+def _half(facts, order):
+  for fact in facts:
+    if fact.get("popularity") is None:
+      raise UserError(f"popularity half: expected a popularity in every fact, got none for "
+                      f"{fact['subject']!r} ({fact['relation']})")
+  chosen = set()
+  for rows in _by_relation(facts).values():
+    ranked = sorted(rows, key=lambda i: (facts[i]["popularity"], _checksum(*_key(facts[i])), _key(facts[i])))
+    chosen.update(order(ranked)[:len(ranked) // 2])
+  return _take(facts, chosen)
+
+
+def _draw(facts, rows, count, seed, *stream):
+  """`count` of the row numbers, at random, whatever order they come in."""
+  ordered = sorted(rows, key=lambda i: _key(facts[i]))
+  return [ordered[i] for i in _rng(seed, "draw", *stream).permutation(len(ordered))[:count]]
+
+
+def _by_relation(facts):
+  rows = collections.defaultdict(list)
+  for i, fact in enumerate(facts):
+    rows[fact["relation"]].append(i)
+  return rows
+
+
+def _by_answer(facts):
+  rows = collections.defaultdict(list)
+  for i, fact in enumerate(facts):
+    rows[fact["relation"], fact["object"]].append(i)
+  return rows
+
+
+def _take(facts, chosen):
+  return [fact for i, fact in enumerate(facts) if i in chosen]
+
+
+def _key(fact):
+  return fact["subject"], fact["relation"], fact["object"]
+
+
+def _checksum(*texts):
+  return zlib.crc32("\t".join(texts).encode())
+
+
+def _rng(seed, *stream):
+  """A generator of its own for each named group, so that one group's size does not move another's draw."""
+  return np.random.default_rng([int(seed), _checksum(*stream)])
