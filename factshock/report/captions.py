@@ -1,0 +1,80 @@
+"""The report's words around its tables and pictures, as HTML: titles, how to read them, why one is gone."""
+
+TITLES = {
+    "arms": "Arms",
+    "comparisons": "Paired comparisons",
+    "steps": "Accuracy against finetuning steps",
+    "alpha": "Mixing with the model before finetuning",
+    "ratios": "How often each group of answers is predicted",
+    "pressure": "Over-prediction against shock pressure",
+    "popularity": "Accuracy by popularity of the subject",
+    "entities": "Which answers are over- and under-predicted",
+    "run": "What was run",
+    "notes": "Definitions",
+}
+
+READING = {
+    "arms":
+        "Exact match with its {level} interval in brackets below; the dashed line is zero-shot. "
+        "<b>Ratio</b>: predictions of a group of answers for each time one of them is the gold answer (1 is "
+        "right). <b>Shock</b>: share of predictions that moved from common unseen to rare seen answers. "
+        "<b>Shock slope</b>: how far over-prediction follows the frequencies of finetuning (0: not at all). "
+        "<b>Total variation</b>: distance between predicted and gold answer frequencies. <b>Known kept</b>: "
+        "share of the facts the ceiling arm answers that this arm still answers. <b>Gained / lost</b>: "
+        "share of queries right here and wrong for {reference}, and the reverse. A narrow screen scrolls "
+        "the table sideways.",
+    "comparisons":
+        "Difference in exact match on the same queries; bold where its interval excludes 0 (the dashed "
+        "line). <b>Only arm right</b> and <b>only other right</b> count the queries on which the two "
+        "differ, which is what McNemar's test looks at.",
+    "steps":
+        "How to read: each line is one kind of finetuning, measured after the given number of steps; bands "
+        "are {level} intervals; the dashed line is the model before finetuning. A line that rises and then "
+        "falls gains at first and is harmed beyond a point; compare the final height with the dashed line.",
+    "alpha":
+        "How to read: alpha is the weight of the finetuned model in the mix. First, exact match (higher is "
+        "better); second, the distance between predicted and gold answer frequencies (lower is better). "
+        "Rings mark the alpha chosen on development facts. Bands are {level} intervals.",
+    "ratios":
+        "How to read: each row is an arm, each mark a group of answers; 1 (the black line) means predicted "
+        "as often as right, 2 twice too often. <b>Rare</b> and <b>common</b> are by pretraining frequency; "
+        "<b>seen</b> means an answer of the finetuning facts. Frequency shock is the circle (rare, seen) to "
+        "the right and the square (common, unseen) to the left. Bars are {level} intervals. A ratio of 0 "
+        "cannot be drawn here: see the table.",
+    "pressure":
+        "How to read: each mark is an answer of a relation that is right in the test or was seen in "
+        "finetuning, larger the more often it is the gold answer. To the right: more frequent in finetuning "
+        "than in pretraining; up: predicted more often than right (one added to both counts). Both axes are "
+        "in factors of two. A flat line means no frequency shock; the steeper it rises, the more the "
+        "finetuning frequencies drive the answers. The slope is given with its {level} interval.",
+    "popularity":
+        "How to read: test questions are sorted by the popularity of the subject they ask about, least "
+        "popular on the left, in bins of about equal size; bars are {level} intervals. Lines that are far "
+        "apart on the left show what an arm does to rarely named subjects.",
+    "entities":
+        "Answers whose number of predictions by {arm} is furthest above and below the number of queries "
+        "they are right for (gold); counts are of one seed and one relation.",
+}
+
+WHY_NOT = {
+    "summary":
+        "No summary: the diagnosis names neither a finetuned arm nor remedies to compare; see the table.",
+    "shock":
+        "No ratios and no shock: they need the finetuning facts and how often the pretraining text names "
+        "each answer (--finetuning_facts and --entity_counts of diagnose).",
+    "comparisons": "No paired comparisons: the diagnosis compares no two arms.",
+    "steps": "Not drawn: the diagnosis has no arm measured at two or more finetuning steps.",
+    "alpha": "Not drawn: the diagnosis has no arm measured at two or more values of alpha.",
+    "ratios":
+        "Not drawn: no arm has prediction ratios, which need the finetuning facts and the pretraining "
+        "counts of answers.",
+    "pressure":
+        "Not drawn: the diagnosis has no counts by entity, which need the finetuning facts and the "
+        "pretraining counts of answers.",
+    "popularity": "Not drawn: the test facts carry no popularity of their subjects.",
+    "entities":
+        "Not listed: the diagnosis has no counts by entity of a finetuned arm, or every answer is predicted "
+        "as often as right.",
+    "run": "Not recorded: the diagnosis was made from predictions files alone.",
+    "notes": "The diagnosis carries no definitions.",
+}

@@ -1,0 +1,179 @@
+"""A realistic diagnosis for the tests of the report, made up around numbers of a controlled experiment."""
+
+import math
+
+import numpy as np
+
+ALPHAS = [round(0.1 * i, 1) for i in range(11)]
+STEPS = [0, 10, 25, 50, 100, 200]
+BY_STEP = {
+    "finetune": [.339, .403, .400, .344, .305, .279],
+    "mixture": [.339, .372, .411, .416, .408, .399],
+    "natural": [.339, .410, .422, .401, .372, .345],
+    "popular_half": [.339, .441, .477, .460, .444, .426],
+    "unpopular_half": [.339, .371, .389, .403, .341, .302],
+    "random_half": [.339, .418, .445, .436, .398, .365],
+    "whole": [.339, .424, .444, .465, .429, .384],
+    "random_init": [.002, .08, .105, .115, .11, .104],
+}
+BY_ALPHA = {
+    "weight_mixing": [.339, .370, .394, .414, .414, .406, .390, .365, .336, .305, .279],
+    "output_mixing": [.339, .349, .358, .364, .363, .358, .344, .332, .312, .292, .279],
+    "combined": [.339, .362, .389, .409, .418, .420, .418, .414, .410, .404, .399],
+}
+VARIATION = {
+    "weight_mixing": [.31, .28, .25, .23, .22, .23, .26, .29, .33, .37, .41],
+    "output_mixing": [.31, .30, .29, .27, .26, .27, .29, .32, .35, .38, .41],
+    "combined": [.31, .27, .23, .20, .18, .17, .17, .18, .20, .22, .24],
+}
+# exact match, ratios (rare seen, rare unseen, common seen, common unseen), shock, slope, variation, kept
+ARMS = {
+    "zero_shot_cloze": (.661, (.92, .95, 1.04, 1.06), -.03, -.02, .12, 1.0),
+    "zero_shot_question": (.339, (.53, .55, 1.52, 1.38), -.20, -.12, .31, .47),
+    "k_shot": (.352, (.60, .58, 1.45, 1.33), -.16, -.10, .30, .48),
+    "finetune": (.279, (2.46, .35, 1.28, .29), .52, .46, .41, .36),
+    "finetune_early": (.403, (1.55, .52, 1.30, .66), .23, .21, .27, .55),
+    "natural": (.345, (1.02, .88, 1.10, .96), .02, .03, .22, .45),
+    "output_mixing": (.360, (1.38, .55, 1.33, .74), .17, .16, .26, .49),
+    "weight_mixing": (.410, (1.45, .58, 1.31, .69), .18, .17, .22, .56),
+    "mixture": (.399, (1.70, .62, 1.14, .70), .24, .22, .24, .55),
+    "combined": (.420, (1.08, .78, 1.12, .99), .02, .02, .17, .58),
+    "language_model_only": (.346, (.52, .56, 1.50, 1.41), -.22, -.12, .31, .48),
+    "random_init": (.104, (.9, .2, 2.6, 1.1), .05, .15, .55, .11),
+    "majority": (.118, (.0, .0, 6.1, 2.8), -.60, -.30, .82, .12),
+    "popular_half": (.426, (1.05, .90, 1.04, .97), .02, .02, .18, .60),
+    "unpopular_half": (.302, (1.12, .85, 1.10, .90), .05, .04, .24, .40),
+    "random_half": (.365, (1.08, .88, 1.06, .95), .03, .03, .21, .49),
+    "whole": (.384, (1.06, .90, 1.05, .96), .03, .03, .19, .52),
+}
+TITLES = {
+    "zero_shot_cloze": "Zero-shot, cloze (ceiling)", "zero_shot_question": "Zero-shot, question",
+    "k_shot": "k-shot prompt", "finetune": "Finetuned", "finetune_early": "Finetuned, stopped on dev",
+    "natural": "Finetuned, natural answers", "output_mixing": "Output mixing",
+    "weight_mixing": "Weight mixing", "mixture": "Mixture finetuning", "combined": "Both combined",
+    "language_model_only": "Language model only",
+    "random_init": "Random initialisation", "majority": "Majority answer", "popular_half": "Popular half",
+    "unpopular_half": "Unpopular half", "random_half": "Random half", "whole": "Whole pool",
+}
+GROUPS = ({label: "baseline" for label in list(ARMS)[:6]} | {label: "remedy" for label in list(ARMS)[6:10]}
+          | {label: "control" for label in list(ARMS)[10:13]}
+          | {label: "which facts" for label in list(ARMS)[13:]})
+NOTES = {
+    "exact_match": "The prediction equals the answer or an alias after lower-casing and dropping articles.",
+    "groups": "Common: the smallest head set of a relation's answers with half its mentions. Rare: the rest.",
+    "shock": "Predicted minus gold share of rare answers seen in finetuning, plus gold minus predicted share "
+             "of common answers not seen in it.",
+    "interval": "95%, bootstrap over queries within seeds and over seeds.",
+}
+
+
+def make_estimate(rng, mean, seeds, spread, low=-np.inf):
+  """An estimate around `mean` with a value a seed."""
+  values = np.maximum(low, mean + spread * rng.standard_normal(len(seeds)))
+  values += mean - values.mean()
+  half = 1.96 * spread / math.sqrt(len(seeds))
+  return {"mean": mean, "low": max(low, mean - half), "high": mean + half,
+          "by_seed": {str(seed): float(value) for seed, value in zip(seeds, values)}}
+
+
+def make_arm(rng, seeds, exact, ratios=None, shock=0., slope=0., variation=None, kept=None):
+  """One entry of "arms"."""
+  def around(mean, spread=.012, low=-np.inf):
+    return make_estimate(rng, mean, seeds, spread, low)
+  arm = {"queries": 1280 * len(seeds), "exact_match": around(exact, .02), "contains": around(exact, .02),
+         "f1": around(exact, .02), "mrr": around(exact + .1, .02)}
+  if variation is not None:
+    arm["shock"] = {"total_variation": around(variation)}
+  if ratios is None:
+    return arm
+  names = ("rare_seen", "rare_unseen", "common_seen", "common_unseen")
+  arm["shock"] |= {
+      "ratio": {name: around(value, .08 * value, 0) | {"predicted": int(value * 300), "gold": 300}
+                for name, value in zip(names, ratios)},
+      "shock": around(shock, .02), "slope": around(slope, .02), "spearman": around(slope, .02),
+      "range_shift": around(.5 + .4 * shock), "mismatch": around(.45)}
+  arm["by_popularity"] = [
+      {"low": low, "high": high, "queries": 320, "exact_match": around(min(1, exact * factor), .02)}
+      for low, high, factor in ((1, 6, .45), (6, 12, .8), (12, 25, 1.2), (25, 190, 1.55))]
+  arm["errors"] = {"finetuning_answer": around(.5 + .4 * shock), "rarer_than_gold": around(.4 + .3 * shock)}
+  arm["flips"] = {"gained": around(.09), "lost": around(max(0, .09 + .339 - exact))}
+  arm["known_kept"] = around(kept, .015)
+  return arm
+
+
+def make_entities(rng, seeds):
+  """Entities whose over-prediction follows their shock pressure by each arm's slope."""
+  rows = []
+  labels = ("zero_shot_question", "finetune", "combined", "weight_mixing")
+  slopes = {label: ARMS[label][3] for label in labels}
+  for seed in seeds:
+    for relation in ("born_in", "works_for", "speaks", "plays"):
+      shares = 1 / np.arange(1, 81)
+      shares /= shares.sum()
+      for rank, share in enumerate(shares):
+        gold, pretraining = int(rng.poisson(320 * share)), int(rng.poisson(8000 * share)) + 1
+        finetuning = 4 if rank % 2 == 0 else 0
+        pressure = math.log((finetuning + 1) / 400) - math.log((pretraining + 1) / 33000)
+        name = f"{relation.title()[:2]}{'aeiou'[rank % 5]}{'lmnrst'[rank % 6]}{'aeiou'[rank // 5 % 5]}{rank}"
+        predicted = {label: int(rng.poisson((gold + .4) * math.exp(slope * pressure + .2 * rng.normal())))
+                     for label, slope in slopes.items()}
+        rows.append({"seed": seed, "relation": relation, "entity": name, "pretraining": pretraining,
+                     "finetuning": finetuning, "gold": gold, "pressure": pressure, "predicted": predicted,
+                     "group": f"{'common' if rank < 7 else 'rare'}_{'seen' if finetuning else 'unseen'}"})
+  return rows
+
+
+def make_comparisons(rng, arms, seeds):
+  """Paired comparisons of every remedy against plain finetuning and zero-shot, and of the halves."""
+  remedies = ["output_mixing", "weight_mixing", "mixture", "combined"]
+  pairs = [(label, "finetune") for label in remedies] + [(label, "zero_shot_question") for label in remedies]
+  pairs += [("finetune", "zero_shot_question"), ("popular_half", "unpopular_half"), ("popular_half", "whole"),
+            ("combined", "weight_mixing"), ("combined", "language_model_only")]
+  rows = []
+  for arm, against in pairs:
+    difference = arms[arm]["exact_match"]["mean"] - arms[against]["exact_match"]["mean"]
+    wins = 150 + max(0, int(1280 * difference))
+    rows.append({"arm": arm, "against": against, "difference": make_estimate(rng, difference, seeds, .013),
+                 "mcnemar_p": 10 ** (-abs(difference) * 80), "wins": wins,
+                 "losses": wins - int(1280 * difference), "seeds_same_sign": f"{len(seeds)}/{len(seeds)}"})
+  return rows
+
+
+def make_curves(rng, arms, seeds):
+  """Adds the points of the curves to `arms`; returns "curves"."""
+  curves = {"steps": {}, "alpha": {}}
+  for label, values in BY_STEP.items():
+    for step, value in zip(STEPS, values):
+      arms[f"{label}@{step}"] = make_arm(rng, seeds, value, variation=.3)
+    curves["steps"][label] = [{"step": step, "label": f"{label}@{step}"} for step in STEPS]
+  for label, values in BY_ALPHA.items():
+    for alpha, value, variation in zip(ALPHAS, values, VARIATION[label]):
+      arms[f"{label}@{alpha}"] = make_arm(rng, seeds, value, variation=variation)
+    curves["alpha"][label] = [{"alpha": alpha, "label": f"{label}@{alpha}"} for alpha in ALPHAS]
+  return curves
+
+
+def make_diagnosis(seeds=(0, 1, 2)):
+  """The whole dict, the same for the same seeds."""
+  rng = np.random.default_rng(0)
+  arms = {label: make_arm(rng, seeds, *values) for label, values in ARMS.items()}
+  curves = make_curves(rng, arms, seeds)
+  chosen = {"weight_mixing": "alpha", "output_mixing": "alpha", "combined": "alpha", "finetune_early": "step"}
+  selected = {label: {str(seed): {key: 25 if key == "step" else [.4, .3, .5][seed % 3], "development": .41}
+                      for seed in seeds} for label, key in chosen.items()}
+  return {
+      "format": 1, "reference": "zero_shot_question", "confidence": 0.95, "resamples": 1000,
+      "seeds": list(seeds),
+      "notes": NOTES, "arms": arms, "comparisons": make_comparisons(rng, arms, seeds),
+      "entities": make_entities(rng, seeds), "curves": curves, "table": list(ARMS), "titles": TITLES,
+      "groups": GROUPS, "selected": selected,
+      "roles": {"finetuned": "finetune", "zero_shot": "zero_shot_question", "ceiling": "zero_shot_cloze",
+                "remedies": ["weight_mixing", "output_mixing", "mixture", "combined"]},
+      "run": {"name": "demo",
+              "config": {"seeds": list(seeds), "finetune": {"steps": 200, "learning_rate": 3e-4},
+                         "mixture": {"ratio": 4}, "world": {"relations": 4, "answers": 80}},
+              "versions": {"python": "3.11.7", "jax": "0.10.0", "flax": "0.12.0"}, "device": "cpu x 2",
+              "started": "2025-01-31 12:00", "seconds": 431.0,
+              "facts": {"train": 1280, "development": 320, "test": 960},
+              "command": "python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo"},
+  }

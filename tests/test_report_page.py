@@ -1,0 +1,199 @@
+"""The page: what it holds, what it leaves out, and how a browser shows it."""
+
+import copy
+import html
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from report_fixture import make_diagnosis
+
+from factshock.console import UserError
+from factshock.report import page
+from factshock.report.captions import WHY_NOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--hide-scrollbars"]
+EVIL = '<script>document.title="taken"</script><img src="https://evil.example/x.png">'
+PROBE = """<script>addEventListener("load", () => {
+  const found = {scroll: document.documentElement.scrollWidth, inner: innerWidth,
+    images: [...document.images].map(
+      i => i.naturalWidth > 0 && i.getBoundingClientRect().right <= innerWidth),
+    loaded: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:"))};
+  document.body.setAttribute("data-probe", JSON.stringify(found));
+});</script>"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A report whose first over-predicted entity and one arm's title are hostile."""
+  diagnosis = make_diagnosis()
+  worst = max(diagnosis["entities"], key=lambda row: row["predicted"]["finetune"] - row["gold"])
+  worst["entity"] = EVIL
+  diagnosis["titles"] = diagnosis["titles"] | {"majority": "Majority <i>$answer$</i> & \"co\""}
+  path = tmp_path_factory.mktemp("report")
+  assert str(page.write_report(diagnosis, path)) == str(path / "report.html")
+  return path
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+  return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def chromium(tmp_path, url, *flags, width=390, height=844):
+  if CHROMIUM is None:
+    pytest.skip("no chromium here: the page is not opened in a browser")
+  done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}",
+                         f"--window-size={width},{height}", *flags, url],
+                        capture_output=True, text=True, timeout=120, check=False)
+  assert done.returncode == 0, done.stderr[-2000:]
+  return done.stdout
+
+
+def test_files_are_written(folder, source):
+  figures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+  assert {"steps.png", "alpha_accuracy.png", "alpha_variation.png", "ratios.png", "popularity.png",
+          "pressure_finetune.png"} <= set(figures)
+  assert all(data.startswith(b"\x89PNG") for data in figures.values())
+  assert source.count("data:image/png;base64,") == len(figures)
+
+
+def test_page_refers_to_nothing_outside(source):
+  bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "data:", source)
+  assert re.findall(r'(?:src|href|srcset|action)="(?!data:")', bare) == []
+  assert "@import" not in bare and "url(" not in bare and "<link" not in bare
+
+
+def test_text_from_data_is_escaped(source):
+  assert "<script" not in source
+  assert html.escape(EVIL) in source
+  assert "Majority &lt;i&gt;$answer$&lt;/i&gt; &amp; &quot;co&quot;" in source
+
+
+def test_page_holds_the_numbers(source):
+  for expected in (".279", "2.46", "[2.24, 2.68]", "Both combined", "python -m factshock.experiment", "−.060",
+                   "McNemar", "alpha<br>0.4, 0.3, 0.5", "learning_rate", "Known<br>kept"):
+    assert expected in source, expected
+  assert not any(sentence in source for sentence in WHY_NOT.values())
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
+  probed = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
+  path = tmp_path / "copy.html"
+  path.write_text(probed.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+  dom = chromium(tmp_path, path.as_uri(), "--dump-dom", width=width)
+  found = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', dom).group(1)))
+  assert found["inner"] <= max(width, 500)
+  assert found["scroll"] <= found["inner"]
+  assert found["loaded"] == []
+  assert found["images"] and all(found["images"])
+  assert "<title>Frequency shock report: demo</title>" in dom
+  assert "&lt;script&gt;document.title=" in dom, "the hostile name is text"
+  assert dom.count("<script") == 1, "only the probe of this test is a script"
+
+
+def test_browser_draws_the_page(folder, tmp_path):
+  shot = tmp_path / "shot.png"
+  chromium(tmp_path, (folder / "report.html").as_uri(), f"--screenshot={shot}", height=3000)
+  from matplotlib import image
+  pixels = image.imread(shot)
+  assert pixels.shape[0] == 3000
+  dark = (pixels[..., :3].max(-1) < .4).any(1)
+  assert dark[:1000].sum() > 200 and dark[2000:].sum() > 200, "text from the top to far down"
+
+
+def test_without_arms_is_an_error(tmp_path):
+  for bad in ({}, {"arms": {}}, []):
+    with pytest.raises(UserError, match="at least one arm"):
+      page.write_report(bad, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_cannot_be_written_is_an_error(tmp_path):
+  (tmp_path / "file").write_text("x")
+  with pytest.raises(UserError, match="cannot be written"):
+    page.write_report({"arms": {"a": {}}}, tmp_path / "file")
+
+
+def without(diagnosis, *keys):
+  return {key: value for key, value in diagnosis.items() if key not in keys}
+
+
+@pytest.mark.parametrize("key, reasons", [
+    ("curves", ["steps", "alpha"]), ("entities", ["pressure", "entities"]), ("comparisons", ["comparisons"]),
+    ("run", ["run"]), ("notes", ["notes"])])
+def test_a_missing_part_is_left_out_with_its_reason(key, reasons, monkeypatch):
+  monkeypatch.setattr(page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt))
+  diagnosis = without(make_diagnosis(), key)
+  shown = page.render(diagnosis, page.draw(diagnosis))
+  assert [name for name, reason in WHY_NOT.items() if reason in shown] == reasons
+
+
+def test_missing_measures_are_left_out_with_their_reasons(monkeypatch):
+  monkeypatch.setattr(page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt))
+  diagnosis = without(make_diagnosis(), "entities")
+  diagnosis["arms"] = {label: without(arm, "shock", "by_popularity")
+                       for label, arm in diagnosis["arms"].items()}
+  pictures = page.draw(diagnosis)
+  shown = page.render(diagnosis, pictures)
+  assert [panel.name for panel in pictures["alpha"]] == ["alpha_accuracy"]
+  for name in ("shock", "ratios", "pressure", "popularity", "entities"):
+    assert WHY_NOT[name] in shown
+
+
+def test_predictions_of_one_foreign_arm_are_enough(tmp_path):
+  estimate = {"mean": .5, "low": None, "high": None, "by_seed": {"0": .5}}
+  diagnosis = {"format": 1, "reference": None, "seeds": [0],
+               "arms": {"mine": {"queries": 4, "exact_match": estimate}}}
+  shown = pathlib.Path(page.write_report(diagnosis, tmp_path)).read_text(encoding="utf-8")
+  assert ".500" in shown and "Mine" in shown and "4 test queries an arm, one seed" in shown
+  assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
+
+
+@pytest.mark.parametrize("seeds", [(0,), tuple(range(5))])
+def test_one_seed_or_five(seeds, monkeypatch):
+  monkeypatch.setattr(page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt))
+  diagnosis = make_diagnosis(seeds)
+  shown = page.render(diagnosis, page.draw(diagnosis))
+  assert ("over 5 seeds" in shown) == (len(seeds) == 5)
+  assert ("not how far another seed could" in shown) == (len(seeds) == 1)
+
+
+DIAGNOSIS = make_diagnosis((0, 1))
+DIAGNOSIS["entities"] = DIAGNOSIS["entities"][::20]
+
+
+def paths(tree, prefix=()):
+  """Paths to all dict entries but the arms' names."""
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      yield from paths(value, (*prefix, key))
+    yield (*prefix, key)
+
+
+PATHS = sorted(path for path in paths(DIAGNOSIS) if path != ("arms",))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(PATHS), st.booleans()), min_size=1, max_size=30))
+def test_any_gap_still_gives_a_page(gaps):
+  diagnosis = copy.deepcopy(DIAGNOSIS)
+  for path, null in gaps:
+    place = diagnosis
+    for key in path[:-1]:
+      place = place.get(key) if isinstance(place, dict) else None
+    if isinstance(place, dict) and path[-1] in place:
+      if null:
+        place[path[-1]] = None
+      else:
+        del place[path[-1]]
+  shown = page.render(page.reading.tidy(diagnosis), {})
+  assert shown.endswith("</html>\n") and "NaN" not in shown and ">None<" not in shown
