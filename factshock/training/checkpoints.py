@@ -1,0 +1,393 @@
+"""Checkpoints: orbax arrays plus a manifest with a digest of every leaf, whole or absent on disk.
+
+A step folder `<folder>/<step>/` holds `params/` and, in training, `opt_state/` (orbax arrays, one folder
+a leaf) and `manifest.json`: step, loader state, config, and of each leaf digest, shape and dtype. It is
+written under a temporary name and renamed, so a step folder that exists is complete.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from factshock import files
+from factshock.console import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_TEMPORARY = ".saving-"
+_TREES = ("params", "opt_state")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+  """A leaf that is computed when it is written: `read()` gives an array of this shape and dtype."""
+  shape: tuple
+  dtype: object
+  read: Callable
+
+
+def save(folder, step, *, params, opt_state=None, loader_state=None, config=None, keep=None):
+  """Writes `<folder>/<step>/`; all of it appears at once, or nothing does.
+
+  Args:
+    folder: the run's folder; what an interrupted save left there is removed.
+    step: number of training steps done.
+    params: nested dict of arrays.
+    opt_state: any pytree of arrays (optax), stored as its leaves by key path.
+    loader_state: what the loader's `get_state` gave (JSON).
+    config: the run's configuration (JSON).
+    keep: number of newest steps to keep; None keeps all.
+
+  Raises:
+    UserError: the step exists, or the disk is full or fails; the last good step is untouched.
+  """
+  _remove_unfinished(folder)
+  trees = {"params": params, "opt_state": nested(flat_leaves(opt_state))}
+  target = os.path.join(str(folder), str(int(step)))
+  try:
+    write(target, trees, {"step": int(step), "loader_state": loader_state, "config": config})
+  except UserError as error:
+    good = latest_step(folder)
+    raise UserError(f"{error}; the last good checkpoint is "
+                    + (f"step {good} in {folder}" if good is not None else "none: this was the first")
+                    ) from error
+  for old in _steps(folder)[:-keep] if keep else ():
+    shutil.rmtree(os.path.join(str(folder), str(old)))
+
+
+def write(target, trees, record, extra_files=None):
+  """Writes a checkpoint folder leaf by leaf, so that `Lazy` leaves are in memory one at a time.
+
+  Args:
+    target: the folder to make; must not exist.
+    trees: dict of "params" and "opt_state" (nested dicts of arrays or `Lazy`); empty ones are left out.
+    record: dict of what the manifest holds besides the leaves: step, loader_state, config.
+    extra_files: dict file name -> function(manifest) that gives the JSON value to write there.
+
+  Returns:
+    The manifest.
+  """
+  target = os.path.abspath(target)
+  if os.path.exists(target):
+    raise UserError(f"{target}: already exists; remove it or choose another folder")
+  parent, name = os.path.split(target)
+  temporary = os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}")
+  with _whole_or_absent(temporary, target):
+    leaves = {}
+    for tree_name, tree in trees.items():
+      leaves.update(_write_tree(os.path.join(temporary, tree_name), tree_name, tree))
+    manifest = {"format": FORMAT, **record, "leaves": leaves}
+    values = {MANIFEST: manifest} | {file: value(manifest) for file, value in (extra_files or {}).items()}
+    for file, value in values.items():
+      _write_json(os.path.join(temporary, file), value)
+  return manifest
+
+
+def latest_step(folder):
+  """The newest complete step of a run's folder, or None where there is none."""
+  return max(_steps(folder), default=None)
+
+
+def step_folder(folder, step=None):
+  """The step folder meant by `folder`: itself, or its `step`, or its newest step.
+
+  Raises:
+    UserError: there is no such folder, or no checkpoint in it.
+  """
+  folder = str(folder)
+  if not os.path.isdir(folder):
+    raise UserError(f"{folder}: expected a checkpoint folder, got nothing there; check the path")
+  if step is None and os.path.exists(os.path.join(folder, MANIFEST)):
+    return folder
+  steps = _steps(folder)
+  if not steps or (step is not None and step not in steps):
+    wanted = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+    raise UserError(f"{folder}: expected {wanted}, got {f'only steps {steps}' if steps else 'none'}; "
+                    "give a step folder or a folder of steps that factshock wrote")
+  return os.path.join(folder, str(max(steps) if step is None else step))
+
+
+def read_manifest(folder, step=None):
+  """The manifest of a checkpoint: format, step, loader_state, config, leaves (by "params/a/b").
+
+  Raises:
+    UserError: no checkpoint there, or its manifest is broken or of another format.
+  """
+  path = os.path.join(step_folder(folder, step), MANIFEST)
+  try:
+    manifest = json.loads("\n".join(line for _, line in files.lines(path)))
+    found = manifest["format"] if manifest["leaves"] else None
+  except (ValueError, KeyError, TypeError) as error:
+    if isinstance(error, UserError):
+      raise
+    raise UserError(f"{path}: expected the manifest of a checkpoint, got a broken file ({error})") from error
+  if found != FORMAT:
+    raise UserError(f"{path}: expected format {FORMAT}, got {found}; it is from another version")
+  return manifest
+
+
+def restore(folder, step=None, like=None):
+  """Reads a checkpoint whole and verifies every digest.
+
+  Args:
+    folder: a step folder, or the folder of steps.
+    step: which step; None takes the newest.
+    like: dict with `params` and, to go on training, `opt_state`: trees of arrays or ShapeDtypeStructs.
+
+  Returns:
+    dict of params (nested dict of numpy arrays), opt_state (in the structure of like["opt_state"];
+    without it a dict of leaves by key path, or None), step, loader_state and config.
+
+  Raises:
+    UserError: no checkpoint, a leaf that is damaged, or leaves missing, extra or of another shape.
+  """
+  folder = step_folder(folder, step)
+  manifest = read_manifest(folder)
+  like = like or {}
+  _check_like(folder, manifest["leaves"], like)
+  opt_state = flat_leaves(_read_tree(folder, "opt_state", manifest["leaves"])) or None
+  if like.get("opt_state") is not None:
+    opt_state = unflatten_like(like["opt_state"], opt_state or {})
+  return {"params": _read_tree(folder, "params", manifest["leaves"]), "opt_state": opt_state,
+          **{name: manifest[name] for name in ("step", "loader_state", "config")}}
+
+
+def restore_params(folder, step=None):
+  """Reads only the parameters of a checkpoint: a nested dict of numpy arrays, digests verified."""
+  folder = step_folder(folder, step)
+  return _read_tree(folder, "params", read_manifest(folder)["leaves"])
+
+
+def read_leaf(folder, name, leaves):
+  """Reads one leaf, such as "params/encoder/norm", of a step folder and verifies its digest."""
+  tree_name, *keys = name.split("/")
+  tree = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), 0)
+  value = _orbax_restore(os.path.join(folder, tree_name), tree)
+  for key in keys:
+    value = value[key]
+  _verify(folder, name, value, leaves[name])
+  return value
+
+
+def flat_leaves(tree):
+  """A pytree's leaves as a dict by key path, such as "0/mu/encoder/norm"; None gives {}."""
+  paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def unflatten_like(like, leaves):
+  """Puts a dict of leaves by key path back into the structure of `like`."""
+  return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in flat_leaves(like)])
+
+
+def differences(expected, got):
+  """Lines that name every missing, extra and mis-shaped leaf of `got` against `expected`.
+
+  Both map a leaf's name to (shape, dtype name).
+  """
+  lines = [f"missing {name} {_spell(expected[name])}" for name in sorted(expected.keys() - got.keys())]
+  lines += [f"extra {name} {_spell(got[name])}" for name in sorted(got.keys() - expected.keys())]
+  lines += [f"mis-shaped {name} expected {_spell(expected[name])} got {_spell(got[name])}"
+            for name in sorted(expected.keys() & got.keys()) if expected[name] != got[name]]
+  return lines
+
+
+def leaf_specs(leaves):
+  """(shape, dtype name) by leaf name of a manifest's leaves."""
+  return {name: (tuple(leaf["shape"]), leaf["dtype"]) for name, leaf in leaves.items()}
+
+
+def digest(array):
+  """The hexadecimal SHA-256 of an array's bytes, its shape and its dtype."""
+  array = np.asarray(array)
+  state = hashlib.sha256(f"{array.dtype.name}{tuple(array.shape)}".encode())
+  state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  return state.hexdigest()
+
+
+def tree_digest(leaves):
+  """One digest for all leaves of a manifest, whatever their order."""
+  text = "".join(f"{name} {leaves[name]['digest']}\n" for name in sorted(leaves))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _spell(spec):
+  shape, dtype = spec
+  return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def _check_like(folder, leaves, like):
+  expected, got = {}, {}
+  for tree_name in _TREES:
+    if like.get(tree_name) is not None:
+      expected.update({f"{tree_name}/{name}": (tuple(leaf.shape), leaf.dtype.name)
+                       for name, leaf in flat_leaves(like[tree_name]).items()})
+      got.update({name: spec for name, spec in leaf_specs(leaves).items()
+                  if name.startswith(f"{tree_name}/")})
+  lines = differences(expected, got)
+  if lines:
+    raise UserError(f"{folder}: checkpoint of another model: {'; '.join(lines)}")
+
+
+def _steps(folder):
+  """The complete steps of a run's folder, ascending."""
+  try:
+    names = os.listdir(folder)
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  return sorted(int(name) for name in names
+                if name.isdecimal() and os.path.exists(os.path.join(str(folder), name, MANIFEST)))
+
+
+def _remove_unfinished(folder):
+  with contextlib.suppress(FileNotFoundError):
+    for name in os.listdir(folder):
+      if name.startswith(_TEMPORARY):
+        shutil.rmtree(os.path.join(str(folder), name), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _whole_or_absent(temporary, target):
+  """Makes the folder `temporary`, renamed to `target` at the end, removed on any error."""
+  try:
+    os.makedirs(temporary)
+    yield
+    os.rename(temporary, target)
+    _sync(os.path.dirname(target))
+  except Exception as error:
+    shutil.rmtree(temporary, ignore_errors=True)
+    reason = _disk_error(error)
+    if reason is None or isinstance(error, UserError):
+      raise
+    raise UserError(f"{target}: the checkpoint could not be saved: {reason}; "
+                    "free space or choose another folder") from error
+  except BaseException:  # an interrupt must leave nothing either
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+
+
+def _disk_error(error):
+  """What the disk said, if that is why a save failed; tensorstore wraps it in errors of many types."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno:
+      return os.strerror(error.errno)
+    for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
+      if os.strerror(code).lower() in str(error).lower():
+        return os.strerror(code)
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _sync(path):
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _write_json(path, value):
+  with files.writing(path) as file:
+    json.dump(value, file, indent=1)
+
+
+def _write_tree(folder, tree_name, tree):
+  """Writes one tree through orbax; returns the manifest's leaves of it."""
+  if not jax.tree.leaves(tree):
+    return {}
+  written = {}
+  lazy = jax.tree.map(_lazy, tree)
+  # One plain file a leaf: a leaf can be written and read alone, and raw bytes are as fast as the disk.
+  registry = ocp.type_handlers.create_type_handler_registry((Lazy, _LazyHandler(written)))
+  with _orbax(use_compression=False, type_handler_registry=registry) as checkpointer:
+    checkpointer.save(folder, args=ocp.args.PyTreeSave(lazy))
+  return {f"{tree_name}/{name}": written[name.replace("/", ".")] for name in flat_leaves(lazy)}
+
+
+@contextlib.contextmanager
+def _orbax(**options):
+  """Context manager: an orbax Checkpointer of one file a leaf, without warnings about unused features."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, **options)) as checkpointer:
+      yield checkpointer
+  finally:
+    logging.set_verbosity(before)
+
+
+class _LazyHandler(ocp.type_handlers.NumpyHandler):
+  """Tells orbax to read, digest and write leaves one after the other, as numpy arrays."""
+
+  def __init__(self, written):
+    super().__init__(deepcopy_host_arrays=False)
+    self._written = written
+
+  async def serialize(self, values, infos, args=None):
+    for value, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values)):
+      array = np.asarray(value.read())
+      self._written[info.name] = {
+          "digest": digest(array), "shape": list(array.shape), "dtype": array.dtype.name}
+      for commit in await super().serialize([array], [info], [arg]):
+        commit.result()
+    return []
+
+
+def _lazy(leaf):
+  if isinstance(leaf, Lazy):
+    return leaf
+  return Lazy(tuple(np.shape(leaf)), np.dtype(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype),
+              lambda: np.asarray(leaf))
+
+
+def nested(leaves):
+  """A dict by key path as a nested dict."""
+  tree = {}
+  for name, leaf in leaves.items():
+    *parents, last = name.split("/")
+    functools.reduce(lambda inner, key: inner.setdefault(key, {}), parents, tree)[last] = leaf
+  return tree
+
+
+def _read_tree(folder, tree_name, leaves):
+  """Reads a whole tree as numpy arrays and verifies it; {} where the checkpoint has none."""
+  names = [name.removeprefix(f"{tree_name}/") for name in leaves if name.startswith(f"{tree_name}/")]
+  if not names:
+    return {}
+  tree = _orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(names, 0)))
+  values = flat_leaves(tree)
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+    list(pool.map(lambda name: _verify(folder, f"{tree_name}/{name}", values[name],
+                                       leaves[f"{tree_name}/{name}"]), names))
+  return tree
+
+
+def _orbax_restore(path, tree):
+  """Restores the leaves of `tree` (whose values do not matter) from one orbax folder."""
+  arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+  try:
+    with _orbax() as checkpointer:
+      return checkpointer.restore(os.path.abspath(path), args=ocp.args.PyTreeRestore(
+          item=tree, restore_args=arguments, partial_restore=True))
+  except Exception as error:  # orbax and tensorstore raise errors of many types for a damaged folder
+    reason = " ".join(str(error).split())[:300]
+    raise UserError(f"{path}: the checkpoint cannot be read: {reason}; restore it from a copy or "
+                    "remove this step to use the one before") from error
+
+
+def _verify(folder, name, value, leaf):
+  if digest(value) != leaf["digest"]:
+    raise UserError(f"{folder}: the data of leaf {name} are damaged (their SHA-256 is not the one of the "
+                    "manifest); restore it from a copy or remove this step to use the one before")

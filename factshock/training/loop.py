@@ -1,0 +1,181 @@
+"""The training loop: holds the state and the jitted step, and does nothing else to the numbers."""
+
+import contextlib
+import functools
+import math
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from factshock import console
+from factshock.console import UserError
+from factshock.training import checkpoints, partitioning
+
+
+class Checkpointing(NamedTuple):
+  """Where a run saves itself: every `every` steps (0: only at its end), the newest `keep` kept."""
+  folder: str
+  every: int = 0
+  config: dict | None = None
+  keep: int | None = 1
+
+
+def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metrics=None, log_every=100,
+          checkpoint=None, evaluate=None, eval_steps=()):
+  """Trains until `steps` steps are done, going on from the newest checkpoint where there is one.
+
+  A run that was interrupted and resumed gives the same bits as one that was not, data order included,
+  as `step_fn` is a pure function and the checkpoint holds the loader's state.
+
+  Args:
+    state: dict of params, opt_state and step; copied, so the caller's arrays stay valid.
+    step_fn: pure `(state, batch, key) -> (state, metrics)` with scalar metrics `loss`, `accuracy`,
+      `gradient_norm`, `tokens`; compiled once for the same function, mesh and shapes, across calls.
+    batches: iterator of dicts of numpy arrays [B, ...]; with `get_state` and `set_state` (JSON) if
+      there is a checkpoint.
+    steps: number of steps the finished run has done.
+    key: PRNG key; the step folds its number in.
+    mesh: data-parallel mesh of `partitioning.make_mesh`; None runs on one device.
+    label: name of the run in progress lines and metrics.
+    metrics: a `metrics.Metrics`, or None.
+    log_every: steps between two entries of the metrics.
+    checkpoint: a `Checkpointing` (or its first fields as a tuple), or None.
+    evaluate: function of (step, params), called after each step of `eval_steps` (0: before the first)
+      and before the checkpoint of that step; it must not keep `params`, which the next step overwrites.
+      After a kill the evaluations beyond the last checkpoint are called again.
+    eval_steps: collection of step numbers.
+
+  Returns:
+    The final state, on the mesh.
+
+  Raises:
+    UserError: the loss is not finite (naming the step), the data end early, the checkpoint is of
+      another model or beyond `steps`, or saving fails.
+  """
+  checkpoint = Checkpointing(*checkpoint) if checkpoint else None
+  state, start = _resume(state, batches, checkpoint, steps)
+  state, key = _place(_copy(state), mesh), _place(key, mesh)
+  if metrics:
+    metrics.rewind(label, start)
+  if start == 0 and evaluate and 0 in eval_steps:
+    evaluate(0, state["params"])
+  compiled = _compile(step_fn, mesh)
+  report = _Report(label, start, steps, metrics, log_every)
+  for step in range(start + 1, steps + 1):
+    batch = _next(batches, label, step)
+    batch = partitioning.shard_batch(batch, mesh) if mesh else batch
+    state, numbers = compiled(state, batch, key)
+    report.add(step, numbers)
+    evaluates = evaluate and step in eval_steps
+    saves = checkpoint and (step == steps or (checkpoint.every and step % checkpoint.every == 0))
+    if evaluates or saves:
+      report.catch_up()  # a loss that is not finite stops the run before anything is kept of it
+      with report.pause():
+        if evaluates:
+          evaluate(step, state["params"])
+        if saves:
+          _save(checkpoint, step, state, batches)
+  report.catch_up()
+  return state
+
+
+@functools.lru_cache(maxsize=32)
+def _compile(step_fn, mesh):
+  """The jitted step; the cache keeps it, and so its compiled code, for later calls."""
+  if mesh is None:
+    return jax.jit(step_fn, donate_argnums=0)
+  return jax.jit(step_fn, donate_argnums=0, out_shardings=partitioning.replicated(mesh))
+
+
+def _place(tree, mesh):
+  """The tree whole on every device of the mesh, or on the first device where there is none."""
+  return jax.device_put(tree, partitioning.replicated(mesh) if mesh else jax.local_devices()[0])
+
+
+def _copy(tree):
+  """A copy of every leaf: the first step donates its input, which must not be the caller's.
+
+  `device_put(..., may_alias=False)` is not enough: replicating still hands over the buffer of the
+  device on which the array lies already.
+  """
+  return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+def _resume(state, batches, checkpoint, steps):
+  """(state, steps done) of the newest checkpoint, or as given; sets the loader's state."""
+  if checkpoint is None:
+    return state, int(state["step"])
+  if not (hasattr(batches, "get_state") and hasattr(batches, "set_state")):
+    raise ValueError("expected batches with get_state and set_state, as the checkpoint holds their state")
+  step = checkpoints.latest_step(checkpoint.folder)
+  if step is None:
+    return state, int(state["step"])
+  if step > steps:
+    raise UserError(f"{checkpoint.folder}: expected a checkpoint of at most {steps} steps, got one of "
+                    f"{step}; ask for as many steps or choose another folder")
+  like = {name: state[name] for name in ("params", "opt_state")}
+  saved = checkpoints.restore(checkpoint.folder, step, like)
+  batches.set_state(saved["loader_state"])
+  restored = {"params": saved["params"], "opt_state": saved["opt_state"]}
+  return {**state, **restored, "step": jnp.asarray(step, jnp.int32)}, step
+
+
+def _save(checkpoint, step, state, batches):
+  checkpoints.save(checkpoint.folder, step, params=state["params"], opt_state=state["opt_state"],
+                   loader_state=batches.get_state(), config=checkpoint.config, keep=checkpoint.keep)
+
+
+def _next(batches, label, step):
+  try:
+    return next(batches)
+  except StopIteration:
+    raise UserError(f"{label}: the data end before step {step}; give more data or fewer steps") from None
+
+
+class _Report:
+  """Reads each step's metrics while the next step runs, checks the loss, and tells terminal and files."""
+
+  def __init__(self, label, start, steps, metrics, log_every):
+    self.label, self.steps, self.metrics, self.log_every = label, steps, metrics, log_every
+    self.progress = console.Progress(label, steps, start=start)
+    self.pending = None
+    self._restart()
+
+  def add(self, step, numbers):
+    """Takes the (unfinished) metrics of a step and reads those of the step before."""
+    before, self.pending = self.pending, (step, numbers)
+    self._read(before)
+
+  def catch_up(self):
+    """Reads the metrics of the last step too, which waits for it."""
+    before, self.pending = self.pending, None
+    self._read(before)
+
+  @contextlib.contextmanager
+  def pause(self):
+    """Context manager: time inside does not count in tokens/s."""
+    stopped = time.perf_counter()
+    yield
+    self.began += time.perf_counter() - stopped
+
+  def _restart(self):
+    self.began, self.tokens = time.perf_counter(), 0.0
+
+  def _read(self, pending):
+    if pending is None:
+      return
+    step, numbers = pending
+    numbers = {name: float(value) for name, value in jax.device_get(numbers).items()}
+    if not math.isfinite(numbers["loss"]):
+      raise UserError(f"{self.label}: the loss of step {step} is {numbers['loss']}; "
+                      "lower the learning rate, clip the gradient or look at the data of that step")
+    self.tokens += numbers["tokens"]
+    rate = self.tokens / max(time.perf_counter() - self.began, 1e-9)
+    self.progress.update(step, f"loss {numbers['loss']:.3f}, accuracy {numbers['accuracy']:.3f}, gradient "
+                               f"{numbers['gradient_norm']:.2f}, {rate:,.0f} tokens/s")
+    if self.metrics and (step % self.log_every == 0 or step == self.steps):
+      self.metrics.write(self.label, step, numbers | {"tokens_per_second": rate})
+      self._restart()
+

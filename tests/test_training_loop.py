@@ -1,0 +1,213 @@
+"""The loop: exact resume, what it reports, what it refuses, and that it costs little."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from factshock.console import UserError
+from factshock.training import checkpoints, loop, partitioning
+from factshock.training.metrics import Metrics, read_metrics
+
+OPTIMIZER = optax.adamw(1e-2)
+KEY = jax.random.key(7)
+
+
+class Batches:
+  """Batches that are a function of (seed, number), with the loader's interface."""
+
+  def __init__(self, seed=0, rows=8, nan_at=None, end=None):
+    self.seed, self.rows, self.nan_at, self.end, self.number = seed, rows, nan_at, end, 0
+    self.seen = []
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    if self.number == self.end:
+      raise StopIteration
+    rng = np.random.default_rng((self.seed, self.number))
+    self.seen.append(self.number)
+    self.number += 1
+    x = rng.normal(size=(self.rows, 3)).astype(np.float32)
+    return {"x": x if self.number != self.nan_at else x * np.nan, "y": x.sum(axis=1)}
+
+  def get_state(self):
+    return {"number": self.number}
+
+  def set_state(self, state):
+    self.number = state["number"]
+
+
+def init_state():
+  params = {"dense": {"kernel": jnp.ones((3,)) * 0.1, "bias": jnp.zeros(())}}
+  return {"params": params, "opt_state": OPTIMIZER.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def step_fn(state, batch, key):
+  key = jax.random.fold_in(key, state["step"])
+
+  def loss_fn(params):
+    keep = jax.random.bernoulli(key, 0.9, batch["x"].shape)  # so that the step's key matters
+    guess = jnp.where(keep, batch["x"], 0.0) @ params["dense"]["kernel"] + params["dense"]["bias"]
+    return jnp.mean((guess - batch["y"]) ** 2)
+
+  loss, gradients = jax.value_and_grad(loss_fn)(state["params"])
+  updates, opt_state = OPTIMIZER.update(gradients, state["opt_state"], state["params"])
+  metrics = {"loss": loss, "accuracy": loss * 0, "gradient_norm": optax.global_norm(gradients),
+             "tokens": jnp.float32(batch["x"].size)}
+  return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state,
+          "step": state["step"] + 1}, metrics
+
+
+def assert_same_bits(a, b):
+  jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b)
+
+
+class Killed(Exception):
+  pass
+
+
+def kill_at(fatal):
+  def evaluate(step, params):
+    if step == fatal:
+      raise Killed
+  return evaluate
+
+
+@pytest.mark.parametrize("devices", [None, 4])
+def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, devices):
+  mesh = partitioning.make_mesh(jax.devices()[:devices]) if devices else None
+  whole = loop.train(init_state(), step_fn, Batches(), steps=20, key=KEY, mesh=mesh)
+  first, second = Batches(), Batches()
+  options = dict(steps=20, key=KEY, mesh=mesh, eval_steps=[15],
+                 checkpoint=loop.Checkpointing(tmp_path / "run", 6))
+  with pytest.raises(Killed):
+    loop.train(init_state(), step_fn, first, evaluate=kill_at(15), **options)
+  assert checkpoints.latest_step(tmp_path / "run") == 12
+  resumed = loop.train(init_state(), step_fn, second, **options)
+  assert first.seen[:12] + second.seen == list(range(20))
+  assert_same_bits(whole, resumed)
+  assert jax.tree.structure(whole) == jax.tree.structure(resumed)
+
+
+def test_a_finished_run_is_restored_without_training(tmp_path):
+  options = dict(steps=5, key=KEY, checkpoint=(tmp_path / "run",))
+  done = loop.train(init_state(), step_fn, Batches(), **options)
+  again = Batches()
+  assert_same_bits(done, loop.train(init_state(), step_fn, again, **options))
+  assert not again.seen
+
+
+def test_mesh_and_single_device_agree():
+  mesh = partitioning.make_mesh()
+  one = loop.train(init_state(), step_fn, Batches(), steps=10, key=KEY)
+  many = loop.train(init_state(), step_fn, Batches(), steps=10, key=KEY, mesh=mesh)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-5, atol=1e-7)
+  assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(many))
+
+
+@pytest.mark.parametrize("mesh", [None, partitioning.make_mesh()])
+@pytest.mark.parametrize("placed", [False, True])
+def test_evaluations_see_the_parameters_of_their_step_and_the_caller_keeps_its_state(mesh, placed):
+  seen = {}
+  state = partitioning.replicate(init_state(), mesh) if placed and mesh else init_state()
+  final = loop.train(state, step_fn, Batches(), steps=6, key=KEY, mesh=mesh, eval_steps=[0, 4, 6],
+                     evaluate=lambda step, params: seen.update({step: jax.device_get(params)}))
+  assert list(seen) == [0, 4, 6]
+  assert_same_bits(seen[0], state["params"])
+  assert_same_bits(seen[6], final["params"])
+  assert_same_bits(seen[4], loop.train(state, step_fn, Batches(), steps=4, key=KEY, mesh=mesh)["params"])
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_saved(tmp_path):
+  with pytest.raises(UserError, match="loss of step 4 is nan"):
+    loop.train(init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
+  assert checkpoints.latest_step(tmp_path / "run") == 2
+
+
+def test_data_that_end_early_and_a_checkpoint_beyond_the_end_are_refused(tmp_path):
+  with pytest.raises(UserError, match="data end before step 4"):
+    loop.train(init_state(), step_fn, Batches(end=3), steps=9, key=KEY)
+  loop.train(init_state(), step_fn, Batches(), steps=5, key=KEY, checkpoint=(tmp_path / "run",))
+  with pytest.raises(UserError, match="at most 3 steps, got one of 5"):
+    loop.train(init_state(), step_fn, Batches(), steps=3, key=KEY, checkpoint=(tmp_path / "run",))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+  loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
+  other = init_state()
+  other["params"]["dense"]["kernel"] = jnp.ones((4,))
+  with pytest.raises(UserError, match=r"another model: mis-shaped params/dense/kernel expected float32\[4\]"):
+    loop.train(other, step_fn, Batches(), steps=4, key=KEY, checkpoint=(tmp_path / "run",))
+
+
+def test_a_batch_the_mesh_cannot_share_is_refused():
+  with pytest.raises(UserError, match="8 devices share evenly, got 6"):
+    loop.train(init_state(), step_fn, Batches(rows=6), steps=1, key=KEY, mesh=partitioning.make_mesh())
+
+
+def test_a_checkpoint_needs_a_loader_with_state(tmp_path):
+  with pytest.raises(ValueError, match="get_state"):
+    loop.train(init_state(), step_fn, iter([]), steps=1, key=KEY, checkpoint=(tmp_path,))
+
+
+def test_the_step_is_compiled_once_for_all_calls():
+  traces = []
+
+  def counted(state, batch, key):
+    traces.append(1)
+    return step_fn(state, batch, key)
+
+  for _ in range(3):
+    loop.train(init_state(), counted, Batches(), steps=3, key=KEY)
+  assert len(traces) == 1
+
+
+def test_metrics_of_a_resumed_run_have_every_step_once(tmp_path):
+  options = dict(steps=12, key=KEY, label="finetune", log_every=2, eval_steps=[11],
+                 checkpoint=(tmp_path / "run", 4))
+  with Metrics(tmp_path) as metrics:
+    metrics.write("pretrain", 50, {"loss": 1.0})
+    with pytest.raises(Killed):
+      loop.train(init_state(), step_fn, Batches(), metrics=metrics, evaluate=kill_at(11), **options)
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"label": "finetune", "step": 11, "lo')  # what a kill in the middle of a line leaves
+  with Metrics(tmp_path) as metrics:
+    loop.train(init_state(), step_fn, Batches(), metrics=metrics, **options)
+  entries = read_metrics(tmp_path / "metrics.jsonl")
+  assert [(entry["label"], entry["step"]) for entry in entries] == [("pretrain", 50)] + [
+      ("finetune", step) for step in range(2, 13, 2)]
+  assert set(entries[-1]) >= {"loss", "accuracy", "gradient_norm", "tokens", "tokens_per_second", "time"}
+  assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])["loss"] > 0
+
+
+def test_tensorboard_files_hold_the_scalars(tmp_path):
+  accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+  with Metrics(tmp_path) as metrics:
+    metrics.write("a", 1, {"loss": 2.0})
+    metrics.write("a", 2, {"loss": 1.5})
+  events = accumulator.EventAccumulator(os.fspath(tmp_path / "tensorboard" / "a"))
+  events.Reload()
+  assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.0), (2, 1.5)]
+
+
+def test_a_broken_metrics_line_is_named(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text("{oops\n{}\n")
+  with pytest.raises(UserError, match="metrics.jsonl:1: expected a JSON object"):
+    read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_progress_says_loss_and_tokens_per_second(capsys, monkeypatch):
+  original = loop.console.Progress
+  monkeypatch.setattr(loop.console, "Progress", lambda *some, **more: original(*some, **more, every=0.0))
+  loop.train(init_state(), step_fn, Batches(), steps=3, key=KEY, label="toy")
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 3
+  for word in ("toy 1/3 33%", "loss ", "accuracy ", "gradient ", "tokens/s", "ETA"):
+    assert word in lines[0]
