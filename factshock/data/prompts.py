@@ -1,0 +1,99 @@
+"""Facts as text for a T5: cloze, question and k-shot prompts with <extra_id_0> where the answer goes."""
+
+import zlib
+
+import numpy as np
+
+from factshock.console import UserError
+from factshock.data import span_corruption
+from factshock.facts import relations as relations_room
+
+BLANK = "<extra_id_0>"
+
+
+def _relation(fact, relations):
+  """The relation of a fact, or a UserError that names those there are."""
+  if fact["relation"] not in relations:
+    raise UserError(f"fact about {fact['subject']!r}: expected a relation of {sorted(relations)}, "
+                    f"got {fact['relation']!r}; add it to the relations file")
+  return relations[fact["relation"]]
+
+
+def cloze_prompt(fact, relations, template=0):
+  """The statement with a blank: "Ada Byron was born in <extra_id_0> ."; `template` counts the statements."""
+  statements = _relation(fact, relations)["statements"]
+  if not 0 <= template < len(statements):
+    raise UserError(f"relation {fact['relation']!r}: expected a template below {len(statements)}, got "
+                    f"{template}; add statements to the relations file")
+  return relations_room.cloze(statements[template], fact["subject"], BLANK)
+
+
+def _question(fact, relations):
+  """The question alone: the fact's own, else the first of its relation."""
+  if fact.get("question"):
+    return fact["question"]
+  questions = _relation(fact, relations).get("questions")
+  if not questions:
+    raise UserError(f"relation {fact['relation']!r}: expected `questions` in the relations file, or a "
+                    f"`question` of the fact about {fact['subject']!r}; got neither")
+  return relations_room.question(questions[0], fact["subject"])
+
+
+def question_prompt(fact, relations):
+  """The question and the blank: "where was Ada Byron born ? <extra_id_0>"; the fact's own `question` wins."""
+  return f"{_question(fact, relations)} {BLANK}"
+
+
+def k_shot_prompt(fact, relations, shots, form="question"):
+  """Other facts, answered, then the fact's own prompt: "q1 a1 q2 a2 q <extra_id_0>".
+
+  No shots: the prompt alone. `form` is "question", or "cloze": then shots are whole statements.
+  """
+  if form == "cloze":
+    templates = [_relation(shot, relations)["statements"][0] for shot in shots]
+    answered = [relations_room.statement(template, shot["subject"], shot["object"])
+                for template, shot in zip(templates, shots)]
+    return " ".join([*answered, cloze_prompt(fact, relations)])
+  answered = [f"{_question(shot, relations)} {shot['object']}" for shot in shots]
+  return " ".join([*answered, question_prompt(fact, relations)])
+
+
+def choose_shots(fact, pool, k, seed):
+  """`k` facts of `pool` of the same relation about other, distinct subjects; chosen by seed and subject.
+
+  Raises:
+    UserError: the pool has fewer than `k` such subjects.
+  """
+  seen, others = {fact["subject"]}, []
+  for other in pool:
+    if other["relation"] == fact["relation"] and other["subject"] not in seen:
+      seen.add(other["subject"])
+      others.append(other)
+  if len(others) < k:
+    raise UserError(f"relation {fact['relation']!r}: expected at least {k} facts about subjects other than "
+                    f"{fact['subject']!r} for {k} shots, got {len(others)}; ask for fewer shots")
+  name = f"{fact['relation']}\t{fact['subject']}".encode()
+  key = span_corruption.keys(seed, [zlib.crc32(name)])
+  order = np.argsort(span_corruption.draw(key, len(others))[0], kind="stable")
+  return [others[i] for i in order[:k]]
+
+
+def target_text(answer):
+  """What the model has to say: "<extra_id_0> ANSWER", as span corruption itself would put it."""
+  return f"{BLANK} {answer}"
+
+
+def encode_example(tokenizer, prompt_text, answer):
+  """The example of one prompt: dict of `inputs` and `targets`, 1-D int32, EOS-ended, unpadded.
+
+  Raises:
+    UserError: the prompt has no blank or several, or the answer has no token.
+  """
+  if prompt_text.count(BLANK) != 1:
+    raise UserError(f"prompt {prompt_text!r}: expected {BLANK} once, got it {prompt_text.count(BLANK)} "
+                    "times; take it out of the facts and relations")
+  answer_tokens = tokenizer.encode(answer)
+  if not answer_tokens:
+    raise UserError(f"prompt {prompt_text!r}: expected an answer with at least one token, got {answer!r}")
+  return {"inputs": np.asarray(tokenizer.encode(prompt_text) + [tokenizer.eos], np.int32),
+          "targets": np.asarray(tokenizer.encode(target_text(answer)) + [tokenizer.eos], np.int32)}
