@@ -1,0 +1,50 @@
+r"""Asks a checkpoint for facts and writes a predictions file.
+
+  python -m factshock.answer --config=configs/demo.py --checkpoint=runs/demo/checkpoints/finetune/0 \
+      --facts=runs/demo/facts/0/test.jsonl --output=predictions.jsonl --mode=rank
+
+--mode=rank scores every candidate answer of the fact's relation (the answers in --candidates, which is a facts
+file, by default --facts itself); --mode=generate decodes greedily. --shots=K puts K answered questions of
+--shot_facts before each. The tokenizer and the relations are those of the checkpoint's workdir, unless
+--tokenizer and --relations name others.
+"""
+
+import os
+
+from absl import flags
+from ml_collections import config_flags
+
+from factshock import console
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the checkpoint was trained with.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder (its newest step, or one step).")
+_FACTS = flags.DEFINE_string("facts", None, "Facts to ask for: .jsonl, .csv, .tsv (.gz too) or .parquet.")
+_OUTPUT = flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
+_MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate"], "Rank the candidates, or decode greedily.")
+_SHOTS = flags.DEFINE_integer("shots", 0, "Answered questions put before each one.", lower_bound=0)
+_SHOT_FACTS = flags.DEFINE_string("shot_facts", None, "Facts to draw the shots from, such as the finetuning facts.")
+_CANDIDATES = flags.DEFINE_string("candidates", None, "Facts whose objects are the candidates; default: --facts.")
+_PROMPT = flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens", 16, "Longest generated answer, in tokens.", lower_bound=1)
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Folder of the tokenizer; default: the checkpoint's workdir's.")
+_RELATIONS = flags.DEFINE_string("relations", None, "Relations file; default: the checkpoint's workdir's.")
+_ARM = flags.DEFINE_string("arm", None, "Name of the arm in the predictions file; default: the checkpoint's folder.")
+
+
+def main(_):
+  from factshock.answering import asking
+
+  for flag in (_CONFIG, _CHECKPOINT, _FACTS, _OUTPUT):
+    if flag.value is None:
+      raise console.UserError(f"needs --{flag.name}; --help explains")
+  rows = asking.ask(
+      _CONFIG.value, _CHECKPOINT.value, _FACTS.value, _OUTPUT.value, mode=_MODE.value, shots=_SHOTS.value,
+      shot_facts=_SHOT_FACTS.value, candidates=_CANDIDATES.value, prompt=_PROMPT.value,
+      max_tokens=_MAX_TOKENS.value, tokenizer=_TOKENIZER.value, relations=_RELATIONS.value, arm=_ARM.value)
+  right = sum(row["prediction"] in [row["object"], *row.get("aliases", [])] for row in rows)
+  print(f"{len(rows):,} answers, {right:,} of them word for word right ({right / len(rows):.1%}): "
+        f"{os.path.abspath(_OUTPUT.value)}")
+
+
+if __name__ == "__main__":
+  console.run(main)

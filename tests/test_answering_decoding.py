@@ -1,0 +1,119 @@
+"""Greedy generation against teacher forcing without a cache and transformers; stops, batching, bad input."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hf_t5
+from factshock.answering import batches, decoding
+from factshock.console import UserError
+from factshock.data.tokenizers import word_tokenizer
+from factshock.models import t5
+from factshock.training import partitioning
+
+TOKENIZER = word_tokenizer([f"w{number}" for number in range(20)], 4)
+X0, X1, EOS = TOKENIZER.sentinel(0), TOKENIZER.sentinel(1), TOKENIZER.eos
+CONFIG = t5.T5Config(vocab_size=TOKENIZER.size, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=1,
+                     decoder_layers=2)
+PROMPTS = ["w1 w2 <extra_id_0> w3", "<extra_id_0>", "w9 w8 w7 w6 w5 w4 <extra_id_0>", "w3 <extra_id_0>",
+           "w5 w5 <extra_id_0> w0 w9", "w2 w9 w12 <extra_id_0>", "w1 <extra_id_0> w1",
+           "w13 w1 w6 <extra_id_0>"]
+LENGTH = 7
+forward = jax.jit(t5.forward, static_argnums=1)
+
+
+@functools.cache
+def make_params(seed):
+  return jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, t5.init(CONFIG, jax.random.key(seed)))
+
+
+def ends(token, place):
+  return token in (EOS, 0) or (token >= TOKENIZER.sentinel(3) and not (place == 0 and token == X0))
+
+
+def step_by_step(params, prompt):
+  """The argmax of teacher forcing over all tokens so far, one after another, and their summed log p."""
+  tokens = batches.encode_prompt(TOKENIZER, prompt)
+  inputs = jnp.array([tokens + [0] * (11 - len(tokens))], jnp.int32)
+  said, score = [], 0.0
+  while len(said) < LENGTH and not (said and ends(said[-1], len(said) - 1)):
+    targets = jnp.array([said + [0] * (LENGTH - len(said))], jnp.int32)
+    log_p = np.asarray(jax.nn.log_softmax(forward(params, CONFIG, inputs, targets)[0, len(said)]))
+    said.append(int(log_p.argmax()))
+    score += log_p.max()
+  return said, score
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equals_teacher_forced_argmax_without_a_cache(seed):
+  params = make_params(seed)
+  texts, scores = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
+  for prompt, text, score in zip(PROMPTS, texts, scores):
+    said, expected = step_by_step(params, prompt)
+    assert text == decoding.answer_text(TOKENIZER, said)
+    assert score == pytest.approx(expected, rel=1e-4)
+
+
+def test_answers_differ_in_length_and_some_reach_the_limit():
+  """The random models of this file do exercise what the tests above compare."""
+  lengths = {len(step_by_step(make_params(seed), prompt)[0]) for seed in range(3) for prompt in PROMPTS}
+  assert LENGTH in lengths and min(lengths) < LENGTH
+
+
+def test_batch_size_and_mesh_change_nothing():
+  params = make_params(0)
+  together = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
+  apart = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH, batch_size=3)
+  mesh = partitioning.make_mesh(jax.devices()[:3])
+  shared = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH, mesh=mesh)
+  for texts, scores in (apart, shared):
+    assert texts == together[0]
+    np.testing.assert_allclose(scores, together[1], rtol=1e-4)
+
+
+def test_other_weights_compile_nothing():
+  first = decoding.generate(make_params(0), CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
+  before = decoding._greedy._cache_size()
+  second = decoding.generate(make_params(1), CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
+  assert decoding._greedy._cache_size() == before
+  assert not np.allclose(first[1], second[1])
+
+
+@pytest.mark.parametrize("tokens, text", [
+    ([X0, 3, 4, X1, 5], "w0 w1"), ([X0, 3, EOS, 4], "w0"), ([3, 4], "w0 w1"), ([3, X0, 4], "w0"),
+    ([X0, X1, 4], ""), ([X1, 4], ""), ([EOS], ""), ([X0, 3, 0, 0], "w0"), ([], "")])
+def test_the_answer_stands_between_the_sentinels(tokens, text):
+  assert decoding.answer_text(TOKENIZER, tokens) == text
+
+
+def test_no_prompts_no_answers():
+  texts, scores = decoding.generate(make_params(0), CONFIG, TOKENIZER, [], max_length=LENGTH)
+  assert texts == [] and scores.shape == (0,)
+
+
+@pytest.mark.parametrize("prompts, options, error, words", [
+    (["w1"], {}, UserError, "where the answer goes"),
+    (["w1 " * 1100 + "<extra_id_0>"], {}, UserError, "at most 1024 tokens"),
+    (PROMPTS, {"max_length": 0}, ValueError, "max_length"),
+    (PROMPTS, {"batch_size": 0}, ValueError, "batch_size")])
+def test_bad_input(prompts, options, error, words):
+  with pytest.raises(error, match=words):
+    decoding.generate(make_params(0), CONFIG, TOKENIZER, prompts, **{"max_length": LENGTH, **options})
+
+
+def test_equals_transformers_generate():
+  torch = pytest.importorskip("torch")
+  model = hf_t5.peer(CONFIG)
+  for name, value in model.named_parameters():
+    value.data.mul_(1 if "norm" in name else 3)
+  params = hf_t5.params(CONFIG, model.state_dict())
+  tokens = [batches.encode_prompt(TOKENIZER, prompt) for prompt in PROMPTS]
+  inputs = torch.tensor(batches.pad(tokens, range(len(tokens)), len(tokens)).astype(np.int64))
+  with torch.no_grad():
+    said = model.generate(inputs, attention_mask=(inputs != 0).long(), max_new_tokens=LENGTH, do_sample=False,
+                          use_cache=False)  # its cache fails where encoder and decoder differ in depth
+  texts, _ = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
+  assert texts == [decoding.answer_text(TOKENIZER, row[1:].tolist()) for row in said]
