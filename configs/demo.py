@@ -72,22 +72,25 @@ def get_config():
 
 
 def arms():
-  finetune = lambda facts, title, **more: dict(kind="finetune", facts=facts, title=title, **more)
+  def finetune(facts, title, group, **more):
+    return dict(kind="finetune", facts=facts, title=title, group=group, **more)
+
   return dict(
       zero_shot_cloze=dict(kind="prompted", prompt="cloze", title="Zero-shot cloze (ceiling of stored knowledge)"),
       zero_shot_question=dict(kind="prompted", prompt="question", title="Zero-shot question"),
       k_shot=dict(kind="prompted", prompt="question", shots=2, title="2-shot question"),
-      finetune=finetune("balanced", "Finetuning"),
-      mixture=finetune("balanced", "Mixture finetuning 4:1", ratio=4.0),
+      finetune=finetune("balanced", "Finetuning", "baseline"),
+      mixture=finetune("balanced", "Mixture finetuning 4:1", "remedy", ratio=4.0),
       weight_mixing=dict(kind="weight_mixing", of="finetune", title="Weight mixing"),
       output_mixing=dict(kind="output_mixing", of="finetune", with_arm="zero_shot_question", title="Output mixing"),
       combined=dict(kind="weight_mixing", of="mixture", title="Mixture finetuning and weight mixing"),
-      natural=finetune("natural", "Finetuning, natural answers"),
-      whole=finetune("whole", "Whole pool"),
-      popular_half=finetune("popular_half", "Popular half"),
-      unpopular_half=finetune("unpopular_half", "Unpopular half"),
-      random_half=finetune("random_half", "Random half"),
-      language_model_only=finetune("balanced", "Mixture without question loss", ratio=4.0, question_weight=0.0),
-      random_init=finetune("balanced", "Finetuning from random weights", start="random"),
+      whole=finetune("whole", "Whole pool", "which facts"),
+      popular_half=finetune("popular_half", "Popular half", "which facts"),
+      unpopular_half=finetune("unpopular_half", "Unpopular half", "which facts"),
+      random_half=finetune("random_half", "Random half", "which facts"),
+      natural=finetune("natural", "Finetuning, natural answers", "control"),
+      language_model_only=finetune("balanced", "Mixture without question loss", "control", ratio=4.0,
+                                   question_weight=0.0),
+      random_init=finetune("balanced", "Finetuning from random weights", "control", start="random"),
       majority=dict(kind="majority", title="Majority answer"),
   )

@@ -1,0 +1,175 @@
+"""The arms of a study: for each kind, the keys its config takes, the points it answers at, and what it runs.
+
+An arm is a dict of the config, say `dict(kind="finetune", facts="balanced", ratio=4.0)`. A kind is one entry of
+KINDS; to add a kind, write its `run` and its entry here, and name it in a config.
+"""
+
+import os
+import shutil
+from typing import Callable, NamedTuple
+
+from factshock import config as configs
+from factshock import study as studies
+from factshock.console import UserError
+
+PRETRAINED = "pretrained"
+
+
+class Kind(NamedTuple):
+  """What arms of one kind take, answer at and do."""
+  schema: dict        # key -> (check, required), see config.arm_schema
+  points: Callable    # (config, name) -> labels of the predictions it writes, in order
+  run: Callable       # (study, name): trains and answers what is not there yet
+  group: str          # its part in the report, where the arm names none
+  varies: str | None  # what its points differ by: "step", "alpha" or nothing
+
+
+def settings(config, name):
+  """The finetuning section of an arm: config.finetune with the arm's own values on top.
+
+  Its eval_steps are those up to `steps`, and `steps` itself: the end is always measured.
+  """
+  arm = config.arms[name]
+  section = {**config.finetune.to_dict(), **{key: arm[key] for key in config.finetune if key in arm}}
+  last = section["steps"]
+  return {**section, "eval_steps": sorted({step for step in section["eval_steps"] if step < last} | {last})}
+
+
+def needs(config, name):
+  """The arms that must have run before this one."""
+  arm = config.arms[name]
+  return [arm[key] for key in ("of", "with_arm") if key in arm]
+
+
+def points(config, name):
+  """The labels of an arm's predictions: one, or one a step ("finetune@25") or alpha ("weight_mixing@0.3")."""
+  return KINDS[config.arms[name].kind].points(config, name)
+
+
+def value(label):
+  """The number behind the @ of a point's label."""
+  return float(label.split("@")[1])
+
+
+def run(study, name):
+  """Runs one arm of one seed; what is already there is kept."""
+  KINDS[study.config.arms[name].kind].run(study, name)
+
+
+def _one_point(config, name):
+  return [name]
+
+
+def _run_prompted(study, name):
+  arm = study.config.arms[name]
+  studies.answer(study, name, studies.pretrained(study), arm.prompt, arm.get("shots", 0), arm.get("facts", "pool"))
+
+
+def _finetune_points(config, name):
+  return [f"{name}@{step}" for step in settings(config, name)["eval_steps"]]
+
+
+def _run_finetune(study, name):
+  """Finetunes on the arm's facts, mixed with `ratio` pretraining examples to each, answering at eval_steps."""
+  from factshock.data import mixture, prompts
+  from factshock.training import checkpoints
+
+  arm, section = study.config.arms[name], settings(study.config, name)
+  folder = studies.checkpoint_folder(study.workdir, name, study.seed)
+  done = checkpoints.latest_step(folder) or -1
+  if any(value(label) <= done and not studies.answered(study, label) for label in points(study.config, name)):
+    print(f"  {name}: answers before step {done} are missing; training again from the start")
+    shutil.rmtree(folder)
+  facts = study.sets[arm.facts]
+  texts = studies.prompt_texts(study, facts, section["prompt"])
+  examples = [prompts.encode_example(study.tokenizer, text, fact["object"]) for text, fact in zip(texts, facts)]
+  sources, ratios = [mixture.qa_source(examples, arm.get("question_weight", 1.0))], [1.0]
+  if arm.get("ratio", 0):
+    sources, ratios = [*sources, study.text], [1.0, arm.ratio]
+  start = studies.random_params(study) if arm.get("start") == "random" else studies.pretrained(study)
+
+  def evaluate(step, params):
+    studies.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
+
+  studies.train(study, name, section, sources, ratios, start, evaluate, section["eval_steps"])
+
+
+def _alpha_points(config, name):
+  return [f"{name}@{alpha:g}" for alpha in config.mixing.alphas]
+
+
+def _run_weight_mixing(study, name):
+  """Interpolates the pretrained weights and those of another arm: (1 - alpha) pretrained + alpha finetuned."""
+  from factshock.training import checkpoints, interpolation
+
+  of = study.config.arms[name].of
+  finetuned = checkpoints.restore_params(studies.checkpoint_folder(study.workdir, of, study.seed))
+  prompt = settings(study.config, of)["prompt"]
+  for alpha, params in interpolation.sweep(studies.pretrained(study), finetuned, study.config.mixing.alphas):
+    studies.answer(study, f"{name}@{alpha:g}", params, prompt, alpha=alpha)
+
+
+def _run_output_mixing(study, name):
+  """Interpolates the answer probabilities of a prompted arm and of a finetuned one, each with its own prompt."""
+  from factshock.training import checkpoints, interpolation
+
+  arm = study.config.arms[name]
+  asked = study.config.arms[arm.with_arm]
+  finetuned = checkpoints.restore_params(studies.checkpoint_folder(study.workdir, arm.of, study.seed))
+  prompt = settings(study.config, arm.of)["prompt"]
+  for split in studies.SPLITS:
+    of_pretrained = studies.scores(study, studies.pretrained(study), split, asked.prompt, asked.get("shots", 0),
+                                   asked.get("facts", "pool"))
+    of_finetuned = studies.scores(study, finetuned, split, prompt)
+    for alpha in study.config.mixing.alphas:
+      mixed = [interpolation.mix_probabilities(a, b, alpha) for a, b in zip(of_pretrained, of_finetuned)]
+      studies.write_answers(study, f"{name}@{alpha:g}", split, mixed, alpha=alpha)
+
+
+def _run_majority(study, name):
+  """Answers every query with the relation's answers in the order of their frequency in the pool."""
+  import numpy as np
+
+  frequency = {}
+  for fact in study.sets["pool"]:
+    key = fact["relation"], fact["object"]
+    frequency[key] = frequency.get(key, 0) + 1
+  for split in studies.SPLITS:
+    counts = [np.array([frequency.get((fact["relation"], answer), 0) for answer in
+                        study.candidates[fact["relation"]]], float) for fact in study.sets[split]]
+    studies.write_answers(study, name, split, [np.log((n + 1e-3) / (n + 1e-3).sum()) for n in counts])
+
+
+_FACTS = configs.choice("pool", *studies.FINETUNING_SETS)
+_PROMPT = configs.choice("cloze", "question")
+
+KINDS = {
+    "prompted": Kind(configs.arm_schema(
+        prompt=configs.required(_PROMPT), shots=configs.optional(configs.COUNT), facts=configs.optional(_FACTS)),
+        _one_point, _run_prompted, "baseline", None),
+    "finetune": Kind(configs.arm_schema(
+        facts=configs.required(_FACTS), ratio=configs.optional(configs.NOT_NEGATIVE),
+        question_weight=configs.optional(configs.NOT_NEGATIVE),
+        start=configs.optional(configs.choice("pretrained", "random")), **configs.finetune_overrides()),
+        _finetune_points, _run_finetune, "finetuning", "step"),
+    "weight_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT)),
+                          _alpha_points, _run_weight_mixing, "remedy", "alpha"),
+    "output_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), with_arm=configs.required(configs.TEXT)),
+                          _alpha_points, _run_output_mixing, "remedy", "alpha"),
+    "majority": Kind(configs.arm_schema(), _one_point, _run_majority, "control", None),
+}
+
+
+def check(config):
+  """Checks a config, its arms included. Raises: UserError naming every problem."""
+  configs.check(config, {name: kind.schema for name, kind in KINDS.items()})
+  problems = []
+  for name, arm in config.arms.items():
+    of = arm.get("of")
+    if of and config.arms[of].kind != "finetune":
+      problems.append(f"config.arms.{name}.of: expected an arm of kind 'finetune', got {of!r}")
+    asked = arm.get("with_arm")
+    if asked and config.arms[asked].kind != "prompted":
+      problems.append(f"config.arms.{name}.with_arm: expected an arm of kind 'prompted', got {asked!r}")
+  if problems:
+    raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))

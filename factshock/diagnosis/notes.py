@@ -1,0 +1,51 @@
+"""What every number of diagnosis.json means, in words; written into the file itself."""
+
+import textwrap
+
+_TEXT = """
+estimates: mean over seeds; low and high are the percentile interval of a bootstrap over queries and, with
+  several seeds, over seeds as a second level (seeds drawn with replacement, then queries within each, as if
+  seeds had different queries); with few seeds it is on the narrow side. null is undefined.
+exact_match: the prediction equals the object or one of its aliases after normalisation: Unicode NFKC, lower
+  case, punctuation deleted, articles (a, an, the) dropped, white space squeezed.
+contains: an accepted answer stands in the prediction, both normalised (substring, as in PopQA).
+f1: token F1 of normalised texts, best over the accepted answers.
+hits: share of queries whose gold answer (or an alias) is among the first k candidates; null where a file's
+  longest list is shorter than k.
+mrr: mean of 1 / rank of the gold answer, 0 where it is not among the candidates listed.
+by_popularity: quartiles of the popularity of the test queries' subjects, of each seed; queries without a
+  popularity are left out.
+entity: an answer of a relation: test gold, finetuning answer (of any arm) or counted entity. A prediction is
+  matched to it by its normalised name, or by an alias that only one answer of the relation has; other
+  predictions belong to no group.
+groups: common: the smallest head set of a relation's answers, by pretraining count, that holds at least half
+  of the mentions of the relation's answers (ties by name); rare: the rest; seen: an answer of the finetuning
+  facts of that arm and seed; unseen: the rest.
+ratio: predicted count / gold count over a group's answers; null without gold answers; the counts beside it
+  are summed over seeds.
+shock: (predicted - gold share of rare_seen) + (gold - predicted share of common_unseen), shares of all
+  queries.
+pressure: s(e) = log of the share in finetuning - log of the share in pretraining, within the relation, each
+  count plus 1.
+slope: least-squares slope of log r(e) = log (predicted + 1) - log (gold + 1) on s(e), over the answers that
+  are test gold or finetuning answers, all relations together.
+spearman: Spearman correlation of the same.
+total_variation: half the sum of |predicted - gold share| over (relation, answer); predictions of no known
+  answer count as one answer. With few queries an answer it is far from 0 for a perfect frequency match too.
+range_shift: share of predictions that are finetuning answers of their relation.
+mismatch: total variation between finetuning and gold answers, over (relation, answer).
+entity_intervals: slope, spearman, total_variation and mismatch: the resamples are moved so that their mean is
+  the measure, as resampled counts are noisier than the counts; the interval tells the spread only.
+errors: of the wrong predictions, the share that are finetuning answers (finetuning_answer), and the share
+  that are known answers rarer in pretraining than the gold answer (rarer_than_gold).
+flips: shares of queries: gained = the reference arm is wrong and this arm right, lost = the other way round.
+known_kept: of the queries that the known arm answers right, the share this arm answers right.
+comparisons: difference of exact match, arm - against, paired by query and seed; mcnemar_p: exact McNemar test
+  on wins and losses summed over seeds (mcnemar_mid_p: its mid-p form), which knows nothing of differences
+  between seeds; seeds_same_sign: in how many seeds the difference has the sign of its mean.
+large_sets: where queries x resamples exceeds ten million, equal rows are resampled together as cells, and
+  slope, spearman, total_variation and mismatch may use fewer resamples (100 at least).
+"""
+
+NOTES = dict(line.split(": ", 1) for line in
+             textwrap.dedent(_TEXT).strip().replace("\n  ", " ").splitlines())

@@ -1,0 +1,47 @@
+"""A diagnosis as lines for the terminal."""
+
+COLUMNS = (  # title, keys into an arm, whether with its interval
+    ("exact match", ("exact_match",), True), ("F1", ("f1",), False), ("hits@5", ("hits@5",), False),
+    ("known kept", ("known_kept",), False), ("shock", ("shock", "shock"), True),
+    ("slope", ("shock", "slope"), False), ("rare seen", ("shock", "ratio", "rare_seen"), False),
+    ("common unseen", ("shock", "ratio", "common_unseen"), False),
+    ("range shift", ("shock", "range_shift"), False))
+
+
+def lines(diagnosis):
+  """Lines of two tables: the arms, and the paired comparisons."""
+  arms, seeds = diagnosis["arms"], len(diagnosis["seeds"])
+  columns = [column for column in COLUMNS if any(_at(arm, column[1]) for arm in arms.values())]
+  rows = [["arm", "queries", *(title for title, _, _ in columns)]]
+  rows += [[label, str(arm["queries"]), *(_estimate(_at(arm, keys), full) for _, keys, full in columns)]
+           for label, arm in arms.items()]
+  found = [f"Arms ({seeds} seed{'' if seeds == 1 else 's'}, {100 * diagnosis['confidence']:g}% bootstrap "
+           "intervals; rare seen, common unseen: predicted / gold)", *_aligned(rows)]
+  if diagnosis["comparisons"]:
+    rows = [["comparison", "exact match", "wins", "losses", "McNemar p", "same sign"]]
+    rows += [[f"{row['arm']} - {row['against']}", _estimate(row["difference"]), str(row["wins"]),
+              str(row["losses"]), f"{row['mcnemar_p']:.2g}", row["seeds_same_sign"]]
+             for row in diagnosis["comparisons"]]
+    found += ["", "Paired comparisons", *_aligned(rows)]
+  return found
+
+
+def _at(arm, keys):
+  for key in keys:
+    arm = arm.get(key) if arm else None
+  return arm
+
+
+def _estimate(estimate, full=True):
+  if not estimate or estimate["mean"] is None:
+    return "-"
+  if not full or estimate["low"] is None:
+    return f"{estimate['mean']:.3f}"
+  return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def _aligned(rows):
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return ["  " + "  ".join([row[0].ljust(widths[0]),
+                            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+          for row in rows]

@@ -1,0 +1,78 @@
+"""Matrix products and gates whose reverse passes are written by hand, to move less memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def dense(x, weight_DxF):
+  """x [..., D] times a weight [D, ...]: [..., ...], with a reverse pass that transposes the smaller factor.
+
+  JAX's own weight gradient transposes the output's gradient; on CPU that copy is fused into whatever
+  made the gradient and takes longer than the product.
+  """
+  return jax.lax.dot_general(x, weight_DxF, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _dense_forward(x, weight):
+  return dense(x, weight), (x, weight)
+
+
+def _dense_backward(saved, gradient):
+  x, weight = saved
+  rows = tuple(range(x.ndim - 1))
+  free = tuple(range(x.ndim - 1, gradient.ndim))
+  to_x = jax.lax.dot_general(gradient, weight, ((free, tuple(range(1, weight.ndim))), ((), ())))
+  if weight.shape[0] <= weight.size // weight.shape[0]:
+    return to_x, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
+  to_weight = jax.lax.dot_general(gradient, x, ((rows, rows), ((), ())))
+  return to_x, jnp.moveaxis(to_weight, -1, 0)
+
+
+dense.defvjp(_dense_forward, _dense_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gated(both, activation):
+  """curve(gate) * up of an array [..., 2, F] that holds gate and up: [..., F]; the reverse pass recomputes.
+
+  activation: "gated-gelu" (tanh form) or "gated-silu" (Shazeer 2020).
+  """
+  return _curve(activation)(both[..., 0, :]) * both[..., 1, :]
+
+
+def _gated_forward(both, activation):
+  return gated(both, activation), both
+
+
+def _gated_backward(activation, both, gradient):
+  value, to_gate = jax.jvp(_curve(activation), (both[..., 0, :],), (gradient * both[..., 1, :],))
+  return (jnp.stack([to_gate, gradient * value], axis=-2),)
+
+
+gated.defvjp(_gated_forward, _gated_backward)
+
+
+def _curve(activation):
+  return functools.partial(jax.nn.gelu, approximate=True) if activation == "gated-gelu" else jax.nn.silu
+
+
+@jax.custom_vjp
+def logits(x_BxTxD, weight_VxD):
+  """Logits in float32 whatever the dtype of the factors; the products of the gradient stay in theirs."""
+  return jnp.einsum("btd,vd->btv", x_BxTxD, weight_VxD, preferred_element_type=jnp.float32)
+
+
+def _logits_forward(x, weight):
+  return logits(x, weight), (x, weight)
+
+
+def _logits_backward(saved, gradient):
+  x, weight = saved
+  gradient = gradient.astype(x.dtype)
+  return jnp.einsum("btv,vd->btd", gradient, weight), jnp.einsum("btv,btd->vd", gradient, x)
+
+
+logits.defvjp(_logits_forward, _logits_backward)

@@ -1,0 +1,363 @@
+"""T5 v1.0 and v1.1 (Raffel et al. 2020; Shazeer 2020) in Flax Linen, as pure functions over a nested dict.
+
+Layers are stacked: every array under `layers` has a leading axis N, the depth of its stack.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from factshock.console import UserError
+from factshock.models import attention, products
+
+FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Sizes and variants of a T5 model; `dtype` is that of the computation, `param_dtype` of the arrays.
+
+  v1.1 is feed_forward="gated-gelu", tie_head=False; v1.0 is feed_forward="relu", tie_head=True.
+  `unroll` lays the layers out one after another: faster steps for shallow models, longer compilation.
+  Raises: UserError where a value is out of range.
+  """
+  vocab_size: int
+  d_model: int
+  d_ff: int
+  num_heads: int
+  d_kv: int
+  encoder_layers: int
+  decoder_layers: int
+  relative_buckets: int = 32
+  relative_max_distance: int = 128
+  feed_forward: str = "gated-gelu"
+  tie_head: bool = False
+  dropout: float = 0.0
+  dtype: str = "float32"
+  param_dtype: str = "float32"
+  unroll: bool = False
+  epsilon: float = 1e-6
+
+  def __post_init__(self):
+    for name in ("vocab_size", "d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers"):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
+    for name, choices in (("feed_forward", FEED_FORWARDS), ("dtype", DTYPES), ("param_dtype", DTYPES)):
+      if getattr(self, name) not in choices:
+        raise UserError(f"model {name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+    if not 0 <= self.dropout < 1:
+      raise UserError(f"model dropout: expected a share from 0 to below 1, got {self.dropout!r}")
+    if self.relative_buckets < 4 or self.relative_buckets % 2:
+      raise UserError(f"model relative_buckets: expected an even number from 4, got {self.relative_buckets!r}")
+    if self.relative_max_distance <= self.relative_buckets // 2:
+      raise UserError(f"model relative_max_distance: expected more than half of relative_buckets "
+                      f"({self.relative_buckets // 2}), got {self.relative_max_distance!r}")
+
+
+def init(config, key):
+  """Random parameters with the scales of the original T5: a plain nested dict of arrays.
+
+  Source: Mesh-TensorFlow's initialisers; the missing 1/sqrt(d_kv) of attention is in the scale of `query`.
+  """
+  return _init(config, key)
+
+
+def forward(params, config, inputs_BxS, targets_BxT, *, input_segments=None, target_segments=None, key=None):
+  """Logits of each target token given the inputs and the target tokens before it: float32 [B, T, V].
+
+  Args:
+    params: as from `init`.
+    inputs_BxS, targets_BxT: int32; padding is token 0, at the end of a row.
+    input_segments, target_segments: int32 [B, S] and [B, T] of packed rows (0 = padding), both or none.
+    key: a random key turns dropout on.
+  Raises: ValueError where only one of the segments is given.
+  """
+  if (input_segments is None) != (target_segments is None):
+    raise ValueError("expected input_segments and target_segments together, got only one of them")
+  return _apply(params, config, _T5.forward, inputs_BxS, shift_right(targets_BxT, target_segments),
+                input_segments, target_segments, key=key)
+
+
+def encode(params, config, inputs_BxS, *, input_segments=None, key=None):
+  """Output of the encoder, in the dtype of the computation: [B, S, D]."""
+  return _apply(params, config, _T5.encode, inputs_BxS, input_segments, key=key)
+
+
+def decode(params, config, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT):
+  """Logits float32 [B, T, V] of the tokens that follow each decoder input (already shifted right).
+
+  `inputs_BxS` are the encoder's, for their padding.
+  """
+  return _apply(params, config, _T5.decode, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT)
+
+
+def init_cache(params, config, encoded_BxSxD, length):
+  """The cache of `decode_step` before the first token, for up to `length` tokens.
+
+  Returns: dict of `step` (int32 scalar: tokens read so far), `key`, `value` [N, B, length, H, K] and
+    `cross_key`, `cross_value` [N, B, S, H, K], computed here once.
+  """
+  cross_key, cross_value = _apply(params, config, _T5.cross_keys_values, encoded_BxSxD)
+  layers, batch, _, heads, d_kv = cross_key.shape
+  empty = jnp.zeros((layers, batch, length, heads, d_kv), cross_key.dtype)
+  return {"step": jnp.zeros((), jnp.int32), "key": empty, "value": empty,
+          "cross_key": cross_key, "cross_value": cross_value}
+
+
+def decode_step(params, config, cache, inputs_BxS, tokens_B):
+  """Reads one decoder token a row: (logits float32 [B, V] of the next token, the cache after it).
+
+  The first token is 0. `inputs_BxS` are the encoder's, for their padding. Steps beyond the cache's
+  length give wrong logits: under jit nothing can be raised.
+  """
+  logits_BxV, new_key, new_value = _apply(params, config, _T5.decode_step, cache, inputs_BxS, tokens_B)
+  at = (0, 0, cache["step"], 0, 0)
+  return logits_BxV, dict(cache, step=cache["step"] + 1,
+                          key=jax.lax.dynamic_update_slice(cache["key"], new_key, at),
+                          value=jax.lax.dynamic_update_slice(cache["value"], new_value, at))
+
+
+def shift_right(targets_BxT, target_segments=None):
+  """Decoder inputs: each row's targets one place later, 0 at the start of the row and of each segment."""
+  shifted = jnp.pad(targets_BxT[:, :-1], ((0, 0), (1, 0)))
+  if target_segments is None:
+    return shifted
+  before = jnp.pad(target_segments[:, :-1], ((0, 0), (1, 0)))
+  return jnp.where(before == target_segments, shifted, 0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(config, key):
+  return _T5(config).init(key, jnp.ones((1, 1), jnp.int32), method=_T5.everything)["params"]
+
+
+def _apply(params, config, method, *arguments, key=None):
+  rngs = None if key is None else {"dropout": key}
+  return _T5(config, train=key is not None).apply({"params": params}, *arguments, method=method, rngs=rngs)
+
+
+def _normal(scale):
+  return nn.initializers.normal(scale)
+
+
+class _Part(nn.Module):
+  """What all parts share: the config, dropout switched on by `train`, and parameters cast for computing."""
+  config: T5Config
+  train: bool = False
+
+  @property
+  def dtype(self):
+    return jnp.dtype(self.config.dtype)
+
+  def weight(self, name, scale, *shape):
+    value = self.param(name, _normal(scale), shape, jnp.dtype(self.config.param_dtype))
+    return value.astype(self.dtype)
+
+  def drop(self, x, broadcast=()):
+    rate = self.config.dropout if self.train else 0.0
+    if not rate:
+      return x
+    shape = tuple(1 if axis in broadcast else size for axis, size in enumerate(x.shape))
+    keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+class _Norm(_Part):
+  """RMSNorm: statistics in float32, no mean, no bias (Zhang and Sennrich 2019)."""
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.dtype(self.config.param_dtype))
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    normed = (wide * jax.lax.rsqrt(mean_square + self.config.epsilon)).astype(self.dtype)
+    return normed * jnp.expand_dims(scale.astype(self.dtype), tuple(range(x.ndim - 1)))
+
+
+class _Attention(_Part):
+  """Multi-head attention; `query` carries the missing 1/sqrt(d_kv) in its initial scale."""
+
+  def setup(self):
+    config = self.config
+    width = config.num_heads * config.d_kv
+    self.query = self.weight("query", (config.d_model * config.d_kv) ** -0.5, config.d_model, width)
+    self.key = self.weight("key", config.d_model ** -0.5, config.d_model, width)
+    self.value = self.weight("value", config.d_model ** -0.5, config.d_model, width)
+    self.out = self.weight("out", width ** -0.5, width, config.d_model)
+
+  def queries(self, x):
+    return self._heads(x, self.query)[0]
+
+  def keys_values(self, x):
+    return self._heads(x, self.key, self.value)
+
+  def queries_keys_values(self, x):
+    return self._heads(x, self.query, self.key, self.value)
+
+  def __call__(self, query, key, value, bias):
+    y = attention.attend(query, key, value, bias, self.drop)
+    return products.dense(y.reshape(*y.shape[:-2], -1), self.out)
+
+  def _heads(self, x, *weights):
+    y = products.dense(x, jnp.stack(weights, axis=1))
+    y = y.reshape(*y.shape[:-1], self.config.num_heads, self.config.d_kv)
+    return [y[..., i, :, :] for i in range(len(weights))]
+
+
+class _FeedForward(_Part):
+  """Gated (Shazeer 2020) or plain feed-forward layer without biases."""
+
+  @nn.compact
+  def __call__(self, x):
+    config, activation = self.config, self.config.feed_forward
+    into = config.d_model ** -0.5, config.d_model, config.d_ff
+    if activation == "relu":
+      hidden = jax.nn.relu(products.dense(x, self.weight("up", *into)))
+    else:
+      both = products.dense(x, jnp.stack([self.weight("gate", *into), self.weight("up", *into)], axis=1))
+      hidden = products.gated(both, activation)
+    return products.dense(self.drop(hidden), self.weight("down", config.d_ff ** -0.5, config.d_ff, config.d_model))
+
+
+class _EncoderLayer(_Part):
+
+  def setup(self):
+    self.self_attention_norm = _Norm(self.config)
+    self.self_attention = _Attention(self.config, self.train)
+    self.feed_forward_norm = _Norm(self.config)
+    self.feed_forward = _FeedForward(self.config, self.train)
+
+  def __call__(self, x, bias):
+    y = self.self_attention_norm(x)
+    x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
+    return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
+
+
+class _DecoderLayer(_EncoderLayer):
+
+  def setup(self):
+    super().setup()
+    self.cross_attention_norm = _Norm(self.config)
+    self.cross_attention = _Attention(self.config, self.train)
+
+  def __call__(self, x, encoded, bias, cross_bias):
+    y = self.self_attention_norm(x)
+    x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
+    return self._rest(x, *self.cross_attention.keys_values(encoded), cross_bias), None
+
+  def cross_keys_values(self, carry, encoded):
+    return carry, self.cross_attention.keys_values(encoded)
+
+  def step(self, x, cache, bias, cross_bias):
+    y = self.self_attention_norm(x)
+    query, new_key, new_value = self.self_attention.queries_keys_values(y)
+    # the new key goes last, beside the cache and not into it: a scan over layers would copy all of it
+    key = jnp.concatenate([cache["key"], new_key], axis=1)
+    value = jnp.concatenate([cache["value"], new_value], axis=1)
+    x = x + self.self_attention(query, key, value, bias)
+    return self._rest(x, cache["cross_key"], cache["cross_value"], cross_bias), (new_key, new_value)
+
+  def _rest(self, x, cross_key, cross_value, cross_bias):
+    query = self.cross_attention.queries(self.cross_attention_norm(x))
+    x = x + self.drop(self.cross_attention(query, cross_key, cross_value, cross_bias))
+    return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class _Stack(_Part):
+  """Layers under `nn.scan`, the relative position bias all of them share, and the last norm."""
+  decoder: bool = False
+
+  def setup(self):
+    config = self.config
+    self.relative_bias = self.weight("relative_bias", config.d_model ** -0.5, config.relative_buckets,
+                                     config.num_heads)
+    depth = config.decoder_layers if self.decoder else config.encoder_layers
+    everyone = nn.broadcast
+    inputs = {"__call__": (everyone,) * (3 if self.decoder else 1)}
+    if self.decoder:
+      inputs |= {"step": (0, everyone, everyone), "cross_keys_values": (everyone,)}
+    scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
+                          in_axes=axes, length=depth, unroll=depth if config.unroll else 1)
+               for name, axes in inputs.items()}
+    layer = _DecoderLayer if self.decoder else _EncoderLayer
+    self.layers = nn.scan(layer, methods=scanned)(config, self.train)
+    self.final_norm = _Norm(config)
+
+  def by_offset(self, offsets):
+    """Bias of each offset, float32 [offsets, H]."""
+    config = self.config
+    buckets = attention.relative_buckets(offsets, bidirectional=not self.decoder,
+                                         buckets=config.relative_buckets,
+                                         max_distance=config.relative_max_distance)
+    return self.relative_bias.astype(jnp.float32)[buckets]
+
+  def bias(self, queries, keys):
+    return attention.bias_matrix(self.by_offset(attention.matrix_offsets(queries, keys)), queries, keys)
+
+  def __call__(self, x, *arguments):
+    x, _ = self.layers(self.drop(x), *arguments)
+    return self.drop(self.final_norm(x))
+
+
+class _T5(_Part):
+
+  def setup(self):
+    config = self.config
+    self.embedding = self.param("embedding", _normal(1.0), (config.vocab_size, config.d_model),
+                                jnp.dtype(config.param_dtype))
+    if not config.tie_head:
+      self.head = self.param("head", _normal(config.d_model ** -0.5), (config.vocab_size, config.d_model),
+                             jnp.dtype(config.param_dtype))
+    self.encoder = _Stack(config, self.train)
+    self.decoder = _Stack(config, self.train, decoder=True)
+
+  def everything(self, tokens):
+    return self.forward(tokens, tokens, None, None)
+
+  def forward(self, inputs, decoder_inputs, input_segments, target_segments):
+    encoded = self.encode(inputs, input_segments)
+    return self.decode(encoded, inputs, decoder_inputs, input_segments, target_segments)
+
+  def encode(self, inputs, segments=None):
+    mask = attention.padding_mask(inputs) if segments is None else attention.segment_mask(segments, segments)
+    length = inputs.shape[1]
+    return self.encoder(self._embed(inputs), self.encoder.bias(length, length) + mask)
+
+  def decode(self, encoded, inputs, decoder_inputs, input_segments=None, target_segments=None):
+    length = decoder_inputs.shape[1]
+    bias = self.decoder.bias(length, length) + attention.causal_mask(length)
+    if target_segments is None:
+      cross_mask = attention.padding_mask(inputs)
+    else:
+      bias = bias + attention.segment_mask(target_segments, target_segments)
+      cross_mask = attention.segment_mask(target_segments, input_segments)
+    return self._logits(self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask))
+
+  def cross_keys_values(self, encoded):
+    return self.decoder.layers.cross_keys_values(None, encoded)[1]
+
+  def decode_step(self, cache, inputs, tokens):
+    length = cache["key"].shape[2]
+    back = cache["step"] - jnp.arange(length)  # how far each cached key lies behind the new token
+    by_distance = self.decoder.by_offset(-np.arange(length + 1))
+    distance = jnp.append(jnp.clip(back, 0, length), 0)
+    seen = jnp.append(back > 0, True)
+    bias_HxT = jnp.where(seen[None], by_distance[distance].T, attention.MASKED)
+    arrays = {name: cache[name] for name in ("key", "value", "cross_key", "cross_value")}
+    x, (key, value) = self.decoder.layers.step(self._embed(tokens[:, None]), arrays, bias_HxT[None, :, None],
+                                               attention.padding_mask(inputs))
+    return self._logits(self.decoder.final_norm(x))[:, 0], key, value
+
+  def _embed(self, tokens):
+    return self.embedding.astype(self.dtype)[tokens]
+
+  def _logits(self, x):
+    if not self.config.tie_head:
+      return products.logits(x, self.head.astype(self.dtype))
+    return products.logits(x * self.config.d_model ** -0.5, self.embedding.astype(self.dtype))

@@ -1,0 +1,295 @@
+"""An experiment from config to report: its workdir, its stages, and going on where it was interrupted."""
+
+import datetime
+import functools
+import json
+import os
+import platform
+import sys
+import time
+
+from factshock import arms as arm_room
+from factshock import config as configs
+from factshock import files
+from factshock import study as studies
+from factshock.console import UserError, duration
+
+MAY_CHANGE = ("seeds", "diagnosis", "roles", "name", "cpu_devices")  # what a rerun in the same workdir may change
+
+
+def run(config, workdir):
+  """Runs every arm of every seed that is not done yet, then writes diagnosis.json and report.html.
+
+  Returns:
+    The diagnosis.
+
+  Raises:
+    UserError: a config that cannot be used, or a workdir of another experiment.
+  """
+  from factshock.report import page
+  from factshock.training import partitioning
+
+  arm_room.check(config)
+  claim_workdir(config, workdir)
+  partitioning.use_cpu_devices(config.cpu_devices)
+  mesh = partitioning.make_mesh()
+  began = time.monotonic()
+  stages = [(seed, name) for seed in configs.seeds(config) for name in [arm_room.PRETRAINED, *order(config)]]
+  clock = Clock(config, [stage for stage in stages if not done(config, workdir, *stage)])
+  print(f"{len(stages)} stages, {len(stages) - len(clock.left)} of them done before; "
+        f"{len(mesh.devices.flat)} {mesh.devices.flat[0].platform} device(s)", flush=True)
+  for seed in configs.seeds(config):
+    run_seed(config, workdir, seed, mesh, clock)
+  print("diagnosis and report", flush=True)
+  found = diagnose(config, workdir, {"started": _now(), "seconds": round(time.monotonic() - began, 1),
+                                     "stages_run": len(stages) - len(clock.left)})
+  page.write_report(found, workdir)
+  return found
+
+
+def order(config):
+  """The arms in an order in which those that an arm needs come before it."""
+  waiting, ordered = list(config.arms), []
+  while waiting:
+    ready = [name for name in waiting if all(need in ordered for need in arm_room.needs(config, name))]
+    if not ready:
+      raise UserError(f"config.arms: {', '.join(waiting)} need one another in a circle")
+    ordered.append(ready[0])
+    waiting.remove(ready[0])
+  return ordered
+
+
+def run_seed(config, workdir, seed, mesh, clock):
+  """Runs the stages of one seed that are not done yet."""
+  waiting = [name for name in [arm_room.PRETRAINED, *order(config)] if not done(config, workdir, seed, name)]
+  if not waiting:
+    return
+  print(f"seed {seed}: preparing facts and text", flush=True)
+  study = studies.prepare(config, workdir, seed, mesh)
+  for name, facts in study.sets.items():
+    print("  " + studies.splits.describe(name, facts), flush=True)
+  for name in waiting:
+    print(f"seed {seed}: {name} ({clock.say()})", flush=True)
+    if name == arm_room.PRETRAINED:
+      studies.pretrained(study)
+    else:
+      arm_room.run(study, name)
+    clock.finish(seed, name)
+
+
+def done(config, workdir, seed, name):
+  """Whether a stage's results are all there."""
+  if name == arm_room.PRETRAINED:
+    from factshock.training import checkpoints
+    return checkpoints.latest_step(studies.checkpoint_folder(workdir, name, seed)) == config.pretrain.steps
+  return all(os.path.exists(studies.predictions_path(workdir, label, seed, split))
+             for label in arm_room.points(config, name) for split in studies.SPLITS)
+
+
+class Clock:
+  """Time left of the whole experiment, from the work each stage has and the time it took so far."""
+
+  def __init__(self, config, stages):
+    self.config, self.left, self.finished = config, list(stages), 0.0
+    self.began = time.monotonic()
+
+  def work(self, name):
+    """Examples a stage reads: trained ones count three times those that are only asked."""
+    if name == arm_room.PRETRAINED:
+      return 3.0 * self.config.pretrain.steps * self.config.pretrain.batch_size
+    arm, asked = self.config.arms[name], 3000.0 * len(arm_room.points(self.config, name))
+    if arm.kind != "finetune":
+      return asked
+    section = arm_room.settings(self.config, name)
+    return asked + 3.0 * section["steps"] * section["batch_size"] * (1 + arm.get("ratio", 0))
+
+  def finish(self, seed, name):
+    self.left.remove((seed, name))
+    self.finished += self.work(name)
+
+  def say(self):
+    elapsed = time.monotonic() - self.began
+    left = sum(self.work(name) for _, name in self.left)
+    eta = f", about {duration(elapsed * left / self.finished)} left" if self.finished else ""
+    return f"{len(self.left)} stages to go, {duration(elapsed)} elapsed{eta}"
+
+
+def claim_workdir(config, workdir):
+  """Stores the config in a new workdir, or checks that an old one is of the same experiment.
+
+  Seeds, arms and what only concerns the report may be added on a rerun.
+
+  Raises:
+    UserError: the workdir is of another experiment (naming what differs), or holds other files.
+  """
+  path, wanted = os.path.join(workdir, "config.json"), configs.to_dict(config)
+  if not os.path.exists(path):
+    if os.path.isdir(workdir) and os.listdir(workdir):
+      raise UserError(f"{workdir}: not empty, and no workdir of an experiment; choose another --workdir")
+  else:
+    differing = differences(_read_json(path), wanted)
+    if differing:
+      raise UserError(f"{workdir}: is the workdir of another experiment; choose another --workdir or remove it. "
+                      "What differs (there, here):\n  " + "\n  ".join(differing))
+  with files.writing(path) as file:
+    json.dump(wanted, file, indent=1)
+
+
+def differences(old, new, where="config"):
+  """Lines that name each value in which two configs differ, but for what a rerun may change."""
+  found = []
+  for key in sorted(set(old) | set(new)):
+    path = f"{where}.{key}"
+    if (where == "config" and key in MAY_CHANGE) or (where == "config.arms" and not (key in old and key in new)):
+      continue
+    if where.startswith("config.arms.") and key in ("title", "group"):
+      continue
+    a, b = old.get(key, "missing"), new.get(key, "missing")
+    if isinstance(a, dict) and isinstance(b, dict):
+      found += differences(a, b, path)
+    elif a != b:
+      found.append(f"{path}: {a!r}, {b!r}")
+  return found
+
+
+def _read_json(path):
+  try:
+    with files.open_text(path) as file:
+      return json.load(file)
+  except ValueError as error:
+    raise UserError(f"{path}: expected JSON, got a broken file ({error})") from error
+
+
+def diagnose(config, workdir, run_facts):
+  """Diagnoses all predictions of a workdir and writes diagnosis.json; returns what it wrote."""
+  from factshock.diagnosis import summary
+
+  seeds, table = configs.seeds(config), {}
+  arms, curves, selected, finetuning = {}, {"step": {}, "alpha": {}}, {}, {}
+  answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
+  counts = {seed: studies.counting.read_counts(_facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
+  for name in config.arms:
+    kind, labels = arm_room.KINDS[config.arms[name].kind], arm_room.points(config, name)
+    arms |= {label: _read(workdir, label, seeds, "test") for label in labels}
+    if kind.varies:
+      curves[kind.varies][name] = [{kind.varies: arm_room.value(label), "label": label} for label in labels]
+      best = {seed: _best_point(workdir, labels, seed) for seed in seeds}
+      chosen = name if kind.varies == "alpha" else f"{name}_early"
+      arms[chosen] = {seed: arms[best[seed]["label"]][seed] for seed in seeds}
+      selected[chosen] = {str(seed): {kind.varies: arm_room.value(point["label"]), "development": point["development"]}
+                          for seed, point in best.items()}
+      if kind.varies == "step":
+        arms[name] = arms[labels[-1]]
+      table |= {name: _title(config, name), chosen: _title(config, chosen, name)}
+    else:
+      table[name] = _title(config, name)
+    trained_on = _finetuning_set(config, name)
+    if trained_on:
+      answers = {seed: answers_of(seed, trained_on) for seed in seeds}
+      finetuning |= {label: answers for label in [*labels, name, f"{name}_early"] if label in arms}
+  roles = config.roles.to_dict()
+  found = summary.diagnose(
+      arms, counts=counts, reference=roles["zero_shot"] or None, known=roles["ceiling"] or None,
+      finetuning={seed: answers_of(seed, _finetuning_set(config, roles["finetuned"])) for seed in seeds},
+      finetuning_by_arm=finetuning, pairs=_pairs(config, table),
+      entity_arms=[label for label in table if label in (roles["zero_shot"], roles["finetuned"], *roles["remedies"])],
+      **config.diagnosis.to_dict())
+  found |= {"curves": {"steps": curves["step"], "alpha": curves["alpha"]}, "table": list(table), "titles": table,
+            "groups": {label: _group(config, label) for label in table}, "selected": selected,
+            "roles": {**roles, "remedies": list(roles["remedies"])}, "run": _run_record(config, workdir, run_facts)}
+  with files.writing(os.path.join(workdir, "diagnosis.json")) as file:
+    json.dump(found, file, indent=1)
+  return found
+
+
+def summary_lines(found):
+  """The table of arms and the paired comparisons as lines of text; points of curves are left out."""
+  from factshock.diagnosis import table
+
+  return table.lines({**found, "arms": {label: found["arms"][label] for label in found["table"]}})
+
+
+def _finetuning_set(config, name):
+  """The finetuning set whose answers an arm has seen: its own, that of the arm it mixes, or None."""
+  arm = config.arms[name]
+  return arm.facts if arm.kind == "finetune" else _finetuning_set(config, arm.of) if "of" in arm else None
+
+
+def _answers(workdir, seed, name):
+  facts = studies.schema.read_facts(_facts_path(workdir, seed, f"{name}.jsonl"))
+  return [(fact["relation"], fact["object"]) for fact in facts]
+
+
+def _facts_path(workdir, seed, name):
+  return os.path.join(workdir, "facts", str(seed), name)
+
+
+def _read(workdir, label, seeds, split):
+  from factshock.diagnosis import predictions
+
+  return {seed: predictions.read(studies.predictions_path(workdir, label, seed, split)) for seed in seeds}
+
+
+def _best_point(workdir, labels, seed):
+  """The point with the best exact match on development facts; the first of equals."""
+  from factshock.diagnosis import accuracy
+
+  scores = [float(accuracy.exact_match(_read(workdir, label, [seed], "development")[seed]).mean()) for label in labels]
+  best = max(range(len(labels)), key=lambda i: scores[i])
+  return {"label": labels[best], "development": scores[best]}
+
+
+def _title(config, label, name=None):
+  name = name or label
+  title = config.arms[name].get("title", name)
+  if label == name:
+    return title + (" (alpha by development)" if arm_room.KINDS[config.arms[name].kind].varies == "alpha" else "")
+  return f"{title}, stopped early"
+
+
+def _group(config, label):
+  name = label if label in config.arms else label.removesuffix("_early")
+  return config.arms[name].get("group", arm_room.KINDS[config.arms[name].kind].group)
+
+
+def _pairs(config, table):
+  """The paired comparisons that the papers' claims need: remedies, early stopping and halves."""
+  roles, pairs = config.roles, []
+  for remedy in roles.remedies:
+    pairs += [(remedy, roles.finetuned), (remedy, roles.zero_shot)]
+  pairs += [(roles.finetuned, roles.zero_shot), (f"{roles.finetuned}_early", roles.finetuned),
+            (f"{roles.finetuned}_early", roles.zero_shot), (roles.finetuned, "natural")]
+  if "combined" in table:
+    pairs += [("combined", other) for other in roles.remedies if other != "combined"]
+    pairs.append(("combined", "language_model_only"))
+  pairs.append(("mixture", "language_model_only"))
+  for suffix in ("", "_early"):
+    pairs += [(f"popular_half{suffix}", f"{other}{suffix}") for other in ("unpopular_half", "random_half", "whole")]
+  return [pair for pair in dict.fromkeys(pairs) if pair[0] in table and pair[1] in table]
+
+
+def _run_record(config, workdir, run_facts):
+  import jax
+
+  seed = configs.seeds(config)[0]
+  folder = os.path.join(workdir, "facts", str(seed))
+  sizes = {name.removesuffix(".jsonl"): len(studies.schema.read_facts(os.path.join(folder, name)))
+           for name in sorted(os.listdir(folder)) if name.endswith(".jsonl") and name != "relations.jsonl"}
+  versions = {"python": platform.python_version(), **{name: _version(name) for name in (
+      "factshock", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")}}
+  return {"name": config.name, "config": configs.to_dict(config), "versions": versions,
+          "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.devices()[0].platform})",
+          "command": " ".join(["python -m factshock.experiment", *sys.argv[1:]]), "facts": sizes, **run_facts}
+
+
+def _version(name):
+  import importlib.metadata
+
+  try:
+    return importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    return "not installed"
+
+
+def _now():
+  return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

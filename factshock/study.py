@@ -1,0 +1,306 @@
+"""One seed's materials: its facts and sets, text, tokenizer, model, pretrained weights, and how it answers."""
+
+import functools
+import glob
+import os
+from typing import NamedTuple
+
+from factshock import config as configs
+from factshock import files
+from factshock.console import Progress, UserError
+from factshock.facts import counts as counting
+from factshock.facts import relations as relations_room
+from factshock.facts import schema, splits, world
+
+SPLITS = ("development", "test")
+
+# The finetuning sets an arm may name, as functions of (pool, counts, config, seed).
+FINETUNING_SETS = {
+    "whole": lambda pool, counts, config, seed: pool,
+    "balanced": lambda pool, counts, config, seed: splits.balanced(pool, counts, config.balanced.per_answer, seed),
+    "balanced_swap": lambda pool, counts, config, seed: splits.balanced(
+        pool, counts, config.balanced.per_answer, seed, swap=True),
+    "natural": lambda pool, counts, config, seed: splits.natural(
+        pool, splits.relation_sizes(splits.balanced(pool, counts, config.balanced.per_answer, seed)), seed),
+    "popular_half": lambda pool, counts, config, seed: splits.popular_half(pool),
+    "unpopular_half": lambda pool, counts, config, seed: splits.unpopular_half(pool),
+    "random_half": lambda pool, counts, config, seed: splits.random_half(pool, seed),
+}
+
+
+class Material(NamedTuple):
+  """What there is before a model: facts, their relations, text and answer counts."""
+  facts: list
+  background: list
+  relations: dict
+  sentences: list
+  counts: dict
+
+
+class Study(NamedTuple):
+  """One seed of an experiment, ready to train and answer."""
+  config: object
+  workdir: str
+  seed: int
+  mesh: object
+  relations: dict
+  sets: dict        # name -> facts: pool, development, test, and the finetuning sets
+  counts: dict      # (relation, answer) -> mentions in the corpus
+  candidates: dict  # relation -> answers to rank
+  tokenizer: object
+  model: object     # models.t5.T5Config
+  text: object      # data.mixture source of the pretraining task
+  queries: dict     # prepared queries by (prompt, shots, split), filled as they are needed
+
+
+def prepare(config, workdir, seed, mesh):
+  """Builds a Study; a pure function of config and seed, but for what it stores under `workdir`.
+
+  Writes facts/<seed>/ (every set, relations, answer counts) and tokenizer/<seed>/.
+
+  Raises:
+    UserError: facts, relations or text that do not fit each other or the config.
+  """
+  from factshock.answering import predictions
+  from factshock.data import tokenizers
+  from factshock.models import t5
+
+  material = make_world(config, seed) if config.facts == "world" else read_material(config)
+  sets = make_sets(material, config, seed)
+  folder = os.path.join(workdir, "tokenizer", str(seed))
+  tokenizer = _tokenizer(config, material, folder)
+  tokenizers.save(tokenizer, folder)
+  write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
+  model = t5.T5Config(vocab_size=tokenizer.size, **config.model.to_dict())
+  text = _text_source(config, material, tokenizer)
+  candidates = predictions.candidates_of(material.facts + material.background)
+  return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
+               model, text, {})
+
+
+def make_world(config, seed):
+  """The synthetic world of a seed as Material."""
+  made = world.make_world(seed, **config.world.to_dict())
+  return Material(made.facts, made.background, made.relations, made.sentences, made.counts)
+
+
+def read_material(config):
+  """One's own facts, relations and text as Material; popularity, where not given, is counted in the text.
+
+  Raises:
+    UserError: a file that does not fit its format or the others.
+  """
+  relations = relations_room.read_relations(config.relations)
+  facts = schema.read_facts(config.facts)
+  schema.check_facts(facts, relations, config.facts)
+  sentences = read_corpus(config.corpus)
+  counts = counting.count_answers(sentences, facts)
+  if not any(counts.values()):
+    raise UserError(f"{config.corpus}: names no answer of {config.facts}; is it the right text?")
+  if any("popularity" not in fact for fact in facts):
+    print("  facts without popularity: taken as how often the text names the subject")
+    facts = _with_popularity(facts, sentences)
+  used = {fact["relation"] for fact in facts}
+  return Material(facts, [], {name: row for name, row in relations.items() if name in used}, sentences, counts)
+
+
+def read_corpus(pattern):
+  """The lines of the text files that a glob pattern names, in the order of their names, empty lines left out."""
+  paths = sorted(glob.glob(pattern))
+  if not paths:
+    raise UserError(f"config.corpus={pattern!r}: no such file")
+  lines = [line for path in paths for _, line in files.lines(path) if line.strip()]
+  if not lines:
+    raise UserError(f"{pattern}: expected lines of text, got none")
+  return lines
+
+
+def _with_popularity(facts, sentences):
+  index = counting.mention_index({fact["subject"] for fact in facts})
+  named = {}
+  for sentence in sentences:
+    for _, _, name in counting.find_mentions(sentence, index):
+      named[name] = named.get(name, 0) + 1
+  return [{"popularity": float(named.get(fact["subject"], 0)), **fact} for fact in facts]
+
+
+def make_sets(material, config, seed):
+  """Subject-disjoint pool, development and test facts, and the finetuning sets that the arms name."""
+  sets = splits.split_subjects(material.facts, config.split.to_dict(), seed)
+  for name in dict.fromkeys(arm.get("facts") for arm in config.arms.values() if arm.get("facts")):
+    if name not in sets:
+      sets[name] = FINETUNING_SETS[name](sets["pool"], material.counts, config, seed)
+  for name, facts in sets.items():
+    if not facts:
+      raise UserError(f"the set {name!r} of seed {seed} is empty: give more facts or change config.split")
+  return sets
+
+
+def write_facts(folder, sets, material):
+  """Writes every set, the relations and the answer counts, so that each verb can be run on them alone."""
+  for name, facts in sets.items():
+    schema.write_facts(os.path.join(folder, f"{name}.jsonl"), facts)
+  relations_room.write_relations(os.path.join(folder, "relations.jsonl"), material.relations)
+  counting.write_counts(os.path.join(folder, "counts.tsv"), material.counts)
+
+
+def _tokenizer(config, material, folder):
+  """The stored tokenizer of the run, or the one the config asks for."""
+  from factshock.data import tokenizers
+
+  section = config.tokenizer
+  if os.path.exists(os.path.join(folder, "tokenizer.json")):
+    return tokenizers.load(folder)
+  if section.kind == "words":
+    return tokenizers.word_tokenizer(_words(material), section.sentinels)
+  path = section.path
+  if not path:
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "trained.model")
+    print(f"  training a SentencePiece model of {section.size} pieces on {len(material.sentences):,} lines")
+    return tokenizers.train_sentencepiece(material.sentences, path, section.size, section.sentinels)
+  return tokenizers.sentencepiece_tokenizer(path, section.sentinels)
+
+
+def _words(material):
+  """Every word of the text and of the questions, sorted."""
+  templates = [text for row in material.relations.values() for text in row["statements"] + row["questions"]]
+  words = {word for text in [*material.sentences, *templates] for word in text.split()}
+  return sorted(words - {"[X]", "[Y]"})
+
+
+def _text_source(config, material, tokenizer):
+  """The pretraining task as a source of examples: T5's span corruption, or salient spans masked."""
+  from factshock.data import corpora, mixture
+
+  section = config.pretrain
+  spans = dict(noise_density=section.noise_density, mean_span_length=section.mean_span_length)
+  if section.masking == "spans":
+    corpus = corpora.tokenize_lines(material.sentences, tokenizer)
+    return mixture.span_source(corpus, tokenizer, roll=section.roll, **spans)
+  windows = corpora.salient_windows(material.sentences, material.facts, tokenizer, words=section.window_words,
+                                    per_fact=section.windows_per_fact)
+  print(f"  {len(windows.offsets) - 1:,} windows of text hold a fact's subject and object")
+  return mixture.salient_source(windows, tokenizer, object_share=section.object_share,
+                                subject_share=section.subject_share, **spans)
+
+
+def prompt_texts(study, facts, prompt, shots=0, shot_facts="balanced"):
+  """The prompts of facts in one form, "cloze" or "question", after `shots` answered ones of other subjects."""
+  from factshock.data import prompts
+
+  texts = []
+  for fact in facts:
+    chosen = prompts.choose_shots(fact, study.sets[shot_facts], shots, study.seed) if shots else []
+    texts.append(prompts.k_shot_prompt(fact, study.relations, chosen, prompt))
+  return texts
+
+
+def scores(study, params, split, prompt, shots=0, shot_facts="balanced"):
+  """Log-probabilities of every candidate for each fact of a split: list of arrays [candidates]."""
+  from factshock.answering import ranking
+
+  key = (prompt, shots, shot_facts, split)
+  if key not in study.queries:
+    facts = study.sets[split]
+    texts = prompt_texts(study, facts, prompt, shots, shot_facts)
+    study.queries[key] = ranking.prepare(study.tokenizer, texts, [fact["relation"] for fact in facts],
+                                         study.candidates, study.config.answering.batch_size)
+  return ranking.rank_prepared(params, study.model, study.queries[key], study.mesh)
+
+
+def predictions_path(workdir, label, seed, split):
+  return os.path.join(workdir, "predictions", f"{label}.seed{seed}.{split}.jsonl.gz")
+
+
+def answered(study, label):
+  """Whether the predictions of a label are there, for development and test."""
+  return all(os.path.exists(predictions_path(study.workdir, label, study.seed, split)) for split in SPLITS)
+
+
+def write_answers(study, label, split, scores_by_fact, **extra):
+  """Writes the predictions file of one label and split from candidate scores."""
+  from factshock.answering import predictions
+
+  rows = predictions.prediction_rows(
+      study.sets[split], study.candidates, scores_by_fact, arm=label.split("@")[0], seed=study.seed, split=split,
+      top=study.config.answering.top or None, **extra)
+  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+
+
+def answer(study, label, params, prompt, shots=0, shot_facts="balanced", **extra):
+  """Asks a model all development and test facts and writes the predictions files."""
+  for split in SPLITS:
+    write_answers(study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra)
+
+
+def checkpoint_folder(workdir, arm, seed):
+  return os.path.join(workdir, "checkpoints", arm, str(seed))
+
+
+@functools.lru_cache(maxsize=None)
+def train_step(model, section, accumulate):
+  """The train step and optimizer of a model and an optimization section; one object each, so compiled once."""
+  from factshock.training import optimizers
+  from factshock.training import train_step as steps
+
+  optimizer = optimizers.make_optimizer(dict(section))
+  loss = functools.partial(steps.loss_fn, config=model)
+  return steps.make_train_step(loss, optimizer, accumulate), optimizer
+
+
+def train(study, name, section, sources, ratios, params, evaluate=None, eval_steps=()):
+  """Trains `params` on a mixture of sources by one optimization section; goes on where it was interrupted.
+
+  Returns:
+    The trained parameters.
+  """
+  import jax
+  from factshock.data import mixture
+  from factshock.training import loop, metrics
+  from factshock.training import train_step as steps
+
+  optimization = tuple(sorted((key, section[key]) for key in (
+      "optimizer", "learning_rate", "schedule", "warmup", "steps", "final", "b2", "weight_decay", "clip")))
+  step_fn, optimizer = train_step(study.model, optimization, section["accumulate"])
+  batch_size = round(section["batch_size"] * sum(ratios) / ratios[0])
+  batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
+                            target_length=section["target_length"], seed=study.seed)
+  folder = checkpoint_folder(study.workdir, name, study.seed)
+  with metrics.Metrics(os.path.join(study.workdir, "metrics", name, str(study.seed))) as writer:
+    state = loop.train(
+        steps.init_state(params, optimizer), step_fn, batches, steps=section["steps"],
+        key=jax.random.key(study.seed), mesh=study.mesh, label=name, metrics=writer,
+        log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps,
+        checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name)))
+  return state["params"]
+
+
+def provenance(study, arm):
+  """What a checkpoint says of itself: its experiment, and where its tokenizer and relations stand."""
+  return {"arm": arm, "seed": study.seed, "workdir": os.path.abspath(study.workdir),
+          "experiment": configs.to_dict(study.config)}
+
+
+def random_params(study):
+  """Random weights of the study's model, by its seed."""
+  import jax
+  from factshock.models import t5
+
+  return t5.init(study.model, jax.random.key(study.seed))
+
+
+def pretrained(study):
+  """The pretrained weights: trained if need be, from scratch or from config.start_from; else read back."""
+  from factshock.training import checkpoints
+
+  section, folder = study.config.pretrain, checkpoint_folder(study.workdir, "pretrained", study.seed)
+  if checkpoints.latest_step(folder) == section.steps:
+    return checkpoints.restore_params(folder)
+  params = random_params(study)
+  if study.config.start_from:
+    params = checkpoints.restore(study.config.start_from, like={"params": params})["params"]
+  params = train(study, "pretrained", section, [study.text], [1.0], params)
+  if section.steps == 0:
+    checkpoints.save(folder, 0, params=params, config=provenance(study, "pretrained"))
+  return params

@@ -1,0 +1,94 @@
+"""One training step as a pure function of (state, batch, key)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from factshock.console import UserError
+from factshock.models import t5
+
+
+def loss_fn(params, config, batch, key=None):
+  """Weighted sum of the negative log-likelihood of the target tokens of a T5, and sums for metrics.
+
+  Args:
+    params, config: of models.t5.
+    batch: dict of `inputs` [B, S], `targets` [B, T], `weights` [B, T], and for packed rows
+      `input_segments`, `target_segments`.
+    key: random key of dropout, or None for none.
+  Returns: (loss sum, dict of `correct` and `tokens`, each weighted by `weights`), float32 scalars.
+  """
+  logits = t5.forward(params, config, batch["inputs"], batch["targets"], key=key,
+                      input_segments=batch.get("input_segments"), target_segments=batch.get("target_segments"))
+  nll_BxT, correct_BxT = token_losses(logits, batch["targets"])
+  weights = batch["weights"].astype(jnp.float32)
+  return jnp.sum(weights * nll_BxT), {"correct": jnp.sum(weights * correct_BxT), "tokens": jnp.sum(weights)}
+
+
+def token_losses(logits_BxTxV, targets_BxT):
+  """(Negative log-likelihood, 1.0 where no token is likelier) of each target: float32 [B, T] both.
+
+  The target's logit is picked by comparing indices, which XLA fuses: no one-hot array, no scatter.
+  """
+  logits = logits_BxTxV.astype(jnp.float32)
+  is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets_BxT[:, :, None]
+  target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+  largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+  log_sum = largest + jnp.log(jnp.sum(jnp.exp(logits - largest[:, :, None]), axis=-1))
+  return log_sum - target_logit, (target_logit >= largest).astype(jnp.float32)
+
+
+def init_state(params, optimizer):
+  """The state before the first step: dict of `params`, `opt_state` and `step` (int32 scalar)."""
+  return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def make_train_step(loss_fn, optimizer, accumulate=1):
+  """Builds `step(state, batch, key) -> (state, metrics)`, pure: jit it, with the state donated.
+
+  Args:
+    loss_fn: function of (params, batch=, key=) that returns (loss sum, dict of sums with `tokens` and
+      `correct`); for T5 `functools.partial(train_step.loss_fn, config=config)`.
+    optimizer: optax transformation.
+    accumulate: number of microbatches the batch is cut into; the gradient is that of the whole batch.
+  Metrics: `loss` and `accuracy` (means over the weights of the whole batch), `gradient_norm` (before
+  clipping), `tokens` (sum of the weights). The step's randomness is fold_in(key, state["step"]).
+  Raises (when traced): UserError where the batch is no multiple of `accumulate`.
+  """
+  def step(state, batch, key):
+    key = jax.random.fold_in(key, state["step"])
+    loss, sums, gradients = _gradients(loss_fn, state["params"], batch, key, accumulate)
+    tokens = jnp.maximum(sums["tokens"], 1e-9)  # a batch of padding alone: a loss of 0, not of 0/0
+    gradients = jax.tree.map(lambda x: (x / tokens).astype(x.dtype), gradients)
+    updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+    metrics = {"loss": loss / tokens, "accuracy": sums["correct"] / tokens,
+               "gradient_norm": optax.global_norm(gradients), "tokens": sums["tokens"]}
+    params = optax.apply_updates(state["params"], updates)
+    return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
+
+  return step
+
+
+def _gradients(loss_fn, params, batch, key, accumulate):
+  """(loss sum, other sums, gradient of the loss sum), summed over the microbatches."""
+  def of(batch, key):
+    (loss, sums), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch=batch, key=key)
+    return loss, sums, gradients
+
+  if accumulate == 1:
+    return of(batch, key)
+  parts = {name: _split(name, array, accumulate) for name, array in batch.items()}
+  keys = jax.random.split(key, accumulate)
+  first = jax.tree.map(lambda x: x[0], parts)
+  wide = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(of, first, keys[0]))
+  total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, of(*part)), None),
+                          wide, (parts, keys))
+  return total
+
+
+def _split(name, array, count):
+  """[B, ...] to [count, B / count, ...]; part i has the rows i, i + count, ..., so that a batch sharded in
+  runs of rows over devices stays where it is."""
+  if array.shape[0] % count:
+    raise UserError(f"accumulate: expected a divisor of the batch size {array.shape[0]} ({name}), got {count}")
+  return jnp.moveaxis(array.reshape(array.shape[0] // count, count, *array.shape[1:]), 1, 0)

@@ -1,0 +1,247 @@
+"""diagnose(): the whole of diagnosis.json on hand-made arms, seeds and bad input; and the verb."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from factshock.console import UserError
+from factshock.diagnosis import predictions, statistics, summary, table
+import test_diagnosis_shock as hand
+
+FINETUNING = {0: hand.of(hand.FINETUNING)}
+COUNTS = {0: {("r", name): count for name, count in hand.COUNTS.items()}}
+
+
+def rows_of(answers, gold=hand.GOLD, **columns):
+  return [{"subject": f"s{i}", "relation": "r", "object": right, "prediction": answer, "score": -1.0,
+           "popularity": float(i), **columns} for i, (right, answer) in enumerate(zip(gold, answers))]
+
+
+def arm(answers, gold=hand.GOLD, order=None, **columns):
+  rows = rows_of(answers, gold, **columns)
+  return predictions.from_rows(enumerate(rows if order is None else [rows[i] for i in order], 1))
+
+
+def two_arms():
+  zero = ["Moscow"] * 6 + ["Rome"] * 4  # right: the four Moscow and two Rome queries
+  return {"zero": {0: arm(zero)}, "tuned": {0: arm(hand.ANSWERS, order=[3, 1, 2, 0, 9, 8, 7, 6, 5, 4])}}
+
+
+def means(value):
+  return {name: estimate["mean"] for name, estimate in value.items()}
+
+
+def random_arms(seeds, accuracy, queries=400):
+  """Arms whose accuracy in each seed is given: dict label -> list."""
+  rng, arms = np.random.default_rng(0), {}
+  for label, shares in accuracy.items():
+    for seed, share in zip(seeds, shares):
+      answers = ["x" if value < share else "y" for value in rng.random(queries)]
+      arms.setdefault(label, {})[seed] = arm(answers, ["x"] * queries)
+  return arms
+
+
+def test_everything_about_two_arms_worked_by_hand():
+  found = summary.diagnose(two_arms(), finetuning=FINETUNING, counts=COUNTS, known="zero",
+                           entity_arms=["zero", "tuned"], resamples=200)
+  tuned = found["arms"]["tuned"]
+  assert found["reference"] == "zero" and found["seeds"] == [0] and tuned["queries"] == 10
+  assert tuned["exact_match"]["mean"] == pytest.approx(0.3)
+  assert tuned["exact_match"]["by_seed"] == {"0": pytest.approx(0.3)}
+  assert means(tuned["flips"]) == pytest.approx({"gained": 0.2, "lost": 0.5})  # Paris, Baku; 3 Moscow, 2 Rome
+  assert tuned["known_kept"]["mean"] == pytest.approx(1 / 6)
+  assert found["arms"]["zero"]["known_kept"]["mean"] == 1
+  ratio = tuned["shock"]["ratio"]["rare_seen"]
+  assert (ratio["mean"], ratio["predicted"], ratio["gold"]) == (4, 4, 1)
+  assert tuned["shock"]["shock"]["mean"] == pytest.approx(0.5)
+  assert tuned["shock"]["total_variation"]["mean"] == pytest.approx(0.4)
+  assert tuned["shock"]["mismatch"]["mean"] == pytest.approx(0.7)
+  assert means(tuned["errors"]) == pytest.approx({"finetuning_answer": 4 / 7, "rarer_than_gold": 4 / 7})
+  comparison, = found["comparisons"]
+  assert (comparison["arm"], comparison["against"], comparison["wins"], comparison["losses"]) == (
+      "tuned", "zero", 2, 5)
+  assert comparison["difference"]["mean"] == pytest.approx(-0.3) and comparison["seeds_same_sign"] == "1/1"
+  assert comparison["mcnemar_p"] == pytest.approx(statistics.mcnemar(2, 5)[0])
+  baku, = [row for row in found["entities"] if row["entity"] == "Baku"]
+  assert baku["predicted"] == {"zero": 0, "tuned": 4} and baku["group"] == "rare_seen"
+  assert (baku["pretraining"], baku["finetuning"], baku["gold"]) == (5, 2, 1)
+  assert "Bern" not in {row["entity"] for row in found["entities"]}
+  json.dumps(found, allow_nan=False)
+  assert any("zero" in line for line in table.lines(found))
+
+
+def test_popularity_quartiles():
+  bins = summary.diagnose(two_arms())["arms"]["tuned"]["by_popularity"]
+  assert [(row["low"], row["high"]) for row in bins] == [(0, 2), (3, 4), (5, 6), (7, 9)]
+  assert [row["queries"] for row in bins] == [3, 2, 2, 3]
+  assert [row["exact_match"]["mean"] for row in bins] == pytest.approx([1 / 3, 1 / 2, 1 / 2, 0])
+
+
+def test_queries_without_popularity_are_left_out_of_the_quartiles():
+  rows = rows_of(hand.ANSWERS)
+  rows[0]["popularity"] = None
+  bins = summary.diagnose({"a": {0: predictions.from_rows(enumerate(rows))}})["arms"]["a"]["by_popularity"]
+  assert sum(row["queries"] for row in bins) == 9
+
+
+def test_candidates_give_hits_and_reciprocal_rank():
+  lists = [["Moscow", -1.0], *([f"w{i}", -2.0] for i in range(4)), ["Paris", -3.0]]
+  found = summary.diagnose({"a": {0: arm(hand.ANSWERS, candidates=lists)}})["arms"]["a"]
+  assert found["hits@1"]["mean"] == pytest.approx(0.4) and found["hits@5"]["mean"] == pytest.approx(0.4)
+  assert found["hits@10"] == {"mean": None, "low": None, "high": None, "by_seed": {"0": None}}
+  assert found["mrr"]["mean"] == pytest.approx((4 + 2 / 6) / 10)
+  assert "mrr" not in summary.diagnose(two_arms())["arms"]["zero"]
+
+
+@pytest.mark.parametrize("finetuning, counts, known, unknown", [
+    (FINETUNING, None, ["range_shift", "mismatch", "total_variation"], ["shock", "slope", "spearman"]),
+    (None, COUNTS, ["total_variation"], ["shock", "slope", "range_shift", "mismatch"])])
+def test_measures_that_lack_what_they_need_are_null(finetuning, counts, known, unknown):
+  found = summary.diagnose(two_arms(), finetuning=finetuning, counts=counts)["arms"]["tuned"]
+  assert all(found["shock"][name]["mean"] is not None for name in known)
+  assert all(found["shock"][name]["mean"] is None for name in unknown)
+  assert all(ratio["mean"] is None for ratio in found["shock"]["ratio"].values())
+  assert (found["errors"]["finetuning_answer"]["mean"] is None) == (finetuning is None)
+  assert (found["errors"]["rarer_than_gold"]["mean"] is None) == (counts is None)
+
+
+def test_without_finetuning_facts_and_counts_there_is_no_shock():
+  assert not {"shock", "errors"} & summary.diagnose(two_arms())["arms"]["tuned"].keys()
+
+
+def test_an_arm_may_have_finetuning_facts_of_its_own():
+  found = summary.diagnose(two_arms(), finetuning=FINETUNING, counts=COUNTS,
+                           finetuning_by_arm={"tuned": {0: hand.of(["Moscow", "Lima"])}})["arms"]
+  assert found["tuned"]["shock"]["range_shift"]["mean"] == pytest.approx(0.2)
+  assert found["zero"]["shock"]["range_shift"]["mean"] == 0
+
+
+def test_row_order_changes_nothing_at_all():
+  def run(order):
+    arms = {"zero": {0: arm(["Moscow"] * 10, order=order)}, "tuned": {0: arm(hand.ANSWERS, order=order)}}
+    return summary.diagnose(arms, finetuning=FINETUNING, counts=COUNTS, known="zero", resamples=100)
+  assert run(None) == run([9, 3, 1, 2, 0, 8, 5, 6, 7, 4])
+
+
+@pytest.mark.parametrize("table_entries", [statistics.TABLE_ENTRIES, 0])
+def test_intervals_hold_their_measure_for_small_and_large_sets(monkeypatch, table_entries):
+  monkeypatch.setattr(statistics, "TABLE_ENTRIES", table_entries)
+  rng = np.random.default_rng(5)
+  names = [f"n{i}" for i in range(60)]
+  gold, answers = (rng.choice(names, 600, p=np.arange(60, 0, -1) / 1830).tolist() for _ in range(2))
+  found = summary.diagnose({"a": {0: arm(answers, gold)}}, finetuning={0: hand.of(names[::2] * 3)}, counts={
+      0: {("r", name): 600 // (i + 1) for i, name in enumerate(names)}})["arms"]["a"]
+  estimates = [found["exact_match"], found["f1"], found["errors"]["rarer_than_gold"],
+               *(row["exact_match"] for row in found["by_popularity"]), *found["shock"]["ratio"].values(),
+               *(value for name, value in found["shock"].items() if name != "ratio")]
+  assert all(row["low"] <= row["mean"] <= row["high"] for row in estimates)
+  share = found["exact_match"]["mean"]
+  width = found["exact_match"]["high"] - found["exact_match"]["low"]
+  assert width == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 600), rel=0.25)
+
+
+def test_seeds_are_a_second_level():
+  alike = summary.diagnose(random_arms(range(5), {"a": [0.5] * 5}))["arms"]["a"]["exact_match"]
+  apart = summary.diagnose(random_arms(range(5), {"a": [0.2, 0.4, 0.5, 0.6, 0.8]}))
+  apart = apart["arms"]["a"]["exact_match"]
+  assert list(apart["by_seed"]) == ["0", "1", "2", "3", "4"]
+  assert apart["mean"] == pytest.approx(np.mean(list(apart["by_seed"].values())))
+  assert apart["high"] - apart["low"] > 3 * (alike["high"] - alike["low"])
+
+
+def test_pairing_removes_what_seeds_share():
+  levels = [0.2, 0.4, 0.5, 0.6, 0.8]
+  found = summary.diagnose(random_arms(range(5), {"a": levels, "b": [level + 0.1 for level in levels]}),
+                           pairs=[("b", "a")])
+  row, = found["comparisons"]
+  arm_b = found["arms"]["b"]["exact_match"]
+  assert row["seeds_same_sign"] == "5/5"
+  assert 0 < row["difference"]["low"] < 0.1 < row["difference"]["high"] < 0.2
+  assert row["difference"]["high"] - row["difference"]["low"] < 0.5 * (arm_b["high"] - arm_b["low"])
+
+
+def test_arms_may_lack_a_seed_but_not_have_none_in_common():
+  arms = random_arms([0, 1], {"a": [0.5, 0.5]}) | random_arms([1, 2], {"b": [0.5, 0.5]})
+  row, = summary.diagnose(arms)["comparisons"]
+  assert list(row["difference"]["by_seed"]) == ["1"]
+  arms = random_arms([0], {"a": [0.5]}) | random_arms([1], {"b": [0.5]})
+  with pytest.raises(UserError, match="expected a seed that both arms have"):
+    summary.diagnose(arms)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"reference": "x"}, "reference: expected the label of an arm, one of zero, tuned; got 'x'"),
+    ({"known": "x"}, "known: expected the label"), ({"pairs": [("tuned", "x")]}, "pairs: expected the label"),
+    ({"entity_arms": ["x"]}, "entity_arms: expected the label"),
+    ({"counts": {7: {}}}, r"entity counts: expected them for seed 0, got them for \[7\]"),
+    ({"finetuning": {}}, "finetuning facts: expected them for seed 0")])
+def test_wrong_labels_and_seeds_are_named(options, message):
+  with pytest.raises(UserError, match=message):
+    summary.diagnose(two_arms(), **options)
+
+
+def test_arms_of_different_test_sets_are_refused():
+  arms = two_arms() | {"other": {0: arm(["Rome"] * 3, ["Rome"] * 3)}}
+  with pytest.raises(UserError, match="in arm 'other' as in arm 'zero'.* 10 of its 10|8 of its 10"):
+    summary.diagnose(arms)
+
+
+def test_many_points_cost_little():
+  rng, names = np.random.default_rng(6), [f"n{i}" for i in range(80)]
+  gold = rng.choice(names, 320).tolist()
+  arms = {f"p@{k}": {0: arm(rng.choice(names, 320).tolist(), gold)} for k in range(20)}
+  start = time.process_time()
+  summary.diagnose(arms, finetuning={0: hand.of(names[::2])}, counts={0: {("r", name): 3 for name in names}})
+  assert time.process_time() - start < 5
+
+
+def run_verb(*arguments):
+  command = [sys.executable, "-m", "factshock.diagnose", *map(str, arguments)]
+  return subprocess.run(command, capture_output=True, text=True)
+
+
+def write(path, rows):
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return path
+
+
+def test_the_verb_writes_a_diagnosis(tmp_path):
+  zero = write(tmp_path / "zero.jsonl", rows_of(["Moscow"] * 10))
+  tuned = write(tmp_path / "tuned.jsonl", rows_of(hand.ANSWERS))
+  facts = write(tmp_path / "train.jsonl", [{"subject": f"t{i}", "relation": "r", "object": name}
+                                           for i, name in enumerate(hand.FINETUNING)])
+  counts = tmp_path / "counts.tsv"
+  counts.write_text("entity\tcount\trelation\n"
+                    + "".join(f"{name}\t{n}\tr\n" for name, n in hand.COUNTS.items()))
+  done = run_verb(f"--predictions={zero},{tuned}", f"--finetuning_facts={facts}", f"--entity_counts={counts}",
+                  "--known=zero", f"--output={tmp_path / 'out'}")
+  assert done.returncode == 0, done.stderr
+  assert "tuned - zero" in done.stdout and "wrote" in done.stdout
+  found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+  assert found["arms"]["tuned"]["shock"]["shock"]["mean"] == pytest.approx(0.5)
+  assert found["format"] == 1 and "slope" in found["notes"]
+
+
+@pytest.mark.parametrize("text, options, message", [
+    ("", (), "a.jsonl: expected predictions"), ("{broken\n", (), "a.jsonl:1: expected"),
+    (json.dumps(rows_of(["x"])[0]), ("--reference=b",), "expected the label of an arm, one of a; got 'b'"),
+    (json.dumps(rows_of(["x"])[0]), ("--entity_counts=none.tsv",), "none.tsv")])
+def test_the_verb_ends_with_one_line_and_writes_nothing(tmp_path, text, options, message):
+  (tmp_path / "a.jsonl").write_text(text)
+  done = run_verb(f"--predictions={tmp_path / 'a.jsonl'}", f"--output={tmp_path / 'out'}", *options)
+  assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+  assert not (tmp_path / "out").exists()
+
+
+def test_help_needs_no_heavy_library():
+  code = ("import sys; sys.argv = ['diagnose', '--help']; import runpy\n"
+          "try: runpy.run_module('factshock.diagnose', run_name='__main__')\n"
+          "except SystemExit: pass\n"
+          "assert not {'jax', 'scipy', 'pandas', 'datasets', 'matplotlib'} & set(sys.modules)")
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert "--finetuning_facts" in done.stdout
