@@ -44,15 +44,15 @@ def get_config():
 
   # The pretraining task: span corruption, one sentence a sequence.
   config.pretrain = ml_collections.ConfigDict(dict(
-      steps=3000, batch_size=128, input_length=12, target_length=5, accumulate=1,
-      optimizer="adamw", learning_rate=1e-3, schedule="cosine", final=0.05, warmup=100, b2=0.98,
+      steps=3000, batch_size=128, input_length=10, target_length=4, accumulate=1,
+      optimizer="adafactor", learning_rate=1e-2, schedule="cosine", final=0.05, warmup=100, b2=0.98,
       weight_decay=0.0, clip=1.0, checkpoint_every=1000, log_every=50,
       masking="spans", noise_density=0.15, mean_span_length=3.0, roll=True,
       object_share=0.6, subject_share=0.1, window_words=16, windows_per_fact=8))
 
   # Finetuning on facts; an arm may override any value of it.
   config.finetune = ml_collections.ConfigDict(dict(
-      steps=200, batch_size=32, input_length=16, target_length=5, accumulate=1,
+      steps=200, batch_size=32, input_length=10, target_length=4, accumulate=1,
       optimizer="adamw", learning_rate=3e-4, schedule="constant", final=1.0, warmup=20, b2=0.98,
       weight_decay=0.0, clip=1.0, checkpoint_every=1000, log_every=25,
       eval_steps=(0, 10, 25, 50, 100, 200), prompt="question"))
@@ -63,7 +63,7 @@ def get_config():
   config.cpu_devices = 0  # data-parallel host devices without an accelerator; 0: a device a core, at most 8
 
   # The arms: what each one does (kinds: factshock/arms.py), and its title in the report.
-  config.arms = ml_collections.ConfigDict(arms())
+  config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   # Who plays which part in comparisons and pictures.
   config.roles = ml_collections.ConfigDict(dict(
       zero_shot="zero_shot_question", finetuned="finetune", ceiling="zero_shot_cloze",

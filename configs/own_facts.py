@@ -25,9 +25,9 @@ def get_config(prompt="cloze"):
   config.relations = "relations.jsonl"
   config.corpus = "text.txt"
   config.tokenizer.update(dict(kind="sentencepiece", size=4000, sentinels=100))
-  config.pretrain.update(dict(steps=3000, input_length=32, target_length=12, learning_rate=2e-3, masking="salient"))
+  config.pretrain.update(dict(steps=3000, input_length=32, target_length=12, masking="salient"))
   config.finetune.update(dict(input_length=48, target_length=16, learning_rate=1e-3, prompt=prompt))
-  config.arms = ml_collections.ConfigDict(arms(prompt))
+  config.arms = ml_collections.ConfigDict(arms(prompt), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot", ceiling=""))
   return config
 

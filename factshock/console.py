@@ -24,7 +24,12 @@ def run(main):
       print("interrupted: run the same command again to go on", file=sys.stderr)
       return 130
 
-  app.run(guarded, flags_parser=_parse_flags)
+  try:
+    app.run(guarded, flags_parser=_parse_flags)
+  except SystemExit as end:
+    # absl ends with 1 after --help, which to a shell script means that something went wrong.
+    asked = {"--help", "-help", "--helpshort", "--helpfull", "-h"} & set(sys.argv[1:])
+    sys.exit(0 if asked and end.code == 1 else end.code)
 
 
 def _parse_flags(argv):
@@ -49,23 +54,26 @@ def duration(seconds):
 
 
 class Progress:
-  """Prints "label 1200/3000 40% (note), 0:51 elapsed, ETA 1:17", at most one line every few seconds."""
+  """Prints "label 1200/3000 40% (note), 0:51 elapsed, ETA 1:17", at most one line every few seconds.
 
-  def __init__(self, label, total, *, start=0, every=5.0):
-    self.label, self.total, self.start, self.every = label, total, start, every
+  The ETA counts from the first update on: what comes before it (compilation, say) is not repeated.
+  """
+
+  def __init__(self, label, total, *, every=5.0):
+    self.label, self.total, self.every = label, total, every
     self.began = self.last = time.monotonic()
+    self.first = None
 
   def update(self, done, note=""):
     """Says that `done` of `total` units are done; prints if it is time to, or if all are done."""
     now = time.monotonic()
+    if self.first is None:
+      self.first = now, done
     finished = done >= self.total
-    if not finished and now - self.last < self.every:
-      return
-    if finished and now - self.began < self.every:
+    if now - (self.began if finished else self.last) < self.every or done == self.first[1] < self.total:
       return
     self.last = now
-    elapsed = now - self.began
-    eta = elapsed * (self.total - done) / max(1, done - self.start)
+    eta = (now - self.first[0]) * (self.total - done) / max(1, done - self.first[1])
     note = f" ({note})" if note else ""
     print(f"  {self.label} {done}/{self.total} {100 * done // max(1, self.total)}%{note}, "
-          f"{duration(elapsed)} elapsed" + ("" if finished else f", ETA {duration(eta)}"), flush=True)
+          f"{duration(now - self.began)} elapsed" + ("" if finished else f", ETA {duration(eta)}"), flush=True)

@@ -27,10 +27,11 @@ def run(config, workdir):
     UserError: a config that cannot be used, or a workdir of another experiment.
   """
   from factshock.report import page
-  from factshock.training import partitioning
+  from factshock.training import host, partitioning
 
   arm_room.check(config)
   claim_workdir(config, workdir)
+  host.keep_freed_memory()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh()
   began = time.monotonic()
@@ -198,7 +199,7 @@ def diagnose(config, workdir, run_facts):
             "groups": {label: _group(config, label) for label in table}, "selected": selected,
             "roles": {**roles, "remedies": list(roles["remedies"])}, "run": _run_record(config, workdir, run_facts)}
   with files.writing(os.path.join(workdir, "diagnosis.json")) as file:
-    json.dump(found, file, indent=1)
+    json.dump(found, file, allow_nan=False)
   return found
 
 

@@ -59,6 +59,7 @@ def test_scores_of_all_rows():
   texts = ("moscow", "Baku", "Moscow city", "moscow")
   found = predictions.from_rows(enumerate({**row, "prediction": text} for text in texts))
   np.testing.assert_allclose(accuracy.scores(found), [[1, 1, 1], [0, 0, 0], [0, 1, 2 / 3], [1, 1, 1]])
+  assert accuracy.exact_match(found).tolist() == [1, 0, 0, 1]
 
 
 def test_hits_and_reciprocal_rank():

@@ -18,5 +18,5 @@ def get_config():
   config.answering.batch_size = 32
   config.diagnosis.resamples = 200
   config.cpu_devices = 2
-  config.arms = ml_collections.ConfigDict({name: demo.arms()[name] for name in KEEP})
+  config.arms = ml_collections.ConfigDict({name: demo.arms()[name] for name in KEEP}, sort_keys=False)
   return config

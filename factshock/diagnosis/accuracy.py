@@ -81,6 +81,11 @@ def scores(predictions):
   return found.reshape(-1, 3)[row_N]
 
 
+def exact_match(predictions):
+  """Whether each row's prediction is right: float64 array [N] of 0 and 1, in the order of the file."""
+  return scores(predictions)[:, 0]
+
+
 def gold_rank(texts, accepted):
   """Place (from 1) of the first listed text that is an accepted answer; 0 where none is.
 

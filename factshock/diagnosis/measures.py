@@ -1,6 +1,5 @@
 """All measures of all arms on the test set of one seed, each with its bootstrap resamples."""
 
-import collections
 import typing
 
 import numpy as np

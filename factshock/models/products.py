@@ -25,10 +25,7 @@ def _dense_backward(saved, gradient):
   rows = tuple(range(x.ndim - 1))
   free = tuple(range(x.ndim - 1, gradient.ndim))
   to_x = jax.lax.dot_general(gradient, weight, ((free, tuple(range(1, weight.ndim))), ((), ())))
-  if weight.shape[0] <= weight.size // weight.shape[0]:
-    return to_x, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
-  to_weight = jax.lax.dot_general(gradient, x, ((rows, rows), ((), ())))
-  return to_x, jnp.moveaxis(to_weight, -1, 0)
+  return to_x, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
 
 
 dense.defvjp(_dense_forward, _dense_backward)

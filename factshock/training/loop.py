@@ -139,7 +139,7 @@ class _Report:
 
   def __init__(self, label, start, steps, metrics, log_every):
     self.label, self.steps, self.metrics, self.log_every = label, steps, metrics, log_every
-    self.progress = console.Progress(label, steps, start=start)
+    self.progress = console.Progress(label, steps)
     self.pending = None
     self._restart()
 
