@@ -76,14 +76,14 @@ def arms():
     return dict(kind="finetune", facts=facts, title=title, group=group, **more)
 
   return dict(
-      zero_shot_cloze=dict(kind="prompted", prompt="cloze", title="Zero-shot cloze (ceiling of stored knowledge)"),
+      zero_shot_cloze=dict(kind="prompted", prompt="cloze", title="Zero-shot cloze (ceiling)"),
       zero_shot_question=dict(kind="prompted", prompt="question", title="Zero-shot question"),
       k_shot=dict(kind="prompted", prompt="question", shots=2, title="2-shot question"),
       finetune=finetune("balanced", "Finetuning", "baseline"),
       mixture=finetune("balanced", "Mixture finetuning 4:1", "remedy", ratio=4.0),
       weight_mixing=dict(kind="weight_mixing", of="finetune", title="Weight mixing"),
       output_mixing=dict(kind="output_mixing", of="finetune", with_arm="zero_shot_question", title="Output mixing"),
-      combined=dict(kind="weight_mixing", of="mixture", title="Mixture finetuning and weight mixing"),
+      combined=dict(kind="weight_mixing", of="mixture", title="Mixture and weight mixing"),
       whole=finetune("whole", "Whole pool", "which facts"),
       popular_half=finetune("popular_half", "Popular half", "which facts"),
       unpopular_half=finetune("unpopular_half", "Unpopular half", "which facts"),

@@ -207,7 +207,10 @@ def summary_lines(found):
   """The table of arms and the paired comparisons as lines of text; points of curves are left out."""
   from factshock.diagnosis import table
 
-  return table.lines({**found, "arms": {label: found["arms"][label] for label in found["table"]}})
+  listed = set(found["table"])
+  return table.lines({
+      **found, "arms": {label: found["arms"][label] for label in found["table"]},
+      "comparisons": [row for row in found["comparisons"] if {row["arm"], row["against"]} <= listed]})
 
 
 def _finetuning_set(config, name):
@@ -243,9 +246,7 @@ def _best_point(workdir, labels, seed):
 def _title(config, label, name=None):
   name = name or label
   title = config.arms[name].get("title", name)
-  if label == name:
-    return title + (" (alpha by development)" if arm_room.KINDS[config.arms[name].kind].varies == "alpha" else "")
-  return f"{title}, stopped early"
+  return title if label == name else f"{title}, stopped early"
 
 
 def _group(config, label):
@@ -266,7 +267,12 @@ def _pairs(config, table):
   pairs.append(("mixture", "language_model_only"))
   for suffix in ("", "_early"):
     pairs += [(f"popular_half{suffix}", f"{other}{suffix}") for other in ("unpopular_half", "random_half", "whole")]
-  return [pair for pair in dict.fromkeys(pairs) if pair[0] in table and pair[1] in table]
+  pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] in table and pair[1] in table]
+  if roles.finetuned:
+    # Of the points of the main curve, so that the report can say whether it rises and falls.
+    first, *others = arm_room.points(config, roles.finetuned)
+    pairs += [(label, first) for label in others] + [(last, label) for last in others[-1:] for label in others[:-1]]
+  return pairs
 
 
 def _run_record(config, workdir, run_facts):

@@ -87,8 +87,9 @@ def test_a_second_run_skips_what_is_done(finished, environment):
   assert before == {path: path.stat().st_mtime_ns for path in (workdir / "predictions").iterdir()}
 
 
-@pytest.mark.parametrize("when", ["checkpoints/pretrained/0/10", "checkpoints/mixture/0/4",
-                                  "predictions/weight_mixing@0.5.seed0.test.jsonl.gz"])
+@pytest.mark.parametrize("when", [
+    "checkpoints/mixture/0/4", pytest.param("checkpoints/pretrained/0/10", marks=pytest.mark.slow),
+    pytest.param("predictions/weight_mixing@0.5.seed0.test.jsonl.gz", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_predictions(finished, environment, tmp_path, when):
   """SIGKILL as soon as a file is there; the rerun must end with the bytes of the run that was not killed."""
   workdir = tmp_path / "killed"

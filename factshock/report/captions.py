@@ -30,7 +30,8 @@ READING = {
     "steps":
         "How to read: each line is one kind of finetuning, measured after the given number of steps; bands "
         "are {level} intervals; the dashed line is the model before finetuning. A line that rises and then "
-        "falls gains at first and is harmed beyond a point; compare the final height with the dashed line.",
+        "falls gains at first and is harmed beyond a point; compare the final height with the dashed line. The "
+        "highest point is picked on these same test facts; \"stopped early\" in the table picks it on others.",
     "alpha":
         "How to read: alpha is the weight of the finetuned model in the mix. First, exact match (higher is "
         "better); second, the distance between predicted and gold answer frequencies (lower is better). "

@@ -130,7 +130,9 @@ def bar(found, span, line=None):
 
 def comparisons(diagnosis):
   """The paired comparisons; differences whose interval excludes 0 are bold."""
-  rows = [(row, reading.clean(row.get("difference"))) for row in diagnosis.get("comparisons") or []]
+  points = set(reading.points(diagnosis))
+  rows = [(row, reading.clean(row.get("difference"))) for row in diagnosis.get("comparisons") or []
+          if not {row.get("arm"), row.get("against")} & points]
   span = _span([found for _, found in rows] + [{"low": 0., "high": 0., "mean": 0.}])
   body = [[text(reading.title(diagnosis, row.get("arm"))), text(reading.title(diagnosis, row.get("against"))),
            _difference(found), bar(found, span, 0.), _p_value(row.get("mcnemar_p")), _count(row.get("wins")),
