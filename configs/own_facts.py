@@ -11,7 +11,7 @@ Facts are asked by the relation's first statement; with --config=configs/own_fac
 Pretraining masks the object (0.6), the subject (0.1) or a random span (0.3) in windows of 16 words that name
 a fact's subject and object, as plain span corruption learns little from a small text; for that choose
 --config.pretrain.masking=spans. A SentencePiece model is trained on the text, or given: --config.tokenizer.path.
-Expect: see docs/measurements.md. Time: three relations with 15,000 sentences, under 20 minutes on 2 CPU cores.
+Expect: see docs/measurements.md. Time: three relations with 12,000 sentences, under 20 minutes on 2 CPU cores.
 """
 
 import ml_collections
@@ -25,8 +25,8 @@ def get_config(prompt="cloze"):
   config.relations = "relations.jsonl"
   config.corpus = "text.txt"
   config.tokenizer.update(dict(kind="sentencepiece", size=4000, sentinels=100))
-  config.pretrain.update(dict(steps=3000, input_length=32, target_length=12, masking="salient"))
-  config.finetune.update(dict(input_length=48, target_length=16, learning_rate=1e-3, prompt=prompt))
+  config.pretrain.update(dict(steps=1500, input_length=24, target_length=8, masking="salient"))
+  config.finetune.update(dict(input_length=40, target_length=16, learning_rate=1e-3, prompt=prompt))
   config.arms = ml_collections.ConfigDict(arms(prompt), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot", ceiling=""))
   return config

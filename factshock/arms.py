@@ -4,7 +4,6 @@ An arm is a dict of the config, say `dict(kind="finetune", facts="balanced", rat
 KINDS; to add a kind, write its `run` and its entry here, and name it in a config.
 """
 
-import os
 import shutil
 from typing import Callable, NamedTuple
 

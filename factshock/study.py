@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from factshock import config as configs
 from factshock import files
-from factshock.console import Progress, UserError
+from factshock.console import UserError
 from factshock.facts import counts as counting
 from factshock.facts import relations as relations_room
 from factshock.facts import schema, splits, world

@@ -62,11 +62,15 @@ def make_train_step(loss_fn, optimizer, accumulate=1):
     gradients = jax.tree.map(lambda x: (x / tokens).astype(x.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
     metrics = {"loss": loss / tokens, "accuracy": sums["correct"] / tokens,
-               "gradient_norm": optax.global_norm(gradients), "tokens": sums["tokens"]}
+               "gradient_norm": _norm(gradients), "tokens": sums["tokens"]}
     params = optax.apply_updates(state["params"], updates)
     return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
 
   return step
+
+
+def _norm(tree):
+  return jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)))
 
 
 def _gradients(loss_fn, params, batch, key, accumulate):

@@ -3,10 +3,10 @@
   python tests/benchmarks/train_step.py --shapes=demo,tiny,small --rounds=15
 
 Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `--threads` CPU devices, PyTorch
-runs as many threads. A round is one timed step of each side (after an untimed one, which also lets the threads
-of the other side fall asleep); the table has the median of the rounds, the least, and the median of the
-ratios within a round. Other work on the machine disturbs both sides of a round alike, but not equally well:
-PyTorch's threads wait for one another by spinning. Run it on a quiet machine.
+runs as many threads. Each side is a process of its own, waiting while another steps. A round is one untimed and
+one timed step of each side in turn; the table has the median of the rounds, the least, and both as ratios to
+this package. Run it on a quiet machine: other work disturbs all sides, but PyTorch's most, whose threads wait
+for one another by spinning. "PyTorch compiled, kept memory" has the allocator setting of training/host.py too.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import functools
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 
@@ -27,14 +28,20 @@ SHAPES = {
 }
 
 
-def jax_side(shape, batch, *, unroll, learning_rate):
-  """A function that takes one step of this package, and its loss at the end."""
+SIDES = ("factshock", "PyTorch eager", "PyTorch compiled", "PyTorch compiled, kept memory")
+
+
+def jax_side(shape, batch, *, threads, unroll, learning_rate):
+  """A function that takes one step of this package and returns its loss."""
   import jax
+  jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_num_cpu_devices", threads)
   from jax.sharding import NamedSharding, PartitionSpec
 
   from factshock.models import t5
-  from factshock.training import optimizers, train_step
+  from factshock.training import host, optimizers, train_step
 
+  host.keep_freed_memory()
   mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   config = t5.T5Config(**_sizes(shape), unroll=unroll)
   optimizer = optimizers.make_optimizer({"optimizer": "adamw", "learning_rate": learning_rate})
@@ -52,11 +59,12 @@ def jax_side(shape, batch, *, unroll, learning_rate):
   return run
 
 
-def torch_side(shape, batch, *, compiled, learning_rate):
-  """The same for PyTorch transformers; raises where `compiled` is asked for and no compiler is there."""
+def torch_side(shape, batch, *, threads, compiled, learning_rate):
+  """The same for PyTorch transformers; `compiled` needs a C++ compiler."""
   import torch
   import transformers
 
+  torch.set_num_threads(threads)
   sizes = _sizes(shape)
   model = transformers.T5ForConditionalGeneration(transformers.T5Config(
       vocab_size=sizes["vocab_size"], d_model=sizes["d_model"], d_kv=sizes["d_kv"], d_ff=sizes["d_ff"],
@@ -89,20 +97,56 @@ def random_batch(shape):
   return dict(arrays, weights=np.ones(arrays["targets"].shape, np.float32))
 
 
-def measure(sides, rounds):
-  """Seconds of each timed step: dict side -> list, one a round; the sides take turns."""
-  seconds = {name: [] for name in sides}
-  for name, run in sides.items():
+def worker(side, shape, threads):
+  """What a side's process does: a step for each line it reads, the seconds of which it answers."""
+  batch, options = random_batch(shape), dict(threads=threads, learning_rate=1e-3)
+  if side == "factshock":
+    run = jax_side(shape, batch, unroll=shape["encoder_layers"] <= 4, **options)
+  else:
+    if "kept memory" in side:
+      from factshock.training import host
+      host.keep_freed_memory()
+    run = torch_side(shape, batch, compiled="compiled" in side, **options)
+  for _ in sys.stdin:
     began = time.perf_counter()
     run()
-    print(f"  {name}: first step with compilation {time.perf_counter() - began:.1f} s", flush=True)
-  for _ in range(rounds):
-    for name, run in sides.items():
-      run()
-      began = time.perf_counter()
-      run()
-      seconds[name].append(time.perf_counter() - began)
-  return seconds
+    print(f"seconds {time.perf_counter() - began}", flush=True)
+
+
+def measure(sides, shape_name, threads, rounds):
+  """Seconds of each timed step: dict side -> list, one a round; a side that fails is left out, with a message."""
+  processes = {side: subprocess.Popen([sys.executable, __file__, f"--worker={side}", f"--shapes={shape_name}",
+                                       f"--threads={threads}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      text=True, env=dict(os.environ, PYTHONWARNINGS="ignore"))
+               for side in sides}
+  try:
+    for side, process in list(processes.items()):
+      first = _step(process)
+      print(f"  {shape_name}, {side}: " + ("failed" if first is None else f"first step {first:.1f} s"), file=sys.stderr)
+      if first is None:
+        processes.pop(side).wait()
+    seconds = {side: [] for side in processes}
+    for _ in range(rounds):
+      for side, process in processes.items():
+        _step(process)
+        seconds[side].append(_step(process))
+    return seconds
+  finally:
+    for process in processes.values():
+      process.kill()
+
+
+def _step(process):
+  """Seconds of one step of a worker, None where it has died."""
+  try:
+    process.stdin.write("step\n")
+    process.stdin.flush()
+  except BrokenPipeError:
+    return None
+  for line in process.stdout:
+    if line.startswith("seconds "):
+      return float(line.split()[1])
+  return None
 
 
 def table(shape_name, shape, seconds):
@@ -121,14 +165,11 @@ def _sizes(shape):
   return {name: value for name, value in shape.items() if name not in ("batch", "inputs", "targets")}
 
 
-def _sides(shape, arguments):
-  batch = random_batch(shape)
-  unroll = shape["encoder_layers"] <= 4
-  sides = {"factshock": jax_side(shape, batch, unroll=unroll, learning_rate=1e-3)}
-  sides["PyTorch eager"] = torch_side(shape, batch, compiled=False, learning_rate=1e-3)
-  if arguments.compiled:
-    sides["PyTorch compiled"] = torch_side(shape, batch, compiled=True, learning_rate=1e-3)
-  return sides
+def _about(threads):
+  import importlib.metadata
+  versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch", "transformers"))
+  return (f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {threads} threads; float32; "
+          f"Python {platform.python_version()}, {versions}")
 
 
 def main():
@@ -136,30 +177,24 @@ def main():
   parser.add_argument("--shapes", default="demo,tiny,small", help=f"comma list of {', '.join(SHAPES)}")
   parser.add_argument("--rounds", type=int, default=15)
   parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
-  parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True,
-                      help="also torch.compile, which needs a C++ compiler")
+  parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile")
+  parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
-  unknown = set(arguments.shapes.split(",")) - set(SHAPES)
+  names = arguments.shapes.split(",")
+  unknown = set(names) - set(SHAPES)
   if unknown:
     parser.error(f"--shapes: expected names among {', '.join(SHAPES)}, got {', '.join(sorted(unknown))}")
+  if arguments.worker:
+    return worker(arguments.worker, SHAPES[names[0]], arguments.threads)
 
-  import jax
-  import torch
-  import transformers
-  jax.config.update("jax_platforms", "cpu")
-  jax.config.update("jax_num_cpu_devices", arguments.threads)
-  torch.set_num_threads(arguments.threads)
-  print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.threads} threads; "
-        f"float32; Python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}", flush=True)
-  rows = ["| shape | side | ms a step, median | least | tokens/s | time / ours, median | of the least |",
-          "|---|---|---|---|---|---|---|"]
-  for name in arguments.shapes.split(","):
-    seconds = measure(_sides(SHAPES[name], arguments), arguments.rounds)
-    rows += table(name, SHAPES[name], seconds)
-  print("\n".join(rows))
+  print(_about(arguments.threads), flush=True)
+  print("| shape | side | ms a step, median | least | tokens/s | time / ours, median | of the least |\n"
+        "|---|---|---|---|---|---|---|")
+  for name in names:
+    seconds = measure(SIDES if arguments.compiled else SIDES[:2], name, arguments.threads, arguments.rounds)
+    print("\n".join(table(name, SHAPES[name], seconds)), flush=True)
 
 
 if __name__ == "__main__":
-  sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
+  sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
   main()

@@ -1,0 +1,140 @@
+"""The train step: loss and metrics, accumulation, devices, dropout keys, and learning."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import hf_t5
+from factshock.console import UserError
+from factshock.models import t5
+from factshock.training import optimizers, train_step
+
+CONFIG = t5.T5Config(vocab_size=41, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=2, decoder_layers=1,
+                     relative_buckets=8, relative_max_distance=20)
+KEY = jax.random.key(7)
+PARAMS = t5.init(CONFIG, jax.random.key(0))
+
+
+def _step(config=CONFIG, optimizer=None, accumulate=1):
+  loss = functools.partial(train_step.loss_fn, config=config)
+  return jax.jit(train_step.make_train_step(loss, optimizer or optax.sgd(0.1), accumulate))
+
+
+def _state(optimizer=None):
+  return train_step.init_state(PARAMS, optimizer or optax.sgd(0.1))
+
+
+def _batch(seed=0, rows=8):
+  batch = hf_t5.random_batch(CONFIG, seed, batch=rows)
+  # weights that differ, so that a mean of means shows
+  return dict(batch, weights=batch["weights"] * np.random.default_rng(seed).uniform(0.2, 2, batch["weights"].shape
+                                                                                    ).astype(np.float32))
+
+
+def _assert_near(a, b, tolerance):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def test_token_losses_equal_log_softmax_and_argmax():
+  logits = jax.random.normal(KEY, (3, 4, 7)) * 30
+  targets = np.random.default_rng(0).integers(0, 7, (3, 4)).astype(np.int32)
+  nll, correct = train_step.token_losses(logits, targets)
+  expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], -1)[..., 0]
+  np.testing.assert_allclose(nll, expected, rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(correct, np.argmax(logits, -1) == targets)
+
+
+def test_loss_is_the_weighted_mean_over_tokens_and_metrics_say_so():
+  batch = _batch()
+  _, metrics = _step()(_state(), batch, KEY)
+  logits = np.asarray(t5.forward(PARAMS, CONFIG, batch["inputs"], batch["targets"]), np.float64)
+  logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  nll = -np.take_along_axis(logs, batch["targets"][..., None], -1)[..., 0]
+  weights = batch["weights"]
+  assert metrics["loss"] == pytest.approx((weights * nll).sum() / weights.sum(), rel=1e-5)
+  assert metrics["accuracy"] == pytest.approx(
+      (weights * (logits.argmax(-1) == batch["targets"])).sum() / weights.sum(), abs=1e-6)
+  assert metrics["tokens"] == pytest.approx(weights.sum())
+  assert set(metrics) == {"loss", "accuracy", "gradient_norm", "tokens"}
+
+
+def test_gradient_norm_is_that_of_the_step_taken():
+  state, metrics = _step()(_state(), _batch(), KEY)
+  moved = jax.tree.map(lambda new, old: (new - old) / 0.1, state["params"], PARAMS)
+  assert metrics["gradient_norm"] == pytest.approx(float(optax.tree_utils.tree_norm(moved)), rel=1e-3)
+  assert int(state["step"]) == 1
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_equals_one_batch(parts):
+  batch = _batch()
+  whole, whole_metrics = _step()(_state(), batch, KEY)
+  split, split_metrics = _step(accumulate=parts)(_state(), batch, KEY)
+  _assert_near(whole["params"], split["params"], 1e-5)
+  _assert_near(whole_metrics, split_metrics, 1e-5)
+
+
+def test_accumulation_that_does_not_divide_the_batch_is_refused():
+  with pytest.raises(UserError, match="divisor of the batch size 8.*got 3"):
+    _step(accumulate=3)(_state(), _batch(), KEY)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_eight_devices_equal_one(accumulate):
+  if jax.device_count() < 8:
+    pytest.skip("needs 8 devices")
+  batch, optimizer = _batch(rows=16), optax.adam(1e-2)
+  step = _step(optimizer=optimizer, accumulate=accumulate)
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  everywhere, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+  one, many = _state(optimizer), jax.device_put(_state(optimizer), everywhere)
+  for _ in range(3):
+    one, one_metrics = step(one, batch, KEY)
+    many, many_metrics = step(many, jax.device_put(batch, rows), jax.device_put(KEY, everywhere))
+  assert many["params"]["embedding"].sharding.is_equivalent_to(everywhere, 2)
+  _assert_near(one_metrics, many_metrics, 1e-4)
+  _assert_near(one["params"], many["params"], 1e-3)
+
+
+def test_dropout_follows_the_key_and_the_step():
+  step = _step(dataclasses.replace(CONFIG, dropout=0.3))
+  state, batch = _state(), _batch()
+  later = dict(state, step=jnp.ones((), jnp.int32))
+  losses = [float(step(s, batch, key)[1]["loss"]) for s, key in (
+      (state, KEY), (state, KEY), (state, jax.random.key(8)), (later, KEY))]
+  assert losses[0] == losses[1] and len(set(losses)) == 3
+
+
+def test_a_batch_of_padding_changes_nothing():
+  batch = _batch()
+  batch = dict(batch, weights=np.zeros_like(batch["weights"]))
+  state, metrics = _step()(_state(), batch, KEY)
+  jax.tree.map(np.testing.assert_array_equal, state["params"], PARAMS)
+  assert float(metrics["loss"]) == 0 and float(metrics["tokens"]) == 0
+
+
+@pytest.mark.parametrize("section", [{"optimizer": "adamw", "learning_rate": 1e-2, "clip": 1.0},
+                                     {"optimizer": "adafactor", "learning_rate": 3e-2}])
+def test_both_optimizers_learn_a_batch_by_heart(section):
+  optimizer = optimizers.make_optimizer(section)
+  state, step, batch = _state(optimizer), _step(optimizer=optimizer), _batch()
+  losses = []
+  for _ in range(60):
+    state, metrics = step(state, batch, KEY)
+    losses.append(float(metrics["loss"]))
+  assert losses[-1] < 0.3 * losses[0], losses[::10]
+
+
+def test_bfloat16_params_keep_their_dtype():
+  config = dataclasses.replace(CONFIG, dtype="bfloat16", param_dtype="bfloat16")
+  params = t5.init(config, jax.random.key(0))
+  for accumulate in (1, 2):
+    state, metrics = _step(config, accumulate=accumulate)(train_step.init_state(params, optax.sgd(0.1)), _batch(), KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {jnp.dtype("bfloat16")}
+    assert metrics["loss"].dtype == jnp.float32
