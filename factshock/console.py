@@ -10,9 +10,10 @@ class UserError(ValueError):
 
 def run(main):
   """Runs an absl `main(argv)`; a UserError becomes one line on stderr and exit code 2."""
-  from absl import app
+  from absl import app, logging
 
   def guarded(argv):
+    logging.set_verbosity(logging.WARNING)  # absl's own INFO: which backends JAX did not find
     try:
       if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)")

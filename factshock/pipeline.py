@@ -2,9 +2,12 @@
 
 import datetime
 import functools
+import glob
+import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 
@@ -14,6 +17,7 @@ from factshock import files
 from factshock import study as studies
 from factshock.console import UserError, duration
 
+RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
 MAY_CHANGE = ("seeds", "diagnosis", "roles", "name", "cpu_devices")  # what a rerun in the same workdir may change
 
 
@@ -123,17 +127,35 @@ def claim_workdir(config, workdir):
   Raises:
     UserError: the workdir is of another experiment (naming what differs), or holds other files.
   """
-  path, wanted = os.path.join(workdir, "config.json"), configs.to_dict(config)
+  path, wanted = os.path.join(workdir, "config.json"), configs.to_dict(config) | input_digests(config)
   if not os.path.exists(path):
     if os.path.isdir(workdir) and os.listdir(workdir):
       raise UserError(f"{workdir}: not empty, and no workdir of an experiment; choose another --workdir")
   else:
     differing = differences(_read_json(path), wanted)
-    if differing:
+    if differing and not any(os.path.exists(os.path.join(workdir, name)) for name in RESULTS):
+      # An attempt that ended before any training, with a mistake in its flags, say: start over.
+      for name in PREPARED:
+        shutil.rmtree(os.path.join(workdir, name), ignore_errors=True)
+    elif differing:
       raise UserError(f"{workdir}: is the workdir of another experiment; choose another --workdir or remove it. "
                       "What differs (there, here):\n  " + "\n  ".join(differing))
   with files.writing(path) as file:
     json.dump(wanted, file, indent=1)
+
+
+def input_digests(config):
+  """{"inputs": SHA-256 of the files that config.facts, relations and corpus name}: changed files are noticed."""
+  if config.facts == "world":
+    return {}
+  digests = {}
+  for name in ("facts", "relations", "corpus"):
+    digests[name] = hashlib.sha256()
+    for path in sorted(glob.glob(config[name])):
+      with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+          digests[name].update(block)
+  return {"inputs": {name: digest.hexdigest() for name, digest in digests.items()}}
 
 
 def differences(old, new, where="config"):

@@ -1,6 +1,12 @@
-"""PyTorch transformers' T5 with random weights, and its state dict as our params: the oracle of parity tests."""
+"""PyTorch transformers' T5 with random weights, and its state dict as our params: the oracle of tests."""
 
+import functools
+
+import jax
 import numpy as np
+
+# compiles in half the time; for tests that run a function once or a few times
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 from factshock.models import t5
 
@@ -45,7 +51,6 @@ def params(config, state):
 
 def _stack(state, side, depth, config):
   blocks = [_block(state, f"{side}.block.{layer}.layer", side == "decoder", config) for layer in range(depth)]
-  import jax
   return {"relative_bias": state[f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
           "final_norm": {"scale": state[f"{side}.final_layer_norm.weight"]},
           "layers": jax.tree.map(lambda *arrays: np.stack(arrays), *blocks)}

@@ -83,7 +83,8 @@ def test_clip_is_by_the_norm_of_all_gradients():
   clip = {**ADAMW, "clip": 1.0}
   params = jax.tree.map(jnp.zeros_like, gradients)
   # Adam forgets the scale of a single gradient, so look at its first moment
-  _, state = optimizers.make_optimizer(clip).update(gradients, optimizers.make_optimizer(clip).init(params), params)
+  optimizer = optimizers.make_optimizer(clip)
+  _, state = optimizer.update(gradients, optimizer.init(params), params)
   moment = optax.tree_utils.tree_get(state, "mu")
   assert float(optax.tree_utils.tree_norm(moment)) == pytest.approx(0.1, rel=1e-5)
 

@@ -54,7 +54,8 @@ class T5Config:
     if not 0 <= self.dropout < 1:
       raise UserError(f"model dropout: expected a share from 0 to below 1, got {self.dropout!r}")
     if self.relative_buckets < 4 or self.relative_buckets % 2:
-      raise UserError(f"model relative_buckets: expected an even number from 4, got {self.relative_buckets!r}")
+      raise UserError(f"model relative_buckets: expected an even number from 4, "
+                      f"got {self.relative_buckets!r}")
     if self.relative_max_distance <= self.relative_buckets // 2:
       raise UserError(f"model relative_max_distance: expected more than half of relative_buckets "
                       f"({self.relative_buckets // 2}), got {self.relative_max_distance!r}")
@@ -222,7 +223,8 @@ class _FeedForward(_Part):
     else:
       both = products.dense(x, jnp.stack([self.weight("gate", *into), self.weight("up", *into)], axis=1))
       hidden = products.gated(both, activation)
-    return products.dense(self.drop(hidden), self.weight("down", config.d_ff ** -0.5, config.d_ff, config.d_model))
+    down = self.weight("down", config.d_ff ** -0.5, config.d_ff, config.d_model)
+    return products.dense(self.drop(hidden), down)
 
 
 class _EncoderLayer(_Part):

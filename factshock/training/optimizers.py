@@ -66,7 +66,8 @@ def _adafactor():
 
   Stacked layers are taken one by one, so that a stack trains as its layers would apart.
   """
-  each = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
+  each = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0),
+                     optax.scale_by_param_block_rms())
   alone = optax.GradientTransformation(jax.vmap(each.init), jax.vmap(each.update))
   return _leaf_by_leaf(lambda names: alone if "layers" in names else each)
 

@@ -18,8 +18,8 @@ def loss_fn(params, config, batch, key=None):
     key: random key of dropout, or None for none.
   Returns: (loss sum, dict of `correct` and `tokens`, each weighted by `weights`), float32 scalars.
   """
-  logits = t5.forward(params, config, batch["inputs"], batch["targets"], key=key,
-                      input_segments=batch.get("input_segments"), target_segments=batch.get("target_segments"))
+  segments = {name: batch.get(name) for name in ("input_segments", "target_segments")}
+  logits = t5.forward(params, config, batch["inputs"], batch["targets"], key=key, **segments)
   nll_BxT, correct_BxT = token_losses(logits, batch["targets"])
   weights = batch["weights"].astype(jnp.float32)
   return jnp.sum(weights * nll_BxT), {"correct": jnp.sum(weights * correct_BxT), "tokens": jnp.sum(weights)}
@@ -94,5 +94,6 @@ def _split(name, array, count):
   """[B, ...] to [count, B / count, ...]; part i has the rows i, i + count, ..., so that a batch sharded in
   runs of rows over devices stays where it is."""
   if array.shape[0] % count:
-    raise UserError(f"accumulate: expected a divisor of the batch size {array.shape[0]} ({name}), got {count}")
+    raise UserError(f"accumulate: expected a divisor of the batch size {array.shape[0]} ({name}), "
+                    f"got {count}")
   return jnp.moveaxis(array.reshape(array.shape[0] // count, count, *array.shape[1:]), 1, 0)

@@ -3,10 +3,10 @@
   python tests/benchmarks/train_step.py --shapes=demo,tiny,small --rounds=15
 
 Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `--threads` CPU devices, PyTorch
-runs as many threads. Each side is a process of its own, waiting while another steps. A round is one untimed and
-one timed step of each side in turn; the table has the median of the rounds, the least, and both as ratios to
-this package. Run it on a quiet machine: other work disturbs all sides, but PyTorch's most, whose threads wait
-for one another by spinning. "PyTorch compiled, kept memory" has the allocator setting of training/host.py too.
+runs as many threads. Each side is a process of its own, waiting while another steps. A round is one untimed
+and one timed step of each side in turn; the table has the median of the rounds, the least, and both as ratios
+to this package. Run it on a quiet machine: other work disturbs all sides, but PyTorch's most, whose threads
+wait for one another by spinning. "PyTorch compiled, kept memory" has training/host.py's allocator setting.
 """
 
 import argparse
@@ -69,8 +69,8 @@ def torch_side(shape, batch, *, threads, compiled, learning_rate):
   model = transformers.T5ForConditionalGeneration(transformers.T5Config(
       vocab_size=sizes["vocab_size"], d_model=sizes["d_model"], d_kv=sizes["d_kv"], d_ff=sizes["d_ff"],
       num_layers=sizes["encoder_layers"], num_decoder_layers=sizes["decoder_layers"],
-      num_heads=sizes["num_heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0, tie_word_embeddings=False,
-      pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)).train()
+      num_heads=sizes["num_heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0,
+      tie_word_embeddings=False, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)).train()
   model.lm_head.weight = torch.nn.Parameter(
       torch.randn(sizes["vocab_size"], sizes["d_model"]) * sizes["d_model"] ** -0.5)
   optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -114,7 +114,7 @@ def worker(side, shape, threads):
 
 
 def measure(sides, shape_name, threads, rounds):
-  """Seconds of each timed step: dict side -> list, one a round; a side that fails is left out, with a message."""
+  """Seconds of each timed step: dict side -> list, one a round; a side that fails is left out and named."""
   processes = {side: subprocess.Popen([sys.executable, __file__, f"--worker={side}", f"--shapes={shape_name}",
                                        f"--threads={threads}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                       text=True, env=dict(os.environ, PYTHONWARNINGS="ignore"))
@@ -122,7 +122,8 @@ def measure(sides, shape_name, threads, rounds):
   try:
     for side, process in list(processes.items()):
       first = _step(process)
-      print(f"  {shape_name}, {side}: " + ("failed" if first is None else f"first step {first:.1f} s"), file=sys.stderr)
+      outcome = "failed" if first is None else f"first step {first:.1f} s"
+      print(f"  {shape_name}, {side}: {outcome}", file=sys.stderr)
       if first is None:
         processes.pop(side).wait()
     seconds = {side: [] for side in processes}
@@ -167,9 +168,10 @@ def _sizes(shape):
 
 def _about(threads):
   import importlib.metadata
-  versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch", "transformers"))
-  return (f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {threads} threads; float32; "
-          f"Python {platform.python_version()}, {versions}")
+  versions = ", ".join(f"{name} {importlib.metadata.version(name)}"
+                       for name in ("jax", "torch", "transformers"))
+  return (f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {threads} threads; "
+          f"float32; Python {platform.python_version()}, {versions}")
 
 
 def main():
@@ -177,7 +179,8 @@ def main():
   parser.add_argument("--shapes", default="demo,tiny,small", help=f"comma list of {', '.join(SHAPES)}")
   parser.add_argument("--rounds", type=int, default=15)
   parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
-  parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile")
+  parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True,
+                      help="also torch.compile")
   parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   names = arguments.shapes.split(",")
