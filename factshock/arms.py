@@ -82,6 +82,7 @@ def _run_finetune(study, name):
   facts = study.sets[arm.facts]
   texts = studies.prompt_texts(study, facts, section["prompt"])
   examples = [prompts.encode_example(study.tokenizer, text, fact["object"]) for text, fact in zip(texts, facts)]
+  section = fit_lengths(section, examples, study.config.pretrain if arm.get("ratio", 0) else None)
   sources, ratios = [mixture.qa_source(examples, arm.get("question_weight", 1.0))], [1.0]
   if arm.get("ratio", 0):
     sources, ratios = [*sources, study.text], [1.0, arm.ratio]
@@ -91,6 +92,19 @@ def _run_finetune(study, name):
     studies.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
 
   studies.train(study, name, section, sources, ratios, start, evaluate, section["eval_steps"])
+
+
+def fit_lengths(section, examples, text=None):
+  """A section whose lengths are no longer than the examples (and the text's section, if any) need.
+
+  Lengths come in few sizes (`batching.bucket`), so that arms share compiled steps; config.finetune's are the most.
+  """
+  from factshock.data import batching
+
+  needs = {"input_length": max(len(example["inputs"]) for example in examples),
+           "target_length": max(len(example["targets"]) for example in examples)}
+  return {**section, **{name: min(section[name], batching.bucket(max(need, text[name] if text else 0)))
+                        for name, need in needs.items()}}
 
 
 def _alpha_points(config, name):

@@ -9,7 +9,7 @@ KEEP = ("zero_shot", "k_shot", "mixture", "combined")
 
 def get_config(prompt="cloze"):
   small, config = tiny.get_config(), own_facts.get_config(prompt)
-  config.tokenizer.size = 160
+  config.tokenizer.size = 120
   config.model.update(small.model)
   config.pretrain.update(dict(steps=6, batch_size=8, warmup=2))
   config.finetune.update(dict(steps=4, batch_size=8, warmup=2, eval_steps=(4,)))

@@ -4,9 +4,11 @@
 
 Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `--threads` CPU devices, PyTorch
 runs as many threads. Each side is a process of its own, waiting while another steps. A round is one untimed
-and one timed step of each side in turn; the table has the median of the rounds, the least, and both as ratios
-to this package. Run it on a quiet machine: other work disturbs all sides, but PyTorch's most, whose threads
-wait for one another by spinning. "PyTorch compiled, kept memory" has training/host.py's allocator setting.
+and one timed step of each side in turn; the table has the median of the rounds, the least, the least CPU time
+of all threads, and the first two as ratios to this package. Run it on a quiet machine: other work disturbs all
+sides, but PyTorch's most, whose threads wait for one another by spinning. Where it is not quiet, compare the
+CPU times of --threads=1 under `taskset -c 0`. "PyTorch compiled, kept memory" has the allocator setting of
+training/host.py.
 """
 
 import argparse
@@ -98,7 +100,7 @@ def random_batch(shape):
 
 
 def worker(side, shape, threads):
-  """What a side's process does: a step for each line it reads, the seconds of which it answers."""
+  """What a side's process does: a step for each line it reads, answered by its wall and CPU seconds."""
   batch, options = random_batch(shape), dict(threads=threads, learning_rate=1e-3)
   if side == "factshock":
     run = jax_side(shape, batch, unroll=shape["encoder_layers"] <= 4, **options)
@@ -108,13 +110,13 @@ def worker(side, shape, threads):
       host.keep_freed_memory()
     run = torch_side(shape, batch, compiled="compiled" in side, **options)
   for _ in sys.stdin:
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     run()
-    print(f"seconds {time.perf_counter() - began}", flush=True)
+    print(f"seconds {time.perf_counter() - began} {time.process_time() - cpu}", flush=True)
 
 
 def measure(sides, shape_name, threads, rounds):
-  """Seconds of each timed step: dict side -> list, one a round; a side that fails is left out and named."""
+  """(Wall, CPU) seconds of each timed step: dict side -> list; a side that fails is left out and named."""
   processes = {side: subprocess.Popen([sys.executable, __file__, f"--worker={side}", f"--shapes={shape_name}",
                                        f"--threads={threads}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                       text=True, env=dict(os.environ, PYTHONWARNINGS="ignore"))
@@ -122,7 +124,7 @@ def measure(sides, shape_name, threads, rounds):
   try:
     for side, process in list(processes.items()):
       first = _step(process)
-      outcome = "failed" if first is None else f"first step {first:.1f} s"
+      outcome = "failed" if first is None else f"first step {first[0]:.1f} s"
       print(f"  {shape_name}, {side}: {outcome}", file=sys.stderr)
       if first is None:
         processes.pop(side).wait()
@@ -138,7 +140,7 @@ def measure(sides, shape_name, threads, rounds):
 
 
 def _step(process):
-  """Seconds of one step of a worker, None where it has died."""
+  """(Wall, CPU) seconds of one step of a worker, None where it has died."""
   try:
     process.stdin.write("step\n")
     process.stdin.flush()
@@ -146,19 +148,21 @@ def _step(process):
     return None
   for line in process.stdout:
     if line.startswith("seconds "):
-      return float(line.split()[1])
+      return tuple(map(float, line.split()[1:]))
   return None
 
 
 def table(shape_name, shape, seconds):
   """Rows of the markdown table; the ratio is a side's seconds over this package's, by round."""
   tokens = shape["batch"] * (shape["inputs"] + shape["targets"])
-  ours = seconds["factshock"]
-  for name, times in seconds.items():
+  ours = [wall for wall, _ in seconds["factshock"]]
+  for name, pairs in seconds.items():
+    times = [wall for wall, _ in pairs]
     median = statistics.median(times)
     ratio = statistics.median(theirs / mine for theirs, mine in zip(times, ours))
+    cpu = min(cpu for _, cpu in pairs)
     yield (f"| {shape_name}, {shape['batch']} x ({shape['inputs']}+{shape['targets']}) | {name} | "
-           f"{median * 1e3:.1f} | {min(times) * 1e3:.1f} | {tokens / median:,.0f} | {ratio:.2f} | "
+           f"{median * 1e3:.1f} | {min(times) * 1e3:.1f} | {cpu * 1e3:.1f} | {tokens / median:,.0f} | {ratio:.2f} | "
            f"{min(times) / min(ours):.2f} |")
 
 
@@ -191,8 +195,8 @@ def main():
     return worker(arguments.worker, SHAPES[names[0]], arguments.threads)
 
   print(_about(arguments.threads), flush=True)
-  print("| shape | side | ms a step, median | least | tokens/s | time / ours, median | of the least |\n"
-        "|---|---|---|---|---|---|---|")
+  print("| shape | side | ms a step, median | least | CPU, least | tokens/s | time / ours, median "
+        "| of the least |\n|---|---|---|---|---|---|---|---|")
   for name in names:
     seconds = measure(SIDES if arguments.compiled else SIDES[:2], name, arguments.threads, arguments.rounds)
     print("\n".join(table(name, SHAPES[name], seconds)), flush=True)
