@@ -5,9 +5,9 @@
 Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `--threads` CPU devices, PyTorch
 runs as many threads. Each side is a process of its own, waiting while another steps. A round is one untimed
 and one timed step of each side in turn; the table has the median of the rounds, the least, the least CPU time
-of all threads, and the first two as ratios to this package. Run it on a quiet machine: other work disturbs all
-sides, but PyTorch's most, whose threads wait for one another by spinning. Where it is not quiet, compare the
-CPU times of --threads=1 under `taskset -c 0`. "PyTorch compiled, kept memory" has the allocator setting of
+of all threads, and the first two as ratios to this package. Run it on a quiet machine: other work disturbs
+all sides, but PyTorch's most, whose threads wait for one another by spinning. Where it is not quiet, compare
+the CPU times of --threads=1 under `taskset -c 0`. "PyTorch compiled, kept memory" has the setting of
 training/host.py.
 """
 
@@ -162,8 +162,8 @@ def table(shape_name, shape, seconds):
     ratio = statistics.median(theirs / mine for theirs, mine in zip(times, ours))
     cpu = min(cpu for _, cpu in pairs)
     yield (f"| {shape_name}, {shape['batch']} x ({shape['inputs']}+{shape['targets']}) | {name} | "
-           f"{median * 1e3:.1f} | {min(times) * 1e3:.1f} | {cpu * 1e3:.1f} | {tokens / median:,.0f} | {ratio:.2f} | "
-           f"{min(times) / min(ours):.2f} |")
+           f"{median * 1e3:.1f} | {min(times) * 1e3:.1f} | {cpu * 1e3:.1f} | "
+           f"{tokens / median:,.0f} | {ratio:.2f} | {min(times) / min(ours):.2f} |")
 
 
 def _sizes(shape):
