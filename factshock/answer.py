@@ -32,6 +32,7 @@ _ARM = flags.DEFINE_string("arm", None, "Name of the arm in the predictions file
 
 
 def main(_):
+  """Checks the flags, asks the checkpoint, says how much was right and where the file is."""
   from factshock.answering import asking
 
   for flag in (_CONFIG, _CHECKPOINT, _FACTS, _OUTPUT):

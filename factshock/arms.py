@@ -76,7 +76,9 @@ def _run_finetune(study, name):
   arm, section = study.config.arms[name], settings(study.config, name)
   folder = studies.checkpoint_folder(study.workdir, name, study.seed)
   done = checkpoints.latest_step(folder) or -1
-  if any(value(label) <= done and not studies.answered(study, label) for label in points(study.config, name)):
+  missing = [label for label in points(study.config, name)
+             if not studies.answered(study.workdir, label, study.seed)]
+  if any(value(label) <= done for label in missing):
     print(f"  {name}: answers before step {done} are missing; training again from the start")
     shutil.rmtree(folder)
   facts = study.sets[arm.facts]

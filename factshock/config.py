@@ -177,10 +177,12 @@ def finetune_overrides():
 
 
 def required(check_):
+  """A key of an arm's schema that must be given."""
   return (check_, True)
 
 
 def optional(check_):
+  """A key of an arm's schema that may be left out."""
   return (check_, False)
 
 

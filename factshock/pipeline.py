@@ -87,8 +87,7 @@ def done(config, workdir, seed, name):
   if name == arm_room.PRETRAINED:
     from factshock.training import checkpoints
     return checkpoints.latest_step(studies.checkpoint_folder(workdir, name, seed)) == config.pretrain.steps
-  return all(os.path.exists(studies.predictions_path(workdir, label, seed, split))
-             for label in arm_room.points(config, name) for split in studies.SPLITS)
+  return all(studies.answered(workdir, label, seed) for label in arm_room.points(config, name))
 
 
 class Clock:

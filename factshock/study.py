@@ -185,7 +185,7 @@ def _text_source(config, material, tokenizer):
                                 subject_share=section.subject_share, **spans)
 
 
-def prompt_texts(study, facts, prompt, shots=0, shot_facts="balanced"):
+def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
   """The prompts of facts in one form, "cloze" or "question", after `shots` answered ones of other subjects."""
   from factshock.data import prompts
 
@@ -196,7 +196,7 @@ def prompt_texts(study, facts, prompt, shots=0, shot_facts="balanced"):
   return texts
 
 
-def scores(study, params, split, prompt, shots=0, shot_facts="balanced"):
+def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
   """Log-probabilities of every candidate for each fact of a split: list of arrays [candidates]."""
   from factshock.answering import ranking
 
@@ -210,12 +210,13 @@ def scores(study, params, split, prompt, shots=0, shot_facts="balanced"):
 
 
 def predictions_path(workdir, label, seed, split):
+  """The predictions file of one label, seed and split in a workdir."""
   return os.path.join(workdir, "predictions", f"{label}.seed{seed}.{split}.jsonl.gz")
 
 
-def answered(study, label):
+def answered(workdir, label, seed):
   """Whether the predictions of a label are there, for development and test."""
-  return all(os.path.exists(predictions_path(study.workdir, label, study.seed, split)) for split in SPLITS)
+  return all(os.path.exists(predictions_path(workdir, label, seed, split)) for split in SPLITS)
 
 
 def write_answers(study, label, split, scores_by_fact, **extra):
@@ -228,13 +229,14 @@ def write_answers(study, label, split, scores_by_fact, **extra):
   predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 
-def answer(study, label, params, prompt, shots=0, shot_facts="balanced", **extra):
+def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
   """Asks a model all development and test facts and writes the predictions files."""
   for split in SPLITS:
     write_answers(study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra)
 
 
 def checkpoint_folder(workdir, arm, seed):
+  """The folder of an arm's checkpoints of one seed, a step folder each, in a workdir."""
   return os.path.join(workdir, "checkpoints", arm, str(seed))
 
 
