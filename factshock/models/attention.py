@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from factshock.models import products
+
 MASKED = -1e9  # added to a score in float32: no underflow to -inf, so a fully masked row stays finite
 
 
@@ -73,7 +75,7 @@ def attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias, drop=None):
     bias: float32, broadcasts to [B, H, S, T]; position bias and masks added up.
     drop: function applied to the attention weights (dropout), or None.
   """
-  scores = jnp.einsum("bshk,bthk->bhst", query_BxSxHxK, key_BxTxHxK).astype(jnp.float32)
+  scores = products.scores(query_BxSxHxK, key_BxTxHxK).astype(jnp.float32)
   weights = jax.nn.softmax(scores + bias, axis=-1).astype(value_BxTxHxK.dtype)
   if drop is not None:
     weights = drop(weights)

@@ -25,10 +25,34 @@ def _dense_backward(saved, gradient):
   rows = tuple(range(x.ndim - 1))
   free = tuple(range(x.ndim - 1, gradient.ndim))
   to_x = jax.lax.dot_general(gradient, weight, ((free, tuple(range(1, weight.ndim))), ((), ())))
+  if gradient.ndim == x.ndim and gradient.shape[-1] < x.shape[-1]:
+    return to_x, jax.lax.dot_general(gradient, x, ((rows, rows), ((), ()))).T
   return to_x, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
 
 
 dense.defvjp(_dense_forward, _dense_backward)
+
+
+@jax.custom_vjp
+def scores(query_BxSxHxK, key_BxTxHxK):
+  """Dot product of each query with each key, by head: [B, H, S, T].
+
+  JAX's own key gradient contracts the rows of the scores' gradient; XLA's fast CPU product takes columns.
+  """
+  return jnp.einsum("bshk,bthk->bhst", query_BxSxHxK, key_BxTxHxK)
+
+
+def _scores_forward(query, key):
+  return scores(query, key), (query, key)
+
+
+def _scores_backward(saved, gradient):
+  query, key = saved
+  to_key_BxHxKxT = jax.lax.dot_general(query, gradient, (((1,), (2,)), ((0, 2), (0, 1))))
+  return jnp.einsum("bhst,bthk->bshk", gradient, key), to_key_BxHxKxT.transpose(0, 3, 1, 2)
+
+
+scores.defvjp(_scores_forward, _scores_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
