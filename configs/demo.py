@@ -42,9 +42,10 @@ def get_config():
       dropout=0.0, dtype="float32", param_dtype="float32", unroll=True))
   config.start_from = ""  # a checkpoint to start from; empty: random weights
 
-  # The pretraining task: span corruption, one sentence a sequence.
+  # The pretraining task: span corruption, one sentence a sequence. `pack` puts several examples into a row of
+  # these lengths where they are shorter; here all are about as long.
   config.pretrain = ml_collections.ConfigDict(dict(
-      steps=3000, batch_size=128, input_length=10, target_length=4, accumulate=1,
+      steps=3000, batch_size=128, input_length=10, target_length=4, pack=False, accumulate=1,
       optimizer="adafactor", learning_rate=1e-2, schedule="cosine", final=0.05, warmup=100, b2=0.98,
       weight_decay=0.0, clip=1.0, checkpoint_every=1000, log_every=50,
       masking="spans", noise_density=0.15, mean_span_length=3.0, roll=True,
@@ -52,7 +53,7 @@ def get_config():
 
   # Finetuning on facts; an arm may override any value of it.
   config.finetune = ml_collections.ConfigDict(dict(
-      steps=200, batch_size=32, input_length=10, target_length=4, accumulate=1,
+      steps=200, batch_size=32, input_length=10, target_length=4, pack=False, accumulate=1,
       optimizer="adamw", learning_rate=3e-4, schedule="constant", final=1.0, warmup=20, b2=0.98,
       weight_decay=0.0, clip=1.0, checkpoint_every=1000, log_every=25,
       eval_steps=(0, 10, 25, 50, 100, 200), prompt="question"))

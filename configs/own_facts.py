@@ -25,8 +25,8 @@ def get_config(prompt="cloze"):
   config.relations = "relations.jsonl"
   config.corpus = "text.txt"
   config.tokenizer.update(dict(kind="sentencepiece", size=4000, sentinels=100))
-  config.pretrain.update(dict(steps=1500, input_length=24, target_length=8, masking="salient"))
-  config.finetune.update(dict(input_length=40, target_length=16, learning_rate=1e-3, prompt=prompt))
+  config.pretrain.update(dict(steps=1500, input_length=24, target_length=8, pack=True, masking="salient"))
+  config.finetune.update(dict(input_length=40, target_length=16, pack=True, learning_rate=1e-3, prompt=prompt))
   config.arms = ml_collections.ConfigDict(arms(prompt), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot", ceiling=""))
   return config

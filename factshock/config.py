@@ -35,7 +35,8 @@ def _is_seeds(value):
 
 
 _OPTIMIZATION = dict(
-    steps=_WHOLE, batch_size=_COUNT, input_length=_COUNT, target_length=_COUNT, accumulate=_COUNT,
+    steps=_WHOLE, batch_size=_COUNT, input_length=_COUNT, target_length=_COUNT, pack=_FLAG,
+    accumulate=_COUNT,
     optimizer=_choice("adamw", "adafactor"), learning_rate=_POSITIVE,
     schedule=_choice("constant", "cosine", "linear", "rsqrt"), final=_SHARE, warmup=_WHOLE, b2=_INSIDE,
     weight_decay=_NOT_NEGATIVE, clip=_NOT_NEGATIVE, checkpoint_every=_COUNT, log_every=_COUNT)

@@ -2,6 +2,7 @@
 
 import functools
 import glob
+import math
 import os
 from typing import NamedTuple
 
@@ -267,7 +268,8 @@ def train(study, name, section, sources, ratios, params, evaluate=None, eval_ste
   step_fn, optimizer = train_step(study.model, optimization, section["accumulate"])
   batch_size = round(section["batch_size"] * sum(ratios) / ratios[0])
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
-                            target_length=section["target_length"], seed=study.seed)
+                            target_length=section["target_length"], seed=study.seed,
+                            pack_to=_row_multiple(study, section, batch_size) if section["pack"] else 0)
   folder = checkpoint_folder(study.workdir, name, study.seed)
   with metrics.Metrics(os.path.join(study.workdir, "metrics", name, str(study.seed))) as writer:
     state = loop.train(
@@ -276,6 +278,12 @@ def train(study, name, section, sources, ratios, params, evaluate=None, eval_ste
         log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps,
         checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name)))
   return state["params"]
+
+
+def _row_multiple(study, section, batch_size):
+  """Packed rows come in eighths of a batch, each divisible over devices and microbatches."""
+  least = math.lcm(study.mesh.size, section["accumulate"])
+  return least * max(1, batch_size // 8 // least)
 
 
 def provenance(study, arm):

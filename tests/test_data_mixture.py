@@ -30,11 +30,11 @@ def corpus(count=300, seed=0):
   return corpora.Corpus(tokens, np.append(0, np.cumsum(lengths)).astype(np.int64))
 
 
-def make(seed=0, start=0, batch_size=10, qa_weight=1.0, ratios=(1, 4), length=12):
+def make(seed=0, start=0, batch_size=10, qa_weight=1.0, ratios=(1, 4), length=12, pack_to=0):
   sources = [mixture.qa_source(examples(7), loss_weight=qa_weight),
              mixture.span_source(corpus(), TOKENIZER, roll=True)]
-  return mixture.batches(sources, ratios, batch_size=batch_size, input_length=length, target_length=6,
-                         seed=seed, start=start)
+  return mixture.batches(sources, ratios, batch_size=batch_size, input_length=length, target_length=length // 2,
+                         seed=seed, start=start, pack_to=pack_to)
 
 
 def equal(first, second):
@@ -126,6 +126,21 @@ def test_resume_is_exact_and_counts_what_was_handed_out():
   assert all(map(equal, expected, resumed))
   loader.set_state(state)
   assert all(map(equal, expected, loader))
+
+
+def test_packed_batches_hold_the_same_examples_in_one_shape():
+  def tokens(batch):
+    return sorted(batch["targets"][batch["targets"] != 0].tolist())
+
+  packed, shapes = make(length=24, pack_to=2), set()
+  for plain, one in itertools.islice(zip(make(length=24), packed), 20):
+    assert tokens(plain) == tokens(one) and one["weights"].sum() == plain["weights"].sum()
+    shapes.add(one["inputs"].shape)
+  (shape,) = shapes
+  assert shape[0] < 10 and shape[0] % 2 == 0 and shape[1] == 24
+  again = make(length=24, pack_to=2)
+  again.set_state(packed.get_state())
+  assert equal(next(again), next(packed))
 
 
 def test_state_of_other_data_is_refused():

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from factshock.console import UserError
-
 
 def bucket(length):
   """The smallest of 8, 16, 24, 32, 48, 64, 96, 128, ... that holds `length`: few shapes, little padding."""
@@ -14,78 +12,48 @@ def bucket(length):
   return size
 
 
-def pad_batch(examples, input_length=None, target_length=None):
-  """A batch of examples: `inputs` [B, S], `targets` [B, T] int32, `weights` [B, T] float32.
+def pack_batch(batch, row_multiple=1, least_rows=0):
+  """The examples of a padded batch in fewer rows of the same lengths, so that less padding is computed.
 
-  Packed examples also give `input_segments` [B, S] and `target_segments` [B, T] (0 = padding).
-  Lengths not given are the `bucket` of the longest example. Weights are 1 on targets, or the examples' own
-  `weights`; 0 on padding.
-
-  Raises:
-    ValueError: no examples. UserError: an example longer than a length given.
-  """
-  if not examples:
-    raise ValueError("expected at least one example, got none")
-  width = {"inputs": input_length or bucket(max(len(example["inputs"]) for example in examples)),
-           "targets": target_length or bucket(max(len(example["targets"]) for example in examples))}
-  _check_lengths(examples, width["inputs"], width["targets"])
-  batch = {name: _pad([example[name] for example in examples], width[name]) for name in ("inputs", "targets")}
-  batch["weights"] = (batch["targets"] != 0).astype(np.float32)
-  if "weights" in examples[0]:
-    batch["weights"] = _pad([example["weights"] for example in examples], width["targets"], np.float32)
-  if "input_segments" in examples[0]:
-    for name, side in (("input_segments", "inputs"), ("target_segments", "targets")):
-      batch[name] = _pad([example[name] for example in examples], width[side])
-  return batch
-
-
-def _pad(rows, width, dtype=np.int32):
-  """Rows of different lengths in one array [B, width], zeros behind."""
-  padded = np.zeros((len(rows), width), dtype)
-  for number, row in enumerate(rows):
-    padded[number, :len(row)] = row
-  return padded
-
-
-def _check_lengths(examples, input_length, target_length):
-  """A UserError for the first example that does not fit."""
-  for number, example in enumerate(examples):
-    got = len(example["inputs"]), len(example["targets"])
-    if got[0] > input_length or got[1] > target_length:
-      raise UserError(f"example {number}: expected at most {input_length} input and {target_length} target "
-                      f"tokens, got {got[0]} and {got[1]}; raise the lengths")
-
-
-def pack(examples, input_length, target_length):
-  """Packs examples into rows, each into the first row with room for its inputs and its targets.
+  Args:
+    batch: `inputs` [B, S], `targets` [B, T], `weights` [B, T]; an example starts its row, padding (0) follows.
+    row_multiple, least_rows: rows of padding are added until there are `least_rows` and a multiple of
+      `row_multiple`: every number of rows is compiled anew.
 
   Returns:
-    rows: examples with `inputs`, `targets`, their `input_segments` and `target_segments` (1, 2, ... within
-      a row), and `weights` where the examples have them. Nothing is cut, dropped or reordered in a row.
-
-  Raises:
-    UserError: an example longer than a row.
+    The same dict with R rows, and `input_segments` [R, S], `target_segments` [R, T] int32: the example's
+    number in its row from 1 on, 0 on padding. No token is cut or dropped.
   """
-  _check_lengths(examples, input_length, target_length)
-  free = np.zeros((len(examples), 2), np.int64)
-  free[:] = input_length, target_length
-  rows = []
-  for example in examples:
-    size = np.asarray([len(example["inputs"]), len(example["targets"])])
-    # Among the open rows and one empty row behind them, which always has room.
-    row = int(np.argmax((free[:len(rows) + 1] >= size[None]).all(axis=1)))
-    free[row] -= size
-    if row == len(rows):
-      rows.append([])
-    rows[row].append(example)
-  return [_join(row) for row in rows]
+  size_Bx2 = np.stack([np.count_nonzero(batch[name], axis=1) for name in ("inputs", "targets")], axis=1)
+  capacity = batch["inputs"].shape[1], batch["targets"].shape[1]
+  row_B, start_Bx2, segment_B = _place(size_Bx2, capacity)
+  rows = max(int(row_B.max(initial=-1)) + 1, least_rows)
+  rows += -rows % row_multiple
+  packed = {}
+  for side, (name, length) in enumerate(zip(("input", "target"), capacity)):
+    example, column = np.nonzero(np.arange(length)[None] < size_Bx2[:, side, None])
+    place = row_B[example], start_Bx2[example, side] + column
+    for array in (f"{name}s", "weights")[:side + 1]:
+      packed[array] = np.zeros((rows, length), batch[array].dtype)
+      packed[array][place] = batch[array][example, column]
+    packed[f"{name}_segments"] = np.zeros((rows, length), np.int32)
+    packed[f"{name}_segments"][place] = segment_B[example]
+  return packed
 
 
-def _join(examples):
-  """One packed row of several examples."""
-  row = {name: np.concatenate([example[name] for example in examples])
-         for name in ("inputs", "targets", "weights") if name in examples[0]}
-  for name in ("input", "target"):
-    lengths = [len(example[f"{name}s"]) for example in examples]
-    row[f"{name}_segments"] = np.repeat(np.arange(1, len(examples) + 1, dtype=np.int32), lengths)
-  return row
+def _place(size_Bx2, capacity):
+  """(row, starts [2], segment) of each example: the first row with room for both sides, the longest first."""
+  row_B, segment_B = np.zeros((2, len(size_Bx2)), np.int64)
+  start_Bx2 = np.zeros_like(size_Bx2)
+  order = np.argsort(-(size_Bx2 / np.asarray(capacity)).sum(axis=1), kind="stable")
+  used = []  # tokens of both sides and examples of each row; plain ints, as numpy's cost more than the search
+  for example, (inputs, targets) in zip(order.tolist(), size_Bx2[order].tolist()):
+    for row, (first, second, count) in enumerate(used):
+      if first + inputs <= capacity[0] and second + targets <= capacity[1]:
+        break
+    else:
+      row, first, second, count = len(used), 0, 0, 0
+      used.append(None)
+    used[row] = first + inputs, second + targets, count + 1
+    row_B[example], start_Bx2[example], segment_B[example] = row, (first, second), count + 1
+  return row_B, start_Bx2, segment_B

@@ -15,7 +15,7 @@ from typing import Callable
 import numpy as np
 
 from factshock.console import UserError
-from factshock.data import span_corruption
+from factshock.data import batching, span_corruption
 
 _STEPS = 10**12  # more than any run takes
 
@@ -239,6 +239,12 @@ def make_batch(sources, makers, ratios, batch_size, lengths, seed, step):
   return {"inputs": inputs, "targets": targets, "weights": (targets != 0) * weight_B[:, None]}
 
 
+def _packed(make, row_multiple):
+  """`make` with packed rows; nearly always as many as the fullest of the first batches needs, so compiled once."""
+  least = max(len(batching.pack_batch(make(step), row_multiple)["inputs"]) for step in range(16))
+  return lambda step: batching.pack_batch(make(step), row_multiple, least)
+
+
 class Batches:
   """The iterator that `batches` returns: endless, prefetched, and exact to resume."""
 
@@ -268,7 +274,7 @@ class Batches:
     self._iterator.set_state({"next_index": int(state["step"])})
 
 
-def batches(sources, ratios, *, batch_size, input_length, target_length, seed, start=0):
+def batches(sources, ratios, *, batch_size, input_length, target_length, seed, start=0, pack_to=0):
   """An endless iterator of batches (dicts of numpy arrays), made ahead in a background thread.
 
   Args:
@@ -276,6 +282,8 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
     ratios: examples of each, as positive numbers ([1, 4]: four of the second to one of the first).
     batch_size: B. input_length, target_length: S and T of every batch.
     seed: of order and masks. start: the step of the first batch.
+    pack_to: 0 for an example a row; else the B examples are packed into rows, their number rounded up to a
+      multiple of this, with `input_segments` and `target_segments`.
 
   Raises:
     UserError: an example that does not fit the lengths.
@@ -289,6 +297,8 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
   makers = [source.prepare(input_length, target_length) for source in sources]
   lengths = input_length, target_length
   make = functools.partial(make_batch, sources, makers, ratios, batch_size, lengths, seed)
+  if pack_to:
+    make = _packed(make, pack_to)
   identity = {"sources": ",".join(f"{source.name}:{source.size}" for source in sources),
               "ratios": ":".join(str(ratio) for ratio in ratios), "batch_size": batch_size, "seed": seed}
   return Batches(grain.MapDataset.range(_STEPS).map(make), identity, start)

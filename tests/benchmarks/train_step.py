@@ -103,7 +103,7 @@ def worker(side, shape, threads):
   """What a side's process does: a step for each line it reads, answered by its wall and CPU seconds."""
   batch, options = random_batch(shape), dict(threads=threads, learning_rate=1e-3)
   if side == "factshock":
-    run = jax_side(shape, batch, unroll=shape["encoder_layers"] <= 4, **options)
+    run = jax_side(shape, batch, unroll=True, **options)
   else:
     if "kept memory" in side:
       from factshock.training import host
