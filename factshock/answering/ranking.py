@@ -10,7 +10,7 @@ import numpy as np
 from factshock.answering import batches, tries
 from factshock.console import UserError
 from factshock.data.prompts import target_text
-from factshock.models import attention, t5
+from factshock.models import t5
 
 # What one batch of logits may take: on CPU near the size of the caches, elsewhere enough to fill the device.
 LOGIT_BYTES = {"cpu": 24 << 20, "other": 512 << 20}
@@ -134,30 +134,10 @@ def _encode(params, config, inputs_BxS):
 @functools.partial(jax.jit, static_argnums=1)
 def _score(params, config, encoded_BxSxD, inputs_BxS, ends, trie):
   """Summed log-probabilities [B, C] of a trie's candidates; logits stay on the device."""
-  logits_BxMxV = decode_tree(params, config, encoded_BxSxD, inputs_BxS, trie.tokens_M, trie.distance_MxM)
+  logits_BxMxV = t5.decode_tree(params, config, encoded_BxSxD, inputs_BxS, trie.tokens_M, trie.distance_MxM)
   total_BxM = jax.nn.logsumexp(logits_BxMxV, axis=-1)
   ended_BxM = jax.nn.logsumexp(logits_BxMxV[..., ends], axis=-1)
   picked_BxCxL = jnp.where((trie.next_CxL == ends[0])[None], ended_BxM[:, trie.nodes_CxL],
                            logits_BxMxV[:, trie.nodes_CxL, trie.next_CxL])
   log_p_BxCxL = picked_BxCxL - total_BxM[:, trie.nodes_CxL]
   return jnp.where(trie.used_CxL[None], log_p_BxCxL, 0.0).sum(axis=-1)
-
-
-def decode_tree(params, config, encoded_BxSxD, inputs_BxS, tokens_M, distance_MxM):
-  """Logits float32 [B, M, V] of the tokens that follow each context of a tree of decoder inputs.
-
-  Args:
-    tokens_M: int32, the last token of each context (0 at the start).
-    distance_MxM: int32, by how many tokens context j is shorter than context i where i begins with j;
-      else -1.
-  """
-  return t5._apply(params, config, _tree, encoded_BxSxD, inputs_BxS, tokens_M, distance_MxM)
-
-
-def _tree(model, encoded, inputs, tokens_M, distance_MxM):
-  size = tokens_M.shape[0]
-  by_distance = model.decoder.by_offset(-np.arange(size))[jnp.maximum(distance_MxM, 0)]
-  bias_HxMxM = jnp.where((distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0))
-  tokens_BxM = jnp.broadcast_to(tokens_M[None], (inputs.shape[0], size))
-  x = model.decoder(model._embed(tokens_BxM), encoded, bias_HxMxM[None], attention.padding_mask(inputs))
-  return model._logits(x)

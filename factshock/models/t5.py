@@ -98,6 +98,17 @@ def decode(params, config, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT):
   return _apply(params, config, _T5.decode, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT)
 
 
+def decode_tree(params, config, encoded_BxSxD, inputs_BxS, tokens_M, distance_MxM):
+  """Logits float32 [B, M, V] of the tokens that follow each context of a tree of decoder inputs.
+
+  Args:
+    encoded_BxSxD, inputs_BxS: of the encoder, as for `decode`.
+    tokens_M: int32, the last token of each context (0 at the start).
+    distance_MxM: int32, by how many tokens context j is shorter than context i where i begins with j; else -1.
+  """
+  return _apply(params, config, _T5.decode_tree, encoded_BxSxD, inputs_BxS, tokens_M, distance_MxM)
+
+
 def init_cache(params, config, encoded_BxSxD, length):
   """The cache of `decode_step` before the first token, for up to `length` tokens.
 
@@ -340,6 +351,14 @@ class _T5(_Part):
       bias = bias + attention.segment_mask(target_segments, target_segments)
       cross_mask = attention.segment_mask(target_segments, input_segments)
     return self._logits(self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask))
+
+  def decode_tree(self, encoded, inputs, tokens_M, distance_MxM):
+    size = tokens_M.shape[0]
+    by_distance = self.decoder.by_offset(-np.arange(size))[jnp.maximum(distance_MxM, 0)]
+    bias_HxMxM = jnp.where((distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0))
+    tokens_BxM = jnp.broadcast_to(tokens_M[None], (inputs.shape[0], size))
+    x = self.decoder(self._embed(tokens_BxM), encoded, bias_HxMxM[None], attention.padding_mask(inputs))
+    return self._logits(x)
 
   def cross_keys_values(self, encoded):
     return self.decoder.layers.cross_keys_values(None, encoded)[1]
