@@ -35,10 +35,10 @@ def get_config():
 
   config.tokenizer = ml_collections.ConfigDict(dict(kind="words", path="", size=4000, sentinels=24))
 
-  # T5 v1.1 shape.
+  # T5 v1.1 shape; vocab_size 0: the tokenizer's.
   config.model = ml_collections.ConfigDict(dict(
-      d_model=128, d_ff=256, num_heads=4, d_kv=32, encoder_layers=2, decoder_layers=2,
-      relative_buckets=32, relative_max_distance=128, feed_forward="gated-gelu", tie_head=False,
+      family="t5", vocab_size=0, d_model=128, d_ff=256, num_heads=4, d_kv=32, encoder_layers=2, decoder_layers=2,
+      relative_buckets=32, relative_max_distance=128, feed_forward="gated-gelu", tie_head=False, epsilon=1e-6,
       dropout=0.0, dtype="float32", param_dtype="float32", unroll=True))
   config.start_from = ""  # a checkpoint to start from; empty: random weights
 
@@ -56,7 +56,8 @@ def get_config():
       steps=200, batch_size=32, input_length=10, target_length=4, pack=False, accumulate=1,
       optimizer="adamw", learning_rate=3e-4, schedule="constant", final=1.0, warmup=20, b2=0.98,
       weight_decay=0.0, clip=1.0, checkpoint_every=1000, log_every=25,
-      eval_steps=(0, 10, 25, 50, 100, 200), prompt="question"))
+      eval_steps=(0, 10, 25, 50, 100, 200), prompt="question",
+      lora_rank=0, lora_alpha=16.0, lora_targets=("query", "value")))  # rank 0: all weights are trained
 
   config.mixing = ml_collections.ConfigDict(dict(alphas=(0.0, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1.0)))
   config.answering = ml_collections.ConfigDict(dict(batch_size=320, top=10))

@@ -1,7 +1,12 @@
-r"""Asks a checkpoint for facts and writes a predictions file.
+r"""Asks a model for facts and writes a predictions file.
 
-  python -m factshock.answer --config=configs/demo.py --checkpoint=runs/demo/checkpoints/finetune/0 \
+  python -m factshock.answer --checkpoint=runs/demo/checkpoints/finetune/0 \
       --facts=runs/demo/facts/0/test.jsonl --output=predictions.jsonl --mode=rank
+  python -m factshock.answer --checkpoint=google/flan-t5-large --facts=test.jsonl --relations=relations.jsonl \
+      --output=predictions.jsonl --mode=generate --shots=4 --shot_facts=train.jsonl
+
+--checkpoint is a checkpoint of ours, or a HuggingFace model: a folder with its files or a hub id. --config may
+name the config of a checkpoint; without it that of the checkpoint's own record counts.
 
 --mode=rank scores every candidate answer of the fact's relation (the answers in --candidates, which is a facts
 file, by default --facts itself); --mode=generate decodes greedily. --shots=K puts K answered questions of
@@ -16,8 +21,8 @@ from ml_collections import config_flags
 
 from factshock import console
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the checkpoint was trained with.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder (its newest step, or one step).")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the checkpoint was trained with; may be left out.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder (its newest step, or one step), or a HuggingFace model.")
 _FACTS = flags.DEFINE_string("facts", None, "Facts to ask for: .jsonl, .csv, .tsv (.gz too) or .parquet.")
 _OUTPUT = flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
 _MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate"], "Rank the candidates, or decode greedily.")
@@ -35,7 +40,7 @@ def main(_):
   """Checks the flags, asks the checkpoint, says how much was right and where the file is."""
   from factshock.answering import asking
 
-  for flag in (_CONFIG, _CHECKPOINT, _FACTS, _OUTPUT):
+  for flag in (_CHECKPOINT, _FACTS, _OUTPUT):
     if flag.value is None:
       raise console.UserError(f"needs --{flag.name}; --help explains")
   rows = asking.ask(

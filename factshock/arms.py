@@ -70,7 +70,6 @@ def _finetune_points(config, name):
 
 def _run_finetune(study, name):
   """Finetunes on the arm's facts, mixed with `ratio` pretraining examples to each, answering at eval_steps."""
-  from factshock.data import mixture, prompts
   from factshock.training import checkpoints
 
   arm, section = study.config.arms[name], settings(study.config, name)
@@ -81,11 +80,10 @@ def _run_finetune(study, name):
   if any(value(label) <= done for label in missing):
     print(f"  {name}: answers before step {done} are missing; training again from the start")
     shutil.rmtree(folder)
-  facts = study.sets[arm.facts]
-  texts = studies.prompt_texts(study, facts, section["prompt"])
-  examples = [prompts.encode_example(study.tokenizer, text, fact["object"]) for text, fact in zip(texts, facts)]
-  section = fit_lengths(section, examples, study.config.pretrain if arm.get("ratio", 0) else None)
-  sources, ratios = [mixture.qa_source(examples, arm.get("question_weight", 1.0))], [1.0]
+  questions, needs = studies.question_source(study, study.sets[arm.facts], section["prompt"],
+                                             arm.get("question_weight", 1.0))
+  section = fit_lengths(section, needs, study.config.pretrain if arm.get("ratio", 0) else None)
+  sources, ratios = [questions], [1.0]
   if arm.get("ratio", 0):
     sources, ratios = [*sources, study.text], [1.0, arm.ratio]
   start = studies.random_params(study) if arm.get("start") == "random" else studies.pretrained(study)
@@ -96,17 +94,18 @@ def _run_finetune(study, name):
   studies.train(study, name, section, sources, ratios, start, evaluate, section["eval_steps"])
 
 
-def fit_lengths(section, examples, text=None):
-  """A section whose lengths are no longer than the examples (and the text's section, if any) need.
+def fit_lengths(section, needs, text=None):
+  """A section whose lengths are no longer than its examples' `needs` (and the text's section, if any) ask for.
 
   Lengths come in few sizes (`batching.bucket`), so that arms share compiled steps; config.finetune's are the most.
   """
   from factshock.data import batching
 
-  needs = {"input_length": max(len(example["inputs"]) for example in examples),
-           "target_length": max(len(example["targets"]) for example in examples)}
-  return {**section, **{name: min(section[name], batching.bucket(max(need, text[name] if text else 0)))
-                        for name, need in needs.items()}}
+  lengths = {}
+  for name, need in zip(("input_length", "target_length"), needs):
+    need = max(need, text[name] if text else 0)
+    lengths[name] = min(section[name], batching.bucket(need)) if need else 0
+  return {**section, **lengths}
 
 
 def _alpha_points(config, name):

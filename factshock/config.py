@@ -49,21 +49,31 @@ SCHEMA = dict(
                popularity_sigma=_NOT_NEGATIVE, templates=_COUNT, background=_SHARE, name_pieces=_COUNT),
     split=dict(pool=_INSIDE, development=_INSIDE, test=_INSIDE),
     balanced=dict(per_answer=_COUNT),
-    tokenizer=dict(kind=_choice("words", "sentencepiece"), path=_TEXT, size=_COUNT, sentinels=_COUNT),
-    model=dict(d_model=_COUNT, d_ff=_COUNT, num_heads=_COUNT, d_kv=_COUNT, encoder_layers=_COUNT,
-               decoder_layers=_COUNT, relative_buckets=_COUNT, relative_max_distance=_COUNT,
-               feed_forward=_choice("gated-gelu", "gated-silu", "relu"), tie_head=_FLAG, dropout=_SHARE,
-               dtype=_choice("float32", "bfloat16"), param_dtype=_choice("float32", "bfloat16"), unroll=_FLAG),
-    pretrain=dict(_OPTIMIZATION, masking=_choice("spans", "salient"), noise_density=_INSIDE,
+    tokenizer=dict(kind=_choice("words", "sentencepiece", "huggingface"), path=_TEXT, size=_COUNT, sentinels=_COUNT),
+    pretrain=dict(_OPTIMIZATION, masking=_choice("spans", "salient", "next_token"), noise_density=_INSIDE,
                   mean_span_length=_POSITIVE, roll=_FLAG, object_share=_SHARE, subject_share=_SHARE,
                   window_words=_COUNT, windows_per_fact=_COUNT),
-    finetune=dict(_OPTIMIZATION, eval_steps=_tuple_of(_WHOLE, 1), prompt=_choice("question", "cloze")),
+    finetune=dict(_OPTIMIZATION, eval_steps=_tuple_of(_WHOLE, 1), prompt=_choice("question", "cloze"),
+                  lora_rank=_WHOLE, lora_alpha=_POSITIVE, lora_targets=_tuple_of(_TEXT)),
     mixing=dict(alphas=_tuple_of(_SHARE, 1)),
     answering=dict(batch_size=_COUNT, top=_WHOLE),
     diagnosis=dict(resamples=_COUNT, confidence=_INSIDE),
     roles=dict(zero_shot=_TEXT, finetuned=_TEXT, ceiling=_TEXT, remedies=_tuple_of(_TEXT)),
 )
-_SPECIAL = ("arms",)  # checked by check_arms, since its keys are names
+
+_SIZES = dict(family=_choice("t5", "llama"), vocab_size=_WHOLE, d_model=_COUNT, d_ff=_COUNT, num_heads=_COUNT, d_kv=_COUNT,
+              tie_head=_FLAG, epsilon=_POSITIVE, dtype=_choice("float32", "bfloat16"),
+              param_dtype=_choice("float32", "bfloat16"), unroll=_FLAG)
+
+# The keys of config.model, by its family; a vocab_size of 0 is the tokenizer's.
+MODELS = dict(
+    t5=dict(_SIZES, encoder_layers=_COUNT, decoder_layers=_COUNT, relative_buckets=_COUNT,
+            relative_max_distance=_COUNT, feed_forward=_choice("gated-gelu", "gated-silu", "relu"), dropout=_SHARE),
+    llama=dict(_SIZES, layers=_COUNT, num_kv_heads=_COUNT, rope_theta=_POSITIVE,
+               rope_scaling=((type(None), tuple, list), lambda v: v is None or len(v) == 4, "None or four numbers"),
+               sliding_window=((type(None), int), lambda v: v is None or v >= 1, "None or a whole number of at least 1"),
+               max_length=_COUNT))
+_SPECIAL = ("arms", "model")  # the keys of an arm go by its kind, those of a model by its family
 
 
 def to_dict(config):
@@ -83,10 +93,20 @@ def check(config, kinds):
     UserError: names every unknown or missing key and every value out of its range.
   """
   problems = _section_problems(config, SCHEMA, "config", extra=_SPECIAL)
+  if "model" in config:
+    problems += model_problems(config.model)
   if not problems:
     problems = _arm_problems(config, kinds) + _joint_problems(config)
   if problems:
     raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
+
+
+def model_problems(section):
+  """What is wrong with a config's model section, a line each."""
+  family = section.get("family") if hasattr(section, "keys") else section
+  if family not in MODELS:
+    return [f"config.model.family: expected one of {', '.join(MODELS)}, got {family!r}"]
+  return _section_problems(section, MODELS[family], "config.model")
 
 
 def _fits(value, types):
@@ -156,8 +176,17 @@ def _joint_problems(config):
     problems.append("config.relations and config.corpus go with config.facts=PATH; with config.facts='world' leave them empty")
   if config.facts != "world" and not (config.relations and config.corpus):
     problems.append(f"config.facts={config.facts!r} needs config.relations=PATH and config.corpus=PATH too")
-  if config.facts != "world" and config.tokenizer.kind != "sentencepiece":
-    problems.append("config.tokenizer.kind: real text needs 'sentencepiece'")
+  if config.facts != "world" and config.tokenizer.kind == "words":
+    problems.append("config.tokenizer.kind: real text needs 'sentencepiece' or 'huggingface'")
+  if config.tokenizer.kind == "huggingface" and not (config.tokenizer.path or config.start_from):
+    problems.append("config.tokenizer.kind='huggingface' needs config.tokenizer.path, or config.start_from of a "
+                    "model with a tokenizer")
+  if config.model.family == "llama" and config.tokenizer.kind != "huggingface":
+    problems.append("config.model.family='llama' needs config.tokenizer.kind='huggingface'")
+  if config.model.family == "llama" and config.pretrain.masking != "next_token":
+    problems.append("config.model.family='llama' needs config.pretrain.masking='next_token'")
+  if config.model.family == "t5" and config.pretrain.masking == "next_token":
+    problems.append("config.pretrain.masking='next_token' needs config.model.family='llama'")
   for key in ("zero_shot", "finetuned", "ceiling"):
     if config.roles[key] and config.roles[key] not in config.arms:
       problems.append(f"config.roles.{key}: there is no arm {config.roles[key]!r}")

@@ -49,7 +49,7 @@ class Study(NamedTuple):
   counts: dict      # (relation, answer) -> mentions in the corpus
   candidates: dict  # relation -> answers to rank
   tokenizer: object
-  model: object     # models.t5.T5Config
+  model: object     # T5Config or LlamaConfig
   text: object      # data.mixture source of the pretraining task
   queries: dict     # prepared queries by (prompt, shots, split), filled as they are needed
 
@@ -64,7 +64,7 @@ def prepare(config, workdir, seed, mesh):
   """
   from factshock.answering import predictions
   from factshock.data import tokenizers
-  from factshock.models import t5
+  from factshock.models import family
 
   material = make_world(config, seed) if config.facts == "world" else read_material(config)
   sets = make_sets(material, config, seed)
@@ -72,7 +72,7 @@ def prepare(config, workdir, seed, mesh):
   tokenizer = _tokenizer(config, material, folder)
   tokenizers.save(tokenizer, folder)
   write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
-  model = t5.T5Config(vocab_size=tokenizer.size, **config.model.to_dict())
+  model = family.from_section(config.model.to_dict(), tokenizer.size)
   text = _text_source(config, material, tokenizer)
   candidates = predictions.candidates_of(material.facts + material.background)
   return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
@@ -147,11 +147,13 @@ def write_facts(folder, sets, material):
 
 def _tokenizer(config, material, folder):
   """The stored tokenizer of the run, or the one the config asks for."""
-  from factshock.data import tokenizers
+  from factshock.data import pretrained_tokenizers, tokenizers
 
   section = config.tokenizer
   if os.path.exists(os.path.join(folder, "tokenizer.json")):
     return tokenizers.load(folder)
+  if section.kind == "huggingface":
+    return pretrained_tokenizers.load(section.path or config.start_from)
   if section.kind == "words":
     return tokenizers.word_tokenizer(_words(material), section.sentinels)
   path = section.path
@@ -171,10 +173,12 @@ def _words(material):
 
 
 def _text_source(config, material, tokenizer):
-  """The pretraining task as a source of examples: T5's span corruption, or salient spans masked."""
-  from factshock.data import corpora, mixture
+  """The pretraining task as a source of examples: T5's span corruption, salient spans masked, or the next token."""
+  from factshock.data import corpora, decoder_text, mixture
 
   section = config.pretrain
+  if section.masking == "next_token":
+    return decoder_text.text_source(corpora.tokenize_lines(material.sentences, tokenizer), tokenizer)
   spans = dict(noise_density=section.noise_density, mean_span_length=section.mean_span_length)
   if section.masking == "spans":
     corpus = corpora.tokenize_lines(material.sentences, tokenizer)
@@ -188,13 +192,32 @@ def _text_source(config, material, tokenizer):
 
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
   """The prompts of facts in one form, "cloze" or "question", after `shots` answered ones of other subjects."""
-  from factshock.data import prompts
+  from factshock.data import decoder_text, prompts
 
+  form = decoder_text.answer_prompt if is_decoder(study) else prompts.k_shot_prompt
   texts = []
   for fact in facts:
     chosen = prompts.choose_shots(fact, study.sets[shot_facts], shots, study.seed) if shots else []
-    texts.append(prompts.k_shot_prompt(fact, study.relations, chosen, prompt))
+    texts.append(form(fact, study.relations, chosen, prompt))
   return texts
+
+
+def is_decoder(study):
+  """Whether the study's model is decoder-only."""
+  return study.config.model.family == "llama"
+
+
+def question_source(study, facts, prompt, loss_weight=1.0):
+  """(source, longest [input, target] tokens) of finetuning examples: each fact's prompt and its answer."""
+  from factshock.data import decoder_text, mixture, prompts
+
+  room = decoder_text if is_decoder(study) else prompts
+  examples = [room.encode_example(study.tokenizer, text, fact["object"])
+              for text, fact in zip(prompt_texts(study, facts, prompt), facts)]
+  if is_decoder(study):
+    return decoder_text.qa_source(examples, loss_weight), (max(len(one["tokens"]) for one in examples), 0)
+  return mixture.qa_source(examples, loss_weight), tuple(
+      max(len(one[side]) for one in examples) for side in ("inputs", "targets"))
 
 
 def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
@@ -295,9 +318,9 @@ def provenance(study, arm):
 def random_params(study):
   """Random weights of the study's model, by its seed."""
   import jax
-  from factshock.models import t5
+  from factshock.models import family
 
-  return t5.init(study.model, jax.random.key(study.seed))
+  return family.of(study.model).init(study.model, jax.random.key(study.seed))
 
 
 def pretrained(study):

@@ -116,11 +116,12 @@ def test_a_typo_on_the_command_line_is_one_line(flags, expected, tmp_path):
 
 
 def test_batches_are_no_longer_than_their_examples_need():
-  example = lambda inputs, targets: {"inputs": [2] * inputs, "targets": [2] * targets}
   section = {"input_length": 40, "target_length": 16, "steps": 5}
-  assert arms.fit_lengths(section, [example(9, 3), example(13, 4)]) == {
+  assert arms.fit_lengths(section, (13, 4)) == {
       "input_length": 16, "target_length": 8, "steps": 5}
   text = {"input_length": 24, "target_length": 12}
-  assert arms.fit_lengths(section, [example(13, 4)], text)["input_length"] == 24
+  assert arms.fit_lengths(section, (13, 4), text)["input_length"] == 24
+  # A decoder-only model reads one row of tokens.
+  assert arms.fit_lengths(section, (13, 0)) == {"input_length": 16, "target_length": 0, "steps": 5}
   # What does not fit at all is left to the loader, which names the example.
-  assert arms.fit_lengths(section, [example(99, 4)])["input_length"] == 40
+  assert arms.fit_lengths(section, (99, 4))["input_length"] == 40

@@ -250,5 +250,5 @@ def test_a_batch_costs_little():
   makers = [source.prepare(12, 6) for source in sources]
   began = time.process_time()
   for step in range(50):
-    mixture.make_batch(sources, makers, (1, 4), 128, (12, 6), 0, step)
+    mixture.make_batch(sources, makers, (1, 4), 128, 0, step)
   assert (time.process_time() - began) / 50 < .006

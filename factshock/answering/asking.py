@@ -1,63 +1,135 @@
 """Asking a checkpoint for a facts file: from files to a predictions file."""
 
 import os
+import re
+from typing import NamedTuple
 
 from factshock.console import UserError
 
 
+class Asked(NamedTuple):
+  """A model that can be asked, and what its folder says of it: the config of its experiment and the like."""
+  params: dict
+  model: object      # T5Config or LlamaConfig
+  tokenizer: object
+  config: dict       # sections `answering` and `finetune` of its experiment, or DEFAULTS
+  home: dict         # the checkpoint's record: arm, seed, workdir
+
+
+DEFAULTS = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "question"}, "cpu_devices": 0}
+
+
 def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=None, candidates=None, prompt=None,
         max_tokens=16, tokenizer=None, relations=None, arm=None):
-  """Writes the predictions of a checkpoint on a facts file; returns the rows.
+  """Writes the predictions of a model on a facts file; returns the rows.
 
   Args:
-    config: the experiment's config (model, prompt, batch size).
-    checkpoint, facts, output, candidates, shot_facts, tokenizer, relations: paths; see factshock/answer.py.
+    config: the experiment's config, or None: that of the checkpoint's own record, or DEFAULTS.
+    checkpoint: path of a checkpoint, or a HuggingFace model: a folder or a hub id.
+    facts, output, candidates, shot_facts, tokenizer, relations: paths; see factshock/answer.py.
     mode: "rank" or "generate". prompt: "cloze" or "question"; None is config.finetune.prompt.
 
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
-  import jax
   from factshock.answering import decoding, predictions, ranking
-  from factshock.data import prompts, tokenizers
   from factshock.facts import relations as relations_room
   from factshock.facts import schema
-  from factshock.models import t5
-  from factshock.training import checkpoints, partitioning
+  from factshock.training import partitioning
 
-  partitioning.use_cpu_devices(config.cpu_devices)
-  manifest = checkpoints.read_manifest(checkpoint)
-  home = manifest["config"] or {}
-  tokenizer = tokenizers.load(tokenizer or _from_workdir(home, checkpoint, "tokenizer"))
-  table = relations_room.read_relations(relations or _from_workdir(home, checkpoint, "relations"))
+  asked = open_model(checkpoint, config, tokenizer)
+  table = relations_room.read_relations(relations or _from_workdir(asked.home, checkpoint, "relations"))
   rows = schema.read_facts(facts)
   schema.check_facts(rows, table, facts)
-  model = t5.T5Config(vocab_size=tokenizer.size, **config.model.to_dict())
-  like = jax.eval_shape(lambda: t5.init(model, jax.random.key(0)))
-  params = checkpoints.restore(checkpoint, like={"params": like})["params"]
-  texts = _prompts(prompts, schema, rows, table, prompt or config.finetune.prompt, shots, shot_facts)
-  mesh = partitioning.make_mesh()
-  labels = dict(arm=arm or home.get("arm") or "answers", seed=home.get("seed", 0), split=_stem(facts))
+  texts = prompt_texts(asked, rows, table, prompt or asked.config["finetune"]["prompt"], shots, shot_facts)
+  mesh, batch_size = partitioning.make_mesh(), asked.config["answering"]["batch_size"]
+  labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
   if mode == "generate":
-    said, scores = decoding.generate(params, model, tokenizer, texts, max_length=max_tokens,
-                                     batch_size=config.answering.batch_size, mesh=mesh)
+    said, scores = decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
+                                     batch_size=batch_size, mesh=mesh, **_stops(asked))
     answers = predictions.text_rows(rows, said, scores, **labels)
   else:
     options = predictions.candidates_of(schema.read_facts(candidates) if candidates else rows,
                                         dict.fromkeys(fact["relation"] for fact in rows))
-    scores = ranking.rank(params, model, tokenizer, texts, [fact["relation"] for fact in rows], options,
-                          batch_size=config.answering.batch_size, mesh=mesh)
-    answers = predictions.prediction_rows(rows, options, scores, top=config.answering.top or None, **labels)
+    scores = ranking.rank(asked.params, asked.model, asked.tokenizer, texts, [fact["relation"] for fact in rows],
+                          options, batch_size=batch_size, mesh=mesh)
+    answers = predictions.prediction_rows(rows, options, scores, top=asked.config["answering"]["top"] or None,
+                                          **labels)
   predictions.write_predictions(output, answers)
   return answers
 
 
-def _prompts(prompts, schema, rows, table, form, shots, shot_facts):
+def open_model(checkpoint, config=None, tokenizer=None):
+  """The model of a checkpoint, or of a HuggingFace folder or hub id, as Asked.
+
+  Raises:
+    UserError: nothing there, or something that does not fit the config or the tokenizer.
+  """
+  from factshock.training import partitioning
+
+  own = is_checkpoint(checkpoint)
+  record = _record(checkpoint) if own else {}
+  config = config.to_dict() if config is not None else record.get("experiment") or DEFAULTS
+  partitioning.use_cpu_devices(config["cpu_devices"])
+  return (_open_checkpoint if own else _open_pretrained)(checkpoint, config, record, tokenizer)
+
+
+def is_checkpoint(path):
+  """Whether a path is meant as a checkpoint of ours; else it is a HuggingFace folder or hub id ("org/name")."""
+  if os.path.isdir(path):
+    return not os.path.exists(os.path.join(path, "config.json"))
+  return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path)
+
+
+def _record(checkpoint):
+  from factshock.training import checkpoints
+
+  return checkpoints.read_manifest(checkpoint)["config"] or {}
+
+
+def _open_checkpoint(checkpoint, config, record, tokenizer):
+  import jax
+  from factshock.data import tokenizers
+  from factshock.models import family
+  from factshock.training import checkpoints
+
+  tokenizer = tokenizers.load(tokenizer or _from_workdir(record, checkpoint, "tokenizer"))
+  model = family.from_section(config["model"], tokenizer.size)
+  like = jax.eval_shape(lambda: family.of(model).init(model, jax.random.key(0)))
+  return Asked(checkpoints.restore(checkpoint, like={"params": like})["params"], model, tokenizer, config, record)
+
+
+def _open_pretrained(source, config, record, tokenizer):
+  from factshock.data import pretrained_tokenizers
+  from factshock.models import huggingface
+
+  tokenizer = pretrained_tokenizers.load(tokenizer or source)
+  params, model = huggingface.load(source)
+  pretrained_tokenizers.check_fits(tokenizer, model.vocab_size, source)
+  return Asked(params, model, tokenizer, config, {"arm": os.path.basename(os.path.normpath(source)), **record})
+
+
+def _stops(asked):
+  from factshock.data import decoder_text
+
+  return {"stops": (decoder_text.STOP,)} if asked.tokenizer.sentinels == 0 else {}
+
+
+def prompt_texts(asked, facts, table, form, shots=0, shot_facts=None, seed=0):
+  """The prompts of facts for a model, in one form, after `shots` answered facts of the file `shot_facts`.
+
+  Raises:
+    UserError: shots without a file of facts to draw them from, or too few of a relation.
+  """
+  from factshock.data import decoder_text, prompts
+  from factshock.facts import schema
+
   if shots and not shot_facts:
     raise UserError(f"--shots={shots} needs --shot_facts=FILE, the facts to draw them from")
   pool = schema.read_facts(shot_facts) if shots else []
-  return [prompts.k_shot_prompt(fact, table, prompts.choose_shots(fact, pool, shots, 0) if shots else [], form)
-          for fact in rows]
+  write = prompts.k_shot_prompt if asked.tokenizer.sentinels else decoder_text.answer_prompt
+  return [write(fact, table, prompts.choose_shots(fact, pool, shots, seed) if shots else [], form)
+          for fact in facts]
 
 
 def _from_workdir(home, checkpoint, what):

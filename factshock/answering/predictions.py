@@ -115,14 +115,15 @@ def _best(scores_QxC, top):
 
 
 def _rounded(scores):
-  """Rounds to 6 significant digits; log 0 becomes LOWEST."""
+  """Rounds to 6 significant digits and 17 decimals; log 0 becomes LOWEST."""
   if np.isnan(scores).any() or np.isposinf(scores).any():
     raise UserError("scores: expected log-probabilities, got NaN or infinity; the model has diverged: "
                     "lower the learning rate")
   scores = np.maximum(scores, LOWEST)
-  size = np.floor(np.log10(np.maximum(np.abs(scores), 1e-30)))
+  # Powers of ten are exact up to 1e22 only.
+  size = np.floor(np.log10(np.maximum(np.abs(scores), 1e-12)))
   unit = 10.0 ** (DIGITS - 1 - size)
-  return np.round(scores * unit) / unit
+  return np.round(scores * unit) / unit + 0.0  # no -0.0
 
 
 def _row(fact, prediction, score, labels, ranked=None):

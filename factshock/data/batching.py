@@ -12,48 +12,57 @@ def bucket(length):
   return size
 
 
+# The sides of an example: the field that tells its length, that one's padding, all fields of the side, and
+# the name of the segments.
+_ENCODER_DECODER = (("inputs", 0, ("inputs",), "input_segments"),
+                    ("targets", 0, ("targets", "weights"), "target_segments"))
+_DECODER = (("tokens", -1, ("tokens", "weights"), "segments"),)
+
+
 def pack_batch(batch, row_multiple=1, least_rows=0):
   """The examples of a padded batch in fewer rows of the same lengths, so that less padding is computed.
 
   Args:
-    batch: `inputs` [B, S], `targets` [B, T], `weights` [B, T]; an example starts its row, padding (0) follows.
+    batch: `inputs` [B, S], `targets` [B, T], `weights` [B, T], padded with 0; or of a decoder-only model `tokens` and
+      `weights` [B, S], padded with -1. An example starts its row.
     row_multiple, least_rows: rows of padding are added until there are `least_rows` and a multiple of
       `row_multiple`: every number of rows is compiled anew.
 
   Returns:
-    The same dict with R rows, and `input_segments` [R, S], `target_segments` [R, T] int32: the example's
-    number in its row from 1 on, 0 on padding. No token is cut or dropped.
+    The same dict with R rows, and int32 `input_segments` [R, S] and `target_segments` [R, T], or `segments` [R, S]:
+    the example's number in its row from 1 on, 0 on padding. No token is cut or dropped.
   """
-  size_Bx2 = np.stack([np.count_nonzero(batch[name], axis=1) for name in ("inputs", "targets")], axis=1)
-  capacity = batch["inputs"].shape[1], batch["targets"].shape[1]
-  row_B, start_Bx2, segment_B = _place(size_Bx2, capacity)
+  sides = _DECODER if "tokens" in batch else _ENCODER_DECODER
+  size_BxE = np.stack([np.count_nonzero(batch[name] != pad, axis=1) for name, pad, _, _ in sides], axis=1)
+  capacity = tuple(batch[name].shape[1] for name, _, _, _ in sides)
+  row_B, start_BxE, segment_B = _place(size_BxE, capacity)
   rows = max(int(row_B.max(initial=-1)) + 1, least_rows)
   rows += -rows % row_multiple
   packed = {}
-  for side, (name, length) in enumerate(zip(("input", "target"), capacity)):
-    example, column = np.nonzero(np.arange(length)[None] < size_Bx2[:, side, None])
-    place = row_B[example], start_Bx2[example, side] + column
-    for array in (f"{name}s", "weights")[:side + 1]:
-      packed[array] = np.zeros((rows, length), batch[array].dtype)
-      packed[array][place] = batch[array][example, column]
-    packed[f"{name}_segments"] = np.zeros((rows, length), np.int32)
-    packed[f"{name}_segments"][place] = segment_B[example]
+  for side, (length, (first, pad, names, segments)) in enumerate(zip(capacity, sides)):
+    example, column = np.nonzero(np.arange(length)[None] < size_BxE[:, side, None])
+    place = row_B[example], start_BxE[example, side] + column
+    for name in names:
+      packed[name] = np.full((rows, length), pad if name == first else 0, batch[name].dtype)
+      packed[name][place] = batch[name][example, column]
+    packed[segments] = np.zeros((rows, length), np.int32)
+    packed[segments][place] = segment_B[example]
   return packed
 
 
-def _place(size_Bx2, capacity):
-  """(row, starts [2], segment) of each example: the first row with room for both sides, the longest first."""
-  row_B, segment_B = np.zeros((2, len(size_Bx2)), np.int64)
-  start_Bx2 = np.zeros_like(size_Bx2)
-  order = np.argsort(-(size_Bx2 / np.asarray(capacity)).sum(axis=1), kind="stable")
-  used = []  # tokens of both sides and examples of each row; plain ints, as numpy's cost more than the search
-  for example, (inputs, targets) in zip(order.tolist(), size_Bx2[order].tolist()):
-    for row, (first, second, count) in enumerate(used):
-      if first + inputs <= capacity[0] and second + targets <= capacity[1]:
+def _place(size_BxE, capacity):
+  """(row, starts [E], segment) of each example: the first row with room for all E sides, the longest first."""
+  row_B, segment_B = np.zeros((2, len(size_BxE)), np.int64)
+  start_BxE = np.zeros_like(size_BxE)
+  order = np.argsort(-(size_BxE / np.asarray(capacity)).sum(axis=1), kind="stable")
+  used = []  # tokens of each side and examples of each row; plain ints, as numpy's cost more than the search
+  for example, size in zip(order.tolist(), size_BxE[order].tolist()):
+    for row, (filled, count) in enumerate(used):
+      if filled[0] + size[0] <= capacity[0] and filled[-1] + size[-1] <= capacity[-1]:  # one side or two
         break
     else:
-      row, first, second, count = len(used), 0, 0, 0
+      row, filled, count = len(used), [0] * len(size), 0
       used.append(None)
-    used[row] = first + inputs, second + targets, count + 1
-    row_B[example], start_Bx2[example], segment_B[example] = row, (first, second), count + 1
-  return row_B, start_Bx2, segment_B
+    used[row] = [a + b for a, b in zip(filled, size)], count + 1
+    row_B[example], start_BxE[example], segment_B[example] = row, filled, count + 1
+  return row_B, start_BxE, segment_B

@@ -23,7 +23,8 @@ _STEPS = 10**12  # more than any run takes
 @dataclasses.dataclass(frozen=True)
 class Source:
   """Examples to draw: `prepare(input_length, target_length)` gives `make(rows_B, keys_B)`, which gives
-  (inputs [B, input_length], targets [B, target_length]). `loss_weight` multiplies the batch's weights: with 0
+  a dict of `inputs` [B, input_length] and `targets` [B, target_length] (for a decoder-only model of `tokens` and
+  `weights` [B, input_length + target_length]). `loss_weight` multiplies the batch's weights: with 0
   the examples are in the batch but teach nothing."""
   name: str
   size: int
@@ -48,7 +49,11 @@ def _prepare_examples(examples, name, input_length, target_length):
       raise UserError(f"source {name!r}, example {row}: expected at most {input_length} input and "
                       f"{target_length} target tokens, got {got[0]} and {got[1]}; raise these lengths")
     inputs[row, :got[0]], targets[row, :got[1]] = example["inputs"], example["targets"]
-  return lambda rows_B, keys_B: (inputs[rows_B], targets[rows_B])
+  return lambda rows_B, keys_B: {"inputs": inputs[rows_B], "targets": targets[rows_B]}
+
+
+def _fields(inputs_and_targets):
+  return dict(zip(("inputs", "targets"), inputs_and_targets))
 
 
 def span_source(corpus, tokenizer, *, noise_density=.15, mean_span_length=3., roll=False, loss_weight=1.0,
@@ -85,10 +90,10 @@ def _prepare_spans(corpus, tokenizer, options, name, input_length, target_length
 
   def make(rows_B, keys_B):
     lengths_B = lengths[rows_B]
-    return span_corruption.corrupt(
+    return _fields(span_corruption.corrupt(
         _gather(corpus.tokens, corpus.offsets[rows_B], lengths_B), lengths_B, keys_B, **options,
         sentinel0=tokenizer.sentinel(0), eos=tokenizer.eos, sentinels=tokenizer.sentinels,
-        input_length=input_length, target_length=target_length)
+        input_length=input_length, target_length=target_length))
 
   return make
 
@@ -132,10 +137,10 @@ def _prepare_salient(windows, tokenizer, options, shares, name, input_length, ta
     place = np.arange(int(lengths.max()))[None]
     mask = np.where(named[:, None], (place >= span_Bx2[:, :1]) & (place < span_Bx2[:, 1:]),
                     span_corruption.noise_mask(lengths, keys_B, **options, width=place.shape[1]))
-    return span_corruption.apply_mask(
+    return _fields(span_corruption.apply_mask(
         _gather(windows.tokens, windows.offsets[rows_B] + start, lengths), lengths, mask,
         sentinel0=tokenizer.sentinel(0), eos=tokenizer.eos, sentinels=tokenizer.sentinels,
-        input_length=input_length, target_length=target_length)
+        input_length=input_length, target_length=target_length))
 
   return make
 
@@ -222,26 +227,29 @@ def permute(places_B, size, key):
   return rows, passes
 
 
-def make_batch(sources, makers, ratios, batch_size, lengths, seed, step):
-  """The batch of one step: dict of `inputs` [B, S], `targets` [B, T] int32 and `weights` [B, T] float32."""
+def make_batch(sources, makers, ratios, batch_size, seed, step):
+  """The batch of one step: what the sources' `make` gives, a row an example, and float32 `weights`.
+
+  Where a source gives no weights, they are 1 on target tokens and 0 on padding.
+  """
   source_B, place_B = select(step * batch_size + np.arange(batch_size), ratios)
-  inputs = np.zeros((batch_size, lengths[0]), np.int32)
-  targets = np.zeros((batch_size, lengths[1]), np.int32)
-  weight_B = np.zeros(batch_size, np.float32)
+  batch = {}
   for number, (source, make) in enumerate(zip(sources, makers)):
     mine = np.nonzero(source_B == number)[0]
     if not len(mine):
       continue
     key = span_corruption.keys(seed, [number])[0]
     rows, passes = permute(place_B[mine], source.size, key)
-    inputs[mine], targets[mine] = make(rows, span_corruption.keys(int(key), rows + passes * source.size))
-    weight_B[mine] = source.loss_weight
-  return {"inputs": inputs, "targets": targets, "weights": (targets != 0) * weight_B[:, None]}
+    part = make(rows, span_corruption.keys(int(key), rows + passes * source.size))
+    weights = part["weights"] if "weights" in part else part["targets"] != 0
+    for name, array in {**part, "weights": (weights * source.loss_weight).astype(np.float32)}.items():
+      batch.setdefault(name, np.empty((batch_size, *array.shape[1:]), array.dtype))[mine] = array
+  return batch
 
 
 def _packed(make, row_multiple):
   """`make` with packed rows; nearly always as many as the fullest of the first batches needs, so compiled once."""
-  least = max(len(batching.pack_batch(make(step), row_multiple)["inputs"]) for step in range(16))
+  least = max(len(batching.pack_batch(make(step), row_multiple)["weights"]) for step in range(16))
   return lambda step: batching.pack_batch(make(step), row_multiple, least)
 
 
@@ -295,8 +303,7 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
     raise ValueError(f"expected one ratio for each of {len(sources)} sources, got {len(ratios)}")
   ratios = whole_ratios(ratios)
   makers = [source.prepare(input_length, target_length) for source in sources]
-  lengths = input_length, target_length
-  make = functools.partial(make_batch, sources, makers, ratios, batch_size, lengths, seed)
+  make = functools.partial(make_batch, sources, makers, ratios, batch_size, seed)
   if pack_to:
     make = _packed(make, pack_to)
   identity = {"sources": ",".join(f"{source.name}:{source.size}" for source in sources),

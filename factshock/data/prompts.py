@@ -28,7 +28,7 @@ def cloze_prompt(fact, relations, template=0):
   return relations_room.cloze(statements[template], fact["subject"], BLANK)
 
 
-def _question(fact, relations):
+def question_text(fact, relations):
   """The question alone: the fact's own, else the first of its relation."""
   if fact.get("question"):
     return fact["question"]
@@ -41,7 +41,7 @@ def _question(fact, relations):
 
 def question_prompt(fact, relations):
   """The question and the blank: "where was Ada Byron born ? <extra_id_0>"; the fact's own `question` wins."""
-  return f"{_question(fact, relations)} {BLANK}"
+  return f"{question_text(fact, relations)} {BLANK}"
 
 
 def k_shot_prompt(fact, relations, shots, form="question"):
@@ -54,7 +54,7 @@ def k_shot_prompt(fact, relations, shots, form="question"):
     answered = [relations_room.statement(template, shot["subject"], shot["object"])
                 for template, shot in zip(templates, shots)]
     return " ".join([*answered, cloze_prompt(fact, relations)])
-  answered = [f"{_question(shot, relations)} {shot['object']}" for shot in shots]
+  answered = [f"{question_text(shot, relations)} {shot['object']}" for shot in shots]
   return " ".join([*answered, question_prompt(fact, relations)])
 
 

@@ -14,6 +14,7 @@ import re
 
 from factshock import files
 from factshock.console import UserError
+from factshock.data import pretrained_tokenizers
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
@@ -180,6 +181,8 @@ def _size_error(model_path, size, lines, message):
 
 def save(tokenizer, folder):
   """Writes `tokenizer.json` (and `spiece.model` where there is one) into a folder, made where missing."""
+  if tokenizer.kind == "huggingface":
+    return tokenizer.save(folder)
   record = {"format": 1, "kind": tokenizer.kind, "sentinels": tokenizer.sentinels}
   if tokenizer.kind == "words":
     record["words"] = list(tokenizer.words)
@@ -193,11 +196,13 @@ def save(tokenizer, folder):
 
 
 def load(folder):
-  """The tokenizer that `save` wrote into a folder.
+  """The tokenizer that `save` wrote into a folder, or that of a HuggingFace model's folder.
 
   Raises:
     UserError: files missing, malformed, or a model other than the one saved.
   """
+  if pretrained_tokenizers.is_folder(folder):
+    return pretrained_tokenizers.load(folder)
   path = os.path.join(folder, "tokenizer.json")
   try:
     record = json.loads("\n".join(line for _, line in files.lines(path)))

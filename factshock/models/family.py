@@ -1,19 +1,18 @@
 """The families of models: which module runs a config, and configs from a section of an experiment's config."""
 
 import dataclasses
+import importlib
 
 from factshock.console import UserError
 
-FAMILIES = ("t5", "llama")
+_CONFIGS = {"t5": "T5Config", "llama": "LlamaConfig"}  # module of this folder -> its config
 
 
 def of(config):
   """The module that runs models of this config: models.t5 or models.llama. ValueError for anything else."""
-  from factshock.models import llama, t5
-
-  for module, kind in ((t5, t5.T5Config), (llama, llama.LlamaConfig)):
-    if isinstance(config, kind):
-      return module
+  for name, kind in _CONFIGS.items():
+    if type(config).__name__ == kind:
+      return _module(name)
   raise ValueError(f"expected a T5Config or LlamaConfig, got {type(config).__name__}")
 
 
@@ -23,10 +22,9 @@ def from_section(section, vocab_size):
   Raises:
     UserError: a value out of range, or a vocabulary smaller than the tokenizer's.
   """
-  from factshock.models import llama, t5
-
   values = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(section).items()}
-  kind = {"t5": t5.T5Config, "llama": llama.LlamaConfig}[values.pop("family")]
+  name = values.pop("family")
+  kind = getattr(_module(name), _CONFIGS[name])
   if not values.get("vocab_size"):
     values["vocab_size"] = vocab_size
   if values["vocab_size"] < vocab_size:
@@ -49,3 +47,7 @@ def differences(config, other):
   return [f"{field.name}: {getattr(config, field.name)!r} and {getattr(other, field.name)!r}"
           for field in dataclasses.fields(config)
           if field.name not in how and getattr(config, field.name) != getattr(other, field.name)]
+
+
+def _module(name):
+  return importlib.import_module(f"factshock.models.{name}")

@@ -23,7 +23,7 @@ class Checkpointing(NamedTuple):
 
 
 def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metrics=None, log_every=100,
-          checkpoint=None, evaluate=None, eval_steps=()):
+          checkpoint=None, evaluate=None, eval_steps=(), frozen=None):
   """Trains until `steps` steps are done, going on from the newest checkpoint where there is one.
 
   A run that was interrupted and resumed gives the same bits as one that was not, data order included,
@@ -46,6 +46,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
       and before the checkpoint of that step; it must not keep `params`, which the next step overwrites.
       After a kill the evaluations beyond the last checkpoint are called again.
     eval_steps: collection of step numbers.
+    frozen: parameters that are not trained (`step_fn`'s fourth argument); neither copied nor saved.
 
   Returns:
     The final state, on the mesh.
@@ -61,12 +62,13 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
     metrics.rewind(label, start)
   if start == 0 and evaluate and 0 in eval_steps:
     evaluate(0, state["params"])
+  frozen = frozen if frozen is None else _place(frozen, mesh)
   compiled = _compile(step_fn, mesh)
   report = _Report(label, start, steps, metrics, log_every)
   for step in range(start + 1, steps + 1):
     batch = _next(batches, label, step)
     batch = partitioning.shard_batch(batch, mesh) if mesh else batch
-    state, numbers = compiled(state, batch, key)
+    state, numbers = compiled(state, batch, key) if frozen is None else compiled(state, batch, key, frozen)
     report.add(step, numbers)
     evaluates = evaluate and step in eval_steps
     saves = checkpoint and (step == steps or (checkpoint.every and step % checkpoint.every == 0))

@@ -23,6 +23,8 @@ def make_optimizer(section):
       `schedule`, `warmup` and `steps` (in steps), `final` (share of the peak at the end), `b2` (AdamW),
       `weight_decay` (times the learning rate; not on norm scales) and `clip` (global norm; 0 = none).
       Other keys are not read.
+  State and updates are float32 whatever the dtype of the parameters. (An update below 1/256 of a bfloat16
+  parameter is rounded away; float32 parameters with computation in bfloat16 keep it.)
   Raises: UserError where a name is unknown, a key is missing or a value is out of range.
   """
   section = _checked(section)
@@ -30,7 +32,7 @@ def make_optimizer(section):
   parts = [optax.clip_by_global_norm(section["clip"])] if section["clip"] else []
   parts.append(_adafactor() if section["optimizer"] == "adafactor" else optax.scale_by_adam(b2=section["b2"]))
   parts += [decay] if section["weight_decay"] else []
-  return optax.chain(*parts, optax.scale_by_learning_rate(make_schedule(section)))
+  return _in_float32(optax.chain(*parts, optax.scale_by_learning_rate(make_schedule(section))))
 
 
 def make_schedule(section):
@@ -70,6 +72,16 @@ def _adafactor():
                      optax.scale_by_param_block_rms())
   alone = optax.GradientTransformation(jax.vmap(each.init), jax.vmap(each.update))
   return _leaf_by_leaf(lambda names: alone if "layers" in names else each)
+
+
+def _in_float32(inner):
+  """The transformation with parameters and gradients cast, so that its state and updates are float32."""
+  def wide(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+
+  return optax.GradientTransformation(
+      lambda params: inner.init(wide(params)),
+      lambda updates, state, params: inner.update(wide(updates), state, wide(params)))
 
 
 def _leaf_by_leaf(choose):

@@ -1,5 +1,7 @@
 """One training step as a pure function of (state, batch, key)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,19 +11,26 @@ from factshock.models import t5
 
 
 def loss_fn(params, config, batch, key=None):
-  """Weighted sum of the negative log-likelihood of the target tokens of a T5, and sums for metrics.
+  """Weighted sum of the negative log-likelihood of the tokens to be predicted, and sums for metrics.
 
   Args:
-    params, config: of models.t5.
-    batch: dict of `inputs` [B, S], `targets` [B, T], `weights` [B, T], and for packed rows
-      `input_segments`, `target_segments`.
+    params, config: of models.t5, or of models.llama.
+    batch: for a T5 dict of `inputs` [B, S], `targets` [B, T], `weights` [B, T], and for packed rows
+      `input_segments`, `target_segments`; for a decoder-only model `tokens`, `weights` [B, S], each weight
+      that of its token as the one predicted, and for packed rows `segments`.
     key: random key of dropout, or None for none.
   Returns: (loss sum, dict of `correct` and `tokens`, each weighted by `weights`), float32 scalars.
   """
-  segments = {name: batch.get(name) for name in ("input_segments", "target_segments")}
-  logits = t5.forward(params, config, batch["inputs"], batch["targets"], key=key, **segments)
-  nll_BxT, correct_BxT = token_losses(logits, batch["targets"])
-  weights = batch["weights"].astype(jnp.float32)
+  if "tokens" in batch:
+    from factshock.models import llama
+    logits = llama.forward(params, config, batch["tokens"], segments_BxS=batch.get("segments"))[:, :-1]
+    targets, weights = batch["tokens"][:, 1:], batch["weights"][:, 1:]
+  else:
+    segments = {name: batch.get(name) for name in ("input_segments", "target_segments")}
+    logits = t5.forward(params, config, batch["inputs"], batch["targets"], key=key, **segments)
+    targets, weights = batch["targets"], batch["weights"]
+  nll_BxT, correct_BxT = token_losses(logits, targets)
+  weights = weights.astype(jnp.float32)
   return jnp.sum(weights * nll_BxT), {"correct": jnp.sum(weights * correct_BxT), "tokens": jnp.sum(weights)}
 
 
@@ -44,20 +53,22 @@ def init_state(params, optimizer):
 
 
 def make_train_step(loss_fn, optimizer, accumulate=1):
-  """Builds `step(state, batch, key) -> (state, metrics)`, pure: jit it, with the state donated.
+  """Builds `step(state, batch, key, frozen=None) -> (state, metrics)`, pure: jit it, with the state donated.
 
   Args:
     loss_fn: function of (params, batch=, key=) that returns (loss sum, dict of sums with `tokens` and
       `correct`); for T5 `functools.partial(train_step.loss_fn, config=config)`.
     optimizer: optax transformation.
     accumulate: number of microbatches the batch is cut into; the gradient is that of the whole batch.
+  `frozen`, where given, goes to loss_fn as `frozen=`: parameters that are not trained, as under LoRA.
   Metrics: `loss` and `accuracy` (means over the weights of the whole batch), `gradient_norm` (before
   clipping), `tokens` (sum of the weights). The step's randomness is fold_in(key, state["step"]).
   Raises (when traced): UserError where the batch is no multiple of `accumulate`.
   """
-  def step(state, batch, key):
+  def step(state, batch, key, frozen=None):
     key = jax.random.fold_in(key, state["step"])
-    loss, sums, gradients = _gradients(loss_fn, state["params"], batch, key, accumulate)
+    of = loss_fn if frozen is None else functools.partial(loss_fn, frozen=frozen)
+    loss, sums, gradients = _gradients(of, state["params"], batch, key, accumulate)
     tokens = jnp.maximum(sums["tokens"], 1e-9)  # a batch of padding alone: a loss of 0, not of 0/0
     gradients = jax.tree.map(lambda x: (x / tokens).astype(x.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
