@@ -80,32 +80,13 @@ def _run_finetune(study, name):
   if any(value(label) <= done for label in missing):
     print(f"  {name}: answers before step {done} are missing; training again from the start")
     shutil.rmtree(folder)
-  questions, needs = studies.question_source(study, study.sets[arm.facts], section["prompt"],
-                                             arm.get("question_weight", 1.0))
-  section = fit_lengths(section, needs, study.config.pretrain if arm.get("ratio", 0) else None)
-  sources, ratios = [questions], [1.0]
-  if arm.get("ratio", 0):
-    sources, ratios = [*sources, study.text], [1.0, arm.ratio]
   start = studies.random_params(study) if arm.get("start") == "random" else studies.pretrained(study)
 
   def evaluate(step, params):
     studies.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
 
-  studies.train(study, name, section, sources, ratios, start, evaluate, section["eval_steps"])
-
-
-def fit_lengths(section, needs, text=None):
-  """A section whose lengths are no longer than its examples' `needs` (and the text's section, if any) ask for.
-
-  Lengths come in few sizes (`batching.bucket`), so that arms share compiled steps; config.finetune's are the most.
-  """
-  from factshock.data import batching
-
-  lengths = {}
-  for name, need in zip(("input_length", "target_length"), needs):
-    need = max(need, text[name] if text else 0)
-    lengths[name] = min(section[name], batching.bucket(need)) if need else 0
-  return {**section, **lengths}
+  studies.finetune(study, name, study.sets[arm.facts], section, start, ratio=arm.get("ratio", 0),
+                   question_weight=arm.get("question_weight", 1.0), evaluate=evaluate)
 
 
 def _alpha_points(config, name):
@@ -178,6 +159,9 @@ def check(config):
   """Checks a config, its arms included. Raises: UserError naming every problem."""
   configs.check(config, {name: kind.schema for name, kind in KINDS.items()})
   problems = []
+  if config.facts != "world" and not config.corpus:
+    problems.append(f"config.facts={config.facts!r} needs config.corpus=PATH too: a text, pretrained on or like that, "
+                    "that says which answers are common")
   for name, arm in config.arms.items():
     of = arm.get("of")
     if of and config.arms[of].kind != "finetune":

@@ -35,7 +35,7 @@ def _is_seeds(value):
 
 
 _OPTIMIZATION = dict(
-    steps=_WHOLE, batch_size=_COUNT, input_length=_COUNT, target_length=_COUNT, pack=_FLAG,
+    steps=_WHOLE, batch_size=_COUNT, input_length=_COUNT, target_length=_WHOLE, pack=_FLAG,
     accumulate=_COUNT,
     optimizer=_choice("adamw", "adafactor"), learning_rate=_POSITIVE,
     schedule=_choice("constant", "cosine", "linear", "rsqrt"), final=_SHARE, warmup=_WHOLE, b2=_INSIDE,
@@ -174,8 +174,8 @@ def _joint_problems(config):
     problems.append(f"config.split: expected shares that sum to 1, got {total:g}")
   if config.facts == "world" and (config.relations or config.corpus):
     problems.append("config.relations and config.corpus go with config.facts=PATH; with config.facts='world' leave them empty")
-  if config.facts != "world" and not (config.relations and config.corpus):
-    problems.append(f"config.facts={config.facts!r} needs config.relations=PATH and config.corpus=PATH too")
+  if config.facts != "world" and not config.relations:
+    problems.append(f"config.facts={config.facts!r} needs config.relations=PATH too")
   if config.facts != "world" and config.tokenizer.kind == "words":
     problems.append("config.tokenizer.kind: real text needs 'sentencepiece' or 'huggingface'")
   if config.tokenizer.kind == "huggingface" and not (config.tokenizer.path or config.start_from):
@@ -185,6 +185,8 @@ def _joint_problems(config):
     problems.append("config.model.family='llama' needs config.tokenizer.kind='huggingface'")
   if config.model.family == "llama" and config.pretrain.masking != "next_token":
     problems.append("config.model.family='llama' needs config.pretrain.masking='next_token'")
+  problems += [f"config.{section}.target_length: a t5 needs a whole number of at least 1, got 0"
+               for section in ("pretrain", "finetune") if config.model.family == "t5" and not config[section].target_length]
   if config.model.family == "t5" and config.pretrain.masking == "next_token":
     problems.append("config.pretrain.masking='next_token' needs config.model.family='llama'")
   for key in ("zero_shot", "finetuned", "ceiling"):

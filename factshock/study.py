@@ -55,25 +55,29 @@ class Study(NamedTuple):
 
 
 def prepare(config, workdir, seed, mesh):
-  """Builds a Study; a pure function of config and seed, but for what it stores under `workdir`.
+  """Builds the Study of one seed of an experiment; a pure function of config and seed, but for what it stores.
 
-  Writes facts/<seed>/ (every set, relations, answer counts) and tokenizer/<seed>/.
+  Writes facts/<seed>/ (every set, relations, answer counts) and tokenizer/<seed>/ under `workdir`.
 
   Raises:
     UserError: facts, relations or text that do not fit each other or the config.
   """
+  material = make_world(config, seed) if config.facts == "world" else read_material(config)
+  return assemble(config, workdir, seed, mesh, material, make_sets(material, config, seed))
+
+
+def assemble(config, workdir, seed, mesh, material, sets):
+  """The Study of material and sets of facts: tokenizer, model and pretraining task as the config says."""
   from factshock.answering import predictions
   from factshock.data import tokenizers
   from factshock.models import family
 
-  material = make_world(config, seed) if config.facts == "world" else read_material(config)
-  sets = make_sets(material, config, seed)
   folder = os.path.join(workdir, "tokenizer", str(seed))
   tokenizer = _tokenizer(config, material, folder)
   tokenizers.save(tokenizer, folder)
   write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
   model = family.from_section(config.model.to_dict(), tokenizer.size)
-  text = _text_source(config, material, tokenizer)
+  text = _text_source(config, material, tokenizer) if material.sentences else None
   candidates = predictions.candidates_of(material.facts + material.background)
   return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
                model, text, {})
@@ -86,7 +90,7 @@ def make_world(config, seed):
 
 
 def read_material(config):
-  """One's own facts, relations and text as Material; popularity, where not given, is counted in the text.
+  """One's own facts, relations and text (if any) as Material; popularity not given is counted in the text.
 
   Raises:
     UserError: a file that does not fit its format or the others.
@@ -94,15 +98,18 @@ def read_material(config):
   relations = relations_room.read_relations(config.relations)
   facts = schema.read_facts(config.facts)
   schema.check_facts(facts, relations, config.facts)
-  sentences = read_corpus(config.corpus)
+  sentences = read_corpus(config.corpus) if config.corpus else []
+  used = {fact["relation"] for fact in facts}
+  relations = {name: row for name, row in relations.items() if name in used}
+  if not sentences:
+    return Material(facts, [], relations, [], {})
   counts = counting.count_answers(sentences, facts)
   if not any(counts.values()):
     raise UserError(f"{config.corpus}: names no answer of {config.facts}; is it the right text?")
   if any("popularity" not in fact for fact in facts):
     print("  facts without popularity: taken as how often the text names the subject")
     facts = _with_popularity(facts, sentences)
-  used = {fact["relation"] for fact in facts}
-  return Material(facts, [], {name: row for name, row in relations.items() if name in used}, sentences, counts)
+  return Material(facts, [], relations, sentences, counts)
 
 
 def read_corpus(pattern):
@@ -264,6 +271,12 @@ def checkpoint_folder(workdir, arm, seed):
   return os.path.join(workdir, "checkpoints", arm, str(seed))
 
 
+def optimization(section):
+  """The part of a section that its optimizer is made of, hashable."""
+  return tuple(sorted((key, section[key]) for key in (
+      "optimizer", "learning_rate", "schedule", "warmup", "steps", "final", "b2", "weight_decay", "clip")))
+
+
 @functools.lru_cache(maxsize=None)
 def train_step(model, section, accumulate):
   """The train step and optimizer of a model and an optimization section; one object each, so compiled once."""
@@ -286,9 +299,7 @@ def train(study, name, section, sources, ratios, params, evaluate=None, eval_ste
   from factshock.training import loop, metrics
   from factshock.training import train_step as steps
 
-  optimization = tuple(sorted((key, section[key]) for key in (
-      "optimizer", "learning_rate", "schedule", "warmup", "steps", "final", "b2", "weight_decay", "clip")))
-  step_fn, optimizer = train_step(study.model, optimization, section["accumulate"])
+  step_fn, optimizer = train_step(study.model, optimization(section), section["accumulate"])
   batch_size = round(section["batch_size"] * sum(ratios) / ratios[0])
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
                             target_length=section["target_length"], seed=study.seed,
@@ -301,6 +312,33 @@ def train(study, name, section, sources, ratios, params, evaluate=None, eval_ste
         log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps,
         checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name)))
   return state["params"]
+
+
+def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, evaluate=None):
+  """Finetunes the weights `start` on facts, with `ratio` examples of the pretraining task to each question.
+
+  Args:
+    section: as config.finetune; its lengths are the most a row may have.
+    question_weight: multiplies the questions' loss. evaluate: function of (step, params), called at eval_steps.
+  """
+  questions, needs = question_source(study, facts, section["prompt"], question_weight)
+  section = fit_lengths(section, needs, study.config.pretrain if ratio else None)
+  sources, ratios = ([questions, study.text], [1.0, ratio]) if ratio else ([questions], [1.0])
+  return train(study, name, section, sources, ratios, start, evaluate, section["eval_steps"] if evaluate else ())
+
+
+def fit_lengths(section, needs, text=None):
+  """A section whose lengths are no longer than its examples' `needs` (and the text's section, if any) ask for.
+
+  Lengths come in few sizes (`batching.bucket`), so that arms share compiled steps; config.finetune's are the most.
+  """
+  from factshock.data import batching
+
+  lengths = {}
+  for name, need in zip(("input_length", "target_length"), needs):
+    need = max(need, text[name] if text else 0)
+    lengths[name] = min(section[name], batching.bucket(need)) if need else 0
+  return {**section, **lengths}
 
 
 def _row_multiple(study, section, batch_size):
@@ -330,10 +368,30 @@ def pretrained(study):
   section, folder = study.config.pretrain, checkpoint_folder(study.workdir, "pretrained", study.seed)
   if checkpoints.latest_step(folder) == section.steps:
     return checkpoints.restore_params(folder)
-  params = random_params(study)
-  if study.config.start_from:
-    params = checkpoints.restore(study.config.start_from, like={"params": params})["params"]
+  params = start_weights(study) if study.config.start_from else random_params(study)
   params = train(study, "pretrained", section, [study.text], [1.0], params)
   if section.steps == 0:
     checkpoints.save(folder, 0, params=params, config=provenance(study, "pretrained"))
   return params
+
+
+def start_weights(study):
+  """The weights that config.start_from names: a checkpoint of ours, or a HuggingFace folder or hub id.
+
+  Raises:
+    UserError: nothing there, or a model of other sizes than config.model (naming each).
+  """
+  import jax
+  from factshock.answering import asking
+  from factshock.models import family, huggingface
+  from factshock.training import checkpoints
+
+  source = study.config.start_from
+  if asking.is_checkpoint(source):
+    like = jax.eval_shape(lambda: family.of(study.model).init(study.model, jax.random.key(0)))
+    return checkpoints.restore(source, like={"params": like})["params"]
+  differing = family.differences(huggingface.config_of(source), study.model)
+  if differing:
+    raise UserError(f"config.start_from={source}: is another model than config.model says (there, here):\n  "
+                    + "\n  ".join(differing) + "\n  configs/pretrained.py:PATH takes the sizes from the model")
+  return huggingface.load(source, param_dtype=study.model.param_dtype)[0]

@@ -43,8 +43,10 @@ class PretrainedTokenizer:
     """Token ids that follow those of `prompt` in "PROMPT TEXT".
 
     Raises:
-      UserError: the tokenizer joins the prompt's end and the text into one token.
+      UserError: the text is empty, or the tokenizer joins the prompt's end and the text into one token.
     """
+    if not text.strip():
+      raise UserError(f"prompt {prompt[-60:]!r}: expected an answer with at least one token, got {text!r}")
     before, both = self.encode(prompt), self.encode(f"{prompt} {text}")
     if both[:len(before)] != before or len(both) == len(before):
       raise UserError(f"prompt {prompt[-60:]!r} and answer {text!r}: the tokenizer of {self.source} does not keep "

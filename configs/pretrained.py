@@ -1,0 +1,52 @@
+r"""A study of, or training on, any HuggingFace model: a local folder or a hub id, T5, Llama or Mistral.
+
+  python -m factshock.train --config=configs/pretrained.py:google/flan-t5-base --workdir=runs/flan \
+      --config.facts=facts.jsonl --config.relations=relations.jsonl
+  python -m factshock.experiment --config=configs/pretrained.py:/models/my-llama --workdir=runs/llama \
+      --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
+
+Sizes and tokenizer come from the model; computing is in bfloat16, parameters and optimizer are float32. The text
+says how common each answer is, and is what mixture finetuning mixes in (span corruption, or the next token).
+The t5_v1_1_*, t5_lm_adapt_xl, llama2_7b and mistral_7b configs name their sizes and memory.
+Expect: what the model makes of it. Time: `python -m factshock.train --config=... --dry_run` counts FLOPs and memory.
+"""
+
+import ml_collections
+from configs import own_facts
+
+
+def get_config(model=""):
+  from factshock.console import UserError
+  from factshock.models import family, huggingface
+
+  if not model:
+    raise UserError("--config=configs/pretrained.py: needs a model, as --config=configs/pretrained.py:google/flan-t5-base")
+  return of(model, {**family.to_section(huggingface.config_of(model)), "dtype": "bfloat16", "param_dtype": "float32"})
+
+
+def of(model, sizes):
+  """The config of a HuggingFace model whose `model` section is `sizes`."""
+  config = own_facts.get_config("question")
+  config.name = f"Frequency shock of {model}"
+  config.start_from = model
+  config.corpus = ""  # a study needs it; training alone does not
+  config.tokenizer.update(dict(kind="huggingface"))
+  config.model = ml_collections.ConfigDict({**sizes, "unroll": False})
+  decoder_only = sizes["family"] == "llama"
+  config.pretrain.update(dict(steps=0, batch_size=32, input_length=128, target_length=0 if decoder_only else 40,
+                              masking="next_token" if decoder_only else "spans", roll=False))
+  config.finetune.update(dict(
+      steps=1000, batch_size=32, input_length=128, target_length=0 if decoder_only else 40, pack=True,
+      eval_steps=(0, 25, 50, 100, 200, 500, 1000), checkpoint_every=500,
+      **(dict(optimizer="adamw", learning_rate=1e-5, warmup=50) if decoder_only else
+         dict(optimizer="adafactor", learning_rate=1e-3, warmup=0))))
+  config.answering.batch_size = 64
+  return config
+
+
+def t5_v1_1(model, d_model, d_ff, num_heads, layers):
+  """The config of a T5 v1.1 of these sizes: gated-gelu, untied head, 32,128 tokens."""
+  return of(model, dict(
+      family="t5", vocab_size=32128, d_model=d_model, d_ff=d_ff, num_heads=num_heads, d_kv=64, tie_head=False,
+      epsilon=1e-6, dtype="bfloat16", param_dtype="float32", encoder_layers=layers, decoder_layers=layers,
+      relative_buckets=32, relative_max_distance=128, feed_forward="gated-gelu", dropout=0.1))

@@ -1,0 +1,15 @@
+r"""T5 v1.1 large, 783 M parameters: finetuning on facts, alone or in a study, from the weights of google/t5-v1_1-large.
+
+  python -m factshock.train --config=configs/t5_v1_1_large.py --workdir=runs/t5_v1_1_large \
+      --config.facts=facts.jsonl --config.relations=relations.jsonl
+  python -m factshock.train --config=configs/t5_v1_1_large.py --dry_run
+
+Needs: 24.6 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 40 GB, or a TPU v4-8); --config.finetune.accumulate=4 cuts the
+batch where memory is short. Expect: not measured yet. Time: 12 TFLOP of matrix products a step, 1,000 steps.
+"""
+
+from configs import pretrained
+
+
+def get_config():
+  return pretrained.t5_v1_1("google/t5-v1_1-large", d_model=1024, d_ff=2816, num_heads=16, layers=24)

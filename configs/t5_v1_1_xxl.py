@@ -1,0 +1,18 @@
+r"""T5 v1.1 XXL, 11.1 B parameters: finetuning on facts, alone or in a study, from the weights of google/t5-v1_1-xxl.
+
+  python -m factshock.train --config=configs/t5_v1_1_xxl.py --workdir=runs/t5_v1_1_xxl \\
+      --config.facts=facts.jsonl --config.relations=relations.jsonl
+  python -m factshock.train --config=configs/t5_v1_1_xxl.py --dry_run
+
+Low-rank adapters over bfloat16 weights, as training all weights takes 167 to 194 GB, more than one device has (dry
+run). Expect: not measured yet. Time: 177 TFLOP of matrix products a step if all weights are trained.
+"""
+
+from configs import pretrained
+
+
+def get_config():
+  config = pretrained.t5_v1_1("google/t5-v1_1-xxl", d_model=4096, d_ff=10240, num_heads=64, layers=24)
+  config.model.param_dtype = "bfloat16"
+  config.finetune.update(dict(lora_rank=16, lora_alpha=32.0, optimizer="adamw", learning_rate=1e-3))
+  return config

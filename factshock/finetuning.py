@@ -1,0 +1,90 @@
+"""One model finetuned on all facts of a file, outside of a study: what the train verb does."""
+
+import os
+
+from factshock import config as configs
+from factshock import pipeline
+from factshock import study as studies
+from factshock.console import UserError
+
+NAME = "finetuned"
+
+
+def run(config, workdir, *, seed=0, ratio=0.0):
+  """Finetunes the model of a config on all of config.facts; goes on where it was interrupted.
+
+  Args:
+    ratio: examples of the pretraining task on config.corpus mixed in with each question.
+
+  Returns:
+    The folder of the checkpoint.
+
+  Raises:
+    UserError: a config that cannot be used, or a workdir of something else.
+  """
+  from factshock.training import checkpoints, host, partitioning
+
+  check(config, ratio)
+  pipeline.claim_workdir(config, workdir)
+  host.keep_freed_memory()
+  partitioning.use_cpu_devices(config.cpu_devices)
+  mesh = partitioning.make_mesh()
+  folder = studies.checkpoint_folder(workdir, NAME, seed)
+  if checkpoints.latest_step(folder) == config.finetune.steps:
+    print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
+    return folder
+  material = studies.make_world(config, seed) if config.facts == "world" else studies.read_material(config)
+  study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
+  print("  " + studies.splits.describe("facts", material.facts), flush=True)
+  studies.finetune(study, NAME, material.facts, config.finetune.to_dict(), studies.pretrained(study), ratio=ratio)
+  return folder
+
+
+def check(config, ratio):
+  """Checks a config for training alone: its arms do not count. Raises: UserError naming every problem."""
+  from factshock import arms
+
+  configs.check(config, {name: kind.schema for name, kind in arms.KINDS.items()})
+  if ratio and config.facts != "world" and not config.corpus:
+    raise UserError(f"--ratio={ratio:g} needs config.corpus=PATH, the text of the pretraining task")
+
+
+def dry_run(config, ratio=0.0):
+  """Lines that say what the training of a config will take; reads no facts and allocates no model.
+
+  Raises:
+    UserError: a config that cannot be used, or one that leaves the vocabulary to a tokenizer.
+  """
+  import functools
+  import jax
+  import numpy as np
+  from factshock.models import family
+  from factshock.training import dry_run as planning
+  from factshock.training import partitioning
+  from factshock.training import train_step as steps
+
+  check(config, ratio)
+  if not config.model.vocab_size:
+    raise UserError("config.model.vocab_size: a dry run needs the number of tokens, got 0 (the tokenizer's); give it")
+  partitioning.use_cpu_devices(config.cpu_devices)
+  mesh, section = partitioning.make_mesh(), config.finetune
+  model = family.from_section(config.model.to_dict(), 0)
+  step_fn, optimizer = studies.train_step(model, studies.optimization(section), section.accumulate)
+  params = jax.eval_shape(functools.partial(family.of(model).init, model), jax.random.key(0))
+  state = jax.eval_shape(functools.partial(steps.init_state, optimizer=optimizer), params)
+  rows = round(section.batch_size * (1 + ratio))
+  batch = _batch_shapes(model, rows, section.input_length, section.target_length, section.pack, np)
+  return [f"{config.model.family}: {rows:,} rows of {section.input_length} + {section.target_length} tokens a step, "
+          f"{section.steps:,} steps", *planning.describe(step_fn, state, batch, mesh)]
+
+
+def _batch_shapes(model, rows, input_length, target_length, pack, np):
+  if hasattr(model, "encoder_layers"):
+    batch = {"inputs": np.zeros((rows, input_length), np.int32), "targets": np.zeros((rows, target_length), np.int32),
+             "weights": np.zeros((rows, target_length), np.float32)}
+    names = {"input_segments": "inputs", "target_segments": "targets"}
+  else:
+    length = input_length + target_length
+    batch = {"tokens": np.zeros((rows, length), np.int32), "weights": np.zeros((rows, length), np.float32)}
+    names = {"segments": "tokens"}
+  return batch | ({segments: batch[of] for segments, of in names.items()} if pack else {})

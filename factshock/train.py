@@ -1,0 +1,40 @@
+r"""Finetunes one model on all the facts of a file, alone or mixed with its pretraining task.
+
+  python -m factshock.train --config=configs/t5_v1_1_small.py --workdir=runs/mine \\
+      --config.facts=facts.jsonl --config.relations=relations.jsonl
+  python -m factshock.train --config=configs/llama2_7b.py --dry_run
+
+--ratio=4 --config.corpus=text.txt mixes four examples of the pretraining task into each question's batch: the
+remedy for frequency shock. The checkpoint stands in WORKDIR/checkpoints/finetuned/SEED; ask it with
+`python -m factshock.answer --checkpoint=...`, write it for other programs with `python -m factshock.convert`.
+An interrupted run goes on where its last checkpoint stands. --dry_run only says what the run would take:
+parameters, sharding, memory a device, FLOPs a step.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from factshock import console
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/t5_v1_1_small.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tokenizer and facts.")
+_SEED = flags.DEFINE_integer("seed", 0, "Order of the data, and random weights where there is no start.", lower_bound=0)
+_RATIO = flags.DEFINE_float("ratio", 0.0, "Examples of the pretraining task to each question.", lower_bound=0.0)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what training would take, and train nothing.")
+
+
+def main(_):
+  """Trains, or says what training would take."""
+  from factshock import finetuning
+
+  if _CONFIG.value is None or not (_WORKDIR.value or _DRY_RUN.value):
+    raise console.UserError("needs --config=FILE and --workdir=DIR (or --dry_run); --help explains")
+  if _DRY_RUN.value:
+    print("\n".join(finetuning.dry_run(_CONFIG.value, _RATIO.value)))
+    return
+  folder = finetuning.run(_CONFIG.value, _WORKDIR.value, seed=_SEED.value, ratio=_RATIO.value)
+  print(f"checkpoint: {folder}")
+
+
+if __name__ == "__main__":
+  console.run(main)
