@@ -9,7 +9,9 @@ r"""Asks a model for facts and writes a predictions file.
 name the config of a checkpoint; without it that of the checkpoint's own record counts.
 
 --mode=rank scores every candidate answer of the fact's relation (the answers in --candidates, which is a facts
-file, by default --facts itself); --mode=generate decodes greedily. --shots=K puts K answered questions of
+file, by default --facts itself); --mode=generate decodes greedily. --mode=known asks what the model knows before
+finetuning: each fact with --sets sets of --shots shots (4), greedily and by --samples samples, and writes the facts
+with columns `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`. --shots=K puts K answered questions of
 --shot_facts before each. The tokenizer and the relations are those of the checkpoint's workdir, unless
 --tokenizer and --relations name others.
 """
@@ -25,12 +27,15 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the check
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder (its newest step, or one step), or a HuggingFace model.")
 _FACTS = flags.DEFINE_string("facts", None, "Facts to ask for: .jsonl, .csv, .tsv (.gz too) or .parquet.")
 _OUTPUT = flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
-_MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate"], "Rank the candidates, or decode greedily.")
-_SHOTS = flags.DEFINE_integer("shots", 0, "Answered questions put before each one.", lower_bound=0)
+_MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate", "known"],
+                          "Rank the candidates, decode greedily, or say what the model knows.")
+_SHOTS = flags.DEFINE_integer("shots", None, "Answered questions put before each one; 0, for --mode=known 4.", lower_bound=0)
 _SHOT_FACTS = flags.DEFINE_string("shot_facts", None, "Facts to draw the shots from, such as the finetuning facts.")
 _CANDIDATES = flags.DEFINE_string("candidates", None, "Facts whose objects are the candidates; default: --facts.")
 _PROMPT = flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 16, "Longest generated answer, in tokens.", lower_bound=1)
+_SETS = flags.DEFINE_integer("sets", 10, "Sets of shots of --mode=known.", lower_bound=1)
+_SAMPLES = flags.DEFINE_integer("samples", 16, "Samples a set of --mode=known, at temperature 0.5.", lower_bound=1)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Folder of the tokenizer; default: the checkpoint's workdir's.")
 _RELATIONS = flags.DEFINE_string("relations", None, "Relations file; default: the checkpoint's workdir's.")
 _ARM = flags.DEFINE_string("arm", None, "Name of the arm in the predictions file; default: the checkpoint's folder.")
@@ -38,13 +43,22 @@ _ARM = flags.DEFINE_string("arm", None, "Name of the arm in the predictions file
 
 def main(_):
   """Checks the flags, asks the checkpoint, says how much was right and where the file is."""
-  from factshock.answering import asking
+  from factshock.answering import asking, knowledge
 
   for flag in (_CHECKPOINT, _FACTS, _OUTPUT):
     if flag.value is None:
       raise console.UserError(f"needs --{flag.name}; --help explains")
+  if _MODE.value == "known":
+    rows = asking.assess(
+        _CONFIG.value, _CHECKPOINT.value, _FACTS.value, _OUTPUT.value, shots=4 if _SHOTS.value is None else _SHOTS.value,
+        shot_facts=_SHOT_FACTS.value, prompt=_PROMPT.value, max_tokens=_MAX_TOKENS.value, sets=_SETS.value,
+        samples=_SAMPLES.value, tokenizer=_TOKENIZER.value, relations=_RELATIONS.value)
+    counts = {name: sum(row["known"] == name for row in rows) for name in knowledge.CATEGORIES}
+    print(", ".join(f"{name} {count:,} ({count / len(rows):.1%})" for name, count in counts.items())
+          + f": {os.path.abspath(_OUTPUT.value)}")
+    return
   rows = asking.ask(
-      _CONFIG.value, _CHECKPOINT.value, _FACTS.value, _OUTPUT.value, mode=_MODE.value, shots=_SHOTS.value,
+      _CONFIG.value, _CHECKPOINT.value, _FACTS.value, _OUTPUT.value, mode=_MODE.value, shots=_SHOTS.value or 0,
       shot_facts=_SHOT_FACTS.value, candidates=_CANDIDATES.value, prompt=_PROMPT.value,
       max_tokens=_MAX_TOKENS.value, tokenizer=_TOKENIZER.value, relations=_RELATIONS.value, arm=_ARM.value)
   right = sum(row["prediction"] in [row["object"], *row.get("aliases", [])] for row in rows)

@@ -59,6 +59,36 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   return answers
 
 
+def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, prompt=None, max_tokens=16, sets=10,
+           samples=16, tokenizer=None, relations=None):
+  """Writes the facts with what the model knows of each (`knowledge.columns`); returns the rows. See `ask`.
+
+  Args:
+    shots, sets, samples: shots of a prompt, sets of shots and samples a set; the paper's 4, 10 and 16.
+  """
+  from factshock.answering import decoding, knowledge
+  from factshock.console import Progress
+  from factshock.facts import relations as relations_room
+  from factshock.facts import schema
+  from factshock.training import partitioning
+
+  asked = open_model(checkpoint, config, tokenizer)
+  table = relations_room.read_relations(relations or _from_workdir(asked.home, checkpoint, "relations"))
+  rows = schema.read_facts(facts)
+  schema.check_facts(rows, table, facts)
+  mesh, form = partitioning.make_mesh(), prompt or asked.config["finetune"]["prompt"]
+
+  def generate(texts, **sampling):
+    method = {"method": "sample", **sampling} if sampling else {}
+    return decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
+                             batch_size=asked.config["answering"]["batch_size"], mesh=mesh, **_stops(asked), **method)[0]
+
+  known = knowledge.assess(generate, lambda seed: prompt_texts(asked, rows, table, form, shots, shot_facts, seed), rows,
+                           sets=sets, samples=samples, progress=Progress("asking", sets * (1 + samples)))
+  schema.write_facts(output, known)
+  return known
+
+
 def open_model(checkpoint, config=None, tokenizer=None):
   """The model of a checkpoint, or of a HuggingFace folder or hub id, as Asked.
 
