@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies
 
 import hf_t5
 from factshock.console import UserError
-from factshock.models import attention, t5
+from factshock.models import attention, layers, t5
 from factshock.training import train_step
 
 SMALL = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3,
@@ -188,7 +188,7 @@ def test_dropout_follows_its_key_and_is_off_without_one():
 
 def test_dropout_differs_by_layer_and_keeps_the_mean():
   import flax.linen as nn
-  part = t5._Part(dataclasses.replace(SMALL, dropout=0.25), True)
+  part = layers.Part(dataclasses.replace(SMALL, dropout=0.25), True)
   dropped = nn.apply(lambda module: module.drop(jnp.ones((200, 200))), part)(
       {}, rngs={"dropout": jax.random.key(0)})
   assert float(jnp.mean(dropped)) == pytest.approx(1, abs=0.02)

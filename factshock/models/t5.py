@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.console import UserError
-from factshock.models import attention, products
+from factshock.models import attention, layers, products
 
 FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
 DTYPES = ("float32", "bfloat16")
@@ -154,45 +154,7 @@ def _apply(params, config, method, *arguments, key=None):
   return _T5(config, train=key is not None).apply({"params": params}, *arguments, method=method, rngs=rngs)
 
 
-def _normal(scale):
-  return nn.initializers.normal(scale)
-
-
-class _Part(nn.Module):
-  """What all parts share: the config, dropout switched on by `train`, and parameters cast for computing."""
-  config: T5Config
-  train: bool = False
-
-  @property
-  def dtype(self):
-    return jnp.dtype(self.config.dtype)
-
-  def weight(self, name, scale, *shape):
-    value = self.param(name, _normal(scale), shape, jnp.dtype(self.config.param_dtype))
-    return value.astype(self.dtype)
-
-  def drop(self, x, broadcast=()):
-    rate = self.config.dropout if self.train else 0.0
-    if not rate:
-      return x
-    shape = tuple(1 if axis in broadcast else size for axis, size in enumerate(x.shape))
-    keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, shape)
-    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
-
-
-class _Norm(_Part):
-  """RMSNorm: statistics in float32, no mean, no bias (Zhang and Sennrich 2019)."""
-
-  @nn.compact
-  def __call__(self, x):
-    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.dtype(self.config.param_dtype))
-    wide = x.astype(jnp.float32)
-    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
-    normed = (wide * jax.lax.rsqrt(mean_square + self.config.epsilon)).astype(self.dtype)
-    return normed * jnp.expand_dims(scale.astype(self.dtype), tuple(range(x.ndim - 1)))
-
-
-class _Attention(_Part):
+class _Attention(layers.Part):
   """Multi-head attention; `query` carries the missing 1/sqrt(d_kv) in its initial scale."""
 
   def setup(self):
@@ -204,47 +166,32 @@ class _Attention(_Part):
     self.out = self.weight("out", width ** -0.5, width, config.d_model)
 
   def queries(self, x):
-    return self._heads(x, self.query)[0]
+    return self._heads(x, "query")[0]
 
   def keys_values(self, x):
-    return self._heads(x, self.key, self.value)
+    return self._heads(x, "key", "value")
 
   def queries_keys_values(self, x):
-    return self._heads(x, self.query, self.key, self.value)
+    return self._heads(x, "query", "key", "value")
 
   def __call__(self, query, key, value, bias):
     y = attention.attend(query, key, value, bias, self.drop)
-    return products.dense(y.reshape(*y.shape[:-2], -1), self.out)
+    y = y.reshape(*y.shape[:-2], -1)
+    return self.adapted("out", y, products.dense(y, self.out))
 
-  def _heads(self, x, *weights):
-    y = products.dense(x, jnp.stack(weights, axis=1))
-    y = y.reshape(*y.shape[:-1], self.config.num_heads, self.config.d_kv)
-    return [y[..., i, :, :] for i in range(len(weights))]
-
-
-class _FeedForward(_Part):
-  """Gated (Shazeer 2020) or plain feed-forward layer without biases."""
-
-  @nn.compact
-  def __call__(self, x):
-    config, activation = self.config, self.config.feed_forward
-    into = config.d_model ** -0.5, config.d_model, config.d_ff
-    if activation == "relu":
-      hidden = jax.nn.relu(products.dense(x, self.weight("up", *into)))
-    else:
-      both = products.dense(x, jnp.stack([self.weight("gate", *into), self.weight("up", *into)], axis=1))
-      hidden = products.gated(both, activation)
-    down = self.weight("down", config.d_ff ** -0.5, config.d_ff, config.d_model)
-    return products.dense(self.drop(hidden), down)
+  def _heads(self, x, *names):
+    y = products.dense(x, jnp.stack([getattr(self, name) for name in names], axis=1))
+    heads = (self.config.num_heads, self.config.d_kv)
+    return [self.adapted(name, x, y[..., i, :]).reshape(*x.shape[:-1], *heads) for i, name in enumerate(names)]
 
 
-class _EncoderLayer(_Part):
+class _EncoderLayer(layers.Part):
 
   def setup(self):
-    self.self_attention_norm = _Norm(self.config)
+    self.self_attention_norm = layers.Norm(self.config)
     self.self_attention = _Attention(self.config, self.train)
-    self.feed_forward_norm = _Norm(self.config)
-    self.feed_forward = _FeedForward(self.config, self.train)
+    self.feed_forward_norm = layers.Norm(self.config)
+    self.feed_forward = layers.FeedForward(self.config, self.train)
 
   def __call__(self, x, bias):
     y = self.self_attention_norm(x)
@@ -256,7 +203,7 @@ class _DecoderLayer(_EncoderLayer):
 
   def setup(self):
     super().setup()
-    self.cross_attention_norm = _Norm(self.config)
+    self.cross_attention_norm = layers.Norm(self.config)
     self.cross_attention = _Attention(self.config, self.train)
 
   def __call__(self, x, encoded, bias, cross_bias):
@@ -282,7 +229,7 @@ class _DecoderLayer(_EncoderLayer):
     return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class _Stack(_Part):
+class _Stack(layers.Part):
   """Layers under `nn.scan`, the relative position bias all of them share, and the last norm."""
   decoder: bool = False
 
@@ -300,7 +247,7 @@ class _Stack(_Part):
                for name, axes in inputs.items()}
     layer = _DecoderLayer if self.decoder else _EncoderLayer
     self.layers = nn.scan(layer, methods=scanned)(config, self.train)
-    self.final_norm = _Norm(config)
+    self.final_norm = layers.Norm(config)
 
   def by_offset(self, offsets):
     """Bias of each offset, float32 [offsets, H]."""
@@ -318,14 +265,14 @@ class _Stack(_Part):
     return self.drop(self.final_norm(x))
 
 
-class _T5(_Part):
+class _T5(layers.Part):
 
   def setup(self):
     config = self.config
-    self.embedding = self.param("embedding", _normal(1.0), (config.vocab_size, config.d_model),
+    self.embedding = self.param("embedding", layers.normal(1.0), (config.vocab_size, config.d_model),
                                 jnp.dtype(config.param_dtype))
     if not config.tie_head:
-      self.head = self.param("head", _normal(config.d_model ** -0.5), (config.vocab_size, config.d_model),
+      self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model),
                              jnp.dtype(config.param_dtype))
     self.encoder = _Stack(config, self.train)
     self.decoder = _Stack(config, self.train, decoder=True)

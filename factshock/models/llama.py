@@ -1,0 +1,287 @@
+"""Llama (Touvron et al. 2023) and Mistral (Jiang et al. 2023) in Flax Linen, as pure functions over a nested dict.
+
+Layers are stacked: every array under `layers` has a leading axis N. H query heads share G key and value heads.
+Padding is token PAD, on either side of a row; rows may hold several segments.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from factshock.console import UserError
+from factshock.models import attention, layers, products, rotary
+
+PAD = -1
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+  """Sizes and variants of a Llama or Mistral; `dtype` is that of the computation, `param_dtype` of the arrays.
+
+  rope_scaling: None, or Llama 3's four numbers (rotary.frequencies). sliding_window: None, or how many tokens
+  back a query sees, itself included. `unroll` lays the layers out one after another.
+  Raises: UserError where a value is out of range.
+  """
+  vocab_size: int
+  d_model: int
+  d_ff: int
+  num_heads: int
+  num_kv_heads: int
+  d_kv: int
+  layers: int
+  rope_theta: float = 10000.0
+  rope_scaling: tuple | None = None
+  sliding_window: int | None = None
+  max_length: int = 4096
+  tie_head: bool = False
+  dtype: str = "float32"
+  param_dtype: str = "float32"
+  unroll: bool = False
+  epsilon: float = 1e-5
+  feed_forward: ClassVar[str] = "gated-silu"
+  dropout: ClassVar[float] = 0.0
+
+  def __post_init__(self):
+    for name in ("vocab_size", "d_model", "d_ff", "num_heads", "num_kv_heads", "d_kv", "layers", "max_length"):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
+    for name in ("dtype", "param_dtype"):
+      if getattr(self, name) not in DTYPES:
+        raise UserError(f"model {name}: expected one of {', '.join(DTYPES)}, got {getattr(self, name)!r}")
+    if self.num_heads % self.num_kv_heads:
+      raise UserError(f"model num_kv_heads: expected a divisor of num_heads ({self.num_heads}), "
+                      f"got {self.num_kv_heads}")
+    if self.d_kv % 2:
+      raise UserError(f"model d_kv: expected an even number, as positions turn pairs of it, got {self.d_kv}")
+    if self.sliding_window is not None and self.sliding_window < 1:
+      raise UserError(f"model sliding_window: expected None or a number from 1, got {self.sliding_window}")
+    if self.rope_scaling is not None and len(self.rope_scaling) != 4:
+      raise UserError(f"model rope_scaling: expected None or four numbers, got {self.rope_scaling!r}")
+
+
+def init(config, key):
+  """Random parameters, normal with variance 1 / inputs: a plain nested dict of arrays."""
+  return _init(config, key)
+
+
+def forward(params, config, tokens_BxS, *, segments_BxS=None):
+  """Logits of the token after each token given those up to it: float32 [B, S, V].
+
+  Args:
+    params: as from `init`.
+    tokens_BxS: int32, PAD on either side of a row.
+    segments_BxS: int32, of packed rows (0 = padding): tokens see their own segment, positions count in it.
+  """
+  return _apply(params, config, _Llama.forward, tokens_BxS, _segments(tokens_BxS, segments_BxS))
+
+
+def start(params, config, inputs_BxS, length):
+  """Reads prompts, PAD on the left: (cache for `length` more tokens, first_B, the last token of each prompt).
+
+  The cache holds all but that last token. It is a dict of `key`, `value` [N, B, S - 1 + length, G, K], `step`
+  (int32 scalar: tokens read since), `used` [B, S - 1] (bool: no padding) and `offset` [B] (tokens in the prompt
+  but the last).
+  """
+  before_BxP, first_B = inputs_BxS[:, :-1], inputs_BxS[:, -1]
+  used_BxP = before_BxP != PAD
+  key, value = _apply(params, config, _Llama.prefill, before_BxP, used_BxP.astype(jnp.int32))
+  room = ((0, 0), (0, 0), (0, length), (0, 0), (0, 0))
+  return {"key": jnp.pad(key, room), "value": jnp.pad(value, room), "step": jnp.zeros((), jnp.int32),
+          "used": used_BxP, "offset": used_BxP.sum(axis=1, dtype=jnp.int32)}, first_B
+
+
+def step(params, config, cache, tokens_B):
+  """Reads one token a row: (logits float32 [B, V] of the next token, the cache after it).
+
+  Steps beyond the cache's length give wrong logits: under jit nothing can be raised.
+  """
+  positions_Bx1 = (cache["offset"] + cache["step"])[:, None]
+  logits, key, value = _apply(params, config, _Llama.extend, cache, tokens_B[:, None], positions_Bx1,
+                              jnp.zeros((1, 1, 1, 1)))
+  at = (0, 0, cache["used"].shape[1] + cache["step"], 0, 0)
+  return logits[:, 0], dict(cache, step=cache["step"] + 1,
+                            key=jax.lax.dynamic_update_slice(cache["key"], key, at),
+                            value=jax.lax.dynamic_update_slice(cache["value"], value, at))
+
+
+def tree(params, config, cache, first_B, tokens_M, distance_MxM):
+  """Logits float32 [B, M, V] of the tokens that follow each context of a tree of continuations of the prompts.
+
+  Args:
+    cache, first_B: as from `start`; first_B is the token of the root, node 0.
+    tokens_M: int32, the last token of each context.
+    distance_MxM: int32, by how many tokens context j is shorter than context i where i begins with j; else -1.
+  """
+  batch, size = first_B.shape[0], tokens_M.shape[0]
+  tokens_BxM = jnp.broadcast_to(tokens_M[None], (batch, size)).at[:, 0].set(first_B)
+  depth_M = (distance_MxM >= 0).sum(axis=1) - 1
+  allowed_MxM = distance_MxM >= 0
+  if config.sliding_window is not None:
+    allowed_MxM = allowed_MxM & (distance_MxM < config.sliding_window)
+  bias_MxM = jnp.where(allowed_MxM, 0.0, attention.MASKED)
+  return _apply(params, config, _Llama.extend, cache, tokens_BxM, cache["offset"][:, None] + depth_M[None],
+                bias_MxM[None, None])[0]
+
+
+def take_rows(cache, rows_R):
+  """The cache of these rows, in this order, as beams need it."""
+  taken = {name: cache[name][:, rows_R] for name in ("key", "value")}
+  return dict(cache, **taken, used=cache["used"][rows_R], offset=cache["offset"][rows_R])
+
+
+def positions(segments_BxS):
+  """Place of each token in its segment, from 0: int32 [B, S]."""
+  column_S = jnp.arange(segments_BxS.shape[1])
+  before = jnp.pad(segments_BxS[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  begin_BxS = jnp.where(segments_BxS != before, column_S[None], 0)
+  return column_S[None] - jax.lax.cummax(begin_BxS, axis=1)
+
+
+def _segments(tokens_BxS, segments_BxS):
+  return (tokens_BxS != PAD).astype(jnp.int32) if segments_BxS is None else segments_BxS
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(config, key):
+  tokens = jnp.ones((1, 1), jnp.int32)
+  return _Llama(config).init(key, tokens, tokens, method=_Llama.forward)["params"]
+
+
+def _apply(params, config, method, *arguments):
+  return _Llama(config).apply({"params": params}, *arguments, method=method)
+
+
+class _Attention(layers.Part):
+  """Attention whose query heads share key and value heads in groups (Ainslie et al. 2023)."""
+
+  def setup(self):
+    config = self.config
+    wide, narrow = config.num_heads * config.d_kv, config.num_kv_heads * config.d_kv
+    for name, width in (("query", wide), ("key", narrow), ("value", narrow)):
+      setattr(self, name, self.weight(name, config.d_model ** -0.5, config.d_model, width))
+    self.out = self.weight("out", wide ** -0.5, wide, config.d_model)
+
+  def queries_keys_values(self, x, turn):
+    """Query [B, S, G, H / G, K], key and value [B, S, G, K], the first two turned by their positions."""
+    config = self.config
+    names = ("query", "key", "value")
+    y = products.dense(x, jnp.concatenate([getattr(self, name) for name in names], axis=1))
+    ends = (config.num_heads * config.d_kv, (config.num_heads + config.num_kv_heads) * config.d_kv)
+    heads = [self.adapted(name, x, part).reshape(*x.shape[:-1], -1, config.d_kv)
+             for name, part in zip(names, jnp.split(y, ends, axis=-1))]
+    query, key = (rotary.rotate(part, *turn) for part in heads[:2])
+    query = query * jnp.asarray(config.d_kv ** -0.5, self.dtype)
+    return query.reshape(*x.shape[:-1], config.num_kv_heads, -1, config.d_kv), key, heads[2]
+
+  def __call__(self, query, key, value, bias, cached=None):
+    """Output [B, S, D]; `cached` is (key, value, bias) of tokens before these, which see them all but for the bias."""
+    scores = _scores(query, key) + bias[:, :, None]
+    past = 0
+    if cached is not None:
+      past = cached[0].shape[1]
+      scores = jnp.concatenate([_scores(query, cached[0]) + cached[2][:, :, None], scores], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    y = _weighted(weights[..., past:], value)
+    if cached is not None:
+      y = y + _weighted(weights[..., :past], cached[1])
+    y = y.reshape(*y.shape[:2], -1)
+    return self.adapted("out", y, products.dense(y, self.out))
+
+
+def _scores(query_BxSxGxRxK, key_BxTxGxK):
+  """Float32 [B, G, R, S, T]."""
+  return jnp.einsum("bsgrk,btgk->bgrst", query_BxSxGxRxK, key_BxTxGxK).astype(jnp.float32)
+
+
+def _weighted(weights_BxGxRxSxT, value_BxTxGxK):
+  return jnp.einsum("bgrst,btgk->bsgrk", weights_BxGxRxSxT, value_BxTxGxK)
+
+
+class _Layer(layers.Part):
+
+  def setup(self):
+    self.self_attention_norm = layers.Norm(self.config)
+    self.self_attention = _Attention(self.config)
+    self.feed_forward_norm = layers.Norm(self.config)
+    self.feed_forward = layers.FeedForward(self.config)
+
+  def __call__(self, x, turn, bias):
+    x, keys_values = self._read(x, turn, bias)
+    return x, None
+
+  def prefill(self, x, turn, bias):
+    return self._read(x, turn, bias)
+
+  def extend(self, x, cached, turn, bias, cached_bias):
+    return self._read(x, turn, bias, (*cached, cached_bias))
+
+  def _read(self, x, turn, bias, cached=None):
+    query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x), turn)
+    x = x + self.self_attention(query, key, value, bias, cached)
+    return x + self.feed_forward(self.feed_forward_norm(x)), (key, value)
+
+
+class _Llama(layers.Part):
+
+  def setup(self):
+    config = self.config
+    dtype = jnp.dtype(config.param_dtype)
+    self.embedding = self.param("embedding", layers.normal(1.0), (config.vocab_size, config.d_model), dtype)
+    if not config.tie_head:
+      self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model), dtype)
+    everyone = nn.broadcast
+    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 2, "extend": (0,) + (everyone,) * 3}
+    scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
+                          length=config.layers, unroll=config.layers if config.unroll else 1)
+               for name, axes in inputs.items()}
+    self.layers = nn.scan(_Layer, methods=scanned)(config)
+    self.final_norm = layers.Norm(config)
+
+  def forward(self, tokens, segments):
+    x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))
+    return self._logits(x)
+
+  def prefill(self, tokens, segments):
+    return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))[1]
+
+  def extend(self, cache, tokens, positions_BxQ, bias):
+    """(logits, keys, values) of tokens that follow those in the cache, seeing one another by `bias`."""
+    prompt, room = cache["used"].shape[1], cache["key"].shape[2] - cache["used"].shape[1]
+    later_L = jnp.arange(room)
+    valid_BxL = jnp.concatenate([cache["used"], jnp.broadcast_to(later_L < cache["step"], (tokens.shape[0], room))], 1)
+    if self.config.sliding_window is None:
+      allowed = valid_BxL[:, None]
+    else:
+      place_BxP = jnp.cumsum(cache["used"], axis=1) - 1
+      place_BxL = jnp.concatenate([place_BxP, cache["offset"][:, None] + later_L[None]], axis=1)
+      allowed = valid_BxL[:, None] & (positions_BxQ[:, :, None] - place_BxL[:, None] < self.config.sliding_window)
+    cached_bias = jnp.where(allowed, 0.0, attention.MASKED)[:, None]
+    x, (key, value) = self.layers.extend(self._embed(tokens), (cache["key"], cache["value"]),
+                                         self._turn(positions_BxQ), bias, cached_bias)
+    return self._logits(x), key, value
+
+  def _turn(self, positions_BxS):
+    config = self.config
+    return rotary.angles(positions_BxS, rotary.frequencies(config.d_kv, config.rope_theta, config.rope_scaling))
+
+  def _bias(self, segments):
+    """Bias [B, 1, S, S]: each token sees those before it in its segment, as far as the window goes."""
+    length = segments.shape[1]
+    back = np.arange(length)[:, None] - np.arange(length)[None]
+    window = length if self.config.sliding_window is None else self.config.sliding_window
+    return attention.segment_mask(segments, segments) + jnp.where((back >= 0) & (back < window), 0.0,
+                                                                  attention.MASKED)[None, None]
+
+  def _embed(self, tokens):
+    return self.embedding.astype(self.dtype)[jnp.maximum(tokens, 0)]
+
+  def _logits(self, x):
+    weight = self.embedding if self.config.tie_head else self.head
+    return products.logits(self.final_norm(x), weight.astype(self.dtype))
