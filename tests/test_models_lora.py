@@ -1,0 +1,121 @@
+"""LoRA: adapted models equal merged ones, gradients and their cost, targets, training."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hf_llama
+import hf_t5
+from factshock.console import UserError
+from factshock.models import llama, lora, t5
+from factshock.training import optimizers, train_step
+
+LLAMA = llama.LlamaConfig(vocab_size=50, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2)
+T5 = t5.T5Config(vocab_size=50, d_model=32, d_ff=40, num_heads=2, d_kv=8, encoder_layers=2, decoder_layers=1)
+RELU = t5.T5Config(vocab_size=50, d_model=32, d_ff=40, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=2,
+                   feed_forward="relu", tie_head=True)
+MODELS = {"llama": (llama, LLAMA, lora.WEIGHTS), "t5": (t5, T5, lora.WEIGHTS),
+          "relu": (t5, RELU, [name for name in lora.WEIGHTS if name != "gate"])}
+
+
+def batch_of(config):
+  if config is LLAMA:
+    tokens = hf_llama.tokens(config)
+    return {"tokens": tokens, "weights": (tokens != llama.PAD).astype(np.float32)}
+  return hf_t5.random_batch(config)
+
+
+@functools.cache
+def model(name):
+  """(config, params, adapters with random values, batch)."""
+  module, config, targets = MODELS[name]
+  params = module.init(config, jax.random.key(0))
+  adapters = lora.init(params, jax.random.key(1), 3, targets)
+  leaves, structure = jax.tree.flatten(adapters)
+  keys = jax.random.split(jax.random.key(2), len(leaves))
+  return config, params, structure.unflatten([jax.random.normal(key, leaf.shape) * .2 for key, leaf in zip(keys, leaves)]), (
+      batch_of(config))
+
+
+@functools.partial(hf_t5.quick_jit, static_argnums=1)
+def loss(params, config, batch):
+  return train_step.loss_fn(params, config, batch)[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_adapted_equals_merged_in_loss_and_gradients(name):
+  config, params, adapters, batch = model(name)
+
+  def attached(adapters):
+    return loss(lora.attach(params, adapters, 2.0), config, batch)
+
+  def merged(adapters):
+    return loss(lora.merge(params, adapters, 2.0), config, batch)
+
+  got, expected = (hf_t5.quick_jit(jax.value_and_grad(function))(adapters) for function in (attached, merged))
+  assert abs(expected[0] - loss(params, config, batch)) > .1  # the adapters do something
+  np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max()), got[1], expected[1])
+
+
+def test_fresh_adapters_change_nothing_and_every_layer_has_its_own():
+  config, params, _, batch = model("llama")
+  fresh = lora.init(params, jax.random.key(3), 4, ["query", "down"])
+  assert loss(lora.attach(params, fresh, 8.0), config, batch) == loss(params, config, batch)
+  a = fresh["layers"]["self_attention"]["query"]["a"]
+  assert a.shape == (2, 32, 4) and fresh["layers"]["feed_forward"]["down"]["b"].shape == (2, 4, 32)
+  assert np.abs(a).max() <= 32 ** -.5 and np.abs(a[0] - a[1]).max() > .01
+
+
+def test_targets_by_path_and_targets_that_match_nothing():
+  _, params, _, _ = model("t5")
+  chosen = lora.init(params, jax.random.key(0), 2, ["cross_attention/query", "encoder/feed_forward/up"])
+  assert list(chosen) == ["decoder", "encoder"]
+  assert list(chosen["decoder"]["layers"]) == ["cross_attention"] and list(chosen["encoder"]["layers"]["feed_forward"]) == ["up"]
+  with pytest.raises(UserError, match="'q_proj': matches no weight; there are decoder/layers/cross_attention/key"):
+    lora.init(params, jax.random.key(0), 2, ["query", "q_proj"])
+
+
+def test_caches_and_trees_read_adapters_too():
+  config, params, adapters, _ = model("llama")
+  prompt = hf_llama.tokens(config, length=6, left=True)
+  found = []
+  for tree in (lora.attach(params, adapters, 2.0), lora.merge(params, adapters, 2.0)):
+    cache, first = llama.start(tree, config, prompt, 1)
+    found.append(llama.step(tree, config, cache, first)[0])
+  np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_frozen_weights_is_not_computed():
+  wide = llama.LlamaConfig(vocab_size=50, d_model=128, d_ff=256, num_heads=4, num_kv_heads=4, d_kv=32, layers=2)
+  params = jax.eval_shape(lambda: llama.init(wide, jax.random.key(0)))
+  adapters = jax.eval_shape(lambda: lora.init(params, jax.random.key(0), 2, lora.WEIGHTS))
+  batch = {"tokens": jax.ShapeDtypeStruct((4, 32), jnp.int32), "weights": jax.ShapeDtypeStruct((4, 32), jnp.float32)}
+
+  def cost(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+  whole = cost(jax.grad(lambda params, batch: loss(params, wide, batch)), params, batch)
+  low_rank = cost(jax.grad(lambda adapters, params, batch: loss(lora.attach(params, adapters, 1.0), wide, batch)),
+                  adapters, params, batch)
+  assert low_rank < .8 * whole
+
+
+def test_training_moves_adapters_only_and_learns():
+  config, params, _, batch = model("llama")
+  adapters = lora.init(params, jax.random.key(1), 4, lora.WEIGHTS)
+  optimizer = optimizers.make_optimizer({"optimizer": "adamw", "learning_rate": 1e-2})
+
+  def of(adapters, batch, key, frozen):
+    return train_step.loss_fn(lora.attach(frozen, adapters, 2.0), config, batch, key)
+
+  step = jax.jit(train_step.make_train_step(of, optimizer))
+  state = train_step.init_state(adapters, optimizer)
+  losses = []
+  for _ in range(30):
+    state, metrics = step(state, batch, jax.random.key(0), params)
+    losses.append(float(metrics["loss"]))
+  assert losses[-1] < .5 * losses[0] and set(state["params"]) == {"layers"}
