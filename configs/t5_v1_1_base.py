@@ -4,8 +4,8 @@ r"""T5 v1.1 base, 248 M parameters: finetuning on facts, alone or in a study, fr
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/t5_v1_1_base.py --dry_run
 
-Needs: 9.0 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 16 GB, or a TPU v2-8); --config.finetune.accumulate=4 cuts the
-batch where memory is short. Expect: not measured yet. Time: 3.5 TFLOP of matrix products a step, 1,000 steps.
+Needs: at most 9.0 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 16 GB, or a TPU v2-8), by a dry run on a
+CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not measured yet. Time: 3.5 TFLOP of matrix products a step, 1,000 steps.
 """
 
 from configs import pretrained

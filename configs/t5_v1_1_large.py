@@ -4,8 +4,8 @@ r"""T5 v1.1 large, 783 M parameters: finetuning on facts, alone or in a study, f
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/t5_v1_1_large.py --dry_run
 
-Needs: 24.6 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 40 GB, or a TPU v4-8); --config.finetune.accumulate=4 cuts the
-batch where memory is short. Expect: not measured yet. Time: 12 TFLOP of matrix products a step, 1,000 steps.
+Needs: at most 24.6 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 40 GB, or a TPU v4-8), by a dry run on a
+CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not measured yet. Time: 12 TFLOP of matrix products a step, 1,000 steps.
 """
 
 from configs import pretrained

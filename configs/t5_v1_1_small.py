@@ -4,8 +4,8 @@ r"""T5 v1.1 small, 77 M parameters: finetuning on facts, alone or in a study, fr
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/t5_v1_1_small.py --dry_run
 
-Needs: 3.3 GB a device for a batch of 32 rows of 128 + 40 tokens (a laptop with 8 GB, or any GPU); --config.finetune.accumulate=4 cuts the
-batch where memory is short. Expect: not measured yet. Time: 0.86 TFLOP of matrix products a step, 1,000 steps.
+Needs: at most 3.3 GB a device for a batch of 32 rows of 128 + 40 tokens (a laptop with 8 GB, or any GPU), by a dry run on a
+CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not measured yet. Time: 0.86 TFLOP of matrix products a step, 1,000 steps.
 """
 
 from configs import pretrained

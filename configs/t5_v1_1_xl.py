@@ -4,8 +4,8 @@ r"""T5 v1.1 XL, 2.85 B parameters: finetuning on facts, alone or in a study, fro
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/t5_v1_1_xl.py --dry_run
 
-Needs: 63.4 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 80 GB, or a TPU v5p-8); --config.finetune.accumulate=4 cuts the
-batch where memory is short. Expect: not measured yet. Time: 45 TFLOP of matrix products a step, 1,000 steps.
+Needs: at most 63.4 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 80 GB, or a TPU v5p-8), by a dry run on a
+CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not measured yet. Time: 45 TFLOP of matrix products a step, 1,000 steps.
 """
 
 from configs import pretrained

@@ -4,8 +4,9 @@ r"""T5 v1.1 XXL, 11.1 B parameters: finetuning on facts, alone or in a study, fr
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/t5_v1_1_xxl.py --dry_run
 
-Low-rank adapters over bfloat16 weights, as training all weights takes 167 to 194 GB, more than one device has (dry
-run). Expect: not measured yet. Time: 177 TFLOP of matrix products a step if all weights are trained.
+Low-rank adapters over bfloat16 weights, as training all weights takes 167 to 194 GB, more than one device has. Needs
+120 GB a device for a batch of 32 rows of 128 + 40 tokens (dry run; a GPU of 141 GB); --config.finetune.accumulate=4
+cuts the batch where memory is short. Expect: not measured yet. Time: 119 TFLOP of matrix products a step, 1,000 steps.
 """
 
 from configs import pretrained

@@ -95,10 +95,10 @@ def _alpha_points(config, name):
 
 def _run_weight_mixing(study, name):
   """Interpolates the pretrained weights and those of another arm: (1 - alpha) pretrained + alpha finetuned."""
-  from factshock.training import checkpoints, interpolation
+  from factshock.training import interpolation
 
   of = study.config.arms[name].of
-  finetuned = checkpoints.restore_params(studies.checkpoint_folder(study.workdir, of, study.seed))
+  finetuned = studies.finetuned(study, of)
   prompt = settings(study.config, of)["prompt"]
   for alpha, params in interpolation.sweep(studies.pretrained(study), finetuned, study.config.mixing.alphas):
     studies.answer(study, f"{name}@{alpha:g}", params, prompt, alpha=alpha)
@@ -106,11 +106,11 @@ def _run_weight_mixing(study, name):
 
 def _run_output_mixing(study, name):
   """Interpolates the answer probabilities of a prompted arm and of a finetuned one, each with its own prompt."""
-  from factshock.training import checkpoints, interpolation
+  from factshock.training import interpolation
 
   arm = study.config.arms[name]
   asked = study.config.arms[arm.with_arm]
-  finetuned = checkpoints.restore_params(studies.checkpoint_folder(study.workdir, arm.of, study.seed))
+  finetuned = studies.finetuned(study, arm.of)
   prompt = settings(study.config, arm.of)["prompt"]
   for split in studies.SPLITS:
     of_pretrained = studies.scores(study, studies.pretrained(study), split, asked.prompt, asked.get("shots", 0),

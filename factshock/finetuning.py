@@ -58,7 +58,7 @@ def dry_run(config, ratio=0.0):
   import functools
   import jax
   import numpy as np
-  from factshock.models import family
+  from factshock.models import family, lora
   from factshock.training import dry_run as planning
   from factshock.training import partitioning
   from factshock.training import train_step as steps
@@ -69,13 +69,17 @@ def dry_run(config, ratio=0.0):
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh, section = partitioning.make_mesh(), config.finetune
   model = family.from_section(config.model.to_dict(), 0)
-  step_fn, optimizer = studies.train_step(model, studies.optimization(section), section.accumulate)
-  params = jax.eval_shape(functools.partial(family.of(model).init, model), jax.random.key(0))
+  scale = studies.lora_scale(section)
+  step_fn, optimizer = studies.train_step(model, studies.optimization(section), section.accumulate, scale)
+  params, frozen = jax.eval_shape(functools.partial(family.of(model).init, model), jax.random.key(0)), None
+  if scale:
+    frozen, params = params, jax.eval_shape(functools.partial(
+        lora.init, rank=section.lora_rank, targets=section.lora_targets), params, jax.random.key(0))
   state = jax.eval_shape(functools.partial(steps.init_state, optimizer=optimizer), params)
   rows = round(section.batch_size * (1 + ratio))
   batch = _batch_shapes(model, rows, section.input_length, section.target_length, section.pack, np)
   return [f"{config.model.family}: {rows:,} rows of {section.input_length} + {section.target_length} tokens a step, "
-          f"{section.steps:,} steps", *planning.describe(step_fn, state, batch, mesh)]
+          f"{section.steps:,} steps", *planning.describe(step_fn, state, batch, mesh, frozen)]
 
 
 def _batch_shapes(model, rows, input_length, target_length, pack, np):

@@ -86,6 +86,8 @@ def done(config, workdir, seed, name):
   """Whether a stage's results are all there."""
   if name == arm_room.PRETRAINED:
     from factshock.training import checkpoints
+    if studies.starts_ready(config):
+      return True
     return checkpoints.latest_step(studies.checkpoint_folder(workdir, name, seed)) == config.pretrain.steps
   return all(studies.answered(workdir, label, seed) for label in arm_room.points(config, name))
 

@@ -278,28 +278,49 @@ def optimization(section):
 
 
 @functools.lru_cache(maxsize=None)
-def train_step(model, section, accumulate):
-  """The train step and optimizer of a model and an optimization section; one object each, so compiled once."""
+def train_step(model, section, accumulate, lora_scale=None):
+  """The train step and optimizer of a model and an optimization section; one object each, so compiled once.
+
+  With a `lora_scale` the step trains adapters and takes the weights as its `frozen`.
+  """
+  from factshock.models import lora
   from factshock.training import optimizers
   from factshock.training import train_step as steps
 
+  def adapted(adapters, frozen, **arguments):
+    return steps.loss_fn(lora.attach(frozen, adapters, lora_scale), model, **arguments)
+
   optimizer = optimizers.make_optimizer(dict(section))
-  loss = functools.partial(steps.loss_fn, config=model)
+  loss = functools.partial(steps.loss_fn, config=model) if lora_scale is None else adapted
   return steps.make_train_step(loss, optimizer, accumulate), optimizer
+
+
+def lora_scale(section):
+  """alpha / rank of a section's adapters, None where all weights are trained."""
+  return section["lora_alpha"] / section["lora_rank"] if section.get("lora_rank") else None
 
 
 def train(study, name, section, sources, ratios, params, evaluate=None, eval_steps=()):
   """Trains `params` on a mixture of sources by one optimization section; goes on where it was interrupted.
 
+  Where the section asks for adapters these are trained, and `evaluate` gets the params with them attached.
+
   Returns:
-    The trained parameters.
+    The trained parameters, or adapters.
   """
   import jax
   from factshock.data import mixture
+  from factshock.models import lora
   from factshock.training import loop, metrics
   from factshock.training import train_step as steps
 
-  step_fn, optimizer = train_step(study.model, optimization(section), section["accumulate"])
+  scale, frozen = lora_scale(section), None
+  step_fn, optimizer = train_step(study.model, optimization(section), section["accumulate"], scale)
+  if scale:
+    frozen, params = params, lora.init(params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"])
+  whole = evaluate
+  if scale and evaluate:
+    whole = lambda step, adapters: evaluate(step, lora.attach(frozen, adapters, scale))
   batch_size = round(section["batch_size"] * sum(ratios) / ratios[0])
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
                             target_length=section["target_length"], seed=study.seed,
@@ -309,8 +330,8 @@ def train(study, name, section, sources, ratios, params, evaluate=None, eval_ste
     state = loop.train(
         steps.init_state(params, optimizer), step_fn, batches, steps=section["steps"],
         key=jax.random.key(study.seed), mesh=study.mesh, label=name, metrics=writer,
-        log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps,
-        checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name)))
+        log_every=section["log_every"], evaluate=whole, eval_steps=eval_steps, frozen=frozen,
+        checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name, section)))
   return state["params"]
 
 
@@ -347,10 +368,40 @@ def _row_multiple(study, section, batch_size):
   return least * max(1, batch_size // 8 // least)
 
 
-def provenance(study, arm):
-  """What a checkpoint says of itself: its experiment, and where its tokenizer and relations stand."""
-  return {"arm": arm, "seed": study.seed, "workdir": os.path.abspath(study.workdir),
-          "experiment": configs.to_dict(study.config)}
+def provenance(study, arm, section=None):
+  """What a checkpoint says of itself: its experiment, where its tokenizer and relations stand, and for adapters
+  what they stand on."""
+  record = {"arm": arm, "seed": study.seed, "workdir": os.path.abspath(study.workdir),
+            "experiment": configs.to_dict(study.config)}
+  if section and lora_scale(section):
+    record["lora"] = {"rank": section["lora_rank"], "alpha": section["lora_alpha"], "base": _base(study)}
+  return record
+
+
+def _base(study):
+  """Where the pretrained weights are read from: a checkpoint's folder or a HuggingFace model."""
+  if starts_ready(study.config):
+    return study.config.start_from
+  return os.path.abspath(checkpoint_folder(study.workdir, "pretrained", study.seed))
+
+
+def starts_ready(config):
+  """Whether a config's pretrained weights are those of a HuggingFace model, untouched: they are not copied."""
+  from factshock.answering import asking
+
+  return bool(config.start_from) and config.pretrain.steps == 0 and not asking.is_checkpoint(config.start_from)
+
+
+def finetuned(study, arm):
+  """The weights of a finetuned arm: its checkpoint's, or its adapters merged into the pretrained weights."""
+  from factshock.models import lora
+  from factshock.training import checkpoints
+
+  folder = checkpoint_folder(study.workdir, arm, study.seed)
+  params, record = checkpoints.restore_params(folder), checkpoints.read_manifest(folder)["config"]
+  if "lora" not in record:
+    return params
+  return lora.merge(pretrained(study), params, record["lora"]["alpha"] / record["lora"]["rank"])
 
 
 def random_params(study):
@@ -366,6 +417,8 @@ def pretrained(study):
   from factshock.training import checkpoints
 
   section, folder = study.config.pretrain, checkpoint_folder(study.workdir, "pretrained", study.seed)
+  if starts_ready(study.config):
+    return start_weights(study)
   if checkpoints.latest_step(folder) == section.steps:
     return checkpoints.restore_params(folder)
   params = start_weights(study) if study.config.start_from else random_params(study)

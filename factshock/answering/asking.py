@@ -125,8 +125,21 @@ def _open_checkpoint(checkpoint, config, record, tokenizer):
 
   tokenizer = tokenizers.load(tokenizer or _from_workdir(record, checkpoint, "tokenizer"))
   model = family.from_section(config["model"], tokenizer.size)
+  if "lora" in record:
+    return Asked(_with_adapters(checkpoint, record), model, tokenizer, config, record)
   like = jax.eval_shape(lambda: family.of(model).init(model, jax.random.key(0)))
   return Asked(checkpoints.restore(checkpoint, like={"params": like})["params"], model, tokenizer, config, record)
+
+
+def _with_adapters(checkpoint, record):
+  """The weights that a checkpoint's adapters stand on, with the adapters attached."""
+  from factshock.models import huggingface, lora
+  from factshock.training import checkpoints
+
+  base, made = record["lora"]["base"], record["experiment"]["model"]
+  params = (checkpoints.restore_params(base) if is_checkpoint(base) else
+            huggingface.load(base, param_dtype=made["param_dtype"])[0])
+  return lora.attach(params, checkpoints.restore_params(checkpoint), record["lora"]["alpha"] / record["lora"]["rank"])
 
 
 def _open_pretrained(source, config, record, tokenizer):

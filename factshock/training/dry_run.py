@@ -4,6 +4,7 @@ import math
 
 import jax
 import numpy as np
+from jax.interpreters import partial_eval
 
 
 def describe(step_fn, state, batch, mesh, frozen=None):
@@ -19,7 +20,7 @@ def describe(step_fn, state, batch, mesh, frozen=None):
   batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
   arguments = (state, batch, key) if frozen is None else (state, batch, key, frozen)
-  flops = count_flops(jax.make_jaxpr(step_fn)(*arguments).jaxpr)
+  flops = count_flops(_without_dead_code(jax.make_jaxpr(step_fn)(*arguments).jaxpr))
   trained, whole = tree_bytes(state["params"]), tree_bytes(state["params"]) + tree_bytes(frozen)
   scratch = _scratch(step_fn, arguments, mesh)
   total = whole + tree_bytes(state["opt_state"]) + tree_bytes(batch) // devices + scratch
@@ -29,7 +30,7 @@ def describe(step_fn, state, batch, mesh, frozen=None):
       f"{next(iter(batch.values())).shape[0] // devices:,} of {next(iter(batch.values())).shape[0]:,} rows of a batch on each",
       f"memory a device: {gigabytes(total)} = parameters {gigabytes(whole)} + optimizer state "
       f"{gigabytes(tree_bytes(state['opt_state']))} + gradients ({gigabytes(trained)}) and activations "
-      f"{gigabytes(scratch)} (the compiler's scratch)",
+      f"{gigabytes(scratch)} (the compiler's scratch{_note(mesh)})",
       f"matrix products a step: {flops / 1e12:.3g} TFLOP, {flops / devices / 1e12:.3g} a device"]
 
 
@@ -46,6 +47,11 @@ def count_flops(jaxpr):
   return total
 
 
+def _without_dead_code(jaxpr):
+  """The jaxpr without what no output needs, as the compiler drops it: gradients of frozen weights, say."""
+  return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
+
+
 def _inner(params):
   """The jaxprs that an equation calls."""
   for value in params.values():
@@ -53,6 +59,10 @@ def _inner(params):
       item = getattr(item, "jaxpr", item)
       if hasattr(item, "eqns"):
         yield item
+
+
+def _note(mesh):
+  return "; on a CPU with wide copies of bfloat16 weights" if mesh.devices.flat[0].platform == "cpu" else ""
 
 
 def _scratch(step_fn, arguments, mesh):
