@@ -3,7 +3,8 @@ r"""Averages checkpoints into a new one.
     python -m factshock.mix --checkpoints=runs/demo/pretrained,runs/demo/finetuned --weights=0.6,0.4 \
         --output=runs/demo/mixed
 
-Each checkpoint is a step folder, or a folder of steps (its newest is taken). The weights sum to 1, or
+Each checkpoint is a step folder, or a folder of steps (its newest is taken); or all are HuggingFace models
+(folders or hub ids), and so is the result then, with the first one's tokenizer. The weights sum to 1, or
 are `uniform`. `--layerwise=0.9,0.1` (for two checkpoints, in the place of --weights) takes a share of
 the second that grows or falls linearly in depth: the first number at the embedding, the second at the
 head. Beside the result, `mix.json` says what was mixed. Memory stays near one leaf of each checkpoint.

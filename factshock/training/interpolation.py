@@ -11,6 +11,9 @@ import numpy as np
 
 import factshock
 from factshock.console import UserError
+from factshock.models import family, huggingface
+from factshock.models.huggingface import files as weight_files
+from factshock.models.huggingface import names as tensor_names
 from factshock.training import checkpoints
 
 
@@ -64,15 +67,15 @@ def layerwise_weights(params, bottom, top):
   The embedding gets `bottom`; layer i of the N encoder and decoder layers counted through gets
   bottom + (top - bottom) i / (N + 1); the decoder's final norm and the head get `top`. A stack's
   relative bias goes with its first layer (where it is added first), the encoder's final norm with
-  the encoder's last layer.
+  the encoder's last layer. A decoder-only model's layers are counted as a decoder's.
 
   Args:
-    params: T5 parameters, layers of a stack on the leading axis.
+    params: T5 or Llama parameters, layers of a stack on the leading axis.
     bottom: alpha of the embedding.
     top: alpha of the decoder's final norm and the head.
   """
   flat = checkpoints.flat_leaves(params)
-  encoder, decoder = _depth(flat, "encoder"), _depth(flat, "decoder")
+  encoder, decoder = _depths(flat)
   alphas = [alpha.reshape((-1,) + (1,) * (leaf.ndim - 1)) if alpha.ndim else alpha
             for name, leaf in flat.items()
             for alpha in [_alpha(name, encoder, decoder, bottom, top)]]
@@ -82,10 +85,12 @@ def layerwise_weights(params, bottom, top):
 def mix_checkpoints(paths, weights, output, layerwise=None):
   """Writes the weighted average of checkpoints' parameters, holding about one leaf of each in memory.
 
-  Beside the result, which is a step folder, stands `mix.json`: inputs, weights, digests, version.
+  Beside the result, which is a step folder or, for HuggingFace models, a folder in their format with the
+  first one's tokenizer, stands `mix.json`: inputs, weights, digests, version.
 
   Args:
-    paths: folders of checkpoints (a step folder, or a folder of steps: its newest).
+    paths: folders of checkpoints (a step folder, or a folder of steps: its newest), or HuggingFace models
+      (folders or hub ids).
     weights: as for `interpolate`; None with `layerwise`.
     output: the folder to write; must not exist.
     layerwise: (bottom, top) alphas of the second of two checkpoints instead of weights.
@@ -102,20 +107,86 @@ def mix_checkpoints(paths, weights, output, layerwise=None):
     weights = check_weights(weights, len(paths))
   elif len(paths) != 2:
     raise UserError(f"expected two checkpoints for layer-wise mixing, got {len(paths)}")
+  if any(map(huggingface.is_source, paths)):
+    return _mix_huggingface(paths, weights, output, layerwise)
   folders = [checkpoints.step_folder(path) for path in paths]
   manifests = [checkpoints.read_manifest(folder) for folder in folders]
   leaves = [_params_only(manifest["leaves"]) for manifest in manifests]
   _check_leaves(folders, leaves)
   tree = _lazy_mix(folders, leaves, weights, layerwise)
   record = {"step": manifests[0]["step"], "loader_state": None, "config": manifests[0]["config"]}
-  provenance = {"version": factshock.__version__, "weights": weights,
-                "layerwise": list(layerwise) if layerwise else None,
-                "inputs": [{"path": os.path.abspath(folder), "step": manifest["step"],
-                            "digest": checkpoints.tree_digest(inputs)}
-                           for folder, manifest, inputs in zip(folders, manifests, leaves)]}
+  provenance = _provenance(weights, layerwise, [
+      {"path": os.path.abspath(folder), "step": manifest["step"], "digest": checkpoints.tree_digest(inputs)}
+      for folder, manifest, inputs in zip(folders, manifests, leaves)])
   finish = lambda manifest: provenance | {"digest": checkpoints.tree_digest(manifest["leaves"])}
   manifest = checkpoints.write(output, {"params": tree}, record, {"mix.json": finish})
   return finish(manifest)
+
+
+def _provenance(weights, layerwise, inputs):
+  return {"version": factshock.__version__, "weights": weights,
+          "layerwise": list(layerwise) if layerwise else None, "inputs": inputs}
+
+
+def _mix_huggingface(paths, weights, output, layerwise):
+  """`mix_checkpoints` of HuggingFace models: tensor by tensor, as they are stored."""
+  other = [path for path in paths if not huggingface.is_source(path)]
+  if other:
+    raise UserError(f"{other[0]}: is no HuggingFace model, but {next(filter(huggingface.is_source, paths))} is; "
+                    "bring all into one format with factshock.convert")
+  sources = [huggingface.open_source(path) for path in paths]
+  _check_tensors(paths, sources)
+  parts = tensor_names.tensors(sources[0].config)
+  shares = {part.name: weights for part in parts} if layerwise is None else _layer_shares(
+      sources[0].config, parts, layerwise)
+  digests = [{} for _ in range(len(sources) + 1)]  # of each input, and of the result
+
+  def writable(part):
+    tensor = sources[0].tensors[part.name]
+    return weight_files.Writable(part.name, part.shape, tensor.dtype, lambda: _mix_tensor(
+        sources, part.name, shares[part.name], digests))
+
+  def provenance():
+    return _provenance(weights, layerwise, [
+        {"path": os.path.abspath(source.folder), "step": None, "digest": checkpoints.tree_digest(digest)}
+        for source, digest in zip(sources, digests)]) | {"digest": checkpoints.tree_digest(digests[-1])}
+
+  written = {}
+  config_json = huggingface.to_json(sources[0].config, sources[0].config.param_dtype, sources[0].json)
+  huggingface.write_folder(output, list(map(writable, parts)), config_json, tokenizer_from=sources[0].folder,
+                           extra_files={"mix.json": lambda: written.setdefault("mix", provenance())})
+  return written["mix"]
+
+
+def _check_tensors(paths, sources):
+  specs = [{name: (tensor.shape, tensor.dtype.name) for name, tensor in source.tensors.items()}
+           for source in sources]
+  lines = [f"{path}: {line}" for path, spec in zip(paths[1:], specs[1:])
+           for line in checkpoints.differences(specs[0], spec)]
+  lines += [f"{path}: {line}" for path, source in zip(paths[1:], sources[1:])
+            for line in family.differences(sources[0].config, source.config)]
+  if lines:
+    raise UserError(f"models that differ from {paths[0]} cannot be mixed: {'; '.join(lines)}")
+
+
+def _layer_shares(config, parts, layerwise):
+  """Dict tensor -> [share of the first, share of the second]."""
+  shapes = {leaf: jax.ShapeDtypeStruct(tensor_names.leaf_shape(own), jnp.float32)
+            for leaf, own in tensor_names.by_leaf(config).items()}
+  alphas = checkpoints.flat_leaves(layerwise_weights(checkpoints.nested(shapes), *layerwise))
+  shares = {}
+  for part in parts:
+    alpha = np.ravel(alphas[part.leaf])[part.layer or 0]
+    shares[part.name] = [1 - alpha, alpha]
+  return shares
+
+
+def _mix_tensor(sources, name, shares, digests):
+  values = (source.tensors[name].read() for source in sources)
+  mixed = _weighted(values, shares, lambda number, value: digests[number].update(
+      {name: {"digest": checkpoints.digest(value)}}))
+  digests[-1][name] = {"digest": checkpoints.digest(mixed)}
+  return mixed
 
 
 def mix_probabilities(scores_a, scores_b, alpha):
@@ -192,9 +263,16 @@ def _lazy_mix(folders, leaves, weights, layerwise):
 
 
 def _mix_leaf(folders, leaves, name, shares):
+  return _weighted((checkpoints.read_leaf(folder, name, manifest) for folder, manifest in zip(folders, leaves)),
+                   shares)
+
+
+def _weighted(values, shares, seen=None):
+  """The weighted sum of arrays that come one at a time, in float32; seen(number, array) is told of each."""
   total = 0
-  for folder, manifest, share in zip(folders, leaves, shares):
-    value = checkpoints.read_leaf(folder, name, manifest)
+  for number, (value, share) in enumerate(zip(values, shares)):
+    if seen:
+      seen(number, value)
     dtype, scaled = value.dtype, value.astype(np.float32)
     del value
     scaled *= np.asarray(share, np.float32)
@@ -202,12 +280,19 @@ def _mix_leaf(folders, leaves, name, shares):
   return total.astype(dtype, copy=False)
 
 
+def _depths(flat):
+  """Numbers of layers of the encoder and the decoder; of a decoder-only model (0, its layers)."""
+  if any(name.startswith("layers/") for name in flat):
+    return 0, _depth(flat, "layers/")
+  return _depth(flat, "encoder/layers/"), _depth(flat, "decoder/layers/")
+
+
 def _depth(flat, stack):
   """Number of layers of a stack: the leading axis of its stacked leaves."""
-  counts = {leaf.shape[0] for name, leaf in flat.items() if name.startswith(f"{stack}/layers/")}
+  counts = {leaf.shape[0] for name, leaf in flat.items() if name.startswith(stack)}
   if len(counts) != 1:
-    raise UserError(f"expected T5 parameters with stacked layers under {stack}/layers, got "
-                    f"{len(counts)} depths; layer-wise mixing needs a T5")
+    raise UserError(f"expected parameters of a T5 or Llama with stacked layers under {stack[:-1]}, got "
+                    f"{len(counts)} depths; layer-wise mixing needs one of these")
   return counts.pop()
 
 
@@ -216,9 +301,9 @@ def _alpha(name, encoder, decoder, bottom, top):
   at = lambda position: np.asarray(bottom + (top - bottom) * position / (encoder + decoder + 1), np.float32)
   first = 1 if name.startswith("encoder/") else 1 + encoder
   count = encoder if name.startswith("encoder/") else decoder
-  if not name.startswith(("encoder/", "decoder/")):
+  if not name.startswith(("encoder/", "decoder/", "layers/")):
     return at(np.float64(0 if "embedding" in name else encoder + decoder + 1))
-  if "/layers/" in name:
+  if "/layers/" in f"/{name}":
     return at(first + np.arange(count))
   if "relative" in name:
     return at(np.float64(first))

@@ -10,7 +10,7 @@ import numpy as np
 from factshock.models.huggingface import configs, files, names
 
 # A tokenizer's files, and the settings of generation, which transformers keeps beside config.json.
-_BESIDE = ("tokenizer.json", "tokenizer.model", "spiece.model", "tokenizer_config.json", "special_tokens_map.json",
+BESIDE = ("tokenizer.json", "tokenizer.model", "spiece.model", "tokenizer_config.json", "special_tokens_map.json",
            "added_tokens.json", "chat_template.jinja", "generation_config.json", "vocab.json", "merges.txt")
 
 
@@ -70,7 +70,7 @@ def write_folder(folder, tensors, config_json, *, tokenizer_from=None, shard_byt
   """
   with files.whole_folder(folder) as temporary:
     files.write_safetensors(temporary, tensors, shard_bytes, progress)
-    for name in _BESIDE if tokenizer_from else ():
+    for name in BESIDE if tokenizer_from else ():
       if os.path.isfile(os.path.join(tokenizer_from, name)):
         shutil.copyfile(os.path.join(tokenizer_from, name), os.path.join(temporary, name))
     values = {"config.json": config_json} | {name: value() for name, value in (extra_files or {}).items()}
