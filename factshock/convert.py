@@ -1,0 +1,45 @@
+r"""Turns a model into another format: HuggingFace folders, T5X checkpoints, and factshock's own.
+
+    python -m factshock.convert --input=runs/mine/checkpoints/mixed/0 --output=mine-hf --to=huggingface
+    python -m factshock.convert --input=google/t5-v1_1-small --output=checkpoints/small --to=orbax --dtype=bfloat16
+
+The input is a HuggingFace folder or hub id, a T5X checkpoint (msgpack or zarr), or a checkpoint of factshock (a step
+folder, or a folder of steps: its newest). What is written as `huggingface` loads in transformers, vLLM and
+mergekit, with the tokenizer where the input has one in their format. Memory stays near one leaf.
+"""
+
+from absl import flags
+
+from factshock import console
+from factshock.console import UserError
+
+
+def define_flags():
+  """Defines the flags; called when run as a program, so that two verbs can be imported together."""
+  flags.DEFINE_string("input", "", "Model to read: a folder, or the id of a model on the HuggingFace hub.")
+  flags.DEFINE_string("output", "", "Folder to write; must not exist.")
+  flags.DEFINE_enum("to", None, ["huggingface", "orbax"], "Format to write; orbax is that of factshock's checkpoints.")
+  flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the parameters; left out, the stored one.")
+  flags.DEFINE_string("revision", None, "Branch, tag or commit on the hub.")
+  flags.DEFINE_bool("allow_pickle", False, "Read pytorch_model.bin where there are no safetensors.")
+  flags.DEFINE_string("config_from", None, "HuggingFace folder whose config.json and tokenizer the result takes.")
+
+
+def main(argv):
+  """Converts what the flags name; prints where the result is."""
+  del argv
+  values = flags.FLAGS
+  for name in ("input", "output", "to"):
+    if not getattr(values, name):
+      raise UserError(f"--{name}: expected a value, got none; see --help")
+  from factshock.training import conversion  # imports JAX, which --help does not need
+  opened = conversion.convert(values.input, values.output, values.to, dtype=values.dtype, revision=values.revision,
+                              allow_pickle=values.allow_pickle, config_from=values.config_from)
+  print(f"wrote {values.input} as {values.to} to {values.output}"
+        + ("" if opened.tokenizer else " (without a tokenizer: the input has none in HuggingFace's format; "
+           "--config_from=FOLDER takes that of another model)"))
+
+
+if __name__ == "__main__":
+  define_flags()
+  console.run(main)
