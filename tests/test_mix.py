@@ -1,14 +1,22 @@
 """The verb `python -m factshock.mix`: what it writes and prints, its help, and its errors."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from factshock.training import checkpoints
+from factshock.console import UserError
+from factshock.models import huggingface, llama, t5
+from factshock.models.huggingface import names
+from factshock.training import checkpoints, interpolation
+
+T5 = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3, decoder_layers=2)
+LLAMA = llama.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3)
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +74,72 @@ def test_bad_input_is_one_line_and_writes_nothing(folder, arguments, message):
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1 and message in done.stderr
   assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def saved_models(folder, config, count=2, dtype="float32"):
+  """Random models of one config in the HuggingFace format, and their params as float32."""
+  family, found = (t5 if isinstance(config, t5.T5Config) else llama), []
+  shapes = jax.eval_shape(lambda: family.init(config, jax.random.key(0)))
+  for seed in range(count):
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(dtype), shapes)
+    huggingface.save(folder / f"hf{seed}", params, config, shard_bytes=20_000)
+    (folder / f"hf{seed}" / "tokenizer.json").write_text(str(seed))
+    found.append(jax.tree.map(lambda leaf: leaf.astype(np.float32), params))
+  return [folder / f"hf{seed}" for seed in range(count)], found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("config", [T5, LLAMA], ids=["t5", "llama"])
+def test_huggingface_models_are_mixed_into_another(tmp_path, config, dtype):
+  paths, models = saved_models(tmp_path, config, 3, dtype)
+  weights = [0.7, 0.5, -0.2]
+  written = interpolation.mix_checkpoints(paths, weights, tmp_path / "out")
+  mixed, found = huggingface.load(tmp_path / "out")
+  assert found.param_dtype == dtype
+  tolerance = dict(rtol=1e-6, atol=1e-6) if dtype == "float32" else dict(rtol=2 ** -7, atol=1e-3)
+  jax.tree.map(lambda mix, *parts: np.testing.assert_allclose(
+      np.asarray(mix, np.float32), sum(w * part for w, part in zip(weights, parts)), **tolerance), mixed, *models)
+  provenance = json.loads((tmp_path / "out" / "mix.json").read_text())
+  assert provenance == written and provenance["weights"] == weights
+  assert len({entry["digest"] for entry in provenance["inputs"]} | {provenance["digest"]}) == 4
+  assert (tmp_path / "out" / "tokenizer.json").read_text() == "0"
+
+
+@pytest.mark.parametrize("config", [T5, LLAMA], ids=["t5", "llama"])
+def test_layerwise_mixing_of_huggingface_models_is_that_of_our_trees(tmp_path, config):
+  paths, models = saved_models(tmp_path, config)
+  interpolation.mix_checkpoints(paths, None, tmp_path / "out", (0.9, 0.1))
+  mixed, _ = huggingface.load(tmp_path / "out")
+  jax.tree.map(lambda mix, other: np.testing.assert_allclose(mix, other, rtol=1e-5, atol=1e-6), mixed,
+               interpolation.interpolate_layerwise(*models, 0.9, 0.1))
+
+
+def test_shares_by_depth_of_a_decoder_only_model():
+  shapes = {leaf: np.zeros(names.leaf_shape(parts)) for leaf, parts in names.by_leaf(LLAMA).items()}
+  alphas = interpolation.layerwise_weights(checkpoints.nested(shapes), 0.0, 1.0)
+  assert (alphas["embedding"], alphas["head"], alphas["final_norm"]["scale"]) == (0, 1, 1)
+  np.testing.assert_allclose(np.ravel(alphas["layers"]["self_attention"]["query"]), [0.25, 0.5, 0.75])
+
+
+def test_huggingface_models_that_do_not_fit(tmp_path, folder):
+  paths, _ = saved_models(tmp_path, T5)
+  other = dataclasses.replace(T5, feed_forward="gated-silu", d_ff=41)
+  huggingface.save(tmp_path / "silu", t5.init(other, jax.random.key(0)), other)
+  with pytest.raises(UserError) as error:
+    interpolation.mix_checkpoints([paths[0], tmp_path / "silu"], "uniform", tmp_path / "out")
+  for words in ("mis-shaped encoder.block.2.layer.1.DenseReluDense.wo.weight expected float32[24,40] got "
+                "float32[24,41]", "feed_forward: 'gated-gelu' and 'gated-silu'"):
+    assert words in str(error.value)
+  with pytest.raises(UserError, match="is no HuggingFace model"):
+    interpolation.mix_checkpoints([paths[0], folder / "a"], "uniform", tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_the_verb_mixes_huggingface_models(tmp_path):
+  paths, models = saved_models(tmp_path, LLAMA)
+  done = mix(f"--checkpoints={paths[0]},{paths[1]}", "--weights=0.25,0.75", f"--output={tmp_path}/out")
+  assert done.returncode == 0, done.stderr
+  mixed, _ = huggingface.load(tmp_path / "out")
+  np.testing.assert_allclose(mixed["embedding"], 0.25 * models[0]["embedding"] + 0.75 * models[1]["embedding"],
+                             rtol=1e-5, atol=1e-6)
