@@ -1,6 +1,6 @@
 r"""T5 v1.1 XXL, 11.1 B parameters: finetuning on facts, alone or in a study, from the weights of google/t5-v1_1-xxl.
 
-  python -m factshock.train --config=configs/t5_v1_1_xxl.py --workdir=runs/t5_v1_1_xxl \\
+  python -m factshock.train --config=configs/t5_v1_1_xxl.py --workdir=runs/t5_v1_1_xxl \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/t5_v1_1_xxl.py --dry_run
 

@@ -129,8 +129,8 @@ def test_all_texts_of_a_closed_language_add_up_to_one():
   params = dict(params, embedding=params["embedding"][:2], head=params["head"][:2])
   grown = tries.build([(a - 3, b - 3) for a, b in sequences], 1)
   inputs = jnp.ones((1, 4), jnp.int32)
-  encoded = ranking._encode(params, config, inputs)
-  scores = ranking._score(params, config, encoded, inputs, np.array([9, 9]), grown[0]._replace(members=()))
+  cache, first = ranking._start(params, config, inputs)
+  scores = ranking._score(params, config, cache, first, np.array([9, 9]), grown[0]._replace(members=()))
   assert np.exp(np.asarray(scores[0, :4])).sum() == pytest.approx(1)
 
 
@@ -169,11 +169,11 @@ def test_single_token_candidates_take_two_contexts_whatever_their_number():
 def test_other_weights_compile_nothing(params):
   queries = ranking.prepare(TOKENIZER, PROMPTS, KEYS, CANDIDATES)
   first = ranking.rank_prepared(params, CONFIG, queries)
-  before = ranking._encode._cache_size(), ranking._score._cache_size()
+  before = ranking._start._cache_size(), ranking._score._cache_size()
   second = ranking.rank_prepared(make_params(5), CONFIG, queries)
   ranking.rank(make_params(6), CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)
   ranking.rank_prepared(jax.tree.map(np.asarray, params), CONFIG, queries)
-  assert (ranking._encode._cache_size(), ranking._score._cache_size()) == before
+  assert (ranking._start._cache_size(), ranking._score._cache_size()) == before
   assert not np.allclose(first[0], second[0])
 
 

@@ -5,26 +5,59 @@ import bisect
 import numpy as np
 
 from factshock.console import UserError
+from factshock.data import decoder_text
 
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
 LENGTHS = (*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16), *range(128, LONGEST + 1, 64))
 
 
 def encode_prompt(tokenizer, prompt, longest=LONGEST):
-  """Token ids of a prompt with EOS at the end.
+  """Token ids of a prompt: for a T5 with EOS at the end, for a decoder-only model with BOS, if any, before it.
 
   Raises:
-    UserError: no token, no place for the answer, or more than `longest` tokens.
+    UserError: no token, for a T5 no place for the answer, or more than `longest` tokens.
   """
-  tokens = [*tokenizer.encode(prompt), tokenizer.eos]
   shown = prompt if len(prompt) <= 80 else prompt[:77] + "..."
-  if tokenizer.sentinel(0) not in tokens:
+  if is_decoder_only(tokenizer):
+    tokens = decoder_text.encode_prompt(tokenizer, prompt)
+  else:
+    tokens = [*tokenizer.encode(prompt), tokenizer.eos]
+  if not tokens:
+    raise UserError("prompt '': expected some text, got none")
+  if not is_decoder_only(tokenizer) and tokenizer.sentinel(0) not in tokens:
     raise UserError(f"prompt {shown!r}: expected <extra_id_0> where the answer goes, got none; "
                     "add it to the prompt")
   if len(tokens) > longest:
     raise UserError(f"prompt {shown!r}: expected at most {longest} tokens, got {len(tokens)}; "
                     "use fewer shots")
   return tokens
+
+
+def is_decoder_only(tokenizer):
+  """Whether a tokenizer is one of decoder-only models: it has no sentinels."""
+  return tokenizer.sentinels == 0
+
+
+def closing_tokens(tokenizer):
+  """Tokens that end an answer, EOS first: then <extra_id_1>, or for a decoder-only model the end of the line."""
+  if not is_decoder_only(tokenizer):
+    return [tokenizer.eos, tokenizer.sentinel(1)]
+  return [tokenizer.eos, *stop_tokens(tokenizer, (decoder_text.STOP,))]
+
+
+def stop_tokens(tokenizer, stops):
+  """Ids of the stop strings that are one token of their own, as "\\n" is of Llama's."""
+  last = [tokenizer.encode(stop)[-1:] for stop in stops]
+  return [ids[0] for ids, stop in zip(last, stops) if ids and tokenizer.decode(ids).strip(" ") == stop]
+
+
+def check_room(tokens, model_config, more):
+  """Raises a UserError where a prompt and `more` tokens are more than the model has positions (if it has a limit)."""
+  limit = getattr(model_config, "max_length", None)
+  longest = max(map(len, tokens), default=0)
+  if limit is not None and longest + more > limit:
+    raise UserError(f"prompt: expected at most {limit - more} tokens, as the model reads {limit} and the answer takes "
+                    f"{more}, got {longest}; use fewer shots")
 
 
 def check_vocabulary(tokenizer_size, model_config):
@@ -49,12 +82,17 @@ def split(places, size):
   return parts
 
 
-def pad(tokens, places, rows):
-  """int32 [rows, S] of the token lists at `places`, S from a short list of lengths; the rest is 0."""
+def pad(tokens, places, rows, left=False):
+  """int32 [rows, S] of the token lists at `places`, S from a short list of lengths.
+
+  The rest is 0, as T5 pads; with `left` it stands before the tokens and is decoder_text.PAD.
+  """
   longest = max(len(tokens[place]) for place in places)
-  inputs_BxS = np.zeros((rows, LENGTHS[bisect.bisect_left(LENGTHS, longest)]), np.int32)
+  length = LENGTHS[bisect.bisect_left(LENGTHS, longest)]
+  inputs_BxS = np.full((rows, length), decoder_text.PAD if left else 0, np.int32)
   for row, place in enumerate(places):
-    inputs_BxS[row, :len(tokens[place])] = tokens[place]
+    start = length - len(tokens[place]) if left else 0
+    inputs_BxS[row, start:start + len(tokens[place])] = tokens[place]
   return inputs_BxS
 
 

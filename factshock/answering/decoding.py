@@ -1,4 +1,4 @@
-"""Greedy generation of answers with a key-value cache, under jit."""
+"""Generation of answers with a key-value cache under jit: greedily, or by sampling; beams are in beams.py."""
 
 import functools
 
@@ -7,82 +7,141 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.answering import batches
-from factshock.models import t5
+from factshock.models import family
+
+METHODS = ("greedy", "sample", "beam")
 
 
-def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size=256, mesh=None):
-  """Answers that the model gives when it always takes the likeliest next token.
+def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size=256, mesh=None, method="greedy",
+             temperature=1.0, seed=0, beams=4, length_penalty=1.0, stops=()):
+  """The model's answers to prompts, and their log-probabilities.
 
-  The answer stands between <extra_id_0> (or the start, where the model leaves it out) and the next
-  sentinel or EOS.
+  A T5's answer stands between <extra_id_0> (or the start, where the model leaves it out) and the next
+  sentinel or EOS; a decoder-only model's is what follows the prompt up to EOS or a stop string.
 
   Args:
-    params, model_config: weights and config of models/t5.
+    params, model_config: weights and config of a model.
     tokenizer: as from data/tokenizers.
-    prompts: list of texts holding "<extra_id_0>" where the answer goes.
+    prompts: list of texts; for a T5 each holds "<extra_id_0>" where the answer goes.
     max_length: tokens at most, <extra_id_0> and the closing token included.
-    batch_size: prompts at a time.
-    mesh: devices to share each batch over (axis "data").
-  Returns: (texts, scores): list of str, and float32 array of the natural log-probabilities of all
+    batch_size: prompts at a time. mesh: devices to share each batch over (axis "data").
+    method: "greedy" (the likeliest next token), "sample" (from softmax(logits / temperature), by a random
+      key of `seed` and the prompt's place alone, whatever the batch), or "beam" (`beams` hypotheses, compared by
+      log-probability / tokens ** length_penalty).
+    stops: strings that end an answer; where one is a token of its own, generation ends there too.
+  Returns: (texts, scores): list of str, and float32 array of the natural log-probabilities (at temperature 1) of all
     tokens generated, <extra_id_0> and the closing token included.
   Raises:
-    ValueError: max_length or batch_size below 1.
+    ValueError: max_length, batch_size or temperature out of range, or an unknown method.
     UserError: a prompt without a place for the answer or too long; a model with too few tokens.
   """
-  if max_length < 1 or batch_size < 1:
-    raise ValueError(f"expected max_length and batch_size of at least 1, got {max_length} and {batch_size}")
+  if max_length < 1 or batch_size < 1 or not temperature > 0 or beams < 1:
+    raise ValueError("expected max_length, batch_size and beams of at least 1 and a temperature above 0, got "
+                     f"{max_length}, {batch_size}, {beams} and {temperature}")
+  if method not in METHODS:
+    raise ValueError(f"expected a method of {METHODS}, got {method!r}")
   batches.check_vocabulary(tokenizer.size, model_config)
   encoded = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
-  places = sorted(range(len(prompts)), key=lambda place: len(encoded[place]))
-  params, spread = batches.placed(params, mesh)
-  lowest = tokenizer.sentinel(tokenizer.sentinels - 1)
-  stops = np.array([tokenizer.eos, lowest, tokenizer.sentinel(0)], np.int32)
-  pending = []
-  for part, rows in batches.split(places, batch_size):
-    inputs_BxS = spread(batches.pad(encoded, part, rows))
-    pending.append((part, *_greedy(params, model_config, max_length, inputs_BxS, stops, np.int32(len(part)))))
-  texts, scores = [None] * len(prompts), np.zeros(len(prompts), np.float32)
-  for part, tokens_BxT, scores_B in pending:
-    scores[list(part)] = np.asarray(scores_B)[:len(part)]
-    for place, tokens in zip(part, np.asarray(tokens_BxT).tolist()):
-      texts[place] = answer_text(tokenizer, tokens)
-  return texts, scores
+  batches.check_room(encoded, model_config, max_length)
+  ends = end_tokens(tokenizer, stops)
+  if method == "beam":
+    from factshock.answering import beams as beam_search
+    run = functools.partial(beam_search.search, beams=beams, length_penalty=length_penalty)
+  else:
+    run = functools.partial(sample, temperature=temperature if method == "sample" else 0.0, seed=seed)
+  left = batches.is_decoder_only(tokenizer)
+  tokens, scores = run(params, model_config, encoded, ends, max_length=max_length, batch_size=batch_size, mesh=mesh,
+                       left=left)
+  texts = [answer_text(tokenizer, row) for row in tokens]
+  return [cut(text, stops) for text in texts], scores
+
+
+def end_tokens(tokenizer, stops=()):
+  """(ids that end a text, the id that may open it without ending it or -1): numpy int32 [E], int."""
+  if batches.is_decoder_only(tokenizer):
+    return np.array([tokenizer.eos, *batches.stop_tokens(tokenizer, stops)], np.int32), -1
+  sentinels = [tokenizer.sentinel(number) for number in range(tokenizer.sentinels)]
+  return np.array([tokenizer.eos, 0, *sentinels], np.int32), tokenizer.sentinel(0)
 
 
 def answer_text(tokenizer, tokens):
   """The answer in the generated token ids: after a leading <extra_id_0>, up to a sentinel, EOS or padding."""
+  tokens = [int(token) for token in tokens]
+  if batches.is_decoder_only(tokenizer):
+    ends = [place for place, token in enumerate(tokens) if token in (tokenizer.eos, PAD)]
+    return tokenizer.decode(tokens[:ends[0]] if ends else tokens).lstrip(" ")
   tokens = tokens[1:] if tokens[:1] == [tokenizer.sentinel(0)] else tokens
   lowest = tokenizer.sentinel(tokenizer.sentinels - 1)
   ends = [place for place, token in enumerate(tokens)
-          if token >= lowest or token in (tokenizer.eos, tokenizer.pad)]
+          if token >= lowest or token in (tokenizer.eos, tokenizer.pad, PAD)]
   return tokenizer.decode(tokens[:ends[0]] if ends else tokens).strip()
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _greedy(params, config, max_length, inputs_BxS, stops, used):
-  """Tokens int32 [B, max_length], 0 after a row's end, and their summed log-probabilities [B].
+def cut(text, stops):
+  """The text before the first of the stop strings, without white space around it."""
+  places = [text.find(stop) for stop in stops if stop in text]
+  return (text[:min(places)] if places else text).strip()
 
-  `stops` are EOS, the lowest sentinel and <extra_id_0>; the first `used` rows count, the rest is padding.
+
+PAD = -1  # after a row's end
+
+
+def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=None, left=False, temperature=0.0, seed=0):
+  """Token ids generated after each prompt's token ids, and their summed log-probabilities (at temperature 1).
+
+  Args:
+    prompts: list of lists of ids. ends: as from `end_tokens`. left: pad on the left, as decoder-only models need.
+    temperature: 0 takes the likeliest token.
+  Returns: (int32 [prompts, max_length], PAD after a row's end; float32 [prompts]).
   """
-  eos, lowest, first = stops
-  rows = inputs_BxS.shape[0]
-  cache = t5.init_cache(params, config, t5.encode(params, config, inputs_BxS), max_length)
+  places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+  params, spread = batches.placed(params, mesh)
+  closing, opening = ends
+  pending = []
+  for part, rows in batches.split(places, batch_size):
+    inputs_BxS = spread(batches.pad(prompts, part, rows, left))
+    which_B = spread(np.array([*part, *[0] * (rows - len(part))], np.int32))
+    pending.append((list(part), *_sample(params, config, max_length, temperature > 0, inputs_BxS, which_B, closing,
+                                         np.int32(opening), np.int32(len(part)), np.float32(temperature or 1),
+                                         jax.random.key(seed))))
+  tokens, scores = np.full((len(prompts), max_length), PAD, np.int32), np.zeros(len(prompts), np.float32)
+  for part, tokens_BxT, scores_B in pending:  # only now wait for the devices
+    tokens[part], scores[part] = np.asarray(tokens_BxT)[:len(part)], np.asarray(scores_B)[:len(part)]
+  return tokens, scores
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _sample(params, config, max_length, random, inputs_BxS, which_B, closing_E, opening, used, temperature, key):
+  """The tokens [B, max_length] and scores [B] of one batch, of which the first `used` rows count.
+
+  The loop ends when all rows have ended.
+  """
+  module, rows = family.of(config), inputs_BxS.shape[0]
+  cache, first_B = module.start(params, config, inputs_BxS, max_length)
+  keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, which_B) if random else None
 
   def going(carry):
-    step, ended_B = carry[0], carry[3]
-    return (step < max_length) & ~ended_B.all()
+    return (carry[0] < max_length) & ~carry[3].all()
+
+  def choose(logits_BxV, step):
+    if not random:
+      return logits_BxV.argmax(axis=-1).astype(jnp.int32)
+    step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
+    return jax.vmap(jax.random.categorical)(step_keys_B, logits_BxV / temperature).astype(jnp.int32)
 
   def advance(carry):
     step, cache, token_B, ended_B, tokens_BxT, scores_B = carry
-    logits_BxV, cache = t5.decode_step(params, config, cache, inputs_BxS, token_B)
-    token_B = jnp.where(ended_B, 0, logits_BxV.argmax(axis=-1).astype(jnp.int32))
-    best_B = logits_BxV.max(axis=-1) - jax.nn.logsumexp(logits_BxV, axis=-1)
-    scores_B = scores_B + jnp.where(ended_B, 0.0, best_B)
-    opening = (step == 0) & (token_B == first)
-    ended_B = ended_B | (token_B == eos) | (token_B == 0) | ((token_B >= lowest) & ~opening)
-    return step + 1, cache, token_B, ended_B, tokens_BxT.at[:, step].set(token_B), scores_B
+    logits_BxV, cache = module.step(params, config, cache, token_B)
+    chosen_B = choose(logits_BxV, step)
+    log_p_B = (jnp.take_along_axis(logits_BxV, chosen_B[:, None], axis=1)[:, 0]
+               - jax.nn.logsumexp(logits_BxV, axis=-1))
+    scores_B = scores_B + jnp.where(ended_B, 0.0, log_p_B)
+    tokens_BxT = tokens_BxT.at[:, step].set(jnp.where(ended_B, PAD, chosen_B))
+    opens_B = (step == 0) & (chosen_B == opening)
+    ended_B = ended_B | ((chosen_B[:, None] == closing_E[None]).any(axis=1) & ~opens_B)
+    return step + 1, cache, jnp.where(ended_B, 0, chosen_B), ended_B, tokens_BxT, scores_B
 
-  start = (jnp.int32(0), cache, jnp.zeros(rows, jnp.int32), jnp.arange(rows) >= used,
-           jnp.zeros((rows, max_length), jnp.int32), jnp.zeros(rows, jnp.float32))
-  _, _, _, _, tokens_BxT, scores_B = jax.lax.while_loop(going, advance, start)
+  begin = (jnp.int32(0), cache, first_B, jnp.arange(rows) >= used,
+           jnp.full((rows, max_length), PAD, jnp.int32), jnp.zeros(rows, jnp.float32))
+  _, _, _, _, tokens_BxT, scores_B = jax.lax.while_loop(going, advance, begin)
   return tokens_BxT, scores_B

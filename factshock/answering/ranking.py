@@ -10,7 +10,7 @@ import numpy as np
 from factshock.answering import batches, tries
 from factshock.console import UserError
 from factshock.data.prompts import target_text
-from factshock.models import t5
+from factshock.models import family
 
 # What one batch of logits may take: on CPU near the size of the caches, elsewhere enough to fill the device.
 LOGIT_BYTES = {"cpu": 24 << 20, "other": 512 << 20}
@@ -45,9 +45,10 @@ def rank(params, model_config, tokenizer, prompts, keys, candidates, *, batch_si
   Candidates that the tokenizer cannot tell apart get equal scores.
 
   Args:
-    params, model_config: weights and config of models/t5.
+    params, model_config: weights and config of a model.
     tokenizer: as from data/tokenizers.
-    prompts: list of texts holding "<extra_id_0>" where the answer goes.
+    prompts: list of texts holding "<extra_id_0>" where the answer goes; for a decoder-only model ending there, and
+      the candidate's probability is that of " CANDIDATE" after the prompt, closed by EOS or the end of the line.
     keys: the relation of each prompt.
     candidates: dict relation -> list of candidate answers.
     batch_size: queries at a time; fewer where their logits would take more than LOGIT_BYTES.
@@ -75,16 +76,17 @@ def prepare(tokenizer, prompts, keys, candidates, batch_size=256):
   places = {}
   for place, key in enumerate(keys):
     places.setdefault(key, []).append(place)
-  grown = {key: tries.build(_sequences(tokenizer, key, candidates), tokenizer.eos) for key in places}
+  grown = {key: tries.build(_sequences(tokenizer, key, candidates, prompts[first[0]]), tokenizer.eos)
+           for key, first in places.items()}
   room = LOGIT_BYTES["cpu" if jax.default_backend() == "cpu" else "other"]
   made = []
   for key in places:
     widest = max(trie.tokens_M.size for trie in grown[key])
     size = min(batch_size, max(1, room // (4 * widest * tokenizer.size)))
     by_length = sorted(places[key], key=lambda place: len(tokens[place]))
-    made += [Batch(key, part, batches.pad(tokens, part, rows))
+    made += [Batch(key, part, batches.pad(tokens, part, rows, batches.is_decoder_only(tokenizer)))
              for part, rows in batches.split(by_length, size)]
-  ends = np.array([tokenizer.eos, tokenizer.sentinel(1)], np.int32)
+  ends = np.array(batches.closing_tokens(tokenizer), np.int32)
   return Queries(tuple(made), grown, tuple(len(candidates[key]) for key in keys), ends, tokenizer.size)
 
 
@@ -97,14 +99,16 @@ def rank_prepared(params, model_config, queries, mesh=None):
     UserError: the model has fewer tokens than the tokenizer.
   """
   batches.check_vocabulary(queries.vocabulary, model_config)
+  longest = max(len(row) for batch in queries.batches for row in batch.inputs_BxS)
+  deepest = max(trie.distance_MxM.max() + 1 for grown in queries.tries.values() for trie in grown)
+  batches.check_room([range(longest)], model_config, deepest)
   params, spread = batches.placed(params, mesh)
   pending = []
   for batch in queries.batches:
-    inputs_BxS = spread(batch.inputs_BxS)
-    encoded_BxSxD = _encode(params, model_config, inputs_BxS)
+    cache, first_B = _start(params, model_config, spread(batch.inputs_BxS))
     for trie in queries.tries[batch.key]:
       members, trie = list(trie.members), trie._replace(members=())
-      scores_BxC = _score(params, model_config, encoded_BxSxD, inputs_BxS, queries.ends, trie)
+      scores_BxC = _score(params, model_config, cache, first_B, queries.ends, trie)
       pending.append((batch.places, members, scores_BxC))
   scores = [np.empty(size, np.float32) for size in queries.sizes]
   for places, members, scores_BxC in pending:  # only now wait for the devices
@@ -114,10 +118,12 @@ def rank_prepared(params, model_config, queries, mesh=None):
   return scores
 
 
-def _sequences(tokenizer, key, candidates):
-  """Token sequences of a relation's candidates, each after <extra_id_0>."""
+def _sequences(tokenizer, key, candidates, prompt):
+  """Token sequences of a relation's candidates: after <extra_id_0>, or as they continue a (first) prompt."""
   if not candidates.get(key):
     raise UserError(f"relation {key!r}: expected candidate answers, got none; give facts of this relation")
+  if batches.is_decoder_only(tokenizer):
+    return [tuple(tokenizer.encode_continuation(prompt, candidate)) for candidate in candidates[key]]
   sequences = [tuple(tokenizer.encode(target_text(candidate))) for candidate in candidates[key]]
   for candidate, sequence in zip(candidates[key], sequences):
     if len(sequence) < 2:
@@ -127,14 +133,14 @@ def _sequences(tokenizer, key, candidates):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _encode(params, config, inputs_BxS):
-  return t5.encode(params, config, inputs_BxS)
+def _start(params, config, inputs_BxS):
+  return family.of(config).start(params, config, inputs_BxS, 1)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _score(params, config, encoded_BxSxD, inputs_BxS, ends, trie):
+def _score(params, config, cache, first_B, ends, trie):
   """Summed log-probabilities [B, C] of a trie's candidates; logits stay on the device."""
-  logits_BxMxV = t5.decode_tree(params, config, encoded_BxSxD, inputs_BxS, trie.tokens_M, trie.distance_MxM)
+  logits_BxMxV = family.of(config).tree(params, config, cache, first_B, trie.tokens_M, trie.distance_MxM)
   total_BxM = jax.nn.logsumexp(logits_BxMxV, axis=-1)
   ended_BxM = jax.nn.logsumexp(logits_BxMxV[..., ends], axis=-1)
   picked_BxCxL = jnp.where((trie.next_CxL == ends[0])[None], ended_BxM[:, trie.nodes_CxL],

@@ -98,17 +98,6 @@ def decode(params, config, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT):
   return _apply(params, config, _T5.decode, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT)
 
 
-def decode_tree(params, config, encoded_BxSxD, inputs_BxS, tokens_M, distance_MxM):
-  """Logits float32 [B, M, V] of the tokens that follow each context of a tree of decoder inputs.
-
-  Args:
-    encoded_BxSxD, inputs_BxS: of the encoder, as for `decode`.
-    tokens_M: int32, the last token of each context (0 at the start).
-    distance_MxM: int32, by how many tokens context j is shorter than context i where i begins with j; else -1.
-  """
-  return _apply(params, config, _T5.decode_tree, encoded_BxSxD, inputs_BxS, tokens_M, distance_MxM)
-
-
 def init_cache(params, config, encoded_BxSxD, length):
   """The cache of `decode_step` before the first token, for up to `length` tokens.
 
@@ -133,6 +122,37 @@ def decode_step(params, config, cache, inputs_BxS, tokens_B):
   return logits_BxV, dict(cache, step=cache["step"] + 1,
                           key=jax.lax.dynamic_update_slice(cache["key"], new_key, at),
                           value=jax.lax.dynamic_update_slice(cache["value"], new_value, at))
+
+
+def start(params, config, inputs_BxS, length):
+  """Reads the inputs, padding 0 at their ends: (cache for `length` tokens, first_B, the decoder's first token, 0).
+
+  The cache is that of `init_cache`, and `inputs`.
+  """
+  cache = init_cache(params, config, encode(params, config, inputs_BxS), length)
+  return dict(cache, inputs=inputs_BxS), jnp.zeros(inputs_BxS.shape[0], jnp.int32)
+
+
+def step(params, config, cache, tokens_B):
+  """`decode_step` with a cache from `start`: (logits float32 [B, V], the cache after it)."""
+  return decode_step(params, config, cache, cache["inputs"], tokens_B)
+
+
+def tree(params, config, cache, first_B, tokens_M, distance_MxM):
+  """Logits float32 [B, M, V] of the tokens that follow each context of a tree of decoder inputs.
+
+  Args:
+    cache, first_B: as from `start`; first_B is the token of the root, node 0.
+    tokens_M: int32, the last token of each context.
+    distance_MxM: int32, by how many tokens context j is shorter than context i where i begins with j; else -1.
+  """
+  return _apply(params, config, _T5.tree, cache, first_B, tokens_M, distance_MxM)
+
+
+def take_rows(cache, rows_R):
+  """The cache of these rows, in this order, as beams need it."""
+  arrays = {name: cache[name][:, rows_R] for name in ("key", "value", "cross_key", "cross_value")}
+  return dict(cache, **arrays, inputs=cache["inputs"][rows_R])
 
 
 def shift_right(targets_BxT, target_segments=None):
@@ -223,6 +243,11 @@ class _DecoderLayer(_EncoderLayer):
     x = x + self.self_attention(query, key, value, bias)
     return self._rest(x, cache["cross_key"], cache["cross_value"], cross_bias), (new_key, new_value)
 
+  def branch(self, x, cross, bias, cross_bias):
+    y = self.self_attention_norm(x)
+    x = x + self.self_attention(*self.self_attention.queries_keys_values(y), bias)
+    return self._rest(x, *cross, cross_bias), None
+
   def _rest(self, x, cross_key, cross_value, cross_bias):
     query = self.cross_attention.queries(self.cross_attention_norm(x))
     x = x + self.drop(self.cross_attention(query, cross_key, cross_value, cross_bias))
@@ -241,7 +266,7 @@ class _Stack(layers.Part):
     everyone = nn.broadcast
     inputs = {"__call__": (everyone,) * (3 if self.decoder else 1)}
     if self.decoder:
-      inputs |= {"step": (0, everyone, everyone), "cross_keys_values": (everyone,)}
+      inputs |= {"step": (0, everyone, everyone), "branch": (0, everyone, everyone), "cross_keys_values": (everyone,)}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
                           in_axes=axes, length=depth, unroll=depth if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -299,13 +324,14 @@ class _T5(layers.Part):
       cross_mask = attention.segment_mask(target_segments, input_segments)
     return self._logits(self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask))
 
-  def decode_tree(self, encoded, inputs, tokens_M, distance_MxM):
+  def tree(self, cache, first_B, tokens_M, distance_MxM):
     size = tokens_M.shape[0]
     by_distance = self.decoder.by_offset(-np.arange(size))[jnp.maximum(distance_MxM, 0)]
     bias_HxMxM = jnp.where((distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0))
-    tokens_BxM = jnp.broadcast_to(tokens_M[None], (inputs.shape[0], size))
-    x = self.decoder(self._embed(tokens_BxM), encoded, bias_HxMxM[None], attention.padding_mask(inputs))
-    return self._logits(x)
+    tokens_BxM = jnp.broadcast_to(tokens_M[None], (first_B.shape[0], size)).at[:, 0].set(first_B)
+    x, _ = self.decoder.layers.branch(self._embed(tokens_BxM), (cache["cross_key"], cache["cross_value"]),
+                                      bias_HxMxM[None], attention.padding_mask(cache["inputs"]))
+    return self._logits(self.decoder.final_norm(x))
 
   def cross_keys_values(self, encoded):
     return self.decoder.layers.cross_keys_values(None, encoded)[1]
