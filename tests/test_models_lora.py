@@ -40,9 +40,11 @@ def model(name):
       batch_of(config))
 
 
-@functools.partial(hf_t5.quick_jit, static_argnums=1)
-def loss(params, config, batch):
+def bare_loss(params, config, batch):
   return train_step.loss_fn(params, config, batch)[0]
+
+
+loss = hf_t5.quick_jit(bare_loss, static_argnums=1)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -50,10 +52,10 @@ def test_adapted_equals_merged_in_loss_and_gradients(name):
   config, params, adapters, batch = model(name)
 
   def attached(adapters):
-    return loss(lora.attach(params, adapters, 2.0), config, batch)
+    return bare_loss(lora.attach(params, adapters, 2.0), config, batch)
 
   def merged(adapters):
-    return loss(lora.merge(params, adapters, 2.0), config, batch)
+    return bare_loss(lora.merge(params, adapters, 2.0), config, batch)
 
   got, expected = (hf_t5.quick_jit(jax.value_and_grad(function))(adapters) for function in (attached, merged))
   assert abs(expected[0] - loss(params, config, batch)) > .1  # the adapters do something
@@ -98,8 +100,8 @@ def test_the_gradient_of_frozen_weights_is_not_computed():
   def cost(function, *arguments):
     return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
 
-  whole = cost(jax.grad(lambda params, batch: loss(params, wide, batch)), params, batch)
-  low_rank = cost(jax.grad(lambda adapters, params, batch: loss(lora.attach(params, adapters, 1.0), wide, batch)),
+  whole = cost(jax.grad(lambda params, batch: bare_loss(params, wide, batch)), params, batch)
+  low_rank = cost(jax.grad(lambda adapters, params, batch: bare_loss(lora.attach(params, adapters, 1.0), wide, batch)),
                   adapters, params, batch)
   assert low_rank < .8 * whole
 

@@ -7,6 +7,7 @@ import numpy as np
 from factshock.console import UserError
 from factshock.data import decoder_text
 
+ENDED = -1  # in place of a token, after the end of a generated answer
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
 LENGTHS = (*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16), *range(128, LONGEST + 1, 64))
 
@@ -94,6 +95,26 @@ def pad(tokens, places, rows, left=False):
     start = length - len(tokens[place]) if left else 0
     inputs_BxS[row, start:start + len(tokens[place])] = tokens[place]
   return inputs_BxS
+
+
+def run(function, params, prompts, max_length, batch_size, mesh=None, left=False):
+  """Generates for prompts (lists of token ids) in batches of like length, without waiting between them.
+
+  Args:
+    function: (params, inputs_BxS, which_B, used) -> (tokens_BxT, scores_B); which_B holds the prompts' places, and
+      only the first `used` rows count.
+  Returns: (int32 [prompts, max_length], ENDED after a row's end; float32 [prompts]), in the order of the prompts.
+  """
+  params, spread = placed(params, mesh)
+  places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+  pending = []
+  for part, rows in split(places, batch_size):
+    which_B = spread(np.array([*part, *[0] * (rows - len(part))], np.int32))
+    pending.append((list(part), *function(params, spread(pad(prompts, part, rows, left)), which_B, np.int32(len(part)))))
+  tokens, scores = np.full((len(prompts), max_length), ENDED, np.int32), np.zeros(len(prompts), np.float32)
+  for part, tokens_BxT, scores_B in pending:  # only now wait for the devices
+    tokens[part], scores[part] = np.asarray(tokens_BxT)[:len(part)], np.asarray(scores_B)[:len(part)]
+  return tokens, scores
 
 
 def placed(params, mesh):

@@ -68,12 +68,12 @@ def answer_text(tokenizer, tokens):
   """The answer in the generated token ids: after a leading <extra_id_0>, up to a sentinel, EOS or padding."""
   tokens = [int(token) for token in tokens]
   if batches.is_decoder_only(tokenizer):
-    ends = [place for place, token in enumerate(tokens) if token in (tokenizer.eos, PAD)]
+    ends = [place for place, token in enumerate(tokens) if token in (tokenizer.eos, batches.ENDED)]
     return tokenizer.decode(tokens[:ends[0]] if ends else tokens).lstrip(" ")
   tokens = tokens[1:] if tokens[:1] == [tokenizer.sentinel(0)] else tokens
   lowest = tokenizer.sentinel(tokenizer.sentinels - 1)
   ends = [place for place, token in enumerate(tokens)
-          if token >= lowest or token in (tokenizer.eos, tokenizer.pad, PAD)]
+          if token >= lowest or token in (tokenizer.eos, tokenizer.pad, batches.ENDED)]
   return tokenizer.decode(tokens[:ends[0]] if ends else tokens).strip()
 
 
@@ -83,31 +83,21 @@ def cut(text, stops):
   return (text[:min(places)] if places else text).strip()
 
 
-PAD = -1  # after a row's end
-
-
 def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=None, left=False, temperature=0.0, seed=0):
   """Token ids generated after each prompt's token ids, and their summed log-probabilities (at temperature 1).
 
   Args:
     prompts: list of lists of ids. ends: as from `end_tokens`. left: pad on the left, as decoder-only models need.
     temperature: 0 takes the likeliest token.
-  Returns: (int32 [prompts, max_length], PAD after a row's end; float32 [prompts]).
+  Returns: (int32 [prompts, max_length], batches.ENDED after a row's end; float32 [prompts]).
   """
-  places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-  params, spread = batches.placed(params, mesh)
   closing, opening = ends
-  pending = []
-  for part, rows in batches.split(places, batch_size):
-    inputs_BxS = spread(batches.pad(prompts, part, rows, left))
-    which_B = spread(np.array([*part, *[0] * (rows - len(part))], np.int32))
-    pending.append((list(part), *_sample(params, config, max_length, temperature > 0, inputs_BxS, which_B, closing,
-                                         np.int32(opening), np.int32(len(part)), np.float32(temperature or 1),
-                                         jax.random.key(seed))))
-  tokens, scores = np.full((len(prompts), max_length), PAD, np.int32), np.zeros(len(prompts), np.float32)
-  for part, tokens_BxT, scores_B in pending:  # only now wait for the devices
-    tokens[part], scores[part] = np.asarray(tokens_BxT)[:len(part)], np.asarray(scores_B)[:len(part)]
-  return tokens, scores
+
+  def run(params, inputs_BxS, which_B, used):
+    return _sample(params, config, max_length, temperature > 0, inputs_BxS, which_B, closing, np.int32(opening), used,
+                   np.float32(temperature or 1), jax.random.key(seed))
+
+  return batches.run(run, params, prompts, max_length, batch_size, mesh, left)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -136,12 +126,12 @@ def _sample(params, config, max_length, random, inputs_BxS, which_B, closing_E, 
     log_p_B = (jnp.take_along_axis(logits_BxV, chosen_B[:, None], axis=1)[:, 0]
                - jax.nn.logsumexp(logits_BxV, axis=-1))
     scores_B = scores_B + jnp.where(ended_B, 0.0, log_p_B)
-    tokens_BxT = tokens_BxT.at[:, step].set(jnp.where(ended_B, PAD, chosen_B))
+    tokens_BxT = tokens_BxT.at[:, step].set(jnp.where(ended_B, batches.ENDED, chosen_B))
     opens_B = (step == 0) & (chosen_B == opening)
     ended_B = ended_B | ((chosen_B[:, None] == closing_E[None]).any(axis=1) & ~opens_B)
     return step + 1, cache, jnp.where(ended_B, 0, chosen_B), ended_B, tokens_BxT, scores_B
 
   begin = (jnp.int32(0), cache, first_B, jnp.arange(rows) >= used,
-           jnp.full((rows, max_length), PAD, jnp.int32), jnp.zeros(rows, jnp.float32))
+           jnp.full((rows, max_length), batches.ENDED, jnp.int32), jnp.zeros(rows, jnp.float32))
   _, _, _, _, tokens_BxT, scores_B = jax.lax.while_loop(going, advance, begin)
   return tokens_BxT, scores_B

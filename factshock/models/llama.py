@@ -131,9 +131,16 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
 
 
 def take_rows(cache, rows_R):
-  """The cache of these rows, in this order, as beams need it."""
+  """The cache of these rows, in this order; a row may come several times, as for beams."""
   taken = {name: cache[name][:, rows_R] for name in ("key", "value")}
   return dict(cache, **taken, used=cache["used"][rows_R], offset=cache["offset"][rows_R])
+
+
+def reorder(cache, rows_R):
+  """`take_rows` where each row is replaced by one of the same prompt: only what was read since is moved."""
+  prompt = cache["used"].shape[1]
+  return dict(cache, **{name: cache[name].at[:, :, prompt:].set(cache[name][:, rows_R, prompt:])
+                        for name in ("key", "value")})
 
 
 def positions(segments_BxS):

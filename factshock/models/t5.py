@@ -150,9 +150,14 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
 
 
 def take_rows(cache, rows_R):
-  """The cache of these rows, in this order, as beams need it."""
+  """The cache of these rows, in this order; a row may come several times, as for beams."""
   arrays = {name: cache[name][:, rows_R] for name in ("key", "value", "cross_key", "cross_value")}
   return dict(cache, **arrays, inputs=cache["inputs"][rows_R])
+
+
+def reorder(cache, rows_R):
+  """`take_rows` where each row is replaced by one of the same inputs: only what was read since is moved."""
+  return dict(cache, **{name: cache[name][:, rows_R] for name in ("key", "value")})
 
 
 def shift_right(targets_BxT, target_segments=None):
