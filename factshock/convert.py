@@ -4,7 +4,9 @@ r"""Turns a model into another format: HuggingFace folders, T5X checkpoints, and
     python -m factshock.convert --input=google/t5-v1_1-small --output=checkpoints/small --to=orbax --dtype=bfloat16
 
 The input is a HuggingFace folder or hub id, a T5X checkpoint (msgpack or zarr), or a checkpoint of factshock (a step
-folder, or a folder of steps: its newest). What is written as `huggingface` loads in transformers, vLLM and
+folder, or a folder of steps: its newest). Low-rank adapters, PEFT's or those of a checkpoint trained with
+config.finetune.lora_rank, are merged into the model they stand on; --to=peft writes the adapters alone, for
+PEFT. What is written as `huggingface` loads in transformers, vLLM and
 mergekit, with the tokenizer where the input has one in their format. Memory stays near one leaf.
 """
 
@@ -18,7 +20,8 @@ def define_flags():
   """Defines the flags; called when run as a program, so that two verbs can be imported together."""
   flags.DEFINE_string("input", "", "Model to read: a folder, or the id of a model on the HuggingFace hub.")
   flags.DEFINE_string("output", "", "Folder to write; must not exist.")
-  flags.DEFINE_enum("to", None, ["huggingface", "orbax"], "Format to write; orbax is that of factshock's checkpoints.")
+  flags.DEFINE_enum("to", None, ["huggingface", "orbax", "peft"],
+                    "Format to write; orbax is that of factshock's checkpoints.")
   flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the parameters; left out, the stored one.")
   flags.DEFINE_string("revision", None, "Branch, tag or commit on the hub.")
   flags.DEFINE_bool("allow_pickle", False, "Read pytorch_model.bin where there are no safetensors.")

@@ -107,7 +107,7 @@ def open_model(checkpoint, config=None, tokenizer=None):
 def is_checkpoint(path):
   """Whether a path is meant as a checkpoint of ours; else it is a HuggingFace folder or hub id ("org/name")."""
   if os.path.isdir(path):
-    return not os.path.exists(os.path.join(path, "config.json"))
+    return not any(os.path.exists(os.path.join(path, name)) for name in ("config.json", "adapter_config.json"))
   return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path)
 
 

@@ -77,9 +77,15 @@ class PretrainedTokenizer:
 def load(source, revision=None):
   """The tokenizer of a HuggingFace model: a folder with its files, or a hub id. No remote code is run.
 
+  A folder of adapters without a tokenizer has that of the model they stand on.
+
   Raises:
     UserError: no tokenizer there, none for T5 or decoder-only models, or sentinels other than T5's.
   """
+  from factshock.models.huggingface import adapters
+
+  if adapters.is_folder(source) and not is_folder(source):
+    return load(adapters.base_of(source))
   tokenizer = _read(source, revision)
   size = len(tokenizer)
   sentinels = _sentinels(tokenizer, source, size)

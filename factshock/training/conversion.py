@@ -13,7 +13,7 @@ from factshock.models import family, huggingface, t5x
 from factshock.models.huggingface import names, writing
 from factshock.training import checkpoints
 
-FORMATS = ("huggingface", "orbax")
+FORMATS = ("huggingface", "orbax", "peft")
 # What `answer` needs of an experiment; a converted checkpoint has none of its own.
 _ASKING = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "question"}, "cpu_devices": 0}
 
@@ -25,6 +25,7 @@ class Opened(NamedTuple):
   read_leaf: object      # function(leaf, dtype) -> numpy array
   json: dict | None      # the config.json it came with
   tokenizer: str | None  # HuggingFace folder of its tokenizer
+  adapters: object = None  # huggingface.Adapters, if it has some; read_leaf merges them
 
 
 def convert(source, output, to, *, dtype=None, revision=None, allow_pickle=False, config_from=None):
@@ -33,7 +34,7 @@ def convert(source, output, to, *, dtype=None, revision=None, allow_pickle=False
   Args:
     source: a HuggingFace folder or hub id, a T5X checkpoint, or one of ours (a step folder, or a folder of steps).
     output: folder to write; must not exist. For "orbax" it is a step folder.
-    to: "huggingface" or "orbax".
+    to: "huggingface" or "orbax", with adapters merged; or "peft", the adapters alone.
     dtype: "float32" or "bfloat16"; None keeps the stored one.
     config_from: HuggingFace folder whose config.json tells what the source does not, and whose tokenizer is taken.
 
@@ -49,7 +50,8 @@ def convert(source, output, to, *, dtype=None, revision=None, allow_pickle=False
   if dtype:
     opened = opened._replace(dtypes=dict.fromkeys(opened.dtypes, dtype),
                              config=dataclasses.replace(opened.config, dtype=dtype, param_dtype=dtype))
-  (_write_huggingface if to == "huggingface" else _write_orbax)(opened, str(output))
+  write = {"huggingface": _write_huggingface, "orbax": _write_orbax, "peft": _write_peft}[to]
+  write(opened, str(output), source)
   return opened
 
 
@@ -61,7 +63,7 @@ def open_model(source, *, revision=None, allow_pickle=False, config_from=None):
   if huggingface.is_source(source):
     found = huggingface.open_source(source, revision=revision, allow_pickle=allow_pickle)
     return Opened(found.config, _stored(found.config), found.read_leaf, found.json,
-                  _with_tokenizer(config_from or found.folder))
+                  _with_tokenizer(config_from or found.folder), found.adapters)
   return _open_checkpoint(source, config_from)
 
 
@@ -81,6 +83,8 @@ def _open_checkpoint(source, config_from):
   manifest = checkpoints.read_manifest(folder)
   record = manifest["config"] or {}
   experiment = record.get("experiment") or {}
+  if "lora" in record:
+    return _open_adapters(folder, record, config_from)
   leaves = {name.removeprefix("params/"): leaf for name, leaf in manifest["leaves"].items()
             if name.startswith("params/")}
   if "model" not in experiment or "embedding" not in leaves:
@@ -94,6 +98,20 @@ def _open_checkpoint(source, config_from):
                 lambda leaf, dtype: checkpoints.read_leaf(folder, f"params/{leaf}", manifest["leaves"]).astype(
                     np.dtype(dtype), copy=False), base, _with_tokenizer(config_from or os.path.join(
                     str(record.get("workdir")), "tokenizer", str(record.get("seed")))))
+
+
+def _open_adapters(folder, record, config_from):
+  """The model that a checkpoint's adapters stand on, with the adapters merged into each leaf."""
+  made = record["lora"]
+  base = open_model(made["base"], config_from=config_from)
+  adapters = huggingface.Adapters(checkpoints.restore_params(folder), made["rank"], made["alpha"], made["base"])
+
+  def read_leaf(leaf, dtype):
+    array = np.array(base.read_leaf(leaf, dtype))
+    adapters.merge_into(leaf, array)
+    return array
+
+  return base._replace(read_leaf=read_leaf, adapters=adapters)
 
 
 def _check_shapes(folder, config, leaves):
@@ -122,7 +140,7 @@ def _with_tokenizer(folder):
   return folder if folder and os.path.isfile(os.path.join(folder, "tokenizer_config.json")) else None
 
 
-def _write_huggingface(opened, output):
+def _write_huggingface(opened, output, _):
   tensors = writing.writables(opened.config, opened.dtypes,
                               lambda leaf: opened.read_leaf(leaf, opened.dtypes[leaf]))
   config_json = huggingface.to_json(opened.config, str(np.dtype(opened.dtypes["embedding"])), opened.json)
@@ -130,7 +148,13 @@ def _write_huggingface(opened, output):
                            progress=console.Progress("tensors", len(tensors)))
 
 
-def _write_orbax(opened, output):
+def _write_peft(opened, output, source):
+  if not opened.adapters:
+    raise UserError(f"{source}: holds whole weights, no low-rank adapters; --to=huggingface writes those")
+  huggingface.write_adapters(output, opened.adapters, opened.config, tokenizer_from=opened.tokenizer)
+
+
+def _write_orbax(opened, output, _):
   shapes = {leaf: names.leaf_shape(parts) for leaf, parts in names.by_leaf(opened.config).items()}
   progress, done = console.Progress("leaves", len(shapes)), []
 

@@ -111,6 +111,7 @@ def mix_checkpoints(paths, weights, output, layerwise=None):
     return _mix_huggingface(paths, weights, output, layerwise)
   folders = [checkpoints.step_folder(path) for path in paths]
   manifests = [checkpoints.read_manifest(folder) for folder in folders]
+  _refuse_adapters([folder for folder, manifest in zip(folders, manifests) if "lora" in (manifest["config"] or {})])
   leaves = [_params_only(manifest["leaves"]) for manifest in manifests]
   _check_leaves(folders, leaves)
   tree = _lazy_mix(folders, leaves, weights, layerwise)
@@ -121,6 +122,12 @@ def mix_checkpoints(paths, weights, output, layerwise=None):
   finish = lambda manifest: provenance | {"digest": checkpoints.tree_digest(manifest["leaves"])}
   manifest = checkpoints.write(output, {"params": tree}, record, {"mix.json": finish})
   return finish(manifest)
+
+
+def _refuse_adapters(paths):
+  if paths:  # the average of two products is not the product of two averages
+    raise UserError(f"{', '.join(map(str, paths))}: low-rank adapters cannot be averaged as models; merge them into their model "
+                    "first: python -m factshock.convert --input=ADAPTERS --output=MERGED --to=huggingface (or orbax)")
 
 
 def _provenance(weights, layerwise, inputs):
@@ -135,6 +142,7 @@ def _mix_huggingface(paths, weights, output, layerwise):
     raise UserError(f"{other[0]}: is no HuggingFace model, but {next(filter(huggingface.is_source, paths))} is; "
                     "bring all into one format with factshock.convert")
   sources = [huggingface.open_source(path) for path in paths]
+  _refuse_adapters([path for path, source in zip(paths, sources) if source.adapters])
   _check_tensors(paths, sources)
   parts = tensor_names.tensors(sources[0].config)
   shares = {part.name: weights for part in parts} if layerwise is None else _layer_shares(

@@ -1,11 +1,13 @@
-"""Models in the HuggingFace format: config.json and safetensors, in and out, one tensor at a time.
+"""Models and adapters in the HuggingFace format: config.json and safetensors, in and out, one tensor at a time.
 
 `config_of` and `load` read a folder or a model on the hub, `save` writes a folder that transformers loads.
 """
 
+from factshock.models.huggingface.adapters import Adapters
+from factshock.models.huggingface.adapters import write as write_adapters
 from factshock.models.huggingface.configs import SUPPORTED, from_json, read_json, to_json
 from factshock.models.huggingface.reading import Source, config_of, is_source, load, open_source
 from factshock.models.huggingface.writing import save, write_folder
 
-__all__ = ["SUPPORTED", "Source", "config_of", "from_json", "is_source", "load", "open_source", "read_json",
-           "save", "to_json", "write_folder"]
+__all__ = ["Adapters", "SUPPORTED", "Source", "config_of", "from_json", "is_source", "load", "open_source",
+           "read_json", "save", "to_json", "write_adapters", "write_folder"]

@@ -12,20 +12,21 @@ import jax
 import numpy as np
 
 from factshock.console import UserError
-from factshock.models.huggingface import configs, files, names
+from factshock.models.huggingface import adapters, configs, files, names
 
 # What is fetched from the hub; weights as safetensors only, unless pickles are allowed.
-_WANTED = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
+_WANTED = ["config.json", adapters.CONFIG, adapters.WEIGHTS, "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
            "*token*.json", "special_tokens_map.json", "tokenizer.model", "spiece.model", "*.jinja"]
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 class Source(NamedTuple):
   """A model that is open for reading: its checked tensors, none of them read yet."""
-  folder: str
+  folder: str        # where its tokenizer is
   json: dict         # its config.json
   config: object     # T5Config or LlamaConfig; param_dtype is that of most of the stored bytes
   tensors: dict      # name -> files.Stored or files.Held, without copies and leftovers
+  adapters: object = None  # Adapters that are merged into each leaf as it is read
 
   def read_leaf(self, leaf, dtype=None):
     """One leaf of our parameters, such as "encoder/layers/self_attention/query", as an aligned numpy array."""
@@ -37,6 +38,8 @@ class Source(NamedTuple):
 
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy copies unlocked
       list(pool.map(read, parts))
+    if self.adapters:
+      self.adapters.merge_into(leaf, out)
     return out
 
 
@@ -44,7 +47,8 @@ def load(path, *, revision=None, param_dtype=None, dtype=None, sharding=None, al
   """Loads a model: (params, config). At its peak the host holds one copy and about one layer.
 
   Args:
-    path: folder that transformers saved, or the id of a model on the hub (fetched into its cache).
+    path: folder that transformers saved, or the id of a model on the hub (fetched into its cache). A folder of
+      PEFT's with adapters gives the model they stand on, with the adapters merged.
     revision: branch, tag or commit on the hub.
     param_dtype: of the parameters; None takes the stored one (float16 becomes bfloat16).
     dtype: of the computation; None takes that of config.json.
@@ -69,21 +73,27 @@ def load(path, *, revision=None, param_dtype=None, dtype=None, sharding=None, al
 
 def config_of(path, *, revision=None, dtype=None):
   """The T5Config or LlamaConfig of a model: a folder, or the id of a model on the hub. Reads no weights."""
-  folder = _folder(path, revision, ["config.json"])
+  folder = _folder(path, revision, ["config.json", adapters.CONFIG])
+  if adapters.is_folder(folder):
+    return config_of(adapters.base_of(folder), dtype=dtype)
   return configs.from_json(configs.read_json(folder), os.path.join(folder, "config.json"), dtype)
 
 
 def is_source(path):
-  """Whether a path is a folder with a config.json or may be the id of a model on the hub."""
+  """Whether a path is a folder with a model or adapters, or may be the id of a model on the hub."""
   path = str(path)
   if os.path.exists(path):
-    return os.path.isfile(os.path.join(path, "config.json"))
+    return os.path.isfile(os.path.join(path, "config.json")) or adapters.is_folder(path)
   return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not os.path.isdir(path.split("/")[0])
 
 
 def open_source(path, *, revision=None, dtype=None, allow_pickle=False):
   """Opens a model for reading leaf by leaf; see `load`, whose checks this makes."""
   folder = _folder(path, revision, _WANTED + _PICKLES * allow_pickle)
+  if adapters.is_folder(folder):
+    base = open_source(adapters.base_of(folder), dtype=dtype, allow_pickle=allow_pickle)
+    own_tokenizer = os.path.exists(os.path.join(folder, "tokenizer_config.json"))
+    return base._replace(folder=folder if own_tokenizer else base.folder, adapters=adapters.read(folder, base.config))
   where = os.path.join(folder, "config.json")
   found = configs.read_json(folder)
   config = configs.from_json(found, where, dtype)

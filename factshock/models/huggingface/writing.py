@@ -70,14 +70,24 @@ def write_folder(folder, tensors, config_json, *, tokenizer_from=None, shard_byt
   """
   with files.whole_folder(folder) as temporary:
     files.write_safetensors(temporary, tensors, shard_bytes, progress)
-    for name in BESIDE if tokenizer_from else ():
-      if os.path.isfile(os.path.join(tokenizer_from, name)):
-        shutil.copyfile(os.path.join(tokenizer_from, name), os.path.join(temporary, name))
+    copy_tokenizer(tokenizer_from, temporary)
     values = {"config.json": config_json} | {name: value() for name, value in (extra_files or {}).items()}
     for name, value in values.items():
-      with open(os.path.join(temporary, name), "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True)
-        file.write("\n")
+      write_json(os.path.join(temporary, name), value)
+
+
+def copy_tokenizer(source, target):
+  """Copies a tokenizer's files, those that are there, from one folder to another; None copies nothing."""
+  for name in BESIDE if source else ():
+    if os.path.isfile(os.path.join(source, name)):
+      shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
+
+
+def write_json(path, value):
+  """Writes a value as JSON that people can read."""
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump(value, file, indent=2, sort_keys=True)
+    file.write("\n")
 
 
 def _writable(part, dtype, leaf_of):
