@@ -146,9 +146,10 @@ def _open_pretrained(source, config, record, tokenizer):
   from factshock.data import pretrained_tokenizers
   from factshock.models import huggingface
 
+  model = huggingface.config_of(source)  # first of all, whether there is a model that can be read
   tokenizer = pretrained_tokenizers.load(tokenizer or source)
-  params, model = huggingface.load(source)
   pretrained_tokenizers.check_fits(tokenizer, model.vocab_size, source)
+  params, model = huggingface.load(source)
   return Asked(params, model, tokenizer, config, {"arm": os.path.basename(os.path.normpath(source)), **record})
 
 

@@ -1,0 +1,219 @@
+"""Every verb with HuggingFace models that transformers saved: train, answer, convert, mix, experiment; T5 and Llama."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import hf_llama
+import hf_t5
+import hf_tokenizers
+import tiny_pretrained
+from factshock import finetuning
+from factshock.answering import asking
+from factshock.console import UserError
+from factshock.data import pretrained_tokenizers
+from factshock.facts import relations as relations_room
+from factshock.facts import schema, world
+from factshock.models import huggingface, llama, lora, t5
+from factshock.training import checkpoints, conversion, interpolation
+
+ROOT = pathlib.Path(__file__).parents[1]
+FAMILIES = ("t5", "llama")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+  """A folder with facts, relations, text, and a T5 and a Llama of random weights with their tokenizers."""
+  folder = tmp_path_factory.mktemp("pretrained")
+  made = world.make_world(0, relations=2, subjects=40, answers=6, mean_mentions=3)
+  schema.write_facts(folder / "facts.jsonl", made.facts)
+  schema.write_facts(folder / "some.jsonl", made.facts[:12])
+  relations_room.write_relations(folder / "relations.jsonl", made.relations)
+  (folder / "text.txt").write_text("".join(sentence + "\n" for sentence in made.sentences))
+  lines = made.sentences + hf_tokenizers.LINES
+  size = pretrained_tokenizers.load(hf_tokenizers.t5_like(folder / "t5", lines=lines)).size
+  hf_t5.peer(t5.T5Config(vocab_size=size + 4, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=2,
+                         decoder_layers=2)).save_pretrained(folder / "t5")
+  size = pretrained_tokenizers.load(hf_tokenizers.llama_like(folder / "llama", lines=lines)).size
+  hf_llama.peer(llama.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=2,
+                                  max_length=256)).save_pretrained(folder / "llama")
+  return folder
+
+
+def config_of(home, family, **finetune):
+  config = tiny_pretrained.get_config(str(home / family))
+  for name, file in (("facts", "facts.jsonl"), ("relations", "relations.jsonl"), ("corpus", "text.txt")):
+    config[name] = str(home / file)
+  config.cpu_devices = 0  # the tests have their own
+  config.finetune.update(finetune)
+  return config
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def trained(request, home, tmp_path_factory):
+  """(family, folder of the checkpoint) of a whole model finetuned on a mixture."""
+  workdir = tmp_path_factory.mktemp("trained") / request.param
+  return request.param, finetuning.run(config_of(home, request.param), str(workdir), ratio=1.0)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def adapted(request, home, tmp_path_factory):
+  """(family, folder of the checkpoint) of adapters finetuned on a mixture."""
+  workdir = tmp_path_factory.mktemp("adapted") / request.param
+  config = config_of(home, request.param, lora_rank=3, lora_targets=("query", "down"), learning_rate=.05)
+  return request.param, finetuning.run(config, str(workdir), ratio=1.0)
+
+
+def ask(home, checkpoint, output, mode="rank", **options):
+  relations = {"relations": str(home / "relations.jsonl")}
+  return asking.ask(None, str(checkpoint), str(home / "some.jsonl"), str(output), mode=mode, **relations, **options)
+
+
+def same_answers(one, other):
+  assert [row["prediction"] for row in one] == [row["prediction"] for row in other]
+  np.testing.assert_allclose([row["score"] for row in one], [row["score"] for row in other], rtol=3e-4)
+
+
+def test_training_moves_the_weights_and_the_export_answers_the_same(home, trained, tmp_path):
+  family, checkpoint = trained
+  start = huggingface.load(home / family)[0]
+  moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), start,
+                       checkpoints.restore_params(checkpoint))
+  assert min(jax.tree.leaves(moved)) > 0
+  before, after = ask(home, checkpoint, tmp_path / "ours.jsonl"), tmp_path / "hf"
+  conversion.convert(checkpoint, after, "huggingface")
+  same_answers(before, ask(home, after, tmp_path / "hf.jsonl"))
+  assert {"tokenizer.json", "tokenizer_config.json", "config.json"} <= set(os.listdir(after))
+
+
+def test_transformers_loads_the_export_with_our_logits(home, trained, tmp_path):
+  torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+  family, checkpoint = trained
+  conversion.convert(checkpoint, tmp_path / "hf", "huggingface")
+  params, config = huggingface.load(tmp_path / "hf")
+  tokens = np.arange(3, 12, dtype=np.int32)[None]
+  kind = transformers.T5ForConditionalGeneration if family == "t5" else transformers.LlamaForCausalLM
+  model = kind.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+  given = {"input_ids": torch.tensor(tokens.astype(np.int64))}
+  with torch.no_grad():
+    expected = model(**given, **({"labels": given["input_ids"]} if family == "t5" else {})).logits.numpy()
+  got = t5.forward(params, config, tokens, tokens) if family == "t5" else llama.forward(params, config, tokens)
+  np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+  assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").encode("who made it ?")
+
+
+def test_generating_with_shots_and_saying_what_is_known(home, trained, tmp_path):
+  family, checkpoint = trained
+  shots = {"shots": 2, "shot_facts": str(home / "facts.jsonl")}
+  rows = ask(home, checkpoint, tmp_path / "said.jsonl", "generate", max_tokens=8, **shots)
+  assert len(rows) == 12 and all("\n" not in row["prediction"] and "<extra_id" not in row["prediction"] for row in rows)
+  known = asking.assess(None, checkpoint, str(home / "some.jsonl"), str(tmp_path / "known.jsonl"), **shots, sets=2,
+                        samples=2, max_tokens=8, relations=str(home / "relations.jsonl"))
+  assert known == schema.read_facts(tmp_path / "known.jsonl")
+  assert all(row["known"] in ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown") for row in known)
+  assert all(0 <= row["confidence"] <= 1 and 0 <= row["greedy_right"] <= 1 for row in known)
+
+
+def test_adapters_train_alone_and_answer_as_their_exports_do(home, adapted, tmp_path):
+  family, checkpoint = adapted
+  record = checkpoints.read_manifest(checkpoint)["config"]["lora"]
+  assert record == {"rank": 3, "alpha": 16.0, "base": str(home / family)}
+  tree = checkpoints.restore_params(checkpoint)
+  assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree)) > .01
+  rows = ask(home, checkpoint, tmp_path / "ours.jsonl")
+  for to in ("huggingface", "orbax", "peft"):
+    conversion.convert(checkpoint, tmp_path / to, to)
+    same_answers(rows, ask(home, tmp_path / to, tmp_path / f"{to}.jsonl"))
+  base = ask(home, home / family, tmp_path / "base.jsonl")
+  with pytest.raises(AssertionError):
+    same_answers(base, rows)
+  merged = lora.merge(huggingface.load(home / family)[0], tree, 16.0 / 3)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), merged,
+               huggingface.load(tmp_path / "huggingface")[0])
+
+
+def test_half_and_half_of_base_and_export_lies_between(home, trained, tmp_path):
+  family, checkpoint = trained
+  conversion.convert(checkpoint, tmp_path / "hf", "huggingface")
+  interpolation.mix_checkpoints([str(home / family), str(tmp_path / "hf")], [.5, .5], str(tmp_path / "mixed"))
+  base, tuned, mixed = (huggingface.load(path)[0] for path in (home / family, tmp_path / "hf", tmp_path / "mixed"))
+  jax.tree.map(lambda a, b, c: np.testing.assert_allclose(c, (a + b) / 2, rtol=1e-5, atol=1e-6), base, tuned, mixed)
+  assert len(ask(home, tmp_path / "mixed", tmp_path / "mixed.jsonl")) == 12
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+  """That of runs of their own, which share what they compile."""
+  return {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+          "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def run(environment, verb, *flags):
+  return subprocess.run([sys.executable, "-m", f"factshock.{verb}", *map(str, flags)], cwd=ROOT, capture_output=True, text=True,
+                        env=environment)
+
+
+def paths(home):
+  return [f"--config.{name}={home / file}" for name, file in
+          (("facts", "facts.jsonl"), ("relations", "relations.jsonl"), ("corpus", "text.txt"))]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_experiment_runs_to_the_report(home, environment, family, tmp_path):
+  done = run(environment, "experiment", f"--config=tests/tiny_pretrained.py:{home / family}", f"--workdir={tmp_path / 'run'}", *paths(home),
+             *(["--config.finetune.lora_rank=2"] if family == "llama" else []))
+  assert done.returncode == 0, done.stderr + done.stdout
+  found = json.loads((tmp_path / "run" / "diagnosis.json").read_text())["arms"]
+  assert set(tiny_pretrained.KEEP) <= set(found) and (tmp_path / "run" / "report.html").exists()
+  assert not (tmp_path / "run" / "checkpoints" / "pretrained").exists()  # the model stays where it is
+
+
+def test_training_killed_and_started_again_ends_with_the_same_adapters(home, environment, tmp_path):
+  flags = [f"--config=tests/tiny_pretrained.py:{home / 'llama'}", *paths(home), "--config.finetune.lora_rank=2", "--ratio=1",
+           "--config.finetune.steps=30", "--config.finetune.eval_steps=(30,)"]
+  assert run(environment, "train", *flags, f"--workdir={tmp_path / 'whole'}").returncode == 0
+  killed = subprocess.Popen([sys.executable, "-m", "factshock.train", *flags, f"--workdir={tmp_path / 'killed'}"], cwd=ROOT,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment)
+  folder, deadline = tmp_path / "killed" / "checkpoints" / "finetuned" / "0", time.time() + 120
+  while not (checkpoints.latest_step(folder) if folder.exists() else None) and killed.poll() is None:
+    assert time.time() < deadline
+    time.sleep(.01)
+  if killed.poll() is None:
+    os.killpg(killed.pid, signal.SIGKILL)
+  killed.wait()
+  again = run(environment, "train", *flags, f"--workdir={tmp_path / 'killed'}")
+  assert again.returncode == 0, again.stderr
+  one, other = (checkpoints.restore_params(str(tmp_path / name / "checkpoints" / "finetuned" / "0"))
+                for name in ("whole", "killed"))
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("family, finetune, words", [
+    ("llama", {"lora_rank": 2, "lora_targets": ("q_proj",)}, "'q_proj': matches no weight; there are"),
+    ("llama", {"input_length": 4}, "expected at most 4 tokens, got"),
+    ("t5", {"input_length": 4}, "expected at most 4")])
+def test_training_that_cannot_be(home, tmp_path, family, finetune, words):
+  with pytest.raises(UserError, match=words):
+    finetuning.run(config_of(home, family, **finetune), str(tmp_path / "run"))
+
+
+def test_models_and_questions_that_cannot_be(home, tmp_path):
+  with pytest.raises(UserError, match="--shots=2 needs --shot_facts"):
+    ask(home, home / "llama", tmp_path / "out.jsonl", shots=2)
+  with pytest.raises(UserError, match="some.jsonl|shots"):
+    ask(home, home / "llama", tmp_path / "out.jsonl", shots=50, shot_facts=str(home / "some.jsonl"))
+  with pytest.raises(UserError, match="as the model reads 256"):
+    ask(home, home / "llama", tmp_path / "out.jsonl", shots=15, shot_facts=str(home / "facts.jsonl"))
+  with pytest.raises(UserError, match="the tokenizer gives ids up to"):
+    ask(home, home / "t5", tmp_path / "out.jsonl", tokenizer=str(home / "llama"))
+  with pytest.raises(UserError, match="no such folder|nothing there"):
+    ask(home, "nobody/nothing", tmp_path / "out.jsonl")
+  assert not (tmp_path / "out.jsonl").exists()
