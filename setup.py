@@ -31,7 +31,7 @@ setuptools.setup(
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "torch==2.13.0", "safetensors>=0.4", "peft>=0.15"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "torch==2.13.0", "safetensors>=0.4", "peft>=0.15"],
         "peers": ["torch==2.13.0", "t5>=0.9.4"],
     },
 )

@@ -1,9 +1,9 @@
-"""A variant of configs/pretrained.py that runs in seconds, with the arms that touch every part."""
+"""A variant of configs/pretrained.py that runs in seconds, with a few arms."""
 
 import ml_collections
 from configs import own_facts, pretrained
 
-KEEP = ("zero_shot", "k_shot", "mixture", "weight_mixing")
+KEEP = ("zero_shot", "mixture", "weight_mixing")
 
 
 def get_config(model):

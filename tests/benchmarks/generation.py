@@ -1,0 +1,89 @@
+"""Greedy generation of short answers against transformers' `generate`, same weights and prompts, in one run.
+
+  PYTHONPATH=. python tests/benchmarks/generation.py [--models=t5,llama] [--batch=64] [--tokens=16] [--dtype=float32]
+
+On CPU both use all cores. On a GPU --models=t5_large --dtype=bfloat16 (transformers then runs on it too, if PyTorch sees
+it). No token ends an answer, so that both sides generate --tokens of them; times are medians after a first run, which
+is stated apart; the tokens of both sides are compared.
+"""
+
+import statistics
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+
+import models
+from factshock.answering import decoding
+
+MODELS = flags.DEFINE_list("models", ["t5", "llama"], "of tests/benchmarks/models.py")
+BATCH = flags.DEFINE_integer("batch", 64, "prompts, of 8 to 40 tokens")
+TOKENS = flags.DEFINE_integer("tokens", 16, "new tokens a prompt")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of both sides")
+BEAMS = flags.DEFINE_integer("beams", 1, "1 is greedy")
+REPEATS = flags.DEFINE_integer("repeats", 5, "runs of each side, in turn; the median counts")
+
+
+def transformers_side(model, prompts, left):
+  import torch
+
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  longest = max(map(len, prompts))
+  inputs, mask = np.zeros((2, len(prompts), longest), np.int64)
+  for row, prompt in enumerate(prompts):
+    place = slice(longest - len(prompt), longest) if left else slice(0, len(prompt))
+    inputs[row, place], mask[row, place] = prompt, 1
+  inputs, mask = torch.tensor(inputs, device=device), torch.tensor(mask, device=device)
+  model = model.to(device)
+  model.generation_config.eos_token_id = None
+
+  def run():
+    with torch.inference_mode():
+      rows = model.generate(inputs, attention_mask=mask, max_new_tokens=TOKENS.value, do_sample=False, pad_token_id=0,
+                            eos_token_id=None, num_beams=BEAMS.value)
+    return rows[:, longest if left else 1:].cpu().numpy()
+
+  return run
+
+
+def our_side(params, config, prompts, left):
+  from factshock.answering import beams
+
+  params = jax.device_put(params)
+  options = dict(max_length=TOKENS.value, batch_size=BATCH.value, left=left)
+  if BEAMS.value > 1:
+    return lambda: beams.search(params, config, prompts, (np.zeros(0, np.int32), -1), beams=BEAMS.value, length_penalty=1.0,
+                                **options)[0]
+  return lambda: decoding.sample(params, config, prompts, (np.zeros(0, np.int32), -1), **options)[0]
+
+
+def main(_):
+  random = np.random.default_rng(0)
+  for name in MODELS.value:
+    config, params, model = models.make(name, DTYPE.value)
+    prompts = [random.integers(5, 32000, random.integers(8, 41)).tolist() for _ in range(BATCH.value)]
+    sides = {"transformers": transformers_side(model, prompts, name == "llama"),
+             "factshock": our_side(params, config, prompts, name == "llama")}
+    first, times, said = {}, {side: [] for side in sides}, {}
+    for side, run in sides.items():
+      began = time.perf_counter()
+      said[side] = run()
+      first[side] = time.perf_counter() - began
+    for _ in range(REPEATS.value):
+      for side, run in sides.items():
+        began = time.perf_counter()
+        run()
+        times[side].append(time.perf_counter() - began)
+    median = {side: statistics.median(found) for side, found in times.items()}
+    same = (said["transformers"] == said["factshock"]).all(axis=1).mean()
+    print(f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, {jax.devices()[0].device_kind}): {BATCH.value} "
+          f"prompts, {TOKENS.value} new tokens, {BEAMS.value} beams; answers with equal tokens {same:.1%}")
+    for side in sides:
+      print(f"  {side}: {median[side]:.2f} s, {BATCH.value / median[side]:.1f} answers/s; first run {first[side]:.2f} s; all "
+            f"{', '.join(format(one, '.2f') for one in times[side])}")
+    print(f"  ratio {median['transformers'] / median['factshock']:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+  app.run(main)

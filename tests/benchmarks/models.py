@@ -1,0 +1,34 @@
+"""Models of 60 to 100 million random parameters for benchmarks, and the same in PyTorch transformers."""
+
+import os
+import tempfile
+
+import jax
+
+from factshock.models import family, huggingface, llama, t5
+
+CONFIGS = {
+    "t5": t5.T5Config(vocab_size=32128, d_model=512, d_ff=1024, num_heads=6, d_kv=64, encoder_layers=8, decoder_layers=8),
+    "llama": llama.LlamaConfig(vocab_size=32000, d_model=512, d_ff=1376, num_heads=8, num_kv_heads=8, d_kv=64, layers=10),
+    "t5_large": t5.T5Config(vocab_size=32128, d_model=1024, d_ff=2816, num_heads=16, d_kv=64, encoder_layers=24,
+                            decoder_layers=24)}
+
+
+def make(name, dtype="float32"):
+  """(config, params, transformers' model of the same weights in evaluation mode)."""
+  import dataclasses
+  import torch
+  import transformers
+
+  config = dataclasses.replace(CONFIGS[name], dtype=dtype, param_dtype=dtype)
+  params = family.of(config).init(config, jax.random.key(0))
+  kind = transformers.LlamaForCausalLM if name == "llama" else transformers.T5ForConditionalGeneration
+  with tempfile.TemporaryDirectory() as folder:
+    huggingface.save(os.path.join(folder, "model"), params, config)
+    model = kind.from_pretrained(os.path.join(folder, "model"), dtype=getattr(torch, dtype)).eval()
+  return config, params, model
+
+
+def count(params):
+  """Millions of parameters."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
