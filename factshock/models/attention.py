@@ -82,5 +82,31 @@ def attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias, drop=None):
   return jnp.einsum("bhst,bthk->bshk", weights, value_BxTxHxK)
 
 
+def attend_cached(query_BxQxGxRxK, cached, new=None):
+  """Softmax attention to keys and values of a cache, and to those of the queries' own tokens: [B, Q, G, R, K].
+
+  Caches have their tokens last, as the products of one query with many keys want them: no copy is made of them.
+
+  Args:
+    query_BxQxGxRxK: R query heads share each of G key heads; already scaled.
+    cached: (key [B, G, K, T], value [B, G, K, T], float32 bias that broadcasts to [B, G, R, Q, T]).
+    new: (key [B, Q, G, K], value [B, Q, G, K], float32 bias that broadcasts to [B, G, R, Q, Q]), or None.
+  """
+  key, value, bias = cached
+  scores = jnp.einsum("bqgrk,bgkt->bgrqt", query_BxQxGxRxK, key).astype(jnp.float32) + bias
+  if new is not None:
+    among = jnp.einsum("bqgrk,bsgk->bgrqs", query_BxQxGxRxK, new[0]).astype(jnp.float32) + new[2]
+    scores = jnp.concatenate([scores, among], axis=-1)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  past = value.shape[-1]
+  y = jnp.einsum("bgrqt,bgkt->bqgrk", weights[..., :past], value)
+  return y if new is None else y + jnp.einsum("bgrqs,bsgk->bqgrk", weights[..., past:], new[1])
+
+
+def tokens_last(array_BxTxGxK):
+  """Keys or values as `attend_cached` wants them: [B, G, K, T]."""
+  return array_BxTxGxK.transpose(0, 2, 3, 1)
+
+
 def _to_add(allowed):
   return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)

@@ -85,14 +85,14 @@ def forward(params, config, tokens_BxS, *, segments_BxS=None):
 def start(params, config, inputs_BxS, length):
   """Reads prompts, PAD on the left: (cache for `length` more tokens, first_B, the last token of each prompt).
 
-  The cache holds all but that last token. It is a dict of `key`, `value` [N, B, S - 1 + length, G, K], `step`
+  The cache holds all but that last token. It is a dict of `key`, `value` [N, B, G, K, S - 1 + length], `step`
   (int32 scalar: tokens read since), `used` [B, S - 1] (bool: no padding) and `offset` [B] (tokens in the prompt
   but the last).
   """
   before_BxP, first_B = inputs_BxS[:, :-1], inputs_BxS[:, -1]
   used_BxP = before_BxP != PAD
   key, value = _apply(params, config, _Llama.prefill, before_BxP, used_BxP.astype(jnp.int32))
-  room = ((0, 0), (0, 0), (0, length), (0, 0), (0, 0))
+  room = ((0, 0), (0, 0), (0, 0), (0, 0), (0, length))
   return {"key": jnp.pad(key, room), "value": jnp.pad(value, room), "step": jnp.zeros((), jnp.int32),
           "used": used_BxP, "offset": used_BxP.sum(axis=1, dtype=jnp.int32)}, first_B
 
@@ -103,12 +103,10 @@ def step(params, config, cache, tokens_B):
   Steps beyond the cache's length give wrong logits: under jit nothing can be raised.
   """
   positions_Bx1 = (cache["offset"] + cache["step"])[:, None]
-  logits, key, value = _apply(params, config, _Llama.extend, cache, tokens_B[:, None], positions_Bx1,
-                              jnp.zeros((1, 1, 1, 1)))
-  at = (0, 0, cache["used"].shape[1] + cache["step"], 0, 0)
-  return logits[:, 0], dict(cache, step=cache["step"] + 1,
-                            key=jax.lax.dynamic_update_slice(cache["key"], key, at),
-                            value=jax.lax.dynamic_update_slice(cache["value"], value, at))
+  logits, key, value = _apply(params, config, _Llama.step, cache, tokens_B[:, None], positions_Bx1)
+  place = cache["used"].shape[1] + cache["step"]
+  return logits[:, 0], dict(cache, step=cache["step"] + 1, key=layers.write_tokens(cache["key"], key, place),
+                            value=layers.write_tokens(cache["value"], value, place))
 
 
 def tree(params, config, cache, first_B, tokens_M, distance_MxM):
@@ -126,21 +124,31 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
   if config.sliding_window is not None:
     allowed_MxM = allowed_MxM & (distance_MxM < config.sliding_window)
   bias_MxM = jnp.where(allowed_MxM, 0.0, attention.MASKED)
-  return _apply(params, config, _Llama.extend, cache, tokens_BxM, cache["offset"][:, None] + depth_M[None],
-                bias_MxM[None, None])[0]
+  return _apply(params, config, _Llama.tree, cache, tokens_BxM, cache["offset"][:, None] + depth_M[None],
+                bias_MxM[None, None, None])
 
 
 def take_rows(cache, rows_R):
   """The cache of these rows, in this order; a row may come several times, as for beams."""
-  taken = {name: cache[name][:, rows_R] for name in ("key", "value")}
+  taken = {name: layers.take_rows(cache[name], rows_R) for name in ("key", "value")}
   return dict(cache, **taken, used=cache["used"][rows_R], offset=cache["offset"][rows_R])
 
 
 def reorder(cache, rows_R):
   """`take_rows` where each row is replaced by one of the same prompt: only what was read since is moved."""
   prompt = cache["used"].shape[1]
-  return dict(cache, **{name: cache[name].at[:, :, prompt:].set(cache[name][:, rows_R, prompt:])
-                        for name in ("key", "value")})
+
+  def moved(array):
+    later = jax.tree.map(lambda part: part[..., prompt:], array)
+    return layers.write_tokens(array, layers.take_rows(later, rows_R), prompt)
+
+  return dict(cache, **{name: moved(cache[name]) for name in ("key", "value")})
+
+
+def unstack(config, cache):
+  """The cache as a loop over tokens wants it: each layer on its own, if the model is not too large for that."""
+  weights = config.d_model * (2 * (config.num_heads + config.num_kv_heads) * config.d_kv + 3 * config.d_ff)
+  return layers.unstack(cache, ("key", "value"), weights * jnp.dtype(config.dtype).itemsize)
 
 
 def positions(segments_BxS):
@@ -187,28 +195,19 @@ class _Attention(layers.Part):
     query = query * jnp.asarray(config.d_kv ** -0.5, self.dtype)
     return query.reshape(*x.shape[:-1], config.num_kv_heads, -1, config.d_kv), key, heads[2]
 
-  def __call__(self, query, key, value, bias, cached=None):
-    """Output [B, S, D]; `cached` is (key, value, bias) of tokens before these, which see them all but for the bias."""
-    scores = _scores(query, key) + bias[:, :, None]
-    past = 0
-    if cached is not None:
-      past = cached[0].shape[1]
-      scores = jnp.concatenate([_scores(query, cached[0]) + cached[2][:, :, None], scores], axis=-1)
+  def __call__(self, query, key, value, bias):
+    """Output [B, S, D] of tokens that see one another by a bias [B, 1, S, S]."""
+    scores = jnp.einsum("bsgrk,btgk->bgrst", query, key).astype(jnp.float32) + bias[:, :, None]
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    y = _weighted(weights[..., past:], value)
-    if cached is not None:
-      y = y + _weighted(weights[..., :past], cached[1])
+    return self._project(jnp.einsum("bgrst,btgk->bsgrk", weights, value))
+
+  def cached(self, query, cached, new):
+    """As __call__ for tokens that follow those of a cache (attention.attend_cached)."""
+    return self._project(attention.attend_cached(query, cached, new))
+
+  def _project(self, y):
     y = y.reshape(*y.shape[:2], -1)
     return self.adapted("out", y, products.dense(y, self.out))
-
-
-def _scores(query_BxSxGxRxK, key_BxTxGxK):
-  """Float32 [B, G, R, S, T]."""
-  return jnp.einsum("bsgrk,btgk->bgrst", query_BxSxGxRxK, key_BxTxGxK).astype(jnp.float32)
-
-
-def _weighted(weights_BxGxRxSxT, value_BxTxGxK):
-  return jnp.einsum("bgrst,btgk->bsgrk", weights_BxGxRxSxT, value_BxTxGxK)
 
 
 class _Layer(layers.Part):
@@ -220,19 +219,26 @@ class _Layer(layers.Part):
     self.feed_forward = layers.FeedForward(self.config)
 
   def __call__(self, x, turn, bias):
-    x, keys_values = self._read(x, turn, bias)
-    return x, None
+    return self.prefill(x, turn, bias)[0], None
 
   def prefill(self, x, turn, bias):
-    return self._read(x, turn, bias)
+    query, key, value = self._queries_keys_values(x, turn)
+    x = x + self.self_attention(query, key, value, bias)
+    return self._feed_forward(x), (attention.tokens_last(key), attention.tokens_last(value))
 
-  def extend(self, x, cached, turn, bias, cached_bias):
-    return self._read(x, turn, bias, (*cached, cached_bias))
+  def extend(self, x, cache, turn, bias, cached_bias):
+    query, key, value = self._queries_keys_values(x, turn)
+    x = x + self.self_attention.cached(query, (*cache, cached_bias), (key, value, bias))
+    return self._feed_forward(x), (attention.tokens_last(key), attention.tokens_last(value))
 
-  def _read(self, x, turn, bias, cached=None):
-    query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x), turn)
-    x = x + self.self_attention(query, key, value, bias, cached)
-    return x + self.feed_forward(self.feed_forward_norm(x)), (key, value)
+  def step(self, *arguments):
+    return self.extend(*arguments)
+
+  def _queries_keys_values(self, x, turn):
+    return self.self_attention.queries_keys_values(self.self_attention_norm(x), turn)
+
+  def _feed_forward(self, x):
+    return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class _Llama(layers.Part):
@@ -244,7 +250,8 @@ class _Llama(layers.Part):
     if not config.tie_head:
       self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model), dtype)
     everyone = nn.broadcast
-    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 2, "extend": (0,) + (everyone,) * 3}
+    extended = (0,) + (everyone,) * 3
+    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 2, "extend": extended, "step": extended}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
                           length=config.layers, unroll=config.layers if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -258,21 +265,28 @@ class _Llama(layers.Part):
   def prefill(self, tokens, segments):
     return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))[1]
 
-  def extend(self, cache, tokens, positions_BxQ, bias):
-    """(logits, keys, values) of tokens that follow those in the cache, seeing one another by `bias`."""
-    prompt, room = cache["used"].shape[1], cache["key"].shape[2] - cache["used"].shape[1]
-    later_L = jnp.arange(room)
-    valid_BxL = jnp.concatenate([cache["used"], jnp.broadcast_to(later_L < cache["step"], (tokens.shape[0], room))], 1)
-    if self.config.sliding_window is None:
-      allowed = valid_BxL[:, None]
-    else:
+  def step(self, cache, tokens, positions_Bx1):
+    x, (key, value) = layers.walk(
+        self.layers, _Layer(self.config, parent=None), self._embed(tokens), (cache["key"], cache["value"]),
+        self._turn(positions_Bx1), jnp.zeros((1, 1, 1, 1, 1)), self._cached_bias(cache, positions_Bx1))
+    return self._logits(x), key, value
+
+  def tree(self, cache, tokens, positions_BxM, bias):
+    x, _ = self.layers.extend(self._embed(tokens), (cache["key"], cache["value"]), self._turn(positions_BxM), bias,
+                              self._cached_bias(cache, positions_BxM))
+    return self._logits(x)
+
+  def _cached_bias(self, cache, positions_BxQ):
+    """Bias [B, 1, 1, Q, L] of the tokens in a cache for tokens at these positions."""
+    prompt, rows = cache["used"].shape[1], cache["used"].shape[0]
+    later_L = jnp.arange(cache["key"][0].shape[-1] - prompt)
+    valid_BxL = jnp.concatenate([cache["used"], jnp.broadcast_to(later_L < cache["step"], (rows, later_L.size))], axis=1)
+    allowed = valid_BxL[:, None]
+    if self.config.sliding_window is not None:
       place_BxP = jnp.cumsum(cache["used"], axis=1) - 1
       place_BxL = jnp.concatenate([place_BxP, cache["offset"][:, None] + later_L[None]], axis=1)
-      allowed = valid_BxL[:, None] & (positions_BxQ[:, :, None] - place_BxL[:, None] < self.config.sliding_window)
-    cached_bias = jnp.where(allowed, 0.0, attention.MASKED)[:, None]
-    x, (key, value) = self.layers.extend(self._embed(tokens), (cache["key"], cache["value"]),
-                                         self._turn(positions_BxQ), bias, cached_bias)
-    return self._logits(x), key, value
+      allowed = allowed & (positions_BxQ[:, :, None] - place_BxL[:, None] < self.config.sliding_window)
+    return jnp.where(allowed, 0.0, attention.MASKED)[:, None, None]
 
   def _turn(self, positions_BxS):
     config = self.config

@@ -16,6 +16,7 @@ from factshock.models import attention, layers, products
 
 FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
 DTYPES = ("float32", "bfloat16")
+_CACHED = ("key", "value", "cross_key", "cross_value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +102,11 @@ def decode(params, config, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT):
 def init_cache(params, config, encoded_BxSxD, length):
   """The cache of `decode_step` before the first token, for up to `length` tokens.
 
-  Returns: dict of `step` (int32 scalar: tokens read so far), `key`, `value` [N, B, length, H, K] and
-    `cross_key`, `cross_value` [N, B, S, H, K], computed here once.
+  Returns: dict of `step` (int32 scalar: tokens read so far), `key`, `value` [N, B, H, K, length] and
+    `cross_key`, `cross_value` [N, B, H, K, S], computed here once.
   """
   cross_key, cross_value = _apply(params, config, _T5.cross_keys_values, encoded_BxSxD)
-  layers, batch, _, heads, d_kv = cross_key.shape
-  empty = jnp.zeros((layers, batch, length, heads, d_kv), cross_key.dtype)
+  empty = jnp.zeros((*cross_key.shape[:-1], length), cross_key.dtype)
   return {"step": jnp.zeros((), jnp.int32), "key": empty, "value": empty,
           "cross_key": cross_key, "cross_value": cross_value}
 
@@ -118,10 +118,9 @@ def decode_step(params, config, cache, inputs_BxS, tokens_B):
   length give wrong logits: under jit nothing can be raised.
   """
   logits_BxV, new_key, new_value = _apply(params, config, _T5.decode_step, cache, inputs_BxS, tokens_B)
-  at = (0, 0, cache["step"], 0, 0)
   return logits_BxV, dict(cache, step=cache["step"] + 1,
-                          key=jax.lax.dynamic_update_slice(cache["key"], new_key, at),
-                          value=jax.lax.dynamic_update_slice(cache["value"], new_value, at))
+                          key=layers.write_tokens(cache["key"], new_key, cache["step"]),
+                          value=layers.write_tokens(cache["value"], new_value, cache["step"]))
 
 
 def start(params, config, inputs_BxS, length):
@@ -151,13 +150,18 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
 
 def take_rows(cache, rows_R):
   """The cache of these rows, in this order; a row may come several times, as for beams."""
-  arrays = {name: cache[name][:, rows_R] for name in ("key", "value", "cross_key", "cross_value")}
-  return dict(cache, **arrays, inputs=cache["inputs"][rows_R])
+  return dict(cache, **{name: layers.take_rows(cache[name], rows_R) for name in _CACHED}, inputs=cache["inputs"][rows_R])
 
 
 def reorder(cache, rows_R):
   """`take_rows` where each row is replaced by one of the same inputs: only what was read since is moved."""
-  return dict(cache, **{name: cache[name][:, rows_R] for name in ("key", "value")})
+  return dict(cache, **{name: layers.take_rows(cache[name], rows_R) for name in ("key", "value")})
+
+
+def unstack(config, cache):
+  """The cache as a loop over tokens wants it: each layer on its own, if the model is not too large for that."""
+  weights = config.d_model * (8 * config.num_heads * config.d_kv + 3 * config.d_ff)
+  return layers.unstack(cache, _CACHED, weights * jnp.dtype(config.dtype).itemsize)
 
 
 def shift_right(targets_BxT, target_segments=None):
@@ -204,6 +208,12 @@ class _Attention(layers.Part):
     y = y.reshape(*y.shape[:-2], -1)
     return self.adapted("out", y, products.dense(y, self.out))
 
+  def cached(self, query, cached, new=None):
+    """As __call__, without dropout, for keys and values of a cache (attention.attend_cached)."""
+    y = attention.attend_cached(query[:, :, :, None], cached, new)
+    y = y.reshape(*y.shape[:2], -1)
+    return self.adapted("out", y, products.dense(y, self.out))
+
   def _heads(self, x, *names):
     y = products.dense(x, jnp.stack([getattr(self, name) for name in names], axis=1))
     heads = (self.config.num_heads, self.config.d_kv)
@@ -234,29 +244,30 @@ class _DecoderLayer(_EncoderLayer):
   def __call__(self, x, encoded, bias, cross_bias):
     y = self.self_attention_norm(x)
     x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
-    return self._rest(x, *self.cross_attention.keys_values(encoded), cross_bias), None
+    query = self._cross_query(x)
+    x = x + self.drop(self.cross_attention(query, *self.cross_attention.keys_values(encoded), cross_bias))
+    return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
 
   def cross_keys_values(self, carry, encoded):
-    return carry, self.cross_attention.keys_values(encoded)
+    return carry, [attention.tokens_last(array) for array in self.cross_attention.keys_values(encoded)]
 
-  def step(self, x, cache, bias, cross_bias):
-    y = self.self_attention_norm(x)
-    query, new_key, new_value = self.self_attention.queries_keys_values(y)
-    # the new key goes last, beside the cache and not into it: a scan over layers would copy all of it
-    key = jnp.concatenate([cache["key"], new_key], axis=1)
-    value = jnp.concatenate([cache["value"], new_value], axis=1)
-    x = x + self.self_attention(query, key, value, bias)
-    return self._rest(x, cache["cross_key"], cache["cross_value"], cross_bias), (new_key, new_value)
+  def step(self, x, cache, bias, new_bias, cross_bias):
+    query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
+    x = x + self.self_attention.cached(query, (cache["key"], cache["value"], bias), (key, value, new_bias))
+    x = self._after_self_attention(x, (cache["cross_key"], cache["cross_value"], cross_bias))
+    return x, (attention.tokens_last(key), attention.tokens_last(value))
 
   def branch(self, x, cross, bias, cross_bias):
     y = self.self_attention_norm(x)
     x = x + self.self_attention(*self.self_attention.queries_keys_values(y), bias)
-    return self._rest(x, *cross, cross_bias), None
+    return self._after_self_attention(x, (*cross, cross_bias)), None
 
-  def _rest(self, x, cross_key, cross_value, cross_bias):
-    query = self.cross_attention.queries(self.cross_attention_norm(x))
-    x = x + self.drop(self.cross_attention(query, cross_key, cross_value, cross_bias))
-    return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
+  def _after_self_attention(self, x, cross):
+    x = x + self.cross_attention.cached(self._cross_query(x), cross)
+    return x + self.feed_forward(self.feed_forward_norm(x))
+
+  def _cross_query(self, x):
+    return self.cross_attention.queries(self.cross_attention_norm(x))
 
 
 class _Stack(layers.Part):
@@ -271,7 +282,8 @@ class _Stack(layers.Part):
     everyone = nn.broadcast
     inputs = {"__call__": (everyone,) * (3 if self.decoder else 1)}
     if self.decoder:
-      inputs |= {"step": (0, everyone, everyone), "branch": (0, everyone, everyone), "cross_keys_values": (everyone,)}
+      inputs |= {"step": (0, everyone, everyone, everyone), "branch": (0, everyone, everyone),
+                 "cross_keys_values": (everyone,)}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
                           in_axes=axes, length=depth, unroll=depth if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -335,22 +347,21 @@ class _T5(layers.Part):
     bias_HxMxM = jnp.where((distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0))
     tokens_BxM = jnp.broadcast_to(tokens_M[None], (first_B.shape[0], size)).at[:, 0].set(first_B)
     x, _ = self.decoder.layers.branch(self._embed(tokens_BxM), (cache["cross_key"], cache["cross_value"]),
-                                      bias_HxMxM[None], attention.padding_mask(cache["inputs"]))
+                                      bias_HxMxM[None], attention.padding_mask(cache["inputs"])[:, None])
     return self._logits(self.decoder.final_norm(x))
 
   def cross_keys_values(self, encoded):
     return self.decoder.layers.cross_keys_values(None, encoded)[1]
 
   def decode_step(self, cache, inputs, tokens):
-    length = cache["key"].shape[2]
+    length = cache["key"][0].shape[-1]
     back = cache["step"] - jnp.arange(length)  # how far each cached key lies behind the new token
     by_distance = self.decoder.by_offset(-np.arange(length + 1))
-    distance = jnp.append(jnp.clip(back, 0, length), 0)
-    seen = jnp.append(back > 0, True)
-    bias_HxT = jnp.where(seen[None], by_distance[distance].T, attention.MASKED)
-    arrays = {name: cache[name] for name in ("key", "value", "cross_key", "cross_value")}
-    x, (key, value) = self.decoder.layers.step(self._embed(tokens[:, None]), arrays, bias_HxT[None, :, None],
-                                               attention.padding_mask(inputs))
+    bias_LxH = jnp.where((back > 0)[:, None], by_distance[jnp.clip(back, 0, length)], attention.MASKED)
+    x, (key, value) = layers.walk(
+        self.decoder.layers, _DecoderLayer(self.config, parent=None), self._embed(tokens[:, None]),
+        {name: cache[name] for name in _CACHED}, bias_LxH.T[None, :, None, None], by_distance[0][None, :, None, None, None],
+        attention.padding_mask(inputs)[:, None])
     return self._logits(self.decoder.final_norm(x))[:, 0], key, value
 
   def _embed(self, tokens):

@@ -1,8 +1,9 @@
 """Greedy generation of short answers against transformers' `generate`, same weights and prompts, in one run.
 
-  PYTHONPATH=. python tests/benchmarks/generation.py [--models=t5,llama] [--batch=64] [--tokens=16] [--dtype=float32]
+  PYTHONPATH=. python tests/benchmarks/generation.py [--models=t5,llama] [--prompts=256] [--batch=64] [--tokens=16] [--dtype=float32]
 
-On CPU both use all cores. On a GPU --models=t5_large --dtype=bfloat16 (transformers then runs on it too, if PyTorch sees
+Prompts come in random order, as from a facts file: transformers takes --batch of them at a time, padded to the longest;
+factshock sorts them by length first. On CPU both use all cores. On a GPU --models=t5_large --dtype=bfloat16 (transformers then runs on it too, if PyTorch sees
 it). No token ends an answer, so that both sides generate --tokens of them; times are medians after a first run, which
 is stated apart; the tokens of both sides are compared.
 """
@@ -18,7 +19,9 @@ import models
 from factshock.answering import decoding
 
 MODELS = flags.DEFINE_list("models", ["t5", "llama"], "of tests/benchmarks/models.py")
-BATCH = flags.DEFINE_integer("batch", 64, "prompts, of 8 to 40 tokens")
+PROMPTS = flags.DEFINE_integer("prompts", 256, "prompts, of 8 to --longest tokens")
+LONGEST = flags.DEFINE_integer("longest", 40, "tokens of the longest prompt")
+BATCH = flags.DEFINE_integer("batch", 64, "prompts at a time")
 TOKENS = flags.DEFINE_integer("tokens", 16, "new tokens a prompt")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of both sides")
 BEAMS = flags.DEFINE_integer("beams", 1, "1 is greedy")
@@ -29,20 +32,22 @@ def transformers_side(model, prompts, left):
   import torch
 
   device = "cuda" if torch.cuda.is_available() else "cpu"
-  longest = max(map(len, prompts))
-  inputs, mask = np.zeros((2, len(prompts), longest), np.int64)
-  for row, prompt in enumerate(prompts):
-    place = slice(longest - len(prompt), longest) if left else slice(0, len(prompt))
-    inputs[row, place], mask[row, place] = prompt, 1
-  inputs, mask = torch.tensor(inputs, device=device), torch.tensor(mask, device=device)
   model = model.to(device)
   model.generation_config.eos_token_id = None
 
+  def answer(part):
+    longest = max(map(len, part))
+    inputs, mask = np.zeros((2, len(part), longest), np.int64)
+    for row, prompt in enumerate(part):
+      place = slice(longest - len(prompt), longest) if left else slice(0, len(prompt))
+      inputs[row, place], mask[row, place] = prompt, 1
+    rows = model.generate(torch.tensor(inputs, device=device), attention_mask=torch.tensor(mask, device=device),
+                          max_new_tokens=TOKENS.value, do_sample=False, pad_token_id=0, eos_token_id=None, num_beams=BEAMS.value)
+    return rows[:, longest if left else 1:].cpu().numpy()
+
   def run():
     with torch.inference_mode():
-      rows = model.generate(inputs, attention_mask=mask, max_new_tokens=TOKENS.value, do_sample=False, pad_token_id=0,
-                            eos_token_id=None, num_beams=BEAMS.value)
-    return rows[:, longest if left else 1:].cpu().numpy()
+      return np.concatenate([answer(prompts[at:at + BATCH.value]) for at in range(0, len(prompts), BATCH.value)])
 
   return run
 
@@ -62,7 +67,7 @@ def main(_):
   random = np.random.default_rng(0)
   for name in MODELS.value:
     config, params, model = models.make(name, DTYPE.value)
-    prompts = [random.integers(5, 32000, random.integers(8, 41)).tolist() for _ in range(BATCH.value)]
+    prompts = [random.integers(5, 32000, random.integers(8, LONGEST.value + 1)).tolist() for _ in range(PROMPTS.value)]
     sides = {"transformers": transformers_side(model, prompts, name == "llama"),
              "factshock": our_side(params, config, prompts, name == "llama")}
     first, times, said = {}, {side: [] for side in sides}, {}
@@ -77,10 +82,10 @@ def main(_):
         times[side].append(time.perf_counter() - began)
     median = {side: statistics.median(found) for side, found in times.items()}
     same = (said["transformers"] == said["factshock"]).all(axis=1).mean()
-    print(f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, {jax.devices()[0].device_kind}): {BATCH.value} "
-          f"prompts, {TOKENS.value} new tokens, {BEAMS.value} beams; answers with equal tokens {same:.1%}")
+    print(f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, {jax.devices()[0].device_kind}): {PROMPTS.value} "
+          f"prompts of 8 to {LONGEST.value} tokens, {BATCH.value} at a time, {TOKENS.value} new tokens, {BEAMS.value} beams; answers with equal tokens {same:.1%}")
     for side in sides:
-      print(f"  {side}: {median[side]:.2f} s, {BATCH.value / median[side]:.1f} answers/s; first run {first[side]:.2f} s; all "
+      print(f"  {side}: {median[side]:.2f} s, {PROMPTS.value / median[side]:.1f} answers/s; first run {first[side]:.2f} s; all "
             f"{', '.join(format(one, '.2f') for one in times[side])}")
     print(f"  ratio {median['transformers'] / median['factshock']:.2f}", flush=True)
 
