@@ -11,7 +11,7 @@ import pytest
 import hf_llama
 import hf_t5
 from factshock.console import UserError
-from factshock.models import llama
+from factshock.models import layers, llama
 from factshock.training import train_step
 
 SMALL = llama.LlamaConfig(vocab_size=60, d_model=32, d_ff=40, num_heads=4, num_kv_heads=4, d_kv=8, layers=2)
@@ -97,13 +97,15 @@ def test_padding_tokens_change_nothing():
                              np.asarray(forward(params, config, tokens))[used], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["grouped", "mistral"])
-def test_steps_with_a_cache_equal_the_whole(name):
+@pytest.mark.parametrize("name, room", [("grouped", 1 << 30), ("mistral", 1 << 30), ("grouped", 0)])
+def test_steps_with_a_cache_equal_the_whole(name, room, monkeypatch):
+  monkeypatch.setattr(layers, "UNSTACKED_BYTES", room)
   config, _, params = pair(name)
   prompt = hf_llama.tokens(config, length=7, left=True)
   more = np.random.default_rng(1).integers(3, config.vocab_size, (3, 5)).astype(np.int32)
   whole = np.asarray(forward(params, config, np.concatenate([prompt, more], axis=1)))
   cache, token = hf_t5.quick_jit(llama.start, static_argnums=(1, 3))(params, config, prompt, 6)
+  cache = llama.unstack(params, cache)
   one = hf_t5.quick_jit(llama.step, static_argnums=1)
   for place in range(6):
     logits, cache = one(params, config, cache, token)
@@ -132,6 +134,7 @@ def test_rows_of_a_cache_are_taken_in_order():
   config, _, params = pair("mistral")
   prompt = hf_llama.tokens(config, length=6, left=True)
   cache, first = llama.start(params, config, prompt, 2)
+  cache = llama.unstack(params, cache)
   rows = jnp.array([2, 0, 2])
   whole, _ = llama.step(params, config, cache, first)
   taken, _ = llama.step(params, config, llama.take_rows(cache, rows), first[rows])

@@ -19,9 +19,8 @@ SMALL = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, en
 V1_0 = dataclasses.replace(SMALL, feed_forward="relu", tie_head=True)
 SILU = dataclasses.replace(SMALL, feed_forward="gated-silu", encoder_layers=1, decoder_layers=3)
 
-forward, encode, decode, decode_step = (
-    hf_t5.quick_jit(function, static_argnums=1)
-    for function in (t5.forward, t5.encode, t5.decode, t5.decode_step))
+forward, encode, decode, step = (
+    hf_t5.quick_jit(function, static_argnums=1) for function in (t5.forward, t5.encode, t5.decode, t5.step))
 loss_and_gradient = hf_t5.quick_jit(jax.value_and_grad(train_step.loss_fn, has_aux=True), static_argnums=1)
 
 
@@ -149,18 +148,23 @@ def test_padding_changes_nothing():
                              forward(params, SMALL, batch["inputs"], batch["targets"]), atol=2e-5)
 
 
-@pytest.mark.parametrize("config", [SMALL, V1_0, dataclasses.replace(SMALL, dtype="bfloat16")],
-                         ids=["v1.1", "v1.0", "bfloat16"])
-def test_cached_decoding_equals_teacher_forcing(config):
+@pytest.mark.parametrize("config, room", [(SMALL, 1 << 30), (SMALL, 0), (V1_0, 1 << 30),
+                                          (dataclasses.replace(SMALL, dtype="bfloat16"), 1 << 30)],
+                         ids=["v1.1", "too large for a copy", "v1.0", "bfloat16"])
+def test_cached_decoding_equals_teacher_forcing(config, room, monkeypatch):
+  monkeypatch.setattr(layers, "UNSTACKED_BYTES", room)
   batch = hf_t5.random_batch(config)
   params = _init(config)
   expected = forward(params, config, batch["inputs"], batch["targets"])
   encoded = encode(params, config, batch["inputs"])
   tokens = np.asarray(t5.shift_right(batch["targets"]))
   np.testing.assert_allclose(decode(params, config, encoded, batch["inputs"], tokens), expected, atol=2e-5)
-  cache = t5.init_cache(params, config, encoded, 9)
+  cache, first = t5.start(params, config, batch["inputs"], 9)
+  np.testing.assert_array_equal(first, tokens[:, 0])
+  cache = t5.unstack(params, cache)
+  assert (cache["weights"] is None) == (room == 0)
   for position in range(tokens.shape[1]):
-    logits, cache = decode_step(params, config, cache, batch["inputs"], tokens[:, position])
+    logits, cache = step(params, config, cache, tokens[:, position])
     np.testing.assert_allclose(logits, expected[:, position], atol=2e-5 if config.dtype == "float32" else 0.1)
 
 

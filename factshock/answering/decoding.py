@@ -131,7 +131,7 @@ def _sample(params, config, max_length, random, inputs_BxS, which_B, closing_E, 
     ended_B = ended_B | ((chosen_B[:, None] == closing_E[None]).any(axis=1) & ~opens_B)
     return step + 1, cache, jnp.where(ended_B, 0, chosen_B), ended_B, tokens_BxT, scores_B
 
-  begin = (jnp.int32(0), module.unstack(config, cache), first_B, jnp.arange(rows) >= used,
+  begin = (jnp.int32(0), module.unstack(params, cache), first_B, jnp.arange(rows) >= used,
            jnp.full((rows, max_length), batches.ENDED, jnp.int32), jnp.zeros(rows, jnp.float32))
   _, _, _, _, tokens_BxT, scores_B = jax.lax.while_loop(going, advance, begin)
   return tokens_BxT, scores_B

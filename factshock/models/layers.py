@@ -7,48 +7,38 @@ import jax.numpy as jnp
 from factshock.models import products
 
 
-# A loop over tokens around a scan over layers copies each layer's weights and caches at every token. Where the layers
-# take no more than this, their weights are copied once, before the loop, and each layer has its own caches.
+# Layers' weights are taken out of their stack once, before a loop over tokens, where that takes no more memory than
+# this; else a layer's are copied at every token.
 UNSTACKED_BYTES = 1 << 30
 
 
-def unstack(cache, names, layer_bytes):
-  """A cache whose arrays of these names are a list of layers instead of stacked, where the layers are small enough."""
+def unstack(cache, names, stacked):
+  """A cache for a loop over tokens: its arrays of these names, and the layers' `weights`, as lists of a layer's each.
+
+  Each list element is written in place, where a slice of a stack would be copied at every token. `weights` is None where
+  a second copy of the `stacked` weights would be too large.
+  """
   depth = len(cache[names[0]])
-  if depth * layer_bytes > UNSTACKED_BYTES:
-    return cache
-  return dict(cache, **{name: [cache[name][layer] for layer in range(depth)] for name in names})
+  small = sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) <= UNSTACKED_BYTES
+  weights = [_take(stacked, layer) for layer in range(depth)] if small else None
+  return dict(cache, weights=weights, **{name: [cache[name][layer] for layer in range(depth)] for name in names})
 
 
-def walk(scanned, layer, x, caches, *rest):
-  """`layer.step(x, cache, *rest)` for each layer of a scan, caches stacked or in lists: (x, caches' new tokens)."""
-  if not isinstance(jax.tree.leaves(caches, is_leaf=lambda part: isinstance(part, list))[0], list):
-    return scanned.step(x, caches, *rest)
-  weights, new = scanned.variables["params"], []
-  for number, cache in enumerate(_each(caches)):
-    own = jax.tree.map(lambda leaf: leaf[number], weights)  # XLA takes it out of the loop over tokens
-    x, tokens = layer.apply({"params": own}, x, cache, *rest, method="step")
-    new.append(tokens)
-  return x, [list(parts) for parts in zip(*new)]
+def weights_of(cache, stacked, layer):
+  """The weights of one layer: those of `unstack`, or cut from the stack, now and not before the loop."""
+  if cache["weights"] is not None:
+    return cache["weights"][layer]
+  layer, _ = jax.lax.optimization_barrier((jnp.int32(layer), cache["step"]))
+  return _take(stacked, layer)
 
 
-def _each(caches):
-  if isinstance(caches, dict):
-    return [dict(zip(caches, parts)) for parts in zip(*caches.values())]
-  return list(zip(*caches))
+def _take(stacked, layer):
+  return jax.tree.map(lambda leaf: leaf[layer], stacked)
 
 
-def write_tokens(array, tokens, place):
-  """A cache's array, or list of a layer's each, with tokens written at a place of its last axis."""
-  return jax.tree.map(lambda whole, part: jax.lax.dynamic_update_slice(
-      whole, part, (*(0,) * (whole.ndim - 1), place)), array, tokens)
-
-
-def take_rows(array, rows_R):
-  """Rows of a cache's array [N, B, ...], or of a list of a layer's each [B, ...]."""
-  if isinstance(array, list):
-    return [layer[rows_R] for layer in array]
-  return array[:, rows_R]
+def write_token(array_BxGxKxT, token_Bx1xGxK, place):
+  """A cache's keys or values with one token's written at a place."""
+  return jax.lax.dynamic_update_slice(array_BxGxKxT, token_Bx1xGxK.transpose(0, 2, 3, 1), (0, 0, 0, place))
 
 
 def normal(scale):

@@ -97,16 +97,18 @@ def start(params, config, inputs_BxS, length):
           "used": used_BxP, "offset": used_BxP.sum(axis=1, dtype=jnp.int32)}, first_B
 
 
+def unstack(params, cache):
+  """The cache from `start` as `step` wants it, each layer on its own (layers.unstack)."""
+  return layers.unstack(cache, ("key", "value"), params["layers"])
+
+
 def step(params, config, cache, tokens_B):
   """Reads one token a row: (logits float32 [B, V] of the next token, the cache after it).
 
-  Steps beyond the cache's length give wrong logits: under jit nothing can be raised.
+  The cache is from `unstack`. Steps beyond the cache's length give wrong logits: under jit nothing can be raised.
   """
-  positions_Bx1 = (cache["offset"] + cache["step"])[:, None]
-  logits, key, value = _apply(params, config, _Llama.step, cache, tokens_B[:, None], positions_Bx1)
-  place = cache["used"].shape[1] + cache["step"]
-  return logits[:, 0], dict(cache, step=cache["step"] + 1, key=layers.write_tokens(cache["key"], key, place),
-                            value=layers.write_tokens(cache["value"], value, place))
+  logits_BxV, keys, values = _apply(params, config, _Llama.step, cache, tokens_B)
+  return logits_BxV, dict(cache, step=cache["step"] + 1, key=keys, value=values)
 
 
 def tree(params, config, cache, first_B, tokens_M, distance_MxM):
@@ -129,26 +131,16 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
 
 
 def take_rows(cache, rows_R):
-  """The cache of these rows, in this order; a row may come several times, as for beams."""
-  taken = {name: layers.take_rows(cache[name], rows_R) for name in ("key", "value")}
+  """The cache (from `unstack`) of these rows, in this order; a row may come several times, as for beams."""
+  taken = {name: [layer[rows_R] for layer in cache[name]] for name in ("key", "value")}
   return dict(cache, **taken, used=cache["used"][rows_R], offset=cache["offset"][rows_R])
 
 
 def reorder(cache, rows_R):
   """`take_rows` where each row is replaced by one of the same prompt: only what was read since is moved."""
   prompt = cache["used"].shape[1]
-
-  def moved(array):
-    later = jax.tree.map(lambda part: part[..., prompt:], array)
-    return layers.write_tokens(array, layers.take_rows(later, rows_R), prompt)
-
-  return dict(cache, **{name: moved(cache[name]) for name in ("key", "value")})
-
-
-def unstack(config, cache):
-  """The cache as a loop over tokens wants it: each layer on its own, if the model is not too large for that."""
-  weights = config.d_model * (2 * (config.num_heads + config.num_kv_heads) * config.d_kv + 3 * config.d_ff)
-  return layers.unstack(cache, ("key", "value"), weights * jnp.dtype(config.dtype).itemsize)
+  return dict(cache, **{name: [layer.at[..., prompt:].set(layer[..., prompt:][rows_R]) for layer in cache[name]]
+                        for name in ("key", "value")})
 
 
 def positions(segments_BxS):
@@ -201,7 +193,7 @@ class _Attention(layers.Part):
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return self._project(jnp.einsum("bgrst,btgk->bsgrk", weights, value))
 
-  def cached(self, query, cached, new):
+  def cached(self, query, cached, new=None):
     """As __call__ for tokens that follow those of a cache (attention.attend_cached)."""
     return self._project(attention.attend_cached(query, cached, new))
 
@@ -231,8 +223,12 @@ class _Layer(layers.Part):
     x = x + self.self_attention.cached(query, (*cache, cached_bias), (key, value, bias))
     return self._feed_forward(x), (attention.tokens_last(key), attention.tokens_last(value))
 
-  def step(self, *arguments):
-    return self.extend(*arguments)
+  def step(self, x, cached, place, turn, bias):
+    """One more token: (x, key, value of the cache with the token in it)."""
+    query, *new = self._queries_keys_values(x, turn)
+    key, value = (layers.write_token(array, token, place) for array, token in zip(cached, new))
+    x = x + self.self_attention.cached(query, (key, value, bias))
+    return self._feed_forward(x), key, value
 
   def _queries_keys_values(self, x, turn):
     return self.self_attention.queries_keys_values(self.self_attention_norm(x), turn)
@@ -250,8 +246,7 @@ class _Llama(layers.Part):
     if not config.tie_head:
       self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model), dtype)
     everyone = nn.broadcast
-    extended = (0,) + (everyone,) * 3
-    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 2, "extend": extended, "step": extended}
+    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 2, "extend": (0,) + (everyone,) * 3}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
                           length=config.layers, unroll=config.layers if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -265,22 +260,28 @@ class _Llama(layers.Part):
   def prefill(self, tokens, segments):
     return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))[1]
 
-  def step(self, cache, tokens, positions_Bx1):
-    x, (key, value) = layers.walk(
-        self.layers, _Layer(self.config, parent=None), self._embed(tokens), (cache["key"], cache["value"]),
-        self._turn(positions_Bx1), jnp.zeros((1, 1, 1, 1, 1)), self._cached_bias(cache, positions_Bx1))
-    return self._logits(x), key, value
+  def step(self, cache, tokens):
+    positions_Bx1, place = (cache["offset"] + cache["step"])[:, None], cache["used"].shape[1] + cache["step"]
+    turn, bias = self._turn(positions_Bx1), self._cached_bias(cache, positions_Bx1, cache["step"] + 1)
+    x, layer, keys, values = self._embed(tokens[:, None]), _Layer(self.config, parent=None), [], []
+    for number in range(self.config.layers):
+      weights = layers.weights_of(cache, self.layers.variables["params"], number)
+      x, key, value = layer.apply({"params": weights}, x, (cache["key"][number], cache["value"][number]), place, turn, bias,
+                                  method=_Layer.step)
+      keys.append(key)
+      values.append(value)
+    return self._logits(x)[:, 0], keys, values
 
   def tree(self, cache, tokens, positions_BxM, bias):
     x, _ = self.layers.extend(self._embed(tokens), (cache["key"], cache["value"]), self._turn(positions_BxM), bias,
-                              self._cached_bias(cache, positions_BxM))
+                              self._cached_bias(cache, positions_BxM, cache["step"]))
     return self._logits(x)
 
-  def _cached_bias(self, cache, positions_BxQ):
-    """Bias [B, 1, 1, Q, L] of the tokens in a cache for tokens at these positions."""
+  def _cached_bias(self, cache, positions_BxQ, read):
+    """Bias [B, 1, 1, Q, L] of a cache's tokens, `read` of them after the prompt, for tokens at these positions."""
     prompt, rows = cache["used"].shape[1], cache["used"].shape[0]
     later_L = jnp.arange(cache["key"][0].shape[-1] - prompt)
-    valid_BxL = jnp.concatenate([cache["used"], jnp.broadcast_to(later_L < cache["step"], (rows, later_L.size))], axis=1)
+    valid_BxL = jnp.concatenate([cache["used"], jnp.broadcast_to(later_L < read, (rows, later_L.size))], axis=1)
     allowed = valid_BxL[:, None]
     if self.config.sliding_window is not None:
       place_BxP = jnp.cumsum(cache["used"], axis=1) - 1

@@ -99,42 +99,31 @@ def decode(params, config, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT):
   return _apply(params, config, _T5.decode, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT)
 
 
-def init_cache(params, config, encoded_BxSxD, length):
-  """The cache of `decode_step` before the first token, for up to `length` tokens.
-
-  Returns: dict of `step` (int32 scalar: tokens read so far), `key`, `value` [N, B, H, K, length] and
-    `cross_key`, `cross_value` [N, B, H, K, S], computed here once.
-  """
-  cross_key, cross_value = _apply(params, config, _T5.cross_keys_values, encoded_BxSxD)
-  empty = jnp.zeros((*cross_key.shape[:-1], length), cross_key.dtype)
-  return {"step": jnp.zeros((), jnp.int32), "key": empty, "value": empty,
-          "cross_key": cross_key, "cross_value": cross_value}
-
-
-def decode_step(params, config, cache, inputs_BxS, tokens_B):
-  """Reads one decoder token a row: (logits float32 [B, V] of the next token, the cache after it).
-
-  The first token is 0. `inputs_BxS` are the encoder's, for their padding. Steps beyond the cache's
-  length give wrong logits: under jit nothing can be raised.
-  """
-  logits_BxV, new_key, new_value = _apply(params, config, _T5.decode_step, cache, inputs_BxS, tokens_B)
-  return logits_BxV, dict(cache, step=cache["step"] + 1,
-                          key=layers.write_tokens(cache["key"], new_key, cache["step"]),
-                          value=layers.write_tokens(cache["value"], new_value, cache["step"]))
-
-
 def start(params, config, inputs_BxS, length):
   """Reads the inputs, padding 0 at their ends: (cache for `length` tokens, first_B, the decoder's first token, 0).
 
-  The cache is that of `init_cache`, and `inputs`.
+  The cache is a dict of `inputs`, `step` (int32 scalar: tokens read so far), `key`, `value` [N, B, H, K, length] and
+  `cross_key`, `cross_value` [N, B, H, K, S], computed here once.
   """
-  cache = init_cache(params, config, encode(params, config, inputs_BxS), length)
-  return dict(cache, inputs=inputs_BxS), jnp.zeros(inputs_BxS.shape[0], jnp.int32)
+  cross_key, cross_value = _apply(params, config, _T5.cross_keys_values, encode(params, config, inputs_BxS))
+  empty = jnp.zeros((*cross_key.shape[:-1], length), cross_key.dtype)
+  return {"inputs": inputs_BxS, "step": jnp.zeros((), jnp.int32), "key": empty, "value": empty,
+          "cross_key": cross_key, "cross_value": cross_value}, jnp.zeros(inputs_BxS.shape[0], jnp.int32)
+
+
+def unstack(params, cache):
+  """The cache from `start` as `step` wants it, each layer on its own (layers.unstack)."""
+  return layers.unstack(cache, _CACHED, params["decoder"]["layers"])
 
 
 def step(params, config, cache, tokens_B):
-  """`decode_step` with a cache from `start`: (logits float32 [B, V], the cache after it)."""
-  return decode_step(params, config, cache, cache["inputs"], tokens_B)
+  """Reads one decoder token a row: (logits float32 [B, V] of the next token, the cache after it).
+
+  The cache is from `unstack`, the first token 0. Steps beyond the cache's length give wrong logits: under jit nothing
+  can be raised.
+  """
+  logits_BxV, keys, values = _apply(params, config, _T5.step, cache, tokens_B)
+  return logits_BxV, dict(cache, step=cache["step"] + 1, key=keys, value=values)
 
 
 def tree(params, config, cache, first_B, tokens_M, distance_MxM):
@@ -149,19 +138,14 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
 
 
 def take_rows(cache, rows_R):
-  """The cache of these rows, in this order; a row may come several times, as for beams."""
-  return dict(cache, **{name: layers.take_rows(cache[name], rows_R) for name in _CACHED}, inputs=cache["inputs"][rows_R])
+  """The cache (from `unstack`) of these rows, in this order; a row may come several times, as for beams."""
+  taken = {name: [layer[rows_R] for layer in cache[name]] for name in _CACHED}
+  return dict(cache, **taken, inputs=cache["inputs"][rows_R])
 
 
 def reorder(cache, rows_R):
   """`take_rows` where each row is replaced by one of the same inputs: only what was read since is moved."""
-  return dict(cache, **{name: layers.take_rows(cache[name], rows_R) for name in ("key", "value")})
-
-
-def unstack(config, cache):
-  """The cache as a loop over tokens wants it: each layer on its own, if the model is not too large for that."""
-  weights = config.d_model * (8 * config.num_heads * config.d_kv + 3 * config.d_ff)
-  return layers.unstack(cache, _CACHED, weights * jnp.dtype(config.dtype).itemsize)
+  return dict(cache, **{name: [layer[rows_R] for layer in cache[name]] for name in ("key", "value")})
 
 
 def shift_right(targets_BxT, target_segments=None):
@@ -208,9 +192,9 @@ class _Attention(layers.Part):
     y = y.reshape(*y.shape[:-2], -1)
     return self.adapted("out", y, products.dense(y, self.out))
 
-  def cached(self, query, cached, new=None):
+  def cached(self, query, cached):
     """As __call__, without dropout, for keys and values of a cache (attention.attend_cached)."""
-    y = attention.attend_cached(query[:, :, :, None], cached, new)
+    y = attention.attend_cached(query[:, :, :, None], cached)
     y = y.reshape(*y.shape[:2], -1)
     return self.adapted("out", y, products.dense(y, self.out))
 
@@ -251,11 +235,13 @@ class _DecoderLayer(_EncoderLayer):
   def cross_keys_values(self, carry, encoded):
     return carry, [attention.tokens_last(array) for array in self.cross_attention.keys_values(encoded)]
 
-  def step(self, x, cache, bias, new_bias, cross_bias):
+  def step(self, x, cached, place, bias, cross_bias):
+    """One more token: (x, key, value of the cache with the token in it)."""
     query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
-    x = x + self.self_attention.cached(query, (cache["key"], cache["value"], bias), (key, value, new_bias))
-    x = self._after_self_attention(x, (cache["cross_key"], cache["cross_value"], cross_bias))
-    return x, (attention.tokens_last(key), attention.tokens_last(value))
+    key, value = (layers.write_token(cached[name], token, place) for name, token in (("key", key), ("value", value)))
+    x = x + self.self_attention.cached(query, (key, value, bias))
+    x = self._after_self_attention(x, (cached["cross_key"], cached["cross_value"], cross_bias))
+    return x, key, value
 
   def branch(self, x, cross, bias, cross_bias):
     y = self.self_attention_norm(x)
@@ -282,8 +268,7 @@ class _Stack(layers.Part):
     everyone = nn.broadcast
     inputs = {"__call__": (everyone,) * (3 if self.decoder else 1)}
     if self.decoder:
-      inputs |= {"step": (0, everyone, everyone, everyone), "branch": (0, everyone, everyone),
-                 "cross_keys_values": (everyone,)}
+      inputs |= {"branch": (0, everyone, everyone), "cross_keys_values": (everyone,)}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
                           in_axes=axes, length=depth, unroll=depth if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -353,16 +338,20 @@ class _T5(layers.Part):
   def cross_keys_values(self, encoded):
     return self.decoder.layers.cross_keys_values(None, encoded)[1]
 
-  def decode_step(self, cache, inputs, tokens):
+  def step(self, cache, tokens):
     length = cache["key"][0].shape[-1]
     back = cache["step"] - jnp.arange(length)  # how far each cached key lies behind the new token
-    by_distance = self.decoder.by_offset(-np.arange(length + 1))
-    bias_LxH = jnp.where((back > 0)[:, None], by_distance[jnp.clip(back, 0, length)], attention.MASKED)
-    x, (key, value) = layers.walk(
-        self.decoder.layers, _DecoderLayer(self.config, parent=None), self._embed(tokens[:, None]),
-        {name: cache[name] for name in _CACHED}, bias_LxH.T[None, :, None, None], by_distance[0][None, :, None, None, None],
-        attention.padding_mask(inputs)[:, None])
-    return self._logits(self.decoder.final_norm(x))[:, 0], key, value
+    by_distance = self.decoder.by_offset(-np.arange(length))
+    bias_LxH = jnp.where((back >= 0)[:, None], by_distance[jnp.maximum(back, 0)], attention.MASKED)
+    cross_bias = attention.padding_mask(cache["inputs"])[:, None]
+    x, layer, keys, values = self._embed(tokens[:, None]), _DecoderLayer(self.config, parent=None), [], []
+    for number in range(self.config.decoder_layers):
+      weights = layers.weights_of(cache, self.decoder.layers.variables["params"], number)
+      x, key, value = layer.apply({"params": weights}, x, {name: cache[name][number] for name in _CACHED}, cache["step"],
+                                  bias_LxH.T[None, :, None, None], cross_bias, method=_DecoderLayer.step)
+      keys.append(key)
+      values.append(value)
+    return self._logits(self.decoder.final_norm(x))[:, 0], keys, values
 
   def _embed(self, tokens):
     return self.embedding.astype(self.dtype)[tokens]
