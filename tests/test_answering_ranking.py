@@ -95,6 +95,16 @@ def test_candidates_cut_into_several_tries_score_the_same(params, monkeypatch):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_queries_whose_logits_are_made_in_parts_score_the_same(params, monkeypatch):
+  whole = ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)
+  monkeypatch.setattr(ranking, "LOGIT_BYTES", {"cpu": 1})
+  assert [ranking._parts(count, 10, 1) for count in (1, 6)] == [1, 6]
+  for one, other in zip(whole, ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+  monkeypatch.setattr(ranking, "LOGIT_BYTES", {"cpu": 30})
+  assert [ranking._parts(count, 10, 1) for count in (1, 3, 4, 7, 12)] == [1, 1, 2, 7, 4] and ranking._parts(12, 10, 4) == 1
+
+
 def test_a_mesh_gives_the_same_scores(params):
   queries = ranking.prepare(TOKENIZER, PROMPTS[1:4], KEYS[1:4], CANDIDATES)
   one = ranking.rank_prepared(params, CONFIG, queries)
@@ -130,7 +140,7 @@ def test_all_texts_of_a_closed_language_add_up_to_one():
   grown = tries.build([(a - 3, b - 3) for a, b in sequences], 1)
   inputs = jnp.ones((1, 4), jnp.int32)
   cache, first = ranking._start(params, config, inputs)
-  scores = ranking._score(params, config, cache, first, np.array([9, 9]), grown[0]._replace(members=()))
+  scores = ranking._score(params, config, 1, cache, first, np.array([9, 9]), grown[0]._replace(members=()))
   assert np.exp(np.asarray(scores[0, :4])).sum() == pytest.approx(1)
 
 

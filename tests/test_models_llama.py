@@ -122,7 +122,8 @@ def test_a_tree_gives_the_logits_of_each_path(name):
   tokens = np.array([path[-1] if path else 0 for path in paths], np.int32)
   distance = np.array([[len(a) - len(b) if a[:len(b)] == b else -1 for b in paths] for a in paths], np.int32)
   cache, first = llama.start(params, config, prompt, 1)
-  logits = np.asarray(hf_t5.quick_jit(llama.tree, static_argnums=1)(params, config, cache, first, tokens, distance))
+  hidden = hf_t5.quick_jit(llama.tree, static_argnums=1)(params, config, cache, first, tokens, distance)
+  logits = np.asarray(llama.logits(params, config, hidden))
   for number, path in enumerate(paths):
     extended = np.concatenate([prompt, np.tile(np.array(path, np.int32), (3, 1))], axis=1)
     whole = np.asarray(forward(params, config, np.pad(extended, ((0, 0), (5 - len(path), 0)),

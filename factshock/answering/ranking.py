@@ -12,8 +12,10 @@ from factshock.console import UserError
 from factshock.data.prompts import target_text
 from factshock.models import family
 
-# What one batch of logits may take: on CPU near the size of the caches, elsewhere enough to fill the device.
-LOGIT_BYTES = {"cpu": 24 << 20, "other": 512 << 20}
+# Contexts that go through the layers together: enough to fill the device.
+CONTEXTS = {"cpu": 2048, "other": 1 << 16}
+# What their logits may take at a time: on CPU near the size of the caches.
+LOGIT_BYTES = {"cpu": 24 << 20, "other": 1 << 30}
 
 
 class Batch(typing.NamedTuple):
@@ -51,7 +53,7 @@ def rank(params, model_config, tokenizer, prompts, keys, candidates, *, batch_si
       the candidate's probability is that of " CANDIDATE" after the prompt, closed by EOS or the end of the line.
     keys: the relation of each prompt.
     candidates: dict relation -> list of candidate answers.
-    batch_size: queries at a time; fewer where their logits would take more than LOGIT_BYTES.
+    batch_size: queries at a time; fewer where they have more than CONTEXTS.
     mesh: devices to share each batch over (axis "data").
   Returns: list of float32 arrays, one a prompt, aligned with candidates[key].
   Raises: as `prepare` and `rank_prepared`.
@@ -78,11 +80,11 @@ def prepare(tokenizer, prompts, keys, candidates, batch_size=256):
     places.setdefault(key, []).append(place)
   grown = {key: tries.build(_sequences(tokenizer, key, candidates, prompts[first[0]]), tokenizer.eos)
            for key, first in places.items()}
-  room = LOGIT_BYTES["cpu" if jax.default_backend() == "cpu" else "other"]
+  room = CONTEXTS[_device()]
   made = []
   for key in places:
     widest = max(trie.tokens_M.size for trie in grown[key])
-    size = min(batch_size, max(1, room // (4 * widest * tokenizer.size)))
+    size = min(batch_size, max(1, room // widest))
     by_length = sorted(places[key], key=lambda place: len(tokens[place]))
     made += [Batch(key, part, batches.pad(tokens, part, rows, batches.is_decoder_only(tokenizer)))
              for part, rows in batches.split(by_length, size)]
@@ -108,7 +110,8 @@ def rank_prepared(params, model_config, queries, mesh=None):
     cache, first_B = _start(params, model_config, spread(batch.inputs_BxS))
     for trie in queries.tries[batch.key]:
       members, trie = list(trie.members), trie._replace(members=())
-      scores_BxC = _score(params, model_config, cache, first_B, queries.ends, trie)
+      parts = _parts(len(first_B), 4 * trie.tokens_M.size * model_config.vocab_size, mesh.size if mesh else 1)
+      scores_BxC = _score(params, model_config, parts, cache, first_B, queries.ends, trie)
       pending.append((batch.places, members, scores_BxC))
   scores = [np.empty(size, np.float32) for size in queries.sizes]
   for places, members, scores_BxC in pending:  # only now wait for the devices
@@ -137,13 +140,31 @@ def _start(params, config, inputs_BxS):
   return family.of(config).start(params, config, inputs_BxS, 1)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _score(params, config, cache, first_B, ends, trie):
-  """Summed log-probabilities [B, C] of a trie's candidates; logits stay on the device."""
-  logits_BxMxV = family.of(config).tree(params, config, cache, first_B, trie.tokens_M, trie.distance_MxM)
-  total_BxM = jax.nn.logsumexp(logits_BxMxV, axis=-1)
-  ended_BxM = jax.nn.logsumexp(logits_BxMxV[..., ends], axis=-1)
-  picked_BxCxL = jnp.where((trie.next_CxL == ends[0])[None], ended_BxM[:, trie.nodes_CxL],
-                           logits_BxMxV[:, trie.nodes_CxL, trie.next_CxL])
-  log_p_BxCxL = picked_BxCxL - total_BxM[:, trie.nodes_CxL]
-  return jnp.where(trie.used_CxL[None], log_p_BxCxL, 0.0).sum(axis=-1)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _score(params, config, parts, cache, first_B, ends, trie):
+  """Summed log-probabilities [B, C] of a trie's candidates; the logits of B / parts queries exist at a time."""
+  module = family.of(config)
+  hidden_BxMxD = module.tree(params, config, cache, first_B, trie.tokens_M, trie.distance_MxM)
+
+  def score(hidden_GxMxD):
+    logits_GxMxV = module.logits(params, config, hidden_GxMxD)
+    total_GxM = jax.nn.logsumexp(logits_GxMxV, axis=-1)
+    ended_GxM = jax.nn.logsumexp(logits_GxMxV[..., ends], axis=-1)
+    picked_GxCxL = jnp.where((trie.next_CxL == ends[0])[None], ended_GxM[:, trie.nodes_CxL],
+                             logits_GxMxV[:, trie.nodes_CxL, trie.next_CxL])
+    return jnp.where(trie.used_CxL[None], picked_GxCxL - total_GxM[:, trie.nodes_CxL], 0.0).sum(axis=-1)
+
+  # every part takes queries of all devices: a batch is cut over them along its first axis
+  apart = hidden_BxMxD.reshape(-1, parts, *hidden_BxMxD.shape[1:]).swapaxes(0, 1)
+  return jax.lax.map(score, apart).swapaxes(0, 1).reshape(len(first_B), -1)
+
+
+def _parts(queries, logit_bytes, devices):
+  """Into how many equal parts the queries are cut so that a part's logits take no more than LOGIT_BYTES a device."""
+  room = LOGIT_BYTES[_device()] * devices
+  return next(parts for parts in range(1, queries + 1)
+              if queries % parts == 0 and (parts == queries or queries // parts * logit_bytes <= room))
+
+
+def _device():
+  return "cpu" if jax.default_backend() == "cpu" else "other"

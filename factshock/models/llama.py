@@ -112,7 +112,7 @@ def step(params, config, cache, tokens_B):
 
 
 def tree(params, config, cache, first_B, tokens_M, distance_MxM):
-  """Logits float32 [B, M, V] of the tokens that follow each context of a tree of continuations of the prompts.
+  """What `logits` makes logits of, [B, M, D], for each context of a tree of continuations of the prompts.
 
   Args:
     cache, first_B: as from `start`; first_B is the token of the root, node 0.
@@ -128,6 +128,11 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
   bias_MxM = jnp.where(allowed_MxM, 0.0, attention.MASKED)
   return _apply(params, config, _Llama.tree, cache, tokens_BxM, cache["offset"][:, None] + depth_M[None],
                 bias_MxM[None, None, None])
+
+
+def logits(params, config, hidden_BxMxD):
+  """Logits float32 [B, M, V] of the tokens that follow contexts, from `tree`."""
+  return _apply(params, config, _Llama.logits, hidden_BxMxD)
 
 
 def take_rows(cache, rows_R):
@@ -255,7 +260,7 @@ class _Llama(layers.Part):
 
   def forward(self, tokens, segments):
     x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))
-    return self._logits(x)
+    return self.logits(x)
 
   def prefill(self, tokens, segments):
     return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))[1]
@@ -270,12 +275,12 @@ class _Llama(layers.Part):
                                   method=_Layer.step)
       keys.append(key)
       values.append(value)
-    return self._logits(x)[:, 0], keys, values
+    return self.logits(x)[:, 0], keys, values
 
   def tree(self, cache, tokens, positions_BxM, bias):
     x, _ = self.layers.extend(self._embed(tokens), (cache["key"], cache["value"]), self._turn(positions_BxM), bias,
                               self._cached_bias(cache, positions_BxM, cache["step"]))
-    return self._logits(x)
+    return x
 
   def _cached_bias(self, cache, positions_BxQ, read):
     """Bias [B, 1, 1, Q, L] of a cache's tokens, `read` of them after the prompt, for tokens at these positions."""
@@ -304,6 +309,6 @@ class _Llama(layers.Part):
   def _embed(self, tokens):
     return self.embedding.astype(self.dtype)[jnp.maximum(tokens, 0)]
 
-  def _logits(self, x):
+  def logits(self, x):
     weight = self.embedding if self.config.tie_head else self.head
     return products.logits(self.final_norm(x), weight.astype(self.dtype))

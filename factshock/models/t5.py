@@ -127,7 +127,7 @@ def step(params, config, cache, tokens_B):
 
 
 def tree(params, config, cache, first_B, tokens_M, distance_MxM):
-  """Logits float32 [B, M, V] of the tokens that follow each context of a tree of decoder inputs.
+  """What `logits` makes logits of, [B, M, D], for each context of a tree of decoder inputs.
 
   Args:
     cache, first_B: as from `start`; first_B is the token of the root, node 0.
@@ -135,6 +135,11 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
     distance_MxM: int32, by how many tokens context j is shorter than context i where i begins with j; else -1.
   """
   return _apply(params, config, _T5.tree, cache, first_B, tokens_M, distance_MxM)
+
+
+def logits(params, config, hidden_BxMxD):
+  """Logits float32 [B, M, V] of the tokens that follow contexts, from `tree`."""
+  return _apply(params, config, _T5.logits, hidden_BxMxD)
 
 
 def take_rows(cache, rows_R):
@@ -333,6 +338,9 @@ class _T5(layers.Part):
     tokens_BxM = jnp.broadcast_to(tokens_M[None], (first_B.shape[0], size)).at[:, 0].set(first_B)
     x, _ = self.decoder.layers.branch(self._embed(tokens_BxM), (cache["cross_key"], cache["cross_value"]),
                                       bias_HxMxM[None], attention.padding_mask(cache["inputs"])[:, None])
+    return x
+
+  def logits(self, x):
     return self._logits(self.decoder.final_norm(x))
 
   def cross_keys_values(self, encoded):
@@ -351,7 +359,7 @@ class _T5(layers.Part):
                                   bias_LxH.T[None, :, None, None], cross_bias, method=_DecoderLayer.step)
       keys.append(key)
       values.append(value)
-    return self._logits(self.decoder.final_norm(x))[:, 0], keys, values
+    return self.logits(x)[:, 0], keys, values
 
   def _embed(self, tokens):
     return self.embedding.astype(self.dtype)[tokens]
