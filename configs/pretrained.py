@@ -41,6 +41,7 @@ def of(model, sizes):
       **(dict(optimizer="adamw", learning_rate=1e-5, warmup=50) if decoder_only else
          dict(optimizer="adafactor", learning_rate=1e-3, warmup=0))))
   config.answering.batch_size = 64
+  config.cpu_devices = 1  # each holds a copy of the weights
   return config
 
 

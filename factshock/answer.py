@@ -9,10 +9,11 @@ r"""Asks a model for facts and writes a predictions file.
 name the config of a checkpoint; without it that of the checkpoint's own record counts.
 
 --mode=rank scores every candidate answer of the fact's relation (the answers in --candidates, which is a facts
-file, by default --facts itself); --mode=generate decodes greedily. --mode=known asks what the model knows before
+file, by default --facts itself); --mode=generate decodes greedily, with --method=beam by beams (--beams), with
+--method=sample by sampling (--temperature, --sampling_seed). --mode=known asks what the model knows before
 finetuning: each fact with --sets sets of --shots shots (4), greedily and by --samples samples, and writes the facts
-with columns `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`. --shots=K puts K answered questions of
---shot_facts before each. The tokenizer and the relations are those of the checkpoint's workdir, unless
+with columns `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`. --shots=K puts
+K answered questions of --shot_facts before each. The tokenizer and the relations are those of the checkpoint's workdir, unless
 --tokenizer and --relations name others.
 """
 
@@ -28,11 +29,15 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder (it
 _FACTS = flags.DEFINE_string("facts", None, "Facts to ask for: .jsonl, .csv, .tsv (.gz too) or .parquet.")
 _OUTPUT = flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
 _MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate", "known"],
-                          "Rank the candidates, decode greedily, or say what the model knows.")
+                          "Rank the candidates, generate an answer, or say what the model knows.")
 _SHOTS = flags.DEFINE_integer("shots", None, "Answered questions put before each one; 0, for --mode=known 4.", lower_bound=0)
 _SHOT_FACTS = flags.DEFINE_string("shot_facts", None, "Facts to draw the shots from, such as the finetuning facts.")
 _CANDIDATES = flags.DEFINE_string("candidates", None, "Facts whose objects are the candidates; default: --facts.")
 _PROMPT = flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
+_METHOD = flags.DEFINE_enum("method", "greedy", ["greedy", "beam", "sample"], "How --mode=generate decodes.")
+_BEAMS = flags.DEFINE_integer("beams", 4, "Hypotheses of --method=beam.", lower_bound=1)
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of --method=sample; below 1 the likely gets likelier.", lower_bound=1e-3)
+_SAMPLING_SEED = flags.DEFINE_integer("sampling_seed", 0, "Of --method=sample.", lower_bound=0)
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 16, "Longest generated answer, in tokens.", lower_bound=1)
 _SETS = flags.DEFINE_integer("sets", 10, "Sets of shots of --mode=known.", lower_bound=1)
 _SAMPLES = flags.DEFINE_integer("samples", 16, "Samples a set of --mode=known, at temperature 0.5.", lower_bound=1)
@@ -60,7 +65,9 @@ def main(_):
   rows = asking.ask(
       _CONFIG.value, _CHECKPOINT.value, _FACTS.value, _OUTPUT.value, mode=_MODE.value, shots=_SHOTS.value or 0,
       shot_facts=_SHOT_FACTS.value, candidates=_CANDIDATES.value, prompt=_PROMPT.value,
-      max_tokens=_MAX_TOKENS.value, tokenizer=_TOKENIZER.value, relations=_RELATIONS.value, arm=_ARM.value)
+      max_tokens=_MAX_TOKENS.value, tokenizer=_TOKENIZER.value, relations=_RELATIONS.value, arm=_ARM.value,
+      decoding_options={"method": _METHOD.value, "beams": _BEAMS.value, "temperature": _TEMPERATURE.value,
+                        "seed": _SAMPLING_SEED.value})
   right = sum(row["prediction"] in [row["object"], *row.get("aliases", [])] for row in rows)
   print(f"{len(rows):,} answers, {right:,} of them word for word right ({right / len(rows):.1%}): "
         f"{os.path.abspath(_OUTPUT.value)}")

@@ -310,14 +310,15 @@ def train(study, name, section, sources, ratios, params, evaluate=None, eval_ste
   """
   import jax
   from factshock.data import mixture
-  from factshock.models import lora
+  from factshock.models import layers, lora
   from factshock.training import loop, metrics
   from factshock.training import train_step as steps
 
   scale, frozen = lora_scale(section), None
   step_fn, optimizer = train_step(study.model, optimization(section), section["accumulate"], scale)
   if scale:
-    frozen, params = params, lora.init(params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"])
+    adapters = lora.init(params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"])
+    frozen, params = layers.bits_on_cpu(params), adapters
   whole = evaluate
   if scale and evaluate:
     whole = lambda step, adapters: evaluate(step, lora.attach(frozen, adapters, scale))

@@ -1,5 +1,6 @@
 """LoRA: adapted models equal merged ones, gradients and their cost, targets, training."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 
 import hf_llama
 import hf_t5
+from factshock.answering import decoding
 from factshock.console import UserError
-from factshock.models import llama, lora, t5
+from factshock.models import layers, llama, lora, t5
 from factshock.training import optimizers, train_step
 
 LLAMA = llama.LlamaConfig(vocab_size=50, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2)
@@ -121,3 +123,30 @@ def test_training_moves_adapters_only_and_learns():
     state, metrics = step(state, batch, jax.random.key(0), params)
     losses.append(float(metrics["loss"]))
   assert losses[-1] < .5 * losses[0] and set(state["params"]) == {"layers"}
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_large_frozen_weights_as_bits_give_the_same_loss_and_gradients(name, monkeypatch):
+  config, params, adapters, batch = model(name)
+  config = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")
+  params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+  assert layers.bits_on_cpu(params) is params  # small ones stay as they are
+  monkeypatch.setattr(layers, "UNSTACKED_BYTES", 0)
+  bits = layers.bits_on_cpu(params)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(bits)} == {"bfloat16", "uint16"}
+  found = [hf_t5.quick_jit(jax.value_and_grad(lambda adapters, frozen: bare_loss(lora.attach(frozen, adapters, 2.0), config, batch)))(
+      adapters, frozen) for frozen in (params, bits)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=.02, atol=.02 * np.abs(b).max()), *found)
+
+
+def test_large_weights_as_bits_generate_the_same_tokens(monkeypatch):
+  config, params, _, _ = model("llama")
+  config = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")
+  params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+  prompts, ends = [[3, 4, 5], [6, 7], [8, 9, 10, 11]], (np.array([1], np.int32), -1)
+  plain = decoding.sample(params, config, prompts, ends, max_length=4, left=True)
+  monkeypatch.setattr(layers, "UNSTACKED_BYTES", 0)
+  jax.clear_caches()
+  bits = decoding.sample(params, config, prompts, ends, max_length=4, left=True)
+  np.testing.assert_array_equal(bits[0], plain[0])
+  np.testing.assert_allclose(bits[1], plain[1], rtol=.02)

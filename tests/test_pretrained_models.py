@@ -117,6 +117,10 @@ def test_generating_with_shots_and_saying_what_is_known(home, trained, tmp_path)
   shots = {"shots": 2, "shot_facts": str(home / "facts.jsonl")}
   rows = ask(home, checkpoint, tmp_path / "said.jsonl", "generate", max_tokens=8, **shots)
   assert len(rows) == 12 and all("\n" not in row["prediction"] and "<extra_id" not in row["prediction"] for row in rows)
+  greedy, beams = (ask(home, checkpoint, tmp_path / "again.jsonl", "generate", max_tokens=8, **shots, decoding_options=options)
+                   for options in ({"method": "greedy"}, {"method": "beam", "beams": 3, "length_penalty": 0.0}))
+  assert greedy == rows
+  assert np.mean([row["score"] for row in beams]) > np.mean([row["score"] for row in rows]) - 1e-3  # likelier answers
   known = asking.assess(None, checkpoint, str(home / "some.jsonl"), str(tmp_path / "known.jsonl"), **shots, sets=2,
                         samples=2, max_tokens=8, relations=str(home / "relations.jsonl"))
   assert known == schema.read_facts(tmp_path / "known.jsonl")

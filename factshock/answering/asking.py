@@ -16,11 +16,12 @@ class Asked(NamedTuple):
   home: dict         # the checkpoint's record: arm, seed, workdir
 
 
-DEFAULTS = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "question"}, "cpu_devices": 0}
+# One device where there is no accelerator: each device of a host holds a copy of the weights.
+DEFAULTS = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "question"}, "cpu_devices": 1}
 
 
 def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=None, candidates=None, prompt=None,
-        max_tokens=16, tokenizer=None, relations=None, arm=None):
+        max_tokens=16, tokenizer=None, relations=None, arm=None, decoding_options=None):
   """Writes the predictions of a model on a facts file; returns the rows.
 
   Args:
@@ -28,6 +29,7 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
     checkpoint: path of a checkpoint, or a HuggingFace model: a folder or a hub id.
     facts, output, candidates, shot_facts, tokenizer, relations: paths; see factshock/answer.py.
     mode: "rank" or "generate". prompt: "cloze" or "question"; None is config.finetune.prompt.
+    decoding_options: how to generate, as arguments of decoding.generate (method, beams, temperature, seed); greedily.
 
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
@@ -46,7 +48,7 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
   if mode == "generate":
     said, scores = decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
-                                     batch_size=batch_size, mesh=mesh, **_stops(asked))
+                                     batch_size=batch_size, mesh=mesh, **_stops(asked), **(decoding_options or {}))
     answers = predictions.text_rows(rows, said, scores, **labels)
   else:
     options = predictions.candidates_of(schema.read_facts(candidates) if candidates else rows,

@@ -124,7 +124,9 @@ def placed(params, mesh):
   batch is cut over its axis "data", padded to a multiple of its size.
   """
   import jax
+  from factshock.models import layers
   from factshock.training import partitioning
+  params = layers.bits_on_cpu(params)
   if mesh is None:
     return jax.device_put(params), lambda batch: batch
 

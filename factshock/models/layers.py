@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from factshock.models import products
 
@@ -24,12 +25,12 @@ def unstack(cache, names, stacked):
   return dict(cache, weights=weights, **{name: [cache[name][layer] for layer in range(depth)] for name in names})
 
 
-def weights_of(cache, stacked, layer):
-  """The weights of one layer: those of `unstack`, or cut from the stack, now and not before the loop."""
+def weights_of(cache, stacked, layer, x):
+  """The weights of one layer that will read x: those of `unstack`, or cut from the stack when x is there."""
   if cache["weights"] is not None:
     return cache["weights"][layer]
-  layer, _ = jax.lax.optimization_barrier((jnp.int32(layer), cache["step"]))
-  return _take(stacked, layer)
+  zero = jnp.minimum(jnp.abs(x.ravel()[0]), 0).astype(jnp.int32)  # XLA cannot know it, nor cut all layers at once
+  return _take(stacked, layer + zero)
 
 
 def _take(stacked, layer):
@@ -39,6 +40,25 @@ def _take(stacked, layer):
 def write_token(array_BxGxKxT, token_Bx1xGxK, place):
   """A cache's keys or values with one token's written at a place."""
   return jax.lax.dynamic_update_slice(array_BxGxKxT, token_Bx1xGxK.transpose(0, 2, 3, 1), (0, 0, 0, place))
+
+
+def bits_on_cpu(params):
+  """Large params that are not trained, the layers' bfloat16 weights as uint16 of the same bits where a CPU computes.
+
+  A CPU multiplies in float32, and XLA would widen the weights of all layers before a scan over them, which takes
+  twice the model's memory more; bits are widened layer by layer. No copy is made.
+  """
+  large = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) > UNSTACKED_BYTES
+  if not large or jax.default_backend() != "cpu":
+    return params
+
+  def bits(path, leaf):
+    stacked = any(getattr(part, "key", None) == "layers" for part in path) and leaf.ndim == 3
+    if not stacked or leaf.dtype != jnp.bfloat16:
+      return leaf
+    return jax.device_put(np.asarray(leaf).view(np.uint16))
+
+  return jax.tree_util.tree_map_with_path(bits, params)
 
 
 def normal(scale):
@@ -57,6 +77,8 @@ class Part(nn.Module):
 
   def weight(self, name, scale, *shape):
     value = self.param(name, normal(scale), shape, jnp.dtype(self.config.param_dtype))
+    if value.dtype == jnp.uint16:  # from `bits_on_cpu`
+      value = jax.lax.bitcast_convert_type(value, jnp.bfloat16)
     return value.astype(self.dtype)
 
   def adapted(self, name, x, y):

@@ -255,8 +255,14 @@ class _Llama(layers.Part):
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
                           length=config.layers, unroll=config.layers if config.unroll else 1)
                for name, axes in inputs.items()}
-    self.layers = nn.scan(_Layer, methods=scanned)(config)
+    # large frozen weights (layers.bits_on_cpu): the reverse pass makes each layer's again and keeps only its input
+    kept = nn.remat(_Layer, prevent_cse=False, methods=["__call__"]) if self._holds_bits() else _Layer
+    self.layers = nn.scan(kept, methods=scanned)(config)
     self.final_norm = layers.Norm(config)
+
+  def _holds_bits(self):
+    weights = self.get_variable("params", "layers") if self.has_variable("params", "layers") else {}
+    return any(leaf.dtype == jnp.uint16 for leaf in jax.tree.leaves(weights))
 
   def forward(self, tokens, segments):
     x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))
@@ -270,7 +276,7 @@ class _Llama(layers.Part):
     turn, bias = self._turn(positions_Bx1), self._cached_bias(cache, positions_Bx1, cache["step"] + 1)
     x, layer, keys, values = self._embed(tokens[:, None]), _Layer(self.config, parent=None), [], []
     for number in range(self.config.layers):
-      weights = layers.weights_of(cache, self.layers.variables["params"], number)
+      weights = layers.weights_of(cache, self.layers.variables["params"], number, x)
       x, key, value = layer.apply({"params": weights}, x, (cache["key"][number], cache["value"][number]), place, turn, bias,
                                   method=_Layer.step)
       keys.append(key)

@@ -354,7 +354,7 @@ class _T5(layers.Part):
     cross_bias = attention.padding_mask(cache["inputs"])[:, None]
     x, layer, keys, values = self._embed(tokens[:, None]), _DecoderLayer(self.config, parent=None), [], []
     for number in range(self.config.decoder_layers):
-      weights = layers.weights_of(cache, self.decoder.layers.variables["params"], number)
+      weights = layers.weights_of(cache, self.decoder.layers.variables["params"], number, x)
       x, key, value = layer.apply({"params": weights}, x, {name: cache[name][number] for name in _CACHED}, cache["step"],
                                   bias_LxH.T[None, :, None, None], cross_bias, method=_DecoderLayer.step)
       keys.append(key)

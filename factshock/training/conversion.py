@@ -15,7 +15,7 @@ from factshock.training import checkpoints
 
 FORMATS = ("huggingface", "orbax", "peft")
 # What `answer` needs of an experiment; a converted checkpoint has none of its own.
-_ASKING = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "question"}, "cpu_devices": 0}
+_ASKING = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "question"}, "cpu_devices": 1}
 
 
 class Opened(NamedTuple):
