@@ -8,14 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from factshock import console
+from factshock.answering import asking
 from factshock.console import UserError
 from factshock.models import family, huggingface, t5x
 from factshock.models.huggingface import names, writing
 from factshock.training import checkpoints
 
 FORMATS = ("huggingface", "orbax", "peft")
-# What `answer` needs of an experiment; a converted checkpoint has none of its own.
-_ASKING = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "question"}, "cpu_devices": 1}
 
 
 class Opened(NamedTuple):
@@ -168,7 +167,7 @@ def _write_orbax(opened, output, _):
     return checkpoints.Lazy(shapes[leaf], np.dtype(opened.dtypes[leaf]), read)
 
   config = {"workdir": os.path.abspath(output), "seed": 0, "huggingface": opened.json,
-            "experiment": {**_ASKING, "model": family.to_section(opened.config)}}
+            "experiment": {**asking.DEFAULTS, "model": family.to_section(opened.config)}}
   checkpoints.write(output, {"params": checkpoints.nested({leaf: lazy(leaf) for leaf in shapes})},
                     {"step": 0, "loader_state": None, "config": config})
   if opened.tokenizer:
