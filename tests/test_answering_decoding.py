@@ -76,9 +76,9 @@ def test_batch_size_and_mesh_change_nothing():
 
 def test_other_weights_compile_nothing():
   first = decoding.generate(make_params(0), CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
-  before = decoding._sample._cache_size()
+  before = decoding._advance._cache_size()
   second = decoding.generate(make_params(1), CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
-  assert decoding._sample._cache_size() == before
+  assert decoding._advance._cache_size() == before
   assert not np.allclose(first[1], second[1])
 
 

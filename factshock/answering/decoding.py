@@ -10,6 +10,7 @@ from factshock.answering import batches
 from factshock.models import family
 
 METHODS = ("greedy", "sample", "beam")
+NARROWEST = 8  # rows; fewer at a time cost a CPU nearly as much
 
 
 def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size=256, mesh=None, method="greedy",
@@ -92,26 +93,56 @@ def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=No
   Returns: (int32 [prompts, max_length], batches.ENDED after a row's end; float32 [prompts]).
   """
   closing, opening = ends
+  # A CPU's time goes with the rows; an accelerator's does not, and rows on a mesh would have to move.
+  smallest = NARROWEST if mesh is None and jax.default_backend() == "cpu" else None
 
   def run(params, inputs_BxS, which_B, used):
-    return _sample(params, config, max_length, temperature > 0, inputs_BxS, which_B, closing, np.int32(opening), used,
-                   np.float32(temperature or 1), jax.random.key(seed))
+    weights, state = _begin(params, config, max_length, inputs_BxS, which_B, used)
+    advance = functools.partial(_advance, params, config, temperature > 0, weights, closing_E=closing,
+                                opening=np.int32(opening), temperature=np.float32(temperature or 1), key=jax.random.key(seed))
+    if smallest is None or len(inputs_BxS) < 2 * smallest:
+      state = advance(state, floor=np.int32(0))
+      return state["tokens_BxT"], state["scores_B"]
+    return _narrowing(advance, config, state, smallest)
 
   return batches.run(run, params, prompts, max_length, batch_size, mesh, left)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _sample(params, config, max_length, random, inputs_BxS, which_B, closing_E, opening, used, temperature, key):
-  """The tokens [B, max_length] and scores [B] of one batch, of which the first `used` rows count.
+def _narrowing(advance, config, state, smallest):
+  """The tokens [B, T] and scores [B] of a batch that goes on with half of its rows whenever half have ended."""
+  places = np.arange(len(state["scores_B"]))
+  tokens_BxT, scores_B = np.array(state["tokens_BxT"]), np.array(state["scores_B"])
+  while True:
+    half = len(places) // 2 if len(places) >= 2 * smallest else 0
+    state = advance(state, floor=np.int32(half))
+    tokens_BxT[places], scores_B[places] = state["tokens_BxT"], state["scores_B"]
+    ended = np.asarray(state["ended_B"])
+    if ended.all() or state["step"] == tokens_BxT.shape[1]:
+      return tokens_BxT, scores_B
+    kept = np.argsort(ended, kind="stable")[:half]
+    state, places = _take(config, state, kept), places[kept]
 
-  The loop ends when all rows have ended.
-  """
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _begin(params, config, max_length, inputs_BxS, which_B, used):
+  """(the layers' weights apart, or None; the state of a batch before its first token, of which `used` rows count)."""
   module, rows = family.of(config), inputs_BxS.shape[0]
   cache, first_B = module.start(params, config, inputs_BxS, max_length)
-  keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, which_B) if random else None
+  cache = module.unstack(params, cache)
+  weights = cache.pop("weights")
+  return weights, {"step": jnp.int32(0), "cache": cache, "token_B": first_B, "which_B": which_B,
+                   "ended_B": jnp.arange(rows) >= used, "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
+                   "scores_B": jnp.zeros(rows, jnp.float32)}
 
-  def going(carry):
-    return (carry[0] < max_length) & ~carry[3].all()
+
+@functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=4)
+def _advance(params, config, random, weights, state, *, floor, closing_E, opening, temperature, key):
+  """The state after as many tokens as it takes until at most `floor` rows go on, or the tokens are full."""
+  module, max_length = family.of(config), state["tokens_BxT"].shape[1]
+  keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, state["which_B"]) if random else None
+
+  def going(state):
+    return (state["step"] < max_length) & ((~state["ended_B"]).sum() > floor)
 
   def choose(logits_BxV, step):
     if not random:
@@ -119,19 +150,24 @@ def _sample(params, config, max_length, random, inputs_BxS, which_B, closing_E, 
     step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
     return jax.vmap(jax.random.categorical)(step_keys_B, logits_BxV / temperature).astype(jnp.int32)
 
-  def advance(carry):
-    step, cache, token_B, ended_B, tokens_BxT, scores_B = carry
-    logits_BxV, cache = module.step(params, config, cache, token_B)
+  def one(state):
+    step, ended_B = state["step"], state["ended_B"]
+    logits_BxV, cache = module.step(params, config, dict(state["cache"], weights=weights), state["token_B"])
+    del cache["weights"]
     chosen_B = choose(logits_BxV, step)
     log_p_B = (jnp.take_along_axis(logits_BxV, chosen_B[:, None], axis=1)[:, 0]
                - jax.nn.logsumexp(logits_BxV, axis=-1))
-    scores_B = scores_B + jnp.where(ended_B, 0.0, log_p_B)
-    tokens_BxT = tokens_BxT.at[:, step].set(jnp.where(ended_B, batches.ENDED, chosen_B))
     opens_B = (step == 0) & (chosen_B == opening)
-    ended_B = ended_B | ((chosen_B[:, None] == closing_E[None]).any(axis=1) & ~opens_B)
-    return step + 1, cache, jnp.where(ended_B, 0, chosen_B), ended_B, tokens_BxT, scores_B
+    return dict(state, step=step + 1, cache=cache, token_B=jnp.where(ended_B, 0, chosen_B),
+                ended_B=ended_B | ((chosen_B[:, None] == closing_E[None]).any(axis=1) & ~opens_B),
+                tokens_BxT=state["tokens_BxT"].at[:, step].set(jnp.where(ended_B, batches.ENDED, chosen_B)),
+                scores_B=state["scores_B"] + jnp.where(ended_B, 0.0, log_p_B))
 
-  begin = (jnp.int32(0), module.unstack(params, cache), first_B, jnp.arange(rows) >= used,
-           jnp.full((rows, max_length), batches.ENDED, jnp.int32), jnp.zeros(rows, jnp.float32))
-  _, _, _, _, tokens_BxT, scores_B = jax.lax.while_loop(going, advance, begin)
-  return tokens_BxT, scores_B
+  return jax.lax.while_loop(going, one, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _take(config, state, rows_R):
+  """The state of these rows alone."""
+  taken = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
+  return dict(taken, step=state["step"], cache=family.of(config).take_rows(state["cache"], rows_R))
