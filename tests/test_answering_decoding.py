@@ -74,6 +74,34 @@ def test_batch_size_and_mesh_change_nothing():
     np.testing.assert_allclose(scores, together[1], rtol=1e-4)
 
 
+def test_going_on_with_fewer_rows_changes_nothing(monkeypatch):
+  """16 rows of which some end early: with narrowing (8, then 4 ... rows) and without."""
+  params, prompts = make_params(0), PROMPTS * 3
+  widths = []
+  take = decoding._take
+  monkeypatch.setattr(decoding, "_take", lambda config, state, rows: (widths.append(len(rows)), take(config, state, rows))[1])
+  monkeypatch.setattr(decoding, "NARROWEST", 2)
+  narrowed = decoding.generate(params, CONFIG, TOKENIZER, prompts, max_length=LENGTH, method="sample", batch_size=16)
+  assert widths and min(widths) < 8
+  widths.clear()
+  monkeypatch.setattr(decoding, "NARROWEST", 100)
+  whole = decoding.generate(params, CONFIG, TOKENIZER, prompts, max_length=LENGTH, method="sample", batch_size=16)
+  assert not widths and narrowed[0] == whole[0]
+  np.testing.assert_allclose(narrowed[1], whole[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_packed_prompts_stand_where_their_places_say(left):
+  inputs = batches.pad([[5, 6, 7], [8], [9, 10, 11, 12, 13]], [0, 1, 2], 4 if not left else 3, left)
+  tokens, segments, places = batches.packed(inputs, left)
+  shown = inputs[:, :-1] if left else inputs
+  used = shown != (batches.decoder_text.PAD if left else 0)
+  np.testing.assert_array_equal(tokens.ravel()[places[used]], shown[used])
+  assert len({*places[used].tolist()}) == used.sum() == (segments > 0).sum()
+  for row in range(len(inputs)):
+    assert len(set(segments.ravel()[places[row][used[row]]])) <= 1  # one prompt, one segment
+
+
 def test_other_weights_compile_nothing():
   first = decoding.generate(make_params(0), CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
   before = decoding._advance._cache_size()

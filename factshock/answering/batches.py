@@ -5,10 +5,11 @@ import bisect
 import numpy as np
 
 from factshock.console import UserError
-from factshock.data import decoder_text
+from factshock.data import batching, decoder_text
 
 ENDED = -1  # in place of a token, after the end of a generated answer
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
+PACKED = 64  # tokens of a row that holds several prompts, at least
 LENGTHS = (*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16), *range(128, LONGEST + 1, 64))
 
 
@@ -95,6 +96,26 @@ def pad(tokens, places, rows, left=False):
     start = length - len(tokens[place]) if left else 0
     inputs_BxS[row, start:start + len(tokens[place])] = tokens[place]
   return inputs_BxS
+
+
+def packed(inputs_BxS, left=False):
+  """Prompts from `pad`, several to a row: numpy (tokens_RxL, segments_RxL, place_BxS), as a family's `start` takes them.
+
+  With `left` the last token of each is left out. R is rounded up, as every number of rows is compiled anew.
+  """
+  filler = decoder_text.PAD if left else 0
+  inputs_BxS = inputs_BxS[:, :-1] if left else inputs_BxS
+  used_BxS = inputs_BxS != filler
+  length = max(PACKED, inputs_BxS.shape[1])
+  row_B, start_Bx1, segment_B = batching.fit(used_BxS.sum(axis=1)[:, None], (length,))
+  step = max(1, inputs_BxS.size // length // 16)
+  rows = -(-(int(row_B.max()) + 1) // step) * step
+  which, column = np.nonzero(used_BxS)
+  place_BxS = np.zeros(inputs_BxS.shape, np.int32)
+  place_BxS[which, column] = (row_B * length + start_Bx1[:, 0] - used_BxS.argmax(axis=1))[which] + column
+  tokens_N, segments_N = np.full(rows * length, filler, np.int32), np.zeros(rows * length, np.int32)
+  tokens_N[place_BxS[used_BxS]], segments_N[place_BxS[used_BxS]] = inputs_BxS[used_BxS], segment_B[which]
+  return tokens_N.reshape(rows, length), segments_N.reshape(rows, length), place_BxS
 
 
 def run(function, params, prompts, max_length, batch_size, mesh=None, left=False):

@@ -78,7 +78,7 @@ def _search(params, config, max_length, beams, inputs_BxS, closing_E, opening, u
 
   lowest_BxK = jnp.full((batch, beams), LOWEST)
   nothing_BxKxT = jnp.full((batch, beams, max_length), batches.ENDED, jnp.int32)
-  begin = {"step": jnp.int32(0), "cache": module.take_rows(module.unstack(params, cache), each_R), "token_R": first_B[each_R],
+  begin = {"step": jnp.int32(0), "cache": module.take_rows(module.unstack(cache, module.apart(params)), each_R), "token_R": first_B[each_R],
            "log_p_BxK": lowest_BxK.at[:, 0].set(0.0), "tokens_BxKxT": nothing_BxKxT, "ended_BxK": lowest_BxK,
            "ended_log_p_BxK": lowest_BxK, "ended_tokens_BxKxT": nothing_BxKxT, "open_B": jnp.arange(batch) < used}
   end = jax.lax.while_loop(going, advance, begin)

@@ -93,11 +93,15 @@ def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=No
   Returns: (int32 [prompts, max_length], batches.ENDED after a row's end; float32 [prompts]).
   """
   closing, opening = ends
-  # A CPU's time goes with the rows; an accelerator's does not, and rows on a mesh would have to move.
-  smallest = NARROWEST if mesh is None and jax.default_backend() == "cpu" else None
+  # A CPU's time goes with the rows; an accelerator's hardly does.
+  alone = mesh is None or mesh.size == 1
+  smallest = NARROWEST if alone and jax.default_backend() == "cpu" else None
+  params, _ = batches.placed(params, mesh)
+  weights = _apart(params, config)
 
   def run(params, inputs_BxS, which_B, used):
-    weights, state = _begin(params, config, max_length, inputs_BxS, which_B, used)
+    packed = batches.packed(np.asarray(inputs_BxS), left) if alone else None  # rows on a mesh would have to move
+    state = _begin(params, config, max_length, inputs_BxS, which_B, used, packed)
     advance = functools.partial(_advance, params, config, temperature > 0, weights, closing_E=closing,
                                 opening=np.int32(opening), temperature=np.float32(temperature or 1), key=jax.random.key(seed))
     if smallest is None or len(inputs_BxS) < 2 * smallest:
@@ -113,24 +117,32 @@ def _narrowing(advance, config, state, smallest):
   places = np.arange(len(state["scores_B"]))
   tokens_BxT, scores_B = np.array(state["tokens_BxT"]), np.array(state["scores_B"])
   while True:
-    half = len(places) // 2 if len(places) >= 2 * smallest else 0
+    half = len(places) // 2
+    half = half if half >= smallest else 0
     state = advance(state, floor=np.int32(half))
     tokens_BxT[places], scores_B[places] = state["tokens_BxT"], state["scores_B"]
     ended = np.asarray(state["ended_B"])
     if ended.all() or state["step"] == tokens_BxT.shape[1]:
       return tokens_BxT, scores_B
+    while half >= 2 * smallest and 2 * (~ended).sum() <= half:
+      half //= 2
     kept = np.argsort(ended, kind="stable")[:half]
     state, places = _take(config, state, kept), places[kept]
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _apart(params, config):
+  return family.of(config).apart(params)
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _begin(params, config, max_length, inputs_BxS, which_B, used):
-  """(the layers' weights apart, or None; the state of a batch before its first token, of which `used` rows count)."""
+def _begin(params, config, max_length, inputs_BxS, which_B, used, packed):
+  """The state of a batch before its first token, of which `used` rows count."""
   module, rows = family.of(config), inputs_BxS.shape[0]
-  cache, first_B = module.start(params, config, inputs_BxS, max_length)
-  cache = module.unstack(params, cache)
-  weights = cache.pop("weights")
-  return weights, {"step": jnp.int32(0), "cache": cache, "token_B": first_B, "which_B": which_B,
+  cache, first_B = module.start(params, config, inputs_BxS, max_length, packed)
+  cache = module.unstack(cache, None)
+  del cache["weights"]
+  return {"step": jnp.int32(0), "cache": cache, "token_B": first_B, "which_B": which_B,
                    "ended_B": jnp.arange(rows) >= used, "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
                    "scores_B": jnp.zeros(rows, jnp.float32)}
 

@@ -35,7 +35,7 @@ def pack_batch(batch, row_multiple=1, least_rows=0):
   sides = _DECODER if "tokens" in batch else _ENCODER_DECODER
   size_BxE = np.stack([np.count_nonzero(batch[name] != pad, axis=1) for name, pad, _, _ in sides], axis=1)
   capacity = tuple(batch[name].shape[1] for name, _, _, _ in sides)
-  row_B, start_BxE, segment_B = _place(size_BxE, capacity)
+  row_B, start_BxE, segment_B = fit(size_BxE, capacity)
   rows = max(int(row_B.max(initial=-1)) + 1, least_rows)
   rows += -rows % row_multiple
   packed = {}
@@ -50,7 +50,7 @@ def pack_batch(batch, row_multiple=1, least_rows=0):
   return packed
 
 
-def _place(size_BxE, capacity):
+def fit(size_BxE, capacity):
   """(row, starts [E], segment) of each example: the first row with room for all E sides, the longest first."""
   row_B, segment_B = np.zeros((2, len(size_BxE)), np.int64)
   start_BxE = np.zeros_like(size_BxE)

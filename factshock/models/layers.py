@@ -8,25 +8,38 @@ import numpy as np
 from factshock.models import products
 
 
-# Layers' weights are taken out of their stack once, before a loop over tokens, where that takes no more memory than
-# this; else a layer's are copied at every token.
+# Layers' weights are taken out of their stack once, before a loop over tokens, where the stack is no larger than this;
+# else a layer's are copied at every token.
 UNSTACKED_BYTES = 1 << 30
+_JOINED = (("query", "key", "value"), ("gate", "up"))  # weights of the same inputs, read in one product
 
 
-def unstack(cache, names, stacked):
-  """A cache for a loop over tokens: its arrays of these names, and the layers' `weights`, as lists of a layer's each.
+def apart(stacked):
+  """The weights of a stack of layers as a list of a layer's each, with those that are read together joined as well.
 
-  Each list element is written in place, where a slice of a stack would be copied at every token. `weights` is None where
-  a second copy of the `stacked` weights would be too large.
+  None where the copy would be too large. For loops over tokens: one copy, where a slice of a stack and the joining
+  would be made again and again.
   """
-  depth = len(cache[names[0]])
-  small = sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) <= UNSTACKED_BYTES
-  weights = [_take(stacked, layer) for layer in range(depth)] if small else None
-  return dict(cache, weights=weights, **{name: [cache[name][layer] for layer in range(depth)] for name in names})
+  if sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) > UNSTACKED_BYTES:
+    return None
+  return [_with_joined(_take(stacked, layer)) for layer in range(len(jax.tree.leaves(stacked)[0]))]
+
+
+def _with_joined(tree):
+  found = {name: _with_joined(value) if isinstance(value, dict) else value for name, value in tree.items()}
+  for names in _JOINED:
+    if set(names) <= found.keys():
+      found["_".join(names)] = jnp.concatenate([found[name] for name in names], axis=1)
+  return found
+
+
+def unstack(cache, names):
+  """A cache for a loop over tokens, its arrays of these names as lists of a layer's each, to be written in place."""
+  return dict(cache, **{name: list(cache[name]) for name in names})
 
 
 def weights_of(cache, stacked, layer, x):
-  """The weights of one layer that will read x: those of `unstack`, or cut from the stack when x is there."""
+  """The weights of one layer that will read x: those of `apart`, or cut from the stack when x is there."""
   if cache["weights"] is not None:
     return cache["weights"][layer]
   zero = jnp.minimum(jnp.abs(x.ravel()[0]), 0).astype(jnp.int32)  # XLA cannot know it, nor cut all layers at once
@@ -35,6 +48,13 @@ def weights_of(cache, stacked, layer, x):
 
 def _take(stacked, layer):
   return jax.tree.map(lambda leaf: leaf[layer], stacked)
+
+
+def unpacked(array_RxLxGxK, place_BxS):
+  """Keys or values of packed rows as those of each prompt, [B, S, G, K]; as they are where `place_BxS` is None."""
+  if place_BxS is None:
+    return array_RxLxGxK
+  return array_RxLxGxK.reshape(-1, *array_RxLxGxK.shape[2:])[place_BxS]
 
 
 def write_token(array_BxGxKxT, token_Bx1xGxK, place):
@@ -76,10 +96,19 @@ class Part(nn.Module):
     return jnp.dtype(self.config.dtype)
 
   def weight(self, name, scale, *shape):
-    value = self.param(name, normal(scale), shape, jnp.dtype(self.config.param_dtype))
+    return self._cast(self.param(name, normal(scale), shape, jnp.dtype(self.config.param_dtype)))
+
+  def _cast(self, value):
     if value.dtype == jnp.uint16:  # from `bits_on_cpu`
       value = jax.lax.bitcast_convert_type(value, jnp.bfloat16)
     return value.astype(self.dtype)
+
+  def joined(self, **weights):
+    """Weights [D, F] of the same inputs as one, [D, sum of F], in this order; one that `apart` made is taken."""
+    name = "_".join(weights)
+    if self.has_variable("params", name):
+      return self._cast(self.get_variable("params", name))
+    return jnp.concatenate(list(weights.values()), axis=1)
 
   def adapted(self, name, x, y):
     """y = x W with what the adapter of the weight `name` adds, (x A) B, where there is one (models/lora.py)."""
@@ -119,7 +148,8 @@ class FeedForward(Part):
     if activation == "relu":
       hidden = jax.nn.relu(self.adapted("up", x, products.dense(x, self.weight("up", *into))))
     else:
-      both = products.dense(x, jnp.stack([self.weight("gate", *into), self.weight("up", *into)], axis=1))
+      weight_Dx2F = self.joined(gate=self.weight("gate", *into), up=self.weight("up", *into))
+      both = products.dense(x, weight_Dx2F.reshape(config.d_model, 2, config.d_ff))
       if self.has_variable("params", "gate_lora_a") or self.has_variable("params", "up_lora_a"):
         both = jnp.stack([self.adapted(name, x, both[..., i, :]) for i, name in enumerate(("gate", "up"))], axis=-2)
       hidden = products.gated(both, activation)

@@ -82,24 +82,30 @@ def forward(params, config, tokens_BxS, *, segments_BxS=None):
   return _apply(params, config, _Llama.forward, tokens_BxS, _segments(tokens_BxS, segments_BxS))
 
 
-def start(params, config, inputs_BxS, length):
+def start(params, config, inputs_BxS, length, packed=None):
   """Reads prompts, PAD on the left: (cache for `length` more tokens, first_B, the last token of each prompt).
 
-  The cache holds all but that last token. It is a dict of `key`, `value` [N, B, G, K, S - 1 + length], `step`
+  `packed` is (tokens_RxL, segments_RxL, place_BxP): all but the last token of the prompts, several to a row, and where in
+  the R * L tokens each is; the padding is then not read. The cache holds all but that last token. It is a dict of `key`, `value` [N, B, G, K, S - 1 + length], `step`
   (int32 scalar: tokens read since), `used` [B, S - 1] (bool: no padding) and `offset` [B] (tokens in the prompt
   but the last).
   """
   before_BxP, first_B = inputs_BxS[:, :-1], inputs_BxS[:, -1]
   used_BxP = before_BxP != PAD
-  key, value = _apply(params, config, _Llama.prefill, before_BxP, used_BxP.astype(jnp.int32))
+  key, value = _apply(params, config, _Llama.prefill, *(packed or (before_BxP, used_BxP.astype(jnp.int32), None)))
   room = ((0, 0), (0, 0), (0, 0), (0, 0), (0, length))
   return {"key": jnp.pad(key, room), "value": jnp.pad(value, room), "step": jnp.zeros((), jnp.int32),
           "used": used_BxP, "offset": used_BxP.sum(axis=1, dtype=jnp.int32)}, first_B
 
 
-def unstack(params, cache):
-  """The cache from `start` as `step` wants it, each layer on its own (layers.unstack)."""
-  return layers.unstack(cache, ("key", "value"), params["layers"])
+def apart(params):
+  """The weights of the layers that `step` runs, each on its own, or None (layers.apart)."""
+  return layers.apart(params["layers"])
+
+
+def unstack(cache, weights):
+  """The cache from `start` as `step` wants it: each layer on its own, and `weights` from `apart`."""
+  return dict(layers.unstack(cache, ("key", "value")), weights=weights)
 
 
 def step(params, config, cache, tokens_B):
@@ -184,7 +190,7 @@ class _Attention(layers.Part):
     """Query [B, S, G, H / G, K], key and value [B, S, G, K], the first two turned by their positions."""
     config = self.config
     names = ("query", "key", "value")
-    y = products.dense(x, jnp.concatenate([getattr(self, name) for name in names], axis=1))
+    y = products.dense(x, self.joined(**{name: getattr(self, name) for name in names}))
     ends = (config.num_heads * config.d_kv, (config.num_heads + config.num_kv_heads) * config.d_kv)
     heads = [self.adapted(name, x, part).reshape(*x.shape[:-1], -1, config.d_kv)
              for name, part in zip(names, jnp.split(y, ends, axis=-1))]
@@ -216,12 +222,12 @@ class _Layer(layers.Part):
     self.feed_forward = layers.FeedForward(self.config)
 
   def __call__(self, x, turn, bias):
-    return self.prefill(x, turn, bias)[0], None
+    return self.prefill(x, turn, bias, None)[0], None
 
-  def prefill(self, x, turn, bias):
+  def prefill(self, x, turn, bias, place):
     query, key, value = self._queries_keys_values(x, turn)
     x = x + self.self_attention(query, key, value, bias)
-    return self._feed_forward(x), (attention.tokens_last(key), attention.tokens_last(value))
+    return self._feed_forward(x), [attention.tokens_last(layers.unpacked(array, place)) for array in (key, value)]
 
   def extend(self, x, cache, turn, bias, cached_bias):
     query, key, value = self._queries_keys_values(x, turn)
@@ -251,7 +257,7 @@ class _Llama(layers.Part):
     if not config.tie_head:
       self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model), dtype)
     everyone = nn.broadcast
-    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 2, "extend": (0,) + (everyone,) * 3}
+    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 3, "extend": (0,) + (everyone,) * 3}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
                           length=config.layers, unroll=config.layers if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -268,8 +274,8 @@ class _Llama(layers.Part):
     x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))
     return self.logits(x)
 
-  def prefill(self, tokens, segments):
-    return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))[1]
+  def prefill(self, tokens, segments, place):
+    return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments), place)[1]
 
   def step(self, cache, tokens):
     positions_Bx1, place = (cache["offset"] + cache["step"])[:, None], cache["used"].shape[1] + cache["step"]

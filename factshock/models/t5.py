@@ -99,21 +99,29 @@ def decode(params, config, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT):
   return _apply(params, config, _T5.decode, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT)
 
 
-def start(params, config, inputs_BxS, length):
+def start(params, config, inputs_BxS, length, packed=None):
   """Reads the inputs, padding 0 at their ends: (cache for `length` tokens, first_B, the decoder's first token, 0).
 
-  The cache is a dict of `inputs`, `step` (int32 scalar: tokens read so far), `key`, `value` [N, B, H, K, length] and
+  `packed` is (tokens_RxL, segments_RxL, place_BxS): the same inputs, several to a row, and where in the R * L tokens each
+  token is; the padding is then not read. The cache is a dict of `inputs`, `step` (int32 scalar: tokens read so far), `key`, `value` [N, B, H, K, length] and
   `cross_key`, `cross_value` [N, B, H, K, S], computed here once.
   """
-  cross_key, cross_value = _apply(params, config, _T5.cross_keys_values, encode(params, config, inputs_BxS))
+  tokens, segments, place_BxS = (inputs_BxS, None, None) if packed is None else packed
+  encoded = encode(params, config, tokens, input_segments=segments)
+  cross_key, cross_value = _apply(params, config, _T5.cross_keys_values, encoded, place_BxS)
   empty = jnp.zeros((*cross_key.shape[:-1], length), cross_key.dtype)
   return {"inputs": inputs_BxS, "step": jnp.zeros((), jnp.int32), "key": empty, "value": empty,
           "cross_key": cross_key, "cross_value": cross_value}, jnp.zeros(inputs_BxS.shape[0], jnp.int32)
 
 
-def unstack(params, cache):
-  """The cache from `start` as `step` wants it, each layer on its own (layers.unstack)."""
-  return layers.unstack(cache, _CACHED, params["decoder"]["layers"])
+def apart(params):
+  """The weights of the layers that `step` runs, each on its own, or None (layers.apart)."""
+  return layers.apart(params["decoder"]["layers"])
+
+
+def unstack(cache, weights):
+  """The cache from `start` as `step` wants it: each layer on its own, and `weights` from `apart`."""
+  return dict(layers.unstack(cache, _CACHED), weights=weights)
 
 
 def step(params, config, cache, tokens_B):
@@ -204,7 +212,8 @@ class _Attention(layers.Part):
     return self.adapted("out", y, products.dense(y, self.out))
 
   def _heads(self, x, *names):
-    y = products.dense(x, jnp.stack([getattr(self, name) for name in names], axis=1))
+    weight = self.joined(**{name: getattr(self, name) for name in names})
+    y = products.dense(x, weight.reshape(len(weight), len(names), -1))
     heads = (self.config.num_heads, self.config.d_kv)
     return [self.adapted(name, x, y[..., i, :]).reshape(*x.shape[:-1], *heads) for i, name in enumerate(names)]
 
@@ -237,8 +246,9 @@ class _DecoderLayer(_EncoderLayer):
     x = x + self.drop(self.cross_attention(query, *self.cross_attention.keys_values(encoded), cross_bias))
     return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
 
-  def cross_keys_values(self, carry, encoded):
-    return carry, [attention.tokens_last(array) for array in self.cross_attention.keys_values(encoded)]
+  def cross_keys_values(self, carry, encoded, place):
+    found = self.cross_attention.keys_values(encoded)
+    return carry, [attention.tokens_last(layers.unpacked(array, place)) for array in found]
 
   def step(self, x, cached, place, bias, cross_bias):
     """One more token: (x, key, value of the cache with the token in it)."""
@@ -273,7 +283,7 @@ class _Stack(layers.Part):
     everyone = nn.broadcast
     inputs = {"__call__": (everyone,) * (3 if self.decoder else 1)}
     if self.decoder:
-      inputs |= {"branch": (0, everyone, everyone), "cross_keys_values": (everyone,)}
+      inputs |= {"branch": (0, everyone, everyone), "cross_keys_values": (everyone, everyone)}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
                           in_axes=axes, length=depth, unroll=depth if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -343,8 +353,8 @@ class _T5(layers.Part):
   def logits(self, x):
     return self._logits(self.decoder.final_norm(x))
 
-  def cross_keys_values(self, encoded):
-    return self.decoder.layers.cross_keys_values(None, encoded)[1]
+  def cross_keys_values(self, encoded, place):
+    return self.decoder.layers.cross_keys_values(None, encoded, place)[1]
 
   def step(self, cache, tokens):
     length = cache["key"][0].shape[-1]

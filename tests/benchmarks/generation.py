@@ -1,11 +1,13 @@
 """Greedy generation of short answers against transformers' `generate`, same weights and prompts, in one run.
 
   PYTHONPATH=. python tests/benchmarks/generation.py [--models=t5,llama] [--prompts=256] [--batch=64] [--tokens=16] [--dtype=float32]
+  PYTHONPATH=. python tests/benchmarks/generation.py --checkpoint=FOLDER --texts=prompts.txt
 
 Prompts come in random order, as from a facts file: transformers takes --batch of them at a time, padded to the longest;
 factshock sorts them by length first. On CPU both use all cores. On a GPU --models=t5_large --dtype=bfloat16 (transformers then runs on it too, if PyTorch sees
-it). No token ends an answer, so that both sides generate --tokens of them; times are medians after a first run, which
-is stated apart; the tokens of both sides are compared.
+it). Weights and prompts are random and no token ends an answer, so that both sides generate --tokens of them; with --checkpoint, a
+HuggingFace folder, and --texts, a prompt a line, answers end where that model ends them. Times are medians after a first run,
+which is stated apart; the tokens of both sides are compared.
 """
 
 import statistics
@@ -17,7 +19,10 @@ from absl import app, flags
 
 import models
 from factshock.answering import decoding
+from factshock.models import family
 
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "HuggingFace folder of a model to take in place of --models")
+TEXTS = flags.DEFINE_string("texts", None, "file with a prompt a line, for --checkpoint; --prompts of them are taken")
 MODELS = flags.DEFINE_list("models", ["t5", "llama"], "of tests/benchmarks/models.py")
 PROMPTS = flags.DEFINE_integer("prompts", 256, "prompts, of 8 to --longest tokens")
 LONGEST = flags.DEFINE_integer("longest", 40, "tokens of the longest prompt")
@@ -28,11 +33,12 @@ BEAMS = flags.DEFINE_integer("beams", 1, "1 is greedy")
 REPEATS = flags.DEFINE_integer("repeats", 5, "runs of each side, in turn; the median counts")
 
 
-def transformers_side(model, prompts, left):
+def transformers_side(model, prompts, left, closing):
   import torch
 
   device = "cuda" if torch.cuda.is_available() else "cpu"
   model = model.to(device)
+  ends = closing.tolist() or None
   model.generation_config.eos_token_id = None
 
   def answer(part):
@@ -42,8 +48,9 @@ def transformers_side(model, prompts, left):
       place = slice(longest - len(prompt), longest) if left else slice(0, len(prompt))
       inputs[row, place], mask[row, place] = prompt, 1
     rows = model.generate(torch.tensor(inputs, device=device), attention_mask=torch.tensor(mask, device=device),
-                          max_new_tokens=TOKENS.value, do_sample=False, pad_token_id=0, eos_token_id=None, num_beams=BEAMS.value)
-    return rows[:, longest if left else 1:].cpu().numpy()
+                          max_new_tokens=TOKENS.value, do_sample=False, pad_token_id=0, eos_token_id=ends, num_beams=BEAMS.value)
+    rows = rows[:, longest if left else 1:].cpu().numpy()
+    return np.pad(rows, ((0, 0), (0, TOKENS.value - rows.shape[1])))
 
   def run():
     with torch.inference_mode():
@@ -52,24 +59,46 @@ def transformers_side(model, prompts, left):
   return run
 
 
-def our_side(params, config, prompts, left):
+def our_side(params, config, prompts, left, closing):
   from factshock.answering import beams
 
   params = jax.device_put(params)
   options = dict(max_length=TOKENS.value, batch_size=BATCH.value, left=left)
   if BEAMS.value > 1:
-    return lambda: beams.search(params, config, prompts, (np.zeros(0, np.int32), -1), beams=BEAMS.value, length_penalty=1.0,
+    return lambda: beams.search(params, config, prompts, (closing, -1), beams=BEAMS.value, length_penalty=1.0,
                                 **options)[0]
-  return lambda: decoding.sample(params, config, prompts, (np.zeros(0, np.int32), -1), **options)[0]
+  return lambda: decoding.sample(params, config, prompts, (closing, -1), **options)[0]
+
+
+def random_task(name):
+  """(config, params, transformers' model, prompts, tokens that end an answer: none)."""
+  random = np.random.default_rng(0)
+  prompts = [random.integers(5, 32000, random.integers(8, LONGEST.value + 1)).tolist() for _ in range(PROMPTS.value)]
+  return *models.make(name, DTYPE.value), prompts, np.zeros(0, np.int32)
+
+
+def task_of(folder):
+  """The same of a model in a folder and the prompts of --texts."""
+  from factshock.answering import batches
+  from factshock.data import pretrained_tokenizers
+
+  tokenizer = pretrained_tokenizers.load(folder)
+  with open(TEXTS.value, encoding="utf-8") as lines:
+    prompts = [batches.encode_prompt(tokenizer, line.rstrip("\n").replace("\\n", "\n")) for line in lines][:PROMPTS.value]
+  return *models.read(folder, DTYPE.value), prompts, np.array(batches.closing_tokens(tokenizer), np.int32)
+
+
+def until_end(rows, closing):
+  """The rows of tokens, each up to the first that ends it."""
+  ends = np.isin(rows, [*closing, -1]).cumsum(axis=1) - np.isin(rows, [*closing, -1]) > 0
+  return np.where(ends, -1, rows)
 
 
 def main(_):
-  random = np.random.default_rng(0)
-  for name in MODELS.value:
-    config, params, model = models.make(name, DTYPE.value)
-    prompts = [random.integers(5, 32000, random.integers(8, LONGEST.value + 1)).tolist() for _ in range(PROMPTS.value)]
-    sides = {"transformers": transformers_side(model, prompts, name == "llama"),
-             "factshock": our_side(params, config, prompts, name == "llama")}
+  for name in [CHECKPOINT.value] if CHECKPOINT.value else MODELS.value:
+    config, params, model, prompts, closing = task_of(name) if CHECKPOINT.value else random_task(name)
+    left = family.of(config).__name__.endswith("llama")
+    sides = {"transformers": transformers_side(model, prompts, left, closing), "factshock": our_side(params, config, prompts, left, closing)}
     first, times, said = {}, {side: [] for side in sides}, {}
     for side, run in sides.items():
       began = time.perf_counter()
@@ -81,11 +110,14 @@ def main(_):
         run()
         times[side].append(time.perf_counter() - began)
     median = {side: statistics.median(found) for side, found in times.items()}
+    said = {side: until_end(rows, closing) for side, rows in said.items()}
     same = (said["transformers"] == said["factshock"]).all(axis=1).mean()
-    print(f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, {jax.devices()[0].device_kind}): {PROMPTS.value} "
-          f"prompts of 8 to {LONGEST.value} tokens, {BATCH.value} at a time, {TOKENS.value} new tokens, {BEAMS.value} beams; answers with equal tokens {same:.1%}")
+    lengths = (said["transformers"] >= 0).sum(axis=1)
+    print(f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, {jax.devices()[0].device_kind}): {len(prompts)} "
+          f"prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, {BATCH.value} at a time, at most {TOKENS.value} new tokens (mean "
+          f"{lengths.mean():.1f}), {BEAMS.value} beams; answers with equal tokens {same:.1%}")
     for side in sides:
-      print(f"  {side}: {median[side]:.2f} s, {PROMPTS.value / median[side]:.1f} answers/s; first run {first[side]:.2f} s; all "
+      print(f"  {side}: {median[side]:.2f} s, {len(prompts) / median[side]:.1f} answers/s; first run {first[side]:.2f} s; all "
             f"{', '.join(format(one, '.2f') for one in times[side])}")
     print(f"  ratio {median['transformers'] / median['factshock']:.2f}", flush=True)
 

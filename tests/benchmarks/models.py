@@ -1,5 +1,6 @@
 """Models of 60 to 100 million random parameters for benchmarks, and the same in PyTorch transformers."""
 
+import dataclasses
 import os
 import tempfile
 
@@ -16,17 +17,22 @@ CONFIGS = {
 
 def make(name, dtype="float32"):
   """(config, params, transformers' model of the same weights in evaluation mode)."""
-  import dataclasses
+  config = dataclasses.replace(CONFIGS[name], dtype=dtype, param_dtype=dtype)
+  with tempfile.TemporaryDirectory() as folder:
+    place = os.path.join(folder, "model")
+    huggingface.save(place, family.of(config).init(config, jax.random.key(0)), config)
+    return read(place, dtype)
+
+
+def read(folder, dtype="float32"):
+  """The same of a HuggingFace folder."""
   import torch
   import transformers
 
-  config = dataclasses.replace(CONFIGS[name], dtype=dtype, param_dtype=dtype)
-  params = family.of(config).init(config, jax.random.key(0))
-  kind = transformers.LlamaForCausalLM if name == "llama" else transformers.T5ForConditionalGeneration
-  with tempfile.TemporaryDirectory() as folder:
-    huggingface.save(os.path.join(folder, "model"), params, config)
-    model = kind.from_pretrained(os.path.join(folder, "model"), dtype=getattr(torch, dtype)).eval()
-  return config, params, model
+  params, config = huggingface.load(folder, param_dtype=dtype)
+  config = dataclasses.replace(config, dtype=dtype)
+  kind = transformers.LlamaForCausalLM if isinstance(config, llama.LlamaConfig) else transformers.T5ForConditionalGeneration
+  return config, params, kind.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
 
 def count(params):
