@@ -15,6 +15,9 @@ finetuning: each fact with --sets sets of --shots shots (4), greedily and by --s
 with columns `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`. --shots=K puts
 K answered questions of --shot_facts before each. The tokenizer and the relations are those of the checkpoint's workdir, unless
 --tokenizer and --relations name others.
+
+Facts are files or data sets: popqa:PATH, entityquestions:PATH, trex:PATH, mmlu:PATH, pararel:PATH, lm_kbc:PATH, hub:NAME?... or
+tfds:NAME?... (factshock/facts/sources.py says how each is written); their relations come with them.
 """
 
 import os
@@ -26,7 +29,7 @@ from factshock import console
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the checkpoint was trained with; may be left out.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder (its newest step, or one step), or a HuggingFace model.")
-_FACTS = flags.DEFINE_string("facts", None, "Facts to ask for: .jsonl, .csv, .tsv (.gz too) or .parquet.")
+_FACTS = flags.DEFINE_string("facts", None, "Facts to ask for: .jsonl, .csv, .tsv (.gz too), .parquet, or a data set as popqa:PATH.")
 _OUTPUT = flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
 _MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate", "known"],
                           "Rank the candidates, generate an answer, or say what the model knows.")

@@ -6,6 +6,7 @@ import json
 import ml_collections
 
 from factshock.console import UserError
+from factshock.facts import sources
 
 # Tests of one value: (types, predicate, what was expected in words).
 _COUNT = (int, lambda v: v >= 1, "a whole number of at least 1")
@@ -174,7 +175,7 @@ def _joint_problems(config):
     problems.append(f"config.split: expected shares that sum to 1, got {total:g}")
   if config.facts == "world" and (config.relations or config.corpus):
     problems.append("config.relations and config.corpus go with config.facts=PATH; with config.facts='world' leave them empty")
-  if config.facts != "world" and not config.relations:
+  if config.facts != "world" and not config.relations and not sources.is_source(config.facts):
     problems.append(f"config.facts={config.facts!r} needs config.relations=PATH too")
   if config.facts != "world" and config.tokenizer.kind == "words":
     problems.append("config.tokenizer.kind: real text needs 'sentencepiece' or 'huggingface'")

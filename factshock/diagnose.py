@@ -63,8 +63,8 @@ def _text(diagnosis):
 def _finetuning(path):
   if path is None:
     return None
-  from factshock.facts import schema
-  return [(fact["relation"], fact["object"]) for fact in schema.read_facts(path)]
+  from factshock.facts import sources
+  return [(fact["relation"], fact["object"]) for fact in sources.read_facts(path)]
 
 
 def _counts(path):

@@ -2,7 +2,6 @@
 
 import datetime
 import functools
-import glob
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from factshock import config as configs
 from factshock import files
 from factshock import study as studies
 from factshock.console import UserError, duration
+from factshock.facts import sources
 
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
 MAY_CHANGE = ("seeds", "diagnosis", "roles", "name", "cpu_devices")  # what a rerun in the same workdir may change
@@ -152,7 +152,7 @@ def input_digests(config):
   digests = {}
   for name in ("facts", "relations", "corpus"):
     digests[name] = hashlib.sha256()
-    for path in sorted(glob.glob(config[name])):
+    for path in sources.files_of(config[name]):
       with open(path, "rb") as file:
         while block := file.read(1 << 20):
           digests[name].update(block)

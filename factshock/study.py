@@ -11,7 +11,7 @@ from factshock import files
 from factshock.console import UserError
 from factshock.facts import counts as counting
 from factshock.facts import relations as relations_room
-from factshock.facts import schema, splits, world
+from factshock.facts import schema, sources, splits, world
 
 SPLITS = ("development", "test")
 
@@ -95,8 +95,8 @@ def read_material(config):
   Raises:
     UserError: a file that does not fit its format or the others.
   """
-  relations = relations_room.read_relations(config.relations)
-  facts = schema.read_facts(config.facts)
+  relations = sources.relations_of(config.facts, config.relations)
+  facts = sources.read_facts(config.facts)
   schema.check_facts(facts, relations, config.facts)
   sentences = read_corpus(config.corpus) if config.corpus else []
   used = {fact["relation"] for fact in facts}

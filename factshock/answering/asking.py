@@ -35,14 +35,11 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
   from factshock.answering import decoding, predictions, ranking
-  from factshock.facts import relations as relations_room
-  from factshock.facts import schema
+  from factshock.facts import sources
   from factshock.training import partitioning
 
   asked = open_model(checkpoint, config, tokenizer)
-  table = relations_room.read_relations(relations or _from_workdir(asked.home, checkpoint, "relations"))
-  rows = schema.read_facts(facts)
-  schema.check_facts(rows, table, facts)
+  rows, table = _facts_and_relations(asked, checkpoint, facts, relations)
   texts = prompt_texts(asked, rows, table, prompt or asked.config["finetune"]["prompt"], shots, shot_facts)
   mesh, batch_size = partitioning.make_mesh(), asked.config["answering"]["batch_size"]
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
@@ -51,7 +48,7 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
                                      batch_size=batch_size, mesh=mesh, **_stops(asked), **(decoding_options or {}))
     answers = predictions.text_rows(rows, said, scores, **labels)
   else:
-    options = predictions.candidates_of(schema.read_facts(candidates) if candidates else rows,
+    options = predictions.candidates_of(sources.read_facts(candidates) if candidates else rows,
                                         dict.fromkeys(fact["relation"] for fact in rows))
     scores = ranking.rank(asked.params, asked.model, asked.tokenizer, texts, [fact["relation"] for fact in rows],
                           options, batch_size=batch_size, mesh=mesh)
@@ -70,14 +67,11 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
   """
   from factshock.answering import decoding, knowledge
   from factshock.console import Progress
-  from factshock.facts import relations as relations_room
   from factshock.facts import schema
   from factshock.training import partitioning
 
   asked = open_model(checkpoint, config, tokenizer)
-  table = relations_room.read_relations(relations or _from_workdir(asked.home, checkpoint, "relations"))
-  rows = schema.read_facts(facts)
-  schema.check_facts(rows, table, facts)
+  rows, table = _facts_and_relations(asked, checkpoint, facts, relations)
   mesh, form = partitioning.make_mesh(), prompt or asked.config["finetune"]["prompt"]
 
   def generate(texts, **sampling):
@@ -89,6 +83,20 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
                            sets=sets, samples=samples, progress=Progress("asking", sets * (1 + samples)))
   schema.write_facts(output, known)
   return known
+
+
+def _facts_and_relations(asked, checkpoint, facts, relations):
+  """(facts, relations): those of the file given, else of the data set, else of the checkpoint's workdir."""
+  from factshock.facts import schema, sources
+
+  source = sources.read(facts)
+  for note in source.notes:
+    print(f"  {note}", flush=True)
+  table = source.relations
+  if relations or not table:
+    table = sources.relations_of(facts, relations or _from_workdir(asked.home, checkpoint, "relations"))
+  schema.check_facts(source.facts, table, facts)
+  return source.facts, table
 
 
 def open_model(checkpoint, config=None, tokenizer=None):
@@ -168,11 +176,11 @@ def prompt_texts(asked, facts, table, form, shots=0, shot_facts=None, seed=0):
     UserError: shots without a file of facts to draw them from, or too few of a relation.
   """
   from factshock.data import decoder_text, prompts
-  from factshock.facts import schema
+  from factshock.facts import sources
 
   if shots and not shot_facts:
     raise UserError(f"--shots={shots} needs --shot_facts=FILE, the facts to draw them from")
-  pool = schema.read_facts(shot_facts) if shots else []
+  pool = sources.read_facts(shot_facts) if shots else []
   write = prompts.k_shot_prompt if asked.tokenizer.sentinels else decoder_text.answer_prompt
   return [write(fact, table, prompts.choose_shots(fact, pool, shots, seed) if shots else [], form)
           for fact in facts]

@@ -99,10 +99,7 @@ def _relation(row, where):
     raise UserError(f"{where}: expected a non-empty string in column `relation`, got {name!r}")
   statements = _statements(row, where)
   questions = _strings(row.get("questions") or [], "questions", where)
-  for template in statements:
-    _check_template(template, {"[X]": 1, "[Y]": 1}, "statement", where)
-  for template in questions:
-    _check_template(template, {"[X]": 1, "[Y]": 0}, "question", where)
+  check_templates({"statements": statements, "questions": questions}, where)
   label, kind = row.get("label") or name, row.get("type") or ""
   for column, value in (("label", label), ("type", kind)):
     if not isinstance(value, str):
@@ -130,6 +127,14 @@ def _strings(value, column, where):
   if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
     raise UserError(f"{where}: expected non-empty strings in column `{column}`, got {value!r}")
   return value
+
+
+def check_templates(row, where):
+  """Raises a UserError that begins with `where` if a statement or question has not its blanks."""
+  for template in row["statements"]:
+    _check_template(template, {"[X]": 1, "[Y]": 1}, "statement", where)
+  for template in row["questions"]:
+    _check_template(template, {"[X]": 1, "[Y]": 0}, "question", where)
 
 
 def _check_template(template, expected, kind, where):

@@ -26,8 +26,8 @@ from factshock.console import UserError
 REQUIRED = ("subject", "relation", "object")
 _TEXTS = ("subject_id", "object_id", "question")
 _LISTS = ("aliases", "choices")
-_COLUMNS = REQUIRED + ("aliases", "subject_id", "object_id", "popularity", "question", "choices")
-_OPTIONAL = frozenset(_COLUMNS[3:])
+COLUMNS = REQUIRED + ("aliases", "subject_id", "object_id", "popularity", "question", "choices")
+_OPTIONAL = frozenset(COLUMNS[3:])
 
 
 def read_facts(path):
@@ -37,11 +37,23 @@ def read_facts(path):
     UserError: unknown suffix, missing or empty file, missing column, malformed line, value of the wrong kind,
       or a (subject, relation, object) given twice (both lines are named).
   """
-  kind = _kind(path)
-  facts = _checked(path, "row" if kind == "parquet" else "line", _ROWS[kind](path))
+  facts = _checked(path, "row" if _kind(path) == "parquet" else "line", _ROWS[_kind(path)](path, REQUIRED))
   if not facts:
     raise UserError(f"{path}: expected at least one fact, got an empty file")
   return facts
+
+
+def read_rows(path, columns):
+  """Yields (place as errors name it, row dict) of a table in any of the formats, its columns whatever they are.
+
+  In csv and tsv the columns of the schema that are lists or numbers are read as such.
+
+  Raises:
+    UserError: as `read_facts`, for a table that lacks one of `columns` (a jsonl row is not checked for them).
+  """
+  kind = _kind(path)
+  for place, row in _ROWS[kind](path, columns):
+    yield _where(path, "row" if kind == "parquet" else "line", place), row
 
 
 def write_facts(path, facts):
@@ -76,6 +88,13 @@ def check_facts(facts, relations, where):
     raise UserError(f"{where}: fact {number} ({fact['subject']!r}): expected one of the {len(relations)} "
                     f"given relations ({shown}), got {fact['relation']!r}; {len(unknown)} of {len(facts)} "
                     f"facts have an unknown relation; add its templates to the relations or remove the facts")
+
+
+def check_fact(fact, where):
+  """Raises a UserError that begins with `where` if a dict is not a fact."""
+  problem = _problem(fact)
+  if problem:
+    raise UserError(f"{where}: {problem}")
 
 
 def json_object(line, where):
@@ -159,14 +178,14 @@ def _kind(path):
   return kind
 
 
-def _jsonl_rows(path):
+def _jsonl_rows(path, _):
   for number, line in files.lines(path):
     if line and not line.isspace():
       yield number, json_object(line, f"{path}:{number}")
 
 
-def _csv_rows(path):
-  yield from _table_rows(path, _csv_records(path))
+def _csv_rows(path, required):
+  yield from _table_rows(path, _csv_records(path), required)
 
 
 def _csv_records(path):
@@ -185,18 +204,18 @@ def _csv_records(path):
     yield start, cells
 
 
-def _tsv_rows(path):
+def _tsv_rows(path, required):
   records = ((number, line.split("\t") if line else []) for number, line in files.lines(path))
-  yield from _table_rows(path, records)
+  yield from _table_rows(path, records, required)
 
 
-def _table_rows(path, records):
+def _table_rows(path, records, required):
   """Rows from (line, cells): the header names the columns; empty cells of optional columns become None."""
   number, header = next(records, (1, None))
   if header is None:
     return
-  if not set(REQUIRED) <= set(header):
-    raise UserError(f"{path}:{number}: expected a header with the columns {', '.join(REQUIRED)}, "
+  if not set(required) <= set(header):
+    raise UserError(f"{path}:{number}: expected a header with the columns {', '.join(required)}, "
                     f"got {header}")
   if len(set(header)) != len(header):
     raise UserError(f"{path}:{number}: expected each column once, got {header}")
@@ -224,14 +243,14 @@ def _cell(path, number, column, cell):
     raise UserError(f"{path}:{number}: expected {kind} in column `{column}`, got {cell!r}") from error
 
 
-def _parquet_rows(path):
+def _parquet_rows(path, required):
   import pyarrow
   import pyarrow.parquet
   try:
     with pyarrow.parquet.ParquetFile(path) as file:
-      missing = [column for column in REQUIRED if column not in file.schema_arrow.names]
+      missing = [column for column in required if column not in file.schema_arrow.names]
       if missing:
-        raise UserError(f"{path}: expected the columns {', '.join(REQUIRED)}, got {file.schema_arrow.names}")
+        raise UserError(f"{path}: expected the columns {', '.join(required)}, got {file.schema_arrow.names}")
       number = 0
       for batch in file.iter_batches():
         for number, row in enumerate(batch.to_pylist(), number + 1):
@@ -243,8 +262,8 @@ def _parquet_rows(path):
 def _columns(facts):
   """All columns of the facts: those of the schema first, then others as they appear."""
   seen = dict.fromkeys(column for fact in facts for column in fact)
-  return [column for column in _COLUMNS if column in seen] + [column for column in seen
-                                                               if column not in _COLUMNS]
+  return [column for column in COLUMNS if column in seen] + [column for column in seen
+                                                               if column not in COLUMNS]
 
 
 def _write_jsonl(path, facts):
