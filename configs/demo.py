@@ -32,6 +32,8 @@ def get_config():
   config.split = ml_collections.ConfigDict(dict(pool=0.5, development=0.125, test=0.375))
   # The mismatched finetuning set: facts of every other answer by rank, at most so many an answer.
   config.balanced = ml_collections.ConfigDict(dict(per_answer=4))
+  # The sets low_mismatch and high_mismatch: facts whose answers differ from the test facts' by these total variations.
+  config.mismatch = ml_collections.ConfigDict(dict(low=0.3, high=0.7, size=300))
 
   config.tokenizer = ml_collections.ConfigDict(dict(kind="words", path="", size=4000, sentinels=24))
 

@@ -10,6 +10,7 @@ from typing import Callable, NamedTuple
 from factshock import config as configs
 from factshock import study as studies
 from factshock.console import UserError
+from factshock.facts import baselines
 
 PRETRAINED = "pretrained"
 
@@ -123,16 +124,15 @@ def _run_output_mixing(study, name):
 
 def _run_majority(study, name):
   """Answers every query with the relation's answers in the order of their frequency in the pool."""
-  import numpy as np
-
-  frequency = {}
-  for fact in study.sets["pool"]:
-    key = fact["relation"], fact["object"]
-    frequency[key] = frequency.get(key, 0) + 1
+  found = baselines.majority(study.sets["pool"], study.candidates)
   for split in studies.SPLITS:
-    counts = [np.array([frequency.get((fact["relation"], answer), 0) for answer in
-                        study.candidates[fact["relation"]]], float) for fact in study.sets[split]]
-    studies.write_answers(study, name, split, [np.log((n + 1e-3) / (n + 1e-3).sum()) for n in counts])
+    studies.write_answers(study, name, split, [found[fact["relation"]] for fact in study.sets[split]])
+
+
+def _run_naive_bayes(study, name):
+  """Answers every query from the words of its subject and the facts of the pool."""
+  for split in studies.SPLITS:
+    studies.write_answers(study, name, split, baselines.naive_bayes(study.sets["pool"], study.sets[split], study.candidates))
 
 
 _FACTS = configs.choice("pool", *studies.FINETUNING_SETS)
@@ -152,6 +152,7 @@ KINDS = {
     "output_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), with_arm=configs.required(configs.TEXT)),
                           _alpha_points, _run_output_mixing, "remedy", "alpha"),
     "majority": Kind(configs.arm_schema(), _one_point, _run_majority, "control", None),
+    "naive_bayes": Kind(configs.arm_schema(), _one_point, _run_naive_bayes, "control", None),
 }
 
 

@@ -49,7 +49,7 @@ SCHEMA = dict(
     world=dict(relations=_COUNT, subjects=_COUNT, answers=_COUNT, zipf=_NOT_NEGATIVE, mean_mentions=_POSITIVE,
                popularity_sigma=_NOT_NEGATIVE, templates=_COUNT, background=_SHARE, name_pieces=_COUNT),
     split=dict(pool=_INSIDE, development=_INSIDE, test=_INSIDE),
-    balanced=dict(per_answer=_COUNT),
+    balanced=dict(per_answer=_COUNT), mismatch=dict(low=_SHARE, high=_SHARE, size=_COUNT),
     tokenizer=dict(kind=_choice("words", "sentencepiece", "huggingface"), path=_TEXT, size=_COUNT, sentinels=_COUNT),
     pretrain=dict(_OPTIMIZATION, masking=_choice("spans", "salient", "next_token"), noise_density=_INSIDE,
                   mean_span_length=_POSITIVE, roll=_FLAG, object_share=_SHARE, subject_share=_SHARE,

@@ -1,31 +1,33 @@
 """One seed's materials: its facts and sets, text, tokenizer, model, pretrained weights, and how it answers."""
 
 import functools
-import glob
 import math
 import os
 from typing import NamedTuple
 
 from factshock import config as configs
-from factshock import files
 from factshock.console import UserError
 from factshock.facts import counts as counting
 from factshock.facts import relations as relations_room
-from factshock.facts import schema, sources, splits, world
+from factshock.facts import documents, schema, sources, splits, world
 
 SPLITS = ("development", "test")
 
-# The finetuning sets an arm may name, as functions of (pool, counts, config, seed).
+# The finetuning sets an arm may name, as functions of (pool, test, counts, config, seed).
 FINETUNING_SETS = {
-    "whole": lambda pool, counts, config, seed: pool,
-    "balanced": lambda pool, counts, config, seed: splits.balanced(pool, counts, config.balanced.per_answer, seed),
-    "balanced_swap": lambda pool, counts, config, seed: splits.balanced(
+    "whole": lambda pool, test, counts, config, seed: pool,
+    "balanced": lambda pool, test, counts, config, seed: splits.balanced(pool, counts, config.balanced.per_answer, seed),
+    "balanced_swap": lambda pool, test, counts, config, seed: splits.balanced(
         pool, counts, config.balanced.per_answer, seed, swap=True),
-    "natural": lambda pool, counts, config, seed: splits.natural(
+    "low_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
+        pool, counts, test, config.mismatch.low, config.mismatch.size, seed),
+    "high_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
+        pool, counts, test, config.mismatch.high, config.mismatch.size, seed),
+    "natural": lambda pool, test, counts, config, seed: splits.natural(
         pool, splits.relation_sizes(splits.balanced(pool, counts, config.balanced.per_answer, seed)), seed),
-    "popular_half": lambda pool, counts, config, seed: splits.popular_half(pool),
-    "unpopular_half": lambda pool, counts, config, seed: splits.unpopular_half(pool),
-    "random_half": lambda pool, counts, config, seed: splits.random_half(pool, seed),
+    "popular_half": lambda pool, test, counts, config, seed: splits.popular_half(pool),
+    "unpopular_half": lambda pool, test, counts, config, seed: splits.unpopular_half(pool),
+    "random_half": lambda pool, test, counts, config, seed: splits.random_half(pool, seed),
 }
 
 
@@ -113,11 +115,8 @@ def read_material(config):
 
 
 def read_corpus(pattern):
-  """The lines of the text files that a glob pattern names, in the order of their names, empty lines left out."""
-  paths = sorted(glob.glob(pattern))
-  if not paths:
-    raise UserError(f"config.corpus={pattern!r}: no such file")
-  lines = [line for path in paths for _, line in files.lines(path) if line.strip()]
+  """The documents of the files that a glob pattern names (facts/documents.py), in the order of their names."""
+  lines = [line for path in documents.paths(pattern) for line in documents.read(path)]
   if not lines:
     raise UserError(f"{pattern}: expected lines of text, got none")
   return lines
@@ -137,7 +136,7 @@ def make_sets(material, config, seed):
   sets = splits.split_subjects(material.facts, config.split.to_dict(), seed)
   for name in dict.fromkeys(arm.get("facts") for arm in config.arms.values() if arm.get("facts")):
     if name not in sets:
-      sets[name] = FINETUNING_SETS[name](sets["pool"], material.counts, config, seed)
+      sets[name] = FINETUNING_SETS[name](sets["pool"], sets["test"], material.counts, config, seed)
   for name, facts in sets.items():
     if not facts:
       raise UserError(f"the set {name!r} of seed {seed} is empty: give more facts or change config.split")

@@ -1,8 +1,8 @@
 """Data sets of facts by name, as the fact schema: `popqa:PATH`, `trex:PATH` and the like.
 
 A source is written PREFIX:WHERE or PREFIX:WHERE?key=value&key=value. WHERE is a file (.jsonl, .csv, .tsv, each also
-with .gz, or .parquet), for trex, mmlu and lm_kbc also a folder, or the name of a data set on the hub. Keys: `split` and `config`
-of a hub data set, `split` of a folder, and for `hub:` and `tfds:` the columns: subject=NAME&relation=NAME&object=NAME,
+with .gz, or .parquet), for trex, mmlu and lm_kbc also a folder, or the name of a data set on the hub. Keys: `relations`,
+those to keep, by commas; `split` and `config` of a hub data set, `split` of a folder; and for `hub:` and `tfds:` the columns: subject=NAME&relation=NAME&object=NAME,
 and any other column of the schema. A value in quotes is a text, the same in every row: relation='capital'.
 
   trex             LAMA's T-REx as AutoPrompt and LAMA lay it out: sub_label, obj_label, sub_uri, obj_uri and relation
@@ -65,11 +65,12 @@ def read(spec):
   options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
   if not where:
     raise UserError(f"{spec}: expected {prefix}:PATH or {prefix}:NAME, got no path and no name")
-  known = {"split", "config"} | (set(schema.COLUMNS) if prefix in ("hub", "tfds") else set())
+  wanted = options.pop("relations", "")
+  known = {"split", "config", "relations"} | (set(schema.COLUMNS) if prefix in ("hub", "tfds") else set())
   if not options.keys() <= known:
     raise UserError(f"{spec}: expected keys of {', '.join(sorted(known))} after ?, got {', '.join(options)}")
   found, relations = _READERS[prefix](where, options)
-  return _source(spec, found, relations)
+  return _source(spec, found, relations, [name for name in wanted.split(",") if name])
 
 
 def read_facts(spec):
@@ -94,8 +95,8 @@ def relations_of(spec, path=None):
   return relations
 
 
-def _source(spec, found, relations):
-  """Gathers (place, fact, or the reason why there is none) into a Source.
+def _source(spec, found, relations, wanted):
+  """Gathers (place, fact, or the reason why there is none) into a Source, of the relations `wanted` or of all.
 
   A fact told again is merged; one whose choices differ is another fact, and its subject gets a number.
   """
@@ -104,6 +105,9 @@ def _source(spec, found, relations):
     places.add(place)
     if isinstance(fact, str):
       dropped[fact] += 1
+      continue
+    if wanted and fact["relation"] not in wanted:
+      dropped["of other relations"] += 1
       continue
     schema.check_fact(fact, place)
     key = (fact["subject"], fact["relation"], fact["object"])
@@ -117,6 +121,9 @@ def _source(spec, found, relations):
       facts[key] = {**fact, **facts[key], **({"aliases": list(dict.fromkeys(aliases))} if aliases else {})}
     else:
       facts[key] = fact
+  absent = [name for name in wanted if not any(fact["relation"] == name for fact in facts.values())]
+  if absent:
+    raise UserError(f"{spec}: expected facts of the relations {', '.join(wanted)}, got none of {', '.join(absent)}")
   if not facts:
     raise UserError(f"{spec}: expected at least one fact, got none" + (f" ({_counted(dropped)})" if dropped else ""))
   parts = [f"{spec}: {len(places):,} rows, {len(facts):,} facts"]

@@ -121,6 +121,51 @@ def natural(facts, size, seed):
   return _take(facts, chosen)
 
 
+def at_mismatch(pool, counts, test, target, size, seed):
+  """A set of `size` facts whose answers differ from those of `test` by a total variation of `target`.
+
+  The answer histogram lies between that of the test facts and an even one over the answers that are IN (`answers_in`);
+  where between is found by bisection. Low and high mismatch are of one size and one pool.
+
+  Raises:
+    UserError: a size above the pool's, or a target that this pool and size do not reach (to 0.02).
+  """
+  if not 0 < size <= len(pool):
+    raise UserError(f"config.mismatch.size: expected 1 to the {len(pool)} facts of the pool, got {size}")
+  available = {key: len(rows) for key, rows in sorted(_by_answer(pool).items())}
+  inside = answers_in(pool, counts)
+  wanted = _by_answer(test)
+  matched = np.array([len(wanted.get(key, ())) / len(test) for key in available])
+  even = np.array([1.0 if key in inside else 0.0 for key in available])
+  room = np.array(list(available.values()))
+
+  def drawn(share):
+    quota = _fill((1 - share) * matched + share * even / max(1, even.sum()), room, size)
+    return answer_controlled(pool, {key: int(count) for key, count in zip(available, quota)}, seed)
+
+  low, high = 0.0, 1.0
+  ends = [mismatch(drawn(share), test) for share in (low, high)]
+  if not min(ends) - 0.02 <= target <= max(ends) + 0.02:
+    raise UserError(f"config.mismatch: {size} facts of this pool can have a mismatch of {min(ends):.2f} to {max(ends):.2f} with "
+                    f"the test facts, got a target of {target}; change the target or the size")
+  for _ in range(20):
+    middle = (low + high) / 2
+    low, high = (middle, high) if mismatch(drawn(middle), test) < target else (low, middle)
+  return min((drawn(share) for share in (low, high)), key=lambda facts: abs(mismatch(facts, test) - target))
+
+
+def _fill(weights, room, size):
+  """Whole numbers in proportion to weights (then to room) that sum to `size`, none above its room."""
+  quota = np.zeros(len(room), int)
+  for shares in (weights, weights > 0, room > 0):
+    while (left := size - quota.sum()) > 0 and ((free := (shares * (quota < room)).astype(float)).sum() > 0):
+      more = np.minimum(_round(free / free.sum() * left, int(left)), room - quota)
+      quota += more
+      if not more.any():
+        break
+  return quota
+
+
 def relation_sizes(facts):
   """Dict relation -> number of facts: the `size` of a matched `natural` set."""
   return dict(collections.Counter(fact["relation"] for fact in facts))

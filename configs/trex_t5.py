@@ -1,0 +1,55 @@
+r"""Frequency shock on real facts and real text: a small T5 pretrained on Wikipedia sentences, finetuned on T-REx facts.
+
+  python -m factshock.experiment --config=configs/trex_t5.py --workdir=runs/trex --config.seeds=3 \
+      --config.facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
+      --config.corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
+  python -m factshock.experiment --config=configs/trex_t5.py:gpu ...     # all 28 relations, a T5-small shape
+
+Facts: LAMA's T-REx, with its templates in relations.jsonl beside the file. Text: sentences that state the facts, a column
+`sentence`. The model reads windows of 16 words that name a fact's subject and object and guesses the masked one (salient
+spans), as plain span corruption learns nothing from so little text. The finetuning sets are of one size: high_mismatch has the
+answers of every other rank, evenly, low_mismatch those of the test facts.
+What it reproduces: arXiv 2301.11293, figure 1 and the remedies, and the halves of arXiv 2406.14785, at 2 million parameters.
+What the CPU size can show: shock on real entities and what mends it. What it cannot: what a model of real size knows, or
+facts told in text that does not name both ends in one window.
+Expect: docs/measurements.md. Time: 2 CPU cores, about 15 minutes a seed; `gpu` is for one GPU and was not run.
+"""
+
+import ml_collections
+from configs import demo, own_facts
+
+RELATIONS = "P176,P178,P449,P495,P27,P20"
+
+
+def get_config(size="cpu"):
+  from factshock.console import UserError
+
+  if size not in ("cpu", "gpu"):
+    raise UserError(f"--config=configs/trex_t5.py: expected :cpu or :gpu, got :{size}")
+  config = own_facts.get_config("cloze")
+  config.name = "Frequency shock on T-REx facts and Wikipedia sentences"
+  config.facts = "trex:data/trex/test.jsonl.gz" + (f"?relations={RELATIONS}" if size == "cpu" else "")
+  config.relations = ""  # those beside the facts
+  config.corpus = "data/trex_wikipedia/trex_evidence_sentences.tsv.gz"
+  config.mismatch.update(dict(low=0.2, high=0.65, size=400))
+  config.pretrain.update(dict(steps=2000, optimizer="adamw", learning_rate=2e-3))
+  config.finetune.eval_steps = (0, 25, 200)
+  config.mixing.alphas = (0.0, 0.25, 0.5, 0.75, 1.0)
+  config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
+  if size == "gpu":
+    config.model.update(dict(d_model=512, d_ff=1024, num_heads=6, d_kv=64, encoder_layers=8, decoder_layers=8,
+                             dtype="bfloat16", unroll=False))
+    config.tokenizer.size = 16000
+    config.pretrain.update(dict(steps=8000, batch_size=256, learning_rate=1e-3))
+    config.mismatch.size = 2500
+  return config
+
+
+def arms():
+  """The arms of own_facts, with high and low mismatch in the place of the balanced and the natural set."""
+  mine = own_facts.arms("cloze")
+  of = {"balanced": "high_mismatch", "natural": "low_mismatch"}
+  found = {name: {**arm, **({"facts": of[arm["facts"]]} if arm.get("facts") in of else {})} for name, arm in mine.items()}
+  found["finetune"]["title"] = "Finetuning, high mismatch"
+  found["natural"]["title"] = "Finetuning, low mismatch"
+  return {**found, "naive_bayes": dict(kind="naive_bayes", title="Naive Bayes on the subject's words")}
