@@ -10,6 +10,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",
+        "ahocorasick_rs>=0.22",
         "datasets>=3.0",
         "flax>=0.10.4",
         "grain>=0.2.6",
@@ -28,6 +29,7 @@ setuptools.setup(
         "transformers>=4.50",
     ],
     extras_require={
+        "beam": ["apache-beam>=2.60"],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],

@@ -1,0 +1,100 @@
+"""Counting mentions of entities against brute force, and what is counted where names overlap."""
+
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factshock.facts import documents, entities, sources
+
+
+def brute_force(texts, facts, folded=False):
+  """The same counts, place by place, with regular expressions."""
+  def normal(text):
+    text = unicodedata.normalize("NFC", text).replace("\n", " ")
+    return text.casefold() if folded else text
+
+  names = {}
+  for fact in facts:
+    names.setdefault(fact["subject"], set()).add(normal(fact["subject"]))
+    names.setdefault(fact["object"], set()).update(map(normal, [fact["object"], *fact.get("aliases", [])]))
+  labels = sorted(names)
+  counts = {key: np.zeros(len(labels), int) for key in ("mentions", "longest", "documents")}
+  together = np.zeros(len(facts), int)
+  for text in map(normal, texts):
+    spans = {label: {(at, at + len(name)) for name in names[label] for at in range(len(text)) if text.startswith(name, at)
+                     and not (at and re.match(r"\w", text[at - 1])) and not re.match(r"\w", text[at + len(name):at + len(name) + 1])}
+             for label in labels}
+    taken, free = set(), 0
+    for span in sorted({span for found in spans.values() for span in found}, key=lambda span: (span[0], -span[1])):
+      if span[0] >= free:
+        taken.add(span)
+        free = span[1]
+    for i, label in enumerate(labels):
+      counts["mentions"][i] += len(spans[label])
+      counts["longest"][i] += len(spans[label] & taken)
+      counts["documents"][i] += bool(spans[label])
+    together += [bool(spans[fact["subject"]]) and bool(spans[fact["object"]]) for fact in facts]
+  return labels, {**counts, "together": together}
+
+
+def check(texts, facts, folded=False):
+  found = entities.entities_of(facts, folded)
+  counts = entities.count_documents(texts, entities.search_of(found))
+  labels, expected = brute_force(texts, facts, folded)
+  assert found.labels == labels
+  for name, values in expected.items():
+    np.testing.assert_array_equal(counts[name], values, err_msg=name)
+  assert counts["size"].tolist() == [len(texts), sum(len(text.encode()) for text in texts)]
+  return found, counts
+
+
+def fact(subject, answer, *aliases, **more):
+  return {"subject": subject, "relation": "r", "object": answer, **({"aliases": list(aliases)} if aliases else {}), **more}
+
+
+def test_names_within_names_and_within_words():
+  facts = [fact("New York", "York"), fact("New York Times", "Times", "The Times"), fact("'N Sync", "N")]
+  texts = ["New York Times in New York, by York.", "Yorker Times The Times", "'N Sync and x'N Sync and N.", "The\nTimes"]
+  found, counts = check(texts, facts)
+  assert dict(zip(found.labels, counts["longest"])) == {"'N Sync": 1, "N": 2, "New York": 1, "New York Times": 1, "Times": 3, "York": 1}
+  assert counts["together"].tolist() == [1, 1, 1]
+
+
+def test_case_and_composed_letters():
+  facts = [fact("Zürich", "Café")]
+  texts = ["zürich and CAFÉ", "Zu\u0308rich: Cafe\u0301!"]
+  assert check(texts, facts)[1]["mentions"].tolist() == [1, 1]
+  assert check(texts, facts, folded=True)[1]["mentions"].tolist() == [2, 2]
+
+
+def test_ambiguous_names_are_flagged():
+  facts = [fact("A", "Paris", object_id="Q90"), fact("B b", "Paris", object_id="Q830149"), fact("C c", "Town", "Paris"), fact("D d", "E e")]
+  found = entities.entities_of(facts)
+  assert dict(zip(found.labels, found.ambiguous)) == {"A": "letter", "B b": "", "C c": "", "D d": "", "E e": "", "Paris": "several",
+                                                      "Town": "several"}
+
+
+ALPHABET = st.text(alphabet="aAéß '.-1", min_size=1, max_size=4).filter(lambda text: text.strip())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(ALPHABET, ALPHABET, ALPHABET), min_size=1, max_size=6),
+       st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4), st.booleans())
+def test_equals_brute_force(names, texts, folded):
+  check(texts, [fact(a, b, c) for a, b, c in names], folded)
+
+
+def test_no_documents_and_no_mentions():
+  check([], [fact("A b", "C d")])
+  check(["nothing here", ""], [fact("A b", "C d")])
+
+
+def test_equals_brute_force_on_real_sentences(data_dir):
+  """A sample of 60 sentences with all names of two relations; whole chunks give the same as documents one by one."""
+  facts = sources.read(f"trex:{data_dir}/trex/test.jsonl.gz?relations=P463,P108").facts
+  texts = list(documents.read(f"{data_dir}/trex_wikipedia/trex_evidence_sentences.tsv.gz"))[::1700]
+  check(texts, facts)
