@@ -24,6 +24,9 @@ def get_config():
   config.facts = "world"
   config.relations = ""
   config.corpus = ""
+  config.entity_counts = ""  # counts.tsv of `python -m factshock.count`, in the place of counting in the corpus
+  config.drop_named_answers = False  # leave out facts whose subject's name holds the answer
+  config.popularity = "popularity"  # the column that halves go by; a user's own, or `confidence` or `known`
   config.world = ml_collections.ConfigDict(dict(
       relations=4, subjects=640, answers=80, zipf=1.0, mean_mentions=12.0, popularity_sigma=1.0,
       templates=4, background=0.1, name_pieces=64))

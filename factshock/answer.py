@@ -10,7 +10,8 @@ name the config of a checkpoint; without it that of the checkpoint's own record 
 
 --mode=rank scores every candidate answer of the fact's relation (the answers in --candidates, which is a facts
 file, by default --facts itself); --mode=generate decodes greedily, with --method=beam by beams (--beams), with
---method=sample by sampling (--temperature, --sampling_seed). --mode=known asks what the model knows before
+--method=sample by sampling (--temperature, --sampling_seed). --mode=letters and --mode=choices are for questions with choices
+(mmlu:PATH): by the likelihood of A to D after the lettered choices, or of each choice's whole text, per byte. --mode=known asks what the model knows before
 finetuning: each fact with --sets sets of --shots shots (4), greedily and by --samples samples, and writes the facts
 with columns `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`. --shots=K puts
 K answered questions of --shot_facts before each. The tokenizer and the relations are those of the checkpoint's workdir, unless
@@ -31,8 +32,8 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the check
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder (its newest step, or one step), or a HuggingFace model.")
 _FACTS = flags.DEFINE_string("facts", None, "Facts to ask for: .jsonl, .csv, .tsv (.gz too), .parquet, or a data set as popqa:PATH.")
 _OUTPUT = flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
-_MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate", "known"],
-                          "Rank the candidates, generate an answer, or say what the model knows.")
+_MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate", "letters", "choices", "known"],
+                          "Rank the candidates, generate an answer, score a fact's own choices, or say what the model knows.")
 _SHOTS = flags.DEFINE_integer("shots", None, "Answered questions put before each one; 0, for --mode=known 4.", lower_bound=0)
 _SHOT_FACTS = flags.DEFINE_string("shot_facts", None, "Facts to draw the shots from, such as the finetuning facts.")
 _CANDIDATES = flags.DEFINE_string("candidates", None, "Facts whose objects are the candidates; default: --facts.")

@@ -160,9 +160,12 @@ def check(config):
   """Checks a config, its arms included. Raises: UserError naming every problem."""
   configs.check(config, {name: kind.schema for name, kind in KINDS.items()})
   problems = []
-  if config.facts != "world" and not config.corpus:
+  if config.facts != "world" and not (config.corpus or config.entity_counts):
     problems.append(f"config.facts={config.facts!r} needs config.corpus=PATH too: a text, pretrained on or like that, "
-                    "that says which answers are common")
+                    "that says which answers are common (or config.entity_counts=PATH, from `python -m factshock.count`)")
+  reads_text = [name for name, arm in config.arms.items() if arm.get("ratio", 0) > 0]
+  if config.facts != "world" and not config.corpus and (reads_text or config.pretrain.steps > 0):
+    problems.append(f"config.corpus=PATH: is needed by {', '.join(reads_text) or 'pretraining'}, which read text")
   for name, arm in config.arms.items():
     of = arm.get("of")
     if of and config.arms[of].kind != "finetune":

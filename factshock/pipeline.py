@@ -73,6 +73,8 @@ def run_seed(config, workdir, seed, mesh, clock):
   study = studies.prepare(config, workdir, seed, mesh)
   for name, facts in study.sets.items():
     print("  " + studies.splits.describe(name, facts), flush=True)
+    if name not in ("pool", *studies.SPLITS):
+      print("  " + studies.splits.describe_against(facts, study.sets["test"]), flush=True)
   for name in waiting:
     print(f"seed {seed}: {name} ({clock.say()})", flush=True)
     if name == arm_room.PRETRAINED:
@@ -150,7 +152,7 @@ def input_digests(config):
   if config.facts == "world":
     return {}
   digests = {}
-  for name in ("facts", "relations", "corpus"):
+  for name in ("facts", "relations", "corpus", "entity_counts"):
     digests[name] = hashlib.sha256()
     for path in sources.files_of(config[name]):
       with open(path, "rb") as file:

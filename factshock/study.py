@@ -25,8 +25,9 @@ FINETUNING_SETS = {
         pool, counts, test, config.mismatch.high, config.mismatch.size, seed),
     "natural": lambda pool, test, counts, config, seed: splits.natural(
         pool, splits.relation_sizes(splits.balanced(pool, counts, config.balanced.per_answer, seed)), seed),
-    "popular_half": lambda pool, test, counts, config, seed: splits.popular_half(pool),
-    "unpopular_half": lambda pool, test, counts, config, seed: splits.unpopular_half(pool),
+    "popular_half": lambda pool, test, counts, config, seed: splits.popular_half(pool, config.popularity),
+    "unpopular_half": lambda pool, test, counts, config, seed: splits.unpopular_half(pool, config.popularity),
+    "top_30": lambda pool, test, counts, config, seed: splits.top_share(pool, 0.3, config.popularity),
     "random_half": lambda pool, test, counts, config, seed: splits.random_half(pool, seed),
 }
 
@@ -100,18 +101,35 @@ def read_material(config):
   relations = sources.relations_of(config.facts, config.relations)
   facts = sources.read_facts(config.facts)
   schema.check_facts(facts, relations, config.facts)
+  if config.drop_named_answers:
+    kept = [fact for fact in facts if not splits.names_answer(fact)]
+    print(f"  {len(facts) - len(kept):,} of {len(facts):,} facts left out, as the subject's name holds the answer")
+    facts = kept
   sentences = read_corpus(config.corpus) if config.corpus else []
   used = {fact["relation"] for fact in facts}
   relations = {name: row for name, row in relations.items() if name in used}
-  if not sentences:
+  if config.entity_counts:
+    named, where = _read_entity_counts(config.entity_counts), config.entity_counts
+    counts = {(fact["relation"], fact["object"]): named.get(fact["object"], 0) for fact in facts}
+  elif sentences:
+    counts, named, where = counting.count_answers(sentences, facts), None, config.corpus
+  else:
     return Material(facts, [], relations, [], {})
-  counts = counting.count_answers(sentences, facts)
   if not any(counts.values()):
-    raise UserError(f"{config.corpus}: names no answer of {config.facts}; is it the right text?")
+    raise UserError(f"{where}: names no answer of {config.facts}; is it the right text?")
   if any("popularity" not in fact for fact in facts):
-    print("  facts without popularity: taken as how often the text names the subject")
-    facts = _with_popularity(facts, sentences)
+    print(f"  facts without popularity: taken as how often {where} names the subject")
+    named = _named_subjects(facts, sentences) if named is None else named
+    facts = [{"popularity": float(named.get(fact["subject"], 0)), **fact} for fact in facts]
   return Material(facts, [], relations, sentences, counts)
+
+
+def _read_entity_counts(path):
+  """Mentions of each entity from a file of `python -m factshock.count`, of whatever relation."""
+  named = {}
+  for (_, entity), count in counting.read_counts(path).items():
+    named[entity] = max(count, named.get(entity, 0))
+  return named
 
 
 def read_corpus(pattern):
@@ -122,13 +140,14 @@ def read_corpus(pattern):
   return lines
 
 
-def _with_popularity(facts, sentences):
+def _named_subjects(facts, sentences):
+  """How often the sentences name each subject: dict, without those that are never named."""
   index = counting.mention_index({fact["subject"] for fact in facts})
   named = {}
   for sentence in sentences:
     for _, _, name in counting.find_mentions(sentence, index):
       named[name] = named.get(name, 0) + 1
-  return [{"popularity": float(named.get(fact["subject"], 0)), **fact} for fact in facts]
+  return named
 
 
 def make_sets(material, config, seed):

@@ -175,7 +175,7 @@ def test_halves_are_equal_disjoint_and_ordered_by_popularity(facts):
 
 
 def test_halves_need_popularity():
-  with pytest.raises(UserError, match="expected a popularity in every fact, got none for 's'"):
+  with pytest.raises(UserError, match="expected a number in the column 'popularity' of every fact, got None for 's'"):
     splits.popular_half([{"subject": "s", "relation": "r", "object": "o"}])
 
 

@@ -28,7 +28,7 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
     config: the experiment's config, or None: that of the checkpoint's own record, or DEFAULTS.
     checkpoint: path of a checkpoint, or a HuggingFace model: a folder or a hub id.
     facts, output, candidates, shot_facts, tokenizer, relations: paths; see factshock/answer.py.
-    mode: "rank" or "generate". prompt: "cloze" or "question"; None is config.finetune.prompt.
+    mode: "rank", "generate", or of facts with choices "letters" or "choices". prompt: "cloze" or "question"; None is config.finetune.prompt.
     decoding_options: how to generate, as arguments of decoding.generate (method, beams, temperature, seed); greedily.
 
   Raises:
@@ -40,9 +40,14 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = _facts_and_relations(asked, checkpoint, facts, relations)
-  texts = prompt_texts(asked, rows, table, prompt or asked.config["finetune"]["prompt"], shots, shot_facts)
   mesh, batch_size = partitioning.make_mesh(), asked.config["answering"]["batch_size"]
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
+  if mode in ("letters", "choices"):
+    pool = sources.read_facts(_shot_file(shots, shot_facts)) if shots else []
+    answers = choice_answers(asked, rows, pool, shots, mode == "letters", batch_size, mesh, labels)
+    predictions.write_predictions(output, answers)
+    return answers
+  texts = prompt_texts(asked, rows, table, prompt or asked.config["finetune"]["prompt"], shots, shot_facts)
   if mode == "generate":
     said, scores = decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
                                      batch_size=batch_size, mesh=mesh, **_stops(asked), **(decoding_options or {}))
@@ -178,12 +183,38 @@ def prompt_texts(asked, facts, table, form, shots=0, shot_facts=None, seed=0):
   from factshock.data import decoder_text, prompts
   from factshock.facts import sources
 
-  if shots and not shot_facts:
-    raise UserError(f"--shots={shots} needs --shot_facts=FILE, the facts to draw them from")
-  pool = sources.read_facts(shot_facts) if shots else []
+  pool = sources.read_facts(_shot_file(shots, shot_facts)) if shots else []
   write = prompts.k_shot_prompt if asked.tokenizer.sentinels else decoder_text.answer_prompt
   return [write(fact, table, prompts.choose_shots(fact, pool, shots, seed) if shots else [], form)
           for fact in facts]
+
+
+def _shot_file(shots, shot_facts):
+  if not shot_facts:
+    raise UserError(f"--shots={shots} needs --shot_facts=FILE, the facts to draw them from")
+  return shot_facts
+
+
+def choice_answers(asked, facts, pool, shots, letters, batch_size, mesh, labels, seed=0):
+  """Rows of a predictions file for facts with choices, by the likelihood of their letters or of their whole texts.
+
+  Whole texts compare by log-probability per byte; a row's candidates are the choices' texts with these scores.
+  """
+  import numpy as np
+  from factshock.answering import choices, predictions
+  from factshock.data import prompts
+
+  blank = prompts.BLANK if asked.tokenizer.sentinels else ""
+  texts = [prompts.choice_prompt(fact, prompts.choose_shots(fact, pool, shots, seed) if shots else [], blank, letters)
+           for fact in facts]
+  listed = [prompts.choices_of(fact) for fact in facts]
+  said = [list(prompts.LETTERS[:len(each)]) for each in listed] if letters else listed
+  scores, _ = choices.score(asked.params, asked.model, asked.tokenizer, texts, said, batch_size=batch_size, mesh=mesh)
+  scores = scores if letters else choices.normalised(scores, listed)
+  rows = predictions.text_rows(facts, [each[best] for each, best in zip(listed, scores.argmax(axis=1))], scores.max(axis=1), **labels)
+  for row, each, values in zip(rows, listed, scores):
+    row["candidates"] = [[each[i], float(values[i])] for i in np.argsort(-values, kind="stable")]
+  return rows
 
 
 def _from_workdir(home, checkpoint, what):

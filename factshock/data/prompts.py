@@ -58,6 +58,42 @@ def k_shot_prompt(fact, relations, shots, form="question"):
   return " ".join([*answered, question_prompt(fact, relations)])
 
 
+LETTERS = "ABCDEFGH"
+
+
+def choice_prompt(fact, shots, blank="", letters=True):
+  """A multiple-choice question as MMLU asks it, after answered ones: with lettered choices, or without any.
+
+  Ends in "Answer:" and, where the model needs one, `blank`. `letters` False leaves the choices out: then the whole text of each is
+  scored. (Hendrycks et al. 2021; their head line names the discipline.)
+
+  Raises:
+    UserError: a fact without choices, or whose object is none of them.
+  """
+  head = f"The following are multiple choice questions (with answers) about {fact['relation'].replace('_', ' ')}.\n\n"
+  answered = [f"{_choices_text(shot, letters)} {answer_letter(shot) if letters else shot['object']}\n\n" for shot in shots]
+  return head + "".join(answered) + _choices_text(fact, letters) + (f" {blank}" if blank else "")
+
+
+def answer_letter(fact):
+  """The letter of a fact's right choice. UserError where its object is no choice."""
+  return LETTERS[choices_of(fact).index(fact["object"])]
+
+
+def choices_of(fact):
+  """The choices of a fact. UserError where there are none, or its object is not among them."""
+  choices = fact.get("choices") or []
+  if fact["object"] not in choices or not 2 <= len(choices) <= len(LETTERS):
+    raise UserError(f"fact about {fact['subject'][:60]!r}: expected 2 to {len(LETTERS)} `choices` with the object {fact['object'][:60]!r} "
+                    f"among them, got {choices!r:.200}; such facts come from mmlu:PATH")
+  return choices
+
+
+def _choices_text(fact, letters):
+  listed = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, choices_of(fact))) if letters else ""
+  return f"{fact.get('question') or fact['subject']}\n{listed}Answer:"
+
+
 def choose_shots(fact, pool, k, seed):
   """`k` facts of `pool` of the same relation about other, distinct subjects; chosen by seed and subject.
 

@@ -13,6 +13,8 @@ import numpy as np
 from factshock.console import UserError
 from factshock.facts.counts import count_of
 
+KNOWN = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")  # best first (Gekhman et al. 2024)
+
 
 def split_subjects(facts, shares, seed):
   """Splits facts so that no subject (by its name) is in two parts; stratified by relation.
@@ -171,20 +173,53 @@ def relation_sizes(facts):
   return dict(collections.Counter(fact["relation"] for fact in facts))
 
 
-def popular_half(facts):
-  """The more popular half of each relation's facts; the middle one of an odd number is in neither half.
-
-  Ties are broken by a checksum of the fact, the same at every call and unrelated to file order and spelling.
-
-  Raises:
-    UserError: a fact without popularity.
-  """
-  return _half(facts, lambda rows: rows[::-1])
+def popular_half(facts, by="popularity"):
+  """The more popular half of each relation's facts; the middle one of an odd number is in neither half (see `top_share`)."""
+  return top_share(facts, 0.5, by)
 
 
-def unpopular_half(facts):
+def unpopular_half(facts, by="popularity"):
   """The less popular half of each relation's facts, as many as in `popular_half`."""
-  return _half(facts, lambda rows: rows)
+  return top_share(facts, 0.5, by, lowest=True)
+
+
+def top_share(facts, share, by="popularity", lowest=False):
+  """The share of each relation's facts that has the most (or least) of the column `by`, rounded down.
+
+  Within a relation, so that sets differ in how well known their facts are and not in what they ask (the "controlled" sets of
+  arXiv 2406.14785). Ties are broken by a checksum of the fact, the same at every call and unrelated to file order and spelling.
+
+  Args:
+    by: "popularity" (of the subject), or any column of numbers, such as the `confidence` of `answer --mode=known`, or its
+      `known`: HighlyKnown before MaybeKnown, WeaklyKnown and Unknown.
+  Raises:
+    UserError: a fact without the column, or with something else than a number in it.
+  """
+  values = [_value(fact, by) for fact in facts]
+  chosen = set()
+  for rows in _by_relation(facts).values():
+    ranked = sorted(rows, key=lambda i: (values[i], _checksum(*_key(facts[i])), _key(facts[i])))
+    chosen.update((ranked if lowest else ranked[::-1])[:int(len(ranked) * share + 1e-9)])
+  return _take(facts, chosen)
+
+
+def _value(fact, column):
+  value = fact.get(column)
+  if column == "known" and value in KNOWN:
+    return -KNOWN.index(value)
+  try:
+    return float(value)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"set by {column}: expected a number in the column {column!r} of every fact, got {value!r} for {fact['subject']!r} "
+                    f"({fact['relation']})") from error
+
+
+def names_answer(fact):
+  """Whether the object stands within the subject's name, without regard to case: it can be guessed.
+
+  The first rule of LAMA-UHN (Poerner et al. 2020, E-BERT, section 4.1).
+  """
+  return fact["object"].lower() in fact["subject"].lower()
 
 
 def random_half(facts, seed):
@@ -220,6 +255,13 @@ def describe(name, facts):
   return f"{text}\n  popularity 5/25/50/75/95%: {quantiles}{known}"
 
 
+def describe_against(facts, test):
+  """One line: how far the answers are from those of the test facts, and how many of these are answers here."""
+  answers = {(fact["relation"], fact["object"]) for fact in facts}
+  seen = sum((fact["relation"], fact["object"]) in answers for fact in test) / len(test)
+  return f"  against the test facts: mismatch {mismatch(facts, test):.2f}, {seen:.0%} of them have an answer seen here"
+
+
 def _assign(strata, shares, seed):
   """Dict subject -> part; what rounding leaves over in one stratum is carried to the next."""
   names, part_of = list(shares), {}
@@ -250,18 +292,6 @@ def _apportion(total, counts):
   """Dict like `counts`, in proportion to it, with the given sum; none above its count."""
   shares = np.array(list(counts.values())) * (total / max(1, sum(counts.values())))
   return dict(zip(counts, _round(shares, total).tolist()))
-
-
-def _half(facts, order):
-  for fact in facts:
-    if fact.get("popularity") is None:
-      raise UserError(f"popularity half: expected a popularity in every fact, got none for "
-                      f"{fact['subject']!r} ({fact['relation']})")
-  chosen = set()
-  for rows in _by_relation(facts).values():
-    ranked = sorted(rows, key=lambda i: (facts[i]["popularity"], _checksum(*_key(facts[i])), _key(facts[i])))
-    chosen.update(order(ranked)[:len(ranked) // 2])
-  return _take(facts, chosen)
 
 
 def _draw(facts, rows, count, seed, *stream):
