@@ -16,7 +16,7 @@ Expect: docs/measurements.md. Time: 2 CPU cores, about 15 minutes a seed; `gpu` 
 """
 
 import ml_collections
-from configs import demo, own_facts
+from configs import own_facts
 
 RELATIONS = "P176,P178,P449,P495,P27,P20"
 

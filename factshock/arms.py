@@ -8,6 +8,7 @@ import shutil
 from typing import Callable, NamedTuple
 
 from factshock import config as configs
+from factshock import material as materials
 from factshock import study as studies
 from factshock.console import UserError
 from factshock.facts import baselines
@@ -135,8 +136,8 @@ def _run_naive_bayes(study, name):
     studies.write_answers(study, name, split, baselines.naive_bayes(study.sets["pool"], study.sets[split], study.candidates))
 
 
-_FACTS = configs.choice("pool", *studies.FINETUNING_SETS)
-_PROMPT = configs.choice("cloze", "question")
+_FACTS = configs.choice("pool", *materials.FINETUNING_SETS)
+_PROMPT = configs.choice(*studies.PROMPTS)
 
 KINDS = {
     "prompted": Kind(configs.arm_schema(
@@ -166,7 +167,12 @@ def check(config):
   reads_text = [name for name, arm in config.arms.items() if arm.get("ratio", 0) > 0]
   if config.facts != "world" and not config.corpus and (reads_text or config.pretrain.steps > 0):
     problems.append(f"config.corpus=PATH: is needed by {', '.join(reads_text) or 'pretraining'}, which read text")
+  ranks = config.answering.mode == "rank" and config.finetune.prompt not in studies.CHOICE_PROMPTS
   for name, arm in config.arms.items():
+    if arm.kind in ("output_mixing", "majority", "naive_bayes") and config.finetune.prompt in studies.CHOICE_PROMPTS:
+      problems.append(f"config.arms.{name}: {arm.kind} ranks the answers of a relation, and choices are a question's own; take it out")
+    elif arm.kind == "output_mixing" and not ranks:
+      problems.append(f"config.arms.{name}: output_mixing needs config.answering.mode='rank'; take it out or rank")
     of = arm.get("of")
     if of and config.arms[of].kind != "finetune":
       problems.append(f"config.arms.{name}.of: expected an arm of kind 'finetune', got {of!r}")

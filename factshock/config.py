@@ -54,10 +54,10 @@ SCHEMA = dict(
     pretrain=dict(_OPTIMIZATION, masking=_choice("spans", "salient", "next_token"), noise_density=_INSIDE,
                   mean_span_length=_POSITIVE, roll=_FLAG, object_share=_SHARE, subject_share=_SHARE,
                   window_words=_COUNT, windows_per_fact=_COUNT),
-    finetune=dict(_OPTIMIZATION, eval_steps=_tuple_of(_WHOLE, 1), prompt=_choice("question", "cloze"),
+    finetune=dict(_OPTIMIZATION, eval_steps=_tuple_of(_WHOLE, 1), prompt=_choice("question", "cloze", "letters", "choices"),
                   lora_rank=_WHOLE, lora_alpha=_POSITIVE, lora_targets=_tuple_of(_TEXT)),
     mixing=dict(alphas=_tuple_of(_SHARE, 1)),
-    answering=dict(batch_size=_COUNT, top=_WHOLE),
+    answering=dict(batch_size=_COUNT, top=_WHOLE, mode=_choice("rank", "generate"), max_tokens=_COUNT),
     diagnosis=dict(resamples=_COUNT, confidence=_INSIDE),
     roles=dict(zero_shot=_TEXT, finetuned=_TEXT, ceiling=_TEXT, remedies=_tuple_of(_TEXT)),
 )

@@ -1,11 +1,12 @@
 """One model finetuned on all facts of a file, outside of a study: what the train verb does."""
 
-import os
 
 from factshock import config as configs
+from factshock import material as materials
 from factshock import pipeline
 from factshock import study as studies
 from factshock.console import UserError
+from factshock.facts import splits
 
 NAME = "finetuned"
 
@@ -33,9 +34,9 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   if checkpoints.latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
     return folder
-  material = studies.make_world(config, seed) if config.facts == "world" else studies.read_material(config)
+  material = materials.make_world(config, seed) if config.facts == "world" else materials.read_material(config)
   study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
-  print("  " + studies.splits.describe("facts", material.facts), flush=True)
+  print("  " + splits.describe("facts", material.facts), flush=True)
   studies.finetune(study, NAME, material.facts, config.finetune.to_dict(), studies.pretrained(study), ratio=ratio)
   return folder
 

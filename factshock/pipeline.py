@@ -15,7 +15,8 @@ from factshock import config as configs
 from factshock import files
 from factshock import study as studies
 from factshock.console import UserError, duration
-from factshock.facts import sources
+from factshock.facts import counts as counting
+from factshock.facts import schema, sources, splits
 
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
 MAY_CHANGE = ("seeds", "diagnosis", "roles", "name", "cpu_devices")  # what a rerun in the same workdir may change
@@ -72,9 +73,9 @@ def run_seed(config, workdir, seed, mesh, clock):
   print(f"seed {seed}: preparing facts and text", flush=True)
   study = studies.prepare(config, workdir, seed, mesh)
   for name, facts in study.sets.items():
-    print("  " + studies.splits.describe(name, facts), flush=True)
+    print("  " + splits.describe(name, facts), flush=True)
     if name not in ("pool", *studies.SPLITS):
-      print("  " + studies.splits.describe_against(facts, study.sets["test"]), flush=True)
+      print("  " + splits.describe_against(facts, study.sets["test"]), flush=True)
   for name in waiting:
     print(f"seed {seed}: {name} ({clock.say()})", flush=True)
     if name == arm_room.PRETRAINED:
@@ -193,7 +194,7 @@ def diagnose(config, workdir, run_facts):
   seeds, table = configs.seeds(config), {}
   arms, curves, selected, finetuning = {}, {"step": {}, "alpha": {}}, {}, {}
   answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
-  counts = {seed: studies.counting.read_counts(_facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
+  counts = {seed: counting.read_counts(_facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
   for name in config.arms:
     kind, labels = arm_room.KINDS[config.arms[name].kind], arm_room.points(config, name)
     arms |= {label: _read(workdir, label, seeds, "test") for label in labels}
@@ -245,7 +246,7 @@ def _finetuning_set(config, name):
 
 
 def _answers(workdir, seed, name):
-  facts = studies.schema.read_facts(_facts_path(workdir, seed, f"{name}.jsonl"))
+  facts = schema.read_facts(_facts_path(workdir, seed, f"{name}.jsonl"))
   return [(fact["relation"], fact["object"]) for fact in facts]
 
 
@@ -305,7 +306,7 @@ def _run_record(config, workdir, run_facts):
 
   seed = configs.seeds(config)[0]
   folder = os.path.join(workdir, "facts", str(seed))
-  sizes = {name.removesuffix(".jsonl"): len(studies.schema.read_facts(os.path.join(folder, name)))
+  sizes = {name.removesuffix(".jsonl"): len(schema.read_facts(os.path.join(folder, name)))
            for name in sorted(os.listdir(folder)) if name.endswith(".jsonl") and name != "relations.jsonl"}
   versions = {"python": platform.python_version(), **{name: _version(name) for name in (
       "factshock", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")}}

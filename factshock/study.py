@@ -1,4 +1,4 @@
-"""One seed's materials: its facts and sets, text, tokenizer, model, pretrained weights, and how it answers."""
+"""One seed of a study: its facts and text as a tokenizer and a model read them, pretrained weights, and how it answers."""
 
 import functools
 import math
@@ -6,39 +6,12 @@ import os
 from typing import NamedTuple
 
 from factshock import config as configs
+from factshock import material as materials
 from factshock.console import UserError
-from factshock.facts import counts as counting
-from factshock.facts import relations as relations_room
-from factshock.facts import documents, schema, sources, splits, world
 
 SPLITS = ("development", "test")
-
-# The finetuning sets an arm may name, as functions of (pool, test, counts, config, seed).
-FINETUNING_SETS = {
-    "whole": lambda pool, test, counts, config, seed: pool,
-    "balanced": lambda pool, test, counts, config, seed: splits.balanced(pool, counts, config.balanced.per_answer, seed),
-    "balanced_swap": lambda pool, test, counts, config, seed: splits.balanced(
-        pool, counts, config.balanced.per_answer, seed, swap=True),
-    "low_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
-        pool, counts, test, config.mismatch.low, config.mismatch.size, seed),
-    "high_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
-        pool, counts, test, config.mismatch.high, config.mismatch.size, seed),
-    "natural": lambda pool, test, counts, config, seed: splits.natural(
-        pool, splits.relation_sizes(splits.balanced(pool, counts, config.balanced.per_answer, seed)), seed),
-    "popular_half": lambda pool, test, counts, config, seed: splits.popular_half(pool, config.popularity),
-    "unpopular_half": lambda pool, test, counts, config, seed: splits.unpopular_half(pool, config.popularity),
-    "top_30": lambda pool, test, counts, config, seed: splits.top_share(pool, 0.3, config.popularity),
-    "random_half": lambda pool, test, counts, config, seed: splits.random_half(pool, seed),
-}
-
-
-class Material(NamedTuple):
-  """What there is before a model: facts, their relations, text and answer counts."""
-  facts: list
-  background: list
-  relations: dict
-  sentences: list
-  counts: dict
+CHOICE_PROMPTS = ("letters", "choices")  # a fact's own choices are scored: their letters, or their whole texts
+PROMPTS = ("cloze", "question", *CHOICE_PROMPTS)
 
 
 class Study(NamedTuple):
@@ -65,8 +38,8 @@ def prepare(config, workdir, seed, mesh):
   Raises:
     UserError: facts, relations or text that do not fit each other or the config.
   """
-  material = make_world(config, seed) if config.facts == "world" else read_material(config)
-  return assemble(config, workdir, seed, mesh, material, make_sets(material, config, seed))
+  material = materials.make_world(config, seed) if config.facts == "world" else materials.read_material(config)
+  return assemble(config, workdir, seed, mesh, material, materials.make_sets(material, config, seed))
 
 
 def assemble(config, workdir, seed, mesh, material, sets):
@@ -78,96 +51,12 @@ def assemble(config, workdir, seed, mesh, material, sets):
   folder = os.path.join(workdir, "tokenizer", str(seed))
   tokenizer = _tokenizer(config, material, folder)
   tokenizers.save(tokenizer, folder)
-  write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
+  materials.write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
   model = family.from_section(config.model.to_dict(), tokenizer.size)
   text = _text_source(config, material, tokenizer) if material.sentences else None
   candidates = predictions.candidates_of(material.facts + material.background)
   return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
                model, text, {})
-
-
-def make_world(config, seed):
-  """The synthetic world of a seed as Material."""
-  made = world.make_world(seed, **config.world.to_dict())
-  return Material(made.facts, made.background, made.relations, made.sentences, made.counts)
-
-
-def read_material(config):
-  """One's own facts, relations and text (if any) as Material; popularity not given is counted in the text.
-
-  Raises:
-    UserError: a file that does not fit its format or the others.
-  """
-  relations = sources.relations_of(config.facts, config.relations)
-  facts = sources.read_facts(config.facts)
-  schema.check_facts(facts, relations, config.facts)
-  if config.drop_named_answers:
-    kept = [fact for fact in facts if not splits.names_answer(fact)]
-    print(f"  {len(facts) - len(kept):,} of {len(facts):,} facts left out, as the subject's name holds the answer")
-    facts = kept
-  sentences = read_corpus(config.corpus) if config.corpus else []
-  used = {fact["relation"] for fact in facts}
-  relations = {name: row for name, row in relations.items() if name in used}
-  if config.entity_counts:
-    named, where = _read_entity_counts(config.entity_counts), config.entity_counts
-    counts = {(fact["relation"], fact["object"]): named.get(fact["object"], 0) for fact in facts}
-  elif sentences:
-    counts, named, where = counting.count_answers(sentences, facts), None, config.corpus
-  else:
-    return Material(facts, [], relations, [], {})
-  if not any(counts.values()):
-    raise UserError(f"{where}: names no answer of {config.facts}; is it the right text?")
-  if any("popularity" not in fact for fact in facts):
-    print(f"  facts without popularity: taken as how often {where} names the subject")
-    named = _named_subjects(facts, sentences) if named is None else named
-    facts = [{"popularity": float(named.get(fact["subject"], 0)), **fact} for fact in facts]
-  return Material(facts, [], relations, sentences, counts)
-
-
-def _read_entity_counts(path):
-  """Mentions of each entity from a file of `python -m factshock.count`, of whatever relation."""
-  named = {}
-  for (_, entity), count in counting.read_counts(path).items():
-    named[entity] = max(count, named.get(entity, 0))
-  return named
-
-
-def read_corpus(pattern):
-  """The documents of the files that a glob pattern names (facts/documents.py), in the order of their names."""
-  lines = [line for path in documents.paths(pattern) for line in documents.read(path)]
-  if not lines:
-    raise UserError(f"{pattern}: expected lines of text, got none")
-  return lines
-
-
-def _named_subjects(facts, sentences):
-  """How often the sentences name each subject: dict, without those that are never named."""
-  index = counting.mention_index({fact["subject"] for fact in facts})
-  named = {}
-  for sentence in sentences:
-    for _, _, name in counting.find_mentions(sentence, index):
-      named[name] = named.get(name, 0) + 1
-  return named
-
-
-def make_sets(material, config, seed):
-  """Subject-disjoint pool, development and test facts, and the finetuning sets that the arms name."""
-  sets = splits.split_subjects(material.facts, config.split.to_dict(), seed)
-  for name in dict.fromkeys(arm.get("facts") for arm in config.arms.values() if arm.get("facts")):
-    if name not in sets:
-      sets[name] = FINETUNING_SETS[name](sets["pool"], sets["test"], material.counts, config, seed)
-  for name, facts in sets.items():
-    if not facts:
-      raise UserError(f"the set {name!r} of seed {seed} is empty: give more facts or change config.split")
-  return sets
-
-
-def write_facts(folder, sets, material):
-  """Writes every set, the relations and the answer counts, so that each verb can be run on them alone."""
-  for name, facts in sets.items():
-    schema.write_facts(os.path.join(folder, f"{name}.jsonl"), facts)
-  relations_room.write_relations(os.path.join(folder, "relations.jsonl"), material.relations)
-  counting.write_counts(os.path.join(folder, "counts.tsv"), material.counts)
 
 
 def _tokenizer(config, material, folder):
@@ -216,15 +105,24 @@ def _text_source(config, material, tokenizer):
 
 
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
-  """The prompts of facts in one form, "cloze" or "question", after `shots` answered ones of other subjects."""
+  """The prompts of facts in one of PROMPTS, after `shots` answered ones of other subjects."""
   from factshock.data import decoder_text, prompts
 
   form = decoder_text.answer_prompt if is_decoder(study) else prompts.k_shot_prompt
+  blank = "" if is_decoder(study) else prompts.BLANK
   texts = []
   for fact in facts:
     chosen = prompts.choose_shots(fact, study.sets[shot_facts], shots, study.seed) if shots else []
-    texts.append(form(fact, study.relations, chosen, prompt))
+    texts.append(prompts.choice_prompt(fact, chosen, blank, prompt == "letters") if prompt in CHOICE_PROMPTS else
+                 form(fact, study.relations, chosen, prompt))
   return texts
+
+
+def answer_text(fact, prompt):
+  """What a model has to say after a fact's prompt: its object, or the letter of the right choice."""
+  from factshock.data import prompts
+
+  return prompts.answer_letter(fact) if prompt == "letters" else fact["object"]
 
 
 def is_decoder(study):
@@ -237,7 +135,7 @@ def question_source(study, facts, prompt, loss_weight=1.0):
   from factshock.data import decoder_text, mixture, prompts
 
   room = decoder_text if is_decoder(study) else prompts
-  examples = [room.encode_example(study.tokenizer, text, fact["object"])
+  examples = [room.encode_example(study.tokenizer, text, answer_text(fact, prompt))
               for text, fact in zip(prompt_texts(study, facts, prompt), facts)]
   if is_decoder(study):
     return decoder_text.qa_source(examples, loss_weight), (max(len(one["tokens"]) for one in examples), 0)
@@ -273,15 +171,42 @@ def write_answers(study, label, split, scores_by_fact, **extra):
   from factshock.answering import predictions
 
   rows = predictions.prediction_rows(
-      study.sets[split], study.candidates, scores_by_fact, arm=label.split("@")[0], seed=study.seed, split=split,
-      top=study.config.answering.top or None, **extra)
+      study.sets[split], study.candidates, scores_by_fact, top=study.config.answering.top or None,
+      **_labels(study, label, split), **extra)
   predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 
 def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
-  """Asks a model all development and test facts and writes the predictions files."""
+  """Asks a model all development and test facts and writes the predictions files, as config.answering.mode says."""
   for split in SPLITS:
-    write_answers(study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra)
+    if study.config.answering.mode == "rank" and prompt not in CHOICE_PROMPTS:
+      write_answers(study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra)
+    else:
+      write = _choose if prompt in CHOICE_PROMPTS else _generate
+      write(study, label, split, params, prompt_texts(study, study.sets[split], prompt, shots, shot_facts), prompt, extra)
+
+
+def _generate(study, label, split, params, texts, _, extra):
+  from factshock.answering import decoding, predictions
+  from factshock.data import decoder_text
+
+  stops = (decoder_text.STOP,) if is_decoder(study) else ()
+  said, log_p = decoding.generate(params, study.model, study.tokenizer, texts, max_length=study.config.answering.max_tokens,
+                                  batch_size=study.config.answering.batch_size, mesh=study.mesh, stops=stops)
+  rows = predictions.text_rows(study.sets[split], said, log_p, **_labels(study, label, split), **extra)
+  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+
+
+def _choose(study, label, split, params, texts, prompt, extra):
+  from factshock.answering import choices, predictions
+
+  rows = choices.rows(params, study.model, study.tokenizer, study.sets[split], texts, letters=prompt == "letters",
+                      batch_size=study.config.answering.batch_size, mesh=study.mesh, **_labels(study, label, split), **extra)
+  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+
+
+def _labels(study, label, split):
+  return {"arm": label.split("@")[0], "seed": study.seed, "split": split}
 
 
 def checkpoint_folder(workdir, arm, seed):

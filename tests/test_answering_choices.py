@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hf_tokenizers
-from factshock.answering import asking, choices
+from factshock.answering import choices
 from factshock.console import UserError
 from factshock.data import pretrained_tokenizers, prompts
 from factshock.data.tokenizers import word_tokenizer
@@ -64,8 +64,8 @@ def test_a_llamas_scores_are_those_of_its_forward_pass(tmp_path):
 def test_rows_name_the_choice_and_score_all_of_them(letters, tmp_path):
   tokenizer = pretrained_tokenizers.load(hf_tokenizers.llama_like(tmp_path))
   config = llama.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=1)
-  asked = asking.Asked(llama.init(config, jax.random.key(0)), config, tokenizer, {}, {})
-  row, = asking.choice_answers(asked, [FACT], [SHOT], 1, letters, 4, None, dict(arm="a", seed=0, split="test"))
+  row, = choices.rows(llama.init(config, jax.random.key(0)), config, tokenizer, [FACT], [prompts.choice_prompt(FACT, [SHOT], "", letters)],
+                      letters=letters, batch_size=4, arm="a", seed=0, split="test")
   assert row["prediction"] == row["candidates"][0][0] and sorted(name for name, _ in row["candidates"]) == sorted(FACT["choices"])
   values = [value for _, value in row["candidates"]]
   assert values == sorted(values, reverse=True) and row["arm"] == "a"

@@ -5,6 +5,7 @@ import itertools
 import random
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -204,3 +205,50 @@ def test_sets_come_in_the_order_of_the_pool(world):
                  splits.balanced(world.facts, world.counts, 2, 0)):
     places = [world.facts.index(fact) for fact in chosen]
     assert places == sorted(places)
+
+
+def _skewed(size, seed):
+  """Facts of one relation with Zipf-like answers."""
+  random = np.random.default_rng(seed)
+  share = 1 / np.arange(1, 41)
+  return [{"subject": f"s{seed}-{n}", "relation": "r", "object": f"o{random.choice(40, p=share / share.sum())}", "popularity": float(n)}
+          for n in range(size)]
+
+
+@pytest.mark.parametrize("target", [0.2, 0.4, 0.6])
+def test_at_mismatch_reaches_its_target_with_its_size(target):
+  pool, test = _skewed(2000, 0), _skewed(1000, 1)
+  counts = {("r", f"o{n}"): 100 - n for n in range(40)}
+  found = splits.at_mismatch(pool, counts, test, target, 300, 0)
+  assert len(found) == 300 == len({fact["subject"] for fact in found})
+  assert abs(splits.mismatch(found, test) - target) < 0.02
+  assert found == splits.at_mismatch(pool[::-1], counts, test, target, 300, 0)[::-1]
+
+
+def test_at_mismatch_says_what_can_be_reached():
+  pool, test = _skewed(2000, 0), _skewed(1000, 1)
+  with pytest.raises(UserError, match=r"300 facts of this pool can have a mismatch of 0\.\d\d to 0\.\d\d with the test facts, got a target of 0.99"):
+    splits.at_mismatch(pool, {}, test, 0.99, 300, 0)
+  with pytest.raises(UserError, match="expected 1 to the 2000 facts of the pool, got 3000"):
+    splits.at_mismatch(pool, {}, test, 0.5, 3000, 0)
+
+
+def test_top_share_by_any_column():
+  facts = [{"subject": f"s{n}", "relation": "ab"[n % 2], "object": "o", "popularity": n, "confidence": -n,
+            "known": splits.KNOWN[n % 4]} for n in range(20)]
+  assert [fact["subject"] for fact in splits.top_share(facts, 0.3)] == [f"s{n}" for n in range(14, 20)]
+  assert [fact["subject"] for fact in splits.top_share(facts, 0.3, "confidence")] == [f"s{n}" for n in range(6)]
+  assert {fact["known"] for fact in splits.popular_half(facts, "known")} == {"HighlyKnown", "MaybeKnown"}
+  assert {fact["known"] for fact in splits.unpopular_half(facts, "known")} == {"WeaklyKnown", "Unknown"}
+  with pytest.raises(UserError, match="expected a number in the column 'size' of every fact, got None for 's0'"):
+    splits.top_share(facts, 0.3, "size")
+
+
+def test_answers_within_names():
+  assert splits.names_answer({"subject": "Apple Watch", "object": "apple"})
+  assert not splits.names_answer({"subject": "iPod", "object": "Apple"})
+
+
+def test_describe_against():
+  test = [{"subject": "a", "relation": "r", "object": "x"}, {"subject": "b", "relation": "r", "object": "y"}]
+  assert splits.describe_against(test[:1], test).strip() == "against the test facts: mismatch 0.50, 50% of them have an answer seen here"

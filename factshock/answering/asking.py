@@ -34,7 +34,8 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
-  from factshock.answering import decoding, predictions, ranking
+  from factshock.answering import choices, decoding, predictions, ranking
+  from factshock.data import prompts
   from factshock.facts import sources
   from factshock.training import partitioning
 
@@ -44,7 +45,10 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
   if mode in ("letters", "choices"):
     pool = sources.read_facts(_shot_file(shots, shot_facts)) if shots else []
-    answers = choice_answers(asked, rows, pool, shots, mode == "letters", batch_size, mesh, labels)
+    texts = [prompts.choice_prompt(fact, prompts.choose_shots(fact, pool, shots, 0) if shots else [],
+                                   prompts.BLANK if asked.tokenizer.sentinels else "", mode == "letters") for fact in rows]
+    answers = choices.rows(asked.params, asked.model, asked.tokenizer, rows, texts, letters=mode == "letters",
+                           batch_size=batch_size, mesh=mesh, **labels)
     predictions.write_predictions(output, answers)
     return answers
   texts = prompt_texts(asked, rows, table, prompt or asked.config["finetune"]["prompt"], shots, shot_facts)
@@ -193,28 +197,6 @@ def _shot_file(shots, shot_facts):
   if not shot_facts:
     raise UserError(f"--shots={shots} needs --shot_facts=FILE, the facts to draw them from")
   return shot_facts
-
-
-def choice_answers(asked, facts, pool, shots, letters, batch_size, mesh, labels, seed=0):
-  """Rows of a predictions file for facts with choices, by the likelihood of their letters or of their whole texts.
-
-  Whole texts compare by log-probability per byte; a row's candidates are the choices' texts with these scores.
-  """
-  import numpy as np
-  from factshock.answering import choices, predictions
-  from factshock.data import prompts
-
-  blank = prompts.BLANK if asked.tokenizer.sentinels else ""
-  texts = [prompts.choice_prompt(fact, prompts.choose_shots(fact, pool, shots, seed) if shots else [], blank, letters)
-           for fact in facts]
-  listed = [prompts.choices_of(fact) for fact in facts]
-  said = [list(prompts.LETTERS[:len(each)]) for each in listed] if letters else listed
-  scores, _ = choices.score(asked.params, asked.model, asked.tokenizer, texts, said, batch_size=batch_size, mesh=mesh)
-  scores = scores if letters else choices.normalised(scores, listed)
-  rows = predictions.text_rows(facts, [each[best] for each, best in zip(listed, scores.argmax(axis=1))], scores.max(axis=1), **labels)
-  for row, each, values in zip(rows, listed, scores):
-    row["candidates"] = [[each[i], float(values[i])] for i in np.argsort(-values, kind="stable")]
-  return rows
 
 
 def _from_workdir(home, checkpoint, what):

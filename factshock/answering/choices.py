@@ -53,6 +53,24 @@ def score(params, model_config, tokenizer, prompts, choices, *, batch_size=16, m
   return scores, sizes
 
 
+def rows(params, model_config, tokenizer, facts, texts, *, letters, batch_size, mesh=None, **labels):
+  """Rows of a predictions file for facts with choices, asked by `texts` (prompts.choice_prompt).
+
+  Letters compare by log-probability, whole texts by log-probability per byte; a row's candidates are the choices' texts with
+  these scores, best first. labels: columns of every row (arm, seed, split ...).
+  """
+  from factshock.answering import predictions
+
+  listed = [prompt_room.choices_of(fact) for fact in facts]
+  said = [list(prompt_room.LETTERS[:len(each)]) for each in listed] if letters else listed
+  scores, _ = score(params, model_config, tokenizer, texts, said, batch_size=batch_size, mesh=mesh)
+  scores = scores if letters else normalised(scores, listed)
+  found = predictions.text_rows(facts, [each[best] for each, best in zip(listed, scores.argmax(axis=1))], scores.max(axis=1), **labels)
+  for row, each, values in zip(found, listed, scores):
+    row["candidates"] = [[each[i], float(values[i])] for i in np.argsort(-values, kind="stable")]
+  return found
+
+
 def normalised(scores, choices):
   """Scores per byte of each choice's text: long and short ones compare (`acc_norm` of the LM evaluation harness)."""
   return scores / np.array([[len(choice.encode("utf-8")) for choice in each] for each in choices])

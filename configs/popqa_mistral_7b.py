@@ -1,0 +1,15 @@
+r"""PopQA with Mistral 7B: finetuning on popular, unpopular, random and all facts (arXiv 2406.14785).
+
+  python -m factshock.experiment --config=configs/popqa_mistral_7b.py --workdir=runs/popqa \
+      --config.facts=popqa:akariasai/PopQA?split=test --config.entity_counts=counts.tsv
+
+Popularity is `s_pop`, the subject's page views a month. Low-rank adapters on mistralai/Mistral-7B-v0.1; see configs/mistral_7b.py.
+Expect: the popular half above the unpopular one; no number of the paper is known to us. Not run by us.
+Needs: a GPU of 96 GB. Time: not measured; 118 TFLOP a step, 1,000 steps an arm, 5 arms.
+"""
+
+from configs import mistral_7b, which_facts
+
+
+def get_config():
+  return which_facts.of(mistral_7b, "PopQA with Mistral 7B", "popqa:akariasai/PopQA?split=test")

@@ -1,0 +1,40 @@
+r"""The second paper's study (arXiv 2406.14785) on real facts: which of them to finetune on. The other configs name model and facts.
+
+  python -m factshock.experiment --config=configs/popqa_llama2_7b.py --workdir=runs/popqa --config.facts=popqa:data/popqa.jsonl \
+      --config.entity_counts=counts.tsv
+
+Arms: zero-shot and k-shot, the whole pool, its more and less popular half within each relation, a random half of equal size, the top
+30%; majority answer and naive Bayes as controls. Answers are generated; right is what contains an accepted answer (column `contains`).
+counts.tsv says how often a text names each entity (python -m factshock.count); the study's shock measures need it.
+Expect: popular above unpopular; the paper's numbers stand in each config. Time: in each config.
+"""
+
+import ml_collections
+
+
+def of(base, name, facts, prompt="question", shots=5, popularity="popularity"):
+  """A config of the study: a base config (of a model) with the facts, arms and way of answering of the second paper."""
+  config = base.get_config()
+  config.name = name
+  config.facts, config.relations, config.entity_counts = facts, "", "counts.tsv"
+  config.popularity = popularity
+  config.finetune.prompt = prompt
+  config.answering.mode = "generate"
+  config.arms = ml_collections.ConfigDict(arms(prompt, shots), sort_keys=False)
+  config.roles.update(dict(zero_shot="zero_shot", finetuned="whole", ceiling="", remedies=()))
+  return config
+
+
+def arms(prompt, shots):
+  def finetune(facts, title):
+    return dict(kind="finetune", facts=facts, title=title, group="which facts")
+
+  found = dict(zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
+               k_shot=dict(kind="prompted", prompt=prompt, shots=shots, title=f"{shots}-shot"),
+               whole=finetune("whole", "Whole pool"), popular_half=finetune("popular_half", "Popular half"),
+               unpopular_half=finetune("unpopular_half", "Unpopular half"),
+               random_half=finetune("random_half", "Random half"), top_30=finetune("top_30", "Top 30%"))
+  if prompt in ("letters", "choices"):
+    return found
+  return {**found, "majority": dict(kind="majority", title="Majority answer"),
+          "naive_bayes": dict(kind="naive_bayes", title="Naive Bayes on the subject's words")}
