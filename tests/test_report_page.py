@@ -72,7 +72,7 @@ def test_page_refers_to_nothing_outside(source):
 
 
 def test_text_from_data_is_escaped(source):
-  assert "<script" not in source
+  assert source.count("<script") == 2 and EVIL not in source, "our data and our script alone"
   assert html.escape(EVIL) in source
   assert "Majority &lt;i&gt;$answer$&lt;/i&gt; &amp; &quot;co&quot;" in source
 
@@ -97,7 +97,41 @@ def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
   assert found["images"] and all(found["images"])
   assert "<title>Frequency shock report: demo</title>" in dom
   assert "&lt;script&gt;document.title=" in dom, "the hostile name is text"
-  assert dom.count("<script") == 1, "only the probe of this test is a script"
+  assert dom.count("<script") == 3, "our data and script, and the probe of this test"
+
+
+def test_browser_lists_every_answer_under_the_pages_own_policy(folder, tmp_path):
+  """The script is allowed by its digest; names are text; the first row has the most predictions of the finetuned arm."""
+  dom = chromium(tmp_path, (folder / "report.html").as_uri(), "--dump-dom")
+  data = json.loads(re.search(r'id="entity-data">(.*?)</script>', (folder / "report.html").read_text(encoding="utf-8")).group(1))
+  heads, table, arm = data["heads"], data["rows"], 6 + data["arm"]
+  body = re.search(r'<tbody id="entity-body">(.*?)</tbody>', dom, re.S).group(1)
+  assert body.count("<tr>") == min(200, len(table))
+  most = max(row[arm] or 0 for row in table)
+  first = re.findall(r"<t[hd]>(.*?)</t[hd]>", body)[:len(heads)]
+  assert first[arm] == f"{most:,}" and "&lt;script&gt;" in body
+  points = re.findall(r"<circle[^>]*><title>(.*?)</title>", dom)
+  assert len(points) == sum(row[2] > 0 or row[4] > 0 for row in table) and all(": gold " in point for point in points)
+
+
+CLICKS = """<script>addEventListener("load", () => {
+  const cells = column => [...document.querySelectorAll("#entity-body tr")].map(row => row.children[column].textContent);
+  document.querySelectorAll("#entity-heads button")[0].click();
+  const names = cells(0);
+  const search = document.getElementById("entity-search");
+  search.value = names[3];
+  search.dispatchEvent(new Event("input"));
+  document.body.setAttribute("data-probe", JSON.stringify({names, found: cells(0)}));
+});</script>"""
+
+
+def test_table_sorts_and_searches(source, tmp_path):
+  path = tmp_path / "copy.html"
+  path.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source).replace("</body>", CLICKS + "</body>"), encoding="utf-8")
+  dom = chromium(tmp_path, path.as_uri(), "--dump-dom")
+  found = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', dom).group(1)))
+  assert [name.lower() for name in found["names"]] == sorted((name.lower() for name in found["names"]))
+  assert found["names"][3] in found["found"] and len(found["found"]) < len(found["names"])
 
 
 def test_browser_draws_the_page(folder, tmp_path):
@@ -128,7 +162,7 @@ def without(diagnosis, *keys):
 
 
 @pytest.mark.parametrize("key, reasons", [
-    ("curves", ["steps", "alpha"]), ("entities", ["pressure", "entities"]), ("comparisons", ["comparisons"]),
+    ("curves", ["steps", "alpha"]), ("entities", ["pressure", "entities", "browser"]), ("comparisons", ["comparisons"]),
     ("run", ["run"]), ("notes", ["notes"])])
 def test_a_missing_part_is_left_out_with_its_reason(key, reasons, monkeypatch):
   monkeypatch.setattr(page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt))

@@ -9,6 +9,7 @@ TITLES = {
     "pressure": "Over-prediction against shock pressure",
     "popularity": "Accuracy by popularity of the subject",
     "entities": "Which answers are over- and under-predicted",
+    "browser": "Every answer by name",
     "run": "What was run",
     "notes": "Definitions",
 }
@@ -55,6 +56,9 @@ READING = {
     "entities":
         "Answers whose number of predictions by {arm} is furthest above and below the number of queries "
         "they are right for (gold); counts are of one seed and one relation.",
+    "browser":
+        "Click a column to sort by it; search by name or relation; point at a mark to read whose it is. Orange: rare and seen in "
+        "finetuning; blue: common and not seen. Counts are added up over seeds. Needs a browser that runs scripts.",
 }
 
 WHY_NOT = {
@@ -76,6 +80,7 @@ WHY_NOT = {
     "entities":
         "Not listed: the diagnosis has no counts by entity of a finetuned arm, or every answer is predicted "
         "as often as right.",
+    "browser": "No answers by name: the predictions were read without counts of entities and finetuning facts.",
     "run": "Not recorded: the diagnosis was made from predictions files alone.",
     "notes": "The diagnosis carries no definitions.",
 }

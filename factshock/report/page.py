@@ -5,13 +5,13 @@ import json
 import os
 
 from factshock import console, files
-from factshock.report import plots, reading, summary, tables
+from factshock.report import entity_browser, plots, reading, summary, tables
 from factshock.report.captions import READING, TITLES, WHY_NOT
 from factshock.report.style import CSS
 from factshock.report.tables import text
 
-# The page may load nothing and run nothing, whatever a name in the data says.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# The page may load nothing and run nothing but our own script, whatever a name in the data says.
+POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{entity_browser.DIGEST}'"
 
 
 def write_report(diagnosis, folder):
@@ -53,7 +53,7 @@ def render(diagnosis, pictures):
   heading = "Frequency shock report" + (f": {name}" if name else "")
   body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _comparisons(diagnosis),
                     *(_picture(diagnosis, key, panels) for key, panels in pictures.items()),
-                    _entities(diagnosis), _run(diagnosis), _notes(diagnosis)])
+                    _entities(diagnosis), _browser(diagnosis), _run(diagnosis), _notes(diagnosis)])
   return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
           f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
           '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -132,6 +132,12 @@ def _entities(diagnosis):
     return _section("entities", _absent("entities"))
   caption = _caption("entities", diagnosis, arm=label)
   return _section("entities", f'{tables.entities(diagnosis, label)}<p class="caption">{caption}</p>')
+
+
+def _browser(diagnosis):
+  found = entity_browser.render(diagnosis)
+  caption = f'<p class="caption">{_caption("browser", diagnosis)}</p>'
+  return _section("browser", found + caption if found else _absent("browser"))
 
 
 def _run(diagnosis):

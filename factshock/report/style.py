@@ -52,6 +52,15 @@ dd { margin: 0 0 8px; }
 code, pre { font: .86rem/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; }
 pre { background: var(--wash); border-radius: 6px; padding: 12px; overflow-x: auto; max-height: 420px; }
 summary { cursor: pointer; font-weight: 600; padding: 6px 0; }
+#entity-plot { width: 100%; max-width: 900px; font-size: 12px; fill: var(--soft); }
+#entity-plot .grid { stroke: var(--rule); } #entity-plot .zero { stroke: var(--ink); }
+#entity-plot circle { fill: #56b4e9; fill-opacity: .55; } #entity-plot circle:hover { fill-opacity: 1; stroke: var(--ink); }
+#entity-plot .rare--seen { fill: #d55e00; } #entity-plot .common--unseen { fill: #0072b2; } #entity-plot .rare--unseen { fill: #8a8f94; }
+.browser thead button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; text-align: inherit; }
+.browser th[aria-sort=descending] button::after { content: " ▾"; } .browser th[aria-sort=ascending] button::after { content: " ▴"; }
+.browser td:nth-child(2), .browser td:nth-child(6) { text-align: left; }
+.browser thead th { white-space: normal; min-width: 70px; }
+input[type=search] { font: inherit; padding: 4px 8px; width: 240px; max-width: 60vw; }
 @media (min-width: 700px) {
   .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); align-items: start; }
   .panels.one { grid-template-columns: minmax(0, 600px); }
