@@ -34,6 +34,6 @@ setuptools.setup(
         "tpu": ["jax[tpu]"],
         "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "torch==2.13.0", "safetensors>=0.4", "peft>=0.15"],
-        "peers": ["torch==2.13.0", "t5>=0.9.4"],
+        "peers": ["torch==2.13.0", "t5>=0.9.4", "flashtext>=2.7", "scipy>=1.11"],
     },
 )

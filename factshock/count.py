@@ -9,7 +9,8 @@ r"""Counts how often text names each entity of some facts: subjects, objects and
 counts.tsv holds, by the number of mentions: entity; count, the places where one of its names stands as whole words; longest, those of
 them that are not within a longer name; documents; and ambiguous, why a count may be of something else: "several" entities have
 the name, it is a "word" seen more often in lower case, or one "letter". counts.facts.tsv holds, for each fact in its order, how
-many documents name subject and object together, and each of them. Both can be read by the experiment's verbs (`count` column).
+many documents name subject and object together, and each of them. `diagnose
+--entity_counts` and `experiment --config.entity_counts` read counts.tsv.
 
 All cores count, a part of the files each; interrupted, the same command goes on. With --runner the counting is an Apache Beam pipeline
 instead (pip install 'factshock[beam]'): --runner=DirectRunner here, DataflowRunner, FlinkRunner or SparkRunner with their options

@@ -66,9 +66,10 @@ def test_formats_hold_the_same_documents(expected, tmp_path):
   with gzip.open(tmp_path / "a.txt.gz", "wt", encoding="utf-8") as file:
     file.write("\n".join(texts))
   (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+  (tmp_path / "b.json").write_bytes((tmp_path / "b.jsonl").read_bytes())
   (tmp_path / "c.tsv").write_text("n\tsentence\n" + "".join(f"1\t{text}\n" for text in texts), encoding="utf-8")
   pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "d.parquet")
-  for name in ("a.txt.gz", "b.jsonl", "c.tsv", "d.parquet"):
+  for name in ("a.txt.gz", "b.jsonl", "b.json", "c.tsv", "d.parquet"):
     same(corpus_counts.count(str(tmp_path / name), FOUND, str(tmp_path / "counts.tsv"), 1), expected)
 
 

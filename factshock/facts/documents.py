@@ -8,7 +8,7 @@ from factshock.console import UserError
 from factshock.facts import schema
 
 FIELDS = ("text", "sentence")  # the columns that hold the text, the first there is
-_TABLES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_TABLES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
 def paths(pattern):

@@ -172,6 +172,7 @@ def _kind(path):
   name = str(path)
   stem = name[:-3] if name.endswith(".gz") else name
   kind = stem.rpartition(".")[2]
+  kind = "jsonl" if kind == "json" else kind  # C4's .json.gz holds an object a line
   if kind not in _ROWS or (kind == "parquet" and stem != name):
     raise UserError(f"{path}: expected a file name that ends in .jsonl, .csv, .tsv (each also with .gz) or "
                     f".parquet; rename or convert the file")
