@@ -51,7 +51,8 @@ def read_rows(path, columns):
   Raises:
     UserError: as `read_facts`, for a table that lacks one of `columns` (a jsonl row is not checked for them).
   """
-  kind = _kind(path)
+  # Other people's .json is often an object a line, as C4's .json.gz is.
+  kind = "jsonl" if str(path).endswith((".json", ".json.gz")) else _kind(path)
   for place, row in _ROWS[kind](path, columns):
     yield _where(path, "row" if kind == "parquet" else "line", place), row
 
@@ -172,7 +173,6 @@ def _kind(path):
   name = str(path)
   stem = name[:-3] if name.endswith(".gz") else name
   kind = stem.rpartition(".")[2]
-  kind = "jsonl" if kind == "json" else kind  # C4's .json.gz holds an object a line
   if kind not in _ROWS or (kind == "parquet" and stem != name):
     raise UserError(f"{path}: expected a file name that ends in .jsonl, .csv, .tsv (each also with .gz) or "
                     f".parquet; rename or convert the file")
