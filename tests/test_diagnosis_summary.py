@@ -245,3 +245,16 @@ def test_help_needs_no_heavy_library():
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert "--finetuning_facts" in done.stdout
+
+
+def test_macro_average_counts_relations_alike():
+  """Relation a: 1 of 4 right, b: 1 of 1; in another order than the reference's."""
+  gold = [("a", "x", "x"), ("a", "x", "y"), ("a", "x", "y"), ("a", "x", "y"), ("b", "x", "x")]
+  rows = [{"subject": f"s{i}", "relation": relation, "object": right, "prediction": said} for i, (relation, right, said) in enumerate(gold)]
+  other = [{**row, "prediction": "x"} for row in rows]
+  found = summary.diagnose({"all": {0: predictions.from_rows(enumerate(other, 1))}, "some": {0: predictions.from_rows(enumerate(rows[::-1], 1))}},
+                           resamples=200)
+  some = found["arms"]["some"]
+  assert some["exact_match"]["mean"] == pytest.approx(.4) and some["macro_exact_match"]["mean"] == pytest.approx(.625)
+  assert means(some["by_relation"]) == {"a": .25, "b": 1.0} and found["arms"]["all"]["macro_exact_match"]["mean"] == 1
+  assert "macro" in table.lines(found)[1] and some["macro_exact_match"]["low"] < .625

@@ -156,13 +156,14 @@ def _samples(exact, resampled):
 
 
 def _accuracy(arm, scores_Nx3, queries):
-  """Plans of accuracy, of ranks where there are candidates, and of accuracy by popularity."""
+  """Plans of accuracy, of ranks where there are candidates, and of accuracy by popularity and relation."""
   columns = dict(zip(("exact_match", "contains", "f1"), scores_Nx3.T))
   if arm.rank is not None:
     columns |= {**accuracy.hits(arm.rank, arm.listed), "mrr": accuracy.reciprocal_rank(arm.rank)}
   yield from (_mean(name, values_N) for name, values_N in columns.items())
   if queries.bins is not None:
     yield _by_popularity(queries, scores_Nx3[:, 0] > 0)
+  yield from _by_relation(queries, scores_Nx3[:, 0] > 0)
 
 
 def _mean(name, values_N):
@@ -209,6 +210,20 @@ def _by_popularity(queries, right_N):
     return {f"popularity/{i}": bins_RxB[:, i] for i in range(BINS) if queries.bin_rows[i]}
 
   return Plan(queries.bins * 2 + right_N, 2 * (BINS + 1), shares)
+
+
+def _by_relation(queries, right_N):
+  """A plan of exact match in each relation and their plain mean; none where there is one relation."""
+  relations, code_N = np.unique(queries.base.relation, return_inverse=True)
+  if len(relations) < 2:
+    return
+  names = [f"relation/{queries.base.strings[relation]}" for relation in relations.tolist()]
+
+  def shares(counts_RxC):
+    shares_RxK = shock.divide(counts_RxC[:, 1::2], counts_RxC[:, 0::2] + counts_RxC[:, 1::2])
+    return {"macro_exact_match": statistics.nan_mean(shares_RxK), **dict(zip(names, shares_RxK.T))}
+
+  yield Plan(2 * code_N.astype(np.int32) + right_N, 2 * len(relations), shares)
 
 
 def _predicted(arm, queries, right_N):

@@ -13,6 +13,7 @@ f1: token F1 of normalised texts, best over the accepted answers.
 hits: share of queries whose gold answer (or an alias) is among the first k candidates; null where a file's
   longest list is shorter than k.
 mrr: mean of 1 / rank of the gold answer, 0 where it is not among the candidates listed.
+macro_exact_match, by_relation: exact match within each relation (or discipline), and the plain mean of these.
 by_popularity: quartiles of the popularity of the test queries' subjects, of each seed; queries without a
   popularity are left out.
 entity: an answer of a relation: test gold, finetuning answer (of any arm) or counted entity. A prediction is

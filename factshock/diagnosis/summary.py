@@ -137,6 +137,10 @@ def _arm(by_seed, samples, bins, finish):
              for i in range(measures.BINS) if f"popularity/{i}" in samples]
   if popular:
     found["by_popularity"] = popular
+  if "macro_exact_match" in samples:
+    found["macro_exact_match"] = finish(samples["macro_exact_match"])
+    found["by_relation"] = {name.removeprefix("relation/"): finish(by_seed) for name, by_seed in samples.items()
+                            if name.startswith("relation/")}
   if "shock" in samples:
     names = ("shock", "slope", "spearman", "total_variation", "range_shift", "mismatch")
     found["shock"] = {"ratio": {group: _ratio(group, samples, finish) for group in shock.GROUPS},

@@ -1,7 +1,7 @@
 """A diagnosis as lines for the terminal."""
 
 COLUMNS = (  # title, keys into an arm, whether with its interval
-    ("exact match", ("exact_match",), True), ("F1", ("f1",), False), ("hits@5", ("hits@5",), False),
+    ("exact match", ("exact_match",), True), ("macro", ("macro_exact_match",), False), ("F1", ("f1",), False), ("hits@5", ("hits@5",), False),
     ("known kept", ("known_kept",), False), ("shock", ("shock", "shock"), True),
     ("slope", ("shock", "slope"), False), ("rare seen", ("shock", "ratio", "rare_seen"), False),
     ("common unseen", ("shock", "ratio", "common_unseen"), False),
