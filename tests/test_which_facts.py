@@ -2,16 +2,16 @@
 
 import json
 
+import jax
 import pytest
 
-import hf_llama
 import hf_tokenizers
 from configs import pretrained, which_facts
 from factshock import arms, pipeline
 from factshock.console import UserError
 from factshock.data import pretrained_tokenizers
 from factshock.facts import schema, templates
-from factshock.models import llama
+from factshock.models import huggingface, llama
 
 
 class Base:
@@ -33,8 +33,11 @@ class Base:
 def home(tmp_path_factory):
   folder = tmp_path_factory.mktemp("which")
   size = pretrained_tokenizers.load(hf_tokenizers.llama_like(folder / "llama")).size
-  hf_llama.peer(llama.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=1,
-                                  max_length=512)).save_pretrained(folder / "llama")
+  config = llama.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=1, max_length=512)
+  tokenizer = {path.name: path.read_bytes() for path in (folder / "llama").iterdir()}
+  huggingface.save(str(folder / "model"), llama.init(config, jax.random.key(0)), config)
+  for name, content in tokenizer.items():
+    (folder / "model" / name).write_bytes(content)
   rows = [{"subj": f"Book {n}", "prop": "author", "obj": f"Writer {n % 5}", "possible_answers": [f"Writer {n % 5}", f"W{n % 5}"],
            "question": templates.POPQA["author"][2].replace("[X]", f"Book {n}"), "s_pop": n + 1} for n in range(48)]
   (folder / "popqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -60,7 +63,7 @@ def rows_of(workdir, label):
 
 
 def test_popqa_is_asked_by_generation(home, tmp_path):
-  config = which_facts.of(Base(home / "llama"), "popqa", f"popqa:{home}/popqa.jsonl", shots=2)
+  config = which_facts.of(Base(home / "model"), "popqa", f"popqa:{home}/popqa.jsonl", shots=2)
   config.entity_counts = str(home / "counts.tsv")
   keep(config, "zero_shot", "whole", "popular_half", "top_30", "naive_bayes")
   found = pipeline.run(config, str(tmp_path / "run"))
@@ -72,8 +75,9 @@ def test_popqa_is_asked_by_generation(home, tmp_path):
   assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_mmlu_is_asked_by_letters(home, tmp_path):
-  config = which_facts.of(Base(home / "llama"), "mmlu", str(home / "mmlu.jsonl"), prompt="letters", shots=2, popularity="confidence")
+  config = which_facts.of(Base(home / "model"), "mmlu", str(home / "mmlu.jsonl"), prompt="letters", shots=2, popularity="confidence")
   config.relations, config.entity_counts = str(home / "relations.jsonl"), str(home / "choice_counts.tsv")
   keep(config, "zero_shot", "k_shot", "whole", "unpopular_half")
   found = pipeline.run(config, str(tmp_path / "run"))
@@ -87,7 +91,7 @@ def test_mmlu_is_asked_by_letters(home, tmp_path):
 
 
 def test_arms_that_rank_are_refused_where_nothing_is_ranked(home):
-  config = which_facts.of(Base(home / "llama"), "mmlu", "mmlu:x", prompt="letters")
+  config = which_facts.of(Base(home / "model"), "mmlu", "mmlu:x", prompt="letters")
   with config.unlocked():
     config.arms.majority = dict(kind="majority")
   with pytest.raises(UserError, match="config.arms.majority: majority ranks the answers of a relation"):
