@@ -16,6 +16,7 @@ from factshock import files
 from factshock import study as studies
 from factshock.console import UserError, duration
 from factshock.facts import counts as counting
+from factshock.facts import relations as relations_room
 from factshock.facts import schema, sources, splits
 
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
@@ -223,6 +224,8 @@ def diagnose(config, workdir, run_facts):
       **config.diagnosis.to_dict())
   found |= {"curves": {"steps": curves["step"], "alpha": curves["alpha"]}, "table": list(table), "titles": table,
             "groups": {label: _group(config, label) for label in table}, "selected": selected,
+            "relation_labels": {name: row["label"] for name, row in relations_room.read_relations(
+                _facts_path(workdir, seeds[0], "relations.jsonl")).items()},
             "roles": {**roles, "remedies": list(roles["remedies"])}, "run": _run_record(config, workdir, run_facts)}
   with files.writing(os.path.join(workdir, "diagnosis.json")) as file:
     json.dump(found, file, allow_nan=False)

@@ -58,7 +58,7 @@ READING = {
         "they are right for (gold); counts are of one seed and one relation.",
     "browser":
         "Click a column to sort by it; search by name or relation; point at a mark to read whose it is. Orange: rare and seen in "
-        "finetuning; blue: common and not seen. Counts are added up over seeds. Needs a browser that runs scripts.",
+        "finetuning; blue: common and not seen. Counts are added up over seeds, that of pretraining is their mean. Needs a browser that runs scripts.",
 }
 
 WHY_NOT = {

@@ -99,7 +99,9 @@ DIGEST = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).
 
 
 def rows(diagnosis):
-  """(heads, rows): each answer of a relation with its counts, added up over seeds, and what each arm predicted of it.
+  """(heads, rows): each answer of a relation with its counts, and how often each arm predicted it.
+
+  Added up over seeds, but for the pretraining count, which is their mean.
 
   A row: answer, relation, gold, pretraining, finetuning, group, then a count an arm (None where an arm says nothing).
   """
@@ -107,15 +109,16 @@ def rows(diagnosis):
   for row in diagnosis.get("entities") or []:
     labels |= dict.fromkeys(row.get("predicted") or {})
   for row in diagnosis.get("entities") or []:
-    key = str(row.get("entity")), str(row.get("relation", ""))
-    one = found.setdefault(key, {"counts": [0, 0, 0], "group": row.get("group"), "predicted": dict.fromkeys(labels)})
-    for i, name in enumerate(("gold", "pretraining", "finetuning")):
-      one["counts"][i] += reading.number(row.get(name)) or 0
+    key = str(row.get("entity")), reading.relation(diagnosis, row.get("relation", ""))
+    one = found.setdefault(key, {"gold": 0, "finetuning": 0, "pretraining": [], "group": row.get("group"), "predicted": dict.fromkeys(labels)})
+    for name in ("gold", "finetuning"):
+      one[name] += reading.number(row.get(name)) or 0
+    one["pretraining"].append(reading.number(row.get("pretraining")) or 0)
     for label, count in (row.get("predicted") or {}).items():
       if reading.number(count) is not None:
         one["predicted"][label] = (one["predicted"][label] or 0) + count
   heads = ["Answer", "Relation", "Gold", "In pretraining", "In finetuning", "Group", *(reading.title(diagnosis, label) for label in labels)]
-  table = [[*key, *map(_whole, one["counts"]), reading.GROUPS.get(one["group"], one["group"] or "–"),
+  table = [[*key, _whole(one["gold"]), _whole(round(sum(one["pretraining"]) / len(one["pretraining"]), 1)), _whole(one["finetuning"]), reading.GROUPS.get(one["group"], one["group"] or "–"),
             *(_whole(one["predicted"][label]) for label in labels)] for key, one in found.items()]
   return heads, table, list(labels)
 

@@ -31,6 +31,12 @@ def tidy(diagnosis):
   return found | {"arms": {label: arm for label, arm in found["arms"].items() if isinstance(arm, dict)}}
 
 
+def relation(diagnosis, name):
+  """A relation by its label where the diagnosis knows one: "original network (P449)"."""
+  label = (diagnosis.get("relation_labels") or {}).get(name)
+  return f"{label} ({name})" if label and label != name else str(name)
+
+
 def number(value):
   """The value as a float, or None where it is missing, not a number or not finite."""
   if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

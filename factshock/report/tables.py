@@ -179,14 +179,14 @@ def entities(diagnosis, label):
   head += ["In pre-<br>training", "In fine-<br>tuning", "Group", "Relation"]
   rows = []
   for name, some in (("Most over-predicted", over), ("Most under-predicted", under)):
-    rows += [name] + [_entity(row, [label, *others], seeds) for row in some] if some else []
+    rows += [name] + [_entity(diagnosis, row, [label, *others], seeds) for row in some] if some else []
   return table(head + (["Seed"] if seeds else []), rows, "entities")
 
 
-def _entity(row, labels, seeds):
+def _entity(diagnosis, row, labels, seeds):
   counts = [_count(row.get("pretraining")), _count(row.get("finetuning"))]
   predicted = [_count((row.get("predicted") or {}).get(label)) for label in labels]
   group = reading.GROUPS.get(row.get("group"), row.get("group") or "–")
-  words = [text(group), text(row.get("relation", ""))] + ([text(row.get("seed"))] if seeds else [])
+  words = [text(group), text(reading.relation(diagnosis, row.get("relation", "")))] + ([text(row.get("seed"))] if seeds else [])
   gold = _count(row.get("gold"))
   return [text(row.get("entity")), gold, f"<b>{predicted[0]}</b>", *predicted[1:], *counts, *words]
