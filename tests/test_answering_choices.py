@@ -27,6 +27,7 @@ def test_prompts_of_mmlu():
       prompts.choice_prompt(wrong, [])
 
 
+forward_t5, forward_llama = jax.jit(t5.forward, static_argnums=1), jax.jit(llama.forward, static_argnums=1)
 TEXTS = ["w1 w2 <extra_id_0>", "w3 w4 w5 w6 w7 <extra_id_0> w8", "<extra_id_0> w2"]
 CHOICES = [["w1", "w2 w3"], ["w4 w4 w5", "w9"], ["w7 w8", "w0"]]
 
@@ -41,7 +42,7 @@ def test_a_t5s_scores_are_those_of_its_forward_pass():
     inputs = jnp.array([tokenizer.encode(text) + [tokenizer.eos]], jnp.int32)
     for choice, score in zip(each, scores):
       targets = jnp.array([tokenizer.encode("<extra_id_0> " + choice)], jnp.int32)
-      log_p = jax.nn.log_softmax(t5.forward(params, config, inputs, targets))[0]
+      log_p = jax.nn.log_softmax(forward_t5(params, config, inputs, targets))[0]
       assert score == pytest.approx(float(log_p[jnp.arange(1, targets.shape[1]), targets[0, 1:]].sum()), rel=1e-4)
 
 
@@ -55,7 +56,7 @@ def test_a_llamas_scores_are_those_of_its_forward_pass(tmp_path):
     before = [tokenizer.bos, *tokenizer.encode(text)]
     for choice, score in zip(options, scores):
       tokens = np.array([before + tokenizer.encode_continuation(text, choice)], np.int32)
-      log_p = jax.nn.log_softmax(llama.forward(params, config, tokens))[0]
+      log_p = jax.nn.log_softmax(forward_llama(params, config, tokens))[0]
       places = np.arange(len(before), tokens.shape[1])
       assert score == pytest.approx(float(log_p[places - 1, tokens[0, places]].sum()), rel=1e-4)
 

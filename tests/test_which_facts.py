@@ -62,6 +62,7 @@ def rows_of(workdir, label):
     return [json.loads(line) for line in file]
 
 
+@pytest.mark.slow
 def test_popqa_is_asked_by_generation(home, tmp_path):
   config = which_facts.of(Base(home / "model"), "popqa", f"popqa:{home}/popqa.jsonl", shots=2)
   config.entity_counts = str(home / "counts.tsv")

@@ -80,9 +80,10 @@ def count_part(documents_of_part, search):
       yield text
 
   counts = entities.count_documents(sampled(), search)
-  single = [label if label != label.lower() and re.fullmatch(r"\w+", label) else "" for label in search.entities.labels]
-  return {**counts, "as_is": np.array([words[label] for label in single], np.int64),
-          "lowered": np.array([words[label.lower()] for label in single], np.int64)}
+  as_is, lowered = np.zeros((2, len(search.entities.labels)), np.int64)
+  for number, label in search.capitalised:
+    as_is[number], lowered[number] = words[label], words[label.lower()]
+  return {**counts, "as_is": as_is, "lowered": lowered}
 
 
 def add_up(parts):

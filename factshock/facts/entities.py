@@ -33,6 +33,7 @@ class Search(NamedTuple):
   open_end: np.ndarray
   entity_of_name: tuple   # (offsets [names + 1], entities): those of each name
   facts_of_subject: tuple  # (offsets [entities + 1], numbers of facts)
+  capitalised: list    # (number, label) of entities whose label is one word and not in lower case
 
 
 def entities_of(facts, folded=False):
@@ -83,7 +84,8 @@ def search_of(entities):
   return Search(entities, automaton, np.array([not _is_word(name[0]) for name in entities.names], bool),
                 np.array([not _is_word(name[-1]) for name in entities.names], bool),
                 _grouped(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
-                _grouped(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)))
+                _grouped(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)),
+                [(i, label) for i, label in enumerate(entities.labels) if label != label.lower() and re.fullmatch(r"\w+", label)])
 
 
 def _grouped(keys, values, size):
@@ -139,7 +141,9 @@ def _count_chunk(text, search, total):
   entity, hit = _expand(search.entity_of_name, name)
   total["mentions"] += np.bincount(entity, minlength=size)
   total["longest"] += np.bincount(_expand(search.entity_of_name, name[longest])[0], minlength=size)
-  pairs = np.unique(document[hit] * size + entity)  # (document, entity)
+  pairs = document[hit] * size + entity  # (document, entity); nearly sorted, which a stable sort makes use of
+  pairs.sort(kind="stable")
+  pairs = pairs[np.concatenate([pairs[:1] == pairs[:1], pairs[1:] != pairs[:-1]])]
   entity = pairs % size
   total["documents"] += np.bincount(entity, minlength=size)
   fact, pair = _expand(search.facts_of_subject, entity)
