@@ -443,3 +443,17 @@ def test_loading_holds_one_copy(tmp_path):
   assert done.returncode == 0, done.stderr
   growth, size = map(int, done.stdout.split())
   assert 3.5e8 < size < 5e8 and growth < 1.25 * size
+
+
+def test_a_revision_may_stand_behind_the_hubs_name(monkeypatch, tmp_path):
+  import huggingface_hub
+  from factshock.answering import asking
+
+  asked = []
+  monkeypatch.setattr(huggingface_hub, "snapshot_download",
+                      lambda name, revision, allow_patterns: asked.append((name, revision)) or str(tmp_path))
+  for path in ("org/name@v1.0", "org/name", "name@refs/pr/3"):
+    assert not asking.is_checkpoint(path)
+    with pytest.raises(UserError, match="config.json"):
+      huggingface.config_of(path)
+  assert asked == [("org/name", "v1.0"), ("org/name", None), ("name", "refs/pr/3")]

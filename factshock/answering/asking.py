@@ -124,10 +124,10 @@ def open_model(checkpoint, config=None, tokenizer=None):
 
 
 def is_checkpoint(path):
-  """Whether a path is meant as a checkpoint of ours; else it is a HuggingFace folder or hub id ("org/name")."""
+  """Whether a path is meant as a checkpoint of ours; else it is a HuggingFace folder or hub id ("org/name", "org/name@revision")."""
   if os.path.isdir(path):
     return not any(os.path.exists(os.path.join(path, name)) for name in ("config.json", "adapter_config.json"))
-  return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path)
+  return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path)
 
 
 def _record(checkpoint):

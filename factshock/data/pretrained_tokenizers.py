@@ -118,6 +118,9 @@ def _read(source, revision):
 
   if os.path.exists(source) and not os.path.isdir(source):
     raise UserError(f"{source}: expected a folder with a tokenizer, got a file; give the model's folder")
+  if not os.path.isdir(source):
+    source, _, named = str(source).partition("@")  # "org/name@revision"
+    revision = revision or named or None
   try:
     return transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
   except (OSError, ValueError, KeyError, TypeError) as error:

@@ -84,7 +84,7 @@ def is_source(path):
   path = str(path)
   if os.path.exists(path):
     return os.path.isfile(os.path.join(path, "config.json")) or adapters.is_folder(path)
-  return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not os.path.isdir(path.split("/")[0])
+  return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) is not None and not os.path.isdir(path.split("/")[0])
 
 
 def open_source(path, *, revision=None, dtype=None, allow_pickle=False):
@@ -107,12 +107,14 @@ def open_source(path, *, revision=None, dtype=None, allow_pickle=False):
 
 
 def _folder(path, revision, patterns):
-  """The local folder of a path or of a model on the hub."""
+  """The local folder of a path or of a model on the hub, "org/name" or "org/name@revision"."""
   path = str(path)
   if os.path.isdir(path):
     return path
   if os.path.exists(path):
     raise UserError(f"{path}: expected the folder of a model, got a file; give the folder that holds it")
+  path, _, named = path.partition("@")  # "org/name@revision"
+  revision = revision or named or None
   if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
     raise UserError(f"{path}: expected the folder of a model, got nothing there; check the path")
   import huggingface_hub
