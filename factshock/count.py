@@ -34,6 +34,7 @@ flags.mark_flags_as_required(["corpus", "entities", "output"])
 
 
 def main(_):
+  """Counts, by this machine or by Beam, and says where the files are."""
   import gc
   import time
 
