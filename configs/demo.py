@@ -24,6 +24,8 @@ def get_config():
   config.facts = "world"
   config.relations = ""
   config.corpus = ""
+  config.corpus_weights = ()  # of several corpora, by commas in config.corpus: the share of each in the pretraining task
+  config.corpus_cache = ""  # where a corpus is kept tokenised; WORKDIR/corpus by default
   config.entity_counts = ""  # counts.tsv of `python -m factshock.count`, in the place of counting in the corpus
   config.drop_named_answers = False  # leave out facts whose subject's name holds the answer
   config.popularity = "popularity"  # the column that halves go by; a user's own, or `confidence` or `known`

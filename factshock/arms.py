@@ -137,7 +137,7 @@ def _run_naive_bayes(study, name):
 
 
 _FACTS = configs.choice("pool", *materials.FINETUNING_SETS)
-_PROMPT = configs.choice(*studies.PROMPTS)
+_PROMPT = configs.choice(*configs.PROMPTS)
 
 KINDS = {
     "prompted": Kind(configs.arm_schema(
@@ -167,9 +167,9 @@ def check(config):
   reads_text = [name for name, arm in config.arms.items() if arm.get("ratio", 0) > 0]
   if config.facts != "world" and not config.corpus and (reads_text or config.pretrain.steps > 0):
     problems.append(f"config.corpus=PATH: is needed by {', '.join(reads_text) or 'pretraining'}, which read text")
-  ranks = config.answering.mode == "rank" and config.finetune.prompt not in studies.CHOICE_PROMPTS
+  ranks = config.answering.mode == "rank" and config.finetune.prompt not in configs.CHOICE_PROMPTS
   for name, arm in config.arms.items():
-    if arm.kind in ("output_mixing", "majority", "naive_bayes") and config.finetune.prompt in studies.CHOICE_PROMPTS:
+    if arm.kind in ("output_mixing", "majority", "naive_bayes") and config.finetune.prompt in configs.CHOICE_PROMPTS:
       problems.append(f"config.arms.{name}: {arm.kind} ranks the answers of a relation, and choices are a question's own; take it out")
     elif arm.kind == "output_mixing" and not ranks:
       problems.append(f"config.arms.{name}: output_mixing needs config.answering.mode='rank'; take it out or rank")

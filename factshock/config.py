@@ -6,7 +6,7 @@ import json
 import ml_collections
 
 from factshock.console import UserError
-from factshock.facts import sources
+from factshock.facts import documents, sources
 
 # Tests of one value: (types, predicate, what was expected in words).
 _COUNT = (int, lambda v: v >= 1, "a whole number of at least 1")
@@ -17,6 +17,10 @@ _SHARE = ((int, float), lambda v: 0 <= v <= 1, "a number from 0 to 1")
 _INSIDE = ((int, float), lambda v: 0 < v < 1, "a number between 0 and 1")
 _TEXT = (str, lambda v: True, "a text")
 _FLAG = (bool, lambda v: True, "True or False")
+
+
+CHOICE_PROMPTS = ("letters", "choices")  # a fact's own choices are scored: their letters, or their whole texts
+PROMPTS = ("cloze", "question", *CHOICE_PROMPTS)
 
 
 def _choice(*values):
@@ -45,7 +49,7 @@ _OPTIMIZATION = dict(
 SCHEMA = dict(
     name=_TEXT,
     seeds=((int, tuple, list), _is_seeds, "a number of seeds (3 for 0, 1, 2) or a list of different seeds"),
-    facts=_TEXT, relations=_TEXT, corpus=_TEXT, entity_counts=_TEXT, drop_named_answers=_FLAG, popularity=_TEXT, start_from=_TEXT, cpu_devices=_WHOLE,
+    facts=_TEXT, relations=_TEXT, corpus=_TEXT, corpus_weights=_tuple_of(_POSITIVE), corpus_cache=_TEXT, entity_counts=_TEXT, drop_named_answers=_FLAG, popularity=_TEXT, start_from=_TEXT, cpu_devices=_WHOLE,
     world=dict(relations=_COUNT, subjects=_COUNT, answers=_COUNT, zipf=_NOT_NEGATIVE, mean_mentions=_POSITIVE,
                popularity_sigma=_NOT_NEGATIVE, templates=_COUNT, background=_SHARE, name_pieces=_COUNT),
     split=dict(pool=_INSIDE, development=_INSIDE, test=_INSIDE),
@@ -54,7 +58,7 @@ SCHEMA = dict(
     pretrain=dict(_OPTIMIZATION, masking=_choice("spans", "salient", "next_token"), noise_density=_INSIDE,
                   mean_span_length=_POSITIVE, roll=_FLAG, object_share=_SHARE, subject_share=_SHARE,
                   window_words=_COUNT, windows_per_fact=_COUNT),
-    finetune=dict(_OPTIMIZATION, eval_steps=_tuple_of(_WHOLE, 1), prompt=_choice("question", "cloze", "letters", "choices"),
+    finetune=dict(_OPTIMIZATION, eval_steps=_tuple_of(_WHOLE, 1), prompt=_choice(*PROMPTS),
                   lora_rank=_WHOLE, lora_alpha=_POSITIVE, lora_targets=_tuple_of(_TEXT)),
     mixing=dict(alphas=_tuple_of(_SHARE, 1)),
     answering=dict(batch_size=_COUNT, top=_WHOLE, mode=_choice("rank", "generate"), max_tokens=_COUNT),
@@ -175,6 +179,10 @@ def _joint_problems(config):
     problems.append(f"config.split: expected shares that sum to 1, got {total:g}")
   if config.facts == "world" and (config.relations or config.corpus):
     problems.append("config.relations and config.corpus go with config.facts=PATH; with config.facts='world' leave them empty")
+  texts = documents.corpora(config.corpus)
+  if len(config.corpus_weights) != (len(texts) if config.corpus_weights or len(texts) > 1 else 0):
+    problems.append(f"config.corpus_weights: expected a weight for each of {len(texts)} corpora of config.corpus, got "
+                    f"{len(config.corpus_weights)}")
   if config.facts != "world" and not config.relations and not sources.is_source(config.facts):
     problems.append(f"config.facts={config.facts!r} needs config.relations=PATH too")
   if config.facts != "world" and config.tokenizer.kind == "words":

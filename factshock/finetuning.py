@@ -34,7 +34,7 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   if checkpoints.latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
     return folder
-  material = materials.make_world(config, seed) if config.facts == "world" else materials.read_material(config)
+  material = materials.of(config, workdir, seed)
   study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
   print("  " + splits.describe("facts", material.facts), flush=True)
   studies.finetune(study, NAME, material.facts, config.finetune.to_dict(), studies.pretrained(study), ratio=ratio)

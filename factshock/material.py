@@ -4,8 +4,8 @@ import os
 from typing import NamedTuple
 
 from factshock.console import UserError
+from factshock.facts import corpus_counts, documents, entities, schema, sources, splits, world
 from factshock.facts import counts as counting
-from factshock.facts import documents, schema, sources, splits, world
 from factshock.facts import relations as relations_room
 
 # The finetuning sets an arm may name, as functions of (pool, test, counts, config, seed).
@@ -28,76 +28,62 @@ FINETUNING_SETS = {
 
 
 class Material(NamedTuple):
-  """What there is before a model: facts, their relations, text and answer counts."""
+  """What there is before a model: facts, their relations, texts and answer counts.
+
+  A text is a list of sentences, or a corpus by name (facts/documents.py).
+  """
   facts: list
   background: list
   relations: dict
-  sentences: list
+  texts: list
   counts: dict
+
+
+def of(config, workdir, seed):
+  """The Material of a config: the synthetic world of a seed, or one's own."""
+  return make_world(config, seed) if config.facts == "world" else read_material(config, os.path.join(workdir, "facts"))
 
 
 def make_world(config, seed):
   """The synthetic world of a seed as Material."""
   made = world.make_world(seed, **config.world.to_dict())
-  return Material(made.facts, made.background, made.relations, made.sentences, made.counts)
+  return Material(made.facts, made.background, made.relations, [made.sentences], made.counts)
 
 
-def read_material(config):
+def read_material(config, folder):
   """One's own facts, relations and text (if any) as Material; popularity not given is counted in the text.
 
+  Args:
+    folder: where the entities named by the text are counted (entity_counts.tsv), once for all seeds.
   Raises:
     UserError: a file that does not fit its format or the others.
   """
-  relations = sources.relations_of(config.facts, config.relations)
-  facts = sources.read_facts(config.facts)
-  schema.check_facts(facts, relations, config.facts)
+  facts, relations = sources.read_with_relations(config.facts, config.relations)
   if config.drop_named_answers:
     kept = [fact for fact in facts if not splits.names_answer(fact)]
     print(f"  {len(facts) - len(kept):,} of {len(facts):,} facts left out, as the subject's name holds the answer")
     facts = kept
-  sentences = read_corpus(config.corpus) if config.corpus else []
   used = {fact["relation"] for fact in facts}
   relations = {name: row for name, row in relations.items() if name in used}
-  if config.entity_counts:
-    named, where = _read_entity_counts(config.entity_counts), config.entity_counts
-    counts = {(fact["relation"], fact["object"]): named.get(fact["object"], 0) for fact in facts}
-  elif sentences:
-    counts, named, where = counting.count_answers(sentences, facts), None, config.corpus
-  else:
-    return Material(facts, [], relations, [], {})
+  texts, where = documents.corpora(config.corpus), config.entity_counts or config.corpus
+  if not where:
+    return Material(facts, [], relations, texts, {})
+  named = counting.read_counts(config.entity_counts) if config.entity_counts else _counted(config.corpus, facts, folder)
+  counts = {(fact["relation"], fact["object"]): counting.count_of(named, fact["relation"], fact["object"]) for fact in facts}
   if not any(counts.values()):
     raise UserError(f"{where}: names no answer of {config.facts}; is it the right text?")
   if any("popularity" not in fact for fact in facts):
     print(f"  facts without popularity: taken as how often {where} names the subject")
-    named = _named_subjects(facts, sentences) if named is None else named
-    facts = [{"popularity": float(named.get(fact["subject"], 0)), **fact} for fact in facts]
-  return Material(facts, [], relations, sentences, counts)
+    facts = [{"popularity": float(counting.count_of(named, fact["relation"], fact["subject"])), **fact} for fact in facts]
+  return Material(facts, [], relations, texts, counts)
 
 
-def _read_entity_counts(path):
-  """Mentions of each entity from a file of `python -m factshock.count`, of whatever relation."""
-  named = {}
-  for (_, entity), count in counting.read_counts(path).items():
-    named[entity] = max(count, named.get(entity, 0))
-  return named
-
-
-def read_corpus(pattern):
-  """The documents of the files that a glob pattern names (facts/documents.py), in the order of their names."""
-  lines = [line for path in documents.paths(pattern) for line in documents.read(path)]
-  if not lines:
-    raise UserError(f"{pattern}: expected lines of text, got none")
-  return lines
-
-
-def _named_subjects(facts, sentences):
-  """How often the sentences name each subject: dict, without those that are never named."""
-  index = counting.mention_index({fact["subject"] for fact in facts})
-  named = {}
-  for sentence in sentences:
-    for _, _, name in counting.find_mentions(sentence, index):
-      named[name] = named.get(name, 0) + 1
-  return named
+def _counted(corpus, facts, folder):
+  """How often a corpus names each entity of facts, the longest name counting where one stands within another: as read_counts."""
+  path = os.path.join(folder, "entity_counts.tsv")
+  if not os.path.exists(path):
+    corpus_counts.count(corpus, entities.entities_of(facts), path)
+  return counting.read_counts(path, "longest")
 
 
 def make_sets(material, config, seed):

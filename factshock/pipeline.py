@@ -17,10 +17,11 @@ from factshock import study as studies
 from factshock.console import UserError, duration
 from factshock.facts import counts as counting
 from factshock.facts import relations as relations_room
-from factshock.facts import schema, sources, splits
+from factshock.facts import documents, schema, sources, splits
 
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
-MAY_CHANGE = ("seeds", "diagnosis", "roles", "name", "cpu_devices")  # what a rerun in the same workdir may change
+_DIGESTED = 1 << 30
+MAY_CHANGE = ("corpus_cache", "seeds", "diagnosis", "roles", "name", "cpu_devices")  # what a rerun in the same workdir may change
 
 
 def run(config, workdir):
@@ -150,17 +151,28 @@ def claim_workdir(config, workdir):
 
 
 def input_digests(config):
-  """{"inputs": SHA-256 of the files that config.facts, relations and corpus name}: changed files are noticed."""
+  """{"inputs": SHA-256 of the files that config.facts, relations and corpus name}: changed files are noticed.
+
+  Of a file larger than _DIGESTED bytes the size counts, and not what it holds.
+  """
   if config.facts == "world":
     return {}
   digests = {}
   for name in ("facts", "relations", "corpus", "entity_counts"):
     digests[name] = hashlib.sha256()
-    for path in sources.files_of(config[name]):
-      with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-          digests[name].update(block)
+    for spec in documents.corpora(config[name]) if name == "corpus" else [config[name]]:
+      for path in sources.files_of(spec):
+        _add_to_digest(digests[name], path)
   return {"inputs": {name: digest.hexdigest() for name, digest in digests.items()}}
+
+
+def _add_to_digest(digest, path):
+  if os.path.getsize(path) > _DIGESTED:
+    digest.update(f"{os.path.getsize(path)} bytes".encode())
+    return
+  with open(path, "rb") as file:
+    while block := file.read(1 << 20):
+      digest.update(block)
 
 
 def differences(old, new, where="config"):

@@ -1,6 +1,7 @@
 """One seed of a study: its facts and text as a tokenizer and a model read them, pretrained weights, and how it answers."""
 
 import functools
+import itertools
 import math
 import os
 from typing import NamedTuple
@@ -10,8 +11,7 @@ from factshock import material as materials
 from factshock.console import UserError
 
 SPLITS = ("development", "test")
-CHOICE_PROMPTS = ("letters", "choices")  # a fact's own choices are scored: their letters, or their whole texts
-PROMPTS = ("cloze", "question", *CHOICE_PROMPTS)
+_SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
 
 
 class Study(NamedTuple):
@@ -26,7 +26,7 @@ class Study(NamedTuple):
   candidates: dict  # relation -> answers to rank
   tokenizer: object
   model: object     # T5Config or LlamaConfig
-  text: object      # data.mixture source of the pretraining task
+  texts: object     # () -> [(data.mixture source of the pretraining task, its share of it)], read when first asked for
   queries: dict     # prepared queries by (prompt, shots, split), filled as they are needed
 
 
@@ -38,7 +38,7 @@ def prepare(config, workdir, seed, mesh):
   Raises:
     UserError: facts, relations or text that do not fit each other or the config.
   """
-  material = materials.make_world(config, seed) if config.facts == "world" else materials.read_material(config)
+  material = materials.of(config, workdir, seed)
   return assemble(config, workdir, seed, mesh, material, materials.make_sets(material, config, seed))
 
 
@@ -53,10 +53,10 @@ def assemble(config, workdir, seed, mesh, material, sets):
   tokenizers.save(tokenizer, folder)
   materials.write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
   model = family.from_section(config.model.to_dict(), tokenizer.size)
-  text = _text_source(config, material, tokenizer) if material.sentences else None
+  texts = functools.cache(functools.partial(_text_sources, config, workdir, material, tokenizer))
   candidates = predictions.candidates_of(material.facts + material.background)
   return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
-               model, text, {})
+               model, texts, {})
 
 
 def _tokenizer(config, material, folder):
@@ -74,55 +74,69 @@ def _tokenizer(config, material, folder):
   if not path:
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "trained.model")
-    print(f"  training a SentencePiece model of {section.size} pieces on {len(material.sentences):,} lines")
-    return tokenizers.train_sentencepiece(material.sentences, path, section.size, section.sentinels)
+    lines = _sample(material.texts)
+    print(f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines", flush=True)
+    return tokenizers.train_sentencepiece(lines, path, section.size, section.sentinels)
   return tokenizers.sentencepiece_tokenizer(path, section.sentinels)
 
 
 def _words(material):
   """Every word of the text and of the questions, sorted."""
   templates = [text for row in material.relations.values() for text in row["statements"] + row["questions"]]
-  words = {word for text in [*material.sentences, *templates] for word in text.split()}
+  words = {word for text in itertools.chain(*material.texts, templates) for word in text.split()}
   return sorted(words - {"[X]", "[Y]"})
 
 
-def _text_source(config, material, tokenizer):
-  """The pretraining task as a source of examples: T5's span corruption, salient spans masked, or the next token."""
-  from factshock.data import corpora, decoder_text, mixture
+def _sample(texts):
+  """Documents of all texts to train a tokenizer on: the first ones of each, at most _SAMPLE_CHARACTERS in all."""
+  from factshock.facts import documents
 
-  section = config.pretrain
-  if section.masking == "next_token":
-    return decoder_text.text_source(corpora.tokenize_lines(material.sentences, tokenizer), tokenizer)
+  found = []
+  for text in texts:
+    room = _SAMPLE_CHARACTERS // len(texts)
+    for line in documents.read(text) if isinstance(text, str) else text:
+      found.append(line)
+      room -= len(line)
+      if room <= 0:
+        break
+  return found
+
+
+def _text_sources(config, workdir, material, tokenizer):
+  """The pretraining task as (source of examples, share) of each text: span corruption, salient spans masked, or the next token."""
+  weights = config.corpus_weights or (1,) * len(material.texts)
+  cache = config.corpus_cache or os.path.join(workdir, "corpus")
+  names = ["corpus", *(f"corpus {number}" for number in range(2, len(material.texts) + 1))]
+  return [(_text_source(config.pretrain, text, material.facts, tokenizer, cache, name), weight / sum(weights))
+          for text, weight, name in zip(material.texts, weights, names)]
+
+
+def _text_source(section, text, facts, tokenizer, cache, name):
+  """One text, a list of sentences or a corpus by name, as a source of examples; a corpus is kept tokenised in `cache`."""
+  from factshock.data import corpora, corpus_cache, decoder_text, mixture, span_corruption
+
   spans = dict(noise_density=section.noise_density, mean_span_length=section.mean_span_length)
-  if section.masking == "spans":
-    corpus = corpora.tokenize_lines(material.sentences, tokenizer)
-    return mixture.span_source(corpus, tokenizer, roll=section.roll, **spans)
-  windows = corpora.salient_windows(material.sentences, material.facts, tokenizer, words=section.window_words,
-                                    per_fact=section.windows_per_fact)
-  print(f"  {len(windows.offsets) - 1:,} windows of text hold a fact's subject and object")
-  return mixture.salient_source(windows, tokenizer, object_share=section.object_share,
-                                subject_share=section.subject_share, **spans)
+  named = isinstance(text, str)
+  if section.masking == "salient":
+    around = dict(words=section.window_words, per_fact=section.windows_per_fact)
+    windows = (corpus_cache.salient_windows(text, facts, tokenizer, cache, **around) if named else
+               corpora.salient_windows(text, facts, tokenizer, **around))
+    print(f"  {len(windows.offsets) - 1:,} windows of text hold the two ends of {len(set(windows.facts.tolist())):,} facts", flush=True)
+    return mixture.salient_source(windows, tokenizer, object_share=section.object_share, subject_share=section.subject_share,
+                                  name=name, **spans)
+  corpus = corpus_cache.tokenized(text, tokenizer, cache) if named else corpora.tokenize(text, tokenizer)
+  if section.masking == "next_token":
+    return decoder_text.text_source(corpus, tokenizer, name=name)
+  most = span_corruption.raw_length(section.input_length, target_length=section.target_length, roll=section.roll, **spans)
+  return mixture.span_source(corpora.cut(corpus, max(1, most)), tokenizer, roll=section.roll, name=name, **spans)
 
 
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
-  """The prompts of facts in one of PROMPTS, after `shots` answered ones of other subjects."""
-  from factshock.data import decoder_text, prompts
-
-  form = decoder_text.answer_prompt if is_decoder(study) else prompts.k_shot_prompt
-  blank = "" if is_decoder(study) else prompts.BLANK
-  texts = []
-  for fact in facts:
-    chosen = prompts.choose_shots(fact, study.sets[shot_facts], shots, study.seed) if shots else []
-    texts.append(prompts.choice_prompt(fact, chosen, blank, prompt == "letters") if prompt in CHOICE_PROMPTS else
-                 form(fact, study.relations, chosen, prompt))
-  return texts
-
-
-def answer_text(fact, prompt):
-  """What a model has to say after a fact's prompt: its object, or the letter of the right choice."""
+  """The prompts of facts in one of config.PROMPTS, after `shots` answered ones of other subjects."""
   from factshock.data import prompts
 
-  return prompts.answer_letter(fact) if prompt == "letters" else fact["object"]
+  return prompts.prompt_texts(facts, study.relations, prompt, is_decoder(study), shots, study.sets[shot_facts] if shots else (),
+                              study.seed)
 
 
 def is_decoder(study):
@@ -135,7 +149,7 @@ def question_source(study, facts, prompt, loss_weight=1.0):
   from factshock.data import decoder_text, mixture, prompts
 
   room = decoder_text if is_decoder(study) else prompts
-  examples = [room.encode_example(study.tokenizer, text, answer_text(fact, prompt))
+  examples = [room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt))
               for text, fact in zip(prompt_texts(study, facts, prompt), facts)]
   if is_decoder(study):
     return decoder_text.qa_source(examples, loss_weight), (max(len(one["tokens"]) for one in examples), 0)
@@ -179,29 +193,24 @@ def write_answers(study, label, split, scores_by_fact, **extra):
 def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
   """Asks a model all development and test facts and writes the predictions files, as config.answering.mode says."""
   for split in SPLITS:
-    if study.config.answering.mode == "rank" and prompt not in CHOICE_PROMPTS:
+    if study.config.answering.mode == "rank" and prompt not in configs.CHOICE_PROMPTS:
       write_answers(study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra)
     else:
-      write = _choose if prompt in CHOICE_PROMPTS else _generate
-      write(study, label, split, params, prompt_texts(study, study.sets[split], prompt, shots, shot_facts), prompt, extra)
+      _write_said(study, label, split, params, prompt, shots, shot_facts, extra)
 
 
-def _generate(study, label, split, params, texts, _, extra):
-  from factshock.answering import decoding, predictions
-  from factshock.data import decoder_text
+def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
+  """Writes what a model generates, or which of a fact's own choices it takes."""
+  from factshock.answering import choices, decoding, predictions
 
-  stops = (decoder_text.STOP,) if is_decoder(study) else ()
-  said, log_p = decoding.generate(params, study.model, study.tokenizer, texts, max_length=study.config.answering.max_tokens,
-                                  batch_size=study.config.answering.batch_size, mesh=study.mesh, stops=stops)
-  rows = predictions.text_rows(study.sets[split], said, log_p, **_labels(study, label, split), **extra)
-  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
-
-
-def _choose(study, label, split, params, texts, prompt, extra):
-  from factshock.answering import choices, predictions
-
-  rows = choices.rows(params, study.model, study.tokenizer, study.sets[split], texts, letters=prompt == "letters",
-                      batch_size=study.config.answering.batch_size, mesh=study.mesh, **_labels(study, label, split), **extra)
+  facts, labels = study.sets[split], {**_labels(study, label, split), **extra}
+  asked = (params, study.model, study.tokenizer)
+  texts = prompt_texts(study, facts, prompt, shots, shot_facts)
+  size = dict(batch_size=study.config.answering.batch_size, mesh=study.mesh)
+  if prompt in configs.CHOICE_PROMPTS:
+    rows = choices.rows(*asked, facts, texts, letters=prompt == "letters", **size, **labels)
+  else:
+    rows = predictions.text_rows(facts, *decoding.generate(*asked, texts, max_length=study.config.answering.max_tokens, **size), **labels)
   predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 
@@ -243,9 +252,10 @@ def lora_scale(section):
   return section["lora_alpha"] / section["lora_rank"] if section.get("lora_rank") else None
 
 
-def train(study, name, section, sources, ratios, params, evaluate=None, eval_steps=()):
+def train(study, name, section, sources, ratios, rows, params, evaluate=None, eval_steps=()):
   """Trains `params` on a mixture of sources by one optimization section; goes on where it was interrupted.
 
+  A batch has `rows` times the section's batch_size examples, of which each source gives its share by `ratios`.
   Where the section asks for adapters these are trained, and `evaluate` gets the params with them attached.
 
   Returns:
@@ -265,7 +275,7 @@ def train(study, name, section, sources, ratios, params, evaluate=None, eval_ste
   whole = evaluate
   if scale and evaluate:
     whole = lambda step, adapters: evaluate(step, lora.attach(frozen, adapters, scale))
-  batch_size = round(section["batch_size"] * sum(ratios) / ratios[0])
+  batch_size = round(section["batch_size"] * rows)
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
                             target_length=section["target_length"], seed=study.seed,
                             pack_to=_row_multiple(study, section, batch_size) if section["pack"] else 0)
@@ -288,8 +298,9 @@ def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0
   """
   questions, needs = question_source(study, facts, section["prompt"], question_weight)
   section = fit_lengths(section, needs, study.config.pretrain if ratio else None)
-  sources, ratios = ([questions, study.text], [1.0, ratio]) if ratio else ([questions], [1.0])
-  return train(study, name, section, sources, ratios, start, evaluate, section["eval_steps"] if evaluate else ())
+  texts = study.texts() if ratio else []
+  return train(study, name, section, [questions, *(source for source, _ in texts)],
+               [1.0, *(ratio * share for _, share in texts)], 1 + ratio, start, evaluate, section["eval_steps"] if evaluate else ())
 
 
 def fit_lengths(section, needs, text=None):
@@ -366,7 +377,7 @@ def pretrained(study):
   if checkpoints.latest_step(folder) == section.steps:
     return checkpoints.restore_params(folder)
   params = start_weights(study) if study.config.start_from else random_params(study)
-  params = train(study, "pretrained", section, [study.text], [1.0], params)
+  params = train(study, "pretrained", section, *zip(*study.texts()), 1, params)
   if section.steps == 0:
     checkpoints.save(folder, 0, params=params, config=provenance(study, "pretrained"))
   return params

@@ -1,16 +1,21 @@
 """Strict settings for every test: 8 virtual CPU devices, rank promotion raises, own warnings are errors.
 
-XLA compiles for tests without its last optimisations: most of a test's time is compilation.
+XLA compiles for tests without its last optimisations, and what is compiled is kept in .pytest_cache for all processes and for
+the next run: most of a test's time is compilation.
 """
 
 import os
+import pathlib
+
+_COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
                            + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-import pathlib
 
 import jax
 import pytest

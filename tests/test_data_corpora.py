@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from factshock import files
 from factshock.console import UserError
@@ -28,22 +29,28 @@ def text_of(windows, tokenizer, spans=None):
 
 
 def test_lines_become_sequences_and_empty_lines_go(tokenizer):
-  corpus = corpora.tokenize_lines(["a b", "", "c d e"], tokenizer)
+  corpus = corpora.tokenize(["a b", "", "c d e"], tokenizer)
   assert sequences(corpus) == [[3, 4], [5, 6, 7]]
-  assert corpus.tokens.dtype == np.int32 and corpus.offsets.dtype == np.int64
-  assert sequences(corpora.tokenize_lines([], tokenizer)) == []
+  assert corpus.tokens.dtype == np.uint16 and corpus.offsets.dtype == np.int64
+  assert sequences(corpora.tokenize([], tokenizer)) == []
 
 
-def test_sentinel_in_text_is_refused(tokenizer):
-  with pytest.raises(UserError, match="corpus line 2: expected text, got a sentinel"):
-    corpora.tokenize_lines(["a", "b <extra_id_0>"], tokenizer)
+def test_text_with_a_sentinel_is_left_out_and_counted(tokenizer, capsys):
+  assert sequences(corpora.tokenize(["a", "b <extra_id_0>"], tokenizer)) == [[3]]
+  assert "1 documents left out, as a sentinel <extra_id_N> stands in them" in capsys.readouterr().out
 
 
-def test_windows_join_and_cut(tokenizer):
-  corpus = corpora.windows(corpora.tokenize_lines(["a b", "c d e"], tokenizer), 2)
-  assert sequences(corpus) == [[3, 4], [5, 6], [7]]
-  with pytest.raises(ValueError, match="at least 1 token"):
-    corpora.windows(corpus, 0)
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), max_size=8), st.integers(1, 12))
+def test_long_sequences_are_cut_into_few_nearly_equal_pieces(lengths, most):
+  corpus = corpora.Corpus(np.arange(sum(lengths)), corpora.offsets(np.array(lengths, np.int64)))
+  pieces = corpora.cut(corpus, most)
+  sizes, ends = np.diff(pieces.offsets), set(pieces.offsets.tolist())
+  assert set(corpus.offsets.tolist()) <= ends and pieces.offsets[-1] == sum(lengths)
+  assert len(sizes) == sum(-(-length // most) for length in lengths)
+  for begin, end in zip(corpus.offsets, corpus.offsets[1:]):
+    inside = sizes[(pieces.offsets[:-1] >= begin) & (pieces.offsets[:-1] < end)]
+    assert inside.max() <= most and inside.max() - inside.min() <= 1
 
 
 def test_salient_windows_hold_both_names_with_exact_spans(tokenizer):
@@ -68,8 +75,14 @@ def test_the_nearest_mentions_are_taken(tokenizer):
   assert text_of(windows, tokenizer) == ["Ada Byron saw London"]
 
 
+def test_an_alias_names_the_object(tokenizer):
+  facts = [{**FACTS[0], "aliases": ["g", "Ada Byron"]}]
+  windows = corpora.salient_windows(["Ada Byron was born in g", "Ada Byron saw"], facts, tokenizer)
+  assert text_of(windows, tokenizer, windows.objects) == ["g"] and text_of(windows, tokenizer, windows.subjects) == ["Ada Byron"]
+
+
 def test_no_fact_in_the_text_is_an_error(tokenizer):
-  with pytest.raises(UserError, match="no line of 1 names the subject and the object of one of 2 facts"):
+  with pytest.raises(UserError, match="no text names the subject and the object of one of 2 facts"):
     corpora.salient_windows(["Ada Byron"], FACTS, tokenizer)
 
 

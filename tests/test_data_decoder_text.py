@@ -7,7 +7,7 @@ import pytest
 
 import hf_tokenizers
 from factshock.console import UserError
-from factshock.data import batching, corpora, decoder_text, mixture, pretrained_tokenizers
+from factshock.data import batching, corpora, decoder_text, mixture, pretrained_tokenizers, prompts
 
 RELATIONS = {"born": {"relation": "born", "statements": ["[X] was born in [Y] ."], "questions": ["where was [X] born ?"]},
              "middle": {"relation": "middle", "statements": ["In [Y] [X] was born ."], "questions": []}}
@@ -21,14 +21,14 @@ def tokenizer(request, tmp_path_factory):
 
 
 def test_prompts():
-  assert decoder_text.answer_prompt(ADA, RELATIONS) == "Q: where was Ada Byron born ?\nA:"
-  assert decoder_text.answer_prompt(ADA, RELATIONS, [GRACE]) == (
+  assert prompts.answer_prompt(ADA, RELATIONS) == "Q: where was Ada Byron born ?\nA:"
+  assert prompts.answer_prompt(ADA, RELATIONS, [GRACE]) == (
       "Q: where was Grace Hopper born ?\nA: Tokyo\n\nQ: where was Ada Byron born ?\nA:")
-  assert decoder_text.answer_prompt(ADA, RELATIONS, form="cloze") == "Ada Byron was born in"
-  assert decoder_text.answer_prompt(ADA, RELATIONS, [GRACE], "cloze") == (
+  assert prompts.answer_prompt(ADA, RELATIONS, form="cloze") == "Ada Byron was born in"
+  assert prompts.answer_prompt(ADA, RELATIONS, [GRACE], "cloze") == (
       "Grace Hopper was born in Tokyo .\nAda Byron was born in")
   with pytest.raises(UserError, match="expected a first statement that ends with"):
-    decoder_text.answer_prompt({**ADA, "relation": "middle"}, RELATIONS, form="cloze")
+    prompts.answer_prompt({**ADA, "relation": "middle"}, RELATIONS, form="cloze")
 
 
 def test_loss_is_on_the_answer_and_its_end_only(tokenizer):
@@ -42,7 +42,7 @@ def test_loss_is_on_the_answer_and_its_end_only(tokenizer):
 
 
 def rows_of(tokenizer, lines, length, steps=3):
-  source = decoder_text.text_source(corpora.tokenize_lines(lines, tokenizer), tokenizer)
+  source = decoder_text.text_source(corpora.tokenize(lines, tokenizer), tokenizer)
   loader = mixture.batches([source], [1], batch_size=8, input_length=length, target_length=0, seed=0)
   return list(itertools.islice(loader, steps))
 

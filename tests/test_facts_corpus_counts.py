@@ -31,10 +31,10 @@ def same(found, expected):
 
 
 def test_parts_of_a_text_file_give_what_the_whole_gives(expected, tmp_path, monkeypatch):
-  monkeypatch.setattr(corpus_counts, "PART_BYTES", 1000)
+  monkeypatch.setattr(documents, "PART_BYTES", 1000)
   (tmp_path / "a.txt").write_text("\n".join(lines()[:350]) + "\n", encoding="utf-8")
   (tmp_path / "b.txt").write_text("\r\n".join(lines()[350:]), encoding="utf-8")
-  assert len(corpus_counts.plan(str(tmp_path / "*.txt"))) > 10
+  assert len(documents.parts(str(tmp_path / "*.txt"))) > 10
   output = tmp_path / "counts.tsv"
   found = corpus_counts.count(str(tmp_path / "*.txt"), FOUND, str(output), 1)
   same(found, expected)
@@ -54,7 +54,7 @@ def test_the_verb_counts_by_several_processes(expected, tmp_path):
     (tmp_path / f"{number}.txt").write_text("\n".join(lines()[100 * number:100 * number + 100]), encoding="utf-8")
   said = subprocess.run([sys.executable, "-m", "factshock.count", f"--corpus={tmp_path}/*.txt", f"--entities={tmp_path}/facts.jsonl",
                          f"--output={tmp_path}/counts.tsv", "--processes=3"], capture_output=True, text=True, check=True).stdout
-  assert "4 parts, 0 of them counted before" in said and "400 documents" in said
+  assert "4 parts, 0 of them done before" in said and "400 documents" in said
   read = counts.read_counts(tmp_path / "counts.tsv")
   assert [read[("", label)] for label in FOUND.labels] == expected["mentions"].tolist()
 
@@ -74,7 +74,7 @@ def test_formats_hold_the_same_documents(expected, tmp_path):
 
 
 def test_an_interrupted_count_goes_on(expected, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(corpus_counts, "PART_BYTES", 3000)
+  monkeypatch.setattr(documents, "PART_BYTES", 3000)
   path, output = tmp_path / "a.txt", str(tmp_path / "counts.tsv")
   path.write_text("\n".join(lines()), encoding="utf-8")
   original, seen = corpus_counts.count_part, []
@@ -90,7 +90,7 @@ def test_an_interrupted_count_goes_on(expected, tmp_path, monkeypatch, capsys):
     corpus_counts.count(str(path), FOUND, output, 1)
   monkeypatch.setattr(corpus_counts, "count_part", original)
   same(corpus_counts.count(str(path), FOUND, output, 1), expected)
-  assert "3 of them counted before" in capsys.readouterr().out
+  assert "3 of them done before" in capsys.readouterr().out
 
 
 def test_parts_of_other_entities_are_not_taken(tmp_path, monkeypatch, capsys):
@@ -101,7 +101,7 @@ def test_parts_of_other_entities_are_not_taken(tmp_path, monkeypatch, capsys):
     corpus_counts.count(str(path), FOUND, output, 1)
   with pytest.raises(KeyboardInterrupt):
     corpus_counts.count(str(path), entities.entities_of(FACTS[:5]), output, 1)
-  assert "counted anew" in capsys.readouterr().out
+  assert "done anew" in capsys.readouterr().out
 
 
 def test_bad_files_are_named(tmp_path):

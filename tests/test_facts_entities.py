@@ -1,5 +1,6 @@
 """Counting mentions of entities against brute force, and what is counted where names overlap."""
 
+import collections
 import re
 import unicodedata
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factshock.facts import documents, entities, sources
+from factshock.facts.world import make_world
 
 
 def brute_force(texts, facts, folded=False):
@@ -85,6 +87,35 @@ ALPHABET = st.text(alphabet="aAéß '.-1", min_size=1, max_size=4).filter(lambda
        st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4), st.booleans())
 def test_equals_brute_force(names, texts, folded):
   check(texts, [fact(a, b, c) for a, b, c in names], folded)
+
+
+def test_counting_the_world_gives_the_counts_of_the_world():
+  world = make_world(5, subjects=60, answers=12, mean_mentions=4)
+  found = entities.entities_of(world.facts + world.background)
+  counts = dict(zip(found.labels, entities.count_documents(world.sentences, entities.search_of(found))["longest"].tolist()))
+  assert {(relation, answer): counts[answer] for relation, answer in world.counts} == world.counts
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(ALPHABET, ALPHABET, ALPHABET), min_size=1, max_size=6), st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4))
+def test_facts_in_documents_and_the_places_of_their_names(names, texts):
+  """As many mentions of each as the longest ones that are counted, each at its name, in the documents that hold both."""
+  facts = [fact(a, b, c) for a, b, c in names]
+  found = entities.entities_of(facts)
+  search, expected = entities.search_of(found), []
+  for text in texts:
+    longest = dict(zip(found.labels, entities.count_documents([text], search)["longest"].tolist()))
+    expected += [(text, number, longest[one["subject"]], longest[one["object"]]) for number, one in enumerate(facts)
+                 if longest[one["subject"]] and longest[one["object"]]]
+  got = list(entities.facts_in(texts, search))
+  assert sorted((text, number, len(subjects), len(objects)) for text, number, subjects, objects in got) == sorted(expected)
+  names_of = collections.defaultdict(set)
+  for one in facts:
+    names_of[one["subject"]].add(one["subject"])
+    names_of[one["object"]].update([one["object"], *one["aliases"]])
+  for text, number, subjects, objects in got:
+    assert {text[a:b] for a, b in subjects} <= names_of[facts[number]["subject"]]
+    assert {text[a:b] for a, b in objects} <= names_of[facts[number]["object"]]
 
 
 def test_no_documents_and_no_mentions():

@@ -91,7 +91,7 @@ def test_columns_of_any_hub_data_set(tmp_path, monkeypatch):
 
 
 def test_hub_name_offline_says_how_to_point_at_a_copy():
-  with pytest.raises(UserError, match=r"popqa:akariasai/PopQA: no such file, .* say popqa:PATH"):
+  with pytest.raises(UserError, match=r"akariasai/PopQA: no such file, .* give the path of a .jsonl"):
     sources.read("popqa:akariasai/PopQA")
 
 

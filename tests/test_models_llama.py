@@ -105,7 +105,7 @@ def test_steps_with_a_cache_equal_the_whole(name, room, monkeypatch):
   more = np.random.default_rng(1).integers(3, config.vocab_size, (3, 5)).astype(np.int32)
   whole = np.asarray(forward(params, config, np.concatenate([prompt, more], axis=1)))
   cache, token = hf_t5.quick_jit(llama.start, static_argnums=(1, 3))(params, config, prompt, 6)
-  cache = llama.unstack(cache, llama.apart(params))
+  cache = dict(llama.unstack(cache), weights=llama.apart(params))
   one = hf_t5.quick_jit(llama.step, static_argnums=1)
   for place in range(6):
     logits, cache = one(params, config, cache, token)
@@ -135,7 +135,7 @@ def test_rows_of_a_cache_are_taken_in_order():
   config, _, params = pair("mistral")
   prompt = hf_llama.tokens(config, length=6, left=True)
   cache, first = llama.start(params, config, prompt, 2)
-  cache = llama.unstack(cache, llama.apart(params))
+  cache = dict(llama.unstack(cache), weights=llama.apart(params))
   rows = jnp.array([2, 0, 2])
   whole, _ = llama.step(params, config, cache, first)
   taken, _ = llama.step(params, config, llama.take_rows(cache, rows), first[rows])

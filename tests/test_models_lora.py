@@ -89,7 +89,7 @@ def test_caches_and_trees_read_adapters_too():
   found = []
   for tree in (lora.attach(params, adapters, 2.0), lora.merge(params, adapters, 2.0)):
     cache, first = llama.start(tree, config, prompt, 1)
-    found.append(llama.step(tree, config, llama.unstack(cache, llama.apart(tree)), first)[0])
+    found.append(llama.step(tree, config, dict(llama.unstack(cache), weights=llama.apart(tree)), first)[0])
   np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
 
 

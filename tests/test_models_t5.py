@@ -161,7 +161,7 @@ def test_cached_decoding_equals_teacher_forcing(config, room, monkeypatch):
   np.testing.assert_allclose(decode(params, config, encoded, batch["inputs"], tokens), expected, atol=2e-5)
   cache, first = t5.start(params, config, batch["inputs"], 9)
   np.testing.assert_array_equal(first, tokens[:, 0])
-  cache = t5.unstack(cache, t5.apart(params))
+  cache = dict(t5.unstack(cache), weights=t5.apart(params))
   assert (cache["weights"] is None) == (room == 0)
   for position in range(tokens.shape[1]):
     logits, cache = step(params, config, cache, tokens[:, position])

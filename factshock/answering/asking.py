@@ -4,6 +4,7 @@ import os
 import re
 from typing import NamedTuple
 
+from factshock import config as configs
 from factshock.console import UserError
 
 
@@ -43,18 +44,14 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   rows, table = _facts_and_relations(asked, checkpoint, facts, relations)
   mesh, batch_size = partitioning.make_mesh(), asked.config["answering"]["batch_size"]
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
-  if mode in ("letters", "choices"):
-    pool = sources.read_facts(_shot_file(shots, shot_facts)) if shots else []
-    texts = [prompts.choice_prompt(fact, prompts.choose_shots(fact, pool, shots, 0) if shots else [],
-                                   prompts.BLANK if asked.tokenizer.sentinels else "", mode == "letters") for fact in rows]
+  form = mode if mode in configs.CHOICE_PROMPTS else prompt or asked.config["finetune"]["prompt"]
+  texts = prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, _pool(shots, shot_facts))
+  if mode in configs.CHOICE_PROMPTS:
     answers = choices.rows(asked.params, asked.model, asked.tokenizer, rows, texts, letters=mode == "letters",
                            batch_size=batch_size, mesh=mesh, **labels)
-    predictions.write_predictions(output, answers)
-    return answers
-  texts = prompt_texts(asked, rows, table, prompt or asked.config["finetune"]["prompt"], shots, shot_facts)
-  if mode == "generate":
+  elif mode == "generate":
     said, scores = decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
-                                     batch_size=batch_size, mesh=mesh, **_stops(asked), **(decoding_options or {}))
+                                     batch_size=batch_size, mesh=mesh, **(decoding_options or {}))
     answers = predictions.text_rows(rows, said, scores, **labels)
   else:
     options = predictions.candidates_of(sources.read_facts(candidates) if candidates else rows,
@@ -76,6 +73,7 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
   """
   from factshock.answering import decoding, knowledge
   from factshock.console import Progress
+  from factshock.data import prompts
   from factshock.facts import schema
   from factshock.training import partitioning
 
@@ -86,26 +84,20 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
   def generate(texts, **sampling):
     method = {"method": "sample", **sampling} if sampling else {}
     return decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
-                             batch_size=asked.config["answering"]["batch_size"], mesh=mesh, **_stops(asked), **method)[0]
+                             batch_size=asked.config["answering"]["batch_size"], mesh=mesh, **method)[0]
 
-  known = knowledge.assess(generate, lambda seed: prompt_texts(asked, rows, table, form, shots, shot_facts, seed), rows,
-                           sets=sets, samples=samples, progress=Progress("asking", sets * (1 + samples)))
+  pool = _pool(shots, shot_facts)
+  known = knowledge.assess(generate, lambda seed: prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, pool,
+                                                                      seed), rows, sets=sets, samples=samples, progress=Progress("asking", sets * (1 + samples)))
   schema.write_facts(output, known)
   return known
 
 
 def _facts_and_relations(asked, checkpoint, facts, relations):
   """(facts, relations): those of the file given, else of the data set, else of the checkpoint's workdir."""
-  from factshock.facts import schema, sources
+  from factshock.facts import sources
 
-  source = sources.read(facts)
-  for note in source.notes:
-    print(f"  {note}", flush=True)
-  table = source.relations
-  if relations or not table:
-    table = sources.relations_of(facts, relations or _from_workdir(asked.home, checkpoint, "relations"))
-  schema.check_facts(source.facts, table, facts)
-  return source.facts, table
+  return sources.read_with_relations(facts, relations, lambda: _from_workdir(asked.home, checkpoint, "relations"))
 
 
 def open_model(checkpoint, config=None, tokenizer=None):
@@ -172,31 +164,13 @@ def _open_pretrained(source, config, record, tokenizer):
   return Asked(params, model, tokenizer, config, {"arm": os.path.basename(os.path.normpath(source)), **record})
 
 
-def _stops(asked):
-  from factshock.data import decoder_text
-
-  return {"stops": (decoder_text.STOP,)} if asked.tokenizer.sentinels == 0 else {}
-
-
-def prompt_texts(asked, facts, table, form, shots=0, shot_facts=None, seed=0):
-  """The prompts of facts for a model, in one form, after `shots` answered facts of the file `shot_facts`.
-
-  Raises:
-    UserError: shots without a file of facts to draw them from, or too few of a relation.
-  """
-  from factshock.data import decoder_text, prompts
+def _pool(shots, shot_facts):
+  """The facts of a file to draw shots from. Raises: UserError where there is no file and shots are wanted."""
   from factshock.facts import sources
 
-  pool = sources.read_facts(_shot_file(shots, shot_facts)) if shots else []
-  write = prompts.k_shot_prompt if asked.tokenizer.sentinels else decoder_text.answer_prompt
-  return [write(fact, table, prompts.choose_shots(fact, pool, shots, seed) if shots else [], form)
-          for fact in facts]
-
-
-def _shot_file(shots, shot_facts):
-  if not shot_facts:
+  if shots and not shot_facts:
     raise UserError(f"--shots={shots} needs --shot_facts=FILE, the facts to draw them from")
-  return shot_facts
+  return sources.read_facts(shot_facts) if shots else []
 
 
 def _from_workdir(home, checkpoint, what):

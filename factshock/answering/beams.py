@@ -39,6 +39,7 @@ def _search(params, config, max_length, beams, inputs_BxS, closing_E, opening, u
   """
   module, batch, vocabulary = family.of(config), inputs_BxS.shape[0], config.vocab_size
   cache, first_B = module.start(params, config, inputs_BxS, max_length)
+  cache = dict(module.unstack(cache), weights=module.apart(params))
   rows_BxK = jnp.arange(batch * beams).reshape(batch, beams)
   each_R = rows_BxK.ravel() // beams
   ids_V = jnp.arange(vocabulary)
@@ -78,7 +79,7 @@ def _search(params, config, max_length, beams, inputs_BxS, closing_E, opening, u
 
   lowest_BxK = jnp.full((batch, beams), LOWEST)
   nothing_BxKxT = jnp.full((batch, beams, max_length), batches.ENDED, jnp.int32)
-  begin = {"step": jnp.int32(0), "cache": module.take_rows(module.unstack(cache, module.apart(params)), each_R), "token_R": first_B[each_R],
+  begin = {"step": jnp.int32(0), "cache": module.take_rows(cache, each_R), "token_R": first_B[each_R],
            "log_p_BxK": lowest_BxK.at[:, 0].set(0.0), "tokens_BxKxT": nothing_BxKxT, "ended_BxK": lowest_BxK,
            "ended_log_p_BxK": lowest_BxK, "ended_tokens_BxKxT": nothing_BxKxT, "open_B": jnp.arange(batch) < used}
   end = jax.lax.while_loop(going, advance, begin)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.answering import batches
+from factshock.answering import batches, decoding
 from factshock.console import UserError
 from factshock.data import prompts as prompt_room
 from factshock.models import family
@@ -41,12 +41,13 @@ def score(params, model_config, tokenizer, prompts, choices, *, batch_size=16, m
   batches.check_room(encoded, model_config, longest)
   opening = 0 if batches.is_decoder_only(tokenizer) else 1  # <extra_id_0>
   params, spread = batches.placed(params, mesh)
+  weights = decoding.apart(params, model_config)
   order = sorted(range(len(prompts)), key=lambda place: len(encoded[place]))
   pending = []
   for part, rows in batches.split(order, batch_size):
     targets_BxCxT = _padded([answers[place] for place in part], rows, number)
     inputs_BxS = batches.pad(encoded, part, rows, batches.is_decoder_only(tokenizer))
-    pending.append((list(part), _forced(params, model_config, opening, spread(inputs_BxS), spread(targets_BxCxT))))
+    pending.append((list(part), _forced(params, model_config, opening, weights, spread(inputs_BxS), spread(targets_BxCxT))))
   scores, sizes = np.zeros((len(prompts), number)), np.array([[len(tokens) - opening for tokens in each] for each in answers])
   for part, found in pending:  # only now wait for the devices
     scores[part] = np.asarray(found)[:len(part)]
@@ -96,12 +97,12 @@ def _padded(answers, rows, number):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _forced(params, config, opening, inputs_BxS, targets_BxCxT):
+def _forced(params, config, opening, weights, inputs_BxS, targets_BxCxT):
   """Summed log-probabilities [B, C] of target tokens after the inputs, the first `opening` of them not counted."""
   module, (batch, number, length) = family.of(config), targets_BxCxT.shape
   cache, first_B = module.start(params, config, inputs_BxS, length)
   each_R = jnp.arange(batch * number) // number
-  cache = module.take_rows(module.unstack(cache, module.apart(params)), each_R)
+  cache = module.take_rows(dict(module.unstack(cache), weights=weights), each_R)
   targets_TxR = targets_BxCxT.reshape(-1, length).T
 
   def going(carry):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.answering import batches
+from factshock.data import decoder_text
 from factshock.models import family
 
 METHODS = ("greedy", "sample", "beam")
@@ -14,7 +15,7 @@ NARROWEST = 8  # rows; fewer at a time cost a CPU nearly as much
 
 
 def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size=256, mesh=None, method="greedy",
-             temperature=1.0, seed=0, beams=4, length_penalty=1.0, stops=()):
+             temperature=1.0, seed=0, beams=4, length_penalty=1.0, stops=None):
   """The model's answers to prompts, and their log-probabilities.
 
   A T5's answer stands between <extra_id_0> (or the start, where the model leaves it out) and the next
@@ -29,7 +30,8 @@ def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size
     method: "greedy" (the likeliest next token), "sample" (from softmax(logits / temperature), by a random
       key of `seed` and the prompt's place alone, whatever the batch), or "beam" (`beams` hypotheses, compared by
       log-probability / tokens ** length_penalty).
-    stops: strings that end an answer; where one is a token of its own, generation ends there too.
+    stops: strings that end an answer; where one is a token of its own, generation ends there too. By default the end of the line
+      for a decoder-only model, none for a T5.
   Returns: (texts, scores): list of str, and float32 array of the natural log-probabilities (at temperature 1) of all
     tokens generated, <extra_id_0> and the closing token included.
   Raises:
@@ -44,6 +46,8 @@ def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size
   batches.check_vocabulary(tokenizer.size, model_config)
   encoded = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
   batches.check_room(encoded, model_config, max_length)
+  if stops is None:
+    stops = (decoder_text.STOP,) if batches.is_decoder_only(tokenizer) else ()
   ends = end_tokens(tokenizer, stops)
   if method == "beam":
     from factshock.answering import beams as beam_search
@@ -97,7 +101,7 @@ def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=No
   alone = mesh is None or mesh.size == 1
   smallest = NARROWEST if alone and jax.default_backend() == "cpu" else None
   params, _ = batches.placed(params, mesh)
-  weights = _apart(params, config)
+  weights = apart(params, config)
 
   def run(params, inputs_BxS, which_B, used):
     packed = batches.packed(np.asarray(inputs_BxS), left) if alone else None  # rows on a mesh would have to move
@@ -131,7 +135,8 @@ def _narrowing(advance, config, state, smallest):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _apart(params, config):
+def apart(params, config):
+  """The weights of the layers each on its own, once for all batches (models' `apart`)."""
   return family.of(config).apart(params)
 
 
@@ -140,11 +145,9 @@ def _begin(params, config, max_length, inputs_BxS, which_B, used, packed):
   """The state of a batch before its first token, of which `used` rows count."""
   module, rows = family.of(config), inputs_BxS.shape[0]
   cache, first_B = module.start(params, config, inputs_BxS, max_length, packed)
-  cache = module.unstack(cache, None)
-  del cache["weights"]
-  return {"step": jnp.int32(0), "cache": cache, "token_B": first_B, "which_B": which_B,
-                   "ended_B": jnp.arange(rows) >= used, "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
-                   "scores_B": jnp.zeros(rows, jnp.float32)}
+  return {"step": jnp.int32(0), "cache": module.unstack(cache), "token_B": first_B, "which_B": which_B,
+          "ended_B": jnp.arange(rows) >= used, "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
+          "scores_B": jnp.zeros(rows, jnp.float32)}
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=4)

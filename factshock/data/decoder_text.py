@@ -1,4 +1,4 @@
-"""What a decoder-only model reads: prompts that the answer continues, and rows of tokens with the loss on some.
+"""What a decoder-only model reads: rows of tokens, with the loss on some.
 
 A row holds token ids, then PAD. `weights` of a row say which tokens the loss counts, each as the one predicted.
 """
@@ -8,32 +8,10 @@ import functools
 import numpy as np
 
 from factshock.console import UserError
-from factshock.data import mixture, prompts, span_corruption
-from factshock.facts import relations as relations_room
+from factshock.data import mixture, span_corruption
 
 PAD = -1  # no token id: Llama's vocabulary has no padding token, and its id 0 is a real one
 STOP = "\n"  # what ends an answer in a k-shot prompt
-
-
-def answer_prompt(fact, relations, shots=(), form="question"):
-  """The text before the answer: "Q: where was Ada Byron born ?\\nA:", after answered ones of `shots`.
-
-  `form` "cloze" gives the relation's first statement up to its [Y]; shots are then whole statements, a line each.
-
-  Raises:
-    UserError: a cloze whose statement goes on with words after [Y], or a relation without questions.
-  """
-  if form == "question":
-    answered = [f"Q: {prompts.question_text(shot, relations)}\nA: {shot['object']}\n\n" for shot in shots]
-    return "".join(answered) + f"Q: {prompts.question_text(fact, relations)}\nA:"
-  before, _, after = prompts.cloze_prompt(fact, relations).partition(prompts.BLANK)
-  if any(letter.isalnum() for letter in after) or not before.strip():
-    raise UserError(f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a decoder-only "
-                    f"model reads no text after the answer; got {relations[fact['relation']]['statements'][0]!r}: "
-                    "put such a statement first or ask questions")
-  answered = [relations_room.statement(relations[shot["relation"]]["statements"][0], shot["subject"],
-                                       shot["object"]) + "\n" for shot in shots]
-  return "".join(answered) + before.rstrip()
 
 
 def encode_prompt(tokenizer, prompt):
@@ -86,14 +64,15 @@ def text_source(corpus, tokenizer, loss_weight=1.0, name="corpus"):
 def _prepare_text(corpus, tokenizer, input_length, target_length):
   first = _bos(tokenizer)
   room = input_length + target_length - len(first)
-  total = np.diff(corpus.offsets) + 1  # EOS counts
 
   def make(rows_B, keys_B):
-    size_B = np.minimum(total[rows_B], room)
-    start_B = span_corruption.scale(span_corruption.draw(keys_B, 1, stream=3)[:, 0], total[rows_B] - size_B + 1)
+    offset_B = corpus.offsets[rows_B]
+    total_B = corpus.offsets[rows_B + 1] - offset_B + 1  # EOS counts
+    size_B = np.minimum(total_B, room)
+    start_B = span_corruption.scale(span_corruption.draw(keys_B, 1, stream=3)[:, 0], total_B - size_B + 1)
     place = start_B[:, None] + np.arange(room)[None]
-    tokens = corpus.tokens[np.minimum(corpus.offsets[rows_B][:, None] + place, len(corpus.tokens) - 1)]
-    tokens = np.where(place == total[rows_B][:, None] - 1, tokenizer.eos, tokens)
+    tokens = corpus.tokens[np.minimum(offset_B[:, None] + place, len(corpus.tokens) - 1)].astype(np.int32)
+    tokens = np.where(place == total_B[:, None] - 1, tokenizer.eos, tokens)
     inside = np.arange(room)[None] < size_B[:, None]
     tokens = np.where(inside, tokens, PAD).astype(np.int32)
     if not first:  # nothing predicts the first token

@@ -81,17 +81,17 @@ def _most_tokens(options, name, input_length, target_length):
 def _prepare_spans(corpus, tokenizer, options, name, input_length, target_length):
   """The function that gathers rows of the corpus and corrupts them to the lengths given."""
   most = _most_tokens(options, name, input_length, target_length)
-  lengths = np.minimum(np.diff(corpus.offsets), most)
-  longest = int(lengths.max())
+  longest = min(most, int(np.diff(corpus.offsets).max()))
   spans = int(span_corruption.noise_counts(longest, options["noise_density"], options["mean_span_length"])[1])
   if spans >= tokenizer.sentinels:
     raise UserError(f"source {name!r}: expected fewer noise spans than the tokenizer's {tokenizer.sentinels} "
                     f"sentinels, got {spans} in {longest} tokens; lower input_length or add sentinels")
 
   def make(rows_B, keys_B):
-    lengths_B = lengths[rows_B]
+    starts_B = corpus.offsets[rows_B]
+    lengths_B = np.minimum(corpus.offsets[rows_B + 1] - starts_B, most)
     return _fields(span_corruption.corrupt(
-        _gather(corpus.tokens, corpus.offsets[rows_B], lengths_B), lengths_B, keys_B, **options,
+        _gather(corpus.tokens, starts_B, lengths_B), lengths_B, keys_B, **options,
         sentinel0=tokenizer.sentinel(0), eos=tokenizer.eos, sentinels=tokenizer.sentinels,
         input_length=input_length, target_length=target_length))
 
@@ -172,7 +172,7 @@ def _crop(begin_B, stop_B, total_B, most, random_Bx4):
 def _gather(tokens, starts_B, lengths_B):
   """[B, L] tokens from each start on, L the longest length; beyond a row's length lies what comes next."""
   place = starts_B[:, None] + np.arange(int(lengths_B.max()))[None]
-  return tokens[np.minimum(place, len(tokens) - 1)]
+  return tokens[np.minimum(place, len(tokens) - 1)].astype(np.int32)
 
 
 def whole_ratios(ratios):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 
 from factshock.console import UserError
@@ -38,6 +39,11 @@ class PretrainedTokenizer:
   def encode_all(self, texts):
     """Token ids of each text as by `encode`, in one call: the Rust tokenizers use all cores."""
     return self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+  @property
+  def digest(self):
+    """A text that differs where the tokenizer does."""
+    return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
   def encode_continuation(self, prompt, text):
     """Token ids that follow those of `prompt` in "PROMPT TEXT".

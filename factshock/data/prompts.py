@@ -1,4 +1,4 @@
-"""Facts as text for a T5: cloze, question and k-shot prompts with <extra_id_0> where the answer goes."""
+"""Facts as text: cloze, question, k-shot and multiple-choice prompts; for a T5 with <extra_id_0> where the answer goes."""
 
 import zlib
 
@@ -9,6 +9,27 @@ from factshock.data import span_corruption
 from factshock.facts import relations as relations_room
 
 BLANK = "<extra_id_0>"
+
+
+def prompt_texts(facts, relations, form, decoder_only, shots=0, pool=(), seed=0):
+  """The prompts of facts for a T5 or a decoder-only model, each after `shots` answered facts of `pool`.
+
+  Args:
+    form: "cloze", "question", or of facts with choices "letters" or "choices".
+  Raises:
+    UserError: a fact that the form has no text for, or too few facts of its relation in the pool.
+  """
+  chosen = [choose_shots(fact, pool, shots, seed) if shots else [] for fact in facts]
+  if form in ("letters", "choices"):
+    blank = "" if decoder_only else BLANK
+    return [choice_prompt(fact, others, blank, form == "letters") for fact, others in zip(facts, chosen)]
+  write = answer_prompt if decoder_only else k_shot_prompt
+  return [write(fact, relations, others, form) for fact, others in zip(facts, chosen)]
+
+
+def answer_text(fact, form):
+  """What a model has to say after a fact's prompt: its object, or the letter of the right choice."""
+  return answer_letter(fact) if form == "letters" else fact["object"]
 
 
 def _relation(fact, relations):
@@ -56,6 +77,27 @@ def k_shot_prompt(fact, relations, shots, form="question"):
     return " ".join([*answered, cloze_prompt(fact, relations)])
   answered = [f"{question_text(shot, relations)} {shot['object']}" for shot in shots]
   return " ".join([*answered, question_prompt(fact, relations)])
+
+
+def answer_prompt(fact, relations, shots=(), form="question"):
+  """What a decoder-only model reads before the answer: "Q: where was Ada Byron born ?\\nA:", after answered ones of `shots`.
+
+  `form` "cloze" gives the relation's first statement up to its [Y]; shots are then whole statements, a line each.
+
+  Raises:
+    UserError: a cloze whose statement goes on with words after [Y], or a relation without questions.
+  """
+  if form == "question":
+    answered = [f"Q: {question_text(shot, relations)}\nA: {shot['object']}\n\n" for shot in shots]
+    return "".join(answered) + f"Q: {question_text(fact, relations)}\nA:"
+  before, _, after = cloze_prompt(fact, relations).partition(BLANK)
+  if any(letter.isalnum() for letter in after) or not before.strip():
+    raise UserError(f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a decoder-only "
+                    f"model reads no text after the answer; got {relations[fact['relation']]['statements'][0]!r}: "
+                    "put such a statement first or ask questions")
+  answered = [relations_room.statement(relations[shot["relation"]]["statements"][0], shot["subject"],
+                                       shot["object"]) + "\n" for shot in shots]
+  return "".join(answered) + before.rstrip()
 
 
 LETTERS = "ABCDEFGH"

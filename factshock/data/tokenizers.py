@@ -51,6 +51,15 @@ class Tokenizer:
                         f"<extra_id_{part}>; take it out of the text or use a tokenizer with more sentinels")
     return ids
 
+  def encode_all(self, texts):
+    """Token ids of each text, as by `encode`."""
+    return [self.encode(text) for text in texts]
+
+  @property
+  def digest(self):
+    """A text that differs where the tokenizer does."""
+    return hashlib.sha256(repr((self.kind, self.sentinels, self.words, self.model)).encode()).hexdigest()
+
   def decode(self, ids):
     """The text of token ids; sentinels show as "<extra_id_N>", padding and EOS are left out."""
     parts, plain = [], []

@@ -28,16 +28,11 @@ def count(pattern, facts, folded, output, runner, options):
   with beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options])) as pipeline:
     lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
     if pattern.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-      lines = lines | "text" >> beam.Map(_text)
+      lines = lines | "text" >> beam.Map(lambda line: documents.text_of(schema.json_object(line, pattern), pattern))
     (lines | "count" >> beam.ParDo(_Count(place, folded))
      | "add up" >> beam.CombinePerKey(_add)
      | "gather" >> beam.combiners.ToList()
      | "write" >> beam.Map(_write_counts, place, folded, output))
-
-
-def _text(line):
-  row = schema.json_object(line, "a line of the corpus")
-  return next(row[field] for field in documents.FIELDS if field in row)
 
 
 class _Count(beam.DoFn):
@@ -56,7 +51,7 @@ class _Count(beam.DoFn):
     if text and not text.isspace():
       self.texts.append(text)
       self.size += len(text)
-    if self.size > corpus_counts.PART_BYTES // 4:
+    if self.size > documents.PART_BYTES // 4:
       self._count()
 
   def finish_bundle(self):

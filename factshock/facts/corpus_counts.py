@@ -1,26 +1,22 @@
 """Counting entities over a corpus of files: in parts, by all cores, resumable; and the files of counts."""
 
 import collections
+import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 
 import numpy as np
 
 from factshock import files
-from factshock.console import Progress, UserError
-from factshock.facts import documents, entities
+from factshock.facts import documents, entities, parts
 
-PART_BYTES = 64 << 20  # of a text file that is not compressed; other files are one part each
 _SAMPLE = 2 << 20  # characters of a part in which single words are compared with their lower case
-
-_search = None  # of this process; a fork has its parent's, and only reads it
 
 
 def count(pattern, found, output, processes=None):
-  """Counts the Entities `found` in the files that a glob pattern names and writes the counts.
+  """Counts the Entities `found` in a corpus (facts/documents.py) and writes the counts.
 
   Parts that are done stand in OUTPUT.parts; after an interruption they are not counted again.
 
@@ -32,37 +28,20 @@ def count(pattern, found, output, processes=None):
   Raises:
     UserError: no such files, or a broken one (nothing counted is lost).
   """
-  global _search
-  parts = plan(pattern)
   folder = f"{output}.parts"
-  _claim(folder, parts, found)
-  waiting = [number for number in range(len(parts)) if not os.path.exists(_part_path(folder, number))]
-  total = sum(_size(part) for part in parts)
-  done = total - sum(_size(parts[number]) for number in waiting)
-  print(f"{len(found.labels):,} entities by {len(found.names):,} names in {total / 1e6:,.1f} MB of files: {len(parts)} parts, "
-        f"{len(parts) - len(waiting)} of them counted before", flush=True)
-  progress = Progress("counted MB", max(1, round(total / 1e6)))
-  _search = entities.search_of(found) if waiting else None
-  for number in _run([(number, *parts[number], _part_path(folder, number)) for number in waiting], found, processes or os.cpu_count()):
-    done += _size(parts[number])
-    progress.update(round(done / 1e6))
-  _search = None
-  counts = add_up(np.load(_part_path(folder, number)) for number in range(len(parts)))
+  print(f"  {len(found.labels):,} entities by {len(found.names):,} names", flush=True)
+  counts = add_up(parts.results(documents.parts(pattern), folder, _digest(found), count_part,
+                                functools.partial(entities.search_of, found), "counting", processes))
   write(output, found, counts)
   shutil.rmtree(folder)
   return counts
 
 
-def plan(pattern):
-  """The parts of a corpus: list of (path, first byte, byte to stop before or None for the whole file)."""
-  parts = []
-  for path in documents.paths(pattern):
-    size = os.path.getsize(path)
-    if documents.is_table(path) or path.endswith(".gz"):
-      parts.append((path, 0, None))
-    else:
-      parts += [(path, begin, min(begin + PART_BYTES, size)) for begin in range(0, max(1, size), PART_BYTES)]
-  return parts
+def _digest(found):
+  digest = hashlib.sha256(json.dumps([found.labels, found.names, found.folded]).encode())
+  for array in (found.name_of_pair, found.entity_of_pair, found.facts):
+    digest.update(array.tobytes())
+  return digest.hexdigest()
 
 
 def count_part(documents_of_part, search):
@@ -86,12 +65,12 @@ def count_part(documents_of_part, search):
   return {**counts, "as_is": as_is, "lowered": lowered}
 
 
-def add_up(parts):
-  """The sums of the counts of parts."""
+def add_up(several):
+  """The sums of counts."""
   total = {}
-  for part in parts:
-    for name in part:
-      total[name] = total[name] + part[name] if name in total else part[name].copy()
+  for counts in several:
+    for name, array in counts.items():
+      total[name] = total[name] + array if name in total else array.copy()
   return total
 
 
@@ -126,71 +105,3 @@ def fact_lines(found, counts):
 
 def _cell(text):
   return re.sub(r"[\t\n\r]", " ", text)
-
-
-def _size(part):
-  path, begin, end = part
-  return (os.path.getsize(path) if end is None else end) - begin
-
-
-def _part_path(folder, number):
-  return os.path.join(folder, f"{number:05d}.npz")
-
-
-def _claim(folder, parts, found):
-  """Makes the folder of parts, or empties one that was of other entities or files."""
-  digest = hashlib.sha256()
-  for part in parts:
-    digest.update(json.dumps([*part, os.path.getmtime(part[0]), os.path.getsize(part[0])]).encode())
-  digest.update(json.dumps([found.labels, found.names, found.folded]).encode())
-  for array in (found.name_of_pair, found.entity_of_pair, found.facts):
-    digest.update(array.tobytes())
-  path = os.path.join(folder, "digest.txt")
-  if os.path.isdir(folder) and not (os.path.exists(path) and open(path, encoding="utf-8").read() == digest.hexdigest()):
-    print(f"{folder}: parts of other entities or files, counted anew", flush=True)
-    shutil.rmtree(folder)
-  with files.writing(path) as file:
-    file.write(digest.hexdigest())
-
-
-def _run(tasks, found, processes):
-  """Counts the parts and yields the number of each that is done."""
-  import multiprocessing
-
-  if len(tasks) < 2 or processes < 2:
-    yield from map(_count_file, tasks)
-    return
-  fork = "fork" in multiprocessing.get_all_start_methods()  # the names are then held once
-  context = multiprocessing.get_context("fork" if fork else "spawn")
-  with context.Pool(min(processes, len(tasks)), None if fork else _prepare, () if fork else (found,)) as pool:
-    yield from pool.imap_unordered(_count_file, tasks)
-
-
-def _prepare(found):
-  global _search
-  _search = entities.search_of(found)
-
-
-def _count_file(task):
-  """Counts one part, stores the counts, and returns the part's number."""
-  number, path, begin, end, output = task
-  counts = count_part(documents.read(path) if end is None else _lines(path, begin, end), _search)
-  with files.writing(output, binary=True) as file:
-    np.savez_compressed(file, **counts)
-  return number
-
-
-def _lines(path, begin, end):
-  """The lines of a text file that begin at the bytes from `begin` up to before `end`."""
-  with open(path, "rb") as file:
-    file.seek(max(0, begin - 1))
-    if begin:
-      file.readline()  # the rest of a line of the part before, or its line break
-    while (place := file.tell()) < end and (line := file.readline()):
-      try:
-        text = line.decode("utf-8").rstrip("\r\n")
-      except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected UTF-8 text, got the byte {line[error.start]:#04x} at byte {place + error.start}; convert "
-                        "the file to UTF-8") from error
-      if text and not text.isspace():
-        yield text

@@ -130,26 +130,67 @@ def _chunks(documents):
 def _count_chunk(text, search, total):
   """Adds to `total` the counts of some documents, a line each."""
   text = _with_borders(text)
-  ends_of_documents = np.flatnonzero(text == ord("\n"))
-  hits = search.automaton.find_matches_as_indexes(text.tobytes().decode("utf-32-le"), overlapping=True)
-  name, start, end = np.fromiter(itertools.chain.from_iterable(hits), np.int64, 3 * len(hits)).reshape(-1, 3).T
-  keep = ~(search.open_start[name] & _is_border(text, start - 1)) & ~(search.open_end[name] & _is_border(text, end))
-  name, start, end = name[keep], start[keep], end[keep]
-  longest = _leftmost_longest(start, end)
-  document = np.searchsorted(ends_of_documents, start)
+  name, start, end = _find(text, search)
+  document = np.searchsorted(np.flatnonzero(text == ord("\n")), start)
   size = len(total["mentions"])
   entity, hit = _expand(search.entity_of_name, name)
   total["mentions"] += np.bincount(entity, minlength=size)
-  total["longest"] += np.bincount(_expand(search.entity_of_name, name[longest])[0], minlength=size)
-  pairs = document[hit] * size + entity  # (document, entity); nearly sorted, which a stable sort makes use of
-  pairs.sort(kind="stable")
+  longest = _expand(search.entity_of_name, name[_leftmost_longest(start, end)])[0]
+  total["longest"] += np.bincount(longest, minlength=size)
+  pairs, fact, found = _facts_named(document[hit] * size + entity, search)
+  total["documents"] += np.bincount(pairs % size, minlength=size)
+  total["together"] += np.bincount(fact[found], minlength=len(total["together"]))
+
+
+def _find(text, search):
+  """(name, start, end) of every mention in a text with borders, by the ends."""
+  hits = search.automaton.find_matches_as_indexes(text.tobytes().decode("utf-32-le"), overlapping=True)
+  name, start, end = np.fromiter(itertools.chain.from_iterable(hits), np.int64, 3 * len(hits)).reshape(-1, 3).T
+  keep = ~(search.open_start[name] & _is_border(text, start - 1)) & ~(search.open_end[name] & _is_border(text, end))
+  return name[keep], start[keep], end[keep]
+
+
+def _facts_named(pairs, search):
+  """(different pairs (document * entities + entity) in order; facts whose subject is in one; for each whether its object is too)."""
+  size = len(search.entities.labels)
+  pairs = np.sort(pairs, kind="stable")  # nearly sorted as they come
   pairs = pairs[np.concatenate([pairs[:1] == pairs[:1], pairs[1:] != pairs[:-1]])]
-  entity = pairs % size
-  total["documents"] += np.bincount(entity, minlength=size)
-  fact, pair = _expand(search.facts_of_subject, entity)
-  wanted = pairs[pair] - entity[pair] + search.entities.facts[fact, 1]  # (the same document, the fact's object)
+  fact, pair = _expand(search.facts_of_subject, pairs % size)
+  wanted = pairs[pair] - pairs[pair] % size + search.entities.facts[fact, 1]  # (the same document, the fact's object)
   place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-  total["together"] += np.bincount(fact[pairs[place] == wanted] if len(pairs) else fact, minlength=len(total["together"]))
+  return pairs, fact, pairs[place] == wanted if len(pairs) else np.zeros(0, bool)
+
+
+def facts_in(documents, search):
+  """Yields (text of the document, number of the fact, subject places, object places) of facts with both named in a document.
+
+  The text is as it was searched: in NFC and on one line. Places are lists of (first character, character after the last) of the
+  mentions that are not within a longer name, of whatever name of the entity; none of the two lists is empty.
+  """
+  size = len(search.entities.labels)
+  for chunk in _chunks(documents):
+    lines = [_normal(one, search.entities.folded) for one in chunk]
+    text = _with_borders("\n".join(lines))
+    name, start, end = _find(text, search)
+    longest = np.sort(_leftmost_longest(start, end))
+    name, start, end = name[longest], start[longest], end[longest]
+    breaks = np.flatnonzero(text == ord("\n"))
+    document = np.searchsorted(breaks, start)
+    borders = np.cumsum(text == ord(_BORDER))
+    first = np.append(0, breaks + 1 - borders[breaks])[document]  # character of the chunk that its document begins with
+    start, end = start - np.append(0, borders)[start] - first, end - borders[end - 1] - first
+    entity, hit = _expand(search.entity_of_name, name)
+    order = np.argsort(document[hit] * size + entity, kind="stable")
+    hit, keys = hit[order], (document[hit] * size + entity)[order]
+    pairs, fact, found = _facts_named(keys, search)
+    owner = _expand(search.facts_of_subject, pairs % size)[1][found]
+
+    def places(key):
+      these = hit[np.searchsorted(keys, key):np.searchsorted(keys, key, "right")]
+      return list(zip(start[these].tolist(), end[these].tolist()))
+
+    for number, key in zip(fact[found].tolist(), pairs[owner].tolist()):
+      yield lines[key // size], number, places(key), places(key - key % size + int(search.entities.facts[number, 1]))
 
 
 def _expand(grouped, keys):

@@ -28,6 +28,7 @@ _TEXTS = ("subject_id", "object_id", "question")
 _LISTS = ("aliases", "choices")
 COLUMNS = REQUIRED + ("aliases", "subject_id", "object_id", "popularity", "question", "choices")
 _OPTIONAL = frozenset(COLUMNS[3:])
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")  # what read_rows reads
 
 
 def read_facts(path):
@@ -37,7 +38,8 @@ def read_facts(path):
     UserError: unknown suffix, missing or empty file, missing column, malformed line, value of the wrong kind,
       or a (subject, relation, object) given twice (both lines are named).
   """
-  facts = _checked(path, "row" if _kind(path) == "parquet" else "line", _ROWS[_kind(path)](path, REQUIRED))
+  kind = _kind(path)
+  facts = _checked(path, "row" if kind == "parquet" else "line", _ROWS[kind](path, REQUIRED))
   if not facts:
     raise UserError(f"{path}: expected at least one fact, got an empty file")
   return facts

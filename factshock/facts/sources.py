@@ -30,7 +30,7 @@ from typing import NamedTuple
 from factshock import files
 from factshock.console import UserError
 from factshock.facts import relations as relations_room
-from factshock.facts import schema, templates
+from factshock.facts import hub, schema, templates
 
 
 class Source(NamedTuple):
@@ -75,24 +75,32 @@ def read(spec):
 
 def read_facts(spec):
   """The facts of a source or a file; prints what was dropped, merged or repaired."""
-  source = read(spec)
+  return _said(read(spec)).facts
+
+
+def read_with_relations(spec, path=None, otherwise=None):
+  """(facts, relations) of a source or a file, as `read_facts`; the relations of the file `path`, or those that the source brings.
+
+  Args:
+    otherwise: () -> path of the relations where none is given and the source brings none.
+  Raises:
+    UserError: as `read`; no relations anywhere; a fact of another relation.
+  """
+  source = _said(read(spec))
+  relations = source.relations
+  if path or not relations:
+    path = path or (otherwise and otherwise())
+    if not path:
+      raise UserError(f"{spec}: brings no templates of its relations; give a relations file")
+    relations = relations_room.read_relations(path)
+  schema.check_facts(source.facts, relations, spec)
+  return source.facts, relations
+
+
+def _said(source):
   for note in source.notes:
     print(f"  {note}", flush=True)
-  return source.facts
-
-
-def relations_of(spec, path=None):
-  """The relations of facts: those of the file `path`, or those that the source brings.
-
-  Raises:
-    UserError: no file given, and none that the source brings.
-  """
-  if path:
-    return relations_room.read_relations(path)
-  relations = read(spec).relations if is_source(spec) else {}
-  if not relations:
-    raise UserError(f"{spec}: brings no templates of its relations; give a relations file")
-  return relations
+  return source
 
 
 def _source(spec, found, relations, wanted):
@@ -146,8 +154,9 @@ def _rows(prefix, where, options, columns):
   if os.path.isdir(where):
     raise UserError(f"{where}: expected a file of {prefix}, got a folder that holds {', '.join(sorted(os.listdir(where))[:6])}; "
                     f"say {prefix}:{os.path.join(where, 'FILE')}")
-  local = os.path.exists(where) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) or where.startswith(".")
-  rows = schema.read_rows(where, columns) if local else _hub_rows(prefix, where, options)
+  local = os.path.exists(where) or where.endswith(schema.SUFFIXES) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", where)
+  rows = (schema.read_rows(where, columns) if local else
+          _numbered(f"{prefix}:{where}", hub.open_hub(where, options.pop("split", None), options.pop("config", None))))
   for place, row in rows:
     missing = [column for column in columns if column not in row]
     if missing:
@@ -156,24 +165,8 @@ def _rows(prefix, where, options, columns):
     yield place, row
 
 
-def _hub_rows(prefix, name, options):
-  """(place, row) of a data set on the HuggingFace hub, from its cache where it was read before."""
-  import datasets
-
-  split, config = options.pop("split", None), options.pop("config", None)
-  try:
-    found = datasets.load_dataset(name, config, split=split)
-  except Exception as error:  # of a dozen kinds, by what is missing
-    reason = " ".join(str(error).split())[:200]
-    raise UserError(f"{prefix}:{name}: no such file, and no such data set could be read from the hub ({type(error).__name__}: "
-                    f"{reason}); where there is no network, download it elsewhere and say {prefix}:PATH of a .jsonl, .csv or "
-                    ".parquet file") from error
-  if isinstance(found, dict):
-    if len(found) > 1:
-      raise UserError(f"{prefix}:{name}: expected one split, got {', '.join(found)}; say {prefix}:{name}?split={next(iter(found))}")
-    found = next(iter(found.values()))
-  for number, row in enumerate(found, 1):
-    yield f"{prefix}:{name}: row {number}", row
+def _numbered(spec, rows):
+  return ((f"{spec}: row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _texts(value, place, column):
@@ -392,22 +385,7 @@ def _hub(where, options):
 
 def _tfds(where, options):
   split = options.pop("split", "test")
-  return _mapped("tfds", where, options, _tfds_rows(where, split)), {}
-
-
-def _tfds_rows(name, split):
-  """(place, row) of a TFDS data set in array_record form, without TensorFlow."""
-  try:
-    import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise UserError("tfds: needs tensorflow-datasets; install factshock[tfds]") from error
-  try:
-    found = tfds.data_source(name, split=split)
-  except Exception as error:
-    raise UserError(f"tfds:{name}: could not be read ({type(error).__name__}: {' '.join(str(error).split())[:200]}); it must be "
-                    "prepared in array_record form, in $TFDS_DATA_DIR") from error
-  for number, row in enumerate(found, 1):
-    yield f"tfds:{name}: row {number}", row
+  return _mapped("tfds", where, options, _numbered(f"tfds:{where}", hub.open_tfds(where, split))), {}
 
 
 _READERS = {"trex": _trex, "popqa": _popqa, "entityquestions": _entityquestions, "mmlu": _mmlu, "pararel": _pararel,

@@ -119,9 +119,9 @@ def apart(params):
   return layers.apart(params["decoder"]["layers"])
 
 
-def unstack(cache, weights):
-  """The cache from `start` as `step` wants it: each layer on its own, and `weights` from `apart`."""
-  return dict(layers.unstack(cache, _CACHED), weights=weights)
+def unstack(cache):
+  """The cache from `start` with each layer on its own; `step` wants `weights` from `apart` in it too."""
+  return layers.unstack(cache, _CACHED)
 
 
 def step(params, config, cache, tokens_B):
