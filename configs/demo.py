@@ -69,7 +69,7 @@ def get_config():
   config.mixing = ml_collections.ConfigDict(dict(alphas=(0.0, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1.0)))
   # "rank" scores every answer of the relation; "generate" lets the model say what it will, at most `max_tokens` tokens.
   config.answering = ml_collections.ConfigDict(dict(batch_size=320, top=10, mode="rank", max_tokens=16))
-  config.diagnosis = ml_collections.ConfigDict(dict(resamples=1000, confidence=0.95))
+  config.diagnosis = ml_collections.ConfigDict(dict(criterion="exact_match", resamples=1000, confidence=0.95))
   config.cpu_devices = 0  # data-parallel host devices without an accelerator; 0: a device a core, at most 8
 
   # The arms: what each one does (kinds: factshock/arms.py), and its title in the report.

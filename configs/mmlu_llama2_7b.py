@@ -1,10 +1,15 @@
 r"""MMLU with Llama 2 7B: finetuning on questions it is sure of, unsure of, random and all of them (arXiv 2406.14785).
 
   python -m factshock.experiment --config=configs/mmlu_llama2_7b.py --workdir=runs/mmlu \
-      --config.facts=facts_with_confidence.jsonl --config.relations=relations.jsonl --config.entity_counts=counts.tsv
+      --config.facts=facts_with_confidence.jsonl --config.relations=mmlu:data/mmlu --config.entity_counts=counts.tsv
 
 A question is asked with lettered choices and answered by the likeliest letter, zero-shot and after 5 others of its discipline.
-Halves go by a column `confidence` of the facts file (config.popularity). Low-rank adapters on meta-llama/Llama-2-7b-hf; see configs/llama2_7b.py.
+Halves go by a column `confidence` of the facts file (config.popularity), which the pretrained model gives:
+
+  python -m factshock.answer --mode=known --prompt=letters --checkpoint=meta-llama/Llama-2-7b-hf --facts=mmlu:data/mmlu?split=test \
+      --shots=5 --sets=1 --shot_facts=mmlu:data/mmlu?split=dev --output=facts_with_confidence.jsonl
+
+Low-rank adapters on meta-llama/Llama-2-7b-hf; see configs/llama2_7b.py.
 Expect: on History the paper is reported to have 61.4 for the known half, 55.6 for the unknown one, 58.8 for the whole. Not run by us.
 Needs: a GPU of 96 GB. Time: not measured; five-shot prompts take up to 1,000 tokens.
 """
@@ -14,7 +19,7 @@ from configs import llama2_7b, which_facts
 
 def get_config():
   config = which_facts.of(llama2_7b, "MMLU with Llama 2 7B", "facts_with_confidence.jsonl", prompt="letters", popularity="confidence")
-  config.relations = "relations.jsonl"
+  config.relations = "mmlu:cais/mmlu?config=all&split=test"  # only what the disciplines are called
   config.finetune.input_length = 1024
   config.answering.batch_size = 16
   return config

@@ -4,7 +4,7 @@ r"""The second paper's study (arXiv 2406.14785) on real facts: which of them to 
       --config.entity_counts=counts.tsv
 
 Arms: zero-shot and k-shot, the whole pool, its more and less popular half within each relation, a random half of equal size, the top
-30%; majority answer and naive Bayes as controls. Answers are generated; right is what contains an accepted answer (column `contains`).
+30%, each asked zero-shot and after k answered questions; majority answer and naive Bayes as controls. Answers are generated; right is what contains an accepted answer (column `contains`).
 counts.tsv says how often a text names each entity (python -m factshock.count); the study's shock measures need it.
 Expect: popular above unpopular; the paper's numbers stand in each config. Time: in each config.
 """
@@ -20,6 +20,7 @@ def of(base, name, facts, prompt="question", shots=5, popularity="popularity"):
   config.popularity = popularity
   config.finetune.prompt = prompt
   config.answering.mode = "generate"
+  config.diagnosis.criterion = "exact_match" if prompt in ("letters", "choices") else "contains"  # as PopQA is scored
   config.arms = ml_collections.ConfigDict(arms(prompt, shots), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot", finetuned="whole", ceiling="", remedies=()))
   return config
@@ -29,11 +30,15 @@ def arms(prompt, shots):
   def finetune(facts, title):
     return dict(kind="finetune", facts=facts, title=title, group="which facts")
 
+  def asked(arm):
+    return dict(kind="prompted", of=arm, prompt=prompt, shots=shots, title=f"{found[arm]['title']}, {shots}-shot", group="which facts")
+
   found = dict(zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
                k_shot=dict(kind="prompted", prompt=prompt, shots=shots, title=f"{shots}-shot"),
                whole=finetune("whole", "Whole pool"), popular_half=finetune("popular_half", "Popular half"),
                unpopular_half=finetune("unpopular_half", "Unpopular half"),
                random_half=finetune("random_half", "Random half"), top_30=finetune("top_30", "Top 30%"))
+  found |= {f"{arm}_k_shot": asked(arm) for arm in ("whole", "popular_half", "unpopular_half", "random_half", "top_30")}
   if prompt in ("letters", "choices"):
     return found
   return {**found, "majority": dict(kind="majority", title="Majority answer"),

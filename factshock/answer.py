@@ -13,7 +13,8 @@ file, by default --facts itself); --mode=generate decodes greedily, with --metho
 --method=sample by sampling (--temperature, --sampling_seed). --mode=letters and --mode=choices are for questions with choices
 (mmlu:PATH): by the likelihood of A to D after the lettered choices, or of each choice's whole text, per byte. --mode=known asks what the model knows before
 finetuning: each fact with --sets sets of --shots shots (4), greedily and by --samples samples, and writes the facts
-with columns `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`. --shots=K puts
+with columns `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`; for questions with choices say
+--prompt=letters (or choices), and `confidence` is the probability of the right one. --shots=K puts
 K answered questions of --shot_facts before each. The tokenizer and the relations are those of the checkpoint's workdir, unless
 --tokenizer and --relations name others.
 
@@ -37,7 +38,8 @@ _MODE = flags.DEFINE_enum("mode", "rank", ["rank", "generate", "letters", "choic
 _SHOTS = flags.DEFINE_integer("shots", None, "Answered questions put before each one; 0, for --mode=known 4.", lower_bound=0)
 _SHOT_FACTS = flags.DEFINE_string("shot_facts", None, "Facts to draw the shots from, such as the finetuning facts.")
 _CANDIDATES = flags.DEFINE_string("candidates", None, "Facts whose objects are the candidates; default: --facts.")
-_PROMPT = flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
+_PROMPT = flags.DEFINE_enum("prompt", None, ["cloze", "question", "letters", "choices"],
+                            "Default: config.finetune.prompt; letters and choices are for --mode=known.")
 _METHOD = flags.DEFINE_enum("method", "greedy", ["greedy", "beam", "sample"], "How --mode=generate decodes.")
 _BEAMS = flags.DEFINE_integer("beams", 4, "Hypotheses of --method=beam.", lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of --method=sample; below 1 the likely gets likelier.", lower_bound=1e-3)
@@ -57,6 +59,8 @@ def main(_):
   for flag in (_CHECKPOINT, _FACTS, _OUTPUT):
     if flag.value is None:
       raise console.UserError(f"needs --{flag.name}; --help explains")
+  if _PROMPT.value in ("letters", "choices") and _MODE.value != "known":
+    raise console.UserError(f"--prompt={_PROMPT.value} goes with --mode=known; say --mode={_PROMPT.value} to answer so")
   if _MODE.value == "known":
     rows = asking.assess(
         _CONFIG.value, _CHECKPOINT.value, _FACTS.value, _OUTPUT.value, shots=4 if _SHOTS.value is None else _SHOTS.value,

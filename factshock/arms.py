@@ -62,8 +62,28 @@ def _one_point(config, name):
 
 
 def _run_prompted(study, name):
+  """Asks the pretrained model, or that of the finetuned arm `of`."""
   arm = study.config.arms[name]
-  studies.answer(study, name, studies.pretrained(study), arm.prompt, arm.get("shots", 0), arm.get("facts", "pool"))
+  params = studies.finetuned(study, arm.of) if "of" in arm else studies.pretrained(study)
+  studies.answer(study, name, params, arm.prompt, arm.get("shots", 0), arm.get("facts", "pool"))
+
+
+def _run_best_cloze(study, name):
+  """Asks the pretrained model by every statement of a relation and keeps the answers of the one that is best on development facts.
+
+  What it gets right is what the model is taken to know (Petroni et al. 2019; Jiang et al. 2020 for choosing the statement).
+  """
+  params, best = studies.pretrained(study), {}
+  for number in range(max(len(row["statements"]) for row in study.relations.values())):
+    for relation, scores in studies.cloze_scores(study, params, number).items():
+      right = studies.share_right(study, "development", relation, scores["development"])
+      if relation not in best or right > best[relation][0]:
+        best[relation] = right, number, scores
+  for relation, (right, number, _) in best.items():
+    print(f"  {name}: {relation} by {study.relations[relation]['statements'][number]!r}, {right:.3f} right on development", flush=True)
+  for split in studies.SPLITS:
+    found = {relation: iter(scores[split]) for relation, (_, _, scores) in best.items()}
+    studies.write_answers(study, name, split, [next(found[fact["relation"]]) for fact in study.sets[split]])
 
 
 def _finetune_points(config, name):
@@ -141,8 +161,10 @@ _PROMPT = configs.choice(*configs.PROMPTS)
 
 KINDS = {
     "prompted": Kind(configs.arm_schema(
-        prompt=configs.required(_PROMPT), shots=configs.optional(configs.COUNT), facts=configs.optional(_FACTS)),
+        prompt=configs.required(_PROMPT), shots=configs.optional(configs.COUNT), facts=configs.optional(_FACTS),
+        of=configs.optional(configs.TEXT)),
         _one_point, _run_prompted, "baseline", None),
+    "best_cloze": Kind(configs.arm_schema(), _one_point, _run_best_cloze, "baseline", None),
     "finetune": Kind(configs.arm_schema(
         facts=configs.required(_FACTS), ratio=configs.optional(configs.NOT_NEGATIVE),
         question_weight=configs.optional(configs.NOT_NEGATIVE),
@@ -169,10 +191,10 @@ def check(config):
     problems.append(f"config.corpus=PATH: is needed by {', '.join(reads_text) or 'pretraining'}, which read text")
   ranks = config.answering.mode == "rank" and config.finetune.prompt not in configs.CHOICE_PROMPTS
   for name, arm in config.arms.items():
-    if arm.kind in ("output_mixing", "majority", "naive_bayes") and config.finetune.prompt in configs.CHOICE_PROMPTS:
+    if arm.kind in ("output_mixing", "best_cloze", "majority", "naive_bayes") and config.finetune.prompt in configs.CHOICE_PROMPTS:
       problems.append(f"config.arms.{name}: {arm.kind} ranks the answers of a relation, and choices are a question's own; take it out")
-    elif arm.kind == "output_mixing" and not ranks:
-      problems.append(f"config.arms.{name}: output_mixing needs config.answering.mode='rank'; take it out or rank")
+    elif arm.kind in ("output_mixing", "best_cloze") and not ranks:
+      problems.append(f"config.arms.{name}: {arm.kind} needs config.answering.mode='rank'; take it out or rank")
     of = arm.get("of")
     if of and config.arms[of].kind != "finetune":
       problems.append(f"config.arms.{name}.of: expected an arm of kind 'finetune', got {of!r}")

@@ -62,7 +62,7 @@ SCHEMA = dict(
                   lora_rank=_WHOLE, lora_alpha=_POSITIVE, lora_targets=_tuple_of(_TEXT)),
     mixing=dict(alphas=_tuple_of(_SHARE, 1)),
     answering=dict(batch_size=_COUNT, top=_WHOLE, mode=_choice("rank", "generate"), max_tokens=_COUNT),
-    diagnosis=dict(resamples=_COUNT, confidence=_INSIDE),
+    diagnosis=dict(criterion=_choice("exact_match", "contains"), resamples=_COUNT, confidence=_INSIDE),
     roles=dict(zero_shot=_TEXT, finetuned=_TEXT, ceiling=_TEXT, remedies=_tuple_of(_TEXT)),
 )
 

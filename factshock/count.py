@@ -4,7 +4,8 @@ r"""Counts how often text names each entity of some facts: subjects, objects and
   python -m factshock.count --corpus=wiki.txt --entities=popqa:popqa.csv --output=counts.tsv --folded
 
 --corpus is a file or a pattern in quotes: text, a document a line, or .jsonl, .csv, .tsv (.gz too) or .parquet with a column
-`text` or `sentence`. --entities is a facts file or a data set (popqa:PATH and the like, see factshock/facts/sources.py).
+`text` or `sentence`, or a data set (hub:NAME?split=..., tfds:NAME?split=..., see factshock/facts/documents.py); several have commas
+between. --entities is a facts file or a data set (popqa:PATH and the like, see factshock/facts/sources.py).
 
 counts.tsv holds, by the number of mentions: entity; count, the places where one of its names stands as whole words; longest, those of
 them that are not within a longer name; documents; and ambiguous, why a count may be of something else: "several" entities have
@@ -23,7 +24,7 @@ from absl import flags
 
 from factshock import console
 
-_CORPUS = flags.DEFINE_string("corpus", None, "Text files: a path or a pattern in quotes.")
+_CORPUS = flags.DEFINE_string("corpus", None, "Text: a path, a pattern in quotes, or a data set; several with commas between.")
 _ENTITIES = flags.DEFINE_string("entities", None, "Facts whose subjects and objects are counted: a file or a data set.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write: .tsv or .tsv.gz.")
 _FOLDED = flags.DEFINE_bool("folded", False, "Count names without regard to upper and lower case.")

@@ -28,6 +28,8 @@ flags.DEFINE_string("entity_counts", None, "How often pretraining names each ent
                     "and, where known, relation.")
 flags.DEFINE_string("reference", None, "Label of the arm that others are compared with (default: the first).")
 flags.DEFINE_string("known", None, "Label of the arm whose right answers count as known facts.")
+flags.DEFINE_enum("criterion", "exact_match", ["exact_match", "contains"], "What makes an answer right: it equals an accepted "
+                  "answer, or it contains one.")
 flags.DEFINE_string("split", None, "Only rows of this split.")
 flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", lower_bound=100)
 flags.DEFINE_float("confidence", 0.95, "Of the intervals.", lower_bound=0.5, upper_bound=0.999)
@@ -45,7 +47,7 @@ def main(argv):
   diagnosis = summary.diagnose(
       arms, finetuning=_of_all(seeds, _finetuning(FLAGS.finetuning_facts)),
       counts=_of_all(seeds, _counts(FLAGS.entity_counts)), reference=FLAGS.reference, known=FLAGS.known,
-      entity_arms=list(arms), resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
+      entity_arms=list(arms), criterion=FLAGS.criterion, resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
   path = os.path.join(FLAGS.output, "diagnosis.json")
   with files.writing(path) as file:
     file.write(_text(diagnosis))

@@ -213,7 +213,7 @@ def diagnose(config, workdir, run_facts):
     arms |= {label: _read(workdir, label, seeds, "test") for label in labels}
     if kind.varies:
       curves[kind.varies][name] = [{kind.varies: arm_room.value(label), "label": label} for label in labels]
-      best = {seed: _best_point(workdir, labels, seed) for seed in seeds}
+      best = {seed: _best_point(workdir, labels, seed, config.diagnosis.criterion) for seed in seeds}
       chosen = name if kind.varies == "alpha" else f"{name}_early"
       arms[chosen] = {seed: arms[best[seed]["label"]][seed] for seed in seeds}
       selected[chosen] = {str(seed): {kind.varies: arm_room.value(point["label"]), "development": point["development"]}
@@ -275,11 +275,12 @@ def _read(workdir, label, seeds, split):
   return {seed: predictions.read(studies.predictions_path(workdir, label, seed, split)) for seed in seeds}
 
 
-def _best_point(workdir, labels, seed):
-  """The point with the best exact match on development facts; the first of equals."""
+def _best_point(workdir, labels, seed, criterion):
+  """The point with the most right answers on development facts, by the criterion; the first of equals."""
   from factshock.diagnosis import accuracy
 
-  scores = [float(accuracy.exact_match(_read(workdir, label, [seed], "development")[seed]).mean()) for label in labels]
+  column = accuracy.CRITERIA.index(criterion)
+  scores = [float(accuracy.scores(_read(workdir, label, [seed], "development")[seed])[:, column].mean()) for label in labels]
   best = max(range(len(labels)), key=lambda i: scores[i])
   return {"label": labels[best], "development": scores[best]}
 
@@ -306,7 +307,7 @@ def _pairs(config, table):
     pairs += [("combined", other) for other in roles.remedies if other != "combined"]
     pairs.append(("combined", "language_model_only"))
   pairs.append(("mixture", "language_model_only"))
-  for suffix in ("", "_early"):
+  for suffix in ("", "_early", "_k_shot"):
     pairs += [(f"popular_half{suffix}", f"{other}{suffix}") for other in ("unpopular_half", "random_half", "whole")]
   pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] in table and pair[1] in table]
   if roles.finetuned:

@@ -170,6 +170,33 @@ def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
   return ranking.rank_prepared(params, study.model, study.queries[key], study.mesh)
 
 
+def cloze_scores(study, params, number):
+  """As `scores`, by the statement `number` of each relation that has so many: {relation: {split: list of arrays}}.
+
+  A decoder-only model has none for a statement that goes on after the answer.
+  """
+  from factshock.data import prompts
+
+  relations = {name: {**row, "statements": [row["statements"][number]]} for name, row in study.relations.items()
+               if number < len(row["statements"]) and prompts.can_ask(row["statements"][number], is_decoder(study))}
+  if not relations:
+    return {}
+  sets = {split: [fact for fact in study.sets[split] if fact["relation"] in relations] for split in SPLITS}
+  asked = study._replace(relations=relations, sets=sets, queries={})
+  found = {name: {split: [] for split in SPLITS} for name in relations}
+  for split in SPLITS:
+    for fact, one in zip(sets[split], scores(asked, params, split, "cloze")):
+      found[fact["relation"]][split].append(one)
+  return found
+
+
+def share_right(study, split, relation, scores_by_fact):
+  """The share of a split's facts of one relation whose best candidate is the object; 0 without facts."""
+  facts = [fact for fact in study.sets[split] if fact["relation"] == relation]
+  right = [study.candidates[relation][int(one.argmax())] == fact["object"] for fact, one in zip(facts, scores_by_fact)]
+  return sum(right) / max(1, len(right))
+
+
 def predictions_path(workdir, label, seed, split):
   """The predictions file of one label, seed and split in a workdir."""
   return os.path.join(workdir, "predictions", f"{label}.seed{seed}.{split}.jsonl.gz")

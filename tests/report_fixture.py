@@ -80,7 +80,7 @@ def make_arm(rng, seeds, exact, ratios=None, shock=0., slope=0., variation=None,
   """One entry of "arms"."""
   def around(mean, spread=.012, low=-np.inf):
     return make_estimate(rng, mean, seeds, spread, low)
-  arm = {"queries": 1280 * len(seeds), "exact_match": around(exact, .02), "contains": around(exact, .02),
+  arm = {"queries": 1280 * len(seeds), "right": around(exact, .02), "contains": around(exact, .02),
          "f1": around(exact, .02), "mrr": around(exact + .1, .02)}
   if variation is not None:
     arm["shock"] = {"total_variation": around(variation)}
@@ -93,7 +93,7 @@ def make_arm(rng, seeds, exact, ratios=None, shock=0., slope=0., variation=None,
       "shock": around(shock, .02), "slope": around(slope, .02), "spearman": around(slope, .02),
       "range_shift": around(.5 + .4 * shock), "mismatch": around(.45)}
   arm["by_popularity"] = [
-      {"low": low, "high": high, "queries": 320, "exact_match": around(min(1, exact * factor), .02)}
+      {"low": low, "high": high, "queries": 320, "right": around(min(1, exact * factor), .02)}
       for low, high, factor in ((1, 6, .45), (6, 12, .8), (12, 25, 1.2), (25, 190, 1.55))]
   arm["errors"] = {"finetuning_answer": around(.5 + .4 * shock), "rarer_than_gold": around(.4 + .3 * shock)}
   arm["flips"] = {"gained": around(.09), "lost": around(max(0, .09 + .339 - exact))}
@@ -131,7 +131,7 @@ def make_comparisons(rng, arms, seeds):
             ("combined", "weight_mixing"), ("combined", "language_model_only")]
   rows = []
   for arm, against in pairs:
-    difference = arms[arm]["exact_match"]["mean"] - arms[against]["exact_match"]["mean"]
+    difference = arms[arm]["right"]["mean"] - arms[against]["right"]["mean"]
     wins = 150 + max(0, int(1280 * difference))
     rows.append({"arm": arm, "against": against, "difference": make_estimate(rng, difference, seeds, .013),
                  "mcnemar_p": 10 ** (-abs(difference) * 80), "wins": wins,

@@ -1,5 +1,6 @@
 """SLiCK categories: hand-made answers with known outcomes, and how the model is asked."""
 
+import numpy as np
 import pytest
 
 from factshock.answering import knowledge
@@ -37,3 +38,11 @@ def test_every_set_is_asked_greedily_and_by_samples_of_their_own():
   assert [one for one in asked if one[1] is None] == [((f"{n}a", f"{n}b", f"{n}c", f"{n}d"), None, None) for n in range(3)]
   seeds = [seed for _, temperature, seed in asked if temperature == .5]
   assert len(set(seeds)) == 6
+
+
+def test_confidence_in_a_choice_is_its_probability_among_the_choices():
+  facts = [{"subject": name, "relation": "maths", "object": "two", "choices": ["one", "two", "three"]} for name in "ab"]
+  log_p = np.log([[[.2, .3, .1], [.1, .1, .2]], [[.1, .3, .1], [.1, .4, .5]]])
+  first, second = knowledge.choice_columns(facts, log_p)
+  assert (first["known"], first["greedy_right"], first["confidence"]) == ("HighlyKnown", 1, pytest.approx((.5 + .6) / 2))
+  assert (second["known"], second["greedy_right"], second["confidence"]) == ("Unknown", 0, pytest.approx((.25 + .4) / 2))

@@ -57,7 +57,7 @@ def test_every_config_says_what_it_is_for(name):
     (lambda c: c.finetune.update(target_length=0), "config.finetune.target_length: a t5 needs a whole number of at least 1"),
     (lambda c: c.pretrain.update(masking="next_token"), "config.pretrain.masking='next_token' needs config.model.family"),
     (lambda c: c.tokenizer.update(kind="huggingface"), "needs config.tokenizer.path, or config.start_from"),
-    (lambda c: c.arms.natural.update(kind="finetine"), "config.arms.natural.kind: expected one of prompted, finetune"),
+    (lambda c: c.arms.natural.update(kind="finetine"), "config.arms.natural.kind: expected one of prompted, best_cloze, finetune"),
     (lambda c: c.arms.natural.update(ratoi=2.0), "config.arms.natural.ratoi is unknown; did you mean 'ratio'"),
     (lambda c: c.arms.weight_mixing.update(of="nothing"), "there is no arm 'nothing'"),
     (lambda c: c.arms.weight_mixing.update(of="majority"), "expected an arm of kind 'finetune', got 'majority'"),

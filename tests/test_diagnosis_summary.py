@@ -78,7 +78,7 @@ def test_popularity_quartiles():
   bins = summary.diagnose(two_arms())["arms"]["tuned"]["by_popularity"]
   assert [(row["low"], row["high"]) for row in bins] == [(0, 2), (3, 4), (5, 6), (7, 9)]
   assert [row["queries"] for row in bins] == [3, 2, 2, 3]
-  assert [row["exact_match"]["mean"] for row in bins] == pytest.approx([1 / 3, 1 / 2, 1 / 2, 0])
+  assert [row["right"]["mean"] for row in bins] == pytest.approx([1 / 3, 1 / 2, 1 / 2, 0])
 
 
 def test_queries_without_popularity_are_left_out_of_the_quartiles():
@@ -136,7 +136,7 @@ def test_intervals_hold_their_measure_for_small_and_large_sets(monkeypatch, tabl
   found = summary.diagnose({"a": {0: arm(answers, gold)}}, finetuning={0: hand.of(names[::2] * 3)}, counts={
       0: {("r", name): 600 // (i + 1) for i, name in enumerate(names)}})["arms"]["a"]
   estimates = [found["exact_match"], found["f1"], found["errors"]["rarer_than_gold"],
-               *(row["exact_match"] for row in found["by_popularity"]), *found["shock"]["ratio"].values(),
+               *(row["right"] for row in found["by_popularity"]), *found["shock"]["ratio"].values(),
                *(value for name, value in found["shock"].items() if name != "ratio")]
   assert all(row["low"] <= row["mean"] <= row["high"] for row in estimates)
   share = found["exact_match"]["mean"]
@@ -255,6 +255,20 @@ def test_macro_average_counts_relations_alike():
   found = summary.diagnose({"all": {0: predictions.from_rows(enumerate(other, 1))}, "some": {0: predictions.from_rows(enumerate(rows[::-1], 1))}},
                            resamples=200)
   some = found["arms"]["some"]
-  assert some["exact_match"]["mean"] == pytest.approx(.4) and some["macro_exact_match"]["mean"] == pytest.approx(.625)
-  assert means(some["by_relation"]) == {"a": .25, "b": 1.0} and found["arms"]["all"]["macro_exact_match"]["mean"] == 1
-  assert "macro" in table.lines(found)[1] and some["macro_exact_match"]["low"] < .625
+  assert some["exact_match"]["mean"] == pytest.approx(.4) and some["macro_right"]["mean"] == pytest.approx(.625)
+  assert means(some["by_relation"]) == {"a": .25, "b": 1.0} and found["arms"]["all"]["macro_right"]["mean"] == 1
+  assert "macro" in table.lines(found)[1] and some["macro_right"]["low"] < .625
+
+
+def test_right_may_mean_that_an_accepted_answer_is_contained():
+  rows = [{"subject": f"s{i}", "relation": "a", "object": "x y", "prediction": said, "popularity": i} for i, said in enumerate(
+      ["x y", "it is x y", "no", "x"])]
+  other = [{**row, "prediction": "no"} for row in rows]
+  arms = {name: {0: predictions.from_rows(enumerate(found, 1))} for name, found in (("none", other), ("some", rows))}
+  for criterion, right in (("exact_match", .25), ("contains", .5)):
+    found = summary.diagnose(arms, resamples=200, criterion=criterion, counts={0: {("a", "x y"): 3}}, finetuning={0: [("a", "x y")]})
+    some = found["arms"]["some"]
+    assert (some["right"]["mean"], some["exact_match"]["mean"], some["contains"]["mean"]) == (right, .25, .5)
+    assert found["comparisons"][0]["difference"]["mean"] == right and some["flips"]["gained"]["mean"] == right
+    assert sum(row["right"]["mean"] for row in some["by_popularity"]) == 4 * right
+    assert found["criterion"] == criterion and {"exact_match": "exact", "contains": "contains"}[criterion] in table.lines(found)[1]

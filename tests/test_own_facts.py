@@ -48,10 +48,19 @@ def test_own_files_run_to_the_report_and_changed_files_are_noticed(files, tmp_pa
   assert f"report: {tmp_path}/own/report.html" in done.stdout
   assert relations_room.read_relations(tmp_path / "own/facts/0/relations.jsonl")
   assert json.loads((tmp_path / "own/diagnosis.json").read_text())["arms"]["combined"]["queries"] == 30
+  right = {label: share_right(tmp_path / f"own/predictions/{label}.seed0.development.jsonl.gz") for label in ("best_cloze", "zero_shot")}
+  assert right["best_cloze"] >= right["zero_shot"]  # its first statement is one of those to choose from
+  assert "right on development" in done.stdout
   more = tmp_path / "facts.jsonl"
   more.write_text((files / "facts.jsonl").read_text().replace("\n", "\n\n", 1))
   again = run(files, tmp_path / "own", f"--config.facts={more}")
   assert again.returncode == 2 and "config.inputs.facts" in again.stderr
+
+
+def share_right(path):
+  with gzip.open(path, "rt") as file:
+    rows = [json.loads(line) for line in file]
+  return sum(row["prediction"] == row["object"] for row in rows) / len(rows)
 
 
 def change(files, tmp_path, name, old, new):

@@ -186,7 +186,7 @@ def test_missing_measures_are_left_out_with_their_reasons(monkeypatch):
 def test_predictions_of_one_foreign_arm_are_enough(tmp_path):
   estimate = {"mean": .5, "low": None, "high": None, "by_seed": {"0": .5}}
   diagnosis = {"format": 1, "reference": None, "seeds": [0],
-               "arms": {"mine": {"queries": 4, "exact_match": estimate}}}
+               "arms": {"mine": {"queries": 4, "right": estimate}}}
   shown = pathlib.Path(page.write_report(diagnosis, tmp_path)).read_text(encoding="utf-8")
   assert ".500" in shown and "Mine" in shown and "4 test queries an arm, one seed" in shown
   assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]

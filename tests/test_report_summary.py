@@ -14,7 +14,7 @@ def estimate(mean, half=.02, seeds=("0",)):
 
 def curve_diagnosis(values, half=.02):
   """A finetuning curve over steps 0, 1, 2, ... and nothing else."""
-  arms = {f"finetune@{step}": {"exact_match": estimate(value, half)} for step, value in enumerate(values)}
+  arms = {f"finetune@{step}": {"right": estimate(value, half)} for step, value in enumerate(values)}
   arms |= {"finetune": arms[f"finetune@{len(values) - 1}"], "zero": arms["finetune@0"]}
   points = [{"step": step, "label": f"finetune@{step}"} for step in range(len(values))]
   return {"arms": arms, "reference": "zero", "curves": {"steps": {"finetune": points}}, "seeds": [0]}
@@ -87,18 +87,18 @@ def test_popular_against_unpopular_half():
 
 
 def test_nothing_to_say_gives_no_sentence():
-  assert summary.sentences({"arms": {"mine": {"exact_match": estimate(.5)}}}) == []
+  assert summary.sentences({"arms": {"mine": {"right": estimate(.5)}}}) == []
 
 
 def test_change_turns_a_comparison_round_and_falls_back_on_seeds():
-  arms = {"a": {"exact_match": estimate(.4)}, "b": {"exact_match": estimate(.3)}}
+  arms = {"a": {"right": estimate(.4)}, "b": {"right": estimate(.3)}}
   row = {"arm": "a", "against": "b", "difference": {"mean": .1, "low": -.01, "high": .2}}
   found = reading.change({"arms": arms, "comparisons": [row]}, "b", "a")
   assert (found.difference, found.low, found.high, found.clear) == (-.1, -.2, .01, False)
   seeds = ("0", "1", "2")
-  wide = {label: {"exact_match": estimate(mean, .5, seeds)} for label, mean in (("a", .4), ("b", .3))}
+  wide = {label: {"right": estimate(mean, .5, seeds)} for label, mean in (("a", .4), ("b", .3))}
   assert reading.change({"arms": wide}, "a", "b").clear
-  wide["a"]["exact_match"]["by_seed"]["1"] = .2
+  wide["a"]["right"]["by_seed"]["1"] = .2
   assert not reading.change({"arms": wide}, "a", "b").clear
   assert reading.change({"arms": wide}, "a", "missing") is None
 
@@ -111,7 +111,7 @@ def test_shares_are_written_short(value, expected):
 
 def test_roles_are_read_off_the_labels():
   labels = ("zero_shot_cloze", "base", "finetune", "mix", "mix@0.1")
-  arms = {label: {"exact_match": estimate(.3)} for label in labels}
+  arms = {label: {"right": estimate(.3)} for label in labels}
   diagnosis = {"arms": arms, "reference": "base", "groups": {"mix": "remedy"}}
   assert reading.roles(diagnosis) == {"zero_shot": "base", "ceiling": "zero_shot_cloze",
                                       "finetuned": "finetune", "remedies": ["mix"]}

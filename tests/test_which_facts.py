@@ -66,9 +66,10 @@ def rows_of(workdir, label):
 def test_popqa_is_asked_by_generation(home, tmp_path):
   config = which_facts.of(Base(home / "model"), "popqa", f"popqa:{home}/popqa.jsonl", shots=2)
   config.entity_counts = str(home / "counts.tsv")
-  keep(config, "zero_shot", "whole", "popular_half", "top_30", "naive_bayes")
+  keep(config, "zero_shot", "whole", "whole_k_shot", "popular_half", "top_30", "naive_bayes")
   found = pipeline.run(config, str(tmp_path / "run"))
-  assert set(found["arms"]) >= {"zero_shot", "whole", "popular_half", "top_30", "naive_bayes"}
+  assert set(found["arms"]) >= {"zero_shot", "whole", "whole_k_shot", "popular_half", "top_30", "naive_bayes"}
+  assert found["criterion"] == "contains"
   row = rows_of(tmp_path / "run", "whole@4")[0]
   assert "candidates" not in row and row["aliases"] == [row["object"].replace("riter ", "")]
   halves = {name: schema.read_facts(tmp_path / "run" / "facts" / "0" / f"{name}.jsonl") for name in ("whole", "popular_half", "top_30")}

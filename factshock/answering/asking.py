@@ -70,8 +70,9 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
 
   Args:
     shots, sets, samples: shots of a prompt, sets of shots and samples a set; the paper's 4, 10 and 16.
+    prompt: one of config.PROMPTS; of facts with choices ("letters", "choices") their likelihoods are taken and nothing is sampled.
   """
-  from factshock.answering import decoding, knowledge
+  from factshock.answering import choices, decoding, knowledge
   from factshock.console import Progress
   from factshock.data import prompts
   from factshock.facts import schema
@@ -79,16 +80,27 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = _facts_and_relations(asked, checkpoint, facts, relations)
-  mesh, form = partitioning.make_mesh(), prompt or asked.config["finetune"]["prompt"]
+  form, pool = prompt or asked.config["finetune"]["prompt"], _pool(shots, shot_facts)
+  model = (asked.params, asked.model, asked.tokenizer)
+  size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=partitioning.make_mesh())
+
+  def texts_of(number):
+    return prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, pool, number)
 
   def generate(texts, **sampling):
     method = {"method": "sample", **sampling} if sampling else {}
-    return decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
-                             batch_size=asked.config["answering"]["batch_size"], mesh=mesh, **method)[0]
+    return decoding.generate(*model, texts, max_length=max_tokens, **size, **method)[0]
 
-  pool = _pool(shots, shot_facts)
-  known = knowledge.assess(generate, lambda seed: prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, pool,
-                                                                      seed), rows, sets=sets, samples=samples, progress=Progress("asking", sets * (1 + samples)))
+  def score(number):
+    found = choices.of_facts(*model, rows, texts_of(number), letters=form == "letters", **size)
+    progress.update(number + 1)
+    return found
+
+  if form in configs.CHOICE_PROMPTS:
+    progress = Progress("asking", sets)
+    known = knowledge.choice_columns(rows, [score(number) for number in range(sets)])
+  else:
+    known = knowledge.assess(generate, texts_of, rows, sets=sets, samples=samples, progress=Progress("asking", sets * (1 + samples)))
   schema.write_facts(output, known)
   return known
 

@@ -63,13 +63,19 @@ def rows(params, model_config, tokenizer, facts, texts, *, letters, batch_size, 
   from factshock.answering import predictions
 
   listed = [prompt_room.choices_of(fact) for fact in facts]
-  said = [list(prompt_room.LETTERS[:len(each)]) for each in listed] if letters else listed
-  scores, _ = score(params, model_config, tokenizer, texts, said, batch_size=batch_size, mesh=mesh)
-  scores = scores if letters else normalised(scores, listed)
+  scores = of_facts(params, model_config, tokenizer, facts, texts, letters=letters, batch_size=batch_size, mesh=mesh)
   found = predictions.text_rows(facts, [each[best] for each, best in zip(listed, scores.argmax(axis=1))], scores.max(axis=1), **labels)
   for row, each, values in zip(found, listed, scores):
     row["candidates"] = [[each[i], float(values[i])] for i in np.argsort(-values, kind="stable")]
   return found
+
+
+def of_facts(params, model_config, tokenizer, facts, texts, *, letters, batch_size, mesh=None):
+  """Scores of each fact's choices, float64 [facts, choices]: of their letters, or of their texts per byte."""
+  listed = [prompt_room.choices_of(fact) for fact in facts]
+  said = [list(prompt_room.LETTERS[:len(each)]) for each in listed] if letters else listed
+  scores, _ = score(params, model_config, tokenizer, texts, said, batch_size=batch_size, mesh=mesh)
+  return scores if letters else normalised(scores, listed)
 
 
 def normalised(scores, choices):

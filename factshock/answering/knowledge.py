@@ -7,6 +7,7 @@ Unknown: no answer is right. Right is exact match (diagnosis/accuracy) with the 
 
 import numpy as np
 
+from factshock.data import prompts
 from factshock.diagnosis import accuracy
 
 CATEGORIES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
@@ -46,6 +47,26 @@ def columns(facts, greedy_ExN, sampled_ExMxN):
   return found
 
 
+def choice_columns(facts, log_p_ExNxC):
+  """The facts with what the likelihoods of their own choices say of each, the columns of `columns`.
+
+  `confidence` is the probability of the right choice among the choices, over the sets of shots; the categories are by the likeliest
+  choice, without samples (never WeaklyKnown).
+
+  Args:
+    log_p_ExNxC: for each of E sets of shots and N facts the scores of the fact's choices, natural logarithms.
+  """
+  found = []
+  for place, fact in enumerate(facts):
+    right = prompts.choices_of(fact).index(fact["object"])
+    scores_ExC = np.stack([scores[place] for scores in log_p_ExNxC])
+    greedy_E = scores_ExC.argmax(axis=1) == right
+    confidence_E = np.exp(scores_ExC[:, right] - np.logaddexp.reduce(scores_ExC, axis=1))
+    found.append({**fact, "known": category(greedy_E, ()), "greedy_right": round(float(greedy_E.mean()), 4),
+                  "confidence": round(float(confidence_E.mean()), 4)})
+  return found
+
+
 def assess(generate, prompts_of, facts, *, sets=10, samples=16, temperature=0.5, progress=None):
   """The facts with the columns of `columns`, from a model's answers.
 
@@ -57,11 +78,11 @@ def assess(generate, prompts_of, facts, *, sets=10, samples=16, temperature=0.5,
   """
   greedy, sampled, done = [], [], 0
   for number in range(sets):
-    prompts = prompts_of(number)
-    greedy.append(generate(prompts))
+    texts = prompts_of(number)
+    greedy.append(generate(texts))
     sampled.append([])
     for sample in range(samples):
-      sampled[-1].append(generate(prompts, temperature=temperature, seed=number * samples + sample))
+      sampled[-1].append(generate(texts, temperature=temperature, seed=number * samples + sample))
       done += 1
       if progress:
         progress.update(done + number + 1, "")

@@ -90,14 +90,20 @@ def answer_prompt(fact, relations, shots=(), form="question"):
   if form == "question":
     answered = [f"Q: {question_text(shot, relations)}\nA: {shot['object']}\n\n" for shot in shots]
     return "".join(answered) + f"Q: {question_text(fact, relations)}\nA:"
-  before, _, after = cloze_prompt(fact, relations).partition(BLANK)
-  if any(letter.isalnum() for letter in after) or not before.strip():
+  before, _, _ = cloze_prompt(fact, relations).partition(BLANK)
+  if not can_ask(relations[fact["relation"]]["statements"][0], True):
     raise UserError(f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a decoder-only "
                     f"model reads no text after the answer; got {relations[fact['relation']]['statements'][0]!r}: "
                     "put such a statement first or ask questions")
   answered = [relations_room.statement(relations[shot["relation"]]["statements"][0], shot["subject"],
                                        shot["object"]) + "\n" for shot in shots]
   return "".join(answered) + before.rstrip()
+
+
+def can_ask(statement, decoder_only):
+  """Whether a statement can ask for its answer: for a decoder-only model [Y] must end it, but for a full stop and the like."""
+  before, _, after = statement.partition("[Y]")
+  return not decoder_only or bool(before.strip()) and not any(letter.isalnum() for letter in after)
 
 
 LETTERS = "ABCDEFGH"

@@ -15,6 +15,7 @@ import numpy as np
 
 ARTICLES = frozenset(("a", "an", "the"))
 HITS = (1, 5, 10)
+CRITERIA = ("exact_match", "contains")  # what makes an answer right
 
 
 class _Deletions(dict):

@@ -75,7 +75,7 @@ def make_queries(arms, reference, finetuning_sets, counts, resamples, rng):
   return Queries(label, arms[label], order, base, draw, bins, bin_rows, aliases, entities, gold_N, gold_ExR)
 
 
-def measure(arms, queries, finetuning, counted, *, reference=None, known=None, pairs=()):
+def measure(arms, queries, finetuning, counted, *, reference=None, known=None, pairs=(), criterion="exact_match"):
   """All measures of all arms of one seed.
 
   Args:
@@ -84,6 +84,7 @@ def measure(arms, queries, finetuning, counted, *, reference=None, known=None, p
     finetuning: dict label -> list of (relation, object), or None where unknown.
     counted: whether pretraining counts are known.
     reference, known: labels, or None; pairs: (arm, against) labels; those not among the arms are passed over.
+    criterion: "exact_match" or "contains": what makes an answer right.
 
   Returns:
     (samples, predicted): dict label or pair -> dict name -> Sample, and dict label -> place of each answer.
@@ -92,10 +93,10 @@ def measure(arms, queries, finetuning, counted, *, reference=None, known=None, p
   for label, arm in arms.items():
     arm = predictions.take(arm, _rows(label, arm, queries))
     scores_Nx3 = accuracy.scores(arm)
-    right[label] = scores_Nx3[:, 0] > 0
+    right[label] = scores_Nx3[:, accuracy.CRITERIA.index(criterion)] > 0
     predicted[label] = _predicted(arm, queries, right[label])
     mine, samples[label] = _shock(queries, right[label], predicted[label], finetuning[label], counted)
-    plans += [(label, plan) for plan in (*_accuracy(arm, scores_Nx3, queries), *mine)]
+    plans += [(label, plan) for plan in (*_accuracy(arm, scores_Nx3, right[label], queries), *mine)]
   for label in arms:
     plans += [(label, _flips(right[label], right[reference]))] if reference in arms else []
     plans += [(label, _kept(right[label], right[known]))] if known in arms else []
@@ -155,15 +156,15 @@ def _samples(exact, resampled):
   return {name: Sample(float(exact[name][0]), resampled[name]) for name in exact}
 
 
-def _accuracy(arm, scores_Nx3, queries):
-  """Plans of accuracy, of ranks where there are candidates, and of accuracy by popularity and relation."""
-  columns = dict(zip(("exact_match", "contains", "f1"), scores_Nx3.T))
+def _accuracy(arm, scores_Nx3, right_N, queries):
+  """Plans of accuracy, of ranks where there are candidates, and of right answers by popularity and relation."""
+  columns = {**dict(zip(("exact_match", "contains", "f1"), scores_Nx3.T)), "right": right_N.astype(float)}
   if arm.rank is not None:
     columns |= {**accuracy.hits(arm.rank, arm.listed), "mrr": accuracy.reciprocal_rank(arm.rank)}
   yield from (_mean(name, values_N) for name, values_N in columns.items())
   if queries.bins is not None:
-    yield _by_popularity(queries, scores_Nx3[:, 0] > 0)
-  yield from _by_relation(queries, scores_Nx3[:, 0] > 0)
+    yield _by_popularity(queries, right_N)
+  yield from _by_relation(queries, right_N)
 
 
 def _mean(name, values_N):
@@ -213,7 +214,7 @@ def _by_popularity(queries, right_N):
 
 
 def _by_relation(queries, right_N):
-  """A plan of exact match in each relation and their plain mean; none where there is one relation."""
+  """A plan of the share right in each relation and their plain mean; none where there is one relation."""
   relations, code_N = np.unique(queries.base.relation, return_inverse=True)
   if len(relations) < 2:
     return
@@ -221,7 +222,7 @@ def _by_relation(queries, right_N):
 
   def shares(counts_RxC):
     shares_RxK = shock.divide(counts_RxC[:, 1::2], counts_RxC[:, 0::2] + counts_RxC[:, 1::2])
-    return {"macro_exact_match": statistics.nan_mean(shares_RxK), **dict(zip(names, shares_RxK.T))}
+    return {"macro_right": statistics.nan_mean(shares_RxK), **dict(zip(names, shares_RxK.T))}
 
   yield Plan(2 * code_N.astype(np.int32) + right_N, 2 * len(relations), shares)
 

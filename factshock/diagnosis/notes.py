@@ -13,7 +13,9 @@ f1: token F1 of normalised texts, best over the accepted answers.
 hits: share of queries whose gold answer (or an alias) is among the first k candidates; null where a file's
   longest list is shorter than k.
 mrr: mean of 1 / rank of the gold answer, 0 where it is not among the candidates listed.
-macro_exact_match, by_relation: exact match within each relation (or discipline), and the plain mean of these.
+right: the share of answers that are right by `criterion`: exact_match, or contains; popularity, relations, flips, known facts
+  and comparisons go by it.
+macro_right, by_relation: share right within each relation (or discipline), and the plain mean of these.
 by_popularity: quartiles of the popularity of the test queries' subjects, of each seed; queries without a
   popularity are left out.
 entity: an answer of a relation: test gold, finetuning answer (of any arm) or counted entity. A prediction is
@@ -41,7 +43,7 @@ errors: of the wrong predictions, the share that are finetuning answers (finetun
   that are known answers rarer in pretraining than the gold answer (rarer_than_gold).
 flips: shares of queries: gained = the reference arm is wrong and this arm right, lost = the other way round.
 known_kept: of the queries that the known arm answers right, the share this arm answers right.
-comparisons: difference of exact match, arm - against, paired by query and seed; mcnemar_p: exact McNemar test
+comparisons: difference of share right, arm - against, paired by query and seed; mcnemar_p: exact McNemar test
   on wins and losses summed over seeds (mcnemar_mid_p: its mid-p form), which knows nothing of differences
   between seeds; seeds_same_sign: in how many seeds the difference has the sign of its mean.
 large_sets: where queries x resamples exceeds ten million, equal rows are resampled together as cells, and

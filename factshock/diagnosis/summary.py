@@ -10,12 +10,12 @@ from factshock.console import UserError
 from factshock.diagnosis import accuracy, measures, shock, statistics
 from factshock.diagnosis.notes import NOTES
 
-ACCURACY = ("exact_match", "contains", "f1")
+ACCURACY = ("right", "exact_match", "contains", "f1")
 RANKS = (*(f"hits@{k}" for k in accuracy.HITS), "mrr")
 
 
 def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, reference=None, known=None,
-             pairs=(), entity_arms=(), resamples=1000, confidence=0.95, seed=0):
+             pairs=(), entity_arms=(), criterion="exact_match", resamples=1000, confidence=0.95, seed=0):
   """All measures of all arms, in the form of diagnosis.json (its `notes` define them).
 
   Args:
@@ -27,6 +27,7 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
     known: label of the arm whose right answers are the known facts.
     pairs: (arm, against) labels to compare (default: every arm against the reference).
     entity_arms: labels whose predictions of every entity are listed.
+    criterion: what makes an answer right, "exact_match" or "contains".
     resamples, confidence, seed: of the bootstrap.
 
   Returns:
@@ -53,7 +54,7 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
                                     resamples, np.random.default_rng([seed, place]))
     bins[run] = queries.bin_rows
     found, predicted = measures.measure(here, queries, trained, count is not None, reference=reference,
-                                        known=known, pairs=pairs)
+                                        known=known, pairs=pairs, criterion=criterion)
     for label, by_name in found.items():
       for name, sample in by_name.items():
         samples[label][name][run] = sample
@@ -61,7 +62,7 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
     entities += measures.entity_rows(run, queries, default, listed) if listed else []
   finish = functools.partial(_estimate, resamples=resamples, confidence=confidence, seed=seed)
   return {
-      "format": 1, "reference": reference, "known": known, "confidence": confidence, "resamples": resamples,
+      "format": 1, "reference": reference, "known": known, "criterion": criterion, "confidence": confidence, "resamples": resamples,
       "seeds": seeds, "notes": NOTES,
       "arms": {label: _arm(arms[label], samples[label], bins, finish) for label in arms},
       "comparisons": [_comparison(pair, samples[pair], finish) for pair in pairs],
@@ -137,8 +138,8 @@ def _arm(by_seed, samples, bins, finish):
              for i in range(measures.BINS) if f"popularity/{i}" in samples]
   if popular:
     found["by_popularity"] = popular
-  if "macro_exact_match" in samples:
-    found["macro_exact_match"] = finish(samples["macro_exact_match"])
+  if "macro_right" in samples:
+    found["macro_right"] = finish(samples["macro_right"])
     found["by_relation"] = {name.removeprefix("relation/"): finish(by_seed) for name, by_seed in samples.items()
                             if name.startswith("relation/")}
   if "shock" in samples:
@@ -156,7 +157,7 @@ def _arm(by_seed, samples, bins, finish):
 def _bin(i, by_seed, bins, finish):
   rows = [bins[run][i] for run in by_seed]
   return {"low": min(row["low"] for row in rows), "high": max(row["high"] for row in rows),
-          "queries": sum(row["queries"] for row in rows), "exact_match": finish(by_seed)}
+          "queries": sum(row["queries"] for row in rows), "right": finish(by_seed)}
 
 
 def _ratio(group, samples, finish):

@@ -1,24 +1,26 @@
 """A diagnosis as lines for the terminal."""
 
-COLUMNS = (  # title, keys into an arm, whether with its interval
-    ("exact match", ("exact_match",), True), ("macro", ("macro_exact_match",), False), ("F1", ("f1",), False), ("hits@5", ("hits@5",), False),
+COLUMNS = (  # title (None: the criterion), keys into an arm, whether with its interval
+    (None, ("right",), True), ("macro", ("macro_right",), False), ("F1", ("f1",), False), ("hits@5", ("hits@5",), False),
     ("known kept", ("known_kept",), False), ("shock", ("shock", "shock"), True),
     ("slope", ("shock", "slope"), False), ("rare seen", ("shock", "ratio", "rare_seen"), False),
     ("common unseen", ("shock", "ratio", "common_unseen"), False),
     ("range shift", ("shock", "range_shift"), False))
+CRITERIA = {"exact_match": "exact match", "contains": "contains match"}
 
 
 def lines(diagnosis):
   """Lines of two tables: the arms, and the paired comparisons."""
   arms, seeds = diagnosis["arms"], len(diagnosis["seeds"])
   columns = [column for column in COLUMNS if any(_at(arm, column[1]) for arm in arms.values())]
-  rows = [["arm", "queries", *(title for title, _, _ in columns)]]
+  criterion = CRITERIA[diagnosis["criterion"]]
+  rows = [["arm", "queries", *(title or criterion for title, _, _ in columns)]]
   rows += [[label, str(arm["queries"]), *(_estimate(_at(arm, keys), full) for _, keys, full in columns)]
            for label, arm in arms.items()]
   found = [f"Arms ({seeds} seed{'' if seeds == 1 else 's'}, {100 * diagnosis['confidence']:g}% bootstrap "
            "intervals; rare seen, common unseen: predicted / gold)", *_aligned(rows)]
   if diagnosis["comparisons"]:
-    rows = [["comparison", "exact match", "wins", "losses", "McNemar p", "same sign"]]
+    rows = [["comparison", criterion, "wins", "losses", "McNemar p", "same sign"]]
     rows += [[f"{row['arm']} - {row['against']}", _estimate(row["difference"]), str(row["wins"]),
               str(row["losses"]), f"{row['mcnemar_p']:.2g}", row["seeds_same_sign"]]
              for row in diagnosis["comparisons"]]

@@ -79,10 +79,10 @@ def read_facts(spec):
 
 
 def read_with_relations(spec, path=None, otherwise=None):
-  """(facts, relations) of a source or a file, as `read_facts`; the relations of the file `path`, or those that the source brings.
+  """(facts, relations) of a source or a file, as `read_facts`; the relations of `path`, or those that the source brings.
 
   Args:
-    otherwise: () -> path of the relations where none is given and the source brings none.
+    path: a relations file, or a source that brings relations. otherwise: () -> path of the relations where none is given and the source brings none.
   Raises:
     UserError: as `read`; no relations anywhere; a fact of another relation.
   """
@@ -92,7 +92,7 @@ def read_with_relations(spec, path=None, otherwise=None):
     path = path or (otherwise and otherwise())
     if not path:
       raise UserError(f"{spec}: brings no templates of its relations; give a relations file")
-    relations = relations_room.read_relations(path)
+    relations = read(path).relations if is_source(path) else relations_room.read_relations(path)
   schema.check_facts(source.facts, relations, spec)
   return source.facts, relations
 

@@ -16,7 +16,7 @@ TITLES = {
 
 READING = {
     "arms":
-        "Exact match with its {level} interval in brackets below; the dashed line is zero-shot. "
+        "Share right by {criterion}, with its {level} interval in brackets below; the dashed line is zero-shot. "
         "<b>Ratio</b>: predictions of a group of answers for each time one of them is the gold answer (1 is "
         "right). <b>Shock</b>: share of predictions that moved from common unseen to rare seen answers. "
         "<b>Shock slope</b>: how far over-prediction follows the frequencies of finetuning (0: not at all). "
@@ -25,7 +25,7 @@ READING = {
         "share of queries right here and wrong for {reference}, and the reverse. A narrow screen scrolls "
         "the table sideways.",
     "comparisons":
-        "Difference in exact match on the same queries; bold where its interval excludes 0 (the dashed "
+        "Difference in share right, by {criterion}, on the same queries; bold where its interval excludes 0 (the dashed "
         "line). <b>Only arm right</b> and <b>only other right</b> count the queries on which the two "
         "differ, which is what McNemar's test looks at.",
     "steps":
@@ -34,7 +34,7 @@ READING = {
         "falls gains at first and is harmed beyond a point; compare the final height with the dashed line. The "
         "highest point is picked on these same test facts; \"stopped early\" in the table picks it on others.",
     "alpha":
-        "How to read: alpha is the weight of the finetuned model in the mix. First, exact match (higher is "
+        "How to read: alpha is the weight of the finetuned model in the mix. First, {criterion} (higher is "
         "better); second, the distance between predicted and gold answer frequencies (lower is better). "
         "Rings mark the alpha chosen on development facts. Bands are {level} intervals.",
     "ratios":

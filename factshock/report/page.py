@@ -70,7 +70,7 @@ def _absent(key):
 
 def _caption(key, diagnosis, **words):
   words = {name: f"“{text(reading.title(diagnosis, label))}”" for name, label in words.items()}
-  return READING[key].format(level=summary.confidence(diagnosis), **words)
+  return READING[key].format(level=summary.confidence(diagnosis), criterion=reading.criterion(diagnosis), **words)
 
 
 def _top(diagnosis, heading):
@@ -89,9 +89,10 @@ def _tiles(diagnosis):
   """Four numbers at a glance; those that are missing are left out."""
   role = reading.roles(diagnosis)
   best = reading.best_remedy(diagnosis)
-  wanted = [(role["zero_shot"], ("exact_match",), reading.share, "exact match, "),
-            (role["finetuned"], ("exact_match",), reading.share, "exact match, "),
-            (best, ("exact_match",), reading.share, "exact match of the best remedy, "),
+  criterion = reading.criterion(diagnosis)
+  wanted = [(role["zero_shot"], ("right",), reading.share, f"{criterion}, "),
+            (role["finetuned"], ("right",), reading.share, f"{criterion}, "),
+            (best, ("right",), reading.share, f"{criterion} of the best remedy, "),
             (role["finetuned"], ("shock", "ratio", "rare_seen"), reading.ratio,
              "rare seen answers, predicted / gold, "),
             (best, ("shock", "ratio", "rare_seen"), reading.ratio, "the same ratio, ")]

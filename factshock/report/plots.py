@@ -97,7 +97,7 @@ def _level(axes, found, name):
 
 
 def accuracy_by_steps(diagnosis):
-  """Exact match against finetuning steps: a panel for the kinds of finetuning, which facts, and controls."""
+  """Accuracy against finetuning steps: a panel for the kinds of finetuning, which facts, and controls."""
   labels = reading.curves(diagnosis, "steps")
   kinds = {label: reading.group(diagnosis, label) for label in labels}
   facts = [label for label in labels if kinds[label] == "which facts"]
@@ -111,10 +111,14 @@ def accuracy_by_steps(diagnosis):
             for part in parts if part[1]]
 
 
+def _share_right(diagnosis):
+  return f"{reading.criterion(diagnosis).capitalize()} (share of queries)"
+
+
 def _limits(diagnosis, labels):
-  """One range of exact match for panels that are compared with each other."""
+  """One range of accuracy for panels that are compared with each other."""
   found = [row[2] for label in labels for row in reading.curve(diagnosis, "steps", label) if row[2]]
-  found.append(reading.estimate(diagnosis, reading.roles(diagnosis)["zero_shot"], "exact_match"))
+  found.append(reading.estimate(diagnosis, reading.roles(diagnosis)["zero_shot"], "right"))
   ends = [row[key] for row in found if row for key in ("low", "mean", "high") if row[key] is not None]
   if not ends:
     return None
@@ -130,11 +134,11 @@ def _steps_panel(diagnosis, name, labels, title, limits):
     steps |= {x for x, _ in rows}
     _line(axes, rows, style, _wrap(reading.title(diagnosis, label), 28))
   zero_shot = reading.roles(diagnosis)["zero_shot"]
-  _level(axes, reading.estimate(diagnosis, zero_shot, "exact_match"), "Zero-shot (no finetuning)")
+  _level(axes, reading.estimate(diagnosis, zero_shot, "right"), "Zero-shot (no finetuning)")
   _step_axis(axes, sorted(steps))
-  axes.set(title=title, ylabel="Exact match (share of queries)", ylim=limits)
+  axes.set(title=title, ylabel=_share_right(diagnosis), ylim=limits)
   _legend(figure, axes)
-  return _panel(figure, name, f"{title}: exact match against finetuning steps, a line for each arm")
+  return _panel(figure, name, f"{title}: {reading.criterion(diagnosis)} against finetuning steps, a line for each arm")
 
 
 def _step_axis(axes, steps):
@@ -149,13 +153,13 @@ def _step_axis(axes, steps):
 
 
 def by_alpha(diagnosis):
-  """Two panels against alpha: exact match, and total variation between predicted and gold answers."""
+  """Two panels against alpha: accuracy, and total variation between predicted and gold answers."""
   labels = reading.curves(diagnosis, "alpha")
   if not labels:
     return []
   with _settings():
-    panels = [_alpha_panel(diagnosis, labels, "alpha_accuracy", ("exact_match",), "Exact match",
-                           "Exact match (share of queries)"),
+    panels = [_alpha_panel(diagnosis, labels, "alpha_accuracy", ("right",), reading.criterion(diagnosis).capitalize(),
+                           _share_right(diagnosis)),
               _alpha_panel(diagnosis, labels, "alpha_variation", ("shock", "total_variation"),
                            "Distance of answer frequencies", "Total variation, predicted to gold")]
   return [panel for panel in panels if panel]
@@ -338,12 +342,12 @@ def popularity_arms(diagnosis, most=7):
 
 def _bins(diagnosis, label):
   rows = ((diagnosis.get("arms") or {}).get(label) or {}).get("by_popularity") or []
-  rows = [(row, reading.clean(row.get("exact_match"))) for row in rows]
+  rows = [(row, reading.clean(row.get("right"))) for row in rows]
   return [(row, found) for row, found in rows if found]
 
 
 def by_popularity(diagnosis):
-  """Exact match by popularity of the question's subject, in quarters of the test set."""
+  """Accuracy by popularity of the question's subject, in quarters of the test set."""
   labels = popularity_arms(diagnosis)
   if not labels:
     return []
@@ -357,10 +361,10 @@ def by_popularity(diagnosis):
             _wrap(reading.title(diagnosis, label), 28))
     first = _bins(diagnosis, labels[0])
     axes.set_xticks(range(len(first)), [_range(row) for row, _ in first])
-    axes.set(xlabel="Popularity of the subject asked about", ylabel="Exact match (share of queries)")
+    axes.set(xlabel="Popularity of the subject asked about", ylabel=_share_right(diagnosis))
     axes.grid(False, axis="x")
     _legend(figure, axes)
-    return [_panel(figure, "popularity", "Exact match by popularity of the subject, a line for each arm")]
+    return [_panel(figure, "popularity", "Accuracy by popularity of the subject, a line for each arm")]
 
 
 def _bars(axes, rows, style, shift, name):

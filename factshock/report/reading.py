@@ -8,12 +8,17 @@ GROUPS = {"rare_seen": "Rare, seen", "rare_unseen": "Rare, unseen",
 
 
 class Change(NamedTuple):
-  """Exact match of one arm minus another's; `clear` is False where chance may explain it."""
+  """Share right of one arm minus another's; `clear` is False where chance may explain it."""
   difference: float
   low: float | None
   high: float | None
   clear: bool
   how: str
+
+
+def criterion(diagnosis):
+  """What makes an answer right, in words."""
+  return {"contains": "contains match"}.get(diagnosis.get("criterion"), "exact match")
 
 
 def tidy(diagnosis):
@@ -124,17 +129,17 @@ def roles(diagnosis):
 
 
 def best_remedy(diagnosis, among=None):
-  """The remedy of highest exact match (among the given labels), or None."""
+  """The remedy with the most right answers (among the given labels), or None."""
   labels = [label for label in roles(diagnosis)["remedies"]
-            if mean(diagnosis, label, "exact_match") is not None and (among is None or label in among)]
-  return max(labels, key=lambda label: mean(diagnosis, label, "exact_match"), default=None)
+            if mean(diagnosis, label, "right") is not None and (among is None or label in among)]
+  return max(labels, key=lambda label: mean(diagnosis, label, "right"), default=None)
 
 
 def curve(diagnosis, kind, label):
-  """[(step or alpha, label of the point, exact-match estimate or None)] of an arm, ascending."""
+  """[(step or alpha, label of the point, estimate of the share right or None)] of an arm, ascending."""
   found = ((diagnosis.get("curves") or {}).get(kind) or {}).get(label) or []
   key = {"steps": "step", "alpha": "alpha"}[kind]
-  rows = [(point[key], point["label"], estimate(diagnosis, point["label"], "exact_match"))
+  rows = [(point[key], point["label"], estimate(diagnosis, point["label"], "right"))
           for point in found if number(point.get(key)) is not None and "label" in point]
   return sorted(rows, key=lambda row: row[0])
 
@@ -146,12 +151,12 @@ def curves(diagnosis, kind):
 
 
 def change(diagnosis, label, against):
-  """Exact match of `label` minus that of `against` as a Change, or None where either is missing.
+  """Share right of `label` minus that of `against` as a Change, or None where either is missing.
 
   Clear is: the paired interval excludes 0, where the diagnosis compares the two; else the same sign in each
   of three or more seeds; else intervals that do not overlap.
   """
-  first, second = (estimate(diagnosis, name, "exact_match") for name in (label, against))
+  first, second = (estimate(diagnosis, name, "right") for name in (label, against))
   if first is None or second is None:
     return None
   for row in diagnosis.get("comparisons") or []:
@@ -181,7 +186,7 @@ def _apart(first, second):
 
 
 def share(value, sign=False):
-  """A share such as exact match in three digits: ".339", "−.060"; with `sign`, "+.141"; "–" for None."""
+  """A share of queries in three digits: ".339", "−.060"; with `sign`, "+.141"; "–" for None."""
   return _short(value, 3, sign)
 
 

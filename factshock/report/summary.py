@@ -35,7 +35,7 @@ def _finetuning(diagnosis):
   if role["finetuned"] is None:
     return None
   rows = [row for row in reading.curve(diagnosis, "steps", role["finetuned"]) if row[2]]
-  zero_shot = estimate(diagnosis, role["zero_shot"], "exact_match")
+  zero_shot = estimate(diagnosis, role["zero_shot"], "right")
   if rows and rows[0][0] > 0 and zero_shot:
     rows = [(0, role["zero_shot"], zero_shot), *rows]
   if len(rows) > 2:
@@ -50,17 +50,17 @@ def _rise_and_fall(diagnosis, rows):
   rose = peak[0] != start[0] and change(diagnosis, peak[1], start[1]).clear
   fell = peak[0] != end[0] and change(diagnosis, end[1], peak[1]).clear
   if rose and fell:
-    return (f"Finetuning took exact match from {first} at step {start[0]:g} to {top} at step {peak[0]:g}, "
+    return (f"Finetuning took {reading.criterion(diagnosis)} from {first} at step {start[0]:g} to {top} at step {peak[0]:g}, "
             f"then down to {last} at step {end[0]:g}, {_against_start(diagnosis, start, end)}.")
   if rose:
     tail = "" if peak[0] == end[0] else f" and {last} at step {end[0]:g}"
-    return (f"Finetuning took exact match from {first} at step {start[0]:g} to {top} at step {peak[0]:g}"
+    return (f"Finetuning took {reading.criterion(diagnosis)} from {first} at step {start[0]:g} to {top} at step {peak[0]:g}"
             f"{tail}: no clear fall beyond a point is seen.")
   if fell:
-    return (f"Finetuning brought no clear gain: exact match was {first} at step {start[0]:g}, at most {top} "
+    return (f"Finetuning brought no clear gain: {reading.criterion(diagnosis)} was {first} at step {start[0]:g}, at most {top} "
             f"(step {peak[0]:g}), and fell to {last} at step {end[0]:g}, "
             f"{_against_start(diagnosis, start, end)}.")
-  return (f"Finetuning made no clear difference: exact match was {first} at step {start[0]:g}, at most {top} "
+  return (f"Finetuning made no clear difference: {reading.criterion(diagnosis)} was {first} at step {start[0]:g}, at most {top} "
           f"(step {peak[0]:g}) and {last} at step {end[0]:g}.")
 
 
@@ -76,10 +76,10 @@ def _before_and_after(diagnosis, role):
   found = change(diagnosis, role["finetuned"], role["zero_shot"])
   if found is None:
     return None
-  before, after = (share(mean(diagnosis, role[name], "exact_match")) for name in ("zero_shot", "finetuned"))
+  before, after = (share(mean(diagnosis, role[name], "right")) for name in ("zero_shot", "finetuned"))
   verdict = ("no clear difference" if not found.clear else
              "a clear gain" if found.difference > 0 else "a clear loss")
-  return f"Finetuning moved exact match from {before} to {after}: {verdict}."
+  return f"Finetuning moved {reading.criterion(diagnosis)} from {before} to {after}: {verdict}."
 
 
 def _shock(diagnosis):
@@ -137,11 +137,11 @@ def _listed(diagnosis, labels, found):
 
 
 def _best(diagnosis, role, label):
-  text = f"The best, {title(diagnosis, label)}, reaches {share(mean(diagnosis, label, 'exact_match'))}"
+  text = f"The best, {title(diagnosis, label)}, reaches {share(mean(diagnosis, label, 'right'))}"
   found = change(diagnosis, label, role["zero_shot"])
   if found:
     place = "not clearly different from" if not found.clear else "above" if found.difference > 0 else "below"
-    text += f", {place} zero-shot ({share(mean(diagnosis, role['zero_shot'], 'exact_match'))})"
+    text += f", {place} zero-shot ({share(mean(diagnosis, role['zero_shot'], 'right'))})"
   groups = (("rare_seen", "rare seen"), ("common_unseen", "common unseen"))
   ratios = [(mean(diagnosis, label, "shock", "ratio", name), words) for name, words in groups]
   ratios = [f"{ratio(value)} ({words})" for value, words in ratios if value is not None]
@@ -152,7 +152,7 @@ def _which_facts(diagnosis):
   found = change(diagnosis, "popular_half", "unpopular_half")
   if found is None:
     return None
-  high, low = (share(mean(diagnosis, label, "exact_match")) for label in ("popular_half", "unpopular_half"))
+  high, low = (share(mean(diagnosis, label, "right")) for label in ("popular_half", "unpopular_half"))
   verdict = ("no clear difference" if not found.clear else
              "the popular half is better" if found.difference > 0 else "the unpopular half is better")
   text = (f"Finetuned on the facts of popular subjects {high}, of unpopular ones {low}: {verdict} "
@@ -162,13 +162,13 @@ def _which_facts(diagnosis):
     return text + "."
   verdict = ("not clearly different from" if not whole.clear else "better than" if whole.difference > 0
              else "worse than")
-  level = share(mean(diagnosis, "whole", "exact_match"))
+  level = share(mean(diagnosis, "whole", "right"))
   return f"{text}; the popular half is {verdict} the whole ({level})."
 
 
 def _ceiling(diagnosis):
   role = reading.roles(diagnosis)
-  level = mean(diagnosis, role["ceiling"], "exact_match")
+  level = mean(diagnosis, role["ceiling"], "right")
   if level is None:
     return None
   text = (f"“{title(diagnosis, role['ceiling'])}” answers {share(level)}: a ceiling of what is stored, not a "

@@ -38,22 +38,22 @@ def cell(found, write=share):
 
 
 def arms(diagnosis):
-  """The table of arms: exact match in numbers and drawn, and every measure of shock; no empty columns."""
+  """The table of arms: share right in numbers and drawn, and every measure of shock; no empty columns."""
   labels = reading.table_labels(diagnosis)
   columns = [column for column in _columns(diagnosis)
              if any(column[1](label) is not None for label in labels)]
-  span = _span([estimate(diagnosis, label, "exact_match") for label in labels])
-  line = number(reading.mean(diagnosis, reading.roles(diagnosis)["zero_shot"], "exact_match"))
+  span = _span([estimate(diagnosis, label, "right") for label in labels])
+  line = number(reading.mean(diagnosis, reading.roles(diagnosis)["zero_shot"], "right"))
   rows, last = [], None
   for label in _by_group(diagnosis, labels):
     kind = reading.group(diagnosis, label)
     if kind != last and any(reading.group(diagnosis, other) for other in labels):
       rows.append(text(GROUP_TITLES.get(kind, kind)))
     last = kind
-    found = estimate(diagnosis, label, "exact_match")
+    found = estimate(diagnosis, label, "right")
     rows.append([text(reading.title(diagnosis, label)), cell(found), bar(found, span, line)]
                 + [_none() if get(label) is None else write(get(label)) for _, get, write in columns])
-  return table(["Arm", "Exact match", ""] + [head for head, _, _ in columns], rows, "arms")
+  return table(["Arm", reading.criterion(diagnosis).capitalize(), ""] + [head for head, _, _ in columns], rows, "arms")
 
 
 def _by_group(diagnosis, labels):
@@ -62,7 +62,7 @@ def _by_group(diagnosis, labels):
 
 
 def _columns(diagnosis):
-  """[(heading, label -> value or None, value -> HTML)] after exact match."""
+  """[(heading, label -> value or None, value -> HTML)] after the share right."""
   def at(*path):
     return lambda label: estimate(diagnosis, label, *path)
 
