@@ -110,7 +110,7 @@ SMALL = {"t5": t5.T5Config(vocab_size=7, d_model=8, d_ff=12, num_heads=2, d_kv=4
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
 def test_samples_follow_the_tempered_distribution(name, temperature):
   """Chi-square over all two-token continuations of one prompt, 20,000 samples, at the level of 0.1%."""
   config, count = SMALL[name], 20_000

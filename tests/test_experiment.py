@@ -17,11 +17,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-  cache = tmp_path_factory.mktemp("compiled")
-  # Runs of this file share what they compile; the devices are those of the config, not those of the tests.
-  return {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache),
-          "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+def environment():
+  # The devices are those of the config, not those of the tests.
+  return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def command(workdir, *flags):

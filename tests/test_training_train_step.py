@@ -88,7 +88,7 @@ def test_accumulation_that_does_not_divide_the_batch_is_refused():
     _step(accumulate=3)(_state(), _batch(), KEY)
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_eight_devices_equal_one(accumulate):
   if jax.device_count() < 8:
     pytest.skip("needs 8 devices")
