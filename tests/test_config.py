@@ -52,6 +52,8 @@ def test_every_config_says_what_it_is_for(name):
     (lambda c: c.update(facts="facts.jsonl"), "needs config.relations=PATH too"),
     (lambda c: c.update(facts="facts.jsonl", relations="r.jsonl", tokenizer={**c.tokenizer, "kind": "sentencepiece"}),
      "needs config.corpus=PATH too: a text"),
+    (lambda c: c.update(facts="facts.jsonl", relations="r.jsonl", corpus="a.txt,b.txt"),
+     "config.corpus_weights: expected a weight for each of 2 corpora of config.corpus, got 0"),
     (lambda c: c.model.update(family="gpt"), "config.model.family: expected one of t5, llama, got 'gpt'"),
     (lambda c: c.model.update(layers=3), "config.model.layers is unknown; did you mean"),
     (lambda c: c.finetune.update(target_length=0), "config.finetune.target_length: a t5 needs a whole number of at least 1"),

@@ -9,6 +9,10 @@ import sys
 
 import pytest
 
+import tiny_own
+from factshock import arms
+from factshock import study as studies
+from factshock.data import mixture
 from factshock.facts import relations as relations_room
 from factshock.facts import schema, world
 
@@ -95,6 +99,26 @@ def test_a_missing_corpus_and_a_text_of_something_else_are_said(files, tmp_path)
   (tmp_path / "other.txt").write_text("Nothing of that kind.\n")
   done = run(files, tmp_path / "b", f"--config.corpus={tmp_path}/other.txt")
   assert done.returncode == 2 and "is it the right text?" in done.stderr
+
+
+@pytest.mark.parametrize("masking", ["spans", "salient"])
+def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_path, masking):
+  """The second text holds a sentence in capitals alone, so that its examples can be told."""
+  texts = gzip.open(files / "text.txt.gz", "rt").read().splitlines()
+  (tmp_path / "loud.jsonl").write_text("".join(json.dumps({"text": f"{text} LOUD LOUD LOUD"}) + "\n" for text in texts))
+  config = tiny_own.get_config()
+  config.facts, config.relations = str(files / "facts.jsonl"), str(files / "relations.jsonl")
+  config.corpus, config.corpus_weights = f"{files}/text.txt.gz,{tmp_path}/loud.jsonl", (3, 1)
+  config.pretrain.masking, config.pretrain.object_share = masking, 1.0
+  config.pretrain.subject_share = 0.0
+  arms.check(config)
+  study = studies.prepare(config, str(tmp_path / "run"), 0, None)
+  sources, shares = zip(*study.texts())
+  assert shares == (.75, .25) and [source.name for source in sources] == ["corpus", "corpus 2"]
+  batch = next(mixture.batches(sources, shares, batch_size=64, input_length=40, target_length=40, seed=0))
+  loud = [any("LOUD" in study.tokenizer.decode(batch[side][row]) for side in batch if side != "weights") for row in range(64)]
+  assert sum(loud[row] for row in range(64)) == 16 or masking == "salient" and 8 < sum(loud) <= 16  # a window may leave it out
+  assert len(list((tmp_path / "run" / "corpus").iterdir())) == 2
 
 
 def test_questions_are_asked_for_where_the_config_asks_questions(files, tmp_path):
