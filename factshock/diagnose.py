@@ -30,6 +30,7 @@ flags.DEFINE_string("reference", None, "Label of the arm that others are compare
 flags.DEFINE_string("known", None, "Label of the arm whose right answers count as known facts.")
 flags.DEFINE_enum("criterion", "exact_match", ["exact_match", "contains"], "What makes an answer right: it equals an accepted "
                   "answer, or it contains one.")
+flags.DEFINE_string("relations", None, "Relations file, or a data set as mmlu:PATH: averages over its types of relations too.")
 flags.DEFINE_string("split", None, "Only rows of this split.")
 flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", lower_bound=100)
 flags.DEFINE_float("confidence", 0.95, "Of the intervals.", lower_bound=0.5, upper_bound=0.999)
@@ -47,7 +48,7 @@ def main(argv):
   diagnosis = summary.diagnose(
       arms, finetuning=_of_all(seeds, _finetuning(FLAGS.finetuning_facts)),
       counts=_of_all(seeds, _counts(FLAGS.entity_counts)), reference=FLAGS.reference, known=FLAGS.known,
-      entity_arms=list(arms), criterion=FLAGS.criterion, resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
+      entity_arms=list(arms), criterion=FLAGS.criterion, types=_types(FLAGS.relations), resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
   path = os.path.join(FLAGS.output, "diagnosis.json")
   with files.writing(path) as file:
     file.write(_text(diagnosis))
@@ -74,6 +75,13 @@ def _counts(path):
     return None
   from factshock.facts import counts
   return counts.read_counts(path)
+
+
+def _types(path):
+  if path is None:
+    return None
+  from factshock.facts import sources
+  return {name: row["type"] for name, row in sources.read_relations(path).items()}
 
 
 def _of_all(seeds, value):

@@ -228,16 +228,16 @@ def diagnose(config, workdir, run_facts):
       answers = {seed: answers_of(seed, trained_on) for seed in seeds}
       finetuning |= {label: answers for label in [*labels, name, f"{name}_early"] if label in arms}
   roles = config.roles.to_dict()
+  relations = relations_room.read_relations(_facts_path(workdir, seeds[0], "relations.jsonl"))
   found = summary.diagnose(
       arms, counts=counts, reference=roles["zero_shot"] or None, known=roles["ceiling"] or None,
       finetuning={seed: answers_of(seed, _finetuning_set(config, roles["finetuned"])) for seed in seeds},
       finetuning_by_arm=finetuning, pairs=_pairs(config, table),
       entity_arms=[label for label in table if label in (roles["zero_shot"], roles["finetuned"], *roles["remedies"])],
-      **config.diagnosis.to_dict())
+      types={name: row["type"] for name, row in relations.items()}, **config.diagnosis.to_dict())
   found |= {"curves": {"steps": curves["step"], "alpha": curves["alpha"]}, "table": list(table), "titles": table,
             "groups": {label: _group(config, label) for label in table}, "selected": selected,
-            "relation_labels": {name: row["label"] for name, row in relations_room.read_relations(
-                _facts_path(workdir, seeds[0], "relations.jsonl")).items()},
+            "relation_labels": {name: row["label"] for name, row in relations.items()},
             "roles": {**roles, "remedies": list(roles["remedies"])}, "run": _run_record(config, workdir, run_facts)}
   with files.writing(os.path.join(workdir, "diagnosis.json")) as file:
     json.dump(found, file, allow_nan=False)

@@ -95,6 +95,9 @@ def make_arm(rng, seeds, exact, ratios=None, shock=0., slope=0., variation=None,
   arm["by_popularity"] = [
       {"low": low, "high": high, "queries": 320, "right": around(min(1, exact * factor), .02)}
       for low, high, factor in ((1, 6, .45), (6, 12, .8), (12, 25, 1.2), (25, 190, 1.55))]
+  arm["macro_right"] = around(exact, .02)
+  arm["by_relation"] = {name: around(exact + shift, .02) for name, shift in (("born_in", .02), ("works_for", -.02), ("speaks", .05))}
+  arm["by_type"] = {"N-1": around(exact, .02)}
   arm["errors"] = {"finetuning_answer": around(.5 + .4 * shock), "rarer_than_gold": around(.4 + .3 * shock)}
   arm["flips"] = {"gained": around(.09), "lost": around(max(0, .09 + .339 - exact))}
   arm["known_kept"] = around(kept, .015)

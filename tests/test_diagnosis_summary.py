@@ -272,3 +272,11 @@ def test_right_may_mean_that_an_accepted_answer_is_contained():
     assert found["comparisons"][0]["difference"]["mean"] == right and some["flips"]["gained"]["mean"] == right
     assert sum(row["right"]["mean"] for row in some["by_popularity"]) == 4 * right
     assert found["criterion"] == criterion and {"exact_match": "exact", "contains": "contains"}[criterion] in table.lines(found)[1]
+
+
+def test_types_of_relations_are_averaged_by_relation():
+  rows = [{"subject": f"s{i}", "relation": relation, "object": "x", "prediction": said} for i, (relation, said) in enumerate(
+      [("us", "x"), ("us", "x"), ("world", "x"), ("world", "y"), ("law", "y"), ("misc", "x")])]
+  found = summary.diagnose({"a": {0: predictions.from_rows(enumerate(rows, 1))}}, resamples=200,
+                           types={"us": "history", "world": "history", "law": "law", "misc": ""})
+  assert means(found["arms"]["a"]["by_type"]) == {"history": .75, "law": 0}

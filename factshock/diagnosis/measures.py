@@ -75,7 +75,8 @@ def make_queries(arms, reference, finetuning_sets, counts, resamples, rng):
   return Queries(label, arms[label], order, base, draw, bins, bin_rows, aliases, entities, gold_N, gold_ExR)
 
 
-def measure(arms, queries, finetuning, counted, *, reference=None, known=None, pairs=(), criterion="exact_match"):
+def measure(arms, queries, finetuning, counted, *, reference=None, known=None, pairs=(), criterion="exact_match",
+            types=None):
   """All measures of all arms of one seed.
 
   Args:
@@ -85,6 +86,7 @@ def measure(arms, queries, finetuning, counted, *, reference=None, known=None, p
     counted: whether pretraining counts are known.
     reference, known: labels, or None; pairs: (arm, against) labels; those not among the arms are passed over.
     criterion: "exact_match" or "contains": what makes an answer right.
+    types: dict relation -> its type, or None.
 
   Returns:
     (samples, predicted): dict label or pair -> dict name -> Sample, and dict label -> place of each answer.
@@ -96,7 +98,7 @@ def measure(arms, queries, finetuning, counted, *, reference=None, known=None, p
     right[label] = scores_Nx3[:, accuracy.CRITERIA.index(criterion)] > 0
     predicted[label] = _predicted(arm, queries, right[label])
     mine, samples[label] = _shock(queries, right[label], predicted[label], finetuning[label], counted)
-    plans += [(label, plan) for plan in (*_accuracy(arm, scores_Nx3, right[label], queries), *mine)]
+    plans += [(label, plan) for plan in (*_accuracy(arm, scores_Nx3, right[label], queries, types or {}), *mine)]
   for label in arms:
     plans += [(label, _flips(right[label], right[reference]))] if reference in arms else []
     plans += [(label, _kept(right[label], right[known]))] if known in arms else []
@@ -156,7 +158,7 @@ def _samples(exact, resampled):
   return {name: Sample(float(exact[name][0]), resampled[name]) for name in exact}
 
 
-def _accuracy(arm, scores_Nx3, right_N, queries):
+def _accuracy(arm, scores_Nx3, right_N, queries, types):
   """Plans of accuracy, of ranks where there are candidates, and of right answers by popularity and relation."""
   columns = {**dict(zip(("exact_match", "contains", "f1"), scores_Nx3.T)), "right": right_N.astype(float)}
   if arm.rank is not None:
@@ -164,7 +166,7 @@ def _accuracy(arm, scores_Nx3, right_N, queries):
   yield from (_mean(name, values_N) for name, values_N in columns.items())
   if queries.bins is not None:
     yield _by_popularity(queries, right_N)
-  yield from _by_relation(queries, right_N)
+  yield from _by_relation(queries, right_N, types)
 
 
 def _mean(name, values_N):
@@ -213,16 +215,22 @@ def _by_popularity(queries, right_N):
   return Plan(queries.bins * 2 + right_N, 2 * (BINS + 1), shares)
 
 
-def _by_relation(queries, right_N):
-  """A plan of the share right in each relation and their plain mean; none where there is one relation."""
+def _by_relation(queries, right_N, types):
+  """A plan of the share right in each relation, and the plain mean of all and of each type; none where there is one relation."""
   relations, code_N = np.unique(queries.base.relation, return_inverse=True)
   if len(relations) < 2:
     return
-  names = [f"relation/{queries.base.strings[relation]}" for relation in relations.tolist()]
+  names = [queries.base.strings[relation] for relation in relations.tolist()]
+  of_type = {}
+  for place, name in enumerate(names):
+    of_type.setdefault(types.get(name), []).append(place)
+  of_type.pop(None, None)
+  of_type.pop("", None)
 
   def shares(counts_RxC):
     shares_RxK = shock.divide(counts_RxC[:, 1::2], counts_RxC[:, 0::2] + counts_RxC[:, 1::2])
-    return {"macro_right": statistics.nan_mean(shares_RxK), **dict(zip(names, shares_RxK.T))}
+    return {"macro_right": statistics.nan_mean(shares_RxK), **{f"relation/{name}": share for name, share in zip(names, shares_RxK.T)},
+            **{f"type/{name}": statistics.nan_mean(shares_RxK[:, places]) for name, places in of_type.items()}}
 
   yield Plan(2 * code_N.astype(np.int32) + right_N, 2 * len(relations), shares)
 

@@ -15,7 +15,8 @@ hits: share of queries whose gold answer (or an alias) is among the first k cand
 mrr: mean of 1 / rank of the gold answer, 0 where it is not among the candidates listed.
 right: the share of answers that are right by `criterion`: exact_match, or contains; popularity, relations, flips, known facts
   and comparisons go by it.
-macro_right, by_relation: share right within each relation (or discipline), and the plain mean of these.
+macro_right, by_relation, by_type: share right within each relation (or discipline), and the plain mean of these, over all relations
+  and over those of each type.
 by_popularity: quartiles of the popularity of the test queries' subjects, of each seed; queries without a
   popularity are left out.
 entity: an answer of a relation: test gold, finetuning answer (of any arm) or counted entity. A prediction is

@@ -15,7 +15,8 @@ RANKS = (*(f"hits@{k}" for k in accuracy.HITS), "mrr")
 
 
 def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, reference=None, known=None,
-             pairs=(), entity_arms=(), criterion="exact_match", resamples=1000, confidence=0.95, seed=0):
+             pairs=(), entity_arms=(), criterion="exact_match", types=None,
+             resamples=1000, confidence=0.95, seed=0):
   """All measures of all arms, in the form of diagnosis.json (its `notes` define them).
 
   Args:
@@ -28,6 +29,7 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
     pairs: (arm, against) labels to compare (default: every arm against the reference).
     entity_arms: labels whose predictions of every entity are listed.
     criterion: what makes an answer right, "exact_match" or "contains".
+    types: dict relation -> its type (MMLU's "history", LAMA's "N-1"), where averages over each type are wanted.
     resamples, confidence, seed: of the bootstrap.
 
   Returns:
@@ -54,7 +56,7 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
                                     resamples, np.random.default_rng([seed, place]))
     bins[run] = queries.bin_rows
     found, predicted = measures.measure(here, queries, trained, count is not None, reference=reference,
-                                        known=known, pairs=pairs, criterion=criterion)
+                                        known=known, pairs=pairs, criterion=criterion, types=types)
     for label, by_name in found.items():
       for name, sample in by_name.items():
         samples[label][name][run] = sample
@@ -140,8 +142,9 @@ def _arm(by_seed, samples, bins, finish):
     found["by_popularity"] = popular
   if "macro_right" in samples:
     found["macro_right"] = finish(samples["macro_right"])
-    found["by_relation"] = {name.removeprefix("relation/"): finish(by_seed) for name, by_seed in samples.items()
-                            if name.startswith("relation/")}
+    for key in ("relation", "type"):
+      found[f"by_{key}"] = {name.removeprefix(f"{key}/"): finish(by_seed) for name, by_seed in samples.items()
+                            if name.startswith(f"{key}/")}
   if "shock" in samples:
     names = ("shock", "slope", "spearman", "total_variation", "range_shift", "mismatch")
     found["shock"] = {"ratio": {group: _ratio(group, samples, finish) for group in shock.GROUPS},

@@ -32,7 +32,8 @@ def results(plan, folder, key, work, prepare, label, processes=None):
   waiting = [(part, path, work) for part, path in zip(plan, paths) if not os.path.exists(path)]
   total = sum(part.size for part in plan)
   done = total - sum(part.size for part, _, _ in waiting)
-  print(f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {len(plan) - len(waiting)} of them done before", flush=True)
+  if waiting:
+    print(f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {len(plan) - len(waiting)} of them done before", flush=True)
   progress = Progress(f"{label}, MB", max(1, round(total / 1e6)))
   for size in _run(waiting, prepare, processes or os.cpu_count()):
     done += size

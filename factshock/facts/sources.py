@@ -92,9 +92,14 @@ def read_with_relations(spec, path=None, otherwise=None):
     path = path or (otherwise and otherwise())
     if not path:
       raise UserError(f"{spec}: brings no templates of its relations; give a relations file")
-    relations = read(path).relations if is_source(path) else relations_room.read_relations(path)
+    relations = read_relations(path)
   schema.check_facts(source.facts, relations, spec)
   return source.facts, relations
+
+
+def read_relations(path):
+  """The relations of a relations file, or of a source that brings them."""
+  return read(path).relations if is_source(path) else relations_room.read_relations(path)
 
 
 def _said(source):
@@ -280,7 +285,7 @@ def _mmlu(where, options):
   facts = list(_mmlu_rows(where, options))
   disciplines = sorted({fact["relation"] for _, fact in facts if not isinstance(fact, str)})
   return facts, {name: {"relation": name, "label": name.replace("_", " "), "statements": ["[X] [Y]"], "questions": ["[X]"],
-                        "type": ""} for name in disciplines}
+                        "type": templates.mmlu_group(name)} for name in disciplines}
 
 
 def _mmlu_rows(where, options):

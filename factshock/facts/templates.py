@@ -1,4 +1,4 @@
-"""Templates of the relations of PopQA and EntityQuestions: the questions are the data sets' own, the statements ours."""
+"""Templates of the relations of PopQA and EntityQuestions (the questions are the data sets' own, the statements ours); MMLU's groups."""
 
 # relation -> (label, statement, question)
 POPQA = {
@@ -47,6 +47,29 @@ ENTITYQUESTIONS = {
     "P800": ("notable work", "[X] is famous for [Y] .", "What is [X] famous for?"),
 }
 
+# MMLU: group -> its disciplines (Hendrycks et al. 2021)
+MMLU = {
+    "biology": "college_biology high_school_biology",
+    "business": "business_ethics management marketing",
+    "chemistry": "college_chemistry high_school_chemistry",
+    "computer science": "college_computer_science computer_security high_school_computer_science machine_learning",
+    "culture": "human_sexuality sociology",
+    "economics": "econometrics high_school_macroeconomics high_school_microeconomics",
+    "engineering": "electrical_engineering",
+    "geography": "high_school_geography",
+    "health": "anatomy clinical_knowledge college_medicine human_aging medical_genetics nutrition "
+              "professional_medicine virology",
+    "history": "high_school_european_history high_school_us_history high_school_world_history prehistory",
+    "law": "international_law jurisprudence professional_law",
+    "math": "abstract_algebra college_mathematics elementary_mathematics high_school_mathematics "
+            "high_school_statistics",
+    "other": "global_facts miscellaneous professional_accounting",
+    "philosophy": "formal_logic logical_fallacies moral_disputes moral_scenarios philosophy world_religions",
+    "physics": "astronomy college_physics conceptual_physics high_school_physics",
+    "politics": "high_school_government_and_politics public_relations security_studies us_foreign_policy",
+    "psychology": "high_school_psychology professional_psychology",
+}
+
 
 def rows(table):
   """The table as relations, in the form of relations.read_relations."""
@@ -61,3 +84,8 @@ def subject_in(question, template):
   if question.startswith(before) and question.endswith(after) and end > len(before):
     return question[len(before):end]
   return None
+
+
+def mmlu_group(discipline):
+  """The group of an MMLU discipline, such as "history"; "" for one that MMLU does not have."""
+  return next((group for group, names in MMLU.items() if discipline in names.split()), "")

@@ -8,6 +8,7 @@ TITLES = {
     "ratios": "How often each group of answers is predicted",
     "pressure": "Over-prediction against shock pressure",
     "popularity": "Accuracy by popularity of the subject",
+    "relations": "Accuracy by relation",
     "entities": "Which answers are over- and under-predicted",
     "browser": "Every answer by name",
     "run": "What was run",
@@ -53,6 +54,9 @@ READING = {
         "How to read: test questions are sorted by the popularity of the subject they ask about, least "
         "popular on the left, in bins of about equal size; bars are {level} intervals. Lines that are far "
         "apart on the left show what an arm does to rarely named subjects.",
+    "relations":
+        "Share right by {criterion} within each relation, with its {level} interval; the mean counts relations alike, however "
+        "many questions each has.",
     "entities":
         "Answers whose number of predictions by {arm} is furthest above and below the number of queries "
         "they are right for (gold); counts are of one seed and one relation.",
@@ -76,6 +80,7 @@ WHY_NOT = {
     "pressure":
         "Not drawn: the diagnosis has no counts by entity, which need the finetuning facts and the "
         "pretraining counts of answers.",
+    "relations": "Not listed: there is one relation.",
     "popularity": "Not drawn: the test facts carry no popularity of their subjects.",
     "entities":
         "Not listed: the diagnosis has no counts by entity of a finetuned arm, or every answer is predicted "

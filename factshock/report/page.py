@@ -53,7 +53,7 @@ def render(diagnosis, pictures):
   heading = "Frequency shock report" + (f": {name}" if name else "")
   body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _comparisons(diagnosis),
                     *(_picture(diagnosis, key, panels) for key, panels in pictures.items()),
-                    _entities(diagnosis), _browser(diagnosis), _run(diagnosis), _notes(diagnosis)])
+                    _relations(diagnosis), _entities(diagnosis), _browser(diagnosis), _run(diagnosis), _notes(diagnosis)])
   return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
           f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
           '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -125,6 +125,11 @@ def _picture(diagnosis, key, panels):
   kind = {1: "one", 2: "two"}.get(len(panels), "three")
   return _section(key, f'<figure class="{kind}"><div class="panels {kind}">{images}</div>'
                        f"<figcaption>{_caption(key, diagnosis)}</figcaption></figure>")
+
+
+def _relations(diagnosis):
+  found = tables.relations(diagnosis)
+  return _section("relations", f'{found}<p class="caption">{_caption("relations", diagnosis)}</p>' if found else _absent("relations"))
 
 
 def _entities(diagnosis):

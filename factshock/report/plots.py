@@ -328,16 +328,21 @@ def _file_name(label):
   return "".join(c if c.isalnum() or c in "-_" else "_" for c in str(label))[:60]
 
 
-def popularity_arms(diagnosis, most=7):
-  """Labels drawn by popularity: the arms of the second paper with zero-shot, else the main arms."""
+def popularity_arms(diagnosis):
+  """Labels drawn by popularity."""
+  return [label for label in main_arms(diagnosis) if _bins(diagnosis, label)]
+
+
+def main_arms(diagnosis, most=7):
+  """Labels that are compared bin by bin: the arms of the second paper with zero-shot, else the main arms."""
   role = reading.roles(diagnosis)
   facts = [label for label in reading.table_labels(diagnosis)
            if reading.group(diagnosis, label) == "which facts"
            or label in ("popular_half", "unpopular_half", "random_half", "whole")]
-  wanted = facts + [role["zero_shot"]] if facts else [role["finetuned"], role["zero_shot"], *role["remedies"]]
+  wanted = [*facts[:most - 1], role["zero_shot"]] if facts else [role["finetuned"], role["zero_shot"], *role["remedies"]]
   if not any(wanted):
     wanted = reading.table_labels(diagnosis)
-  return [label for label in dict.fromkeys(wanted) if _bins(diagnosis, label)][:most]
+  return [label for label in dict.fromkeys(wanted) if label][:most]
 
 
 def _bins(diagnosis, label):

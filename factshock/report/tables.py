@@ -128,6 +128,21 @@ def bar(found, span, line=None):
           f'{"".join(parts)}</svg>')
 
 
+def relations(diagnosis):
+  """Share right in each relation and type of relation, for the arms that are drawn by popularity; None where there is one."""
+  labels = [label for label in plots.main_arms(diagnosis) if diagnosis["arms"][label].get("by_relation")]
+  if not labels:
+    return None
+  head = ["Relation", *(text(reading.title(diagnosis, label)) for label in labels)]
+  rows = [["Mean of relations", *(cell(estimate(diagnosis, label, "macro_right")) for label in labels)]]
+  for key, heading in (("by_type", "Mean of the relations of a type"), ("by_relation", "Relations")):
+    names = dict.fromkeys(name for label in labels for name in diagnosis["arms"][label].get(key) or {})
+    rows += [heading] if names else []
+    rows += [[text(reading.relation(diagnosis, name)), *(cell(estimate(diagnosis, label, key, name)) for label in labels)]
+             for name in names]
+  return table(head, rows, "relations")
+
+
 def comparisons(diagnosis):
   """The paired comparisons; differences whose interval excludes 0 are bold."""
   points = set(reading.points(diagnosis))
