@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Stands at every border between a word and something else, in names and in text, so that the search itself finds
-# names only where no word goes on before or after them: two thirds of the hits without it are parts of words.
+# In what is searched it takes the place of each space and stands on both sides of every other sign, in names and in text, and
+# names begin and end with one more: the search itself then finds names only where no word goes on before or after them. (Two
+# thirds of the hits without it are parts of words.) A text has one such form, and no other text the same.
 _BORDER = "\x00"
+_SIGN = re.compile(r"[^\w ]")  # as _kinds tells them
 _CHUNK = 1 << 20  # characters searched at a time
 
 
@@ -29,10 +31,9 @@ class Search(NamedTuple):
   """Entities ready for `count_documents`."""
   entities: Entities
   automaton: object    # ahocorasick_rs.AhoCorasick of the names with borders
-  open_start: np.ndarray  # [names]: begins with a sign, so that the border before it has to be looked at
-  open_end: np.ndarray
   entity_of_name: tuple   # (offsets [names + 1], entities): those of each name
   facts_of_subject: tuple  # (offsets [entities + 1], numbers of facts)
+  object_of_fact: np.ndarray  # [facts]
   capitalised: list    # (number, label) of entities whose label is one word and not in lower case
 
 
@@ -79,12 +80,10 @@ def search_of(entities):
   import ahocorasick_rs
 
   automaton = ahocorasick_rs.AhoCorasick(
-      [re.sub(r"\b", _BORDER, name) for name in entities.names], matchkind=ahocorasick_rs.MatchKind.Standard,
+      [_BORDER + _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name).replace(" ", _BORDER) + _BORDER for name in entities.names], matchkind=ahocorasick_rs.MatchKind.Standard,
       implementation=ahocorasick_rs.Implementation.ContiguousNFA, store_patterns=False)
-  return Search(entities, automaton, np.array([not _is_word(name[0]) for name in entities.names], bool),
-                np.array([not _is_word(name[-1]) for name in entities.names], bool),
-                _grouped(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
-                _grouped(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)),
+  return Search(entities, automaton, _grouped(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
+                _grouped(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)), entities.facts[:, 1].copy(),
                 [(i, label) for i, label in enumerate(entities.labels) if label != label.lower() and re.fullmatch(r"\w+", label)])
 
 
@@ -108,7 +107,7 @@ def count_documents(documents, search):
   for chunk in _chunks(documents):
     text = "\n".join(chunk)
     total["size"] += len(chunk), len(text.encode()) - (len(chunk) - 1)
-    if text.count("\n") >= len(chunk) or not text.isascii() or entities.folded or _BORDER in text:
+    if text.count("\n") >= len(chunk) or entities.folded or _BORDER in text or not text.isascii():
       text = "\n".join(_normal(one, entities.folded) for one in chunk)
     _count_chunk(text, search, total)
   return total
@@ -129,36 +128,40 @@ def _chunks(documents):
 
 def _count_chunk(text, search, total):
   """Adds to `total` the counts of some documents, a line each."""
-  text = _with_borders(text)
-  name, start, end = _find(text, search)
-  document = np.searchsorted(np.flatnonzero(text == ord("\n")), start)
+  codes, _ = _with_borders(text)
+  name, start, end = _find(codes, search)
+  document = np.searchsorted(np.flatnonzero(codes == ord("\n")), start)
   size = len(total["mentions"])
   entity, hit = _expand(search.entity_of_name, name)
   total["mentions"] += np.bincount(entity, minlength=size)
   longest = _expand(search.entity_of_name, name[_leftmost_longest(start, end)])[0]
   total["longest"] += np.bincount(longest, minlength=size)
-  pairs, fact, found = _facts_named(document[hit] * size + entity, search)
+  pairs, fact, _ = _facts_named(document[hit] * size + entity, search)
   total["documents"] += np.bincount(pairs % size, minlength=size)
-  total["together"] += np.bincount(fact[found], minlength=len(total["together"]))
+  total["together"] += np.bincount(fact, minlength=len(total["together"]))
 
 
-def _find(text, search):
-  """(name, start, end) of every mention in a text with borders, by the ends."""
-  hits = search.automaton.find_matches_as_indexes(text.tobytes().decode("utf-32-le"), overlapping=True)
+def _find(codes, search):
+  """(name, start, end) of every mention in code points with borders, by the ends; without the borders around the name."""
+  hits = search.automaton.find_matches_as_indexes(_as_text(codes), overlapping=True)
   name, start, end = np.fromiter(itertools.chain.from_iterable(hits), np.int64, 3 * len(hits)).reshape(-1, 3).T
-  keep = ~(search.open_start[name] & _is_border(text, start - 1)) & ~(search.open_end[name] & _is_border(text, end))
-  return name[keep], start[keep], end[keep]
+  return name, start + 1, end - 1
 
 
 def _facts_named(pairs, search):
-  """(different pairs (document * entities + entity) in order; facts whose subject is in one; for each whether its object is too)."""
+  """(different pairs (document * entities + entity) in order; facts whose subject and object are in one document; the subject's pair)."""
   size = len(search.entities.labels)
   pairs = np.sort(pairs, kind="stable")  # nearly sorted as they come
   pairs = pairs[np.concatenate([pairs[:1] == pairs[:1], pairs[1:] != pairs[:-1]])]
-  fact, pair = _expand(search.facts_of_subject, pairs % size)
-  wanted = pairs[pair] - pairs[pair] % size + search.entities.facts[fact, 1]  # (the same document, the fact's object)
-  place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-  return pairs, fact, pairs[place] == wanted if len(pairs) else np.zeros(0, bool)
+  entity = pairs % size
+  fact, pair = _expand(search.facts_of_subject, entity)
+  here = np.zeros(size, bool)
+  here[entity] = True
+  kept = np.flatnonzero(here[search.object_of_fact[fact]])  # most objects are in none of these documents
+  fact, pair = fact[kept], pair[kept]
+  wanted = (pairs - entity)[pair] + search.object_of_fact[fact]  # (the same document, the fact's object)
+  found = np.flatnonzero(pairs[np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)] == wanted) if len(pairs) else kept
+  return pairs, fact[found], pair[found]
 
 
 def facts_in(documents, search):
@@ -170,27 +173,25 @@ def facts_in(documents, search):
   size = len(search.entities.labels)
   for chunk in _chunks(documents):
     lines = [_normal(one, search.entities.folded) for one in chunk]
-    text = _with_borders("\n".join(lines))
-    name, start, end = _find(text, search)
+    codes, places = _with_borders("\n".join(lines))
+    name, start, end = _find(codes, search)
     longest = np.sort(_leftmost_longest(start, end))
-    name, start, end = name[longest], start[longest], end[longest]
-    breaks = np.flatnonzero(text == ord("\n"))
+    name, start, end = name[longest], np.searchsorted(places, start[longest]), np.searchsorted(places, end[longest])
+    breaks = np.searchsorted(places, np.flatnonzero(codes == ord("\n")))
     document = np.searchsorted(breaks, start)
-    borders = np.cumsum(text == ord(_BORDER))
-    first = np.append(0, breaks + 1 - borders[breaks])[document]  # character of the chunk that its document begins with
-    start, end = start - np.append(0, borders)[start] - first, end - borders[end - 1] - first
+    first = np.append(0, breaks + 1)[document]  # character of the chunk that its document begins with
+    start, end = start - first, end - first
     entity, hit = _expand(search.entity_of_name, name)
     order = np.argsort(document[hit] * size + entity, kind="stable")
     hit, keys = hit[order], (document[hit] * size + entity)[order]
-    pairs, fact, found = _facts_named(keys, search)
-    owner = _expand(search.facts_of_subject, pairs % size)[1][found]
+    pairs, fact, owner = _facts_named(keys, search)
 
-    def places(key):
+    def of(key):
       these = hit[np.searchsorted(keys, key):np.searchsorted(keys, key, "right")]
       return list(zip(start[these].tolist(), end[these].tolist()))
 
-    for number, key in zip(fact[found].tolist(), pairs[owner].tolist()):
-      yield lines[key // size], number, places(key), places(key - key % size + int(search.entities.facts[number, 1]))
+    for number, key in zip(fact.tolist(), pairs[owner].tolist()):
+      yield lines[key // size], number, of(key), of(key - key % size + int(search.entities.facts[number, 1]))
 
 
 def _expand(grouped, keys):
@@ -206,7 +207,7 @@ def _leftmost_longest(start, end):
   """Numbers of the mentions that are left when from the left the longest is taken, and then the next that is free."""
   if not len(start):
     return np.zeros(0, np.int64)
-  order = np.lexsort((-end, start))
+  order = np.argsort((start << 32) - end, kind="stable")  # by start, the longest first; nearly sorted as they come
   start, end = start[order], end[order]
   reached = np.maximum.accumulate(end)
   first = np.flatnonzero(np.concatenate([[True], start[1:] >= reached[:-1]]))  # of runs of mentions that overlap
@@ -222,32 +223,33 @@ def _leftmost_longest(start, end):
 
 
 def _with_borders(text):
-  """uint32 code points of a text with _BORDER put between word characters and others, and at the ends of it."""
+  """(uint32 code points of a text with borders, places [characters] of its characters among them).
+
+  The text begins and ends with a border; a space's place is its border's, which stands for it.
+  """
   codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-  if not len(codes):
-    return codes
-  word = _words()[codes]
-  edge = np.concatenate([word[:1], word[1:] != word[:-1], word[-1:]])
-  shift = np.cumsum(edge, dtype=np.int32)
-  out = np.zeros(len(codes) + int(shift[-1]), "<u4")
-  out[np.arange(len(codes), dtype=np.int32) + shift[:-1]] = codes
-  return out
+  kind = _kinds()[codes]
+  places = np.cumsum(kind, dtype=np.int32)  # a sign takes its border, itself and one more; all else one code
+  out = np.zeros(int(places[-1]) + 2 if len(codes) else 2, "<u4")
+  places -= kind >> 1  # from the last code of each character to the character
+  out[places] = np.where(codes == ord(" "), np.uint32(0), codes)
+  return out, places
 
 
-def _is_border(text, places):
-  """Whether _BORDER stands at these places of a text of code points; outside of it there is none."""
-  inside = (places >= 0) & (places < len(text))
-  return inside & (text[np.where(inside, places, 0)] == 0)
+def _as_text(codes):
+  return codes.tobytes().decode("utf-32-le")
 
 
-_WORDS = []
+_KINDS = []
 
 
-def _words():
-  """bool [all code points]: whether each is a word character."""
-  if not _WORDS:
-    _WORDS.append(np.fromiter((_is_word(chr(code)) for code in range(0x110000)), bool, 0x110000))
-  return _WORDS[0]
+def _kinds():
+  """int8 [all code points]: 1 for word characters and the space, 3 for other signs: the codes they take with borders."""
+  if not _KINDS:
+    kinds = np.fromiter((1 if _is_word(chr(code)) else 3 for code in range(0x110000)), np.int8, 0x110000)
+    kinds[ord(" ")] = 1
+    _KINDS.append(kinds)
+  return _KINDS[0]
 
 
 def _is_word(letter):
