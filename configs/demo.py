@@ -66,7 +66,8 @@ def get_config():
       eval_steps=(0, 10, 25, 50, 100, 200), prompt="question",
       lora_rank=0, lora_alpha=16.0, lora_targets=("query", "value")))  # rank 0: all weights are trained
 
-  config.mixing = ml_collections.ConfigDict(dict(alphas=(0.0, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1.0)))
+  config.mixing = ml_collections.ConfigDict(dict(alphas=(0.0, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1.0),
+                                                   taus=(0.0, .25, .5, .75, 1.0, 1.25, 1.5, 2.0)))  # of prior corrections
   # "rank" scores every answer of the relation; "generate" lets the model say what it will, at most `max_tokens` tokens.
   config.answering = ml_collections.ConfigDict(dict(batch_size=320, top=10, mode="rank", max_tokens=16))
   config.diagnosis = ml_collections.ConfigDict(dict(criterion="exact_match", resamples=1000, confidence=0.95))

@@ -33,6 +33,7 @@ def settings(config, name):
   arm = config.arms[name]
   section = {**config.finetune.to_dict(), **{key: arm[key] for key in config.finetune if key in arm}}
   last = section["steps"]
+  section |= {key: arm[key] for key in ("l2_sp", "trained", "frozen") if key in arm}
   return {**section, "eval_steps": sorted({step for step in section["eval_steps"] if step < last} | {last})}
 
 
@@ -116,14 +117,70 @@ def _alpha_points(config, name):
 
 
 def _run_weight_mixing(study, name):
-  """Interpolates the pretrained weights and those of another arm: (1 - alpha) pretrained + alpha finetuned."""
+  """Interpolates the pretrained weights and those of another arm: (1 - alpha) pretrained + alpha finetuned.
+
+  With a `profile` alpha falls linearly in depth to 0 at the head ("decreasing") or rises from 0 at the embedding ("increasing").
+  """
   from factshock.training import interpolation
 
-  of = study.config.arms[name].of
-  finetuned = studies.finetuned(study, of)
-  prompt = settings(study.config, of)["prompt"]
-  for alpha, params in interpolation.sweep(studies.pretrained(study), finetuned, study.config.mixing.alphas):
+  arm = study.config.arms[name]
+  finetuned, pretrained = studies.finetuned(study, arm.of), studies.pretrained(study)
+  prompt = settings(study.config, arm.of)["prompt"]
+  for alpha in study.config.mixing.alphas:
+    params = interpolation.mix_by_profile(pretrained, finetuned, alpha, arm.get("profile", "uniform"))
     studies.answer(study, f"{name}@{alpha:g}", params, prompt, alpha=alpha)
+
+
+def _run_exchange(study, name):
+  """The weights of another arm with some parts (models/parts.py) put back to the pretrained ones, or all but these."""
+  from factshock.training import interpolation
+
+  arm = study.config.arms[name]
+  pair = [studies.pretrained(study), studies.finetuned(study, arm.of)]
+  params = interpolation.exchange(*(pair[::-1] if arm.get("only", False) else pair), tuple(arm.parts))
+  studies.answer(study, name, params, settings(study.config, arm.of)["prompt"])
+
+
+def corrected_point(config, name):
+  """The label of the predictions that an arm of kind "prior_correction" corrects: the point `at`, or the last one."""
+  arm = config.arms[name]
+  labels = points(config, arm.of)
+  return labels[-1] if "at" not in arm else next((label for label in labels if "@" in label and value(label) == arm.at), None)
+
+
+def _correction_points(config, name):
+  return [f"{name}@{tau:g}" for tau in config.arms[name].get("taus", config.mixing.taus)]
+
+
+def _run_prior_correction(study, name):
+  """Moves the answers of another arm back to the answer frequencies of a reference, learned from the unlabelled test queries."""
+  from factshock.answering import correction
+
+  def tables(label, split):
+    path = studies.predictions_path(study.workdir, label, study.seed, split)
+    rows = correction.read_rows(path)
+    return rows, correction.tables(rows, path)
+
+  arm, label = study.config.arms[name], corrected_point(study.config, name)
+  _, test = tables(label, "test")
+  reference = {
+      "arm": lambda: correction.priors(tables(arm.with_arm, "test")[1]),
+      "counts": lambda: correction.counted_priors(test, study.counts),
+      "uniform": lambda: correction.uniform_priors(test),
+      "estimated": lambda: correction.estimated_priors(test, [(fact["relation"], fact["object"]) for fact in _trained_on(study, name)]),
+  }[arm.prior]()
+  ratios, _ = correction.log_ratios(test, reference)
+  for split in studies.SPLITS:
+    rows, found = tables(label, split)
+    for point in points(study.config, name):
+      corrected = correction.correct(found, ratios, value(point))
+      studies.write_rows(study, point, split, correction.corrected_rows(corrected, rows, arm=name, tau=value(point)))
+
+
+def _trained_on(study, name):
+  """The finetuning facts behind an arm."""
+  arm = study.config.arms[name]
+  return study.sets[arm.facts] if arm.kind == "finetune" else _trained_on(study, arm.of)
 
 
 def _run_output_mixing(study, name):
@@ -156,6 +213,7 @@ def _run_naive_bayes(study, name):
     studies.write_answers(study, name, split, baselines.naive_bayes(study.sets["pool"], study.sets[split], study.candidates))
 
 
+PROFILES = ("uniform", "decreasing", "increasing")  # of alpha in depth, see interpolation.mix_by_profile
 _FACTS = configs.choice("pool", *materials.FINETUNING_SETS)
 _PROMPT = configs.choice(*configs.PROMPTS)
 
@@ -168,15 +226,34 @@ KINDS = {
     "finetune": Kind(configs.arm_schema(
         facts=configs.required(_FACTS), ratio=configs.optional(configs.NOT_NEGATIVE),
         question_weight=configs.optional(configs.NOT_NEGATIVE),
-        start=configs.optional(configs.choice("pretrained", "random")), **configs.finetune_overrides()),
+        start=configs.optional(configs.choice("pretrained", "random")), l2_sp=configs.optional(configs.NOT_NEGATIVE),
+        trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides()),
         _finetune_points, _run_finetune, "finetuning", "step"),
-    "weight_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT)),
+    "weight_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES))),
                           _alpha_points, _run_weight_mixing, "remedy", "alpha"),
+    "exchange": Kind(configs.arm_schema(of=configs.required(configs.TEXT), parts=configs.required(configs.PARTS),
+                                        only=configs.optional(configs.FLAG)), _one_point, _run_exchange, "remedy", None),
+    "prior_correction": Kind(configs.arm_schema(
+        of=configs.required(configs.TEXT), at=configs.optional(configs.NOT_NEGATIVE), taus=configs.optional(configs.TAUS),
+        prior=configs.required(configs.choice("arm", "counts", "uniform", "estimated")), with_arm=configs.optional(configs.TEXT)),
+        _correction_points, _run_prior_correction, "remedy", "tau"),
     "output_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), with_arm=configs.required(configs.TEXT)),
                           _alpha_points, _run_output_mixing, "remedy", "alpha"),
     "majority": Kind(configs.arm_schema(), _one_point, _run_majority, "control", None),
     "naive_bayes": Kind(configs.arm_schema(), _one_point, _run_naive_bayes, "control", None),
 }
+
+
+def _correction_problems(config, name, ranks):
+  arm, where = config.arms[name], f"config.arms.{name}"
+  problems = []
+  if not ranks or config.answering.top:
+    problems.append(f"{where}: prior_correction needs every candidate's score: config.answering.mode='rank' and config.answering.top=0")
+  if (arm.prior == "arm") != ("with_arm" in arm):
+    problems.append(f"{where}: prior='arm' and with_arm=ARM go together, got prior={arm.prior!r} and with_arm={arm.get('with_arm')!r}")
+  if config.arms[arm.of].kind in ("finetune", "weight_mixing", "output_mixing") and corrected_point(config, name) is None:
+    problems.append(f"{where}.at: expected one of {', '.join(f'{value(label):g}' for label in points(config, arm.of))}, got {arm.at:g}")
+  return problems
 
 
 def check(config):
@@ -195,11 +272,13 @@ def check(config):
       problems.append(f"config.arms.{name}: {arm.kind} ranks the answers of a relation, and choices are a question's own; take it out")
     elif arm.kind in ("output_mixing", "best_cloze") and not ranks:
       problems.append(f"config.arms.{name}: {arm.kind} needs config.answering.mode='rank'; take it out or rank")
-    of = arm.get("of")
-    if of and config.arms[of].kind != "finetune":
-      problems.append(f"config.arms.{name}.of: expected an arm of kind 'finetune', got {of!r}")
-    asked = arm.get("with_arm")
-    if asked and config.arms[asked].kind != "prompted":
-      problems.append(f"config.arms.{name}.with_arm: expected an arm of kind 'prompted', got {asked!r}")
+    of, of_kinds = arm.get("of"), ("finetune", "weight_mixing", "output_mixing") if arm.kind == "prior_correction" else ("finetune",)
+    if of and config.arms[of].kind not in of_kinds:
+      problems.append(f"config.arms.{name}.of: expected an arm of kind {' or '.join(map(repr, of_kinds))}, got {of!r}")
+    asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
+    if asked and config.arms[asked].kind not in asked_kinds:
+      problems.append(f"config.arms.{name}.with_arm: expected an arm of kind {' or '.join(map(repr, asked_kinds))}, got {asked!r}")
+    if arm.kind == "prior_correction":
+      problems += _correction_problems(config, name, ranks)
   if problems:
     raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))

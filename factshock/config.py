@@ -7,6 +7,7 @@ import ml_collections
 
 from factshock.console import UserError
 from factshock.facts import documents, sources
+from factshock.models import parts
 
 # Tests of one value: (types, predicate, what was expected in words).
 _COUNT = (int, lambda v: v >= 1, "a whole number of at least 1")
@@ -60,7 +61,7 @@ SCHEMA = dict(
                   window_words=_COUNT, windows_per_fact=_COUNT),
     finetune=dict(_OPTIMIZATION, eval_steps=_tuple_of(_WHOLE, 1), prompt=_choice(*PROMPTS),
                   lora_rank=_WHOLE, lora_alpha=_POSITIVE, lora_targets=_tuple_of(_TEXT)),
-    mixing=dict(alphas=_tuple_of(_SHARE, 1)),
+    mixing=dict(alphas=_tuple_of(_SHARE, 1), taus=_tuple_of(_NOT_NEGATIVE, 1)),
     answering=dict(batch_size=_COUNT, top=_WHOLE, mode=_choice("rank", "generate"), max_tokens=_COUNT),
     diagnosis=dict(criterion=_choice("exact_match", "contains"), resamples=_COUNT, confidence=_INSIDE),
     roles=dict(zero_shot=_TEXT, finetuned=_TEXT, ceiling=_TEXT, remedies=_tuple_of(_TEXT)),
@@ -227,4 +228,5 @@ def optional(check_):
   return (check_, False)
 
 
-TEXT, COUNT, SHARE, NOT_NEGATIVE, choice = _TEXT, _COUNT, _SHARE, _NOT_NEGATIVE, _choice
+PARTS, TAUS = _tuple_of(_choice(*parts.PARTS), 1), _tuple_of(_NOT_NEGATIVE, 1)
+TEXT, COUNT, FLAG, SHARE, NOT_NEGATIVE, choice = _TEXT, _COUNT, _FLAG, _SHARE, _NOT_NEGATIVE, _choice

@@ -205,7 +205,7 @@ def diagnose(config, workdir, run_facts):
   from factshock.diagnosis import summary
 
   seeds, table = configs.seeds(config), {}
-  arms, curves, selected, finetuning = {}, {"step": {}, "alpha": {}}, {}, {}
+  arms, curves, selected, finetuning = {}, {"step": {}, "alpha": {}, "tau": {}}, {}, {}
   answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
   counts = {seed: counting.read_counts(_facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
   for name in config.arms:
@@ -214,7 +214,7 @@ def diagnose(config, workdir, run_facts):
     if kind.varies:
       curves[kind.varies][name] = [{kind.varies: arm_room.value(label), "label": label} for label in labels]
       best = {seed: _best_point(workdir, labels, seed, config.diagnosis.criterion) for seed in seeds}
-      chosen = name if kind.varies == "alpha" else f"{name}_early"
+      chosen = f"{name}_early" if kind.varies == "step" else name
       arms[chosen] = {seed: arms[best[seed]["label"]][seed] for seed in seeds}
       selected[chosen] = {str(seed): {kind.varies: arm_room.value(point["label"]), "development": point["development"]}
                           for seed, point in best.items()}

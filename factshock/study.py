@@ -217,6 +217,13 @@ def write_answers(study, label, split, scores_by_fact, **extra):
   predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 
+def write_rows(study, label, split, rows):
+  """Writes ready rows as the predictions file of one label and split."""
+  from factshock.answering import predictions
+
+  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+
+
 def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
   """Asks a model all development and test facts and writes the predictions files, as config.answering.mode says."""
   for split in SPLITS:
@@ -252,8 +259,10 @@ def checkpoint_folder(workdir, arm, seed):
 
 def optimization(section):
   """The part of a section that its optimizer is made of, hashable."""
-  return tuple(sorted((key, section[key]) for key in (
-      "optimizer", "learning_rate", "schedule", "warmup", "steps", "final", "b2", "weight_decay", "clip")))
+  plain = [(key, section[key]) for key in (
+      "optimizer", "learning_rate", "schedule", "warmup", "steps", "final", "b2", "weight_decay", "clip")]
+  own = [(key, section[key] if key == "l2_sp" else tuple(section[key])) for key in ("l2_sp", "trained", "frozen") if section.get(key)]
+  return tuple(sorted(plain + own))
 
 
 @functools.lru_cache(maxsize=None)

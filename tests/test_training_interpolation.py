@@ -61,13 +61,42 @@ def test_sums_are_in_float32_whatever_is_stored():
   assert float(result["w"][0]) == 1.0 + 2.0 ** -7
 
 
-def test_uniform_and_end_points_and_sweep():
+def test_uniform_and_end_points_and_profiles():
   a, b, c = (make_tree(seed) for seed in range(3))
   assert_close(interpolation.interpolate([a, b, c], "uniform"), average([a, b, c], [1 / 3] * 3))
-  points = dict(interpolation.sweep(a, b, [0.0, 0.5, 1.0]))
+  points = {alpha: interpolation.mix_by_profile(a, b, alpha) for alpha in (0.0, 0.5, 1.0)}
   for got, expected in ((points[0.0], a), (points[1.0], b)):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), y), got, expected)
   assert_close(points[0.5], average([a, b], [0.5, 0.5]))
+
+
+def a_t5(seed):
+  config = t5.T5Config(vocab_size=12, d_model=8, d_ff=12, num_heads=2, d_kv=4, encoder_layers=2, decoder_layers=2)
+  return t5.init(config, jax.random.key(seed))
+
+
+@pytest.mark.parametrize("profile, ends", [("decreasing", (.6, 0.0)), ("increasing", (0.0, .6)), ("uniform", (.6, .6))])
+def test_a_profile_is_linear_in_depth(profile, ends):
+  a, b = a_t5(0), a_t5(1)
+  mixed = interpolation.mix_by_profile(a, b, .6, profile)
+  assert_close(mixed, interpolation.interpolate_layerwise(a, b, *ends))
+  for name, alpha in (("embedding", ends[0]), ("head", ends[1])):
+    np.testing.assert_allclose(mixed[name], (1 - alpha) * a[name] + alpha * b[name], rtol=1e-5, atol=1e-6)
+
+
+def test_parts_are_exchanged_and_no_others():
+  """The last decoder layer and the head from one tree, all else from the other; and the reverse."""
+  a, b = a_t5(0), a_t5(1)
+  mixed, reverse = interpolation.exchange(a, b, ("last_layer", "head")), interpolation.exchange(b, a, ("last_layer", "head"))
+  for tree, inside, outside in ((mixed, a, b), (reverse, b, a)):
+    np.testing.assert_array_equal(tree["head"], inside["head"])
+    np.testing.assert_array_equal(tree["embedding"], outside["embedding"])
+    jax.tree.map(np.testing.assert_array_equal, tree["encoder"], outside["encoder"])
+    for got, last, others in zip(*(jax.tree.leaves(one["decoder"]["layers"]) for one in (tree, inside, outside))):
+      np.testing.assert_array_equal(got[-1], last[-1])
+      np.testing.assert_array_equal(got[:-1], others[:-1])
+  with pytest.raises(UserError, match="part 'tail': expected one of embedding, head"):
+    interpolation.exchange(a, b, ("tail",))
 
 
 def test_the_mesh_of_the_inputs_is_kept():

@@ -129,3 +129,35 @@ def test_a_missing_key_is_named():
 def test_keeping_freed_memory_says_whether_it_took():
   import sys
   assert host.keep_freed_memory() in ((True, False) if sys.platform == "linux" else (False,))
+
+
+def _model():
+  from factshock.models import t5
+  return t5.init(t5.T5Config(vocab_size=12, d_model=8, d_ff=12, num_heads=2, d_kv=4, encoder_layers=2, decoder_layers=2), jax.random.key(0))
+
+
+@pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS)
+@pytest.mark.parametrize("choice, moves", [
+    ({"trained": ("encoder",)}, lambda name, layer: name.startswith("encoder/")),
+    ({"frozen": ("last_layer", "head")}, lambda name, layer: name != "head" and not (name.startswith("decoder/layers") and layer == 1)),
+    ({"trained": ("decoder",), "frozen": ("attention",)}, lambda name, layer: name.startswith("decoder/") and "attention/" not in name)])
+def test_only_the_parts_asked_for_move(optimizer, choice, moves):
+  from factshock.training import checkpoints
+  start = _model()
+  after = _run({"optimizer": optimizer, "learning_rate": .01, "weight_decay": .1, **choice}, start, [jax.tree.map(jnp.ones_like, start)] * 2)
+  for (name, before), now in zip(checkpoints.flat_leaves(start).items(), jax.tree.leaves(after)):
+    for layer in range(2):
+      pair = (before[layer], now[layer]) if "layers/" in name else (before, now)
+      assert np.array_equal(*pair) != moves(name, layer), name
+
+
+def test_l2_sp_is_the_gradient_of_the_penalty():
+  """Against AdamW fed gradient + strength (w - start) by hand; and alone, it pulls back to the start."""
+  start, *gradients = _arrays(3, (4, 2), 3)
+  weight, by_hand, state = start, optax.scale_by_adam(b2=.999), None
+  for gradient in gradients:
+    state = by_hand.init(start) if state is None else state
+    update, state = by_hand.update(gradient + .3 * (weight - start), state, weight)
+    weight = weight - .01 * update
+  ours = _run({**ADAMW, "l2_sp": .3}, {"w": start}, [{"w": g} for g in gradients])
+  np.testing.assert_allclose(ours["w"], weight, atol=1e-6)

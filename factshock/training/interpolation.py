@@ -12,6 +12,7 @@ import numpy as np
 import factshock
 from factshock.console import UserError
 from factshock.models import family, huggingface
+from factshock.models import parts as part_room
 from factshock.models.huggingface import files as weight_files
 from factshock.models.huggingface import names as tensor_names
 from factshock.training import checkpoints
@@ -49,16 +50,33 @@ def interpolate(trees, weights):
   return _average(tuple(trees), jnp.asarray(weights, jnp.float32))
 
 
-def sweep(a, b, alphas):
-  """Yields (alpha, (1 - alpha) a + alpha b) for each alpha, one tree at a time."""
-  for alpha in alphas:
-    yield alpha, interpolate([a, b], [1.0 - alpha, alpha])
+def mix_by_profile(a, b, alpha, profile="uniform"):
+  """(1 - alpha) a + alpha b, where alpha is the same everywhere, or linear in depth to or from 0.
+
+  Args:
+    profile: "uniform"; "decreasing": alpha at the embedding, 0 at the head; "increasing": 0 at the embedding, alpha at the
+      head (as LiNeS scales updates, Wang et al. 2024).
+  """
+  if profile == "uniform":
+    return interpolate([a, b], [1.0 - alpha, alpha])
+  return interpolate_layerwise(a, b, *layer_alphas(alpha, profile))
+
+
+def layer_alphas(alpha, profile):
+  """(alpha at the embedding, alpha at the head) of a profile."""
+  return {"uniform": (alpha, alpha), "decreasing": (alpha, 0.0), "increasing": (0.0, alpha)}[profile]
 
 
 def interpolate_layerwise(a, b, alpha_bottom, alpha_top):
   """(1 - alpha) a + alpha b with an alpha that grows linearly in depth; see `layerwise_weights`."""
   _check_same([a, b])
   return _average_layerwise(a, b, layerwise_weights(a, alpha_bottom, alpha_top))
+
+
+def exchange(a, b, parts):
+  """The tree `b` with the weights of some parts (models/parts.py) taken from `a`."""
+  _check_same([a, b])
+  return _average_layerwise(b, a, part_room.mask(a, parts))
 
 
 def layerwise_weights(params, bottom, top):

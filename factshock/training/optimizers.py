@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from factshock.console import UserError
+from factshock.models import parts as part_room
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
 _DEFAULTS = {"schedule": "constant", "warmup": 0, "steps": 0, "final": 0.0, "b2": 0.999, "weight_decay": 0.0,
-             "clip": 0.0}
+             "clip": 0.0, "l2_sp": 0.0, "trained": (), "frozen": ()}
 
 
 def make_optimizer(section):
@@ -22,17 +23,39 @@ def make_optimizer(section):
     section: mapping with `optimizer` ("adamw" or "adafactor"), `learning_rate` (peak), and optionally
       `schedule`, `warmup` and `steps` (in steps), `final` (share of the peak at the end), `b2` (AdamW),
       `weight_decay` (times the learning rate; not on norm scales) and `clip` (global norm; 0 = none).
-      Other keys are not read.
+      Other keys are not read. `l2_sp` times half the squared distance from the first parameters is added to the loss. Of the model's parts (models/parts.py) only those `trained` move, all where there are none, and those
+      `frozen` do not.
   State and updates are float32 whatever the dtype of the parameters. (An update below 1/256 of a bfloat16
   parameter is rounded away; float32 parameters with computation in bfloat16 keep it.)
   Raises: UserError where a name is unknown, a key is missing or a value is out of range.
   """
   section = _checked(section)
   decay = optax.add_decayed_weights(section["weight_decay"], mask=_decayed)
-  parts = [optax.clip_by_global_norm(section["clip"])] if section["clip"] else []
+  parts = [_toward_start(section["l2_sp"])] if section["l2_sp"] else []
+  parts += [optax.clip_by_global_norm(section["clip"])] if section["clip"] else []
   parts.append(_adafactor() if section["optimizer"] == "adafactor" else optax.scale_by_adam(b2=section["b2"]))
   parts += [decay] if section["weight_decay"] else []
+  parts += [_only(section["trained"], section["frozen"])] if section["trained"] or section["frozen"] else []
   return _in_float32(optax.chain(*parts, optax.scale_by_learning_rate(make_schedule(section))))
+
+
+def _toward_start(strength):
+  """Adds the gradient of strength / 2 |parameters - first parameters|^2, which are kept (L2-SP: Li et al. 2018, equation 2)."""
+  def update(updates, start, params):
+    return jax.tree.map(lambda u, p, s: u + strength * (p - s), updates, params, start), start
+
+  # A copy: the first parameters' own buffers are given up by the first step.
+  return optax.GradientTransformation(lambda params: jax.tree.map(jnp.copy, params), update)
+
+
+def _only(trained, frozen):
+  """Updates of 0 for the parts that are not trained."""
+  def update(updates, params):
+    moving = part_room.mask(params, trained)
+    still = part_room.mask(params, frozen)
+    return jax.tree.map(lambda u, m, s: u * ((m if trained else 1) * (1 - s)), updates, moving, still)
+
+  return optax.stateless(update)
 
 
 def make_schedule(section):
@@ -117,7 +140,7 @@ def _checked(section):
   expect("learning_rate", "a number above 0", lambda x: x > 0)
   expect("b2", "a number from 0 to below 1", lambda x: 0 <= x < 1)
   expect("final", "a share from 0 to 1", lambda x: 0 <= x <= 1)
-  for name in ("warmup", "weight_decay", "clip"):
+  for name in ("warmup", "weight_decay", "clip", "l2_sp"):
     expect(name, "a number from 0", lambda x: x >= 0)
   if section["schedule"] in ("cosine", "linear"):
     expect("steps", f"more steps than the warmup's {section['warmup']}", lambda x: x > section["warmup"])

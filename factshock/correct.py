@@ -1,0 +1,88 @@
+r"""Moves the answers of a finetuned model back to the answer frequencies of a reference: predictions in, predictions out.
+
+  python -m factshock.correct --predictions=finetuned.jsonl --reference=pretrained.jsonl --output=corrected.jsonl
+  python -m factshock.correct --predictions=finetuned.jsonl --entity_counts=counts.tsv --development=dev.jsonl --output=corrected.jsonl
+
+Finetuning shifts which answers a model prefers, whatever the question. p(answer | question) is multiplied by (prior of the
+reference / prior of the finetuned model) ^ tau within the relation's candidates; a model's prior is the mean of its answers'
+probabilities over the queries, so no labels are needed. The reference is what the pretrained model answered to the same queries
+(asked by its best prompt), or how often a text names each answer (python -m factshock.count), each count plus 1.
+
+Predictions need the `candidates` of each row, all of the relation's (config.answering.top=0); any program may write them. tau is 1, or
+--tau, or is chosen on --development: the same model's predictions on labelled facts about other subjects. Says how far
+the prior moved and which answers gained and lost.
+"""
+
+import os
+
+from absl import flags
+
+from factshock import console
+from factshock.console import UserError
+
+_PREDICTIONS = flags.DEFINE_string("predictions", None, "Predictions to correct: .jsonl or .jsonl.gz, with candidates.")
+_REFERENCE = flags.DEFINE_string("reference", None, "Predictions of the model before finetuning on the same queries.")
+_ENTITY_COUNTS = flags.DEFINE_string("entity_counts", None, "How often a text names each answer: .tsv of entity and count.")
+_DEVELOPMENT = flags.DEFINE_string("development", None, "The finetuned model's predictions on development facts, to choose tau.")
+_FINETUNING = flags.DEFINE_string("finetuning_facts", None, "Facts finetuned on: development facts must not be about them.")
+_TAU = flags.DEFINE_float("tau", 1.0, "How much of the correction is applied; 0: nothing.", lower_bound=0.0)
+_OUTPUT = flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
+flags.mark_flags_as_required(["predictions", "output"])
+
+
+def main(_):
+  """Corrects, and says what moved."""
+  from factshock.answering import correction, predictions
+
+  if bool(_REFERENCE.value) == bool(_ENTITY_COUNTS.value):
+    raise UserError("expected one of --reference and --entity_counts, got " + ("both" if _REFERENCE.value else "neither") + "; see --help")
+  rows = correction.read_rows(_PREDICTIONS.value)
+  tables = correction.tables(rows, _PREDICTIONS.value)
+  reference = _reference(correction, rows, tables)
+  ratios, raised = correction.log_ratios(tables, reference)
+  if raised:
+    print(f"{raised:,} priors below {correction.FLOOR:g} taken as that")
+  tau = _chosen(correction, rows, tables, ratios) if _DEVELOPMENT.value else _TAU.value
+  corrected = correction.correct(tables, ratios, tau)
+  found = correction.corrected_rows(corrected, rows)
+  for row in found:
+    row |= {"arm": f"{row.get('arm') or 'answers'}_corrected", "tau": tau}
+  predictions.write_predictions(_OUTPUT.value, found)
+  print(f"the answer prior was {correction.moved(tables, reference):.3f} from the reference's (total variation, mean of "
+        f"{len(tables)} relations), {correction.moved(corrected, reference):.3f} after the correction with tau {tau:g}")
+  for name, changes in zip(("gained", "lost"), correction.gains(rows, found)):
+    print(f"  {name}: " + ("; ".join(f"{answer} ({relation}) {a:,} -> {b:,}" for answer, relation, a, b in changes) or "none"))
+  shares = [correction.share_right(of, rows) for of in (tables, corrected)]
+  print(f"{len(rows):,} queries, right {shares[0]:.3f} before and {shares[1]:.3f} after: {os.path.abspath(_OUTPUT.value)}")
+
+
+def _reference(correction, rows, tables):
+  if _ENTITY_COUNTS.value:
+    from factshock.facts import counts
+    return correction.counted_priors(tables, counts.read_counts(_ENTITY_COUNTS.value))
+  others = correction.read_rows(_REFERENCE.value)
+  correction.check_same(rows, _PREDICTIONS.value, others, _REFERENCE.value)
+  found = correction.tables(others, _REFERENCE.value)
+  correction.check_candidates(tables, _PREDICTIONS.value, found, _REFERENCE.value)
+  return correction.priors(found)
+
+
+def _chosen(correction, rows, tables, ratios):
+  """tau by the development predictions; prints the curve."""
+  known = correction.read_rows(_DEVELOPMENT.value)
+  correction.check_apart(rows, _PREDICTIONS.value, known, _DEVELOPMENT.value)
+  if _FINETUNING.value:
+    from factshock.facts import sources
+    correction.check_apart(sources.read_facts(_FINETUNING.value), _FINETUNING.value, known, _DEVELOPMENT.value)
+  found = correction.tables(known, _DEVELOPMENT.value)
+  other = [relation for relation in found if relation not in tables]
+  if other:
+    raise UserError(f"{_DEVELOPMENT.value}: expected relations of {_PREDICTIONS.value}, got {', '.join(other)}")
+  correction.check_candidates({relation: tables[relation] for relation in found}, _PREDICTIONS.value, found, _DEVELOPMENT.value)
+  tau, curve = correction.choose_tau(found, known, ratios)
+  print("development, right by tau: " + ", ".join(f"{tau:g} {share:.3f}" for tau, share in curve) + f"; tau {tau:g} is taken")
+  return tau
+
+
+if __name__ == "__main__":
+  console.run(main)

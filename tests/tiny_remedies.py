@@ -1,0 +1,17 @@
+"""The tiny demo with the arms of configs/remedies.py that need no more than one finetuned model."""
+
+import ml_collections
+import tiny
+from configs import remedies
+
+KEEP = ("zero_shot_cloze", "zero_shot_question", "finetune", "weight_mixing", "decreasing_mixing", "last_layer_restored", "last_layer_only",
+        "prior_cloze", "prior_counts", "prior_uniform", "prior_estimated", "mixing_prior_counts", "l2_sp", "encoder_only")
+
+
+def get_config():
+  config = tiny.get_config()
+  config.answering.top = 0
+  config.mixing.alphas, config.mixing.taus = (0.0, 0.5, 1.0), (0.0, 1.0)
+  config.arms = ml_collections.ConfigDict({name: remedies.arms()[name] for name in KEEP}, sort_keys=False)
+  config.roles.update(dict(remedies=("weight_mixing", "prior_cloze")))
+  return config
