@@ -21,6 +21,25 @@ def get_config():
   return config
 
 
+def controls():
+  """What the mixture owes to reading again about the facts under test, and what the labels that contradict the model do."""
+  def mixture(title, **more):
+    return dict(kind="finetune", facts="balanced", ratio=4.0, title=title, group="control", **more)
+
+  def known(facts, title, **more):
+    return dict(kind="finetune", facts=facts, title=title, group="which facts", **more)
+
+  return {
+      "mixture_without_test": mixture("Mixture, no sentence about test subjects", text="without_test"),
+      "mixture_background": mixture("Mixture, background sentences only", text="background"),
+      "mixture_random_words": mixture("Mixture, random words", text="random_words"),
+      "mixture_permuted": mixture("Mixture, permuted answers", labels="permuted"),
+      "known": known("known", "Known facts"),
+      "unknown": known("unknown", "Unknown facts"),
+      "unknown_relabelled": known("unknown", "Unknown facts, the model's own answers", labels="best", teacher="zero_shot_cloze"),
+  }
+
+
 def arms():
   def after(kind, title, of="finetune", **more):
     return dict(kind=kind, of=of, title=title, group="remedy", **more)
@@ -49,4 +68,7 @@ def arms():
       "attention_only": trained("Attention only", trained=("attention",)),
       "encoder_only": trained("Encoder only", trained=("encoder",)),
       "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
+      "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher="zero_shot_cloze"),
+      "self_distilled_hard": trained("Taught the cloze's best answers", labels="best", teacher="zero_shot_cloze"),
+      **controls(),
   }

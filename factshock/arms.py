@@ -10,8 +10,9 @@ from typing import Callable, NamedTuple
 from factshock import config as configs
 from factshock import material as materials
 from factshock import study as studies
+from factshock import texts
 from factshock.console import UserError
-from factshock.facts import baselines
+from factshock.facts import baselines, schema, splits
 
 PRETRAINED = "pretrained"
 
@@ -40,7 +41,7 @@ def settings(config, name):
 def needs(config, name):
   """The arms that must have run before this one."""
   arm = config.arms[name]
-  return [arm[key] for key in ("of", "with_arm") if key in arm]
+  return [arm[key] for key in ("of", "with_arm") if key in arm]  # a teacher's prompt is needed, not its answers
 
 
 def points(config, name):
@@ -108,8 +109,42 @@ def _run_finetune(study, name):
   def evaluate(step, params):
     studies.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
 
-  studies.finetune(study, name, study.sets[arm.facts], section, start, ratio=arm.get("ratio", 0),
-                   question_weight=arm.get("question_weight", 1.0), evaluate=evaluate)
+  facts, belief = _taught(study, arm)
+  studies.finetune(study, name, facts, section, start, ratio=arm.get("ratio", 0), question_weight=arm.get("question_weight", 1.0),
+                   text=arm.get("text", "whole"), belief=belief, evaluate=evaluate)
+
+
+def _taught(study, arm):
+  """(the facts an arm trains on, what is taught of each in the place of its object or None), as its `labels` say.
+
+  "permuted": the objects of other facts of the relation. "soft", "best": what the pretrained model itself believes, asked as the arm
+  `teacher` is, all of it or its likeliest answer.
+  """
+  facts, labels = _facts(study, arm.facts), arm.get("labels", "gold")
+  if labels == "permuted":
+    return splits.permuted_answers(facts, study.seed), None
+  return facts, None if labels == "gold" else _belief(study, facts, arm.teacher, labels == "best")
+
+
+def _belief(study, facts, teacher, best):
+  asked = study.config.arms[teacher]
+  return studies.teacher_belief(study, studies.pretrained(study), facts, asked.get("prompt", "cloze"), asked.get("shots", 0), best)
+
+
+def _facts(study, name):
+  """A finetuning set; those that go by what the model knows are made when they are first asked for, and kept with the run."""
+  if name in MODEL_SETS and name not in study.sets:
+    pool = study.sets["pool"]
+    belief = _belief(study, pool, study.config.roles.ceiling, True)
+    right = [study.candidates[fact["relation"]][int(p.argmax())] in (fact["object"], *fact.get("aliases", ())) for fact, p in zip(pool, belief)]
+    found = splits.matched(*([fact for fact, known in zip(pool, right) if known == wanted] for wanted in (True, False)))
+    for key, facts in zip(MODEL_SETS, found):
+      if not facts:
+        raise UserError(f"the set {key!r} of seed {study.seed} is empty: the pretrained model knows all of the pool or nothing")
+      study.sets[key] = facts
+      schema.write_facts(studies.facts_path(study.workdir, study.seed, f"{key}.jsonl"), facts)
+      print("  " + splits.describe(key, facts), flush=True)
+  return study.sets[name]
 
 
 def _alpha_points(config, name):
@@ -180,7 +215,7 @@ def _run_prior_correction(study, name):
 def _trained_on(study, name):
   """The finetuning facts behind an arm."""
   arm = study.config.arms[name]
-  return study.sets[arm.facts] if arm.kind == "finetune" else _trained_on(study, arm.of)
+  return _facts(study, arm.facts) if arm.kind == "finetune" else _trained_on(study, arm.of)
 
 
 def _run_output_mixing(study, name):
@@ -214,7 +249,8 @@ def _run_naive_bayes(study, name):
 
 
 PROFILES = ("uniform", "decreasing", "increasing")  # of alpha in depth, see interpolation.mix_by_profile
-_FACTS = configs.choice("pool", *materials.FINETUNING_SETS)
+MODEL_SETS = ("known", "unknown")  # facts of the pool that the pretrained model, asked as roles.ceiling is, has right or wrong
+_FACTS = configs.choice("pool", *materials.FINETUNING_SETS, *MODEL_SETS)
 _PROMPT = configs.choice(*configs.PROMPTS)
 
 KINDS = {
@@ -227,6 +263,8 @@ KINDS = {
         facts=configs.required(_FACTS), ratio=configs.optional(configs.NOT_NEGATIVE),
         question_weight=configs.optional(configs.NOT_NEGATIVE),
         start=configs.optional(configs.choice("pretrained", "random")), l2_sp=configs.optional(configs.NOT_NEGATIVE),
+        text=configs.optional(configs.choice(*texts.KINDS)), teacher=configs.optional(configs.TEXT),
+        labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")),
         trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides()),
         _finetune_points, _run_finetune, "finetuning", "step"),
     "weight_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES))),
@@ -278,6 +316,13 @@ def check(config):
     asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
     if asked and config.arms[asked].kind not in asked_kinds:
       problems.append(f"config.arms.{name}.with_arm: expected an arm of kind {' or '.join(map(repr, asked_kinds))}, got {asked!r}")
+    if arm.get("facts") in MODEL_SETS and not (ranks and config.roles.ceiling):
+      problems.append(f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: what it has right is known")
+    if ("teacher" in arm) != (arm.get("labels") in ("soft", "best")):
+      problems.append(f"config.arms.{name}: labels='soft' or 'best' and teacher=ARM go together, got labels={arm.get('labels')!r} and "
+                      f"teacher={arm.get('teacher')!r}")
+    elif "teacher" in arm and (arm.teacher not in config.arms or config.arms[arm.teacher].kind != "prompted" or not ranks):
+      problems.append(f"config.arms.{name}.teacher: expected an arm of kind 'prompted' that ranks, got {arm.teacher!r}")
     if arm.kind == "prior_correction":
       problems += _correction_problems(config, name, ranks)
   if problems:

@@ -90,7 +90,7 @@ def make_sets(material, config, seed):
   """Subject-disjoint pool, development and test facts, and the finetuning sets that the arms name."""
   sets = splits.split_subjects(material.facts, config.split.to_dict(), seed)
   for name in dict.fromkeys(arm.get("facts") for arm in config.arms.values() if arm.get("facts")):
-    if name not in sets:
+    if name not in sets and name in FINETUNING_SETS:  # the others are those that need a model
       sets[name] = FINETUNING_SETS[name](sets["pool"], sets["test"], material.counts, config, seed)
   for name, facts in sets.items():
     if not facts:

@@ -207,7 +207,7 @@ def diagnose(config, workdir, run_facts):
   seeds, table = configs.seeds(config), {}
   arms, curves, selected, finetuning = {}, {"step": {}, "alpha": {}, "tau": {}}, {}, {}
   answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
-  counts = {seed: counting.read_counts(_facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
+  counts = {seed: counting.read_counts(studies.facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
   for name in config.arms:
     kind, labels = arm_room.KINDS[config.arms[name].kind], arm_room.points(config, name)
     arms |= {label: _read(workdir, label, seeds, "test") for label in labels}
@@ -228,7 +228,7 @@ def diagnose(config, workdir, run_facts):
       answers = {seed: answers_of(seed, trained_on) for seed in seeds}
       finetuning |= {label: answers for label in [*labels, name, f"{name}_early"] if label in arms}
   roles = config.roles.to_dict()
-  relations = relations_room.read_relations(_facts_path(workdir, seeds[0], "relations.jsonl"))
+  relations = relations_room.read_relations(studies.facts_path(workdir, seeds[0], "relations.jsonl"))
   found = summary.diagnose(
       arms, counts=counts, reference=roles["zero_shot"] or None, known=roles["ceiling"] or None,
       finetuning={seed: answers_of(seed, _finetuning_set(config, roles["finetuned"])) for seed in seeds},
@@ -261,12 +261,8 @@ def _finetuning_set(config, name):
 
 
 def _answers(workdir, seed, name):
-  facts = schema.read_facts(_facts_path(workdir, seed, f"{name}.jsonl"))
+  facts = schema.read_facts(studies.facts_path(workdir, seed, f"{name}.jsonl"))
   return [(fact["relation"], fact["object"]) for fact in facts]
-
-
-def _facts_path(workdir, seed, name):
-  return os.path.join(workdir, "facts", str(seed), name)
 
 
 def _read(workdir, label, seeds, split):

@@ -6,11 +6,15 @@ import math
 import os
 from typing import NamedTuple
 
+import numpy as np
+
 from factshock import config as configs
 from factshock import material as materials
+from factshock import texts as text_room
 from factshock.console import UserError
 
 SPLITS = ("development", "test")
+_BELIEVED = 1e-3  # less likely answers are not taught
 _SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
 
 
@@ -26,7 +30,7 @@ class Study(NamedTuple):
   candidates: dict  # relation -> answers to rank
   tokenizer: object
   model: object     # T5Config or LlamaConfig
-  texts: object     # () -> [(data.mixture source of the pretraining task, its share of it)], read when first asked for
+  texts: object     # (kind of texts.KINDS) -> [(data.mixture source of the pretraining task, its share of it)], read when first asked for
   queries: dict     # prepared queries by (prompt, shots, split), filled as they are needed
 
 
@@ -53,7 +57,7 @@ def assemble(config, workdir, seed, mesh, material, sets):
   tokenizers.save(tokenizer, folder)
   materials.write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
   model = family.from_section(config.model.to_dict(), tokenizer.size)
-  texts = functools.cache(functools.partial(_text_sources, config, workdir, material, tokenizer))
+  texts = functools.cache(functools.partial(text_room.sources, config, workdir, seed, material, sets, tokenizer))
   candidates = predictions.candidates_of(material.facts + material.background)
   return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
                model, texts, {})
@@ -102,35 +106,6 @@ def _sample(texts):
   return found
 
 
-def _text_sources(config, workdir, material, tokenizer):
-  """The pretraining task as (source of examples, share) of each text: span corruption, salient spans masked, or the next token."""
-  weights = config.corpus_weights or (1,) * len(material.texts)
-  cache = config.corpus_cache or os.path.join(workdir, "corpus")
-  names = ["corpus", *(f"corpus {number}" for number in range(2, len(material.texts) + 1))]
-  return [(_text_source(config.pretrain, text, material.facts, tokenizer, cache, name), weight / sum(weights))
-          for text, weight, name in zip(material.texts, weights, names)]
-
-
-def _text_source(section, text, facts, tokenizer, cache, name):
-  """One text, a list of sentences or a corpus by name, as a source of examples; a corpus is kept tokenised in `cache`."""
-  from factshock.data import corpora, corpus_cache, decoder_text, mixture, span_corruption
-
-  spans = dict(noise_density=section.noise_density, mean_span_length=section.mean_span_length)
-  named = isinstance(text, str)
-  if section.masking == "salient":
-    around = dict(words=section.window_words, per_fact=section.windows_per_fact)
-    windows = (corpus_cache.salient_windows(text, facts, tokenizer, cache, **around) if named else
-               corpora.salient_windows(text, facts, tokenizer, **around))
-    print(f"  {len(windows.offsets) - 1:,} windows of text hold the two ends of {len(set(windows.facts.tolist())):,} facts", flush=True)
-    return mixture.salient_source(windows, tokenizer, object_share=section.object_share, subject_share=section.subject_share,
-                                  name=name, **spans)
-  corpus = corpus_cache.tokenized(text, tokenizer, cache) if named else corpora.tokenize(text, tokenizer)
-  if section.masking == "next_token":
-    return decoder_text.text_source(corpus, tokenizer, name=name)
-  most = span_corruption.raw_length(section.input_length, target_length=section.target_length, roll=section.roll, **spans)
-  return mixture.span_source(corpora.cut(corpus, max(1, most)), tokenizer, roll=section.roll, name=name, **spans)
-
-
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
   """The prompts of facts in one of config.PROMPTS, after `shots` answered ones of other subjects."""
   from factshock.data import prompts
@@ -144,17 +119,42 @@ def is_decoder(study):
   return study.config.model.family == "llama"
 
 
-def question_source(study, facts, prompt, loss_weight=1.0):
-  """(source, longest [input, target] tokens) of finetuning examples: each fact's prompt and its answer."""
+def question_source(study, facts, prompt, loss_weight=1.0, belief=None):
+  """(source, longest [input, target] tokens) of finetuning examples: each fact's prompt and its answer.
+
+  Args:
+    belief: None for the facts' own objects; else for each fact probabilities [candidates] that an answer is drawn from, anew each
+      time (in expectation the loss against soft labels).
+  """
   from factshock.data import decoder_text, mixture, prompts
 
-  room = decoder_text if is_decoder(study) else prompts
-  examples = [room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt))
-              for text, fact in zip(prompt_texts(study, facts, prompt), facts)]
-  if is_decoder(study):
-    return decoder_text.qa_source(examples, loss_weight), (max(len(one["tokens"]) for one in examples), 0)
-  return mixture.qa_source(examples, loss_weight), tuple(
-      max(len(one[side]) for one in examples) for side in ("inputs", "targets"))
+  room, fields = (decoder_text, ("tokens",)) if is_decoder(study) else (prompts, ("inputs", "targets"))
+  texts = prompt_texts(study, facts, prompt)
+  if belief is not None:
+    encode = functools.cache(lambda row, place: room.encode_example(
+        study.tokenizer, texts[row], study.candidates[facts[row]["relation"]][place]))
+    source = mixture.drawn_source(encode, belief, loss_weight, pad=decoder_text.PAD if is_decoder(study) else 0)
+    examples = [encode(row, int(place)) for row, p in enumerate(belief) for place in np.flatnonzero(p)]
+  else:
+    examples = [room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt)) for text, fact in zip(texts, facts)]
+    source = (decoder_text if is_decoder(study) else mixture).qa_source(examples, loss_weight)
+  lengths = tuple(max(len(one[field]) for one in examples) for field in fields)
+  return source, lengths if len(lengths) == 2 else (*lengths, 0)
+
+
+def teacher_belief(study, params, facts, prompt, shots=0, best=False):
+  """What a model believes of facts, asked by a prompt: for each probabilities [candidates] of at least _BELIEVED each.
+
+  Args:
+    best: all on the likeliest candidate.
+  """
+  asked = study._replace(sets={**study.sets, "asked": facts}, queries={})
+  found = []
+  for one in scores(asked, params, "asked", prompt, shots):
+    p = np.exp(one - one.max())
+    p = (p == p.max()).astype(float) if best else np.where(p / p.sum() >= _BELIEVED, p, 0)
+    found.append(p / p.sum())
+  return found
 
 
 def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
@@ -195,6 +195,11 @@ def share_right(study, split, relation, scores_by_fact):
   facts = [fact for fact in study.sets[split] if fact["relation"] == relation]
   right = [study.candidates[relation][int(one.argmax())] == fact["object"] for fact, one in zip(facts, scores_by_fact)]
   return sum(right) / max(1, len(right))
+
+
+def facts_path(workdir, seed, name):
+  """A file of the facts of one seed in a workdir."""
+  return os.path.join(workdir, "facts", str(seed), name)
 
 
 def predictions_path(workdir, label, seed, split):
@@ -325,18 +330,19 @@ def train(study, name, section, sources, ratios, rows, params, evaluate=None, ev
   return state["params"]
 
 
-def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, evaluate=None):
+def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, text="whole", belief=None, evaluate=None):
   """Finetunes the weights `start` on facts, with `ratio` examples of the pretraining task to each question.
 
   Args:
     section: as config.finetune; its lengths are the most a row may have.
-    question_weight: multiplies the questions' loss. evaluate: function of (step, params), called at eval_steps.
+    question_weight: multiplies the questions' loss. text: one of texts.KINDS. belief: in the place of the facts' objects, as in
+      question_source. evaluate: function of (step, params), called at eval_steps.
   """
-  questions, needs = question_source(study, facts, section["prompt"], question_weight)
+  questions, needs = question_source(study, facts, section["prompt"], question_weight, belief)
   section = fit_lengths(section, needs, study.config.pretrain if ratio else None)
-  texts = study.texts() if ratio else []
-  return train(study, name, section, [questions, *(source for source, _ in texts)],
-               [1.0, *(ratio * share for _, share in texts)], 1 + ratio, start, evaluate, section["eval_steps"] if evaluate else ())
+  chosen = study.texts(text) if ratio else []
+  return train(study, name, section, [questions, *(source for source, _ in chosen)],
+               [1.0, *(ratio * share for _, share in chosen)], 1 + ratio, start, evaluate, section["eval_steps"] if evaluate else ())
 
 
 def fit_lengths(section, needs, text=None):
@@ -413,7 +419,7 @@ def pretrained(study):
   if checkpoints.latest_step(folder) == section.steps:
     return checkpoints.restore_params(folder)
   params = start_weights(study) if study.config.start_from else random_params(study)
-  params = train(study, "pretrained", section, *zip(*study.texts()), 1, params)
+  params = train(study, "pretrained", section, *zip(*study.texts("whole")), 1, params)
   if section.steps == 0:
     checkpoints.save(folder, 0, params=params, config=provenance(study, "pretrained"))
   return params

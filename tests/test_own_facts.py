@@ -113,7 +113,7 @@ def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_pa
   config.pretrain.subject_share = 0.0
   arms.check(config)
   study = studies.prepare(config, str(tmp_path / "run"), 0, None)
-  sources, shares = zip(*study.texts())
+  sources, shares = zip(*study.texts("whole"))
   assert shares == (.75, .25) and [source.name for source in sources] == ["corpus", "corpus 2"]
   batch = next(mixture.batches(sources, shares, batch_size=64, input_length=40, target_length=40, seed=0))
   loud = [any("LOUD" in study.tokenizer.decode(batch[side][row]) for side in batch if side != "weights") for row in range(64)]

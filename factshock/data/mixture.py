@@ -52,6 +52,35 @@ def _prepare_examples(examples, name, input_length, target_length):
   return lambda rows_B, keys_B: {"inputs": inputs[rows_B], "targets": targets[rows_B]}
 
 
+def drawn_source(encode, belief, loss_weight=1.0, pad=0, name="qa"):
+  """A source of examples whose answers are drawn anew each time.
+
+  Args:
+    encode: (row, number of the answer) -> example, a dict of 1-D arrays as of `qa_source` or of decoder_text's. belief: for each row
+      probabilities of its answers. pad: what follows a decoder-only example's tokens; an encoder-decoder's are padded with 0.
+  """
+  if not belief:
+    raise UserError(f"source {name!r}: expected at least one example, got none; check the finetuning facts")
+  return Source(name, len(belief), functools.partial(_prepare_drawn, encode, [np.cumsum(p) for p in belief], pad), loss_weight)
+
+
+def _prepare_drawn(encode, cumulative, pad, input_length, target_length):
+  lengths = {"inputs": input_length, "targets": target_length, "tokens": input_length + target_length, "weights": input_length + target_length}
+
+  def make(rows_B, keys_B):
+    random_B = span_corruption.draw(keys_B, 1, stream=5)[:, 0] / 2.0**64
+    examples = [encode(row, min(int(np.searchsorted(cumulative[row], share * cumulative[row][-1], "right")), len(cumulative[row]) - 1))
+                for row, share in zip(rows_B.tolist(), random_B.tolist())]
+    batch = {field: np.full((len(examples), lengths[field]), pad if field == "tokens" else 0, array.dtype)
+             for field, array in examples[0].items()}
+    for row, example in enumerate(examples):
+      for field, array in example.items():
+        batch[field][row, :len(array)] = array
+    return batch
+
+  return make
+
+
 def _fields(inputs_and_targets):
   return dict(zip(("inputs", "targets"), inputs_and_targets))
 

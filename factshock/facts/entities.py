@@ -164,6 +164,15 @@ def _facts_named(pairs, search):
   return pairs, fact[found], pair[found]
 
 
+def naming(documents, search):
+  """Whether each document mentions any of the names: list of bool."""
+  codes, _ = _with_borders("\n".join(_normal(one, search.entities.folded) for one in documents))
+  _, start, _ = _find(codes, search)
+  named = np.zeros(len(documents), bool)
+  named[np.searchsorted(np.flatnonzero(codes == ord("\n")), start)] = True
+  return named.tolist()
+
+
 def facts_in(documents, search):
   """Yields (text of the document, number of the fact, subject places, object places) of facts with both named in a document.
 

@@ -222,6 +222,38 @@ def names_answer(fact):
   return fact["object"].lower() in fact["subject"].lower()
 
 
+def matched(facts, others, by="popularity"):
+  """(some of the facts, as many of the others): pairs of one relation and nearly the same `by`, so that the sets differ in neither.
+
+  Within a relation the smaller side takes, from its highest `by` on, the nearest that is left of the other.
+  """
+  chosen = ([], [])
+  for relation in sorted({fact["relation"] for fact in facts} & {fact["relation"] for fact in others}):
+    sides = [sorted((fact for fact in side if fact["relation"] == relation), key=lambda fact: (-fact[by], fact["subject"], fact["object"]))
+             for side in (facts, others)]
+    small = int(len(sides[1]) < len(sides[0]))
+    left = list(sides[1 - small])
+    for fact in sides[small]:
+      nearest = min(range(len(left)), key=lambda place: abs(left[place][by] - fact[by]))
+      chosen[small].append(fact)
+      chosen[1 - small].append(left.pop(nearest))
+  return chosen
+
+
+def permuted_answers(facts, seed):
+  """The facts with the objects of each relation (and their aliases) dealt out anew: every answer as often, no subject's own but by chance."""
+  found = list(facts)
+  for relation in sorted({fact["relation"] for fact in facts}):
+    places = [place for place, fact in enumerate(facts) if fact["relation"] == relation]
+    names = "\t".join((relation, "permuted"))
+    order = np.random.default_rng([seed, zlib.crc32(names.encode())]).permutation(len(places))
+    for place, other in zip(places, order.tolist()):
+      giver = facts[places[other]]
+      found[place] = {**{key: value for key, value in facts[place].items() if key != "aliases"}, "object": giver["object"],
+                      **({"aliases": giver["aliases"]} if "aliases" in giver else {})}
+  return found
+
+
 def random_half(facts, seed):
   """A random half of each relation's facts, as many as in `popular_half`."""
   return natural(facts, {relation: count // 2 for relation, count in relation_sizes(facts).items()}, seed)

@@ -1,0 +1,128 @@
+"""The parts that remedies and controls are made of: sets by what a model knows, drawn labels, texts with documents left out."""
+
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tiny_remedies
+from factshock import arms, texts
+from factshock.console import UserError
+from factshock.data import mixture
+from factshock.facts import entities, splits
+from factshock.material import Material
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def fact(number, answer, popularity=1.0, relation="r", **more):
+  return {"subject": f"s{number}", "relation": relation, "object": answer, "popularity": popularity, **more}
+
+
+def test_permuted_answers_are_the_same_answers():
+  facts = [fact(n, f"o{n % 7}", relation="rq"[n % 2], **({"aliases": [f"alias {n % 7}"]} if n % 3 else {})) for n in range(40)]
+  found = splits.permuted_answers(facts, 1)
+  histogram = lambda rows: collections.Counter((row["relation"], row["object"]) for row in rows)
+  assert histogram(found) == histogram(facts) and [row["subject"] for row in found] == [row["subject"] for row in facts]
+  assert sum(a["object"] == b["object"] for a, b in zip(facts, found)) < 20
+  assert all(row.get("aliases", [f"alias {row['object'][1:]}"]) == [f"alias {row['object'][1:]}"] for row in found)
+  assert splits.permuted_answers(facts, 1) == found != splits.permuted_answers(facts, 2)
+
+
+def test_matched_sets_are_of_one_size_relation_and_popularity():
+  random = np.random.default_rng(0)
+  known = [fact(n, "a", float(random.lognormal(1)), relation="rq"[n % 2]) for n in range(30)]
+  unknown = [fact(100 + n, "b", float(random.lognormal(0)), relation="r") for n in range(80)] + [fact(200, "b", relation="z")]
+  first, second = splits.matched(known, unknown)
+  assert len(first) == len(second) == 15 and {row["relation"] for row in first + second} == {"r"}
+  assert {row["object"] for row in first} == {"a"} and {row["object"] for row in second} == {"b"}
+  gap = lambda rows: abs(np.mean([row["popularity"] for row in first]) - np.mean([row["popularity"] for row in rows]))
+  assert gap(second) < gap(unknown)
+
+
+def test_labels_are_drawn_by_their_probabilities_and_anew():
+  belief = [np.array([.5, .2, .3]), np.array([0, 1.0, 0])]
+  encode = lambda row, place: {"inputs": np.array([row + 1], np.int32), "targets": np.array([place + 5, 1], np.int32)}
+  source = mixture.drawn_source(encode, belief)
+  seen = [collections.Counter(), collections.Counter()]
+  batches = mixture.batches([source], [1], batch_size=50, input_length=3, target_length=4, seed=0)
+  for _ in range(80):
+    batch = next(batches)
+    for row, target in zip(batch["inputs"][:, 0] - 1, batch["targets"][:, 0] - 5):
+      seen[row][int(target)] += 1
+    assert (batch["weights"] == (batch["targets"] != 0)).all()
+  np.testing.assert_allclose([seen[0][place] / seen[0].total() for place in range(3)], belief[0], atol=.04)
+  assert set(seen[1]) == {1}
+
+
+def test_naming_says_which_documents_name_somebody():
+  search = entities.search_of(entities.entities_of([{"subject": "New York", "relation": "r", "object": "Ada"}]))
+  assert entities.naming(["in New York", "New Yorker", "", "two\nlines, Ada.", "York"], search) == [True, False, False, True, False]
+
+
+SENTENCES = ["s1 was born in a", "s2 saw b", "nobody is here", "s3 and s1", "s10 is another"]
+
+
+@pytest.mark.parametrize("kind, expected", [("without_test", [1, 2, 4]), ("background", [2, 4])])
+@pytest.mark.parametrize("named", [False, True])
+def test_sentences_about_facts_are_left_out(tmp_path, kind, expected, named):
+  material = Material([fact(n, "a") for n in (1, 2, 3)], [], {}, [SENTENCES], {})
+  sets = {"test": [fact(1, "a")], "development": [fact(3, "a")]}
+  text = SENTENCES
+  if named:
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
+    text = str(tmp_path / "text.txt")
+  found = texts._of_kind(text, 0, kind, material, sets, str(tmp_path / "facts"), 0)
+  if named:
+    import gzip
+    found = [json.loads(line)["text"] for line in gzip.open(found, "rt")]
+  assert found == [SENTENCES[place] for place in expected]
+
+
+def test_random_words_keep_lengths_and_words():
+  found = texts._of_kind(SENTENCES, 0, "random_words", None, None, "", 3)
+  words = lambda rows: collections.Counter(word for row in rows for word in row.split())
+  assert words(found) == words(SENTENCES) and [len(row.split()) for row in found] == [len(row.split()) for row in SENTENCES]
+  assert found != SENTENCES
+
+
+@pytest.mark.parametrize("change, expected", [
+    (dict(prior_cloze=dict(prior="counts")), "prior='arm' and with_arm=ARM go together"),
+    (dict(mixing_prior_counts=dict(at=.3)), "config.arms.mixing_prior_counts.at: expected one of 0, 0.5, 1, got 0.3"),
+    (dict(prior_counts=dict(of="prior_uniform")), "expected an arm of kind 'finetune' or 'weight_mixing' or 'output_mixing', got 'prior_uniform'"),
+    (dict(self_distilled=dict(labels="gold")), "labels='soft' or 'best' and teacher=ARM go together"),
+    (dict(self_distilled=dict(teacher="finetune")), "teacher: expected an arm of kind 'prompted' that ranks, got 'finetune'"),
+    (dict(last_layer_only=dict(parts=("tail",))), "config.arms.last_layer_only.parts: expected a list of at least 1, each one of 'embedding'"),
+])
+def test_arms_that_cannot_be(change, expected):
+  config = tiny_remedies.get_config()
+  with config.unlocked():
+    for name, keys in change.items():
+      config.arms[name].update(keys)
+  with pytest.raises(UserError) as caught:
+    arms.check(config)
+  assert expected in str(caught.value)
+
+
+def test_prior_correction_wants_all_candidates():
+  config = tiny_remedies.get_config()
+  config.answering.top = 10
+  with pytest.raises(UserError, match="prior_correction needs every candidate's score"):
+    arms.check(config)
+
+
+@pytest.mark.slow
+def test_every_arm_runs_to_the_report(tmp_path):
+  done = subprocess.run([sys.executable, "-m", "factshock.experiment", "--config=tests/tiny_remedies.py", f"--workdir={tmp_path}/run"], cwd=ROOT,
+                        capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+  assert done.returncode == 0, done.stderr + done.stdout
+  found = json.loads((tmp_path / "run" / "diagnosis.json").read_text())
+  assert set(tiny_remedies.KEEP) <= set(found["arms"])
+  means = lambda label: found["arms"][label]["right"]["mean"]
+  assert means("prior_counts@0") == means("finetune") and means("decreasing_mixing@0") == means("zero_shot_question")
+  assert {"tau"} == set(found["selected"]["prior_cloze"]["0"]) - {"development"}
