@@ -1,5 +1,6 @@
 """The experiment verb end to end on a tiny world: results, resuming, and workdirs that do not fit."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import time
 import pytest
 
 import tiny
+from factshock.facts import schema
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -144,3 +146,22 @@ def test_answer_verb_refuses_a_checkpoint_of_another_model(finished, environment
        f"--facts={workdir}/facts/0/test.jsonl"], cwd=ROOT, env=environment, capture_output=True, text=True)
   assert done.returncode == 2 and "Traceback" not in done.stderr and "shape" in done.stderr
   assert not list(tmp_path.iterdir())
+
+
+def test_mixing_chosen_on_facts_has_the_curve_of_the_experiment(finished, tmp_path, environment):
+  """The verb's shares right are those of the arm that mixes the same two models, with the same candidates."""
+  workdir, _ = finished
+  sets = [schema.read_facts(workdir / "facts" / "0" / f"{name}.jsonl") for name in ("pool", "development", "test")]
+  schema.write_facts(tmp_path / "all.jsonl", [fact for facts in sets for fact in facts])
+  folders = [str(workdir / "checkpoints" / name / "0") for name in ("pretrained", "finetune")]
+  done = subprocess.run([sys.executable, "-m", "factshock.mix", f"--checkpoints={','.join(folders)}", "--alphas=0,0.5,1", "--prompt=question",
+                         f"--select={workdir}/facts/0/development.jsonl", f"--candidates={tmp_path}/all.jsonl", f"--output={tmp_path}/mixed"],
+                        cwd=ROOT, capture_output=True, text=True, env=environment)
+  assert done.returncode == 0, done.stderr
+  expected = []
+  for alpha in ("0", "0.5", "1"):
+    with gzip.open(workdir / "predictions" / f"weight_mixing@{alpha}.seed0.development.jsonl.gz", "rt") as file:
+      rows = [json.loads(line) for line in file]
+    expected.append(f"{alpha} {sum(row['prediction'] == row['object'] for row in rows) / len(rows):.3f}")
+  assert "right on development by alpha: " + ", ".join(expected) in done.stdout
+  assert json.loads((tmp_path / "mixed" / "mix.json").read_text())["weights"][1] in (0, .5, 1)

@@ -41,7 +41,7 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   from factshock.training import partitioning
 
   asked = open_model(checkpoint, config, tokenizer)
-  rows, table = _facts_and_relations(asked, checkpoint, facts, relations)
+  rows, table = facts_and_relations(asked, checkpoint, facts, relations)
   mesh, batch_size = partitioning.make_mesh(), asked.config["answering"]["batch_size"]
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
   form = mode if mode in configs.CHOICE_PROMPTS else prompt or asked.config["finetune"]["prompt"]
@@ -79,7 +79,7 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
   from factshock.training import partitioning
 
   asked = open_model(checkpoint, config, tokenizer)
-  rows, table = _facts_and_relations(asked, checkpoint, facts, relations)
+  rows, table = facts_and_relations(asked, checkpoint, facts, relations)
   form, pool = prompt or asked.config["finetune"]["prompt"], _pool(shots, shot_facts)
   model = (asked.params, asked.model, asked.tokenizer)
   size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=partitioning.make_mesh())
@@ -105,7 +105,7 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
   return known
 
 
-def _facts_and_relations(asked, checkpoint, facts, relations):
+def facts_and_relations(asked, checkpoint, facts, relations):
   """(facts, relations): those of the file given, else of the data set, else of the checkpoint's workdir."""
   from factshock.facts import sources
 
