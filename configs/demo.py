@@ -77,7 +77,7 @@ def get_config():
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   # Who plays which part in comparisons and pictures.
   config.roles = ml_collections.ConfigDict(dict(
-      zero_shot="zero_shot_question", finetuned="finetune", ceiling="zero_shot_cloze",
+      zero_shot="zero_shot_question", finetuned="finetune", ceiling="zero_shot_cloze", corrected="",
       remedies=("weight_mixing", "output_mixing", "mixture", "combined")))
   return config
 

@@ -17,6 +17,7 @@ def get_config():
   config.name = "Remedies for frequency shock in a synthetic world"
   config.answering.top = 0  # prior correction needs every candidate
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
+  config.roles.corrected = "prior_cloze"  # the finetuned arm with its answer prior restored, for the verdict
   config.roles.remedies = tuple(name for name, arm in arms().items() if arm.get("group") == "remedy")
   return config
 

@@ -64,7 +64,7 @@ SCHEMA = dict(
     mixing=dict(alphas=_tuple_of(_SHARE, 1), taus=_tuple_of(_NOT_NEGATIVE, 1)),
     answering=dict(batch_size=_COUNT, top=_WHOLE, mode=_choice("rank", "generate"), max_tokens=_COUNT),
     diagnosis=dict(criterion=_choice("exact_match", "contains"), resamples=_COUNT, confidence=_INSIDE),
-    roles=dict(zero_shot=_TEXT, finetuned=_TEXT, ceiling=_TEXT, remedies=_tuple_of(_TEXT)),
+    roles=dict(zero_shot=_TEXT, finetuned=_TEXT, ceiling=_TEXT, corrected=_TEXT, remedies=_tuple_of(_TEXT)),
 )
 
 _SIZES = dict(family=_choice("t5", "llama"), vocab_size=_WHOLE, d_model=_COUNT, d_ff=_COUNT, num_heads=_COUNT, d_kv=_COUNT,
@@ -199,7 +199,7 @@ def _joint_problems(config):
                for section in ("pretrain", "finetune") if config.model.family == "t5" and not config[section].target_length]
   if config.model.family == "t5" and config.pretrain.masking == "next_token":
     problems.append("config.pretrain.masking='next_token' needs config.model.family='llama'")
-  for key in ("zero_shot", "finetuned", "ceiling"):
+  for key in ("zero_shot", "finetuned", "ceiling", "corrected"):
     if config.roles[key] and config.roles[key] not in config.arms:
       problems.append(f"config.roles.{key}: there is no arm {config.roles[key]!r}")
   problems += [f"config.roles.remedies: there is no arm {arm!r}" for arm in config.roles.remedies

@@ -28,6 +28,10 @@ flags.DEFINE_string("entity_counts", None, "How often pretraining names each ent
                     "and, where known, relation.")
 flags.DEFINE_string("reference", None, "Label of the arm that others are compared with (default: the first).")
 flags.DEFINE_string("known", None, "Label of the arm whose right answers count as known facts.")
+flags.DEFINE_string("finetuned", None, "Label of the finetuned arm that the verdict is about; with --corrected.")
+flags.DEFINE_string("corrected", None, "Label of that arm with its answer prior restored (python -m factshock.correct): says whether "
+                    "the prior shifted or access was lost, and what to try first. Give --known too: an arm that is none of these, such as "
+                    "the model's answers to its best cloze.")
 flags.DEFINE_enum("criterion", "exact_match", ["exact_match", "contains"], "What makes an answer right: it equals an accepted "
                   "answer, or it contains one.")
 flags.DEFINE_string("relations", None, "Relations file, or a data set as mmlu:PATH: averages over its types of relations too.")
@@ -48,7 +52,8 @@ def main(argv):
   diagnosis = summary.diagnose(
       arms, finetuning=_of_all(seeds, _finetuning(FLAGS.finetuning_facts)),
       counts=_of_all(seeds, _counts(FLAGS.entity_counts)), reference=FLAGS.reference, known=FLAGS.known,
-      entity_arms=list(arms), criterion=FLAGS.criterion, types=_types(FLAGS.relations), resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
+      entity_arms=list(arms), criterion=FLAGS.criterion, types=_types(FLAGS.relations), finetuned=FLAGS.finetuned,
+      corrected=FLAGS.corrected, resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
   path = os.path.join(FLAGS.output, "diagnosis.json")
   with files.writing(path) as file:
     file.write(_text(diagnosis))

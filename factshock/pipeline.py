@@ -234,6 +234,7 @@ def diagnose(config, workdir, run_facts):
       finetuning={seed: answers_of(seed, _finetuning_set(config, roles["finetuned"])) for seed in seeds},
       finetuning_by_arm=finetuning, pairs=_pairs(config, table),
       entity_arms=[label for label in table if label in (roles["zero_shot"], roles["finetuned"], *roles["remedies"])],
+      finetuned=roles["finetuned"] if roles["corrected"] else None, corrected=roles["corrected"] or None,
       types={name: row["type"] for name, row in relations.items()}, **config.diagnosis.to_dict())
   found |= {"curves": {"steps": curves["step"], "alpha": curves["alpha"]}, "table": list(table), "titles": table,
             "groups": {label: _group(config, label) for label in table}, "selected": selected,

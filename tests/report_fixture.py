@@ -104,6 +104,14 @@ def make_arm(rng, seeds, exact, ratios=None, shock=0., slope=0., variation=None,
   return arm
 
 
+def make_verdict(rng, seeds):
+  """A verdict as verdict.verdict gives it."""
+  around = lambda mean: make_estimate(rng, mean, seeds, .01)
+  return {"verdict": "prior", "text": "The answer prior has shifted.", "try_first": "Correct it.", "reference": "zero_shot_question",
+          "finetuned": "finetune", "corrected": "weight_mixing", "known": "zero_shot_cloze", "share_of_loss": .8,
+          "evidence": {"loss": around(-.06), "prior": around(.05), "access": around(-.01), "knowledge": around(.02)}}
+
+
 def make_entities(rng, seeds):
   """Entities whose over-prediction follows their shock pressure by each arm's slope."""
   rows = []
@@ -168,7 +176,7 @@ def make_diagnosis(seeds=(0, 1, 2)):
       "format": 1, "reference": "zero_shot_question", "confidence": 0.95, "resamples": 1000,
       "seeds": list(seeds),
       "notes": NOTES, "arms": arms, "comparisons": make_comparisons(rng, arms, seeds),
-      "entities": make_entities(rng, seeds), "curves": curves, "table": list(ARMS), "titles": TITLES,
+      "entities": make_entities(rng, seeds), "verdict": make_verdict(rng, seeds), "curves": curves, "table": list(ARMS), "titles": TITLES,
       "groups": GROUPS, "selected": selected,
       "roles": {"finetuned": "finetune", "zero_shot": "zero_shot_question", "ceiling": "zero_shot_cloze",
                 "remedies": ["weight_mixing", "output_mixing", "mixture", "combined"]},

@@ -14,5 +14,5 @@ def get_config():
   config.answering.top = 0
   config.mixing.alphas, config.mixing.taus = (0.0, 0.5, 1.0), (0.0, 1.0)
   config.arms = ml_collections.ConfigDict({name: remedies.arms()[name] for name in KEEP}, sort_keys=False)
-  config.roles.update(dict(remedies=("weight_mixing", "prior_cloze")))
+  config.roles.update(dict(remedies=("weight_mixing", "prior_cloze"), corrected="prior_cloze"))
   return config

@@ -102,7 +102,10 @@ def measure(arms, queries, finetuning, counted, *, reference=None, known=None, p
   for label in arms:
     plans += [(label, _flips(right[label], right[reference]))] if reference in arms else []
     plans += [(label, _kept(right[label], right[known]))] if known in arms else []
-  plans += [(pair, _flips(right[pair[0]], right[pair[1]])) for pair in pairs if set(pair) <= arms.keys()]
+  for pair in pairs:
+    if set(pair) <= arms.keys():
+      plans.append((pair, _flips(right[pair[0]], right[pair[1]])))
+      plans += [(pair, _by_known(right[pair[0]], right[pair[1]], right[known]))] if known in arms else []
   for label, found in _carry_out(queries.draw, plans):
     samples.setdefault(label, {}).update(found)
   for label in arms:
@@ -183,6 +186,17 @@ def _flips(right_N, other_N):
             "difference": (gained_R - lost_R) / len(right_N), "wins": gained_R, "losses": lost_R}
 
   return Plan(2 * right_N.astype(np.int32) + other_N, 4, shares)
+
+
+def _by_known(right_N, other_N, known_N):
+  """The difference of two arms' shares right among the queries that are known, and among the others; NaN where there are none."""
+  def differences(counts_Rx8):
+    found = {}
+    for name, counts in (("difference_unknown", counts_Rx8[:, :4]), ("difference_known", counts_Rx8[:, 4:])):
+      found[name] = shock.divide(counts[:, 2] - counts[:, 1], counts.sum(axis=1))
+    return found
+
+  return Plan(4 * known_N.astype(np.int32) + 2 * right_N + other_N, 8, differences)
 
 
 def _kept(right_N, known_N):

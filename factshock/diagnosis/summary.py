@@ -8,6 +8,7 @@ import numpy as np
 
 from factshock.console import UserError
 from factshock.diagnosis import accuracy, measures, shock, statistics
+from factshock.diagnosis import verdict as verdicts
 from factshock.diagnosis.notes import NOTES
 
 ACCURACY = ("right", "exact_match", "contains", "f1")
@@ -16,7 +17,7 @@ RANKS = (*(f"hits@{k}" for k in accuracy.HITS), "mrr")
 
 def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, reference=None, known=None,
              pairs=(), entity_arms=(), criterion="exact_match", types=None,
-             resamples=1000, confidence=0.95, seed=0):
+             finetuned=None, corrected=None, resamples=1000, confidence=0.95, seed=0):
   """All measures of all arms, in the form of diagnosis.json (its `notes` define them).
 
   Args:
@@ -30,6 +31,8 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
     entity_arms: labels whose predictions of every entity are listed.
     criterion: what makes an answer right, "exact_match" or "contains".
     types: dict relation -> its type (MMLU's "history", LAMA's "N-1"), where averages over each type are wanted.
+    finetuned, corrected: labels of an arm and of the same one with its answer prior restored, for a verdict (verdict.py); with
+      `known` the verdict tells prior and access apart.
     resamples, confidence, seed: of the bootstrap.
 
   Returns:
@@ -39,9 +42,11 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
     UserError: no arms, an unknown label, arms of one seed with different queries, arms to compare without a
       common seed, a seed without finetuning answers or counts where others have them.
   """
-  reference = _check_labels(arms, reference, known, pairs, entity_arms)
+  reference = _check_labels(arms, reference, known, pairs, entity_arms, {"finetuned": finetuned, "corrected": corrected})
   pairs = list(dict.fromkeys(map(tuple, pairs)))
   pairs = pairs or [(label, reference) for label in arms if label != reference]
+  if corrected is not None:
+    pairs = list(dict.fromkeys([*pairs, *verdicts.pairs(reference, finetuned, corrected)]))
   seeds = sorted({run for by_seed in arms.values() for run in by_seed})
   _check_common_seeds(arms, pairs)
   samples = collections.defaultdict(lambda: collections.defaultdict(dict))
@@ -63,22 +68,25 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
     listed = {label: predicted[label] for label in entity_arms if label in predicted}
     entities += measures.entity_rows(run, queries, default, listed) if listed else []
   finish = functools.partial(_estimate, resamples=resamples, confidence=confidence, seed=seed)
-  return {
+  found = {
       "format": 1, "reference": reference, "known": known, "criterion": criterion, "confidence": confidence, "resamples": resamples,
       "seeds": seeds, "notes": NOTES,
       "arms": {label: _arm(arms[label], samples[label], bins, finish) for label in arms},
       "comparisons": [_comparison(pair, samples[pair], finish) for pair in pairs],
       "entities": entities}
+  return found if corrected is None else {**found, "verdict": verdicts.verdict(found, reference, finetuned, corrected)}
 
 
-def _check_labels(arms, reference, known, pairs, entity_arms):
+def _check_labels(arms, reference, known, pairs, entity_arms, roles):
   """The reference label; a UserError names the first label that is no arm."""
   if not arms or not all(arms.values()):
     raise UserError("diagnosis: expected predictions of at least one arm and seed, got none")
   reference = next(iter(arms)) if reference is None else reference
   named = [("reference", reference), *([("known", known)] if known is not None else []),
            *(("pairs", label) for pair in pairs for label in pair),
-           *(("entity_arms", label) for label in entity_arms)]
+           *(("entity_arms", label) for label in entity_arms), *((role, label) for role, label in roles.items() if label is not None)]
+  if roles["corrected"] is not None and roles["finetuned"] is None:
+    raise UserError("a verdict needs both: the label of the finetuned arm and that of the same arm with its prior corrected")
   for role, label in named:
     if label not in arms:
       raise UserError(f"{role}: expected the label of an arm, one of {', '.join(arms)}; got {label!r}")
@@ -176,7 +184,8 @@ def _comparison(pair, samples, finish):
   wins, losses = _total(samples["wins"]), _total(samples["losses"])
   exact, middle = statistics.mcnemar(wins, losses)
   difference = finish(samples["difference"])
+  apart = {name: finish(samples[name]) for name in ("difference_known", "difference_unknown") if name in samples}
   same = sum(sample.value * difference["mean"] > 0 for sample in samples["difference"].values())
-  return {"arm": pair[0], "against": pair[1], "difference": difference, "mcnemar_p": exact,
+  return {"arm": pair[0], "against": pair[1], "difference": difference, **apart, "mcnemar_p": exact,
           "mcnemar_mid_p": middle, "wins": wins, "losses": losses,
           "seeds_same_sign": f"{same}/{len(samples['difference'])}"}

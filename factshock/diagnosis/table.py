@@ -1,5 +1,7 @@
 """A diagnosis as lines for the terminal."""
 
+from factshock.diagnosis import verdict
+
 COLUMNS = (  # title (None: the criterion), keys into an arm, whether with its interval
     (None, ("right",), True), ("macro", ("macro_right",), False), ("F1", ("f1",), False), ("hits@5", ("hits@5",), False),
     ("known kept", ("known_kept",), False), ("shock", ("shock", "shock"), True),
@@ -25,6 +27,8 @@ def lines(diagnosis):
               str(row["losses"]), f"{row['mcnemar_p']:.2g}", row["seeds_same_sign"]]
              for row in diagnosis["comparisons"]]
     found += ["", "Paired comparisons", *_aligned(rows)]
+  if diagnosis.get("verdict"):
+    found += ["", *verdict.lines(diagnosis["verdict"])]
   return found
 
 

@@ -3,6 +3,7 @@
 TITLES = {
     "arms": "Arms",
     "comparisons": "Paired comparisons",
+    "verdict": "What finetuning did, and what to try first",
     "steps": "Accuracy against finetuning steps",
     "alpha": "Mixing with the model before finetuning",
     "ratios": "How often each group of answers is predicted",
@@ -29,6 +30,10 @@ READING = {
         "Difference in share right, by {criterion}, on the same queries; bold where its interval excludes 0 (the dashed "
         "line). <b>Only arm right</b> and <b>only other right</b> count the queries on which the two "
         "differ, which is what McNemar's test looks at.",
+    "verdict":
+        "Differences in share right on the same queries, with {level} intervals. The prior is what restoring the answer frequencies of before "
+        "finetuning gives back; access is what is still lost then among facts the model knew; new knowledge is what finetuning gained "
+        "on the other facts.",
     "steps":
         "How to read: each line is one kind of finetuning, measured after the given number of steps; bands "
         "are {level} intervals; the dashed line is the model before finetuning. A line that rises and then "
@@ -81,6 +86,7 @@ WHY_NOT = {
         "Not drawn: the diagnosis has no counts by entity, which need the finetuning facts and the "
         "pretraining counts of answers.",
     "relations": "Not listed: there is one relation.",
+    "verdict": "No verdict: no arm restores the answer prior of the finetuned one (roles.corrected; --corrected of diagnose).",
     "popularity": "Not drawn: the test facts carry no popularity of their subjects.",
     "entities":
         "Not listed: the diagnosis has no counts by entity of a finetuned arm, or every answer is predicted "

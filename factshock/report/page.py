@@ -51,7 +51,7 @@ def render(diagnosis, pictures):
   """The page as a string."""
   name = text((diagnosis.get("run") or {}).get("name") or "")
   heading = "Frequency shock report" + (f": {name}" if name else "")
-  body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _comparisons(diagnosis),
+  body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _comparisons(diagnosis), _verdict(diagnosis),
                     *(_picture(diagnosis, key, panels) for key, panels in pictures.items()),
                     _relations(diagnosis), _entities(diagnosis), _browser(diagnosis), _run(diagnosis), _notes(diagnosis)])
   return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
@@ -115,6 +115,14 @@ def _comparisons(diagnosis):
     return _section("comparisons", _absent("comparisons"))
   caption = _caption("comparisons", diagnosis)
   return _section("comparisons", f'{tables.comparisons(diagnosis)}<p class="caption">{caption}</p>')
+
+
+def _verdict(diagnosis):
+  found = diagnosis.get("verdict")
+  if not found:
+    return _section("verdict", _absent("verdict"))
+  return _section("verdict", f'<p><b>{text(found["text"])}</b> Try first: {text(found["try_first"])}</p>{tables.evidence(diagnosis)}'
+                             f'<p class="caption">{_caption("verdict", diagnosis)}</p>')
 
 
 def _picture(diagnosis, key, panels):

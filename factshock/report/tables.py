@@ -128,6 +128,19 @@ def bar(found, span, line=None):
           f'{"".join(parts)}</svg>')
 
 
+def evidence(diagnosis):
+  """The differences that a verdict rests on."""
+  found = diagnosis["verdict"]
+  name = {role: text(reading.title(diagnosis, found[role])) for role in ("reference", "finetuned", "corrected", "known") if found.get(role)}
+  known = f" on facts that {name['known']} has right" if "known" in name else ""
+  rows = [("loss", f"{name['finetuned']} minus {name['reference']}"), ("prior", f"{name['corrected']} minus {name['finetuned']}"),
+          ("access", f"{name['corrected']} minus {name['reference']}{known}"),
+          ("knowledge", f"{name['finetuned']} minus {name['reference']} on the other facts")]
+  heads = {"loss": "Loss or gain", "prior": "The prior", "access": "Access", "knowledge": "New knowledge"}
+  estimates = {key: reading.clean(found["evidence"].get(key)) for key, _ in rows}
+  return table(["", "Compared", "Difference"], [[heads[key], words, _difference(estimates[key])] for key, words in rows if estimates[key]], "pairs")
+
+
 def relations(diagnosis):
   """Share right in each relation and type of relation, for the arms that are drawn by popularity; None where there is one."""
   labels = [label for label in plots.main_arms(diagnosis) if diagnosis["arms"][label].get("by_relation")]
