@@ -12,7 +12,7 @@ import numpy as np
 from factshock import files
 from factshock.facts import documents, entities, parts
 
-_SAMPLE = 2 << 20  # characters of a part in which single words are compared with their lower case
+_SAMPLE = 1 << 20  # characters of a part in which single words are compared with their lower case
 
 
 def count(pattern, found, output, processes=None):

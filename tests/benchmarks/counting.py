@@ -1,6 +1,6 @@
 """Counting 300,000 names in real sentences, one process, against FlashText; and ranks against counts of Wikipedia.
 
-  PYTHONPATH=. python tests/benchmarks/counting.py [--data=../shared/data] [--names=300000]
+  PYTHONPATH=. python tests/benchmarks/counting.py [--data=../shared/data] [--names=300000] [--text='docs/**/*.md']
 
 Names are the subjects, objects and aliases of EntityQuestions, PopQA and T-REx. FlashText (pip install flashtext) finds the longest
 names at word boundaries and no others; factshock finds all, counts documents and facts as well. Building either search is
@@ -24,6 +24,7 @@ from factshock.training import host
 DATA = flags.DEFINE_string("data", os.environ.get("FACTSHOCK_DATA", "../shared/data"), "folder of the real data")
 NAMES = flags.DEFINE_integer("names", 300_000, "names at most")
 REPEATS = flags.DEFINE_integer("repeats", 3, "runs of each side, in turn; the fastest counts")
+TEXT = flags.DEFINE_string("text", None, "other text, as `count` takes it; default: the sentences that state T-REx facts, dense with names")
 _ONLY = flags.DEFINE_bool("only_ours", False, "count once and print this process's peak memory")
 
 
@@ -64,7 +65,7 @@ def main(_):
   host.keep_freed_memory()  # as the verb does
   gc.disable()
   facts = facts_of(DATA.value, NAMES.value)
-  texts = list(documents.read(f"{DATA.value}/trex_wikipedia/trex_evidence_sentences.tsv.gz"))
+  texts = list(documents.read(TEXT.value or f"{DATA.value}/trex_wikipedia/trex_evidence_sentences.tsv.gz"))
   size = sum(len(text.encode()) for text in texts) / 1e6
   began = time.perf_counter()
   found = entities.entities_of(facts)
@@ -92,12 +93,14 @@ def main(_):
       began = time.perf_counter()
       run()
       times[side].append(time.perf_counter() - began)
-  print(f"{len(found.names):,} names of {len(found.labels):,} entities, {len(texts):,} sentences, {size:.1f} MB, one process")
+  print(f"{len(found.names):,} names of {len(found.labels):,} entities, {len(texts):,} documents, {size:.1f} MB, one process; "
+        f"{corpus_counts.count_part(texts, search)['mentions'].sum() / size:,.0f} mentions of entities a MB")
   for side, taken in times.items():
     print(f"  {side}: {size / min(taken):.1f} MB/s, {min(taken):.2f} s (all {', '.join(f'{one:.2f}' for one in taken)}); search built in {said[side]:.1f} s")
   if "flashtext" in times:
     print(f"  ratio {min(times['flashtext']) / min(times['factshock']):.1f}")
-  peak = subprocess.run([sys.executable, __file__, "--only_ours", f"--data={DATA.value}", f"--names={NAMES.value}"], capture_output=True,
+  peak = subprocess.run([sys.executable, __file__, "--only_ours", f"--data={DATA.value}", f"--names={NAMES.value}",
+                         *([f"--text={TEXT.value}"] if TEXT.value else [])], capture_output=True,
                         text=True, check=True).stdout
   print(f"  peak resident, facts and text included: {peak.strip()} GB")
   for role, names, correlation in spearman(DATA.value):
