@@ -33,6 +33,9 @@ def of(model, sizes):
   config.tokenizer.update(dict(kind="huggingface"))
   config.model = ml_collections.ConfigDict({**sizes, "unroll": False})
   decoder_only = sizes["family"] == "llama"
+  if decoder_only:  # which reads no statement that goes on after the answer
+    del config.arms["best_cloze"]
+    config.roles.ceiling = ""
   config.pretrain.update(dict(steps=0, batch_size=32, input_length=128, target_length=0 if decoder_only else 40,
                               masking="next_token" if decoder_only else "spans", roll=False))
   config.finetune.update(dict(

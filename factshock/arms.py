@@ -81,6 +81,9 @@ def _run_best_cloze(study, name):
       right = studies.share_right(study, "development", relation, scores["development"])
       if relation not in best or right > best[relation][0]:
         best[relation] = right, number, scores
+  without = [relation for relation in study.relations if relation not in best]
+  if without:
+    raise UserError(f"config.arms.{name}: {', '.join(without)}: no statement ends with [Y], as a decoder-only model needs; add one")
   for relation, (right, number, _) in best.items():
     print(f"  {name}: {relation} by {study.relations[relation]['statements'][number]!r}, {right:.3f} right on development", flush=True)
   for split in studies.SPLITS:

@@ -1,6 +1,5 @@
 """The pretraining task of a study: its texts as sources of examples, whole or with some of their documents left out."""
 
-import functools
 import itertools
 import json
 import os
@@ -47,9 +46,9 @@ def _of_kind(text, number, kind, material, sets, folder, seed):
 def _without(texts, facts):
   """The texts that name no subject of the facts."""
   search = entities.search_of(entities.entities_of([{**fact, "object": fact["subject"], "aliases": []} for fact in facts]))
-  for chunk in iter(functools.partial(lambda it: list(itertools.islice(it, 1000)), iter(texts)), []):
-    naming = entities.naming(chunk, search)
-    yield from (text for text, named in zip(chunk, naming) if not named)
+  texts = iter(texts)
+  while chunk := list(itertools.islice(texts, 1000)):
+    yield from (text for text, named in zip(chunk, entities.naming(chunk, search)) if not named)
 
 
 def _shuffled(texts, seed):

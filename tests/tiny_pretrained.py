@@ -17,5 +17,5 @@ def get_config(model):
   arms = own_facts.arms("question")
   arms["weight_mixing"]["of"] = "mixture"
   config.arms = ml_collections.ConfigDict({name: arms[name] for name in KEEP}, sort_keys=False)
-  config.roles.update(dict(finetuned="mixture", remedies=("weight_mixing",)))
+  config.roles.update(dict(finetuned="mixture", ceiling="", remedies=("weight_mixing",)))
   return config
