@@ -18,7 +18,7 @@ def get_config():
   config.answering.top = 0  # prior correction needs every candidate
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.corrected = "prior_cloze"  # the finetuned arm with its answer prior restored, for the verdict
-  config.roles.remedies = tuple(name for name, arm in arms().items() if arm.get("group") == "remedy")
+  config.roles.remedies = tuple(name for name, arm in arms().items() if arm.get("group") == "remedy" and not name.endswith("_order"))
   return config
 
 
@@ -69,6 +69,10 @@ def arms():
       "attention_only": trained("Attention only", trained=("attention",)),
       "encoder_only": trained("Encoder only", trained=("encoder",)),
       "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
+      "reweighted": trained("Answers reweighted by counts", reweighted=True),
+      "second_order": trained("Finetuning, another order", order=1),
+      "third_order": trained("Finetuning, a third order", order=2),
+      "soup_of_orders": dict(kind="soup", of_arms=("finetune", "second_order", "third_order"), title="Average of three orders", group="remedy"),
       "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher="zero_shot_cloze"),
       "self_distilled_hard": trained("Taught the cloze's best answers", labels="best", teacher="zero_shot_cloze"),
       **controls(),

@@ -41,7 +41,7 @@ def settings(config, name):
 def needs(config, name):
   """The arms that must have run before this one."""
   arm = config.arms[name]
-  return [arm[key] for key in ("of", "with_arm") if key in arm]  # a teacher's prompt is needed, not its answers
+  return [arm[key] for key in ("of", "with_arm") if key in arm] + list(arm.get("of_arms", ()))  # a teacher's prompt is needed, not its answers
 
 
 def points(config, name):
@@ -114,7 +114,8 @@ def _run_finetune(study, name):
 
   facts, belief = _taught(study, arm)
   studies.finetune(study, name, facts, section, start, ratio=arm.get("ratio", 0), question_weight=arm.get("question_weight", 1.0),
-                   text=arm.get("text", "whole"), belief=belief, evaluate=evaluate)
+                   text=arm.get("text", "whole"), belief=belief, order=arm.get("order", 0), evaluate=evaluate,
+                   fact_weights=splits.answer_weights(facts, study.counts) if arm.get("reweighted") else None)
 
 
 def _taught(study, arm):
@@ -167,6 +168,15 @@ def _run_weight_mixing(study, name):
   for alpha in study.config.mixing.alphas:
     params = interpolation.mix_by_profile(pretrained, finetuned, alpha, arm.get("profile", "uniform"))
     studies.answer(study, f"{name}@{alpha:g}", params, prompt, alpha=alpha)
+
+
+def _run_soup(study, name):
+  """The plain average of the weights of several finetuned arms (Wortsman et al. 2022, "Model soups")."""
+  from factshock.training import interpolation
+
+  several = study.config.arms[name].of_arms
+  params = interpolation.interpolate([studies.finetuned(study, arm) for arm in several], "uniform")
+  studies.answer(study, name, params, settings(study.config, several[0])["prompt"])
 
 
 def _run_exchange(study, name):
@@ -265,13 +275,15 @@ KINDS = {
     "finetune": Kind(configs.arm_schema(
         facts=configs.required(_FACTS), ratio=configs.optional(configs.NOT_NEGATIVE),
         question_weight=configs.optional(configs.NOT_NEGATIVE),
-        start=configs.optional(configs.choice("pretrained", "random")), l2_sp=configs.optional(configs.NOT_NEGATIVE),
+        start=configs.optional(configs.choice("pretrained", "random")), order=configs.optional(configs.WHOLE),
+        reweighted=configs.optional(configs.FLAG), l2_sp=configs.optional(configs.NOT_NEGATIVE),
         text=configs.optional(configs.choice(*texts.KINDS)), teacher=configs.optional(configs.TEXT),
         labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")),
         trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides()),
         _finetune_points, _run_finetune, "finetuning", "step"),
     "weight_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES))),
                           _alpha_points, _run_weight_mixing, "remedy", "alpha"),
+    "soup": Kind(configs.arm_schema(of_arms=configs.required(configs.TEXTS)), _one_point, _run_soup, "remedy", None),
     "exchange": Kind(configs.arm_schema(of=configs.required(configs.TEXT), parts=configs.required(configs.PARTS),
                                         only=configs.optional(configs.FLAG)), _one_point, _run_exchange, "remedy", None),
     "prior_correction": Kind(configs.arm_schema(
@@ -319,6 +331,8 @@ def check(config):
     asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
     if asked and config.arms[asked].kind not in asked_kinds:
       problems.append(f"config.arms.{name}.with_arm: expected an arm of kind {' or '.join(map(repr, asked_kinds))}, got {asked!r}")
+    problems += [f"config.arms.{name}.of_arms: expected arms of kind 'finetune' without adapters, got {other!r}" for other in arm.get("of_arms", ())
+                 if other not in config.arms or config.arms[other].kind != "finetune" or settings(config, other)["lora_rank"]]
     if arm.get("facts") in MODEL_SETS and not (ranks and config.roles.ceiling):
       problems.append(f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: what it has right is known")
     if ("teacher" in arm) != (arm.get("labels") in ("soft", "best")):

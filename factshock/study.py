@@ -14,6 +14,7 @@ from factshock import texts as text_room
 from factshock.console import UserError
 
 SPLITS = ("development", "test")
+_ORDERS = 1_000_003  # between the seeds of two orders of one study
 _BELIEVED = 1e-3  # less likely answers are not taught
 _SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
 
@@ -119,12 +120,13 @@ def is_decoder(study):
   return study.config.model.family == "llama"
 
 
-def question_source(study, facts, prompt, loss_weight=1.0, belief=None):
+def question_source(study, facts, prompt, loss_weight=1.0, belief=None, fact_weights=None):
   """(source, longest [input, target] tokens) of finetuning examples: each fact's prompt and its answer.
 
   Args:
     belief: None for the facts' own objects; else for each fact probabilities [candidates] that an answer is drawn from, anew each
       time (in expectation the loss against soft labels).
+    fact_weights: None, or for each fact what its loss is multiplied by.
   """
   from factshock.data import decoder_text, mixture, prompts
 
@@ -137,6 +139,8 @@ def question_source(study, facts, prompt, loss_weight=1.0, belief=None):
     examples = [encode(row, int(place)) for row, p in enumerate(belief) for place in np.flatnonzero(p)]
   else:
     examples = [room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt)) for text, fact in zip(texts, facts)]
+    for example, weight in zip(examples, () if fact_weights is None else fact_weights):
+      example["weights"] = np.float32(weight) * example.get("weights", np.ones(len(example[fields[-1]]), np.float32))
     source = (decoder_text if is_decoder(study) else mixture).qa_source(examples, loss_weight)
   lengths = tuple(max(len(one[field]) for one in examples) for field in fields)
   return source, lengths if len(lengths) == 2 else (*lengths, 0)
@@ -293,10 +297,11 @@ def lora_scale(section):
   return section["lora_alpha"] / section["lora_rank"] if section.get("lora_rank") else None
 
 
-def train(study, name, section, sources, ratios, rows, params, evaluate=None, eval_steps=()):
+def train(study, name, section, sources, ratios, rows, params, order=0, evaluate=None, eval_steps=()):
   """Trains `params` on a mixture of sources by one optimization section; goes on where it was interrupted.
 
-  A batch has `rows` times the section's batch_size examples, of which each source gives its share by `ratios`.
+  A batch has `rows` times the section's batch_size examples, of which each source gives its share by `ratios`, in an order by the
+  study's seed and `order`.
   Where the section asks for adapters these are trained, and `evaluate` gets the params with them attached.
 
   Returns:
@@ -318,7 +323,7 @@ def train(study, name, section, sources, ratios, rows, params, evaluate=None, ev
     whole = lambda step, adapters: evaluate(step, lora.attach(frozen, adapters, scale))
   batch_size = round(section["batch_size"] * rows)
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
-                            target_length=section["target_length"], seed=study.seed,
+                            target_length=section["target_length"], seed=study.seed + _ORDERS * order,
                             pack_to=_row_multiple(study, section, batch_size) if section["pack"] else 0)
   folder = checkpoint_folder(study.workdir, name, study.seed)
   with metrics.Metrics(os.path.join(study.workdir, "metrics", name, str(study.seed))) as writer:
@@ -330,19 +335,20 @@ def train(study, name, section, sources, ratios, rows, params, evaluate=None, ev
   return state["params"]
 
 
-def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, text="whole", belief=None, evaluate=None):
+def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, text="whole", belief=None, fact_weights=None,
+             order=0, evaluate=None):
   """Finetunes the weights `start` on facts, with `ratio` examples of the pretraining task to each question.
 
   Args:
     section: as config.finetune; its lengths are the most a row may have.
-    question_weight: multiplies the questions' loss. text: one of texts.KINDS. belief: in the place of the facts' objects, as in
-      question_source. evaluate: function of (step, params), called at eval_steps.
+    question_weight: multiplies the questions' loss. text: one of texts.KINDS. belief, fact_weights: as in question_source.
+    order: another number, another order of the examples. evaluate: function of (step, params), called at eval_steps.
   """
-  questions, needs = question_source(study, facts, section["prompt"], question_weight, belief)
+  questions, needs = question_source(study, facts, section["prompt"], question_weight, belief, fact_weights)
   section = fit_lengths(section, needs, study.config.pretrain if ratio else None)
   chosen = study.texts(text) if ratio else []
   return train(study, name, section, [questions, *(source for source, _ in chosen)],
-               [1.0, *(ratio * share for _, share in chosen)], 1 + ratio, start, evaluate, section["eval_steps"] if evaluate else ())
+               [1.0, *(ratio * share for _, share in chosen)], 1 + ratio, start, order, evaluate, section["eval_steps"] if evaluate else ())
 
 
 def fit_lengths(section, needs, text=None):

@@ -126,3 +126,17 @@ def test_every_arm_runs_to_the_report(tmp_path):
   means = lambda label: found["arms"][label]["right"]["mean"]
   assert means("prior_counts@0") == means("finetune") and means("decreasing_mixing@0") == means("zero_shot_question")
   assert {"tau"} == set(found["selected"]["prior_cloze"]["0"]) - {"development"}
+
+
+def test_reweighted_answers_weigh_as_the_text_names_them():
+  facts = [fact(n, answer) for n, answer in enumerate("aaab")] + [fact(9, "z", relation="q")]
+  found = splits.answer_weights(facts, {("r", "a"): 2, ("r", "b"): 5, ("q", "z"): 40})
+  assert found.mean() == pytest.approx(1)
+  assert found[:3].sum() / found[3] == pytest.approx(3 / 6)  # counts plus 1
+  assert (found[:4].sum() / 4) / found[4] == pytest.approx(1)  # relations as before
+
+
+def test_weights_of_facts_reach_the_batch():
+  examples = [{"inputs": np.array([5, 1]), "targets": np.array([7, 8, 1]), "weights": np.float32(w) * np.ones(3, np.float32)} for w in (.5, 2)]
+  batch = next(mixture.batches([mixture.qa_source(examples, loss_weight=2.0)], [1], batch_size=2, input_length=3, target_length=5, seed=0))
+  assert sorted(batch["weights"].tolist()) == [[1, 1, 1, 0, 0], [4, 4, 4, 0, 0]]

@@ -6,7 +6,7 @@ from configs import remedies
 
 KEEP = ("zero_shot_cloze", "zero_shot_question", "finetune", "weight_mixing", "decreasing_mixing", "last_layer_restored", "last_layer_only",
         "prior_cloze", "prior_counts", "prior_uniform", "prior_estimated", "mixing_prior_counts", "l2_sp", "encoder_only",
-        "self_distilled", "mixture_without_test", "mixture_permuted", "known", "unknown_relabelled")
+        "self_distilled", "mixture_without_test", "mixture_permuted", "known", "unknown_relabelled", "reweighted", "second_order", "third_order", "soup_of_orders")
 
 
 def get_config():

@@ -33,7 +33,7 @@ class Source:
 
 
 def qa_source(examples, loss_weight=1.0, name="qa"):
-  """A source of ready examples (dicts of `inputs` and `targets`, EOS-ended, unpadded)."""
+  """A source of ready examples (dicts of `inputs` and `targets`, EOS-ended, unpadded; `weights` of the targets in all or none)."""
   if not examples:
     raise UserError(f"source {name!r}: expected at least one example, got none; check the finetuning facts")
   return Source(name, len(examples), functools.partial(_prepare_examples, examples, name), loss_weight)
@@ -49,7 +49,12 @@ def _prepare_examples(examples, name, input_length, target_length):
       raise UserError(f"source {name!r}, example {row}: expected at most {input_length} input and "
                       f"{target_length} target tokens, got {got[0]} and {got[1]}; raise these lengths")
     inputs[row, :got[0]], targets[row, :got[1]] = example["inputs"], example["targets"]
-  return lambda rows_B, keys_B: {"inputs": inputs[rows_B], "targets": targets[rows_B]}
+  arrays = {"inputs": inputs, "targets": targets}
+  if "weights" in examples[0]:
+    arrays["weights"] = np.zeros(targets.shape, np.float32)
+    for row, example in enumerate(examples):
+      arrays["weights"][row, :len(example["weights"])] = example["weights"]
+  return lambda rows_B, keys_B: {name: array[rows_B] for name, array in arrays.items()}
 
 
 def drawn_source(encode, belief, loss_weight=1.0, pad=0, name="qa"):

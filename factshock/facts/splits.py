@@ -240,6 +240,22 @@ def matched(facts, others, by="popularity"):
   return chosen
 
 
+def answer_weights(facts, counts, most=10.0):
+  """For each fact a weight, so that within its relation the answers weigh as `counts` (plus 1) name them; the mean of all is 1.
+
+  Args:
+    counts: dict (relation, answer) -> mentions. most: no weight is above it, before the mean is taken.
+  """
+  answers, mentions = _by_answer(facts), collections.Counter()
+  for relation, answer in answers:
+    mentions[relation] += count_of(counts, relation, answer) + 1
+  sizes = relation_sizes(facts)
+  weights = [(count_of(counts, fact["relation"], fact["object"]) + 1) / mentions[fact["relation"]]
+             / (len(answers[fact["relation"], fact["object"]]) / sizes[fact["relation"]]) for fact in facts]
+  weights = np.minimum(weights, most)
+  return weights / weights.mean()
+
+
 def permuted_answers(facts, seed):
   """The facts with the objects of each relation (and their aliases) dealt out anew: every answer as often, no subject's own but by chance."""
   found = list(facts)
