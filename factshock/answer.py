@@ -11,8 +11,8 @@ name the config of a checkpoint; without it that of the checkpoint's own record 
 --mode=rank scores every candidate answer of the fact's relation (the answers in --candidates, which is a facts
 file, by default --facts itself); --mode=generate decodes greedily, with --method=beam by beams (--beams), with
 --method=sample by sampling (--temperature, --sampling_seed). --mode=letters and --mode=choices are for questions with choices
-(mmlu:PATH): by the likelihood of A to D after the lettered choices, or of each choice's whole text, per byte. --mode=known asks what the model knows before
-finetuning: each fact with --sets sets of --shots shots (4), greedily and by --samples samples, and writes the facts
+(mmlu:PATH): by the likelihood of A to D after the lettered choices, or of each choice's whole text, per byte.
+--mode=known asks what the model knows before finetuning: each fact with --sets sets of --shots shots (4), greedily and by --samples samples, and writes the facts
 with columns `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`; for questions with choices say
 --prompt=letters (or choices), and `confidence` is the probability of the right one. --shots=K puts
 K answered questions of --shot_facts before each. The tokenizer and the relations are those of the checkpoint's workdir, unless

@@ -41,7 +41,8 @@ def settings(config, name):
 def needs(config, name):
   """The arms that must have run before this one."""
   arm = config.arms[name]
-  return [arm[key] for key in ("of", "with_arm") if key in arm] + list(arm.get("of_arms", ()))  # a teacher's prompt is needed, not its answers
+  # Of a teacher the prompt is needed, not the answers.
+  return [arm[key] for key in ("of", "with_arm") if key in arm] + list(arm.get("of_arms", ()))
 
 
 def points(config, name):
@@ -85,7 +86,8 @@ def _run_best_cloze(study, name):
   if without:
     raise UserError(f"config.arms.{name}: {', '.join(without)}: no statement ends with [Y], as a decoder-only model needs; add one")
   for relation, (right, number, _) in best.items():
-    print(f"  {name}: {relation} by {study.relations[relation]['statements'][number]!r}, {right:.3f} right on development", flush=True)
+    statement = study.relations[relation]["statements"][number]
+    print(f"  {name}: {relation} by {statement!r}, {right:.3f} right on development", flush=True)
   for split in studies.SPLITS:
     found = {relation: iter(scores[split]) for relation, (_, _, scores) in best.items()}
     studies.write_answers(study, name, split, [next(found[fact["relation"]]) for fact in study.sets[split]])
@@ -140,7 +142,8 @@ def _facts(study, name):
   if name in MODEL_SETS and name not in study.sets:
     pool = study.sets["pool"]
     belief = _belief(study, pool, study.config.roles.ceiling, True)
-    right = [study.candidates[fact["relation"]][int(p.argmax())] in (fact["object"], *fact.get("aliases", ())) for fact, p in zip(pool, belief)]
+    said = [study.candidates[fact["relation"]][int(p.argmax())] for fact, p in zip(pool, belief)]
+    right = [answer in (fact["object"], *fact.get("aliases", ())) for fact, answer in zip(pool, said)]
     found = splits.matched(*([fact for fact, known in zip(pool, right) if known == wanted] for wanted in (True, False)))
     for key, facts in zip(MODEL_SETS, found):
       if not facts:
@@ -215,7 +218,8 @@ def _run_prior_correction(study, name):
       "arm": lambda: correction.priors(tables(arm.with_arm, "test")[1]),
       "counts": lambda: correction.counted_priors(test, study.counts),
       "uniform": lambda: correction.uniform_priors(test),
-      "estimated": lambda: correction.estimated_priors(test, [(fact["relation"], fact["object"]) for fact in _trained_on(study, name)]),
+      "estimated": lambda: correction.estimated_priors(
+          test, [(fact["relation"], fact["object"]) for fact in _trained_on(study, name)]),
   }[arm.prior]()
   ratios, _ = correction.log_ratios(test, reference)
   for split in studies.SPLITS:
@@ -301,11 +305,14 @@ def _correction_problems(config, name, ranks):
   arm, where = config.arms[name], f"config.arms.{name}"
   problems = []
   if not ranks or config.answering.top:
-    problems.append(f"{where}: prior_correction needs every candidate's score: config.answering.mode='rank' and config.answering.top=0")
+    problems.append(f"{where}: prior_correction needs every candidate's score: config.answering.mode='rank' and "
+                    "config.answering.top=0")
   if (arm.prior == "arm") != ("with_arm" in arm):
-    problems.append(f"{where}: prior='arm' and with_arm=ARM go together, got prior={arm.prior!r} and with_arm={arm.get('with_arm')!r}")
+    problems.append(f"{where}: prior='arm' and with_arm=ARM go together, got prior={arm.prior!r} and "
+                    f"with_arm={arm.get('with_arm')!r}")
   if config.arms[arm.of].kind in ("finetune", "weight_mixing", "output_mixing") and corrected_point(config, name) is None:
-    problems.append(f"{where}.at: expected one of {', '.join(f'{value(label):g}' for label in points(config, arm.of))}, got {arm.at:g}")
+    there = ", ".join(f"{value(label):g}" for label in points(config, arm.of))
+    problems.append(f"{where}.at: expected one of {there}, got {arm.at:g}")
   return problems
 
 
@@ -331,10 +338,12 @@ def check(config):
     asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
     if asked and config.arms[asked].kind not in asked_kinds:
       problems.append(f"config.arms.{name}.with_arm: expected an arm of kind {' or '.join(map(repr, asked_kinds))}, got {asked!r}")
-    problems += [f"config.arms.{name}.of_arms: expected arms of kind 'finetune' without adapters, got {other!r}" for other in arm.get("of_arms", ())
+    problems += [f"config.arms.{name}.of_arms: expected arms of kind 'finetune' without adapters, got {other!r}"
+                 for other in arm.get("of_arms", ())
                  if other not in config.arms or config.arms[other].kind != "finetune" or settings(config, other)["lora_rank"]]
     if arm.get("facts") in MODEL_SETS and not (ranks and config.roles.ceiling):
-      problems.append(f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: what it has right is known")
+      problems.append(f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: what it has "
+                      "right is known")
     if ("teacher" in arm) != (arm.get("labels") in ("soft", "best")):
       problems.append(f"config.arms.{name}: labels='soft' or 'best' and teacher=ARM go together, got labels={arm.get('labels')!r} and "
                       f"teacher={arm.get('teacher')!r}")

@@ -50,7 +50,8 @@ _OPTIMIZATION = dict(
 SCHEMA = dict(
     name=_TEXT,
     seeds=((int, tuple, list), _is_seeds, "a number of seeds (3 for 0, 1, 2) or a list of different seeds"),
-    facts=_TEXT, relations=_TEXT, corpus=_TEXT, corpus_weights=_tuple_of(_POSITIVE), corpus_cache=_TEXT, entity_counts=_TEXT, drop_named_answers=_FLAG, popularity=_TEXT, start_from=_TEXT, cpu_devices=_WHOLE,
+    facts=_TEXT, relations=_TEXT, corpus=_TEXT, corpus_weights=_tuple_of(_POSITIVE), corpus_cache=_TEXT,
+    entity_counts=_TEXT, drop_named_answers=_FLAG, popularity=_TEXT, start_from=_TEXT, cpu_devices=_WHOLE,
     world=dict(relations=_COUNT, subjects=_COUNT, answers=_COUNT, zipf=_NOT_NEGATIVE, mean_mentions=_POSITIVE,
                popularity_sigma=_NOT_NEGATIVE, templates=_COUNT, background=_SHARE, name_pieces=_COUNT),
     split=dict(pool=_INSIDE, development=_INSIDE, test=_INSIDE),

@@ -12,7 +12,8 @@ the second that grows or falls linearly in depth: the first number at the embedd
 head. With --select the share of the second of two models (before and after finetuning) is chosen by how many development facts
 the mix answers right, by ranking the answers of each relation: the curve over --alphas is printed, and no point but the chosen one is
 written. --profile says whether the share is the same everywhere (uniform), falls in depth to 0 at the head (decreasing) or rises
-from 0 (increasing). The facts must be about others than those one tests on or finetuned on. Beside the result, `mix.json` says what was mixed. Memory stays near one leaf of each checkpoint.
+from 0 (increasing). The facts must be about others than those one tests on or finetuned on. Beside the result, `mix.json` says
+what was mixed. Memory stays near one leaf of each checkpoint; --select holds both models and their mix.
 """
 
 import os

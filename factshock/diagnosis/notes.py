@@ -48,8 +48,9 @@ comparisons: difference of share right, arm - against, paired by query and seed;
   on wins and losses summed over seeds (mcnemar_mid_p: its mid-p form), which knows nothing of differences
   between seeds; seeds_same_sign: in how many seeds the difference has the sign of its mean.
 difference_known, difference_unknown: the same among the queries that the known arm answers right, and among the others.
-verdict: whether finetuning shifted the answer prior (the corrected arm is clearly above the finetuned one), lost access (the corrected
-  arm is clearly below the reference among the facts that a fourth arm, the known one, has right; without one among all facts) or both; clear is an interval without 0.
+verdict: whether finetuning shifted the answer prior (the corrected arm is clearly above the finetuned one), lost access
+  (the corrected arm is clearly below the reference among the facts that a fourth arm, the known one, has right; without
+  one among all facts) or both; clear is an interval without 0.
 large_sets: where queries x resamples exceeds ten million, equal rows are resampled together as cells, and
   slope, spearman, total_variation and mismatch may use fewer resamples (100 at least).
 """

@@ -11,7 +11,8 @@ VERDICTS = {
                "answers. Prior correction will do little."),
     "both": ("The answer prior has shifted and access to what the model knew is lost.",
              "Weight mixing (python -m factshock.mix --select), then answer-prior correction on top of it."),
-    "unclear": ("Finetuning lost accuracy, but neither a shifted answer prior nor lost access is clear: too few queries, or too few known facts.",
+    "unclear": ("Finetuning lost accuracy, but neither a shifted answer prior nor lost access is clear: too few queries, or too "
+                "few known facts.",
                 "More test facts, or more seeds; stopping earlier is safe to try."),
 }
 

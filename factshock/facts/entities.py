@@ -79,8 +79,9 @@ def search_of(entities):
   """The Search of Entities."""
   import ahocorasick_rs
 
+  bordered = [_BORDER + _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name).replace(" ", _BORDER) + _BORDER for name in entities.names]
   automaton = ahocorasick_rs.AhoCorasick(
-      [_BORDER + _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name).replace(" ", _BORDER) + _BORDER for name in entities.names], matchkind=ahocorasick_rs.MatchKind.Standard,
+      bordered, matchkind=ahocorasick_rs.MatchKind.Standard,
       implementation=ahocorasick_rs.Implementation.ContiguousNFA, store_patterns=False)
   return Search(entities, automaton, _grouped(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
                 _grouped(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)), entities.facts[:, 1].copy(),
@@ -149,7 +150,7 @@ def _find(codes, search):
 
 
 def _facts_named(pairs, search):
-  """(different pairs (document * entities + entity) in order; facts whose subject and object are in one document; the subject's pair)."""
+  """(different pairs (document * entities + entity), sorted; facts with both ends in one document; the subject's pair of each)."""
   size = len(search.entities.labels)
   pairs = np.sort(pairs, kind="stable")  # nearly sorted as they come
   pairs = pairs[np.concatenate([pairs[:1] == pairs[:1], pairs[1:] != pairs[:-1]])]

@@ -82,7 +82,8 @@ def read_with_relations(spec, path=None, otherwise=None):
   """(facts, relations) of a source or a file, as `read_facts`; the relations of `path`, or those that the source brings.
 
   Args:
-    path: a relations file, or a source that brings relations. otherwise: () -> path of the relations where none is given and the source brings none.
+    path: a relations file, or a source that brings relations.
+    otherwise: () -> path of the relations where none is given and the source brings none.
   Raises:
     UserError: as `read`; no relations anywhere; a fact of another relation.
   """

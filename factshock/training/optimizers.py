@@ -23,8 +23,8 @@ def make_optimizer(section):
     section: mapping with `optimizer` ("adamw" or "adafactor"), `learning_rate` (peak), and optionally
       `schedule`, `warmup` and `steps` (in steps), `final` (share of the peak at the end), `b2` (AdamW),
       `weight_decay` (times the learning rate; not on norm scales) and `clip` (global norm; 0 = none).
-      Other keys are not read. `l2_sp` times half the squared distance from the first parameters is added to the loss. Of the model's parts (models/parts.py) only those `trained` move, all where there are none, and those
-      `frozen` do not.
+      Other keys are not read. `l2_sp` times half the squared distance from the first parameters is added to the loss.
+      Of the model's parts (models/parts.py) only those `trained` move, all where there are none, and those `frozen` do not.
   State and updates are float32 whatever the dtype of the parameters. (An update below 1/256 of a bfloat16
   parameter is rounded away; float32 parameters with computation in bfloat16 keep it.)
   Raises: UserError where a name is unknown, a key is missing or a value is out of range.
