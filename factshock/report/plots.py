@@ -337,7 +337,7 @@ def main_arms(diagnosis, most=7):
   """Labels that are compared bin by bin: the arms of the second paper with zero-shot, else the main arms."""
   role = reading.roles(diagnosis)
   facts = [label for label in reading.table_labels(diagnosis)
-           if reading.group(diagnosis, label) == "which facts"
+           if (reading.group(diagnosis, label) == "which facts" and not label.endswith("_early"))
            or label in ("popular_half", "unpopular_half", "random_half", "whole")]
   wanted = [*facts[:most - 1], role["zero_shot"]] if facts else [role["finetuned"], role["zero_shot"], *role["remedies"]]
   if not any(wanted):
