@@ -125,7 +125,7 @@ def test_training_moves_adapters_only_and_learns():
   assert losses[-1] < .5 * losses[0] and set(state["params"]) == {"layers"}
 
 
-@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
 def test_large_frozen_weights_as_bits_give_the_same_loss_and_gradients(name, monkeypatch):
   config, params, adapters, batch = model(name)
   config = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")

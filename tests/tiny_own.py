@@ -4,7 +4,7 @@ import ml_collections
 import tiny
 from configs import own_facts
 
-KEEP = ("zero_shot", "k_shot", "best_cloze", "mixture", "combined")
+KEEP = ("zero_shot", "best_cloze", "mixture", "combined")
 
 
 def get_config(prompt="cloze"):
