@@ -5,8 +5,8 @@ r"""Remedies for frequency shock, strong and weak, on the synthetic world: which
 The demo's world, model and finetuning. After finetuning: weight mixing (the same everywhere, falling or rising in depth), parts put back,
 answer-prior correction by the model's own cloze answers or by counts of the text, alone and on top of mixing. In finetuning: parts
 frozen, low-rank adapters, L2-SP. Every remedy with a strength has it chosen on development facts.
-Expect: not run yet over five seeds; docs/remedies.md says what is known. Time: not measured; about twice
-the demo's a seed.
+Expect: not run yet over five seeds; docs/remedies.md says what is known. Time: 12 minutes a seed
+on 2 CPU cores.
 """
 
 import ml_collections
