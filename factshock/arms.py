@@ -267,12 +267,14 @@ def _run_naive_bayes(study, name):
 
 PROFILES = ("uniform", "decreasing", "increasing")  # of alpha in depth, see interpolation.mix_by_profile
 MODEL_SETS = ("known", "unknown")  # facts of the pool that the pretrained model, asked as roles.ceiling is, has right or wrong
-_FACTS = configs.choice("pool", *materials.FINETUNING_SETS, *MODEL_SETS)
+_CORRECTED = ("finetune", "weight_mixing", "output_mixing")  # the kinds whose answers a prior correction may move
+_SETS = ("pool", *materials.FINETUNING_SETS)
+_FACTS = configs.choice(*_SETS, *MODEL_SETS)
 _PROMPT = configs.choice(*configs.PROMPTS)
 
 KINDS = {
     "prompted": Kind(configs.arm_schema(
-        prompt=configs.required(_PROMPT), shots=configs.optional(configs.COUNT), facts=configs.optional(_FACTS),
+        prompt=configs.required(_PROMPT), shots=configs.optional(configs.COUNT), facts=configs.optional(configs.choice(*_SETS)),
         of=configs.optional(configs.TEXT)),
         _one_point, _run_prompted, "baseline", None),
     "best_cloze": Kind(configs.arm_schema(), _one_point, _run_best_cloze, "baseline", None),
@@ -310,7 +312,7 @@ def _correction_problems(config, name, ranks):
   if (arm.prior == "arm") != ("with_arm" in arm):
     problems.append(f"{where}: prior='arm' and with_arm=ARM go together, got prior={arm.prior!r} and "
                     f"with_arm={arm.get('with_arm')!r}")
-  if config.arms[arm.of].kind in ("finetune", "weight_mixing", "output_mixing") and corrected_point(config, name) is None:
+  if config.arms[arm.of].kind in _CORRECTED and corrected_point(config, name) is None:
     there = ", ".join(f"{value(label):g}" for label in points(config, arm.of))
     problems.append(f"{where}.at: expected one of {there}, got {arm.at:g}")
   return problems
@@ -332,7 +334,7 @@ def check(config):
       problems.append(f"config.arms.{name}: {arm.kind} ranks the answers of a relation, and choices are a question's own; take it out")
     elif arm.kind in ("output_mixing", "best_cloze") and not ranks:
       problems.append(f"config.arms.{name}: {arm.kind} needs config.answering.mode='rank'; take it out or rank")
-    of, of_kinds = arm.get("of"), ("finetune", "weight_mixing", "output_mixing") if arm.kind == "prior_correction" else ("finetune",)
+    of, of_kinds = arm.get("of"), _CORRECTED if arm.kind == "prior_correction" else ("finetune",)
     if of and config.arms[of].kind not in of_kinds:
       problems.append(f"config.arms.{name}.of: expected an arm of kind {' or '.join(map(repr, of_kinds))}, got {of!r}")
     asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)

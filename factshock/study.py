@@ -1,7 +1,6 @@
 """One seed of a study: its facts and text as a tokenizer and a model read them, pretrained weights, and how it answers."""
 
 import functools
-import itertools
 import math
 import os
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from factshock.console import UserError
 SPLITS = ("development", "test")
 _ORDERS = 1_000_003  # between the seeds of two orders of one study
 _BELIEVED = 1e-3  # less likely answers are not taught
-_SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
 
 
 class Study(NamedTuple):
@@ -54,7 +52,7 @@ def assemble(config, workdir, seed, mesh, material, sets):
   from factshock.models import family
 
   folder = os.path.join(workdir, "tokenizer", str(seed))
-  tokenizer = _tokenizer(config, material, folder)
+  tokenizer = text_room.tokenizer(config, material, folder)
   tokenizers.save(tokenizer, folder)
   materials.write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
   model = family.from_section(config.model.to_dict(), tokenizer.size)
@@ -62,49 +60,6 @@ def assemble(config, workdir, seed, mesh, material, sets):
   candidates = predictions.candidates_of(material.facts + material.background)
   return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
                model, texts, {})
-
-
-def _tokenizer(config, material, folder):
-  """The stored tokenizer of the run, or the one the config asks for."""
-  from factshock.data import pretrained_tokenizers, tokenizers
-
-  section = config.tokenizer
-  if os.path.exists(os.path.join(folder, "tokenizer.json")):
-    return tokenizers.load(folder)
-  if section.kind == "huggingface":
-    return pretrained_tokenizers.load(section.path or config.start_from)
-  if section.kind == "words":
-    return tokenizers.word_tokenizer(_words(material), section.sentinels)
-  path = section.path
-  if not path:
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, "trained.model")
-    lines = _sample(material.texts)
-    print(f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines", flush=True)
-    return tokenizers.train_sentencepiece(lines, path, section.size, section.sentinels)
-  return tokenizers.sentencepiece_tokenizer(path, section.sentinels)
-
-
-def _words(material):
-  """Every word of the text and of the questions, sorted."""
-  templates = [text for row in material.relations.values() for text in row["statements"] + row["questions"]]
-  words = {word for text in itertools.chain(*material.texts, templates) for word in text.split()}
-  return sorted(words - {"[X]", "[Y]"})
-
-
-def _sample(texts):
-  """Documents of all texts to train a tokenizer on: the first ones of each, at most _SAMPLE_CHARACTERS in all."""
-  from factshock.facts import documents
-
-  found = []
-  for text in texts:
-    room = _SAMPLE_CHARACTERS // len(texts)
-    for line in documents.read(text) if isinstance(text, str) else text:
-      found.append(line)
-      room -= len(line)
-      if room <= 0:
-        break
-  return found
 
 
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):

@@ -1,4 +1,4 @@
-"""The pretraining task of a study: its texts as sources of examples, whole or with some of their documents left out."""
+"""The texts of a study: their tokenizer, and the pretraining task on them, whole or with some of their documents left out."""
 
 import itertools
 import json
@@ -8,6 +8,49 @@ import numpy as np
 
 from factshock import files
 from factshock.facts import documents, entities
+
+_SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
+
+
+def tokenizer(config, material, folder):
+  """The stored tokenizer of the run, or the one the config asks for."""
+  from factshock.data import pretrained_tokenizers, tokenizers
+
+  section = config.tokenizer
+  if os.path.exists(os.path.join(folder, "tokenizer.json")):
+    return tokenizers.load(folder)
+  if section.kind == "huggingface":
+    return pretrained_tokenizers.load(section.path or config.start_from)
+  if section.kind == "words":
+    return tokenizers.word_tokenizer(_words(material), section.sentinels)
+  path = section.path
+  if not path:
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "trained.model")
+    lines = _sample(material.texts)
+    print(f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines", flush=True)
+    return tokenizers.train_sentencepiece(lines, path, section.size, section.sentinels)
+  return tokenizers.sentencepiece_tokenizer(path, section.sentinels)
+
+
+def _words(material):
+  """Every word of the text and of the questions, sorted."""
+  templates = [text for row in material.relations.values() for text in row["statements"] + row["questions"]]
+  words = {word for text in itertools.chain(*material.texts, templates) for word in text.split()}
+  return sorted(words - {"[X]", "[Y]"})
+
+
+def _sample(texts):
+  """Documents of all texts to train a tokenizer on: the first ones of each, at most _SAMPLE_CHARACTERS in all."""
+  found = []
+  for text in texts:
+    room = _SAMPLE_CHARACTERS // len(texts)
+    for line in documents.read(text) if isinstance(text, str) else text:
+      found.append(line)
+      room -= len(line)
+      if room <= 0:
+        break
+  return found
 
 
 def sources(config, workdir, seed, material, sets, tokenizer, kind):

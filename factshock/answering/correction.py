@@ -6,15 +6,15 @@ models: Zhao et al. 2021, "Calibrate before use".)
 """
 
 import collections
-import json
 from typing import NamedTuple
 
 import numpy as np
 
-from factshock import files
 from factshock.answering import predictions
 from factshock.console import UserError
 from factshock.diagnosis import accuracy
+from factshock.facts import schema
+from factshock.facts.counts import count_of
 
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 FLOOR = 1e-9  # the least a prior can be; what is below is counted
@@ -34,14 +34,11 @@ def read_rows(path):
     UserError: a line that is no JSON object with subject, relation and object, or no rows.
   """
   rows = []
-  for number, line in files.lines(path):
-    if line.strip():
-      try:
-        row = json.loads(line)
-        row["subject"], row["relation"], row["object"]
-      except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}:{number}: expected a JSON object with subject, relation and object, got {line[:60]!r}") from error
-      rows.append(row)
+  for place, row in schema.read_rows(path, ()):
+    missing = [name for name in schema.REQUIRED if name not in row]
+    if missing:
+      raise UserError(f"{place}: expected a JSON object with subject, relation and object, got no {', '.join(missing)}")
+    rows.append(row)
   if not rows:
     raise UserError(f"{path}: expected predictions, got no rows")
   return rows
@@ -84,8 +81,6 @@ def priors(of):
 
 def counted_priors(of, counts):
   """{relation: p [candidates]} from mentions in text, dict (relation or "", entity) -> count; each count plus 1."""
-  from factshock.facts.counts import count_of
-
   found = {}
   for relation, table in of.items():
     mentions = np.array([count_of(counts, relation, name) for name in table.names], float) + 1
@@ -134,7 +129,11 @@ def correct(of, ratios, tau):
 
 def share_right(of, rows):
   """The share of rows whose likeliest candidate is the object or an alias (exact match, as diagnose has it)."""
-  return float(np.mean([right for _, _, right in _best(of, rows)]))
+  right = 0.0
+  for table in of.values():
+    for place, best in zip(table.places, table.log_p_QxC.argmax(axis=1).tolist()):
+      right += accuracy.score(table.names[best], [rows[place]["object"], *(rows[place].get("aliases") or [])])[0]
+  return right / len(rows)
 
 
 def choose_tau(of, rows, ratios, taus=TAUS):
@@ -144,12 +143,12 @@ def choose_tau(of, rows, ratios, taus=TAUS):
   return min((tau for tau, share in curve if share == best), key=lambda tau: (abs(tau - 1), tau)), curve
 
 
-def corrected_rows(of, rows, top=None, **labels):
+def corrected_rows(of, rows, **labels):
   """The rows with prediction, score and candidates of the corrected {relation: Table}; labels are columns of every row."""
   found = [None] * len(rows)
   for relation, table in of.items():
     facts = [{name: rows[place][name] for name in predictions.CARRIED if name in rows[place]} for place in table.places]
-    mine = predictions.prediction_rows(facts, {relation: table.names}, list(table.log_p_QxC), top=top, arm="", seed=0, split="")
+    mine = predictions.prediction_rows(facts, {relation: table.names}, list(table.log_p_QxC), top=None, arm="", seed=0, split="")
     for place, row in zip(table.places, mine):
       found[place] = {**rows[place], **{name: row[name] for name in ("prediction", "score", "candidates")}, **labels}
   return found
@@ -166,7 +165,7 @@ def gains(before, after, most=5):
   """([(answer, relation, from, to)] most gained, the same most lost), by how often each answer is the prediction."""
   counts = [collections.Counter((row["relation"], row["prediction"]) for row in rows) for rows in (before, after)]
   changes = sorted(((counts[1][key] - counts[0][key], key) for key in counts[0] | counts[1]), key=lambda pair: (-pair[0], pair[1]))
-  written = lambda pairs: [(key[1], key[0], counts[0][key], counts[1][key]) for change, key in pairs if change]
+  written = lambda pairs: [(key[1], key[0], counts[0][key], counts[1][key]) for _, key in pairs]
   gained, lost = [pair for pair in changes if pair[0] > 0], [pair for pair in changes if pair[0] < 0]
   return written(gained[:most]), written(lost[::-1][:most])
 
@@ -194,14 +193,6 @@ def check_apart(rows, where, others, other):
   if shared:
     raise UserError(f"{other}: expected subjects that are not asked about in {where}, got {len(shared):,} shared, such as "
                     f"{sorted(shared)[0][0]!r}; what is chosen on them would be chosen on the test")
-
-
-def _best(of, rows):
-  """(place, candidate, is it right) of every row."""
-  for table in of.values():
-    for place, best in zip(table.places, table.log_p_QxC.argmax(axis=1).tolist()):
-      accepted = [rows[place]["object"], *(rows[place].get("aliases") or [])]
-      yield place, table.names[best], accuracy.score(table.names[best], accepted)[0] == 1
 
 
 def _normalised(scores_QxC):

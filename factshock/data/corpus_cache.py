@@ -59,8 +59,8 @@ def salient_windows(pattern, facts, tokenizer, folder, *, words, per_fact):
   path = os.path.join(home, "windows.npz")
   if not _is_made(home):
     found = corpora.join_windows(
-        parts.results(plan, f"{home}.parts", key, corpora.windows_part,
-                      functools.partial(corpora.prepare_windows, facts, tokenizer, words, per_fact), "finding facts in text"),
+        map(dict, parts.results(plan, f"{home}.parts", key, corpora.windows_part,
+                      functools.partial(corpora.prepare_windows, facts, tokenizer, words, per_fact), "finding facts in text")),
         facts, per_fact)
     with files.writing(path, binary=True) as file:
       np.savez(file, **found._asdict())

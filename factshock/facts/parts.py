@@ -16,7 +16,7 @@ _prepared = None  # what `prepare` made, in this process; a fork has its parent'
 
 
 def results(plan, folder, key, work, prepare, label, processes=None):
-  """Runs `work` on every part that is not done yet, then yields the result of each, in order.
+  """Runs `work` on every part that is not done yet, then yields the result of each (a mapping, open until the next), in order.
 
   Args:
     plan: list of documents.Part. folder: where results are kept; the caller removes it once it has used them.
@@ -39,8 +39,8 @@ def results(plan, folder, key, work, prepare, label, processes=None):
     done += size
     progress.update(round(done / 1e6))
   for path in paths:
-    with np.load(path) as arrays:
-      yield dict(arrays)
+    with np.load(path) as arrays:  # each is read when it is asked for
+      yield arrays
 
 
 def identity(plan, key):

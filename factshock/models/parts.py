@@ -38,7 +38,7 @@ def mask(params, parts):
 
 
 def _of(part, name, leaf):
-  layered = "layers/" in f"{name}"
+  layered = "layers/" in name
   found = np.zeros((leaf.shape[0],) + (1,) * (len(leaf.shape) - 1) if layered else (), np.float32)
   if PARTS[part](name):
     found[(-1 if part == "last_layer" else slice(None)) if layered else ()] = 1

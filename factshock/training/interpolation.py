@@ -63,8 +63,8 @@ def mix_by_profile(a, b, alpha, profile="uniform"):
 
 
 def layer_alphas(alpha, profile):
-  """(alpha at the embedding, alpha at the head) of a profile."""
-  return {"uniform": (alpha, alpha), "decreasing": (alpha, 0.0), "increasing": (0.0, alpha)}[profile]
+  """(alpha at the embedding, alpha at the head) of a profile in depth."""
+  return {"decreasing": (alpha, 0.0), "increasing": (0.0, alpha)}[profile]
 
 
 def interpolate_layerwise(a, b, alpha_bottom, alpha_top):
