@@ -4,7 +4,8 @@ r"""Remedies for frequency shock, strong and weak, on the synthetic world: which
 
 The demo's world, model and finetuning. After finetuning: weight mixing (the same everywhere, falling or rising in depth), parts put back,
 answer-prior correction by the model's own cloze answers or by counts of the text, alone and on top of mixing. In finetuning: parts
-frozen, low-rank adapters, L2-SP. Every remedy with a strength has it chosen on development facts.
+frozen, low-rank adapters, L2-SP. Every remedy with a strength has it chosen on development facts. The stronger ones are compared on
+four finetuning sets: `balanced` (answers unlike the world's), `natural_100`, `unpopular_half` and `whole`.
 Expect: not run yet over five seeds; docs/remedies.md says what is known. Time: 12 minutes a seed
 on 2 CPU cores.
 """
@@ -12,15 +13,86 @@ on 2 CPU cores.
 import ml_collections
 from configs import demo
 
+SETS = {"natural_100": "100 natural facts", "unpopular_half": "Unpopular half", "whole": "Whole pool"}  # beside "balanced"
+END = ("last_layer", "head")
+
 
 def get_config():
   config = demo.get_config()
   config.name = "Remedies for frequency shock in a synthetic world"
   config.answering.top = 0  # prior correction needs every candidate
+  config.mixing.update(dict(alphas=(0.0, .25, .5, .75, 1.0), taus=(0.0, .5, 1.0, 1.5, 2.0)))
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.corrected = "prior_cloze"  # the finetuned arm with its answer prior restored, for the verdict
-  config.roles.remedies = tuple(name for name, arm in arms().items() if arm.get("group") == "remedy" and not name.endswith("_order"))
+  config.roles.remedies = tuple(name for name, arm in arms().items() if arm.get("group", "").startswith("remedy") and not name.endswith("_order"))
   return config
+
+
+def arms():
+  names = ("zero_shot_cloze", "zero_shot_question", "finetune", "output_mixing", "natural", "majority")
+  found = {**{name: demo.arms()[name] for name in names}, **remedies("balanced"), **weak(), **controls()}
+  for name, title in SETS.items():
+    found[name] = dict(kind="finetune", facts=name, title=f"Finetuning, {title.lower()}", group=f"finetuning on {title.lower()}")
+    found |= {f"{name}_{remedy}": {**arm, "group": f"{arm['group']}, {title.lower()}"}
+              for remedy, arm in remedies(name, name, f"{name}_").items()}
+  return found
+
+
+def remedies(facts, finetune="finetune", prefix=""):
+  """The stronger remedies for finetuning on one set: arms by name without the prefix; `finetune` is the arm to mend."""
+  def after(kind, title, of=finetune, **more):
+    return dict(kind=kind, of=of, title=title, group="remedy", **more)
+
+  def trained(title, **more):
+    return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
+
+  return {
+      "mixture": trained("Mixture finetuning 4:1", ratio=4.0),
+      "weight_mixing": after("weight_mixing", "Weight mixing"),
+      "combined": after("weight_mixing", "Mixture and weight mixing", of=f"{prefix}mixture"),
+      "decreasing_mixing": after("weight_mixing", "Weight mixing, alpha falling in depth", profile="decreasing"),
+      "increasing_mixing": after("weight_mixing", "Weight mixing, alpha rising in depth", profile="increasing"),
+      "last_layer_restored": after("exchange", "Last layer and head put back", parts=END),
+      "last_layer_only": after("exchange", "Only last layer and head finetuned", parts=END, only=True),
+      "prior_cloze": after("prior_correction", "Prior correction by the cloze", prior="arm", with_arm="zero_shot_cloze"),
+      "prior_counts": after("prior_correction", "Prior correction by counts", prior="counts"),
+      "mixing_prior_counts": after("prior_correction", "Weight mixing .5 and prior correction", of=f"{prefix}weight_mixing", at=.5, prior="counts"),
+      "decreasing_prior_counts": after("prior_correction", "Falling mixing and prior correction", of=f"{prefix}decreasing_mixing", at=1.0,
+                                       prior="counts"),
+      "l2_sp": trained("L2-SP .1", l2_sp=.1),
+      "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher="zero_shot_cloze"),
+      # The pretrained weights and four checkpoints of one run.
+      "kept": dict(kind="finetune", facts=facts, title="Finetuning, checkpoints kept", group="control", checkpoint_every=50,
+                   keep_checkpoints=True),
+      "run_average": dict(kind="soup", of_arms=(f"{prefix}kept",), steps=(0, 50, 100, 150, 200), title="Average of one run and its start",
+                          group="remedy"),
+  }
+
+
+def weak():
+  """Remedies that were weak in an earlier look, on the balanced set."""
+  def trained(title, **more):
+    return dict(kind="finetune", facts="balanced", title=title, group="remedy", **more)
+
+  def prior(title, prior):
+    return dict(kind="prior_correction", of="finetune", title=title, group="remedy", prior=prior)
+
+  return {
+      "self_distilled_hard": trained("Taught the cloze's best answers", labels="best", teacher="zero_shot_cloze"),
+      "near_own_answers": trained("Near its own answers to questions (KL)", labels="soft", teacher="zero_shot_question", gold_share=.5),
+      "logit_adjusted": trained("Logit-adjusted loss", logit_adjustment=1.0),
+      "moving_average": trained("Moving average of weights .99", ema=.99),
+      "prior_uniform": prior("Prior correction to uniform", "uniform"),
+      "prior_estimated": prior("Prior correction, estimated (EM)", "estimated"),
+      "last_layer_frozen": trained("Last layer and head frozen", frozen=END),
+      "attention_only": trained("Attention only", trained=("attention",)),
+      "encoder_only": trained("Encoder only", trained=("encoder",)),
+      "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
+      "reweighted": trained("Answers reweighted by counts", reweighted=True),
+      "second_order": trained("Finetuning, another order", order=1),
+      "third_order": trained("Finetuning, a third order", order=2),
+      "soup_of_orders": dict(kind="soup", of_arms=("finetune", "second_order", "third_order"), title="Average of three orders", group="remedy"),
+  }
 
 
 def controls():
@@ -39,42 +111,4 @@ def controls():
       "known": known("known", "Known facts"),
       "unknown": known("unknown", "Unknown facts"),
       "unknown_relabelled": known("unknown", "Unknown facts, the model's own answers", labels="best", teacher="zero_shot_cloze"),
-  }
-
-
-def arms():
-  def after(kind, title, of="finetune", **more):
-    return dict(kind=kind, of=of, title=title, group="remedy", **more)
-
-  def trained(title, **more):
-    return dict(kind="finetune", facts="balanced", title=title, group="remedy", **more)
-
-  end = ("last_layer", "head")
-  names = ("zero_shot_cloze", "zero_shot_question", "finetune", "mixture", "weight_mixing", "output_mixing", "combined", "natural",
-           "majority")
-  return {
-      **{name: demo.arms()[name] for name in names},
-      "decreasing_mixing": after("weight_mixing", "Weight mixing, alpha falling in depth", profile="decreasing"),
-      "increasing_mixing": after("weight_mixing", "Weight mixing, alpha rising in depth", profile="increasing"),
-      "last_layer_restored": after("exchange", "Last layer and head put back", parts=end),
-      "last_layer_only": after("exchange", "Only last layer and head finetuned", parts=end, only=True),
-      "prior_cloze": after("prior_correction", "Prior correction by the cloze", prior="arm", with_arm="zero_shot_cloze"),
-      "prior_counts": after("prior_correction", "Prior correction by counts", prior="counts"),
-      "prior_uniform": after("prior_correction", "Prior correction to uniform", prior="uniform"),
-      "prior_estimated": after("prior_correction", "Prior correction, estimated (EM)", prior="estimated"),
-      "mixing_prior_counts": after("prior_correction", "Weight mixing .5 and prior correction", of="weight_mixing", at=.5, prior="counts"),
-      "decreasing_prior_counts": after("prior_correction", "Falling mixing and prior correction", of="decreasing_mixing", at=1.0,
-                                       prior="counts"),
-      "l2_sp": trained("L2-SP .1", l2_sp=.1),
-      "last_layer_frozen": trained("Last layer and head frozen", frozen=end),
-      "attention_only": trained("Attention only", trained=("attention",)),
-      "encoder_only": trained("Encoder only", trained=("encoder",)),
-      "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
-      "reweighted": trained("Answers reweighted by counts", reweighted=True),
-      "second_order": trained("Finetuning, another order", order=1),
-      "third_order": trained("Finetuning, a third order", order=2),
-      "soup_of_orders": dict(kind="soup", of_arms=("finetune", "second_order", "third_order"), title="Average of three orders", group="remedy"),
-      "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher="zero_shot_cloze"),
-      "self_distilled_hard": trained("Taught the cloze's best answers", labels="best", teacher="zero_shot_cloze"),
-      **controls(),
   }

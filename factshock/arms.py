@@ -4,10 +4,13 @@ An arm is a dict of the config, say `dict(kind="finetune", facts="balanced", rat
 KINDS; to add a kind, write its `run` and its entry here, and name it in a config.
 """
 
+import json
+import os
 import shutil
 from typing import Callable, NamedTuple
 
 from factshock import config as configs
+from factshock import files
 from factshock import material as materials
 from factshock import study as studies
 from factshock import texts
@@ -34,14 +37,14 @@ def settings(config, name):
   arm = config.arms[name]
   section = {**config.finetune.to_dict(), **{key: arm[key] for key in config.finetune if key in arm}}
   last = section["steps"]
-  section |= {key: arm[key] for key in ("l2_sp", "trained", "frozen") if key in arm}
+  section |= {key: arm[key] for key in ("l2_sp", "ema", "trained", "frozen", "keep_checkpoints") if key in arm}
   return {**section, "eval_steps": sorted({step for step in section["eval_steps"] if step < last} | {last})}
 
 
 def needs(config, name):
   """The arms that must have run before this one."""
   arm = config.arms[name]
-  # Of a teacher the prompt is needed, not the answers.
+  # Of a teacher the prompt is needed, not the answers; of a best cloze the statements it chose are stored when first asked for.
   return [arm[key] for key in ("of", "with_arm") if key in arm] + list(arm.get("of_arms", ()))
 
 
@@ -72,25 +75,43 @@ def _run_prompted(study, name):
 
 
 def _run_best_cloze(study, name):
-  """Asks the pretrained model by every statement of a relation and keeps the answers of the one that is best on development facts.
+  """Asks the pretrained model by the statement of each relation that is best on development facts.
 
   What it gets right is what the model is taken to know (Petroni et al. 2019; Jiang et al. 2020 for choosing the statement).
   """
+  studies.answer(_by_best_statements(study), name, studies.pretrained(study), "cloze")
+
+
+def _by_best_statements(study):
+  """The study with each relation's best statement alone; which they are is kept with the run.
+
+  Raises:
+    UserError: a relation has no statement that the model can be asked by.
+  """
+  path = studies.facts_path(study.workdir, study.seed, "best_statements.json")
+  if not os.path.exists(path):
+    with files.writing(path) as file:
+      json.dump(_best_statements(study), file, indent=1, ensure_ascii=False)
+  with files.open_text(path) as file:
+    best = json.load(file)
+  relations = {name: {**row, "statements": [best[name]]} for name, row in study.relations.items()}
+  return study._replace(relations=relations, queries={})
+
+
+def _best_statements(study):
+  """{relation: the statement by which most of its development facts are right, the first of equals}."""
   params, best = studies.pretrained(study), {}
   for number in range(max(len(row["statements"]) for row in study.relations.values())):
-    for relation, scores in studies.cloze_scores(study, params, number).items():
-      right = studies.share_right(study, "development", relation, scores["development"])
+    for relation, scores in studies.cloze_scores(study, params, "development", number).items():
+      right = studies.share_right(study, "development", relation, scores)
       if relation not in best or right > best[relation][0]:
-        best[relation] = right, number, scores
+        best[relation] = right, study.relations[relation]["statements"][number]
   without = [relation for relation in study.relations if relation not in best]
   if without:
-    raise UserError(f"config.arms.{name}: {', '.join(without)}: no statement ends with [Y], as a decoder-only model needs; add one")
-  for relation, (right, number, _) in best.items():
-    statement = study.relations[relation]["statements"][number]
-    print(f"  {name}: {relation} by {statement!r}, {right:.3f} right on development", flush=True)
-  for split in studies.SPLITS:
-    found = {relation: iter(scores[split]) for relation, (_, _, scores) in best.items()}
-    studies.write_answers(study, name, split, [next(found[fact["relation"]]) for fact in study.sets[split]])
+    raise UserError(f"relations {', '.join(without)}: no statement ends with [Y], as a decoder-only model needs; add one")
+  for relation, (right, statement) in best.items():
+    print(f"  best cloze: {relation} by {statement!r}, {right:.3f} right on development", flush=True)
+  return {relation: statement for relation, (_, statement) in best.items()}
 
 
 def _finetune_points(config, name):
@@ -116,7 +137,8 @@ def _run_finetune(study, name):
 
   facts, belief = _taught(study, arm)
   studies.finetune(study, name, facts, section, start, ratio=arm.get("ratio", 0), question_weight=arm.get("question_weight", 1.0),
-                   text=arm.get("text", "whole"), belief=belief, order=arm.get("order", 0), evaluate=evaluate,
+                   text=arm.get("text", "whole"), belief=belief, adjustment=arm.get("logit_adjustment", 0.0),
+                   order=arm.get("order", 0), evaluate=evaluate,
                    fact_weights=splits.answer_weights(facts, study.counts) if arm.get("reweighted") else None)
 
 
@@ -124,16 +146,24 @@ def _taught(study, arm):
   """(the facts an arm trains on, what is taught of each in the place of its object or None), as its `labels` say.
 
   "permuted": the objects of other facts of the relation. "soft", "best": what the pretrained model itself believes, asked as the arm
-  `teacher` is, all of it or its likeliest answer.
+  `teacher` is, all of it or its likeliest answer; of it `gold_share` is the object all the same. (A share g of the object and 1 - g of a
+  belief has the gradient of a loss on the object and (1 - g) / g times the divergence from the belief, up to a factor.)
   """
   facts, labels = _facts(study, arm.facts), arm.get("labels", "gold")
   if labels == "permuted":
     return splits.permuted_answers(facts, study.seed), None
-  return facts, None if labels == "gold" else _belief(study, facts, arm.teacher, labels == "best")
+  if labels == "gold":
+    return facts, None
+  share = arm.get("gold_share", 0.0)
+  belief = _belief(study, facts, arm.teacher, labels == "best")
+  return facts, [share * studies.on_object(study, fact) + (1 - share) * p for fact, p in zip(facts, belief)]
 
 
 def _belief(study, facts, teacher, best):
+  """What the pretrained model believes of facts, asked as an arm is."""
   asked = study.config.arms[teacher]
+  if asked.kind == "best_cloze":
+    study = _by_best_statements(study)
   return studies.teacher_belief(study, studies.pretrained(study), facts, asked.get("prompt", "cloze"), asked.get("shots", 0), best)
 
 
@@ -174,12 +204,17 @@ def _run_weight_mixing(study, name):
 
 
 def _run_soup(study, name):
-  """The plain average of the weights of several finetuned arms (Wortsman et al. 2022, "Model soups")."""
+  """The plain average of the weights of several finetuned arms (Wortsman et al. 2022, "Model soups"), or of kept `steps` of them.
+
+  Step 0 is the pretrained model.
+  """
   from factshock.training import interpolation
 
-  several = study.config.arms[name].of_arms
-  params = interpolation.interpolate([studies.finetuned(study, arm) for arm in several], "uniform")
-  studies.answer(study, name, params, settings(study.config, several[0])["prompt"])
+  arm = study.config.arms[name]
+  several = [(one, step) for one in arm.of_arms for step in arm.get("steps", (None,))]
+  params = interpolation.interpolate([studies.pretrained(study) if step == 0 else studies.finetuned(study, one, step)
+                                      for one, step in several], "uniform")
+  studies.answer(study, name, params, settings(study.config, arm.of_arms[0])["prompt"])
 
 
 def _run_exchange(study, name):
@@ -284,12 +319,14 @@ KINDS = {
         start=configs.optional(configs.choice("pretrained", "random")), order=configs.optional(configs.WHOLE),
         reweighted=configs.optional(configs.FLAG), l2_sp=configs.optional(configs.NOT_NEGATIVE),
         text=configs.optional(configs.choice(*texts.KINDS)), teacher=configs.optional(configs.TEXT),
-        labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")),
+        labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")), gold_share=configs.optional(configs.SHARE),
+        logit_adjustment=configs.optional(configs.NOT_NEGATIVE), ema=configs.optional(configs.SHARE),
+        keep_checkpoints=configs.optional(configs.FLAG),
         trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides()),
         _finetune_points, _run_finetune, "finetuning", "step"),
     "weight_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES))),
                           _alpha_points, _run_weight_mixing, "remedy", "alpha"),
-    "soup": Kind(configs.arm_schema(of_arms=configs.required(configs.TEXTS)), _one_point, _run_soup, "remedy", None),
+    "soup": Kind(configs.arm_schema(of_arms=configs.required(configs.TEXTS), steps=configs.optional(configs.STEPS)), _one_point, _run_soup, "remedy", None),
     "exchange": Kind(configs.arm_schema(of=configs.required(configs.TEXT), parts=configs.required(configs.PARTS),
                                         only=configs.optional(configs.FLAG)), _one_point, _run_exchange, "remedy", None),
     "prior_correction": Kind(configs.arm_schema(
@@ -318,6 +355,22 @@ def _correction_problems(config, name, ranks):
   return problems
 
 
+def _soup_problems(config, name):
+  arm, problems = config.arms[name], []
+  if len(arm.of_arms) * len(arm.get("steps", (None,))) < 2:
+    problems.append(f"config.arms.{name}: expected two models to average at least, got one; name more arms or steps")
+  for other in arm.of_arms:
+    if other not in config.arms or config.arms[other].kind != "finetune" or settings(config, other)["lora_rank"]:
+      problems.append(f"config.arms.{name}.of_arms: expected arms of kind 'finetune' without adapters, got {other!r}")
+      continue
+    section = settings(config, other)
+    kept = {0, *range(0, section["steps"], section["checkpoint_every"] if section.get("keep_checkpoints") else section["steps"]), section["steps"]}
+    if not kept >= set(arm.get("steps", ())):
+      problems.append(f"config.arms.{name}.steps: {other!r} keeps steps {', '.join(map(str, sorted(kept)))}, got "
+                      f"{', '.join(map(str, arm.steps))}; see its checkpoint_every and keep_checkpoints")
+  return problems
+
+
 def check(config):
   """Checks a config, its arms included. Raises: UserError naming every problem."""
   configs.check(config, {name: kind.schema for name, kind in KINDS.items()})
@@ -340,17 +393,21 @@ def check(config):
     asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
     if asked and config.arms[asked].kind not in asked_kinds:
       problems.append(f"config.arms.{name}.with_arm: expected an arm of kind {' or '.join(map(repr, asked_kinds))}, got {asked!r}")
-    problems += [f"config.arms.{name}.of_arms: expected arms of kind 'finetune' without adapters, got {other!r}"
-                 for other in arm.get("of_arms", ())
-                 if other not in config.arms or config.arms[other].kind != "finetune" or settings(config, other)["lora_rank"]]
+    if arm.kind == "soup":
+      problems += _soup_problems(config, name)
+    problems += [f"config.arms.{name}.{key}: {arm[key]!r} keeps a moving average for its own answers alone (ema); name another arm"
+                 for key in ("of",) if key in arm and arm.kind != "prior_correction" and config.arms[arm[key]].get("ema")]
     if arm.get("facts") in MODEL_SETS and not (ranks and config.roles.ceiling):
       problems.append(f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: what it has "
                       "right is known")
     if ("teacher" in arm) != (arm.get("labels") in ("soft", "best")):
       problems.append(f"config.arms.{name}: labels='soft' or 'best' and teacher=ARM go together, got labels={arm.get('labels')!r} and "
                       f"teacher={arm.get('teacher')!r}")
-    elif "teacher" in arm and (arm.teacher not in config.arms or config.arms[arm.teacher].kind != "prompted" or not ranks):
-      problems.append(f"config.arms.{name}.teacher: expected an arm of kind 'prompted' that ranks, got {arm.teacher!r}")
+    elif "teacher" in arm and (arm.teacher not in config.arms or config.arms[arm.teacher].kind not in ("prompted", "best_cloze")
+                               or "of" in config.arms[arm.teacher] or not ranks):
+      problems.append(f"config.arms.{name}.teacher: expected an arm of kind 'prompted' or 'best_cloze' that ranks, got {arm.teacher!r}")
+    if ("gold_share" in arm and "teacher" not in arm) or (arm.get("logit_adjustment") and (not ranks or arm.get("reweighted"))):
+      problems.append(f"config.arms.{name}: gold_share goes with a teacher, and logit_adjustment with answers that are ranked, without reweighted")
     if arm.kind == "prior_correction":
       problems += _correction_problems(config, name, ranks)
   if problems:

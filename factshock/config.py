@@ -229,6 +229,6 @@ def optional(check_):
   return (check_, False)
 
 
-TEXTS, WHOLE = _tuple_of(_TEXT, 2), _WHOLE
+TEXTS, STEPS, WHOLE = _tuple_of(_TEXT, 1), _tuple_of(_WHOLE, 1), _WHOLE
 PARTS, TAUS = _tuple_of(_choice(*parts.PARTS), 1), _tuple_of(_NOT_NEGATIVE, 1)
 TEXT, COUNT, FLAG, SHARE, NOT_NEGATIVE, choice = _TEXT, _COUNT, _FLAG, _SHARE, _NOT_NEGATIVE, _choice

@@ -20,6 +20,7 @@ FINETUNING_SETS = {
         pool, counts, test, config.mismatch.high, config.mismatch.size, seed),
     "natural": lambda pool, test, counts, config, seed: splits.natural(
         pool, splits.relation_sizes(splits.balanced(pool, counts, config.balanced.per_answer, seed)), seed),
+    "natural_100": lambda pool, test, counts, config, seed: splits.natural(pool, 100, seed),
     "popular_half": lambda pool, test, counts, config, seed: splits.popular_half(pool, config.popularity),
     "unpopular_half": lambda pool, test, counts, config, seed: splits.unpopular_half(pool, config.popularity),
     "top_30": lambda pool, test, counts, config, seed: splits.top_share(pool, 0.3, config.popularity),

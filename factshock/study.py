@@ -11,6 +11,7 @@ from factshock import config as configs
 from factshock import material as materials
 from factshock import texts as text_room
 from factshock.console import UserError
+from factshock.facts import splits
 
 SPLITS = ("development", "test")
 _ORDERS = 1_000_003  # between the seeds of two orders of one study
@@ -75,22 +76,24 @@ def is_decoder(study):
   return study.config.model.family == "llama"
 
 
-def question_source(study, facts, prompt, loss_weight=1.0, belief=None, fact_weights=None):
+def question_source(study, facts, prompt, loss_weight=1.0, belief=None, fact_weights=None, adjustment=0.0):
   """(source, longest [input, target] tokens) of finetuning examples: each fact's prompt and its answer.
 
   Args:
-    belief: None for the facts' own objects; else for each fact probabilities [candidates] that an answer is drawn from, anew each
-      time (in expectation the loss against soft labels).
-    fact_weights: None, or for each fact what its loss is multiplied by.
+    belief: None for the facts' own objects; else for each fact probabilities [candidates] that are taught in their place.
+    fact_weights: None, or for each fact what its loss is multiplied by. adjustment: strength of the logit adjustment by how often the
+      facts have each answer (data/soft_labels.py); 0 for none.
   """
-  from factshock.data import decoder_text, mixture, prompts
+  from factshock.data import decoder_text, mixture, prompts, soft_labels
 
   room, fields = (decoder_text, ("tokens",)) if is_decoder(study) else (prompts, ("inputs", "targets"))
   texts = prompt_texts(study, facts, prompt)
-  if belief is not None:
-    encode = functools.cache(lambda row, place: room.encode_example(
-        study.tokenizer, texts[row], study.candidates[facts[row]["relation"]][place]))
-    source = mixture.drawn_source(encode, belief, loss_weight, pad=decoder_text.PAD if is_decoder(study) else 0)
+  if belief is not None or adjustment:
+    belief = belief or [on_object(study, fact) for fact in facts]
+    encode = lambda row, place: room.encode_example(study.tokenizer, texts[row], study.candidates[facts[row]["relation"]][place])
+    prior = functools.cache(lambda relation: splits.answer_prior(facts, relation, study.candidates[relation]))
+    priors = [prior(fact["relation"]) for fact in facts] if adjustment else None
+    source = soft_labels.soft_source(encode, belief, priors, adjustment, loss_weight, pad=decoder_text.PAD if is_decoder(study) else 0)
     examples = [encode(row, int(place)) for row, p in enumerate(belief) for place in np.flatnonzero(p)]
   else:
     examples = [room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt)) for text, fact in zip(texts, facts)]
@@ -99,6 +102,11 @@ def question_source(study, facts, prompt, loss_weight=1.0, belief=None, fact_wei
     source = (decoder_text if is_decoder(study) else mixture).qa_source(examples, loss_weight)
   lengths = tuple(max(len(one[field]) for one in examples) for field in fields)
   return source, lengths if len(lengths) == 2 else (*lengths, 0)
+
+
+def on_object(study, fact):
+  """All probability on a fact's object, among the candidates of its relation."""
+  return (np.array(study.candidates[fact["relation"]]) == fact["object"]).astype(float)
 
 
 def teacher_belief(study, params, facts, prompt, shots=0, best=False):
@@ -129,8 +137,8 @@ def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
   return ranking.rank_prepared(params, study.model, study.queries[key], study.mesh)
 
 
-def cloze_scores(study, params, number):
-  """As `scores`, by the statement `number` of each relation that has so many: {relation: {split: list of arrays}}.
+def cloze_scores(study, params, split, number):
+  """As `scores`, by the statement `number` of each relation that has so many: {relation: list of arrays}.
 
   A decoder-only model has none for a statement that goes on after the answer.
   """
@@ -138,14 +146,13 @@ def cloze_scores(study, params, number):
 
   relations = {name: {**row, "statements": [row["statements"][number]]} for name, row in study.relations.items()
                if number < len(row["statements"]) and prompts.can_ask(row["statements"][number], is_decoder(study))}
-  if not relations:
+  facts = [fact for fact in study.sets[split] if fact["relation"] in relations]
+  if not facts:
     return {}
-  sets = {split: [fact for fact in study.sets[split] if fact["relation"] in relations] for split in SPLITS}
-  asked = study._replace(relations=relations, sets=sets, queries={})
-  found = {name: {split: [] for split in SPLITS} for name in relations}
-  for split in SPLITS:
-    for fact, one in zip(sets[split], scores(asked, params, split, "cloze")):
-      found[fact["relation"]][split].append(one)
+  asked = study._replace(relations=relations, sets={split: facts}, queries={})
+  found = {name: [] for name in relations}
+  for fact, one in zip(facts, scores(asked, params, split, "cloze")):
+    found[fact["relation"]].append(one)
   return found
 
 
@@ -225,7 +232,7 @@ def optimization(section):
   """The part of a section that its optimizer is made of, hashable."""
   plain = [(key, section[key]) for key in (
       "optimizer", "learning_rate", "schedule", "warmup", "steps", "final", "b2", "weight_decay", "clip")]
-  own = [(key, section[key] if key == "l2_sp" else tuple(section[key])) for key in ("l2_sp", "trained", "frozen") if section.get(key)]
+  own = [(key, section[key]) for key in ("l2_sp", "ema", "trained", "frozen") if section.get(key)]
   return tuple(sorted(plain + own))
 
 
@@ -265,7 +272,7 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
   import jax
   from factshock.data import mixture
   from factshock.models import layers, lora
-  from factshock.training import loop, metrics
+  from factshock.training import loop, metrics, optimizers
   from factshock.training import train_step as steps
 
   scale, frozen = lora_scale(section), None
@@ -273,9 +280,7 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
   if scale:
     adapters = lora.init(params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"])
     frozen, params = layers.bits_on_cpu(params), adapters
-  whole = evaluate
-  if scale and evaluate:
-    whole = lambda step, adapters: evaluate(step, lora.attach(frozen, adapters, scale))
+  weights = lambda state: lora.attach(frozen, optimizers.averaged(state), scale) if scale else optimizers.averaged(state)
   batch_size = round(section["batch_size"] * rows)
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
                             target_length=section["target_length"], seed=study.seed + _ORDERS * order,
@@ -285,21 +290,22 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
     state = loop.train(
         steps.init_state(params, optimizer), step_fn, batches, steps=section["steps"],
         key=jax.random.key(study.seed), mesh=study.mesh, label=name, metrics=writer,
-        log_every=section["log_every"], evaluate=whole, eval_steps=eval_steps, frozen=frozen,
-        checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name, section)))
+        log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps, weights=weights, frozen=frozen,
+        checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name, section),
+                                      None if section.get("keep_checkpoints") else 1))
   return state["params"]
 
 
 def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, text="whole", belief=None, fact_weights=None,
-             order=0, evaluate=None):
+             adjustment=0.0, order=0, evaluate=None):
   """Finetunes the weights `start` on facts, with `ratio` examples of the pretraining task to each question.
 
   Args:
     section: as config.finetune; its lengths are the most a row may have.
-    question_weight: multiplies the questions' loss. text: one of texts.KINDS. belief, fact_weights: as in question_source.
+    question_weight: multiplies the questions' loss. text: one of texts.KINDS. belief, fact_weights, adjustment: as in question_source.
     order: another number, another order of the examples. evaluate: function of (step, params), called at eval_steps.
   """
-  questions, needs = question_source(study, facts, section["prompt"], question_weight, belief, fact_weights)
+  questions, needs = question_source(study, facts, section["prompt"], question_weight, belief, fact_weights, adjustment)
   section = fit_lengths(section, needs, study.config.pretrain if ratio else None)
   chosen = study.texts(text) if ratio else []
   return train(study, name, section, [questions, *(source for source, _ in chosen)],
@@ -350,13 +356,13 @@ def starts_ready(config):
   return bool(config.start_from) and config.pretrain.steps == 0 and not asking.is_checkpoint(config.start_from)
 
 
-def finetuned(study, arm):
-  """The weights of a finetuned arm: its checkpoint's, or its adapters merged into the pretrained weights."""
+def finetuned(study, arm, step=None):
+  """The weights of a finetuned arm: its checkpoint's (the newest, or a kept one), or its adapters merged into the pretrained weights."""
   from factshock.models import lora
   from factshock.training import checkpoints
 
   folder = checkpoint_folder(study.workdir, arm, study.seed)
-  params, record = checkpoints.restore_params(folder), checkpoints.read_manifest(folder)["config"]
+  params, record = checkpoints.restore_params(folder, step), checkpoints.read_manifest(folder, step)["config"]
   if "lora" not in record:
     return params
   return lora.merge(pretrained(study), params, record["lora"]["alpha"] / record["lora"]["rank"])

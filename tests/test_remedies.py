@@ -13,9 +13,10 @@ import pytest
 import tiny_remedies
 from factshock import arms, texts
 from factshock.console import UserError
-from factshock.data import mixture
+from factshock.data import mixture, soft_labels
 from factshock.facts import entities, splits
 from factshock.material import Material
+from factshock.training import train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -45,19 +46,76 @@ def test_matched_sets_are_of_one_size_relation_and_popularity():
   assert gap(second) < gap(unknown)
 
 
+BELIEF = [np.array([.5, .2, .3]), np.array([0, 1.0, 0])]
+ANSWERS = [[5, 1], [6, 7, 1], [6, 8, 1]]  # two begin alike
+
+
+def soft_batch(prior=None, strength=1.0, decoder=False, pack=0, batch_size=50, step=0):
+  if decoder:
+    encode = lambda row, place: {"tokens": np.array([row + 1, 9, *ANSWERS[place]], np.int32),
+                                 "weights": np.array([0, 0] + [1] * len(ANSWERS[place]), np.float32)}
+  else:
+    encode = lambda row, place: {"inputs": np.array([row + 1], np.int32), "targets": np.array(ANSWERS[place], np.int32)}
+  source = soft_labels.soft_source(encode, BELIEF, prior, strength, pad=-1 if decoder else 0)
+  return next(mixture.batches([source], [1], batch_size=batch_size, input_length=8, target_length=4, seed=0, start=step, pack_to=pack))
+
+
 def test_labels_are_drawn_by_their_probabilities_and_anew():
-  belief = [np.array([.5, .2, .3]), np.array([0, 1.0, 0])]
-  encode = lambda row, place: {"inputs": np.array([row + 1], np.int32), "targets": np.array([place + 5, 1], np.int32)}
-  source = mixture.drawn_source(encode, belief)
   seen = [collections.Counter(), collections.Counter()]
-  batches = mixture.batches([source], [1], batch_size=50, input_length=3, target_length=4, seed=0)
-  for _ in range(80):
-    batch = next(batches)
-    for row, target in zip(batch["inputs"][:, 0] - 1, batch["targets"][:, 0] - 5):
-      seen[row][int(target)] += 1
+  for step in range(80):
+    batch = soft_batch(step=step)
+    for row, targets in zip(batch["inputs"][:, 0] - 1, batch["targets"].tolist()):
+      seen[row][ANSWERS.index([token for token in targets if token])] += 1
     assert (batch["weights"] == (batch["targets"] != 0)).all()
-  np.testing.assert_allclose([seen[0][place] / seen[0].total() for place in range(3)], belief[0], atol=.04)
+  np.testing.assert_allclose([seen[0][place] / seen[0].total() for place in range(3)], BELIEF[0], atol=.04)
   assert set(seen[1]) == {1}
+
+
+def brute_force_loss(logits, target, belief, prior, strength):
+  """Expected over what may follow, token by token, by the definition."""
+  loss = 0.0
+  for place, token in enumerate(target):
+    may = [a for a in range(3) if ANSWERS[a][:place] == target[:place]]
+    mass = lambda weights, token: sum(weights[a] for a in may if ANSWERS[a][place] == token) / sum(weights[a] for a in may)
+    tokens = {ANSWERS[a][place] for a in may}
+    row = logits[place].copy()
+    if prior is not None:
+      for t in tokens:
+        row[t] += strength * np.log(mass(prior, t) / mass([1, 1, 1], t))
+    row = row - np.log(np.exp(row).sum())
+    loss -= sum(mass(belief, t) * row[t] for t in tokens if mass(belief, t))
+  return loss
+
+
+@pytest.mark.parametrize("prior, strength", [(None, 1.0), ([[.2, .7, .1]] * 2, 1.0), ([[.2, .7, .1]] * 2, .5)])
+@pytest.mark.parametrize("decoder", [False, True])
+def test_soft_and_adjusted_losses_are_those_of_the_definition(prior, strength, decoder):
+  batch = soft_batch(prior, strength, decoder)
+  targets, weights = (batch["tokens"], batch["weights"]) if decoder else (batch["targets"], batch["weights"])
+  logits = np.random.default_rng(0).normal(size=(*targets.shape, 12)).astype(np.float32)
+  soft = {name: array for name, array in batch.items() if name.startswith("answer_")}
+  nll, _ = train_step.soft_losses(logits, targets, **soft)
+  for row in range(len(targets)):
+    number = (batch["tokens"] if decoder else batch["inputs"])[row, 0] - 1
+    taught = np.flatnonzero(weights[row])
+    expected = brute_force_loss(logits[row, taught].astype(np.float64), targets[row, taught].tolist(), BELIEF[number],
+                                prior and prior[number], strength)
+    np.testing.assert_allclose((nll[row] * weights[row]).sum(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_packed_soft_labels_teach_the_same(decoder):
+  plain, packed = soft_batch(decoder=decoder), soft_batch(decoder=decoder, pack=1)
+  assert len(packed["weights"]) < len(plain["weights"])
+  of = lambda batch: sorted(map(tuple, np.concatenate(
+      [batch["answer_tokens"], batch["answer_shares"]], axis=2)[batch["weights"] > 0].tolist()))
+  assert of(plain) == of(packed)
+
+
+def test_hard_labels_beside_soft_ones_have_their_own_loss():
+  logits, targets = np.random.default_rng(0).normal(size=(2, 3, 7)).astype(np.float32), np.array([[1, 2, 0], [3, 0, 0]])
+  none = dict(answer_tokens=np.zeros((2, 3, 4), np.int32), answer_shares=np.zeros((2, 3, 4), np.float32))
+  np.testing.assert_allclose(train_step.soft_losses(logits, targets, **none)[0], train_step.token_losses(logits, targets)[0], rtol=1e-6)
 
 
 def test_naming_says_which_documents_name_somebody():
@@ -96,7 +154,11 @@ def test_random_words_keep_lengths_and_words():
     (dict(mixing_prior_counts=dict(at=.3)), "config.arms.mixing_prior_counts.at: expected one of 0, 0.5, 1, got 0.3"),
     (dict(prior_counts=dict(of="prior_uniform")), "expected an arm of kind 'finetune' or 'weight_mixing' or 'output_mixing', got 'prior_uniform'"),
     (dict(self_distilled=dict(labels="gold")), "labels='soft' or 'best' and teacher=ARM go together"),
-    (dict(self_distilled=dict(teacher="finetune")), "teacher: expected an arm of kind 'prompted' that ranks, got 'finetune'"),
+    (dict(self_distilled=dict(teacher="finetune")), "teacher: expected an arm of kind 'prompted' or 'best_cloze' that ranks, got 'finetune'"),
+    (dict(run_average=dict(steps=(0, 30))), "config.arms.run_average.steps: 'kept' keeps steps 0, 2, 4, 6, 8, got 0, 30"),
+    (dict(run_average=dict(steps=(200,))), "config.arms.run_average: expected two models to average at least, got one"),
+    (dict(finetune=dict(gold_share=.5)), "config.arms.finetune: gold_share goes with a teacher"),
+    (dict(finetune=dict(ema=.9)), "config.arms.weight_mixing.of: 'finetune' keeps a moving average for its own answers alone"),
     (dict(last_layer_only=dict(parts=("tail",))), "config.arms.last_layer_only.parts: expected a list of at least 1, each one of 'embedding'"),
 ])
 def test_arms_that_cannot_be(change, expected):

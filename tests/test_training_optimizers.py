@@ -161,3 +161,16 @@ def test_l2_sp_is_the_gradient_of_the_penalty():
     weight = weight - .01 * update
   ours = _run({**ADAMW, "l2_sp": .3}, {"w": start}, [{"w": g} for g in gradients])
   np.testing.assert_allclose(ours["w"], weight, atol=1e-6)
+
+
+def test_a_moving_average_of_parameters_is_kept_beside_them():
+  start, *gradients = _arrays(4, (4, 2), 5)
+  optimizer = optimizers.make_optimizer({**ADAMW, "ema": .7})
+  params, state = {"w": jnp.asarray(start)}, optimizer.init({"w": jnp.asarray(start)})
+  expected = start
+  for gradient in gradients:
+    updates, state = optimizer.update({"w": gradient}, state, params)
+    params = optax.apply_updates(params, updates)
+    expected = .7 * expected + .3 * np.asarray(params["w"])
+  np.testing.assert_allclose(optimizers.averaged({"params": params, "opt_state": state})["w"], expected, atol=1e-6)
+  np.testing.assert_allclose(params["w"], _run(ADAMW, {"w": start}, [{"w": g} for g in gradients])["w"], atol=1e-6)

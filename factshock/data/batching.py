@@ -14,9 +14,10 @@ def bucket(length):
 
 # The sides of an example: the field that tells its length, that one's padding, all fields of the side, and
 # the name of the segments.
+_SOFT = ("answer_tokens", "answer_shares", "answer_shifts")  # of data/soft_labels.py, where they are given
 _ENCODER_DECODER = (("inputs", 0, ("inputs",), "input_segments"),
-                    ("targets", 0, ("targets", "weights"), "target_segments"))
-_DECODER = (("tokens", -1, ("tokens", "weights"), "segments"),)
+                    ("targets", 0, ("targets", "weights", *_SOFT), "target_segments"))
+_DECODER = (("tokens", -1, ("tokens", "weights", *_SOFT), "segments"),)
 
 
 def pack_batch(batch, row_multiple=1, least_rows=0):
@@ -24,7 +25,7 @@ def pack_batch(batch, row_multiple=1, least_rows=0):
 
   Args:
     batch: `inputs` [B, S], `targets` [B, T], `weights` [B, T], padded with 0; or of a decoder-only model `tokens` and
-      `weights` [B, S], padded with -1. An example starts its row.
+      `weights` [B, S], padded with -1; with the fields of soft labels or without. An example starts its row.
     row_multiple, least_rows: rows of padding are added until there are `least_rows` and a multiple of
       `row_multiple`: every number of rows is compiled anew.
 
@@ -42,8 +43,8 @@ def pack_batch(batch, row_multiple=1, least_rows=0):
   for side, (length, (first, pad, names, segments)) in enumerate(zip(capacity, sides)):
     example, column = np.nonzero(np.arange(length)[None] < size_BxE[:, side, None])
     place = row_B[example], start_BxE[example, side] + column
-    for name in names:
-      packed[name] = np.full((rows, length), pad if name == first else 0, batch[name].dtype)
+    for name in (name for name in names if name in batch):
+      packed[name] = np.full((rows, length, *batch[name].shape[2:]), pad if name == first else 0, batch[name].dtype)
       packed[name][place] = batch[name][example, column]
     packed[segments] = np.zeros((rows, length), np.int32)
     packed[segments][place] = segment_B[example]

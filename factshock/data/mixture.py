@@ -57,35 +57,6 @@ def _prepare_examples(examples, name, input_length, target_length):
   return lambda rows_B, keys_B: {name: array[rows_B] for name, array in arrays.items()}
 
 
-def drawn_source(encode, belief, loss_weight=1.0, pad=0, name="qa"):
-  """A source of examples whose answers are drawn anew each time.
-
-  Args:
-    encode: (row, number of the answer) -> example, a dict of 1-D arrays as of `qa_source` or of decoder_text's. belief: for each row
-      probabilities of its answers. pad: what follows a decoder-only example's tokens; an encoder-decoder's are padded with 0.
-  """
-  if not belief:
-    raise UserError(f"source {name!r}: expected at least one example, got none; check the finetuning facts")
-  return Source(name, len(belief), functools.partial(_prepare_drawn, encode, [np.cumsum(p) for p in belief], pad), loss_weight)
-
-
-def _prepare_drawn(encode, cumulative, pad, input_length, target_length):
-  lengths = {"inputs": input_length, "targets": target_length, "tokens": input_length + target_length, "weights": input_length + target_length}
-
-  def make(rows_B, keys_B):
-    random_B = span_corruption.draw(keys_B, 1, stream=5)[:, 0] / 2.0**64
-    examples = [encode(row, min(int(np.searchsorted(cumulative[row], share * cumulative[row][-1], "right")), len(cumulative[row]) - 1))
-                for row, share in zip(rows_B.tolist(), random_B.tolist())]
-    batch = {field: np.full((len(examples), lengths[field]), pad if field == "tokens" else 0, array.dtype)
-             for field, array in examples[0].items()}
-    for row, example in enumerate(examples):
-      for field, array in example.items():
-        batch[field][row, :len(array)] = array
-    return batch
-
-  return make
-
-
 def _fields(inputs_and_targets):
   return dict(zip(("inputs", "targets"), inputs_and_targets))
 
@@ -264,7 +235,7 @@ def permute(places_B, size, key):
 def make_batch(sources, makers, ratios, batch_size, seed, step):
   """The batch of one step: what the sources' `make` gives, a row an example, and float32 `weights`.
 
-  Where a source gives no weights, they are 1 on target tokens and 0 on padding.
+  Where a source gives no weights, they are 1 on target tokens and 0 on padding; any other field that it does not give is 0.
   """
   source_B, place_B = select(step * batch_size + np.arange(batch_size), ratios)
   batch = {}
@@ -277,7 +248,7 @@ def make_batch(sources, makers, ratios, batch_size, seed, step):
     part = make(rows, span_corruption.keys(int(key), rows + passes * source.size))
     weights = part["weights"] if "weights" in part else part["targets"] != 0
     for name, array in {**part, "weights": (weights * source.loss_weight).astype(np.float32)}.items():
-      batch.setdefault(name, np.empty((batch_size, *array.shape[1:]), array.dtype))[mine] = array
+      batch.setdefault(name, np.zeros((batch_size, *array.shape[1:]), array.dtype))[mine] = array
   return batch
 
 

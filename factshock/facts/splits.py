@@ -256,6 +256,12 @@ def answer_weights(facts, counts, most=10.0):
   return weights / weights.mean()
 
 
+def answer_prior(facts, relation, candidates):
+  """How often facts of a relation have each of its candidates, and once more: probabilities [candidates], none of them 0."""
+  seen = collections.Counter(fact["object"] for fact in facts if fact["relation"] == relation)
+  return [(seen[answer] + 1) / (seen.total() + len(candidates)) for answer in candidates]
+
+
 def permuted_answers(facts, seed):
   """The facts with the objects of each relation (and their aliases) dealt out anew: every answer as often, no subject's own but by chance."""
   found = list(facts)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import operator
 import time
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Checkpointing(NamedTuple):
 
 
 def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metrics=None, log_every=100,
-          checkpoint=None, evaluate=None, eval_steps=(), frozen=None):
+          checkpoint=None, evaluate=None, eval_steps=(), weights=operator.itemgetter("params"), frozen=None):
   """Trains until `steps` steps are done, going on from the newest checkpoint where there is one.
 
   A run that was interrupted and resumed gives the same bits as one that was not, data order included,
@@ -45,7 +46,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
     evaluate: function of (step, params), called after each step of `eval_steps` (0: before the first)
       and before the checkpoint of that step; it must not keep `params`, which the next step overwrites.
       After a kill the evaluations beyond the last checkpoint are called again.
-    eval_steps: collection of step numbers.
+    eval_steps: collection of step numbers. weights: what of the state `evaluate` gets.
     frozen: parameters that are not trained (`step_fn`'s fourth argument); neither copied nor saved.
 
   Returns:
@@ -61,7 +62,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   if metrics:
     metrics.rewind(label, start)
   if start == 0 and evaluate and 0 in eval_steps:
-    evaluate(0, state["params"])
+    evaluate(0, weights(state))
   frozen = frozen if frozen is None else _place(frozen, mesh)
   compiled = _compile(step_fn, mesh)
   report = _Report(label, start, steps, metrics, log_every)
@@ -76,7 +77,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
       report.catch_up()  # a loss that is not finite stops the run before anything is kept of it
       with report.pause():
         if evaluates:
-          evaluate(step, state["params"])
+          evaluate(step, weights(state))
         if saves:
           _save(checkpoint, step, state, batches)
   report.catch_up()

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from factshock.models import parts as part_room
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
 _DEFAULTS = {"schedule": "constant", "warmup": 0, "steps": 0, "final": 0.0, "b2": 0.999, "weight_decay": 0.0,
-             "clip": 0.0, "l2_sp": 0.0, "trained": (), "frozen": ()}
+             "clip": 0.0, "l2_sp": 0.0, "trained": (), "frozen": (), "ema": 0.0}
 
 
 def make_optimizer(section):
@@ -25,6 +26,7 @@ def make_optimizer(section):
       `weight_decay` (times the learning rate; not on norm scales) and `clip` (global norm; 0 = none).
       Other keys are not read. `l2_sp` times half the squared distance from the first parameters is added to the loss.
       Of the model's parts (models/parts.py) only those `trained` move, all where there are none, and those `frozen` do not.
+  With `ema` a moving average of the parameters is kept, `averaged`.
   State and updates are float32 whatever the dtype of the parameters. (An update below 1/256 of a bfloat16
   parameter is rounded away; float32 parameters with computation in bfloat16 keep it.)
   Raises: UserError where a name is unknown, a key is missing or a value is out of range.
@@ -36,7 +38,8 @@ def make_optimizer(section):
   parts.append(_adafactor() if section["optimizer"] == "adafactor" else optax.scale_by_adam(b2=section["b2"]))
   parts += [decay] if section["weight_decay"] else []
   parts += [_only(section["trained"], section["frozen"])] if section["trained"] or section["frozen"] else []
-  return _in_float32(optax.chain(*parts, optax.scale_by_learning_rate(make_schedule(section))))
+  parts.append(optax.scale_by_learning_rate(make_schedule(section)))
+  return _in_float32(optax.chain(*parts, *([_moving_average(section["ema"])] if section["ema"] else [])))
 
 
 def _toward_start(strength):
@@ -46,6 +49,26 @@ def _toward_start(strength):
 
   # A copy: the first parameters' own buffers are given up by the first step.
   return optax.GradientTransformation(lambda params: jax.tree.map(jnp.copy, params), update)
+
+
+class _Average(NamedTuple):
+  """State of `_moving_average`."""
+  average: optax.Params
+
+
+def _moving_average(decay):
+  """Changes no update and keeps decay * average + (1 - decay) * parameters after it, from the first parameters on."""
+  def update(updates, state, params):
+    return updates, _Average(jax.tree.map(lambda a, p, u: decay * a + (1 - decay) * (p + u), state.average, params, updates))
+
+  return optax.GradientTransformation(lambda params: _Average(jax.tree.map(jnp.copy, params)), update)
+
+
+def averaged(state):
+  """The moving average of the parameters in a train state whose optimizer keeps one (`ema`), in the parameters' dtypes; else these."""
+  is_average = lambda node: isinstance(node, _Average)
+  found = [node for node in jax.tree.leaves(state["opt_state"], is_leaf=is_average) if is_average(node)]
+  return jax.tree.map(lambda p, a: a.astype(p.dtype), state["params"], found[0].average) if found else state["params"]
 
 
 def _only(trained, frozen):
@@ -140,6 +163,7 @@ def _checked(section):
   expect("learning_rate", "a number above 0", lambda x: x > 0)
   expect("b2", "a number from 0 to below 1", lambda x: 0 <= x < 1)
   expect("final", "a share from 0 to 1", lambda x: 0 <= x <= 1)
+  expect("ema", "a number from 0 to below 1", lambda x: 0 <= x < 1)
   for name in ("warmup", "weight_decay", "clip", "l2_sp"):
     expect(name, "a number from 0", lambda x: x >= 0)
   if section["schedule"] in ("cosine", "linear"):

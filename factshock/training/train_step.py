@@ -17,19 +17,21 @@ def loss_fn(params, config, batch, key=None):
     params, config: of models.t5, or of models.llama.
     batch: for a T5 dict of `inputs` [B, S], `targets` [B, T], `weights` [B, T], and for packed rows
       `input_segments`, `target_segments`; for a decoder-only model `tokens`, `weights` [B, S], each weight
-      that of its token as the one predicted, and for packed rows `segments`.
+      that of its token as the one predicted, and for packed rows `segments`. For soft labels also what `soft_losses` takes.
     key: random key of dropout, or None for none.
   Returns: (loss sum, dict of `correct` and `tokens`, each weighted by `weights`), float32 scalars.
   """
+  soft = {name: array for name, array in batch.items() if name.startswith("answer_")}
   if "tokens" in batch:
     from factshock.models import llama
     logits = llama.forward(params, config, batch["tokens"], segments_BxS=batch.get("segments"))[:, :-1]
     targets, weights = batch["tokens"][:, 1:], batch["weights"][:, 1:]
+    soft = {name: array[:, 1:] for name, array in soft.items()}
   else:
     segments = {name: batch.get(name) for name in ("input_segments", "target_segments")}
     logits = t5.forward(params, config, batch["inputs"], batch["targets"], key=key, **segments)
     targets, weights = batch["targets"], batch["weights"]
-  nll_BxT, correct_BxT = token_losses(logits, targets)
+  nll_BxT, correct_BxT = soft_losses(logits, targets, **soft) if soft else token_losses(logits, targets)
   weights = weights.astype(jnp.float32)
   return jnp.sum(weights * nll_BxT), {"correct": jnp.sum(weights * correct_BxT), "tokens": jnp.sum(weights)}
 
@@ -45,6 +47,25 @@ def token_losses(logits_BxTxV, targets_BxT):
   largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
   log_sum = largest + jnp.log(jnp.sum(jnp.exp(logits - largest[:, :, None]), axis=-1))
   return log_sum - target_logit, (target_logit >= largest).astype(jnp.float32)
+
+
+def soft_losses(logits_BxTxV, targets_BxT, answer_tokens, answer_shares, answer_shifts=None):
+  """As `token_losses`, where a position's label may be a distribution: the cross-entropy to it.
+
+  Args:
+    answer_tokens: [B, T, K] the tokens that may stand there; below 0, none. answer_shares: [B, T, K] their probabilities; all 0 for a
+      position that has its target as the label. answer_shifts: [B, T, K] what is added to their logits, or None.
+  """
+  logits, there = jnp.asarray(logits_BxTxV, jnp.float32), answer_tokens >= 0
+  places = tuple(jnp.indices(answer_tokens.shape, sparse=True)[:2]) + (jnp.maximum(answer_tokens, 0),)
+  if answer_shifts is not None:
+    logits = logits.at[places].add(jnp.where(there, answer_shifts, 0.0))
+  hard_BxT, correct_BxT = token_losses(logits, targets_BxT)
+  shares = jnp.where(there, answer_shares, 0.0)
+  target_logit = jnp.take_along_axis(logits, targets_BxT[:, :, None].clip(0), axis=2)
+  # The target's own loss, and by how much a mixture of labels has another logit than the target.
+  soft_BxT = hard_BxT + jnp.sum(shares * (target_logit - logits[places]), axis=2)
+  return soft_BxT, correct_BxT
 
 
 def init_state(params, optimizer):
