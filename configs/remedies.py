@@ -20,17 +20,21 @@ END = ("last_layer", "head")
 def get_config():
   config = demo.get_config()
   config.name = "Remedies for frequency shock in a synthetic world"
-  config.answering.top = 0  # prior correction needs every candidate
   config.mixing.update(dict(alphas=(0.0, .25, .5, .75, 1.0), taus=(0.0, .5, 1.0, 1.5, 2.0)))
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.corrected = "prior_cloze"  # the finetuned arm with its answer prior restored, for the verdict
-  config.roles.remedies = tuple(name for name, arm in arms().items() if arm.get("group", "").startswith("remedy") and not name.endswith("_order"))
+  config.roles.remedies = named(arms())
   return config
+
+
+def named(arms):
+  """The names of the remedies among arms; the orders are there for their average."""
+  return tuple(name for name, arm in arms.items() if arm.get("group", "").startswith("remedy") and not name.endswith("_order"))
 
 
 def arms():
   names = ("zero_shot_cloze", "zero_shot_question", "finetune", "output_mixing", "natural", "majority")
-  found = {**{name: demo.arms()[name] for name in names}, **remedies("balanced"), **weak(), **controls()}
+  found = {**{name: demo.arms()[name] for name in names}, **remedies("balanced"), **weak("balanced"), **controls("balanced")}
   for name, title in SETS.items():
     found[name] = dict(kind="finetune", facts=name, title=f"Finetuning, {title.lower()}", group=f"finetuning on {title.lower()}")
     found |= {f"{name}_{remedy}": {**arm, "group": f"{arm['group']}, {title.lower()}"}
@@ -38,8 +42,12 @@ def arms():
   return found
 
 
-def remedies(facts, finetune="finetune", prefix=""):
-  """The stronger remedies for finetuning on one set: arms by name without the prefix; `finetune` is the arm to mend."""
+def remedies(facts, finetune="finetune", prefix="", own="zero_shot_question", teacher="zero_shot_cloze"):
+  """The stronger remedies for finetuning on one set: arms by name without the prefix.
+
+  Args:
+    finetune: the arm to mend. own: the pretrained model asked as the finetuned one is. teacher: the pretrained model asked best.
+  """
   def after(kind, title, of=finetune, **more):
     return dict(kind=kind, of=of, title=title, group="remedy", **more)
 
@@ -54,13 +62,14 @@ def remedies(facts, finetune="finetune", prefix=""):
       "increasing_mixing": after("weight_mixing", "Weight mixing, alpha rising in depth", profile="increasing"),
       "last_layer_restored": after("exchange", "Last layer and head put back", parts=END),
       "last_layer_only": after("exchange", "Only last layer and head finetuned", parts=END, only=True),
-      "prior_cloze": after("prior_correction", "Prior correction by the cloze", prior="arm", with_arm="zero_shot_cloze"),
+      "prior_cloze": after("prior_correction", "Prior correction by the cloze", prior="arm", with_arm=teacher),
+      "prior_own": after("prior_correction", "Prior correction by its answers before", prior="arm", with_arm=own),
       "prior_counts": after("prior_correction", "Prior correction by counts", prior="counts"),
       "mixing_prior_counts": after("prior_correction", "Weight mixing .5 and prior correction", of=f"{prefix}weight_mixing", at=.5, prior="counts"),
       "decreasing_prior_counts": after("prior_correction", "Falling mixing and prior correction", of=f"{prefix}decreasing_mixing", at=1.0,
                                        prior="counts"),
       "l2_sp": trained("L2-SP .1", l2_sp=.1),
-      "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher="zero_shot_cloze"),
+      "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher=teacher),
       # The pretrained weights and four checkpoints of one run.
       "kept": dict(kind="finetune", facts=facts, title="Finetuning, checkpoints kept", group="control", checkpoint_every=50,
                    keep_checkpoints=True),
@@ -69,17 +78,17 @@ def remedies(facts, finetune="finetune", prefix=""):
   }
 
 
-def weak():
-  """Remedies that were weak in an earlier look, on the balanced set."""
+def weak(facts, own="zero_shot_question", teacher="zero_shot_cloze"):
+  """Remedies that were weak in an earlier look."""
   def trained(title, **more):
-    return dict(kind="finetune", facts="balanced", title=title, group="remedy", **more)
+    return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
 
   def prior(title, prior):
     return dict(kind="prior_correction", of="finetune", title=title, group="remedy", prior=prior)
 
   return {
-      "self_distilled_hard": trained("Taught the cloze's best answers", labels="best", teacher="zero_shot_cloze"),
-      "near_own_answers": trained("Near its own answers to questions (KL)", labels="soft", teacher="zero_shot_question", gold_share=.5),
+      "self_distilled_hard": trained("Taught the cloze's best answers", labels="best", teacher=teacher),
+      "near_own_answers": trained("Near its own answers to questions (KL)", labels="soft", teacher=own, gold_share=.5),
       "logit_adjusted": trained("Logit-adjusted loss", logit_adjustment=1.0),
       "moving_average": trained("Moving average of weights .99", ema=.99),
       "prior_uniform": prior("Prior correction to uniform", "uniform"),
@@ -95,10 +104,10 @@ def weak():
   }
 
 
-def controls():
+def controls(facts, teacher="zero_shot_cloze"):
   """What the mixture owes to reading again about the facts under test, and what the labels that contradict the model do."""
   def mixture(title, **more):
-    return dict(kind="finetune", facts="balanced", ratio=4.0, title=title, group="control", **more)
+    return dict(kind="finetune", facts=facts, ratio=4.0, title=title, group="control", **more)
 
   def known(facts, title, **more):
     return dict(kind="finetune", facts=facts, title=title, group="which facts", **more)
@@ -110,5 +119,5 @@ def controls():
       "mixture_permuted": mixture("Mixture, permuted answers", labels="permuted"),
       "known": known("known", "Known facts"),
       "unknown": known("unknown", "Unknown facts"),
-      "unknown_relabelled": known("unknown", "Unknown facts, the model's own answers", labels="best", teacher="zero_shot_cloze"),
+      "unknown_relabelled": known("unknown", "Unknown facts, the model's own answers", labels="best", teacher=teacher),
   }

@@ -261,7 +261,7 @@ def _run_prior_correction(study, name):
     rows, found = tables(label, split)
     for point in points(study.config, name):
       corrected = correction.correct(found, ratios, value(point))
-      studies.write_rows(study, point, split, correction.corrected_rows(corrected, rows, arm=name, tau=value(point)))
+      studies.write_rows(study, point, split, correction.corrected_rows(corrected, rows, studies.kept(study.config, name), arm=name, tau=value(point)))
 
 
 def _trained_on(study, name):
@@ -343,9 +343,8 @@ KINDS = {
 def _correction_problems(config, name, ranks):
   arm, where = config.arms[name], f"config.arms.{name}"
   problems = []
-  if not ranks or config.answering.top:
-    problems.append(f"{where}: prior_correction needs every candidate's score: config.answering.mode='rank' and "
-                    "config.answering.top=0")
+  if not ranks:
+    problems.append(f"{where}: prior_correction needs every candidate's score: config.answering.mode='rank'")
   if (arm.prior == "arm") != ("with_arm" in arm):
     problems.append(f"{where}: prior='arm' and with_arm=ARM go together, got prior={arm.prior!r} and "
                     f"with_arm={arm.get('with_arm')!r}")

@@ -183,9 +183,15 @@ def write_answers(study, label, split, scores_by_fact, **extra):
   from factshock.answering import predictions
 
   rows = predictions.prediction_rows(
-      study.sets[split], study.candidates, scores_by_fact, top=study.config.answering.top or None,
-      **_labels(study, label, split), **extra)
+      study.sets[split], study.candidates, scores_by_fact, top=kept(study.config, label), **_labels(study, label, split), **extra)
   predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+
+
+def kept(config, label):
+  """How many candidates the predictions of a label keep: config.answering.top, or None, which is all, where a prior correction reads them."""
+  reading = [arm for arm in config.arms.values() if arm.kind == "prior_correction"]
+  read = {arm[key] for arm in reading for key in ("of", "with_arm") if key in arm}
+  return None if label.split("@")[0] in read else config.answering.top or None
 
 
 def write_rows(study, label, split, rows):

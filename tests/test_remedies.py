@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tiny_remedies
-from factshock import arms, texts
+from factshock import arms, study, texts
 from factshock.console import UserError
 from factshock.data import mixture, soft_labels
 from factshock.facts import entities, splits
@@ -173,9 +173,16 @@ def test_arms_that_cannot_be(change, expected):
 
 def test_prior_correction_wants_all_candidates():
   config = tiny_remedies.get_config()
-  config.answering.top = 10
+  config.answering.mode = "generate"
   with pytest.raises(UserError, match="prior_correction needs every candidate's score"):
     arms.check(config)
+
+
+def test_only_what_a_prior_correction_reads_keeps_all_candidates():
+  config = tiny_remedies.get_config()
+  kept = lambda label: study.kept(config, label)
+  assert [kept("finetune@8"), kept("weight_mixing@0.5"), kept("zero_shot_cloze")] == [None] * 3
+  assert kept("prior_counts@1") == kept("l2_sp@8") == config.answering.top == 10
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ KEEP = ("zero_shot_cloze", "zero_shot_question", "finetune", "weight_mixing", "d
 
 def get_config():
   config = tiny.get_config()
-  config.answering.top = 0
   config.mixing.alphas, config.mixing.taus = (0.0, 0.5, 1.0), (0.0, 1.0)
   config.arms = ml_collections.ConfigDict({name: remedies.arms()[name] for name in KEEP}, sort_keys=False)
   config.arms.kept.checkpoint_every, config.arms.run_average.steps = 2, (0, 4, 8)

@@ -143,12 +143,12 @@ def choose_tau(of, rows, ratios, taus=TAUS):
   return min((tau for tau, share in curve if share == best), key=lambda tau: (abs(tau - 1), tau)), curve
 
 
-def corrected_rows(of, rows, **labels):
-  """The rows with prediction, score and candidates of the corrected {relation: Table}; labels are columns of every row."""
+def corrected_rows(of, rows, top=None, **labels):
+  """The rows with prediction, score and `top` candidates (None: all) of the corrected {relation: Table}; labels are columns of every row."""
   found = [None] * len(rows)
   for relation, table in of.items():
     facts = [{name: rows[place][name] for name in predictions.CARRIED if name in rows[place]} for place in table.places]
-    mine = predictions.prediction_rows(facts, {relation: table.names}, list(table.log_p_QxC), top=None, arm="", seed=0, split="")
+    mine = predictions.prediction_rows(facts, {relation: table.names}, list(table.log_p_QxC), top=top, arm="", seed=0, split="")
     for place, row in zip(table.places, mine):
       found[place] = {**rows[place], **{name: row[name] for name in ("prediction", "score", "candidates")}, **labels}
   return found

@@ -1,0 +1,34 @@
+r"""Remedies for frequency shock on real facts and real text: those of configs/remedies.py in the study of configs/trex_t5.py.
+
+  python -m factshock.experiment --config=configs/trex_remedies.py --workdir=runs/trex_remedies --config.seeds=3 \
+      --config.facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
+      --config.corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
+
+Finetuning is on the set `high_mismatch`, whose answers are unlike those of the test facts; facts whose answer stands in the subject's
+name are left out. What the model knows is what it has right by the best of a relation's statements, which is also what it is taught in
+self-distillation. `mixture_without_test` reads no sentence that names a subject of a test fact.
+Expect: not run yet. Time: about 30 minutes a seed on 2 CPU cores.
+"""
+
+import ml_collections
+from configs import remedies, trex_t5
+
+OWN, TEACHER = "zero_shot", "best_cloze"
+
+
+def get_config():
+  config = trex_t5.get_config()
+  config.name = "Remedies for frequency shock on T-REx facts and Wikipedia sentences"
+  config.drop_named_answers = True
+  config.mixing.taus = (0.0, .5, 1.0, 1.5, 2.0)
+  config.finetune.eval_steps = (25, 200)  # step 0 is the arm zero_shot
+  config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
+  config.roles.update(dict(corrected="prior_own", remedies=remedies.named(arms())))
+  return config
+
+
+def arms():
+  names = ("zero_shot", "best_cloze", "finetune", "output_mixing", "natural", "majority")
+  facts = "high_mismatch"
+  return {**{name: trex_t5.arms()[name] for name in names}, **remedies.remedies(facts, own=OWN, teacher=TEACHER),
+          **remedies.controls(facts, TEACHER), **remedies.weak(facts, OWN, TEACHER)}
