@@ -14,6 +14,7 @@ import ml_collections
 from configs import demo
 
 SETS = {"natural_100": "100 natural facts", "unpopular_half": "Unpopular half", "whole": "Whole pool"}  # beside "balanced"
+DRAWN = ("weight_mixing", "mixture", "combined", "prior_counts", "mixing_prior_counts", "self_distilled")  # in the report's pictures
 END = ("last_layer", "head")
 
 
@@ -23,13 +24,8 @@ def get_config():
   config.mixing.update(dict(alphas=(0.0, .25, .5, .75, 1.0), taus=(0.0, .5, 1.0, 1.5, 2.0)))
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.corrected = "prior_cloze"  # the finetuned arm with its answer prior restored, for the verdict
-  config.roles.remedies = named(arms())
+  config.roles.remedies = DRAWN
   return config
-
-
-def named(arms):
-  """The names of the remedies among arms; the orders are there for their average."""
-  return tuple(name for name, arm in arms.items() if arm.get("group", "").startswith("remedy") and not name.endswith("_order"))
 
 
 def arms():
@@ -86,6 +82,9 @@ def weak(facts, own="zero_shot_question", teacher="zero_shot_cloze"):
   def prior(title, prior):
     return dict(kind="prior_correction", of="finetune", title=title, group="remedy", prior=prior)
 
+  def order(title, number):
+    return dict(kind="finetune", facts=facts, title=title, group="control", order=number)
+
   return {
       "self_distilled_hard": trained("Taught the cloze's best answers", labels="best", teacher=teacher),
       "near_own_answers": trained("Near its own answers to questions (KL)", labels="soft", teacher=own, gold_share=.5),
@@ -98,8 +97,8 @@ def weak(facts, own="zero_shot_question", teacher="zero_shot_cloze"):
       "encoder_only": trained("Encoder only", trained=("encoder",)),
       "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
       "reweighted": trained("Answers reweighted by counts", reweighted=True),
-      "second_order": trained("Finetuning, another order", order=1),
-      "third_order": trained("Finetuning, a third order", order=2),
+      "second_order": order("Finetuning, another order", 1),
+      "third_order": order("Finetuning, a third order", 2),
       "soup_of_orders": dict(kind="soup", of_arms=("finetune", "second_order", "third_order"), title="Average of three orders", group="remedy"),
   }
 

@@ -23,7 +23,7 @@ def get_config():
   config.mixing.taus = (0.0, .5, 1.0, 1.5, 2.0)
   config.finetune.eval_steps = (25, 200)  # step 0 is the arm zero_shot
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
-  config.roles.update(dict(corrected="prior_own", remedies=remedies.named(arms())))
+  config.roles.update(dict(corrected="prior_own", remedies=remedies.DRAWN))
   return config
 
 

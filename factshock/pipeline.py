@@ -239,7 +239,7 @@ def diagnose(config, workdir, run_facts):
   found |= {"curves": {"steps": curves["step"], "alpha": curves["alpha"]}, "table": list(table), "titles": table,
             "groups": {label: _group(config, label) for label in table}, "selected": selected,
             "relation_labels": {name: row["label"] for name, row in relations.items()},
-            "roles": {**roles, "remedies": list(roles["remedies"])}, "run": _run_record(config, workdir, run_facts)}
+            "roles": {**roles, "remedies": list(roles["remedies"])}, "remedies": remedies_of(config), "run": _run_record(config, workdir, run_facts)}
   with files.writing(os.path.join(workdir, "diagnosis.json")) as file:
     json.dump(found, file, allow_nan=False)
   return found
@@ -258,7 +258,19 @@ def summary_lines(found):
 def _finetuning_set(config, name):
   """The finetuning set whose answers an arm has seen: its own, that of the arm it mixes, or None."""
   arm = config.arms[name]
-  return arm.facts if arm.kind == "finetune" else _finetuning_set(config, arm.of) if "of" in arm else None
+  of = arm.get("of") or next(iter(arm.get("of_arms", ())), None)
+  return arm.facts if arm.kind == "finetune" else _finetuning_set(config, of) if of else None
+
+
+def remedies_of(config):
+  """{remedy: the arm it is to mend} of every arm in a group of remedies: finetuning on the same facts without any of an arm's options."""
+  plain = {}
+  for name, arm in config.arms.items():
+    if arm.kind == "finetune" and set(arm) <= {"kind", "facts", "title", "group"}:
+      plain.setdefault(arm.facts, name)
+  found = {name: plain.get(_finetuning_set(config, name)) for name in config.arms if _group(config, name).startswith("remedy")}
+  found = {name: mended for name, mended in found.items() if mended}
+  return {**{f"{mended}_early": mended for mended in dict.fromkeys(found.values())}, **found}
 
 
 def _answers(workdir, seed, name):
@@ -296,12 +308,12 @@ def _group(config, label):
 def _pairs(config, table):
   """The paired comparisons that the papers' claims need: remedies, early stopping and halves."""
   roles, pairs = config.roles, []
-  for remedy in roles.remedies:
-    pairs += [(remedy, roles.finetuned), (remedy, roles.zero_shot)]
+  for remedy, mended in {**{name: roles.finetuned for name in roles.remedies}, **remedies_of(config)}.items():
+    pairs += [(remedy, mended), (f"{remedy}_early", f"{mended}_early"), (remedy, roles.zero_shot), (mended, roles.zero_shot)]
   pairs += [(roles.finetuned, roles.zero_shot), (f"{roles.finetuned}_early", roles.finetuned),
             (f"{roles.finetuned}_early", roles.zero_shot), (roles.finetuned, "natural")]
   if "combined" in table:
-    pairs += [("combined", other) for other in roles.remedies if other != "combined"]
+    pairs += [("combined", other) for other in ("mixture", "weight_mixing", "output_mixing")]
     pairs.append(("combined", "language_model_only"))
   pairs.append(("mixture", "language_model_only"))
   for suffix in ("", "_early", "_k_shot"):

@@ -134,6 +134,10 @@ def make_entities(rng, seeds):
   return rows
 
 
+REMEDIES = {"weight_mixing": {"kind": "weight_mixing", "of": "finetune"}, "output_mixing": {"kind": "output_mixing", "of": "finetune"},
+            "mixture": {"kind": "finetune", "ratio": 4.0}, "combined": {"kind": "weight_mixing", "of": "mixture"}}
+
+
 def make_comparisons(rng, arms, seeds):
   """Paired comparisons of every remedy against plain finetuning and zero-shot, and of the halves."""
   remedies = ["output_mixing", "weight_mixing", "mixture", "combined"]
@@ -177,11 +181,11 @@ def make_diagnosis(seeds=(0, 1, 2)):
       "seeds": list(seeds),
       "notes": NOTES, "arms": arms, "comparisons": make_comparisons(rng, arms, seeds),
       "entities": make_entities(rng, seeds), "verdict": make_verdict(rng, seeds), "curves": curves, "table": list(ARMS), "titles": TITLES,
-      "groups": GROUPS, "selected": selected,
+      "groups": GROUPS, "selected": selected, "remedies": {name: "finetune" for name in REMEDIES},
       "roles": {"finetuned": "finetune", "zero_shot": "zero_shot_question", "ceiling": "zero_shot_cloze",
                 "remedies": ["weight_mixing", "output_mixing", "mixture", "combined"]},
       "run": {"name": "demo",
-              "config": {"seeds": list(seeds), "finetune": {"steps": 200, "learning_rate": 3e-4},
+              "config": {"arms": {"finetune": {"kind": "finetune"}, **REMEDIES}, "seeds": list(seeds), "finetune": {"steps": 200, "learning_rate": 3e-4},
                          "mixture": {"ratio": 4}, "world": {"relations": 4, "answers": 80}},
               "versions": {"python": "3.11.7", "jax": "0.10.0", "flax": "0.12.0"}, "device": "cpu x 2",
               "started": "2025-01-31 12:00", "seconds": 431.0,

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 import tiny_remedies
-from factshock import arms, study, texts
+from configs import remedies as configs_remedies
+from factshock import arms, pipeline, study, texts
 from factshock.console import UserError
 from factshock.data import mixture, soft_labels
 from factshock.facts import entities, splits
 from factshock.material import Material
+from factshock.report import remedies
 from factshock.training import train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -183,6 +185,37 @@ def test_only_what_a_prior_correction_reads_keeps_all_candidates():
   kept = lambda label: study.kept(config, label)
   assert [kept("finetune@8"), kept("weight_mixing@0.5"), kept("zero_shot_cloze")] == [None] * 3
   assert kept("prior_counts@1") == kept("l2_sp@8") == config.answering.top == 10
+
+
+def test_remedies_are_compared_with_plain_finetuning_on_the_same_facts():
+  found = pipeline.remedies_of(configs_remedies.get_config())
+  assert found["prior_counts"] == found["run_average"] == found["l2_sp"] == found["finetune_early"] == "finetune"
+  assert found["whole_mixing_prior_counts"] == found["whole_run_average"] == found["whole_early"] == "whole"
+  assert not {"finetune", "mixture_permuted", "kept", "second_order", "zero_shot_cloze"} & set(found)
+
+
+def test_the_report_says_what_every_remedy_needs():
+  config = configs_remedies.get_config()
+  arms_ = {name: arm.to_dict() for name, arm in config.arms.items()}
+  for name, mended in pipeline.remedies_of(config).items():
+    assert all(remedies.describe(arms_[name if name in arms_ else mended], arms_)), name
+  needs, cost, when = remedies.describe(arms_["mixing_prior_counts"], arms_)
+  assert (needs, cost) == ("the model before finetuning, development facts; unlabelled questions, and counts of answers in text",
+                           "forward passes to choose alpha")
+  assert remedies.describe(arms_["mixture"], arms_)[1] == "4 examples of text to a question"
+
+
+def test_the_report_lists_remedies_best_first():
+  effect = lambda mean: {"mean": mean, "low": mean - .01, "high": mean + .01}
+  arm = lambda mean: {"queries": 10, "right": effect(mean)}
+  found = {"arms": {"finetune": arm(.3), "mixed": arm(.4), "held": arm(.5)}, "remedies": {"mixed": "finetune", "held": "finetune"},
+           "comparisons": [{"arm": "mixed", "against": "finetune", "difference": effect(.1), "seeds_same_sign": "2/2"},
+                           {"arm": "held", "against": "finetune", "difference": effect(.2), "seeds_same_sign": "1/2"}],
+           "run": {"config": {"arms": {"finetune": dict(kind="finetune"), "mixed": dict(kind="weight_mixing", of="finetune"),
+                                       "held": dict(kind="finetune", l2_sp=.1)}}}}
+  shown = remedies.table(found)
+  assert shown.index("Held") < shown.index("Mixed") and "+.200" in shown and "Finetune: .300" in shown
+  assert remedies.table({**found, "comparisons": []}) is None
 
 
 @pytest.mark.slow

@@ -162,8 +162,8 @@ def without(diagnosis, *keys):
 
 
 @pytest.mark.parametrize("key, reasons", [
-    ("curves", ["steps", "alpha"]), ("entities", ["pressure", "entities", "browser"]), ("comparisons", ["comparisons"]),
-    ("run", ["run"]), ("notes", ["notes"])])
+    ("curves", ["steps", "alpha"]), ("entities", ["pressure", "entities", "browser"]), ("comparisons", ["comparisons", "remedies"]),
+    ("run", ["remedies", "run"]), ("remedies", ["remedies"]), ("notes", ["notes"])])
 def test_a_missing_part_is_left_out_with_its_reason(key, reasons, monkeypatch):
   monkeypatch.setattr(page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt))
   diagnosis = without(make_diagnosis(), key)

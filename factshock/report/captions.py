@@ -4,6 +4,7 @@ TITLES = {
     "arms": "Arms",
     "comparisons": "Paired comparisons",
     "verdict": "What finetuning did, and what to try first",
+    "remedies": "Remedies: what each needs, costs and gives",
     "steps": "Accuracy against finetuning steps",
     "alpha": "Mixing with the model before finetuning",
     "ratios": "How often each group of answers is predicted",
@@ -34,6 +35,10 @@ READING = {
         "Differences in share right on the same queries, with {level} intervals. The prior is what restoring the answer frequencies of before "
         "finetuning gives back; access is what is still lost then among facts the model knew; new knowledge is what finetuning gained "
         "on the other facts.",
+    "remedies":
+        "Each remedy against plain finetuning on the same facts: difference in share right, by {criterion}, on the same queries, bold where its "
+        "{level} interval excludes 0 (the dashed line); beside it the same where both were stopped early; then share right, shock and known facts kept as in the table of arms. Strengths and steps are "
+        "chosen on development facts. <b>Needs</b> and <b>cost</b> are beside plain finetuning.",
     "steps":
         "How to read: each line is one kind of finetuning, measured after the given number of steps; bands "
         "are {level} intervals; the dashed line is the model before finetuning. A line that rises and then "
@@ -86,6 +91,7 @@ WHY_NOT = {
         "Not drawn: the diagnosis has no counts by entity, which need the finetuning facts and the "
         "pretraining counts of answers.",
     "relations": "Not listed: there is one relation.",
+    "remedies": "No remedies: no arm of theirs has plain finetuning on the same facts to be compared with.",
     "verdict": "No verdict: no arm restores the answer prior of the finetuned one (roles.corrected; --corrected of diagnose).",
     "popularity": "Not drawn: the test facts carry no popularity of their subjects.",
     "entities":

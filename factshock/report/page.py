@@ -5,7 +5,7 @@ import json
 import os
 
 from factshock import console, files
-from factshock.report import entity_browser, plots, reading, summary, tables
+from factshock.report import entity_browser, plots, reading, remedies, summary, tables
 from factshock.report.captions import READING, TITLES, WHY_NOT
 from factshock.report.style import CSS
 from factshock.report.tables import text
@@ -51,7 +51,7 @@ def render(diagnosis, pictures):
   """The page as a string."""
   name = text((diagnosis.get("run") or {}).get("name") or "")
   heading = "Frequency shock report" + (f": {name}" if name else "")
-  body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _comparisons(diagnosis), _verdict(diagnosis),
+  body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _verdict(diagnosis), _remedies(diagnosis), _comparisons(diagnosis),
                     *(_picture(diagnosis, key, panels) for key, panels in pictures.items()),
                     _relations(diagnosis), _entities(diagnosis), _browser(diagnosis), _run(diagnosis), _notes(diagnosis)])
   return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
@@ -123,6 +123,11 @@ def _verdict(diagnosis):
     return _section("verdict", _absent("verdict"))
   return _section("verdict", f'<p><b>{text(found["text"])}</b> Try first: {text(found["try_first"])}</p>{tables.evidence(diagnosis)}'
                              f'<p class="caption">{_caption("verdict", diagnosis)}</p>')
+
+
+def _remedies(diagnosis):
+  found = remedies.table(diagnosis)
+  return _section("remedies", f'{found}<p class="caption">{_caption("remedies", diagnosis)}</p>' if found else _absent("remedies"))
 
 
 def _picture(diagnosis, key, panels):

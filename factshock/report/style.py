@@ -35,6 +35,8 @@ ul.summary { margin: 0 0 14px; padding-left: 1.2em; max-width: 84ch; }
 ul.summary li { margin-bottom: 6px; }
 tbody tr:last-child th, tbody tr:last-child td { border-bottom: 0; }
 .pairs td:nth-child(2), .pairs th:nth-child(2) { text-align: left; white-space: normal; min-width: 96px; }
+table.remedies td:nth-last-child(-n+3) { white-space: normal; text-align: left; min-width: 8.5em; font-size: .8rem; }
+table.remedies th:nth-last-child(-n+3) { text-align: left; }
 td small { display: block; color: var(--soft); font-size: .78em; }
 .none { color: #a5adb5; }
 .bar { display: block; }

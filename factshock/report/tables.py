@@ -42,7 +42,7 @@ def arms(diagnosis):
   labels = reading.table_labels(diagnosis)
   columns = [column for column in _columns(diagnosis)
              if any(column[1](label) is not None for label in labels)]
-  span = _span([estimate(diagnosis, label, "right") for label in labels])
+  span = spread([estimate(diagnosis, label, "right") for label in labels])
   line = number(reading.mean(diagnosis, reading.roles(diagnosis)["zero_shot"], "right"))
   rows, last = [], None
   for label in _by_group(diagnosis, labels):
@@ -52,7 +52,7 @@ def arms(diagnosis):
     last = kind
     found = estimate(diagnosis, label, "right")
     rows.append([text(reading.title(diagnosis, label)), cell(found), bar(found, span, line)]
-                + [_none() if get(label) is None else write(get(label)) for _, get, write in columns])
+                + [none() if get(label) is None else write(get(label)) for _, get, write in columns])
   return table(["Arm", reading.criterion(diagnosis).capitalize(), ""] + [head for head, _, _ in columns], rows, "arms")
 
 
@@ -85,7 +85,7 @@ def _flips(diagnosis, label):
   return None if gained is None or lost is None else f"{ratio(gained)} / {ratio(lost)}"
 
 
-def _none():
+def none():
   return '<span class="none">–</span>'
 
 
@@ -102,7 +102,7 @@ def _selected(diagnosis, label):
   return "<br>".join(words) or None
 
 
-def _span(found, margin=.04):
+def spread(found, margin=.04):
   """The range of all intervals with a little room, for `bar`."""
   ends = [end for row in found if row for end in (row["low"], row["high"], row["mean"]) if end is not None]
   if not ends:
@@ -138,7 +138,7 @@ def evidence(diagnosis):
           ("knowledge", f"{name['finetuned']} minus {name['reference']} on the other facts")]
   heads = {"loss": "Loss or gain", "prior": "The prior", "access": "Access", "knowledge": "New knowledge"}
   estimates = {key: reading.clean(found["evidence"].get(key)) for key, _ in rows}
-  return table(["", "Compared", "Difference"], [[heads[key], words, _difference(estimates[key])] for key, words in rows if estimates[key]], "pairs")
+  return table(["", "Compared", "Difference"], [[heads[key], words, difference(estimates[key])] for key, words in rows if estimates[key]], "pairs")
 
 
 def relations(diagnosis):
@@ -161,17 +161,17 @@ def comparisons(diagnosis):
   points = set(reading.points(diagnosis))
   rows = [(row, reading.clean(row.get("difference"))) for row in diagnosis.get("comparisons") or []
           if not {row.get("arm"), row.get("against")} & points]
-  span = _span([found for _, found in rows] + [{"low": 0., "high": 0., "mean": 0.}])
+  span = spread([found for _, found in rows] + [{"low": 0., "high": 0., "mean": 0.}])
   body = [[text(reading.title(diagnosis, row.get("arm"))), text(reading.title(diagnosis, row.get("against"))),
-           _difference(found), bar(found, span, 0.), _p_value(row.get("mcnemar_p")), _count(row.get("wins")),
+           difference(found), bar(found, span, 0.), _p_value(row.get("mcnemar_p")), _count(row.get("wins")),
            _count(row.get("losses")), text(row.get("seeds_same_sign") or "–")] for row, found in rows]
   return table(["Arm", "against", "Difference", "", "McNemar p", "Only arm<br>right", "Only other<br>right",
                 "Seeds of<br>same sign"], body, "pairs")
 
 
-def _difference(found):
+def difference(found):
   if found is None:
-    return _none()
+    return none()
   clear = None not in (found["low"], found["high"]) and (found["low"] > 0 or found["high"] < 0)
   size = share(found["mean"], True)
   return (f"<b>{size}</b>" if clear else size) + f"<small>{interval(found)}</small>"
@@ -179,12 +179,12 @@ def _difference(found):
 
 def _p_value(value):
   value = number(value)
-  return _none() if value is None else "&lt; .001" if value < .001 else share(value)
+  return none() if value is None else "&lt; .001" if value < .001 else share(value)
 
 
 def _count(value):
   value = number(value)
-  return _none() if value is None else f"{value:,.0f}"
+  return none() if value is None else f"{value:,.0f}"
 
 
 def extreme_entities(diagnosis, label, most=8):
