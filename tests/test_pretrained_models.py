@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -16,7 +17,8 @@ import hf_llama
 import hf_t5
 import hf_tokenizers
 import tiny_pretrained
-from factshock import finetuning
+from configs import remedies
+from factshock import finetuning, pipeline
 from factshock.answering import asking
 from factshock.console import UserError
 from factshock.data import pretrained_tokenizers
@@ -223,3 +225,20 @@ def test_models_and_questions_that_cannot_be(home, tmp_path):
   with pytest.raises(UserError, match="no such folder|nothing there"):
     ask(home, "nobody/nothing", tmp_path / "out.jsonl")
   assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_remedy_runs_on_a_pretrained_model(home, family, tmp_path):
+  config = config_of(home, family)
+  made = {**remedies.remedies("balanced", own="zero_shot", teacher="zero_shot"), **remedies.weak("balanced", "zero_shot", "zero_shot"),
+          **remedies.controls("balanced", "zero_shot")}
+  made["kept"]["checkpoint_every"], made["run_average"]["steps"] = 2, (0, 2, 4)
+  plain = dict(finetune=dict(kind="finetune", facts="balanced", title="Finetuning"))
+  config.mixing.taus = (0.0, 1.0)
+  config.mixing.alphas = (.5, 1.0)
+  config.arms = ml_collections.ConfigDict({"zero_shot": config.arms.zero_shot.to_dict(), **plain, **made}, sort_keys=False)
+  config.roles.update(dict(finetuned="finetune", ceiling="zero_shot", corrected="prior_own", remedies=("weight_mixing",)))
+  found = pipeline.run(config, str(tmp_path / "run"))
+  assert set(made) <= set(found["arms"]) and found["verdict"]["verdict"]
+  assert {"run_average", "self_distilled", "moving_average", "logit_adjusted", "lora"} <= set(found["remedies"])
