@@ -70,7 +70,7 @@ def _one_point(config, name):
 def _run_prompted(study, name):
   """Asks the pretrained model, or that of the finetuned arm `of`."""
   arm = study.config.arms[name]
-  params = studies.finetuned(study, arm.of) if "of" in arm else studies.pretrained(study)
+  params = _finetuned(study, arm.of) if "of" in arm else studies.pretrained(study)
   studies.answer(study, name, params, arm.prompt, arm.get("shots", 0), arm.get("facts", "pool"))
 
 
@@ -114,6 +114,21 @@ def _best_statements(study):
   return {relation: statement for relation, (_, statement) in best.items()}
 
 
+def _finetuned(study, name, step=None):
+  """The weights of a finetuned arm; where its last checkpoint is found damaged it is set aside and the arm trained again."""
+  from factshock.training import checkpoints
+
+  try:
+    return studies.finetuned(study, name, step)
+  except checkpoints.Damaged as error:
+    if step is not None:
+      raise
+    folder = studies.checkpoint_folder(study.workdir, name, study.seed)
+    checkpoints.set_aside(folder, checkpoints.latest_step(folder), error)
+  _run_finetune(study, name)
+  return studies.finetuned(study, name)
+
+
 def _finetune_points(config, name):
   return [f"{name}@{step}" for step in settings(config, name)["eval_steps"]]
 
@@ -127,13 +142,14 @@ def _run_finetune(study, name):
   done = checkpoints.latest_step(folder) or -1
   missing = [label for label in points(study.config, name)
              if not studies.answered(study.workdir, label, study.seed)]
-  if any(value(label) <= done for label in missing):
+  if any(value(label) < done for label in missing):  # those of the last checkpoint's own step can be had from it
     print(f"  {name}: answers before step {done} are missing; training again from the start")
     shutil.rmtree(folder)
   start = studies.random_params(study) if arm.get("start") == "random" else studies.pretrained(study)
 
   def evaluate(step, params):
-    studies.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
+    if not studies.answered(study.workdir, f"{name}@{step}", study.seed):
+      studies.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
 
   facts, belief = _taught(study, arm)
   studies.finetune(study, name, facts, section, start, ratio=arm.get("ratio", 0), question_weight=arm.get("question_weight", 1.0),
@@ -196,7 +212,7 @@ def _run_weight_mixing(study, name):
   from factshock.training import interpolation
 
   arm = study.config.arms[name]
-  finetuned, pretrained = studies.finetuned(study, arm.of), studies.pretrained(study)
+  finetuned, pretrained = _finetuned(study, arm.of), studies.pretrained(study)
   prompt = settings(study.config, arm.of)["prompt"]
   for alpha in study.config.mixing.alphas:
     params = interpolation.mix_by_profile(pretrained, finetuned, alpha, arm.get("profile", "uniform"))
@@ -212,7 +228,7 @@ def _run_soup(study, name):
 
   arm = study.config.arms[name]
   several = [(one, step) for one in arm.of_arms for step in arm.get("steps", (None,))]
-  params = interpolation.interpolate([studies.pretrained(study) if step == 0 else studies.finetuned(study, one, step)
+  params = interpolation.interpolate([studies.pretrained(study) if step == 0 else _finetuned(study, one, step)
                                       for one, step in several], "uniform")
   studies.answer(study, name, params, settings(study.config, arm.of_arms[0])["prompt"])
 
@@ -222,7 +238,7 @@ def _run_exchange(study, name):
   from factshock.training import interpolation
 
   arm = study.config.arms[name]
-  pair = [studies.pretrained(study), studies.finetuned(study, arm.of)]
+  pair = [studies.pretrained(study), _finetuned(study, arm.of)]
   params = interpolation.exchange(*(pair[::-1] if arm.get("only", False) else pair), tuple(arm.parts))
   studies.answer(study, name, params, settings(study.config, arm.of)["prompt"])
 
@@ -276,7 +292,7 @@ def _run_output_mixing(study, name):
 
   arm = study.config.arms[name]
   asked = study.config.arms[arm.with_arm]
-  finetuned = studies.finetuned(study, arm.of)
+  finetuned = _finetuned(study, arm.of)
   prompt = settings(study.config, arm.of)["prompt"]
   for split in studies.SPLITS:
     of_pretrained = studies.scores(study, studies.pretrained(study), split, asked.prompt, asked.get("shots", 0),

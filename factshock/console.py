@@ -3,13 +3,18 @@
 import sys
 import time
 
+from factshock import interruption
+
 
 class UserError(ValueError):
   """Something the user can put right: printed as one line, without a traceback; exit code 2."""
 
 
 def run(main):
-  """Runs an absl `main(argv)`; a UserError becomes one line on stderr and exit code 2."""
+  """Runs an absl `main(argv)`; a UserError becomes one line on stderr and exit code 2.
+
+  The exit code is 75 where SIGTERM or Ctrl-C made a run save itself and stop, 130 where Ctrl-C stopped a verb that has nothing to save.
+  """
   from absl import app, logging
 
   def guarded(argv):
@@ -21,6 +26,9 @@ def run(main):
     except UserError as error:
       print(f"error: {error}", file=sys.stderr)
       return 2
+    except interruption.Interrupted as signal:
+      print(f"stopped by {signal}: run the same command again to go on", file=sys.stderr)
+      return interruption.EXIT_CODE
     except KeyboardInterrupt:
       print("interrupted: run the same command again to go on", file=sys.stderr)
       return 130

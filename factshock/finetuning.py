@@ -1,7 +1,7 @@
 """One model finetuned on all facts of a file, outside of a study: what the train verb does."""
 
-
 from factshock import config as configs
+from factshock import interruption
 from factshock import material as materials
 from factshock import pipeline
 from factshock import study as studies
@@ -22,6 +22,7 @@ def run(config, workdir, *, seed=0, ratio=0.0):
 
   Raises:
     UserError: a config that cannot be used, or a workdir of something else.
+    interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
   from factshock.training import checkpoints, host, partitioning
 
@@ -37,7 +38,8 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   material = materials.of(config, workdir, seed)
   study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
   print("  " + splits.describe("facts", material.facts), flush=True)
-  studies.finetune(study, NAME, material.facts, config.finetune.to_dict(), studies.pretrained(study), ratio=ratio)
+  with interruption.heeded():
+    studies.finetune(study, NAME, material.facts, config.finetune.to_dict(), studies.pretrained(study), ratio=ratio)
   return folder
 
 

@@ -12,7 +12,7 @@ import time
 
 from factshock import arms as arm_room
 from factshock import config as configs
-from factshock import files
+from factshock import files, interruption
 from factshock import study as studies
 from factshock.console import UserError, duration
 from factshock.facts import counts as counting
@@ -32,6 +32,7 @@ def run(config, workdir):
 
   Raises:
     UserError: a config that cannot be used, or a workdir of another experiment.
+    interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
   from factshock.report import page
   from factshock.training import host, partitioning
@@ -46,8 +47,9 @@ def run(config, workdir):
   clock = Clock(config, [stage for stage in stages if not done(config, workdir, *stage)])
   print(f"{len(stages)} stages, {len(stages) - len(clock.left)} of them done before; "
         f"{len(mesh.devices.flat)} {mesh.devices.flat[0].platform} device(s)", flush=True)
-  for seed in configs.seeds(config):
-    run_seed(config, workdir, seed, mesh, clock)
+  with interruption.heeded():
+    for seed in configs.seeds(config):
+      run_seed(config, workdir, seed, mesh, clock)
   print("diagnosis and report", flush=True)
   found = diagnose(config, workdir, {"started": _now(), "seconds": round(time.monotonic() - began, 1),
                                      "stages_run": len(stages) - len(clock.left)})
@@ -79,6 +81,7 @@ def run_seed(config, workdir, seed, mesh, clock):
     if name not in ("pool", *studies.SPLITS):
       print("  " + splits.describe_against(facts, study.sets["test"]), flush=True)
   for name in waiting:
+    interruption.check()
     print(f"seed {seed}: {name} ({clock.say()})", flush=True)
     if name == arm_room.PRETRAINED:
       studies.pretrained(study)

@@ -390,7 +390,10 @@ def pretrained(study):
   if starts_ready(study.config):
     return start_weights(study)
   if checkpoints.latest_step(folder) == section.steps:
-    return checkpoints.restore_params(folder)
+    try:
+      return checkpoints.restore_params(folder)
+    except checkpoints.Damaged as error:
+      checkpoints.set_aside(folder, section.steps, error)
   params = start_weights(study) if study.config.start_from else random_params(study)
   params = train(study, "pretrained", section, *zip(*study.texts("whole")), 1, params)
   if section.steps == 0:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from factshock import interruption
 from factshock.console import UserError
 from factshock.training import checkpoints, loop, partitioning
 from factshock.training.metrics import Metrics, read_metrics
@@ -211,3 +215,88 @@ def test_progress_says_loss_and_tokens_per_second(capsys, monkeypatch):
   assert len(lines) == 2  # none for the first step: without a second there is no rate, and so no ETA
   for word in ("toy 2/3 66%", "loss ", "accuracy ", "gradient ", "tokens/s", "ETA"):
     assert word in lines[0]
+
+
+def flip_a_bit(folder):
+  path = max((path for path in (folder / "params").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+  data = bytearray(path.read_bytes())
+  data[-1] ^= 1
+  path.write_bytes(data)
+
+
+def cut_short(folder):
+  path = max((path for path in (folder / "opt_state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+  path.write_bytes(path.read_bytes()[:-4])
+
+
+DAMAGE = {
+    "a flipped bit": flip_a_bit, "a truncated file": cut_short,
+    "missing files": lambda folder: shutil.rmtree(folder / "params"),
+    "a broken manifest": lambda folder: (folder / checkpoints.MANIFEST).write_text("{"),
+    "unfinished": lambda folder: (folder / checkpoints.MANIFEST).unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(kind, tmp_path, capsys):
+  whole = loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY)
+  options = dict(key=KEY, checkpoint=loop.Checkpointing(tmp_path / "run", 2))
+  loop.train(init_state(), step_fn, Batches(), steps=6, **options)
+  DAMAGE[kind](tmp_path / "run" / "6")
+  again = Batches()
+  resumed = loop.train(init_state(), step_fn, again, steps=9, **options)
+  assert again.seen == list(range(4, 9)) and (tmp_path / "run" / "damaged-6").is_dir()
+  assert "set aside as" in (said := capsys.readouterr().out) and "going on from step 4" in said
+  assert_same_bits(whole, resumed)
+
+
+def test_damage_to_every_checkpoint_leads_back_to_the_start(tmp_path, capsys):
+  options = dict(steps=4, key=KEY, checkpoint=loop.Checkpointing(tmp_path / "run", 2))
+  whole = loop.train(init_state(), step_fn, Batches(), **options)
+  for step in ("2", "4"):
+    flip_a_bit(tmp_path / "run" / step)
+  assert_same_bits(whole, loop.train(init_state(), step_fn, Batches(), **options))
+  assert "going on from the start" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+@pytest.mark.parametrize("during", ["a step", "an evaluation"])
+def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(number, during, tmp_path, capfd):
+  evaluated = []
+
+  def evaluate(step, params):
+    if step == 5 and not evaluated:
+      evaluated.append("asked")
+      os.kill(os.getpid(), number)
+      if during == "an evaluation":
+        interruption.check()
+    evaluated.append(step)
+
+  options = dict(steps=9, key=KEY, eval_steps=[5], evaluate=evaluate, checkpoint=loop.Checkpointing(tmp_path / "run"))
+  before = signal.getsignal(number)
+  with pytest.raises(interruption.Interrupted, match=number.name), interruption.heeded():
+    loop.train(init_state(), step_fn, Batches(), **options)
+  assert signal.getsignal(number) is before and "once more to stop at once" in capfd.readouterr().err
+  assert checkpoints.latest_step(tmp_path / "run") == 5
+  again = Batches()
+  resumed = loop.train(init_state(), step_fn, again, **options)
+  assert again.seen == [5, 6, 7, 8] and evaluated == ["asked", *([5] if during == "a step" else []), 5]
+  assert_same_bits(resumed, loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY))
+
+
+def test_the_batch_of_a_loss_that_is_not_finite_is_kept(tmp_path):
+  with pytest.raises(UserError, match=r"batch_of_step_4\.npz"):
+    loop.train(init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
+  kept = np.load(tmp_path / "run" / "batch_of_step_4.npz")
+  assert np.isnan(kept["x"]).any()
+
+
+def test_data_that_are_late_are_spoken_of(monkeypatch, capsys):
+  class Slow(Batches):
+    def __next__(self):
+      time.sleep(.3 if len(self.seen) == 2 else 0)
+      return super().__next__()
+
+  monkeypatch.setattr(loop, "_LATE", .1)
+  loop.train(init_state(), step_fn, Slow(), steps=4, key=KEY)
+  assert capsys.readouterr().out.count("waiting for the data of step 3") == 1

@@ -4,6 +4,7 @@ import bisect
 
 import numpy as np
 
+from factshock import interruption
 from factshock.console import UserError
 from factshock.data import batching, decoder_text
 
@@ -130,10 +131,12 @@ def run(function, params, prompts, max_length, batch_size, mesh=None, left=False
   places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
   pending = []
   for part, rows in split(places, batch_size):
+    interruption.check()
     which_B = spread(np.array([*part, *[0] * (rows - len(part))], np.int32))
     pending.append((list(part), *function(params, spread(pad(prompts, part, rows, left)), which_B, np.int32(len(part)))))
   tokens, scores = np.full((len(prompts), max_length), ENDED, np.int32), np.zeros(len(prompts), np.float32)
   for part, tokens_BxT, scores_B in pending:  # only now wait for the devices
+    interruption.check()
     tokens[part], scores[part] = np.asarray(tokens_BxT)[:len(part)], np.asarray(scores_B)[:len(part)]
   return tokens, scores
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from factshock import interruption
 from factshock.answering import batches, decoding
 from factshock.console import UserError
 from factshock.data import prompts as prompt_room
@@ -45,6 +46,7 @@ def score(params, model_config, tokenizer, prompts, choices, *, batch_size=16, m
   order = sorted(range(len(prompts)), key=lambda place: len(encoded[place]))
   pending = []
   for part, rows in batches.split(order, batch_size):
+    interruption.check()
     targets_BxCxT = _padded([answers[place] for place in part], rows, number)
     inputs_BxS = batches.pad(encoded, part, rows, batches.is_decoder_only(tokenizer))
     pending.append((list(part), _forced(params, model_config, opening, weights, spread(inputs_BxS), spread(targets_BxCxT))))

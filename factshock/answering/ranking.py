@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from factshock import interruption
 from factshock.answering import batches, tries
 from factshock.console import UserError
 from factshock.data.prompts import target_text
@@ -107,6 +108,7 @@ def rank_prepared(params, model_config, queries, mesh=None):
   params, spread = batches.placed(params, mesh)
   pending = []
   for batch in queries.batches:
+    interruption.check()
     cache, first_B = _start(params, model_config, spread(batch.inputs_BxS))
     for trie in queries.tries[batch.key]:
       members, trie = list(trie.members), trie._replace(members=())
@@ -115,6 +117,7 @@ def rank_prepared(params, model_config, queries, mesh=None):
       pending.append((batch.places, members, scores_BxC))
   scores = [np.empty(size, np.float32) for size in queries.sizes]
   for places, members, scores_BxC in pending:  # only now wait for the devices
+    interruption.check()
     scores_BxC = np.asarray(scores_BxC)
     for row, place in enumerate(places):
       scores[place][members] = scores_BxC[row, :len(members)]

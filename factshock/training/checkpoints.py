@@ -30,6 +30,10 @@ _TEMPORARY = ".saving-"
 _TREES = ("params", "opt_state")
 
 
+class Damaged(UserError):
+  """A checkpoint that cannot be read, or whose data are not those that were saved."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Lazy:
   """A leaf that is computed when it is written: `read()` gives an array of this shape and dtype."""
@@ -123,7 +127,7 @@ def read_manifest(folder, step=None):
   """The manifest of a checkpoint: format, step, loader_state, config, leaves (by "params/a/b").
 
   Raises:
-    UserError: no checkpoint there, or its manifest is broken or of another format.
+    UserError: no checkpoint there, or its manifest is broken (Damaged) or of another format.
   """
   path = os.path.join(step_folder(folder, step), MANIFEST)
   try:
@@ -132,7 +136,7 @@ def read_manifest(folder, step=None):
   except (ValueError, KeyError, TypeError) as error:
     if isinstance(error, UserError):
       raise
-    raise UserError(f"{path}: expected the manifest of a checkpoint, got a broken file ({error})") from error
+    raise Damaged(f"{path}: expected the manifest of a checkpoint, got a broken file ({error})") from error
   if found != FORMAT:
     raise UserError(f"{path}: expected format {FORMAT}, got {found}; it is from another version")
   return manifest
@@ -151,7 +155,7 @@ def restore(folder, step=None, like=None):
     without it a dict of leaves by key path, or None), step, loader_state and config.
 
   Raises:
-    UserError: no checkpoint, a leaf that is damaged, or leaves missing, extra or of another shape.
+    UserError: no checkpoint, a leaf that is damaged (Damaged), or leaves missing, extra or of another shape.
   """
   folder = step_folder(folder, step)
   manifest = read_manifest(folder)
@@ -162,6 +166,33 @@ def restore(folder, step=None, like=None):
     opt_state = unflatten_like(like["opt_state"], opt_state or {})
   return {"params": _read_tree(folder, "params", manifest["leaves"]), "opt_state": opt_state,
           **{name: manifest[name] for name in ("step", "loader_state", "config")}}
+
+
+def restore_newest(folder, like=None):
+  """As `restore`, the newest step that is whole; None where there is none. Steps that are not are set aside, and said.
+
+  Raises:
+    UserError: the newest whole step is of another model, or of another version.
+  """
+  for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+    if name.isdecimal() and not os.path.exists(os.path.join(folder, name, MANIFEST)):
+      set_aside(folder, name, f"{os.path.join(folder, name)}: the checkpoint is unfinished, it has no {MANIFEST}")
+  while (step := latest_step(folder)) is not None:
+    try:
+      return restore(folder, step, like)
+    except Damaged as error:
+      set_aside(folder, step, error)
+  return None
+
+
+def set_aside(folder, step, why):
+  """Renames a damaged step to `damaged-<step>`, which counts as no step, and says so; nothing is deleted."""
+  aside = os.path.join(str(folder), f"damaged-{step}")
+  while os.path.exists(aside):
+    aside += "-again"
+  os.rename(os.path.join(str(folder), str(step)), aside)
+  good = latest_step(folder)
+  print(f"  {why}; set aside as {aside}, going on from " + (f"step {good}" if good is not None else "the start"), flush=True)
 
 
 def restore_params(folder, step=None):
@@ -383,11 +414,11 @@ def _orbax_restore(path, tree):
           item=tree, restore_args=arguments, partial_restore=True))
   except Exception as error:  # orbax and tensorstore raise errors of many types for a damaged folder
     reason = " ".join(str(error).split())[:300]
-    raise UserError(f"{path}: the checkpoint cannot be read: {reason}; restore it from a copy or "
-                    "remove this step to use the one before") from error
+    raise Damaged(f"{path}: the checkpoint cannot be read: {reason}; restore it from a copy or "
+                  "remove this step to use the one before") from error
 
 
 def _verify(folder, name, value, leaf):
   if digest(value) != leaf["digest"]:
-    raise UserError(f"{folder}: the data of leaf {name} are damaged (their SHA-256 is not the one of the "
+    raise Damaged(f"{folder}: the data of leaf {name} are damaged (their SHA-256 is not the one of the "
                     "manifest); restore it from a copy or remove this step to use the one before")

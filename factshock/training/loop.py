@@ -4,23 +4,30 @@ import contextlib
 import functools
 import math
 import operator
+import os
+import threading
 import time
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from factshock import console
+from factshock import console, files, interruption
 from factshock.console import UserError
 from factshock.training import checkpoints, partitioning
 
 
+_LATE = 30.0  # seconds after which a loader that gives nothing is spoken of
+
+
 class Checkpointing(NamedTuple):
-  """Where a run saves itself: every `every` steps (0: only at its end), the newest `keep` kept."""
+  """Where a run saves itself: every `every` steps (0: only at its end), the newest `keep` kept; one more than is needed, for the
+  case that the newest is found damaged."""
   folder: str
   every: int = 0
   config: dict | None = None
-  keep: int | None = 1
+  keep: int | None = 2
 
 
 def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metrics=None, log_every=100,
@@ -45,7 +52,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
     checkpoint: a `Checkpointing` (or its first fields as a tuple), or None.
     evaluate: function of (step, params), called after each step of `eval_steps` (0: before the first)
       and before the checkpoint of that step; it must not keep `params`, which the next step overwrites.
-      After a kill the evaluations beyond the last checkpoint are called again.
+      A run that goes on calls again those from its last checkpoint's step on.
     eval_steps: collection of step numbers. weights: what of the state `evaluate` gets.
     frozen: parameters that are not trained (`step_fn`'s fourth argument); neither copied nor saved.
 
@@ -55,31 +62,36 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   Raises:
     UserError: the loss is not finite (naming the step), the data end early, the checkpoint is of
       another model or beyond `steps`, or saving fails.
+    interruption.Interrupted: SIGTERM or Ctrl-C came; the last step done is saved.
   """
   checkpoint = Checkpointing(*checkpoint) if checkpoint else None
   state, start = _resume(state, batches, checkpoint, steps)
   state, key = _place(_copy(state), mesh), _place(key, mesh)
   if metrics:
     metrics.rewind(label, start)
-  if start == 0 and evaluate and 0 in eval_steps:
-    evaluate(0, weights(state))
   frozen = frozen if frozen is None else _place(frozen, mesh)
   compiled = _compile(step_fn, mesh)
-  report = _Report(label, start, steps, metrics, log_every)
+  if evaluate and start in eval_steps:
+    _interruptible(evaluate, start, weights(state), checkpoint, state, batches)
+  report = _Report(label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None)
   for step in range(start + 1, steps + 1):
     batch = _next(batches, label, step)
-    batch = partitioning.shard_batch(batch, mesh) if mesh else batch
-    state, numbers = compiled(state, batch, key) if frozen is None else compiled(state, batch, key, frozen)
-    report.add(step, numbers)
+    placed = partitioning.shard_batch(batch, mesh) if mesh else batch
+    state, numbers = compiled(state, placed, key) if frozen is None else compiled(state, placed, key, frozen)
+    report.add(step, numbers, batch)
     evaluates = evaluate and step in eval_steps
     saves = checkpoint and (step == steps or (checkpoint.every and step % checkpoint.every == 0))
     if evaluates or saves:
       report.catch_up()  # a loss that is not finite stops the run before anything is kept of it
       with report.pause():
         if evaluates:
-          evaluate(step, weights(state))
+          _interruptible(evaluate, step, weights(state), checkpoint, state, batches)
         if saves:
           _save(checkpoint, step, state, batches)
+    if interruption.asked():
+      report.catch_up()
+      _save(checkpoint, step, state, batches)
+      interruption.check()
   report.catch_up()
   return state
 
@@ -112,43 +124,61 @@ def _resume(state, batches, checkpoint, steps):
     return state, int(state["step"])
   if not (hasattr(batches, "get_state") and hasattr(batches, "set_state")):
     raise ValueError("expected batches with get_state and set_state, as the checkpoint holds their state")
-  step = checkpoints.latest_step(checkpoint.folder)
-  if step is None:
+  saved = checkpoints.restore_newest(checkpoint.folder, {name: state[name] for name in ("params", "opt_state")})
+  if saved is None:
     return state, int(state["step"])
+  step = saved["step"]
   if step > steps:
     raise UserError(f"{checkpoint.folder}: expected a checkpoint of at most {steps} steps, got one of "
                     f"{step}; ask for as many steps or choose another folder")
-  like = {name: state[name] for name in ("params", "opt_state")}
-  saved = checkpoints.restore(checkpoint.folder, step, like)
   batches.set_state(saved["loader_state"])
   restored = {"params": saved["params"], "opt_state": saved["opt_state"]}
   return {**state, **restored, "step": jnp.asarray(step, jnp.int32)}, step
 
 
+def _interruptible(evaluate, step, params, checkpoint, state, batches):
+  """Evaluates; where that is asked to stop the step is saved, so that only the evaluation is to be done again."""
+  try:
+    evaluate(step, params)
+  except interruption.Interrupted:
+    if step:
+      _save(checkpoint, step, state, batches)
+    raise
+
+
 def _save(checkpoint, step, state, batches):
+  if checkpoint is None or checkpoints.latest_step(checkpoint.folder) == step:
+    return
   checkpoints.save(checkpoint.folder, step, params=state["params"], opt_state=state["opt_state"],
                    loader_state=batches.get_state(), config=checkpoint.config, keep=checkpoint.keep)
 
 
 def _next(batches, label, step):
+  """The next batch; says so where it takes long to come."""
+  late = threading.Timer(_LATE, print, [f"  {label}: waiting for the data of step {step} for {_LATE:g} s now; is their disk slow or gone?"],
+                         {"flush": True})
+  late.daemon = True
+  late.start()
   try:
     return next(batches)
   except StopIteration:
     raise UserError(f"{label}: the data end before step {step}; give more data or fewer steps") from None
+  finally:
+    late.cancel()
 
 
 class _Report:
   """Reads each step's metrics while the next step runs, checks the loss, and tells terminal and files."""
 
-  def __init__(self, label, start, steps, metrics, log_every):
-    self.label, self.steps, self.metrics, self.log_every = label, steps, metrics, log_every
+  def __init__(self, label, start, steps, metrics, log_every, folder):
+    self.label, self.steps, self.metrics, self.log_every, self.folder = label, steps, metrics, log_every, folder
     self.progress = console.Progress(label, steps)
     self.pending = None
     self._restart()
 
-  def add(self, step, numbers):
-    """Takes the (unfinished) metrics of a step and reads those of the step before."""
-    before, self.pending = self.pending, (step, numbers)
+  def add(self, step, numbers, batch):
+    """Takes the (unfinished) metrics of a step and its batch, and reads those of the step before."""
+    before, self.pending = self.pending, (step, numbers, batch)
     self._read(before)
 
   def catch_up(self):
@@ -163,17 +193,26 @@ class _Report:
     yield
     self.began += time.perf_counter() - stopped
 
+  def _kept(self, step, batch):
+    """Writes the batch of a step beside the checkpoints and says where."""
+    if self.folder is None:
+      return ""
+    path = os.path.join(self.folder, f"batch_of_step_{step}.npz")
+    with files.writing(path, binary=True) as file:
+      np.savez(file, **batch)
+    return f", {path}"
+
   def _restart(self):
     self.began, self.tokens = time.perf_counter(), 0.0
 
   def _read(self, pending):
     if pending is None:
       return
-    step, numbers = pending
+    step, numbers, batch = pending
     numbers = {name: float(value) for name, value in jax.device_get(numbers).items()}
     if not math.isfinite(numbers["loss"]):
       raise UserError(f"{self.label}: the loss of step {step} is {numbers['loss']}; "
-                      "lower the learning rate, clip the gradient or look at the data of that step")
+                      f"lower the learning rate, clip the gradient or look at the data of that step{self._kept(step, batch)}")
     self.tokens += numbers["tokens"]
     rate = self.tokens / max(time.perf_counter() - self.began, 1e-9)
     self.progress.update(step, f"loss {numbers['loss']:.3f}, accuracy {numbers['accuracy']:.3f}, gradient "
