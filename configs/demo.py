@@ -71,6 +71,9 @@ def get_config():
   # "rank" scores every answer of the relation; "generate" lets the model say what it will, at most `max_tokens` tokens.
   config.answering = ml_collections.ConfigDict(dict(batch_size=320, top=10, mode="rank", max_tokens=16))
   config.diagnosis = ml_collections.ConfigDict(dict(criterion="exact_match", resamples=1000, confidence=0.95))
+  # Devices along each axis, -1: what is left. Batches are cut over data and fsdp, weights over fsdp and model (models/sharding.py).
+  config.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1, model=1))
+  config.parallel = "mesh"  # or "pmap": all weights on each device
   config.cpu_devices = 0  # data-parallel host devices without an accelerator; 0: a device a core, at most 8
 
   # The arms: what each one does (kinds: factshock/arms.py), and its title in the report.

@@ -14,13 +14,14 @@ import ml_collections
 from configs import remedies, trex_t5
 
 OWN, TEACHER = "zero_shot", "best_cloze"
+LEFT_OUT = ("second_order", "third_order", "soup_of_orders", "attention_only", "encoder_only")  # for their time
 
 
 def get_config():
   config = trex_t5.get_config()
   config.name = "Remedies for frequency shock on T-REx facts and Wikipedia sentences"
   config.drop_named_answers = True
-  config.mixing.taus = (0.0, .5, 1.0, 1.5, 2.0)
+  config.mixing.update(dict(alphas=(.5, 1.0), taus=(0.0, .5, 1.0, 1.5, 2.0)))  # ranking takes most of the time
   config.finetune.eval_steps = (25, 200)  # step 0 is the arm zero_shot
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.update(dict(corrected="prior_own", remedies=remedies.DRAWN))
@@ -30,5 +31,6 @@ def get_config():
 def arms():
   names = ("zero_shot", "best_cloze", "finetune", "output_mixing", "natural", "majority")
   facts = "high_mismatch"
+  weak = {name: arm for name, arm in remedies.weak(facts, OWN, TEACHER).items() if name not in LEFT_OUT}
   return {**{name: trex_t5.arms()[name] for name in names}, **remedies.remedies(facts, own=OWN, teacher=TEACHER),
-          **remedies.controls(facts, TEACHER), **remedies.weak(facts, OWN, TEACHER)}
+          **remedies.controls(facts, TEACHER), **weak}

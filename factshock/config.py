@@ -16,6 +16,7 @@ _POSITIVE = ((int, float), lambda v: v > 0, "a number above 0")
 _NOT_NEGATIVE = ((int, float), lambda v: v >= 0, "a number of at least 0")
 _SHARE = ((int, float), lambda v: 0 <= v <= 1, "a number from 0 to 1")
 _INSIDE = ((int, float), lambda v: 0 < v < 1, "a number between 0 and 1")
+_AXIS = (int, lambda v: v >= 1 or v == -1, "a whole number of at least 1, or -1 for what is left")
 _TEXT = (str, lambda v: True, "a text")
 _FLAG = (bool, lambda v: True, "True or False")
 
@@ -51,7 +52,7 @@ SCHEMA = dict(
     name=_TEXT,
     seeds=((int, tuple, list), _is_seeds, "a number of seeds (3 for 0, 1, 2) or a list of different seeds"),
     facts=_TEXT, relations=_TEXT, corpus=_TEXT, corpus_weights=_tuple_of(_POSITIVE), corpus_cache=_TEXT,
-    entity_counts=_TEXT, drop_named_answers=_FLAG, popularity=_TEXT, start_from=_TEXT, cpu_devices=_WHOLE,
+    entity_counts=_TEXT, drop_named_answers=_FLAG, popularity=_TEXT, start_from=_TEXT, cpu_devices=_WHOLE, parallel=_choice("mesh", "pmap"), mesh=dict(data=_AXIS, fsdp=_AXIS, model=_AXIS),
     world=dict(relations=_COUNT, subjects=_COUNT, answers=_COUNT, zipf=_NOT_NEGATIVE, mean_mentions=_POSITIVE,
                popularity_sigma=_NOT_NEGATIVE, templates=_COUNT, background=_SHARE, name_pieces=_COUNT),
     split=dict(pool=_INSIDE, development=_INSIDE, test=_INSIDE),

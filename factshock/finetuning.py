@@ -30,7 +30,7 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   pipeline.claim_workdir(config, workdir)
   host.keep_freed_memory()
   partitioning.use_cpu_devices(config.cpu_devices)
-  mesh = partitioning.make_mesh()
+  mesh = partitioning.make_mesh(config.mesh.to_dict())
   folder = studies.checkpoint_folder(workdir, NAME, seed)
   if checkpoints.latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
@@ -70,7 +70,7 @@ def dry_run(config, ratio=0.0):
   if not config.model.vocab_size:
     raise UserError("config.model.vocab_size: a dry run needs the number of tokens, got 0 (the tokenizer's); give it")
   partitioning.use_cpu_devices(config.cpu_devices)
-  mesh, section = partitioning.make_mesh(), config.finetune
+  mesh, section = partitioning.make_mesh(config.mesh.to_dict()), config.finetune
   model = family.from_section(config.model.to_dict(), 0)
   scale = studies.lora_scale(section)
   step_fn, optimizer = studies.train_step(model, studies.optimization(section), section.accumulate, scale)

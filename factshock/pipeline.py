@@ -21,7 +21,7 @@ from factshock.facts import documents, schema, sources, splits
 
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
 _DIGESTED = 1 << 30
-MAY_CHANGE = ("corpus_cache", "seeds", "diagnosis", "roles", "name", "cpu_devices")  # what a rerun in the same workdir may change
+MAY_CHANGE = ("corpus_cache", "seeds", "diagnosis", "roles", "name", "cpu_devices", "mesh", "parallel")  # what a rerun in the same workdir may change
 
 
 def run(config, workdir):
@@ -41,7 +41,7 @@ def run(config, workdir):
   claim_workdir(config, workdir)
   host.keep_freed_memory()
   partitioning.use_cpu_devices(config.cpu_devices)
-  mesh = partitioning.make_mesh()
+  mesh = partitioning.make_mesh(config.mesh.to_dict())
   began = time.monotonic()
   stages = [(seed, name) for seed in configs.seeds(config) for name in [arm_room.PRETRAINED, *order(config)]]
   clock = Clock(config, [stage for stage in stages if not done(config, workdir, *stage)])

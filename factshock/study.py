@@ -243,10 +243,10 @@ def optimization(section):
 
 
 @functools.lru_cache(maxsize=None)
-def train_step(model, section, accumulate, lora_scale=None):
+def train_step(model, section, accumulate, lora_scale=None, axis=None):
   """The train step and optimizer of a model and an optimization section; one object each, so compiled once.
 
-  With a `lora_scale` the step trains adapters and takes the weights as its `frozen`.
+  With a `lora_scale` the step trains adapters and takes the weights as its `frozen`; with an `axis` it sums over it (pmap).
   """
   from factshock.models import lora
   from factshock.training import optimizers
@@ -257,7 +257,7 @@ def train_step(model, section, accumulate, lora_scale=None):
 
   optimizer = optimizers.make_optimizer(dict(section))
   loss = functools.partial(steps.loss_fn, config=model) if lora_scale is None else adapted
-  return steps.make_train_step(loss, optimizer, accumulate), optimizer
+  return steps.make_train_step(loss, optimizer, accumulate, axis), optimizer
 
 
 def lora_scale(section):
@@ -278,11 +278,12 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
   import jax
   from factshock.data import mixture
   from factshock.models import layers, lora
-  from factshock.training import loop, metrics, optimizers
+  from factshock.training import drivers, loop, metrics, optimizers
   from factshock.training import train_step as steps
 
   scale, frozen = lora_scale(section), None
-  step_fn, optimizer = train_step(study.model, optimization(section), section["accumulate"], scale)
+  parallel = study.config.parallel
+  step_fn, optimizer = train_step(study.model, optimization(section), section["accumulate"], scale, drivers.AXIS if parallel == "pmap" else None)
   if scale:
     adapters = lora.init(params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"])
     frozen, params = layers.bits_on_cpu(params), adapters
@@ -296,7 +297,7 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
     state = loop.train(
         steps.init_state(params, optimizer), step_fn, batches, steps=section["steps"],
         key=jax.random.key(study.seed), mesh=study.mesh, label=name, metrics=writer,
-        log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps, weights=weights, frozen=frozen,
+        log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps, weights=weights, frozen=frozen, parallel=parallel,
         checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name, section),
                                       None if section.get("keep_checkpoints") else 1))
   return state["params"]
@@ -334,7 +335,9 @@ def fit_lengths(section, needs, text=None):
 
 def _row_multiple(study, section, batch_size):
   """Packed rows come in eighths of a batch, each divisible over devices and microbatches."""
-  least = math.lcm(study.mesh.size, section["accumulate"])
+  from factshock.training import partitioning
+
+  least = math.lcm(partitioning.batch_ways(study.mesh), section["accumulate"])
   return least * max(1, batch_size // 8 // least)
 
 

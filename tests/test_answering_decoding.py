@@ -67,7 +67,7 @@ def test_batch_size_and_mesh_change_nothing():
   params = make_params(0)
   together = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
   apart = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH, batch_size=3)
-  mesh = partitioning.make_mesh(jax.devices()[:3])
+  mesh = partitioning.make_mesh(devices=jax.devices()[:3])
   shared = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH, mesh=mesh)
   for texts, scores in (apart, shared):
     assert texts == together[0]

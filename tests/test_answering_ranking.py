@@ -108,7 +108,7 @@ def test_queries_whose_logits_are_made_in_parts_score_the_same(params, monkeypat
 def test_a_mesh_gives_the_same_scores(params):
   queries = ranking.prepare(TOKENIZER, PROMPTS[1:4], KEYS[1:4], CANDIDATES)
   one = ranking.rank_prepared(params, CONFIG, queries)
-  mesh = partitioning.make_mesh(jax.devices()[:3])
+  mesh = partitioning.make_mesh(devices=jax.devices()[:3])
   for alone, shared in zip(one, ranking.rank_prepared(params, CONFIG, queries, mesh)):
     np.testing.assert_allclose(alone, shared, rtol=1e-4, atol=1e-5)
 

@@ -102,7 +102,7 @@ def test_parts_are_exchanged_and_no_others():
 def test_the_mesh_of_the_inputs_is_kept():
   from factshock.training import partitioning
   mesh = partitioning.make_mesh()
-  trees = [partitioning.replicate(make_tree(seed), mesh) for seed in (0, 1)]
+  trees = [partitioning.place_params(make_tree(seed), mesh) for seed in (0, 1)]
   mixed = interpolation.interpolate(trees, "uniform")
   assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(mixed))
 

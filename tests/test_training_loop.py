@@ -85,7 +85,7 @@ def kill_at(fatal):
 
 @pytest.mark.parametrize("devices", [None, 4])
 def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, devices):
-  mesh = partitioning.make_mesh(jax.devices()[:devices]) if devices else None
+  mesh = partitioning.make_mesh(devices=jax.devices()[:devices]) if devices else None
   whole = loop.train(init_state(), step_fn, Batches(), steps=20, key=KEY, mesh=mesh)
   first, second = Batches(), Batches()
   options = dict(steps=20, key=KEY, mesh=mesh, eval_steps=[15],
@@ -120,7 +120,7 @@ def test_mesh_and_single_device_agree():
 @pytest.mark.parametrize("placed", [False, True])
 def test_evaluations_see_the_parameters_of_their_step_and_the_caller_keeps_its_state(mesh, placed):
   seen = {}
-  state = partitioning.replicate(init_state(), mesh) if placed and mesh else init_state()
+  state = partitioning.place_params(init_state(), mesh) if placed and mesh else init_state()
   final = loop.train(state, step_fn, Batches(), steps=6, key=KEY, mesh=mesh, eval_steps=[0, 4, 6],
                      evaluate=lambda step, params: seen.update({step: jax.device_get(params)}))
   assert list(seen) == [0, 4, 6]

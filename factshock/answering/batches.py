@@ -144,8 +144,8 @@ def run(function, params, prompts, max_length, batch_size, mesh=None, left=False
 def placed(params, mesh):
   """Weights on their devices, and the function that puts a batch [B, ...] there (B may grow by padding).
 
-  Without a mesh all is on the default device; else the weights are on every device of the mesh and each
-  batch is cut over its axis "data", padded to a multiple of its size.
+  Without a mesh all is on the default device; else the weights are on the mesh as partitioning's rules say and each
+  batch is cut over it, padded to a multiple of the parts.
   """
   import jax
   from factshock.models import layers
@@ -155,8 +155,8 @@ def placed(params, mesh):
     return jax.device_put(params), lambda batch: batch
 
   def spread(batch):
-    missing = -len(batch) % mesh.shape["data"]
+    missing = -len(batch) % partitioning.batch_ways(mesh)
     padded = np.pad(batch, ((0, missing),) + ((0, 0),) * (batch.ndim - 1))
     return partitioning.shard_batch({"batch": padded}, mesh)["batch"]
 
-  return partitioning.replicate(params, mesh), spread
+  return partitioning.place_params(params, mesh), spread

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.interpreters import partial_eval
 
+from factshock.training import checkpoints, partitioning
+
 
 def describe(step_fn, state, batch, mesh, frozen=None):
   """Lines that say what training will take; nothing of the model is allocated.
@@ -14,24 +16,42 @@ def describe(step_fn, state, batch, mesh, frozen=None):
     step_fn: a train step of `train_step.make_train_step`.
     state, frozen: trees of jax.ShapeDtypeStruct, as of jax.eval_shape(init_state, ...).
     batch: dict of arrays or shapes [B, ...], the whole batch.
-    mesh: the mesh of the run; parameters lie whole on each device, the batch is cut over "data".
+    mesh: the mesh of the run.
   """
-  devices = mesh.size
+  devices, ways = mesh.size, partitioning.batch_ways(mesh)
   batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
   arguments = (state, batch, key) if frozen is None else (state, batch, key, frozen)
+  shardings = (partitioning.state_shardings(state, mesh), partitioning.batch_sharding(mesh), partitioning.replicated(mesh))
+  shardings += () if frozen is None else (partitioning.param_shardings(frozen, mesh),)
   flops = count_flops(_without_dead_code(jax.make_jaxpr(step_fn)(*arguments).jaxpr))
-  trained, whole = tree_bytes(state["params"]), tree_bytes(state["params"]) + tree_bytes(frozen)
-  scratch = _scratch(step_fn, arguments, mesh)
-  total = whole + tree_bytes(state["opt_state"]) + tree_bytes(batch) // devices + scratch
+  trained, kept = _bytes_a_device(state["params"], shardings[0]["params"]), 0 if frozen is None else _bytes_a_device(frozen, shardings[3])
+  optimizer = _bytes_a_device(state["opt_state"], shardings[0]["opt_state"])
+  scratch = _scratch(step_fn, arguments, shardings, mesh)
+  total = trained + kept + optimizer + tree_bytes(batch) // ways + scratch
+  rows = next(iter(batch.values())).shape[0]
   return [
       f"parameters: {tree_size(state['params']) + tree_size(frozen):,}, of them trained {tree_size(state['params']):,}",
-      f"devices: {devices} {mesh.devices.flat[0].platform}; parameters and optimizer state whole on each, "
-      f"{next(iter(batch.values())).shape[0] // devices:,} of {next(iter(batch.values())).shape[0]:,} rows of a batch on each",
-      f"memory a device: {gigabytes(total)} = parameters {gigabytes(whole)} + optimizer state "
-      f"{gigabytes(tree_bytes(state['opt_state']))} + gradients ({gigabytes(trained)}) and activations "
+      f"devices: {devices} {mesh.devices.flat[0].platform}, {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}; "
+      f"{rows // ways:,} of {rows:,} rows of a batch on each",
+      *_cuts(state["params"] if frozen is None else frozen, shardings[0]["params"] if frozen is None else shardings[3]),
+      f"memory a device: {gigabytes(total)} = parameters {gigabytes(trained + kept)} + optimizer state "
+      f"{gigabytes(optimizer)} + gradients ({gigabytes(trained)}) and activations "
       f"{gigabytes(scratch)} (the compiler's scratch{_note(mesh)})",
       f"matrix products a step: {flops / 1e12:.3g} TFLOP, {flops / devices / 1e12:.3g} a device"]
+
+
+def _cuts(params, shardings):
+  """A line for each weight: its shape and the mesh axis each of its dimensions is cut over."""
+  names, specs = checkpoints.flat_leaves(params), checkpoints.flat_leaves(shardings)
+  return ["weights, with the mesh axis that each dimension is cut over:"] + [
+      f"  {name} [{', '.join(f'{size:,}' for size in leaf.shape)}] {tuple(specs[name].spec) if any(specs[name].spec) else 'whole'}"
+      for name, leaf in names.items()]
+
+
+def _bytes_a_device(tree, shardings):
+  return sum(math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+             for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings)))
 
 
 def count_flops(jaxpr):
@@ -65,14 +85,10 @@ def _note(mesh):
   return "; on a CPU with wide copies of bfloat16 weights" if mesh.devices.flat[0].platform == "cpu" else ""
 
 
-def _scratch(step_fn, arguments, mesh):
+def _scratch(step_fn, arguments, shardings, mesh):
   """Bytes a device needs beside the arguments while the compiled step runs."""
-  from factshock.training import partitioning
-
-  whole = partitioning.replicated(mesh)
-  cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-  shardings = tuple(cut if place == 1 else whole for place in range(len(arguments)))
-  compiled = jax.jit(step_fn, donate_argnums=0, in_shardings=shardings, out_shardings=whole).lower(*arguments).compile()
+  compiled = jax.jit(step_fn, donate_argnums=0, in_shardings=shardings,
+                     out_shardings=(shardings[0], partitioning.replicated(mesh))).lower(*arguments).compile()
   return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -1,7 +1,6 @@
 """The training loop: holds the state and the jitted step, and does nothing else to the numbers."""
 
 import contextlib
-import functools
 import math
 import operator
 import os
@@ -15,7 +14,7 @@ import numpy as np
 
 from factshock import console, files, interruption
 from factshock.console import UserError
-from factshock.training import checkpoints, partitioning
+from factshock.training import checkpoints, drivers
 
 
 _LATE = 30.0  # seconds after which a loader that gives nothing is spoken of
@@ -31,7 +30,8 @@ class Checkpointing(NamedTuple):
 
 
 def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metrics=None, log_every=100,
-          checkpoint=None, evaluate=None, eval_steps=(), weights=operator.itemgetter("params"), frozen=None):
+          checkpoint=None, evaluate=None, eval_steps=(), weights=operator.itemgetter("params"), frozen=None,
+          parallel="mesh"):
   """Trains until `steps` steps are done, going on from the newest checkpoint where there is one.
 
   A run that was interrupted and resumed gives the same bits as one that was not, data order included,
@@ -45,7 +45,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
       there is a checkpoint.
     steps: number of steps the finished run has done.
     key: PRNG key; the step folds its number in.
-    mesh: data-parallel mesh of `partitioning.make_mesh`; None runs on one device.
+    mesh: a mesh of `partitioning.make_mesh`; None runs on one device.
     label: name of the run in progress lines and metrics.
     metrics: a `metrics.Metrics`, or None.
     log_every: steps between two entries of the metrics.
@@ -55,6 +55,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
       A run that goes on calls again those from its last checkpoint's step on.
     eval_steps: collection of step numbers. weights: what of the state `evaluate` gets.
     frozen: parameters that are not trained (`step_fn`'s fourth argument); neither copied nor saved.
+    parallel: one of drivers.PARALLEL: "mesh", or "pmap" with a step that sums over drivers.AXIS.
 
   Returns:
     The final state, on the mesh.
@@ -66,18 +67,18 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   """
   checkpoint = Checkpointing(*checkpoint) if checkpoint else None
   state, start = _resume(state, batches, checkpoint, steps)
-  state, key = _place(_copy(state), mesh), _place(key, mesh)
+  driver = drivers.driver(mesh, parallel)
+  state, key = driver.place(_copy(state)), driver.place(key)
   if metrics:
     metrics.rewind(label, start)
-  frozen = frozen if frozen is None else _place(frozen, mesh)
-  compiled = _compile(step_fn, mesh)
+  frozen = frozen if frozen is None else driver.place(frozen)
+  compiled = driver.compile(step_fn, state, frozen is not None)
   if evaluate and start in eval_steps:
-    _interruptible(evaluate, start, weights(state), checkpoint, state, batches)
+    _interruptible(evaluate, start, weights, checkpoint, driver.one(state), batches)
   report = _Report(label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None)
   for step in range(start + 1, steps + 1):
     batch = _next(batches, label, step)
-    placed = partitioning.shard_batch(batch, mesh) if mesh else batch
-    state, numbers = compiled(state, placed, key) if frozen is None else compiled(state, placed, key, frozen)
+    state, numbers = compiled(state, driver.shard(batch), key, *(() if frozen is None else (frozen,)))
     report.add(step, numbers, batch)
     evaluates = evaluate and step in eval_steps
     saves = checkpoint and (step == steps or (checkpoint.every and step % checkpoint.every == 0))
@@ -85,28 +86,15 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
       report.catch_up()  # a loss that is not finite stops the run before anything is kept of it
       with report.pause():
         if evaluates:
-          _interruptible(evaluate, step, weights(state), checkpoint, state, batches)
+          _interruptible(evaluate, step, weights, checkpoint, driver.one(state), batches)
         if saves:
-          _save(checkpoint, step, state, batches)
+          _save(checkpoint, step, driver.one(state), batches)
     if interruption.asked():
       report.catch_up()
-      _save(checkpoint, step, state, batches)
+      _save(checkpoint, step, driver.one(state), batches)
       interruption.check()
   report.catch_up()
-  return state
-
-
-@functools.lru_cache(maxsize=32)
-def _compile(step_fn, mesh):
-  """The jitted step; the cache keeps it, and so its compiled code, for later calls."""
-  if mesh is None:
-    return jax.jit(step_fn, donate_argnums=0)
-  return jax.jit(step_fn, donate_argnums=0, out_shardings=partitioning.replicated(mesh))
-
-
-def _place(tree, mesh):
-  """The tree whole on every device of the mesh, or on the first device where there is none."""
-  return jax.device_put(tree, partitioning.replicated(mesh) if mesh else jax.local_devices()[0])
+  return driver.one(state)
 
 
 def _copy(tree):
@@ -136,10 +124,10 @@ def _resume(state, batches, checkpoint, steps):
   return {**state, **restored, "step": jnp.asarray(step, jnp.int32)}, step
 
 
-def _interruptible(evaluate, step, params, checkpoint, state, batches):
+def _interruptible(evaluate, step, weights, checkpoint, state, batches):
   """Evaluates; where that is asked to stop the step is saved, so that only the evaluation is to be done again."""
   try:
-    evaluate(step, params)
+    evaluate(step, weights(state))
   except interruption.Interrupted:
     if step:
       _save(checkpoint, step, state, batches)

@@ -1,8 +1,12 @@
-"""Where arrays live: a mesh of the local devices, parameters on all of them, batches cut over them."""
+"""Where arrays live: a mesh of devices, weights cut over its axes "fsdp" and "model", batches over "data" and "fsdp"."""
 
+import math
 import os
 
 from factshock.console import UserError
+from factshock.models import sharding
+
+AXES = ("data", "fsdp", "model")
 
 
 def usable_cores():
@@ -34,13 +38,31 @@ def use_cpu_devices(count=0):
     jax.config.update("jax_num_cpu_devices", count or usable_cores())
 
 
-def make_mesh(devices=None):
-  """Returns a mesh with one axis "data" over `devices` (all local devices where none are given)."""
+def make_mesh(sizes=None, devices=None):
+  """A mesh with the axes of AXES over `devices` (all local devices where none are given).
+
+  Args:
+    sizes: {axis: devices along it}; one may be -1, which is what is left. None: all along "data".
+  Raises:
+    UserError: sizes that do not multiply to the number of devices.
+  """
   import jax
   devices = jax.local_devices() if devices is None else devices
+  shape = mesh_shape(sizes or {}, len(devices))
   # Explicit axes are the default of jax >= 0.9; the compiler shall place intermediates (Auto).
-  return jax.make_mesh((len(devices),), ("data",), devices=devices,
-                       axis_types=(jax.sharding.AxisType.Auto,))
+  return jax.make_mesh(shape, AXES, devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def mesh_shape(sizes, devices):
+  """The devices along each axis of AXES, as `make_mesh` takes them. UserError as there."""
+  shape = [sizes.get(axis, -1 if axis == "data" else 1) for axis in AXES]
+  said = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
+  if shape.count(-1) > 1:
+    raise UserError(f"config.mesh: expected at most one size of -1, which is what is left, got {said}")
+  known = math.prod(size for size in shape if size != -1)
+  if devices % known or (-1 not in shape and known != devices):
+    raise UserError(f"config.mesh: expected sizes that share {devices} device(s), got {said}")
+  return tuple(devices // known if size == -1 else size for size in shape)
 
 
 def replicated(mesh):
@@ -49,26 +71,68 @@ def replicated(mesh):
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def replicate(tree, mesh):
-  """Puts every leaf of a tree whole on every device of the mesh (no copy where it lies there already)."""
+def param_shardings(params, mesh):
+  """A tree like `params` of how each weight is cut, by the rules of models/sharding.py."""
   import jax
-  return jax.device_put(tree, replicated(mesh))
+
+  return jax.tree.map_with_path(lambda path, leaf: _named(mesh, sharding.spec(_name(path), leaf.shape, mesh.shape)), params)
+
+
+def state_shardings(state, mesh):
+  """A tree like a train state: the optimizer's arrays are cut as the parameter they belong to, where they have its shape."""
+  import jax
+
+  of = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state["params"])[0]}
+
+  def of_optimizer(path, leaf):
+    name = _name(path)
+    owner = next((param for param in of if (name == param or name.endswith("/" + param)) and of[param].shape == leaf.shape), None)
+    return _named(mesh, sharding.spec(owner, leaf.shape, mesh.shape) if owner else ())
+
+  whole = jax.tree.map(lambda _: replicated(mesh), {name: part for name, part in state.items() if name not in ("params", "opt_state")})
+  return {**whole, "params": param_shardings(state["params"], mesh), "opt_state": jax.tree.map_with_path(of_optimizer, state["opt_state"])}
+
+
+def _name(path):
+  import jax
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _named(mesh, axes):
+  import jax
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def place_params(params, mesh):
+  """Puts parameters on the mesh, each weight cut as the rules say (no copy where it lies there already)."""
+  import jax
+  return jax.device_put(params, param_shardings(params, mesh))
+
+
+def batch_ways(mesh):
+  """Into how many parts a batch is cut: the devices along "data" and "fsdp"."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def batch_sharding(mesh):
+  """How an array [B, ...] of a batch is cut."""
+  return _named(mesh, [("data", "fsdp")])
 
 
 def shard_batch(batch, mesh):
-  """Cuts every array of a batch along its first axis over the mesh's "data" axis.
+  """Cuts every array of a batch along its first axis over the mesh's "data" and "fsdp" axes.
 
   Args:
     batch: dict of arrays [B, ...].
-    mesh: a mesh with an axis "data".
+    mesh: a mesh of `make_mesh`.
 
   Raises:
-    UserError: the batch size is no multiple of the number of devices.
+    UserError: the batch size is no multiple of the number of parts.
   """
   import jax
-  devices = mesh.shape["data"]
+  ways = batch_ways(mesh)
   for name, array in batch.items():
-    if array.shape[0] % devices:
-      raise UserError(f"expected a batch size that {devices} devices share evenly, got {array.shape[0]} "
-                      f"({name}); choose a multiple of {devices}")
-  return jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    if array.shape[0] % ways:
+      raise UserError(f"expected a batch size that {ways} devices share evenly, got {array.shape[0]} "
+                      f"({name}); choose a multiple of {ways}")
+  return jax.device_put(batch, batch_sharding(mesh))

@@ -73,7 +73,7 @@ def init_state(params, optimizer):
   return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
 
 
-def make_train_step(loss_fn, optimizer, accumulate=1):
+def make_train_step(loss_fn, optimizer, accumulate=1, axis=None):
   """Builds `step(state, batch, key, frozen=None) -> (state, metrics)`, pure: jit it, with the state donated.
 
   Args:
@@ -81,6 +81,7 @@ def make_train_step(loss_fn, optimizer, accumulate=1):
       `correct`); for T5 `functools.partial(train_step.loss_fn, config=config)`.
     optimizer: optax transformation.
     accumulate: number of microbatches the batch is cut into; the gradient is that of the whole batch.
+    axis: None, or the name of a mapped axis (pmap) whose members each have a part of the batch.
   `frozen`, where given, goes to loss_fn as `frozen=`: parameters that are not trained, as under LoRA.
   Metrics: `loss` and `accuracy` (means over the weights of the whole batch), `gradient_norm` (before
   clipping), `tokens` (sum of the weights). The step's randomness is fold_in(key, state["step"]).
@@ -88,8 +89,12 @@ def make_train_step(loss_fn, optimizer, accumulate=1):
   """
   def step(state, batch, key, frozen=None):
     key = jax.random.fold_in(key, state["step"])
+    if axis:
+      key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     of = loss_fn if frozen is None else functools.partial(loss_fn, frozen=frozen)
     loss, sums, gradients = _gradients(of, state["params"], batch, key, accumulate)
+    if axis:  # sums, not means: the parts of a batch may hold different numbers of tokens
+      loss, sums, gradients = jax.lax.psum((loss, sums, gradients), axis)
     tokens = jnp.maximum(sums["tokens"], 1e-9)  # a batch of padding alone: a loss of 0, not of 0/0
     gradients = jax.tree.map(lambda x: (x / tokens).astype(x.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])

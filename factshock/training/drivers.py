@@ -1,0 +1,86 @@
+"""How a train step is spread over devices: one device, a mesh (jit), or replicas (pmap). The step itself is the same pure function."""
+
+import functools
+from typing import Callable, NamedTuple
+
+import jax
+import numpy as np
+
+from factshock.console import UserError
+from factshock.training import partitioning
+
+PARALLEL = ("mesh", "pmap")
+AXIS = "replicas"  # the axis over which a pmapped step sums (train_step.make_train_step's `axis`)
+
+
+class Driver(NamedTuple):
+  """What the loop does with a state, a batch and a step."""
+  place: Callable    # tree (a train state, a key or frozen weights) -> the same on the devices
+  shard: Callable    # batch of numpy arrays -> the same on the devices
+  compile: Callable  # (step function, placed state, whether it takes frozen weights) -> compiled step, its state donated
+  one: Callable      # tree from the devices -> the tree as it was before `place`
+
+
+def driver(mesh, parallel="mesh"):
+  """The Driver of a mesh (None: the first device). UserError for pmap over a mesh that cuts weights."""
+  if mesh is None:
+    return Driver(lambda tree: jax.device_put(tree, jax.local_devices()[0]), lambda batch: batch, _jit, lambda tree: tree)
+  if parallel == "mesh":
+    return Driver(functools.partial(_place, mesh), lambda batch: partitioning.shard_batch(batch, mesh), _jit, lambda tree: tree)
+  if mesh.size != mesh.shape["data"]:
+    raise UserError(f"config.parallel='pmap' holds all weights on each device; expected config.mesh.fsdp=1 and config.mesh.model=1, got "
+                    f"{mesh.shape['fsdp']} and {mesh.shape['model']}")
+  devices = mesh.devices.flatten()
+  rows = jax.sharding.NamedSharding(jax.sharding.Mesh(devices, (AXIS,)), jax.sharding.PartitionSpec(AXIS))
+  return Driver(functools.partial(_replicas, rows, len(devices)), functools.partial(_cut, rows, mesh), _pmap, _first)
+
+
+def _place(mesh, tree):
+  if isinstance(tree, dict) and {"params", "opt_state"} <= tree.keys():
+    return jax.device_put(tree, partitioning.state_shardings(tree, mesh))
+  return partitioning.place_params(tree, mesh)
+
+
+def _jit(step_fn, state, frozen):
+  leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
+  return _jitted(step_fn, tuple(leaves), structure)
+
+
+@functools.lru_cache(maxsize=32)
+def _jitted(step_fn, shardings, structure):
+  """The jitted step; the cache keeps it, and so its compiled code, for later calls. The state stays where it is."""
+  return jax.jit(step_fn, donate_argnums=0, out_shardings=(structure.unflatten(shardings), None))
+
+
+@functools.lru_cache(maxsize=32)
+def _pmapped(step_fn, frozen):
+  return jax.pmap(step_fn, axis_name=AXIS, donate_argnums=0, in_axes=(0, 0, 0, *([0] if frozen else [])))
+
+
+def _pmap(step_fn, state, frozen):
+  compiled = _pmapped(step_fn, frozen)
+
+  def run(*arguments):
+    state, metrics = compiled(*arguments)
+    return state, _first(metrics)
+
+  return run
+
+
+def _replicas(rows, count, tree):
+  """A copy of each leaf on each device, as arrays [devices, ...]."""
+  return jax.tree.map(lambda leaf: jax.device_put(jax.numpy.broadcast_to(leaf, (count, *leaf.shape)), rows), tree)
+
+
+def _cut(rows, mesh, batch):
+  """Each array [B, ...] of a batch as [devices, B / devices, ...]."""
+  count = mesh.size
+  for name, array in batch.items():
+    if array.shape[0] % count:
+      raise UserError(f"expected a batch size that {count} devices share evenly, got {array.shape[0]} ({name}); choose a multiple of {count}")
+  return {name: jax.device_put(np.reshape(array, (count, -1, *array.shape[1:])), rows) for name, array in batch.items()}
+
+
+def _first(tree):
+  """The copy of each leaf that the first device has."""
+  return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
