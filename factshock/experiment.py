@@ -3,7 +3,8 @@ r"""Runs an experiment: pretrains, finetunes, repairs and diagnoses every arm of
   python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo
 
 Any value of the config can be changed: --config.finetune.steps=400 --config.seeds=3 (three seeds; a list,
---config.seeds=0,3, runs these). The same command goes on after an interruption and skips what is done.
+--config.seeds=0,3, runs these). The same command goes on after an interruption and skips what is done; SIGTERM and Ctrl-C save the
+training step first and end with exit code 75.
 """
 
 import os

@@ -3,7 +3,7 @@
 from factshock import config as configs
 from factshock import interruption
 from factshock import material as materials
-from factshock import pipeline
+from factshock import pipeline, provenance
 from factshock import study as studies
 from factshock.console import UserError
 from factshock.facts import splits
@@ -31,6 +31,7 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   host.keep_freed_memory()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
+  provenance.append(workdir, {**provenance.record(), "seed": seed, "ratio": ratio})
   folder = studies.checkpoint_folder(workdir, NAME, seed)
   if checkpoints.latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
@@ -41,6 +42,29 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   with interruption.heeded():
     studies.finetune(study, NAME, material.facts, config.finetune.to_dict(), studies.pretrained(study), ratio=ratio)
   return folder
+
+
+def reproducible(config, *, seed=0, ratio=0.0, steps=20):
+  """Trains the first steps twice from the start weights and compares all bits; nothing is written.
+
+  Returns:
+    Names of the weights in which the two differ: none where training is reproducible.
+  """
+  import tempfile
+  import numpy as np
+  from factshock.training import checkpoints, partitioning
+
+  check(config, ratio)
+  partitioning.use_cpu_devices(config.cpu_devices)
+  mesh, section, found = partitioning.make_mesh(config.mesh.to_dict()), {**config.finetune.to_dict(), "steps": steps}, []
+  for _ in range(2):
+    with tempfile.TemporaryDirectory() as folder:
+      material = materials.of(config, folder, seed)
+      study = studies.assemble(config, folder, seed, mesh, material, {"pool": material.facts})
+      start = studies.start_weights(study) if config.start_from else studies.random_params(study)
+      trained = studies.finetune(study, NAME, material.facts, section, start, ratio=ratio)
+      found.append({name: np.asarray(leaf) for name, leaf in checkpoints.flat_leaves(trained).items()})
+  return [name for name, leaf in found[0].items() if leaf.tobytes() != found[1][name].tobytes()]
 
 
 def check(config, ratio):

@@ -1,18 +1,15 @@
 """An experiment from config to report: its workdir, its stages, and going on where it was interrupted."""
 
-import datetime
 import functools
 import hashlib
 import json
 import os
-import platform
 import shutil
-import sys
 import time
 
 from factshock import arms as arm_room
 from factshock import config as configs
-from factshock import files, interruption
+from factshock import files, interruption, provenance
 from factshock import study as studies
 from factshock.console import UserError, duration
 from factshock.facts import counts as counting
@@ -42,7 +39,8 @@ def run(config, workdir):
   host.keep_freed_memory()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
-  began = time.monotonic()
+  began, start = time.monotonic(), provenance.record()
+  provenance.append(workdir, start)
   stages = [(seed, name) for seed in configs.seeds(config) for name in [arm_room.PRETRAINED, *order(config)]]
   clock = Clock(config, [stage for stage in stages if not done(config, workdir, *stage)])
   print(f"{len(stages)} stages, {len(stages) - len(clock.left)} of them done before; "
@@ -51,7 +49,7 @@ def run(config, workdir):
     for seed in configs.seeds(config):
       run_seed(config, workdir, seed, mesh, clock)
   print("diagnosis and report", flush=True)
-  found = diagnose(config, workdir, {"started": _now(), "seconds": round(time.monotonic() - began, 1),
+  found = diagnose(config, workdir, {**start, "seconds": round(time.monotonic() - began, 1),
                                      "stages_run": len(stages) - len(clock.left)})
   page.write_report(found, workdir)
   return found
@@ -330,27 +328,8 @@ def _pairs(config, table):
 
 
 def _run_record(config, workdir, run_facts):
-  import jax
-
   seed = configs.seeds(config)[0]
   folder = os.path.join(workdir, "facts", str(seed))
   sizes = {name.removesuffix(".jsonl"): len(schema.read_facts(os.path.join(folder, name)))
            for name in sorted(os.listdir(folder)) if name.endswith(".jsonl") and name != "relations.jsonl"}
-  versions = {"python": platform.python_version(), **{name: _version(name) for name in (
-      "factshock", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")}}
-  return {"name": config.name, "config": configs.to_dict(config), "versions": versions,
-          "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.devices()[0].platform})",
-          "command": " ".join(["python -m factshock.experiment", *sys.argv[1:]]), "facts": sizes, **run_facts}
-
-
-def _version(name):
-  import importlib.metadata
-
-  try:
-    return importlib.metadata.version(name)
-  except importlib.metadata.PackageNotFoundError:
-    return "not installed"
-
-
-def _now():
-  return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+  return {"name": config.name, "config": configs.to_dict(config), "facts": sizes, **run_facts}

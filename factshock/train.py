@@ -8,7 +8,8 @@ r"""Finetunes one model on all the facts of a file, alone or mixed with its pret
 remedy for frequency shock. The checkpoint stands in WORKDIR/checkpoints/finetuned/SEED; ask it with
 `python -m factshock.answer --checkpoint=...`, write it for other programs with `python -m factshock.convert`.
 An interrupted run goes on where its last checkpoint stands. --dry_run only says what the run would take:
-parameters, sharding, memory a device, FLOPs a step.
+parameters, sharding, memory a device, FLOPs a step. SIGTERM and Ctrl-C save the step and end with exit code 75: the same
+command goes on. --check_reproducibility trains 20 steps twice, compares every bit and keeps nothing.
 """
 
 from absl import flags
@@ -20,6 +21,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tokenizer and facts.")
 _SEED = flags.DEFINE_integer("seed", 0, "Order of the data, and random weights where there is no start.", lower_bound=0)
 _RATIO = flags.DEFINE_float("ratio", 0.0, "Examples of the pretraining task to each question.", lower_bound=0.0)
+_REPRODUCIBLE = flags.DEFINE_bool("check_reproducibility", False, "Train the first 20 steps twice, compare every bit, and keep nothing.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what training would take, and train nothing.")
 
 
@@ -27,10 +29,17 @@ def main(_):
   """Trains, or says what training would take."""
   from factshock import finetuning
 
-  if _CONFIG.value is None or not (_WORKDIR.value or _DRY_RUN.value):
-    raise console.UserError("needs --config=FILE and --workdir=DIR (or --dry_run); --help explains")
+  if _CONFIG.value is None or not (_WORKDIR.value or _DRY_RUN.value or _REPRODUCIBLE.value):
+    raise console.UserError("needs --config=FILE and --workdir=DIR (or --dry_run, --check_reproducibility); --help explains")
   if _DRY_RUN.value:
     print("\n".join(finetuning.dry_run(_CONFIG.value, _RATIO.value)))
+    return
+  if _REPRODUCIBLE.value:
+    differing = finetuning.reproducible(_CONFIG.value, seed=_SEED.value, ratio=_RATIO.value)
+    if differing:
+      raise console.UserError(f"20 steps gave other bits the second time in {len(differing)} weights, such as {differing[0]}; on a GPU "
+                              "XLA_FLAGS=--xla_gpu_deterministic_ops=true makes operations deterministic")
+    print("reproducible: 20 steps gave the same bits twice")
     return
   folder = finetuning.run(_CONFIG.value, _WORKDIR.value, seed=_SEED.value, ratio=_RATIO.value)
   print(f"checkpoint: {folder}")

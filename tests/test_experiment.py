@@ -4,15 +4,18 @@ import gzip
 import json
 import os
 import pathlib
+import random as random_numbers
 import re
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 import tiny
+from factshock import finetuning, interruption, provenance, study
 from factshock.facts import schema
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -87,6 +90,12 @@ def test_a_second_run_skips_what_is_done(finished, environment):
   assert before == {path: path.stat().st_mtime_ns for path in (workdir / "predictions").iterdir()}
 
 
+def wait_for(holds, process, seconds=120):
+  deadline = time.monotonic() + seconds
+  while not holds() and process.poll() is None and time.monotonic() < deadline:
+    time.sleep(0.002)
+
+
 @pytest.mark.parametrize("when", [
     "checkpoints/mixture/0/4", pytest.param("checkpoints/pretrained/0/10", marks=pytest.mark.slow),
     pytest.param("predictions/weight_mixing@0.5.seed0.test.jsonl.gz", marks=pytest.mark.slow)])
@@ -95,15 +104,59 @@ def test_a_killed_run_goes_on_to_the_same_predictions(finished, environment, tmp
   workdir = tmp_path / "killed"
   process = subprocess.Popen(command(workdir), cwd=ROOT, env=environment, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT)
-  deadline = time.monotonic() + 120
-  while not (workdir / when).exists() and process.poll() is None and time.monotonic() < deadline:
-    time.sleep(0.002)
+  wait_for(lambda: (workdir / when).exists(), process)
   process.send_signal(signal.SIGKILL)
   process.wait()
   assert (workdir / when).exists() and not (workdir / "report.html").exists()
   done = run(environment, workdir)
   assert done.returncode == 0, done.stderr
   assert predictions(workdir) == predictions(finished[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+@pytest.mark.parametrize("when", ["mixture@0", "weight_mixing@0"])
+def test_a_signal_ends_the_run_with_its_code_and_the_same_command_goes_on(finished, environment, tmp_path, number, when):
+  """Asked during finetuning, and during the answers of an arm."""
+  began = subprocess.Popen(command(tmp_path / "run"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  wait_for((tmp_path / "run" / "predictions" / f"{when}.seed0.test.jsonl.gz").exists, began)
+  began.send_signal(number)
+  _, said = began.communicate(timeout=120)
+  assert began.returncode == interruption.EXIT_CODE and f"stopped by {number.name}: run the same command again" in said
+  assert run(environment, tmp_path / "run").returncode == 0
+  assert predictions(tmp_path / "run") == predictions(finished[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["mesh", "pmap"])
+def test_twenty_kills_at_random_moments_change_no_bit(parallel, environment, tmp_path):
+  """One run of packed mixture finetuning that saves every step, killed in steps and in saves alike."""
+  def train(workdir, **pipes):
+    flags = [f"--config.parallel={parallel}", "--config.finetune.steps=500", "--config.finetune.checkpoint_every=1", "--config.finetune.pack=True",
+             "--config.finetune.log_every=1"]
+    return subprocess.Popen([sys.executable, "-m", "factshock.train", "--config=tests/tiny.py", f"--workdir={workdir}", "--ratio=1", *flags],
+                            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+  def result(workdir):
+    rows = map(json.loads, (workdir / "metrics/finetuned/0/metrics.jsonl").read_text().splitlines())
+    manifest = json.loads((workdir / "checkpoints/finetuned/0/500/manifest.json").read_text())
+    return {name: leaf["digest"] for name, leaf in manifest["leaves"].items()}, manifest["loader_state"], [
+        (row["step"], row["loss"], row["gradient_norm"]) for row in rows]
+
+  random, folder, in_saves = random_numbers.Random(0), tmp_path / "killed/checkpoints/finetuned/0", 0
+  for _ in range(20):
+    process, there = train(tmp_path / "killed"), set(folder.iterdir()) if folder.exists() else set()
+    wait_for(lambda: folder.exists() and set(folder.iterdir()) - there, process)
+    time.sleep(random.uniform(0, .3))
+    assert process.poll() is None, process.communicate()[1]
+    process.kill()
+    process.communicate()
+    in_saves += any(path.name.startswith(".saving") for path in folder.iterdir())
+  for workdir in ("killed", "whole"):
+    process = train(tmp_path / workdir)
+    assert process.communicate()[1] == "" and process.returncode == 0
+  assert result(tmp_path / "killed") == result(tmp_path / "whole")
+  assert 0 < in_saves < 20, "kills fell into saves and beside them"
 
 
 def test_a_workdir_of_another_experiment_is_refused(finished, environment):
@@ -165,3 +218,21 @@ def test_mixing_chosen_on_facts_has_the_curve_of_the_experiment(finished, tmp_pa
     expected.append(f"{alpha} {sum(row['prediction'] == row['object'] for row in rows) / len(rows):.3f}")
   assert "right on development by alpha: " + ", ".join(expected) in done.stdout
   assert json.loads((tmp_path / "mixed" / "mix.json").read_text())["weights"][1] in (0, .5, 1)
+
+
+def test_training_the_first_steps_twice_gives_the_same_bits(monkeypatch):
+  config = tiny.get_config()
+  config.cpu_devices = 0
+  assert finetuning.reproducible(config, ratio=1.0, steps=3) == []
+  fresh, count = study.random_params, iter(range(2))
+  monkeypatch.setattr(study, "random_params", lambda made: {**fresh(made), "head": fresh(made)["head"] + 1e-6 * next(count)})
+  assert "head" in finetuning.reproducible(config, steps=3)
+
+
+def test_every_start_is_recorded_with_its_code(tmp_path):
+  provenance.append(tmp_path, provenance.record())
+  provenance.append(tmp_path, {**provenance.record(), "seed": 3})
+  first, second = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
+  assert second["seed"] == 3 and first["versions"]["jax"] == jax.__version__ and first["device"].startswith("8 x cpu")
+  head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+  assert first["revision"].rstrip("+") == (head or "unknown")
