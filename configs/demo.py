@@ -76,7 +76,7 @@ def get_config():
   config.parallel = "mesh"  # or "pmap": all weights on each device
   config.cpu_devices = 0  # data-parallel host devices without an accelerator; 0: a device a core, at most 8
 
-  # The arms: what each one does (kinds: factshock/arms.py), and its title in the report.
+  # The arms: what each one does (kinds: factshock/study/arms.py), and its title in the report.
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   # Who plays which part in comparisons and pictures.
   config.roles = ml_collections.ConfigDict(dict(

@@ -20,7 +20,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the exper
 
 def main(_):
   """Runs the experiment, prints the table of arms and where the report is."""
-  from factshock import pipeline
+  from factshock.study import pipeline
 
   if _CONFIG.value is None or not _WORKDIR.value:
     raise console.UserError("needs --config=FILE and --workdir=DIR; --help explains")

@@ -27,7 +27,7 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what training would take, an
 
 def main(_):
   """Trains, or says what training would take."""
-  from factshock import finetuning
+  from factshock.study import finetuning
 
   if _CONFIG.value is None or not (_WORKDIR.value or _DRY_RUN.value or _REPRODUCIBLE.value):
     raise console.UserError("needs --config=FILE and --workdir=DIR (or --dry_run, --check_reproducibility); --help explains")

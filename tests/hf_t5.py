@@ -8,7 +8,6 @@ import numpy as np
 # compiles in half the time; for tests that run a function once or a few times
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-from factshock.models import t5
 
 
 def peer(config, seed=0):

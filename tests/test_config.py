@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from factshock import arms, finetuning, pipeline
-from factshock import study as studies
+from factshock.study import arms, checks, finetuning, pipeline, training
 from factshock import config as configs
 from factshock.console import UserError
 
@@ -30,7 +29,7 @@ def test_config_is_usable_and_as_recorded(name):
   finetuning.check(config, 0)
   with config.unlocked():
     config.corpus = config.corpus or ("" if config.facts == "world" else "text.txt")
-  arms.check(config)
+  checks.check(config)
   text = json.dumps(configs.to_dict(load(name)), indent=1, sort_keys=True) + "\n"
   path = ROOT / "tests" / "golden" / f"{name}.json"
   if os.environ.get("FACTSHOCK_WRITE_GOLDEN"):
@@ -72,7 +71,7 @@ def test_bad_values_are_named(change, expected):
   with config.unlocked():
     change(config)
   with pytest.raises(UserError, match="the config cannot be used") as error:
-    arms.check(config)
+    checks.check(config)
   assert expected in str(error.value)
 
 
@@ -80,7 +79,7 @@ def test_all_problems_are_named_at_once():
   config = load("demo")
   config.world.answers, config.world.zipf = 0, -1.0
   with pytest.raises(UserError) as error:
-    arms.check(config)
+    checks.check(config)
   assert "config.world.answers" in str(error.value) and "config.world.zipf" in str(error.value)
 
 
@@ -88,7 +87,7 @@ def test_all_problems_are_named_at_once():
 def test_seeds_are_a_number_or_a_list(value, seeds):
   config = load("demo")
   config.seeds = value
-  arms.check(config)
+  checks.check(config)
   assert configs.seeds(config) == seeds
 
 
@@ -104,7 +103,7 @@ def test_an_arm_overrides_finetuning_values():
   config = load("demo")
   with config.unlocked():
     config.arms.mixture.learning_rate = 1e-4
-  arms.check(config)
+  checks.check(config)
   assert arms.settings(config, "mixture")["learning_rate"] == 1e-4
   assert arms.settings(config, "finetune")["learning_rate"] == config.finetune.learning_rate
 
@@ -131,11 +130,11 @@ def test_a_typo_on_the_command_line_is_one_line(flags, expected, tmp_path):
 
 def test_batches_are_no_longer_than_their_examples_need():
   section = {"input_length": 40, "target_length": 16, "steps": 5}
-  assert studies.fit_lengths(section, (13, 4)) == {
+  assert training.fit_lengths(section, (13, 4)) == {
       "input_length": 16, "target_length": 8, "steps": 5}
   text = {"input_length": 24, "target_length": 12}
-  assert studies.fit_lengths(section, (13, 4), text)["input_length"] == 24
+  assert training.fit_lengths(section, (13, 4), text)["input_length"] == 24
   # A decoder-only model reads one row of tokens.
-  assert studies.fit_lengths(section, (13, 0)) == {"input_length": 16, "target_length": 0, "steps": 5}
+  assert training.fit_lengths(section, (13, 0)) == {"input_length": 16, "target_length": 0, "steps": 5}
   # What does not fit at all is left to the loader, which names the example.
-  assert studies.fit_lengths(section, (99, 4))["input_length"] == 40
+  assert training.fit_lengths(section, (99, 4))["input_length"] == 40

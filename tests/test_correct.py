@@ -100,7 +100,7 @@ def test_the_verb_writes_corrected_predictions_and_says_what_moved(tmp_path):
   assert rows[0]["note"] == "kept" and rows[0]["popularity"] == 3 and rows[0]["arm"] == "tuned_corrected" and rows[0]["tau"] == 1
   for row, p in zip(rows, expected):
     np.testing.assert_allclose([np.exp(dict(row["candidates"])[name]) for name in "xyz"], p, rtol=1e-4)
-  assert "lost: x (r) 4 -> " in done.stdout and f"right 0.250 before" in done.stdout and f"{tmp_path}/out.jsonl" in done.stdout
+  assert "lost: x (r) 4 -> " in done.stdout and "right 0.250 before" in done.stdout and f"{tmp_path}/out.jsonl" in done.stdout
   counts = tmp_path / "counts.tsv"
   counts.write_text("entity\tcount\nx\t1\ny\t9\nz\t9\n")
   dev = write(tmp_path / "dev.jsonl", rows_of(tuned, gold, start=50))

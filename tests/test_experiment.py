@@ -15,7 +15,8 @@ import jax
 import pytest
 
 import tiny
-from factshock import finetuning, interruption, provenance, study
+from factshock import interruption
+from factshock.study import finetuning, provenance, weights
 from factshock.facts import schema
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -224,8 +225,8 @@ def test_training_the_first_steps_twice_gives_the_same_bits(monkeypatch):
   config = tiny.get_config()
   config.cpu_devices = 0
   assert finetuning.reproducible(config, ratio=1.0, steps=3) == []
-  fresh, count = study.random_params, iter(range(2))
-  monkeypatch.setattr(study, "random_params", lambda made: {**fresh(made), "head": fresh(made)["head"] + 1e-6 * next(count)})
+  fresh, count = weights.random_params, iter(range(2))
+  monkeypatch.setattr(weights, "random_params", lambda made: {**fresh(made), "head": fresh(made)["head"] + 1e-6 * next(count)})
   assert "head" in finetuning.reproducible(config, steps=3)
 
 

@@ -1,7 +1,6 @@
 """The controls without a language model against their definitions."""
 
 import numpy as np
-import pytest
 
 from factshock.facts import baselines, sources, splits
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 import tiny_own
-from factshock import arms
-from factshock import study as studies
+from factshock.study import checks
+from factshock.study import study as studies
 from factshock.data import mixture
 from factshock.facts import relations as relations_room
 from factshock.facts import schema, world
@@ -111,7 +111,7 @@ def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_pa
   config.corpus, config.corpus_weights = f"{files}/text.txt.gz,{tmp_path}/loud.jsonl", (3, 1)
   config.pretrain.masking, config.pretrain.object_share = masking, 1.0
   config.pretrain.subject_share = 0.0
-  arms.check(config)
+  checks.check(config)
   study = studies.prepare(config, str(tmp_path / "run"), 0, None)
   sources, shares = zip(*study.texts("whole"))
   assert shares == (.75, .25) and [source.name for source in sources] == ["corpus", "corpus 2"]

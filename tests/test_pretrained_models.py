@@ -18,7 +18,7 @@ import hf_t5
 import hf_tokenizers
 import tiny_pretrained
 from configs import remedies
-from factshock import finetuning, pipeline
+from factshock.study import finetuning, pipeline
 from factshock.answering import asking
 from factshock.console import UserError
 from factshock.data import pretrained_tokenizers

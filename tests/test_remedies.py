@@ -12,12 +12,12 @@ import pytest
 
 import tiny_remedies
 from configs import remedies as configs_remedies
-from factshock import arms, pipeline, study, texts
 from factshock.console import UserError
 from factshock.data import mixture, soft_labels
 from factshock.facts import entities, splits
-from factshock.material import Material
 from factshock.report import remedies
+from factshock.study import answers, checks, pipeline, texts
+from factshock.study.material import Material
 from factshock.training import train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -169,7 +169,7 @@ def test_arms_that_cannot_be(change, expected):
     for name, keys in change.items():
       config.arms[name].update(keys)
   with pytest.raises(UserError) as caught:
-    arms.check(config)
+    checks.check(config)
   assert expected in str(caught.value)
 
 
@@ -177,12 +177,12 @@ def test_prior_correction_wants_all_candidates():
   config = tiny_remedies.get_config()
   config.answering.mode = "generate"
   with pytest.raises(UserError, match="prior_correction needs every candidate's score"):
-    arms.check(config)
+    checks.check(config)
 
 
 def test_only_what_a_prior_correction_reads_keeps_all_candidates():
   config = tiny_remedies.get_config()
-  kept = lambda label: study.kept(config, label)
+  kept = lambda label: answers.kept(config, label)
   assert [kept("finetune@8"), kept("weight_mixing@0.5"), kept("zero_shot_cloze")] == [None] * 3
   assert kept("prior_counts@1") == kept("l2_sp@8") == config.answering.top == 10
 

@@ -7,7 +7,7 @@ import pytest
 
 import hf_tokenizers
 from configs import pretrained, which_facts
-from factshock import arms, pipeline
+from factshock.study import checks, pipeline
 from factshock.console import UserError
 from factshock.data import pretrained_tokenizers
 from factshock.facts import schema, templates
@@ -97,4 +97,4 @@ def test_arms_that_rank_are_refused_where_nothing_is_ranked(home):
   with config.unlocked():
     config.arms.majority = dict(kind="majority")
   with pytest.raises(UserError, match="config.arms.majority: majority ranks the answers of a relation"):
-    arms.check(config)
+    checks.check(config)

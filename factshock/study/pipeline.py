@@ -7,14 +7,15 @@ import os
 import shutil
 import time
 
-from factshock import arms as arm_room
 from factshock import config as configs
-from factshock import files, interruption, provenance
-from factshock import study as studies
+from factshock import files, interruption
 from factshock.console import UserError, duration
 from factshock.facts import counts as counting
 from factshock.facts import relations as relations_room
 from factshock.facts import documents, schema, sources, splits
+from factshock.study import answers, checks, provenance, training, weights
+from factshock.study import arms as arm_room
+from factshock.study import study as studies
 
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
 _DIGESTED = 1 << 30
@@ -34,7 +35,7 @@ def run(config, workdir):
   from factshock.report import page
   from factshock.training import host, partitioning
 
-  arm_room.check(config)
+  checks.check(config)
   claim_workdir(config, workdir)
   host.keep_freed_memory()
   partitioning.use_cpu_devices(config.cpu_devices)
@@ -76,13 +77,13 @@ def run_seed(config, workdir, seed, mesh, clock):
   study = studies.prepare(config, workdir, seed, mesh)
   for name, facts in study.sets.items():
     print("  " + splits.describe(name, facts), flush=True)
-    if name not in ("pool", *studies.SPLITS):
+    if name not in ("pool", *answers.SPLITS):
       print("  " + splits.describe_against(facts, study.sets["test"]), flush=True)
   for name in waiting:
     interruption.check()
     print(f"seed {seed}: {name} ({clock.say()})", flush=True)
     if name == arm_room.PRETRAINED:
-      studies.pretrained(study)
+      weights.pretrained(study)
     else:
       arm_room.run(study, name)
     clock.finish(seed, name)
@@ -92,10 +93,10 @@ def done(config, workdir, seed, name):
   """Whether a stage's results are all there."""
   if name == arm_room.PRETRAINED:
     from factshock.training import checkpoints
-    if studies.starts_ready(config):
+    if training.starts_ready(config):
       return True
-    return checkpoints.latest_step(studies.checkpoint_folder(workdir, name, seed)) == config.pretrain.steps
-  return all(studies.answered(workdir, label, seed) for label in arm_room.points(config, name))
+    return checkpoints.latest_step(training.checkpoint_folder(workdir, name, seed)) == config.pretrain.steps
+  return all(answers.answered(workdir, label, seed) for label in arm_room.points(config, name))
 
 
 class Clock:
@@ -226,8 +227,8 @@ def diagnose(config, workdir, run_facts):
       table[name] = _title(config, name)
     trained_on = _finetuning_set(config, name)
     if trained_on:
-      answers = {seed: answers_of(seed, trained_on) for seed in seeds}
-      finetuning |= {label: answers for label in [*labels, name, f"{name}_early"] if label in arms}
+      seen = {seed: answers_of(seed, trained_on) for seed in seeds}
+      finetuning |= {label: seen for label in [*labels, name, f"{name}_early"] if label in arms}
   roles = config.roles.to_dict()
   relations = relations_room.read_relations(studies.facts_path(workdir, seeds[0], "relations.jsonl"))
   found = summary.diagnose(
@@ -282,7 +283,7 @@ def _answers(workdir, seed, name):
 def _read(workdir, label, seeds, split):
   from factshock.diagnosis import predictions
 
-  return {seed: predictions.read(studies.predictions_path(workdir, label, seed, split)) for seed in seeds}
+  return {seed: predictions.read(answers.predictions_path(workdir, label, seed, split)) for seed in seeds}
 
 
 def _best_point(workdir, labels, seed, criterion):

@@ -11,11 +11,10 @@ from typing import Callable, NamedTuple
 
 from factshock import config as configs
 from factshock import files
-from factshock import material as materials
-from factshock import study as studies
-from factshock import texts
 from factshock.console import UserError
 from factshock.facts import baselines, schema, splits
+from factshock.study import answers, material, texts, training, weights
+from factshock.study import study as studies
 
 PRETRAINED = "pretrained"
 
@@ -70,8 +69,8 @@ def _one_point(config, name):
 def _run_prompted(study, name):
   """Asks the pretrained model, or that of the finetuned arm `of`."""
   arm = study.config.arms[name]
-  params = _finetuned(study, arm.of) if "of" in arm else studies.pretrained(study)
-  studies.answer(study, name, params, arm.prompt, arm.get("shots", 0), arm.get("facts", "pool"))
+  params = _finetuned(study, arm.of) if "of" in arm else weights.pretrained(study)
+  answers.answer(study, name, params, arm.prompt, arm.get("shots", 0), arm.get("facts", "pool"))
 
 
 def _run_best_cloze(study, name):
@@ -79,7 +78,7 @@ def _run_best_cloze(study, name):
 
   What it gets right is what the model is taken to know (Petroni et al. 2019; Jiang et al. 2020 for choosing the statement).
   """
-  studies.answer(_by_best_statements(study), name, studies.pretrained(study), "cloze")
+  answers.answer(_by_best_statements(study), name, weights.pretrained(study), "cloze")
 
 
 def _by_best_statements(study):
@@ -100,10 +99,10 @@ def _by_best_statements(study):
 
 def _best_statements(study):
   """{relation: the statement by which most of its development facts are right, the first of equals}."""
-  params, best = studies.pretrained(study), {}
+  params, best = weights.pretrained(study), {}
   for number in range(max(len(row["statements"]) for row in study.relations.values())):
-    for relation, scores in studies.cloze_scores(study, params, "development", number).items():
-      right = studies.share_right(study, "development", relation, scores)
+    for relation, scores in answers.cloze_scores(study, params, "development", number).items():
+      right = answers.share_right(study, "development", relation, scores)
       if relation not in best or right > best[relation][0]:
         best[relation] = right, study.relations[relation]["statements"][number]
   without = [relation for relation in study.relations if relation not in best]
@@ -119,14 +118,14 @@ def _finetuned(study, name, step=None):
   from factshock.training import checkpoints
 
   try:
-    return studies.finetuned(study, name, step)
+    return weights.finetuned(study, name, step)
   except checkpoints.Damaged as error:
     if step is not None:
       raise
-    folder = studies.checkpoint_folder(study.workdir, name, study.seed)
+    folder = training.checkpoint_folder(study.workdir, name, study.seed)
     checkpoints.set_aside(folder, checkpoints.latest_step(folder), error)
   _run_finetune(study, name)
-  return studies.finetuned(study, name)
+  return weights.finetuned(study, name)
 
 
 def _finetune_points(config, name):
@@ -138,21 +137,21 @@ def _run_finetune(study, name):
   from factshock.training import checkpoints
 
   arm, section = study.config.arms[name], settings(study.config, name)
-  folder = studies.checkpoint_folder(study.workdir, name, study.seed)
+  folder = training.checkpoint_folder(study.workdir, name, study.seed)
   done = checkpoints.latest_step(folder) or -1
   missing = [label for label in points(study.config, name)
-             if not studies.answered(study.workdir, label, study.seed)]
+             if not answers.answered(study.workdir, label, study.seed)]
   if any(value(label) < done for label in missing):  # those of the last checkpoint's own step can be had from it
     print(f"  {name}: answers before step {done} are missing; training again from the start")
     shutil.rmtree(folder)
-  start = studies.random_params(study) if arm.get("start") == "random" else studies.pretrained(study)
+  start = weights.random_params(study) if arm.get("start") == "random" else weights.pretrained(study)
 
   def evaluate(step, params):
-    if not studies.answered(study.workdir, f"{name}@{step}", study.seed):
-      studies.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
+    if not answers.answered(study.workdir, f"{name}@{step}", study.seed):
+      answers.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
 
   facts, belief = _taught(study, arm)
-  studies.finetune(study, name, facts, section, start, ratio=arm.get("ratio", 0), question_weight=arm.get("question_weight", 1.0),
+  training.finetune(study, name, facts, section, start, ratio=arm.get("ratio", 0), question_weight=arm.get("question_weight", 1.0),
                    text=arm.get("text", "whole"), belief=belief, adjustment=arm.get("logit_adjustment", 0.0),
                    order=arm.get("order", 0), evaluate=evaluate,
                    fact_weights=splits.answer_weights(facts, study.counts) if arm.get("reweighted") else None)
@@ -172,7 +171,7 @@ def _taught(study, arm):
     return facts, None
   share = arm.get("gold_share", 0.0)
   belief = _belief(study, facts, arm.teacher, labels == "best")
-  return facts, [share * studies.on_object(study, fact) + (1 - share) * p for fact, p in zip(facts, belief)]
+  return facts, [share * answers.on_object(study, fact) + (1 - share) * p for fact, p in zip(facts, belief)]
 
 
 def _belief(study, facts, teacher, best):
@@ -180,7 +179,7 @@ def _belief(study, facts, teacher, best):
   asked = study.config.arms[teacher]
   if asked.kind == "best_cloze":
     study = _by_best_statements(study)
-  return studies.teacher_belief(study, studies.pretrained(study), facts, asked.get("prompt", "cloze"), asked.get("shots", 0), best)
+  return answers.teacher_belief(study, weights.pretrained(study), facts, asked.get("prompt", "cloze"), asked.get("shots", 0), best)
 
 
 def _facts(study, name):
@@ -212,11 +211,11 @@ def _run_weight_mixing(study, name):
   from factshock.training import interpolation
 
   arm = study.config.arms[name]
-  finetuned, pretrained = _finetuned(study, arm.of), studies.pretrained(study)
+  finetuned, pretrained = _finetuned(study, arm.of), weights.pretrained(study)
   prompt = settings(study.config, arm.of)["prompt"]
   for alpha in study.config.mixing.alphas:
     params = interpolation.mix_by_profile(pretrained, finetuned, alpha, arm.get("profile", "uniform"))
-    studies.answer(study, f"{name}@{alpha:g}", params, prompt, alpha=alpha)
+    answers.answer(study, f"{name}@{alpha:g}", params, prompt, alpha=alpha)
 
 
 def _run_soup(study, name):
@@ -228,9 +227,9 @@ def _run_soup(study, name):
 
   arm = study.config.arms[name]
   several = [(one, step) for one in arm.of_arms for step in arm.get("steps", (None,))]
-  params = interpolation.interpolate([studies.pretrained(study) if step == 0 else _finetuned(study, one, step)
+  params = interpolation.interpolate([weights.pretrained(study) if step == 0 else _finetuned(study, one, step)
                                       for one, step in several], "uniform")
-  studies.answer(study, name, params, settings(study.config, arm.of_arms[0])["prompt"])
+  answers.answer(study, name, params, settings(study.config, arm.of_arms[0])["prompt"])
 
 
 def _run_exchange(study, name):
@@ -238,9 +237,9 @@ def _run_exchange(study, name):
   from factshock.training import interpolation
 
   arm = study.config.arms[name]
-  pair = [studies.pretrained(study), _finetuned(study, arm.of)]
+  pair = [weights.pretrained(study), _finetuned(study, arm.of)]
   params = interpolation.exchange(*(pair[::-1] if arm.get("only", False) else pair), tuple(arm.parts))
-  studies.answer(study, name, params, settings(study.config, arm.of)["prompt"])
+  answers.answer(study, name, params, settings(study.config, arm.of)["prompt"])
 
 
 def corrected_point(config, name):
@@ -259,7 +258,7 @@ def _run_prior_correction(study, name):
   from factshock.answering import correction
 
   def tables(label, split):
-    path = studies.predictions_path(study.workdir, label, study.seed, split)
+    path = answers.predictions_path(study.workdir, label, study.seed, split)
     rows = correction.read_rows(path)
     return rows, correction.tables(rows, path)
 
@@ -273,11 +272,11 @@ def _run_prior_correction(study, name):
           test, [(fact["relation"], fact["object"]) for fact in _trained_on(study, name)]),
   }[arm.prior]()
   ratios, _ = correction.log_ratios(test, reference)
-  for split in studies.SPLITS:
+  for split in answers.SPLITS:
     rows, found = tables(label, split)
     for point in points(study.config, name):
       corrected = correction.correct(found, ratios, value(point))
-      studies.write_rows(study, point, split, correction.corrected_rows(corrected, rows, studies.kept(study.config, name), arm=name, tau=value(point)))
+      answers.write_rows(study, point, split, correction.corrected_rows(corrected, rows, answers.kept(study.config, name), arm=name, tau=value(point)))
 
 
 def _trained_on(study, name):
@@ -294,32 +293,32 @@ def _run_output_mixing(study, name):
   asked = study.config.arms[arm.with_arm]
   finetuned = _finetuned(study, arm.of)
   prompt = settings(study.config, arm.of)["prompt"]
-  for split in studies.SPLITS:
-    of_pretrained = studies.scores(study, studies.pretrained(study), split, asked.prompt, asked.get("shots", 0),
+  for split in answers.SPLITS:
+    of_pretrained = answers.scores(study, weights.pretrained(study), split, asked.prompt, asked.get("shots", 0),
                                    asked.get("facts", "pool"))
-    of_finetuned = studies.scores(study, finetuned, split, prompt)
+    of_finetuned = answers.scores(study, finetuned, split, prompt)
     for alpha in study.config.mixing.alphas:
       mixed = [interpolation.mix_probabilities(a, b, alpha) for a, b in zip(of_pretrained, of_finetuned)]
-      studies.write_answers(study, f"{name}@{alpha:g}", split, mixed, alpha=alpha)
+      answers.write_answers(study, f"{name}@{alpha:g}", split, mixed, alpha=alpha)
 
 
 def _run_majority(study, name):
   """Answers every query with the relation's answers in the order of their frequency in the pool."""
   found = baselines.majority(study.sets["pool"], study.candidates)
-  for split in studies.SPLITS:
-    studies.write_answers(study, name, split, [found[fact["relation"]] for fact in study.sets[split]])
+  for split in answers.SPLITS:
+    answers.write_answers(study, name, split, [found[fact["relation"]] for fact in study.sets[split]])
 
 
 def _run_naive_bayes(study, name):
   """Answers every query from the words of its subject and the facts of the pool."""
-  for split in studies.SPLITS:
-    studies.write_answers(study, name, split, baselines.naive_bayes(study.sets["pool"], study.sets[split], study.candidates))
+  for split in answers.SPLITS:
+    answers.write_answers(study, name, split, baselines.naive_bayes(study.sets["pool"], study.sets[split], study.candidates))
 
 
 PROFILES = ("uniform", "decreasing", "increasing")  # of alpha in depth, see interpolation.mix_by_profile
 MODEL_SETS = ("known", "unknown")  # facts of the pool that the pretrained model, asked as roles.ceiling is, has right or wrong
-_CORRECTED = ("finetune", "weight_mixing", "output_mixing")  # the kinds whose answers a prior correction may move
-_SETS = ("pool", *materials.FINETUNING_SETS)
+CORRECTED = ("finetune", "weight_mixing", "output_mixing")  # the kinds whose answers a prior correction may move
+_SETS = ("pool", *material.FINETUNING_SETS)
 _FACTS = configs.choice(*_SETS, *MODEL_SETS)
 _PROMPT = configs.choice(*configs.PROMPTS)
 
@@ -354,76 +353,3 @@ KINDS = {
     "majority": Kind(configs.arm_schema(), _one_point, _run_majority, "control", None),
     "naive_bayes": Kind(configs.arm_schema(), _one_point, _run_naive_bayes, "control", None),
 }
-
-
-def _correction_problems(config, name, ranks):
-  arm, where = config.arms[name], f"config.arms.{name}"
-  problems = []
-  if not ranks:
-    problems.append(f"{where}: prior_correction needs every candidate's score: config.answering.mode='rank'")
-  if (arm.prior == "arm") != ("with_arm" in arm):
-    problems.append(f"{where}: prior='arm' and with_arm=ARM go together, got prior={arm.prior!r} and "
-                    f"with_arm={arm.get('with_arm')!r}")
-  if config.arms[arm.of].kind in _CORRECTED and corrected_point(config, name) is None:
-    there = ", ".join(f"{value(label):g}" for label in points(config, arm.of))
-    problems.append(f"{where}.at: expected one of {there}, got {arm.at:g}")
-  return problems
-
-
-def _soup_problems(config, name):
-  arm, problems = config.arms[name], []
-  if len(arm.of_arms) * len(arm.get("steps", (None,))) < 2:
-    problems.append(f"config.arms.{name}: expected two models to average at least, got one; name more arms or steps")
-  for other in arm.of_arms:
-    if other not in config.arms or config.arms[other].kind != "finetune" or settings(config, other)["lora_rank"]:
-      problems.append(f"config.arms.{name}.of_arms: expected arms of kind 'finetune' without adapters, got {other!r}")
-      continue
-    section = settings(config, other)
-    kept = {0, *range(0, section["steps"], section["checkpoint_every"] if section.get("keep_checkpoints") else section["steps"]), section["steps"]}
-    if not kept >= set(arm.get("steps", ())):
-      problems.append(f"config.arms.{name}.steps: {other!r} keeps steps {', '.join(map(str, sorted(kept)))}, got "
-                      f"{', '.join(map(str, arm.steps))}; see its checkpoint_every and keep_checkpoints")
-  return problems
-
-
-def check(config):
-  """Checks a config, its arms included. Raises: UserError naming every problem."""
-  configs.check(config, {name: kind.schema for name, kind in KINDS.items()})
-  problems = []
-  if config.facts != "world" and not (config.corpus or config.entity_counts):
-    problems.append(f"config.facts={config.facts!r} needs config.corpus=PATH too: a text, pretrained on or like that, "
-                    "that says which answers are common (or config.entity_counts=PATH, from `python -m factshock.count`)")
-  reads_text = [name for name, arm in config.arms.items() if arm.get("ratio", 0) > 0]
-  if config.facts != "world" and not config.corpus and (reads_text or config.pretrain.steps > 0):
-    problems.append(f"config.corpus=PATH: is needed by {', '.join(reads_text) or 'pretraining'}, which read text")
-  ranks = config.answering.mode == "rank" and config.finetune.prompt not in configs.CHOICE_PROMPTS
-  for name, arm in config.arms.items():
-    if arm.kind in ("output_mixing", "best_cloze", "majority", "naive_bayes") and config.finetune.prompt in configs.CHOICE_PROMPTS:
-      problems.append(f"config.arms.{name}: {arm.kind} ranks the answers of a relation, and choices are a question's own; take it out")
-    elif arm.kind in ("output_mixing", "best_cloze") and not ranks:
-      problems.append(f"config.arms.{name}: {arm.kind} needs config.answering.mode='rank'; take it out or rank")
-    of, of_kinds = arm.get("of"), _CORRECTED if arm.kind == "prior_correction" else ("finetune",)
-    if of and config.arms[of].kind not in of_kinds:
-      problems.append(f"config.arms.{name}.of: expected an arm of kind {' or '.join(map(repr, of_kinds))}, got {of!r}")
-    asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
-    if asked and config.arms[asked].kind not in asked_kinds:
-      problems.append(f"config.arms.{name}.with_arm: expected an arm of kind {' or '.join(map(repr, asked_kinds))}, got {asked!r}")
-    if arm.kind == "soup":
-      problems += _soup_problems(config, name)
-    problems += [f"config.arms.{name}.{key}: {arm[key]!r} keeps a moving average for its own answers alone (ema); name another arm"
-                 for key in ("of",) if key in arm and arm.kind != "prior_correction" and config.arms[arm[key]].get("ema")]
-    if arm.get("facts") in MODEL_SETS and not (ranks and config.roles.ceiling):
-      problems.append(f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: what it has "
-                      "right is known")
-    if ("teacher" in arm) != (arm.get("labels") in ("soft", "best")):
-      problems.append(f"config.arms.{name}: labels='soft' or 'best' and teacher=ARM go together, got labels={arm.get('labels')!r} and "
-                      f"teacher={arm.get('teacher')!r}")
-    elif "teacher" in arm and (arm.teacher not in config.arms or config.arms[arm.teacher].kind not in ("prompted", "best_cloze")
-                               or "of" in config.arms[arm.teacher] or not ranks):
-      problems.append(f"config.arms.{name}.teacher: expected an arm of kind 'prompted' or 'best_cloze' that ranks, got {arm.teacher!r}")
-    if ("gold_share" in arm and "teacher" not in arm) or (arm.get("logit_adjustment") and (not ranks or arm.get("reweighted"))):
-      problems.append(f"config.arms.{name}: gold_share goes with a teacher, and logit_adjustment with answers that are ranked, without reweighted")
-    if arm.kind == "prior_correction":
-      problems += _correction_problems(config, name, ranks)
-  if problems:
-    raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))

@@ -2,11 +2,11 @@
 
 from factshock import config as configs
 from factshock import interruption
-from factshock import material as materials
-from factshock import pipeline, provenance
-from factshock import study as studies
 from factshock.console import UserError
 from factshock.facts import splits
+from factshock.study import arms, pipeline, provenance, training, weights
+from factshock.study import material as materials
+from factshock.study import study as studies
 
 NAME = "finetuned"
 
@@ -32,7 +32,7 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   provenance.append(workdir, {**provenance.record(), "seed": seed, "ratio": ratio})
-  folder = studies.checkpoint_folder(workdir, NAME, seed)
+  folder = training.checkpoint_folder(workdir, NAME, seed)
   if checkpoints.latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
     return folder
@@ -40,7 +40,7 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
   print("  " + splits.describe("facts", material.facts), flush=True)
   with interruption.heeded():
-    studies.finetune(study, NAME, material.facts, config.finetune.to_dict(), studies.pretrained(study), ratio=ratio)
+    training.finetune(study, NAME, material.facts, config.finetune.to_dict(), weights.pretrained(study), ratio=ratio)
   return folder
 
 
@@ -61,16 +61,14 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
     with tempfile.TemporaryDirectory() as folder:
       material = materials.of(config, folder, seed)
       study = studies.assemble(config, folder, seed, mesh, material, {"pool": material.facts})
-      start = studies.start_weights(study) if config.start_from else studies.random_params(study)
-      trained = studies.finetune(study, NAME, material.facts, section, start, ratio=ratio)
+      start = weights.start_weights(study) if config.start_from else weights.random_params(study)
+      trained = training.finetune(study, NAME, material.facts, section, start, ratio=ratio)
       found.append({name: np.asarray(leaf) for name, leaf in checkpoints.flat_leaves(trained).items()})
   return [name for name, leaf in found[0].items() if leaf.tobytes() != found[1][name].tobytes()]
 
 
 def check(config, ratio):
   """Checks a config for training alone: its arms do not count. Raises: UserError naming every problem."""
-  from factshock import arms
-
   configs.check(config, {name: kind.schema for name, kind in arms.KINDS.items()})
   if ratio and config.facts != "world" and not config.corpus:
     raise UserError(f"--ratio={ratio:g} needs config.corpus=PATH, the text of the pretraining task")
@@ -96,8 +94,8 @@ def dry_run(config, ratio=0.0):
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh, section = partitioning.make_mesh(config.mesh.to_dict()), config.finetune
   model = family.from_section(config.model.to_dict(), 0)
-  scale = studies.lora_scale(section)
-  step_fn, optimizer = studies.train_step(model, studies.optimization(section), section.accumulate, scale)
+  scale = training.lora_scale(section)
+  step_fn, optimizer = training.train_step(model, training.optimization(section), section.accumulate, scale)
   params, frozen = jax.eval_shape(functools.partial(family.of(model).init, model), jax.random.key(0)), None
   if scale:
     frozen, params = params, jax.eval_shape(functools.partial(

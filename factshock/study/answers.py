@@ -1,0 +1,131 @@
+"""How the models of a study are asked, and the predictions files that come of it."""
+
+import os
+
+import numpy as np
+
+from factshock import config as configs
+from factshock.study import study as studies
+
+SPLITS = ("development", "test")
+_BELIEVED = 1e-3  # less likely answers are not taught
+
+
+def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
+  """Log-probabilities of every candidate for each fact of a split: list of arrays [candidates]."""
+  from factshock.answering import ranking
+
+  key = (prompt, shots, shot_facts, split)
+  if key not in study.queries:
+    facts = study.sets[split]
+    texts = studies.prompt_texts(study, facts, prompt, shots, shot_facts)
+    study.queries[key] = ranking.prepare(study.tokenizer, texts, [fact["relation"] for fact in facts],
+                                         study.candidates, study.config.answering.batch_size)
+  return ranking.rank_prepared(params, study.model, study.queries[key], study.mesh)
+
+
+def cloze_scores(study, params, split, number):
+  """As `scores`, by the statement `number` of each relation that has so many: {relation: list of arrays}.
+
+  A decoder-only model has none for a statement that goes on after the answer.
+  """
+  from factshock.data import prompts
+
+  relations = {name: {**row, "statements": [row["statements"][number]]} for name, row in study.relations.items()
+               if number < len(row["statements"]) and prompts.can_ask(row["statements"][number], studies.is_decoder(study))}
+  facts = [fact for fact in study.sets[split] if fact["relation"] in relations]
+  if not facts:
+    return {}
+  asked = study._replace(relations=relations, sets={split: facts}, queries={})
+  found = {name: [] for name in relations}
+  for fact, one in zip(facts, scores(asked, params, split, "cloze")):
+    found[fact["relation"]].append(one)
+  return found
+
+
+def share_right(study, split, relation, scores_by_fact):
+  """The share of a split's facts of one relation whose best candidate is the object; 0 without facts."""
+  facts = [fact for fact in study.sets[split] if fact["relation"] == relation]
+  right = [study.candidates[relation][int(one.argmax())] == fact["object"] for fact, one in zip(facts, scores_by_fact)]
+  return sum(right) / max(1, len(right))
+
+
+def teacher_belief(study, params, facts, prompt, shots=0, best=False):
+  """What a model believes of facts, asked by a prompt: for each probabilities [candidates] of at least _BELIEVED each.
+
+  Args:
+    best: all on the likeliest candidate.
+  """
+  asked = study._replace(sets={**study.sets, "asked": facts}, queries={})
+  found = []
+  for one in scores(asked, params, "asked", prompt, shots):
+    p = np.exp(one - one.max())
+    p = (p == p.max()).astype(float) if best else np.where(p / p.sum() >= _BELIEVED, p, 0)
+    found.append(p / p.sum())
+  return found
+
+
+def on_object(study, fact):
+  """All probability on a fact's object, among the candidates of its relation."""
+  return (np.array(study.candidates[fact["relation"]]) == fact["object"]).astype(float)
+
+
+def predictions_path(workdir, label, seed, split):
+  """The predictions file of one label, seed and split in a workdir."""
+  return os.path.join(workdir, "predictions", f"{label}.seed{seed}.{split}.jsonl.gz")
+
+
+def answered(workdir, label, seed):
+  """Whether the predictions of a label are there, for development and test."""
+  return all(os.path.exists(predictions_path(workdir, label, seed, split)) for split in SPLITS)
+
+
+def write_answers(study, label, split, scores_by_fact, **extra):
+  """Writes the predictions file of one label and split from candidate scores."""
+  from factshock.answering import predictions
+
+  rows = predictions.prediction_rows(
+      study.sets[split], study.candidates, scores_by_fact, top=kept(study.config, label), **_labels(study, label, split), **extra)
+  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+
+
+def kept(config, label):
+  """How many candidates the predictions of a label keep: config.answering.top, or None, which is all, where a prior correction reads them."""
+  reading = [arm for arm in config.arms.values() if arm.kind == "prior_correction"]
+  read = {arm[key] for arm in reading for key in ("of", "with_arm") if key in arm}
+  return None if label.split("@")[0] in read else config.answering.top or None
+
+
+def write_rows(study, label, split, rows):
+  """Writes ready rows as the predictions file of one label and split."""
+  from factshock.answering import predictions
+
+  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+
+
+def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
+  """Asks a model all development and test facts and writes the predictions files, as config.answering.mode says."""
+  for split in SPLITS:
+    if study.config.answering.mode == "rank" and prompt not in configs.CHOICE_PROMPTS:
+      write_answers(study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra)
+    else:
+      _write_said(study, label, split, params, prompt, shots, shot_facts, extra)
+
+
+def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
+  """Writes what a model generates, or which of a fact's own choices it takes."""
+  from factshock.answering import choices, decoding, predictions
+
+  facts, labels = study.sets[split], {**_labels(study, label, split), **extra}
+  asked = (params, study.model, study.tokenizer)
+  texts = studies.prompt_texts(study, facts, prompt, shots, shot_facts)
+  size = dict(batch_size=study.config.answering.batch_size, mesh=study.mesh)
+  if prompt in configs.CHOICE_PROMPTS:
+    rows = choices.rows(*asked, facts, texts, letters=prompt == "letters", **size, **labels)
+  else:
+    rows = predictions.text_rows(facts, *decoding.generate(*asked, texts, max_length=study.config.answering.max_tokens, **size), **labels)
+  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+
+
+def _labels(study, label, split):
+  return {"arm": label.split("@")[0], "seed": study.seed, "split": split}
