@@ -33,7 +33,7 @@ def arms():
   found = {**{name: demo.arms()[name] for name in names}, **remedies("balanced"), **weak("balanced"), **controls("balanced")}
   for name, title in SETS.items():
     found[name] = dict(kind="finetune", facts=name, title=f"Finetuning, {title.lower()}", group=f"finetuning on {title.lower()}")
-    found |= {f"{name}_{remedy}": {**arm, "group": f"{arm['group']}, {title.lower()}"}
+    found |= {f"{name}_{remedy}": {**arm, "group": f"{arm['group']}, {title.lower()}", "title": f"{arm['title']} ({title.lower()})"}
               for remedy, arm in remedies(name, name, f"{name}_").items()}
   return found
 

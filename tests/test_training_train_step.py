@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hf_t5
 from factshock.console import UserError
-from factshock.models import t5
+from factshock.models import family, llama, t5
 from factshock.training import optimizers, train_step
 
 CONFIG = t5.T5Config(vocab_size=41, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=2,
@@ -139,3 +139,30 @@ def test_bfloat16_params_keep_their_dtype():
   state, metrics = _step(config, accumulate=2)(train_step.init_state(params, SGD), _batch(), KEY)
   assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {jnp.dtype("bfloat16")}
   assert metrics["loss"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("family_name", ["t5", "llama"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_logits_in_parts_give_the_same_loss_and_gradient_in_less_memory(monkeypatch, family_name, soft):
+  rng, vocabulary, rows, places = np.random.default_rng(0), 3000, 8, 12
+  if family_name == "t5":
+    config = t5.T5Config(vocab_size=vocabulary, d_model=16, d_ff=16, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=1)
+    batch = {"inputs": rng.integers(3, vocabulary, (rows, 6)), "targets": rng.integers(3, vocabulary, (rows, places))}
+  else:
+    config = llama.LlamaConfig(vocab_size=vocabulary, d_model=16, d_ff=16, num_heads=2, num_kv_heads=2, d_kv=8, layers=1, max_length=64)
+    batch = {"tokens": rng.integers(3, vocabulary, (rows, places))}
+  batch = {name: array.astype(np.int32) for name, array in batch.items()} | {"weights": rng.random((rows, places)).astype(np.float32)}
+  if soft:
+    batch |= {"answer_tokens": rng.integers(-1, vocabulary, (rows, places, 3)).astype(np.int32),
+              "answer_shares": rng.dirichlet(np.ones(3), (rows, places)).astype(np.float32)}
+  params = family.of(config).init(config, jax.random.key(0))
+
+  def compiled(limit):
+    monkeypatch.setattr(train_step, "LOGIT_BYTES", limit)
+    # A function of its own each time: jit keeps what it traced before.
+    return jax.jit(jax.value_and_grad(lambda params: train_step.loss_fn(params, config, batch), has_aux=True)).lower(params).compile()
+
+  whole, parts = compiled(1 << 40), compiled(4 * rows * vocabulary * places // 4)
+  assert parts.memory_analysis().temp_size_in_bytes < .6 * whole.memory_analysis().temp_size_in_bytes
+  for a, b in zip(jax.tree.leaves(whole(params)), jax.tree.leaves(parts(params)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)

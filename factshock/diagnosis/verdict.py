@@ -63,8 +63,12 @@ def lines(found):
   rows = [f"  {estimate['mean']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]  {names[key]}"
           for key, estimate in found["evidence"].items() if estimate and estimate["mean"] is not None and estimate["low"] is not None]
   share = found["share_of_loss"]
-  return [f"Verdict: {found['text']}", *rows, *([f"  The prior explains {share:.0%} of the loss."] if share is not None else []),
+  return [f"Verdict: {found['text']}", *rows, *([_explained(share)] if share is not None else []),
           f"Try first: {found['try_first']}"]
+
+
+def _explained(share):
+  return f"  The prior explains {share:.0%} of the loss." if share <= 1 else f"  Restoring the prior gives back {share:.1f} times the loss."
 
 
 def sign(estimate):

@@ -79,7 +79,17 @@ def forward(params, config, tokens_BxS, *, segments_BxS=None):
     tokens_BxS: int32, PAD on either side of a row.
     segments_BxS: int32, of packed rows (0 = padding): tokens see their own segment, positions count in it.
   """
-  return _apply(params, config, _Llama.forward, tokens_BxS, _segments(tokens_BxS, segments_BxS))
+  return head(params, config, hidden(params, config, tokens_BxS, segments_BxS=segments_BxS))
+
+
+def hidden(params, config, tokens_BxS, *, segments_BxS=None):
+  """What `forward` multiplies by the head: [B, S, D], for losses that need no logits as a whole."""
+  return _apply(params, config, _Llama.hidden, tokens_BxS, _segments(tokens_BxS, segments_BxS))
+
+
+def head(params, config, hidden_BxSxD):
+  """Logits float32 [B, S, V] from `hidden`."""
+  return _apply(params, config, _Llama.head_of, hidden_BxSxD)
 
 
 def start(params, config, inputs_BxS, length, packed=None):
@@ -271,8 +281,11 @@ class _Llama(layers.Part):
     return any(leaf.dtype == jnp.uint16 for leaf in jax.tree.leaves(weights))
 
   def forward(self, tokens, segments):
+    return self.head_of(self.hidden(tokens, segments))
+
+  def hidden(self, tokens, segments):
     x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))
-    return self.logits(x)
+    return self.final_norm(x)
 
   def prefill(self, tokens, segments, place):
     return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments), place)[1]
@@ -322,5 +335,8 @@ class _Llama(layers.Part):
     return self.embedding.astype(self.dtype)[jnp.maximum(tokens, 0)]
 
   def logits(self, x):
+    return self.head_of(self.final_norm(x))
+
+  def head_of(self, x):
     weight = self.embedding if self.config.tie_head else self.head
-    return products.logits(self.final_norm(x), weight.astype(self.dtype))
+    return products.logits(x, weight.astype(self.dtype))

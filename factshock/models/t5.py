@@ -80,10 +80,21 @@ def forward(params, config, inputs_BxS, targets_BxT, *, input_segments=None, tar
     key: a random key turns dropout on.
   Raises: ValueError where only one of the segments is given.
   """
+  return head(params, config, hidden(params, config, inputs_BxS, targets_BxT, input_segments=input_segments,
+                                     target_segments=target_segments, key=key))
+
+
+def hidden(params, config, inputs_BxS, targets_BxT, *, input_segments=None, target_segments=None, key=None):
+  """What `forward` multiplies by the head: [B, T, D], for losses that need no logits as a whole."""
   if (input_segments is None) != (target_segments is None):
     raise ValueError("expected input_segments and target_segments together, got only one of them")
-  return _apply(params, config, _T5.forward, inputs_BxS, shift_right(targets_BxT, target_segments),
+  return _apply(params, config, _T5.hidden, inputs_BxS, shift_right(targets_BxT, target_segments),
                 input_segments, target_segments, key=key)
+
+
+def head(params, config, hidden_BxTxD):
+  """Logits float32 [B, T, V] from `hidden`."""
+  return _apply(params, config, _T5.head_of, hidden_BxTxD)
 
 
 def encode(params, config, inputs_BxS, *, input_segments=None, key=None):
@@ -323,15 +334,21 @@ class _T5(layers.Part):
     return self.forward(tokens, tokens, None, None)
 
   def forward(self, inputs, decoder_inputs, input_segments, target_segments):
+    return self.head_of(self.hidden(inputs, decoder_inputs, input_segments, target_segments))
+
+  def hidden(self, inputs, decoder_inputs, input_segments, target_segments):
     encoded = self.encode(inputs, input_segments)
-    return self.decode(encoded, inputs, decoder_inputs, input_segments, target_segments)
+    return self.decoded(encoded, inputs, decoder_inputs, input_segments, target_segments)
 
   def encode(self, inputs, segments=None):
     mask = attention.padding_mask(inputs) if segments is None else attention.segment_mask(segments, segments)
     length = inputs.shape[1]
     return self.encoder(self._embed(inputs), self.encoder.bias(length, length) + mask)
 
-  def decode(self, encoded, inputs, decoder_inputs, input_segments=None, target_segments=None):
+  def decode(self, encoded, inputs, decoder_inputs):
+    return self.head_of(self.decoded(encoded, inputs, decoder_inputs))
+
+  def decoded(self, encoded, inputs, decoder_inputs, input_segments=None, target_segments=None):
     length = decoder_inputs.shape[1]
     bias = self.decoder.bias(length, length) + attention.causal_mask(length)
     if target_segments is None:
@@ -339,7 +356,7 @@ class _T5(layers.Part):
     else:
       bias = bias + attention.segment_mask(target_segments, target_segments)
       cross_mask = attention.segment_mask(target_segments, input_segments)
-    return self._logits(self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask))
+    return self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask)
 
   def tree(self, cache, first_B, tokens_M, distance_MxM):
     size = tokens_M.shape[0]
@@ -351,7 +368,7 @@ class _T5(layers.Part):
     return x
 
   def logits(self, x):
-    return self._logits(self.decoder.final_norm(x))
+    return self.head_of(self.decoder.final_norm(x))
 
   def cross_keys_values(self, encoded, place):
     return self.decoder.layers.cross_keys_values(None, encoded, place)[1]
@@ -374,7 +391,7 @@ class _T5(layers.Part):
   def _embed(self, tokens):
     return self.embedding.astype(self.dtype)[tokens]
 
-  def _logits(self, x):
+  def head_of(self, x):
     if not self.config.tie_head:
       return products.logits(x, self.head.astype(self.dtype))
     return products.logits(x * self.config.d_model ** -0.5, self.embedding.astype(self.dtype))

@@ -37,7 +37,8 @@ READING = {
         "on the other facts.",
     "remedies":
         "Each remedy against plain finetuning on the same facts: difference in share right, by {criterion}, on the same queries, bold where its "
-        "{level} interval excludes 0 (the dashed line); beside it the same where both were stopped early; then share right, shock and known facts kept as in the table of arms. Strengths and steps are "
+        "{level} interval excludes 0 (the dashed line); beside it the same against finetuning that was stopped early, the "
+        "remedy stopped early too where it trains; then share right, shock and known facts kept as in the table of arms. Strengths and steps are "
         "chosen on development facts. <b>Needs</b> and <b>cost</b> are beside plain finetuning.",
     "steps":
         "How to read: each line is one kind of finetuning, measured after the given number of steps; bands "

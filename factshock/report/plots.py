@@ -103,12 +103,20 @@ def accuracy_by_steps(diagnosis):
   facts = [label for label in labels if kinds[label] == "which facts"]
   controls = [label for label in labels if kinds[label] == "control"]
   rest = [label for label in labels if label not in facts + controls]
+  facts, controls, rest = (_drawn(diagnosis, part) for part in (facts, controls, rest))
   parts = [("steps", rest, "Kinds of finetuning"), ("steps_facts", facts, "Which facts to finetune on"),
            ("steps_controls", controls, "Controls")]
   limits = _limits(diagnosis, facts + rest)
   with _settings():
     return [_steps_panel(diagnosis, *part, None if part[1] is controls else limits)
             for part in parts if part[1]]
+
+
+def _drawn(diagnosis, labels, most=8):
+  """As many curves as can be told apart: those that play a part first, then those of the plain groups, in the table's order."""
+  role, plain = reading.roles(diagnosis), ("baseline", "remedy", "control", "which facts", "")
+  first = sorted(labels, key=lambda label: (label not in (role["finetuned"], *role["remedies"]), reading.group(diagnosis, label) not in plain))
+  return sorted(first[:most], key=labels.index)
 
 
 def _share_right(diagnosis):
@@ -154,7 +162,7 @@ def _step_axis(axes, steps):
 
 def by_alpha(diagnosis):
   """Two panels against alpha: accuracy, and total variation between predicted and gold answers."""
-  labels = reading.curves(diagnosis, "alpha")
+  labels = _drawn(diagnosis, reading.curves(diagnosis, "alpha"))
   if not labels:
     return []
   with _settings():

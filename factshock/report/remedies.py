@@ -74,7 +74,7 @@ def table(diagnosis):
                    difference(row["early"]),
                    cell(estimate(diagnosis, label, "right")), cell(estimate(diagnosis, label, "shock", "shock"), ratio),
                    cell(estimate(diagnosis, label, "known_kept"), ratio), *map(text, row["words"])])
-  return html_table(["Remedy", "Effect", "", "Seeds of<br>same sign", "Effect, both<br>stopped early", reading.criterion(diagnosis).capitalize(), "Shock", "Known<br>kept",
+  return html_table(["Remedy", "Effect", "", "Seeds of<br>same sign", "Over finetuning<br>stopped early", reading.criterion(diagnosis).capitalize(), "Shock", "Known<br>kept",
                      "Needs", "Cost", "Use it when"], body, "remedies")
 
 
@@ -83,7 +83,8 @@ def _rows(diagnosis):
   compared = {(row.get("arm"), row.get("against")): row for row in diagnosis.get("comparisons") or []}
   found = []
   for remedy, mended in (diagnosis.get("remedies") or {}).items():
-    row, early = (compared.get((remedy + end, mended + end)) or {} for end in ("", "_early"))
+    row = compared.get((remedy, mended)) or {}
+    early = compared.get((f"{remedy}_early", f"{mended}_early")) or compared.get((remedy, f"{mended}_early")) or {}
     effect = reading.clean(row.get("difference"))
     of = arms.get(remedy) or arms.get(mended)
     if effect and of:

@@ -57,6 +57,9 @@ def check(config):
     asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
     if asked and config.arms[asked].kind not in asked_kinds:
       problems.append(f"config.arms.{name}.with_arm: expected an arm of kind {' or '.join(map(repr, asked_kinds))}, got {asked!r}")
+    if arm.get("text") in ("background", "random_words") and config.pretrain.masking == "salient":
+      problems.append(f"config.arms.{name}.text: {arm.text!r} leaves no sentence that names a fact's two ends, which "
+                      "config.pretrain.masking='salient' needs; choose 'without_test'")
     if arm.kind == "soup":
       problems += _soup_problems(config, name)
     problems += [f"config.arms.{name}.{key}: {arm[key]!r} keeps a moving average for its own answers alone (ema); name another arm"

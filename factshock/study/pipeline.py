@@ -311,7 +311,11 @@ def _pairs(config, table):
   """The paired comparisons that the papers' claims need: remedies, early stopping and halves."""
   roles, pairs = config.roles, []
   for remedy, mended in {**{name: roles.finetuned for name in roles.remedies}, **remedies_of(config)}.items():
-    pairs += [(remedy, mended), (f"{remedy}_early", f"{mended}_early"), (remedy, roles.zero_shot), (mended, roles.zero_shot)]
+    best = f"{remedy}_early" if f"{remedy}_early" in table else remedy
+    pairs += [(remedy, mended), (best, f"{mended}_early"), (remedy, roles.zero_shot), (mended, roles.zero_shot)]
+  pairs += [pair for name, arm in config.arms.items() if arm.get("text", "whole") != "whole" or arm.get("labels") == "permuted"
+            for pair in ((name, roles.finetuned), ("mixture", name))]
+  pairs += [("known", "unknown"), ("unknown_relabelled", "unknown")]
   pairs += [(roles.finetuned, roles.zero_shot), (f"{roles.finetuned}_early", roles.finetuned),
             (f"{roles.finetuned}_early", roles.zero_shot), (roles.finetuned, "natural")]
   if "combined" in table:
@@ -320,7 +324,7 @@ def _pairs(config, table):
   pairs.append(("mixture", "language_model_only"))
   for suffix in ("", "_early", "_k_shot"):
     pairs += [(f"popular_half{suffix}", f"{other}{suffix}") for other in ("unpopular_half", "random_half", "whole")]
-  pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] in table and pair[1] in table]
+  pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] in table and pair[1] in table and pair[0] != pair[1]]
   if roles.finetuned:
     # Of the points of the main curve, so that the report can say whether it rises and falls.
     first, *others = arm_room.points(config, roles.finetuned)

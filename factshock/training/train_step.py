@@ -9,6 +9,8 @@ import optax
 from factshock.console import UserError
 from factshock.models import t5
 
+LOGIT_BYTES = 1 << 29  # of the whole batch, over all devices
+
 
 def loss_fn(params, config, batch, key=None):
   """Weighted sum of the negative log-likelihood of the tokens to be predicted, and sums for metrics.
@@ -23,17 +25,38 @@ def loss_fn(params, config, batch, key=None):
   """
   soft = {name: array for name, array in batch.items() if name.startswith("answer_")}
   if "tokens" in batch:
-    from factshock.models import llama
-    logits = llama.forward(params, config, batch["tokens"], segments_BxS=batch.get("segments"))[:, :-1]
-    targets, weights = batch["tokens"][:, 1:], batch["weights"][:, 1:]
-    soft = {name: array[:, 1:] for name, array in soft.items()}
+    from factshock.models import llama as model
+    hidden = model.hidden(params, config, batch["tokens"], segments_BxS=batch.get("segments"))
+    # Each place predicts the token after it; the last one none.
+    targets, weights, soft = jax.tree.map(_after, (batch["tokens"], batch["weights"], soft))
+    weights = weights.at[:, -1].set(0)
   else:
-    segments = {name: batch.get(name) for name in ("input_segments", "target_segments")}
-    logits = t5.forward(params, config, batch["inputs"], batch["targets"], key=key, **segments)
+    model, segments = t5, {name: batch.get(name) for name in ("input_segments", "target_segments")}
+    hidden = model.hidden(params, config, batch["inputs"], batch["targets"], key=key, **segments)
     targets, weights = batch["targets"], batch["weights"]
-  nll_BxT, correct_BxT = soft_losses(logits, targets, **soft) if soft else token_losses(logits, targets)
-  weights = weights.astype(jnp.float32)
-  return jnp.sum(weights * nll_BxT), {"correct": jnp.sum(weights * correct_BxT), "tokens": jnp.sum(weights)}
+
+  def sums(part):
+    logits = model.head(params, config, part["hidden"])
+    nll_BxT, correct_BxT = soft_losses(logits, part["targets"], **part["soft"]) if soft else token_losses(logits, part["targets"])
+    return jnp.sum(part["weights"] * nll_BxT), {"correct": jnp.sum(part["weights"] * correct_BxT), "tokens": jnp.sum(part["weights"])}
+
+  whole = {"hidden": hidden, "targets": targets, "weights": weights.astype(jnp.float32), "soft": soft}
+  parts = _parts(targets.shape, config.vocab_size)
+  if parts == 1:
+    return sums(whole)
+  # Logits are computed again in the backward pass, a part of the places at a time: they are never there as a whole.
+  cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], parts, x.shape[1] // parts, *x.shape[2:]), 1, 0), whole)
+  return jax.tree.map(jnp.sum, jax.lax.map(jax.checkpoint(sums), cut))
+
+
+def _after(array_BxS):
+  return jnp.roll(array_BxS, -1, axis=1)
+
+
+def _parts(shape, vocabulary):
+  """Into how many parts of the places a batch's logits are cut, so that those of one part are at most LOGIT_BYTES."""
+  rows, places = shape
+  return next((parts for parts in range(1, places + 1) if places % parts == 0 and 4 * rows * places // parts * vocabulary <= LOGIT_BYTES), places)
 
 
 def token_losses(logits_BxTxV, targets_BxT):
