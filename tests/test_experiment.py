@@ -129,6 +129,25 @@ def test_a_signal_ends_the_run_with_its_code_and_the_same_command_goes_on(finish
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_share_a_workdir_without_double_work(finished, environment, tmp_path, killed):
+  """Both start at once; one may be killed in the middle, and the other takes over what it was at."""
+  workdir = tmp_path / "shared"
+  both = [subprocess.Popen(command(workdir, "--config.seeds=2"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           text=True) for _ in range(2)]
+  if killed:
+    wait_for((workdir / "predictions" / "finetune@0.seed1.test.jsonl.gz").exists, both[0])
+    both[0].kill()
+  said = [process.communicate(timeout=500)[0] for process in both]
+  assert both[1].returncode == 0 and (killed or both[0].returncode == 0), said
+  ran = re.findall(r"(?m)^seed (\d): (\w+) \(", "\n".join(said))
+  assert len(set(ran)) == 2 * (len(tiny.KEEP) + 1) and (killed or len(ran) == len(set(ran)))
+  assert killed or all(re.search(r"(?m)^seed \d: \w+ \(", words) for words in said), "both worked"
+  mine = {name: data for name, data in predictions(workdir).items() if ".seed0." in name}
+  assert mine == predictions(finished[0]) and not list((workdir / "claims").iterdir())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["mesh", "pmap"])
 def test_twenty_kills_at_random_moments_change_no_bit(parallel, environment, tmp_path):
   """One run of packed mixture finetuning that saves every step, killed in steps and in saves alike."""

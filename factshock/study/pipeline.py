@@ -13,12 +13,13 @@ from factshock.console import UserError, duration
 from factshock.facts import counts as counting
 from factshock.facts import relations as relations_room
 from factshock.facts import documents, schema, sources, splits
-from factshock.study import answers, checks, provenance, training, weights
+from factshock.study import answers, checks, claims, provenance, training, weights
 from factshock.study import arms as arm_room
 from factshock.study import study as studies
 
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
 _DIGESTED = 1 << 30
+_WAIT = 2.0  # seconds between two looks at what other processes do
 MAY_CHANGE = ("corpus_cache", "seeds", "diagnosis", "roles", "name", "cpu_devices", "mesh", "parallel")  # what a rerun in the same workdir may change
 
 
@@ -47,8 +48,7 @@ def run(config, workdir):
   print(f"{len(stages)} stages, {len(stages) - len(clock.left)} of them done before; "
         f"{len(mesh.devices.flat)} {mesh.devices.flat[0].platform} device(s)", flush=True)
   with interruption.heeded():
-    for seed in configs.seeds(config):
-      run_seed(config, workdir, seed, mesh, clock)
+    run_stages(config, workdir, mesh, clock)
   print("diagnosis and report", flush=True)
   found = diagnose(config, workdir, {**start, "seconds": round(time.monotonic() - began, 1),
                                      "stages_run": len(stages) - len(clock.left)})
@@ -68,35 +68,77 @@ def order(config):
   return ordered
 
 
-def run_seed(config, workdir, seed, mesh, clock):
-  """Runs the stages of one seed that are not done yet."""
-  waiting = [name for name in [arm_room.PRETRAINED, *order(config)] if not done(config, workdir, seed, name)]
-  if not waiting:
-    return
-  print(f"seed {seed}: preparing facts and text", flush=True)
-  study = studies.prepare(config, workdir, seed, mesh)
-  for name, facts in study.sets.items():
-    print("  " + splits.describe(name, facts), flush=True)
-    if name not in ("pool", *answers.SPLITS):
-      print("  " + splits.describe_against(facts, study.sets["test"]), flush=True)
-  for name in waiting:
-    interruption.check()
+def run_stages(config, workdir, mesh, clock):
+  """Runs the stages that are not done yet, each under a claim; several processes, or machines with one folder, share them."""
+  study_of = functools.lru_cache(maxsize=1)(functools.partial(_prepared, config, workdir, mesh))
+  waited = False
+  while clock.left:
+    ran = False
+    for seed, name in list(clock.left):
+      interruption.check()
+      if done(config, workdir, seed, name) and not claims.held(_claim_path(workdir, seed, name)):
+        clock.forget(seed, name)  # by another process
+      elif ready(config, workdir, seed, name):
+        ran |= _run_stage(config, workdir, seed, name, study_of, clock)
+    if clock.left and not ran:
+      if not waited:
+        print(f"waiting for {len(clock.left)} stages that other processes are at, or that need these", flush=True)
+      waited = True
+      time.sleep(_WAIT)
+
+
+def _run_stage(config, workdir, seed, name, study_of, clock):
+  """Runs a stage where nobody else is at it; whether it was run."""
+  with claims.claim(_claim_path(workdir, seed, name)) as ours:
+    if not ours or done(config, workdir, seed, name):
+      return False
+    study = study_of(seed)
     print(f"seed {seed}: {name} ({clock.say()})", flush=True)
     if name == arm_room.PRETRAINED:
       weights.pretrained(study)
     else:
       arm_room.run(study, name)
-    clock.finish(seed, name)
+  clock.finish(seed, name)
+  return True
+
+
+def _claim_path(workdir, seed, name):
+  return os.path.join(workdir, "claims", f"{seed}.{name}")
+
+
+def _prepared(config, workdir, mesh, seed):
+  """The Study of a seed, said; one process at a time, as all write the same files."""
+  with claims.wait(_claim_path(workdir, seed, "preparing"), say=f"seed {seed}: another process prepares facts and text"):
+    print(f"seed {seed}: preparing facts and text", flush=True)
+    study = studies.prepare(config, workdir, seed, mesh)
+  for name, facts in study.sets.items():
+    print("  " + splits.describe(name, facts), flush=True)
+    if name not in ("pool", *answers.SPLITS):
+      print("  " + splits.describe_against(facts, study.sets["test"]), flush=True)
+  return study
+
+
+def ready(config, workdir, seed, name):
+  """Whether all that a stage needs is there, and nobody is at it any more."""
+  needed = [] if name == arm_room.PRETRAINED else [arm_room.PRETRAINED, *arm_room.needs(config, name)]
+  return all(done(config, workdir, seed, need) and not claims.held(_claim_path(workdir, seed, need)) for need in needed)
 
 
 def done(config, workdir, seed, name):
-  """Whether a stage's results are all there."""
+  """Whether a stage's results are all there: its answers, and its weights where arms that are not done need them."""
   if name == arm_room.PRETRAINED:
-    from factshock.training import checkpoints
-    if training.starts_ready(config):
-      return True
-    return checkpoints.latest_step(training.checkpoint_folder(workdir, name, seed)) == config.pretrain.steps
-  return all(answers.answered(workdir, label, seed) for label in arm_room.points(config, name))
+    return training.starts_ready(config) or _trained(config.pretrain.steps, workdir, seed, name)
+  if not all(answers.answered(workdir, label, seed) for label in arm_room.points(config, name)):
+    return False
+  # Answers are written before the last checkpoint is.
+  return config.arms[name].kind != "finetune" or _trained(arm_room.settings(config, name)["steps"], workdir, seed, name) or all(
+      done(config, workdir, seed, other) for other in config.arms if name in arm_room.needs(config, other))
+
+
+def _trained(steps, workdir, seed, name):
+  from factshock.training import checkpoints
+
+  return checkpoints.latest_step(training.checkpoint_folder(workdir, name, seed)) == steps
 
 
 class Clock:
@@ -117,8 +159,12 @@ class Clock:
     return asked + 3.0 * section["steps"] * section["batch_size"] * (1 + arm.get("ratio", 0))
 
   def finish(self, seed, name):
-    self.left.remove((seed, name))
+    self.forget(seed, name)
     self.finished += self.work(name)
+
+  def forget(self, seed, name):
+    """Takes out a stage that this process need not run."""
+    self.left.remove((seed, name))
 
   def say(self):
     elapsed = time.monotonic() - self.began

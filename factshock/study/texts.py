@@ -8,6 +8,7 @@ import numpy as np
 
 from factshock import files
 from factshock.facts import documents, entities
+from factshock.study import claims
 
 _SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
 
@@ -63,6 +64,11 @@ def sources(config, workdir, seed, material, sets, tokenizer, kind):
            for number, text in enumerate(material.texts)]
   weights = config.corpus_weights or (1,) * len(material.texts)
   cache = config.corpus_cache or os.path.join(workdir, "corpus")
+  with claims.wait(os.path.join(config.corpus_cache or os.path.join(workdir, "claims"), "text.claim"), say="  another process prepares the text"):
+    return _sources(config, material, tokenizer, texts, weights, cache)
+
+
+def _sources(config, material, tokenizer, texts, weights, cache):
   names = ["corpus", *(f"corpus {number}" for number in range(2, len(material.texts) + 1))]
   return [(_text_source(config.pretrain, text, material.facts, tokenizer, cache, name), weight / sum(weights))
           for text, weight, name in zip(texts, weights, names)]
