@@ -20,12 +20,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the exper
 
 def main(_):
   """Runs the experiment, prints the table of arms and where the report is."""
-  from factshock.study import pipeline
+  from factshock.study import diagnosing, pipeline
 
   if _CONFIG.value is None or not _WORKDIR.value:
     raise console.UserError("needs --config=FILE and --workdir=DIR; --help explains")
   found = pipeline.run(_CONFIG.value, _WORKDIR.value)
-  print("\n".join(pipeline.summary_lines(found)))
+  print("\n".join(diagnosing.summary_lines(found)))
   print(f"report: {os.path.join(_WORKDIR.value, 'report.html')}")
 
 

@@ -16,7 +16,7 @@ from factshock.console import UserError
 from factshock.data import mixture, soft_labels
 from factshock.facts import entities, splits
 from factshock.report import remedies
-from factshock.study import answers, checks, pipeline, texts
+from factshock.study import answers, checks, diagnosing, texts
 from factshock.study.material import Material
 from factshock.training import train_step
 
@@ -188,7 +188,7 @@ def test_only_what_a_prior_correction_reads_keeps_all_candidates():
 
 
 def test_remedies_are_compared_with_plain_finetuning_on_the_same_facts():
-  found = pipeline.remedies_of(configs_remedies.get_config())
+  found = diagnosing.remedies_of(configs_remedies.get_config())
   assert found["prior_counts"] == found["run_average"] == found["l2_sp"] == found["finetune_early"] == "finetune"
   assert found["whole_mixing_prior_counts"] == found["whole_run_average"] == found["whole_early"] == "whole"
   assert not {"finetune", "mixture_permuted", "kept", "second_order", "zero_shot_cloze"} & set(found)
@@ -197,7 +197,7 @@ def test_remedies_are_compared_with_plain_finetuning_on_the_same_facts():
 def test_the_report_says_what_every_remedy_needs():
   config = configs_remedies.get_config()
   arms_ = {name: arm.to_dict() for name, arm in config.arms.items()}
-  for name, mended in pipeline.remedies_of(config).items():
+  for name, mended in diagnosing.remedies_of(config).items():
     assert all(remedies.describe(arms_[name if name in arms_ else mended], arms_)), name
   needs, cost, when = remedies.describe(arms_["mixing_prior_counts"], arms_)
   assert (needs, cost) == ("the model before finetuning, development facts; unlabelled questions, and counts of answers in text",

@@ -4,9 +4,10 @@ from factshock import config as configs
 from factshock import interruption
 from factshock.console import UserError
 from factshock.facts import splits
-from factshock.study import arms, pipeline, provenance, training, weights
+from factshock.study import arms, provenance, training, weights
 from factshock.study import material as materials
 from factshock.study import study as studies
+from factshock.study import workdir as workdirs
 
 NAME = "finetuned"
 
@@ -27,7 +28,7 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   from factshock.training import checkpoints, host, partitioning
 
   check(config, ratio)
-  pipeline.claim_workdir(config, workdir)
+  workdirs.claim(config, workdir)
   host.keep_freed_memory()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())

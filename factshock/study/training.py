@@ -46,7 +46,8 @@ def optimization(section):
   """The part of a section that its optimizer is made of, hashable."""
   plain = [(key, section[key]) for key in (
       "optimizer", "learning_rate", "schedule", "warmup", "steps", "final", "b2", "weight_decay", "clip")]
-  own = [(key, section[key]) for key in ("l2_sp", "ema", "trained", "frozen") if section.get(key)]
+  own = [(key, section[key]) for key in ("l2_sp", "ema") if section.get(key)]
+  own += [(key, tuple(section[key])) for key in ("trained", "frozen") if section.get(key)]
   return tuple(sorted(plain + own))
 
 
