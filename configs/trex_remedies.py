@@ -7,7 +7,8 @@ r"""Remedies for frequency shock on real facts and real text: those of configs/r
 Finetuning is on the set `high_mismatch`, whose answers are unlike those of the test facts; facts whose answer stands in the subject's
 name are left out. What the model knows is what it has right by the best of a relation's statements, which is also what it is taught in
 self-distillation. `mixture_without_test` reads no sentence that names a subject of a test fact.
-Expect: not run yet. Time: about 30 minutes a seed on 2 CPU cores.
+Expect: exact match .29 zero-shot, .18 after finetuning, .29 to .30 with mixing that falls in depth or mixture and weight mixing, .22 to .27
+with the others. Time: about 45 minutes a seed on one CPU core.
 """
 
 import ml_collections

@@ -7,10 +7,11 @@ VERDICTS = {
               "still within reach.",
               "Answer-prior correction (python -m factshock.correct): no training, and no labels. Weight mixing on top of it."),
     "access": ("Access to what the model knew is lost: facts it had right are wrong even with the frequencies of answers restored.",
-               "Weight mixing (python -m factshock.mix --select) or mixture finetuning; finetune on facts that the model knows, or on its own "
-               "answers. Prior correction will do little."),
+               "Weight mixing, alpha falling in depth (python -m factshock.mix --select --profile=decreasing), or mixture finetuning; finetune on facts "
+               "that the model knows. Prior correction will do little."),
     "both": ("The answer prior has shifted and access to what the model knew is lost.",
-             "Weight mixing (python -m factshock.mix --select), then answer-prior correction on top of it."),
+             "Weight mixing, alpha falling in depth (python -m factshock.mix --select --profile=decreasing), then answer-prior correction on top of it, if "
+             "development facts say so."),
     "unclear": ("Finetuning lost accuracy, but neither a shifted answer prior nor lost access is clear: too few queries, or too "
                 "few known facts.",
                 "More test facts, or more seeds; stopping earlier is safe to try."),
