@@ -18,7 +18,7 @@ import hf_t5
 import hf_tokenizers
 import tiny_pretrained
 from configs import remedies
-from factshock.study import finetuning, pipeline
+from factshock.study import checks, finetuning, pipeline
 from factshock.answering import asking
 from factshock.console import UserError
 from factshock.data import pretrained_tokenizers
@@ -227,12 +227,25 @@ def test_models_and_questions_that_cannot_be(home, tmp_path):
   assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_parts_that_a_model_does_not_have_are_refused_before_anything_runs(home):
+  config = config_of(home, "llama")
+  config.model.tie_head = True
+  with config.unlocked():
+    config.arms.mixture.update(frozen=("encoder",), trained=("head",))
+  with pytest.raises(UserError) as caught:
+    checks.check(config)
+  assert "config.arms.mixture.frozen: the model has no 'encoder' of its own" in str(caught.value)
+  assert "config.arms.mixture.trained: the model has no 'head' of its own; its embedding serves" in str(caught.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_remedy_runs_on_a_pretrained_model(home, family, tmp_path):
   config = config_of(home, family)
   made = {**remedies.remedies("balanced", own="zero_shot", teacher="zero_shot"), **remedies.weak("balanced", "zero_shot", "zero_shot"),
           **remedies.controls("balanced", "zero_shot")}
+  if family == "llama":
+    del made["encoder_only"]
   made["kept"]["checkpoint_every"], made["run_average"]["steps"] = 2, (0, 2, 4)
   plain = dict(finetune=dict(kind="finetune", facts="balanced", title="Finetuning"))
   config.mixing.taus = (0.0, 1.0)

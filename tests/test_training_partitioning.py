@@ -123,10 +123,16 @@ def alone():
   return functools.cache(lambda config, optimizer: train(config, None, optimizer=optimizer))
 
 
-@pytest.mark.parametrize("config", [T5, LLAMA])
-@pytest.mark.parametrize("sizes, parallel, optimizer, accumulate", [
-    ({}, "mesh", "adamw", 1), ({"fsdp": 4}, "mesh", "adamw", 1), ({"data": 2, "fsdp": 2, "model": 2}, "mesh", "adamw", 2),
-    ({"model": 8, "data": 1}, "mesh", "adafactor", 1), ({}, "pmap", "adamw", 1), ({}, "pmap", "adafactor", 2)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("config, sizes, parallel, optimizer, accumulate", [
+    (T5, {"data": 2, "fsdp": 2, "model": 2}, "mesh", "adamw", 2), (LLAMA, {}, "pmap", "adamw", 1),
+    *(pytest.param(config, *case, marks=SLOW) for config in (T5, LLAMA) for case in [
+        ({}, "mesh", "adamw", 1), ({"fsdp": 4}, "mesh", "adamw", 1), ({"data": 1, "model": 8}, "mesh", "adafactor", 1),
+        ({}, "pmap", "adafactor", 2)]),
+    pytest.param(LLAMA, {"data": 2, "fsdp": 2, "model": 2}, "mesh", "adamw", 2, marks=SLOW),
+    pytest.param(T5, {}, "pmap", "adamw", 1, marks=SLOW)])
 def test_twenty_steps_on_every_mesh_and_by_pmap_are_those_of_one_device(alone, config, sizes, parallel, optimizer, accumulate):
   found = train(config, partitioning.make_mesh(sizes), parallel, optimizer, accumulate)
   for name, leaf in checkpoints.flat_leaves(alone(config, optimizer)["params"]).items():

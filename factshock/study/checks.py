@@ -60,6 +60,10 @@ def check(config):
     if arm.get("text") in ("background", "random_words") and config.pretrain.masking == "salient":
       problems.append(f"config.arms.{name}.text: {arm.text!r} leaves no sentence that names a fact's two ends, which "
                       "config.pretrain.masking='salient' needs; choose 'without_test'")
+    missing = {"encoder"} if config.model.family == "llama" else set()
+    missing |= {"head"} if config.model.tie_head else set()
+    problems += [f"config.arms.{name}.{key}: the model has no {part!r} of its own" + ("; its embedding serves: say 'embedding'" if part == "head" else "")
+                 for key in ("parts", "trained", "frozen") for part in arm.get(key, ()) if part in missing]
     if arm.kind == "soup":
       problems += _soup_problems(config, name)
     problems += [f"config.arms.{name}.{key}: {arm[key]!r} keeps a moving average for its own answers alone (ema); name another arm"
