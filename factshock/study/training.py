@@ -108,7 +108,7 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
         key=jax.random.key(study.seed), mesh=study.mesh, label=name, metrics=writer,
         log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps, weights=weights, frozen=frozen, parallel=parallel,
         checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name, section),
-                                      None if section.get("keep_checkpoints") else 1))
+                                      None if section.get("keep_checkpoints") else 2))
   return state["params"]
 
 
