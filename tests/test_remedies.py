@@ -160,6 +160,7 @@ def test_random_words_keep_lengths_and_words():
     (dict(run_average=dict(steps=(0, 30))), "config.arms.run_average.steps: 'kept' keeps steps 0, 2, 4, 6, 8, got 0, 30"),
     (dict(run_average=dict(steps=(200,))), "config.arms.run_average: expected two models to average at least, got one"),
     (dict(finetune=dict(gold_share=.5)), "config.arms.finetune: gold_share goes with a teacher"),
+    (dict(kept=dict(ema=.9)), "config.arms.run_average.of_arms: 'kept' keeps a moving average for its own answers alone"),
     (dict(finetune=dict(ema=.9)), "config.arms.weight_mixing.of: 'finetune' keeps a moving average for its own answers alone"),
     (dict(last_layer_only=dict(parts=("tail",))), "config.arms.last_layer_only.parts: expected a list of at least 1, each one of 'embedding'"),
 ])

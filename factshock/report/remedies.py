@@ -7,7 +7,7 @@ from factshock.report.tables import table as html_table
 
 _BEFORE = "the model before finetuning"
 
-# What an arm's config must hold -> (needs, cost, when to use it); the first that fits. Values may be functions of a value.
+# What an arm's config must hold -> (needs, cost, when to use it); the first that fits.
 _FINETUNED = (
     ("ratio", "text like that of pretraining", "{:g} examples of text to a question", "training is to be done anyway, and text is at hand"),
     ("gold_share", _BEFORE, "a forward pass a question", "answers must stay near those of before"),

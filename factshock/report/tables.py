@@ -52,7 +52,7 @@ def arms(diagnosis):
     last = kind
     found = estimate(diagnosis, label, "right")
     rows.append([text(reading.title(diagnosis, label)), cell(found), bar(found, span, line)]
-                + [none() if get(label) is None else write(get(label)) for _, get, write in columns])
+                + [_none() if get(label) is None else write(get(label)) for _, get, write in columns])
   return table(["Arm", reading.criterion(diagnosis).capitalize(), ""] + [head for head, _, _ in columns], rows, "arms")
 
 
@@ -85,7 +85,7 @@ def _flips(diagnosis, label):
   return None if gained is None or lost is None else f"{ratio(gained)} / {ratio(lost)}"
 
 
-def none():
+def _none():
   return '<span class="none">–</span>'
 
 
@@ -170,8 +170,9 @@ def comparisons(diagnosis):
 
 
 def difference(found):
+  """A difference of two arms as HTML, bold where its interval excludes 0; a dash where there is none."""
   if found is None:
-    return none()
+    return _none()
   clear = None not in (found["low"], found["high"]) and (found["low"] > 0 or found["high"] < 0)
   size = share(found["mean"], True)
   return (f"<b>{size}</b>" if clear else size) + f"<small>{interval(found)}</small>"
@@ -179,12 +180,12 @@ def difference(found):
 
 def _p_value(value):
   value = number(value)
-  return none() if value is None else "&lt; .001" if value < .001 else share(value)
+  return _none() if value is None else "&lt; .001" if value < .001 else share(value)
 
 
 def _count(value):
   value = number(value)
-  return none() if value is None else f"{value:,.0f}"
+  return _none() if value is None else f"{value:,.0f}"
 
 
 def extreme_entities(diagnosis, label, most=8):

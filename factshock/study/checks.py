@@ -66,8 +66,9 @@ def check(config):
                  for key in ("parts", "trained", "frozen") for part in arm.get(key, ()) if part in missing]
     if arm.kind == "soup":
       problems += _soup_problems(config, name)
-    problems += [f"config.arms.{name}.{key}: {arm[key]!r} keeps a moving average for its own answers alone (ema); name another arm"
-                 for key in ("of",) if key in arm and arm.kind != "prior_correction" and config.arms[arm[key]].get("ema")]
+    mixed = {"of": [of] if of and arm.kind != "prior_correction" else [], "of_arms": arm.get("of_arms", ())}  # whose weights are taken
+    problems += [f"config.arms.{name}.{key}: {other!r} keeps a moving average for its own answers alone (ema); name another arm"
+                 for key, others in mixed.items() for other in others if other in config.arms and config.arms[other].get("ema")]
     if arm.get("facts") in arms.MODEL_SETS and not (ranks and config.roles.ceiling):
       problems.append(f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: what it has "
                       "right is known")
