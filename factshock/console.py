@@ -2,8 +2,9 @@
 
 import sys
 import time
+import traceback
 
-from factshock import interruption
+from factshock import interruption, processes
 
 
 class UserError(ValueError):
@@ -22,16 +23,20 @@ def run(main):
     try:
       if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)")
-      return main(argv)
+      code = main(argv)
+      processes.barrier("end")  # before JAX ends, which waits for others only so long
+      return code
     except UserError as error:
-      print(f"error: {error}", file=sys.stderr)
-      return 2
-    except interruption.Interrupted as signal:
+      return _ended(f"error: {error}", 2)
+    except interruption.Interrupted as signal:  # all of several processes, at the same point
       print(f"stopped by {signal}: run the same command again to go on", file=sys.stderr)
       return interruption.EXIT_CODE
     except KeyboardInterrupt:
-      print("interrupted: run the same command again to go on", file=sys.stderr)
-      return 130
+      return _ended("interrupted: run the same command again to go on", 130)
+    except Exception:
+      if processes.count() > 1:
+        _ended(traceback.format_exc(), 1)
+      raise
 
   try:
     app.run(guarded, flags_parser=_parse_flags)
@@ -39,6 +44,13 @@ def run(main):
     # absl ends with 1 after --help, which to a shell script means that something went wrong.
     asked = {"--help", "-help", "--helpshort", "--helpfull", "-h"} & set(sys.argv[1:])
     sys.exit(0 if asked and end.code == 1 else end.code)
+
+
+def _ended(message, code):
+  """Prints why a verb ended, ends the processes that work with this one, and gives the exit code."""
+  print(message, file=sys.stderr, flush=True)
+  processes.fail(message.strip().splitlines()[-1], code)
+  return code
 
 
 def _parse_flags(argv):

@@ -6,6 +6,7 @@ import os
 import tempfile
 import zlib
 
+from factshock import processes
 from factshock.console import UserError
 
 
@@ -40,13 +41,18 @@ def lines(path):
 
 
 @contextlib.contextmanager
-def writing(path, binary=False):
+def writing(path, binary=False, by_all=False):
   """Context manager: a file to write, which appears at `path` only when all was written.
 
   The folder is made where it is missing; a name ending in .gz is gzipped (with no time stamp, so
-  that equal content gives equal bytes). On any error `path` is left as it was.
+  that equal content gives equal bytes). On any error `path` is left as it was. Of several processes that
+  work as one the first alone writes; what the others write is dropped, but for a file `by_all`.
   """
   path = str(path)
+  if not (processes.is_first() or by_all):
+    with open(os.devnull, "wb") as raw, _layers(raw, path.endswith(".gz"), binary) as file:
+      yield file
+    return
   folder = os.path.dirname(path) or "."
   temporary = None
   try:

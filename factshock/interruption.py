@@ -5,6 +5,8 @@ import signal
 import sys
 import threading
 
+from factshock import processes
+
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, run the same command again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _asked = []
@@ -35,9 +37,13 @@ def asked():
 
 
 def check():
-  """Raises Interrupted where the run was asked to stop; called where little is lost by it."""
-  if _asked:
-    raise Interrupted(_asked[0])
+  """Raises Interrupted where the run, or any of the processes that work as one, was asked to stop; called where little is lost by it.
+
+  Of several processes all must call it, at the same point.
+  """
+  signals = [name for name in processes.gather(asked(), "interruption") if name]
+  if signals:
+    raise Interrupted(asked() or f"{signals[0]} in another process")
 
 
 def _note(number, frame):

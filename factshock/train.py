@@ -15,7 +15,7 @@ command goes on. --check_reproducibility trains 20 steps twice, compares every b
 from absl import flags
 from ml_collections import config_flags
 
-from factshock import console
+from factshock import console, processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/t5_v1_1_small.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tokenizer and facts.")
@@ -23,12 +23,14 @@ _SEED = flags.DEFINE_integer("seed", 0, "Order of the data, and random weights w
 _RATIO = flags.DEFINE_float("ratio", 0.0, "Examples of the pretraining task to each question.", lower_bound=0.0)
 _REPRODUCIBLE = flags.DEFINE_bool("check_reproducibility", False, "Train the first 20 steps twice, compare every bit, and keep nothing.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what training would take, and train nothing.")
+processes.define_flags()
 
 
 def main(_):
   """Trains, or says what training would take."""
   from factshock.study import finetuning
 
+  processes.join()
   if _CONFIG.value is None or not (_WORKDIR.value or _DRY_RUN.value or _REPRODUCIBLE.value):
     raise console.UserError("needs --config=FILE and --workdir=DIR (or --dry_run, --check_reproducibility); --help explains")
   if _DRY_RUN.value:

@@ -7,6 +7,7 @@ import numpy as np
 from factshock import interruption
 from factshock.console import UserError
 from factshock.data import batching, decoder_text
+from factshock.training import partitioning
 
 ENDED = -1  # in place of a token, after the end of a generated answer
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
@@ -137,7 +138,8 @@ def run(function, params, prompts, max_length, batch_size, mesh=None, left=False
   tokens, scores = np.full((len(prompts), max_length), ENDED, np.int32), np.zeros(len(prompts), np.float32)
   for part, tokens_BxT, scores_B in pending:  # only now wait for the devices
     interruption.check()
-    tokens[part], scores[part] = np.asarray(tokens_BxT)[:len(part)], np.asarray(scores_B)[:len(part)]
+    tokens_BxT, scores_B = partitioning.fetch((tokens_BxT, scores_B))
+    tokens[part], scores[part] = tokens_BxT[:len(part)], scores_B[:len(part)]
   return tokens, scores
 
 
@@ -149,7 +151,6 @@ def placed(params, mesh):
   """
   import jax
   from factshock.models import layers
-  from factshock.training import partitioning
   params = layers.bits_on_cpu(params)
   if mesh is None:
     return jax.device_put(params), lambda batch: batch

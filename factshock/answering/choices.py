@@ -12,6 +12,7 @@ from factshock.answering import batches, decoding
 from factshock.console import UserError
 from factshock.data import prompts as prompt_room
 from factshock.models import family
+from factshock.training import partitioning
 
 LENGTHS = (4, 8, 16, 32, 64, 128, 256)  # tokens of a choice: few sizes, as each is compiled
 
@@ -52,7 +53,7 @@ def score(params, model_config, tokenizer, prompts, choices, *, batch_size=16, m
     pending.append((list(part), _forced(params, model_config, opening, weights, spread(inputs_BxS), spread(targets_BxCxT))))
   scores, sizes = np.zeros((len(prompts), number)), np.array([[len(tokens) - opening for tokens in each] for each in answers])
   for part, found in pending:  # only now wait for the devices
-    scores[part] = np.asarray(found)[:len(part)]
+    scores[part] = partitioning.fetch(found)[:len(part)]
   return scores, sizes
 
 

@@ -12,6 +12,7 @@ from factshock.answering import batches, tries
 from factshock.console import UserError
 from factshock.data.prompts import target_text
 from factshock.models import family
+from factshock.training import partitioning
 
 # Contexts that go through the layers together: enough to fill the device.
 CONTEXTS = {"cpu": 2048, "other": 1 << 16}
@@ -118,7 +119,7 @@ def rank_prepared(params, model_config, queries, mesh=None):
   scores = [np.empty(size, np.float32) for size in queries.sizes]
   for places, members, scores_BxC in pending:  # only now wait for the devices
     interruption.check()
-    scores_BxC = np.asarray(scores_BxC)
+    scores_BxC = partitioning.fetch(scores_BxC)
     for row, place in enumerate(places):
       scores[place][members] = scores_BxC[row, :len(members)]
   return scores

@@ -232,30 +232,39 @@ def permute(places_B, size, key):
   return rows, passes
 
 
-def make_batch(sources, makers, ratios, batch_size, seed, step):
+def make_batch(sources, makers, ratios, batch_size, seed, step, rows_of=np.arange):
   """The batch of one step: what the sources' `make` gives, a row an example, and float32 `weights`.
 
   Where a source gives no weights, they are 1 on target tokens and 0 on padding; any other field that it does not give is 0.
+  Of the batch's rows, those that `rows_of(batch_size)` names are made.
   """
   source_B, place_B = select(step * batch_size + np.arange(batch_size), ratios)
-  batch = {}
+  row_R, batch = rows_of(batch_size), {}
   for number, (source, make) in enumerate(zip(sources, makers)):
-    mine = np.nonzero(source_B == number)[0]
-    if not len(mine):
+    if not (source_B == number).any():
       continue
+    mine = np.nonzero(source_B[row_R] == number)[0]
+    # a source without a row here makes one all the same: its fields must be in the batch of every process
+    place_M = place_B[row_R[mine]] if len(mine) else place_B[source_B == number][:1]
     key = span_corruption.keys(seed, [number])[0]
-    rows, passes = permute(place_B[mine], source.size, key)
+    rows, passes = permute(place_M, source.size, key)
     part = make(rows, span_corruption.keys(int(key), rows + passes * source.size))
     weights = part["weights"] if "weights" in part else part["targets"] != 0
     for name, array in {**part, "weights": (weights * source.loss_weight).astype(np.float32)}.items():
-      batch.setdefault(name, np.zeros((batch_size, *array.shape[1:]), array.dtype))[mine] = array
+      batch.setdefault(name, np.zeros((len(row_R), *array.shape[1:]), array.dtype))[mine] = array[:len(mine)]
   return batch
 
 
-def _packed(make, row_multiple):
+def _packed(make, row_multiple, rows_of):
   """`make` with packed rows; nearly always as many as the fullest of the first batches needs, so compiled once."""
   least = max(len(batching.pack_batch(make(step), row_multiple)["weights"]) for step in range(16))
-  return lambda step: batching.pack_batch(make(step), row_multiple, least)
+
+  def packed(step):
+    batch = batching.pack_batch(make(step), row_multiple, least)
+    row_R = rows_of(len(batch["weights"]))
+    return {name: array[row_R] for name, array in batch.items()}
+
+  return packed
 
 
 class Batches:
@@ -287,7 +296,7 @@ class Batches:
     self._iterator.set_state({"next_index": int(state["step"])})
 
 
-def batches(sources, ratios, *, batch_size, input_length, target_length, seed, start=0, pack_to=0):
+def batches(sources, ratios, *, batch_size, input_length, target_length, seed, start=0, pack_to=0, rows_of=np.arange):
   """An endless iterator of batches (dicts of numpy arrays), made ahead in a background thread.
 
   Args:
@@ -297,6 +306,8 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
     seed: of order and masks. start: the step of the first batch.
     pack_to: 0 for an example a row; else the B examples are packed into rows, their number rounded up to a
       multiple of this, with `input_segments` and `target_segments`.
+    rows_of: function of the number of a batch's rows that gives those to hand out, ascending; all by default. The batch is the
+      same whoever has which of its rows. (Packed batches are made whole for it, as the rows hang together.)
 
   Raises:
     UserError: an example that does not fit the lengths.
@@ -309,8 +320,7 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
   ratios = whole_ratios(ratios)
   makers = [source.prepare(input_length, target_length) for source in sources]
   make = functools.partial(make_batch, sources, makers, ratios, batch_size, seed)
-  if pack_to:
-    make = _packed(make, pack_to)
+  make = _packed(make, pack_to, rows_of) if pack_to else functools.partial(make, rows_of=rows_of)
   identity = {"sources": ",".join(f"{source.name}:{source.size}" for source in sources),
               "ratios": ":".join(str(ratio) for ratio in ratios), "batch_size": batch_size, "seed": seed}
   return Batches(grain.MapDataset.range(_STEPS).map(make), identity, start)

@@ -10,7 +10,7 @@ import shutil
 from typing import Callable, NamedTuple
 
 from factshock import config as configs
-from factshock import files
+from factshock import files, processes
 from factshock.console import UserError
 from factshock.facts import baselines, schema, splits
 from factshock.study import answers, material, texts, training, weights
@@ -88,11 +88,10 @@ def _by_best_statements(study):
     UserError: a relation has no statement that the model can be asked by.
   """
   path = studies.facts_path(study.workdir, study.seed, "best_statements.json")
-  if not os.path.exists(path):
+  if not processes.told(lambda: os.path.exists(path), "best statements"):
     with files.writing(path) as file:
       json.dump(_best_statements(study), file, indent=1, ensure_ascii=False)
-  with files.open_text(path) as file:
-    best = json.load(file)
+  best = processes.told(lambda: json.loads("".join(files.open_text(path))), "best statements read")
   relations = {name: {**row, "statements": [best[name]]} for name, row in study.relations.items()}
   return study._replace(relations=relations, queries={})
 
@@ -123,7 +122,7 @@ def _finetuned(study, name, step=None):
     if step is not None:
       raise
     folder = training.checkpoint_folder(study.workdir, name, study.seed)
-    checkpoints.set_aside(folder, checkpoints.latest_step(folder), error)
+    checkpoints.set_aside(folder, checkpoints.agreed_latest_step(folder), error)
   _run_finetune(study, name)
   return weights.finetuned(study, name)
 
@@ -138,16 +137,16 @@ def _run_finetune(study, name):
 
   arm, section = study.config.arms[name], settings(study.config, name)
   folder = training.checkpoint_folder(study.workdir, name, study.seed)
-  done = checkpoints.latest_step(folder) or -1
-  missing = [label for label in points(study.config, name)
-             if not answers.answered(study.workdir, label, study.seed)]
+  done = checkpoints.agreed_latest_step(folder) or -1
+  missing = [label for label in points(study.config, name) if not _answered(study, label)]
   if any(value(label) < done for label in missing):  # those of the last checkpoint's own step can be had from it
     print(f"  {name}: answers before step {done} are missing; training again from the start")
-    shutil.rmtree(folder)
+    with processes.first_alone("training again"):
+      shutil.rmtree(folder, ignore_errors=not processes.is_first())
   start = weights.random_params(study) if arm.get("start") == "random" else weights.pretrained(study)
 
   def evaluate(step, params):
-    if not answers.answered(study.workdir, f"{name}@{step}", study.seed):
+    if not _answered(study, f"{name}@{step}"):
       answers.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
 
   facts, belief = _taught(study, arm)
@@ -155,6 +154,10 @@ def _run_finetune(study, name):
                    text=arm.get("text", "whole"), belief=belief, adjustment=arm.get("logit_adjustment", 0.0),
                    order=arm.get("order", 0), evaluate=evaluate,
                    fact_weights=splits.answer_weights(facts, study.counts) if arm.get("reweighted") else None)
+
+
+def _answered(study, label):
+  return processes.told(lambda: answers.answered(study.workdir, label, study.seed), "answered")
 
 
 def _taught(study, arm):

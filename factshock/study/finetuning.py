@@ -1,7 +1,7 @@
 """One model finetuned on all facts of a file, outside of a study: what the train verb does."""
 
 from factshock import config as configs
-from factshock import interruption
+from factshock import interruption, processes
 from factshock.console import UserError
 from factshock.facts import splits
 from factshock.study import arms, provenance, training, weights
@@ -34,11 +34,12 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   provenance.append(workdir, {**provenance.record(), "seed": seed, "ratio": ratio})
   folder = training.checkpoint_folder(workdir, NAME, seed)
-  if checkpoints.latest_step(folder) == config.finetune.steps:
+  if checkpoints.agreed_latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
     return folder
-  material = materials.of(config, workdir, seed)
-  study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
+  with processes.first_alone("facts and text"):
+    material = materials.of(config, workdir, seed)
+    study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
   print("  " + splits.describe("facts", material.facts), flush=True)
   with interruption.heeded():
     training.finetune(study, NAME, material.facts, config.finetune.to_dict(), weights.pretrained(study), ratio=ratio)

@@ -1,11 +1,12 @@
 """An experiment from config to report: its stages, shared with other processes, and going on where it was interrupted."""
 
+import contextlib
 import functools
 import os
 import time
 
 from factshock import config as configs
-from factshock import interruption
+from factshock import interruption, processes
 from factshock.console import UserError, duration
 from factshock.facts import splits
 from factshock.study import answers, checks, claims, diagnosing, provenance, training, weights
@@ -19,8 +20,10 @@ _WAIT = 2.0  # seconds between two looks at what other processes do
 def run(config, workdir):
   """Runs every arm of every seed that is not done yet, then writes diagnosis.json and report.html.
 
+  Several processes that work as one (processes.join) run each stage together; the first writes.
+
   Returns:
-    The diagnosis.
+    The diagnosis; None in a process that is not the first.
 
   Raises:
     UserError: a config that cannot be used, or a workdir of another experiment.
@@ -36,6 +39,10 @@ def run(config, workdir):
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   began, start = time.monotonic(), provenance.record()
   provenance.append(workdir, start)
+  if not processes.is_first():
+    with interruption.heeded():
+      run_stages(config, workdir, mesh)
+    return None
   stages = [(seed, name) for seed in configs.seeds(config) for name in [arm_room.PRETRAINED, *order(config)]]
   clock = Clock(config, [stage for stage in stages if not done(config, workdir, *stage)])
   print(f"{len(stages)} stages, {len(stages) - len(clock.left)} of them done before; "
@@ -61,38 +68,56 @@ def order(config):
   return ordered
 
 
-def run_stages(config, workdir, mesh, clock):
-  """Runs the stages that are not done yet, each under a claim; several processes, or machines with one folder, share them."""
+def run_stages(config, workdir, mesh, clock=None):
+  """Runs the stages that are not done yet, each under a claim; several processes, or machines with one folder, share them.
+
+  Args:
+    clock: the Clock of the stages; None in a process that is told by the first which stage is next.
+  """
   study_of = functools.lru_cache(maxsize=1)(functools.partial(_prepared, config, workdir, mesh))
+  while True:
+    interruption.check()
+    with contextlib.ExitStack() as held:
+      stage = processes.told(lambda: _next_stage(config, workdir, clock, held), "stage")
+      if not stage:
+        interruption.check()
+        return
+      _run_stage(*stage, study_of, clock)
+      processes.barrier("stage done")
+
+
+def _next_stage(config, workdir, clock, held):
+  """[seed, name] of a stage that is to be run, its claim in the ExitStack `held`; None where all are done, or where this process is
+  asked to stop while it waits for what others are at."""
   waited = False
-  while clock.left:
-    ran = False
+  while clock.left and not interruption.asked():
     for seed, name in list(clock.left):
-      interruption.check()
-      if done(config, workdir, seed, name) and not claims.held(_claim_path(workdir, seed, name)):
+      path = _claim_path(workdir, seed, name)
+      if done(config, workdir, seed, name) and not claims.held(path):
         clock.forget(seed, name)  # by another process
       elif ready(config, workdir, seed, name):
-        ran |= _run_stage(config, workdir, seed, name, study_of, clock)
-    if clock.left and not ran:
+        claim = contextlib.ExitStack()
+        if claim.enter_context(claims.claim(path)) and not done(config, workdir, seed, name):
+          held.push(claim)
+          return [seed, name]
+        claim.close()
+    if clock.left:
       if not waited:
         print(f"waiting for {len(clock.left)} stages that other processes are at, or that need these", flush=True)
       waited = True
       time.sleep(_WAIT)
+  return None
 
 
-def _run_stage(config, workdir, seed, name, study_of, clock):
-  """Runs a stage where nobody else is at it; whether it was run."""
-  with claims.claim(_claim_path(workdir, seed, name)) as ours:
-    if not ours or done(config, workdir, seed, name):
-      return False
-    study = study_of(seed)
-    print(f"seed {seed}: {name} ({clock.say()})", flush=True)
-    if name == arm_room.PRETRAINED:
-      weights.pretrained(study)
-    else:
-      arm_room.run(study, name)
-  clock.finish(seed, name)
-  return True
+def _run_stage(seed, name, study_of, clock):
+  study = study_of(seed)
+  print(f"seed {seed}: {name} ({clock.say() if clock else ''})", flush=True)
+  if name == arm_room.PRETRAINED:
+    weights.pretrained(study)
+  else:
+    arm_room.run(study, name)
+  if clock:
+    clock.finish(seed, name)
 
 
 def _claim_path(workdir, seed, name):
@@ -101,7 +126,8 @@ def _claim_path(workdir, seed, name):
 
 def _prepared(config, workdir, mesh, seed):
   """The Study of a seed, said; one process at a time, as all write the same files."""
-  with claims.wait(_claim_path(workdir, seed, "preparing"), say=f"seed {seed}: another process prepares facts and text"):
+  claim = claims.wait(_claim_path(workdir, seed, "preparing"), say=f"seed {seed}: another process prepares facts and text")
+  with processes.first_alone("facts and text"), claim if processes.is_first() else contextlib.nullcontext():
     print(f"seed {seed}: preparing facts and text", flush=True)
     study = studies.prepare(config, workdir, seed, mesh)
   for name, facts in study.sets.items():

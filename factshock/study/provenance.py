@@ -8,21 +8,25 @@ import socket
 import subprocess
 import sys
 
+from factshock import processes
+
 PACKAGES = ("factshock", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def record():
-  """dict of `started` (UTC), `command`, `revision`, `versions`, `device`, `host`."""
+  """dict of `started` (UTC), `command`, `revision`, `versions`, `device`, `processes`, `host`."""
   import jax
 
   return {"started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
           "command": " ".join([f"python -m {_module()}", *sys.argv[1:]]), "revision": revision(),
           "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-          "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.devices()[0].platform})", "host": socket.gethostname()}
+          "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.devices()[0].platform})", "processes": processes.count(), "host": socket.gethostname()}
 
 
 def append(workdir, found):
-  """Adds a record as a line of WORKDIR/runs.jsonl: one for every start."""
+  """Adds a record as a line of WORKDIR/runs.jsonl: one for every start, by the first of several processes."""
+  if not processes.is_first():
+    return
   with open(os.path.join(workdir, "runs.jsonl"), "a", encoding="utf-8") as file:
     file.write(json.dumps(found) + "\n")
 

@@ -4,6 +4,7 @@ import functools
 import os
 from typing import NamedTuple
 
+from factshock import processes
 from factshock.study import material as materials
 from factshock.study import texts as text_room
 
@@ -47,10 +48,14 @@ def assemble(config, workdir, seed, mesh, material, sets):
   tokenizers.save(tokenizer, folder)
   materials.write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
   model = family.from_section(config.model.to_dict(), tokenizer.size)
-  texts = functools.cache(functools.partial(text_room.sources, config, workdir, seed, material, sets, tokenizer))
+
+  def texts(kind):
+    with processes.first_alone("text"):  # text is tokenised once, and then there for all
+      return text_room.sources(config, workdir, seed, material, sets, tokenizer, kind)
+
   candidates = predictions.candidates_of(material.facts + material.background)
   return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
-               model, texts, {})
+               model, functools.cache(texts), {})
 
 
 def is_decoder(study):

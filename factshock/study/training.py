@@ -1,5 +1,6 @@
 """How the models of a study are trained: the examples of a finetuning set, the step of a section, and where checkpoints stand."""
 
+import contextlib
 import functools
 import math
 import os
@@ -7,6 +8,7 @@ import os
 import numpy as np
 
 from factshock import config as configs
+from factshock import processes
 from factshock.facts import splits
 from factshock.study import answers
 from factshock.study import study as studies
@@ -87,8 +89,7 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
   import jax
   from factshock.data import mixture
   from factshock.models import layers, lora
-  from factshock.training import drivers, loop, metrics, optimizers
-  from factshock.training import train_step as steps
+  from factshock.training import drivers, loop, metrics, optimizers, partitioning
 
   scale, frozen = lora_scale(section), None
   parallel = study.config.parallel
@@ -100,16 +101,19 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
   batch_size = round(section["batch_size"] * rows)
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
                             target_length=section["target_length"], seed=study.seed + _ORDERS * order,
-                            pack_to=_row_multiple(study, section, batch_size) if section["pack"] else 0)
+                            pack_to=_row_multiple(study, section, batch_size) if section["pack"] else 0,
+                            rows_of=functools.partial(partitioning.local_rows, study.mesh))
   folder = checkpoint_folder(study.workdir, name, study.seed)
-  with metrics.Metrics(os.path.join(study.workdir, "metrics", name, str(study.seed))) as writer:
+  with contextlib.ExitStack() as stack:
+    writer = processes.is_first() and stack.enter_context(metrics.Metrics(os.path.join(study.workdir, "metrics", name, str(study.seed))))
     state = loop.train(
-        steps.init_state(params, optimizer), step_fn, batches, steps=section["steps"],
+        drivers.init_state(params, optimizer, study.mesh, parallel), step_fn, batches, steps=section["steps"],
         key=jax.random.key(study.seed), mesh=study.mesh, label=name, metrics=writer,
         log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps, weights=weights, frozen=frozen, parallel=parallel,
         checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name, section),
                                       None if section.get("keep_checkpoints") else 2))
-  return state["params"]
+  # of several processes each has parts of the weights; what comes after them computes with whole ones
+  return state["params"] if processes.count() == 1 else partitioning.fetch(state["params"])
 
 
 def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, text="whole", belief=None, fact_weights=None,

@@ -11,7 +11,7 @@ def pretrained(study):
   section, folder = study.config.pretrain, training.checkpoint_folder(study.workdir, "pretrained", study.seed)
   if training.starts_ready(study.config):
     return start_weights(study)
-  if checkpoints.latest_step(folder) == section.steps:
+  if checkpoints.agreed_latest_step(folder) == section.steps:
     try:
       return checkpoints.restore_params(folder)
     except checkpoints.Damaged as error:

@@ -6,7 +6,7 @@ import os
 import shutil
 
 from factshock import config as configs
-from factshock import files
+from factshock import files, processes
 from factshock.console import UserError
 from factshock.facts import documents, sources
 
@@ -23,7 +23,15 @@ def claim(config, workdir):
   Raises:
     UserError: the workdir is of another experiment (naming what differs), or holds other files.
   """
+  with processes.first_alone("claiming the workdir"):
+    _claim(config, workdir)
+
+
+def _claim(config, workdir):
   path, wanted = os.path.join(workdir, "config.json"), configs.to_dict(config) | input_digests(config)
+  if not processes.is_first() and not os.path.exists(path):
+    raise UserError(f"{workdir}: process {processes.number()} does not see what process 0 wrote there; choose a --workdir on a file system "
+                    "that all machines share")
   if not os.path.exists(path):
     if os.path.isdir(workdir) and os.listdir(workdir):
       raise UserError(f"{workdir}: not empty, and no workdir of an experiment; choose another --workdir")

@@ -3,6 +3,9 @@
 A step folder `<folder>/<step>/` holds `params/` and, in training, `opt_state/` (orbax arrays, one folder
 a leaf) and `manifest.json`: step, loader state, config, and of each leaf digest, shape and dtype. It is
 written under a temporary name and renamed, so a step folder that exists is complete.
+
+Of several processes each writes, and digests, the parts of the weights that it has; any number of processes reads what
+they wrote. All of them must call what saves or restores.
 """
 
 import concurrent.futures
@@ -21,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from factshock import files
+from factshock import files, processes
 from factshock.console import UserError
 
 FORMAT = 1
@@ -57,7 +60,8 @@ def save(folder, step, *, params, opt_state=None, loader_state=None, config=None
   Raises:
     UserError: the step exists, or the disk is full or fails; the last good step is untouched.
   """
-  _remove_unfinished(folder)
+  if processes.is_first():
+    _remove_unfinished(folder)
   trees = {"params": params, "opt_state": nested(flat_leaves(opt_state))}
   target = os.path.join(str(folder), str(int(step)))
   try:
@@ -67,7 +71,7 @@ def save(folder, step, *, params, opt_state=None, loader_state=None, config=None
     raise UserError(f"{error}; the last good checkpoint is "
                     + (f"step {good} in {folder}" if good is not None else "none: this was the first")
                     ) from error
-  for old in _steps(folder)[:-keep] if keep else ():
+  for old in _steps(folder)[:-keep] if keep and processes.is_first() else ():
     shutil.rmtree(os.path.join(str(folder), str(old)))
 
 
@@ -84,10 +88,10 @@ def write(target, trees, record, extra_files=None):
     The manifest.
   """
   target = os.path.abspath(target)
-  if os.path.exists(target):
+  if processes.told(lambda: os.path.exists(target), "checkpoint exists"):
     raise UserError(f"{target}: already exists; remove it or choose another folder")
   parent, name = os.path.split(target)
-  temporary = os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}")
+  temporary = processes.told(lambda: os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}"), "folder to save in")
   with _whole_or_absent(temporary, target):
     leaves = {}
     for tree_name, tree in trees.items():
@@ -100,8 +104,13 @@ def write(target, trees, record, extra_files=None):
 
 
 def latest_step(folder):
-  """The newest complete step of a run's folder, or None where there is none."""
+  """The newest complete step of a run's folder, or None where there is none; as this process sees it."""
   return max(_steps(folder), default=None)
+
+
+def agreed_latest_step(folder):
+  """`latest_step` as the first of several processes sees it; all must call it."""
+  return processes.told(lambda: latest_step(folder), "newest checkpoint")
 
 
 def step_folder(folder, step=None):
@@ -157,9 +166,12 @@ def restore(folder, step=None, like=None):
   Raises:
     UserError: no checkpoint, a leaf that is damaged (Damaged), or leaves missing, extra or of another shape.
   """
+  return _together(functools.partial(_restore, folder, step, like or {}))
+
+
+def _restore(folder, step, like):
   folder = step_folder(folder, step)
   manifest = read_manifest(folder)
-  like = like or {}
   _check_like(folder, manifest["leaves"], like)
   opt_state = flat_leaves(_read_tree(folder, "opt_state", manifest["leaves"])) or None
   if like.get("opt_state") is not None:
@@ -168,16 +180,27 @@ def restore(folder, step=None, like=None):
           **{name: manifest[name] for name in ("step", "loader_state", "config")}}
 
 
+def _together(read):
+  """What `read()` gives; a damage that one of several processes finds is Damaged in all."""
+  try:
+    found, damage = read(), None
+  except Damaged as error:
+    found, damage = None, error
+  said = [words for words in processes.gather(damage and str(damage), "checkpoint read") if words]
+  if said:
+    raise damage or Damaged(said[0])
+  return found
+
+
 def restore_newest(folder, like=None):
   """As `restore`, the newest step that is whole; None where there is none. Steps that are not are set aside, and said.
 
   Raises:
     UserError: the newest whole step is of another model, or of another version.
   """
-  for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-    if name.isdecimal() and not os.path.exists(os.path.join(folder, name, MANIFEST)):
-      set_aside(folder, name, f"{os.path.join(folder, name)}: the checkpoint is unfinished, it has no {MANIFEST}")
-  while (step := latest_step(folder)) is not None:
+  for name in processes.told(lambda: _without_manifest(folder), "unfinished checkpoints"):
+    set_aside(folder, name, f"{os.path.join(folder, name)}: the checkpoint is unfinished, it has no {MANIFEST}")
+  while (step := agreed_latest_step(folder)) is not None:
     try:
       return restore(folder, step, like)
     except Damaged as error:
@@ -185,20 +208,29 @@ def restore_newest(folder, like=None):
   return None
 
 
+def _without_manifest(folder):
+  names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  return [name for name in names if name.isdecimal() and not os.path.exists(os.path.join(folder, name, MANIFEST))]
+
+
 def set_aside(folder, step, why):
   """Renames a damaged step to `damaged-<step>`, which counts as no step, and says so; nothing is deleted."""
-  aside = os.path.join(str(folder), f"damaged-{step}")
-  while os.path.exists(aside):
-    aside += "-again"
-  os.rename(os.path.join(str(folder), str(step)), aside)
-  good = latest_step(folder)
+  def rename():
+    aside = os.path.join(str(folder), f"damaged-{step}")
+    while os.path.exists(aside):
+      aside += "-again"
+    os.rename(os.path.join(str(folder), str(step)), aside)
+    return aside
+
+  aside = processes.told(rename, "damaged checkpoint")
+  good = agreed_latest_step(folder)
   print(f"  {why}; set aside as {aside}, going on from " + (f"step {good}" if good is not None else "the start"), flush=True)
 
 
 def restore_params(folder, step=None):
   """Reads only the parameters of a checkpoint: a nested dict of numpy arrays, digests verified."""
   folder = step_folder(folder, step)
-  return _read_tree(folder, "params", read_manifest(folder)["leaves"])
+  return _together(lambda: _read_tree(folder, "params", read_manifest(folder)["leaves"]))
 
 
 def read_leaf(folder, name, leaves):
@@ -293,10 +325,14 @@ def _remove_unfinished(folder):
 def _whole_or_absent(temporary, target):
   """Makes the folder `temporary`, renamed to `target` at the end, removed on any error."""
   try:
-    os.makedirs(temporary)
+    if processes.is_first():
+      os.makedirs(temporary)
     yield
-    os.rename(temporary, target)
-    _sync(os.path.dirname(target))
+    processes.barrier("checkpoint written")
+    if processes.is_first():
+      os.rename(temporary, target)
+      _sync(os.path.dirname(target))
+    processes.barrier("checkpoint there")
   except Exception as error:
     shutil.rmtree(temporary, ignore_errors=True)
     reason = _disk_error(error)
@@ -338,6 +374,10 @@ def _write_tree(folder, tree_name, tree):
   """Writes one tree through orbax; returns the manifest's leaves of it."""
   if not jax.tree.leaves(tree):
     return {}
+  if any(_is_cut(leaf) for leaf in jax.tree.leaves(tree)):
+    return _write_parts(folder, tree_name, tree)
+  if not processes.is_first():
+    return {}
   written = {}
   lazy = jax.tree.map(_lazy, tree)
   # One plain file a leaf: a leaf can be written and read alone, and raw bytes are as fast as the disk.
@@ -347,13 +387,58 @@ def _write_tree(folder, tree_name, tree):
   return {f"{tree_name}/{name}": written[name.replace("/", ".")] for name in flat_leaves(lazy)}
 
 
+def _is_cut(leaf):
+  """Whether each of several processes has a part of an array."""
+  return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+
+
+def _write_parts(folder, tree_name, tree):
+  """As `_write_tree` where each process has parts: each writes its own, and their digests beside them for the first to join."""
+  with _orbax(alone=False, use_compression=False) as checkpointer:
+    checkpointer.save(folder, args=ocp.args.PyTreeSave(tree))
+  parts = {name: _parts(leaf) for name, leaf in flat_leaves(tree).items()}
+  with files.writing(f"{folder}.parts-{processes.number()}.json", by_all=True) as file:
+    json.dump(parts, file)
+  processes.barrier("parts written")
+  if not processes.is_first():
+    return {}
+  found = {}
+  for process in range(processes.count()):
+    path = f"{folder}.parts-{process}.json"
+    with files.open_text(path) as file:
+      for name, of_process in json.load(file).items():
+        found.setdefault(name, []).extend(of_process)
+    os.unlink(path)
+  return {f"{tree_name}/{name}": {"digest": _joint_digest(found[name]), "shape": list(leaf.shape), "dtype": leaf.dtype.name,
+                                  "parts": sorted(found[name])} for name, leaf in flat_leaves(tree).items()}
+
+
+def _parts(leaf):
+  """[[start, end] of each dimension, digest] of each part of an array that this process writes: every part is one process's."""
+  if not _is_cut(leaf):
+    return [[[[0, size] for size in leaf.shape], digest(leaf)]] if processes.is_first() else []
+  return [[[list(cut.indices(size)[:2]) for cut, size in zip(shard.index, leaf.shape)], digest(shard.data)]
+          for shard in leaf.addressable_shards if shard.replica_id == 0]
+
+
+def _joint_digest(parts):
+  return hashlib.sha256("".join(of_part for _, of_part in sorted(parts)).encode()).hexdigest()
+
+
 @contextlib.contextmanager
-def _orbax(**options):
-  """Context manager: an orbax Checkpointer of one file a leaf, without warnings about unused features."""
+def _orbax(alone=True, **options):
+  """Context manager: an orbax Checkpointer of one file a leaf, without warnings about unused features.
+
+  Args:
+    alone: whether this process reads or writes without waiting for the others, where there are others.
+  """
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
+  me = processes.number()
+  among = ocp.options.MultiprocessingOptions(*((me, {me}) if alone and processes.count() > 1 else ()))
   try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, **options)) as checkpointer:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=among, **options),
+                          multiprocessing_options=among) as checkpointer:
       yield checkpointer
   finally:
     logging.set_verbosity(before)
@@ -419,6 +504,8 @@ def _orbax_restore(path, tree):
 
 
 def _verify(folder, name, value, leaf):
-  if digest(value) != leaf["digest"]:
+  parts = leaf.get("parts")
+  found = digest(value) if parts is None else _joint_digest([[cut, digest(value[tuple(slice(*ends) for ends in cut)])] for cut, _ in parts])
+  if found != leaf["digest"]:
     raise Damaged(f"{folder}: the data of leaf {name} are damaged (their SHA-256 is not the one of the "
                     "manifest); restore it from a copy or remove this step to use the one before")

@@ -16,7 +16,7 @@ AXIS = "replicas"  # the axis over which a pmapped step sums (train_step.make_tr
 class Driver(NamedTuple):
   """What the loop does with a state, a batch and a step."""
   place: Callable    # tree (a train state, a key or frozen weights) -> the same on the devices
-  shard: Callable    # batch of numpy arrays -> the same on the devices
+  shard: Callable    # batch of numpy arrays, the rows of this process -> the whole batch on the devices
   compile: Callable  # (step function, placed state, whether it takes frozen weights) -> compiled step, its state donated
   one: Callable      # tree from the devices -> the tree as it was before `place`
 
@@ -26,18 +26,36 @@ def driver(mesh, parallel="mesh"):
   if mesh is None:
     return Driver(lambda tree: jax.device_put(tree, jax.local_devices()[0]), lambda batch: batch, _jit, lambda tree: tree)
   if parallel == "mesh":
-    return Driver(functools.partial(_place, mesh), lambda batch: partitioning.shard_batch(batch, mesh), _jit, lambda tree: tree)
+    return Driver(functools.partial(_place, mesh), lambda batch: partitioning.join_rows(batch, mesh), _jit, lambda tree: tree)
   if mesh.size != mesh.shape["data"]:
     raise UserError(f"config.parallel='pmap' holds all weights on each device; expected config.mesh.fsdp=1 and config.mesh.model=1, got "
                     f"{mesh.shape['fsdp']} and {mesh.shape['model']}")
-  devices = mesh.devices.flatten()
+  devices = np.array(mesh.local_devices)  # of several processes each feeds its own; the sum is over all
   rows = jax.sharding.NamedSharding(jax.sharding.Mesh(devices, (AXIS,)), jax.sharding.PartitionSpec(AXIS))
-  return Driver(functools.partial(_replicas, rows, len(devices)), functools.partial(_cut, rows, mesh), _pmap, _first)
+  return Driver(functools.partial(_replicas, rows, len(devices)), functools.partial(_cut, rows, len(devices)), _pmap, _first)
+
+
+def init_state(params, optimizer, mesh, parallel="mesh"):
+  """As train_step.init_state, each weight cut over the mesh from the beginning and the optimizer's arrays as it: none is ever whole."""
+  from factshock.training import train_step
+
+  if mesh is None or parallel == "pmap":
+    return train_step.init_state(params, optimizer)
+  params = partitioning.place_params(params, mesh)
+  shapes = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
+  leaves, structure = jax.tree.flatten(partitioning.state_shardings(shapes, mesh)["opt_state"])
+  return {"params": params, "opt_state": _optimizer_init(optimizer, tuple(leaves), structure)(params),
+          "step": jax.numpy.zeros((), jax.numpy.int32)}
+
+
+@functools.lru_cache(maxsize=32)
+def _optimizer_init(optimizer, shardings, structure):
+  return jax.jit(optimizer.init, out_shardings=structure.unflatten(shardings))
 
 
 def _place(mesh, tree):
   if isinstance(tree, dict) and {"params", "opt_state"} <= tree.keys():
-    return jax.device_put(tree, partitioning.state_shardings(tree, mesh))
+    return partitioning.place(tree, partitioning.state_shardings(tree, mesh))
   return partitioning.place_params(tree, mesh)
 
 
@@ -72,9 +90,8 @@ def _replicas(rows, count, tree):
   return jax.tree.map(lambda leaf: jax.device_put(jax.numpy.broadcast_to(leaf, (count, *leaf.shape)), rows), tree)
 
 
-def _cut(rows, mesh, batch):
+def _cut(rows, count, batch):
   """Each array [B, ...] of a batch as [devices, B / devices, ...]."""
-  count = mesh.size
   for name, array in batch.items():
     if array.shape[0] % count:
       raise UserError(f"expected a batch size that {count} devices share evenly, got {array.shape[0]} ({name}); choose a multiple of {count}")

@@ -4,6 +4,7 @@ import contextlib
 import math
 import operator
 import os
+import sys
 import threading
 import time
 from typing import NamedTuple
@@ -12,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock import console, files, interruption
+from factshock import console, files, interruption, processes
 from factshock.console import UserError
-from factshock.training import checkpoints, drivers
+from factshock.training import checkpoints, drivers, partitioning
 
 
 _LATE = 30.0  # seconds after which a loader that gives nothing is spoken of
@@ -41,7 +42,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
     state: dict of params, opt_state and step; copied, so the caller's arrays stay valid.
     step_fn: pure `(state, batch, key) -> (state, metrics)` with scalar metrics `loss`, `accuracy`,
       `gradient_norm`, `tokens`; compiled once for the same function, mesh and shapes, across calls.
-    batches: iterator of dicts of numpy arrays [B, ...]; with `get_state` and `set_state` (JSON) if
+    batches: iterator of dicts of numpy arrays [B, ...] (of several processes each has its partitioning.local_rows); with `get_state` and `set_state` (JSON) if
       there is a checkpoint.
     steps: number of steps the finished run has done.
     key: PRNG key; the step folds its number in.
@@ -68,7 +69,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   checkpoint = Checkpointing(*checkpoint) if checkpoint else None
   state, start = _resume(state, batches, checkpoint, steps)
   driver = drivers.driver(mesh, parallel)
-  state, key = driver.place(_copy(state)), driver.place(key)
+  state, key = _own(driver.place(state)), driver.place(key)
   if metrics:
     metrics.rewind(label, start)
   frozen = frozen if frozen is None else driver.place(frozen)
@@ -76,6 +77,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   if evaluate and start in eval_steps:
     _interruptible(evaluate, start, weights, checkpoint, driver.one(state), batches)
   report = _Report(label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None)
+  stopping = partitioning.agreement(mesh)
   for step in range(start + 1, steps + 1):
     batch = _next(batches, label, step)
     state, numbers = compiled(state, driver.shard(batch), key, *(() if frozen is None else (frozen,)))
@@ -89,7 +91,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
           _interruptible(evaluate, step, weights, checkpoint, driver.one(state), batches)
         if saves:
           _save(checkpoint, step, driver.one(state), batches)
-    if interruption.asked():
+    if stopping(interruption.asked()):
       report.catch_up()
       _save(checkpoint, step, driver.one(state), batches)
       interruption.check()
@@ -97,13 +99,17 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   return driver.one(state)
 
 
-def _copy(tree):
-  """A copy of every leaf: the first step donates its input, which must not be the caller's.
+def _own(tree):
+  """A copy of every leaf, one at a time: the first step donates its input, which must not be the caller's.
 
   `device_put(..., may_alias=False)` is not enough: replicating still hands over the buffer of the
   device on which the array lies already.
   """
-  return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+  leaves, structure = jax.tree.flatten(tree)
+  del tree  # the loop below lets go of what it has copied
+  for place, leaf in enumerate(leaves):
+    leaves[place] = jnp.array(leaf, copy=True)
+  return structure.unflatten(leaves)
 
 
 def _resume(state, batches, checkpoint, steps):
@@ -135,7 +141,7 @@ def _interruptible(evaluate, step, weights, checkpoint, state, batches):
 
 
 def _save(checkpoint, step, state, batches):
-  if checkpoint is None or checkpoints.latest_step(checkpoint.folder) == step:
+  if checkpoint is None or checkpoints.agreed_latest_step(checkpoint.folder) == step:
     return
   checkpoints.save(checkpoint.folder, step, params=state["params"], opt_state=state["opt_state"],
                    loader_state=batches.get_state(), config=checkpoint.config, keep=checkpoint.keep)
@@ -144,7 +150,7 @@ def _save(checkpoint, step, state, batches):
 def _next(batches, label, step):
   """The next batch; says so where it takes long to come."""
   late = threading.Timer(_LATE, print, [f"  {label}: waiting for the data of step {step} for {_LATE:g} s now; is their disk slow or gone?"],
-                         {"flush": True})
+                         {"flush": True, "file": sys.stdout if processes.is_first() else sys.stderr})
   late.daemon = True
   late.start()
   try:
@@ -185,8 +191,9 @@ class _Report:
     """Writes the batch of a step beside the checkpoints and says where."""
     if self.folder is None:
       return ""
-    path = os.path.join(self.folder, f"batch_of_step_{step}.npz")
-    with files.writing(path, binary=True) as file:
+    part = f".process_{processes.number()}" if processes.count() > 1 else ""  # each has rows of its own
+    path = os.path.join(self.folder, f"batch_of_step_{step}{part}.npz")
+    with files.writing(path, binary=True, by_all=True) as file:
       np.savez(file, **batch)
     return f", {path}"
 

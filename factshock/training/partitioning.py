@@ -3,6 +3,9 @@
 import math
 import os
 
+import numpy as np
+
+from factshock import processes
 from factshock.console import UserError
 from factshock.models import sharding
 
@@ -39,7 +42,7 @@ def use_cpu_devices(count=0):
 
 
 def make_mesh(sizes=None, devices=None):
-  """A mesh with the axes of AXES over `devices` (all local devices where none are given).
+  """A mesh with the axes of AXES over `devices` (where none are given all, those of other processes too).
 
   Args:
     sizes: {axis: devices along it}; one may be -1, which is what is left. None: all along "data".
@@ -47,7 +50,7 @@ def make_mesh(sizes=None, devices=None):
     UserError: sizes that do not multiply to the number of devices.
   """
   import jax
-  devices = jax.local_devices() if devices is None else devices
+  devices = jax.devices() if devices is None else devices
   shape = mesh_shape(sizes or {}, len(devices))
   # Explicit axes are the default of jax >= 0.9; the compiler shall place intermediates (Auto).
   return jax.make_mesh(shape, AXES, devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
@@ -105,8 +108,37 @@ def _named(mesh, axes):
 
 def place_params(params, mesh):
   """Puts parameters on the mesh, each weight cut as the rules say (no copy where it lies there already)."""
+  return place(params, param_shardings(params, mesh))
+
+
+def place(tree, shardings):
+  """Puts arrays where a tree of shardings says; arrays of this process alone must be the same in all processes."""
   import jax
-  return jax.device_put(params, param_shardings(params, mesh))
+  return jax.device_put(tree, shardings) if processes.count() == 1 else jax.tree.map(_put, tree, shardings)
+
+
+def _put(array, sharding):
+  import jax
+
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    return jax.device_put(array, sharding)
+  if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
+    return jax.random.wrap_key_data(_put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array))
+  # device_put would compare the arrays of all processes first, and takes no array that lies on one device
+  host = np.asarray(array)
+  return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def fetch(tree):
+  """A tree of arrays as numpy arrays, whole; of several processes all must call it, as each has a part only."""
+  import jax
+  from jax.experimental import multihost_utils
+
+  def one(array):
+    apart = isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True) if apart else array)
+
+  return jax.tree.map(one, tree)
 
 
 def batch_ways(mesh):
@@ -123,16 +155,67 @@ def shard_batch(batch, mesh):
   """Cuts every array of a batch along its first axis over the mesh's "data" and "fsdp" axes.
 
   Args:
-    batch: dict of arrays [B, ...].
+    batch: dict of arrays [B, ...], the whole batch, the same in all processes.
     mesh: a mesh of `make_mesh`.
 
   Raises:
     UserError: the batch size is no multiple of the number of parts.
   """
   import jax
+
+  _check_divides(batch, batch_ways(mesh))
+  if processes.count() == 1:
+    return jax.device_put(batch, batch_sharding(mesh))
+  return join_rows({name: array[local_rows(mesh, len(array))] for name, array in batch.items()}, mesh)
+
+
+def local_rows(mesh, rows):
+  """Which of a batch's rows this process needs: int array, ascending; over an axis "model" several may need the same."""
+  if processes.count() == 1:
+    return np.arange(rows)
+  owned = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+  return np.unique(np.concatenate([np.arange(rows)[index] for index in owned]))
+
+
+def join_rows(batch, mesh):
+  """The batch on the mesh, dict of arrays [B, ...], from each process's own `local_rows` of it.
+
+  Raises:
+    UserError: the batch size is no multiple of the number of parts.
+  """
+  import jax
+
+  if processes.count() == 1:
+    return shard_batch(batch, mesh)
   ways = batch_ways(mesh)
+  mine = len(local_rows(mesh, ways))
+  _check_divides(batch, mine)
+  return {name: jax.make_array_from_process_local_data(batch_sharding(mesh), array, (len(array) // mine * ways, *array.shape[1:]))
+          for name, array in batch.items()}
+
+
+def agreement(mesh):
+  """A function of a flag: whether it was set in any process when all called it the time before; alone, the flag itself.
+
+  A sum over the devices, of which the host reads the one before: no process waits for another more than its steps do.
+  """
+  import jax
+
+  if processes.count() == 1:
+    return bool
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXES))
+  total, before = jax.jit(jax.numpy.sum, out_shardings=replicated(mesh)), []
+
+  def agreed(flag):
+    mine = np.full(len(mesh.local_devices), bool(flag), np.int32)
+    before.append(total(jax.make_array_from_process_local_data(everywhere, mine, (mesh.size,))))
+    return len(before) > 1 and int(before.pop(0)) > 0
+
+  return agreed
+
+
+def _check_divides(batch, ways):
   for name, array in batch.items():
     if array.shape[0] % ways:
       raise UserError(f"expected a batch size that {ways} devices share evenly, got {array.shape[0]} "
                       f"({name}); choose a multiple of {ways}")
-  return jax.device_put(batch, batch_sharding(mesh))
