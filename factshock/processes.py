@@ -163,9 +163,7 @@ def fail(message, code):
     return
   with contextlib.suppress(Exception):  # another one was first, or process 0 is gone
     _group.client.key_value_set(_FAILED, json.dumps({"process": _group.number, "message": message, "code": code}))
-  time.sleep(3 * _LOOK)  # until all have seen it: with process 0 the service goes
-  sys.stderr.flush()
-  os._exit(code)
+  _end(code)
 
 
 def _watch(group):
@@ -178,7 +176,15 @@ def _watch(group):
       continue
     if failed["process"] != group.number:
       print(f"ended, as process {failed['process']} was: {failed['message']}", file=sys.stderr, flush=True)
-      os._exit(failed["code"])
+      _end(failed["code"])
+
+
+def _end(code):
+  """Ends this process at once; process 0, with which the service goes, when the others have seen why."""
+  if is_first():
+    time.sleep(4 * _LOOK)
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def _set(key, value):
