@@ -65,7 +65,7 @@ def test_loss_is_the_weighted_mean_over_tokens_and_metrics_say_so():
   assert metrics["accuracy"] == pytest.approx(
       (weights * (logits.argmax(-1) == batch["targets"])).sum() / weights.sum(), abs=1e-6)
   assert metrics["tokens"] == pytest.approx(weights.sum())
-  assert set(metrics) == {"loss", "accuracy", "gradient_norm", "tokens"}
+  assert set(metrics) == {"loss", "accuracy", "gradient_norm", "tokens", "read_tokens", "places"}
 
 
 def test_gradient_norm_is_that_of_the_step_taken():

@@ -24,7 +24,7 @@ class Driver(NamedTuple):
 def driver(mesh, parallel="mesh"):
   """The Driver of a mesh (None: the first device). UserError for pmap over a mesh that cuts weights."""
   if mesh is None:
-    return Driver(lambda tree: jax.device_put(tree, jax.local_devices()[0]), lambda batch: batch, _jit, lambda tree: tree)
+    return Driver(lambda tree: jax.device_put(tree, jax.local_devices()[0]), jax.device_put, _jit, lambda tree: tree)
   if parallel == "mesh":
     return Driver(functools.partial(_place, mesh), lambda batch: partitioning.join_rows(batch, mesh), _jit, lambda tree: tree)
   if mesh.size != mesh.shape["data"]:

@@ -21,3 +21,20 @@ def keep_freed_memory():
     return False
   settings = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 1 << 26}
   return all(mallopt(name, value) == 1 for name, value in settings.items())
+
+
+def free_memory():
+  """Bytes that this process may still take without others giving any back: of the machine, and of its control group."""
+  found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+  limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+  found += [int(limit[0]) - int(used[0])] if limit and used and limit[0].isdecimal() else []
+  return min(found, default=0)
+
+
+def _lines(path):
+  """The lines of a file, none where there is none (as on macOS)."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      return file.read().splitlines()
+  except OSError:
+    return []

@@ -1,6 +1,8 @@
 """The training loop: holds the state and the jitted step, and does nothing else to the numbers."""
 
+import concurrent.futures
 import contextlib
+import functools
 import math
 import operator
 import os
@@ -15,7 +17,7 @@ import numpy as np
 
 from factshock import console, files, interruption, processes
 from factshock.console import UserError
-from factshock.training import checkpoints, drivers, partitioning
+from factshock.training import checkpoints, drivers, host, partitioning
 
 
 _LATE = 30.0  # seconds after which a loader that gives nothing is spoken of
@@ -30,9 +32,16 @@ class Checkpointing(NamedTuple):
   keep: int | None = 2
 
 
+class Profile(NamedTuple):
+  """A trace of `steps` steps after the first `skip` of a run, written to `folder` (jax.profiler; opened by TensorBoard or Perfetto)."""
+  folder: str
+  steps: int
+  skip: int = 10
+
+
 def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metrics=None, log_every=100,
           checkpoint=None, evaluate=None, eval_steps=(), weights=operator.itemgetter("params"), frozen=None,
-          parallel="mesh"):
+          parallel="mesh", profile=None):
   """Trains until `steps` steps are done, going on from the newest checkpoint where there is one.
 
   A run that was interrupted and resumed gives the same bits as one that was not, data order included,
@@ -42,8 +51,8 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
     state: dict of params, opt_state and step; copied, so the caller's arrays stay valid.
     step_fn: pure `(state, batch, key) -> (state, metrics)` with scalar metrics `loss`, `accuracy`,
       `gradient_norm`, `tokens`; compiled once for the same function, mesh and shapes, across calls.
-    batches: iterator of dicts of numpy arrays [B, ...] (of several processes each has its partitioning.local_rows); with `get_state` and `set_state` (JSON) if
-      there is a checkpoint.
+    batches: iterator of dicts of numpy arrays [B, ...] (of several processes each has its partitioning.local_rows); with
+      `get_state` and `set_state` (JSON) if there is a checkpoint.
     steps: number of steps the finished run has done.
     key: PRNG key; the step folds its number in.
     mesh: a mesh of `partitioning.make_mesh`; None runs on one device.
@@ -57,6 +66,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
     eval_steps: collection of step numbers. weights: what of the state `evaluate` gets.
     frozen: parameters that are not trained (`step_fn`'s fourth argument); neither copied nor saved.
     parallel: one of drivers.PARALLEL: "mesh", or "pmap" with a step that sums over drivers.AXIS.
+    profile: a `Profile`, or None.
 
   Returns:
     The final state, on the mesh.
@@ -72,30 +82,34 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   state, key = _own(driver.place(state)), driver.place(key)
   if metrics:
     metrics.rewind(label, start)
-  frozen = frozen if frozen is None else driver.place(frozen)
-  compiled = driver.compile(step_fn, state, frozen is not None)
-  if evaluate and start in eval_steps:
-    _interruptible(evaluate, start, weights, checkpoint, driver.one(state), batches)
+  frozen = () if frozen is None else (driver.place(frozen),)
+  compiled = driver.compile(step_fn, state, bool(frozen))
   report = _Report(label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None)
   stopping = partitioning.agreement(mesh)
-  for step in range(start + 1, steps + 1):
-    batch = _next(batches, label, step)
-    state, numbers = compiled(state, driver.shard(batch), key, *(() if frozen is None else (frozen,)))
-    report.add(step, numbers, batch)
-    evaluates = evaluate and step in eval_steps
-    saves = checkpoint and (step == steps or (checkpoint.every and step % checkpoint.every == 0))
-    if evaluates or saves:
-      report.catch_up()  # a loss that is not finite stops the run before anything is kept of it
-      with report.pause():
-        if evaluates:
-          _interruptible(evaluate, step, weights, checkpoint, driver.one(state), batches)
-        if saves:
-          _save(checkpoint, step, driver.one(state), batches)
-    if stopping(interruption.asked()):
-      report.catch_up()
-      _save(checkpoint, step, driver.one(state), batches)
-      interruption.check()
-  report.catch_up()
+  with _saving(checkpoint, batches) as save:
+    if evaluate and start in eval_steps:
+      _interruptible(evaluate, start, weights, save, driver.one(state))
+    for step in range(start + 1, steps + 1):
+      batch = _next(batches, label, step)
+      with _traced(profile, step - start):
+        placed = driver.shard(batch)
+        with jax.transfer_guard("disallow"):  # nothing goes to or from the devices but what is said here
+          state, numbers = compiled(state, placed, key, *frozen)
+      report.add(step, numbers, batch)
+      evaluates = evaluate and step in eval_steps
+      saves = checkpoint and (step == steps or (checkpoint.every and step % checkpoint.every == 0))
+      if evaluates or saves:
+        report.catch_up()  # a loss that is not finite stops the run before anything is kept of it
+        with report.pause():
+          if evaluates:
+            _interruptible(evaluate, step, weights, save, driver.one(state))
+          if saves:
+            save(step, driver.one(state))
+      if stopping(interruption.asked()):
+        report.catch_up()
+        save(step, driver.one(state))
+        interruption.check()
+    report.catch_up()
   return driver.one(state)
 
 
@@ -130,21 +144,54 @@ def _resume(state, batches, checkpoint, steps):
   return {**state, **restored, "step": jnp.asarray(step, jnp.int32)}, step
 
 
-def _interruptible(evaluate, step, weights, checkpoint, state, batches):
+def _interruptible(evaluate, step, weights, save, state):
   """Evaluates; where that is asked to stop the step is saved, so that only the evaluation is to be done again."""
   try:
     evaluate(step, weights(state))
   except interruption.Interrupted:
     if step:
-      _save(checkpoint, step, state, batches)
+      save(step, state)
     raise
 
 
-def _save(checkpoint, step, state, batches):
-  if checkpoint is None or checkpoints.agreed_latest_step(checkpoint.folder) == step:
-    return
-  checkpoints.save(checkpoint.folder, step, params=state["params"], opt_state=state["opt_state"],
-                   loader_state=batches.get_state(), config=checkpoint.config, keep=checkpoint.keep)
+@contextlib.contextmanager
+def _saving(checkpoint, batches):
+  """Context manager: `save(step, state)`, which lets training go on while it writes a copy; at the end all is written.
+
+  Without the memory for a copy, and among several processes, it writes at once. What went wrong is raised by the next save, or at
+  the end.
+  """
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    pending = []
+
+    def save(step, state):
+      if pending:
+        pending.pop().result()
+      if checkpoint is None or checkpoints.agreed_latest_step(checkpoint.folder) == step:
+        return
+      trees = {name: state[name] for name in ("params", "opt_state")}
+      write = functools.partial(checkpoints.save, checkpoint.folder, step, loader_state=batches.get_state(), config=checkpoint.config,
+                                keep=checkpoint.keep)
+      if processes.count() > 1 or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory():
+        write(**trees)
+      else:  # the next step overwrites the arrays
+        pending.append(pool.submit(write, **jax.tree.map(lambda leaf: np.array(leaf, copy=True), trees)))
+
+    yield save
+    if pending:
+      pending.pop().result()
+
+
+@contextlib.contextmanager
+def _traced(profile, step):
+  """Context manager: starts and ends the trace of a Profile where it is the step, of this run, to do so."""
+  if profile and step == profile.skip + 1:
+    jax.profiler.start_trace(profile.folder)
+  yield
+  if profile and step == profile.skip + profile.steps:
+    jax.effects_barrier()
+    jax.profiler.stop_trace()
+    print(f"  trace of {profile.steps} steps: {profile.folder}", flush=True)
 
 
 def _next(batches, label, step):
@@ -208,7 +255,7 @@ class _Report:
     if not math.isfinite(numbers["loss"]):
       raise UserError(f"{self.label}: the loss of step {step} is {numbers['loss']}; "
                       f"lower the learning rate, clip the gradient or look at the data of that step{self._kept(step, batch)}")
-    self.tokens += numbers["tokens"]
+    self.tokens += numbers.get("read_tokens", numbers["tokens"])
     rate = self.tokens / max(time.perf_counter() - self.began, 1e-9)
     self.progress.update(step, f"loss {numbers['loss']:.3f}, accuracy {numbers['accuracy']:.3f}, gradient "
                                f"{numbers['gradient_norm']:.2f}, {rate:,.0f} tokens/s")

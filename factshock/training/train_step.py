@@ -107,7 +107,7 @@ def make_train_step(loss_fn, optimizer, accumulate=1, axis=None):
     axis: None, or the name of a mapped axis (pmap) whose members each have a part of the batch.
   `frozen`, where given, goes to loss_fn as `frozen=`: parameters that are not trained, as under LoRA.
   Metrics: `loss` and `accuracy` (means over the weights of the whole batch), `gradient_norm` (before
-  clipping), `tokens` (sum of the weights). The step's randomness is fold_in(key, state["step"]).
+  clipping), `tokens` (sum of the weights), `read_tokens` and `places` (tokens that are no padding, and all). The step's randomness is fold_in(key, state["step"]).
   Raises (when traced): UserError where the batch is no multiple of `accumulate`.
   """
   def step(state, batch, key, frozen=None):
@@ -116,17 +116,25 @@ def make_train_step(loss_fn, optimizer, accumulate=1, axis=None):
       key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     of = loss_fn if frozen is None else functools.partial(loss_fn, frozen=frozen)
     loss, sums, gradients = _gradients(of, state["params"], batch, key, accumulate)
+    sums = {**sums, **_filled(batch)}
     if axis:  # sums, not means: the parts of a batch may hold different numbers of tokens
       loss, sums, gradients = jax.lax.psum((loss, sums, gradients), axis)
     tokens = jnp.maximum(sums["tokens"], 1e-9)  # a batch of padding alone: a loss of 0, not of 0/0
     gradients = jax.tree.map(lambda x: (x / tokens).astype(x.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
     metrics = {"loss": loss / tokens, "accuracy": sums["correct"] / tokens,
-               "gradient_norm": _norm(gradients), "tokens": sums["tokens"]}
+               "gradient_norm": _norm(gradients), **{name: sums[name] for name in ("tokens", "read_tokens", "places")}}
     params = optax.apply_updates(state["params"], updates)
     return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
 
   return step
+
+
+def _filled(batch):
+  """How many of a batch's tokens are no padding, and how many places there are."""
+  kinds = [(batch["tokens"], -1)] if "tokens" in batch else [(batch[name], 0) for name in ("inputs", "targets")]
+  return {"read_tokens": sum(jnp.sum(tokens != pad) for tokens, pad in kinds).astype(jnp.float32),
+          "places": jnp.float32(sum(tokens.size for tokens, _ in kinds))}
 
 
 def _norm(tree):
