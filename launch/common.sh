@@ -1,0 +1,62 @@
+# Sourced by the scripts that start runs (gpu.sh, local_processes.sh, slurm.sbatch, tpu_vm.sh, tpu_worker.sh).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+dry_run=false
+
+# What the user can put right: one line on stderr and exit code 2, as the verbs themselves do.
+fail() { echo "error: $*" >&2; exit 2; }
+
+# The comment at the head of launch/$1 is its help.
+usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p;}' "launch/$1"; }
+
+# An option of the script itself, before the verb: common_option SCRIPT OPTION.
+common_option() {
+  case "$2" in
+    --dry_run | --dry-run) dry_run=true ;;
+    --help | -h) usage "$1"; exit 0 ;;
+    *) fail "unknown option $2 (the verb's own flags come after the verb; bash launch/$1 --help)" ;;
+  esac
+}
+
+# The arguments as one line that a shell reads back as the same arguments (printf %q would escape every comma).
+quoted() {
+  local word line="" plain='^[A-Za-z0-9_./:=,@%+-]+$'
+  for word in "$@"; do
+    [[ "$word" =~ $plain ]] || word="'${word//\'/\'\\\'\'}'"
+    line+="$word "
+  done
+  echo "${line% }"
+}
+
+# Runs a command, or prints it under --dry_run.
+run() { if $dry_run; then quoted "$@"; else "$@"; fi; }
+
+# The last command of a script: in its place, so that signals reach it.
+run_last() { if $dry_run; then quoted "$@"; else exec "$@"; fi; }
+
+# A verb that several processes can run as one: distributed_verb SCRIPT VERB.
+distributed_verb() {
+  case "$2" in
+    train | experiment) ;;
+    "") fail "which verb? train or experiment (bash launch/$1 --help)" ;;
+    *) fail "the verb is train or experiment, not $2 (bash launch/$1 --help)" ;;
+  esac
+}
+
+# The value of --workdir among the arguments.
+workdir_of() {
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      --workdir=* | -workdir=*) echo "${1#*=}" ;;
+      --workdir | -workdir) echo "${2:-}" ;;
+    esac
+    shift
+  done
+}
+
+# Sets `python`: that of .venv, made with the extra $1 (launch/setup.sh); or $FACTSHOCK_PYTHON, an interpreter that has factshock already.
+# shellcheck disable=SC2034  # its callers use it
+prepare_python() {
+  python="${FACTSHOCK_PYTHON:-.venv/bin/python}"
+  [ -n "${FACTSHOCK_PYTHON:-}" ] || run bash launch/setup.sh "$1"
+}
