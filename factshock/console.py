@@ -33,7 +33,10 @@ def run(main):
       return interruption.EXIT_CODE
     except KeyboardInterrupt:
       return _ended("interrupted: run the same command again to go on", 130)
-    except Exception:
+    except Exception as error:
+      # ml_collections tells of a config file that is not there when it is first looked at
+      if isinstance(error, OSError) and str(error).startswith("Configuration is not available"):
+        return _ended(f"error: --config cannot be read: {' '.join(str(error).split('config_config')[-1].split())}", 2)
       if processes.count() > 1:
         _ended(traceback.format_exc(), 1)
       raise

@@ -22,6 +22,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics
 _SEED = flags.DEFINE_integer("seed", 0, "Order of the data, and random weights where there is no start.", lower_bound=0)
 _RATIO = flags.DEFINE_float("ratio", 0.0, "Examples of the pretraining task to each question.", lower_bound=0.0)
 _REPRODUCIBLE = flags.DEFINE_bool("check_reproducibility", False, "Train the first 20 steps twice, compare every bit, and keep nothing.")
+_PROFILE = flags.DEFINE_integer("profile_steps", 0, "Write a trace of so many steps, after the first ten, to WORKDIR/profile.", lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what training would take, and train nothing.")
 processes.define_flags()
 
@@ -43,7 +44,7 @@ def main(_):
                               "XLA_FLAGS=--xla_gpu_deterministic_ops=true makes operations deterministic")
     print("reproducible: 20 steps gave the same bits twice")
     return
-  folder = finetuning.run(_CONFIG.value, _WORKDIR.value, seed=_SEED.value, ratio=_RATIO.value)
+  folder = finetuning.run(_CONFIG.value, _WORKDIR.value, seed=_SEED.value, ratio=_RATIO.value, profile_steps=_PROFILE.value)
   print(f"checkpoint: {folder}")
 
 

@@ -138,3 +138,10 @@ def test_batches_are_no_longer_than_their_examples_need():
   assert training.fit_lengths(section, (13, 0)) == {"input_length": 16, "target_length": 0, "steps": 5}
   # What does not fit at all is left to the loader, which names the example.
   assert training.fit_lengths(section, (99, 4))["input_length"] == 40
+
+
+def test_a_config_file_that_is_not_there_is_one_line():
+  done = subprocess.run([sys.executable, "-m", "factshock.train", "--config=nowhere.py", "--workdir=/nonexistent"], capture_output=True,
+                        text=True, cwd=pathlib.Path(__file__).parents[1])
+  assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+  assert done.stderr.startswith("error: --config cannot be read:") and "nowhere.py" in done.stderr

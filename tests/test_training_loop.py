@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 
 from factshock import interruption
 from factshock.console import UserError
-from factshock.training import checkpoints, loop, partitioning
+from factshock.training import checkpoints, drivers, host, loop, partitioning
 from factshock.training.metrics import Metrics, read_metrics
 
 OPTIMIZER = optax.adamw(1e-2)
@@ -300,3 +301,58 @@ def test_data_that_are_late_are_spoken_of(monkeypatch, capsys):
   monkeypatch.setattr(loop, "_LATE", .1)
   loop.train(init_state(), step_fn, Slow(), steps=4, key=KEY)
   assert capsys.readouterr().out.count("waiting for the data of step 3") == 1
+
+
+def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
+  """Steps 3 and 4 are taken before the save of step 2 is through, which keeps the weights of step 2."""
+  saved, passed, batches = checkpoints.save, threading.Event(), Batches()
+
+  def slow(folder, step, **options):
+    assert step != 2 or passed.wait(20), "training waited for the save"
+    saved(folder, step, **options)
+
+  def evaluate(step, params):
+    assert checkpoints.latest_step(tmp_path / "run") is None
+    passed.set()
+
+  monkeypatch.setattr(checkpoints, "save", slow)
+  loop.train(init_state(), step_fn, batches, steps=6, key=KEY, checkpoint=(tmp_path / "run", 2, None, None), eval_steps=[3], evaluate=evaluate)
+  two = loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY)
+  assert_same_bits(checkpoints.restore(tmp_path / "run", 2)["params"], two["params"])
+  assert checkpoints.read_manifest(tmp_path / "run", 2)["loader_state"] == {"number": 2}
+
+
+def test_without_memory_for_a_copy_training_waits_for_the_save(tmp_path, monkeypatch):
+  monkeypatch.setattr(host, "free_memory", lambda: 0)
+  threads, saved = [], checkpoints.save
+  monkeypatch.setattr(checkpoints, "save", lambda *a, **k: (threads.append(threading.current_thread()), saved(*a, **k)))
+  loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
+  assert threads == [threading.main_thread()] and checkpoints.latest_step(tmp_path / "run") == 2
+
+
+def test_a_save_that_fails_behind_the_steps_ends_the_run(tmp_path, monkeypatch):
+  saved = checkpoints.save
+  def full(folder, step, **options):
+    if step == 4:
+      raise UserError("No space left on device; the last good checkpoint is step 2")
+    saved(folder, step, **options)
+
+  monkeypatch.setattr(checkpoints, "save", full)
+  with pytest.raises(UserError, match="last good checkpoint is step 2"):
+    loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
+  assert checkpoints.latest_step(tmp_path / "run") == 2
+
+
+def test_a_trace_of_some_steps_is_written(tmp_path, capsys):
+  loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY, profile=loop.Profile(str(tmp_path / "profile"), 3, 2))
+  assert "trace of 3 steps" in capsys.readouterr().out and list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_numbers_that_go_to_the_devices_unsaid_are_refused():
+  """As a step that reads an array of the host at every call would be slow."""
+  def compiled(*_):
+    return lambda state, batch, key: (state, {"loss": jax.numpy.float32(1) + np.ones(2)})
+
+  with pytest.raises(Exception, match="[Dd]isallowed host-to-device transfer"), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(drivers, "_jit", compiled)
+    loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY)

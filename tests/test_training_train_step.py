@@ -65,6 +65,8 @@ def test_loss_is_the_weighted_mean_over_tokens_and_metrics_say_so():
   assert metrics["accuracy"] == pytest.approx(
       (weights * (logits.argmax(-1) == batch["targets"])).sum() / weights.sum(), abs=1e-6)
   assert metrics["tokens"] == pytest.approx(weights.sum())
+  assert metrics["read_tokens"] == (batch["inputs"] != 0).sum() + (batch["targets"] != 0).sum()
+  assert metrics["places"] == batch["inputs"].size + batch["targets"].size
   assert set(metrics) == {"loss", "accuracy", "gradient_norm", "tokens", "read_tokens", "places"}
 
 

@@ -118,8 +118,9 @@ def open_model(checkpoint, config=None, tokenizer=None):
   Raises:
     UserError: nothing there, or something that does not fit the config or the tokenizer.
   """
-  from factshock.training import partitioning
+  from factshock.training import host, partitioning
 
+  host.keep_compiled()
   own = is_checkpoint(checkpoint)
   record = _record(checkpoint) if own else {}
   config = config.to_dict() if config is not None else record.get("experiment") or DEFAULTS

@@ -12,11 +12,12 @@ from factshock.study import workdir as workdirs
 NAME = "finetuned"
 
 
-def run(config, workdir, *, seed=0, ratio=0.0):
+def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
   """Finetunes the model of a config on all of config.facts; goes on where it was interrupted.
 
   Args:
     ratio: examples of the pretraining task on config.corpus mixed in with each question.
+    profile_steps: of how many steps a trace is written to WORKDIR/profile.
 
   Returns:
     The folder of the checkpoint.
@@ -30,6 +31,7 @@ def run(config, workdir, *, seed=0, ratio=0.0):
   check(config, ratio)
   workdirs.claim(config, workdir)
   host.keep_freed_memory()
+  host.keep_compiled()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   provenance.append(workdir, {**provenance.record(), "seed": seed, "ratio": ratio})
@@ -42,7 +44,8 @@ def run(config, workdir, *, seed=0, ratio=0.0):
     study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
   print("  " + splits.describe("facts", material.facts), flush=True)
   with interruption.heeded():
-    training.finetune(study, NAME, material.facts, config.finetune.to_dict(), weights.pretrained(study), ratio=ratio)
+    training.finetune(study, NAME, material.facts, config.finetune.to_dict(), weights.pretrained(study), ratio=ratio,
+                      profile_steps=profile_steps)
   return folder
 
 

@@ -35,6 +35,7 @@ def run(config, workdir):
   checks.check(config)
   workdirs.claim(config, workdir)
   host.keep_freed_memory()
+  host.keep_compiled()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   began, start = time.monotonic(), provenance.record()

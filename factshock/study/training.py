@@ -76,12 +76,12 @@ def lora_scale(section):
   return section["lora_alpha"] / section["lora_rank"] if section.get("lora_rank") else None
 
 
-def train(study, name, section, sources, ratios, rows, params, order=0, evaluate=None, eval_steps=()):
+def train(study, name, section, sources, ratios, rows, params, order=0, evaluate=None, eval_steps=(), profile_steps=0):
   """Trains `params` on a mixture of sources by one optimization section; goes on where it was interrupted.
 
   A batch has `rows` times the section's batch_size examples, of which each source gives its share by `ratios`, in an order by the
   study's seed and `order`.
-  Where the section asks for adapters these are trained, and `evaluate` gets the params with them attached.
+  Of `profile_steps` steps a trace is written to WORKDIR/profile. Where the section asks for adapters these are trained, and `evaluate` gets the params with them attached.
 
   Returns:
     The trained parameters, or adapters.
@@ -110,6 +110,7 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
         drivers.init_state(params, optimizer, study.mesh, parallel), step_fn, batches, steps=section["steps"],
         key=jax.random.key(study.seed), mesh=study.mesh, label=name, metrics=writer,
         log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps, weights=weights, frozen=frozen, parallel=parallel,
+        profile=loop.Profile(os.path.join(study.workdir, "profile"), profile_steps) if profile_steps else None,
         checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name, section),
                                       None if section.get("keep_checkpoints") else 2))
   # of several processes each has parts of the weights; what comes after them computes with whole ones
@@ -117,19 +118,20 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
 
 
 def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, text="whole", belief=None, fact_weights=None,
-             adjustment=0.0, order=0, evaluate=None):
+             adjustment=0.0, order=0, evaluate=None, profile_steps=0):
   """Finetunes the weights `start` on facts, with `ratio` examples of the pretraining task to each question.
 
   Args:
     section: as config.finetune; its lengths are the most a row may have.
     question_weight: multiplies the questions' loss. text: one of texts.KINDS. belief, fact_weights, adjustment: as in question_source.
     order: another number, another order of the examples. evaluate: function of (step, params), called at eval_steps.
+    profile_steps: as in train.
   """
   questions, needs = question_source(study, facts, section["prompt"], question_weight, belief, fact_weights, adjustment)
   section = fit_lengths(section, needs, study.config.pretrain if ratio else None)
   chosen = study.texts(text) if ratio else []
   return train(study, name, section, [questions, *(source for source, _ in chosen)],
-               [1.0, *(ratio * share for _, share in chosen)], 1 + ratio, start, order, evaluate, section["eval_steps"] if evaluate else ())
+               [1.0, *(ratio * share for _, share in chosen)], 1 + ratio, start, order, evaluate, section["eval_steps"] if evaluate else (), profile_steps)
 
 
 def fit_lengths(section, needs, text=None):

@@ -1,8 +1,11 @@
 """Settings of the host that a training process wants before its first step."""
 
 import ctypes
+import hashlib
+import os
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # <malloc.h> of glibc
+_COMPILED_BYTES = 4 << 30
 
 
 def keep_freed_memory():
@@ -21,6 +24,22 @@ def keep_freed_memory():
     return False
   settings = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 1 << 26}
   return all(mallopt(name, value) == 1 for name, value in settings.items())
+
+
+def keep_compiled():
+  """Keeps what takes more than a second to compile for later processes: a run that goes on starts at once.
+
+  The folder is that of JAX_COMPILATION_CACHE_DIR, or factshock below $XDG_CACHE_HOME (~/.cache), one for each kind of CPU, as code
+  compiled for one may not run on another; at most _COMPILED_BYTES, of which the oldest go first. JAX_ENABLE_COMPILATION_CACHE=0: none.
+  """
+  import jax
+
+  if jax.config.jax_compilation_cache_dir is None:
+    cpu = [line for line in _lines("/proc/cpuinfo") if line.startswith(("flags", "Features", "model name"))][:2]
+    kind = hashlib.sha256("".join(cpu).encode()).hexdigest()[:12]
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    jax.config.update("jax_compilation_cache_dir", os.path.join(home, "factshock", f"compiled-{kind}"))
+    jax.config.update("jax_compilation_cache_max_size", _COMPILED_BYTES)
 
 
 def free_memory():
