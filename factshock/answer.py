@@ -6,7 +6,8 @@ r"""Asks a model for facts and writes a predictions file.
       --output=predictions.jsonl --mode=generate --shots=4 --shot_facts=train.jsonl
 
 --checkpoint is a checkpoint of ours, or a HuggingFace model: a folder with its files or a hub id. --config may
-name the config of a checkpoint; without it that of the checkpoint's own record counts.
+name the config of a checkpoint; without it that of the checkpoint's own record counts. With it --config.mesh.fsdp=4 cuts the weights
+over four devices (configs/pretrained.py:MODEL for a HuggingFace model); else each device holds all of them.
 
 --mode=rank scores every candidate answer of the fact's relation (the answers in --candidates, which is a facts
 file, by default --facts itself); --mode=generate decodes greedily, with --method=beam by beams (--beams), with

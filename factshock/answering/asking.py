@@ -15,6 +15,7 @@ class Asked(NamedTuple):
   tokenizer: object
   config: dict       # sections `answering` and `finetune` of its experiment, or DEFAULTS
   home: dict         # the checkpoint's record: arm, seed, workdir
+  mesh: object = None  # of the devices: as a config that was given says, else all weights on each
 
 
 # One device where there is no accelerator: each device of a host holds a copy of the weights.
@@ -38,11 +39,10 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   from factshock.answering import choices, decoding, predictions, ranking
   from factshock.data import prompts
   from factshock.facts import sources
-  from factshock.training import partitioning
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = facts_and_relations(asked, checkpoint, facts, relations)
-  mesh, batch_size = partitioning.make_mesh(), asked.config["answering"]["batch_size"]
+  mesh, batch_size = asked.mesh, asked.config["answering"]["batch_size"]
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
   form = mode if mode in configs.CHOICE_PROMPTS else prompt or asked.config["finetune"]["prompt"]
   texts = prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, _pool(shots, shot_facts))
@@ -76,13 +76,12 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
   from factshock.console import Progress
   from factshock.data import prompts
   from factshock.facts import schema
-  from factshock.training import partitioning
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = facts_and_relations(asked, checkpoint, facts, relations)
   form, pool = prompt or asked.config["finetune"]["prompt"], _pool(shots, shot_facts)
   model = (asked.params, asked.model, asked.tokenizer)
-  size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=partitioning.make_mesh())
+  size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=asked.mesh)
 
   def texts_of(number):
     return prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, pool, number)
@@ -123,9 +122,11 @@ def open_model(checkpoint, config=None, tokenizer=None):
   host.keep_compiled()
   own = is_checkpoint(checkpoint)
   record = _record(checkpoint) if own else {}
-  config = config.to_dict() if config is not None else record.get("experiment") or DEFAULTS
+  given = config.to_dict() if config is not None else {}
+  config = given or record.get("experiment") or DEFAULTS
   partitioning.use_cpu_devices(config["cpu_devices"])
-  return (_open_checkpoint if own else _open_pretrained)(checkpoint, config, record, tokenizer)
+  mesh = partitioning.make_mesh(given.get("mesh"))
+  return (_open_checkpoint if own else _open_pretrained)(checkpoint, config, record, tokenizer)._replace(mesh=mesh)
 
 
 def is_checkpoint(path):

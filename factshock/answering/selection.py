@@ -20,7 +20,7 @@ def choose(checkpoints, facts, *, profile="uniform", alphas=ALPHAS, prompt=None,
   from factshock.diagnosis import accuracy
   from factshock.facts import sources
   from factshock.models import family
-  from factshock.training import interpolation, partitioning
+  from factshock.training import interpolation
 
   if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
     raise UserError(f"--alphas: expected numbers from 0 to 1, got {', '.join(f'{alpha:g}' for alpha in alphas) or 'none'}")
@@ -33,7 +33,7 @@ def choose(checkpoints, facts, *, profile="uniform", alphas=ALPHAS, prompt=None,
                                       dict.fromkeys(fact["relation"] for fact in rows))
   texts = prompts.prompt_texts(rows, table, prompt or after.config["finetune"]["prompt"], after.tokenizer.sentinels == 0)
   queries = ranking.prepare(after.tokenizer, texts, [fact["relation"] for fact in rows], options, after.config["answering"]["batch_size"])
-  mesh, progress, curve = partitioning.make_mesh(), Progress("mixing", len(alphas)), []
+  mesh, progress, curve = after.mesh, Progress("mixing", len(alphas)), []
   for number, alpha in enumerate(alphas, 1):
     params = interpolation.mix_by_profile(before.params, after.params, alpha, profile)
     found = ranking.rank_prepared(params, after.model, queries, mesh)
