@@ -354,5 +354,5 @@ def test_numbers_that_go_to_the_devices_unsaid_are_refused():
     return lambda state, batch, key: (state, {"loss": jax.numpy.float32(1) + np.ones(2)})
 
   with pytest.raises(Exception, match="[Dd]isallowed host-to-device transfer"), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(drivers, "_jit", compiled)
+    patch.setattr(drivers, "_jitted", compiled)
     loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY)

@@ -61,7 +61,13 @@ def _place(mesh, tree):
 
 def _jit(step_fn, state, frozen):
   leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
-  return _jitted(step_fn, tuple(leaves), structure)
+  compiled = _jitted(step_fn, tuple(leaves), structure)
+
+  def run(*arguments):
+    with jax.transfer_guard("disallow"):  # what a step reads is on the devices already (pmap puts its arguments there itself)
+      return compiled(*arguments)
+
+  return run
 
 
 @functools.lru_cache(maxsize=32)

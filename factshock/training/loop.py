@@ -92,9 +92,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
     for step in range(start + 1, steps + 1):
       batch = _next(batches, label, step)
       with _traced(profile, step - start):
-        placed = driver.shard(batch)
-        with jax.transfer_guard("disallow"):  # nothing goes to or from the devices but what is said here
-          state, numbers = compiled(state, placed, key, *frozen)
+        state, numbers = compiled(state, driver.shard(batch), key, *frozen)
       report.add(step, numbers, batch)
       evaluates = evaluate and step in eval_steps
       saves = checkpoint and (step == steps or (checkpoint.every and step % checkpoint.every == 0))
