@@ -4,13 +4,15 @@ r"""Runs the benchmarks of tests/benchmarks one after the other and writes their
   python -m factshock.benchmark --only=padding,mixing
   python -m factshock.benchmark --only=gpu --output=docs/measurements.md
 
-Each benchmark is a script that measures both sides in one run, in a process of its own, and prints medians, ratios, and whether its goal
-is met; by itself, `python tests/benchmarks/NAME.py --help` says what it measures, how, how long it takes and what can be changed.
-Benchmarks that take real facts look for them in $FACTSHOCK_DATA. One that cannot run here (no GPU, a package that is not there) says so and
-the others go on. Measure on a machine that does nothing else.
+Each benchmark is a script that measures both sides in one run, in a process of its own, and prints medians,
+ratios, and whether its goal is met; by itself, `python tests/benchmarks/NAME.py --help` says what it
+measures, how, how long it takes and what can be changed. Benchmarks that take real facts look for them in
+$FACTSHOCK_DATA. One that cannot run here (no GPU, a package that is not there) says so and the others go on.
+Measure on a machine that does nothing else.
 
---output is made where it is missing; where it is there, the part between the lines `<!-- benchmarks -->` and `<!-- end of benchmarks -->` is
-written anew, after each benchmark: those that were run, others stay as they are. Each says when, at which revision, and on what it was
+--output is made where it is missing; where it is there, the part between the lines `<!-- benchmarks -->` and
+`<!-- end of benchmarks -->` is written anew, after each benchmark: those that were run through; others, and
+numbers of those that cannot run here, stay as they are. Each says when, at which revision, and on what it was
 measured. The scripts are in a clone of the project, not in an installed package.
 """
 
@@ -35,6 +37,7 @@ from factshock.console import UserError
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 CANNOT_RUN = 2  # exit code of a script that finds something missing here; the last line it says is the reason
+DONE, MISSING, FAILED = "done", "missing", "failed"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "torch", "transformers", "peft", "t5", "tensorflow", "flashtext")
 
 
@@ -58,9 +61,10 @@ def main(_):
   failed = []
   for number, name in enumerate(names, 1):
     print(f"{number}/{len(names)} {name}: {about(scripts[name])}", flush=True)
-    section, fine = measured(name, scripts[name])
-    failed += [] if fine else [name]
-    document = updated(document, {name: section})
+    section, outcome = measured(name, scripts[name])
+    failed += [name] if outcome == FAILED else []
+    if outcome == DONE or not re.search(rf"(?m)^### {name}$", document):  # numbers taken elsewhere or before stay
+      document = updated(document, {name: section})
     with files.writing(values.output) as file:
       file.write(document)
   print(f"tables: {values.output}" + (f"; failed: {', '.join(failed)}" if failed else ""))
@@ -98,7 +102,7 @@ def about(path):
 
 
 def measured(name, path):
-  """Runs one script, showing what it says: (its section of the document, whether it did not fail)."""
+  """Runs one script, showing what it says: (its section of the document, one of DONE, MISSING, FAILED)."""
   folder, began = os.path.dirname(os.path.dirname(os.path.dirname(path))), time.monotonic()
   before = os.getloadavg()[0]
   printed, said, code = _run(path, folder)
@@ -106,13 +110,11 @@ def measured(name, path):
            f"{_machine()}, load {before:.1f} before; took {console.duration(time.monotonic() - began)}.", ""]
   if printed.strip():
     lines += [printed.strip() if re.search(r"(?m)^\|", printed) else f"```\n{printed.strip()}\n```", ""]
-  missing = code and (code == CANNOT_RUN or said.startswith("ModuleNotFoundError: "))
-  if missing:
-    lines += [f"Not run here: {said}", ""]
-  elif code:
-    lines += [f"**Failed** (exit code {code}): {said}", ""]
-  print(f"  {name}: {'done' if not code else lines[-2]} ({console.duration(time.monotonic() - began)})", flush=True)
-  return "\n".join(lines), not code or missing
+  missing = code == CANNOT_RUN or said.startswith("ModuleNotFoundError: ")
+  outcome = DONE if not code else MISSING if missing else FAILED
+  lines += {DONE: [], MISSING: [f"Not run here: {said}", ""], FAILED: [f"**Failed** (exit code {code}): {said}", ""]}[outcome]
+  print(f"  {name}: {lines[-2] if code else DONE} ({console.duration(time.monotonic() - began)})", flush=True)
+  return "\n".join(lines), outcome
 
 
 def read(path):

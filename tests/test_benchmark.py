@@ -76,6 +76,14 @@ def test_the_part_between_the_marks_is_replaced_by_name(clone):
   assert text.endswith(f"| ours | 1 |\n\n{benchmark.END}\n\n### After\n") and "old" not in text and text.count("### quick") == 1
 
 
+def test_numbers_stay_where_a_benchmark_cannot_run(clone):
+  page = clone / "page.md"
+  page.write_text(f"{benchmark.BEGIN}\n\n### broken\n\nof last year\n\n### no_gpu\n\nof another machine\n\n{benchmark.END}\n")
+  before = page.read_text()
+  assert run(clone, "--only=no_gpu,broken", "--output=page.md").returncode == 1
+  assert page.read_text() == before
+
+
 def test_errors_come_before_anything_runs(clone):
   done = run(clone, "--only=quick,plan")
   assert done.returncode == 2 and done.stdout == ""

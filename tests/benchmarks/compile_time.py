@@ -1,11 +1,13 @@
-"""Time to trace, lower and compile the train steps of T5-xxl and Llama-7B on a CPU, by shapes alone: layers scanned against unrolled.
+"""Time to compile the train steps of T5-xxl and Llama-7B on a CPU, by shapes alone: layers scanned against unrolled.
 
   PYTHONPATH=. python tests/benchmarks/compile_time.py [--models=t5_xxl,llama_7b] [--trained=lora,all] [--limit=600]
 
-The step is that of configs/t5_v1_1_xxl.py and configs/llama2_7b.py (32 rows of 128 + 40, or 128, tokens; what `train --dry_run` compiles), with
-their adapters, and with all weights trained. Nothing of the models is allocated. Each compilation is a process of its own, stopped after
---limit seconds; unrolled (config.model.unroll) is compiled with the configs' own adapters alone. The goal: under 60 s, scanned. What limits it is the number of
-operations given to the compiler, stated as lines of StableHLO: those of a layer of each stack scanned, of all layers unrolled.
+The step is that of configs/t5_v1_1_xxl.py and configs/llama2_7b.py (32 rows of 128 + 40, or 128, tokens; what
+`train --dry_run` compiles), with their adapters, and with all weights trained. Nothing of the models is
+allocated. Each compilation is a process of its own, stopped after --limit seconds; unrolled
+(config.model.unroll) is compiled with the configs' own adapters alone. The goal: under 60 s, scanned. What
+limits it is the number of operations given to the compiler, stated as lines of StableHLO: those of a layer of
+each stack scanned, of all layers unrolled.
 Time: 3 minutes, and up to 20 more for the unrolled ones.
 """
 
@@ -46,11 +48,12 @@ def case_of(model, trained, unrolled):
   config.finetune.lora_rank *= trained == "lora"
   section, sizes = config.finetune, family.from_section(config.model.to_dict(), 0)
   step, optimizer = training.train_step(sizes, training.optimization(section), section.accumulate, training.lora_scale(section))
-  params, key = jax.eval_shape(functools.partial(family.of(sizes).init, sizes), jax.random.key(0)), jax.eval_shape(lambda: jax.random.key(0))
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  params = jax.eval_shape(functools.partial(family.of(sizes).init, sizes), key)
   frozen = ()
   if section.lora_rank:
     adapters = functools.partial(lora.init, rank=section.lora_rank, targets=section.lora_targets)
-    frozen, params = (params,), jax.eval_shape(adapters, params, jax.random.key(0))
+    frozen, params = (params,), jax.eval_shape(adapters, params, key)
   state = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
   shape = lambda length, dtype: jax.ShapeDtypeStruct((section.batch_size, length), dtype)
   if model == "llama_7b":
@@ -87,14 +90,16 @@ def row(case):
   label = [case[0], {"lora": "adapters", "all": "all weights"}[case[1]], case[2]]
   command = [sys.executable, __file__, f"--case={','.join(case)}", f"--layers={LAYERS.value}"]
   try:
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT.value, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT.value,
+                          env={**os.environ, "JAX_PLATFORMS": "cpu"})
   except subprocess.TimeoutExpired:
     return [*label, "", "", "", f"**over {LIMIT.value:.0f}**", "", ""], None
   if done.returncode:
     return [*label, "", "", "", f"failed with exit code {done.returncode}", "", ""], None
   found = json.loads(done.stdout.splitlines()[-1])
   seconds = sum(found["seconds"])
-  return [*label, *(f"{part:.1f}" for part in found["seconds"]), f"**{seconds:.1f}**", f"{found['lines']:,}", f"{found['flops'] / 1e12:.3g}"], seconds
+  return [*label, *(f"{part:.1f}" for part in found["seconds"]), f"**{seconds:.1f}**", f"{found['lines']:,}",
+          f"{found['flops'] / 1e12:.3g}"], seconds
 
 
 def main(_):
@@ -103,9 +108,11 @@ def main(_):
   cases = [(model, trained, "scanned") for model in MODELS.value for trained in TRAINED.value]
   cases += [(model, TRAINED.value[0], "unrolled") for model in MODELS.value]
   found = {case: row(case) for case in cases}
-  tables.table(["model", "trained", "layers", "s to trace", "to lower", "to compile", "in all", "lines of StableHLO", "TFLOP a step"], [line for line, _ in found.values()])
+  tables.table(["model", "trained", "layers", "s to trace", "to lower", "to compile", "in all", "lines of StableHLO",
+                "TFLOP a step"], [line for line, _ in found.values()])
   scanned = [seconds for case, (_, seconds) in found.items() if case[2] == "scanned"]
-  print(tables.goal("under 60 s, scanned" + (f"; at most {max(scanned):.1f} s here" if all(scanned) else ""), all(scanned) and max(scanned) < 60))
+  words = f"; at most {max(scanned):.1f} s here" if all(scanned) else ""
+  print(tables.goal(f"under 60 s, scanned{words}", all(scanned) and max(scanned) < 60))
 
 
 if __name__ == "__main__":

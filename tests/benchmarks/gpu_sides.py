@@ -35,7 +35,8 @@ def our_config(family, sizes):
   width = 64 if family == "t5" else sizes["d_model"] // sizes["num_heads"]
   if family == "t5":
     return t5.T5Config(**sizes, d_kv=width, encoder_layers=depth, decoder_layers=depth, dtype="bfloat16")
-  return llama.LlamaConfig(**sizes, d_kv=width, num_kv_heads=sizes["num_heads"], layers=depth, dtype="bfloat16", param_dtype="bfloat16")
+  return llama.LlamaConfig(**sizes, d_kv=width, num_kv_heads=sizes["num_heads"], layers=depth, dtype="bfloat16",
+                           param_dtype="bfloat16")
 
 
 def our_parts(family, sizes, trained):
@@ -61,6 +62,7 @@ def our_parts(family, sizes, trained):
   return adapted, optimizers.make_optimizer({"optimizer": "adamw", "learning_rate": 1e-4}), both
 
 
+@functools.cache
 def needed(name, tiny=False):
   """(FLOPs a row of a batch, bytes read and written of weights and optimizer state a step), from shapes alone."""
   import jax
@@ -104,15 +106,16 @@ def torch_model(family, sizes, trained):
   shared = dict(vocab_size=sizes["vocab_size"], pad_token_id=0)
   if family == "t5":
     return transformers.T5ForConditionalGeneration(transformers.T5Config(
-        **shared, d_model=sizes["d_model"], d_kv=64, d_ff=sizes["d_ff"], num_layers=sizes["layers"], num_heads=sizes["num_heads"],
-        feed_forward_proj="gated-gelu", dropout_rate=0.0, tie_word_embeddings=False, decoder_start_token_id=0))
+        **shared, d_model=sizes["d_model"], d_kv=64, d_ff=sizes["d_ff"], num_layers=sizes["layers"],
+        num_heads=sizes["num_heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0, tie_word_embeddings=False, decoder_start_token_id=0))
   model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
       **shared, hidden_size=sizes["d_model"], intermediate_size=sizes["d_ff"], num_hidden_layers=sizes["layers"],
       num_attention_heads=sizes["num_heads"], num_key_value_heads=sizes["num_heads"], use_cache=False))
   if trained == "all":
     return model
   import peft
-  return peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
+  targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+  return peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=targets))
 
 
 def torch_runner(family, sizes, lengths, trained, rows, compiled, device):
@@ -122,11 +125,12 @@ def torch_runner(family, sizes, lengths, trained, rows, compiled, device):
   torch.set_default_dtype(torch.bfloat16)
   with torch.device(device):
     model = torch_model(family, sizes, trained).train()
-  batch = {name: torch.tensor(array, dtype=torch.long, device=device) for name, array in random_batch(family, sizes, lengths, rows).items()
-           if name != "weights"}
+  batch = {name: torch.tensor(array, dtype=torch.long, device=device)
+           for name, array in random_batch(family, sizes, lengths, rows).items() if name != "weights"}
   arguments = (dict(input_ids=batch["inputs"], labels=batch["targets"]) if family == "t5" else
                dict(input_ids=batch["tokens"], labels=batch["tokens"]))
-  optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.0, fused=True)
+  moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+  optimizer = torch.optim.AdamW(moving, lr=1e-4, weight_decay=0.0, fused=True)
   call = torch.compile(model) if compiled else model
 
   def run():

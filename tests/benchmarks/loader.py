@@ -2,13 +2,16 @@
 
   PYTHONPATH=. python tests/benchmarks/loader.py [--shapes=tiny,small] [--seconds=5]
 
-Batches come from data.mixture, its background thread included, of the lengths of tests/benchmarks/train_step.py: random tokens in memory, corrupted
-anew, alone; 4:1 with questions of random lengths; and that packed. The loader runs alone, then the step of the same shape (this package, float32,
-AdamW, all cores): rows a second of each, and their ratio, which the goal wants above 10. Rows are what the step computes, so a packed one
-counts as one. The last column is the rate at which T5-large at 45% of an H200's bfloat16 peak would consume rows of small's lengths, from FLOPs alone.
-Where transformers is there, its DataCollatorForSeq2Seq pads the same questions to the longest of a batch, as the peer of padding (which shuffles, draws
-and mixes nothing). The T5 library's span corruption is the peer in tests/benchmarks/span_corruption.py. What limits a loader is one core: Python and
-numpy on a few arrays a batch, the same whatever the model, so that a step ten times as fast takes a tenth of the ratio.
+Batches come from data.mixture, its background thread included, of the lengths of
+tests/benchmarks/train_step.py: random tokens in memory, corrupted anew, alone; 4:1 with questions of random
+lengths; and that packed. The loader runs alone, then the step of the same shape (this package, float32,
+AdamW, all cores): rows a second of each, and their ratio, which the goal wants above 10. Rows are what the
+step computes, so a packed one counts as one. The last column is the rate at which T5-large at 45% of an
+H200's bfloat16 peak would consume rows of small's lengths, from FLOPs alone. Where transformers is there, its
+DataCollatorForSeq2Seq pads the same questions to the longest of a batch, as the peer of padding (which
+shuffles, draws and mixes nothing). The T5 library's span corruption is the peer in
+tests/benchmarks/span_corruption.py. What limits a loader is one core: Python and numpy on a few arrays a
+batch, the same whatever the model, so that a step ten times as fast takes a tenth of the ratio.
 Time: about 2 minutes.
 """
 
@@ -59,7 +62,8 @@ def loaders(shape):
   questions, spans, examples = sources_of(shape)
   options = dict(batch_size=shape["batch"], input_length=shape["inputs"], target_length=shape["targets"], seed=0)
   kinds = {"span corruption": ([spans], [1], 0), "4:1 with questions": ([questions, spans], [1, 4], 0),
-           "4:1 with questions, packed": ([questions, spans], [1, 4], 1), "questions, packed": ([questions], [1], 1), "questions": ([questions], [1], 0)}
+           "4:1 with questions, packed": ([questions, spans], [1, 4], 1), "questions": ([questions], [1], 0),
+           "questions, packed": ([questions], [1], 1)}
   found = {}
   for name, (sources, ratios, pack_to) in kinds.items():
     batches = mixture.batches(sources, ratios, pack_to=pack_to, **options)
@@ -92,7 +96,8 @@ def step_rows(shape):
 
   from factshock.training import partitioning
 
-  run = benchmark.jax_side(shape, benchmark.random_batch(shape), threads=partitioning.usable_cores(), unroll=True, learning_rate=1e-3)
+  run = benchmark.jax_side(shape, benchmark.random_batch(shape), threads=partitioning.usable_cores(), unroll=True,
+                           learning_rate=1e-3)
   run(), run()
   times = []
   for _ in range(STEPS):
@@ -106,7 +111,7 @@ def step_rows(shape):
 def main(_):
   unknown = set(SHAPES.value) - set(benchmark.SHAPES)
   if unknown:
-    raise console.UserError(f"--shapes: expected names among {', '.join(benchmark.SHAPES)}, got {', '.join(sorted(unknown))}")
+    raise console.UserError(f"--shapes: expected names among {', '.join(benchmark.SHAPES)}, got {', '.join(unknown)}")
   found = {name: loaders(benchmark.SHAPES[name]) for name in SHAPES.value}  # before JAX has threads
   rows, least = [], float("inf")
   for name, rates in found.items():
@@ -118,8 +123,10 @@ def main(_):
       ours = "transformers" not in kind
       least = min(least, rate / step) if ours else least
       rows.append([f"{name}, {lengths}", kind, f"{rate:,.0f}", f"{rate * (shape['inputs'] + shape['targets']) / 1e6:.2f}",
-                   f"{step:,.1f}" if ours else "", f"**{rate / step:,.0f}**" if ours else "", f"{gpu:,.0f}" if name == "small" and ours else ""])
-  tables.table(["shape", "batches", "loader, rows/s", "M positions/s", "step, rows/s", "loader over step", "T5-large on an H200, rows/s"], rows)
+                   f"{step:,.1f}" if ours else "", f"**{rate / step:,.0f}**" if ours else "",
+                   f"{gpu:,.0f}" if name == "small" and ours else ""])
+  tables.table(["shape", "batches", "loader, rows/s", "M positions/s", "step, rows/s", "loader over step",
+                "T5-large on an H200, rows/s"], rows)
   print(tables.goal(f"the loader gives over 10 times what the step consumes; at least {least:,.0f} times here", least > 10))
 
 

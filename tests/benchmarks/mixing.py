@@ -1,13 +1,16 @@
-"""Mixing two checkpoints (`python -m factshock.mix`) against copying the same bytes with cp, and the memory it takes at most.
+"""Mixing two checkpoints (`python -m factshock.mix`) against copying them with cp, and the memory it takes.
 
   PYTHONPATH=. python tests/benchmarks/mixing.py [--gigabytes=1,4] [--format=checkpoint,huggingface] [--rounds=3] [--folder=DIR]
 
-Two models of --gigabytes each (a Llama 2048 wide in float32, deeper for more; as our checkpoints, whose leaves hold all layers of a
-weight, or as HuggingFace folders) are written under --folder and mixed half and half. Copied with `cp -r` are both of them: cp reads the bytes that mixing
-reads, and writes twice as many. Rates are bytes read a second. Both sides are whole processes, the start of Python included (stated apart, as the
-time to mix two models of a few kilobytes), and their time ends when what they wrote is on the disk (sync). They take turns, with the inputs out
-of the page cache ("cold") or in it ("warm") on both sides. Memory is the process's peak resident set, and that with the small models, which is
-what Python and JAX take. What limits it: a mix must read every byte, add and write it, and takes two SHA-256 sums of what it reads and writes.
+Two models of --gigabytes each (a Llama 2048 wide in float32, deeper for more; as our checkpoints, whose
+leaves hold all layers of a weight, or as HuggingFace folders) are written under --folder and mixed half and
+half. Copied with `cp -r` are both of them: cp reads the bytes that mixing reads, and writes twice as many.
+Rates are bytes read a second. Both sides are whole processes, the start of Python included (stated apart, as
+the time to mix two models of a few kilobytes), and their time ends when what they wrote is on the disk
+(sync). They take turns, with the inputs out of the page cache ("cold") or in it ("warm") on both sides.
+Memory is the process's peak resident set, and that with the small models, which is what Python and JAX take.
+What limits it: a mix must read every byte, add and write it, and takes two SHA-256 sums of what it reads and
+writes.
 Time: about 10 minutes; needs five times the largest of --gigabytes on the disk.
 """
 
@@ -56,8 +59,8 @@ def write_model(path, config, kind, seed):
     sizes = [part.shape for part in parts]
   else:
     shapes = {leaf: names.leaf_shape(own) for leaf, own in names.by_leaf(config).items()}
-    tree = checkpoints.nested({name: checkpoints.Lazy(tuple(shape), some.dtype, make(shape)) for name, shape in shapes.items()})
-    checkpoints.write(path, {"params": tree}, {"step": 0, "loader_state": None, "config": None})
+    leaves = {name: checkpoints.Lazy(tuple(shape), some.dtype, make(shape)) for name, shape in shapes.items()}
+    checkpoints.write(path, {"params": checkpoints.nested(leaves)}, {"step": 0, "loader_state": None, "config": None})
     sizes = shapes.values()
   return max(int(np.prod(shape)) * some.itemsize for shape in sizes)
 
@@ -100,7 +103,8 @@ def timed(command, output):
 
 def sides_of(a, b, output):
   """{side: command}."""
-  return {"mix": [sys.executable, "-m", "factshock.mix", f"--checkpoints={a},{b}", "--weights=0.5,0.5", f"--output={output}"],
+  return {"mix": [sys.executable, "-m", "factshock.mix", f"--checkpoints={a},{b}", "--weights=0.5,0.5",
+                  f"--output={output}"],
           "cp": ["sh", "-c", 'mkdir "$0" && exec cp -r "$@" "$0"', output, a, b]}
 
 
@@ -121,8 +125,9 @@ def compare(home, kind, gigabytes, small):
     ratio = statistics.median(cp / mix for (mix, _), (cp, _) in zip(found["mix"], found["cp"]))
     memory = max([memory, *(peak for _, peak in found["mix"])])
     worst = min(worst, ratio)
-    rows.append([f"{kind}, 2 x {size / 2e9:.2f} GB, largest leaf {largest / 1e9:.2f} GB", state, f"{mix:.1f} ({size / mix / 1e9:.2f})",
-                 f"{cp:.1f} ({size / cp / 1e9:.2f})", f"**{ratio:.2f}**", f"{cp / max(mix - small[0], 1e-9):.2f}", f"{memory / 1e9:.2f} GB"])
+    rows.append([f"{kind}, 2 x {size / 2e9:.2f} GB, largest leaf {largest / 1e9:.2f} GB", state,
+                 f"{mix:.1f} ({size / mix / 1e9:.2f})", f"{cp:.1f} ({size / cp / 1e9:.2f})", f"**{ratio:.2f}**",
+                 f"{cp / max(mix - small[0], 1e-9):.2f}", f"{memory / 1e9:.2f} GB"])
   shutil.rmtree(a), shutil.rmtree(b)
   return rows, worst, memory
 
@@ -141,15 +146,17 @@ def main(_):
   rows, ratios, memories = [], [], []
   with tempfile.TemporaryDirectory(prefix="mixing-", dir=FOLDER.value) as home:
     need = 5e9 * max(map(float, GIGABYTES.value))
-    if shutil.disk_usage(home).free < need:
-      raise console.UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {shutil.disk_usage(home).free / 1e9:.1f}; say --folder=DIR")
+    free = shutil.disk_usage(home).free
+    if free < need:
+      raise console.UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR")
     for kind in FORMAT.value:
       small = smallest(home, kind)
       rows.append([f"{kind}, a few kilobytes", "warm", f"{small[0]:.1f}", "", "", "", f"{small[1] / 1e9:.2f} GB"])
       for gigabytes in map(float, GIGABYTES.value):
         found, ratio, memory = compare(home, kind, gigabytes, small)
         rows, ratios, memories = rows + found, ratios + [ratio], memories + [memory]
-  tables.table(["models", "page cache", "mix, s (GB/s read)", "cp, s (GB/s read)", "rate of mix over cp", "without the start of Python", "peak memory of mix"], rows)
+  tables.table(["models", "page cache", "mix, s (GB/s read)", "cp, s (GB/s read)", "rate of mix over cp",
+                "without the start of Python", "peak memory of mix"], rows)
   print(tables.goal(f"at least 0.5 times the rate of cp; at least {min(ratios):.2f} here", min(ratios) >= .5))
   print(tables.goal(f"memory under 2 GB; at most {max(memories) / 1e9:.2f} GB here", max(memories) < 2e9))
 

@@ -2,12 +2,14 @@
 
   PYTHONPATH=. python tests/benchmarks/padding.py [--data=../shared/data] [--batches=50]
 
-The batches are those that `train` and a study would read: questions of facts (one a row, of the lengths that the longest needs, or packed),
-alone and mixed 4:1 with span corruption of text. Facts: the demo's, as words; and, where --data holds them, 2,000 each of T-REx, PopQA and
-EntityQuestions in T5's own pieces, with T-REx sentences as the text, in the shapes of configs/pretrained.py. Padded: to the batch's lengths, and
-to the longest example of each batch, as a collator does it. Counted over --batches batches, input and target positions together in the last
-columns; the goal is under 10% for packed questions. A position costs the same products whether it is padding or not: positions an example, packed
-over padded, is what is left of the step's work.
+The batches are those that `train` and a study would read: questions of facts (one a row, of the lengths that
+the longest needs, or packed), alone and mixed 4:1 with span corruption of text. Facts: the demo's, as words;
+and, where --data holds them, 2,000 each of T-REx, PopQA and EntityQuestions in T5's own pieces, with T-REx
+sentences as the text, in the shapes of configs/pretrained.py. Padded: to the batch's lengths, and to the
+longest example of each batch, as a collator does it. Counted over --batches batches, input and target
+positions together in the last columns; the goal is under 10% for packed questions. A position costs the same
+products whether it is padding or not: positions an example, packed over padded, is what is left of the step's
+work.
 Time: about 2 minutes.
 """
 
@@ -54,7 +56,8 @@ def real_study(folder, spec):
   config.finetune.prompt = "cloze" if spec.startswith("trex") else "question"  # LAMA has statements alone
   text = documents.read(f"{DATA.value}/trex_wikipedia/trex_evidence_sentences.tsv.gz")
   chosen = [facts[row] for row in np.random.default_rng(0).permutation(len(facts))[:FACTS]]
-  return study_of(config, folder, materials.Material(chosen, [], relations, [list(itertools.islice(text, SENTENCES))], {}))
+  material = materials.Material(chosen, [], relations, [list(itertools.islice(text, SENTENCES))], {})
+  return study_of(config, folder, material)
 
 
 def batches_of(study, ratio, pack):
@@ -65,16 +68,18 @@ def batches_of(study, ratio, pack):
   chosen = study.texts("whole") if ratio else []
   size = round(section["batch_size"] * (1 + ratio))
   pack_to = training._row_multiple(study, section, size) if pack else 0
-  return mixture.batches([questions, *(source for source, _ in chosen)], [1.0, *(ratio * share for _, share in chosen)], batch_size=size,
-                         input_length=section["input_length"], target_length=section["target_length"], seed=0, pack_to=pack_to), size
+  batches = mixture.batches(
+      [questions, *(source for source, _ in chosen)], [1.0, *(ratio * share for _, share in chosen)], batch_size=size,
+      input_length=section["input_length"], target_length=section["target_length"], seed=0, pack_to=pack_to)
+  return batches, size
 
 
 def count(batches):
-  """Over the batches: tokens, positions, and positions where a collator pads to the longest of a batch; each (inputs, targets)."""
-  total = np.zeros((3, 2))
+  """Tokens, positions, and positions where a collator pads to the longest of a batch; each (inputs, targets)."""
+  total, sides = np.zeros((3, 2)), ("inputs", "targets")
   for batch in itertools.islice(batches, BATCHES.value):
-    used = [np.count_nonzero(batch[name], axis=1) for name in ("inputs", "targets")]
-    total += [[rows.sum() for rows in used], [batch[name].size for name in ("inputs", "targets")], [rows.max() * len(rows) for rows in used]]
+    used = [np.count_nonzero(batch[side], axis=1) for side in sides]
+    total += [[rows.sum() for rows in used], [batch[side].size for side in sides], [rows.max() * len(rows) for rows in used]]
   return total
 
 
@@ -86,9 +91,10 @@ def row(label, study, ratio):
     raise RuntimeError(f"{label}: expected the same tokens packed as padded, got {packed_tokens} and {tokens}")
   share = lambda used, of: f"{1 - used / of:.1%}"
   examples = BATCHES.value * size
-  return [label, "4:1 with text" if ratio else "questions", size, f"{tokens[0] / examples:.1f} + {tokens[1] / examples:.1f}",
-          share(tokens.sum(), whole.sum()), share(tokens.sum(), longest.sum()), share(tokens[0], rows[0]), share(tokens[1], rows[1]),
-          f"**{share(tokens.sum(), rows.sum())}**", f"{rows.sum() / whole.sum():.2f}"], 1 - tokens.sum() / rows.sum()
+  cells = [label, "4:1 with text" if ratio else "questions", size, f"{tokens[0] / examples:.1f} + {tokens[1] / examples:.1f}",
+           share(tokens.sum(), whole.sum()), share(tokens.sum(), longest.sum()), share(tokens[0], rows[0]),
+           share(tokens[1], rows[1]), f"**{share(tokens.sum(), rows.sum())}**", f"{rows.sum() / whole.sum():.2f}"]
+  return cells, 1 - tokens.sum() / rows.sum()
 
 
 def main(_):
@@ -107,9 +113,10 @@ def main(_):
         found, share = row(name, study, ratio)
         rows.append(found)
         worst, mixed = (worst, max(mixed, share)) if ratio else (max(worst, share), mixed)
-  tables.table(["facts", "batch", "examples", "tokens an example", "padded: padding", "padded to the longest of a batch", "packed: inputs",
-                "targets", "packed: padding", "positions, packed over padded"], rows)
-  print(tables.goal(f"under 10% of the positions of packed questions are padding; at most {worst:.1%} here, mixed with text {mixed:.1%}", worst < .1))
+  tables.table(["facts", "batch", "examples", "tokens an example", "padded: padding", "padded to the longest of a batch",
+                "packed: inputs", "targets", "packed: padding", "positions, packed over padded"], rows)
+  words = f"at most {worst:.1%} here, mixed with text {mixed:.1%}"
+  print(tables.goal(f"under 10% of the positions of packed questions are padding; {words}", worst < .1))
 
 
 if __name__ == "__main__":

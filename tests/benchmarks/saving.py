@@ -2,12 +2,13 @@
 
   PYTHONPATH=. python tests/benchmarks/saving.py [--shapes=demo,small] [--rounds=5] [--folder=DIR]
 
-Both sides run the same steps of the same T5 with AdamW on the same batch, in turn, one saving every --every steps. Time is taken where the
-loop asks for batches, so that it does not matter whether a save is waited for or goes on beside the steps: a save stops training by what the
-steps with saves took longer, over the number of saves, median of the rounds; a save that is still going on when the run ends is waited for, which
-is stated apart. The share of the time at one save a minute is that over 60 s; the goal is under 2%. Beside it: a save's bytes and their rate,
-and the rate at which a plain program writes as many to the same folder, fsync included: a save that waits for the disk cannot take less than
-that, one that does not must copy the arrays.
+Both sides run the same steps of the same T5 with AdamW on the same batch, in turn, one saving every --every
+steps. Time is taken where the loop asks for batches, so that it does not matter whether a save is waited for
+or goes on beside the steps: a save stops training by what the steps with saves took longer, over the number
+of saves, median of the rounds; a save that is still going on when the run ends is waited for, which is stated
+apart. The share of the time at one save a minute is that over 60 s; the goal is under 2%. Beside it: a save's
+bytes and their rate, and the rate at which a plain program writes as many to the same folder, fsync included:
+a save that waits for the disk cannot take less than that, one that does not must copy the arrays.
 Time: about 5 minutes; needs --folder (default: the folder of temporary files) with 3 GB free.
 """
 
@@ -55,7 +56,7 @@ class Batches:
 
 
 def runner(name):
-  """(function of a checkpoint folder or None that trains and returns when each step began and the end; bytes of a checkpoint)."""
+  """(function of a checkpoint folder or None that trains and returns when steps began and the end; bytes of a checkpoint)."""
   import jax
 
   from factshock.models import t5
@@ -68,7 +69,8 @@ def runner(name):
   step = train_step.make_train_step(functools.partial(train_step.loss_fn, config=config), optimizer)
   state = train_step.init_state(t5.init(config, jax.random.key(0)), optimizer)
   random, mesh = np.random.default_rng(0), partitioning.make_mesh()
-  batch = {side: random.integers(2, sizes["vocab_size"], (rows, length)).astype(np.int32) for side, length in lengths.items()}
+  batch = {side: random.integers(2, sizes["vocab_size"], (rows, length)).astype(np.int32)
+           for side, length in lengths.items()}
   batch["weights"] = np.ones(batch["targets"].shape, np.float32)
 
   def run(folder):
@@ -107,15 +109,16 @@ def measure(name):
       saving = run(os.path.join(folder, "run"))
       os.sync()
       plain.append(plain_write(folder, size))
-    among = [times[-2] - times[1] for times in (saving, without)]  # the saves but the last; the first step waits for the state's copy
+    # all saves but the last; without the first step, which waits for the copy of the state
+    among = [times[-2] - times[1] for times in (saving, without)]
     stopped.append((among[0] - among[1]) / SAVES)
     last.append((saving[-1] - saving[-2]) - (without[-1] - without[-2]))
     steps.append(among[1] / (len(without) - 3))
   stop, disk = statistics.median(stopped), statistics.median(plain)
   share = stop / 60
-  return [name, f"{size / 1e6:,.0f} MB", f"{statistics.median(steps) * 1e3:.0f}", f"{stop:.2f} ({min(stopped):.2f} to {max(stopped):.2f})",
-          f"{statistics.median(last):.2f}", f"{share:.2%}", f"{size / max(stop, 1e-9) / 1e9:.2f}", f"{disk:.2f} ({size / disk / 1e9:.2f} GB/s)",
-          f"{stop / disk:.2f}"], share
+  return [name, f"{size / 1e6:,.0f} MB", f"{statistics.median(steps) * 1e3:.0f}",
+          f"{stop:.2f} ({min(stopped):.2f} to {max(stopped):.2f})", f"{statistics.median(last):.2f}", f"{share:.2%}",
+          f"{size / max(stop, 1e-9) / 1e9:.2f}", f"{disk:.2f} ({size / disk / 1e9:.2f} GB/s)", f"{stop / disk:.2f}"], share
 
 
 def main(_):
@@ -127,8 +130,8 @@ def main(_):
   host.keep_freed_memory()  # as training does
   partitioning.use_cpu_devices()
   rows, shares = zip(*map(measure, SHAPES.value))
-  tables.table(["model", "a checkpoint", "ms a step", "s that a save stops training (all rounds)", "s waited for the last", "of the time at one save a minute",
-                "GB/s of saving", "s to write as much and fsync", "stop over that"], rows)
+  tables.table(["model", "a checkpoint", "ms a step", "s that a save stops training (all rounds)", "s waited for the last",
+                "of the time at one save a minute", "GB/s of saving", "s to write as much and fsync", "stop over that"], rows)
   print(tables.goal(f"under 2% of the time at one save a minute; at most {max(shares):.2%} here", max(shares) < .02))
 
 

@@ -182,18 +182,23 @@ def limit(shape_name, shape, seconds, threads):
   loss = jax.grad(lambda params, batch: train_step.loss_fn(params, config, batch)[0])
   flops = dry_run.count_flops(jax.make_jaxpr(loss)(params, random_batch(shape)).jaxpr)
   rate, best = flops / statistics.median(wall for wall, _ in seconds["factshock"]), product_rate(threads)
-  return (f"{shape_name}: {flops / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} GFLOP/s; a product of 2048 x 2048 matrices: "
-          f"{best / 1e9:.0f} GFLOP/s; the step is at {rate / best:.0%} of that\n")
+  return (f"{shape_name}: {flops / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} GFLOP/s; a product of "
+          f"2048 x 2048 matrices: {best / 1e9:.0f} GFLOP/s; the step is at {rate / best:.0%} of that\n")
 
 
 @functools.cache
 def product_rate(threads, size=2048):
   """FLOP/s of one float32 matrix product in XLA, in a process of its own with as many threads: the best of ten."""
-  code = (f"import time, jax, numpy as np; x = jax.numpy.asarray(np.random.rand({size}, {size}), 'float32'); f = jax.jit(lambda x: x @ x)\n"
-          "f(x).block_until_ready(); times = []\nfor _ in range(10):\n  began = time.perf_counter(); f(x).block_until_ready(); "
-          "times.append(time.perf_counter() - began)\nprint(min(times))")
+  code = f"""import time, jax, numpy as np
+x, f, times = jax.numpy.asarray(np.random.rand({size}, {size}), "float32"), jax.jit(lambda x: x @ x), []
+for _ in range(11):
+  began = time.perf_counter()
+  f(x).block_until_ready()
+  times.append(time.perf_counter() - began)
+print(min(times))"""
   pinned = ["taskset", "-c", f"0-{threads - 1}"] if threads < os.cpu_count() else []
-  done = subprocess.run([*pinned, sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ, JAX_PLATFORMS="cpu"))
+  done = subprocess.run([*pinned, sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                        env=dict(os.environ, JAX_PLATFORMS="cpu"))
   return 2 * size**3 / float(done.stdout)
 
 
