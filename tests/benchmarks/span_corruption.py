@@ -95,7 +95,12 @@ def main():
   os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-  import tensorflow as tf
+  try:
+    import seqio  # noqa: F401  one of the three that the peer needs
+    import tensorflow as tf
+  except ImportError as error:
+    print(f"needs the T5 library, pip install -e .[peers]: {error}", file=sys.stderr)
+    sys.exit(2)
 
   tf.config.threading.set_inter_op_parallelism_threads(1)
   tf.config.threading.set_intra_op_parallelism_threads(1)

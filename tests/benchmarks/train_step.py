@@ -8,7 +8,9 @@ and one timed step of each side in turn; the table has the median of the rounds,
 of all threads, and the first two as ratios to this package. Run it on a quiet machine: other work disturbs
 all sides, but PyTorch's most, whose threads wait for one another by spinning. Where it is not quiet, compare
 the CPU times of --threads=1 under `taskset -c 0`. "PyTorch compiled, kept memory" has the setting of
-training/host.py.
+training/host.py. What limits it: the matrix products of a step, counted for this package, at the rate of one product of
+2048 x 2048 matrices that XLA makes with as many threads.
+Time: 8 minutes for all shapes.
 """
 
 import argparse
@@ -29,6 +31,8 @@ SHAPES = {
                   d_kv=64, encoder_layers=8, decoder_layers=8),
 }
 
+
+GOALS = {"tiny": (1.3, 1.0), "small": (1.0, 1.0)}  # times as fast as PyTorch eager, and compiled
 
 SIDES = ("factshock", "PyTorch eager", "PyTorch compiled", "PyTorch compiled, kept memory")
 
@@ -166,6 +170,50 @@ def table(shape_name, shape, seconds):
            f"{tokens / median:,.0f} | {ratio:.2f} | {min(times) / min(ours):.2f} |")
 
 
+def limit(shape_name, shape, seconds, threads):
+  """A line on how near the step is to what the processor multiplies."""
+  import jax
+  jax.config.update("jax_platforms", "cpu")
+  from factshock.models import t5
+  from factshock.training import dry_run, train_step
+
+  config = t5.T5Config(**_sizes(shape))
+  params = jax.eval_shape(functools.partial(t5.init, config), jax.random.key(0))
+  loss = jax.grad(lambda params, batch: train_step.loss_fn(params, config, batch)[0])
+  flops = dry_run.count_flops(jax.make_jaxpr(loss)(params, random_batch(shape)).jaxpr)
+  rate, best = flops / statistics.median(wall for wall, _ in seconds["factshock"]), product_rate(threads)
+  return (f"{shape_name}: {flops / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} GFLOP/s; a product of "
+          f"2048 x 2048 matrices: {best / 1e9:.0f} GFLOP/s; the step is at {rate / best:.0%} of that\n")
+
+
+@functools.cache
+def product_rate(threads, size=2048):
+  """FLOP/s of one float32 matrix product in XLA, in a process of its own with as many threads: the best of ten."""
+  code = f"""import time, jax, numpy as np
+x, f, times = jax.numpy.asarray(np.random.rand({size}, {size}), "float32"), jax.jit(lambda x: x @ x), []
+for _ in range(11):
+  began = time.perf_counter()
+  f(x).block_until_ready()
+  times.append(time.perf_counter() - began)
+print(min(times))"""
+  pinned = ["taskset", "-c", f"0-{threads - 1}"] if threads < os.cpu_count() else []
+  done = subprocess.run([*pinned, sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                        env=dict(os.environ, JAX_PLATFORMS="cpu"))
+  return 2 * size**3 / float(done.stdout)
+
+
+def goal(shape_name, seconds):
+  """Whether the shape's goal is met, by the medians of the ratios within a round."""
+  import tables
+
+  ratios = {side: statistics.median(theirs / mine for (theirs, _), (mine, _) in zip(pairs, seconds["factshock"]))
+            for side, pairs in seconds.items()}
+  least = dict(zip(("PyTorch eager", "PyTorch compiled"), GOALS[shape_name]))
+  there = {side: ratios[side] for side in least if side in ratios}
+  words = ", ".join(f"{least[side]:g} times as fast as {side} ({ratio:.2f})" for side, ratio in there.items())
+  return tables.goal(f"{shape_name}: at least {words}", all(ratio >= least[side] for side, ratio in there.items()))
+
+
 def _sizes(shape):
   return {name: value for name, value in shape.items() if name not in ("batch", "inputs", "targets")}
 
@@ -195,11 +243,17 @@ def main():
     return worker(arguments.worker, SHAPES[names[0]], arguments.threads)
 
   print(_about(arguments.threads), flush=True)
-  print("| shape | side | ms a step, median | least | CPU, least | tokens/s | time / ours, median "
+  print("\n| shape | side | ms a step, median | least | CPU, least | tokens/s | time / ours, median "
         "| of the least |\n|---|---|---|---|---|---|---|---|")
+  found = {}
   for name in names:
-    seconds = measure(SIDES if arguments.compiled else SIDES[:2], name, arguments.threads, arguments.rounds)
-    print("\n".join(table(name, SHAPES[name], seconds)), flush=True)
+    found[name] = measure(SIDES if arguments.compiled else SIDES[:2], name, arguments.threads, arguments.rounds)
+    print("\n".join(table(name, SHAPES[name], found[name])), flush=True)
+  print()
+  for name, seconds in found.items():
+    print(limit(name, SHAPES[name], seconds, arguments.threads))
+    if name in GOALS:
+      print(goal(name, seconds))
 
 
 if __name__ == "__main__":
