@@ -27,6 +27,7 @@ setuptools.setup(
         "tensorboardX>=2.6",
         "tensorstore>=0.1.70",
         "transformers>=4.50",
+        "xxhash>=3.0",
     ],
     extras_require={
         "beam": ["apache-beam>=2.60"],

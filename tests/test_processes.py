@@ -12,8 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from factshock import files
 from factshock.console import UserError
-from factshock.training import checkpoints, metrics, partitioning
+from factshock.training import checkpoints, leaf_files, metrics, partitioning
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRAIN = ["factshock.train", "--config=tests/tiny.py", "--ratio=2", "--config.finetune.pack=True", "--config.finetune.steps=30",
@@ -164,9 +165,8 @@ def test_an_experiment_of_two_processes_answers_as_one_process_does(tmp_path):
   assert "report: " in said[0] and (tmp_path / "two" / "report.html").exists()
   paths = sorted((tmp_path / "one" / "predictions").iterdir())
   assert [path.name for path in paths] == sorted(path.name for path in (tmp_path / "two" / "predictions").iterdir())
-  from factshock.diagnosis import predictions
   for path in paths:
-    one, two = (predictions.read_predictions(folder / "predictions" / path.name) for folder in (tmp_path / "one", tmp_path / "two"))
+    one, two = ([json.loads(line) for _, line in files.lines(tmp_path / folder / "predictions" / path.name)] for folder in ("one", "two"))
     assert [row["subject"] for row in one] == [row["subject"] for row in two]
     np.testing.assert_allclose([row["score"] for row in one], [row["score"] for row in two], atol=1e-3)
 
@@ -237,7 +237,7 @@ def test_flags_that_do_not_fit_are_refused(flags, expected):
 def test_a_part_that_is_damaged_is_found(tmp_path):
   """A manifest by parts, as several processes write it, is verified part by part."""
   whole = np.arange(12, dtype=np.float32).reshape(4, 3)
-  parts = [[[[0, 2], [0, 3]], checkpoints.digest(whole[:2])], [[[2, 4], [0, 3]], checkpoints.digest(whole[2:])]]
+  parts = [[[[0, 2], [0, 3]], leaf_files.digest(whole[:2])], [[[2, 4], [0, 3]], leaf_files.digest(whole[2:])]]
   leaf = {"digest": checkpoints._joint_digest(parts), "parts": parts}
   checkpoints._verify("folder", "leaf", whole, leaf)
   whole[3, 2] = 0

@@ -15,6 +15,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -26,11 +27,13 @@ from absl import logging
 
 from factshock import files, processes
 from factshock.console import UserError
+from factshock.training import leaf_files
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _TEMPORARY = ".saving-"
 _TREES = ("params", "opt_state")
+_READERS = 4
 
 
 class Damaged(UserError):
@@ -39,10 +42,14 @@ class Damaged(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
-  """A leaf that is computed when it is written: `read()` gives an array of this shape and dtype."""
+  """A leaf that is computed when it is written: `read()` gives an array of this shape and dtype.
+
+  With `blocks`, that is called in its place: it gives the array as a series of arrays in C order, one in memory at a time.
+  """
   shape: tuple
   dtype: object
-  read: Callable
+  read: Callable | None
+  blocks: Callable | None = None
 
 
 def save(folder, step, *, params, opt_state=None, loader_state=None, config=None, keep=None):
@@ -233,6 +240,28 @@ def restore_params(folder, step=None):
   return _together(lambda: _read_tree(folder, "params", read_manifest(folder)["leaves"]))
 
 
+def leaf_blocks(folder, name, leaf, counts):
+  """Yields one leaf, such as "params/encoder/norm", as arrays [count] in C order; verifies its digest at the end.
+
+  A leaf that several processes wrote is read whole first. Raises: UserError (Damaged) where it is damaged.
+  """
+  shape, dtype = tuple(leaf["shape"]), np.dtype(leaf["dtype"])
+  path = _leaf_path(folder, name)
+  if "parts" in leaf or not leaf_files.is_plain(path, shape, dtype):
+    yield from np.split(read_leaf(folder, name, {name: leaf}).reshape(-1), np.cumsum(counts)[:-1])
+    return
+  found = leaf_files.hasher(dtype, shape, leaf["digest"])
+  for block in leaf_files.read(path, shape, dtype, counts):
+    found.update(block.view(np.uint8))
+    yield block
+  _check_digest(folder, name, leaf_files.spelled(found, leaf["digest"]), leaf)
+
+
+def _leaf_path(folder, name):
+  tree_name, _, rest = name.partition("/")
+  return os.path.join(folder, tree_name, rest.replace("/", "."))
+
+
 def read_leaf(folder, name, leaves):
   """Reads one leaf, such as "params/encoder/norm", of a step folder and verifies its digest."""
   tree_name, *keys = name.split("/")
@@ -270,14 +299,6 @@ def differences(expected, got):
 def leaf_specs(leaves):
   """(shape, dtype name) by leaf name of a manifest's leaves."""
   return {name: (tuple(leaf["shape"]), leaf["dtype"]) for name, leaf in leaves.items()}
-
-
-def digest(array):
-  """The hexadecimal SHA-256 of an array's bytes, its shape and its dtype."""
-  array = np.asarray(array)
-  state = hashlib.sha256(f"{array.dtype.name}{tuple(array.shape)}".encode())
-  state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-  return state.hexdigest()
 
 
 def tree_digest(leaves):
@@ -416,8 +437,8 @@ def _write_parts(folder, tree_name, tree):
 def _parts(leaf):
   """[[start, end] of each dimension, digest] of each part of an array that this process writes: every part is one process's."""
   if not _is_cut(leaf):
-    return [[[[0, size] for size in leaf.shape], digest(leaf)]] if processes.is_first() else []
-  return [[[list(cut.indices(size)[:2]) for cut, size in zip(shard.index, leaf.shape)], digest(shard.data)]
+    return [[[[0, size] for size in leaf.shape], leaf_files.digest(leaf)]] if processes.is_first() else []
+  return [[[list(cut.indices(size)[:2]) for cut, size in zip(shard.index, leaf.shape)], leaf_files.digest(shard.data)]
           for shard in leaf.addressable_shards if shard.replica_id == 0]
 
 
@@ -445,7 +466,7 @@ def _orbax(alone=True, **options):
 
 
 class _LazyHandler(ocp.type_handlers.NumpyHandler):
-  """Tells orbax to read, digest and write leaves one after the other, as numpy arrays."""
+  """Tells orbax to have leaves written, and digested, one after the other; orbax itself writes what it says of them."""
 
   def __init__(self, written):
     super().__init__(deepcopy_host_arrays=False)
@@ -453,11 +474,16 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
 
   async def serialize(self, values, infos, args=None):
     for value, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values)):
-      array = np.asarray(value.read())
-      self._written[info.name] = {
-          "digest": digest(array), "shape": list(array.shape), "dtype": array.dtype.name}
-      for commit in await super().serialize([array], [info], [arg]):
-        commit.result()
+      await info.await_path_creation()
+      self._written[info.name] = {"shape": list(value.shape), "dtype": np.dtype(value.dtype).name}
+      if 0 in value.shape:  # zarr has no chunk of nothing
+        array = np.asarray(value.read())
+        self._written[info.name]["digest"] = leaf_files.digest(array)
+        for commit in await super().serialize([array], [info], [arg]):
+          commit.result()
+      else:
+        blocks = value.blocks() if value.blocks else map(np.asarray, [value.read()])
+        self._written[info.name]["digest"] = leaf_files.write(os.path.join(info.parent_dir, info.name), value.shape, value.dtype, blocks)
     return []
 
 
@@ -482,12 +508,24 @@ def _read_tree(folder, tree_name, leaves):
   names = [name.removeprefix(f"{tree_name}/") for name in leaves if name.startswith(f"{tree_name}/")]
   if not names:
     return {}
-  tree = _orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(names, 0)))
-  values = flat_leaves(tree)
-  with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-    list(pool.map(lambda name: _verify(folder, f"{tree_name}/{name}", values[name],
-                                       leaves[f"{tree_name}/{name}"]), names))
-  return tree
+  known = {name: leaves[f"{tree_name}/{name}"] for name in names}
+  plain = [name for name in names if "parts" not in known[name] and leaf_files.is_plain(
+      _leaf_path(folder, f"{tree_name}/{name}"), known[name]["shape"], known[name]["dtype"])]
+  others = [name for name in names if name not in set(plain)]
+  values = flat_leaves(_orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(others, 0)))) if others else {}
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:  # reading and hashing release the interpreter lock
+    values.update(zip(plain, pool.map(lambda name: _read_plain(folder, f"{tree_name}/{name}", known[name]), plain)))
+    list(pool.map(lambda name: _verify(folder, f"{tree_name}/{name}", values[name], known[name]), names))
+  return nested({name: values[name] for name in names})
+
+
+def _read_plain(folder, name, leaf):
+  try:
+    (array,) = leaf_files.read(_leaf_path(folder, name), leaf["shape"], leaf["dtype"], [math.prod(leaf["shape"])])
+  except OSError as error:
+    raise Damaged(f"{_leaf_path(folder, name)}: the checkpoint cannot be read: {error}; restore it from a copy or "
+                  "remove this step to use the one before") from error
+  return array.reshape(leaf["shape"])
 
 
 def _orbax_restore(path, tree):
@@ -505,7 +543,14 @@ def _orbax_restore(path, tree):
 
 def _verify(folder, name, value, leaf):
   parts = leaf.get("parts")
-  found = digest(value) if parts is None else _joint_digest([[cut, digest(value[tuple(slice(*ends) for ends in cut)])] for cut, _ in parts])
+  if parts is None:
+    found = leaf_files.digest_of_blocks(value.dtype, value.shape, [value], leaf["digest"])
+  else:
+    found = _joint_digest([[cut, leaf_files.digest(value[tuple(slice(*ends) for ends in cut)])] for cut, _ in parts])
+  _check_digest(folder, name, found, leaf)
+
+
+def _check_digest(folder, name, found, leaf):
   if found != leaf["digest"]:
-    raise Damaged(f"{folder}: the data of leaf {name} are damaged (their SHA-256 is not the one of the "
-                    "manifest); restore it from a copy or remove this step to use the one before")
+    raise Damaged(f"{folder}: the data of leaf {name} are damaged (their digest is not the one of the "
+                  "manifest); restore it from a copy or remove this step to use the one before")

@@ -3,6 +3,8 @@
 Weight mixing follows Wortsman et al. 2022 (WiSE-FT) and the weighted averages of "model soups".
 """
 
+import functools
+import math
 import os
 
 import jax
@@ -15,7 +17,7 @@ from factshock.models import family, huggingface
 from factshock.models import parts as part_room
 from factshock.models.huggingface import files as weight_files
 from factshock.models.huggingface import names as tensor_names
-from factshock.training import checkpoints
+from factshock.training import checkpoints, leaf_files
 
 
 def check_weights(weights, count):
@@ -210,8 +212,8 @@ def _layer_shares(config, parts, layerwise):
 def _mix_tensor(sources, name, shares, digests):
   values = (source.tensors[name].read() for source in sources)
   mixed = _weighted(values, shares, lambda number, value: digests[number].update(
-      {name: {"digest": checkpoints.digest(value)}}))
-  digests[-1][name] = {"digest": checkpoints.digest(mixed)}
+      {name: {"digest": leaf_files.digest(value)}}))
+  digests[-1][name] = {"digest": leaf_files.digest(mixed)}
   return mixed
 
 
@@ -274,7 +276,7 @@ def _params_only(leaves):
 
 
 def _lazy_mix(folders, leaves, weights, layerwise):
-  """The mixed parameters as a nested dict of leaves that are computed when they are written."""
+  """The mixed parameters as a nested dict of leaves that are computed, block by block, when they are written."""
   shapes = {name.removeprefix("params/"): jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
             for name, (shape, dtype) in checkpoints.leaf_specs(leaves[0]).items()}
   tree = checkpoints.nested(shapes)
@@ -284,13 +286,18 @@ def _lazy_mix(folders, leaves, weights, layerwise):
     alphas = checkpoints.flat_leaves(layerwise_weights(tree, *layerwise))
     shares = {name: [1 - alpha, alpha] for name, alpha in alphas.items()}
   return checkpoints.nested({
-      name: checkpoints.Lazy(shape.shape, shape.dtype, lambda name=name: _mix_leaf(
-          folders, leaves, f"params/{name}", shares[name])) for name, shape in shapes.items()})
+      name: checkpoints.Lazy(shape.shape, shape.dtype, None, functools.partial(
+          _mixed_blocks, folders, [manifest[f"params/{name}"] for manifest in leaves], f"params/{name}", shares[name]))
+      for name, shape in shapes.items()})
 
 
-def _mix_leaf(folders, leaves, name, shares):
-  return _weighted((checkpoints.read_leaf(folder, name, manifest) for folder, manifest in zip(folders, leaves)),
-                   shares)
+def _mixed_blocks(folders, leaves, name, shares):
+  """Yields the weighted sum of one leaf of each folder, in blocks; a share is a number, or one for each layer [N, 1, ...]."""
+  per_layer = [np.ravel(share) for share in shares]
+  cuts = leaf_files.counts(max(map(len, per_layer)), math.prod(leaves[0]["shape"]))
+  blocks = [checkpoints.leaf_blocks(folder, name, leaf, [count for _, count in cuts]) for folder, leaf in zip(folders, leaves)]
+  for (layer, _), *values in zip(cuts, *blocks, strict=True):
+    yield _weighted(values, [share[layer if len(share) > 1 else 0] for share in per_layer])
 
 
 def _weighted(values, shares, seen=None):

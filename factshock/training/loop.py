@@ -17,7 +17,7 @@ import numpy as np
 
 from factshock import console, files, interruption, processes
 from factshock.console import UserError
-from factshock.training import checkpoints, drivers, host, partitioning
+from factshock.training import checkpoints, drivers, flops, host, partitioning
 
 
 _LATE = 30.0  # seconds after which a loader that gives nothing is spoken of
@@ -79,12 +79,14 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   checkpoint = Checkpointing(*checkpoint) if checkpoint else None
   state, start = _resume(state, batches, checkpoint, steps)
   driver = drivers.driver(mesh, parallel)
+  frozen = () if frozen is None else (frozen,)
+  work = _work(step_fn, (state, key, *frozen), mesh, parallel)
   state, key = _own(driver.place(state)), driver.place(key)
   if metrics:
     metrics.rewind(label, start)
-  frozen = () if frozen is None else (driver.place(frozen),)
+  frozen = tuple(map(driver.place, frozen))
   compiled = driver.compile(step_fn, state, bool(frozen))
-  report = _Report(label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None)
+  report = _Report(label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None, work)
   stopping = partitioning.agreement(mesh)
   with _saving(checkpoint, batches) as save:
     if evaluate and start in eval_steps:
@@ -206,11 +208,39 @@ def _next(batches, label, step):
     late.cancel()
 
 
-class _Report:
-  """Reads each step's metrics while the next step runs, checks the loss, and tells terminal and files."""
+def _work(step_fn, arguments, mesh, parallel):
+  """(function of a batch: FLOPs that a step on it cannot do without, FLOP/s of the devices at most or None).
 
-  def __init__(self, label, start, steps, metrics, log_every, folder):
+  Traced once for each step and shape, and kept for later calls.
+  """
+  state, key, *frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+  devices = [jax.local_devices()[0]] if mesh is None else mesh.devices.flatten()
+  ways = 1 if mesh is None else partitioning.batch_ways(mesh)
+  parts = ways // len(partitioning.local_rows(mesh, ways))  # of the whole batch this process has one
+  peak = flops.peak_flops(devices[0])
+
+  def of(batch):
+    shapes = {name: jax.ShapeDtypeStruct((parts * array.shape[0], *array.shape[1:]), array.dtype) for name, array in batch.items()}
+    known = step_fn, tuple((name, shape.shape) for name, shape in shapes.items())
+    if known not in _counted:
+      _counted[known] = flops.model_flops(step_fn, state, shapes, key, *frozen, axis=drivers.AXIS if parallel == "pmap" else None)
+    return _counted[known]
+
+  return of, peak and peak * len(devices)
+
+
+_counted = {}  # (step function, shapes of a batch) -> FLOPs
+
+
+class _Report:
+  """Reads each step's metrics while the next step runs, checks the loss, and tells terminal and files.
+
+  `work` is of `_work`.
+  """
+
+  def __init__(self, label, start, steps, metrics, log_every, folder, work):
     self.label, self.steps, self.metrics, self.log_every, self.folder = label, steps, metrics, log_every, folder
+    self.work_of, self.peak = work
     self.progress = console.Progress(label, steps)
     self.pending = None
     self._restart()
@@ -243,7 +273,13 @@ class _Report:
     return f", {path}"
 
   def _restart(self):
-    self.began, self.tokens = time.perf_counter(), 0.0
+    self.began, self.tokens, self.flops = time.perf_counter(), 0.0, 0.0
+
+  def _rates(self):
+    """Since the last entry: tokens that are no padding, and model FLOPs, a second; of the latter also the share of the devices' peak (MFU)."""
+    seconds = max(time.perf_counter() - self.began, 1e-9)
+    rates = {"tokens_per_second": self.tokens / seconds, "model_flops_per_second": self.flops / seconds}
+    return rates | ({"mfu": self.flops / seconds / self.peak} if self.peak else {})
 
   def _read(self, pending):
     if pending is None:
@@ -254,10 +290,12 @@ class _Report:
       raise UserError(f"{self.label}: the loss of step {step} is {numbers['loss']}; "
                       f"lower the learning rate, clip the gradient or look at the data of that step{self._kept(step, batch)}")
     self.tokens += numbers.get("read_tokens", numbers["tokens"])
-    rate = self.tokens / max(time.perf_counter() - self.began, 1e-9)
+    self.flops += self.work_of(batch)
+    rates = self._rates()
+    utilised = f", MFU {rates['mfu']:.1%}" if "mfu" in rates else ""
     self.progress.update(step, f"loss {numbers['loss']:.3f}, accuracy {numbers['accuracy']:.3f}, gradient "
-                               f"{numbers['gradient_norm']:.2f}, {rate:,.0f} tokens/s")
+                               f"{numbers['gradient_norm']:.2f}, {rates['tokens_per_second']:,.0f} tokens/s{utilised}")
     if self.metrics and (step % self.log_every == 0 or step == self.steps):
-      self.metrics.write(self.label, step, numbers | {"tokens_per_second": rate})
+      self.metrics.write(self.label, step, numbers | rates)
       self._restart()
 
