@@ -42,11 +42,13 @@ def get_config():
 
   config.tokenizer = ml_collections.ConfigDict(dict(kind="words", path="", size=4000, sentinels=24))
 
-  # T5 v1.1 shape; vocab_size 0: the tokenizer's.
+  # T5 v1.1 shape; vocab_size 0: the tokenizer's. remat: what the reverse pass keeps of each layer, "none" computes nothing
+  # again; "full" keeps least, "dots" and "dots_no_batch" are between them (models/remat.py). attention: "xla"; "cudnn", a kernel
+  # for bfloat16 on an NVIDIA GPU, without packed rows and dropout; "auto", that where it can (models/fused.py).
   config.model = ml_collections.ConfigDict(dict(
       family="t5", vocab_size=0, d_model=128, d_ff=256, num_heads=4, d_kv=32, encoder_layers=2, decoder_layers=2,
       relative_buckets=32, relative_max_distance=128, feed_forward="gated-gelu", tie_head=False, epsilon=1e-6,
-      dropout=0.0, dtype="float32", param_dtype="float32", unroll=True))
+      dropout=0.0, dtype="float32", param_dtype="float32", unroll=True, remat="none", attention="xla"))
   config.start_from = ""  # a checkpoint to start from; empty: random weights
 
   # The pretraining task: span corruption, one sentence a sequence. `pack` puts several examples into a row of

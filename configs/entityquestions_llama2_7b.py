@@ -5,7 +5,7 @@ r"""EntityQuestions with Llama 2 7B: finetuning on popular, unpopular, random an
 
 EntityQuestions has no popularity: it is taken from counts.tsv, how often a text names the subject. Low-rank adapters on
 meta-llama/Llama-2-7b-hf; see configs/llama2_7b.py. Expect: the popular half 5 to 10 points above the unpopular one (the paper's claim).
-Not run by us. Needs: a GPU of 96 GB. Time: not measured; 109 TFLOP a step, 1,000 steps an arm, 5 arms.
+Not run by us. Needs: a GPU of 48 GB. Time: not measured; 109 TFLOP a step and 42 computed again, 1,000 steps an arm, 5 arms.
 """
 
 from configs import llama2_7b, which_facts

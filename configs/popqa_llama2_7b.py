@@ -5,7 +5,7 @@ r"""PopQA with Llama 2 7B: finetuning on popular, unpopular, random and all fact
 
 Popularity is `s_pop`, the subject's page views a month. Low-rank adapters on meta-llama/Llama-2-7b-hf; see configs/llama2_7b.py.
 Expect: the paper is reported to have 20.1 zero-shot, 44.5 for the popular and 37.4 for the unpopular half (PopQA-Controlled). Not run by us.
-Needs: a GPU of 96 GB. Time: not measured; 109 TFLOP a step, 1,000 steps an arm, 5 arms.
+Needs: a GPU of 48 GB. Time: not measured; 109 TFLOP a step and 42 computed again, 1,000 steps an arm, 5 arms.
 """
 
 from configs import llama2_7b, which_facts

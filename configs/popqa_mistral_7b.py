@@ -5,7 +5,7 @@ r"""PopQA with Mistral 7B: finetuning on popular, unpopular, random and all fact
 
 Popularity is `s_pop`, the subject's page views a month. Low-rank adapters on mistralai/Mistral-7B-v0.1; see configs/mistral_7b.py.
 Expect: the popular half above the unpopular one; no number of the paper is known to us. Not run by us.
-Needs: a GPU of 96 GB. Time: not measured; 118 TFLOP a step, 1,000 steps an arm, 5 arms.
+Needs: a GPU of 64 GB. Time: not measured; 118 TFLOP a step and 42 computed again, 1,000 steps an arm, 5 arms.
 """
 
 from configs import mistral_7b, which_facts

@@ -31,7 +31,7 @@ def of(model, sizes):
   config.start_from = model
   config.corpus = ""  # a study needs it; training alone does not
   config.tokenizer.update(dict(kind="huggingface"))
-  config.model = ml_collections.ConfigDict({**sizes, "unroll": False})
+  config.model = ml_collections.ConfigDict({"remat": "none", "attention": "xla", **sizes, "unroll": False})
   decoder_only = sizes["family"] == "llama"
   if decoder_only:  # which reads no statement that goes on after the answer
     del config.arms["best_cloze"]
@@ -48,9 +48,9 @@ def of(model, sizes):
   return config
 
 
-def t5_v1_1(model, d_model, d_ff, num_heads, layers):
+def t5_v1_1(model, d_model, d_ff, num_heads, layers, remat="none"):
   """The config of a T5 v1.1 of these sizes: gated-gelu, untied head, 32,128 tokens."""
   return of(model, dict(
       family="t5", vocab_size=32128, d_model=d_model, d_ff=d_ff, num_heads=num_heads, d_kv=64, tie_head=False,
       epsilon=1e-6, dtype="bfloat16", param_dtype="float32", encoder_layers=layers, decoder_layers=layers,
-      relative_buckets=32, relative_max_distance=128, feed_forward="gated-gelu", dropout=0.1))
+      relative_buckets=32, relative_max_distance=128, feed_forward="gated-gelu", dropout=0.1, remat=remat))

@@ -71,7 +71,8 @@ SCHEMA = dict(
 
 _SIZES = dict(family=_choice("t5", "llama"), vocab_size=_WHOLE, d_model=_COUNT, d_ff=_COUNT, num_heads=_COUNT, d_kv=_COUNT,
               tie_head=_FLAG, epsilon=_POSITIVE, dtype=_choice("float32", "bfloat16"),
-              param_dtype=_choice("float32", "bfloat16"), unroll=_FLAG)
+              param_dtype=_choice("float32", "bfloat16"), unroll=_FLAG,
+              remat=_choice("none", "full", "dots", "dots_no_batch"), attention=_choice("xla", "cudnn", "auto"))
 
 # The keys of config.model, by its family; a vocab_size of 0 is the tokenizer's.
 MODELS = dict(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import products
+from factshock.models import fused, products
 
 MASKED = -1e9  # added to a score in float32: no underflow to -inf, so a fully masked row stays finite
 
@@ -72,9 +72,11 @@ def attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias, drop=None):
   """Softmax attention without a scale, softmax in float32: [B, S, H, K] in the dtype of the value.
 
   Args:
-    bias: float32, broadcasts to [B, H, S, T]; position bias and masks added up.
-    drop: function applied to the attention weights (dropout), or None.
+    bias: float32, broadcasts to [B, H, S, T]; position bias and masks added up. Or a fused.Seen, for a kernel.
+    drop: function applied to the attention weights (dropout), or None; not by a kernel.
   """
+  if isinstance(bias, fused.Seen):
+    return fused.attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias)
   scores = products.scores(query_BxSxHxK, key_BxTxHxK).astype(jnp.float32)
   weights = jax.nn.softmax(scores + bias, axis=-1).astype(value_BxTxHxK.dtype)
   if drop is not None:

@@ -40,10 +40,10 @@ def to_section(config):
 
 
 def differences(config, other):
-  """Lines naming each size in which two configs differ; how they are computed (dtypes, dropout) is left out."""
+  """Lines naming each size in which two configs differ; how they are computed (dtypes, dropout, kernels) is left out."""
   if type(config) is not type(other):
     return [f"family: {to_section(config)['family']} and {to_section(other)['family']}"]
-  how = ("dtype", "param_dtype", "dropout", "unroll", "max_length")
+  how = ("dtype", "param_dtype", "dropout", "unroll", "remat", "attention", "max_length")
   return [f"{field.name}: {getattr(config, field.name)!r} and {getattr(other, field.name)!r}"
           for field in dataclasses.fields(config)
           if field.name not in how and getattr(config, field.name) != getattr(other, field.name)]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.console import UserError
-from factshock.models import attention, layers, products, rotary
+from factshock.models import attention, fused, layers, products, remat, rotary
 
 PAD = -1
 DTYPES = ("float32", "bfloat16")
@@ -25,7 +25,9 @@ class LlamaConfig:
   """Sizes and variants of a Llama or Mistral; `dtype` is that of the computation, `param_dtype` of the arrays.
 
   rope_scaling: None, or Llama 3's four numbers (rotary.frequencies). sliding_window: None, or how many tokens
-  back a query sees, itself included. `unroll` lays the layers out one after another.
+  back a query sees, itself included. `unroll` lays the layers out one after another. remat: one of
+  remat.POLICIES, what the reverse pass keeps of each layer. attention: one of fused.ATTENTIONS, how whole rows are
+  read where they train (`hidden`).
   Raises: UserError where a value is out of range.
   """
   vocab_size: int
@@ -43,6 +45,8 @@ class LlamaConfig:
   dtype: str = "float32"
   param_dtype: str = "float32"
   unroll: bool = False
+  remat: str = "none"
+  attention: str = "xla"
   epsilon: float = 1e-5
   feed_forward: ClassVar[str] = "gated-silu"
   dropout: ClassVar[float] = 0.0
@@ -52,9 +56,10 @@ class LlamaConfig:
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
-    for name in ("dtype", "param_dtype"):
-      if getattr(self, name) not in DTYPES:
-        raise UserError(f"model {name}: expected one of {', '.join(DTYPES)}, got {getattr(self, name)!r}")
+    for name, choices in (("dtype", DTYPES), ("param_dtype", DTYPES), ("remat", remat.POLICIES),
+                          ("attention", fused.ATTENTIONS)):
+      if getattr(self, name) not in choices:
+        raise UserError(f"model {name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
     if self.num_heads % self.num_kv_heads:
       raise UserError(f"model num_kv_heads: expected a divisor of num_heads ({self.num_heads}), "
                       f"got {self.num_kv_heads}")
@@ -79,12 +84,16 @@ def forward(params, config, tokens_BxS, *, segments_BxS=None):
     tokens_BxS: int32, PAD on either side of a row.
     segments_BxS: int32, of packed rows (0 = padding): tokens see their own segment, positions count in it.
   """
-  return head(params, config, hidden(params, config, tokens_BxS, segments_BxS=segments_BxS))
+  return _apply(params, config, _Llama.forward, tokens_BxS, _segments(tokens_BxS, segments_BxS))
 
 
 def hidden(params, config, tokens_BxS, *, segments_BxS=None):
-  """What `forward` multiplies by the head: [B, S, D], for losses that need no logits as a whole."""
-  return _apply(params, config, _Llama.hidden, tokens_BxS, _segments(tokens_BxS, segments_BxS))
+  """What `head` makes logits of, [B, S, D], for losses that need them not as a whole; PAD stands at the end of a row.
+
+  Attention is as config.attention says; packed rows are for "xla" (fused.choose).
+  """
+  kernel = fused.kernel(config, (tokens_BxS.shape[1],), biased=False, packed=segments_BxS is not None)
+  return _apply(params, config, _Llama.hidden, tokens_BxS, _segments(tokens_BxS, segments_BxS), kernel)
 
 
 def head(params, config, hidden_BxSxD):
@@ -209,7 +218,9 @@ class _Attention(layers.Part):
     return query.reshape(*x.shape[:-1], config.num_kv_heads, -1, config.d_kv), key, heads[2]
 
   def __call__(self, query, key, value, bias):
-    """Output [B, S, D] of tokens that see one another by a bias [B, 1, S, S]."""
+    """Output [B, S, D] of tokens that see one another by a bias [B, 1, S, S], or as a fused.Seen says."""
+    if isinstance(bias, fused.Seen):
+      return self._project(fused.attend(query.reshape(*query.shape[:2], -1, query.shape[-1]), key, value, bias))
     scores = jnp.einsum("bsgrk,btgk->bgrst", query, key).astype(jnp.float32) + bias[:, :, None]
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return self._project(jnp.einsum("bgrst,btgk->bsgrk", weights, value))
@@ -271,20 +282,16 @@ class _Llama(layers.Part):
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
                           length=config.layers, unroll=config.layers if config.unroll else 1)
                for name, axes in inputs.items()}
-    # large frozen weights (layers.bits_on_cpu): the reverse pass makes each layer's again and keeps only its input
-    kept = nn.remat(_Layer, prevent_cse=False, methods=["__call__"]) if self._holds_bits() else _Layer
-    self.layers = nn.scan(kept, methods=scanned)(config)
+    self.layers = nn.scan(remat.layer(_Layer, self), methods=scanned)(config)
     self.final_norm = layers.Norm(config)
-
-  def _holds_bits(self):
-    weights = self.get_variable("params", "layers") if self.has_variable("params", "layers") else {}
-    return any(leaf.dtype == jnp.uint16 for leaf in jax.tree.leaves(weights))
 
   def forward(self, tokens, segments):
     return self.head_of(self.hidden(tokens, segments))
 
-  def hidden(self, tokens, segments):
-    x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), self._bias(segments))
+  def hidden(self, tokens, segments, kernel=None):
+    # Padding comes last: no token sees it where none sees what comes after it.
+    seen = self._bias(segments) if kernel is None else fused.Seen(None, None, kernel, causal=True, window=self.config.sliding_window)
+    x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), seen)
     return self.final_norm(x)
 
   def prefill(self, tokens, segments, place):

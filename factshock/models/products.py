@@ -1,9 +1,35 @@
-"""Matrix products and gates whose reverse passes are written by hand, to move less memory."""
+"""Matrix products and gates whose reverse passes are written by hand, to move less memory.
 
+Their forward rules are plain products, no calls of themselves: what jax.checkpoint keeps goes by primitives (models/remat.py).
+"""
+
+import contextlib
+import contextvars
 import functools
 
 import jax
 import jax.numpy as jnp
+
+_COUNTING = contextvars.ContextVar("counting", default=False)
+
+
+@contextlib.contextmanager
+def counted():
+  """Context manager for counting: models traced inside it make each matrix product once, as one that a jaxpr shows.
+
+  Nothing is computed again in the reverse pass and no kernel hides products. JAX keeps what it traced by the function
+  that it traced: give it one of its own (a new lambda), that nothing else runs.
+  """
+  token = _COUNTING.set(True)
+  try:
+    yield
+  finally:
+    _COUNTING.reset(token)
+
+
+def each_counts_once():
+  """Whether `counted` is in force."""
+  return _COUNTING.get()
 
 
 @jax.custom_vjp
@@ -13,11 +39,15 @@ def dense(x, weight_DxF):
   JAX's own weight gradient transposes the output's gradient; on CPU that copy is fused into whatever
   made the gradient and takes longer than the product.
   """
-  return jax.lax.dot_general(x, weight_DxF, (((x.ndim - 1,), (0,)), ((), ())))
+  return _dense(x, weight_DxF)
+
+
+def _dense(x, weight):
+  return jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def _dense_forward(x, weight):
-  return dense(x, weight), (x, weight)
+  return _dense(x, weight), (x, weight)
 
 
 def _dense_backward(saved, gradient):
@@ -39,11 +69,15 @@ def scores(query_BxSxHxK, key_BxTxHxK):
 
   JAX's own key gradient contracts the rows of the scores' gradient; XLA's fast CPU product takes columns.
   """
-  return jnp.einsum("bshk,bthk->bhst", query_BxSxHxK, key_BxTxHxK)
+  return _scores(query_BxSxHxK, key_BxTxHxK)
+
+
+def _scores(query, key):
+  return jnp.einsum("bshk,bthk->bhst", query, key)
 
 
 def _scores_forward(query, key):
-  return scores(query, key), (query, key)
+  return _scores(query, key), (query, key)
 
 
 def _scores_backward(saved, gradient):
@@ -61,11 +95,15 @@ def gated(both, activation):
 
   activation: "gated-gelu" (tanh form) or "gated-silu" (Shazeer 2020).
   """
+  return _gated(both, activation)
+
+
+def _gated(both, activation):
   return _curve(activation)(both[..., 0, :]) * both[..., 1, :]
 
 
 def _gated_forward(both, activation):
-  return gated(both, activation), both
+  return _gated(both, activation), both
 
 
 def _gated_backward(activation, both, gradient):
@@ -83,11 +121,15 @@ def _curve(activation):
 @jax.custom_vjp
 def logits(x_BxTxD, weight_VxD):
   """Logits in float32 whatever the dtype of the factors; the products of the gradient stay in theirs."""
-  return jnp.einsum("btd,vd->btv", x_BxTxD, weight_VxD, preferred_element_type=jnp.float32)
+  return _logits(x_BxTxD, weight_VxD)
+
+
+def _logits(x, weight):
+  return jnp.einsum("btd,vd->btv", x, weight, preferred_element_type=jnp.float32)
 
 
 def _logits_forward(x, weight):
-  return logits(x, weight), (x, weight)
+  return _logits(x, weight), (x, weight)
 
 
 def _logits_backward(saved, gradient):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.console import UserError
-from factshock.models import attention, layers, products
+from factshock.models import attention, fused, layers, products, remat
 
 FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
 DTYPES = ("float32", "bfloat16")
@@ -25,6 +25,8 @@ class T5Config:
 
   v1.1 is feed_forward="gated-gelu", tie_head=False; v1.0 is feed_forward="relu", tie_head=True.
   `unroll` lays the layers out one after another: faster steps for shallow models, longer compilation.
+  remat: one of remat.POLICIES, what the reverse pass keeps of each layer. attention: one of fused.ATTENTIONS, how whole rows
+  are read where they train (`hidden`).
   Raises: UserError where a value is out of range.
   """
   vocab_size: int
@@ -42,6 +44,8 @@ class T5Config:
   dtype: str = "float32"
   param_dtype: str = "float32"
   unroll: bool = False
+  remat: str = "none"
+  attention: str = "xla"
   epsilon: float = 1e-6
 
   def __post_init__(self):
@@ -49,7 +53,8 @@ class T5Config:
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
-    for name, choices in (("feed_forward", FEED_FORWARDS), ("dtype", DTYPES), ("param_dtype", DTYPES)):
+    for name, choices in (("feed_forward", FEED_FORWARDS), ("dtype", DTYPES), ("param_dtype", DTYPES),
+                          ("remat", remat.POLICIES), ("attention", fused.ATTENTIONS)):
       if getattr(self, name) not in choices:
         raise UserError(f"model {name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
     if not 0 <= self.dropout < 1:
@@ -85,11 +90,16 @@ def forward(params, config, inputs_BxS, targets_BxT, *, input_segments=None, tar
 
 
 def hidden(params, config, inputs_BxS, targets_BxT, *, input_segments=None, target_segments=None, key=None):
-  """What `forward` multiplies by the head: [B, T, D], for losses that need no logits as a whole."""
+  """What `forward` multiplies by the head: [B, T, D], for losses that need no logits as a whole.
+
+  Attention is as config.attention says; packed rows, and dropout, are for "xla" (fused.choose).
+  """
   if (input_segments is None) != (target_segments is None):
     raise ValueError("expected input_segments and target_segments together, got only one of them")
+  kernel = fused.kernel(config, (inputs_BxS.shape[1], targets_BxT.shape[1]), biased=True,
+                        packed=input_segments is not None, dropout=0.0 if key is None else config.dropout)
   return _apply(params, config, _T5.hidden, inputs_BxS, shift_right(targets_BxT, target_segments),
-                input_segments, target_segments, key=key)
+                input_segments, target_segments, kernel, key=key)
 
 
 def head(params, config, hidden_BxTxD):
@@ -299,7 +309,7 @@ class _Stack(layers.Part):
                           in_axes=axes, length=depth, unroll=depth if config.unroll else 1)
                for name, axes in inputs.items()}
     layer = _DecoderLayer if self.decoder else _EncoderLayer
-    self.layers = nn.scan(layer, methods=scanned)(config, self.train)
+    self.layers = nn.scan(remat.layer(layer, self), methods=scanned)(config, self.train)
     self.final_norm = layers.Norm(config)
 
   def by_offset(self, offsets):
@@ -331,26 +341,29 @@ class _T5(layers.Part):
     self.decoder = _Stack(config, self.train, decoder=True)
 
   def everything(self, tokens):
-    return self.forward(tokens, tokens, None, None)
+    return self.head_of(self.hidden(tokens, tokens))
 
-  def forward(self, inputs, decoder_inputs, input_segments, target_segments):
-    return self.head_of(self.hidden(inputs, decoder_inputs, input_segments, target_segments))
+  def hidden(self, inputs, decoder_inputs, input_segments=None, target_segments=None, kernel=None):
+    encoded = self.encode(inputs, input_segments, kernel)
+    return self.decoded(encoded, inputs, decoder_inputs, input_segments, target_segments, kernel)
 
-  def hidden(self, inputs, decoder_inputs, input_segments, target_segments):
-    encoded = self.encode(inputs, input_segments)
-    return self.decoded(encoded, inputs, decoder_inputs, input_segments, target_segments)
-
-  def encode(self, inputs, segments=None):
+  def encode(self, inputs, segments=None, kernel=None):
+    bias = self.encoder.bias(inputs.shape[1], inputs.shape[1])
+    if kernel is not None:
+      return self.encoder(self._embed(inputs), fused.Seen(bias, fused.lengths(inputs), kernel))
     mask = attention.padding_mask(inputs) if segments is None else attention.segment_mask(segments, segments)
-    length = inputs.shape[1]
-    return self.encoder(self._embed(inputs), self.encoder.bias(length, length) + mask)
+    return self.encoder(self._embed(inputs), bias + mask)
 
   def decode(self, encoded, inputs, decoder_inputs):
     return self.head_of(self.decoded(encoded, inputs, decoder_inputs))
 
-  def decoded(self, encoded, inputs, decoder_inputs, input_segments=None, target_segments=None):
+  def decoded(self, encoded, inputs, decoder_inputs, input_segments=None, target_segments=None, kernel=None):
     length = decoder_inputs.shape[1]
-    bias = self.decoder.bias(length, length) + attention.causal_mask(length)
+    bias = self.decoder.bias(length, length)
+    if kernel is not None:
+      seen = fused.Seen(bias, fused.full(decoder_inputs), kernel, causal=True)
+      return self.decoder(self._embed(decoder_inputs), encoded, seen, fused.Seen(None, fused.lengths(inputs), kernel))
+    bias = bias + attention.causal_mask(length)
     if target_segments is None:
       cross_mask = attention.padding_mask(inputs)
     else:

@@ -4,9 +4,8 @@ import math
 
 import jax
 import numpy as np
-from jax.interpreters import partial_eval
 
-from factshock.training import checkpoints, partitioning
+from factshock.training import checkpoints, flops, partitioning
 
 
 def describe(step_fn, state, batch, mesh, frozen=None):
@@ -24,7 +23,7 @@ def describe(step_fn, state, batch, mesh, frozen=None):
   arguments = (state, batch, key) if frozen is None else (state, batch, key, frozen)
   shardings = (partitioning.state_shardings(state, mesh), partitioning.batch_sharding(mesh), partitioning.replicated(mesh))
   shardings += () if frozen is None else (partitioning.param_shardings(frozen, mesh),)
-  flops = count_flops(_without_dead_code(jax.make_jaxpr(step_fn)(*arguments).jaxpr))
+  needed, made = flops.model_flops(step_fn, *arguments), flops.step_flops(step_fn, *arguments)
   trained, kept = _bytes_a_device(state["params"], shardings[0]["params"]), 0 if frozen is None else _bytes_a_device(frozen, shardings[3])
   optimizer = _bytes_a_device(state["opt_state"], shardings[0]["opt_state"])
   scratch = _scratch(step_fn, arguments, shardings, mesh)
@@ -38,7 +37,7 @@ def describe(step_fn, state, batch, mesh, frozen=None):
       f"memory a device: {gigabytes(total)} = parameters {gigabytes(trained + kept)} + optimizer state "
       f"{gigabytes(optimizer)} + gradients ({gigabytes(trained)}) and activations "
       f"{gigabytes(scratch)} (the compiler's scratch{_note(mesh)})",
-      f"matrix products a step: {flops / 1e12:.3g} TFLOP, {flops / devices / 1e12:.3g} a device"]
+      f"matrix products a step: {needed / 1e12:.3g} TFLOP, {needed / devices / 1e12:.3g} a device{_again(needed, made)}"]
 
 
 def _cuts(params, shardings):
@@ -54,31 +53,8 @@ def _bytes_a_device(tree, shardings):
              for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings)))
 
 
-def count_flops(jaxpr):
-  """Floating-point operations of the matrix products of a jaxpr, loops of known length included."""
-  total = 0
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == "dot_general":
-      contracted = equation.params["dimension_numbers"][0][0]
-      shape = equation.invars[0].aval.shape
-      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
-    times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-    total += times * sum(count_flops(inner) for inner in _inner(equation.params))
-  return total
-
-
-def _without_dead_code(jaxpr):
-  """The jaxpr without what no output needs, as the compiler drops it: gradients of frozen weights, say."""
-  return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
-
-
-def _inner(params):
-  """The jaxprs that an equation calls."""
-  for value in params.values():
-    for item in value if isinstance(value, (tuple, list)) else (value,):
-      item = getattr(item, "jaxpr", item)
-      if hasattr(item, "eqns"):
-        yield item
+def _again(needed, made):
+  return f"; {(made - needed) / 1e12:.3g} more are computed again, to save memory" if made > needed else ""
 
 
 def _note(mesh):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from factshock.console import UserError
-from factshock.models import t5
+from factshock.models import remat, t5
 
 LOGIT_BYTES = 1 << 29  # of the whole batch, over all devices
 
@@ -46,7 +46,7 @@ def loss_fn(params, config, batch, key=None):
     return sums(whole)
   # Logits are computed again in the backward pass, a part of the places at a time: they are never there as a whole.
   cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], parts, x.shape[1] // parts, *x.shape[2:]), 1, 0), whole)
-  return jax.tree.map(jnp.sum, jax.lax.map(jax.checkpoint(sums), cut))
+  return jax.tree.map(jnp.sum, jax.lax.map(remat.checkpoint(sums), cut))
 
 
 def _after(array_BxS):

@@ -1,0 +1,84 @@
+"""Floating-point operations of matrix products: those that a jaxpr makes, those that training must make, and a device's peak."""
+
+import math
+import re
+
+import jax
+from jax.interpreters import partial_eval
+
+from factshock.models import products
+
+# Dense bfloat16 FLOP/s of one JAX device, by the first pattern that its device_kind has. Published numbers: of TPUs
+# cloud.google.com/tpu/docs (a JAX device of v2 and v3 is one of a chip's two cores; these by Jouppi et al. 2020, CACM 63(7)), of
+# GPUs NVIDIA's data sheets, the half of what they state with sparsity. V100 and T4 have no bfloat16: theirs is float16's.
+_PEAKS = tuple((re.compile(pattern, re.IGNORECASE), teraflops * 1e12) for pattern, teraflops in (
+    (r"TPU ?v2", 23), (r"TPU ?v3", 61.5), (r"TPU ?v4 lite|TPU ?v4i", 138), (r"TPU ?v4", 275), (r"TPU ?v5 ?lite|TPU ?v5e", 197),
+    (r"TPU ?v5", 459), (r"TPU ?v6", 918),
+    (r"\bB200\b", 2250), (r"\bH200 NVL\b", 835.5), (r"\b(GH|H)200\b", 989.5), (r"\bH100 PCIe\b", 756.5), (r"\bH100 NVL\b", 835.5),
+    (r"\bH100\b", 989.5), (r"\bA100\b", 312), (r"\bL40S\b", 362), (r"\bL40\b", 181), (r"\bL4\b", 121), (r"\bA40\b", 149.7),
+    (r"\bA30\b", 165), (r"\bA10\b", 125), (r"\bV100.*PCIE", 112), (r"\bV100\b", 125), (r"\bT4\b", 65)))
+
+
+def peak_flops(device):
+  """Dense bfloat16 FLOP/s that a JAX device is published to have at most, None where unknown (a CPU, part of a GPU)."""
+  if "MIG" in device.device_kind:
+    return None
+  return next((peak for pattern, peak in _PEAKS if pattern.search(device.device_kind)), None)
+
+
+def model_flops(step_fn, state, batch, key, frozen=None, axis=None):
+  """FLOPs of the matrix products that a train step cannot do without: nothing computed again, no kernel that hides them.
+
+  That is the numerator of model FLOP utilisation (Chowdhery et al. 2022, appendix B), here counted and not estimated. The same for
+  every config.model.remat and attention; gradients of frozen weights do not count, masked scores do.
+
+  Args:
+    step_fn: of train_step.make_train_step, not compiled. state, batch, key, frozen: its arguments, arrays or shapes; `batch` is
+      the whole batch, over all devices.
+    axis: the name that step_fn sums over (pmap), or None.
+  """
+  step = step_fn if axis is None else _as_one_member(step_fn, axis)
+  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch, key, *(() if frozen is None else (frozen,))))
+  with products.counted():  # and a function of its own, for JAX keeps what it has traced
+    return step_flops(lambda *arguments: step(*arguments), *shapes)
+
+
+def step_flops(step_fn, *arguments):
+  """FLOPs of the matrix products of a function of arrays or shapes, those that no output needs left out."""
+  return count_flops(without_dead_code(jax.make_jaxpr(step_fn)(*arguments).jaxpr))
+
+
+def count_flops(jaxpr):
+  """Floating-point operations of the matrix products of a jaxpr, loops of known length included."""
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      contracted = equation.params["dimension_numbers"][0][0]
+      shape = equation.invars[0].aval.shape
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+    times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+    total += times * sum(count_flops(inner) for inner in _inner(equation.params))
+  return total
+
+
+def without_dead_code(jaxpr):
+  """The jaxpr without what no output needs, as the compiler drops it: gradients of frozen weights, say."""
+  return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
+
+
+def _as_one_member(step_fn, axis):
+  """A step that sums over an axis, as the only member of that axis: it has the whole batch."""
+  def step(state, batch, *others):
+    whole = jax.tree.map(lambda leaf: leaf[None], batch)
+    return jax.vmap(lambda batch: step_fn(state, batch, *others), axis_name=axis)(whole)
+
+  return step
+
+
+def _inner(params):
+  """The jaxprs that an equation calls."""
+  for value in params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      item = getattr(item, "jaxpr", item)
+      if hasattr(item, "eqns"):
+        yield item
