@@ -47,6 +47,30 @@ def unpacked(packed):
   return sorted(found)
 
 
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(st.lists(st.lists(st.tuples(st.integers(1, 16), st.integers(1, 8)), min_size=12, max_size=12), min_size=2, max_size=6),
+                  st.integers(1, 3))
+def test_planned_rows_hold_every_batch_in_few_shapes_with_no_more_padding(batches, multiple):
+  """Any batch of as many examples fits, seen before or not; the rows are a multiple; nothing is lost."""
+  batches = [padded(sizes) for sizes in batches]
+  rows = batching.plan_rows(batches[:-1], multiple)
+  packed = [batching.pack_batch(batch, rows=rows) for batch in batches]
+  assert all(len(one["inputs"]) % multiple == 0 and unpacked(one) == unpacked(batching.pack_batch(batch)) for one, batch in zip(packed, batches))
+  assert len({one["inputs"].shape for one in packed[:-1]}) <= 3
+  places = lambda many: sum(one["inputs"].size + one["targets"].size for one in many)
+  fullest = max(len(batching.pack_batch(batch, multiple)["inputs"]) for batch in batches[:-1])
+  assert places(packed[:-1]) <= places([batching.pack_batch(batch, multiple, fullest) for batch in batches[:-1]]) / .99
+
+
+def test_long_rows_fill_better_where_examples_are_uneven():
+  """Of 64 examples, one as long as the row: a row each would be padding, for the most part."""
+  batches = [padded([(16, 8)] + [(5 + (row + shift) % 3, 2) for row in range(63)]) for shift in range(4)]
+  rows = batching.plan_rows(batches)
+  packed = [batching.pack_batch(batch, rows=rows) for batch in batches]
+  filled = sum((one["inputs"] != 0).sum() + (one["targets"] != 0).sum() for one in packed)
+  assert filled > .9 * sum(one["inputs"].size + one["targets"].size for one in packed)
+
+
 @hypothesis.given(st.lists(st.tuples(st.integers(1, 16), st.integers(1, 8)), max_size=40), st.integers(1, 5))
 def test_packing_loses_nothing(sizes, row_multiple):
   batch = padded(sizes)

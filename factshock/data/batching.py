@@ -1,6 +1,11 @@
 """Examples of different lengths in one array: padded to few shapes, or packed several to a row."""
 
+from typing import NamedTuple
+
 import numpy as np
+
+_LONGEST_ROW = 256  # tokens of a packed row, unless an example is longer
+_SHAPES = 3  # numbers of rows that a run's batches may come in
 
 
 def bucket(length):
@@ -20,7 +25,58 @@ _ENCODER_DECODER = (("inputs", 0, ("inputs",), "input_segments"),
 _DECODER = (("tokens", -1, ("tokens", "weights", *_SOFT), "segments"),)
 
 
-def pack_batch(batch, row_multiple=1, least_rows=0):
+class Rows(NamedTuple):
+  """The shape of packed rows: tokens of each side, rows of a batch at least, and by how many more they grow where these are too few."""
+  lengths: tuple
+  least: int
+  step: int
+
+  def count(self, needed):
+    """How many rows a batch gets that needs so many."""
+    return self.least + max(0, -(-(needed - self.least) // self.step)) * self.step
+
+
+def plan_rows(batches, multiple=1):
+  """The Rows that leave least padding in padded batches, with few numbers of rows, as each is compiled anew.
+
+  Args:
+    batches: some batches of a run, as for `pack_batch`. multiple: of the rows.
+  Rows are up to _LONGEST_ROW tokens long, or as long as an example's: examples of uneven lengths fill long rows better, but
+  attention costs more there.
+  """
+  sides = _sides(batches[0])
+  sizes = [_sizes(batch, sides) for batch in batches]
+  widths = np.max([size_BxE.max(axis=0) for size_BxE in sizes], axis=0)
+  means = np.mean([size_BxE.mean(axis=0) for size_BxE in sizes], axis=0)
+  best = None
+  for first in _lengths(int(widths[0])):
+    # the other side in proportion, with a little room: either may be the one that is full first
+    others = [()] if len(widths) == 1 else [(max(_fours(widths[1]), _fours(share * first * means[1] / means[0])),) for share in (1.0, 1.07, 1.15)]
+    for lengths in ((first, *other) for other in others):
+      needed = [int(fit(size_BxE, lengths)[0].max(initial=0)) + 1 for size_BxE in sizes]
+      for least in sorted({-(-rows // multiple) * multiple for rows in needed}):
+        rows = Rows(lengths, least, multiple * max(1, least // 8 // multiple))
+        counts = [rows.count(one) for one in needed]
+        places = sum(counts) * sum(lengths)
+        if len(set(counts)) <= _SHAPES and (best is None or places < .99 * best[0]):  # shorter rows come first
+          best = places, rows
+  return best[1]
+
+
+def _lengths(longest):
+  length = _fours(longest)
+  found = [length]
+  while 2 * length <= max(_LONGEST_ROW, longest) and len(found) < 24:
+    length = _fours(length * 1.1 + 1)
+    found.append(length)
+  return [one for one in found if one <= max(_LONGEST_ROW, found[0])]
+
+
+def _fours(length):
+  return -(-int(np.ceil(length)) // 4) * 4
+
+
+def pack_batch(batch, row_multiple=1, least_rows=0, rows=None):
   """The examples of a padded batch in fewer rows of the same lengths, so that less padding is computed.
 
   Args:
@@ -28,17 +84,18 @@ def pack_batch(batch, row_multiple=1, least_rows=0):
       `weights` [B, S], padded with -1; with the fields of soft labels or without. An example starts its row.
     row_multiple, least_rows: rows of padding are added until there are `least_rows` and a multiple of
       `row_multiple`: every number of rows is compiled anew.
+    rows: a Rows, which says lengths and number of rows in their place.
 
   Returns:
     The same dict with R rows, and int32 `input_segments` [R, S] and `target_segments` [R, T], or `segments` [R, S]:
     the example's number in its row from 1 on, 0 on padding. No token is cut or dropped.
   """
-  sides = _DECODER if "tokens" in batch else _ENCODER_DECODER
-  size_BxE = np.stack([np.count_nonzero(batch[name] != pad, axis=1) for name, pad, _, _ in sides], axis=1)
-  capacity = tuple(batch[name].shape[1] for name, _, _, _ in sides)
+  sides = _sides(batch)
+  size_BxE = _sizes(batch, sides)
+  capacity = tuple(batch[name].shape[1] for name, _, _, _ in sides) if rows is None else rows.lengths
   row_B, start_BxE, segment_B = fit(size_BxE, capacity)
-  rows = max(int(row_B.max(initial=-1)) + 1, least_rows)
-  rows += -rows % row_multiple
+  needed = int(row_B.max(initial=-1)) + 1
+  rows = -(-max(needed, least_rows) // row_multiple) * row_multiple if rows is None else rows.count(needed)
   packed = {}
   for side, (length, (first, pad, names, segments)) in enumerate(zip(capacity, sides)):
     example, column = np.nonzero(np.arange(length)[None] < size_BxE[:, side, None])
@@ -49,6 +106,15 @@ def pack_batch(batch, row_multiple=1, least_rows=0):
     packed[segments] = np.zeros((rows, length), np.int32)
     packed[segments][place] = segment_B[example]
   return packed
+
+
+def _sides(batch):
+  return _DECODER if "tokens" in batch else _ENCODER_DECODER
+
+
+def _sizes(batch, sides):
+  """How many tokens each example has of each side: [B, E]."""
+  return np.stack([np.count_nonzero(batch[name] != pad, axis=1) for name, pad, _, _ in sides], axis=1)
 
 
 def fit(size_BxE, capacity):

@@ -18,6 +18,7 @@ from factshock.console import UserError
 from factshock.data import batching, span_corruption
 
 _STEPS = 10**12  # more than any run takes
+_PLANNED = 2048  # examples by which the shape of packed rows is chosen, or three batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,11 +257,12 @@ def make_batch(sources, makers, ratios, batch_size, seed, step, rows_of=np.arang
 
 
 def _packed(make, row_multiple, rows_of):
-  """`make` with packed rows; nearly always as many as the fullest of the first batches needs, so compiled once."""
-  least = max(len(batching.pack_batch(make(step), row_multiple)["weights"]) for step in range(16))
+  """`make` with packed rows, of the shape that leaves least padding in the first batches."""
+  first = make(0)
+  rows = batching.plan_rows([first, *(make(step) for step in range(1, max(3, min(16, _PLANNED // len(first["weights"])))))], row_multiple)
 
   def packed(step):
-    batch = batching.pack_batch(make(step), row_multiple, least)
+    batch = batching.pack_batch(make(step), rows=rows)
     row_R = rows_of(len(batch["weights"]))
     return {name: array[row_R] for name, array in batch.items()}
 
@@ -304,8 +306,8 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
     ratios: examples of each, as positive numbers ([1, 4]: four of the second to one of the first).
     batch_size: B. input_length, target_length: S and T of every batch.
     seed: of order and masks. start: the step of the first batch.
-    pack_to: 0 for an example a row; else the B examples are packed into rows, their number rounded up to a
-      multiple of this, with `input_segments` and `target_segments`.
+    pack_to: 0 for an example a row; else the B examples are packed into rows, longer ones than these where that leaves less
+      padding (`batching.plan_rows`), their number a multiple of this, with `input_segments` and `target_segments`.
     rows_of: function of the number of a batch's rows that gives those to hand out, ascending; all by default. The batch is the
       same whoever has which of its rows. (Packed batches are made whole for it, as the rows hang together.)
 

@@ -101,7 +101,7 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
   batch_size = round(section["batch_size"] * rows)
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
                             target_length=section["target_length"], seed=study.seed + _ORDERS * order,
-                            pack_to=_row_multiple(study, section, batch_size) if section["pack"] else 0,
+                            pack_to=_row_multiple(study, section) if section["pack"] else 0,
                             rows_of=functools.partial(partitioning.local_rows, study.mesh))
   folder = checkpoint_folder(study.workdir, name, study.seed)
   with contextlib.ExitStack() as stack:
@@ -148,12 +148,11 @@ def fit_lengths(section, needs, text=None):
   return {**section, **lengths}
 
 
-def _row_multiple(study, section, batch_size):
-  """Packed rows come in eighths of a batch, each divisible over devices and microbatches."""
+def _row_multiple(study, section):
+  """Of what packed rows are a multiple: devices and microbatches share them."""
   from factshock.training import partitioning
 
-  least = math.lcm(partitioning.batch_ways(study.mesh), section["accumulate"])
-  return least * max(1, batch_size // 8 // least)
+  return math.lcm(partitioning.batch_ways(study.mesh), section["accumulate"])
 
 
 def checkpoint_folder(workdir, arm, seed):

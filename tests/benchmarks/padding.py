@@ -67,7 +67,7 @@ def batches_of(study, ratio, pack):
   section = training.fit_lengths(section, needs, config.pretrain if ratio else None)
   chosen = study.texts("whole") if ratio else []
   size = round(section["batch_size"] * (1 + ratio))
-  pack_to = training._row_multiple(study, section, size) if pack else 0
+  pack_to = training._row_multiple(study, section) if pack else 0
   batches = mixture.batches(
       [questions, *(source for source, _ in chosen)], [1.0, *(ratio * share for _, share in chosen)], batch_size=size,
       input_length=section["input_length"], target_length=section["target_length"], seed=0, pack_to=pack_to)
