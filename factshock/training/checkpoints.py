@@ -473,17 +473,12 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
     self._written = written
 
   async def serialize(self, values, infos, args=None):
-    for value, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values)):
+    for value, info in zip(values, infos):
       await info.await_path_creation()
-      self._written[info.name] = {"shape": list(value.shape), "dtype": np.dtype(value.dtype).name}
-      if 0 in value.shape:  # zarr has no chunk of nothing
-        array = np.asarray(value.read())
-        self._written[info.name]["digest"] = leaf_files.digest(array)
-        for commit in await super().serialize([array], [info], [arg]):
-          commit.result()
-      else:
-        blocks = value.blocks() if value.blocks else map(np.asarray, [value.read()])
-        self._written[info.name]["digest"] = leaf_files.write(os.path.join(info.parent_dir, info.name), value.shape, value.dtype, blocks)
+      blocks = value.blocks() if value.blocks else map(np.asarray, [value.read()])
+      self._written[info.name] = {
+          "digest": leaf_files.write(os.path.join(info.parent_dir, info.name), value.shape, value.dtype, blocks),
+          "shape": list(value.shape), "dtype": np.dtype(value.dtype).name}
     return []
 
 
