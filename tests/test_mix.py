@@ -13,7 +13,7 @@ import pytest
 from factshock.console import UserError
 from factshock.models import huggingface, llama, t5
 from factshock.models.huggingface import names
-from factshock.training import checkpoints, interpolation
+from factshock.training import checkpoints, interpolation, tree_files
 
 T5 = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3, decoder_layers=2)
 LLAMA = llama.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3)
@@ -117,7 +117,7 @@ def test_layerwise_mixing_of_huggingface_models_is_that_of_our_trees(tmp_path, c
 
 def test_shares_by_depth_of_a_decoder_only_model():
   shapes = {leaf: np.zeros(names.leaf_shape(parts)) for leaf, parts in names.by_leaf(LLAMA).items()}
-  alphas = interpolation.layerwise_weights(checkpoints.nested(shapes), 0.0, 1.0)
+  alphas = interpolation.layerwise_weights(tree_files.nested(shapes), 0.0, 1.0)
   assert (alphas["embedding"], alphas["head"], alphas["final_norm"]["scale"]) == (0, 1, 1)
   np.testing.assert_allclose(np.ravel(alphas["layers"]["self_attention"]["query"]), [0.25, 0.5, 0.75])
 

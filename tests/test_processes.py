@@ -14,7 +14,7 @@ import pytest
 
 from factshock import files
 from factshock.console import UserError
-from factshock.training import checkpoints, leaf_files, metrics, partitioning
+from factshock.training import checkpoints, leaf_files, metrics, partitioning, tree_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRAIN = ["factshock.train", "--config=tests/tiny.py", "--ratio=2", "--config.finetune.pack=True", "--config.finetune.steps=30",
@@ -60,7 +60,7 @@ def trained(workdir, step=None):
   """(all leaves of a checkpoint, losses by step) of a workdir."""
   found = checkpoints.restore(workdir / "checkpoints" / "finetuned" / "0", step)
   numbers = metrics.read_metrics(workdir / "metrics" / "finetuned" / "0" / "metrics.jsonl")
-  leaves = {**checkpoints.flat_leaves(found["params"]), **found["opt_state"]}
+  leaves = {**tree_files.flat_leaves(found["params"]), **found["opt_state"]}
   return leaves, {entry["step"]: entry["loss"] for entry in numbers}
 
 
@@ -238,8 +238,8 @@ def test_a_part_that_is_damaged_is_found(tmp_path):
   """A manifest by parts, as several processes write it, is verified part by part."""
   whole = np.arange(12, dtype=np.float32).reshape(4, 3)
   parts = [[[[0, 2], [0, 3]], leaf_files.digest(whole[:2])], [[[2, 4], [0, 3]], leaf_files.digest(whole[2:])]]
-  leaf = {"digest": checkpoints._joint_digest(parts), "parts": parts}
-  checkpoints._verify("folder", "leaf", whole, leaf)
+  leaf = {"digest": tree_files._joint_digest(parts), "parts": parts}
+  tree_files._verify("folder", "leaf", whole, leaf)
   whole[3, 2] = 0
   with pytest.raises(UserError, match="leaf leaf are damaged"):
-    checkpoints._verify("folder", "leaf", whole, leaf)
+    tree_files._verify("folder", "leaf", whole, leaf)

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from factshock.console import UserError
-from factshock.training import checkpoints
+from factshock.training import checkpoints, tree_files
 
 
 def make_params(seed=0, dtype=jnp.float32):
@@ -186,7 +186,7 @@ def test_a_file_size_limit_counts_as_a_full_disk(tmp_path):
   code = f"""
 import resource
 import numpy as np
-from factshock.training import checkpoints
+from factshock.training import checkpoints, tree_files
 resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
 try:
   checkpoints.save({str(tmp_path)!r}, 2, params={{"w": np.ones((1000, 1000), np.float32)}})
@@ -203,6 +203,6 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    leaf = checkpoints.Lazy((1,), np.dtype("float32"), stop)
+    leaf = tree_files.Lazy((1,), np.dtype("float32"), stop)
     checkpoints.write(tmp_path / "x", {"params": {"w": leaf}}, {})
   assert not os.listdir(tmp_path)

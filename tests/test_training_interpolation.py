@@ -203,11 +203,11 @@ def test_integer_leaves_and_damaged_inputs_are_refused(tmp_path):
 MEMORY = """
 import resource, sys
 import numpy as np
-from factshock.training import checkpoints, interpolation
+from factshock.training import checkpoints, interpolation, tree_files
 folder = sys.argv[1]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def leaf(value):  # computed when it is written, so that the models are never whole here
-  return checkpoints.Lazy((4 << 20,), np.dtype(np.float32), lambda: np.full(4 << 20, value, np.float32))
+  return tree_files.Lazy((4 << 20,), np.dtype(np.float32), lambda: np.full(4 << 20, value, np.float32))
 before = peak()
 for name, value in (("a", 1.0), ("b", 3.0)):
   checkpoints.write(f"{folder}/{name}", {"params": {f"w{i}": leaf(value * i) for i in range(16)}},
@@ -215,7 +215,7 @@ for name, value in (("a", 1.0), ("b", 3.0)):
 interpolation.mix_checkpoints([f"{folder}/a", f"{folder}/b"], [0.5, 0.5], f"{folder}/out")
 after = peak()
 leaves = checkpoints.read_manifest(f"{folder}/out")["leaves"]
-assert (checkpoints.read_leaf(f"{folder}/out", "params/w3", leaves) == 6.0).all()
+assert (tree_files.read_leaf(f"{folder}/out", "params/w3", leaves) == 6.0).all()
 print((after - before) / 1024 * (1 / 1024 if sys.platform == "darwin" else 1))
 """
 

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from factshock.console import UserError
-from factshock.training import checkpoints, leaf_files
+from factshock.training import checkpoints, leaf_files, tree_files
 
 TREE = {"a": {"kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "half": np.arange(6).astype(ml_dtypes.bfloat16)},
         "count": np.int32(7), "flag": np.array([True, False]), "zeros": np.zeros((2, 2), np.float16)}
@@ -20,8 +20,8 @@ TREE = {"a": {"kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "half"
 def test_orbax_reads_what_is_written(tmp_path):
   checkpoints.save(tmp_path, 1, params=TREE)
   found = ocp.PyTreeCheckpointer().restore(tmp_path / "1" / "params")
-  for name, leaf in checkpoints.flat_leaves(TREE).items():
-    other = np.asarray(checkpoints.flat_leaves(found)[name])
+  for name, leaf in tree_files.flat_leaves(TREE).items():
+    other = np.asarray(tree_files.flat_leaves(found)[name])
     assert other.dtype == np.asarray(leaf).dtype and other.shape == np.shape(leaf)
     np.testing.assert_array_equal(other, leaf)
   assert (tmp_path / "1" / "params" / "a.kernel" / "0.0.0").read_bytes() == TREE["a"]["kernel"].tobytes()
@@ -39,7 +39,7 @@ def test_what_orbax_writes_is_read(tmp_path):
   assert not leaf_files.is_plain(folder / "w", (8, 8), np.float32)
   np.testing.assert_array_equal(checkpoints.restore(tmp_path)["params"]["w"], tree["w"])
   leaf = checkpoints.read_manifest(tmp_path)["leaves"]["params/w"]
-  blocks = list(checkpoints.leaf_blocks(str(tmp_path / "1"), "params/w", leaf, [30, 34]))
+  blocks = list(tree_files.leaf_blocks(str(tmp_path / "1"), "params/w", leaf, [30, 34]))
   np.testing.assert_array_equal(np.concatenate(blocks), tree["w"].ravel())
 
 
@@ -56,7 +56,7 @@ def test_sha256_digests_of_older_checkpoints_are_verified(tmp_path):
     checkpoints.restore(tmp_path)
   leaf = manifest["leaves"]["params/w"]
   with pytest.raises(UserError, match="leaf params/w are damaged"):
-    list(checkpoints.leaf_blocks(str(tmp_path / "1"), "params/w", leaf, [24]))
+    list(tree_files.leaf_blocks(str(tmp_path / "1"), "params/w", leaf, [24]))
 
 
 @hypothesis.given(st.integers(1, 4), st.integers(1, 50), st.integers(1, 40))

@@ -142,10 +142,10 @@ def _model():
     ({"frozen": ("last_layer", "head")}, lambda name, layer: name != "head" and not (name.startswith("decoder/layers") and layer == 1)),
     ({"trained": ("decoder",), "frozen": ("attention",)}, lambda name, layer: name.startswith("decoder/") and "attention/" not in name)])
 def test_only_the_parts_asked_for_move(optimizer, choice, moves):
-  from factshock.training import checkpoints
+  from factshock.training import tree_files
   start = _model()
   after = _run({"optimizer": optimizer, "learning_rate": .01, "weight_decay": .1, **choice}, start, [jax.tree.map(jnp.ones_like, start)] * 2)
-  for (name, before), now in zip(checkpoints.flat_leaves(start).items(), jax.tree.leaves(after)):
+  for (name, before), now in zip(tree_files.flat_leaves(start).items(), jax.tree.leaves(after)):
     for layer in range(2):
       pair = (before[layer], now[layer]) if "layers/" in name else (before, now)
       assert np.array_equal(*pair) != moves(name, layer), name

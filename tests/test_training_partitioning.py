@@ -12,7 +12,7 @@ import pytest
 
 from factshock.console import UserError
 from factshock.models import family, llama, sharding, t5
-from factshock.training import checkpoints, drivers, loop, optimizers, partitioning, train_step
+from factshock.training import drivers, loop, optimizers, partitioning, train_step, tree_files
 
 
 def test_the_mesh_has_all_local_devices_on_an_auto_data_axis():
@@ -82,7 +82,7 @@ LLAMA = llama.LlamaConfig(vocab_size=64, d_model=16, d_ff=32, num_heads=4, num_k
 def test_every_weight_has_a_rule_and_matrices_are_cut_both_ways(config):
   params = jax.eval_shape(lambda: family.of(config).init(config, jax.random.key(0)))
   mesh = partitioning.make_mesh({"fsdp": 2, "model": 4})
-  for name, leaf in checkpoints.flat_leaves(params).items():
+  for name, leaf in tree_files.flat_leaves(params).items():
     assert any(re.search(pattern, name) for pattern, _ in sharding.RULES), name
     spec = sharding.spec(name, leaf.shape, mesh.shape)
     if name.endswith(("query", "gate", "down", "out")):
@@ -135,13 +135,13 @@ SLOW = pytest.mark.slow
     pytest.param(T5, {}, "pmap", "adamw", 1, marks=SLOW)])
 def test_twenty_steps_on_every_mesh_and_by_pmap_are_those_of_one_device(alone, config, sizes, parallel, optimizer, accumulate):
   found = train(config, partitioning.make_mesh(sizes), parallel, optimizer, accumulate)
-  for name, leaf in checkpoints.flat_leaves(alone(config, optimizer)["params"]).items():
-    np.testing.assert_allclose(np.asarray(checkpoints.flat_leaves(found["params"])[name]), np.asarray(leaf), atol=2e-5, err_msg=name)
+  for name, leaf in tree_files.flat_leaves(alone(config, optimizer)["params"]).items():
+    np.testing.assert_allclose(np.asarray(tree_files.flat_leaves(found["params"])[name]), np.asarray(leaf), atol=2e-5, err_msg=name)
 
 
 def test_optimizer_state_is_cut_as_its_parameter():
   found = train(LLAMA, partitioning.make_mesh({"fsdp": 4, "model": 2}))
-  leaves = checkpoints.flat_leaves(found["opt_state"])
+  leaves = tree_files.flat_leaves(found["opt_state"])
   moments = [leaf for name, leaf in leaves.items() if name.endswith("layers/feed_forward/gate")]
   assert len(moments) == 3, "two moments and the moving average"
   for leaf in [*moments, found["params"]["layers"]["feed_forward"]["gate"]]:

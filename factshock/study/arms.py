@@ -114,11 +114,11 @@ def _best_statements(study):
 
 def _finetuned(study, name, step=None):
   """The weights of a finetuned arm; where its last checkpoint is found damaged it is set aside and the arm trained again."""
-  from factshock.training import checkpoints
+  from factshock.training import checkpoints, tree_files
 
   try:
     return weights.finetuned(study, name, step)
-  except checkpoints.Damaged as error:
+  except tree_files.Damaged as error:
     if step is not None:
       raise
     folder = training.checkpoint_folder(study.workdir, name, study.seed)

@@ -57,7 +57,7 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
   """
   import tempfile
   import numpy as np
-  from factshock.training import checkpoints, partitioning
+  from factshock.training import partitioning, tree_files
 
   check(config, ratio)
   partitioning.use_cpu_devices(config.cpu_devices)
@@ -68,7 +68,7 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
       study = studies.assemble(config, folder, seed, mesh, material, {"pool": material.facts})
       start = weights.start_weights(study) if config.start_from else weights.random_params(study)
       trained = training.finetune(study, NAME, material.facts, section, start, ratio=ratio)
-      found.append({name: np.asarray(leaf) for name, leaf in checkpoints.flat_leaves(trained).items()})
+      found.append({name: np.asarray(leaf) for name, leaf in tree_files.flat_leaves(trained).items()})
   return [name for name, leaf in found[0].items() if leaf.tobytes() != found[1][name].tobytes()]
 
 

@@ -6,7 +6,7 @@ from factshock.study import training
 
 def pretrained(study):
   """The pretrained weights: trained if need be, from scratch or from config.start_from; else read back."""
-  from factshock.training import checkpoints
+  from factshock.training import checkpoints, tree_files
 
   section, folder = study.config.pretrain, training.checkpoint_folder(study.workdir, "pretrained", study.seed)
   if training.starts_ready(study.config):
@@ -14,7 +14,7 @@ def pretrained(study):
   if checkpoints.agreed_latest_step(folder) == section.steps:
     try:
       return checkpoints.restore_params(folder)
-    except checkpoints.Damaged as error:
+    except tree_files.Damaged as error:
       checkpoints.set_aside(folder, section.steps, error)
   params = start_weights(study) if study.config.start_from else random_params(study)
   params = training.train(study, "pretrained", section, *zip(*study.texts("whole")), 1, params)

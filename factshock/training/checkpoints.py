@@ -8,48 +8,24 @@ Of several processes each writes, and digests, the parts of the weights that it 
 they wrote. All of them must call what saves or restores.
 """
 
-import concurrent.futures
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
-from absl import logging
 
 from factshock import files, processes
 from factshock.console import UserError
-from factshock.training import leaf_files
+from factshock.training import tree_files
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _TEMPORARY = ".saving-"
 _TREES = ("params", "opt_state")
-_READERS = 4
-
-
-class Damaged(UserError):
-  """A checkpoint that cannot be read, or whose data are not those that were saved."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Lazy:
-  """A leaf that is computed when it is written: `read()` gives an array of this shape and dtype.
-
-  With `blocks`, that is called in its place: it gives the array as a series of arrays in C order, one in memory at a time.
-  """
-  shape: tuple
-  dtype: object
-  read: Callable | None
-  blocks: Callable | None = None
 
 
 def save(folder, step, *, params, opt_state=None, loader_state=None, config=None, keep=None):
@@ -69,7 +45,7 @@ def save(folder, step, *, params, opt_state=None, loader_state=None, config=None
   """
   if processes.is_first():
     _remove_unfinished(folder)
-  trees = {"params": params, "opt_state": nested(flat_leaves(opt_state))}
+  trees = {"params": params, "opt_state": tree_files.nested(tree_files.flat_leaves(opt_state))}
   target = os.path.join(str(folder), str(int(step)))
   try:
     write(target, trees, {"step": int(step), "loader_state": loader_state, "config": config})
@@ -102,7 +78,7 @@ def write(target, trees, record, extra_files=None):
   with _whole_or_absent(temporary, target):
     leaves = {}
     for tree_name, tree in trees.items():
-      leaves.update(_write_tree(os.path.join(temporary, tree_name), tree_name, tree))
+      leaves.update(tree_files.write_tree(os.path.join(temporary, tree_name), tree_name, tree))
     manifest = {"format": FORMAT, **record, "leaves": leaves}
     values = {MANIFEST: manifest} | {file: value(manifest) for file, value in (extra_files or {}).items()}
     for file, value in values.items():
@@ -152,7 +128,7 @@ def read_manifest(folder, step=None):
   except (ValueError, KeyError, TypeError) as error:
     if isinstance(error, UserError):
       raise
-    raise Damaged(f"{path}: expected the manifest of a checkpoint, got a broken file ({error})") from error
+    raise tree_files.Damaged(f"{path}: expected the manifest of a checkpoint, got a broken file ({error})") from error
   if found != FORMAT:
     raise UserError(f"{path}: expected format {FORMAT}, got {found}; it is from another version")
   return manifest
@@ -180,10 +156,10 @@ def _restore(folder, step, like):
   folder = step_folder(folder, step)
   manifest = read_manifest(folder)
   _check_like(folder, manifest["leaves"], like)
-  opt_state = flat_leaves(_read_tree(folder, "opt_state", manifest["leaves"])) or None
+  opt_state = tree_files.flat_leaves(tree_files.read_tree(folder, "opt_state", manifest["leaves"])) or None
   if like.get("opt_state") is not None:
     opt_state = unflatten_like(like["opt_state"], opt_state or {})
-  return {"params": _read_tree(folder, "params", manifest["leaves"]), "opt_state": opt_state,
+  return {"params": tree_files.read_tree(folder, "params", manifest["leaves"]), "opt_state": opt_state,
           **{name: manifest[name] for name in ("step", "loader_state", "config")}}
 
 
@@ -191,11 +167,11 @@ def _together(read):
   """What `read()` gives; a damage that one of several processes finds is Damaged in all."""
   try:
     found, damage = read(), None
-  except Damaged as error:
+  except tree_files.Damaged as error:
     found, damage = None, error
   said = [words for words in processes.gather(damage and str(damage), "checkpoint read") if words]
   if said:
-    raise damage or Damaged(said[0])
+    raise damage or tree_files.Damaged(said[0])
   return found
 
 
@@ -210,7 +186,7 @@ def restore_newest(folder, like=None):
   while (step := agreed_latest_step(folder)) is not None:
     try:
       return restore(folder, step, like)
-    except Damaged as error:
+    except tree_files.Damaged as error:
       set_aside(folder, step, error)
   return None
 
@@ -237,51 +213,12 @@ def set_aside(folder, step, why):
 def restore_params(folder, step=None):
   """Reads only the parameters of a checkpoint: a nested dict of numpy arrays, digests verified."""
   folder = step_folder(folder, step)
-  return _together(lambda: _read_tree(folder, "params", read_manifest(folder)["leaves"]))
-
-
-def leaf_blocks(folder, name, leaf, counts):
-  """Yields one leaf, such as "params/encoder/norm", as arrays [count] in C order; verifies its digest at the end.
-
-  A leaf that several processes wrote is read whole first. Raises: UserError (Damaged) where it is damaged.
-  """
-  shape, dtype = tuple(leaf["shape"]), np.dtype(leaf["dtype"])
-  path = _leaf_path(folder, name)
-  if "parts" in leaf or not leaf_files.is_plain(path, shape, dtype):
-    yield from np.split(read_leaf(folder, name, {name: leaf}).reshape(-1), np.cumsum(counts)[:-1])
-    return
-  found = leaf_files.hasher(dtype, shape, leaf["digest"])
-  for block in leaf_files.read(path, shape, dtype, counts):
-    found.update(block.view(np.uint8))
-    yield block
-  _check_digest(folder, name, leaf_files.spelled(found, leaf["digest"]), leaf)
-
-
-def _leaf_path(folder, name):
-  tree_name, _, rest = name.partition("/")
-  return os.path.join(folder, tree_name, rest.replace("/", "."))
-
-
-def read_leaf(folder, name, leaves):
-  """Reads one leaf, such as "params/encoder/norm", of a step folder and verifies its digest."""
-  tree_name, *keys = name.split("/")
-  tree = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), 0)
-  value = _orbax_restore(os.path.join(folder, tree_name), tree)
-  for key in keys:
-    value = value[key]
-  _verify(folder, name, value, leaves[name])
-  return value
-
-
-def flat_leaves(tree):
-  """A pytree's leaves as a dict by key path, such as "0/mu/encoder/norm"; None gives {}."""
-  paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+  return _together(lambda: tree_files.read_tree(folder, "params", read_manifest(folder)["leaves"]))
 
 
 def unflatten_like(like, leaves):
   """Puts a dict of leaves by key path back into the structure of `like`."""
-  return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in flat_leaves(like)])
+  return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in tree_files.flat_leaves(like)])
 
 
 def differences(expected, got):
@@ -317,7 +254,7 @@ def _check_like(folder, leaves, like):
   for tree_name in _TREES:
     if like.get(tree_name) is not None:
       expected.update({f"{tree_name}/{name}": (tuple(leaf.shape), leaf.dtype.name)
-                       for name, leaf in flat_leaves(like[tree_name]).items()})
+                       for name, leaf in tree_files.flat_leaves(like[tree_name]).items()})
       got.update({name: spec for name, spec in leaf_specs(leaves).items()
                   if name.startswith(f"{tree_name}/")})
   lines = differences(expected, got)
@@ -389,163 +326,3 @@ def _sync(path):
 def _write_json(path, value):
   with files.writing(path) as file:
     json.dump(value, file, indent=1)
-
-
-def _write_tree(folder, tree_name, tree):
-  """Writes one tree through orbax; returns the manifest's leaves of it."""
-  if not jax.tree.leaves(tree):
-    return {}
-  if any(_is_cut(leaf) for leaf in jax.tree.leaves(tree)):
-    return _write_parts(folder, tree_name, tree)
-  if not processes.is_first():
-    return {}
-  written = {}
-  lazy = jax.tree.map(_lazy, tree)
-  # One plain file a leaf: a leaf can be written and read alone, and raw bytes are as fast as the disk.
-  registry = ocp.type_handlers.create_type_handler_registry((Lazy, _LazyHandler(written)))
-  with _orbax(use_compression=False, type_handler_registry=registry) as checkpointer:
-    checkpointer.save(folder, args=ocp.args.PyTreeSave(lazy))
-  return {f"{tree_name}/{name}": written[name.replace("/", ".")] for name in flat_leaves(lazy)}
-
-
-def _is_cut(leaf):
-  """Whether each of several processes has a part of an array."""
-  return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-
-
-def _write_parts(folder, tree_name, tree):
-  """As `_write_tree` where each process has parts: each writes its own, and their digests beside them for the first to join."""
-  with _orbax(alone=False, use_compression=False) as checkpointer:
-    checkpointer.save(folder, args=ocp.args.PyTreeSave(tree))
-  parts = {name: _parts(leaf) for name, leaf in flat_leaves(tree).items()}
-  with files.writing(f"{folder}.parts-{processes.number()}.json", by_all=True) as file:
-    json.dump(parts, file)
-  processes.barrier("parts written")
-  if not processes.is_first():
-    return {}
-  found = {}
-  for process in range(processes.count()):
-    path = f"{folder}.parts-{process}.json"
-    with files.open_text(path) as file:
-      for name, of_process in json.load(file).items():
-        found.setdefault(name, []).extend(of_process)
-    os.unlink(path)
-  return {f"{tree_name}/{name}": {"digest": _joint_digest(found[name]), "shape": list(leaf.shape), "dtype": leaf.dtype.name,
-                                  "parts": sorted(found[name])} for name, leaf in flat_leaves(tree).items()}
-
-
-def _parts(leaf):
-  """[[start, end] of each dimension, digest] of each part of an array that this process writes: every part is one process's."""
-  if not _is_cut(leaf):
-    return [[[[0, size] for size in leaf.shape], leaf_files.digest(leaf)]] if processes.is_first() else []
-  return [[[list(cut.indices(size)[:2]) for cut, size in zip(shard.index, leaf.shape)], leaf_files.digest(shard.data)]
-          for shard in leaf.addressable_shards if shard.replica_id == 0]
-
-
-def _joint_digest(parts):
-  return hashlib.sha256("".join(of_part for _, of_part in sorted(parts)).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _orbax(alone=True, **options):
-  """Context manager: an orbax Checkpointer of one file a leaf, without warnings about unused features.
-
-  Args:
-    alone: whether this process reads or writes without waiting for the others, where there are others.
-  """
-  before = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  me = processes.number()
-  among = ocp.options.MultiprocessingOptions(*((me, {me}) if alone and processes.count() > 1 else ()))
-  try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=among, **options),
-                          multiprocessing_options=among) as checkpointer:
-      yield checkpointer
-  finally:
-    logging.set_verbosity(before)
-
-
-class _LazyHandler(ocp.type_handlers.NumpyHandler):
-  """Tells orbax to have leaves written, and digested, one after the other; orbax itself writes what it says of them."""
-
-  def __init__(self, written):
-    super().__init__(deepcopy_host_arrays=False)
-    self._written = written
-
-  async def serialize(self, values, infos, args=None):
-    for value, info in zip(values, infos):
-      await info.await_path_creation()
-      blocks = value.blocks() if value.blocks else map(np.asarray, [value.read()])
-      self._written[info.name] = {
-          "digest": leaf_files.write(os.path.join(info.parent_dir, info.name), value.shape, value.dtype, blocks),
-          "shape": list(value.shape), "dtype": np.dtype(value.dtype).name}
-    return []
-
-
-def _lazy(leaf):
-  if isinstance(leaf, Lazy):
-    return leaf
-  return Lazy(tuple(np.shape(leaf)), np.dtype(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype),
-              lambda: np.asarray(leaf))
-
-
-def nested(leaves):
-  """A dict by key path as a nested dict."""
-  tree = {}
-  for name, leaf in leaves.items():
-    *parents, last = name.split("/")
-    functools.reduce(lambda inner, key: inner.setdefault(key, {}), parents, tree)[last] = leaf
-  return tree
-
-
-def _read_tree(folder, tree_name, leaves):
-  """Reads a whole tree as numpy arrays and verifies it; {} where the checkpoint has none."""
-  names = [name.removeprefix(f"{tree_name}/") for name in leaves if name.startswith(f"{tree_name}/")]
-  if not names:
-    return {}
-  known = {name: leaves[f"{tree_name}/{name}"] for name in names}
-  plain = [name for name in names if "parts" not in known[name] and leaf_files.is_plain(
-      _leaf_path(folder, f"{tree_name}/{name}"), known[name]["shape"], known[name]["dtype"])]
-  others = [name for name in names if name not in set(plain)]
-  values = flat_leaves(_orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(others, 0)))) if others else {}
-  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:  # reading and hashing release the interpreter lock
-    values.update(zip(plain, pool.map(lambda name: _read_plain(folder, f"{tree_name}/{name}", known[name]), plain)))
-    list(pool.map(lambda name: _verify(folder, f"{tree_name}/{name}", values[name], known[name]), names))
-  return nested({name: values[name] for name in names})
-
-
-def _read_plain(folder, name, leaf):
-  try:
-    (array,) = leaf_files.read(_leaf_path(folder, name), leaf["shape"], leaf["dtype"], [math.prod(leaf["shape"])])
-  except OSError as error:
-    raise Damaged(f"{_leaf_path(folder, name)}: the checkpoint cannot be read: {error}; restore it from a copy or "
-                  "remove this step to use the one before") from error
-  return array.reshape(leaf["shape"])
-
-
-def _orbax_restore(path, tree):
-  """Restores the leaves of `tree` (whose values do not matter) from one orbax folder."""
-  arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-  try:
-    with _orbax() as checkpointer:
-      return checkpointer.restore(os.path.abspath(path), args=ocp.args.PyTreeRestore(
-          item=tree, restore_args=arguments, partial_restore=True))
-  except Exception as error:  # orbax and tensorstore raise errors of many types for a damaged folder
-    reason = " ".join(str(error).split())[:300]
-    raise Damaged(f"{path}: the checkpoint cannot be read: {reason}; restore it from a copy or "
-                  "remove this step to use the one before") from error
-
-
-def _verify(folder, name, value, leaf):
-  parts = leaf.get("parts")
-  if parts is None:
-    found = leaf_files.digest_of_blocks(value.dtype, value.shape, [value], leaf["digest"])
-  else:
-    found = _joint_digest([[cut, leaf_files.digest(value[tuple(slice(*ends) for ends in cut)])] for cut, _ in parts])
-  _check_digest(folder, name, found, leaf)
-
-
-def _check_digest(folder, name, found, leaf):
-  if found != leaf["digest"]:
-    raise Damaged(f"{folder}: the data of leaf {name} are damaged (their digest is not the one of the "
-                  "manifest); restore it from a copy or remove this step to use the one before")

@@ -12,7 +12,7 @@ from factshock.answering import asking
 from factshock.console import UserError
 from factshock.models import family, huggingface, t5x
 from factshock.models.huggingface import names, writing
-from factshock.training import checkpoints
+from factshock.training import checkpoints, tree_files
 
 FORMATS = ("huggingface", "orbax", "peft")
 
@@ -94,7 +94,7 @@ def _open_checkpoint(source, config_from):
   _check_shapes(folder, config, leaves)
   base = _base_json(config, record, experiment, config_from)
   return Opened(config, {name: leaf["dtype"] for name, leaf in leaves.items()},
-                lambda leaf, dtype: checkpoints.read_leaf(folder, f"params/{leaf}", manifest["leaves"]).astype(
+                lambda leaf, dtype: tree_files.read_leaf(folder, f"params/{leaf}", manifest["leaves"]).astype(
                     np.dtype(dtype), copy=False), base, _with_tokenizer(config_from or os.path.join(
                     str(record.get("workdir")), "tokenizer", str(record.get("seed")))))
 
@@ -164,11 +164,11 @@ def _write_orbax(opened, output, _):
       progress.update(len(done))
       return value
 
-    return checkpoints.Lazy(shapes[leaf], np.dtype(opened.dtypes[leaf]), read)
+    return tree_files.Lazy(shapes[leaf], np.dtype(opened.dtypes[leaf]), read)
 
   config = {"workdir": os.path.abspath(output), "seed": 0, "huggingface": opened.json,
             "experiment": {**asking.DEFAULTS, "model": family.to_section(opened.config)}}
-  checkpoints.write(output, {"params": checkpoints.nested({leaf: lazy(leaf) for leaf in shapes})},
+  checkpoints.write(output, {"params": tree_files.nested({leaf: lazy(leaf) for leaf in shapes})},
                     {"step": 0, "loader_state": None, "config": config})
   if opened.tokenizer:
     _copy_tokenizer(opened.tokenizer, os.path.join(output, "tokenizer", "0"))

@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 
-from factshock.training import checkpoints, flops, partitioning
+from factshock.training import flops, partitioning, tree_files
 
 
 def describe(step_fn, state, batch, mesh, frozen=None):
@@ -42,7 +42,7 @@ def describe(step_fn, state, batch, mesh, frozen=None):
 
 def _cuts(params, shardings):
   """A line for each weight: its shape and the mesh axis each of its dimensions is cut over."""
-  names, specs = checkpoints.flat_leaves(params), checkpoints.flat_leaves(shardings)
+  names, specs = tree_files.flat_leaves(params), tree_files.flat_leaves(shardings)
   return ["weights, with the mesh axis that each dimension is cut over:"] + [
       f"  {name} [{', '.join(f'{size:,}' for size in leaf.shape)}] {tuple(specs[name].spec) if any(specs[name].spec) else 'whole'}"
       for name, leaf in names.items()]

@@ -17,7 +17,7 @@ from factshock.models import family, huggingface
 from factshock.models import parts as part_room
 from factshock.models.huggingface import files as weight_files
 from factshock.models.huggingface import names as tensor_names
-from factshock.training import checkpoints, leaf_files
+from factshock.training import checkpoints, leaf_files, tree_files
 
 
 def check_weights(weights, count):
@@ -94,7 +94,7 @@ def layerwise_weights(params, bottom, top):
     bottom: alpha of the embedding.
     top: alpha of the decoder's final norm and the head.
   """
-  flat = checkpoints.flat_leaves(params)
+  flat = tree_files.flat_leaves(params)
   encoder, decoder = _depths(flat)
   alphas = [alpha.reshape((-1,) + (1,) * (leaf.ndim - 1)) if alpha.ndim else alpha
             for name, leaf in flat.items()
@@ -201,7 +201,7 @@ def _layer_shares(config, parts, layerwise):
   """Dict tensor -> [share of the first, share of the second]."""
   shapes = {leaf: jax.ShapeDtypeStruct(tensor_names.leaf_shape(own), jnp.float32)
             for leaf, own in tensor_names.by_leaf(config).items()}
-  alphas = checkpoints.flat_leaves(layerwise_weights(checkpoints.nested(shapes), *layerwise))
+  alphas = tree_files.flat_leaves(layerwise_weights(tree_files.nested(shapes), *layerwise))
   shares = {}
   for part in parts:
     alpha = np.ravel(alphas[part.leaf])[part.layer or 0]
@@ -254,7 +254,7 @@ def _average_layerwise(a, b, alphas):
 
 def _check_same(trees):
   specs = [{name: (tuple(leaf.shape), leaf.dtype.name)
-            for name, leaf in checkpoints.flat_leaves(tree).items()} for tree in trees]
+            for name, leaf in tree_files.flat_leaves(tree).items()} for tree in trees]
   for number, spec in enumerate(specs[1:], 2):
     lines = checkpoints.differences(specs[0], spec)
     if lines:
@@ -279,14 +279,14 @@ def _lazy_mix(folders, leaves, weights, layerwise):
   """The mixed parameters as a nested dict of leaves that are computed, block by block, when they are written."""
   shapes = {name.removeprefix("params/"): jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
             for name, (shape, dtype) in checkpoints.leaf_specs(leaves[0]).items()}
-  tree = checkpoints.nested(shapes)
+  tree = tree_files.nested(shapes)
   if layerwise is None:
     shares = {name: weights for name in shapes}
   else:
-    alphas = checkpoints.flat_leaves(layerwise_weights(tree, *layerwise))
+    alphas = tree_files.flat_leaves(layerwise_weights(tree, *layerwise))
     shares = {name: [1 - alpha, alpha] for name, alpha in alphas.items()}
-  return checkpoints.nested({
-      name: checkpoints.Lazy(shape.shape, shape.dtype, None, functools.partial(
+  return tree_files.nested({
+      name: tree_files.Lazy(shape.shape, shape.dtype, None, functools.partial(
           _mixed_blocks, folders, [manifest[f"params/{name}"] for manifest in leaves], f"params/{name}", shares[name]))
       for name, shape in shapes.items()})
 
@@ -295,7 +295,7 @@ def _mixed_blocks(folders, leaves, name, shares):
   """Yields the weighted sum of one leaf of each folder, in blocks; a share is a number, or one for each layer [N, 1, ...]."""
   per_layer = [np.ravel(share) for share in shares]
   cuts = leaf_files.counts(max(map(len, per_layer)), math.prod(leaves[0]["shape"]))
-  blocks = [checkpoints.leaf_blocks(folder, name, leaf, [count for _, count in cuts]) for folder, leaf in zip(folders, leaves)]
+  blocks = [tree_files.leaf_blocks(folder, name, leaf, [count for _, count in cuts]) for folder, leaf in zip(folders, leaves)]
   for (layer, _), *values in zip(cuts, *blocks, strict=True):
     yield _weighted(values, [share[layer if len(share) > 1 else 0] for share in per_layer])
 

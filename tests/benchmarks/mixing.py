@@ -9,8 +9,7 @@ Rates are bytes read a second. Both sides are whole processes, the start of Pyth
 the time to mix two models of a few kilobytes), and their time ends when what they wrote is on the disk
 (sync). They take turns, with the inputs out of the page cache ("cold") or in it ("warm") on both sides.
 Memory is the process's peak resident set, and that with the small models, which is what Python and JAX take.
-What limits it: a mix must read every byte, add and write it, and takes two SHA-256 sums of what it reads and
-writes.
+What limits it: a mix must read every byte, add and write it, and takes digests of what it reads and writes.
 Time: about 10 minutes; needs five times the largest of --gigabytes on the disk.
 """
 
@@ -49,7 +48,7 @@ def write_model(path, config, kind, seed):
   """A model of random numbers, leaf by leaf; returns the bytes of the largest leaf (for HuggingFace, tensor)."""
   from factshock.models import huggingface
   from factshock.models.huggingface import files, names
-  from factshock.training import checkpoints
+  from factshock.training import checkpoints, tree_files
 
   some = (0.02 * np.random.default_rng(seed).normal(size=1 << 22)).astype(np.float32)
   make = lambda shape: lambda: np.resize(some, shape)
@@ -59,8 +58,8 @@ def write_model(path, config, kind, seed):
     sizes = [part.shape for part in parts]
   else:
     shapes = {leaf: names.leaf_shape(own) for leaf, own in names.by_leaf(config).items()}
-    leaves = {name: checkpoints.Lazy(tuple(shape), some.dtype, make(shape)) for name, shape in shapes.items()}
-    checkpoints.write(path, {"params": checkpoints.nested(leaves)}, {"step": 0, "loader_state": None, "config": None})
+    leaves = {name: tree_files.Lazy(tuple(shape), some.dtype, make(shape)) for name, shape in shapes.items()}
+    checkpoints.write(path, {"params": tree_files.nested(leaves)}, {"step": 0, "loader_state": None, "config": None})
     sizes = shapes.values()
   return max(int(np.prod(shape)) * some.itemsize for shape in sizes)
 
