@@ -68,7 +68,7 @@ def compile_here(model, trained, layers):
   """Compiles one case and prints seconds, lines of StableHLO and FLOPs as JSON."""
   import jax
 
-  from factshock.training import dry_run, partitioning
+  from factshock.training import flops, partitioning
 
   partitioning.use_cpu_devices(1)
   step, arguments = case_of(model, trained, layers == "unrolled")
@@ -81,7 +81,7 @@ def compile_here(model, trained, layers):
   marks.append(time.perf_counter())
   lines = lowered.as_text().count("\n")
   print(json.dumps({"seconds": [after - before for before, after in zip(marks, marks[1:])], "lines": lines,
-                    "flops": dry_run.count_flops(dry_run._without_dead_code(traced.jaxpr.jaxpr))}))
+                    "flops": flops.count_flops(flops.without_dead_code(traced.jaxpr.jaxpr))}))
 
 
 def row(case):

@@ -67,7 +67,8 @@ def needed(name, tiny=False):
   """(FLOPs a row of a batch, bytes read and written of weights and optimizer state a step), from shapes alone."""
   import jax
 
-  from factshock.training import dry_run, train_step
+  from factshock.models import products
+  from factshock.training import dry_run, flops, train_step
 
   family, sizes, lengths, _, trained = row_of(name, tiny)
   loss, optimizer, init = our_parts(family, sizes, trained)
@@ -75,9 +76,10 @@ def needed(name, tiny=False):
   batch = random_batch(family, sizes, lengths, 1)  # one row: its logits are small, and not made twice in the backward pass
   more = {} if frozen is None else {"frozen": frozen}
   gradient = lambda params, more: jax.grad(lambda params: loss(params, batch=batch, key=None, **more)[0])(params)
-  products = dry_run._without_dead_code(jax.make_jaxpr(gradient)(params, more).jaxpr)
+  with products.counted():
+    made = flops.step_flops(gradient, params, more)
   state = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
-  return dry_run.count_flops(products), 2 * dry_run.tree_bytes(state) + dry_run.tree_bytes(frozen)
+  return made, 2 * dry_run.tree_bytes(state) + dry_run.tree_bytes(frozen)
 
 
 def our_runner(family, sizes, lengths, trained, rows):

@@ -175,14 +175,14 @@ def limit(shape_name, shape, seconds, threads):
   import jax
   jax.config.update("jax_platforms", "cpu")
   from factshock.models import t5
-  from factshock.training import dry_run, train_step
+  from factshock.training import flops, train_step
 
   config = t5.T5Config(**_sizes(shape))
   params = jax.eval_shape(functools.partial(t5.init, config), jax.random.key(0))
   loss = jax.grad(lambda params, batch: train_step.loss_fn(params, config, batch)[0])
-  flops = dry_run.count_flops(jax.make_jaxpr(loss)(params, random_batch(shape)).jaxpr)
-  rate, best = flops / statistics.median(wall for wall, _ in seconds["factshock"]), product_rate(threads)
-  return (f"{shape_name}: {flops / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} GFLOP/s; a product of "
+  products = flops.count_flops(jax.make_jaxpr(loss)(params, random_batch(shape)).jaxpr)
+  rate, best = products / statistics.median(wall for wall, _ in seconds["factshock"]), product_rate(threads)
+  return (f"{shape_name}: {products / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} GFLOP/s; a product of "
           f"2048 x 2048 matrices: {best / 1e9:.0f} GFLOP/s; the step is at {rate / best:.0%} of that\n")
 
 
