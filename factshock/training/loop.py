@@ -81,7 +81,7 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   driver = drivers.driver(mesh, parallel)
   frozen = () if frozen is None else (frozen,)
   work = _work(step_fn, (state, key, *frozen), mesh, parallel)
-  state, key = _own(driver.place(state)), driver.place(key)
+  state, key = _own(driver.place, state), driver.place(key)
   if metrics:
     metrics.rewind(label, start)
   frozen = tuple(map(driver.place, frozen))
@@ -107,22 +107,21 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
             save(step, driver.one(state))
       if stopping(interruption.asked()):
         report.catch_up()
-        save(step, driver.one(state))
+        save(step, driver.one(state), wait=True)
         interruption.check()
     report.catch_up()
   return driver.one(state)
 
 
-def _own(tree):
-  """A copy of every leaf, one at a time: the first step donates its input, which must not be the caller's.
+def _own(place, tree):
+  """What `place(tree)` gives, every leaf copied, one at a time: the first step donates its input, which must not be the caller's.
 
   `device_put(..., may_alias=False)` is not enough: replicating still hands over the buffer of the
   device on which the array lies already.
   """
-  leaves, structure = jax.tree.flatten(tree)
-  del tree  # the loop below lets go of what it has copied
-  for place, leaf in enumerate(leaves):
-    leaves[place] = jnp.array(leaf, copy=True)
+  leaves, structure = jax.tree.flatten(place(tree))
+  for number in range(len(leaves)):
+    leaves[number] = jnp.array(leaves[number], copy=True)
   return structure.unflatten(leaves)
 
 
@@ -150,21 +149,21 @@ def _interruptible(evaluate, step, weights, save, state):
     evaluate(step, weights(state))
   except interruption.Interrupted:
     if step:
-      save(step, state)
+      save(step, state, wait=True)
     raise
 
 
 @contextlib.contextmanager
 def _saving(checkpoint, batches):
-  """Context manager: `save(step, state)`, which lets training go on while it writes a copy; at the end all is written.
+  """Context manager: `save(step, state, wait=False)`, which lets training go on while it writes a copy; at the end all is written.
 
-  Without the memory for a copy, and among several processes, it writes at once. What went wrong is raised by the next save, or at
-  the end.
+  With `wait`, without the memory for a copy, and among several processes, it writes at once. What went wrong is raised by the next
+  save, or at the end.
   """
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     pending = []
 
-    def save(step, state):
+    def save(step, state, wait=False):
       if pending:
         pending.pop().result()
       if checkpoint is None or checkpoints.agreed_latest_step(checkpoint.folder) == step:
@@ -172,7 +171,7 @@ def _saving(checkpoint, batches):
       trees = {name: state[name] for name in ("params", "opt_state")}
       write = functools.partial(checkpoints.save, checkpoint.folder, step, loader_state=batches.get_state(), config=checkpoint.config,
                                 keep=checkpoint.keep)
-      if processes.count() > 1 or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory():
+      if wait or processes.count() > 1 or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory():
         write(**trees)
       else:  # the next step overwrites the arrays
         pending.append(pool.submit(write, **jax.tree.map(lambda leaf: np.array(leaf, copy=True), trees)))
