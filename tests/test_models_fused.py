@@ -39,7 +39,7 @@ def loss_and_gradients(params, config, batch, kernel):
   return jax.value_and_grad(train_step.loss_fn, has_aux=True)(params, config, batch)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "remat" in name else name for name in MODELS])
 def test_lengths_and_causality_equal_masks(name, monkeypatch):
   """jax.nn.dot_product_attention as cuDNN is asked, computed by XLA in float32: loss and the gradient of every weight."""
   config = MODELS[name]

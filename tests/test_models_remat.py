@@ -56,8 +56,9 @@ def whole(family_):
   return params, hf_t5.quick_jit(gradient_of(config, KEY))(params, batch_of(config))
 
 
-@pytest.mark.parametrize("name, unroll", [*((name, False) for name in AGAIN), ("full", True)])
-@pytest.mark.parametrize("family_", BOTH)
+@pytest.mark.parametrize("family_, name, unroll", [
+    case if case in (("t5", "dots_no_batch", False), *(("llama", name, False) for name in AGAIN)) else pytest.param(*case, marks=pytest.mark.slow)
+    for case in [(family_, *of) for family_ in BOTH for of in (*((name, False) for name in AGAIN), ("full", True))]])
 def test_loss_and_gradients_are_those_without(family_, name, unroll):
   params, expected = whole(family_)
   config = dataclasses.replace(BOTH[family_], remat=name, unroll=unroll)
@@ -95,7 +96,7 @@ def test_memory_shrinks(family_, names):
   assert taken == sorted(taken) and len(set(taken)) == len(taken) and taken[0] < 0.4 * taken[-1], dict(zip(names, taken))
 
 
-@pytest.mark.parametrize("family_", BOTH)
+@pytest.mark.parametrize("family_", [pytest.param("t5", marks=pytest.mark.slow), "llama"])
 def test_weights_held_as_bits_are_never_kept_widened(family_, monkeypatch):
   config = dataclasses.replace(BOTH[family_], param_dtype="bfloat16")
   params = family.of(config).init(config, jax.random.key(0))
