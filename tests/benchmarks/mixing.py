@@ -1,6 +1,6 @@
 """Mixing two checkpoints (`python -m factshock.mix`) against copying them with cp, and the memory it takes.
 
-  PYTHONPATH=. python tests/benchmarks/mixing.py [--gigabytes=1,4] [--format=checkpoint,huggingface] [--rounds=3] [--folder=DIR]
+  PYTHONPATH=. python tests/benchmarks/mixing.py [--gigabytes=4] [--format=checkpoint,huggingface] [--rounds=3] [--folder=DIR]
 
 Two models of --gigabytes each (a Llama 2048 wide in float32, deeper for more; as our checkpoints, whose
 leaves hold all layers of a weight, or as HuggingFace folders) are written under --folder and mixed half and
@@ -27,7 +27,7 @@ from absl import flags
 import tables
 from factshock import console
 
-GIGABYTES = flags.DEFINE_list("gigabytes", ["1", "4"], "sizes of each of the two models")
+GIGABYTES = flags.DEFINE_list("gigabytes", ["4"], "sizes of each of the two models")
 FORMAT = flags.DEFINE_list("format", ["checkpoint", "huggingface"], "of the models")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "runs of each side, in turn; the median counts", lower_bound=1)
 FOLDER = flags.DEFINE_string("folder", None, "where to write; default: the folder of temporary files")
