@@ -59,7 +59,16 @@ def join(wait=300):
   if not missing:
     _start(values.coordinator, values.processes, values.process, wait)
   elif values.distributed:
-    _start(None, *(int(os.environ[name]) if name in os.environ else None for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")), wait)
+    _start(None, _from_environment("JAX_NUM_PROCESSES"), _from_environment("JAX_PROCESS_ID"), wait)
+
+
+def _from_environment(name):
+  from factshock.console import UserError
+
+  value = os.environ.get(name)
+  if value is not None and not value.isdecimal():
+    raise UserError(f"${name}: expected a whole number, got {value!r}")
+  return value if value is None else int(value)
 
 
 def _start(coordinator, processes, process, wait):
@@ -75,8 +84,8 @@ def _start(coordinator, processes, process, wait):
     jax.distributed.initialize(coordinator, processes, process, local_device_ids=_all_devices(), initialization_timeout=wait,
                                heartbeat_timeout_seconds=HEARTBEAT)
   except (ValueError, RuntimeError) as error:
-    raise UserError(f"the other processes were not found: {' '.join(str(error).split())}; give --coordinator=HOST:PORT, --processes and "
-                    "--process") from error
+    raise UserError(f"the other processes were not found: {' '.join(str(error).split())}; are all of them started, and see the coordinator? "
+                    "--coordinator=HOST:PORT, --processes and --process say who they are") from error
   state = distributed.global_state
   if state.num_processes == 1:
     return

@@ -38,6 +38,8 @@ def main(_):
     print("\n".join(finetuning.dry_run(_CONFIG.value, _RATIO.value)))
     return
   if _REPRODUCIBLE.value:
+    if processes.count() > 1:
+      raise console.UserError("--check_reproducibility is for one process; it trains in a folder that others do not see")
     differing = finetuning.reproducible(_CONFIG.value, seed=_SEED.value, ratio=_RATIO.value)
     if differing:
       raise console.UserError(f"20 steps gave other bits the second time in {len(differing)} weights, such as {differing[0]}; on a GPU "

@@ -122,14 +122,25 @@ def fit(size_BxE, capacity):
   row_B, segment_B = np.zeros((2, len(size_BxE)), np.int64)
   start_BxE = np.zeros_like(size_BxE)
   order = np.argsort(-(size_BxE / np.asarray(capacity)).sum(axis=1), kind="stable")
-  used = []  # tokens of each side and examples of each row; plain ints, as numpy's cost more than the search
-  for example, size in zip(order.tolist(), size_BxE[order].tolist()):
-    for row, (filled, count) in enumerate(used):
-      if filled[0] + size[0] <= capacity[0] and filled[-1] + size[-1] <= capacity[-1]:  # one side or two
+  first, last = capacity[0], capacity[-1]  # one side or two
+  least = size_BxE.min(axis=0, initial=first).tolist()
+  used, open_rows = [], []  # tokens of each side and examples of each row; rows with room for the smallest sizes there are
+  found = []
+  for size in size_BxE[order].tolist():  # plain ints, as numpy's cost more than the search
+    for row in open_rows:
+      filled, count = used[row]
+      if filled[0] + size[0] <= first and filled[-1] + size[-1] <= last:
         break
     else:
       row, filled, count = len(used), [0] * len(size), 0
       used.append(None)
-    used[row] = [a + b for a, b in zip(filled, size)], count + 1
-    row_B[example], start_BxE[example], segment_B[example] = row, filled, count + 1
+      open_rows.append(row)
+    found.append((row, count + 1, filled))
+    filled = [a + b for a, b in zip(filled, size)]
+    used[row] = filled, count + 1
+    if filled[0] + least[0] > first or filled[-1] + least[-1] > last:
+      open_rows.remove(row)
+  if found:
+    rows, segments, starts = zip(*found)
+    row_B[order], segment_B[order], start_BxE[order] = rows, segments, starts
   return row_B, start_BxE, segment_B
