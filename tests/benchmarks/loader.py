@@ -5,8 +5,8 @@
 Batches come from data.mixture, its background thread included, of the lengths of
 tests/benchmarks/train_step.py: random tokens in memory, corrupted anew, alone; 4:1 with questions of random
 lengths; and that packed. The loader runs alone, then the step of the same shape (this package, float32,
-AdamW, all cores): rows a second of each, and their ratio, which the goal wants above 10. Rows are what the
-step computes, so a packed one counts as one. The last column is the rate at which T5-large at 45% of an
+AdamW, all cores): rows a second of each, and their ratio, which the goal wants above 10. Rows are of
+the step's lengths; packed ones are longer, and count as the positions that they have. The last column is the rate at which T5-large at 45% of an
 H200's bfloat16 peak would consume rows of small's lengths, from FLOPs alone. Where transformers is there, its
 DataCollatorForSeq2Seq pads the same questions to the longest of a batch, as the peer of padding (which
 shuffles, draws and mixes nothing). The T5 library's span corruption is the peer in
@@ -68,7 +68,8 @@ def loaders(shape):
   for name, (sources, ratios, pack_to) in kinds.items():
     batches = mixture.batches(sources, ratios, pack_to=pack_to, **options)
     next(batches)
-    found[name] = rate_of(batches, lambda batch: len(batch["weights"]))
+    # packed rows are longer than the step's: they count as the positions that they have
+    found[name] = rate_of(batches, lambda batch: (batch["inputs"].size + batch["targets"].size) / (shape["inputs"] + shape["targets"]))
   try:
     found["questions, transformers' collator"] = rate_of(collated(examples, shape["batch"]), lambda batch: len(batch["labels"]))
   except ImportError as error:
