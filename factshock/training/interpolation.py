@@ -210,10 +210,14 @@ def _layer_shares(config, parts, layerwise):
 
 
 def _mix_tensor(sources, name, shares, digests):
-  values = (source.tensors[name].read() for source in sources)
-  mixed = _weighted(values, shares, lambda number, value: digests[number].update(
-      {name: {"digest": leaf_files.digest(value)}}))
-  digests[-1][name] = {"digest": leaf_files.digest(mixed)}
+  values = [source.tensors[name].read() for source in sources]
+  mixed = np.empty_like(values[0])
+  flat, *given = (array.reshape(-1) for array in (mixed, *values))
+  for start in range(0, mixed.size, leaf_files.BLOCK):  # what is between needs no more memory than the caches have
+    cut = slice(start, start + leaf_files.BLOCK)
+    flat[cut] = _weighted([value[cut] for value in given], shares)
+  for found, array in zip(digests, (*values, mixed)):
+    found[name] = {"digest": leaf_files.digest(array)}
   return mixed
 
 
@@ -300,14 +304,11 @@ def _mixed_blocks(folders, leaves, name, shares):
     yield _weighted(values, [share[layer if len(share) > 1 else 0] for share in per_layer])
 
 
-def _weighted(values, shares, seen=None):
-  """The weighted sum of arrays that come one at a time, in float32; seen(number, array) is told of each."""
+def _weighted(values, shares):
+  """The weighted sum of arrays, in float32 and then in their dtype."""
   total = 0
-  for number, (value, share) in enumerate(zip(values, shares)):
-    if seen:
-      seen(number, value)
+  for value, share in zip(values, shares):
     dtype, scaled = value.dtype, value.astype(np.float32)
-    del value
     scaled *= np.asarray(share, np.float32)
     total = np.add(total, scaled, out=total if isinstance(total, np.ndarray) else None)
   return total.astype(dtype, copy=False)
