@@ -62,6 +62,12 @@ def test_planned_rows_hold_every_batch_in_few_shapes_with_no_more_padding(batche
   assert places(packed[:-1]) <= places([batching.pack_batch(batch, multiple, fullest) for batch in batches[:-1]]) / .99
 
 
+def test_planned_rows_hold_examples_longer_than_those_they_were_planned_by():
+  rows = batching.plan_rows([padded([(3, 2)] * 12)] * 2)
+  longest = padded([(16, 8)] + [(3, 2)] * 11)
+  assert unpacked(batching.pack_batch(longest, rows=rows)) == unpacked(batching.pack_batch(longest))
+
+
 def test_long_rows_fill_better_where_examples_are_uneven():
   """Of 64 examples, one as long as the row: a row each would be padding, for the most part."""
   batches = [padded([(16, 8)] + [(5 + (row + shift) % 3, 2) for row in range(63)]) for shift in range(4)]
