@@ -1,13 +1,20 @@
 """Opening text that may be gzipped, and writing files that are whole or absent."""
 
+import concurrent.futures
 import contextlib
+import errno
+import fcntl
 import gzip
+import mmap
 import os
 import tempfile
 import zlib
 
 from factshock import processes
 from factshock.console import UserError
+
+_PIECE = 1 << 21  # bytes that are written at a time past the page cache,
+_BLOCK = 1 << 12  # in multiples of this
 
 
 def open_text(path):
@@ -72,6 +79,76 @@ def writing(path, binary=False, by_all=False):
   finally:
     if temporary and os.path.exists(temporary):
       os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def writing_past_cache(path):
+  """Context manager: write(bytes) to a new file, which goes past the page cache where the file system can, and is on the disk at the end.
+
+  For gigabytes that are not read again soon: the kernel's copy of them takes processors from training, and drives out what is read.
+
+  Raises:
+    OSError: the disk is full, or fails; the file is then to be removed.
+  """
+  descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _past_cache(path), 0o666)
+  pieces = [mmap.mmap(-1, _PIECE), mmap.mmap(-1, _PIECE)]  # begin on a page, as such writing asks; one is filled while the other is written
+  filled = written = 0
+  try:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      before = pool.submit(int)
+
+      def send(size):
+        nonlocal before, filled
+        before.result()
+        before, filled = pool.submit(_write_all, descriptor, pieces[0], size), 0
+        pieces.reverse()
+
+      def write(data):
+        nonlocal filled, written
+        left = memoryview(data).cast("B")
+        written += len(left)
+        while left:
+          taken = left[:_PIECE - filled]
+          pieces[0][filled:filled + len(taken)] = taken
+          filled, left = filled + len(taken), left[len(taken):]
+          if filled == _PIECE:
+            send(_PIECE)
+
+      yield write
+      send(-(-filled // _BLOCK) * _BLOCK)
+      before.result()
+    os.ftruncate(descriptor, written)
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+    for piece in pieces:
+      piece.close()
+
+
+def _past_cache(path):
+  """The flag that asks for it, 0 where the system or the file system of a path has none."""
+  flag = getattr(os, "O_DIRECT", 0)
+  try:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o666))
+  except OSError as error:
+    if error.errno != errno.EINVAL:
+      raise
+    return 0
+  return flag
+
+
+def _write_all(descriptor, piece, size):
+  """Writes the first bytes of a piece; through the cache from here on where the file system wants other sizes."""
+  with memoryview(piece) as view, view[:size] as left:
+    done = 0
+    while done < size:
+      try:
+        done += os.write(descriptor, left[done:])
+      except OSError as error:
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        if error.errno != errno.EINVAL or not flags & getattr(os, "O_DIRECT", 0):
+          raise
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
 
 
 @contextlib.contextmanager

@@ -56,9 +56,10 @@ def main(argv):
     raise UserError(f"{values.output}: already exists; remove it or choose another --output")
   weights = _weights(values.weights, len(values.checkpoints)) if values.weights else None
   layerwise = _numbers("--layerwise", values.layerwise, 2) if values.layerwise else None
-  from factshock.training import interpolation  # imports JAX, which --help does not need
+  from factshock.training import host, interpolation  # imports JAX, which --help does not need
   if values.select:
     weights, layerwise = _selected(values)
+  host.keep_freed_memory()  # two thirds of the time was the kernel's, mostly for memory that had just been handed back
   result = interpolation.mix_checkpoints(values.checkpoints, weights, values.output, layerwise)
   print(f"mixed {len(values.checkpoints)} checkpoints into {values.output} (digest {result['digest'][:16]}); "
         f"what was mixed: {values.output}/mix.json")

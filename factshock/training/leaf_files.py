@@ -12,6 +12,8 @@ import os
 import numpy as np
 import xxhash
 
+from factshock import files
+
 BLOCK = 1 << 20  # numbers of a block: few megabytes, which caches hold
 _XXH3 = "xxh3-128:"  # before a digest; without it, SHA-256, as checkpoints had at first
 
@@ -52,14 +54,12 @@ def write(folder, shape, dtype, blocks):
   with open(os.path.join(folder, ".zarray"), "w", encoding="utf-8") as file:
     json.dump({"chunks": list(shape), "compressor": None, "dimension_separator": ".", "dtype": _zarr_name(dtype), "fill_value": None,
                "filters": None, "order": "C", "shape": list(shape), "zarr_format": 2}, file)
-  with open(os.path.join(folder, _chunk(shape)), "wb") as file:
+  with files.writing_past_cache(os.path.join(folder, _chunk(shape))) as write_bytes:
     for block in blocks:
       data = _bytes(block)
       found.update(data)
-      file.write(data)
+      write_bytes(data)
       written += data.nbytes
-    file.flush()
-    os.fsync(file.fileno())
   if written != dtype.itemsize * math.prod(shape):
     raise ValueError(f"expected {dtype.itemsize * math.prod(shape)} bytes of a leaf {tuple(shape)}, got {written}")
   return spelled(found)

@@ -160,7 +160,7 @@ def _saving(checkpoint, batches):
   With `wait`, without the memory for a copy, and among several processes, it writes at once. What went wrong is raised by the next
   save, or at the end.
   """
-  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+  with concurrent.futures.ThreadPoolExecutor(1) as pool, concurrent.futures.ThreadPoolExecutor() as copying:
     pending = []
 
     def save(step, state, wait=False):
@@ -174,7 +174,9 @@ def _saving(checkpoint, batches):
       if wait or processes.count() > 1 or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory():
         write(**trees)
       else:  # the next step overwrites the arrays
-        pending.append(pool.submit(write, **jax.tree.map(lambda leaf: np.array(leaf, copy=True), trees)))
+        leaves, structure = jax.tree.flatten(trees)
+        copies = list(copying.map(lambda leaf: np.array(leaf, copy=True), leaves))
+        pending.append(pool.submit(write, **structure.unflatten(copies)))
 
     yield save
     if pending:

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from factshock.console import UserError
+from factshock.files import writing_past_cache
 
 INDEX = "model.safetensors.index.json"
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16),
@@ -233,13 +234,11 @@ def write_safetensors(folder, tensors, shard_bytes, progress=None):
 
 def write_file(path, tensors, after_each=lambda: None):
   """Writes Writables as one safetensors file; calls `after_each` when one is written."""
-  with open(path, "wb") as file:
-    file.write(_header(tensors))
+  with writing_past_cache(path) as write:
+    write(_header(tensors))
     for tensor in tensors:
-      _write(file, tensor)
+      write(_array_bytes(tensor))
       after_each()
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _shards(tensors, shard_bytes):
@@ -264,11 +263,11 @@ def _header(shard):
   return struct.pack("<Q", len(text)) + text
 
 
-def _write(file, tensor):
+def _array_bytes(tensor):
   array = np.ascontiguousarray(tensor.read())
   if array.shape != tuple(tensor.shape) or array.dtype != tensor.dtype:
     raise ValueError(f"{tensor.name}: expected {tensor.dtype}{tensor.shape}, got {array.dtype}{array.shape}")
-  file.write(_bytes(array))
+  return _bytes(array)
 
 
 @contextlib.contextmanager
