@@ -45,7 +45,7 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   mesh, batch_size = asked.mesh, asked.config["answering"]["batch_size"]
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
   form = mode if mode in configs.CHOICE_PROMPTS else prompt or asked.config["finetune"]["prompt"]
-  texts = prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, _pool(shots, shot_facts))
+  texts = prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, pool_of(shots, shot_facts))
   if mode in configs.CHOICE_PROMPTS:
     answers = choices.rows(asked.params, asked.model, asked.tokenizer, rows, texts, letters=mode == "letters",
                            batch_size=batch_size, mesh=mesh, **labels)
@@ -79,7 +79,7 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = facts_and_relations(asked, checkpoint, facts, relations)
-  form, pool = prompt or asked.config["finetune"]["prompt"], _pool(shots, shot_facts)
+  form, pool = prompt or asked.config["finetune"]["prompt"], pool_of(shots, shot_facts)
   model = (asked.params, asked.model, asked.tokenizer)
   size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=asked.mesh)
 
@@ -178,13 +178,39 @@ def _open_pretrained(source, config, record, tokenizer):
   return Asked(params, model, tokenizer, config, {"arm": os.path.basename(os.path.normpath(source)), **record})
 
 
-def _pool(shots, shot_facts):
+def pool_of(shots, shot_facts):
   """The facts of a file to draw shots from. Raises: UserError where there is no file and shots are wanted."""
   from factshock.facts import sources
 
   if shots and not shot_facts:
     raise UserError(f"--shots={shots} needs --shot_facts=FILE, the facts to draw them from")
   return sources.read_facts(shot_facts) if shots else []
+
+
+def relations_path(checkpoint):
+  """The relations file of a checkpoint's workdir. Raises: UserError where there is none, as of a HuggingFace model."""
+  if not is_checkpoint(checkpoint):
+    raise UserError(f"{checkpoint}: brings no templates of relations; say --relations=PATH")
+  return _from_workdir(_record(checkpoint), checkpoint, "relations")
+
+
+def identity_of(checkpoint):
+  """{"checkpoint": digest of the weights or None, "mixing_weights": list or None}, as its folder tells them."""
+  import json
+  from factshock.training import checkpoints
+
+  own = is_checkpoint(checkpoint)
+  folder = checkpoints.step_folder(checkpoint) if own else checkpoint
+  path = os.path.join(folder, "mix.json")
+  mixed = {}
+  if os.path.exists(path):
+    with open(path, encoding="utf-8") as file:
+      mixed = json.load(file)
+  digest = mixed.get("digest")
+  if own and not digest:
+    leaves = checkpoints.read_manifest(folder)["leaves"]
+    digest = checkpoints.tree_digest({name: leaf for name, leaf in leaves.items() if name.startswith("params/")})
+  return {"checkpoint": digest, "mixing_weights": mixed.get("weights") or mixed.get("layerwise")}
 
 
 def _from_workdir(home, checkpoint, what):

@@ -124,9 +124,9 @@ def run(function, params, prompts, max_length, batch_size, mesh=None, left=False
   """Generates for prompts (lists of token ids) in batches of like length, without waiting between them.
 
   Args:
-    function: (params, inputs_BxS, which_B, used) -> (tokens_BxT, scores_B); which_B holds the prompts' places, and
-      only the first `used` rows count.
-  Returns: (int32 [prompts, max_length], ENDED after a row's end; float32 [prompts]), in the order of the prompts.
+    function: (params, inputs_BxS, which_B, used) -> (tokens [B, ..., max_length], scores [B, ...]); which_B holds the prompts'
+      places, and only the first `used` rows count.
+  Returns: (int32 [prompts, ..., max_length], ENDED after a row's end; float32 [prompts, ...]), in the order of the prompts.
   """
   params, spread = placed(params, mesh)
   places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
@@ -135,11 +135,13 @@ def run(function, params, prompts, max_length, batch_size, mesh=None, left=False
     interruption.check()
     which_B = spread(np.array([*part, *[0] * (rows - len(part))], np.int32))
     pending.append((list(part), *function(params, spread(pad(prompts, part, rows, left)), which_B, np.int32(len(part)))))
-  tokens, scores = np.full((len(prompts), max_length), ENDED, np.int32), np.zeros(len(prompts), np.float32)
-  for part, tokens_BxT, scores_B in pending:  # only now wait for the devices
+  between = pending[0][2].shape[1:] if pending else ()
+  tokens = np.full((len(prompts), *between, max_length), ENDED, np.int32)
+  scores = np.zeros((len(prompts), *between), np.float32)
+  for part, its_tokens, its_scores in pending:  # only now wait for the devices
     interruption.check()
-    tokens_BxT, scores_B = partitioning.fetch((tokens_BxT, scores_B))
-    tokens[part], scores[part] = tokens_BxT[:len(part)], scores_B[:len(part)]
+    its_tokens, its_scores = partitioning.fetch((its_tokens, its_scores))
+    tokens[part], scores[part] = its_tokens[:len(part)], its_scores[:len(part)]
   return tokens, scores
 
 

@@ -13,14 +13,25 @@ LOWEST = -1e9  # the score of what is not there
 
 
 def search(params, config, prompts, ends, *, beams, length_penalty, max_length, batch_size=256, mesh=None, left=False):
-  """The best of `beams` hypotheses for each prompt's token ids, and its log-probability.
+  """The best of `beams` hypotheses for each prompt's token ids, and its log-probability; see `search_all`.
+
+  Returns: (int32 [prompts, max_length], batches.ENDED after a row's end; float32 [prompts]).
+  """
+  tokens, scores = search_all(params, config, prompts, ends, beams=beams, length_penalty=length_penalty, max_length=max_length,
+                              batch_size=batch_size, mesh=mesh, left=left)
+  return tokens[:, 0], scores[:, 0]
+
+
+def search_all(params, config, prompts, ends, *, beams, length_penalty, max_length, batch_size=256, mesh=None, left=False):
+  """The `beams` best hypotheses for each prompt's token ids, best first, and their log-probabilities.
 
   A hypothesis that ends counts as log-probability / tokens ** length_penalty, its closing token included; a
   prompt's search is over when the best open hypothesis, counted at its present length, falls behind `beams` ended ones.
 
   Args:
     prompts, ends, left: as in decoding.sample.
-  Returns: (int32 [prompts, max_length], batches.ENDED after a row's end; float32 [prompts]).
+  Returns: (int32 [prompts, beams, max_length], batches.ENDED after a row's end; float32 [prompts, beams], LOWEST where there are
+    fewer hypotheses).
   """
   closing, opening = ends
 
@@ -28,12 +39,13 @@ def search(params, config, prompts, ends, *, beams, length_penalty, max_length, 
     return _search(params, config, max_length, beams, inputs_BxS, closing, np.int32(opening), used,
                    np.float32(length_penalty))
 
-  return batches.run(run, params, prompts, max_length, batch_size, mesh, left)
+  tokens, scores = batches.run(run, params, prompts, max_length, batch_size, mesh, left)
+  return tokens.reshape(len(prompts), beams, max_length), scores.reshape(len(prompts), beams)  # of no prompts too
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _search(params, config, max_length, beams, inputs_BxS, closing_E, opening, used, length_penalty):
-  """The tokens [B, max_length] and scores [B] of one batch, of which the first `used` rows count.
+  """The tokens [B, K, max_length] and scores [B, K] of one batch, of which the first `used` rows count.
 
   K beams a prompt; R = B * K rows of the cache. The loop ends when no search is open.
   """
@@ -83,7 +95,7 @@ def _search(params, config, max_length, beams, inputs_BxS, closing_E, opening, u
            "log_p_BxK": lowest_BxK.at[:, 0].set(0.0), "tokens_BxKxT": nothing_BxKxT, "ended_BxK": lowest_BxK,
            "ended_log_p_BxK": lowest_BxK, "ended_tokens_BxKxT": nothing_BxKxT, "open_B": jnp.arange(batch) < used}
   end = jax.lax.while_loop(going, advance, begin)
-  return end["ended_tokens_BxKxT"][:, 0], end["ended_log_p_BxK"][:, 0]
+  return end["ended_tokens_BxKxT"], jnp.where(end["ended_BxK"] > LOWEST / 2, end["ended_log_p_BxK"], LOWEST)
 
 
 def _top(log_p_BxKxV, beams):

@@ -43,22 +43,37 @@ def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size
                      f"{max_length}, {batch_size}, {beams} and {temperature}")
   if method not in METHODS:
     raise ValueError(f"expected a method of {METHODS}, got {method!r}")
-  batches.check_vocabulary(tokenizer.size, model_config)
-  encoded = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
-  batches.check_room(encoded, model_config, max_length)
-  if stops is None:
-    stops = (decoder_text.STOP,) if batches.is_decoder_only(tokenizer) else ()
-  ends = end_tokens(tokenizer, stops)
+  encoded, stops, ends = _prepared(model_config, tokenizer, prompts, max_length, stops)
   if method == "beam":
     from factshock.answering import beams as beam_search
     run = functools.partial(beam_search.search, beams=beams, length_penalty=length_penalty)
   else:
     run = functools.partial(sample, temperature=temperature if method == "sample" else 0.0, seed=seed)
-  left = batches.is_decoder_only(tokenizer)
   tokens, scores = run(params, model_config, encoded, ends, max_length=max_length, batch_size=batch_size, mesh=mesh,
-                       left=left)
-  texts = [answer_text(tokenizer, row) for row in tokens]
-  return [cut(text, stops) for text in texts], scores
+                       left=batches.is_decoder_only(tokenizer))
+  return [cut(answer_text(tokenizer, row), stops) for row in tokens], scores
+
+
+def hypotheses(params, model_config, tokenizer, prompts, *, max_length, batch_size=256, mesh=None, beams=4, length_penalty=1.0, stops=None):
+  """The answers of a beam search to each prompt, the best first: lists of (text, log-probability); as `generate` has it."""
+  from factshock.answering import beams as beam_search
+
+  encoded, stops, ends = _prepared(model_config, tokenizer, prompts, max_length, stops)
+  tokens, scores = beam_search.search_all(params, model_config, encoded, ends, beams=beams, length_penalty=length_penalty,
+                                          max_length=max_length, batch_size=batch_size, mesh=mesh,
+                                          left=batches.is_decoder_only(tokenizer))
+  return [[(cut(answer_text(tokenizer, row), stops), float(score)) for row, score in zip(*both) if score > beam_search.LOWEST]
+          for both in zip(tokens, scores)]
+
+
+def _prepared(model_config, tokenizer, prompts, max_length, stops):
+  """(token ids of the prompts, stop strings, end tokens), checked against the model."""
+  batches.check_vocabulary(tokenizer.size, model_config)
+  encoded = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
+  batches.check_room(encoded, model_config, max_length)
+  if stops is None:
+    stops = (decoder_text.STOP,) if batches.is_decoder_only(tokenizer) else ()
+  return encoded, stops, end_tokens(tokenizer, stops)
 
 
 def end_tokens(tokenizer, stops=()):

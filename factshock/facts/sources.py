@@ -324,10 +324,28 @@ def _mmlu_fact(place, discipline, question, choices, answer):
 
 
 def _lm_kbc(where, options):
-  if os.path.isdir(where):
-    split = options.pop("split", "train")
-    where = _beside(where, f"{split}.jsonl") or os.path.join(where, f"{split}.jsonl")
+  where = _lm_kbc_file(where, options)
   return _lm_kbc_rows(_rows("lm_kbc", where, options, ("SubjectEntity", "Relation", "ObjectEntities"))), _lm_kbc_relations(where)
+
+
+def _lm_kbc_file(where, options):
+  if not os.path.isdir(where):
+    return where
+  split = options.pop("split", "train")
+  return _beside(where, f"{split}.jsonl") or os.path.join(where, f"{split}.jsonl")
+
+
+def read_unanswered(spec):
+  """The queries of a data set that have no answer and are therefore no facts: dicts of subject, relation, subject_id (LM-KBC has such)."""
+  prefix, _, rest = str(spec).partition(":")
+  if prefix != "lm_kbc":
+    return []
+  where, _, query = rest.partition("?")
+  options = dict(urllib.parse.parse_qsl(query))
+  wanted = [name for name in options.pop("relations", "").split(",") if name]
+  rows = _rows("lm_kbc", _lm_kbc_file(where, options), options, ("SubjectEntity", "Relation", "ObjectEntities"))
+  return [{"subject": row["SubjectEntity"], "relation": row["Relation"], "subject_id": row.get("SubjectEntityID")}
+          for _, row in rows if row["ObjectEntities"] == [] and (not wanted or row["Relation"] in wanted)]
 
 
 def _lm_kbc_rows(rows):

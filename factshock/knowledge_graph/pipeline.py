@@ -1,0 +1,185 @@
+"""An extraction from files to files: predictions and calibration in; triples, graph formats, summary and page out."""
+
+import datetime
+import hashlib
+import json
+import os
+
+import factshock
+from factshock import files
+from factshock.console import Progress, UserError
+from factshock.diagnosis import calibration as calibration_quality
+from factshock.facts import counts as counts_room
+from factshock.facts import schema, sources
+from factshock.knowledge_graph import answers as answer_room
+from factshock.knowledge_graph import calibration, consistency, extraction, formats, records
+from factshock.study import provenance
+
+SUMMARY = "extraction.json"
+
+
+def check_folder(folder):
+  """Raises a UserError if an extraction lies in the folder already."""
+  if os.path.exists(os.path.join(folder, SUMMARY)):
+    raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
+
+
+def extract(folder, predictions, known, *, model, rule="precision", precision=.9, graph_formats=("tsv",), calibrator=None, relations=None,
+            counts=None, types=None, finetuning=None, candidates=None):
+  """Writes an extraction into a folder; returns its summary. See factshock/extract.py for what the files are.
+
+  Args:
+    predictions, known: paths of predictions files: of the queries, and of calibration facts.
+    model: dict of what the model is: `model`, `checkpoint` (digest or None), `mixing_weights` (or None).
+    relations: {name: row} or None. counts, types, finetuning, candidates: paths or None.
+
+  Raises:
+    UserError: files that are missing, malformed, or do not fit each other.
+  """
+  check_folder(folder)
+  started = _now()
+  rules = consistency.rules_of(relations or {})
+  of_types = consistency.read_types(types) if types else {}
+  mentions = counts_room.read_counts(counts) if counts else None
+  names = _names(known, candidates)
+  known_answers, asked = answer_room.read(known, names, labelled=True), answer_room.read(predictions, names)
+  answer_room.check_apart(answer_room.rows_of(known_answers), answer_room.rows_of(asked), "queries")
+  if finetuning:
+    answer_room.check_apart(answer_room.rows_of(known_answers), sources.read_facts(finetuning), "finetuning facts")
+  fitted = extraction.fit(known_answers, asked, counts=mentions, relations=rules, method=calibrator)
+  judged = extraction.judge(fitted, asked)
+  found = extraction.threshold(fitted, known_answers, asked, precision) if rule == "precision" else None
+  accepted_N = extraction.by_precision(judged, found) if found else extraction.by_f1(fitted, asked, judged)
+  accepted_N, implied, conflicts = extraction.consistent(asked, judged, accepted_N, rules, of_types)
+
+  curves = {"first": calibration.to_json(fitted.first, fitted.names),
+            "later": fitted.later and calibration.to_json(fitted.later, fitted.names), "over_predicted_shift": fitted.move}
+  identity = _digest(json.dumps(curves, sort_keys=True))
+  run_id = _digest("\n".join([identity, _file_digest(predictions), _file_digest(known), rule, str(precision), json.dumps(model)]))
+  columns = {"threshold": found.value if found else None, **model, "calibration": identity, "run": run_id}
+  labels = {name: row["label"] for name, row in rules.items() if row.get("label")}
+  run = {"id": run_id, "started": started, **model, "calibration": identity, "precision": precision if found else None,
+         "software": f"factshock {factshock.__version__}", "revision": provenance.revision()}
+  written = _write_rows(folder, records.rows(asked, judged, accepted_N, implied, names, labels, columns), run,
+                        len(asked.texts) + len(implied))
+  outputs = [written] + [_write_format(name, folder, run | {"ended": _now()}) for name in graph_formats]
+  summary = {
+      "run": run | {"ended": _now()},
+      "counts": {"queries": len(asked.subjects), "candidates": len(asked.texts), "accepted": int(accepted_N.sum()),
+                 "abstained": len(asked.subjects) - len(set(asked.query_N[accepted_N].tolist())), "implied": len(implied),
+                 "triples": int(accepted_N.sum()) + len(implied), "calibration_queries": len(known_answers.subjects)},
+      "promise": _promise(found, judged, accepted_N),
+      "quality": quality(known_answers, asked, mentions, rules, calibrator),
+      "relations": records.relations_of(fitted, known_answers, asked, judged, accepted_N, labels),
+      "over_predicted": records.over_predicted(fitted, known_answers, asked),
+      "conflicts": records.conflicts_of(conflicts), "outputs": outputs, "notes": NOTES}
+  _write_json(os.path.join(folder, "calibration.json"), curves | {"identity": identity})
+  from factshock.report import extraction_page
+
+  page = extraction_page.write_report(summary, folder)
+  summary["outputs"].append({"format": "report", "path": page, "rows": None})
+  _write_json(os.path.join(folder, SUMMARY), summary)
+  return summary
+
+
+NOTES = {
+    "confidence": "The probability that an answer is right, by calibration queries that the curves have not seen.",
+    "threshold": "Answers with at least this confidence are accepted. It is the lowest at which the lower confidence bound of precision, "
+                 "at 90% in all, is the target, on calibration queries weighted to the relations asked.",
+    "over_predicted": "Answers given first at least twice as often as their share of the calibration queries' right answers, and of the "
+                      "text's mentions where these are known, explains (by chance in less than 1 of 100 cases each).",
+}
+
+
+def quality(known, asked, counts, relations, calibrator):
+  """How well confidences hold: calibration queries in two halves by subject, each judged by curves of the other half."""
+  halves_Q = calibration.folds(known.subjects, 2)
+  fitted = extraction.fit(known, asked, counts=counts, relations=relations, method=calibrator, fold_Q=halves_Q)
+  units = fitted.judged.chosen_N
+  return calibration_quality.quality(
+      fitted.judged.confidence_N[units], fitted.right_N[units], known.score_N[units],
+      [known.relations[query] for query in known.query_N[units]], known.query_N[units], len(known.subjects))
+
+
+def lines(summary, folder):
+  """What an extraction found, in a few lines for the terminal."""
+  counts, promise, run = summary["counts"], summary["promise"], summary["run"]
+  found = [f"{counts['queries']:,} queries, {counts['candidates']:,} candidate answers; calibrated on {counts['calibration_queries']:,} queries"]
+  pooled = [row["relation"] for row in summary["relations"] if row["pooled"]]
+  if pooled:
+    found.append(f"no calibration data for {len(pooled)} relations ({', '.join(pooled[:5])}{', ...' if len(pooled) > 5 else ''}): "
+                 "judged by the pooled curve, the promise is not about them")
+  found += calibration_quality.calibration_lines(summary["quality"])
+  if promise["target"] is None:
+    found.append("accepted: what has the greatest expected F1 of each query")
+  elif promise["threshold"] is None:
+    found.append(f"no threshold keeps the promise of {promise['target']:.0%} precision: nothing is accepted. Calibrate on more facts, or "
+                 "promise less (--precision)")
+  else:
+    found.append(f"precision of at least {promise['target']:.0%} is promised (bound {promise['lower_bound']:.1%}, at 90%): confidence from "
+                 f"{promise['threshold']:.3f} on; of the calibration answers there {promise['calibration_precision']:.1%} are right")
+  shocked = summary["over_predicted"]
+  if shocked:
+    found.append(f"over-predicted answers, their confidence lowered: {len(shocked):,}, such as " + "; ".join(
+        f"{row['entity']} ({row['relation']}) {row['predicted']:,} times, {row['supported_share'] / max(row['share'], 1e-9):.0%} of that "
+        "supported" for row in shocked[:3]))
+  conflicts = sum(summary["conflicts"]["counts"].values())
+  if conflicts or counts["implied"]:
+    found.append(f"{conflicts:,} accepted answers contradicted others and were dropped; {counts['implied']:,} follow from others")
+  found.append(f"{counts['triples']:,} triples; no answer to {counts['abstained']:,} queries; run {run['id']}")
+  return found + [f"  {one['format']}: {one['path']}" + (f" ({one['rows']:,} rows)" if one["rows"] is not None else "")
+                  for one in summary["outputs"]] + [f"  summary: {os.path.join(folder, SUMMARY)}"]
+
+
+def _names(known, candidates):
+  facts = sources.read_facts(candidates) if candidates else []
+  return answer_room.names_of([*facts, *(row for _, row in schema.read_rows(known, ()) if isinstance(row.get("relation"), str))])
+
+
+def _promise(found, judged, accepted_N):
+  expected = float(judged.confidence_N[accepted_N].mean()) if accepted_N.any() else None
+  if found is None:
+    return {"target": None, "rule": "f1", "threshold": None, "expected_precision": expected}
+  return {"target": found.target, "confidence_of_bound": .9, "threshold": found.value, "lower_bound": found.bound,
+          "calibration_precision": found.precision, "calibration_accepted": found.accepted, "expected_precision": expected}
+
+
+def _write_rows(folder, rows, run, total):
+  progress = Progress("writing triples", total)
+
+  def told():
+    for number, row in enumerate(rows, 1):
+      yield row
+      if number % 10000 == 0 or number == total:
+        progress.update(number)
+
+  paths, counts = formats.write("jsonl", folder, told, run)
+  return {"format": "jsonl", "path": paths[0], "rows": counts["rows"]}
+
+
+def _write_format(name, folder, run):
+  read = lambda: formats.read(os.path.join(folder, "triples.jsonl"))
+  paths, counts = formats.write(name, folder, read, run)
+  for what, count in counts.items():
+    if what != "rows" and count:
+      print(f"  {name}: {what}: {count}")
+  return {"format": name, "path": ", ".join(paths), "rows": counts["rows"]}
+
+
+def _write_json(path, value):
+  with files.writing(path) as file:
+    json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
+    file.write("\n")
+
+
+def _now():
+  return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _digest(text):
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _file_digest(path):
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

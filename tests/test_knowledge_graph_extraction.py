@@ -1,0 +1,117 @@
+"""Extraction on simulated models: confidence, promise, guard, several answers, and what is said of each relation."""
+
+import numpy as np
+import pytest
+
+from factshock import console
+from factshock.knowledge_graph import answers, consistency, extraction, trials
+
+
+def world(seed, queries=600, relations=("r", "s"), listed=3, sharp=4.0, shocked=0.0, several=False):
+  """Answers of a model that knows some facts better than others; a `shocked` share of its answers is "baku", whatever is asked."""
+  rng = np.random.default_rng(seed)
+  names = [f"e{i}" for i in range(20)]
+  found = answers.Answers([], [], [], [], [], [], [], [])
+  for query in range(queries):
+    relation = relations[query % len(relations)]
+    gold = [names[i] for i in rng.choice(20, rng.integers(0, 3) if several else 1, replace=False)]
+    logit = rng.normal(0, 1, 20)
+    for one in gold:
+      logit[names.index(one)] += sharp * rng.random()
+    order = np.argsort(-logit)[:listed]
+    texts = [names[i] for i in order]
+    if rng.random() < shocked:
+      texts[0] = "baku"
+    score = logit[order] - np.log(np.exp(logit).sum())
+    found.subjects.append(f"q{seed}_{query}")
+    found.relations.append(relation)
+    found.subject_ids.append(None)
+    found.golds.append([(one,) for one in gold])
+    found.query_N.extend([query] * listed)
+    found.texts.extend(texts)
+    found.rank_N.extend(range(1, listed + 1))
+    found.score_N.extend(score.tolist())
+  return found._replace(query_N=np.array(found.query_N), rank_N=np.array(found.rank_N), score_N=np.array(found.score_N))
+
+
+def test_confidence_means_what_it_says():
+  known, asked = world(0, 3000), world(1, 3000)
+  judged = extraction.judge(extraction.fit(known, asked), asked)
+  right = answers.right(asked)
+  for low, high in ((0, .2), (.2, .5), (.5, 1)):
+    inside = (judged.confidence_N >= low) & (judged.confidence_N < high)
+    np.testing.assert_allclose(judged.confidence_N[inside].mean(), right[inside].mean(), atol=.04)
+
+
+def test_the_promise_is_kept_and_one_answer_is_accepted():
+  known, asked = world(0, 2000, sharp=8.0), world(1, 2000, sharp=8.0)
+  fitted = extraction.fit(known, asked)
+  accepted = extraction.by_precision(extraction.judge(fitted, asked), extraction.threshold(fitted, known, asked, .8))
+  assert accepted.sum() > 200 and answers.right(asked)[accepted].mean() >= .8
+  assert np.bincount(asked.query_N[accepted]).max() == 1 and fitted.several == set()
+
+
+def test_a_shocked_answer_is_flagged_and_lowered_and_others_are_not():
+  known, asked = world(0, 2000, shocked=.2), world(1, 2000, shocked=.2)
+  fitted = extraction.fit(known, asked)
+  judged, right = extraction.judge(fitted, asked), answers.right(asked)
+  first = asked.rank_N == 1
+  assert {answer for _, answer in fitted.flags} == {"baku"}
+  np.testing.assert_allclose(judged.confidence_N[judged.flagged_N & first].mean(), 0, atol=.06)
+  rest = ~judged.flagged_N & first
+  np.testing.assert_allclose(judged.confidence_N[rest].mean(), right[rest].mean(), atol=.04)
+  unguarded = extraction.judge(fitted._replace(move=0.0), asked)
+  assert unguarded.confidence_N[judged.flagged_N & first].mean() > .2
+
+
+def test_queries_with_several_answers():
+  known, asked = world(0, 1500, sharp=8.0, several=True, listed=5), world(1, 1500, sharp=8.0, several=True, listed=5)
+  fitted = extraction.fit(known, asked)
+  judged, right = extraction.judge(fitted, asked), answers.right(asked)
+  assert fitted.several == {"r", "s"} and judged.chosen_N.all()
+  found = extraction.threshold(fitted, known, asked, .8)
+  accepted = extraction.by_precision(judged, found)
+  assert right[accepted].mean() >= .78 and accepted.sum() > 100
+
+  def f1(accepted_N):
+    total = []
+    for query, golds in enumerate(asked.golds):
+      own = asked.query_N == query
+      said, tp = int(accepted_N[own].sum()), int((accepted_N & right)[own].sum())
+      total.append(2 * tp / (said + len(golds)) if said + len(golds) else 1.0)
+    return np.mean(total)
+
+  cut = f1(extraction.by_f1(fitted, asked, judged))
+  # better than any fixed number of answers, by the queries' own labels
+  assert cut > max(f1(asked.rank_N <= k) for k in range(6))
+
+
+def test_a_relation_without_calibration_is_pooled_and_one_alone_is_refused():
+  known, asked = world(0), world(1, relations=("r", "new"))
+  fitted = extraction.fit(known, asked, relations={"new": {"type": "N-M"}})
+  judged = extraction.judge(fitted, asked)
+  of_new = np.asarray(asked.relations)[asked.query_N] == "new"
+  assert judged.chosen_N[of_new].all() and np.isfinite(judged.confidence_N).all()
+  assert extraction.by_f1(fitted, asked, judged).any()
+  with pytest.raises(console.UserError, match="expected queries of the relations asked about"):
+    extraction.fit(known, world(1, relations=("new",)))
+
+
+def test_consistency_is_of_what_is_accepted():
+  asked = world(1, 4, relations=("r",))
+  judged = extraction.Judged(np.linspace(.9, .1, 12), np.zeros(12, bool), np.ones(12, bool))
+  accepted = np.ones(12, bool)
+  kept, implied, conflicts = extraction.consistent(asked, judged, accepted, consistency.rules_of({"r": {"type": "N-1"}}), {})
+  assert np.bincount(asked.query_N[kept]).tolist() == [1] * 4 and len(conflicts) == 8 and not implied
+  assert extraction.consistent(asked, judged, accepted, {}, {})[0].all()
+
+
+def test_trials_keep_promises_and_say_where_nothing_was_accepted():
+  found = trials.run(world(3, 1200, sharp=8.0), .8, splits=4)
+  assert all(one.queries == 600 for one in found) and sum(trials.held(one, .8) for one in found) >= 3
+  said = trials.summary({0: found}, .8)
+  total = sum(one.right for one in found) / sum(one.queries for one in found)
+  np.testing.assert_allclose(said["yield"]["mean"], total)
+  assert said["yield"]["low"] <= total <= said["yield"]["high"] and said["splits"] == 4
+  none = trials.summary({0: trials.run(world(3, 100), .99, splits=2)}, .99)
+  assert none["empty"] == none["held"] == 2 and none["precision"]["mean"] is None
