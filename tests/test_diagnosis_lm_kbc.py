@@ -348,7 +348,8 @@ def test_baselines_of_the_real_data(data_dir, tmp_path, year, name, rows, empty,
       for (subject, relation), objects in gold.objects.items()])
   found = lm_kbc.diagnose(year, lm_kbc.read_all([said], year), gold, lm_kbc.read(train, year, gold=True),
                           resamples=200)
-  f1 = {label: scores[found["headline"]]["f1"] for label, scores in {**found["systems"], **found["baselines"]}.items()}
+  answers = {**found["systems"], **found["baselines"]}
+  f1 = {label: scores[found["headline"]]["f1"] for label, scores in answers.items()}
   assert found["rows"] == rows and found["train_overlap"] == 0
   assert f1["all"]["mean"] == 1
   assert (f1["all_empty"]["mean"], f1["constant_set"]["mean"]) == pytest.approx((empty, constant), abs=.0005)

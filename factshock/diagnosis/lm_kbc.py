@@ -28,6 +28,7 @@ MOST = 5  # a constant set holds at most so many objects
 _NOTES = """
 row: precision: share of the predicted objects that is right (1 where none is predicted); recall: share of the gold
   objects that is found (1 where there is none); f1: their harmonic mean; what counts as equal goes by the edition.
+strict: a gold object counts as found once; without it recall, and f1, can exceed 1 in editions 2023 and 2025.
 rows: mean over all rows.
 relations: mean over relations of the mean over their rows.
 headline: the average whose f1 ranked the systems of the edition.
@@ -45,7 +46,8 @@ missing: gold rows without a row of predictions, scored as empty answers.
 unknown: rows of predictions that gold does not have, left out.
 repeated: rows given again, of which the last counts.
 dropped: objects that are no text, left out (edition 2026).
-train_overlap: gold rows that stand in train too. unfitted: relations that train does not have; their set is empty.
+train_overlap: gold rows that stand in train too.
+unfitted: relations that train does not have; their constant set is empty.
 """
 NOTES = dict(line.split(": ", 1) for line in _NOTES.strip().replace("\n  ", " ").splitlines())
 
