@@ -211,10 +211,11 @@ def test_the_constant_set_is_the_best_prefix_on_train(tmp_path):
 
 
 def test_equally_frequent_objects_go_by_name_and_equal_sets_by_size(tmp_path):
+  """b to g stand in two rows each: the five are b to f, with F1 2/7 + 4/7 + 4/7 + 10/12, more than b to e's 2.06."""
   train = [("a", f"t{i}", list(objects)) for i, objects in enumerate(["gf", "ed", "cb", "abcdefg"])]
   path = write(tmp_path / "train.jsonl", rows_of(*train))
-  assert lm_kbc.constant_sets(lm_kbc.read(path, "2024", gold=True), "2024") == {"a": ["b", "c", "d", "e"]}
-  path = write(tmp_path / "train.jsonl", rows_of(("a", "t1", ["x"]), ("a", "t2", [])))
+  assert lm_kbc.constant_sets(lm_kbc.read(path, "2024", gold=True), "2024") == {"a": list("bcdef")}
+  path = write(tmp_path / "train.jsonl", rows_of(("a", "t1", ["x"]), ("a", "t2", [])))  # {} and {x}: one row each
   assert lm_kbc.constant_sets(lm_kbc.read(path, "2024", gold=True), "2024") == {"a": []}
 
 
@@ -352,7 +353,8 @@ def test_baselines_of_the_real_data(data_dir, tmp_path, year, name, rows, empty,
   f1 = {label: scores[found["headline"]]["f1"] for label, scores in answers.items()}
   assert found["rows"] == rows and found["train_overlap"] == 0
   assert f1["all"]["mean"] == 1
-  assert (f1["all_empty"]["mean"], f1["constant_set"]["mean"]) == pytest.approx((empty, constant), abs=.0005)
+  assert f1["all_empty"]["mean"] == pytest.approx(empty, abs=.0005)
+  assert f1["constant_set"]["mean"] == pytest.approx(constant, abs=.0005)
   assert f1["constant_set"]["low"] < constant < f1["constant_set"]["high"]
   gold_empty = found["baselines"]["all_empty"]["empty"]["gold"]
   assert gold_empty == sum(not objects for objects in gold.objects.values())
