@@ -2,6 +2,8 @@
 
   python -m factshock.diagnose --predictions=a.jsonl[,b.jsonl] [--finetuning_facts=train.jsonl]
       [--entity_counts=counts.tsv] [--reference=LABEL] --output=DIR
+  python -m factshock.diagnose --lm_kbc=2022|2023|2024|2025|2026 --predictions=a.jsonl[,b.jsonl] --gold=val.jsonl
+      [--train=train.jsonl] [--strict] [--output=DIR]
 
 A predictions file (.jsonl or .jsonl.gz) holds a JSON object a line: subject, relation, object and prediction
 (texts); optional aliases (list of accepted answers), score (log-probability), candidates (list of
@@ -10,6 +12,10 @@ Rows are grouped by arm (default: the file's name) and seed; a step or alpha col
 "arm@value". All arms must answer the same queries. The shock measures need the finetuning facts and how often
 the pretraining text names each entity. Prints a table and writes DIR/diagnosis.json, whose `notes` define
 each number.
+
+With --lm_kbc the files hold rows of that challenge instead (SubjectEntity, Relation, and a list ObjectEntities or
+ObjectEntitiesID) and are scored by the rules of that edition, beside the all-empty answer and the constant set of
+each relation fitted on train; --output, where given, gets lm_kbc.json.
 """
 
 import json
@@ -21,7 +27,13 @@ from factshock import console, files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("predictions", None, "Predictions files, with commas between.")
-flags.DEFINE_string("output", None, "Folder for diagnosis.json.")
+flags.DEFINE_string("output", None, "Folder for diagnosis.json (lm_kbc.json, which need not be written).")
+flags.DEFINE_enum("lm_kbc", None, ["2022", "2023", "2024", "2025", "2026"],
+                  "Edition of the LM-KBC challenge by whose rules rows are scored.")
+flags.DEFINE_string("gold", None, "LM-KBC: the gold rows (.jsonl).")
+flags.DEFINE_string("train", None, "LM-KBC: rows that the constant set is fitted on (default: the train.jsonl beside "
+                    "the gold file).")
+flags.DEFINE_bool("strict", False, "LM-KBC: recall never above 1; rows missing, unknown or repeated are errors.")
 flags.DEFINE_string("finetuning_facts", None, "Facts that the models were finetuned on (.jsonl, .csv, .tsv, "
                     ".parquet).")
 flags.DEFINE_string("entity_counts", None, "How often pretraining names each entity: .tsv with entity, count "
@@ -39,12 +51,27 @@ flags.DEFINE_string("split", None, "Only rows of this split.")
 flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", lower_bound=100)
 flags.DEFINE_float("confidence", 0.95, "Of the intervals.", lower_bound=0.5, upper_bound=0.999)
 flags.DEFINE_integer("seed", 0, "Of the bootstrap.", lower_bound=0)
-flags.mark_flags_as_required(["predictions", "output"])
+flags.mark_flag_as_required("predictions")
+flags.register_multi_flags_validator(["output", "lm_kbc"], lambda values: any(values.values()),
+                                     "Flag --output must have a value other than None.")
+LM_KBC = ("gold", "train", "strict")  # flags of scoring by the LM-KBC rules alone,
+OTHERS = ("finetuning_facts", "entity_counts", "reference", "known", "finetuned", "corrected", "criterion", "relations",
+          "split")  # and flags that it does not have
 
 
 def main(argv):
   """Reads, diagnoses, prints, writes."""
   del argv
+  misplaced = [f"--{name}" for name in (LM_KBC if FLAGS.lm_kbc is None else OTHERS) if FLAGS[name].present]
+  if misplaced:
+    raise console.UserError(f"{', '.join(misplaced)}: {'only' if FLAGS.lm_kbc is None else 'not'} with --lm_kbc")
+  if FLAGS.lm_kbc is None:
+    _diagnose()
+  else:
+    _lm_kbc()
+
+
+def _diagnose():
   from factshock.diagnosis import predictions, summary, table
   arms = predictions.arms(predictions.of_split(predictions.read(path), FLAGS.split)
                           for path in FLAGS.predictions)
@@ -54,11 +81,31 @@ def main(argv):
       counts=_of_all(seeds, _counts(FLAGS.entity_counts)), reference=FLAGS.reference, known=FLAGS.known,
       entity_arms=list(arms), criterion=FLAGS.criterion, types=_types(FLAGS.relations), finetuned=FLAGS.finetuned,
       corrected=FLAGS.corrected, resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
-  path = os.path.join(FLAGS.output, "diagnosis.json")
-  with files.writing(path) as file:
-    file.write(_text(diagnosis))
-  print("\n".join(table.lines(diagnosis)))
-  print(f"wrote {path}")
+  _write("diagnosis.json", diagnosis, table.lines(diagnosis))
+
+
+def _lm_kbc():
+  from factshock.diagnosis import lm_kbc, lm_kbc_table
+  if FLAGS.gold is None:
+    raise console.UserError("--lm_kbc: expected the gold rows too; name them with --gold")
+  train, no_train = (FLAGS.train, None) if FLAGS.train else lm_kbc.beside(FLAGS.gold)
+  year = FLAGS.lm_kbc
+  found = lm_kbc.diagnose(
+      year, lm_kbc.read_all(FLAGS.predictions, year), lm_kbc.read(FLAGS.gold, year, gold=True),
+      train and lm_kbc.read(train, year, gold=True), no_train=no_train, strict=FLAGS.strict,
+      resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
+  _write("lm_kbc.json", found, lm_kbc_table.lines(found))
+
+
+def _write(name, found, lines):
+  """Writes what was found to the output folder, if there is one, and prints it."""
+  path = FLAGS.output and os.path.join(FLAGS.output, name)
+  if path:
+    with files.writing(path) as file:
+      file.write(_text(found))
+  print("\n".join(lines))
+  if path:
+    print(f"wrote {path}")
 
 
 def _text(diagnosis):

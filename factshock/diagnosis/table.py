@@ -17,16 +17,16 @@ def lines(diagnosis):
   columns = [column for column in COLUMNS if any(_at(arm, column[1]) for arm in arms.values())]
   criterion = CRITERIA[diagnosis["criterion"]]
   rows = [["arm", "queries", *(title or criterion for title, _, _ in columns)]]
-  rows += [[label, str(arm["queries"]), *(_estimate(_at(arm, keys), full) for _, keys, full in columns)]
+  rows += [[label, str(arm["queries"]), *(estimate(_at(arm, keys), full) for _, keys, full in columns)]
            for label, arm in arms.items()]
   found = [f"Arms ({seeds} seed{'' if seeds == 1 else 's'}, {100 * diagnosis['confidence']:g}% bootstrap "
-           "intervals; rare seen, common unseen: predicted / gold)", *_aligned(rows)]
+           "intervals; rare seen, common unseen: predicted / gold)", *aligned(rows)]
   if diagnosis["comparisons"]:
     rows = [["comparison", criterion, "wins", "losses", "McNemar p", "same sign"]]
-    rows += [[f"{row['arm']} - {row['against']}", _estimate(row["difference"]), str(row["wins"]),
+    rows += [[f"{row['arm']} - {row['against']}", estimate(row["difference"]), str(row["wins"]),
               str(row["losses"]), f"{row['mcnemar_p']:.2g}", row["seeds_same_sign"]]
              for row in diagnosis["comparisons"]]
-    found += ["", "Paired comparisons", *_aligned(rows)]
+    found += ["", "Paired comparisons", *aligned(rows)]
   if diagnosis.get("verdict"):
     found += ["", *verdict.lines(diagnosis["verdict"])]
   return found
@@ -38,15 +38,18 @@ def _at(arm, keys):
   return arm
 
 
-def _estimate(estimate, full=True):
-  if not estimate or estimate["mean"] is None:
+def estimate(found, full=True):
+  """A mean, with its interval where it has one (and `full`); "-" where it is undefined."""
+  if not found or found["mean"] is None:
     return "-"
-  if not full or estimate["low"] is None:
-    return f"{estimate['mean']:.3f}"
-  return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+  if not full or found["low"] is None:
+    return f"{found['mean']:.3f}"
+  return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
-def _aligned(rows):
+def aligned(rows):
+  """Lines of a table of texts: the first column to the left, the others to the right."""
+  rows = list(rows)
   widths = [max(map(len, column)) for column in zip(*rows)]
   return ["  " + "  ".join([row[0].ljust(widths[0]),
                             *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
