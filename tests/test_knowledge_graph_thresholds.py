@@ -69,7 +69,7 @@ def test_nothing_is_promised_that_cannot_be_kept():
 
 def test_queries_needed_is_the_least_that_passes():
   needed = thresholds.queries_needed(.9)
-  passes = lambda count: thresholds.lower_bound(np.ones(count), np.arange(count), np.ones(count), .1 / thresholds.LOOKS)[1] >= .9
+  passes = lambda count: thresholds.lower_bound(np.ones(count), np.arange(count), np.ones(count), .1 / thresholds.STARTS)[1] >= .9
   assert passes(needed) and not passes(needed - 1)
 
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 ERROR = 0.1  # how often, at most, a promised precision may fail to hold (a one-sided bound at 90%)
-LOOKS = 12   # thresholds that are looked at; the bound pays for each
+LOOKS = 12   # thresholds that are looked at,
+STARTS = 3   # in as many sequences, each of which may fail in its share of the chance
 
 
 class Threshold(NamedTuple):
@@ -21,9 +22,10 @@ class Threshold(NamedTuple):
 def by_precision(confidence_N, right_N, cluster_N, target, weight_N=None, error=ERROR):
   """The lowest threshold above which the precision on new queries is at least `target`, but for a chance of `error`.
 
-  At most LOOKS thresholds, at sizes of what is accepted that grow by equal factors, are each tested by the exact binomial lower bound
-  (Clopper and Pearson 1934) at error / their number, so that the choice among them is paid for. Answers about one subject count as
-  fewer by the design effect (Kish 1965); so do answers of unequal weight.
+  At most LOOKS thresholds, at sizes of what is accepted that grow by equal factors, are tested by the exact binomial lower bound (Clopper
+  and Pearson 1934) from the highest on; a failure ends a sequence of tests, and STARTS of them begin at equal distances, each with its
+  share of `error` (multi-start fixed sequence testing: Angelopoulos et al. 2021, "Learn then Test"). Answers about one subject count
+  as fewer by the design effect (Kish 1965); so do answers of unequal weight.
 
   Args:
     confidence_N: of calibration answers, by curves that have not seen them. right_N: whether each is right.
@@ -35,11 +37,15 @@ def by_precision(confidence_N, right_N, cluster_N, target, weight_N=None, error=
   weight_N = np.ones(len(confidence_N)) if weight_N is None else np.asarray(weight_N, np.float64)
   right_N = np.asarray(right_N, np.float64)
   found = Threshold(target, None, None, None, 0, len(confidence_N))
-  values = _looks(confidence_N, _fewest(target, error))
-  for value in values:  # from the highest threshold on
+  values, goes_on = _looks(confidence_N, _fewest(target, error)), False
+  for number, value in enumerate(values):  # from the highest threshold on
+    goes_on |= number % (LOOKS // STARTS) == 0
+    if not goes_on:
+      continue
     inside = confidence_N >= value
-    precision, bound = lower_bound(right_N[inside], cluster_N[inside], weight_N[inside], error / len(values))
-    if bound >= target:
+    precision, bound = lower_bound(right_N[inside], cluster_N[inside], weight_N[inside], error / STARTS)
+    goes_on = bound >= target
+    if goes_on:
       found = Threshold(target, float(value), bound, precision, int(inside.sum()), len(confidence_N))
   return found
 
@@ -62,7 +68,7 @@ def lower_bound(right_N, cluster_N, weight_N, error):
 
 
 def queries_needed(target, error=ERROR):
-  """How many right answers in a row the least promise takes: without one wrong one."""
+  """How many right answers the least promise takes, without one wrong one."""
   return _fewest(target, error)
 
 
@@ -93,8 +99,8 @@ def expected_f1_cut(confidence_N, query_N, unlisted_N, nothing_N):
 
 
 def _fewest(target, error):
-  """The least number of answers that, all right, have a lower bound of at least `target` at LOOKS looks."""
-  return int(np.ceil(np.log(error / LOOKS) / np.log(target)))
+  """The least number of answers that, all right, have a lower bound of at least `target`."""
+  return int(np.ceil(np.log(error / STARTS) / np.log(target)))
 
 
 def _looks(confidence_N, fewest):
