@@ -73,7 +73,8 @@ def main(_):
   summary = pipeline.extract(
       _OUTPUT.value, *asked, model=_model(), rule=_RULE.value, precision=_PRECISION.value, graph_formats=_FORMAT.value,
       calibrator=_CALIBRATOR.value, relations=relations, counts=_ENTITY_COUNTS.value, types=_TYPES.value, finetuning=_FINETUNING.value,
-      candidates=_CANDIDATES.value, prior_correction=_CORRECTION.value)
+      candidates=_CANDIDATES.value, queries=_queries(relations) if _PREDICTIONS.value else None,
+      prior_correction=_CORRECTION.value)
   print("\n".join(pipeline.lines(summary, _OUTPUT.value)))
 
 
@@ -93,6 +94,24 @@ def _relations():
   return sources.read_relations(asking.relations_path(_CHECKPOINT.value))
 
 
+def _queries(relations):
+  """The rows of --queries, or of --subjects times relations; None without either."""
+  from factshock.facts import queries as query_room
+
+  if _QUERIES.value and _SUBJECTS.value:
+    raise UserError("expected one of --queries and --subjects, got both; see --help")
+  if _QUERIES.value:
+    return query_room.read(_QUERIES.value)
+  unknown = set(_ASK.value or ()) - set(relations)
+  if unknown:
+    raise UserError(f"--ask: expected relations among {', '.join(sorted(relations)) or 'those of --relations'}, got {', '.join(sorted(unknown))}")
+  if not _SUBJECTS.value:
+    return None
+  if not relations:
+    raise UserError("--subjects needs --relations=FILE: every relation of it, or of --ask, is asked")
+  return query_room.cross(_SUBJECTS.value, _ASK.value or list(relations))
+
+
 def _asked(relations):
   """Asks the checkpoint; the paths of the predictions on queries and calibration facts, which stay in the output folder."""
   import os
@@ -102,12 +121,9 @@ def _asked(relations):
   from factshock.facts import sources
   from factshock.knowledge_graph import answers
 
-  if bool(_QUERIES.value) == bool(_SUBJECTS.value):
-    raise UserError("expected one of --queries and --subjects, got " + ("both" if _QUERIES.value else "neither") + "; see --help")
-  unknown = set(_ASK.value or ()) - set(relations)
-  if unknown:
-    raise UserError(f"--ask: expected relations among {', '.join(sorted(relations))}, got {', '.join(sorted(unknown))}")
-  queries = query_room.read(_QUERIES.value) if _QUERIES.value else query_room.cross(_SUBJECTS.value, _ASK.value or list(relations))
+  queries = _queries(relations)
+  if queries is None:
+    raise UserError("expected one of --queries and --subjects, got neither; see --help")
   known = query_room.read(_CALIBRATION.value)
   answers.check_apart(known, queries, "queries")
   outputs = [os.path.join(_OUTPUT.value, f"{name}.jsonl.gz") for name in ("predictions", "calibration_predictions")]

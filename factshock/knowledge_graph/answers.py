@@ -59,11 +59,12 @@ def names_of(many):
   return Names({key: label for key, label in labels.items() if key not in shared}, ids)
 
 
-def read(path, names=Names({}, {}), labelled=False):
+def read(path, names=Names({}, {}), labelled=False, only=None):
   """The Answers in a predictions file.
 
   Args:
     names: how answers are called. labelled: whether each row must say what is right (`object`; null: there is no answer).
+    only: set of (subject, relation) that are wanted, or None: all.
 
   Raises:
     UserError: rows that are no predictions, without score, with a score above 0 or NaN, or two answers to one query.
@@ -72,6 +73,8 @@ def read(path, names=Names({}, {}), labelled=False):
   places, unscored, first_unscored = {}, 0, None
   for where, row in schema.read_rows(path, ("subject", "relation", "prediction")):
     key = _key(where, row)
+    if only is not None and key not in only:
+      continue
     listed = _listed(where, row)
     if listed is None:
       unscored, first_unscored = unscored + 1, first_unscored or where
@@ -91,7 +94,7 @@ def read(path, names=Names({}, {}), labelled=False):
     raise UserError(f"{first_unscored}: expected a score or candidates with scores in every row, got none in {unscored:,} of "
                     f"{unscored + len(places):,}; confidence cannot be had without: write the log-probability of each prediction")
   if not places:
-    raise UserError(f"{path}: expected predictions, a JSON object a line, got no rows")
+    raise UserError(f"{path}: expected predictions, a JSON object a line, got no rows" + (" of the queries" if only is not None else ""))
   return found._replace(query_N=np.array(found.query_N, np.int64), rank_N=np.array(found.rank_N, np.int64),
                         score_N=np.array(found.score_N, np.float64))
 

@@ -25,13 +25,15 @@ def check_folder(folder):
 
 
 def extract(folder, predictions, known, *, model, rule="precision", precision=.9, graph_formats=("tsv",), calibrator=None, relations=None,
-            counts=None, types=None, finetuning=None, candidates=None):
+            counts=None, types=None, finetuning=None, candidates=None, queries=None, prior_correction=None):
   """Writes an extraction into a folder; returns its summary. See factshock/extract.py for what the files are.
 
   Args:
     predictions, known: paths of predictions files: of the queries, and of calibration facts.
     model: dict of what the model is: `model`, `checkpoint` (digest or None), `mixing_weights` (or None).
     relations: {name: row} or None. counts, types, finetuning, candidates: paths or None.
+    queries: rows to which the predictions are limited, or None: all that are predicted.
+    prior_correction: "counts", or the path of predictions before finetuning on queries and calibration together, or None.
 
   Raises:
     UserError: files that are missing, malformed, or do not fit each other.
@@ -42,7 +44,11 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
   of_types = consistency.read_types(types) if types else {}
   mentions = counts_room.read_counts(counts) if counts else None
   names = _names(known, candidates)
-  known_answers, asked = answer_room.read(known, names, labelled=True), answer_room.read(predictions, names)
+  inputs = [predictions, known]
+  if prior_correction:
+    predictions, known = _corrected(folder, predictions, known, prior_correction, mentions)
+  known_answers, asked = answer_room.read(known, names, labelled=True), answer_room.read(predictions, names, only=_keys(queries))
+  _say_unasked(asked, predictions, queries)
   answer_room.check_apart(answer_room.rows_of(known_answers), answer_room.rows_of(asked), "queries")
   if finetuning:
     answer_room.check_apart(answer_room.rows_of(known_answers), sources.read_facts(finetuning), "finetuning facts")
@@ -55,7 +61,7 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
   curves = {"first": calibration.to_json(fitted.first, fitted.names),
             "later": fitted.later and calibration.to_json(fitted.later, fitted.names), "over_predicted_shift": fitted.move}
   identity = _digest(json.dumps(curves, sort_keys=True))
-  run_id = _digest("\n".join([identity, _file_digest(predictions), _file_digest(known), rule, str(precision), json.dumps(model)]))
+  run_id = _digest("\n".join([identity, *map(_file_digest, inputs), rule, str(precision), json.dumps(model)]))
   columns = {"threshold": found.value if found else None, **model, "calibration": identity, "run": run_id}
   labels = {name: row["label"] for name, row in rules.items() if row.get("label")}
   run = {"id": run_id, "started": started, **model, "calibration": identity, "precision": precision if found else None,
@@ -134,6 +140,48 @@ def lines(summary, folder):
 def _names(known, candidates):
   facts = sources.read_facts(candidates) if candidates else []
   return answer_room.names_of([*facts, *(row for _, row in schema.read_rows(known, ()) if isinstance(row.get("relation"), str))])
+
+
+def _keys(queries):
+  return None if queries is None else {(row["subject"], row["relation"]) for row in queries}
+
+
+def _say_unasked(asked, path, queries):
+  """Counts the queries that have no prediction, and predictions of what was not asked."""
+  if queries is None:
+    return
+  wanted, there = _keys(queries), set(zip(asked.subjects, asked.relations))
+  if wanted - there:
+    print(f"  {len(wanted - there):,} of {len(wanted):,} queries have no row in {path}, such as {min(wanted - there)}: no answer is given")
+  others = {(row.get("subject"), row.get("relation")) for _, row in schema.read_rows(path, ())} - wanted
+  if others:
+    print(f"  {len(others):,} queries in {path} were not asked, such as {min(map(str, others))}: left out")
+
+
+def _corrected(folder, predictions, known, reference, mentions):
+  """Paths of both predictions files with the answer prior of the reference (answering/correction.py), written into the folder."""
+  from factshock.answering import correction
+  from factshock.answering import predictions as prediction_room
+
+  both = [correction.read_rows(path) for path in (predictions, known)]
+  rows, where = both[0] + both[1], f"{predictions} and {known}"
+  tables = correction.tables(rows, where)
+  if reference == "counts":
+    if mentions is None:
+      raise UserError("--prior_correction=counts needs --entity_counts=FILE")
+    priors = correction.counted_priors(tables, mentions)
+  else:
+    others = correction.read_rows(reference)
+    correction.check_same(rows, where, others, reference)
+    found = correction.tables(others, reference)
+    correction.check_candidates(tables, where, found, reference)
+    priors = correction.priors(found)
+  ratios, _ = correction.log_ratios(tables, priors)
+  corrected = correction.corrected_rows(correction.correct(tables, ratios, 1.0), rows)
+  paths = [os.path.join(folder, f"corrected_{name}.jsonl.gz") for name in ("predictions", "calibration")]
+  for path, some in zip(paths, (corrected[:len(both[0])], corrected[len(both[0]):])):
+    prediction_room.write_predictions(path, some)
+  return paths
 
 
 def _promise(found, judged, accepted_N):
