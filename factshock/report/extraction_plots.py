@@ -70,7 +70,7 @@ def _relations(quality):
   figure, axes = plots._figure(4.5, 4.7)
   _diagonal(axes)
   most = max(units for _, _, units in rows)
-  kinds = ((False, GREY, "o", "Interval holds the confidence"), (True, VERMILION, "D", "It does not"))
+  kinds = ((False, GREY, "o", "Within the interval"), (True, VERMILION, "D", "Outside the interval"))
   for apart, colour, marker, name in kinds:
     some = [row for row in rows if _apart(*row[:2]) == apart]
     if some:
@@ -109,8 +109,9 @@ def _risk(quality):
   figure, axes = plots._figure(5.4, 4.1)
   drawn = [curve(group) for group in (quality.get("relations") or {}).values()
            if (reading.number(group.get("units")) or 0) >= FEWEST]
+  alpha = min(.5, max(.22, 6 / max(1, len(drawn))))  # of a hundred lines the spread is to be seen, not each
   for place, line in enumerate(drawn if len(drawn) > 1 else []):
-    axes.plot([x for x, _ in line], [risk["mean"] for _, risk in line], color=GREY, linewidth=.7, alpha=.45,
+    axes.plot([x for x, _ in line], [risk["mean"] for _, risk in line], color=GREY, linewidth=.7, alpha=alpha,
               label=None if place else f"A relation (of at least {FEWEST} answers)", zorder=1)
   plots._line(axes, rows, (BLUE, "", "-"), "All relations together")
   _risk_axes(axes, max(risk["high"] or risk["mean"] for _, risk in rows))

@@ -32,7 +32,8 @@ READING = {
         "How to read: answers are cut into bins by their confidence; a point above the dashed line is right "
         "more often than its confidence says, one below less often. Bars are {level} intervals; the strip "
         "below counts the answers of each bin. Beside it, each relation is one mark, larger with more "
-        "answers: off the line, its confidences are too high or too low on the whole.",
+        "answers: off the line, its confidences are too high or too low on the whole; orange where its mean "
+        "confidence is outside the interval of its share right.",
     "risk":
         "How to read: going right, less confident answers are given too, and the share of wrong ones rises to "
         "that of all answers. A curve that stays low for long makes for many trustworthy triples; a flat one "
@@ -44,7 +45,7 @@ READING = {
         "the confidences are worth and promises nothing.",
     "relations":
         "<b>Accepted</b>: triples written. <b>Expected precision</b>: what calibration expects of them. The "
-        "columns under <b>held out</b> are measured: answers, share right, mean confidence less share right "
+        "columns from <b>held out</b> on are measured: answers, share right, mean confidence less share right "
         "(bold where its {level} interval excludes 0), ECE, AUROC, and the share of queries answered at "
         "{precision} precision by the relation's own best cut. <b>Calibrated on</b>: answers of the relation; "
         "pooled: with too few of its own it leans on all relations.",
