@@ -78,8 +78,8 @@ def test_page_holds_the_numbers():
   page = shown(EXTRACTION)
   for key in ("ece", "brier", "auroc", "share_right"):
     assert reading.share(found[key]["mean"]) + f"<small>{reading.interval(found[key])}</small>" in page
-  for expected in ("Ústí nad Labem", "Prague (96)", "3 of 19", ".710 → .190", "place of birth", "runs/graph/triples.nt",
-                   "Stone Town", "confidence .930", "7f3c2e", "isotonic", "Yield at 90%", "15 bins"):
+  for expected in ("Ústí nad Labem", "Prague (96)", "3 of 19", ".710 → .190", "place of birth",
+                   "runs/graph/triples.nt", "Stone Town", "confidence .930", "7f3c2e", "isotonic", "Yield at 90%", "15 bins"):
     assert expected in page, expected
   missing = [key for key, reason in WHY_NOT.items() if reason in page]
   assert missing == ["reliability", "risk"], "drawn apart"
@@ -87,7 +87,8 @@ def test_page_holds_the_numbers():
 
 def test_summary_says_what_the_numbers_say():
   words = said(EXTRACTION)
-  assert list(words) == ["Triples", "Promise", "Confidence", "Ranking", "Relations", "Frequency shock", "Contradictions"]
+  assert list(words) == ["Triples", "Promise", "Confidence", "Ranking", "Relations", "Frequency shock",
+                         "Contradictions"]
   assert "at least .742" in words["Promise"] and "precision of 90%" in words["Promise"]
   assert "falls short" not in words["Promise"]
   assert "at least .904 are right (lower bound, 90% confidence)" in words["Promise"]
@@ -152,7 +153,8 @@ def test_counts_alone_are_enough(tmp_path):
 
 def test_relations_without_held_out_answers_are_listed():
   relations = [{"relation": "P1", "label": "one", "queries": 5, "accepted": 2, "calibration_units": 0, "pooled": True}]
-  empty = {"units": 0, "right": 0, "queries": 5, "ece": None, "auroc": None, "yields": [{"precision": .9, "share": None}]}
+  empty = {"units": 0, "right": 0, "queries": 5, "ece": None, "auroc": None,
+           "yields": [{"precision": .9, "share": None}]}
   extraction = {"relations": relations, "quality": {"pooled": empty, "relations": {"P1": empty}}}
   page = shown(extraction)
   assert "one (P1)" in page and "<small>pooled</small>" in page
