@@ -1,4 +1,4 @@
-"""A diagnosis as lines for the terminal."""
+"""A diagnosis, and the quality of a calibration, as lines for the terminal."""
 
 from factshock.diagnosis import verdict
 
@@ -30,6 +30,20 @@ def lines(diagnosis):
   if diagnosis.get("verdict"):
     found += ["", *verdict.lines(diagnosis["verdict"])]
   return found
+
+
+def calibration_lines(quality):
+  """Lines on the confidences of all relations together: measures and yields (calibration.quality)."""
+  pooled = quality["pooled"]
+  head = (f"Confidences of {pooled['units']} held-out answers to {pooled['queries']} queries "
+          f"({100 * quality['confidence']:g}% bootstrap intervals; ECE over {pooled['bins']} bins of equal mass)")
+  measures = [("share right", "share_right"), ("mean confidence", "mean_confidence"), ("ECE", "ece"),
+              ("ECE less its bias", "ece_debiased"), ("Brier", "brier"), ("AUROC", "auroc")]
+  rows = [["measure", "value", ""], *([name, _estimate(pooled[key]), ""] for name, key in measures)]
+  rows += [[f"yield at {100 * row['precision']:g}% precision", _estimate(row["share"]),
+            "" if row["answers"] is None else f"{row['right']['mean']:.0f} right of {row['answers']} answers"]
+           for row in pooled["yields"]]
+  return [head, *_aligned(rows)]
 
 
 def _at(arm, keys):

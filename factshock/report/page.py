@@ -31,12 +31,17 @@ def write_report(diagnosis, folder):
                             "run diagnose on a predictions file first")
   diagnosis = reading.tidy(diagnosis)
   pictures = draw(diagnosis)
+  return write_files(render(diagnosis, pictures), pictures, folder)
+
+
+def write_files(source, pictures, folder):
+  """Writes folder/report.html and the panels of `pictures` under folder/figures; returns the path of the page."""
   for panel in (panel for panels in pictures.values() for panel in panels):
     with files.writing(os.path.join(folder, "figures", panel.name + ".png"), binary=True) as file:
       file.write(panel.png)
   path = os.path.join(folder, "report.html")
   with files.writing(path) as file:
-    file.write(render(diagnosis, pictures))
+    file.write(source)
   return path
 
 
@@ -54,8 +59,13 @@ def render(diagnosis, pictures):
   body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _verdict(diagnosis), _remedies(diagnosis), _comparisons(diagnosis),
                     *(_picture(diagnosis, key, panels) for key, panels in pictures.items()),
                     _relations(diagnosis), _entities(diagnosis), _browser(diagnosis), _run(diagnosis), _notes(diagnosis)])
+  return document(heading, body, POLICY)
+
+
+def document(heading, body, policy):
+  """A whole page of HTML: a heading that is escaped already, its body, and what the page may load and run."""
   return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
-          f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+          f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
           '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
           f"<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n")
 
@@ -133,11 +143,16 @@ def _remedies(diagnosis):
 def _picture(diagnosis, key, panels):
   if not panels:
     return _section(key, _absent(key))
+  return _section(key, figure(panels, _caption(key, diagnosis)))
+
+
+def figure(panels, caption):
+  """Panels side by side, as images within the page, above a caption of HTML."""
   images = "".join(f'<img alt="{text(panel.alt)}" src="data:image/png;base64,'
                    f'{base64.b64encode(panel.png).decode("ascii")}">' for panel in panels)
   kind = {1: "one", 2: "two"}.get(len(panels), "three")
-  return _section(key, f'<figure class="{kind}"><div class="panels {kind}">{images}</div>'
-                       f"<figcaption>{_caption(key, diagnosis)}</figcaption></figure>")
+  return (f'<figure class="{kind}"><div class="panels {kind}">{images}</div>'
+          f"<figcaption>{caption}</figcaption></figure>")
 
 
 def _relations(diagnosis):
@@ -186,9 +201,12 @@ def _pairs(found):
 
 def _notes(diagnosis):
   notes = diagnosis.get("notes") or {}
-  if not notes:
-    return _section("notes", _absent("notes"))
+  return _section("notes", definitions(notes) if notes else _absent("notes"))
+
+
+def definitions(notes):
+  """What each number means, dict name -> text, as a list."""
   listed = "".join(f"<dt>{text(str(key).replace('_', ' '))}</dt><dd>"
                    f"{text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))}</dd>"
                    for key, value in notes.items())
-  return _section("notes", f'<dl class="run">{listed}</dl>')
+  return f'<dl class="run">{listed}</dl>'

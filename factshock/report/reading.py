@@ -26,14 +26,16 @@ def tidy(diagnosis):
 
   What the run recorded about itself stays as it is.
   """
-  def without(tree):
-    if isinstance(tree, dict):
-      return {key: without(value) for key, value in tree.items() if value is not None}
-    return [without(value) for value in tree if value is not None] if isinstance(tree, list) else tree
-
-  found = {key: value if key == "run" else without(value)
+  found = {key: value if key == "run" else without_none(value)
            for key, value in diagnosis.items() if value is not None}
   return found | {"arms": {label: arm for label, arm in found["arms"].items() if isinstance(arm, dict)}}
+
+
+def without_none(tree):
+  """A copy of dicts and lists in which what is None is left out."""
+  if isinstance(tree, dict):
+    return {key: without_none(value) for key, value in tree.items() if value is not None}
+  return [without_none(value) for value in tree if value is not None] if isinstance(tree, list) else tree
 
 
 def relation(diagnosis, name):

@@ -63,6 +63,11 @@ summary { cursor: pointer; font-weight: 600; padding: 6px 0; }
 .browser td:nth-child(2), .browser td:nth-child(6) { text-align: left; }
 .browser thead th { white-space: normal; min-width: 70px; }
 input[type=search] { font: inherit; padding: 4px 8px; width: 240px; max-width: 60vw; }
+.tall .scroll { max-height: 620px; overflow-y: auto; }
+.tall thead th { position: sticky; top: 0; z-index: 1; } .tall thead th:first-child { z-index: 2; }
+table.words td { white-space: normal; text-align: left; min-width: 7em; }
+table.words th { text-align: left; }
+table.words td.number { text-align: right; min-width: 0; }
 @media (min-width: 700px) {
   .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); align-items: start; }
   .panels.one { grid-template-columns: minmax(0, 600px); }
@@ -79,5 +84,5 @@ input[type=search] { font: inherit; padding: 4px 8px; width: 240px; max-width: 6
   h1 { font-size: 1.5rem; }
   h2 { margin-top: 36px; }
 }
-@media print { .scroll { overflow: visible; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
+@media print { .scroll { overflow: visible; } .tall .scroll { max-height: none; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
 """
