@@ -1,14 +1,18 @@
 """An extraction from files to files: predictions and calibration in; triples, graph formats, summary and page out."""
 
+import collections
 import datetime
 import hashlib
 import json
 import os
 
+import numpy as np
+
 import factshock
 from factshock import files
 from factshock.console import Progress, UserError
 from factshock.diagnosis import calibration as calibration_quality
+from factshock.diagnosis import table
 from factshock.facts import counts as counts_room
 from factshock.facts import schema, sources
 from factshock.knowledge_graph import answers as answer_room
@@ -101,10 +105,14 @@ def quality(known, asked, counts, relations, calibrator):
   """How well confidences hold: calibration queries in two halves by subject, each judged by curves of the other half."""
   halves_Q = calibration.folds(known.subjects, 2)
   fitted = extraction.fit(known, asked, counts=counts, relations=relations, method=calibrator, fold_Q=halves_Q)
-  units = fitted.judged.chosen_N
-  return calibration_quality.quality(
-      fitted.judged.confidence_N[units], fitted.right_N[units], known.score_N[units],
-      [known.relations[query] for query in known.query_N[units]], known.query_N[units], len(known.subjects))
+  chosen_N, names = fitted.judged.chosen_N, list(dict.fromkeys(known.relations))
+  number, asked_of = {name: i for i, name in enumerate(names)}, collections.Counter(known.relations)
+  subjects = {name: i for i, name in enumerate(dict.fromkeys(known.subjects))}
+  units = calibration_quality.Units(
+      fitted.judged.confidence_N[chosen_N], fitted.right_N[chosen_N], known.score_N[chosen_N],
+      np.array([number[name] for name in known.relations])[known.query_N[chosen_N]],
+      np.array([subjects[name] for name in known.subjects])[known.query_N[chosen_N]])
+  return calibration_quality.quality(units, names, [asked_of[name] for name in names])
 
 
 def lines(summary, folder):
@@ -115,7 +123,7 @@ def lines(summary, folder):
   if pooled:
     found.append(f"no calibration data for {len(pooled)} relations ({', '.join(pooled[:5])}{', ...' if len(pooled) > 5 else ''}): "
                  "judged by the pooled curve, the promise is not about them")
-  found += calibration_quality.calibration_lines(summary["quality"])
+  found += table.calibration_lines(summary["quality"])
   if promise["target"] is None:
     found.append("accepted: what has the greatest expected F1 of each query")
   elif promise["threshold"] is None:

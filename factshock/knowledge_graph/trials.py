@@ -9,16 +9,18 @@ from typing import NamedTuple
 import numpy as np
 
 from factshock.console import UserError
+from factshock.diagnosis import calibration
 from factshock.knowledge_graph import answers as answer_room
 from factshock.knowledge_graph import extraction
 
 
 class Trial(NamedTuple):
-  """What was accepted of the half that was asked: counts of queries, accepted answers, and right ones among these."""
+  """Of the half that was asked: counts of queries, accepted answers, and right ones among these."""
   queries: int
   accepted: int
   right: int
   first_right: int  # right first answers where all are accepted
+  reachable: int    # right answers at the lowest threshold that has the precision on this half itself: what no rule could promise
 
 
 def run(labelled, target, *, splits=10, seed=0, counts=None, method=None):
@@ -42,8 +44,8 @@ def summary(trials_of_seeds, target, *, resamples=2000, confidence=.95, seed=0):
   share their queries, so that with one seed the interval is of splits alone.
 
   Returns:
-    Dict of `splits`, `held`, `empty` (nothing accepted: the promise holds without saying anything), `least_held_of_10` (the worst seed, for
-    10 splits), `precision` of all accepted answers, `yield`, `accepted_share` and `first_right`, these as {mean, low, high}.
+    Dict of `splits`, `held`, `empty` (nothing accepted: the promise holds without saying anything), `held_by_seed`; and `precision` of
+    all accepted answers, `yield`, `reachable`, `accepted_share` and `first_right` as {mean, low, high}.
   """
   trials = [one for of_seed in trials_of_seeds.values() for one in of_seed]
   if not trials:
@@ -52,6 +54,7 @@ def summary(trials_of_seeds, target, *, resamples=2000, confidence=.95, seed=0):
   measures = {"yield": lambda some: np.mean([one.right / one.queries for one in some]),
               "accepted_share": lambda some: np.mean([one.accepted / one.queries for one in some]),
               "precision": lambda some: _ratio(sum(one.right for one in some), sum(one.accepted for one in some)),
+              "reachable": lambda some: np.mean([one.reachable / one.queries for one in some]),
               "first_right": lambda some: np.mean([one.first_right / one.queries for one in some])}
   draws = [[seeds[i][j] for i in rng.integers(0, len(seeds), len(seeds)) for j in rng.integers(0, len(seeds[i]), len(seeds[i]))]
            for _ in range(resamples)]
@@ -64,9 +67,11 @@ def _trial(labelled, subject_Q, calibrates_S, target, counts, method):
   known = answer_room.take(labelled, calibrates_S[subject_Q])
   asked = answer_room.take(labelled, ~calibrates_S[subject_Q])
   fitted = extraction.fit(known, asked, counts=counts, method=method)
-  accepted_N = extraction.by_precision(extraction.judge(fitted, asked), extraction.threshold(fitted, known, asked, target))
-  right_N = answer_room.right(asked)
-  return Trial(len(asked.subjects), int(accepted_N.sum()), int(right_N[accepted_N].sum()), int(right_N[asked.rank_N == 1].sum()))
+  judged, right_N = extraction.judge(fitted, asked), answer_room.right(asked)
+  accepted_N = extraction.by_precision(judged, extraction.threshold(fitted, known, asked, target))
+  units = judged.chosen_N
+  reachable = calibration.yield_at(target, judged.confidence_N[units], right_N[units], asked.score_N[units]).right if units.any() else 0
+  return Trial(len(asked.subjects), int(accepted_N.sum()), int(right_N[accepted_N].sum()), int(right_N[asked.rank_N == 1].sum()), reachable)
 
 
 def _estimate(measure, trials, draws, confidence):
