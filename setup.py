@@ -30,7 +30,7 @@ setuptools.setup(
         "xxhash>=3.0",
     ],
     extras_require={
-        # Writing a graph needs none of these; tests read back with them. (PyKEEN is large, and its test is skipped without it.)
+        # Writing a graph needs none of these: tests read back with them.
         "graph": ["pyoxigraph>=0.5", "rdflib>=7", "networkx>=3.4"],
         "beam": ["apache-beam>=2.60"],
         "gpu": ["jax[cuda12]"],

@@ -11,9 +11,11 @@ from graph_rows import NASTY, RUN, row, some_rows
 from factshock.console import UserError
 from factshock.knowledge_graph import formats, nodes, rdf
 
-NASTY_ROWS = [row(label, NASTY[number - 3], NASTY[-number - 1], confidence=number / 100) for number, label in enumerate(NASTY)]
+NASTY_ROWS = [row(label, NASTY[number - 3], NASTY[-number - 1], confidence=number / 100)
+              for number, label in enumerate(NASTY)]
 GRAPH, STATEMENTS = "urn:factshock:run:run%201%2Fa", "urn:factshock:run:run%201%2Fa:statements"
-SYNTAX, SCHEMA, PROV = (f"http://www.w3.org/{name}#" for name in ("1999/02/22-rdf-syntax-ns", "2000/01/rdf-schema", "ns/prov"))
+SYNTAX, SCHEMA = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://www.w3.org/2000/01/rdf-schema#"
+PROV, TERM = "http://www.w3.org/ns/prov#", "urn:factshock:term:"
 
 
 def written(folder, name, rows, run=RUN):
@@ -28,9 +30,10 @@ def uris(rows):
 
 
 def labelled(rows):
-  """The set of (URI, label) that the rows give."""
-  pairs = [(uri, found[name]) for found, triple in zip(rows, uris(rows)) for uri, name in zip(triple, ("subject", "relation", "object"))]
-  return set(pairs)
+  """The set of (URI, label) that the rows give; a relation that is an id is no label."""
+  names = ("subject", "relation", "object")
+  pairs = {(uri, found[name]) for found, triple in zip(rows, uris(rows)) for uri, name in zip(triple, names)}
+  return {(uri, label) for uri, label in pairs if uri != label and uri != nodes.WIKIDATA_RELATION + label}
 
 
 def oxigraph(path, rdf_format):
@@ -60,7 +63,8 @@ def test_rdflib_reads_n_triples(tmp_path):
   rdflib = pytest.importorskip("rdflib", reason="rdflib is not installed (extra [graph])")
   path, _ = written(tmp_path, "nt", NASTY_ROWS)
   found = rdflib.Graph().parse(path, format="nt")
-  assert split([tuple(map(str, triple)) for triple in found]) == ({triple[:3] for triple in uris(NASTY_ROWS)}, labelled(NASTY_ROWS))
+  triples = {triple[:3] for triple in uris(NASTY_ROWS)}
+  assert split([tuple(map(str, triple)) for triple in found]) == (triples, labelled(NASTY_ROWS))
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,7 +72,8 @@ def test_rdflib_reads_n_triples(tmp_path):
 def test_oxigraph_reads_n_quads_by_graph(tmp_path_factory, rows):
   path, _ = written(tmp_path_factory.mktemp("nq"), "nq", rows)
   quads = oxigraph(path, "N_QUADS")
-  assert split([quad for quad in quads if quad[3] == GRAPH]) == ({triple[:3] for triple in uris(rows)}, labelled(rows))
+  facts = [quad for quad in quads if quad[3] == GRAPH]
+  assert split(facts) == ({triple[:3] for triple in uris(rows)}, labelled(rows))
   of_nodes = {}
   for node, predicate, value, _ in (quad for quad in quads if quad[3] == STATEMENTS):
     of_nodes.setdefault(node, {})[predicate.split("#")[-1].split(":")[-1]] = value
@@ -81,13 +86,14 @@ def test_confidences_are_had_by_plain_sparql(tmp_path):
   path, _ = written(tmp_path, "nq", NASTY_ROWS)
   query = """SELECT ?s ?p ?o ?c ?model WHERE {
     GRAPH ?run { ?s ?p ?o }
-    GRAPH ?statements { ?node rdf:subject ?s ; rdf:predicate ?p ; rdf:object ?o ; <urn:factshock:term:confidence> ?c }
+    GRAPH ?statements {
+      ?node rdf:subject ?s ; rdf:predicate ?p ; rdf:object ?o ; <urn:factshock:term:confidence> ?c }
     ?run prov:wasGeneratedBy/prov:used ?used . ?statements prov:wasGeneratedBy/prov:used ?used .
     ?used <urn:factshock:term:checkpoint> ?model }"""
   found = rdflib.Dataset()
   found.parse(path, format="nquads")
-  rows = [tuple(cell.toPython() if cell.toPython().__class__ is float else str(cell) for cell in answer)
-          for answer in found.query(query, initNs={"prov": rdflib.PROV, "rdf": rdflib.RDF})]
+  answers = found.query(query, initNs={"prov": rdflib.PROV, "rdf": rdflib.RDF})
+  rows = [(str(s), str(p), str(o), confidence.toPython(), str(model)) for s, p, o, confidence, model in answers]
   assert sorted(rows) == sorted((*triple, "ab12") for triple in uris(NASTY_ROWS))
 
 
@@ -127,15 +133,15 @@ def test_rows_of_another_run_are_refused(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(rows=some_rows(), flags=st.lists(graph_rows.labels, min_size=1, max_size=2, unique=True))
 def test_oxigraph_reads_turtle_annotations(tmp_path_factory, rows, flags):
-  rows = [found | {"flags": flags} for found in rows]
+  rows = [given | {"flags": flags} for given in rows]
   path, _ = written(tmp_path_factory.mktemp("ttl"), "ttl", rows)
   quads = oxigraph(path, "TURTLE")
   reified = {quad[0]: quad[2] for quad in quads if quad[1] == SYNTAX + "reifies"}
   of_nodes = {node: [quad[1:3] for quad in quads if quad[0] == node and quad[1] != SYNTAX + "reifies"] for node in reified}
   spoken = sorted(((triple.subject.value, triple.predicate.value, triple.object.value), sorted(of_nodes[node]))
                   for node, triple in reified.items())
-  assert spoken == sorted((triple[:3], sorted([("urn:factshock:term:confidence", repr(triple[3])),
-                                               *(("urn:factshock:term:flag", flag) for flag in flags)]))
+  flagged = [(TERM + "flag", flag) for flag in flags]
+  assert spoken == sorted((triple[:3], sorted([(TERM + "confidence", repr(triple[3])), *flagged]))
                           for triple in uris(rows))
   others = [quad for quad in quads if quad[0] not in reified]
   assert split(others) == ({triple[:3] for triple in uris(rows)}, labelled(rows))
@@ -143,21 +149,22 @@ def test_oxigraph_reads_turtle_annotations(tmp_path_factory, rows, flags):
 
 def test_flags_are_on_the_statement(tmp_path):
   path, _ = written(tmp_path, "nq", [row(), row("b", flags=["over-predicted", 'a "quote"'])])
-  found = {(quad[0], quad[2]) for quad in oxigraph(path, "N_QUADS") if quad[1] == "urn:factshock:term:flag"}
+  found = {(quad[0], quad[2]) for quad in oxigraph(path, "N_QUADS") if quad[1] == TERM + "flag"}
   assert found == {(STATEMENTS + ":2", "over-predicted"), (STATEMENTS + ":2", 'a "quote"')}
 
 
 def test_every_label_of_a_node_is_kept_once(tmp_path):
-  rows = [row("Paris", "P1", "x", subject_id="Q90", relation_label="in"), row("Lutetia", "P1", "x", subject_id="Q90", relation_label="in"),
-          row("Paris", "P1", "y", subject_id="Q90", relation_label="within")]
-  path, _ = written(tmp_path, "nt", rows)
-  found = re.findall(r"<(\S+)> <\S+#label> (.*) \.", open(path, encoding="utf-8").read())
-  assert sorted(found) == sorted([("http://www.wikidata.org/entity/Q90", '"Paris"'), ("http://www.wikidata.org/entity/Q90", '"Lutetia"'),
-                                  ("http://www.wikidata.org/prop/direct/P1", '"in"'), ("http://www.wikidata.org/prop/direct/P1", '"within"'),
+  rows = [row(label, "P1", object_, subject_id="Q90", relation_label=relation) for label, relation, object_ in (
+      ("Paris", "in", "x"), ("Lutetia", "in", "x"), ("Paris", "within", "y"))]
+  written(tmp_path, "nt", rows)
+  found = re.findall(r"<(\S+)> <\S+#label> (.*) \.", (tmp_path / "graph.nt").read_text())
+  paris, relation = "http://www.wikidata.org/entity/Q90", "http://www.wikidata.org/prop/direct/P1"
+  assert sorted(found) == sorted([(paris, '"Paris"'), (paris, '"Lutetia"'), (relation, '"in"'), (relation, '"within"'),
                                   ("urn:factshock:entity:x", '"x"'), ("urn:factshock:entity:y", '"y"')])
 
 
-iri = st.builds(lambda scheme, rest: scheme + rest, st.sampled_from(["http://a", "https://a.example/", "urn:ab:", "http://", "urn:", ""]),
+iri = st.builds(lambda scheme, rest: scheme + rest,
+                st.sampled_from(["http://a", "https://a.example/", "urn:ab:", "http://", "urn:", ""]),
                 st.text("ab%2F/:?#[]@!$&'()*+,;=<>\"{}|\\^` .é\n", max_size=8))
 
 

@@ -1,17 +1,19 @@
 """The formats that triples are written in: one table of them, and the two that are JSON.
 
-All formats but jsonl hold the accepted rows alone, and are written as a stream: memory grows with the distinct nodes
-(for lm_kbc, queries), not with the rows. Which node a row's subject and object are, and what they are called, says
-`nodes.py`; how labels are escaped, `tables.py` and `rdf.py`. In JSON they need none beyond JSON's own.
+All formats but jsonl hold the accepted rows alone, and are written as a stream: memory grows with the
+distinct nodes (for lm_kbc, queries), not with the rows. Which node a row's subject and object are, and what
+they are called, says `nodes.py`; how labels are escaped, `tables.py` and `rdf.py`. In JSON they need nothing
+beyond JSON's own escapes.
 
-**networkx** is node-link JSON, a directed multigraph: networkx.node_link_graph(json.load(file), edges="edges"). A node's
-`id` is its key, with `label` beside it; an edge's `key` is its relation, so that a triple is an edge; the run is in
+**networkx** is node-link JSON, a directed multigraph that networkx.node_link_graph(json.load(file),
+edges="edges") reads. A node's `id` is its key, with its first `label` beside it; an edge's `key` is its
+relation, so that a triple is an edge (a triple given twice is one, with the later confidence); the run is in
 `graph`.
 
 **lm_kbc** is a row a query in the manner of the LM-KBC challenges (SubjectEntity, SubjectEntityID, Relation,
-ObjectEntities, ObjectEntitiesID), with empty lists where no answer was accepted. An object without an id stands with
-its label in ObjectEntitiesID, as in the challenges' own baseline; a subject without an id has the id "". Ids are written as
-given: no URI is made of them.
+ObjectEntities, ObjectEntitiesID), with empty lists where no answer was accepted. An object without an id
+stands with its label in ObjectEntitiesID, as in the challenges' own baseline; a subject without an id has the
+id "". Ids are written as given: no URI is made of them.
 """
 
 import difflib
@@ -42,12 +44,12 @@ def write(name, folder, rows, run):
     name: one of FORMATS.
     folder: made where it is missing.
     rows: function without arguments that gives a new iterator over canonical rows; a format may ask for two.
-    run: where the rows come from: `id`, `started`, `ended` (ISO 8601), `model`, `checkpoint`, `mixing_weights`,
-      `calibration`, `precision` (the target, or None), `software`, `revision`.
+    run: where the rows come from: `id`, `started`, `ended` (ISO 8601), `model`, `checkpoint`,
+      `mixing_weights`, `calibration`, `precision` (the target, or None), `software`, `revision`.
 
   Returns:
-    (Paths written, counts): a dict of `rows` written, `unusable_ids` (ends of rows whose id was neither a Wikidata id
-    nor an IRI), `first_unusable_id` (or None), and what the format counts besides.
+    (Paths written, counts): a dict of `rows` written, `unusable_ids` (ends of rows whose id was neither a
+    Wikidata id nor an IRI), `first_unusable_id` (or None), and what the format counts besides.
 
   Raises:
     UserError: unknown format, the folder cannot be written, or text that UTF-8 cannot hold.
@@ -102,8 +104,8 @@ def write_lm_kbc(folder, rows, run):
   with files.writing(path) as file:
     for query, candidates in itertools.groupby(rows(), _query):
       if query in seen:
-        raise UserError(f"{path}: expected all rows of a query beside each other, got {query} again later; sort the rows by "
-                        "subject and relation")
+        raise UserError(f"{path}: expected all rows of a query beside each other, got {query} again later; "
+                        "sort the rows by subject and relation")
       seen.add(query)
       answers = [(row["object"], row.get("object_id") or row["object"]) for row in candidates if row["accepted"]]
       counts["queries"] += 1
@@ -128,12 +130,14 @@ def _query(row):
 def _lm_kbc_row(query, answers):
   subject, identifier, relation = query
   return {"SubjectEntity": subject, "SubjectEntityID": identifier, "Relation": relation,
-          "ObjectEntities": [label for label, _ in answers], "ObjectEntitiesID": [object_id for _, object_id in answers]}
+          "ObjectEntities": [label for label, _ in answers],
+          "ObjectEntitiesID": [object_id for _, object_id in answers]}
 
 
 FORMATS = {
     "jsonl": Format("all candidates with confidence, score and provenance", write_jsonl, (canonical.FILE,)),
-    "tsv": Format("3 columns: PyKEEN and most embedding libraries", tables.write_tsv, (tables.GRAPH, tables.LABELS)),
+    "tsv": Format("3 columns: PyKEEN and most embedding libraries", tables.write_tsv,
+                  (tables.GRAPH, tables.LABELS)),
     "tsv_confidence": Format("4 columns, the last the confidence", tables.write_tsv_confidence,
                              (tables.GRAPH_CONFIDENCE, tables.LABELS)),
     "openke": Format("OpenKE's numbered files: head, tail, relation", tables.write_openke, tables.OPENKE),

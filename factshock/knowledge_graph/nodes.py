@@ -1,13 +1,14 @@
 """Which node of the graph a row's subject or object is, and what a node is called.
 
-A node is its id, where a row gives one that can be used: a Wikidata id (Q42, P19, L7) or an absolute http, https or
-urn IRI. Two rows with one id are one node, whatever their labels; two ids are two nodes, though they may share a
-label. Without an id a node is its label. An id that is neither is counted and not used: the node is its label then.
+A node is its id, where a row gives one that can be used: a Wikidata id (Q42, P19, L7) or an absolute http, https
+or urn IRI. Two rows with one id are one node, whatever their labels; two ids are two nodes, though they may
+share a label. Without an id a node is its label. An id that is neither is counted and not used: the node is its
+label then, so that entities with such ids and one label are one node; give them IRIs to keep them apart.
 
-Its *key* names a node where formats have no URIs: the id, or the label to the letter. A label that looks like an id
-(the answer "Q42", as text) has a backslash before it, as has one that begins with a backslash, so that no label
-is taken for an id. Its *URI* is http://www.wikidata.org/entity/Q42 for a Wikidata id, an IRI as it stands, and
-urn:factshock:entity: with the percent-encoded label else. Keys and URIs are one to one: distinct labels have
+Its *key* names a node where formats have no URIs: the id, or the label to the letter. A label that looks like an
+id (the answer "Q42", as text) has a backslash before it, as has one that begins with a backslash, so that no
+label is taken for an id. Its *URI* is http://www.wikidata.org/entity/Q42 for a Wikidata id, an IRI as it stands,
+and urn:factshock:entity: with the percent-encoded label else. Keys and URIs are one to one: distinct labels have
 distinct URIs. Relations are named likewise: P19 is http://www.wikidata.org/prop/direct/P19, an IRI is itself, and
 others are minted under urn:factshock:relation:.
 """

@@ -1,24 +1,25 @@
 """RDF: N-Triples, N-Quads with a named graph a run and PROV-O provenance, and RDF 1.2 Turtle.
 
-URIs are those of `nodes.py`; every label of a node, and of a relation, is an rdfs:label. Terms of our own are under
-urn:factshock:term:. Text is UTF-8 as it stands; quotes, backslashes and control characters are escaped.
+URIs are those of `nodes.py`; every label of a node, and of a relation, is an rdfs:label (P19 without a
+`relation_label` has none). Terms of our own are under urn:factshock:term:. Text is UTF-8 as it stands; quotes,
+backslashes and control characters are escaped.
 
 **graph.nt** holds the accepted triples and the labels, and nothing else.
 
 **graph.nq** holds, for a run with id ID:
 
 - in the graph <urn:factshock:run:ID> what graph.nt holds, so that a query over it sees facts alone;
-- in the graph <urn:factshock:run:ID:statements> a node a triple with rdf:subject, rdf:predicate, rdf:object and
-  factshock's confidence (and flag, where there are flags). This is RDF's own reification: a triple's confidence is had
-  with plain SPARQL 1.1 from every store, which quoted triples of RDF 1.2 are not yet, and without the naming
-  rules that Wikidata's statement nodes need for properties. It costs four lines a triple; rdf:type
-  rdf:Statement, which follows from the domain of rdf:subject, is left out for its size. Nodes have names, not
-  blank nodes, so that a file loaded twice adds nothing;
-- in the default graph, in PROV-O, where the two graphs come from: the run (prov:Activity with times), the software
-  (prov:SoftwareAgent), and the model, its checkpoint and the calibration it used (prov:Entity).
+- in the graph <urn:factshock:run:ID:statements> a node a triple with rdf:subject, rdf:predicate, rdf:object
+  and a confidence (and flag, where there are flags) of our own. This is RDF's own reification: every store
+  gives a triple's confidence with plain SPARQL 1.1, which annotations of RDF 1.2 need a newer store for, and
+  it needs no second and third URI a relation, as Wikidata's statement nodes do. It costs four lines a triple;
+  rdf:type rdf:Statement, which follows from the domain of rdf:subject, is left out for its size. The nodes
+  have names and are not blank, so that a file loaded twice adds nothing;
+- in the default graph, in PROV-O, where the two graphs come from: the run (prov:Activity with times), the
+  software (prov:SoftwareAgent), and the model with its checkpoint and the calibration it used (prov:Entity).
 
-**graph.ttl** holds graph.nt's triples with confidence and flags as RDF 1.2 annotations, `s p o {| confidence 0.9 |}`, half
-the size of graph.nq and without provenance. Few programs read RDF 1.2 yet; Oxigraph does.
+**graph.ttl** holds graph.nt's triples with confidence and flags as RDF 1.2 annotations, `s p o {| confidence
+0.9 |}`, without provenance; it is far smaller than graph.nq. Few programs read RDF 1.2 yet; Oxigraph does.
 """
 
 import json
@@ -57,8 +58,8 @@ def write_nq(folder, rows, run):
 
   def quads(row, s, p, o, number):
     if row["run"] != run["id"]:
-      raise UserError(f"accepted row {number}: expected rows of the run {run['id']!r}, got one of {row['run']!r}; write the "
-                      "rows of each run apart")
+      raise UserError(f"accepted row {number}: expected rows of the run {run['id']!r}, got one of {row['run']!r}; "
+                      "write the rows of each run apart")
     node = f"<{statements}:{number}>"
     flags = "".join(f"{node} {_FLAG} {literal(flag)}{of_statement}" for flag in row.get("flags") or ())
     return (f"{s} {p} {o}{end}{node} {_SUBJECT} {s}{of_statement}{node} {_PREDICATE} {p}{of_statement}"
@@ -85,9 +86,7 @@ def graph_uris(run):
 
 
 def provenance(run):
-  """Yields the PROV-O lines (N-Triples) of a run: a dict of `id`, `software`, `revision`, `started`, `ended`, `model`,
-  `checkpoint`, `mixing_weights`, `calibration` and `precision`; what is None is left out.
-  """
+  """Yields the PROV-O lines (N-Triples) of a run, a dict as of `formats.write`; what is None is left out."""
   graphs, activity = graph_uris(run["id"]), f"{graph_uris(run['id'])[0]}:extraction"
   agent = _named("software", run["software"], run.get("revision"))
   model = _named("model", run["model"], run.get("checkpoint"))
@@ -95,13 +94,15 @@ def provenance(run):
   for graph in graphs:
     yield from _lines(graph, [("type", "Entity"), ("wasGeneratedBy", activity), ("wasAttributedTo", agent),
                               ("wasDerivedFrom", model), ("generatedAtTime", _time(run.get("ended")))])
-  yield from _lines(activity, [("type", "Activity"), ("wasAssociatedWith", agent), ("used", model), ("used", calibration),
-                               ("startedAtTime", _time(run.get("started"))), ("endedAtTime", _time(run.get("ended"))),
+  yield from _lines(activity, [("type", "Activity"), ("wasAssociatedWith", agent), ("used", model),
+                               ("used", calibration), ("startedAtTime", _time(run.get("started"))),
+                               ("endedAtTime", _time(run.get("ended"))),
                                ("targetPrecision", _number(run.get("precision")))])
   yield from _lines(agent, [("type", "Agent"), ("type", "SoftwareAgent"), ("label", _text(run["software"])),
                             ("revision", _text(run.get("revision")))])
   weights = run.get("mixing_weights")
-  yield from _lines(model, [("type", "Entity"), ("label", _text(run["model"])), ("checkpoint", _text(run.get("checkpoint"))),
+  yield from _lines(model, [("type", "Entity"), ("label", _text(run["model"])),
+                            ("checkpoint", _text(run.get("checkpoint"))),
                             ("mixingWeights", None if weights is None else _text(json.dumps(weights)))])
   yield from _lines(calibration, [("type", "Entity"), ("label", _text(run["calibration"]))])
 
@@ -117,17 +118,18 @@ def _write(path, rows, lines_of, end, first=()):
   with files.writing(path) as file:
     file.writelines(first)
     for row, subject, object_ in nodes.edges(rows(), counts):
-      relation = row["relation"]
-      s, p, o = f"<{nodes.uri(subject)}>", f"<{nodes.relation_uri(relation)}>", f"<{nodes.uri(object_)}>"
+      relation_uri = nodes.relation_uri(row["relation"])
+      s, p, o = f"<{nodes.uri(subject)}>", f"<{relation_uri}>", f"<{nodes.uri(object_)}>"
       file.write(lines_of(row, s, p, o, counts["rows"]))
-      for node, label in ((s, row["subject"]), (o, row["object"]), (p, row.get("relation_label") or relation)):
-        if _is_new(labels, node, label):
+      minted = row["relation"] if relation_uri.startswith(nodes.RELATION) else None
+      for node, label in ((s, row["subject"]), (o, row["object"]), (p, row.get("relation_label") or minted)):
+        if label is not None and _is_new(labels, node, label):
           file.write(f"{node} {_LABEL} {literal(label)}{end}")
   return [path], counts
 
 
 def _is_new(labels, node, label):
-  """Whether a node has not had this label before; `labels` remembers: {node: first label, (node, further): further}."""
+  """Whether a node has not had this label before; `labels` remembers it: {node: first label, (node, label): label}."""
   first = labels.get(node)
   if first is None:
     labels[node] = label
@@ -139,7 +141,7 @@ def _is_new(labels, node, label):
 
 
 def _lines(subject, pairs):
-  """Lines of a subject; an object is a literal (begins with a quote), a URI, a class of PROV-O, or None: no line."""
+  """Lines of a subject; a value is a literal (begins with a quote), a URI, a class of PROV-O, or None: no line."""
   for name, value in pairs:
     if value is not None:
       value = f"{_PROV}{value}" if name == "type" else value
@@ -152,7 +154,8 @@ _TERMS = {"type": f"{_RDF}type", "label": f"{_RDFS}label",
 
 
 def _named(kind, *parts):
-  return ":".join([f"urn:factshock:{kind}", *(urllib.parse.quote(part, safe="") for part in parts if part is not None)])
+  quoted = [urllib.parse.quote(part, safe="") for part in parts if part is not None]
+  return ":".join([f"urn:factshock:{kind}", *quoted])
 
 
 def _text(text):

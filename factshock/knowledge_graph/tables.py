@@ -1,20 +1,20 @@
 r"""Tables: TSV for PyKEEN and its like, the id files of OpenKE, and CSV for neo4j-admin.
 
-**TSV** has no header and no quoting: subject, relation, object (the order PyKEEN reads) and, as a fourth cell where asked
-for, the confidence. A line is a triple and a raw tab is a cell's end, whatever the labels hold: in cells, a
-backslash is `\\`, a tab `\t`, a newline `\n`, a carriage return `\r`; other control and line-separating characters,
-and white space that begins or ends a cell (which many readers strip), are `\uXXXX`; a quotation mark is `\"` where it
-begins a cell (there pandas, with which PyKEEN reads, would take it for quoting), and as it is elsewhere. `read_tsv`
-undoes it. "nan", "NA", "None" stand as they are; PyKEEN reads them as texts, and pandas does with
-`keep_default_na=False`.
+**TSV** has no header and no quoting: subject, relation, object (the order PyKEEN reads) and, as a fourth cell
+where asked for, the confidence. A line is a triple and a raw tab is a cell's end, whatever the labels hold: in
+cells, a backslash is `\\`, a tab `\t`, a newline `\n`, a carriage return `\r`; other control and line-separating
+characters, and white space that begins or ends a cell (many readers strip it), are `\uXXXX`; a quotation mark
+is `\"` where it begins a cell (there pandas, with which PyKEEN reads, takes it for quoting), and as it is
+elsewhere. `read_tsv` undoes this. "nan", "NA", "None" stand as they are: PyKEEN reads them as texts, and pandas
+does with keep_default_na=False.
 
-Cells name nodes by their keys (`nodes.py`): the id where there is one, so that entities that share a label stay two and
-an entity with two labels stays one; the label otherwise. The labels of ids are in labels.tsv beside it (id, label; of
-several labels the first).
+Cells name nodes by their keys (`nodes.py`): the id where there is one, so that entities that share a label stay
+two and an entity with two labels stays one; else the label. The labels of ids are in labels.tsv beside it (id,
+label; of several labels the first).
 
-**OpenKE** reads numbers: entity2id.txt and relation2id.txt (their count, then name and number), and train2id.txt
-(count, then *head tail relation*, the order that differs from others), each at the top of one folder. Names are
-escaped as in TSV.
+**OpenKE** reads numbers, in one folder: entity2id.txt and relation2id.txt (their count, then a name and its
+number a line), and train2id.txt (count, then *head tail relation* a line, an order that differs from others').
+Names are escaped as in TSV.
 
 **Neo4j** reads nodes.csv and relationships.csv as they are:
 
@@ -74,7 +74,8 @@ def write_tsv_confidence(folder, rows, run):
 def read_tsv(path):
   """Yields what graph.tsv or graph_confidence.tsv hold, as dicts.
 
-  A dict has `subject` or `subject_id`, `relation`, `object` or `object_id`, and `confidence` where there is a fourth cell.
+  A dict has `subject` or `subject_id`, `relation`, `object` or `object_id`, and `confidence` where there is a
+  fourth cell.
 
   Raises:
     UserError: a line of other than 3 or 4 cells, a wrong escape, or a confidence outside of 0 to 1.
@@ -184,8 +185,8 @@ def _write_numbers(path, numbered):
 
 
 def _changed(path):
-  return UserError(f"{path}: expected the same rows on the second reading as on the first, got others; do not change the "
-                   "rows while they are written")
+  return UserError(f"{path}: expected the same rows on the second reading as on the first, got others; do not "
+                   "change the rows while they are written")
 
 
 def _cells(path, sizes):

@@ -1,15 +1,16 @@
-"""Writing a million triples in every format: seconds, memory, and the same with RDFLib's and NetworkX' own writers.
+"""Writing a million triples in every format: seconds, memory, and RDFLib's and NetworkX' own writers beside them.
 
-  PYTHONPATH=. python tests/benchmarks/graph_export.py [--triples=1000000] [--compare=100000] [--format=nt,tsv] [--rounds=1] [--folder=DIR]
+  PYTHONPATH=. python tests/benchmarks/graph_export.py [--triples=1000000] [--compare=100000] [--format=nt,tsv]
+      [--rounds=1] [--folder=DIR]
 
-A file of canonical rows is made: --triples accepted triples, and a candidate that was not accepted for every second
-query; 4 triples a subject, two objects in three from 100,000 frequent ones and the others once; 40 Wikidata relations;
-names of two or three words, a twentieth of them not ASCII; ids on all subjects and on 9 of 10 objects. Then each
-format is written from it, in a process of its own: its time is that of the whole process, the start of Python and the
-reading and checking of the rows included, until what it wrote is on the disk (the process syncs it), and its memory is the
-peak resident set. Sizes are of what was written.
-Compared are RDFLib and NetworkX on --compare triples (they hold the graph in memory; at a million RDFLib takes
-gigabytes): rows from the same file by the same reader, the graph built and written by their own serialisers.
+A file of canonical rows is made: --triples accepted triples, and a candidate that was not accepted beside every
+second; 4 triples a subject, two objects in three among 100,000 frequent ones and the others once; 40 Wikidata
+relations; names of two or three words, a twentieth of them not ASCII; ids on all subjects and 9 of 10 objects. Then
+each format is written from it, in a process of its own: its time is that of the whole process, the start of
+Python and the reading and checking of the rows included, until what it wrote is on the disk (sync), and its
+memory is the peak resident set.
+Compared are RDFLib and NetworkX on --compare triples (they hold the graph in memory): rows from the same file
+by the same reader, the graph built and written by their own serialisers, with the same labels.
 Time: about 5 minutes; needs 4 GB on the disk for a million triples.
 """
 
@@ -37,6 +38,7 @@ FOLDER = flags.DEFINE_string("folder", None, "where to write; default: the folde
 RUN = {"id": "run-1", "started": "2025-01-01T00:00:00+00:00", "ended": "2025-01-01T01:00:00+00:00", "model": "t5-base",
        "checkpoint": "9f" * 32, "mixing_weights": [0.5, 0.5], "calibration": "isotonic-5f", "precision": 0.9,
        "software": "factshock 0.1.0", "revision": "0" * 40}
+MADE_BY = {**{key: RUN[key] for key in ("model", "checkpoint", "mixing_weights", "calibration")}, "run": RUN["id"]}
 SYLLABLES = ("ka", "ro", "mi", "ten", "sul", "va", "dor", "lin", "pe", "gra", "nu", "shi", "os", "bel", "ar", "to")
 
 # What a process does that writes one format; the others hold the graph as a user of theirs would.
@@ -60,7 +62,8 @@ graph, counts = networkx.MultiDiGraph(), nodes.new_counts()
 for row, subject, object_ in nodes.edges(canonical.read(sys.argv[2]), counts):
   graph.add_node(subject, label=row["subject"])
   graph.add_node(object_, label=row["object"])
-  graph.add_edge(subject, object_, row["relation"], **{{key: row[key] for key in ("confidence", "score", "rank", "run")}})
+  kept = {{key: row[key] for key in ("confidence", "score", "rank", "run")}}
+  graph.add_edge(subject, object_, row["relation"], **kept)
 with open(os.path.join(sys.argv[3], "graph.json"), "w", encoding="utf-8") as file:
   json.dump(networkx.node_link_data(graph, edges="edges"), file, ensure_ascii=False)"""
 PEERS = {"nt": ("rdflib", RDFLIB), "networkx": ("networkx", NETWORKX)}
@@ -74,7 +77,7 @@ sys.exit(code)"""
 
 
 def name_of(number):
-  """A name of two or three words, its own for every number; one in twenty is not ASCII."""
+  """A name of two or three words, nearly always its own; one in twenty is not ASCII."""
   words = [[], [], []]
   for place in range(8):
     words[place % 3 if number & 1 else place % 2].append(SYLLABLES[number >> 4 * place & 15])
@@ -93,9 +96,8 @@ def rows(triples, seed=0):
       object_ = 1 << 24 | objects + rank - 1
       found = base | {"object": name_of(object_)} | ({"object_id": f"Q{object_}"} if objects % 10 else {})
       confidence = round(draw.uniform(0.9, 1) if accepted else draw.uniform(0, 0.1), 6)
-      yield found | {"confidence": confidence, "score": -round(draw.expovariate(1), 6), "rank": rank, "accepted": accepted,
-                     "threshold": 0.9, "run": RUN["id"], **{key: RUN[key] for key in (
-                         "model", "checkpoint", "mixing_weights", "calibration")}}
+      yield found | {"confidence": confidence, "score": -round(draw.expovariate(1), 6), "rank": rank,
+                     "accepted": accepted, "threshold": 0.9, **MADE_BY}
 
 
 def measured(code, name, source, home):
@@ -140,10 +142,11 @@ def compare(home):
       lines.append([name, package, "not installed", "", "", "", ""])
       continue
     ours, theirs = median(OURS, name, source, home), median(code, name, source, home)
-    lines.append([name, package, f"{ours[0]:.1f}", f"{theirs[0]:.1f}", f"**{theirs[0] / ours[0]:.1f}**", f"{ours[1] / 1e6:.0f} MB",
-                  f"{theirs[1] / 1e6:.0f} MB"])
+    lines.append([name, package, f"{ours[0]:.1f}", f"{theirs[0]:.1f}", f"**{theirs[0] / ours[0]:.1f}**",
+                  f"{ours[1] / 1e6:.0f} MB", f"{theirs[1] / 1e6:.0f} MB"])
   print(f"{COMPARE.value:,} triples:\n")
-  tables.table(["format", "other", "ours, s", "other, s", "time of other over ours", "memory, ours", "memory, other"], lines)
+  tables.table(["format", "other", "ours, s", "other, s", "time of other over ours", "memory, ours",
+                "memory, other"], lines)
 
 
 def main(_):
@@ -160,7 +163,7 @@ def main(_):
       lines.append([name, f"{seconds:.1f}", f"{memory / 1e6:.0f} MB", f"{size / 1e6:.0f} MB"])
     print(f"{TRIPLES.value:,} triples, rows of {os.path.getsize(source) / 1e6:.0f} MB:\n")
     tables.table(["format", "s", "peak memory", "written"], lines)
-    print(tables.goal(f"every format under 60 s a million triples; at most {slowest:.1f} s here", slowest < 60 * TRIPLES.value / 1e6))
+    print(tables.goal(f"every format under 60 s for a million triples; at most {slowest:.1f} s here", slowest < 60))
     print(tables.goal(f"memory under 2 GB; at most {largest / 1e9:.2f} GB here", largest < 2e9))
     os.remove(source)
     if COMPARE.value:
