@@ -137,7 +137,8 @@ def test_oxigraph_reads_turtle_annotations(tmp_path_factory, rows, flags):
   path, _ = written(tmp_path_factory.mktemp("ttl"), "ttl", rows)
   quads = oxigraph(path, "TURTLE")
   reified = {quad[0]: quad[2] for quad in quads if quad[1] == SYNTAX + "reifies"}
-  of_nodes = {node: [quad[1:3] for quad in quads if quad[0] == node and quad[1] != SYNTAX + "reifies"] for node in reified}
+  said = [quad for quad in quads if quad[0] in reified and quad[1] != SYNTAX + "reifies"]
+  of_nodes = {node: [quad[1:3] for quad in said if quad[0] == node] for node in reified}
   spoken = sorted(((triple.subject.value, triple.predicate.value, triple.object.value), sorted(of_nodes[node]))
                   for node, triple in reified.items())
   flagged = [(TERM + "flag", flag) for flag in flags]
