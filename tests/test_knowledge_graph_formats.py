@@ -196,12 +196,13 @@ def test_bad_tsv_is_named_by_line(tmp_path, line, words):
     list(tables.read_tsv(path))
 
 
-def test_pandas_reads_tsv_as_pykeen_does(tmp_path):
+@pytest.mark.parametrize("first", ["\ufeffa", " a", '"', "nan", "\n"])
+def test_pandas_reads_tsv_as_pykeen_does(tmp_path, first):
   pandas = pytest.importorskip("pandas")
-  (path, _), _ = written(tmp_path, "tsv", NASTY_ROWS)
+  rows = [row(first), *NASTY_ROWS]  # what begins a file may be a mark of byte order to a reader
+  (path, _), _ = written(tmp_path, "tsv", rows)
   frame = pandas.read_csv(path, sep="\t", encoding="utf-8", dtype=str, header=None, keep_default_na=False)
-  found = [tuple(map(tables.unescape, cells)) for cells in frame.to_numpy().tolist()]
-  assert found == keys(NASTY_ROWS)
+  assert [tuple(map(tables.unescape, cells)) for cells in frame.to_numpy().tolist()] == keys(rows)
 
 
 def test_pykeen_reads_tsv(tmp_path):
