@@ -1,0 +1,104 @@
+"""Canonical rows: candidate triples with all that is known of them, and their file, triples.jsonl.
+
+A row is a dict with these keys, in this order:
+
+- `subject`, `subject_id` (optional), `relation`, `relation_label` (optional), `object`, `object_id` (optional);
+- `confidence`: probability that the triple is true, 0 to 1; `score`: log-probability before calibration;
+- `rank`: place among the query's candidates, from 1; `accepted`: whether confidence reached `threshold`;
+- `model`, `checkpoint` (its digest, or null), `mixing_weights` (list, or null), `calibration` and `run` (ids);
+- `flags` (optional): list of strings, what speaks against the triple.
+
+Further keys are carried along. The object of a row that is not accepted may be empty: a model that answered
+nothing. A text is kept to the letter, and an optional key that is null counts as not given.
+"""
+
+import json
+import math
+
+from factshock import files
+from factshock.console import UserError
+from factshock.facts import schema
+
+FILE = "triples.jsonl"
+KEYS = ("subject", "subject_id", "relation", "relation_label", "object", "object_id", "confidence", "score", "rank",
+        "accepted", "threshold", "model", "checkpoint", "mixing_weights", "calibration", "run", "flags")
+_OPTIONAL = frozenset(("subject_id", "relation_label", "object_id", "flags"))
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
+def read(path):
+  """Yields the rows of a file of canonical rows, each checked; blank lines are passed over.
+
+  Raises:
+    UserError: missing file, malformed line, missing key or value of the wrong kind; names file and line.
+  """
+  for number, line in files.lines(path):
+    if line and not line.isspace():
+      row = schema.json_object(line, f"{path}:{number}")
+      check(row, f"{path}:{number}")
+      yield row
+
+
+def write(path, rows):
+  """Writes an iterable of rows, keys in canonical order; returns how many. The file is whole or absent.
+
+  Raises:
+    UserError: a row that `read` would refuse, or one with text that UTF-8 cannot hold.
+  """
+  number = 0
+  with files.writing(path) as file:
+    for number, row in enumerate(rows, 1):
+      check(row, f"{path}: row {number}")
+      file.write(_ENCODER.encode(_ordered(row)) + "\n")
+  return number
+
+
+def check(row, where):
+  """Raises a UserError that begins with `where` if a dict is not a canonical row."""
+  for key, is_right, expected in _CHECKS:
+    value = row.get(key)
+    if not is_right(value) and not (value is None and key in _OPTIONAL):
+      got = repr(value) if key in row else f"a row without it (keys: {', '.join(map(str, row))})"
+      raise UserError(f"{where}: expected {expected} in `{key}`, got {got}")
+  if row["accepted"] and not row["object"]:
+    raise UserError(f"{where}: expected an object in an accepted row, got the empty text; leave the row out or set "
+                    "`accepted` to false")
+
+
+def _ordered(row):
+  """The row without what is not given, keys in canonical order, others after them."""
+  ordered = {key: row[key] for key in KEYS if row.get(key) is not None or (key in row and key not in _OPTIONAL)}
+  return ordered | {key: value for key, value in row.items() if key not in KEYS}
+
+
+def _is_text(value):
+  return type(value) is str and value != ""
+
+
+def _is_number(value):
+  return type(value) is float and math.isfinite(value) or type(value) is int
+
+
+def _is_numbers(value):
+  return value is None or type(value) is list and all(map(_is_number, value))
+
+
+_CHECKS = (
+    ("subject", _is_text, "a non-empty text"),
+    ("subject_id", _is_text, "a non-empty text"),
+    ("relation", _is_text, "a non-empty text"),
+    ("relation_label", _is_text, "a non-empty text"),
+    ("object", lambda value: type(value) is str, "a text"),
+    ("object_id", _is_text, "a non-empty text"),
+    ("confidence", lambda value: type(value) in (float, int) and 0 <= value <= 1, "a probability from 0 to 1"),
+    ("score", _is_number, "a finite number"),
+    ("rank", lambda value: type(value) is int and value >= 1, "a whole number from 1"),
+    ("accepted", lambda value: type(value) is bool, "true or false"),
+    ("threshold", _is_number, "a finite number"),
+    ("model", _is_text, "a non-empty text"),
+    ("checkpoint", lambda value: value is None or _is_text(value), "a digest or null"),
+    ("mixing_weights", _is_numbers, "a list of numbers or null"),
+    ("calibration", _is_text, "an id"),
+    ("run", _is_text, "an id"),
+    ("flags", lambda value: type(value) is list and all(map(_is_text, value)), "a list of non-empty texts"),
+)
