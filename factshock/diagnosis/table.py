@@ -39,11 +39,11 @@ def calibration_lines(quality):
           f"({100 * quality['confidence']:g}% bootstrap intervals; ECE over {pooled['bins']} bins of equal mass)")
   measures = [("share right", "share_right"), ("mean confidence", "mean_confidence"), ("ECE", "ece"),
               ("ECE less its bias", "ece_debiased"), ("Brier", "brier"), ("AUROC", "auroc")]
-  rows = [["measure", "value", ""], *([name, _estimate(pooled[key]), ""] for name, key in measures)]
-  rows += [[f"yield at {100 * row['precision']:g}% precision", _estimate(row["share"]),
+  rows = [["measure", "value", ""], *([name, estimate(pooled[key]), ""] for name, key in measures)]
+  rows += [[f"yield at {100 * row['precision']:g}% precision", estimate(row["share"]),
             "" if row["answers"] is None else f"{row['right']['mean']:.0f} right of {row['answers']} answers"]
            for row in pooled["yields"]]
-  return [head, *_aligned(rows)]
+  return [head, *aligned(rows)]
 
 
 def _at(arm, keys):

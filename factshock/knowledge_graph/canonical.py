@@ -4,7 +4,8 @@ A row is a dict with these keys, in this order:
 
 - `subject`, `subject_id` (optional), `relation`, `relation_label` (optional), `object`, `object_id` (optional);
 - `confidence`: probability that the triple is true, 0 to 1; `score`: log-probability before calibration;
-- `rank`: place among the query's candidates, from 1; `accepted`: whether confidence reached `threshold`;
+- `rank`: place among the query's candidates, from 1 (it and the score are null where another triple implies this one);
+- `accepted`: whether it is in the graph; `threshold`: the confidence that took (null where there was none);
 - `model`, `checkpoint` (its digest, or null), `mixing_weights` (list, or null), `calibration` and `run` (ids);
 - `flags` (optional): list of strings, what speaks against the triple.
 
@@ -91,10 +92,10 @@ _CHECKS = (
     ("object", lambda value: type(value) is str, "a text"),
     ("object_id", _is_text, "a non-empty text"),
     ("confidence", lambda value: type(value) in (float, int) and 0 <= value <= 1, "a probability from 0 to 1"),
-    ("score", _is_number, "a finite number"),
-    ("rank", lambda value: type(value) is int and value >= 1, "a whole number from 1"),
+    ("score", lambda value: value is None or _is_number(value), "a finite number or null"),
+    ("rank", lambda value: value is None or type(value) is int and value >= 1, "a whole number from 1 or null"),
     ("accepted", lambda value: type(value) is bool, "true or false"),
-    ("threshold", _is_number, "a finite number"),
+    ("threshold", lambda value: value is None or _is_number(value), "a finite number or null"),
     ("model", _is_text, "a non-empty text"),
     ("checkpoint", lambda value: value is None or _is_text(value), "a digest or null"),
     ("mixing_weights", _is_numbers, "a list of numbers or null"),

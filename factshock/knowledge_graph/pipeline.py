@@ -16,7 +16,7 @@ from factshock.diagnosis import table
 from factshock.facts import counts as counts_room
 from factshock.facts import schema, sources
 from factshock.knowledge_graph import answers as answer_room
-from factshock.knowledge_graph import calibration, consistency, extraction, formats, records
+from factshock.knowledge_graph import calibration, canonical, consistency, extraction, formats, records
 from factshock.study import provenance
 
 SUMMARY = "extraction.json"
@@ -71,7 +71,7 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
   run = {"id": run_id, "started": started, **model, "calibration": identity, "precision": precision if found else None,
          "software": f"factshock {factshock.__version__}", "revision": provenance.revision()}
   written = _write_rows(folder, records.rows(asked, judged, accepted_N, implied, names, labels, columns), run,
-                        len(asked.texts) + len(implied))
+                        len(asked.texts))
   outputs = [written] + [_write_format(name, folder, run | {"ended": _now()}) for name in graph_formats]
   summary = {
       "run": run | {"ended": _now()},
@@ -206,15 +206,15 @@ def _write_rows(folder, rows, run, total):
   def told():
     for number, row in enumerate(rows, 1):
       yield row
-      if number % 10000 == 0 or number == total:
-        progress.update(number)
+      if number % 10000 == 0:
+        progress.update(min(number, total))
 
   paths, counts = formats.write("jsonl", folder, told, run)
   return {"format": "jsonl", "path": paths[0], "rows": counts["rows"]}
 
 
 def _write_format(name, folder, run):
-  read = lambda: formats.read(os.path.join(folder, "triples.jsonl"))
+  read = lambda: canonical.read(os.path.join(folder, canonical.FILE))
   paths, counts = formats.write(name, folder, read, run)
   for what, count in counts.items():
     if what != "rows" and count:

@@ -11,27 +11,40 @@ _SHOWN = 50  # over-predicted answers and conflicts that the summary lists
 
 
 def rows(asked, judged, accepted_N, implied, names, labels, run):
-  """Yields the canonical rows (formats.py) of all candidates, best first within a query, then those of implied statements.
+  """Yields the canonical rows (canonical.py), query by query: its candidates, best first, and then what other statements imply.
+
+  A query without a candidate has one row with an empty object.
 
   Args:
     names: answers.Names, for the objects' ids. labels: {relation: label}. run: columns of every row (threshold, model, ...).
   """
-  for place, text in enumerate(asked.texts):
-    query = asked.query_N[place]
-    yield _row(asked.subjects[query], asked.subject_ids[query], asked.relations[query], text, names, labels, run,
-               judged.confidence_N[place], accepted_N[place], score=float(asked.score_N[place]), rank=int(asked.rank_N[place]),
-               flags=["over_predicted"] if judged.flagged_N[place] else [])
-  ids = {subject: number for subject, number in zip(asked.subjects, asked.subject_ids) if number}
+  follows = collections.defaultdict(list)
   for triple in implied:
-    yield _row(triple.subject, ids.get(triple.subject), triple.relation, triple.object, names, labels, run, triple.confidence, True,
-               score=None, rank=None, flags=["implied"], object_id=ids.get(triple.object))
+    follows[accuracy.normalise(triple.subject), triple.relation].append(triple)
+  ids = {accuracy.normalise(subject): number for subject, number in zip(asked.subjects, asked.subject_ids) if number} if implied else {}
+  ends = np.searchsorted(asked.query_N, np.arange(len(asked.subjects)), side="right").tolist()
+  begin = 0
+  for query, end in enumerate(ends):
+    relation = asked.relations[query]
+    head = {"subject": asked.subjects[query], "subject_id": asked.subject_ids[query], "relation": relation,
+            "relation_label": labels.get(relation)}
+    for place in range(begin, end):
+      flags = ["over_predicted"] if judged.flagged_N[place] else []
+      yield _row(head, asked.texts[place], names.ids.get((relation, asked.texts[place])), judged.confidence_N[place],
+                 round(float(asked.score_N[place]), 6), int(asked.rank_N[place]), accepted_N[place], run, flags)
+    also = follows.get((accuracy.normalise(asked.subjects[query]), relation), ())
+    for triple in also:
+      object_id = names.ids.get((relation, triple.object)) or ids.get(accuracy.normalise(triple.object))
+      yield _row(head, triple.object, object_id, triple.confidence, None, None, True, run, ["implied"])
+    if begin == end and not also:
+      yield _row(head, "", None, 0.0, None, None, False, run, [])
+    begin = end
 
 
-def _row(subject, subject_id, relation, text, names, labels, run, confidence, accepted, *, score, rank, flags, object_id=None):
-  object_id = names.ids.get((relation, text), object_id)
-  row = {"subject": subject, "subject_id": subject_id, "relation": relation, "relation_label": labels.get(relation), "object": text,
-         "object_id": object_id, "confidence": round(float(confidence), 6), "score": score, "rank": rank, "accepted": bool(accepted)}
-  return {name: value for name, value in row.items() if value is not None} | run | ({"flags": flags} if flags else {})
+def _row(head, text, object_id, confidence, score, rank, accepted, run, flags):
+  row = head | {"object": text, "object_id": object_id, "confidence": round(float(confidence), 6), "score": score, "rank": rank,
+                "accepted": bool(accepted)} | run
+  return row | {"flags": flags} if flags else row
 
 
 def relations_of(fitted, known, asked, judged, accepted_N, labels):
