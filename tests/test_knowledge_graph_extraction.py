@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from factshock import console
-from factshock.knowledge_graph import answers, consistency, extraction, trials
+from factshock.knowledge_graph import answers, consistency, extraction, shock_guard, trials
 
 
 def world(seed, queries=600, relations=("r", "s"), listed=3, sharp=4.0, shocked=0.0, several=False):
@@ -60,7 +60,7 @@ def test_a_shocked_answer_is_flagged_and_lowered_and_others_are_not():
   np.testing.assert_allclose(judged.confidence_N[judged.flagged_N & first].mean(), 0, atol=.06)
   rest = ~judged.flagged_N & first
   np.testing.assert_allclose(judged.confidence_N[rest].mean(), right[rest].mean(), atol=.04)
-  unguarded = extraction.judge(fitted._replace(move=0.0), asked)
+  unguarded = extraction.judge(fitted._replace(lowering=shock_guard.NOT_LOWERED), asked)
   assert unguarded.confidence_N[judged.flagged_N & first].mean() > .2
 
 

@@ -27,7 +27,7 @@ class Fitted(NamedTuple):
   Attributes:
     names: relations, in the order of their numbers. several: those with several answers a query.
     first, later: Calibration of first answers, and of all others (None where there are none).
-    flags: {(relation, answer): Flagged}. move: by how much their logits are lowered.
+    flags: {(relation, answer): Flagged}. lowering: slope and shift of the logits of their confidence.
     judged: the calibration answers themselves, each by what is fitted without its subject.
     right_N: whether each of these is right.
     unlisted, nothing: {relation: right answers of a query that are not listed, on average}, {relation: share without any answer among
@@ -38,7 +38,7 @@ class Fitted(NamedTuple):
   first: calibration.Calibration
   later: calibration.Calibration | None
   flags: dict
-  move: float
+  lowering: tuple
   judged: Judged
   right_N: np.ndarray
   unlisted: dict
@@ -80,11 +80,11 @@ def fit(known, asked, *, counts=None, relations=None, method=None, fold_Q=None):
     found.append(curves)
   several = _several(known, asked, relations or {})
   those = flagged_N & first_N
-  move = shock_guard.shift(confidence_N[those], right_N[those])
+  lowering = shock_guard.lowering(confidence_N[those], right_N[those])
   flags = shock_guard.over_predicted(said, _golds(known, fold_Q >= 0), counts)
-  judged = Judged(shock_guard.lowered(confidence_N, flagged_N, move), flagged_N, np.zeros(0, bool))
+  judged = Judged(shock_guard.lowered(confidence_N, flagged_N, lowering), flagged_N, np.zeros(0, bool))
   judged = judged._replace(chosen_N=_chosen(known, judged.confidence_N, several))
-  return Fitted(names, several, *found, flags, move, judged, right_N, *_absent(known, right_N))
+  return Fitted(names, several, *found, flags, lowering, judged, right_N, *_absent(known, right_N))
 
 
 def judge(fitted, asked):
@@ -95,7 +95,7 @@ def judge(fitted, asked):
   if fitted.later is not None:
     confidence_N[~first_N] = calibration.confidence(fitted.later, asked.score_N[~first_N], relation_N[~first_N])
   flagged_N = _is_flagged(asked, fitted.flags)
-  confidence_N = shock_guard.lowered(confidence_N, flagged_N, fitted.move)
+  confidence_N = shock_guard.lowered(confidence_N, flagged_N, fitted.lowering)
   return Judged(confidence_N, flagged_N, _chosen(asked, confidence_N, fitted.several))
 
 

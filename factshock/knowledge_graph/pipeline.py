@@ -63,7 +63,7 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
   accepted_N, implied, conflicts = extraction.consistent(asked, judged, accepted_N, rules, of_types)
 
   curves = {"first": calibration.to_json(fitted.first, fitted.names),
-            "later": fitted.later and calibration.to_json(fitted.later, fitted.names), "over_predicted_shift": fitted.move}
+            "later": fitted.later and calibration.to_json(fitted.later, fitted.names), "over_predicted": dict(zip(("slope", "shift"), fitted.lowering))}
   identity = _digest(json.dumps(curves, sort_keys=True))
   run_id = _digest("\n".join([identity, *map(_file_digest, inputs), rule, str(precision), json.dumps(model)]))
   columns = {"threshold": found.value if found else None, **model, "calibration": identity, "run": run_id}

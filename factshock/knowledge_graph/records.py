@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from factshock.diagnosis import accuracy
-from factshock.knowledge_graph import extraction
+from factshock.knowledge_graph import extraction, shock_guard
 
 _SHOWN = 50  # over-predicted answers and conflicts that the summary lists
 
@@ -67,7 +67,7 @@ def over_predicted(fitted, known, asked):
   """The over-predicted answers, the most given first, with what calibration says of them and what they displaced."""
   given, right, gold = collections.Counter(), collections.Counter(), collections.defaultdict(collections.Counter)
   before, after = collections.defaultdict(list), collections.defaultdict(list)
-  plain = extraction.judge(fitted._replace(move=0.0), asked).confidence_N
+  plain = extraction.judge(fitted._replace(lowering=shock_guard.NOT_LOWERED), asked).confidence_N
   lowered = extraction.judge(fitted, asked).confidence_N
   labels = {}
   for answers, is_known in ((known, True), (asked, False)):

@@ -14,6 +14,7 @@ from factshock.facts import counts as counts_room
 
 FACTOR = 2.0  # times as often as supported,
 CHANCE = 1e-2  # and by chance as often in at most so many cases
+_PRIOR = 4.0  # 1 / variance of the priors of `lowering`
 _LEAST = 1e-6  # a confidence is kept so far off 0 and 1 where its logit is taken
 
 
@@ -58,28 +59,45 @@ def over_predicted(first, gold, counts=None):
   return found
 
 
-def shift(confidence_N, right_N):
-  """How far the logit of flagged answers' confidence moves so that it agrees with how many were right: at most 0.
+NOT_LOWERED = (1.0, 0.0)  # slope and shift that leave a confidence as it is
 
-  The shift of greatest likelihood under a normal prior around 0 with variance 1: a handful of flagged answers moves little.
+
+def lowering(confidence_N, right_N):
+  """(slope, shift) of the logits of flagged answers' confidence that agree with which of them were right; the slope is not below 0.
+
+  Those of greatest likelihood under normal priors around 1 and 0 of which each weighs as _PRIOR says: a few flagged answers change little.
 
   Args:
     confidence_N: of flagged calibration answers, by curves that have not seen them. right_N: whether each is right.
   """
-  logit_N, right_N = _logit(confidence_N), np.asarray(right_N, np.float64)
-  move = 0.0
-  for _ in range(50):
-    p_N = 1 / (1 + np.exp(-(logit_N + move)))
-    step = ((right_N - p_N).sum() - move) / ((p_N * (1 - p_N)).sum() + 1)
-    move += float(np.clip(step, -1, 1))
-    if abs(step) < 1e-9:
+  logit_N, right_N = _logit(np.asarray(confidence_N, np.float64)), np.asarray(right_N, np.float64)
+  slope, shift = _most_likely(np.stack([logit_N, np.ones(len(logit_N))], axis=1), right_N, np.array(NOT_LOWERED))
+  if slope < 0:
+    slope, shift = 0.0, _most_likely(np.ones((len(logit_N), 1)), right_N, np.zeros(1))[0]
+  return float(slope), float(shift)
+
+
+def _most_likely(x_NxP, right_N, prior_P):
+  """The penalised logistic regression, by Newton's method: [P]."""
+  found_P = prior_P.copy()
+  for _ in range(100):
+    p_N = _sigmoid(x_NxP @ found_P)
+    step_P = np.linalg.solve((x_NxP.T * (p_N * (1 - p_N))) @ x_NxP + _PRIOR * np.eye(len(prior_P)),
+                             x_NxP.T @ (right_N - p_N) - _PRIOR * (found_P - prior_P))
+    found_P = found_P + step_P * min(1.0, 1.0 / max(np.abs(step_P).max(), 1e-12))
+    if np.abs(step_P).max() < 1e-9:
       break
-  return min(0.0, move)
+  return found_P
 
 
-def lowered(confidence_N, flagged_N, move):
-  """Confidences [N] with the logits of flagged ones moved."""
-  return np.where(flagged_N, 1 / (1 + np.exp(-(_logit(confidence_N) + move))), confidence_N)
+def lowered(confidence_N, flagged_N, how):
+  """Confidences [N], those of flagged answers lowered by (slope, shift); none is raised."""
+  changed_N = np.minimum(confidence_N, _sigmoid(how[0] * _logit(confidence_N) + how[1]))
+  return np.where(flagged_N, changed_N, confidence_N)
+
+
+def _sigmoid(x):
+  return .5 * (1 + np.tanh(.5 * x))
 
 
 def _logit(p_N):
