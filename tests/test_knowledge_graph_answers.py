@@ -56,6 +56,12 @@ def test_generated_answers_keep_their_log_probability(tmp_path):
   assert found.texts == ["Rome"] and found.score_N.tolist() == [-2.5] and len(found.subjects) == 2
 
 
+def test_rounding_of_another_batch_is_the_same_answer(tmp_path):
+  pairs = [["Rome", -1.0], ["Oslo", -1.0001]]
+  path = write(tmp_path / "p.jsonl", row(candidates=pairs), row(object="Rome", candidates=[["Oslo", -1.0], ["Rome", -1.0002]]))
+  assert answers.read(path, labelled=True).golds == [[("london",), ("rome",)]]
+
+
 def test_taking_queries(tmp_path):
   rows = [row(subject=name, candidates=[[f"{name}1", -.5], [f"{name}2", -1.5]]) for name in "abcd"]
   found = answers.take(answers.read(write(tmp_path / "p.jsonl", *rows), labelled=True), np.array([False, True, False, True]))
@@ -66,7 +72,7 @@ def test_taking_queries(tmp_path):
     ([row(), row(subject="bob", score=None)], "in 1 of 2"),
     ([row(score=.3)], "expected log-probabilities, at most 0"),
     ([row(score=float("nan"))], "p.jsonl:1: expected"),
-    ([row(), row(prediction="Oslo")], "p.jsonl:2: expected one answer to a query"),
+    ([row(), row(prediction="Oslo", score=-1.5)], "p.jsonl:2: expected one answer to a query"),
     ([row(subject="")], "non-empty text in `subject`"),
     ([row(candidates=["Rome"])], r"expected candidates as \[text, log-probability\]"),
     ([row(prediction=7)], "expected a text in `prediction`"),

@@ -31,9 +31,7 @@ def rows(asked, facts, texts, method, *, options=None, max_tokens=16, beams=4, s
   else:
     listed = _votes(lambda seed: decoding.generate(*model, texts, max_length=max_tokens, method="sample", temperature=temperature,
                                                    seed=seed, **size)[0], samples)
-  listed = [sorted(pairs, key=lambda pair: (-pair[1], pair[0])) for pairs in listed]
-  found = predictions.text_rows(facts, [pairs[0][0] for pairs in listed], [pairs[0][1] for pairs in listed], **labels)
-  return [row | {"candidates": list(map(list, pairs))} for row, pairs in zip(found, listed)]
+  return predictions.listed_rows(facts, listed, **labels)
 
 
 def _votes(sample, samples):

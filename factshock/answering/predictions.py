@@ -79,6 +79,19 @@ def text_rows(facts, texts, scores, *, arm, seed, split, **extra):
   return [_row(fact, text, score, labels) for fact, text, score in zip(facts, texts, rounded)]
 
 
+def listed_rows(facts, listed, *, arm, seed, split, **extra):
+  """Rows of a predictions file from each query's answers, [(text, log-probability)] in any order: the best is the prediction.
+
+  Scores are rounded before they are ordered, as in `prediction_rows`.
+  """
+  labels, rows = {"arm": arm, "seed": seed, "split": split, **extra}, []
+  for fact, pairs in zip(facts, listed, strict=True):
+    scores = _rounded(np.array([score for _, score in pairs], np.float64)).tolist()
+    ranked = sorted(([text, score] for (text, _), score in zip(pairs, scores)), key=lambda pair: (-pair[1], pair[0]))
+    rows.append(_row(fact, *ranked[0], labels, ranked))
+  return rows
+
+
 def write_predictions(path, rows):
   """Writes rows to a .jsonl or .jsonl.gz file, which is whole or absent.
 

@@ -82,7 +82,7 @@ def read(path, names=Names({}, {}), labelled=False, only=None):
     gold = _gold(where, row, names) if labelled or row.get("object") else None
     if key in places:
       place, before = places[key]
-      if before != listed:
+      if not _same(before, listed):
         raise UserError(f"{where}: expected one answer to a query, got another one for {key} than before; give the predictions of one "
                         "model (one arm, one seed) in a file")
       if gold and found.golds[place] is not None:
@@ -177,6 +177,12 @@ def _listed(where, row):
       raise UserError(f"{where}: expected log-probabilities, at most 0, as scores, got {score!r} for {text!r}; take the logarithm of a "
                       "probability")
   return pairs
+
+
+def _same(one, other):
+  """Whether two rows are one model's answer to one query: equal but for the rounding of another batch, which may exchange near ties."""
+  scores = [max((score for _, score in listed), default=0.0) for listed in (one, other)]
+  return one == other or len(one) == len(other) and abs(scores[0] - scores[1]) <= 1e-3 * max(1.0, abs(scores[0]))
 
 
 def _add(found, query, row, key, gold, known, listed, names):

@@ -1,0 +1,98 @@
+"""Several answers a query from a model: ranked, beams, votes; each query asked once, and the extraction that follows."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from factshock.answering import asking, candidates, decoding
+from factshock.console import UserError
+from factshock.data import prompts
+from factshock.facts import queries as query_room
+from factshock.facts import relations as relations_room
+from factshock.facts import schema
+from factshock.knowledge_graph import canonical, pipeline
+from test_pretrained_models import FAMILIES, home  # noqa: F401  (a fixture)
+
+
+def rows(path):
+  with gzip.open(path, "rt") as file:
+    return [json.loads(line) for line in file]
+
+
+def ask(home, family, folder, method, queries, known, **options):
+  paths = [str(folder / f"{name}.jsonl.gz") for name in ("asked", "known")]
+  candidates.ask(str(home / family), queries, known, paths, method=method, relations=relations_room.read_relations(home / "relations.jsonl"),
+                 prompt="question", **options)
+  return [rows(path) for path in paths]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", candidates.METHODS)
+def test_every_method_answers_each_query_once(home, tmp_path, family, method):  # noqa: F811
+  facts = schema.read_facts(home / "facts.jsonl")
+  queries = [{"subject": fact["subject"], "relation": fact["relation"], "subject_id": f"Q{i + 1}"} for i, fact in enumerate(facts[:5])]
+  known = [{**facts[6], "aliases": ["other"]}, {**facts[6], "object": "second"}, {**facts[7], "object": None}]
+  asked, calibration = ask(home, family, tmp_path, method, queries, known, beams=3, samples=6, max_tokens=6,
+                           candidates=facts)
+  assert [row["subject_id"] for row in asked] == [row["subject_id"] for row in queries] and not any("object" in row for row in asked)
+  assert [row["object"] for row in calibration] == [facts[6]["object"], "second", None]
+  assert calibration[0]["candidates" if method != "greedy" else "score"] == calibration[1]["candidates" if method != "greedy" else "score"]
+  for row in asked:
+    listed = row.get("candidates", [[row["prediction"], row["score"]]])
+    assert listed[0] == [row["prediction"], row["score"]] and all(score <= 0 for _, score in listed)
+    assert [score for _, score in listed] == sorted((score for _, score in listed), reverse=True)
+    if method == "votes":
+      np.testing.assert_allclose(sum(np.exp(score) for _, score in listed), 1, rtol=1e-4)
+      assert all(abs(6 * np.exp(score) - round(6 * np.exp(score))) < 1e-4 for _, score in listed)
+    if method == "beam":
+      assert 1 <= len(listed) <= 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_best_hypothesis_is_the_beams_answer(home, family):  # noqa: F811
+  asked = asking.open_model(str(home / family))
+  facts, relations = schema.read_facts(home / "facts.jsonl")[:4], relations_room.read_relations(home / "relations.jsonl")
+  texts = prompts.prompt_texts(facts, relations, "question", family == "llama")
+  model = (asked.params, asked.model, asked.tokenizer)
+  listed = decoding.hypotheses(*model, texts, max_length=5, beams=4)
+  said, scores = decoding.generate(*model, texts, max_length=5, method="beam", beams=4)
+  assert [pairs[0][0] for pairs in listed] == said and all(len(pairs) == 4 for pairs in listed)
+  np.testing.assert_allclose([pairs[0][1] for pairs in listed], scores, rtol=1e-6)
+  assert decoding.hypotheses(*model, [], max_length=5) == []
+
+
+def test_from_a_model_to_a_graph(home, tmp_path):  # noqa: F811
+  facts = schema.read_facts(home / "facts.jsonl")
+  asked = ask(home, "t5", tmp_path, "rank", [{key: fact[key] for key in ("subject", "relation")} for fact in facts[:20]], facts[20:])
+  assert len(asked[0]) == 20
+  summary = pipeline.extract(str(tmp_path / "g"), str(tmp_path / "asked.jsonl.gz"), str(tmp_path / "known.jsonl.gz"), rule="f1",
+                             model={"model": "t5", **asking.identity_of(str(home / "t5"))})
+  found = list(canonical.read(str(tmp_path / "g/triples.jsonl")))
+  accepted = [row["subject"] for row in found if row["accepted"]]
+  assert summary["counts"]["queries"] == 20 and 0 < len(accepted) == len(set(accepted))
+
+
+def test_queries_and_what_they_cannot_be(tmp_path):
+  (tmp_path / "s.txt").write_text("Ada\nBob\n")
+  assert [(row["subject"], row["relation"]) for row in query_room.cross(str(tmp_path / "s.txt"), ["r", "s"])] == [
+      ("Ada", "r"), ("Ada", "s"), ("Bob", "r"), ("Bob", "s")]
+  (tmp_path / "q.jsonl").write_text('{"subject": "Ada", "relation": "r", "object": null}\n{"subject": "Bob", "relation": "r"}\n')
+  assert [row.get("object", "absent") for row in query_room.read(str(tmp_path / "q.jsonl"))] == [None, "absent"]
+  for text, words in (('{"subject": "Ada"}', "expected a column `relation`"), ('{"subject": "", "relation": "r"}', "non-empty string"),
+                      ("", "got no rows"), ('{"subject": "Ada", "relation": "r"}\n' * 2, "q.jsonl:2: expected each query")):
+    (tmp_path / "q.jsonl").write_text(text)
+    with pytest.raises(UserError, match=words):
+      query_room.read(str(tmp_path / "q.jsonl"))
+  (tmp_path / "s.txt").write_text("Ada\nAda\n")
+  with pytest.raises(UserError, match="s.txt:2: expected each subject once"):
+    query_room.cross(str(tmp_path / "s.txt"), ["r"])
+
+
+def test_queries_without_an_answer_are_read_from_lm_kbc(tmp_path):
+  (tmp_path / "train.jsonl").write_text(
+      '{"SubjectEntity": "Ada", "SubjectEntityID": "Q1", "Relation": "r", "ObjectEntities": ["x", "y"]}\n'
+      '{"SubjectEntity": "Bob", "SubjectEntityID": "Q2", "Relation": "r", "ObjectEntities": []}\n')
+  found = query_room.read(f"lm_kbc:{tmp_path}/train.jsonl")
+  assert [(row["subject"], row["object"]) for row in found] == [("Ada", "x"), ("Ada", "y"), ("Bob", None)]
