@@ -16,6 +16,10 @@ each number.
 With --lm_kbc the files hold rows of that challenge instead (SubjectEntity, Relation, and a list ObjectEntities or
 ObjectEntitiesID) and are scored by the rules of that edition, beside the all-empty answer and the constant set of
 each relation fitted on train; --output, where given, gets lm_kbc.json.
+
+With --promise=0.9 (each file one arm and seed, with scores) it says what the answers are worth as a knowledge graph: in --splits random
+halvings of the subjects one half calibrates, as factshock.extract does, and of the other half answers are accepted whose precision is
+promised: how often the promise held, what it yielded, and what the best threshold would have. --output, where given, gets promise.json.
 """
 
 import json
@@ -34,6 +38,9 @@ flags.DEFINE_string("gold", None, "LM-KBC: the gold rows (.jsonl).")
 flags.DEFINE_string("train", None, "LM-KBC: rows that the constant set is fitted on (default: the train.jsonl beside "
                     "the gold file).")
 flags.DEFINE_bool("strict", False, "LM-KBC: recall never above 1; rows missing, unknown or repeated are errors.")
+flags.DEFINE_float("promise", None, "Precision to promise in trials of what the answers are worth as a knowledge graph.", lower_bound=.01,
+                   upper_bound=.999)
+flags.DEFINE_integer("splits", 10, "Trials of --promise for each file.", lower_bound=1)
 flags.DEFINE_string("finetuning_facts", None, "Facts that the models were finetuned on (.jsonl, .csv, .tsv, "
                     ".parquet).")
 flags.DEFINE_string("entity_counts", None, "How often pretraining names each entity: .tsv with entity, count "
@@ -52,23 +59,26 @@ flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", lower_bound=100)
 flags.DEFINE_float("confidence", 0.95, "Of the intervals.", lower_bound=0.5, upper_bound=0.999)
 flags.DEFINE_integer("seed", 0, "Of the bootstrap.", lower_bound=0)
 flags.mark_flag_as_required("predictions")
-flags.register_multi_flags_validator(["output", "lm_kbc"], lambda values: any(values.values()),
+flags.register_multi_flags_validator(["output", "lm_kbc", "promise"], lambda values: any(values.values()),
                                      "Flag --output must have a value other than None.")
-LM_KBC = ("gold", "train", "strict")  # flags of scoring by the LM-KBC rules alone,
-OTHERS = ("finetuning_facts", "entity_counts", "reference", "known", "finetuned", "corrected", "criterion", "relations",
-          "split")  # and flags that it does not have
+MODES = {"lm_kbc": ("gold", "train", "strict", "resamples", "confidence", "seed"),  # the flags that each other mode has of its own or shares
+         "promise": ("splits", "entity_counts", "resamples", "confidence", "seed")}
+OWN = ("gold", "train", "strict", "splits")
+SHARED = ("finetuning_facts", "entity_counts", "reference", "known", "finetuned", "corrected", "criterion", "relations", "split")
 
 
 def main(argv):
   """Reads, diagnoses, prints, writes."""
   del argv
-  misplaced = [f"--{name}" for name in (LM_KBC if FLAGS.lm_kbc is None else OTHERS) if FLAGS[name].present]
-  if misplaced:
-    raise console.UserError(f"{', '.join(misplaced)}: {'only' if FLAGS.lm_kbc is None else 'not'} with --lm_kbc")
-  if FLAGS.lm_kbc is None:
-    _diagnose()
-  else:
-    _lm_kbc()
+  modes = [name for name in MODES if FLAGS[name].present]
+  if len(modes) > 1:
+    raise console.UserError("expected --lm_kbc or --promise, got both")
+  mode = modes[0] if modes else None
+  wrong = [name for name in (*OWN, *SHARED) if FLAGS[name].present and (name not in MODES[mode] if mode else name in OWN)]
+  if wrong:
+    owner = [other for other in MODES if wrong[0] in OWN and wrong[0] in MODES[other]]
+    raise console.UserError(f"{', '.join(f'--{name}' for name in wrong)}: " + (f"only with --{owner[0]}" if owner else f"not with --{mode}"))
+  {None: _diagnose, "lm_kbc": _lm_kbc, "promise": _promise}[mode]()
 
 
 def _diagnose():
@@ -95,6 +105,23 @@ def _lm_kbc():
       train and lm_kbc.read(train, year, gold=True), no_train=no_train, strict=FLAGS.strict,
       resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
   _write("lm_kbc.json", found, lm_kbc_table.lines(found))
+
+
+def _promise():
+  from factshock.diagnosis import predictions
+  from factshock.facts import schema
+  from factshock.knowledge_graph import answers, trials
+
+  counts, arms, progress = _counts(FLAGS.entity_counts), {}, console.Progress("trials", len(FLAGS.predictions))
+  for number, path in enumerate(FLAGS.predictions, 1):
+    row = next((row for _, row in schema.read_rows(path, ())), {})
+    label, seed = predictions.label_of(row, os.path.basename(path).split(".")[0], path, 1), predictions.seed_of(row.get("seed"), path, 1)
+    if seed in arms.setdefault(label, {}):
+      raise console.UserError(f"{path}: expected an arm and seed that no other file has, got arm {label!r} seed {seed} again")
+    arms[label][seed] = trials.run(answers.read(path, labelled=True), FLAGS.promise, splits=FLAGS.splits, seed=FLAGS.seed + seed, counts=counts)
+    progress.update(number)
+  found = trials.compare(arms, FLAGS.promise, resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)
+  _write("promise.json", {"target": FLAGS.promise, "arms": found}, trials.lines(found, FLAGS.promise))
 
 
 def _write(name, found, lines):

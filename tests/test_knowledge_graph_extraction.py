@@ -109,9 +109,21 @@ def test_consistency_is_of_what_is_accepted():
 def test_trials_keep_promises_and_say_where_nothing_was_accepted():
   found = trials.run(world(3, 1200, sharp=8.0), .8, splits=4)
   assert all(one.queries == 600 for one in found) and sum(trials.held(one, .8) for one in found) >= 3
-  said = trials.summary({0: found}, .8)
-  total = sum(one.right for one in found) / sum(one.queries for one in found)
-  np.testing.assert_allclose(said["yield"]["mean"], total)
-  assert said["yield"]["low"] <= total <= said["yield"]["high"] and said["splits"] == 4
-  none = trials.summary({0: trials.run(world(3, 100), .99, splits=2)}, .99)
+  said = trials.compare({"a": {0: found}}, .8)["a"]
+  share = np.mean([one.right / one.queries for one in found])
+  np.testing.assert_allclose(said["yield"]["mean"], share)
+  assert said["yield"]["low"] <= share <= said["yield"]["high"] and said["splits"] == 4 and said["difference"] is None
+  assert all(one.reachable >= one.right for one in found if trials.held(one, .8))
+  none = trials.compare({"a": {0: trials.run(world(3, 100), .99, splits=2)}}, .99)["a"]
   assert none["empty"] == none["held"] == 2 and none["precision"]["mean"] is None
+
+
+def test_arms_are_compared_on_the_same_splits():
+  better, worse = ({seed: trials.run(world(seed, 400, sharp=sharp), .8, splits=3, seed=seed) for seed in (0, 1)} for sharp in (9.0, 5.0))
+  found = trials.compare({"worse": worse, "better": better}, .8)
+  apart = found["better"]["difference"]["reachable"]
+  assert apart["low"] > 0 and found["worse"]["difference"] is None
+  np.testing.assert_allclose(apart["mean"], found["better"]["reachable"]["mean"] - found["worse"]["reachable"]["mean"])
+  assert len(trials.lines(found, .8)) == 4
+  with pytest.raises(console.UserError, match="expected the seeds of the first arm"):
+    trials.compare({"worse": worse, "better": {0: better[0]}}, .8)

@@ -101,10 +101,10 @@ def from_rows(numbered_rows, path="rows"):
     add_object(code(gold, len(strings)))
     add_prediction(code(prediction, len(strings)))
     add_answer(answer)
-    add_label(code(_label(row, default, path, number), len(strings)))
+    add_label(code(label_of(row, default, path, number), len(strings)))
     split = get("split")
     add_split(-1 if split is None else code(str(split), len(strings)))
-    seeds.append(_seed(get("seed"), path, number))
+    seeds.append(seed_of(get("seed"), path, number))
     scores.append(_number(get("score"), "score", path, number))
     popularities.append(_number(get("popularity"), "popularity", path, number))
     candidates = get("candidates")
@@ -274,7 +274,7 @@ def _bad_aliases(aliases, path, number):
   return UserError(f"{path}:{number}: expected a list of texts in aliases, got {aliases!r}")
 
 
-def _label(row, default, path, number):
+def label_of(row, default, path, number):
   """The row's arm, with "@value" for a step or an alpha, unless its name ends so already."""
   get = row.get
   label, step, alpha = get("arm"), get("step"), get("alpha")
@@ -291,7 +291,7 @@ def _label(row, default, path, number):
   return label
 
 
-def _seed(seed, path, number):
+def seed_of(seed, path, number):
   if seed is None:
     return 0
   if type(seed) is not int or abs(seed) >= 1 << 62:

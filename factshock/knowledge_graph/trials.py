@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from factshock.console import UserError
-from factshock.diagnosis import calibration
+from factshock.diagnosis import calibration, statistics, table
 from factshock.knowledge_graph import answers as answer_room
 from factshock.knowledge_graph import extraction
 
@@ -37,30 +37,77 @@ def held(trial, target):
   return trial.right >= target * trial.accepted - 1e-9
 
 
-def summary(trials_of_seeds, target, *, resamples=2000, confidence=.95, seed=0):
-  """What {seed: list of Trials} of one arm say; `yield` is the share of queries with an accepted right answer.
+MEASURES = ("yield", "reachable", "accepted_share", "precision", "first_right")
 
-  Intervals: percentiles of a bootstrap that draws seeds, and of each drawn seed its splits, with replacement. The splits of one seed
-  share their queries, so that with one seed the interval is of splits alone.
+
+def compare(arms, target, *, resamples=2000, confidence=.95, seed=0):
+  """What {label: {seed: list of Trials}} say, the first arm the one that others are compared with.
+
+  Intervals: percentiles of a bootstrap that draws seeds, and of each drawn seed its splits, with replacement, the same ones for every
+  arm. The splits of one seed share their queries, so that with one seed the interval is of splits alone.
 
   Returns:
-    Dict of `splits`, `held`, `empty` (nothing accepted: the promise holds without saying anything), `held_by_seed`; and `precision` of
-    all accepted answers, `yield`, `reachable`, `accepted_share` and `first_right` as {mean, low, high}.
+    {label: dict} of `splits`, `held`, `empty` (nothing accepted: the promise holds and says nothing), `held_by_seed`; of MEASURES as
+    {mean, low, high}: the shares of queries with an accepted right answer (`yield`), with one at the best threshold by the asked half's own
+    labels (`reachable`, what no rule can promise), with an accepted answer, and with a right first answer; `precision` is of all accepted
+    answers. And `difference`, of yield and reachable, from the first arm.
+
+  Raises:
+    UserError: arms of other seeds than the first.
   """
-  trials = [one for of_seed in trials_of_seeds.values() for one in of_seed]
-  if not trials:
-    raise UserError("trials: expected at least one, got none")
-  rng, seeds = np.random.default_rng(seed), list(trials_of_seeds.values())
-  measures = {"yield": lambda some: np.mean([one.right / one.queries for one in some]),
-              "accepted_share": lambda some: np.mean([one.accepted / one.queries for one in some]),
-              "precision": lambda some: _ratio(sum(one.right for one in some), sum(one.accepted for one in some)),
-              "reachable": lambda some: np.mean([one.reachable / one.queries for one in some]),
-              "first_right": lambda some: np.mean([one.first_right / one.queries for one in some])}
-  draws = [[seeds[i][j] for i in rng.integers(0, len(seeds), len(seeds)) for j in rng.integers(0, len(seeds[i]), len(seeds[i]))]
-           for _ in range(resamples)]
-  found = {name: _estimate(measure, trials, draws, confidence) for name, measure in measures.items()}
+  first, rng = next(iter(arms.values())), np.random.default_rng(seed)
+  for label, of_seed in arms.items():
+    if of_seed.keys() != first.keys():
+      raise UserError(f"arm {label!r}: expected the seeds of the first arm, {sorted(first)}, got {sorted(of_seed)}")
+  sizes = [len(trials) for trials in first.values()]
+  draws = [(seed_S, [rng.integers(0, sizes[one], sizes[one]) for one in seed_S])
+           for seed_S in (rng.integers(0, len(sizes), len(sizes)) for _ in range(resamples))]
+  tables = {label: _measured([trials for trials in of_seed.values()]) for label, of_seed in arms.items()}
+  drawn = {label: _drawn(table, draws) for label, table in tables.items()}
+  base = next(iter(arms))
+  return {label: _counted(list(of_seed.values()), target) | {
+      name: _estimate(_means(tables[label])[name], drawn[label][name], confidence) for name in MEASURES} | {
+      "difference": {name: _estimate(_means(tables[label])[name] - _means(tables[base])[name], drawn[label][name] - drawn[base][name],
+                                     confidence) for name in ("yield", "reachable")} if label != base else None}
+          for label, of_seed in arms.items()}
+
+
+def lines(found, target):
+  """The comparison as lines of a table for the terminal."""
+  rows = [["arm", "held", "nothing accepted", "precision", "yield", "reachable", "right", "yield - first", "reachable - first"]]
+  for label, one in found.items():
+    apart = one["difference"] or {"yield": None, "reachable": None}
+    rows.append([label, f"{one['held']}/{one['splits']}", f"{one['empty']}/{one['splits']}",
+                 *(table.estimate(one[name]) for name in ("precision", "yield", "reachable", "first_right")),
+                 *(table.estimate(apart[name]) for name in ("yield", "reachable"))])
+  return [f"A precision of {target:.0%} promised on half of the subjects, and what it gave on the other half", *table.aligned(rows)]
+
+
+def _counted(seeds, target):
+  trials = [one for of_seed in seeds for one in of_seed]
   return {"splits": len(trials), "held": sum(held(one, target) for one in trials), "empty": sum(one.accepted == 0 for one in trials),
-          "held_by_seed": [sum(held(one, target) for one in of_seed) for of_seed in seeds], **found}
+          "held_by_seed": [sum(held(one, target) for one in of_seed) for of_seed in seeds]}
+
+
+def _measured(seeds):
+  """Counts [seed, split, 5] of the trials: right, reachable, accepted, first right, queries."""
+  return [np.array([[one.right, one.reachable, one.accepted, one.first_right, one.queries] for one in trials], float) for trials in seeds]
+
+
+def _means(tables):
+  return _of_counts(np.concatenate(tables))
+
+
+def _of_counts(counts_Tx5):
+  """The measures of trials: shares of queries are means over trials, precision is of all accepted answers."""
+  right, reachable, accepted, first, queries = counts_Tx5.T
+  return {"yield": np.mean(right / queries), "reachable": np.mean(reachable / queries), "accepted_share": np.mean(accepted / queries),
+          "precision": right.sum() / accepted.sum() if accepted.any() else np.nan, "first_right": np.mean(first / queries)}
+
+
+def _drawn(tables, draws):
+  found = [_of_counts(np.concatenate([tables[one][splits] for one, splits in zip(*draw)])) for draw in draws]
+  return {name: np.array([one[name] for one in found]) for name in MEASURES}
 
 
 def _trial(labelled, subject_Q, calibrates_S, target, counts, method):
@@ -74,13 +121,6 @@ def _trial(labelled, subject_Q, calibrates_S, target, counts, method):
   return Trial(len(asked.subjects), int(accepted_N.sum()), int(right_N[accepted_N].sum()), int(right_N[asked.rank_N == 1].sum()), reachable)
 
 
-def _estimate(measure, trials, draws, confidence):
-  samples = np.array([measure(some) for some in draws])
-  known = samples[~np.isnan(samples)]
-  low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist() if len(known) else (None, None)
-  mean = float(measure(trials))
-  return {"mean": None if np.isnan(mean) else mean, "low": low, "high": high}
-
-
-def _ratio(a, b):
-  return a / b if b else np.nan
+def _estimate(mean, samples_R, confidence):
+  low, high = statistics.interval(samples_R, confidence)
+  return {name: None if np.isnan(value) else float(value) for name, value in (("mean", mean), ("low", low), ("high", high))}
