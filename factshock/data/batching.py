@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 _LONGEST_ROW = 256  # tokens of a packed row, unless an example is longer
-_SHAPES = 3  # numbers of rows that a run's batches may come in
+_SHAPES = 6  # that a run's packed batches may have, as each is compiled,
+_GAIN = .005  # and the share of positions that one more has to save
+_ROOM = np.arange(.94, 1.3, .02)  # tokens of a side over its mean that shapes are tried with
 
 
 def bucket(length):
@@ -25,19 +27,27 @@ _ENCODER_DECODER = (("inputs", 0, ("inputs",), "input_segments"),
 _DECODER = (("tokens", -1, ("tokens", "weights", *_SOFT), "segments"),)
 
 
-class Rows(NamedTuple):
-  """The shape of packed rows: tokens of each side, rows of a batch at least, and by how many more they grow where these are too few."""
-  lengths: tuple
-  least: int
+class Shapes(NamedTuple):
+  """Shapes of packed batches, the smallest first, each (rows, tokens of a row of each side); and by how many rows the last grows where
+  all are too small."""
+  each: tuple
   step: int
 
-  def count(self, needed):
-    """How many rows a batch gets that needs so many."""
-    return self.least + max(0, -(-(needed - self.least) // self.step)) * self.step
+  def place(self, size_BxE):
+    """(rows, tokens of each side, what `fit` says) in the smallest shape that holds the examples."""
+    total_E = size_BxE.sum(axis=0)
+    for rows, lengths in self.each:
+      if (total_E <= rows * np.asarray(lengths)).all():
+        found = fit(size_BxE, lengths)
+        if found[0].max(initial=-1) < rows:
+          return rows, lengths, found
+    rows, lengths = self.each[-1]
+    found = fit(size_BxE, lengths)
+    return rows + max(0, -(-(int(found[0].max(initial=-1)) + 1 - rows) // self.step)) * self.step, lengths, found
 
 
-def plan_rows(batches, multiple=1):
-  """The Rows that leave least padding in padded batches, with few numbers of rows, as each is compiled anew.
+def plan_shapes(batches, multiple=1):
+  """The Shapes that leave least padding in padded batches: the best one that holds all of them, and then what saves most.
 
   Args:
     batches: some batches of a run, as for `pack_batch`. multiple: of the rows.
@@ -47,44 +57,54 @@ def plan_rows(batches, multiple=1):
   sides = _sides(batches[0])
   sizes = [_sizes(batch, sides) for batch in batches]
   widths = [batches[0][name].shape[1] for name, _, _, _ in sides]  # what no example of the run is longer than, seen here or not
-  means = np.mean([size_BxE.mean(axis=0) for size_BxE in sizes], axis=0)
-  best = None
-  for first in _lengths(int(widths[0])):
-    # the other side in proportion, with a little room: either may be the one that is full first
-    others = [()] if len(widths) == 1 else [(max(_fours(widths[1]), _fours(share * first * means[1] / means[0])),) for share in (1.0, 1.07, 1.15)]
-    for lengths in ((first, *other) for other in others):
-      needed = [int(fit(size_BxE, lengths)[0].max(initial=0)) + 1 for size_BxE in sizes]
-      for least in sorted({-(-rows // multiple) * multiple for rows in needed}):
-        rows = Rows(lengths, least, multiple * max(1, least // 8 // multiple))
-        counts = [rows.count(one) for one in needed]
-        places = sum(counts) * sum(lengths)
-        if len(set(counts)) <= _SHAPES and (best is None or places < .99 * best[0]):  # shorter rows come first
-          best = places, rows
-  return best[1]
+  tried = _tried(sizes, widths, multiple)
+  places_C = np.array([rows * sum(lengths) for rows, lengths in tried], float)
+  cost_CxB = np.array([[places if _holds(shape, size_BxE) else np.inf for size_BxE in sizes] for shape, places in zip(tried, places_C)])
+  chosen = [int(np.argmin(cost_CxB.max(axis=1)))]
+  best_B = cost_CxB[chosen[0]]
+  while len(chosen) < _SHAPES:
+    sums_C = np.minimum(cost_CxB, best_B).sum(axis=1)
+    if sums_C.min() > (1 - _GAIN) * best_B.sum():
+      break
+    chosen.append(int(sums_C.argmin()))
+    best_B = np.minimum(best_B, cost_CxB[chosen[-1]])
+  each = tuple(tried[i] for i in sorted(chosen, key=lambda i: places_C[i]))
+  return Shapes(each, multiple * max(1, each[-1][0] // 8 // multiple))
 
 
-def _lengths(longest):
-  length = _fours(longest)
-  found = [length]
-  while 2 * length <= max(_LONGEST_ROW, longest) and len(found) < 24:
-    length = _fours(length * 1.1 + 1)
-    found.append(length)
-  return [one for one in found if one <= max(_LONGEST_ROW, found[0])]
+def _tried(sizes, widths, multiple):
+  """Shapes to choose from: of few numbers of rows, with more or less room; the first ones hold every batch in rows of the arrays' widths."""
+  means = np.mean([size_BxE.sum(axis=0) for size_BxE in sizes], axis=0)
+  widths = tuple(map(_fours, widths))
+  fullest = max(int(fit(size_BxE, widths)[0].max(initial=0)) + 1 for size_BxE in sizes)
+  longest = max(_LONGEST_ROW, *widths)
+  most = max(1, -(-fullest // multiple))
+  least = min(most, max(1, -(-int(np.ceil(means.max() / longest)) // multiple)))
+  found = {(multiple * most, widths): None}
+  for rows in (multiple * np.unique(np.geomspace(least, most, _SHAPES).round().astype(int))).tolist():
+    for room in _ROOM:
+      lengths = tuple(max(width, _fours(room * mean / rows)) for width, mean in zip(widths, means))
+      for more in (0, 4, 8) if len(lengths) > 1 else (0,):
+        found |= {(rows, (lengths[0] + more, *lengths[1:])): None, (rows, (*lengths[:-1], lengths[-1] + more)): None}
+  return [shape for shape in found if max(shape[1]) <= longest + 8]
+
+
+def _holds(shape, size_BxE):
+  rows, lengths = shape
+  return (size_BxE.sum(axis=0) <= rows * np.asarray(lengths)).all() and fit(size_BxE, lengths)[0].max(initial=-1) < rows
 
 
 def _fours(length):
   return -(-int(np.ceil(length)) // 4) * 4
 
 
-def pack_batch(batch, row_multiple=1, least_rows=0, rows=None):
-  """The examples of a padded batch in fewer rows of the same lengths, so that less padding is computed.
+def pack_batch(batch, shapes=None):
+  """The examples of a padded batch in fewer rows, so that less padding is computed.
 
   Args:
     batch: `inputs` [B, S], `targets` [B, T], `weights` [B, T], padded with 0; or of a decoder-only model `tokens` and
       `weights` [B, S], padded with -1; with the fields of soft labels or without. An example starts its row.
-    row_multiple, least_rows: rows of padding are added until there are `least_rows` and a multiple of
-      `row_multiple`: every number of rows is compiled anew.
-    rows: a Rows, which says lengths and number of rows in their place.
+    shapes: a Shapes; None: rows of the same lengths, as few as hold the examples.
 
   Returns:
     The same dict with R rows, and int32 `input_segments` [R, S] and `target_segments` [R, T], or `segments` [R, S]:
@@ -92,12 +112,10 @@ def pack_batch(batch, row_multiple=1, least_rows=0, rows=None):
   """
   sides = _sides(batch)
   size_BxE = _sizes(batch, sides)
-  capacity = tuple(batch[name].shape[1] for name, _, _, _ in sides) if rows is None else rows.lengths
-  row_B, start_BxE, segment_B = fit(size_BxE, capacity)
-  needed = int(row_B.max(initial=-1)) + 1
-  rows = -(-max(needed, least_rows) // row_multiple) * row_multiple if rows is None else rows.count(needed)
+  shapes = shapes or Shapes(((0, tuple(batch[name].shape[1] for name, _, _, _ in sides)),), 1)
+  rows, lengths, (row_B, start_BxE, segment_B) = shapes.place(size_BxE)
   packed = {}
-  for side, (length, (first, pad, names, segments)) in enumerate(zip(capacity, sides)):
+  for side, (length, (first, pad, names, segments)) in enumerate(zip(lengths, sides)):
     example, column = np.nonzero(np.arange(length)[None] < size_BxE[:, side, None])
     place = row_B[example], start_BxE[example, side] + column
     for name in (name for name in names if name in batch):

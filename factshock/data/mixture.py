@@ -257,12 +257,12 @@ def make_batch(sources, makers, ratios, batch_size, seed, step, rows_of=np.arang
 
 
 def _packed(make, row_multiple, rows_of):
-  """`make` with packed rows, of the shape that leaves least padding in the first batches."""
+  """`make` with packed rows, of the shapes that leave least padding in the first batches."""
   first = make(0)
-  rows = batching.plan_rows([first, *(make(step) for step in range(1, max(3, min(16, _PLANNED // len(first["weights"])))))], row_multiple)
+  shapes = batching.plan_shapes([first, *(make(step) for step in range(1, max(3, min(16, _PLANNED // len(first["weights"])))))], row_multiple)
 
   def packed(step):
-    batch = batching.pack_batch(make(step), rows=rows)
+    batch = batching.pack_batch(make(step), shapes)
     row_R = rows_of(len(batch["weights"]))
     return {name: array[row_R] for name, array in batch.items()}
 
@@ -307,7 +307,7 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
     batch_size: B. input_length, target_length: S and T of every batch.
     seed: of order and masks. start: the step of the first batch.
     pack_to: 0 for an example a row; else the B examples are packed into rows, longer ones than these where that leaves less
-      padding (`batching.plan_rows`), their number a multiple of this, with `input_segments` and `target_segments`.
+      padding (`batching.plan_shapes`), their number a multiple of this, with `input_segments` and `target_segments`.
     rows_of: function of the number of a batch's rows that gives those to hand out, ascending; all by default. The batch is the
       same whoever has which of its rows. (Packed batches are made whole for it, as the rows hang together.)
 
