@@ -252,7 +252,7 @@ def test_neo4j_files_are_csv_of_nodes_and_relationships(tmp_path_factory, rows):
     found = list(csv.DictReader(file))
   triples = [(edge[":START_ID"], edge[":TYPE"], edge[":END_ID"]) for edge in found]
   assert triples == keys(rows)
-  assert [float(edge["confidence:double"]) for edge in found] == [given["confidence"] for given in rows]
+  assert [float(edge["confidence:double"]) for edge in found] == [wanted["confidence"] for wanted in rows]
   labels = {node["key:ID"]: node["label"] for node in found_nodes}
   assert len(labels) == len(found_nodes) == counts["entities"]
   assert set(labels) == {end for s, _, o in triples for end in (s, o)}
