@@ -30,7 +30,8 @@ setuptools.setup(
         "xxhash>=3.0",
     ],
     extras_require={
-        # Writing a graph needs none of these: tests read back with them.
+        # Writing a graph needs none of these: tests read back with them (and with PyKEEN, which is large,
+        # where it is installed).
         "graph": ["pyoxigraph>=0.5", "rdflib>=7", "networkx>=3.4"],
         "beam": ["apache-beam>=2.60"],
         "gpu": ["jax[cuda12]"],

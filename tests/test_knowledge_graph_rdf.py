@@ -32,9 +32,10 @@ def uris(rows):
 def labelled(rows):
   """The set of (URI, label) that the rows give; a relation that is an id is no label."""
   labels = set()
-  for given, (subject, relation, object_, _) in zip(rows, uris(rows)):
-    labels |= {(subject, given["subject"]), (object_, given["object"])}
-    labels |= {(relation, given["relation"])} if relation.startswith(nodes.RELATION) else set()
+  for found, (subject, relation, object_, _) in zip(rows, uris(rows)):
+    labels |= {(subject, found["subject"]), (object_, found["object"])}
+    if relation.startswith(nodes.RELATION):
+      labels.add((relation, found["relation"]))
   return labels
 
 
@@ -136,7 +137,7 @@ def test_rows_of_another_run_are_refused(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(rows=some_rows(), flags=st.lists(graph_rows.labels, min_size=1, max_size=2, unique=True))
 def test_oxigraph_reads_turtle_annotations(tmp_path_factory, rows, flags):
-  rows = [given | {"flags": flags} for given in rows]
+  rows = [found | {"flags": flags} for found in rows]
   path, _ = written(tmp_path_factory.mktemp("ttl"), "ttl", rows)
   quads = oxigraph(path, "TURTLE")
   reified = {quad[0]: quad[2] for quad in quads if quad[1] == SYNTAX + "reifies"}

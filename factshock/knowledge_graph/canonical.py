@@ -13,6 +13,7 @@ Further keys are carried along. The object of a row that is not accepted may be 
 nothing. A text is kept to the letter, and an optional key that is null counts as not given.
 """
 
+import functools
 import json
 import math
 
@@ -68,8 +69,12 @@ def check(row, where):
 
 def _ordered(row):
   """The row without what is not given, keys in canonical order, others after them."""
-  ordered = {key: row[key] for key in KEYS if row.get(key) is not None or (key in row and key not in _OPTIONAL)}
-  return ordered | {key: value for key, value in row.items() if key not in KEYS}
+  return {key: row[key] for key in _order(tuple(row)) if row[key] is not None or key not in _OPTIONAL}
+
+
+@functools.lru_cache(maxsize=64)  # rows of a file differ little in their keys
+def _order(keys):
+  return tuple(key for key in KEYS if key in keys) + tuple(key for key in keys if key not in KEYS)
 
 
 def _is_text(value):

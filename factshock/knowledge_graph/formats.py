@@ -43,7 +43,7 @@ def write(name, folder, rows, run):
   Args:
     name: one of FORMATS.
     folder: made where it is missing.
-    rows: function without arguments that gives a new iterator over canonical rows; a format may ask for two.
+    rows: function without arguments that gives a new iterator over canonical rows.
     run: where the rows come from: `id`, `started`, `ended` (ISO 8601), `model`, `checkpoint`,
       `mixing_weights`, `calibration`, `precision` (the target, or None), `software`, `revision`.
 

@@ -28,6 +28,8 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import tempfile
 
 from factshock import files
 from factshock.console import UserError
@@ -96,30 +98,17 @@ def read_labels(path):
 
 
 def write_openke(folder, rows, run):
-  """Writes OpenKE's id files into the folder openke; returns (paths, counts).
-
-  Two passes over the rows: the files begin with their counts.
-
-  Raises:
-    UserError: the two passes differ: the rows were changed in between.
-  """
+  """Writes OpenKE's id files into the folder openke; returns (paths, counts)."""
   paths = [os.path.join(folder, name) for name in OPENKE]
   counts, labels, entities, relations = nodes.new_counts(), {}, {}, {}
-  for row, subject, object_ in nodes.edges(rows(), counts):
-    _note_labels(labels, row, subject, object_)
-    for key in (subject, object_):
-      entities.setdefault(key, len(entities))
-    relations.setdefault(row["relation"], len(relations))
-  again = nodes.new_counts()
-  with files.writing(paths[2]) as file:
-    file.write(f"{counts['rows']}\n")
-    for row, subject, object_ in nodes.edges(rows(), again):
-      numbers = entities.get(subject), entities.get(object_), relations.get(row["relation"])
-      if None in numbers:
-        raise _changed(paths[2])
-      file.write("%d %d %d\n" % numbers)
-    if again != counts:
-      raise _changed(paths[2])
+  with files.writing(paths[2], binary=True) as file, tempfile.TemporaryFile(dir=os.path.dirname(paths[2])) as body:
+    for row, subject, object_ in nodes.edges(rows(), counts):
+      _note_labels(labels, row, subject, object_)
+      head, tail = (entities.setdefault(key, len(entities)) for key in (subject, object_))
+      body.write(b"%d %d %d\n" % (head, tail, relations.setdefault(row["relation"], len(relations))))
+    file.write(b"%d\n" % counts["rows"])  # comes first, and is known last
+    body.seek(0)
+    shutil.copyfileobj(body, file)
     for path, numbered in ((paths[0], entities), (paths[1], relations)):
       _write_numbers(path, numbered)
     _write_labels(paths[3], labels)
@@ -182,11 +171,6 @@ def _write_numbers(path, numbered):
     file.write(f"{len(numbered)}\n")
     for name, number in numbered.items():
       file.write(f"{escape(name)}\t{number}\n")
-
-
-def _changed(path):
-  return UserError(f"{path}: expected the same rows on the second reading as on the first, got others; do not "
-                   "change the rows while they are written")
 
 
 def _cells(path, sizes):

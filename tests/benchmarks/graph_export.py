@@ -72,7 +72,8 @@ PEERS = {"nt": ("rdflib", RDFLIB), "networkx": ("networkx", NETWORKX)}
 BETWEEN = """import os, resource, subprocess, sys
 code = subprocess.call(sys.argv[1:])
 os.sync()
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
 sys.exit(code)"""
 
 
@@ -101,7 +102,7 @@ def rows(triples, seed=0):
 
 
 def measured(code, name, source, home):
-  """(Seconds until all is on the disk, peak resident bytes, bytes written) of one process that writes a format."""
+  """(Seconds until all is on the disk, peak resident bytes, bytes written, seconds of CPU) of one process."""
   output = os.path.join(home, "out")
   os.makedirs(output)
   os.sync()
@@ -113,7 +114,8 @@ def measured(code, name, source, home):
     raise console.UserError(f"{name}: writing failed: {done.stderr.strip()[-500:]}")
   size = sum(os.path.getsize(os.path.join(place, file)) for place, _, files in os.walk(output) for file in files)
   shutil.rmtree(output)
-  return seconds, int(done.stdout), size
+  memory, cpu = done.stdout.split()
+  return seconds, int(memory), size, float(cpu)
 
 
 def median(code, name, source, home):
@@ -143,10 +145,11 @@ def compare(home):
       continue
     ours, theirs = median(OURS, name, source, home), median(code, name, source, home)
     lines.append([name, package, f"{ours[0]:.1f}", f"{theirs[0]:.1f}", f"**{theirs[0] / ours[0]:.1f}**",
+                  f"{ours[3]:.1f}", f"{theirs[3]:.1f}",
                   f"{ours[1] / 1e6:.0f} MB", f"{theirs[1] / 1e6:.0f} MB"])
   print(f"{COMPARE.value:,} triples:\n")
-  tables.table(["format", "other", "ours, s", "other, s", "time of other over ours", "memory, ours",
-                "memory, other"], lines)
+  tables.table(["format", "other", "ours, s", "other, s", "time of other over ours", "CPU, ours", "CPU, other",
+                "memory, ours", "memory, other"], lines)
 
 
 def main(_):
@@ -158,11 +161,11 @@ def main(_):
       raise console.UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR")
     source = make(home, TRIPLES.value)
     for name in FORMAT.value:
-      seconds, memory, size = median(OURS, name, source, home)
+      seconds, memory, size, cpu = median(OURS, name, source, home)
       slowest, largest = max(slowest, seconds), max(largest, memory)
-      lines.append([name, f"{seconds:.1f}", f"{memory / 1e6:.0f} MB", f"{size / 1e6:.0f} MB"])
+      lines.append([name, f"{seconds:.1f}", f"{cpu:.1f}", f"{memory / 1e6:.0f} MB", f"{size / 1e6:.0f} MB"])
     print(f"{TRIPLES.value:,} triples, rows of {os.path.getsize(source) / 1e6:.0f} MB:\n")
-    tables.table(["format", "s", "peak memory", "written"], lines)
+    tables.table(["format", "s", "s of CPU", "peak memory", "written"], lines)
     print(tables.goal(f"every format under 60 s for a million triples; at most {slowest:.1f} s here", slowest < 60))
     print(tables.goal(f"memory under 2 GB; at most {largest / 1e9:.2f} GB here", largest < 2e9))
     os.remove(source)
