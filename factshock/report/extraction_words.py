@@ -52,8 +52,8 @@ READING = {
     "over_predicted":
         "Answers that the model gives in a far larger share of a relation's queries than the calibration "
         "answers and the counts support. <b>Right in calibration</b>: of the times it was given there. "
-        "Confidence is the mean over its triples, before and after it was lowered. <b>Displaced</b>: the next "
-        "best answers of those queries, with how often.",
+        "Confidence is the mean over its triples, before and after it was lowered. <b>Displaced</b>: what "
+        "would have been right in calibration where it was given wrongly, with how often.",
     "conflicts":
         "Triples that cannot both hold; the less confident one was dropped. Functional: a relation of one "
         "object got two; inverse and symmetric: the two directions disagree; type: an object of another type "
