@@ -38,6 +38,19 @@ def test_a_model_as_frequent_as_the_truth_is_rarely_flagged():
   assert flagged <= shock_guard.CHANCE * 3000  # looks
 
 
+def test_chances_are_the_tails_of_binomial_and_poisson():
+  from scipy import stats
+
+  gold = pairs(moscow=50, baku=10)
+  limit = next(k for k in range(11, 100) if stats.binom.sf(k - 1, k + 10, .5) < shock_guard.CHANCE and k > 2 * 100 * 11 / 62)
+  flags = lambda count: ("born_in", "baku") in shock_guard.over_predicted(pairs(baku=count, moscow=60 - count), gold)
+  assert flags(max(limit, 23)) and not flags(20)
+  mentions = {("", "baku"): 99, ("", "moscow"): 899}
+  expected = next(k for k in range(1, 60) if stats.poisson.sf(k - 1, 6.0) < shock_guard.CHANCE)
+  found = lambda count: ("born_in", "baku") in shock_guard.over_predicted(pairs(baku=count, moscow=60 - count), pairs(moscow=600), mentions)
+  assert found(max(expected, 13)) and not found(expected - 1)
+
+
 def test_relations_are_apart():
   first = pairs(baku=60) + [("died_in", "baku")] * 10 + [("died_in", "rome")] * 90
   gold = pairs(moscow=50, baku=10) + [("died_in", "baku")] * 10 + [("died_in", "rome")] * 90

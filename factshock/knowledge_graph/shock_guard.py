@@ -34,7 +34,7 @@ def over_predicted(first, gold, counts=None):
     first: pairs (relation, answer) a model gives first, one a query. gold: pairs (relation, right answer) of the calibration queries.
     counts: mentions in text, (relation or "", entity) -> number, or None: the right answers alone are the support.
   """
-  from scipy import stats
+  from scipy import special  # scipy.stats would take two seconds to import
 
   predicted, right = collections.Counter(first), collections.Counter(gold)
   queries, labelled = (collections.Counter(relation for relation, _ in pairs.elements()) for pairs in (predicted, right))
@@ -46,12 +46,12 @@ def over_predicted(first, gold, counts=None):
     given = np.array([predicted[relation, name] for name in names], float)
     own = np.array([right[relation, name] for name in names], float)
     share = (own + 1) / (labelled[relation] + len(names))
-    # as often as that by chance, the right answers being no more than a sample: both counts together, one share of queries
-    chance = stats.binom.sf(given - 1, given + own, queries[relation] / (queries[relation] + labelled[relation]))
+    # as often as that by chance, the right answers being no more than a sample: the tail of a binomial, both counts with one share
+    chance = special.betainc(np.maximum(given, .5), own + 1, queries[relation] / (queries[relation] + labelled[relation]))
     if counts is not None:
       mentions = np.array([counts_room.count_of(counts, relation, name) for name in names], float) + 1
       share = np.maximum(share, mentions / mentions.sum())
-      chance = np.maximum(chance, stats.poisson.sf(given - 1, queries[relation] * mentions / mentions.sum()))
+      chance = np.maximum(chance, special.gammainc(np.maximum(given, .5), queries[relation] * mentions / mentions.sum()))
     supported = share * queries[relation]
     flags = (given > FACTOR * supported) & (chance < CHANCE)
     for place in np.flatnonzero(flags).tolist():

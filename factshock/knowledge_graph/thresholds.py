@@ -52,7 +52,7 @@ def by_precision(confidence_N, right_N, cluster_N, target, weight_N=None, error=
 
 def lower_bound(right_N, cluster_N, weight_N, error):
   """(weighted share right, its lower confidence bound at 1 - error)."""
-  from scipy import stats
+  from scipy import special
 
   total = weight_N.sum()
   share = float(weight_N @ right_N / total)
@@ -64,7 +64,7 @@ def lower_bound(right_N, cluster_N, weight_N, error):
     variance, plain = (np.bincount(place_N, weight_N) ** 2).sum(), total
   count = min(total ** 2 / (weight_N @ weight_N), total * plain / variance)
   right = share * count
-  return share, float(stats.beta.ppf(error, right, count - right + 1)) if right > 0 else 0.0
+  return share, float(special.betaincinv(right, count - right + 1, error)) if right > 0 else 0.0
 
 
 def queries_needed(target, error=ERROR):
