@@ -64,9 +64,7 @@ def main(_):
 
   if bool(_CHECKPOINT.value) == bool(_PREDICTIONS.value):
     raise UserError("expected one of --checkpoint and --predictions, got " + ("both" if _CHECKPOINT.value else "neither") + "; see --help")
-  unknown = set(_FORMAT.value) - set(formats.FORMATS)
-  if unknown:
-    raise UserError(f"--format: expected names among {', '.join(formats.FORMATS)}, got {', '.join(sorted(unknown))}")
+  formats.check_names(_FORMAT.value)
   pipeline.check_folder(_OUTPUT.value)
   relations = _relations()
   asked = (_PREDICTIONS.value, _CALIBRATION.value) if _PREDICTIONS.value else _asked(relations)

@@ -91,6 +91,13 @@ def test_the_f1_rule_answers_more_and_needs_no_promise(inputs, tmp_path):
   assert {row["threshold"] for row in canonical.read(str(tmp_path / "g/triples.jsonl"))} == {None}
 
 
+def test_ids_that_no_uri_can_be_made_of_are_counted(inputs, tmp_path, capsys):
+  rows = [json.loads(line) | {"subject_id": "no id at all"} for line in open(inputs[0])]
+  summary = pipeline.extract(str(tmp_path / "g"), write(tmp_path / "a.jsonl", rows), inputs[1], model=MODEL, precision=.8, graph_formats=("nt",))
+  said = capsys.readouterr().out
+  assert f"nt: {summary['counts']['triples']:,} ids of subjects and objects" in said and "'no id at all'" in said
+
+
 def test_inverse_statements_that_follow_are_in_the_graph(tmp_path):
   relations = {"r": {"relation": "r", "type": "1-1", "inverse": "s"}, "s": {"relation": "s", "type": "1-1"}}
   known = write(tmp_path / "k.jsonl", rows_of(world(0, 1500, sharp=8.0)))

@@ -216,9 +216,9 @@ def _write_rows(folder, rows, run, total):
 def _write_format(name, folder, run):
   read = lambda: canonical.read(os.path.join(folder, canonical.FILE))
   paths, counts = formats.write(name, folder, read, run)
-  for what, count in counts.items():
-    if what != "rows" and count:
-      print(f"  {name}: {what}: {count}")
+  if counts["unusable_ids"]:
+    print(f"  {name}: {counts['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids nor IRIs, such as "
+          f"{counts['first_unusable_id']!r}: not used, the label names the node")
   return {"format": name, "path": ", ".join(paths), "rows": counts["rows"]}
 
 
