@@ -1,0 +1,129 @@
+"""The tasks on facts in the lm-evaluation-harness: tiny models on the real data, and the samples read as predictions."""
+
+import glob
+import json
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lm_eval")
+
+import tiny_folders
+from factshock import evaluate
+from factshock.answering import asking
+from factshock.console import UserError
+from factshock.diagnosis import accuracy, predictions
+from factshock.facts import sources
+from factshock.harness.tasks import documents
+
+LIMIT = 6
+FILES = {"popqa": "popqa/popqa_with_popularity_union.jsonl.gz", "entityquestions": "entityquestions/test.jsonl.gz", "trex": "trex"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("tasks")
+  tiny_folders.make(folder, ["Q: Who was the composer of Easy Living?", "A: London is located in the country"])
+  rows = [{"sub_label": "Ann", "obj_label": "Oslo", "masked_sentences": ["Ann was born in [MASK] ."]},
+          {"sub_label": "Bo", "obj_label": "Rome", "masked_sentences": ["[MASK] and [MASK]", "[MASK] is where Bo lives ."]},
+          {"sub_label": "Cy", "obj_label": "Bern", "masked_sentences": ["nothing"]}]
+  os.makedirs(folder / "lama")
+  (folder / "lama" / "place.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return folder
+
+
+def run(model, tasks, output, *more, limit=LIMIT):
+  """The aggregated results and the samples files of a run by the door, on the first documents."""
+  code = evaluate.main(["--model_args", f"checkpoint={model}", "--tasks", tasks, "--limit", str(limit), "--output_path", str(output),
+                        "--log_samples", *more])
+  assert code == 0
+  results, = glob.glob(f"{output}/**/results_*.json", recursive=True)
+  samples = {os.path.basename(path).removeprefix("samples_").rpartition("_")[0]: path
+             for path in glob.glob(f"{output}/**/samples_*.jsonl", recursive=True)}
+  return json.loads(open(results).read())["results"], samples
+
+
+def metadata(data_dir, *names):
+  return ["--metadata", ",".join(f"{name}={data_dir / FILES[name]}" for name in names)]
+
+
+@pytest.mark.parametrize("family, tasks", [("llama", "popqa,entityquestions"), ("t5", "popqa_t5,entityquestions_t5")])
+def test_generated_answers_score_in_the_harness_as_in_diagnose(home, data_dir, tmp_path, family, tasks):
+  results, samples = run(home / family, tasks, tmp_path, *metadata(data_dir, "popqa", "entityquestions"))
+  assert set(samples) == set(tasks.split(","))
+  for task, path in samples.items():
+    found = predictions.read(path)
+    assert len(found) == LIMIT
+    exact, contains, _ = accuracy.scores(found).mean(axis=0)
+    assert results[task]["exact_match,none"] == pytest.approx(exact) and results[task]["contains,none"] == pytest.approx(contains)
+  facts = sources.read_facts(f"popqa:{data_dir / FILES['popqa']}")[:LIMIT]
+  found = predictions.read(next(path for name, path in samples.items() if name.startswith("popqa")))
+  assert [found.strings[code] for code in found.subject] == [fact["subject"] for fact in facts]
+  assert found.popularity.tolist() == [fact["popularity"] for fact in facts]
+
+
+@pytest.mark.parametrize("family, task", [("llama", "popqa"), ("t5", "popqa_t5")])
+def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, task):
+  """Its answers are those of `answer --mode=generate`, so its prompts are."""
+  _, samples = run(home / family, task, tmp_path / "harness", *metadata(data_dir, "popqa"))
+  source = f"popqa:{data_dir / FILES['popqa']}"
+  facts = sources.read_facts(source)[:LIMIT]
+  from factshock.facts import schema
+  schema.write_facts(tmp_path / "facts.jsonl", facts)
+  rows = asking.ask(None, str(home / family), str(tmp_path / "facts.jsonl"), str(tmp_path / "own.jsonl"), mode="generate",
+                    relations=source, max_tokens=16)
+  found = predictions.read(samples[task])
+  assert [found.strings[code] for code in found.prediction] == [row["prediction"] for row in rows]
+
+
+@pytest.mark.parametrize("family, task", [("llama", "trex"), ("t5", "trex_t5")])
+def test_ranked_answers_score_in_the_harness_as_in_diagnose(home, data_dir, tmp_path, family, task):
+  results, samples = run(home / family, task, tmp_path, *metadata(data_dir, "trex"), limit=3)
+  found = predictions.read(samples[task])
+  assert results[task]["acc,none"] == pytest.approx(accuracy.exact_match(found).mean())
+  assert found.listed > 100 and (found.rank > 0).all() and np.isfinite(found.score).all()
+
+
+def test_lama_asks_up_to_the_mask_or_around_it(home, tmp_path, capsys):
+  for family, task, count in (("llama", "lama", 1), ("t5", "lama_t5", 2)):
+    results, samples = run(home / family, task, tmp_path / family, "--metadata", f"lama={home / 'lama'}")
+    rows = [json.loads(line) for line in open(samples[task])]
+    assert len(rows) == count and rows[0]["doc"]["relation"] == "place" and 0 <= results[task]["precision_at_1,none"] <= 1
+  assert rows[1]["arguments"]["gen_args_0"]["arg_0"] == "<extra_id_0> is where Bo lives ."
+  said = capsys.readouterr().out
+  assert "lama: 1 rows dropped, without a sentence that has one mask" in said
+  assert "lama: 1 rows dropped, as the mask does not end them" in said
+
+
+def test_shots_are_other_documents(home, data_dir, tmp_path):
+  _, samples = run(home / "t5", "popqa_t5", tmp_path, "--num_fewshot", "2", *metadata(data_dir, "popqa"))
+  for line in open(samples["popqa_t5"]):
+    row = json.loads(line)
+    text = row["arguments"]["gen_args_0"]["arg_0"]
+    assert text.endswith(row["doc"]["question"]) and text.count("?") >= 3 and text.count(row["doc"]["question"]) == 1 and "\n" not in text
+
+
+def test_what_counts_as_right():
+  doc = {"object": "New York", "aliases": ["the big apple"]}
+  scores = lambda text: tuple(documents.generated(doc, [text]).values())
+  assert scores("New York") == (1, 1, 1) and scores("it is The big apple.") == (0, 1, 0) and scores("Rome") == (0, 0, 0)
+  assert scores("in new york, I think") == (0, 1, 1)  # Mallen et al. take the lower-cased answer too
+  assert documents.first_word({"object": "Oslo"}, [" oslo, Norway"]) == {"precision_at_1": 1.0}
+  assert documents.first_word({"object": "Oslo"}, [""]) == {"precision_at_1": 0.0}
+
+
+def test_data_that_cannot_be(home, tmp_path, capsys):
+  (tmp_path / "other.jsonl").write_text('{"sub_label": "Ann"}\n')
+  for task, given, words in (("trex", [], "say --metadata trex=PATH"),
+                             ("lama", ["--metadata", f"lama={tmp_path / 'other.jsonl'}"], "other.jsonl:1: expected a row of LAMA"),
+                             ("popqa", ["--metadata", f"popqa={tmp_path / 'absent.jsonl'}"], "absent.jsonl")):
+    assert evaluate.main(["--model_args", f"checkpoint={home / 'llama'}", "--tasks", task, *given]) == 2
+    assert words in capsys.readouterr().err
+  with pytest.raises(UserError, match="expected at least one document"):
+    documents._dataset([])
+
+
+def test_the_door_fills_in_what_is_left_out():
+  assert evaluate.arguments(["--tasks", "popqa"])[3:] == ["--model", "factshock", "--include_path", evaluate.TASKS, "--batch_size", "auto"]
+  assert evaluate.arguments(["-M", "hf", "--include_path=x", "-b", "4"]) == ["run", "-M", "hf", "--include_path=x", "-b", "4"]
