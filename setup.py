@@ -30,8 +30,6 @@ setuptools.setup(
         "transformers>=4.50",
         "xxhash>=3.0",
     ],
-    # found by `lm_eval --model factshock` where the harness looks for models of other packages
-    entry_points={"lm_eval.models": ["factshock = factshock.harness.language_model:FactshockLM"]},
     extras_require={
         "beam": ["apache-beam>=2.60"],
         "gpu": ["jax[cuda12]"],

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from factshock.answering import predictions, pub_quiz
+import tiny_folders
+from factshock.answering import asking, predictions, pub_quiz
 from factshock.console import UserError
 from factshock.diagnosis import accuracy
 from factshock.diagnosis import predictions as reading
+from factshock.facts import relations, schema, world
 
 TEMPLATES = {"P36": "The capital of [X] is [Y].", "P30": "[X] is located in [Y]."}
 
@@ -45,9 +47,9 @@ def test_lm_pub_quiz_finds_the_accuracy_that_diagnose_finds(tmp_path):
   right = accuracy.exact_match(reading.from_rows(enumerate(rows, 1)))
   by_relation = {name: np.mean([one for one, row in zip(right, rows) if row["relation"] == name]) for name in TEMPLATES}
   assert 0 < min(by_relation.values()) and max(by_relation.values()) < 1
-  table = found.get_metrics(["accuracy", "support"])
+  table = found.get_metrics(["accuracy", "support"], accumulate=False)
   assert table["accuracy"].to_dict() == pytest.approx(by_relation) and table["support"].to_dict() == {"P36": 30, "P30": 30}
-  assert found.get_metrics("accuracy", accumulate=True)["accuracy"] == pytest.approx(right.mean())
+  assert found.get_metrics("accuracy", accumulate=True) == pytest.approx(right.mean())
   assert found["P36"].used_template == TEMPLATES["P36"]
   kept = found["P30"].instance_table
   assert kept["sub_label"].tolist() == [row["subject"] for row in rows if row["relation"] == "P30"]
@@ -74,3 +76,20 @@ def test_rankings_that_cannot_be_written(tmp_path):
   pub_quiz.write(tmp_path / "quiz", ranked(), model="m")
   with pytest.raises(UserError, match="holds results already"):
     pub_quiz.write(tmp_path / "quiz", ranked(), model="m")
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_a_ranking_is_written_whole_beside_the_predictions(tmp_path, family):
+  made = world.make_world(0, relations=2, subjects=20, answers=15, mean_mentions=3)
+  tiny_folders.make(tmp_path, made.sentences)
+  schema.write_facts(tmp_path / "facts.jsonl", made.facts)
+  relations.write_relations(tmp_path / "relations.jsonl", made.relations)
+  rows = asking.ask(None, str(tmp_path / family), str(tmp_path / "facts.jsonl"), str(tmp_path / "said.jsonl"),
+                    relations=str(tmp_path / "relations.jsonl"), pub_quiz=str(tmp_path / "quiz"))
+  metadata = json.loads((tmp_path / "quiz" / pub_quiz.METADATA).read_text())
+  for relation, about in metadata.items():
+    mine, names = [row for row in rows if row["relation"] == relation], about["answer_space_labels"]
+    assert about["templates"] == [made.relations[relation]["questions"][0] + " [Y]"] and len(names) > 10
+    lines = [json.loads(line) for line in (tmp_path / "quiz" / f"{relation}_results.jsonl").read_text().splitlines()]
+    assert [names[int(np.argmax(line["pll_scores"]))] for line in lines] == [row["prediction"] for row in mine]
+    assert all(len(line["pll_scores"]) == len(names) for line in lines) and all(len(row["candidates"]) == 10 for row in mine)
