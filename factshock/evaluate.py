@@ -1,9 +1,9 @@
 r"""Evaluates a model by the lm-evaluation-harness: on its tasks, and on those on facts that it lacks.
 
     python -m factshock.evaluate --model_args checkpoint=google/flan-t5-large --tasks popqa_t5 --metadata popqa=data/popqa.jsonl \
-        --output_path results --log_samples
+        --output_path results/flan/results.json --log_samples
     python -m factshock.evaluate --model_args checkpoint=runs/mine/checkpoints/mixed/0 --tasks trex,arc_easy --metadata trex=data/trex
-    python -m factshock.diagnose --predictions=results/MODEL/samples_popqa_t5_DATE.jsonl --output=diagnosis
+    python -m factshock.diagnose --predictions=results/flan/samples_popqa_t5_DATE.jsonl --output=diagnosis
 
 Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Left out, --model is `factshock`, --include_path the folder of our
 tasks and --batch_size `auto`, here 64; --device means nothing, as JAX takes the devices it finds. Of --model_args: checkpoint (as --checkpoint of factshock.answer), tokenizer, max_gen_toks and seed. The tasks on

@@ -80,7 +80,7 @@ def test_rankings_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("family", ["t5", "llama"])
 def test_a_ranking_is_written_whole_beside_the_predictions(tmp_path, family):
-  made = world.make_world(0, relations=2, subjects=20, answers=15, mean_mentions=3)
+  made = world.make_world(0, relations=2, subjects=60, answers=15, mean_mentions=3)
   tiny_folders.make(tmp_path, made.sentences)
   schema.write_facts(tmp_path / "facts.jsonl", made.facts)
   relations.write_relations(tmp_path / "relations.jsonl", made.relations)

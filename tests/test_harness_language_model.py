@@ -106,8 +106,8 @@ def test_rolling_likelihoods_are_those_of_the_harness(llama, home):
 
 
 def test_generated_texts_are_those_of_the_harness_and_end_at_until(llama, theirs, monkeypatch):
-  # the harness leaves out special tokens, which in the tests' tokenizer all bytes are
-  monkeypatch.setattr(theirs, "tok_decode", lambda tokens, **_: llama.asked.tokenizer.decode(np.atleast_1d(tokens)))
+  # the harness leaves out special tokens, which in the tests' tokenizer all bytes are; it cuts at EOS's text itself
+  monkeypatch.setattr(theirs, "tok_decode", lambda tokens, **_: theirs.tokenizer.decode(tokens, skip_special_tokens=False))
   arguments = {"max_gen_toks": 12, "do_sample": False}
   free = llama.generate_until(ask(*((context, {"until": [], **arguments}) for context in CONTEXTS)))
   letters = [text[len(text) // 2] for text in free]
