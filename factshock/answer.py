@@ -50,7 +50,7 @@ _SETS = flags.DEFINE_integer("sets", 10, "Sets of shots of --mode=known.", lower
 _SAMPLES = flags.DEFINE_integer("samples", 16, "Samples a set of --mode=known, at temperature 0.5.", lower_bound=1)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Folder of the tokenizer; default: the checkpoint's workdir's.")
 _RELATIONS = flags.DEFINE_string("relations", None, "Relations file; default: the checkpoint's workdir's.")
-_PUB_QUIZ = flags.DEFINE_string("pub_quiz", None, "Folder for the whole ranking as results of lm-pub-quiz (BEAR); with --mode=rank.")
+_PUB_QUIZ = flags.DEFINE_string("pub_quiz", None, "Folder for the whole ranking, as results of lm-pub-quiz (BEAR).")
 _ARM = flags.DEFINE_string("arm", None, "Name of the arm in the predictions file; default: the checkpoint's folder.")
 
 

@@ -1,21 +1,24 @@
 r"""Evaluates a model by the lm-evaluation-harness: on its tasks, and on those on facts that it lacks.
 
-    python -m factshock.evaluate --model_args checkpoint=google/flan-t5-large --tasks popqa_t5 --metadata popqa=data/popqa.jsonl \
-        --output_path results/flan/results.json --log_samples
-    python -m factshock.evaluate --model_args checkpoint=runs/mine/checkpoints/mixed/0 --tasks trex,arc_easy --metadata trex=data/trex
+    python -m factshock.evaluate --model_args checkpoint=google/flan-t5-large --tasks popqa_t5 \
+        --metadata popqa=data/popqa.jsonl --output_path results/flan/results.json --log_samples
+    python -m factshock.evaluate --model_args checkpoint=runs/mine/checkpoints/mixed/0 --tasks trex,arc_easy \
+        --metadata trex=data/trex
     python -m factshock.diagnose --predictions=results/flan/samples_popqa_t5_DATE.jsonl --output=diagnosis
 
-Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Left out, --model is `factshock`, --include_path the folder of our
-tasks and --batch_size `auto`, here 64; --device means nothing, as JAX takes the devices it finds. Of --model_args: checkpoint (as --checkpoint of factshock.answer), tokenizer, max_gen_toks and seed. The tasks on
-facts, each with its data named in --metadata:
+Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Left out, --model is `factshock`,
+--include_path the folder of our tasks and --batch_size `auto`, here 64; --device means nothing, as JAX takes
+the devices it finds. Of --model_args: checkpoint (as --checkpoint of factshock.answer), tokenizer,
+max_gen_toks and seed. The tasks on facts, each with its data named in --metadata:
 
     popqa, popqa_t5                        popqa=PATH (the data set on the hub where left out)
     entityquestions, entityquestions_t5    entityquestions=PATH
     trex, trex_t5                          trex=PATH, ranked over the relation's objects
     lama, lama_t5                          lama=PATH: Google-RE, ConceptNet, SQuAD
 
-Those that end in _t5 ask as factshock asks a T5, by a question or a statement with <extra_id_0> in place of the answer; the others ask
-"Q: ...\nA:" or with the statement up to its object. Needs the extra: pip install factshock[lm_eval].
+Those that end in _t5 ask as factshock asks a T5, by a question or a statement with <extra_id_0> in place of
+the answer; the others ask "Q: ...\nA:" or with the statement up to its object. Needs the extra: pip install
+factshock[lm_eval].
 """
 
 import os
@@ -24,8 +27,6 @@ import sys
 from factshock.console import UserError
 
 TASKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "harness", "tasks")
-
-
 DEFAULTS = ((("--model", "-M"), "factshock"), (("--include_path",), TASKS), (("--batch_size", "-b"), "auto"))
 
 

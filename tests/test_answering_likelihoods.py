@@ -22,14 +22,16 @@ def sharp(params):
 @pytest.fixture(scope="module")
 def t5_model():
   tokenizer = word_tokenizer([f"w{number}" for number in range(10)], 4)
-  config = t5.T5Config(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=2)
+  config = t5.T5Config(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=1,
+                       decoder_layers=2)
   return sharp(t5.init(config, jax.random.key(0))), config, tokenizer
 
 
 @pytest.fixture(scope="module")
 def llama_model(tmp_path_factory):
   tokenizer = pretrained_tokenizers.load(hf_tokenizers.llama_like(tmp_path_factory.mktemp("llama")))
-  config = llama.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=2, max_length=64)
+  config = llama.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8,
+                             layers=2, max_length=64)
   return sharp(llama.init(config, jax.random.key(0))), config, tokenizer
 
 
@@ -37,7 +39,8 @@ def random_pairs(size, opening=(), seed=0, number=23):
   """Pairs of prompts (some of them equal) and continuations of many lengths, in no order."""
   random = np.random.default_rng(seed)
   prompts = [random.integers(3, size, length).tolist() for length in (1, 2, 5, 9, 12)]
-  return [(prompts[random.integers(5)], [*opening, *random.integers(3, size, random.integers(1, 7)).tolist()]) for _ in range(number)]
+  return [(prompts[random.integers(5)], [*opening, *random.integers(3, size, random.integers(1, 7)).tolist()])
+          for _ in range(number)]
 
 
 def log_p(params, config, before, after, opening):
@@ -79,7 +82,8 @@ def test_what_greedy_decoding_says_is_greedy_and_nothing_else_is(family, request
 def test_whole_texts_score_as_their_continuations_do(llama_model):
   params, config, tokenizer = llama_model
   pairs = random_pairs(tokenizer.size)
-  found = likelihoods.whole(params, config, [before + after for before, after in pairs], [len(after) for _, after in pairs], batch_size=4)
+  rows, counted = [before + after for before, after in pairs], [len(after) for _, after in pairs]
+  found = likelihoods.whole(params, config, rows, counted, batch_size=4)
   np.testing.assert_allclose(found, likelihoods.score(params, config, tokenizer, pairs)[0], rtol=1e-4)
 
 
@@ -103,6 +107,7 @@ def test_continuations_that_cannot_be(llama_model):
 
 def test_generated_ids_end_where_the_answer_does(t5_model, llama_model):
   first, last = t5_model[2].sentinel(0), t5_model[2].sentinel(3)
-  assert decoding.answer_tokens(t5_model[2], [first, 4, 5, last, 6]) == [4, 5] == decoding.answer_tokens(t5_model[2], [4, 5, 1, 0])
+  for tokens in ([first, 4, 5, last, 6], [4, 5, 1, 0]):
+    assert decoding.answer_tokens(t5_model[2], tokens) == [4, 5]
   assert decoding.answer_tokens(llama_model[2], [4, 5, llama_model[2].eos, -1]) == [4, 5]
   assert decoding.before_stop(" a b\nc", ("c", "\n")) == " a b" and decoding.before_stop(" a ", ()) == " a "

@@ -17,8 +17,10 @@ TEMPLATES = {"P36": "The capital of [X] is [Y].", "P30": "[X] is located in [Y].
 
 def ranked(top=None, seed=0):
   """Rows of a predictions file: 2 relations, 5 and 3 candidates, random scores."""
-  random, answers = np.random.default_rng(seed), {"P36": ["Rome", "Oslo", "Paris", "Bern", "Kyiv"], "P30": ["Asia", "Europe", "Africa"]}
-  facts = [{"subject": f"s{number} \"é\"", "relation": relation, "object": random.choice(objects).item(), "subject_id": f"Q{number}"}
+  random = np.random.default_rng(seed)
+  answers = {"P36": ["Rome", "Oslo", "Paris", "Bern", "Kyiv"], "P30": ["Asia", "Europe", "Africa"]}
+  facts = [{"subject": f"s{number} \"é\"", "relation": relation, "object": random.choice(objects).item(),
+            "subject_id": f"Q{number}"}
            for relation, objects in answers.items() for number in range(30)]
   scores = [np.log(random.dirichlet(np.ones(len(answers[fact["relation"]])))) for fact in facts]
   return predictions.prediction_rows(facts, answers, scores, arm="a", seed=0, split="test", top=top)
@@ -48,7 +50,8 @@ def test_lm_pub_quiz_finds_the_accuracy_that_diagnose_finds(tmp_path):
   by_relation = {name: np.mean([one for one, row in zip(right, rows) if row["relation"] == name]) for name in TEMPLATES}
   assert 0 < min(by_relation.values()) and max(by_relation.values()) < 1
   table = found.get_metrics(["accuracy", "support"], accumulate=False)
-  assert table["accuracy"].to_dict() == pytest.approx(by_relation) and table["support"].to_dict() == {"P36": 30, "P30": 30}
+  assert table["accuracy"].to_dict() == pytest.approx(by_relation)
+  assert table["support"].to_dict() == {"P36": 30, "P30": 30}
   assert found.get_metrics("accuracy", accumulate=True) == pytest.approx(right.mean())
   assert found["P36"].used_template == TEMPLATES["P36"]
   kept = found["P30"].instance_table
@@ -57,7 +60,8 @@ def test_lm_pub_quiz_finds_the_accuracy_that_diagnose_finds(tmp_path):
 
 
 def test_ids_of_objects_are_kept_where_all_are_known_and_differ(tmp_path):
-  rows = [{"subject": str(n), "relation": "P1", "object": name, "object_id": f"Q{n}", "candidates": [["x", -1.0], ["y", -2.0]]}
+  rows = [{"subject": str(n), "relation": "P1", "object": name, "object_id": f"Q{n}",
+           "candidates": [["x", -1.0], ["y", -2.0]]}
           for n, name in enumerate("xy")]
   pub_quiz.write(tmp_path / "a", rows, model="m")
   pub_quiz.write(tmp_path / "b", [{**row, "object_id": "Q1"} for row in rows], model="m")
@@ -92,4 +96,5 @@ def test_a_ranking_is_written_whole_beside_the_predictions(tmp_path, family):
     assert about["templates"] == [made.relations[relation]["questions"][0] + " [Y]"] and len(names) > 10
     lines = [json.loads(line) for line in (tmp_path / "quiz" / f"{relation}_results.jsonl").read_text().splitlines()]
     assert [names[int(np.argmax(line["pll_scores"]))] for line in lines] == [row["prediction"] for row in mine]
-    assert all(len(line["pll_scores"]) == len(names) for line in lines) and all(len(row["candidates"]) == 10 for row in mine)
+    assert all(len(line["pll_scores"]) == len(names) for line in lines)
+    assert all(len(row["candidates"]) == 10 for row in mine)

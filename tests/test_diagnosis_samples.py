@@ -10,9 +10,12 @@ from factshock.diagnosis import accuracy, predictions
 
 NAME = "samples_popqa_2026-01-02T03-04-05.678901.jsonl"
 DOC = {"subject": "Ann", "relation": "P19", "object": "Oslo", "aliases": ["Christiania"], "popularity": 7.0}
-SAID = {"doc_id": 0, "doc": DOC, "target": "Oslo", "arguments": {"gen_args_0": {"arg_0": "Q: ?\nA:", "arg_1": {"until": ["\n"]}}},
+SAID = {"doc_id": 0, "doc": DOC, "target": "Oslo",
+        "arguments": {"gen_args_0": {"arg_0": "Q: ?\nA:", "arg_1": {"until": ["\n"]}}},
         "resps": [[" Oslo"]], "filtered_resps": [" Oslo"], "filter": "none", "exact_match": 1.0}
-CHOSEN = {**SAID, "target": "1", "arguments": {f"gen_args_{n}": {"arg_0": "Q", "arg_1": f" {name}"} for n, name in enumerate(["Rome", "Oslo", "Bern"])},
+CHOSEN = {**SAID, "target": "1",
+          "arguments": {f"gen_args_{n}": {"arg_0": "Q", "arg_1": f" {name}"}
+                        for n, name in enumerate(["Rome", "Oslo", "Bern"])},
           "resps": [[["-3.0", "False"]], [["-1.5", "True"]], [["-2.5", "False"]]],
           "filtered_resps": [["-3.0", "False"], ["-1.5", "True"], ["-2.5", "False"]]}
 
@@ -29,7 +32,8 @@ def texts(found, column):
 def test_generated_answers(tmp_path):
   found = read(tmp_path, SAID, {**SAID, "filtered_resps": ["Rome "], "doc": {**DOC, "subject": "Bo"}})
   assert texts(found, "subject") == ["Ann", "Bo"] and texts(found, "prediction") == ["Oslo", "Rome"]
-  assert texts(found, "label") == [NAME.removesuffix(".jsonl")] * 2 and found.rank is None and found.popularity.tolist() == [7, 7]
+  assert texts(found, "label") == [NAME.removesuffix(".jsonl")] * 2
+  assert found.rank is None and found.popularity.tolist() == [7, 7]
   assert accuracy.exact_match(found).tolist() == [1, 0]
 
 
@@ -40,8 +44,9 @@ def test_choices_are_candidates(tmp_path):
 
 
 def test_choices_scored_without_a_context_too_count_once(tmp_path):
-  bare = {f"gen_args_{n + 3}": {"arg_0": "", "arg_1": pair["arg_1"]} for n, pair in enumerate(CHOSEN["arguments"].values())}
-  row = {**CHOSEN, "arguments": {**CHOSEN["arguments"], **bare}, "filtered_resps": CHOSEN["filtered_resps"] + [["0.0", "True"]] * 3}
+  bare = {f"gen_args_{n + 3}": {**pair, "arg_0": ""} for n, pair in enumerate(CHOSEN["arguments"].values())}
+  row = {**CHOSEN, "arguments": {**CHOSEN["arguments"], **bare},
+         "filtered_resps": CHOSEN["filtered_resps"] + [["0.0", "True"]] * 3}
   found = read(tmp_path, row)
   assert found.listed == 3 and texts(found, "prediction") == ["Oslo"]
 
@@ -76,7 +81,7 @@ def test_predictions_with_a_column_doc_stay_predictions(tmp_path):
     ({**SAID, "doc": {"text": "It was"}}, "expected a document with subject, relation and object"),
     ({**SAID, "doc": {"question": "Where?"}, "target": None}, "expected a document with subject"),
     ({**SAID, "filtered_resps": [["-12.5"]]}, "expected a context and a continuation of each choice"),
-    ({**CHOSEN, "filtered_resps": [["-3.0", "False"]]}, "expected a generated text or a log-probability of each choice"),
+    ({**CHOSEN, "filtered_resps": [["-3.0", "False"]]}, "a generated text or a log-probability of each choice"),
     ({**CHOSEN, "filtered_resps": [["nan", "False"]] * 3}, "expected a generated text or a log-probability"),
     ({"subject": "s"}, "expected a sample with doc and filtered_resps")])
 def test_samples_that_are_no_predictions(tmp_path, row, words):

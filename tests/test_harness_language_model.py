@@ -58,7 +58,8 @@ def pairs():
 
 def test_a_llamas_likelihoods_are_those_of_the_harness(llama, theirs):
   requests = [request for request in pairs() if request.args[0]]
-  found, expected = llama.loglikelihood(requests), theirs.loglikelihood([instance(request) for request in requests], disable_tqdm=True)
+  found = llama.loglikelihood(requests)
+  expected = theirs.loglikelihood([instance(request) for request in requests], disable_tqdm=True)
   np.testing.assert_allclose([score for score, _ in found], [score for score, _ in expected], rtol=1e-4)
   assert [greedy for _, greedy in found] == [bool(greedy) for _, greedy in expected]
 
@@ -98,7 +99,8 @@ def test_rolling_likelihoods_are_those_of_the_harness(llama, home):
   texts = ["Ada Byron was born in London .", " ".join(LINES * 12), "x", ""]
   requests = ask(*((text,) for text in texts))
   found = llama.loglikelihood_rolling(requests)
-  expected = harness_model(home, bos=False).loglikelihood_rolling([instance(request, "loglikelihood_rolling") for request in requests[:3]], disable_tqdm=True)
+  asked = [instance(request, "loglikelihood_rolling") for request in requests[:3]]
+  expected = harness_model(home, bos=False).loglikelihood_rolling(asked, disable_tqdm=True)
   tokens = len(llama.asked.tokenizer.encode(texts[1]))
   assert tokens > 2 * llama.asked.model.max_length  # several windows
   np.testing.assert_allclose(found[:3], expected, rtol=1e-4)
@@ -107,7 +109,8 @@ def test_rolling_likelihoods_are_those_of_the_harness(llama, home):
 
 def test_generated_texts_are_those_of_the_harness_and_end_at_until(llama, theirs, monkeypatch):
   # the harness leaves out special tokens, which in the tests' tokenizer all bytes are; it cuts at EOS's text itself
-  monkeypatch.setattr(theirs, "tok_decode", lambda tokens, **_: theirs.tokenizer.decode(tokens, skip_special_tokens=False))
+  whole = lambda tokens, **_: theirs.tokenizer.decode(tokens, skip_special_tokens=False)
+  monkeypatch.setattr(theirs, "tok_decode", whole)
   arguments = {"max_gen_toks": 12, "do_sample": False}
   free = llama.generate_until(ask(*((context, {"until": [], **arguments}) for context in CONTEXTS)))
   letters = [text[len(text) // 2] for text in free]

@@ -1,4 +1,4 @@
-"""The tasks on facts in the lm-evaluation-harness: tiny models on the real data, and the samples read as predictions."""
+"""The tasks on facts in the lm-evaluation-harness: tiny models on real data, and the samples read as predictions."""
 
 import functools
 import glob
@@ -21,7 +21,8 @@ from factshock.facts import sources
 from factshock.harness.tasks import documents
 
 LIMIT = 6
-FILES = {"popqa": "popqa/popqa_with_popularity_union.jsonl.gz", "entityquestions": "entityquestions/test.jsonl.gz", "trex": "trex"}
+FILES = {"popqa": "popqa/popqa_with_popularity_union.jsonl.gz", "entityquestions": "entityquestions/test.jsonl.gz",
+         "trex": "trex"}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,8 @@ def home(tmp_path_factory):
   folder = tmp_path_factory.mktemp("tasks")
   tiny_folders.make(folder, ["Q: Who was the composer of Easy Living?", "A: London is located in the country"])
   rows = [{"sub_label": "Ann", "obj_label": "Oslo", "masked_sentences": ["Ann was born in [MASK] ."]},
-          {"sub_label": "Bo", "obj_label": "Rome", "masked_sentences": ["[MASK] and [MASK]", "[MASK] is where Bo lives ."]},
+          {"sub_label": "Bo", "obj_label": "Rome",
+           "masked_sentences": ["[MASK] and [MASK]", "[MASK] is where Bo lives ."]},
           {"sub_label": "Cy", "obj_label": "Bern", "masked_sentences": ["nothing"]}]
   os.makedirs(folder / "lama")
   (folder / "lama" / "place.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -39,13 +41,14 @@ def home(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def ours_alone(monkeypatch):
   """Only our tasks: to look through the harness's own takes 20 seconds."""
-  monkeypatch.setattr(lm_eval_tasks, "TaskManager", functools.partial(lm_eval_tasks.TaskManager, include_defaults=False))
+  alone = functools.partial(lm_eval_tasks.TaskManager, include_defaults=False)
+  monkeypatch.setattr(lm_eval_tasks, "TaskManager", alone)
 
 
 def run(model, tasks, output, *more, limit=LIMIT):
   """The aggregated results and the samples files of a run by the door, on the first documents."""
-  code = evaluate.main(["--model_args", f"checkpoint={model}", "--tasks", tasks, "--limit", str(limit), "--output_path", str(output),
-                        "--log_samples", *more])
+  code = evaluate.main(["--model_args", f"checkpoint={model}", "--tasks", tasks, "--limit", str(limit),
+                        "--output_path", str(output), "--log_samples", *more])
   assert code == 0
   results, = glob.glob(f"{output}/**/results_*.json", recursive=True)
   samples = {os.path.basename(path).removeprefix("samples_").rpartition("_")[0]: path
@@ -87,7 +90,8 @@ def test_generated_answers_score_in_the_harness_as_in_diagnose(home, data_dir, t
   for data, task in tasks.items():
     exact, contains, _ = accuracy.scores(found[data]).mean(axis=0)
     assert 0 < exact < 1 and exact <= contains < 1
-    assert results[task]["exact_match,none"] == pytest.approx(exact) and results[task]["contains,none"] == pytest.approx(contains)
+    assert results[task]["exact_match,none"] == pytest.approx(exact)
+    assert results[task]["contains,none"] == pytest.approx(contains)
   facts = sources.read_facts(f"popqa:{tmp_path / 'popqa.jsonl'}")
   assert [found["popqa"].strings[code] for code in found["popqa"].subject] == [fact["subject"] for fact in facts]
   assert found["popqa"].popularity.tolist() == [fact["popularity"] for fact in facts]
@@ -101,8 +105,8 @@ def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, ta
   facts = sources.read_facts(source)[:LIMIT]
   from factshock.facts import schema
   schema.write_facts(tmp_path / "facts.jsonl", facts)
-  rows = asking.ask(None, str(home / family), str(tmp_path / "facts.jsonl"), str(tmp_path / "own.jsonl"), mode="generate",
-                    relations=source, max_tokens=16)
+  rows = asking.ask(None, str(home / family), str(tmp_path / "facts.jsonl"), str(tmp_path / "own.jsonl"),
+                    mode="generate", relations=source, max_tokens=16)
   found = predictions.read(samples[task])
   assert [found.strings[code] for code in found.prediction] == [row["prediction"] for row in rows]
 
@@ -114,7 +118,8 @@ def test_ranked_answers_score_in_the_harness_as_in_diagnose(home, data_dir, tmp_
   rows = [row for row in raw_rows(data_dir / "trex" / "test.jsonl.gz") if row["relation"] == "P19"]
   for name in ("first", "second"):
     write(tmp_path / "test.jsonl", rows)
-    results, samples = run(home / family, task, tmp_path / name, "--metadata", f"trex={tmp_path / 'test.jsonl'}", limit=3)
+    results, samples = run(home / family, task, tmp_path / name, "--metadata", f"trex={tmp_path / 'test.jsonl'}",
+                           limit=3)
     found = predictions.read(samples[task])
     assert found.listed > 100 and (found.rank > 0).all() and np.isfinite(found.score).all()
     rows[0] = {**rows[0], "obj_label": found.strings[found.prediction[0]]}
@@ -127,7 +132,8 @@ def test_lama_asks_up_to_the_mask_or_around_it(home, tmp_path, capsys):
   for family, task, count in (("llama", "lama", 1), ("t5", "lama_t5", 2)):
     results, samples = run(home / family, task, tmp_path / family, "--metadata", f"lama={home / 'lama'}")
     rows = [json.loads(line) for line in open(samples[task])]
-    assert len(rows) == count and rows[0]["doc"]["relation"] == "place" and 0 <= results[task]["precision_at_1,none"] <= 1
+    assert len(rows) == count and rows[0]["doc"]["relation"] == "place"
+    assert 0 <= results[task]["precision_at_1,none"] <= 1
   assert rows[1]["arguments"]["gen_args_0"]["arg_0"] == "<extra_id_0> is where Bo lives ."
   said = capsys.readouterr().out
   assert "lama: 1 rows dropped, without a sentence that has one mask" in said
@@ -139,7 +145,8 @@ def test_shots_are_other_documents(home, data_dir, tmp_path):
   for line in open(samples["popqa_t5"]):
     row = json.loads(line)
     text = row["arguments"]["gen_args_0"]["arg_0"]
-    assert text.endswith(row["doc"]["question"]) and text.count("?") >= 3 and text.count(row["doc"]["question"]) == 1 and "\n" not in text
+    assert text.endswith(row["doc"]["question"]) and text.count(row["doc"]["question"]) == 1
+    assert text.count("?") >= 3 and "\n" not in text
 
 
 def test_what_counts_as_right():
@@ -154,7 +161,7 @@ def test_what_counts_as_right():
 def test_data_that_cannot_be(home, tmp_path, capsys):
   (tmp_path / "other.jsonl").write_text('{"sub_label": "Ann"}\n')
   for task, given, words in (("trex", [], "say --metadata trex=PATH"),
-                             ("lama", ["--metadata", f"lama={tmp_path / 'other.jsonl'}"], "other.jsonl:1: expected a row of LAMA"),
+                             ("lama", ["--metadata", f"lama={tmp_path / 'other.jsonl'}"], "expected a row of LAMA"),
                              ("popqa", ["--metadata", f"popqa={tmp_path / 'absent.jsonl'}"], "absent.jsonl")):
     assert evaluate.main(["--model_args", f"checkpoint={home / 'llama'}", "--tasks", task, *given]) == 2
     assert words in capsys.readouterr().err
@@ -163,8 +170,10 @@ def test_data_that_cannot_be(home, tmp_path, capsys):
 
 
 def test_the_door_fills_in_what_is_left_out():
-  assert evaluate.arguments(["--tasks", "popqa"])[3:] == ["--model", "factshock", "--include_path", evaluate.TASKS, "--batch_size", "auto"]
-  assert evaluate.arguments(["-M", "hf", "--include_path=x", "-b", "4"]) == ["run", "-M", "hf", "--include_path=x", "-b", "4"]
+  filled = ["--model", "factshock", "--include_path", evaluate.TASKS, "--batch_size", "auto"]
+  assert evaluate.arguments(["--tasks", "popqa"]) == ["run", "--tasks", "popqa", *filled]
+  given = ["-M", "hf", "--include_path=x", "-b", "4"]
+  assert evaluate.arguments(given) == ["run", *given]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from factshock.data import decoder_text
 from factshock.models import family
 from factshock.training import partitioning
 
-SIZES = tuple(2 ** power for power in range(11))  # continuations of one prompt at a time: few sizes, as each is compiled
+SIZES = tuple(2 ** power for power in range(11))  # continuations of one prompt; few, as each is compiled
 LENGTHS = tuple(2 ** power for power in range(2, 13))  # tokens of a continuation
 WHOLE = 32  # a text read as a whole is padded to a multiple of this many tokens
 
@@ -39,12 +39,14 @@ def score(params, model_config, tokenizer, pairs, *, batch_size=64, mesh=None, p
     progress: a function that is told how many pairs are done.
   Returns: (float64 [pairs], bool [pairs]: whether each token is the likeliest given those before it).
   Raises:
-    UserError: a continuation without tokens, one longer than LENGTHS[-1], or a prompt and continuation longer than the model reads.
+    UserError: a continuation without tokens, one longer than LENGTHS[-1], or a prompt and continuation longer than the
+      model reads.
   """
   opening = 0 if batches.is_decoder_only(tokenizer) else 1  # <extra_id_0>
   sizes = [len(after) for _, after in pairs]
   if min(sizes, default=opening + 1) <= opening or max(sizes, default=0) > LENGTHS[-1]:
-    raise UserError(f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {min(sizes) - opening} and one of {max(sizes) - opening}")
+    raise UserError(f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {min(sizes) - opening} and one "
+                    f"of {max(sizes) - opening}")
   batches.check_vocabulary(tokenizer.size, model_config)
   for before, after in pairs:
     batches.check_room([before], model_config, len(after))
@@ -60,7 +62,9 @@ def score(params, model_config, tokenizer, pairs, *, batch_size=64, mesh=None, p
 
 
 def whole(params, model_config, rows, counted, *, batch_size=8, mesh=None, progress=None):
-  """Log-probability of the last `counted` tokens of each row after those before them; decoder-only models, float64 [rows].
+  """Log-probability of the last `counted` tokens of each row after those before them: float64 [rows].
+
+  For decoder-only models.
 
   Args:
     rows: list of token lists. counted: how many of each row's tokens count, fewer than it has.
@@ -161,7 +165,10 @@ def _forced(params, config, opening, weights, inputs_BxS, targets_BxCxT):
 
 @functools.partial(jax.jit, static_argnums=1)
 def _whole(params, config, tokens_BxS, counts_BxS):
-  """Summed log-probabilities [B] of the tokens that count, each after those before it; a row's logits exist at a time."""
+  """Summed log-probabilities [B] of the tokens that count, each after those before it.
+
+  The logits of one row exist at a time.
+  """
   module = family.of(config)
   hidden_BxSxD = module.hidden(params, config, tokens_BxS[:, :-1])
 

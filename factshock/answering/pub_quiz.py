@@ -1,7 +1,8 @@
-"""Rankings as result files of lm-pub-quiz (BEAR, Wiland et al. 2024, arXiv 2404.04113), which `DatasetResults.from_path` reads.
+"""Rankings as result files of lm-pub-quiz (BEAR, Wiland et al. 2024, arXiv 2404.04113): `DatasetResults.from_path`.
 
-A folder with metadata_results.json and a RELATION_results.jsonl of each relation: a row a query, with the log-probability of every
-answer of the relation in `pll_scores` and the place of the right one in `answer_idx`.
+A folder with metadata_results.json and a RELATION_results.jsonl of each relation: a row a query, with the
+log-probability of every answer of the relation in `pll_scores` and the place of the right one in
+`answer_idx`.
 """
 
 import json
@@ -20,8 +21,8 @@ def write(folder, rows, *, model, templates=None):
     rows: dicts with subject, relation, object, candidates and, where known, subject_id and object_id.
     model: name of the model, for the metadata. templates: {relation: the text with [X] and [Y] that was asked}.
   Raises:
-    UserError: results there already, rows without candidates, candidates that differ within a relation or lack the object, or a
-      relation that is no name of a file.
+    UserError: results there already, rows without candidates, candidates that differ within a relation or lack the
+      object, or a relation that is no name of a file.
   """
   if os.path.exists(os.path.join(folder, METADATA)):
     raise UserError(f"{folder}: holds results already; name another folder")
@@ -49,8 +50,9 @@ def _table(relation, rows):
   for number, row in enumerate(rows):
     scores = dict(row.get("candidates") or ())
     if sorted(scores) != names or row["object"] not in scores:
-      raise UserError(f"relation {relation!r}: expected all its {len(names)} candidates, the object among them, in every row, got "
-                      f"{len(scores)} for {row['subject']!r}; rank the answers (answer --mode=rank) and keep all (config.answering.top=0)")
+      raise UserError(f"relation {relation!r}: expected all its {len(names)} candidates, the object among them, in "
+                      f"every row, got {len(scores)} for {row['subject']!r}; rank the answers (answer --mode=rank) and "
+                      "keep all (config.answering.top=0)")
     instances.append({"sub_id": row.get("subject_id") or f"{relation}-{number}", "sub_label": row["subject"],
                       "answer_idx": place[row["object"]], "pll_scores": [scores[name] for name in names]})
   return _space(relation, names, rows), instances
@@ -66,5 +68,5 @@ def _space(relation, names, rows):
 
 def _metadata(space, number, model, template):
   return {"templates": [template] if template else [], "template_index": 0, "model_name_or_path": str(model),
-          "num_original_instances": number, "subsampled": None, "reduction": "sum", "relation_info": {}, "metric_values": {},
-          "answer_space_labels": list(space), "answer_space_ids": list(space.values())}
+          "num_original_instances": number, "subsampled": None, "reduction": "sum", "relation_info": {},
+          "metric_values": {}, "answer_space_labels": list(space), "answer_space_ids": list(space.values())}

@@ -1,8 +1,9 @@
 """Reads the lm-evaluation-harness's samples_TASK_DATE.jsonl (--log_samples) as rows of a predictions file.
 
-A row's `doc` gives the fact: subject, relation and object by our names or by those of PopQA and LAMA; where it has none but a `question`,
-as most tasks do, the question is the subject, the task the relation and the sample's target the object. Of choices the
-likeliest is the prediction (what `acc` counts) and all are candidates; a generated text is the prediction after the task's filter.
+A row's `doc` gives the fact: subject, relation and object by our names or by those of PopQA and LAMA; where
+it has none but a `question`, as most tasks do, the question is the subject, the task the relation and the
+sample's target the object. Of choices the likeliest is the prediction (what `acc` counts) and all are
+candidates; a generated text is the prediction after the task's filter.
 """
 
 import itertools
@@ -24,7 +25,8 @@ def as_predictions(numbered_rows, path):
   Rows of a filter other than "none" get the arm FILE/FILTER, as a task may have several.
 
   Raises:
-    UserError: a sample whose document tells no fact, or whose responses are neither a text nor log-probabilities of choices.
+    UserError: a sample whose document tells no fact, or whose responses are neither a text nor log-probabilities of
+      choices.
   """
   rows = iter(numbered_rows)
   first = next(rows, None)
@@ -45,7 +47,8 @@ def _converted(rows, path):
   for number, row in rows:
     place = f"{path}:{number}"
     if not is_sample(row) or not isinstance(row["doc"], dict):
-      raise UserError(f"{place}: expected a sample with doc and filtered_resps, as in the lines before, got {str(row)[:60]}")
+      raise UserError(f"{place}: expected a sample with doc and filtered_resps, as in the lines before, got "
+                      f"{str(row)[:60]}")
     answer, choices = _answer(row, place)
     found = {**_fact(row, task, choices, place), **answer}
     if row.get("filter", "none") != "none":
@@ -64,8 +67,8 @@ def _answer(row, place):
   except (TypeError, ValueError, IndexError, KeyError):
     scores = []
   if len(scores) != len(texts) or not scores or any(score != score for score in scores):
-    raise UserError(f"{place}: expected a generated text or a log-probability of each choice in filtered_resps, got {str(responses)[:80]}; "
-                    "tasks of other kinds are no predictions")
+    raise UserError(f"{place}: expected a generated text or a log-probability of each choice in filtered_resps, got "
+                    f"{str(responses)[:80]}; tasks of other kinds are no predictions")
   ranked = [[texts[which], scores[which]] for which in sorted(range(len(texts)), key=lambda which: -scores[which])]
   return {"prediction": ranked[0][0], "score": ranked[0][1], "candidates": ranked}, texts
 
@@ -76,18 +79,21 @@ def _choices(row, place):
   pairs = [tuple(each.values()) if isinstance(each, dict) else tuple(each)
            for each in (arguments.values() if isinstance(arguments, dict) else arguments)]
   if not pairs or any(len(pair) < 2 or not isinstance(pair[1], str) for pair in pairs):
-    raise UserError(f"{place}: expected a context and a continuation of each choice in arguments, got {str(arguments)[:80]}")
+    raise UserError(f"{place}: expected a context and a continuation of each choice in arguments, got "
+                    f"{str(arguments)[:80]}")
   return [pair[1].strip() for pair in pairs if pair[0] == pairs[0][0]]  # others are the same choices without a context
 
 
 def _fact(row, task, choices, place):
   doc = row["doc"]
-  found = {name: next((doc[key] for key in keys if isinstance(doc.get(key), str)), None) for name, keys in NAMES.items()}
+  found = {name: next((doc[key] for key in keys if isinstance(doc.get(key), str)), None)
+           for name, keys in NAMES.items()}
   if None in found.values():
     found = {"subject": doc.get("question"), "relation": task, "object": _target(row.get("target"), choices)}
   if not all(isinstance(text, str) and text for text in found.values()):
-    raise UserError(f"{place}: expected a document with subject, relation and object, or with a question and a target that is a text or a "
-                    f"choice; got {', '.join(map(str, doc))} and the target {str(row.get('target'))[:60]!r}")
+    raise UserError(f"{place}: expected a document with subject, relation and object, or with a question and a target "
+                    f"that is a text or a choice; got {', '.join(map(str, doc))} and the target "
+                    f"{str(row.get('target'))[:60]!r}")
   aliases = next((names for names in map(_texts, map(doc.get, ALIASES)) if names), None)
   return {**found, **({"aliases": aliases} if aliases else {}),
           **{name: doc[name] for name in CARRIED if doc.get(name) is not None}}

@@ -1,8 +1,9 @@
 """Our models as the `factshock` model of the lm-evaluation-harness: T5, Llama and Mistral.
 
-A decoder-only model reads a context as it is, BOS before it where it has one. A T5 reads the context with <extra_id_0> after it (or
-where the context holds one already), as our own prompts do, and says the continuation after <extra_id_0>, which itself does not count.
-A context that is too long for a decoder-only model loses its first tokens, as in the harness's own models; how many did is printed.
+A decoder-only model reads a context as it is, BOS before it where it has one. A T5 reads the context with
+<extra_id_0> after it (or where the context holds one already), as our own prompts do, and says the
+continuation after <extra_id_0>, which itself does not count. A context that is too long for a decoder-only
+model loses its first tokens, as in the harness's own models; how many did is printed.
 """
 
 from lm_eval import utils
@@ -34,14 +35,15 @@ class FactshockLM(LM):
                max_batch_size=None):
     super().__init__()
     if checkpoint is None:
-      raise UserError("--model_args: expected checkpoint=PATH, the folder of a checkpoint or a HuggingFace model; got none")
-    del device, max_batch_size  # the harness gives them to every model; JAX takes the devices it finds, and batches are not sized anew
+      raise UserError("--model_args: expected checkpoint=PATH, a checkpoint's folder or a HuggingFace model; got none")
+    # The harness gives these to every model; JAX takes the devices it finds, and batches are not sized anew.
+    del device, max_batch_size
     self.asked = asking.open_model(str(checkpoint), None, tokenizer)
     self.batch_size, self.max_gen_toks, self.seed = _batch_size(batch_size), int(max_gen_toks), int(seed)
     self.decoder_only = batches.is_decoder_only(self.asked.tokenizer)
 
   def loglikelihood(self, requests, disable_tqdm=False):
-    """[(log-probability of the continuation, whether greedy decoding would say it)] of requests (context, continuation)."""
+    """[(log-probability, whether greedy decoding says it)] of continuations; requests are (context, continuation)."""
     tokenizer = self.asked.tokenizer
     pairs = [encode_pair(tokenizer, *request.args) for request in requests]
     before, cut = self._fitting(tokenizer, [before for before, _ in pairs], [len(after) for _, after in pairs])
@@ -52,10 +54,10 @@ class FactshockLM(LM):
     return [(float(score), bool(likeliest)) for score, likeliest in zip(scores, greedy)]
 
   def loglikelihood_rolling(self, requests, disable_tqdm=False):
-    """[log-probability of a whole text], read in windows as long as the model reads, each token once; decoder-only models."""
+    """[log-probability of a whole text], in windows as long as the model reads, each token once; decoder-only."""
     if not self.decoder_only:
-      raise UserError("perplexity of whole texts: expected a decoder-only model, as a T5 reads an input and fills its blanks; got a T5; "
-                      "choose tasks that ask for continuations or answers")
+      raise UserError("perplexity of whole texts: expected a decoder-only model, as a T5 reads an input and fills its "
+                      "blanks; got a T5; choose tasks that ask for continuations or answers")
     tokenizer, longest = self.asked.tokenizer, self.asked.model.max_length
     rows, counted, of = [], [], []
     for number, request in enumerate(requests):
@@ -65,15 +67,15 @@ class FactshockLM(LM):
         rows.append([*before, *after])
         counted.append(len(after))
         of.append(number)
-    scores = likelihoods.whole(self.asked.params, self.asked.model, rows, counted, batch_size=self.batch_size, mesh=self.asked.mesh,
-                               progress=_progress("reading", len(rows), disable_tqdm))
+    scores = likelihoods.whole(self.asked.params, self.asked.model, rows, counted, batch_size=self.batch_size,
+                               mesh=self.asked.mesh, progress=_progress("reading", len(rows), disable_tqdm))
     totals = [0.0] * len(requests)
     for number, score in zip(of, scores):
       totals[number] += float(score)
     return totals
 
   def generate_until(self, requests, disable_tqdm=False):
-    """[the text generated after the context, up to the first of `until`] of requests (context, generation arguments)."""
+    """[text generated after the context, up to the first of `until`] of requests (context, generation arguments)."""
     found, groups = [None] * len(requests), {}
     for place, request in enumerate(requests):
       groups.setdefault(self._generation(request.args[1]), []).append(place)
@@ -86,7 +88,8 @@ class FactshockLM(LM):
       order, size = sorted(range(len(places)), key=lambda place: len(encoded[place])), CHUNK * self.batch_size
       for start in range(0, len(order), size):
         part = order[start:start + size]
-        texts = self._generate([encoded[place] for place in part], until, length, temperature, self.seed + start // size)
+        texts = self._generate([encoded[place] for place in part], until, length, temperature,
+                               self.seed + start // size)
         for place, text in zip(part, texts):
           found[places[place]] = text
         done += len(part)
@@ -98,8 +101,8 @@ class FactshockLM(LM):
     params, model, tokenizer = self.asked[:3]
     batches.check_vocabulary(tokenizer.size, model)
     tokens, _ = decoding.sample(params, model, encoded, decoding.end_tokens(tokenizer, until), max_length=length,
-                                batch_size=self.batch_size, mesh=self.asked.mesh, left=self.decoder_only, temperature=temperature,
-                                seed=seed)
+                                batch_size=self.batch_size, mesh=self.asked.mesh, left=self.decoder_only,
+                                temperature=temperature, seed=seed)
     texts = [tokenizer.decode(decoding.answer_tokens(tokenizer, row)) for row in tokens]
     return [decoding.before_stop(text, until) for text in texts]
 
@@ -110,8 +113,8 @@ class FactshockLM(LM):
     sampled = bool(given.get("do_sample", temperature > 0)) and temperature > 0
     unknown = set(given) - {*GENERATION, *(() if sampled else GREEDY)}
     if unknown:
-      raise UserError(f"generation arguments: expected some of {', '.join(GENERATION)}, got {', '.join(sorted(unknown))}; "
-                      "leave them out of the task or of --gen_kwargs")
+      raise UserError(f"generation arguments: expected some of {', '.join(GENERATION)}, got "
+                      f"{', '.join(sorted(unknown))}; leave them out of the task or of --gen_kwargs")
     until = (until,) if isinstance(until, str) else tuple(until)
     length = int(given.get("max_gen_toks", self.max_gen_toks))
     if length < 1:
@@ -119,17 +122,17 @@ class FactshockLM(LM):
     return tuple(stop for stop in until if stop), length, temperature if sampled else 0.0
 
   def _fitting(self, tokenizer, encoded, more):
-    """(the contexts, as much of their ends as the model reads together with so many tokens `more`, how many were cut)."""
+    """(the ends of the contexts that the model can read together with so many tokens `more`, how many were cut)."""
     longest = getattr(self.asked.model, "max_length", None)
     if longest is None:
       return encoded, 0
     if max(more, default=0) >= longest - 1:
-      raise UserError(f"expected texts to say of fewer than {longest - 1} tokens, as the model reads {longest}, got {max(more)}; "
-                      "lower max_gen_toks")
+      raise UserError(f"expected texts to say of fewer than {longest - 1} tokens, as the model reads {longest}, got "
+                      f"{max(more)}; lower max_gen_toks")
     opening = len(decoder_text.encode_prompt(tokenizer, ""))  # BOS stays
-    found = [tokens if len(tokens) + after <= longest else tokens[:opening] + tokens[len(tokens) + after - longest + opening:]
-             for tokens, after in zip(encoded, more)]
-    return found, sum(len(one) < len(other) for one, other in zip(found, encoded))
+    over = [max(0, len(tokens) + after - longest) for tokens, after in zip(encoded, more)]
+    found = [tokens[:opening] + tokens[opening + number:] for tokens, number in zip(encoded, over)]
+    return found, sum(number > 0 for number in over)
 
 
 def inputs_of(tokenizer, context):
@@ -137,8 +140,8 @@ def inputs_of(tokenizer, context):
   if batches.is_decoder_only(tokenizer):
     return decoder_text.encode_prompt(tokenizer, context) or [_prefix(tokenizer)]
   if context.count(prompts.BLANK) > 1:
-    raise UserError(f"context {context[-60:]!r}: expected {prompts.BLANK} at most once, got it {context.count(prompts.BLANK)} times; "
-                    "ask without answered examples (--num_fewshot 0)")
+    raise UserError(f"context {context[-60:]!r}: expected {prompts.BLANK} at most once, got it "
+                    f"{context.count(prompts.BLANK)} times; ask without answered examples (--num_fewshot 0)")
   text = context if prompts.BLANK in context else f"{context.rstrip()} {prompts.BLANK}".strip()
   return [*tokenizer.encode(text), tokenizer.eos]
 
@@ -146,8 +149,8 @@ def inputs_of(tokenizer, context):
 def encode_pair(tokenizer, context, continuation):
   """(token ids of the context as a model reads it, of the continuation as it says it).
 
-  White space between the two belongs to the continuation, and a decoder-only model's continuation is what the tokens of both
-  have beyond those of the context, as in the harness's own models.
+  White space between the two belongs to the continuation, and a decoder-only model's continuation is what the tokens
+  of both have beyond those of the context, as in the harness's own models.
 
   Raises:
     UserError: a continuation without tokens.

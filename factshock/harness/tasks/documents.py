@@ -1,8 +1,9 @@
 """The documents of the tasks in this folder, from the data sets' own files, and when an answer is right.
 
-A task's data are named by `--metadata`, a JSON object or key=value: popqa, entityquestions, trex or lama, each as in
-factshock/facts/sources.py but for lama, the file or folder of LAMA's Google-RE, ConceptNet or SQuAD. Every document holds the columns
-of a fact: subject, relation, object, aliases and so on. What is dropped is counted and printed.
+A task's data are named by `--metadata`, a JSON object or key=value: popqa, entityquestions, trex or lama,
+each as in factshock/facts/sources.py but for lama, the file or folder of LAMA's Google-RE, ConceptNet or
+SQuAD. Every document holds the columns of a fact: subject, relation, object, aliases and so on. What is
+dropped is counted and printed.
 """
 
 import glob
@@ -33,10 +34,11 @@ def entityquestions(entityquestions=None, **others):
 
 
 def trex(trex=None, **others):
-  """T-REx's facts as statements up to their object, for models that read from left to right; the choices are the relation's objects."""
+  """T-REx's facts as statements up to their object, for decoder-only models; the relation's objects are the choices."""
   del others
   rows, relations = sources.read_with_relations(f"trex:{_given('trex', trex)}")
-  asking = {name: [text for text in row["statements"] if prompts.can_ask(text, True)] for name, row in relations.items()}
+  asking = {name: [text for text in row["statements"] if prompts.can_ask(text, True)]
+            for name, row in relations.items()}
   kept = [fact for fact in rows if asking[fact["relation"]]]
   _say_dropped("trex", len(rows) - len(kept), "as no statement of their relation ends with the object")
   first = {name: {**relations[name], "statements": texts} for name, texts in asking.items()}
@@ -44,7 +46,7 @@ def trex(trex=None, **others):
 
 
 def trex_t5(trex=None, **others):
-  """T-REx's facts as statements with <extra_id_0> in place of the object; the choices are the relation's objects."""
+  """T-REx's facts as statements with <extra_id_0> in place of the object; the relation's objects are the choices."""
   del others
   rows, relations = sources.read_with_relations(f"trex:{_given('trex', trex)}")
   return _dataset(_ranked(rows, [prompts.cloze_prompt(fact, relations) for fact in rows]))
@@ -68,7 +70,8 @@ def lama_t5(lama=None, **others):
 def generated(doc, results):
   """Exact match and containment of an accepted answer, as in factshock.diagnose, and containment in PopQA's own words.
 
-  The last is that of Mallen et al. (2023), popqa_accuracy: an answer as it is, lower-cased or capitalised stands in the text.
+  The last is that of Mallen et al. (2023), popqa_accuracy: an answer as it is, lower-cased or capitalised stands in
+  the text.
   """
   text, accepted = results[0], [doc["object"], *(doc["aliases"] or [])]
   exact, contains, _ = accuracy.score(text, accepted)
@@ -77,7 +80,7 @@ def generated(doc, results):
 
 
 def first_word(doc, results):
-  """LAMA's precision at 1 over an open vocabulary: the first word generated is the object, which is a single word in LAMA."""
+  """LAMA's precision at 1 over an open vocabulary: the first word generated is the object, in LAMA a single word."""
   words = accuracy.normalise(results[0]).split()
   return {"precision_at_1": float(words[:1] == accuracy.normalise(doc["object"]).split())}
 
@@ -88,8 +91,8 @@ def _asked(rows, relations):
 
 def _ranked(rows, texts):
   options = predictions.candidates_of(rows)
-  return [{**_fact(fact), "text": text, "choices": options[fact["relation"]], "gold": options[fact["relation"]].index(fact["object"])}
-          for fact, text in zip(rows, texts)]
+  return [{**_fact(fact), "text": text, "choices": options[fact["relation"]],
+           "gold": options[fact["relation"]].index(fact["object"])} for fact, text in zip(rows, texts)]
 
 
 def _fact(fact):
@@ -104,8 +107,8 @@ def _masked(where):
   for path in paths:
     for place, row in schema.read_rows(path, ()):
       if "obj_label" not in row or "masked_sentences" not in row:
-        raise UserError(f"{place}: expected a row of LAMA with obj_label and masked_sentences, got {', '.join(map(str, row))}; T-REx has "
-                        "templates in their place: the task trex reads it")
+        raise UserError(f"{place}: expected a row of LAMA with obj_label and masked_sentences, got "
+                        f"{', '.join(map(str, row))}; T-REx has templates in their place: the task trex reads it")
       text = next((text for text in row["masked_sentences"] if text.count(MASK) == 1), None)
       dropped += text is None
       if text is not None:
