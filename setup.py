@@ -7,6 +7,7 @@ setuptools.setup(
     version="0.1.0",
     description="Finetune language models on facts, measure the frequency shock, and repair it",
     packages=setuptools.find_packages(include=["factshock", "factshock.*"]),
+    package_data={"factshock.harness.tasks": ["*.yaml"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",
@@ -36,6 +37,8 @@ setuptools.setup(
         "beam": ["apache-beam>=2.60"],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        "lm_eval": ["lm_eval>=0.4.13"],
+        "pub_quiz": ["lm-pub-quiz>=0.3.3"],
         "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "torch==2.13.0", "safetensors>=0.4", "peft>=0.15"],
         "peers": ["torch==2.13.0", "t5>=0.9.4", "flashtext>=2.7", "scipy>=1.11"],

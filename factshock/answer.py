@@ -50,6 +50,7 @@ _SETS = flags.DEFINE_integer("sets", 10, "Sets of shots of --mode=known.", lower
 _SAMPLES = flags.DEFINE_integer("samples", 16, "Samples a set of --mode=known, at temperature 0.5.", lower_bound=1)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Folder of the tokenizer; default: the checkpoint's workdir's.")
 _RELATIONS = flags.DEFINE_string("relations", None, "Relations file; default: the checkpoint's workdir's.")
+_PUB_QUIZ = flags.DEFINE_string("pub_quiz", None, "Folder for the whole ranking, as results of lm-pub-quiz (BEAR).")
 _ARM = flags.DEFINE_string("arm", None, "Name of the arm in the predictions file; default: the checkpoint's folder.")
 
 
@@ -62,6 +63,8 @@ def main(_):
       raise console.UserError(f"needs --{flag.name}; --help explains")
   if _PROMPT.value in ("letters", "choices") and _MODE.value != "known":
     raise console.UserError(f"--prompt={_PROMPT.value} goes with --mode=known; say --mode={_PROMPT.value} to answer so")
+  if _PUB_QUIZ.value and _MODE.value != "rank":
+    raise console.UserError(f"--pub_quiz holds rankings and goes with --mode=rank, got --mode={_MODE.value}")
   if _MODE.value == "known":
     rows = asking.assess(
         _CONFIG.value, _CHECKPOINT.value, _FACTS.value, _OUTPUT.value, shots=4 if _SHOTS.value is None else _SHOTS.value,
@@ -76,7 +79,8 @@ def main(_):
       shot_facts=_SHOT_FACTS.value, candidates=_CANDIDATES.value, prompt=_PROMPT.value,
       max_tokens=_MAX_TOKENS.value, tokenizer=_TOKENIZER.value, relations=_RELATIONS.value, arm=_ARM.value,
       decoding_options={"method": _METHOD.value, "beams": _BEAMS.value, "temperature": _TEMPERATURE.value,
-                        "seed": _SAMPLING_SEED.value})
+                        "seed": _SAMPLING_SEED.value},
+      pub_quiz=_PUB_QUIZ.value)
   right = sum(row["prediction"] in [row["object"], *row.get("aliases", [])] for row in rows)
   print(f"{len(rows):,} answers, {right:,} of them word for word right ({right / len(rows):.1%}): "
         f"{os.path.abspath(_OUTPUT.value)}")

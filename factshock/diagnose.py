@@ -7,7 +7,8 @@
 
 A predictions file (.jsonl or .jsonl.gz) holds a JSON object a line: subject, relation, object and prediction
 (texts); optional aliases (list of accepted answers), score (log-probability), candidates (list of
-[text, log-probability], best first), popularity (of the subject), arm, seed, split. Any program may write it.
+[text, log-probability], best first), popularity (of the subject), arm, seed, split. Any program may write it. The
+lm-evaluation-harness's samples_*.jsonl (--log_samples) are read too: factshock/diagnosis/samples.py.
 Rows are grouped by arm (default: the file's name) and seed; a step or alpha column makes the label
 "arm@value". All arms must answer the same queries. The shock measures need the finetuning facts and how often
 the pretraining text names each entity. Prints a table and writes DIR/diagnosis.json, whose `notes` define

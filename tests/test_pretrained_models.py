@@ -13,15 +13,12 @@ import ml_collections
 import numpy as np
 import pytest
 
-import hf_llama
-import hf_t5
-import hf_tokenizers
+import tiny_folders
 import tiny_pretrained
 from configs import remedies
 from factshock.study import checks, finetuning, pipeline
 from factshock.answering import asking
 from factshock.console import UserError
-from factshock.data import pretrained_tokenizers
 from factshock.facts import relations as relations_room
 from factshock.facts import schema, world
 from factshock.models import huggingface, llama, lora, t5
@@ -42,13 +39,7 @@ def home(tmp_path_factory):
   schema.write_facts(folder / "one_relation.jsonl", [fact for fact in made.facts if fact["relation"] == first])
   relations_room.write_relations(folder / "relations.jsonl", made.relations)
   (folder / "text.txt").write_text("".join(sentence + "\n" for sentence in made.sentences))
-  lines = made.sentences + hf_tokenizers.LINES
-  size = pretrained_tokenizers.load(hf_tokenizers.t5_like(folder / "t5", lines=lines)).size
-  hf_t5.peer(t5.T5Config(vocab_size=size + 4, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=2,
-                         decoder_layers=2)).save_pretrained(folder / "t5")
-  size = pretrained_tokenizers.load(hf_tokenizers.llama_like(folder / "llama", lines=lines)).size
-  hf_llama.peer(llama.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=2,
-                                  max_length=256)).save_pretrained(folder / "llama")
+  tiny_folders.make(folder, made.sentences)
   return folder
 
 

@@ -23,7 +23,7 @@ DEFAULTS = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "
 
 
 def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=None, candidates=None, prompt=None,
-        max_tokens=16, tokenizer=None, relations=None, arm=None, decoding_options=None):
+        max_tokens=16, tokenizer=None, relations=None, arm=None, decoding_options=None, pub_quiz=None):
   """Writes the predictions of a model on a facts file; returns the rows.
 
   Args:
@@ -32,6 +32,7 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
     facts, output, candidates, shot_facts, tokenizer, relations: paths; see factshock/answer.py.
     mode: "rank", "generate", or of facts with choices "letters" or "choices". prompt: "cloze" or "question"; None is config.finetune.prompt.
     decoding_options: how to generate, as arguments of decoding.generate (method, beams, temperature, seed); greedily.
+    pub_quiz: folder to write the ranking of all candidates to as well, as results of lm-pub-quiz (pub_quiz.py).
 
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
@@ -60,8 +61,19 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
                           options, batch_size=batch_size, mesh=mesh)
     answers = predictions.prediction_rows(rows, options, scores, top=asked.config["answering"]["top"] or None,
                                           **labels)
+    if pub_quiz:
+      _write_pub_quiz(pub_quiz, predictions.prediction_rows(rows, options, scores, top=None, **labels), checkpoint, form, table)
   predictions.write_predictions(output, answers)
   return answers
+
+
+def _write_pub_quiz(folder, rows, checkpoint, form, table):
+  from factshock.answering import pub_quiz
+
+  asked = {row["relation"]: table[row["relation"]] for row in rows}
+  templates = {name: relation["statements"][0] if form == "cloze" else f"{(relation.get('questions') or ['[X]'])[0]} [Y]"
+               for name, relation in asked.items()}
+  pub_quiz.write(folder, rows, model=checkpoint, templates=templates)
 
 
 def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, prompt=None, max_tokens=16, sets=10,

@@ -87,12 +87,12 @@ def split(places, size):
 
 
 def pad(tokens, places, rows, left=False):
-  """int32 [rows, S] of the token lists at `places`, S from a short list of lengths.
+  """int32 [rows, S] of the token lists at `places`, S from a short list of lengths, above LONGEST a multiple of 256.
 
   The rest is 0, as T5 pads; with `left` it stands before the tokens and is decoder_text.PAD.
   """
   longest = max(len(tokens[place]) for place in places)
-  length = LENGTHS[bisect.bisect_left(LENGTHS, longest)]
+  length = LENGTHS[bisect.bisect_left(LENGTHS, longest)] if longest <= LONGEST else -(-longest // 256) * 256
   inputs_BxS = np.full((rows, length), decoder_text.PAD if left else 0, np.int32)
   for row, place in enumerate(places):
     start = length - len(tokens[place]) if left else 0

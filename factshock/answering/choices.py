@@ -1,20 +1,12 @@
 """The likelihood of each of a question's own choices, as multiple-choice tests are scored."""
 
-import bisect
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from factshock import interruption
-from factshock.answering import batches, decoding
+from factshock.answering import batches, likelihoods
 from factshock.console import UserError
 from factshock.data import prompts as prompt_room
-from factshock.models import family
-from factshock.training import partitioning
 
-LENGTHS = (4, 8, 16, 32, 64, 128, 256)  # tokens of a choice: few sizes, as each is compiled
+LONGEST = 256  # tokens of a choice
 
 
 def score(params, model_config, tokenizer, prompts, choices, *, batch_size=16, mesh=None):
@@ -34,27 +26,16 @@ def score(params, model_config, tokenizer, prompts, choices, *, batch_size=16, m
   number = len(choices[0])
   if any(len(each) != number for each in choices):
     raise UserError(f"expected {number} choices for each question, as the first has, got others")
-  batches.check_vocabulary(tokenizer.size, model_config)
-  encoded = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
   answers = [[_tokens(tokenizer, prompt, choice) for choice in each] for prompt, each in zip(prompts, choices)]
   longest = max(len(tokens) for each in answers for tokens in each)
-  if longest > LENGTHS[-1]:
-    raise UserError(f"expected choices of at most {LENGTHS[-1]} tokens, got one of {longest}")
-  batches.check_room(encoded, model_config, longest)
+  if longest > LONGEST:
+    raise UserError(f"expected choices of at most {LONGEST} tokens, got one of {longest}")
+  encoded = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
+  pairs = [(before, tokens) for before, each in zip(encoded, answers) for tokens in each]
+  scores, _ = likelihoods.score(params, model_config, tokenizer, pairs, batch_size=batch_size * number, mesh=mesh)
   opening = 0 if batches.is_decoder_only(tokenizer) else 1  # <extra_id_0>
-  params, spread = batches.placed(params, mesh)
-  weights = decoding.apart(params, model_config)
-  order = sorted(range(len(prompts)), key=lambda place: len(encoded[place]))
-  pending = []
-  for part, rows in batches.split(order, batch_size):
-    interruption.check()
-    targets_BxCxT = _padded([answers[place] for place in part], rows, number)
-    inputs_BxS = batches.pad(encoded, part, rows, batches.is_decoder_only(tokenizer))
-    pending.append((list(part), _forced(params, model_config, opening, weights, spread(inputs_BxS), spread(targets_BxCxT))))
-  scores, sizes = np.zeros((len(prompts), number)), np.array([[len(tokens) - opening for tokens in each] for each in answers])
-  for part, found in pending:  # only now wait for the devices
-    scores[part] = partitioning.fetch(found)[:len(part)]
-  return scores, sizes
+  sizes = np.array([[len(tokens) - opening for tokens in each] for each in answers])
+  return scores.reshape(sizes.shape), sizes
 
 
 def rows(params, model_config, tokenizer, facts, texts, *, letters, batch_size, mesh=None, **labels):
@@ -93,38 +74,3 @@ def _tokens(tokenizer, prompt, choice):
   if len(tokens) < 2:
     raise UserError(f"prompt {prompt[-60:]!r}: expected choices with at least one token, got {choice!r}")
   return tokens
-
-
-def _padded(answers, rows, number):
-  """int32 [rows, number, T] of lists of token lists, -1 after their ends."""
-  longest = max(len(tokens) for each in answers for tokens in each)
-  found = np.full((rows, number, LENGTHS[bisect.bisect_left(LENGTHS, longest)]), -1, np.int32)
-  for row, each in enumerate(answers):
-    for column, tokens in enumerate(each):
-      found[row, column, :len(tokens)] = tokens
-  return found
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _forced(params, config, opening, weights, inputs_BxS, targets_BxCxT):
-  """Summed log-probabilities [B, C] of target tokens after the inputs, the first `opening` of them not counted."""
-  module, (batch, number, length) = family.of(config), targets_BxCxT.shape
-  cache, first_B = module.start(params, config, inputs_BxS, length)
-  each_R = jnp.arange(batch * number) // number
-  cache = module.take_rows(dict(module.unstack(cache), weights=weights), each_R)
-  targets_TxR = targets_BxCxT.reshape(-1, length).T
-
-  def going(carry):
-    return (carry[0] < length) & (targets_TxR[jnp.minimum(carry[0], length - 1)] >= 0).any()
-
-  def one(carry):
-    step, cache, token_R, total_R = carry
-    logits_RxV, cache = module.step(params, config, cache, token_R)
-    target_R = targets_TxR[step]
-    log_p_R = (jnp.take_along_axis(logits_RxV, jnp.maximum(target_R, 0)[:, None], axis=1)[:, 0]
-               - jax.nn.logsumexp(logits_RxV, axis=-1))
-    counts_R = (target_R >= 0) & (step >= opening)
-    return step + 1, cache, jnp.maximum(target_R, 0), total_R + jnp.where(counts_R, log_p_R, 0.0)
-
-  begin = (jnp.int32(0), cache, first_B[each_R], jnp.zeros(batch * number, jnp.float32))
-  return jax.lax.while_loop(going, one, begin)[3].reshape(batch, number)

@@ -84,23 +84,34 @@ def end_tokens(tokenizer, stops=()):
   return np.array([tokenizer.eos, 0, *sentinels], np.int32), tokenizer.sentinel(0)
 
 
-def answer_text(tokenizer, tokens):
-  """The answer in the generated token ids: after a leading <extra_id_0>, up to a sentinel, EOS or padding."""
+def answer_tokens(tokenizer, tokens):
+  """The token ids of the answer in those generated: after a leading <extra_id_0>, up to a sentinel, EOS or padding."""
   tokens = [int(token) for token in tokens]
   if batches.is_decoder_only(tokenizer):
     ends = [place for place, token in enumerate(tokens) if token in (tokenizer.eos, batches.ENDED)]
-    return tokenizer.decode(tokens[:ends[0]] if ends else tokens).lstrip(" ")
-  tokens = tokens[1:] if tokens[:1] == [tokenizer.sentinel(0)] else tokens
-  lowest = tokenizer.sentinel(tokenizer.sentinels - 1)
-  ends = [place for place, token in enumerate(tokens)
-          if token >= lowest or token in (tokenizer.eos, tokenizer.pad, batches.ENDED)]
-  return tokenizer.decode(tokens[:ends[0]] if ends else tokens).strip()
+  else:
+    tokens = tokens[1:] if tokens[:1] == [tokenizer.sentinel(0)] else tokens
+    lowest = tokenizer.sentinel(tokenizer.sentinels - 1)
+    ends = [place for place, token in enumerate(tokens)
+            if token >= lowest or token in (tokenizer.eos, tokenizer.pad, batches.ENDED)]
+  return tokens[:ends[0]] if ends else tokens
+
+
+def answer_text(tokenizer, tokens):
+  """The answer in the generated token ids, as text without the white space before it (a T5's: nor after it)."""
+  text = tokenizer.decode(answer_tokens(tokenizer, tokens))
+  return text.lstrip(" ") if batches.is_decoder_only(tokenizer) else text.strip()
+
+
+def before_stop(text, stops):
+  """The text before the first of the stop strings."""
+  places = [text.find(stop) for stop in stops if stop in text]
+  return text[:min(places)] if places else text
 
 
 def cut(text, stops):
   """The text before the first of the stop strings, without white space around it."""
-  places = [text.find(stop) for stop in stops if stop in text]
-  return (text[:min(places)] if places else text).strip()
+  return before_stop(text, stops).strip()
 
 
 def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=None, left=False, temperature=0.0, seed=0):

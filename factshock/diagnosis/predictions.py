@@ -11,7 +11,7 @@ import numpy as np
 
 from factshock import files
 from factshock.console import UserError
-from factshock.diagnosis import accuracy
+from factshock.diagnosis import accuracy, samples
 
 TEXT_COLUMNS = ("subject", "relation", "object", "prediction")
 EXPECTED = "a JSON object with the texts subject, relation, object, prediction"
@@ -62,6 +62,8 @@ COLUMNS = (*CODED, "seed", "score", "popularity")
 def read(path):
   """Reads a predictions file (.jsonl, .jsonl.gz); rows need no arm, seed, score, aliases or candidates.
 
+  The lm-evaluation-harness's samples_*.jsonl is read too (samples.py).
+
   Raises:
     UserError: empty file, malformed line, missing column, wrong type, NaN score, candidates not best first or
       only in some rows; names file and line, what was expected and what was got.
@@ -69,7 +71,7 @@ def read(path):
   path = str(path)
   if not path.endswith(SUFFIXES):
     raise UserError(f"{path}: expected predictions in a .jsonl or .jsonl.gz file; convert or rename it")
-  return from_rows(_parsed(path), path)
+  return from_rows(samples.as_predictions(_parsed(path), path), path)
 
 
 def from_rows(numbered_rows, path="rows"):

@@ -1,0 +1,72 @@
+"""Rankings as result files of lm-pub-quiz (BEAR, Wiland et al. 2024, arXiv 2404.04113): `DatasetResults.from_path`.
+
+A folder with metadata_results.json and a RELATION_results.jsonl of each relation: a row a query, with the
+log-probability of every answer of the relation in `pll_scores` and the place of the right one in
+`answer_idx`.
+"""
+
+import json
+import os
+
+from factshock import files
+from factshock.console import UserError
+
+METADATA = "metadata_results.json"
+
+
+def write(folder, rows, *, model, templates=None):
+  """Writes rows of a predictions file that hold all candidates of their relations as lm-pub-quiz's results.
+
+  Args:
+    rows: dicts with subject, relation, object, candidates and, where known, subject_id and object_id.
+    model: name of the model, for the metadata. templates: {relation: the text with [X] and [Y] that was asked}.
+  Raises:
+    UserError: results there already, rows without candidates, candidates that differ within a relation or lack the
+      object, or a relation that is no name of a file.
+  """
+  if os.path.exists(os.path.join(folder, METADATA)):
+    raise UserError(f"{folder}: holds results already; name another folder")
+  by_relation = {}
+  for row in rows:
+    by_relation.setdefault(row["relation"], []).append(row)
+  tables = {relation: _table(relation, found) for relation, found in by_relation.items()}
+  for relation, (_, instances) in tables.items():
+    with files.writing(os.path.join(folder, f"{relation}_results.jsonl")) as file:
+      for instance in instances:
+        file.write(json.dumps(instance, ensure_ascii=False, allow_nan=False) + "\n")
+  metadata = {relation: _metadata(space, len(instances), model, (templates or {}).get(relation))
+              for relation, (space, instances) in tables.items()}
+  with files.writing(os.path.join(folder, METADATA)) as file:  # last: where it stands, all do
+    file.write(json.dumps(metadata, ensure_ascii=False, indent=1) + "\n")
+
+
+def _table(relation, rows):
+  """({answer: its id}, the instances) of one relation's rows."""
+  if os.path.basename(relation) != relation or not relation:
+    raise UserError(f"relation {relation!r}: expected one that can be the name of a file; rename it")
+  names = sorted(name for name, _ in rows[0].get("candidates") or ())
+  place = {name: number for number, name in enumerate(names)}
+  instances = []
+  for number, row in enumerate(rows):
+    scores = dict(row.get("candidates") or ())
+    if sorted(scores) != names or row["object"] not in scores:
+      raise UserError(f"relation {relation!r}: expected all its {len(names)} candidates, the object among them, in "
+                      f"every row, got {len(scores)} for {row['subject']!r}; rank the answers (answer --mode=rank) and "
+                      "keep all (config.answering.top=0)")
+    instances.append({"sub_id": row.get("subject_id") or f"{relation}-{number}", "sub_label": row["subject"],
+                      "answer_idx": place[row["object"]], "pll_scores": [scores[name] for name in names]})
+  return _space(relation, names, rows), instances
+
+
+def _space(relation, names, rows):
+  """{answer: its id}: the facts' own ids where each answer has one and no two the same, else numbers."""
+  own = {row["object"]: row["object_id"] for row in rows if row.get("object_id")}
+  if len(set(own.values())) == len(own) == len(names):
+    return {name: own[name] for name in names}
+  return {name: f"{relation}-{number}" for number, name in enumerate(names)}
+
+
+def _metadata(space, number, model, template):
+  return {"templates": [template] if template else [], "template_index": 0, "model_name_or_path": str(model),
+          "num_original_instances": number, "subsampled": None, "reduction": "sum", "relation_info": {},
+          "metric_values": {}, "answer_space_labels": list(space), "answer_space_ids": list(space.values())}

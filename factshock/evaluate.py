@@ -1,0 +1,68 @@
+r"""Evaluates a model by the lm-evaluation-harness: on its tasks, and on those on facts that it lacks.
+
+    python -m factshock.evaluate --model_args checkpoint=google/flan-t5-large --tasks popqa_t5 \
+        --metadata popqa=data/popqa.jsonl --output_path results/flan/results.json --log_samples
+    python -m factshock.evaluate --model_args checkpoint=runs/mine/checkpoints/mixed/0 --tasks trex,arc_easy \
+        --metadata trex=data/trex
+    python -m factshock.diagnose --predictions=results/flan/samples_popqa_t5_DATE.jsonl --output=diagnosis
+
+Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Left out, --model is `factshock`,
+--include_path the folder of our tasks and --batch_size `auto`, here 64; --device means nothing, as JAX takes
+the devices it finds. Of --model_args: checkpoint (as --checkpoint of factshock.answer), tokenizer,
+max_gen_toks and seed. The tasks on facts, each with its data named in --metadata:
+
+    popqa, popqa_t5                        popqa=PATH (the data set on the hub where left out)
+    entityquestions, entityquestions_t5    entityquestions=PATH
+    trex, trex_t5                          trex=PATH, ranked over the relation's objects
+    lama, lama_t5                          lama=PATH: Google-RE, ConceptNet, SQuAD
+
+Those that end in _t5 ask as factshock asks a T5, by a question or a statement with <extra_id_0> in place of
+the answer; the others ask "Q: ...\nA:" or with the statement up to its object. Needs the extra: pip install
+factshock[lm_eval].
+"""
+
+import os
+import sys
+
+from factshock.console import UserError
+
+TASKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "harness", "tasks")
+DEFAULTS = ((("--model", "-M"), "factshock"), (("--include_path",), TASKS), (("--batch_size", "-b"), "auto"))
+
+
+def arguments(given):
+  """The arguments of lm_eval for those given: with our defaults where they name none."""
+  named = {name.partition("=")[0] for name in given}
+  return ["run", *given, *(word for names, value in DEFAULTS if not named & set(names) for word in (names[0], value))]
+
+
+def main(given):
+  """Runs lm_eval; returns the exit code."""
+  if not given or set(given) & {"--help", "-h"}:
+    print(__doc__)
+    return 0
+  try:
+    _run(arguments(given))
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _run(given):
+  try:
+    from lm_eval.__main__ import cli_evaluate
+  except ImportError as error:
+    raise UserError(f"needs the lm-evaluation-harness ({error}); pip install factshock[lm_eval]") from error
+  from factshock.harness import language_model  # registers the model
+
+  assert language_model
+  sys.argv = ["lm_eval", *given]
+  cli_evaluate()
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
