@@ -24,6 +24,7 @@ setuptools.setup(
         "optax>=0.2.4",
         "orbax-checkpoint>=0.11.20",
         "pyarrow>=15",
+        "scipy>=1.13",
         "sentencepiece>=0.2",
         "tensorboardX>=2.6",
         "tensorstore>=0.1.70",
@@ -41,6 +42,6 @@ setuptools.setup(
         "pub_quiz": ["lm-pub-quiz>=0.3.3"],
         "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "torch==2.13.0", "safetensors>=0.4", "peft>=0.15"],
-        "peers": ["torch==2.13.0", "t5>=0.9.4", "flashtext>=2.7", "scipy>=1.11"],
+        "peers": ["torch==2.13.0", "t5>=0.9.4", "flashtext>=2.7"],
     },
 )
