@@ -6,14 +6,28 @@ import json
 import numpy as np
 import pytest
 
+import tiny_folders
 from factshock.answering import asking, candidates, decoding
 from factshock.console import UserError
 from factshock.data import prompts
 from factshock.facts import queries as query_room
 from factshock.facts import relations as relations_room
-from factshock.facts import schema
+from factshock.facts import schema, world
 from factshock.knowledge_graph import canonical, pipeline
-from test_pretrained_models import FAMILIES, home  # noqa: F401  (a fixture)
+
+
+FAMILIES = ("t5", "llama")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+  """A folder with facts, relations, and a T5 and a Llama of random weights."""
+  folder = tmp_path_factory.mktemp("models")
+  made = world.make_world(0, relations=2, subjects=40, answers=6, mean_mentions=3)
+  schema.write_facts(folder / "facts.jsonl", made.facts)
+  relations_room.write_relations(folder / "relations.jsonl", made.relations)
+  tiny_folders.make(folder, made.sentences)
+  return folder
 
 
 def rows(path):
@@ -30,7 +44,7 @@ def ask(home, family, folder, method, queries, known, **options):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", candidates.METHODS)
-def test_every_method_answers_each_query_once(home, tmp_path, family, method):  # noqa: F811
+def test_every_method_answers_each_query_once(home, tmp_path, family, method):
   facts = schema.read_facts(home / "facts.jsonl")
   queries = [{"subject": fact["subject"], "relation": fact["relation"], "subject_id": f"Q{i + 1}"} for i, fact in enumerate(facts[:5])]
   known = [{**facts[6], "aliases": ["other"]}, {**facts[6], "object": "second"}, {**facts[7], "object": None}]
@@ -51,7 +65,7 @@ def test_every_method_answers_each_query_once(home, tmp_path, family, method):  
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_best_hypothesis_is_the_beams_answer(home, family):  # noqa: F811
+def test_the_best_hypothesis_is_the_beams_answer(home, family):
   asked = asking.open_model(str(home / family))
   facts, relations = schema.read_facts(home / "facts.jsonl")[:4], relations_room.read_relations(home / "relations.jsonl")
   texts = prompts.prompt_texts(facts, relations, "question", family == "llama")
@@ -63,7 +77,7 @@ def test_the_best_hypothesis_is_the_beams_answer(home, family):  # noqa: F811
   assert decoding.hypotheses(*model, [], max_length=5) == []
 
 
-def test_from_a_model_to_a_graph(home, tmp_path):  # noqa: F811
+def test_from_a_model_to_a_graph(home, tmp_path):
   facts = schema.read_facts(home / "facts.jsonl")
   asked = ask(home, "t5", tmp_path, "rank", [{key: fact[key] for key in ("subject", "relation")} for fact in facts[:20]], facts[20:])
   assert len(asked[0]) == 20

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from factshock.diagnosis import table
 from factshock.facts import counts as counts_room
 from factshock.facts import schema, sources
 from factshock.knowledge_graph import answers as answer_room
-from factshock.knowledge_graph import calibration, canonical, consistency, extraction, formats, records
+from factshock.knowledge_graph import calibration, canonical, consistency, extraction, formats, records, thresholds
 from factshock.study import provenance
 
 SUMMARY = "extraction.json"
@@ -57,39 +58,59 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
   if finetuning:
     answer_room.check_apart(answer_room.rows_of(known_answers), sources.read_facts(finetuning), "finetuning facts")
   fitted = extraction.fit(known_answers, asked, counts=mentions, relations=rules, method=calibrator)
-  judged = extraction.judge(fitted, asked)
-  found = extraction.threshold(fitted, known_answers, asked, precision) if rule == "precision" else None
-  accepted_N = extraction.by_precision(judged, found) if found else extraction.by_f1(fitted, asked, judged)
-  accepted_N, implied, conflicts = extraction.consistent(asked, judged, accepted_N, rules, of_types)
-
-  curves = {"first": calibration.to_json(fitted.first, fitted.names),
-            "later": fitted.later and calibration.to_json(fitted.later, fitted.names), "over_predicted": dict(zip(("slope", "shift"), fitted.lowering))}
-  identity = _digest(json.dumps(curves, sort_keys=True))
-  run_id = _digest("\n".join([identity, *map(_file_digest, inputs), rule, str(precision), json.dumps(model)]))
-  columns = {"threshold": found.value if found else None, **model, "calibration": identity, "run": run_id}
+  decided = _decide(fitted, known_answers, asked, precision if rule == "precision" else None, rules, of_types)
   labels = {name: row["label"] for name, row in rules.items() if row.get("label")}
-  run = {"id": run_id, "started": started, **model, "calibration": identity, "precision": precision if found else None,
+  curves = _curves(fitted)
+  run_id = _digest("\n".join([curves["identity"], *map(_file_digest, inputs), rule, str(precision), json.dumps(model)]))
+  run = {"id": run_id, "started": started, **model, "calibration": curves["identity"], "precision": decided.threshold and precision,
          "software": f"factshock {factshock.__version__}", "revision": provenance.revision()}
-  written = _write_rows(folder, records.rows(asked, judged, accepted_N, implied, names, labels, columns), run,
-                        len(asked.texts))
-  outputs = [written] + [_write_format(name, folder, run | {"ended": _now()}) for name in graph_formats]
+  columns = {"threshold": decided.threshold and decided.threshold.value, **model, "calibration": curves["identity"], "run": run_id}
+  rows = records.rows(asked, decided.judged, decided.accepted_N, decided.implied, names, labels, columns)
+  outputs = [_write_rows(folder, rows, run, len(asked.texts))] + [_write_format(name, folder, run | {"ended": _now()})
+                                                                  for name in graph_formats]
   summary = {
-      "run": run | {"ended": _now()},
-      "counts": {"queries": len(asked.subjects), "candidates": len(asked.texts), "accepted": int(accepted_N.sum()),
-                 "abstained": len(asked.subjects) - len(set(asked.query_N[accepted_N].tolist())), "implied": len(implied),
-                 "triples": int(accepted_N.sum()) + len(implied), "calibration_queries": len(known_answers.subjects)},
-      "promise": _promise(found, judged, accepted_N),
-      "quality": quality(known_answers, asked, mentions, rules, calibrator),
-      "relations": records.relations_of(fitted, known_answers, asked, judged, accepted_N, labels),
+      "run": run | {"ended": _now()}, "counts": _counts(known_answers, asked, decided),
+      "promise": _promise(decided), "quality": quality(known_answers, asked, mentions, rules, calibrator),
+      "relations": records.relations_of(fitted, known_answers, asked, decided.judged, decided.accepted_N, labels),
       "over_predicted": records.over_predicted(fitted, known_answers, asked),
-      "conflicts": records.conflicts_of(conflicts), "outputs": outputs, "notes": NOTES}
-  _write_json(os.path.join(folder, "calibration.json"), curves | {"identity": identity})
+      "conflicts": records.conflicts_of(decided.conflicts), "outputs": outputs, "notes": NOTES}
+  _write_json(os.path.join(folder, "calibration.json"), curves)
   from factshock.report import extraction_page
 
   page = extraction_page.write_report(summary, folder)
   summary["outputs"].append({"format": "report", "path": page, "rows": None})
   _write_json(os.path.join(folder, SUMMARY), summary)
   return summary
+
+
+class Decided(NamedTuple):
+  """What was decided on the answers: the Threshold (None with expected F1), and what stands after consistency."""
+  judged: extraction.Judged
+  threshold: thresholds.Threshold | None
+  accepted_N: np.ndarray
+  implied: list
+  conflicts: list
+
+
+def _decide(fitted, known, asked, precision, rules, types):
+  judged = extraction.judge(fitted, asked)
+  found = extraction.threshold(fitted, known, asked, precision) if precision else None
+  accepted_N = extraction.by_precision(judged, found) if found else extraction.by_f1(fitted, asked, judged)
+  return Decided(judged, found, *extraction.consistent(asked, judged, accepted_N, rules, types))
+
+
+def _curves(fitted):
+  """All that turns scores into confidences, as JSON; `identity` is its digest."""
+  curves = {"first": calibration.to_json(fitted.first, fitted.names), "later": fitted.later and calibration.to_json(fitted.later, fitted.names),
+            "over_predicted": dict(zip(("slope", "shift"), fitted.lowering))}
+  return curves | {"identity": _digest(json.dumps(curves, sort_keys=True))}
+
+
+def _counts(known, asked, decided):
+  answered = len(set(asked.query_N[decided.accepted_N].tolist()))
+  accepted, implied = int(decided.accepted_N.sum()), len(decided.implied)
+  return {"queries": len(asked.subjects), "candidates": len(asked.texts), "accepted": accepted, "abstained": len(asked.subjects) - answered,
+          "implied": implied, "triples": accepted + implied, "calibration_queries": len(known.subjects)}
 
 
 NOTES = {
@@ -127,8 +148,9 @@ def lines(summary, folder):
   if promise["target"] is None:
     found.append("accepted: what has the greatest expected F1 of each query")
   elif promise["threshold"] is None:
-    found.append(f"no threshold keeps the promise of {promise['target']:.0%} precision: nothing is accepted. Calibrate on more facts, or "
-                 "promise less (--precision)")
+    found.append(f"no threshold keeps the promise of {promise['target']:.0%} precision: nothing is accepted. It takes at least "
+                 f"{thresholds.queries_needed(promise['target'])} right calibration answers above one; calibrate on more facts, or promise less "
+                 "(--precision)")
   else:
     found.append(f"precision of at least {promise['target']:.0%} is promised (bound {promise['lower_bound']:.1%}, at 90%): confidence from "
                  f"{promise['threshold']:.3f} on; of the calibration answers there {promise['calibration_precision']:.1%} are right")
@@ -192,11 +214,12 @@ def _corrected(folder, predictions, known, reference, mentions):
   return paths
 
 
-def _promise(found, judged, accepted_N):
-  expected = float(judged.confidence_N[accepted_N].mean()) if accepted_N.any() else None
+def _promise(decided):
+  found, confidence_N = decided.threshold, decided.judged.confidence_N[decided.accepted_N]
+  expected = float(confidence_N.mean()) if len(confidence_N) else None
   if found is None:
     return {"target": None, "rule": "f1", "threshold": None, "expected_precision": expected}
-  return {"target": found.target, "confidence_of_bound": .9, "threshold": found.value, "lower_bound": found.bound,
+  return {"target": found.target, "confidence_of_bound": 1 - thresholds.ERROR, "threshold": found.value, "lower_bound": found.bound,
           "calibration_precision": found.precision, "calibration_accepted": found.accepted, "expected_precision": expected}
 
 
