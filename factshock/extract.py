@@ -65,6 +65,8 @@ def main(_):
   if bool(_CHECKPOINT.value) == bool(_PREDICTIONS.value):
     raise UserError("expected one of --checkpoint and --predictions, got " + ("both" if _CHECKPOINT.value else "neither") + "; see --help")
   formats.check_names(_FORMAT.value)
+  if _CORRECTION.value == "counts" and not _ENTITY_COUNTS.value:
+    raise UserError("--prior_correction=counts needs --entity_counts=FILE")
   pipeline.check_folder(_OUTPUT.value)
   relations = _relations()
   asked = (_PREDICTIONS.value, _CALIBRATION.value) if _PREDICTIONS.value else _asked(relations)
@@ -128,7 +130,8 @@ def _asked(relations):
   candidates.ask(
       _CHECKPOINT.value, queries, known, outputs, config=_CONFIG.value, method=_METHOD.value, prompt=_PROMPT.value, shots=_SHOTS.value,
       candidates=sources.read_facts(_CANDIDATES.value) if _CANDIDATES.value else None, shot_facts=_SHOT_FACTS.value,
-      tokenizer=_TOKENIZER.value, relations=relations, beams=_BEAMS.value, samples=_SAMPLES.value, max_tokens=_MAX_TOKENS.value)
+      tokenizer=_TOKENIZER.value, relations=relations, beams=_BEAMS.value, samples=_SAMPLES.value, max_tokens=_MAX_TOKENS.value,
+      listed_all=bool(_CORRECTION.value))
   return outputs
 
 

@@ -170,6 +170,7 @@ def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
 @pytest.mark.parametrize("flags, words", [
     (["--calibration=k", "--output=g"], "expected one of --checkpoint and --predictions, got neither"),
     (["--predictions=a", "--calibration=k", "--output=g", "--format=tvs"], "tvs"),
+    (["--predictions=a", "--calibration=k", "--output=g", "--prior_correction=counts"], "needs --entity_counts"),
     (["--predictions=a.jsonl", "--calibration=k.jsonl", "--output=g"], "k.jsonl: cannot be read"),
     (["--checkpoint=nowhere/at/all", "--calibration=k", "--output=g"], "nowhere/at/all"),
     (["--predictions=a", "--calibration=k", "--output=g", "--subjects=s.txt"], "--subjects needs --relations"),

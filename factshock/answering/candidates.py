@@ -8,12 +8,14 @@ from factshock.console import Progress
 METHODS = ("rank", "greedy", "beam", "votes")
 
 
-def rows(asked, facts, texts, method, *, options=None, max_tokens=16, beams=4, samples=16, temperature=1.0, **labels):
+def rows(asked, facts, texts, method, *, options=None, max_tokens=16, beams=4, samples=16, temperature=1.0, listed_all=False,
+         **labels):
   """Rows of a predictions file with `candidates`, best first, for queries (facts whose object may be unknown) asked by `texts`.
 
   Args:
     asked: an asking.Asked. method: one of METHODS. options: for "rank" dict relation -> candidate answers.
     beams: hypotheses of "beam". samples, temperature: of "votes": an answer's probability is the share of samples that say it.
+    listed_all: whether "rank" lists all candidates of a query; else as many as asked.config says.
     labels: columns of every row (arm, seed, split).
   """
   from factshock.answering import decoding, predictions, ranking
@@ -22,7 +24,7 @@ def rows(asked, facts, texts, method, *, options=None, max_tokens=16, beams=4, s
   size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=asked.mesh)
   if method == "rank":
     scores = ranking.rank(*model, texts, [fact["relation"] for fact in facts], options, **size)
-    return predictions.prediction_rows(facts, options, scores, top=asked.config["answering"]["top"] or None, **labels)
+    return predictions.prediction_rows(facts, options, scores, top=None if listed_all else asked.config["answering"]["top"] or None, **labels)
   if method == "greedy":
     said, scores = decoding.generate(*model, texts, max_length=max_tokens, **size)
     return predictions.text_rows(facts, said, scores, **labels)
