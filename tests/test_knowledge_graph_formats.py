@@ -10,7 +10,7 @@ import sys
 import weakref
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, settings, strategies as st
 
 import graph_rows
 from graph_rows import NASTY, RUN, row, some_rows
@@ -59,7 +59,7 @@ def test_canonical_rows_are_written_in_order_without_what_is_not_given(tmp_path)
     ({"confidence": -1e-9}, "probability from 0 to 1"),
     ({"confidence": float("nan")}, "probability from 0 to 1.*got nan"),
     ({"confidence": True}, "probability from 0 to 1.*got True"),
-    ({"score": float("-inf")}, "finite number in `score`"),
+    ({"score": float("-inf")}, "finite number or null in `score`"),
     ({"rank": 0}, "whole number from 1"),
     ({"accepted": 1}, "true or false"),
     ({"subject": ""}, "non-empty text in `subject`"),
@@ -385,3 +385,21 @@ def test_unusable_ids_are_counted_in_every_format_with_nodes(tmp_path):
 def test_the_room_imports_no_jax():
   code = "import sys; import factshock.knowledge_graph.formats; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+ODD = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.floats(), st.text(max_size=2), st.lists(st.floats(), max_size=2), st.just({}))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(canonical.KEYS), ODD, st.booleans())
+def test_a_row_that_is_let_pass_at_once_passes_every_check(key, value, leave_out):
+  changed = graph_rows.row(subject_id="Q1", mixing_weights=[.5, .5]) | {key: value}
+  if leave_out:
+    del changed[key]
+  if canonical._is_usual(changed):
+    for name, is_right, _ in canonical._CHECKS:
+      assert is_right(changed.get(name)) or changed.get(name) is None and name in canonical._OPTIONAL
+
+
+def test_usual_rows_are_let_pass_at_once():
+  assert canonical._is_usual(graph_rows.row()) and canonical._is_usual(graph_rows.row(mixing_weights=[.5, .5], object_id="Q2"))

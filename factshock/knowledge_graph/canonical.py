@@ -16,6 +16,7 @@ nothing. A text is kept to the letter, and an optional key that is null counts a
 import functools
 import json
 import math
+import operator
 
 from factshock import files
 from factshock.console import UserError
@@ -24,6 +25,7 @@ from factshock.facts import schema
 FILE = "triples.jsonl"
 KEYS = ("subject", "subject_id", "relation", "relation_label", "object", "object_id", "confidence", "score", "rank",
         "accepted", "threshold", "model", "checkpoint", "mixing_weights", "calibration", "run", "flags")
+_NAMED = ("subject_id", "relation_label", "object_id")
 _OPTIONAL = frozenset(("subject_id", "relation_label", "object_id", "flags"))
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
@@ -57,6 +59,8 @@ def write(path, rows):
 
 def check(row, where):
   """Raises a UserError that begins with `where` if a dict is not a canonical row."""
+  if _is_usual(row):  # a third of the time that reading took
+    return
   for key, is_right, expected in _CHECKS:
     value = row.get(key)
     if not is_right(value) and not (value is None and key in _OPTIONAL):
@@ -65,6 +69,25 @@ def check(row, where):
   if row["accepted"] and not row["object"]:
     raise UserError(f"{where}: expected an object in an accepted row, got the empty text; leave the row out or set "
                     "`accepted` to false")
+
+
+_PICK = operator.itemgetter("subject", "relation", "object", "model", "calibration", "run", "confidence", "score", "threshold", "rank",
+                            "accepted", "checkpoint", "mixing_weights")
+
+
+def _is_usual(row):
+  """Whether a row is right in the usual way; one that is not may be right too."""
+  try:
+    subject, relation, object_, model, calibration, run, confidence, score, threshold, rank, accepted, checkpoint, weights = _PICK(row)
+    return bool(
+        type(subject) is type(relation) is type(object_) is type(model) is type(calibration) is type(run) is str
+        and subject and relation and object_ and model and calibration and run
+        and type(confidence) is type(score) is type(threshold) is float and 0 <= confidence <= 1
+        and score - score == 0 == threshold - threshold and type(rank) is int and rank > 0 and type(accepted) is bool
+        and (checkpoint is None or type(checkpoint) is str and checkpoint) and (weights is None or _is_numbers(weights))
+        and "flags" not in row and all(type(row[key]) is str and row[key] for key in _NAMED if key in row))
+  except KeyError:
+    return False
 
 
 def _ordered(row):
