@@ -82,7 +82,7 @@ def test_rankings_that_cannot_be_written(tmp_path):
     pub_quiz.write(tmp_path / "quiz", ranked(), model="m")
 
 
-@pytest.mark.parametrize("family", ["t5", "llama"])
+@pytest.mark.parametrize("family", ["t5", pytest.param("llama", marks=pytest.mark.slow)])
 def test_a_ranking_is_written_whole_beside_the_predictions(tmp_path, family):
   made = world.make_world(0, relations=2, subjects=60, answers=15, mean_mentions=3)
   tiny_folders.make(tmp_path, made.sentences)
