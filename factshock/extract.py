@@ -39,7 +39,8 @@ _CALIBRATION = flags.DEFINE_string("calibration", None, "Facts to calibrate on; 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not hold an extraction.")
 _RULE = flags.DEFINE_enum("rule", "precision", ["precision", "f1"], "What decides which answers are accepted.")
 _PRECISION = flags.DEFINE_float("precision", 0.9, "Precision that --rule=precision promises.", lower_bound=.01, upper_bound=.999)
-_FORMAT = flags.DEFINE_list("format", ["tsv"], "Formats to write beside triples.jsonl; see README.md.")
+_FORMAT = flags.DEFINE_list("format", ["tsv"], "Formats to write beside triples.jsonl: tsv, tsv_confidence, openke, nt, nq, ttl, "
+                            "neo4j, networkx, lm_kbc; see README.md.")
 _METHOD = flags.DEFINE_enum("method", "rank", ["rank", "greedy", "beam", "votes"], "How a model is asked.")
 _CANDIDATES = flags.DEFINE_string("candidates", None, "Facts whose objects are the candidates of --method=rank.")
 _PROMPT = flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")

@@ -9,7 +9,7 @@ import pytest
 
 from factshock import console
 from factshock.diagnosis import accuracy
-from factshock.knowledge_graph import canonical, pipeline
+from factshock.knowledge_graph import canonical, formats, pipeline
 from test_knowledge_graph_extraction import world
 
 MODEL = {"model": "simulated", "checkpoint": "abc", "mixing_weights": [.5, .5]}
@@ -158,6 +158,11 @@ def test_bad_files_are_refused_and_nothing_is_written(tmp_path, change, words):
   with pytest.raises(console.UserError, match=words):
     pipeline.extract(str(tmp_path / "g"), write(tmp_path / "a.jsonl", asked), write(tmp_path / "k.jsonl", known), model=MODEL)
   assert not (tmp_path / "g").exists()
+
+
+def test_help_names_every_format():
+  said = run("--help").stdout
+  assert all(f" {name}" in " ".join(said.split("--format:")[1].split()) for name in formats.FORMATS if name != "jsonl")
 
 
 def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
