@@ -150,6 +150,10 @@ def test_the_verb_says_what_it_did_and_limits_to_queries(inputs, tmp_path):
     (lambda asked, known: asked.__setitem__(3, {**asked[3], "candidates": [["x", 2.0]]}), "a.jsonl:4: expected log-probabilities"),
     (lambda asked, known: known.__setitem__(3, {key: value for key, value in known[3].items() if key != "object"}),
      "k.jsonl:4: expected `object`"),
+    (lambda asked, known: known.__setitem__(3, {**known[3], "object": ["x"]}), "k.jsonl:4: expected a text in `object`"),
+    (lambda asked, known: known.__setitem__(3, {**known[3], "aliases": "x"}), "k.jsonl:4: expected"),
+    (lambda asked, known: known.__setitem__(3, {**known[3], "aliases": [7]}), "k.jsonl:4: expected a text in `object`"),
+    (lambda asked, known: known.__setitem__(3, {**known[3], "subject": None}), "k.jsonl:4: expected a non-empty text in `subject`"),
     (lambda asked, known: [row.__setitem__("relation", "other") for row in known], "expected queries of the relations asked about"),
 ])
 def test_bad_files_are_refused_and_nothing_is_written(tmp_path, change, words):

@@ -77,7 +77,7 @@ def test_taking_queries(tmp_path):
     ([row(candidates=["Rome"])], r"expected candidates as \[text, log-probability\]"),
     ([row(prediction=7)], "expected a text in `prediction`"),
     ([{"subject": "a", "relation": "r", "prediction": "x", "score": -1}], "expected `object`, the right answer"),
-    ([row(object=["x"])], "expected texts in `object`"),
+    ([row(object=["x"])], "expected a text in `object`"),
     ([], "got no rows"),
 ])
 def test_bad_rows(tmp_path, rows, message):

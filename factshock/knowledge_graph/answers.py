@@ -47,10 +47,11 @@ def names_of(many):
   labels, ids, shared = {}, {}, set()
   for fact in many:
     relation, label = fact["relation"], fact.get("object")
-    if not label:
+    if not isinstance(label, str) or not label:  # what is wrong with a row is said where it is read as an answer
       continue
     label = labels.get((relation, accuracy.normalise(label)), label)
-    for name in (label, fact["object"], *(fact.get("aliases") or ())):
+    aliases = fact.get("aliases")
+    for name in (label, fact["object"], *(filter(_is_text, aliases) if isinstance(aliases, list) else ())):
       key = relation, accuracy.normalise(name)
       if labels.setdefault(key, label) != label and key[1] != accuracy.normalise(labels[key]):
         shared.add(key)
@@ -152,11 +153,16 @@ def _gold(where, row, names):
     raise UserError(f"{where}: expected `object`, the right answer (null where there is none), got only {', '.join(row)}")
   if row["object"] is None:
     return ()
-  texts = [row["object"], *(row.get("aliases") or ())]
-  if not all(isinstance(text, str) and text for text in texts):
-    raise UserError(f"{where}: expected texts in `object` and `aliases`, got {texts!r}")
+  aliases = row.get("aliases") or []
+  if not _is_text(row["object"]) or not isinstance(aliases, list) or not all(map(_is_text, aliases)):
+    raise UserError(f"{where}: expected a text in `object` and a list of texts in `aliases`, got {row['object']!r} and {aliases!r}")
+  texts = [row["object"], *aliases]
   found = list(map(accuracy.normalise, texts))
   return tuple(dict.fromkeys([accuracy.normalise(names.labels.get((row["relation"], found[0]), row["object"])), *found]))
+
+
+def _is_text(value):
+  return isinstance(value, str) and value != ""
 
 
 def _listed(where, row):
