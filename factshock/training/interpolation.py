@@ -210,14 +210,19 @@ def _layer_shares(config, parts, layerwise):
 
 
 def _mix_tensor(sources, name, shares, digests):
-  values = [source.tensors[name].read() for source in sources]
-  mixed = np.empty_like(values[0])
-  flat, *given = (array.reshape(-1) for array in (mixed, *values))
-  for start in range(0, mixed.size, leaf_files.BLOCK):  # what is between needs no more memory than the caches have
-    cut = slice(start, start + leaf_files.BLOCK)
-    flat[cut] = _weighted([value[cut] for value in given], shares)
-  for found, array in zip(digests, (*values, mixed)):
-    found[name] = {"digest": leaf_files.digest(array)}
+  """The weighted sum of a tensor of each source, which are read block by block; adds the digests of all."""
+  tensors = [source.tensors[name] for source in sources]
+  mixed = np.empty(tensors[0].shape, tensors[0].dtype)
+  flat, start = mixed.reshape(-1), 0
+  hashers = [leaf_files.hasher(tensor.dtype, tensor.shape) for tensor in (*tensors, mixed)]
+  for blocks in zip(*(tensor.blocks(leaf_files.BLOCK) for tensor in tensors), strict=True):
+    cut = slice(start, start + len(blocks[0]))
+    flat[cut] = _weighted(blocks, shares)
+    for found, block in zip(hashers, (*blocks, flat[cut])):
+      found.update(block.view(np.uint8))
+    start = cut.stop
+  for found, hasher in zip(digests, hashers):
+    found[name] = {"digest": leaf_files.spelled(hasher)}
   return mixed
 
 

@@ -49,6 +49,16 @@ class Stored(NamedTuple):
     self.read_into(array)
     return array
 
+  def blocks(self, count):
+    """Yields the tensor's numbers in order, `count` at a time; each array is overwritten by the next."""
+    size = math.prod(self.shape)
+    block = np.empty(min(count, size), self.dtype)
+    with open(self.path, "rb", buffering=0) as file:
+      for first in range(0, size, count):
+        part = block[:size - first]
+        self._fill(file, part, self.offset + first * self.dtype.itemsize)
+        yield part
+
   def _fill(self, file, array, start):
     left = _bytes(array)
     while left:  # one call reads 2 GiB at most
@@ -79,6 +89,12 @@ class Held(NamedTuple):
   def read(self):
     """The array itself."""
     return self.array
+
+  def blocks(self, count):
+    """Yields the tensor's numbers in order, `count` at a time."""
+    flat = np.ascontiguousarray(self.array).reshape(-1)
+    for first in range(0, flat.size, count):
+      yield flat[first:first + count]
 
 
 def place(out, block, first, transposed):
