@@ -294,6 +294,7 @@ def label_of(row, default, path, number):
 
 
 def seed_of(seed, path, number):
+  """The seed a row gives, 0 where it gives none. Raises: UserError where it is no whole number."""
   if seed is None:
     return 0
   if type(seed) is not int or abs(seed) >= 1 << 62:

@@ -122,6 +122,12 @@ def take(answers, wanted_Q):
                  [answers.texts[place] for place in np.flatnonzero(inside_N).tolist()], answers.rank_N[inside_N], answers.score_N[inside_N])
 
 
+def subject_numbers(answers):
+  """A number for each query's subject, int64 [Q], equal for equal subjects."""
+  number = {name: i for i, name in enumerate(dict.fromkeys(answers.subjects))}
+  return np.array([number[name] for name in answers.subjects], np.int64)
+
+
 def rows_of(answers):
   """[{subject, relation}] of the queries."""
   return [{"subject": subject, "relation": relation} for subject, relation in zip(answers.subjects, answers.relations)]

@@ -119,7 +119,7 @@ def _apply(calibration, x_N, relation_N):
 def _value(curve, x_N):
   if curve.method == "isotonic":
     return np.interp(x_N, curve.x, curve.y)
-  return _inside(_sigmoid(curve.x[0] * x_N + curve.y[0]), _EDGE)
+  return _inside(sigmoid(curve.x[0] * x_N + curve.y[0]), _EDGE)
 
 
 def _curve(method, x_N, target_N, weight_N):
@@ -151,7 +151,7 @@ def _platt(x_N, target_N, weight_N, rounds=50):
   slope, shift = 0.0, float(np.log(share / (1 - share)))
   level = shift  # the best where the slope is 0
   for _ in range(rounds):
-    p = _sigmoid(slope * x + shift)
+    p = sigmoid(slope * x + shift)
     error, curvature = weight * (target - p), weight * p * (1 - p) + 1e-12
     gradient = np.array([error @ x, error.sum()])
     hessian = np.array([[curvature @ (x * x), curvature @ x], [curvature @ x, curvature.sum()]]) + 1e-9 * np.eye(2)
@@ -164,7 +164,8 @@ def _platt(x_N, target_N, weight_N, rounds=50):
   return Curve("platt", np.array([slope]), np.array([shift]))
 
 
-def _sigmoid(x):
+def sigmoid(x):
+  """1 / (1 + exp(-x)), without overflow."""
   return .5 * (1 + np.tanh(.5 * x))
 
 

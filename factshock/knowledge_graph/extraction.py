@@ -107,8 +107,7 @@ def threshold(fitted, known, asked, target):
   wanted, had = collections.Counter(asked.relations), collections.Counter(known.relations)
   weight_N = _of_queries([wanted[name] / had[name] for name in known.relations], known)
   units = fitted.judged.chosen_N & (weight_N > 0)
-  subjects = {name: i for i, name in enumerate(dict.fromkeys(known.subjects))}
-  subject_N = _of_queries([subjects[name] for name in known.subjects], known)
+  subject_N = _of_queries(answer_room.subject_numbers(known), known)
   return thresholds.by_precision(fitted.judged.confidence_N[units], fitted.right_N[units], subject_N[units], target, weight_N[units])
 
 

@@ -72,7 +72,7 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
       "run": run | {"ended": _now()}, "counts": _counts(known_answers, asked, decided),
       "promise": _promise(decided), "quality": quality(known_answers, asked, mentions, rules, calibrator),
       "relations": records.relations_of(fitted, known_answers, asked, decided.judged, decided.accepted_N, labels),
-      "over_predicted": records.over_predicted(fitted, known_answers, asked),
+      "over_predicted": records.over_predicted(fitted, known_answers, asked, decided.judged),
       "conflicts": records.conflicts_of(decided.conflicts), "outputs": outputs, "notes": NOTES}
   _write_json(os.path.join(folder, "calibration.json"), curves)
   from factshock.report import extraction_page
@@ -128,11 +128,10 @@ def quality(known, asked, counts, relations, calibrator):
   fitted = extraction.fit(known, asked, counts=counts, relations=relations, method=calibrator, fold_Q=halves_Q)
   chosen_N, names = fitted.judged.chosen_N, list(dict.fromkeys(known.relations))
   number, asked_of = {name: i for i, name in enumerate(names)}, collections.Counter(known.relations)
-  subjects = {name: i for i, name in enumerate(dict.fromkeys(known.subjects))}
   units = calibration_quality.Units(
       fitted.judged.confidence_N[chosen_N], fitted.right_N[chosen_N], known.score_N[chosen_N],
       np.array([number[name] for name in known.relations])[known.query_N[chosen_N]],
-      np.array([subjects[name] for name in known.subjects])[known.query_N[chosen_N]])
+      answer_room.subject_numbers(known)[known.query_N[chosen_N]])
   return calibration_quality.quality(units, names, [asked_of[name] for name in names])
 
 

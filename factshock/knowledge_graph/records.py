@@ -63,12 +63,11 @@ def relations_of(fitted, known, asked, judged, accepted_N, labels):
   return found
 
 
-def over_predicted(fitted, known, asked):
+def over_predicted(fitted, known, asked, judged):
   """The over-predicted answers, the most given first, with what calibration says of them and what they displaced."""
   given, right, gold = collections.Counter(), collections.Counter(), collections.defaultdict(collections.Counter)
   before, after = collections.defaultdict(list), collections.defaultdict(list)
   plain = extraction.judge(fitted._replace(lowering=shock_guard.NOT_LOWERED), asked).confidence_N
-  lowered = extraction.judge(fitted, asked).confidence_N
   labels = {}
   for answers, is_known in ((known, True), (asked, False)):
     for place in np.flatnonzero(answers.rank_N == 1).tolist():
@@ -79,7 +78,7 @@ def over_predicted(fitted, known, asked):
       labels.setdefault(key, answers.texts[place])
       if not is_known:
         before[key].append(plain[place])
-        after[key].append(lowered[place])
+        after[key].append(judged.confidence_N[place])
         continue
       given[key] += 1
       right[key] += bool(fitted.right_N[place])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from factshock.facts import counts as counts_room
+from factshock.knowledge_graph import calibration
 
 FACTOR = 2.0  # times as often as supported,
 CHANCE = 1e-2  # and by chance as often in at most so many cases
@@ -81,7 +82,7 @@ def _most_likely(x_NxP, right_N, prior_P):
   """The penalised logistic regression, by Newton's method: [P]."""
   found_P = prior_P.copy()
   for _ in range(100):
-    p_N = _sigmoid(x_NxP @ found_P)
+    p_N = calibration.sigmoid(x_NxP @ found_P)
     step_P = np.linalg.solve((x_NxP.T * (p_N * (1 - p_N))) @ x_NxP + _PRIOR * np.eye(len(prior_P)),
                              x_NxP.T @ (right_N - p_N) - _PRIOR * (found_P - prior_P))
     found_P = found_P + step_P * min(1.0, 1.0 / max(np.abs(step_P).max(), 1e-12))
@@ -92,12 +93,8 @@ def _most_likely(x_NxP, right_N, prior_P):
 
 def lowered(confidence_N, flagged_N, how):
   """Confidences [N], those of flagged answers lowered by (slope, shift); none is raised."""
-  changed_N = np.minimum(confidence_N, _sigmoid(how[0] * _logit(confidence_N) + how[1]))
+  changed_N = np.minimum(confidence_N, calibration.sigmoid(how[0] * _logit(confidence_N) + how[1]))
   return np.where(flagged_N, changed_N, confidence_N)
-
-
-def _sigmoid(x):
-  return .5 * (1 + np.tanh(.5 * x))
 
 
 def _logit(p_N):

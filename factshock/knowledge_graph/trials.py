@@ -25,7 +25,7 @@ class Trial(NamedTuple):
 
 def run(labelled, target, *, splits=10, seed=0, counts=None, method=None):
   """A list of `splits` Trials of the precision `target` on Answers with golds; the splits depend on subjects and seed alone."""
-  subjects = sorted(set(labelled.subjects))
+  subjects = sorted(set(labelled.subjects))  # by name, so that splits do not depend on the order of rows
   place = {subject: i for i, subject in enumerate(subjects)}
   subject_Q = np.array([place[subject] for subject in labelled.subjects])
   return [_trial(labelled, subject_Q, np.random.default_rng([seed, split]).permutation(len(subjects)) < len(subjects) // 2, target,
@@ -62,7 +62,7 @@ def compare(arms, target, *, resamples=2000, confidence=.95, seed=0):
   sizes = [len(trials) for trials in first.values()]
   draws = [(seed_S, [rng.integers(0, sizes[one], sizes[one]) for one in seed_S])
            for seed_S in (rng.integers(0, len(sizes), len(sizes)) for _ in range(resamples))]
-  tables = {label: _measured([trials for trials in of_seed.values()]) for label, of_seed in arms.items()}
+  tables = {label: _measured(list(of_seed.values())) for label, of_seed in arms.items()}
   drawn = {label: _drawn(table, draws) for label, table in tables.items()}
   base = next(iter(arms))
   return {label: _counted(list(of_seed.values()), target) | {
