@@ -37,7 +37,7 @@ def by_precision(confidence_N, right_N, cluster_N, target, weight_N=None, error=
   weight_N = np.ones(len(confidence_N)) if weight_N is None else np.asarray(weight_N, np.float64)
   right_N = np.asarray(right_N, np.float64)
   found = Threshold(target, None, None, None, 0, len(confidence_N))
-  values, goes_on = _looks(confidence_N, _fewest(target, error)), False
+  values, goes_on = _looks(confidence_N, queries_needed(target, error)), False
   for number, value in enumerate(values):  # from the highest threshold on
     goes_on |= number % (LOOKS // STARTS) == 0
     if not goes_on:
@@ -67,11 +67,6 @@ def lower_bound(right_N, cluster_N, weight_N, error):
   return share, float(special.betaincinv(right, count - right + 1, error)) if right > 0 else 0.0
 
 
-def queries_needed(target, error=ERROR):
-  """How many right answers the least promise takes, without one wrong one."""
-  return _fewest(target, error)
-
-
 def expected_f1_cut(confidence_N, query_N, unlisted_N, nothing_N):
   """Which answers to accept so that each query's expected F1 is greatest: bool [N].
 
@@ -98,7 +93,7 @@ def expected_f1_cut(confidence_N, query_N, unlisted_N, nothing_N):
   return (rank_N <= cut_Q[place_N]) & (best_Q > nothing_Q)[place_N]
 
 
-def _fewest(target, error):
+def queries_needed(target, error=ERROR):
   """The least number of answers that, all right, have a lower bound of at least `target`."""
   return int(np.ceil(np.log(error / STARTS) / np.log(target)))
 
