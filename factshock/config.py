@@ -110,6 +110,13 @@ def check(config, kinds):
     raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
 
 
+def check_sections(config, schema):
+  """Checks a config that is all of one schema, {key: test, or a dict of tests}. Raises: UserError naming every problem."""
+  problems = _section_problems(config, schema, "config")
+  if problems:
+    raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
+
+
 def model_problems(section):
   """What is wrong with a config's model section, a line each."""
   family = section.get("family") if hasattr(section, "keys") else section
@@ -234,3 +241,4 @@ def optional(check_):
 TEXTS, STEPS, WHOLE = _tuple_of(_TEXT, 1), _tuple_of(_WHOLE, 1), _WHOLE
 PARTS, TAUS = _tuple_of(_choice(*parts.PARTS), 1), _tuple_of(_NOT_NEGATIVE, 1)
 TEXT, COUNT, FLAG, SHARE, NOT_NEGATIVE, choice = _TEXT, _COUNT, _FLAG, _SHARE, _NOT_NEGATIVE, _choice
+INSIDE, POSITIVE, SEEDS, tuple_of = _INSIDE, _POSITIVE, SCHEMA["seeds"], _tuple_of

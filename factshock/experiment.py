@@ -15,21 +15,30 @@ from ml_collections import config_flags
 from factshock import console, processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/demo.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the experiment writes, such as runs/demo.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the experiment writes; by default runs/NAME of the config file NAME.py.")
 processes.define_flags()
 
 
 def main(_):
   """Runs the experiment, prints the table of arms and where the report is."""
-  from factshock.study import diagnosing, pipeline
-
   processes.join()
-  if _CONFIG.value is None or not _WORKDIR.value:
-    raise console.UserError("needs --config=FILE and --workdir=DIR; --help explains")
-  found = pipeline.run(_CONFIG.value, _WORKDIR.value)
+  if _CONFIG.value is None:
+    raise console.UserError("needs --config=FILE; --help explains")
+  if _CONFIG.value.get("study") == "one_layer":
+    from factshock.theory import pipeline, pipeline as words
+  else:
+    from factshock.study import diagnosing as words, pipeline
+  workdir = _WORKDIR.value or _default_workdir()
+  found = pipeline.run(_CONFIG.value, workdir)
   if found:  # the first of several processes alone has it
-    print("\n".join(diagnosing.summary_lines(found)))
-    print(f"report: {os.path.join(_WORKDIR.value, 'report.html')}")
+    print("\n".join(words.summary_lines(found)))
+    print(f"report: {os.path.join(workdir, 'report.html')}")
+
+
+def _default_workdir():
+  """runs/NAME of the config file NAME.py."""
+  path = config_flags.get_config_filename(flags.FLAGS["config"])
+  return os.path.join("runs", os.path.splitext(os.path.basename(path))[0])
 
 
 if __name__ == "__main__":
