@@ -25,7 +25,7 @@ def main(_):
   if _CONFIG.value is None:
     raise console.UserError("needs --config=FILE; --help explains")
   if _CONFIG.value.get("study") == "one_layer":
-    from factshock.theory import pipeline, pipeline as words
+    from factshock.study import one_layer as pipeline, one_layer as words
   else:
     from factshock.study import diagnosing as words, pipeline
   workdir = _WORKDIR.value or _default_workdir()

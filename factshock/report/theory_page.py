@@ -39,13 +39,14 @@ READING = {
         "the unpopular half is than the popular one. Second: how much worse it is than no finetuning. The finetuned subjects are drawn from each "
         "half at random. With a larger exponent fewer facts are known at all, so rows differ in that too; the next pictures hold the exponent and vary it.",
     "stored":
-        "Each point is another length of pretraining. Below 0 in the first panel the unpopular half is the better one to finetune on.",
+        "Each point is another length of pretraining, the longest to the right. Below 0 in the first panel the unpopular half is the better one to finetune on.",
     "conditions":
         "Share right on test subjects before finetuning; what finetuning on the popular half gives above the unpopular half; and by how much "
-        "each set moves attention to test subjects. Bold: the {level} interval excludes 0.",
+        "each set moves attention to test subjects. Bold: the {level} interval excludes 0. In closed form all logits are small and linear in frequency: the "
+        "relation's token, which many more facts taught, then outweighs nearly every subject, and attention leaves all of them.",
     "variants":
         "A world of {subjects} subjects with embeddings and matrices of full size, trained by the same gradient descent; attention is the mean over layers and heads of that of "
-        "the last position. Bold: the {level} interval excludes 0.",
+        "the last position. The models know more or less before finetuning, which alone moves the gap (see above). Bold: the {level} interval excludes 0.",
 }
 
 

@@ -25,6 +25,9 @@ def _storage(found):
   plots._line(axes, list(zip(counts, rows["salience"])), (BLUE, "s", "-"), "Trained W_V")
   plots._line(axes, list(zip(counts, rows["closed_form"])), (GREY, "", "--"), "Closed form of a subject alone")
   axes.set_xscale("log")
+  for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+    which(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
+  axes.tick_params(axis="x", which="minor", labelsize=9)
   axes.set(title="Salience grows with frequency", xlabel="Times the corpus states a fact (mean of a tenth of subjects)",
            ylabel="Salience S(s, r, a), in logits")
   plots._legend(figure, axes)
@@ -122,5 +125,5 @@ def _stored(found):
 
 def _known_axes(figure, axes, title, words):
   axes.axhline(0, color=BLACK, linewidth=.9)
-  axes.set(title=title, xlabel="Share right before finetuning (more pretraining to the right)", ylabel=words)
+  axes.set(title=title, xlabel="Share right before finetuning", ylabel=words)
   plots._legend(figure, axes)

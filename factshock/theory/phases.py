@@ -11,11 +11,12 @@ from factshock.theory.estimates import along, estimate
 HALVES = ("popular", "unpopular")
 
 
-def diagram(sizes, seeds, pretraining, config, grid, say=print):
+def diagram(sizes, seeds, pretraining, config, grid, say=lambda done, note: None):
   """Accuracy after finetuning on so many popular and unpopular subjects, for each Zipf exponent, size of set and number of steps.
 
   Args:
     sizes: of worlds.make. pretraining: dict of steps and learning_rate. config: of conditions.run. grid: dict of `zipf` and `sizes`.
+    say: told the number of cells done, and which was the last.
   Returns: list of cells, dict of `zipf`, `size`, `before` (estimate), and lists of estimates along `steps`: `popular`, `unpopular`, `gap`
     (popular less unpopular) and `harm` (before less unpopular); `gap_begins` and `harm_begins`, the first step from which on the interval
     lies above 0, or None.
@@ -27,7 +28,7 @@ def diagram(sizes, seeds, pretraining, config, grid, say=print):
     for size in grid["sizes"]:
       found = conditions.run(worlds.make(of_zipf, seeds, size), at(w_v, 0), config, sets=HALVES)
       cells.append({"zipf": zipf, "size": size, **_cell(found)})
-      say(f"Zipf exponent {zipf:g}, {size} subjects")
+      say(len(cells), f"Zipf exponent {zipf:g}, {size} subjects")
   return cells
 
 

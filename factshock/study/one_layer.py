@@ -9,6 +9,8 @@ import numpy as np
 from factshock import config as configs
 from factshock import console, files
 from factshock.console import UserError
+from factshock.study import provenance
+from factshock.study import workdir as workdirs
 from factshock.theory import claims, conditions, one_layer, phases, variants, worlds
 from factshock.theory.estimates import CONFIDENCE, along, estimate
 
@@ -61,18 +63,18 @@ def run(config, workdir):
   logit), and `attention/SET` after finetuning on each set (before: 1/2); and `test`, the subjects asked about.
 
   Raises:
-    UserError: a config that cannot be used, or a loss that is not finite.
+    UserError: a config that cannot be used, a workdir of something else, or a loss that is not finite.
   """
   from factshock.report import theory_page
-  from factshock.study import provenance
 
   check(config)
+  _check_workdir(config, workdir)
   began, start = time.monotonic(), provenance.record()
   stages = _stages(config)
   progress = console.Progress("theory", sum(work for _, work, _ in stages), every=2.0)
   found, done = {"format": 1, "name": config.name, "confidence": CONFIDENCE, "seeds": configs.seeds(config)}, 0
   for title, work, stage in stages:
-    print(f"{title}", flush=True)
+    print(title, flush=True)
     found |= stage(config, found)
     progress.update(done := done + work)
   arrays = found.pop("arrays")
@@ -83,6 +85,20 @@ def run(config, workdir):
     json.dump(found, file, allow_nan=False, indent=1)
   theory_page.write_report(found, workdir)
   return found
+
+
+def _check_workdir(config, workdir):
+  """Raises a UserError where a folder holds anything but an earlier run of the same config."""
+  path = os.path.join(workdir, "theory.json")
+  if not os.path.exists(path):
+    if os.path.isdir(workdir) and os.listdir(workdir):
+      raise UserError(f"{workdir}: not empty, and no workdir of this study; choose another --workdir")
+    return
+  with files.open_text(path) as file:
+    differing = workdirs.differences(json.load(file)["run"]["config"], configs.to_dict(config))
+  if differing:
+    raise UserError(f"{workdir}: holds another study; choose another --workdir or remove it. What differs (there, here):\n  "
+                    + "\n  ".join(differing))
 
 
 def _stages(config):
@@ -170,8 +186,9 @@ def _stored(config, _):
 
 
 def _phases(config, _):
+  progress = console.Progress("phase diagram", len(config.phases.zipf) * len(config.phases.sizes))
   return {"phases": phases.diagram(config.world.to_dict(), configs.seeds(config), config.pretrain.to_dict(),
-                                   _settings(config, steps=tuple(config.phases.steps)), config.phases.to_dict()),
+                                   _settings(config, steps=tuple(config.phases.steps)), config.phases.to_dict(), progress.update),
           "phase_steps": list(config.phases.steps)}
 
 
