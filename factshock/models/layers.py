@@ -117,6 +117,19 @@ class Part(nn.Module):
     a, b = (self.get_variable("params", f"{name}_lora_{part}").astype(self.dtype) for part in "ab")
     return y + products.dense(products.dense(x, a), b)
 
+  def backed(self, name, weight_WxD, direction_BxD):
+    """What y = x W with its adapter (`adapted`) multiplies x by in y . direction: float32 [B, W]."""
+    factors = [[weight_WxD]]
+    if self.has_variable("params", f"{name}_lora_a"):
+      factors.append([self.get_variable("params", f"{name}_lora_{part}") for part in "ba"])
+    total = 0.0
+    for chain in factors:
+      found = direction_BxD
+      for factor in chain:
+        found = jnp.einsum("bd,wd->bw", found, factor.astype(self.dtype).astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+      total = total + found
+    return total
+
   def drop(self, x, broadcast=()):
     rate = self.config.dropout if self.train else 0.0
     if not rate:
