@@ -119,16 +119,14 @@ class Part(nn.Module):
 
   def backed(self, name, weight_WxD, direction_BxD):
     """What y = x W with its adapter (`adapted`) multiplies x by in y . direction: float32 [B, W]."""
-    factors = [[weight_WxD]]
-    if self.has_variable("params", f"{name}_lora_a"):
-      factors.append([self.get_variable("params", f"{name}_lora_{part}") for part in "ba"])
-    total = 0.0
-    for chain in factors:
-      found = direction_BxD
-      for factor in chain:
-        found = jnp.einsum("bd,wd->bw", found, factor.astype(self.dtype).astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
-      total = total + found
-    return total
+    def back(x, *factors):
+      for factor in factors:
+        x = jnp.einsum("bd,wd->bw", x, factor.astype(self.dtype).astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+      return x
+
+    if not self.has_variable("params", f"{name}_lora_a"):
+      return back(direction_BxD, weight_WxD)
+    return back(direction_BxD, weight_WxD) + back(direction_BxD, *(self.get_variable("params", f"{name}_lora_{part}") for part in "ba"))
 
   def drop(self, x, broadcast=()):
     rate = self.config.dropout if self.train else 0.0

@@ -57,7 +57,7 @@ def direction(stream_BxD, scale_D, epsilon, head_VxD, gold_B, among_BxV):
   statistic_Bx1 = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
   total_BxD = jnp.einsum("bv,vd->bd", among_BxV.astype(head_VxD.dtype), head_VxD, preferred_element_type=jnp.float32, precision=_EXACT)
   mean_BxD = total_BxD / jnp.maximum(1, among_BxV.sum(axis=1, keepdims=True))
-  return (head_VxD[gold_B].astype(jnp.float32) - mean_BxD) * scale_D.astype(jnp.float32)[None] * statistic_Bx1
+  return (head_VxD[gold_B].astype(jnp.float32) - mean_BxD) * scale_D.astype(head_VxD.dtype).astype(jnp.float32)[None] * statistic_Bx1
 
 
 def shares(found, backed_NxBxW):
