@@ -91,7 +91,7 @@ def _by_best_statements(study):
   if not processes.told(lambda: os.path.exists(path), "best statements"):
     with files.writing(path) as file:
       json.dump(_best_statements(study), file, indent=1, ensure_ascii=False)
-  best = processes.told(lambda: json.loads("".join(files.open_text(path))), "best statements read")
+  best = processes.told(lambda: json.loads("".join(line for _, line in files.lines(path))), "best statements read")
   relations = {name: {**row, "statements": [best[name]]} for name, row in study.relations.items()}
   return study._replace(relations=relations, queries={})
 
