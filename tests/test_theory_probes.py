@@ -4,13 +4,11 @@ import dataclasses
 import os
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 import hf_tokenizers
-import tiny
-from configs import attention
+import tiny_attention
 from factshock.answering import ranking
 from factshock.console import UserError
 from factshock.data import pretrained_tokenizers, prompts
@@ -177,34 +175,18 @@ def test_nothing_is_left_half_written(tokenizers, tmp_path, monkeypatch):
   assert not os.listdir(tmp_path)
 
 
-KEEP = ("zero_shot_cloze", "unpopular_half", "weight_mixing", "attention_restored")
-
-
-def config_of(**attention_of):
-  config = tiny.get_config()
-  arms = {name: attention.arms()[name] for name in KEEP}
-  arms["best"] = dict(kind="best_cloze", attention=True)
-  arms["average"] = dict(kind="soup", of_arms=("unpopular_half",), steps=(0, 4), attention=True)
-  config.arms = ml_collections.ConfigDict({name: {**arm, "attention": attention_of.get(name, True)} for name, arm in arms.items()},
-                                          sort_keys=False)
-  config.pretrain.steps, config.mixing.alphas = 8, (0.0, 1.0)
-  config.finetune.update(dict(steps=4, eval_steps=(0, 4)))
-  config.roles.update(dict(zero_shot="zero_shot_cloze", finetuned="unpopular_half", ceiling="", remedies=()))
-  return config
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """The workdir of a study that was first run without the attention of one arm."""
   folder = str(tmp_path_factory.mktemp("study") / "run")
-  pipeline.run(config_of(zero_shot_cloze=False), folder)
+  pipeline.run(tiny_attention.get_config(zero_shot_cloze=False), folder)
   return folder
 
 
 def stages(folder, capsys):
   """The stages that a rerun runs."""
   capsys.readouterr()
-  pipeline.run(config_of(), folder)
+  pipeline.run(tiny_attention.get_config(), folder)
   return [line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("seed 0: ") and "(" in line]
 
 
@@ -249,7 +231,7 @@ def test_the_files_of_a_study_are_of_its_models(run):
     (dict(majority=dict(kind="majority", attention=True)), "config.arms.majority.attention is unknown"),
 ])
 def test_arms_that_cannot_be_observed(change, expected):
-  config = config_of()
+  config = tiny_attention.get_config()
   with config.unlocked():
     for name, keys in change.items():
       config.arms[name] = {**config.arms.get(name, {}), **keys}
