@@ -102,9 +102,10 @@ def head(params, config, hidden_BxSxD):
 
 
 def observe(params, config, tokens_BxS, place_B, marked_BxS, gold_B, among_BxV):
-  """What the query at a place of each row, whose token's successor is predicted, attends to in each layer: {"self": observing.Read}.
+  """What the query at a place of each row attends to in each layer: {"self": observing.Read}.
 
-  `marked`, `rest` and `mean` are [N, B, H]: shares of the logit of gold_B less the mean of those of among_BxV (observing.direction).
+  `marked`, `rest` and `mean` are [N, B, H]: shares of the logit, after that place, of gold_B less the mean of those of
+  among_BxV (observing.direction).
 
   Args:
     tokens_BxS: int32, PAD on either side of a row.
@@ -300,8 +301,8 @@ class _Llama(layers.Part):
     if not config.tie_head:
       self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model), dtype)
     everyone = nn.broadcast
-    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 3, "extend": (0,) + (everyone,) * 3, "observe": (everyone,) * 4,
-              "backed": (everyone,)}
+    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 3, "extend": (0,) + (everyone,) * 3,
+              "observe": (everyone,) * 4, "backed": (everyone,)}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
                           length=config.layers, unroll=config.layers if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -319,9 +320,10 @@ class _Llama(layers.Part):
 
   def observe(self, tokens, place, marked, gold, among):
     segments = _segments(tokens, None)
-    x, found = self.layers.observe(self._embed(tokens), self._turn(positions(segments)), self._bias(segments), place, marked)
-    direction = observing.direction(x[jnp.arange(len(place)), place], self.final_norm.variables["params"]["scale"], self.config.epsilon,
-                                    self._head(), gold, among)
+    turn, bias = self._turn(positions(segments)), self._bias(segments)
+    x, found = self.layers.observe(self._embed(tokens), turn, bias, place, marked)
+    direction = observing.direction(x[jnp.arange(len(place)), place], self.final_norm.variables["params"]["scale"],
+                                    self.config.epsilon, self._head(), gold, among)
     return {"self": observing.shares(found, self.layers.backed(None, direction)[1])}
 
   def prefill(self, tokens, segments, place):

@@ -1,9 +1,9 @@
 """What one query of each row attends to, and how what it reads there moves the logits directly.
 
-A head's output is a sum over keys of attention weight times value vector. Through the output projection each term is added to the
-residual stream, and where the statistic of the last norm is held at its value of the forward pass the logits are linear in the
-stream: each key, head and layer then has its share of a logit, and the shares add up (Elhage et al. 2021; Wang et al. 2023, "direct
-logit attribution").
+A head's output is a sum over keys of attention weight times value vector. Through the output projection each term is
+added to the residual stream, and where the statistic of the last norm is held at its value of the forward pass the
+logits are linear in the stream: each key, head and layer then has its share of a logit, and the shares add up (Elhage et
+al. 2021, "direct logit attribution").
 """
 
 from typing import NamedTuple
@@ -17,8 +17,9 @@ _EXACT = jax.lax.Precision.HIGHEST  # these products are few
 class Read(NamedTuple):
   """What a query of each row reads, float32; H heads, [N, B, H, ...] of a stack of layers.
 
-  weights: its attention to each key, [B, H, T]. marked, rest: values of the marked keys, and of the others, each times its weight,
-  summed: [B, H, K], or as shares of a logit [B, H]. mean: values of the marked keys, averaged without weights, likewise.
+  weights: its attention to each key, [B, H, T].
+  marked, rest: values of the marked keys, and of the others, each times its weight, summed: [B, H, K], or as shares of
+  a logit [B, H]. mean: values of the marked keys, averaged without weights, likewise.
   """
   weights: jax.Array
   marked: jax.Array
@@ -49,18 +50,22 @@ def read(query_BxSxGxRxK, key_BxTxGxK, value_BxTxGxK, bias, place_B, marked_BxT)
 
 
 def direction(stream_BxD, scale_D, epsilon, head_VxD, gold_B, among_BxV):
-  """What the stream before the last norm is multiplied by, its statistic held, for a difference of logits: float32 [B, D].
+  """What a difference of logits multiplies the stream before the last norm by, its statistic held: float32 [B, D].
 
-  The difference is that of the token gold_B and the mean of the tokens among_BxV (bool). `head_VxD` in the dtype of the computation.
+  The difference is that of the token gold_B and the mean of the tokens among_BxV (bool). `head_VxD` has the dtype of the
+  computation.
   """
   wide = stream_BxD.astype(jnp.float32)
   statistic_Bx1 = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
-  total_BxD = jnp.einsum("bv,vd->bd", among_BxV.astype(head_VxD.dtype), head_VxD, preferred_element_type=jnp.float32, precision=_EXACT)
+  total_BxD = jnp.einsum("bv,vd->bd", among_BxV.astype(head_VxD.dtype), head_VxD, precision=_EXACT,
+                         preferred_element_type=jnp.float32)
   mean_BxD = total_BxD / jnp.maximum(1, among_BxV.sum(axis=1, keepdims=True))
-  return (head_VxD[gold_B].astype(jnp.float32) - mean_BxD) * scale_D.astype(head_VxD.dtype).astype(jnp.float32)[None] * statistic_Bx1
+  scale_1xD = scale_D.astype(head_VxD.dtype).astype(jnp.float32)[None]
+  return (head_VxD[gold_B].astype(jnp.float32) - mean_BxD) * scale_1xD * statistic_Bx1
 
 
 def shares(found, backed_NxBxW):
-  """A Read of a stack with its reads as shares of a logit; `backed_NxBxW` is each layer's output projection times the direction."""
+  """A Read of a stack with its reads as shares of a logit: times each layer's output projection times the direction."""
   backed_NxBxHxK = backed_NxBxW.reshape(found.marked.shape)
-  return found._replace(**{name: (getattr(found, name) * backed_NxBxHxK).sum(axis=-1) for name in ("marked", "rest", "mean")})
+  names = ("marked", "rest", "mean")
+  return found._replace(**{name: (getattr(found, name) * backed_NxBxHxK).sum(axis=-1) for name in names})

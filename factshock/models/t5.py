@@ -123,9 +123,10 @@ def decode(params, config, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT):
 def observe(params, config, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV):
   """What two queries of each row attend to among the inputs, in each layer: {"encoder", "cross": observing.Read}.
 
-  "encoder": the query of the input at a place, that of the blank <extra_id_0>; [N, B, H, S] or [N, B, H, K]. "cross": the query of the
-  decoder's second input, which is that blank's token again and predicts the answer's first; `marked`, `rest` and `mean` are
-  [N, B, H]: shares of the logit of gold_B less the mean of those of among_BxV (observing.direction).
+  "encoder": the query of the input at a place, that of the blank <extra_id_0>; [N, B, H, S] or [N, B, H, K].
+  "cross": the query of the decoder's second input, which is that blank's token again and predicts the answer's first;
+  `marked`, `rest` and `mean` are [N, B, H]: shares of the logit of gold_B less the mean of those of among_BxV
+  (observing.direction).
 
   Args:
     inputs_BxS: int32, padding 0 at the end of a row.
@@ -272,7 +273,8 @@ class _EncoderLayer(layers.Part):
   def observe(self, x, bias, place, marked):
     query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
     x = x + self.self_attention(query, key, value, bias)
-    return x + self.feed_forward(self.feed_forward_norm(x)), observing.read(query[:, :, :, None], key, value, bias, place, marked)
+    found = observing.read(query[:, :, :, None], key, value, bias, place, marked)
+    return x + self.feed_forward(self.feed_forward_norm(x)), found
 
 
 class _DecoderLayer(_EncoderLayer):
@@ -293,7 +295,8 @@ class _DecoderLayer(_EncoderLayer):
     x = x + self.self_attention(*self.self_attention.queries_keys_values(self.self_attention_norm(x)), bias)
     query, (key, value) = self._cross_query(x), self.cross_attention.keys_values(encoded)
     x = x + self.cross_attention(query, key, value, cross_bias)
-    return x + self.feed_forward(self.feed_forward_norm(x)), observing.read(query[:, :, :, None], key, value, cross_bias, place, marked)
+    found = observing.read(query[:, :, :, None], key, value, cross_bias, place, marked)
+    return x + self.feed_forward(self.feed_forward_norm(x)), found
 
   def backed(self, carry, direction):
     return carry, self.cross_attention.backed_out(direction)
@@ -404,10 +407,11 @@ class _T5(layers.Part):
 
   def observe(self, inputs, place, marked, gold, among):
     length, padding = inputs.shape[1], attention.padding_mask(inputs)
-    x, own = self.encoder.layers.observe(self._embed(inputs), self.encoder.bias(length, length) + padding, place, marked)
-    opening = jnp.stack([jnp.zeros_like(place), inputs[jnp.arange(len(place)), place]], axis=1)
-    x, cross = self.decoder.layers.observe(self._embed(opening), self.encoder.final_norm(x),
-                                           self.decoder.bias(2, 2) + attention.causal_mask(2), padding, jnp.ones_like(place), marked)
+    bias = self.encoder.bias(length, length) + padding
+    x, own = self.encoder.layers.observe(self._embed(inputs), bias, place, marked)
+    opening, bias = inputs[jnp.arange(len(place)), place], self.decoder.bias(2, 2) + attention.causal_mask(2)
+    x, cross = self.decoder.layers.observe(self._embed(jnp.stack([jnp.zeros_like(opening), opening], axis=1)),
+                                           self.encoder.final_norm(x), bias, padding, jnp.ones_like(place), marked)
     head, norm = self._head(), self.decoder.final_norm.variables["params"]["scale"]
     direction = observing.direction(x[:, 1], norm, self.config.epsilon, head, gold, among) * self._head_scale()
     return {"encoder": own, "cross": observing.shares(cross, self.decoder.layers.backed(None, direction)[1])}

@@ -76,7 +76,7 @@ def predictions_path(workdir, label, seed, split):
 
 
 def attention_path(workdir, label, seed):
-  """The file of one label and seed that says what the model attends to of test facts (theory/probes.py), in a workdir."""
+  """The file of one label and seed in a workdir: what the model attends to of test facts (theory/probes.py)."""
   return os.path.join(workdir, "attention", f"{label}.seed{seed}.npz")
 
 
@@ -86,7 +86,7 @@ def observes(config, label):
 
 
 def answered(config, workdir, label, seed):
-  """Whether the predictions of a label are there, for development and test, and its attention where the arm asks for it."""
+  """Whether a label's predictions are there, for development and test, and its attention where the arm asks for it."""
   wanted = [predictions_path(workdir, label, seed, split) for split in SPLITS]
   wanted += [attention_path(workdir, label, seed)] if observes(config, label) else []
   return all(map(os.path.exists, wanted))
@@ -136,7 +136,8 @@ def _write_attention(study, label, params, prompt, shots, shot_facts):
   if key not in study.queries:
     texts = studies.prompt_texts(study, facts, prompt, shots, shot_facts)
     study.queries[key] = probes.prepare(study.model, study.tokenizer, facts, texts, study.candidates)
-  found = probes.observe(params, study.model, study.queries[key], batch_size=study.config.answering.batch_size, mesh=study.mesh)
+  found = probes.observe(params, study.model, study.queries[key], mesh=study.mesh,
+                         batch_size=study.config.answering.batch_size)
   probes.write(attention_path(study.workdir, label, study.seed), facts, found)
 
 

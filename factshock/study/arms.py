@@ -324,7 +324,7 @@ CORRECTED = ("finetune", "weight_mixing", "output_mixing")  # the kinds whose an
 _SETS = ("pool", *material.FINETUNING_SETS)
 _FACTS = configs.choice(*_SETS, *MODEL_SETS)
 _PROMPT = configs.choice(*configs.PROMPTS)
-_ATTENTION = {"attention": configs.optional(configs.FLAG)}  # of the kinds that ask one model: what it attends to is written too
+_ATTENTION = {"attention": configs.optional(configs.FLAG)}  # of the kinds that ask one model: writes what it attends to
 
 KINDS = {
     "prompted": Kind(configs.arm_schema(
@@ -341,15 +341,18 @@ KINDS = {
         labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")), gold_share=configs.optional(configs.SHARE),
         logit_adjustment=configs.optional(configs.NOT_NEGATIVE), ema=configs.optional(configs.SHARE),
         keep_checkpoints=configs.optional(configs.FLAG),
-        trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides(), **_ATTENTION),
+        trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides(),
+        **_ATTENTION),
         _finetune_points, _run_finetune, "finetuning", "step"),
-    "weight_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES)),
-                                             **_ATTENTION),
-                          _alpha_points, _run_weight_mixing, "remedy", "alpha"),
-    "soup": Kind(configs.arm_schema(of_arms=configs.required(configs.TEXTS), steps=configs.optional(configs.STEPS), **_ATTENTION),
-                 _one_point, _run_soup, "remedy", None),
-    "exchange": Kind(configs.arm_schema(of=configs.required(configs.TEXT), parts=configs.required(configs.PARTS),
-                                        only=configs.optional(configs.FLAG), **_ATTENTION), _one_point, _run_exchange, "remedy", None),
+    "weight_mixing": Kind(configs.arm_schema(
+        of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES)), **_ATTENTION),
+        _alpha_points, _run_weight_mixing, "remedy", "alpha"),
+    "soup": Kind(configs.arm_schema(
+        of_arms=configs.required(configs.TEXTS), steps=configs.optional(configs.STEPS), **_ATTENTION),
+        _one_point, _run_soup, "remedy", None),
+    "exchange": Kind(configs.arm_schema(
+        of=configs.required(configs.TEXT), parts=configs.required(configs.PARTS), only=configs.optional(configs.FLAG),
+        **_ATTENTION), _one_point, _run_exchange, "remedy", None),
     "prior_correction": Kind(configs.arm_schema(
         of=configs.required(configs.TEXT), at=configs.optional(configs.NOT_NEGATIVE), taus=configs.optional(configs.TAUS),
         prior=configs.required(configs.choice("arm", "counts", "uniform", "estimated")), with_arm=configs.optional(configs.TEXT)),

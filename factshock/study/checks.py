@@ -38,10 +38,11 @@ def _soup_problems(config, name):
 def _attention_problems(config, name):
   """Of an arm with attention=True: it needs prompts that name a subject and ask for an answer in words."""
   arm = config.arms[name]
-  askers = [name] if arm.kind in ("prompted", "finetune") else [other for other in (arm.get("of"), *arm.get("of_arms", ())) if other in config.arms]
+  askers = [name] if arm.kind in ("prompted", "finetune") else [arm.get("of"), *arm.get("of_arms", ())]
+  askers = [asker for asker in askers if asker in config.arms]
   prompts = {config.arms[asker].get("prompt", config.finetune.prompt) for asker in askers}
-  return [f"config.arms.{name}.attention: prompts 'cloze' and 'question' name a subject, {prompt!r} does not; leave it out"
-          for prompt in sorted(prompts) if prompt in configs.CHOICE_PROMPTS]
+  return [f"config.arms.{name}.attention: prompts 'cloze' and 'question' name a subject, {prompt!r} does not; "
+          "leave it out" for prompt in sorted(prompts) if prompt in configs.CHOICE_PROMPTS]
 
 
 def check(config):
