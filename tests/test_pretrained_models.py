@@ -1,5 +1,6 @@
 """Every verb with HuggingFace models that transformers saved: train, answer, convert, mix, experiment; T5 and Llama."""
 
+import functools
 import json
 import os
 import pathlib
@@ -164,7 +165,8 @@ def paths(home, facts="facts.jsonl"):
           (("facts", facts), ("relations", "relations.jsonl"), ("corpus", "text.txt"))]
 
 
-@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "llama"])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_experiment_runs_to_the_report(home, environment, family, tmp_path):
   done = run(environment, "experiment", f"--config=tests/tiny_pretrained.py:{home / family}", f"--workdir={tmp_path / 'run'}",
              *paths(home, "one_relation.jsonl"), *(["--config.finetune.lora_rank=2"] if family == "llama" else []))
@@ -227,6 +229,25 @@ def test_parts_that_a_model_does_not_have_are_refused_before_anything_runs(home)
     checks.check(config)
   assert "config.arms.mixture.frozen: the model has no 'encoder' of its own" in str(caught.value)
   assert "config.arms.mixture.trained: the model has no 'head' of its own; its embedding serves" in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_of_adapters_is_that_of_their_merged_weights(home, family, tmp_path):
+  """A study that generates, asked without and after shots."""
+  config = config_of(home, family, lora_rank=3, lora_targets=("query", "out"), learning_rate=.05)
+  config.answering.update(dict(mode="generate", max_tokens=3))
+  arms = {"shots": dict(kind="prompted", prompt="question", shots=2), "tuned": dict(kind="finetune", facts="whole"),
+          "merged": dict(kind="prompted", prompt="question", of="tuned")}
+  config.arms = ml_collections.ConfigDict({name: {**arm, "attention": True} for name, arm in arms.items()}, sort_keys=False)
+  config.roles.update(dict(zero_shot="shots", finetuned="tuned", ceiling="", remedies=()))
+  pipeline.run(config, str(tmp_path / "run"))
+  found = {label: dict(np.load(tmp_path / "run" / "attention" / f"{label}.seed0.npz")) for label in ("shots", "tuned@4", "merged")}
+  for name, array in found["merged"].items():
+    compare = np.testing.assert_array_equal if array.dtype.kind == "U" else functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    compare(found["tuned@4"][name], array)
+  assert (found["shots"]["tokens"] > 2 * found["merged"]["tokens"]).all()
+  np.testing.assert_array_equal(found["shots"]["subject_tokens"], found["merged"]["subject_tokens"])
 
 
 @pytest.mark.slow

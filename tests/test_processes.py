@@ -30,7 +30,7 @@ def launch(count, arguments, extra=lambda process: []):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-  environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
+  environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "PYTHONUNBUFFERED": "1",
                  "XLA_FLAGS": "--xla_backend_optimization_level=0"}
   joined = [[f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={process}"] if count > 1 else [] for process in range(count)]
   return [subprocess.Popen([sys.executable, *arguments, *flags, *extra(process)], cwd=ROOT, text=True, env=environment,
@@ -169,6 +169,21 @@ def test_an_experiment_of_two_processes_answers_as_one_process_does(tmp_path):
     one, two = ([json.loads(line) for _, line in files.lines(tmp_path / folder / "predictions" / path.name)] for folder in ("one", "two"))
     assert [row["subject"] for row in one] == [row["subject"] for row in two]
     np.testing.assert_allclose([row["score"] for row in one], [row["score"] for row in two], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_attention_that_two_processes_read_off_is_that_of_one(tmp_path):
+  """Also of weights that are cut over both."""
+  for count, flags in ((1, []), (2, ["--config.mesh.data=1", "--config.mesh.fsdp=2"])):
+    run(count, ["factshock.experiment", "--config=tests/tiny_attention.py", f"--workdir={tmp_path / str(count)}", *flags], cores=2 // count)
+  paths = sorted((tmp_path / "1" / "attention").iterdir())
+  assert len(paths) == 8 and [path.name for path in paths] == sorted(path.name for path in (tmp_path / "2" / "attention").iterdir())
+  for path in paths:
+    with np.load(path) as one, np.load(tmp_path / "2" / "attention" / path.name) as two:
+      assert one.files == two.files
+      for name in one.files:
+        compare = np.testing.assert_array_equal if one[name].dtype.kind == "U" else np.testing.assert_allclose
+        compare(two[name], one[name], **({} if one[name].dtype.kind == "U" else {"atol": 1e-3}), err_msg=f"{path.name} {name}")
 
 
 _BETWEEN = """

@@ -80,7 +80,7 @@ def prepare(tokenizer, prompts, keys, candidates, batch_size=256):
   places = {}
   for place, key in enumerate(keys):
     places.setdefault(key, []).append(place)
-  grown = {key: tries.build(_sequences(tokenizer, key, candidates, prompts[first[0]]), tokenizer.eos)
+  grown = {key: tries.build(sequences(tokenizer, key, candidates, prompts[first[0]]), tokenizer.eos)
            for key, first in places.items()}
   room = CONTEXTS[_device()]
   made = []
@@ -125,8 +125,12 @@ def rank_prepared(params, model_config, queries, mesh=None):
   return scores
 
 
-def _sequences(tokenizer, key, candidates, prompt):
-  """Token sequences of a relation's candidates: after <extra_id_0>, or as they continue a (first) prompt."""
+def sequences(tokenizer, key, candidates, prompt):
+  """Token sequences of a relation's candidates: from <extra_id_0> on, or as they continue a (first) prompt.
+
+  Raises:
+    UserError: a relation without candidates, or a candidate without tokens.
+  """
   if not candidates.get(key):
     raise UserError(f"relation {key!r}: expected candidate answers, got none; give facts of this relation")
   if batches.is_decoder_only(tokenizer):

@@ -40,6 +40,13 @@ class PretrainedTokenizer:
     """Token ids of each text as by `encode`, in one call: the Rust tokenizers use all cores."""
     return self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
+  def spans(self, text):
+    """Where each token of `encode(text)` stands in the text: list of (first character, character after the last).
+
+    A token may hold the space before it; several that are bytes of one character stand in one place.
+    """
+    return self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
   @property
   def digest(self):
     """A text that differs where the tokenizer does."""

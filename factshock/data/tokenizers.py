@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -55,6 +56,19 @@ class Tokenizer:
     """Token ids of each text, as by `encode`."""
     return [self.encode(text) for text in texts]
 
+  def spans(self, text):
+    """Where each token of `encode(text)` stands in the text: list of (first character, character after the last).
+
+    A token may hold the space before it, or no character, where SentencePiece makes several of one.
+    """
+    found, place = [], 0
+    for sentinel in [*_SENTINEL.finditer(text), None]:
+      begin, end = sentinel.span() if sentinel else (len(text), len(text))
+      found += [(place + first, place + last) for first, last in self._spans_plain(text[place:begin])]
+      found += [(begin, end)] if sentinel else []
+      place = end
+    return found
+
   @property
   def digest(self):
     """A text that differs where the tokenizer does."""
@@ -78,6 +92,18 @@ class Tokenizer:
     if self.kind == "words":
       return [self._ids.get(word, self.unk) for word in text.split()]
     return self._processor.encode(text) if text.strip() else []
+
+  def _spans_plain(self, text):
+    if self.kind == "words":
+      return [word.span() for word in re.finditer(r"\S+", text)]
+    if not text.strip():
+      return []
+    # The name and the unit of places (characters, bytes) differ between versions; what a piece stands for does not.
+    encode = getattr(self._processor, "EncodeAsProto", None) or self._processor.EncodeAsImmutableProto
+    surfaces = [piece.surface for piece in encode(text).pieces]
+    begin = text.find("".join(surfaces))
+    ends = [begin + size for size in itertools.accumulate(map(len, surfaces))]
+    return list(zip([begin, *ends], ends))
 
   def _decode_plain(self, ids):
     if self.kind == "words":

@@ -117,6 +117,19 @@ class Part(nn.Module):
     a, b = (self.get_variable("params", f"{name}_lora_{part}").astype(self.dtype) for part in "ab")
     return y + products.dense(products.dense(x, a), b)
 
+  def backed(self, name, weight_WxD, direction_BxD):
+    """What y = x W with its adapter (`adapted`) multiplies x by in y . direction: float32 [B, W]."""
+    def back(x, *factors):
+      for factor in factors:
+        factor = factor.astype(self.dtype).astype(jnp.float32)
+        x = jnp.einsum("bd,wd->bw", x, factor, precision=jax.lax.Precision.HIGHEST)
+      return x
+
+    found = back(direction_BxD, weight_WxD)
+    if not self.has_variable("params", f"{name}_lora_a"):
+      return found
+    return found + back(direction_BxD, *(self.get_variable("params", f"{name}_lora_{part}") for part in "ba"))
+
   def drop(self, x, broadcast=()):
     rate = self.config.dropout if self.train else 0.0
     if not rate:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.console import UserError
-from factshock.models import attention, fused, layers, products, remat, rotary
+from factshock.models import attention, fused, layers, observing, products, remat, rotary
 
 PAD = -1
 DTYPES = ("float32", "bfloat16")
@@ -99,6 +99,19 @@ def hidden(params, config, tokens_BxS, *, segments_BxS=None):
 def head(params, config, hidden_BxSxD):
   """Logits float32 [B, S, V] from `hidden`."""
   return _apply(params, config, _Llama.head_of, hidden_BxSxD)
+
+
+def observe(params, config, tokens_BxS, place_B, marked_BxS, gold_B, among_BxV):
+  """What the query at a place of each row attends to in each layer: {"self": observing.Read}.
+
+  `marked`, `rest` and `mean` are [N, B, H]: shares of the logit, after that place, of gold_B less the mean of those of
+  among_BxV (observing.direction).
+
+  Args:
+    tokens_BxS: int32, PAD on either side of a row.
+    place_B: int32. marked_BxS: bool, tokens that the query sees. gold_B: int32. among_BxV: bool.
+  """
+  return _apply(params, config, _Llama.observe, tokens_BxS, place_B, marked_BxS, gold_B, among_BxV)
 
 
 def start(params, config, inputs_BxS, length, packed=None):
@@ -229,6 +242,9 @@ class _Attention(layers.Part):
     """As __call__ for tokens that follow those of a cache (attention.attend_cached)."""
     return self._project(attention.attend_cached(query, cached, new))
 
+  def backed_out(self, direction):
+    return self.backed("out", self.out, direction)
+
   def _project(self, y):
     y = y.reshape(*y.shape[:2], -1)
     return self.adapted("out", y, products.dense(y, self.out))
@@ -249,6 +265,13 @@ class _Layer(layers.Part):
     query, key, value = self._queries_keys_values(x, turn)
     x = x + self.self_attention(query, key, value, bias)
     return self._feed_forward(x), [attention.tokens_last(layers.unpacked(array, place)) for array in (key, value)]
+
+  def observe(self, x, turn, bias, place, marked):
+    heads = self._queries_keys_values(x, turn)
+    return self._feed_forward(x + self.self_attention(*heads, bias)), observing.read(*heads, bias, place, marked)
+
+  def backed(self, carry, direction):
+    return carry, self.self_attention.backed_out(direction)
 
   def extend(self, x, cache, turn, bias, cached_bias):
     query, key, value = self._queries_keys_values(x, turn)
@@ -278,7 +301,8 @@ class _Llama(layers.Part):
     if not config.tie_head:
       self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model), dtype)
     everyone = nn.broadcast
-    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 3, "extend": (0,) + (everyone,) * 3}
+    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 3, "extend": (0,) + (everyone,) * 3,
+              "observe": (everyone,) * 4, "backed": (everyone,)}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
                           length=config.layers, unroll=config.layers if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -293,6 +317,14 @@ class _Llama(layers.Part):
     seen = self._bias(segments) if kernel is None else fused.Seen(None, None, kernel, causal=True, window=self.config.sliding_window)
     x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), seen)
     return self.final_norm(x)
+
+  def observe(self, tokens, place, marked, gold, among):
+    segments = _segments(tokens, None)
+    turn, bias = self._turn(positions(segments)), self._bias(segments)
+    x, found = self.layers.observe(self._embed(tokens), turn, bias, place, marked)
+    direction = observing.direction(x[jnp.arange(len(place)), place], self.final_norm.variables["params"]["scale"],
+                                    self.config.epsilon, self._head(), gold, among)
+    return {"self": observing.shares(found, self.layers.backed(None, direction)[1])}
 
   def prefill(self, tokens, segments, place):
     return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments), place)[1]
@@ -345,5 +377,7 @@ class _Llama(layers.Part):
     return self.head_of(self.final_norm(x))
 
   def head_of(self, x):
-    weight = self.embedding if self.config.tie_head else self.head
-    return products.logits(x, weight.astype(self.dtype))
+    return products.logits(x, self._head())
+
+  def _head(self):
+    return (self.embedding if self.config.tie_head else self.head).astype(self.dtype)

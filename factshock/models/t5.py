@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.console import UserError
-from factshock.models import attention, fused, layers, products, remat
+from factshock.models import attention, fused, layers, observing, products, remat
 
 FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
 DTYPES = ("float32", "bfloat16")
@@ -118,6 +118,21 @@ def decode(params, config, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT):
   `inputs_BxS` are the encoder's, for their padding.
   """
   return _apply(params, config, _T5.decode, encoded_BxSxD, inputs_BxS, decoder_inputs_BxT)
+
+
+def observe(params, config, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV):
+  """What two queries of each row attend to among the inputs, in each layer: {"encoder", "cross": observing.Read}.
+
+  "encoder": the query of the input at a place, that of the blank <extra_id_0>; [N, B, H, S] or [N, B, H, K].
+  "cross": the query of the decoder's second input, which is that blank's token again and predicts the answer's first;
+  `marked`, `rest` and `mean` are [N, B, H]: shares of the logit of gold_B less the mean of those of among_BxV
+  (observing.direction).
+
+  Args:
+    inputs_BxS: int32, padding 0 at the end of a row.
+    place_B: int32. marked_BxS: bool, none of them padding. gold_B: int32. among_BxV: bool.
+  """
+  return _apply(params, config, _T5.observe, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV)
 
 
 def start(params, config, inputs_BxS, length, packed=None):
@@ -232,6 +247,9 @@ class _Attention(layers.Part):
     y = y.reshape(*y.shape[:2], -1)
     return self.adapted("out", y, products.dense(y, self.out))
 
+  def backed_out(self, direction):
+    return self.backed("out", self.out, direction)
+
   def _heads(self, x, *names):
     weight = self.joined(**{name: getattr(self, name) for name in names})
     y = products.dense(x, weight.reshape(len(weight), len(names), -1))
@@ -252,6 +270,12 @@ class _EncoderLayer(layers.Part):
     x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
     return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
 
+  def observe(self, x, bias, place, marked):
+    query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
+    x = x + self.self_attention(query, key, value, bias)
+    found = observing.read(query[:, :, :, None], key, value, bias, place, marked)
+    return x + self.feed_forward(self.feed_forward_norm(x)), found
+
 
 class _DecoderLayer(_EncoderLayer):
 
@@ -266,6 +290,16 @@ class _DecoderLayer(_EncoderLayer):
     query = self._cross_query(x)
     x = x + self.drop(self.cross_attention(query, *self.cross_attention.keys_values(encoded), cross_bias))
     return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
+
+  def observe(self, x, encoded, bias, cross_bias, place, marked):
+    x = x + self.self_attention(*self.self_attention.queries_keys_values(self.self_attention_norm(x)), bias)
+    query, (key, value) = self._cross_query(x), self.cross_attention.keys_values(encoded)
+    x = x + self.cross_attention(query, key, value, cross_bias)
+    found = observing.read(query[:, :, :, None], key, value, cross_bias, place, marked)
+    return x + self.feed_forward(self.feed_forward_norm(x)), found
+
+  def backed(self, carry, direction):
+    return carry, self.cross_attention.backed_out(direction)
 
   def cross_keys_values(self, carry, encoded, place):
     found = self.cross_attention.keys_values(encoded)
@@ -302,9 +336,9 @@ class _Stack(layers.Part):
                                      config.num_heads)
     depth = config.decoder_layers if self.decoder else config.encoder_layers
     everyone = nn.broadcast
-    inputs = {"__call__": (everyone,) * (3 if self.decoder else 1)}
+    inputs = {"__call__": (everyone,) * (3 if self.decoder else 1), "observe": (everyone,) * (5 if self.decoder else 3)}
     if self.decoder:
-      inputs |= {"branch": (0, everyone, everyone), "cross_keys_values": (everyone, everyone)}
+      inputs |= {"backed": (everyone,), "branch": (0, everyone, everyone), "cross_keys_values": (everyone, everyone)}
     scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
                           in_axes=axes, length=depth, unroll=depth if config.unroll else 1)
                for name, axes in inputs.items()}
@@ -371,6 +405,17 @@ class _T5(layers.Part):
       cross_mask = attention.segment_mask(target_segments, input_segments)
     return self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask)
 
+  def observe(self, inputs, place, marked, gold, among):
+    length, padding = inputs.shape[1], attention.padding_mask(inputs)
+    bias = self.encoder.bias(length, length) + padding
+    x, own = self.encoder.layers.observe(self._embed(inputs), bias, place, marked)
+    opening, bias = inputs[jnp.arange(len(place)), place], self.decoder.bias(2, 2) + attention.causal_mask(2)
+    x, cross = self.decoder.layers.observe(self._embed(jnp.stack([jnp.zeros_like(opening), opening], axis=1)),
+                                           self.encoder.final_norm(x), bias, padding, jnp.ones_like(place), marked)
+    head, norm = self._head(), self.decoder.final_norm.variables["params"]["scale"]
+    direction = observing.direction(x[:, 1], norm, self.config.epsilon, head, gold, among) * self._head_scale()
+    return {"encoder": own, "cross": observing.shares(cross, self.decoder.layers.backed(None, direction)[1])}
+
   def tree(self, cache, first_B, tokens_M, distance_MxM):
     size = tokens_M.shape[0]
     by_distance = self.decoder.by_offset(-np.arange(size))[jnp.maximum(distance_MxM, 0)]
@@ -405,6 +450,10 @@ class _T5(layers.Part):
     return self.embedding.astype(self.dtype)[tokens]
 
   def head_of(self, x):
-    if not self.config.tie_head:
-      return products.logits(x, self.head.astype(self.dtype))
-    return products.logits(x * self.config.d_model ** -0.5, self.embedding.astype(self.dtype))
+    return products.logits(x * self._head_scale() if self.config.tie_head else x, self._head())
+
+  def _head(self):
+    return (self.embedding if self.config.tie_head else self.head).astype(self.dtype)
+
+  def _head_scale(self):
+    return self.config.d_model ** -0.5 if self.config.tie_head else 1.0

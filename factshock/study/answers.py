@@ -75,9 +75,21 @@ def predictions_path(workdir, label, seed, split):
   return os.path.join(workdir, "predictions", f"{label}.seed{seed}.{split}.jsonl.gz")
 
 
-def answered(workdir, label, seed):
-  """Whether the predictions of a label are there, for development and test."""
-  return all(os.path.exists(predictions_path(workdir, label, seed, split)) for split in SPLITS)
+def attention_path(workdir, label, seed):
+  """The file of one label and seed in a workdir: what the model attends to of test facts (theory/probes.py)."""
+  return os.path.join(workdir, "attention", f"{label}.seed{seed}.npz")
+
+
+def observes(config, label):
+  """Whether the arm of a label asks for attention beside the predictions."""
+  return config.arms[label.split("@")[0]].get("attention", False)
+
+
+def answered(config, workdir, label, seed):
+  """Whether a label's predictions are there, for development and test, and its attention where the arm asks for it."""
+  wanted = [predictions_path(workdir, label, seed, split) for split in SPLITS]
+  wanted += [attention_path(workdir, label, seed)] if observes(config, label) else []
+  return all(map(os.path.exists, wanted))
 
 
 def write_answers(study, label, split, scores_by_fact, **extra):
@@ -104,12 +116,29 @@ def write_rows(study, label, split, rows):
 
 
 def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
-  """Asks a model all development and test facts and writes the predictions files, as config.answering.mode says."""
+  """Asks a model all development and test facts and writes the predictions files, as config.answering.mode says.
+
+  Where the arm says attention=True it also writes what the model attends to of test facts, asked alike.
+  """
   for split in SPLITS:
     if study.config.answering.mode == "rank" and prompt not in configs.CHOICE_PROMPTS:
       write_answers(study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra)
     else:
       _write_said(study, label, split, params, prompt, shots, shot_facts, extra)
+  if observes(study.config, label):
+    _write_attention(study, label, params, prompt, shots, shot_facts)
+
+
+def _write_attention(study, label, params, prompt, shots, shot_facts):
+  from factshock.theory import probes
+
+  key, facts = ("attention", prompt, shots, shot_facts), study.sets["test"]
+  if key not in study.queries:
+    texts = studies.prompt_texts(study, facts, prompt, shots, shot_facts)
+    study.queries[key] = probes.prepare(study.model, study.tokenizer, facts, texts, study.candidates)
+  found = probes.observe(params, study.model, study.queries[key], mesh=study.mesh,
+                         batch_size=study.config.answering.batch_size)
+  probes.write(attention_path(study.workdir, label, study.seed), facts, found)
 
 
 def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):

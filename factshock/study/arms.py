@@ -91,7 +91,7 @@ def _by_best_statements(study):
   if not processes.told(lambda: os.path.exists(path), "best statements"):
     with files.writing(path) as file:
       json.dump(_best_statements(study), file, indent=1, ensure_ascii=False)
-  best = processes.told(lambda: json.loads("".join(files.open_text(path))), "best statements read")
+  best = processes.told(lambda: json.loads("".join(line for _, line in files.lines(path))), "best statements read")
   relations = {name: {**row, "statements": [best[name]]} for name, row in study.relations.items()}
   return study._replace(relations=relations, queries={})
 
@@ -157,7 +157,7 @@ def _run_finetune(study, name):
 
 
 def _answered(study, label):
-  return processes.told(lambda: answers.answered(study.workdir, label, study.seed), "answered")
+  return processes.told(lambda: answers.answered(study.config, study.workdir, label, study.seed), "answered")
 
 
 def _taught(study, arm):
@@ -324,13 +324,14 @@ CORRECTED = ("finetune", "weight_mixing", "output_mixing")  # the kinds whose an
 _SETS = ("pool", *material.FINETUNING_SETS)
 _FACTS = configs.choice(*_SETS, *MODEL_SETS)
 _PROMPT = configs.choice(*configs.PROMPTS)
+_ATTENTION = {"attention": configs.optional(configs.FLAG)}  # of the kinds that ask one model: writes what it attends to
 
 KINDS = {
     "prompted": Kind(configs.arm_schema(
         prompt=configs.required(_PROMPT), shots=configs.optional(configs.COUNT), facts=configs.optional(configs.choice(*_SETS)),
-        of=configs.optional(configs.TEXT)),
+        of=configs.optional(configs.TEXT), **_ATTENTION),
         _one_point, _run_prompted, "baseline", None),
-    "best_cloze": Kind(configs.arm_schema(), _one_point, _run_best_cloze, "baseline", None),
+    "best_cloze": Kind(configs.arm_schema(**_ATTENTION), _one_point, _run_best_cloze, "baseline", None),
     "finetune": Kind(configs.arm_schema(
         facts=configs.required(_FACTS), ratio=configs.optional(configs.NOT_NEGATIVE),
         question_weight=configs.optional(configs.NOT_NEGATIVE),
@@ -340,13 +341,18 @@ KINDS = {
         labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")), gold_share=configs.optional(configs.SHARE),
         logit_adjustment=configs.optional(configs.NOT_NEGATIVE), ema=configs.optional(configs.SHARE),
         keep_checkpoints=configs.optional(configs.FLAG),
-        trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides()),
+        trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides(),
+        **_ATTENTION),
         _finetune_points, _run_finetune, "finetuning", "step"),
-    "weight_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES))),
-                          _alpha_points, _run_weight_mixing, "remedy", "alpha"),
-    "soup": Kind(configs.arm_schema(of_arms=configs.required(configs.TEXTS), steps=configs.optional(configs.STEPS)), _one_point, _run_soup, "remedy", None),
-    "exchange": Kind(configs.arm_schema(of=configs.required(configs.TEXT), parts=configs.required(configs.PARTS),
-                                        only=configs.optional(configs.FLAG)), _one_point, _run_exchange, "remedy", None),
+    "weight_mixing": Kind(configs.arm_schema(
+        of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES)), **_ATTENTION),
+        _alpha_points, _run_weight_mixing, "remedy", "alpha"),
+    "soup": Kind(configs.arm_schema(
+        of_arms=configs.required(configs.TEXTS), steps=configs.optional(configs.STEPS), **_ATTENTION),
+        _one_point, _run_soup, "remedy", None),
+    "exchange": Kind(configs.arm_schema(
+        of=configs.required(configs.TEXT), parts=configs.required(configs.PARTS), only=configs.optional(configs.FLAG),
+        **_ATTENTION), _one_point, _run_exchange, "remedy", None),
     "prior_correction": Kind(configs.arm_schema(
         of=configs.required(configs.TEXT), at=configs.optional(configs.NOT_NEGATIVE), taus=configs.optional(configs.TAUS),
         prior=configs.required(configs.choice("arm", "counts", "uniform", "estimated")), with_arm=configs.optional(configs.TEXT)),

@@ -35,6 +35,16 @@ def _soup_problems(config, name):
   return problems
 
 
+def _attention_problems(config, name):
+  """Of an arm with attention=True: it needs prompts that name a subject and ask for an answer in words."""
+  arm = config.arms[name]
+  askers = [name] if arm.kind in ("prompted", "finetune") else [arm.get("of"), *arm.get("of_arms", ())]
+  askers = [asker for asker in askers if asker in config.arms]
+  prompts = {config.arms[asker].get("prompt", config.finetune.prompt) for asker in askers}
+  return [f"config.arms.{name}.attention: prompts 'cloze' and 'question' name a subject, {prompt!r} does not; "
+          "leave it out" for prompt in sorted(prompts) if prompt in configs.CHOICE_PROMPTS]
+
+
 def check(config):
   """Checks a config, its arms included. Raises: UserError naming every problem."""
   configs.check(config, {name: kind.schema for name, kind in arms.KINDS.items()})
@@ -64,6 +74,8 @@ def check(config):
     missing |= {"head"} if config.model.tie_head else set()
     problems += [f"config.arms.{name}.{key}: the model has no {part!r} of its own" + ("; its embedding serves: say 'embedding'" if part == "head" else "")
                  for key in ("parts", "trained", "frozen") for part in arm.get(key, ()) if part in missing]
+    if arm.get("attention"):
+      problems += _attention_problems(config, name)
     if arm.kind == "soup":
       problems += _soup_problems(config, name)
     mixed = {"of": [of] if of and arm.kind != "prior_correction" else [], "of_arms": arm.get("of_arms", ())}  # whose weights are taken

@@ -148,7 +148,7 @@ def done(config, workdir, seed, name):
   """Whether a stage's results are all there: its answers, and its weights where arms that are not done need them."""
   if name == arm_room.PRETRAINED:
     return training.starts_ready(config) or _trained(config.pretrain.steps, workdir, seed, name)
-  if not all(answers.answered(workdir, label, seed) for label in arm_room.points(config, name)):
+  if not all(answers.answered(config, workdir, label, seed) for label in arm_room.points(config, name)):
     return False
   # Answers are written before the last checkpoint is.
   return config.arms[name].kind != "finetune" or _trained(arm_room.settings(config, name)["steps"], workdir, seed, name) or all(

@@ -22,7 +22,7 @@ class Study(NamedTuple):
   tokenizer: object
   model: object     # T5Config or LlamaConfig
   texts: object     # (kind of texts.KINDS) -> [(data.mixture source of the pretraining task, its share of it)], read when first asked for
-  queries: dict     # prepared queries by (prompt, shots, split), filled as they are needed
+  queries: dict     # prepared queries by (prompt, shots, shot_facts, split), filled as they are needed
 
 
 def prepare(config, workdir, seed, mesh):

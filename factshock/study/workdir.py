@@ -13,6 +13,7 @@ from factshock.facts import documents, sources
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
 _DIGESTED = 1 << 30
 MAY_CHANGE = ("corpus_cache", "seeds", "diagnosis", "roles", "name", "cpu_devices", "mesh", "parallel")
+ARM_MAY_CHANGE = ("title", "group", "attention")  # of an arm; what attention adds is a file that then is missing
 HOW_COMPUTED = ("remat", "attention")  # of config.model: as a mesh does, these alter the rounding alone
 
 
@@ -81,7 +82,7 @@ def differences(old, new, where="config"):
     path = f"{where}.{key}"
     if (where == "config" and key in MAY_CHANGE) or (where == "config.arms" and not (key in old and key in new)):
       continue
-    if where.startswith("config.arms.") and key in ("title", "group") or where == "config.model" and key in HOW_COMPUTED:
+    if where.startswith("config.arms.") and key in ARM_MAY_CHANGE or where == "config.model" and key in HOW_COMPUTED:
       continue
     a, b = old.get(key, "missing"), new.get(key, "missing")
     if isinstance(a, dict) and isinstance(b, dict):

@@ -1,0 +1,42 @@
+r"""Attention to the subject in real transformers, on the synthetic world: does it move as arXiv 2406.14785 says?
+
+  python -m factshock.experiment --config=configs/attention.py --workdir=runs/attention --config.seeds=5
+
+The theory: finetuning on little-known facts lowers attention to every subject, on well-known ones raises it. The
+demo's world, model and finetuning; at every point WORKDIR/attention holds, of each test fact, layer and head, the
+attention to the subject, what is read there for the answer, and how strongly the fact is stored (theory/probes.py).
+Arms: which half to finetune on; remedies of the unpopular half (does mixing weights or mixing in the pretraining task
+put attention back?); its attention weights alone put back or kept (is it attention that errs?); the pretraining task
+without a question as a control.
+Expect: see docs/measurements.md. Time: under 10 minutes a seed on 2 CPU cores.
+"""
+
+import ml_collections
+from configs import demo
+
+
+def get_config():
+  config = demo.get_config()
+  config.name = "Attention to the subject in a synthetic world"
+  config.mixing.alphas = (0.0, .3, .5, .7, 1.0)
+  config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
+  config.roles.update(dict(zero_shot="zero_shot_question", finetuned="unpopular_half", ceiling="zero_shot_cloze",
+                           remedies=("weight_mixing", "mixture", "combined", "attention_restored", "attention_only")))
+  return config
+
+
+def arms():
+  half = "unpopular_half"
+  names = ("zero_shot_cloze", "zero_shot_question", "whole", "popular_half", half, "random_half")
+  own = {name: demo.arms()[name] for name in names}
+  mixed = {name: {**demo.arms()[name], "facts": half} for name in ("mixture", "language_model_only")}
+  found = {
+      **own, **mixed,
+      "weight_mixing": dict(kind="weight_mixing", of=half, title="Weight mixing"),
+      "combined": dict(kind="weight_mixing", of="mixture", title="Mixture and weight mixing"),
+      "attention_restored": dict(kind="exchange", of=half, parts=("attention",), title="Attention put back",
+                                 group="remedy"),
+      "attention_only": dict(kind="exchange", of=half, parts=("attention",), only=True,
+                             title="Only attention finetuned", group="remedy"),
+  }
+  return {name: {**arm, "attention": True} for name, arm in found.items()}
