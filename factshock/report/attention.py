@@ -1,0 +1,287 @@
+"""Attention to the subject in the report: sentences, tables and pictures of the diagnosis's part "attention"."""
+
+from factshock.report import plots, reading, tables
+from factshock.report.reading import interval, ratio, share
+from factshock.report.tables import bar, cell, difference, spread, text
+
+SITES = {"encoder": "the encoder", "cross": "cross-attention", "self": "self-attention"}
+PICTURES = ("attention_heads", "attention_popularity", "attention_curves")
+MOST_NUMBERS = 64  # cells of a panel up to which each has its number
+AXES = {"steps": "finetuning steps", "alpha": "the mixing weight alpha"}
+
+
+def labels(diagnosis):
+  """Labels of the table of arms whose attention was measured, in the table's order."""
+  return [label for label in reading.table_labels(diagnosis) if any(estimate(diagnosis, label, site, "mass") for site in SITES)]
+
+
+def reference(diagnosis):
+  """Label of the arm that the others' attention is compared with, or None."""
+  return _part(diagnosis).get("reference")
+
+
+def estimate(diagnosis, label, site, *path):
+  """An estimate of one arm at one site, or None."""
+  return reading.clean(_at(diagnosis, label, site, *path))
+
+
+def _part(diagnosis):
+  return diagnosis.get("attention") or {}
+
+
+def _at(diagnosis, label, site, *path):
+  place = _part(diagnosis)
+  for key in ("arms", label, "sites", site, *path):
+    place = place.get(key) if isinstance(place, dict) else None
+  return place
+
+
+def sites(diagnosis):
+  """The sites where attention was measured."""
+  return [site for site in SITES if any(estimate(diagnosis, label, site, "mass") for label in labels(diagnosis))]
+
+
+def _answering(diagnosis):
+  """The site that answers are read from: the last one."""
+  return sites(diagnosis)[-1]
+
+
+def sentences(diagnosis):
+  """What the numbers say, as plain texts: no effect is claimed whose interval includes 0."""
+  if not labels(diagnosis):
+    return []
+  found = [_against_reference(diagnosis), _remedies(diagnosis), _halves(diagnosis), _where_lost(diagnosis)]
+  return [words for words in found if words]
+
+
+def _sign(found):
+  """1 or -1 where the interval is above or below 0, else 0."""
+  if found is None or None in (found["low"], found["high"]):
+    return 0
+  return (found["low"] > 0) - (found["high"] < 0)
+
+
+def _size(found):
+  return f"{share(found['mean'], True)} {interval(found)}".strip()
+
+
+def _against_reference(diagnosis):
+  label, other = reading.roles(diagnosis)["finetuned"], reference(diagnosis)
+  words = []
+  for site in sites(diagnosis)[::-1] if other is not None else ():
+    found = estimate(diagnosis, label, site, "change", "mass")
+    if found:
+      levels = " to ".join(share(estimate(diagnosis, one, site, "mass")["mean"]) for one in (other, label)
+                           if estimate(diagnosis, one, site, "mass"))
+      kind = {-1: "clearly less", 0: "not clearly more or less", 1: "clearly more"}[_sign(found)]
+      words.append(f"{kind} in {SITES[site]} ({levels}: {_size(found)})")
+  if not words:
+    return None
+  return f"Attention to the subject, “{reading.title(diagnosis, label)}” against “{reading.title(diagnosis, other)}”: {', '.join(words)}."
+
+
+def _compared(diagnosis, site):
+  """dict (arm, against) -> difference of mass at a site."""
+  rows = {(row.get("arm"), row.get("against")): reading.clean(row.get("mass"))
+          for row in _part(diagnosis).get("comparisons") or [] if row.get("site") == site}
+  return {pair: found for pair, found in rows.items() if found}
+
+
+def _remedies(diagnosis):
+  role, site = reading.roles(diagnosis), _answering(diagnosis)
+  compared = _compared(diagnosis, site)
+  rows = [(label, compared[label, role["finetuned"]]) for label in role["remedies"] if (label, role["finetuned"]) in compared]
+  if not rows:
+    return None
+  parts = []
+  for sign, kind in ((1, "clearly more with"), (-1, "clearly less with"), (0, "not clearly more or less with")):
+    listed = ", ".join(f"{reading.title(diagnosis, label)} ({_size(found)})" for label, found in rows if _sign(found) == sign)
+    parts += [f"{kind} {listed}"] if listed else []
+  return f"Against “{reading.title(diagnosis, role['finetuned'])}”, in {SITES[site]}: {'; '.join(parts)}."
+
+
+def _halves(diagnosis):
+  site = _answering(diagnosis)
+  found = _compared(diagnosis, site).get(("popular_half", "unpopular_half"))
+  if found is None:
+    return None
+  kind = {-1: "attends clearly less to the subject than", 0: "attends to the subject not clearly more or less than",
+          1: "attends clearly more to the subject than"}[_sign(found)]
+  names = [f"“{reading.title(diagnosis, label)}”" for label in ("popular_half", "unpopular_half")]
+  return f"{names[0]} {kind} {names[1]} in {SITES[site]} ({_size(found)})."
+
+
+def _where_lost(diagnosis):
+  label, site = reading.roles(diagnosis)["finetuned"], _answering(diagnosis)
+  found = {name: estimate(diagnosis, label, site, "change", name) for name in ("lost", "kept", "lost_minus_kept")}
+  if None in found.values():
+    return None
+  kind = {-1: "it is clearly lower where answers were lost", 0: "no clear difference",
+          1: "it is clearly higher where answers were lost"}[_sign(found["lost_minus_kept"])]
+  return (f"The change in {SITES[site]} is {_size(found['lost'])} where “{reading.title(diagnosis, label)}” lost a right answer and "
+          f"{_size(found['kept'])} where it kept it: {kind} ({_size(found['lost_minus_kept'])}).")
+
+
+def tables_of(diagnosis):
+  """dict caption -> table as HTML: levels of all arms, changes, and attention by answers; those without rows are left out."""
+  found = {"attention": _levels(diagnosis), "attention_changes": _changes(diagnosis), "attention_answers": _answers(diagnosis)}
+  return {key: table for key, table in found.items() if table}
+
+
+def _levels(diagnosis):
+  def at(site, *path):
+    return lambda label: estimate(diagnosis, label, site, *path)
+
+  def short(found):
+    return cell(found, ratio)
+
+  columns = []
+  for site in sites(diagnosis):
+    name = SITES[site].removeprefix("the ").capitalize().replace("-", "-<br>")
+    columns += [(name, at(site, "mass"), cell), ("Change", at(site, "change", "mass"), difference), ("Of<br>uniform", at(site, "share_of_uniform"), short)]
+    columns += [(head, at(site, key), short) for head, key in (
+        ("Subject<br>(logits)", "contribution"), ("Rest<br>(logits)", "contribution_rest"), ("Salience<br>(logits)", "salience"))]
+  shown = [column for column in columns if any(column[1](label) for label in labels(diagnosis))]
+  rows = [[text(reading.title(diagnosis, label)), *(write(get(label)) for _, get, write in shown)] for label in labels(diagnosis)]
+  return rows and tables.table(["Arm", *(head for head, _, _ in shown)], rows)
+
+
+def _changes(diagnosis):
+  """Changes against the reference arm, then the pairs compared besides; the bar is drawn of the answering site."""
+  there, here = sites(diagnosis), labels(diagnosis)
+  other = reference(diagnosis)
+  changes = {(label, other): {site: _at(diagnosis, label, site, "change") for site in there} for label in here if other is not None}
+  for row in _part(diagnosis).get("comparisons") or []:
+    if {row.get("arm"), row.get("against")} <= set(here):
+      changes.setdefault((row["arm"], row["against"]), {})[row.get("site")] = row
+  found = {}
+  for pair, by_site in changes.items():
+    blocks = {site: block for site, block in by_site.items() if isinstance(block, dict) and reading.clean(block.get("mass"))}
+    found |= {pair: blocks} if blocks else {}
+  if not found:
+    return None
+  main = there[-1]
+  get = lambda blocks, site, name: reading.clean(blocks.get(site, {}).get(name))
+  span = spread([get(blocks, main, "mass") for blocks in found.values()] + [{"low": 0., "high": 0., "mean": 0.}])
+  names = [name for name in ("contribution", "contribution_rest", "salience") if any(get(blocks, main, name) for blocks in found.values())]
+  rows = [[text(reading.title(diagnosis, arm)), text(reading.title(diagnosis, against)), *(difference(get(blocks, site, "mass")) for site in there),
+           bar(get(blocks, main, "mass"), span, 0.), *(difference(get(blocks, main, name)) for name in names),
+           text(blocks.get(main, {}).get("seeds_same_sign") or "–")] for (arm, against), blocks in found.items()]
+  heads = {"contribution": "Subject<br>(logits)", "contribution_rest": "Rest<br>(logits)", "salience": "Salience<br>(logits)"}
+  return tables.table(["Arm", "against", *(SITES[site].removeprefix("the ").capitalize() for site in there), "", *(heads[name] for name in names),
+                       "Seeds of<br>same sign"], rows, "pairs")
+
+
+def _answers(diagnosis):
+  site = _answering(diagnosis)
+  columns = [("Right", ("right",), cell), ("Wrong", ("wrong",), cell), ("Change where<br>lost", ("change", "lost"), difference),
+             ("Change where<br>kept", ("change", "kept"), difference), ("Lost minus<br>kept", ("change", "lost_minus_kept"), difference)]
+  rows = [(label, [estimate(diagnosis, label, site, *path) for _, path, _ in columns]) for label in labels(diagnosis)]
+  rows = [[text(reading.title(diagnosis, label)), *(write(one) for one, (_, _, write) in zip(found, columns))] for label, found in rows if any(found)]
+  return rows and tables.table(["Arm", *(head for head, _, _ in columns)], rows)
+
+
+def draw(diagnosis):
+  """dict picture -> list of panels, those that are empty left out: changes by layer and head, by popularity, and along curves."""
+  if not labels(diagnosis):
+    return {}
+  found = {key: [] for key in PICTURES}
+  with plots._settings():
+    for site in sites(diagnosis):
+      found["attention_heads"] += _head_panels(diagnosis, site)
+      found["attention_popularity"] += _popularity(diagnosis, site)
+      found["attention_curves"] += [panel for kind in AXES for panel in _curves(diagnosis, site, kind)]
+  return {key: panels for key, panels in found.items() if panels}
+
+
+def _drawn(diagnosis, most=8):
+  """Labels that are drawn: those that play a part and those compared bin by bin, or the first ones measured."""
+  role, there = reading.roles(diagnosis), labels(diagnosis)
+  wanted = {role["zero_shot"], role["finetuned"], *role["remedies"], *plots.main_arms(diagnosis)}
+  return ([label for label in there if label in wanted] or there)[:most]
+
+
+def _looks(diagnosis):
+  """dict label -> (colour, marker, line) of the arms, the same in all pictures; the reference is grey without one."""
+  there = labels(diagnosis)
+  return plots.styles(sorted((label for label in there if label != reading.roles(diagnosis)["zero_shot"]), key=lambda label: (
+      label not in _drawn(diagnosis), there.index(label))))
+
+
+def _table(diagnosis, label, site):
+  """Change of attention by layer and head as a list of lists, or None where it is missing or has gaps."""
+  found = _at(diagnosis, label, site, "change", "by_head", "mean")
+  rows = found if isinstance(found, list) and all(isinstance(row, list) for row in found) else []
+  whole = rows and rows[0] and len({len(row) for row in rows}) == 1 and all(reading.number(value) is not None for row in rows for value in row)
+  return rows if whole else None
+
+
+def _head_panels(diagnosis, site):
+  found = {label: _table(diagnosis, label, site) for label in _drawn(diagnosis)}
+  found = {label: rows for label, rows in found.items() if rows}
+  sizes = sorted(abs(value) for rows in found.values() for row in rows for value in row)
+  if not sizes:
+    return []
+  # A few heads may change far more than all others, which would then look alike.
+  beyond = len(sizes) > MOST_NUMBERS * len(found)
+  limit = sizes[int(.99 * (len(sizes) - 1))] if beyond else sizes[-1]
+  return [_head_panel(diagnosis, label, site, rows, limit or 1e-3, beyond) for label, rows in found.items()]
+
+
+def _head_panel(diagnosis, label, site, rows, limit, beyond):
+  from matplotlib.colors import LinearSegmentedColormap
+
+  layers, heads = len(rows), len(rows[0])
+  figure, axes = plots._figure(4.0, min(4.2, 1.5 + max(.3 * layers, .09 * layers + .8)))
+  colours = LinearSegmentedColormap.from_list("change", [plots.VERMILION, "#ffffff", plots.BLUE])
+  image = axes.imshow(rows, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+  axes.grid(False)
+  for ticks, count in ((axes.set_xticks, heads), (axes.set_yticks, layers)):
+    every = max(1, -(-count // 8))
+    ticks(range(0, count, every), [str(place + 1) for place in range(0, count, every)])
+  if layers * heads <= MOST_NUMBERS:
+    for y, row in enumerate(rows):
+      for x, value in enumerate(row):
+        axes.text(x, y, share(value, True), ha="center", va="center", fontsize=9 if heads <= 6 else 7.5,
+                  color="white" if value > .6 * limit else plots.BLACK)
+  title = reading.title(diagnosis, label)
+  axes.set(xlabel="Head", ylabel="Layer", title=f"{plots._wrap(title, 36)}\n{SITES[site].removeprefix('the ')}")
+  colour_bar = figure.colorbar(image, ax=axes, extend="both" if beyond else "neither")
+  colour_bar.ax.tick_params(labelsize=8)
+  colour_bar.outline.set_visible(False)
+  return plots._panel(figure, f"attention_{site}_{plots._file_name(label)}",
+                      f"{title}: change of attention to the subject in {SITES[site]} by layer and head")
+
+
+def _popularity(diagnosis, site):
+  found = {}
+  for label in _drawn(diagnosis):
+    rows = [(row, reading.clean(row.get("mass"))) for row in _at(diagnosis, label, site, "by_popularity") or [] if isinstance(row, dict)]
+    found[label] = [(row, mass) for row, mass in rows if mass]
+  found = {label: rows for label, rows in found.items() if rows}
+  if not found:
+    return []
+  return [plots._popularity_panel(diagnosis, found, _looks(diagnosis), f"attention_popularity_{site}", "Attention to the subject", SITES[site].removeprefix("the ").capitalize(),
+                                  f"Attention to the subject in {SITES[site]} by the subject's popularity, a line for each arm")]
+
+
+def _curves(diagnosis, site, kind):
+  """One panel against steps or alpha, a line for each arm with at least two points."""
+  named = (diagnosis.get("curves") or {}).get(kind) or {}
+  found = {label: [(x, estimate(diagnosis, point, site, "mass")) for x, point, _ in reading.curve(diagnosis, kind, label)] for label in named}
+  found = {label: [row for row in rows if row[1]] for label, rows in found.items()}
+  shown = plots._drawn(diagnosis, [label for label in labels(diagnosis) if len(found.get(label, ())) > 1])
+  if not shown:
+    return []
+  figure, axes = plots._figure(4.2, 3.8)
+  for label in shown:
+    plots._line(axes, found[label], _looks(diagnosis)[label], plots._wrap(reading.title(diagnosis, label), 28))
+  other = reference(diagnosis)
+  plots._level(axes, estimate(diagnosis, other, site, "mass"), plots._wrap(reading.title(diagnosis, other), 28))
+  if kind == "steps":
+    plots._step_axis(axes, sorted({x for label in shown for x, _ in found[label]}))
+  else:
+    axes.set_xlabel("alpha (0: before finetuning, 1: finetuned)")
+  axes.set(title=SITES[site].removeprefix("the ").capitalize(), ylabel="Attention to the subject")
+  plots._legend(figure, axes)
+  return [plots._panel(figure, f"attention_{kind}_{site}", f"Attention to the subject in {SITES[site]} against {AXES[kind]}, a line for each arm")]
