@@ -267,7 +267,7 @@ def workdir(tmp_path):
   for label in [label for name in config.arms for label in diagnosing.arm_room.points(config, name)]:
     mass = {"zero_shot_question": 0, "finetune@8": -.1, "finetune@4": -.05}.get(label, -.02)
     if label != "k_shot":
-      hand.write(tmp_path / "attention" / f"{label}.seed{seed}.npz", hand.moved(found, mass))
+      hand.write(pathlib.Path(answers.attention_path(str(tmp_path), label, seed)), hand.moved(found, mass))
     for split in answers.SPLITS:
       rows = [{**fact, "prediction": fact["object"] if label in ("finetune@4", "weight_mixing@0.5") or i % 2 else "o0", "score": -1.0,
                "arm": label.split("@")[0], "seed": seed} for i, fact in enumerate(facts)]

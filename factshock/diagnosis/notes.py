@@ -91,8 +91,8 @@ yields: the ranking is followed down to the last place where the share right so 
 _ATTENTION_TEXT = """
 estimates: means over the test facts whose prompt holds their subject (`facts`; the others are `left_out`), then over seeds; low and
   high are the percentile interval of a bootstrap over facts and, with several seeds, over seeds as a second level. null is undefined.
-sites: where attention is measured. encoder: self-attention of an encoder; cross: a decoder's attention to the encoder, at the place that
-  answers; self: self-attention of a decoder-only model, at the place that answers.
+sites: whose attention is measured. encoder: an encoder's blank that stands for the answer; cross: where a decoder predicts the answer's
+  first token, over the encoder's output; self: the same in a decoder-only model, over the prompt.
 mass: attention weight on the subject's tokens, mean over layers and heads.
 share_of_uniform: mass divided by what it would be if all tokens got the same attention (subject tokens / tokens).
 contribution, contribution_rest: what the attention-weighted value vectors of the subject's tokens, and of all other tokens, add directly

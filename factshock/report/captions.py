@@ -67,16 +67,16 @@ READING = {
         "popular on the left, in bins of about equal size; bars are {level} intervals. Lines that are far "
         "apart on the left show what an arm does to rarely named subjects.",
     "attention":
-        "<b>Attention</b>: weight on the subject's tokens where the answer is given, mean over layers, heads and test facts, with its {level} "
-        "interval; in an encoder by the place whose answer is asked for. <b>Change</b>: against {reference}, on the same facts; bold where "
-        "its interval excludes 0. <b>Of uniform</b>: attention for each time that even attention to all tokens would give. <b>Subject</b> and "
+        "<b>Attention</b>: weight on the subject's tokens where the answer's first token is predicted, in an encoder at the blank that "
+        "stands for the answer; mean over layers, heads and test facts, with its {level} interval. <b>Change</b>: against {reference}, on "
+        "the same facts; bold where its interval excludes 0. <b>Of uniform</b>: attention for each time that even attention to all tokens would give. <b>Subject</b> and "
         "<b>rest</b>: what the values attended to add to the logit of the right answer above its competitors, over all layers and heads. "
         "<b>Salience</b>: what the subject's values would add if all attention were on them, which tells what is stored apart from what is "
         "attended to.",
     "attention_changes":
         "Differences on the same facts, arm minus the other, with {level} intervals, bold where these exclude 0: attention to the subject at "
-        "each place, then, in logits, what the subject and the rest add, and salience. A loss that comes from attention shows in attention "
-        "and in what the subject adds, and not in salience.",
+        "each place, then, in logits, what the subject and the rest add, and salience. Where attention alone changes, so does "
+        "what the subject adds, while salience stays.",
     "attention_answers":
         "Attention to the subject on facts answered right and wrong; then its change against {reference} on facts whose right answer was lost "
         "and on those still right, and the difference of the two: below 0, attention fell further where answers were lost.",

@@ -75,6 +75,11 @@ def predictions_path(workdir, label, seed, split):
   return os.path.join(workdir, "predictions", f"{label}.seed{seed}.{split}.jsonl.gz")
 
 
+def attention_path(workdir, label, seed):
+  """The file of one label and seed that says what the model attends to of test facts (theory/probes.py), in a workdir."""
+  return os.path.join(workdir, "attention", f"{label}.seed{seed}.npz")
+
+
 def answered(workdir, label, seed):
   """Whether the predictions of a label are there, for development and test."""
   return all(os.path.exists(predictions_path(workdir, label, seed, split)) for split in SPLITS)

@@ -72,11 +72,6 @@ def summary_lines(found):
       "comparisons": [row for row in found["comparisons"] if {row["arm"], row["against"]} <= listed]})
 
 
-def attention_path(workdir, label, seed):
-  """Where the attention of one label and seed to the subjects of the test facts is kept."""
-  return os.path.join(workdir, "attention", f"{label}.seed{seed}.npz")
-
-
 def _attention(config, workdir, asked, arms, table):
   """{"attention": ...} of the arms with `attention=True` whose files are there; nothing where none is."""
   from factshock.diagnosis import attention
@@ -84,7 +79,7 @@ def _attention(config, workdir, asked, arms, table):
   paths, missing = {}, []
   for label, by_seed in asked.items():
     if config.arms[_name(config, label)].get("attention"):
-      wanted = {seed: attention_path(workdir, point, seed) for seed, point in by_seed.items()}
+      wanted = {seed: answers.attention_path(workdir, point, seed) for seed, point in by_seed.items()}
       missing += [path for path in wanted.values() if not os.path.exists(path)]
       paths[label] = {seed: path for seed, path in wanted.items() if os.path.exists(path)}
   if missing:
