@@ -110,7 +110,7 @@ def said(diagnosis):
 def test_sentences_say_what_fell_and_by_how_much(diagnosis):
   change = diagnosis["attention"]["arms"]["finetune"]["sites"]["cross"]["change"]["mass"]
   words = said(diagnosis)
-  assert f"clearly less in cross-attention (" in words and page.reading.share(change["mean"], True) in words
+  assert "clearly less in cross-attention (" in words and page.reading.share(change["mean"], True) in words
   assert "not clearly more or less in the encoder" in words
   assert "clearly more with Weight mixing (+" in words and f"not clearly more or less with {EVIL}" in words
   assert "“Popular half” attends clearly more to the subject than “Unpopular half”" in words

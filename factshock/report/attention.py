@@ -194,11 +194,12 @@ def draw(diagnosis):
   return {key: panels for key, panels in found.items() if panels}
 
 
-def _drawn(diagnosis, most=8):
-  """Labels that are drawn: those that play a part and those compared bin by bin, or the first ones measured."""
+def _drawn(diagnosis, most=9):
+  """Labels that are drawn, in the table's order: those that play a part, then those compared bin by bin; or the first ones measured."""
   role, there = reading.roles(diagnosis), labels(diagnosis)
-  wanted = {role["zero_shot"], role["finetuned"], *role["remedies"], *plots.main_arms(diagnosis)}
-  return ([label for label in there if label in wanted] or there)[:most]
+  wanted = dict.fromkeys([role["zero_shot"], role["finetuned"], *role["remedies"], *plots.main_arms(diagnosis)])
+  drawn = [label for label in wanted if label in there][:most] or there[:most]
+  return sorted(drawn, key=there.index)
 
 
 def _looks(diagnosis):
