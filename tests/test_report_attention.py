@@ -79,7 +79,7 @@ def test_panels_are_those_of_the_arms_and_sites(diagnosis, undrawn):
   names = {key: [panel.name for panel in panels] for key, panels in attention.draw(diagnosis).items()}
   changed = [label for label in diagnosis["table"] if label in FALL and label != "zero_shot_question"]
   assert names["attention_heads"] == [f"attention_{site}_{label}" for site in ("encoder", "cross") for label in changed]
-  assert names["attention_popularity"] == ["attention_popularity_encoder", "attention_popularity_cross"]
+  assert names["attention_popularity"] == [f"attention_{kind}_{site}" for site in ("encoder", "cross") for kind in ("popularity", "popularity_change")]
   assert names["attention_curves"] == ["attention_steps_encoder", "attention_steps_cross"]
 
 
@@ -101,6 +101,22 @@ def test_panels_are_small_images(diagnosis):
   for panel in (panels["attention_heads"][0], *panels["attention_popularity"]):
     width, height = struct.unpack(">II", panel.png[16:24])
     assert 700 <= width <= 1000 and height <= 1.1 * width
+
+
+def test_many_arms_look_different_and_those_with_a_part_are_drawn(diagnosis):
+  part = diagnosis["attention"]
+  many = {f"arm{i}": part["arms"]["mixture"] for i in range(12)}
+  found = {**diagnosis, "table": [*many, *diagnosis["table"]], "attention": {**part, "arms": {**many, **part["arms"]}}}
+  drawn = attention._drawn(found)
+  assert {"zero_shot_question", "finetune", "weight_mixing", "mixture"} <= set(drawn) and len(drawn) <= 9
+  looks = attention._looks(found)
+  assert set(looks) == set(drawn) - {"zero_shot_question"} and len(set(looks.values())) == len(looks)
+
+
+def test_without_a_reference_levels_are_drawn(diagnosis, undrawn):
+  found = {**diagnosis, "attention": {**diagnosis["attention"], "reference": None}}
+  assert all(panel.alt.startswith("Attention to the subject in") for panel in attention.draw(found)["attention_curves"])
+  assert all(panel.alt.startswith("Change of attention") for panel in attention.draw(diagnosis)["attention_curves"])
 
 
 def said(diagnosis):

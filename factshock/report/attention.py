@@ -7,6 +7,7 @@ from factshock.report.tables import bar, cell, difference, spread, text
 SITES = {"encoder": "the encoder", "cross": "cross-attention", "self": "self-attention"}
 PICTURES = ("attention_heads", "attention_popularity", "attention_curves")
 MOST_NUMBERS = 64  # cells of a panel up to which each has its number
+_CHANGE, _NOTHING = "Change of attention to the subject", {"mean": 0., "low": None, "high": None}
 AXES = {"steps": "finetuning steps", "alpha": "the mixing weight alpha"}
 
 
@@ -203,10 +204,8 @@ def _drawn(diagnosis, most=9):
 
 
 def _looks(diagnosis):
-  """dict label -> (colour, marker, line) of the arms, the same in all pictures; the reference is grey without one."""
-  there = labels(diagnosis)
-  return plots.styles(sorted((label for label in there if label != reading.roles(diagnosis)["zero_shot"]), key=lambda label: (
-      label not in _drawn(diagnosis), there.index(label))))
+  """dict label -> (colour, marker, line) of what is drawn, the same in all pictures; zero-shot is grey without one."""
+  return plots.styles([label for label in _drawn(diagnosis) if label != reading.roles(diagnosis)["zero_shot"]])
 
 
 def _table(diagnosis, label, site):
@@ -255,34 +254,42 @@ def _head_panel(diagnosis, label, site, rows, limit, beyond):
 
 
 def _popularity(diagnosis, site):
-  found = {}
-  for label in _drawn(diagnosis):
-    rows = [(row, reading.clean(row.get("mass"))) for row in _at(diagnosis, label, site, "by_popularity") or [] if isinstance(row, dict)]
-    found[label] = [(row, mass) for row, mass in rows if mass]
-  found = {label: rows for label, rows in found.items() if rows}
-  if not found:
-    return []
-  return [plots._popularity_panel(diagnosis, found, _looks(diagnosis), f"attention_popularity_{site}", "Attention to the subject", SITES[site].removeprefix("the ").capitalize(),
-                                  f"Attention to the subject in {SITES[site]} by the subject's popularity, a line for each arm")]
+  """Attention by quarters of popularity, and its change where there is a reference, whose line is then at 0."""
+  name, at = SITES[site].removeprefix("the ").capitalize(), f"in {SITES[site]} by the subject's popularity, a line for each arm"
+  levels = {label: _quarters(diagnosis, label, site) for label in _drawn(diagnosis)}
+  changes = {label: _quarters(diagnosis, label, site, "change") for label in levels}
+  if any(changes.values()):
+    other = reference(diagnosis)
+    changes |= {other: [(row, _NOTHING) for row, _ in levels[other]]} if levels.get(other) else {}
+  drawn = [("popularity", levels, "Attention to the subject"), ("popularity_change", changes, _CHANGE)]
+  return [plots._popularity_panel(diagnosis, {label: rows for label, rows in found.items() if rows}, _looks(diagnosis), f"attention_{key}_{site}",
+                                  axis, name, f"{axis} {at}") for key, found, axis in drawn if any(found.values())]
+
+
+def _quarters(diagnosis, label, site, *path):
+  """[(row with low and high popularity, estimate)] of the levels of an arm, or of its change."""
+  rows = [(row, reading.clean(row.get("mass"))) for row in _at(diagnosis, label, site, *path, "by_popularity") or [] if isinstance(row, dict)]
+  return [(row, mass) for row, mass in rows if mass]
 
 
 def _curves(diagnosis, site, kind):
-  """One panel against steps or alpha, a line for each arm with at least two points."""
-  named = (diagnosis.get("curves") or {}).get(kind) or {}
-  found = {label: [(x, estimate(diagnosis, point, site, "mass")) for x, point, _ in reading.curve(diagnosis, kind, label)] for label in named}
-  found = {label: [row for row in rows if row[1]] for label, rows in found.items()}
-  shown = plots._drawn(diagnosis, [label for label in labels(diagnosis) if len(found.get(label, ())) > 1])
-  if not shown:
-    return []
-  figure, axes = plots._figure(4.2, 3.8)
-  for label in shown:
-    plots._line(axes, found[label], _looks(diagnosis)[label], plots._wrap(reading.title(diagnosis, label), 28))
+  """One panel against steps or alpha, a line for each arm with at least two points: the change, or without a reference the attention."""
   other = reference(diagnosis)
-  plots._level(axes, estimate(diagnosis, other, site, "mass"), plots._wrap(reading.title(diagnosis, other), 28))
+  path = ("mass",) if other is None else ("change", "mass")
+  found = {label: [(x, estimate(diagnosis, point, site, *path)) for x, point, _ in reading.curve(diagnosis, kind, label)] for label in _looks(diagnosis)}
+  found = {label: [row for row in rows if row[1]] for label, rows in found.items()}
+  found = {label: rows for label, rows in found.items() if len(rows) > 1}
+  if not found:
+    return []
+  axis = "Attention to the subject" if other is None else _CHANGE
+  figure, axes = plots._figure(4.2, 3.8)
+  for label, rows in found.items():
+    plots._line(axes, rows, _looks(diagnosis)[label], plots._wrap(reading.title(diagnosis, label), 28))
+  plots._level(axes, other and _NOTHING, plots._wrap(reading.title(diagnosis, other), 28))
   if kind == "steps":
-    plots._step_axis(axes, sorted({x for label in shown for x, _ in found[label]}))
+    plots._step_axis(axes, sorted({x for rows in found.values() for x, _ in rows}))
   else:
     axes.set_xlabel("alpha (0: before finetuning, 1: finetuned)")
-  axes.set(title=SITES[site].removeprefix("the ").capitalize(), ylabel="Attention to the subject")
+  axes.set(title=SITES[site].removeprefix("the ").capitalize(), ylabel=axis)
   plots._legend(figure, axes)
-  return [plots._panel(figure, f"attention_{kind}_{site}", f"Attention to the subject in {SITES[site]} against {AXES[kind]}, a line for each arm")]
+  return [plots._panel(figure, f"attention_{kind}_{site}", f"{axis} in {SITES[site]} against {AXES[kind]}, a line for each arm")]

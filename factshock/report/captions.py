@@ -86,12 +86,11 @@ READING = {
         "it, in the darkest colour.",
     "attention_popularity":
         "How to read: test questions are sorted by the popularity of their subject, least popular on the left, in bins of about equal size; "
-        "bars are {level} intervals. All arms are asked about the same facts, so that changes are surer than levels: the table above tells "
-        "which arms differ, not whether bars overlap.",
+        "bars are {level} intervals. First the attention, then its change against {reference} on the same facts, which is surer: arms may "
+        "differ clearly though the bars of their levels overlap.",
     "attention_curves":
-        "How to read: attention to the subject after the given number of finetuning steps, or at the given weight alpha of the finetuned "
-        "model; bands are {level} intervals; the dashed line is {reference}. As above, bands that overlap do not "
-        "say that arms are alike.",
+        "How to read: change of attention to the subject against {reference} (the dashed line) after the given number of finetuning steps, or "
+        "at the given weight alpha of the finetuned model; bands are {level} intervals.",
     "relations":
         "Share right by {criterion} within each relation, with its {level} interval; the mean counts relations alike, however "
         "many questions each has.",
