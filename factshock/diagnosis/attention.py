@@ -1,7 +1,8 @@
-"""How much models attend to the subject of a fact, measured on the test facts: the files, and all arms and seeds together.
+"""How much models attend to the subject of a fact, on the test facts: the files, and all arms and seeds together.
 
-Ghosal, Hashimoto and Raghunathan 2024 (arXiv 2406.14785): finetuning on facts that are stored poorly makes a model attend less to
-every subject. The files say how much attention weight the subject's tokens get, in each layer and head, and what comes through it.
+Ghosal, Hashimoto and Raghunathan 2024 (arXiv 2406.14785): finetuning on facts that are stored poorly makes a model
+attend less to every subject. The files say how much attention weight the subject's tokens get in each layer and head,
+and what comes through it.
 """
 
 import collections
@@ -26,8 +27,8 @@ DIGITS = 4  # of a number in a table of layers and heads
 class Attention(typing.NamedTuple):
   """What one file holds: `facts` (Predictions that say nothing) and, of the same order, arrays [F] and [F, N, H].
 
-  `uniform` is the share of the subject's tokens among all; `sites` dict site -> dict name -> float array, NaN in the rows
-  of facts whose prompt does not hold their subject.
+  `uniform` is the share of the subject's tokens among all; `sites` dict site -> dict name -> float array, NaN in the
+  rows of facts whose prompt does not hold their subject.
   """
   facts: prediction_files.Predictions
   uniform: np.ndarray
@@ -35,7 +36,7 @@ class Attention(typing.NamedTuple):
 
 
 class _Measured(typing.NamedTuple):
-  """One file, measured: site -> name -> [F], site -> name -> [N, H], and site -> change of mass [N, H] against the reference."""
+  """One file, measured: site -> name -> [F], site -> name -> [N, H], site -> change of mass against the reference."""
   columns: dict
   heads: dict
   moved: dict
@@ -45,8 +46,8 @@ def read(path):
   """Reads the attention of one arm and seed from an .npz file; nothing pickled is read.
 
   Raises:
-    UserError: the file is missing or broken, or an array is missing or of another shape or type, or holds what cannot be; names
-      file and array, what was expected and what was got.
+    UserError: the file is missing or broken, or an array is missing or of another shape or type, or holds what cannot
+      be; names file and array, what was expected and what was got.
   """
   path = str(path)
   arrays = _load(path)
@@ -59,7 +60,8 @@ def read(path):
   popularity_F = take("popularity", "fiu", size).astype(np.float64)
   among_F, tokens_F = (take(name, "iu", size) for name in ("subject_tokens", "tokens"))
   if not ((0 <= among_F) & (among_F <= tokens_F) & (tokens_F > 0)).all():
-    raise UserError(f"{path}: subject_tokens, tokens: expected 0 <= subject_tokens <= tokens and tokens > 0 for every fact")
+    raise UserError(f"{path}: subject_tokens, tokens: expected 0 <= subject_tokens <= tokens and tokens > 0 of every "
+                    f"fact, got {among_F.min()} to {among_F.max()} and {tokens_F.min()} to {tokens_F.max()}")
   sites = take("sites", "U", (None,)).tolist()
   if not sites or not set(sites) <= SITES.keys():
     raise UserError(f"{path}: sites: expected some of {', '.join(SITES)}, got {', '.join(sites) or 'none'}")
@@ -74,7 +76,7 @@ def _load(path):
   except FileNotFoundError as error:
     raise UserError(f"{path}: cannot be read: {error.strerror}") from error
   except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise UserError(f"{path}: expected an .npz file of numpy arrays, none of them pickled, got a broken or another file "
+    raise UserError(f"{path}: expected an .npz file of numpy arrays, none of them pickled, got a broken or other file "
                     f"({error}); remove it and run the experiment again") from error
 
 
@@ -87,7 +89,8 @@ def _array(path, arrays, name, kinds, shape):
   if found.dtype.kind not in kinds or not fits:
     words = "texts" if kinds == "U" else "whole numbers" if kinds == "iu" else "numbers"
     wanted = ", ".join("any" if want is None else str(want) for want in shape)
-    raise UserError(f"{path}: {name}: expected {words} of shape [{wanted}], got {found.dtype} of shape {list(found.shape)}")
+    raise UserError(f"{path}: {name}: expected {words} of shape [{wanted}], got {found.dtype} of shape "
+                    f"{list(found.shape)}")
   return found
 
 
@@ -102,8 +105,9 @@ def _site(path, take, site, size):
     if not np.isfinite(array[~unknown_F]).all():
       raise UserError(f"{path}: {site}/{name}: expected finite numbers, or NaN in all layers and heads of a fact; fact "
                       f"{int(np.argmin(np.isfinite(array).all(axis=(1, 2)) | unknown_F))} has others")
-  if np.nanmin(mass_FxNxH, initial=0) < 0 or np.nanmax(mass_FxNxH, initial=0) > 1.01:  # bfloat16 weights may add up to a little over 1
-    raise UserError(f"{path}: {site}/mass: expected shares from 0 to 1, got {np.nanmin(mass_FxNxH):g} to {np.nanmax(mass_FxNxH):g}")
+  known = mass_FxNxH[~np.isnan(mass_FxNxH)]
+  if known.size and (known.min() < 0 or known.max() > 1.01):  # bfloat16 weights may add up to a little over 1
+    raise UserError(f"{path}: {site}/mass: expected shares from 0 to 1, got {known.min():g} to {known.max():g}")
   return found
 
 
@@ -119,24 +123,24 @@ def diagnose(paths, *, reference=None, pairs=(), predictions=None, criterion="ex
              confidence=0.95, seed=0):
   """Attention to the subject of all arms, as plain values (its `notes` define them).
 
-  Files of one seed hold the same facts, in any order: they are matched by subject, relation and object. Each is read once, and one
-  at a time beside that of the reference, as they may be large.
+  Files of one seed hold the same facts, in any order: they are matched by subject, relation and object. Each is read
+  once, and one at a time beside that of the reference, as they may be large.
 
   Args:
     paths: dict label -> dict seed -> path of an attention file.
     reference: label of the arm that all others are compared with, by layer and head too; None compares only `pairs`.
     pairs: (arm, against) labels to compare besides.
-    predictions: dict label -> dict seed -> Predictions of the same facts, where attention is to be told apart by right and
-      wrong answers; labels may be missing.
+    predictions: dict label -> dict seed -> Predictions of the same facts, where attention is to be told apart by right
+      and wrong answers; labels may be missing.
     criterion: what makes an answer right, "exact_match" or "contains".
     resamples, confidence, seed: of the bootstrap, over facts and seeds.
 
   Returns:
-    {"reference", "seeds", "resamples", "confidence", "notes", "arms": {label: {"sites": {site: ...}}}, "comparisons": [...]}.
+    {"reference", "seeds", "resamples", "confidence", "notes", "arms": {label: {"sites": {site: ...}}}, "comparisons"}.
 
   Raises:
-    UserError: no arms, an unknown label, arms to compare without a common seed, files of one seed with different facts, files
-      of different sites, layers or heads.
+    UserError: no arms, an unknown label, arms to compare without a common seed, files of one seed with different facts,
+      files of different sites, layers or heads.
   """
   _check(paths, reference, pairs)
   seeds = sorted({run for by_seed in paths.values() for run in by_seed})
@@ -152,17 +156,20 @@ def diagnose(paths, *, reference=None, pairs=(), predictions=None, criterion="ex
       samples[key][run] = _means(draw, columns)
     files[run] = {label: found[path] for label, path in here.items()}
   finish = functools.partial(statistics.estimate, resamples=resamples, confidence=confidence, seed=seed)
-  return {"reference": reference, "seeds": seeds, "resamples": resamples, "confidence": confidence, "notes": ATTENTION,
-          "arms": {label: {"sites": {site: _arm(label, site, reference, samples, files, bins, finish) for site in shapes}}
-                   for label in paths},
-          "comparisons": [{"arm": pair[0], "against": pair[1], "site": site, **_change(samples[*pair, site], bins, finish)}
-                          for pair in dict.fromkeys(map(tuple, pairs)) for site in shapes]}
+  return {
+      "reference": reference, "seeds": seeds, "resamples": resamples, "confidence": confidence, "notes": ATTENTION,
+      "arms": {label: {"sites": {site: _arm(label, site, reference, samples, files, bins, finish) for site in shapes}}
+               for label in paths},
+      "comparisons": [{"arm": arm, "against": against, "site": site,
+                       **_change(samples[arm, against, site], bins, finish)}
+                      for arm, against in dict.fromkeys(map(tuple, pairs)) for site in shapes]}
 
 
 def _check(paths, reference, pairs):
   if not paths or not all(paths.values()):
     raise UserError("attention: expected files of at least one arm and seed, got none")
-  named = [*([("reference", reference)] if reference is not None else []), *(("pairs", label) for pair in pairs for label in pair)]
+  named = [("reference", reference)] if reference is not None else []
+  named += [("pairs", label) for pair in pairs for label in pair]
   for role, label in named:
     if label not in paths:
       raise UserError(f"attention: {role}: expected the label of an arm, one of {', '.join(paths)}; got {label!r}")
@@ -173,7 +180,7 @@ def _check(paths, reference, pairs):
 
 
 def _read_seed(here, reference, shapes):
-  """(facts in an order that file order does not change, dict path -> _Measured) of one seed; `shapes` gains the sites it meets."""
+  """(facts in an order that file order does not change, dict path -> _Measured) of one seed; fills empty `shapes`."""
   first = reference if reference in here else next(iter(here))
   base = read(here[first])
   base = _in_order(base, prediction_files.canonical_order(base.facts))
@@ -201,8 +208,8 @@ def _check_shapes(path, attention, shapes):
   mine = {site: found["mass"].shape[1:] for site, found in attention.sites.items()}
   if shapes and mine != shapes:
     words = [", ".join(f"{site} {layers} x {heads}" for site, (layers, heads) in one.items()) for one in (shapes, mine)]
-    raise UserError(f"{path}: expected the sites, layers and heads of the other files, {words[0]}, got {words[1]}; compare arms of "
-                    "one model only")
+    raise UserError(f"{path}: expected the sites, layers and heads of the other files, {words[0]}, got {words[1]}; "
+                    "compare arms of one model only")
   shapes.update(mine)
 
 
@@ -237,7 +244,7 @@ def _right(facts, answers, criterion):
 
 
 def _columns(here, found, reference, pairs, bin_F, right):
-  """Yields (key, dict name -> [F], NaN where a fact does not count): levels of (label, site), changes of (label, against, site)."""
+  """Yields (key, dict name -> [F]): levels of (label, site), changes of (label, against, site); NaN does not count."""
   for label, path in here.items():
     for site, columns in found[path].columns.items():
       answered = {"right": right[label], "wrong": ~right[label]} if label in right else {}
@@ -251,7 +258,8 @@ def _columns(here, found, reference, pairs, bin_F, right):
       answered = {"lost": right[other] & ~right[label], "kept": right[other] & right[label]}
     for site, mine in found[here[label]].columns.items():
       others = found[here[other]].columns[site]
-      yield (label, other, site), _with_groups({name: mine[name] - others[name] for name in SITES[site]}, bin_F, answered)
+      moved = {name: mine[name] - others[name] for name in SITES[site]}
+      yield (label, other, site), _with_groups(moved, bin_F, answered)
 
 
 def _with_groups(columns, bin_F, answered):
@@ -267,7 +275,8 @@ def _means(draw, columns):
   values_FxK = np.stack(list(columns.values()), axis=1)
   known_FxK = ~np.isnan(values_FxK)
   table_FxK = np.concatenate([np.where(known_FxK, values_FxK, 0), known_FxK], axis=1)
-  means_K, means_RxK = (shock.divide(*np.split(sums, 2, axis=-1)) for sums in (table_FxK.sum(axis=0), statistics.sums(draw, table_FxK)))
+  means_K, means_RxK = (shock.divide(*np.split(sums, 2, axis=-1))
+                        for sums in (table_FxK.sum(axis=0), statistics.sums(draw, table_FxK)))
   found = {name: measures.Sample(float(mean), means_R) for name, mean, means_R in zip(columns, means_K, means_RxK.T)}
   if "lost" in found:
     lost, kept = found["lost"], found["kept"]
@@ -281,7 +290,8 @@ def _arm(label, site, reference, samples, files, bins, finish):
   known = [~np.isnan(one.columns[site]["mass"]) for one in mine.values()]
   found = {"facts": int(sum(one.sum() for one in known)), "left_out": int(sum((~one).sum() for one in known)),
            **_block(samples[label, site], bins, finish),
-           "by_head": {name: _table([one.heads[site][name] for one in mine.values()]) for name in BY_HEAD if name in SITES[site]}}
+           "by_head": {name: _table([one.heads[site][name] for one in mine.values()])
+                       for name in BY_HEAD if name in SITES[site]}}
   if (label, reference, site) in samples:
     moved = {run: one.moved[site] for run, one in mine.items() if site in one.moved}
     found["change"] = {**_change(samples[label, reference, site], bins, finish), "by_head": {
@@ -301,14 +311,16 @@ def _block(by_seed, bins, finish):
   for run, found in by_seed.items():
     for name, sample in found.items():
       by_name[name][run] = sample
-  quarters = [_quarter(i, by_name.pop(f"popularity/{i}"), bins, finish) for i in range(measures.BINS) if f"popularity/{i}" in by_name]
+  quarters = [_quarter(i, by_name.pop(f"popularity/{i}"), bins, finish)
+              for i in range(measures.BINS) if f"popularity/{i}" in by_name]
   found = {name: finish(samples) for name, samples in by_name.items()}
   return {**found, **({"by_popularity": [row for row in quarters if row]} if quarters else {})}
 
 
 def _quarter(i, by_seed, bins, finish):
   rows = [bins[run][i] for run in by_seed if bins[run][i]]
-  return rows and {"low": min(row["low"] for row in rows), "high": max(row["high"] for row in rows), "mass": finish(by_seed)}
+  return rows and {"low": min(row["low"] for row in rows), "high": max(row["high"] for row in rows),
+                   "mass": finish(by_seed)}
 
 
 def _table(tables):

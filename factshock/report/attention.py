@@ -5,6 +5,8 @@ from factshock.report.reading import interval, ratio, share
 from factshock.report.tables import bar, cell, difference, spread, text
 
 SITES = {"encoder": "the encoder", "cross": "cross-attention", "self": "self-attention"}
+HEADS = {"contribution": "Subject<br>(logits)", "contribution_rest": "Rest<br>(logits)",
+         "salience": "Salience<br>(logits)"}
 PICTURES = ("attention_heads", "attention_popularity", "attention_curves")
 MOST_NUMBERS = 64  # cells of a panel up to which each has its number
 _CHANGE, _NOTHING = "Change of attention to the subject", {"mean": 0., "low": None, "high": None}
@@ -13,7 +15,8 @@ AXES = {"steps": "finetuning steps", "alpha": "the mixing weight alpha"}
 
 def labels(diagnosis):
   """Labels of the table of arms whose attention was measured, in the table's order."""
-  return [label for label in reading.table_labels(diagnosis) if any(estimate(diagnosis, label, site, "mass") for site in SITES)]
+  return [label for label in reading.table_labels(diagnosis)
+          if any(estimate(diagnosis, label, site, "mass") for site in SITES)]
 
 
 def reference(diagnosis):
@@ -40,6 +43,10 @@ def _at(diagnosis, label, site, *path):
 def sites(diagnosis):
   """The sites where attention was measured."""
   return [site for site in SITES if any(estimate(diagnosis, label, site, "mass") for label in labels(diagnosis))]
+
+
+def _heading(site):
+  return SITES[site].removeprefix("the ").capitalize()
 
 
 def _answering(diagnosis):
@@ -78,7 +85,8 @@ def _against_reference(diagnosis):
       words.append(f"{kind} in {SITES[site]} ({levels}: {_size(found)})")
   if not words:
     return None
-  return f"Attention to the subject, “{reading.title(diagnosis, label)}” against “{reading.title(diagnosis, other)}”: {', '.join(words)}."
+  names = " against ".join(f"“{reading.title(diagnosis, one)}”" for one in (label, other))
+  return f"Attention to the subject, {names}: {', '.join(words)}."
 
 
 def _compared(diagnosis, site):
@@ -90,15 +98,15 @@ def _compared(diagnosis, site):
 
 def _remedies(diagnosis):
   role, site = reading.roles(diagnosis), _answering(diagnosis)
-  compared = _compared(diagnosis, site)
-  rows = [(label, compared[label, role["finetuned"]]) for label in role["remedies"] if (label, role["finetuned"]) in compared]
+  mended, compared = role["finetuned"], _compared(diagnosis, site)
+  rows = [(label, compared[label, mended]) for label in role["remedies"] if (label, mended) in compared]
   if not rows:
     return None
   parts = []
   for sign, kind in ((1, "clearly more with"), (-1, "clearly less with"), (0, "not clearly more or less with")):
-    listed = ", ".join(f"{reading.title(diagnosis, label)} ({_size(found)})" for label, found in rows if _sign(found) == sign)
-    parts += [f"{kind} {listed}"] if listed else []
-  return f"Against “{reading.title(diagnosis, role['finetuned'])}”, in {SITES[site]}: {'; '.join(parts)}."
+    listed = [f"{reading.title(diagnosis, label)} ({_size(found)})" for label, found in rows if _sign(found) == sign]
+    parts += [f"{kind} {', '.join(listed)}"] if listed else []
+  return f"Against “{reading.title(diagnosis, mended)}”, in {SITES[site]}: {'; '.join(parts)}."
 
 
 def _halves(diagnosis):
@@ -119,13 +127,15 @@ def _where_lost(diagnosis):
     return None
   kind = {-1: "it is clearly lower where answers were lost", 0: "no clear difference",
           1: "it is clearly higher where answers were lost"}[_sign(found["lost_minus_kept"])]
-  return (f"The change in {SITES[site]} is {_size(found['lost'])} where “{reading.title(diagnosis, label)}” lost a right answer and "
+  name = reading.title(diagnosis, label)
+  return (f"The change in {SITES[site]} is {_size(found['lost'])} where “{name}” lost a right answer and "
           f"{_size(found['kept'])} where it kept it: {kind} ({_size(found['lost_minus_kept'])}).")
 
 
 def tables_of(diagnosis):
-  """dict caption -> table as HTML: levels of all arms, changes, and attention by answers; those without rows are left out."""
-  found = {"attention": _levels(diagnosis), "attention_changes": _changes(diagnosis), "attention_answers": _answers(diagnosis)}
+  """dict caption -> table as HTML: levels of all arms, changes, attention by answers; none without rows."""
+  found = {"attention": _levels(diagnosis), "attention_changes": _changes(diagnosis),
+           "attention_answers": _answers(diagnosis)}
   return {key: table for key, table in found.items() if table}
 
 
@@ -138,52 +148,65 @@ def _levels(diagnosis):
 
   columns = []
   for site in sites(diagnosis):
-    name = SITES[site].removeprefix("the ").capitalize().replace("-", "-<br>")
-    columns += [(name, at(site, "mass"), cell), ("Change", at(site, "change", "mass"), difference), ("Of<br>uniform", at(site, "share_of_uniform"), short)]
-    columns += [(head, at(site, key), short) for head, key in (
-        ("Subject<br>(logits)", "contribution"), ("Rest<br>(logits)", "contribution_rest"), ("Salience<br>(logits)", "salience"))]
+    columns += [(_heading(site).replace("-", "-<br>"), at(site, "mass"), cell),
+                ("Change", at(site, "change", "mass"), difference),
+                ("Of<br>uniform", at(site, "share_of_uniform"), short),
+                *((head, at(site, name), short) for name, head in HEADS.items())]
   shown = [column for column in columns if any(column[1](label) for label in labels(diagnosis))]
-  rows = [[text(reading.title(diagnosis, label)), *(write(get(label)) for _, get, write in shown)] for label in labels(diagnosis)]
+  rows = [[text(reading.title(diagnosis, label)), *(write(get(label)) for _, get, write in shown)]
+          for label in labels(diagnosis)]
   return rows and tables.table(["Arm", *(head for head, _, _ in shown)], rows)
 
 
 def _changes(diagnosis):
   """Changes against the reference arm, then the pairs compared besides; the bar is drawn of the answering site."""
-  there, here = sites(diagnosis), labels(diagnosis)
-  other = reference(diagnosis)
-  changes = {(label, other): {site: _at(diagnosis, label, site, "change") for site in there} for label in here if other is not None}
-  for row in _part(diagnosis).get("comparisons") or []:
-    if {row.get("arm"), row.get("against")} <= set(here):
-      changes.setdefault((row["arm"], row["against"]), {})[row.get("site")] = row
-  found = {}
-  for pair, by_site in changes.items():
-    blocks = {site: block for site, block in by_site.items() if isinstance(block, dict) and reading.clean(block.get("mass"))}
-    found |= {pair: blocks} if blocks else {}
+  there, found = sites(diagnosis), _blocks(diagnosis)
   if not found:
     return None
+
+  def get(pair, site, name):
+    return reading.clean(found[pair].get(site, {}).get(name))
+
   main = there[-1]
-  get = lambda blocks, site, name: reading.clean(blocks.get(site, {}).get(name))
-  span = spread([get(blocks, main, "mass") for blocks in found.values()] + [{"low": 0., "high": 0., "mean": 0.}])
-  names = [name for name in ("contribution", "contribution_rest", "salience") if any(get(blocks, main, name) for blocks in found.values())]
-  rows = [[text(reading.title(diagnosis, arm)), text(reading.title(diagnosis, against)), *(difference(get(blocks, site, "mass")) for site in there),
-           bar(get(blocks, main, "mass"), span, 0.), *(difference(get(blocks, main, name)) for name in names),
-           text(blocks.get(main, {}).get("seeds_same_sign") or "–")] for (arm, against), blocks in found.items()]
-  heads = {"contribution": "Subject<br>(logits)", "contribution_rest": "Rest<br>(logits)", "salience": "Salience<br>(logits)"}
-  return tables.table(["Arm", "against", *(SITES[site].removeprefix("the ").capitalize() for site in there), "", *(heads[name] for name in names),
+  span = spread([get(pair, main, "mass") for pair in found] + [{"low": 0., "high": 0., "mean": 0.}])
+  names = [name for name in HEADS if any(get(pair, main, name) for pair in found)]
+  rows = [[*(text(reading.title(diagnosis, label)) for label in pair),
+           *(difference(get(pair, site, "mass")) for site in there), bar(get(pair, main, "mass"), span, 0.),
+           *(difference(get(pair, main, name)) for name in names),
+           text(found[pair].get(main, {}).get("seeds_same_sign") or "–")] for pair in found]
+  return tables.table(["Arm", "against", *map(_heading, there), "", *(HEADS[name] for name in names),
                        "Seeds of<br>same sign"], rows, "pairs")
+
+
+def _blocks(diagnosis):
+  """dict (arm, against) -> dict site -> its differences, of arms of the table."""
+  here, other, found = labels(diagnosis), reference(diagnosis), {}
+  for label in here if other is not None else ():
+    found[label, other] = {site: _at(diagnosis, label, site, "change") for site in sites(diagnosis)}
+  for row in _part(diagnosis).get("comparisons") or []:
+    if {row.get("arm"), row.get("against")} <= set(here):
+      found.setdefault((row["arm"], row["against"]), {})[row.get("site")] = row
+  found = {pair: {site: block for site, block in by_site.items() if block and reading.clean(block.get("mass"))}
+           for pair, by_site in found.items()}
+  return {pair: by_site for pair, by_site in found.items() if by_site}
 
 
 def _answers(diagnosis):
   site = _answering(diagnosis)
-  columns = [("Right", ("right",), cell), ("Wrong", ("wrong",), cell), ("Change where<br>lost", ("change", "lost"), difference),
-             ("Change where<br>kept", ("change", "kept"), difference), ("Lost minus<br>kept", ("change", "lost_minus_kept"), difference)]
-  rows = [(label, [estimate(diagnosis, label, site, *path) for _, path, _ in columns]) for label in labels(diagnosis)]
-  rows = [[text(reading.title(diagnosis, label)), *(write(one) for one, (_, _, write) in zip(found, columns))] for label, found in rows if any(found)]
+  columns = [("Right", ("right",), cell), ("Wrong", ("wrong",), cell),
+             ("Change where<br>lost", ("change", "lost"), difference),
+             ("Change where<br>kept", ("change", "kept"), difference),
+             ("Lost minus<br>kept", ("change", "lost_minus_kept"), difference)]
+  rows = []
+  for label in labels(diagnosis):
+    found = [estimate(diagnosis, label, site, *path) for _, path, _ in columns]
+    if any(found):
+      rows.append([text(reading.title(diagnosis, label)), *(write(one) for one, (_, _, write) in zip(found, columns))])
   return rows and tables.table(["Arm", *(head for head, _, _ in columns)], rows)
 
 
 def draw(diagnosis):
-  """dict picture -> list of panels, those that are empty left out: changes by layer and head, by popularity, and along curves."""
+  """dict picture -> list of panels: changes by layer and head, attention by popularity and along curves."""
   if not labels(diagnosis):
     return {}
   found = {key: [] for key in PICTURES}
@@ -196,7 +219,7 @@ def draw(diagnosis):
 
 
 def _drawn(diagnosis, most=9):
-  """Labels that are drawn, in the table's order: those that play a part, then those compared bin by bin; or the first ones measured."""
+  """Labels that are drawn, in the table's order: those that play a part, then those compared bin by bin."""
   role, there = reading.roles(diagnosis), labels(diagnosis)
   wanted = dict.fromkeys([role["zero_shot"], role["finetuned"], *role["remedies"], *plots.main_arms(diagnosis)])
   drawn = [label for label in wanted if label in there][:most] or there[:most]
@@ -212,8 +235,8 @@ def _table(diagnosis, label, site):
   """Change of attention by layer and head as a list of lists, or None where it is missing or has gaps."""
   found = _at(diagnosis, label, site, "change", "by_head", "mean")
   rows = found if isinstance(found, list) and all(isinstance(row, list) for row in found) else []
-  whole = rows and rows[0] and len({len(row) for row in rows}) == 1 and all(reading.number(value) is not None for row in rows for value in row)
-  return rows if whole else None
+  whole = rows and rows[0] and len({len(row) for row in rows}) == 1
+  return rows if whole and all(reading.number(value) is not None for row in rows for value in row) else None
 
 
 def _head_panels(diagnosis, site):
@@ -245,7 +268,7 @@ def _head_panel(diagnosis, label, site, rows, limit, beyond):
         axes.text(x, y, share(value, True), ha="center", va="center", fontsize=9 if heads <= 6 else 7.5,
                   color="white" if value > .6 * limit else plots.BLACK)
   title = reading.title(diagnosis, label)
-  axes.set(xlabel="Head", ylabel="Layer", title=f"{plots._wrap(title, 36)}\n{SITES[site].removeprefix('the ')}")
+  axes.set(xlabel="Head", ylabel="Layer", title=f"{plots._wrap(title, 36)}\n{_heading(site).lower()}")
   colour_bar = figure.colorbar(image, ax=axes, extend="both" if beyond else "neither")
   colour_bar.ax.tick_params(labelsize=8)
   colour_bar.outline.set_visible(False)
@@ -255,28 +278,32 @@ def _head_panel(diagnosis, label, site, rows, limit, beyond):
 
 def _popularity(diagnosis, site):
   """Attention by quarters of popularity, and its change where there is a reference, whose line is then at 0."""
-  name, at = SITES[site].removeprefix("the ").capitalize(), f"in {SITES[site]} by the subject's popularity, a line for each arm"
   levels = {label: _quarters(diagnosis, label, site) for label in _drawn(diagnosis)}
   changes = {label: _quarters(diagnosis, label, site, "change") for label in levels}
   if any(changes.values()):
     other = reference(diagnosis)
     changes |= {other: [(row, _NOTHING) for row, _ in levels[other]]} if levels.get(other) else {}
-  drawn = [("popularity", levels, "Attention to the subject"), ("popularity_change", changes, _CHANGE)]
-  return [plots._popularity_panel(diagnosis, {label: rows for label, rows in found.items() if rows}, _looks(diagnosis), f"attention_{key}_{site}",
-                                  axis, name, f"{axis} {at}") for key, found, axis in drawn if any(found.values())]
+  panels = []
+  for key, found, axis in (("popularity", levels, "Attention to the subject"), ("popularity_change", changes, _CHANGE)):
+    found = {label: rows for label, rows in found.items() if rows}
+    alt = f"{axis} in {SITES[site]} by the subject's popularity, a line for each arm"
+    panels += [plots._popularity_panel(diagnosis, found, _looks(diagnosis), f"attention_{key}_{site}", axis,
+                                       _heading(site), alt)] if found else []
+  return panels
 
 
 def _quarters(diagnosis, label, site, *path):
   """[(row with low and high popularity, estimate)] of the levels of an arm, or of its change."""
-  rows = [(row, reading.clean(row.get("mass"))) for row in _at(diagnosis, label, site, *path, "by_popularity") or [] if isinstance(row, dict)]
-  return [(row, mass) for row, mass in rows if mass]
+  rows = _at(diagnosis, label, site, *path, "by_popularity") or []
+  return [(row, reading.clean(row.get("mass"))) for row in rows if reading.clean(row.get("mass"))]
 
 
 def _curves(diagnosis, site, kind):
-  """One panel against steps or alpha, a line for each arm with at least two points: the change, or without a reference the attention."""
+  """One panel against steps or alpha of arms with several points: the change, or attention if there is no reference."""
   other = reference(diagnosis)
   path = ("mass",) if other is None else ("change", "mass")
-  found = {label: [(x, estimate(diagnosis, point, site, *path)) for x, point, _ in reading.curve(diagnosis, kind, label)] for label in _looks(diagnosis)}
+  found = {label: [(x, estimate(diagnosis, point, site, *path))
+                   for x, point, _ in reading.curve(diagnosis, kind, label)] for label in _looks(diagnosis)}
   found = {label: [row for row in rows if row[1]] for label, rows in found.items()}
   found = {label: rows for label, rows in found.items() if len(rows) > 1}
   if not found:
@@ -290,6 +317,7 @@ def _curves(diagnosis, site, kind):
     plots._step_axis(axes, sorted({x for rows in found.values() for x, _ in rows}))
   else:
     axes.set_xlabel("alpha (0: before finetuning, 1: finetuned)")
-  axes.set(title=SITES[site].removeprefix("the ").capitalize(), ylabel=axis)
+  axes.set(title=_heading(site), ylabel=axis)
   plots._legend(figure, axes)
-  return [plots._panel(figure, f"attention_{kind}_{site}", f"{axis} in {SITES[site]} against {AXES[kind]}, a line for each arm")]
+  return [plots._panel(figure, f"attention_{kind}_{site}",
+                       f"{axis} in {SITES[site]} against {AXES[kind]}, a line for each arm")]

@@ -19,7 +19,8 @@ def diagnose(config, workdir, run_facts):
   from factshock.diagnosis import summary
 
   seeds, table = configs.seeds(config), {}
-  asked, curves, selected, finetuning = {}, {"step": {}, "alpha": {}, "tau": {}}, {}, {}  # asked: label -> seed -> label of its files
+  asked = {}  # label -> seed -> label of the files that hold its answers
+  curves, selected, finetuning = {"step": {}, "alpha": {}, "tau": {}}, {}, {}
   answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
   counts = {seed: counting.read_counts(studies.facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
   for name in config.arms:
@@ -90,8 +91,8 @@ def _attention(config, workdir, asked, arms, table):
   reference = config.roles.zero_shot if config.roles.zero_shot in paths else None
   pairs = [pair for pair in _pairs(config, table) if pair[1] != reference and all(
       label in paths and label in table for label in pair) and paths[pair[0]].keys() & paths[pair[1]].keys()]
-  return {"attention": attention.diagnose(paths, reference=reference, pairs=pairs, predictions={label: arms[label] for label in paths},
-                                          **config.diagnosis.to_dict())}
+  said = {label: arms[label] for label in paths}
+  return {"attention": attention.diagnose(paths, reference=reference, pairs=pairs, predictions=said, **config.diagnosis.to_dict())}
 
 
 def _name(config, label):
