@@ -69,7 +69,7 @@ def make_queries(arms, reference, finetuning_sets, counts, resamples, rng):
   aliases = shock.alias_names((base.strings[relation], base.answers[answer])
                               for relation, answer in answer_pairs)
   gold_N = shock.predicted_entities(texts, entities, {})[pair_N]
-  bins, bin_rows = _popularity_bins(base, arms)
+  bins, bin_rows = popularity_bins(base, arms)
   draw = statistics.make_draw(len(base), resamples, rng)
   gold_ExR = statistics.histogram(draw, gold_N, len(entities.names) + 1)
   return Queries(label, arms[label], order, base, draw, bins, bin_rows, aliases, entities, gold_N, gold_ExR)
@@ -205,8 +205,16 @@ def _kept(right_N, known_N):
               lambda counts: {"known_kept": shock.divide(counts[:, 3], counts[:, 2] + counts[:, 3])})
 
 
-def _popularity_bins(base, arms):
-  """Quartile of each query's subject popularity, and rows of the table; from the first arm that has it."""
+def popularity_bins(base, arms):
+  """Quartile of each query's subject popularity, and rows of the table; from the first arm that has it.
+
+  Args:
+    base: Predictions in the order wanted. arms: dict label -> Predictions of the same queries.
+
+  Returns:
+    (bin of each query, BINS where unknown; BINS rows {"low", "high", "queries"}, None for an empty bin); (None, []) where no arm has
+    popularities.
+  """
   for arm in arms.values():
     if arm.popularity is not None:
       popularity_N = arm.popularity[predictions.match(base, arm)]

@@ -88,6 +88,26 @@ yields: the ranking is followed down to the last place where the share right so 
   nothing; a threshold fixed on other data does.
 """
 
+_ATTENTION_TEXT = """
+estimates: means over the test facts whose prompt holds their subject (`facts`; the others are `left_out`), then over seeds; low and
+  high are the percentile interval of a bootstrap over facts and, with several seeds, over seeds as a second level. null is undefined.
+sites: whose attention is measured. encoder: an encoder's blank that stands for the answer; cross: where a decoder predicts the answer's
+  first token, over the encoder's output; self: the same in a decoder-only model, over the prompt.
+mass: attention weight on the subject's tokens, mean over layers and heads.
+share_of_uniform: mass divided by what it would be if all tokens got the same attention (subject tokens / tokens).
+contribution, contribution_rest: what the attention-weighted value vectors of the subject's tokens, and of all other tokens, add directly
+  to the logit of the gold answer's first token above the mean of the relation's candidates; logits, summed over layers and heads.
+salience: the same of the subject's tokens at attention weight 1, mean over tokens (S(s, r, a) = phi(a)^T W_V phi(s) of Ghosal et al.
+  2024): mean over heads, summed over layers. It tells what is stored apart from how much is attended to.
+by_head: means over facts and seeds, a list of layers from the first, each a list of heads; salience of each head by itself.
+by_popularity: mass in quartiles of the popularity of the test facts' subjects, of each seed; facts without a popularity are left out.
+right, wrong: mass on facts that the arm answers right, and wrong.
+change: this arm less the reference arm, paired: means of differences on the same facts and seed.
+comparisons: arm less against, paired in the same way; seeds_same_sign: in how many seeds the difference of mass has the sign of its mean.
+lost, kept: change of mass on facts that the other arm answers right and this one wrong, and on those that both answer right;
+  lost_minus_kept is their difference: below 0 where attention falls further where answers are lost.
+"""
+
 
 def _by_name(text):
   return dict(line.split(": ", 1) for line in textwrap.dedent(text).strip().replace("\n  ", " ").splitlines())
@@ -95,3 +115,4 @@ def _by_name(text):
 
 NOTES = _by_name(_TEXT)
 CALIBRATION = _by_name(_CALIBRATION_TEXT)
+ATTENTION = _by_name(_ATTENTION_TEXT)

@@ -6,6 +6,8 @@ cells first, and the cells' counts are drawn from the multinomial distribution t
 cost then hangs on the number of distinct rows, not on N. What is compared in pairs is coded in one cell.
 """
 
+import functools
+import math
 import typing
 
 import numpy as np
@@ -118,6 +120,14 @@ def _multinomial(draw, counts_K, resamples):
   return draw.rng.multinomial(draw.queries, counts_K / draw.queries, resamples)
 
 
+def sums(draw, values_NxK):
+  """Resampled sums of real columns, all of the same resamples: array [R, K]; the cost hangs on N x R."""
+  if draw.counts_NxR is not None:
+    return draw.counts_NxR.T @ values_NxK.astype(np.float32)
+  picks = (draw.rng.integers(0, draw.queries, draw.queries, dtype=np.int32) for _ in range(draw.resamples))
+  return np.stack([np.bincount(picks_N, minlength=draw.queries) @ values_NxK for picks_N in picks])
+
+
 def seed_picks(seeds, resamples, rng):
   """Which seeds each resample draws, with replacement: int array [resamples, seeds]."""
   return rng.integers(0, seeds, (resamples, seeds))
@@ -149,6 +159,35 @@ def interval(samples_R, confidence):
     return np.nan, np.nan
   tail = (1 - confidence) / 2
   return tuple(np.quantile(known, [tail, 1 - tail]).tolist())
+
+
+def estimate(by_seed, *, resamples, confidence, seed):
+  """An estimate in plain values: mean over seeds, percentile interval, value of each seed; None for what is undefined.
+
+  Args:
+    by_seed: dict seed -> what has a `value` and its bootstrap `resamples` [R], as measures.Sample has.
+    resamples, confidence, seed: of the bootstrap over seeds.
+  """
+  runs = sorted(by_seed)
+  values = np.array([by_seed[run].value for run in runs])
+  shortest = min(len(by_seed[run].resamples) for run in runs)
+  samples_SxR = np.stack([by_seed[run].resamples[:shortest] for run in runs])
+  samples_R = over_seeds(samples_SxR, _picks(len(runs), resamples, seed)) if len(runs) > 1 else samples_SxR[0]
+  low, high = interval(samples_R, confidence)
+  mean = float(nan_mean(values))
+  if math.isnan(mean):
+    low = high = math.nan
+  return {"mean": _plain(mean), "low": _plain(low), "high": _plain(high),
+          "by_seed": {str(run): _plain(value) for run, value in zip(runs, values.tolist())}}
+
+
+@functools.lru_cache(maxsize=64)
+def _picks(seeds, resamples, seed):
+  return seed_picks(seeds, resamples, np.random.default_rng([seed, seeds, 1]))
+
+
+def _plain(value):
+  return None if math.isnan(value) else value
 
 
 def mcnemar(wins, losses):

@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import math
 
 import numpy as np
 
@@ -67,7 +66,7 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
         samples[label][name][run] = sample
     listed = {label: predicted[label] for label in entity_arms if label in predicted}
     entities += measures.entity_rows(run, queries, default, listed) if listed else []
-  finish = functools.partial(_estimate, resamples=resamples, confidence=confidence, seed=seed)
+  finish = functools.partial(statistics.estimate, resamples=resamples, confidence=confidence, seed=seed)
   found = {
       "format": 1, "reference": reference, "known": known, "criterion": criterion, "confidence": confidence, "resamples": resamples,
       "seeds": seeds, "notes": NOTES,
@@ -111,33 +110,6 @@ def _of_seed(by_seed, run, what):
 def _distinct_sets(many):
   """The sets that are given, each object once."""
   return list({id(found): found for found in many if found is not None}.values())
-
-
-def _estimate(by_seed, *, resamples, confidence, seed):
-  """An estimate from dict seed -> Sample: mean over seeds, interval, value of each seed."""
-  runs = sorted(by_seed)
-  values = np.array([by_seed[run].value for run in runs])
-  shortest = min(len(by_seed[run].resamples) for run in runs)
-  samples_SxR = np.stack([by_seed[run].resamples[:shortest] for run in runs])
-  if len(runs) > 1:
-    samples_R = statistics.over_seeds(samples_SxR, _picks(len(runs), resamples, seed))
-  else:
-    samples_R = samples_SxR[0]
-  low, high = statistics.interval(samples_R, confidence)
-  mean = float(statistics.nan_mean(values))
-  if math.isnan(mean):
-    low = high = math.nan
-  return {"mean": _plain(mean), "low": _plain(low), "high": _plain(high),
-          "by_seed": {str(run): _plain(value) for run, value in zip(runs, values.tolist())}}
-
-
-@functools.lru_cache(maxsize=64)
-def _picks(seeds, resamples, seed):
-  return statistics.seed_picks(seeds, resamples, np.random.default_rng([seed, seeds, 1]))
-
-
-def _plain(value):
-  return None if math.isnan(value) else value
 
 
 def _arm(by_seed, samples, bins, finish):

@@ -10,6 +10,7 @@ TITLES = {
     "ratios": "How often each group of answers is predicted",
     "pressure": "Over-prediction against shock pressure",
     "popularity": "Accuracy by popularity of the subject",
+    "attention": "Attention to the subject",
     "relations": "Accuracy by relation",
     "entities": "Which answers are over- and under-predicted",
     "browser": "Every answer by name",
@@ -65,6 +66,31 @@ READING = {
         "How to read: test questions are sorted by the popularity of the subject they ask about, least "
         "popular on the left, in bins of about equal size; bars are {level} intervals. Lines that are far "
         "apart on the left show what an arm does to rarely named subjects.",
+    "attention":
+        "<b>Attention</b>: weight on the subject's tokens where the answer's first token is predicted, in an encoder at the blank that "
+        "stands for the answer; mean over layers, heads and test facts, with its {level} interval. <b>Change</b>: against {reference}, on "
+        "the same facts; bold where its interval excludes 0. <b>Of uniform</b>: attention for each time that even attention to all tokens would give. <b>Subject</b> and "
+        "<b>rest</b>: what the values attended to add to the logit of the right answer above its competitors, over all layers and heads. "
+        "<b>Salience</b>: what the subject's values would add if all attention were on them, which tells what is stored apart from what is "
+        "attended to.",
+    "attention_changes":
+        "Differences on the same facts, arm minus the other, with {level} intervals, bold where these exclude 0: attention to the subject at "
+        "each place, then, in logits, what the subject and the rest add, and salience. Where attention alone changes, so does "
+        "what the subject adds, while salience stays.",
+    "attention_answers":
+        "Attention to the subject on facts answered right and wrong; then its change against {reference} on facts whose right answer was lost "
+        "and on those still right, and the difference of the two: below 0, attention fell further where answers were lost.",
+    "attention_heads":
+        "How to read: a row is a layer, the first on top, a column a head. Red: the head attends less to the subject than in {reference}; "
+        "blue: more. All panels of one kind of attention have the same scale; in large models the strongest hundredth of the heads is beyond "
+        "it, in the darkest colour.",
+    "attention_popularity":
+        "How to read: test questions are sorted by the popularity of their subject, least popular on the left, in bins of about equal size; "
+        "bars are {level} intervals. First the attention, then its change against {reference} on the same facts, which is surer: arms may "
+        "differ clearly though the bars of their levels overlap.",
+    "attention_curves":
+        "How to read: change of attention to the subject against {reference} (the dashed line) after the given number of finetuning steps, or "
+        "at the given weight alpha of the finetuned model; bands are {level} intervals.",
     "relations":
         "Share right by {criterion} within each relation, with its {level} interval; the mean counts relations alike, however "
         "many questions each has.",

@@ -5,7 +5,7 @@ import json
 import os
 
 from factshock import console, files
-from factshock.report import entity_browser, plots, reading, remedies, summary, tables
+from factshock.report import attention, entity_browser, plots, reading, remedies, summary, tables
 from factshock.report.captions import READING, TITLES, WHY_NOT
 from factshock.report.style import CSS
 from factshock.report.tables import text
@@ -49,7 +49,7 @@ def draw(diagnosis):
   """dict picture -> list of panels, empty where the diagnosis lacks what it shows."""
   return {"steps": plots.accuracy_by_steps(diagnosis), "alpha": plots.by_alpha(diagnosis),
           "ratios": plots.ratios(diagnosis), "pressure": plots.by_pressure(diagnosis),
-          "popularity": plots.by_popularity(diagnosis)}
+          "popularity": plots.by_popularity(diagnosis), **attention.draw(diagnosis)}
 
 
 def render(diagnosis, pictures):
@@ -57,7 +57,8 @@ def render(diagnosis, pictures):
   name = text((diagnosis.get("run") or {}).get("name") or "")
   heading = "Frequency shock report" + (f": {name}" if name else "")
   body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _verdict(diagnosis), _remedies(diagnosis), _comparisons(diagnosis),
-                    *(_picture(diagnosis, key, panels) for key, panels in pictures.items()),
+                    *(_picture(diagnosis, key, panels) for key, panels in pictures.items() if key not in attention.PICTURES),
+                    *([_attention(diagnosis, pictures)] if attention.labels(diagnosis) else []),
                     _relations(diagnosis), _entities(diagnosis), _browser(diagnosis), _run(diagnosis), _notes(diagnosis)])
   return document(heading, body, POLICY)
 
@@ -138,6 +139,17 @@ def _verdict(diagnosis):
 def _remedies(diagnosis):
   found = remedies.table(diagnosis)
   return _section("remedies", f'{found}<p class="caption">{_caption("remedies", diagnosis)}</p>' if found else _absent("remedies"))
+
+
+def _attention(diagnosis, pictures):
+  words = {"reference": attention.reference(diagnosis) or "the reference arm"}
+  said = "".join(f"<li>{text(sentence)}</li>" for sentence in attention.sentences(diagnosis))
+  parts = [f'<ul class="summary">{said}</ul>' if said else ""]
+  parts += [f'{table}<p class="caption">{_caption(key, diagnosis, **words)}</p>' for key, table in attention.tables_of(diagnosis).items()]
+  parts += [figure(pictures[key], _caption(key, diagnosis, **words)) for key in attention.PICTURES if pictures.get(key)]
+  notes = diagnosis["attention"].get("notes")
+  parts += [f"<details><summary>Definitions</summary>{definitions(notes)}</details>"] if notes else []
+  return _section("attention", "\n".join(part for part in parts if part))
 
 
 def _picture(diagnosis, key, panels):

@@ -361,23 +361,28 @@ def _bins(diagnosis, label):
 
 def by_popularity(diagnosis):
   """Accuracy by popularity of the question's subject, in quarters of the test set."""
-  labels = popularity_arms(diagnosis)
-  if not labels:
+  rows = {label: _bins(diagnosis, label) for label in popularity_arms(diagnosis)}
+  if not rows:
     return []
+  looks = styles([label for label in rows if label != reading.roles(diagnosis)["zero_shot"]])
   with _settings():
-    figure, axes = _figure(4.4, 3.7)
-    looks = styles([label for label in labels if label != reading.roles(diagnosis)["zero_shot"]])
-    for place, label in enumerate(labels):
-      # Neighbours are set a little apart so that their intervals can be told apart.
-      shift = .07 * (place - (len(labels) - 1) / 2)
-      _bars(axes, _bins(diagnosis, label), looks.get(label, (GREY, "P", (0, (5, 3)))), shift,
-            _wrap(reading.title(diagnosis, label), 28))
-    first = _bins(diagnosis, labels[0])
-    axes.set_xticks(range(len(first)), [_range(row) for row, _ in first])
-    axes.set(xlabel="Popularity of the subject asked about", ylabel=_share_right(diagnosis))
-    axes.grid(False, axis="x")
-    _legend(figure, axes)
-    return [_panel(figure, "popularity", "Accuracy by popularity of the subject, a line for each arm")]
+    return [_popularity_panel(diagnosis, rows, looks, "popularity", _share_right(diagnosis), None,
+                              "Accuracy by popularity of the subject, a line for each arm")]
+
+
+def _popularity_panel(diagnosis, rows, looks, name, axis, title, alt):
+  """One line an arm, of dict label -> [(row with low and high popularity, estimate)]; arms without a look are grey."""
+  figure, axes = _figure(4.4, 3.7)
+  for place, (label, mine) in enumerate(rows.items()):
+    # Neighbours are set a little apart so that their intervals can be told apart.
+    shift = .07 * (place - (len(rows) - 1) / 2)
+    _bars(axes, mine, looks.get(label, (GREY, "P", (0, (5, 3)))), shift, _wrap(reading.title(diagnosis, label), 28))
+  first = next(iter(rows.values()))
+  axes.set_xticks(range(len(first)), [_range(row) for row, _ in first])
+  axes.set(xlabel="Popularity of the subject asked about", ylabel=axis, title=title)
+  axes.grid(False, axis="x")
+  _legend(figure, axes)
+  return _panel(figure, name, alt)
 
 
 def _bars(axes, rows, style, shift, name):

@@ -19,28 +19,31 @@ def diagnose(config, workdir, run_facts):
   from factshock.diagnosis import summary
 
   seeds, table = configs.seeds(config), {}
-  arms, curves, selected, finetuning = {}, {"step": {}, "alpha": {}, "tau": {}}, {}, {}
+  asked = {}  # label -> seed -> label of the files that hold its answers
+  curves, selected, finetuning = {"step": {}, "alpha": {}, "tau": {}}, {}, {}
   answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
   counts = {seed: counting.read_counts(studies.facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
   for name in config.arms:
     kind, labels = arm_room.KINDS[config.arms[name].kind], arm_room.points(config, name)
-    arms |= {label: _read(workdir, label, seeds, "test") for label in labels}
+    asked |= {label: dict.fromkeys(seeds, label) for label in labels}
     if kind.varies:
       curves[kind.varies][name] = [{kind.varies: arm_room.value(label), "label": label} for label in labels]
       best = {seed: _best_point(workdir, labels, seed, config.diagnosis.criterion) for seed in seeds}
       chosen = f"{name}_early" if kind.varies == "step" else name
-      arms[chosen] = {seed: arms[best[seed]["label"]][seed] for seed in seeds}
+      asked[chosen] = {seed: best[seed]["label"] for seed in seeds}
       selected[chosen] = {str(seed): {kind.varies: arm_room.value(point["label"]), "development": point["development"]}
                           for seed, point in best.items()}
       if kind.varies == "step":
-        arms[name] = arms[labels[-1]]
+        asked[name] = asked[labels[-1]]
       table |= {name: _title(config, name), chosen: _title(config, chosen, name)}
     else:
       table[name] = _title(config, name)
     trained_on = _finetuning_set(config, name)
     if trained_on:
       seen = {seed: answers_of(seed, trained_on) for seed in seeds}
-      finetuning |= {label: seen for label in [*labels, name, f"{name}_early"] if label in arms}
+      finetuning |= {label: seen for label in [*labels, name, f"{name}_early"] if label in asked}
+  read = functools.cache(lambda label, seed: _read(workdir, label, seed, "test"))
+  arms = {label: {seed: read(point, seed) for seed, point in by_seed.items()} for label, by_seed in asked.items()}
   roles = config.roles.to_dict()
   relations = relations_room.read_relations(studies.facts_path(workdir, seeds[0], "relations.jsonl"))
   found = summary.diagnose(
@@ -54,6 +57,7 @@ def diagnose(config, workdir, run_facts):
             "groups": {label: _group(config, label) for label in table}, "selected": selected,
             "relation_labels": {name: row["label"] for name, row in relations.items()},
             "roles": {**roles, "remedies": list(roles["remedies"])}, "remedies": remedies_of(config), "run": _run_record(config, workdir, run_facts)}
+  found |= _attention(config, workdir, asked, arms, table)
   with files.writing(os.path.join(workdir, "diagnosis.json")) as file:
     json.dump(found, file, allow_nan=False)
   return found
@@ -69,6 +73,33 @@ def summary_lines(found):
       "comparisons": [row for row in found["comparisons"] if {row["arm"], row["against"]} <= listed]})
 
 
+def _attention(config, workdir, asked, arms, table):
+  """{"attention": ...} of the arms with `attention=True` whose files are there; nothing where none is."""
+  from factshock.diagnosis import attention
+
+  paths, missing = {}, []
+  for label, by_seed in asked.items():
+    if config.arms[_name(config, label)].get("attention"):
+      wanted = {seed: answers.attention_path(workdir, point, seed) for seed, point in by_seed.items()}
+      missing += [path for path in wanted.values() if not os.path.exists(path)]
+      paths[label] = {seed: path for seed, path in wanted.items() if os.path.exists(path)}
+  if missing:
+    print(f"  attention: left out as they are not there: {', '.join(dict.fromkeys(missing))}", flush=True)
+  paths = {label: by_seed for label, by_seed in paths.items() if by_seed}
+  if not paths:
+    return {}
+  reference = config.roles.zero_shot if config.roles.zero_shot in paths else None
+  pairs = [pair for pair in _pairs(config, table) if pair[1] != reference and all(
+      label in paths and label in table for label in pair) and paths[pair[0]].keys() & paths[pair[1]].keys()]
+  said = {label: arms[label] for label in paths}
+  return {"attention": attention.diagnose(paths, reference=reference, pairs=pairs, predictions=said, **config.diagnosis.to_dict())}
+
+
+def _name(config, label):
+  """The arm behind a label of an arm, of a point of it or of its early stopping."""
+  return next(name for name in (label, label.split("@")[0], label.removesuffix("_early")) if name in config.arms)
+
+
 def _finetuning_set(config, name):
   """The finetuning set whose answers an arm has seen: its own, that of the arm it mixes, or None."""
   arm = config.arms[name]
@@ -80,7 +111,7 @@ def remedies_of(config):
   """{remedy: the arm it is to mend} of every arm in a group of remedies: finetuning on the same facts without any of an arm's options."""
   plain = {}
   for name, arm in config.arms.items():
-    if arm.kind == "finetune" and set(arm) <= {"kind", "facts", "title", "group"}:
+    if arm.kind == "finetune" and set(arm) <= {"kind", "facts", "title", "group", "attention"}:
       plain.setdefault(arm.facts, name)
   found = {name: plain.get(_finetuning_set(config, name)) for name in config.arms if _group(config, name).startswith("remedy")}
   found = {name: mended for name, mended in found.items() if mended}
@@ -92,10 +123,10 @@ def _answers(workdir, seed, name):
   return [(fact["relation"], fact["object"]) for fact in facts]
 
 
-def _read(workdir, label, seeds, split):
+def _read(workdir, label, seed, split):
   from factshock.diagnosis import predictions
 
-  return {seed: predictions.read(answers.predictions_path(workdir, label, seed, split)) for seed in seeds}
+  return predictions.read(answers.predictions_path(workdir, label, seed, split))
 
 
 def _best_point(workdir, labels, seed, criterion):
@@ -103,7 +134,7 @@ def _best_point(workdir, labels, seed, criterion):
   from factshock.diagnosis import accuracy
 
   column = accuracy.CRITERIA.index(criterion)
-  scores = [float(accuracy.scores(_read(workdir, label, [seed], "development")[seed])[:, column].mean()) for label in labels]
+  scores = [float(accuracy.scores(_read(workdir, label, seed, "development"))[:, column].mean()) for label in labels]
   best = max(range(len(labels)), key=lambda i: scores[i])
   return {"label": labels[best], "development": scores[best]}
 
@@ -115,7 +146,7 @@ def _title(config, label, name=None):
 
 
 def _group(config, label):
-  name = label if label in config.arms else label.removesuffix("_early")
+  name = _name(config, label)
   return config.arms[name].get("group", arm_room.KINDS[config.arms[name].kind].group)
 
 
