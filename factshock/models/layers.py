@@ -5,13 +5,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import products
+from factshock.console import UserError
+from factshock.models import fused, products, remat
 
 
 # Layers' weights are taken out of their stack once, before a loop over tokens, where the stack is no larger than this;
 # else a layer's are copied at every token.
 UNSTACKED_BYTES = 1 << 30
+DTYPES = ("float32", "bfloat16")
+_CHOICES = {"dtype": DTYPES, "param_dtype": DTYPES, "remat": remat.POLICIES, "attention": fused.ATTENTIONS}
 _JOINED = (("query", "key", "value"), ("gate", "up"))  # weights of the same inputs, read in one product
+
+
+def check_sizes(config, counts, choices=()):
+  """Raises a UserError where one of the fields `counts` of a model's config is no whole number above 0, or a choice is none of its own.
+
+  Args:
+    choices: dict field -> its choices, beside those that all models have.
+  """
+  for name in counts:
+    value = getattr(config, name)
+    if not isinstance(value, int) or value < 1:
+      raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
+  for name, known in {**dict(choices), **_CHOICES}.items():
+    if getattr(config, name) not in known:
+      raise UserError(f"model {name}: expected one of {', '.join(known)}, got {getattr(config, name)!r}")
 
 
 def apart(stacked):

@@ -17,7 +17,6 @@ from factshock.console import UserError
 from factshock.models import attention, fused, layers, observing, products, remat, rotary
 
 PAD = -1
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +51,7 @@ class LlamaConfig:
   dropout: ClassVar[float] = 0.0
 
   def __post_init__(self):
-    for name in ("vocab_size", "d_model", "d_ff", "num_heads", "num_kv_heads", "d_kv", "layers", "max_length"):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
-    for name, choices in (("dtype", DTYPES), ("param_dtype", DTYPES), ("remat", remat.POLICIES),
-                          ("attention", fused.ATTENTIONS)):
-      if getattr(self, name) not in choices:
-        raise UserError(f"model {name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+    layers.check_sizes(self, ("vocab_size", "d_model", "d_ff", "num_heads", "num_kv_heads", "d_kv", "layers", "max_length"))
     if self.num_heads % self.num_kv_heads:
       raise UserError(f"model num_kv_heads: expected a divisor of num_heads ({self.num_heads}), "
                       f"got {self.num_kv_heads}")

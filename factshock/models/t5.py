@@ -15,7 +15,6 @@ from factshock.console import UserError
 from factshock.models import attention, fused, layers, observing, products, remat
 
 FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
-DTYPES = ("float32", "bfloat16")
 _CACHED = ("key", "value", "cross_key", "cross_value")
 
 
@@ -25,8 +24,7 @@ class T5Config:
 
   v1.1 is feed_forward="gated-gelu", tie_head=False; v1.0 is feed_forward="relu", tie_head=True.
   `unroll` lays the layers out one after another: faster steps for shallow models, longer compilation.
-  remat: one of remat.POLICIES, what the reverse pass keeps of each layer. attention: one of fused.ATTENTIONS, how whole rows
-  are read where they train (`hidden`).
+  remat: one of remat.POLICIES. attention: one of fused.ATTENTIONS, how whole rows are read where they train (`hidden`).
   Raises: UserError where a value is out of range.
   """
   vocab_size: int
@@ -49,14 +47,8 @@ class T5Config:
   epsilon: float = 1e-6
 
   def __post_init__(self):
-    for name in ("vocab_size", "d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers"):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
-    for name, choices in (("feed_forward", FEED_FORWARDS), ("dtype", DTYPES), ("param_dtype", DTYPES),
-                          ("remat", remat.POLICIES), ("attention", fused.ATTENTIONS)):
-      if getattr(self, name) not in choices:
-        raise UserError(f"model {name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+    layers.check_sizes(self, ("vocab_size", "d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers"),
+                       {"feed_forward": FEED_FORWARDS})
     if not 0 <= self.dropout < 1:
       raise UserError(f"model dropout: expected a share from 0 to below 1, got {self.dropout!r}")
     if self.relative_buckets < 4 or self.relative_buckets % 2:

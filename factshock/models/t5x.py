@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from factshock.console import UserError
-from factshock.models import t5
+from factshock.models import layers, t5
 from factshock.models.huggingface import names
 
 _TARGET = re.compile(r"^_?(?:optimizer\.)?target\.(.+)$")
@@ -148,7 +148,7 @@ def _config(path, arrays, like):
       num_heads=heads, d_kv=math.prod(shape("encoder/layers_0/attention/query/kernel")[1:]) // heads,
       encoder_layers=depths[0], decoder_layers=max(1, depths[1]), relative_buckets=buckets,
       feed_forward=feed_forward, tie_head="decoder/logits_dense/kernel" not in arrays,
-      param_dtype=dtype if dtype in t5.DTYPES else "float32", **rest)
+      param_dtype=dtype if dtype in layers.DTYPES else "float32", **rest)
 
 
 def _arrays(path):

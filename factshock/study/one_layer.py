@@ -79,10 +79,10 @@ def run(config, workdir):
     progress.update(done := done + work)
   arrays = found.pop("arrays")
   found["run"] = {**start, "seconds": round(time.monotonic() - began, 1), "config": configs.to_dict(config)}
+  with files.writing(os.path.join(workdir, "theory.json")) as file:  # first: by it a rerun knows the workdir
+    json.dump(found, file, allow_nan=False, indent=1)
   with files.writing(os.path.join(workdir, "facts.npz"), binary=True) as file:
     np.savez_compressed(file, **arrays)
-  with files.writing(os.path.join(workdir, "theory.json")) as file:
-    json.dump(found, file, allow_nan=False, indent=1)
   theory_page.write_report(found, workdir)
   return found
 
