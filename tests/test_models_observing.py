@@ -248,7 +248,7 @@ def test_how_the_layers_are_run_changes_nothing(name, changes):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), observe(name, **changes), observe(name))
 
 
-@pytest.mark.parametrize("name", ["t5_v1_1", "t5_v1_0", "mistral"])
+@pytest.mark.parametrize("name", ["t5_v1_1", "mistral"])
 def test_adapters_observe_as_merged_weights_do(name):
   it = case(name)
   adapters = lora.init(it.params, jax.random.key(1), 3, ["query", "value", "out"])

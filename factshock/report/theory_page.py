@@ -38,6 +38,9 @@ READING = {
         "Points of accuracy on subjects that were not finetuned on, bold where the {level} interval excludes 0; red is harm. First row of panels: how much worse "
         "the unpopular half is than the popular one. Second: how much worse it is than no finetuning. The finetuned subjects are drawn from each "
         "half at random. With a larger exponent fewer facts are known at all, so rows differ in that too; the next pictures hold the exponent and vary it.",
+    "begins":
+        "When finetuning on so many subjects of the unpopular half begins to harm those that were not finetuned on: the first of the steps looked at "
+        "from which on the {level} interval of the difference lies above 0; a dash where it does not at the last one.",
     "stored":
         "Each point is another length of pretraining, the longest to the right. Below 0 in the first panel the unpopular half is the better one to finetune on.",
     "conditions":
@@ -65,7 +68,10 @@ def write_report(found, folder):
 def render(found, pictures):
   """The page as a string."""
   heading = text(found.get("name") or "The one-layer theory")
-  parts = {"claims": _claims(found), **{key: page.figure(panels, _caption(found, key)) for key, panels in pictures.items() if panels},
+  figures = {key: page.figure(panels, _caption(found, key)) for key, panels in pictures.items() if panels}
+  if "phases" in figures:
+    figures["phases"] = _begins(found) + figures["phases"]
+  parts = {"claims": _claims(found), **figures,
            **{key: _table(found, key) for key in ("conditions", "variants") if found.get(key)}, "run": _run(found)}
   seeds = len(found["seeds"])
   top = f'<h1>{heading}</h1>\n<p class="under">arXiv 2406.14785, one layer and one head, {seeds} seed{"s" * (seeds > 1)}</p>'
@@ -97,6 +103,21 @@ def _table(found, key):
   rows = [[text(row["title"]), cell(clean(row["before"])), difference(clean(row["gap"])),
            *(difference(clean(row["attention"].get(name))) for name in sets)] for row in found[key]]
   return tables.table(head, rows) + f'<p class="caption">{_caption(found, key)}</p>'
+
+
+def _begins(found):
+  """From which finetuning step on each harm is there, a row for each Zipf exponent."""
+  cells = {(cell["zipf"], cell["size"]): cell for cell in found["phases"]}
+  exponents, sizes = (sorted({key[i] for key in cells}) for i in range(2))
+  words = {"gap": "worse than the<br>popular half", "harm": "worse than<br>no finetuning"}
+  head = ["Zipf exponent", "Right<br>before", *(f"{size} subjects:<br>{words[name]}" for size in sizes for name in words)]
+  rows = [[f"{exponent:g}", cell(clean(cells[exponent, sizes[0]]["before"])),
+           *(_from_step(cells[exponent, size][f"{name}_begins"]) for size in sizes for name in words)] for exponent in exponents]
+  return tables.table(head, rows) + f'<p class="caption">{_caption(found, "begins")}</p>'
+
+
+def _from_step(step):
+  return cell(None) if step is None else f"from step {step}"
 
 
 def _run(found):
