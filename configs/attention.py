@@ -6,8 +6,9 @@ The theory: finetuning on little-known facts lowers attention to every subject, 
 demo's world, model and finetuning; at every point WORKDIR/attention holds, of each test fact, layer and head, the
 attention to the subject, what is read there for the answer, and how strongly the fact is stored (theory/probes.py).
 Arms: which half to finetune on; remedies of the unpopular half (does mixing weights or mixing in the pretraining task
-put attention back?); its attention weights alone put back or kept (is it attention that errs?); the pretraining task
-without a question as a control.
+put attention back?); its attention weights put back, and those of either half put into the pretrained model (is it
+attention that errs?); queries and keys trained alone, as the theory has it; the pretraining task without a question as
+a control.
 Expect: see docs/measurements.md. Time: under 10 minutes a seed on 2 CPU cores.
 """
 
@@ -21,7 +22,7 @@ def get_config():
   config.mixing.alphas = (0.0, .3, .5, .7, 1.0)
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot_question", finetuned="unpopular_half", ceiling="zero_shot_cloze",
-                           remedies=("weight_mixing", "mixture", "combined", "attention_restored", "attention_only")))
+                           remedies=("weight_mixing", "mixture", "combined", "attention_restored")))
   return config
 
 
@@ -36,7 +37,10 @@ def arms():
       "combined": dict(kind="weight_mixing", of="mixture", title="Mixture and weight mixing"),
       "attention_restored": dict(kind="exchange", of=half, parts=("attention",), title="Attention put back",
                                  group="remedy"),
-      "attention_only": dict(kind="exchange", of=half, parts=("attention",), only=True,
-                             title="Only attention finetuned", group="remedy"),
   }
+  for name, title in (("popular_half", "Popular half"), (half, "Unpopular half")):
+    found[f"{name}_attention"] = dict(kind="exchange", of=name, parts=("attention",), only=True, group="which facts",
+                                      title=f"{title}, its attention weights in the pretrained model")
+    found[f"{name}_query_key"] = dict(kind="finetune", facts=name, trained=("query_key",), group="which facts",
+                                      title=f"{title}, queries and keys trained alone")
   return {name: {**arm, "attention": True} for name, arm in found.items()}

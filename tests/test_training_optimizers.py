@@ -140,6 +140,7 @@ def _model():
 @pytest.mark.parametrize("choice, moves", [
     ({"trained": ("encoder",)}, lambda name, layer: name.startswith("encoder/")),
     ({"frozen": ("last_layer", "head")}, lambda name, layer: name != "head" and not (name.startswith("decoder/layers") and layer == 1)),
+    ({"trained": ("query_key",)}, lambda name, layer: name.split("/")[-1] in ("query", "key")),
     ({"trained": ("decoder",), "frozen": ("attention",)}, lambda name, layer: name.startswith("decoder/") and "attention/" not in name)])
 def test_only_the_parts_asked_for_move(optimizer, choice, moves):
   from factshock.training import tree_files

@@ -11,6 +11,7 @@ PARTS = {
     "encoder": lambda name: name.startswith("encoder/"),
     "decoder": lambda name: name.startswith(("decoder/", "layers/", "final_norm/")),
     "attention": lambda name: "attention/" in name,
+    "query_key": lambda name: "attention/" in name and name.endswith(("/query", "/key")),  # where to look, not what is read there
     "feed_forward": lambda name: "feed_forward/" in name,
     "last_layer": lambda name: name.startswith(("decoder/layers/", "layers/")),  # of its stack the last
 }

@@ -165,7 +165,7 @@ def _pairs(config, table):
     pairs += [("combined", other) for other in ("mixture", "weight_mixing", "output_mixing")]
     pairs.append(("combined", "language_model_only"))
   pairs.append(("mixture", "language_model_only"))
-  for suffix in ("", "_early", "_k_shot"):
+  for suffix in ("", "_early", "_k_shot", "_attention", "_query_key", "_query_key_early"):
     pairs += [(f"popular_half{suffix}", f"{other}{suffix}") for other in ("unpopular_half", "random_half", "whole")]
   pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] in table and pair[1] in table and pair[0] != pair[1]]
   if roles.finetuned:
