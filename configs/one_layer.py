@@ -39,9 +39,10 @@ def get_config():
   config.stored = (75, 150, 300, 600, 1200, 2400)
   # Other ways to embed subjects (`cosine`) and to store facts (one step of gradient descent of size `exposure`, the closed form).
   config.conditions = ml_collections.ConfigDict(dict(cosine=0.5, exposure=100.0))
-  # What the theory leaves out, in a smaller world: several heads, more layers, all weights finetuned.
+  # What the theory leaves out, in a smaller world: several heads, more layers, all weights finetuned. Pretraining ends when the share
+  # `known` of the facts is right, so that all variants know as much, or after `steps`.
   config.variants = ml_collections.ConfigDict(dict(
       names=("one_layer", "all_weights", "four_heads", "two_layers"),
       world=dict(subjects=100, relations=3, answers=8, zipf=1.0, answer_zipf=1.0, sentences=10_000, test=0.5),
-      pretrain=dict(steps=250, learning_rate=10.0), finetune=dict(steps=600, learning_rate=0.3)))
+      pretrain=dict(known=0.5, steps=2000, learning_rate=10.0), finetune=dict(steps=600, learning_rate=0.3)))
   return config

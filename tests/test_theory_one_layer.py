@@ -154,6 +154,18 @@ def test_random_orthonormal_embeddings_and_explicit_matrices_take_the_same_cours
   np.testing.assert_allclose(f_NxA, one_layer.logits(v_SxA, v_RxA, a_SxR).reshape(-1, ANSWERS), atol=5e-3)
 
 
+def test_training_ends_when_as_much_is_known_as_asked(world):
+  def right(params, tokens, answers):
+    return float((deep.forward(params, tokens)[0].argmax(axis=-1) == answers).mean())
+
+  params, tokens, answers = explicit(world, 0, 1, 20.0)
+  weights = np.full(answers.shape, 1 / answers.size, np.float32)
+  stopped, _ = deep.train(params, ("value",), tokens, answers, weights, steps=500, learning_rate=20.0, known=0.6)
+  whole, last = deep.train(params, ("value",), tokens, answers, weights, steps=500, learning_rate=20.0)
+  assert .6 <= right(stopped, tokens, answers) < right(whole, tokens, answers)
+  assert 0 < float(last) < float(deep.loss(stopped, tokens, answers, weights)[0])
+
+
 def test_several_layers_and_heads_compute_what_loops_compute():
   params = jax.tree.map(lambda array: np.asarray(array, np.float64), deep.init(
       jax.random.key(0), subjects=5, relations=2, answers=4, dim=12, layers=2, heads=3, attention_scale=1.0))

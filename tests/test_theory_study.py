@@ -207,7 +207,7 @@ def test_uniform_subjects_have_no_popular_half_worth_the_name():
 def test_variants_with_one_layer_and_head_agree_with_the_exact_model():
   """The same seeds through W_V and W_KQ as matrices: the change of attention is the same as in the basis of the tokens."""
   sizes, seeds = dict(SIZES, subjects=30, sentences=3000), [0, 1]
-  row = variants.run(variants.VARIANTS["one_layer"], sizes, seeds, dict(steps=30, learning_rate=20.0), dict(steps=20, learning_rate=1.0))
+  row = variants.run(variants.VARIANTS["one_layer"], sizes, seeds, dict(steps=30, learning_rate=20.0, known=1.1), dict(steps=20, learning_rate=1.0))
   world = worlds.make(sizes, seeds)
   w_v = phases.at(phases.pretrained(world, sizes, (30,), 20.0, 0.0), 0)
   exact = conditions.run(world, w_v, {**SETTINGS, "steps": (20,)}, sets=("popular", "unpopular"))

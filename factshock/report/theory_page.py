@@ -49,7 +49,7 @@ READING = {
         "relation's token, which many more facts taught, then outweighs nearly every subject, and attention leaves all of them.",
     "variants":
         "A world of {subjects} subjects with embeddings and matrices of full size, trained by the same gradient descent; attention is the mean over layers and heads of that of "
-        "the last position. The models know more or less before finetuning, which alone moves the gap (see above). Bold: the {level} interval excludes 0.",
+        "the last position. Pretraining ended when the share {known} of all facts was right, so that the models know as much. Bold: the {level} interval excludes 0.",
 }
 
 
@@ -81,8 +81,9 @@ def render(found, pictures):
 
 def _caption(found, key):
   config = (found.get("run") or {}).get("config") or {}
-  subjects = ((config.get("variants") or {}).get("world") or {}).get("subjects", "fewer")
-  return READING[key].format(level=f"{found['confidence']:.0%}", question=f"{config.get('question', 1):g}", subjects=subjects)
+  small = config.get("variants") or {}
+  return READING[key].format(level=f"{found['confidence']:.0%}", question=f"{config.get('question', 1):g}",
+                             subjects=(small.get("world") or {}).get("subjects", "fewer"), known=(small.get("pretrain") or {}).get("known", ""))
 
 
 def _claims(found):

@@ -27,7 +27,8 @@ SCHEMA = dict(
     finetune=dict(steps=_RISING, learning_rate=configs.POSITIVE),
     phases=dict(zipf=configs.tuple_of(_EXPONENT), sizes=_RISING, steps=_RISING), stored=_RISING,
     conditions=dict(cosine=_COSINE, exposure=configs.POSITIVE),
-    variants=dict(names=configs.tuple_of(configs.choice(*variants.VARIANTS)), world=_WORLD, pretrain=_TRAINING, finetune=_TRAINING))
+    variants=dict(names=configs.tuple_of(configs.choice(*variants.VARIANTS)), world=_WORLD, pretrain={**_TRAINING, "known": configs.INSIDE},
+                  finetune=_TRAINING))
 
 
 def check(config):

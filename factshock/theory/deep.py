@@ -43,18 +43,26 @@ def forward(params, tokens_Nx2):
 
 
 def loss(params, tokens_Nx2, answers_N, weights_N):
-  """Cross-entropy in nats, averaged with weights that sum to 1."""
-  log_p_NxA = jax.nn.log_softmax(forward(params, tokens_Nx2)[0])
-  return -jnp.sum(weights_N * jnp.take_along_axis(log_p_NxA, answers_N[:, None], axis=1)[:, 0])
+  """(Cross-entropy in nats, averaged with weights that sum to 1; the share of queries answered right)."""
+  f_NxA, _ = forward(params, tokens_Nx2)
+  of_answer_N = jnp.take_along_axis(jax.nn.log_softmax(f_NxA), answers_N[:, None], axis=1)[:, 0]
+  return -jnp.sum(weights_N * of_answer_N), (f_NxA.argmax(axis=-1) == answers_N).mean()
 
 
-def train(params, trained, tokens_Nx2, answers_N, weights_N, *, steps, learning_rate):
-  """(Params after full-batch gradient descent on the arrays named in `trained`, the others frozen; losses [steps])."""
+def train(params, trained, tokens_Nx2, answers_N, weights_N, *, steps, learning_rate, known=jnp.inf):
+  """(Params after full-batch gradient descent on the arrays named in `trained`, the others frozen; the last loss).
+
+  It ends after `steps`, or before, when the share `known` of the queries is answered right.
+  """
   frozen = {name: array for name, array in params.items() if name not in trained}
+  descent = jax.value_and_grad(lambda w: loss({**frozen, **w}, tokens_Nx2, answers_N, weights_N), has_aux=True)
 
-  def step(weights, _):
-    value, gradient = jax.value_and_grad(lambda w: loss({**frozen, **w}, tokens_Nx2, answers_N, weights_N))(weights)
-    return jax.tree.map(lambda w, g: w - learning_rate * g, weights, gradient), value
+  def step(state):
+    weights, done, *_ = state
+    (value, right), gradient = descent(weights)
+    rate = jnp.where(right < known, learning_rate, 0.0)  # the weights that know enough are the last
+    return jax.tree.map(lambda w, g: w - rate * g, weights, gradient), done + 1, value, right
 
-  weights, losses = jax.lax.scan(step, {name: params[name] for name in trained}, length=steps)
-  return {**frozen, **weights}, losses
+  begin = {name: params[name] for name in trained}, 0, jnp.float32(0), jnp.float32(-1)
+  weights, _, value, _ = jax.lax.while_loop(lambda state: (state[1] < steps) & (state[3] < known), step, begin)
+  return {**frozen, **weights}, value

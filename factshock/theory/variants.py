@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from factshock.console import UserError
 from factshock.theory import deep, training, worlds
 from factshock.theory.estimates import estimate
 
@@ -33,20 +34,25 @@ def run(variant, sizes, seeds, pretraining, finetuning):
   change on test subjects' queries, mean over layers and heads.
 
   Args:
-    sizes: of worlds.make. pretraining, finetuning: dicts of steps and learning_rate; pretraining's is divided by heads and layers,
-      which all write to the same logits.
+    sizes: of worlds.make.
+    pretraining: dict of `learning_rate`, divided by heads and layers, which all write to the same logits, of `known`, the share of
+      all facts with which it ends, so that models are compared that know as much, and of `steps`, after which it ends at any rate.
+    finetuning: dict of steps and learning_rate.
+  Raises: UserError where a loss is not finite.
   """
   world = worlds.make(sizes, seeds)
   found = jax.tree.map(np.asarray, _run(variant, world, np.asarray(seeds), sizes["answers"] * sizes["relations"],
-                                        pretraining["steps"], pretraining["learning_rate"] / variant.layers / variant.heads,
-                                        finetuning["steps"], finetuning["learning_rate"]))
-  training.check_finite(found["losses"], f"variant {variant.title!r}", pretraining["learning_rate"])
+                                        {**pretraining, "learning_rate": pretraining["learning_rate"] / variant.layers / variant.heads},
+                                        finetuning))
+  if not np.isfinite(found["losses"]).all():
+    raise UserError(f"variant {variant.title!r}: a loss is not finite; choose learning rates below those of pretraining, "
+                    f"{pretraining['learning_rate']:g}, and finetuning, {finetuning['learning_rate']:g}")
   (before_K, looked_K), popular, unpopular = found["before"], found["popular"], found["unpopular"]
   return {"title": variant.title, "before": estimate(before_K), "gap": estimate(popular[0] - unpopular[0]),
           "attention": {"popular": estimate(popular[1] - looked_K), "unpopular": estimate(unpopular[1] - looked_K)}}
 
 
-def _run(variant, world, seeds_K, answers, pretrain_steps, pretrain_rate, finetune_steps, finetune_rate):
+def _run(variant, world, seeds_K, answers, pretraining, finetuning):
   subjects, relations = world.answers_KxSxR.shape[1:]
 
   def one(seed, answers_SxR, counts_SxR, test_T, popular_F, unpopular_F):
@@ -55,14 +61,13 @@ def _run(variant, world, seeds_K, answers, pretrain_steps, pretrain_rate, finetu
                        attention_scale=_SPREAD * (variant.layers * variant.heads > 1))
     everyone = _queries(jnp.arange(subjects), answers_SxR)
     weights_N = (counts_SxR / counts_SxR.sum()).ravel()
-    params, losses = deep.train(params, ("value",), *everyone, weights_N, steps=pretrain_steps, learning_rate=pretrain_rate)
+    params, *losses = deep.train(params, ("value",), *everyone, weights_N, **pretraining)
     test, found = _queries(test_T, answers_SxR), {}
     for name, facts in (("popular", popular_F), ("unpopular", unpopular_F)):
       tokens, gold = _queries(facts, answers_SxR)
-      tuned, more = deep.train(params, variant.finetuned, tokens, gold, jnp.full(gold.shape, 1 / gold.size), steps=finetune_steps,
-                               learning_rate=finetune_rate)
-      found[name], losses = _measured(tuned, *test), jnp.concatenate([losses, more])
-    return {**found, "before": _measured(params, *test), "losses": losses}
+      tuned, last = deep.train(params, variant.finetuned, tokens, gold, jnp.full(gold.shape, 1 / gold.size), **finetuning)
+      found[name], losses = _measured(tuned, *test), [*losses, last]
+    return {**found, "before": _measured(params, *test), "losses": jnp.stack(losses)}
 
   run = jax.jit(lambda *arrays: training.over_seeds(one, *arrays))
   return run(seeds_K, world.answers_KxSxR, world.counts_KxSxR, world.test_KxT, world.sets["popular"], world.sets["unpopular"])
