@@ -82,7 +82,7 @@ READING = {
         "and on those still right, and the difference of the two: below 0, attention fell further where answers were lost.",
     "attention_heads":
         "How to read: a row is a layer, the first on top, a column a head. Red: the head attends less to the subject than in {reference}; "
-        "blue: more. All panels of one kind of attention have the same scale; in large models the strongest hundredth of the heads is beyond "
+        "blue: more; the mean over seeds, of which heads of one place have nothing else in common. All panels of one kind of attention have the same scale; in large models the strongest hundredth of the heads is beyond "
         "it, in the darkest colour.",
     "attention_popularity":
         "How to read: test questions are sorted by the popularity of their subject, least popular on the left, in bins of about equal size; "
