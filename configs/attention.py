@@ -22,7 +22,8 @@ def get_config():
   config.mixing.alphas = (0.0, .3, .5, .7, 1.0)
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot_question", finetuned="unpopular_half", ceiling="zero_shot_cloze",
-                           remedies=("weight_mixing", "mixture", "combined", "attention_restored")))
+                           remedies=("weight_mixing", "mixture", "combined", "attention_restored",
+                                     "unpopular_half_attention")))
   return config
 
 
