@@ -53,7 +53,7 @@ def log_p(params, config, before, after, opening):
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 6, 64])
+@pytest.mark.parametrize("batch_size", [*(pytest.param(size, marks=pytest.mark.slow) for size in (1, 6)), 64])
 def test_scores_are_those_of_the_forward_pass(family, batch_size, request):
   params, config, tokenizer = request.getfixturevalue(f"{family}_model")
   opening = [tokenizer.sentinel(0)] if family == "t5" else []

@@ -254,6 +254,7 @@ def test_mixing_chosen_on_facts_has_the_curve_of_the_experiment(finished, tmp_pa
   assert json.loads((tmp_path / "mixed" / "mix.json").read_text())["weights"][1] in (0, .5, 1)
 
 
+@pytest.mark.slow
 def test_training_the_first_steps_twice_gives_the_same_bits(monkeypatch):
   config = tiny.get_config()
   config.cpu_devices = 0

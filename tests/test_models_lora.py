@@ -139,6 +139,7 @@ def test_large_frozen_weights_as_bits_give_the_same_loss_and_gradients(name, mon
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=.02, atol=.02 * np.abs(b).max()), *found)
 
 
+@pytest.mark.slow
 def test_large_weights_as_bits_generate_the_same_tokens(monkeypatch):
   config, params, _, _ = model("llama")
   config = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")

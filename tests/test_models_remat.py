@@ -57,7 +57,7 @@ def whole(family_):
 
 
 @pytest.mark.parametrize("family_, name, unroll", [
-    case if case in (("t5", "dots_no_batch", False), *(("llama", name, False) for name in AGAIN)) else pytest.param(*case, marks=pytest.mark.slow)
+    case if case[0] == "llama" and not case[2] else pytest.param(*case, marks=pytest.mark.slow)
     for case in [(family_, *of) for family_ in BOTH for of in (*((name, False) for name in AGAIN), ("full", True))]])
 def test_loss_and_gradients_are_those_without(family_, name, unroll):
   params, expected = whole(family_)
@@ -66,6 +66,7 @@ def test_loss_and_gradients_are_those_without(family_, name, unroll):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, expected)
 
 
+@pytest.mark.slow
 def test_dropout_is_on_in_the_test_above():
   params, (with_dropout, _) = whole("t5")
   assert abs(with_dropout - train_step.loss_fn(params, T5, batch_of(T5))[0]) > 1e-2

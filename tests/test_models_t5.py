@@ -79,6 +79,7 @@ def test_bfloat16_is_as_near_to_float32_as_that_of_transformers():
   assert error < 0.02 * np.sqrt(np.mean(exact[real] ** 2))
 
 
+@pytest.mark.slow
 def test_gradients_in_bfloat16_are_near_those_in_float32():
   batch = hf_t5.random_batch(SMALL)
   params = _init(SMALL)

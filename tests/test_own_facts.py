@@ -121,6 +121,7 @@ def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_pa
   assert len(list((tmp_path / "run" / "corpus").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_questions_are_asked_for_where_the_config_asks_questions(files, tmp_path):
   done = run(files, tmp_path / "own", config="tests/tiny_own.py:question")
   assert done.returncode == 2 and "questions" in done.stderr and "Traceback" not in done.stderr

@@ -80,6 +80,7 @@ def alone(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(alone, tmp_path):
   """Same losses, weights and optimizer state; the first speaks and writes; both write the parts of weights that they have."""
   said = run(2, [*TRAIN, f"--workdir={tmp_path / 'run'}", "--config.mesh.fsdp=4"], cores=2)

@@ -71,7 +71,7 @@ def test_names_and_shapes(tokenizers, kind, sites, shape):
   assert all(((found[f"{site}/mass"] > 0) & (found[f"{site}/mass"] < 1)).all() for site in sites)
 
 
-@pytest.mark.parametrize("kind", ["t5", "llama"])
+@pytest.mark.parametrize("kind", [pytest.param("t5", marks=pytest.mark.slow), "llama"])
 def test_batches_meshes_and_order_change_nothing(tokenizers, kind):
   found = observe(tokenizers, kind)
   assert_alike(observe(tokenizers, kind, batch_size=1), found)

@@ -46,7 +46,7 @@ def tiny(**changed):
   config.stored = (10, 50)
   config.variants.world.update(dict(subjects=24, relations=2, answers=3, sentences=500))
   config.variants.pretrain.steps = config.variants.finetune.steps = 10
-  config.variants.names = ("all_weights", "two_layers")
+  config.variants.names = ("all_weights",)
   config.update_from_flattened_dict(changed)
   return config
 
@@ -262,7 +262,7 @@ def test_the_verb_writes_numbers_facts_and_page_and_says_where(finished):
   assert "report: runs/tiny_theory/report.html" in done.stdout and "Warning" not in done.stderr
   found = json.loads((workdir / "theory.json").read_text())
   assert [len(claim["estimates"]) for claim in found["claims"]] == [2, 3, 6, 4, 10]
-  assert len(found["conditions"]) == 4 and len(found["phases"]) == 2 and len(found["stored"]) == 2 and len(found["variants"]) == 2
+  assert len(found["conditions"]) == 4 and len(found["phases"]) == 2 and len(found["stored"]) == 2 and len(found["variants"]) == 1
   for claim in found["claims"]:
     assert claim["statement"] in done.stdout
   page = (workdir / "report.html").read_text()
