@@ -6,7 +6,7 @@ every subject of a relation; and where do the harms begin? The page says of each
 Expect: see docs/measurements.md; most of them hold, in part. The least stored fifth of facts lowers attention to subjects and the best
 stored fifth raises it; but the unpopular half of subjects raises it too, only less than the popular half does; the gap is largest for subjects of
 middling popularity; and when all is stored well the unpopular half is the better one. Time: about 5 minutes on 2 CPU cores, of which the
-five predictions take half a minute.
+five predictions take less than one.
 
   python -m factshock.experiment --config=configs/one_layer.py
 """

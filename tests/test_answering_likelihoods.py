@@ -39,8 +39,8 @@ def llama_model(tmp_path_factory):
 def random_pairs(size, opening=(), seed=0, number=17):
   """Pairs of prompts (some of them equal) and continuations of several lengths (each is compiled anew for comparison), in no order."""
   random = np.random.default_rng(seed)
-  prompts = [random.integers(3, size, length).tolist() for length in (1, 5, 12)]
-  return [(prompts[random.integers(3)], [*opening, *random.integers(3, size, random.choice([1, 3, 6])).tolist()])
+  prompts = [random.integers(3, size, length).tolist() for length in (1, 12)]
+  return [(prompts[random.integers(2)], [*opening, *random.integers(3, size, random.choice([1, 6])).tolist()])
           for _ in range(number)]
 
 
@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_forward_pass(family, batch_size, request):
     assert score == pytest.approx(float(table[places, np.array(after)[places]].sum()), rel=1e-4)
 
 
-@pytest.mark.parametrize("family", ["t5", "llama"])
+@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "llama"])
 def test_what_greedy_decoding_says_is_greedy_and_nothing_else_is(family, request):
   params, config, tokenizer = request.getfixturevalue(f"{family}_model")
   opening = [tokenizer.sentinel(0)] if family == "t5" else []

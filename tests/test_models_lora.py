@@ -49,7 +49,7 @@ def bare_loss(params, config, batch):
 loss = hf_t5.quick_jit(bare_loss, static_argnums=1)
 
 
-@pytest.mark.parametrize("name", ["t5", "llama", pytest.param("relu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "relu"))])
 def test_adapted_equals_merged_in_loss_and_gradients(name):
   config, params, adapters, batch = model(name)
 

@@ -86,7 +86,7 @@ def test_each_name_computes_its_products_again(family_):
   assert counts["dots_no_batch"] - counts["none"] == sum(batched for _, batched in depths)
 
 
-@pytest.mark.parametrize("family_, names", [("t5", ("full", "none")), ("llama", ("full", "dots_no_batch", "dots", "none"))])
+@pytest.mark.parametrize("family_, names", [pytest.param("t5", ("full", "none"), marks=pytest.mark.slow), ("llama", ("full", "dots_no_batch", "dots", "none"))])
 def test_memory_shrinks(family_, names):
   depth = dict(encoder_layers=8, decoder_layers=8) if family_ == "t5" else dict(layers=12)
   config = dataclasses.replace(BOTH[family_], **depth)

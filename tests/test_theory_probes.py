@@ -199,7 +199,7 @@ def files_of(folder):
 
 
 def test_a_study_writes_a_file_a_point_and_writes_again_what_is_missing(run, capsys):
-  labels = {"unpopular_half@0", "unpopular_half@4", "weight_mixing@0", "weight_mixing@1", "attention_restored", "best", "average"}
+  labels = {"unpopular_half@0", "unpopular_half@4", "weight_mixing@0", "weight_mixing@1", "attention_restored", "average"}
   before = files_of(run)
   assert set(before) == {f"{label}.seed0.npz" for label in labels}
   # an arm that now asks for attention is the same experiment, and is run again

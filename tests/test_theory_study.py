@@ -124,6 +124,7 @@ def test_attention_of_facts_is_that_of_their_own_subject_where_it_was_finetuned_
   expected = np.broadcast_to(condition.after["popular"]["attention"][:, -1, None], test_KxTxR.shape)
   np.testing.assert_allclose(test_KxTxR, expected, rtol=1e-5)
   popular = np.take_along_axis(found, world.sets["popular"][..., None], axis=1)
+  np.testing.assert_allclose(conditions.attention_of_own(condition, "popular", 0.0), popular.mean(axis=(1, 2)), rtol=1e-5)
   assert np.ptp(popular, axis=1).max() > 1e-5, "these differ from subject to subject"
 
 

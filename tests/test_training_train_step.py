@@ -143,8 +143,8 @@ def test_bfloat16_params_keep_their_dtype():
   assert metrics["loss"].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("family_name", ["t5", "llama"])
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("family_name, soft", [
+    ("t5", False), ("llama", True), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("t5", True), ("llama", False)))])
 def test_logits_in_parts_give_the_same_loss_and_gradient_in_less_memory(monkeypatch, family_name, soft):
   rng, vocabulary, rows, places = np.random.default_rng(0), 3000, 8, 12
   if family_name == "t5":

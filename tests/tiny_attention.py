@@ -11,7 +11,6 @@ def get_config(**attention_of):
   """Of arms in `attention_of` the key `attention` is as given there, else True."""
   config = tiny.get_config()
   arms = {name: attention.arms()[name] for name in KEEP}
-  arms["best"] = dict(kind="best_cloze")
   arms["average"] = dict(kind="soup", of_arms=("unpopular_half",), steps=(0, 4))
   config.arms = ml_collections.ConfigDict({name: {**arm, "attention": attention_of.get(name, True)} for name, arm in arms.items()},
                                           sort_keys=False)

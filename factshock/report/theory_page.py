@@ -69,6 +69,8 @@ def render(found, pictures):
   """The page as a string."""
   heading = text(found.get("name") or "The one-layer theory")
   figures = {key: page.figure(panels, _caption(found, key)) for key, panels in pictures.items() if panels}
+  for key, sets in (("steps", "sets"), ("question", "question_sets")):
+    figures[key] = _sets(found[sets]) + figures[key]
   if "phases" in figures:
     figures["phases"] = _begins(found) + figures["phases"]
   parts = {"claims": _claims(found), **figures,
@@ -104,6 +106,15 @@ def _table(found, key):
   rows = [[text(row["title"]), cell(clean(row["before"])), difference(clean(row["gap"])),
            *(difference(clean(row["attention"].get(name))) for name in sets)] for row in found[key]]
   return tables.table(head, rows) + f'<p class="caption">{_caption(found, key)}</p>'
+
+
+def _sets(sets):
+  """What each set of facts gives at the last step, and where the model then looks."""
+  head = ["Finetuned on", "Right", "Most common<br>answer", "Attention to<br>test subjects", "to those<br>finetuned on"]
+  rows = [["Nothing", *(cell(clean(sets["whole"][key][0])) for key in ("accuracy", "common", "attention")), cell(None)]]
+  rows += [[theory_plots.SETS[name][0], *(cell(clean(sets[name][key][-1])) for key in ("accuracy", "common", "attention")),
+            cell(clean(sets[name]["attention_of_own"]))] for name in theory_plots.SETS if name in sets]
+  return tables.table(head, rows)
 
 
 def _begins(found):

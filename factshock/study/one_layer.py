@@ -104,13 +104,13 @@ def _check_workdir(config, workdir):
 
 def _stages(config):
   """(title, work in seconds or so on two cores for 20 seeds, function of config and what was found so far) of each stage that is asked for."""
-  stages = [("pretraining, four finetuning sets and two of salience, with both question tokens", 30, _predictions),
-            ("other embeddings, and the closed form", 25, _conditions)]
+  stages = [("pretraining, four finetuning sets and two of salience, with both question tokens", 25, _predictions),
+            ("other embeddings, and the closed form", 20, _conditions)]
   if config.stored:
-    stages.append(("by how well facts are stored", 45, _stored))
+    stages.append(("by how well facts are stored", 65, _stored))
   if config.phases.zipf and config.phases.sizes:
-    stages.append(("phase diagram", 80, _phases))
-  return stages + [(f"variant {name}", 40, _variant(name)) for name in config.variants.names]
+    stages.append(("phase diagram", 90, _phases))
+  return stages + [(f"variant {name}", 15, _variant(name)) for name in config.variants.names]
 
 
 def _settings(config, **changed):
@@ -132,7 +132,8 @@ def _predictions(config, _):
             **{name: plain.before[name] for name in ("salience", "update")},
             **{f"attention/{name}": conditions.attention_of_facts(plain, name, config.cosine) for name in plain.after}}
   return {"claims": claims.of(plain, question), "stored_by_popularity": _stored_by_popularity(plain, config),
-          "updates": _updates(plain), "sets": _sets(plain), "question_sets": _sets(question), "arrays": arrays,
+          "updates": _updates(plain), "sets": _sets(plain, config.cosine), "question_sets": _sets(question, config.cosine),
+          "arrays": arrays,
           "conditions": [_row("As above", plain), _row("Question token of its own", question)]}
 
 
@@ -152,13 +153,15 @@ def _updates(condition):
   return {name: along(claims.by_salience(condition, array)) for name, array in arrays.items()}
 
 
-def _sets(condition):
-  """Measures on test subjects before finetuning and along it for each set: `steps`, and lists of estimates; by tenth at the last step."""
+def _sets(condition, cosine):
+  """Measures on test subjects before finetuning and along it for each set: `steps`, and lists of estimates; by tenth at the last step, as
+  is `attention_of_own`, to the subjects of the very facts finetuned on."""
   found = {"steps": [0, *condition.steps]}
   for name, after in condition.after.items():
     curves = {key: np.concatenate([condition.untouched[key], after[key]], axis=1) for key in after}
     curves["attention"] = curves["attention"].mean(axis=2)
     found[name] = {key: along(curves[key]) for key in ("accuracy", "common", "attention")}
+    found[name]["attention_of_own"] = estimate(conditions.attention_of_own(condition, name, cosine))
     found[name]["by_popularity"] = along(after["accuracy_by_bin"][:, -1])
   found["before"] = {"by_popularity": along(condition.untouched["accuracy_by_bin"][:, 0])}
   return found

@@ -91,10 +91,22 @@ def _finetuned(v_KxSxA, v_KxRxA, answers_KxSxR, facts, config):
   return w_kq
 
 
+def sets_of(condition):
+  """All finetuning sets of a condition: dict name -> Facts."""
+  return {**facts_of(condition.world), **salience_sets(condition.world, condition.before["salience"])}
+
+
+def attention_of_own(condition, name, cosine):
+  """Mean attention to the subject of the facts of a set after finetuning on it: [K]."""
+  facts = sets_of(condition)[name]
+  of_set = np.take_along_axis(attention_of_facts(condition, name, cosine), facts.subjects_KxF[..., None], axis=1)
+  return (of_set * facts.weights_KxFxR).sum(axis=(1, 2))
+
+
 def attention_of_facts(condition, name, cosine):
   """Attention to the subject of every fact after finetuning on a set: [K, S, R]; before it is 1/2."""
   world, w_kq = condition.world, condition.w_kq[name]
-  facts = {**facts_of(world), **salience_sets(world, condition.before["salience"])}[name]
+  facts = sets_of(condition)[name]
   own_KxSxR = np.zeros(world.answers_KxSxR.shape, np.float32)
   np.put_along_axis(own_KxSxR, facts.subjects_KxF[..., None], w_kq["subject"], axis=1)
   return np.asarray(training.over_seeds(lambda one: one_layer.attention(one, cosine), {**w_kq, "subject": own_KxSxR}))
