@@ -119,7 +119,7 @@ def _sets(sets):
 
 def _begins(found):
   """From which finetuning step on each harm is there, a row for each Zipf exponent."""
-  cells = {(cell["zipf"], cell["size"]): cell for cell in found["phases"]}
+  cells = {(row["zipf"], row["size"]): row for row in found["phases"]}
   exponents, sizes = (sorted({key[i] for key in cells}) for i in range(2))
   words = {"gap": "worse than the<br>popular half", "harm": "worse than<br>no finetuning"}
   head = ["Zipf exponent", "Right<br>before", *(f"{size} subjects:<br>{words[name]}" for size in sizes for name in words)]
