@@ -117,12 +117,9 @@ def observe(params, config, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV):
 
   "encoder": the query of the input at a place, that of the blank <extra_id_0>; [N, B, H, S] or [N, B, H, K].
   "cross": the query of the decoder's second input, which is that blank's token again and predicts the answer's first;
-  `marked`, `rest` and `mean` are [N, B, H]: shares of the logit of gold_B less the mean of those of among_BxV
-  (observing.direction).
+  `marked`, `rest`, `mean` [N, B, H]: shares of the logit of gold_B less the mean of those of among_BxV (observing.direction).
 
-  Args:
-    inputs_BxS: int32, padding 0 at the end of a row.
-    place_B: int32. marked_BxS: bool, none of them padding. gold_B: int32. among_BxV: bool.
+  Args: inputs_BxS: int32, padding 0 at the end of a row. place_B, gold_B: int32. marked_BxS, among_BxV: bool.
   """
   return _apply(params, config, _T5.observe, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV)
 

@@ -28,7 +28,7 @@ def _storage(found):
   for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
     which(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
   axes.tick_params(axis="x", which="minor", labelsize=9)
-  axes.set(title="Salience grows with frequency", xlabel="Times the corpus states a fact (mean of a tenth of subjects)",
+  axes.set(title="Salience grows with frequency", xlabel="Times the corpus states a fact (log)",
            ylabel="Salience S(s, r, a), in logits")
   plots._legend(figure, axes)
   return plots._panel(figure, "storage", "Salience against the frequency of facts: trained, and by the closed form")
