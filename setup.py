@@ -41,7 +41,7 @@ setuptools.setup(
         "lm_eval": ["lm_eval>=0.4.13"],
         "pub_quiz": ["lm-pub-quiz>=0.3.3"],
         "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "torch==2.13.0", "safetensors>=0.4", "peft>=0.15",
+        "test": ["pytest>=8", "pytest-xdist>=3.7", "hypothesis>=6.100", "torch==2.13.0", "safetensors>=0.4", "peft>=0.15",
                  "pyoxigraph>=0.5", "rdflib>=7", "networkx>=3.4"],
         "peers": ["torch==2.13.0", "t5>=0.9.4", "flashtext>=2.7"],
     },

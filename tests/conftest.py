@@ -23,6 +23,15 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# The files that take longest: begun first, so that no process is left alone with one at the end.
+_LONGEST = ("test_experiment", "test_own_facts", "test_training_train_step", "test_pretrained_models", "test_models_t5",
+            "test_answering_decoder_only", "test_theory_probes", "test_models_lora", "test_answering_likelihoods")
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.stem not in _LONGEST)
+
+
 @pytest.fixture(scope="session")
 def data_dir():
   """The folder of real data, or a skip with a message where it is absent."""

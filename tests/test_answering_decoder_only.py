@@ -45,7 +45,7 @@ def log_p_after(params, config, tokens):
   return np.asarray(jax.nn.log_softmax(forward(params, config, jnp.asarray(room))[0, :len(tokens)]), np.float64)
 
 
-@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 6])
 def test_ranks_equal_scoring_each_pair_alone(tokenizer, window):
   config, params = model(tokenizer.size + 3, window)
   closing = batches.closing_tokens(tokenizer)
@@ -133,7 +133,7 @@ def test_samples_follow_the_tempered_distribution(name, temperature):
   np.testing.assert_allclose(scores, chosen(whole)[tokens[:, 0] * 7 + tokens[:, 1]], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
 def test_samples_depend_on_seed_and_place_alone(name):
   config = SMALL[name]
   params = (llama if name == "llama" else t5).init(config, jax.random.key(1))

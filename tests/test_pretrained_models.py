@@ -53,14 +53,14 @@ def config_of(home, family, **finetune):
   return config
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[pytest.param("t5", marks=pytest.mark.slow), "llama"])
 def trained(request, home, tmp_path_factory):
   """(family, folder of the checkpoint) of a whole model finetuned on a mixture."""
   workdir = tmp_path_factory.mktemp("trained") / request.param
   return request.param, finetuning.run(config_of(home, request.param), str(workdir), ratio=1.0)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[pytest.param("t5", marks=pytest.mark.slow), "llama"])
 def adapted(request, home, tmp_path_factory):
   """(family, folder of the checkpoint) of adapters finetuned on a mixture."""
   workdir = tmp_path_factory.mktemp("adapted") / request.param
