@@ -168,10 +168,7 @@ def _sets(condition, cosine):
 
 
 def _row(title, condition):
-  """A row of the tables of conditions and variants."""
-  attended_K = condition.untouched["attention"][:, 0].mean(axis=1)
-  return {"title": title, "before": estimate(condition.untouched["accuracy"][:, 0]), "gap": estimate(claims.gap(condition, "accuracy")),
-          "attention": {name: estimate(after["attention"][:, -1].mean(axis=1) - attended_K) for name, after in condition.after.items()}}
+  return {"title": title, **claims.row(condition)}
 
 
 def _conditions(config, found):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from factshock.diagnosis import calibration
 from factshock.theory.estimates import estimate
 
 PARTS = 10  # tenths of subjects by popularity, of facts by salience
@@ -76,29 +77,29 @@ def _signs(condition):
 
 
 def _auroc(score_N, positive_N):
-  """Mann-Whitney: the share of (positive, negative) pairs in order; NaN without either."""
-  from scipy import stats
-
-  positives, rank_N = positive_N.sum(), stats.rankdata(score_N)
-  negatives = len(positive_N) - positives
-  if not positives or not negatives:
-    return np.nan
-  return float((rank_N[positive_N].sum() - positives * (positives + 1) / 2) / positives / negatives)
+  """The share of (positive, negative) pairs that a score has in order; NaN without either."""
+  return calibration.auroc(np.zeros(len(score_N)), positive_N, score_N)
 
 
-def _change(condition, name):
-  """Change of attention to test subjects, mean over relations: [K]."""
+def change(condition, name):
+  """Change of attention to test subjects by finetuning on a set, mean over relations: [K]."""
   return condition.after[name]["attention"][:, -1].mean(axis=1) - condition.untouched["attention"][:, 0].mean(axis=1)
+
+
+def row(condition):
+  """A condition in short, estimates on test subjects: accuracy `before`, `gap`, and `attention`, dict set -> its change."""
+  return {"before": estimate(condition.untouched["accuracy"][:, 0]), "gap": estimate(gap(condition, "accuracy")),
+          "attention": {name: estimate(change(condition, name)) for name in condition.after}}
 
 
 def _attention(condition):
   fell_KxR = condition.after["low_salience"]["attention"][:, -1] < condition.untouched["attention"][:, 0]
-  return [_wanted("Change of attention to test subjects by the least stored fifth of facts", _change(condition, "low_salience"), "below"),
+  return [_wanted("Change of attention to test subjects by the least stored fifth of facts", change(condition, "low_salience"), "below"),
           _wanted("Share of relations in which that falls, for all test subjects alike, less 1/2", fell_KxR.mean(axis=1) - .5),
-          _wanted("Change by the best stored fifth", _change(condition, "high_salience")),
-          _wanted("Change by the unpopular half of subjects", _change(condition, "unpopular"), "below"),
-          _wanted("Change by the popular half", _change(condition, "popular")),
-          _wanted("Popular less unpopular half", _change(condition, "popular") - _change(condition, "unpopular"))]
+          _wanted("Change by the best stored fifth", change(condition, "high_salience")),
+          _wanted("Change by the unpopular half of subjects", change(condition, "unpopular"), "below"),
+          _wanted("Change by the popular half", change(condition, "popular")),
+          _wanted("Popular less unpopular half", change(condition, "popular") - change(condition, "unpopular"))]
 
 
 def gap(condition, name="accuracy_by_bin"):

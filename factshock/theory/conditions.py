@@ -57,6 +57,11 @@ def salience_sets(world, salience_KxSxR):
   return {name: Facts(subjects, (mask / size / mask.shape[2]).astype(np.float32)) for name, mask in chosen.items()}
 
 
+def sets_of(world, salience_KxSxR):
+  """All finetuning sets of a world in which facts are stored so well: dict name -> Facts."""
+  return {**facts_of(world), **salience_sets(world, salience_KxSxR)}
+
+
 def run(world, w_v, config, sets=None):
   """The Condition of a pretrained W_V [K, ...].
 
@@ -67,7 +72,7 @@ def run(world, w_v, config, sets=None):
   v_KxSxA, v_KxRxA = values_of(w_v, config)
   before = {name: np.asarray(found) for name, found in measures.before(v_KxSxA, v_KxRxA, world.answers_KxSxR).items()}
   common_KxR = measures.common_answers(world.answers_KxSxR, world.counts_KxSxR, v_KxSxA.shape[-1])
-  facts = {**facts_of(world), **salience_sets(world, before["salience"])}
+  facts = sets_of(world, before["salience"])
   of_test = [np.take_along_axis(np.asarray(array), world.test_KxT[..., None], axis=1) for array in (v_KxSxA, world.answers_KxSxR)]
 
   def measured(w_kq):
@@ -91,14 +96,9 @@ def _finetuned(v_KxSxA, v_KxRxA, answers_KxSxR, facts, config):
   return w_kq
 
 
-def sets_of(condition):
-  """All finetuning sets of a condition: dict name -> Facts."""
-  return {**facts_of(condition.world), **salience_sets(condition.world, condition.before["salience"])}
-
-
 def attention_of_own(condition, name, cosine):
   """Mean attention to the subject of the facts of a set after finetuning on it: [K]."""
-  facts = sets_of(condition)[name]
+  facts = sets_of(condition.world, condition.before["salience"])[name]
   of_set = np.take_along_axis(attention_of_facts(condition, name, cosine), facts.subjects_KxF[..., None], axis=1)
   return (of_set * facts.weights_KxFxR).sum(axis=(1, 2))
 
@@ -106,7 +106,7 @@ def attention_of_own(condition, name, cosine):
 def attention_of_facts(condition, name, cosine):
   """Attention to the subject of every fact after finetuning on a set: [K, S, R]; before it is 1/2."""
   world, w_kq = condition.world, condition.w_kq[name]
-  facts = sets_of(condition)[name]
+  facts = sets_of(condition.world, condition.before["salience"])[name]
   own_KxSxR = np.zeros(world.answers_KxSxR.shape, np.float32)
   np.put_along_axis(own_KxSxR, facts.subjects_KxF[..., None], w_kq["subject"], axis=1)
   return np.asarray(training.over_seeds(lambda one: one_layer.attention(one, cosine), {**w_kq, "subject": own_KxSxR}))

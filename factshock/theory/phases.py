@@ -4,8 +4,7 @@ import functools
 
 import numpy as np
 
-from factshock.theory import conditions, one_layer, training, worlds
-from factshock.theory.claims import gap
+from factshock.theory import claims, conditions, one_layer, training, worlds
 from factshock.theory.estimates import along, estimate
 
 HALVES = ("popular", "unpopular")
@@ -51,18 +50,13 @@ def begins(estimates, steps):
 def by_pretraining(world, sizes, ends, learning_rate, config):
   """What depends on how well facts are stored: a row for each number of pretraining steps.
 
-  Each is a dict of `steps`, `before` (accuracy), `salience` (mean over facts), `gap`, and of the change of attention to test subjects by
-  each set: estimates.
+  Each is a dict of `steps`, of the estimate `salience` (mean over facts), and of what claims.row says.
   """
   w_v, rows = pretrained(world, sizes, ends, learning_rate, config["cosine"]), []
   for place, steps in enumerate(ends):
     found = conditions.run(world, at(w_v, place), {**config, "steps": config["steps"][-1:]},
                            sets=(*HALVES, *conditions.SALIENCE_SETS))
-    change = {name: estimate(after["attention"][:, -1].mean(axis=1) - found.untouched["attention"][:, 0].mean(axis=1))
-              for name, after in found.after.items()}
-    rows.append({"steps": steps, "before": estimate(found.untouched["accuracy"][:, 0]),
-                 "salience": estimate(found.before["salience"].mean(axis=(1, 2))), "gap": estimate(gap(found, "accuracy")),
-                 "attention": change})
+    rows.append({"steps": steps, "salience": estimate(found.before["salience"].mean(axis=(1, 2))), **claims.row(found)})
   return rows
 
 
