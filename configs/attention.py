@@ -4,7 +4,7 @@ r"""Attention to the subject in real transformers, on the synthetic world: does 
 
 The theory: finetuning on little-known facts lowers attention to every subject, on well-known ones raises it. The
 demo's world, model and finetuning; at every point WORKDIR/attention holds, of each test fact, layer and head, the
-attention to the subject, what is read there for the answer, and how strongly the fact is stored (theory/probes.py).
+attention to the subject, what is read there for the answer, and how strongly the fact is stored (answering/probes.py).
 Arms: which half to finetune on; remedies of the unpopular half (does mixing weights or mixing in the pretraining task
 put attention back?); its attention weights put back, and those of either half put into the pretrained model (is it
 attention that errs?); queries and keys trained alone, as the theory has it; the pretraining task without a question as
@@ -13,6 +13,7 @@ Expect: see docs/measurements.md. Time: under 10 minutes a seed on 2 CPU cores.
 """
 
 import ml_collections
+
 from configs import demo
 
 

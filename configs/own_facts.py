@@ -15,6 +15,7 @@ Expect: see docs/measurements.md. Time: three relations with 12,000 sentences, 9
 """
 
 import ml_collections
+
 from configs import demo
 
 

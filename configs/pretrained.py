@@ -12,16 +12,18 @@ Expect: what the model makes of it. Time: `python -m factshock.train --config=..
 """
 
 import ml_collections
+
 from configs import own_facts
 
 
 def get_config(model=""):
-  from factshock.console import UserError
-  from factshock.models import family, huggingface
+  from factshock.models import families
+  from factshock.models.formats import huggingface
+  from factshock.runtime.errors import UserError
 
   if not model:
     raise UserError("--config=configs/pretrained.py: needs a model, as --config=configs/pretrained.py:google/flan-t5-base")
-  return of(model, {**family.to_section(huggingface.config_of(model)), "dtype": "bfloat16", "param_dtype": "float32"})
+  return of(model, {**families.to_section(huggingface.config_of(model)), "dtype": "bfloat16", "param_dtype": "float32"})
 
 
 def of(model, sizes):

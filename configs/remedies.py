@@ -11,6 +11,7 @@ on 2 CPU cores.
 """
 
 import ml_collections
+
 from configs import demo
 
 SETS = {"natural_100": "100 natural facts", "unpopular_half": "Unpopular half", "whole": "Whole pool"}  # beside "balanced"

@@ -12,6 +12,7 @@ with the others. Time: about 45 minutes a seed on one CPU core.
 """
 
 import ml_collections
+
 from configs import remedies, trex_t5
 
 OWN, TEACHER = "zero_shot", "best_cloze"

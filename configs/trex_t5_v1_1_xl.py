@@ -10,6 +10,7 @@ known to us. Not run by us. Needs: a GPU of 48 GB or a TPU v5p-8. Time: not meas
 """
 
 import ml_collections
+
 from configs import t5_v1_1_xl, trex_t5
 
 

@@ -28,7 +28,8 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from factshock import console
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the checkpoint was trained with; may be left out.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder (its newest step, or one step), or a HuggingFace model.")
@@ -60,11 +61,11 @@ def main(_):
 
   for flag in (_CHECKPOINT, _FACTS, _OUTPUT):
     if flag.value is None:
-      raise console.UserError(f"needs --{flag.name}; --help explains")
+      raise UserError(f"needs --{flag.name}; --help explains")
   if _PROMPT.value in ("letters", "choices") and _MODE.value != "known":
-    raise console.UserError(f"--prompt={_PROMPT.value} goes with --mode=known; say --mode={_PROMPT.value} to answer so")
+    raise UserError(f"--prompt={_PROMPT.value} goes with --mode=known; say --mode={_PROMPT.value} to answer so")
   if _PUB_QUIZ.value and _MODE.value != "rank":
-    raise console.UserError(f"--pub_quiz holds rankings and goes with --mode=rank, got --mode={_MODE.value}")
+    raise UserError(f"--pub_quiz holds rankings and goes with --mode=rank, got --mode={_MODE.value}")
   if _MODE.value == "known":
     rows = asking.assess(
         _CONFIG.value, _CHECKPOINT.value, _FACTS.value, _OUTPUT.value, shots=4 if _SHOTS.value is None else _SHOTS.value,

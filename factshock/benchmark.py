@@ -32,8 +32,8 @@ import time
 from absl import flags
 
 import factshock
-from factshock import console, files
-from factshock.console import UserError
+from factshock.runtime import console, files
+from factshock.runtime.errors import UserError
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 CANNOT_RUN = 2  # exit code of a script that finds something missing here; the last line it says is the reason
@@ -165,7 +165,7 @@ def _pass_on(source, target, lines):
 
 def _machine():
   """When, at which revision, on what and with what a measurement was made."""
-  from factshock.study import provenance
+  from factshock.runtime import provenance
 
   memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
   return (f"{datetime.date.today()}, revision {provenance.revision()[:12]}; {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, "

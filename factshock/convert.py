@@ -12,8 +12,8 @@ mergekit, with the tokenizer where the input has one in their format. Memory sta
 
 from absl import flags
 
-from factshock import console
-from factshock.console import UserError
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 
 def define_flags():
@@ -35,7 +35,7 @@ def main(argv):
   for name in ("input", "output", "to"):
     if not getattr(values, name):
       raise UserError(f"--{name}: expected a value, got none; see --help")
-  from factshock.training import conversion  # imports JAX, which --help does not need
+  from factshock.checkpoints import conversion
   opened = conversion.convert(values.input, values.output, values.to, dtype=values.dtype, revision=values.revision,
                               allow_pickle=values.allow_pickle, config_from=values.config_from)
   print(f"wrote {values.input} as {values.to} to {values.output}"

@@ -17,8 +17,8 @@ import os
 
 from absl import flags
 
-from factshock import console
-from factshock.console import UserError
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 _PREDICTIONS = flags.DEFINE_string("predictions", None, "Predictions to correct: .jsonl or .jsonl.gz, with candidates.")
 _REFERENCE = flags.DEFINE_string("reference", None, "Predictions of the model before finetuning on the same queries.")
@@ -32,54 +32,54 @@ flags.mark_flags_as_required(["predictions", "output"])
 
 def main(_):
   """Corrects, and says what moved."""
-  from factshock.answering import correction, predictions
+  from factshock.predictions import prior_correction, writing
 
   if bool(_REFERENCE.value) == bool(_ENTITY_COUNTS.value):
     raise UserError("expected one of --reference and --entity_counts, got " + ("both" if _REFERENCE.value else "neither") + "; see --help")
-  rows = correction.read_rows(_PREDICTIONS.value)
-  tables = correction.tables(rows, _PREDICTIONS.value)
-  reference = _reference(correction, rows, tables)
-  ratios, raised = correction.log_ratios(tables, reference)
+  rows = prior_correction.read_rows(_PREDICTIONS.value)
+  tables = prior_correction.tables(rows, _PREDICTIONS.value)
+  reference = _reference(prior_correction, rows, tables)
+  ratios, raised = prior_correction.log_ratios(tables, reference)
   if raised:
-    print(f"{raised:,} priors below {correction.FLOOR:g} taken as that")
-  tau = _chosen(correction, rows, tables, ratios) if _DEVELOPMENT.value else _TAU.value
-  corrected = correction.correct(tables, ratios, tau)
-  found = correction.corrected_rows(corrected, rows)
+    print(f"{raised:,} priors below {prior_correction.FLOOR:g} taken as that")
+  tau = _chosen(prior_correction, rows, tables, ratios) if _DEVELOPMENT.value else _TAU.value
+  corrected = prior_correction.correct(tables, ratios, tau)
+  found = prior_correction.corrected_rows(corrected, rows)
   for row in found:
     row |= {"arm": f"{row.get('arm') or 'answers'}_corrected", "tau": tau}
-  predictions.write_predictions(_OUTPUT.value, found)
-  print(f"the answer prior was {correction.moved(tables, reference):.3f} from the reference's (total variation, mean of "
-        f"{len(tables)} relations), {correction.moved(corrected, reference):.3f} after the correction with tau {tau:g}")
-  for name, changes in zip(("gained", "lost"), correction.gains(rows, found)):
+  writing.write_predictions(_OUTPUT.value, found)
+  print(f"the answer prior was {prior_correction.moved(tables, reference):.3f} from the reference's (total variation, mean of "
+        f"{len(tables)} relations), {prior_correction.moved(corrected, reference):.3f} after the correction with tau {tau:g}")
+  for name, changes in zip(("gained", "lost"), prior_correction.gains(rows, found)):
     print(f"  {name}: " + ("; ".join(f"{answer} ({relation}) {a:,} -> {b:,}" for answer, relation, a, b in changes) or "none"))
-  shares = [correction.share_right(of, rows) for of in (tables, corrected)]
+  shares = [prior_correction.share_right(of, rows) for of in (tables, corrected)]
   print(f"{len(rows):,} queries, right {shares[0]:.3f} before and {shares[1]:.3f} after: {os.path.abspath(_OUTPUT.value)}")
 
 
-def _reference(correction, rows, tables):
+def _reference(prior_correction, rows, tables):
   if _ENTITY_COUNTS.value:
     from factshock.facts import counts
-    return correction.counted_priors(tables, counts.read_counts(_ENTITY_COUNTS.value))
-  others = correction.read_rows(_REFERENCE.value)
-  correction.check_same(rows, _PREDICTIONS.value, others, _REFERENCE.value)
-  found = correction.tables(others, _REFERENCE.value)
-  correction.check_candidates(tables, _PREDICTIONS.value, found, _REFERENCE.value)
-  return correction.priors(found)
+    return prior_correction.counted_priors(tables, counts.read_counts(_ENTITY_COUNTS.value))
+  others = prior_correction.read_rows(_REFERENCE.value)
+  prior_correction.check_same(rows, _PREDICTIONS.value, others, _REFERENCE.value)
+  found = prior_correction.tables(others, _REFERENCE.value)
+  prior_correction.check_candidates(tables, _PREDICTIONS.value, found, _REFERENCE.value)
+  return prior_correction.priors(found)
 
 
-def _chosen(correction, rows, tables, ratios):
+def _chosen(prior_correction, rows, tables, ratios):
   """tau by the development predictions; prints the curve."""
-  known = correction.read_rows(_DEVELOPMENT.value)
-  correction.check_apart(rows, _PREDICTIONS.value, known, _DEVELOPMENT.value)
+  known = prior_correction.read_rows(_DEVELOPMENT.value)
+  prior_correction.check_apart(rows, _PREDICTIONS.value, known, _DEVELOPMENT.value)
   if _FINETUNING.value:
     from factshock.facts import sources
-    correction.check_apart(sources.read_facts(_FINETUNING.value), _FINETUNING.value, known, _DEVELOPMENT.value)
-  found = correction.tables(known, _DEVELOPMENT.value)
+    prior_correction.check_apart(sources.read_facts(_FINETUNING.value), _FINETUNING.value, known, _DEVELOPMENT.value)
+  found = prior_correction.tables(known, _DEVELOPMENT.value)
   other = [relation for relation in found if relation not in tables]
   if other:
     raise UserError(f"{_DEVELOPMENT.value}: expected relations of {_PREDICTIONS.value}, got {', '.join(other)}")
-  correction.check_candidates({relation: tables[relation] for relation in found}, _PREDICTIONS.value, found, _DEVELOPMENT.value)
-  tau, curve = correction.choose_tau(found, known, ratios)
+  prior_correction.check_candidates({relation: tables[relation] for relation in found}, _PREDICTIONS.value, found, _DEVELOPMENT.value)
+  tau, curve = prior_correction.choose_tau(found, known, ratios)
   print("development, right by tau: " + ", ".join(f"{tau:g} {share:.3f}" for tau, share in curve) + f"; tau {tau:g} is taken")
   return tau
 

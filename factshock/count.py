@@ -22,7 +22,7 @@ import os
 
 from absl import flags
 
-from factshock import console
+from factshock.runtime import console
 
 _CORPUS = flags.DEFINE_string("corpus", None, "Text: a path, a pattern in quotes, or a data set; several with commas between.")
 _ENTITIES = flags.DEFINE_string("entities", None, "Facts whose subjects and objects are counted: a file or a data set.")
@@ -39,12 +39,12 @@ def main(_):
   import gc
   import time
 
-  from factshock.console import UserError
   from factshock.facts import corpus_counts, entities, sources
+  from factshock.runtime.errors import UserError
 
   if not _OUTPUT.value.endswith((".tsv", ".tsv.gz")):
     raise UserError(f"--output={_OUTPUT.value}: expected a name that ends in .tsv or .tsv.gz")
-  from factshock.training import host
+  from factshock.devices import host
   host.keep_freed_memory()  # a third of the time is the kernel's zeroing of memory just handed back
   gc.disable()  # millions of hits are made, and none in a circle
   began = time.monotonic()

@@ -28,7 +28,8 @@ import os
 
 from absl import flags
 
-from factshock import console, files
+from factshock.runtime import console, files
+from factshock.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("predictions", None, "Predictions files, with commas between.")
@@ -73,18 +74,19 @@ def main(argv):
   del argv
   modes = [name for name in MODES if FLAGS[name].present]
   if len(modes) > 1:
-    raise console.UserError("expected --lm_kbc or --promise, got both")
+    raise UserError("expected --lm_kbc or --promise, got both")
   mode = modes[0] if modes else None
   wrong = [name for name in (*OWN, *SHARED) if FLAGS[name].present and (name not in MODES[mode] if mode else name in OWN)]
   if wrong:
     owner = [other for other in MODES if wrong[0] in OWN and wrong[0] in MODES[other]]
-    raise console.UserError(f"{', '.join(f'--{name}' for name in wrong)}: " + (f"only with --{owner[0]}" if owner else f"not with --{mode}"))
+    raise UserError(f"{', '.join(f'--{name}' for name in wrong)}: " + (f"only with --{owner[0]}" if owner else f"not with --{mode}"))
   {None: _diagnose, "lm_kbc": _lm_kbc, "promise": _promise}[mode]()
 
 
 def _diagnose():
-  from factshock.diagnosis import predictions, summary, table
-  arms = predictions.arms(predictions.of_split(predictions.read(path), FLAGS.split)
+  from factshock.diagnosis import summary, table
+  from factshock.predictions import reading
+  arms = reading.arms(reading.of_split(reading.read(path), FLAGS.split)
                           for path in FLAGS.predictions)
   seeds = {seed for by_seed in arms.values() for seed in by_seed}
   diagnosis = summary.diagnose(
@@ -98,7 +100,7 @@ def _diagnose():
 def _lm_kbc():
   from factshock.diagnosis import lm_kbc, lm_kbc_table
   if FLAGS.gold is None:
-    raise console.UserError("--lm_kbc: expected the gold rows too; name them with --gold")
+    raise UserError("--lm_kbc: expected the gold rows too; name them with --gold")
   train, no_train = (FLAGS.train, None) if FLAGS.train else lm_kbc.beside(FLAGS.gold)
   year = FLAGS.lm_kbc
   found = lm_kbc.diagnose(
@@ -109,16 +111,16 @@ def _lm_kbc():
 
 
 def _promise():
-  from factshock.diagnosis import predictions
   from factshock.facts import schema
   from factshock.knowledge_graph import answers, trials
+  from factshock.predictions import reading
 
   counts, arms, progress = _counts(FLAGS.entity_counts), {}, console.Progress("trials", len(FLAGS.predictions))
   for number, path in enumerate(FLAGS.predictions, 1):
     row = next((row for _, row in schema.read_rows(path, ())), {})
-    label, seed = predictions.label_of(row, os.path.basename(path).split(".")[0], path, 1), predictions.seed_of(row.get("seed"), path, 1)
+    label, seed = reading.label_of(row, os.path.basename(path).split(".")[0], path, 1), reading.seed_of(row.get("seed"), path, 1)
     if seed in arms.setdefault(label, {}):
-      raise console.UserError(f"{path}: expected an arm and seed that no other file has, got arm {label!r} seed {seed} again")
+      raise UserError(f"{path}: expected an arm and seed that no other file has, got arm {label!r} seed {seed} again")
     arms[label][seed] = trials.run(answers.read(path, labelled=True), FLAGS.promise, splits=FLAGS.splits, seed=FLAGS.seed + seed, counts=counts)
     progress.update(number)
   found = trials.compare(arms, FLAGS.promise, resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed)

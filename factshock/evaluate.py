@@ -24,7 +24,7 @@ factshock[lm_eval].
 import os
 import sys
 
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 
 TASKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "harness", "tasks")
 DEFAULTS = ((("--model", "-M"), "factshock"), (("--include_path",), TASKS), (("--batch_size", "-b"), "auto"))
@@ -57,7 +57,7 @@ def _run(given):
     from lm_eval.__main__ import cli_evaluate
   except ImportError as error:
     raise UserError(f"needs the lm-evaluation-harness ({error}); pip install factshock[lm_eval]") from error
-  from factshock.harness import language_model  # registers the model
+  from factshock.harness import language_model
 
   assert language_model
   sys.argv = ["lm_eval", *given]

@@ -12,7 +12,8 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from factshock import console, processes
+from factshock.runtime import console, processes
+from factshock.runtime.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the experiment writes; by default runs/NAME of the config file NAME.py.")
@@ -23,11 +24,13 @@ def main(_):
   """Runs the experiment, prints the table of arms and where the report is."""
   processes.join()
   if _CONFIG.value is None:
-    raise console.UserError("needs --config=FILE; --help explains")
+    raise UserError("needs --config=FILE; --help explains")
   if _CONFIG.value.get("study") == "one_layer":
-    from factshock.study import one_layer as pipeline, one_layer as words
+    from factshock.theory import study as pipeline
+    from factshock.theory import study as words
   else:
-    from factshock.study import diagnosing as words, pipeline
+    from factshock.study import diagnosis as words
+    from factshock.study import pipeline
   workdir = _WORKDIR.value or _default_workdir()
   found = pipeline.run(_CONFIG.value, workdir)
   if found:  # the first of several processes alone has it

@@ -26,8 +26,8 @@ calibration.json and report.html.
 from absl import flags
 from ml_collections import config_flags
 
-from factshock import console
-from factshock.console import UserError
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the checkpoint was trained with; may be left out.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder, or a HuggingFace model.")

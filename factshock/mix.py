@@ -20,8 +20,8 @@ import os
 
 from absl import flags
 
-from factshock import console
-from factshock.console import UserError
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 
 def define_flags():
@@ -56,7 +56,8 @@ def main(argv):
     raise UserError(f"{values.output}: already exists; remove it or choose another --output")
   weights = _weights(values.weights, len(values.checkpoints)) if values.weights else None
   layerwise = _numbers("--layerwise", values.layerwise, 2) if values.layerwise else None
-  from factshock.training import host, interpolation  # imports JAX, which --help does not need
+  from factshock.checkpoints import interpolation
+  from factshock.devices import host
   if values.select:
     weights, layerwise = _selected(values)
   host.keep_freed_memory()  # two thirds of the time was the kernel's, mostly for memory that had just been handed back
@@ -68,7 +69,7 @@ def main(argv):
 def _selected(values):
   """(weights, layerwise) of the share chosen on development facts; prints the curve."""
   from factshock.answering import selection
-  from factshock.training import interpolation
+  from factshock.checkpoints import interpolation
 
   alpha, curve = selection.choose(
       values.checkpoints, values.select, profile=values.profile, alphas=_numbers("--alphas", values.alphas, len(values.alphas)),

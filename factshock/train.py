@@ -15,7 +15,8 @@ command goes on. --check_reproducibility trains 20 steps twice, compares every b
 from absl import flags
 from ml_collections import config_flags
 
-from factshock import console, processes
+from factshock.runtime import console, processes
+from factshock.runtime.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/t5_v1_1_small.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tokenizer and facts.")
@@ -33,16 +34,16 @@ def main(_):
 
   processes.join()
   if _CONFIG.value is None or not (_WORKDIR.value or _DRY_RUN.value or _REPRODUCIBLE.value):
-    raise console.UserError("needs --config=FILE and --workdir=DIR (or --dry_run, --check_reproducibility); --help explains")
+    raise UserError("needs --config=FILE and --workdir=DIR (or --dry_run, --check_reproducibility); --help explains")
   if _DRY_RUN.value:
     print("\n".join(finetuning.dry_run(_CONFIG.value, _RATIO.value)))
     return
   if _REPRODUCIBLE.value:
     if processes.count() > 1:
-      raise console.UserError("--check_reproducibility is for one process; it trains in a folder that others do not see")
+      raise UserError("--check_reproducibility is for one process; it trains in a folder that others do not see")
     differing = finetuning.reproducible(_CONFIG.value, seed=_SEED.value, ratio=_RATIO.value)
     if differing:
-      raise console.UserError(f"20 steps gave other bits the second time in {len(differing)} weights, such as {differing[0]}; on a GPU "
+      raise UserError(f"20 steps gave other bits the second time in {len(differing)} weights, such as {differing[0]}; on a GPU "
                               "XLA_FLAGS=--xla_gpu_deterministic_ops=true makes operations deterministic")
     print("reproducible: 20 steps gave the same bits twice")
     return

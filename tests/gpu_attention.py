@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import family, fused, llama, t5
+from factshock.models import decoder, families, fused, t5
 from factshock.training import train_step
 
 TIMES = 3.0
 SIZES = dict(vocab_size=512, d_model=256, d_ff=512, num_heads=4, d_kv=64, dtype="bfloat16")
 MODELS = {
     "t5": t5.T5Config(**SIZES, encoder_layers=2, decoder_layers=2),
-    "llama": llama.LlamaConfig(**SIZES, num_kv_heads=4, layers=2),
-    "mistral, in groups": llama.LlamaConfig(**SIZES, num_kv_heads=2, layers=2, sliding_window=50),
+    "llama": decoder.LlamaConfig(**SIZES, num_kv_heads=4, layers=2),
+    "mistral, in groups": decoder.LlamaConfig(**SIZES, num_kv_heads=2, layers=2, sliding_window=50),
     "t5, remat": t5.T5Config(**SIZES, encoder_layers=2, decoder_layers=2, remat="full")}
 
 
@@ -30,8 +30,8 @@ def batch_of(config, length, rows=4):
   sizes[0] = length
   tokens = random.integers(2, config.vocab_size, (rows, length)).astype(np.int32)
   there = np.arange(length)[None] < sizes[:, None]
-  if isinstance(config, llama.LlamaConfig):
-    return {"tokens": np.where(there, tokens, llama.PAD), "weights": there.astype(np.float32)}
+  if isinstance(config, decoder.LlamaConfig):
+    return {"tokens": np.where(there, tokens, decoder.PAD), "weights": there.astype(np.float32)}
   sizes[-1] = 0
   inputs = np.where(np.arange(length)[None] < sizes[:, None], tokens, 0)
   there[-1] = False
@@ -61,7 +61,7 @@ def main():
   """Compares; returns the exit code."""
   failed = False
   for name, config in MODELS.items():
-    params = family.of(config).init(config, jax.random.key(0))
+    params = families.of(config).init(config, jax.random.key(0))
     for length in (64, 192, 256):
       batch = batch_of(config, length)
       kinds = {kind: dataclasses.replace(config, **change) for kind, change in (

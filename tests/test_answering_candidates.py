@@ -5,16 +5,15 @@ import json
 
 import numpy as np
 import pytest
-
 import tiny_folders
+
 from factshock.answering import asking, candidates, decoding
-from factshock.console import UserError
 from factshock.data import prompts
 from factshock.facts import queries as query_room
-from factshock.facts import relations as relations_room
+from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
 from factshock.knowledge_graph import canonical, pipeline
-
+from factshock.runtime.errors import UserError
 
 FAMILIES = ("t5", "llama")
 
@@ -25,7 +24,7 @@ def home(tmp_path_factory):
   folder = tmp_path_factory.mktemp("models")
   made = world.make_world(0, relations=2, subjects=40, answers=6, mean_mentions=3)
   schema.write_facts(folder / "facts.jsonl", made.facts)
-  relations_room.write_relations(folder / "relations.jsonl", made.relations)
+  relation_files.write_relations(folder / "relations.jsonl", made.relations)
   tiny_folders.make(folder, made.sentences)
   return folder
 
@@ -37,7 +36,7 @@ def rows(path):
 
 def ask(home, family, folder, method, queries, known, **options):
   paths = [str(folder / f"{name}.jsonl.gz") for name in ("asked", "known")]
-  candidates.ask(str(home / family), queries, known, paths, method=method, relations=relations_room.read_relations(home / "relations.jsonl"),
+  candidates.ask(str(home / family), queries, known, paths, method=method, relations=relation_files.read_relations(home / "relations.jsonl"),
                  prompt="question", **options)
   return [rows(path) for path in paths]
 
@@ -67,7 +66,7 @@ def test_every_method_answers_each_query_once(home, tmp_path, family, method):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_best_hypothesis_is_the_beams_answer(home, family):
   asked = asking.open_model(str(home / family))
-  facts, relations = schema.read_facts(home / "facts.jsonl")[:4], relations_room.read_relations(home / "relations.jsonl")
+  facts, relations = schema.read_facts(home / "facts.jsonl")[:4], relation_files.read_relations(home / "relations.jsonl")
   texts = prompts.prompt_texts(facts, relations, "question", family == "llama")
   model = (asked.params, asked.model, asked.tokenizer)
   listed = decoding.hypotheses(*model, texts, max_length=5, beams=4)

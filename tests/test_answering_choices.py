@@ -1,16 +1,16 @@
 """Multiple-choice scoring against the model's own forward pass, and the prompts of MMLU."""
 
+import hf_tokenizers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import hf_tokenizers
 from factshock.answering import choices
-from factshock.console import UserError
 from factshock.data import pretrained_tokenizers, prompts
 from factshock.data.tokenizers import word_tokenizer
-from factshock.models import llama, t5
+from factshock.models import decoder, t5
+from factshock.runtime.errors import UserError
 
 FACT = {"subject": "s", "relation": "high_school_physics", "object": "four", "question": "Two and two?", "choices": ["one", "four", "five"]}
 SHOT = {**FACT, "subject": "t", "question": "One?", "object": "one"}
@@ -27,7 +27,7 @@ def test_prompts_of_mmlu():
       prompts.choice_prompt(wrong, [])
 
 
-forward_t5, forward_llama = jax.jit(t5.forward, static_argnums=1), jax.jit(llama.forward, static_argnums=1)
+forward_t5, forward_llama = jax.jit(t5.forward, static_argnums=1), jax.jit(decoder.forward, static_argnums=1)
 TEXTS = ["w1 w2 <extra_id_0>", "w3 w4 w5 w6 w7 <extra_id_0> w8", "<extra_id_0> w2"]
 CHOICES = [["w1", "w2 w3"], ["w4 w4 w5", "w9"], ["w7 w8", "w0"]]
 
@@ -48,8 +48,8 @@ def test_a_t5s_scores_are_those_of_its_forward_pass():
 
 def test_a_llamas_scores_are_those_of_its_forward_pass(tmp_path):
   tokenizer = pretrained_tokenizers.load(hf_tokenizers.llama_like(tmp_path))
-  config = llama.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=2)
-  params = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, llama.init(config, jax.random.key(0)))
+  config = decoder.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=2)
+  params = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, decoder.init(config, jax.random.key(0)))
   texts, each = ["Q: who made it ?\nA:", "Tokyo Paris:"], [["Grace Hopper", "London"], ["Rome", "Ada Byron"]]
   found, _ = choices.score(params, config, tokenizer, texts, each)
   for text, options, scores in zip(texts, each, found):
@@ -64,8 +64,8 @@ def test_a_llamas_scores_are_those_of_its_forward_pass(tmp_path):
 @pytest.mark.parametrize("letters", [True, False])
 def test_rows_name_the_choice_and_score_all_of_them(letters, tmp_path):
   tokenizer = pretrained_tokenizers.load(hf_tokenizers.llama_like(tmp_path))
-  config = llama.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=1)
-  row, = choices.rows(llama.init(config, jax.random.key(0)), config, tokenizer, [FACT], [prompts.choice_prompt(FACT, [SHOT], "", letters)],
+  config = decoder.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=1)
+  row, = choices.rows(decoder.init(config, jax.random.key(0)), config, tokenizer, [FACT], [prompts.choice_prompt(FACT, [SHOT], "", letters)],
                       letters=letters, batch_size=4, arm="a", seed=0, split="test")
   assert row["prediction"] == row["candidates"][0][0] and sorted(name for name, _ in row["candidates"]) == sorted(FACT["choices"])
   values = [value for _, value in row["candidates"]]

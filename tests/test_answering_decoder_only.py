@@ -3,18 +3,18 @@
 import dataclasses
 import functools
 
+import hf_llama
+import hf_tokenizers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-import hf_llama
-import hf_tokenizers
 from factshock.answering import batches, decoding, ranking
-from factshock.console import UserError
 from factshock.data import pretrained_tokenizers
-from factshock.models import llama, t5
+from factshock.models import decoder, t5
+from factshock.runtime.errors import UserError
 
 CANDIDATES = {"born": ["London", "London Bridge", "Paris", "Rome 12", "Berlin", "Tokyo fox", "Tokyo"],
               "made": ["Grace Hopper", "Ada Byron", "Ada", "the quick brown fox"]}
@@ -22,7 +22,7 @@ PROMPTS = ["Q: where was Ada Byron born ?\nA:", "A:", "Q: who made it ?\nA:", "Q
            "Q: Rome ?\nA:"]
 KEYS = ["born", "born", "made", "made", "born"]
 LENGTH = 10
-forward = jax.jit(llama.forward, static_argnums=1)
+forward = jax.jit(decoder.forward, static_argnums=1)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def tokenizer(tmp_path_factory):
 
 @functools.cache
 def model(size, window=None):
-  config = llama.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=2,
+  config = decoder.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=2,
                              sliding_window=window, max_length=200)
   params = hf_llama.params(config, hf_llama.peer(config).state_dict())
   return config, jax.tree.map(lambda leaf: leaf * 1.5 if leaf.ndim > 1 else leaf, params)
@@ -40,7 +40,7 @@ def model(size, window=None):
 
 def log_p_after(params, config, tokens):
   """Log-probabilities [S, V] after each token, without padding or cache."""
-  room = np.full((1, 96), llama.PAD, np.int32)
+  room = np.full((1, 96), decoder.PAD, np.int32)
   room[0, :len(tokens)] = tokens
   return np.asarray(jax.nn.log_softmax(forward(params, config, jnp.asarray(room))[0, :len(tokens)]), np.float64)
 
@@ -106,7 +106,7 @@ def test_a_prompt_longer_than_the_model_allows(tokenizer):
 
 
 SMALL = {"t5": t5.T5Config(vocab_size=7, d_model=8, d_ff=12, num_heads=2, d_kv=4, encoder_layers=1, decoder_layers=1),
-         "llama": llama.LlamaConfig(vocab_size=7, d_model=8, d_ff=12, num_heads=2, num_kv_heads=1, d_kv=4, layers=1)}
+         "llama": decoder.LlamaConfig(vocab_size=7, d_model=8, d_ff=12, num_heads=2, num_kv_heads=1, d_kv=4, layers=1)}
 
 
 @pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
@@ -114,7 +114,7 @@ SMALL = {"t5": t5.T5Config(vocab_size=7, d_model=8, d_ff=12, num_heads=2, d_kv=4
 def test_samples_follow_the_tempered_distribution(name, temperature):
   """Chi-square over all two-token continuations of one prompt, 20,000 samples, at the level of 0.1%."""
   config, count = SMALL[name], 20_000
-  module = llama if name == "llama" else t5
+  module = decoder if name == "llama" else t5
   params = jax.tree.map(lambda leaf: 2 * leaf if leaf.ndim > 1 else leaf, module.init(config, jax.random.key(1)))
   prompt, nowhere = [3, 5, 4], (np.array([99], np.int32), -1)
   tokens, scores = decoding.sample(params, config, [prompt] * count, nowhere, max_length=2, batch_size=count,
@@ -136,7 +136,7 @@ def test_samples_follow_the_tempered_distribution(name, temperature):
 @pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
 def test_samples_depend_on_seed_and_place_alone(name):
   config = SMALL[name]
-  params = (llama if name == "llama" else t5).init(config, jax.random.key(1))
+  params = (decoder if name == "llama" else t5).init(config, jax.random.key(1))
   prompts = [[3, 5, 4][:1 + place % 3] for place in range(12)]
 
   def sampled(batch_size, seed):

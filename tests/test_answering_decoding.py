@@ -2,17 +2,17 @@
 
 import functools
 
+import hf_t5
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import hf_t5
 from factshock.answering import batches, decoding
-from factshock.console import UserError
 from factshock.data.tokenizers import word_tokenizer
+from factshock.devices import partitioning
 from factshock.models import t5
-from factshock.training import partitioning
+from factshock.runtime.errors import UserError
 
 TOKENIZER = word_tokenizer([f"w{number}" for number in range(20)], 4)
 X0, X1, EOS = TOKENIZER.sentinel(0), TOKENIZER.sentinel(1), TOKENIZER.eos

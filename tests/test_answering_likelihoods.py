@@ -1,18 +1,18 @@
 """Likelihoods of continuations against the models' own forward passes, and against greedy decoding."""
 
+import hf_t5
+import hf_tokenizers
 import jax
 import numpy as np
 import pytest
 
-import hf_t5
-import hf_tokenizers
 from factshock.answering import decoding, likelihoods
-from factshock.console import UserError
 from factshock.data import pretrained_tokenizers
 from factshock.data.tokenizers import word_tokenizer
-from factshock.models import llama, t5
+from factshock.models import decoder, t5
+from factshock.runtime.errors import UserError
 
-forward_t5, forward_llama = (hf_t5.quick_jit(of, static_argnums=1) for of in (t5.forward, llama.forward))
+forward_t5, forward_llama = (hf_t5.quick_jit(of, static_argnums=1) for of in (t5.forward, decoder.forward))
 
 
 def sharp(params):
@@ -31,9 +31,9 @@ def t5_model():
 @pytest.fixture(scope="module")
 def llama_model(tmp_path_factory):
   tokenizer = pretrained_tokenizers.load(hf_tokenizers.llama_like(tmp_path_factory.mktemp("llama")))
-  config = llama.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8,
+  config = decoder.LlamaConfig(vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8,
                              layers=2, max_length=64)
-  return sharp(llama.init(config, jax.random.key(0))), config, tokenizer
+  return sharp(decoder.init(config, jax.random.key(0))), config, tokenizer
 
 
 def random_pairs(size, opening=(), seed=0, number=17):

@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-
 import tiny_folders
-from factshock.answering import asking, predictions, pub_quiz
-from factshock.console import UserError
-from factshock.diagnosis import accuracy
-from factshock.diagnosis import predictions as reading
+
+from factshock.answering import asking, pub_quiz
 from factshock.facts import relations, schema, world
+from factshock.predictions import accuracy, reading, writing
+from factshock.runtime.errors import UserError
 
 TEMPLATES = {"P36": "The capital of [X] is [Y].", "P30": "[X] is located in [Y]."}
 
@@ -23,7 +22,7 @@ def ranked(top=None, seed=0):
             "subject_id": f"Q{number}"}
            for relation, objects in answers.items() for number in range(30)]
   scores = [np.log(random.dirichlet(np.ones(len(answers[fact["relation"]])))) for fact in facts]
-  return predictions.prediction_rows(facts, answers, scores, arm="a", seed=0, split="test", top=top)
+  return writing.prediction_rows(facts, answers, scores, arm="a", seed=0, split="test", top=top)
 
 
 def test_files_hold_every_score_in_the_order_of_the_answers(tmp_path):

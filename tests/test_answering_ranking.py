@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from factshock.answering import batches, ranking, tries
-from factshock.console import UserError
 from factshock.data.tokenizers import word_tokenizer
+from factshock.devices import partitioning
 from factshock.models import t5
-from factshock.training import partitioning
+from factshock.runtime.errors import UserError
 
 WORDS = [f"w{number}" for number in range(30)]
 TOKENIZER = word_tokenizer(WORDS, 5)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from factshock import benchmark
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = {

@@ -6,26 +6,27 @@ import subprocess
 import sys
 import time
 
+import hf_t5
 import jax
 import numpy as np
 import pytest
 from flax import serialization
 
-import hf_t5
-from factshock.console import UserError
-from factshock.models import huggingface, llama, t5, t5x
-from factshock.training import checkpoints, conversion
+from factshock.checkpoints import conversion, store
+from factshock.models import decoder, t5
+from factshock.models.formats import huggingface, t5x
+from factshock.runtime.errors import UserError
 
 V1_1 = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3,
                    decoder_layers=2, relative_buckets=8)
 V1_0 = dataclasses.replace(V1_1, feed_forward="relu", tie_head=True, decoder_layers=3)
-MISTRAL = llama.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2,
+MISTRAL = decoder.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2,
                             max_length=64, sliding_window=5)
 
 
 def random_params(config, seed=0):
   """Params of random numbers everywhere, norm scales included."""
-  family = llama if isinstance(config, llama.LlamaConfig) else t5
+  family = decoder if isinstance(config, decoder.LlamaConfig) else t5
   shapes = jax.eval_shape(lambda: family.init(config, jax.random.key(0)))
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
@@ -46,7 +47,7 @@ def test_there_and_back_is_bit_identical(tmp_path, config, dtype):
   for name in ("tokenizer.json", "tokenizer_config.json"):
     (tmp_path / "hf" / name).write_text('{"a": 1}')
   conversion.convert(tmp_path / "hf", tmp_path / "ours", "orbax")
-  equal(checkpoints.restore_params(tmp_path / "ours"), params)
+  equal(store.restore_params(tmp_path / "ours"), params)
   conversion.convert(tmp_path / "ours", tmp_path / "back", "huggingface")
   for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
     assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), name
@@ -58,7 +59,7 @@ def test_a_checkpoint_of_an_experiment_is_written_for_transformers(tmp_path):
   params = jax.tree.map(lambda leaf: 0.2 * leaf, random_params(V1_1))
   section = {"family": "t5", **dataclasses.asdict(V1_1), "vocab_size": 0}
   record = {"arm": "mixed", "seed": 3, "workdir": str(tmp_path), "experiment": {"model": section, "start_from": ""}}
-  checkpoints.save(tmp_path / "run", 7, params=params, config=record)
+  store.save(tmp_path / "run", 7, params=params, config=record)
   conversion.convert(tmp_path / "run", tmp_path / "hf", "huggingface")
   model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf")
   batch = hf_t5.random_batch(V1_1)
@@ -197,11 +198,11 @@ def test_damaged_t5x_is_refused(tmp_path):
 
 
 def test_what_cannot_be_converted(tmp_path):
-  checkpoints.save(tmp_path / "plain", 1, params={"w": np.ones(3, np.float32)})
+  store.save(tmp_path / "plain", 1, params={"w": np.ones(3, np.float32)})
   with pytest.raises(UserError, match="does not say which model"):
     conversion.convert(tmp_path / "plain", tmp_path / "x", "huggingface")
   record = {"experiment": {"model": {"family": "t5", **dataclasses.asdict(V1_1)}}}
-  checkpoints.save(tmp_path / "other", 1, params=random_params(V1_0), config=record)
+  store.save(tmp_path / "other", 1, params=random_params(V1_0), config=record)
   with pytest.raises(UserError, match="missing encoder/layers/feed_forward/gate"):
     conversion.convert(tmp_path / "other", tmp_path / "x", "huggingface")
   with pytest.raises(UserError, match="plain: already exists"):

@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factshock.answering import correction
-from factshock.console import UserError
+from factshock.predictions import prior_correction
+from factshock.runtime.errors import UserError
 
 
 def rows_of(p_QxC, gold, names="xyz", relation="r", start=0, **more):
@@ -34,12 +35,12 @@ probabilities = st.lists(st.lists(st.floats(.01, 1), min_size=3, max_size=3), mi
 @settings(deadline=None)
 @given(probabilities, probabilities, st.sampled_from([0.0, .5, 1.0, 2.0]))
 def test_is_bayes_rule_with_the_prior_exchanged(p_QxC, reference_QxC, tau):
-  tables = correction.tables(rows_of(p_QxC, [0] * len(p_QxC)), "a")
-  reference = correction.priors(correction.tables(rows_of(reference_QxC, [0] * len(reference_QxC)), "b"))
+  tables = prior_correction.tables(rows_of(p_QxC, [0] * len(p_QxC)), "a")
+  reference = prior_correction.priors(prior_correction.tables(rows_of(reference_QxC, [0] * len(reference_QxC)), "b"))
   np.testing.assert_allclose(reference["r"], reference_QxC.mean(axis=0), rtol=1e-9)
-  ratios, raised = correction.log_ratios(tables, reference)
+  ratios, raised = prior_correction.log_ratios(tables, reference)
   expected = p_QxC * (reference_QxC.mean(axis=0) / p_QxC.mean(axis=0)) ** tau
-  np.testing.assert_allclose(np.exp(correction.correct(tables, ratios, tau)["r"].log_p_QxC), expected / expected.sum(axis=1, keepdims=True), rtol=1e-7)
+  np.testing.assert_allclose(np.exp(prior_correction.correct(tables, ratios, tau)["r"].log_p_QxC), expected / expected.sum(axis=1, keepdims=True), rtol=1e-7)
   assert raised == 0
 
 
@@ -50,14 +51,14 @@ def test_a_shifted_prior_is_taken_back_and_tau_is_found():
   true = np.full((600, 3), .2)
   true[np.arange(600), gold] = .6
   shifted = true * np.array([6, 1, .3])
-  tables = correction.tables(rows_of(shifted / shifted.sum(axis=1, keepdims=True), gold), "a")
+  tables = prior_correction.tables(rows_of(shifted / shifted.sum(axis=1, keepdims=True), gold), "a")
   dev = rows_of(shifted[:300] / shifted[:300].sum(axis=1, keepdims=True), gold[:300], start=1000)
   ratios = {"r": -np.log([6, 1, .3])}
-  np.testing.assert_allclose(np.exp(correction.correct(tables, ratios, 1)["r"].log_p_QxC), true, rtol=1e-9)
-  estimated, _ = correction.log_ratios(tables, {"r": true.mean(axis=0)})
-  tau, curve = correction.choose_tau(correction.tables(dev, "dev"), dev, estimated)
+  np.testing.assert_allclose(np.exp(prior_correction.correct(tables, ratios, 1)["r"].log_p_QxC), true, rtol=1e-9)
+  estimated, _ = prior_correction.log_ratios(tables, {"r": true.mean(axis=0)})
+  tau, curve = prior_correction.choose_tau(prior_correction.tables(dev, "dev"), dev, estimated)
   assert tau > 0 and dict(curve)[tau] == max(share for _, share in curve) > dict(curve)[0.0]
-  assert correction.moved(correction.correct(tables, estimated, tau), {"r": true.mean(axis=0)}) < correction.moved(
+  assert prior_correction.moved(prior_correction.correct(tables, estimated, tau), {"r": true.mean(axis=0)}) < prior_correction.moved(
       tables, {"r": true.mean(axis=0)})
 
 
@@ -68,16 +69,16 @@ def test_expectation_maximisation_finds_the_queries_answers():
   likelihood = np.full((4000, 3), .1)
   likelihood[np.arange(4000), np.where(random.random(4000) < .8, gold, random.integers(3, size=4000))] = .8
   posterior = likelihood * np.array([.8, .1, .1])
-  tables = correction.tables(rows_of(posterior / posterior.sum(axis=1, keepdims=True), gold), "a")
-  prior = correction.estimated_priors(tables, [("r", "x")] * 799 + [("r", "y")] * 99 + [("r", "z")] * 99)["r"]
+  tables = prior_correction.tables(rows_of(posterior / posterior.sum(axis=1, keepdims=True), gold), "a")
+  prior = prior_correction.estimated_priors(tables, [("r", "x")] * 799 + [("r", "y")] * 99 + [("r", "z")] * 99)["r"]
   np.testing.assert_allclose(prior, [.1, .1, .8], atol=.05)
 
 
 def test_counts_and_uniform_and_floor():
-  tables = correction.tables(rows_of(np.array([[.7, .2, .1]]), [0]), "a")
-  np.testing.assert_allclose(correction.counted_priors(tables, {("r", "x"): 4, ("", "z"): 2})["r"], np.array([5, 1, 3]) / 9)
-  np.testing.assert_allclose(correction.uniform_priors(tables)["r"], 1 / 3)
-  ratios, raised = correction.log_ratios(tables, {"r": np.array([1.0, 0.0, 0.0])})
+  tables = prior_correction.tables(rows_of(np.array([[.7, .2, .1]]), [0]), "a")
+  np.testing.assert_allclose(prior_correction.counted_priors(tables, {("r", "x"): 4, ("", "z"): 2})["r"], np.array([5, 1, 3]) / 9)
+  np.testing.assert_allclose(prior_correction.uniform_priors(tables)["r"], 1 / 3)
+  ratios, raised = prior_correction.log_ratios(tables, {"r": np.array([1.0, 0.0, 0.0])})
   assert raised == 2 and np.isfinite(ratios["r"]).all()
 
 
@@ -127,8 +128,8 @@ def test_development_facts_must_be_others(tmp_path):
   p = np.array([[.8, .1, .1], [.6, .3, .1]])
   rows = rows_of(p, [0, 1])
   with pytest.raises(UserError, match="expected subjects that are not asked about in test.jsonl, got 2 shared, such as 's0'"):
-    correction.check_apart(rows, "test.jsonl", rows, "dev.jsonl")
-  correction.check_apart(rows, "test.jsonl", rows_of(p, [0, 1], start=5), "dev.jsonl")
+    prior_correction.check_apart(rows, "test.jsonl", rows, "dev.jsonl")
+  prior_correction.check_apart(rows, "test.jsonl", rows_of(p, [0, 1], start=5), "dev.jsonl")
   for flags, words in (([], "expected one of --reference and --entity_counts, got neither"),
                        (["--reference=a", "--entity_counts=b"], "got both")):
     done = run("--predictions=none.jsonl", f"--output={tmp_path}/o.jsonl", *flags)

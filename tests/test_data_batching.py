@@ -2,12 +2,12 @@
 
 import functools
 
+import hf_t5
 import hypothesis
 import hypothesis.strategies as st
 import jax
 import numpy as np
 
-import hf_t5
 from factshock.data import batching
 from factshock.models import t5
 from factshock.training import train_step

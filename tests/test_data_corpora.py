@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factshock import files
-from factshock.console import UserError
 from factshock.data import corpora, tokenizers
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 WORDS = "a b c d e f g Ada Byron Lon London London, was born in near . saw".split()
 FACTS = [{"subject": "Ada Byron", "relation": "P19", "object": "London"},

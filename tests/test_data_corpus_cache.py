@@ -7,9 +7,9 @@ import types
 import numpy as np
 import pytest
 
-from factshock.console import UserError
 from factshock.data import corpora, corpus_cache, mixture, tokenizers
 from factshock.facts import documents, hub
+from factshock.runtime.errors import UserError
 
 TOKENIZER = tokenizers.word_tokenizer("a b c d e f g".split(), 4)
 FACTS = [{"subject": "a", "relation": "r", "object": "g"}, {"subject": "b", "relation": "r", "object": "f"}]

@@ -2,12 +2,12 @@
 
 import itertools
 
+import hf_tokenizers
 import numpy as np
 import pytest
 
-import hf_tokenizers
-from factshock.console import UserError
 from factshock.data import batching, corpora, decoder_text, mixture, pretrained_tokenizers, prompts
+from factshock.runtime.errors import UserError
 
 RELATIONS = {"born": {"relation": "born", "statements": ["[X] was born in [Y] ."], "questions": ["where was [X] born ?"]},
              "middle": {"relation": "middle", "statements": ["In [Y] [X] was born ."], "questions": []}}

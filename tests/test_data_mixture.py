@@ -10,8 +10,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from factshock.console import UserError
 from factshock.data import corpora, mixture, span_corruption, tokenizers
+from factshock.runtime.errors import UserError
 
 TOKENIZER = tokenizers.word_tokenizer([f"w{i}" for i in range(200)], 24)
 TOP = TOKENIZER.sentinel(0)

@@ -3,11 +3,11 @@
 import json
 import pickle
 
+import hf_tokenizers
 import pytest
 
-import hf_tokenizers
-from factshock.console import UserError
 from factshock.data import pretrained_tokenizers, tokenizers
+from factshock.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

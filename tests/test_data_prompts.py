@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from factshock.console import UserError
 from factshock.data import prompts, tokenizers
+from factshock.runtime.errors import UserError
 
 RELATIONS = {
     "P19": {"relation": "P19", "label": "place of birth", "type": "N-1",

@@ -2,9 +2,9 @@
 
 import unicodedata
 
+import hf_tokenizers
 import pytest
 
-import hf_tokenizers
 from factshock.data import pretrained_tokenizers, subjects, tokenizers
 
 NAMES = ["Ada Byron", "Žižek", "Ångström Straße", "東京 塔", "naïve-Ωmega", "A", "½ ﬁne ｆｕｌｌ"]

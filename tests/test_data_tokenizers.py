@@ -8,8 +8,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from factshock.console import UserError
 from factshock.data import tokenizers
+from factshock.runtime.errors import UserError
 
 WORDS = ["where", "was", "Ada", "Byron", "born", "?", "London", "."]
 

@@ -3,14 +3,15 @@
 import json
 import pathlib
 
+import attention_files as hand
 import numpy as np
 import pytest
-
-import attention_files as hand
 import tiny
-from factshock.console import UserError
-from factshock.diagnosis import attention, predictions
-from factshock.study import answers, diagnosing
+
+from factshock.diagnosis import attention
+from factshock.predictions import reading
+from factshock.runtime.errors import UserError
+from factshock.study import answers, diagnosis
 
 
 def answered(found, right):
@@ -18,7 +19,7 @@ def answered(found, right):
   rows = [{"subject": subject, "relation": relation, "object": gold, "prediction": gold if hit else "none", "popularity": popularity}
           for subject, relation, gold, popularity, hit in zip(*(found[name].tolist() for name in (
               "subject", "relation", "object", "popularity")), right)]
-  return predictions.from_rows(enumerate(rows, 1))
+  return reading.from_rows(enumerate(rows, 1))
 
 
 @pytest.fixture
@@ -256,7 +257,7 @@ def workdir(tmp_path):
       config.arms[name]["attention"] = True
   found = hand.arrays(rng)
   facts = [{name: found[name].tolist()[i] for name in ("subject", "relation", "object", "popularity")} for i in range(40)]
-  seed, = diagnosing.configs.seeds(config)
+  seed, = diagnosis.configs.seeds(config)
   folder = tmp_path / "facts" / str(seed)
   folder.mkdir(parents=True)
   for name in ("test", "balanced"):
@@ -264,7 +265,7 @@ def workdir(tmp_path):
   (folder / "counts.tsv").write_text("entity\tcount\trelation\n" + "".join(f"o{i}\t{i + 1}\t{r}\n" for i in range(7) for r in "rq"))
   (folder / "relations.jsonl").write_text("".join(json.dumps(
       {"relation": name, "label": name, "statements": ["[X] is [Y] ."], "questions": ["What is [X] ?"], "type": "N-1"}) + "\n" for name in "rq"))
-  for label in [label for name in config.arms for label in diagnosing.arm_room.points(config, name)]:
+  for label in [label for name in config.arms for label in diagnosis.arm_room.points(config, name)]:
     mass = {"zero_shot_question": 0, "finetune@8": -.1, "finetune@4": -.05}.get(label, -.02)
     if label != "k_shot":
       hand.write(pathlib.Path(answers.attention_path(str(tmp_path), label, seed)), hand.moved(found, mass))
@@ -273,14 +274,14 @@ def workdir(tmp_path):
                "arm": label.split("@")[0], "seed": seed} for i, fact in enumerate(facts)]
       path = answers.predictions_path(str(tmp_path), label, seed, split)
       pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-      with diagnosing.files.writing(path) as file:
+      with diagnosis.files.writing(path) as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
   return config, tmp_path
 
 
 def test_a_study_diagnoses_the_attention_it_finds(workdir):
   config, folder = workdir
-  found = diagnosing.diagnose(config, str(folder), {})["attention"]
+  found = diagnosis.diagnose(config, str(folder), {})["attention"]
   assert set(found["arms"]) == {"zero_shot_question", "finetune", "finetune_early", "finetune@0", "finetune@4", "finetune@8", "weight_mixing",
                                 "weight_mixing@0", "weight_mixing@0.5", "weight_mixing@1"}
   change = {label: arm["sites"]["cross"]["change"]["mass"]["mean"] for label, arm in found["arms"].items() if label != "zero_shot_question"}
@@ -295,9 +296,9 @@ def test_a_study_without_attention_has_none_and_says_what_is_missing(workdir, ca
   config, folder = workdir
   for path in (folder / "attention").glob("zero_shot*"):
     path.unlink()
-  found = diagnosing.diagnose(config, str(folder), {})["attention"]
+  found = diagnosis.diagnose(config, str(folder), {})["attention"]
   assert found["reference"] is None and "zero_shot_question" in capsys.readouterr().out
   with config.unlocked():
     for arm in config.arms.values():
       arm["attention"] = False
-  assert "attention" not in diagnosing.diagnose(config, str(folder), {})
+  assert "attention" not in diagnosis.diagnose(config, str(folder), {})

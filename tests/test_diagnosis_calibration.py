@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from extraction_fixture import make_units
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factshock.console import UserError
 from factshock.diagnosis import calibration, table
 from factshock.diagnosis.calibration import Units
+from factshock.runtime.errors import UserError
 
 # Few levels, so that confidences and scores tie.
 ROWS = st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 2), st.integers(0, 5)), min_size=1,

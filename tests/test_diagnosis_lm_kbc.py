@@ -10,8 +10,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from factshock.console import UserError
 from factshock.diagnosis import lm_kbc, lm_kbc_rules, lm_kbc_table
+from factshock.runtime.errors import UserError
 
 TWO_THIRDS = 2 / 3
 

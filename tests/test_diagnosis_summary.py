@@ -7,10 +7,11 @@ import time
 
 import numpy as np
 import pytest
-
-from factshock.console import UserError
-from factshock.diagnosis import predictions, statistics, summary, table
 import test_diagnosis_shock as hand
+
+from factshock.diagnosis import statistics, summary, table
+from factshock.predictions import reading
+from factshock.runtime.errors import UserError
 
 FINETUNING = {0: hand.of(hand.FINETUNING)}
 COUNTS = {0: {("r", name): count for name, count in hand.COUNTS.items()}}
@@ -23,7 +24,7 @@ def rows_of(answers, gold=hand.GOLD, **columns):
 
 def arm(answers, gold=hand.GOLD, order=None, **columns):
   rows = rows_of(answers, gold, **columns)
-  return predictions.from_rows(enumerate(rows if order is None else [rows[i] for i in order], 1))
+  return reading.from_rows(enumerate(rows if order is None else [rows[i] for i in order], 1))
 
 
 def two_arms():
@@ -84,7 +85,7 @@ def test_popularity_quartiles():
 def test_queries_without_popularity_are_left_out_of_the_quartiles():
   rows = rows_of(hand.ANSWERS)
   rows[0]["popularity"] = None
-  bins = summary.diagnose({"a": {0: predictions.from_rows(enumerate(rows))}})["arms"]["a"]["by_popularity"]
+  bins = summary.diagnose({"a": {0: reading.from_rows(enumerate(rows))}})["arms"]["a"]["by_popularity"]
   assert sum(row["queries"] for row in bins) == 9
 
 
@@ -252,7 +253,7 @@ def test_macro_average_counts_relations_alike():
   gold = [("a", "x", "x"), ("a", "x", "y"), ("a", "x", "y"), ("a", "x", "y"), ("b", "x", "x")]
   rows = [{"subject": f"s{i}", "relation": relation, "object": right, "prediction": said} for i, (relation, right, said) in enumerate(gold)]
   other = [{**row, "prediction": "x"} for row in rows]
-  found = summary.diagnose({"all": {0: predictions.from_rows(enumerate(other, 1))}, "some": {0: predictions.from_rows(enumerate(rows[::-1], 1))}},
+  found = summary.diagnose({"all": {0: reading.from_rows(enumerate(other, 1))}, "some": {0: reading.from_rows(enumerate(rows[::-1], 1))}},
                            resamples=200)
   some = found["arms"]["some"]
   assert some["exact_match"]["mean"] == pytest.approx(.4) and some["macro_right"]["mean"] == pytest.approx(.625)
@@ -264,7 +265,7 @@ def test_right_may_mean_that_an_accepted_answer_is_contained():
   rows = [{"subject": f"s{i}", "relation": "a", "object": "x y", "prediction": said, "popularity": i} for i, said in enumerate(
       ["x y", "it is x y", "no", "x"])]
   other = [{**row, "prediction": "no"} for row in rows]
-  arms = {name: {0: predictions.from_rows(enumerate(found, 1))} for name, found in (("none", other), ("some", rows))}
+  arms = {name: {0: reading.from_rows(enumerate(found, 1))} for name, found in (("none", other), ("some", rows))}
   for criterion, right in (("exact_match", .25), ("contains", .5)):
     found = summary.diagnose(arms, resamples=200, criterion=criterion, counts={0: {("a", "x y"): 3}}, finetuning={0: [("a", "x y")]})
     some = found["arms"]["some"]
@@ -277,6 +278,6 @@ def test_right_may_mean_that_an_accepted_answer_is_contained():
 def test_types_of_relations_are_averaged_by_relation():
   rows = [{"subject": f"s{i}", "relation": relation, "object": "x", "prediction": said} for i, (relation, said) in enumerate(
       [("us", "x"), ("us", "x"), ("world", "x"), ("world", "y"), ("law", "y"), ("misc", "x")])]
-  found = summary.diagnose({"a": {0: predictions.from_rows(enumerate(rows, 1))}}, resamples=200,
+  found = summary.diagnose({"a": {0: reading.from_rows(enumerate(rows, 1))}}, resamples=200,
                            types={"us": "history", "world": "history", "law": "law", "misc": ""})
   assert means(found["arms"]["a"]["by_type"]) == {"history": .75, "law": 0}

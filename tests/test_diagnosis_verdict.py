@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from factshock.answering import correction
-from factshock.console import UserError
-from factshock.diagnosis import predictions, summary, table, verdict
+from factshock.diagnosis import summary, table, verdict
+from factshock.predictions import prior_correction, reading
+from factshock.runtime.errors import UserError
 
 ANSWERS = "abcdefgh"
 
@@ -31,10 +31,10 @@ def diagnosed(count, after, known="cloze"):
   random = np.random.default_rng(7)
   gold, knows = random.integers(8, size=count), random.random(count) < .5
   before, tuned = rows_of(scores(gold, knows), gold), rows_of(after(gold, knows), gold)
-  of = correction.tables(tuned, "tuned")
-  ratios, _ = correction.log_ratios(of, correction.priors(correction.tables(before, "before")))
-  arms = {"before": before, "cloze": rows_of(scores(gold, knows, seed=5), gold), "tuned": tuned, "corrected": correction.corrected_rows(correction.correct(of, ratios, 1), tuned)}
-  return summary.diagnose({name: {0: predictions.from_rows(enumerate(rows, 1))} for name, rows in arms.items()}, reference="before",
+  of = prior_correction.tables(tuned, "tuned")
+  ratios, _ = prior_correction.log_ratios(of, prior_correction.priors(prior_correction.tables(before, "before")))
+  arms = {"before": before, "cloze": rows_of(scores(gold, knows, seed=5), gold), "tuned": tuned, "corrected": prior_correction.corrected_rows(prior_correction.correct(of, ratios, 1), tuned)}
+  return summary.diagnose({name: {0: reading.from_rows(enumerate(rows, 1))} for name, rows in arms.items()}, reference="before",
                           known=known, finetuned="tuned", corrected="corrected", resamples=400)
 
 
@@ -92,6 +92,6 @@ def test_facts_are_not_known_by_the_reference_itself():
 
 def test_a_correction_without_its_arm_is_refused():
   rows = rows_of(scores(np.zeros(5, int), np.ones(5, bool)), np.zeros(5, int))
-  arms = {name: {0: predictions.from_rows(enumerate(rows, 1))} for name in "ab"}
+  arms = {name: {0: reading.from_rows(enumerate(rows, 1))} for name in "ab"}
   with pytest.raises(UserError, match="a verdict needs both"):
     summary.diagnose(arms, corrected="b")

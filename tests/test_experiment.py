@@ -13,11 +13,11 @@ import time
 
 import jax
 import pytest
-
 import tiny
-from factshock import interruption
-from factshock.study import finetuning, provenance, weights
+
 from factshock.facts import schema
+from factshock.runtime import interruption, provenance
+from factshock.study import finetuning, weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def environment():
 
 
 def command(workdir, *flags):
-  return [sys.executable, "-m", "factshock.experiment", "--config=tests/tiny.py", f"--workdir={workdir}", *flags]
+  return [sys.executable, "-m", "factshock.experiment", "--config=tests/helpers/tiny.py", f"--workdir={workdir}", *flags]
 
 
 def run(environment, workdir, *flags):
@@ -154,7 +154,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(parallel, environment, tmp
   def train(workdir, **pipes):
     flags = [f"--config.parallel={parallel}", "--config.finetune.steps=150", "--config.finetune.checkpoint_every=3", "--config.finetune.pack=True",
              "--config.finetune.log_every=1"]
-    return subprocess.Popen([sys.executable, "-m", "factshock.train", "--config=tests/tiny.py", f"--workdir={workdir}", "--ratio=1", *flags],
+    return subprocess.Popen([sys.executable, "-m", "factshock.train", "--config=tests/helpers/tiny.py", f"--workdir={workdir}", "--ratio=1", *flags],
                             cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
   def result(workdir):
@@ -201,7 +201,7 @@ def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, mode):
   workdir, _ = finished
   output = tmp_path / "answers.jsonl"
   done = subprocess.run(
-      [sys.executable, "-m", "factshock.answer", "--config=tests/tiny.py", f"--mode={mode}", f"--output={output}",
+      [sys.executable, "-m", "factshock.answer", "--config=tests/helpers/tiny.py", f"--mode={mode}", f"--output={output}",
        f"--checkpoint={workdir}/checkpoints/finetune/0", f"--facts={workdir}/facts/0/test.jsonl"],
       cwd=ROOT, env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
@@ -228,7 +228,7 @@ def test_a_config_that_is_given_cuts_the_weights_of_the_model_that_is_asked(fini
 def test_answer_verb_refuses_a_checkpoint_of_another_model(finished, environment, tmp_path):
   workdir, _ = finished
   done = subprocess.run(
-      [sys.executable, "-m", "factshock.answer", "--config=tests/tiny.py", "--config.model.d_ff=24",
+      [sys.executable, "-m", "factshock.answer", "--config=tests/helpers/tiny.py", "--config.model.d_ff=24",
        f"--output={tmp_path}/a.jsonl", f"--checkpoint={workdir}/checkpoints/finetune/0",
        f"--facts={workdir}/facts/0/test.jsonl"], cwd=ROOT, env=environment, capture_output=True, text=True)
   assert done.returncode == 2 and "Traceback" not in done.stderr and "shape" in done.stderr

@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-
-from factshock import console
-from factshock.diagnosis import accuracy
-from factshock.knowledge_graph import canonical, formats, pipeline
 from test_knowledge_graph_extraction import world
+
+from factshock.knowledge_graph import canonical, formats, pipeline
+from factshock.predictions import accuracy
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 MODEL = {"model": "simulated", "checkpoint": "abc", "mixing_weights": [.5, .5]}
 
@@ -66,7 +67,7 @@ def test_an_extraction_keeps_its_promise_and_says_all(inputs, tmp_path):
   assert "baku" in open(f"{folder}/report.html").read()
   said = "\n".join(pipeline.lines(summary, folder))
   assert "precision of at least 80% is promised" in said and "baku" in said
-  with pytest.raises(console.UserError, match="holds an extraction already"):
+  with pytest.raises(UserError, match="holds an extraction already"):
     pipeline.extract(folder, asked, known, model=MODEL)
 
 
@@ -159,7 +160,7 @@ def test_the_verb_says_what_it_did_and_limits_to_queries(inputs, tmp_path):
 def test_bad_files_are_refused_and_nothing_is_written(tmp_path, change, words):
   asked, known = (list(rows_of(world(seed, 100, relations=("r",)))) for seed in (0, 1))
   change(asked, known)
-  with pytest.raises(console.UserError, match=words):
+  with pytest.raises(UserError, match=words):
     pipeline.extract(str(tmp_path / "g"), write(tmp_path / "a.jsonl", asked), write(tmp_path / "k.jsonl", known), model=MODEL)
   assert not (tmp_path / "g").exists()
 
@@ -172,7 +173,7 @@ def test_help_names_every_format():
 def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
   rows = [json.loads(line) for line in open(inputs[1])][:2]
   facts = write(tmp_path / "f.jsonl", [{"subject": row["subject"], "relation": row["relation"], "object": "x"} for row in rows])
-  with pytest.raises(console.UserError, match="apart from the finetuning facts, got 2 of 1,500"):
+  with pytest.raises(UserError, match="apart from the finetuning facts, got 2 of 1,500"):
     pipeline.extract(str(tmp_path / "g"), *inputs[:2], model=MODEL, finetuning=facts)
 
 

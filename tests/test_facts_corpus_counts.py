@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from factshock.console import UserError
 from factshock.facts import corpus_counts, counts, documents, entities
+from factshock.runtime.errors import UserError
 
 FACTS = [{"subject": f"Person {n}", "relation": "r", "object": f"Town {n % 7}"} for n in range(40)] + [
     {"subject": "Brown", "relation": "r", "object": "Town 1"}]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from factshock.console import UserError
 from factshock.facts import counts
+from factshock.runtime.errors import UserError
 
 
 def test_counts_survive_writing_and_reading(tmp_path):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from factshock.console import UserError
 from factshock.facts import relations
+from factshock.runtime.errors import UserError
 
 ROW = {"relation": "P19", "label": "place of birth",
        "statements": ["[X] was born in [Y] .", "[Y] bore [X] ."],

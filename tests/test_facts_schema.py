@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factshock.console import UserError
 from factshock.facts import schema
+from factshock.runtime.errors import UserError
 
 FACTS = [
     {"subject": "Marat Makhmutov", "relation": "born_in", "object": "Moscow",

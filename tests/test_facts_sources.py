@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from factshock.console import UserError
-from factshock.facts import relations as relations_room
+from factshock.facts import relations as relation_files
 from factshock.facts import schema, sources, templates
+from factshock.runtime.errors import UserError
 
 
 def jsonl(path, *rows):
@@ -133,7 +133,7 @@ def test_unknown_keys_and_empty_places_are_named(tmp_path):
 def test_templates_are_relations():
   for table in (templates.POPQA, templates.ENTITYQUESTIONS):
     for row in templates.rows(table).values():
-      relations_room.check_templates(row, "templates")
+      relation_files.check_templates(row, "templates")
 
 
 @pytest.mark.parametrize("spec, rows, facts", [
@@ -158,4 +158,4 @@ def test_every_subject_of_entityquestions_is_recovered(split, data_dir):
   assert "template" not in found.notes[0]
   for fact in found.facts:
     question = found.relations[fact["relation"]]["questions"][0]
-    assert relations_room.question(question, fact["subject"]) == fact["question"]
+    assert relation_files.question(question, fact["subject"]) == fact["question"]

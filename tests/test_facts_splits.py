@@ -7,11 +7,12 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factshock.console import UserError
 from factshock.facts import splits
 from factshock.facts.world import make_world
+from factshock.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from factshock.console import UserError
 from factshock.facts.relations import cloze, question, read_relations, statement, write_relations
 from factshock.facts.schema import check_facts, read_facts, write_facts
 from factshock.facts.world import make_world, mentions
+from factshock.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

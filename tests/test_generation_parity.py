@@ -2,22 +2,22 @@
 
 import functools
 
+import hf_llama
+import hf_t5
 import numpy as np
 import pytest
 
-import hf_llama
-import hf_t5
 from factshock.answering import batches, beams, decoding
-from factshock.models import llama, t5
+from factshock.models import decoder, t5
 
 T5 = dict(vocab_size=60, d_model=24, d_ff=40, num_heads=3, d_kv=8, encoder_layers=2, decoder_layers=2)
 LLAMA = dict(vocab_size=60, d_model=24, d_ff=40, num_heads=4, num_kv_heads=4, d_kv=8, layers=2)
 CONFIGS = {
     "t5 v1.1": t5.T5Config(**T5),
     "t5 v1.0": t5.T5Config(**T5, feed_forward="relu", tie_head=True),
-    "llama": llama.LlamaConfig(**LLAMA),
-    "llama 3": llama.LlamaConfig(**{**LLAMA, "num_kv_heads": 2}, rope_theta=5e5, rope_scaling=(8.0, 1.0, 4.0, 16), tie_head=True),
-    "mistral": llama.LlamaConfig(**{**LLAMA, "num_kv_heads": 1}, sliding_window=5)}
+    "llama": decoder.LlamaConfig(**LLAMA),
+    "llama 3": decoder.LlamaConfig(**{**LLAMA, "num_kv_heads": 2}, rope_theta=5e5, rope_scaling=(8.0, 1.0, 4.0, 16), tie_head=True),
+    "mistral": decoder.LlamaConfig(**{**LLAMA, "num_kv_heads": 1}, sliding_window=5)}
 ENDS = [1, 7, 11]
 LENGTH = 9
 
@@ -64,7 +64,7 @@ def _until_end(row):
 def ours(function, name, **options):
   config = CONFIGS[name]
   tokens, scores = function(models(name)[1], config, prompts_of(config), (np.array(ENDS, np.int32), -1), max_length=LENGTH,
-                            batch_size=256, left=isinstance(config, llama.LlamaConfig), **options)
+                            batch_size=256, left=isinstance(config, decoder.LlamaConfig), **options)
   return [[int(token) for token in row if token != batches.ENDED] for row in tokens], scores
 
 

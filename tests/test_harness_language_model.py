@@ -9,9 +9,10 @@ lm_eval = pytest.importorskip("lm_eval")
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
 
 import tiny_folders
-from factshock.console import UserError
+
 from factshock.data import pretrained_tokenizers
 from factshock.harness import language_model
+from factshock.runtime.errors import UserError
 
 LINES = ["where was Ada Byron born ?", "Ada Byron was born in London .", "def f ( x ) : return x"]
 CONTEXTS = ["Q: where was Ada Byron born ?\nA:", "Q: who made it ?\nA:", "Ada Byron was born in", "", "Tokyo Paris "]

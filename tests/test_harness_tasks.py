@@ -13,12 +13,13 @@ import pytest
 lm_eval_tasks = pytest.importorskip("lm_eval.tasks")
 
 import tiny_folders
+
 from factshock import evaluate
 from factshock.answering import asking
-from factshock.console import UserError
-from factshock.diagnosis import accuracy, predictions
 from factshock.facts import sources
 from factshock.harness.tasks import documents
+from factshock.predictions import accuracy, reading
+from factshock.runtime.errors import UserError
 
 LIMIT = 6
 FILES = {"popqa": "popqa/popqa_with_popularity_union.jsonl.gz", "entityquestions": "entityquestions/test.jsonl.gz",
@@ -81,7 +82,7 @@ def test_generated_answers_score_in_the_harness_as_in_diagnose(home, data_dir, t
     given = ",".join(f"{data}={tmp_path / data}.jsonl" for data in tasks)
     results, samples = run(home / family, ",".join(tasks.values()), tmp_path / name, "--metadata", given)
     assert set(samples) == set(tasks.values())
-    found = {data: predictions.read(samples[task]) for data, task in tasks.items()}
+    found = {data: reading.read(samples[task]) for data, task in tasks.items()}
     for data, rows in raw.items():
       said = [found[data].strings[code] for code in found[data].prediction]
       for row, text in list(zip(rows, said, strict=True))[number::2]:
@@ -107,7 +108,7 @@ def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, ta
   schema.write_facts(tmp_path / "facts.jsonl", facts)
   rows = asking.ask(None, str(home / family), str(tmp_path / "facts.jsonl"), str(tmp_path / "own.jsonl"),
                     mode="generate", relations=source, max_tokens=16)
-  found = predictions.read(samples[task])
+  found = reading.read(samples[task])
   assert [found.strings[code] for code in found.prediction] == [row["prediction"] for row in rows]
 
 
@@ -120,7 +121,7 @@ def test_ranked_answers_score_in_the_harness_as_in_diagnose(home, data_dir, tmp_
     write(tmp_path / "test.jsonl", rows)
     results, samples = run(home / family, task, tmp_path / name, "--metadata", f"trex={tmp_path / 'test.jsonl'}",
                            limit=3)
-    found = predictions.read(samples[task])
+    found = reading.read(samples[task])
     assert found.listed > 100 and (found.rank > 0).all() and np.isfinite(found.score).all()
     rows[0] = {**rows[0], "obj_label": found.strings[found.prediction[0]]}
   right = accuracy.exact_match(found)

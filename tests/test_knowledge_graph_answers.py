@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from factshock import console
 from factshock.knowledge_graph import answers
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 
 def write(path, *rows):
@@ -81,12 +82,12 @@ def test_taking_queries(tmp_path):
     ([], "got no rows"),
 ])
 def test_bad_rows(tmp_path, rows, message):
-  with pytest.raises(console.UserError, match=message):
+  with pytest.raises(UserError, match=message):
     answers.read(write(tmp_path / "p.jsonl", *rows), labelled=True)
 
 
 def test_overlap_is_refused_with_its_count():
   known = [{"subject": name, "relation": "r"} for name in "abc"]
-  with pytest.raises(console.UserError, match="apart from the queries, got 2 of 3 shared"):
+  with pytest.raises(UserError, match="apart from the queries, got 2 of 3 shared"):
     answers.check_apart(known, [{"subject": name, "relation": "r"} for name in "bcd"], "queries")
   answers.check_apart(known, [{"subject": "a", "relation": "s"}], "queries")

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factshock import console
 from factshock.knowledge_graph import consistency
 from factshock.knowledge_graph.consistency import Triple
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 RULES = {"born_in": {"type": "N-1", "object_type": "city"}, "capital_of": {"type": "1-1", "inverse": "capital"},
          "capital": {"type": "1-1"}, "married_to": {"type": "1-1", "symmetric": True}, "speaks": {"type": "N-M"},
@@ -95,11 +96,11 @@ def test_what_is_kept_never_contradicts_and_is_as_much_as_can_be(triples):
 
 
 def test_rules_that_make_no_sense_are_refused():
-  with pytest.raises(console.UserError, match="got 'nowhere'"):
+  with pytest.raises(UserError, match="got 'nowhere'"):
     consistency.rules_of({"a": {"inverse": "nowhere"}})
-  with pytest.raises(console.UserError, match="has the inverse 'b'"):
+  with pytest.raises(UserError, match="has the inverse 'b'"):
     consistency.rules_of({"a": {"inverse": "b"}, "b": {}, "c": {"inverse": "b"}} | {"b": {"inverse": "b"}})
-  with pytest.raises(console.UserError, match="true or false"):
+  with pytest.raises(UserError, match="true or false"):
     consistency.rules_of({"a": {"symmetric": "yes"}})
 
 
@@ -108,8 +109,8 @@ def test_types_file(tmp_path):
   path.write_text("entity\ttype\noslo\tcity\noslo\tport\n")
   assert consistency.read_types(path) == {"oslo": {"city", "port"}}
   path.write_text("entity\ttype\noslo city\n")
-  with pytest.raises(console.UserError, match=":2: expected an entity, a tab and a type"):
+  with pytest.raises(UserError, match=":2: expected an entity, a tab and a type"):
     consistency.read_types(path)
   path.write_text("oslo\tcity\n")
-  with pytest.raises(console.UserError, match="header"):
+  with pytest.raises(UserError, match="header"):
     consistency.read_types(path)

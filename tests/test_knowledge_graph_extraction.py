@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from factshock import console
 from factshock.knowledge_graph import answers, consistency, extraction, shock_guard, trials
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 
 def world(seed, queries=600, relations=("r", "s"), listed=3, sharp=4.0, shocked=0.0, several=False):
@@ -93,7 +94,7 @@ def test_a_relation_without_calibration_is_pooled_and_one_alone_is_refused():
   of_new = np.asarray(asked.relations)[asked.query_N] == "new"
   assert judged.chosen_N[of_new].all() and np.isfinite(judged.confidence_N).all()
   assert extraction.by_f1(fitted, asked, judged).any()
-  with pytest.raises(console.UserError, match="expected queries of the relations asked about"):
+  with pytest.raises(UserError, match="expected queries of the relations asked about"):
     extraction.fit(known, world(1, relations=("new",)))
 
 
@@ -125,5 +126,5 @@ def test_arms_are_compared_on_the_same_splits():
   assert apart["low"] > 0 and found["worse"]["difference"] is None
   np.testing.assert_allclose(apart["mean"], found["better"]["reachable"]["mean"] - found["worse"]["reachable"]["mean"])
   assert len(trials.lines(found, .8)) == 4
-  with pytest.raises(console.UserError, match="expected the seeds of the first arm"):
+  with pytest.raises(UserError, match="expected the seeds of the first arm"):
     trials.compare({"worse": worse, "better": {0: better[0]}}, .8)

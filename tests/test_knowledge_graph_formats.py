@@ -9,13 +9,14 @@ import subprocess
 import sys
 import weakref
 
-import pytest
-from hypothesis import given, settings, strategies as st
-
 import graph_rows
+import pytest
 from graph_rows import NASTY, RUN, row, some_rows
-from factshock.console import UserError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from factshock.knowledge_graph import canonical, formats, nodes, tables
+from factshock.runtime.errors import UserError
 
 NASTY_ROWS = [row(label, f"r{number % 3}", NASTY[-number - 1], rank=number + 1)
               for number, label in enumerate(NASTY)]

@@ -3,13 +3,14 @@
 import os
 import re
 
-import pytest
-from hypothesis import given, settings, strategies as st
-
 import graph_rows
+import pytest
 from graph_rows import NASTY, RUN, row, some_rows
-from factshock.console import UserError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from factshock.knowledge_graph import formats, nodes, rdf
+from factshock.runtime.errors import UserError
 
 NASTY_ROWS = [row(label, NASTY[number - 3], NASTY[-number - 1], confidence=number / 100)
               for number, label in enumerate(NASTY)]

@@ -10,20 +10,21 @@ import jax
 import numpy as np
 import pytest
 
-from factshock.console import UserError
-from factshock.models import huggingface, llama, t5
-from factshock.models.huggingface import names
-from factshock.training import checkpoints, interpolation, tree_files
+from factshock.checkpoints import interpolation, store, tree_files
+from factshock.models import decoder, t5
+from factshock.models.formats import huggingface
+from factshock.models.formats.huggingface import names
+from factshock.runtime.errors import UserError
 
 T5 = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3, decoder_layers=2)
-LLAMA = llama.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3)
+LLAMA = decoder.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp("mix")
   for name, value in (("a", 1.0), ("b", 2.0)):
-    checkpoints.save(path / name, 5, params={"w": np.full((3,), value, np.float32)})
+    store.save(path / name, 5, params={"w": np.full((3,), value, np.float32)})
   return path
 
 
@@ -36,14 +37,14 @@ def test_it_mixes_and_says_where(folder):
   assert done.returncode == 0, done.stderr
   digest = json.loads((folder / "out" / "mix.json").read_text())["digest"]
   assert f"{folder}/out" in done.stdout and digest[:16] in done.stdout
-  np.testing.assert_allclose(checkpoints.restore_params(folder / "out")["w"], np.full(3, 1.7), rtol=1e-6)
+  np.testing.assert_allclose(store.restore_params(folder / "out")["w"], np.full(3, 1.7), rtol=1e-6)
 
 
 def test_uniform(folder):
   done = mix(f"--checkpoints={folder}/a,{folder}/b,{folder}/b", "--weights=uniform",
              f"--output={folder}/uniform")
   assert done.returncode == 0, done.stderr
-  mixed = checkpoints.restore_params(folder / "uniform")["w"]
+  mixed = store.restore_params(folder / "uniform")["w"]
   np.testing.assert_allclose(mixed, np.full(3, 5 / 3), rtol=1e-6)
 
 
@@ -78,7 +79,7 @@ def test_bad_input_is_one_line_and_writes_nothing(folder, arguments, message):
 
 def saved_models(folder, config, count=2, dtype="float32"):
   """Random models of one config in the HuggingFace format, and their params as float32."""
-  family, found = (t5 if isinstance(config, t5.T5Config) else llama), []
+  family, found = (t5 if isinstance(config, t5.T5Config) else decoder), []
   shapes = jax.eval_shape(lambda: family.init(config, jax.random.key(0)))
   for seed in range(count):
     rng = np.random.default_rng(seed)

@@ -8,20 +8,20 @@ import shutil
 import subprocess
 import sys
 
+import gpu_attention
+import hf_t5
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import gpu_attention
-import hf_t5
-from factshock.console import UserError
-from factshock.models import attention, family, fused, llama, products, t5
+from factshock.models import attention, decoder, families, fused, products, t5
+from factshock.runtime.errors import UserError
 from factshock.training import train_step
 
 T5 = t5.T5Config(vocab_size=61, d_model=24, d_ff=40, num_heads=3, d_kv=8, encoder_layers=2, decoder_layers=2,
                  relative_buckets=8, relative_max_distance=20)
-GROUPED = llama.LlamaConfig(vocab_size=60, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2)
+GROUPED = decoder.LlamaConfig(vocab_size=60, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2)
 MODELS = {"t5": T5, "t5, remat": dataclasses.replace(T5, remat="full"), "llama in groups": GROUPED,
           "mistral": dataclasses.replace(GROUPED, sliding_window=5)}
 GPU = fused.Backend("gpu", (9, 0))
@@ -44,7 +44,7 @@ def test_lengths_and_causality_equal_masks(name, monkeypatch):
   """jax.nn.dot_product_attention as cuDNN is asked, computed by XLA in float32: loss and the gradient of every weight."""
   config = MODELS[name]
   batch = gpu_attention.batch_of(config, 14)
-  params = spread(family.of(config).init(config, jax.random.key(0)))
+  params = spread(families.of(config).init(config, jax.random.key(0)))
   (expected, sums), gradients = loss_and_gradients(params, config, batch, None)
   monkeypatch.setattr(fused, "kernel", lambda *_, **__: "xla")
   seen, attend = [], fused.attend
@@ -102,7 +102,7 @@ def test_on_a_gpu_the_kernel_is_asked_for_where_rows_train(config, monkeypatch):
   monkeypatch.setattr(fused, "backend", lambda: GPU)
   monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, bias, **how: asked.append((bias, how)) or q)
   batch = gpu_attention.batch_of(config, 16)
-  params = jax.eval_shape(lambda: family.of(config).init(config, jax.random.key(0)))
+  params = jax.eval_shape(lambda: families.of(config).init(config, jax.random.key(0)))
   jax.eval_shape(lambda params: train_step.loss_fn(params, config, batch), params)
   assert {how["implementation"] for _, how in asked} == {"cudnn"} and {how["scale"] for _, how in asked} == {1.0}
   assert all("mask" not in how for _, how in asked)
@@ -113,8 +113,8 @@ def test_on_a_gpu_the_kernel_is_asked_for_where_rows_train(config, monkeypatch):
   asked.clear()
   with products.counted():
     jax.eval_shape(lambda params: train_step.loss_fn(params, config, batch), params)
-  if isinstance(config, llama.LlamaConfig):  # rows that may be padded on the left
-    jax.eval_shape(lambda params: llama.forward(params, config, batch["tokens"]), params)
+  if isinstance(config, decoder.LlamaConfig):  # rows that may be padded on the left
+    jax.eval_shape(lambda params: decoder.forward(params, config, batch["tokens"]), params)
   assert not asked
 
 

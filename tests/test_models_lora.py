@@ -3,30 +3,30 @@
 import dataclasses
 import functools
 
+import hf_llama
+import hf_t5
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import hf_llama
-import hf_t5
 from factshock.answering import decoding
-from factshock.console import UserError
-from factshock.models import layers, llama, lora, t5
+from factshock.models import decoder, layers, lora, t5
+from factshock.runtime.errors import UserError
 from factshock.training import optimizers, train_step
 
-LLAMA = llama.LlamaConfig(vocab_size=50, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2)
+LLAMA = decoder.LlamaConfig(vocab_size=50, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2)
 T5 = t5.T5Config(vocab_size=50, d_model=32, d_ff=40, num_heads=2, d_kv=8, encoder_layers=2, decoder_layers=1)
 RELU = t5.T5Config(vocab_size=50, d_model=32, d_ff=40, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=2,
                    feed_forward="relu", tie_head=True)
-MODELS = {"llama": (llama, LLAMA, lora.WEIGHTS), "t5": (t5, T5, lora.WEIGHTS),
+MODELS = {"llama": (decoder, LLAMA, lora.WEIGHTS), "t5": (t5, T5, lora.WEIGHTS),
           "relu": (t5, RELU, [name for name in lora.WEIGHTS if name != "gate"])}
 
 
 def batch_of(config):
   if config is LLAMA:
     tokens = hf_llama.tokens(config)
-    return {"tokens": tokens, "weights": (tokens != llama.PAD).astype(np.float32)}
+    return {"tokens": tokens, "weights": (tokens != decoder.PAD).astype(np.float32)}
   return hf_t5.random_batch(config)
 
 
@@ -88,14 +88,14 @@ def test_caches_and_trees_read_adapters_too():
   prompt = hf_llama.tokens(config, length=6, left=True)
   found = []
   for tree in (lora.attach(params, adapters, 2.0), lora.merge(params, adapters, 2.0)):
-    cache, first = llama.start(tree, config, prompt, 1)
-    found.append(llama.step(tree, config, dict(llama.unstack(cache), weights=llama.apart(tree)), first)[0])
+    cache, first = decoder.start(tree, config, prompt, 1)
+    found.append(decoder.step(tree, config, dict(decoder.unstack(cache), weights=decoder.apart(tree)), first)[0])
   np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gradient_of_frozen_weights_is_not_computed():
-  wide = llama.LlamaConfig(vocab_size=50, d_model=128, d_ff=256, num_heads=4, num_kv_heads=4, d_kv=32, layers=2)
-  params = jax.eval_shape(lambda: llama.init(wide, jax.random.key(0)))
+  wide = decoder.LlamaConfig(vocab_size=50, d_model=128, d_ff=256, num_heads=4, num_kv_heads=4, d_kv=32, layers=2)
+  params = jax.eval_shape(lambda: decoder.init(wide, jax.random.key(0)))
   adapters = jax.eval_shape(lambda: lora.init(params, jax.random.key(0), 2, lora.WEIGHTS))
   batch = {"tokens": jax.ShapeDtypeStruct((4, 32), jnp.int32), "weights": jax.ShapeDtypeStruct((4, 32), jnp.float32)}
 

@@ -4,21 +4,21 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
+import hf_llama
+import hf_t5
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import hf_llama
-import hf_t5
-from factshock.models import family, layers, llama, lora, t5
+from factshock.models import decoder, families, layers, lora, t5
 
 SIZES = dict(vocab_size=50, d_model=32, d_ff=40, d_kv=8)
 CONFIGS = {
     "t5_v1_1": t5.T5Config(num_heads=3, encoder_layers=2, decoder_layers=3, relative_buckets=8, relative_max_distance=16, **SIZES),
     "t5_v1_0": t5.T5Config(num_heads=2, encoder_layers=3, decoder_layers=2, feed_forward="relu", tie_head=True, **SIZES),
-    "llama": llama.LlamaConfig(num_heads=4, num_kv_heads=2, layers=3, **SIZES),
-    "mistral": llama.LlamaConfig(num_heads=6, num_kv_heads=2, layers=2, sliding_window=5, **SIZES)}
+    "llama": decoder.LlamaConfig(num_heads=4, num_kv_heads=2, layers=3, **SIZES),
+    "mistral": decoder.LlamaConfig(num_heads=6, num_kv_heads=2, layers=2, sliding_window=5, **SIZES)}
 BLANK = 49
 ROWS, LENGTH = 3, 12
 
@@ -64,7 +64,7 @@ def case(name):
     last = model.decoder.block[-1].layer[2].DenseReluDense.wo
   else:
     model, place = hf_llama.peer(config), np.array([11, 6, 8], np.int32)
-    tokens, marked = np.where(used, tokens, llama.PAD), np.zeros_like(used)
+    tokens, marked = np.where(used, tokens, decoder.PAD), np.zeros_like(used)
     last = model.model.layers[-1].mlp.down_proj
   marked[0, 8:10], marked[1, 3], marked[2, 5:9] = True, True, True
   with torch.no_grad():
@@ -80,7 +80,7 @@ def case(name):
 
 @functools.partial(hf_t5.quick_jit, static_argnums=1)
 def run(params, config, *arguments):
-  return family.of(config).observe(params, config, *arguments)
+  return families.of(config).observe(params, config, *arguments)
 
 
 def observe(name, params=None, **changes):
@@ -135,7 +135,7 @@ def run_llama(model, it, silenced=lambda value, layer: value):
   """Oracle of a Llama or Mistral; `silenced` alters the values [B, S, G, K] of a layer."""
   import torch
 
-  rows, used = np.arange(ROWS), it.tokens != llama.PAD
+  rows, used = np.arange(ROWS), it.tokens != decoder.PAD
   values, attended, added, stream = [], [], [], []
   at_query = lambda output: output[rows, it.place]
   hooks = [model.model.norm.register_forward_pre_hook(lambda _, inputs: stream.append(at_query(inputs[0].detach())))]

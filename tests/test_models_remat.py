@@ -3,18 +3,18 @@
 import dataclasses
 import functools
 
+import hf_llama
+import hf_t5
 import jax
 import numpy as np
 import pytest
 
-import hf_llama
-import hf_t5
-from factshock import config as configs
-from factshock.models import family, layers, llama, lora, remat, t5
+from factshock.models import decoder, families, layers, lora, remat, t5
+from factshock.study import config as configs
 from factshock.training import train_step
 
 T5 = t5.T5Config(vocab_size=61, d_model=24, d_ff=40, num_heads=3, d_kv=8, encoder_layers=2, decoder_layers=2, dropout=0.2)
-LLAMA = llama.LlamaConfig(vocab_size=60, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2, sliding_window=5)
+LLAMA = decoder.LlamaConfig(vocab_size=60, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2, sliding_window=5)
 BOTH = {"t5": T5, "llama": LLAMA}
 KEY = jax.random.key(5)  # of T5's dropout
 AGAIN = [name for name in remat.POLICIES if name != "none"]
@@ -24,7 +24,7 @@ def batch_of(config):
   if isinstance(config, t5.T5Config):
     return hf_t5.random_batch(config)
   tokens = hf_llama.tokens(config)
-  return {"tokens": tokens, "weights": (tokens != llama.PAD).astype(np.float32)}
+  return {"tokens": tokens, "weights": (tokens != decoder.PAD).astype(np.float32)}
 
 
 def gradient_of(config, key=None):
@@ -52,7 +52,7 @@ def products_of(config, params):
 def whole(family_):
   """(params, loss and gradients without rematerialisation)."""
   config = BOTH[family_]
-  params = family.of(config).init(config, jax.random.key(0))
+  params = families.of(config).init(config, jax.random.key(0))
   return params, hf_t5.quick_jit(gradient_of(config, KEY))(params, batch_of(config))
 
 
@@ -75,7 +75,7 @@ def test_dropout_is_on_in_the_test_above():
 @pytest.mark.parametrize("family_", BOTH)
 def test_each_name_computes_its_products_again(family_):
   config = BOTH[family_]
-  params = family.of(config).init(config, jax.random.key(0))
+  params = families.of(config).init(config, jax.random.key(0))
   counts = {name: products_of(dataclasses.replace(config, remat=name), params) for name in remat.POLICIES}
   # products of a layer, and those of them with batch dimensions: scores, weighted values
   depths = [(6, 2)] * config.encoder_layers + [(11, 4)] * config.decoder_layers if family_ == "t5" else [(6, 2)] * config.layers
@@ -90,7 +90,7 @@ def test_each_name_computes_its_products_again(family_):
 def test_memory_shrinks(family_, names):
   depth = dict(encoder_layers=8, decoder_layers=8) if family_ == "t5" else dict(layers=12)
   config = dataclasses.replace(BOTH[family_], **depth)
-  params = jax.eval_shape(lambda: family.of(config).init(config, jax.random.key(0)))
+  params = jax.eval_shape(lambda: families.of(config).init(config, jax.random.key(0)))
   batch = {name: jax.ShapeDtypeStruct((16, 48), array.dtype) for name, array in batch_of(config).items()}
   taken = [jax.jit(gradient_of(dataclasses.replace(config, remat=name))).lower(params, batch).compile()
            .memory_analysis().temp_size_in_bytes for name in names]
@@ -100,7 +100,7 @@ def test_memory_shrinks(family_, names):
 @pytest.mark.parametrize("family_", [pytest.param("t5", marks=pytest.mark.slow), "llama"])
 def test_weights_held_as_bits_are_never_kept_widened(family_, monkeypatch):
   config = dataclasses.replace(BOTH[family_], param_dtype="bfloat16")
-  params = family.of(config).init(config, jax.random.key(0))
+  params = families.of(config).init(config, jax.random.key(0))
   monkeypatch.setattr(layers, "UNSTACKED_BYTES", 0)
   bits = layers.bits_on_cpu(params)
   assert np.uint16 in {leaf.dtype.type for leaf in jax.tree.leaves(bits)}
@@ -118,15 +118,15 @@ def test_weights_held_as_bits_are_never_kept_widened(family_, monkeypatch):
 
 
 def test_a_config_takes_every_name_that_a_model_takes():
-  section = {**family.to_section(T5), "remat": "everything"}
+  section = {**families.to_section(T5), "remat": "everything"}
   assert [name for name in remat.POLICIES if f"'{name}'" not in configs.model_problems(section)[0]] == []
   assert all(configs.model_problems({**section, "remat": name}) == [] for name in remat.POLICIES)
   with pytest.raises(configs.UserError, match="remat: expected one of none, full, dots, dots_no_batch, got 'everything'"):
-    family.from_section(section, 61)
+    families.from_section(section, 61)
 
 
 def test_a_record_from_before_these_keys_opens():
   for config in BOTH.values():
-    section = {key: value for key, value in family.to_section(config).items() if key not in ("remat", "attention")}
-    assert family.from_section(section, 50) == config
-  assert family.differences(T5, dataclasses.replace(T5, remat="full", attention="auto")) == []
+    section = {key: value for key, value in families.to_section(config).items() if key not in ("remat", "attention")}
+    assert families.from_section(section, 50) == config
+  assert families.differences(T5, dataclasses.replace(T5, remat="full", attention="auto")) == []

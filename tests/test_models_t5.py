@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 
+import hf_t5
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 
-import hf_t5
-from factshock.console import UserError
 from factshock.models import attention, layers, t5
+from factshock.runtime.errors import UserError
 from factshock.training import train_step
 
 SMALL = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3,

@@ -8,13 +8,12 @@ import subprocess
 import sys
 
 import pytest
-
 import tiny_own
-from factshock.study import checks
-from factshock.study import study as studies
+
 from factshock.data import mixture
-from factshock.facts import relations as relations_room
+from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
+from factshock.study import checks, seed_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -34,14 +33,14 @@ def files(tmp_path_factory):
   return folder
 
 
-def run(files, workdir, *flags, config="tests/tiny_own.py"):
+def run(files, workdir, *flags, config="tests/helpers/tiny_own.py"):
   paths = {"facts": "facts.jsonl", "relations": "relations.jsonl", "corpus": "text.txt.gz"}
   given = [f"--config.{name}={files / path}" for name, path in paths.items()
            if not any(flag.startswith(f"--config.{name}=") for flag in flags)]
   return subprocess.run(
       [sys.executable, "-m", "factshock.experiment", f"--config={config}", f"--workdir={workdir}", *given, *flags],
       cwd=ROOT, capture_output=True, text=True,
-      env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+      env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"})
 
 
 def test_own_files_run_to_the_report_and_changed_files_are_noticed(files, tmp_path):
@@ -50,7 +49,7 @@ def test_own_files_run_to_the_report_and_changed_files_are_noticed(files, tmp_pa
   assert "windows of text hold the two ends of" in done.stdout
   assert "facts without popularity: taken as how often" in done.stdout
   assert f"report: {tmp_path}/own/report.html" in done.stdout
-  assert relations_room.read_relations(tmp_path / "own/facts/0/relations.jsonl")
+  assert relation_files.read_relations(tmp_path / "own/facts/0/relations.jsonl")
   assert json.loads((tmp_path / "own/diagnosis.json").read_text())["arms"]["combined"]["queries"] == 30
   right = {label: share_right(tmp_path / f"own/predictions/{label}.seed0.development.jsonl.gz") for label in ("best_cloze", "zero_shot")}
   assert right["best_cloze"] >= right["zero_shot"]  # its first statement is one of those to choose from
@@ -112,7 +111,7 @@ def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_pa
   config.pretrain.masking, config.pretrain.object_share = masking, 1.0
   config.pretrain.subject_share = 0.0
   checks.check(config)
-  study = studies.prepare(config, str(tmp_path / "run"), 0, None)
+  study = seed_run.prepare(config, str(tmp_path / "run"), 0, None)
   sources, shares = zip(*study.texts("whole"))
   assert shares == (.75, .25) and [source.name for source in sources] == ["corpus", "corpus 2"]
   batch = next(mixture.batches(sources, shares, batch_size=64, input_length=40, target_length=40, seed=0))
@@ -123,5 +122,5 @@ def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_pa
 
 @pytest.mark.slow
 def test_questions_are_asked_for_where_the_config_asks_questions(files, tmp_path):
-  done = run(files, tmp_path / "own", config="tests/tiny_own.py:question")
+  done = run(files, tmp_path / "own", config="tests/helpers/tiny_own.py:question")
   assert done.returncode == 2 and "questions" in done.stderr and "Traceback" not in done.stderr

@@ -13,17 +13,18 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-
 import tiny_folders
 import tiny_pretrained
+
 from configs import remedies
-from factshock.study import checks, finetuning, pipeline
 from factshock.answering import asking
-from factshock.console import UserError
-from factshock.facts import relations as relations_room
+from factshock.checkpoints import conversion, interpolation, store
+from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
-from factshock.models import huggingface, llama, lora, t5
-from factshock.training import checkpoints, conversion, interpolation
+from factshock.models import decoder, lora, t5
+from factshock.models.formats import huggingface
+from factshock.runtime.errors import UserError
+from factshock.study import checks, finetuning, pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAMILIES = ("t5", "llama")
@@ -38,7 +39,7 @@ def home(tmp_path_factory):
   schema.write_facts(folder / "some.jsonl", made.facts[:12])
   first = made.facts[0]["relation"]
   schema.write_facts(folder / "one_relation.jsonl", [fact for fact in made.facts if fact["relation"] == first])
-  relations_room.write_relations(folder / "relations.jsonl", made.relations)
+  relation_files.write_relations(folder / "relations.jsonl", made.relations)
   (folder / "text.txt").write_text("".join(sentence + "\n" for sentence in made.sentences))
   tiny_folders.make(folder, made.sentences)
   return folder
@@ -82,7 +83,7 @@ def test_training_moves_the_weights_and_the_export_answers_the_same(home, traine
   family, checkpoint = trained
   start = huggingface.load(home / family)[0]
   moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), start,
-                       checkpoints.restore_params(checkpoint))
+                       store.restore_params(checkpoint))
   assert min(jax.tree.leaves(moved)) > 0
   before, after = ask(home, checkpoint, tmp_path / "ours.jsonl"), tmp_path / "hf"
   conversion.convert(checkpoint, after, "huggingface")
@@ -101,7 +102,7 @@ def test_transformers_loads_the_export_with_our_logits(home, trained, tmp_path):
   given = {"input_ids": torch.tensor(tokens.astype(np.int64))}
   with torch.no_grad():
     expected = model(**given, **({"labels": given["input_ids"]} if family == "t5" else {})).logits.numpy()
-  got = t5.forward(params, config, tokens, tokens) if family == "t5" else llama.forward(params, config, tokens)
+  got = t5.forward(params, config, tokens, tokens) if family == "t5" else decoder.forward(params, config, tokens)
   np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
   assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").encode("who made it ?")
 
@@ -124,9 +125,9 @@ def test_generating_with_shots_and_saying_what_is_known(home, trained, tmp_path)
 
 def test_adapters_train_alone_and_answer_as_their_exports_do(home, adapted, tmp_path):
   family, checkpoint = adapted
-  record = checkpoints.read_manifest(checkpoint)["config"]["lora"]
+  record = store.read_manifest(checkpoint)["config"]["lora"]
   assert record == {"rank": 3, "alpha": 16.0, "base": str(home / family)}
-  tree = checkpoints.restore_params(checkpoint)
+  tree = store.restore_params(checkpoint)
   assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree)) > .01
   rows = ask(home, checkpoint, tmp_path / "ours.jsonl")
   for to in ("huggingface", "orbax", "peft"):
@@ -152,7 +153,7 @@ def test_half_and_half_of_base_and_export_lies_between(home, trained, tmp_path):
 @pytest.fixture(scope="module")
 def environment():
   """That of runs of their own."""
-  return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+  return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"}
 
 
 def run(environment, verb, *flags):
@@ -168,7 +169,7 @@ def paths(home, facts="facts.jsonl"):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_experiment_runs_to_the_report(home, environment, family, tmp_path):
-  done = run(environment, "experiment", f"--config=tests/tiny_pretrained.py:{home / family}", f"--workdir={tmp_path / 'run'}",
+  done = run(environment, "experiment", f"--config=tests/helpers/tiny_pretrained.py:{home / family}", f"--workdir={tmp_path / 'run'}",
              *paths(home, "one_relation.jsonl"), *(["--config.finetune.lora_rank=2"] if family == "llama" else []))
   assert done.returncode == 0, done.stderr + done.stdout
   found = json.loads((tmp_path / "run" / "diagnosis.json").read_text())["arms"]
@@ -178,13 +179,13 @@ def test_an_experiment_runs_to_the_report(home, environment, family, tmp_path):
 
 @pytest.mark.slow
 def test_training_killed_and_started_again_ends_with_the_same_adapters(home, environment, tmp_path):
-  flags = [f"--config=tests/tiny_pretrained.py:{home / 'llama'}", *paths(home), "--config.finetune.lora_rank=2", "--ratio=1",
+  flags = [f"--config=tests/helpers/tiny_pretrained.py:{home / 'llama'}", *paths(home), "--config.finetune.lora_rank=2", "--ratio=1",
            "--config.finetune.steps=30", "--config.finetune.eval_steps=(30,)"]
   assert run(environment, "train", *flags, f"--workdir={tmp_path / 'whole'}").returncode == 0
   killed = subprocess.Popen([sys.executable, "-m", "factshock.train", *flags, f"--workdir={tmp_path / 'killed'}"], cwd=ROOT,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment)
   folder, deadline = tmp_path / "killed" / "checkpoints" / "finetuned" / "0", time.time() + 120
-  while not (checkpoints.latest_step(folder) if folder.exists() else None) and killed.poll() is None:
+  while not (store.latest_step(folder) if folder.exists() else None) and killed.poll() is None:
     assert time.time() < deadline
     time.sleep(.01)
   if killed.poll() is None:
@@ -192,7 +193,7 @@ def test_training_killed_and_started_again_ends_with_the_same_adapters(home, env
   killed.wait()
   again = run(environment, "train", *flags, f"--workdir={tmp_path / 'killed'}")
   assert again.returncode == 0, again.stderr
-  one, other = (checkpoints.restore_params(str(tmp_path / name / "checkpoints" / "finetuned" / "0"))
+  one, other = (store.restore_params(str(tmp_path / name / "checkpoints" / "finetuned" / "0"))
                 for name in ("whole", "killed"))
   jax.tree.map(np.testing.assert_array_equal, one, other)
 

@@ -9,15 +9,15 @@ import sys
 
 import numpy as np
 import pytest
-
 import tiny_remedies
+
 from configs import remedies as configs_remedies
-from factshock.console import UserError
 from factshock.data import mixture, soft_labels
 from factshock.facts import entities, splits
 from factshock.report import remedies
-from factshock.study import answers, checks, diagnosing, texts
-from factshock.study.material import Material
+from factshock.runtime.errors import UserError
+from factshock.study import answers, checks, diagnosis, pretraining_text
+from factshock.study.study_data import Material
 from factshock.training import train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -137,7 +137,7 @@ def test_sentences_about_facts_are_left_out(tmp_path, kind, expected, named):
   if named:
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
     text = str(tmp_path / "text.txt")
-  found = texts._of_kind(text, 0, kind, material, sets, str(tmp_path / "facts"), 0)
+  found = pretraining_text._of_kind(text, 0, kind, material, sets, str(tmp_path / "facts"), 0)
   if named:
     import gzip
     found = [json.loads(line)["text"] for line in gzip.open(found, "rt")]
@@ -145,7 +145,7 @@ def test_sentences_about_facts_are_left_out(tmp_path, kind, expected, named):
 
 
 def test_random_words_keep_lengths_and_words():
-  found = texts._of_kind(SENTENCES, 0, "random_words", None, None, "", 3)
+  found = pretraining_text._of_kind(SENTENCES, 0, "random_words", None, None, "", 3)
   words = lambda rows: collections.Counter(word for row in rows for word in row.split())
   assert words(found) == words(SENTENCES) and [len(row.split()) for row in found] == [len(row.split()) for row in SENTENCES]
   assert found != SENTENCES
@@ -189,7 +189,7 @@ def test_only_what_a_prior_correction_reads_keeps_all_candidates():
 
 
 def test_remedies_are_compared_with_plain_finetuning_on_the_same_facts():
-  found = diagnosing.remedies_of(configs_remedies.get_config())
+  found = diagnosis.remedies_of(configs_remedies.get_config())
   assert found["prior_counts"] == found["run_average"] == found["l2_sp"] == found["finetune_early"] == "finetune"
   assert found["whole_mixing_prior_counts"] == found["whole_run_average"] == found["whole_early"] == "whole"
   assert not {"finetune", "mixture_permuted", "kept", "second_order", "zero_shot_cloze"} & set(found)
@@ -198,7 +198,7 @@ def test_remedies_are_compared_with_plain_finetuning_on_the_same_facts():
 def test_the_report_says_what_every_remedy_needs():
   config = configs_remedies.get_config()
   arms_ = {name: arm.to_dict() for name, arm in config.arms.items()}
-  for name, mended in diagnosing.remedies_of(config).items():
+  for name, mended in diagnosis.remedies_of(config).items():
     assert all(remedies.describe(arms_[name if name in arms_ else mended], arms_)), name
   needs, cost, when = remedies.describe(arms_["mixing_prior_counts"], arms_)
   assert (needs, cost) == ("the model before finetuning, development facts; unlabelled questions, and counts of answers in text",
@@ -221,8 +221,8 @@ def test_the_report_lists_remedies_best_first():
 
 @pytest.mark.slow
 def test_every_arm_runs_to_the_report(tmp_path):
-  done = subprocess.run([sys.executable, "-m", "factshock.experiment", "--config=tests/tiny_remedies.py", f"--workdir={tmp_path}/run"], cwd=ROOT,
-                        capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+  done = subprocess.run([sys.executable, "-m", "factshock.experiment", "--config=tests/helpers/tiny_remedies.py", f"--workdir={tmp_path}/run"], cwd=ROOT,
+                        capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"})
   assert done.returncode == 0, done.stderr + done.stdout
   found = json.loads((tmp_path / "run" / "diagnosis.json").read_text())
   assert set(tiny_remedies.KEEP) <= set(found["arms"])

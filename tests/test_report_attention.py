@@ -4,13 +4,13 @@ import copy
 import html
 import struct
 
+import attention_files as hand
 import numpy as np
 import pytest
-
-import attention_files as hand
 from report_fixture import STEPS, make_diagnosis
+
 from factshock.diagnosis import attention as measured
-from factshock.diagnosis import predictions
+from factshock.predictions import reading
 from factshock.report import attention, page, plots
 
 FALL = {"zero_shot_question": 0, "finetune": -.06, "weight_mixing": -.01, "mixture": -.06, "popular_half": .02, "unpopular_half": -.05}
@@ -26,7 +26,7 @@ def make_attention(folder, shapes=None, sites=("encoder", "cross"), facts=30):
   noise["mixture"] = noise["finetune"] + rng.normal(0, 1e-4, noise["finetune"].shape)
   paths = {label: {0: hand.write(folder / f"{label}.npz", hand.moved(base, by + noise[label] * (by != 0), sites[-1]))} for label, by in fall.items()}
   rows = [{"subject": f"s{i}", "relation": "rq"[i % 2], "object": f"o{i % 7}"} for i in range(facts)]
-  said = {label: {0: predictions.from_rows(enumerate({**row, "prediction": row["object"] if (i + place) % 3 else "none"}
+  said = {label: {0: reading.from_rows(enumerate({**row, "prediction": row["object"] if (i + place) % 3 else "none"}
                                                      for i, row in enumerate(rows)))} for place, label in enumerate(("zero_shot_question", "finetune"))}
   return measured.diagnose(paths, reference="zero_shot_question", predictions=said, resamples=100, pairs=[
       ("weight_mixing", "finetune"), ("mixture", "finetune"), ("popular_half", "unpopular_half")])

@@ -11,12 +11,13 @@ import sys
 
 import pytest
 from extraction_fixture import make_extraction
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_report_page import EVIL, PROBE, chromium, paths, without
 
-from factshock.console import UserError
-from factshock.report import extraction_page, extraction_plots, extraction_words, reading
-from factshock.report.extraction_words import WHY_NOT
+from factshock.report import extraction_page, extraction_plots, extraction_text, reading
+from factshock.report.extraction_text import WHY_NOT
+from factshock.runtime.errors import UserError
 
 EXTRACTION = make_extraction(4, resamples=40)
 NONE_FOUND = ("no_over_predicted", "no_conflicts")
@@ -27,7 +28,7 @@ def shown(extraction):
 
 
 def said(extraction):
-  return dict(extraction_words.sentences(reading.without_none(extraction)))
+  return dict(extraction_text.sentences(reading.without_none(extraction)))
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,19 @@ import pytest
 from scipy import stats
 
 from configs import one_layer as one_layer_config
-from factshock.console import UserError
 from factshock.report import theory_page
-from factshock.study import one_layer as pipeline
-from factshock.theory import claims, conditions, estimates, one_layer, phases, training, variants, worlds
+from factshock.runtime.errors import UserError
+from factshock.theory import (
+  conditions,
+  estimates,
+  hypotheses,
+  one_layer,
+  phases,
+  training,
+  variants,
+  worlds,
+)
+from factshock.theory import study as pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZES = dict(subjects=60, relations=3, answers=5, zipf=1.0, answer_zipf=1.0, sentences=6000, test=0.5)
@@ -166,7 +175,7 @@ def test_a_prediction_holds_only_where_whole_intervals_do(condition):
     return of._replace(after=after, before=before)
 
   exchanged = 0
-  for claim, opposite in zip(claims.of(condition, condition), claims.of(turned(condition), turned(condition))):
+  for claim, opposite in zip(hypotheses.of(condition, condition), hypotheses.of(turned(condition), turned(condition))):
     for row, other in zip(claim["estimates"], opposite["estimates"]):
       end = row["low"] if row["wanted"] == "above" else row["high"]
       assert row["holds"] == (end > 0 if row["wanted"] == "above" else end < 0)
@@ -182,12 +191,12 @@ def test_auroc_and_tenths_are_those_of_brute_force():
   rng = np.random.default_rng(0)
   score, positive = rng.integers(0, 5, 30).astype(float), rng.random(30) < .4
   pairs = [(1.0 if a > b else .5 if a == b else 0.0) for a in score[positive] for b in score[~positive]]
-  assert claims._auroc(score, positive) == pytest.approx(np.mean(pairs))
-  assert np.isnan(claims._auroc(score, np.zeros(30, bool)))
+  assert hypotheses._auroc(score, positive) == pytest.approx(np.mean(pairs))
+  assert np.isnan(hypotheses._auroc(score, np.zeros(30, bool)))
 
 
 def test_tenths_by_popularity_begin_with_the_least_popular(condition):
-  counts = claims.by_popularity(condition, condition.world.counts_KxSxR)
+  counts = hypotheses.by_popularity(condition, condition.world.counts_KxSxR)
   assert (np.diff(counts, axis=1) >= 0).all()
   named = np.sort(condition.world.counts_KxSxR[0].sum(axis=1))
   assert counts[0, 0] == pytest.approx(named[:6].mean() / 3)
@@ -212,7 +221,7 @@ def test_variants_with_one_layer_and_head_agree_with_the_exact_model():
   world = worlds.make(sizes, seeds)
   w_v = phases.at(phases.pretrained(world, sizes, (30,), 20.0, 0.0), 0)
   exact = conditions.run(world, w_v, {**SETTINGS, "steps": (20,)}, sets=("popular", "unpopular"))
-  np.testing.assert_allclose(row["gap"]["values"], claims.gap(exact, "accuracy"), atol=.03)
+  np.testing.assert_allclose(row["gap"]["values"], hypotheses.gap(exact, "accuracy"), atol=.03)
   for name in ("popular", "unpopular"):
     change = exact.after[name]["attention"][:, -1].mean(axis=1) - .5
     np.testing.assert_allclose(row["attention"][name]["values"], change, atol=2e-3)

@@ -4,16 +4,16 @@ import dataclasses
 import functools
 import types
 
+import gpu_attention
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
-import gpu_attention
-from factshock.models import family, llama, lora, products, t5
+from factshock.models import decoder, families, lora, products, t5
 from factshock.training import flops, train_step
 
-LLAMA = llama.LlamaConfig(vocab_size=50, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3)
+LLAMA = decoder.LlamaConfig(vocab_size=50, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3)
 T5 = t5.T5Config(vocab_size=50, d_model=32, d_ff=40, num_heads=4, d_kv=8, encoder_layers=3, decoder_layers=2, dropout=0.1)
 ROWS, LENGTH = 4, 16
 OPTIMIZER = optax.sgd(0.1)
@@ -33,7 +33,7 @@ def forward_flops(config):
 
 
 def arguments_of(config):
-  params = jax.eval_shape(lambda: family.of(config).init(config, jax.random.key(0)))
+  params = jax.eval_shape(lambda: families.of(config).init(config, jax.random.key(0)))
   state = jax.eval_shape(functools.partial(train_step.init_state, optimizer=OPTIMIZER), params)
   return state, gpu_attention.batch_of(config, LENGTH, ROWS), jax.random.key(0)
 
@@ -82,7 +82,7 @@ def test_gradients_of_frozen_weights_do_not_count(remat):
 
 def test_a_pass_forward():
   params, tokens = arguments_of(LLAMA)[0]["params"], jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
-  assert flops.step_flops(lambda params, tokens: llama.forward(params, LLAMA, tokens), params, tokens) == forward_flops(LLAMA)
+  assert flops.step_flops(lambda params, tokens: decoder.forward(params, LLAMA, tokens), params, tokens) == forward_flops(LLAMA)
 
 
 @pytest.mark.parametrize("kind, expected", [

@@ -13,9 +13,11 @@ import numpy as np
 import optax
 import pytest
 
-from factshock import interruption
-from factshock.console import UserError
-from factshock.training import checkpoints, drivers, host, loop, partitioning
+from factshock.checkpoints import store
+from factshock.devices import host, partitioning
+from factshock.runtime import interruption
+from factshock.runtime.errors import UserError
+from factshock.training import drivers, loop
 from factshock.training.metrics import Metrics, read_metrics
 
 OPTIMIZER = optax.adamw(1e-2)
@@ -93,7 +95,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, devices):
                  checkpoint=loop.Checkpointing(tmp_path / "run", 6))
   with pytest.raises(Killed):
     loop.train(init_state(), step_fn, first, evaluate=kill_at(15), **options)
-  assert checkpoints.latest_step(tmp_path / "run") == 12
+  assert store.latest_step(tmp_path / "run") == 12
   resumed = loop.train(init_state(), step_fn, second, **options)
   assert first.seen[:12] + second.seen == list(range(20))
   assert_same_bits(whole, resumed)
@@ -133,7 +135,7 @@ def test_evaluations_see_the_parameters_of_their_step_and_the_caller_keeps_its_s
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_saved(tmp_path):
   with pytest.raises(UserError, match="loss of step 4 is nan"):
     loop.train(init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
-  assert checkpoints.latest_step(tmp_path / "run") == 2
+  assert store.latest_step(tmp_path / "run") == 2
 
 
 def test_data_that_end_early_and_a_checkpoint_beyond_the_end_are_refused(tmp_path):
@@ -233,8 +235,8 @@ def cut_short(folder):
 DAMAGE = {
     "a flipped bit": flip_a_bit, "a truncated file": cut_short,
     "missing files": lambda folder: shutil.rmtree(folder / "params"),
-    "a broken manifest": lambda folder: (folder / checkpoints.MANIFEST).write_text("{"),
-    "unfinished": lambda folder: (folder / checkpoints.MANIFEST).unlink(),
+    "a broken manifest": lambda folder: (folder / store.MANIFEST).write_text("{"),
+    "unfinished": lambda folder: (folder / store.MANIFEST).unlink(),
 }
 
 
@@ -278,7 +280,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(number, during, tmp
   with pytest.raises(interruption.Interrupted, match=number.name), interruption.heeded():
     loop.train(init_state(), step_fn, Batches(), **options)
   assert signal.getsignal(number) is before and "once more to stop at once" in capfd.readouterr().err
-  assert checkpoints.latest_step(tmp_path / "run") == 5
+  assert store.latest_step(tmp_path / "run") == 5
   again = Batches()
   resumed = loop.train(init_state(), step_fn, again, **options)
   assert again.seen == [5, 6, 7, 8] and evaluated == ["asked", *([5] if during == "a step" else []), 5]
@@ -305,42 +307,42 @@ def test_data_that_are_late_are_spoken_of(monkeypatch, capsys):
 
 def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
   """Steps 3 and 4 are taken before the save of step 2 is through, which keeps the weights of step 2."""
-  saved, passed, batches = checkpoints.save, threading.Event(), Batches()
+  saved, passed, batches = store.save, threading.Event(), Batches()
 
   def slow(folder, step, **options):
     assert step != 2 or passed.wait(20), "training waited for the save"
     saved(folder, step, **options)
 
   def evaluate(step, params):
-    assert checkpoints.latest_step(tmp_path / "run") is None
+    assert store.latest_step(tmp_path / "run") is None
     passed.set()
 
-  monkeypatch.setattr(checkpoints, "save", slow)
+  monkeypatch.setattr(store, "save", slow)
   loop.train(init_state(), step_fn, batches, steps=6, key=KEY, checkpoint=(tmp_path / "run", 2, None, None), eval_steps=[3], evaluate=evaluate)
   two = loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY)
-  assert_same_bits(checkpoints.restore(tmp_path / "run", 2)["params"], two["params"])
-  assert checkpoints.read_manifest(tmp_path / "run", 2)["loader_state"] == {"number": 2}
+  assert_same_bits(store.restore(tmp_path / "run", 2)["params"], two["params"])
+  assert store.read_manifest(tmp_path / "run", 2)["loader_state"] == {"number": 2}
 
 
 def test_without_memory_for_a_copy_training_waits_for_the_save(tmp_path, monkeypatch):
   monkeypatch.setattr(host, "free_memory", lambda: 0)
-  threads, saved = [], checkpoints.save
-  monkeypatch.setattr(checkpoints, "save", lambda *a, **k: (threads.append(threading.current_thread()), saved(*a, **k)))
+  threads, saved = [], store.save
+  monkeypatch.setattr(store, "save", lambda *a, **k: (threads.append(threading.current_thread()), saved(*a, **k)))
   loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
-  assert threads == [threading.main_thread()] and checkpoints.latest_step(tmp_path / "run") == 2
+  assert threads == [threading.main_thread()] and store.latest_step(tmp_path / "run") == 2
 
 
 def test_a_save_that_fails_behind_the_steps_ends_the_run(tmp_path, monkeypatch):
-  saved = checkpoints.save
+  saved = store.save
   def full(folder, step, **options):
     if step == 4:
       raise UserError("No space left on device; the last good checkpoint is step 2")
     saved(folder, step, **options)
 
-  monkeypatch.setattr(checkpoints, "save", full)
+  monkeypatch.setattr(store, "save", full)
   with pytest.raises(UserError, match="last good checkpoint is step 2"):
     loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
-  assert checkpoints.latest_step(tmp_path / "run") == 2
+  assert store.latest_step(tmp_path / "run") == 2
 
 
 def test_a_trace_of_some_steps_is_written(tmp_path, capsys):

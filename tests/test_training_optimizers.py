@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from factshock.console import UserError
-from factshock.training import host, optimizers
+from factshock.devices import host
+from factshock.runtime.errors import UserError
+from factshock.training import optimizers
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 0.01}
 
@@ -143,7 +144,7 @@ def _model():
     ({"trained": ("query_key",)}, lambda name, layer: name.split("/")[-1] in ("query", "key")),
     ({"trained": ("decoder",), "frozen": ("attention",)}, lambda name, layer: name.startswith("decoder/") and "attention/" not in name)])
 def test_only_the_parts_asked_for_move(optimizer, choice, moves):
-  from factshock.training import tree_files
+  from factshock.checkpoints import tree_files
   start = _model()
   after = _run({"optimizer": optimizer, "learning_rate": .01, "weight_decay": .1, **choice}, start, [jax.tree.map(jnp.ones_like, start)] * 2)
   for (name, before), now in zip(tree_files.flat_leaves(start).items(), jax.tree.leaves(after)):

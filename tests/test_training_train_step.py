@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import hf_t5
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import hf_t5
-from factshock.console import UserError
-from factshock.models import family, llama, t5
+from factshock.models import decoder, families, t5
+from factshock.runtime.errors import UserError
 from factshock.training import optimizers, train_step
 
 CONFIG = t5.T5Config(vocab_size=41, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=2,
@@ -151,13 +151,13 @@ def test_logits_in_parts_give_the_same_loss_and_gradient_in_less_memory(monkeypa
     config = t5.T5Config(vocab_size=vocabulary, d_model=16, d_ff=16, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=1)
     batch = {"inputs": rng.integers(3, vocabulary, (rows, 6)), "targets": rng.integers(3, vocabulary, (rows, places))}
   else:
-    config = llama.LlamaConfig(vocab_size=vocabulary, d_model=16, d_ff=16, num_heads=2, num_kv_heads=2, d_kv=8, layers=1, max_length=64)
+    config = decoder.LlamaConfig(vocab_size=vocabulary, d_model=16, d_ff=16, num_heads=2, num_kv_heads=2, d_kv=8, layers=1, max_length=64)
     batch = {"tokens": rng.integers(3, vocabulary, (rows, places))}
   batch = {name: array.astype(np.int32) for name, array in batch.items()} | {"weights": rng.random((rows, places)).astype(np.float32)}
   if soft:
     batch |= {"answer_tokens": rng.integers(-1, vocabulary, (rows, places, 3)).astype(np.int32),
               "answer_shares": rng.dirichlet(np.ones(3), (rows, places)).astype(np.float32)}
-  params = family.of(config).init(config, jax.random.key(0))
+  params = families.of(config).init(config, jax.random.key(0))
 
   def compiled(limit):
     monkeypatch.setattr(train_step, "LOGIT_BYTES", limit)

@@ -2,16 +2,17 @@
 
 import json
 
+import hf_tokenizers
 import jax
 import pytest
 
-import hf_tokenizers
 from configs import pretrained, which_facts
-from factshock.study import checks, pipeline
-from factshock.console import UserError
 from factshock.data import pretrained_tokenizers
 from factshock.facts import schema, templates
-from factshock.models import huggingface, llama
+from factshock.models import decoder
+from factshock.models.formats import huggingface
+from factshock.runtime.errors import UserError
+from factshock.study import checks, pipeline
 
 
 class Base:
@@ -33,9 +34,9 @@ class Base:
 def home(tmp_path_factory):
   folder = tmp_path_factory.mktemp("which")
   size = pretrained_tokenizers.load(hf_tokenizers.llama_like(folder / "llama")).size
-  config = llama.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=1, max_length=512)
+  config = decoder.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=1, max_length=512)
   tokenizer = {path.name: path.read_bytes() for path in (folder / "llama").iterdir()}
-  huggingface.save(str(folder / "model"), llama.init(config, jax.random.key(0)), config)
+  huggingface.save(str(folder / "model"), decoder.init(config, jax.random.key(0)), config)
   for name, content in tokenizer.items():
     (folder / "model" / name).write_bytes(content)
   rows = [{"subj": f"Book {n}", "prop": "author", "obj": f"Writer {n % 5}", "possible_answers": [f"Writer {n % 5}", f"W{n % 5}"],

@@ -4,8 +4,8 @@ import os
 import re
 from typing import NamedTuple
 
-from factshock import config as configs
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
+from factshock.study import config as configs
 
 
 class Asked(NamedTuple):
@@ -37,9 +37,10 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
-  from factshock.answering import choices, decoding, predictions, ranking
+  from factshock.answering import choices, decoding, ranking
   from factshock.data import prompts
   from factshock.facts import sources
+  from factshock.predictions import writing
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = facts_and_relations(asked, checkpoint, facts, relations)
@@ -53,17 +54,17 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   elif mode == "generate":
     said, scores = decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
                                      batch_size=batch_size, mesh=mesh, **(decoding_options or {}))
-    answers = predictions.text_rows(rows, said, scores, **labels)
+    answers = writing.text_rows(rows, said, scores, **labels)
   else:
-    options = predictions.candidates_of(sources.read_facts(candidates) if candidates else rows,
+    options = writing.candidates_of(sources.read_facts(candidates) if candidates else rows,
                                         dict.fromkeys(fact["relation"] for fact in rows))
     scores = ranking.rank(asked.params, asked.model, asked.tokenizer, texts, [fact["relation"] for fact in rows],
                           options, batch_size=batch_size, mesh=mesh)
-    answers = predictions.prediction_rows(rows, options, scores, top=asked.config["answering"]["top"] or None,
+    answers = writing.prediction_rows(rows, options, scores, top=asked.config["answering"]["top"] or None,
                                           **labels)
     if pub_quiz:
-      _write_pub_quiz(pub_quiz, predictions.prediction_rows(rows, options, scores, top=None, **labels), checkpoint, form, table)
-  predictions.write_predictions(output, answers)
+      _write_pub_quiz(pub_quiz, writing.prediction_rows(rows, options, scores, top=None, **labels), checkpoint, form, table)
+  writing.write_predictions(output, answers)
   return answers
 
 
@@ -85,9 +86,9 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
     prompt: one of config.PROMPTS; of facts with choices ("letters", "choices") their likelihoods are taken and nothing is sampled.
   """
   from factshock.answering import choices, decoding, knowledge
-  from factshock.console import Progress
   from factshock.data import prompts
   from factshock.facts import schema
+  from factshock.runtime.console import Progress
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = facts_and_relations(asked, checkpoint, facts, relations)
@@ -129,7 +130,7 @@ def open_model(checkpoint, config=None, tokenizer=None):
   Raises:
     UserError: nothing there, or something that does not fit the config or the tokenizer.
   """
-  from factshock.training import host, partitioning
+  from factshock.devices import host, partitioning
 
   host.keep_compiled()
   own = is_checkpoint(checkpoint)
@@ -149,39 +150,41 @@ def is_checkpoint(path):
 
 
 def _record(checkpoint):
-  from factshock.training import checkpoints
+  from factshock.checkpoints import store
 
-  return checkpoints.read_manifest(checkpoint)["config"] or {}
+  return store.read_manifest(checkpoint)["config"] or {}
 
 
 def _open_checkpoint(checkpoint, config, record, tokenizer):
   import jax
+
+  from factshock.checkpoints import store
   from factshock.data import tokenizers
-  from factshock.models import family
-  from factshock.training import checkpoints
+  from factshock.models import families
 
   tokenizer = tokenizers.load(tokenizer or _from_workdir(record, checkpoint, "tokenizer"))
-  model = family.from_section(config["model"], tokenizer.size)
+  model = families.from_section(config["model"], tokenizer.size)
   if "lora" in record:
     return Asked(_with_adapters(checkpoint, record), model, tokenizer, config, record)
-  like = jax.eval_shape(lambda: family.of(model).init(model, jax.random.key(0)))
-  return Asked(checkpoints.restore(checkpoint, like={"params": like})["params"], model, tokenizer, config, record)
+  like = jax.eval_shape(lambda: families.of(model).init(model, jax.random.key(0)))
+  return Asked(store.restore(checkpoint, like={"params": like})["params"], model, tokenizer, config, record)
 
 
 def _with_adapters(checkpoint, record):
   """The weights that a checkpoint's adapters stand on, with the adapters attached."""
-  from factshock.models import huggingface, lora
-  from factshock.training import checkpoints
+  from factshock.checkpoints import store
+  from factshock.models import lora
+  from factshock.models.formats import huggingface
 
   base, made = record["lora"]["base"], record["experiment"]["model"]
-  params = (checkpoints.restore_params(base) if is_checkpoint(base) else
+  params = (store.restore_params(base) if is_checkpoint(base) else
             huggingface.load(base, param_dtype=made["param_dtype"])[0])
-  return lora.attach(params, checkpoints.restore_params(checkpoint), record["lora"]["alpha"] / record["lora"]["rank"])
+  return lora.attach(params, store.restore_params(checkpoint), record["lora"]["alpha"] / record["lora"]["rank"])
 
 
 def _open_pretrained(source, config, record, tokenizer):
   from factshock.data import pretrained_tokenizers
-  from factshock.models import huggingface
+  from factshock.models.formats import huggingface
 
   model = huggingface.config_of(source)  # first of all, whether there is a model that can be read
   tokenizer = pretrained_tokenizers.load(tokenizer or source)
@@ -209,10 +212,11 @@ def relations_path(checkpoint):
 def identity_of(checkpoint):
   """{"checkpoint": digest of the weights or None, "mixing_weights": list or None}, as its folder tells them."""
   import json
-  from factshock.training import checkpoints
+
+  from factshock.checkpoints import store
 
   own = is_checkpoint(checkpoint)
-  folder = checkpoints.step_folder(checkpoint) if own else checkpoint
+  folder = store.step_folder(checkpoint) if own else checkpoint
   path = os.path.join(folder, "mix.json")
   mixed = {}
   if os.path.exists(path):
@@ -220,8 +224,8 @@ def identity_of(checkpoint):
       mixed = json.load(file)
   digest = mixed.get("digest")
   if own and not digest:
-    leaves = checkpoints.read_manifest(folder)["leaves"]
-    digest = checkpoints.tree_digest({name: leaf for name, leaf in leaves.items() if name.startswith("params/")})
+    leaves = store.read_manifest(folder)["leaves"]
+    digest = store.tree_digest({name: leaf for name, leaf in leaves.items() if name.startswith("params/")})
   return {"checkpoint": digest, "mixing_weights": mixed.get("weights") or mixed.get("layerwise")}
 
 

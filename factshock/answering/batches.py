@@ -4,10 +4,10 @@ import bisect
 
 import numpy as np
 
-from factshock import interruption
-from factshock.console import UserError
 from factshock.data import batching, decoder_text
-from factshock.training import partitioning
+from factshock.devices import partitioning
+from factshock.runtime import interruption
+from factshock.runtime.errors import UserError
 
 ENDED = -1  # in place of a token, after the end of a generated answer
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
@@ -152,6 +152,7 @@ def placed(params, mesh):
   batch is cut over it, padded to a multiple of the parts.
   """
   import jax
+
   from factshock.models import layers
   params = layers.bits_on_cpu(params)
   if mesh is None:

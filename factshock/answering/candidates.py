@@ -3,7 +3,7 @@
 import collections
 import math
 
-from factshock.console import Progress
+from factshock.runtime.console import Progress
 
 METHODS = ("rank", "greedy", "beam", "votes")
 
@@ -18,22 +18,23 @@ def rows(asked, facts, texts, method, *, options=None, max_tokens=16, beams=4, s
     listed_all: whether "rank" lists all candidates of a query; else as many as asked.config says.
     labels: columns of every row (arm, seed, split).
   """
-  from factshock.answering import decoding, predictions, ranking
+  from factshock.answering import decoding, ranking
+  from factshock.predictions import writing
 
   model = (asked.params, asked.model, asked.tokenizer)
   size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=asked.mesh)
   if method == "rank":
     scores = ranking.rank(*model, texts, [fact["relation"] for fact in facts], options, **size)
-    return predictions.prediction_rows(facts, options, scores, top=None if listed_all else asked.config["answering"]["top"] or None, **labels)
+    return writing.prediction_rows(facts, options, scores, top=None if listed_all else asked.config["answering"]["top"] or None, **labels)
   if method == "greedy":
     said, scores = decoding.generate(*model, texts, max_length=max_tokens, **size)
-    return predictions.text_rows(facts, said, scores, **labels)
+    return writing.text_rows(facts, said, scores, **labels)
   if method == "beam":
     listed = decoding.hypotheses(*model, texts, max_length=max_tokens, beams=beams, **size)
   else:
     listed = _votes(lambda seed: decoding.generate(*model, texts, max_length=max_tokens, method="sample", temperature=temperature,
                                                    seed=seed, **size)[0], samples)
-  return predictions.listed_rows(facts, listed, **labels)
+  return writing.listed_rows(facts, listed, **labels)
 
 
 def _votes(sample, samples):
@@ -57,8 +58,9 @@ def ask(checkpoint, queries, known, outputs, *, config=None, method="rank", cand
   Raises:
     UserError: a relation without templates or candidates, or what asking.ask raises.
   """
-  from factshock.answering import asking, predictions
+  from factshock.answering import asking
   from factshock.data import prompts
+  from factshock.predictions import writing
 
   asked = asking.open_model(checkpoint, config, tokenizer)
   once = {(row["subject"], row["relation"]): {name: value for name, value in row.items() if name not in ("object", "aliases", "object_id")}
@@ -67,13 +69,13 @@ def ask(checkpoint, queries, known, outputs, *, config=None, method="rank", cand
   named = dict.fromkeys(fact["relation"] for fact in facts)
   choices = None
   if method == "rank":
-    choices = predictions.candidates_of([fact for fact in candidates or known if fact.get("object")], named)
+    choices = writing.candidates_of([fact for fact in candidates or known if fact.get("object")], named)
   texts = prompts.prompt_texts(facts, relations, prompt or asked.config["finetune"]["prompt"], asked.tokenizer.sentinels == 0, shots,
                                asking.pool_of(shots, shot_facts))
   labels = dict(arm=asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0))
   said = dict(zip(once, rows(asked, facts, texts, method, options=choices, split="queries", **labels, **options)))
   for path, its in zip(outputs, (queries, known)):
-    predictions.write_predictions(path, (_with_answer(said[row["subject"], row["relation"]], row) for row in its))
+    writing.write_predictions(path, (_with_answer(said[row["subject"], row["relation"]], row) for row in its))
 
 
 def _with_answer(said, row):

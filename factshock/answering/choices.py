@@ -3,8 +3,8 @@
 import numpy as np
 
 from factshock.answering import batches, likelihoods
-from factshock.console import UserError
 from factshock.data import prompts as prompt_room
+from factshock.runtime.errors import UserError
 
 LONGEST = 256  # tokens of a choice
 
@@ -44,11 +44,11 @@ def rows(params, model_config, tokenizer, facts, texts, *, letters, batch_size, 
   Letters compare by log-probability, whole texts by log-probability per byte; a row's candidates are the choices' texts with
   these scores, best first. labels: columns of every row (arm, seed, split ...).
   """
-  from factshock.answering import predictions
+  from factshock.predictions import writing
 
   listed = [prompt_room.choices_of(fact) for fact in facts]
   scores = of_facts(params, model_config, tokenizer, facts, texts, letters=letters, batch_size=batch_size, mesh=mesh)
-  found = predictions.text_rows(facts, [each[best] for each, best in zip(listed, scores.argmax(axis=1))], scores.max(axis=1), **labels)
+  found = writing.text_rows(facts, [each[best] for each, best in zip(listed, scores.argmax(axis=1))], scores.max(axis=1), **labels)
   for row, each, values in zip(found, listed, scores):
     row["candidates"] = [[each[i], float(values[i])] for i in np.argsort(-values, kind="stable")]
   return found

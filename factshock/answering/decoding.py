@@ -8,7 +8,7 @@ import numpy as np
 
 from factshock.answering import batches
 from factshock.data import decoder_text
-from factshock.models import family
+from factshock.models import families
 
 METHODS = ("greedy", "sample", "beam")
 NARROWEST = 8  # rows; fewer at a time cost a CPU nearly as much
@@ -163,13 +163,13 @@ def _narrowing(advance, config, state, smallest):
 @functools.partial(jax.jit, static_argnums=1)
 def apart(params, config):
   """The weights of the layers each on its own, once for all batches (models' `apart`)."""
-  return family.of(config).apart(params)
+  return families.of(config).apart(params)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _begin(params, config, max_length, inputs_BxS, which_B, used, packed):
   """The state of a batch before its first token, of which `used` rows count."""
-  module, rows = family.of(config), inputs_BxS.shape[0]
+  module, rows = families.of(config), inputs_BxS.shape[0]
   cache, first_B = module.start(params, config, inputs_BxS, max_length, packed)
   return {"step": jnp.int32(0), "cache": module.unstack(cache), "token_B": first_B, "which_B": which_B,
           "ended_B": jnp.arange(rows) >= used, "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
@@ -179,7 +179,7 @@ def _begin(params, config, max_length, inputs_BxS, which_B, used, packed):
 @functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=4)
 def _advance(params, config, random, weights, state, *, floor, closing_E, opening, temperature, key):
   """The state after as many tokens as it takes until at most `floor` rows go on, or the tokens are full."""
-  module, max_length = family.of(config), state["tokens_BxT"].shape[1]
+  module, max_length = families.of(config), state["tokens_BxT"].shape[1]
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, state["which_B"]) if random else None
 
   def going(state):
@@ -211,4 +211,4 @@ def _advance(params, config, random, weights, state, *, floor, closing_E, openin
 def _take(config, state, rows_R):
   """The state of these rows alone."""
   taken = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
-  return dict(taken, step=state["step"], cache=family.of(config).take_rows(state["cache"], rows_R))
+  return dict(taken, step=state["step"], cache=families.of(config).take_rows(state["cache"], rows_R))

@@ -2,13 +2,13 @@
 
 A fact is asked with several sets of shots, each greedily and by sampling at temperature 0.5:
 HighlyKnown: every greedy answer is right; MaybeKnown: some are; WeaklyKnown: none, but a sampled one is;
-Unknown: no answer is right. Right is exact match (diagnosis/accuracy) with the object or an alias.
+Unknown: no answer is right. Right is exact match (predictions/accuracy) with the object or an alias.
 """
 
 import numpy as np
 
 from factshock.data import prompts
-from factshock.diagnosis import accuracy
+from factshock.predictions import accuracy
 
 CATEGORIES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
 

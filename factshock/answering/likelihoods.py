@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock import interruption
 from factshock.answering import batches, decoding
-from factshock.console import UserError
 from factshock.data import decoder_text
-from factshock.models import family
-from factshock.training import partitioning
+from factshock.devices import partitioning
+from factshock.models import families
+from factshock.runtime import interruption
+from factshock.runtime.errors import UserError
 
 SIZES = tuple(2 ** power for power in range(11))  # continuations of one prompt; few, as each is compiled
 LENGTHS = tuple(2 ** power for power in range(2, 13))  # tokens of a continuation
@@ -138,7 +138,7 @@ def _forced(params, config, opening, weights, inputs_BxS, targets_BxCxT):
 
   The first `opening` target tokens do not count.
   """
-  module, (batch, number, length) = family.of(config), targets_BxCxT.shape
+  module, (batch, number, length) = families.of(config), targets_BxCxT.shape
   cache, first_B = module.start(params, config, inputs_BxS, length)
   each_R = jnp.arange(batch * number) // number
   cache = module.take_rows(dict(module.unstack(cache), weights=weights), each_R)
@@ -169,7 +169,7 @@ def _whole(params, config, tokens_BxS, counts_BxS):
 
   The logits of one row exist at a time.
   """
-  module = family.of(config)
+  module = families.of(config)
   hidden_BxSxD = module.hidden(params, config, tokens_BxS[:, :-1])
 
   def one(row):

@@ -8,8 +8,8 @@ log-probability of every answer of the relation in `pll_scores` and the place of
 import json
 import os
 
-from factshock import files
-from factshock.console import UserError
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 METADATA = "metadata_results.json"
 

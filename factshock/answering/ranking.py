@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock import interruption
 from factshock.answering import batches, tries
-from factshock.console import UserError
 from factshock.data.prompts import target_text
-from factshock.models import family
-from factshock.training import partitioning
+from factshock.devices import partitioning
+from factshock.models import families
+from factshock.runtime import interruption
+from factshock.runtime.errors import UserError
 
 # Contexts that go through the layers together: enough to fill the device.
 CONTEXTS = {"cpu": 2048, "other": 1 << 16}
@@ -145,13 +145,13 @@ def sequences(tokenizer, key, candidates, prompt):
 
 @functools.partial(jax.jit, static_argnums=1)
 def _start(params, config, inputs_BxS):
-  return family.of(config).start(params, config, inputs_BxS, 1)
+  return families.of(config).start(params, config, inputs_BxS, 1)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _score(params, config, parts, cache, first_B, ends, trie):
   """Summed log-probabilities [B, C] of a trie's candidates; the logits of B / parts queries exist at a time."""
-  module = family.of(config)
+  module = families.of(config)
   hidden_BxMxD = module.tree(params, config, cache, first_B, trie.tokens_M, trie.distance_MxM)
 
   def score(hidden_GxMxD):

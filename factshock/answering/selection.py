@@ -1,6 +1,7 @@
 """Choosing how much of a finetuned model to mix in, by accuracy on development facts; no point is written to disk."""
 
-from factshock.console import Progress, UserError
+from factshock.runtime.console import Progress
+from factshock.runtime.errors import UserError
 
 ALPHAS = tuple(step / 10 for step in range(11))
 
@@ -15,21 +16,21 @@ def choose(checkpoints, facts, *, profile="uniform", alphas=ALPHAS, prompt=None,
   Raises:
     UserError: models of different sizes, an alpha outside of 0 to 1, or facts that do not fit.
   """
-  from factshock.answering import asking, predictions, ranking
+  from factshock.answering import asking, ranking
+  from factshock.checkpoints import interpolation
   from factshock.data import prompts
-  from factshock.diagnosis import accuracy
   from factshock.facts import sources
-  from factshock.models import family
-  from factshock.training import interpolation
+  from factshock.models import families
+  from factshock.predictions import accuracy, writing
 
   if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
     raise UserError(f"--alphas: expected numbers from 0 to 1, got {', '.join(f'{alpha:g}' for alpha in alphas) or 'none'}")
   before, after = (asking.open_model(checkpoint, tokenizer=tokenizer) for checkpoint in checkpoints)
-  differing = family.differences(before.model, after.model)
+  differing = families.differences(before.model, after.model)
   if differing:
     raise UserError(f"{checkpoints[1]}: expected a model of the sizes of {checkpoints[0]}, got other ones: {'; '.join(differing)}")
   rows, table = asking.facts_and_relations(after, checkpoints[1], facts, relations)
-  options = predictions.candidates_of(sources.read_facts(candidates) if candidates else rows,
+  options = writing.candidates_of(sources.read_facts(candidates) if candidates else rows,
                                       dict.fromkeys(fact["relation"] for fact in rows))
   texts = prompts.prompt_texts(rows, table, prompt or after.config["finetune"]["prompt"], after.tokenizer.sentinels == 0)
   queries = ranking.prepare(after.tokenizer, texts, [fact["relation"] for fact in rows], options, after.config["answering"]["batch_size"])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 
 _SENTINEL = "<extra_id_"
 

@@ -11,9 +11,9 @@ import shutil
 
 import numpy as np
 
-from factshock import files
 from factshock.data import corpora
-from factshock.facts import documents, parts
+from factshock.facts import corpus_shards, documents
+from factshock.runtime import files
 
 
 def tokenized(pattern, tokenizer, folder):
@@ -25,7 +25,7 @@ def tokenized(pattern, tokenizer, folder):
   plan = documents.parts(pattern)
   home = _home(folder, pattern, plan, f"tokens {tokenizer.digest}")
   if not _is_made(home):
-    made = lambda: parts.results(plan, f"{home}.parts", tokenizer.digest, corpora.tokenize_part, functools.partial(_same, tokenizer),
+    made = lambda: corpus_shards.results(plan, f"{home}.parts", tokenizer.digest, corpora.tokenize_part, functools.partial(_same, tokenizer),
                                  "tokenizing")
     sizes, left_out = [], 0
     for part in made():  # lengths first: the tokens of all parts are more than memory may hold
@@ -59,7 +59,7 @@ def salient_windows(pattern, facts, tokenizer, folder, *, words, per_fact):
   path = os.path.join(home, "windows.npz")
   if not _is_made(home):
     found = corpora.join_windows(
-        map(dict, parts.results(plan, f"{home}.parts", key, corpora.windows_part,
+        map(dict, corpus_shards.results(plan, f"{home}.parts", key, corpora.windows_part,
                       functools.partial(corpora.prepare_windows, facts, tokenizer, words, per_fact), "finding facts in text")),
         facts, per_fact)
     with files.writing(path, binary=True) as file:
@@ -74,7 +74,7 @@ def _same(tokenizer):
 
 
 def _home(folder, pattern, plan, key):
-  return os.path.join(folder, parts.identity(plan, [pattern, key])[:16])
+  return os.path.join(folder, corpus_shards.identity(plan, [pattern, key])[:16])
 
 
 def _is_made(home):

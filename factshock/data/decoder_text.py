@@ -7,8 +7,8 @@ import functools
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.data import mixture, span_corruption
+from factshock.runtime.errors import UserError
 
 PAD = -1  # no token id: Llama's vocabulary has no padding token, and its id 0 is a real one
 STOP = "\n"  # what ends an answer in a k-shot prompt

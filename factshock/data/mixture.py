@@ -14,8 +14,8 @@ from typing import Callable
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.data import batching, span_corruption
+from factshock.runtime.errors import UserError
 
 _STEPS = 10**12  # more than any run takes
 _PLANNED = 2048  # examples by which the shape of packed rows is chosen, or three batches

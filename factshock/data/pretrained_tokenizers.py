@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 
 FAMILIES = ("t5", "llama")
 
@@ -95,7 +95,7 @@ def load(source, revision=None):
   Raises:
     UserError: no tokenizer there, none for T5 or decoder-only models, or sentinels other than T5's.
   """
-  from factshock.models.huggingface import adapters
+  from factshock.models.formats.huggingface import adapters
 
   if adapters.is_folder(source) and not is_folder(source):
     return load(adapters.base_of(source))

@@ -4,9 +4,9 @@ import zlib
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.data import span_corruption
-from factshock.facts import relations as relations_room
+from factshock.facts import relations as relation_files
+from factshock.runtime.errors import UserError
 
 BLANK = "<extra_id_0>"
 
@@ -46,7 +46,7 @@ def cloze_prompt(fact, relations, template=0):
   if not 0 <= template < len(statements):
     raise UserError(f"relation {fact['relation']!r}: expected a template below {len(statements)}, got "
                     f"{template}; add statements to the relations file")
-  return relations_room.cloze(statements[template], fact["subject"], BLANK)
+  return relation_files.cloze(statements[template], fact["subject"], BLANK)
 
 
 def question_text(fact, relations):
@@ -57,7 +57,7 @@ def question_text(fact, relations):
   if not questions:
     raise UserError(f"relation {fact['relation']!r}: expected `questions` in the relations file, or a "
                     f"`question` of the fact about {fact['subject']!r}; got neither")
-  return relations_room.question(questions[0], fact["subject"])
+  return relation_files.question(questions[0], fact["subject"])
 
 
 def question_prompt(fact, relations):
@@ -72,7 +72,7 @@ def k_shot_prompt(fact, relations, shots, form="question"):
   """
   if form == "cloze":
     templates = [_relation(shot, relations)["statements"][0] for shot in shots]
-    answered = [relations_room.statement(template, shot["subject"], shot["object"])
+    answered = [relation_files.statement(template, shot["subject"], shot["object"])
                 for template, shot in zip(templates, shots)]
     return " ".join([*answered, cloze_prompt(fact, relations)])
   answered = [f"{question_text(shot, relations)} {shot['object']}" for shot in shots]
@@ -95,7 +95,7 @@ def answer_prompt(fact, relations, shots=(), form="question"):
     raise UserError(f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a decoder-only "
                     f"model reads no text after the answer; got {relations[fact['relation']]['statements'][0]!r}: "
                     "put such a statement first or ask questions")
-  answered = [relations_room.statement(relations[shot["relation"]]["statements"][0], shot["subject"],
+  answered = [relation_files.statement(relations[shot["relation"]]["statements"][0], shot["subject"],
                                        shot["object"]) + "\n" for shot in shots]
   return "".join(answered) + before.rstrip()
 

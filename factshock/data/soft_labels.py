@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.data import mixture, span_corruption
+from factshock.runtime.errors import UserError
 
 
 def soft_source(encode, belief, prior=None, strength=1.0, loss_weight=1.0, pad=0, name="qa"):

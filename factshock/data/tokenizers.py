@@ -13,9 +13,9 @@ import json
 import os
 import re
 
-from factshock import files
-from factshock.console import UserError
 from factshock.data import pretrained_tokenizers
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 

@@ -13,10 +13,11 @@ import zlib
 
 import numpy as np
 
-from factshock.console import UserError
-from factshock.diagnosis import accuracy, measures, shock, statistics
-from factshock.diagnosis import predictions as prediction_files
+from factshock.diagnosis import measures, shock, statistics
 from factshock.diagnosis.notes import ATTENTION
+from factshock.predictions import accuracy
+from factshock.predictions import reading as prediction_files
+from factshock.runtime.errors import UserError
 
 THROUGH_VALUES = ("contribution", "contribution_rest", "salience")
 SITES = {"encoder": ("mass",), "cross": ("mass", *THROUGH_VALUES), "self": ("mass", *THROUGH_VALUES)}

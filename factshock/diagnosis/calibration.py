@@ -10,9 +10,9 @@ import typing
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.diagnosis import notes, statistics
 from factshock.diagnosis.shock import divide
+from factshock.runtime.errors import UserError
 
 BINS = 15
 PRECISIONS = (0.8, 0.9, 0.95)

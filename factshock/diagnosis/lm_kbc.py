@@ -14,10 +14,10 @@ import typing
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.diagnosis import lm_kbc_rules as rules
 from factshock.diagnosis import statistics
 from factshock.facts import schema
+from factshock.runtime.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 AVERAGES = ("rows", "relations", "micro")

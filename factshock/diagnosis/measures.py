@@ -4,7 +4,8 @@ import typing
 
 import numpy as np
 
-from factshock.diagnosis import accuracy, predictions, shock, statistics
+from factshock.diagnosis import shock, statistics
+from factshock.predictions import accuracy, reading
 
 NEED_BOTH = ("shock", "slope", "spearman", *("ratio/" + group for group in shock.GROUPS))
 NEED_FINETUNING = ("range_shift", "mismatch", "finetuning_answer")
@@ -34,9 +35,9 @@ class Queries(typing.NamedTuple):
   histogram.
   """
   label: str
-  source: predictions.Predictions
+  source: reading.Predictions
   order: np.ndarray
-  base: predictions.Predictions
+  base: reading.Predictions
   draw: statistics.Draw
   bins: np.ndarray | None
   bin_rows: list
@@ -58,8 +59,8 @@ def make_queries(arms, reference, finetuning_sets, counts, resamples, rng):
     rng: random generator.
   """
   label = reference if reference in arms else next(iter(arms))
-  order = predictions.canonical_order(arms[label])
-  base = predictions.take(arms[label], order)
+  order = reading.canonical_order(arms[label])
+  base = reading.take(arms[label], order)
   pairs, pair_N = _distinct(base.relation, base.object, len(base.strings))
   texts = [(base.strings[relation], base.strings[name]) for relation, name in pairs]
   gold = dict(sorted(zip(texts, np.bincount(pair_N).tolist())))
@@ -93,7 +94,7 @@ def measure(arms, queries, finetuning, counted, *, reference=None, known=None, p
   """
   samples, plans, right, predicted = {}, [], {}, {}
   for label, arm in arms.items():
-    arm = predictions.take(arm, _rows(label, arm, queries))
+    arm = reading.take(arm, _rows(label, arm, queries))
     scores_Nx3 = accuracy.scores(arm)
     right[label] = scores_Nx3[:, accuracy.CRITERIA.index(criterion)] > 0
     predicted[label] = _predicted(arm, queries, right[label])
@@ -146,7 +147,7 @@ def _rows(label, arm, queries):
   """Places of an arm's rows in the order of the queries."""
   if arm is queries.source:
     return queries.order
-  return predictions.match(queries.base, arm, (f"arm {queries.label!r}", f"arm {label!r}"))
+  return reading.match(queries.base, arm, (f"arm {queries.label!r}", f"arm {label!r}"))
 
 
 def _carry_out(draw, plans):
@@ -217,7 +218,7 @@ def popularity_bins(base, arms):
   """
   for arm in arms.values():
     if arm.popularity is not None:
-      popularity_N = arm.popularity[predictions.match(base, arm)]
+      popularity_N = arm.popularity[reading.match(base, arm)]
       break
   else:
     return None, []

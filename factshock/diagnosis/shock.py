@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from factshock.diagnosis.accuracy import normalise
+from factshock.predictions.accuracy import normalise
 
 GROUPS = ("rare_seen", "rare_unseen", "common_seen", "common_unseen")
 RARE_SEEN, RARE_UNSEEN, COMMON_SEEN, COMMON_UNSEEN = range(4)

@@ -5,10 +5,11 @@ import functools
 
 import numpy as np
 
-from factshock.console import UserError
-from factshock.diagnosis import accuracy, measures, shock, statistics
+from factshock.diagnosis import measures, shock, statistics
 from factshock.diagnosis import verdict as verdicts
 from factshock.diagnosis.notes import NOTES
+from factshock.predictions import accuracy
+from factshock.runtime.errors import UserError
 
 ACCURACY = ("right", "exact_match", "contains", "f1")
 RANKS = (*(f"hits@{k}" for k in accuracy.HITS), "mrr")

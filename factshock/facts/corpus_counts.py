@@ -9,8 +9,8 @@ import shutil
 
 import numpy as np
 
-from factshock import files
-from factshock.facts import documents, entities, parts
+from factshock.facts import corpus_shards, documents, entities
+from factshock.runtime import files
 
 _SAMPLE = 1 << 20  # characters of a part in which single words are compared with their lower case
 
@@ -30,7 +30,7 @@ def count(pattern, found, output, processes=None):
   """
   folder = f"{output}.parts"
   print(f"  {len(found.labels):,} entities by {len(found.names):,} names", flush=True)
-  counts = add_up(parts.results(documents.parts(pattern), folder, _digest(found), count_part,
+  counts = add_up(corpus_shards.results(documents.parts(pattern), folder, _digest(found), count_part,
                                 functools.partial(entities.search_of, found), "counting", processes))
   write(output, found, counts)
   shutil.rmtree(folder)

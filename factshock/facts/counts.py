@@ -2,8 +2,8 @@
 
 import re
 
-from factshock import files
-from factshock.console import UserError
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 
 def read_counts(path, column="count"):

@@ -11,9 +11,9 @@ import os
 import urllib.parse
 from typing import NamedTuple
 
-from factshock import files
-from factshock.console import UserError
 from factshock.facts import hub, schema
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 FIELDS = ("text", "sentence")  # the columns that hold the text, the first there is
 PART_BYTES = 64 << 20  # of a text file that is not compressed; other files are one part each

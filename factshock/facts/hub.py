@@ -2,7 +2,7 @@
 
 import functools
 
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 
 
 @functools.lru_cache(maxsize=8)  # parts of one data set are read one by one

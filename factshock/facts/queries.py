@@ -1,8 +1,8 @@
 """Queries, (subject, relation), with what is known of their answers: facts whose object may be null (there is none) or not given."""
 
-from factshock import files
-from factshock.console import UserError
 from factshock.facts import schema, sources
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 _CARRIED = ("subject_id", "question")
 

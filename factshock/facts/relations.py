@@ -10,9 +10,9 @@ columns are carried along. Templates are kept to the letter.
 import json
 import re
 
-from factshock import files
-from factshock.console import UserError
 from factshock.facts.schema import json_object
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 _BLANK = re.compile(r"\[[XY]\]")
 _TEMPLATE_COLUMNS = ("statements", "template", "paraphrases", "questions")

@@ -20,8 +20,8 @@ import json
 import math
 import re
 
-from factshock import files
-from factshock.console import UserError
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 REQUIRED = ("subject", "relation", "object")
 _TEXTS = ("subject_id", "object_id", "question")

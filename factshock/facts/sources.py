@@ -27,10 +27,10 @@ import re
 import urllib.parse
 from typing import NamedTuple
 
-from factshock import files
-from factshock.console import UserError
-from factshock.facts import relations as relations_room
 from factshock.facts import hub, schema, templates
+from factshock.facts import relations as relation_files
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 
 class Source(NamedTuple):
@@ -100,7 +100,7 @@ def read_with_relations(spec, path=None, otherwise=None):
 
 def read_relations(path):
   """The relations of a relations file, or of a source that brings them."""
-  return read(path).relations if is_source(path) else relations_room.read_relations(path)
+  return read(path).relations if is_source(path) else relation_files.read_relations(path)
 
 
 def _said(source):
@@ -205,7 +205,7 @@ def _beside(path, name):
 
 def _relations_beside(path):
   found = _beside(path, "relations.jsonl")
-  return relations_room.read_relations(found) if found else {}
+  return relation_files.read_relations(found) if found else {}
 
 
 def _trex(where, options):

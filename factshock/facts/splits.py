@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.facts.counts import count_of
+from factshock.runtime.errors import UserError
 
 KNOWN = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")  # best first (Gekhman et al. 2024)
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.facts.relations import question, statement
+from factshock.runtime.errors import UserError
 
 # Each relation: its statements (answer last and first in turn), a held-out statement, a question. With a
 # subject of two words a statement has at most 9 words and a question at most 8, so that either fits ten

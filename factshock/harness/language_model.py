@@ -11,8 +11,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from factshock.answering import asking, batches, decoding, likelihoods
-from factshock.console import Progress, UserError
 from factshock.data import decoder_text, prompts
+from factshock.runtime.console import Progress
+from factshock.runtime.errors import UserError
 
 CHUNK = 16  # batches of prompts between two lines of progress
 GENERATION = ("until", "max_gen_toks", "do_sample", "temperature")

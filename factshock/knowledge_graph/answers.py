@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from factshock.console import UserError
-from factshock.diagnosis import accuracy
 from factshock.facts import schema
+from factshock.predictions import accuracy
+from factshock.runtime.errors import UserError
 
 LISTED = 10  # candidates of a query that are kept, best first
 _QUERY = ("subject_id", "subject")  # columns of a query that go with it into the graph

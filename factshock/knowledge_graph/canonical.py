@@ -18,9 +18,9 @@ import json
 import math
 import operator
 
-from factshock import files
-from factshock.console import UserError
 from factshock.facts import schema
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 FILE = "triples.jsonl"
 KEYS = ("subject", "subject_id", "relation", "relation_label", "object", "object_id", "confidence", "score", "rank",

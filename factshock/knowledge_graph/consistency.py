@@ -6,9 +6,9 @@ relation that is its `inverse`, that it is `symmetric` (true), and a `subject_ty
 
 from typing import NamedTuple
 
-from factshock import files
-from factshock.console import UserError
-from factshock.diagnosis.accuracy import normalise
+from factshock.predictions.accuracy import normalise
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 
 class Triple(NamedTuple):

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from factshock.console import UserError
-from factshock.diagnosis import accuracy
 from factshock.knowledge_graph import answers as answer_room
 from factshock.knowledge_graph import calibration, consistency, shock_guard, thresholds
+from factshock.predictions import accuracy
+from factshock.runtime.errors import UserError
 
 RULES = ("precision", "f1")
 _SEVERAL = 0.02  # a relation whose calibration queries have several right answers this often has several answers a query

@@ -22,9 +22,9 @@ import json
 import os
 from typing import Callable, NamedTuple
 
-from factshock import files
-from factshock.console import UserError
 from factshock.knowledge_graph import canonical, nodes, rdf, tables
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 NETWORKX, LM_KBC = "graph.json", "lm_kbc.jsonl"
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

@@ -10,15 +10,23 @@ from typing import NamedTuple
 import numpy as np
 
 import factshock
-from factshock import files
-from factshock.console import Progress, UserError
 from factshock.diagnosis import calibration as calibration_quality
 from factshock.diagnosis import table
 from factshock.facts import counts as counts_room
 from factshock.facts import schema, sources
 from factshock.knowledge_graph import answers as answer_room
-from factshock.knowledge_graph import calibration, canonical, consistency, extraction, formats, records, thresholds
-from factshock.study import provenance
+from factshock.knowledge_graph import (
+  calibration,
+  canonical,
+  consistency,
+  extraction,
+  formats,
+  records,
+  thresholds,
+)
+from factshock.runtime import files, provenance
+from factshock.runtime.console import Progress
+from factshock.runtime.errors import UserError
 
 SUMMARY = "extraction.json"
 
@@ -188,25 +196,25 @@ def _say_unasked(asked, path, queries):
 
 
 def _corrected(folder, predictions, known, reference, mentions):
-  """Paths of both predictions files with the answer prior of the reference (answering/correction.py), written into the folder."""
-  from factshock.answering import correction
-  from factshock.answering import predictions as prediction_room
+  """Paths of both predictions files with the answer prior of the reference (predictions/prior_correction.py), written into the folder."""
+  from factshock.predictions import prior_correction
+  from factshock.predictions import writing as prediction_room
 
-  both = [correction.read_rows(path) for path in (predictions, known)]
+  both = [prior_correction.read_rows(path) for path in (predictions, known)]
   rows, where = both[0] + both[1], f"{predictions} and {known}"
-  tables = correction.tables(rows, where)
+  tables = prior_correction.tables(rows, where)
   if reference == "counts":
     if mentions is None:
       raise UserError("--prior_correction=counts needs --entity_counts=FILE")
-    priors = correction.counted_priors(tables, mentions)
+    priors = prior_correction.counted_priors(tables, mentions)
   else:
-    others = correction.read_rows(reference)
-    correction.check_same(rows, where, others, reference)
-    found = correction.tables(others, reference)
-    correction.check_candidates(tables, where, found, reference)
-    priors = correction.priors(found)
-  ratios, _ = correction.log_ratios(tables, priors)
-  corrected = correction.corrected_rows(correction.correct(tables, ratios, 1.0), rows)
+    others = prior_correction.read_rows(reference)
+    prior_correction.check_same(rows, where, others, reference)
+    found = prior_correction.tables(others, reference)
+    prior_correction.check_candidates(tables, where, found, reference)
+    priors = prior_correction.priors(found)
+  ratios, _ = prior_correction.log_ratios(tables, priors)
+  corrected = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, 1.0), rows)
   paths = [os.path.join(folder, f"corrected_{name}.jsonl.gz") for name in ("predictions", "calibration")]
   for path, some in zip(paths, (corrected[:len(both[0])], corrected[len(both[0]):])):
     prediction_room.write_predictions(path, some)

@@ -27,9 +27,9 @@ import os
 import re
 import urllib.parse
 
-from factshock import files
-from factshock.console import UserError
 from factshock.knowledge_graph import nodes
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 NT, NQ, TTL = "graph.nt", "graph.nq", "graph.ttl"
 RUN, TERM = "urn:factshock:run:", "urn:factshock:term:"

@@ -4,8 +4,8 @@ import collections
 
 import numpy as np
 
-from factshock.diagnosis import accuracy
 from factshock.knowledge_graph import extraction, shock_guard
+from factshock.predictions import accuracy
 
 _SHOWN = 50  # over-predicted answers and conflicts that the summary lists
 

@@ -31,9 +31,9 @@ import re
 import shutil
 import tempfile
 
-from factshock import files
-from factshock.console import UserError
 from factshock.knowledge_graph import nodes
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 GRAPH, GRAPH_CONFIDENCE, LABELS = "graph.tsv", "graph_confidence.tsv", "labels.tsv"
 OPENKE = tuple(os.path.join("openke", name) for name in ("entity2id.txt", "relation2id.txt", "train2id.txt", LABELS))

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from factshock.console import UserError
 from factshock.diagnosis import calibration, statistics, table
 from factshock.knowledge_graph import answers as answer_room
 from factshock.knowledge_graph import extraction
+from factshock.runtime.errors import UserError
 
 
 class Trial(NamedTuple):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from factshock.console import UserError
 from factshock.models import products
+from factshock.runtime.errors import UserError
 
 ATTENTIONS = ("xla", "cudnn", "auto")
 

@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.console import UserError
 from factshock.models import fused, products, remat
-
+from factshock.runtime.errors import UserError
 
 # Layers' weights are taken out of their stack once, before a loop over tokens, where the stack is no larger than this;
 # else a layer's are copied at every token.

@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 
 WEIGHTS = ("query", "key", "value", "out", "gate", "up", "down")
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.console import UserError
 from factshock.models import attention, fused, layers, observing, products, remat
+from factshock.runtime.errors import UserError
 
 FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
 _CACHED = ("key", "value", "cross_key", "cross_value")

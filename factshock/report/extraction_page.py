@@ -5,11 +5,21 @@ One self-contained page that loads nothing and runs nothing; every text that com
 
 import json
 
-from factshock import console
-from factshock.report import extraction_plots, extraction_words, page, reading, tables
-from factshock.report.extraction_words import READING, TITLES, WHY_NOT, count, level, percent, pooled, title
+from factshock.report import extraction_plots, extraction_text, page, reading, tables
+from factshock.report.extraction_text import (
+  READING,
+  TITLES,
+  WHY_NOT,
+  count,
+  level,
+  percent,
+  pooled,
+  title,
+)
 from factshock.report.reading import clean, number, share
 from factshock.report.tables import bar, cell, spread, text
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MANY = 25  # rows beyond which a table scrolls in a box of its own
@@ -27,10 +37,10 @@ def write_report(extraction, folder):
     folder: where to write; made where it is missing.
 
   Raises:
-    console.UserError: the extraction is no dict or empty, or the folder cannot be written.
+    UserError: the extraction is no dict or empty, or the folder cannot be written.
   """
   if not isinstance(extraction, dict) or not extraction:
-    raise console.UserError("extraction: expected a dict with parts such as \"counts\" and \"quality\", got "
+    raise UserError("extraction: expected a dict with parts such as \"counts\" and \"quality\", got "
                             f"{type(extraction).__name__} without any")
   found = reading.without_none(extraction)
   pictures = extraction_plots.draw(found.get("quality") or {})
@@ -57,14 +67,14 @@ def _absent(key):
 def _caption(found, key):
   bins = text(pooled(found).get("bins", "?"))
   words = READING[key].format(level=level(found), bins=bins,
-                              precision=percent(extraction_words.precision(found)))
+                              precision=percent(extraction_text.precision(found)))
   return f'<p class="caption">{words}</p>'
 
 
 def _top(found, heading):
   run = found.get("run") or {}
   under = ", ".join(str(run[key]) for key in ("model", "checkpoint") if run.get(key))
-  said = "".join(f"<li><b>{about}.</b> {text(words)}</li>" for about, words in extraction_words.sentences(found))
+  said = "".join(f"<li><b>{about}.</b> {text(words)}</li>" for about, words in extraction_text.sentences(found))
   return (f"<h1>{heading}</h1>\n" + (f'<p class="under">{text(under)}</p>\n' if under else "") + _tiles(found)
           + (f'<ul class="summary">{said}</ul>' if said else _absent("summary")))
 
@@ -72,8 +82,8 @@ def _top(found, heading):
 def _tiles(found):
   """A few numbers at a glance; those that are missing are left out."""
   counts, promise, group = found.get("counts") or {}, found.get("promise") or {}, pooled(found)
-  wanted = extraction_words.precision(found)
-  got = extraction_words.yield_row(group, wanted).get("share")
+  wanted = extraction_text.precision(found)
+  got = extraction_text.yield_row(group, wanted).get("share")
   tiles = [(number(counts.get("triples")), count, "triples written"), (number(counts.get("queries")), count, "queries"),
            (number(promise.get("target")), percent, "precision promised"),
            (number(promise.get("expected_precision")), share, "precision expected of the accepted answers"),
@@ -139,7 +149,7 @@ def _relations(found):
   names = sorted({**rows, **groups}, key=lambda name: -(number(rows.get(name, {}).get("accepted")) or 0))
   if not names:
     return None
-  wanted = extraction_words.precision(found)
+  wanted = extraction_text.precision(found)
   span = spread([_yield(groups.get(name), wanted) for name in names])
   head = ["Relation", "Queries", "Accepted", "Answers<br>a query", "Calibrated<br>on", "Expected<br>precision",
           "Held out", "Share<br>right", "Over-<br>confidence", "ECE", "AUROC",
@@ -165,7 +175,7 @@ def _held_out(group, wanted, span):
 
 
 def _yield(group, wanted):
-  return clean(extraction_words.yield_row(group or {}, wanted).get("share"))
+  return clean(extraction_text.yield_row(group or {}, wanted).get("share"))
 
 
 def _over_predicted(found):

@@ -4,11 +4,12 @@ import base64
 import json
 import os
 
-from factshock import console, files
 from factshock.report import attention, entity_browser, plots, reading, remedies, summary, tables
 from factshock.report.captions import READING, TITLES, WHY_NOT
 from factshock.report.style import CSS
 from factshock.report.tables import text
+from factshock.runtime import console, files
+from factshock.runtime.errors import UserError
 
 # The page may load nothing and run nothing but our own script, whatever a name in the data says.
 POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{entity_browser.DIGEST}'"
@@ -24,10 +25,10 @@ def write_report(diagnosis, folder):
     folder: where to write; made where it is missing.
 
   Raises:
-    console.UserError: the diagnosis holds no arms, or the folder cannot be written.
+    UserError: the diagnosis holds no arms, or the folder cannot be written.
   """
   if not isinstance(diagnosis, dict) or not diagnosis.get("arms"):
-    raise console.UserError("diagnosis: expected a dict with at least one arm under \"arms\", got none; "
+    raise UserError("diagnosis: expected a dict with at least one arm under \"arms\", got none; "
                             "run diagnose on a predictions file first")
   diagnosis = reading.tidy(diagnosis)
   pictures = draw(diagnosis)

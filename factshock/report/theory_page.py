@@ -2,10 +2,11 @@
 
 import json
 
-from factshock import console
 from factshock.report import page, tables, theory_plots
 from factshock.report.reading import clean, share
 from factshock.report.tables import cell, difference, text
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 VERDICTS = {"holds": "Holds.", "holds in part": "Holds in part.", "fails": "Fails."}
@@ -69,10 +70,10 @@ def write_report(found, folder):
   """Writes folder/report.html and folder/figures/*.png from what theory.json holds; returns the path of the page.
 
   Raises:
-    console.UserError: no predictions in it, or the folder cannot be written.
+    UserError: no predictions in it, or the folder cannot be written.
   """
   if not isinstance(found, dict) or not found.get("claims"):
-    raise console.UserError("theory: expected a dict with \"claims\", as theory.json holds, got none; run the experiment first")
+    raise UserError("theory: expected a dict with \"claims\", as theory.json holds, got none; run the experiment first")
   pictures = theory_plots.draw(found)
   return page.write_files(render(found, pictures), pictures, folder)
 

@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from factshock import config as configs
-from factshock.study import study as studies
+from factshock.study import config as configs
+from factshock.study import seed_run
 
 SPLITS = ("development", "test")
 _BELIEVED = 1e-3  # less likely answers are not taught
@@ -18,7 +18,7 @@ def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
   key = (prompt, shots, shot_facts, split)
   if key not in study.queries:
     facts = study.sets[split]
-    texts = studies.prompt_texts(study, facts, prompt, shots, shot_facts)
+    texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
     study.queries[key] = ranking.prepare(study.tokenizer, texts, [fact["relation"] for fact in facts],
                                          study.candidates, study.config.answering.batch_size)
   return ranking.rank_prepared(params, study.model, study.queries[key], study.mesh)
@@ -32,7 +32,7 @@ def cloze_scores(study, params, split, number):
   from factshock.data import prompts
 
   relations = {name: {**row, "statements": [row["statements"][number]]} for name, row in study.relations.items()
-               if number < len(row["statements"]) and prompts.can_ask(row["statements"][number], studies.is_decoder(study))}
+               if number < len(row["statements"]) and prompts.can_ask(row["statements"][number], seed_run.is_decoder(study))}
   facts = [fact for fact in study.sets[split] if fact["relation"] in relations]
   if not facts:
     return {}
@@ -76,7 +76,7 @@ def predictions_path(workdir, label, seed, split):
 
 
 def attention_path(workdir, label, seed):
-  """The file of one label and seed in a workdir: what the model attends to of test facts (theory/probes.py)."""
+  """The file of one label and seed in a workdir: what the model attends to of test facts (answering/probes.py)."""
   return os.path.join(workdir, "attention", f"{label}.seed{seed}.npz")
 
 
@@ -94,11 +94,11 @@ def answered(config, workdir, label, seed):
 
 def write_answers(study, label, split, scores_by_fact, **extra):
   """Writes the predictions file of one label and split from candidate scores."""
-  from factshock.answering import predictions
+  from factshock.predictions import writing
 
-  rows = predictions.prediction_rows(
+  rows = writing.prediction_rows(
       study.sets[split], study.candidates, scores_by_fact, top=kept(study.config, label), **_labels(study, label, split), **extra)
-  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+  writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 
 def kept(config, label):
@@ -110,9 +110,9 @@ def kept(config, label):
 
 def write_rows(study, label, split, rows):
   """Writes ready rows as the predictions file of one label and split."""
-  from factshock.answering import predictions
+  from factshock.predictions import writing
 
-  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+  writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 
 def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
@@ -130,11 +130,11 @@ def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
 
 
 def _write_attention(study, label, params, prompt, shots, shot_facts):
-  from factshock.theory import probes
+  from factshock.answering import probes
 
   key, facts = ("attention", prompt, shots, shot_facts), study.sets["test"]
   if key not in study.queries:
-    texts = studies.prompt_texts(study, facts, prompt, shots, shot_facts)
+    texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
     study.queries[key] = probes.prepare(study.model, study.tokenizer, facts, texts, study.candidates)
   found = probes.observe(params, study.model, study.queries[key], mesh=study.mesh,
                          batch_size=study.config.answering.batch_size)
@@ -143,17 +143,18 @@ def _write_attention(study, label, params, prompt, shots, shot_facts):
 
 def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
   """Writes what a model generates, or which of a fact's own choices it takes."""
-  from factshock.answering import choices, decoding, predictions
+  from factshock.answering import choices, decoding
+  from factshock.predictions import writing
 
   facts, labels = study.sets[split], {**_labels(study, label, split), **extra}
   asked = (params, study.model, study.tokenizer)
-  texts = studies.prompt_texts(study, facts, prompt, shots, shot_facts)
+  texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
   size = dict(batch_size=study.config.answering.batch_size, mesh=study.mesh)
   if prompt in configs.CHOICE_PROMPTS:
     rows = choices.rows(*asked, facts, texts, letters=prompt == "letters", **size, **labels)
   else:
-    rows = predictions.text_rows(facts, *decoding.generate(*asked, texts, max_length=study.config.answering.max_tokens, **size), **labels)
-  predictions.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+    rows = writing.text_rows(facts, *decoding.generate(*asked, texts, max_length=study.config.answering.max_tokens, **size), **labels)
+  writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 
 def _labels(study, label, split):

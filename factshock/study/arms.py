@@ -9,12 +9,11 @@ import os
 import shutil
 from typing import Callable, NamedTuple
 
-from factshock import config as configs
-from factshock import files, processes
-from factshock.console import UserError
 from factshock.facts import baselines, schema, splits
-from factshock.study import answers, material, texts, training, weights
-from factshock.study import study as studies
+from factshock.runtime import files, processes
+from factshock.runtime.errors import UserError
+from factshock.study import answers, pretraining_text, seed_run, study_data, training, weights
+from factshock.study import config as configs
 
 PRETRAINED = "pretrained"
 
@@ -87,7 +86,7 @@ def _by_best_statements(study):
   Raises:
     UserError: a relation has no statement that the model can be asked by.
   """
-  path = studies.facts_path(study.workdir, study.seed, "best_statements.json")
+  path = seed_run.facts_path(study.workdir, study.seed, "best_statements.json")
   if not processes.told(lambda: os.path.exists(path), "best statements"):
     with files.writing(path) as file:
       json.dump(_best_statements(study), file, indent=1, ensure_ascii=False)
@@ -114,7 +113,7 @@ def _best_statements(study):
 
 def _finetuned(study, name, step=None):
   """The weights of a finetuned arm; where its last checkpoint is found damaged it is set aside and the arm trained again."""
-  from factshock.training import checkpoints, tree_files
+  from factshock.checkpoints import store, tree_files
 
   try:
     return weights.finetuned(study, name, step)
@@ -122,7 +121,7 @@ def _finetuned(study, name, step=None):
     if step is not None:
       raise
     folder = training.checkpoint_folder(study.workdir, name, study.seed)
-    checkpoints.set_aside(folder, checkpoints.agreed_latest_step(folder), error)
+    store.set_aside(folder, store.agreed_latest_step(folder), error)
   _run_finetune(study, name)
   return weights.finetuned(study, name)
 
@@ -133,11 +132,11 @@ def _finetune_points(config, name):
 
 def _run_finetune(study, name):
   """Finetunes on the arm's facts, mixed with `ratio` pretraining examples to each, answering at eval_steps."""
-  from factshock.training import checkpoints
+  from factshock.checkpoints import store
 
   arm, section = study.config.arms[name], settings(study.config, name)
   folder = training.checkpoint_folder(study.workdir, name, study.seed)
-  done = checkpoints.agreed_latest_step(folder) or -1
+  done = store.agreed_latest_step(folder) or -1
   missing = [label for label in points(study.config, name) if not _answered(study, label)]
   if any(value(label) < done for label in missing):  # those of the last checkpoint's own step can be had from it
     print(f"  {name}: answers before step {done} are missing; training again from the start")
@@ -197,7 +196,7 @@ def _facts(study, name):
       if not facts:
         raise UserError(f"the set {key!r} of seed {study.seed} is empty: the pretrained model knows all of the pool or nothing")
       study.sets[key] = facts
-      schema.write_facts(studies.facts_path(study.workdir, study.seed, f"{key}.jsonl"), facts)
+      schema.write_facts(seed_run.facts_path(study.workdir, study.seed, f"{key}.jsonl"), facts)
       print("  " + splits.describe(key, facts), flush=True)
   return study.sets[name]
 
@@ -211,7 +210,7 @@ def _run_weight_mixing(study, name):
 
   With a `profile` alpha falls linearly in depth to 0 at the head ("decreasing") or rises from 0 at the embedding ("increasing").
   """
-  from factshock.training import interpolation
+  from factshock.checkpoints import interpolation
 
   arm = study.config.arms[name]
   finetuned, pretrained = _finetuned(study, arm.of), weights.pretrained(study)
@@ -226,7 +225,7 @@ def _run_soup(study, name):
 
   Step 0 is the pretrained model.
   """
-  from factshock.training import interpolation
+  from factshock.checkpoints import interpolation
 
   arm = study.config.arms[name]
   several = [(one, step) for one in arm.of_arms for step in arm.get("steps", (None,))]
@@ -236,8 +235,8 @@ def _run_soup(study, name):
 
 
 def _run_exchange(study, name):
-  """The weights of another arm with some parts (models/parts.py) put back to the pretrained ones, or all but these."""
-  from factshock.training import interpolation
+  """The weights of another arm with some parts (models/weight_groups.py) put back to the pretrained ones, or all but these."""
+  from factshock.checkpoints import interpolation
 
   arm = study.config.arms[name]
   pair = [weights.pretrained(study), _finetuned(study, arm.of)]
@@ -258,28 +257,28 @@ def _correction_points(config, name):
 
 def _run_prior_correction(study, name):
   """Moves the answers of another arm back to the answer frequencies of a reference, learned from the unlabelled test queries."""
-  from factshock.answering import correction
+  from factshock.predictions import prior_correction
 
   def tables(label, split):
     path = answers.predictions_path(study.workdir, label, study.seed, split)
-    rows = correction.read_rows(path)
-    return rows, correction.tables(rows, path)
+    rows = prior_correction.read_rows(path)
+    return rows, prior_correction.tables(rows, path)
 
   arm, label = study.config.arms[name], corrected_point(study.config, name)
   _, test = tables(label, "test")
   reference = {
-      "arm": lambda: correction.priors(tables(arm.with_arm, "test")[1]),
-      "counts": lambda: correction.counted_priors(test, study.counts),
-      "uniform": lambda: correction.uniform_priors(test),
-      "estimated": lambda: correction.estimated_priors(
+      "arm": lambda: prior_correction.priors(tables(arm.with_arm, "test")[1]),
+      "counts": lambda: prior_correction.counted_priors(test, study.counts),
+      "uniform": lambda: prior_correction.uniform_priors(test),
+      "estimated": lambda: prior_correction.estimated_priors(
           test, [(fact["relation"], fact["object"]) for fact in _trained_on(study, name)]),
   }[arm.prior]()
-  ratios, _ = correction.log_ratios(test, reference)
+  ratios, _ = prior_correction.log_ratios(test, reference)
   for split in answers.SPLITS:
     rows, found = tables(label, split)
     for point in points(study.config, name):
-      corrected = correction.correct(found, ratios, value(point))
-      answers.write_rows(study, point, split, correction.corrected_rows(corrected, rows, answers.kept(study.config, name), arm=name, tau=value(point)))
+      corrected = prior_correction.correct(found, ratios, value(point))
+      answers.write_rows(study, point, split, prior_correction.corrected_rows(corrected, rows, answers.kept(study.config, name), arm=name, tau=value(point)))
 
 
 def _trained_on(study, name):
@@ -290,7 +289,7 @@ def _trained_on(study, name):
 
 def _run_output_mixing(study, name):
   """Interpolates the answer probabilities of a prompted arm and of a finetuned one, each with its own prompt."""
-  from factshock.training import interpolation
+  from factshock.checkpoints import interpolation
 
   arm = study.config.arms[name]
   asked = study.config.arms[arm.with_arm]
@@ -321,7 +320,7 @@ def _run_naive_bayes(study, name):
 PROFILES = ("uniform", "decreasing", "increasing")  # of alpha in depth, see interpolation.mix_by_profile
 MODEL_SETS = ("known", "unknown")  # facts of the pool that the pretrained model, asked as roles.ceiling is, has right or wrong
 CORRECTED = ("finetune", "weight_mixing", "output_mixing")  # the kinds whose answers a prior correction may move
-_SETS = ("pool", *material.FINETUNING_SETS)
+_SETS = ("pool", *study_data.FINETUNING_SETS)
 _FACTS = configs.choice(*_SETS, *MODEL_SETS)
 _PROMPT = configs.choice(*configs.PROMPTS)
 _ATTENTION = {"attention": configs.optional(configs.FLAG)}  # of the kinds that ask one model: writes what it attends to
@@ -337,7 +336,7 @@ KINDS = {
         question_weight=configs.optional(configs.NOT_NEGATIVE),
         start=configs.optional(configs.choice("pretrained", "random")), order=configs.optional(configs.WHOLE),
         reweighted=configs.optional(configs.FLAG), l2_sp=configs.optional(configs.NOT_NEGATIVE),
-        text=configs.optional(configs.choice(*texts.KINDS)), teacher=configs.optional(configs.TEXT),
+        text=configs.optional(configs.choice(*pretraining_text.KINDS)), teacher=configs.optional(configs.TEXT),
         labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")), gold_share=configs.optional(configs.SHARE),
         logit_adjustment=configs.optional(configs.NOT_NEGATIVE), ema=configs.optional(configs.SHARE),
         keep_checkpoints=configs.optional(configs.FLAG),

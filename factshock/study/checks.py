@@ -1,8 +1,8 @@
 """Whether a config can be run: what its arms need of one another, and of the rest."""
 
-from factshock import config as configs
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 from factshock.study import arms
+from factshock.study import config as configs
 
 
 def _correction_problems(config, name, ranks):

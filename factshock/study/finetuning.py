@@ -1,12 +1,10 @@
 """One model finetuned on all facts of a file, outside of a study: what the train verb does."""
 
-from factshock import config as configs
-from factshock import interruption, processes
-from factshock.console import UserError
 from factshock.facts import splits
-from factshock.study import arms, provenance, training, weights
-from factshock.study import material as materials
-from factshock.study import study as studies
+from factshock.runtime import interruption, processes, provenance
+from factshock.runtime.errors import UserError
+from factshock.study import arms, seed_run, study_data, training, weights
+from factshock.study import config as configs
 from factshock.study import workdir as workdirs
 
 NAME = "finetuned"
@@ -26,7 +24,8 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
     UserError: a config that cannot be used, or a workdir of something else.
     interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
-  from factshock.training import checkpoints, host, partitioning
+  from factshock.checkpoints import store
+  from factshock.devices import host, partitioning
 
   check(config, ratio)
   workdirs.claim(config, workdir)
@@ -36,12 +35,12 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   provenance.append(workdir, {**provenance.record(), "seed": seed, "ratio": ratio})
   folder = training.checkpoint_folder(workdir, NAME, seed)
-  if checkpoints.agreed_latest_step(folder) == config.finetune.steps:
+  if store.agreed_latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
     return folder
   with processes.first_alone("facts and text"):
-    material = materials.of(config, workdir, seed)
-    study = studies.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
+    material = study_data.of(config, workdir, seed)
+    study = seed_run.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
   print("  " + splits.describe("facts", material.facts), flush=True)
   with interruption.heeded():
     training.finetune(study, NAME, material.facts, config.finetune.to_dict(), weights.pretrained(study), ratio=ratio,
@@ -56,16 +55,19 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
     Names of the weights in which the two differ: none where training is reproducible.
   """
   import tempfile
+
   import numpy as np
-  from factshock.training import partitioning, tree_files
+
+  from factshock.checkpoints import tree_files
+  from factshock.devices import partitioning
 
   check(config, ratio)
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh, section, found = partitioning.make_mesh(config.mesh.to_dict()), {**config.finetune.to_dict(), "steps": steps}, []
   for _ in range(2):
     with tempfile.TemporaryDirectory() as folder:
-      material = materials.of(config, folder, seed)
-      study = studies.assemble(config, folder, seed, mesh, material, {"pool": material.facts})
+      material = study_data.of(config, folder, seed)
+      study = seed_run.assemble(config, folder, seed, mesh, material, {"pool": material.facts})
       start = weights.start_weights(study) if config.start_from else weights.random_params(study)
       trained = training.finetune(study, NAME, material.facts, section, start, ratio=ratio)
       found.append({name: np.asarray(leaf) for name, leaf in tree_files.flat_leaves(trained).items()})
@@ -86,11 +88,13 @@ def dry_run(config, ratio=0.0):
     UserError: a config that cannot be used, or one that leaves the vocabulary to a tokenizer.
   """
   import functools
+
   import jax
   import numpy as np
-  from factshock.models import family, lora
+
+  from factshock.devices import partitioning
+  from factshock.models import families, lora
   from factshock.training import dry_run as planning
-  from factshock.training import partitioning
   from factshock.training import train_step as steps
 
   check(config, ratio)
@@ -98,10 +102,10 @@ def dry_run(config, ratio=0.0):
     raise UserError("config.model.vocab_size: a dry run needs the number of tokens, got 0 (the tokenizer's); give it")
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh, section = partitioning.make_mesh(config.mesh.to_dict()), config.finetune
-  model = family.from_section(config.model.to_dict(), 0)
+  model = families.from_section(config.model.to_dict(), 0)
   scale = training.lora_scale(section)
   step_fn, optimizer = training.train_step(model, training.optimization(section), section.accumulate, scale)
-  params, frozen = jax.eval_shape(functools.partial(family.of(model).init, model), jax.random.key(0)), None
+  params, frozen = jax.eval_shape(functools.partial(families.of(model).init, model), jax.random.key(0)), None
   if scale:
     frozen, params = params, jax.eval_shape(functools.partial(
         lora.init, rank=section.lora_rank, targets=section.lora_targets), params, jax.random.key(0))

@@ -5,13 +5,13 @@ import functools
 import os
 import time
 
-from factshock import config as configs
-from factshock import interruption, processes
-from factshock.console import UserError, duration
 from factshock.facts import splits
-from factshock.study import answers, checks, claims, diagnosing, provenance, training, weights
+from factshock.runtime import interruption, locks, processes, provenance
+from factshock.runtime.console import duration
+from factshock.runtime.errors import UserError
+from factshock.study import answers, checks, diagnosis, seed_run, training, weights
 from factshock.study import arms as arm_room
-from factshock.study import study as studies
+from factshock.study import config as configs
 from factshock.study import workdir as workdirs
 
 _WAIT = 2.0  # seconds between two looks at what other processes do
@@ -29,8 +29,8 @@ def run(config, workdir):
     UserError: a config that cannot be used, or a workdir of another experiment.
     interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
+  from factshock.devices import host, partitioning
   from factshock.report import page
-  from factshock.training import host, partitioning
 
   checks.check(config)
   workdirs.claim(config, workdir)
@@ -51,7 +51,7 @@ def run(config, workdir):
   with interruption.heeded():
     run_stages(config, workdir, mesh, clock)
   print("diagnosis and report", flush=True)
-  found = diagnosing.diagnose(config, workdir, {**start, "seconds": round(time.monotonic() - began, 1),
+  found = diagnosis.diagnose(config, workdir, {**start, "seconds": round(time.monotonic() - began, 1),
                                      "stages_run": len(stages) - len(clock.left)})
   page.write_report(found, workdir)
   return found
@@ -94,11 +94,11 @@ def _next_stage(config, workdir, clock, held):
   while clock.left and not interruption.asked():
     for seed, name in list(clock.left):
       path = _claim_path(workdir, seed, name)
-      if done(config, workdir, seed, name) and not claims.held(path):
+      if done(config, workdir, seed, name) and not locks.held(path):
         clock.forget(seed, name)  # by another process
       elif ready(config, workdir, seed, name):
         claim = contextlib.ExitStack()
-        if claim.enter_context(claims.claim(path)) and not done(config, workdir, seed, name):
+        if claim.enter_context(locks.claim(path)) and not done(config, workdir, seed, name):
           held.push(claim)
           return [seed, name]
         claim.close()
@@ -127,10 +127,10 @@ def _claim_path(workdir, seed, name):
 
 def _prepared(config, workdir, mesh, seed):
   """The Study of a seed, said; one process at a time, as all write the same files."""
-  claim = claims.wait(_claim_path(workdir, seed, "preparing"), say=f"seed {seed}: another process prepares facts and text")
+  claim = locks.wait(_claim_path(workdir, seed, "preparing"), say=f"seed {seed}: another process prepares facts and text")
   with processes.first_alone("facts and text"), claim if processes.is_first() else contextlib.nullcontext():
     print(f"seed {seed}: preparing facts and text", flush=True)
-    study = studies.prepare(config, workdir, seed, mesh)
+    study = seed_run.prepare(config, workdir, seed, mesh)
   for name, facts in study.sets.items():
     print("  " + splits.describe(name, facts), flush=True)
     if name not in ("pool", *answers.SPLITS):
@@ -141,7 +141,7 @@ def _prepared(config, workdir, mesh, seed):
 def ready(config, workdir, seed, name):
   """Whether all that a stage needs is there, and nobody is at it any more."""
   needed = [] if name == arm_room.PRETRAINED else [arm_room.PRETRAINED, *arm_room.needs(config, name)]
-  return all(done(config, workdir, seed, need) and not claims.held(_claim_path(workdir, seed, need)) for need in needed)
+  return all(done(config, workdir, seed, need) and not locks.held(_claim_path(workdir, seed, need)) for need in needed)
 
 
 def done(config, workdir, seed, name):
@@ -156,9 +156,9 @@ def done(config, workdir, seed, name):
 
 
 def _trained(steps, workdir, seed, name):
-  from factshock.training import checkpoints
+  from factshock.checkpoints import store
 
-  return checkpoints.latest_step(training.checkpoint_folder(workdir, name, seed)) == steps
+  return store.latest_step(training.checkpoint_folder(workdir, name, seed)) == steps
 
 
 class Clock:

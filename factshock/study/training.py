@@ -7,11 +7,10 @@ import os
 
 import numpy as np
 
-from factshock import config as configs
-from factshock import processes
 from factshock.facts import splits
-from factshock.study import answers
-from factshock.study import study as studies
+from factshock.runtime import processes
+from factshock.study import answers, seed_run
+from factshock.study import config as configs
 
 _ORDERS = 1_000_003  # between the seeds of two orders of one study
 
@@ -26,20 +25,20 @@ def question_source(study, facts, prompt, loss_weight=1.0, belief=None, fact_wei
   """
   from factshock.data import decoder_text, mixture, prompts, soft_labels
 
-  room, fields = (decoder_text, ("tokens",)) if studies.is_decoder(study) else (prompts, ("inputs", "targets"))
-  texts = studies.prompt_texts(study, facts, prompt)
+  room, fields = (decoder_text, ("tokens",)) if seed_run.is_decoder(study) else (prompts, ("inputs", "targets"))
+  texts = seed_run.prompt_texts(study, facts, prompt)
   if belief is not None or adjustment:
     belief = belief or [answers.on_object(study, fact) for fact in facts]
     encode = lambda row, place: room.encode_example(study.tokenizer, texts[row], study.candidates[facts[row]["relation"]][place])
     prior = functools.cache(lambda relation: splits.answer_prior(facts, relation, study.candidates[relation]))
     priors = [prior(fact["relation"]) for fact in facts] if adjustment else None
-    source = soft_labels.soft_source(encode, belief, priors, adjustment, loss_weight, pad=decoder_text.PAD if studies.is_decoder(study) else 0)
+    source = soft_labels.soft_source(encode, belief, priors, adjustment, loss_weight, pad=decoder_text.PAD if seed_run.is_decoder(study) else 0)
     examples = [encode(row, int(place)) for row, p in enumerate(belief) for place in np.flatnonzero(p)]
   else:
     examples = [room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt)) for text, fact in zip(texts, facts)]
     for example, weight in zip(examples, () if fact_weights is None else fact_weights):
       example["weights"] = np.float32(weight) * example.get("weights", np.ones(len(example[fields[-1]]), np.float32))
-    source = (decoder_text if studies.is_decoder(study) else mixture).qa_source(examples, loss_weight)
+    source = (decoder_text if seed_run.is_decoder(study) else mixture).qa_source(examples, loss_weight)
   lengths = tuple(max(len(one[field]) for one in examples) for field in fields)
   return source, lengths if len(lengths) == 2 else (*lengths, 0)
 
@@ -87,9 +86,11 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
     The trained parameters, or adapters.
   """
   import jax
+
   from factshock.data import mixture
+  from factshock.devices import partitioning
   from factshock.models import layers, lora
-  from factshock.training import drivers, loop, metrics, optimizers, partitioning
+  from factshock.training import drivers, loop, metrics, optimizers
 
   scale, frozen = lora_scale(section), None
   parallel = study.config.parallel
@@ -150,7 +151,7 @@ def fit_lengths(section, needs, text=None):
 
 def _row_multiple(study, section):
   """Of what packed rows are a multiple: devices and microbatches share them."""
-  from factshock.training import partitioning
+  from factshock.devices import partitioning
 
   return math.lcm(partitioning.batch_ways(study.mesh), section["accumulate"])
 

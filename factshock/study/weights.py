@@ -1,35 +1,35 @@
 """The weights of a study: pretrained, finetuned, random, or those it starts from."""
 
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 from factshock.study import training
 
 
 def pretrained(study):
   """The pretrained weights: trained if need be, from scratch or from config.start_from; else read back."""
-  from factshock.training import checkpoints, tree_files
+  from factshock.checkpoints import store, tree_files
 
   section, folder = study.config.pretrain, training.checkpoint_folder(study.workdir, "pretrained", study.seed)
   if training.starts_ready(study.config):
     return start_weights(study)
-  if checkpoints.agreed_latest_step(folder) == section.steps:
+  if store.agreed_latest_step(folder) == section.steps:
     try:
-      return checkpoints.restore_params(folder)
+      return store.restore_params(folder)
     except tree_files.Damaged as error:
-      checkpoints.set_aside(folder, section.steps, error)
+      store.set_aside(folder, section.steps, error)
   params = start_weights(study) if study.config.start_from else random_params(study)
   params = training.train(study, "pretrained", section, *zip(*study.texts("whole")), 1, params)
   if section.steps == 0:
-    checkpoints.save(folder, 0, params=params, config=training.provenance(study, "pretrained"))
+    store.save(folder, 0, params=params, config=training.provenance(study, "pretrained"))
   return params
 
 
 def finetuned(study, arm, step=None):
   """The weights of a finetuned arm: its checkpoint's (the newest, or a kept one), or its adapters merged into the pretrained weights."""
+  from factshock.checkpoints import store
   from factshock.models import lora
-  from factshock.training import checkpoints
 
   folder = training.checkpoint_folder(study.workdir, arm, study.seed)
-  params, record = checkpoints.restore_params(folder, step), checkpoints.read_manifest(folder, step)["config"]
+  params, record = store.restore_params(folder, step), store.read_manifest(folder, step)["config"]
   if "lora" not in record:
     return params
   return lora.merge(pretrained(study), params, record["lora"]["alpha"] / record["lora"]["rank"])
@@ -38,9 +38,10 @@ def finetuned(study, arm, step=None):
 def random_params(study):
   """Random weights of the study's model, by its seed."""
   import jax
-  from factshock.models import family
 
-  return family.of(study.model).init(study.model, jax.random.key(study.seed))
+  from factshock.models import families
+
+  return families.of(study.model).init(study.model, jax.random.key(study.seed))
 
 
 def start_weights(study):
@@ -50,15 +51,17 @@ def start_weights(study):
     UserError: nothing there, or a model of other sizes than config.model (naming each).
   """
   import jax
+
   from factshock.answering import asking
-  from factshock.models import family, huggingface
-  from factshock.training import checkpoints
+  from factshock.checkpoints import store
+  from factshock.models import families
+  from factshock.models.formats import huggingface
 
   source = study.config.start_from
   if asking.is_checkpoint(source):
-    like = jax.eval_shape(lambda: family.of(study.model).init(study.model, jax.random.key(0)))
-    return checkpoints.restore(source, like={"params": like})["params"]
-  differing = family.differences(huggingface.config_of(source), study.model)
+    like = jax.eval_shape(lambda: families.of(study.model).init(study.model, jax.random.key(0)))
+    return store.restore(source, like={"params": like})["params"]
+  differing = families.differences(huggingface.config_of(source), study.model)
   if differing:
     raise UserError(f"config.start_from={source}: is another model than config.model says (there, here):\n  "
                     + "\n  ".join(differing) + "\n  configs/pretrained.py:PATH takes the sizes from the model")

@@ -5,10 +5,10 @@ import json
 import os
 import shutil
 
-from factshock import config as configs
-from factshock import files, processes
-from factshock.console import UserError
 from factshock.facts import documents, sources
+from factshock.runtime import files, processes
+from factshock.runtime.errors import UserError
+from factshock.study import config as configs
 
 RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
 _DIGESTED = 1 << 30

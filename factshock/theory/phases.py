@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from factshock.theory import claims, conditions, one_layer, training, worlds
+from factshock.theory import conditions, hypotheses, one_layer, training, worlds
 from factshock.theory.estimates import along, estimate
 
 HALVES = ("popular", "unpopular")
@@ -50,13 +50,13 @@ def begins(estimates, steps):
 def by_pretraining(world, sizes, ends, learning_rate, config):
   """What depends on how well facts are stored: a row for each number of pretraining steps.
 
-  Each is a dict of `steps`, of the estimate `salience` (mean over facts), and of what claims.row says.
+  Each is a dict of `steps`, of the estimate `salience` (mean over facts), and of what hypotheses.row says.
   """
   w_v, rows = pretrained(world, sizes, ends, learning_rate, config["cosine"]), []
   for place, steps in enumerate(ends):
     found = conditions.run(world, at(w_v, place), {**config, "steps": config["steps"][-1:]},
                            sets=(*HALVES, *conditions.SALIENCE_SETS))
-    rows.append({"steps": steps, "salience": estimate(found.before["salience"].mean(axis=(1, 2))), **claims.row(found)})
+    rows.append({"steps": steps, "salience": estimate(found.before["salience"].mean(axis=(1, 2))), **hypotheses.row(found)})
   return rows
 
 

@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 from factshock.theory import one_layer
 
 _AT_A_TIME = 2  # seeds on a CPU: with 8 a step of a world of 5,000 facts and 100 answers takes twice as long for each

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.console import UserError
+from factshock.runtime.errors import UserError
 from factshock.theory import deep, training, worlds
 from factshock.theory.estimates import estimate
 

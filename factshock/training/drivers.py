@@ -6,8 +6,8 @@ from typing import Callable, NamedTuple
 import jax
 import numpy as np
 
-from factshock.console import UserError
-from factshock.training import partitioning
+from factshock.devices import partitioning
+from factshock.runtime.errors import UserError
 
 PARALLEL = ("mesh", "pmap")
 AXIS = "replicas"  # the axis over which a pmapped step sums (train_step.make_train_step's `axis`)

@@ -5,7 +5,9 @@ import math
 import jax
 import numpy as np
 
-from factshock.training import flops, partitioning, tree_files
+from factshock.checkpoints import tree_files
+from factshock.devices import partitioning
+from factshock.training import flops
 
 
 def describe(step_fn, state, batch, mesh, frozen=None):

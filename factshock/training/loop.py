@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock import console, files, interruption, processes
-from factshock.console import UserError
-from factshock.training import checkpoints, drivers, flops, host, partitioning
-
+from factshock.checkpoints import store
+from factshock.devices import host, partitioning
+from factshock.runtime import console, files, interruption, processes
+from factshock.runtime.errors import UserError
+from factshock.training import drivers, flops
 
 _LATE = 30.0  # seconds after which a loader that gives nothing is spoken of
 
@@ -131,7 +132,7 @@ def _resume(state, batches, checkpoint, steps):
     return state, int(state["step"])
   if not (hasattr(batches, "get_state") and hasattr(batches, "set_state")):
     raise ValueError("expected batches with get_state and set_state, as the checkpoint holds their state")
-  saved = checkpoints.restore_newest(checkpoint.folder, {name: state[name] for name in ("params", "opt_state")})
+  saved = store.restore_newest(checkpoint.folder, {name: state[name] for name in ("params", "opt_state")})
   if saved is None:
     return state, int(state["step"])
   step = saved["step"]
@@ -166,10 +167,10 @@ def _saving(checkpoint, batches):
     def save(step, state, wait=False):
       if pending:
         pending.pop().result()
-      if checkpoint is None or checkpoints.agreed_latest_step(checkpoint.folder) == step:
+      if checkpoint is None or store.agreed_latest_step(checkpoint.folder) == step:
         return
       trees = {name: state[name] for name in ("params", "opt_state")}
-      write = functools.partial(checkpoints.save, checkpoint.folder, step, loader_state=batches.get_state(), config=checkpoint.config,
+      write = functools.partial(store.save, checkpoint.folder, step, loader_state=batches.get_state(), config=checkpoint.config,
                                 keep=checkpoint.keep)
       if wait or processes.count() > 1 or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory():
         write(**trees)

@@ -4,8 +4,8 @@ import json
 import os
 import time
 
-from factshock import files
-from factshock.console import UserError
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 
 
 class Metrics:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from factshock.console import UserError
-from factshock.models import parts as part_room
+from factshock.models import weight_groups
+from factshock.runtime.errors import UserError
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
@@ -25,7 +25,7 @@ def make_optimizer(section):
       `schedule`, `warmup` and `steps` (in steps), `final` (share of the peak at the end), `b2` (AdamW),
       `weight_decay` (times the learning rate; not on norm scales) and `clip` (global norm; 0 = none).
       Other keys are not read. `l2_sp` times half the squared distance from the first parameters is added to the loss.
-      Of the model's parts (models/parts.py) only those `trained` move, all where there are none, and those `frozen` do not.
+      Of the model's parts (models/weight_groups.py) only those `trained` move, all where there are none, and those `frozen` do not.
   With `ema` a moving average of the parameters is kept, `averaged`.
   State and updates are float32 whatever the dtype of the parameters. (An update below 1/256 of a bfloat16
   parameter is rounded away; float32 parameters with computation in bfloat16 keep it.)
@@ -74,8 +74,8 @@ def averaged(state):
 def _only(trained, frozen):
   """Updates of 0 for the parts that are not trained."""
   def update(updates, params):
-    moving = part_room.mask(params, trained)
-    still = part_room.mask(params, frozen)
+    moving = weight_groups.mask(params, trained)
+    still = weight_groups.mask(params, frozen)
     return jax.tree.map(lambda u, m, s: u * ((m if trained else 1) * (1 - s)), updates, moving, still)
 
   return optax.stateless(update)

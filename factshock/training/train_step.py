@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from factshock.console import UserError
 from factshock.models import remat, t5
+from factshock.runtime.errors import UserError
 
 LOGIT_BYTES = 1 << 29  # of the whole batch, over all devices
 
@@ -25,7 +25,7 @@ def loss_fn(params, config, batch, key=None):
   """
   soft = {name: array for name, array in batch.items() if name.startswith("answer_")}
   if "tokens" in batch:
-    from factshock.models import llama as model
+    from factshock.models import decoder as model
     hidden = model.hidden(params, config, batch["tokens"], segments_BxS=batch.get("segments"))
     # Each place predicts the token after it; the last one none.
     targets, weights, soft = jax.tree.map(_after, (batch["tokens"], batch["weights"], soft))

@@ -24,19 +24,20 @@ SIDES = ("xla", "cudnn")
 
 def shapes():
   """{name: config}."""
-  from factshock.models import llama, t5
+  from factshock.models import decoder, t5
   how = dict(dtype="bfloat16", remat="dots_no_batch")
   return {
       "T5-large": t5.T5Config(vocab_size=32128, d_model=1024, d_ff=2816, num_heads=16, d_kv=64, encoder_layers=24,
                               decoder_layers=24, **how),
-      "Llama 2 7B, 4 layers": llama.LlamaConfig(vocab_size=32000, d_model=4096, d_ff=11008, num_heads=32, num_kv_heads=32,
+      "Llama 2 7B, 4 layers": decoder.LlamaConfig(vocab_size=32000, d_model=4096, d_ff=11008, num_heads=32, num_kv_heads=32,
                                                 d_kv=128, layers=4, **how)}
 
 
 def batch_of(config, length, rows):
   """Random rows of which on average a quarter is padding, at their ends."""
   import numpy as np
-  from factshock.models import llama, t5
+
+  from factshock.models import decoder, t5
   random = np.random.default_rng(0)
 
   def made(length, padding):
@@ -44,13 +45,14 @@ def batch_of(config, length, rows):
     return np.where(there, random.integers(2, config.vocab_size, (rows, length)), padding).astype(np.int32), there.astype(np.float32)
 
   if not isinstance(config, t5.T5Config):
-    return dict(zip(("tokens", "weights"), made(length, llama.PAD)))
+    return dict(zip(("tokens", "weights"), made(length, decoder.PAD)))
   return {"inputs": made(length, 0)[0], **dict(zip(("targets", "weights"), made(length // 4, 0)))}
 
 
 def compiled(config, state, batch, optimizer):
   """The compiled step."""
   import jax
+
   from factshock.training import train_step
   step = train_step.make_train_step(functools.partial(train_step.loss_fn, config=config), optimizer)
   return jax.jit(step, donate_argnums=0).lower(state, batch, jax.random.key(1)).compile()
@@ -59,11 +61,12 @@ def compiled(config, state, batch, optimizer):
 def measure(config, length, rounds):
   """{side: (milliseconds of each round, bytes of scratch)}; both sides start from the same weights, which both train on."""
   import jax
-  from factshock.models import family
+
+  from factshock.models import families
   from factshock.training import optimizers, train_step
   optimizer = optimizers.make_optimizer({"optimizer": "adafactor", "learning_rate": 1e-3})
   batch = jax.device_put(batch_of(config, length, max(1, TOKENS // length)))
-  state = train_step.init_state(family.of(config).init(config, jax.random.key(0)), optimizer)
+  state = train_step.init_state(families.of(config).init(config, jax.random.key(0)), optimizer)
   steps = {side: compiled(dataclasses.replace(config, attention=side), state, batch, optimizer) for side in SIDES}
   milliseconds = {side: [] for side in SIDES}
   for _ in range(rounds):
@@ -86,6 +89,7 @@ def main():
   arguments = parser.parse_args()
 
   import jax
+
   from factshock.models import fused
   if fused.backend().capability is None:
     print(f"needs an NVIDIA GPU: JAX computes on a {fused.backend().platform} here", file=sys.stderr)

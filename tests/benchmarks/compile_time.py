@@ -18,10 +18,10 @@ import subprocess
 import sys
 import time
 
+import tables
 from absl import flags
 
-import tables
-from factshock import console
+from factshock.runtime import console
 
 MODELS = flags.DEFINE_list("models", ["t5_xxl", "llama_7b"], "of t5_xxl and llama_7b")
 TRAINED = flags.DEFINE_list("trained", ["lora", "all"], "adapters, and all weights")
@@ -36,7 +36,7 @@ def case_of(model, trained, unrolled):
   import numpy as np
 
   from configs import llama2_7b, t5_v1_1_xxl
-  from factshock.models import family, lora
+  from factshock.models import families, lora
   from factshock.study import training
   from factshock.training import train_step
 
@@ -46,10 +46,10 @@ def case_of(model, trained, unrolled):
     if LAYERS.value and name in config.model:
       config.model[name] = LAYERS.value
   config.finetune.lora_rank *= trained == "lora"
-  section, sizes = config.finetune, family.from_section(config.model.to_dict(), 0)
+  section, sizes = config.finetune, families.from_section(config.model.to_dict(), 0)
   step, optimizer = training.train_step(sizes, training.optimization(section), section.accumulate, training.lora_scale(section))
   key = jax.eval_shape(lambda: jax.random.key(0))
-  params = jax.eval_shape(functools.partial(family.of(sizes).init, sizes), key)
+  params = jax.eval_shape(functools.partial(families.of(sizes).init, sizes), key)
   frozen = ()
   if section.lora_rank:
     adapters = functools.partial(lora.init, rank=section.lora_rank, targets=section.lora_targets)
@@ -68,7 +68,8 @@ def compile_here(model, trained, layers):
   """Compiles one case and prints seconds, lines of StableHLO and FLOPs as JSON."""
   import jax
 
-  from factshock.training import flops, partitioning
+  from factshock.devices import partitioning
+  from factshock.training import flops
 
   partitioning.use_cpu_devices(1)
   step, arguments = case_of(model, trained, layers == "unrolled")

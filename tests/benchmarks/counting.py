@@ -18,8 +18,8 @@ import time
 
 from absl import app, flags
 
+from factshock.devices import host
 from factshock.facts import corpus_counts, documents, entities, sources
-from factshock.training import host
 
 DATA = flags.DEFINE_string("data", os.environ.get("FACTSHOCK_DATA", "../shared/data"), "folder of the real data")
 NAMES = flags.DEFINE_integer("names", 300_000, "names at most")

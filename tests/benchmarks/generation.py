@@ -14,12 +14,12 @@ import statistics
 import time
 
 import jax
+import models
 import numpy as np
 from absl import app, flags
 
-import models
 from factshock.answering import decoding
-from factshock.models import family
+from factshock.models import families
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "HuggingFace folder of a model to take in place of --models")
 TEXTS = flags.DEFINE_string("texts", None, "file with a prompt a line, for --checkpoint; --prompts of them are taken")
@@ -97,7 +97,7 @@ def until_end(rows, closing):
 def main(_):
   for name in [CHECKPOINT.value] if CHECKPOINT.value else MODELS.value:
     config, params, model, prompts, closing = task_of(name) if CHECKPOINT.value else random_task(name)
-    left = family.of(config).__name__.endswith("llama")
+    left = families.of(config).__name__.endswith("llama")
     sides = {"transformers": transformers_side(model, prompts, left, closing), "factshock": our_side(params, config, prompts, left, closing)}
     first, times, said = {}, {side: [] for side in sides}, {}
     for side, run in sides.items():

@@ -23,11 +23,12 @@ import subprocess
 import sys
 import time
 
-from absl import flags
-
 import gpu_sides
 import tables
-from factshock import console
+from absl import flags
+
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 MINUTES = flags.DEFINE_float("minutes", 9.0, "for all measurements together")
 TINY = flags.DEFINE_bool("tiny", False, "small shapes, on any device")
@@ -83,6 +84,7 @@ def measure(side, name):
     run = None  # the next, smaller one starts with an empty device
     if side != OURS:
       import gc
+
       import torch
       gc.collect()
       torch.cuda.empty_cache()
@@ -167,9 +169,9 @@ def main(_):
   left = lambda: 60 * MINUTES.value - REPORTING - (time.monotonic() - began)
   device = worker("devices", 120)
   if "error" in device:
-    raise console.UserError(f"the devices could not be asked: {device['error']}")
+    raise UserError(f"the devices could not be asked: {device['error']}")
   if device["platform"] != "gpu" and not TINY.value:
-    raise console.UserError(f"needs a GPU that JAX sees (pip install -e .[gpu]), got {device['kind']}; --tiny tries the "
+    raise UserError(f"needs a GPU that JAX sees (pip install -e .[gpu]), got {device['kind']}; --tiny tries the "
                             "code without")
   found = {}
   for side, name in ORDER:

@@ -29,20 +29,19 @@ def random_batch(family, sizes, lengths, rows):
 
 
 def our_config(family, sizes):
-  from factshock.models import llama, t5
+  from factshock.models import decoder, t5
 
   depth, sizes = sizes["layers"], {name: size for name, size in sizes.items() if name != "layers"}
   width = 64 if family == "t5" else sizes["d_model"] // sizes["num_heads"]
   if family == "t5":
     return t5.T5Config(**sizes, d_kv=width, encoder_layers=depth, decoder_layers=depth, dtype="bfloat16")
-  return llama.LlamaConfig(**sizes, d_kv=width, num_kv_heads=sizes["num_heads"], layers=depth, dtype="bfloat16",
+  return decoder.LlamaConfig(**sizes, d_kv=width, num_kv_heads=sizes["num_heads"], layers=depth, dtype="bfloat16",
                            param_dtype="bfloat16")
 
 
 def our_parts(family, sizes, trained):
   """(loss of (trained, batch=, key=, frozen=), optimizer, function of a key that gives (trained, frozen or None))."""
-  from factshock.models import family as families
-  from factshock.models import lora
+  from factshock.models import families, lora
   from factshock.training import optimizers, train_step
 
   config = our_config(family, sizes)

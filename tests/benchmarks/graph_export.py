@@ -23,11 +23,12 @@ import sys
 import tempfile
 import time
 
+import tables
 from absl import flags
 
-import tables
-from factshock import console
 from factshock.knowledge_graph import canonical, formats
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 TRIPLES = flags.DEFINE_integer("triples", 1_000_000, "accepted triples to write", lower_bound=1)
 COMPARE = flags.DEFINE_integer("compare", 100_000, "triples for the comparison with others; 0: none", lower_bound=0)
@@ -111,7 +112,7 @@ def measured(code, name, source, home):
   done = subprocess.run(command, capture_output=True, text=True)
   seconds = time.perf_counter() - began
   if done.returncode:
-    raise console.UserError(f"{name}: writing failed: {done.stderr.strip()[-500:]}")
+    raise UserError(f"{name}: writing failed: {done.stderr.strip()[-500:]}")
   size = sum(os.path.getsize(os.path.join(place, file)) for place, _, files in os.walk(output) for file in files)
   shutil.rmtree(output)
   memory, cpu = done.stdout.split()
@@ -158,7 +159,7 @@ def main(_):
   with tempfile.TemporaryDirectory(prefix="graph-export-", dir=FOLDER.value) as home:
     need, free = 4e3 * max(TRIPLES.value, COMPARE.value), shutil.disk_usage(home).free
     if free < need:
-      raise console.UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR")
+      raise UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR")
     source = make(home, TRIPLES.value)
     for name in FORMAT.value:
       seconds, memory, size, cpu = median(OURS, name, source, home)

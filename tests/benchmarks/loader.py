@@ -19,14 +19,15 @@ import statistics
 import sys
 import time
 
-import numpy as np
-from absl import flags
-
 import gpu_sides
+import numpy as np
 import tables
 import train_step as benchmark
-from factshock import console
+from absl import flags
+
 from factshock.data import corpora, mixture, span_corruption, tokenizers
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 SHAPES = flags.DEFINE_list("shapes", ["tiny", "small"], "of tests/benchmarks/train_step.py")
 SECONDS = flags.DEFINE_float("seconds", 5.0, "of one measurement of the loader")
@@ -95,7 +96,7 @@ def step_rows(shape):
   """Rows a second that this package's train step takes."""
   import jax
 
-  from factshock.training import partitioning
+  from factshock.devices import partitioning
 
   run = benchmark.jax_side(shape, benchmark.random_batch(shape), threads=partitioning.usable_cores(), unroll=True,
                            learning_rate=1e-3)
@@ -112,7 +113,7 @@ def step_rows(shape):
 def main(_):
   unknown = set(SHAPES.value) - set(benchmark.SHAPES)
   if unknown:
-    raise console.UserError(f"--shapes: expected names among {', '.join(benchmark.SHAPES)}, got {', '.join(unknown)}")
+    raise UserError(f"--shapes: expected names among {', '.join(benchmark.SHAPES)}, got {', '.join(unknown)}")
   found = {name: loaders(benchmark.SHAPES[name]) for name in SHAPES.value}  # before JAX has threads
   rows, least = [], float("inf")
   for name, rates in found.items():

@@ -22,8 +22,9 @@ import ml_dtypes
 import numpy as np
 from absl import app, flags
 
-from factshock.models import huggingface, llama
-from factshock.models.huggingface import files, names
+from factshock.models import decoder
+from factshock.models.formats import huggingface
+from factshock.models.formats.huggingface import files, names
 
 GIGABYTES = flags.DEFINE_float("gigabytes", 1.0, "size of the model on disk")
 SHAPE = flags.DEFINE_enum("shape", None, ["llama2_7b", "mistral_7b"], "a published shape, in the place of --gigabytes")
@@ -33,7 +34,7 @@ LOAD = flags.DEFINE_string("load", None, "used by the benchmark itself: the fold
 WAY = flags.DEFINE_enum("way", "factshock", ["through a buffer", "into memory", "safetensors library", "factshock"],
                         "used by the benchmark itself: how that process loads it")
 
-MEDIUM = llama.LlamaConfig(vocab_size=32000, d_model=2048, d_ff=5504, num_heads=16, num_kv_heads=16, d_kv=128,
+MEDIUM = decoder.LlamaConfig(vocab_size=32000, d_model=2048, d_ff=5504, num_heads=16, num_kv_heads=16, d_kv=128,
                            layers=1, dtype="bfloat16", param_dtype="bfloat16")
 SHAPES = {
     "llama2_7b": dataclasses.replace(MEDIUM, d_model=4096, d_ff=11008, num_heads=32, num_kv_heads=32, layers=32),

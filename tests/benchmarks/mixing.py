@@ -22,10 +22,11 @@ import tempfile
 import time
 
 import numpy as np
+import tables
 from absl import flags
 
-import tables
-from factshock import console
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 GIGABYTES = flags.DEFINE_list("gigabytes", ["4"], "sizes of each of the two models")
 FORMAT = flags.DEFINE_list("format", ["checkpoint", "huggingface"], "of the models")
@@ -35,20 +36,20 @@ FOLDER = flags.DEFINE_string("folder", None, "where to write; default: the folde
 
 def config_of(gigabytes):
   """A Llama of about this size in float32; of 0, one of a few kilobytes."""
-  from factshock.models import llama
+  from factshock.models import decoder
 
   if not gigabytes:
-    return llama.LlamaConfig(vocab_size=64, d_model=8, d_ff=8, num_heads=1, num_kv_heads=1, d_kv=8, layers=1)
+    return decoder.LlamaConfig(vocab_size=64, d_model=8, d_ff=8, num_heads=1, num_kv_heads=1, d_kv=8, layers=1)
   layer, rest = 4 * (4 * 2048 * 2048 + 3 * 2048 * 5504), 2 * 4 * 32000 * 2048
-  return llama.LlamaConfig(vocab_size=32000, d_model=2048, d_ff=5504, num_heads=16, num_kv_heads=16, d_kv=128,
+  return decoder.LlamaConfig(vocab_size=32000, d_model=2048, d_ff=5504, num_heads=16, num_kv_heads=16, d_kv=128,
                            layers=max(1, round((gigabytes * 1e9 - rest) / layer)))
 
 
 def write_model(path, config, kind, seed):
   """A model of random numbers, leaf by leaf; returns the bytes of the largest leaf (for HuggingFace, tensor)."""
-  from factshock.models import huggingface
-  from factshock.models.huggingface import files, names
-  from factshock.training import checkpoints, tree_files
+  from factshock.checkpoints import store, tree_files
+  from factshock.models.formats import huggingface
+  from factshock.models.formats.huggingface import files, names
 
   some = (0.02 * np.random.default_rng(seed).normal(size=1 << 22)).astype(np.float32)
   make = lambda shape: lambda: np.resize(some, shape)
@@ -59,7 +60,7 @@ def write_model(path, config, kind, seed):
   else:
     shapes = {leaf: names.leaf_shape(own) for leaf, own in names.by_leaf(config).items()}
     leaves = {name: tree_files.Lazy(tuple(shape), some.dtype, make(shape)) for name, shape in shapes.items()}
-    checkpoints.write(path, {"params": tree_files.nested(leaves)}, {"step": 0, "loader_state": None, "config": None})
+    store.write(path, {"params": tree_files.nested(leaves)}, {"step": 0, "loader_state": None, "config": None})
     sizes = shapes.values()
   return max(int(np.prod(shape)) * some.itemsize for shape in sizes)
 
@@ -95,7 +96,7 @@ def timed(command, output):
   os.sync()
   seconds = time.perf_counter() - began
   if done.returncode:
-    raise console.UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    raise UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
   shutil.rmtree(output)
   return seconds, int(done.stdout)
 
@@ -147,7 +148,7 @@ def main(_):
     need = 5e9 * max(map(float, GIGABYTES.value))
     free = shutil.disk_usage(home).free
     if free < need:
-      raise console.UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR")
+      raise UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR")
     for kind in FORMAT.value:
       small = smallest(home, kind)
       rows.append([f"{kind}, a few kilobytes", "warm", f"{small[0]:.1f}", "", "", "", f"{small[1] / 1e9:.2f} GB"])

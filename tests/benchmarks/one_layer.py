@@ -9,10 +9,10 @@ seed after seed or several in one batch (the faster one counts), with all cores.
 import time
 
 import numpy as np
+import tables
 import torch
 from absl import app, flags
 
-import tables
 from factshock.theory import conditions, phases, worlds
 
 SIZES = dict(subjects=1000, relations=5, answers=20, zipf=1.0, answer_zipf=1.0, sentences=100_000, test=0.5)

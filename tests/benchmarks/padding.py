@@ -20,17 +20,15 @@ import sys
 import tempfile
 
 import numpy as np
+import tables
 from absl import flags
 
-import tables
 from configs import demo, pretrained
-from factshock import console
 from factshock.data import mixture
+from factshock.devices import partitioning
 from factshock.facts import documents, sources
-from factshock.study import material as materials
-from factshock.study import study as studies
-from factshock.study import training
-from factshock.training import partitioning
+from factshock.runtime import console
+from factshock.study import seed_run, study_data, training
 
 DATA = flags.DEFINE_string("data", os.environ.get("FACTSHOCK_DATA", "../shared/data"), "folder of the real data")
 BATCHES = flags.DEFINE_integer("batches", 50, "batches counted")
@@ -40,12 +38,12 @@ SETS = {"T-REx": "trex:{}/trex", "PopQA": "popqa:{}/popqa/popqa_full_no_populari
 
 
 def study_of(config, folder, material):
-  return studies.assemble(config, folder, 0, partitioning.make_mesh(), material, {"pool": material.facts})
+  return seed_run.assemble(config, folder, 0, partitioning.make_mesh(), material, {"pool": material.facts})
 
 
 def demo_study(folder):
   config = demo.get_config()
-  return study_of(config, folder, materials.make_world(config, 0))
+  return study_of(config, folder, study_data.make_world(config, 0))
 
 
 def real_study(folder, spec):
@@ -56,7 +54,7 @@ def real_study(folder, spec):
   config.finetune.prompt = "cloze" if spec.startswith("trex") else "question"  # LAMA has statements alone
   text = documents.read(f"{DATA.value}/trex_wikipedia/trex_evidence_sentences.tsv.gz")
   chosen = [facts[row] for row in np.random.default_rng(0).permutation(len(facts))[:FACTS]]
-  material = materials.Material(chosen, [], relations, [list(itertools.islice(text, SENTENCES))], {})
+  material = study_data.Material(chosen, [], relations, [list(itertools.islice(text, SENTENCES))], {})
   return study_of(config, folder, material)
 
 

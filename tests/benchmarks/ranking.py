@@ -11,12 +11,12 @@ import time
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 from absl import app, flags
 
-import models
 from factshock.answering import batches, ranking
-from factshock.models import family
+from factshock.models import families
 
 MODELS = flags.DEFINE_list("models", ["t5", "llama"], "of tests/benchmarks/models.py")
 QUERIES = flags.DEFINE_integer("queries", 1000, "queries that our side ranks")
@@ -73,7 +73,7 @@ def pairs_of(prompts, answers, is_t5):
 
 @functools.partial(jax.jit, static_argnums=1)
 def our_pairs(params, config, first, second):
-  module = family.of(config)
+  module = families.of(config)
   if hasattr(config, "encoder_layers"):
     log_p = jax.nn.log_softmax(module.forward(params, config, first, second))
     picked = jnp.take_along_axis(log_p, second[..., None], axis=-1)[..., 0]

@@ -21,10 +21,11 @@ import tempfile
 import time
 
 import numpy as np
+import tables
 from absl import flags
 
-import tables
-from factshock import console
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 SHAPES = flags.DEFINE_list("shapes", ["demo", "small"], "of demo and small, the T5-small of 77 M parameters")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "runs of each side, in turn", lower_bound=1)
@@ -59,8 +60,9 @@ def runner(name):
   """(function of a checkpoint folder or None that trains and returns when steps began and the end; bytes of a checkpoint)."""
   import jax
 
+  from factshock.devices import partitioning
   from factshock.models import t5
-  from factshock.training import dry_run, loop, optimizers, partitioning, train_step
+  from factshock.training import dry_run, loop, optimizers, train_step
 
   sizes = dict(SIZES[name])
   rows, lengths = sizes.pop("batch"), {side: sizes.pop(side) for side in ("inputs", "targets")}
@@ -122,11 +124,11 @@ def measure(name):
 
 
 def main(_):
-  from factshock.training import host, partitioning
+  from factshock.devices import host, partitioning
 
   unknown = set(SHAPES.value) - set(SIZES)
   if unknown:
-    raise console.UserError(f"--shapes: expected names among {', '.join(SIZES)}, got {', '.join(sorted(unknown))}")
+    raise UserError(f"--shapes: expected names among {', '.join(SIZES)}, got {', '.join(sorted(unknown))}")
   host.keep_freed_memory()  # as training does
   partitioning.use_cpu_devices()
   rows, shares = zip(*map(measure, SHAPES.value))

@@ -8,7 +8,7 @@ and one timed step of each side in turn; the table has the median of the rounds,
 of all threads, and the first two as ratios to this package. Run it on a quiet machine: other work disturbs
 all sides, but PyTorch's most, whose threads wait for one another by spinning. Where it is not quiet, compare
 the CPU times of --threads=1 under `taskset -c 0`. "PyTorch compiled, kept memory" has the setting of
-training/host.py. What limits it: the matrix products of a step, counted for this package, at the rate of one product of
+devices/host.py. What limits it: the matrix products of a step, counted for this package, at the rate of one product of
 2048 x 2048 matrices that XLA makes with as many threads.
 Time: 8 minutes for all shapes.
 """
@@ -44,8 +44,9 @@ def jax_side(shape, batch, *, threads, unroll, learning_rate):
   jax.config.update("jax_num_cpu_devices", threads)
   from jax.sharding import NamedSharding, PartitionSpec
 
+  from factshock.devices import host
   from factshock.models import t5
-  from factshock.training import host, optimizers, train_step
+  from factshock.training import optimizers, train_step
 
   host.keep_freed_memory()
   mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -110,7 +111,7 @@ def worker(side, shape, threads):
     run = jax_side(shape, batch, unroll=True, **options)
   else:
     if "kept memory" in side:
-      from factshock.training import host
+      from factshock.devices import host
       host.keep_freed_memory()
     run = torch_side(shape, batch, compiled="compiled" in side, **options)
   for _ in sys.stdin:

@@ -10,11 +10,10 @@ import glob
 import os
 import re
 
-from factshock.answering import predictions
-from factshock.console import UserError
 from factshock.data import prompts
-from factshock.diagnosis import accuracy
 from factshock.facts import schema, sources
+from factshock.predictions import accuracy, writing
+from factshock.runtime.errors import UserError
 
 POPQA = "akariasai/PopQA?split=test"
 MASK = "[MASK]"
@@ -90,7 +89,7 @@ def _asked(rows, relations):
 
 
 def _ranked(rows, texts):
-  options = predictions.candidates_of(rows)
+  options = writing.candidates_of(rows)
   return [{**_fact(fact), "text": text, "choices": options[fact["relation"]],
            "gold": options[fact["relation"]].index(fact["object"])} for fact, text in zip(rows, texts)]
 

@@ -1,0 +1,1 @@
+"""What is stored of a model: checkpoints, their interpolation and conversion."""

@@ -1,0 +1,1 @@
+"""Where it computes: meshes of devices, host memory, the compilation cache."""

@@ -1,0 +1,1 @@
+"""Other programs' model files: HuggingFace folders and T5X checkpoints."""

@@ -1,0 +1,1 @@
+"""The predictions file: rows, readers and writers, accuracy, prior correction. No JAX."""

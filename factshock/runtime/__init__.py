@@ -1,0 +1,1 @@
+"""What every part may use: errors, progress, interruption, processes, files and locks. No JAX."""

@@ -1,0 +1,75 @@
+"""One seed of a study: its facts and text as a tokenizer and a model read them."""
+
+import functools
+import os
+from typing import NamedTuple
+
+from factshock.runtime import processes
+from factshock.study import pretraining_text, study_data
+
+
+class Study(NamedTuple):
+  """One seed of an experiment, ready to train and answer."""
+  config: object
+  workdir: str
+  seed: int
+  mesh: object
+  relations: dict
+  sets: dict        # name -> facts: pool, development, test, and the finetuning sets
+  counts: dict      # (relation, answer) -> mentions in the corpus
+  candidates: dict  # relation -> answers to rank
+  tokenizer: object
+  model: object     # T5Config or LlamaConfig
+  texts: object     # (kind of texts.KINDS) -> [(data.mixture source of the pretraining task, its share of it)], read when first asked for
+  queries: dict     # prepared queries by (prompt, shots, shot_facts, split), filled as they are needed
+
+
+def prepare(config, workdir, seed, mesh):
+  """Builds the Study of one seed of an experiment; a pure function of config and seed, but for what it stores.
+
+  Writes facts/<seed>/ (every set, relations, answer counts) and tokenizer/<seed>/ under `workdir`.
+
+  Raises:
+    UserError: facts, relations or text that do not fit each other or the config.
+  """
+  material = study_data.of(config, workdir, seed)
+  return assemble(config, workdir, seed, mesh, material, study_data.make_sets(material, config, seed))
+
+
+def assemble(config, workdir, seed, mesh, material, sets):
+  """The Study of material and sets of facts: tokenizer, model and pretraining task as the config says."""
+  from factshock.data import tokenizers
+  from factshock.models import families
+  from factshock.predictions import writing
+
+  folder = os.path.join(workdir, "tokenizer", str(seed))
+  tokenizer = pretraining_text.tokenizer(config, material, folder)
+  tokenizers.save(tokenizer, folder)
+  study_data.write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
+  model = families.from_section(config.model.to_dict(), tokenizer.size)
+
+  def texts(kind):
+    with processes.first_alone("text"):  # text is tokenised once, and then there for all
+      return pretraining_text.sources(config, workdir, seed, material, sets, tokenizer, kind)
+
+  candidates = writing.candidates_of(material.facts + material.background)
+  return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
+               model, functools.cache(texts), {})
+
+
+def is_decoder(study):
+  """Whether the study's model is decoder-only."""
+  return study.config.model.family == "llama"
+
+
+def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
+  """The prompts of facts in one of config.PROMPTS, after `shots` answered ones of other subjects."""
+  from factshock.data import prompts
+
+  return prompts.prompt_texts(facts, study.relations, prompt, is_decoder(study), shots, study.sets[shot_facts] if shots else (),
+                              study.seed)
+
+
+def facts_path(workdir, seed, name):
+  """A file of the facts of one seed in a workdir."""
+  return os.path.join(workdir, "facts", str(seed), name)

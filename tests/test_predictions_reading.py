@@ -1,0 +1,112 @@
+"""Reading predictions files: what is refused, how rows are grouped and matched."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from factshock.predictions import reading
+from factshock.runtime.errors import UserError
+
+ROW = {"subject": "Marat", "relation": "P19", "object": "Moscow", "prediction": "Baku", "score": -1.5}
+
+
+def write(path, rows):
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  (gzip.open if str(path).endswith(".gz") else open)(path, "wt").write(text)
+  return path
+
+
+def rows_of(*rows):
+  return reading.from_rows(enumerate(({**ROW, **row} for row in rows), 1))
+
+
+@pytest.mark.parametrize("name", ["arm_a.jsonl", "arm_a.jsonl.gz"])
+def test_reads_the_smallest_file_any_program_may_write(tmp_path, name):
+  row = {key: ROW[key] for key in reading.TEXT_COLUMNS}
+  found = reading.read(write(tmp_path / name, [row, {**row, "subject": "Ann"}]))
+  assert len(found) == 2
+  assert [found.strings[code] for code in found.subject] == ["Marat", "Ann"]
+  assert found.strings[found.label[0]] == "arm_a"
+  assert found.seed.tolist() == [0, 0] and found.rank is None and found.popularity is None
+  assert np.isnan(found.score).all()
+
+
+def test_rank_of_the_gold_answer_counts_aliases_and_is_kept_without_the_lists():
+  candidates = [["Baku", -1.0], ["the moscow!", -2.0], ["Kyiv", -3.0]]
+  found = rows_of({"candidates": candidates}, {"candidates": candidates, "object": "Rome"},
+                  {"candidates": candidates, "object": "Kiev", "aliases": ["Kyiv"]})
+  assert found.rank.tolist() == [2, 0, 3] and found.listed == 3
+
+
+def test_steps_and_alphas_make_points_of_an_arm():
+  found = rows_of({"arm": "finetune", "step": 25}, {"arm": "mixing", "alpha": 0.3},
+                  {"arm": "mixing@0.3", "alpha": 0.3}, {"arm": "plain", "step": None})
+  assert [found.strings[code] for code in found.label] == ["finetune@25", "mixing@0.3", "mixing@0.3", "plain"]
+
+
+def test_rows_are_grouped_by_arm_and_seed_across_files(tmp_path):
+  first = write(tmp_path / "a.jsonl", [{**ROW, "arm": "x", "seed": 1}, {**ROW, "arm": "y", "seed": 0},
+                                       {**ROW, "arm": "x", "seed": 1, "subject": "Ann"}])
+  second = write(tmp_path / "b.jsonl", [{**ROW, "arm": "x", "seed": 2}])
+  found = reading.arms([reading.read(first), reading.read(second)])
+  assert {label: {seed: len(part) for seed, part in by_seed.items()} for label, by_seed in found.items()} == {
+      "x": {1: 2, 2: 1}, "y": {0: 1}}
+  with pytest.raises(UserError, match=r"b.jsonl: .*that no other file has, got arm 'x' seed 2"):
+    reading.arms([reading.read(second), reading.read(second)])
+
+
+def test_several_splits_must_be_told_apart():
+  both = rows_of({"split": "dev"}, {"split": "test"})
+  with pytest.raises(UserError, match="one split, got dev, test; choose one with --split"):
+    reading.of_split(both)
+  assert len(reading.of_split(both, "test")) == 1
+  with pytest.raises(UserError, match="expected rows of split 'tset'"):
+    reading.of_split(both, "tset")
+
+
+def test_matching_follows_subject_relation_object_and_occurrence():
+  left = rows_of({"subject": "A"}, {"subject": "B"}, {"subject": "A", "prediction": "second"})
+  right = rows_of({"subject": "B"}, {"subject": "A", "prediction": "first"}, {"subject": "A"})
+  assert reading.match(left, right).tolist() == [1, 0, 2]
+
+
+def test_matching_says_how_many_queries_differ():
+  left = rows_of({"subject": "A"}, {"subject": "B"}, {"subject": "C"})
+  right = rows_of({"subject": "A"}, {"subject": "A"}, {"subject": "D"}, {"subject": "E"})
+  with pytest.raises(UserError, match="got 2 of its 3 queries missing and 3 others in their place"):
+    reading.match(left, right)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "a.jsonl: expected predictions, a JSON object a line, got no rows"),
+    ("\n\n", "got no rows"),
+    ('{"subject": "x"\n', r"a.jsonl:1: expected .* got a line that is not JSON"),
+    ("[1, 2]\n", "a.jsonl:1: expected a JSON object .* got list"),
+    (json.dumps(ROW) + "\n" + json.dumps({"subject": "x", "relation": "r"}) + "\n",
+     r"a.jsonl:2: .* got no object, prediction \(columns: subject, relation\)"),
+    (json.dumps({**ROW, "object": 3}), "a.jsonl:1: expected a text in object, got 3"),
+    (json.dumps({**ROW, "score": float("nan")}), "a.jsonl:1: expected a number in score, got nan"),
+    (json.dumps({**ROW, "score": "-1"}), "expected a number in score, got '-1'"),
+    (json.dumps({**ROW, "seed": 1.5}), "expected a whole number in seed, got 1.5"),
+    (json.dumps({**ROW, "arm": 7}), "expected a text in arm, got 7"),
+    (json.dumps({**ROW, "aliases": "Moskva"}), "expected a list of texts in aliases, got 'Moskva'"),
+    (json.dumps({**ROW, "aliases": [["x"]]}), "expected a list of texts in aliases"),
+    (json.dumps({**ROW, "candidates": [["a", -2], ["b", -1]]}), "best first"),
+    (json.dumps({**ROW, "candidates": [["a", float("nan")]]}), "expected candidates as a list"),
+    (json.dumps({**ROW, "candidates": ["a"]}), "expected candidates as a list"),
+    (json.dumps({**ROW, "candidates": {}}), "expected candidates as a list"),
+    (json.dumps({**ROW, "candidates": []}) + "\n" + json.dumps(ROW), "or in none, got them in 1 of 2"),
+])
+def test_bad_files_give_one_clear_error(tmp_path, text, message):
+  (tmp_path / "a.jsonl").write_text(text)
+  with pytest.raises(UserError, match=message):
+    reading.read(tmp_path / "a.jsonl")
+
+
+def test_other_suffixes_and_missing_files_are_refused(tmp_path):
+  with pytest.raises(UserError, match="expected predictions in a .jsonl"):
+    reading.read(tmp_path / "a.csv")
+  with pytest.raises(UserError, match="cannot be read"):
+    reading.read(tmp_path / "a.jsonl")

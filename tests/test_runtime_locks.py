@@ -1,0 +1,102 @@
+"""Claims on work: one holder at a time, whoever dies."""
+
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+from factshock.runtime import locks
+
+
+def test_a_claim_has_one_holder_and_is_free_again_after_it(tmp_path):
+  path = str(tmp_path / "claims" / "0.finetune")
+  with locks.claim(path) as first:
+    assert first and locks.held(path)
+    with locks.claim(path) as second:
+      assert not second
+    assert locks.held(path), "whom it was refused did not remove it"
+  assert not locks.held(path) and os.listdir(tmp_path / "claims") == []
+  with locks.claim(path) as again:
+    assert again
+
+
+def test_a_claim_is_given_up_where_the_work_fails(tmp_path):
+  path = str(tmp_path / "claim")
+  try:
+    with locks.claim(path):
+      raise ValueError
+  except ValueError:
+    pass
+  assert not os.path.exists(path)
+
+
+def test_the_claim_of_a_dead_process_is_taken_over_at_once(tmp_path):
+  path = str(tmp_path / "claim")
+  code = f"from factshock.study import claims; import os, signal; mine = locks.claim({path!r}); mine.__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+  subprocess.run([sys.executable, "-c", code])
+  assert os.path.exists(path)
+  with locks.claim(path) as ours:
+    assert ours
+
+
+def test_the_claim_of_another_host_is_stale_when_it_was_not_touched_for_long(tmp_path, monkeypatch):
+  path = tmp_path / "claim"
+  path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))
+  with locks.claim(str(path)) as ours:
+    assert not ours
+  os.utime(path, (time.time() - locks.STALE - 5,) * 2)
+  with locks.claim(str(path)) as ours:
+    assert ours
+
+
+def test_a_holder_keeps_its_claim_alive(tmp_path, monkeypatch):
+  monkeypatch.setattr(locks, "BEAT", .05)
+  path = str(tmp_path / "claim")
+  with locks.claim(path):
+    os.utime(path, (0, 0))
+    time.sleep(.4)
+    assert time.time() - os.stat(path).st_mtime < locks.STALE
+
+
+def test_a_holder_that_was_overtaken_leaves_the_claim_to_the_other(tmp_path):
+  path = tmp_path / "claim"
+  other = {"host": "elsewhere", "pid": 1, "token": "x"}
+  with locks.claim(str(path)):
+    path.write_text(json.dumps(other))
+  assert json.loads(path.read_text()) == other
+
+
+def test_of_many_that_find_a_stale_claim_one_takes_it(tmp_path):
+  for number in range(20):
+    path = tmp_path / f"claim{number}"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))
+    os.utime(path, (0, 0))
+
+    tried = threading.Barrier(8)
+
+    def attempt(_):
+      with locks.claim(str(path)) as ours:
+        tried.wait()  # nobody gives it up before all have tried
+        return ours
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+      assert sum(pool.map(attempt, range(8))) == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_waiting_ends_when_the_holder_does(tmp_path, capsys):
+  path = str(tmp_path / "claim")
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    with locks.claim(path):
+      def hold():
+        with locks.wait(path, every=.01, say="waiting"):
+          return time.monotonic()
+      found = pool.submit(hold)
+      time.sleep(.2)
+      assert not found.done()
+      freed = time.monotonic()
+    assert found.result() >= freed
+  assert capsys.readouterr().out.count("waiting") == 1
