@@ -14,12 +14,12 @@ Expect: what the model makes of it. Time: `python -m factshock.train --config=..
 import ml_collections
 
 from configs import own_facts
+from factshock.models import families
+from factshock.models.formats import huggingface
+from factshock.runtime.errors import UserError
 
 
 def get_config(model=""):
-  from factshock.models import families
-  from factshock.models.formats import huggingface
-  from factshock.runtime.errors import UserError
 
   if not model:
     raise UserError("--config=configs/pretrained.py: needs a model, as --config=configs/pretrained.py:google/flan-t5-base")

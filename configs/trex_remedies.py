@@ -15,7 +15,8 @@ import ml_collections
 
 from configs import remedies, trex_t5
 
-OWN, TEACHER = "zero_shot", "best_cloze"
+OWN = "zero_shot"
+TEACHER = "best_cloze"
 # Salient spans need sentences that name a fact; the others for their time.
 LEFT_OUT = ("mixture_background", "mixture_random_words", "second_order", "third_order", "soup_of_orders", "attention_only", "encoder_only")
 

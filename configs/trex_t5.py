@@ -20,12 +20,12 @@ and what changes without answers that stand in the subject's name (--config.drop
 import ml_collections
 
 from configs import own_facts
+from factshock.runtime.errors import UserError
 
 RELATIONS = "P176,P178,P449,P495,P27,P20"
 
 
 def get_config(size="cpu"):
-  from factshock.runtime.errors import UserError
 
   if size not in ("cpu", "gpu"):
     raise UserError(f"--config=configs/trex_t5.py: expected :cpu or :gpu, got :{size}")

@@ -35,9 +35,12 @@ import factshock
 from factshock.runtime import console, files
 from factshock.runtime.errors import UserError
 
-BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
+BEGIN = "<!-- benchmarks -->"
+END = "<!-- end of benchmarks -->"
 CANNOT_RUN = 2  # exit code of a script that finds something missing here; the last line it says is the reason
-DONE, MISSING, FAILED = "done", "missing", "failed"
+DONE = "done"
+MISSING = "missing"
+FAILED = "failed"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "torch", "transformers", "peft", "t5", "tensorflow", "flashtext")
 
 
@@ -103,7 +106,8 @@ def about(path):
 
 def measured(name, path):
   """Runs one script, showing what it says: (its section of the document, one of DONE, MISSING, FAILED)."""
-  folder, began = os.path.dirname(os.path.dirname(os.path.dirname(path))), time.monotonic()
+  folder = os.path.dirname(os.path.dirname(os.path.dirname(path)))
+  began = time.monotonic()
   before = os.getloadavg()[0]
   printed, said, code = _run(path, folder)
   lines = [f"### {name}", "", about(path), "", f"    python tests/benchmarks/{name}.py", "",

@@ -115,10 +115,13 @@ def _promise():
   from factshock.knowledge_graph import answers, trials
   from factshock.predictions import reading
 
-  counts, arms, progress = _counts(FLAGS.entity_counts), {}, console.Progress("trials", len(FLAGS.predictions))
+  counts = _counts(FLAGS.entity_counts)
+  arms = {}
+  progress = console.Progress("trials", len(FLAGS.predictions))
   for number, path in enumerate(FLAGS.predictions, 1):
     row = next((row for _, row in schema.read_rows(path, ())), {})
-    label, seed = reading.label_of(row, os.path.basename(path).split(".")[0], path, 1), reading.seed_of(row.get("seed"), path, 1)
+    label = reading.label_of(row, os.path.basename(path).split(".")[0], path, 1)
+    seed = reading.seed_of(row.get("seed"), path, 1)
     if seed in arms.setdefault(label, {}):
       raise UserError(f"{path}: expected an arm and seed that no other file has, got arm {label!r} seed {seed} again")
     arms[label][seed] = trials.run(answers.read(path, labelled=True), FLAGS.promise, splits=FLAGS.splits, seed=FLAGS.seed + seed, counts=counts)

@@ -1,9 +1,21 @@
 """Asking a checkpoint for a facts file: from files to a predictions file."""
 
+import json
 import os
 import re
 from typing import NamedTuple
 
+import jax
+
+from factshock.answering import choices, decoding, knowledge, pub_quiz, ranking
+from factshock.checkpoints import store
+from factshock.data import pretrained_tokenizers, prompts, tokenizers
+from factshock.devices import host, partitioning
+from factshock.facts import schema, sources
+from factshock.models import families, lora
+from factshock.models.formats import huggingface
+from factshock.predictions import writing
+from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.study import config as configs
 
@@ -37,14 +49,11 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
-  from factshock.answering import choices, decoding, ranking
-  from factshock.data import prompts
-  from factshock.facts import sources
-  from factshock.predictions import writing
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = facts_and_relations(asked, checkpoint, facts, relations)
-  mesh, batch_size = asked.mesh, asked.config["answering"]["batch_size"]
+  mesh = asked.mesh
+  batch_size = asked.config["answering"]["batch_size"]
   labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
   form = mode if mode in configs.CHOICE_PROMPTS else prompt or asked.config["finetune"]["prompt"]
   texts = prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, pool_of(shots, shot_facts))
@@ -69,7 +78,6 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
 
 
 def _write_pub_quiz(folder, rows, checkpoint, form, table):
-  from factshock.answering import pub_quiz
 
   asked = {row["relation"]: table[row["relation"]] for row in rows}
   templates = {name: relation["statements"][0] if form == "cloze" else f"{(relation.get('questions') or ['[X]'])[0]} [Y]"
@@ -85,14 +93,11 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
     shots, sets, samples: shots of a prompt, sets of shots and samples a set; the paper's 4, 10 and 16.
     prompt: one of config.PROMPTS; of facts with choices ("letters", "choices") their likelihoods are taken and nothing is sampled.
   """
-  from factshock.answering import choices, decoding, knowledge
-  from factshock.data import prompts
-  from factshock.facts import schema
-  from factshock.runtime.console import Progress
 
   asked = open_model(checkpoint, config, tokenizer)
   rows, table = facts_and_relations(asked, checkpoint, facts, relations)
-  form, pool = prompt or asked.config["finetune"]["prompt"], pool_of(shots, shot_facts)
+  form = prompt or asked.config["finetune"]["prompt"]
+  pool = pool_of(shots, shot_facts)
   model = (asked.params, asked.model, asked.tokenizer)
   size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=asked.mesh)
 
@@ -119,7 +124,6 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
 
 def facts_and_relations(asked, checkpoint, facts, relations):
   """(facts, relations): those of the file given, else of the data set, else of the checkpoint's workdir."""
-  from factshock.facts import sources
 
   return sources.read_with_relations(facts, relations, lambda: _from_workdir(asked.home, checkpoint, "relations"))
 
@@ -130,7 +134,6 @@ def open_model(checkpoint, config=None, tokenizer=None):
   Raises:
     UserError: nothing there, or something that does not fit the config or the tokenizer.
   """
-  from factshock.devices import host, partitioning
 
   host.keep_compiled()
   own = is_checkpoint(checkpoint)
@@ -150,17 +153,11 @@ def is_checkpoint(path):
 
 
 def _record(checkpoint):
-  from factshock.checkpoints import store
 
   return store.read_manifest(checkpoint)["config"] or {}
 
 
 def _open_checkpoint(checkpoint, config, record, tokenizer):
-  import jax
-
-  from factshock.checkpoints import store
-  from factshock.data import tokenizers
-  from factshock.models import families
 
   tokenizer = tokenizers.load(tokenizer or _from_workdir(record, checkpoint, "tokenizer"))
   model = families.from_section(config["model"], tokenizer.size)
@@ -172,19 +169,15 @@ def _open_checkpoint(checkpoint, config, record, tokenizer):
 
 def _with_adapters(checkpoint, record):
   """The weights that a checkpoint's adapters stand on, with the adapters attached."""
-  from factshock.checkpoints import store
-  from factshock.models import lora
-  from factshock.models.formats import huggingface
 
-  base, made = record["lora"]["base"], record["experiment"]["model"]
+  base = record["lora"]["base"]
+  made = record["experiment"]["model"]
   params = (store.restore_params(base) if is_checkpoint(base) else
             huggingface.load(base, param_dtype=made["param_dtype"])[0])
   return lora.attach(params, store.restore_params(checkpoint), record["lora"]["alpha"] / record["lora"]["rank"])
 
 
 def _open_pretrained(source, config, record, tokenizer):
-  from factshock.data import pretrained_tokenizers
-  from factshock.models.formats import huggingface
 
   model = huggingface.config_of(source)  # first of all, whether there is a model that can be read
   tokenizer = pretrained_tokenizers.load(tokenizer or source)
@@ -195,7 +188,6 @@ def _open_pretrained(source, config, record, tokenizer):
 
 def pool_of(shots, shot_facts):
   """The facts of a file to draw shots from. Raises: UserError where there is no file and shots are wanted."""
-  from factshock.facts import sources
 
   if shots and not shot_facts:
     raise UserError(f"--shots={shots} needs --shot_facts=FILE, the facts to draw them from")
@@ -211,9 +203,6 @@ def relations_path(checkpoint):
 
 def identity_of(checkpoint):
   """{"checkpoint": digest of the weights or None, "mixing_weights": list or None}, as its folder tells them."""
-  import json
-
-  from factshock.checkpoints import store
 
   own = is_checkpoint(checkpoint)
   folder = store.step_folder(checkpoint) if own else checkpoint
@@ -231,7 +220,8 @@ def identity_of(checkpoint):
 
 def _from_workdir(home, checkpoint, what):
   """The tokenizer or relations that stand in the workdir which the checkpoint names."""
-  workdir, seed = home.get("workdir"), str(home.get("seed"))
+  workdir = home.get("workdir")
+  seed = str(home.get("seed"))
   path = workdir and os.path.join(workdir, *(("tokenizer", seed) if what == "tokenizer" else
                                              ("facts", seed, "relations.jsonl")))
   if not path or not os.path.exists(path):

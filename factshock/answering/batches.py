@@ -2,10 +2,12 @@
 
 import bisect
 
+import jax
 import numpy as np
 
 from factshock.data import batching, decoder_text
 from factshock.devices import partitioning
+from factshock.models import layers
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
 
@@ -115,7 +117,8 @@ def packed(inputs_BxS, left=False):
   which, column = np.nonzero(used_BxS)
   place_BxS = np.zeros(inputs_BxS.shape, np.int32)
   place_BxS[which, column] = (row_B * length + start_Bx1[:, 0] - used_BxS.argmax(axis=1))[which] + column
-  tokens_N, segments_N = np.full(rows * length, filler, np.int32), np.zeros(rows * length, np.int32)
+  tokens_N = np.full(rows * length, filler, np.int32)
+  segments_N = np.zeros(rows * length, np.int32)
   tokens_N[place_BxS[used_BxS]], segments_N[place_BxS[used_BxS]] = inputs_BxS[used_BxS], segment_B[which]
   return tokens_N.reshape(rows, length), segments_N.reshape(rows, length), place_BxS
 
@@ -151,9 +154,6 @@ def placed(params, mesh):
   Without a mesh all is on the default device; else the weights are on the mesh as partitioning's rules say and each
   batch is cut over it, padded to a multiple of the parts.
   """
-  import jax
-
-  from factshock.models import layers
   params = layers.bits_on_cpu(params)
   if mesh is None:
     return jax.device_put(params), lambda batch: batch

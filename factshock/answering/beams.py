@@ -49,7 +49,9 @@ def _search(params, config, max_length, beams, inputs_BxS, closing_E, opening, u
 
   K beams a prompt; R = B * K rows of the cache. The loop ends when no search is open.
   """
-  module, batch, vocabulary = families.of(config), inputs_BxS.shape[0], config.vocab_size
+  module = families.of(config)
+  batch = inputs_BxS.shape[0]
+  vocabulary = config.vocab_size
   cache, first_B = module.start(params, config, inputs_BxS, max_length)
   cache = dict(module.unstack(cache), weights=module.apart(params))
   rows_BxK = jnp.arange(batch * beams).reshape(batch, beams)

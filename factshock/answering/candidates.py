@@ -3,6 +3,9 @@
 import collections
 import math
 
+from factshock.answering import asking, decoding, ranking
+from factshock.data import prompts
+from factshock.predictions import writing
 from factshock.runtime.console import Progress
 
 METHODS = ("rank", "greedy", "beam", "votes")
@@ -18,8 +21,6 @@ def rows(asked, facts, texts, method, *, options=None, max_tokens=16, beams=4, s
     listed_all: whether "rank" lists all candidates of a query; else as many as asked.config says.
     labels: columns of every row (arm, seed, split).
   """
-  from factshock.answering import decoding, ranking
-  from factshock.predictions import writing
 
   model = (asked.params, asked.model, asked.tokenizer)
   size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=asked.mesh)
@@ -39,7 +40,8 @@ def rows(asked, facts, texts, method, *, options=None, max_tokens=16, beams=4, s
 
 def _votes(sample, samples):
   """For each prompt [(answer, log of its share of the samples)]; sample(seed) gives an answer to each."""
-  progress, said = Progress("sampling", samples), []
+  progress = Progress("sampling", samples)
+  said = []
   for seed in range(samples):
     said.append(sample(seed))
     progress.update(seed + 1)
@@ -58,9 +60,6 @@ def ask(checkpoint, queries, known, outputs, *, config=None, method="rank", cand
   Raises:
     UserError: a relation without templates or candidates, or what asking.ask raises.
   """
-  from factshock.answering import asking
-  from factshock.data import prompts
-  from factshock.predictions import writing
 
   asked = asking.open_model(checkpoint, config, tokenizer)
   once = {(row["subject"], row["relation"]): {name: value for name, value in row.items() if name not in ("object", "aliases", "object_id")}

@@ -4,6 +4,7 @@ import numpy as np
 
 from factshock.answering import batches, likelihoods
 from factshock.data import prompts as prompt_room
+from factshock.predictions import writing
 from factshock.runtime.errors import UserError
 
 LONGEST = 256  # tokens of a choice
@@ -44,7 +45,6 @@ def rows(params, model_config, tokenizer, facts, texts, *, letters, batch_size, 
   Letters compare by log-probability, whole texts by log-probability per byte; a row's candidates are the choices' texts with
   these scores, best first. labels: columns of every row (arm, seed, split ...).
   """
-  from factshock.predictions import writing
 
   listed = [prompt_room.choices_of(fact) for fact in facts]
   scores = of_facts(params, model_config, tokenizer, facts, texts, letters=letters, batch_size=batch_size, mesh=mesh)

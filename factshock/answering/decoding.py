@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.answering import batches
+from factshock.answering import beams as beam_search
 from factshock.data import decoder_text
 from factshock.models import families
 
@@ -45,7 +46,6 @@ def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size
     raise ValueError(f"expected a method of {METHODS}, got {method!r}")
   encoded, stops, ends = _prepared(model_config, tokenizer, prompts, max_length, stops)
   if method == "beam":
-    from factshock.answering import beams as beam_search
     run = functools.partial(beam_search.search, beams=beams, length_penalty=length_penalty)
   else:
     run = functools.partial(sample, temperature=temperature if method == "sample" else 0.0, seed=seed)
@@ -56,7 +56,6 @@ def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size
 
 def hypotheses(params, model_config, tokenizer, prompts, *, max_length, batch_size=256, mesh=None, beams=4, length_penalty=1.0, stops=None):
   """The answers of a beam search to each prompt, the best first: lists of (text, log-probability); as `generate` has it."""
-  from factshock.answering import beams as beam_search
 
   encoded, stops, ends = _prepared(model_config, tokenizer, prompts, max_length, stops)
   tokens, scores = beam_search.search_all(params, model_config, encoded, ends, beams=beams, length_penalty=length_penalty,
@@ -145,7 +144,8 @@ def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=No
 def _narrowing(advance, config, state, smallest):
   """The tokens [B, T] and scores [B] of a batch that goes on with half of its rows whenever half have ended."""
   places = np.arange(len(state["scores_B"]))
-  tokens_BxT, scores_B = np.array(state["tokens_BxT"]), np.array(state["scores_B"])
+  tokens_BxT = np.array(state["tokens_BxT"])
+  scores_B = np.array(state["scores_B"])
   while True:
     half = len(places) // 2
     half = half if half >= smallest else 0
@@ -157,7 +157,8 @@ def _narrowing(advance, config, state, smallest):
     while half >= 2 * smallest and 2 * (~ended).sum() <= half:
       half //= 2
     kept = np.argsort(ended, kind="stable")[:half]
-    state, places = _take(config, state, kept), places[kept]
+    state = _take(config, state, kept)
+    places = places[kept]
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -169,7 +170,8 @@ def apart(params, config):
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _begin(params, config, max_length, inputs_BxS, which_B, used, packed):
   """The state of a batch before its first token, of which `used` rows count."""
-  module, rows = families.of(config), inputs_BxS.shape[0]
+  module = families.of(config)
+  rows = inputs_BxS.shape[0]
   cache, first_B = module.start(params, config, inputs_BxS, max_length, packed)
   return {"step": jnp.int32(0), "cache": module.unstack(cache), "token_B": first_B, "which_B": which_B,
           "ended_B": jnp.arange(rows) >= used, "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
@@ -179,7 +181,8 @@ def _begin(params, config, max_length, inputs_BxS, which_B, used, packed):
 @functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=4)
 def _advance(params, config, random, weights, state, *, floor, closing_E, opening, temperature, key):
   """The state after as many tokens as it takes until at most `floor` rows go on, or the tokens are full."""
-  module, max_length = families.of(config), state["tokens_BxT"].shape[1]
+  module = families.of(config)
+  max_length = state["tokens_BxT"].shape[1]
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, state["which_B"]) if random else None
 
   def going(state):
@@ -192,7 +195,8 @@ def _advance(params, config, random, weights, state, *, floor, closing_E, openin
     return jax.vmap(jax.random.categorical)(step_keys_B, logits_BxV / temperature).astype(jnp.int32)
 
   def one(state):
-    step, ended_B = state["step"], state["ended_B"]
+    step = state["step"]
+    ended_B = state["ended_B"]
     logits_BxV, cache = module.step(params, config, dict(state["cache"], weights=weights), state["token_B"])
     del cache["weights"]
     chosen_B = choose(logits_BxV, step)

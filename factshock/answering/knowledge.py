@@ -76,7 +76,9 @@ def assess(generate, prompts_of, facts, *, sets=10, samples=16, temperature=0.5,
     sets, samples, temperature: the paper's 10, 16 and 0.5.
     progress: console.Progress over sets * (1 + samples) rounds, or None.
   """
-  greedy, sampled, done = [], [], 0
+  greedy = []
+  sampled = []
+  done = 0
   for number in range(sets):
     texts = prompts_of(number)
     greedy.append(generate(texts))

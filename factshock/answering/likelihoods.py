@@ -52,7 +52,8 @@ def score(params, model_config, tokenizer, pairs, *, batch_size=64, mesh=None, p
     batches.check_room([before], model_config, len(after))
   params, spread = batches.placed(params, mesh)
   weights = decoding.apart(params, model_config)
-  left, pending = batches.is_decoder_only(tokenizer), []
+  left = batches.is_decoder_only(tokenizer)
+  pending = []
   for part, rows in _batches(pairs, batch_size):
     interruption.check()
     inputs_BxS = batches.pad([entry.inputs for entry in part], range(len(part)), rows, left)
@@ -72,11 +73,14 @@ def whole(params, model_config, rows, counted, *, batch_size=8, mesh=None, progr
   """
   batches.check_room(rows, model_config, -1)  # nothing reads a row's last token
   params, spread = batches.placed(params, mesh)
-  found, order, done = np.zeros(len(rows)), sorted(range(len(rows)), key=lambda place: len(rows[place])), 0
+  found = np.zeros(len(rows))
+  order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+  done = 0
   for part, size in batches.split(order, batch_size):
     interruption.check()
     length = -(-(len(rows[part[-1]]) - 1) // WHOLE) * WHOLE + 1
-    tokens_BxS, counts_BxS = np.full((size, length), decoder_text.PAD, np.int32), np.zeros((size, length), bool)
+    tokens_BxS = np.full((size, length), decoder_text.PAD, np.int32)
+    counts_BxS = np.zeros((size, length), bool)
     for row, place in enumerate(part):
       tokens_BxS[row, :len(rows[place])] = rows[place]
       counts_BxS[row, len(rows[place]) - counted[place]:len(rows[place])] = True
@@ -119,7 +123,9 @@ def _targets(entries, rows, pairs):
 
 
 def _gathered(pending, number, progress):
-  scores, greedy, done = np.zeros(number), np.zeros(number, bool), 0
+  scores = np.zeros(number)
+  greedy = np.zeros(number, bool)
+  done = 0
   for part, found in pending:  # only now wait for the devices
     interruption.check()
     scores_BxC, greedy_BxC = partitioning.fetch(found)

@@ -55,7 +55,8 @@ def prepare(model_config, tokenizer, facts, texts, candidates):
     UserError: no prompt holds its subject, or one is too long or has no place for the answer.
   """
   batches.check_vocabulary(tokenizer.size, model_config)
-  prompts, left = [batches.encode_prompt(tokenizer, text) for text in texts], batches.is_decoder_only(tokenizer)
+  prompts = [batches.encode_prompt(tokenizer, text) for text in texts]
+  left = batches.is_decoder_only(tokenizer)
   batches.check_room(prompts, model_config, 0)
   window = getattr(model_config, "sliding_window", None)
   seen = [min(len(tokens), window or len(tokens)) for tokens in prompts]
@@ -96,7 +97,9 @@ def observe(params, model_config, asked, *, batch_size=64, mesh=None):
   params, spread = batches.placed(params, mesh)
   places = [place for place, marked in enumerate(asked.marked) if marked]
   places.sort(key=lambda place: len(asked.prompts[place]))
-  pending, found, done = [], {}, 0
+  pending = []
+  found = {}
+  done = 0
   for part, rows in batches.split(places, batch_size):
     interruption.check()
     batch = map(spread, _batch(asked, part, rows, model_config.vocab_size))
@@ -140,8 +143,10 @@ def _batch(asked, part, rows, vocabulary):
   """What `families.observe` takes of some facts, then of padding: inputs, places, marked, gold and among, a row each."""
   inputs_BxS = batches.pad(asked.prompts, part, rows, asked.left)
   length = inputs_BxS.shape[1]
-  place_B, gold_B = np.full(rows, length - 1 if asked.left else 0, np.int32), np.zeros(rows, np.int32)
-  marked_BxS, among_BxV = np.zeros((rows, length), bool), np.zeros((rows, vocabulary), bool)
+  place_B = np.full(rows, length - 1 if asked.left else 0, np.int32)
+  gold_B = np.zeros(rows, np.int32)
+  marked_BxS = np.zeros((rows, length), bool)
+  among_BxV = np.zeros((rows, vocabulary), bool)
   for row, place in enumerate(part):
     tokens = asked.prompts[place]
     marked_BxS[row, np.array(asked.marked[place]) + (length - len(tokens) if asked.left else 0)] = True

@@ -1,5 +1,11 @@
 """Choosing how much of a finetuned model to mix in, by accuracy on development facts; no point is written to disk."""
 
+from factshock.answering import asking, ranking
+from factshock.checkpoints import interpolation
+from factshock.data import prompts
+from factshock.facts import sources
+from factshock.models import families
+from factshock.predictions import accuracy, writing
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 
@@ -16,12 +22,6 @@ def choose(checkpoints, facts, *, profile="uniform", alphas=ALPHAS, prompt=None,
   Raises:
     UserError: models of different sizes, an alpha outside of 0 to 1, or facts that do not fit.
   """
-  from factshock.answering import asking, ranking
-  from factshock.checkpoints import interpolation
-  from factshock.data import prompts
-  from factshock.facts import sources
-  from factshock.models import families
-  from factshock.predictions import accuracy, writing
 
   if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
     raise UserError(f"--alphas: expected numbers from 0 to 1, got {', '.join(f'{alpha:g}' for alpha in alphas) or 'none'}")
@@ -34,7 +34,9 @@ def choose(checkpoints, facts, *, profile="uniform", alphas=ALPHAS, prompt=None,
                                       dict.fromkeys(fact["relation"] for fact in rows))
   texts = prompts.prompt_texts(rows, table, prompt or after.config["finetune"]["prompt"], after.tokenizer.sentinels == 0)
   queries = ranking.prepare(after.tokenizer, texts, [fact["relation"] for fact in rows], options, after.config["answering"]["batch_size"])
-  mesh, progress, curve = after.mesh, Progress("mixing", len(alphas)), []
+  mesh = after.mesh
+  progress = Progress("mixing", len(alphas))
+  curve = []
   for number, alpha in enumerate(alphas, 1):
     params = interpolation.mix_by_profile(before.params, after.params, alpha, profile)
     found = ranking.rank_prepared(params, after.model, queries, mesh)

@@ -40,12 +40,15 @@ def build(sequences, closing, limit=NODES):
   continued = {sequence[:end] for sequence in sequences for end in range(len(sequence))}
   closed = [sequence + (closing,) * (sequence in continued) for sequence in sequences]
   order = sorted(range(len(closed)), key=closed.__getitem__)
-  tries, members, contexts = [], [], {}
+  tries = []
+  members = []
+  contexts = {}
   for which in order:
     own = _contexts(closed[which])
     if members and len(contexts.keys() | own.keys()) > limit:
       tries.append(_trie(closed, members, contexts))
-      members, contexts = [], {}
+      members = []
+      contexts = {}
     members.append(which)
     contexts |= own
   return tries + [_trie(closed, members, contexts)]
@@ -74,7 +77,8 @@ def _trie(sequences, members, contexts):
       distance_MxM[index, place[context[:end]]] = len(context) - end
   longest = max(len(sequences[which]) for which in members)
   shape = bucket(len(members), (16, NODES)), bucket(longest, (2, 8))
-  nodes_CxL, next_CxL = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+  nodes_CxL = np.zeros(shape, np.int32)
+  next_CxL = np.zeros(shape, np.int32)
   used_CxL = np.zeros(shape, bool)
   for row, which in enumerate(members):
     sequence = sequences[which]

@@ -156,7 +156,8 @@ def _write_peft(opened, output, source):
 
 def _write_orbax(opened, output, _):
   shapes = {leaf: names.leaf_shape(parts) for leaf, parts in names.by_leaf(opened.config).items()}
-  progress, done = console.Progress("leaves", len(shapes)), []
+  progress = console.Progress("leaves", len(shapes))
+  done = []
 
   def lazy(leaf):
     def read():

@@ -213,7 +213,8 @@ def _mix_tensor(sources, name, shares, digests):
   """The weighted sum of a tensor of each source, which are read block by block; adds the digests of all."""
   tensors = [source.tensors[name] for source in sources]
   mixed = np.empty(tensors[0].shape, tensors[0].dtype)
-  flat, start = mixed.reshape(-1), 0
+  flat = mixed.reshape(-1)
+  start = 0
   hashers = [leaf_files.hasher(tensor.dtype, tensor.shape) for tensor in (*tensors, mixed)]
   for blocks in zip(*(tensor.blocks(leaf_files.BLOCK) for tensor in tensors), strict=True):
     cut = slice(start, start + len(blocks[0]))
@@ -236,7 +237,8 @@ def mix_probabilities(scores_a, scores_b, alpha):
   """
   if not 0 <= alpha <= 1:
     raise ValueError(f"expected alpha between 0 and 1, got {alpha}")
-  scores_a, scores_b = _normalise(scores_a), _normalise(scores_b)
+  scores_a = _normalise(scores_a)
+  scores_b = _normalise(scores_b)
   with np.errstate(divide="ignore"):  # log 0 = -inf is the right limit at alpha 0 and 1
     return np.logaddexp(np.log(1 - np.float64(alpha)) + scores_a, np.log(np.float64(alpha)) + scores_b)
 
@@ -313,7 +315,8 @@ def _weighted(values, shares):
   """The weighted sum of arrays, in float32 and then in their dtype."""
   total = 0
   for value, share in zip(values, shares):
-    dtype, scaled = value.dtype, value.astype(np.float32)
+    dtype = value.dtype
+    scaled = value.astype(np.float32)
     scaled *= np.asarray(share, np.float32)
     total = np.add(total, scaled, out=total if isinstance(total, np.ndarray) else None)
   return total.astype(dtype, copy=False)

@@ -83,7 +83,8 @@ def read(folder, shape, dtype, counts):
   with open(os.path.join(folder, _chunk(shape)), "rb", buffering=0) as file:
     for count in counts:
       block = np.empty(count, dtype)
-      data, got = memoryview(_bytes(block)), 0
+      data = memoryview(_bytes(block))
+      got = 0
       while got < data.nbytes:
         more = file.readinto(data[got:])
         if not more:

@@ -166,9 +166,11 @@ def _restore(folder, step, like):
 def _together(read):
   """What `read()` gives; a damage that one of several processes finds is Damaged in all."""
   try:
-    found, damage = read(), None
+    found = read()
+    damage = None
   except tree_files.Damaged as error:
-    found, damage = None, error
+    found = None
+    damage = error
   said = [words for words in processes.gather(damage and str(damage), "checkpoint read") if words]
   if said:
     raise damage or tree_files.Damaged(said[0])
@@ -250,7 +252,8 @@ def _spell(spec):
 
 
 def _check_like(folder, leaves, like):
-  expected, got = {}, {}
+  expected = {}
+  got = {}
   for tree_name in _TREES:
     if like.get(tree_name) is not None:
       expected.update({f"{tree_name}/{name}": (tuple(leaf.shape), leaf.dtype.name)

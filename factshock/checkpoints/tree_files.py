@@ -90,7 +90,8 @@ def leaf_blocks(folder, name, leaf, counts):
 
   A leaf that several processes wrote is read whole first. Raises: UserError (Damaged) where it is damaged.
   """
-  shape, dtype = tuple(leaf["shape"]), np.dtype(leaf["dtype"])
+  shape = tuple(leaf["shape"])
+  dtype = np.dtype(leaf["dtype"])
   path = _leaf_path(folder, name)
   if "parts" in leaf or not leaf_files.is_plain(path, shape, dtype):
     yield from np.split(read_leaf(folder, name, {name: leaf}).reshape(-1), np.cumsum(counts)[:-1])

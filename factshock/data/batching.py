@@ -140,9 +140,11 @@ def fit(size_BxE, capacity):
   row_B, segment_B = np.zeros((2, len(size_BxE)), np.int64)
   start_BxE = np.zeros_like(size_BxE)
   order = np.argsort(-(size_BxE / np.asarray(capacity)).sum(axis=1), kind="stable")
-  first, last = capacity[0], capacity[-1]  # one side or two
+  first = capacity[0]  # one side or two
+  last = capacity[-1]
   least = size_BxE.min(axis=0, initial=first).tolist()
-  used, open_rows = [], []  # tokens of each side and examples of each row; rows with room for the smallest sizes there are
+  used = []  # tokens of each side and examples of each row; rows with room for the smallest sizes there are
+  open_rows = []
   found = []
   for size in size_BxE[order].tolist():  # plain ints, as numpy's cost more than the search
     for row in open_rows:
@@ -150,7 +152,9 @@ def fit(size_BxE, capacity):
       if filled[0] + size[0] <= first and filled[-1] + size[-1] <= last:
         break
     else:
-      row, filled, count = len(used), [0] * len(size), 0
+      row = len(used)
+      filled = [0] * len(size)
+      count = 0
       used.append(None)
       open_rows.append(row)
     found.append((row, count + 1, filled))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from factshock.facts import entities
 from factshock.runtime.errors import UserError
 
 _SENTINEL = "<extra_id_"
@@ -37,7 +38,9 @@ def tokenize(texts, tokenizer):
 
 def tokenize_part(texts, tokenizer):
   """Some texts as a dict of `tokens`, `lengths` [sequences] and `left_out` (texts with a sentinel), for `join`."""
-  tokens, lengths, left_out = [], [], 0
+  tokens = []
+  lengths = []
+  left_out = 0
   texts = iter(texts)
   dtype = token_type(tokenizer)
   while batch := list(itertools.islice(texts, 1000)):
@@ -105,17 +108,16 @@ def salient_windows(texts, facts, tokenizer, *, words=16, per_fact=8):
 
 def prepare_windows(facts, tokenizer, words, per_fact):
   """What `windows_part` needs beside the texts."""
-  from factshock.facts import entities
 
   return entities.search_of(entities.entities_of(facts)), facts, tokenizer, words, per_fact
 
 
 def windows_part(texts, prepared):
   """The windows of some texts as a dict of `tokens`, `lengths`, `subjects`, `objects` and `facts`, for `join_windows`."""
-  from factshock.facts import entities
 
   search, facts, tokenizer, words, per_fact = prepared
-  seen, found = collections.defaultdict(set), []
+  seen = collections.defaultdict(set)
+  found = []
   for line, fact, subjects, objects in entities.facts_in(texts, search):
     pieces = len(seen[fact]) < per_fact and facts[fact]["object"] not in facts[fact]["subject"] and _window(line, subjects, objects, words)
     if pieces and (text := "".join(pieces[0])) not in seen[fact]:
@@ -131,7 +133,9 @@ def join_windows(parts, facts, per_fact):
   """The SalientWindows of what `windows_part` gave, at most `per_fact` different ones a fact. Raises: UserError without any."""
   parts = list(parts)
   joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  ends, seen, kept = offsets(joined["lengths"]), collections.defaultdict(set), []
+  ends = offsets(joined["lengths"])
+  seen = collections.defaultdict(set)
+  kept = []
   for number, fact in enumerate(joined["facts"].tolist()):
     text = joined["tokens"][ends[number]:ends[number + 1]].tobytes()
     if len(seen[fact]) < per_fact and text not in seen[fact]:
@@ -174,6 +178,7 @@ def _tokenize_pieces(pieces, subject_first, tokenizer):
   """(tokens, subject span, object span) of a window's five pieces."""
   encoded = [tokenizer.encode(piece) for piece in pieces]
   edges = np.cumsum([0, *map(len, encoded)])
-  first, second = (edges[1], edges[2]), (edges[3], edges[4])
+  first = (edges[1], edges[2])
+  second = (edges[3], edges[4])
   tokens = np.concatenate([np.asarray(ids, np.int32) for ids in encoded])
   return (tokens, first, second) if subject_first else (tokens, second, first)

@@ -27,7 +27,8 @@ def tokenized(pattern, tokenizer, folder):
   if not _is_made(home):
     made = lambda: corpus_shards.results(plan, f"{home}.parts", tokenizer.digest, corpora.tokenize_part, functools.partial(_same, tokenizer),
                                  "tokenizing")
-    sizes, left_out = [], 0
+    sizes = []
+    left_out = 0
     for part in made():  # lengths first: the tokens of all parts are more than memory may hold
       sizes.append(part["lengths"])
       left_out += int(part["left_out"])

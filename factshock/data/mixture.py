@@ -12,6 +12,7 @@ import functools
 import math
 from typing import Callable
 
+import grain
 import numpy as np
 
 from factshock.data import batching, span_corruption
@@ -126,7 +127,8 @@ def _prepare_salient(windows, tokenizer, options, shares, name, input_length, ta
   # One masked token takes a sentinel and EOS: a token more than there was.
   most = min(input_length - 1, _most_tokens(options, name, input_length, target_length))
   spans_nx2x2 = np.stack([windows.objects, windows.subjects], axis=1).astype(np.int64)
-  begin, stop = spans_nx2x2[..., 0].min(axis=1), spans_nx2x2[..., 1].max(axis=1)
+  begin = spans_nx2x2[..., 0].min(axis=1)
+  stop = spans_nx2x2[..., 1].max(axis=1)
   size = spans_nx2x2[..., 1] - spans_nx2x2[..., 0]
   # A masked name takes two sentinels and EOS beside its own tokens in the targets.
   fits_nx2 = (stop - begin <= most)[:, None] & (size > 0) & (size + 3 <= target_length)
@@ -165,7 +167,8 @@ def _crop(begin_B, stop_B, total_B, most, random_Bx4):
   Where [begin, stop) is longer than `most`, any part of that length.
   """
   wide = stop_B - begin_B > most
-  begin_B, stop_B = np.where(wide, total_B - most, begin_B), np.where(wide, total_B, stop_B)
+  begin_B = np.where(wide, total_B - most, begin_B)
+  stop_B = np.where(wide, total_B, stop_B)
   start = span_corruption.scale(random_Bx4[:, 0], begin_B + 1)
   end = stop_B + span_corruption.scale(random_Bx4[:, 1], total_B - stop_B + 1)
   excess = np.maximum(end - start - most, 0)
@@ -196,14 +199,19 @@ def select(positions_B, ratios):
 
   Interleaves as grain's `MapDataset.mix` does: of any k positions each source has its share, rounded.
   """
-  here, after = np.asarray(positions_B, np.int64), np.asarray(positions_B, np.int64) + 1
-  source, place = np.full(here.shape, -1), np.zeros_like(here)
+  here = np.asarray(positions_B, np.int64)
+  after = np.asarray(positions_B, np.int64) + 1
+  source = np.full(here.shape, -1)
+  place = np.zeros_like(here)
   rest = sum(ratios)
   for number, ratio in enumerate(ratios):
-    next_here, next_after = here * (rest - ratio) // rest, after * (rest - ratio) // rest
+    next_here = here * (rest - ratio) // rest
+    next_after = after * (rest - ratio) // rest
     mine = (source < 0) & (here - next_here != after - next_after)
     source[mine], place[mine] = number, (here - next_here)[mine]
-    here, after, rest = next_here, next_after, rest - ratio
+    here = next_here
+    after = next_after
+    rest = rest - ratio
   return source, place
 
 
@@ -221,7 +229,8 @@ def permute(places_B, size, key):
   def walk(rows, random):
     halves = list(np.divmod(rows, sides[1]))
     for number in range(random.shape[1]):
-      mine, other = number % 2, 1 - number % 2
+      mine = number % 2
+      other = 1 - number % 2
       shift = span_corruption.mix(halves[other].astype(np.uint64) + random[:, number])
       halves[mine] = (halves[mine] + (shift % np.uint64(sides[mine])).astype(np.int64)) % sides[mine]
     return halves[0] * sides[1] + halves[1]
@@ -240,7 +249,8 @@ def make_batch(sources, makers, ratios, batch_size, seed, step, rows_of=np.arang
   Of the batch's rows, those that `rows_of(batch_size)` names are made.
   """
   source_B, place_B = select(step * batch_size + np.arange(batch_size), ratios)
-  row_R, batch = rows_of(batch_size), {}
+  row_R = rows_of(batch_size)
+  batch = {}
   for number, (source, make) in enumerate(zip(sources, makers)):
     if not (source_B == number).any():
       continue
@@ -273,7 +283,6 @@ class Batches:
   """The iterator that `batches` returns: endless, prefetched, and exact to resume."""
 
   def __init__(self, dataset, identity, start):
-    import grain
 
     self._identity = identity
     self._iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=3)))
@@ -315,7 +324,6 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
     UserError: an example that does not fit the lengths.
     ValueError: ratios that are not positive, or not one a source.
   """
-  import grain
 
   if len(ratios) != len(sources):
     raise ValueError(f"expected one ratio for each of {len(sources)} sources, got {len(ratios)}")

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 
+from factshock.models.formats.huggingface import adapters
 from factshock.runtime.errors import UserError
 
 FAMILIES = ("t5", "llama")
@@ -60,7 +61,8 @@ class PretrainedTokenizer:
     """
     if not text.strip():
       raise UserError(f"prompt {prompt[-60:]!r}: expected an answer with at least one token, got {text!r}")
-    before, both = self.encode(prompt), self.encode(f"{prompt} {text}")
+    before = self.encode(prompt)
+    both = self.encode(f"{prompt} {text}")
     if both[:len(before)] != before or len(both) == len(before):
       raise UserError(f"prompt {prompt[-60:]!r} and answer {text!r}: the tokenizer of {self.source} does not keep "
                       "them apart; let the prompt end in a mark such as ':'")
@@ -95,7 +97,6 @@ def load(source, revision=None):
   Raises:
     UserError: no tokenizer there, none for T5 or decoder-only models, or sentinels other than T5's.
   """
-  from factshock.models.formats.huggingface import adapters
 
   if adapters.is_folder(source) and not is_folder(source):
     return load(adapters.base_of(source))

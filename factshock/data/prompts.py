@@ -148,7 +148,8 @@ def choose_shots(fact, pool, k, seed):
   Raises:
     UserError: the pool has fewer than `k` such subjects.
   """
-  seen, others = {fact["subject"]}, []
+  seen = {fact["subject"]}
+  others = []
   for other in pool:
     if other["relation"] == fact["relation"] and other["subject"] not in seen:
       seen.add(other["subject"])

@@ -63,7 +63,8 @@ def _prepare(encode, belief, prior, strength, pad, input_length, target_length):
 def _followers(example_of, field, belief, prior):
   """{tokens before: {token: (probability by the belief, log of the prior's over that of a uniform one)}} of one row's answers."""
   answers = np.flatnonzero(belief) if prior is None else range(len(belief))
-  uniform, found = 1 / len(belief), {}
+  uniform = 1 / len(belief)
+  found = {}
   for answer in answers:
     tokens = tuple(example_of(int(answer))[field].tolist())
     for place in _taught(example_of(int(answer)), field):

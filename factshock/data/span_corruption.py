@@ -88,7 +88,8 @@ def _choose(random_RxK, pools_R, counts_R):
   top = np.where(used, top, width - 1) + start
   taken = np.zeros(rows * width, bool)
   picks = np.empty((most, rows), np.int64)
-  tries, top = np.ascontiguousarray(tries.T), np.ascontiguousarray(top.T)
+  tries = np.ascontiguousarray(tries.T)
+  top = np.ascontiguousarray(top.T)
   for place in range(most):
     pick = np.where(taken[tries[place]], top[place], tries[place])
     taken[pick] = True
@@ -112,7 +113,8 @@ def noise_spans(lengths_B, keys_B, *, noise_density=.15, mean_span_length=3., ro
   rows = len(lengths)
   noise, spans = noise_counts(lengths, noise_density, mean_span_length)
   most = int(spans.max(initial=0))
-  clear, cuts = lengths - noise, np.maximum(spans - 1, 0)
+  clear = lengths - noise
+  cuts = np.maximum(spans - 1, 0)
   random = np.concatenate([draw(keys_B, most), draw(keys_B, most, stream=1)])
   pools = np.concatenate([np.maximum(noise - 1, 0), clear + 1 if roll else np.maximum(clear - 1, 0)])
   picks = _choose(random, pools, np.concatenate([cuts, spans if roll else cuts]))
@@ -142,7 +144,8 @@ def mask_spans(noise_BxL):
   before = np.pad(noise_BxL, ((0, 0), (1, 0)))
   # Runs do not cross rows: the last column of the padded grid is False, and so is the first.
   edges = np.flatnonzero(before != np.pad(noise_BxL, ((0, 0), (0, 1))))
-  starts, ends = edges[0::2], edges[1::2]
+  starts = edges[0::2]
+  ends = edges[1::2]
   return np.bincount(starts // width, minlength=len(noise_BxL)), starts % width, ends % width
 
 
@@ -211,7 +214,8 @@ def _inputs(tokens, lengths, counts, starts, ends, marks, eos, input_length):
   row = np.repeat(np.arange(len(counts)), counts + 1)
   before = _within(size + 1, counts + 1)
   inputs = np.zeros((len(counts), _width((before + size)[last], input_length, "inputs")), np.int32)
-  flat, places = inputs.reshape(-1), row * inputs.shape[1] + before
+  flat = inputs.reshape(-1)
+  places = row * inputs.shape[1] + before
   _copy(tokens.reshape(-1), flat, row * tokens.shape[1] + begin, places, size)
   flat[(places + size)[inner]] = marks
   flat[(places + size)[last]] = eos
@@ -220,14 +224,17 @@ def _inputs(tokens, lengths, counts, starts, ends, marks, eos, input_length):
 
 def _targets(tokens, lengths, counts, starts, ends, marks, sentinel0, eos, target_length):
   """[B, T]: each span behind its sentinel, and a closing sentinel where the row does not end with noise."""
-  rows, size = np.arange(len(counts)), ends - starts
-  row, before = np.repeat(rows, counts), _within(size + 1, counts)
+  rows = np.arange(len(counts))
+  size = ends - starts
+  row = np.repeat(rows, counts)
+  before = _within(size + 1, counts)
   filled = np.bincount(row, size + 1, minlength=len(counts)).astype(np.int64)
   at_end = np.zeros(len(counts), np.int64)
   at_end[row] = ends  # the last one of a row is kept
   closing = at_end < lengths
   targets = np.zeros((len(counts), _width(filled + closing, target_length, "targets")), np.int32)
-  flat, places = targets.reshape(-1), row * targets.shape[1] + before
+  flat = targets.reshape(-1)
+  places = row * targets.shape[1] + before
   _copy(tokens.reshape(-1), flat, row * tokens.shape[1] + starts, places + 1, size)
   flat[places] = marks
   targets[rows, filled] = sentinel0 - counts
@@ -270,7 +277,8 @@ def restore(inputs_S, targets_T, *, sentinel0, eos=1, pad=0, sentinels=100):
   def number(token):
     return sentinel0 - token if sentinel0 - sentinels < token <= sentinel0 else None
 
-  spans, current = {}, None
+  spans = {}
+  current = None
   for token in content(targets_T):
     if number(token) is not None:
       current = spans.setdefault(number(token), [])
@@ -278,7 +286,8 @@ def restore(inputs_S, targets_T, *, sentinel0, eos=1, pad=0, sentinels=100):
       raise ValueError(f"expected targets that begin with a sentinel, got token {token}")
     else:
       current.append(token)
-  tokens, expected = [], 0
+  tokens = []
+  expected = 0
   for token in content(inputs_S):
     if number(token) is None:
       tokens.append(token)

@@ -61,7 +61,8 @@ class Tokenizer:
 
     A token may hold the space before it, or no character, where SentencePiece makes several of one.
     """
-    found, place = [], 0
+    found = []
+    place = 0
     for sentinel in [*_SENTINEL.finditer(text), None]:
       begin, end = sentinel.span() if sentinel else (len(text), len(text))
       found += [(place + first, place + last) for first, last in self._spans_plain(text[place:begin])]
@@ -76,7 +77,8 @@ class Tokenizer:
 
   def decode(self, ids):
     """The text of token ids; sentinels show as "<extra_id_N>", padding and EOS are left out."""
-    parts, plain = [], []
+    parts = []
+    plain = []
     for token in (int(i) for i in ids):
       if not 0 <= token < self.size:
         raise ValueError(f"expected token ids below {self.size}, got {token}")
@@ -245,7 +247,8 @@ def load(folder):
       return word_tokenizer(record["words"], record["sentinels"])
     if record["kind"] != "sentencepiece":
       raise ValueError(f"the kind {record['kind']!r}")
-    digest, sentinels = record["sha256"], record["sentinels"]
+    digest = record["sha256"]
+    sentinels = record["sentinels"]
   except UserError:
     raise
   except (ValueError, KeyError, TypeError, AttributeError) as error:

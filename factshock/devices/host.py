@@ -4,7 +4,12 @@ import ctypes
 import hashlib
 import os
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # <malloc.h> of glibc
+import jax
+
+_M_TRIM_THRESHOLD = -1  # <malloc.h> of glibc
+_M_TOP_PAD = -2
+_M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 _COMPILED_BYTES = 4 << 30
 
 
@@ -32,7 +37,6 @@ def keep_compiled():
   The folder is that of JAX_COMPILATION_CACHE_DIR, or factshock below $XDG_CACHE_HOME (~/.cache), one for each kind of CPU, as code
   compiled for one may not run on another; at most _COMPILED_BYTES, of which the oldest go first. JAX_ENABLE_COMPILATION_CACHE=0: none.
   """
-  import jax
 
   if jax.config.jax_compilation_cache_dir is None:
     cpu = [line for line in _lines("/proc/cpuinfo") if line.startswith(("flags", "Features", "model name"))][:2]

@@ -3,7 +3,9 @@
 import math
 import os
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from factshock.models import sharding
 from factshock.runtime import processes
@@ -34,7 +36,6 @@ def use_cpu_devices(count=0):
     UserError: the count is negative.
     RuntimeError: JAX has already started its devices (a programmer's error).
   """
-  import jax
   if count < 0:
     raise UserError(f"expected a number of CPU devices >= 0 (0 = one a core), got {count}")
   if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -49,7 +50,6 @@ def make_mesh(sizes=None, devices=None):
   Raises:
     UserError: sizes that do not multiply to the number of devices.
   """
-  import jax
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(sizes or {}, len(devices))
   # Explicit axes are the default of jax >= 0.9; the compiler shall place intermediates (Auto).
@@ -70,20 +70,17 @@ def mesh_shape(sizes, devices):
 
 def replicated(mesh):
   """The sharding of an array that lies whole on every device of the mesh."""
-  import jax
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 def param_shardings(params, mesh):
   """A tree like `params` of how each weight is cut, by the rules of models/sharding.py."""
-  import jax
 
   return jax.tree.map_with_path(lambda path, leaf: _named(mesh, sharding.spec(_name(path), leaf.shape, mesh.shape)), params)
 
 
 def state_shardings(state, mesh):
   """A tree like a train state: the optimizer's arrays are cut as the parameter they belong to, where they have its shape."""
-  import jax
 
   of = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state["params"])[0]}
 
@@ -97,12 +94,10 @@ def state_shardings(state, mesh):
 
 
 def _name(path):
-  import jax
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _named(mesh, axes):
-  import jax
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
@@ -113,12 +108,10 @@ def place_params(params, mesh):
 
 def place(tree, shardings):
   """Puts arrays where a tree of shardings says; arrays of this process alone must be the same in all processes."""
-  import jax
   return jax.device_put(tree, shardings) if processes.count() == 1 else jax.tree.map(_put, tree, shardings)
 
 
 def _put(array, sharding):
-  import jax
 
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
     return jax.device_put(array, sharding)
@@ -131,8 +124,6 @@ def _put(array, sharding):
 
 def fetch(tree):
   """A tree of arrays as numpy arrays, whole; of several processes all must call it, as each has a part only."""
-  import jax
-  from jax.experimental import multihost_utils
 
   def one(array):
     apart = isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated)
@@ -161,7 +152,6 @@ def shard_batch(batch, mesh):
   Raises:
     UserError: the batch size is no multiple of the number of parts.
   """
-  import jax
 
   _check_divides(batch, batch_ways(mesh))
   if processes.count() == 1:
@@ -183,7 +173,6 @@ def join_rows(batch, mesh):
   Raises:
     UserError: the batch size is no multiple of the number of parts.
   """
-  import jax
 
   if processes.count() == 1:
     return shard_batch(batch, mesh)
@@ -199,12 +188,12 @@ def agreement(mesh):
 
   A sum over the devices, of which the host reads the one before: no process waits for another more than its steps do.
   """
-  import jax
 
   if processes.count() == 1:
     return bool
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXES))
-  total, before = jax.jit(jax.numpy.sum, out_shardings=replicated(mesh)), []
+  total = jax.jit(jax.numpy.sum, out_shardings=replicated(mesh))
+  before = []
 
   def agreed(flag):
     mine = np.full(len(mesh.local_devices), bool(flag), np.int32)

@@ -145,7 +145,10 @@ def diagnose(paths, *, reference=None, pairs=(), predictions=None, criterion="ex
   """
   _check(paths, reference, pairs)
   seeds = sorted({run for by_seed in paths.values() for run in by_seed})
-  samples, files, bins, shapes = collections.defaultdict(dict), {}, {}, {}
+  samples = collections.defaultdict(dict)
+  files = {}
+  bins = {}
+  shapes = {}
   for place, run in enumerate(seeds):
     here = {label: by_seed[run] for label, by_seed in paths.items() if run in by_seed}
     facts, found = _read_seed(here, reference, shapes)
@@ -215,7 +218,9 @@ def _check_shapes(path, attention, shapes):
 
 
 def _measure(attention, reference):
-  columns, heads, moved = {}, {}, {}
+  columns = {}
+  heads = {}
+  moved = {}
   for site, found in attention.sites.items():
     mass_F = found["mass"].mean(axis=(1, 2), dtype=np.float64)
     columns[site] = {"mass": mass_F, "share_of_uniform": shock.divide(mass_F, attention.uniform)}
@@ -280,7 +285,8 @@ def _means(draw, columns):
                         for sums in (table_FxK.sum(axis=0), statistics.sums(draw, table_FxK)))
   found = {name: measures.Sample(float(mean), means_R) for name, mean, means_R in zip(columns, means_K, means_RxK.T)}
   if "lost" in found:
-    lost, kept = found["lost"], found["kept"]
+    lost = found["lost"]
+    kept = found["kept"]
     found["lost_minus_kept"] = measures.Sample(lost.value - kept.value, lost.resamples - kept.resamples)
   return found
 

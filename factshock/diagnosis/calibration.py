@@ -117,7 +117,8 @@ def risk_coverage(confidence_N, right_N, score_N=None):
   """
   ranking = _rank(confidence_N, right_N, score_N)
   count_1xK, right_1xK = _sums(ranking, np.ones((1, len(ranking.order))))
-  coverage_K, risk_K = (count_1xK / count_1xK[:, -1:])[0], (1 - right_1xK / count_1xK)[0]
+  coverage_K = (count_1xK / count_1xK[:, -1:])[0]
+  risk_K = (1 - right_1xK / count_1xK)[0]
   return coverage_K, risk_K, float(_area(count_1xK, right_1xK)[0])
 
 
@@ -178,7 +179,8 @@ def quality(units, relations, queries=None, *, precisions=PRECISIONS, bins=BINS,
 
 def _check(confidence_N, right_N, score_N=None):
   """The columns as arrays of floats; scores are 0 where none are given."""
-  confidence_N, right_N = np.asarray(confidence_N, float), np.asarray(right_N, float)
+  confidence_N = np.asarray(confidence_N, float)
+  right_N = np.asarray(right_N, float)
   score_N = np.zeros(len(confidence_N)) if score_N is None else np.asarray(score_N, float)
   if not confidence_N.shape == right_N.shape == score_N.shape:
     raise UserError(f"calibration: expected a confidence, right or wrong, and a score for each unit, got "
@@ -194,7 +196,8 @@ def _check(confidence_N, right_N, score_N=None):
 
 def _check_units(units, relations):
   columns = _check(units.confidence, units.right, units.score)
-  relation_N, query_N = np.asarray(units.relation, np.int64), np.asarray(units.query, np.int64)
+  relation_N = np.asarray(units.relation, np.int64)
+  query_N = np.asarray(units.query, np.int64)
   if not len(relation_N) == len(query_N) == len(columns[0]):
     raise UserError(f"calibration: expected a relation and a query for each of {len(columns[0])} units, got "
                     f"{len(relation_N)} and {len(query_N)}")
@@ -225,7 +228,9 @@ def _rank(confidence_N, right_N, score_N=None, bins=BINS):
   if not len(confidence_N):
     raise UserError("calibration: expected at least one answer with a confidence, got none")
   order_N = np.lexsort((-score_N, -confidence_N))
-  confidence_N, right_N, score_N = confidence_N[order_N], right_N[order_N], score_N[order_N]
+  confidence_N = confidence_N[order_N]
+  right_N = right_N[order_N]
+  score_N = score_N[order_N]
   last_K = _ends(confidence_N)
   size_K = np.diff(last_K, prepend=-1)
   middle_N = np.repeat(last_K + 1 - size_K / 2, size_K)
@@ -297,7 +302,8 @@ def _measures(ranking, first_N, weights_RxN, queries_R, precisions):
   """
   count_RxK, right_RxK = _sums(ranking, weights_RxN)
   answered_RxK = _queries(ranking, first_N, weights_RxN)
-  units_R, gap_N = count_RxK[:, -1], ranking.confidence - ranking.right
+  units_R = count_RxK[:, -1]
+  gap_N = ranking.confidence - ranking.right
   found = {"share_right": divide(right_RxK[:, -1], units_R), "auroc": _auroc(count_RxK, right_RxK),
            "mean_confidence": divide(weights_RxN @ ranking.confidence, units_R),
            "overconfidence": divide(weights_RxN @ gap_N, units_R),

@@ -22,7 +22,8 @@ from factshock.runtime.errors import UserError
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 AVERAGES = ("rows", "relations", "micro")
 RATIOS = ("precision", "recall", "f1")
-ALL_EMPTY, CONSTANT = "all_empty", "constant_set"
+ALL_EMPTY = "all_empty"
+CONSTANT = "constant_set"
 MOST = 5  # a constant set holds at most so many objects
 
 _NOTES = """
@@ -70,7 +71,9 @@ def read(path, year, gold=False):
   path = str(path)
   if not path.endswith(SUFFIXES):
     raise UserError(f"{path}: expected LM-KBC rows in a file that ends in {', '.join(SUFFIXES)}; convert it")
-  objects, number, dropped = {}, 0, 0
+  objects = {}
+  number = 0
+  dropped = 0
   for number, (place, row) in enumerate(schema.read_rows(path, ()), 1):
     key, listed = _checked(row, rules.EDITIONS[year].column, place, year)
     if gold and rules.EDITIONS[year].aliases:
@@ -280,7 +283,9 @@ def _sums(golds, answers, year, strict, resamples, rng):
   score = functools.partial(rules.score, rules.EDITIONS[year], strict=strict)
   scored = sorted((relation, subject, [value for answer in answers for value in score(answer, gold, relation)])
                   for ((subject, relation), gold), *answers in zip(golds.items(), *answers))
-  relations, rows, sums = [], [], []
+  relations = []
+  rows = []
+  sums = []
   for relation, group in itertools.groupby(scored, key=lambda row: row[0]):
     values_NxK = np.array([values for _, _, values in group], np.float64)
     relations.append(relation)

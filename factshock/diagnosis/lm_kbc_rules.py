@@ -128,9 +128,12 @@ def matching_size(choices):
   Args:
     choices: for each node of one side the nodes (hashable) of the other that it may have.
   """
-  owner, has = {}, {}
+  owner = {}
+  has = {}
   for start in range(len(choices)):
-    reached_from, queue, free = {}, collections.deque([start]), None
+    reached_from = {}
+    queue = collections.deque([start])
+    free = None
     while queue and free is None:
       left = queue.popleft()
       for right in choices[left]:
@@ -176,7 +179,8 @@ def _count_2024(predicted, gold, relation):
 
 
 def _count_2025(predicted, gold, relation):
-  texts, known = set(predicted), set(gold)
+  texts = set(predicted)
+  known = set(gold)
   if relation in NUMERIC:
     numbers = list(map(number, known))
     right = sum(any(near(number(text), value) for value in numbers) for text in texts)
@@ -202,7 +206,8 @@ def _count_2026(predicted, gold, relation):
 
 def _numbers_in_turn(values, golds):
   """How many numbers find a gold near them, each taking the first that is free."""
-  free, taken = list(golds), 0
+  free = list(golds)
+  taken = 0
   for value in values:
     place = next((place for place, gold in enumerate(free) if near(value, gold)), None)
     if place is not None:

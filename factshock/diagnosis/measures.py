@@ -92,7 +92,10 @@ def measure(arms, queries, finetuning, counted, *, reference=None, known=None, p
   Returns:
     (samples, predicted): dict label or pair -> dict name -> Sample, and dict label -> place of each answer.
   """
-  samples, plans, right, predicted = {}, [], {}, {}
+  samples = {}
+  plans = []
+  right = {}
+  predicted = {}
   for label, arm in arms.items():
     arm = reading.take(arm, _rows(label, arm, queries))
     scores_Nx3 = accuracy.scores(arm)
@@ -182,7 +185,8 @@ def _mean(name, values_N):
 def _flips(right_N, other_N):
   """Queries that only the first (gained), only the second (lost) has right: shares, difference, numbers."""
   def shares(counts_Rx4):
-    gained_R, lost_R = counts_Rx4[:, 2], counts_Rx4[:, 1]
+    gained_R = counts_Rx4[:, 2]
+    lost_R = counts_Rx4[:, 1]
     return {"gained": gained_R / len(right_N), "lost": lost_R / len(right_N),
             "difference": (gained_R - lost_R) / len(right_N), "wins": gained_R, "losses": lost_R}
 
@@ -271,7 +275,8 @@ def _shock(queries, right_N, predicted_N, finetuning, counted):
     return [], {}
   entities = shock.finetuned_on(queries.entities, finetuning or ())
   plan = Plan(shock.cells(entities, queries.gold, predicted_N, right_N), shock.CELLS, shock.group_measures)
-  width, columns = len(entities.names) + 1, (predicted_N, queries.gold)
+  width = len(entities.names) + 1
+  columns = (predicted_N, queries.gold)
   exact = shock.entity_measures(*(np.bincount(column, minlength=width)[None] for column in columns), entities)
   chunks = [shock.entity_measures(*pair, entities)
             for pair in statistics.histogram_pairs(queries.draw, *columns, width, queries.gold_ExR)]

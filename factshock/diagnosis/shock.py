@@ -54,7 +54,9 @@ def make_entities(gold, finetuning=(), counts=None, others=()):
     counts: dict (relation, entity) -> mentions in pretraining; relation "" or None is any relation. Or None.
     others: more (relation, object) that are known answers.
   """
-  names, index, counts = [], {}, counts or {}
+  names = []
+  index = {}
+  counts = counts or {}
   gold_E, pretraining_E, _, _ = _columns(names, index, gold.items(),
                                          ((key, count) for key, count in counts.items() if key[0]),
                                          ((key, 0) for key in finetuning), ((key, 0) for key in others))
@@ -84,7 +86,8 @@ def _columns(names, index, *many):
 
 def _tally(counted, names, index):
   """Places and weights of counted (relation, name) pairs; new names are added."""
-  places, weights = [], []
+  places = []
+  weights = []
   for (relation, name), count in counted:
     place = index.setdefault((relation, normalise(name)), len(names))
     if place == len(names):
@@ -134,7 +137,8 @@ def predicted_entities(pairs, entities, aliases):
     entities: the known answers.
     aliases: dict (relation, normalised alias) -> normalised object (see `alias_names`).
   """
-  index, found = entities.index, []
+  index = entities.index
+  found = []
   for relation, text in pairs:
     key = relation, normalise(text)
     place = index.get(key)
@@ -176,8 +180,10 @@ def group_measures(cells_RxC):
     "shock", "range_shift", "finetuning_answer" and "rarer_than_gold" (shares of the errors; NaN without any).
   """
   table = cells_RxC.reshape(-1, 4, 5, 2, 2)
-  queries, errors = table.sum((1, 2, 3, 4)), table[:, :, :, 0].sum((1, 2, 3))
-  gold_RxG, predicted_RxG = table.sum((2, 3, 4)), table.sum((1, 3, 4))
+  queries = table.sum((1, 2, 3, 4))
+  errors = table[:, :, :, 0].sum((1, 2, 3))
+  gold_RxG = table.sum((2, 3, 4))
+  predicted_RxG = table.sum((1, 3, 4))
   wrong_RxG = table[:, :, :, 0].sum((1, 3))
   gap_RxG = (predicted_RxG[:, :4] - gold_RxG) / queries[:, None]
   found = {}

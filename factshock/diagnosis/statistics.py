@@ -51,13 +51,15 @@ def cell_counts(draw, codes, sizes):
       yield _spread(_multinomial(draw, counts_C[counts_C > 0], draw.resamples), counts_C > 0)
     return
   step = max(1, HOT_ENTRIES // draw.queries)
-  block, columns = [], 0
+  block = []
+  columns = 0
   for code_N, size in zip(codes, sizes):
     block.append((code_N, size))
     columns += size
     if columns >= step:
       yield from _table_counts(draw, block)
-      block, columns = [], 0
+      block = []
+      columns = 0
   if block:
     yield from _table_counts(draw, block)
 
@@ -199,7 +201,8 @@ def mcnemar(wins, losses):
   Returns:
     (exact p, mid-p): of Binomial(wins + losses, 1/2); mid-p is less conservative (Fagerland et al. 2013).
   """
-  total, fewer = wins + losses, min(wins, losses)
+  total = wins + losses
+  fewer = min(wins, losses)
   if total == 0:
     return 1.0, 1.0
   log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])

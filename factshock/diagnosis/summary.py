@@ -50,7 +50,8 @@ def diagnose(arms, *, finetuning=None, finetuning_by_arm=None, counts=None, refe
   seeds = sorted({run for by_seed in arms.values() for run in by_seed})
   _check_common_seeds(arms, pairs)
   samples = collections.defaultdict(lambda: collections.defaultdict(dict))
-  bins, entities = {}, []
+  bins = {}
+  entities = []
   for place, run in enumerate(seeds):
     here = {label: by_seed[run] for label, by_seed in arms.items() if run in by_seed}
     trained = {label: _of_seed((finetuning_by_arm or {}).get(label, finetuning), run, "finetuning facts")
@@ -154,7 +155,8 @@ def _total(by_seed):
 
 
 def _comparison(pair, samples, finish):
-  wins, losses = _total(samples["wins"]), _total(samples["losses"])
+  wins = _total(samples["wins"])
+  losses = _total(samples["losses"])
   exact, middle = statistics.mcnemar(wins, losses)
   difference = finish(samples["difference"])
   apart = {name: finish(samples[name]) for name in ("difference_known", "difference_unknown") if name in samples}

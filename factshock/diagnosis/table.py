@@ -13,7 +13,8 @@ CRITERIA = {"exact_match": "exact match", "contains": "contains match"}
 
 def lines(diagnosis):
   """Lines of two tables: the arms, and the paired comparisons."""
-  arms, seeds = diagnosis["arms"], len(diagnosis["seeds"])
+  arms = diagnosis["arms"]
+  seeds = len(diagnosis["seeds"])
   columns = [column for column in COLUMNS if any(_at(arm, column[1]) for arm in arms.values())]
   criterion = CRITERIA[diagnosis["criterion"]]
   rows = [["arm", "queries", *(title or criterion for title, _, _ in columns)]]

@@ -43,7 +43,8 @@ def verdict(found, reference, finetuned, corrected):
   evidence = {"loss": against_reference["difference"], "prior": against_finetuned["difference"],
               "access": restored["difference_known" if apart else "difference"],
               "knowledge": against_reference["difference_unknown"] if apart else None}
-  lost, shifted = sign(evidence["loss"]) < 0, sign(evidence["prior"]) > 0
+  lost = sign(evidence["loss"]) < 0
+  shifted = sign(evidence["prior"]) > 0
   away = sign(evidence["access"]) < 0
   if shifted and away:  # both are clear: does either of them hardly matter?
     sizes = (evidence["prior"]["mean"],

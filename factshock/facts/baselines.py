@@ -19,7 +19,9 @@ def naive_bayes(facts, queries, candidates, smoothing=0.1):
   Multinomial naive Bayes within a relation, add-`smoothing` for words and answers. What it gets right can be read off
   names (Zhong et al. 2021, "Factual probing is [MASK]", table 3).
   """
-  prior, word_counts, vocabulary = collections.Counter(), collections.defaultdict(collections.Counter), collections.defaultdict(set)
+  prior = collections.Counter()
+  word_counts = collections.defaultdict(collections.Counter)
+  vocabulary = collections.defaultdict(set)
   for fact in facts:
     words = fact["subject"].lower().split()
     prior[fact["relation"], fact["object"]] += 1

@@ -39,13 +39,16 @@ class _Count(beam.DoFn):
   """Counts the documents of a bundle: ((kind, number), counts) where they are not 0."""
 
   def __init__(self, place, folded):
-    self.place, self.folded = place, folded
+    self.place = place
+    self.folded = folded
 
   def setup(self):
     self.search = entities.search_of(entities.entities_of(_facts(self.place), self.folded))
 
   def start_bundle(self):
-    self.texts, self.size, self.total = [], 0, None
+    self.texts = []
+    self.size = 0
+    self.total = None
 
   def process(self, text):
     if text and not text.isspace():
@@ -63,7 +66,8 @@ class _Count(beam.DoFn):
   def _count(self):
     counts = corpus_counts.count_part(self.texts, self.search)
     self.total = counts if self.total is None else corpus_counts.add_up([self.total, counts])
-    self.texts, self.size = [], 0
+    self.texts = []
+    self.size = 0
 
 
 def _sparse(counts):

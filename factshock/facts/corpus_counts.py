@@ -49,7 +49,8 @@ def count_part(documents_of_part, search):
 
   These say how often a label of one capitalised word stands in the part's first text, and how often in lower case.
   """
-  words, room = collections.Counter(), [_SAMPLE]
+  words = collections.Counter()
+  room = [_SAMPLE]
 
   def sampled():
     for text in documents_of_part:

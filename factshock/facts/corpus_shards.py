@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -50,7 +51,8 @@ def identity(plan, key):
 
 def _claim(folder, plan, key):
   """Makes the folder of results, or empties one that was of something else."""
-  digest, path = identity(plan, key), os.path.join(folder, "digest.txt")
+  digest = identity(plan, key)
+  path = os.path.join(folder, "digest.txt")
   if os.path.isdir(folder) and not (os.path.exists(path) and [line for _, line in files.lines(path)] == [digest]):
     print(f"  {folder}: parts of other files or settings, done anew", flush=True)
     shutil.rmtree(folder)
@@ -61,7 +63,6 @@ def _claim(folder, plan, key):
 def _run(tasks, prepare, processes):
   """Does the tasks and yields the size of each part that is done."""
   global _prepared
-  import multiprocessing
 
   if not tasks:
     return

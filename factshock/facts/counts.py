@@ -17,7 +17,8 @@ def read_counts(path, column="count"):
     UserError: a missing column, a malformed line, a count that is no whole number from 0 on, an entity
       twice in a relation, or an empty file; names file and line.
   """
-  counts, rows = {}, ((number, line.split("\t")) for number, line in files.lines(path) if line)
+  counts = {}
+  rows = ((number, line.split("\t")) for number, line in files.lines(path) if line)
   _, header = next(rows, (1, []))
   if not {"entity", column} <= set(header) or len(set(header)) != len(header):
     raise UserError(f"{path}:1: expected a header with the columns entity, {column} and, if wanted, relation, "

@@ -104,7 +104,8 @@ def _file_parts(pattern):
 
 def _rows_parts(corpus):
   data, _ = _open(corpus)
-  size, version = len(data), str(getattr(data, "_fingerprint", len(data)))
+  size = len(data)
+  version = str(getattr(data, "_fingerprint", len(data)))
   row_bytes = (getattr(data, "dataset_size", None) or size * _ROW_BYTES) / max(1, size)
   edges = [*range(0, max(1, size), PART_ROWS), size]
   return [Part(corpus, begin, end, round((end - begin) * row_bytes), version) for begin, end in zip(edges, edges[1:])]

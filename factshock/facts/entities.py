@@ -6,6 +6,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
+import ahocorasick_rs
 import numpy as np
 
 # In what is searched it takes the place of each space and stands on both sides of every other sign, in names and in text, and
@@ -43,7 +44,8 @@ def entities_of(facts, folded=False):
   Args:
     facts: list of facts. folded: names count without regard to case.
   """
-  aliases, ids = collections.defaultdict(set), collections.defaultdict(set)
+  aliases = collections.defaultdict(set)
+  ids = collections.defaultdict(set)
   for fact in facts:
     for role in ("subject", "object"):
       aliases[fact[role]].add(_normal(fact[role], folded))
@@ -77,7 +79,6 @@ def _normal(text, folded):
 
 def search_of(entities):
   """The Search of Entities."""
-  import ahocorasick_rs
 
   bordered = [_BORDER + _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name).replace(" ", _BORDER) + _BORDER for name in entities.names]
   automaton = ahocorasick_rs.AhoCorasick(
@@ -116,13 +117,15 @@ def count_documents(documents, search):
 
 def _chunks(documents):
   """Lists of documents of about _CHUNK characters."""
-  chunk, size = [], 0
+  chunk = []
+  size = 0
   for text in documents:
     chunk.append(text)
     size += len(text)
     if size >= _CHUNK:
       yield chunk
-      chunk, size = [], 0
+      chunk = []
+      size = 0
   if chunk:
     yield chunk
 
@@ -159,7 +162,8 @@ def _facts_named(pairs, search):
   here = np.zeros(size, bool)
   here[entity] = True
   kept = np.flatnonzero(here[search.object_of_fact[fact]])  # most objects are in none of these documents
-  fact, pair = fact[kept], pair[kept]
+  fact = fact[kept]
+  pair = pair[kept]
   wanted = (pairs - entity)[pair] + search.object_of_fact[fact]  # (the same document, the fact's object)
   found = np.flatnonzero(pairs[np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)] == wanted) if len(pairs) else kept
   return pairs, fact[found], pair[found]
@@ -186,11 +190,14 @@ def facts_in(documents, search):
     codes, places = _with_borders("\n".join(lines))
     name, start, end = _find(codes, search)
     longest = np.sort(_leftmost_longest(start, end))
-    name, start, end = name[longest], np.searchsorted(places, start[longest]), np.searchsorted(places, end[longest])
+    name = name[longest]
+    start = np.searchsorted(places, start[longest])
+    end = np.searchsorted(places, end[longest])
     breaks = np.searchsorted(places, np.flatnonzero(codes == ord("\n")))
     document = np.searchsorted(breaks, start)
     first = np.append(0, breaks + 1)[document]  # character of the chunk that its document begins with
-    start, end = start - first, end - first
+    start = start - first
+    end = end - first
     entity, hit = _expand(search.entity_of_name, name)
     order = np.argsort(document[hit] * size + entity, kind="stable")
     hit, keys = hit[order], (document[hit] * size + entity)[order]
@@ -218,7 +225,8 @@ def _leftmost_longest(start, end):
   if not len(start):
     return np.zeros(0, np.int64)
   order = np.argsort((start << 32) - end, kind="stable")  # by start, the longest first; nearly sorted as they come
-  start, end = start[order], end[order]
+  start = start[order]
+  end = end[order]
   reached = np.maximum.accumulate(end)
   first = np.flatnonzero(np.concatenate([[True], start[1:] >= reached[:-1]]))  # of runs of mentions that overlap
   last = np.append(first[1:], len(start)) - 1

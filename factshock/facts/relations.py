@@ -25,7 +25,8 @@ def read_relations(path):
     UserError: a malformed line, a missing column, a template without exactly one [X] (and one [Y] in a
       statement), a relation given twice, or an empty file; each names file and line.
   """
-  relations, first_line = {}, {}
+  relations = {}
+  first_line = {}
   for number, line in files.lines(path):
     if not line.strip():
       continue
@@ -100,7 +101,8 @@ def _relation(row, where):
   statements = _statements(row, where)
   questions = _strings(row.get("questions") or [], "questions", where)
   check_templates({"statements": statements, "questions": questions}, where)
-  label, kind = row.get("label") or name, row.get("type") or ""
+  label = row.get("label") or name
+  kind = row.get("type") or ""
   for column, value in (("label", label), ("type", kind)):
     if not isinstance(value, str):
       raise UserError(f"{where}: expected a string in column `{column}`, got {value!r}")

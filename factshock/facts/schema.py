@@ -117,7 +117,8 @@ def json_object(line, where):
 
 def _checked(path, unit, rows):
   """List of facts from (place, row), each checked, without the optional columns that are null."""
-  facts, first = [], {}
+  facts = []
+  first = {}
   for place, row in rows:
     fact = {column: value for column, value in row.items() if value is not None or column not in _OPTIONAL}
     problem = _problem(fact)

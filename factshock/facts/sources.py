@@ -114,7 +114,11 @@ def _source(spec, found, relations, wanted):
 
   A fact told again is merged; one whose choices differ is another fact, and its subject gets a number.
   """
-  facts, dropped, merged, apart, places = {}, collections.Counter(), 0, 0, set()
+  facts = {}
+  dropped = collections.Counter()
+  merged = 0
+  apart = 0
+  places = set()
   for place, fact in found:
     places.add(place)
     if isinstance(fact, str):
@@ -350,7 +354,8 @@ def read_unanswered(spec):
 
 def _lm_kbc_rows(rows):
   for place, row in rows:
-    objects, ids = row["ObjectEntities"], row.get("ObjectEntitiesID") or []
+    objects = row["ObjectEntities"]
+    ids = row.get("ObjectEntitiesID") or []
     if not isinstance(objects, list):
       raise UserError(f"{place}: expected a list in `ObjectEntities`, got {objects!r}")
     if not objects:

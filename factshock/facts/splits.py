@@ -145,7 +145,8 @@ def at_mismatch(pool, counts, test, target, size, seed):
     quota = _fill((1 - share) * matched + share * even / max(1, even.sum()), room, size)
     return answer_controlled(pool, {key: int(count) for key, count in zip(available, quota)}, seed)
 
-  low, high = 0.0, 1.0
+  low = 0.0
+  high = 1.0
   ends = [mismatch(drawn(share), test) for share in (low, high)]
   if not min(ends) - 0.02 <= target <= max(ends) + 0.02:
     raise UserError(f"config.mismatch: {size} facts of this pool can have a mismatch of {min(ends):.2f} to {max(ends):.2f} with "
@@ -246,7 +247,8 @@ def answer_weights(facts, counts, most=10.0):
   Args:
     counts: dict (relation, answer) -> mentions. most: no weight is above it, before the mean is taken.
   """
-  answers, mentions = _by_answer(facts), collections.Counter()
+  answers = _by_answer(facts)
+  mentions = collections.Counter()
   for relation, answer in answers:
     mentions[relation] += count_of(counts, relation, answer) + 1
   sizes = relation_sizes(facts)
@@ -288,7 +290,8 @@ def mismatch(train, test):
   """
   if not train or not test:
     raise UserError("mismatch: expected facts in both sets, got an empty one")
-  left, right = _by_answer(train), _by_answer(test)
+  left = _by_answer(train)
+  right = _by_answer(test)
   return 0.5 * sum(abs(len(left.get(key, ())) / len(train) - len(right.get(key, ())) / len(test))
                    for key in left.keys() | right.keys())
 
@@ -318,7 +321,8 @@ def describe_against(facts, test):
 
 def _assign(strata, shares, seed):
   """Dict subject -> part; what rounding leaves over in one stratum is carried to the next."""
-  names, part_of = list(shares), {}
+  names = list(shares)
+  part_of = {}
   owed = np.zeros(len(names))
   for stratum in sorted(strata):
     subjects = strata[stratum]

@@ -64,7 +64,8 @@ _RANGES = {"seed": (int, 0, 2**63), "relations": (int, 1, len(_RELATIONS)), "sub
            "answers": (int, 2, 10**4), "zipf": (float, 0, 10), "mean_mentions": (float, 0, 10**6),
            "popularity_sigma": (float, 0, 5), "templates": (int, 1, 4), "background": (float, 0, 1),
            "name_pieces": (int, 2, 2000)}
-_CONSONANTS, _VOWELS = list("bdfgklmnprstvz"), list("aeiou")
+_CONSONANTS = list("bdfgklmnprstvz")
+_VOWELS = list("aeiou")
 # Each kind of random choice has a stream of its own: more mentions, say, leave names and answers as they are.
 _WORDS, _NAMES, _ANSWERS, _POPULARITY, _SENTENCES, _ORDER = range(6)
 
@@ -177,7 +178,8 @@ def _draw(rng, count, taken, shape):
 def _sentences(seed, facts, background, table, mean_mentions):
   """All sentences in shuffled order, and the answer mentions in them."""
   rng = _rng(seed, _SENTENCES)
-  sentences, counts = [], collections.Counter()
+  sentences = []
+  counts = collections.Counter()
   for fact in facts:
     sentences += _stated(rng, fact, table[fact["relation"]], mean_mentions, 0.0)
   for fact in background:

@@ -40,7 +40,9 @@ class FactshockLM(LM):
     # The harness gives these to every model; JAX takes the devices it finds, and batches are not sized anew.
     del device, max_batch_size
     self.asked = asking.open_model(str(checkpoint), None, tokenizer)
-    self.batch_size, self.max_gen_toks, self.seed = _batch_size(batch_size), int(max_gen_toks), int(seed)
+    self.batch_size = _batch_size(batch_size)
+    self.max_gen_toks = int(max_gen_toks)
+    self.seed = int(seed)
     self.decoder_only = batches.is_decoder_only(self.asked.tokenizer)
 
   def loglikelihood(self, requests, disable_tqdm=False):
@@ -59,8 +61,11 @@ class FactshockLM(LM):
     if not self.decoder_only:
       raise UserError("perplexity of whole texts: expected a decoder-only model, as a T5 reads an input and fills its "
                       "blanks; got a T5; choose tasks that ask for continuations or answers")
-    tokenizer, longest = self.asked.tokenizer, self.asked.model.max_length
-    rows, counted, of = [], [], []
+    tokenizer = self.asked.tokenizer
+    longest = self.asked.model.max_length
+    rows = []
+    counted = []
+    of = []
     for number, request in enumerate(requests):
       windows = utils.get_rolling_token_windows(tokenizer.encode(request.args[-1]), prefix_token=_prefix(tokenizer),
                                                 max_seq_len=longest, context_len=1)
@@ -77,16 +82,19 @@ class FactshockLM(LM):
 
   def generate_until(self, requests, disable_tqdm=False):
     """[text generated after the context, up to the first of `until`] of requests (context, generation arguments)."""
-    found, groups = [None] * len(requests), {}
+    found = [None] * len(requests)
+    groups = {}
     for place, request in enumerate(requests):
       groups.setdefault(self._generation(request.args[1]), []).append(place)
-    progress, done = _progress("generating", len(requests), disable_tqdm), 0
+    progress = _progress("generating", len(requests), disable_tqdm)
+    done = 0
     for (until, length, temperature), places in groups.items():
       tokenizer = self.asked.tokenizer
       encoded = [inputs_of(tokenizer, requests[place].args[0]) for place in places]
       encoded, cut = self._fitting(tokenizer, encoded, [length] * len(places))
       _say_cut(cut, len(places))
-      order, size = sorted(range(len(places)), key=lambda place: len(encoded[place])), CHUNK * self.batch_size
+      order = sorted(range(len(places)), key=lambda place: len(encoded[place]))
+      size = CHUNK * self.batch_size
       for start in range(0, len(order), size):
         part = order[start:start + size]
         texts = self._generate([encoded[place] for place in part], until, length, temperature,
@@ -110,7 +118,8 @@ class FactshockLM(LM):
   def _generation(self, given):
     """(strings that end a text, most tokens, temperature or 0) of a request's generation arguments."""
     given = {name: value for name, value in given.items() if value is not None}
-    until, temperature = given.get("until", ()), float(given.get("temperature", 1.0 if given.get("do_sample") else 0.0))
+    until = given.get("until", ())
+    temperature = float(given.get("temperature", 1.0 if given.get("do_sample") else 0.0))
     sampled = bool(given.get("do_sample", temperature > 0)) and temperature > 0
     unknown = set(given) - {*GENERATION, *(() if sampled else GREEDY)}
     if unknown:
@@ -158,10 +167,13 @@ def encode_pair(tokenizer, context, continuation):
   """
   if batches.is_decoder_only(tokenizer):
     stem = context.rstrip()
-    before, both = tokenizer.encode(stem), tokenizer.encode(context + continuation)
-    inputs, after = inputs_of(tokenizer, stem), both[len(before):]
+    before = tokenizer.encode(stem)
+    both = tokenizer.encode(context + continuation)
+    inputs = inputs_of(tokenizer, stem)
+    after = both[len(before):]
   else:
-    inputs, after = inputs_of(tokenizer, context), tokenizer.encode(prompts.target_text(continuation.strip()))
+    inputs = inputs_of(tokenizer, context)
+    after = tokenizer.encode(prompts.target_text(continuation.strip()))
   if len(after) < (1 if batches.is_decoder_only(tokenizer) else 2):
     raise UserError(f"context {context[-60:]!r}: expected a continuation with at least one token, got {continuation!r}")
   return inputs, after

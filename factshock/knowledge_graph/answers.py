@@ -44,9 +44,12 @@ class Answers(NamedTuple):
 
 def names_of(many):
   """Names of the answers of facts: each goes by the object's label under which it came first; a name of two answers is nobody's."""
-  labels, ids, shared = {}, {}, set()
+  labels = {}
+  ids = {}
+  shared = set()
   for fact in many:
-    relation, label = fact["relation"], fact.get("object")
+    relation = fact["relation"]
+    label = fact.get("object")
     if not isinstance(label, str) or not label:  # what is wrong with a row is said where it is read as an answer
       continue
     label = labels.get((relation, accuracy.normalise(label)), label)
@@ -71,14 +74,17 @@ def read(path, names=Names({}, {}), labelled=False, only=None):
     UserError: rows that are no predictions, without score, with a score above 0 or NaN, or two answers to one query.
   """
   found = Answers([], [], [], [], [], [], [], [])
-  places, unscored, first_unscored = {}, 0, None
+  places = {}
+  unscored = 0
+  first_unscored = None
   for where, row in schema.read_rows(path, ("subject", "relation", "prediction")):
     key = _key(where, row)
     if only is not None and key not in only:
       continue
     listed = _listed(where, row)
     if listed is None:
-      unscored, first_unscored = unscored + 1, first_unscored or where
+      unscored = unscored + 1
+      first_unscored = first_unscored or where
       continue
     gold = _gold(where, row, names) if labelled or row.get("object") else None
     if key in places:
@@ -102,7 +108,8 @@ def read(path, names=Names({}, {}), labelled=False, only=None):
 
 def right(answers):
   """Whether each candidate is an accepted answer of its query: bool [N]. Two names of one answer do not count twice."""
-  found, met = np.zeros(len(answers.texts), bool), set()
+  found = np.zeros(len(answers.texts), bool)
+  met = set()
   for place, (query, text) in enumerate(zip(answers.query_N.tolist(), answers.texts)):
     name = accuracy.normalise(text)
     for number, gold in enumerate(answers.golds[query] or ()):

@@ -11,6 +11,7 @@ import json
 from typing import NamedTuple
 
 import numpy as np
+from scipy import optimize
 
 METHODS = ("isotonic", "platt")
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1e6)  # the last is the pooled curve everywhere
@@ -62,12 +63,15 @@ def fit(score_N, right_N, relation_N, fold_N, method=None, plain_N=None):
   """
   if not len(score_N):
     raise ValueError("expected answers to calibrate on, got none")
-  x_N, right_N, relation_N = logits(score_N), np.asarray(right_N, np.float64), np.asarray(relation_N)
+  x_N = logits(score_N)
+  right_N = np.asarray(right_N, np.float64)
+  relation_N = np.asarray(relation_N)
   plain_N = plain_N if plain_N is not None and plain_N.any() else np.ones(len(x_N), bool)
   options = [(one, strength) for one in ([method] if method else METHODS) for strength in STRENGTHS]
   apart = {option: np.empty(len(x_N)) for option in options}
   for fold in np.unique(fold_N):
-    inside, outside = fold_N == fold, (fold_N != fold) & plain_N
+    inside = fold_N == fold
+    outside = (fold_N != fold) & plain_N
     if not outside.any():  # one subject in all: nothing can be kept apart
       outside = plain_N
     for option in options:
@@ -98,10 +102,13 @@ def to_json(calibration, names):
 
 def _fit(x_N, right_N, relation_N, method, strength):
   pooled = _curve(method, x_N, right_N, np.ones(len(x_N)))
-  curves, units = {}, {}
+  curves = {}
+  units = {}
   for relation in np.unique(relation_N).tolist():
     own = relation_N == relation
-    x, right, count = x_N[own], right_N[own], int(own.sum())
+    x = x_N[own]
+    right = right_N[own]
+    count = int(own.sum())
     prior = strength / count  # of these weights, at the relation's own places, are the answers as the pooled curve has them
     target = (right + prior * _value(pooled, x)) / (1 + prior)
     curves[relation], units[relation] = _curve(method, x, target, np.full(count, 1 + prior)), count
@@ -128,7 +135,6 @@ def _curve(method, x_N, target_N, weight_N):
 
 def _isotonic(x_N, target_N, weight_N):
   """The never falling curve of least squares, kept off 0 and 1 by half an answer."""
-  from scipy import optimize
 
   x, place_N = np.unique(x_N, return_inverse=True)
   weight = np.bincount(place_N, weight_N)
@@ -146,18 +152,22 @@ def _platt(x_N, target_N, weight_N, rounds=50):
   One answer more, half right, stands at each end: without them answers that a threshold tells apart would have no best slope.
   """
   x = np.concatenate([x_N, [x_N.min(), x_N.max()]])
-  target, weight = np.concatenate([target_N, [.5, .5]]), np.concatenate([weight_N, [1.0, 1.0]])
+  target = np.concatenate([target_N, [.5, .5]])
+  weight = np.concatenate([weight_N, [1.0, 1.0]])
   share = np.average(target, weights=weight)
-  slope, shift = 0.0, float(np.log(share / (1 - share)))
+  slope = 0.0
+  shift = float(np.log(share / (1 - share)))
   level = shift  # the best where the slope is 0
   for _ in range(rounds):
     p = sigmoid(slope * x + shift)
-    error, curvature = weight * (target - p), weight * p * (1 - p) + 1e-12
+    error = weight * (target - p)
+    curvature = weight * p * (1 - p) + 1e-12
     gradient = np.array([error @ x, error.sum()])
     hessian = np.array([[curvature @ (x * x), curvature @ x], [curvature @ x, curvature.sum()]]) + 1e-9 * np.eye(2)
     move = np.linalg.solve(hessian, gradient)
     move *= min(1.0, 2.0 / np.abs(move).max()) if move.any() else 0.0
-    slope, shift = slope + move[0], shift + move[1]
+    slope = slope + move[0]
+    shift = shift + move[1]
     if np.abs(move).max() < 1e-9:
       break
   slope, shift = (slope, shift) if slope > 0 else (0.0, level)

@@ -62,8 +62,12 @@ def resolve(triples, rules, types, asked):
     types: dict entity -> set of its types; an entity that it lacks fits everywhere.
     asked: set of (subject, relation) that are queries.
   """
-  kept, conflicts, implied = [], [], []
-  stands, of_subject, of_object = set(), {}, {}  # by normalised names
+  kept = []
+  conflicts = []
+  implied = []
+  stands = set()  # by normalised names
+  of_subject = {}
+  of_object = {}
   asked = {(normalise(subject), relation) for subject, relation in asked}
   for triple in sorted(triples, key=lambda one: (-one.confidence, one.relation, one.subject, one.object)):
     rule = rules.get(triple.relation, {})

@@ -61,16 +61,19 @@ def fit(known, asked, *, counts=None, relations=None, method=None, fold_Q=None):
                     f"{_few(asked.relations)} are asked; nothing would be promised for any")
   if not len(known.texts):
     raise UserError("calibration: expected answers of the model, got none that says anything")
-  right_N, number = answer_room.right(known), {name: i for i, name in enumerate(names)}
+  right_N = answer_room.right(known)
+  number = {name: i for i, name in enumerate(names)}
   relation_N = _of_queries([number[name] for name in known.relations], known)
   fold_Q = calibration.folds(known.subjects) if fold_Q is None else fold_Q
-  fold_N, first_N = fold_Q[known.query_N], known.rank_N == 1
+  fold_N = fold_Q[known.query_N]
+  first_N = known.rank_N == 1
   said = _first_answers(known) + _first_answers(asked)
   flagged_N = np.zeros(len(right_N), bool)
   for fold in np.unique(fold_Q):
     flags = shock_guard.over_predicted(said, _golds(known, fold_Q != fold), counts)
     flagged_N |= (fold_N == fold) & _is_flagged(known, flags)
-  confidence_N, found = np.empty(len(right_N)), []
+  confidence_N = np.empty(len(right_N))
+  found = []
   for rows in (first_N, ~first_N):
     if not rows.any():
       found.append(None)
@@ -90,7 +93,8 @@ def fit(known, asked, *, counts=None, relations=None, method=None, fold_Q=None):
 def judge(fitted, asked):
   """The Judged of answers."""
   number = {name: i for i, name in enumerate(fitted.names)}
-  relation_N, first_N = _of_queries([number[name] for name in asked.relations], asked), asked.rank_N == 1
+  relation_N = _of_queries([number[name] for name in asked.relations], asked)
+  first_N = asked.rank_N == 1
   confidence_N = calibration.confidence(fitted.first, asked.score_N, relation_N)
   if fitted.later is not None:
     confidence_N[~first_N] = calibration.confidence(fitted.later, asked.score_N[~first_N], relation_N[~first_N])
@@ -104,7 +108,8 @@ def threshold(fitted, known, asked, target):
 
   A calibration answer stands for as many answers as its relation has queries asked over queries calibrated on.
   """
-  wanted, had = collections.Counter(asked.relations), collections.Counter(known.relations)
+  wanted = collections.Counter(asked.relations)
+  had = collections.Counter(known.relations)
   weight_N = _of_queries([wanted[name] / had[name] for name in known.relations], known)
   units = fitted.judged.chosen_N & (weight_N > 0)
   subject_N = _of_queries(answer_room.subject_numbers(known), known)
@@ -162,7 +167,8 @@ def _chosen(answers, confidence_N, several):
 def _absent(known, right_N):
   """({relation: right answers not listed, a query}, {relation: share without an answer, of queries without a listed right one})."""
   listed_Q = np.bincount(known.query_N, right_N, len(known.subjects))
-  missing, without = collections.defaultdict(list), collections.defaultdict(list)
+  missing = collections.defaultdict(list)
+  without = collections.defaultdict(list)
   for relation, gold, listed in zip(known.relations, known.golds, listed_Q.tolist()):
     missing[relation].append(max(0.0, len(gold) - listed))
     if not listed:

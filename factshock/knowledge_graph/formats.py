@@ -26,7 +26,8 @@ from factshock.knowledge_graph import canonical, nodes, rdf, tables
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
-NETWORKX, LM_KBC = "graph.json", "lm_kbc.jsonl"
+NETWORKX = "graph.json"
+LM_KBC = "lm_kbc.jsonl"
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -79,7 +80,8 @@ def write_jsonl(folder, rows, run):
 def write_networkx(folder, rows, run):
   """Writes graph.json; returns (paths, counts)."""
   path = os.path.join(folder, NETWORKX)
-  counts, labels = nodes.new_counts(), {}
+  counts = nodes.new_counts()
+  labels = {}
   with files.writing(path) as file:
     file.write(f'{{"directed": true, "multigraph": true, "graph": {_ENCODE(run)}, "edges": [')
     for row, subject, object_ in nodes.edges(rows(), counts):
@@ -100,7 +102,8 @@ def write_lm_kbc(folder, rows, run):
     UserError: the rows of a query do not stand together.
   """
   path = os.path.join(folder, LM_KBC)
-  counts, seen = nodes.new_counts() | {"queries": 0, "without_answer": 0}, set()
+  counts = nodes.new_counts() | {"queries": 0, "without_answer": 0}
+  seen = set()
   with files.writing(path) as file:
     for query, candidates in itertools.groupby(rows(), _query):
       if query in seen:

@@ -17,8 +17,10 @@ import functools
 import re
 import urllib.parse
 
-ENTITY, RELATION = "urn:factshock:entity:", "urn:factshock:relation:"
-WIKIDATA_ENTITY, WIKIDATA_RELATION = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
+ENTITY = "urn:factshock:entity:"
+RELATION = "urn:factshock:relation:"
+WIKIDATA_ENTITY = "http://www.wikidata.org/entity/"
+WIKIDATA_RELATION = "http://www.wikidata.org/prop/direct/"
 
 # RFC 3987, without user names and numeric IPv6 hosts. What is ours is minted from labels and is nobody's id.
 _LETTER = ("A-Za-z0-9\\-._~!$&'()*+,;=\u00a0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef"
@@ -76,7 +78,8 @@ def relation_uri(relation):
 
 
 def _key(row, end, counts):
-  label, identifier = row[end], row.get(end + "_id")
+  label = row[end]
+  identifier = row.get(end + "_id")
   if identifier is not None:
     if is_id(identifier):
       short = identifier[len(WIKIDATA_ENTITY):] if identifier.startswith(WIKIDATA_ENTITY) else ""

@@ -24,6 +24,8 @@ from factshock.knowledge_graph import (
   records,
   thresholds,
 )
+from factshock.predictions import prior_correction
+from factshock.predictions import writing as prediction_room
 from factshock.runtime import files, provenance
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
@@ -60,7 +62,8 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
   inputs = [predictions, known]
   if prior_correction:
     predictions, known = _corrected(folder, predictions, known, prior_correction, mentions)
-  known_answers, asked = answer_room.read(known, names, labelled=True), answer_room.read(predictions, names, only=_keys(queries))
+  known_answers = answer_room.read(known, names, labelled=True)
+  asked = answer_room.read(predictions, names, only=_keys(queries))
   _say_unasked(asked, predictions, queries)
   answer_room.check_apart(answer_room.rows_of(known_answers), answer_room.rows_of(asked), "queries")
   if finetuning:
@@ -116,7 +119,8 @@ def _curves(fitted):
 
 def _counts(known, asked, decided):
   answered = len(set(asked.query_N[decided.accepted_N].tolist()))
-  accepted, implied = int(decided.accepted_N.sum()), len(decided.implied)
+  accepted = int(decided.accepted_N.sum())
+  implied = len(decided.implied)
   return {"queries": len(asked.subjects), "candidates": len(asked.texts), "accepted": accepted, "abstained": len(asked.subjects) - answered,
           "implied": implied, "triples": accepted + implied, "calibration_queries": len(known.subjects)}
 
@@ -134,8 +138,10 @@ def quality(known, asked, counts, relations, calibrator):
   """How well confidences hold: calibration queries in two halves by subject, each judged by curves of the other half."""
   halves_Q = calibration.folds(known.subjects, 2)
   fitted = extraction.fit(known, asked, counts=counts, relations=relations, method=calibrator, fold_Q=halves_Q)
-  chosen_N, names = fitted.judged.chosen_N, list(dict.fromkeys(known.relations))
-  number, asked_of = {name: i for i, name in enumerate(names)}, collections.Counter(known.relations)
+  chosen_N = fitted.judged.chosen_N
+  names = list(dict.fromkeys(known.relations))
+  number = {name: i for i, name in enumerate(names)}
+  asked_of = collections.Counter(known.relations)
   units = calibration_quality.Units(
       fitted.judged.confidence_N[chosen_N], fitted.right_N[chosen_N], known.score_N[chosen_N],
       np.array([number[name] for name in known.relations])[known.query_N[chosen_N]],
@@ -145,7 +151,9 @@ def quality(known, asked, counts, relations, calibrator):
 
 def lines(summary, folder):
   """What an extraction found, in a few lines for the terminal."""
-  counts, promise, run = summary["counts"], summary["promise"], summary["run"]
+  counts = summary["counts"]
+  promise = summary["promise"]
+  run = summary["run"]
   found = [f"{counts['queries']:,} queries, {counts['candidates']:,} candidate answers; calibrated on {counts['calibration_queries']:,} queries"]
   pooled = [row["relation"] for row in summary["relations"] if row["pooled"]]
   if pooled:
@@ -187,7 +195,8 @@ def _say_unasked(asked, path, queries):
   """Counts the queries that have no prediction, and predictions of what was not asked."""
   if queries is None:
     return
-  wanted, there = _keys(queries), set(zip(asked.subjects, asked.relations))
+  wanted = _keys(queries)
+  there = set(zip(asked.subjects, asked.relations))
   if wanted - there:
     print(f"  {len(wanted - there):,} of {len(wanted):,} queries have no row in {path}, such as {min(wanted - there)}: no answer is given")
   others = {(row.get("subject"), row.get("relation")) for _, row in schema.read_rows(path, ())} - wanted
@@ -197,11 +206,10 @@ def _say_unasked(asked, path, queries):
 
 def _corrected(folder, predictions, known, reference, mentions):
   """Paths of both predictions files with the answer prior of the reference (predictions/prior_correction.py), written into the folder."""
-  from factshock.predictions import prior_correction
-  from factshock.predictions import writing as prediction_room
 
   both = [prior_correction.read_rows(path) for path in (predictions, known)]
-  rows, where = both[0] + both[1], f"{predictions} and {known}"
+  rows = both[0] + both[1]
+  where = f"{predictions} and {known}"
   tables = prior_correction.tables(rows, where)
   if reference == "counts":
     if mentions is None:
@@ -222,7 +230,8 @@ def _corrected(folder, predictions, known, reference, mentions):
 
 
 def _promise(decided):
-  found, confidence_N = decided.threshold, decided.judged.confidence_N[decided.accepted_N]
+  found = decided.threshold
+  confidence_N = decided.judged.confidence_N[decided.accepted_N]
   expected = float(confidence_N.mean()) if len(confidence_N) else None
   if found is None:
     return {"target": None, "rule": "f1", "threshold": None, "expected_precision": expected}

@@ -31,12 +31,19 @@ from factshock.knowledge_graph import nodes
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
-NT, NQ, TTL = "graph.nt", "graph.nq", "graph.ttl"
-RUN, TERM = "urn:factshock:run:", "urn:factshock:term:"
-_RDF, _RDFS = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://www.w3.org/2000/01/rdf-schema#"
-_PROV, _XSD = "http://www.w3.org/ns/prov#", "http://www.w3.org/2001/XMLSchema#"
+NT = "graph.nt"
+NQ = "graph.nq"
+TTL = "graph.ttl"
+RUN = "urn:factshock:run:"
+TERM = "urn:factshock:term:"
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_RDFS = "http://www.w3.org/2000/01/rdf-schema#"
+_PROV = "http://www.w3.org/ns/prov#"
+_XSD = "http://www.w3.org/2001/XMLSchema#"
 
-_LABEL, _CONFIDENCE, _FLAG = f"<{_RDFS}label>", f"<{TERM}confidence>", f"<{TERM}flag>"
+_LABEL = f"<{_RDFS}label>"
+_CONFIDENCE = f"<{TERM}confidence>"
+_FLAG = f"<{TERM}flag>"
 _SUBJECT, _PREDICATE, _OBJECT = (f"<{_RDF}{name}>" for name in ("subject", "predicate", "object"))
 _ESCAPED = re.compile('["\\\\\x00-\x1f\x7f]')
 _NAMES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -54,7 +61,8 @@ def write_nq(folder, rows, run):
     UserError: a row of another run.
   """
   graph, statements = graph_uris(run["id"])
-  end, of_statement = f" <{graph}> .\n", f" <{statements}> .\n"
+  end = f" <{graph}> .\n"
+  of_statement = f" <{statements}> .\n"
 
   def quads(row, s, p, o, number):
     if row["run"] != run["id"]:
@@ -87,7 +95,8 @@ def graph_uris(run):
 
 def provenance(run):
   """Yields the PROV-O lines (N-Triples) of a run, a dict as of `formats.write`; what is None is left out."""
-  graphs, activity = graph_uris(run["id"]), f"{graph_uris(run['id'])[0]}:extraction"
+  graphs = graph_uris(run["id"])
+  activity = f"{graph_uris(run['id'])[0]}:extraction"
   agent = _named("software", run["software"], run.get("revision"))
   model = _named("model", run["model"], run.get("checkpoint"))
   calibration = _named("calibration", run["calibration"])
@@ -114,12 +123,15 @@ def literal(text):
 
 def _write(path, rows, lines_of, end, first=()):
   """Writes `first`, and for every accepted row `lines_of` it and the labels not yet written, each with `end`."""
-  counts, labels = nodes.new_counts(), {}
+  counts = nodes.new_counts()
+  labels = {}
   with files.writing(path) as file:
     file.writelines(first)
     for row, subject, object_ in nodes.edges(rows(), counts):
       relation_uri = nodes.relation_uri(row["relation"])
-      s, p, o = f"<{nodes.uri(subject)}>", f"<{relation_uri}>", f"<{nodes.uri(object_)}>"
+      s = f"<{nodes.uri(subject)}>"
+      p = f"<{relation_uri}>"
+      o = f"<{nodes.uri(object_)}>"
       file.write(lines_of(row, s, p, o, counts["rows"]))
       minted = row["relation"] if relation_uri.startswith(nodes.RELATION) else None
       for node, label in ((s, row["subject"]), (o, row["object"]), (p, row.get("relation_label") or minted)):

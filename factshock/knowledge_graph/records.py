@@ -50,7 +50,8 @@ def _row(head, text, object_id, confidence, score, rank, accepted, run, flags):
 def relations_of(fitted, known, asked, judged, accepted_N, labels):
   """For each relation asked: queries, accepted answers, how it was calibrated and what precision is expected."""
   relation_N = np.asarray(asked.relations, object)[asked.query_N]
-  queries, calibrated = collections.Counter(asked.relations), collections.Counter(known.relations)
+  queries = collections.Counter(asked.relations)
+  calibrated = collections.Counter(known.relations)
   found = []
   for number, name in enumerate(fitted.names):
     if name not in queries:
@@ -65,8 +66,11 @@ def relations_of(fitted, known, asked, judged, accepted_N, labels):
 
 def over_predicted(fitted, known, asked, judged):
   """The over-predicted answers, the most given first, with what calibration says of them and what they displaced."""
-  given, right, gold = collections.Counter(), collections.Counter(), collections.defaultdict(collections.Counter)
-  before, after = collections.defaultdict(list), collections.defaultdict(list)
+  given = collections.Counter()
+  right = collections.Counter()
+  gold = collections.defaultdict(collections.Counter)
+  before = collections.defaultdict(list)
+  after = collections.defaultdict(list)
   plain = extraction.judge(fitted._replace(lowering=shock_guard.NOT_LOWERED), asked).confidence_N
   labels = {}
   for answers, is_known in ((known, True), (asked, False)):

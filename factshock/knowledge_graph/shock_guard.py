@@ -9,6 +9,7 @@ import collections
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from factshock.facts import counts as counts_room
 from factshock.knowledge_graph import calibration
@@ -35,9 +36,9 @@ def over_predicted(first, gold, counts=None):
     first: pairs (relation, answer) a model gives first, one a query. gold: pairs (relation, right answer) of the calibration queries.
     counts: mentions in text, (relation or "", entity) -> number, or None: the right answers alone are the support.
   """
-  from scipy import special  # scipy.stats would take two seconds to import
 
-  predicted, right = collections.Counter(first), collections.Counter(gold)
+  predicted = collections.Counter(first)
+  right = collections.Counter(gold)
   queries, labelled = (collections.Counter(relation for relation, _ in pairs.elements()) for pairs in (predicted, right))
   answers = collections.defaultdict(list)
   for relation, answer in dict.fromkeys([*predicted, *right]):
@@ -71,10 +72,12 @@ def lowering(confidence_N, right_N):
   Args:
     confidence_N: of flagged calibration answers, by curves that have not seen them. right_N: whether each is right.
   """
-  logit_N, right_N = _logit(np.asarray(confidence_N, np.float64)), np.asarray(right_N, np.float64)
+  logit_N = _logit(np.asarray(confidence_N, np.float64))
+  right_N = np.asarray(right_N, np.float64)
   slope, shift = _most_likely(np.stack([logit_N, np.ones(len(logit_N))], axis=1), right_N, np.array(NOT_LOWERED))
   if slope < 0:
-    slope, shift = 0.0, _most_likely(np.ones((len(logit_N), 1)), right_N, np.zeros(1))[0]
+    slope = 0.0
+    shift = _most_likely(np.ones((len(logit_N), 1)), right_N, np.zeros(1))[0]
   return float(slope), float(shift)
 
 

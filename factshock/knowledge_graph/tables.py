@@ -35,7 +35,9 @@ from factshock.knowledge_graph import nodes
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
-GRAPH, GRAPH_CONFIDENCE, LABELS = "graph.tsv", "graph_confidence.tsv", "labels.tsv"
+GRAPH = "graph.tsv"
+GRAPH_CONFIDENCE = "graph_confidence.tsv"
+LABELS = "labels.tsv"
 OPENKE = tuple(os.path.join("openke", name) for name in ("entity2id.txt", "relation2id.txt", "train2id.txt", LABELS))
 NEO4J = tuple(os.path.join("neo4j", name) for name in ("nodes.csv", "relationships.csv"))
 
@@ -58,7 +60,8 @@ def unescape(cell):
 def write_tsv(folder, rows, run, confidence=False):
   """Writes graph.tsv (or graph_confidence.tsv) and labels.tsv; returns (paths, counts)."""
   paths = [os.path.join(folder, name) for name in (GRAPH_CONFIDENCE if confidence else GRAPH, LABELS)]
-  counts, labels = nodes.new_counts(), {}
+  counts = nodes.new_counts()
+  labels = {}
   with files.writing(paths[0]) as file:
     for row, subject, object_ in nodes.edges(rows(), counts):
       _note_labels(labels, row, subject, object_)
@@ -100,7 +103,10 @@ def read_labels(path):
 def write_openke(folder, rows, run):
   """Writes OpenKE's id files into the folder openke; returns (paths, counts)."""
   paths = [os.path.join(folder, name) for name in OPENKE]
-  counts, labels, entities, relations = nodes.new_counts(), {}, {}, {}
+  counts = nodes.new_counts()
+  labels = {}
+  entities = {}
+  relations = {}
   with files.writing(paths[2], binary=True) as file, tempfile.TemporaryFile(dir=os.path.dirname(paths[2])) as body:
     for row, subject, object_ in nodes.edges(rows(), counts):
       _note_labels(labels, row, subject, object_)
@@ -118,7 +124,9 @@ def write_openke(folder, rows, run):
 def write_neo4j(folder, rows, run):
   """Writes nodes.csv and relationships.csv into the folder neo4j; returns (paths, counts)."""
   paths = [os.path.join(folder, name) for name in NEO4J]
-  counts, seen, line_breaks = nodes.new_counts(), set(), 0
+  counts = nodes.new_counts()
+  seen = set()
+  line_breaks = 0
   with contextlib.ExitStack() as stack:
     of_nodes, of_edges = (stack.enter_context(files.writing(path)) for path in paths)
     of_nodes.write("key:ID,label,uri,:LABEL\n")
@@ -176,7 +184,8 @@ def _write_numbers(path, numbered):
 def _cells(path, sizes):
   """(place as errors name it, unescaped cells) of the lines of a file written here."""
   for number, line in files.lines(path):
-    where, cells = f"{path}:{number}", line.split("\t")
+    where = f"{path}:{number}"
+    cells = line.split("\t")
     if len(cells) not in sizes:
       raise UserError(f"{where}: expected {' or '.join(map(str, sizes))} cells, got {len(cells)}: {line[:60]!r}")
     try:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 ERROR = 0.1  # how often, at most, a promised precision may fail to hold (a one-sided bound at 90%)
 LOOKS = 12   # thresholds that are looked at,
@@ -37,7 +38,8 @@ def by_precision(confidence_N, right_N, cluster_N, target, weight_N=None, error=
   weight_N = np.ones(len(confidence_N)) if weight_N is None else np.asarray(weight_N, np.float64)
   right_N = np.asarray(right_N, np.float64)
   found = Threshold(target, None, None, None, 0, len(confidence_N))
-  values, goes_on = _looks(confidence_N, queries_needed(target, error)), False
+  values = _looks(confidence_N, queries_needed(target, error))
+  goes_on = False
   for number, value in enumerate(values):  # from the highest threshold on
     goes_on |= number % (LOOKS // STARTS) == 0
     if not goes_on:
@@ -52,16 +54,17 @@ def by_precision(confidence_N, right_N, cluster_N, target, weight_N=None, error=
 
 def lower_bound(right_N, cluster_N, weight_N, error):
   """(weighted share right, its lower confidence bound at 1 - error)."""
-  from scipy import special
 
   total = weight_N.sum()
   share = float(weight_N @ right_N / total)
   _, place_N = np.unique(cluster_N, return_inverse=True)
   if 0 < share < 1:
     residual_N = weight_N * (right_N - share)
-    variance, plain = (np.bincount(place_N, residual_N) ** 2).sum(), share * (1 - share) * total
+    variance = (np.bincount(place_N, residual_N) ** 2).sum()
+    plain = share * (1 - share) * total
   else:  # nothing varies: as if all answers about a subject were one
-    variance, plain = (np.bincount(place_N, weight_N) ** 2).sum(), total
+    variance = (np.bincount(place_N, weight_N) ** 2).sum()
+    plain = total
   count = min(total ** 2 / (weight_N @ weight_N), total * plain / variance)
   right = share * count
   return share, float(special.betaincinv(right, count - right + 1, error)) if right > 0 else 0.0

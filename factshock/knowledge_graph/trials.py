@@ -55,7 +55,8 @@ def compare(arms, target, *, resamples=2000, confidence=.95, seed=0):
   Raises:
     UserError: arms of other seeds than the first.
   """
-  first, rng = next(iter(arms.values())), np.random.default_rng(seed)
+  first = next(iter(arms.values()))
+  rng = np.random.default_rng(seed)
   for label, of_seed in arms.items():
     if of_seed.keys() != first.keys():
       raise UserError(f"arm {label!r}: expected the seeds of the first arm, {sorted(first)}, got {sorted(of_seed)}")
@@ -114,7 +115,8 @@ def _trial(labelled, subject_Q, calibrates_S, target, counts, method):
   known = answer_room.take(labelled, calibrates_S[subject_Q])
   asked = answer_room.take(labelled, ~calibrates_S[subject_Q])
   fitted = extraction.fit(known, asked, counts=counts, method=method)
-  judged, right_N = extraction.judge(fitted, asked), answer_room.right(asked)
+  judged = extraction.judge(fitted, asked)
+  right_N = answer_room.right(asked)
   accepted_N = extraction.by_precision(judged, extraction.threshold(fitted, known, asked, target))
   units = judged.chosen_N
   reachable = calibration.yield_at(target, judged.confidence_N[units], right_N[units], asked.score_N[units]).right if units.any() else 0

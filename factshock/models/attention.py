@@ -25,7 +25,8 @@ def relative_buckets(offsets, *, bidirectional, buckets, max_distance):
   distance = np.maximum(-offsets, 0)
   if bidirectional:
     buckets //= 2
-    first, distance = (offsets > 0) * buckets, np.abs(offsets)
+    first = (offsets > 0) * buckets
+    distance = np.abs(offsets)
   exact = buckets // 2
   # float32 as in the original: the truncation below decides the bucket of distances on an edge
   ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(

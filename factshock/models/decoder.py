@@ -114,7 +114,8 @@ def start(params, config, inputs_BxS, length, packed=None):
   (int32 scalar: tokens read since), `used` [B, S - 1] (bool: no padding) and `offset` [B] (tokens in the prompt
   but the last).
   """
-  before_BxP, first_B = inputs_BxS[:, :-1], inputs_BxS[:, -1]
+  before_BxP = inputs_BxS[:, :-1]
+  first_B = inputs_BxS[:, -1]
   used_BxP = before_BxP != PAD
   key, value = _apply(params, config, _Llama.prefill, *(packed or (before_BxP, used_BxP.astype(jnp.int32), None)))
   room = ((0, 0), (0, 0), (0, 0), (0, 0), (0, length))
@@ -149,7 +150,8 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
     tokens_M: int32, the last token of each context.
     distance_MxM: int32, by how many tokens context j is shorter than context i where i begins with j; else -1.
   """
-  batch, size = first_B.shape[0], tokens_M.shape[0]
+  batch = first_B.shape[0]
+  size = tokens_M.shape[0]
   tokens_BxM = jnp.broadcast_to(tokens_M[None], (batch, size)).at[:, 0].set(first_B)
   depth_M = (distance_MxM >= 0).sum(axis=1) - 1
   allowed_MxM = distance_MxM >= 0
@@ -205,7 +207,8 @@ class _Attention(layers.Part):
 
   def setup(self):
     config = self.config
-    wide, narrow = config.num_heads * config.d_kv, config.num_kv_heads * config.d_kv
+    wide = config.num_heads * config.d_kv
+    narrow = config.num_kv_heads * config.d_kv
     for name, width in (("query", wide), ("key", narrow), ("value", narrow)):
       setattr(self, name, self.weight(name, config.d_model ** -0.5, config.d_model, width))
     self.out = self.weight("out", wide ** -0.5, wide, config.d_model)
@@ -312,7 +315,8 @@ class _Llama(layers.Part):
 
   def observe(self, tokens, place, marked, gold, among):
     segments = _segments(tokens, None)
-    turn, bias = self._turn(positions(segments)), self._bias(segments)
+    turn = self._turn(positions(segments))
+    bias = self._bias(segments)
     x, found = self.layers.observe(self._embed(tokens), turn, bias, place, marked)
     direction = observing.direction(x[jnp.arange(len(place)), place], self.final_norm.variables["params"]["scale"],
                                     self.config.epsilon, self._head(), gold, among)
@@ -322,9 +326,14 @@ class _Llama(layers.Part):
     return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments), place)[1]
 
   def step(self, cache, tokens):
-    positions_Bx1, place = (cache["offset"] + cache["step"])[:, None], cache["used"].shape[1] + cache["step"]
-    turn, bias = self._turn(positions_Bx1), self._cached_bias(cache, positions_Bx1, cache["step"] + 1)
-    x, layer, keys, values = self._embed(tokens[:, None]), _Layer(self.config, parent=None), [], []
+    positions_Bx1 = (cache["offset"] + cache["step"])[:, None]
+    place = cache["used"].shape[1] + cache["step"]
+    turn = self._turn(positions_Bx1)
+    bias = self._cached_bias(cache, positions_Bx1, cache["step"] + 1)
+    x = self._embed(tokens[:, None])
+    layer = _Layer(self.config, parent=None)
+    keys = []
+    values = []
     for number in range(self.config.layers):
       weights = layers.weights_of(cache, self.layers.variables["params"], number, x)
       x, key, value = layer.apply({"params": weights}, x, (cache["key"][number], cache["value"][number]), place, turn, bias,
@@ -340,7 +349,8 @@ class _Llama(layers.Part):
 
   def _cached_bias(self, cache, positions_BxQ, read):
     """Bias [B, 1, 1, Q, L] of a cache's tokens, `read` of them after the prompt, for tokens at these positions."""
-    prompt, rows = cache["used"].shape[1], cache["used"].shape[0]
+    prompt = cache["used"].shape[1]
+    rows = cache["used"].shape[0]
     later_L = jnp.arange(cache["key"][0].shape[-1] - prompt)
     valid_BxL = jnp.concatenate([cache["used"], jnp.broadcast_to(later_L < read, (rows, later_L.size))], axis=1)
     allowed = valid_BxL[:, None]

@@ -40,7 +40,8 @@ def read(query_BxSxGxRxK, key_BxTxGxK, value_BxTxGxK, bias, place_B, marked_BxT)
   bias = jnp.broadcast_to(bias, (batch, bias.shape[1], queries, key_BxTxGxK.shape[1]))[rows_B, :, place_B]
   bias = bias.reshape(batch, 1, 1, -1) if bias.shape[1] == 1 else bias.reshape(batch, groups, shared, -1)
   scores = jnp.einsum("bgrk,btgk->bgrt", query_BxSxGxRxK[rows_B, place_B], key_BxTxGxK).astype(jnp.float32) + bias
-  weights, value = jax.nn.softmax(scores, axis=-1), value_BxTxGxK.astype(jnp.float32)
+  weights = jax.nn.softmax(scores, axis=-1)
+  value = value_BxTxGxK.astype(jnp.float32)
   share_BxT = marked_BxT / jnp.maximum(1, marked_BxT.sum(axis=1, keepdims=True)).astype(jnp.float32)
   marked = marked_BxT[:, None, None]
   each = [jnp.where(marked, weights, 0), jnp.where(marked, 0, weights),

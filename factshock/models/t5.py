@@ -395,13 +395,16 @@ class _T5(layers.Part):
     return self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask)
 
   def observe(self, inputs, place, marked, gold, among):
-    length, padding = inputs.shape[1], attention.padding_mask(inputs)
+    length = inputs.shape[1]
+    padding = attention.padding_mask(inputs)
     bias = self.encoder.bias(length, length) + padding
     x, own = self.encoder.layers.observe(self._embed(inputs), bias, place, marked)
-    opening, bias = inputs[jnp.arange(len(place)), place], self.decoder.bias(2, 2) + attention.causal_mask(2)
+    opening = inputs[jnp.arange(len(place)), place]
+    bias = self.decoder.bias(2, 2) + attention.causal_mask(2)
     x, cross = self.decoder.layers.observe(self._embed(jnp.stack([jnp.zeros_like(opening), opening], axis=1)),
                                            self.encoder.final_norm(x), bias, padding, jnp.ones_like(place), marked)
-    head, norm = self._head(), self.decoder.final_norm.variables["params"]["scale"]
+    head = self._head()
+    norm = self.decoder.final_norm.variables["params"]["scale"]
     direction = observing.direction(x[:, 1], norm, self.config.epsilon, head, gold, among) * self._head_scale()
     return {"encoder": own, "cross": observing.shares(cross, self.decoder.layers.backed(None, direction)[1])}
 
@@ -426,7 +429,10 @@ class _T5(layers.Part):
     by_distance = self.decoder.by_offset(-np.arange(length))
     bias_LxH = jnp.where((back >= 0)[:, None], by_distance[jnp.maximum(back, 0)], attention.MASKED)
     cross_bias = attention.padding_mask(cache["inputs"])[:, None]
-    x, layer, keys, values = self._embed(tokens[:, None]), _DecoderLayer(self.config, parent=None), [], []
+    x = self._embed(tokens[:, None])
+    layer = _DecoderLayer(self.config, parent=None)
+    keys = []
+    values = []
     for number in range(self.config.decoder_layers):
       weights = layers.weights_of(cache, self.decoder.layers.variables["params"], number, x)
       x, key, value = layer.apply({"params": weights}, x, {name: cache[name][number] for name in _CACHED}, cache["step"],

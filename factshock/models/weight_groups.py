@@ -1,5 +1,6 @@
 """Parts of a model by name: which of its weights belong to the head, the last layer, the encoder and the like."""
 
+import jax
 import numpy as np
 
 from factshock.runtime.errors import UserError
@@ -25,7 +26,6 @@ def mask(params, parts):
   Raises:
     UserError: an unknown part, or one that the model does not have (a tied head is the embedding).
   """
-  import jax
 
   leaves, structure = jax.tree_util.tree_flatten_with_path(params)
   names = ["/".join(str(key.key) for key in path) for path, _ in leaves]

@@ -43,7 +43,8 @@ def token_f1(prediction, answer):
   """Token F1 of two normalised texts (Rajpurkar et al. 2016): harmonic mean of token precision and recall."""
   if prediction == answer:
     return 1.0
-  predicted, gold = prediction.split(), answer.split()
+  predicted = prediction.split()
+  gold = answer.split()
   distinct = set(predicted)
   if len(distinct) == len(predicted):
     shared = len(distinct.intersection(gold))
@@ -76,7 +77,8 @@ def scores(predictions):
   width = max(1, len(predictions.answers))
   pairs, row_N = np.unique(predictions.prediction.astype(np.int64) * width + predictions.answer,
                            return_inverse=True)
-  texts, accepted = predictions.strings, [list(map(normalise, answers)) for answers in predictions.answers]
+  texts = predictions.strings
+  accepted = [list(map(normalise, answers)) for answers in predictions.answers]
   found = np.array([_score(normalise(texts[pair // width]), accepted[pair % width])
                     for pair in pairs.tolist()])
   return found.reshape(-1, 3)[row_N]

@@ -98,10 +98,12 @@ def estimated_priors(of, finetuning, rounds=100):
   Args:
     finetuning: answers (relation, object) of the finetuning facts, whose frequencies (each plus 1) are the model's prior.
   """
-  seen, found = collections.Counter(finetuning), {}
+  seen = collections.Counter(finetuning)
+  found = {}
   for relation, table in of.items():
     trained = np.array([seen[relation, name] for name in table.names], float) + 1
-    trained, p_QxC = trained / trained.sum(), np.exp(table.log_p_QxC)
+    trained = trained / trained.sum()
+    p_QxC = np.exp(table.log_p_QxC)
     prior = p_QxC.mean(axis=0)
     for _ in range(rounds):
       shifted_QxC = p_QxC * (prior / trained)
@@ -112,7 +114,9 @@ def estimated_priors(of, finetuning, rounds=100):
 
 def log_ratios(of, reference):
   """({relation: log(prior_reference / prior) [candidates]}, how many priors were below FLOOR and raised to it)."""
-  own, found, raised = priors(of), {}, 0
+  own = priors(of)
+  found = {}
+  raised = 0
   for relation in of:
     both = np.stack([reference[relation], own[relation]])
     raised += int((both < FLOOR).sum())
@@ -165,7 +169,8 @@ def gains(before, after, most=5):
   counts = [collections.Counter((row["relation"], row["prediction"]) for row in rows) for rows in (before, after)]
   changes = sorted(((counts[1][key] - counts[0][key], key) for key in counts[0] | counts[1]), key=lambda pair: (-pair[0], pair[1]))
   written = lambda pairs: [(key[1], key[0], counts[0][key], counts[1][key]) for _, key in pairs]
-  gained, lost = [pair for pair in changes if pair[0] > 0], [pair for pair in changes if pair[0] < 0]
+  gained = [pair for pair in changes if pair[0] > 0]
+  lost = [pair for pair in changes if pair[0] < 0]
   return written(gained[:most]), written(lost[::-1][:most])
 
 
@@ -181,7 +186,8 @@ def check_candidates(of, where, others, other):
   """Raises a UserError unless two files have the same candidates in each relation."""
   for relation, table in of.items():
     if table.names != others[relation].names:
-      first, second = set(table.names), set(others[relation].names)
+      first = set(table.names)
+      second = set(others[relation].names)
       raise UserError(f"{other}: relation {relation!r}: expected the candidates of {where}, got {len(second - first):,} others and "
                       f"{len(first - second):,} missing; rank the same candidates (answer --candidates)")
 

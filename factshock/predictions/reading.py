@@ -79,15 +79,24 @@ def from_rows(numbered_rows, path="rows"):
 
   Candidate lists are not kept: only the rank of the gold answer in them is.
   """
-  strings, answers, accepted = {}, {}, []
+  strings = {}
+  answers = {}
+  accepted = []
   codes = {name: array.array("i") for name in CODED}
   add = [column.append for column in codes.values()]
   add_subject, add_relation, add_object, add_prediction, add_answer, add_label, add_split, add_rank = add
-  seeds, scores, popularities = array.array("q"), array.array("d"), array.array("d")
-  code, default, listed = strings.setdefault, _stem(path), 0
+  seeds = array.array("q")
+  scores = array.array("d")
+  popularities = array.array("d")
+  code = strings.setdefault
+  default = _stem(path)
+  listed = 0
   for number, row in numbered_rows:
     try:
-      subject, relation, gold, prediction = row["subject"], row["relation"], row["object"], row["prediction"]
+      subject = row["subject"]
+      relation = row["relation"]
+      gold = row["object"]
+      prediction = row["prediction"]
       get = row.get
     except (KeyError, TypeError, IndexError, AttributeError):
       raise _bad_row(path, number, row) from None
@@ -157,7 +166,8 @@ def arms(many):
   """
   found = {}
   for predictions in many:
-    labels, seeds = predictions.label.astype(np.int64), predictions.seed
+    labels = predictions.label.astype(np.int64)
+    seeds = predictions.seed
     distinct_seeds, seed_N = np.unique(seeds, return_inverse=True)
     pair_N = labels * len(distinct_seeds) + seed_N
     pairs, first = np.unique(pair_N, return_index=True)
@@ -189,8 +199,10 @@ def match(reference, other, labels=("the reference", "the other")):
   _, pair = np.unique(np.concatenate([left[1] * len(table) + left[2], right[1] * len(table) + right[2]]),
                       return_inverse=True)
   keys = np.concatenate([left[0], right[0]]) * (int(pair.max()) + 1) + pair
-  left, right = keys[:len(reference)], keys[len(reference):]
-  order, other_order = np.argsort(left, kind="stable"), np.argsort(right, kind="stable")
+  left = keys[:len(reference)]
+  right = keys[len(reference):]
+  order = np.argsort(left, kind="stable")
+  other_order = np.argsort(right, kind="stable")
   if len(left) != len(right) or (left[order] != right[other_order]).any():
     raise _different(left, right, reference, other, labels)
   rows = np.empty(len(left), np.int64)
@@ -279,7 +291,9 @@ def _bad_aliases(aliases, path, number):
 def label_of(row, default, path, number):
   """The row's arm, with "@value" for a step or an alpha, unless its name ends so already."""
   get = row.get
-  label, step, alpha = get("arm"), get("step"), get("alpha")
+  label = get("arm")
+  step = get("step")
+  alpha = get("alpha")
   if label is None:
     label = default
   elif type(label) is not str:

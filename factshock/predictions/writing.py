@@ -84,7 +84,8 @@ def listed_rows(facts, listed, *, arm, seed, split, **extra):
 
   Scores are rounded before they are ordered, as in `prediction_rows`.
   """
-  labels, rows = {"arm": arm, "seed": seed, "split": split, **extra}, []
+  labels = {"arm": arm, "seed": seed, "split": split, **extra}
+  rows = []
   for fact, pairs in zip(facts, listed, strict=True):
     scores = _rounded(np.array([score for _, score in pairs], np.float64)).tolist()
     ranked = sorted(([text, score] for (text, _), score in zip(pairs, scores)), key=lambda pair: (-pair[1], pair[0]))

@@ -9,7 +9,8 @@ HEADS = {"contribution": "Subject<br>(logits)", "contribution_rest": "Rest<br>(l
          "salience": "Salience<br>(logits)"}
 PICTURES = ("attention_heads", "attention_popularity", "attention_curves")
 MOST_NUMBERS = 64  # cells of a panel up to which each has its number
-_CHANGE, _NOTHING = "Change of attention to the subject", {"mean": 0., "low": None, "high": None}
+_CHANGE = "Change of attention to the subject"
+_NOTHING = {"mean": 0., "low": None, "high": None}
 AXES = {"steps": "finetuning steps", "alpha": "the mixing weight alpha"}
 
 
@@ -74,7 +75,8 @@ def _size(found):
 
 
 def _against_reference(diagnosis):
-  label, other = reading.roles(diagnosis)["finetuned"], reference(diagnosis)
+  label = reading.roles(diagnosis)["finetuned"]
+  other = reference(diagnosis)
   words = []
   for site in sites(diagnosis)[::-1] if other is not None else ():
     found = estimate(diagnosis, label, site, "change", "mass")
@@ -97,8 +99,10 @@ def _compared(diagnosis, site):
 
 
 def _remedies(diagnosis):
-  role, site = reading.roles(diagnosis), _answering(diagnosis)
-  mended, compared = role["finetuned"], _compared(diagnosis, site)
+  role = reading.roles(diagnosis)
+  site = _answering(diagnosis)
+  mended = role["finetuned"]
+  compared = _compared(diagnosis, site)
   rows = [(label, compared[label, mended]) for label in role["remedies"] if (label, mended) in compared]
   if not rows:
     return None
@@ -121,7 +125,8 @@ def _halves(diagnosis):
 
 
 def _where_lost(diagnosis):
-  label, site = reading.roles(diagnosis)["finetuned"], _answering(diagnosis)
+  label = reading.roles(diagnosis)["finetuned"]
+  site = _answering(diagnosis)
   found = {name: estimate(diagnosis, label, site, "change", name) for name in ("lost", "kept", "lost_minus_kept")}
   if None in found.values():
     return None
@@ -160,7 +165,8 @@ def _levels(diagnosis):
 
 def _changes(diagnosis):
   """Changes against the reference arm, then the pairs compared besides; the bar is drawn of the answering site."""
-  there, found = sites(diagnosis), _blocks(diagnosis)
+  there = sites(diagnosis)
+  found = _blocks(diagnosis)
   if not found:
     return None
 
@@ -180,7 +186,9 @@ def _changes(diagnosis):
 
 def _blocks(diagnosis):
   """dict (arm, against) -> dict site -> its differences, of arms of the table."""
-  here, other, found = labels(diagnosis), reference(diagnosis), {}
+  here = labels(diagnosis)
+  other = reference(diagnosis)
+  found = {}
   for label in here if other is not None else ():
     found[label, other] = {site: _at(diagnosis, label, site, "change") for site in sites(diagnosis)}
   for row in _part(diagnosis).get("comparisons") or []:
@@ -220,7 +228,8 @@ def draw(diagnosis):
 
 def _drawn(diagnosis, most=9):
   """Labels that are drawn, in the table's order: those that play a part, then those compared bin by bin."""
-  role, there = reading.roles(diagnosis), labels(diagnosis)
+  role = reading.roles(diagnosis)
+  there = labels(diagnosis)
   wanted = dict.fromkeys([role["zero_shot"], role["finetuned"], *role["remedies"], *plots.main_arms(diagnosis)])
   drawn = [label for label in wanted if label in there][:most] or there[:most]
   return sorted(drawn, key=there.index)
@@ -254,7 +263,8 @@ def _head_panels(diagnosis, site):
 def _head_panel(diagnosis, label, site, rows, limit, beyond):
   from matplotlib.colors import LinearSegmentedColormap
 
-  layers, heads = len(rows), len(rows[0])
+  layers = len(rows)
+  heads = len(rows[0])
   figure, axes = plots._figure(4.0, min(4.2, 1.5 + max(.3 * layers, .09 * layers + .8)))
   colours = LinearSegmentedColormap.from_list("change", [plots.VERMILION, "#ffffff", plots.BLUE])
   image = axes.imshow(rows, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")

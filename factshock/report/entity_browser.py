@@ -105,7 +105,8 @@ def rows(diagnosis):
 
   A row: answer, relation, gold, pretraining, finetuning, group, then a count an arm (None where an arm says nothing).
   """
-  found, labels = {}, {}
+  found = {}
+  labels = {}
   for row in diagnosis.get("entities") or []:
     labels |= dict.fromkeys(row.get("predicted") or {})
   for row in diagnosis.get("entities") or []:

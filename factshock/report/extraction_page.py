@@ -18,7 +18,6 @@ from factshock.report.extraction_text import (
 )
 from factshock.report.reading import clean, number, share
 from factshock.report.tables import bar, cell, spread, text
-from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -81,7 +80,9 @@ def _top(found, heading):
 
 def _tiles(found):
   """A few numbers at a glance; those that are missing are left out."""
-  counts, promise, group = found.get("counts") or {}, found.get("promise") or {}, pooled(found)
+  counts = found.get("counts") or {}
+  promise = found.get("promise") or {}
+  group = pooled(found)
   wanted = extraction_text.precision(found)
   got = extraction_text.yield_row(group, wanted).get("share")
   tiles = [(number(counts.get("triples")), count, "triples written"), (number(counts.get("queries")), count, "queries"),
@@ -215,7 +216,8 @@ def _triple(parts):
   """Subject, relation, object, and the confidence in small type."""
   *names, last = list(parts or []) or [None]
   if number(last) is None:
-    names, last = [*names, last], None
+    names = [*names, last]
+    last = None
   words = " · ".join(text(name) for name in names if name is not None) or NONE
   return words + (f"<small>confidence {share(last)}</small>" if last is not None else "")
 

@@ -181,7 +181,8 @@ def _off(found):
 
 def _ranking(found):
   group = pooled(found)
-  auroc, row = reading.clean(group.get("auroc")), yield_row(group, precision(found))
+  auroc = reading.clean(group.get("auroc"))
+  row = yield_row(group, precision(found))
   if auroc is None:
     return None
   verdict = ("tells right from wrong answers" if auroc["low"] is not None and auroc["low"] > .5 else

@@ -8,7 +8,7 @@ from factshock.report import attention, entity_browser, plots, reading, remedies
 from factshock.report.captions import READING, TITLES, WHY_NOT
 from factshock.report.style import CSS
 from factshock.report.tables import text
-from factshock.runtime import console, files
+from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
 # The page may load nothing and run nothing but our own script, whatever a name in the data says.

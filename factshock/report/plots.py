@@ -13,8 +13,14 @@ from typing import NamedTuple
 
 from factshock.report import reading
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7A7A7A"
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
+GREY = "#7A7A7A"
 STYLES = [(VERMILION, "o", "-"), (BLUE, "s", "-"), (GREEN, "^", "--"), (PURPLE, "D", "-."),
           (ORANGE, "v", "--"), (SKY, "P", ":"), (BLACK, "X", "-"), (GREY, "<", ":")]
 # The same arm looks the same in every picture; labels not named here take the styles left over.
@@ -60,7 +66,8 @@ def _panel(figure, name, alt):
 
 def styles(labels):
   """dict label -> (colour, marker, line), all different while there are at most eight labels."""
-  labels, used = list(labels), {}
+  labels = list(labels)
+  used = {}
   for label in labels:
     wanted = PREFERRED.get(label)
     if wanted is not None and wanted not in used.values():
@@ -114,7 +121,8 @@ def accuracy_by_steps(diagnosis):
 
 def _drawn(diagnosis, labels, most=8):
   """As many curves as can be told apart: those that play a part first, then those of the plain groups, in the table's order."""
-  role, plain = reading.roles(diagnosis), ("baseline", "remedy", "control", "which facts", "")
+  role = reading.roles(diagnosis)
+  plain = ("baseline", "remedy", "control", "which facts", "")
   first = sorted(labels, key=lambda label: (label not in (role["finetuned"], *role["remedies"]), reading.group(diagnosis, label) not in plain))
   return sorted(first[:most], key=labels.index)
 
@@ -245,7 +253,8 @@ def _ratio_group(diagnosis, axes, labels, name, style, shift):
 
 def _ratio_axes(axes, bounds, names):
   axes.set_xscale("log", base=2)
-  low, high = math.floor(math.log2(min(bounds)) - .1), math.ceil(math.log2(max(bounds)) + .1)
+  low = math.floor(math.log2(min(bounds)) - .1)
+  high = math.ceil(math.log2(max(bounds)) + .1)
   axes.set_xlim(2. ** low, 2. ** high)
   _factors(axes.set_xticks, low, high, lambda x: 2. ** x)
   axes.minorticks_off()
@@ -283,7 +292,8 @@ def pressure_points(diagnosis, label):
   rows = []
   for row in diagnosis.get("entities") or []:
     predicted = reading.number((row.get("predicted") or {}).get(label))
-    gold, pressure = reading.number(row.get("gold")), reading.number(row.get("pressure"))
+    gold = reading.number(row.get("gold"))
+    pressure = reading.number(row.get("pressure"))
     if None not in (predicted, gold, pressure) and (gold > 0 or (row.get("finetuning") or 0) > 0):
       rows.append((pressure / math.log(2), math.log2((predicted + 1) / (gold + 1)), gold, row.get("group")))
   return rows

@@ -175,7 +175,8 @@ def change(diagnosis, label, against):
 
 
 def _compared(found, sign):
-  low, high = found["low"], found["high"]
+  low = found["low"]
+  high = found["high"]
   if sign < 0:
     low, high = (None if high is None else -high), (None if low is None else -low)
   known = low is not None and high is not None

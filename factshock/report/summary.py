@@ -45,7 +45,9 @@ def _finetuning(diagnosis):
 
 def _rise_and_fall(diagnosis, rows):
   """What a curve of (step, label, estimate) does: rises, falls, both or neither."""
-  start, end, peak = rows[0], rows[-1], max(rows, key=lambda row: row[2]["mean"])
+  start = rows[0]
+  end = rows[-1]
+  peak = max(rows, key=lambda row: row[2]["mean"])
   first, top, last = (share(row[2]["mean"]) for row in (start, peak, end))
   rose = peak[0] != start[0] and change(diagnosis, peak[1], start[1]).clear
   fell = peak[0] != end[0] and change(diagnosis, end[1], peak[1]).clear

@@ -44,7 +44,8 @@ def arms(diagnosis):
              if any(column[1](label) is not None for label in labels)]
   span = spread([estimate(diagnosis, label, "right") for label in labels])
   line = number(reading.mean(diagnosis, reading.roles(diagnosis)["zero_shot"], "right"))
-  rows, last = [], None
+  rows = []
+  last = None
   for label in _by_group(diagnosis, labels):
     kind = reading.group(diagnosis, label)
     if kind != last and any(reading.group(diagnosis, other) for other in labels):

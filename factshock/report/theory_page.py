@@ -5,7 +5,6 @@ import json
 from factshock.report import page, tables, theory_plots
 from factshock.report.reading import clean, share
 from factshock.report.tables import cell, difference, text
-from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -80,7 +80,8 @@ def _phases(found):
   """Heat maps of gap and harm, Zipf exponent by steps, a panel for each size of the finetuning set."""
   cells = found.get("phases") or []
   sizes, exponents = (sorted({cell[key] for cell in cells}) for key in ("size", "zipf"))
-  by_place, panels = {(cell["zipf"], cell["size"]): cell for cell in cells}, []
+  by_place = {(cell["zipf"], cell["size"]): cell for cell in cells}
+  panels = []
   for measure, words in (("gap", "Popular less unpopular half"), ("harm", "Before less after unpopular half")):
     limit = max((abs(found["mean"]) for cell in cells for found in cell[measure]), default=0) or 1
     for size in sizes:

@@ -4,6 +4,8 @@ import sys
 import time
 import traceback
 
+from absl import app, flags, logging
+
 from factshock.runtime import interruption, processes
 from factshock.runtime.errors import UserError
 
@@ -13,7 +15,6 @@ def run(main):
 
   The exit code is 75 where SIGTERM or Ctrl-C made a run save itself and stop, 130 where Ctrl-C stopped a verb that has nothing to save.
   """
-  from absl import app, logging
 
   def guarded(argv):
     logging.set_verbosity(logging.WARNING)  # absl's own INFO: which backends JAX did not find
@@ -55,7 +56,6 @@ def _ended(message, code):
 
 def _parse_flags(argv):
   """absl's flag parsing, with the errors of a config file or a config flag as one line."""
-  from absl import app, flags
 
   try:
     return app.parse_flags_with_usage(argv)
@@ -81,7 +81,9 @@ class Progress:
   """
 
   def __init__(self, label, total, *, every=5.0):
-    self.label, self.total, self.every = label, total, every
+    self.label = label
+    self.total = total
+    self.every = every
     self.began = self.last = time.monotonic()
     self.first = None
 

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import fcntl
 import gzip
+import io
 import mmap
 import os
 import tempfile
@@ -100,7 +101,8 @@ def writing_past_cache(path):
       def send(size):
         nonlocal before, filled
         before.result()
-        before, filled = pool.submit(_write_all, descriptor, pieces[0], size), 0
+        before = pool.submit(_write_all, descriptor, pieces[0], size)
+        filled = 0
         pieces.reverse()
 
       def write(data):
@@ -110,7 +112,8 @@ def writing_past_cache(path):
         while left:
           taken = left[:_PIECE - filled]
           pieces[0][filled:filled + len(taken)] = taken
-          filled, left = filled + len(taken), left[len(taken):]
+          filled = filled + len(taken)
+          left = left[len(taken):]
           if filled == _PIECE:
             send(_PIECE)
 
@@ -160,7 +163,6 @@ def _layers(raw, gzipped, binary):
     if binary:
       yield file
       return
-    import io
     text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=False)
     yield text
     text.flush()

@@ -8,7 +8,8 @@ import threading
 import time
 import uuid
 
-BEAT, STALE = 15.0, 180.0  # seconds: a holder touches its claim every BEAT; one not touched for STALE is taken over
+BEAT = 15.0  # seconds: a holder touches its claim every BEAT; one not touched for STALE is taken over
+STALE = 180.0
 
 
 @contextlib.contextmanager
@@ -51,7 +52,8 @@ def _taken(path, mine):
 
 def _taken_over(path, mine):
   """Replaces a stale claim by ours; of several that try, one does, by a second claim that is held for a moment."""
-  guard, fresh = f"{path}.takeover", f"{path}.{mine['token']}"
+  guard = f"{path}.takeover"
+  fresh = f"{path}.{mine['token']}"
   try:
     _create(guard, mine)
   except FileExistsError:

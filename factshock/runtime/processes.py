@@ -13,6 +13,10 @@ import threading
 import time
 from typing import NamedTuple
 
+from absl import flags
+
+from factshock.runtime.errors import UserError
+
 HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead, and the others end
 _FAILED = "factshock/failed"
 _LOOK = 1.0  # seconds between two looks for the failure of another process
@@ -31,7 +35,6 @@ _group = _Group(None, 0, 1, itertools.count())
 
 def define_flags():
   """Defines the flags by which a verb joins other processes; `join` takes their values."""
-  from absl import flags
 
   flags.DEFINE_bool("distributed", False, "Work as one with other processes; who they are is found from SLURM, MPI, the TPU's metadata or the environment "
                     "(JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID). They need a --workdir that all of them see.")
@@ -48,9 +51,6 @@ def join(wait=300):
   Raises:
     UserError: flags that do not fit one another, or the others cannot be found.
   """
-  from absl import flags
-
-  from factshock.runtime.errors import UserError
 
   values = flags.FLAGS
   given = {"--coordinator": values.coordinator, "--processes": values.processes, "--process": values.process}
@@ -64,7 +64,6 @@ def join(wait=300):
 
 
 def _from_environment(name):
-  from factshock.runtime.errors import UserError
 
   value = os.environ.get(name)
   if value is not None and not value.isdecimal():
@@ -75,8 +74,6 @@ def _from_environment(name):
 def _start(coordinator, processes, process, wait):
   import jax
   from jax._src import distributed
-
-  from factshock.runtime.errors import UserError
 
   global _group
   if process is not None and processes is not None and process >= processes:

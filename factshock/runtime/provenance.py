@@ -1,6 +1,7 @@
 """Where results come from: code, versions, devices and command of every start of a run."""
 
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -48,7 +49,6 @@ def _module():
 
 
 def _version(name):
-  import importlib.metadata
 
   try:
     return importlib.metadata.version(name)

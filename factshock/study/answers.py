@@ -4,6 +4,9 @@ import os
 
 import numpy as np
 
+from factshock.answering import choices, decoding, probes, ranking
+from factshock.data import prompts
+from factshock.predictions import writing
 from factshock.study import config as configs
 from factshock.study import seed_run
 
@@ -13,7 +16,6 @@ _BELIEVED = 1e-3  # less likely answers are not taught
 
 def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
   """Log-probabilities of every candidate for each fact of a split: list of arrays [candidates]."""
-  from factshock.answering import ranking
 
   key = (prompt, shots, shot_facts, split)
   if key not in study.queries:
@@ -29,7 +31,6 @@ def cloze_scores(study, params, split, number):
 
   A decoder-only model has none for a statement that goes on after the answer.
   """
-  from factshock.data import prompts
 
   relations = {name: {**row, "statements": [row["statements"][number]]} for name, row in study.relations.items()
                if number < len(row["statements"]) and prompts.can_ask(row["statements"][number], seed_run.is_decoder(study))}
@@ -94,7 +95,6 @@ def answered(config, workdir, label, seed):
 
 def write_answers(study, label, split, scores_by_fact, **extra):
   """Writes the predictions file of one label and split from candidate scores."""
-  from factshock.predictions import writing
 
   rows = writing.prediction_rows(
       study.sets[split], study.candidates, scores_by_fact, top=kept(study.config, label), **_labels(study, label, split), **extra)
@@ -110,7 +110,6 @@ def kept(config, label):
 
 def write_rows(study, label, split, rows):
   """Writes ready rows as the predictions file of one label and split."""
-  from factshock.predictions import writing
 
   writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
@@ -130,9 +129,9 @@ def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
 
 
 def _write_attention(study, label, params, prompt, shots, shot_facts):
-  from factshock.answering import probes
 
-  key, facts = ("attention", prompt, shots, shot_facts), study.sets["test"]
+  key = ("attention", prompt, shots, shot_facts)
+  facts = study.sets["test"]
   if key not in study.queries:
     texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
     study.queries[key] = probes.prepare(study.model, study.tokenizer, facts, texts, study.candidates)
@@ -143,10 +142,9 @@ def _write_attention(study, label, params, prompt, shots, shot_facts):
 
 def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
   """Writes what a model generates, or which of a fact's own choices it takes."""
-  from factshock.answering import choices, decoding
-  from factshock.predictions import writing
 
-  facts, labels = study.sets[split], {**_labels(study, label, split), **extra}
+  facts = study.sets[split]
+  labels = {**_labels(study, label, split), **extra}
   asked = (params, study.model, study.tokenizer)
   texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
   size = dict(batch_size=study.config.answering.batch_size, mesh=study.mesh)

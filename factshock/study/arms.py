@@ -9,7 +9,9 @@ import os
 import shutil
 from typing import Callable, NamedTuple
 
+from factshock.checkpoints import interpolation, store, tree_files
 from factshock.facts import baselines, schema, splits
+from factshock.predictions import prior_correction
 from factshock.runtime import files, processes
 from factshock.runtime.errors import UserError
 from factshock.study import answers, pretraining_text, seed_run, study_data, training, weights
@@ -97,7 +99,8 @@ def _by_best_statements(study):
 
 def _best_statements(study):
   """{relation: the statement by which most of its development facts are right, the first of equals}."""
-  params, best = weights.pretrained(study), {}
+  params = weights.pretrained(study)
+  best = {}
   for number in range(max(len(row["statements"]) for row in study.relations.values())):
     for relation, scores in answers.cloze_scores(study, params, "development", number).items():
       right = answers.share_right(study, "development", relation, scores)
@@ -113,7 +116,6 @@ def _best_statements(study):
 
 def _finetuned(study, name, step=None):
   """The weights of a finetuned arm; where its last checkpoint is found damaged it is set aside and the arm trained again."""
-  from factshock.checkpoints import store, tree_files
 
   try:
     return weights.finetuned(study, name, step)
@@ -132,9 +134,9 @@ def _finetune_points(config, name):
 
 def _run_finetune(study, name):
   """Finetunes on the arm's facts, mixed with `ratio` pretraining examples to each, answering at eval_steps."""
-  from factshock.checkpoints import store
 
-  arm, section = study.config.arms[name], settings(study.config, name)
+  arm = study.config.arms[name]
+  section = settings(study.config, name)
   folder = training.checkpoint_folder(study.workdir, name, study.seed)
   done = store.agreed_latest_step(folder) or -1
   missing = [label for label in points(study.config, name) if not _answered(study, label)]
@@ -166,7 +168,8 @@ def _taught(study, arm):
   `teacher` is, all of it or its likeliest answer; of it `gold_share` is the object all the same. (A share g of the object and 1 - g of a
   belief has the gradient of a loss on the object and (1 - g) / g times the divergence from the belief, up to a factor.)
   """
-  facts, labels = _facts(study, arm.facts), arm.get("labels", "gold")
+  facts = _facts(study, arm.facts)
+  labels = arm.get("labels", "gold")
   if labels == "permuted":
     return splits.permuted_answers(facts, study.seed), None
   if labels == "gold":
@@ -210,10 +213,10 @@ def _run_weight_mixing(study, name):
 
   With a `profile` alpha falls linearly in depth to 0 at the head ("decreasing") or rises from 0 at the embedding ("increasing").
   """
-  from factshock.checkpoints import interpolation
 
   arm = study.config.arms[name]
-  finetuned, pretrained = _finetuned(study, arm.of), weights.pretrained(study)
+  finetuned = _finetuned(study, arm.of)
+  pretrained = weights.pretrained(study)
   prompt = settings(study.config, arm.of)["prompt"]
   for alpha in study.config.mixing.alphas:
     params = interpolation.mix_by_profile(pretrained, finetuned, alpha, arm.get("profile", "uniform"))
@@ -225,7 +228,6 @@ def _run_soup(study, name):
 
   Step 0 is the pretrained model.
   """
-  from factshock.checkpoints import interpolation
 
   arm = study.config.arms[name]
   several = [(one, step) for one in arm.of_arms for step in arm.get("steps", (None,))]
@@ -236,7 +238,6 @@ def _run_soup(study, name):
 
 def _run_exchange(study, name):
   """The weights of another arm with some parts (models/weight_groups.py) put back to the pretrained ones, or all but these."""
-  from factshock.checkpoints import interpolation
 
   arm = study.config.arms[name]
   pair = [weights.pretrained(study), _finetuned(study, arm.of)]
@@ -257,14 +258,14 @@ def _correction_points(config, name):
 
 def _run_prior_correction(study, name):
   """Moves the answers of another arm back to the answer frequencies of a reference, learned from the unlabelled test queries."""
-  from factshock.predictions import prior_correction
 
   def tables(label, split):
     path = answers.predictions_path(study.workdir, label, study.seed, split)
     rows = prior_correction.read_rows(path)
     return rows, prior_correction.tables(rows, path)
 
-  arm, label = study.config.arms[name], corrected_point(study.config, name)
+  arm = study.config.arms[name]
+  label = corrected_point(study.config, name)
   _, test = tables(label, "test")
   reference = {
       "arm": lambda: prior_correction.priors(tables(arm.with_arm, "test")[1]),
@@ -289,7 +290,6 @@ def _trained_on(study, name):
 
 def _run_output_mixing(study, name):
   """Interpolates the answer probabilities of a prompted arm and of a finetuned one, each with its own prompt."""
-  from factshock.checkpoints import interpolation
 
   arm = study.config.arms[name]
   asked = study.config.arms[arm.with_arm]

@@ -6,7 +6,8 @@ from factshock.study import config as configs
 
 
 def _correction_problems(config, name, ranks):
-  arm, where = config.arms[name], f"config.arms.{name}"
+  arm = config.arms[name]
+  where = f"config.arms.{name}"
   problems = []
   if not ranks:
     problems.append(f"{where}: prior_correction needs every candidate's score: config.answering.mode='rank'")
@@ -20,7 +21,8 @@ def _correction_problems(config, name, ranks):
 
 
 def _soup_problems(config, name):
-  arm, problems = config.arms[name], []
+  arm = config.arms[name]
+  problems = []
   if len(arm.of_arms) * len(arm.get("steps", (None,))) < 2:
     problems.append(f"config.arms.{name}: expected two models to average at least, got one; name more arms or steps")
   for other in arm.of_arms:
@@ -61,10 +63,12 @@ def check(config):
       problems.append(f"config.arms.{name}: {arm.kind} ranks the answers of a relation, and choices are a question's own; take it out")
     elif arm.kind in ("output_mixing", "best_cloze") and not ranks:
       problems.append(f"config.arms.{name}: {arm.kind} needs config.answering.mode='rank'; take it out or rank")
-    of, of_kinds = arm.get("of"), arms.CORRECTED if arm.kind == "prior_correction" else ("finetune",)
+    of = arm.get("of")
+    of_kinds = arms.CORRECTED if arm.kind == "prior_correction" else ("finetune",)
     if of and config.arms[of].kind not in of_kinds:
       problems.append(f"config.arms.{name}.of: expected an arm of kind {' or '.join(map(repr, of_kinds))}, got {of!r}")
-    asked, asked_kinds = arm.get("with_arm"), ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
+    asked = arm.get("with_arm")
+    asked_kinds = ("prompted", "best_cloze") if arm.kind == "prior_correction" else ("prompted",)
     if asked and config.arms[asked].kind not in asked_kinds:
       problems.append(f"config.arms.{name}.with_arm: expected an arm of kind {' or '.join(map(repr, asked_kinds))}, got {asked!r}")
     if arm.get("text") in ("background", "random_words") and config.pretrain.masking == "salient":

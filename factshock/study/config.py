@@ -238,7 +238,18 @@ def optional(check_):
   return (check_, False)
 
 
-TEXTS, STEPS, WHOLE = _tuple_of(_TEXT, 1), _tuple_of(_WHOLE, 1), _WHOLE
-PARTS, TAUS = _tuple_of(_choice(*weight_groups.PARTS), 1), _tuple_of(_NOT_NEGATIVE, 1)
-TEXT, COUNT, FLAG, SHARE, NOT_NEGATIVE, choice = _TEXT, _COUNT, _FLAG, _SHARE, _NOT_NEGATIVE, _choice
-INSIDE, POSITIVE, SEEDS, tuple_of = _INSIDE, _POSITIVE, SCHEMA["seeds"], _tuple_of
+TEXTS = _tuple_of(_TEXT, 1)
+STEPS = _tuple_of(_WHOLE, 1)
+WHOLE = _WHOLE
+PARTS = _tuple_of(_choice(*weight_groups.PARTS), 1)
+TAUS = _tuple_of(_NOT_NEGATIVE, 1)
+TEXT = _TEXT
+COUNT = _COUNT
+FLAG = _FLAG
+SHARE = _SHARE
+NOT_NEGATIVE = _NOT_NEGATIVE
+choice = _choice
+INSIDE = _INSIDE
+POSITIVE = _POSITIVE
+SEEDS = SCHEMA["seeds"]
+tuple_of = _tuple_of

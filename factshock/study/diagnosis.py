@@ -4,9 +4,11 @@ import functools
 import json
 import os
 
+from factshock.diagnosis import attention, summary, table
 from factshock.facts import counts as counting
 from factshock.facts import relations as relation_files
 from factshock.facts import schema
+from factshock.predictions import accuracy, reading
 from factshock.runtime import files
 from factshock.study import answers, seed_run
 from factshock.study import arms as arm_room
@@ -15,15 +17,18 @@ from factshock.study import config as configs
 
 def diagnose(config, workdir, run_facts):
   """Diagnoses all predictions of a workdir and writes diagnosis.json; returns what it wrote."""
-  from factshock.diagnosis import summary
 
-  seeds, table = configs.seeds(config), {}
+  seeds = configs.seeds(config)
+  table = {}
   asked = {}  # label -> seed -> label of the files that hold its answers
-  curves, selected, finetuning = {"step": {}, "alpha": {}, "tau": {}}, {}, {}
+  curves = {"step": {}, "alpha": {}, "tau": {}}
+  selected = {}
+  finetuning = {}
   answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
   counts = {seed: counting.read_counts(seed_run.facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
   for name in config.arms:
-    kind, labels = arm_room.KINDS[config.arms[name].kind], arm_room.points(config, name)
+    kind = arm_room.KINDS[config.arms[name].kind]
+    labels = arm_room.points(config, name)
     asked |= {label: dict.fromkeys(seeds, label) for label in labels}
     if kind.varies:
       curves[kind.varies][name] = [{kind.varies: arm_room.value(label), "label": label} for label in labels]
@@ -64,7 +69,6 @@ def diagnose(config, workdir, run_facts):
 
 def summary_lines(found):
   """The table of arms and the paired comparisons as lines of text; points of curves are left out."""
-  from factshock.diagnosis import table
 
   listed = set(found["table"])
   return table.lines({
@@ -74,9 +78,9 @@ def summary_lines(found):
 
 def _attention(config, workdir, asked, arms, table):
   """{"attention": ...} of the arms with `attention=True` whose files are there; nothing where none is."""
-  from factshock.diagnosis import attention
 
-  paths, missing = {}, []
+  paths = {}
+  missing = []
   for label, by_seed in asked.items():
     if config.arms[_name(config, label)].get("attention"):
       wanted = {seed: answers.attention_path(workdir, point, seed) for seed, point in by_seed.items()}
@@ -123,14 +127,12 @@ def _answers(workdir, seed, name):
 
 
 def _read(workdir, label, seed, split):
-  from factshock.predictions import reading
 
   return reading.read(answers.predictions_path(workdir, label, seed, split))
 
 
 def _best_point(workdir, labels, seed, criterion):
   """The point with the most right answers on development facts, by the criterion; the first of equals."""
-  from factshock.predictions import accuracy
 
   column = accuracy.CRITERIA.index(criterion)
   scores = [float(accuracy.scores(_read(workdir, label, seed, "development"))[:, column].mean()) for label in labels]
@@ -151,7 +153,8 @@ def _group(config, label):
 
 def _pairs(config, table):
   """The paired comparisons that the papers' claims need: remedies, early stopping and halves."""
-  roles, pairs = config.roles, []
+  roles = config.roles
+  pairs = []
   for remedy, mended in {**{name: roles.finetuned for name in roles.remedies}, **remedies_of(config)}.items():
     best = f"{remedy}_early" if f"{remedy}_early" in table else remedy
     pairs += [(remedy, mended), (best, f"{mended}_early"), (remedy, roles.zero_shot), (mended, roles.zero_shot)]

@@ -1,11 +1,22 @@
 """One model finetuned on all facts of a file, outside of a study: what the train verb does."""
 
+import functools
+import tempfile
+
+import jax
+import numpy as np
+
+from factshock.checkpoints import store, tree_files
+from factshock.devices import host, partitioning
 from factshock.facts import splits
+from factshock.models import families, lora
 from factshock.runtime import interruption, processes, provenance
 from factshock.runtime.errors import UserError
 from factshock.study import arms, seed_run, study_data, training, weights
 from factshock.study import config as configs
 from factshock.study import workdir as workdirs
+from factshock.training import dry_run as planning
+from factshock.training import train_step as steps
 
 NAME = "finetuned"
 
@@ -24,8 +35,6 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
     UserError: a config that cannot be used, or a workdir of something else.
     interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
-  from factshock.checkpoints import store
-  from factshock.devices import host, partitioning
 
   check(config, ratio)
   workdirs.claim(config, workdir)
@@ -54,16 +63,12 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
   Returns:
     Names of the weights in which the two differ: none where training is reproducible.
   """
-  import tempfile
-
-  import numpy as np
-
-  from factshock.checkpoints import tree_files
-  from factshock.devices import partitioning
 
   check(config, ratio)
   partitioning.use_cpu_devices(config.cpu_devices)
-  mesh, section, found = partitioning.make_mesh(config.mesh.to_dict()), {**config.finetune.to_dict(), "steps": steps}, []
+  mesh = partitioning.make_mesh(config.mesh.to_dict())
+  section = {**config.finetune.to_dict(), "steps": steps}
+  found = []
   for _ in range(2):
     with tempfile.TemporaryDirectory() as folder:
       material = study_data.of(config, folder, seed)
@@ -87,27 +92,21 @@ def dry_run(config, ratio=0.0):
   Raises:
     UserError: a config that cannot be used, or one that leaves the vocabulary to a tokenizer.
   """
-  import functools
-
-  import jax
-  import numpy as np
-
-  from factshock.devices import partitioning
-  from factshock.models import families, lora
-  from factshock.training import dry_run as planning
-  from factshock.training import train_step as steps
 
   check(config, ratio)
   if not config.model.vocab_size:
     raise UserError("config.model.vocab_size: a dry run needs the number of tokens, got 0 (the tokenizer's); give it")
   partitioning.use_cpu_devices(config.cpu_devices)
-  mesh, section = partitioning.make_mesh(config.mesh.to_dict()), config.finetune
+  mesh = partitioning.make_mesh(config.mesh.to_dict())
+  section = config.finetune
   model = families.from_section(config.model.to_dict(), 0)
   scale = training.lora_scale(section)
   step_fn, optimizer = training.train_step(model, training.optimization(section), section.accumulate, scale)
-  params, frozen = jax.eval_shape(functools.partial(families.of(model).init, model), jax.random.key(0)), None
+  params = jax.eval_shape(functools.partial(families.of(model).init, model), jax.random.key(0))
+  frozen = None
   if scale:
-    frozen, params = params, jax.eval_shape(functools.partial(
+    frozen = params
+    params = jax.eval_shape(functools.partial(
         lora.init, rank=section.lora_rank, targets=section.lora_targets), params, jax.random.key(0))
   state = jax.eval_shape(functools.partial(steps.init_state, optimizer=optimizer), params)
   rows = round(section.batch_size * (1 + ratio))

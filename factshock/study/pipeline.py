@@ -5,7 +5,10 @@ import functools
 import os
 import time
 
+from factshock.checkpoints import store
+from factshock.devices import host, partitioning
 from factshock.facts import splits
+from factshock.report import page
 from factshock.runtime import interruption, locks, processes, provenance
 from factshock.runtime.console import duration
 from factshock.runtime.errors import UserError
@@ -29,8 +32,6 @@ def run(config, workdir):
     UserError: a config that cannot be used, or a workdir of another experiment.
     interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
-  from factshock.devices import host, partitioning
-  from factshock.report import page
 
   checks.check(config)
   workdirs.claim(config, workdir)
@@ -38,7 +39,8 @@ def run(config, workdir):
   host.keep_compiled()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
-  began, start = time.monotonic(), provenance.record()
+  began = time.monotonic()
+  start = provenance.record()
   provenance.append(workdir, start)
   if not processes.is_first():
     with interruption.heeded():
@@ -59,7 +61,8 @@ def run(config, workdir):
 
 def order(config):
   """The arms in an order in which those that an arm needs come before it."""
-  waiting, ordered = list(config.arms), []
+  waiting = list(config.arms)
+  ordered = []
   while waiting:
     ready = [name for name in waiting if all(need in ordered for need in arm_room.needs(config, name))]
     if not ready:
@@ -156,7 +159,6 @@ def done(config, workdir, seed, name):
 
 
 def _trained(steps, workdir, seed, name):
-  from factshock.checkpoints import store
 
   return store.latest_step(training.checkpoint_folder(workdir, name, seed)) == steps
 
@@ -165,14 +167,17 @@ class Clock:
   """Time left of the whole experiment, from the work each stage has and the time it took so far."""
 
   def __init__(self, config, stages):
-    self.config, self.left, self.finished = config, list(stages), 0.0
+    self.config = config
+    self.left = list(stages)
+    self.finished = 0.0
     self.began = time.monotonic()
 
   def work(self, name):
     """Examples a stage reads: trained ones count three times those that are only asked."""
     if name == arm_room.PRETRAINED:
       return 3.0 * self.config.pretrain.steps * self.config.pretrain.batch_size
-    arm, asked = self.config.arms[name], 3000.0 * len(arm_room.points(self.config, name))
+    arm = self.config.arms[name]
+    asked = 3000.0 * len(arm_room.points(self.config, name))
     if arm.kind != "finetune":
       return asked
     section = arm_room.settings(self.config, name)

@@ -6,6 +6,15 @@ import os
 
 import numpy as np
 
+from factshock.data import (
+  corpora,
+  corpus_cache,
+  decoder_text,
+  mixture,
+  pretrained_tokenizers,
+  span_corruption,
+  tokenizers,
+)
 from factshock.facts import documents, entities
 from factshock.runtime import files, locks
 
@@ -14,7 +23,6 @@ _SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
 
 def tokenizer(config, material, folder):
   """The stored tokenizer of the run, or the one the config asks for."""
-  from factshock.data import pretrained_tokenizers, tokenizers
 
   section = config.tokenizer
   if os.path.exists(os.path.join(folder, "tokenizer.json")):
@@ -118,7 +126,6 @@ KINDS = ("whole", *_CHANGES)
 
 def _text_source(section, text, facts, tokenizer, cache, name):
   """One text, a list of sentences or a corpus by name, as a source of examples; a corpus is kept tokenised in `cache`."""
-  from factshock.data import corpora, corpus_cache, decoder_text, mixture, span_corruption
 
   spans = dict(noise_density=section.noise_density, mean_span_length=section.mean_span_length)
   named = isinstance(text, str)

@@ -4,6 +4,9 @@ import functools
 import os
 from typing import NamedTuple
 
+from factshock.data import prompts, tokenizers
+from factshock.models import families
+from factshock.predictions import writing
 from factshock.runtime import processes
 from factshock.study import pretraining_text, study_data
 
@@ -38,9 +41,6 @@ def prepare(config, workdir, seed, mesh):
 
 def assemble(config, workdir, seed, mesh, material, sets):
   """The Study of material and sets of facts: tokenizer, model and pretraining task as the config says."""
-  from factshock.data import tokenizers
-  from factshock.models import families
-  from factshock.predictions import writing
 
   folder = os.path.join(workdir, "tokenizer", str(seed))
   tokenizer = pretraining_text.tokenizer(config, material, folder)
@@ -64,7 +64,6 @@ def is_decoder(study):
 
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
   """The prompts of facts in one of config.PROMPTS, after `shots` answered ones of other subjects."""
-  from factshock.data import prompts
 
   return prompts.prompt_texts(facts, study.relations, prompt, is_decoder(study), shots, study.sets[shot_facts] if shots else (),
                               study.seed)

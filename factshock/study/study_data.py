@@ -66,7 +66,8 @@ def read_material(config, folder):
     facts = kept
   used = {fact["relation"] for fact in facts}
   relations = {name: row for name, row in relations.items() if name in used}
-  texts, where = documents.corpora(config.corpus), config.entity_counts or config.corpus
+  texts = documents.corpora(config.corpus)
+  where = config.entity_counts or config.corpus
   if not where:
     return Material(facts, [], relations, texts, {})
   named = counting.read_counts(config.entity_counts) if config.entity_counts else _counted(config.corpus, facts, folder)

@@ -5,12 +5,19 @@ import functools
 import math
 import os
 
+import jax
 import numpy as np
 
+from factshock.answering import asking
+from factshock.data import batching, decoder_text, mixture, prompts, soft_labels
+from factshock.devices import partitioning
 from factshock.facts import splits
+from factshock.models import layers, lora
 from factshock.runtime import processes
 from factshock.study import answers, seed_run
 from factshock.study import config as configs
+from factshock.training import drivers, loop, metrics, optimizers
+from factshock.training import train_step as steps
 
 _ORDERS = 1_000_003  # between the seeds of two orders of one study
 
@@ -23,7 +30,6 @@ def question_source(study, facts, prompt, loss_weight=1.0, belief=None, fact_wei
     fact_weights: None, or for each fact what its loss is multiplied by. adjustment: strength of the logit adjustment by how often the
       facts have each answer (data/soft_labels.py); 0 for none.
   """
-  from factshock.data import decoder_text, mixture, prompts, soft_labels
 
   room, fields = (decoder_text, ("tokens",)) if seed_run.is_decoder(study) else (prompts, ("inputs", "targets"))
   texts = seed_run.prompt_texts(study, facts, prompt)
@@ -58,9 +64,6 @@ def train_step(model, section, accumulate, lora_scale=None, axis=None):
 
   With a `lora_scale` the step trains adapters and takes the weights as its `frozen`; with an `axis` it sums over it (pmap).
   """
-  from factshock.models import lora
-  from factshock.training import optimizers
-  from factshock.training import train_step as steps
 
   def adapted(adapters, frozen, **arguments):
     return steps.loss_fn(lora.attach(frozen, adapters, lora_scale), model, **arguments)
@@ -85,19 +88,15 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
   Returns:
     The trained parameters, or adapters.
   """
-  import jax
 
-  from factshock.data import mixture
-  from factshock.devices import partitioning
-  from factshock.models import layers, lora
-  from factshock.training import drivers, loop, metrics, optimizers
-
-  scale, frozen = lora_scale(section), None
+  scale = lora_scale(section)
+  frozen = None
   parallel = study.config.parallel
   step_fn, optimizer = train_step(study.model, optimization(section), section["accumulate"], scale, drivers.AXIS if parallel == "pmap" else None)
   if scale:
     adapters = lora.init(params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"])
-    frozen, params = layers.bits_on_cpu(params), adapters
+    frozen = layers.bits_on_cpu(params)
+    params = adapters
   weights = lambda state: lora.attach(frozen, optimizers.averaged(state), scale) if scale else optimizers.averaged(state)
   batch_size = round(section["batch_size"] * rows)
   batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
@@ -140,7 +139,6 @@ def fit_lengths(section, needs, text=None):
 
   Lengths come in few sizes (`batching.bucket`), so that arms share compiled steps; config.finetune's are the most.
   """
-  from factshock.data import batching
 
   lengths = {}
   for name, need in zip(("input_length", "target_length"), needs):
@@ -151,7 +149,6 @@ def fit_lengths(section, needs, text=None):
 
 def _row_multiple(study, section):
   """Of what packed rows are a multiple: devices and microbatches share them."""
-  from factshock.devices import partitioning
 
   return math.lcm(partitioning.batch_ways(study.mesh), section["accumulate"])
 
@@ -180,6 +177,5 @@ def _base(study):
 
 def starts_ready(config):
   """Whether a config's pretrained weights are those of a HuggingFace model, untouched: they are not copied."""
-  from factshock.answering import asking
 
   return bool(config.start_from) and config.pretrain.steps == 0 and not asking.is_checkpoint(config.start_from)

@@ -1,14 +1,20 @@
 """The weights of a study: pretrained, finetuned, random, or those it starts from."""
 
+import jax
+
+from factshock.answering import asking
+from factshock.checkpoints import store, tree_files
+from factshock.models import families, lora
+from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError
 from factshock.study import training
 
 
 def pretrained(study):
   """The pretrained weights: trained if need be, from scratch or from config.start_from; else read back."""
-  from factshock.checkpoints import store, tree_files
 
-  section, folder = study.config.pretrain, training.checkpoint_folder(study.workdir, "pretrained", study.seed)
+  section = study.config.pretrain
+  folder = training.checkpoint_folder(study.workdir, "pretrained", study.seed)
   if training.starts_ready(study.config):
     return start_weights(study)
   if store.agreed_latest_step(folder) == section.steps:
@@ -25,11 +31,10 @@ def pretrained(study):
 
 def finetuned(study, arm, step=None):
   """The weights of a finetuned arm: its checkpoint's (the newest, or a kept one), or its adapters merged into the pretrained weights."""
-  from factshock.checkpoints import store
-  from factshock.models import lora
 
   folder = training.checkpoint_folder(study.workdir, arm, study.seed)
-  params, record = store.restore_params(folder, step), store.read_manifest(folder, step)["config"]
+  params = store.restore_params(folder, step)
+  record = store.read_manifest(folder, step)["config"]
   if "lora" not in record:
     return params
   return lora.merge(pretrained(study), params, record["lora"]["alpha"] / record["lora"]["rank"])
@@ -37,9 +42,6 @@ def finetuned(study, arm, step=None):
 
 def random_params(study):
   """Random weights of the study's model, by its seed."""
-  import jax
-
-  from factshock.models import families
 
   return families.of(study.model).init(study.model, jax.random.key(study.seed))
 
@@ -50,12 +52,6 @@ def start_weights(study):
   Raises:
     UserError: nothing there, or a model of other sizes than config.model (naming each).
   """
-  import jax
-
-  from factshock.answering import asking
-  from factshock.checkpoints import store
-  from factshock.models import families
-  from factshock.models.formats import huggingface
 
   source = study.config.start_from
   if asking.is_checkpoint(source):

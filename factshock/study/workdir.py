@@ -10,7 +10,8 @@ from factshock.runtime import files, processes
 from factshock.runtime.errors import UserError
 from factshock.study import config as configs
 
-RESULTS, PREPARED = ("checkpoints", "predictions"), ("facts", "tokenizer")
+RESULTS = ("checkpoints", "predictions")
+PREPARED = ("facts", "tokenizer")
 _DIGESTED = 1 << 30
 MAY_CHANGE = ("corpus_cache", "seeds", "diagnosis", "roles", "name", "cpu_devices", "mesh", "parallel")
 ARM_MAY_CHANGE = ("title", "group", "attention")  # of an arm; what attention adds is a file that then is missing
@@ -30,7 +31,8 @@ def claim(config, workdir):
 
 
 def _claim(config, workdir):
-  path, wanted = os.path.join(workdir, "config.json"), configs.to_dict(config) | input_digests(config)
+  path = os.path.join(workdir, "config.json")
+  wanted = configs.to_dict(config) | input_digests(config)
   if not processes.is_first() and not os.path.exists(path):
     raise UserError(f"{workdir}: process {processes.number()} does not see what process 0 wrote there; choose a --workdir on a file system "
                     "that all machines share")
@@ -84,7 +86,8 @@ def differences(old, new, where="config"):
       continue
     if where.startswith("config.arms.") and key in ARM_MAY_CHANGE or where == "config.model" and key in HOW_COMPUTED:
       continue
-    a, b = old.get(key, "missing"), new.get(key, "missing")
+    a = old.get(key, "missing")
+    b = new.get(key, "missing")
     if isinstance(a, dict) and isinstance(b, dict):
       found += differences(a, b, path)
     elif a != b:

@@ -81,7 +81,8 @@ def run(world, w_v, config, sets=None):
 
   seeds, relations = common_KxR.shape
   zero = {"shared": np.zeros((seeds, 1, relations), np.float32), "relation": np.zeros((seeds, 1, relations), np.float32)}
-  after, last = {}, {}
+  after = {}
+  last = {}
   for name in sets or facts:
     w_kq = _finetuned(v_KxSxA, v_KxRxA, world.answers_KxSxR, facts[name], config)
     after[name], last[name] = measured(w_kq), {key: np.asarray(array[:, -1]) for key, array in w_kq.items()}
@@ -105,7 +106,8 @@ def attention_of_own(condition, name, cosine):
 
 def attention_of_facts(condition, name, cosine):
   """Attention to the subject of every fact after finetuning on a set: [K, S, R]; before it is 1/2."""
-  world, w_kq = condition.world, condition.w_kq[name]
+  world = condition.world
+  w_kq = condition.w_kq[name]
   facts = sets_of(condition.world, condition.before["salience"])[name]
   own_KxSxR = np.zeros(world.answers_KxSxR.shape, np.float32)
   np.put_along_axis(own_KxSxR, facts.subjects_KxF[..., None], w_kq["subject"], axis=1)

@@ -1,6 +1,7 @@
 """Means over seeds with t intervals, as plain values."""
 
 import numpy as np
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -13,16 +14,18 @@ def estimate(values_K):
   Raises:
     FloatingPointError: an infinite number.
   """
-  from scipy import special
 
   values_K = np.asarray(values_K, float)
   if np.isinf(values_K).any():
     raise FloatingPointError("expected finite numbers, got an infinite one")
   known = values_K[~np.isnan(values_K)]
-  mean, low, high = float(known.mean()) if len(known) else None, None, None
+  mean = float(known.mean()) if len(known) else None
+  low = None
+  high = None
   if len(known) > 1:
     half = float(special.stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2) * known.std(ddof=1) / np.sqrt(len(known)))
-    low, high = mean - half, mean + half
+    low = mean - half
+    high = mean + half
   return {"mean": mean, "low": low, "high": high,
           "values": [None if np.isnan(value) else value for value in values_K.tolist()]}
 

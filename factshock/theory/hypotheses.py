@@ -1,6 +1,7 @@
 """The five predictions of the theory as estimates over seeds: what each says of the numbers, and whether it holds."""
 
 import numpy as np
+from scipy import stats
 
 from factshock.diagnosis import calibration
 from factshock.theory.estimates import estimate
@@ -61,7 +62,6 @@ def _monotone(condition):
 
 
 def _spearman(x, y):
-  from scipy import stats
 
   return float(stats.spearmanr(x, y).statistic)
 
@@ -109,7 +109,8 @@ def gap(condition, name="accuracy_by_bin"):
 
 def _gaps(condition):
   gap_KxP = gap(condition)
-  less, more = gap_KxP[:, PARTS // 2:].mean(axis=1), gap_KxP[:, :PARTS // 2].mean(axis=1)
+  less = gap_KxP[:, PARTS // 2:].mean(axis=1)
+  more = gap_KxP[:, :PARTS // 2].mean(axis=1)
   return [_wanted("Accuracy after the popular half less that after the unpopular half", gap(condition, "accuracy")),
           _wanted("That gap for the less popular half of test subjects less that for the more popular half", less - more),
           _wanted("Least rise of the gap from a tenth of test subjects to the next less popular one", np.diff(gap_KxP, axis=1).min(axis=1)),

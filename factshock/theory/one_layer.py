@@ -12,6 +12,8 @@ Sizes: S subjects, R relations, A answers of all relations. `cosine` is c.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy import special
 
 
 def zero_values(subjects, relations, answers):
@@ -73,7 +75,8 @@ def closed_form_values(answers_SxR, counts_SxR, answers, exposure, cosine=0.0):
   """
   weights_SxR = counts_SxR / counts_SxR.sum()
   error_SxRxA = weights_SxR[..., None] * (jax.nn.one_hot(answers_SxR, answers) - 1 / answers)
-  by_subject_SxA, by_relation_RxA = exposure / 2 * error_SxRxA.sum(axis=1), exposure / 2 * error_SxRxA.sum(axis=0)
+  by_subject_SxA = exposure / 2 * error_SxRxA.sum(axis=1)
+  by_relation_RxA = exposure / 2 * error_SxRxA.sum(axis=0)
   return {"subject": jnp.sqrt(1 - cosine) * by_subject_SxA, "shared": jnp.sqrt(cosine) * by_subject_SxA.sum(axis=0),
           "relation": by_relation_RxA}
 
@@ -88,8 +91,6 @@ def salience_of_exposure(exposure, answers):
   Args:
     exposure: numpy array. answers: n, at least 2.
   """
-  import numpy as np
-  from scipy import special
 
   k = (1 + answers * np.asarray(exposure, float) / 4) / (answers - 1)
   # W(e^k / (n - 1)) by its logarithm: e^k overflows.

@@ -52,7 +52,8 @@ def by_pretraining(world, sizes, ends, learning_rate, config):
 
   Each is a dict of `steps`, of the estimate `salience` (mean over facts), and of what hypotheses.row says.
   """
-  w_v, rows = pretrained(world, sizes, ends, learning_rate, config["cosine"]), []
+  w_v = pretrained(world, sizes, ends, learning_rate, config["cosine"])
+  rows = []
   for place, steps in enumerate(ends):
     found = conditions.run(world, at(w_v, place), {**config, "steps": config["steps"][-1:]},
                            sets=(*HALVES, *conditions.SALIENCE_SETS))

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from factshock.report import theory_page
 from factshock.runtime import console, files, provenance
 from factshock.runtime.errors import UserError
 from factshock.study import config as configs
@@ -48,7 +49,8 @@ def _pool(world):
 
 
 def _size_problems(where, world):
-  found, least = {"asked about": world.subjects - _pool(world), "left to finetune on": _pool(world)}, hypotheses.PARTS
+  found = {"asked about": world.subjects - _pool(world), "left to finetune on": _pool(world)}
+  least = hypotheses.PARTS
   problems = [f"{where}: expected at least {least} subjects {what}, a tenth each, got {number}; have more subjects or another share `test`"
               for what, number in found.items() if number < least]
   if world.sentences < world.subjects * world.relations:
@@ -65,14 +67,15 @@ def run(config, workdir):
   Raises:
     UserError: a config that cannot be used, a workdir of something else, or a loss that is not finite.
   """
-  from factshock.report import theory_page
 
   check(config)
   _check_workdir(config, workdir)
-  began, start = time.monotonic(), provenance.record()
+  began = time.monotonic()
+  start = provenance.record()
   stages = _stages(config)
   progress = console.Progress("theory", sum(work for _, work, _ in stages), every=2.0)
-  found, done = {"format": 1, "name": config.name, "confidence": CONFIDENCE, "seeds": configs.seeds(config)}, 0
+  found = {"format": 1, "name": config.name, "confidence": CONFIDENCE, "seeds": configs.seeds(config)}
+  done = 0
   for title, work, stage in stages:
     print(title, flush=True)
     found |= stage(config, found)
@@ -171,7 +174,8 @@ def _row(title, condition):
 
 
 def _conditions(config, found):
-  world, cosine = worlds.make(config.world, configs.seeds(config)), config.conditions.cosine
+  world = worlds.make(config.world, configs.seeds(config))
+  cosine = config.conditions.cosine
   shared = conditions.run(world, _pretrained(config, world, cosine), _settings(config, cosine=cosine))
   answers = config.world.answers * config.world.relations
   in_closed_form = phases.closed_form(world, answers, config.conditions.exposure, config.cosine)

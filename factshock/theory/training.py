@@ -68,7 +68,8 @@ def descend(loss, weights, ends, learning_rate):
     value, gradient = jax.value_and_grad(loss)(weights)
     return jax.tree.map(lambda w, g: w - learning_rate * g, weights, gradient), value
 
-  kept, losses = [], []
+  kept = []
+  losses = []
   for start, end in zip((0, *ends), ends):
     weights, some = jax.lax.scan(step, weights, length=end - start)
     kept.append(weights)

@@ -62,7 +62,8 @@ def _run(variant, world, seeds_K, answers, pretraining, finetuning):
     everyone = _queries(jnp.arange(subjects), answers_SxR)
     weights_N = (counts_SxR / counts_SxR.sum()).ravel()
     params, *losses = deep.train(params, ("value",), *everyone, weights_N, **pretraining)
-    test, found = _queries(test_T, answers_SxR), {}
+    test = _queries(test_T, answers_SxR)
+    found = {}
     for name, facts in (("popular", popular_F), ("unpopular", unpopular_F)):
       tokens, gold = _queries(facts, answers_SxR)
       tuned, last = deep.train(params, variant.finetuned, tokens, gold, jnp.full(gold.shape, 1 / gold.size), **finetuning)

@@ -33,7 +33,9 @@ def make(sizes, seeds, size=None):
 
 def _one(sizes, seed, size):
   rng = np.random.default_rng([seed, 8])
-  subjects, relations, answers = sizes["subjects"], sizes["relations"], sizes["answers"]
+  subjects = sizes["subjects"]
+  relations = sizes["relations"]
+  answers = sizes["answers"]
   drawn_SxR = rng.choice(answers, (subjects, relations), p=frequencies(answers, sizes["answer_zipf"]))
   fact_S = frequencies(subjects, sizes["zipf"]) / relations
   counts_SxR = 1 + rng.multinomial(max(0, sizes["sentences"] - subjects * relations), np.repeat(fact_S, relations)).reshape(

@@ -8,6 +8,7 @@ import numpy as np
 
 from factshock.devices import partitioning
 from factshock.runtime.errors import UserError
+from factshock.training import train_step
 
 PARALLEL = ("mesh", "pmap")
 AXIS = "replicas"  # the axis over which a pmapped step sums (train_step.make_train_step's `axis`)
@@ -37,7 +38,6 @@ def driver(mesh, parallel="mesh"):
 
 def init_state(params, optimizer, mesh, parallel="mesh"):
   """As train_step.init_state, each weight cut over the mesh from the beginning and the optimizer's arrays as it: none is ever whole."""
-  from factshock.training import train_step
 
   if mesh is None or parallel == "pmap":
     return train_step.init_state(params, optimizer)

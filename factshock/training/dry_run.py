@@ -19,14 +19,17 @@ def describe(step_fn, state, batch, mesh, frozen=None):
     batch: dict of arrays or shapes [B, ...], the whole batch.
     mesh: the mesh of the run.
   """
-  devices, ways = mesh.size, partitioning.batch_ways(mesh)
+  devices = mesh.size
+  ways = partitioning.batch_ways(mesh)
   batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
   arguments = (state, batch, key) if frozen is None else (state, batch, key, frozen)
   shardings = (partitioning.state_shardings(state, mesh), partitioning.batch_sharding(mesh), partitioning.replicated(mesh))
   shardings += () if frozen is None else (partitioning.param_shardings(frozen, mesh),)
-  needed, made = flops.model_flops(step_fn, *arguments), flops.step_flops(step_fn, *arguments)
-  trained, kept = _bytes_a_device(state["params"], shardings[0]["params"]), 0 if frozen is None else _bytes_a_device(frozen, shardings[3])
+  needed = flops.model_flops(step_fn, *arguments)
+  made = flops.step_flops(step_fn, *arguments)
+  trained = _bytes_a_device(state["params"], shardings[0]["params"])
+  kept = 0 if frozen is None else _bytes_a_device(frozen, shardings[3])
   optimizer = _bytes_a_device(state["opt_state"], shardings[0]["opt_state"])
   scratch = _scratch(step_fn, arguments, shardings, mesh)
   total = trained + kept + optimizer + tree_bytes(batch) // ways + scratch
@@ -44,7 +47,8 @@ def describe(step_fn, state, batch, mesh, frozen=None):
 
 def _cuts(params, shardings):
   """A line for each weight: its shape and the mesh axis each of its dimensions is cut over."""
-  names, specs = tree_files.flat_leaves(params), tree_files.flat_leaves(shardings)
+  names = tree_files.flat_leaves(params)
+  specs = tree_files.flat_leaves(shardings)
   return ["weights, with the mesh axis that each dimension is cut over:"] + [
       f"  {name} [{', '.join(f'{size:,}' for size in leaf.shape)}] {tuple(specs[name].spec) if any(specs[name].spec) else 'whole'}"
       for name, leaf in names.items()]

@@ -82,7 +82,8 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
   driver = drivers.driver(mesh, parallel)
   frozen = () if frozen is None else (frozen,)
   work = _work(step_fn, (state, key, *frozen), mesh, parallel)
-  state, key = _own(driver.place, state), driver.place(key)
+  state = _own(driver.place, state)
+  key = driver.place(key)
   if metrics:
     metrics.rewind(label, start)
   frozen = tuple(map(driver.place, frozen))
@@ -241,7 +242,11 @@ class _Report:
   """
 
   def __init__(self, label, start, steps, metrics, log_every, folder, work):
-    self.label, self.steps, self.metrics, self.log_every, self.folder = label, steps, metrics, log_every, folder
+    self.label = label
+    self.steps = steps
+    self.metrics = metrics
+    self.log_every = log_every
+    self.folder = folder
     self.work_of, self.peak = work
     self.progress = console.Progress(label, steps)
     self.pending = None
@@ -249,12 +254,14 @@ class _Report:
 
   def add(self, step, numbers, batch):
     """Takes the (unfinished) metrics of a step and its batch, and reads those of the step before."""
-    before, self.pending = self.pending, (step, numbers, batch)
+    before = self.pending
+    self.pending = (step, numbers, batch)
     self._read(before)
 
   def catch_up(self):
     """Reads the metrics of the last step too, which waits for it."""
-    before, self.pending = self.pending, None
+    before = self.pending
+    self.pending = None
     self._read(before)
 
   @contextlib.contextmanager
@@ -275,7 +282,9 @@ class _Report:
     return f", {path}"
 
   def _restart(self):
-    self.began, self.tokens, self.flops = time.perf_counter(), 0.0, 0.0
+    self.began = time.perf_counter()
+    self.tokens = 0.0
+    self.flops = 0.0
 
   def _rates(self):
     """Since the last entry: tokens that are no padding, and model FLOPs, a second; of the latter also the share of the devices' peak (MFU)."""

@@ -90,7 +90,8 @@ def make_schedule(section):
   """
   section = _checked(section)
   shape = _shape(section["schedule"], section["warmup"], section["steps"], section["final"])
-  peak, warmup = section["learning_rate"], max(section["warmup"], 1)
+  peak = section["learning_rate"]
+  warmup = max(section["warmup"], 1)
 
   def schedule(step):
     # the first step of the warmup is 1/warmup and not 0, which would be a step for nothing

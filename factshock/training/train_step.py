@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from factshock.models import remat, t5
+from factshock.models import decoder, remat, t5
 from factshock.runtime.errors import UserError
 
 LOGIT_BYTES = 1 << 29  # of the whole batch, over all devices
@@ -25,15 +25,17 @@ def loss_fn(params, config, batch, key=None):
   """
   soft = {name: array for name, array in batch.items() if name.startswith("answer_")}
   if "tokens" in batch:
-    from factshock.models import decoder as model
+    model = decoder
     hidden = model.hidden(params, config, batch["tokens"], segments_BxS=batch.get("segments"))
     # Each place predicts the token after it; the last one none.
     targets, weights, soft = jax.tree.map(_after, (batch["tokens"], batch["weights"], soft))
     weights = weights.at[:, -1].set(0)
   else:
-    model, segments = t5, {name: batch.get(name) for name in ("input_segments", "target_segments")}
+    model = t5
+    segments = {name: batch.get(name) for name in ("input_segments", "target_segments")}
     hidden = model.hidden(params, config, batch["inputs"], batch["targets"], key=key, **segments)
-    targets, weights = batch["targets"], batch["weights"]
+    targets = batch["targets"]
+    weights = batch["weights"]
 
   def sums(part):
     logits = model.head(params, config, part["hidden"])
@@ -79,7 +81,8 @@ def soft_losses(logits_BxTxV, targets_BxT, answer_tokens, answer_shares, answer_
     answer_tokens: [B, T, K] the tokens that may stand there; below 0, none. answer_shares: [B, T, K] their probabilities; all 0 for a
       position that has its target as the label. answer_shifts: [B, T, K] what is added to their logits, or None.
   """
-  logits, there = jnp.asarray(logits_BxTxV, jnp.float32), answer_tokens >= 0
+  logits = jnp.asarray(logits_BxTxV, jnp.float32)
+  there = answer_tokens >= 0
   places = tuple(jnp.indices(answer_tokens.shape, sparse=True)[:2]) + (jnp.maximum(answer_tokens, 0),)
   if answer_shifts is not None:
     logits = logits.at[places].add(jnp.where(there, answer_shifts, 0.0))

@@ -72,7 +72,8 @@ def generated(doc, results):
   The last is that of Mallen et al. (2023), popqa_accuracy: an answer as it is, lower-cased or capitalised stands in
   the text.
   """
-  text, accepted = results[0], [doc["object"], *(doc["aliases"] or [])]
+  text = results[0]
+  accepted = [doc["object"], *(doc["aliases"] or [])]
   exact, contains, _ = accuracy.score(text, accepted)
   held = any(form in text for answer in accepted for form in (answer, answer.lower(), answer.capitalize()))
   return {"exact_match": exact, "contains": contains, "popqa_accuracy": float(held)}
@@ -102,7 +103,8 @@ def _fact(fact):
 def _masked(where):
   """The rows of LAMA's files: the fact, and its first sentence with one mask as `text`."""
   paths = sorted(glob.glob(os.path.join(where, "**", "*.jsonl"), recursive=True)) if os.path.isdir(where) else [where]
-  found, dropped = [], 0
+  found = []
+  dropped = 0
   for path in paths:
     for place, row in schema.read_rows(path, ()):
       if "obj_label" not in row or "masked_sentences" not in row:

@@ -10,6 +10,8 @@ import re
 from typing import NamedTuple
 
 import numpy as np
+import tensorstore
+from flax import serialization
 
 from factshock.models import layers, t5
 from factshock.models.formats.huggingface import names
@@ -122,7 +124,8 @@ def _name(part, config):
   else:
     gated = config.feed_forward != "relu"
     last = {"gate": "wi_0", "up": "wi_1" if gated else "wi", "down": "wo"}.get(last, last)
-    theirs, last = f"{own[block]}/{last}", "kernel"
+    theirs = f"{own[block]}/{last}"
+    last = "kernel"
   return f"{side}/layers_{part.layer}/{theirs}/{last}", False
 
 
@@ -165,7 +168,6 @@ def _arrays(path):
 
 def _target(file):
   """The parameters' tree of a msgpack file: in `optimizer.target`, `target`, or all of it."""
-  from flax import serialization
 
   try:
     with open(file, "rb") as opened:
@@ -197,7 +199,6 @@ def _array(folder, name, value):
 
 
 def _zarr(path):
-  import tensorstore
 
   try:
     store = tensorstore.open({"driver": "zarr", "kvstore": {"driver": "file", "path": path}}, open=True,

@@ -12,7 +12,8 @@ from factshock.models import t5
 from factshock.models.formats.huggingface import files, names, writing
 from factshock.runtime.errors import UserError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
@@ -60,7 +61,8 @@ def read(folder, config):
   Raises:
     UserError: something other than LoRA, a damaged file, or tensors that do not fit the model; names each.
   """
-  found, path = _read_config(folder), os.path.join(folder, WEIGHTS)
+  found = _read_config(folder)
+  path = os.path.join(folder, WEIGHTS)
   if not os.path.exists(path):
     raise UserError(f"{folder}: expected {WEIGHTS}, got none; let PEFT save the adapters as safetensors")
   stored = files.read_header(path)
@@ -75,7 +77,8 @@ def read(folder, config):
   rank = max(ranks.values())
   scales = {module: _scale(found, module.removeprefix(_PREFIX), own) for module, own in ranks.items()}
   alpha = rank * next(iter(scales.values()))
-  tree, depths = {}, {leaf: len(parts) for leaf, parts in names.by_leaf(config).items()}
+  tree = {}
+  depths = {leaf: len(parts) for leaf, parts in names.by_leaf(config).items()}
   for module, pair in pairs.items():
     part = modules[module]
     outputs, inputs = part.shape
@@ -98,7 +101,8 @@ def write(folder, adapters, config, tokenizer_from=None):
   Raises:
     UserError: the folder exists, or the disk fails.
   """
-  tensors, modules = [], []
+  tensors = []
+  modules = []
   for leaf, parts in names.by_leaf(config).items():
     pair = _find(adapters.tree, leaf)
     for part in parts if pair else ():
@@ -137,7 +141,8 @@ def _read_config(folder):
 
 def _pairs(stored, modules):
   """({module: {"A", "B"}}, lines of what does not fit)."""
-  pairs, lines = {}, []
+  pairs = {}
+  lines = []
   for name, tensor in stored.items():
     match = re.fullmatch(r"(.+)\.lora_([AB])(\.default)?\.weight", name)
     if not match or match[1] not in modules:

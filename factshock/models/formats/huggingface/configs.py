@@ -3,7 +3,7 @@
 import json
 import os
 
-from factshock.models import families, t5
+from factshock.models import decoder, families, t5
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
@@ -116,9 +116,9 @@ def _t5_json(config):
 
 
 def _llama(found, where, dtype):
-  from factshock.models import decoder
 
-  kind, heads = found["model_type"], found["num_attention_heads"]
+  kind = found["model_type"]
+  heads = found["num_attention_heads"]
   for key in ("attention_bias", "mlp_bias"):
     if found.get(key):
       raise UserError(f"{where}: {key} is not supported; supported are models without biases")

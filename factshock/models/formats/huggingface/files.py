@@ -36,7 +36,8 @@ class Stored(NamedTuple):
     with open(self.path, "rb", buffering=0) as file:
       if not transposed and out.dtype == self.dtype and out.flags.c_contiguous:
         return self._fill(file, out, self.offset)
-      rows, size = (self.shape or (1,))[0], math.prod(self.shape[1:]) * self.dtype.itemsize
+      rows = (self.shape or (1,))[0]
+      size = math.prod(self.shape[1:]) * self.dtype.itemsize
       block = np.empty((min(_ROWS, rows), *self.shape[1:]), self.dtype)
       for first in range(0, rows, _ROWS):
         part = block[:rows - first]
@@ -65,7 +66,8 @@ class Stored(NamedTuple):
       got = os.preadv(file.fileno(), [left], start)
       if not got:
         raise UserError(f"{self.path}: the file ended while it was read; copy it again")
-      left, start = left[got:], start + got
+      left = left[got:]
+      start = start + got
 
 
 class Held(NamedTuple):
@@ -125,7 +127,8 @@ def safetensors_in(folder):
   Raises:
     UserError: an index that names what is not there, or a file that is cut short or damaged.
   """
-  index, single = os.path.join(folder, INDEX), os.path.join(folder, "model.safetensors")
+  index = os.path.join(folder, INDEX)
+  single = os.path.join(folder, "model.safetensors")
   if not os.path.exists(index):
     return read_header(single) if os.path.exists(single) else None
   weight_map = _weight_map(index)
@@ -176,7 +179,8 @@ def read_header(path):
 
 
 def _stored(path, name, row, base):
-  dtype, shape = _DTYPES.get(row.get("dtype")), tuple(row.get("shape", ()))
+  dtype = _DTYPES.get(row.get("dtype"))
+  shape = tuple(row.get("shape", ()))
   if dtype is None:
     raise UserError(f"{path}: {name} has dtype {row.get('dtype')}; expected one of {', '.join(_DTYPES)}")
   begin, end = row["data_offsets"]
@@ -192,7 +196,8 @@ def pickled_in(folder):
   Raises:
     UserError: PyTorch is not installed, or the files hold something other than tensors.
   """
-  index, names = os.path.join(folder, "pytorch_model.bin.index.json"), ["pytorch_model.bin"]
+  index = os.path.join(folder, "pytorch_model.bin.index.json")
+  names = ["pytorch_model.bin"]
   if os.path.exists(index):
     names = sorted(set(_weight_map(index).values()))
   elif not os.path.exists(os.path.join(folder, names[0])):
@@ -258,7 +263,8 @@ def write_file(path, tensors, after_each=lambda: None):
 
 
 def _shards(tensors, shard_bytes):
-  shards, size = [[]], 0
+  shards = [[]]
+  size = 0
   for tensor in tensors:
     if shards[-1] and size + tensor.nbytes > shard_bytes:
       shards.append([])
@@ -269,7 +275,8 @@ def _shards(tensors, shard_bytes):
 
 
 def _header(shard):
-  header, offset = {"__metadata__": {"format": "pt"}}, 0
+  header = {"__metadata__": {"format": "pt"}}
+  offset = 0
   for tensor in shard:
     header[tensor.name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape),
                            "data_offsets": [offset, offset + tensor.nbytes]}

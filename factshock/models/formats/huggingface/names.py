@@ -84,7 +84,8 @@ def _feed_forward(config, prefix):
 
 def _llama(config):
   d_model, d_ff, vocab = config.d_model, config.d_ff, (config.vocab_size, config.d_model)
-  queries, keys = config.num_heads * config.d_kv, config.num_kv_heads * config.d_kv
+  queries = config.num_heads * config.d_kv
+  keys = config.num_kv_heads * config.d_kv
   found = [Tensor("model.embed_tokens.weight", "embedding", None, False, vocab)]
   if not config.tie_head:
     found.append(Tensor("lm_head.weight", "head", None, False, vocab))
