@@ -20,11 +20,22 @@ from configs import demo
 def get_config():
   config = demo.get_config()
   config.name = "Attention to the subject in a synthetic world"
-  config.mixing.alphas = (0.0, .3, .5, .7, 1.0)
+  config.mixing.alphas = (0.0, 0.3, 0.5, 0.7, 1.0)
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
-  config.roles.update(dict(zero_shot="zero_shot_question", finetuned="unpopular_half", ceiling="zero_shot_cloze",
-                           remedies=("weight_mixing", "mixture", "combined", "attention_restored",
-                                     "unpopular_half_attention")))
+  config.roles.update(
+    dict(
+      zero_shot="zero_shot_question",
+      finetuned="unpopular_half",
+      ceiling="zero_shot_cloze",
+      remedies=(
+        "weight_mixing",
+        "mixture",
+        "combined",
+        "attention_restored",
+        "unpopular_half_attention",
+      ),
+    )
+  )
   return config
 
 
@@ -32,17 +43,32 @@ def arms():
   half = "unpopular_half"
   names = ("zero_shot_cloze", "zero_shot_question", "whole", "popular_half", half, "random_half")
   own = {name: demo.arms()[name] for name in names}
-  mixed = {name: {**demo.arms()[name], "facts": half} for name in ("mixture", "language_model_only")}
+  mixed = {
+    name: {**demo.arms()[name], "facts": half} for name in ("mixture", "language_model_only")
+  }
   found = {
-      **own, **mixed,
-      "weight_mixing": dict(kind="weight_mixing", of=half, title="Weight mixing"),
-      "combined": dict(kind="weight_mixing", of="mixture", title="Mixture and weight mixing"),
-      "attention_restored": dict(kind="exchange", of=half, parts=("attention",), title="Attention put back",
-                                 group="remedy"),
+    **own,
+    **mixed,
+    "weight_mixing": dict(kind="weight_mixing", of=half, title="Weight mixing"),
+    "combined": dict(kind="weight_mixing", of="mixture", title="Mixture and weight mixing"),
+    "attention_restored": dict(
+      kind="exchange", of=half, parts=("attention",), title="Attention put back", group="remedy"
+    ),
   }
   for name, title in (("popular_half", "Popular half"), (half, "Unpopular half")):
-    found[f"{name}_attention"] = dict(kind="exchange", of=name, parts=("attention",), only=True, group="which facts",
-                                      title=f"{title}, its attention weights in the pretrained model")
-    found[f"{name}_query_key"] = dict(kind="finetune", facts=name, trained=("query_key",), group="which facts",
-                                      title=f"{title}, queries and keys trained alone")
+    found[f"{name}_attention"] = dict(
+      kind="exchange",
+      of=name,
+      parts=("attention",),
+      only=True,
+      group="which facts",
+      title=f"{title}, its attention weights in the pretrained model",
+    )
+    found[f"{name}_query_key"] = dict(
+      kind="finetune",
+      facts=name,
+      trained=("query_key",),
+      group="which facts",
+      title=f"{title}, queries and keys trained alone",
+    )
   return {name: {**arm, "attention": True} for name, arm in found.items()}

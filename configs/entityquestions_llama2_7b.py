@@ -12,4 +12,6 @@ from configs import llama2_7b, which_facts
 
 
 def get_config():
-  return which_facts.of(llama2_7b, "EntityQuestions with Llama 2 7B", "entityquestions:data/entityquestions.jsonl")
+  return which_facts.of(
+    llama2_7b, "EntityQuestions with Llama 2 7B", "entityquestions:data/entityquestions.jsonl"
+  )

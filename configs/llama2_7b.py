@@ -14,10 +14,34 @@ from configs import pretrained
 
 
 def get_config():
-  config = pretrained.of("meta-llama/Llama-2-7b-hf", dict(
-      family="llama", vocab_size=32000, d_model=4096, d_ff=11008, num_heads=32, num_kv_heads=32, d_kv=128,
-      layers=32, rope_theta=10000.0, rope_scaling=None, sliding_window=None, max_length=4096, tie_head=False,
-      epsilon=1e-5, dtype="bfloat16", param_dtype="bfloat16", remat="full"))
-  config.finetune.update(dict(lora_rank=16, lora_alpha=32.0, learning_rate=1e-4,
-                              lora_targets=("query", "key", "value", "out")))
+  config = pretrained.of(
+    "meta-llama/Llama-2-7b-hf",
+    dict(
+      family="llama",
+      vocab_size=32000,
+      d_model=4096,
+      d_ff=11008,
+      num_heads=32,
+      num_kv_heads=32,
+      d_kv=128,
+      layers=32,
+      rope_theta=10000.0,
+      rope_scaling=None,
+      sliding_window=None,
+      max_length=4096,
+      tie_head=False,
+      epsilon=1e-5,
+      dtype="bfloat16",
+      param_dtype="bfloat16",
+      remat="full",
+    ),
+  )
+  config.finetune.update(
+    dict(
+      lora_rank=16,
+      lora_alpha=32.0,
+      learning_rate=1e-4,
+      lora_targets=("query", "key", "value", "out"),
+    )
+  )
   return config

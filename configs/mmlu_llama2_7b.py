@@ -18,7 +18,13 @@ from configs import llama2_7b, which_facts
 
 
 def get_config():
-  config = which_facts.of(llama2_7b, "MMLU with Llama 2 7B", "facts_with_confidence.jsonl", prompt="letters", popularity="confidence")
+  config = which_facts.of(
+    llama2_7b,
+    "MMLU with Llama 2 7B",
+    "facts_with_confidence.jsonl",
+    prompt="letters",
+    popularity="confidence",
+  )
   config.relations = "mmlu:cais/mmlu?config=all&split=test"  # only what the disciplines are called
   config.finetune.input_length = 1024
   config.answering.batch_size = 16

@@ -19,30 +19,45 @@ def get_config():
   config = ml_collections.ConfigDict()
   config.study = "one_layer"
   config.name = "The one-layer theory"
-  config.seeds = config_dict.FieldReference(20, field_type=object)  # a seed draws facts, corpus and split anew
+  config.seeds = config_dict.FieldReference(
+    20, field_type=object
+  )  # a seed draws facts, corpus and split anew
 
   # Subjects are Zipf distributed in the corpus, relations uniform, the `answers` of each relation Zipf distributed over its subjects; the corpus
   # states every fact at least once. A share `test` of the subjects is asked about and never finetuned on.
-  config.world = ml_collections.ConfigDict(dict(
-      subjects=1000, relations=5, answers=20, zipf=1.0, answer_zipf=1.0, sentences=100_000, test=0.5))
-  config.cosine = 0.0    # between the embeddings of two subjects; 0: orthogonal
+  config.world = ml_collections.ConfigDict(
+    dict(
+      subjects=1000, relations=5, answers=20, zipf=1.0, answer_zipf=1.0, sentences=100_000, test=0.5
+    )
+  )
+  config.cosine = 0.0  # between the embeddings of two subjects; 0: orthogonal
   config.question = 0.7  # between a relation's token in questions and its token in pretraining, for the fifth prediction
 
   # W_V learns the corpus with equal attention, then W_KQ the facts with W_V frozen. The steps of pretraining were set so that the model
   # has about half of the facts right.
   config.pretrain = ml_collections.ConfigDict(dict(steps=600, learning_rate=100.0))
-  config.finetune = ml_collections.ConfigDict(dict(steps=(1, 2, 5, 10, 20, 50, 100, 200), learning_rate=1.0))
+  config.finetune = ml_collections.ConfigDict(
+    dict(steps=(1, 2, 5, 10, 20, 50, 100, 200), learning_rate=1.0)
+  )
 
   # Where the harm begins: each Zipf exponent by each number of finetuned subjects by each number of steps. () leaves it out.
-  config.phases = ml_collections.ConfigDict(dict(zipf=(0.0, 0.5, 1.0, 1.5, 2.0), sizes=(10, 50, 250), steps=(1, 10, 100, 1000)))
+  config.phases = ml_collections.ConfigDict(
+    dict(zipf=(0.0, 0.5, 1.0, 1.5, 2.0), sizes=(10, 50, 250), steps=(1, 10, 100, 1000))
+  )
   # The same by how well facts are stored: numbers of pretraining steps.
   config.stored = (75, 150, 300, 600, 1200, 2400)
   # Other ways to embed subjects (`cosine`) and to store facts (one step of gradient descent of size `exposure`, the closed form).
   config.conditions = ml_collections.ConfigDict(dict(cosine=0.5, exposure=100.0))
   # What the theory leaves out, in a smaller world: several heads, more layers, all weights finetuned. Pretraining ends when the share
   # `known` of the facts is right, so that all variants know as much, or after `steps`.
-  config.variants = ml_collections.ConfigDict(dict(
+  config.variants = ml_collections.ConfigDict(
+    dict(
       names=("one_layer", "all_weights", "four_heads", "two_layers"),
-      world=dict(subjects=100, relations=3, answers=8, zipf=1.0, answer_zipf=1.0, sentences=10_000, test=0.5),
-      pretrain=dict(known=0.5, steps=2000, learning_rate=10.0), finetune=dict(steps=600, learning_rate=0.3)))
+      world=dict(
+        subjects=100, relations=3, answers=8, zipf=1.0, answer_zipf=1.0, sentences=10_000, test=0.5
+      ),
+      pretrain=dict(known=0.5, steps=2000, learning_rate=10.0),
+      finetune=dict(steps=600, learning_rate=0.3),
+    )
+  )
   return config

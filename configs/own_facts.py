@@ -26,8 +26,12 @@ def get_config(prompt="cloze"):
   config.relations = "relations.jsonl"
   config.corpus = "text.txt"
   config.tokenizer.update(dict(kind="sentencepiece", size=4000, sentinels=100))
-  config.pretrain.update(dict(steps=1500, input_length=24, target_length=8, pack=True, masking="salient"))
-  config.finetune.update(dict(input_length=40, target_length=16, pack=True, learning_rate=1e-3, prompt=prompt))
+  config.pretrain.update(
+    dict(steps=1500, input_length=24, target_length=8, pack=True, masking="salient")
+  )
+  config.finetune.update(
+    dict(input_length=40, target_length=16, pack=True, learning_rate=1e-3, prompt=prompt)
+  )
   config.arms = ml_collections.ConfigDict(arms(prompt), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot", ceiling="best_cloze"))
   return config
@@ -37,6 +41,9 @@ def arms(prompt):
   """The demo's arms, asked by one prompt; the best statement of each relation serves as the ceiling of what is known."""
   mine = {name: arm for name, arm in demo.arms().items() if arm["kind"] != "prompted"}
   mine["output_mixing"] = {**mine["output_mixing"], "with_arm": "zero_shot"}
-  return dict(zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
-              k_shot=dict(kind="prompted", prompt=prompt, shots=2, title="2-shot"),
-              best_cloze=dict(kind="best_cloze", title="Best cloze (known facts)"), **mine)
+  return dict(
+    zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
+    k_shot=dict(kind="prompted", prompt=prompt, shots=2, title="2-shot"),
+    best_cloze=dict(kind="best_cloze", title="Best cloze (known facts)"),
+    **mine,
+  )

@@ -22,8 +22,17 @@ from factshock.runtime.errors import UserError
 def get_config(model=""):
 
   if not model:
-    raise UserError("--config=configs/pretrained.py: needs a model, as --config=configs/pretrained.py:google/flan-t5-base")
-  return of(model, {**families.to_section(huggingface.config_of(model)), "dtype": "bfloat16", "param_dtype": "float32"})
+    raise UserError(
+      "--config=configs/pretrained.py: needs a model, as --config=configs/pretrained.py:google/flan-t5-base"
+    )
+  return of(
+    model,
+    {
+      **families.to_section(huggingface.config_of(model)),
+      "dtype": "bfloat16",
+      "param_dtype": "float32",
+    },
+  )
 
 
 def of(model, sizes):
@@ -33,18 +42,39 @@ def of(model, sizes):
   config.start_from = model
   config.corpus = ""  # a study needs it; training alone does not
   config.tokenizer.update(dict(kind="huggingface"))
-  config.model = ml_collections.ConfigDict({"remat": "none", "attention": "xla", **sizes, "unroll": False})
+  config.model = ml_collections.ConfigDict(
+    {"remat": "none", "attention": "xla", **sizes, "unroll": False}
+  )
   decoder_only = sizes["family"] == "llama"
   if decoder_only:  # which reads no statement that goes on after the answer
     del config.arms["best_cloze"]
     config.roles.ceiling = ""
-  config.pretrain.update(dict(steps=0, batch_size=32, input_length=128, target_length=0 if decoder_only else 40,
-                              masking="next_token" if decoder_only else "spans", roll=False))
-  config.finetune.update(dict(
-      steps=1000, batch_size=32, input_length=128, target_length=0 if decoder_only else 40, pack=True,
-      eval_steps=(0, 25, 50, 100, 200, 500, 1000), checkpoint_every=500,
-      **(dict(optimizer="adamw", learning_rate=1e-5, warmup=50) if decoder_only else
-         dict(optimizer="adafactor", learning_rate=1e-3, warmup=0))))
+  config.pretrain.update(
+    dict(
+      steps=0,
+      batch_size=32,
+      input_length=128,
+      target_length=0 if decoder_only else 40,
+      masking="next_token" if decoder_only else "spans",
+      roll=False,
+    )
+  )
+  config.finetune.update(
+    dict(
+      steps=1000,
+      batch_size=32,
+      input_length=128,
+      target_length=0 if decoder_only else 40,
+      pack=True,
+      eval_steps=(0, 25, 50, 100, 200, 500, 1000),
+      checkpoint_every=500,
+      **(
+        dict(optimizer="adamw", learning_rate=1e-5, warmup=50)
+        if decoder_only
+        else dict(optimizer="adafactor", learning_rate=1e-3, warmup=0)
+      ),
+    )
+  )
   config.answering.batch_size = 64
   config.cpu_devices = 1  # each holds a copy of the weights
   return config
@@ -52,7 +82,25 @@ def of(model, sizes):
 
 def t5_v1_1(model, d_model, d_ff, num_heads, layers, remat="none"):
   """The config of a T5 v1.1 of these sizes: gated-gelu, untied head, 32,128 tokens."""
-  return of(model, dict(
-      family="t5", vocab_size=32128, d_model=d_model, d_ff=d_ff, num_heads=num_heads, d_kv=64, tie_head=False,
-      epsilon=1e-6, dtype="bfloat16", param_dtype="float32", encoder_layers=layers, decoder_layers=layers,
-      relative_buckets=32, relative_max_distance=128, feed_forward="gated-gelu", dropout=0.1, remat=remat))
+  return of(
+    model,
+    dict(
+      family="t5",
+      vocab_size=32128,
+      d_model=d_model,
+      d_ff=d_ff,
+      num_heads=num_heads,
+      d_kv=64,
+      tie_head=False,
+      epsilon=1e-6,
+      dtype="bfloat16",
+      param_dtype="float32",
+      encoder_layers=layers,
+      decoder_layers=layers,
+      relative_buckets=32,
+      relative_max_distance=128,
+      feed_forward="gated-gelu",
+      dropout=0.1,
+      remat=remat,
+    ),
+  )

@@ -14,37 +14,76 @@ import ml_collections
 
 from configs import demo
 
-SETS = {"natural_100": "100 natural facts", "unpopular_half": "Unpopular half", "whole": "Whole pool"}  # beside "balanced"
-DRAWN = ("weight_mixing", "mixture", "combined", "prior_counts", "mixing_prior_counts", "self_distilled")  # in the report's pictures
+SETS = {
+  "natural_100": "100 natural facts",
+  "unpopular_half": "Unpopular half",
+  "whole": "Whole pool",
+}  # beside "balanced"
+DRAWN = (
+  "weight_mixing",
+  "mixture",
+  "combined",
+  "prior_counts",
+  "mixing_prior_counts",
+  "self_distilled",
+)  # in the report's pictures
 END = ("last_layer", "head")
 
 
 def get_config():
   config = demo.get_config()
   config.name = "Remedies for frequency shock in a synthetic world"
-  config.mixing.update(dict(alphas=(0.0, .25, .5, .75, 1.0), taus=(0.0, .5, 1.0, 1.5, 2.0)))
+  config.mixing.update(dict(alphas=(0.0, 0.25, 0.5, 0.75, 1.0), taus=(0.0, 0.5, 1.0, 1.5, 2.0)))
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
-  config.roles.corrected = "prior_cloze"  # the finetuned arm with its answer prior restored, for the verdict
+  config.roles.corrected = (
+    "prior_cloze"  # the finetuned arm with its answer prior restored, for the verdict
+  )
   config.roles.remedies = DRAWN
   return config
 
 
 def arms():
-  names = ("zero_shot_cloze", "zero_shot_question", "finetune", "output_mixing", "natural", "majority")
-  found = {**{name: demo.arms()[name] for name in names}, **remedies("balanced"), **weak("balanced"), **controls("balanced")}
+  names = (
+    "zero_shot_cloze",
+    "zero_shot_question",
+    "finetune",
+    "output_mixing",
+    "natural",
+    "majority",
+  )
+  found = {
+    **{name: demo.arms()[name] for name in names},
+    **remedies("balanced"),
+    **weak("balanced"),
+    **controls("balanced"),
+  }
   for name, title in SETS.items():
-    found[name] = dict(kind="finetune", facts=name, title=f"Finetuning, {title.lower()}", group=f"finetuning on {title.lower()}")
-    found |= {f"{name}_{remedy}": {**arm, "group": f"{arm['group']}, {title.lower()}", "title": f"{arm['title']} ({title.lower()})"}
-              for remedy, arm in remedies(name, name, f"{name}_").items()}
+    found[name] = dict(
+      kind="finetune",
+      facts=name,
+      title=f"Finetuning, {title.lower()}",
+      group=f"finetuning on {title.lower()}",
+    )
+    found |= {
+      f"{name}_{remedy}": {
+        **arm,
+        "group": f"{arm['group']}, {title.lower()}",
+        "title": f"{arm['title']} ({title.lower()})",
+      }
+      for remedy, arm in remedies(name, name, f"{name}_").items()
+    }
   return found
 
 
-def remedies(facts, finetune="finetune", prefix="", own="zero_shot_question", teacher="zero_shot_cloze"):
+def remedies(
+  facts, finetune="finetune", prefix="", own="zero_shot_question", teacher="zero_shot_cloze"
+):
   """The stronger remedies for finetuning on one set: arms by name without the prefix.
 
   Args:
     finetune: the arm to mend. own: the pretrained model asked as the finetuned one is. teacher: the pretrained model asked best.
   """
+
   def after(kind, title, of=finetune, **more):
     return dict(kind=kind, of=of, title=title, group="remedy", **more)
 
@@ -52,31 +91,64 @@ def remedies(facts, finetune="finetune", prefix="", own="zero_shot_question", te
     return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
 
   return {
-      "mixture": trained("Mixture finetuning 4:1", ratio=4.0),
-      "weight_mixing": after("weight_mixing", "Weight mixing"),
-      "combined": after("weight_mixing", "Mixture and weight mixing", of=f"{prefix}mixture"),
-      "decreasing_mixing": after("weight_mixing", "Weight mixing, alpha falling in depth", profile="decreasing"),
-      "increasing_mixing": after("weight_mixing", "Weight mixing, alpha rising in depth", profile="increasing"),
-      "last_layer_restored": after("exchange", "Last layer and head put back", parts=END),
-      "last_layer_only": after("exchange", "Only last layer and head finetuned", parts=END, only=True),
-      "prior_cloze": after("prior_correction", "Prior correction by the cloze", prior="arm", with_arm=teacher),
-      "prior_own": after("prior_correction", "Prior correction by its answers before", prior="arm", with_arm=own),
-      "prior_counts": after("prior_correction", "Prior correction by counts", prior="counts"),
-      "mixing_prior_counts": after("prior_correction", "Weight mixing .5 and prior correction", of=f"{prefix}weight_mixing", at=.5, prior="counts"),
-      "decreasing_prior_counts": after("prior_correction", "Falling mixing and prior correction", of=f"{prefix}decreasing_mixing", at=1.0,
-                                       prior="counts"),
-      "l2_sp": trained("L2-SP .1", l2_sp=.1),
-      "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher=teacher),
-      # The pretrained weights and four checkpoints of one run.
-      "kept": dict(kind="finetune", facts=facts, title="Finetuning, checkpoints kept", group="control", checkpoint_every=50,
-                   keep_checkpoints=True),
-      "run_average": dict(kind="soup", of_arms=(f"{prefix}kept",), steps=(0, 50, 100, 150, 200), title="Average of one run and its start",
-                          group="remedy"),
+    "mixture": trained("Mixture finetuning 4:1", ratio=4.0),
+    "weight_mixing": after("weight_mixing", "Weight mixing"),
+    "combined": after("weight_mixing", "Mixture and weight mixing", of=f"{prefix}mixture"),
+    "decreasing_mixing": after(
+      "weight_mixing", "Weight mixing, alpha falling in depth", profile="decreasing"
+    ),
+    "increasing_mixing": after(
+      "weight_mixing", "Weight mixing, alpha rising in depth", profile="increasing"
+    ),
+    "last_layer_restored": after("exchange", "Last layer and head put back", parts=END),
+    "last_layer_only": after(
+      "exchange", "Only last layer and head finetuned", parts=END, only=True
+    ),
+    "prior_cloze": after(
+      "prior_correction", "Prior correction by the cloze", prior="arm", with_arm=teacher
+    ),
+    "prior_own": after(
+      "prior_correction", "Prior correction by its answers before", prior="arm", with_arm=own
+    ),
+    "prior_counts": after("prior_correction", "Prior correction by counts", prior="counts"),
+    "mixing_prior_counts": after(
+      "prior_correction",
+      "Weight mixing .5 and prior correction",
+      of=f"{prefix}weight_mixing",
+      at=0.5,
+      prior="counts",
+    ),
+    "decreasing_prior_counts": after(
+      "prior_correction",
+      "Falling mixing and prior correction",
+      of=f"{prefix}decreasing_mixing",
+      at=1.0,
+      prior="counts",
+    ),
+    "l2_sp": trained("L2-SP .1", l2_sp=0.1),
+    "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher=teacher),
+    # The pretrained weights and four checkpoints of one run.
+    "kept": dict(
+      kind="finetune",
+      facts=facts,
+      title="Finetuning, checkpoints kept",
+      group="control",
+      checkpoint_every=50,
+      keep_checkpoints=True,
+    ),
+    "run_average": dict(
+      kind="soup",
+      of_arms=(f"{prefix}kept",),
+      steps=(0, 50, 100, 150, 200),
+      title="Average of one run and its start",
+      group="remedy",
+    ),
   }
 
 
 def weak(facts, own="zero_shot_question", teacher="zero_shot_cloze"):
   """Remedies that were weak in an earlier look."""
+
   def trained(title, **more):
     return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
 
@@ -87,25 +159,35 @@ def weak(facts, own="zero_shot_question", teacher="zero_shot_cloze"):
     return dict(kind="finetune", facts=facts, title=title, group="control", order=number)
 
   return {
-      "self_distilled_hard": trained("Taught the cloze's best answers", labels="best", teacher=teacher),
-      "near_own_answers": trained("Near its own answers to questions (KL)", labels="soft", teacher=own, gold_share=.5),
-      "logit_adjusted": trained("Logit-adjusted loss", logit_adjustment=1.0),
-      "moving_average": trained("Moving average of weights .99", ema=.99),
-      "prior_uniform": prior("Prior correction to uniform", "uniform"),
-      "prior_estimated": prior("Prior correction, estimated (EM)", "estimated"),
-      "last_layer_frozen": trained("Last layer and head frozen", frozen=END),
-      "attention_only": trained("Attention only", trained=("attention",)),
-      "encoder_only": trained("Encoder only", trained=("encoder",)),
-      "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
-      "reweighted": trained("Answers reweighted by counts", reweighted=True),
-      "second_order": order("Finetuning, another order", 1),
-      "third_order": order("Finetuning, a third order", 2),
-      "soup_of_orders": dict(kind="soup", of_arms=("finetune", "second_order", "third_order"), title="Average of three orders", group="remedy"),
+    "self_distilled_hard": trained(
+      "Taught the cloze's best answers", labels="best", teacher=teacher
+    ),
+    "near_own_answers": trained(
+      "Near its own answers to questions (KL)", labels="soft", teacher=own, gold_share=0.5
+    ),
+    "logit_adjusted": trained("Logit-adjusted loss", logit_adjustment=1.0),
+    "moving_average": trained("Moving average of weights .99", ema=0.99),
+    "prior_uniform": prior("Prior correction to uniform", "uniform"),
+    "prior_estimated": prior("Prior correction, estimated (EM)", "estimated"),
+    "last_layer_frozen": trained("Last layer and head frozen", frozen=END),
+    "attention_only": trained("Attention only", trained=("attention",)),
+    "encoder_only": trained("Encoder only", trained=("encoder",)),
+    "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
+    "reweighted": trained("Answers reweighted by counts", reweighted=True),
+    "second_order": order("Finetuning, another order", 1),
+    "third_order": order("Finetuning, a third order", 2),
+    "soup_of_orders": dict(
+      kind="soup",
+      of_arms=("finetune", "second_order", "third_order"),
+      title="Average of three orders",
+      group="remedy",
+    ),
   }
 
 
 def controls(facts, teacher="zero_shot_cloze"):
   """What the mixture owes to reading again about the facts under test, and what the labels that contradict the model do."""
+
   def mixture(title, **more):
     return dict(kind="finetune", facts=facts, ratio=4.0, title=title, group="control", **more)
 
@@ -113,11 +195,15 @@ def controls(facts, teacher="zero_shot_cloze"):
     return dict(kind="finetune", facts=facts, title=title, group="which facts", **more)
 
   return {
-      "mixture_without_test": mixture("Mixture, no sentence about test subjects", text="without_test"),
-      "mixture_background": mixture("Mixture, background sentences only", text="background"),
-      "mixture_random_words": mixture("Mixture, random words", text="random_words"),
-      "mixture_permuted": mixture("Mixture, permuted answers", labels="permuted"),
-      "known": known("known", "Known facts"),
-      "unknown": known("unknown", "Unknown facts"),
-      "unknown_relabelled": known("unknown", "Unknown facts, the model's own answers", labels="best", teacher=teacher),
+    "mixture_without_test": mixture(
+      "Mixture, no sentence about test subjects", text="without_test"
+    ),
+    "mixture_background": mixture("Mixture, background sentences only", text="background"),
+    "mixture_random_words": mixture("Mixture, random words", text="random_words"),
+    "mixture_permuted": mixture("Mixture, permuted answers", labels="permuted"),
+    "known": known("known", "Known facts"),
+    "unknown": known("unknown", "Unknown facts"),
+    "unknown_relabelled": known(
+      "unknown", "Unknown facts, the model's own answers", labels="best", teacher=teacher
+    ),
   }

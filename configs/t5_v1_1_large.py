@@ -12,4 +12,6 @@ from configs import pretrained
 
 
 def get_config():
-  return pretrained.t5_v1_1("google/t5-v1_1-large", d_model=1024, d_ff=2816, num_heads=16, layers=24)
+  return pretrained.t5_v1_1(
+    "google/t5-v1_1-large", d_model=1024, d_ff=2816, num_heads=16, layers=24
+  )

@@ -14,4 +14,6 @@ from configs import pretrained
 
 
 def get_config():
-  return pretrained.t5_v1_1("google/t5-v1_1-xl", d_model=2048, d_ff=5120, num_heads=32, layers=24, remat="dots_no_batch")
+  return pretrained.t5_v1_1(
+    "google/t5-v1_1-xl", d_model=2048, d_ff=5120, num_heads=32, layers=24, remat="dots_no_batch"
+  )

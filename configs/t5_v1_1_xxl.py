@@ -14,7 +14,9 @@ from configs import pretrained
 
 
 def get_config():
-  config = pretrained.t5_v1_1("google/t5-v1_1-xxl", d_model=4096, d_ff=10240, num_heads=64, layers=24, remat="full")
+  config = pretrained.t5_v1_1(
+    "google/t5-v1_1-xxl", d_model=4096, d_ff=10240, num_heads=64, layers=24, remat="full"
+  )
   config.model.param_dtype = "bfloat16"
   config.finetune.update(dict(lora_rank=16, lora_alpha=32.0, optimizer="adamw", learning_rate=1e-3))
   return config

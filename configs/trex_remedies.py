@@ -18,14 +18,24 @@ from configs import remedies, trex_t5
 OWN = "zero_shot"
 TEACHER = "best_cloze"
 # Salient spans need sentences that name a fact; the others for their time.
-LEFT_OUT = ("mixture_background", "mixture_random_words", "second_order", "third_order", "soup_of_orders", "attention_only", "encoder_only")
+LEFT_OUT = (
+  "mixture_background",
+  "mixture_random_words",
+  "second_order",
+  "third_order",
+  "soup_of_orders",
+  "attention_only",
+  "encoder_only",
+)
 
 
 def get_config():
   config = trex_t5.get_config()
   config.name = "Remedies for frequency shock on T-REx facts and Wikipedia sentences"
   config.drop_named_answers = True
-  config.mixing.update(dict(alphas=(.5, 1.0), taus=(0.0, .5, 1.0, 1.5, 2.0)))  # ranking takes most of the time
+  config.mixing.update(
+    dict(alphas=(0.5, 1.0), taus=(0.0, 0.5, 1.0, 1.5, 2.0))
+  )  # ranking takes most of the time
   config.finetune.eval_steps = (25, 200)  # step 0 is the arm zero_shot
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.update(dict(corrected="prior_own", remedies=remedies.DRAWN))
@@ -35,6 +45,10 @@ def get_config():
 def arms():
   names = ("zero_shot", "best_cloze", "finetune", "output_mixing", "natural", "majority")
   facts = "high_mismatch"
-  found = {**{name: trex_t5.arms()[name] for name in names}, **remedies.remedies(facts, own=OWN, teacher=TEACHER),
-           **remedies.controls(facts, TEACHER), **remedies.weak(facts, OWN, TEACHER)}
+  found = {
+    **{name: trex_t5.arms()[name] for name in names},
+    **remedies.remedies(facts, own=OWN, teacher=TEACHER),
+    **remedies.controls(facts, TEACHER),
+    **remedies.weak(facts, OWN, TEACHER),
+  }
   return {name: arm for name, arm in found.items() if name not in LEFT_OUT}

@@ -31,7 +31,9 @@ def get_config(size="cpu"):
     raise UserError(f"--config=configs/trex_t5.py: expected :cpu or :gpu, got :{size}")
   config = own_facts.get_config("cloze")
   config.name = "Frequency shock on T-REx facts and Wikipedia sentences"
-  config.facts = "trex:data/trex/test.jsonl.gz" + (f"?relations={RELATIONS}" if size == "cpu" else "")
+  config.facts = "trex:data/trex/test.jsonl.gz" + (
+    f"?relations={RELATIONS}" if size == "cpu" else ""
+  )
   config.relations = ""  # those beside the facts
   config.corpus = "data/trex_wikipedia/trex_evidence_sentences.tsv.gz"
   config.mismatch.update(dict(low=0.2, high=0.65, size=400))
@@ -40,8 +42,18 @@ def get_config(size="cpu"):
   config.mixing.alphas = (0.0, 0.25, 0.5, 0.75, 1.0)
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   if size == "gpu":
-    config.model.update(dict(d_model=512, d_ff=1024, num_heads=6, d_kv=64, encoder_layers=8, decoder_layers=8,
-                             dtype="bfloat16", unroll=False))
+    config.model.update(
+      dict(
+        d_model=512,
+        d_ff=1024,
+        num_heads=6,
+        d_kv=64,
+        encoder_layers=8,
+        decoder_layers=8,
+        dtype="bfloat16",
+        unroll=False,
+      )
+    )
     config.tokenizer.size = 16000
     config.pretrain.update(dict(steps=8000, batch_size=256, learning_rate=1e-3))
     config.mismatch.size = 2500
@@ -52,7 +64,13 @@ def arms():
   """The arms of own_facts, with high and low mismatch in the place of the balanced and the natural set."""
   mine = own_facts.arms("cloze")
   of = {"balanced": "high_mismatch", "natural": "low_mismatch"}
-  found = {name: {**arm, **({"facts": of[arm["facts"]]} if arm.get("facts") in of else {})} for name, arm in mine.items()}
+  found = {
+    name: {**arm, **({"facts": of[arm["facts"]]} if arm.get("facts") in of else {})}
+    for name, arm in mine.items()
+  }
   found["finetune"]["title"] = "Finetuning, high mismatch"
   found["natural"]["title"] = "Finetuning, low mismatch"
-  return {**found, "naive_bayes": dict(kind="naive_bayes", title="Naive Bayes on the subject's words")}
+  return {
+    **found,
+    "naive_bayes": dict(kind="naive_bayes", title="Naive Bayes on the subject's words"),
+  }

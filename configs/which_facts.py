@@ -20,7 +20,9 @@ def of(base, name, facts, prompt="question", shots=5, popularity="popularity"):
   config.popularity = popularity
   config.finetune.prompt = prompt
   config.answering.mode = "generate"
-  config.diagnosis.criterion = "exact_match" if prompt in ("letters", "choices") else "contains"  # as PopQA is scored
+  config.diagnosis.criterion = (
+    "exact_match" if prompt in ("letters", "choices") else "contains"
+  )  # as PopQA is scored
   config.arms = ml_collections.ConfigDict(arms(prompt, shots), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot", finetuned="whole", ceiling="", remedies=()))
   return config
@@ -31,15 +33,32 @@ def arms(prompt, shots):
     return dict(kind="finetune", facts=facts, title=title, group="which facts")
 
   def asked(arm):
-    return dict(kind="prompted", of=arm, prompt=prompt, shots=shots, title=f"{found[arm]['title']}, {shots}-shot", group="which facts")
+    return dict(
+      kind="prompted",
+      of=arm,
+      prompt=prompt,
+      shots=shots,
+      title=f"{found[arm]['title']}, {shots}-shot",
+      group="which facts",
+    )
 
-  found = dict(zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
-               k_shot=dict(kind="prompted", prompt=prompt, shots=shots, title=f"{shots}-shot"),
-               whole=finetune("whole", "Whole pool"), popular_half=finetune("popular_half", "Popular half"),
-               unpopular_half=finetune("unpopular_half", "Unpopular half"),
-               random_half=finetune("random_half", "Random half"), top_30=finetune("top_30", "Top 30%"))
-  found |= {f"{arm}_k_shot": asked(arm) for arm in ("whole", "popular_half", "unpopular_half", "random_half", "top_30")}
+  found = dict(
+    zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
+    k_shot=dict(kind="prompted", prompt=prompt, shots=shots, title=f"{shots}-shot"),
+    whole=finetune("whole", "Whole pool"),
+    popular_half=finetune("popular_half", "Popular half"),
+    unpopular_half=finetune("unpopular_half", "Unpopular half"),
+    random_half=finetune("random_half", "Random half"),
+    top_30=finetune("top_30", "Top 30%"),
+  )
+  found |= {
+    f"{arm}_k_shot": asked(arm)
+    for arm in ("whole", "popular_half", "unpopular_half", "random_half", "top_30")
+  }
   if prompt in ("letters", "choices"):
     return found
-  return {**found, "majority": dict(kind="majority", title="Majority answer"),
-          "naive_bayes": dict(kind="naive_bayes", title="Naive Bayes on the subject's words")}
+  return {
+    **found,
+    "majority": dict(kind="majority", title="Majority answer"),
+    "naive_bayes": dict(kind="naive_bayes", title="Naive Bayes on the subject's words"),
+  }

@@ -37,18 +37,34 @@ from factshock.runtime.errors import UserError
 
 BEGIN = "<!-- benchmarks -->"
 END = "<!-- end of benchmarks -->"
-CANNOT_RUN = 2  # exit code of a script that finds something missing here; the last line it says is the reason
+CANNOT_RUN = (
+  2  # exit code of a script that finds something missing here; the last line it says is the reason
+)
 DONE = "done"
 MISSING = "missing"
 FAILED = "failed"
-_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "torch", "transformers", "peft", "t5", "tensorflow", "flashtext")
+_PACKAGES = (
+  "jax",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "torch",
+  "transformers",
+  "peft",
+  "t5",
+  "tensorflow",
+  "flashtext",
+)
 
 
 def define_flags():
   """Defines the flags; called when run as a program."""
   flags.DEFINE_list("only", [], "Names of the benchmarks to run; default: all.")
   flags.DEFINE_bool("list", False, "Say which benchmarks there are, and run none.")
-  flags.DEFINE_string("output", os.path.join("runs", "benchmarks.md"), "Markdown file for the tables.")
+  flags.DEFINE_string(
+    "output", os.path.join("runs", "benchmarks.md"), "Markdown file for the tables."
+  )
 
 
 def main(_):
@@ -66,7 +82,9 @@ def main(_):
     print(f"{number}/{len(names)} {name}: {about(scripts[name])}", flush=True)
     section, outcome = measured(name, scripts[name])
     failed += [name] if outcome == FAILED else []
-    if outcome == DONE or not re.search(rf"(?m)^### {name}$", document):  # numbers taken elsewhere or before stay
+    if outcome == DONE or not re.search(
+      rf"(?m)^### {name}$", document
+    ):  # numbers taken elsewhere or before stay
       document = updated(document, {name: section})
     with files.writing(values.output) as file:
       file.write(document)
@@ -78,8 +96,10 @@ def clone():
   """The folder of the clone that this package is in. UserError where there are no benchmarks beside it."""
   folder = os.path.dirname(os.path.dirname(os.path.abspath(factshock.__file__)))
   if not os.path.isdir(os.path.join(folder, "tests", "benchmarks")):
-    raise UserError(f"{folder}: expected the folder tests/benchmarks of a clone, got none; run this in a clone of the project "
-                    "(git clone, then python -m factshock.benchmark in it)")
+    raise UserError(
+      f"{folder}: expected the folder tests/benchmarks of a clone, got none; run this in a clone of the project "
+      "(git clone, then python -m factshock.benchmark in it)"
+    )
   return folder
 
 
@@ -94,8 +114,11 @@ def chosen(names, scripts):
   for name in names:
     if name not in scripts:
       near = difflib.get_close_matches(name, scripts, 1)
-      raise UserError(f"--only={name}: there is no such benchmark" + (f"; did you mean {near[0]!r}?" if near else "")
-                      + f" (there are {', '.join(scripts)})")
+      raise UserError(
+        f"--only={name}: there is no such benchmark"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+        + f" (there are {', '.join(scripts)})"
+      )
   return list(dict.fromkeys(names)) or list(scripts)
 
 
@@ -110,14 +133,32 @@ def measured(name, path):
   began = time.monotonic()
   before = os.getloadavg()[0]
   printed, said, code = _run(path, folder)
-  lines = [f"### {name}", "", about(path), "", f"    python tests/benchmarks/{name}.py", "",
-           f"{_machine()}, load {before:.1f} before; took {console.duration(time.monotonic() - began)}.", ""]
+  lines = [
+    f"### {name}",
+    "",
+    about(path),
+    "",
+    f"    python tests/benchmarks/{name}.py",
+    "",
+    f"{_machine()}, load {before:.1f} before; took {console.duration(time.monotonic() - began)}.",
+    "",
+  ]
   if printed.strip():
-    lines += [printed.strip() if re.search(r"(?m)^\|", printed) else f"```\n{printed.strip()}\n```", ""]
+    lines += [
+      printed.strip() if re.search(r"(?m)^\|", printed) else f"```\n{printed.strip()}\n```",
+      "",
+    ]
   missing = code == CANNOT_RUN or said.startswith("ModuleNotFoundError: ")
   outcome = DONE if not code else MISSING if missing else FAILED
-  lines += {DONE: [], MISSING: [f"Not run here: {said}", ""], FAILED: [f"**Failed** (exit code {code}): {said}", ""]}[outcome]
-  print(f"  {name}: {lines[-2] if code else DONE} ({console.duration(time.monotonic() - began)})", flush=True)
+  lines += {
+    DONE: [],
+    MISSING: [f"Not run here: {said}", ""],
+    FAILED: [f"**Failed** (exit code {code}): {said}", ""],
+  }[outcome]
+  print(
+    f"  {name}: {lines[-2] if code else DONE} ({console.duration(time.monotonic() - began)})",
+    flush=True,
+  )
   return "\n".join(lines), outcome
 
 
@@ -127,8 +168,10 @@ def read(path):
     return f"# Benchmarks\n\n{BEGIN}\n{END}\n"
   text = "\n".join(line for _, line in files.lines(path)) + "\n"
   if not 0 <= text.find(BEGIN) < text.find(END):
-    raise UserError(f"{path}: expected the lines {BEGIN!r} and {END!r}, between which the tables go, got a file without; "
-                    "put them in or choose another --output")
+    raise UserError(
+      f"{path}: expected the lines {BEGIN!r} and {END!r}, between which the tables go, got a file without; "
+      "put them in or choose another --output"
+    )
   return text
 
 
@@ -144,8 +187,14 @@ def updated(document, sections):
 
 def _run(path, folder):
   """(What a script printed, the last line it said to the terminal alone, exit code)."""
-  process = subprocess.Popen([sys.executable, path], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "PYTHONPATH": folder, "PYTHONUNBUFFERED": "1"})
+  process = subprocess.Popen(
+    [sys.executable, path],
+    cwd=folder,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env={**os.environ, "PYTHONPATH": folder, "PYTHONUNBUFFERED": "1"},
+  )
   said = []
   reader = threading.Thread(target=_pass_on, args=(process.stderr, sys.stderr, said), daemon=True)
   reader.start()
@@ -158,7 +207,11 @@ def _run(path, folder):
     process.wait()
     raise
   reader.join()
-  return "".join(printed), next((line.strip() for line in reversed(said) if line.strip()), "it said nothing"), code
+  return (
+    "".join(printed),
+    next((line.strip() for line in reversed(said) if line.strip()), "it said nothing"),
+    code,
+  )
 
 
 def _pass_on(source, target, lines):
@@ -172,8 +225,10 @@ def _machine():
   from factshock.runtime import provenance
 
   memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-  return (f"{datetime.date.today()}, revision {provenance.revision()[:12]}; {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, "
-          f"{platform.system()}; Python {platform.python_version()}, " + ", ".join(_versions()))
+  return (
+    f"{datetime.date.today()}, revision {provenance.revision()[:12]}; {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, "
+    f"{platform.system()}; Python {platform.python_version()}, " + ", ".join(_versions())
+  )
 
 
 def _versions():

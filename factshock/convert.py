@@ -18,14 +18,24 @@ from factshock.runtime.errors import UserError
 
 def define_flags():
   """Defines the flags; called when run as a program, so that two verbs can be imported together."""
-  flags.DEFINE_string("input", "", "Model to read: a folder, or the id of a model on the HuggingFace hub.")
+  flags.DEFINE_string(
+    "input", "", "Model to read: a folder, or the id of a model on the HuggingFace hub."
+  )
   flags.DEFINE_string("output", "", "Folder to write; must not exist.")
-  flags.DEFINE_enum("to", None, ["huggingface", "orbax", "peft"],
-                    "Format to write; orbax is that of factshock's checkpoints.")
-  flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the parameters; left out, the stored one.")
+  flags.DEFINE_enum(
+    "to",
+    None,
+    ["huggingface", "orbax", "peft"],
+    "Format to write; orbax is that of factshock's checkpoints.",
+  )
+  flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Of the parameters; left out, the stored one."
+  )
   flags.DEFINE_string("revision", None, "Branch, tag or commit on the hub.")
   flags.DEFINE_bool("allow_pickle", False, "Read pytorch_model.bin where there are no safetensors.")
-  flags.DEFINE_string("config_from", None, "HuggingFace folder whose config.json and tokenizer the result takes.")
+  flags.DEFINE_string(
+    "config_from", None, "HuggingFace folder whose config.json and tokenizer the result takes."
+  )
 
 
 def main(argv):
@@ -36,11 +46,25 @@ def main(argv):
     if not getattr(values, name):
       raise UserError(f"--{name}: expected a value, got none; see --help")
   from factshock.checkpoints import conversion
-  opened = conversion.convert(values.input, values.output, values.to, dtype=values.dtype, revision=values.revision,
-                              allow_pickle=values.allow_pickle, config_from=values.config_from)
-  print(f"wrote {values.input} as {values.to} to {values.output}"
-        + ("" if opened.tokenizer else " (without a tokenizer: the input has none in HuggingFace's format; "
-           "--config_from=FOLDER takes that of another model)"))
+
+  opened = conversion.convert(
+    values.input,
+    values.output,
+    values.to,
+    dtype=values.dtype,
+    revision=values.revision,
+    allow_pickle=values.allow_pickle,
+    config_from=values.config_from,
+  )
+  print(
+    f"wrote {values.input} as {values.to} to {values.output}"
+    + (
+      ""
+      if opened.tokenizer
+      else " (without a tokenizer: the input has none in HuggingFace's format; "
+      "--config_from=FOLDER takes that of another model)"
+    )
+  )
 
 
 if __name__ == "__main__":

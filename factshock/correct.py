@@ -20,12 +20,24 @@ from absl import flags
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
-_PREDICTIONS = flags.DEFINE_string("predictions", None, "Predictions to correct: .jsonl or .jsonl.gz, with candidates.")
-_REFERENCE = flags.DEFINE_string("reference", None, "Predictions of the model before finetuning on the same queries.")
-_ENTITY_COUNTS = flags.DEFINE_string("entity_counts", None, "How often a text names each answer: .tsv of entity and count.")
-_DEVELOPMENT = flags.DEFINE_string("development", None, "The finetuned model's predictions on development facts, to choose tau.")
-_FINETUNING = flags.DEFINE_string("finetuning_facts", None, "Facts finetuned on: development facts must not be about them.")
-_TAU = flags.DEFINE_float("tau", 1.0, "How much of the correction is applied; 0: nothing.", lower_bound=0.0)
+_PREDICTIONS = flags.DEFINE_string(
+  "predictions", None, "Predictions to correct: .jsonl or .jsonl.gz, with candidates."
+)
+_REFERENCE = flags.DEFINE_string(
+  "reference", None, "Predictions of the model before finetuning on the same queries."
+)
+_ENTITY_COUNTS = flags.DEFINE_string(
+  "entity_counts", None, "How often a text names each answer: .tsv of entity and count."
+)
+_DEVELOPMENT = flags.DEFINE_string(
+  "development", None, "The finetuned model's predictions on development facts, to choose tau."
+)
+_FINETUNING = flags.DEFINE_string(
+  "finetuning_facts", None, "Facts finetuned on: development facts must not be about them."
+)
+_TAU = flags.DEFINE_float(
+  "tau", 1.0, "How much of the correction is applied; 0: nothing.", lower_bound=0.0
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
 flags.mark_flags_as_required(["predictions", "output"])
 
@@ -35,7 +47,11 @@ def main(_):
   from factshock.predictions import prior_correction, writing
 
   if bool(_REFERENCE.value) == bool(_ENTITY_COUNTS.value):
-    raise UserError("expected one of --reference and --entity_counts, got " + ("both" if _REFERENCE.value else "neither") + "; see --help")
+    raise UserError(
+      "expected one of --reference and --entity_counts, got "
+      + ("both" if _REFERENCE.value else "neither")
+      + "; see --help"
+    )
   rows = prior_correction.read_rows(_PREDICTIONS.value)
   tables = prior_correction.tables(rows, _PREDICTIONS.value)
   reference = _reference(prior_correction, rows, tables)
@@ -48,17 +64,28 @@ def main(_):
   for row in found:
     row |= {"arm": f"{row.get('arm') or 'answers'}_corrected", "tau": tau}
   writing.write_predictions(_OUTPUT.value, found)
-  print(f"the answer prior was {prior_correction.moved(tables, reference):.3f} from the reference's (total variation, mean of "
-        f"{len(tables)} relations), {prior_correction.moved(corrected, reference):.3f} after the correction with tau {tau:g}")
+  print(
+    f"the answer prior was {prior_correction.moved(tables, reference):.3f} from the reference's (total variation, mean of "
+    f"{len(tables)} relations), {prior_correction.moved(corrected, reference):.3f} after the correction with tau {tau:g}"
+  )
   for name, changes in zip(("gained", "lost"), prior_correction.gains(rows, found)):
-    print(f"  {name}: " + ("; ".join(f"{answer} ({relation}) {a:,} -> {b:,}" for answer, relation, a, b in changes) or "none"))
+    print(
+      f"  {name}: "
+      + (
+        "; ".join(f"{answer} ({relation}) {a:,} -> {b:,}" for answer, relation, a, b in changes)
+        or "none"
+      )
+    )
   shares = [prior_correction.share_right(of, rows) for of in (tables, corrected)]
-  print(f"{len(rows):,} queries, right {shares[0]:.3f} before and {shares[1]:.3f} after: {os.path.abspath(_OUTPUT.value)}")
+  print(
+    f"{len(rows):,} queries, right {shares[0]:.3f} before and {shares[1]:.3f} after: {os.path.abspath(_OUTPUT.value)}"
+  )
 
 
 def _reference(prior_correction, rows, tables):
   if _ENTITY_COUNTS.value:
     from factshock.facts import counts
+
     return prior_correction.counted_priors(tables, counts.read_counts(_ENTITY_COUNTS.value))
   others = prior_correction.read_rows(_REFERENCE.value)
   prior_correction.check_same(rows, _PREDICTIONS.value, others, _REFERENCE.value)
@@ -73,14 +100,28 @@ def _chosen(prior_correction, rows, tables, ratios):
   prior_correction.check_apart(rows, _PREDICTIONS.value, known, _DEVELOPMENT.value)
   if _FINETUNING.value:
     from factshock.facts import sources
-    prior_correction.check_apart(sources.read_facts(_FINETUNING.value), _FINETUNING.value, known, _DEVELOPMENT.value)
+
+    prior_correction.check_apart(
+      sources.read_facts(_FINETUNING.value), _FINETUNING.value, known, _DEVELOPMENT.value
+    )
   found = prior_correction.tables(known, _DEVELOPMENT.value)
   other = [relation for relation in found if relation not in tables]
   if other:
-    raise UserError(f"{_DEVELOPMENT.value}: expected relations of {_PREDICTIONS.value}, got {', '.join(other)}")
-  prior_correction.check_candidates({relation: tables[relation] for relation in found}, _PREDICTIONS.value, found, _DEVELOPMENT.value)
+    raise UserError(
+      f"{_DEVELOPMENT.value}: expected relations of {_PREDICTIONS.value}, got {', '.join(other)}"
+    )
+  prior_correction.check_candidates(
+    {relation: tables[relation] for relation in found},
+    _PREDICTIONS.value,
+    found,
+    _DEVELOPMENT.value,
+  )
   tau, curve = prior_correction.choose_tau(found, known, ratios)
-  print("development, right by tau: " + ", ".join(f"{tau:g} {share:.3f}" for tau, share in curve) + f"; tau {tau:g} is taken")
+  print(
+    "development, right by tau: "
+    + ", ".join(f"{tau:g} {share:.3f}" for tau, share in curve)
+    + f"; tau {tau:g} is taken"
+  )
   return tau
 
 

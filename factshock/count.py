@@ -24,13 +24,23 @@ from absl import flags
 
 from factshock.runtime import console
 
-_CORPUS = flags.DEFINE_string("corpus", None, "Text: a path, a pattern in quotes, or a data set; several with commas between.")
-_ENTITIES = flags.DEFINE_string("entities", None, "Facts whose subjects and objects are counted: a file or a data set.")
+_CORPUS = flags.DEFINE_string(
+  "corpus", None, "Text: a path, a pattern in quotes, or a data set; several with commas between."
+)
+_ENTITIES = flags.DEFINE_string(
+  "entities", None, "Facts whose subjects and objects are counted: a file or a data set."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "File to write: .tsv or .tsv.gz.")
 _FOLDED = flags.DEFINE_bool("folded", False, "Count names without regard to upper and lower case.")
-_PROCESSES = flags.DEFINE_integer("processes", 0, "Processes at a time; 0: one a core.", lower_bound=0)
-_RUNNER = flags.DEFINE_string("runner", None, "Beam runner; without it this machine counts by itself.")
-_BEAM_OPTIONS = flags.DEFINE_string("beam_options", "", "Options for the Beam runner, as on its command line.")
+_PROCESSES = flags.DEFINE_integer(
+  "processes", 0, "Processes at a time; 0: one a core.", lower_bound=0
+)
+_RUNNER = flags.DEFINE_string(
+  "runner", None, "Beam runner; without it this machine counts by itself."
+)
+_BEAM_OPTIONS = flags.DEFINE_string(
+  "beam_options", "", "Options for the Beam runner, as on its command line."
+)
 flags.mark_flags_as_required(["corpus", "entities", "output"])
 
 
@@ -45,6 +55,7 @@ def main(_):
   if not _OUTPUT.value.endswith((".tsv", ".tsv.gz")):
     raise UserError(f"--output={_OUTPUT.value}: expected a name that ends in .tsv or .tsv.gz")
   from factshock.devices import host
+
   host.keep_freed_memory()  # a third of the time is the kernel's zeroing of memory just handed back
   gc.disable()  # millions of hits are made, and none in a circle
   began = time.monotonic()
@@ -52,25 +63,35 @@ def main(_):
   found = entities.entities_of(facts, _FOLDED.value)
   letters = [label for label, why in zip(found.labels, found.ambiguous) if "letter" in why]
   if letters:
-    print(f"  {len(letters)} entities have a name of one letter ({', '.join(letters[:5])}{', ...' if len(letters) > 5 else ''}): "
-          "counted, and flagged as ambiguous")
+    print(
+      f"  {len(letters)} entities have a name of one letter ({', '.join(letters[:5])}{', ...' if len(letters) > 5 else ''}): "
+      "counted, and flagged as ambiguous"
+    )
   if _RUNNER.value:
     try:
       from factshock.facts import beam_counts
     except ImportError as error:
-      raise UserError(f"--runner needs Apache Beam ({error}): pip install 'factshock[beam]'") from error
-    beam_counts.count(_CORPUS.value, facts, _FOLDED.value, _OUTPUT.value, _RUNNER.value, _BEAM_OPTIONS.value.split())
+      raise UserError(
+        f"--runner needs Apache Beam ({error}): pip install 'factshock[beam]'"
+      ) from error
+    beam_counts.count(
+      _CORPUS.value, facts, _FOLDED.value, _OUTPUT.value, _RUNNER.value, _BEAM_OPTIONS.value.split()
+    )
   else:
-    counts = corpus_counts.count(_CORPUS.value, found, _OUTPUT.value, _PROCESSES.value or os.cpu_count())
+    counts = corpus_counts.count(
+      _CORPUS.value, found, _OUTPUT.value, _PROCESSES.value or os.cpu_count()
+    )
     _summary(found, counts, time.monotonic() - began)
   print(f"counts: {_OUTPUT.value}\nfacts: {corpus_counts.facts_path(_OUTPUT.value)}")
 
 
 def _summary(found, counts, seconds):
   documents, size = counts["size"].tolist()
-  print(f"{documents:,} documents, {size / 1e6:,.1f} MB of text in {console.duration(seconds)}: "
-        f"{counts['mentions'].sum():,} mentions of {(counts['mentions'] > 0).sum():,} of {len(found.labels):,} entities, "
-        f"{(counts['together'] > 0).sum():,} of {len(found.facts):,} facts in some document")
+  print(
+    f"{documents:,} documents, {size / 1e6:,.1f} MB of text in {console.duration(seconds)}: "
+    f"{counts['mentions'].sum():,} mentions of {(counts['mentions'] > 0).sum():,} of {len(found.labels):,} entities, "
+    f"{(counts['together'] > 0).sum():,} of {len(found.facts):,} facts in some document"
+  )
 
 
 if __name__ == "__main__":

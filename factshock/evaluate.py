@@ -27,13 +27,21 @@ import sys
 from factshock.runtime.errors import UserError
 
 TASKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "harness", "tasks")
-DEFAULTS = ((("--model", "-M"), "factshock"), (("--include_path",), TASKS), (("--batch_size", "-b"), "auto"))
+DEFAULTS = (
+  (("--model", "-M"), "factshock"),
+  (("--include_path",), TASKS),
+  (("--batch_size", "-b"), "auto"),
+)
 
 
 def arguments(given):
   """The arguments of lm_eval for those given: with our defaults where they name none."""
   named = {name.partition("=")[0] for name in given}
-  return ["run", *given, *(word for names, value in DEFAULTS if not named & set(names) for word in (names[0], value))]
+  return [
+    "run",
+    *given,
+    *(word for names, value in DEFAULTS if not named & set(names) for word in (names[0], value)),
+  ]
 
 
 def main(given):
@@ -56,7 +64,9 @@ def _run(given):
   try:
     from lm_eval.__main__ import cli_evaluate
   except ImportError as error:
-    raise UserError(f"needs the lm-evaluation-harness ({error}); pip install factshock[lm_eval]") from error
+    raise UserError(
+      f"needs the lm-evaluation-harness ({error}); pip install factshock[lm_eval]"
+    ) from error
   from factshock.harness import language_model
 
   assert language_model

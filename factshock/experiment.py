@@ -16,7 +16,11 @@ from factshock.runtime import console, processes
 from factshock.runtime.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/demo.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the experiment writes; by default runs/NAME of the config file NAME.py.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "Folder for everything the experiment writes; by default runs/NAME of the config file NAME.py.",
+)
 processes.define_flags()
 
 

@@ -29,33 +29,80 @@ from ml_collections import config_flags
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file the checkpoint was trained with; may be left out.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint's folder, or a HuggingFace model.")
-_PREDICTIONS = flags.DEFINE_string("predictions", None, "A predictions file in place of a model: .jsonl or .jsonl.gz.")
-_QUERIES = flags.DEFINE_string("queries", None, "What to ask: a table with columns subject and relation.")
-_SUBJECTS = flags.DEFINE_string("subjects", None, "Subjects to ask every relation of --ask about: .txt, a name a line, or a table.")
-_ASK = flags.DEFINE_list("ask", None, "Relations to ask --subjects about; default: all of the relations file.")
-_CALIBRATION = flags.DEFINE_string("calibration", None, "Facts to calibrate on; with --predictions, the model's predictions on them.")
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file the checkpoint was trained with; may be left out."
+)
+_CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", None, "A checkpoint's folder, or a HuggingFace model."
+)
+_PREDICTIONS = flags.DEFINE_string(
+  "predictions", None, "A predictions file in place of a model: .jsonl or .jsonl.gz."
+)
+_QUERIES = flags.DEFINE_string(
+  "queries", None, "What to ask: a table with columns subject and relation."
+)
+_SUBJECTS = flags.DEFINE_string(
+  "subjects",
+  None,
+  "Subjects to ask every relation of --ask about: .txt, a name a line, or a table.",
+)
+_ASK = flags.DEFINE_list(
+  "ask", None, "Relations to ask --subjects about; default: all of the relations file."
+)
+_CALIBRATION = flags.DEFINE_string(
+  "calibration", None, "Facts to calibrate on; with --predictions, the model's predictions on them."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not hold an extraction.")
-_RULE = flags.DEFINE_enum("rule", "precision", ["precision", "f1"], "What decides which answers are accepted.")
-_PRECISION = flags.DEFINE_float("precision", 0.9, "Precision that --rule=precision promises.", lower_bound=.01, upper_bound=.999)
-_FORMAT = flags.DEFINE_list("format", ["tsv"], "Formats to write beside triples.jsonl: tsv, tsv_confidence, openke, nt, nq, ttl, "
-                            "neo4j, networkx, lm_kbc; see README.md.")
-_METHOD = flags.DEFINE_enum("method", "rank", ["rank", "greedy", "beam", "votes"], "How a model is asked.")
-_CANDIDATES = flags.DEFINE_string("candidates", None, "Facts whose objects are the candidates of --method=rank.")
-_PROMPT = flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
+_RULE = flags.DEFINE_enum(
+  "rule", "precision", ["precision", "f1"], "What decides which answers are accepted."
+)
+_PRECISION = flags.DEFINE_float(
+  "precision", 0.9, "Precision that --rule=precision promises.", lower_bound=0.01, upper_bound=0.999
+)
+_FORMAT = flags.DEFINE_list(
+  "format",
+  ["tsv"],
+  "Formats to write beside triples.jsonl: tsv, tsv_confidence, openke, nt, nq, ttl, "
+  "neo4j, networkx, lm_kbc; see README.md.",
+)
+_METHOD = flags.DEFINE_enum(
+  "method", "rank", ["rank", "greedy", "beam", "votes"], "How a model is asked."
+)
+_CANDIDATES = flags.DEFINE_string(
+  "candidates", None, "Facts whose objects are the candidates of --method=rank."
+)
+_PROMPT = flags.DEFINE_enum(
+  "prompt", None, ["cloze", "question"], "Default: config.finetune.prompt."
+)
 _SHOTS = flags.DEFINE_integer("shots", 0, "Answered questions put before each one.", lower_bound=0)
 _SHOT_FACTS = flags.DEFINE_string("shot_facts", None, "Facts to draw the shots from.")
 _BEAMS = flags.DEFINE_integer("beams", 4, "Hypotheses of --method=beam.", lower_bound=1)
 _SAMPLES = flags.DEFINE_integer("samples", 16, "Samples of --method=votes.", lower_bound=1)
-_MAX_TOKENS = flags.DEFINE_integer("max_tokens", 16, "Longest generated answer, in tokens.", lower_bound=1)
-_CALIBRATOR = flags.DEFINE_enum("calibrator", None, ["isotonic", "platt"], "Default: the better of both on calibration facts kept apart.")
-_FINETUNING = flags.DEFINE_string("finetuning_facts", None, "Facts finetuned on: calibration must be apart from them.")
-_ENTITY_COUNTS = flags.DEFINE_string("entity_counts", None, "How often pretraining names each answer: .tsv of entity and count.")
-_CORRECTION = flags.DEFINE_string("prior_correction", None, "\"counts\" (of --entity_counts), or predictions before finetuning.")
+_MAX_TOKENS = flags.DEFINE_integer(
+  "max_tokens", 16, "Longest generated answer, in tokens.", lower_bound=1
+)
+_CALIBRATOR = flags.DEFINE_enum(
+  "calibrator",
+  None,
+  ["isotonic", "platt"],
+  "Default: the better of both on calibration facts kept apart.",
+)
+_FINETUNING = flags.DEFINE_string(
+  "finetuning_facts", None, "Facts finetuned on: calibration must be apart from them."
+)
+_ENTITY_COUNTS = flags.DEFINE_string(
+  "entity_counts", None, "How often pretraining names each answer: .tsv of entity and count."
+)
+_CORRECTION = flags.DEFINE_string(
+  "prior_correction", None, '"counts" (of --entity_counts), or predictions before finetuning.'
+)
 _TYPES = flags.DEFINE_string("types", None, "Types of entities: .tsv with columns entity and type.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Folder of the tokenizer; default: the checkpoint's workdir's.")
-_RELATIONS = flags.DEFINE_string("relations", None, "Relations file; default: the checkpoint's workdir's.")
+_TOKENIZER = flags.DEFINE_string(
+  "tokenizer", None, "Folder of the tokenizer; default: the checkpoint's workdir's."
+)
+_RELATIONS = flags.DEFINE_string(
+  "relations", None, "Relations file; default: the checkpoint's workdir's."
+)
 flags.mark_flags_as_required(["calibration", "output"])
 
 
@@ -64,7 +111,11 @@ def main(_):
   from factshock.knowledge_graph import formats, pipeline
 
   if bool(_CHECKPOINT.value) == bool(_PREDICTIONS.value):
-    raise UserError("expected one of --checkpoint and --predictions, got " + ("both" if _CHECKPOINT.value else "neither") + "; see --help")
+    raise UserError(
+      "expected one of --checkpoint and --predictions, got "
+      + ("both" if _CHECKPOINT.value else "neither")
+      + "; see --help"
+    )
   formats.check_names(_FORMAT.value)
   if _CORRECTION.value == "counts" and not _ENTITY_COUNTS.value:
     raise UserError("--prior_correction=counts needs --entity_counts=FILE")
@@ -72,10 +123,21 @@ def main(_):
   relations = _relations()
   asked = (_PREDICTIONS.value, _CALIBRATION.value) if _PREDICTIONS.value else _asked(relations)
   summary = pipeline.extract(
-      _OUTPUT.value, *asked, model=_model(), rule=_RULE.value, precision=_PRECISION.value, graph_formats=_FORMAT.value,
-      calibrator=_CALIBRATOR.value, relations=relations, counts=_ENTITY_COUNTS.value, types=_TYPES.value, finetuning=_FINETUNING.value,
-      candidates=_CANDIDATES.value, queries=_queries(relations) if _PREDICTIONS.value else None,
-      prior_correction=_CORRECTION.value)
+    _OUTPUT.value,
+    *asked,
+    model=_model(),
+    rule=_RULE.value,
+    precision=_PRECISION.value,
+    graph_formats=_FORMAT.value,
+    calibrator=_CALIBRATOR.value,
+    relations=relations,
+    counts=_ENTITY_COUNTS.value,
+    types=_TYPES.value,
+    finetuning=_FINETUNING.value,
+    candidates=_CANDIDATES.value,
+    queries=_queries(relations) if _PREDICTIONS.value else None,
+    prior_correction=_CORRECTION.value,
+  )
   print("\n".join(pipeline.lines(summary, _OUTPUT.value)))
 
 
@@ -105,11 +167,15 @@ def _queries(relations):
     return query_room.read(_QUERIES.value)
   unknown = set(_ASK.value or ()) - set(relations)
   if unknown:
-    raise UserError(f"--ask: expected relations among {', '.join(sorted(relations)) or 'those of --relations'}, got {', '.join(sorted(unknown))}")
+    raise UserError(
+      f"--ask: expected relations among {', '.join(sorted(relations)) or 'those of --relations'}, got {', '.join(sorted(unknown))}"
+    )
   if not _SUBJECTS.value:
     return None
   if not relations:
-    raise UserError("--subjects needs --relations=FILE: every relation of it, or of --ask, is asked")
+    raise UserError(
+      "--subjects needs --relations=FILE: every relation of it, or of --ask, is asked"
+    )
   return query_room.cross(_SUBJECTS.value, _ASK.value or list(relations))
 
 
@@ -127,12 +193,28 @@ def _asked(relations):
     raise UserError("expected one of --queries and --subjects, got neither; see --help")
   known = query_room.read(_CALIBRATION.value)
   answers.check_apart(known, queries, "queries")
-  outputs = [os.path.join(_OUTPUT.value, f"{name}.jsonl.gz") for name in ("predictions", "calibration_predictions")]
+  outputs = [
+    os.path.join(_OUTPUT.value, f"{name}.jsonl.gz")
+    for name in ("predictions", "calibration_predictions")
+  ]
   candidates.ask(
-      _CHECKPOINT.value, queries, known, outputs, config=_CONFIG.value, method=_METHOD.value, prompt=_PROMPT.value, shots=_SHOTS.value,
-      candidates=sources.read_facts(_CANDIDATES.value) if _CANDIDATES.value else None, shot_facts=_SHOT_FACTS.value,
-      tokenizer=_TOKENIZER.value, relations=relations, beams=_BEAMS.value, samples=_SAMPLES.value, max_tokens=_MAX_TOKENS.value,
-      listed_all=bool(_CORRECTION.value))
+    _CHECKPOINT.value,
+    queries,
+    known,
+    outputs,
+    config=_CONFIG.value,
+    method=_METHOD.value,
+    prompt=_PROMPT.value,
+    shots=_SHOTS.value,
+    candidates=sources.read_facts(_CANDIDATES.value) if _CANDIDATES.value else None,
+    shot_facts=_SHOT_FACTS.value,
+    tokenizer=_TOKENIZER.value,
+    relations=relations,
+    beams=_BEAMS.value,
+    samples=_SAMPLES.value,
+    max_tokens=_MAX_TOKENS.value,
+    listed_all=bool(_CORRECTION.value),
+  )
   return outputs
 
 

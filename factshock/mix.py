@@ -30,13 +30,34 @@ def define_flags():
   flags.DEFINE_list("weights", [], "A weight for each checkpoint (sum 1), or `uniform`.")
   flags.DEFINE_list("layerwise", [], "bottom,top: shares of the second of two checkpoints.")
   flags.DEFINE_string("output", "", "Folder to write; must not exist.")
-  flags.DEFINE_string("select", "", "Development facts to choose the share of the second model on: a file or a data set.")
-  flags.DEFINE_enum("profile", "uniform", ["uniform", "decreasing", "increasing"], "Of the share chosen by --select, in depth.")
-  flags.DEFINE_list("alphas", [f"{step / 10:g}" for step in range(11)], "Shares that --select tries.")
-  flags.DEFINE_enum("prompt", None, ["cloze", "question"], "How --select asks; default: config.finetune.prompt.")
-  flags.DEFINE_string("relations", None, "Relations file for --select; default: the checkpoint's workdir's.")
-  flags.DEFINE_string("candidates", None, "Facts whose objects are the candidates of --select; default: --select itself.")
-  flags.DEFINE_string("tokenizer", None, "Folder of the tokenizer for --select; default: the checkpoint's workdir's.")
+  flags.DEFINE_string(
+    "select",
+    "",
+    "Development facts to choose the share of the second model on: a file or a data set.",
+  )
+  flags.DEFINE_enum(
+    "profile",
+    "uniform",
+    ["uniform", "decreasing", "increasing"],
+    "Of the share chosen by --select, in depth.",
+  )
+  flags.DEFINE_list(
+    "alphas", [f"{step / 10:g}" for step in range(11)], "Shares that --select tries."
+  )
+  flags.DEFINE_enum(
+    "prompt", None, ["cloze", "question"], "How --select asks; default: config.finetune.prompt."
+  )
+  flags.DEFINE_string(
+    "relations", None, "Relations file for --select; default: the checkpoint's workdir's."
+  )
+  flags.DEFINE_string(
+    "candidates",
+    None,
+    "Facts whose objects are the candidates of --select; default: --select itself.",
+  )
+  flags.DEFINE_string(
+    "tokenizer", None, "Folder of the tokenizer for --select; default: the checkpoint's workdir's."
+  )
 
 
 def main(argv):
@@ -44,12 +65,16 @@ def main(argv):
   del argv
   values = flags.FLAGS
   if len(values.checkpoints) < 2:
-    raise UserError(f"--checkpoints: expected two or more folders, got {len(values.checkpoints)}; see --help")
+    raise UserError(
+      f"--checkpoints: expected two or more folders, got {len(values.checkpoints)}; see --help"
+    )
   if not values.output:
     raise UserError("--output: expected a folder to write, got none; see --help")
   given = [name for name in ("weights", "layerwise", "select") if values[name].value]
   if len(given) != 1:
-    raise UserError(f"expected one of --weights, --layerwise and --select, got {' and '.join(given) or 'none'}; see --help")
+    raise UserError(
+      f"expected one of --weights, --layerwise and --select, got {' and '.join(given) or 'none'}; see --help"
+    )
   if given[0] != "weights" and len(values.checkpoints) != 2:
     raise UserError(f"--{given[0]}: expected two checkpoints, got {len(values.checkpoints)}")
   if os.path.exists(values.output):  # before hours of choosing
@@ -58,12 +83,15 @@ def main(argv):
   layerwise = _numbers("--layerwise", values.layerwise, 2) if values.layerwise else None
   from factshock.checkpoints import interpolation
   from factshock.devices import host
+
   if values.select:
     weights, layerwise = _selected(values)
   host.keep_freed_memory()  # two thirds of the time was the kernel's, mostly for memory that had just been handed back
   result = interpolation.mix_checkpoints(values.checkpoints, weights, values.output, layerwise)
-  print(f"mixed {len(values.checkpoints)} checkpoints into {values.output} (digest {result['digest'][:16]}); "
-        f"what was mixed: {values.output}/mix.json")
+  print(
+    f"mixed {len(values.checkpoints)} checkpoints into {values.output} (digest {result['digest'][:16]}); "
+    f"what was mixed: {values.output}/mix.json"
+  )
 
 
 def _selected(values):
@@ -72,10 +100,21 @@ def _selected(values):
   from factshock.checkpoints import interpolation
 
   alpha, curve = selection.choose(
-      values.checkpoints, values.select, profile=values.profile, alphas=_numbers("--alphas", values.alphas, len(values.alphas)),
-      prompt=values.prompt, relations=values.relations, candidates=values.candidates, tokenizer=values.tokenizer)
-  print("right on development by alpha: " + ", ".join(f"{x:g} {share:.3f}" for x, share in curve) + f"; alpha {alpha:g} is taken"
-        + ("" if values.profile == "uniform" else f", {values.profile} in depth"))
+    values.checkpoints,
+    values.select,
+    profile=values.profile,
+    alphas=_numbers("--alphas", values.alphas, len(values.alphas)),
+    prompt=values.prompt,
+    relations=values.relations,
+    candidates=values.candidates,
+    tokenizer=values.tokenizer,
+  )
+  print(
+    "right on development by alpha: "
+    + ", ".join(f"{x:g} {share:.3f}" for x, share in curve)
+    + f"; alpha {alpha:g} is taken"
+    + ("" if values.profile == "uniform" else f", {values.profile} in depth")
+  )
   if values.profile == "uniform":
     return [1 - alpha, alpha], None
   return None, list(interpolation.layer_alphas(alpha, values.profile))

@@ -12,8 +12,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
-                           + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -24,8 +26,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 # The files that take longest: begun first, so that no process is left alone with one at the end.
-_LONGEST = ("test_experiment", "test_own_facts", "test_training_train_step", "test_pretrained_models", "test_models_t5",
-            "test_answering_decoder_only", "test_theory_probes", "test_models_lora", "test_answering_likelihoods")
+_LONGEST = (
+  "test_experiment",
+  "test_own_facts",
+  "test_training_train_step",
+  "test_pretrained_models",
+  "test_models_t5",
+  "test_answering_decoder_only",
+  "test_theory_probes",
+  "test_models_lora",
+  "test_answering_likelihoods",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -36,8 +36,16 @@ def rows(path):
 
 def ask(home, family, folder, method, queries, known, **options):
   paths = [str(folder / f"{name}.jsonl.gz") for name in ("asked", "known")]
-  candidates.ask(str(home / family), queries, known, paths, method=method, relations=relation_files.read_relations(home / "relations.jsonl"),
-                 prompt="question", **options)
+  candidates.ask(
+    str(home / family),
+    queries,
+    known,
+    paths,
+    method=method,
+    relations=relation_files.read_relations(home / "relations.jsonl"),
+    prompt="question",
+    **options,
+  )
   return [rows(path) for path in paths]
 
 
@@ -45,13 +53,35 @@ def ask(home, family, folder, method, queries, known, **options):
 @pytest.mark.parametrize("method", candidates.METHODS)
 def test_every_method_answers_each_query_once(home, tmp_path, family, method):
   facts = schema.read_facts(home / "facts.jsonl")
-  queries = [{"subject": fact["subject"], "relation": fact["relation"], "subject_id": f"Q{i + 1}"} for i, fact in enumerate(facts[:5])]
-  known = [{**facts[6], "aliases": ["other"]}, {**facts[6], "object": "second"}, {**facts[7], "object": None}]
-  asked, calibration = ask(home, family, tmp_path, method, queries, known, beams=3, samples=6, max_tokens=6,
-                           candidates=facts)
-  assert [row["subject_id"] for row in asked] == [row["subject_id"] for row in queries] and not any("object" in row for row in asked)
+  queries = [
+    {"subject": fact["subject"], "relation": fact["relation"], "subject_id": f"Q{i + 1}"}
+    for i, fact in enumerate(facts[:5])
+  ]
+  known = [
+    {**facts[6], "aliases": ["other"]},
+    {**facts[6], "object": "second"},
+    {**facts[7], "object": None},
+  ]
+  asked, calibration = ask(
+    home,
+    family,
+    tmp_path,
+    method,
+    queries,
+    known,
+    beams=3,
+    samples=6,
+    max_tokens=6,
+    candidates=facts,
+  )
+  assert [row["subject_id"] for row in asked] == [row["subject_id"] for row in queries] and not any(
+    "object" in row for row in asked
+  )
   assert [row["object"] for row in calibration] == [facts[6]["object"], "second", None]
-  assert calibration[0]["candidates" if method != "greedy" else "score"] == calibration[1]["candidates" if method != "greedy" else "score"]
+  assert (
+    calibration[0]["candidates" if method != "greedy" else "score"]
+    == calibration[1]["candidates" if method != "greedy" else "score"]
+  )
   for row in asked:
     listed = row.get("candidates", [[row["prediction"], row["score"]]])
     assert listed[0] == [row["prediction"], row["score"]] and all(score <= 0 for _, score in listed)
@@ -66,7 +96,10 @@ def test_every_method_answers_each_query_once(home, tmp_path, family, method):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_best_hypothesis_is_the_beams_answer(home, family):
   asked = asking.open_model(str(home / family))
-  facts, relations = schema.read_facts(home / "facts.jsonl")[:4], relation_files.read_relations(home / "relations.jsonl")
+  facts, relations = (
+    schema.read_facts(home / "facts.jsonl")[:4],
+    relation_files.read_relations(home / "relations.jsonl"),
+  )
   texts = prompts.prompt_texts(facts, relations, "question", family == "llama")
   model = (asked.params, asked.model, asked.tokenizer)
   listed = decoding.hypotheses(*model, texts, max_length=5, beams=4)
@@ -78,10 +111,22 @@ def test_the_best_hypothesis_is_the_beams_answer(home, family):
 
 def test_from_a_model_to_a_graph(home, tmp_path):
   facts = schema.read_facts(home / "facts.jsonl")
-  asked = ask(home, "t5", tmp_path, "rank", [{key: fact[key] for key in ("subject", "relation")} for fact in facts[:20]], facts[20:])
+  asked = ask(
+    home,
+    "t5",
+    tmp_path,
+    "rank",
+    [{key: fact[key] for key in ("subject", "relation")} for fact in facts[:20]],
+    facts[20:],
+  )
   assert len(asked[0]) == 20
-  summary = pipeline.extract(str(tmp_path / "g"), str(tmp_path / "asked.jsonl.gz"), str(tmp_path / "known.jsonl.gz"), rule="f1",
-                             model={"model": "t5", **asking.identity_of(str(home / "t5"))})
+  summary = pipeline.extract(
+    str(tmp_path / "g"),
+    str(tmp_path / "asked.jsonl.gz"),
+    str(tmp_path / "known.jsonl.gz"),
+    rule="f1",
+    model={"model": "t5", **asking.identity_of(str(home / "t5"))},
+  )
   found = list(canonical.read(str(tmp_path / "g/triples.jsonl")))
   accepted = [row["subject"] for row in found if row["accepted"]]
   assert summary["counts"]["queries"] == 20 and 0 < len(accepted) == len(set(accepted))
@@ -89,12 +134,23 @@ def test_from_a_model_to_a_graph(home, tmp_path):
 
 def test_queries_and_what_they_cannot_be(tmp_path):
   (tmp_path / "s.txt").write_text("Ada\nBob\n")
-  assert [(row["subject"], row["relation"]) for row in query_room.cross(str(tmp_path / "s.txt"), ["r", "s"])] == [
-      ("Ada", "r"), ("Ada", "s"), ("Bob", "r"), ("Bob", "s")]
-  (tmp_path / "q.jsonl").write_text('{"subject": "Ada", "relation": "r", "object": null}\n{"subject": "Bob", "relation": "r"}\n')
-  assert [row.get("object", "absent") for row in query_room.read(str(tmp_path / "q.jsonl"))] == [None, "absent"]
-  for text, words in (('{"subject": "Ada"}', "expected a column `relation`"), ('{"subject": "", "relation": "r"}', "non-empty string"),
-                      ("", "got no rows"), ('{"subject": "Ada", "relation": "r"}\n' * 2, "q.jsonl:2: expected each query")):
+  assert [
+    (row["subject"], row["relation"])
+    for row in query_room.cross(str(tmp_path / "s.txt"), ["r", "s"])
+  ] == [("Ada", "r"), ("Ada", "s"), ("Bob", "r"), ("Bob", "s")]
+  (tmp_path / "q.jsonl").write_text(
+    '{"subject": "Ada", "relation": "r", "object": null}\n{"subject": "Bob", "relation": "r"}\n'
+  )
+  assert [row.get("object", "absent") for row in query_room.read(str(tmp_path / "q.jsonl"))] == [
+    None,
+    "absent",
+  ]
+  for text, words in (
+    ('{"subject": "Ada"}', "expected a column `relation`"),
+    ('{"subject": "", "relation": "r"}', "non-empty string"),
+    ("", "got no rows"),
+    ('{"subject": "Ada", "relation": "r"}\n' * 2, "q.jsonl:2: expected each query"),
+  ):
     (tmp_path / "q.jsonl").write_text(text)
     with pytest.raises(UserError, match=words):
       query_room.read(str(tmp_path / "q.jsonl"))
@@ -105,7 +161,12 @@ def test_queries_and_what_they_cannot_be(tmp_path):
 
 def test_queries_without_an_answer_are_read_from_lm_kbc(tmp_path):
   (tmp_path / "train.jsonl").write_text(
-      '{"SubjectEntity": "Ada", "SubjectEntityID": "Q1", "Relation": "r", "ObjectEntities": ["x", "y"]}\n'
-      '{"SubjectEntity": "Bob", "SubjectEntityID": "Q2", "Relation": "r", "ObjectEntities": []}\n')
+    '{"SubjectEntity": "Ada", "SubjectEntityID": "Q1", "Relation": "r", "ObjectEntities": ["x", "y"]}\n'
+    '{"SubjectEntity": "Bob", "SubjectEntityID": "Q2", "Relation": "r", "ObjectEntities": []}\n'
+  )
   found = query_room.read(f"lm_kbc:{tmp_path}/train.jsonl")
-  assert [(row["subject"], row["object"]) for row in found] == [("Ada", "x"), ("Ada", "y"), ("Bob", None)]
+  assert [(row["subject"], row["object"]) for row in found] == [
+    ("Ada", "x"),
+    ("Ada", "y"),
+    ("Bob", None),
+  ]

@@ -16,10 +16,17 @@ from factshock.data import pretrained_tokenizers
 from factshock.models import decoder, t5
 from factshock.runtime.errors import UserError
 
-CANDIDATES = {"born": ["London", "London Bridge", "Paris", "Rome 12", "Berlin", "Tokyo fox", "Tokyo"],
-              "made": ["Grace Hopper", "Ada Byron", "Ada", "the quick brown fox"]}
-PROMPTS = ["Q: where was Ada Byron born ?\nA:", "A:", "Q: who made it ?\nA:", "Q: who made Paris ?\nA: Rome\n\nQ: who ?\nA:",
-           "Q: Rome ?\nA:"]
+CANDIDATES = {
+  "born": ["London", "London Bridge", "Paris", "Rome 12", "Berlin", "Tokyo fox", "Tokyo"],
+  "made": ["Grace Hopper", "Ada Byron", "Ada", "the quick brown fox"],
+}
+PROMPTS = [
+  "Q: where was Ada Byron born ?\nA:",
+  "A:",
+  "Q: who made it ?\nA:",
+  "Q: who made Paris ?\nA: Rome\n\nQ: who ?\nA:",
+  "Q: Rome ?\nA:",
+]
 KEYS = ["born", "born", "made", "made", "born"]
 LENGTH = 10
 forward = jax.jit(decoder.forward, static_argnums=1)
@@ -32,8 +39,17 @@ def tokenizer(tmp_path_factory):
 
 @functools.cache
 def model(size, window=None):
-  config = decoder.LlamaConfig(vocab_size=size, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, d_kv=4, layers=2,
-                             sliding_window=window, max_length=200)
+  config = decoder.LlamaConfig(
+    vocab_size=size,
+    d_model=16,
+    d_ff=24,
+    num_heads=4,
+    num_kv_heads=2,
+    d_kv=4,
+    layers=2,
+    sliding_window=window,
+    max_length=200,
+  )
   params = hf_llama.params(config, hf_llama.peer(config).state_dict())
   return config, jax.tree.map(lambda leaf: leaf * 1.5 if leaf.ndim > 1 else leaf, params)
 
@@ -41,8 +57,10 @@ def model(size, window=None):
 def log_p_after(params, config, tokens):
   """Log-probabilities [S, V] after each token, without padding or cache."""
   room = np.full((1, 96), decoder.PAD, np.int32)
-  room[0, :len(tokens)] = tokens
-  return np.asarray(jax.nn.log_softmax(forward(params, config, jnp.asarray(room))[0, :len(tokens)]), np.float64)
+  room[0, : len(tokens)] = tokens
+  return np.asarray(
+    jax.nn.log_softmax(forward(params, config, jnp.asarray(room))[0, : len(tokens)]), np.float64
+  )
 
 
 @pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 6])
@@ -55,9 +73,9 @@ def test_ranks_equal_scoring_each_pair_alone(tokenizer, window):
     before = [tokenizer.bos, *tokenizer.encode(prompt)]
     sequences = [tokenizer.encode_continuation(prompt, name) for name in CANDIDATES[key]]
     for sequence, score in zip(sequences, got):
-      log_p = log_p_after(params, config, before + sequence)[len(before) - 1:]
+      log_p = log_p_after(params, config, before + sequence)[len(before) - 1 :]
       expected = sum(log_p[place, token] for place, token in enumerate(sequence))
-      if any(other != sequence and other[:len(sequence)] == sequence for other in sequences):
+      if any(other != sequence and other[: len(sequence)] == sequence for other in sequences):
         expected += np.log(np.exp(log_p[len(sequence), closing]).sum())
       assert score == pytest.approx(expected, rel=1e-4)
 
@@ -74,24 +92,38 @@ def greedy_by_hand(params, config, tokenizer, prompt, ends):
 
 def test_greedy_text_equals_that_without_a_cache_and_stops_where_told(tokenizer):
   config, params = model(tokenizer.size)
-  plain, scores = decoding.generate(params, config, tokenizer, PROMPTS, max_length=LENGTH, batch_size=3)
+  plain, scores = decoding.generate(
+    params, config, tokenizer, PROMPTS, max_length=LENGTH, batch_size=3
+  )
   for prompt, text, score in zip(PROMPTS, plain, scores):
     tokens, expected = greedy_by_hand(params, config, tokenizer, prompt, [tokenizer.eos])
-    said = tokenizer.decode(tokens[:tokens.index(tokenizer.eos)] if tokenizer.eos in tokens else tokens)
+    said = tokenizer.decode(
+      tokens[: tokens.index(tokenizer.eos)] if tokenizer.eos in tokens else tokens
+    )
     assert text == said.strip() and score == pytest.approx(expected, rel=1e-4)
   stop = max(plain, key=len)[3:5]  # text that some answer does hold, perhaps across tokens
-  stopped, _ = decoding.generate(params, config, tokenizer, PROMPTS, max_length=LENGTH, stops=(stop, "never said"))
+  stopped, _ = decoding.generate(
+    params, config, tokenizer, PROMPTS, max_length=LENGTH, stops=(stop, "never said")
+  )
   assert stopped == [text.split(stop)[0].strip() for text in plain] != plain
 
 
 def test_a_stop_of_one_token_ends_generation(tokenizer):
   config, params = model(tokenizer.size)
   said, _ = greedy_by_hand(params, config, tokenizer, PROMPTS[0], [tokenizer.eos])
-  token = next(token for token in said[2:] if tokenizer.decode([token]).strip() and token != tokenizer.eos)
+  token = next(
+    token for token in said[2:] if tokenizer.decode([token]).strip() and token != tokenizer.eos
+  )
   stop = tokenizer.decode([token]).strip()
   ends = decoding.end_tokens(tokenizer, (stop,))[0]
-  tokens, _ = decoding.sample(params, config, [[tokenizer.bos, *tokenizer.encode(PROMPTS[0])]], (ends, -1), max_length=LENGTH,
-                              left=True)
+  tokens, _ = decoding.sample(
+    params,
+    config,
+    [[tokenizer.bos, *tokenizer.encode(PROMPTS[0])]],
+    (ends, -1),
+    max_length=LENGTH,
+    left=True,
+  )
   expected, _ = greedy_by_hand(params, config, tokenizer, PROMPTS[0], list(ends))
   assert [token for token in tokens[0] if token != batches.ENDED] == expected
 
@@ -99,14 +131,23 @@ def test_a_stop_of_one_token_ends_generation(tokenizer):
 def test_a_prompt_longer_than_the_model_allows(tokenizer):
   config, params = model(tokenizer.size)
   short = dataclasses.replace(config, max_length=30)
-  with pytest.raises(UserError, match="expected at most 20 tokens, as the model reads 30 and the answer takes 10, got"):
+  with pytest.raises(
+    UserError,
+    match="expected at most 20 tokens, as the model reads 30 and the answer takes 10, got",
+  ):
     decoding.generate(params, short, tokenizer, ["Q: " * 20 + "\nA:"], max_length=LENGTH)
   with pytest.raises(UserError, match="as the model reads 30"):
     ranking.rank(params, short, tokenizer, ["Q: " * 20 + "\nA:"], ["born"], CANDIDATES)
 
 
-SMALL = {"t5": t5.T5Config(vocab_size=7, d_model=8, d_ff=12, num_heads=2, d_kv=4, encoder_layers=1, decoder_layers=1),
-         "llama": decoder.LlamaConfig(vocab_size=7, d_model=8, d_ff=12, num_heads=2, num_kv_heads=1, d_kv=4, layers=1)}
+SMALL = {
+  "t5": t5.T5Config(
+    vocab_size=7, d_model=8, d_ff=12, num_heads=2, d_kv=4, encoder_layers=1, decoder_layers=1
+  ),
+  "llama": decoder.LlamaConfig(
+    vocab_size=7, d_model=8, d_ff=12, num_heads=2, num_kv_heads=1, d_kv=4, layers=1
+  ),
+}
 
 
 @pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
@@ -115,40 +156,70 @@ def test_samples_follow_the_tempered_distribution(name, temperature):
   """Chi-square over all two-token continuations of one prompt, 20,000 samples, at the level of 0.1%."""
   config, count = SMALL[name], 20_000
   module = decoder if name == "llama" else t5
-  params = jax.tree.map(lambda leaf: 2 * leaf if leaf.ndim > 1 else leaf, module.init(config, jax.random.key(1)))
+  params = jax.tree.map(
+    lambda leaf: 2 * leaf if leaf.ndim > 1 else leaf, module.init(config, jax.random.key(1))
+  )
   prompt, nowhere = [3, 5, 4], (np.array([99], np.int32), -1)
-  tokens, scores = decoding.sample(params, config, [prompt] * count, nowhere, max_length=2, batch_size=count,
-                                   left=name == "llama", temperature=temperature, seed=4)
-  pairs = np.stack(np.meshgrid(np.arange(7), np.arange(7), indexing="ij"), -1).reshape(-1, 2).astype(np.int32)
+  tokens, scores = decoding.sample(
+    params,
+    config,
+    [prompt] * count,
+    nowhere,
+    max_length=2,
+    batch_size=count,
+    left=name == "llama",
+    temperature=temperature,
+    seed=4,
+  )
+  pairs = (
+    np.stack(np.meshgrid(np.arange(7), np.arange(7), indexing="ij"), -1)
+    .reshape(-1, 2)
+    .astype(np.int32)
+  )
   if name == "llama":
     rows = np.concatenate([np.tile(prompt, (49, 1)), pairs], axis=1).astype(np.int32)
     logits = np.asarray(module.forward(params, config, rows))[:, 2:4]
   else:
-    logits = np.asarray(module.forward(params, config, np.tile(np.array([prompt], np.int32), (49, 1)), pairs))
+    logits = np.asarray(
+      module.forward(params, config, np.tile(np.array([prompt], np.int32), (49, 1)), pairs)
+    )
   whole, tempered = (np.asarray(jax.nn.log_softmax(logits / t)) for t in (1.0, temperature))
   chosen = lambda log_p: sum(log_p[np.arange(49), place, pairs[:, place]] for place in range(2))
   expected = count * np.exp(chosen(tempered))
   observed = np.bincount(tokens[:, 0] * 7 + tokens[:, 1], minlength=49)
-  assert ((observed - expected) ** 2 / expected).sum() < stats.chi2.ppf(.999, 48)
-  np.testing.assert_allclose(scores, chosen(whole)[tokens[:, 0] * 7 + tokens[:, 1]], rtol=1e-3, atol=1e-4)
+  assert ((observed - expected) ** 2 / expected).sum() < stats.chi2.ppf(0.999, 48)
+  np.testing.assert_allclose(
+    scores, chosen(whole)[tokens[:, 0] * 7 + tokens[:, 1]], rtol=1e-3, atol=1e-4
+  )
 
 
 @pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
 def test_samples_depend_on_seed_and_place_alone(name):
   config = SMALL[name]
   params = (decoder if name == "llama" else t5).init(config, jax.random.key(1))
-  prompts = [[3, 5, 4][:1 + place % 3] for place in range(12)]
+  prompts = [[3, 5, 4][: 1 + place % 3] for place in range(12)]
 
   def sampled(batch_size, seed):
-    return decoding.sample(params, config, prompts, (np.array([1], np.int32), -1), max_length=6, batch_size=batch_size,
-                           left=name == "llama", temperature=.7, seed=seed)[0]
+    return decoding.sample(
+      params,
+      config,
+      prompts,
+      (np.array([1], np.int32), -1),
+      max_length=6,
+      batch_size=batch_size,
+      left=name == "llama",
+      temperature=0.7,
+      seed=seed,
+    )[0]
 
   np.testing.assert_array_equal(sampled(12, 0), sampled(5, 0))
   assert (sampled(12, 0) != sampled(12, 1)).any()
 
 
-@pytest.mark.parametrize("options, words", [({"method": "best"}, "method"), ({"temperature": 0.0}, "temperature"),
-                                            ({"beams": 0}, "beams")])
+@pytest.mark.parametrize(
+  "options, words",
+  [({"method": "best"}, "method"), ({"temperature": 0.0}, "temperature"), ({"beams": 0}, "beams")],
+)
 def test_bad_options(tokenizer, options, words):
   config, params = model(tokenizer.size)
   with pytest.raises(ValueError, match=words):

@@ -16,11 +16,25 @@ from factshock.runtime.errors import UserError
 
 TOKENIZER = word_tokenizer([f"w{number}" for number in range(20)], 4)
 X0, X1, EOS = TOKENIZER.sentinel(0), TOKENIZER.sentinel(1), TOKENIZER.eos
-CONFIG = t5.T5Config(vocab_size=TOKENIZER.size, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=1,
-                     decoder_layers=2)
-PROMPTS = ["w1 w2 <extra_id_0> w3", "<extra_id_0>", "w9 w8 w7 w6 w5 w4 <extra_id_0>", "w3 <extra_id_0>",
-           "w5 w5 <extra_id_0> w0 w9", "w2 w9 w12 <extra_id_0>", "w1 <extra_id_0> w1",
-           "w13 w1 w6 <extra_id_0>"]
+CONFIG = t5.T5Config(
+  vocab_size=TOKENIZER.size,
+  d_model=16,
+  d_ff=24,
+  num_heads=2,
+  d_kv=8,
+  encoder_layers=1,
+  decoder_layers=2,
+)
+PROMPTS = [
+  "w1 w2 <extra_id_0> w3",
+  "<extra_id_0>",
+  "w9 w8 w7 w6 w5 w4 <extra_id_0>",
+  "w3 <extra_id_0>",
+  "w5 w5 <extra_id_0> w0 w9",
+  "w2 w9 w12 <extra_id_0>",
+  "w1 <extra_id_0> w1",
+  "w13 w1 w6 <extra_id_0>",
+]
 LENGTH = 7
 forward = jax.jit(t5.forward, static_argnums=1)
 
@@ -60,7 +74,9 @@ def test_equals_teacher_forced_argmax_without_a_cache(seed):
 
 def test_answers_differ_in_length_and_some_reach_the_limit():
   """The random models of this file do exercise what the tests above compare."""
-  lengths = {len(step_by_step(make_params(seed), prompt)[0]) for seed in range(3) for prompt in PROMPTS}
+  lengths = {
+    len(step_by_step(make_params(seed), prompt)[0]) for seed in range(3) for prompt in PROMPTS
+  }
   assert LENGTH in lengths and min(lengths) < LENGTH
 
 
@@ -80,13 +96,21 @@ def test_going_on_with_fewer_rows_changes_nothing(monkeypatch):
   params, prompts = make_params(0), PROMPTS * 3
   widths = []
   take = decoding._take
-  monkeypatch.setattr(decoding, "_take", lambda config, state, rows: (widths.append(len(rows)), take(config, state, rows))[1])
+  monkeypatch.setattr(
+    decoding,
+    "_take",
+    lambda config, state, rows: (widths.append(len(rows)), take(config, state, rows))[1],
+  )
   monkeypatch.setattr(decoding, "NARROWEST", 2)
-  narrowed = decoding.generate(params, CONFIG, TOKENIZER, prompts, max_length=LENGTH, method="sample", batch_size=16)
+  narrowed = decoding.generate(
+    params, CONFIG, TOKENIZER, prompts, max_length=LENGTH, method="sample", batch_size=16
+  )
   assert widths and min(widths) < 8
   widths.clear()
   monkeypatch.setattr(decoding, "NARROWEST", 100)
-  whole = decoding.generate(params, CONFIG, TOKENIZER, prompts, max_length=LENGTH, method="sample", batch_size=16)
+  whole = decoding.generate(
+    params, CONFIG, TOKENIZER, prompts, max_length=LENGTH, method="sample", batch_size=16
+  )
   assert not widths and narrowed[0] == whole[0]
   np.testing.assert_allclose(narrowed[1], whole[1], rtol=1e-4)
 
@@ -111,9 +135,20 @@ def test_other_weights_compile_nothing():
   assert not np.allclose(first[1], second[1])
 
 
-@pytest.mark.parametrize("tokens, text", [
-    ([X0, 3, 4, X1, 5], "w0 w1"), ([X0, 3, EOS, 4], "w0"), ([3, 4], "w0 w1"), ([3, X0, 4], "w0"),
-    ([X0, X1, 4], ""), ([X1, 4], ""), ([EOS], ""), ([X0, 3, 0, 0], "w0"), ([], "")])
+@pytest.mark.parametrize(
+  "tokens, text",
+  [
+    ([X0, 3, 4, X1, 5], "w0 w1"),
+    ([X0, 3, EOS, 4], "w0"),
+    ([3, 4], "w0 w1"),
+    ([3, X0, 4], "w0"),
+    ([X0, X1, 4], ""),
+    ([X1, 4], ""),
+    ([EOS], ""),
+    ([X0, 3, 0, 0], "w0"),
+    ([], ""),
+  ],
+)
 def test_the_answer_stands_between_the_sentinels(tokens, text):
   assert decoding.answer_text(TOKENIZER, tokens) == text
 
@@ -123,14 +158,20 @@ def test_no_prompts_no_answers():
   assert texts == [] and scores.shape == (0,)
 
 
-@pytest.mark.parametrize("prompts, options, error, words", [
+@pytest.mark.parametrize(
+  "prompts, options, error, words",
+  [
     (["w1"], {}, UserError, "where the answer goes"),
     (["w1 " * 1100 + "<extra_id_0>"], {}, UserError, "at most 1024 tokens"),
     (PROMPTS, {"max_length": 0}, ValueError, "max_length"),
-    (PROMPTS, {"batch_size": 0}, ValueError, "batch_size")])
+    (PROMPTS, {"batch_size": 0}, ValueError, "batch_size"),
+  ],
+)
 def test_bad_input(prompts, options, error, words):
   with pytest.raises(error, match=words):
-    decoding.generate(make_params(0), CONFIG, TOKENIZER, prompts, **{"max_length": LENGTH, **options})
+    decoding.generate(
+      make_params(0), CONFIG, TOKENIZER, prompts, **{"max_length": LENGTH, **options}
+    )
 
 
 def test_equals_transformers_generate():
@@ -142,7 +183,12 @@ def test_equals_transformers_generate():
   tokens = [batches.encode_prompt(TOKENIZER, prompt) for prompt in PROMPTS]
   inputs = torch.tensor(batches.pad(tokens, range(len(tokens)), len(tokens)).astype(np.int64))
   with torch.no_grad():
-    said = model.generate(inputs, attention_mask=(inputs != 0).long(), max_new_tokens=LENGTH, do_sample=False,
-                          use_cache=False)  # its cache fails where encoder and decoder differ in depth
+    said = model.generate(
+      inputs,
+      attention_mask=(inputs != 0).long(),
+      max_new_tokens=LENGTH,
+      do_sample=False,
+      use_cache=False,
+    )  # its cache fails where encoder and decoder differ in depth
   texts, _ = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
   assert texts == [decoding.answer_text(TOKENIZER, row[1:].tolist()) for row in said]

@@ -20,9 +20,22 @@ from factshock.study import checks, diagnosis, pipeline, workdir
 
 SUBJECTS = ["Ada Byron", "Grace Hopper", "the fox", "Žižek", "Q", "Tokyo Rome Paris"]
 ANSWERS = ["London", "Paris", "Rome", "Berlin", "London", "Tokyo"]
-FACTS = [{"subject": subject, "relation": "born", "object": answer, **({"popularity": 2.5} if n % 2 else {})}
-         for n, (subject, answer) in enumerate(zip(SUBJECTS, ANSWERS))]
-RELATIONS = {"born": {"relation": "born", "statements": ["[X] was born in [Y] ."], "questions": ["where was [X] born ?"]}}
+FACTS = [
+  {
+    "subject": subject,
+    "relation": "born",
+    "object": answer,
+    **({"popularity": 2.5} if n % 2 else {}),
+  }
+  for n, (subject, answer) in enumerate(zip(SUBJECTS, ANSWERS))
+]
+RELATIONS = {
+  "born": {
+    "relation": "born",
+    "statements": ["[X] was born in [Y] ."],
+    "questions": ["where was [X] born ?"],
+  }
+}
 CANDIDATES = {"born": ["Paris", "London", "Rome", "Berlin", "Tokyo", "London town"]}
 
 
@@ -30,14 +43,19 @@ CANDIDATES = {"born": ["Paris", "London", "Rome", "Berlin", "Tokyo", "London tow
 def tokenizers(tmp_path_factory):
   folder = tmp_path_factory.mktemp("tokenizers")
   lines = hf_tokenizers.LINES + ["Žižek"]
-  return {"t5": pretrained_tokenizers.load(hf_tokenizers.t5_like(folder / "t5", lines=lines)),
-          "llama": pretrained_tokenizers.load(hf_tokenizers.llama_like(folder / "llama", lines=lines))}
+  return {
+    "t5": pretrained_tokenizers.load(hf_tokenizers.t5_like(folder / "t5", lines=lines)),
+    "llama": pretrained_tokenizers.load(hf_tokenizers.llama_like(folder / "llama", lines=lines)),
+  }
 
 
 def model_of(kind, tokenizer, **changes):
   sizes = dict(vocab_size=tokenizer.size + 3, d_model=16, d_ff=24, num_heads=4, d_kv=4, **changes)
-  config = (t5.T5Config(encoder_layers=3, decoder_layers=2, **sizes) if kind == "t5" else
-            decoder.LlamaConfig(num_kv_heads=2, layers=2, **sizes))
+  config = (
+    t5.T5Config(encoder_layers=3, decoder_layers=2, **sizes)
+    if kind == "t5"
+    else decoder.LlamaConfig(num_kv_heads=2, layers=2, **sizes)
+  )
   return config, families.of(config).init(config, jax.random.key(0))
 
 
@@ -45,10 +63,14 @@ def texts_of(kind, facts=FACTS, shots=0):
   return prompts.prompt_texts(facts, RELATIONS, "question", kind == "llama", shots, FACTS)
 
 
-def observe(tokenizers, kind, facts=FACTS, shots=0, params=None, mesh=None, batch_size=8, **changes):
+def observe(
+  tokenizers, kind, facts=FACTS, shots=0, params=None, mesh=None, batch_size=8, **changes
+):
   config, fresh = model_of(kind, tokenizers[kind], **changes)
   asked = probes.prepare(config, tokenizers[kind], facts, texts_of(kind, facts, shots), CANDIDATES)
-  return probes.observe(fresh if params is None else params, config, asked, batch_size=batch_size, mesh=mesh)
+  return probes.observe(
+    fresh if params is None else params, config, asked, batch_size=batch_size, mesh=mesh
+  )
 
 
 def assert_alike(one, other, rows=slice(None)):
@@ -57,16 +79,29 @@ def assert_alike(one, other, rows=slice(None)):
     np.testing.assert_allclose(one[name], other[name][rows], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("kind, sites, shape", [("t5", ["encoder", "cross"], {"encoder": (6, 3, 4), "cross": (6, 2, 4)}),
-                                                ("llama", ["self"], {"self": (6, 2, 4)})])
+@pytest.mark.parametrize(
+  "kind, sites, shape",
+  [
+    ("t5", ["encoder", "cross"], {"encoder": (6, 3, 4), "cross": (6, 2, 4)}),
+    ("llama", ["self"], {"self": (6, 2, 4)}),
+  ],
+)
 def test_names_and_shapes(tokenizers, kind, sites, shape):
   found = observe(tokenizers, kind)
   assert found["sites"] == sites
-  expected = {f"{site}/{name}" for site in sites for name in ("mass", "contribution", "contribution_rest", "salience")}
+  expected = {
+    f"{site}/{name}"
+    for site in sites
+    for name in ("mass", "contribution", "contribution_rest", "salience")
+  }
   expected -= {f"encoder/{name}" for name in ("contribution", "contribution_rest", "salience")}
   assert set(found) == expected | {"sites", "subject_tokens", "tokens"}
   for name in expected:
-    assert found[name].shape == shape[name.split("/")[0]] and found[name].dtype == np.float32 and np.isfinite(found[name]).all()
+    assert (
+      found[name].shape == shape[name.split("/")[0]]
+      and found[name].dtype == np.float32
+      and np.isfinite(found[name]).all()
+    )
   assert all(((found[f"{site}/mass"] > 0) & (found[f"{site}/mass"] < 1)).all() for site in sites)
 
 
@@ -83,20 +118,37 @@ def test_batches_meshes_and_order_change_nothing(tokenizers, kind):
 def silent(params):
   """The weights with all attention uniform: queries of zeros, no position bias."""
   return jax.tree_util.tree_map_with_path(
-      lambda path, leaf: leaf * 0 if path[-1].key in ("query", "relative_bias") else leaf, params)
+    lambda path, leaf: leaf * 0 if path[-1].key in ("query", "relative_bias") else leaf, params
+  )
 
 
-@pytest.mark.parametrize("kind, shots, window", [("t5", 0, None), ("t5", 2, None), ("llama", 0, None), ("llama", 2, None), ("llama", 1, 24)])
+@pytest.mark.parametrize(
+  "kind, shots, window",
+  [("t5", 0, None), ("t5", 2, None), ("llama", 0, None), ("llama", 2, None), ("llama", 1, 24)],
+)
 def test_uniform_attention_has_the_share_of_the_subjects_tokens(tokenizers, kind, shots, window):
   """Counted over what the query sees, with shots before it and through a sliding window."""
   changes = {} if window is None else {"sliding_window": window}
-  found = observe(tokenizers, kind, shots=shots, params=silent(model_of(kind, tokenizers[kind])[1]), **changes)
+  found = observe(
+    tokenizers, kind, shots=shots, params=silent(model_of(kind, tokenizers[kind])[1]), **changes
+  )
   share = found["subject_tokens"] / found["tokens"]
   assert window is None or (found["tokens"] == window).all()
   for site in found["sites"]:
-    np.testing.assert_allclose(found[f"{site}/mass"], np.broadcast_to(share[:, None, None], found[f"{site}/mass"].shape), rtol=1e-5)
-  site = found["sites"][-1]  # equal weights: the plain mean is what each token has, but for the weight
-  np.testing.assert_allclose(found[f"{site}/contribution"], found[f"{site}/salience"] * share[:, None, None], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+      found[f"{site}/mass"],
+      np.broadcast_to(share[:, None, None], found[f"{site}/mass"].shape),
+      rtol=1e-5,
+    )
+  site = found["sites"][
+    -1
+  ]  # equal weights: the plain mean is what each token has, but for the weight
+  np.testing.assert_allclose(
+    found[f"{site}/contribution"],
+    found[f"{site}/salience"] * share[:, None, None],
+    rtol=1e-3,
+    atol=1e-6,
+  )
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
@@ -106,16 +158,25 @@ def test_the_answers_are_those_that_ranking_scores(tokenizers, kind):
   asked = probes.prepare(model_of(kind, tokenizer)[0], tokenizer, FACTS, texts_of(kind), CANDIDATES)
   tries = ranking.prepare(tokenizer, texts_of(kind), ["born"] * 6, CANDIDATES).tries["born"]
   place = 0 if kind == "llama" else 1
-  first = {candidate: int(trie.next_CxL[row, place]) for trie in tries for row, candidate in
-           zip(range(len(trie.members)), (CANDIDATES["born"][member] for member in trie.members))}
+  first = {
+    candidate: int(trie.next_CxL[row, place])
+    for trie in tries
+    for row, candidate in zip(
+      range(len(trie.members)), (CANDIDATES["born"][member] for member in trie.members)
+    )
+  }
   assert asked.gold == [first[fact["object"]] for fact in FACTS]
-  assert asked.among == {"born": sorted(set(first.values()))} and len(asked.among["born"]) < len(CANDIDATES["born"])
+  assert asked.among == {"born": sorted(set(first.values()))} and len(asked.among["born"]) < len(
+    CANDIDATES["born"]
+  )
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_marked_tokens_are_the_subject_in_the_models_own_prompt(tokenizers, kind):
   tokenizer = tokenizers[kind]
-  asked = probes.prepare(model_of(kind, tokenizer)[0], tokenizer, FACTS, texts_of(kind, shots=2), CANDIDATES)
+  asked = probes.prepare(
+    model_of(kind, tokenizer)[0], tokenizer, FACTS, texts_of(kind, shots=2), CANDIDATES
+  )
   for fact, tokens, marked in zip(FACTS, asked.prompts, asked.marked):
     said = tokenizer.decode([tokens[place] for place in marked]).strip()
     assert said == fact["subject"]
@@ -126,12 +187,22 @@ def test_facts_without_their_subject_are_left_out_and_counted(tokenizers, capsys
   config, params = model_of("t5", tokenizers["t5"])
   texts = texts_of("t5")
   texts[2] = "who is it ? <extra_id_0>"
-  found = probes.observe(params, config, probes.prepare(config, tokenizers["t5"], FACTS, texts, CANDIDATES))
-  assert "1 of 6 facts are left out, as their prompts do not hold the subject" in capsys.readouterr().out
+  found = probes.observe(
+    params, config, probes.prepare(config, tokenizers["t5"], FACTS, texts, CANDIDATES)
+  )
+  assert (
+    "1 of 6 facts are left out, as their prompts do not hold the subject" in capsys.readouterr().out
+  )
   for name in ("encoder/mass", "cross/contribution", "cross/salience"):
     assert np.isnan(found[name][2]).all() and np.isfinite(np.delete(found[name], 2, axis=0)).all()
-  assert found["subject_tokens"][2] == 0 and found["tokens"][2] == len(tokenizers["t5"].encode(texts[2])) + 1
-  with pytest.raises(UserError, match="hold their subject word for word, got none in 6 facts, as of 'Ada Byron': 'who is it"):
+  assert (
+    found["subject_tokens"][2] == 0
+    and found["tokens"][2] == len(tokenizers["t5"].encode(texts[2])) + 1
+  )
+  with pytest.raises(
+    UserError,
+    match="hold their subject word for word, got none in 6 facts, as of 'Ada Byron': 'who is it",
+  ):
     probes.prepare(config, tokenizers["t5"], FACTS, texts[2:3] * 6, CANDIDATES)
 
 
@@ -151,7 +222,13 @@ def test_a_subject_before_the_window_is_left_out(tokenizers):
 def test_a_model_with_fewer_tokens_is_refused(tokenizers):
   config, _ = model_of("t5", tokenizers["t5"])
   with pytest.raises(UserError, match="use the tokenizer the checkpoint was trained with"):
-    probes.prepare(dataclasses.replace(config, vocab_size=20), tokenizers["t5"], FACTS, texts_of("t5"), CANDIDATES)
+    probes.prepare(
+      dataclasses.replace(config, vocab_size=20),
+      tokenizers["t5"],
+      FACTS,
+      texts_of("t5"),
+      CANDIDATES,
+    )
 
 
 def test_the_file_holds_what_was_found(tokenizers, tmp_path):
@@ -163,7 +240,11 @@ def test_the_file_holds_what_was_found(tokenizers, tmp_path):
   with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as file:
     read = dict(file)
   assert set(read) == set(found) | {"subject", "relation", "object", "popularity"}
-  assert read["subject"].tolist() == SUBJECTS and read["object"].tolist() == ANSWERS and read["sites"].tolist() == ["encoder", "cross"]
+  assert (
+    read["subject"].tolist() == SUBJECTS
+    and read["object"].tolist() == ANSWERS
+    and read["sites"].tolist() == ["encoder", "cross"]
+  )
   np.testing.assert_array_equal(read["popularity"], [np.nan, 2.5] * 3)
   for name in found.keys() - {"sites"}:
     np.testing.assert_array_equal(read[name], found[name])
@@ -189,16 +270,32 @@ def stages(folder, capsys):
   capsys.readouterr()
   with mock.patch.object(diagnosis, "diagnose"), mock.patch.object(page, "write_report"):
     pipeline.run(tiny_attention.get_config(), folder)
-  return [line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("seed 0: ") and "(" in line]
+  return [
+    line.split()[2]
+    for line in capsys.readouterr().out.splitlines()
+    if line.startswith("seed 0: ") and "(" in line
+  ]
 
 
 def files_of(folder):
-  return {path: (os.stat(f"{folder}/attention/{path}").st_mtime_ns, open(f"{folder}/attention/{path}", "rb").read())
-          for path in os.listdir(f"{folder}/attention")}
+  return {
+    path: (
+      os.stat(f"{folder}/attention/{path}").st_mtime_ns,
+      open(f"{folder}/attention/{path}", "rb").read(),
+    )
+    for path in os.listdir(f"{folder}/attention")
+  }
 
 
 def test_a_study_writes_a_file_a_point_and_writes_again_what_is_missing(run, capsys):
-  labels = {"unpopular_half@0", "unpopular_half@4", "weight_mixing@0", "weight_mixing@1", "attention_restored", "average"}
+  labels = {
+    "unpopular_half@0",
+    "unpopular_half@4",
+    "weight_mixing@0",
+    "weight_mixing@1",
+    "attention_restored",
+    "average",
+  }
   before = files_of(run)
   assert set(before) == {f"{label}.seed0.npz" for label in labels}
   # an arm that now asks for attention is the same experiment, and is run again
@@ -206,12 +303,17 @@ def test_a_study_writes_a_file_a_point_and_writes_again_what_is_missing(run, cap
   assert set(files_of(run)) == {f"{label}.seed0.npz" for label in labels | {"zero_shot_cloze"}}
   assert {name: files_of(run)[name] for name in before} == before and stages(run, capsys) == []
   # those that are missing are written again, of finetuning by training again
-  missing = {"unpopular_half@0": "unpopular_half", "weight_mixing@1": "weight_mixing", "attention_restored": "attention_restored"}
+  missing = {
+    "unpopular_half@0": "unpopular_half",
+    "weight_mixing@1": "weight_mixing",
+    "attention_restored": "attention_restored",
+  }
   for name in missing:
     os.remove(f"{run}/attention/{name}.seed0.npz")
   assert sorted(stages(run, capsys)) == sorted(missing.values())
   assert {name: content for name, (_, content) in files_of(run).items() if name in before} == {
-      name: content for name, (_, content) in before.items()}
+    name: content for name, (_, content) in before.items()
+  }
 
 
 def test_the_files_of_a_study_are_of_its_models(run):
@@ -225,15 +327,32 @@ def test_the_files_of_a_study_are_of_its_models(run):
       np.testing.assert_array_equal(end[name], mixed[name], err_msg=name)
   assert np.abs(ends[0]["cross/mass"] - ends[1]["cross/mass"]).max() > 1e-5
   facts = [line for line in open(f"{run}/facts/0/test.jsonl", encoding="utf-8")]
-  assert len(facts) == len(ends[0]["subject"]) and all(f'"{name}"' in line for name, line in zip(ends[0]["subject"], facts))
+  assert len(facts) == len(ends[0]["subject"]) and all(
+    f'"{name}"' in line for name, line in zip(ends[0]["subject"], facts)
+  )
 
 
-@pytest.mark.parametrize("change, expected", [
-    (dict(zero_shot_cloze=dict(prompt="letters")), "config.arms.zero_shot_cloze.attention: prompts 'cloze' and 'question' name a subject, 'letters' does not"),
-    (dict(unpopular_half=dict(prompt="choices")), "config.arms.weight_mixing.attention: prompts 'cloze' and 'question' name a subject, 'choices'"),
-    (dict(zero_shot_cloze=dict(attention="yes")), "config.arms.zero_shot_cloze.attention: expected True or False, got 'yes'"),
-    (dict(majority=dict(kind="majority", attention=True)), "config.arms.majority.attention is unknown"),
-])
+@pytest.mark.parametrize(
+  "change, expected",
+  [
+    (
+      dict(zero_shot_cloze=dict(prompt="letters")),
+      "config.arms.zero_shot_cloze.attention: prompts 'cloze' and 'question' name a subject, 'letters' does not",
+    ),
+    (
+      dict(unpopular_half=dict(prompt="choices")),
+      "config.arms.weight_mixing.attention: prompts 'cloze' and 'question' name a subject, 'choices'",
+    ),
+    (
+      dict(zero_shot_cloze=dict(attention="yes")),
+      "config.arms.zero_shot_cloze.attention: expected True or False, got 'yes'",
+    ),
+    (
+      dict(majority=dict(kind="majority", attention=True)),
+      "config.arms.majority.attention is unknown",
+    ),
+  ],
+)
 def test_arms_that_cannot_be_observed(change, expected):
   config = tiny_attention.get_config()
   with config.unlocked():
@@ -247,4 +366,6 @@ def test_arms_that_cannot_be_observed(change, expected):
 def test_attention_may_be_taken_out_of_an_arm_too():
   one, other = ({"arms": {"a": {"kind": "prompted", **more}}} for more in ({"attention": True}, {}))
   assert workdir.differences(one, other) == workdir.differences(other, one) == []
-  assert workdir.differences({"model": {"attention": 1}, "attention": 2}, {"model": {}, "attention": 3}) == ["config.attention: 2, 3"]
+  assert workdir.differences(
+    {"model": {"attention": 1}, "attention": 2}, {"model": {}, "attention": 3}
+  ) == ["config.attention: 2, 3"]

@@ -18,9 +18,16 @@ def ranked(top=None, seed=0):
   """Rows of a predictions file: 2 relations, 5 and 3 candidates, random scores."""
   random = np.random.default_rng(seed)
   answers = {"P36": ["Rome", "Oslo", "Paris", "Bern", "Kyiv"], "P30": ["Asia", "Europe", "Africa"]}
-  facts = [{"subject": f"s{number} \"é\"", "relation": relation, "object": random.choice(objects).item(),
-            "subject_id": f"Q{number}"}
-           for relation, objects in answers.items() for number in range(30)]
+  facts = [
+    {
+      "subject": f's{number} "é"',
+      "relation": relation,
+      "object": random.choice(objects).item(),
+      "subject_id": f"Q{number}",
+    }
+    for relation, objects in answers.items()
+    for number in range(30)
+  ]
   scores = [np.log(random.dirichlet(np.ones(len(answers[fact["relation"]])))) for fact in facts]
   return writing.prediction_rows(facts, answers, scores, arm="a", seed=0, split="test", top=top)
 
@@ -29,8 +36,15 @@ def test_files_hold_every_score_in_the_order_of_the_answers(tmp_path):
   rows = ranked()
   pub_quiz.write(tmp_path / "quiz", rows, model="mine", templates=TEMPLATES)
   metadata = json.loads((tmp_path / "quiz" / pub_quiz.METADATA).read_text())
-  assert list(metadata) == ["P36", "P30"] and metadata["P30"]["answer_space_labels"] == ["Africa", "Asia", "Europe"]
-  assert metadata["P36"]["templates"] == [TEMPLATES["P36"]] and metadata["P36"]["model_name_or_path"] == "mine"
+  assert list(metadata) == ["P36", "P30"] and metadata["P30"]["answer_space_labels"] == [
+    "Africa",
+    "Asia",
+    "Europe",
+  ]
+  assert (
+    metadata["P36"]["templates"] == [TEMPLATES["P36"]]
+    and metadata["P36"]["model_name_or_path"] == "mine"
+  )
   for relation in metadata:
     mine = [row for row in rows if row["relation"] == relation]
     lines = (tmp_path / "quiz" / f"{relation}_results.jsonl").read_text().splitlines()
@@ -46,7 +60,10 @@ def test_lm_pub_quiz_finds_the_accuracy_that_diagnose_finds(tmp_path):
   pub_quiz.write(tmp_path / "quiz", rows, model="mine", templates=TEMPLATES)
   found = lm_pub_quiz.DatasetResults.from_path(tmp_path / "quiz")
   right = accuracy.exact_match(reading.from_rows(enumerate(rows, 1)))
-  by_relation = {name: np.mean([one for one, row in zip(right, rows) if row["relation"] == name]) for name in TEMPLATES}
+  by_relation = {
+    name: np.mean([one for one, row in zip(right, rows) if row["relation"] == name])
+    for name in TEMPLATES
+  }
   assert 0 < min(by_relation.values()) and max(by_relation.values()) < 1
   table = found.get_metrics(["accuracy", "support"], accumulate=False)
   assert table["accuracy"].to_dict() == pytest.approx(by_relation)
@@ -59,12 +76,22 @@ def test_lm_pub_quiz_finds_the_accuracy_that_diagnose_finds(tmp_path):
 
 
 def test_ids_of_objects_are_kept_where_all_are_known_and_differ(tmp_path):
-  rows = [{"subject": str(n), "relation": "P1", "object": name, "object_id": f"Q{n}",
-           "candidates": [["x", -1.0], ["y", -2.0]]}
-          for n, name in enumerate("xy")]
+  rows = [
+    {
+      "subject": str(n),
+      "relation": "P1",
+      "object": name,
+      "object_id": f"Q{n}",
+      "candidates": [["x", -1.0], ["y", -2.0]],
+    }
+    for n, name in enumerate("xy")
+  ]
   pub_quiz.write(tmp_path / "a", rows, model="m")
   pub_quiz.write(tmp_path / "b", [{**row, "object_id": "Q1"} for row in rows], model="m")
-  ids = [json.loads((tmp_path / name / pub_quiz.METADATA).read_text())["P1"]["answer_space_ids"] for name in "ab"]
+  ids = [
+    json.loads((tmp_path / name / pub_quiz.METADATA).read_text())["P1"]["answer_space_ids"]
+    for name in "ab"
+  ]
   assert ids == [["Q0", "Q1"], ["P1-0", "P1-1"]]
 
 
@@ -72,7 +99,9 @@ def test_rankings_that_cannot_be_written(tmp_path):
   with pytest.raises(UserError, match="expected all its 2 candidates, .*answering.top=0"):
     pub_quiz.write(tmp_path / "quiz", ranked(top=2), model="m")
   with pytest.raises(UserError, match="expected all its 0 candidates"):
-    pub_quiz.write(tmp_path / "quiz", [{"subject": "s", "relation": "P1", "object": "o"}], model="m")
+    pub_quiz.write(
+      tmp_path / "quiz", [{"subject": "s", "relation": "P1", "object": "o"}], model="m"
+    )
   with pytest.raises(UserError, match="name of a file"):
     pub_quiz.write(tmp_path / "quiz", [{**row, "relation": "a/b"} for row in ranked()], model="m")
   assert not (tmp_path / "quiz").exists()
@@ -87,13 +116,26 @@ def test_a_ranking_is_written_whole_beside_the_predictions(tmp_path, family):
   tiny_folders.make(tmp_path, made.sentences)
   schema.write_facts(tmp_path / "facts.jsonl", made.facts)
   relations.write_relations(tmp_path / "relations.jsonl", made.relations)
-  rows = asking.ask(None, str(tmp_path / family), str(tmp_path / "facts.jsonl"), str(tmp_path / "said.jsonl"),
-                    relations=str(tmp_path / "relations.jsonl"), pub_quiz=str(tmp_path / "quiz"))
+  rows = asking.ask(
+    None,
+    str(tmp_path / family),
+    str(tmp_path / "facts.jsonl"),
+    str(tmp_path / "said.jsonl"),
+    relations=str(tmp_path / "relations.jsonl"),
+    pub_quiz=str(tmp_path / "quiz"),
+  )
   metadata = json.loads((tmp_path / "quiz" / pub_quiz.METADATA).read_text())
   for relation, about in metadata.items():
     mine, names = [row for row in rows if row["relation"] == relation], about["answer_space_labels"]
-    assert about["templates"] == [made.relations[relation]["questions"][0] + " [Y]"] and len(names) > 10
-    lines = [json.loads(line) for line in (tmp_path / "quiz" / f"{relation}_results.jsonl").read_text().splitlines()]
-    assert [names[int(np.argmax(line["pll_scores"]))] for line in lines] == [row["prediction"] for row in mine]
+    assert (
+      about["templates"] == [made.relations[relation]["questions"][0] + " [Y]"] and len(names) > 10
+    )
+    lines = [
+      json.loads(line)
+      for line in (tmp_path / "quiz" / f"{relation}_results.jsonl").read_text().splitlines()
+    ]
+    assert [names[int(np.argmax(line["pll_scores"]))] for line in lines] == [
+      row["prediction"] for row in mine
+    ]
     assert all(len(line["pll_scores"]) == len(names) for line in lines)
     assert all(len(row["candidates"]) == 10 for row in mine)

@@ -18,14 +18,29 @@ from factshock.runtime.errors import UserError
 
 WORDS = [f"w{number}" for number in range(30)]
 TOKENIZER = word_tokenizer(WORDS, 5)
-CONFIG = t5.T5Config(vocab_size=TOKENIZER.size, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=1,
-                     decoder_layers=2)
+CONFIG = t5.T5Config(
+  vocab_size=TOKENIZER.size,
+  d_model=16,
+  d_ff=24,
+  num_heads=2,
+  d_kv=8,
+  encoder_layers=1,
+  decoder_layers=2,
+)
 CANDIDATES = {
-    "single": ["w1", "w2", "w7", "w3"],
-    "prefixes": ["w4", "w4 w5", "w4 w5 w6", "w9 w5 w6 w7", "w9 w5", "w8", "w4 w6"],
-    "other": ["w1 w2 w3 w4 w5 w6", "w1 w2 w3 w4 w5 w7", "w0"]}
-PROMPTS = ["w1 w2 <extra_id_0> w3", "<extra_id_0>", "w9 w8 w7 w6 w5 w4 <extra_id_0>", "w3 <extra_id_0>",
-           "w5 w5 <extra_id_0> w0 w9", "w29 w28 w27 <extra_id_0>", "w1 <extra_id_0> w1"]
+  "single": ["w1", "w2", "w7", "w3"],
+  "prefixes": ["w4", "w4 w5", "w4 w5 w6", "w9 w5 w6 w7", "w9 w5", "w8", "w4 w6"],
+  "other": ["w1 w2 w3 w4 w5 w6", "w1 w2 w3 w4 w5 w7", "w0"],
+}
+PROMPTS = [
+  "w1 w2 <extra_id_0> w3",
+  "<extra_id_0>",
+  "w9 w8 w7 w6 w5 w4 <extra_id_0>",
+  "w3 <extra_id_0>",
+  "w5 w5 <extra_id_0> w0 w9",
+  "w29 w28 w27 <extra_id_0>",
+  "w1 <extra_id_0> w1",
+]
 KEYS = ["single", "prefixes", "other", "prefixes", "single", "other", "prefixes"]
 
 
@@ -62,11 +77,15 @@ def brute_force(params, config, prompt, names):
   for name in names:
     continued = any(other != name and other.startswith(name + " ") for other in names)
     closing = (TOKENIZER.eos, TOKENIZER.sentinel(1)) if continued else ()
-    scores.append(pair_score(params, config, prompt, TOKENIZER.encode("<extra_id_0> " + name), closing))
+    scores.append(
+      pair_score(params, config, prompt, TOKENIZER.encode("<extra_id_0> " + name), closing)
+    )
   return np.array(scores)
 
 
-@pytest.mark.parametrize("change", [{}, {"feed_forward": "relu", "tie_head": True, "decoder_layers": 1}])
+@pytest.mark.parametrize(
+  "change", [{}, {"feed_forward": "relu", "tie_head": True, "decoder_layers": 1}]
+)
 def test_equals_scoring_each_pair_alone(change):
   config = dataclasses.replace(CONFIG, **change)
   params = make_params(1, config)
@@ -82,7 +101,9 @@ def test_scores_do_not_depend_on_batch_size_or_company(params):
   apart = ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES, batch_size=2)
   for one, other in zip(together, apart):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-  alone = ranking.rank(params, CONFIG, TOKENIZER, PROMPTS[2:3], KEYS[2:3], {"other": CANDIDATES["other"]})
+  alone = ranking.rank(
+    params, CONFIG, TOKENIZER, PROMPTS[2:3], KEYS[2:3], {"other": CANDIDATES["other"]}
+  )
   np.testing.assert_allclose(alone[0], together[2], rtol=1e-4, atol=1e-5)
 
 
@@ -103,7 +124,13 @@ def test_queries_whose_logits_are_made_in_parts_score_the_same(params, monkeypat
   for one, other in zip(whole, ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
   monkeypatch.setattr(ranking, "LOGIT_BYTES", {"cpu": 30})
-  assert [ranking._parts(count, 10, 1) for count in (1, 3, 4, 7, 12)] == [1, 1, 2, 7, 4] and ranking._parts(12, 10, 4) == 1
+  assert [ranking._parts(count, 10, 1) for count in (1, 3, 4, 7, 12)] == [
+    1,
+    1,
+    2,
+    7,
+    4,
+  ] and ranking._parts(12, 10, 4) == 1
 
 
 def test_a_mesh_gives_the_same_scores(params):
@@ -115,8 +142,14 @@ def test_a_mesh_gives_the_same_scores(params):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.lists(st.sampled_from(["w1", "w2", "w3"]), min_size=1, max_size=4).map(" ".join),
-                min_size=1, max_size=25, unique=True))
+@given(
+  st.lists(
+    st.lists(st.sampled_from(["w1", "w2", "w3"]), min_size=1, max_size=4).map(" ".join),
+    min_size=1,
+    max_size=25,
+    unique=True,
+  )
+)
 def test_probabilities_of_a_relation_add_up_to_at_most_one(names):
   params = make_params(2)
   # a model that says little but the start and these three words: the sum comes near 1
@@ -127,7 +160,7 @@ def test_probabilities_of_a_relation_add_up_to_at_most_one(names):
   # every token has p = 1 / V under this head, so the scores are known
   parts = [name.split() for name in names]
   for words, score in zip(parts, scores):
-    continued = any(len(other) > len(words) and other[:len(words)] == words for other in parts)
+    continued = any(len(other) > len(words) and other[: len(words)] == words for other in parts)
     expected = -(len(words) + 1 + continued) * np.log(TOKENIZER.size) + continued * np.log(2)
     np.testing.assert_allclose(score, expected, rtol=1e-5)
 
@@ -141,12 +174,15 @@ def test_all_texts_of_a_closed_language_add_up_to_one():
   grown = tries.build([(a - 3, b - 3) for a, b in sequences], 1)
   inputs = jnp.ones((1, 4), jnp.int32)
   cache, first = ranking._start(params, config, inputs)
-  scores = ranking._score(params, config, 1, cache, first, np.array([9, 9]), grown[0]._replace(members=()))
+  scores = ranking._score(
+    params, config, 1, cache, first, np.array([9, 9]), grown[0]._replace(members=())
+  )
   assert np.exp(np.asarray(scores[0, :4])).sum() == pytest.approx(1)
 
 
-sequence_sets = st.lists(st.lists(st.integers(2, 5), min_size=1, max_size=5).map(tuple), min_size=1,
-                         max_size=40)
+sequence_sets = st.lists(
+  st.lists(st.integers(2, 5), min_size=1, max_size=5).map(tuple), min_size=1, max_size=40
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -159,8 +195,10 @@ def test_tries_hold_each_sequence_once_and_each_context_once(sequences, limit):
     for row, member in enumerate(trie.members):
       used = trie.used_CxL[row]
       tokens = tuple(trie.next_CxL[row][used].tolist())
-      continued = any(other[:len(sequences[member])] == sequences[member] and other != sequences[member]
-                      for other in sequences)
+      continued = any(
+        other[: len(sequences[member])] == sequences[member] and other != sequences[member]
+        for other in sequences
+      )
       assert tokens == sequences[member] + (1,) * continued
       for end, node in enumerate(trie.nodes_CxL[row][used].tolist()):
         assert contexts.setdefault(tokens[:end], node) == node
@@ -189,7 +227,10 @@ def test_other_weights_compile_nothing(params):
 
 
 def test_relations_of_like_sizes_share_what_is_compiled(params):
-  names = {f"r{number}": [f"w{word}" for word in range(number, number + 17 + number)] for number in range(4)}
+  names = {
+    f"r{number}": [f"w{word}" for word in range(number, number + 17 + number)]
+    for number in range(4)
+  }
   ranking._score.clear_cache()
   ranking.rank(params, CONFIG, TOKENIZER, ["w1 <extra_id_0>"] * 4, list(names), names, batch_size=4)
   assert ranking._score._cache_size() == 1
@@ -211,13 +252,23 @@ def test_batches_hold_every_place_once_and_have_few_sizes(count, size):
   assert len({rows for _, rows in parts}) <= 4
 
 
-@pytest.mark.parametrize("prompts, keys, candidates, error, words", [
+@pytest.mark.parametrize(
+  "prompts, keys, candidates, error, words",
+  [
     (["<extra_id_0>"], ["r"], {"r": []}, UserError, "'r'.*candidate answers, got none"),
     (["<extra_id_0>"], ["x"], {"r": ["w1"]}, UserError, "'x'.*candidate answers, got none"),
     (["<extra_id_0>"], ["r"], {"r": ["w1", " "]}, UserError, "at least one token, got ' '"),
     (["w1"], ["r"], {"r": ["w1"]}, UserError, "<extra_id_0> where the answer goes"),
-    (["w1 " * 2000 + "<extra_id_0>"], ["r"], {"r": ["w1"]}, UserError, "at most 1024 tokens, got 2002"),
-    (["<extra_id_0>"], [], {"r": ["w1"]}, ValueError, "one key a prompt")])
+    (
+      ["w1 " * 2000 + "<extra_id_0>"],
+      ["r"],
+      {"r": ["w1"]},
+      UserError,
+      "at most 1024 tokens, got 2002",
+    ),
+    (["<extra_id_0>"], [], {"r": ["w1"]}, ValueError, "one key a prompt"),
+  ],
+)
 def test_bad_input(prompts, keys, candidates, error, words):
   with pytest.raises(error, match=words):
     ranking.prepare(TOKENIZER, prompts, keys, candidates)

@@ -13,8 +13,15 @@ import pytest
 from factshock.checkpoints import leaf_files, store, tree_files
 from factshock.runtime.errors import UserError
 
-TREE = {"a": {"kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "half": np.arange(6).astype(ml_dtypes.bfloat16)},
-        "count": np.int32(7), "flag": np.array([True, False]), "zeros": np.zeros((2, 2), np.float16)}
+TREE = {
+  "a": {
+    "kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "half": np.arange(6).astype(ml_dtypes.bfloat16),
+  },
+  "count": np.int32(7),
+  "flag": np.array([True, False]),
+  "zeros": np.zeros((2, 2), np.float16),
+}
 
 
 def test_orbax_reads_what_is_written(tmp_path):
@@ -24,7 +31,9 @@ def test_orbax_reads_what_is_written(tmp_path):
     other = np.asarray(tree_files.flat_leaves(found)[name])
     assert other.dtype == np.asarray(leaf).dtype and other.shape == np.shape(leaf)
     np.testing.assert_array_equal(other, leaf)
-  assert (tmp_path / "1" / "params" / "a.kernel" / "0.0.0").read_bytes() == TREE["a"]["kernel"].tobytes()
+  assert (tmp_path / "1" / "params" / "a.kernel" / "0.0.0").read_bytes() == TREE["a"][
+    "kernel"
+  ].tobytes()
 
 
 def test_what_orbax_writes_is_read(tmp_path):
@@ -47,7 +56,9 @@ def test_sha256_digests_of_older_checkpoints_are_verified(tmp_path):
   store.save(tmp_path, 1, params={"w": TREE["a"]["kernel"]})
   path = tmp_path / "1" / store.MANIFEST
   manifest = json.loads(path.read_text())
-  manifest["leaves"]["params/w"]["digest"] = hashlib.sha256(b"float32(2, 3, 4)" + TREE["a"]["kernel"].tobytes()).hexdigest()
+  manifest["leaves"]["params/w"]["digest"] = hashlib.sha256(
+    b"float32(2, 3, 4)" + TREE["a"]["kernel"].tobytes()
+  ).hexdigest()
   path.write_text(json.dumps(manifest))
   np.testing.assert_array_equal(store.restore(tmp_path)["params"]["w"], TREE["a"]["kernel"])
   data = tmp_path / "1" / "params" / "w" / "0.0.0"
@@ -66,7 +77,9 @@ def test_blocks_are_those_of_the_layers_in_turn(layers, part, block):
     counts = leaf_files.counts(layers, layers * part)
   for layer in range(layers):
     assert sum(count for of, count in counts if of == layer) == part
-  assert all(1 <= count <= block for _, count in counts) and [layer for layer, _ in counts] == sorted(layer for layer, _ in counts)
+  assert all(1 <= count <= block for _, count in counts) and [
+    layer for layer, _ in counts
+  ] == sorted(layer for layer, _ in counts)
 
 
 def test_blocks_that_are_not_the_leaf_are_refused(tmp_path):

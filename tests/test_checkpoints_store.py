@@ -19,35 +19,55 @@ from factshock.runtime.errors import UserError
 
 def make_params(seed=0, dtype=jnp.float32):
   keys = jax.random.split(jax.random.key(seed), 3)
-  return {"encoder": {"kernel": jax.random.normal(keys[0], (4, 5)).astype(dtype), "scale": jnp.float32(1.5)},
-          "head": jax.random.normal(keys[1], (5, 3)).astype(dtype)}
+  return {
+    "encoder": {
+      "kernel": jax.random.normal(keys[0], (4, 5)).astype(dtype),
+      "scale": jnp.float32(1.5),
+    },
+    "head": jax.random.normal(keys[1], (5, 3)).astype(dtype),
+  }
 
 
 def assert_same(a, b):
   assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b
+  )
 
 
-@pytest.mark.parametrize("optimizer", [optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
-                                       optax.adafactor(1e-3), optax.sgd(0.1)])
+@pytest.mark.parametrize(
+  "optimizer",
+  [
+    optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
+    optax.adafactor(1e-3),
+    optax.sgd(0.1),
+  ],
+)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_whole_training_state_comes_back_exactly(tmp_path, optimizer, dtype):
   params = make_params(dtype=dtype)
   _, opt_state = jax.jit(lambda: optimizer.update(params, optimizer.init(params), params))()
-  store.save(tmp_path, 3, params=params, opt_state=opt_state, loader_state={"next": 12},
-                   config={"lr": 0.1})
+  store.save(
+    tmp_path, 3, params=params, opt_state=opt_state, loader_state={"next": 12}, config={"lr": 0.1}
+  )
   like = jax.eval_shape(lambda: {"params": params, "opt_state": opt_state})
   restored = store.restore(tmp_path, like=like)
   assert_same(params, restored["params"])
   assert_same(opt_state, restored["opt_state"])
-  assert (restored["step"], restored["loader_state"], restored["config"]) == (3, {"next": 12}, {"lr": 0.1})
+  assert (restored["step"], restored["loader_state"], restored["config"]) == (
+    3,
+    {"next": 12},
+    {"lr": 0.1},
+  )
   assert_same(params, store.restore_params(tmp_path / "3"))
 
 
 def test_orbax_alone_reads_the_parameters(tmp_path):
   store.save(tmp_path, 1, params=make_params())
   with ocp.PyTreeCheckpointer() as reader:
-    assert_same(make_params(), jax.tree.map(np.asarray, reader.restore(tmp_path.resolve() / "1" / "params")))
+    assert_same(
+      make_params(), jax.tree.map(np.asarray, reader.restore(tmp_path.resolve() / "1" / "params"))
+    )
 
 
 def test_the_newest_complete_step_counts_and_old_ones_go(tmp_path):
@@ -56,7 +76,11 @@ def test_the_newest_complete_step_counts_and_old_ones_go(tmp_path):
     store.save(tmp_path, step, params=make_params(step), keep=2)
   (tmp_path / "11").mkdir()  # a folder without a manifest is no checkpoint
   (tmp_path / ".saving-12-1" / "params").mkdir(parents=True)
-  assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdecimal()) == ["10", "11", "2"]
+  assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdecimal()) == [
+    "10",
+    "11",
+    "2",
+  ]
   assert store.latest_step(tmp_path) == 10
   assert_same(make_params(10), store.restore_params(tmp_path))
   assert_same(make_params(2), store.restore_params(tmp_path, 2))
@@ -130,18 +154,22 @@ def test_another_model_names_every_leaf_in_one_error(tmp_path):
   del other["encoder"]["scale"]
   with pytest.raises(UserError) as caught:
     store.restore(tmp_path, like={"params": other})
-  for part in ("another model", "missing params/encoder/bias float32[2]",
-               "extra params/encoder/scale float32[]",
-               "mis-shaped params/encoder/kernel expected float32[4,6] got float32[4,5]",
-               "mis-shaped params/head expected bfloat16[5,3] got float32[5,3]"):
+  for part in (
+    "another model",
+    "missing params/encoder/bias float32[2]",
+    "extra params/encoder/scale float32[]",
+    "mis-shaped params/encoder/kernel expected float32[4,6] got float32[4,5]",
+    "mis-shaped params/head expected bfloat16[5,3] got float32[5,3]",
+  ):
     assert part in str(caught.value)
 
 
 def test_parameters_alone_do_not_pass_for_a_training_state(tmp_path):
   store.save(tmp_path, 1, params=make_params())
   with pytest.raises(UserError, match="missing opt_state/"):
-    store.restore(tmp_path, like={"params": make_params(),
-                                        "opt_state": optax.adam(1.0).init(make_params())})
+    store.restore(
+      tmp_path, like={"params": make_params(), "opt_state": optax.adam(1.0).init(make_params())}
+    )
 
 
 def assert_disk_full_left_the_last_good_step(error, folder):
@@ -150,9 +178,13 @@ def assert_disk_full_left_the_last_good_step(error, folder):
   assert_same(make_params(1), store.restore_params(folder))
 
 
-@pytest.mark.parametrize("error", [
+@pytest.mark.parametrize(
+  "error",
+  [
     OSError(28, "No space left on device"),
-    ValueError("RESOURCE_EXHAUSTED: write: No space left on device [OS error 28]")])
+    ValueError("RESOURCE_EXHAUSTED: write: No space left on device [OS error 28]"),
+  ],
+)
 def test_a_full_disk_leaves_the_last_good_step(tmp_path, monkeypatch, error):
   store.save(tmp_path, 1, params=make_params(1))
 
@@ -169,7 +201,9 @@ def test_a_full_disk_leaves_the_last_good_step(tmp_path, monkeypatch, error):
 def test_a_disk_that_is_really_full(tmp_path):
   disk = tmp_path / "disk"
   disk.mkdir()
-  mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+  mounted = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True
+  )
   if mounted.returncode:
     pytest.skip("mounting a small disk needs root")
   try:

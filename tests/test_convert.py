@@ -17,11 +17,28 @@ from factshock.models import decoder, t5
 from factshock.models.formats import huggingface, t5x
 from factshock.runtime.errors import UserError
 
-V1_1 = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3,
-                   decoder_layers=2, relative_buckets=8)
+V1_1 = t5.T5Config(
+  vocab_size=67,
+  d_model=24,
+  d_ff=40,
+  num_heads=3,
+  d_kv=16,
+  encoder_layers=3,
+  decoder_layers=2,
+  relative_buckets=8,
+)
 V1_0 = dataclasses.replace(V1_1, feed_forward="relu", tie_head=True, decoder_layers=3)
-MISTRAL = decoder.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=2,
-                            max_length=64, sliding_window=5)
+MISTRAL = decoder.LlamaConfig(
+  vocab_size=71,
+  d_model=24,
+  d_ff=40,
+  num_heads=4,
+  num_kv_heads=2,
+  d_kv=8,
+  layers=2,
+  max_length=64,
+  sliding_window=5,
+)
 
 
 def random_params(config, seed=0):
@@ -34,7 +51,9 @@ def random_params(config, seed=0):
 
 def equal(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
-  assert [leaf.dtype for leaf in jax.tree.leaves(one)] == [leaf.dtype for leaf in jax.tree.leaves(other)]
+  assert [leaf.dtype for leaf in jax.tree.leaves(one)] == [
+    leaf.dtype for leaf in jax.tree.leaves(other)
+  ]
 
 
 @pytest.mark.parametrize("config", [V1_1, MISTRAL], ids=["t5", "mistral"])
@@ -56,18 +75,30 @@ def test_there_and_back_is_bit_identical(tmp_path, config, dtype):
 def test_a_checkpoint_of_an_experiment_is_written_for_transformers(tmp_path):
   import torch
   import transformers
+
   params = jax.tree.map(lambda leaf: 0.2 * leaf, random_params(V1_1))
   section = {"family": "t5", **dataclasses.asdict(V1_1), "vocab_size": 0}
-  record = {"arm": "mixed", "seed": 3, "workdir": str(tmp_path), "experiment": {"model": section, "start_from": ""}}
+  record = {
+    "arm": "mixed",
+    "seed": 3,
+    "workdir": str(tmp_path),
+    "experiment": {"model": section, "start_from": ""},
+  }
   store.save(tmp_path / "run", 7, params=params, config=record)
   conversion.convert(tmp_path / "run", tmp_path / "hf", "huggingface")
   model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf")
   batch = hf_t5.random_batch(V1_1)
-  ours = hf_t5.quick_jit(t5.forward, static_argnums=1)(params, V1_1, batch["inputs"], batch["targets"])
+  ours = hf_t5.quick_jit(t5.forward, static_argnums=1)(
+    params, V1_1, batch["inputs"], batch["targets"]
+  )
   with torch.no_grad():
-    theirs = model(input_ids=torch.tensor(batch["inputs"], dtype=torch.long),
-                   attention_mask=torch.tensor(batch["inputs"] != 0), decoder_input_ids=torch.tensor(
-                       np.asarray(t5.shift_right(batch["targets"])), dtype=torch.long)).logits.numpy()
+    theirs = model(
+      input_ids=torch.tensor(batch["inputs"], dtype=torch.long),
+      attention_mask=torch.tensor(batch["inputs"] != 0),
+      decoder_input_ids=torch.tensor(
+        np.asarray(t5.shift_right(batch["targets"])), dtype=torch.long
+      ),
+    ).logits.numpy()
   real = batch["targets"] != 0
   assert np.abs(np.asarray(ours) - theirs)[real].max() < 1e-5 * np.abs(theirs).max()
 
@@ -82,13 +113,20 @@ def test_dtype_changes_the_parameters_and_the_config(tmp_path):
   conversion.convert(tmp_path / "hf", tmp_path / "ours", "orbax", dtype="bfloat16")
   conversion.convert(tmp_path / "ours", tmp_path / "wide", "huggingface", dtype="float32")
   wide, _ = huggingface.load(tmp_path / "wide")
-  equal(jax.tree.map(np.asarray, wide), jax.tree.map(lambda leaf: leaf.astype("bfloat16").astype("float32"), params))
+  equal(
+    jax.tree.map(np.asarray, wide),
+    jax.tree.map(lambda leaf: leaf.astype("bfloat16").astype("float32"), params),
+  )
 
 
 # T5X's own names, written down here apart from the reader's table: (theirs, ours, transposed).
-_SIDES = {"encoder": [("attention", "self_attention", "pre_attention_layer_norm")],
-          "decoder": [("self_attention", "self_attention", "pre_self_attention_layer_norm"),
-                      ("encoder_decoder_attention", "cross_attention", "pre_cross_attention_layer_norm")]}
+_SIDES = {
+  "encoder": [("attention", "self_attention", "pre_attention_layer_norm")],
+  "decoder": [
+    ("self_attention", "self_attention", "pre_self_attention_layer_norm"),
+    ("encoder_decoder_attention", "cross_attention", "pre_cross_attention_layer_norm"),
+  ],
+}
 
 
 def t5x_arrays(params, config):
@@ -108,8 +146,10 @@ def t5x_arrays(params, config):
       arrays[f"{prefix}.pre_mlp_layer_norm.scale"] = layer["feed_forward_norm"]["scale"]
       feed = layer["feed_forward"]
       gated = {"mlp.wi_0.kernel": feed.get("gate"), "mlp.wi_1.kernel": feed["up"]}
-      for name, value in ((gated if "gate" in feed else {"mlp.wi.kernel": feed["up"]})
-                          | {"mlp.wo.kernel": feed["down"]}).items():
+      for name, value in (
+        (gated if "gate" in feed else {"mlp.wi.kernel": feed["up"]})
+        | {"mlp.wo.kernel": feed["down"]}
+      ).items():
         arrays[f"{prefix}.{name}"] = value
   return arrays
 
@@ -117,6 +157,7 @@ def t5x_arrays(params, config):
 def write_t5x(folder, arrays, how):
   """Writes arrays as T5X did: "msgpack" with all inside, "specs" beside the file, or "zarr" without a file."""
   import tensorstore
+
   folder.mkdir()
   tree = {}
   for name, value in arrays.items():
@@ -127,12 +168,22 @@ def write_t5x(folder, arrays, how):
     inner[last] = np.asarray(value)
     if how == "msgpack" or (how == "specs" and value.ndim == 1):
       continue
-    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(folder / f"target.{name}")},
-            "metadata": {"shape": list(value.shape), "chunks": [max(1, size // 2) for size in value.shape],
-                         "dtype": "bfloat16" if value.dtype.name == "bfloat16" else value.dtype.str,
-                         "compressor": {"id": "gzip", "level": 1}}}
+    spec = {
+      "driver": "zarr",
+      "kvstore": {"driver": "file", "path": str(folder / f"target.{name}")},
+      "metadata": {
+        "shape": list(value.shape),
+        "chunks": [max(1, size // 2) for size in value.shape],
+        "dtype": "bfloat16" if value.dtype.name == "bfloat16" else value.dtype.str,
+        "compressor": {"id": "gzip", "level": 1},
+      },
+    }
     tensorstore.open(spec, create=True, open=True).result().write(np.asarray(value)).result()
-    spec["kvstore"] = {"driver": "gcs", "bucket": "t5-data", "path": f"x/checkpoint_1/target.{name}/"}
+    spec["kvstore"] = {
+      "driver": "gcs",
+      "bucket": "t5-data",
+      "path": f"x/checkpoint_1/target.{name}/",
+    }
     inner[last] = spec
   content = {"version": 3, "optimizer": {"target": tree, "state": {"step": np.int32(5)}}}
   if how != "zarr":
@@ -153,16 +204,23 @@ def test_t5x_in_bfloat16_with_heads_apart_converts(tmp_path):
   config = dataclasses.replace(V1_1, param_dtype="bfloat16")
   params = random_params(config)
   arrays = t5x_arrays(params, config)
-  arrays = {name: value.reshape(24, 3, 16) if name.endswith((".query.kernel", ".key.kernel")) else
-            value.reshape(3, 16, 24) if name.endswith(".out.kernel") else value for name, value in arrays.items()}
+  arrays = {
+    name: value.reshape(24, 3, 16)
+    if name.endswith((".query.kernel", ".key.kernel"))
+    else value.reshape(3, 16, 24)
+    if name.endswith(".out.kernel")
+    else value
+    for name, value in arrays.items()
+  }
   write_t5x(tmp_path / "t5x", arrays, "specs")
   conversion.convert(tmp_path / "t5x", tmp_path / "hf", "huggingface")
   loaded, found = huggingface.load(tmp_path / "hf")
   equal(jax.tree.map(np.asarray, loaded), params)
   silu = dataclasses.replace(V1_1, feed_forward="gated-silu", relative_max_distance=99)
   huggingface.save(tmp_path / "silu", random_params(silu), silu)
-  opened = conversion.convert(tmp_path / "t5x" / "checkpoint", tmp_path / "like", "huggingface",
-                              config_from=tmp_path / "silu")
+  opened = conversion.convert(
+    tmp_path / "t5x" / "checkpoint", tmp_path / "like", "huggingface", config_from=tmp_path / "silu"
+  )
   assert (opened.config.feed_forward, opened.config.relative_max_distance) == ("gated-silu", 99)
 
 
@@ -174,8 +232,11 @@ def test_every_misfit_of_t5x_is_named(tmp_path):
   write_t5x(tmp_path / "t5x", arrays, "msgpack")
   with pytest.raises(UserError) as error:
     t5x.load(tmp_path / "t5x")
-  for words in ("missing encoder/layers_1/attention/query/kernel [24, 48]",
-                "unexpected decoder/adapter/kernel [2, 2]", "mis-shaped decoder/decoder_norm/scale expected [24] got [5]"):
+  for words in (
+    "missing encoder/layers_1/attention/query/kernel [24, 48]",
+    "unexpected decoder/adapter/kernel [2, 2]",
+    "mis-shaped decoder/decoder_norm/scale expected [24] got [5]",
+  ):
     assert words in str(error.value)
 
 
@@ -211,13 +272,19 @@ def test_what_cannot_be_converted(tmp_path):
 
 
 def verb(*arguments):
-  return subprocess.run([sys.executable, "-m", "factshock.convert", *arguments], capture_output=True, text=True,
-                        timeout=120)
+  return subprocess.run(
+    [sys.executable, "-m", "factshock.convert", *arguments],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
 
 
 def test_the_verb_converts_and_says_where(tmp_path):
   huggingface.save(tmp_path / "hf", random_params(V1_1), V1_1)
-  done = verb(f"--input={tmp_path}/hf", f"--output={tmp_path}/ours", "--to=orbax", "--dtype=bfloat16")
+  done = verb(
+    f"--input={tmp_path}/hf", f"--output={tmp_path}/ours", "--to=orbax", "--dtype=bfloat16"
+  )
   assert done.returncode == 0, done.stderr
   assert f"{tmp_path}/ours" in done.stdout and "without a tokenizer" in done.stdout
   manifest = json.loads((tmp_path / "ours" / "manifest.json").read_text())
@@ -233,11 +300,19 @@ def test_help_has_examples_and_is_quick():
   assert "python -m factshock.convert --input=" in done.stdout and "allow_pickle" in done.stdout
 
 
-@pytest.mark.parametrize("arguments,message", [
-    ([], "--input: expected a value"), (["--input={}"], "--output: expected a value"),
+@pytest.mark.parametrize(
+  "arguments,message",
+  [
+    ([], "--input: expected a value"),
+    (["--input={}"], "--output: expected a value"),
     (["--input={}", "--output={}/x"], "--to: expected a value"),
-    (["--input={}/none", "--output={}/x", "--to=orbax"], "expected a checkpoint folder, got nothing"),
-    (["--input={}", "--output={}/x", "--to=orbax"], "expected a checkpoint, got none")])
+    (
+      ["--input={}/none", "--output={}/x", "--to=orbax"],
+      "expected a checkpoint folder, got nothing",
+    ),
+    (["--input={}", "--output={}/x", "--to=orbax"], "expected a checkpoint, got none"),
+  ],
+)
 def test_bad_input_is_one_line(tmp_path, arguments, message):
   done = verb(*(argument.replace("{}", str(tmp_path)) for argument in arguments))
   assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1

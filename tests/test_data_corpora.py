@@ -10,8 +10,10 @@ from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
 WORDS = "a b c d e f g Ada Byron Lon London London, was born in near . saw".split()
-FACTS = [{"subject": "Ada Byron", "relation": "P19", "object": "London"},
-         {"subject": "Lon Byron", "relation": "P19", "object": "Lon"}]
+FACTS = [
+  {"subject": "Ada Byron", "relation": "P19", "object": "London"},
+  {"subject": "Lon Byron", "relation": "P19", "object": "Lon"},
+]
 
 
 @pytest.fixture
@@ -38,7 +40,9 @@ def test_lines_become_sequences_and_empty_lines_go(tokenizer):
 
 def test_text_with_a_sentinel_is_left_out_and_counted(tokenizer, capsys):
   assert sequences(corpora.tokenize(["a", "b <extra_id_0>"], tokenizer)) == [[3]]
-  assert "1 documents left out, as a sentinel <extra_id_N> stands in them" in capsys.readouterr().out
+  assert (
+    "1 documents left out, as a sentinel <extra_id_N> stands in them" in capsys.readouterr().out
+  )
 
 
 @settings(deadline=None)
@@ -55,10 +59,18 @@ def test_long_sequences_are_cut_into_few_nearly_equal_pieces(lengths, most):
 
 
 def test_salient_windows_hold_both_names_with_exact_spans(tokenizer):
-  lines = ["a b c Ada Byron was born in London, d e f g", "nothing here", "London saw Ada Byron",
-           "Ada Byron a b c d e f g a b c d e f g London", "Lon Byron was born in Lon ."]
+  lines = [
+    "a b c Ada Byron was born in London, d e f g",
+    "nothing here",
+    "London saw Ada Byron",
+    "Ada Byron a b c d e f g a b c d e f g London",
+    "Lon Byron was born in Lon .",
+  ]
   windows = corpora.salient_windows(lines, FACTS, tokenizer, words=8)
-  assert text_of(windows, tokenizer) == ["c Ada Byron was born in London , d", "London saw Ada Byron"]
+  assert text_of(windows, tokenizer) == [
+    "c Ada Byron was born in London , d",
+    "London saw Ada Byron",
+  ]
   assert text_of(windows, tokenizer, windows.objects) == ["London", "London"]
   assert text_of(windows, tokenizer, windows.subjects) == ["Ada Byron", "Ada Byron"]
   assert windows.facts.tolist() == [0, 0]
@@ -79,7 +91,9 @@ def test_the_nearest_mentions_are_taken(tokenizer):
 def test_an_alias_names_the_object(tokenizer):
   facts = [{**FACTS[0], "aliases": ["g", "Ada Byron"]}]
   windows = corpora.salient_windows(["Ada Byron was born in g", "Ada Byron saw"], facts, tokenizer)
-  assert text_of(windows, tokenizer, windows.objects) == ["g"] and text_of(windows, tokenizer, windows.subjects) == ["Ada Byron"]
+  assert text_of(windows, tokenizer, windows.objects) == ["g"] and text_of(
+    windows, tokenizer, windows.subjects
+  ) == ["Ada Byron"]
 
 
 def test_no_fact_in_the_text_is_an_error(tokenizer):
@@ -100,9 +114,11 @@ def test_real_sentences_with_sentencepiece(data_dir):
   facts = list(facts.values())
   windows = corpora.salient_windows(lines, facts, tokenizer)
   assert len(windows.facts) > 100
-  objects, subjects = (text_of(windows, tokenizer, spans) for spans in (windows.objects, windows.subjects))
+  objects, subjects = (
+    text_of(windows, tokenizer, spans) for spans in (windows.objects, windows.subjects)
+  )
   known = [facts[fact] for fact in windows.facts]
   # Not all: SentencePiece normalises some characters of names.
-  assert sum(a == fact["object"] for a, fact in zip(objects, known)) > .9 * len(known)
-  assert sum(a == fact["subject"] for a, fact in zip(subjects, known)) > .9 * len(known)
+  assert sum(a == fact["object"] for a, fact in zip(objects, known)) > 0.9 * len(known)
+  assert sum(a == fact["subject"] for a, fact in zip(subjects, known)) > 0.9 * len(known)
   assert max(len(text.split()) for text in text_of(windows, tokenizer)) <= 24

@@ -12,7 +12,10 @@ from factshock.facts import documents, hub
 from factshock.runtime.errors import UserError
 
 TOKENIZER = tokenizers.word_tokenizer("a b c d e f g".split(), 4)
-FACTS = [{"subject": "a", "relation": "r", "object": "g"}, {"subject": "b", "relation": "r", "object": "f"}]
+FACTS = [
+  {"subject": "a", "relation": "r", "object": "g"},
+  {"subject": "b", "relation": "r", "object": "f"},
+]
 
 
 def lines(count=300):
@@ -31,7 +34,9 @@ def text(tmp_path, monkeypatch):
   monkeypatch.setattr("os.cpu_count", lambda: 1)
   monkeypatch.setattr(documents, "PART_BYTES", 200)
   for number in range(3):
-    (tmp_path / f"{number}.txt").write_text("\n".join(lines()[100 * number:100 * number + 100]) + "\n")
+    (tmp_path / f"{number}.txt").write_text(
+      "\n".join(lines()[100 * number : 100 * number + 100]) + "\n"
+    )
   assert len(documents.parts(str(tmp_path / "*.txt"))) > 10
   return str(tmp_path / "*.txt")
 
@@ -44,23 +49,36 @@ def test_a_cache_holds_what_memory_would(text, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(corpora, "tokenize_part", None)  # made once
   same(corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache")), expected)
   homes = list((tmp_path / "cache").iterdir())
-  assert len(homes) == 1 and f"{len(expected.tokens):,} tokens: {homes[0]}" in capsys.readouterr().out
+  assert (
+    len(homes) == 1 and f"{len(expected.tokens):,} tokens: {homes[0]}" in capsys.readouterr().out
+  )
   assert json.loads((homes[0] / "corpus.json").read_text())["sequences"] == 300
 
 
 def test_several_processes_make_the_same_cache(text, tmp_path, monkeypatch):
   monkeypatch.setattr("os.cpu_count", lambda: 2)
   import jax  # noqa: F401  as in an experiment: workers are then not forked
-  same(corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache")), corpora.tokenize(lines(), TOKENIZER))
+
+  same(
+    corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache")),
+    corpora.tokenize(lines(), TOKENIZER),
+  )
 
 
 def test_batches_of_a_cache_are_those_of_memory(text, tmp_path):
   source = lambda corpus: mixture.span_source(corpora.cut(corpus, 5), TOKENIZER, roll=True)
-  batches = [mixture.batches([source(corpus)], [1], batch_size=8, input_length=12, target_length=12, seed=3) for corpus in (
-      corpora.tokenize(lines(), TOKENIZER), corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache")))]
+  batches = [
+    mixture.batches([source(corpus)], [1], batch_size=8, input_length=12, target_length=12, seed=3)
+    for corpus in (
+      corpora.tokenize(lines(), TOKENIZER),
+      corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache")),
+    )
+  ]
   for _ in range(5):
     one, other = next(batches[0]), next(batches[1])
-    assert {name: array.tolist() for name, array in one.items()} == {name: array.tolist() for name, array in other.items()}
+    assert {name: array.tolist() for name, array in one.items()} == {
+      name: array.tolist() for name, array in other.items()
+    }
 
 
 def test_other_text_or_another_tokenizer_is_another_cache(text, tmp_path):
@@ -86,7 +104,10 @@ def test_an_interrupted_cache_goes_on(text, tmp_path, monkeypatch, capsys):
   with pytest.raises(KeyboardInterrupt):
     corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache"))
   monkeypatch.setattr(corpora, "tokenize_part", original)
-  same(corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache")), corpora.tokenize(lines(), TOKENIZER))
+  same(
+    corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache")),
+    corpora.tokenize(lines(), TOKENIZER),
+  )
   assert "3 of them done before" in capsys.readouterr().out
   assert not list((tmp_path / "cache").glob("*.parts"))
 
@@ -98,18 +119,29 @@ def test_windows_of_parts_are_those_of_the_whole(text, tmp_path, monkeypatch):
   for name in expected._fields:
     kept = [np.asarray(getattr(windows, name)) for windows in (found, expected)]
     assert len(kept[0]) and kept[0].shape == kept[1].shape
-  by_fact = [sorted((fact, windows.tokens[a:b].tolist()) for fact, a, b in zip(windows.facts.tolist(), windows.offsets, windows.offsets[1:]))
-             for windows in (found, expected)]
+  by_fact = [
+    sorted(
+      (fact, windows.tokens[a:b].tolist())
+      for fact, a, b in zip(windows.facts.tolist(), windows.offsets, windows.offsets[1:])
+    )
+    for windows in (found, expected)
+  ]
   assert by_fact[0] == by_fact[1]
   with monkeypatch.context() as patched:
     patched.setattr(corpora, "windows_part", None)
-    assert corpus_cache.salient_windows(text, FACTS, TOKENIZER, cache, **around).facts.tolist() == found.facts.tolist()
+    assert (
+      corpus_cache.salient_windows(text, FACTS, TOKENIZER, cache, **around).facts.tolist()
+      == found.facts.tolist()
+    )
   with pytest.raises(UserError, match="no text names"):
-    corpus_cache.salient_windows(text, [{"subject": "x", "relation": "r", "object": "y"}], TOKENIZER, cache, **around)
+    corpus_cache.salient_windows(
+      text, [{"subject": "x", "relation": "r", "object": "y"}], TOKENIZER, cache, **around
+    )
 
 
 def test_a_data_set_of_the_hub_is_a_corpus(tmp_path, monkeypatch):
   import datasets
+
   asked = []
 
   def load(name, config, split, **more):
@@ -120,21 +152,33 @@ def test_a_data_set_of_the_hub_is_a_corpus(tmp_path, monkeypatch):
   monkeypatch.setattr(datasets, "load_dataset", load)
   monkeypatch.setattr(documents, "PART_ROWS", 50)
   spec = "hub:allenai/c4?config=en&split=train&data_files=en/c4-train.0000*.json.gz&column=body"
-  assert [(part.begin, part.end) for part in documents.parts(spec)] == [(0, 50), (50, 100), (100, 120)]
+  assert [(part.begin, part.end) for part in documents.parts(spec)] == [
+    (0, 50),
+    (50, 100),
+    (100, 120),
+  ]
   assert list(documents.read(spec)) == lines(120)
   assert asked == [("allenai/c4", "en", "train", {"data_files": "en/c4-train.0000*.json.gz"})]
   monkeypatch.setattr("os.cpu_count", lambda: 1)
-  same(corpus_cache.tokenized(spec, TOKENIZER, str(tmp_path)), corpora.tokenize(lines(120), TOKENIZER))
-  with pytest.raises(UserError, match="expected text in a column text or sentence, got the columns body, text"):
+  same(
+    corpus_cache.tokenized(spec, TOKENIZER, str(tmp_path)), corpora.tokenize(lines(120), TOKENIZER)
+  )
+  with pytest.raises(
+    UserError, match="expected text in a column text or sentence, got the columns body, text"
+  ):
     list(documents.read("hub:allenai/c4?column=words"))
-  with pytest.raises(UserError, match="expected hub:NAME.*with keys of split, config, data_files, column"):
+  with pytest.raises(
+    UserError, match="expected hub:NAME.*with keys of split, config, data_files, column"
+  ):
     documents.parts("hub:allenai/c4?name=en")
   hub.open_hub.cache_clear()
 
 
 def test_a_tfds_data_set_is_a_corpus(monkeypatch):
   rows = [{"text": line.encode()} for line in lines(7)]
-  monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.SimpleNamespace(data_source=lambda name, split: rows))
+  monkeypatch.setitem(
+    sys.modules, "tensorflow_datasets", types.SimpleNamespace(data_source=lambda name, split: rows)
+  )
   hub.open_tfds.cache_clear()
   assert list(documents.read("tfds:c4/en?split=validation")) == lines(7)
   hub.open_tfds.cache_clear()

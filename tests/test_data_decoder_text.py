@@ -9,24 +9,34 @@ import pytest
 from factshock.data import batching, corpora, decoder_text, mixture, pretrained_tokenizers, prompts
 from factshock.runtime.errors import UserError
 
-RELATIONS = {"born": {"relation": "born", "statements": ["[X] was born in [Y] ."], "questions": ["where was [X] born ?"]},
-             "middle": {"relation": "middle", "statements": ["In [Y] [X] was born ."], "questions": []}}
+RELATIONS = {
+  "born": {
+    "relation": "born",
+    "statements": ["[X] was born in [Y] ."],
+    "questions": ["where was [X] born ?"],
+  },
+  "middle": {"relation": "middle", "statements": ["In [Y] [X] was born ."], "questions": []},
+}
 ADA = {"subject": "Ada Byron", "relation": "born", "object": "London"}
 GRACE = {"subject": "Grace Hopper", "relation": "born", "object": "Tokyo"}
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["bos", "no bos"])
 def tokenizer(request, tmp_path_factory):
-  return pretrained_tokenizers.load(hf_tokenizers.llama_like(tmp_path_factory.mktemp("llama"), bos=request.param))
+  return pretrained_tokenizers.load(
+    hf_tokenizers.llama_like(tmp_path_factory.mktemp("llama"), bos=request.param)
+  )
 
 
 def test_prompts():
   assert prompts.answer_prompt(ADA, RELATIONS) == "Q: where was Ada Byron born ?\nA:"
   assert prompts.answer_prompt(ADA, RELATIONS, [GRACE]) == (
-      "Q: where was Grace Hopper born ?\nA: Tokyo\n\nQ: where was Ada Byron born ?\nA:")
+    "Q: where was Grace Hopper born ?\nA: Tokyo\n\nQ: where was Ada Byron born ?\nA:"
+  )
   assert prompts.answer_prompt(ADA, RELATIONS, form="cloze") == "Ada Byron was born in"
   assert prompts.answer_prompt(ADA, RELATIONS, [GRACE], "cloze") == (
-      "Grace Hopper was born in Tokyo .\nAda Byron was born in")
+    "Grace Hopper was born in Tokyo .\nAda Byron was born in"
+  )
   with pytest.raises(UserError, match="expected a first statement that ends with"):
     prompts.answer_prompt({**ADA, "relation": "middle"}, RELATIONS, form="cloze")
 
@@ -43,13 +53,17 @@ def test_loss_is_on_the_answer_and_its_end_only(tokenizer):
 
 def rows_of(tokenizer, lines, length, steps=3):
   source = decoder_text.text_source(corpora.tokenize(lines, tokenizer), tokenizer)
-  loader = mixture.batches([source], [1], batch_size=8, input_length=length, target_length=0, seed=0)
+  loader = mixture.batches(
+    [source], [1], batch_size=8, input_length=length, target_length=0, seed=0
+  )
   return list(itertools.islice(loader, steps))
 
 
 def test_text_rows_hold_whole_lines_with_bos_and_eos(tokenizer):
   first = [] if tokenizer.bos is None else [tokenizer.bos]
-  expected = {tuple(first + tokenizer.encode(line) + [tokenizer.eos]) for line in hf_tokenizers.LINES}
+  expected = {
+    tuple(first + tokenizer.encode(line) + [tokenizer.eos]) for line in hf_tokenizers.LINES
+  }
   found = set()
   for batch in rows_of(tokenizer, hf_tokenizers.LINES, 64):
     for tokens, weights in zip(batch["tokens"], batch["weights"]):
@@ -67,7 +81,7 @@ def test_long_lines_are_cut_at_places_that_vary(tokenizer):
   for batch in rows_of(tokenizer, [line], 16):
     for tokens in batch["tokens"].tolist():
       part = tokens[1:] if tokenizer.bos is not None else tokens
-      starts |= {start for start in range(len(whole)) if whole[start:start + len(part)] == part}
+      starts |= {start for start in range(len(whole)) if whole[start : start + len(part)] == part}
   assert len(starts) > 5 and max(starts) <= len(whole) - 15
 
 
@@ -76,8 +90,11 @@ def test_rows_are_packed_without_loss(tokenizer):
   packed = batching.pack_batch(batch)
   assert packed["tokens"].shape[0] < 8 and set(packed) == {"tokens", "weights", "segments"}
   assert ((packed["segments"] == 0) == (packed["tokens"] == decoder_text.PAD)).all()
-  found = [tuple(packed["tokens"][row][packed["segments"][row] == number]) for row in range(len(packed["tokens"]))
-           for number in range(1, packed["segments"][row].max() + 1)]
+  found = [
+    tuple(packed["tokens"][row][packed["segments"][row] == number])
+    for row in range(len(packed["tokens"]))
+    for number in range(1, packed["segments"][row].max() + 1)
+  ]
   assert sorted(found) == sorted(tuple(row[row != decoder_text.PAD]) for row in batch["tokens"])
   assert packed["weights"].sum() == batch["weights"].sum()
 
@@ -85,7 +102,9 @@ def test_rows_are_packed_without_loss(tokenizer):
 def test_bad_input(tokenizer):
   long = decoder_text.encode_example(tokenizer, "Q: where was Ada Byron born ?\nA:", "London")
   source = decoder_text.qa_source([long])
-  with pytest.raises(UserError, match=f"example 0: expected at most 6 tokens, got {len(long['tokens'])}"):
+  with pytest.raises(
+    UserError, match=f"example 0: expected at most 6 tokens, got {len(long['tokens'])}"
+  ):
     mixture.batches([source], [1], batch_size=2, input_length=4, target_length=2, seed=0)
   with pytest.raises(UserError, match="at least one example"):
     decoder_text.qa_source([])

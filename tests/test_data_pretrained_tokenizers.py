@@ -21,7 +21,13 @@ def t5(tmp_path_factory):
 
 
 def test_special_tokens_of_each_family(llama, t5):
-  assert (llama.family, llama.pad, llama.bos, llama.eos, llama.sentinels) == ("llama", None, 1, 2, 0)
+  assert (llama.family, llama.pad, llama.bos, llama.eos, llama.sentinels) == (
+    "llama",
+    None,
+    1,
+    2,
+    0,
+  )
   assert (t5.family, t5.pad, t5.bos, t5.eos, t5.sentinels) == ("t5", 0, None, 1, 10)
   assert t5.sentinel(0) == t5.size - 1 and t5.sentinel(9) == t5.size - 10
   with pytest.raises(ValueError, match="below 10, got 10"):
@@ -33,14 +39,22 @@ def test_nothing_is_added_and_text_comes_back(llama, t5):
     ids = tokenizer.encode("Ada Byron was born in London .")
     assert not {tokenizer.bos, tokenizer.eos, tokenizer.pad} & set(ids)
     assert tokenizer.decode([*ids, tokenizer.eos]).strip() == "Ada Byron was born in London ."
-    assert tokenizer.encode_all(["Paris", "Rome Tokyo"]) == [tokenizer.encode("Paris"), tokenizer.encode("Rome Tokyo")]
+    assert tokenizer.encode_all(["Paris", "Rome Tokyo"]) == [
+      tokenizer.encode("Paris"),
+      tokenizer.encode("Rome Tokyo"),
+    ]
   ids = t5.encode("Ada was born in <extra_id_0> .")
   assert ids.count(t5.sentinel(0)) == 1 and "<extra_id_0>" in t5.decode(ids)
 
 
 def test_continuation_is_what_follows_the_prompt(llama):
-  for prompt, answer in (("Q: who made it ?\nA:", "Grace Hopper"), ("Ada Byron was born in", "London")):
-    assert llama.encode(prompt) + llama.encode_continuation(prompt, answer) == llama.encode(f"{prompt} {answer}")
+  for prompt, answer in (
+    ("Q: who made it ?\nA:", "Grace Hopper"),
+    ("Ada Byron was born in", "London"),
+  ):
+    assert llama.encode(prompt) + llama.encode_continuation(prompt, answer) == llama.encode(
+      f"{prompt} {answer}"
+    )
   with pytest.raises(UserError, match="answer with at least one token"):
     llama.encode_continuation("Q: who made it ?", "")
 
@@ -50,7 +64,10 @@ def test_saved_beside_a_checkpoint_and_read_by_the_same_call(llama, t5, tmp_path
     folder = tmp_path / tokenizer.family
     tokenizers.save(tokenizer, folder)
     again = tokenizers.load(folder)
-    assert again.encode("Tokyo Paris") == tokenizer.encode("Tokyo Paris") and again.size == tokenizer.size
+    assert (
+      again.encode("Tokyo Paris") == tokenizer.encode("Tokyo Paris")
+      and again.size == tokenizer.size
+    )
   assert pickle.loads(pickle.dumps(llama)).encode("Rome") == llama.encode("Rome")
 
 
@@ -68,7 +85,9 @@ def test_bad_folders(tmp_path, t5):
   ids = {token["content"]: token["id"] for token in record["added_tokens"]}
   for token in record["added_tokens"]:
     if token["content"] in ("<extra_id_0>", "<extra_id_1>"):
-      token["content"] = {"<extra_id_0>": "<extra_id_1>", "<extra_id_1>": "<extra_id_0>"}[token["content"]]
+      token["content"] = {"<extra_id_0>": "<extra_id_1>", "<extra_id_1>": "<extra_id_0>"}[
+        token["content"]
+      ]
   path.write_text(json.dumps(record))
   with pytest.raises(UserError, match=f"<extra_id_0> to have id {ids['<extra_id_0>']}"):
     pretrained_tokenizers.load(folder)
@@ -80,7 +99,9 @@ def test_no_remote_code_is_run(tmp_path):
   config = json.loads(path.read_text())
   config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
   path.write_text(json.dumps(config))
-  (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: pass\n")
+  (tmp_path / "evil.py").write_text(
+    f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: pass\n"
+  )
   try:
     pretrained_tokenizers.load(folder)
   except UserError:

@@ -42,7 +42,9 @@ def spans_of(mask):
 def batch_of(lengths, seed=0):
   """Random tokens [B, L] of some lengths, garbage behind them."""
   lengths = np.asarray(lengths)
-  tokens = np.random.default_rng(seed).integers(3, 900, (len(lengths), max(1, lengths.max(initial=0))))
+  tokens = np.random.default_rng(seed).integers(
+    3, 900, (len(lengths), max(1, lengths.max(initial=0)))
+  )
   return tokens.astype(np.int32), lengths, span_corruption.keys(seed, np.arange(len(lengths)))
 
 
@@ -60,31 +62,41 @@ def test_hand_worked_two_spans():
 
 def test_hand_worked_noise_at_the_end_has_no_closing_sentinel():
   inputs, targets = span_corruption.apply_mask(
-      np.asarray([[11, 12, 13]]), [3], np.asarray([[False, False, True]]), sentinel0=TOP)
+    np.asarray([[11, 12, 13]]), [3], np.asarray([[False, False, True]]), sentinel0=TOP
+  )
   assert inputs.tolist() == [[11, 12, TOP, 1]] and targets.tolist() == [[TOP, 13, 1]]
 
 
 def test_hand_worked_noise_at_the_start_begins_with_the_first_sentinel():
   inputs, targets = span_corruption.apply_mask(
-      np.asarray([[11, 12, 13]]), [3], np.asarray([[True, True, False]]), sentinel0=TOP)
+    np.asarray([[11, 12, 13]]), [3], np.asarray([[True, True, False]]), sentinel0=TOP
+  )
   assert inputs.tolist() == [[TOP, 13, 1]] and targets.tolist() == [[TOP, 11, 12, TOP - 1, 1]]
 
 
 def test_hand_worked_one_and_no_token():
   tokens, lengths = np.asarray([[7, 8], [7, 8], [7, 8]]), [1, 0, 2]
-  inputs, targets = span_corruption.corrupt(tokens, lengths, span_corruption.keys(0, range(3)), sentinel0=TOP)
+  inputs, targets = span_corruption.corrupt(
+    tokens, lengths, span_corruption.keys(0, range(3)), sentinel0=TOP
+  )
   assert inputs.tolist() == [[7, 1, 0], [1, 0, 0], [7, TOP, 1]]
   assert targets.tolist() == [[TOP, 1, 0], [1, 0, 0], [TOP, 8, 1]]
 
 
 def test_eight_tokens_have_one_noise_token_in_one_span():
   assert [int(n) for n in span_corruption.noise_counts(8)] == [1, 1]
-  assert span_corruption.span_lengths(8) == (9, 3) and span_corruption.span_lengths(8, roll=True) == (9, 4)
+  assert span_corruption.span_lengths(8) == (9, 3) and span_corruption.span_lengths(
+    8, roll=True
+  ) == (9, 4)
 
 
-@hypothesis.given(lengths=st.lists(st.integers(0, 90), min_size=1, max_size=6), seed=st.integers(0, 99),
-                  density=st.sampled_from([.1, .15, .3, .5]), mean=st.sampled_from([2., 3., 8.]),
-                  roll=st.booleans())
+@hypothesis.given(
+  lengths=st.lists(st.integers(0, 90), min_size=1, max_size=6),
+  seed=st.integers(0, 99),
+  density=st.sampled_from([0.1, 0.15, 0.3, 0.5]),
+  mean=st.sampled_from([2.0, 3.0, 8.0]),
+  roll=st.booleans(),
+)
 def test_equals_the_reference_on_the_same_masks_and_inverts(lengths, seed, density, mean, roll):
   tokens, lengths, keys = batch_of(lengths, seed)
   options = {"noise_density": density, "mean_span_length": mean, "roll": roll}
@@ -112,7 +124,9 @@ def test_any_mask_inverts(data, length):
   mask = np.asarray(bits, bool).reshape(1, length)
   tokens = np.arange(3, 3 + length)[None]
   inputs, targets = span_corruption.apply_mask(tokens, [length], mask, sentinel0=TOP)
-  assert span_corruption.restore(inputs[0], targets[0], sentinel0=TOP).tolist() == tokens[0].tolist()
+  assert (
+    span_corruption.restore(inputs[0], targets[0], sentinel0=TOP).tolist() == tokens[0].tolist()
+  )
 
 
 @pytest.mark.parametrize("roll", [False, True])
@@ -120,9 +134,12 @@ def test_a_row_does_not_depend_on_its_batch(roll):
   tokens, lengths, keys = batch_of([40, 9, 23, 2, 61])
   inputs, targets = span_corruption.corrupt(tokens, lengths, keys, sentinel0=TOP, roll=roll)
   for row in range(5):
-    alone = span_corruption.corrupt(tokens[row:row + 1], lengths[row:row + 1], keys[row:row + 1],
-                                    sentinel0=TOP, roll=roll)
-    assert unpadded(alone[0][0]) == unpadded(inputs[row]) and unpadded(alone[1][0]) == unpadded(targets[row])
+    alone = span_corruption.corrupt(
+      tokens[row : row + 1], lengths[row : row + 1], keys[row : row + 1], sentinel0=TOP, roll=roll
+    )
+    assert unpadded(alone[0][0]) == unpadded(inputs[row]) and unpadded(alone[1][0]) == unpadded(
+      targets[row]
+    )
 
 
 def test_keys_differ_by_seed_and_index():
@@ -135,21 +152,28 @@ def chi_square(counts, kinds):
   """Pearson's statistic against equal frequencies."""
   counts = np.asarray(list(counts.values()) + [0] * (kinds - len(counts)))
   expected = counts.sum() / kinds
-  return ((counts - expected)**2 / expected).sum()
+  return ((counts - expected) ** 2 / expected).sum()
 
 
 def test_every_mask_is_equally_likely():
   """7 tokens, 4 of noise in 2 spans: C(3,1) x C(2,1) masks without roll, C(3,1) x C(4,2) with it."""
   for roll, kinds in ((False, 6), (True, 18)):
-    masks = span_corruption.noise_mask(np.full(18000, 7), span_corruption.keys(3, np.arange(18000)),
-                                       noise_density=.57, mean_span_length=2., roll=roll)
+    masks = span_corruption.noise_mask(
+      np.full(18000, 7),
+      span_corruption.keys(3, np.arange(18000)),
+      noise_density=0.57,
+      mean_span_length=2.0,
+      roll=roll,
+    )
     counts = collections.Counter(map(bytes, masks))
     assert len(counts) == kinds
     assert chi_square(counts, kinds) < 45  # the 99.98% quantile at 17 degrees of freedom
 
 
 def test_rolled_single_span_starts_anywhere():
-  masks = span_corruption.noise_mask(np.full(8000, 8), span_corruption.keys(0, np.arange(8000)), roll=True)
+  masks = span_corruption.noise_mask(
+    np.full(8000, 8), span_corruption.keys(0, np.arange(8000)), roll=True
+  )
   assert chi_square(collections.Counter(masks.argmax(axis=1).tolist()), 8) < 30
   still = span_corruption.noise_mask(np.full(50, 8), span_corruption.keys(0, np.arange(50)))
   assert (still.argmax(axis=1) == 7).all()
@@ -162,7 +186,7 @@ def test_512_inputs_are_the_published_lengths():
 
 
 @pytest.mark.parametrize("input_length", [16, 24, 100, 512, 1024])
-@pytest.mark.parametrize("density,mean", [(.15, 3.), (.3, 2.), (.5, 8.)])
+@pytest.mark.parametrize("density,mean", [(0.15, 3.0), (0.3, 2.0), (0.5, 8.0)])
 def test_raw_length_is_the_library_helper(input_length, density, mean):
   def lengths(tokens):
     noise = int(round(tokens * density))
@@ -186,8 +210,9 @@ def test_too_few_sentinels_or_room_is_an_error():
 
 def test_lengths_given_pad_to_them():
   tokens, lengths, keys = batch_of([8, 5])
-  inputs, targets = span_corruption.corrupt(tokens, lengths, keys, sentinel0=TOP, input_length=20,
-                                            target_length=6)
+  inputs, targets = span_corruption.corrupt(
+    tokens, lengths, keys, sentinel0=TOP, input_length=20, target_length=6
+  )
   assert inputs.shape == (2, 20) and targets.shape == (2, 6)
   assert inputs.dtype == targets.dtype == np.int32
 

@@ -33,7 +33,9 @@ def text():
   ends = ("ra", "sto", "vin", "del", "bek")
   names = [first + end for first in ("Ka", "Lo", "Mi", "Nu", "Pe") for end in ends]
   verbs = ["lived near", "wrote about", "studied under", "painted views of", "travelled through"]
-  return [f"{a} was born in {b} and {verbs[len(a + b) % 5]} {a[::-1]} ." for a in names for b in names]
+  return [
+    f"{a} was born in {b} and {verbs[len(a + b) % 5]} {a[::-1]} ." for a in names for b in names
+  ]
 
 
 def test_words_and_sentinels():
@@ -73,7 +75,9 @@ def test_t5_vocabulary_sizes(t5):
   assert t5.size == 32100 and t5.sentinel(0) == 32099 and t5.sentinel(99) == 32000
 
 
-@pytest.mark.parametrize("line", [
+@pytest.mark.parametrize(
+  "line",
+  [
     "Marat Makhmutov was born in <extra_id_0> .",
     "In which city was Ada Byron born ? <extra_id_0>",
     "<extra_id_0> London",
@@ -83,14 +87,18 @@ def test_t5_vocabulary_sizes(t5):
     "It's 12,345.67 naïve cafés — “quoted”, isn't it?",
     "  leading, trailing   and double spaces  ",
     "Zürich 東京",
-])
+  ],
+)
 def test_t5_parity_with_transformers(t5, peer, line):
   assert t5.encode(line) == peer(line, add_special_tokens=False).input_ids
   assert t5.encode(line) + [t5.eos] == peer(line).input_ids
 
 
 def test_t5_decodes_what_it_encodes(t5):
-  for line in ("Thank you <extra_id_0> me to your party <extra_id_1> week.", "<extra_id_0> New York City"):
+  for line in (
+    "Thank you <extra_id_0> me to your party <extra_id_1> week.",
+    "<extra_id_0> New York City",
+  ):
     assert t5.decode(t5.encode(line) + [t5.eos, 0, 0]) == line
 
 
@@ -105,7 +113,9 @@ def test_trained_model_is_deterministic_and_has_t5_ids(text, tmp_path):
 
 
 def test_sizes_that_do_not_fit_name_one_that_does(text, tmp_path):
-  with pytest.raises(UserError, match=r"too few for 5000 pieces; set the .* size to \d+ or") as caught:
+  with pytest.raises(
+    UserError, match=r"too few for 5000 pieces; set the .* size to \d+ or"
+  ) as caught:
     tokenizers.train_sentencepiece(text, tmp_path / "a.model", 5000)
   fitting = int(str(caught.value).split(" or less")[0].split()[-1])
   assert tokenizers.train_sentencepiece(text, tmp_path / "a.model", fitting).size == fitting + 100
@@ -117,8 +127,10 @@ def test_sizes_that_do_not_fit_name_one_that_does(text, tmp_path):
 
 
 def test_save_and_load(text, tmp_path):
-  for tokenizer in (tokenizers.word_tokenizer(WORDS, 4),
-                    tokenizers.train_sentencepiece(text, tmp_path / "a.model", 50, sentinels=10)):
+  for tokenizer in (
+    tokenizers.word_tokenizer(WORDS, 4),
+    tokenizers.train_sentencepiece(text, tmp_path / "a.model", 50, sentinels=10),
+  ):
     folder = tmp_path / tokenizer.kind
     tokenizers.save(tokenizer, folder)
     assert tokenizers.load(folder) == tokenizer == pickle.loads(pickle.dumps(tokenizer))
@@ -139,7 +151,9 @@ def test_files_that_are_not_tokenizers(text, tmp_path):
   (tmp_path / "junk.model").write_bytes(b"junk")
   with pytest.raises(UserError, match="expected a SentencePiece model"):
     tokenizers.sentencepiece_tokenizer(tmp_path / "junk.model")
-  tokenizers.save(tokenizers.train_sentencepiece(text, tmp_path / "a.model", 50), tmp_path / "saved")
+  tokenizers.save(
+    tokenizers.train_sentencepiece(text, tmp_path / "a.model", 50), tmp_path / "saved"
+  )
   tokenizers.train_sentencepiece(text, tmp_path / "saved" / "spiece.model", 48)
   with pytest.raises(UserError, match="got another"):
     tokenizers.load(tmp_path / "saved")

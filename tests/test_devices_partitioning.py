@@ -37,9 +37,12 @@ def test_a_batch_is_cut_and_parameters_are_whole():
 
 
 def test_a_batch_that_does_not_divide_names_both_numbers():
-  with pytest.raises(UserError, match="8 devices share evenly, got 12 .targets.; choose a multiple of 8"):
-    partitioning.shard_batch({"inputs": np.ones((16, 2)), "targets": np.ones((12, 2))},
-                             partitioning.make_mesh())
+  with pytest.raises(
+    UserError, match="8 devices share evenly, got 12 .targets.; choose a multiple of 8"
+  ):
+    partitioning.shard_batch(
+      {"inputs": np.ones((16, 2)), "targets": np.ones((12, 2))}, partitioning.make_mesh()
+    )
 
 
 def test_a_negative_count_of_cpu_devices_is_refused():
@@ -47,13 +50,26 @@ def test_a_negative_count_of_cpu_devices_is_refused():
     partitioning.use_cpu_devices(-1)
 
 
-@pytest.mark.parametrize("count, forced, expected", [(3, "", 3), (0, "", partitioning.usable_cores()),
-                                                     (2, "--xla_force_host_platform_device_count=5", 5)])
+@pytest.mark.parametrize(
+  "count, forced, expected",
+  [
+    (3, "", 3),
+    (0, "", partitioning.usable_cores()),
+    (2, "--xla_force_host_platform_device_count=5", 5),
+  ],
+)
 def test_use_cpu_devices_in_a_fresh_process(count, forced, expected):
-  code = ("import jax; from factshock.training import partitioning; "
-          f"partitioning.use_cpu_devices({count}); print(len(jax.devices()))")
-  done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "XLA_FLAGS": forced},
-                        capture_output=True, text=True, check=True)
+  code = (
+    "import jax; from factshock.training import partitioning; "
+    f"partitioning.use_cpu_devices({count}); print(len(jax.devices()))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env={**os.environ, "XLA_FLAGS": forced},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
   assert int(done.stdout) == expected
 
 
@@ -63,21 +79,38 @@ def test_usable_cores_is_a_power_of_two_that_usual_batches_divide_by(monkeypatch
   assert partitioning.usable_cores() == expected
 
 
-@pytest.mark.parametrize("sizes, shape", [({}, (8, 1, 1)), ({"data": 2, "fsdp": -1}, (2, 4, 1)), ({"fsdp": 2, "model": 2}, (2, 2, 2)),
-                                          ({"data": 1, "fsdp": 1, "model": 8}, (1, 1, 8))])
+@pytest.mark.parametrize(
+  "sizes, shape",
+  [
+    ({}, (8, 1, 1)),
+    ({"data": 2, "fsdp": -1}, (2, 4, 1)),
+    ({"fsdp": 2, "model": 2}, (2, 2, 2)),
+    ({"data": 1, "fsdp": 1, "model": 8}, (1, 1, 8)),
+  ],
+)
 def test_one_size_of_a_mesh_may_be_what_is_left(sizes, shape):
   assert tuple(partitioning.make_mesh(sizes).shape.values()) == shape
 
 
-@pytest.mark.parametrize("sizes, expected", [({"fsdp": 3}, "share 8 device.s., got data=-1 x fsdp=3 x model=1"),
-                                             ({"fsdp": -1}, "at most one size of -1"), ({"data": 2}, "got data=2 x fsdp=1 x model=1")])
+@pytest.mark.parametrize(
+  "sizes, expected",
+  [
+    ({"fsdp": 3}, "share 8 device.s., got data=-1 x fsdp=3 x model=1"),
+    ({"fsdp": -1}, "at most one size of -1"),
+    ({"data": 2}, "got data=2 x fsdp=1 x model=1"),
+  ],
+)
 def test_sizes_that_do_not_fit_the_devices_are_refused(sizes, expected):
   with pytest.raises(UserError, match=expected):
     partitioning.make_mesh(sizes)
 
 
-T5 = t5.T5Config(vocab_size=62, d_model=16, d_ff=32, num_heads=4, d_kv=8, encoder_layers=2, decoder_layers=2)
-LLAMA = decoder.LlamaConfig(vocab_size=64, d_model=16, d_ff=32, num_heads=4, num_kv_heads=2, d_kv=8, layers=2, max_length=64)
+T5 = t5.T5Config(
+  vocab_size=62, d_model=16, d_ff=32, num_heads=4, d_kv=8, encoder_layers=2, decoder_layers=2
+)
+LLAMA = decoder.LlamaConfig(
+  vocab_size=64, d_model=16, d_ff=32, num_heads=4, num_kv_heads=2, d_kv=8, layers=2, max_length=64
+)
 
 
 @pytest.mark.parametrize("config", [T5, LLAMA])
@@ -90,15 +123,23 @@ def test_every_weight_has_a_rule_and_matrices_are_cut_both_ways(config):
     if name.endswith(("query", "gate", "down", "out")):
       assert set(spec) == {None, "fsdp", "model"}
     assert all(size % mesh.shape[axis] == 0 for size, axis in zip(leaf.shape, spec) if axis)
-  assert sharding.spec("embedding", (62, 16), mesh.shape) == (None, "fsdp"), "62 tokens cannot be cut in 4"
+  assert sharding.spec("embedding", (62, 16), mesh.shape) == (None, "fsdp"), (
+    "62 tokens cannot be cut in 4"
+  )
 
 
 def batch_of(config, rows=16):
   rng = np.random.default_rng(0)
   if config is LLAMA:
-    return {"tokens": rng.integers(3, 64, (rows, 10)).astype(np.int32), "weights": (rng.random((rows, 10)) < .7).astype(np.float32)}
-  return {"inputs": rng.integers(3, 60, (rows, 7)).astype(np.int32), "targets": rng.integers(3, 60, (rows, 5)).astype(np.int32),
-          "weights": (rng.random((rows, 5)) < .7).astype(np.float32)}
+    return {
+      "tokens": rng.integers(3, 64, (rows, 10)).astype(np.int32),
+      "weights": (rng.random((rows, 10)) < 0.7).astype(np.float32),
+    }
+  return {
+    "inputs": rng.integers(3, 60, (rows, 7)).astype(np.int32),
+    "targets": rng.integers(3, 60, (rows, 5)).astype(np.int32),
+    "weights": (rng.random((rows, 5)) < 0.7).astype(np.float32),
+  }
 
 
 class Repeated:
@@ -109,15 +150,23 @@ class Repeated:
 
   def __next__(self):
     self.number += 1
-    return {name: np.roll(array, self.number, axis=0) for name, array in batch_of(self.config).items()}
+    return {
+      name: np.roll(array, self.number, axis=0) for name, array in batch_of(self.config).items()
+    }
 
 
 def train(config, mesh, parallel="mesh", optimizer="adamw", accumulate=1):
   loss = functools.partial(train_step.loss_fn, config=config)
-  chain = optimizers.make_optimizer({"optimizer": optimizer, "learning_rate": 1e-3, "clip": 1.0, "ema": .9})
-  step_fn = train_step.make_train_step(loss, chain, accumulate, drivers.AXIS if parallel == "pmap" else None)
+  chain = optimizers.make_optimizer(
+    {"optimizer": optimizer, "learning_rate": 1e-3, "clip": 1.0, "ema": 0.9}
+  )
+  step_fn = train_step.make_train_step(
+    loss, chain, accumulate, drivers.AXIS if parallel == "pmap" else None
+  )
   state = train_step.init_state(families.of(config).init(config, jax.random.key(0)), chain)
-  return loop.train(state, step_fn, Repeated(config), steps=20, key=jax.random.key(1), mesh=mesh, parallel=parallel)
+  return loop.train(
+    state, step_fn, Repeated(config), steps=20, key=jax.random.key(1), mesh=mesh, parallel=parallel
+  )
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +177,36 @@ def alone():
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("config, sizes, parallel, optimizer, accumulate", [
-    (T5, {"data": 2, "fsdp": 2, "model": 2}, "mesh", "adamw", 2), (LLAMA, {}, "pmap", "adamw", 1),
-    *(pytest.param(config, *case, marks=SLOW) for config in (T5, LLAMA) for case in [
-        ({}, "mesh", "adamw", 1), ({"fsdp": 4}, "mesh", "adamw", 1), ({"data": 1, "model": 8}, "mesh", "adafactor", 1),
-        ({}, "pmap", "adafactor", 2)]),
+@pytest.mark.parametrize(
+  "config, sizes, parallel, optimizer, accumulate",
+  [
+    (T5, {"data": 2, "fsdp": 2, "model": 2}, "mesh", "adamw", 2),
+    (LLAMA, {}, "pmap", "adamw", 1),
+    *(
+      pytest.param(config, *case, marks=SLOW)
+      for config in (T5, LLAMA)
+      for case in [
+        ({}, "mesh", "adamw", 1),
+        ({"fsdp": 4}, "mesh", "adamw", 1),
+        ({"data": 1, "model": 8}, "mesh", "adafactor", 1),
+        ({}, "pmap", "adafactor", 2),
+      ]
+    ),
     pytest.param(LLAMA, {"data": 2, "fsdp": 2, "model": 2}, "mesh", "adamw", 2, marks=SLOW),
-    pytest.param(T5, {}, "pmap", "adamw", 1, marks=SLOW)])
-def test_twenty_steps_on_every_mesh_and_by_pmap_are_those_of_one_device(alone, config, sizes, parallel, optimizer, accumulate):
+    pytest.param(T5, {}, "pmap", "adamw", 1, marks=SLOW),
+  ],
+)
+def test_twenty_steps_on_every_mesh_and_by_pmap_are_those_of_one_device(
+  alone, config, sizes, parallel, optimizer, accumulate
+):
   found = train(config, partitioning.make_mesh(sizes), parallel, optimizer, accumulate)
   for name, leaf in tree_files.flat_leaves(alone(config, optimizer)["params"]).items():
-    np.testing.assert_allclose(np.asarray(tree_files.flat_leaves(found["params"])[name]), np.asarray(leaf), atol=2e-5, err_msg=name)
+    np.testing.assert_allclose(
+      np.asarray(tree_files.flat_leaves(found["params"])[name]),
+      np.asarray(leaf),
+      atol=2e-5,
+      err_msg=name,
+    )
 
 
 def test_optimizer_state_is_cut_as_its_parameter():

@@ -8,10 +8,28 @@ from hypothesis import strategies as st
 
 from factshock.diagnosis import shock
 
-COUNTS = {"Moscow": 60, "Paris": 50, "Rome": 30, "Baku": 5, "Oslo": 3, "Bern": 2}  # common: Moscow, Paris
+COUNTS = {
+  "Moscow": 60,
+  "Paris": 50,
+  "Rome": 30,
+  "Baku": 5,
+  "Oslo": 3,
+  "Bern": 2,
+}  # common: Moscow, Paris
 FINETUNING = ["Paris", "Baku", "Baku"]
 GOLD = ["Moscow"] * 4 + ["Paris"] * 2 + ["Baku"] + ["Rome"] * 2 + ["Oslo"]
-ANSWERS = ["Moscow", "Baku", "Baku", "Paris", "Paris", "Moscow", "Baku", "Baku", "nowhere at all", "Rome"]
+ANSWERS = [
+  "Moscow",
+  "Baku",
+  "Baku",
+  "Paris",
+  "Paris",
+  "Moscow",
+  "Baku",
+  "Baku",
+  "nowhere at all",
+  "Rome",
+]
 
 
 def of(names, relation="r"):
@@ -20,7 +38,9 @@ def of(names, relation="r"):
 
 def entities_of(counts=COUNTS, finetuning=FINETUNING, gold=GOLD):
   gold = {key: of(gold).count(key) for key in of(gold)}
-  return shock.make_entities(gold, of(finetuning), {("r", name): count for name, count in counts.items()})
+  return shock.make_entities(
+    gold, of(finetuning), {("r", name): count for name, count in counts.items()}
+  )
 
 
 def places(entities, names):
@@ -35,26 +55,39 @@ def group_measures(entities, gold, answers):
 
 
 def entity_measures(entities, gold, answers):
-  histograms = [np.bincount(places(entities, names), minlength=len(entities.names) + 1)[None]
-                for names in (answers, gold)]
-  return {name: float(value[0]) for name, value in shock.entity_measures(*histograms, entities).items()}
+  histograms = [
+    np.bincount(places(entities, names), minlength=len(entities.names) + 1)[None]
+    for names in (answers, gold)
+  ]
+  return {
+    name: float(value[0]) for name, value in shock.entity_measures(*histograms, entities).items()
+  }
 
 
 def test_groups_of_the_hand_made_relation():
   entities = entities_of()
   groups = {name: shock.GROUPS[group] for (_, name), group in zip(entities.names, entities.group)}
-  assert groups == {"Moscow": "common_unseen", "Paris": "common_seen", "Baku": "rare_seen",
-                    "Rome": "rare_unseen", "Oslo": "rare_unseen", "Bern": "rare_unseen"}
+  assert groups == {
+    "Moscow": "common_unseen",
+    "Paris": "common_seen",
+    "Baku": "rare_seen",
+    "Rome": "rare_unseen",
+    "Oslo": "rare_unseen",
+    "Bern": "rare_unseen",
+  }
 
 
 def test_group_measures_worked_by_hand():
   found = group_measures(entities_of(), GOLD, ANSWERS)
   assert {group: found["ratio/" + group] for group in shock.GROUPS} == pytest.approx(
-      {"rare_seen": 4 / 1, "rare_unseen": 1 / 3, "common_seen": 2 / 2, "common_unseen": 2 / 4})
+    {"rare_seen": 4 / 1, "rare_unseen": 1 / 3, "common_seen": 2 / 2, "common_unseen": 2 / 4}
+  )
   assert found["shock"] == pytest.approx((4 - 1) / 10 + (4 - 2) / 10)
   assert found["range_shift"] == pytest.approx((2 + 4) / 10)
   assert found["finetuning_answer"] == pytest.approx(4 / 7)  # Baku three times, Paris for Moscow
-  assert found["rarer_than_gold"] == pytest.approx(4 / 7)  # those four; "nowhere" has no known count
+  assert found["rarer_than_gold"] == pytest.approx(
+    4 / 7
+  )  # those four; "nowhere" has no known count
 
 
 def test_entity_measures_worked_by_hand():
@@ -63,8 +96,10 @@ def test_entity_measures_worked_by_hand():
   assert found["mismatch"] == pytest.approx((0.4 + (1 / 3 - 0.2) + (2 / 3 - 0.1) + 0.2 + 0.1) / 2)
   names = ["Moscow", "Paris", "Baku", "Rome", "Oslo"]  # Bern is neither gold nor in finetuning
   ratio = [np.log((ANSWERS.count(name) + 1) / (GOLD.count(name) + 1)) for name in names]
-  pressure = [np.log((FINETUNING.count(name) + 1) / (3 + 6)) - np.log((COUNTS[name] + 1) / (150 + 6))
-              for name in names]
+  pressure = [
+    np.log((FINETUNING.count(name) + 1) / (3 + 6)) - np.log((COUNTS[name] + 1) / (150 + 6))
+    for name in names
+  ]
   np.testing.assert_allclose(entities_of().pressure[:5], pressure)
   assert found["slope"] == pytest.approx(np.polyfit(pressure, ratio, 1)[0])
   assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(pressure, ratio)[0])
@@ -83,9 +118,17 @@ def test_a_group_without_gold_answers_has_no_ratio():
   assert found["predicted/rare_seen"] == 1 and found["gold/rare_seen"] == 0
 
 
-@pytest.mark.parametrize("counts, expected", [
-    ({"a": 5, "b": 5}, "a"), ({"a": 4, "b": 5, "c": 1}, "b"), ({"a": 3, "b": 3, "c": 3, "d": 3}, "ab"),
-    ({"a": 0, "b": 0}, ""), ({"a": 0, "b": 7}, "b"), ({"a": 2, "b": 3, "c": 4}, "bc")])
+@pytest.mark.parametrize(
+  "counts, expected",
+  [
+    ({"a": 5, "b": 5}, "a"),
+    ({"a": 4, "b": 5, "c": 1}, "b"),
+    ({"a": 3, "b": 3, "c": 3, "d": 3}, "ab"),
+    ({"a": 0, "b": 0}, ""),
+    ({"a": 0, "b": 7}, "b"),
+    ({"a": 2, "b": 3, "c": 4}, "bc"),
+  ],
+)
 def test_common_is_the_smallest_head_with_half_of_the_mentions(counts, expected):
   entities = entities_of(counts, [], list(counts))
   inside = [name for (_, name), common in zip(entities.names, entities.common) if common]
@@ -93,29 +136,42 @@ def test_common_is_the_smallest_head_with_half_of_the_mentions(counts, expected)
 
 
 def test_common_is_decided_within_each_relation():
-  entities = shock.make_entities({}, [], {("r", "a"): 1000, ("r", "b"): 1, ("s", "c"): 2, ("s", "d"): 1})
+  entities = shock.make_entities(
+    {}, [], {("r", "a"): 1000, ("r", "b"): 1, ("s", "c"): 2, ("s", "d"): 1}
+  )
   assert dict(zip(entities.names, entities.common.tolist())) == {
-      ("r", "a"): True, ("r", "b"): False, ("s", "c"): True, ("s", "d"): False}
+    ("r", "a"): True,
+    ("r", "b"): False,
+    ("s", "c"): True,
+    ("s", "d"): False,
+  }
 
 
 def test_counts_for_no_relation_hold_in_all():
-  entities = shock.make_entities({("r", "the Rome"): 1, ("s", "Rome"): 1, ("s", "Oslo"): 1}, [],
-                                 {("", "Rome"): 7, ("", "Bern"): 9})
+  entities = shock.make_entities(
+    {("r", "the Rome"): 1, ("s", "Rome"): 1, ("s", "Oslo"): 1},
+    [],
+    {("", "Rome"): 7, ("", "Bern"): 9},
+  )
   assert dict(zip(entities.names, entities.pretraining.tolist())) == {
-      ("r", "the Rome"): 7, ("s", "Rome"): 7, ("s", "Oslo"): 0}
+    ("r", "the Rome"): 7,
+    ("s", "Rome"): 7,
+    ("s", "Oslo"): 0,
+  }
 
 
 def test_predictions_are_matched_by_name_and_by_unambiguous_alias():
   entities = shock.make_entities({("r", "United States"): 1, ("r", "Congo"): 1, ("r", "Zaire"): 1})
-  aliases = shock.alias_names([("r", ("United States", "USA", "America")), ("r", ("Congo", "DRC")),
-                               ("r", ("Zaire", "DRC"))])
+  aliases = shock.alias_names(
+    [("r", ("United States", "USA", "America")), ("r", ("Congo", "DRC")), ("r", ("Zaire", "DRC"))]
+  )
   answers = ["the united states", "U.S.A.", "DRC", "Zaire", "?"]
   found = shock.predicted_entities(of(answers), entities, aliases)
   assert found.tolist() == [0, 0, 3, 2, 3]
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(2, 40), st.integers(0, 10 ** 6))
+@given(st.integers(2, 40), st.integers(0, 10**6))
 def test_spearman_and_slope_agree_with_scipy_row_by_row(size, seed):
   rng = np.random.default_rng(seed)
   x = rng.integers(0, 6, size).astype(float)
@@ -142,12 +198,15 @@ def test_bounds_identities_and_row_order(answers, finetuning, random):
   assert 0 <= found["total_variation"] <= 1 and 0 <= found["range_shift"] <= 1
   assert -2 <= found["shock"] <= 2
   assert sum(found["gold/" + group] for group in shock.GROUPS) == len(gold)
-  assert sum(found["predicted/" + group] for group in shock.GROUPS) == len(answers) - answers.count("nowhere")
+  assert sum(found["predicted/" + group] for group in shock.GROUPS) == len(answers) - answers.count(
+    "nowhere"
+  )
   order = random.sample(range(len(gold)), len(gold))
   again = entities_of(finetuning=finetuning, gold=[gold[i] for i in order])
   gold, answers = [gold[i] for i in order], [answers[i] for i in order]
-  assert group_measures(again, gold, answers) | entity_measures(again, gold, answers) == pytest.approx(
-      found, nan_ok=True)
+  assert group_measures(again, gold, answers) | entity_measures(
+    again, gold, answers
+  ) == pytest.approx(found, nan_ok=True)
 
 
 @settings(deadline=None, max_examples=50)

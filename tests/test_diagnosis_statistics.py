@@ -11,7 +11,7 @@ from factshock.diagnosis import statistics
 
 def interval_of(right_N, seed, resamples=400):
   draw = statistics.make_draw(len(right_N), resamples, np.random.default_rng(seed))
-  counts, = statistics.cell_counts(draw, [right_N.astype(int)], [2])
+  (counts,) = statistics.cell_counts(draw, [right_N.astype(int)], [2])
   return statistics.interval(counts[:, 1] / len(right_N), 0.95)
 
 
@@ -54,7 +54,7 @@ def test_the_table_and_the_cells_give_the_same_distribution(monkeypatch):
   code, spread = rng.integers(0, 4, 500), []
   for entries in (statistics.TABLE_ENTRIES, 0):
     monkeypatch.setattr(statistics, "TABLE_ENTRIES", entries)
-    counts, = statistics.cell_counts(statistics.make_draw(500, 4000, rng), [code], [4])
+    (counts,) = statistics.cell_counts(statistics.make_draw(500, 4000, rng), [code], [4])
     spread.append(np.cov(counts.T))
     np.testing.assert_allclose(counts.mean(0), np.bincount(code), rtol=0.02)
   np.testing.assert_allclose(spread[0], spread[1], atol=8)
@@ -65,8 +65,10 @@ def test_seeds_that_differ_widen_the_interval():
   picks = statistics.seed_picks(5, 2000, rng)
   alike = 0.5 + 0.01 * rng.standard_normal((5, 2000))
   apart = alike + np.array([-0.2, -0.1, 0, 0.1, 0.2])[:, None]
-  widths = [np.subtract(*statistics.interval(statistics.over_seeds(samples, picks), 0.95)[::-1])
-            for samples in (alike, apart)]
+  widths = [
+    np.subtract(*statistics.interval(statistics.over_seeds(samples, picks), 0.95)[::-1])
+    for samples in (alike, apart)
+  ]
   assert widths[1] > 5 * widths[0]
   spread = np.std([-0.2, -0.1, 0, 0.1, 0.2]) / np.sqrt(5)  # of a mean of 5 resampled seeds
   assert widths[1] == pytest.approx(2 * 1.96 * spread, rel=0.15)

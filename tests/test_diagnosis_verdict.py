@@ -21,37 +21,66 @@ def scores(gold, knows, strength=4.0, seed=0):
 def rows_of(log_p_QxC, gold):
   found = []
   for number, (scores_C, right) in enumerate(zip(log_p_QxC, gold)):
-    ranked = sorted(([name, float(score)] for name, score in zip(ANSWERS, scores_C)), key=lambda pair: -pair[1])
-    found.append({"subject": f"s{number}", "relation": "r", "object": ANSWERS[right], "prediction": ranked[0][0], "candidates": ranked})
+    ranked = sorted(
+      ([name, float(score)] for name, score in zip(ANSWERS, scores_C)), key=lambda pair: -pair[1]
+    )
+    found.append(
+      {
+        "subject": f"s{number}",
+        "relation": "r",
+        "object": ANSWERS[right],
+        "prediction": ranked[0][0],
+        "candidates": ranked,
+      }
+    )
   return found
 
 
 def diagnosed(count, after, known="cloze"):
   """The diagnosis of a model that knows half of the facts, of `after(gold, knows)` and of that corrected by the first's prior."""
   random = np.random.default_rng(7)
-  gold, knows = random.integers(8, size=count), random.random(count) < .5
+  gold, knows = random.integers(8, size=count), random.random(count) < 0.5
   before, tuned = rows_of(scores(gold, knows), gold), rows_of(after(gold, knows), gold)
   of = prior_correction.tables(tuned, "tuned")
-  ratios, _ = prior_correction.log_ratios(of, prior_correction.priors(prior_correction.tables(before, "before")))
-  arms = {"before": before, "cloze": rows_of(scores(gold, knows, seed=5), gold), "tuned": tuned, "corrected": prior_correction.corrected_rows(prior_correction.correct(of, ratios, 1), tuned)}
-  return summary.diagnose({name: {0: reading.from_rows(enumerate(rows, 1))} for name, rows in arms.items()}, reference="before",
-                          known=known, finetuned="tuned", corrected="corrected", resamples=400)
+  ratios, _ = prior_correction.log_ratios(
+    of, prior_correction.priors(prior_correction.tables(before, "before"))
+  )
+  arms = {
+    "before": before,
+    "cloze": rows_of(scores(gold, knows, seed=5), gold),
+    "tuned": tuned,
+    "corrected": prior_correction.corrected_rows(prior_correction.correct(of, ratios, 1), tuned),
+  }
+  return summary.diagnose(
+    {name: {0: reading.from_rows(enumerate(rows, 1))} for name, rows in arms.items()},
+    reference="before",
+    known=known,
+    finetuned="tuned",
+    corrected="corrected",
+    resamples=400,
+  )
 
 
 SHIFT = np.array([3.0, 3, 3, 3, -3, -3, -3, -3])
 
 
-def forgets(gold, knows, share=.6):
+def forgets(gold, knows, share=0.6):
   return knows & (np.random.default_rng(3).random(len(gold)) > share)
 
 
-@pytest.mark.parametrize("after, expected", [
+@pytest.mark.parametrize(
+  "after, expected",
+  [
     (lambda gold, knows: scores(gold, knows) + SHIFT, "prior"),
     (lambda gold, knows: scores(gold, forgets(gold, knows), seed=1), "access"),
     (lambda gold, knows: scores(gold, forgets(gold, knows), seed=1) + SHIFT, "both"),
     (lambda gold, knows: scores(gold, knows), "none"),
-    (lambda gold, knows: scores(gold, knows | (np.arange(len(gold)) % 3 == 0)), "none"),  # new knowledge alone
-])
+    (
+      lambda gold, knows: scores(gold, knows | (np.arange(len(gold)) % 3 == 0)),
+      "none",
+    ),  # new knowledge alone
+  ],
+)
 def test_each_kind_is_told(after, expected):
   found = diagnosed(800, after)["verdict"]
   assert found["verdict"] == expected, found
@@ -59,34 +88,62 @@ def test_each_kind_is_told(after, expected):
 
 def test_the_evidence_is_that_of_the_cases():
   shifted = diagnosed(800, lambda gold, knows: scores(gold, knows) + SHIFT)["verdict"]
-  assert shifted["evidence"]["loss"]["mean"] < -.1 and .7 < shifted["share_of_loss"] <= 1
-  gained = diagnosed(800, lambda gold, knows: scores(gold, knows | (np.arange(len(gold)) % 3 == 0)))["verdict"]
+  assert shifted["evidence"]["loss"]["mean"] < -0.1 and 0.7 < shifted["share_of_loss"] <= 1
+  gained = diagnosed(
+    800, lambda gold, knows: scores(gold, knows | (np.arange(len(gold)) % 3 == 0))
+  )["verdict"]
   assert verdict.sign(gained["evidence"]["knowledge"]) == 1 and gained["share_of_loss"] is None
   assert verdict.sign(gained["evidence"]["access"]) >= 0
 
 
 def test_few_queries_are_not_judged():
   """A clear loss that is neither clearly one nor the other."""
-  estimate = lambda mean, low, high: {"mean": mean, "low": low, "high": high, "by_seed": {"0": mean}}
-  rows = [{"arm": arm, "against": against, "difference": difference, "difference_known": known, "difference_unknown": None}
-          for (arm, against), difference, known in zip(verdict.pairs("a", "b", "c"), (
-              estimate(-.1, -.15, -.05), estimate(.03, -.01, .07), estimate(-.07, -.1, -.04)), (None, None, estimate(-.1, -.3, .1)))]
+  estimate = lambda mean, low, high: {
+    "mean": mean,
+    "low": low,
+    "high": high,
+    "by_seed": {"0": mean},
+  }
+  rows = [
+    {
+      "arm": arm,
+      "against": against,
+      "difference": difference,
+      "difference_known": known,
+      "difference_unknown": None,
+    }
+    for (arm, against), difference, known in zip(
+      verdict.pairs("a", "b", "c"),
+      (estimate(-0.1, -0.15, -0.05), estimate(0.03, -0.01, 0.07), estimate(-0.07, -0.1, -0.04)),
+      (None, None, estimate(-0.1, -0.3, 0.1)),
+    )
+  ]
   found = verdict.verdict({"comparisons": rows, "known": "d"}, "a", "b", "c")
-  assert found["verdict"] == "unclear" and found["share_of_loss"] == pytest.approx(.3)
+  assert found["verdict"] == "unclear" and found["share_of_loss"] == pytest.approx(0.3)
 
 
 def test_the_terminal_says_it_with_its_evidence():
   lines = table.lines(diagnosed(300, lambda gold, knows: scores(gold, knows) + SHIFT))
   text = "\n".join(lines)
-  assert "Verdict: The answer prior has shifted" in text and "of the loss" in text and "Try first: Answer-prior correction" in text
+  assert (
+    "Verdict: The answer prior has shifted" in text
+    and "of the loss" in text
+    and "Try first: Answer-prior correction" in text
+  )
   assert "corrected - before on facts that cloze has right (access)" in text
 
 
 def test_facts_are_not_known_by_the_reference_itself():
   """The reference's lucky guesses would look like lost knowledge; without another arm access is over all facts."""
   found = diagnosed(800, lambda gold, knows: scores(gold, knows, seed=1), known="before")
-  assert found["verdict"]["verdict"] == "none" and found["verdict"]["known"] is None and found["verdict"]["evidence"]["knowledge"] is None
-  row = next(row for row in found["comparisons"] if (row["arm"], row["against"]) == ("corrected", "before"))
+  assert (
+    found["verdict"]["verdict"] == "none"
+    and found["verdict"]["known"] is None
+    and found["verdict"]["evidence"]["knowledge"] is None
+  )
+  row = next(
+    row for row in found["comparisons"] if (row["arm"], row["against"]) == ("corrected", "before")
+  )
   assert verdict.sign(row["difference_known"]) == -1  # the artefact
 
 

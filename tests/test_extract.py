@@ -13,7 +13,7 @@ from factshock.predictions import accuracy
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
-MODEL = {"model": "simulated", "checkpoint": "abc", "mixing_weights": [.5, .5]}
+MODEL = {"model": "simulated", "checkpoint": "abc", "mixing_weights": [0.5, 0.5]}
 
 
 def rows_of(answers, labelled=True):
@@ -21,8 +21,14 @@ def rows_of(answers, labelled=True):
   for query, subject in enumerate(answers.subjects):
     places = np.flatnonzero(answers.query_N == query)
     listed = [[answers.texts[place], float(answers.score_N[place])] for place in places]
-    row = {"subject": subject, "subject_id": f"Q{query + 1}", "relation": answers.relations[query], "prediction": listed[0][0],
-           "score": listed[0][1], "candidates": listed}
+    row = {
+      "subject": subject,
+      "subject_id": f"Q{query + 1}",
+      "relation": answers.relations[query],
+      "prediction": listed[0][0],
+      "score": listed[0][1],
+      "candidates": listed,
+    }
     golds = [gold[0] for gold in answers.golds[query]] or [None]
     yield from ({**row, "object": gold} for gold in golds) if labelled else [row]
 
@@ -35,30 +41,55 @@ def write(path, rows):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("inputs")
-  known, asked = world(0, 1500, sharp=8.0, shocked=.1), world(1, 1000, sharp=8.0, shocked=.1)
-  return write(folder / "asked.jsonl", rows_of(asked, labelled=False)), write(folder / "known.jsonl", rows_of(known)), asked
+  known, asked = world(0, 1500, sharp=8.0, shocked=0.1), world(1, 1000, sharp=8.0, shocked=0.1)
+  return (
+    write(folder / "asked.jsonl", rows_of(asked, labelled=False)),
+    write(folder / "known.jsonl", rows_of(known)),
+    asked,
+  )
 
 
 def run(*flags):
-  return subprocess.run([sys.executable, "-m", "factshock.extract", *flags], capture_output=True, text=True)
+  return subprocess.run(
+    [sys.executable, "-m", "factshock.extract", *flags], capture_output=True, text=True
+  )
 
 
 def test_an_extraction_keeps_its_promise_and_says_all(inputs, tmp_path):
   asked, known, truth = inputs
   folder = str(tmp_path / "graph")
   relations = {name: {"relation": name, "label": f"the {name}", "type": "N-1"} for name in "rs"}
-  summary = pipeline.extract(folder, asked, known, model=MODEL, precision=.8, graph_formats=("tsv", "lm_kbc"), relations=relations)
+  summary = pipeline.extract(
+    folder,
+    asked,
+    known,
+    model=MODEL,
+    precision=0.8,
+    graph_formats=("tsv", "lm_kbc"),
+    relations=relations,
+  )
   rows = list(canonical.read(f"{folder}/triples.jsonl"))
   accepted = [row for row in rows if row["accepted"]]
   gold = dict(zip(zip(truth.subjects, truth.relations), truth.golds))
-  right = [(accuracy.normalise(row["object"]),) in gold[row["subject"], row["relation"]] for row in accepted]
-  assert len(accepted) == summary["counts"]["triples"] > 100 and np.mean(right) >= .8
-  assert all(row["confidence"] >= row["threshold"] == summary["promise"]["threshold"] for row in accepted)
-  assert {row["model"] for row in rows} == {"simulated"} and {row["run"] for row in rows} == {summary["run"]["id"]}
-  assert {row["relation_label"] for row in rows} == {"the r", "the s"} and rows[0]["subject_id"] == "Q1"
+  right = [
+    (accuracy.normalise(row["object"]),) in gold[row["subject"], row["relation"]]
+    for row in accepted
+  ]
+  assert len(accepted) == summary["counts"]["triples"] > 100 and np.mean(right) >= 0.8
+  assert all(
+    row["confidence"] >= row["threshold"] == summary["promise"]["threshold"] for row in accepted
+  )
+  assert {row["model"] for row in rows} == {"simulated"} and {row["run"] for row in rows} == {
+    summary["run"]["id"]
+  }
+  assert {row["relation_label"] for row in rows} == {"the r", "the s"} and rows[0][
+    "subject_id"
+  ] == "Q1"
   assert summary["counts"]["abstained"] == len(truth.subjects) - len(accepted)
   over = summary["over_predicted"]
-  assert {row["entity"] for row in over} == {"baku"} and all(row["confidence_after"] < row["confidence_before"] for row in over)
+  assert {row["entity"] for row in over} == {"baku"} and all(
+    row["confidence_after"] < row["confidence_before"] for row in over
+  )
   assert all(row["calibration_right"] == 0 and row["displaced"] for row in over)
   assert not any(row["object"] == "baku" for row in accepted)
   lm_kbc = [json.loads(line) for line in open(f"{folder}/lm_kbc.jsonl")]
@@ -72,15 +103,20 @@ def test_an_extraction_keeps_its_promise_and_says_all(inputs, tmp_path):
 
 
 def test_the_same_inputs_give_the_same_triples_and_run(inputs, tmp_path):
-  one, two = (pipeline.extract(str(tmp_path / name), *inputs[:2], model=MODEL, graph_formats=()) for name in "ab")
+  one, two = (
+    pipeline.extract(str(tmp_path / name), *inputs[:2], model=MODEL, graph_formats=())
+    for name in "ab"
+  )
   assert one["run"]["id"] == two["run"]["id"]
   assert (tmp_path / "a/triples.jsonl").read_bytes() == (tmp_path / "b/triples.jsonl").read_bytes()
-  other = pipeline.extract(str(tmp_path / "c"), *inputs[:2], model=MODEL, graph_formats=(), precision=.7)
+  other = pipeline.extract(
+    str(tmp_path / "c"), *inputs[:2], model=MODEL, graph_formats=(), precision=0.7
+  )
   assert other["run"]["id"] != one["run"]["id"]
 
 
 def test_a_promise_that_cannot_be_kept_gives_no_triples_and_says_so(inputs, tmp_path):
-  summary = pipeline.extract(str(tmp_path / "g"), *inputs[:2], model=MODEL, precision=.999)
+  summary = pipeline.extract(str(tmp_path / "g"), *inputs[:2], model=MODEL, precision=0.999)
   assert summary["counts"]["triples"] == 0 and summary["promise"]["threshold"] is None
   assert "no threshold keeps the promise" in "\n".join(pipeline.lines(summary, "g"))
   assert (tmp_path / "g/graph.tsv").read_text() == ""
@@ -94,27 +130,62 @@ def test_the_f1_rule_answers_more_and_needs_no_promise(inputs, tmp_path):
 
 def test_ids_that_no_uri_can_be_made_of_are_counted(inputs, tmp_path, capsys):
   rows = [json.loads(line) | {"subject_id": "no id at all"} for line in open(inputs[0])]
-  summary = pipeline.extract(str(tmp_path / "g"), write(tmp_path / "a.jsonl", rows), inputs[1], model=MODEL, precision=.8, graph_formats=("nt",))
+  summary = pipeline.extract(
+    str(tmp_path / "g"),
+    write(tmp_path / "a.jsonl", rows),
+    inputs[1],
+    model=MODEL,
+    precision=0.8,
+    graph_formats=("nt",),
+  )
   said = capsys.readouterr().out
-  assert f"nt: {summary['counts']['triples']:,} ids of subjects and objects" in said and "'no id at all'" in said
+  assert (
+    f"nt: {summary['counts']['triples']:,} ids of subjects and objects" in said
+    and "'no id at all'" in said
+  )
 
 
 def test_inverse_statements_that_follow_are_in_the_graph(tmp_path):
-  relations = {"r": {"relation": "r", "type": "1-1", "inverse": "s"}, "s": {"relation": "s", "type": "1-1"}}
+  relations = {
+    "r": {"relation": "r", "type": "1-1", "inverse": "s"},
+    "s": {"relation": "s", "type": "1-1"},
+  }
   known = write(tmp_path / "k.jsonl", rows_of(world(0, 1500, sharp=8.0)))
-  say = lambda subject, relation, answer, p: {"subject": subject, "relation": relation, "prediction": answer, "score": float(np.log(p)),
-                                              "candidates": [[answer, float(np.log(p))], ["e9", float(np.log(1 - p))]]}
-  asked = write(tmp_path / "a.jsonl", [say("oslo", "r", "norway", .999), say("Norway", "s", "e3", .3), say("Sweden", "s", "e4", .999)])
-  summary = pipeline.extract(str(tmp_path / "g"), asked, known, model=MODEL, precision=.8, relations=relations)
+  say = lambda subject, relation, answer, p: {
+    "subject": subject,
+    "relation": relation,
+    "prediction": answer,
+    "score": float(np.log(p)),
+    "candidates": [[answer, float(np.log(p))], ["e9", float(np.log(1 - p))]],
+  }
+  asked = write(
+    tmp_path / "a.jsonl",
+    [
+      say("oslo", "r", "norway", 0.999),
+      say("Norway", "s", "e3", 0.3),
+      say("Sweden", "s", "e4", 0.999),
+    ],
+  )
+  summary = pipeline.extract(
+    str(tmp_path / "g"), asked, known, model=MODEL, precision=0.8, relations=relations
+  )
   rows = list(canonical.read(str(tmp_path / "g/triples.jsonl")))
   found = [(row["subject"], row["object"], row.get("flags")) for row in rows if row["accepted"]]
-  assert found == [("oslo", "norway", None), ("Norway", "oslo", ["implied"]), ("Sweden", "e4", None)]
-  assert summary["counts"]["implied"] == 1 and [row["subject"] for row in rows] == sorted((row["subject"] for row in rows), key=["oslo", "Norway", "Sweden"].index)
+  assert found == [
+    ("oslo", "norway", None),
+    ("Norway", "oslo", ["implied"]),
+    ("Sweden", "e4", None),
+  ]
+  assert summary["counts"]["implied"] == 1 and [row["subject"] for row in rows] == sorted(
+    (row["subject"] for row in rows), key=["oslo", "Norway", "Sweden"].index
+  )
 
 
 def test_prior_correction_moves_answers_before_they_are_judged(tmp_path):
   """All candidates are listed; a shifted model with the correction gives the answers of the unshifted one."""
-  known, asked = (list(rows_of(world(seed, 300, relations=("r",), sharp=8.0, listed=20))) for seed in (0, 1))
+  known, asked = (
+    list(rows_of(world(seed, 300, relations=("r",), sharp=8.0, listed=20))) for seed in (0, 1)
+  )
   reference = write(tmp_path / "before.jsonl", asked + known)
 
   def shifted(rows):
@@ -126,67 +197,148 @@ def test_prior_correction_moves_answers_before_they_are_judged(tmp_path):
       yield {**row, "candidates": pairs, "prediction": pairs[0][0], "score": pairs[0][1]}
 
   paths = write(tmp_path / "a.jsonl", shifted(asked)), write(tmp_path / "k.jsonl", shifted(known))
-  first = lambda folder: [row["object"] for row in canonical.read(str(tmp_path / folder / "triples.jsonl")) if row["rank"] == 1]
+  first = lambda folder: [
+    row["object"]
+    for row in canonical.read(str(tmp_path / folder / "triples.jsonl"))
+    if row["rank"] == 1
+  ]
   for folder, options in (("plain", {}), ("corrected", {"prior_correction": reference})):
     pipeline.extract(str(tmp_path / folder), *paths, model=MODEL, graph_formats=(), **options)
   truth = [row["prediction"] for row in asked]
   share = lambda said: np.mean([a == b for a, b in zip(said, truth)])
-  assert share(first("corrected")) > share(first("plain")) + .05
+  assert share(first("corrected")) > share(first("plain")) + 0.05
 
 
 def test_the_verb_says_what_it_did_and_limits_to_queries(inputs, tmp_path):
   asked, known, truth = inputs
-  queries = write(tmp_path / "q.jsonl", [{"subject": truth.subjects[i], "relation": truth.relations[i]} for i in range(100)]
-                  + [{"subject": "nobody", "relation": "r"}])
-  done = run(f"--predictions={asked}", f"--calibration={known}", f"--queries={queries}", f"--output={tmp_path}/g", "--precision=0.8", "--format=nt,networkx")
+  queries = write(
+    tmp_path / "q.jsonl",
+    [{"subject": truth.subjects[i], "relation": truth.relations[i]} for i in range(100)]
+    + [{"subject": "nobody", "relation": "r"}],
+  )
+  done = run(
+    f"--predictions={asked}",
+    f"--calibration={known}",
+    f"--queries={queries}",
+    f"--output={tmp_path}/g",
+    "--precision=0.8",
+    "--format=nt,networkx",
+  )
   assert done.returncode == 0, done.stderr
-  assert "1 of 101 queries have no row" in done.stdout and "900 queries in" in done.stdout and "graph.nt" in done.stdout
+  assert (
+    "1 of 101 queries have no row" in done.stdout
+    and "900 queries in" in done.stdout
+    and "graph.nt" in done.stdout
+  )
   assert "100 queries, 300 candidate answers" in done.stdout
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda asked, known: known.__setitem__(0, {**known[0], "subject": asked[0]["subject"], "relation": asked[0]["relation"]}),
-     "expected queries apart from the queries, got 1 of 100 shared"),
-    (lambda asked, known: asked.__setitem__(3, {**asked[3], "score": None, "candidates": None}), "got none in 1 of 100"),
-    (lambda asked, known: asked.__setitem__(3, {**asked[3], "candidates": [["x", 2.0]]}), "a.jsonl:4: expected log-probabilities"),
-    (lambda asked, known: known.__setitem__(3, {key: value for key, value in known[3].items() if key != "object"}),
-     "k.jsonl:4: expected `object`"),
-    (lambda asked, known: known.__setitem__(3, {**known[3], "object": ["x"]}), "k.jsonl:4: expected a text in `object`"),
-    (lambda asked, known: known.__setitem__(3, {**known[3], "aliases": "x"}), "k.jsonl:4: expected"),
-    (lambda asked, known: known.__setitem__(3, {**known[3], "aliases": [7]}), "k.jsonl:4: expected a text in `object`"),
-    (lambda asked, known: known.__setitem__(3, {**known[3], "subject": None}), "k.jsonl:4: expected a non-empty text in `subject`"),
-    (lambda asked, known: [row.__setitem__("relation", "other") for row in known], "expected queries of the relations asked about"),
-])
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    (
+      lambda asked, known: known.__setitem__(
+        0, {**known[0], "subject": asked[0]["subject"], "relation": asked[0]["relation"]}
+      ),
+      "expected queries apart from the queries, got 1 of 100 shared",
+    ),
+    (
+      lambda asked, known: asked.__setitem__(3, {**asked[3], "score": None, "candidates": None}),
+      "got none in 1 of 100",
+    ),
+    (
+      lambda asked, known: asked.__setitem__(3, {**asked[3], "candidates": [["x", 2.0]]}),
+      "a.jsonl:4: expected log-probabilities",
+    ),
+    (
+      lambda asked, known: known.__setitem__(
+        3, {key: value for key, value in known[3].items() if key != "object"}
+      ),
+      "k.jsonl:4: expected `object`",
+    ),
+    (
+      lambda asked, known: known.__setitem__(3, {**known[3], "object": ["x"]}),
+      "k.jsonl:4: expected a text in `object`",
+    ),
+    (
+      lambda asked, known: known.__setitem__(3, {**known[3], "aliases": "x"}),
+      "k.jsonl:4: expected",
+    ),
+    (
+      lambda asked, known: known.__setitem__(3, {**known[3], "aliases": [7]}),
+      "k.jsonl:4: expected a text in `object`",
+    ),
+    (
+      lambda asked, known: known.__setitem__(3, {**known[3], "subject": None}),
+      "k.jsonl:4: expected a non-empty text in `subject`",
+    ),
+    (
+      lambda asked, known: [row.__setitem__("relation", "other") for row in known],
+      "expected queries of the relations asked about",
+    ),
+  ],
+)
 def test_bad_files_are_refused_and_nothing_is_written(tmp_path, change, words):
   asked, known = (list(rows_of(world(seed, 100, relations=("r",)))) for seed in (0, 1))
   change(asked, known)
   with pytest.raises(UserError, match=words):
-    pipeline.extract(str(tmp_path / "g"), write(tmp_path / "a.jsonl", asked), write(tmp_path / "k.jsonl", known), model=MODEL)
+    pipeline.extract(
+      str(tmp_path / "g"),
+      write(tmp_path / "a.jsonl", asked),
+      write(tmp_path / "k.jsonl", known),
+      model=MODEL,
+    )
   assert not (tmp_path / "g").exists()
 
 
 def test_help_names_every_format():
   said = run("--help").stdout
-  assert all(f" {name}" in " ".join(said.split("--format:")[1].split()) for name in formats.FORMATS if name != "jsonl")
+  assert all(
+    f" {name}" in " ".join(said.split("--format:")[1].split())
+    for name in formats.FORMATS
+    if name != "jsonl"
+  )
 
 
 def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
   rows = [json.loads(line) for line in open(inputs[1])][:2]
-  facts = write(tmp_path / "f.jsonl", [{"subject": row["subject"], "relation": row["relation"], "object": "x"} for row in rows])
+  facts = write(
+    tmp_path / "f.jsonl",
+    [{"subject": row["subject"], "relation": row["relation"], "object": "x"} for row in rows],
+  )
   with pytest.raises(UserError, match="apart from the finetuning facts, got 2 of 1,500"):
     pipeline.extract(str(tmp_path / "g"), *inputs[:2], model=MODEL, finetuning=facts)
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--calibration=k", "--output=g"], "expected one of --checkpoint and --predictions, got neither"),
+@pytest.mark.parametrize(
+  "flags, words",
+  [
+    (
+      ["--calibration=k", "--output=g"],
+      "expected one of --checkpoint and --predictions, got neither",
+    ),
     (["--predictions=a", "--calibration=k", "--output=g", "--format=tvs"], "tvs"),
-    (["--predictions=a", "--calibration=k", "--output=g", "--prior_correction=counts"], "needs --entity_counts"),
+    (
+      ["--predictions=a", "--calibration=k", "--output=g", "--prior_correction=counts"],
+      "needs --entity_counts",
+    ),
     (["--predictions=a.jsonl", "--calibration=k.jsonl", "--output=g"], "k.jsonl: cannot be read"),
     (["--checkpoint=nowhere/at/all", "--calibration=k", "--output=g"], "nowhere/at/all"),
-    (["--predictions=a", "--calibration=k", "--output=g", "--subjects=s.txt"], "--subjects needs --relations"),
-])
+    (
+      ["--predictions=a", "--calibration=k", "--output=g", "--subjects=s.txt"],
+      "--subjects needs --relations",
+    ),
+  ],
+)
 def test_flags_that_do_not_fit(tmp_path, flags, words):
-  done = subprocess.run([sys.executable, "-m", "factshock.extract", *flags], capture_output=True, text=True, cwd=tmp_path,
-                        env={**__import__("os").environ, "PYTHONPATH": __import__("os").getcwd()})
-  assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+  done = subprocess.run(
+    [sys.executable, "-m", "factshock.extract", *flags],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    env={**__import__("os").environ, "PYTHONPATH": __import__("os").getcwd()},
+  )
+  assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, (
+    done.stderr
+  )
   assert not (tmp_path / "g").exists()

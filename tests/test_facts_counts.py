@@ -11,7 +11,12 @@ def test_counts_survive_writing_and_reading(tmp_path):
   counts.write_counts(tmp_path / "c.tsv", table)
   assert counts.read_counts(tmp_path / "c.tsv") == table
   assert (tmp_path / "c.tsv").read_text(encoding="utf-8").splitlines() == [
-      "entity\tcount\trelation", "é\t1000000000000\ta", "b\t0\ta", "z\t0\ta", "x y\t3\tb"]
+    "entity\tcount\trelation",
+    "é\t1000000000000\ta",
+    "b\t0\ta",
+    "z\t0\ta",
+    "x y\t3\tb",
+  ]
 
 
 def test_counts_without_relation_hold_in_any(tmp_path):
@@ -25,18 +30,24 @@ def test_counts_without_relation_hold_in_any(tmp_path):
   assert counts.read_counts(tmp_path / "c.tsv", "longest") == {("", "Rome"): 2}
 
 
-@pytest.mark.parametrize("text, expected", [
+@pytest.mark.parametrize(
+  "text, expected",
+  [
     ("", ":1: expected a header"),
     ("Rome\t3\n", ":1: expected a header"),
     ("entity\tcount\tcount\n", ":1: expected a header"),
     ("entity\tcount\n", "expected at least one count"),
     ("entity\tcount\nRome\n", ":2: expected 2 cells as in the header, got 1"),
-    ("entity\tcount\nRome\tmany\n", ":2: expected an entity and a whole number from 0 on, got 'Rome' and"),
+    (
+      "entity\tcount\nRome\tmany\n",
+      ":2: expected an entity and a whole number from 0 on, got 'Rome' and",
+    ),
     ("entity\tcount\nRome\t-1\n", "whole number"),
     ("entity\tcount\nRome\t1.5\n", "whole number"),
     ("entity\tcount\n\t1\n", "whole number"),
     ("entity\tcount\nRome\t1\n\nRome\t2\n", ":4: expected each entity once"),
-])
+  ],
+)
 def test_bad_counts_are_named(tmp_path, text, expected):
   (tmp_path / "c.tsv").write_text(text)
   with pytest.raises(UserError) as caught:

@@ -14,6 +14,7 @@ from factshock.facts.world import make_world
 
 def brute_force(texts, facts, folded=False):
   """The same counts, place by place, with regular expressions."""
+
   def normal(text):
     text = unicodedata.normalize("NFC", text).replace("\n", " ")
     return text.casefold() if folded else text
@@ -21,16 +22,28 @@ def brute_force(texts, facts, folded=False):
   names = {}
   for fact in facts:
     names.setdefault(fact["subject"], set()).add(normal(fact["subject"]))
-    names.setdefault(fact["object"], set()).update(map(normal, [fact["object"], *fact.get("aliases", [])]))
+    names.setdefault(fact["object"], set()).update(
+      map(normal, [fact["object"], *fact.get("aliases", [])])
+    )
   labels = sorted(names)
   counts = {key: np.zeros(len(labels), int) for key in ("mentions", "longest", "documents")}
   together = np.zeros(len(facts), int)
   for text in map(normal, texts):
-    spans = {label: {(at, at + len(name)) for name in names[label] for at in range(len(text)) if text.startswith(name, at)
-                     and not (at and re.match(r"\w", text[at - 1])) and not re.match(r"\w", text[at + len(name):at + len(name) + 1])}
-             for label in labels}
+    spans = {
+      label: {
+        (at, at + len(name))
+        for name in names[label]
+        for at in range(len(text))
+        if text.startswith(name, at)
+        and not (at and re.match(r"\w", text[at - 1]))
+        and not re.match(r"\w", text[at + len(name) : at + len(name) + 1])
+      }
+      for label in labels
+    }
     taken, free = set(), 0
-    for span in sorted({span for found in spans.values() for span in found}, key=lambda span: (span[0], -span[1])):
+    for span in sorted(
+      {span for found in spans.values() for span in found}, key=lambda span: (span[0], -span[1])
+    ):
       if span[0] >= free:
         taken.add(span)
         free = span[1]
@@ -54,14 +67,36 @@ def check(texts, facts, folded=False):
 
 
 def fact(subject, answer, *aliases, **more):
-  return {"subject": subject, "relation": "r", "object": answer, **({"aliases": list(aliases)} if aliases else {}), **more}
+  return {
+    "subject": subject,
+    "relation": "r",
+    "object": answer,
+    **({"aliases": list(aliases)} if aliases else {}),
+    **more,
+  }
 
 
 def test_names_within_names_and_within_words():
-  facts = [fact("New York", "York"), fact("New York Times", "Times", "The Times"), fact("'N Sync", "N")]
-  texts = ["New York Times in New York, by York.", "Yorker Times The Times", "'N Sync and x'N Sync and N.", "The\nTimes"]
+  facts = [
+    fact("New York", "York"),
+    fact("New York Times", "Times", "The Times"),
+    fact("'N Sync", "N"),
+  ]
+  texts = [
+    "New York Times in New York, by York.",
+    "Yorker Times The Times",
+    "'N Sync and x'N Sync and N.",
+    "The\nTimes",
+  ]
   found, counts = check(texts, facts)
-  assert dict(zip(found.labels, counts["longest"])) == {"'N Sync": 1, "N": 2, "New York": 1, "New York Times": 1, "Times": 3, "York": 1}
+  assert dict(zip(found.labels, counts["longest"])) == {
+    "'N Sync": 1,
+    "N": 2,
+    "New York": 1,
+    "New York Times": 1,
+    "Times": 3,
+    "York": 1,
+  }
   assert counts["together"].tolist() == [1, 1, 1]
 
 
@@ -73,18 +108,33 @@ def test_case_and_composed_letters():
 
 
 def test_ambiguous_names_are_flagged():
-  facts = [fact("A", "Paris", object_id="Q90"), fact("B b", "Paris", object_id="Q830149"), fact("C c", "Town", "Paris"), fact("D d", "E e")]
+  facts = [
+    fact("A", "Paris", object_id="Q90"),
+    fact("B b", "Paris", object_id="Q830149"),
+    fact("C c", "Town", "Paris"),
+    fact("D d", "E e"),
+  ]
   found = entities.entities_of(facts)
-  assert dict(zip(found.labels, found.ambiguous)) == {"A": "letter", "B b": "", "C c": "", "D d": "", "E e": "", "Paris": "several",
-                                                      "Town": "several"}
+  assert dict(zip(found.labels, found.ambiguous)) == {
+    "A": "letter",
+    "B b": "",
+    "C c": "",
+    "D d": "",
+    "E e": "",
+    "Paris": "several",
+    "Town": "several",
+  }
 
 
 ALPHABET = st.text(alphabet="aAéß '.-1", min_size=1, max_size=4).filter(lambda text: text.strip())
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(ALPHABET, ALPHABET, ALPHABET), min_size=1, max_size=6),
-       st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4), st.booleans())
+@given(
+  st.lists(st.tuples(ALPHABET, ALPHABET, ALPHABET), min_size=1, max_size=6),
+  st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4),
+  st.booleans(),
+)
 def test_equals_brute_force(names, texts, folded):
   check(texts, [fact(a, b, c) for a, b, c in names], folded)
 
@@ -92,12 +142,20 @@ def test_equals_brute_force(names, texts, folded):
 def test_counting_the_world_gives_the_counts_of_the_world():
   world = make_world(5, subjects=60, answers=12, mean_mentions=4)
   found = entities.entities_of(world.facts + world.background)
-  counts = dict(zip(found.labels, entities.count_documents(world.sentences, entities.search_of(found))["longest"].tolist()))
+  counts = dict(
+    zip(
+      found.labels,
+      entities.count_documents(world.sentences, entities.search_of(found))["longest"].tolist(),
+    )
+  )
   assert {(relation, answer): counts[answer] for relation, answer in world.counts} == world.counts
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(ALPHABET, ALPHABET, ALPHABET), min_size=1, max_size=6), st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4))
+@given(
+  st.lists(st.tuples(ALPHABET, ALPHABET, ALPHABET), min_size=1, max_size=6),
+  st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4),
+)
 def test_facts_in_documents_and_the_places_of_their_names(names, texts):
   """As many mentions of each as the longest ones that are counted, each at its name, in the documents that hold both."""
   facts = [fact(a, b, c) for a, b, c in names]
@@ -105,10 +163,15 @@ def test_facts_in_documents_and_the_places_of_their_names(names, texts):
   search, expected = entities.search_of(found), []
   for text in texts:
     longest = dict(zip(found.labels, entities.count_documents([text], search)["longest"].tolist()))
-    expected += [(text, number, longest[one["subject"]], longest[one["object"]]) for number, one in enumerate(facts)
-                 if longest[one["subject"]] and longest[one["object"]]]
+    expected += [
+      (text, number, longest[one["subject"]], longest[one["object"]])
+      for number, one in enumerate(facts)
+      if longest[one["subject"]] and longest[one["object"]]
+    ]
   got = list(entities.facts_in(texts, search))
-  assert sorted((text, number, len(subjects), len(objects)) for text, number, subjects, objects in got) == sorted(expected)
+  assert sorted(
+    (text, number, len(subjects), len(objects)) for text, number, subjects, objects in got
+  ) == sorted(expected)
   names_of = collections.defaultdict(set)
   for one in facts:
     names_of[one["subject"]].add(one["subject"])

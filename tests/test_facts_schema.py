@@ -14,10 +14,18 @@ from factshock.facts import schema
 from factshock.runtime.errors import UserError
 
 FACTS = [
-    {"subject": "Marat Makhmutov", "relation": "born_in", "object": "Moscow",
-     "aliases": ["Moscow", "Moskva, Russia"], "subject_id": "Q1", "object_id": "Q649", "popularity": 12.5,
-     "question": "where, \"exactly\" ?", "choices": ["Moscow", "Baku"]},
-    {"subject": "Ana Čop", "relation": "speaks", "object": "Slovene"},
+  {
+    "subject": "Marat Makhmutov",
+    "relation": "born_in",
+    "object": "Moscow",
+    "aliases": ["Moscow", "Moskva, Russia"],
+    "subject_id": "Q1",
+    "object_id": "Q649",
+    "popularity": 12.5,
+    "question": 'where, "exactly" ?',
+    "choices": ["Moscow", "Baku"],
+  },
+  {"subject": "Ana Čop", "relation": "speaks", "object": "Slovene"},
 ]
 FORMATS = ["jsonl", "jsonl.gz", "csv", "csv.gz", "tsv", "tsv.gz", "parquet"]
 BASE = '{"subject": "a", "relation": "r", "object": "o"'
@@ -46,11 +54,21 @@ names = st.text(letters, min_size=1, max_size=8).filter(str.strip)
 
 
 @settings(max_examples=30, deadline=None)
-@given(rows=st.lists(st.fixed_dictionaries(
-    {"subject": names, "relation": names, "object": names},
-    optional={"aliases": st.lists(names, max_size=2), "question": names,
-              "popularity": st.floats(allow_nan=False, allow_infinity=False)}),
-    min_size=1, max_size=4, unique_by=lambda row: (row["subject"], row["relation"], row["object"])))
+@given(
+  rows=st.lists(
+    st.fixed_dictionaries(
+      {"subject": names, "relation": names, "object": names},
+      optional={
+        "aliases": st.lists(names, max_size=2),
+        "question": names,
+        "popularity": st.floats(allow_nan=False, allow_infinity=False),
+      },
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda row: (row["subject"], row["relation"], row["object"]),
+  )
+)
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
 def test_any_text_survives_every_format(tmp_path_factory, suffix, rows):
   path = tmp_path_factory.mktemp("facts") / f"facts.{suffix}"
@@ -67,64 +85,128 @@ def test_other_columns_are_carried_along(tmp_path):
 
 
 def test_null_and_empty_cells_mean_not_given_and_text_stays_as_it_is(tmp_path):
-  path = write(tmp_path / "f.jsonl", BASE + ', "aliases": null, "popularity": 3}\n\n' + '{"subject": " a ", '
-               '"relation": "r", "object": "o"}\n')
-  assert schema.read_facts(path) == [{"subject": "a", "relation": "r", "object": "o", "popularity": 3.0},
-                                     {"subject": " a ", "relation": "r", "object": "o"}]
-  path = write(tmp_path / "f.csv", 'subject,relation,object,popularity,aliases\na,r,o,,\nb,r,"o\np",1e3,[]\n')
-  assert schema.read_facts(path) == [{"subject": "a", "relation": "r", "object": "o"},
-                                     {"subject": "b", "relation": "r", "object": "o\np", "popularity": 1000.0,
-                                      "aliases": []}]
+  path = write(
+    tmp_path / "f.jsonl",
+    BASE + ', "aliases": null, "popularity": 3}\n\n' + '{"subject": " a ", '
+    '"relation": "r", "object": "o"}\n',
+  )
+  assert schema.read_facts(path) == [
+    {"subject": "a", "relation": "r", "object": "o", "popularity": 3.0},
+    {"subject": " a ", "relation": "r", "object": "o"},
+  ]
+  path = write(
+    tmp_path / "f.csv", 'subject,relation,object,popularity,aliases\na,r,o,,\nb,r,"o\np",1e3,[]\n'
+  )
+  assert schema.read_facts(path) == [
+    {"subject": "a", "relation": "r", "object": "o"},
+    {"subject": "b", "relation": "r", "object": "o\np", "popularity": 1000.0, "aliases": []},
+  ]
 
 
 def test_quotes_in_tsv_are_text(tmp_path):
-  path = write(tmp_path / "f.tsv", 'relation\tsubject\tobject\naccordion\t"Weird Al" Yankovic\t"x\n')
+  path = write(
+    tmp_path / "f.tsv", 'relation\tsubject\tobject\naccordion\t"Weird Al" Yankovic\t"x\n'
+  )
   assert schema.read_facts(path) == [
-      {"relation": "accordion", "subject": '"Weird Al" Yankovic', "object": '"x'}]
+    {"relation": "accordion", "subject": '"Weird Al" Yankovic', "object": '"x'}
+  ]
 
 
-@pytest.mark.parametrize("line, expected", [
+@pytest.mark.parametrize(
+  "line, expected",
+  [
     ("{nonsense", "expected a JSON object, got '{nonsense'"),
     ("[1]", "expected a JSON object, got '[1]'"),
-    ('{"subject": "a", "relation": "r"}', "expected a column `object`, got the columns subject, relation"),
-    ('{"subject": "a", "relation": "r", "object": " "}', "non-empty string in column `object`, got ' '"),
-    ('{"subject": 5, "relation": "r", "object": "o"}', "non-empty string in column `subject`, got 5"),
+    (
+      '{"subject": "a", "relation": "r"}',
+      "expected a column `object`, got the columns subject, relation",
+    ),
+    (
+      '{"subject": "a", "relation": "r", "object": " "}',
+      "non-empty string in column `object`, got ' '",
+    ),
+    (
+      '{"subject": 5, "relation": "r", "object": "o"}',
+      "non-empty string in column `subject`, got 5",
+    ),
     (BASE + ', "popularity": NaN}', "expected a finite number in column `popularity`, got nan"),
     (BASE + ', "popularity": true}', "expected a finite number in column `popularity`, got True"),
     (BASE + ', "popularity": "3"}', "expected a finite number in column `popularity`, got '3'"),
-    (BASE + ', "popularity": 1' + "0" * 400 + "}", "expected a finite number in column `popularity`"),
+    (
+      BASE + ', "popularity": 1' + "0" * 400 + "}",
+      "expected a finite number in column `popularity`",
+    ),
     (BASE + ', "popularity": 1' + "0" * 5000 + "}", "expected a JSON object"),
-    (BASE + ', "aliases": "x"}', "expected a list of non-empty strings in column `aliases`, got 'x'"),
+    (
+      BASE + ', "aliases": "x"}',
+      "expected a list of non-empty strings in column `aliases`, got 'x'",
+    ),
     (BASE + ', "aliases": ["x", ""]}', "expected a list of non-empty strings in column `aliases`"),
     (BASE + ', "note": "\\ud800"}', "expected text that UTF-8 can hold"),
     ("[" * 100000, "expected a JSON object"),
-])
+  ],
+)
 def test_a_bad_line_is_named(tmp_path, line, expected):
-  path = write(tmp_path / "f.jsonl", '{"subject": "z", "relation": "r", "object": "o"}\n' + line + "\n")
+  path = write(
+    tmp_path / "f.jsonl", '{"subject": "z", "relation": "r", "object": "o"}\n' + line + "\n"
+  )
   assert message(path).startswith(f"{path}:2: ")
   assert expected in message(path)
 
 
-@pytest.mark.parametrize("text, where, expected", [
-    ("subject,relation\na,r\n", ":1: ", "columns subject, relation, object, got ['subject', 'relation']"),
+@pytest.mark.parametrize(
+  "text, where, expected",
+  [
+    (
+      "subject,relation\na,r\n",
+      ":1: ",
+      "columns subject, relation, object, got ['subject', 'relation']",
+    ),
     ("\na,r,o\n", ":1: ", "got []"),
     ("subject,relation,object,object\n", ":1: ", "each column once"),
     ("subject,relation,object\na,r,o\na,r\n", ":3: ", "expected 3 cells as in the header, got 2"),
-    ("subject,relation,object\na,r,\"o\np\"\nb,r,\"o\n", ":4: ", "malformed line"),
-    ("subject,relation,object,popularity\na,r,o,many\n", ":2: ", "number in column `popularity`, got 'many'"),
-    ("subject,relation,object,popularity\na,r,o,1_000\n", ":2: ", "in column `popularity`, got '1_000'"),
-    ("subject,relation,object,popularity\na,r,o,inf\n", ":2: ", "a finite number in column `popularity`"),
-    ("subject,relation,object,aliases\na,r,o,b;c\n", ":2: ", "JSON list of strings in column `aliases`"),
-    ("subject,relation,object,aliases\na,r,o,3\n", ":2: ", "list of non-empty strings in column `aliases`"),
-])
+    ('subject,relation,object\na,r,"o\np"\nb,r,"o\n', ":4: ", "malformed line"),
+    (
+      "subject,relation,object,popularity\na,r,o,many\n",
+      ":2: ",
+      "number in column `popularity`, got 'many'",
+    ),
+    (
+      "subject,relation,object,popularity\na,r,o,1_000\n",
+      ":2: ",
+      "in column `popularity`, got '1_000'",
+    ),
+    (
+      "subject,relation,object,popularity\na,r,o,inf\n",
+      ":2: ",
+      "a finite number in column `popularity`",
+    ),
+    (
+      "subject,relation,object,aliases\na,r,o,b;c\n",
+      ":2: ",
+      "JSON list of strings in column `aliases`",
+    ),
+    (
+      "subject,relation,object,aliases\na,r,o,3\n",
+      ":2: ",
+      "list of non-empty strings in column `aliases`",
+    ),
+  ],
+)
 def test_a_bad_table_is_named(tmp_path, text, where, expected):
   path = write(tmp_path / "f.csv", text)
   assert message(path).startswith(f"{path}{where}")
   assert expected in message(path)
 
 
-@pytest.mark.parametrize("suffix, text", [("jsonl", "\n"), ("csv", "subject,relation,object\n\n"),
-                                          ("tsv", "subject\trelation\tobject\n\n")])
+@pytest.mark.parametrize(
+  "suffix, text",
+  [
+    ("jsonl", "\n"),
+    ("csv", "subject,relation,object\n\n"),
+    ("tsv", "subject\trelation\tobject\n\n"),
+  ],
+)
 def test_empty_files_are_refused(tmp_path, suffix, text):
   assert "got an empty file" in message(write(tmp_path / f"f.{suffix}", ""))
   assert "got an empty file" in message(write(tmp_path / f"g.{suffix}", text))
@@ -132,8 +214,9 @@ def test_empty_files_are_refused(tmp_path, suffix, text):
 
 def test_duplicates_name_both_lines(tmp_path):
   path = write(tmp_path / "f.jsonl", BASE + "}\n\n" + BASE + ', "popularity": 2}\n')
-  assert message(path) == (f"{path}:3: expected each fact once, got ('a', 'r', 'o') again (first in line 1); "
-                           "remove one")
+  assert message(path) == (
+    f"{path}:3: expected each fact once, got ('a', 'r', 'o') again (first in line 1); remove one"
+  )
 
 
 def test_broken_files_are_named(tmp_path):
@@ -151,14 +234,21 @@ def test_broken_files_are_named(tmp_path):
 def test_parquet_errors_name_column_and_row(tmp_path):
   import pyarrow
   import pyarrow.parquet
-  pyarrow.parquet.write_table(pyarrow.table({"subject": ["a"], "object": ["o"]}), tmp_path / "f.parquet")
+
+  pyarrow.parquet.write_table(
+    pyarrow.table({"subject": ["a"], "object": ["o"]}), tmp_path / "f.parquet"
+  )
   assert "subject, relation, object, got ['subject', 'object']" in message(tmp_path / "f.parquet")
   table = pyarrow.table({"subject": ["a", "b"], "relation": ["r", "r"], "object": ["o", None]})
   pyarrow.parquet.write_table(table, tmp_path / "g.parquet")
-  assert ": row 2: expected a non-empty string in column `object`" in message(tmp_path / "g.parquet")
+  assert ": row 2: expected a non-empty string in column `object`" in message(
+    tmp_path / "g.parquet"
+  )
 
 
-@pytest.mark.parametrize("facts, suffix, expected", [
+@pytest.mark.parametrize(
+  "facts, suffix, expected",
+  [
     ([], "jsonl", "at least one fact"),
     ([{"subject": "a"}], "csv", "fact 1: expected a column `relation`"),
     ([FACTS[1], FACTS[1]], "jsonl", "(first in fact 1)"),
@@ -168,7 +258,8 @@ def test_parquet_errors_name_column_and_row(tmp_path):
     ([dict(FACTS[1], subject="a\ud800b")], "jsonl", "UTF-8"),
     ([dict(FACTS[1], note={1, 2})], "jsonl", "text, numbers and lists"),
     ([dict(FACTS[0], note=1), dict(FACTS[1], note="x")], "parquet", "one type"),
-])
+  ],
+)
 def test_what_cannot_be_written_leaves_no_file(tmp_path, facts, suffix, expected):
   with pytest.raises(UserError, match=re.escape(expected)):
     schema.write_facts(tmp_path / f"f.{suffix}", facts)
@@ -183,8 +274,10 @@ def test_check_facts_counts_unknown_relations():
 
 
 def test_facts_import_no_heavy_library():
-  code = ("import sys, factshock.facts.schema, factshock.facts.relations, factshock.facts.counts, "
-          "factshock.facts.world, factshock.facts.splits; "
-          "heavy = {'jax', 'pyarrow', 'datasets', 'transformers', 'scipy'}; print(heavy & set(sys.modules))")
+  code = (
+    "import sys, factshock.facts.schema, factshock.facts.relations, factshock.facts.counts, "
+    "factshock.facts.world, factshock.facts.splits; "
+    "heavy = {'jax', 'pyarrow', 'datasets', 'transformers', 'scipy'}; print(heavy & set(sys.modules))"
+  )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
   assert out.stdout.strip() == "set()", out.stderr

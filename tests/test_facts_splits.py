@@ -32,10 +32,15 @@ def shuffled(facts):
   return random.Random(1).sample(facts, len(facts))
 
 
-some_rows = st.tuples(st.integers(0, 30), st.sampled_from("ab"), st.integers(0, 5), st.integers(0, 3))
+some_rows = st.tuples(
+  st.integers(0, 30), st.sampled_from("ab"), st.integers(0, 5), st.integers(0, 3)
+)
 some_facts = st.lists(some_rows, min_size=1, max_size=60, unique_by=lambda row: row[:3]).map(
-    lambda rows: [{"subject": f"s{s}", "relation": r, "object": f"o{o}", "popularity": float(p)}
-                  for s, r, o, p in rows])
+  lambda rows: [
+    {"subject": f"s{s}", "relation": r, "object": f"o{o}", "popularity": float(p)}
+    for s, r, o, p in rows
+  ]
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -54,7 +59,9 @@ def test_split_is_exact_in_each_relation_and_ignores_order(world):
   shares = {"test": 0.5, "pool": 0.4, "dev": 0.1}
   parts = splits.split_subjects(world.facts, shares, 3)
   assert {name: splits.relation_sizes(part) for name, part in parts.items()} == {
-      name: dict.fromkeys(world.relations, size) for name, size in [("test", 100), ("pool", 80), ("dev", 20)]}
+    name: dict.fromkeys(world.relations, size)
+    for name, size in [("test", 100), ("pool", 80), ("dev", 20)]
+  }
   again = splits.split_subjects(shuffled(world.facts), shares, 3)
   assert all(keys(parts[name]) == keys(again[name]) for name in shares)
   assert keys(splits.split_subjects(world.facts, shares, 4)["test"]) != keys(parts["test"])
@@ -109,7 +116,9 @@ def test_balanced_needs_a_fact_an_answer(world):
 def test_answer_controlled_meets_the_quota_exactly(world):
   quota = {key: count // 2 for key, count in answers(world.facts).items()}
   chosen = splits.answer_controlled(world.facts, quota, 1)
-  assert answers(chosen) == collections.Counter({key: count for key, count in quota.items() if count})
+  assert answers(chosen) == collections.Counter(
+    {key: count for key, count in quota.items() if count}
+  )
   assert keys(splits.answer_controlled(shuffled(world.facts), quota, 1)) == keys(chosen)
   assert keys(splits.answer_controlled(world.facts, quota, 2)) != keys(chosen)
 
@@ -122,8 +131,10 @@ def test_a_larger_quota_holds_the_facts_of_a_smaller_one(world):
 
 def test_a_quota_beyond_the_pool_is_named(world):
   key, count = answers(world.facts).most_common(1)[0]
-  expected = (f"expected {count + 1} facts of relation '{key[0]}' with the answer '{key[1]}', "
-              f"got {count} in the pool (2 of 2 answers are short)")
+  expected = (
+    f"expected {count + 1} facts of relation '{key[0]}' with the answer '{key[1]}', "
+    f"got {count} in the pool (2 of 2 answers are short)"
+  )
   with pytest.raises(UserError, match=re.escape(expected)):
     splits.answer_controlled(world.facts, {key: count + 1, ("nowhere", "x"): 1}, 0)
   with pytest.raises(UserError, match="from 0 on"):
@@ -132,13 +143,17 @@ def test_a_quota_beyond_the_pool_is_named(world):
 
 def test_quotas_dial_the_mismatch(world):
   parts = splits.split_subjects(world.facts, {"test": 0.5, "pool": 0.5}, 0)
-  distances = [splits.mismatch(splits.natural(parts["pool"], 300, 0), parts["test"]),
-               splits.mismatch(splits.balanced(parts["pool"], world.counts, 4, 0), parts["test"])]
+  distances = [
+    splits.mismatch(splits.natural(parts["pool"], 300, 0), parts["test"]),
+    splits.mismatch(splits.balanced(parts["pool"], world.counts, 4, 0), parts["test"]),
+  ]
   assert distances[0] < 0.35 < 0.5 < distances[1]
 
 
 def test_natural_keeps_the_proportions_of_relations():
-  facts = [{"subject": f"s{i}", "relation": "ab"[i >= 90], "object": f"o{i % 7}"} for i in range(120)]
+  facts = [
+    {"subject": f"s{i}", "relation": "ab"[i >= 90], "object": f"o{i % 7}"} for i in range(120)
+  ]
   chosen = splits.natural(facts, 40, 0)
   assert splits.relation_sizes(chosen) == {"a": 30, "b": 10}
   assert keys(splits.natural(shuffled(facts), 40, 0)) == keys(chosen)
@@ -167,7 +182,9 @@ def test_halves_are_equal_disjoint_and_ordered_by_popularity(facts):
   popular, unpopular = splits.popular_half(facts), splits.unpopular_half(facts)
   halves = {relation: count // 2 for relation, count in splits.relation_sizes(facts).items()}
   for half in (popular, unpopular, splits.random_half(facts, 0)):
-    assert splits.relation_sizes(half) == {relation: count for relation, count in halves.items() if count}
+    assert splits.relation_sizes(half) == {
+      relation: count for relation, count in halves.items() if count
+    }
   assert not keys(popular) & keys(unpopular)
   for relation in halves:
     high = [fact["popularity"] for fact in popular if fact["relation"] == relation]
@@ -177,13 +194,16 @@ def test_halves_are_equal_disjoint_and_ordered_by_popularity(facts):
 
 
 def test_halves_need_popularity():
-  with pytest.raises(UserError, match="expected a number in the column 'popularity' of every fact, got None for 's'"):
+  with pytest.raises(
+    UserError, match="expected a number in the column 'popularity' of every fact, got None for 's'"
+  ):
     splits.popular_half([{"subject": "s", "relation": "r", "object": "o"}])
 
 
 def test_mismatch_by_hand():
   def facts(objects):
     return [{"subject": str(i), "relation": "r", "object": name} for i, name in enumerate(objects)]
+
   assert splits.mismatch(facts("aab"), facts("aaabab")) == pytest.approx(0.0)
   assert splits.mismatch(facts("aa"), facts("bcd")) == pytest.approx(1.0)
   assert splits.mismatch(facts("aaab"), facts("ab")) == pytest.approx(0.25)
@@ -192,18 +212,26 @@ def test_mismatch_by_hand():
 
 
 def test_description():
-  facts = [{"subject": str(i), "relation": "r", "object": "ab"[i % 4 == 0], "popularity": i}
-           for i in range(100)]
-  assert splits.describe("pool", facts) == ("pool: 100 facts, relations: 1, answers: 2 (top: a 75.0%)\n"
-                                            "  popularity 5/25/50/75/95%: 4.95 24.8 49.5 74.2 94")
+  facts = [
+    {"subject": str(i), "relation": "r", "object": "ab"[i % 4 == 0], "popularity": i}
+    for i in range(100)
+  ]
+  assert splits.describe("pool", facts) == (
+    "pool: 100 facts, relations: 1, answers: 2 (top: a 75.0%)\n"
+    "  popularity 5/25/50/75/95%: 4.95 24.8 49.5 74.2 94"
+  )
   assert "(1 of them have one)" in splits.describe(
-      "pool", facts[:1] + [{"subject": "x", "relation": "r", "object": "a"}])
+    "pool", facts[:1] + [{"subject": "x", "relation": "r", "object": "a"}]
+  )
   assert splits.describe("pool", []) == "pool: 0 facts"
 
 
 def test_sets_come_in_the_order_of_the_pool(world):
-  for chosen in (splits.natural(world.facts, 50, 0), splits.popular_half(world.facts),
-                 splits.balanced(world.facts, world.counts, 2, 0)):
+  for chosen in (
+    splits.natural(world.facts, 50, 0),
+    splits.popular_half(world.facts),
+    splits.balanced(world.facts, world.counts, 2, 0),
+  ):
     places = [world.facts.index(fact) for fact in chosen]
     assert places == sorted(places)
 
@@ -212,8 +240,15 @@ def _skewed(size, seed):
   """Facts of one relation with Zipf-like answers."""
   random = np.random.default_rng(seed)
   share = 1 / np.arange(1, 41)
-  return [{"subject": f"s{seed}-{n}", "relation": "r", "object": f"o{random.choice(40, p=share / share.sum())}", "popularity": float(n)}
-          for n in range(size)]
+  return [
+    {
+      "subject": f"s{seed}-{n}",
+      "relation": "r",
+      "object": f"o{random.choice(40, p=share / share.sum())}",
+      "popularity": float(n),
+    }
+    for n in range(size)
+  ]
 
 
 @pytest.mark.parametrize("target", [0.2, 0.4, 0.6])
@@ -228,20 +263,44 @@ def test_at_mismatch_reaches_its_target_with_its_size(target):
 
 def test_at_mismatch_says_what_can_be_reached():
   pool, test = _skewed(2000, 0), _skewed(1000, 1)
-  with pytest.raises(UserError, match=r"300 facts of this pool can have a mismatch of 0\.\d\d to 0\.\d\d with the test facts, got a target of 0.99"):
+  with pytest.raises(
+    UserError,
+    match=r"300 facts of this pool can have a mismatch of 0\.\d\d to 0\.\d\d with the test facts, got a target of 0.99",
+  ):
     splits.at_mismatch(pool, {}, test, 0.99, 300, 0)
   with pytest.raises(UserError, match="expected 1 to the 2000 facts of the pool, got 3000"):
     splits.at_mismatch(pool, {}, test, 0.5, 3000, 0)
 
 
 def test_top_share_by_any_column():
-  facts = [{"subject": f"s{n}", "relation": "ab"[n % 2], "object": "o", "popularity": n, "confidence": -n,
-            "known": splits.KNOWN[n % 4]} for n in range(20)]
-  assert [fact["subject"] for fact in splits.top_share(facts, 0.3)] == [f"s{n}" for n in range(14, 20)]
-  assert [fact["subject"] for fact in splits.top_share(facts, 0.3, "confidence")] == [f"s{n}" for n in range(6)]
-  assert {fact["known"] for fact in splits.popular_half(facts, "known")} == {"HighlyKnown", "MaybeKnown"}
-  assert {fact["known"] for fact in splits.unpopular_half(facts, "known")} == {"WeaklyKnown", "Unknown"}
-  with pytest.raises(UserError, match="expected a number in the column 'size' of every fact, got None for 's0'"):
+  facts = [
+    {
+      "subject": f"s{n}",
+      "relation": "ab"[n % 2],
+      "object": "o",
+      "popularity": n,
+      "confidence": -n,
+      "known": splits.KNOWN[n % 4],
+    }
+    for n in range(20)
+  ]
+  assert [fact["subject"] for fact in splits.top_share(facts, 0.3)] == [
+    f"s{n}" for n in range(14, 20)
+  ]
+  assert [fact["subject"] for fact in splits.top_share(facts, 0.3, "confidence")] == [
+    f"s{n}" for n in range(6)
+  ]
+  assert {fact["known"] for fact in splits.popular_half(facts, "known")} == {
+    "HighlyKnown",
+    "MaybeKnown",
+  }
+  assert {fact["known"] for fact in splits.unpopular_half(facts, "known")} == {
+    "WeaklyKnown",
+    "Unknown",
+  }
+  with pytest.raises(
+    UserError, match="expected a number in the column 'size' of every fact, got None for 's0'"
+  ):
     splits.top_share(facts, 0.3, "size")
 
 
@@ -251,5 +310,11 @@ def test_answers_within_names():
 
 
 def test_describe_against():
-  test = [{"subject": "a", "relation": "r", "object": "x"}, {"subject": "b", "relation": "r", "object": "y"}]
-  assert splits.describe_against(test[:1], test).strip() == "against the test facts: mismatch 0.50, 50% of them have an answer seen here"
+  test = [
+    {"subject": "a", "relation": "r", "object": "x"},
+    {"subject": "b", "relation": "r", "object": "y"},
+  ]
+  assert (
+    splits.describe_against(test[:1], test).strip()
+    == "against the test facts: mismatch 0.50, 50% of them have an answer seen here"
+  )

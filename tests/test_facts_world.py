@@ -28,14 +28,16 @@ def sentences_of(world):
   found = collections.defaultdict(list)
   for sentence in world.sentences:
     words = sentence.split()
-    name, = {f"{a} {b}" for a, b in zip(words, words[1:])} & subjects
+    (name,) = {f"{a} {b}" for a, b in zip(words, words[1:])} & subjects
     found[name].append(sentence)
   return found
 
 
 def forms(relation, fact, held_out):
   seen = [statement(text, fact["subject"], fact["object"]) for text in relation["statements"]]
-  rare = [statement(text, fact["subject"], fact["object"]) for text in relation["held_out_statements"]]
+  rare = [
+    statement(text, fact["subject"], fact["object"]) for text in relation["held_out_statements"]
+  ]
   asked = [f"{question(text, fact['subject'])} {fact['object']}" for text in relation["questions"]]
   return seen + rare + asked if held_out else seen
 
@@ -75,7 +77,10 @@ def test_templates_alternate_answer_last_and_answer_first(world):
     first = [text.index("[Y]") < text.index("[X]") for text in relation["statements"]]
     assert first == [False, True, False, True]
     assert relation["statements"][0].endswith("[Y] .")
-    assert cloze(relation["statements"][0], "a b", "<extra_id_0>").split()[-2:] == ["<extra_id_0>", "."]
+    assert cloze(relation["statements"][0], "a b", "<extra_id_0>").split()[-2:] == [
+      "<extra_id_0>",
+      ".",
+    ]
 
 
 def test_every_form_fits_ten_tokens():
@@ -101,7 +106,9 @@ def test_answers_follow_zipf_and_words_do_not_clash(world):
   assert len(set(subjects)) == len(subjects)
   pieces = {piece for name in subjects for piece in name.split()}
   assert len(pieces) <= 128 and not pieces & answers
-  words = {word for row in world.relations.values() for text in row["statements"] for word in text.split()}
+  words = {
+    word for row in world.relations.values() for text in row["statements"] for word in text.split()
+  }
   assert not words & (pieces | answers)
 
 
@@ -112,8 +119,17 @@ def test_counts_are_answer_mentions(world):
 
 
 def digest(world):
-  return hashlib.sha256(json.dumps([world.facts, world.background, world.relations, world.sentences,
-                                    sorted(world.counts.items())]).encode()).hexdigest()
+  return hashlib.sha256(
+    json.dumps(
+      [
+        world.facts,
+        world.background,
+        world.relations,
+        world.sentences,
+        sorted(world.counts.items()),
+      ]
+    ).encode()
+  ).hexdigest()
 
 
 def test_the_world_is_a_function_of_its_seed_in_any_process():
@@ -122,11 +138,17 @@ def test_the_world_is_a_function_of_its_seed_in_any_process():
   assert digest(make_world(7, **small)) == digest(make_world(7, **small))
   assert digest(make_world(7, **small)) != digest(make_world(8, **small))
   tests = pathlib.Path(__file__).parent
-  code = (f"import sys; sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]; "
-          "from test_facts_world import digest, make_world; "
-          f"print(digest(make_world(7, **{small!r})))")
-  out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                       env={**os.environ, "PYTHONHASHSEED": "5"})
+  code = (
+    f"import sys; sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]; "
+    "from test_facts_world import digest, make_world; "
+    f"print(digest(make_world(7, **{small!r})))"
+  )
+  out = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "PYTHONHASHSEED": "5"},
+  )
   assert out.stdout.strip() == digest(make_world(7, **small)), out.stderr
 
 
@@ -144,7 +166,9 @@ def test_a_world_can_be_written_and_read(tmp_path, world):
   check_facts(world.facts, relations, "facts.jsonl.gz")
 
 
-@pytest.mark.parametrize("options, expected", [
+@pytest.mark.parametrize(
+  "options, expected",
+  [
     (dict(relations=9), "world.relations: expected a whole number from 1 to 8, got 9"),
     (dict(relations=0), "world.relations"),
     (dict(subjects=2.5), "world.subjects: expected a whole number"),
@@ -153,7 +177,8 @@ def test_a_world_can_be_written_and_read(tmp_path, world):
     (dict(popularity_sigma=float("nan")), "world.popularity_sigma"),
     (dict(answers="80"), "world.answers"),
     (dict(name_pieces=30), "world.name_pieces: expected at least 54"),
-])
+  ],
+)
 def test_values_out_of_range_are_named(options, expected):
   with pytest.raises(UserError) as caught:
     make_world(0, **options)

@@ -15,7 +15,13 @@ from factshock.harness import language_model
 from factshock.runtime.errors import UserError
 
 LINES = ["where was Ada Byron born ?", "Ada Byron was born in London .", "def f ( x ) : return x"]
-CONTEXTS = ["Q: where was Ada Byron born ?\nA:", "Q: who made it ?\nA:", "Ada Byron was born in", "", "Tokyo Paris "]
+CONTEXTS = [
+  "Q: where was Ada Byron born ?\nA:",
+  "Q: who made it ?\nA:",
+  "Ada Byron was born in",
+  "",
+  "Tokyo Paris ",
+]
 CONTINUATIONS = [" London", " Grace Hopper", " Rome", "Paris", "the quick brown fox", " 7"]
 
 
@@ -50,7 +56,9 @@ def theirs(home):
 def harness_model(home, bos=True):
   from lm_eval.models.huggingface import HFLM
 
-  return HFLM(pretrained=str(home / "llama"), device="cpu", dtype="float32", batch_size=3, add_bos_token=bos)
+  return HFLM(
+    pretrained=str(home / "llama"), device="cpu", dtype="float32", batch_size=3, add_bos_token=bos
+  )
 
 
 def pairs():
@@ -61,7 +69,9 @@ def test_a_llamas_likelihoods_are_those_of_the_harness(llama, theirs):
   requests = [request for request in pairs() if request.args[0]]
   found = llama.loglikelihood(requests)
   expected = theirs.loglikelihood([instance(request) for request in requests], disable_tqdm=True)
-  np.testing.assert_allclose([score for score, _ in found], [score for score, _ in expected], rtol=1e-4)
+  np.testing.assert_allclose(
+    [score for score, _ in found], [score for score, _ in expected], rtol=1e-4
+  )
   assert [greedy for _, greedy in found] == [bool(greedy) for _, greedy in expected]
 
 
@@ -73,7 +83,9 @@ def instance(request, kind="loglikelihood"):
 
 def test_a_t5s_likelihoods_are_those_of_transformers(t5, home):
   tokenizer = pretrained_tokenizers.load(home / "t5")
-  model = transformers.T5ForConditionalGeneration.from_pretrained(home / "t5", dtype=torch.float32).eval()
+  model = transformers.T5ForConditionalGeneration.from_pretrained(
+    home / "t5", dtype=torch.float32
+  ).eval()
   for request, (score, greedy) in zip(pairs(), t5.loglikelihood(pairs())):
     context, continuation = request.args
     inputs = tokenizer.encode(f"{context.strip()} <extra_id_0>".strip()) + [tokenizer.eos]
@@ -88,11 +100,13 @@ def test_a_t5s_likelihoods_are_those_of_transformers(t5, home):
 def test_what_a_model_generates_is_greedy(llama, t5):
   """A continuation that greedy decoding gives, asked back, is greedy; with another word after it, it is not."""
   for model, context in ((llama, CONTEXTS[0]), (t5, "where was Ada Byron born ?")):
-    said, = model.generate_until(ask((context, {"until": [], "max_gen_toks": 4})))
+    (said,) = model.generate_until(ask((context, {"until": [], "max_gen_toks": 4})))
     assert said.strip()
     inputs, after = language_model.encode_pair(model.asked.tokenizer, context, f" {said.strip()}")
-    answered = model.loglikelihood(ask((context, f" {said.strip()}"), (context, f" {said.strip()} Tokyo Tokyo")))
-    decoded = model.asked.tokenizer.decode(after[0 if model.decoder_only else 1:]).strip()
+    answered = model.loglikelihood(
+      ask((context, f" {said.strip()}"), (context, f" {said.strip()} Tokyo Tokyo"))
+    )
+    decoded = model.asked.tokenizer.decode(after[0 if model.decoder_only else 1 :]).strip()
     assert decoded == said.strip() and not answered[1][1]
 
 
@@ -115,32 +129,42 @@ def test_generated_texts_are_those_of_the_harness_and_end_at_until(llama, theirs
   arguments = {"max_gen_toks": 12, "do_sample": False}
   free = llama.generate_until(ask(*((context, {"until": [], **arguments}) for context in CONTEXTS)))
   letters = [text[len(text) // 2] for text in free]
-  requests = ask(*((context, {"until": [letter], **arguments}) for context, letter in zip(CONTEXTS, letters)))
+  requests = ask(
+    *((context, {"until": [letter], **arguments}) for context, letter in zip(CONTEXTS, letters))
+  )
   found = llama.generate_until(requests)
   assert found == [text.split(letter)[0] for text, letter in zip(free, letters)] and found != free
   asked = [request for request in requests if request.args[0]]
-  expected = theirs.generate_until([instance(request, "generate_until") for request in asked], disable_tqdm=True)
+  expected = theirs.generate_until(
+    [instance(request, "generate_until") for request in asked], disable_tqdm=True
+  )
   assert [text for text, request in zip(found, requests) if request.args[0]] == expected
 
 
 def test_sampling_goes_by_seed_and_differs_between_repeats(llama, home):
-  requests = ask(*[(CONTEXTS[0], {"until": ["\n"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 8})] * 5)
+  requests = ask(
+    *[(CONTEXTS[0], {"until": ["\n"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 8})]
+    * 5
+  )
   found = llama.generate_until(requests)
   assert len(set(found)) > 1 and found == llama.generate_until(requests)
-  assert found != language_model.FactshockLM(str(home / "llama"), batch_size=4, seed=1).generate_until(requests)
+  assert found != language_model.FactshockLM(
+    str(home / "llama"), batch_size=4, seed=1
+  ).generate_until(requests)
 
 
 def test_a_context_that_is_too_long_loses_its_first_tokens(llama, theirs, capsys):
   long = " ".join(LINES * 12)
-  (score, _), = llama.loglikelihood(ask((long, " London")))
+  ((score, _),) = llama.loglikelihood(ask((long, " London")))
   assert "1 of 1 contexts are longer than the model reads" in capsys.readouterr().out
   tokenizer = llama.asked.tokenizer
   inputs, after = language_model.encode_pair(tokenizer, long, " London")
-  kept = [tokenizer.bos, *inputs[-(64 - len(after) - 1):]]
+  kept = [tokenizer.bos, *inputs[-(64 - len(after) - 1) :]]
   from factshock.answering import likelihoods
+
   expected = likelihoods.score(*llama.asked[:3], [(kept, after)])[0][0]
   assert score == pytest.approx(expected, rel=1e-5)
-  said, = llama.generate_until(ask((long, {"until": ["\n"], "max_gen_toks": 8})))
+  (said,) = llama.generate_until(ask((long, {"until": ["\n"], "max_gen_toks": 8})))
   assert isinstance(said, str)
 
 
@@ -152,7 +176,9 @@ def test_requests_and_models_that_cannot_be(llama, t5, home):
   with pytest.raises(UserError, match="<extra_id_0> at most once"):
     t5.loglikelihood(ask(("<extra_id_0> is <extra_id_0>", " x")))
   with pytest.raises(UserError, match="got top_p"):
-    llama.generate_until(ask(("Q:", {"until": [], "do_sample": True, "temperature": .5, "top_p": .9})))
+    llama.generate_until(
+      ask(("Q:", {"until": [], "do_sample": True, "temperature": 0.5, "top_p": 0.9}))
+    )
   with pytest.raises(UserError, match="lower max_gen_toks"):
     llama.generate_until(ask(("Q:", {"until": [], "max_gen_toks": 64})))
   with pytest.raises(UserError, match="expected checkpoint=PATH"):

@@ -22,18 +22,28 @@ from factshock.predictions import accuracy, reading
 from factshock.runtime.errors import UserError
 
 LIMIT = 6
-FILES = {"popqa": "popqa/popqa_with_popularity_union.jsonl.gz", "entityquestions": "entityquestions/test.jsonl.gz",
-         "trex": "trex"}
+FILES = {
+  "popqa": "popqa/popqa_with_popularity_union.jsonl.gz",
+  "entityquestions": "entityquestions/test.jsonl.gz",
+  "trex": "trex",
+}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
   folder = tmp_path_factory.mktemp("tasks")
-  tiny_folders.make(folder, ["Q: Who was the composer of Easy Living?", "A: London is located in the country"])
-  rows = [{"sub_label": "Ann", "obj_label": "Oslo", "masked_sentences": ["Ann was born in [MASK] ."]},
-          {"sub_label": "Bo", "obj_label": "Rome",
-           "masked_sentences": ["[MASK] and [MASK]", "[MASK] is where Bo lives ."]},
-          {"sub_label": "Cy", "obj_label": "Bern", "masked_sentences": ["nothing"]}]
+  tiny_folders.make(
+    folder, ["Q: Who was the composer of Easy Living?", "A: London is located in the country"]
+  )
+  rows = [
+    {"sub_label": "Ann", "obj_label": "Oslo", "masked_sentences": ["Ann was born in [MASK] ."]},
+    {
+      "sub_label": "Bo",
+      "obj_label": "Rome",
+      "masked_sentences": ["[MASK] and [MASK]", "[MASK] is where Bo lives ."],
+    },
+    {"sub_label": "Cy", "obj_label": "Bern", "masked_sentences": ["nothing"]},
+  ]
   os.makedirs(folder / "lama")
   (folder / "lama" / "place.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   return folder
@@ -48,12 +58,26 @@ def ours_alone(monkeypatch):
 
 def run(model, tasks, output, *more, limit=LIMIT):
   """The aggregated results and the samples files of a run by the door, on the first documents."""
-  code = evaluate.main(["--model_args", f"checkpoint={model}", "--tasks", tasks, "--limit", str(limit),
-                        "--output_path", str(output), "--log_samples", *more])
+  code = evaluate.main(
+    [
+      "--model_args",
+      f"checkpoint={model}",
+      "--tasks",
+      tasks,
+      "--limit",
+      str(limit),
+      "--output_path",
+      str(output),
+      "--log_samples",
+      *more,
+    ]
+  )
   assert code == 0
-  results, = glob.glob(f"{output}/**/results_*.json", recursive=True)
-  samples = {os.path.basename(path).removeprefix("samples_").rpartition("_")[0]: path
-             for path in glob.glob(f"{output}/**/samples_*.jsonl", recursive=True)}
+  (results,) = glob.glob(f"{output}/**/results_*.json", recursive=True)
+  samples = {
+    os.path.basename(path).removeprefix("samples_").rpartition("_")[0]: path
+    for path in glob.glob(f"{output}/**/samples_*.jsonl", recursive=True)
+  }
   return json.loads(open(results).read())["results"], samples
 
 
@@ -72,7 +96,9 @@ def write(path, rows):
 
 
 @pytest.mark.parametrize("family, suffix", [("llama", ""), ("t5", "_t5")])
-def test_generated_answers_score_in_the_harness_as_in_diagnose(home, data_dir, tmp_path, family, suffix):
+def test_generated_answers_score_in_the_harness_as_in_diagnose(
+  home, data_dir, tmp_path, family, suffix
+):
   """Random models are always wrong: some of what they said is therefore made right, and they are asked again."""
   tasks = {"popqa": f"popqa{suffix}", "entityquestions": f"entityquestions{suffix}"}
   raw = {name: raw_rows(data_dir / FILES[name])[:LIMIT] for name in tasks}
@@ -80,21 +106,29 @@ def test_generated_answers_score_in_the_harness_as_in_diagnose(home, data_dir, t
     for data, rows in raw.items():
       write(tmp_path / f"{data}.jsonl", rows)
     given = ",".join(f"{data}={tmp_path / data}.jsonl" for data in tasks)
-    results, samples = run(home / family, ",".join(tasks.values()), tmp_path / name, "--metadata", given)
+    results, samples = run(
+      home / family, ",".join(tasks.values()), tmp_path / name, "--metadata", given
+    )
     assert set(samples) == set(tasks.values())
     found = {data: reading.read(samples[task]) for data, task in tasks.items()}
     for data, rows in raw.items():
       said = [found[data].strings[code] for code in found[data].prediction]
       for row, text in list(zip(rows, said, strict=True))[number::2]:
         column = "possible_answers" if data == "popqa" else "a"
-        row[column] = [*(json.loads(row[column]) if isinstance(row[column], str) else row[column]), text, f"{text[:4]}"]
+        row[column] = [
+          *(json.loads(row[column]) if isinstance(row[column], str) else row[column]),
+          text,
+          f"{text[:4]}",
+        ]
   for data, task in tasks.items():
     exact, contains, _ = accuracy.scores(found[data]).mean(axis=0)
     assert 0 < exact < 1 and exact <= contains < 1
     assert results[task]["exact_match,none"] == pytest.approx(exact)
     assert results[task]["contains,none"] == pytest.approx(contains)
   facts = sources.read_facts(f"popqa:{tmp_path / 'popqa.jsonl'}")
-  assert [found["popqa"].strings[code] for code in found["popqa"].subject] == [fact["subject"] for fact in facts]
+  assert [found["popqa"].strings[code] for code in found["popqa"].subject] == [
+    fact["subject"] for fact in facts
+  ]
   assert found["popqa"].popularity.tolist() == [fact["popularity"] for fact in facts]
 
 
@@ -105,9 +139,17 @@ def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, ta
   source = f"popqa:{data_dir / FILES['popqa']}"
   facts = sources.read_facts(source)[:LIMIT]
   from factshock.facts import schema
+
   schema.write_facts(tmp_path / "facts.jsonl", facts)
-  rows = asking.ask(None, str(home / family), str(tmp_path / "facts.jsonl"), str(tmp_path / "own.jsonl"),
-                    mode="generate", relations=source, max_tokens=16)
+  rows = asking.ask(
+    None,
+    str(home / family),
+    str(tmp_path / "facts.jsonl"),
+    str(tmp_path / "own.jsonl"),
+    mode="generate",
+    relations=source,
+    max_tokens=16,
+  )
   found = reading.read(samples[task])
   assert [found.strings[code] for code in found.prediction] == [row["prediction"] for row in rows]
 
@@ -119,8 +161,9 @@ def test_ranked_answers_score_in_the_harness_as_in_diagnose(home, data_dir, tmp_
   rows = [row for row in raw_rows(data_dir / "trex" / "test.jsonl.gz") if row["relation"] == "P19"]
   for name in ("first", "second"):
     write(tmp_path / "test.jsonl", rows)
-    results, samples = run(home / family, task, tmp_path / name, "--metadata", f"trex={tmp_path / 'test.jsonl'}",
-                           limit=3)
+    results, samples = run(
+      home / family, task, tmp_path / name, "--metadata", f"trex={tmp_path / 'test.jsonl'}", limit=3
+    )
     found = reading.read(samples[task])
     assert found.listed > 100 and (found.rank > 0).all() and np.isfinite(found.score).all()
     rows[0] = {**rows[0], "obj_label": found.strings[found.prediction[0]]}
@@ -131,7 +174,9 @@ def test_ranked_answers_score_in_the_harness_as_in_diagnose(home, data_dir, tmp_
 
 def test_lama_asks_up_to_the_mask_or_around_it(home, tmp_path, capsys):
   for family, task, count in (("llama", "lama", 1), ("t5", "lama_t5", 2)):
-    results, samples = run(home / family, task, tmp_path / family, "--metadata", f"lama={home / 'lama'}")
+    results, samples = run(
+      home / family, task, tmp_path / family, "--metadata", f"lama={home / 'lama'}"
+    )
     rows = [json.loads(line) for line in open(samples[task])]
     assert len(rows) == count and rows[0]["doc"]["relation"] == "place"
     assert 0 <= results[task]["precision_at_1,none"] <= 1
@@ -142,7 +187,9 @@ def test_lama_asks_up_to_the_mask_or_around_it(home, tmp_path, capsys):
 
 
 def test_shots_are_other_documents(home, data_dir, tmp_path):
-  _, samples = run(home / "t5", "popqa_t5", tmp_path, "--num_fewshot", "2", *metadata(data_dir, "popqa"))
+  _, samples = run(
+    home / "t5", "popqa_t5", tmp_path, "--num_fewshot", "2", *metadata(data_dir, "popqa")
+  )
   for line in open(samples["popqa_t5"]):
     row = json.loads(line)
     text = row["arguments"]["gen_args_0"]["arg_0"]
@@ -153,18 +200,30 @@ def test_shots_are_other_documents(home, data_dir, tmp_path):
 def test_what_counts_as_right():
   doc = {"object": "New York", "aliases": ["the big apple"]}
   scores = lambda text: tuple(documents.generated(doc, [text]).values())
-  assert scores("New York") == (1, 1, 1) and scores("it is The Big Apple.") == (0, 1, 0) and scores("Rome") == (0, 0, 0)
-  assert scores("in new york, I think") == (0, 1, 1)  # Mallen et al. take the lower-cased answer too
+  assert (
+    scores("New York") == (1, 1, 1)
+    and scores("it is The Big Apple.") == (0, 1, 0)
+    and scores("Rome") == (0, 0, 0)
+  )
+  assert scores("in new york, I think") == (
+    0,
+    1,
+    1,
+  )  # Mallen et al. take the lower-cased answer too
   assert documents.first_word({"object": "Oslo"}, [" oslo, Norway"]) == {"precision_at_1": 1.0}
   assert documents.first_word({"object": "Oslo"}, [""]) == {"precision_at_1": 0.0}
 
 
 def test_data_that_cannot_be(home, tmp_path, capsys):
   (tmp_path / "other.jsonl").write_text('{"sub_label": "Ann"}\n')
-  for task, given, words in (("trex", [], "say --metadata trex=PATH"),
-                             ("lama", ["--metadata", f"lama={tmp_path / 'other.jsonl'}"], "expected a row of LAMA"),
-                             ("popqa", ["--metadata", f"popqa={tmp_path / 'absent.jsonl'}"], "absent.jsonl")):
-    assert evaluate.main(["--model_args", f"checkpoint={home / 'llama'}", "--tasks", task, *given]) == 2
+  for task, given, words in (
+    ("trex", [], "say --metadata trex=PATH"),
+    ("lama", ["--metadata", f"lama={tmp_path / 'other.jsonl'}"], "expected a row of LAMA"),
+    ("popqa", ["--metadata", f"popqa={tmp_path / 'absent.jsonl'}"], "absent.jsonl"),
+  ):
+    assert (
+      evaluate.main(["--model_args", f"checkpoint={home / 'llama'}", "--tasks", task, *given]) == 2
+    )
     assert words in capsys.readouterr().err
   with pytest.raises(UserError, match="expected at least one document"):
     documents._dataset([])
@@ -179,5 +238,8 @@ def test_the_door_fills_in_what_is_left_out():
 
 @pytest.mark.slow
 def test_the_harness_has_no_task_of_these_names():
-  theirs, ours = lm_eval_tasks.TaskManager.func(), lm_eval_tasks.TaskManager(include_path=evaluate.TASKS)
+  theirs, ours = (
+    lm_eval_tasks.TaskManager.func(),
+    lm_eval_tasks.TaskManager(include_path=evaluate.TASKS),
+  )
   assert len(ours.all_tasks) == 8 and not set(ours.all_tasks) & set(theirs.all_tasks)

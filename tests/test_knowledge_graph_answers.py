@@ -16,13 +16,39 @@ def write(path, *rows):
 
 
 def row(subject="ada", relation="born_in", **rest):
-  return {"subject": subject, "relation": relation, "object": "London", "prediction": "Rome", "score": -1.0, **rest}
+  return {
+    "subject": subject,
+    "relation": relation,
+    "object": "London",
+    "prediction": "Rome",
+    "score": -1.0,
+    **rest,
+  }
 
 
 def test_names_of_one_answer_are_one_candidate(tmp_path):
-  names = answers.names_of([{"relation": "born_in", "object": "New York City", "aliases": ["NYC", "New York"], "object_id": "Q60"},
-                            {"relation": "born_in", "object": "Paris"}])
-  path = write(tmp_path / "p.jsonl", row(candidates=[["Paris", np.log(.4)], ["nyc", np.log(.3)], ["the New York", np.log(.2)], ["", np.log(.1)]]))
+  names = answers.names_of(
+    [
+      {
+        "relation": "born_in",
+        "object": "New York City",
+        "aliases": ["NYC", "New York"],
+        "object_id": "Q60",
+      },
+      {"relation": "born_in", "object": "Paris"},
+    ]
+  )
+  path = write(
+    tmp_path / "p.jsonl",
+    row(
+      candidates=[
+        ["Paris", np.log(0.4)],
+        ["nyc", np.log(0.3)],
+        ["the New York", np.log(0.2)],
+        ["", np.log(0.1)],
+      ]
+    ),
+  )
   found = answers.read(path, names)
   assert found.texts == ["New York City", "Paris"] and found.rank_N.tolist() == [1, 2]
   np.testing.assert_allclose(np.exp(found.score_N), [5 / 9, 4 / 9])
@@ -30,16 +56,25 @@ def test_names_of_one_answer_are_one_candidate(tmp_path):
 
 
 def test_a_name_of_two_answers_is_nobodys():
-  names = answers.names_of([{"relation": "r", "object": "Georgia (country)", "aliases": ["Georgia"]},
-                            {"relation": "r", "object": "Georgia (state)", "aliases": ["Georgia"]},
-                            {"relation": "s", "object": "Georgia"}])
+  names = answers.names_of(
+    [
+      {"relation": "r", "object": "Georgia (country)", "aliases": ["Georgia"]},
+      {"relation": "r", "object": "Georgia (state)", "aliases": ["Georgia"]},
+      {"relation": "s", "object": "Georgia"},
+    ]
+  )
   assert ("r", "georgia") not in names.labels and names.labels["s", "georgia"] == "Georgia"
   assert names.labels["r", "georgia country"] == "Georgia (country)"
 
 
 def test_rows_of_one_query_are_its_right_answers(tmp_path):
-  listed = {"candidates": [["Rome", -.5], ["Oslo", -1.5], ["Bonn", -2.5]]}
-  path = write(tmp_path / "p.jsonl", row(object="Oslo", **listed), row(subject="bob", object=None), row(object="Rome", aliases=["Roma"], **listed))
+  listed = {"candidates": [["Rome", -0.5], ["Oslo", -1.5], ["Bonn", -2.5]]}
+  path = write(
+    tmp_path / "p.jsonl",
+    row(object="Oslo", **listed),
+    row(subject="bob", object=None),
+    row(object="Rome", aliases=["Roma"], **listed),
+  )
   found = answers.read(path, labelled=True)
   assert found.subjects == ["ada", "bob"] and found.query_N.tolist() == [0, 0, 0, 1]
   assert found.golds == [[("oslo",), ("rome", "roma")], []]
@@ -47,40 +82,62 @@ def test_rows_of_one_query_are_its_right_answers(tmp_path):
 
 
 def test_two_names_of_one_right_answer_count_once(tmp_path):
-  path = write(tmp_path / "p.jsonl", row(object="Rome", aliases=["Roma"], candidates=[["Rome", -.5], ["Roma", -1.5]]))
+  path = write(
+    tmp_path / "p.jsonl",
+    row(object="Rome", aliases=["Roma"], candidates=[["Rome", -0.5], ["Roma", -1.5]]),
+  )
   found = answers.read(path, labelled=True)
   assert answers.right(found).tolist() == [True, False]
 
 
 def test_generated_answers_keep_their_log_probability(tmp_path):
-  found = answers.read(write(tmp_path / "p.jsonl", row(score=-2.5), row(subject="bob", prediction="", score=-1.0)))
+  found = answers.read(
+    write(tmp_path / "p.jsonl", row(score=-2.5), row(subject="bob", prediction="", score=-1.0))
+  )
   assert found.texts == ["Rome"] and found.score_N.tolist() == [-2.5] and len(found.subjects) == 2
 
 
 def test_rounding_of_another_batch_is_the_same_answer(tmp_path):
   pairs = [["Rome", -1.0], ["Oslo", -1.0001]]
-  path = write(tmp_path / "p.jsonl", row(candidates=pairs), row(object="Rome", candidates=[["Oslo", -1.0], ["Rome", -1.0002]]))
+  path = write(
+    tmp_path / "p.jsonl",
+    row(candidates=pairs),
+    row(object="Rome", candidates=[["Oslo", -1.0], ["Rome", -1.0002]]),
+  )
   assert answers.read(path, labelled=True).golds == [[("london",), ("rome",)]]
 
 
 def test_taking_queries(tmp_path):
-  rows = [row(subject=name, candidates=[[f"{name}1", -.5], [f"{name}2", -1.5]]) for name in "abcd"]
-  found = answers.take(answers.read(write(tmp_path / "p.jsonl", *rows), labelled=True), np.array([False, True, False, True]))
-  assert found.subjects == ["b", "d"] and found.texts == ["b1", "b2", "d1", "d2"] and found.query_N.tolist() == [0, 0, 1, 1]
+  rows = [row(subject=name, candidates=[[f"{name}1", -0.5], [f"{name}2", -1.5]]) for name in "abcd"]
+  found = answers.take(
+    answers.read(write(tmp_path / "p.jsonl", *rows), labelled=True),
+    np.array([False, True, False, True]),
+  )
+  assert (
+    found.subjects == ["b", "d"]
+    and found.texts == ["b1", "b2", "d1", "d2"]
+    and found.query_N.tolist() == [0, 0, 1, 1]
+  )
 
 
-@pytest.mark.parametrize("rows, message", [
+@pytest.mark.parametrize(
+  "rows, message",
+  [
     ([row(), row(subject="bob", score=None)], "in 1 of 2"),
-    ([row(score=.3)], "expected log-probabilities, at most 0"),
+    ([row(score=0.3)], "expected log-probabilities, at most 0"),
     ([row(score=float("nan"))], "p.jsonl:1: expected"),
     ([row(), row(prediction="Oslo", score=-1.5)], "p.jsonl:2: expected one answer to a query"),
     ([row(subject="")], "non-empty text in `subject`"),
     ([row(candidates=["Rome"])], r"expected candidates as \[text, log-probability\]"),
     ([row(prediction=7)], "expected a text in `prediction`"),
-    ([{"subject": "a", "relation": "r", "prediction": "x", "score": -1}], "expected `object`, the right answer"),
+    (
+      [{"subject": "a", "relation": "r", "prediction": "x", "score": -1}],
+      "expected `object`, the right answer",
+    ),
     ([row(object=["x"])], "expected a text in `object`"),
     ([], "got no rows"),
-])
+  ],
+)
 def test_bad_rows(tmp_path, rows, message):
   with pytest.raises(UserError, match=message):
     answers.read(write(tmp_path / "p.jsonl", *rows), labelled=True)

@@ -18,16 +18,18 @@ def simulated(rng, count, relations=1, shift=0.0, slope=1.0):
 def best_increasing(y, weight):
   """Isotonic least squares by the min-max formula, O(n^3)."""
   n = len(y)
-  mean = lambda i, j: np.average(y[i:j + 1], weights=weight[i:j + 1])
-  return np.array([max(min(mean(i, j) for j in range(k, n)) for i in range(k + 1)) for k in range(n)])
+  mean = lambda i, j: np.average(y[i : j + 1], weights=weight[i : j + 1])
+  return np.array(
+    [max(min(mean(i, j) for j in range(k, n)) for i in range(k + 1)) for k in range(n)]
+  )
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(.1, 5)), min_size=1, max_size=12))
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 5)), min_size=1, max_size=12))
 def test_isotonic_is_least_squares(pairs):
   y, weight = map(np.array, zip(*pairs))
   curve = calibration._isotonic(np.arange(len(y), dtype=float), y, weight)
-  edge = .5 / (weight.sum() + 1)
+  edge = 0.5 / (weight.sum() + 1)
   found = np.interp(np.arange(len(y)), curve.x, curve.y)
   np.testing.assert_allclose(found, np.clip(best_increasing(y, weight), edge, 1 - edge), atol=1e-9)
 
@@ -35,7 +37,7 @@ def test_isotonic_is_least_squares(pairs):
 def test_platt_is_the_greatest_likelihood():
   from scipy import optimize
 
-  score, right, _ = simulated(np.random.default_rng(0), 400, shift=-.7, slope=.6)
+  score, right, _ = simulated(np.random.default_rng(0), 400, shift=-0.7, slope=0.6)
   x = calibration.logits(score)
   curve = calibration._platt(x, right.astype(float), np.ones(len(x)))
   ends = np.array([x.min(), x.max()])
@@ -43,14 +45,14 @@ def test_platt_is_the_greatest_likelihood():
   def loss(ab):
     z = ab[0] * x + ab[1]
     at_ends = ab[0] * ends + ab[1]
-    return np.sum(np.logaddexp(0, z) - right * z) + np.sum(np.logaddexp(0, at_ends) - .5 * at_ends)
+    return np.sum(np.logaddexp(0, z) - right * z) + np.sum(np.logaddexp(0, at_ends) - 0.5 * at_ends)
 
   best = optimize.minimize(loss, [1.0, 0.0]).x
   np.testing.assert_allclose([curve.x[0], curve.y[0]], best, atol=1e-3)
 
 
 def test_logits_are_of_probabilities():
-  p = np.array([.1, .5, .999])
+  p = np.array([0.1, 0.5, 0.999])
   np.testing.assert_allclose(calibration.logits(np.log(p)), np.log(p / (1 - p)), rtol=1e-9)
   assert np.isfinite(calibration.logits([0.0, -1e9])).all()
 
@@ -73,10 +75,12 @@ def test_answers_that_a_threshold_tells_apart_have_a_curve_off_0_and_1():
 
 def test_scores_that_tell_nothing_give_the_share_that_is_right():
   rng = np.random.default_rng(2)
-  score, right = -rng.random(2000), rng.random(2000) < .3
-  found, apart = calibration.fit(score, right, np.zeros(2000, int), calibration.folds(np.arange(2000)))
-  np.testing.assert_allclose(apart.mean(), .3, atol=.03)
-  assert apart.std() < .08
+  score, right = -rng.random(2000), rng.random(2000) < 0.3
+  found, apart = calibration.fit(
+    score, right, np.zeros(2000, int), calibration.folds(np.arange(2000))
+  )
+  np.testing.assert_allclose(apart.mean(), 0.3, atol=0.03)
+  assert apart.std() < 0.08
   opposite = calibration._platt(np.arange(10.0), (np.arange(10) < 5).astype(float), np.ones(10))
   np.testing.assert_allclose([opposite.x[0], opposite.y[0]], [0, 0], atol=1e-9)
 
@@ -84,25 +88,25 @@ def test_scores_that_tell_nothing_give_the_share_that_is_right():
 def test_confidence_holds_for_relations_that_differ():
   rng = np.random.default_rng(3)
   score, right, relation = simulated(rng, 20000, relations=2)
-  harder = rng.random(20000) < .5
+  harder = rng.random(20000) < 0.5
   right = np.where(relation == 1, right & harder, right)
   found, apart = calibration.fit(score, right, relation, calibration.folds(np.arange(20000)))
   for number in range(2):
     own = relation == number
-    np.testing.assert_allclose(apart[own].mean(), right[own].mean(), atol=.02)
-    sure = own & (apart > .4)
-    np.testing.assert_allclose(apart[sure].mean(), right[sure].mean(), atol=.03)
+    np.testing.assert_allclose(apart[own].mean(), right[own].mean(), atol=0.02)
+    sure = own & (apart > 0.4)
+    np.testing.assert_allclose(apart[sure].mean(), right[sure].mean(), atol=0.03)
 
 
 def test_a_relation_with_few_answers_is_near_the_pooled_curve():
   score, right, relation = simulated(np.random.default_rng(4), 1000)
   relation[:2], right[:2] = 1, False
-  score[:2] = np.log(.9)
+  score[:2] = np.log(0.9)
   found = calibration._fit(calibration.logits(score), right.astype(float), relation, "platt", 100.0)
-  own, pooled = (calibration.confidence(found, [np.log(.9)], [number])[0] for number in (1, 7))
-  assert pooled - .05 < own < pooled
+  own, pooled = (calibration.confidence(found, [np.log(0.9)], [number])[0] for number in (1, 7))
+  assert pooled - 0.05 < own < pooled
   alone = calibration._fit(calibration.logits(score), right.astype(float), relation, "platt", 1e-3)
-  assert calibration.confidence(alone, [np.log(.9)], [1])[0] < .5
+  assert calibration.confidence(alone, [np.log(0.9)], [1])[0] < 0.5
 
 
 def test_confidences_are_of_curves_that_have_not_seen_the_fold():
@@ -110,9 +114,17 @@ def test_confidences_are_of_curves_that_have_not_seen_the_fold():
   score, right, relation = simulated(np.random.default_rng(5), 200)
   fold = calibration.folds(np.arange(200))
   for method in calibration.METHODS:
-    pick = lambda labels: calibration._apply(calibration._fit(
-        calibration.logits(score)[fold != 0], labels[fold != 0].astype(float), relation[fold != 0], method, 10.0),
-        calibration.logits(score)[fold == 0], relation[fold == 0])
+    pick = lambda labels: calibration._apply(
+      calibration._fit(
+        calibration.logits(score)[fold != 0],
+        labels[fold != 0].astype(float),
+        relation[fold != 0],
+        method,
+        10.0,
+      ),
+      calibration.logits(score)[fold == 0],
+      relation[fold == 0],
+    )
     np.testing.assert_array_equal(pick(right), pick(np.where(fold == 0, ~right, right)))
   flipped = calibration.fit(score, np.where(fold == 0, ~right, right), relation, fold, "platt")
   plain = calibration.fit(score, right, relation, fold, "platt")
@@ -124,7 +136,9 @@ def test_confidences_are_of_curves_that_have_not_seen_the_fold():
 def test_folds_are_of_subjects_and_even():
   names = [f"s{i % 50}" for i in range(500)]
   fold = calibration.folds(names)
-  assert all(len(set(fold[[j for j in range(500) if names[j] == name]])) == 1 for name in set(names))
+  assert all(
+    len(set(fold[[j for j in range(500) if names[j] == name]])) == 1 for name in set(names)
+  )
   assert np.bincount(fold[:50]).tolist() == [10] * 5
   shuffled = np.random.default_rng(0).permutation(500)
   np.testing.assert_array_equal(calibration.folds([names[i] for i in shuffled]), fold[shuffled])
@@ -140,7 +154,7 @@ def test_curves_are_fitted_to_plain_answers_alone():
 
 
 def test_one_subject_alone_can_be_fitted():
-  found, apart = calibration.fit([-.1, -2.0], [True, False], [0, 0], calibration.folds(["a", "a"]))
+  found, apart = calibration.fit([-0.1, -2.0], [True, False], [0, 0], calibration.folds(["a", "a"]))
   assert np.isfinite(apart).all() and found.units == {0: 2}
   with pytest.raises(ValueError, match="got none"):
     calibration.fit([], [], [], [])

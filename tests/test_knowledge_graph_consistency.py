@@ -11,9 +11,15 @@ from factshock.knowledge_graph.consistency import Triple
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
-RULES = {"born_in": {"type": "N-1", "object_type": "city"}, "capital_of": {"type": "1-1", "inverse": "capital"},
-         "capital": {"type": "1-1"}, "married_to": {"type": "1-1", "symmetric": True}, "speaks": {"type": "N-M"},
-         "parent": {"type": "N-M", "inverse": "child"}, "child": {"type": "N-M"}}
+RULES = {
+  "born_in": {"type": "N-1", "object_type": "city"},
+  "capital_of": {"type": "1-1", "inverse": "capital"},
+  "capital": {"type": "1-1"},
+  "married_to": {"type": "1-1", "symmetric": True},
+  "speaks": {"type": "N-M"},
+  "parent": {"type": "N-M", "inverse": "child"},
+  "child": {"type": "N-M"},
+}
 
 
 def resolve(*triples, types=None, asked=()):
@@ -26,42 +32,65 @@ def said(triples):
 
 
 def test_a_functional_relation_has_one_object():
-  kept, _, conflicts = resolve(("ada", "born_in", "rome", .6), ("ada", "born_in", "oslo", .9), ("ada", "speaks", "x", .5), ("ada", "speaks", "y", .5))
+  kept, _, conflicts = resolve(
+    ("ada", "born_in", "rome", 0.6),
+    ("ada", "born_in", "oslo", 0.9),
+    ("ada", "speaks", "x", 0.5),
+    ("ada", "speaks", "y", 0.5),
+  )
   assert said(kept) == [("ada", "born_in", "oslo"), ("ada", "speaks", "x"), ("ada", "speaks", "y")]
-  assert [(one.kind, one.dropped.object, one.kept.object) for one in conflicts] == [("functional", "rome", "oslo")]
+  assert [(one.kind, one.dropped.object, one.kept.object) for one in conflicts] == [
+    ("functional", "rome", "oslo")
+  ]
 
 
 def test_one_object_of_a_one_to_one_relation_has_one_subject():
-  kept, _, conflicts = resolve(("oslo", "capital_of", "norway", .9), ("bergen", "capital_of", "norway", .7))
+  kept, _, conflicts = resolve(
+    ("oslo", "capital_of", "norway", 0.9), ("bergen", "capital_of", "norway", 0.7)
+  )
   assert said(kept) == [("oslo", "capital_of", "norway")] and conflicts[0].kind == "functional"
 
 
 def test_inverse_relations_agree():
-  kept, _, conflicts = resolve(("oslo", "capital_of", "norway", .6), ("norway", "capital", "bergen", .8))
+  kept, _, conflicts = resolve(
+    ("oslo", "capital_of", "norway", 0.6), ("norway", "capital", "bergen", 0.8)
+  )
   assert said(kept) == [("norway", "capital", "bergen")]
   assert (conflicts[0].kind, conflicts[0].kept.object) == ("inverse", "bergen")
-  kept, _, conflicts = resolve(("oslo", "capital_of", "norway", .6), ("Norway", "capital", "Oslo", .8))
+  kept, _, conflicts = resolve(
+    ("oslo", "capital_of", "norway", 0.6), ("Norway", "capital", "Oslo", 0.8)
+  )
   assert len(kept) == 2 and not conflicts
 
 
 def test_symmetric_relations_agree():
-  kept, _, conflicts = resolve(("a", "married_to", "b", .9), ("b", "married_to", "c", .5), ("c", "married_to", "d", .4))
+  kept, _, conflicts = resolve(
+    ("a", "married_to", "b", 0.9), ("b", "married_to", "c", 0.5), ("c", "married_to", "d", 0.4)
+  )
   assert said(kept) == [("a", "married_to", "b"), ("c", "married_to", "d")]
   assert conflicts[0].kind == "symmetric"
 
 
 def test_what_was_asked_and_follows_is_implied():
-  _, implied, _ = resolve(("oslo", "capital_of", "norway", .9), asked=[("norway", "capital"), ("oslo", "capital_of")])
-  assert [tuple(one) for one in implied] == [("norway", "capital", "oslo", .9, None)]
-  _, implied, _ = resolve(("oslo", "capital_of", "norway", .9), asked=[("sweden", "capital")])
+  _, implied, _ = resolve(
+    ("oslo", "capital_of", "norway", 0.9), asked=[("norway", "capital"), ("oslo", "capital_of")]
+  )
+  assert [tuple(one) for one in implied] == [("norway", "capital", "oslo", 0.9, None)]
+  _, implied, _ = resolve(("oslo", "capital_of", "norway", 0.9), asked=[("sweden", "capital")])
   assert not implied
-  _, implied, _ = resolve(("a", "parent", "b", .9), ("b", "child", "c", .8), asked=[("b", "child"), ("c", "parent")])
+  _, implied, _ = resolve(
+    ("a", "parent", "b", 0.9), ("b", "child", "c", 0.8), asked=[("b", "child"), ("c", "parent")]
+  )
   assert said(implied) == [("b", "child", "a"), ("c", "parent", "b")]
 
 
 def test_types_fit_where_they_are_known():
-  kept, _, conflicts = resolve(("ada", "born_in", "tuesday", .9), ("bob", "born_in", "oslo", .5), ("cid", "born_in", "unknown", .5),
-                               types={"tuesday": {"day"}, "oslo": {"city", "port"}})
+  kept, _, conflicts = resolve(
+    ("ada", "born_in", "tuesday", 0.9),
+    ("bob", "born_in", "oslo", 0.5),
+    ("cid", "born_in", "unknown", 0.5),
+    types={"tuesday": {"day"}, "oslo": {"city", "port"}},
+  )
   assert said(kept) == [("bob", "born_in", "oslo"), ("cid", "born_in", "unknown")]
   assert conflicts[0].kind == "type" and conflicts[0].why == "tuesday is day, not city"
 
@@ -78,15 +107,29 @@ def contradictions(triples):
       stated.add((object, rule["inverse"], subject))
   for (a, r, b), (c, s, d) in itertools.combinations(sorted(stated), 2):
     kind = RULES[r]["type"]
-    if r == s and ((kind in ("1-1", "N-1") and a == c and b != d) or (kind == "1-1" and b == d and a != c)):
+    if r == s and (
+      (kind in ("1-1", "N-1") and a == c and b != d) or (kind == "1-1" and b == d and a != c)
+    ):
       yield (a, r, b), (c, s, d)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(sorted(RULES)), st.sampled_from("abcd"), st.floats(0, 1)), max_size=14,
-                unique_by=lambda one: one[:3]))
+@given(
+  st.lists(
+    st.tuples(
+      st.sampled_from("abcd"),
+      st.sampled_from(sorted(RULES)),
+      st.sampled_from("abcd"),
+      st.floats(0, 1),
+    ),
+    max_size=14,
+    unique_by=lambda one: one[:3],
+  )
+)
 def test_what_is_kept_never_contradicts_and_is_as_much_as_can_be(triples):
-  asked = {(subject, relation) for subject, relation, _, _ in triples} | {(object, relation) for _, relation, object, _ in triples}
+  asked = {(subject, relation) for subject, relation, _, _ in triples} | {
+    (object, relation) for _, relation, object, _ in triples
+  }
   kept, implied, conflicts = resolve(*triples, asked=asked)
   assert not list(contradictions(kept + implied))
   assert len(kept) + len(conflicts) == len(triples)
@@ -99,7 +142,9 @@ def test_rules_that_make_no_sense_are_refused():
   with pytest.raises(UserError, match="got 'nowhere'"):
     consistency.rules_of({"a": {"inverse": "nowhere"}})
   with pytest.raises(UserError, match="has the inverse 'b'"):
-    consistency.rules_of({"a": {"inverse": "b"}, "b": {}, "c": {"inverse": "b"}} | {"b": {"inverse": "b"}})
+    consistency.rules_of(
+      {"a": {"inverse": "b"}, "b": {}, "c": {"inverse": "b"}} | {"b": {"inverse": "b"}}
+    )
   with pytest.raises(UserError, match="true or false"):
     consistency.rules_of({"a": {"symmetric": "yes"}})
 

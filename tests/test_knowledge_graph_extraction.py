@@ -32,47 +32,54 @@ def world(seed, queries=600, relations=("r", "s"), listed=3, sharp=4.0, shocked=
     found.texts.extend(texts)
     found.rank_N.extend(range(1, listed + 1))
     found.score_N.extend(score.tolist())
-  return found._replace(query_N=np.array(found.query_N), rank_N=np.array(found.rank_N), score_N=np.array(found.score_N))
+  return found._replace(
+    query_N=np.array(found.query_N), rank_N=np.array(found.rank_N), score_N=np.array(found.score_N)
+  )
 
 
 def test_confidence_means_what_it_says():
   known, asked = world(0, 3000), world(1, 3000)
   judged = extraction.judge(extraction.fit(known, asked), asked)
   right = answers.right(asked)
-  for low, high in ((0, .2), (.2, .5), (.5, 1)):
+  for low, high in ((0, 0.2), (0.2, 0.5), (0.5, 1)):
     inside = (judged.confidence_N >= low) & (judged.confidence_N < high)
-    np.testing.assert_allclose(judged.confidence_N[inside].mean(), right[inside].mean(), atol=.04)
+    np.testing.assert_allclose(judged.confidence_N[inside].mean(), right[inside].mean(), atol=0.04)
 
 
 def test_the_promise_is_kept_and_one_answer_is_accepted():
   known, asked = world(0, 2000, sharp=8.0), world(1, 2000, sharp=8.0)
   fitted = extraction.fit(known, asked)
-  accepted = extraction.by_precision(extraction.judge(fitted, asked), extraction.threshold(fitted, known, asked, .8))
-  assert accepted.sum() > 200 and answers.right(asked)[accepted].mean() >= .8
+  accepted = extraction.by_precision(
+    extraction.judge(fitted, asked), extraction.threshold(fitted, known, asked, 0.8)
+  )
+  assert accepted.sum() > 200 and answers.right(asked)[accepted].mean() >= 0.8
   assert np.bincount(asked.query_N[accepted]).max() == 1 and fitted.several == set()
 
 
 def test_a_shocked_answer_is_flagged_and_lowered_and_others_are_not():
-  known, asked = world(0, 2000, shocked=.2), world(1, 2000, shocked=.2)
+  known, asked = world(0, 2000, shocked=0.2), world(1, 2000, shocked=0.2)
   fitted = extraction.fit(known, asked)
   judged, right = extraction.judge(fitted, asked), answers.right(asked)
   first = asked.rank_N == 1
   assert {answer for _, answer in fitted.flags} == {"baku"}
-  np.testing.assert_allclose(judged.confidence_N[judged.flagged_N & first].mean(), 0, atol=.06)
+  np.testing.assert_allclose(judged.confidence_N[judged.flagged_N & first].mean(), 0, atol=0.06)
   rest = ~judged.flagged_N & first
-  np.testing.assert_allclose(judged.confidence_N[rest].mean(), right[rest].mean(), atol=.04)
+  np.testing.assert_allclose(judged.confidence_N[rest].mean(), right[rest].mean(), atol=0.04)
   unguarded = extraction.judge(fitted._replace(lowering=shock_guard.NOT_LOWERED), asked)
-  assert unguarded.confidence_N[judged.flagged_N & first].mean() > .2
+  assert unguarded.confidence_N[judged.flagged_N & first].mean() > 0.2
 
 
 def test_queries_with_several_answers():
-  known, asked = world(0, 1500, sharp=8.0, several=True, listed=5), world(1, 1500, sharp=8.0, several=True, listed=5)
+  known, asked = (
+    world(0, 1500, sharp=8.0, several=True, listed=5),
+    world(1, 1500, sharp=8.0, several=True, listed=5),
+  )
   fitted = extraction.fit(known, asked)
   judged, right = extraction.judge(fitted, asked), answers.right(asked)
   assert fitted.several == {"r", "s"} and judged.chosen_N.all()
-  found = extraction.threshold(fitted, known, asked, .8)
+  found = extraction.threshold(fitted, known, asked, 0.8)
   accepted = extraction.by_precision(judged, found)
-  assert right[accepted].mean() >= .78 and accepted.sum() > 100
+  assert right[accepted].mean() >= 0.78 and accepted.sum() > 100
 
   def f1(accepted_N):
     total = []
@@ -100,31 +107,46 @@ def test_a_relation_without_calibration_is_pooled_and_one_alone_is_refused():
 
 def test_consistency_is_of_what_is_accepted():
   asked = world(1, 4, relations=("r",))
-  judged = extraction.Judged(np.linspace(.9, .1, 12), np.zeros(12, bool), np.ones(12, bool))
+  judged = extraction.Judged(np.linspace(0.9, 0.1, 12), np.zeros(12, bool), np.ones(12, bool))
   accepted = np.ones(12, bool)
-  kept, implied, conflicts = extraction.consistent(asked, judged, accepted, consistency.rules_of({"r": {"type": "N-1"}}), {})
-  assert np.bincount(asked.query_N[kept]).tolist() == [1] * 4 and len(conflicts) == 8 and not implied
+  kept, implied, conflicts = extraction.consistent(
+    asked, judged, accepted, consistency.rules_of({"r": {"type": "N-1"}}), {}
+  )
+  assert (
+    np.bincount(asked.query_N[kept]).tolist() == [1] * 4 and len(conflicts) == 8 and not implied
+  )
   assert extraction.consistent(asked, judged, accepted, {}, {})[0].all()
 
 
 def test_trials_keep_promises_and_say_where_nothing_was_accepted():
-  found = trials.run(world(3, 1200, sharp=8.0), .8, splits=4)
-  assert all(one.queries == 600 for one in found) and sum(trials.held(one, .8) for one in found) >= 3
-  said = trials.compare({"a": {0: found}}, .8)["a"]
+  found = trials.run(world(3, 1200, sharp=8.0), 0.8, splits=4)
+  assert (
+    all(one.queries == 600 for one in found) and sum(trials.held(one, 0.8) for one in found) >= 3
+  )
+  said = trials.compare({"a": {0: found}}, 0.8)["a"]
   share = np.mean([one.right / one.queries for one in found])
   np.testing.assert_allclose(said["yield"]["mean"], share)
-  assert said["yield"]["low"] <= share <= said["yield"]["high"] and said["splits"] == 4 and said["difference"] is None
-  assert all(one.reachable >= one.right for one in found if trials.held(one, .8))
-  none = trials.compare({"a": {0: trials.run(world(3, 100), .99, splits=2)}}, .99)["a"]
+  assert (
+    said["yield"]["low"] <= share <= said["yield"]["high"]
+    and said["splits"] == 4
+    and said["difference"] is None
+  )
+  assert all(one.reachable >= one.right for one in found if trials.held(one, 0.8))
+  none = trials.compare({"a": {0: trials.run(world(3, 100), 0.99, splits=2)}}, 0.99)["a"]
   assert none["empty"] == none["held"] == 2 and none["precision"]["mean"] is None
 
 
 def test_arms_are_compared_on_the_same_splits():
-  better, worse = ({seed: trials.run(world(seed, 400, sharp=sharp), .8, splits=3, seed=seed) for seed in (0, 1)} for sharp in (9.0, 5.0))
-  found = trials.compare({"worse": worse, "better": better}, .8)
+  better, worse = (
+    {seed: trials.run(world(seed, 400, sharp=sharp), 0.8, splits=3, seed=seed) for seed in (0, 1)}
+    for sharp in (9.0, 5.0)
+  )
+  found = trials.compare({"worse": worse, "better": better}, 0.8)
   apart = found["better"]["difference"]["reachable"]
   assert apart["low"] > 0 and found["worse"]["difference"] is None
-  np.testing.assert_allclose(apart["mean"], found["better"]["reachable"]["mean"] - found["worse"]["reachable"]["mean"])
-  assert len(trials.lines(found, .8)) == 4
+  np.testing.assert_allclose(
+    apart["mean"], found["better"]["reachable"]["mean"] - found["worse"]["reachable"]["mean"]
+  )
+  assert len(trials.lines(found, 0.8)) == 4
   with pytest.raises(UserError, match="expected the seeds of the first arm"):
-    trials.compare({"worse": worse, "better": {0: better[0]}}, .8)
+    trials.compare({"worse": worse, "better": {0: better[0]}}, 0.8)

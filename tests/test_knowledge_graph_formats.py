@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from factshock.knowledge_graph import canonical, formats, nodes, tables
 from factshock.runtime.errors import UserError
 
-NASTY_ROWS = [row(label, f"r{number % 3}", NASTY[-number - 1], rank=number + 1)
-              for number, label in enumerate(NASTY)]
+NASTY_ROWS = [
+  row(label, f"r{number % 3}", NASTY[-number - 1], rank=number + 1)
+  for number, label in enumerate(NASTY)
+]
 
 
 def written(tmp_path, name, rows, run=RUN):
@@ -28,7 +30,10 @@ def written(tmp_path, name, rows, run=RUN):
 
 def keys(rows):
   """(subject key, relation, object key) of the accepted rows."""
-  return [(subject, found["relation"], object_) for found, subject, object_ in nodes.edges(rows, nodes.new_counts())]
+  return [
+    (subject, found["relation"], object_)
+    for found, subject, object_ in nodes.edges(rows, nodes.new_counts())
+  ]
 
 
 def split_key(found, end):
@@ -48,14 +53,20 @@ def test_canonical_rows_survive_a_round_trip(tmp_path_factory, rows):
 
 def test_canonical_rows_are_written_in_order_without_what_is_not_given(tmp_path):
   path = tmp_path / "triples.jsonl"
-  given_row = dict(reversed(row(subject_id="Q1", extra=7, flags=["over-predicted"]).items())) | {"object_id": None}
+  given_row = dict(reversed(row(subject_id="Q1", extra=7, flags=["over-predicted"]).items())) | {
+    "object_id": None
+  }
   canonical.write(path, [given_row | {"checkpoint": None}])
   [found] = canonical.read(path)
-  assert list(found) == [key for key in canonical.KEYS if key not in ("object_id", "relation_label")] + ["extra"]
+  assert list(found) == [
+    key for key in canonical.KEYS if key not in ("object_id", "relation_label")
+  ] + ["extra"]
   assert found["checkpoint"] is None
 
 
-@pytest.mark.parametrize("change, words", [
+@pytest.mark.parametrize(
+  "change, words",
+  [
     ({"confidence": 1.2}, "probability from 0 to 1.*`confidence`, got 1.2"),
     ({"confidence": -1e-9}, "probability from 0 to 1"),
     ({"confidence": float("nan")}, "probability from 0 to 1.*got nan"),
@@ -69,7 +80,8 @@ def test_canonical_rows_are_written_in_order_without_what_is_not_given(tmp_path)
     ({"subject_id": 42}, "`subject_id`, got 42"),
     ({"mixing_weights": [0.5, "a"]}, "list of numbers or null"),
     ({"flags": "x"}, "list of non-empty texts"),
-])
+  ],
+)
 def test_bad_rows_are_refused_with_file_and_line(tmp_path, change, words):
   path = tmp_path / "triples.jsonl"
   path.write_text(json.dumps(row()) + "\n\n" + json.dumps(row() | change) + "\n")
@@ -101,38 +113,86 @@ def test_a_model_that_answered_nothing_is_a_row(tmp_path):
 @settings(max_examples=200, deadline=None)
 @given(one=graph_rows.labels, other=graph_rows.labels)
 def test_distinct_labels_have_distinct_keys_and_uris(one, other):
-  (found, first, second), = nodes.edges([row(one, "r", other)], nodes.new_counts())
+  ((found, first, second),) = nodes.edges([row(one, "r", other)], nodes.new_counts())
   assert (one == other) == (first == second) == (nodes.uri(first) == nodes.uri(second))
   assert nodes.of_key(first) == (one, None)
   assert re.fullmatch(r"urn:factshock:entity:([\w.~-]|%[0-9A-F]{2})*", nodes.uri(first), re.ASCII)
   assert (one == other) == (nodes.relation_uri(one) == nodes.relation_uri(other))
 
 
-@pytest.mark.parametrize("identifier, uri", [
-    ("Q42", "http://www.wikidata.org/entity/Q42"), ("L7", "http://www.wikidata.org/entity/L7"),
-    *((iri, iri) for iri in ("http://www.wikidata.org/entity/Q42", "https://a.example:80/b%20c?d=é#e",
-                             "urn:isbn:0451450523", "HTTP://a.example"))])
+@pytest.mark.parametrize(
+  "identifier, uri",
+  [
+    ("Q42", "http://www.wikidata.org/entity/Q42"),
+    ("L7", "http://www.wikidata.org/entity/L7"),
+    *(
+      (iri, iri)
+      for iri in (
+        "http://www.wikidata.org/entity/Q42",
+        "https://a.example:80/b%20c?d=é#e",
+        "urn:isbn:0451450523",
+        "HTTP://a.example",
+      )
+    ),
+  ],
+)
 def test_ids_become_uris(identifier, uri):
   counts = nodes.new_counts()
-  (found, subject, _), = nodes.edges([row(subject_id=identifier)], counts)
+  ((found, subject, _),) = nodes.edges([row(subject_id=identifier)], counts)
   assert nodes.uri(subject) == uri and counts["unusable_ids"] == 0
 
 
-@pytest.mark.parametrize("identifier", [
-    "Q0", "Q042", "q42", "Q42 ", "Q42\n", "E7", "42", "http://", "http:///a", "http://a b", "http://a/<b>",
-    "http://a/b\n", 'http://a/"', "http://a/%zz", "http://a/\\b", "http://a/{b}", "http://a/|", "http://a/\ue000", "ftp://a/b", "/a/b",
-    "urn:x", "urn:x:", "urn::y", "mailto:a@b", "urn:factshock:entity:a"])
+@pytest.mark.parametrize(
+  "identifier",
+  [
+    "Q0",
+    "Q042",
+    "q42",
+    "Q42 ",
+    "Q42\n",
+    "E7",
+    "42",
+    "http://",
+    "http:///a",
+    "http://a b",
+    "http://a/<b>",
+    "http://a/b\n",
+    'http://a/"',
+    "http://a/%zz",
+    "http://a/\\b",
+    "http://a/{b}",
+    "http://a/|",
+    "http://a/\ue000",
+    "ftp://a/b",
+    "/a/b",
+    "urn:x",
+    "urn:x:",
+    "urn::y",
+    "mailto:a@b",
+    "urn:factshock:entity:a",
+  ],
+)
 def test_an_id_that_is_neither_wikidata_nor_an_iri_is_counted_and_not_used(identifier):
   counts = nodes.new_counts()
   rows = [row("A b", subject_id=identifier, object_id="Q1"), row(object_id="bad")]
   (found, subject, object_), _ = nodes.edges(rows, counts)
   assert nodes.uri(subject) == "urn:factshock:entity:A%20b"
-  assert counts == {"rows": 2, "unusable_ids": 2, "first_unusable_id": f"{identifier!r} of the subject 'A b'"}
+  assert counts == {
+    "rows": 2,
+    "unusable_ids": 2,
+    "first_unusable_id": f"{identifier!r} of the subject 'A b'",
+  }
 
 
 def test_entities_that_share_a_label_stay_two_and_a_label_is_no_id():
-  rows = [row("Paris", object_id="Q1"), row("Paris", subject_id="Q90"), row("Paris", subject_id="Q830149"),
-          row("Lutetia", subject_id="Q90"), row("Q90"), row("\\Q90")]
+  rows = [
+    row("Paris", object_id="Q1"),
+    row("Paris", subject_id="Q90"),
+    row("Paris", subject_id="Q830149"),
+    row("Lutetia", subject_id="Q90"),
+    row("Q90"),
+    row("\\Q90"),
+  ]
   found = [subject for subject, _, _ in keys(rows)]
   assert found == ["Paris", "Q90", "Q830149", "Q90", "\\Q90", "\\\\Q90"]
   assert len({nodes.uri(key) for key in found}) == len(set(found)) == 5
@@ -153,7 +213,9 @@ def test_relations_become_uris():
 def test_a_tsv_cell_gives_its_text_back_and_is_safe_for_strip_and_split(text):
   cell = tables.escape(text)
   assert tables.unescape(cell) == text
-  assert cell == cell.strip() and "\t" not in cell and len(cell.splitlines()) == 1 and cell[0] != '"'
+  assert (
+    cell == cell.strip() and "\t" not in cell and len(cell.splitlines()) == 1 and cell[0] != '"'
+  )
 
 
 @settings(max_examples=50, deadline=None)
@@ -178,18 +240,28 @@ def test_tsv_gives_labels_ids_and_confidences_back(tmp_path_factory, rows):
 
 
 def test_tsv_is_a_line_a_triple_of_accepted_rows(tmp_path):
-  rows = [row("a", "r", "b", confidence=1e-7), row("a", "r", "c", accepted=False),
-          row("d\n", "P1", "e", subject_id="Q1")]
+  rows = [
+    row("a", "r", "b", confidence=1e-7),
+    row("a", "r", "c", accepted=False),
+    row("d\n", "P1", "e", subject_id="Q1"),
+  ]
   written(tmp_path, "tsv", rows), written(tmp_path, "tsv_confidence", rows)
   assert (tmp_path / "graph.tsv").read_text() == "a\tr\tb\nQ1\tP1\te\n"
   assert (tmp_path / "graph_confidence.tsv").read_text() == "a\tr\tb\t1e-07\nQ1\tP1\te\t0.75\n"
   assert (tmp_path / "labels.tsv").read_text() == "Q1\td\\n\n"
 
 
-@pytest.mark.parametrize("line, words", [
-    ("a\tb", "3 or 4 cells, got 2"), ("a\tb\tc\\x", "one of the escapes .*got .*x'"),
-    ("a\tb\tc\\", "one of the escapes"), ("a\tb\tc\t1.5", "confidence from 0 to 1, got '1.5'"),
-    ("a\tb\tc\tnan", "got 'nan'"), ("a\tb\tc\thigh", "got 'high'")])
+@pytest.mark.parametrize(
+  "line, words",
+  [
+    ("a\tb", "3 or 4 cells, got 2"),
+    ("a\tb\tc\\x", "one of the escapes .*got .*x'"),
+    ("a\tb\tc\\", "one of the escapes"),
+    ("a\tb\tc\t1.5", "confidence from 0 to 1, got '1.5'"),
+    ("a\tb\tc\tnan", "got 'nan'"),
+    ("a\tb\tc\thigh", "got 'high'"),
+  ],
+)
 def test_bad_tsv_is_named_by_line(tmp_path, line, words):
   path = tmp_path / "graph.tsv"
   path.write_text("a\tb\tc\n" + line + "\n")
@@ -202,7 +274,9 @@ def test_pandas_reads_tsv_as_pykeen_does(tmp_path, first):
   pandas = pytest.importorskip("pandas")
   rows = [row(first), *NASTY_ROWS]  # what begins a file may be a mark of byte order to a reader
   (path, _), _ = written(tmp_path, "tsv", rows)
-  frame = pandas.read_csv(path, sep="\t", encoding="utf-8", dtype=str, header=None, keep_default_na=False)
+  frame = pandas.read_csv(
+    path, sep="\t", encoding="utf-8", dtype=str, header=None, keep_default_na=False
+  )
   assert [tuple(map(tables.unescape, cells)) for cells in frame.to_numpy().tolist()] == keys(rows)
 
 
@@ -214,7 +288,9 @@ def test_pykeen_reads_tsv(tmp_path):
   factory = TriplesFactory.from_path(path)
   expected = keys(NASTY_ROWS)
   assert {tuple(map(tables.unescape, triple)) for triple in factory.triples} == set(expected)
-  assert set(map(tables.unescape, factory.entity_to_id)) == {end for s, _, o in expected for end in (s, o)}
+  assert set(map(tables.unescape, factory.entity_to_id)) == {
+    end for s, _, o in expected for end in (s, o)
+  }
 
 
 # --- OpenKE, Neo4j, NetworkX, LM-KBC
@@ -230,8 +306,10 @@ def read_openke(folder):
     names.append([tables.unescape(text) for text, _ in pairs])
   count, *numbers = map(int, (folder / "train2id.txt").read_text().split())
   assert len(numbers) == 3 * count
-  return [(names[0][head], names[1][relation], names[0][tail])
-          for head, tail, relation in zip(numbers[::3], numbers[1::3], numbers[2::3])]
+  return [
+    (names[0][head], names[1][relation], names[0][tail])
+    for head, tail, relation in zip(numbers[::3], numbers[1::3], numbers[2::3])
+  ]
 
 
 @settings(max_examples=50, deadline=None)
@@ -253,7 +331,9 @@ def test_neo4j_files_are_csv_of_nodes_and_relationships(tmp_path_factory, rows):
     found = list(csv.DictReader(file))
   triples = [(edge[":START_ID"], edge[":TYPE"], edge[":END_ID"]) for edge in found]
   assert triples == keys(rows)
-  assert [float(edge["confidence:double"]) for edge in found] == [wanted["confidence"] for wanted in rows]
+  assert [float(edge["confidence:double"]) for edge in found] == [
+    wanted["confidence"] for wanted in rows
+  ]
   labels = {node["key:ID"]: node["label"] for node in found_nodes}
   assert len(labels) == len(found_nodes) == counts["entities"]
   assert set(labels) == {end for s, _, o in triples for end in (s, o)}
@@ -261,16 +341,20 @@ def test_neo4j_files_are_csv_of_nodes_and_relationships(tmp_path_factory, rows):
 
 
 def test_neo4j_quotes_all_texts_and_counts_line_breaks(tmp_path):
-  rows = [row(" a", "P1", 'b\n"c"', object_id="Q1", relation_label="says", flags=["over-predicted"]),
-          row("a", "r", "b")]
+  rows = [
+    row(" a", "P1", 'b\n"c"', object_id="Q1", relation_label="says", flags=["over-predicted"]),
+    row("a", "r", "b"),
+  ]
   _, counts = written(tmp_path, "neo4j", rows)
   assert (tmp_path / "neo4j" / "nodes.csv").read_text() == (
-      'key:ID,label,uri,:LABEL\n" a"," a","urn:factshock:entity:%20a","Entity"\n'
-      '"Q1","b\n""c""","http://www.wikidata.org/entity/Q1","Entity"\n'
-      '"a","a","urn:factshock:entity:a","Entity"\n"b","b","urn:factshock:entity:b","Entity"\n')
+    'key:ID,label,uri,:LABEL\n" a"," a","urn:factshock:entity:%20a","Entity"\n'
+    '"Q1","b\n""c""","http://www.wikidata.org/entity/Q1","Entity"\n'
+    '"a","a","urn:factshock:entity:a","Entity"\n"b","b","urn:factshock:entity:b","Entity"\n'
+  )
   assert (tmp_path / "neo4j" / "relationships.csv").read_text().splitlines()[1] == (
-      '" a","Q1","P1","http://www.wikidata.org/prop/direct/P1","says",0.75,-1.5,1,"run 1/a",'
-      '"[""over-predicted""]"')
+    '" a","Q1","P1","http://www.wikidata.org/prop/direct/P1","says",0.75,-1.5,1,"run 1/a",'
+    '"[""over-predicted""]"'
+  )
   assert counts["line_breaks"] == 1 and counts["entities"] == 4
 
 
@@ -284,7 +368,8 @@ def test_networkx_reads_the_graph(tmp_path_factory, rows):
   assert isinstance(graph, networkx.MultiDiGraph) and graph.graph == RUN
   last = dict(zip(keys(rows), rows))
   assert {(s, r, o): data["confidence"] for s, o, r, data in graph.edges(keys=True, data=True)} == {
-      key: found["confidence"] for key, found in last.items()}
+    key: found["confidence"] for key, found in last.items()
+  }
   assert graph.number_of_nodes() == counts["entities"]
   for (subject, _, _), found in reversed(list(zip(keys(rows), rows))):
     assert nodes.is_id(subject) or graph.nodes[subject]["label"] == found["subject"]
@@ -303,16 +388,23 @@ def test_a_written_graph_is_what_networkx_itself_writes(tmp_path):
 
 
 def test_lm_kbc_has_a_row_a_query_also_the_unanswered(tmp_path):
-  rows = [row("a", "r", "x", subject_id="Q1", object_id="Q7"), row("a", "r", "12", subject_id="Q1", rank=2),
-          row("a", "r", "z", subject_id="Q1", accepted=False), row("a", "t", "", accepted=False),
-          row('"\n', "t", "nan")]
+  rows = [
+    row("a", "r", "x", subject_id="Q1", object_id="Q7"),
+    row("a", "r", "12", subject_id="Q1", rank=2),
+    row("a", "r", "z", subject_id="Q1", accepted=False),
+    row("a", "t", "", accepted=False),
+    row('"\n', "t", "nan"),
+  ]
   [path], counts = written(tmp_path, "lm_kbc", rows)
   with open(path, encoding="utf-8") as file:
     found = [json.loads(line) for line in file]
   columns = ("SubjectEntity", "SubjectEntityID", "Relation", "ObjectEntities", "ObjectEntitiesID")
   query = lambda *values: dict(zip(columns, values))
-  assert found == [query("a", "Q1", "r", ["x", "12"], ["Q7", "12"]), query("a", "", "t", [], []),
-                   query('"\n', "", "t", ["nan"], ["nan"])]
+  assert found == [
+    query("a", "Q1", "r", ["x", "12"], ["Q7", "12"]),
+    query("a", "", "t", [], []),
+    query('"\n', "", "t", ["nan"], ["nan"]),
+  ]
   assert (counts["rows"], counts["queries"], counts["without_answer"]) == (3, 3, 1)
 
 
@@ -380,7 +472,10 @@ def test_unusable_ids_are_counted_in_every_format_with_nodes(tmp_path):
   rows = [row("A", subject_id="http://a b"), row("B", subject_id="Q1", object_id="E 7")]
   for name in set(formats.FORMATS) - {"jsonl", "lm_kbc"}:
     _, counts = written(tmp_path, name, rows)
-    assert (counts["unusable_ids"], counts["first_unusable_id"]) == (2, "'http://a b' of the subject 'A'"), name
+    assert (counts["unusable_ids"], counts["first_unusable_id"]) == (
+      2,
+      "'http://a b' of the subject 'A'",
+    ), name
 
 
 def test_the_room_imports_no_jax():
@@ -388,19 +483,31 @@ def test_the_room_imports_no_jax():
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-ODD = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.floats(), st.text(max_size=2), st.lists(st.floats(), max_size=2), st.just({}))
+ODD = st.one_of(
+  st.none(),
+  st.booleans(),
+  st.integers(-2, 2),
+  st.floats(),
+  st.text(max_size=2),
+  st.lists(st.floats(), max_size=2),
+  st.just({}),
+)
 
 
 @settings(max_examples=300)
 @given(st.sampled_from(canonical.KEYS), ODD, st.booleans())
 def test_a_row_that_is_let_pass_at_once_passes_every_check(key, value, leave_out):
-  changed = graph_rows.row(subject_id="Q1", mixing_weights=[.5, .5]) | {key: value}
+  changed = graph_rows.row(subject_id="Q1", mixing_weights=[0.5, 0.5]) | {key: value}
   if leave_out:
     del changed[key]
   if canonical._is_usual(changed):
     for name, is_right, _ in canonical._CHECKS:
-      assert is_right(changed.get(name)) or changed.get(name) is None and name in canonical._OPTIONAL
+      assert (
+        is_right(changed.get(name)) or changed.get(name) is None and name in canonical._OPTIONAL
+      )
 
 
 def test_usual_rows_are_let_pass_at_once():
-  assert canonical._is_usual(graph_rows.row()) and canonical._is_usual(graph_rows.row(mixing_weights=[.5, .5], object_id="Q2"))
+  assert canonical._is_usual(graph_rows.row()) and canonical._is_usual(
+    graph_rows.row(mixing_weights=[0.5, 0.5], object_id="Q2")
+  )

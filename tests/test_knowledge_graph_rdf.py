@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from factshock.knowledge_graph import formats, nodes, rdf
 from factshock.runtime.errors import UserError
 
-NASTY_ROWS = [row(label, NASTY[number - 3], NASTY[-number - 1], confidence=number / 100)
-              for number, label in enumerate(NASTY)]
+NASTY_ROWS = [
+  row(label, NASTY[number - 3], NASTY[-number - 1], confidence=number / 100)
+  for number, label in enumerate(NASTY)
+]
 GRAPH, STATEMENTS = "urn:factshock:run:run%201%2Fa", "urn:factshock:run:run%201%2Fa:statements"
-SYNTAX, SCHEMA = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://www.w3.org/2000/01/rdf-schema#"
+SYNTAX, SCHEMA = (
+  "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+  "http://www.w3.org/2000/01/rdf-schema#",
+)
 PROV, TERM = "http://www.w3.org/ns/prov#", "urn:factshock:term:"
 
 
@@ -26,8 +31,10 @@ def written(folder, name, rows, run=RUN):
 
 def uris(rows):
   """(subject, relation, object) URIs of rows, with the confidence of each."""
-  return [(nodes.uri(s), nodes.relation_uri(found["relation"]), nodes.uri(o), found["confidence"])
-          for found, s, o in nodes.edges(rows, nodes.new_counts())]
+  return [
+    (nodes.uri(s), nodes.relation_uri(found["relation"]), nodes.uri(o), found["confidence"])
+    for found, s, o in nodes.edges(rows, nodes.new_counts())
+  ]
 
 
 def labelled(rows):
@@ -42,16 +49,22 @@ def labelled(rows):
 
 def oxigraph(path, rdf_format):
   """List of (subject, predicate, object, graph) as Oxigraph reads a file, terms as their values."""
-  pyoxigraph = pytest.importorskip("pyoxigraph", reason="pyoxigraph is not installed (extra [graph])")
+  pyoxigraph = pytest.importorskip(
+    "pyoxigraph", reason="pyoxigraph is not installed (extra [graph])"
+  )
   value = lambda term: getattr(term, "value", term)
-  return [tuple(map(value, (quad.subject, quad.predicate, quad.object, quad.graph_name)))
-          for quad in pyoxigraph.parse(path=path, format=getattr(pyoxigraph.RdfFormat, rdf_format))]
+  return [
+    tuple(map(value, (quad.subject, quad.predicate, quad.object, quad.graph_name)))
+    for quad in pyoxigraph.parse(path=path, format=getattr(pyoxigraph.RdfFormat, rdf_format))
+  ]
 
 
 def split(quads):
   """(set of triples, set of (URI, label)) of quads of facts."""
-  return ({quad[:3] for quad in quads if quad[1] != SCHEMA + "label"},
-          {(quad[0], quad[2]) for quad in quads if quad[1] == SCHEMA + "label"})
+  return (
+    {quad[:3] for quad in quads if quad[1] != SCHEMA + "label"},
+    {(quad[0], quad[2]) for quad in quads if quad[1] == SCHEMA + "label"},
+  )
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,8 +94,10 @@ def test_oxigraph_reads_n_quads_by_graph(tmp_path_factory, rows):
   of_nodes = {}
   for node, predicate, value, _ in (quad for quad in quads if quad[3] == STATEMENTS):
     of_nodes.setdefault(node, {})[predicate.split("#")[-1].split(":")[-1]] = value
-  assert [(found["subject"], found["predicate"], found["object"], float(found["confidence"]))
-          for found in of_nodes.values()] == uris(rows)
+  assert [
+    (found["subject"], found["predicate"], found["object"], float(found["confidence"]))
+    for found in of_nodes.values()
+  ] == uris(rows)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # RDFLib's own use of its old names
@@ -98,7 +113,10 @@ def test_confidences_are_had_by_plain_sparql(tmp_path):
   found = rdflib.Dataset()
   found.parse(path, format="nquads")
   answers = found.query(query, initNs={"prov": rdflib.PROV, "rdf": rdflib.RDF})
-  rows = [(str(s), str(p), str(o), confidence.toPython(), str(model)) for s, p, o, confidence, model in answers]
+  rows = [
+    (str(s), str(p), str(o), confidence.toPython(), str(model))
+    for s, p, o, confidence, model in answers
+  ]
   assert sorted(rows) == sorted((*triple, "ab12") for triple in uris(NASTY_ROWS))
 
 
@@ -108,25 +126,45 @@ def test_provenance_of_a_run(tmp_path):
   model, activity = "urn:factshock:model:t5%20base:ab12", GRAPH + ":extraction"
   agent = "urn:factshock:software:factshock%200.1.0:0123abc%2B"
   assert found == {
-      *((graph, *rest) for graph in (GRAPH, STATEMENTS) for rest in (
-          (SYNTAX + "type", PROV + "Entity"), (PROV + "wasGeneratedBy", activity), (PROV + "wasAttributedTo", agent),
-          (PROV + "wasDerivedFrom", model), (PROV + "generatedAtTime", RUN["ended"]))),
-      (activity, SYNTAX + "type", PROV + "Activity"), (activity, PROV + "wasAssociatedWith", agent),
-      (activity, PROV + "used", model), (activity, PROV + "used", "urn:factshock:calibration:dev-1"),
-      (activity, PROV + "startedAtTime", RUN["started"]), (activity, PROV + "endedAtTime", RUN["ended"]),
-      (activity, "urn:factshock:term:targetPrecision", "0.9"),
-      (agent, SYNTAX + "type", PROV + "Agent"), (agent, SYNTAX + "type", PROV + "SoftwareAgent"),
-      (agent, SCHEMA + "label", "factshock 0.1.0"), (agent, "urn:factshock:term:revision", "0123abc+"),
-      (model, SYNTAX + "type", PROV + "Entity"), (model, SCHEMA + "label", "t5 base"),
-      (model, "urn:factshock:term:checkpoint", "ab12"), (model, "urn:factshock:term:mixingWeights", "[0.5, 0.5]"),
-      ("urn:factshock:calibration:dev-1", SYNTAX + "type", PROV + "Entity"),
-      ("urn:factshock:calibration:dev-1", SCHEMA + "label", "dev-1")}
+    *(
+      (graph, *rest)
+      for graph in (GRAPH, STATEMENTS)
+      for rest in (
+        (SYNTAX + "type", PROV + "Entity"),
+        (PROV + "wasGeneratedBy", activity),
+        (PROV + "wasAttributedTo", agent),
+        (PROV + "wasDerivedFrom", model),
+        (PROV + "generatedAtTime", RUN["ended"]),
+      )
+    ),
+    (activity, SYNTAX + "type", PROV + "Activity"),
+    (activity, PROV + "wasAssociatedWith", agent),
+    (activity, PROV + "used", model),
+    (activity, PROV + "used", "urn:factshock:calibration:dev-1"),
+    (activity, PROV + "startedAtTime", RUN["started"]),
+    (activity, PROV + "endedAtTime", RUN["ended"]),
+    (activity, "urn:factshock:term:targetPrecision", "0.9"),
+    (agent, SYNTAX + "type", PROV + "Agent"),
+    (agent, SYNTAX + "type", PROV + "SoftwareAgent"),
+    (agent, SCHEMA + "label", "factshock 0.1.0"),
+    (agent, "urn:factshock:term:revision", "0123abc+"),
+    (model, SYNTAX + "type", PROV + "Entity"),
+    (model, SCHEMA + "label", "t5 base"),
+    (model, "urn:factshock:term:checkpoint", "ab12"),
+    (model, "urn:factshock:term:mixingWeights", "[0.5, 0.5]"),
+    ("urn:factshock:calibration:dev-1", SYNTAX + "type", PROV + "Entity"),
+    ("urn:factshock:calibration:dev-1", SCHEMA + "label", "dev-1"),
+  }
 
 
 def test_what_a_run_does_not_know_is_left_out():
   run = RUN | {"checkpoint": None, "mixing_weights": None, "precision": None, "revision": None}
   text = "".join(rdf.provenance(run))
-  assert "None" not in text and "urn:factshock:term:" not in text and "<urn:factshock:model:t5%20base> " in text
+  assert (
+    "None" not in text
+    and "urn:factshock:term:" not in text
+    and "<urn:factshock:model:t5%20base> " in text
+  )
 
 
 def test_rows_of_another_run_are_refused(tmp_path):
@@ -144,11 +182,15 @@ def test_oxigraph_reads_turtle_annotations(tmp_path_factory, rows, flags):
   reified = {quad[0]: quad[2] for quad in quads if quad[1] == SYNTAX + "reifies"}
   said = [quad for quad in quads if quad[0] in reified and quad[1] != SYNTAX + "reifies"]
   of_nodes = {node: [quad[1:3] for quad in said if quad[0] == node] for node in reified}
-  spoken = sorted(((triple.subject.value, triple.predicate.value, triple.object.value), sorted(of_nodes[node]))
-                  for node, triple in reified.items())
+  spoken = sorted(
+    ((triple.subject.value, triple.predicate.value, triple.object.value), sorted(of_nodes[node]))
+    for node, triple in reified.items()
+  )
   flagged = [(TERM + "flag", flag) for flag in flags]
-  assert spoken == sorted((triple[:3], sorted([(TERM + "confidence", repr(triple[3])), *flagged]))
-                          for triple in uris(rows))
+  assert spoken == sorted(
+    (triple[:3], sorted([(TERM + "confidence", repr(triple[3])), *flagged]))
+    for triple in uris(rows)
+  )
   others = [quad for quad in quads if quad[0] not in reified]
   assert split(others) == ({triple[:3] for triple in uris(rows)}, labelled(rows))
 
@@ -160,23 +202,41 @@ def test_flags_are_on_the_statement(tmp_path):
 
 
 def test_every_label_of_a_node_is_kept_once(tmp_path):
-  rows = [row(label, "P1", object_, subject_id="Q90", relation_label=relation) for label, relation, object_ in (
-      ("Paris", "in", "x"), ("Lutetia", "in", "x"), ("Paris", "within", "y"))]
+  rows = [
+    row(label, "P1", object_, subject_id="Q90", relation_label=relation)
+    for label, relation, object_ in (
+      ("Paris", "in", "x"),
+      ("Lutetia", "in", "x"),
+      ("Paris", "within", "y"),
+    )
+  ]
   written(tmp_path, "nt", rows)
   found = re.findall(r"<(\S+)> <\S+#label> (.*) \.", (tmp_path / "graph.nt").read_text())
   paris, relation = "http://www.wikidata.org/entity/Q90", "http://www.wikidata.org/prop/direct/P1"
-  assert sorted(found) == sorted([(paris, '"Paris"'), (paris, '"Lutetia"'), (relation, '"in"'), (relation, '"within"'),
-                                  ("urn:factshock:entity:x", '"x"'), ("urn:factshock:entity:y", '"y"')])
+  assert sorted(found) == sorted(
+    [
+      (paris, '"Paris"'),
+      (paris, '"Lutetia"'),
+      (relation, '"in"'),
+      (relation, '"within"'),
+      ("urn:factshock:entity:x", '"x"'),
+      ("urn:factshock:entity:y", '"y"'),
+    ]
+  )
 
 
-iri = st.builds(lambda scheme, rest: scheme + rest,
-                st.sampled_from(["http://a", "https://a.example/", "urn:ab:", "http://", "urn:", ""]),
-                st.text("ab%2F/:?#[]@!$&'()*+,;=<>\"{}|\\^` .é\n", max_size=8))
+iri = st.builds(
+  lambda scheme, rest: scheme + rest,
+  st.sampled_from(["http://a", "https://a.example/", "urn:ab:", "http://", "urn:", ""]),
+  st.text("ab%2F/:?#[]@!$&'()*+,;=<>\"{}|\\^` .é\n", max_size=8),
+)
 
 
 @settings(max_examples=400, deadline=None)
 @given(text=iri)
 def test_what_passes_for_an_iri_is_one_to_oxigraph(text):
-  pyoxigraph = pytest.importorskip("pyoxigraph", reason="pyoxigraph is not installed (extra [graph])")
+  pyoxigraph = pytest.importorskip(
+    "pyoxigraph", reason="pyoxigraph is not installed (extra [graph])"
+  )
   if nodes.is_id(text) and text[0] not in "QPL":
     assert pyoxigraph.NamedNode(text).value == text

@@ -59,21 +59,35 @@ def _program(path, text):
 
 
 def _environment(**changes):
-  kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_", "FACTSHOCK_"))}
+  kept = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("JAX_", "SLURM_", "FACTSHOCK_"))
+  }
   return kept | {name: str(value) for name, value in changes.items()}
 
 
 def _run(script, *arguments, env=None, code=0, cwd=ROOT):
   """stdout and stderr of a script that must end with `code`."""
-  done = subprocess.run(["bash", str(ROOT / "launch" / script), *arguments], env=env or _environment(), cwd=cwd,
-                        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+  done = subprocess.run(
+    ["bash", str(ROOT / "launch" / script), *arguments],
+    env=env or _environment(),
+    cwd=cwd,
+    capture_output=True,
+    text=True,
+    timeout=60,
+    stdin=subprocess.DEVNULL,
+  )
   assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
   return done.stdout, done.stderr
 
 
 def _dry(script, *arguments, env=None):
   """The commands of a dry run as lists of words, as a shell reads them; prints nothing else."""
-  return [shlex.split(line, comments=True) for line in _run(script, "--dry_run", *arguments, env=env)[0].splitlines()]
+  return [
+    shlex.split(line, comments=True)
+    for line in _run(script, "--dry_run", *arguments, env=env)[0].splitlines()
+  ]
 
 
 def _records(folder, count):
@@ -93,14 +107,18 @@ def test_bash_can_read_every_script(script):
   subprocess.run(["bash", "-n", script], check=True)
 
 
-@pytest.mark.parametrize("script", ["gpu.sh", "local_processes.sh", "slurm.sbatch", "tpu_vm.sh", "tpu_worker.sh"])
+@pytest.mark.parametrize(
+  "script", ["gpu.sh", "local_processes.sh", "slurm.sbatch", "tpu_vm.sh", "tpu_worker.sh"]
+)
 def test_help_says_how_to_call_it(script, tmp_path):
   text, errors = _run(script, "--help", cwd=tmp_path)
   assert f"launch/{script} " in text and not errors
   assert "source" not in text and not any(line.startswith("#") for line in text.splitlines())
 
 
-@pytest.mark.parametrize("script, arguments, says", [
+@pytest.mark.parametrize(
+  "script, arguments, says",
+  [
     ("gpu.sh", [], "which verb?"),
     ("gpu.sh", ["console"], "no verb console"),
     ("gpu.sh", ["--fast", "train"], "unknown option --fast"),
@@ -120,7 +138,8 @@ def test_help_says_how_to_call_it(script, tmp_path):
     ("tpu_vm.sh", ["start", "--config=a"], "not --config=a"),
     ("tpu_vm.sh", ["collect"], "which WORKDIR?"),
     ("tpu_vm.sh", ["ssh"], "which COMMAND"),
-])
+  ],
+)
 def test_bad_input_is_one_error_on_stderr(script, arguments, says):
   out, errors = _run(script, *arguments, code=2)
   assert not out and errors.startswith("error: ") and errors.count("\n") == 1
@@ -130,11 +149,25 @@ def test_bad_input_is_one_error_on_stderr(script, arguments, says):
 def test_gpu_dry_run():
   commands = _dry("gpu.sh", "train", "--config=configs/demo.py", "--workdir=runs/a b", "--dry_run")
   assert commands == [
-      ["nvidia-smi", "-L"],
-      ["bash", "launch/setup.sh", "gpu"],
-      ["env", "JAX_PLATFORMS=cuda,cpu", ".venv/bin/python", "-c", 'import jax; print("JAX finds", *jax.devices("cuda"))'],
-      ["env", "JAX_PLATFORMS=cuda,cpu", ".venv/bin/python", "-m", "factshock.train", "--config=configs/demo.py",
-       "--workdir=runs/a b", "--dry_run"],
+    ["nvidia-smi", "-L"],
+    ["bash", "launch/setup.sh", "gpu"],
+    [
+      "env",
+      "JAX_PLATFORMS=cuda,cpu",
+      ".venv/bin/python",
+      "-c",
+      'import jax; print("JAX finds", *jax.devices("cuda"))',
+    ],
+    [
+      "env",
+      "JAX_PLATFORMS=cuda,cpu",
+      ".venv/bin/python",
+      "-m",
+      "factshock.train",
+      "--config=configs/demo.py",
+      "--workdir=runs/a b",
+      "--dry_run",
+    ],
   ]
 
 
@@ -163,41 +196,97 @@ def test_gpu_does_not_run_on_the_cpu_in_silence(tmp_path):
 
 
 def test_local_processes_dry_run():
-  commands = _dry("local_processes.sh", "--port=2222", "2", "train", "--config=configs/demo.py", "--workdir=runs/a b")
+  commands = _dry(
+    "local_processes.sh",
+    "--port=2222",
+    "2",
+    "train",
+    "--config=configs/demo.py",
+    "--workdir=runs/a b",
+  )
   assert commands[0] == ["bash", "launch/setup.sh", ""]
   for number, command in enumerate(commands[1:]):
     if "taskset" in command:
       assert command[2:4] == ["taskset", "-c"]
       del command[2:5]
-    assert command == ["env", "JAX_PLATFORMS=cpu", ".venv/bin/python", "-m", "factshock.train", "--config=configs/demo.py",
-                       "--workdir=runs/a b", "--coordinator=127.0.0.1:2222", "--processes=2", f"--process={number}",
-                       f">>runs/a b.logs/process-{number}.log", "2>&1", "&"]
+    assert command == [
+      "env",
+      "JAX_PLATFORMS=cpu",
+      ".venv/bin/python",
+      "-m",
+      "factshock.train",
+      "--config=configs/demo.py",
+      "--workdir=runs/a b",
+      "--coordinator=127.0.0.1:2222",
+      "--processes=2",
+      f"--process={number}",
+      f">>runs/a b.logs/process-{number}.log",
+      "2>&1",
+      "&",
+    ]
   assert len(commands) == 3
 
 
 def test_local_processes_meet_on_one_free_port_and_share_the_cores(stand_in, tmp_path):
-  out, _ = _run("local_processes.sh", "2", "experiment", f"--workdir={tmp_path}/run/", "--config=a, b", env=stand_in)
+  out, _ = _run(
+    "local_processes.sh",
+    "2",
+    "experiment",
+    f"--workdir={tmp_path}/run/",
+    "--config=a, b",
+    env=stand_in,
+  )
   assert out == "process 0 speaks\n"
-  assert [(tmp_path / "run.logs" / f"process-{i}.log").read_text() for i in range(2)] == ["process 0 speaks\n", "process 1 speaks\n"]
+  assert [(tmp_path / "run.logs" / f"process-{i}.log").read_text() for i in range(2)] == [
+    "process 0 speaks\n",
+    "process 1 speaks\n",
+  ]
   assert not (tmp_path / "run").exists()  # an experiment wants an empty one
   first, second = _records(tmp_path, 2)
-  assert first["argv"][:4] == ["-m", "factshock.experiment", f"--workdir={tmp_path}/run/", "--config=a, b"]
+  assert first["argv"][:4] == [
+    "-m",
+    "factshock.experiment",
+    f"--workdir={tmp_path}/run/",
+    "--config=a, b",
+  ]
   assert first["argv"][4:] == [second["argv"][4], "--processes=2", "--process=0"]
   assert second["argv"][4].startswith("--coordinator=127.0.0.1:")
   if shutil.which("taskset") and len(os.sched_getaffinity(0)) > 1:
     assert sorted(first["cores"] + second["cores"]) == sorted(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize("codes, expected", [({}, 0), ({0: 75, 1: 75}, 75), ({1: 75}, 75), ({0: 75, 1: 3}, 3)])
+@pytest.mark.parametrize(
+  "codes, expected", [({}, 0), ({0: 75, 1: 75}, 75), ({1: 75}, 75), ({0: 75, 1: 3}, 3)]
+)
 def test_local_processes_exit_code(codes, expected, stand_in, tmp_path):
-  _run("local_processes.sh", f"--logs={tmp_path / 'logs'}", "2", "train", *(f"--exit_{i}={code}" for i, code in codes.items()),
-       env=stand_in, code=expected)
+  _run(
+    "local_processes.sh",
+    f"--logs={tmp_path / 'logs'}",
+    "2",
+    "train",
+    *(f"--exit_{i}={code}" for i, code in codes.items()),
+    env=stand_in,
+    code=expected,
+  )
 
 
 def test_local_processes_end_with_the_first_that_fails(stand_in, tmp_path):
-  _, errors = _run("local_processes.sh", f"--logs={tmp_path / 'logs'}", "3", "train", "--exit_1=4", "--wait", env=stand_in, code=4)
+  _, errors = _run(
+    "local_processes.sh",
+    f"--logs={tmp_path / 'logs'}",
+    "3",
+    "train",
+    "--exit_1=4",
+    "--wait",
+    env=stand_in,
+    code=4,
+  )
   assert "process 1 ended with exit code 4" in errors and "process 1 speaks" in errors
-  assert [record["signals"] for record in _records(tmp_path, 3)] == [[signal.SIGTERM], [], [signal.SIGTERM]]
+  assert [record["signals"] for record in _records(tmp_path, 3)] == [
+    [signal.SIGTERM],
+    [],
+    [signal.SIGTERM],
+  ]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -205,10 +294,20 @@ def test_local_processes_end_with_the_first_that_fails(stand_in, tmp_path):
 def test_local_processes_pass_a_signal_on_once(name, to, stand_in, tmp_path):
   """Ctrl-C in a terminal goes to the whole group of processes; the verbs must still get one alone."""
   number = getattr(signal, name)
-  script = subprocess.Popen(["bash", "launch/local_processes.sh", f"--logs={tmp_path / 'logs'}", "2", "train", "--wait"], cwd=ROOT,
-                            env=stand_in, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+  script = subprocess.Popen(
+    ["bash", "launch/local_processes.sh", f"--logs={tmp_path / 'logs'}", "2", "train", "--wait"],
+    cwd=ROOT,
+    env=stand_in,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
   try:
-    _until(lambda: all((tmp_path / "records" / str(i)).exists() for i in range(2)), "both processes have started")
+    _until(
+      lambda: all((tmp_path / "records" / str(i)).exists() for i in range(2)),
+      "both processes have started",
+    )
     (os.killpg if to == "group" else os.kill)(script.pid, number)
     out, _ = script.communicate(timeout=30)
   finally:
@@ -220,10 +319,21 @@ def test_local_processes_pass_a_signal_on_once(name, to, stand_in, tmp_path):
 def test_slurm_dry_run():
   commands = _dry("slurm.sbatch", "train", "--config=a b", "--dry_run")
   assert commands == [
-      ["bash", "launch/setup.sh", "gpu"],
-      ["srun", "--kill-on-bad-exit=0", "--cpu-bind=none", "env", "JAX_PLATFORMS=cuda,cpu",
-       ".venv/bin/python", "-m", "factshock.train", "--config=a b", "--dry_run", "--distributed"],
-      ["scontrol", "requeue", "$SLURM_JOB_ID"],
+    ["bash", "launch/setup.sh", "gpu"],
+    [
+      "srun",
+      "--kill-on-bad-exit=0",
+      "--cpu-bind=none",
+      "env",
+      "JAX_PLATFORMS=cuda,cpu",
+      ".venv/bin/python",
+      "-m",
+      "factshock.train",
+      "--config=a b",
+      "--dry_run",
+      "--distributed",
+    ],
+    ["scontrol", "requeue", "$SLURM_JOB_ID"],
   ]
 
 
@@ -234,9 +344,20 @@ def test_slurm_puts_a_saved_run_into_the_queue_again(code, again, stand_in, tmp_
   spool.parent.mkdir()
   shutil.copy(ROOT / "launch" / "slurm.sbatch", spool)
   _program(tmp_path / "srun", '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n')
-  _program(tmp_path / "scontrol", f"#!/bin/sh\necho \"$@\" >>{tmp_path}/requeued\n")
-  env = stand_in | {"PATH": f"{tmp_path}:{stand_in['PATH']}", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "17"}
-  done = subprocess.run(["bash", spool, "train", f"--exit_0={code}"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+  _program(tmp_path / "scontrol", f'#!/bin/sh\necho "$@" >>{tmp_path}/requeued\n')
+  env = stand_in | {
+    "PATH": f"{tmp_path}:{stand_in['PATH']}",
+    "SLURM_SUBMIT_DIR": str(ROOT),
+    "SLURM_JOB_ID": "17",
+  }
+  done = subprocess.run(
+    ["bash", spool, "train", f"--exit_0={code}"],
+    cwd=tmp_path,
+    env=env,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
   assert done.returncode == code, done.stderr
   assert (tmp_path / "requeued").exists() == again
   if again:
@@ -248,8 +369,14 @@ def test_slurm_puts_a_saved_run_into_the_queue_again(code, again, stand_in, tmp_
 
 def test_slurm_says_where_to_submit_from(tmp_path):
   shutil.copy(ROOT / "launch" / "slurm.sbatch", tmp_path / "slurm_script")
-  done = subprocess.run(["bash", tmp_path / "slurm_script", "train"], cwd=tmp_path, env=_environment(SLURM_SUBMIT_DIR=tmp_path),
-                        capture_output=True, text=True, timeout=60)
+  done = subprocess.run(
+    ["bash", tmp_path / "slurm_script", "train"],
+    cwd=tmp_path,
+    env=_environment(SLURM_SUBMIT_DIR=tmp_path),
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
   assert done.returncode == 2 and done.stderr.startswith("error: submit it from the clone")
 
 
@@ -261,39 +388,101 @@ def _ssh(command, worker="all"):
   return [*_TPU, "ssh", "mine", f"--worker={worker}", f"--command={command}", *_PLACE]
 
 
-@pytest.mark.parametrize("arguments, commands", [
-    (["create"], [[*_TPU, "create", "mine", "--accelerator-type=v6e-16", "--version=v2-alpha-tpuv6e", "--spot", *_PLACE]]),
-    (["copy"], [["mkdir", "-p", "build"], ["git", "archive", "--format=tar.gz", "--output=build/factshock.tar.gz", "HEAD"],
-                [*_TPU, "scp", "build/factshock.tar.gz", "mine:", "--worker=all", *_PLACE],
-                _ssh("mkdir -p factshock && tar -xzf factshock.tar.gz -C factshock")]),
+@pytest.mark.parametrize(
+  "arguments, commands",
+  [
+    (
+      ["create"],
+      [
+        [
+          *_TPU,
+          "create",
+          "mine",
+          "--accelerator-type=v6e-16",
+          "--version=v2-alpha-tpuv6e",
+          "--spot",
+          *_PLACE,
+        ]
+      ],
+    ),
+    (
+      ["copy"],
+      [
+        ["mkdir", "-p", "build"],
+        ["git", "archive", "--format=tar.gz", "--output=build/factshock.tar.gz", "HEAD"],
+        [*_TPU, "scp", "build/factshock.tar.gz", "mine:", "--worker=all", *_PLACE],
+        _ssh("mkdir -p factshock && tar -xzf factshock.tar.gz -C factshock"),
+      ],
+    ),
     (["install"], [_ssh("cd factshock && bash launch/tpu_worker.sh install")]),
-    (["start", "train", "--config=a", "--workdir=/mnt/x"],
-     [_ssh("cd factshock && bash launch/tpu_worker.sh start train --config=a --workdir=/mnt/x")]),
+    (
+      ["start", "train", "--config=a", "--workdir=/mnt/x"],
+      [_ssh("cd factshock && bash launch/tpu_worker.sh start train --config=a --workdir=/mnt/x")],
+    ),
     (["logs"], [_ssh("cd factshock && bash launch/tpu_worker.sh follow", worker="0")]),
     (["logs", "3"], [_ssh("cd factshock && bash launch/tpu_worker.sh follow", worker="3")]),
     (["logs", "all"], [_ssh("cd factshock && bash launch/tpu_worker.sh last_lines")]),
-    (["collect", "/mnt/x/"], [["mkdir", "-p", "runs"], [*_TPU, "scp", "mine:/mnt/x", "runs/", "--recurse", "--worker=0", *_PLACE],
-                              [*_TPU, "scp", "mine:factshock/runs/tpu_vm.log", "runs/x/tpu_vm.log", "--worker=0", *_PLACE]]),
-    (["collect", "runs/x"], [["mkdir", "-p", "runs"],
-                             [*_TPU, "scp", "mine:factshock/runs/x", "runs/", "--recurse", "--worker=0", *_PLACE],
-                             [*_TPU, "scp", "mine:factshock/runs/tpu_vm.log", "runs/x/tpu_vm.log", "--worker=0", *_PLACE]]),
+    (
+      ["collect", "/mnt/x/"],
+      [
+        ["mkdir", "-p", "runs"],
+        [*_TPU, "scp", "mine:/mnt/x", "runs/", "--recurse", "--worker=0", *_PLACE],
+        [
+          *_TPU,
+          "scp",
+          "mine:factshock/runs/tpu_vm.log",
+          "runs/x/tpu_vm.log",
+          "--worker=0",
+          *_PLACE,
+        ],
+      ],
+    ),
+    (
+      ["collect", "runs/x"],
+      [
+        ["mkdir", "-p", "runs"],
+        [*_TPU, "scp", "mine:factshock/runs/x", "runs/", "--recurse", "--worker=0", *_PLACE],
+        [
+          *_TPU,
+          "scp",
+          "mine:factshock/runs/tpu_vm.log",
+          "runs/x/tpu_vm.log",
+          "--worker=0",
+          *_PLACE,
+        ],
+      ],
+    ),
     (["stop"], [_ssh("cd factshock && bash launch/tpu_worker.sh stop")]),
     (["ssh", "df -h | tail"], [_ssh("df -h | tail")]),
     (["delete"], [[*_TPU, "delete", "mine", *_PLACE]]),
-], ids=lambda value: "-".join(value).replace("/", "") if isinstance(value[0], str) else "")
+  ],
+  ids=lambda value: "-".join(value).replace("/", "") if isinstance(value[0], str) else "",
+)
 def test_tpu_dry_run(arguments, commands):
-  assert _dry("tpu_vm.sh", "--name=mine", "--type=v6e-16", "--spot", *_PLACE, *arguments) == commands
+  assert (
+    _dry("tpu_vm.sh", "--name=mine", "--type=v6e-16", "--spot", *_PLACE, *arguments) == commands
+  )
 
 
 def test_tpu_arguments_survive_two_shells():
-  verb = ["train", "--config=configs/demo.py", "--config.facts=it's 50% of $HOME; \"facts\".jsonl"]
+  verb = ["train", "--config=configs/demo.py", '--config.facts=it\'s 50% of $HOME; "facts".jsonl']
   [command] = _dry("tpu_vm.sh", "start", *verb)
   [remote] = [word.removeprefix("--command=") for word in command if word.startswith("--command=")]
-  assert shlex.split(remote) == ["cd", "factshock", "&&", "bash", "launch/tpu_worker.sh", "start", *verb]
+  assert shlex.split(remote) == [
+    "cd",
+    "factshock",
+    "&&",
+    "bash",
+    "launch/tpu_worker.sh",
+    "start",
+    *verb,
+  ]
 
 
 def test_tpu_workdir_of_several_workers_is_remarked_on():
-  assert "all of them see" in _run("tpu_vm.sh", "--dry_run", "start", "train", "--workdir=runs/x")[1]
+  assert (
+    "all of them see" in _run("tpu_vm.sh", "--dry_run", "start", "train", "--workdir=runs/x")[1]
+  )
   assert not _run("tpu_vm.sh", "--dry_run", "start", "train", "--workdir=/mnt/x")[1]
 
 
@@ -311,11 +500,20 @@ def test_tpu_install_brings_a_python_where_there_is_none(there, taken, tmp_path)
   for name in ("bash", "dirname"):
     (tmp_path / name).symlink_to(shutil.which(name))
   _program(tmp_path / "tmux", "#!/bin/sh\n")
-  _program(tmp_path / "python3", f"#!/bin/sh\necho $@ >>{tmp_path}/calls\ncase \"$*\" in *find*) echo /uv/python3.12;; esac\n")
+  _program(
+    tmp_path / "python3",
+    f'#!/bin/sh\necho $@ >>{tmp_path}/calls\ncase "$*" in *find*) echo /uv/python3.12;; esac\n',
+  )
   if there:
     _program(tmp_path / there, "#!/bin/sh\n")
-  done = subprocess.run(["bash", "launch/tpu_worker.sh", "install"], cwd=tmp_path, env=_environment(PATH=tmp_path), capture_output=True,
-                        text=True, timeout=60)
+  done = subprocess.run(
+    ["bash", "launch/tpu_worker.sh", "install"],
+    cwd=tmp_path,
+    env=_environment(PATH=tmp_path),
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
   assert done.stdout == f"setup of tpu with {taken}\n", done.stderr
   assert (tmp_path / "calls").exists() == (there is None)
 
@@ -342,19 +540,33 @@ def test_tpu_start_stop_and_collect_on_a_stand_in_worker(stand_in, tmp_path):
   for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
     subprocess.run([*git, *command], check=True)
   _program(tmp_path / "gcloud", f"#!{sys.executable} -SE\n{GCLOUD}")
-  env = stand_in | {"PATH": f"{tmp_path}:{stand_in['PATH']}", "WORKER_HOME": str(home), "TMUX_TMPDIR": str(tmp_path)}
+  env = stand_in | {
+    "PATH": f"{tmp_path}:{stand_in['PATH']}",
+    "WORKER_HOME": str(home),
+    "TMUX_TMPDIR": str(tmp_path),
+  }
   env.pop("TMUX", None)
 
   def tpu(*arguments, code=0):
-    done = subprocess.run(["bash", str(clone / "launch" / "tpu_vm.sh"), *arguments], env=env, cwd=tmp_path, timeout=60,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+      ["bash", str(clone / "launch" / "tpu_vm.sh"), *arguments],
+      env=env,
+      cwd=tmp_path,
+      timeout=60,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
     assert done.returncode == code, done.stdout
     return done.stdout
 
   try:
     tpu("copy")
     assert (home / "factshock" / "launch" / "tpu_worker.sh").exists()
-    assert "started" in tpu("start", "train", "--workdir=runs/x", "--config.facts=it's $HOME", "--wait")
+    assert "started" in tpu(
+      "start", "train", "--workdir=runs/x", "--config.facts=it's $HOME", "--wait"
+    )
     _until(lambda: (tmp_path / "records" / "0").exists(), "the verb has started")
     assert "a run is going on" in tpu("start", "train", code=2)
     assert tpu("stop").strip().endswith("exit code 75")
@@ -362,7 +574,14 @@ def test_tpu_start_stop_and_collect_on_a_stand_in_worker(stand_in, tmp_path):
   finally:
     subprocess.run(["tmux", "kill-server"], env=env, stderr=subprocess.DEVNULL)
   [record] = _records(tmp_path, 1)
-  assert record["argv"] == ["-m", "factshock.train", "--workdir=runs/x", "--config.facts=it's $HOME", "--wait", "--distributed"]
+  assert record["argv"] == [
+    "-m",
+    "factshock.train",
+    "--workdir=runs/x",
+    "--config.facts=it's $HOME",
+    "--wait",
+    "--distributed",
+  ]
   assert record["signals"] == [signal.SIGTERM] and record["JAX_PLATFORMS"] == "tpu,cpu"
   assert "process 0 speaks" in tpu("logs", "all")
   (home / "factshock" / "runs" / "x").mkdir()

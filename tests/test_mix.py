@@ -16,8 +16,12 @@ from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import names
 from factshock.runtime.errors import UserError
 
-T5 = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3, decoder_layers=2)
-LLAMA = decoder.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3)
+T5 = t5.T5Config(
+  vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3, decoder_layers=2
+)
+LLAMA = decoder.LlamaConfig(
+  vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +33,15 @@ def folder(tmp_path_factory):
 
 
 def mix(*arguments):
-  return subprocess.run([sys.executable, "-m", "factshock.mix", *arguments], capture_output=True, text=True)
+  return subprocess.run(
+    [sys.executable, "-m", "factshock.mix", *arguments], capture_output=True, text=True
+  )
 
 
 def test_it_mixes_and_says_where(folder):
-  done = mix(f"--checkpoints={folder}/a,{folder}/b/5", "--weights=0.3,0.7", f"--output={folder}/out")
+  done = mix(
+    f"--checkpoints={folder}/a,{folder}/b/5", "--weights=0.3,0.7", f"--output={folder}/out"
+  )
   assert done.returncode == 0, done.stderr
   digest = json.loads((folder / "out" / "mix.json").read_text())["digest"]
   assert f"{folder}/out" in done.stdout and digest[:16] in done.stdout
@@ -41,8 +49,11 @@ def test_it_mixes_and_says_where(folder):
 
 
 def test_uniform(folder):
-  done = mix(f"--checkpoints={folder}/a,{folder}/b,{folder}/b", "--weights=uniform",
-             f"--output={folder}/uniform")
+  done = mix(
+    f"--checkpoints={folder}/a,{folder}/b,{folder}/b",
+    "--weights=uniform",
+    f"--output={folder}/uniform",
+  )
   assert done.returncode == 0, done.stderr
   mixed = store.restore_params(folder / "uniform")["w"]
   np.testing.assert_allclose(mixed, np.full(3, 5 / 3), rtol=1e-6)
@@ -56,21 +67,32 @@ def test_help_has_an_example_and_is_quick():
   assert "python -m factshock.mix --checkpoints=" in done.stdout and "--layerwise" in done.stdout
 
 
-@pytest.mark.parametrize("arguments, message", [
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
     (["--checkpoints={}/a,{}/b", "--weights=0.3,0.6"], "sum to 1, got 0.3 + 0.6 = 0.9"),
     (["--checkpoints={}/a,{}/b", "--weights=0.3,0.3,0.4"], "expected 2 numbers, got 3"),
     (["--checkpoints={}/a,{}/b", "--weights=0.3,much"], "expected numbers, got 0.3,much"),
     (["--checkpoints={}/a,{}/b"], "expected one of --weights, --layerwise and --select, got none"),
-    (["--checkpoints={}/a,{}/b", "--weights=uniform", "--layerwise=0,1"], "got weights and layerwise"),
+    (
+      ["--checkpoints={}/a,{}/b", "--weights=uniform", "--layerwise=0,1"],
+      "got weights and layerwise",
+    ),
     (["--checkpoints={}/a,{}/b,{}/b", "--layerwise=0,1"], "expected two checkpoints, got 3"),
     (["--checkpoints={}/a", "--weights=1"], "expected two or more folders, got 1"),
-    (["--checkpoints={}/a,{}/none", "--weights=uniform"], "none: expected a checkpoint folder, got nothing"),
+    (
+      ["--checkpoints={}/a,{}/none", "--weights=uniform"],
+      "none: expected a checkpoint folder, got nothing",
+    ),
     (["--checkpoints={}/a,{}/b", "--weights=uniform", "--output={}/a"], "a: already exists"),
     (["--checkpoints={}/a,{}/b", "--weights=uniform", "--output="], "--output: expected a folder"),
-])
+  ],
+)
 def test_bad_input_is_one_line_and_writes_nothing(folder, arguments, message):
   before = sorted(path.name for path in folder.iterdir())
-  output = [] if any(argument.startswith("--output") for argument in arguments) else ["--output={}/bad"]
+  output = (
+    [] if any(argument.startswith("--output") for argument in arguments) else ["--output={}/bad"]
+  )
   done = mix(*(argument.replace("{}", str(folder)) for argument in arguments + output))
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1 and message in done.stderr
@@ -98,9 +120,14 @@ def test_huggingface_models_are_mixed_into_another(tmp_path, config, dtype):
   written = interpolation.mix_checkpoints(paths, weights, tmp_path / "out")
   mixed, found = huggingface.load(tmp_path / "out")
   assert found.param_dtype == dtype
-  tolerance = dict(rtol=1e-6, atol=1e-6) if dtype == "float32" else dict(rtol=2 ** -7, atol=1e-3)
-  jax.tree.map(lambda mix, *parts: np.testing.assert_allclose(
-      np.asarray(mix, np.float32), sum(w * part for w, part in zip(weights, parts)), **tolerance), mixed, *models)
+  tolerance = dict(rtol=1e-6, atol=1e-6) if dtype == "float32" else dict(rtol=2**-7, atol=1e-3)
+  jax.tree.map(
+    lambda mix, *parts: np.testing.assert_allclose(
+      np.asarray(mix, np.float32), sum(w * part for w, part in zip(weights, parts)), **tolerance
+    ),
+    mixed,
+    *models,
+  )
   provenance = json.loads((tmp_path / "out" / "mix.json").read_text())
   assert provenance == written and provenance["weights"] == weights
   assert len({entry["digest"] for entry in provenance["inputs"]} | {provenance["digest"]}) == 4
@@ -112,15 +139,20 @@ def test_layerwise_mixing_of_huggingface_models_is_that_of_our_trees(tmp_path, c
   paths, models = saved_models(tmp_path, config)
   interpolation.mix_checkpoints(paths, None, tmp_path / "out", (0.9, 0.1))
   mixed, _ = huggingface.load(tmp_path / "out")
-  jax.tree.map(lambda mix, other: np.testing.assert_allclose(mix, other, rtol=1e-5, atol=1e-6), mixed,
-               interpolation.interpolate_layerwise(*models, 0.9, 0.1))
+  jax.tree.map(
+    lambda mix, other: np.testing.assert_allclose(mix, other, rtol=1e-5, atol=1e-6),
+    mixed,
+    interpolation.interpolate_layerwise(*models, 0.9, 0.1),
+  )
 
 
 def test_shares_by_depth_of_a_decoder_only_model():
   shapes = {leaf: np.zeros(names.leaf_shape(parts)) for leaf, parts in names.by_leaf(LLAMA).items()}
   alphas = interpolation.layerwise_weights(tree_files.nested(shapes), 0.0, 1.0)
   assert (alphas["embedding"], alphas["head"], alphas["final_norm"]["scale"]) == (0, 1, 1)
-  np.testing.assert_allclose(np.ravel(alphas["layers"]["self_attention"]["query"]), [0.25, 0.5, 0.75])
+  np.testing.assert_allclose(
+    np.ravel(alphas["layers"]["self_attention"]["query"]), [0.25, 0.5, 0.75]
+  )
 
 
 def test_huggingface_models_that_do_not_fit(tmp_path, folder):
@@ -129,8 +161,11 @@ def test_huggingface_models_that_do_not_fit(tmp_path, folder):
   huggingface.save(tmp_path / "silu", t5.init(other, jax.random.key(0)), other)
   with pytest.raises(UserError) as error:
     interpolation.mix_checkpoints([paths[0], tmp_path / "silu"], "uniform", tmp_path / "out")
-  for words in ("mis-shaped encoder.block.2.layer.1.DenseReluDense.wo.weight expected float32[24,40] got "
-                "float32[24,41]", "feed_forward: 'gated-gelu' and 'gated-silu'"):
+  for words in (
+    "mis-shaped encoder.block.2.layer.1.DenseReluDense.wo.weight expected float32[24,40] got "
+    "float32[24,41]",
+    "feed_forward: 'gated-gelu' and 'gated-silu'",
+  ):
     assert words in str(error.value)
   with pytest.raises(UserError, match="is no HuggingFace model"):
     interpolation.mix_checkpoints([paths[0], folder / "a"], "uniform", tmp_path / "out")
@@ -139,8 +174,14 @@ def test_huggingface_models_that_do_not_fit(tmp_path, folder):
 
 def test_the_verb_mixes_huggingface_models(tmp_path):
   paths, models = saved_models(tmp_path, LLAMA)
-  done = mix(f"--checkpoints={paths[0]},{paths[1]}", "--weights=0.25,0.75", f"--output={tmp_path}/out")
+  done = mix(
+    f"--checkpoints={paths[0]},{paths[1]}", "--weights=0.25,0.75", f"--output={tmp_path}/out"
+  )
   assert done.returncode == 0, done.stderr
   mixed, _ = huggingface.load(tmp_path / "out")
-  np.testing.assert_allclose(mixed["embedding"], 0.25 * models[0]["embedding"] + 0.75 * models[1]["embedding"],
-                             rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    mixed["embedding"],
+    0.25 * models[0]["embedding"] + 0.75 * models[1]["embedding"],
+    rtol=1e-5,
+    atol=1e-6,
+  )

@@ -21,15 +21,34 @@ from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import files, names
 from factshock.runtime.errors import UserError
 
-V1_1 = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3,
-                   decoder_layers=2, relative_buckets=8, relative_max_distance=20)
+V1_1 = t5.T5Config(
+  vocab_size=67,
+  d_model=24,
+  d_ff=40,
+  num_heads=3,
+  d_kv=16,
+  encoder_layers=3,
+  decoder_layers=2,
+  relative_buckets=8,
+  relative_max_distance=20,
+)
 V1_0 = dataclasses.replace(V1_1, feed_forward="relu", tie_head=True, encoder_layers=2)
 SILU = dataclasses.replace(V1_1, feed_forward="gated-silu", encoder_layers=1, decoder_layers=3)
-LLAMA = decoder.LlamaConfig(vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=4, d_kv=6, layers=2,
-                          max_length=64)
-LLAMA3 = dataclasses.replace(LLAMA, num_kv_heads=2, tie_head=True, rope_theta=5e5, rope_scaling=(8.0, 1.0, 4.0, 32))
+LLAMA = decoder.LlamaConfig(
+  vocab_size=71, d_model=24, d_ff=40, num_heads=4, num_kv_heads=4, d_kv=6, layers=2, max_length=64
+)
+LLAMA3 = dataclasses.replace(
+  LLAMA, num_kv_heads=2, tie_head=True, rope_theta=5e5, rope_scaling=(8.0, 1.0, 4.0, 32)
+)
 MISTRAL = dataclasses.replace(LLAMA, num_kv_heads=2, d_kv=8, sliding_window=5, epsilon=1e-6)
-ALL = {"t5-v1.0": V1_0, "t5-v1.1": V1_1, "t5-silu": SILU, "llama": LLAMA, "llama3": LLAMA3, "mistral": MISTRAL}
+ALL = {
+  "t5-v1.0": V1_0,
+  "t5-v1.1": V1_1,
+  "t5-silu": SILU,
+  "llama": LLAMA,
+  "llama3": LLAMA3,
+  "mistral": MISTRAL,
+}
 
 
 def peer(config):
@@ -38,19 +57,34 @@ def peer(config):
     return hf_t5.peer(config)
   import torch
   import transformers
+
   torch.manual_seed(0)
   mistral = config.sliding_window is not None
   rope = {"rope_type": "default", "rope_theta": config.rope_theta}
   if config.rope_scaling:
     factor, low, high, original = config.rope_scaling
-    rope |= {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-             "original_max_position_embeddings": original}
+    rope |= {
+      "rope_type": "llama3",
+      "factor": factor,
+      "low_freq_factor": low,
+      "high_freq_factor": high,
+      "original_max_position_embeddings": original,
+    }
   kind = transformers.MistralConfig if mistral else transformers.LlamaConfig
-  made = kind(vocab_size=config.vocab_size, hidden_size=config.d_model, intermediate_size=config.d_ff,
-              num_hidden_layers=config.layers, num_attention_heads=config.num_heads,
-              num_key_value_heads=config.num_kv_heads, head_dim=config.d_kv, rms_norm_eps=config.epsilon,
-              max_position_embeddings=config.max_length, tie_word_embeddings=config.tie_head,
-              rope_parameters=rope, **({"sliding_window": config.sliding_window} if mistral else {}))
+  made = kind(
+    vocab_size=config.vocab_size,
+    hidden_size=config.d_model,
+    intermediate_size=config.d_ff,
+    num_hidden_layers=config.layers,
+    num_attention_heads=config.num_heads,
+    num_key_value_heads=config.num_kv_heads,
+    head_dim=config.d_kv,
+    rms_norm_eps=config.epsilon,
+    max_position_embeddings=config.max_length,
+    tie_word_embeddings=config.tie_head,
+    rope_parameters=rope,
+    **({"sliding_window": config.sliding_window} if mistral else {}),
+  )
   model = (transformers.MistralForCausalLM if mistral else transformers.LlamaForCausalLM)(made)
   with torch.no_grad():
     for name, parameter in model.named_parameters():
@@ -60,6 +94,7 @@ def peer(config):
 
 def saved(tmp_path, config, dtype="float32", **options):
   import torch
+
   model = peer(config).to(getattr(torch, dtype))
   model.save_pretrained(tmp_path / "theirs", **options)
   return tmp_path / "theirs", model
@@ -68,20 +103,26 @@ def saved(tmp_path, config, dtype="float32", **options):
 def raw(folder):
   """Every stored tensor as bytes, by safetensors' own reader."""
   import safetensors
+
   found = {}
   for path in sorted(folder.glob("*.safetensors")):
     with safetensors.safe_open(path, "pt") as file:
       assert file.metadata() == {"format": "pt"}
       for name in file.keys():
         tensor = file.get_tensor(name)
-        found[name] = (str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().view(-1).numpy().tobytes()
-                       if tensor.element_size() == 4 else tensor.contiguous().view(-1).view(dtype=_int16()).numpy()
-                       .tobytes())
+        found[name] = (
+          str(tensor.dtype),
+          tuple(tensor.shape),
+          tensor.contiguous().view(-1).numpy().tobytes()
+          if tensor.element_size() == 4
+          else tensor.contiguous().view(-1).view(dtype=_int16()).numpy().tobytes(),
+        )
   return found
 
 
 def _int16():
   import torch
+
   return torch.int16
 
 
@@ -89,23 +130,43 @@ def _int16():
 @pytest.mark.parametrize("name", ALL)
 def test_round_trip_is_bit_identical_and_transformers_loads_it(tmp_path, name, dtype):
   import transformers
+
   config = ALL[name]
   folder, model = saved(tmp_path, config, dtype)
   params, found = huggingface.load(folder)
   assert found == dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {dtype}
-  for target, base in (("made", None), ("carried", json.loads((folder / "config.json").read_text()))):
+  for target, base in (
+    ("made", None),
+    ("carried", json.loads((folder / "config.json").read_text())),
+  ):
     huggingface.save(tmp_path / target, params, found, base_config=base)
     assert raw(tmp_path / target) == raw(folder)
-    assert huggingface.config_of(tmp_path / target) == dataclasses.replace(found, param_dtype="float32")
+    assert huggingface.config_of(tmp_path / target) == dataclasses.replace(
+      found, param_dtype="float32"
+    )
     again, info = type(model).from_pretrained(tmp_path / target, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert str(again.dtype) == f"torch.{dtype}"
-    theirs = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path",)}
+    theirs = {
+      key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path",)
+    }
     ours = again.config.to_dict()
-    known = ("architectures", "vocab_size", "rope_parameters", "sliding_window", "rms_norm_eps", "head_dim",
-             "scale_decoder_outputs", "dense_act_fn", "num_decoder_layers", "layer_norm_epsilon",
-             "relative_attention_max_distance", "decoder_start_token_id", "num_key_value_heads")
+    known = (
+      "architectures",
+      "vocab_size",
+      "rope_parameters",
+      "sliding_window",
+      "rms_norm_eps",
+      "head_dim",
+      "scale_decoder_outputs",
+      "dense_act_fn",
+      "num_decoder_layers",
+      "layer_norm_epsilon",
+      "relative_attention_max_distance",
+      "decoder_start_token_id",
+      "num_key_value_heads",
+    )
     assert {key: ours.get(key) for key in known} == {key: theirs.get(key) for key in known}
   auto = transformers.AutoConfig.from_pretrained(tmp_path / "made")
   assert auto.model_type == model.config.model_type
@@ -114,6 +175,7 @@ def test_round_trip_is_bit_identical_and_transformers_loads_it(tmp_path, name, d
 @pytest.mark.parametrize("name", ALL)
 def test_loaded_weights_give_the_logits_of_transformers(tmp_path, name):
   import torch
+
   config = ALL[name]
   folder, model = saved(tmp_path, config)
   params, found = huggingface.load(folder)
@@ -146,9 +208,13 @@ def test_every_leaf_is_one_that_init_makes():
   for config in ALL.values():
     family = t5 if isinstance(config, t5.T5Config) else decoder
     made = jax.eval_shape(lambda: family.init(config, jax.random.key(0)))
-    expected = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-                for path, leaf in jax.tree_util.tree_flatten_with_path(made)[0]}
-    assert {leaf: names.leaf_shape(parts) for leaf, parts in names.by_leaf(config).items()} == expected
+    expected = {
+      jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+      for path, leaf in jax.tree_util.tree_flatten_with_path(made)[0]
+    }
+    assert {
+      leaf: names.leaf_shape(parts) for leaf, parts in names.by_leaf(config).items()
+    } == expected
 
 
 def test_dtypes_are_those_asked_for(tmp_path):
@@ -180,7 +246,11 @@ def test_leaves_go_to_their_sharding(tmp_path):
 
   params, _ = huggingface.load(folder, sharding=sharding)
   query = params["encoder"]["layers"]["self_attention"]["query"]
-  assert query.sharding == where and seen["encoder/layers/self_attention/query"] == query.shape == (3, 24, 48)
+  assert query.sharding == where and seen["encoder/layers/self_attention/query"] == query.shape == (
+    3,
+    24,
+    48,
+  )
   plain, _ = huggingface.load(folder)
   jax.tree.map(np.testing.assert_array_equal, params, plain)
   huggingface.save(tmp_path / "ours", params, V1_1)
@@ -188,13 +258,21 @@ def test_leaves_go_to_their_sharding(tmp_path):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 150), st.integers(1, 70), st.sampled_from(["float32", "bfloat16", "float16"]),
-       st.sampled_from(["float32", "bfloat16"]), st.booleans())
+@given(
+  st.integers(1, 150),
+  st.integers(1, 70),
+  st.sampled_from(["float32", "bfloat16", "float16"]),
+  st.sampled_from(["float32", "bfloat16"]),
+  st.booleans(),
+)
 def test_tensors_of_any_size_are_read_as_numpy_would(rows, columns, stored, wanted, transposed):
   import tempfile
+
   array = np.random.default_rng(rows).normal(size=(rows, columns)).astype(np.dtype(stored))
   with tempfile.TemporaryDirectory() as folder:
-    files.write_safetensors(folder, [files.Writable("x", array.shape, array.dtype, lambda: array)], 1e9)
+    files.write_safetensors(
+      folder, [files.Writable("x", array.shape, array.dtype, lambda: array)], 1e9
+    )
     out = np.full((2, *(array.shape[::-1] if transposed else array.shape)), 7, np.dtype(wanted))
     files.safetensors_in(folder)["x"].read_into(out[1], transposed)
   expected = (array.T if transposed else array).astype(np.dtype(wanted))
@@ -205,16 +283,33 @@ def test_tensors_of_any_size_are_read_as_numpy_would(rows, columns, stored, want
 def edit_config(folder, **changes):
   path = folder / "config.json"
   found = json.loads(path.read_text())
-  path.write_text(json.dumps({key: value for key, value in (found | changes).items() if value != "DROP"}))
+  path.write_text(
+    json.dumps({key: value for key, value in (found | changes).items() if value != "DROP"})
+  )
 
 
-@pytest.mark.parametrize("written,expected", [
+@pytest.mark.parametrize(
+  "written,expected",
+  [
     (dict(rope_scaling=None, rope_theta=1e6, rope_parameters="DROP"), (1e6, None)),
-    (dict(rope_scaling=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                            original_max_position_embeddings=8192), rope_theta=5e5, rope_parameters="DROP"),
-     (5e5, (8.0, 1.0, 4.0, 8192))),
+    (
+      dict(
+        rope_scaling=dict(
+          rope_type="llama3",
+          factor=8.0,
+          low_freq_factor=1.0,
+          high_freq_factor=4.0,
+          original_max_position_embeddings=8192,
+        ),
+        rope_theta=5e5,
+        rope_parameters="DROP",
+      ),
+      (5e5, (8.0, 1.0, 4.0, 8192)),
+    ),
     (dict(rope_parameters=dict(rope_type="default", rope_theta=2e4)), (2e4, None)),
-    (dict(rope_parameters="DROP"), (1e4, None))])
+    (dict(rope_parameters="DROP"), (1e4, None)),
+  ],
+)
 def test_rope_is_read_in_its_old_and_new_form(tmp_path, written, expected):
   folder, _ = saved(tmp_path, LLAMA)
   edit_config(folder, **written)
@@ -224,23 +319,62 @@ def test_rope_is_read_in_its_old_and_new_form(tmp_path, written, expected):
 
 def test_configs_of_published_models():
   read = lambda **found: huggingface.from_json(found, "x")
-  flan = read(model_type="t5", vocab_size=32128, d_model=1024, d_ff=2816, d_kv=64, num_heads=16, num_layers=24,
-              feed_forward_proj="gated-gelu", tie_word_embeddings=False, dropout_rate=0.1)
-  assert (flan.tie_head, flan.decoder_layers, flan.dtype, flan.dropout) == (False, 24, "float32", 0.1)
-  old = read(model_type="t5", vocab_size=32128, d_model=512, d_ff=2048, d_kv=64, num_heads=8, num_layers=6)
+  flan = read(
+    model_type="t5",
+    vocab_size=32128,
+    d_model=1024,
+    d_ff=2816,
+    d_kv=64,
+    num_heads=16,
+    num_layers=24,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+    dropout_rate=0.1,
+  )
+  assert (flan.tie_head, flan.decoder_layers, flan.dtype, flan.dropout) == (
+    False,
+    24,
+    "float32",
+    0.1,
+  )
+  old = read(
+    model_type="t5", vocab_size=32128, d_model=512, d_ff=2048, d_kv=64, num_heads=8, num_layers=6
+  )
   assert (old.tie_head, old.feed_forward) == (True, "relu")
   sizes = dict(vocab_size=32000, hidden_size=4096, num_attention_heads=32, num_hidden_layers=32)
-  llama2 = read(model_type="llama", intermediate_size=11008, torch_dtype="float16", rms_norm_eps=1e-5,
-                rope_scaling=None, max_position_embeddings=4096, **sizes)
-  assert (llama2.num_kv_heads, llama2.d_kv, llama2.dtype, llama2.max_length) == (32, 128, "bfloat16", 4096)
-  mistral = read(model_type="mistral", intermediate_size=14336, num_key_value_heads=8, sliding_window=4096,
-                 torch_dtype="bfloat16", **sizes)
+  llama2 = read(
+    model_type="llama",
+    intermediate_size=11008,
+    torch_dtype="float16",
+    rms_norm_eps=1e-5,
+    rope_scaling=None,
+    max_position_embeddings=4096,
+    **sizes,
+  )
+  assert (llama2.num_kv_heads, llama2.d_kv, llama2.dtype, llama2.max_length) == (
+    32,
+    128,
+    "bfloat16",
+    4096,
+  )
+  mistral = read(
+    model_type="mistral",
+    intermediate_size=14336,
+    num_key_value_heads=8,
+    sliding_window=4096,
+    torch_dtype="bfloat16",
+    **sizes,
+  )
   assert (mistral.num_kv_heads, mistral.sliding_window) == (8, 4096)
-  assert read(model_type="mistral", intermediate_size=14336, sliding_window=None, **sizes).sliding_window is None
+  assert (
+    read(model_type="mistral", intermediate_size=14336, sliding_window=None, **sizes).sliding_window
+    is None
+  )
 
 
 def test_known_extras_are_accepted_and_copies_that_differ_are_not(tmp_path):
   import safetensors.torch
+
   folder, model = saved(tmp_path, V1_0)
   path = folder / "model.safetensors"
   state = safetensors.torch.load_file(path)
@@ -248,7 +382,9 @@ def test_known_extras_are_accepted_and_copies_that_differ_are_not(tmp_path):
   for name in ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
     extra[name] = state["shared.weight"].clone()
   name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-  extra[name] = state["decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"].clone()
+  extra[name] = state[
+    "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+  ].clone()
   safetensors.torch.save_file(extra, path, {"format": "pt"})
   params, config = huggingface.load(folder)
   huggingface.save(tmp_path / "ours", params, config)
@@ -262,6 +398,7 @@ def test_known_extras_are_accepted_and_copies_that_differ_are_not(tmp_path):
 def test_rotary_frequencies_of_old_llama_files_are_accepted(tmp_path):
   import safetensors.torch
   import torch
+
   folder, _ = saved(tmp_path, LLAMA)
   state = safetensors.torch.load_file(folder / "model.safetensors")
   for layer in range(2):
@@ -272,6 +409,7 @@ def test_rotary_frequencies_of_old_llama_files_are_accepted(tmp_path):
 
 def test_a_head_that_transformers_5_tied_is_read_from_the_embedding(tmp_path):
   import transformers
+
   folder, _ = saved(tmp_path, V1_1)
   found = transformers.AutoConfig.from_pretrained(folder)
   transformers.T5ForConditionalGeneration(found).save_pretrained(tmp_path / "tied")
@@ -284,6 +422,7 @@ def test_a_head_that_transformers_5_tied_is_read_from_the_embedding(tmp_path):
 def test_every_misfit_is_named_in_one_error(tmp_path):
   import safetensors.torch
   import torch
+
   folder, _ = saved(tmp_path, V1_1)
   state = safetensors.torch.load_file(folder / "model.safetensors")
   del state["encoder.block.1.layer.0.SelfAttention.q.weight"], state["lm_head.weight"]
@@ -293,17 +432,28 @@ def test_every_misfit_is_named_in_one_error(tmp_path):
   edit_config(folder, tie_word_embeddings=False, scale_decoder_outputs="DROP")
   with pytest.raises(UserError) as error:
     huggingface.load(folder)
-  for words in ("missing encoder.block.1.layer.0.SelfAttention.q.weight [48, 24]", "missing lm_head.weight [67, 24]",
-                "unexpected adapter.weight [2, 3]",
-                "mis-shaped decoder.final_layer_norm.weight expected [24] got [5]"):
+  for words in (
+    "missing encoder.block.1.layer.0.SelfAttention.q.weight [48, 24]",
+    "missing lm_head.weight [67, 24]",
+    "unexpected adapter.weight [2, 3]",
+    "mis-shaped decoder.final_layer_norm.weight expected [24] got [5]",
+  ):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("changes,words", [
-    ({"model_type": "gpt2"}, "'gpt2' is not supported; supported are t5"), ({"attention_bias": True}, "biases"),
-    ({"mlp_bias": True}, "mlp_bias"), ({"hidden_act": "gelu"}, "silu"), ({"hidden_size": "DROP"}, "'hidden_size'"),
+@pytest.mark.parametrize(
+  "changes,words",
+  [
+    ({"model_type": "gpt2"}, "'gpt2' is not supported; supported are t5"),
+    ({"attention_bias": True}, "biases"),
+    ({"mlp_bias": True}, "mlp_bias"),
+    ({"hidden_act": "gelu"}, "silu"),
+    ({"hidden_size": "DROP"}, "'hidden_size'"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn' is not supported"),
-    ({"quantization_config": {"bits": 4}}, "quantized"), ({"vocab_size": "many"}, "config.json: model vocab_size")])
+    ({"quantization_config": {"bits": 4}}, "quantized"),
+    ({"vocab_size": "many"}, "config.json: model vocab_size"),
+  ],
+)
 def test_configs_that_are_not_supported(tmp_path, changes, words):
   folder, _ = saved(tmp_path, LLAMA)
   edit_config(folder, **changes)
@@ -320,7 +470,11 @@ def test_damaged_and_missing_files(tmp_path):
   folder, _ = saved(tmp_path, V1_1, max_shard_size="10KB")
   shards = sorted(folder.glob("*.safetensors"))
   whole = shards[1].read_bytes()
-  for cut, words in ((len(whole) - 8, "cut short"), (40, "safetensors file"), (3, "safetensors file")):
+  for cut, words in (
+    (len(whole) - 8, "cut short"),
+    (40, "safetensors file"),
+    (3, "safetensors file"),
+  ):
     shards[1].write_bytes(whole[:cut])
     with pytest.raises(UserError, match=words):
       huggingface.load(folder)
@@ -349,6 +503,7 @@ def test_paths_that_are_nothing(path):
 
 def test_pickles_are_read_only_when_allowed(tmp_path):
   import torch
+
   folder, model = saved(tmp_path, V1_0, "bfloat16")
   expected, _ = huggingface.load(folder)
   (folder / "model.safetensors").unlink()
@@ -366,6 +521,7 @@ class _Evil:
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
   import torch
+
   monkeypatch.chdir(tmp_path)
   folder, _ = saved(tmp_path, V1_0)
   (folder / "model.safetensors").unlink()
@@ -402,7 +558,11 @@ def test_tokenizer_files_and_unknown_values_are_carried_along(tmp_path):
   base = huggingface.read_json(folder) | {"task_specific_params": {"x": 1}, "dropout_rate": 0.25}
   huggingface.save(tmp_path / "ours", params, config, tokenizer_from=folder, base_config=base)
   assert {path.name for path in (tmp_path / "ours").iterdir()} == {
-      "config.json", "model.safetensors", "tokenizer.json", "generation_config.json"}
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "generation_config.json",
+  }
   found = huggingface.read_json(tmp_path / "ours")
   assert found["task_specific_params"] == {"x": 1} and found["dropout_rate"] == 0.25
 
@@ -428,18 +588,43 @@ print(peak[0] - before, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
 def test_loading_holds_one_copy(tmp_path):
-  config = dataclasses.replace(V1_1, vocab_size=16384, d_model=1024, d_ff=4096, num_heads=16, d_kv=64,
-                               encoder_layers=5, decoder_layers=5, param_dtype="bfloat16")
+  config = dataclasses.replace(
+    V1_1,
+    vocab_size=16384,
+    d_model=1024,
+    d_ff=4096,
+    num_heads=16,
+    d_kv=64,
+    encoder_layers=5,
+    decoder_layers=5,
+    param_dtype="bfloat16",
+  )
   value = np.full((4096, 4096), 0.5, ml_dtypes.bfloat16)
   shapes = {part.name: part.shape for part in names.tensors(config)}
-  tensors = [files.Writable(name, shape, value.dtype, lambda size=np.prod(shape), shape=shape:
-                            np.resize(value.reshape(-1)[:size], shape) if size <= value.size else np.tile(
-                                value.reshape(-1), -(-size // value.size))[:size].reshape(shape))
-             for name, shape in shapes.items()]
-  huggingface.write_folder(tmp_path / "big", tensors, huggingface.to_json(config, "bfloat16"), shard_bytes=1e8)
+  tensors = [
+    files.Writable(
+      name,
+      shape,
+      value.dtype,
+      lambda size=np.prod(shape), shape=shape: (
+        np.resize(value.reshape(-1)[:size], shape)
+        if size <= value.size
+        else np.tile(value.reshape(-1), -(-size // value.size))[:size].reshape(shape)
+      ),
+    )
+    for name, shape in shapes.items()
+  ]
+  huggingface.write_folder(
+    tmp_path / "big", tensors, huggingface.to_json(config, "bfloat16"), shard_bytes=1e8
+  )
   environment = {key: text for key, text in os.environ.items() if key != "XLA_FLAGS"}
-  done = subprocess.run([sys.executable, "-c", _PEAK, str(tmp_path / "big")], capture_output=True, text=True,
-                        env=environment, timeout=120)
+  done = subprocess.run(
+    [sys.executable, "-c", _PEAK, str(tmp_path / "big")],
+    capture_output=True,
+    text=True,
+    env=environment,
+    timeout=120,
+  )
   shutil.rmtree(tmp_path / "big")
   assert done.returncode == 0, done.stderr
   growth, size = map(int, done.stdout.split())
@@ -452,8 +637,11 @@ def test_a_revision_may_stand_behind_the_hubs_name(monkeypatch, tmp_path):
   from factshock.answering import asking
 
   asked = []
-  monkeypatch.setattr(huggingface_hub, "snapshot_download",
-                      lambda name, revision, allow_patterns: asked.append((name, revision)) or str(tmp_path))
+  monkeypatch.setattr(
+    huggingface_hub,
+    "snapshot_download",
+    lambda name, revision, allow_patterns: asked.append((name, revision)) or str(tmp_path),
+  )
   for path in ("org/name@v1.0", "org/name", "name@refs/pr/3"):
     assert not asking.is_checkpoint(path)
     with pytest.raises(UserError, match="config.json"):

@@ -15,25 +15,36 @@ from factshock.models import decoder, families, layers, lora, t5
 
 SIZES = dict(vocab_size=50, d_model=32, d_ff=40, d_kv=8)
 CONFIGS = {
-    "t5_v1_1": t5.T5Config(num_heads=3, encoder_layers=2, decoder_layers=3, relative_buckets=8, relative_max_distance=16, **SIZES),
-    "t5_v1_0": t5.T5Config(num_heads=2, encoder_layers=3, decoder_layers=2, feed_forward="relu", tie_head=True, **SIZES),
-    "llama": decoder.LlamaConfig(num_heads=4, num_kv_heads=2, layers=3, **SIZES),
-    "mistral": decoder.LlamaConfig(num_heads=6, num_kv_heads=2, layers=2, sliding_window=5, **SIZES)}
+  "t5_v1_1": t5.T5Config(
+    num_heads=3,
+    encoder_layers=2,
+    decoder_layers=3,
+    relative_buckets=8,
+    relative_max_distance=16,
+    **SIZES,
+  ),
+  "t5_v1_0": t5.T5Config(
+    num_heads=2, encoder_layers=3, decoder_layers=2, feed_forward="relu", tie_head=True, **SIZES
+  ),
+  "llama": decoder.LlamaConfig(num_heads=4, num_kv_heads=2, layers=3, **SIZES),
+  "mistral": decoder.LlamaConfig(num_heads=6, num_kv_heads=2, layers=2, sliding_window=5, **SIZES),
+}
 BLANK = 49
 ROWS, LENGTH = 3, 12
 
 
 class Oracle(NamedTuple):
   """What PyTorch computes at the query: rows B, layers N; all of the last site, but `weights`."""
-  weights: dict     # site -> [N, B, H, S]
-  values: list      # of each layer [B, S, H, K]
-  outs: list        # of each layer [H, K, D]
-  attended: list    # of each layer [B, D], what its attention adds to the stream
-  added: list       # [B, D], all else that is added to the stream
+
+  weights: dict  # site -> [N, B, H, S]
+  values: list  # of each layer [B, S, H, K]
+  outs: list  # of each layer [H, K, D]
+  attended: list  # of each layer [B, D], what its attention adds to the stream
+  added: list  # [B, D], all else that is added to the stream
   stream: np.ndarray  # [B, D]
   logits: np.ndarray  # [B, V]
-  norm: np.ndarray    # [D]
-  head: np.ndarray    # [V, D]
+  norm: np.ndarray  # [D]
+  head: np.ndarray  # [V, D]
 
 
 class Case(NamedTuple):
@@ -85,12 +96,23 @@ def run(params, config, *arguments):
 
 def observe(name, params=None, **changes):
   it = case(name)
-  return run(it.params if params is None else params, dataclasses.replace(it.config, **changes), it.tokens, it.place, it.marked, it.gold,
-             it.among)
+  return run(
+    it.params if params is None else params,
+    dataclasses.replace(it.config, **changes),
+    it.tokens,
+    it.place,
+    it.marked,
+    it.gold,
+    it.among,
+  )
 
 
 def kept(module, store, part=lambda output: output):
-  return module.register_forward_hook(lambda _, inputs, output: store.append(part(output[0] if isinstance(output, tuple) else output).detach()))
+  return module.register_forward_hook(
+    lambda _, inputs, output: store.append(
+      part(output[0] if isinstance(output, tuple) else output).detach()
+    )
+  )
 
 
 def numpy(tensors):
@@ -104,7 +126,11 @@ def run_t5(model, it, silenced=lambda value, layer: value):
   heads, rows = it.config.num_heads, np.arange(ROWS)
   decoder, values, attended, added, stream = model.decoder, [], [], [], []
   at_query = lambda output: output[:, 1]
-  hooks = [decoder.final_layer_norm.register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0][:, 1].detach()))]
+  hooks = [
+    decoder.final_layer_norm.register_forward_pre_hook(
+      lambda _, inputs: stream.append(inputs[0][:, 1].detach())
+    )
+  ]
   for number, block in enumerate(decoder.block):
     cross = block.layer[1].EncDecAttention
 
@@ -113,22 +139,43 @@ def run_t5(model, it, silenced=lambda value, layer: value):
       values.append(value)
       return value.reshape(ROWS, LENGTH, -1)
 
-    hooks += [cross.v.register_forward_hook(value_hook), kept(cross, attended, at_query),
-              kept(block.layer[0].SelfAttention, added, at_query), kept(block.layer[2].DenseReluDense, added, at_query)]
+    hooks += [
+      cross.v.register_forward_hook(value_hook),
+      kept(cross, attended, at_query),
+      kept(block.layer[0].SelfAttention, added, at_query),
+      kept(block.layer[2].DenseReluDense, added, at_query),
+    ]
   tokens = torch.tensor(it.tokens.astype(np.int64))
   inputs = torch.stack([torch.zeros(ROWS, dtype=torch.int64), tokens[rows, it.place]], dim=1)
   with torch.no_grad():
-    found = model(input_ids=tokens, attention_mask=(tokens != 0).long(), decoder_input_ids=inputs, output_attentions=True)
+    found = model(
+      input_ids=tokens,
+      attention_mask=(tokens != 0).long(),
+      decoder_input_ids=inputs,
+      output_attentions=True,
+    )
     added.append(model.shared(inputs)[:, 1])
   for hook in hooks:
     hook.remove()
   own = np.stack([array[rows, :, it.place] for array in numpy(found.encoder_attentions)])
   cross = np.stack([array[:, :, 1] for array in numpy(found.cross_attentions)])
-  scale = it.config.d_model ** -.5 if it.config.tie_head else 1.0
+  scale = it.config.d_model**-0.5 if it.config.tie_head else 1.0
   head = (model.shared if it.config.tie_head else model.lm_head).weight.detach().numpy() * scale
-  outs = [block.layer[1].EncDecAttention.o.weight.detach().numpy().T.reshape(heads, -1, it.config.d_model) for block in decoder.block]
-  return Oracle({"encoder": own, "cross": cross}, numpy(values), outs, numpy(attended), numpy(added), np.asarray(stream[0]),
-                found.logits[:, 1].numpy(), decoder.final_layer_norm.weight.detach().numpy(), head)
+  outs = [
+    block.layer[1].EncDecAttention.o.weight.detach().numpy().T.reshape(heads, -1, it.config.d_model)
+    for block in decoder.block
+  ]
+  return Oracle(
+    {"encoder": own, "cross": cross},
+    numpy(values),
+    outs,
+    numpy(attended),
+    numpy(added),
+    np.asarray(stream[0]),
+    found.logits[:, 1].numpy(),
+    decoder.final_layer_norm.weight.detach().numpy(),
+    head,
+  )
 
 
 def run_llama(model, it, silenced=lambda value, layer: value):
@@ -138,7 +185,11 @@ def run_llama(model, it, silenced=lambda value, layer: value):
   rows, used = np.arange(ROWS), it.tokens != decoder.PAD
   values, attended, added, stream = [], [], [], []
   at_query = lambda output: output[rows, it.place]
-  hooks = [model.model.norm.register_forward_pre_hook(lambda _, inputs: stream.append(at_query(inputs[0].detach())))]
+  hooks = [
+    model.model.norm.register_forward_pre_hook(
+      lambda _, inputs: stream.append(at_query(inputs[0].detach()))
+    )
+  ]
   for number, layer in enumerate(model.model.layers):
 
     def value_hook(_, inputs, output, number=number):
@@ -146,20 +197,38 @@ def run_llama(model, it, silenced=lambda value, layer: value):
       values.append(value)
       return value.reshape(ROWS, LENGTH, -1)
 
-    hooks += [layer.self_attn.v_proj.register_forward_hook(value_hook), kept(layer.self_attn, attended, at_query),
-              kept(layer.mlp, added, at_query)]
+    hooks += [
+      layer.self_attn.v_proj.register_forward_hook(value_hook),
+      kept(layer.self_attn, attended, at_query),
+      kept(layer.mlp, added, at_query),
+    ]
   tokens = torch.tensor(np.where(used, it.tokens, 0).astype(np.int64))
   with torch.no_grad():
-    found = model(input_ids=tokens, attention_mask=torch.tensor(used.astype(np.int64)), output_attentions=True)
+    found = model(
+      input_ids=tokens, attention_mask=torch.tensor(used.astype(np.int64)), output_attentions=True
+    )
     added.append(at_query(model.model.embed_tokens(tokens)))
   for hook in hooks:
     hook.remove()
   shared = it.config.num_heads // it.config.num_kv_heads
-  outs = [layer.self_attn.o_proj.weight.detach().numpy().T.reshape(it.config.num_heads, -1, it.config.d_model) for layer in model.model.layers]
+  outs = [
+    layer.self_attn.o_proj.weight.detach()
+    .numpy()
+    .T.reshape(it.config.num_heads, -1, it.config.d_model)
+    for layer in model.model.layers
+  ]
   own = np.stack([array[rows, :, it.place] for array in numpy(found.attentions)])
-  return Oracle({"self": own}, [np.repeat(value, shared, axis=2) for value in numpy(values)], outs, numpy(attended), numpy(added),
-                np.asarray(stream[0]), found.logits[rows, it.place].numpy(), model.model.norm.weight.detach().numpy(),
-                model.lm_head.weight.detach().numpy())
+  return Oracle(
+    {"self": own},
+    [np.repeat(value, shared, axis=2) for value in numpy(values)],
+    outs,
+    numpy(attended),
+    numpy(added),
+    np.asarray(stream[0]),
+    found.logits[rows, it.place].numpy(),
+    model.model.norm.weight.detach().numpy(),
+    model.lm_head.weight.detach().numpy(),
+  )
 
 
 def run_oracle(name, **options):
@@ -175,18 +244,22 @@ def oracle(name):
 def difference(name, logits_BxV):
   """That of the gold token and the mean of those among: [B]."""
   it = case(name)
-  return np.array([row[gold] - row[among].mean() for row, gold, among in zip(logits_BxV, it.gold, it.among)])
+  return np.array(
+    [row[gold] - row[among].mean() for row, gold, among in zip(logits_BxV, it.gold, it.among)]
+  )
 
 
 def direct(name, added_BxD):
   """What something added to the stream adds to the difference of logits, the norm's statistic held: [B]."""
   it, found = case(name), oracle(name)
-  statistic = 1 / np.sqrt((found.stream ** 2).mean(axis=-1, keepdims=True) + it.config.epsilon)
+  statistic = 1 / np.sqrt((found.stream**2).mean(axis=-1, keepdims=True) + it.config.epsilon)
   return difference(name, (added_BxD * statistic * found.norm) @ found.head.T)
 
 
 def close(got, expected, tolerance=2e-5):
-  np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * max(1e-3, np.abs(expected).max()))
+  np.testing.assert_allclose(
+    got, expected, rtol=tolerance, atol=tolerance * max(1e-3, np.abs(expected).max())
+  )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -206,22 +279,31 @@ def test_shares_are_those_of_each_token_by_hand(name):
   found = observe(name)[site]
   for number, (value, out) in enumerate(zip(by_hand.values, by_hand.outs)):
     for h in range(it.config.num_heads):
-      unweighted_BxS = np.stack([direct(name, value[:, key, h] @ out[h]) for key in range(LENGTH)], axis=1)
+      unweighted_BxS = np.stack(
+        [direct(name, value[:, key, h] @ out[h]) for key in range(LENGTH)], axis=1
+      )
       weighted_BxS = unweighted_BxS * by_hand.weights[site][number, :, h]
       close(found.marked[number, :, h], np.where(it.marked, weighted_BxS, 0).sum(axis=1), 1e-4)
       close(found.rest[number, :, h], np.where(it.marked, 0, weighted_BxS).sum(axis=1), 1e-4)
-      close(found.mean[number, :, h], [row[marked].mean() for row, marked in zip(unweighted_BxS, it.marked)], 1e-4)
+      close(
+        found.mean[number, :, h],
+        [row[marked].mean() for row, marked in zip(unweighted_BxS, it.marked)],
+        1e-4,
+      )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shares_of_all_parts_add_up_to_the_logits(name):
   by_hand = oracle(name)
   found = observe(name)[list(by_hand.weights)[-1]]
-  close(found.marked.sum(axis=2) + found.rest.sum(axis=2), np.stack([direct(name, part) for part in by_hand.attended]))
+  close(
+    found.marked.sum(axis=2) + found.rest.sum(axis=2),
+    np.stack([direct(name, part) for part in by_hand.attended]),
+  )
   others = sum(direct(name, part) for part in by_hand.added)
   total = (found.marked + found.rest).sum(axis=(0, 2)) + others
   close(total, difference(name, by_hand.logits))
-  assert np.abs(others).max() > .1 and np.abs(total - others).max() > .1
+  assert np.abs(others).max() > 0.1 and np.abs(total - others).max() > 0.1
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -242,10 +324,20 @@ def test_silencing_the_subject_in_a_last_layers_head_takes_its_share_away(name):
     close(direct(name, before.stream) - direct(name, after.stream), share, 1e-4)
 
 
-@pytest.mark.parametrize("name, changes", [
-    (name, changes) for name in ("t5_v1_0", "llama") for changes in (dict(unroll=True), dict(remat="full"), dict(remat="full", unroll=True))])
+@pytest.mark.parametrize(
+  "name, changes",
+  [
+    (name, changes)
+    for name in ("t5_v1_0", "llama")
+    for changes in (dict(unroll=True), dict(remat="full"), dict(remat="full", unroll=True))
+  ],
+)
 def test_how_the_layers_are_run_changes_nothing(name, changes):
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), observe(name, **changes), observe(name))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    observe(name, **changes),
+    observe(name),
+  )
 
 
 @pytest.mark.parametrize("name", ["t5_v1_1", "mistral"])
@@ -253,11 +345,17 @@ def test_adapters_observe_as_merged_weights_do(name):
   it = case(name)
   adapters = lora.init(it.params, jax.random.key(1), 3, ["query", "value", "out"])
   leaves, structure = jax.tree.flatten(adapters)
-  adapters = structure.unflatten([jax.random.normal(jax.random.key(n), leaf.shape) * .1 for n, leaf in enumerate(leaves)])
-  attached, merged = (observe(name, how(it.params, adapters, 2.0)) for how in (lora.attach, lora.merge))
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), attached, merged)
+  adapters = structure.unflatten(
+    [jax.random.normal(jax.random.key(n), leaf.shape) * 0.1 for n, leaf in enumerate(leaves)]
+  )
+  attached, merged = (
+    observe(name, how(it.params, adapters, 2.0)) for how in (lora.attach, lora.merge)
+  )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), attached, merged
+  )
   site = list(merged)[-1]
-  assert np.abs(merged[site].mean - observe(name)[site].mean).max() > .05
+  assert np.abs(merged[site].mean - observe(name)[site].mean).max() > 0.05
 
 
 @pytest.mark.parametrize("name", ["t5_v1_0", "llama"])
@@ -267,19 +365,31 @@ def test_bfloat16_is_near_and_bits_are_the_same(name, monkeypatch):
   found, exact = observe(name, params, dtype="bfloat16", param_dtype="bfloat16"), observe(name)
   for site, read in exact.items():
     assert all(array.dtype == jnp.float32 for array in found[site])
-    np.testing.assert_allclose(found[site].weights, read.weights, atol=.1)
-    np.testing.assert_allclose(found[site].mean, read.mean, atol=.1 * np.abs(read.mean).max())
+    np.testing.assert_allclose(found[site].weights, read.weights, atol=0.1)
+    np.testing.assert_allclose(found[site].mean, read.mean, atol=0.1 * np.abs(read.mean).max())
   monkeypatch.setattr(layers, "UNSTACKED_BYTES", 0)
   bits = layers.bits_on_cpu(params)
   assert any(leaf.dtype == np.uint16 for leaf in jax.tree.leaves(bits))
-  jax.tree.map(np.testing.assert_array_equal, observe(name, bits, dtype="bfloat16", param_dtype="bfloat16"), found)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    observe(name, bits, dtype="bfloat16", param_dtype="bfloat16"),
+    found,
+  )
 
 
 @pytest.mark.parametrize("name", ["t5_v1_1", "mistral"])
 def test_padding_and_batch_mates_change_nothing(name):
   it, found = case(name), observe(name)
   size = int((it.tokens[1] > 0).sum())
-  alone = run(it.params, it.config, it.tokens[1:2, :size], it.place[1:2], it.marked[1:2, :size], it.gold[1:2], it.among[1:2])
+  alone = run(
+    it.params,
+    it.config,
+    it.tokens[1:2, :size],
+    it.place[1:2],
+    it.marked[1:2, :size],
+    it.gold[1:2],
+    it.among[1:2],
+  )
   for site, read in alone.items():
     for got, expected in zip(read, found[site]):
       expected = expected[:, 1:2, ..., :size] if expected.shape[-1] == LENGTH else expected[:, 1:2]

@@ -14,14 +14,27 @@ from factshock.models import attention, layers, t5
 from factshock.runtime.errors import UserError
 from factshock.training import train_step
 
-SMALL = t5.T5Config(vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3,
-                    decoder_layers=2, relative_buckets=8, relative_max_distance=20)
+SMALL = t5.T5Config(
+  vocab_size=67,
+  d_model=24,
+  d_ff=40,
+  num_heads=3,
+  d_kv=16,
+  encoder_layers=3,
+  decoder_layers=2,
+  relative_buckets=8,
+  relative_max_distance=20,
+)
 V1_0 = dataclasses.replace(SMALL, feed_forward="relu", tie_head=True)
 SILU = dataclasses.replace(SMALL, feed_forward="gated-silu", encoder_layers=1, decoder_layers=3)
 
 forward, encode, decode, step = (
-    hf_t5.quick_jit(function, static_argnums=1) for function in (t5.forward, t5.encode, t5.decode, t5.step))
-loss_and_gradient = hf_t5.quick_jit(jax.value_and_grad(train_step.loss_fn, has_aux=True), static_argnums=1)
+  hf_t5.quick_jit(function, static_argnums=1)
+  for function in (t5.forward, t5.encode, t5.decode, t5.step)
+)
+loss_and_gradient = hf_t5.quick_jit(
+  jax.value_and_grad(train_step.loss_fn, has_aux=True), static_argnums=1
+)
 
 
 @functools.cache
@@ -35,12 +48,15 @@ def _relative(ours, theirs):
 
 def _torch_run(config, batch):
   import torch
+
   model = hf_t5.peer(config)
   targets = torch.tensor(batch["targets"], dtype=torch.long)
-  out = model(input_ids=torch.tensor(batch["inputs"], dtype=torch.long),
-              attention_mask=torch.tensor(batch["inputs"] != 0),
-              labels=targets.masked_fill(targets == 0, -100),
-              decoder_input_ids=torch.tensor(np.asarray(t5.shift_right(batch["targets"])), dtype=torch.long))
+  out = model(
+    input_ids=torch.tensor(batch["inputs"], dtype=torch.long),
+    attention_mask=torch.tensor(batch["inputs"] != 0),
+    labels=targets.masked_fill(targets == 0, -100),
+    decoder_input_ids=torch.tensor(np.asarray(t5.shift_right(batch["targets"])), dtype=torch.long),
+  )
   out.loss.backward()
   return model, out.loss.item(), out.logits.detach().numpy()
 
@@ -62,6 +78,7 @@ def test_logits_loss_and_every_gradient_equal_transformers(config):
 
 def test_bfloat16_is_as_near_to_float32_as_that_of_transformers():
   import torch
+
   batch = hf_t5.random_batch(SMALL)
   model, _, exact = _torch_run(SMALL, batch)
   params = hf_t5.params(SMALL, model.state_dict())
@@ -70,9 +87,12 @@ def test_bfloat16_is_as_near_to_float32_as_that_of_transformers():
   ours = np.asarray(forward(params, half, batch["inputs"], batch["targets"]))
   with torch.no_grad():
     theirs = model.to(torch.bfloat16)(
-        input_ids=torch.tensor(batch["inputs"], dtype=torch.long),
-        attention_mask=torch.tensor(batch["inputs"] != 0),
-        decoder_input_ids=torch.tensor(np.asarray(t5.shift_right(batch["targets"])), dtype=torch.long)).logits
+      input_ids=torch.tensor(batch["inputs"], dtype=torch.long),
+      attention_mask=torch.tensor(batch["inputs"] != 0),
+      decoder_input_ids=torch.tensor(
+        np.asarray(t5.shift_right(batch["targets"])), dtype=torch.long
+      ),
+    ).logits
   error = np.sqrt(np.mean((ours - exact)[real] ** 2))
   assert ours.dtype == np.float32
   assert error < 1.5 * np.sqrt(np.mean((theirs.float().numpy() - exact)[real] ** 2))
@@ -95,10 +115,14 @@ def test_gradients_in_bfloat16_are_near_those_in_float32():
 def test_buckets_equal_those_of_transformers_at_every_offset(bidirectional, buckets, max_distance):
   import torch
   from transformers.models.t5.modeling_t5 import T5Attention
+
   offsets = np.arange(-1500, 1501)
-  theirs = T5Attention._relative_position_bucket(torch.tensor(offsets), bidirectional, buckets, max_distance)
-  ours = attention.relative_buckets(offsets, bidirectional=bidirectional, buckets=buckets,
-                                    max_distance=max_distance)
+  theirs = T5Attention._relative_position_bucket(
+    torch.tensor(offsets), bidirectional, buckets, max_distance
+  )
+  ours = attention.relative_buckets(
+    offsets, bidirectional=bidirectional, buckets=buckets, max_distance=max_distance
+  )
   np.testing.assert_array_equal(ours, theirs.numpy())
 
 
@@ -119,8 +143,10 @@ def _pack(batch, rows):
     packed[name], packed[segments] = np.zeros((2, len(rows), length), np.int32)
     for r, row in enumerate(tokens):
       filled = np.concatenate(row)
-      packed[name][r, :len(filled)] = filled
-      packed[segments][r, :len(filled)] = np.repeat(np.arange(1, len(row) + 1), [len(part) for part in row])
+      packed[name][r, : len(filled)] = filled
+      packed[segments][r, : len(filled)] = np.repeat(
+        np.arange(1, len(row) + 1), [len(part) for part in row]
+      )
   packed["weights"] = (packed["target_segments"] != 0).astype(np.float32)
   return packed
 
@@ -130,13 +156,23 @@ def test_packed_rows_give_the_logits_and_gradients_of_unpacked_ones():
   packed = _pack(batch, [[0, 2], [1]])
   params = _init(SMALL)
   apart = np.asarray(forward(params, SMALL, batch["inputs"], batch["targets"]))
-  together = np.asarray(forward(params, SMALL, packed["inputs"], packed["targets"],
-                                   input_segments=packed["input_segments"],
-                                   target_segments=packed["target_segments"]))
+  together = np.asarray(
+    forward(
+      params,
+      SMALL,
+      packed["inputs"],
+      packed["targets"],
+      input_segments=packed["input_segments"],
+      target_segments=packed["target_segments"],
+    )
+  )
   where = {0: (0, 1), 2: (0, 2), 1: (1, 1)}
   for example, (row, segment) in where.items():
-    np.testing.assert_allclose(together[row][packed["target_segments"][row] == segment],
-                               apart[example][batch["targets"][example] != 0], atol=2e-5)
+    np.testing.assert_allclose(
+      together[row][packed["target_segments"][row] == segment],
+      apart[example][batch["targets"][example] != 0],
+      atol=2e-5,
+    )
   gradients = [loss_and_gradient(params, SMALL, data, None)[1] for data in (packed, batch)]
   assert max(jax.tree.leaves(jax.tree.map(_relative, *jax.tree.map(np.asarray, gradients)))) < 1e-4
 
@@ -145,13 +181,23 @@ def test_padding_changes_nothing():
   batch = hf_t5.random_batch(SMALL)
   params = _init(SMALL)
   wide = {name: np.pad(batch[name], ((0, 0), (0, 3))) for name in ("inputs", "targets")}
-  np.testing.assert_allclose(forward(params, SMALL, wide["inputs"], wide["targets"])[:, :-3],
-                             forward(params, SMALL, batch["inputs"], batch["targets"]), atol=2e-5)
+  np.testing.assert_allclose(
+    forward(params, SMALL, wide["inputs"], wide["targets"])[:, :-3],
+    forward(params, SMALL, batch["inputs"], batch["targets"]),
+    atol=2e-5,
+  )
 
 
-@pytest.mark.parametrize("config, room", [(SMALL, 1 << 30), (SMALL, 0), (V1_0, 1 << 30),
-                                          (dataclasses.replace(SMALL, dtype="bfloat16"), 1 << 30)],
-                         ids=["v1.1", "too large for a copy", "v1.0", "bfloat16"])
+@pytest.mark.parametrize(
+  "config, room",
+  [
+    (SMALL, 1 << 30),
+    (SMALL, 0),
+    (V1_0, 1 << 30),
+    (dataclasses.replace(SMALL, dtype="bfloat16"), 1 << 30),
+  ],
+  ids=["v1.1", "too large for a copy", "v1.0", "bfloat16"],
+)
 def test_cached_decoding_equals_teacher_forcing(config, room, monkeypatch):
   monkeypatch.setattr(layers, "UNSTACKED_BYTES", room)
   batch = hf_t5.random_batch(config)
@@ -159,14 +205,18 @@ def test_cached_decoding_equals_teacher_forcing(config, room, monkeypatch):
   expected = forward(params, config, batch["inputs"], batch["targets"])
   encoded = encode(params, config, batch["inputs"])
   tokens = np.asarray(t5.shift_right(batch["targets"]))
-  np.testing.assert_allclose(decode(params, config, encoded, batch["inputs"], tokens), expected, atol=2e-5)
+  np.testing.assert_allclose(
+    decode(params, config, encoded, batch["inputs"], tokens), expected, atol=2e-5
+  )
   cache, first = t5.start(params, config, batch["inputs"], 9)
   np.testing.assert_array_equal(first, tokens[:, 0])
   cache = dict(t5.unstack(cache), weights=t5.apart(params))
   assert (cache["weights"] is None) == (room == 0)
   for position in range(tokens.shape[1]):
     logits, cache = step(params, config, cache, tokens[:, position])
-    np.testing.assert_allclose(logits, expected[:, position], atol=2e-5 if config.dtype == "float32" else 0.1)
+    np.testing.assert_allclose(
+      logits, expected[:, position], atol=2e-5 if config.dtype == "float32" else 0.1
+    )
 
 
 def test_scanned_layers_equal_unrolled_ones():
@@ -174,8 +224,7 @@ def test_scanned_layers_equal_unrolled_ones():
   unrolled = dataclasses.replace(SMALL, unroll=True)
   params = _init(SMALL)
   jax.tree.map(np.testing.assert_array_equal, params, _init(unrolled))
-  runs = [loss_and_gradient(params, config, batch, None)[1]
-          for config in (SMALL, unrolled)]
+  runs = [loss_and_gradient(params, config, batch, None)[1] for config in (SMALL, unrolled)]
   assert max(jax.tree.leaves(jax.tree.map(_relative, *jax.tree.map(np.asarray, runs)))) < 1e-5
 
 
@@ -193,9 +242,11 @@ def test_dropout_follows_its_key_and_is_off_without_one():
 
 def test_dropout_differs_by_layer_and_keeps_the_mean():
   import flax.linen as nn
+
   part = layers.Part(dataclasses.replace(SMALL, dropout=0.25), True)
   dropped = nn.apply(lambda module: module.drop(jnp.ones((200, 200))), part)(
-      {}, rngs={"dropout": jax.random.key(0)})
+    {}, rngs={"dropout": jax.random.key(0)}
+  )
   assert float(jnp.mean(dropped)) == pytest.approx(1, abs=0.02)
   assert set(np.unique(dropped).round(4).tolist()) == {0.0, np.float32(1.3333).item()}
 
@@ -204,13 +255,18 @@ def test_initial_scales_are_those_of_t5():
   config = dataclasses.replace(SMALL, d_model=96, d_ff=128, num_heads=4, d_kv=32, vocab_size=300)
   params = _init(config)
   layer = params["decoder"]["layers"]
-  expected = [(params["embedding"], 1), (params["head"], 96 ** -.5),
-              (layer["feed_forward"]["down"], 128 ** -.5), (layer["feed_forward"]["up"], 96 ** -.5),
-              (layer["cross_attention"]["query"], (96 * 32) ** -.5),
-              (layer["self_attention"]["key"], 96 ** -.5), (layer["self_attention"]["out"], 128 ** -.5)]
+  expected = [
+    (params["embedding"], 1),
+    (params["head"], 96**-0.5),
+    (layer["feed_forward"]["down"], 128**-0.5),
+    (layer["feed_forward"]["up"], 96**-0.5),
+    (layer["cross_attention"]["query"], (96 * 32) ** -0.5),
+    (layer["self_attention"]["key"], 96**-0.5),
+    (layer["self_attention"]["out"], 128**-0.5),
+  ]
   for array, scale in expected:
     assert float(jnp.std(array)) == pytest.approx(scale, rel=0.05)
-  assert float(jnp.std(params["decoder"]["relative_bias"])) == pytest.approx(96 ** -.5, rel=0.3)
+  assert float(jnp.std(params["decoder"]["relative_bias"])) == pytest.approx(96**-0.5, rel=0.3)
   assert np.all(np.asarray(params["encoder"]["final_norm"]["scale"]) == 1)
   assert not np.array_equal(layer["feed_forward"]["up"][0], layer["feed_forward"]["up"][1])
 
@@ -223,10 +279,17 @@ def test_params_are_a_plain_dict_with_stacked_layers_in_the_asked_dtype():
     assert {leaf.shape[0] for leaf in jax.tree.leaves(params[side]["layers"])} == {depth}
 
 
-@pytest.mark.parametrize("change,words", [
-    ({"feed_forward": "swish"}, "gated-gelu, gated-silu, relu"), ({"dtype": "float16"}, "float32, bfloat16"),
-    ({"d_model": 0}, "d_model"), ({"dropout": 1.0}, "dropout"), ({"relative_buckets": 5}, "even"),
-    ({"relative_max_distance": 4}, "relative_max_distance")])
+@pytest.mark.parametrize(
+  "change,words",
+  [
+    ({"feed_forward": "swish"}, "gated-gelu, gated-silu, relu"),
+    ({"dtype": "float16"}, "float32, bfloat16"),
+    ({"d_model": 0}, "d_model"),
+    ({"dropout": 1.0}, "dropout"),
+    ({"relative_buckets": 5}, "even"),
+    ({"relative_max_distance": 4}, "relative_max_distance"),
+  ],
+)
 def test_values_out_of_range_are_refused(change, words):
   with pytest.raises(UserError, match=words):
     dataclasses.replace(SMALL, **change)

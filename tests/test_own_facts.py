@@ -23,10 +23,14 @@ def files(tmp_path_factory):
   """Facts without popularity, relations in LAMA's layout, gzipped text."""
   folder = tmp_path_factory.mktemp("own")
   made = world.make_world(0, relations=2, subjects=40, answers=6, mean_mentions=3)
-  schema.write_facts(folder / "facts.jsonl", [{key: fact[key] for key in ("subject", "relation", "object")}
-                                              for fact in made.facts])
-  rows = [{"relation": name, "template": row["statements"][0], "paraphrases": row["statements"][1:]}
-          for name, row in made.relations.items()]
+  schema.write_facts(
+    folder / "facts.jsonl",
+    [{key: fact[key] for key in ("subject", "relation", "object")} for fact in made.facts],
+  )
+  rows = [
+    {"relation": name, "template": row["statements"][0], "paraphrases": row["statements"][1:]}
+    for name, row in made.relations.items()
+  ]
   (folder / "relations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   with gzip.open(folder / "text.txt.gz", "wt") as file:
     file.writelines(sentence + "\n" for sentence in made.sentences)
@@ -35,12 +39,30 @@ def files(tmp_path_factory):
 
 def run(files, workdir, *flags, config="tests/helpers/tiny_own.py"):
   paths = {"facts": "facts.jsonl", "relations": "relations.jsonl", "corpus": "text.txt.gz"}
-  given = [f"--config.{name}={files / path}" for name, path in paths.items()
-           if not any(flag.startswith(f"--config.{name}=") for flag in flags)]
+  given = [
+    f"--config.{name}={files / path}"
+    for name, path in paths.items()
+    if not any(flag.startswith(f"--config.{name}=") for flag in flags)
+  ]
   return subprocess.run(
-      [sys.executable, "-m", "factshock.experiment", f"--config={config}", f"--workdir={workdir}", *given, *flags],
-      cwd=ROOT, capture_output=True, text=True,
-      env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"})
+    [
+      sys.executable,
+      "-m",
+      "factshock.experiment",
+      f"--config={config}",
+      f"--workdir={workdir}",
+      *given,
+      *flags,
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env={
+      **os.environ,
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",
+    },
+  )
 
 
 def test_own_files_run_to_the_report_and_changed_files_are_noticed(files, tmp_path):
@@ -50,9 +72,16 @@ def test_own_files_run_to_the_report_and_changed_files_are_noticed(files, tmp_pa
   assert "facts without popularity: taken as how often" in done.stdout
   assert f"report: {tmp_path}/own/report.html" in done.stdout
   assert relation_files.read_relations(tmp_path / "own/facts/0/relations.jsonl")
-  assert json.loads((tmp_path / "own/diagnosis.json").read_text())["arms"]["combined"]["queries"] == 30
-  right = {label: share_right(tmp_path / f"own/predictions/{label}.seed0.development.jsonl.gz") for label in ("best_cloze", "zero_shot")}
-  assert right["best_cloze"] >= right["zero_shot"]  # its first statement is one of those to choose from
+  assert (
+    json.loads((tmp_path / "own/diagnosis.json").read_text())["arms"]["combined"]["queries"] == 30
+  )
+  right = {
+    label: share_right(tmp_path / f"own/predictions/{label}.seed0.development.jsonl.gz")
+    for label in ("best_cloze", "zero_shot")
+  }
+  assert (
+    right["best_cloze"] >= right["zero_shot"]
+  )  # its first statement is one of those to choose from
   assert "right on development" in done.stdout
   more = tmp_path / "facts.jsonl"
   more.write_text((files / "facts.jsonl").read_text().replace("\n", "\n\n", 1))
@@ -72,16 +101,23 @@ def change(files, tmp_path, name, old, new):
   return path
 
 
-@pytest.mark.parametrize("name, old, new, expected", [
+@pytest.mark.parametrize(
+  "name, old, new, expected",
+  [
     ("facts.jsonl", '"born_in"', '"bron_in"', "bron_in"),
     ("facts.jsonl", '"object"', '"objekt"', "facts.jsonl:1: "),
     ("facts.jsonl", "}", "", "facts.jsonl:1: "),
     ("relations.jsonl", "[X]", "[Z]", "relations.jsonl:1: "),
-])
-def test_a_mistake_in_a_file_is_one_error_that_names_the_place(files, tmp_path, name, old, new, expected):
+  ],
+)
+def test_a_mistake_in_a_file_is_one_error_that_names_the_place(
+  files, tmp_path, name, old, new, expected
+):
   path = change(files, tmp_path, name, old, new)
   done = run(files, tmp_path / "own", f"--config.{path.stem}={path}")
-  assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
+  assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr, (
+    done.stderr
+  )
   assert not (tmp_path / "own" / "checkpoints").exists()
 
 
@@ -104,7 +140,9 @@ def test_a_missing_corpus_and_a_text_of_something_else_are_said(files, tmp_path)
 def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_path, masking):
   """The second text holds a sentence in capitals alone, so that its examples can be told."""
   texts = gzip.open(files / "text.txt.gz", "rt").read().splitlines()
-  (tmp_path / "loud.jsonl").write_text("".join(json.dumps({"text": f"{text} LOUD LOUD LOUD"}) + "\n" for text in texts))
+  (tmp_path / "loud.jsonl").write_text(
+    "".join(json.dumps({"text": f"{text} LOUD LOUD LOUD"}) + "\n" for text in texts)
+  )
   config = tiny_own.get_config()
   config.facts, config.relations = str(files / "facts.jsonl"), str(files / "relations.jsonl")
   config.corpus, config.corpus_weights = f"{files}/text.txt.gz,{tmp_path}/loud.jsonl", (3, 1)
@@ -113,10 +151,17 @@ def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_pa
   checks.check(config)
   study = seed_run.prepare(config, str(tmp_path / "run"), 0, None)
   sources, shares = zip(*study.texts("whole"))
-  assert shares == (.75, .25) and [source.name for source in sources] == ["corpus", "corpus 2"]
-  batch = next(mixture.batches(sources, shares, batch_size=64, input_length=40, target_length=40, seed=0))
-  loud = [any("LOUD" in study.tokenizer.decode(batch[side][row]) for side in batch if side != "weights") for row in range(64)]
-  assert sum(loud[row] for row in range(64)) == 16 or masking == "salient" and 8 < sum(loud) <= 16  # a window may leave it out
+  assert shares == (0.75, 0.25) and [source.name for source in sources] == ["corpus", "corpus 2"]
+  batch = next(
+    mixture.batches(sources, shares, batch_size=64, input_length=40, target_length=40, seed=0)
+  )
+  loud = [
+    any("LOUD" in study.tokenizer.decode(batch[side][row]) for side in batch if side != "weights")
+    for row in range(64)
+  ]
+  assert (
+    sum(loud[row] for row in range(64)) == 16 or masking == "salient" and 8 < sum(loud) <= 16
+  )  # a window may leave it out
   assert len(list((tmp_path / "run" / "corpus").iterdir())) == 2
 
 

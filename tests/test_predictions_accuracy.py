@@ -18,10 +18,23 @@ def squad_normalise(text):
   return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("  The  Beatles ", "beatles"), ("St. John's", "st johns"), ("New-York", "newyork"), ("ＴＯＫＹＯ", "tokyo"),
-    ("“Paris”—", "paris"), ("Côte d’Ivoire", "côte divoire"), ("The The", "the the"), ("A", "a"), ("!!!", "!!!"),
-    ("C++", "c"), ("t.h.e. end", "end"), ("", "")])
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("  The  Beatles ", "beatles"),
+    ("St. John's", "st johns"),
+    ("New-York", "newyork"),
+    ("ＴＯＫＹＯ", "tokyo"),
+    ("“Paris”—", "paris"),
+    ("Côte d’Ivoire", "côte divoire"),
+    ("The The", "the the"),
+    ("A", "a"),
+    ("!!!", "!!!"),
+    ("C++", "c"),
+    ("t.h.e. end", "end"),
+    ("", ""),
+  ],
+)
 def test_normalise(text, expected):
   assert accuracy.normalise(text) == expected
 
@@ -36,18 +49,27 @@ def test_normalise_agrees_with_squad_wherever_that_leaves_something(text):
   assert accuracy.normalise(accuracy.normalise(text)) == accuracy.normalise(text)
 
 
-@pytest.mark.parametrize("prediction, answers, expected", [
-    ("the Moscow.", ["Moscow"], (1, 1, 1)), ("Moskva", ["Moscow", "Moskva"], (1, 1, 1)),
+@pytest.mark.parametrize(
+  "prediction, answers, expected",
+  [
+    ("the Moscow.", ["Moscow"], (1, 1, 1)),
+    ("Moskva", ["Moscow", "Moskva"], (1, 1, 1)),
     ("in the city of Moscow", ["Moscow"], (0, 1, 2 * 1 / (4 + 1))),
-    ("New York City", ["New York", "NYC"], (0, 1, 0.8)), ("Baku", ["Moscow"], (0, 0, 0)),
-    ("", ["Moscow"], (0, 0, 0)), ("politicians", ["politician"], (0, 1, 0)),
-    ("york york new", ["new york"], (0, 0, 0.8))])
+    ("New York City", ["New York", "NYC"], (0, 1, 0.8)),
+    ("Baku", ["Moscow"], (0, 0, 0)),
+    ("", ["Moscow"], (0, 0, 0)),
+    ("politicians", ["politician"], (0, 1, 0)),
+    ("york york new", ["new york"], (0, 0, 0.8)),
+  ],
+)
 def test_score(prediction, answers, expected):
   assert accuracy.score(prediction, answers) == pytest.approx(expected)
 
 
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=6), st.lists(st.sampled_from("abc"), min_size=1,
-                                                                          max_size=6))
+@given(
+  st.lists(st.sampled_from("abc"), min_size=1, max_size=6),
+  st.lists(st.sampled_from("abc"), min_size=1, max_size=6),
+)
 def test_token_f1_is_precision_and_recall_of_a_multiset(left, right):
   shared = sum((collections.Counter(left) & collections.Counter(right)).values())
   precision, recall = shared / len(left), shared / len(right)
@@ -59,7 +81,9 @@ def test_scores_of_all_rows():
   row = {"subject": "x", "relation": "r", "object": "Moscow"}
   texts = ("moscow", "Baku", "Moscow city", "moscow")
   found = reading.from_rows(enumerate({**row, "prediction": text} for text in texts))
-  np.testing.assert_allclose(accuracy.scores(found), [[1, 1, 1], [0, 0, 0], [0, 1, 2 / 3], [1, 1, 1]])
+  np.testing.assert_allclose(
+    accuracy.scores(found), [[1, 1, 1], [0, 0, 0], [0, 1, 2 / 3], [1, 1, 1]]
+  )
   assert accuracy.exact_match(found).tolist() == [1, 0, 0, 1]
 
 

@@ -9,15 +9,33 @@ from factshock.predictions import accuracy, reading
 from factshock.runtime.errors import UserError
 
 NAME = "samples_popqa_2026-01-02T03-04-05.678901.jsonl"
-DOC = {"subject": "Ann", "relation": "P19", "object": "Oslo", "aliases": ["Christiania"], "popularity": 7.0}
-SAID = {"doc_id": 0, "doc": DOC, "target": "Oslo",
-        "arguments": {"gen_args_0": {"arg_0": "Q: ?\nA:", "arg_1": {"until": ["\n"]}}},
-        "resps": [[" Oslo"]], "filtered_resps": [" Oslo"], "filter": "none", "exact_match": 1.0}
-CHOSEN = {**SAID, "target": "1",
-          "arguments": {f"gen_args_{n}": {"arg_0": "Q", "arg_1": f" {name}"}
-                        for n, name in enumerate(["Rome", "Oslo", "Bern"])},
-          "resps": [[["-3.0", "False"]], [["-1.5", "True"]], [["-2.5", "False"]]],
-          "filtered_resps": [["-3.0", "False"], ["-1.5", "True"], ["-2.5", "False"]]}
+DOC = {
+  "subject": "Ann",
+  "relation": "P19",
+  "object": "Oslo",
+  "aliases": ["Christiania"],
+  "popularity": 7.0,
+}
+SAID = {
+  "doc_id": 0,
+  "doc": DOC,
+  "target": "Oslo",
+  "arguments": {"gen_args_0": {"arg_0": "Q: ?\nA:", "arg_1": {"until": ["\n"]}}},
+  "resps": [[" Oslo"]],
+  "filtered_resps": [" Oslo"],
+  "filter": "none",
+  "exact_match": 1.0,
+}
+CHOSEN = {
+  **SAID,
+  "target": "1",
+  "arguments": {
+    f"gen_args_{n}": {"arg_0": "Q", "arg_1": f" {name}"}
+    for n, name in enumerate(["Rome", "Oslo", "Bern"])
+  },
+  "resps": [[["-3.0", "False"]], [["-1.5", "True"]], [["-2.5", "False"]]],
+  "filtered_resps": [["-3.0", "False"], ["-1.5", "True"], ["-2.5", "False"]],
+}
 
 
 def read(tmp_path, *rows, name=NAME):
@@ -30,7 +48,9 @@ def texts(found, column):
 
 
 def test_generated_answers(tmp_path):
-  found = read(tmp_path, SAID, {**SAID, "filtered_resps": ["Rome "], "doc": {**DOC, "subject": "Bo"}})
+  found = read(
+    tmp_path, SAID, {**SAID, "filtered_resps": ["Rome "], "doc": {**DOC, "subject": "Bo"}}
+  )
   assert texts(found, "subject") == ["Ann", "Bo"] and texts(found, "prediction") == ["Oslo", "Rome"]
   assert texts(found, "label") == [NAME.removesuffix(".jsonl")] * 2
   assert found.rank is None and found.popularity.tolist() == [7, 7]
@@ -44,46 +64,85 @@ def test_choices_are_candidates(tmp_path):
 
 
 def test_choices_scored_without_a_context_too_count_once(tmp_path):
-  bare = {f"gen_args_{n + 3}": {**pair, "arg_0": ""} for n, pair in enumerate(CHOSEN["arguments"].values())}
-  row = {**CHOSEN, "arguments": {**CHOSEN["arguments"], **bare},
-         "filtered_resps": CHOSEN["filtered_resps"] + [["0.0", "True"]] * 3}
+  bare = {
+    f"gen_args_{n + 3}": {**pair, "arg_0": ""}
+    for n, pair in enumerate(CHOSEN["arguments"].values())
+  }
+  row = {
+    **CHOSEN,
+    "arguments": {**CHOSEN["arguments"], **bare},
+    "filtered_resps": CHOSEN["filtered_resps"] + [["0.0", "True"]] * 3,
+  }
   found = read(tmp_path, row)
   assert found.listed == 3 and texts(found, "prediction") == ["Oslo"]
 
 
-@pytest.mark.parametrize("doc", [
+@pytest.mark.parametrize(
+  "doc",
+  [
     {"subj": "Ann", "prop": "P19", "obj": "Oslo", "possible_answers": '["Oslo", "Christiania"]'},
-    {"sub_label": "Ann", "predicate_id": "P19", "obj_label": "Oslo", "answers": ["Christiania"]}])
+    {"sub_label": "Ann", "predicate_id": "P19", "obj_label": "Oslo", "answers": ["Christiania"]},
+  ],
+)
 def test_other_names_of_the_same(tmp_path, doc):
   found = read(tmp_path, {**SAID, "doc": doc, "filtered_resps": ["christiania"]})
-  assert [texts(found, name) for name in ("subject", "relation", "object")] == [["Ann"], ["P19"], ["Oslo"]]
+  assert [texts(found, name) for name in ("subject", "relation", "object")] == [
+    ["Ann"],
+    ["P19"],
+    ["Oslo"],
+  ]
   assert accuracy.exact_match(found).tolist() == [1]
 
 
 def test_a_question_without_a_fact_is_asked_of_its_task(tmp_path):
   found = read(tmp_path, {**CHOSEN, "doc": {"question": "Where?", "subject": "geography"}})
-  assert [texts(found, name) for name in ("subject", "relation", "object")] == [["Where?"], ["popqa"], ["Oslo"]]
+  assert [texts(found, name) for name in ("subject", "relation", "object")] == [
+    ["Where?"],
+    ["popqa"],
+    ["Oslo"],
+  ]
   assert found.rank.tolist() == [1]
 
 
 def test_filters_are_arms(tmp_path):
   found = read(tmp_path, *({**SAID, "filter": name} for name in ("strict", "loose")))
-  assert list(reading.arms([found])) == [f"{NAME.removesuffix('.jsonl')}/{name}" for name in ("strict", "loose")]
+  assert list(reading.arms([found])) == [
+    f"{NAME.removesuffix('.jsonl')}/{name}" for name in ("strict", "loose")
+  ]
 
 
 def test_predictions_with_a_column_doc_stay_predictions(tmp_path):
-  row = {"subject": "s", "relation": "r", "object": "o", "prediction": "p", "doc": {"subject": "other"}}
+  row = {
+    "subject": "s",
+    "relation": "r",
+    "object": "o",
+    "prediction": "p",
+    "doc": {"subject": "other"},
+  }
   found = read(tmp_path, row, name="mine.jsonl")
   assert texts(found, "subject") == ["s"] and np.isnan(found.score).all()
 
 
-@pytest.mark.parametrize("row, words", [
+@pytest.mark.parametrize(
+  "row, words",
+  [
     ({**SAID, "doc": {"text": "It was"}}, "expected a document with subject, relation and object"),
     ({**SAID, "doc": {"question": "Where?"}, "target": None}, "expected a document with subject"),
-    ({**SAID, "filtered_resps": [["-12.5"]]}, "expected a context and a continuation of each choice"),
-    ({**CHOSEN, "filtered_resps": [["-3.0", "False"]]}, "a generated text or a log-probability of each choice"),
-    ({**CHOSEN, "filtered_resps": [["nan", "False"]] * 3}, "expected a generated text or a log-probability"),
-    ({"subject": "s"}, "expected a sample with doc and filtered_resps")])
+    (
+      {**SAID, "filtered_resps": [["-12.5"]]},
+      "expected a context and a continuation of each choice",
+    ),
+    (
+      {**CHOSEN, "filtered_resps": [["-3.0", "False"]]},
+      "a generated text or a log-probability of each choice",
+    ),
+    (
+      {**CHOSEN, "filtered_resps": [["nan", "False"]] * 3},
+      "expected a generated text or a log-probability",
+    ),
+    ({"subject": "s"}, "expected a sample with doc and filtered_resps"),
+  ],
+)
 def test_samples_that_are_no_predictions(tmp_path, row, words):
   with pytest.raises(UserError, match=rf"{NAME}:2: .*{words}"):
     read(tmp_path, SAID, row)

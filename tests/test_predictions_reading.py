@@ -9,7 +9,13 @@ import pytest
 from factshock.predictions import reading
 from factshock.runtime.errors import UserError
 
-ROW = {"subject": "Marat", "relation": "P19", "object": "Moscow", "prediction": "Baku", "score": -1.5}
+ROW = {
+  "subject": "Marat",
+  "relation": "P19",
+  "object": "Moscow",
+  "prediction": "Baku",
+  "score": -1.5,
+}
 
 
 def write(path, rows):
@@ -35,24 +41,43 @@ def test_reads_the_smallest_file_any_program_may_write(tmp_path, name):
 
 def test_rank_of_the_gold_answer_counts_aliases_and_is_kept_without_the_lists():
   candidates = [["Baku", -1.0], ["the moscow!", -2.0], ["Kyiv", -3.0]]
-  found = rows_of({"candidates": candidates}, {"candidates": candidates, "object": "Rome"},
-                  {"candidates": candidates, "object": "Kiev", "aliases": ["Kyiv"]})
+  found = rows_of(
+    {"candidates": candidates},
+    {"candidates": candidates, "object": "Rome"},
+    {"candidates": candidates, "object": "Kiev", "aliases": ["Kyiv"]},
+  )
   assert found.rank.tolist() == [2, 0, 3] and found.listed == 3
 
 
 def test_steps_and_alphas_make_points_of_an_arm():
-  found = rows_of({"arm": "finetune", "step": 25}, {"arm": "mixing", "alpha": 0.3},
-                  {"arm": "mixing@0.3", "alpha": 0.3}, {"arm": "plain", "step": None})
-  assert [found.strings[code] for code in found.label] == ["finetune@25", "mixing@0.3", "mixing@0.3", "plain"]
+  found = rows_of(
+    {"arm": "finetune", "step": 25},
+    {"arm": "mixing", "alpha": 0.3},
+    {"arm": "mixing@0.3", "alpha": 0.3},
+    {"arm": "plain", "step": None},
+  )
+  assert [found.strings[code] for code in found.label] == [
+    "finetune@25",
+    "mixing@0.3",
+    "mixing@0.3",
+    "plain",
+  ]
 
 
 def test_rows_are_grouped_by_arm_and_seed_across_files(tmp_path):
-  first = write(tmp_path / "a.jsonl", [{**ROW, "arm": "x", "seed": 1}, {**ROW, "arm": "y", "seed": 0},
-                                       {**ROW, "arm": "x", "seed": 1, "subject": "Ann"}])
+  first = write(
+    tmp_path / "a.jsonl",
+    [
+      {**ROW, "arm": "x", "seed": 1},
+      {**ROW, "arm": "y", "seed": 0},
+      {**ROW, "arm": "x", "seed": 1, "subject": "Ann"},
+    ],
+  )
   second = write(tmp_path / "b.jsonl", [{**ROW, "arm": "x", "seed": 2}])
   found = reading.arms([reading.read(first), reading.read(second)])
-  assert {label: {seed: len(part) for seed, part in by_seed.items()} for label, by_seed in found.items()} == {
-      "x": {1: 2, 2: 1}, "y": {0: 1}}
+  assert {
+    label: {seed: len(part) for seed, part in by_seed.items()} for label, by_seed in found.items()
+  } == {"x": {1: 2, 2: 1}, "y": {0: 1}}
   with pytest.raises(UserError, match=r"b.jsonl: .*that no other file has, got arm 'x' seed 2"):
     reading.arms([reading.read(second), reading.read(second)])
 
@@ -79,13 +104,17 @@ def test_matching_says_how_many_queries_differ():
     reading.match(left, right)
 
 
-@pytest.mark.parametrize("text, message", [
+@pytest.mark.parametrize(
+  "text, message",
+  [
     ("", "a.jsonl: expected predictions, a JSON object a line, got no rows"),
     ("\n\n", "got no rows"),
     ('{"subject": "x"\n', r"a.jsonl:1: expected .* got a line that is not JSON"),
     ("[1, 2]\n", "a.jsonl:1: expected a JSON object .* got list"),
-    (json.dumps(ROW) + "\n" + json.dumps({"subject": "x", "relation": "r"}) + "\n",
-     r"a.jsonl:2: .* got no object, prediction \(columns: subject, relation\)"),
+    (
+      json.dumps(ROW) + "\n" + json.dumps({"subject": "x", "relation": "r"}) + "\n",
+      r"a.jsonl:2: .* got no object, prediction \(columns: subject, relation\)",
+    ),
     (json.dumps({**ROW, "object": 3}), "a.jsonl:1: expected a text in object, got 3"),
     (json.dumps({**ROW, "score": float("nan")}), "a.jsonl:1: expected a number in score, got nan"),
     (json.dumps({**ROW, "score": "-1"}), "expected a number in score, got '-1'"),
@@ -97,8 +126,12 @@ def test_matching_says_how_many_queries_differ():
     (json.dumps({**ROW, "candidates": [["a", float("nan")]]}), "expected candidates as a list"),
     (json.dumps({**ROW, "candidates": ["a"]}), "expected candidates as a list"),
     (json.dumps({**ROW, "candidates": {}}), "expected candidates as a list"),
-    (json.dumps({**ROW, "candidates": []}) + "\n" + json.dumps(ROW), "or in none, got them in 1 of 2"),
-])
+    (
+      json.dumps({**ROW, "candidates": []}) + "\n" + json.dumps(ROW),
+      "or in none, got them in 1 of 2",
+    ),
+  ],
+)
 def test_bad_files_give_one_clear_error(tmp_path, text, message):
   (tmp_path / "a.jsonl").write_text(text)
   with pytest.raises(UserError, match=message):

@@ -12,10 +12,17 @@ from factshock.predictions import writing
 from factshock.runtime.errors import UserError
 
 FACTS = [
-    {"subject": "Ada", "relation": "born", "object": "London", "aliases": ["Londinium"], "popularity": 2.5,
-     "x": 1},
-    {"subject": "Bob", "relation": "work", "object": "baker"},
-    {"subject": "Cy", "relation": "born", "object": "Rome", "subject_id": "Q1"}]
+  {
+    "subject": "Ada",
+    "relation": "born",
+    "object": "London",
+    "aliases": ["Londinium"],
+    "popularity": 2.5,
+    "x": 1,
+  },
+  {"subject": "Bob", "relation": "work", "object": "baker"},
+  {"subject": "Cy", "relation": "born", "object": "Rome", "subject_id": "Q1"},
+]
 CANDIDATES = {"born": ["Rome", "London", "Aix"], "work": ["baker"]}
 SCORES = [np.array([-3, -1, -2.0]), np.array([-0.5]), np.array([-1, -1, -9.0], np.float32)]
 LABELS = dict(arm="finetune", seed=0, split="test")
@@ -24,9 +31,19 @@ LABELS = dict(arm="finetune", seed=0, split="test")
 def test_rows_keep_order_and_carry_the_fact():
   rows = writing.prediction_rows(FACTS, CANDIDATES, SCORES, top=2, step=25, **LABELS)
   assert rows[0] == {
-      "subject": "Ada", "relation": "born", "object": "London", "aliases": ["Londinium"], "popularity": 2.5,
-      "prediction": "London", "score": -1.0, "candidates": [["London", -1.0], ["Aix", -2.0]],
-      "arm": "finetune", "seed": 0, "split": "test", "step": 25}
+    "subject": "Ada",
+    "relation": "born",
+    "object": "London",
+    "aliases": ["Londinium"],
+    "popularity": 2.5,
+    "prediction": "London",
+    "score": -1.0,
+    "candidates": [["London", -1.0], ["Aix", -2.0]],
+    "arm": "finetune",
+    "seed": 0,
+    "split": "test",
+    "step": 25,
+  }
   assert rows[1]["candidates"] == [["baker", -0.5]]
   assert rows[2]["subject_id"] == "Q1" and "popularity" not in rows[2]
 
@@ -78,10 +95,14 @@ def test_a_diverged_model_is_an_error(bad):
     writing.prediction_rows(FACTS, CANDIDATES, [np.array([bad, -1, -2.0]), *SCORES[1:]], **LABELS)
 
 
-@pytest.mark.parametrize("scores, top, words", [
+@pytest.mark.parametrize(
+  "scores, top, words",
+  [
     (SCORES[:2], 10, "one array of scores a fact"),
     ([SCORES[0], SCORES[0], SCORES[2]], 10, "expected 1 scores"),
-    (SCORES, 0, "top")])
+    (SCORES, 0, "top"),
+  ],
+)
 def test_arguments_that_do_not_fit(scores, top, words):
   with pytest.raises(ValueError, match=words):
     writing.prediction_rows(FACTS, CANDIDATES, scores, top=top, **LABELS)

@@ -38,7 +38,9 @@ def home(tmp_path_factory):
   schema.write_facts(folder / "facts.jsonl", made.facts)
   schema.write_facts(folder / "some.jsonl", made.facts[:12])
   first = made.facts[0]["relation"]
-  schema.write_facts(folder / "one_relation.jsonl", [fact for fact in made.facts if fact["relation"] == first])
+  schema.write_facts(
+    folder / "one_relation.jsonl", [fact for fact in made.facts if fact["relation"] == first]
+  )
   relation_files.write_relations(folder / "relations.jsonl", made.relations)
   (folder / "text.txt").write_text("".join(sentence + "\n" for sentence in made.sentences))
   tiny_folders.make(folder, made.sentences)
@@ -47,7 +49,11 @@ def home(tmp_path_factory):
 
 def config_of(home, family, **finetune):
   config = tiny_pretrained.get_config(str(home / family))
-  for name, file in (("facts", "facts.jsonl"), ("relations", "relations.jsonl"), ("corpus", "text.txt")):
+  for name, file in (
+    ("facts", "facts.jsonl"),
+    ("relations", "relations.jsonl"),
+    ("corpus", "text.txt"),
+  ):
     config[name] = str(home / file)
   config.cpu_devices = 0  # the tests have their own
   config.finetune.update(finetune)
@@ -65,25 +71,34 @@ def trained(request, home, tmp_path_factory):
 def adapted(request, home, tmp_path_factory):
   """(family, folder of the checkpoint) of adapters finetuned on a mixture."""
   workdir = tmp_path_factory.mktemp("adapted") / request.param
-  config = config_of(home, request.param, lora_rank=3, lora_targets=("query", "down"), learning_rate=.05)
+  config = config_of(
+    home, request.param, lora_rank=3, lora_targets=("query", "down"), learning_rate=0.05
+  )
   return request.param, finetuning.run(config, str(workdir), ratio=1.0)
 
 
 def ask(home, checkpoint, output, mode="rank", **options):
   relations = {"relations": str(home / "relations.jsonl")}
-  return asking.ask(None, str(checkpoint), str(home / "some.jsonl"), str(output), mode=mode, **relations, **options)
+  return asking.ask(
+    None, str(checkpoint), str(home / "some.jsonl"), str(output), mode=mode, **relations, **options
+  )
 
 
 def same_answers(one, other):
   assert [row["prediction"] for row in one] == [row["prediction"] for row in other]
-  np.testing.assert_allclose([row["score"] for row in one], [row["score"] for row in other], rtol=3e-4)
+  np.testing.assert_allclose(
+    [row["score"] for row in one], [row["score"] for row in other], rtol=3e-4
+  )
 
 
 def test_training_moves_the_weights_and_the_export_answers_the_same(home, trained, tmp_path):
   family, checkpoint = trained
   start = huggingface.load(home / family)[0]
-  moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), start,
-                       store.restore_params(checkpoint))
+  moved = jax.tree.map(
+    lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()),
+    start,
+    store.restore_params(checkpoint),
+  )
   assert min(jax.tree.leaves(moved)) > 0
   before, after = ask(home, checkpoint, tmp_path / "ours.jsonl"), tmp_path / "hf"
   conversion.convert(checkpoint, after, "huggingface")
@@ -97,12 +112,20 @@ def test_transformers_loads_the_export_with_our_logits(home, trained, tmp_path):
   conversion.convert(checkpoint, tmp_path / "hf", "huggingface")
   params, config = huggingface.load(tmp_path / "hf")
   tokens = np.arange(3, 12, dtype=np.int32)[None]
-  kind = transformers.T5ForConditionalGeneration if family == "t5" else transformers.LlamaForCausalLM
+  kind = (
+    transformers.T5ForConditionalGeneration if family == "t5" else transformers.LlamaForCausalLM
+  )
   model = kind.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
   given = {"input_ids": torch.tensor(tokens.astype(np.int64))}
   with torch.no_grad():
-    expected = model(**given, **({"labels": given["input_ids"]} if family == "t5" else {})).logits.numpy()
-  got = t5.forward(params, config, tokens, tokens) if family == "t5" else decoder.forward(params, config, tokens)
+    expected = model(
+      **given, **({"labels": given["input_ids"]} if family == "t5" else {})
+    ).logits.numpy()
+  got = (
+    t5.forward(params, config, tokens, tokens)
+    if family == "t5"
+    else decoder.forward(params, config, tokens)
+  )
   np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
   assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").encode("who made it ?")
 
@@ -111,15 +134,40 @@ def test_generating_with_shots_and_saying_what_is_known(home, trained, tmp_path)
   family, checkpoint = trained
   shots = {"shots": 2, "shot_facts": str(home / "facts.jsonl")}
   rows = ask(home, checkpoint, tmp_path / "said.jsonl", "generate", max_tokens=8, **shots)
-  assert len(rows) == 12 and all("\n" not in row["prediction"] and "<extra_id" not in row["prediction"] for row in rows)
-  greedy, beams = (ask(home, checkpoint, tmp_path / "again.jsonl", "generate", max_tokens=8, **shots, decoding_options=options)
-                   for options in ({"method": "greedy"}, {"method": "beam", "beams": 3, "length_penalty": 0.0}))
+  assert len(rows) == 12 and all(
+    "\n" not in row["prediction"] and "<extra_id" not in row["prediction"] for row in rows
+  )
+  greedy, beams = (
+    ask(
+      home,
+      checkpoint,
+      tmp_path / "again.jsonl",
+      "generate",
+      max_tokens=8,
+      **shots,
+      decoding_options=options,
+    )
+    for options in ({"method": "greedy"}, {"method": "beam", "beams": 3, "length_penalty": 0.0})
+  )
   assert greedy == rows
-  assert np.mean([row["score"] for row in beams]) > np.mean([row["score"] for row in rows]) - 1e-3  # likelier answers
-  known = asking.assess(None, checkpoint, str(home / "some.jsonl"), str(tmp_path / "known.jsonl"), **shots, sets=2,
-                        samples=2, max_tokens=8, relations=str(home / "relations.jsonl"))
+  assert (
+    np.mean([row["score"] for row in beams]) > np.mean([row["score"] for row in rows]) - 1e-3
+  )  # likelier answers
+  known = asking.assess(
+    None,
+    checkpoint,
+    str(home / "some.jsonl"),
+    str(tmp_path / "known.jsonl"),
+    **shots,
+    sets=2,
+    samples=2,
+    max_tokens=8,
+    relations=str(home / "relations.jsonl"),
+  )
   assert known == schema.read_facts(tmp_path / "known.jsonl")
-  assert all(row["known"] in ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown") for row in known)
+  assert all(
+    row["known"] in ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown") for row in known
+  )
   assert all(0 <= row["confidence"] <= 1 and 0 <= row["greedy_right"] <= 1 for row in known)
 
 
@@ -128,7 +176,7 @@ def test_adapters_train_alone_and_answer_as_their_exports_do(home, adapted, tmp_
   record = store.read_manifest(checkpoint)["config"]["lora"]
   assert record == {"rank": 3, "alpha": 16.0, "base": str(home / family)}
   tree = store.restore_params(checkpoint)
-  assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree)) > .01
+  assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree)) > 0.01
   rows = ask(home, checkpoint, tmp_path / "ours.jsonl")
   for to in ("huggingface", "orbax", "peft"):
     conversion.convert(checkpoint, tmp_path / to, to)
@@ -137,71 +185,124 @@ def test_adapters_train_alone_and_answer_as_their_exports_do(home, adapted, tmp_
   with pytest.raises(AssertionError):
     same_answers(base, rows)
   merged = lora.merge(huggingface.load(home / family)[0], tree, 16.0 / 3)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), merged,
-               huggingface.load(tmp_path / "huggingface")[0])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    merged,
+    huggingface.load(tmp_path / "huggingface")[0],
+  )
 
 
 def test_half_and_half_of_base_and_export_lies_between(home, trained, tmp_path):
   family, checkpoint = trained
   conversion.convert(checkpoint, tmp_path / "hf", "huggingface")
-  interpolation.mix_checkpoints([str(home / family), str(tmp_path / "hf")], [.5, .5], str(tmp_path / "mixed"))
-  base, tuned, mixed = (huggingface.load(path)[0] for path in (home / family, tmp_path / "hf", tmp_path / "mixed"))
-  jax.tree.map(lambda a, b, c: np.testing.assert_allclose(c, (a + b) / 2, rtol=1e-5, atol=1e-6), base, tuned, mixed)
+  interpolation.mix_checkpoints(
+    [str(home / family), str(tmp_path / "hf")], [0.5, 0.5], str(tmp_path / "mixed")
+  )
+  base, tuned, mixed = (
+    huggingface.load(path)[0] for path in (home / family, tmp_path / "hf", tmp_path / "mixed")
+  )
+  jax.tree.map(
+    lambda a, b, c: np.testing.assert_allclose(c, (a + b) / 2, rtol=1e-5, atol=1e-6),
+    base,
+    tuned,
+    mixed,
+  )
   assert len(ask(home, tmp_path / "mixed", tmp_path / "mixed.jsonl")) == 12
 
 
 @pytest.fixture(scope="module")
 def environment():
   """That of runs of their own."""
-  return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"}
+  return {
+    **os.environ,
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",
+  }
 
 
 def run(environment, verb, *flags):
-  return subprocess.run([sys.executable, "-m", f"factshock.{verb}", *map(str, flags)], cwd=ROOT, capture_output=True, text=True,
-                        env=environment)
+  return subprocess.run(
+    [sys.executable, "-m", f"factshock.{verb}", *map(str, flags)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=environment,
+  )
 
 
 def paths(home, facts="facts.jsonl"):
-  return [f"--config.{name}={home / file}" for name, file in
-          (("facts", facts), ("relations", "relations.jsonl"), ("corpus", "text.txt"))]
+  return [
+    f"--config.{name}={home / file}"
+    for name, file in (("facts", facts), ("relations", "relations.jsonl"), ("corpus", "text.txt"))
+  ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_experiment_runs_to_the_report(home, environment, family, tmp_path):
-  done = run(environment, "experiment", f"--config=tests/helpers/tiny_pretrained.py:{home / family}", f"--workdir={tmp_path / 'run'}",
-             *paths(home, "one_relation.jsonl"), *(["--config.finetune.lora_rank=2"] if family == "llama" else []))
+  done = run(
+    environment,
+    "experiment",
+    f"--config=tests/helpers/tiny_pretrained.py:{home / family}",
+    f"--workdir={tmp_path / 'run'}",
+    *paths(home, "one_relation.jsonl"),
+    *(["--config.finetune.lora_rank=2"] if family == "llama" else []),
+  )
   assert done.returncode == 0, done.stderr + done.stdout
   found = json.loads((tmp_path / "run" / "diagnosis.json").read_text())["arms"]
   assert set(tiny_pretrained.KEEP) <= set(found) and (tmp_path / "run" / "report.html").exists()
-  assert not (tmp_path / "run" / "checkpoints" / "pretrained").exists()  # the model stays where it is
+  assert not (
+    tmp_path / "run" / "checkpoints" / "pretrained"
+  ).exists()  # the model stays where it is
 
 
 @pytest.mark.slow
 def test_training_killed_and_started_again_ends_with_the_same_adapters(home, environment, tmp_path):
-  flags = [f"--config=tests/helpers/tiny_pretrained.py:{home / 'llama'}", *paths(home), "--config.finetune.lora_rank=2", "--ratio=1",
-           "--config.finetune.steps=30", "--config.finetune.eval_steps=(30,)"]
+  flags = [
+    f"--config=tests/helpers/tiny_pretrained.py:{home / 'llama'}",
+    *paths(home),
+    "--config.finetune.lora_rank=2",
+    "--ratio=1",
+    "--config.finetune.steps=30",
+    "--config.finetune.eval_steps=(30,)",
+  ]
   assert run(environment, "train", *flags, f"--workdir={tmp_path / 'whole'}").returncode == 0
-  killed = subprocess.Popen([sys.executable, "-m", "factshock.train", *flags, f"--workdir={tmp_path / 'killed'}"], cwd=ROOT,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment)
+  killed = subprocess.Popen(
+    [sys.executable, "-m", "factshock.train", *flags, f"--workdir={tmp_path / 'killed'}"],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    start_new_session=True,
+    env=environment,
+  )
   folder, deadline = tmp_path / "killed" / "checkpoints" / "finetuned" / "0", time.time() + 120
   while not (store.latest_step(folder) if folder.exists() else None) and killed.poll() is None:
     assert time.time() < deadline
-    time.sleep(.01)
+    time.sleep(0.01)
   if killed.poll() is None:
     os.killpg(killed.pid, signal.SIGKILL)
   killed.wait()
   again = run(environment, "train", *flags, f"--workdir={tmp_path / 'killed'}")
   assert again.returncode == 0, again.stderr
-  one, other = (store.restore_params(str(tmp_path / name / "checkpoints" / "finetuned" / "0"))
-                for name in ("whole", "killed"))
+  one, other = (
+    store.restore_params(str(tmp_path / name / "checkpoints" / "finetuned" / "0"))
+    for name in ("whole", "killed")
+  )
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("family, finetune, words", [
-    ("llama", {"lora_rank": 2, "lora_targets": ("q_proj",)}, "'q_proj': matches no weight; there are"),
+@pytest.mark.parametrize(
+  "family, finetune, words",
+  [
+    (
+      "llama",
+      {"lora_rank": 2, "lora_targets": ("q_proj",)},
+      "'q_proj': matches no weight; there are",
+    ),
     ("llama", {"input_length": 4}, "expected at most 4 tokens, got"),
-    ("t5", {"input_length": 4}, "expected at most 4")])
+    ("t5", {"input_length": 4}, "expected at most 4"),
+  ],
+)
 def test_training_that_cannot_be(home, tmp_path, family, finetune, words):
   with pytest.raises(UserError, match=words):
     finetuning.run(config_of(home, family, **finetune), str(tmp_path / "run"))
@@ -213,7 +314,9 @@ def test_models_and_questions_that_cannot_be(home, tmp_path):
   with pytest.raises(UserError, match="some.jsonl|shots"):
     ask(home, home / "llama", tmp_path / "out.jsonl", shots=50, shot_facts=str(home / "some.jsonl"))
   with pytest.raises(UserError, match="as the model reads 256"):
-    ask(home, home / "llama", tmp_path / "out.jsonl", shots=15, shot_facts=str(home / "facts.jsonl"))
+    ask(
+      home, home / "llama", tmp_path / "out.jsonl", shots=15, shot_facts=str(home / "facts.jsonl")
+    )
   with pytest.raises(UserError, match="the tokenizer gives ids up to"):
     ask(home, home / "t5", tmp_path / "out.jsonl", tokenizer=str(home / "llama"))
   with pytest.raises(UserError, match="no such folder|nothing there"):
@@ -229,23 +332,38 @@ def test_parts_that_a_model_does_not_have_are_refused_before_anything_runs(home)
   with pytest.raises(UserError) as caught:
     checks.check(config)
   assert "config.arms.mixture.frozen: the model has no 'encoder' of its own" in str(caught.value)
-  assert "config.arms.mixture.trained: the model has no 'head' of its own; its embedding serves" in str(caught.value)
+  assert (
+    "config.arms.mixture.trained: the model has no 'head' of its own; its embedding serves"
+    in str(caught.value)
+  )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_of_adapters_is_that_of_their_merged_weights(home, family, tmp_path):
   """A study that generates, asked without and after shots."""
-  config = config_of(home, family, lora_rank=3, lora_targets=("query", "out"), learning_rate=.05)
+  config = config_of(home, family, lora_rank=3, lora_targets=("query", "out"), learning_rate=0.05)
   config.answering.update(dict(mode="generate", max_tokens=3))
-  arms = {"shots": dict(kind="prompted", prompt="question", shots=2), "tuned": dict(kind="finetune", facts="whole"),
-          "merged": dict(kind="prompted", prompt="question", of="tuned")}
-  config.arms = ml_collections.ConfigDict({name: {**arm, "attention": True} for name, arm in arms.items()}, sort_keys=False)
+  arms = {
+    "shots": dict(kind="prompted", prompt="question", shots=2),
+    "tuned": dict(kind="finetune", facts="whole"),
+    "merged": dict(kind="prompted", prompt="question", of="tuned"),
+  }
+  config.arms = ml_collections.ConfigDict(
+    {name: {**arm, "attention": True} for name, arm in arms.items()}, sort_keys=False
+  )
   config.roles.update(dict(zero_shot="shots", finetuned="tuned", ceiling="", remedies=()))
   pipeline.run(config, str(tmp_path / "run"))
-  found = {label: dict(np.load(tmp_path / "run" / "attention" / f"{label}.seed0.npz")) for label in ("shots", "tuned@4", "merged")}
+  found = {
+    label: dict(np.load(tmp_path / "run" / "attention" / f"{label}.seed0.npz"))
+    for label in ("shots", "tuned@4", "merged")
+  }
   for name, array in found["merged"].items():
-    compare = np.testing.assert_array_equal if array.dtype.kind == "U" else functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    compare = (
+      np.testing.assert_array_equal
+      if array.dtype.kind == "U"
+      else functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    )
     compare(found["tuned@4"][name], array)
   assert (found["shots"]["tokens"] > 2 * found["merged"]["tokens"]).all()
   np.testing.assert_array_equal(found["shots"]["subject_tokens"], found["merged"]["subject_tokens"])
@@ -255,16 +373,27 @@ def test_attention_of_adapters_is_that_of_their_merged_weights(home, family, tmp
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_remedy_runs_on_a_pretrained_model(home, family, tmp_path):
   config = config_of(home, family)
-  made = {**remedies.remedies("balanced", own="zero_shot", teacher="zero_shot"), **remedies.weak("balanced", "zero_shot", "zero_shot"),
-          **remedies.controls("balanced", "zero_shot")}
+  made = {
+    **remedies.remedies("balanced", own="zero_shot", teacher="zero_shot"),
+    **remedies.weak("balanced", "zero_shot", "zero_shot"),
+    **remedies.controls("balanced", "zero_shot"),
+  }
   if family == "llama":
     del made["encoder_only"]
   made["kept"]["checkpoint_every"], made["run_average"]["steps"] = 2, (0, 2, 4)
   plain = dict(finetune=dict(kind="finetune", facts="balanced", title="Finetuning"))
   config.mixing.taus = (0.0, 1.0)
-  config.mixing.alphas = (.5, 1.0)
-  config.arms = ml_collections.ConfigDict({"zero_shot": config.arms.zero_shot.to_dict(), **plain, **made}, sort_keys=False)
-  config.roles.update(dict(finetuned="finetune", ceiling="zero_shot", corrected="prior_own", remedies=("weight_mixing",)))
+  config.mixing.alphas = (0.5, 1.0)
+  config.arms = ml_collections.ConfigDict(
+    {"zero_shot": config.arms.zero_shot.to_dict(), **plain, **made}, sort_keys=False
+  )
+  config.roles.update(
+    dict(
+      finetuned="finetune", ceiling="zero_shot", corrected="prior_own", remedies=("weight_mixing",)
+    )
+  )
   found = pipeline.run(config, str(tmp_path / "run"))
   assert set(made) <= set(found["arms"]) and found["verdict"]["verdict"]
-  assert {"run_average", "self_distilled", "moving_average", "logit_adjusted", "lora"} <= set(found["remedies"])
+  assert {"run_average", "self_distilled", "moving_average", "logit_adjusted", "lora"} <= set(
+    found["remedies"]
+  )

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
   extraction["relations"][1]["method"] = "<i>$x$</i>"
   extraction["over_predicted"][0] |= {"entity": EVIL, "displaced": [[EVIL, 3]]}
   extraction["conflicts"]["counts"]["<b>kind"] = 3
-  extraction["conflicts"]["examples"][0]["kept"] = [EVIL, "P19", EVIL, .9]
+  extraction["conflicts"]["examples"][0]["kept"] = [EVIL, "P19", EVIL, 0.9]
   extraction["outputs"][0]["path"] = EVIL
   extraction["notes"]["<u>name"] = EVIL
   path = tmp_path_factory.mktemp("extraction")
@@ -78,9 +78,23 @@ def test_page_holds_the_numbers():
   found = EXTRACTION["quality"]["pooled"]
   page = shown(EXTRACTION)
   for key in ("ece", "brier", "auroc", "share_right"):
-    assert reading.share(found[key]["mean"]) + f"<small>{reading.interval(found[key])}</small>" in page
-  for expected in ("Ústí nad Labem", "Prague (96)", "3 of 19", ".710 → .190", "place of birth",
-                   "runs/graph/triples.nt", "Stone Town", "confidence .930", "7f3c2e", "isotonic", "Yield at 90%", "15 bins"):
+    assert (
+      reading.share(found[key]["mean"]) + f"<small>{reading.interval(found[key])}</small>" in page
+    )
+  for expected in (
+    "Ústí nad Labem",
+    "Prague (96)",
+    "3 of 19",
+    ".710 → .190",
+    "place of birth",
+    "runs/graph/triples.nt",
+    "Stone Town",
+    "confidence .930",
+    "7f3c2e",
+    "isotonic",
+    "Yield at 90%",
+    "15 bins",
+  ):
     assert expected in page, expected
   missing = [key for key, reason in WHY_NOT.items() if reason in page]
   assert missing == ["reliability", "risk"], "drawn apart"
@@ -88,8 +102,15 @@ def test_page_holds_the_numbers():
 
 def test_summary_says_what_the_numbers_say():
   words = said(EXTRACTION)
-  assert list(words) == ["Triples", "Promise", "Confidence", "Ranking", "Relations", "Frequency shock",
-                         "Contradictions"]
+  assert list(words) == [
+    "Triples",
+    "Promise",
+    "Confidence",
+    "Ranking",
+    "Relations",
+    "Frequency shock",
+    "Contradictions",
+  ]
   assert "at least .742" in words["Promise"] and "precision of 90%" in words["Promise"]
   assert "falls short" not in words["Promise"]
   assert "at least .904 are right (lower bound, 90% confidence)" in words["Promise"]
@@ -102,19 +123,30 @@ def estimate(mean, low, high):
   return {"mean": mean, "low": low, "high": high}
 
 
-@pytest.mark.parametrize("gap, expected", [
-    (estimate(.08, .05, .11), "too high on the whole"), (estimate(-.08, -.11, -.05), "too low on the whole"),
-    (estimate(.01, -.02, .04), "neither clearly too high nor clearly too low"),
-    (estimate(.08, None, None), "neither clearly too high nor clearly too low")])
+@pytest.mark.parametrize(
+  "gap, expected",
+  [
+    (estimate(0.08, 0.05, 0.11), "too high on the whole"),
+    (estimate(-0.08, -0.11, -0.05), "too low on the whole"),
+    (estimate(0.01, -0.02, 0.04), "neither clearly too high nor clearly too low"),
+    (estimate(0.08, None, None), "neither clearly too high nor clearly too low"),
+  ],
+)
 def test_overconfidence_is_claimed_only_where_it_is_clear(gap, expected):
   assert expected in said({"quality": {"pooled": {"overconfidence": gap}}})["Confidence"]
 
 
 def test_absent_effects_are_said_to_be_absent():
-  quality = {"pooled": {"auroc": estimate(.52, .48, .57), "yields": [
-      {"precision": .9, "share": estimate(0., 0., .1), "answers": 0}]},
-             "relations": {name: {"overconfidence": estimate(.01, -.1, .1)} for name in "ab"}}
-  words = said({"quality": quality, "over_predicted": [], "conflicts": {"counts": {"functional": 0}}})
+  quality = {
+    "pooled": {
+      "auroc": estimate(0.52, 0.48, 0.57),
+      "yields": [{"precision": 0.9, "share": estimate(0.0, 0.0, 0.1), "answers": 0}],
+    },
+    "relations": {name: {"overconfidence": estimate(0.01, -0.1, 0.1)} for name in "ab"},
+  }
+  words = said(
+    {"quality": quality, "over_predicted": [], "conflicts": {"counts": {"functional": 0}}}
+  )
   assert words["Ranking"].startswith("Confidence does not clearly tell right from wrong")
   assert "no cut reaches 90% precision" in words["Ranking"]
   assert words["Relations"].startswith("In none of 2 relations")
@@ -124,18 +156,34 @@ def test_absent_effects_are_said_to_be_absent():
 
 def test_promises_that_are_not_kept_or_not_made():
   promise = EXTRACTION["promise"]
-  assert "falls short of the promise" in said({"promise": promise | {"lower_bound": .88}})["Promise"]
+  assert (
+    "falls short of the promise" in said({"promise": promise | {"lower_bound": 0.88}})["Promise"]
+  )
   assert "none is promised" in said({"promise": promise | {"threshold": None}})["Promise"]
   assert said({"promise": {"target": None, "rule": "f1"}})["Promise"] == (
-      "No precision was promised: answers were accepted where that raises the expected F1.")
+    "No precision was promised: answers were accepted where that raises the expected F1."
+  )
 
 
-@pytest.mark.parametrize("key, reasons", [
-    ("quality", ["quality", "yields"]), ("relations", []), ("over_predicted", ["over_predicted"]),
-    ("conflicts", ["conflicts"]), ("outputs", ["outputs"]), ("run", ["run"]), ("notes", [])])
+@pytest.mark.parametrize(
+  "key, reasons",
+  [
+    ("quality", ["quality", "yields"]),
+    ("relations", []),
+    ("over_predicted", ["over_predicted"]),
+    ("conflicts", ["conflicts"]),
+    ("outputs", ["outputs"]),
+    ("run", ["run"]),
+    ("notes", []),
+  ],
+)
 def test_a_missing_part_is_left_out_with_its_reason(key, reasons):
   page = shown(without(EXTRACTION, key))
-  assert {name for name, reason in WHY_NOT.items() if reason in page} == {"reliability", "risk", *reasons}
+  assert {name for name, reason in WHY_NOT.items() if reason in page} == {
+    "reliability",
+    "risk",
+    *reasons,
+  }
 
 
 def test_an_empty_part_is_not_a_missing_one():
@@ -149,18 +197,38 @@ def test_counts_alone_are_enough(tmp_path):
   page = pathlib.Path(path).read_text(encoding="utf-8")
   assert "10 queries gave 4 accepted answers." in page
   assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
-  assert all(reason in page for key, reason in WHY_NOT.items() if key not in (*NONE_FOUND, "summary"))
+  assert all(
+    reason in page for key, reason in WHY_NOT.items() if key not in (*NONE_FOUND, "summary")
+  )
 
 
 def test_relations_without_held_out_answers_are_listed():
-  relations = [{"relation": "P1", "label": "one", "queries": 5, "accepted": 2, "calibration_units": 0, "pooled": True}]
-  empty = {"units": 0, "right": 0, "queries": 5, "ece": None, "auroc": None,
-           "yields": [{"precision": .9, "share": None}]}
+  relations = [
+    {
+      "relation": "P1",
+      "label": "one",
+      "queries": 5,
+      "accepted": 2,
+      "calibration_units": 0,
+      "pooled": True,
+    }
+  ]
+  empty = {
+    "units": 0,
+    "right": 0,
+    "queries": 5,
+    "ece": None,
+    "auroc": None,
+    "yields": [{"precision": 0.9, "share": None}],
+  }
   extraction = {"relations": relations, "quality": {"pooled": empty, "relations": {"P1": empty}}}
   page = shown(extraction)
   assert "one (P1)" in page and "<small>pooled</small>" in page
   assert WHY_NOT["quality"] in page and WHY_NOT["relations"] not in page
-  assert extraction_plots.draw(reading.without_none(extraction)["quality"]) == {"reliability": [], "risk": []}
+  assert extraction_plots.draw(reading.without_none(extraction)["quality"]) == {
+    "reliability": [],
+    "risk": [],
+  }
 
 
 def test_a_hundred_relations_scroll_in_a_box():
@@ -178,8 +246,10 @@ def test_what_is_no_extraction_is_an_error(tmp_path):
 
 
 def test_module_starts_without_matplotlib_numpy_or_jax():
-  code = ("import sys, factshock.report.extraction_page; "
-          "print([name for name in ('matplotlib', 'jax', 'numpy', 'scipy') if name in sys.modules])")
+  code = (
+    "import sys, factshock.report.extraction_page; "
+    "print([name for name in ('matplotlib', 'jax', 'numpy', 'scipy') if name in sys.modules])"
+  )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout == "[]\n"
 
@@ -188,8 +258,14 @@ PATHS = sorted(paths(EXTRACTION))
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(PATHS), st.booleans()), min_size=1, max_size=30),
-       st.sets(st.tuples(st.sampled_from(["relations", "over_predicted"]), st.integers(0, 1), st.integers(0, 8))))
+@given(
+  st.lists(st.tuples(st.sampled_from(PATHS), st.booleans()), min_size=1, max_size=30),
+  st.sets(
+    st.tuples(
+      st.sampled_from(["relations", "over_predicted"]), st.integers(0, 1), st.integers(0, 8)
+    )
+  ),
+)
 def test_any_gap_still_gives_a_page(gaps, cells):
   extraction = copy.deepcopy(EXTRACTION)
   for part, row, column in cells:

@@ -17,10 +17,20 @@ from factshock.report import page
 from factshock.report.captions import WHY_NOT
 from factshock.runtime.errors import UserError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--hide-scrollbars"]
+CHROMIUM = (
+  shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  "--hide-scrollbars",
+]
 EVIL = '<script>document.title="taken"</script><img src="https://evil.example/x.png">'
 PROBE = """<script>addEventListener("load", () => {
   const found = {scroll: document.documentElement.scrollWidth, inner: innerWidth,
@@ -37,7 +47,7 @@ def folder(tmp_path_factory):
   diagnosis = make_diagnosis()
   worst = max(diagnosis["entities"], key=lambda row: row["predicted"]["finetune"] - row["gold"])
   worst["entity"] = EVIL
-  diagnosis["titles"] = diagnosis["titles"] | {"majority": "Majority <i>$answer$</i> & \"co\""}
+  diagnosis["titles"] = diagnosis["titles"] | {"majority": 'Majority <i>$answer$</i> & "co"'}
   path = tmp_path_factory.mktemp("report")
   assert str(page.write_report(diagnosis, path)) == str(path / "report.html")
   return path
@@ -51,17 +61,34 @@ def source(folder):
 def chromium(tmp_path, url, *flags, width=390, height=844):
   if CHROMIUM is None:
     pytest.skip("no chromium here: the page is not opened in a browser")
-  done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}",
-                         f"--window-size={width},{height}", *flags, url],
-                        capture_output=True, text=True, timeout=120, check=False)
+  done = subprocess.run(
+    [
+      CHROMIUM,
+      *FLAGS,
+      f"--user-data-dir={tmp_path / 'profile'}",
+      f"--window-size={width},{height}",
+      *flags,
+      url,
+    ],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
   assert done.returncode == 0, done.stderr[-2000:]
   return done.stdout
 
 
 def test_files_are_written(folder, source):
   figures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
-  assert {"steps.png", "alpha_accuracy.png", "alpha_variation.png", "ratios.png", "popularity.png",
-          "pressure_finetune.png"} <= set(figures)
+  assert {
+    "steps.png",
+    "alpha_accuracy.png",
+    "alpha_variation.png",
+    "ratios.png",
+    "popularity.png",
+    "pressure_finetune.png",
+  } <= set(figures)
   assert all(data.startswith(b"\x89PNG") for data in figures.values())
   assert source.count("data:image/png;base64,") == len(figures)
 
@@ -79,8 +106,18 @@ def test_text_from_data_is_escaped(source):
 
 
 def test_page_holds_the_numbers(source):
-  for expected in (".279", "2.46", "[2.24, 2.68]", "Both combined", "python -m factshock.experiment", "−.060",
-                   "McNemar", "alpha<br>0.4, 0.3, 0.5", "learning_rate", "Known<br>kept"):
+  for expected in (
+    ".279",
+    "2.46",
+    "[2.24, 2.68]",
+    "Both combined",
+    "python -m factshock.experiment",
+    "−.060",
+    "McNemar",
+    "alpha<br>0.4, 0.3, 0.5",
+    "learning_rate",
+    "Known<br>kept",
+  ):
     assert expected in source, expected
   assert not any(sentence in source for sentence in WHY_NOT.values())
 
@@ -104,15 +141,21 @@ def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
 def test_browser_lists_every_answer_under_the_pages_own_policy(folder, tmp_path):
   """The script is allowed by its digest; names are text; the first row has the most predictions of the finetuned arm."""
   dom = chromium(tmp_path, (folder / "report.html").as_uri(), "--dump-dom")
-  data = json.loads(re.search(r'id="entity-data">(.*?)</script>', (folder / "report.html").read_text(encoding="utf-8")).group(1))
+  data = json.loads(
+    re.search(
+      r'id="entity-data">(.*?)</script>', (folder / "report.html").read_text(encoding="utf-8")
+    ).group(1)
+  )
   heads, table, arm = data["heads"], data["rows"], 6 + data["arm"]
   body = re.search(r'<tbody id="entity-body">(.*?)</tbody>', dom, re.S).group(1)
   assert body.count("<tr>") == min(200, len(table))
   most = max(row[arm] or 0 for row in table)
-  first = re.findall(r"<t[hd]>(.*?)</t[hd]>", body)[:len(heads)]
+  first = re.findall(r"<t[hd]>(.*?)</t[hd]>", body)[: len(heads)]
   assert first[arm] == f"{most:,}" and "&lt;script&gt;" in body
   points = re.findall(r"<circle[^>]*><title>(.*?)</title>", dom)
-  assert len(points) == sum(row[2] > 0 or row[4] > 0 for row in table) and all(": gold " in point for point in points)
+  assert len(points) == sum(row[2] > 0 or row[4] > 0 for row in table) and all(
+    ": gold " in point for point in points
+  )
 
 
 CLICKS = """<script>addEventListener("load", () => {
@@ -128,10 +171,17 @@ CLICKS = """<script>addEventListener("load", () => {
 
 def test_table_sorts_and_searches(source, tmp_path):
   path = tmp_path / "copy.html"
-  path.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source).replace("</body>", CLICKS + "</body>"), encoding="utf-8")
+  path.write_text(
+    re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source).replace(
+      "</body>", CLICKS + "</body>"
+    ),
+    encoding="utf-8",
+  )
   dom = chromium(tmp_path, path.as_uri(), "--dump-dom")
   found = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', dom).group(1)))
-  assert [name.lower() for name in found["names"]] == sorted((name.lower() for name in found["names"]))
+  assert [name.lower() for name in found["names"]] == sorted(
+    (name.lower() for name in found["names"])
+  )
   assert found["names"][3] in found["found"] and len(found["found"]) < len(found["names"])
 
 
@@ -139,9 +189,10 @@ def test_browser_draws_the_page(folder, tmp_path):
   shot = tmp_path / "shot.png"
   chromium(tmp_path, (folder / "report.html").as_uri(), f"--screenshot={shot}", height=3000)
   from matplotlib import image
+
   pixels = image.imread(shot)
   assert pixels.shape[0] == 3000
-  dark = (pixels[..., :3].max(-1) < .4).any(1)
+  dark = (pixels[..., :3].max(-1) < 0.4).any(1)
   assert dark[:1000].sum() > 200 and dark[2000:].sum() > 200, "text from the top to far down"
 
 
@@ -162,21 +213,34 @@ def without(diagnosis, *keys):
   return {key: value for key, value in diagnosis.items() if key not in keys}
 
 
-@pytest.mark.parametrize("key, reasons", [
-    ("curves", ["steps", "alpha"]), ("entities", ["pressure", "entities", "browser"]), ("comparisons", ["comparisons", "remedies"]),
-    ("run", ["remedies", "run"]), ("remedies", ["remedies"]), ("notes", ["notes"])])
+@pytest.mark.parametrize(
+  "key, reasons",
+  [
+    ("curves", ["steps", "alpha"]),
+    ("entities", ["pressure", "entities", "browser"]),
+    ("comparisons", ["comparisons", "remedies"]),
+    ("run", ["remedies", "run"]),
+    ("remedies", ["remedies"]),
+    ("notes", ["notes"]),
+  ],
+)
 def test_a_missing_part_is_left_out_with_its_reason(key, reasons, monkeypatch):
-  monkeypatch.setattr(page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt))
+  monkeypatch.setattr(
+    page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt)
+  )
   diagnosis = without(make_diagnosis(), key)
   shown = page.render(diagnosis, page.draw(diagnosis))
   assert [name for name, reason in WHY_NOT.items() if reason in shown] == reasons
 
 
 def test_missing_measures_are_left_out_with_their_reasons(monkeypatch):
-  monkeypatch.setattr(page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt))
+  monkeypatch.setattr(
+    page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt)
+  )
   diagnosis = without(make_diagnosis(), "entities")
-  diagnosis["arms"] = {label: without(arm, "shock", "by_popularity")
-                       for label, arm in diagnosis["arms"].items()}
+  diagnosis["arms"] = {
+    label: without(arm, "shock", "by_popularity") for label, arm in diagnosis["arms"].items()
+  }
   pictures = page.draw(diagnosis)
   shown = page.render(diagnosis, pictures)
   assert [panel.name for panel in pictures["alpha"]] == ["alpha_accuracy"]
@@ -185,9 +249,13 @@ def test_missing_measures_are_left_out_with_their_reasons(monkeypatch):
 
 
 def test_predictions_of_one_foreign_arm_are_enough(tmp_path):
-  estimate = {"mean": .5, "low": None, "high": None, "by_seed": {"0": .5}}
-  diagnosis = {"format": 1, "reference": None, "seeds": [0],
-               "arms": {"mine": {"queries": 4, "right": estimate}}}
+  estimate = {"mean": 0.5, "low": None, "high": None, "by_seed": {"0": 0.5}}
+  diagnosis = {
+    "format": 1,
+    "reference": None,
+    "seeds": [0],
+    "arms": {"mine": {"queries": 4, "right": estimate}},
+  }
   shown = pathlib.Path(page.write_report(diagnosis, tmp_path)).read_text(encoding="utf-8")
   assert ".500" in shown and "Mine" in shown and "4 test queries an arm, one seed" in shown
   assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
@@ -195,7 +263,9 @@ def test_predictions_of_one_foreign_arm_are_enough(tmp_path):
 
 @pytest.mark.parametrize("seeds", [(0,), tuple(range(5))])
 def test_one_seed_or_five(seeds, monkeypatch):
-  monkeypatch.setattr(page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt))
+  monkeypatch.setattr(
+    page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt)
+  )
   diagnosis = make_diagnosis(seeds)
   shown = page.render(diagnosis, page.draw(diagnosis))
   assert ("over 5 seeds" in shown) == (len(seeds) == 5)

@@ -25,9 +25,17 @@ def test_eight_arms_look_different_and_known_ones_always_the_same():
 
 
 def test_points_are_in_doublings_and_smoothed():
-  rows = [{"pressure": math.log(8), "gold": 1, "finetuning": 4, "group": "rare_seen", "predicted": {"a": 7}},
-          {"pressure": 0., "gold": 0, "finetuning": 0, "group": "rare_unseen", "predicted": {"a": 1}},
-          {"pressure": None, "gold": 1, "finetuning": 1, "group": "rare_seen", "predicted": {"a": 1}}]
+  rows = [
+    {
+      "pressure": math.log(8),
+      "gold": 1,
+      "finetuning": 4,
+      "group": "rare_seen",
+      "predicted": {"a": 7},
+    },
+    {"pressure": 0.0, "gold": 0, "finetuning": 0, "group": "rare_unseen", "predicted": {"a": 1}},
+    {"pressure": None, "gold": 1, "finetuning": 1, "group": "rare_seen", "predicted": {"a": 1}},
+  ]
   assert plots.pressure_points({"entities": rows}, "a") == [(pytest.approx(3), 2, 1, "rare_seen")]
 
 
@@ -36,8 +44,13 @@ def test_panels_show_zero_shot_finetuned_and_the_best_remedy(diagnosis):
 
 
 def test_popularity_shows_the_halves_and_zero_shot(diagnosis):
-  assert plots.popularity_arms(diagnosis) == ["popular_half", "unpopular_half", "random_half", "whole",
-                                              "zero_shot_question"]
+  assert plots.popularity_arms(diagnosis) == [
+    "popular_half",
+    "unpopular_half",
+    "random_half",
+    "whole",
+    "zero_shot_question",
+  ]
 
 
 def test_ratios_leave_out_controls_where_arms_are_many(diagnosis):
@@ -58,9 +71,17 @@ def test_panels_are_neither_wide_nor_tall(diagnosis):
 
 
 def test_fitted_slope_without_an_estimate_is_least_squares(diagnosis):
-  rows = [{"pressure": 2 * math.log(2 ** k), "gold": 1, "finetuning": 1, "group": "rare_seen",
-           "predicted": {"a": 2 * 2 ** k - 1}} for k in range(4)]
-  panel, = plots.by_pressure({"arms": {"a": {}}, "entities": rows})
+  rows = [
+    {
+      "pressure": 2 * math.log(2**k),
+      "gold": 1,
+      "finetuning": 1,
+      "group": "rare_seen",
+      "predicted": {"a": 2 * 2**k - 1},
+    }
+    for k in range(4)
+  ]
+  (panel,) = plots.by_pressure({"arms": {"a": {}}, "entities": rows})
   assert "slope .50" in panel.alt
 
 
@@ -72,7 +93,9 @@ def test_extreme_entities_are_sorted_by_surplus(diagnosis):
 
 
 def test_report_starts_without_matplotlib_or_jax():
-  code = ("import sys, factshock.report.page; "
-          "print([name for name in ('matplotlib', 'jax', 'numpy', 'scipy') if name in sys.modules])")
+  code = (
+    "import sys, factshock.report.page; "
+    "print([name for name in ('matplotlib', 'jax', 'numpy', 'scipy') if name in sys.modules])"
+  )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout == "[]\n"

@@ -53,11 +53,11 @@ def test_the_claim_of_another_host_is_stale_when_it_was_not_touched_for_long(tmp
 
 
 def test_a_holder_keeps_its_claim_alive(tmp_path, monkeypatch):
-  monkeypatch.setattr(locks, "BEAT", .05)
+  monkeypatch.setattr(locks, "BEAT", 0.05)
   path = str(tmp_path / "claim")
   with locks.claim(path):
     os.utime(path, (0, 0))
-    time.sleep(.4)
+    time.sleep(0.4)
     assert time.time() - os.stat(path).st_mtime < locks.STALE
 
 
@@ -91,11 +91,13 @@ def test_waiting_ends_when_the_holder_does(tmp_path, capsys):
   path = str(tmp_path / "claim")
   with concurrent.futures.ThreadPoolExecutor() as pool:
     with locks.claim(path):
+
       def hold():
-        with locks.wait(path, every=.01, say="waiting"):
+        with locks.wait(path, every=0.01, say="waiting"):
           return time.monotonic()
+
       found = pool.submit(hold)
-      time.sleep(.2)
+      time.sleep(0.2)
       assert not found.done()
       freed = time.monotonic()
     assert found.result() >= freed

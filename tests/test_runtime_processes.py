@@ -19,8 +19,15 @@ from factshock.runtime.errors import UserError
 from factshock.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
-TRAIN = ["factshock.train", "--config=tests/helpers/tiny.py", "--ratio=2", "--config.finetune.pack=True", "--config.finetune.steps=30",
-         "--config.finetune.checkpoint_every=10", "--config.finetune.log_every=5"]
+TRAIN = [
+  "factshock.train",
+  "--config=tests/helpers/tiny.py",
+  "--ratio=2",
+  "--config.finetune.pack=True",
+  "--config.finetune.steps=30",
+  "--config.finetune.checkpoint_every=10",
+  "--config.finetune.log_every=5",
+]
 
 
 def start(count, arguments, extra=lambda process: [], cores=1):
@@ -32,11 +39,29 @@ def launch(count, arguments, extra=lambda process: []):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-  environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}", "PYTHONUNBUFFERED": "1",
-                 "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-  joined = [[f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={process}"] if count > 1 else [] for process in range(count)]
-  return [subprocess.Popen([sys.executable, *arguments, *flags, *extra(process)], cwd=ROOT, text=True, env=environment,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) for process, flags in enumerate(joined)]
+  environment = {
+    **os.environ,
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",
+    "PYTHONUNBUFFERED": "1",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+  }
+  joined = [
+    [f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={process}"]
+    if count > 1
+    else []
+    for process in range(count)
+  ]
+  return [
+    subprocess.Popen(
+      [sys.executable, *arguments, *flags, *extra(process)],
+      cwd=ROOT,
+      text=True,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+    )
+    for process, flags in enumerate(joined)
+  ]
 
 
 def finish(running, seconds=300):
@@ -68,10 +93,14 @@ def trained(workdir, step=None):
 
 def assert_trained_alike(one, other):
   (leaves, losses), (other_leaves, other_losses) = trained(one), trained(other)
-  assert leaves.keys() == other_leaves.keys() and losses.keys() == other_losses.keys() == set(range(5, 31, 5))
+  assert leaves.keys() == other_leaves.keys() and losses.keys() == other_losses.keys() == set(
+    range(5, 31, 5)
+  )
   for name, leaf in leaves.items():
     np.testing.assert_allclose(other_leaves[name], leaf, rtol=2e-5, atol=2e-5, err_msg=name)
-  np.testing.assert_allclose([other_losses[step] for step in losses], list(losses.values()), rtol=1e-5)
+  np.testing.assert_allclose(
+    [other_losses[step] for step in losses], list(losses.values()), rtol=1e-5
+  )
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +124,14 @@ def test_two_processes_train_as_one_does(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count, cores, flags", [
-    (2, 2, ["--config.parallel=pmap"]), (4, 1, ["--config.mesh.fsdp=2", "--config.mesh.model=2"]), (4, 1, ["--config.mesh.data=1", "--config.mesh.model=4"])])
+@pytest.mark.parametrize(
+  "count, cores, flags",
+  [
+    (2, 2, ["--config.parallel=pmap"]),
+    (4, 1, ["--config.mesh.fsdp=2", "--config.mesh.model=2"]),
+    (4, 1, ["--config.mesh.data=1", "--config.mesh.model=4"]),
+  ],
+)
 def test_any_split_trains_as_one_process_does(alone, tmp_path, count, cores, flags):
   run(count, [*TRAIN, f"--workdir={tmp_path / 'run'}", *flags], cores=cores)
   assert_trained_alike(alone, tmp_path / "run")
@@ -108,12 +143,17 @@ def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_go_on(alone, t
   arguments = [*TRAIN, f"--workdir={tmp_path / 'run'}", "--config.finetune.log_every=1"]
   steps = []
   for count, struck, number in ((2, 1, signal.SIGTERM), (4, 0, signal.SIGINT)):
-    running = start(count, [*arguments, "--config.mesh.fsdp=-1", "--config.mesh.data=1"], cores=4 // count)
+    running = start(
+      count, [*arguments, "--config.mesh.fsdp=-1", "--config.mesh.data=1"], cores=4 // count
+    )
     _wait_for_step(tmp_path / "run", (steps or [0])[-1] + 4)
     running[struck].send_signal(number)
     found = finish(running)
     assert [code for code, _, _ in found] == [75] * count, found
-    assert f"stopped by {number.name}:" in found[struck][2] and f"stopped by {number.name} in another process" in found[1 - struck][2]
+    assert (
+      f"stopped by {number.name}:" in found[struck][2]
+      and f"stopped by {number.name} in another process" in found[1 - struck][2]
+    )
     steps.append(store.latest_step(tmp_path / "run" / "checkpoints" / "finetuned" / "0"))
   assert 0 < steps[0] < steps[1] < 30
   run(1, arguments, cores=4)
@@ -127,14 +167,20 @@ def _wait_for_step(workdir, step, seconds=200):
   while time.monotonic() < end:
     if path.exists() and any(entry["step"] >= step for entry in metrics.read_metrics(path)):
       return
-    time.sleep(.05)
+    time.sleep(0.05)
   raise AssertionError(f"step {step} was not reached")
 
 
 def test_an_error_of_one_process_ends_the_others_who_say_what_it_was(tmp_path):
   began = time.monotonic()
-  found = finish(start(2, [*TRAIN, f"--workdir={tmp_path / 'run'}"],
-                       extra=lambda process: [f"--workdir={tmp_path / 'elsewhere'}"] if process else []), 120)
+  found = finish(
+    start(
+      2,
+      [*TRAIN, f"--workdir={tmp_path / 'run'}"],
+      extra=lambda process: [f"--workdir={tmp_path / 'elsewhere'}"] if process else [],
+    ),
+    120,
+  )
   assert [code for code, _, _ in found] == [2, 2]
   assert "error:" in found[1][2] and "process 1 does not see what process 0 wrote" in found[1][2]
   assert "ended, as process 1 was: error:" in found[0][2] and "does not see" in found[0][2]
@@ -143,8 +189,16 @@ def test_an_error_of_one_process_ends_the_others_who_say_what_it_was(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others_within_a_minute(tmp_path):
-  running = start(2, [*TRAIN, f"--workdir={tmp_path / 'run'}", "--config.finetune.log_every=1", "--config.finetune.steps=100000",
-                      "--config.finetune.checkpoint_every=10"])
+  running = start(
+    2,
+    [
+      *TRAIN,
+      f"--workdir={tmp_path / 'run'}",
+      "--config.finetune.log_every=1",
+      "--config.finetune.steps=100000",
+      "--config.finetune.checkpoint_every=10",
+    ],
+  )
   _wait_for_step(tmp_path / "run", 12)
   running[1].kill()
   began = time.monotonic()
@@ -160,33 +214,62 @@ def test_an_experiment_of_two_processes_answers_as_one_process_does(tmp_path):
   arguments = ["factshock.experiment", "--config=tests/helpers/tiny.py"]
   run(1, [*arguments, f"--workdir={tmp_path / 'one'}"], cores=2)
   running = start(2, [*arguments, f"--workdir={tmp_path / 'two'}"])
-  while not list(tmp_path.glob("two/predictions/*")) and all(process.poll() is None for process in running):
-    time.sleep(.02)
+  while not list(tmp_path.glob("two/predictions/*")) and all(
+    process.poll() is None for process in running
+  ):
+    time.sleep(0.02)
   running[1].send_signal(signal.SIGTERM)
   assert [code for code, _, _ in finish(running)] == [75, 75]
   said = run(2, [*arguments, f"--workdir={tmp_path / 'two'}"])
   assert "report: " in said[0] and (tmp_path / "two" / "report.html").exists()
   paths = sorted((tmp_path / "one" / "predictions").iterdir())
-  assert [path.name for path in paths] == sorted(path.name for path in (tmp_path / "two" / "predictions").iterdir())
+  assert [path.name for path in paths] == sorted(
+    path.name for path in (tmp_path / "two" / "predictions").iterdir()
+  )
   for path in paths:
-    one, two = ([json.loads(line) for _, line in files.lines(tmp_path / folder / "predictions" / path.name)] for folder in ("one", "two"))
+    one, two = (
+      [json.loads(line) for _, line in files.lines(tmp_path / folder / "predictions" / path.name)]
+      for folder in ("one", "two")
+    )
     assert [row["subject"] for row in one] == [row["subject"] for row in two]
-    np.testing.assert_allclose([row["score"] for row in one], [row["score"] for row in two], atol=1e-3)
+    np.testing.assert_allclose(
+      [row["score"] for row in one], [row["score"] for row in two], atol=1e-3
+    )
 
 
 @pytest.mark.slow
 def test_attention_that_two_processes_read_off_is_that_of_one(tmp_path):
   """Also of weights that are cut over both."""
   for count, flags in ((1, []), (2, ["--config.mesh.data=1", "--config.mesh.fsdp=2"])):
-    run(count, ["factshock.experiment", "--config=tests/helpers/tiny_attention.py", f"--workdir={tmp_path / str(count)}", *flags], cores=2 // count)
+    run(
+      count,
+      [
+        "factshock.experiment",
+        "--config=tests/helpers/tiny_attention.py",
+        f"--workdir={tmp_path / str(count)}",
+        *flags,
+      ],
+      cores=2 // count,
+    )
   paths = sorted((tmp_path / "1" / "attention").iterdir())
-  assert len(paths) == 8 and [path.name for path in paths] == sorted(path.name for path in (tmp_path / "2" / "attention").iterdir())
+  assert len(paths) == 8 and [path.name for path in paths] == sorted(
+    path.name for path in (tmp_path / "2" / "attention").iterdir()
+  )
   for path in paths:
     with np.load(path) as one, np.load(tmp_path / "2" / "attention" / path.name) as two:
       assert one.files == two.files
       for name in one.files:
-        compare = np.testing.assert_array_equal if one[name].dtype.kind == "U" else np.testing.assert_allclose
-        compare(two[name], one[name], **({} if one[name].dtype.kind == "U" else {"atol": 1e-3}), err_msg=f"{path.name} {name}")
+        compare = (
+          np.testing.assert_array_equal
+          if one[name].dtype.kind == "U"
+          else np.testing.assert_allclose
+        )
+        compare(
+          two[name],
+          one[name],
+          **({} if one[name].dtype.kind == "U" else {"atol": 1e-3}),
+          err_msg=f"{path.name} {name}",
+        )
 
 
 _BETWEEN = """
@@ -237,6 +320,7 @@ def test_words_and_arrays_go_between_processes(tmp_path):
 
 def test_one_process_is_told_what_it_asks():
   from factshock.runtime import processes
+
   assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
   assert processes.gather(3, "x") == [3] and processes.told(lambda: {"a": 1}, "x") == {"a": 1}
   with processes.first_alone("x"):
@@ -244,18 +328,36 @@ def test_one_process_is_told_what_it_asks():
   np.testing.assert_array_equal(partitioning.local_rows(partitioning.make_mesh(), 8), np.arange(8))
 
 
-@pytest.mark.parametrize("flags, expected", [
-    (["--processes=2", "--process=0"], "expected --coordinator, --processes and --process together, got no --coordinator"),
-    (["--coordinator=127.0.0.1:1", "--processes=2", "--process=2"], "--process: expected a number below 2, got 2")])
+@pytest.mark.parametrize(
+  "flags, expected",
+  [
+    (
+      ["--processes=2", "--process=0"],
+      "expected --coordinator, --processes and --process together, got no --coordinator",
+    ),
+    (
+      ["--coordinator=127.0.0.1:1", "--processes=2", "--process=2"],
+      "--process: expected a number below 2, got 2",
+    ),
+  ],
+)
 def test_flags_that_do_not_fit_are_refused(flags, expected):
-  done = subprocess.run([sys.executable, "-m", *TRAIN, "--workdir=/nonexistent", *flags], cwd=ROOT, capture_output=True, text=True)
+  done = subprocess.run(
+    [sys.executable, "-m", *TRAIN, "--workdir=/nonexistent", *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
   assert done.returncode == 2 and expected in done.stderr
 
 
 def test_a_part_that_is_damaged_is_found(tmp_path):
   """A manifest by parts, as several processes write it, is verified part by part."""
   whole = np.arange(12, dtype=np.float32).reshape(4, 3)
-  parts = [[[[0, 2], [0, 3]], leaf_files.digest(whole[:2])], [[[2, 4], [0, 3]], leaf_files.digest(whole[2:])]]
+  parts = [
+    [[[0, 2], [0, 3]], leaf_files.digest(whole[:2])],
+    [[[2, 4], [0, 3]], leaf_files.digest(whole[2:])],
+  ]
   leaf = {"digest": tree_files._joint_digest(parts), "parts": parts}
   tree_files._verify("folder", "leaf", whole, leaf)
   whole[3, 2] = 0

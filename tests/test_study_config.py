@@ -47,32 +47,82 @@ def test_config_is_usable_and_as_recorded(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_says_what_it_is_for(name):
   text = importlib.import_module(f"configs.{name}").__doc__
-  assert "Expect:" in text and "Time:" in text and "--config=configs/" in text or "launch/demo.sh" in text
+  assert (
+    "Expect:" in text
+    and "Time:" in text
+    and "--config=configs/" in text
+    or "launch/demo.sh" in text
+  )
 
 
-@pytest.mark.parametrize("change, expected", [
-    (lambda c: c.finetune.update(stpes=3), "config.finetune.stpes is unknown; did you mean 'steps'"),
-    (lambda c: c.finetune.update(learning_rate=-1.0), "config.finetune.learning_rate: expected a number above 0, got -1.0"),
+@pytest.mark.parametrize(
+  "change, expected",
+  [
+    (
+      lambda c: c.finetune.update(stpes=3),
+      "config.finetune.stpes is unknown; did you mean 'steps'",
+    ),
+    (
+      lambda c: c.finetune.update(learning_rate=-1.0),
+      "config.finetune.learning_rate: expected a number above 0, got -1.0",
+    ),
     (lambda c: c.split.update(test=0.5), "shares that sum to 1, got 1.125"),
-    (lambda c: c.model.update(feed_forward="swish"), "expected one of 'gated-gelu', 'gated-silu', 'relu', got 'swish'"),
+    (
+      lambda c: c.model.update(feed_forward="swish"),
+      "expected one of 'gated-gelu', 'gated-silu', 'relu', got 'swish'",
+    ),
     (lambda c: c.update(facts="facts.jsonl"), "needs config.relations=PATH too"),
-    (lambda c: c.update(facts="facts.jsonl", relations="r.jsonl", tokenizer={**c.tokenizer, "kind": "sentencepiece"}),
-     "needs config.corpus=PATH too: a text"),
-    (lambda c: c.update(facts="facts.jsonl", relations="r.jsonl", corpus="a.txt,b.txt"),
-     "config.corpus_weights: expected a weight for each of 2 corpora of config.corpus, got 0"),
-    (lambda c: c.model.update(family="gpt"), "config.model.family: expected one of t5, llama, got 'gpt'"),
+    (
+      lambda c: c.update(
+        facts="facts.jsonl", relations="r.jsonl", tokenizer={**c.tokenizer, "kind": "sentencepiece"}
+      ),
+      "needs config.corpus=PATH too: a text",
+    ),
+    (
+      lambda c: c.update(facts="facts.jsonl", relations="r.jsonl", corpus="a.txt,b.txt"),
+      "config.corpus_weights: expected a weight for each of 2 corpora of config.corpus, got 0",
+    ),
+    (
+      lambda c: c.model.update(family="gpt"),
+      "config.model.family: expected one of t5, llama, got 'gpt'",
+    ),
     (lambda c: c.model.update(layers=3), "config.model.layers is unknown; did you mean"),
-    (lambda c: c.finetune.update(target_length=0), "config.finetune.target_length: a t5 needs a whole number of at least 1"),
-    (lambda c: c.pretrain.update(masking="next_token"), "config.pretrain.masking='next_token' needs config.model.family"),
-    (lambda c: c.tokenizer.update(kind="huggingface"), "needs config.tokenizer.path, or config.start_from"),
-    (lambda c: c.arms.natural.update(kind="finetine"), "config.arms.natural.kind: expected one of prompted, best_cloze, finetune"),
-    (lambda c: c.arms.natural.update(ratoi=2.0), "config.arms.natural.ratoi is unknown; did you mean 'ratio'"),
+    (
+      lambda c: c.finetune.update(target_length=0),
+      "config.finetune.target_length: a t5 needs a whole number of at least 1",
+    ),
+    (
+      lambda c: c.pretrain.update(masking="next_token"),
+      "config.pretrain.masking='next_token' needs config.model.family",
+    ),
+    (
+      lambda c: c.tokenizer.update(kind="huggingface"),
+      "needs config.tokenizer.path, or config.start_from",
+    ),
+    (
+      lambda c: c.arms.natural.update(kind="finetine"),
+      "config.arms.natural.kind: expected one of prompted, best_cloze, finetune",
+    ),
+    (
+      lambda c: c.arms.natural.update(ratoi=2.0),
+      "config.arms.natural.ratoi is unknown; did you mean 'ratio'",
+    ),
     (lambda c: c.arms.weight_mixing.update(of="nothing"), "there is no arm 'nothing'"),
-    (lambda c: c.arms.weight_mixing.update(of="majority"), "expected an arm of kind 'finetune', got 'majority'"),
+    (
+      lambda c: c.arms.weight_mixing.update(of="majority"),
+      "expected an arm of kind 'finetune', got 'majority'",
+    ),
     (lambda c: c.roles.update(zero_shot="none"), "config.roles.zero_shot: there is no arm 'none'"),
-    (lambda c: c.mixing.update(alphas=(0.0, 1.5)), "config.mixing.alphas: expected a list of at least 1"),
-    (lambda c: c.pretrain.update(batch_size=0), "config.pretrain.batch_size: expected a whole number of at least 1, got 0"),
-])
+    (
+      lambda c: c.mixing.update(alphas=(0.0, 1.5)),
+      "config.mixing.alphas: expected a list of at least 1",
+    ),
+    (
+      lambda c: c.pretrain.update(batch_size=0),
+      "config.pretrain.batch_size: expected a whole number of at least 1, got 0",
+    ),
+  ],
+)
 def test_bad_values_are_named(change, expected):
   config = load("demo")
   with config.unlocked():
@@ -98,8 +148,14 @@ def test_seeds_are_a_number_or_a_list(value, seeds):
   assert configs.seeds(config) == seeds
 
 
-@pytest.mark.parametrize("steps, expected", [
-    (200, [0, 10, 25, 50, 100, 200]), (400, [0, 10, 25, 50, 100, 200, 400]), (60, [0, 10, 25, 50, 60])])
+@pytest.mark.parametrize(
+  "steps, expected",
+  [
+    (200, [0, 10, 25, 50, 100, 200]),
+    (400, [0, 10, 25, 50, 100, 200, 400]),
+    (60, [0, 10, 25, 50, 60]),
+  ],
+)
 def test_the_end_of_finetuning_is_always_measured(steps, expected):
   config = load("demo")
   config.finetune.steps = steps
@@ -122,15 +178,28 @@ def test_arms_run_after_those_they_need():
   assert sorted(ordered) == sorted(load("demo").arms)
 
 
-@pytest.mark.parametrize("flags, expected", [
+@pytest.mark.parametrize(
+  "flags, expected",
+  [
     (["--config.finetune.stpes=3"], 'Did you mean "steps"'),
     (["--config.finetune.steps=many"], "config.finetune.steps"),
     (["--nothing=1"], "nothing"),
-])
+  ],
+)
 def test_a_typo_on_the_command_line_is_one_line(flags, expected, tmp_path):
   done = subprocess.run(
-      [sys.executable, "-m", "factshock.experiment", "--config=configs/demo.py", f"--workdir={tmp_path}/w", *flags],
-      cwd=ROOT, capture_output=True, text=True)
+    [
+      sys.executable,
+      "-m",
+      "factshock.experiment",
+      "--config=configs/demo.py",
+      f"--workdir={tmp_path}/w",
+      *flags,
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
   assert done.returncode != 0 and expected in done.stderr and "Traceback" not in done.stderr
   assert not (tmp_path / "w").exists()
 
@@ -138,17 +207,28 @@ def test_a_typo_on_the_command_line_is_one_line(flags, expected, tmp_path):
 def test_batches_are_no_longer_than_their_examples_need():
   section = {"input_length": 40, "target_length": 16, "steps": 5}
   assert training.fit_lengths(section, (13, 4)) == {
-      "input_length": 16, "target_length": 8, "steps": 5}
+    "input_length": 16,
+    "target_length": 8,
+    "steps": 5,
+  }
   text = {"input_length": 24, "target_length": 12}
   assert training.fit_lengths(section, (13, 4), text)["input_length"] == 24
   # A decoder-only model reads one row of tokens.
-  assert training.fit_lengths(section, (13, 0)) == {"input_length": 16, "target_length": 0, "steps": 5}
+  assert training.fit_lengths(section, (13, 0)) == {
+    "input_length": 16,
+    "target_length": 0,
+    "steps": 5,
+  }
   # What does not fit at all is left to the loader, which names the example.
   assert training.fit_lengths(section, (99, 4))["input_length"] == 40
 
 
 def test_a_config_file_that_is_not_there_is_one_line():
-  done = subprocess.run([sys.executable, "-m", "factshock.train", "--config=nowhere.py", "--workdir=/nonexistent"], capture_output=True,
-                        text=True, cwd=pathlib.Path(__file__).parents[1])
+  done = subprocess.run(
+    [sys.executable, "-m", "factshock.train", "--config=nowhere.py", "--workdir=/nonexistent"],
+    capture_output=True,
+    text=True,
+    cwd=pathlib.Path(__file__).parents[1],
+  )
   assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
   assert done.stderr.startswith("error: --config cannot be read:") and "nowhere.py" in done.stderr

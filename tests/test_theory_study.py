@@ -26,7 +26,9 @@ from factshock.theory import (
 from factshock.theory import study as pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
-SIZES = dict(subjects=60, relations=3, answers=5, zipf=1.0, answer_zipf=1.0, sentences=6000, test=0.5)
+SIZES = dict(
+  subjects=60, relations=3, answers=5, zipf=1.0, answer_zipf=1.0, sentences=6000, test=0.5
+)
 SETTINGS = dict(cosine=0.0, question=1.0, bins=10, learning_rate=1.0, steps=(5, 20))
 
 
@@ -70,12 +72,17 @@ def test_a_world_states_every_fact_and_as_many_sentences_as_asked(world):
 def test_sets_keep_away_from_the_subjects_asked_about_and_are_what_they_are_called(world):
   for seed in range(3):
     named = world.counts_KxSxR[seed].sum(axis=1)
-    test, whole, popular, unpopular = world.test_KxT[seed], *(world.sets[name][seed] for name in ("whole", "popular", "unpopular"))
+    test, whole, popular, unpopular = (
+      world.test_KxT[seed],
+      *(world.sets[name][seed] for name in ("whole", "popular", "unpopular")),
+    )
     assert sorted([*test, *whole]) == list(range(60)), "test and pool part the subjects"
     assert sorted([*popular, *unpopular]) == sorted(whole)
     assert named[popular].min() >= named[unpopular].max()
     assert (np.diff(named[test]) <= 0).all(), "most popular first"
-    assert set(world.sets["random"][seed]) <= set(whole) and len(world.sets["random"][seed]) == len(popular)
+    assert set(world.sets["random"][seed]) <= set(whole) and len(world.sets["random"][seed]) == len(
+      popular
+    )
 
 
 def test_smaller_sets_are_drawn_from_their_halves_and_nothing_else_changes(world):
@@ -88,7 +95,9 @@ def test_smaller_sets_are_drawn_from_their_halves_and_nothing_else_changes(world
 
 
 def test_zipf_frequencies():
-  np.testing.assert_allclose(worlds.frequencies(4, 1.0), np.array([1, 1 / 2, 1 / 3, 1 / 4]) / (25 / 12))
+  np.testing.assert_allclose(
+    worlds.frequencies(4, 1.0), np.array([1, 1 / 2, 1 / 3, 1 / 4]) / (25 / 12)
+  )
   np.testing.assert_allclose(worlds.frequencies(3, 0.0), 1 / 3)
 
 
@@ -120,20 +129,28 @@ def test_measures_are_those_of_a_loop_over_queries(world, stored, condition):
       counted = np.bincount(answers, weights=world.counts_KxSxR[seed, :, relation], minlength=15)
       right.append(said == answers[subject])
       common.append(said == counted.argmax())
-      assert condition.after["unpopular"]["attention"][seed, -1, relation] == pytest.approx(attention, rel=1e-5)
+      assert condition.after["unpopular"]["attention"][seed, -1, relation] == pytest.approx(
+        attention, rel=1e-5
+      )
   after = condition.after["unpopular"]
   assert after["accuracy"][seed, -1] == pytest.approx(np.mean(right))
   assert after["common"][seed, -1] == pytest.approx(np.mean(common))
-  np.testing.assert_allclose(after["accuracy_by_bin"][seed, -1], np.reshape(right, (10, -1)).mean(axis=1), rtol=1e-5)
+  np.testing.assert_allclose(
+    after["accuracy_by_bin"][seed, -1], np.reshape(right, (10, -1)).mean(axis=1), rtol=1e-5
+  )
 
 
-def test_attention_of_facts_is_that_of_their_own_subject_where_it_was_finetuned_on(world, condition):
+def test_attention_of_facts_is_that_of_their_own_subject_where_it_was_finetuned_on(
+  world, condition
+):
   found = conditions.attention_of_facts(condition, "popular", 0.0)
   test_KxTxR = np.take_along_axis(found, world.test_KxT[..., None], axis=1)
   expected = np.broadcast_to(condition.after["popular"]["attention"][:, -1, None], test_KxTxR.shape)
   np.testing.assert_allclose(test_KxTxR, expected, rtol=1e-5)
   popular = np.take_along_axis(found, world.sets["popular"][..., None], axis=1)
-  np.testing.assert_allclose(conditions.attention_of_own(condition, "popular", 0.0), popular.mean(axis=(1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(
+    conditions.attention_of_own(condition, "popular", 0.0), popular.mean(axis=(1, 2)), rtol=1e-5
+  )
   assert np.ptp(popular, axis=1).max() > 1e-5, "these differ from subject to subject"
 
 
@@ -142,11 +159,21 @@ def test_the_update_is_what_a_small_step_of_finetuning_on_one_fact_does(world, s
   for subject, relation in ((0, 0), (30, 1), (59, 2)):
     weights = np.zeros((1, 1, 3), np.float32)
     weights[0, 0, relation] = 1
-    w_kq, _ = training.finetune(stored["subject"][:1, [subject]], stored["relation"][:1], world.answers_KxSxR[:1, [subject]], weights,
-                                ends=(1,), learning_rate=1e-2)
-    moved = one_layer.attention({name: array[0, 0] for name, array in w_kq.items()})[0, relation] - .5
+    w_kq, _ = training.finetune(
+      stored["subject"][:1, [subject]],
+      stored["relation"][:1],
+      world.answers_KxSxR[:1, [subject]],
+      weights,
+      ends=(1,),
+      learning_rate=1e-2,
+    )
+    moved = (
+      one_layer.attention({name: array[0, 0] for name, array in w_kq.items()})[0, relation] - 0.5
+    )
     # The subject's logit and the relation's move by the update and against it; a' = 1/4 at 1/2.
-    assert float(moved) == pytest.approx(1e-2 * 2 * condition.before["update"][0, subject, relation] / 4, rel=.02, abs=1e-6)
+    assert float(moved) == pytest.approx(
+      1e-2 * 2 * condition.before["update"][0, subject, relation] / 4, rel=0.02, abs=1e-6
+    )
 
 
 def test_a_question_token_weakens_what_the_relation_says(world, stored):
@@ -156,26 +183,37 @@ def test_a_question_token_weakens_what_the_relation_says(world, stored):
 
 
 def test_estimates_are_student_s():
-  values = np.array([.3, .5, .1, .7])
+  values = np.array([0.3, 0.5, 0.1, 0.7])
   found = estimates.estimate(values)
-  low, high = stats.t.interval(.95, 3, loc=values.mean(), scale=stats.sem(values))
+  low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
   assert (found["mean"], found["low"], found["high"]) == pytest.approx((values.mean(), low, high))
   assert estimates.estimate([2.0])["low"] is None
-  assert estimates.estimate([1.0, np.nan, 3.0])["mean"] == 2 and estimates.estimate([np.nan])["mean"] is None
+  assert (
+    estimates.estimate([1.0, np.nan, 3.0])["mean"] == 2
+    and estimates.estimate([np.nan])["mean"] is None
+  )
   with pytest.raises(FloatingPointError):
     estimates.estimate([1.0, np.inf])
 
 
 def test_a_prediction_holds_only_where_whole_intervals_do(condition):
   """What holds on a condition fails on the same with its sets and saliences exchanged, where that turns an estimate's sign round."""
+
   def turned(of):
-    after = {**of.after, "popular": of.after["unpopular"], "unpopular": of.after["popular"],
-             "low_salience": of.after["high_salience"], "high_salience": of.after["low_salience"]}
+    after = {
+      **of.after,
+      "popular": of.after["unpopular"],
+      "unpopular": of.after["popular"],
+      "low_salience": of.after["high_salience"],
+      "high_salience": of.after["low_salience"],
+    }
     before = {**of.before, "salience": -of.before["salience"]}
     return of._replace(after=after, before=before)
 
   exchanged = 0
-  for claim, opposite in zip(hypotheses.of(condition, condition), hypotheses.of(turned(condition), turned(condition))):
+  for claim, opposite in zip(
+    hypotheses.of(condition, condition), hypotheses.of(turned(condition), turned(condition))
+  ):
     for row, other in zip(claim["estimates"], opposite["estimates"]):
       end = row["low"] if row["wanted"] == "above" else row["high"]
       assert row["holds"] == (end > 0 if row["wanted"] == "above" else end < 0)
@@ -189,8 +227,10 @@ def test_a_prediction_holds_only_where_whole_intervals_do(condition):
 
 def test_auroc_and_tenths_are_those_of_brute_force():
   rng = np.random.default_rng(0)
-  score, positive = rng.integers(0, 5, 30).astype(float), rng.random(30) < .4
-  pairs = [(1.0 if a > b else .5 if a == b else 0.0) for a in score[positive] for b in score[~positive]]
+  score, positive = rng.integers(0, 5, 30).astype(float), rng.random(30) < 0.4
+  pairs = [
+    (1.0 if a > b else 0.5 if a == b else 0.0) for a in score[positive] for b in score[~positive]
+  ]
   assert hypotheses._auroc(score, positive) == pytest.approx(np.mean(pairs))
   assert np.isnan(hypotheses._auroc(score, np.zeros(30, bool)))
 
@@ -202,47 +242,70 @@ def test_tenths_by_popularity_begin_with_the_least_popular(condition):
   assert counts[0, 0] == pytest.approx(named[:6].mean() / 3)
 
 
-@pytest.mark.parametrize("lows, step", [((1, 1, 1), 10), ((-1, 1, 1), 20), ((1, -1, 1), 40), ((1, 1, -1), None), ((None,) * 3, None)])
+@pytest.mark.parametrize(
+  "lows, step",
+  [((1, 1, 1), 10), ((-1, 1, 1), 20), ((1, -1, 1), 40), ((1, 1, -1), None), ((None,) * 3, None)],
+)
 def test_harm_begins_with_the_first_step_from_which_on_the_interval_lies_above_0(lows, step):
   assert phases.begins([{"low": low} for low in lows], (10, 20, 40)) == step
 
 
 def test_uniform_subjects_have_no_popular_half_worth_the_name():
   """The control of the diagram: with exponent 0 the halves differ by the noise of the corpus alone."""
-  cells = phases.diagram({**SIZES, "sentences": 60_000}, list(range(6)), dict(steps=50, learning_rate=50.0), {**SETTINGS, "steps": (20,)},
-                         dict(zipf=(0.0,), sizes=(10,)))
-  assert abs(cells[0]["gap"][0]["mean"]) < .05
+  cells = phases.diagram(
+    {**SIZES, "sentences": 60_000},
+    list(range(6)),
+    dict(steps=50, learning_rate=50.0),
+    {**SETTINGS, "steps": (20,)},
+    dict(zipf=(0.0,), sizes=(10,)),
+  )
+  assert abs(cells[0]["gap"][0]["mean"]) < 0.05
 
 
 def test_variants_with_one_layer_and_head_agree_with_the_exact_model():
   """The same seeds through W_V and W_KQ as matrices: the change of attention is the same as in the basis of the tokens."""
   sizes, seeds = dict(SIZES, subjects=30, sentences=3000), [0, 1]
-  row = variants.run(variants.VARIANTS["one_layer"], sizes, seeds, dict(steps=30, learning_rate=20.0, known=1.1), dict(steps=20, learning_rate=1.0))
+  row = variants.run(
+    variants.VARIANTS["one_layer"],
+    sizes,
+    seeds,
+    dict(steps=30, learning_rate=20.0, known=1.1),
+    dict(steps=20, learning_rate=1.0),
+  )
   world = worlds.make(sizes, seeds)
   w_v = phases.at(phases.pretrained(world, sizes, (30,), 20.0, 0.0), 0)
   exact = conditions.run(world, w_v, {**SETTINGS, "steps": (20,)}, sets=("popular", "unpopular"))
-  np.testing.assert_allclose(row["gap"]["values"], hypotheses.gap(exact, "accuracy"), atol=.03)
+  np.testing.assert_allclose(row["gap"]["values"], hypotheses.gap(exact, "accuracy"), atol=0.03)
   for name in ("popular", "unpopular"):
-    change = exact.after[name]["attention"][:, -1].mean(axis=1) - .5
+    change = exact.after[name]["attention"][:, -1].mean(axis=1) - 0.5
     np.testing.assert_allclose(row["attention"][name]["values"], change, atol=2e-3)
 
 
-@pytest.mark.parametrize("changed, words", [
+@pytest.mark.parametrize(
+  "changed, words",
+  [
     ({"world.subjects": 1}, "config.world.subjects: expected a whole number of at least 2"),
     ({"world.relations": 1}, "config.world.relations: expected a whole number of at least 2"),
     ({"world.answers": 1}, "config.world.answers: expected a whole number of at least 2"),
     ({"world.test": 0.99}, "at least 10 subjects left to finetune on, a tenth each, got 1"),
     ({"world.test": 0.01}, "at least 10 subjects asked about, a tenth each, got 1"),
     ({"world.zipf": -1.0}, "config.world.zipf: expected an exponent from 0 to 5, got -1.0"),
-    ({"phases.zipf": (1.0, 9.0)}, "config.phases.zipf: expected a list of at least 0, each an exponent from 0 to 5"),
+    (
+      {"phases.zipf": (1.0, 9.0)},
+      "config.phases.zipf: expected a list of at least 0, each an exponent from 0 to 5",
+    ),
     ({"phases.sizes": (5, 500)}, "config.phases.sizes: expected at most 15 subjects"),
-    ({"world.sentences": 100}, "config.world.sentences: expected at least one for each of 180 facts, got 100"),
+    (
+      {"world.sentences": 100},
+      "config.world.sentences: expected at least one for each of 180 facts, got 100",
+    ),
     ({"finetune.steps": (20, 5)}, "config.finetune.steps: expected rising whole numbers from 1"),
     ({"variants.names": ("one_layer", "fifty_layers")}, "config.variants.names"),
     ({"cosine": 1.0}, "config.cosine: expected a cosine from 0 to below 1"),
     ({"question": 0.0}, "config.question"),
     ({"seeds": 0}, "config.seeds"),
-])
+  ],
+)
 def test_what_makes_a_prediction_empty_is_refused(changed, words, tmp_path):
   with pytest.raises(UserError) as error:
     pipeline.run(tiny(**changed), str(tmp_path / "w"))
@@ -251,7 +314,10 @@ def test_what_makes_a_prediction_empty_is_refused(changed, words, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_said(tmp_path):
-  with pytest.raises(UserError, match="pretraining: the loss of step .* is not finite; choose a learning_rate below 1e"):
+  with pytest.raises(
+    UserError,
+    match="pretraining: the loss of step .* is not finite; choose a learning_rate below 1e",
+  ):
     pipeline.run(tiny(**{"pretrain.learning_rate": 1e30}), str(tmp_path / "w"))
   assert not (tmp_path / "w" / "theory.json").exists()
 
@@ -260,9 +326,15 @@ def test_a_loss_that_is_not_finite_is_said(tmp_path):
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp("theory")
   (folder / "tiny_theory.py").write_text(
-      f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\nfrom test_theory_study import tiny\nget_config = tiny\n")
-  done = subprocess.run([sys.executable, "-m", "factshock.experiment", f"--config={folder}/tiny_theory.py"], cwd=folder,
-                        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\nfrom test_theory_study import tiny\nget_config = tiny\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-m", "factshock.experiment", f"--config={folder}/tiny_theory.py"],
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
   assert done.returncode == 0, done.stdout + done.stderr
   return folder / "runs" / "tiny_theory", done
 
@@ -272,7 +344,12 @@ def test_the_verb_writes_numbers_facts_and_page_and_says_where(finished):
   assert "report: runs/tiny_theory/report.html" in done.stdout and "Warning" not in done.stderr
   found = json.loads((workdir / "theory.json").read_text())
   assert [len(claim["estimates"]) for claim in found["claims"]] == [2, 3, 6, 4, 10]
-  assert len(found["conditions"]) == 4 and len(found["phases"]) == 2 and len(found["stored"]) == 2 and len(found["variants"]) == 1
+  assert (
+    len(found["conditions"]) == 4
+    and len(found["phases"]) == 2
+    and len(found["stored"]) == 2
+    and len(found["variants"]) == 1
+  )
   for claim in found["claims"]:
     assert claim["statement"] in done.stdout
   page = (workdir / "report.html").read_text()
@@ -296,6 +373,10 @@ def test_the_page_escapes_names_and_leaves_out_what_was_not_run(finished, tmp_pa
   for key in ("phases", "stored", "variants"):
     found.pop(key)
   page = pathlib.Path(theory_page.write_report(found, str(tmp_path))).read_text()
-  assert "<script>alert" not in page and "Where the harm begins" not in page and "What the theory leaves out" not in page
+  assert (
+    "<script>alert" not in page
+    and "Where the harm begins" not in page
+    and "What the theory leaves out" not in page
+  )
   with pytest.raises(UserError, match="theory.json"):
     theory_page.write_report({}, str(tmp_path))

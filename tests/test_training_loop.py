@@ -65,14 +65,23 @@ def step_fn(state, batch, key):
 
   loss, gradients = jax.value_and_grad(loss_fn)(state["params"])
   updates, opt_state = OPTIMIZER.update(gradients, state["opt_state"], state["params"])
-  metrics = {"loss": loss, "accuracy": loss * 0, "gradient_norm": optax.global_norm(gradients),
-             "tokens": jnp.float32(batch["x"].size)}
-  return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state,
-          "step": state["step"] + 1}, metrics
+  metrics = {
+    "loss": loss,
+    "accuracy": loss * 0,
+    "gradient_norm": optax.global_norm(gradients),
+    "tokens": jnp.float32(batch["x"].size),
+  }
+  return {
+    "params": optax.apply_updates(state["params"], updates),
+    "opt_state": opt_state,
+    "step": state["step"] + 1,
+  }, metrics
 
 
 def assert_same_bits(a, b):
-  jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b
+  )
 
 
 class Killed(Exception):
@@ -83,6 +92,7 @@ def kill_at(fatal):
   def evaluate(step, params):
     if step == fatal:
       raise Killed
+
   return evaluate
 
 
@@ -91,8 +101,13 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, devices):
   mesh = partitioning.make_mesh(devices=jax.devices()[:devices]) if devices else None
   whole = loop.train(init_state(), step_fn, Batches(), steps=20, key=KEY, mesh=mesh)
   first, second = Batches(), Batches()
-  options = dict(steps=20, key=KEY, mesh=mesh, eval_steps=[15],
-                 checkpoint=loop.Checkpointing(tmp_path / "run", 6))
+  options = dict(
+    steps=20,
+    key=KEY,
+    mesh=mesh,
+    eval_steps=[15],
+    checkpoint=loop.Checkpointing(tmp_path / "run", 6),
+  )
   with pytest.raises(Killed):
     loop.train(init_state(), step_fn, first, evaluate=kill_at(15), **options)
   assert store.latest_step(tmp_path / "run") == 12
@@ -124,17 +139,29 @@ def test_mesh_and_single_device_agree():
 def test_evaluations_see_the_parameters_of_their_step_and_the_caller_keeps_its_state(mesh, placed):
   seen = {}
   state = partitioning.place_params(init_state(), mesh) if placed and mesh else init_state()
-  final = loop.train(state, step_fn, Batches(), steps=6, key=KEY, mesh=mesh, eval_steps=[0, 4, 6],
-                     evaluate=lambda step, params: seen.update({step: jax.device_get(params)}))
+  final = loop.train(
+    state,
+    step_fn,
+    Batches(),
+    steps=6,
+    key=KEY,
+    mesh=mesh,
+    eval_steps=[0, 4, 6],
+    evaluate=lambda step, params: seen.update({step: jax.device_get(params)}),
+  )
   assert list(seen) == [0, 4, 6]
   assert_same_bits(seen[0], state["params"])
   assert_same_bits(seen[6], final["params"])
-  assert_same_bits(seen[4], loop.train(state, step_fn, Batches(), steps=4, key=KEY, mesh=mesh)["params"])
+  assert_same_bits(
+    seen[4], loop.train(state, step_fn, Batches(), steps=4, key=KEY, mesh=mesh)["params"]
+  )
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_saved(tmp_path):
   with pytest.raises(UserError, match="loss of step 4 is nan"):
-    loop.train(init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
+    loop.train(
+      init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2)
+    )
   assert store.latest_step(tmp_path / "run") == 2
 
 
@@ -150,13 +177,17 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
   loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
   other = init_state()
   other["params"]["dense"]["kernel"] = jnp.ones((4,))
-  with pytest.raises(UserError, match=r"another model: mis-shaped params/dense/kernel expected float32\[4\]"):
+  with pytest.raises(
+    UserError, match=r"another model: mis-shaped params/dense/kernel expected float32\[4\]"
+  ):
     loop.train(other, step_fn, Batches(), steps=4, key=KEY, checkpoint=(tmp_path / "run",))
 
 
 def test_a_batch_the_mesh_cannot_share_is_refused():
   with pytest.raises(UserError, match="8 devices share evenly, got 6"):
-    loop.train(init_state(), step_fn, Batches(rows=6), steps=1, key=KEY, mesh=partitioning.make_mesh())
+    loop.train(
+      init_state(), step_fn, Batches(rows=6), steps=1, key=KEY, mesh=partitioning.make_mesh()
+    )
 
 
 def test_a_checkpoint_needs_a_loader_with_state(tmp_path):
@@ -177,20 +208,36 @@ def test_the_step_is_compiled_once_for_all_calls():
 
 
 def test_metrics_of_a_resumed_run_have_every_step_once(tmp_path):
-  options = dict(steps=12, key=KEY, label="finetune", log_every=2, eval_steps=[11],
-                 checkpoint=(tmp_path / "run", 4))
+  options = dict(
+    steps=12,
+    key=KEY,
+    label="finetune",
+    log_every=2,
+    eval_steps=[11],
+    checkpoint=(tmp_path / "run", 4),
+  )
   with Metrics(tmp_path) as metrics:
     metrics.write("pretrain", 50, {"loss": 1.0})
     with pytest.raises(Killed):
       loop.train(init_state(), step_fn, Batches(), metrics=metrics, evaluate=kill_at(11), **options)
   with open(tmp_path / "metrics.jsonl", "a") as file:
-    file.write('{"label": "finetune", "step": 11, "lo')  # what a kill in the middle of a line leaves
+    file.write(
+      '{"label": "finetune", "step": 11, "lo'
+    )  # what a kill in the middle of a line leaves
   with Metrics(tmp_path) as metrics:
     loop.train(init_state(), step_fn, Batches(), metrics=metrics, **options)
   entries = read_metrics(tmp_path / "metrics.jsonl")
   assert [(entry["label"], entry["step"]) for entry in entries] == [("pretrain", 50)] + [
-      ("finetune", step) for step in range(2, 13, 2)]
-  assert set(entries[-1]) >= {"loss", "accuracy", "gradient_norm", "tokens", "tokens_per_second", "time"}
+    ("finetune", step) for step in range(2, 13, 2)
+  ]
+  assert set(entries[-1]) >= {
+    "loss",
+    "accuracy",
+    "gradient_norm",
+    "tokens",
+    "tokens_per_second",
+    "time",
+  }
   assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])["loss"] > 0
 
 
@@ -212,10 +259,14 @@ def test_a_broken_metrics_line_is_named(tmp_path):
 
 def test_progress_says_loss_and_tokens_per_second(capsys, monkeypatch):
   original = loop.console.Progress
-  monkeypatch.setattr(loop.console, "Progress", lambda *some, **more: original(*some, **more, every=0.0))
+  monkeypatch.setattr(
+    loop.console, "Progress", lambda *some, **more: original(*some, **more, every=0.0)
+  )
   loop.train(init_state(), step_fn, Batches(), steps=3, key=KEY, label="toy")
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 2  # none for the first step: without a second there is no rate, and so no ETA
+  assert (
+    len(lines) == 2
+  )  # none for the first step: without a second there is no rate, and so no ETA
   for word in ("toy 2/3 66%", "loss ", "accuracy ", "gradient ", "tokens/s", "ETA"):
     assert word in lines[0]
 
@@ -233,10 +284,11 @@ def cut_short(folder):
 
 
 DAMAGE = {
-    "a flipped bit": flip_a_bit, "a truncated file": cut_short,
-    "missing files": lambda folder: shutil.rmtree(folder / "params"),
-    "a broken manifest": lambda folder: (folder / store.MANIFEST).write_text("{"),
-    "unfinished": lambda folder: (folder / store.MANIFEST).unlink(),
+  "a flipped bit": flip_a_bit,
+  "a truncated file": cut_short,
+  "missing files": lambda folder: shutil.rmtree(folder / "params"),
+  "a broken manifest": lambda folder: (folder / store.MANIFEST).write_text("{"),
+  "unfinished": lambda folder: (folder / store.MANIFEST).unlink(),
 }
 
 
@@ -275,21 +327,35 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(number, during, tmp
         interruption.check()
     evaluated.append(step)
 
-  options = dict(steps=9, key=KEY, eval_steps=[5], evaluate=evaluate, checkpoint=loop.Checkpointing(tmp_path / "run"))
+  options = dict(
+    steps=9,
+    key=KEY,
+    eval_steps=[5],
+    evaluate=evaluate,
+    checkpoint=loop.Checkpointing(tmp_path / "run"),
+  )
   before = signal.getsignal(number)
   with pytest.raises(interruption.Interrupted, match=number.name), interruption.heeded():
     loop.train(init_state(), step_fn, Batches(), **options)
-  assert signal.getsignal(number) is before and "once more to stop at once" in capfd.readouterr().err
+  assert (
+    signal.getsignal(number) is before and "once more to stop at once" in capfd.readouterr().err
+  )
   assert store.latest_step(tmp_path / "run") == 5
   again = Batches()
   resumed = loop.train(init_state(), step_fn, again, **options)
-  assert again.seen == [5, 6, 7, 8] and evaluated == ["asked", *([5] if during == "a step" else []), 5]
+  assert again.seen == [5, 6, 7, 8] and evaluated == [
+    "asked",
+    *([5] if during == "a step" else []),
+    5,
+  ]
   assert_same_bits(resumed, loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY))
 
 
 def test_the_batch_of_a_loss_that_is_not_finite_is_kept(tmp_path):
   with pytest.raises(UserError, match=r"batch_of_step_4\.npz"):
-    loop.train(init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
+    loop.train(
+      init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2)
+    )
   kept = np.load(tmp_path / "run" / "batch_of_step_4.npz")
   assert np.isnan(kept["x"]).any()
 
@@ -297,10 +363,10 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept(tmp_path):
 def test_data_that_are_late_are_spoken_of(monkeypatch, capsys):
   class Slow(Batches):
     def __next__(self):
-      time.sleep(.3 if len(self.seen) == 2 else 0)
+      time.sleep(0.3 if len(self.seen) == 2 else 0)
       return super().__next__()
 
-  monkeypatch.setattr(loop, "_LATE", .1)
+  monkeypatch.setattr(loop, "_LATE", 0.1)
   loop.train(init_state(), step_fn, Slow(), steps=4, key=KEY)
   assert capsys.readouterr().out.count("waiting for the data of step 3") == 1
 
@@ -318,7 +384,16 @@ def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
     passed.set()
 
   monkeypatch.setattr(store, "save", slow)
-  loop.train(init_state(), step_fn, batches, steps=6, key=KEY, checkpoint=(tmp_path / "run", 2, None, None), eval_steps=[3], evaluate=evaluate)
+  loop.train(
+    init_state(),
+    step_fn,
+    batches,
+    steps=6,
+    key=KEY,
+    checkpoint=(tmp_path / "run", 2, None, None),
+    eval_steps=[3],
+    evaluate=evaluate,
+  )
   two = loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY)
   assert_same_bits(store.restore(tmp_path / "run", 2)["params"], two["params"])
   assert store.read_manifest(tmp_path / "run", 2)["loader_state"] == {"number": 2}
@@ -327,13 +402,16 @@ def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
 def test_without_memory_for_a_copy_training_waits_for_the_save(tmp_path, monkeypatch):
   monkeypatch.setattr(host, "free_memory", lambda: 0)
   threads, saved = [], store.save
-  monkeypatch.setattr(store, "save", lambda *a, **k: (threads.append(threading.current_thread()), saved(*a, **k)))
+  monkeypatch.setattr(
+    store, "save", lambda *a, **k: (threads.append(threading.current_thread()), saved(*a, **k))
+  )
   loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
   assert threads == [threading.main_thread()] and store.latest_step(tmp_path / "run") == 2
 
 
 def test_a_save_that_fails_behind_the_steps_ends_the_run(tmp_path, monkeypatch):
   saved = store.save
+
   def full(folder, step, **options):
     if step == 4:
       raise UserError("No space left on device; the last good checkpoint is step 2")
@@ -346,15 +424,28 @@ def test_a_save_that_fails_behind_the_steps_ends_the_run(tmp_path, monkeypatch):
 
 
 def test_a_trace_of_some_steps_is_written(tmp_path, capsys):
-  loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY, profile=loop.Profile(str(tmp_path / "profile"), 3, 2))
-  assert "trace of 3 steps" in capsys.readouterr().out and list((tmp_path / "profile").rglob("*.xplane.pb"))
+  loop.train(
+    init_state(),
+    step_fn,
+    Batches(),
+    steps=9,
+    key=KEY,
+    profile=loop.Profile(str(tmp_path / "profile"), 3, 2),
+  )
+  assert "trace of 3 steps" in capsys.readouterr().out and list(
+    (tmp_path / "profile").rglob("*.xplane.pb")
+  )
 
 
 def test_numbers_that_go_to_the_devices_unsaid_are_refused():
   """As a step that reads an array of the host at every call would be slow."""
+
   def compiled(*_):
     return lambda state, batch, key: (state, {"loss": jax.numpy.float32(1) + np.ones(2)})
 
-  with pytest.raises(Exception, match="[Dd]isallowed host-to-device transfer"), pytest.MonkeyPatch.context() as patch:
+  with (
+    pytest.raises(Exception, match="[Dd]isallowed host-to-device transfer"),
+    pytest.MonkeyPatch.context() as patch,
+  ):
     patch.setattr(drivers, "_jitted", compiled)
     loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY)

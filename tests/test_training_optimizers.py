@@ -31,26 +31,32 @@ def _arrays(seed, shape, count):
 @pytest.mark.parametrize("b2,decay", [(0.999, 0.0), (0.95, 0.1)])
 def test_adamw_equals_that_of_pytorch(b2, decay):
   import torch
+
   start, *gradients = _arrays(0, (5, 3), 4)
   weight = torch.nn.Parameter(torch.tensor(start))
   theirs = torch.optim.AdamW([weight], lr=0.01, betas=(0.9, b2), weight_decay=decay)
   for gradient in gradients:
     weight.grad = torch.tensor(gradient)
     theirs.step()
-  ours = _run({**ADAMW, "b2": b2, "weight_decay": decay}, {"w": start}, [{"w": g} for g in gradients])
+  ours = _run(
+    {**ADAMW, "b2": b2, "weight_decay": decay}, {"w": start}, [{"w": g} for g in gradients]
+  )
   np.testing.assert_allclose(ours["w"], weight.detach().numpy(), atol=1e-6)
 
 
 def test_adafactor_equals_that_of_transformers():
   import torch
   from transformers.optimization import Adafactor
+
   start, *gradients = _arrays(1, (160, 130), 3)
   weight = torch.nn.Parameter(torch.tensor(start))
   theirs = Adafactor([weight], lr=0.01, scale_parameter=True, relative_step=False)
   for gradient in gradients:
     weight.grad = torch.tensor(gradient)
     theirs.step()
-  ours = _run({"optimizer": "adafactor", "learning_rate": 0.01}, {"w": start}, [{"w": g} for g in gradients])
+  ours = _run(
+    {"optimizer": "adafactor", "learning_rate": 0.01}, {"w": start}, [{"w": g} for g in gradients]
+  )
   np.testing.assert_allclose(ours["w"], weight.detach().numpy(), atol=2e-5)
 
 
@@ -58,8 +64,11 @@ def test_adafactor_treats_stacked_layers_one_by_one():
   stack, *gradients = _arrays(2, (3, 140, 130), 3)
   stack *= np.asarray([0.1, 1, 10], np.float32)[:, None, None]
   section = {"optimizer": "adafactor", "learning_rate": 0.01, "weight_decay": 0.1}
-  stacked = _run(section, {"encoder": {"layers": {"up": stack}}},
-                 [{"encoder": {"layers": {"up": g}}} for g in gradients])["encoder"]["layers"]["up"]
+  stacked = _run(
+    section,
+    {"encoder": {"layers": {"up": stack}}},
+    [{"encoder": {"layers": {"up": g}}} for g in gradients],
+  )["encoder"]["layers"]["up"]
   for layer in range(3):
     alone = _run(section, {"up": stack[layer]}, [{"up": g[layer]} for g in gradients])["up"]
     np.testing.assert_allclose(stacked[layer], alone, rtol=1e-5, atol=1e-6)
@@ -90,15 +99,21 @@ def test_clip_is_by_the_norm_of_all_gradients():
   assert float(optax.tree_utils.tree_norm(moment)) == pytest.approx(0.1, rel=1e-5)
 
 
-@pytest.mark.parametrize("section,expected", [
+@pytest.mark.parametrize(
+  "section,expected",
+  [
     ({"schedule": "constant"}, {0: 1, 5: 1, 1000: 1}),
-    ({"schedule": "constant", "warmup": 4}, {0: .25, 1: .5, 3: 1, 4: 1, 99: 1}),
-    ({"schedule": "linear", "warmup": 2, "steps": 12, "final": .2}, {0: .5, 2: 1, 7: .6, 12: .2, 50: .2}),
-    ({"schedule": "cosine", "warmup": 0, "steps": 10, "final": 0}, {0: 1, 5: .5, 10: 0, 20: 0}),
-    ({"schedule": "cosine", "steps": 10, "final": .1}, {5: .55, 10: .1}),
-    ({"schedule": "rsqrt", "warmup": 100}, {0: .01, 99: 1, 399: .5, 9999: .1}),
-    ({"schedule": "rsqrt"}, {0: 1, 3: .5}),
-])
+    ({"schedule": "constant", "warmup": 4}, {0: 0.25, 1: 0.5, 3: 1, 4: 1, 99: 1}),
+    (
+      {"schedule": "linear", "warmup": 2, "steps": 12, "final": 0.2},
+      {0: 0.5, 2: 1, 7: 0.6, 12: 0.2, 50: 0.2},
+    ),
+    ({"schedule": "cosine", "warmup": 0, "steps": 10, "final": 0}, {0: 1, 5: 0.5, 10: 0, 20: 0}),
+    ({"schedule": "cosine", "steps": 10, "final": 0.1}, {5: 0.55, 10: 0.1}),
+    ({"schedule": "rsqrt", "warmup": 100}, {0: 0.01, 99: 1, 399: 0.5, 9999: 0.1}),
+    ({"schedule": "rsqrt"}, {0: 1, 3: 0.5}),
+  ],
+)
 def test_schedules_at_hand_worked_steps(section, expected):
   schedule = optimizers.make_schedule({**ADAMW, "learning_rate": 0.3, **section})
   for step, value in expected.items():
@@ -106,17 +121,27 @@ def test_schedules_at_hand_worked_steps(section, expected):
 
 
 def test_a_config_dict_with_other_keys_is_a_section():
-  section = ml_collections.ConfigDict({**ADAMW, "schedule": "cosine", "steps": 100, "batch_size": 3})
+  section = ml_collections.ConfigDict(
+    {**ADAMW, "schedule": "cosine", "steps": 100, "batch_size": 3}
+  )
   assert _run(section, {"w": jnp.ones(2)}, [{"w": jnp.ones(2)}])["w"].shape == (2,)
 
 
-@pytest.mark.parametrize("change,words", [
+@pytest.mark.parametrize(
+  "change,words",
+  [
     ({"optimizer": "sgd"}, "optimizer: expected one of adamw, adafactor, got 'sgd'"),
     ({"schedule": "step"}, "schedule: expected one of constant, cosine, linear, rsqrt, got 'step'"),
-    ({"learning_rate": 0}, "learning_rate"), ({"learning_rate": "fast"}, "learning_rate"),
-    ({"warmup": -1}, "warmup"), ({"clip": -1.0}, "clip"), ({"b2": 1.0}, "b2"), ({"final": 2}, "final"),
+    ({"learning_rate": 0}, "learning_rate"),
+    ({"learning_rate": "fast"}, "learning_rate"),
+    ({"warmup": -1}, "warmup"),
+    ({"clip": -1.0}, "clip"),
+    ({"b2": 1.0}, "b2"),
+    ({"final": 2}, "final"),
     ({"schedule": "linear", "warmup": 10, "steps": 10}, "more steps than the warmup's 10"),
-    ({"weight_decay": float("nan")}, "weight_decay")])
+    ({"weight_decay": float("nan")}, "weight_decay"),
+  ],
+)
 def test_bad_sections_are_refused(change, words):
   with pytest.raises(UserError, match=words):
     optimizers.make_optimizer({**ADAMW, **change})
@@ -129,24 +154,46 @@ def test_a_missing_key_is_named():
 
 def test_keeping_freed_memory_says_whether_it_took():
   import sys
+
   assert host.keep_freed_memory() in ((True, False) if sys.platform == "linux" else (False,))
 
 
 def _model():
   from factshock.models import t5
-  return t5.init(t5.T5Config(vocab_size=12, d_model=8, d_ff=12, num_heads=2, d_kv=4, encoder_layers=2, decoder_layers=2), jax.random.key(0))
+
+  return t5.init(
+    t5.T5Config(
+      vocab_size=12, d_model=8, d_ff=12, num_heads=2, d_kv=4, encoder_layers=2, decoder_layers=2
+    ),
+    jax.random.key(0),
+  )
 
 
 @pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS)
-@pytest.mark.parametrize("choice, moves", [
+@pytest.mark.parametrize(
+  "choice, moves",
+  [
     ({"trained": ("encoder",)}, lambda name, layer: name.startswith("encoder/")),
-    ({"frozen": ("last_layer", "head")}, lambda name, layer: name != "head" and not (name.startswith("decoder/layers") and layer == 1)),
+    (
+      {"frozen": ("last_layer", "head")},
+      lambda name, layer: name != "head" and not (name.startswith("decoder/layers") and layer == 1),
+    ),
     ({"trained": ("query_key",)}, lambda name, layer: name.split("/")[-1] in ("query", "key")),
-    ({"trained": ("decoder",), "frozen": ("attention",)}, lambda name, layer: name.startswith("decoder/") and "attention/" not in name)])
+    (
+      {"trained": ("decoder",), "frozen": ("attention",)},
+      lambda name, layer: name.startswith("decoder/") and "attention/" not in name,
+    ),
+  ],
+)
 def test_only_the_parts_asked_for_move(optimizer, choice, moves):
   from factshock.checkpoints import tree_files
+
   start = _model()
-  after = _run({"optimizer": optimizer, "learning_rate": .01, "weight_decay": .1, **choice}, start, [jax.tree.map(jnp.ones_like, start)] * 2)
+  after = _run(
+    {"optimizer": optimizer, "learning_rate": 0.01, "weight_decay": 0.1, **choice},
+    start,
+    [jax.tree.map(jnp.ones_like, start)] * 2,
+  )
   for (name, before), now in zip(tree_files.flat_leaves(start).items(), jax.tree.leaves(after)):
     for layer in range(2):
       pair = (before[layer], now[layer]) if "layers/" in name else (before, now)
@@ -156,23 +203,27 @@ def test_only_the_parts_asked_for_move(optimizer, choice, moves):
 def test_l2_sp_is_the_gradient_of_the_penalty():
   """Against AdamW fed gradient + strength (w - start) by hand; and alone, it pulls back to the start."""
   start, *gradients = _arrays(3, (4, 2), 3)
-  weight, by_hand, state = start, optax.scale_by_adam(b2=.999), None
+  weight, by_hand, state = start, optax.scale_by_adam(b2=0.999), None
   for gradient in gradients:
     state = by_hand.init(start) if state is None else state
-    update, state = by_hand.update(gradient + .3 * (weight - start), state, weight)
-    weight = weight - .01 * update
-  ours = _run({**ADAMW, "l2_sp": .3}, {"w": start}, [{"w": g} for g in gradients])
+    update, state = by_hand.update(gradient + 0.3 * (weight - start), state, weight)
+    weight = weight - 0.01 * update
+  ours = _run({**ADAMW, "l2_sp": 0.3}, {"w": start}, [{"w": g} for g in gradients])
   np.testing.assert_allclose(ours["w"], weight, atol=1e-6)
 
 
 def test_a_moving_average_of_parameters_is_kept_beside_them():
   start, *gradients = _arrays(4, (4, 2), 5)
-  optimizer = optimizers.make_optimizer({**ADAMW, "ema": .7})
+  optimizer = optimizers.make_optimizer({**ADAMW, "ema": 0.7})
   params, state = {"w": jnp.asarray(start)}, optimizer.init({"w": jnp.asarray(start)})
   expected = start
   for gradient in gradients:
     updates, state = optimizer.update({"w": gradient}, state, params)
     params = optax.apply_updates(params, updates)
-    expected = .7 * expected + .3 * np.asarray(params["w"])
-  np.testing.assert_allclose(optimizers.averaged({"params": params, "opt_state": state})["w"], expected, atol=1e-6)
-  np.testing.assert_allclose(params["w"], _run(ADAMW, {"w": start}, [{"w": g} for g in gradients])["w"], atol=1e-6)
+    expected = 0.7 * expected + 0.3 * np.asarray(params["w"])
+  np.testing.assert_allclose(
+    optimizers.averaged({"params": params, "opt_state": state})["w"], expected, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    params["w"], _run(ADAMW, {"w": start}, [{"w": g} for g in gradients])["w"], atol=1e-6
+  )

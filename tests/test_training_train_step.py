@@ -15,8 +15,17 @@ from factshock.models import decoder, families, t5
 from factshock.runtime.errors import UserError
 from factshock.training import optimizers, train_step
 
-CONFIG = t5.T5Config(vocab_size=41, d_model=16, d_ff=24, num_heads=2, d_kv=8, encoder_layers=2,
-                     decoder_layers=1, relative_buckets=8, relative_max_distance=20)
+CONFIG = t5.T5Config(
+  vocab_size=41,
+  d_model=16,
+  d_ff=24,
+  num_heads=2,
+  d_kv=8,
+  encoder_layers=2,
+  decoder_layers=1,
+  relative_buckets=8,
+  relative_max_distance=20,
+)
 KEY = jax.random.key(7)
 PARAMS = t5.init(CONFIG, jax.random.key(0))
 
@@ -49,7 +58,9 @@ def test_token_losses_equal_log_softmax_and_argmax():
   logits = jax.random.normal(KEY, (3, 4, 7)) * 30
   targets = np.random.default_rng(0).integers(0, 7, (3, 4)).astype(np.int32)
   nll, correct = train_step.token_losses(logits, targets)
-  expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], -1)[..., 0]
+  expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], -1)[
+    ..., 0
+  ]
   np.testing.assert_allclose(nll, expected, rtol=1e-5, atol=1e-5)
   np.testing.assert_array_equal(correct, np.argmax(logits, -1) == targets)
 
@@ -63,7 +74,8 @@ def test_loss_is_the_weighted_mean_over_tokens_and_metrics_say_so():
   weights = batch["weights"]
   assert metrics["loss"] == pytest.approx((weights * nll).sum() / weights.sum(), rel=1e-5)
   assert metrics["accuracy"] == pytest.approx(
-      (weights * (logits.argmax(-1) == batch["targets"])).sum() / weights.sum(), abs=1e-6)
+    (weights * (logits.argmax(-1) == batch["targets"])).sum() / weights.sum(), abs=1e-6
+  )
   assert metrics["tokens"] == pytest.approx(weights.sum())
   assert metrics["read_tokens"] == (batch["inputs"] != 0).sum() + (batch["targets"] != 0).sum()
   assert metrics["places"] == batch["inputs"].size + batch["targets"].size
@@ -73,7 +85,9 @@ def test_loss_is_the_weighted_mean_over_tokens_and_metrics_say_so():
 def test_gradient_norm_is_that_of_the_step_taken():
   state, metrics = _step()(_state(), _batch(), KEY)
   moved = jax.tree.map(lambda new, old: (new - old) / 0.1, state["params"], PARAMS)
-  assert metrics["gradient_norm"] == pytest.approx(float(optax.tree_utils.tree_norm(moved)), rel=1e-3)
+  assert metrics["gradient_norm"] == pytest.approx(
+    float(optax.tree_utils.tree_norm(moved)), rel=1e-3
+  )
   assert int(state["step"]) == 1
 
 
@@ -96,7 +110,10 @@ def test_eight_devices_equal_one(accumulate):
     pytest.skip("needs 8 devices")
   batch, step = _batch(rows=32), _step(accumulate=accumulate)
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-  everywhere, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+  everywhere, rows = (
+    NamedSharding(mesh, PartitionSpec()),
+    NamedSharding(mesh, PartitionSpec("data")),
+  )
   one, many = _state(), jax.device_put(_state(), everywhere)
   for _ in range(3):
     one, one_metrics = step(one, batch, KEY)
@@ -110,8 +127,10 @@ def test_dropout_follows_the_key_and_the_step():
   step = _step(dataclasses.replace(CONFIG, dropout=0.3))
   state, batch = _state(), _batch()
   later = dict(state, step=jnp.ones((), jnp.int32))
-  losses = [float(step(s, batch, key)[1]["loss"]) for s, key in (
-      (state, KEY), (state, KEY), (state, jax.random.key(8)), (later, KEY))]
+  losses = [
+    float(step(s, batch, key)[1]["loss"])
+    for s, key in ((state, KEY), (state, KEY), (state, jax.random.key(8)), (later, KEY))
+  ]
   assert losses[0] == losses[1] and len(set(losses)) == 3
 
 
@@ -123,8 +142,13 @@ def test_a_batch_of_padding_changes_nothing():
   assert float(metrics["loss"]) == 0 and float(metrics["tokens"]) == 0
 
 
-@pytest.mark.parametrize("section", [{"optimizer": "adamw", "learning_rate": 1e-2, "clip": 1.0},
-                                     {"optimizer": "adafactor", "learning_rate": 3e-2}])
+@pytest.mark.parametrize(
+  "section",
+  [
+    {"optimizer": "adamw", "learning_rate": 1e-2, "clip": 1.0},
+    {"optimizer": "adafactor", "learning_rate": 3e-2},
+  ],
+)
 def test_both_optimizers_learn_a_batch_by_heart(section):
   optimizer = optimizers.make_optimizer(section)
   state, step, batch = _state(optimizer), _step(optimizer=optimizer), _batch()
@@ -143,28 +167,68 @@ def test_bfloat16_params_keep_their_dtype():
   assert metrics["loss"].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("family_name, soft", [
-    ("t5", False), ("llama", True), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("t5", True), ("llama", False)))])
-def test_logits_in_parts_give_the_same_loss_and_gradient_in_less_memory(monkeypatch, family_name, soft):
+@pytest.mark.parametrize(
+  "family_name, soft",
+  [
+    ("t5", False),
+    ("llama", True),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (("t5", True), ("llama", False))),
+  ],
+)
+def test_logits_in_parts_give_the_same_loss_and_gradient_in_less_memory(
+  monkeypatch, family_name, soft
+):
   rng, vocabulary, rows, places = np.random.default_rng(0), 3000, 8, 12
   if family_name == "t5":
-    config = t5.T5Config(vocab_size=vocabulary, d_model=16, d_ff=16, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=1)
-    batch = {"inputs": rng.integers(3, vocabulary, (rows, 6)), "targets": rng.integers(3, vocabulary, (rows, places))}
+    config = t5.T5Config(
+      vocab_size=vocabulary,
+      d_model=16,
+      d_ff=16,
+      num_heads=2,
+      d_kv=8,
+      encoder_layers=1,
+      decoder_layers=1,
+    )
+    batch = {
+      "inputs": rng.integers(3, vocabulary, (rows, 6)),
+      "targets": rng.integers(3, vocabulary, (rows, places)),
+    }
   else:
-    config = decoder.LlamaConfig(vocab_size=vocabulary, d_model=16, d_ff=16, num_heads=2, num_kv_heads=2, d_kv=8, layers=1, max_length=64)
+    config = decoder.LlamaConfig(
+      vocab_size=vocabulary,
+      d_model=16,
+      d_ff=16,
+      num_heads=2,
+      num_kv_heads=2,
+      d_kv=8,
+      layers=1,
+      max_length=64,
+    )
     batch = {"tokens": rng.integers(3, vocabulary, (rows, places))}
-  batch = {name: array.astype(np.int32) for name, array in batch.items()} | {"weights": rng.random((rows, places)).astype(np.float32)}
+  batch = {name: array.astype(np.int32) for name, array in batch.items()} | {
+    "weights": rng.random((rows, places)).astype(np.float32)
+  }
   if soft:
-    batch |= {"answer_tokens": rng.integers(-1, vocabulary, (rows, places, 3)).astype(np.int32),
-              "answer_shares": rng.dirichlet(np.ones(3), (rows, places)).astype(np.float32)}
+    batch |= {
+      "answer_tokens": rng.integers(-1, vocabulary, (rows, places, 3)).astype(np.int32),
+      "answer_shares": rng.dirichlet(np.ones(3), (rows, places)).astype(np.float32),
+    }
   params = families.of(config).init(config, jax.random.key(0))
 
   def compiled(limit):
     monkeypatch.setattr(train_step, "LOGIT_BYTES", limit)
     # A function of its own each time: jit keeps what it traced before.
-    return jax.jit(jax.value_and_grad(lambda params: train_step.loss_fn(params, config, batch), has_aux=True)).lower(params).compile()
+    return (
+      jax.jit(
+        jax.value_and_grad(lambda params: train_step.loss_fn(params, config, batch), has_aux=True)
+      )
+      .lower(params)
+      .compile()
+    )
 
   whole, parts = compiled(1 << 40), compiled(4 * rows * vocabulary * places // 4)
-  assert parts.memory_analysis().temp_size_in_bytes < .6 * whole.memory_analysis().temp_size_in_bytes
+  assert (
+    parts.memory_analysis().temp_size_in_bytes < 0.6 * whole.memory_analysis().temp_size_in_bytes
+  )
   for a, b in zip(jax.tree.leaves(whole(params)), jax.tree.leaves(parts(params)), strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)

@@ -22,20 +22,41 @@ from factshock.study import config as configs
 
 class Asked(NamedTuple):
   """A model that can be asked, and what its folder says of it: the config of its experiment and the like."""
+
   params: dict
-  model: object      # T5Config or LlamaConfig
+  model: object  # T5Config or LlamaConfig
   tokenizer: object
-  config: dict       # sections `answering` and `finetune` of its experiment, or DEFAULTS
-  home: dict         # the checkpoint's record: arm, seed, workdir
+  config: dict  # sections `answering` and `finetune` of its experiment, or DEFAULTS
+  home: dict  # the checkpoint's record: arm, seed, workdir
   mesh: object = None  # of the devices: as a config that was given says, else all weights on each
 
 
 # One device where there is no accelerator: each device of a host holds a copy of the weights.
-DEFAULTS = {"answering": {"batch_size": 64, "top": 10}, "finetune": {"prompt": "question"}, "cpu_devices": 1}
+DEFAULTS = {
+  "answering": {"batch_size": 64, "top": 10},
+  "finetune": {"prompt": "question"},
+  "cpu_devices": 1,
+}
 
 
-def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=None, candidates=None, prompt=None,
-        max_tokens=16, tokenizer=None, relations=None, arm=None, decoding_options=None, pub_quiz=None):
+def ask(
+  config,
+  checkpoint,
+  facts,
+  output,
+  *,
+  mode="rank",
+  shots=0,
+  shot_facts=None,
+  candidates=None,
+  prompt=None,
+  max_tokens=16,
+  tokenizer=None,
+  relations=None,
+  arm=None,
+  decoding_options=None,
+  pub_quiz=None,
+):
   """Writes the predictions of a model on a facts file; returns the rows.
 
   Args:
@@ -54,25 +75,65 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
   rows, table = facts_and_relations(asked, checkpoint, facts, relations)
   mesh = asked.mesh
   batch_size = asked.config["answering"]["batch_size"]
-  labels = dict(arm=arm or asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0), split=_stem(facts))
+  labels = dict(
+    arm=arm or asked.home.get("arm") or "answers",
+    seed=asked.home.get("seed", 0),
+    split=_stem(facts),
+  )
   form = mode if mode in configs.CHOICE_PROMPTS else prompt or asked.config["finetune"]["prompt"]
-  texts = prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, pool_of(shots, shot_facts))
+  texts = prompts.prompt_texts(
+    rows, table, form, asked.tokenizer.sentinels == 0, shots, pool_of(shots, shot_facts)
+  )
   if mode in configs.CHOICE_PROMPTS:
-    answers = choices.rows(asked.params, asked.model, asked.tokenizer, rows, texts, letters=mode == "letters",
-                           batch_size=batch_size, mesh=mesh, **labels)
+    answers = choices.rows(
+      asked.params,
+      asked.model,
+      asked.tokenizer,
+      rows,
+      texts,
+      letters=mode == "letters",
+      batch_size=batch_size,
+      mesh=mesh,
+      **labels,
+    )
   elif mode == "generate":
-    said, scores = decoding.generate(asked.params, asked.model, asked.tokenizer, texts, max_length=max_tokens,
-                                     batch_size=batch_size, mesh=mesh, **(decoding_options or {}))
+    said, scores = decoding.generate(
+      asked.params,
+      asked.model,
+      asked.tokenizer,
+      texts,
+      max_length=max_tokens,
+      batch_size=batch_size,
+      mesh=mesh,
+      **(decoding_options or {}),
+    )
     answers = writing.text_rows(rows, said, scores, **labels)
   else:
-    options = writing.candidates_of(sources.read_facts(candidates) if candidates else rows,
-                                        dict.fromkeys(fact["relation"] for fact in rows))
-    scores = ranking.rank(asked.params, asked.model, asked.tokenizer, texts, [fact["relation"] for fact in rows],
-                          options, batch_size=batch_size, mesh=mesh)
-    answers = writing.prediction_rows(rows, options, scores, top=asked.config["answering"]["top"] or None,
-                                          **labels)
+    options = writing.candidates_of(
+      sources.read_facts(candidates) if candidates else rows,
+      dict.fromkeys(fact["relation"] for fact in rows),
+    )
+    scores = ranking.rank(
+      asked.params,
+      asked.model,
+      asked.tokenizer,
+      texts,
+      [fact["relation"] for fact in rows],
+      options,
+      batch_size=batch_size,
+      mesh=mesh,
+    )
+    answers = writing.prediction_rows(
+      rows, options, scores, top=asked.config["answering"]["top"] or None, **labels
+    )
     if pub_quiz:
-      _write_pub_quiz(pub_quiz, writing.prediction_rows(rows, options, scores, top=None, **labels), checkpoint, form, table)
+      _write_pub_quiz(
+        pub_quiz,
+        writing.prediction_rows(rows, options, scores, top=None, **labels),
+        checkpoint,
+        form,
+        table,
+      )
   writing.write_predictions(output, answers)
   return answers
 
@@ -80,13 +141,30 @@ def ask(config, checkpoint, facts, output, *, mode="rank", shots=0, shot_facts=N
 def _write_pub_quiz(folder, rows, checkpoint, form, table):
 
   asked = {row["relation"]: table[row["relation"]] for row in rows}
-  templates = {name: relation["statements"][0] if form == "cloze" else f"{(relation.get('questions') or ['[X]'])[0]} [Y]"
-               for name, relation in asked.items()}
+  templates = {
+    name: relation["statements"][0]
+    if form == "cloze"
+    else f"{(relation.get('questions') or ['[X]'])[0]} [Y]"
+    for name, relation in asked.items()
+  }
   pub_quiz.write(folder, rows, model=checkpoint, templates=templates)
 
 
-def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, prompt=None, max_tokens=16, sets=10,
-           samples=16, tokenizer=None, relations=None):
+def assess(
+  config,
+  checkpoint,
+  facts,
+  output,
+  *,
+  shots=4,
+  shot_facts=None,
+  prompt=None,
+  max_tokens=16,
+  sets=10,
+  samples=16,
+  tokenizer=None,
+  relations=None,
+):
   """Writes the facts with what the model knows of each (`knowledge.columns`); returns the rows. See `ask`.
 
   Args:
@@ -102,7 +180,9 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
   size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=asked.mesh)
 
   def texts_of(number):
-    return prompts.prompt_texts(rows, table, form, asked.tokenizer.sentinels == 0, shots, pool, number)
+    return prompts.prompt_texts(
+      rows, table, form, asked.tokenizer.sentinels == 0, shots, pool, number
+    )
 
   def generate(texts, **sampling):
     method = {"method": "sample", **sampling} if sampling else {}
@@ -117,7 +197,14 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
     progress = Progress("asking", sets)
     known = knowledge.choice_columns(rows, [score(number) for number in range(sets)])
   else:
-    known = knowledge.assess(generate, texts_of, rows, sets=sets, samples=samples, progress=Progress("asking", sets * (1 + samples)))
+    known = knowledge.assess(
+      generate,
+      texts_of,
+      rows,
+      sets=sets,
+      samples=samples,
+      progress=Progress("asking", sets * (1 + samples)),
+    )
   schema.write_facts(output, known)
   return known
 
@@ -125,7 +212,9 @@ def assess(config, checkpoint, facts, output, *, shots=4, shot_facts=None, promp
 def facts_and_relations(asked, checkpoint, facts, relations):
   """(facts, relations): those of the file given, else of the data set, else of the checkpoint's workdir."""
 
-  return sources.read_with_relations(facts, relations, lambda: _from_workdir(asked.home, checkpoint, "relations"))
+  return sources.read_with_relations(
+    facts, relations, lambda: _from_workdir(asked.home, checkpoint, "relations")
+  )
 
 
 def open_model(checkpoint, config=None, tokenizer=None):
@@ -142,13 +231,17 @@ def open_model(checkpoint, config=None, tokenizer=None):
   config = given or record.get("experiment") or DEFAULTS
   partitioning.use_cpu_devices(config["cpu_devices"])
   mesh = partitioning.make_mesh(given.get("mesh"))
-  return (_open_checkpoint if own else _open_pretrained)(checkpoint, config, record, tokenizer)._replace(mesh=mesh)
+  return (_open_checkpoint if own else _open_pretrained)(
+    checkpoint, config, record, tokenizer
+  )._replace(mesh=mesh)
 
 
 def is_checkpoint(path):
   """Whether a path is meant as a checkpoint of ours; else it is a HuggingFace folder or hub id ("org/name", "org/name@revision")."""
   if os.path.isdir(path):
-    return not any(os.path.exists(os.path.join(path, name)) for name in ("config.json", "adapter_config.json"))
+    return not any(
+      os.path.exists(os.path.join(path, name)) for name in ("config.json", "adapter_config.json")
+    )
   return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path)
 
 
@@ -164,7 +257,9 @@ def _open_checkpoint(checkpoint, config, record, tokenizer):
   if "lora" in record:
     return Asked(_with_adapters(checkpoint, record), model, tokenizer, config, record)
   like = jax.eval_shape(lambda: families.of(model).init(model, jax.random.key(0)))
-  return Asked(store.restore(checkpoint, like={"params": like})["params"], model, tokenizer, config, record)
+  return Asked(
+    store.restore(checkpoint, like={"params": like})["params"], model, tokenizer, config, record
+  )
 
 
 def _with_adapters(checkpoint, record):
@@ -172,9 +267,14 @@ def _with_adapters(checkpoint, record):
 
   base = record["lora"]["base"]
   made = record["experiment"]["model"]
-  params = (store.restore_params(base) if is_checkpoint(base) else
-            huggingface.load(base, param_dtype=made["param_dtype"])[0])
-  return lora.attach(params, store.restore_params(checkpoint), record["lora"]["alpha"] / record["lora"]["rank"])
+  params = (
+    store.restore_params(base)
+    if is_checkpoint(base)
+    else huggingface.load(base, param_dtype=made["param_dtype"])[0]
+  )
+  return lora.attach(
+    params, store.restore_params(checkpoint), record["lora"]["alpha"] / record["lora"]["rank"]
+  )
 
 
 def _open_pretrained(source, config, record, tokenizer):
@@ -183,7 +283,9 @@ def _open_pretrained(source, config, record, tokenizer):
   tokenizer = pretrained_tokenizers.load(tokenizer or source)
   pretrained_tokenizers.check_fits(tokenizer, model.vocab_size, source)
   params, model = huggingface.load(source)
-  return Asked(params, model, tokenizer, config, {"arm": os.path.basename(os.path.normpath(source)), **record})
+  return Asked(
+    params, model, tokenizer, config, {"arm": os.path.basename(os.path.normpath(source)), **record}
+  )
 
 
 def pool_of(shots, shot_facts):
@@ -214,7 +316,9 @@ def identity_of(checkpoint):
   digest = mixed.get("digest")
   if own and not digest:
     leaves = store.read_manifest(folder)["leaves"]
-    digest = store.tree_digest({name: leaf for name, leaf in leaves.items() if name.startswith("params/")})
+    digest = store.tree_digest(
+      {name: leaf for name, leaf in leaves.items() if name.startswith("params/")}
+    )
   return {"checkpoint": digest, "mixing_weights": mixed.get("weights") or mixed.get("layerwise")}
 
 
@@ -222,10 +326,13 @@ def _from_workdir(home, checkpoint, what):
   """The tokenizer or relations that stand in the workdir which the checkpoint names."""
   workdir = home.get("workdir")
   seed = str(home.get("seed"))
-  path = workdir and os.path.join(workdir, *(("tokenizer", seed) if what == "tokenizer" else
-                                             ("facts", seed, "relations.jsonl")))
+  path = workdir and os.path.join(
+    workdir, *(("tokenizer", seed) if what == "tokenizer" else ("facts", seed, "relations.jsonl"))
+  )
   if not path or not os.path.exists(path):
-    raise UserError(f"{checkpoint}: its workdir ({workdir or 'unknown'}) is not there; say --{what}=PATH")
+    raise UserError(
+      f"{checkpoint}: its workdir ({workdir or 'unknown'}) is not there; say --{what}=PATH"
+    )
   return path
 
 

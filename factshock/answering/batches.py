@@ -31,11 +31,14 @@ def encode_prompt(tokenizer, prompt, longest=LONGEST):
   if not tokens:
     raise UserError("prompt '': expected some text, got none")
   if not is_decoder_only(tokenizer) and tokenizer.sentinel(0) not in tokens:
-    raise UserError(f"prompt {shown!r}: expected <extra_id_0> where the answer goes, got none; "
-                    "add it to the prompt")
+    raise UserError(
+      f"prompt {shown!r}: expected <extra_id_0> where the answer goes, got none; "
+      "add it to the prompt"
+    )
   if len(tokens) > longest:
-    raise UserError(f"prompt {shown!r}: expected at most {longest} tokens, got {len(tokens)}; "
-                    "use fewer shots")
+    raise UserError(
+      f"prompt {shown!r}: expected at most {longest} tokens, got {len(tokens)}; use fewer shots"
+    )
   return tokens
 
 
@@ -54,7 +57,9 @@ def closing_tokens(tokenizer):
 def stop_tokens(tokenizer, stops):
   """Ids of the stop strings that are one token of their own, as "\\n" is of Llama's."""
   last = [tokenizer.encode(stop)[-1:] for stop in stops]
-  return [ids[0] for ids, stop in zip(last, stops) if ids and tokenizer.decode(ids).strip(" ") == stop]
+  return [
+    ids[0] for ids, stop in zip(last, stops) if ids and tokenizer.decode(ids).strip(" ") == stop
+  ]
 
 
 def check_room(tokens, model_config, more):
@@ -62,15 +67,19 @@ def check_room(tokens, model_config, more):
   limit = getattr(model_config, "max_length", None)
   longest = max(map(len, tokens), default=0)
   if limit is not None and longest + more > limit:
-    raise UserError(f"prompt: expected at most {limit - more} tokens, as the model reads {limit} and the answer takes "
-                    f"{more}, got {longest}; use fewer shots")
+    raise UserError(
+      f"prompt: expected at most {limit - more} tokens, as the model reads {limit} and the answer takes "
+      f"{more}, got {longest}; use fewer shots"
+    )
 
 
 def check_vocabulary(tokenizer_size, model_config):
   """Raises a UserError where the model has fewer tokens than the tokenizer."""
   if model_config.vocab_size < tokenizer_size:
-    raise UserError(f"model: expected at least the tokenizer's {tokenizer_size} tokens, got a vocabulary of "
-                    f"{model_config.vocab_size}; use the tokenizer the checkpoint was trained with")
+    raise UserError(
+      f"model: expected at least the tokenizer's {tokenizer_size} tokens, got a vocabulary of "
+      f"{model_config.vocab_size}; use the tokenizer the checkpoint was trained with"
+    )
 
 
 def split(places, size):
@@ -94,11 +103,15 @@ def pad(tokens, places, rows, left=False):
   The rest is 0, as T5 pads; with `left` it stands before the tokens and is decoder_text.PAD.
   """
   longest = max(len(tokens[place]) for place in places)
-  length = LENGTHS[bisect.bisect_left(LENGTHS, longest)] if longest <= LONGEST else -(-longest // 256) * 256
+  length = (
+    LENGTHS[bisect.bisect_left(LENGTHS, longest)]
+    if longest <= LONGEST
+    else -(-longest // 256) * 256
+  )
   inputs_BxS = np.full((rows, length), decoder_text.PAD if left else 0, np.int32)
   for row, place in enumerate(places):
     start = length - len(tokens[place]) if left else 0
-    inputs_BxS[row, start:start + len(tokens[place])] = tokens[place]
+    inputs_BxS[row, start : start + len(tokens[place])] = tokens[place]
   return inputs_BxS
 
 
@@ -116,10 +129,15 @@ def packed(inputs_BxS, left=False):
   rows = -(-(int(row_B.max()) + 1) // step) * step
   which, column = np.nonzero(used_BxS)
   place_BxS = np.zeros(inputs_BxS.shape, np.int32)
-  place_BxS[which, column] = (row_B * length + start_Bx1[:, 0] - used_BxS.argmax(axis=1))[which] + column
+  place_BxS[which, column] = (row_B * length + start_Bx1[:, 0] - used_BxS.argmax(axis=1))[
+    which
+  ] + column
   tokens_N = np.full(rows * length, filler, np.int32)
   segments_N = np.zeros(rows * length, np.int32)
-  tokens_N[place_BxS[used_BxS]], segments_N[place_BxS[used_BxS]] = inputs_BxS[used_BxS], segment_B[which]
+  tokens_N[place_BxS[used_BxS]], segments_N[place_BxS[used_BxS]] = (
+    inputs_BxS[used_BxS],
+    segment_B[which],
+  )
   return tokens_N.reshape(rows, length), segments_N.reshape(rows, length), place_BxS
 
 
@@ -137,14 +155,19 @@ def run(function, params, prompts, max_length, batch_size, mesh=None, left=False
   for part, rows in split(places, batch_size):
     interruption.check()
     which_B = spread(np.array([*part, *[0] * (rows - len(part))], np.int32))
-    pending.append((list(part), *function(params, spread(pad(prompts, part, rows, left)), which_B, np.int32(len(part)))))
+    pending.append(
+      (
+        list(part),
+        *function(params, spread(pad(prompts, part, rows, left)), which_B, np.int32(len(part))),
+      )
+    )
   between = pending[0][2].shape[1:] if pending else ()
   tokens = np.full((len(prompts), *between, max_length), ENDED, np.int32)
   scores = np.zeros((len(prompts), *between), np.float32)
   for part, its_tokens, its_scores in pending:  # only now wait for the devices
     interruption.check()
     its_tokens, its_scores = partitioning.fetch((its_tokens, its_scores))
-    tokens[part], scores[part] = its_tokens[:len(part)], its_scores[:len(part)]
+    tokens[part], scores[part] = its_tokens[: len(part)], its_scores[: len(part)]
   return tokens, scores
 
 

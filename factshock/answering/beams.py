@@ -12,17 +12,51 @@ from factshock.models import families
 LOWEST = -1e9  # the score of what is not there
 
 
-def search(params, config, prompts, ends, *, beams, length_penalty, max_length, batch_size=256, mesh=None, left=False):
+def search(
+  params,
+  config,
+  prompts,
+  ends,
+  *,
+  beams,
+  length_penalty,
+  max_length,
+  batch_size=256,
+  mesh=None,
+  left=False,
+):
   """The best of `beams` hypotheses for each prompt's token ids, and its log-probability; see `search_all`.
 
   Returns: (int32 [prompts, max_length], batches.ENDED after a row's end; float32 [prompts]).
   """
-  tokens, scores = search_all(params, config, prompts, ends, beams=beams, length_penalty=length_penalty, max_length=max_length,
-                              batch_size=batch_size, mesh=mesh, left=left)
+  tokens, scores = search_all(
+    params,
+    config,
+    prompts,
+    ends,
+    beams=beams,
+    length_penalty=length_penalty,
+    max_length=max_length,
+    batch_size=batch_size,
+    mesh=mesh,
+    left=left,
+  )
   return tokens[:, 0], scores[:, 0]
 
 
-def search_all(params, config, prompts, ends, *, beams, length_penalty, max_length, batch_size=256, mesh=None, left=False):
+def search_all(
+  params,
+  config,
+  prompts,
+  ends,
+  *,
+  beams,
+  length_penalty,
+  max_length,
+  batch_size=256,
+  mesh=None,
+  left=False,
+):
   """The `beams` best hypotheses for each prompt's token ids, best first, and their log-probabilities.
 
   A hypothesis that ends counts as log-probability / tokens ** length_penalty, its closing token included; a
@@ -36,15 +70,28 @@ def search_all(params, config, prompts, ends, *, beams, length_penalty, max_leng
   closing, opening = ends
 
   def run(params, inputs_BxS, _, used):
-    return _search(params, config, max_length, beams, inputs_BxS, closing, np.int32(opening), used,
-                   np.float32(length_penalty))
+    return _search(
+      params,
+      config,
+      max_length,
+      beams,
+      inputs_BxS,
+      closing,
+      np.int32(opening),
+      used,
+      np.float32(length_penalty),
+    )
 
   tokens, scores = batches.run(run, params, prompts, max_length, batch_size, mesh, left)
-  return tokens.reshape(len(prompts), beams, max_length), scores.reshape(len(prompts), beams)  # of no prompts too
+  return tokens.reshape(len(prompts), beams, max_length), scores.reshape(
+    len(prompts), beams
+  )  # of no prompts too
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _search(params, config, max_length, beams, inputs_BxS, closing_E, opening, used, length_penalty):
+def _search(
+  params, config, max_length, beams, inputs_BxS, closing_E, opening, used, length_penalty
+):
   """The tokens [B, K, max_length] and scores [B, K] of one batch, of which the first `used` rows count.
 
   K beams a prompt; R = B * K rows of the cache. The loop ends when no search is open.
@@ -70,34 +117,60 @@ def _search(params, config, max_length, beams, inputs_BxS, closing_E, opening, u
   def advance(state):
     step = state["step"]
     logits_RxV, cache = module.step(params, config, state["cache"], state["token_R"])
-    log_p_BxKxV = jax.nn.log_softmax(logits_RxV).reshape(batch, beams, vocabulary) + state["log_p_BxK"][..., None]
+    log_p_BxKxV = (
+      jax.nn.log_softmax(logits_RxV).reshape(batch, beams, vocabulary)
+      + state["log_p_BxK"][..., None]
+    )
     closes_V = (ends_V & ~((step == 0) & (ids_V == opening))) | (step + 1 == max_length)
 
     # hypotheses that end are taken from the best K of all; those that go on are the best K that do not end
     best_BxK, place_BxK = _top(log_p_BxKxV, beams)
     counted_BxK = best_BxK / (step + 1.0) ** length_penalty
-    counted_BxK = jnp.where(closes_V[place_BxK % vocabulary] & state["open_B"][:, None], counted_BxK, LOWEST)
+    counted_BxK = jnp.where(
+      closes_V[place_BxK % vocabulary] & state["open_B"][:, None], counted_BxK, LOWEST
+    )
     counted_Bx2K = jnp.concatenate([state["ended_BxK"], counted_BxK], axis=1)
     ended_BxK, which_BxK = jax.lax.top_k(counted_Bx2K, beams)
-    ended_log_p_BxK = jnp.take_along_axis(jnp.concatenate([state["ended_log_p_BxK"], best_BxK], axis=1), which_BxK, axis=1)
-    tokens_Bx2KxT = jnp.concatenate([state["ended_tokens_BxKxT"], extended(state["tokens_BxKxT"], place_BxK, step)], axis=1)
+    ended_log_p_BxK = jnp.take_along_axis(
+      jnp.concatenate([state["ended_log_p_BxK"], best_BxK], axis=1), which_BxK, axis=1
+    )
+    tokens_Bx2KxT = jnp.concatenate(
+      [state["ended_tokens_BxKxT"], extended(state["tokens_BxKxT"], place_BxK, step)], axis=1
+    )
     ended_tokens_BxKxT = jnp.take_along_axis(tokens_Bx2KxT, which_BxK[..., None], axis=1)
 
     log_p_BxK, place_BxK = _top(jnp.where(closes_V[None, None], LOWEST, log_p_BxKxV), beams)
     better_B = log_p_BxK[:, 0] / (step + 1.0) ** length_penalty > ended_BxK[:, -1]
     rows_R = (rows_BxK[:, :1] + place_BxK // vocabulary).ravel()
-    return {"step": step + 1, "cache": module.reorder(cache, rows_R), "token_R": (place_BxK % vocabulary).ravel(),
-            "log_p_BxK": log_p_BxK, "tokens_BxKxT": extended(state["tokens_BxKxT"], place_BxK, step),
-            "ended_BxK": ended_BxK, "ended_log_p_BxK": ended_log_p_BxK, "ended_tokens_BxKxT": ended_tokens_BxKxT,
-            "open_B": state["open_B"] & better_B}
+    return {
+      "step": step + 1,
+      "cache": module.reorder(cache, rows_R),
+      "token_R": (place_BxK % vocabulary).ravel(),
+      "log_p_BxK": log_p_BxK,
+      "tokens_BxKxT": extended(state["tokens_BxKxT"], place_BxK, step),
+      "ended_BxK": ended_BxK,
+      "ended_log_p_BxK": ended_log_p_BxK,
+      "ended_tokens_BxKxT": ended_tokens_BxKxT,
+      "open_B": state["open_B"] & better_B,
+    }
 
   lowest_BxK = jnp.full((batch, beams), LOWEST)
   nothing_BxKxT = jnp.full((batch, beams, max_length), batches.ENDED, jnp.int32)
-  begin = {"step": jnp.int32(0), "cache": module.take_rows(cache, each_R), "token_R": first_B[each_R],
-           "log_p_BxK": lowest_BxK.at[:, 0].set(0.0), "tokens_BxKxT": nothing_BxKxT, "ended_BxK": lowest_BxK,
-           "ended_log_p_BxK": lowest_BxK, "ended_tokens_BxKxT": nothing_BxKxT, "open_B": jnp.arange(batch) < used}
+  begin = {
+    "step": jnp.int32(0),
+    "cache": module.take_rows(cache, each_R),
+    "token_R": first_B[each_R],
+    "log_p_BxK": lowest_BxK.at[:, 0].set(0.0),
+    "tokens_BxKxT": nothing_BxKxT,
+    "ended_BxK": lowest_BxK,
+    "ended_log_p_BxK": lowest_BxK,
+    "ended_tokens_BxKxT": nothing_BxKxT,
+    "open_B": jnp.arange(batch) < used,
+  }
   end = jax.lax.while_loop(going, advance, begin)
-  return end["ended_tokens_BxKxT"], jnp.where(end["ended_BxK"] > LOWEST / 2, end["ended_log_p_BxK"], LOWEST)
+  return end["ended_tokens_BxKxT"], jnp.where(
+    end["ended_BxK"] > LOWEST / 2, end["ended_log_p_BxK"], LOWEST
+  )
 
 
 def _top(log_p_BxKxV, beams):

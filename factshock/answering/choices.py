@@ -27,19 +27,26 @@ def score(params, model_config, tokenizer, prompts, choices, *, batch_size=16, m
   number = len(choices[0])
   if any(len(each) != number for each in choices):
     raise UserError(f"expected {number} choices for each question, as the first has, got others")
-  answers = [[_tokens(tokenizer, prompt, choice) for choice in each] for prompt, each in zip(prompts, choices)]
+  answers = [
+    [_tokens(tokenizer, prompt, choice) for choice in each]
+    for prompt, each in zip(prompts, choices)
+  ]
   longest = max(len(tokens) for each in answers for tokens in each)
   if longest > LONGEST:
     raise UserError(f"expected choices of at most {LONGEST} tokens, got one of {longest}")
   encoded = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
   pairs = [(before, tokens) for before, each in zip(encoded, answers) for tokens in each]
-  scores, _ = likelihoods.score(params, model_config, tokenizer, pairs, batch_size=batch_size * number, mesh=mesh)
+  scores, _ = likelihoods.score(
+    params, model_config, tokenizer, pairs, batch_size=batch_size * number, mesh=mesh
+  )
   opening = 0 if batches.is_decoder_only(tokenizer) else 1  # <extra_id_0>
   sizes = np.array([[len(tokens) - opening for tokens in each] for each in answers])
   return scores.reshape(sizes.shape), sizes
 
 
-def rows(params, model_config, tokenizer, facts, texts, *, letters, batch_size, mesh=None, **labels):
+def rows(
+  params, model_config, tokenizer, facts, texts, *, letters, batch_size, mesh=None, **labels
+):
   """Rows of a predictions file for facts with choices, asked by `texts` (prompts.choice_prompt).
 
   Letters compare by log-probability, whole texts by log-probability per byte; a row's candidates are the choices' texts with
@@ -47,8 +54,15 @@ def rows(params, model_config, tokenizer, facts, texts, *, letters, batch_size, 
   """
 
   listed = [prompt_room.choices_of(fact) for fact in facts]
-  scores = of_facts(params, model_config, tokenizer, facts, texts, letters=letters, batch_size=batch_size, mesh=mesh)
-  found = writing.text_rows(facts, [each[best] for each, best in zip(listed, scores.argmax(axis=1))], scores.max(axis=1), **labels)
+  scores = of_facts(
+    params, model_config, tokenizer, facts, texts, letters=letters, batch_size=batch_size, mesh=mesh
+  )
+  found = writing.text_rows(
+    facts,
+    [each[best] for each, best in zip(listed, scores.argmax(axis=1))],
+    scores.max(axis=1),
+    **labels,
+  )
   for row, each, values in zip(found, listed, scores):
     row["candidates"] = [[each[i], float(values[i])] for i in np.argsort(-values, kind="stable")]
   return found
@@ -57,7 +71,7 @@ def rows(params, model_config, tokenizer, facts, texts, *, letters, batch_size, 
 def of_facts(params, model_config, tokenizer, facts, texts, *, letters, batch_size, mesh=None):
   """Scores of each fact's choices, float64 [facts, choices]: of their letters, or of their texts per byte."""
   listed = [prompt_room.choices_of(fact) for fact in facts]
-  said = [list(prompt_room.LETTERS[:len(each)]) for each in listed] if letters else listed
+  said = [list(prompt_room.LETTERS[: len(each)]) for each in listed] if letters else listed
   scores, _ = score(params, model_config, tokenizer, texts, said, batch_size=batch_size, mesh=mesh)
   return scores if letters else normalised(scores, listed)
 
@@ -72,5 +86,7 @@ def _tokens(tokenizer, prompt, choice):
     return tokenizer.encode_continuation(prompt, choice)
   tokens = tokenizer.encode(prompt_room.target_text(choice))
   if len(tokens) < 2:
-    raise UserError(f"prompt {prompt[-60:]!r}: expected choices with at least one token, got {choice!r}")
+    raise UserError(
+      f"prompt {prompt[-60:]!r}: expected choices with at least one token, got {choice!r}"
+    )
   return tokens

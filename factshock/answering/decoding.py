@@ -15,8 +15,22 @@ METHODS = ("greedy", "sample", "beam")
 NARROWEST = 8  # rows; fewer at a time cost a CPU nearly as much
 
 
-def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size=256, mesh=None, method="greedy",
-             temperature=1.0, seed=0, beams=4, length_penalty=1.0, stops=None):
+def generate(
+  params,
+  model_config,
+  tokenizer,
+  prompts,
+  *,
+  max_length,
+  batch_size=256,
+  mesh=None,
+  method="greedy",
+  temperature=1.0,
+  seed=0,
+  beams=4,
+  length_penalty=1.0,
+  stops=None,
+):
   """The model's answers to prompts, and their log-probabilities.
 
   A T5's answer stands between <extra_id_0> (or the start, where the model leaves it out) and the next
@@ -40,29 +54,68 @@ def generate(params, model_config, tokenizer, prompts, *, max_length, batch_size
     UserError: a prompt without a place for the answer or too long; a model with too few tokens.
   """
   if max_length < 1 or batch_size < 1 or not temperature > 0 or beams < 1:
-    raise ValueError("expected max_length, batch_size and beams of at least 1 and a temperature above 0, got "
-                     f"{max_length}, {batch_size}, {beams} and {temperature}")
+    raise ValueError(
+      "expected max_length, batch_size and beams of at least 1 and a temperature above 0, got "
+      f"{max_length}, {batch_size}, {beams} and {temperature}"
+    )
   if method not in METHODS:
     raise ValueError(f"expected a method of {METHODS}, got {method!r}")
   encoded, stops, ends = _prepared(model_config, tokenizer, prompts, max_length, stops)
   if method == "beam":
     run = functools.partial(beam_search.search, beams=beams, length_penalty=length_penalty)
   else:
-    run = functools.partial(sample, temperature=temperature if method == "sample" else 0.0, seed=seed)
-  tokens, scores = run(params, model_config, encoded, ends, max_length=max_length, batch_size=batch_size, mesh=mesh,
-                       left=batches.is_decoder_only(tokenizer))
+    run = functools.partial(
+      sample, temperature=temperature if method == "sample" else 0.0, seed=seed
+    )
+  tokens, scores = run(
+    params,
+    model_config,
+    encoded,
+    ends,
+    max_length=max_length,
+    batch_size=batch_size,
+    mesh=mesh,
+    left=batches.is_decoder_only(tokenizer),
+  )
   return [cut(answer_text(tokenizer, row), stops) for row in tokens], scores
 
 
-def hypotheses(params, model_config, tokenizer, prompts, *, max_length, batch_size=256, mesh=None, beams=4, length_penalty=1.0, stops=None):
+def hypotheses(
+  params,
+  model_config,
+  tokenizer,
+  prompts,
+  *,
+  max_length,
+  batch_size=256,
+  mesh=None,
+  beams=4,
+  length_penalty=1.0,
+  stops=None,
+):
   """The answers of a beam search to each prompt, the best first: lists of (text, log-probability); as `generate` has it."""
 
   encoded, stops, ends = _prepared(model_config, tokenizer, prompts, max_length, stops)
-  tokens, scores = beam_search.search_all(params, model_config, encoded, ends, beams=beams, length_penalty=length_penalty,
-                                          max_length=max_length, batch_size=batch_size, mesh=mesh,
-                                          left=batches.is_decoder_only(tokenizer))
-  return [[(cut(answer_text(tokenizer, row), stops), float(score)) for row, score in zip(*both) if score > beam_search.LOWEST]
-          for both in zip(tokens, scores)]
+  tokens, scores = beam_search.search_all(
+    params,
+    model_config,
+    encoded,
+    ends,
+    beams=beams,
+    length_penalty=length_penalty,
+    max_length=max_length,
+    batch_size=batch_size,
+    mesh=mesh,
+    left=batches.is_decoder_only(tokenizer),
+  )
+  return [
+    [
+      (cut(answer_text(tokenizer, row), stops), float(score))
+      for row, score in zip(*both)
+      if score > beam_search.LOWEST
+    ]
+    for both in zip(tokens, scores)
+  ]
 
 
 def _prepared(model_config, tokenizer, prompts, max_length, stops):
@@ -91,9 +144,12 @@ def answer_tokens(tokenizer, tokens):
   else:
     tokens = tokens[1:] if tokens[:1] == [tokenizer.sentinel(0)] else tokens
     lowest = tokenizer.sentinel(tokenizer.sentinels - 1)
-    ends = [place for place, token in enumerate(tokens)
-            if token >= lowest or token in (tokenizer.eos, tokenizer.pad, batches.ENDED)]
-  return tokens[:ends[0]] if ends else tokens
+    ends = [
+      place
+      for place, token in enumerate(tokens)
+      if token >= lowest or token in (tokenizer.eos, tokenizer.pad, batches.ENDED)
+    ]
+  return tokens[: ends[0]] if ends else tokens
 
 
 def answer_text(tokenizer, tokens):
@@ -105,7 +161,7 @@ def answer_text(tokenizer, tokens):
 def before_stop(text, stops):
   """The text before the first of the stop strings."""
   places = [text.find(stop) for stop in stops if stop in text]
-  return text[:min(places)] if places else text
+  return text[: min(places)] if places else text
 
 
 def cut(text, stops):
@@ -113,7 +169,19 @@ def cut(text, stops):
   return before_stop(text, stops).strip()
 
 
-def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=None, left=False, temperature=0.0, seed=0):
+def sample(
+  params,
+  config,
+  prompts,
+  ends,
+  *,
+  max_length,
+  batch_size=256,
+  mesh=None,
+  left=False,
+  temperature=0.0,
+  seed=0,
+):
   """Token ids generated after each prompt's token ids, and their summed log-probabilities (at temperature 1).
 
   Args:
@@ -129,10 +197,21 @@ def sample(params, config, prompts, ends, *, max_length, batch_size=256, mesh=No
   weights = apart(params, config)
 
   def run(params, inputs_BxS, which_B, used):
-    packed = batches.packed(np.asarray(inputs_BxS), left) if alone else None  # rows on a mesh would have to move
+    packed = (
+      batches.packed(np.asarray(inputs_BxS), left) if alone else None
+    )  # rows on a mesh would have to move
     state = _begin(params, config, max_length, inputs_BxS, which_B, used, packed)
-    advance = functools.partial(_advance, params, config, temperature > 0, weights, closing_E=closing,
-                                opening=np.int32(opening), temperature=np.float32(temperature or 1), key=jax.random.key(seed))
+    advance = functools.partial(
+      _advance,
+      params,
+      config,
+      temperature > 0,
+      weights,
+      closing_E=closing,
+      opening=np.int32(opening),
+      temperature=np.float32(temperature or 1),
+      key=jax.random.key(seed),
+    )
     if smallest is None or len(inputs_BxS) < 2 * smallest:
       state = advance(state, floor=np.int32(0))
       return state["tokens_BxT"], state["scores_B"]
@@ -173,13 +252,21 @@ def _begin(params, config, max_length, inputs_BxS, which_B, used, packed):
   module = families.of(config)
   rows = inputs_BxS.shape[0]
   cache, first_B = module.start(params, config, inputs_BxS, max_length, packed)
-  return {"step": jnp.int32(0), "cache": module.unstack(cache), "token_B": first_B, "which_B": which_B,
-          "ended_B": jnp.arange(rows) >= used, "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
-          "scores_B": jnp.zeros(rows, jnp.float32)}
+  return {
+    "step": jnp.int32(0),
+    "cache": module.unstack(cache),
+    "token_B": first_B,
+    "which_B": which_B,
+    "ended_B": jnp.arange(rows) >= used,
+    "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
+    "scores_B": jnp.zeros(rows, jnp.float32),
+  }
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=4)
-def _advance(params, config, random, weights, state, *, floor, closing_E, opening, temperature, key):
+def _advance(
+  params, config, random, weights, state, *, floor, closing_E, opening, temperature, key
+):
   """The state after as many tokens as it takes until at most `floor` rows go on, or the tokens are full."""
   module = families.of(config)
   max_length = state["tokens_BxT"].shape[1]
@@ -197,16 +284,24 @@ def _advance(params, config, random, weights, state, *, floor, closing_E, openin
   def one(state):
     step = state["step"]
     ended_B = state["ended_B"]
-    logits_BxV, cache = module.step(params, config, dict(state["cache"], weights=weights), state["token_B"])
+    logits_BxV, cache = module.step(
+      params, config, dict(state["cache"], weights=weights), state["token_B"]
+    )
     del cache["weights"]
     chosen_B = choose(logits_BxV, step)
-    log_p_B = (jnp.take_along_axis(logits_BxV, chosen_B[:, None], axis=1)[:, 0]
-               - jax.nn.logsumexp(logits_BxV, axis=-1))
+    log_p_B = jnp.take_along_axis(logits_BxV, chosen_B[:, None], axis=1)[:, 0] - jax.nn.logsumexp(
+      logits_BxV, axis=-1
+    )
     opens_B = (step == 0) & (chosen_B == opening)
-    return dict(state, step=step + 1, cache=cache, token_B=jnp.where(ended_B, 0, chosen_B),
-                ended_B=ended_B | ((chosen_B[:, None] == closing_E[None]).any(axis=1) & ~opens_B),
-                tokens_BxT=state["tokens_BxT"].at[:, step].set(jnp.where(ended_B, batches.ENDED, chosen_B)),
-                scores_B=state["scores_B"] + jnp.where(ended_B, 0.0, log_p_B))
+    return dict(
+      state,
+      step=step + 1,
+      cache=cache,
+      token_B=jnp.where(ended_B, 0, chosen_B),
+      ended_B=ended_B | ((chosen_B[:, None] == closing_E[None]).any(axis=1) & ~opens_B),
+      tokens_BxT=state["tokens_BxT"].at[:, step].set(jnp.where(ended_B, batches.ENDED, chosen_B)),
+      scores_B=state["scores_B"] + jnp.where(ended_B, 0.0, log_p_B),
+    )
 
   return jax.lax.while_loop(going, one, state)
 
@@ -215,4 +310,6 @@ def _advance(params, config, random, weights, state, *, floor, closing_E, openin
 def _take(config, state, rows_R):
   """The state of these rows alone."""
   taken = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
-  return dict(taken, step=state["step"], cache=families.of(config).take_rows(state["cache"], rows_R))
+  return dict(
+    taken, step=state["step"], cache=families.of(config).take_rows(state["cache"], rows_R)
+  )

@@ -42,8 +42,14 @@ def columns(facts, greedy_ExN, sampled_ExMxN):
 
     greedy = right([answers[place] for answers in greedy_ExN])
     sampled = right([answers[place] for samples in sampled_ExMxN for answers in samples])
-    found.append({**fact, "known": category(greedy, sampled), "greedy_right": round(float(greedy.mean()), 4),
-                  "confidence": round(float(sampled.mean()), 4)})
+    found.append(
+      {
+        **fact,
+        "known": category(greedy, sampled),
+        "greedy_right": round(float(greedy.mean()), 4),
+        "confidence": round(float(sampled.mean()), 4),
+      }
+    )
   return found
 
 
@@ -62,8 +68,14 @@ def choice_columns(facts, log_p_ExNxC):
     scores_ExC = np.stack([scores[place] for scores in log_p_ExNxC])
     greedy_E = scores_ExC.argmax(axis=1) == right
     confidence_E = np.exp(scores_ExC[:, right] - np.logaddexp.reduce(scores_ExC, axis=1))
-    found.append({**fact, "known": category(greedy_E, ()), "greedy_right": round(float(greedy_E.mean()), 4),
-                  "confidence": round(float(confidence_E.mean()), 4)})
+    found.append(
+      {
+        **fact,
+        "known": category(greedy_E, ()),
+        "greedy_right": round(float(greedy_E.mean()), 4),
+        "confidence": round(float(confidence_E.mean()), 4),
+      }
+    )
   return found
 
 

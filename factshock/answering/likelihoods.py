@@ -14,13 +14,16 @@ from factshock.models import families
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
 
-SIZES = tuple(2 ** power for power in range(11))  # continuations of one prompt; few, as each is compiled
-LENGTHS = tuple(2 ** power for power in range(2, 13))  # tokens of a continuation
+SIZES = tuple(
+  2**power for power in range(11)
+)  # continuations of one prompt; few, as each is compiled
+LENGTHS = tuple(2**power for power in range(2, 13))  # tokens of a continuation
 WHOLE = 32  # a text read as a whole is padded to a multiple of this many tokens
 
 
 class _Entry(NamedTuple):
   """A prompt and some of its continuations: their places among the pairs, and how many there is room for."""
+
   inputs: tuple
   places: tuple
   room: int
@@ -45,8 +48,10 @@ def score(params, model_config, tokenizer, pairs, *, batch_size=64, mesh=None, p
   opening = 0 if batches.is_decoder_only(tokenizer) else 1  # <extra_id_0>
   sizes = [len(after) for _, after in pairs]
   if min(sizes, default=opening + 1) <= opening or max(sizes, default=0) > LENGTHS[-1]:
-    raise UserError(f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {min(sizes) - opening} and one "
-                    f"of {max(sizes) - opening}")
+    raise UserError(
+      f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {min(sizes) - opening} and one "
+      f"of {max(sizes) - opening}"
+    )
   batches.check_vocabulary(tokenizer.size, model_config)
   for before, after in pairs:
     batches.check_room([before], model_config, len(after))
@@ -58,7 +63,12 @@ def score(params, model_config, tokenizer, pairs, *, batch_size=64, mesh=None, p
     interruption.check()
     inputs_BxS = batches.pad([entry.inputs for entry in part], range(len(part)), rows, left)
     targets_BxCxT = _targets(part, rows, pairs)
-    pending.append((part, _forced(params, model_config, opening, weights, spread(inputs_BxS), spread(targets_BxCxT))))
+    pending.append(
+      (
+        part,
+        _forced(params, model_config, opening, weights, spread(inputs_BxS), spread(targets_BxCxT)),
+      )
+    )
   return _gathered(pending, len(pairs), progress)
 
 
@@ -82,10 +92,10 @@ def whole(params, model_config, rows, counted, *, batch_size=8, mesh=None, progr
     tokens_BxS = np.full((size, length), decoder_text.PAD, np.int32)
     counts_BxS = np.zeros((size, length), bool)
     for row, place in enumerate(part):
-      tokens_BxS[row, :len(rows[place])] = rows[place]
-      counts_BxS[row, len(rows[place]) - counted[place]:len(rows[place])] = True
+      tokens_BxS[row, : len(rows[place])] = rows[place]
+      counts_BxS[row, len(rows[place]) - counted[place] : len(rows[place])] = True
     sums_B = _whole(params, model_config, spread(tokens_BxS), spread(counts_BxS))
-    found[list(part)] = partitioning.fetch(sums_B)[:len(part)]
+    found[list(part)] = partitioning.fetch(sums_B)[: len(part)]
     done += len(part)
     if progress:
       progress(done)
@@ -102,7 +112,7 @@ def _batches(pairs, batch_size):
   for before, places in groups.items():
     places.sort(key=lambda place: len(pairs[place][1]))
     for start in range(0, len(places), widest):
-      part = tuple(places[start:start + widest])
+      part = tuple(places[start : start + widest])
       room = next(size for size in SIZES if size >= len(part))
       by_room.setdefault(room, []).append(_Entry(before, part, room))
   for room, entries in sorted(by_room.items()):
@@ -118,7 +128,7 @@ def _targets(entries, rows, pairs):
   for row, entry in enumerate(entries):
     for column, place in enumerate(entry.places):
       after = pairs[place][1]
-      found[row, column, :len(after)] = after
+      found[row, column, : len(after)] = after
   return found
 
 
@@ -131,7 +141,10 @@ def _gathered(pending, number, progress):
     scores_BxC, greedy_BxC = partitioning.fetch(found)
     for row, entry in enumerate(part):
       places = list(entry.places)
-      scores[places], greedy[places] = scores_BxC[row, :len(places)], greedy_BxC[row, :len(places)]
+      scores[places], greedy[places] = (
+        scores_BxC[row, : len(places)],
+        greedy_BxC[row, : len(places)],
+      )
       done += len(places)
     if progress:
       progress(done)
@@ -157,11 +170,18 @@ def _forced(params, config, opening, weights, inputs_BxS, targets_BxCxT):
     step, cache, token_R, total_R, greedy_R = carry
     logits_RxV, cache = module.step(params, config, cache, token_R)
     target_R = targets_TxR[step]
-    log_p_R = (jnp.take_along_axis(logits_RxV, jnp.maximum(target_R, 0)[:, None], axis=1)[:, 0]
-               - jax.nn.logsumexp(logits_RxV, axis=-1))
+    log_p_R = jnp.take_along_axis(logits_RxV, jnp.maximum(target_R, 0)[:, None], axis=1)[
+      :, 0
+    ] - jax.nn.logsumexp(logits_RxV, axis=-1)
     counts_R = (target_R >= 0) & (step >= opening)
     greedy_R = greedy_R & (~counts_R | (logits_RxV.argmax(axis=-1) == target_R))
-    return step + 1, cache, jnp.maximum(target_R, 0), total_R + jnp.where(counts_R, log_p_R, 0.0), greedy_R
+    return (
+      step + 1,
+      cache,
+      jnp.maximum(target_R, 0),
+      total_R + jnp.where(counts_R, log_p_R, 0.0),
+      greedy_R,
+    )
 
   rows = batch * number
   begin = (jnp.int32(0), cache, first_B[each_R], jnp.zeros(rows, jnp.float32), jnp.ones(rows, bool))
@@ -181,8 +201,9 @@ def _whole(params, config, tokens_BxS, counts_BxS):
   def one(row):
     hidden_SxD, target_S, counts_S = row
     logits_SxV = module.head(params, config, hidden_SxD[None])[0]
-    log_p_S = (jnp.take_along_axis(logits_SxV, jnp.maximum(target_S, 0)[:, None], axis=1)[:, 0]
-               - jax.nn.logsumexp(logits_SxV, axis=-1))
+    log_p_S = jnp.take_along_axis(logits_SxV, jnp.maximum(target_S, 0)[:, None], axis=1)[
+      :, 0
+    ] - jax.nn.logsumexp(logits_SxV, axis=-1)
     return jnp.where(counts_S, log_p_S, 0.0).sum()
 
   return jax.lax.map(one, (hidden_BxSxD, tokens_BxS[:, 1:], counts_BxS[:, 1:]))

@@ -35,13 +35,14 @@ class Asked(NamedTuple):
   seen: how many tokens it sees. gold: the answer's first token. relations: names.
   among: of each relation its answers' distinct first tokens.
   """
+
   prompts: list
   marked: list
   seen: list
   gold: list
   relations: list
   among: dict
-  left: bool        # padding stands before the tokens: of decoder-only models
+  left: bool  # padding stands before the tokens: of decoder-only models
   blank: int | None  # token of <extra_id_0>
 
 
@@ -61,21 +62,37 @@ def prepare(model_config, tokenizer, facts, texts, candidates):
   window = getattr(model_config, "sliding_window", None)
   seen = [min(len(tokens), window or len(tokens)) for tokens in prompts]
   opening = 1 if left and tokenizer.bos is not None else 0
-  places = [[opening + place for place in subjects.tokens_of(tokenizer, text, fact["subject"])]
-            for fact, text in zip(facts, texts)]
-  marked = [[place for place in one if place >= len(tokens) - number]
-            for one, tokens, number in zip(places, prompts, seen)]
+  places = [
+    [opening + place for place in subjects.tokens_of(tokenizer, text, fact["subject"])]
+    for fact, text in zip(facts, texts)
+  ]
+  marked = [
+    [place for place in one if place >= len(tokens) - number]
+    for one, tokens, number in zip(places, prompts, seen)
+  ]
   _say_missing(facts, texts, marked)
   first_text = {}
   for fact, text in zip(facts, texts):
     first_text.setdefault(fact["relation"], text)
-  first = {relation: {answer: tokens[0 if left else 1] for answer, tokens in
-                      zip(candidates[relation], ranking.sequences(tokenizer, relation, candidates, text))}
-           for relation, text in first_text.items()}
-  return Asked(prompts, marked, seen, [first[fact["relation"]][fact["object"]] for fact in facts],
-               [fact["relation"] for fact in facts],
-               {relation: sorted(set(of_answer.values())) for relation, of_answer in first.items()}, left,
-               None if left else tokenizer.sentinel(0))
+  first = {
+    relation: {
+      answer: tokens[0 if left else 1]
+      for answer, tokens in zip(
+        candidates[relation], ranking.sequences(tokenizer, relation, candidates, text)
+      )
+    }
+    for relation, text in first_text.items()
+  }
+  return Asked(
+    prompts,
+    marked,
+    seen,
+    [first[fact["relation"]][fact["object"]] for fact in facts],
+    [fact["relation"] for fact in facts],
+    {relation: sorted(set(of_answer.values())) for relation, of_answer in first.items()},
+    left,
+    None if left else tokenizer.sentinel(0),
+  )
 
 
 def observe(params, model_config, asked, *, batch_size=64, mesh=None):
@@ -108,12 +125,18 @@ def observe(params, model_config, asked, *, batch_size=64, mesh=None):
   for part, arrays in pending:  # only now wait for the devices
     interruption.check()
     for name, array in partitioning.fetch(arrays).items():
-      whole = found.setdefault(name, np.full((len(asked.prompts), *array.shape[1:]), np.nan, np.float32))
-      whole[part] = array[:len(part)]
+      whole = found.setdefault(
+        name, np.full((len(asked.prompts), *array.shape[1:]), np.nan, np.float32)
+      )
+      whole[part] = array[: len(part)]
     done += len(part)
     progress.update(done)
-  return {"subject_tokens": np.array([len(marked) for marked in asked.marked], np.int32),
-          "tokens": np.array(asked.seen, np.int32), "sites": [site for site in SITES if f"{site}/mass" in found], **found}
+  return {
+    "subject_tokens": np.array([len(marked) for marked in asked.marked], np.int32),
+    "tokens": np.array(asked.seen, np.int32),
+    "sites": [site for site in SITES if f"{site}/mass" in found],
+    **found,
+  }
 
 
 def write(path, facts, found):
@@ -121,10 +144,15 @@ def write(path, facts, found):
 
   Beside its arrays there are `subject`, `relation`, `object` (texts) and `popularity` (float64, NaN where there is none).
   """
-  texts = {name: np.array([fact[name] for fact in facts], np.str_) for name in ("subject", "relation", "object")}
+  texts = {
+    name: np.array([fact[name] for fact in facts], np.str_)
+    for name in ("subject", "relation", "object")
+  }
   popularity = np.array([fact.get("popularity") for fact in facts], np.float64)  # None becomes NaN
   with files.writing(path, binary=True) as file:
-    np.savez(file, **texts, popularity=popularity, **{**found, "sites": np.array(found["sites"], np.str_)})
+    np.savez(
+      file, **texts, popularity=popularity, **{**found, "sites": np.array(found["sites"], np.str_)}
+    )
 
 
 def _say_missing(facts, texts, marked):
@@ -132,11 +160,16 @@ def _say_missing(facts, texts, marked):
   missing = sum(not places for places in marked)
   if missing == len(facts):
     example = f", as of {facts[0]['subject'][:60]!r}: {texts[0][:120]!r}" if facts else ""
-    raise UserError(f"attention: expected prompts that hold their subject word for word, got none in {len(facts)} "
-                    f"facts{example}; leave out attention=True")
+    raise UserError(
+      f"attention: expected prompts that hold their subject word for word, got none in {len(facts)} "
+      f"facts{example}; leave out attention=True"
+    )
   if missing:
-    print(f"  attention: {missing} of {len(facts)} facts are left out, as their prompts do not hold the subject word for "
-          "word", flush=True)
+    print(
+      f"  attention: {missing} of {len(facts)} facts are left out, as their prompts do not hold the subject word for "
+      "word",
+      flush=True,
+    )
 
 
 def _batch(asked, part, rows, vocabulary):
@@ -149,7 +182,9 @@ def _batch(asked, part, rows, vocabulary):
   among_BxV = np.zeros((rows, vocabulary), bool)
   for row, place in enumerate(part):
     tokens = asked.prompts[place]
-    marked_BxS[row, np.array(asked.marked[place]) + (length - len(tokens) if asked.left else 0)] = True
+    marked_BxS[row, np.array(asked.marked[place]) + (length - len(tokens) if asked.left else 0)] = (
+      True
+    )
     if not asked.left:
       place_B[row] = len(tokens) - 1 - tokens[::-1].index(asked.blank)
     gold_B[row] = asked.gold[place]
@@ -161,10 +196,15 @@ def _batch(asked, part, rows, vocabulary):
 def _observe(params, config, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV):
   """The arrays of `observe` for a batch, {"SITE/QUANTITY": [B, N, H]}."""
   found = {}
-  sites = families.of(config).observe(params, config, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV)
+  sites = families.of(config).observe(
+    params, config, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV
+  )
   for site, seen in sites.items():
     found[f"{site}/mass"] = jnp.where(marked_BxS[None, :, None], seen.weights, 0).sum(axis=-1)
     if site != "encoder":
-      found |= {f"{site}/contribution": seen.marked, f"{site}/contribution_rest": seen.rest,
-                f"{site}/salience": seen.mean}
+      found |= {
+        f"{site}/contribution": seen.marked,
+        f"{site}/contribution_rest": seen.rest,
+        f"{site}/salience": seen.mean,
+      }
   return {name: jnp.moveaxis(array, 0, 1) for name, array in found.items()}

@@ -34,8 +34,10 @@ def write(folder, rows, *, model, templates=None):
     with files.writing(os.path.join(folder, f"{relation}_results.jsonl")) as file:
       for instance in instances:
         file.write(json.dumps(instance, ensure_ascii=False, allow_nan=False) + "\n")
-  metadata = {relation: _metadata(space, len(instances), model, (templates or {}).get(relation))
-              for relation, (space, instances) in tables.items()}
+  metadata = {
+    relation: _metadata(space, len(instances), model, (templates or {}).get(relation))
+    for relation, (space, instances) in tables.items()
+  }
   with files.writing(os.path.join(folder, METADATA)) as file:  # last: where it stands, all do
     file.write(json.dumps(metadata, ensure_ascii=False, indent=1) + "\n")
 
@@ -43,18 +45,28 @@ def write(folder, rows, *, model, templates=None):
 def _table(relation, rows):
   """({answer: its id}, the instances) of one relation's rows."""
   if os.path.basename(relation) != relation or not relation:
-    raise UserError(f"relation {relation!r}: expected one that can be the name of a file; rename it")
+    raise UserError(
+      f"relation {relation!r}: expected one that can be the name of a file; rename it"
+    )
   names = sorted(name for name, _ in rows[0].get("candidates") or ())
   place = {name: number for number, name in enumerate(names)}
   instances = []
   for number, row in enumerate(rows):
     scores = dict(row.get("candidates") or ())
     if sorted(scores) != names or row["object"] not in scores:
-      raise UserError(f"relation {relation!r}: expected all its {len(names)} candidates, the object among them, in "
-                      f"every row, got {len(scores)} for {row['subject']!r}; rank the answers (answer --mode=rank) and "
-                      "keep all (config.answering.top=0)")
-    instances.append({"sub_id": row.get("subject_id") or f"{relation}-{number}", "sub_label": row["subject"],
-                      "answer_idx": place[row["object"]], "pll_scores": [scores[name] for name in names]})
+      raise UserError(
+        f"relation {relation!r}: expected all its {len(names)} candidates, the object among them, in "
+        f"every row, got {len(scores)} for {row['subject']!r}; rank the answers (answer --mode=rank) and "
+        "keep all (config.answering.top=0)"
+      )
+    instances.append(
+      {
+        "sub_id": row.get("subject_id") or f"{relation}-{number}",
+        "sub_label": row["subject"],
+        "answer_idx": place[row["object"]],
+        "pll_scores": [scores[name] for name in names],
+      }
+    )
   return _space(relation, names, rows), instances
 
 
@@ -67,6 +79,15 @@ def _space(relation, names, rows):
 
 
 def _metadata(space, number, model, template):
-  return {"templates": [template] if template else [], "template_index": 0, "model_name_or_path": str(model),
-          "num_original_instances": number, "subsampled": None, "reduction": "sum", "relation_info": {},
-          "metric_values": {}, "answer_space_labels": list(space), "answer_space_ids": list(space.values())}
+  return {
+    "templates": [template] if template else [],
+    "template_index": 0,
+    "model_name_or_path": str(model),
+    "num_original_instances": number,
+    "subsampled": None,
+    "reduction": "sum",
+    "relation_info": {},
+    "metric_values": {},
+    "answer_space_labels": list(space),
+    "answer_space_ids": list(space.values()),
+  }

@@ -22,6 +22,7 @@ LOGIT_BYTES = {"cpu": 24 << 20, "other": 1 << 30}
 
 class Batch(typing.NamedTuple):
   """Queries of one relation: their places, and int32 [B, S] inputs; rows beyond the places are padding."""
+
   key: str
   places: tuple
   inputs_BxS: np.ndarray
@@ -33,6 +34,7 @@ class Queries(typing.NamedTuple):
   batches: tuple of Batch. tries: dict relation -> list of Trie. sizes: candidates of each query.
   ends: int32 [2], the tokens that end an answer. vocabulary: tokens of the tokenizer.
   """
+
   batches: tuple
   tries: dict
   sizes: tuple
@@ -80,18 +82,24 @@ def prepare(tokenizer, prompts, keys, candidates, batch_size=256):
   places = {}
   for place, key in enumerate(keys):
     places.setdefault(key, []).append(place)
-  grown = {key: tries.build(sequences(tokenizer, key, candidates, prompts[first[0]]), tokenizer.eos)
-           for key, first in places.items()}
+  grown = {
+    key: tries.build(sequences(tokenizer, key, candidates, prompts[first[0]]), tokenizer.eos)
+    for key, first in places.items()
+  }
   room = CONTEXTS[_device()]
   made = []
   for key in places:
     widest = max(trie.tokens_M.size for trie in grown[key])
     size = min(batch_size, max(1, room // widest))
     by_length = sorted(places[key], key=lambda place: len(tokens[place]))
-    made += [Batch(key, part, batches.pad(tokens, part, rows, batches.is_decoder_only(tokenizer)))
-             for part, rows in batches.split(by_length, size)]
+    made += [
+      Batch(key, part, batches.pad(tokens, part, rows, batches.is_decoder_only(tokenizer)))
+      for part, rows in batches.split(by_length, size)
+    ]
   ends = np.array(batches.closing_tokens(tokenizer), np.int32)
-  return Queries(tuple(made), grown, tuple(len(candidates[key]) for key in keys), ends, tokenizer.size)
+  return Queries(
+    tuple(made), grown, tuple(len(candidates[key]) for key in keys), ends, tokenizer.size
+  )
 
 
 def rank_prepared(params, model_config, queries, mesh=None):
@@ -113,7 +121,9 @@ def rank_prepared(params, model_config, queries, mesh=None):
     cache, first_B = _start(params, model_config, spread(batch.inputs_BxS))
     for trie in queries.tries[batch.key]:
       members, trie = list(trie.members), trie._replace(members=())
-      parts = _parts(len(first_B), 4 * trie.tokens_M.size * model_config.vocab_size, mesh.size if mesh else 1)
+      parts = _parts(
+        len(first_B), 4 * trie.tokens_M.size * model_config.vocab_size, mesh.size if mesh else 1
+      )
       scores_BxC = _score(params, model_config, parts, cache, first_B, queries.ends, trie)
       pending.append((batch.places, members, scores_BxC))
   scores = [np.empty(size, np.float32) for size in queries.sizes]
@@ -121,7 +131,7 @@ def rank_prepared(params, model_config, queries, mesh=None):
     interruption.check()
     scores_BxC = partitioning.fetch(scores_BxC)
     for row, place in enumerate(places):
-      scores[place][members] = scores_BxC[row, :len(members)]
+      scores[place][members] = scores_BxC[row, : len(members)]
   return scores
 
 
@@ -132,14 +142,20 @@ def sequences(tokenizer, key, candidates, prompt):
     UserError: a relation without candidates, or a candidate without tokens.
   """
   if not candidates.get(key):
-    raise UserError(f"relation {key!r}: expected candidate answers, got none; give facts of this relation")
+    raise UserError(
+      f"relation {key!r}: expected candidate answers, got none; give facts of this relation"
+    )
   if batches.is_decoder_only(tokenizer):
-    return [tuple(tokenizer.encode_continuation(prompt, candidate)) for candidate in candidates[key]]
+    return [
+      tuple(tokenizer.encode_continuation(prompt, candidate)) for candidate in candidates[key]
+    ]
   sequences = [tuple(tokenizer.encode(target_text(candidate))) for candidate in candidates[key]]
   for candidate, sequence in zip(candidates[key], sequences):
     if len(sequence) < 2:
-      raise UserError(f"relation {key!r}: expected a candidate with at least one token, got {candidate!r}; "
-                      "correct the object of the fact")
+      raise UserError(
+        f"relation {key!r}: expected a candidate with at least one token, got {candidate!r}; "
+        "correct the object of the fact"
+      )
   return sequences
 
 
@@ -158,9 +174,14 @@ def _score(params, config, parts, cache, first_B, ends, trie):
     logits_GxMxV = module.logits(params, config, hidden_GxMxD)
     total_GxM = jax.nn.logsumexp(logits_GxMxV, axis=-1)
     ended_GxM = jax.nn.logsumexp(logits_GxMxV[..., ends], axis=-1)
-    picked_GxCxL = jnp.where((trie.next_CxL == ends[0])[None], ended_GxM[:, trie.nodes_CxL],
-                             logits_GxMxV[:, trie.nodes_CxL, trie.next_CxL])
-    return jnp.where(trie.used_CxL[None], picked_GxCxL - total_GxM[:, trie.nodes_CxL], 0.0).sum(axis=-1)
+    picked_GxCxL = jnp.where(
+      (trie.next_CxL == ends[0])[None],
+      ended_GxM[:, trie.nodes_CxL],
+      logits_GxMxV[:, trie.nodes_CxL, trie.next_CxL],
+    )
+    return jnp.where(trie.used_CxL[None], picked_GxCxL - total_GxM[:, trie.nodes_CxL], 0.0).sum(
+      axis=-1
+    )
 
   # every part takes queries of all devices: a batch is cut over them along its first axis
   apart = hidden_BxMxD.reshape(-1, parts, *hidden_BxMxD.shape[1:]).swapaxes(0, 1)
@@ -170,8 +191,11 @@ def _score(params, config, parts, cache, first_B, ends, trie):
 def _parts(queries, logit_bytes, devices):
   """Into how many equal parts the queries are cut so that a part's logits take no more than LOGIT_BYTES a device."""
   room = LOGIT_BYTES[_device()] * devices
-  return next(parts for parts in range(1, queries + 1)
-              if queries % parts == 0 and (parts == queries or queries // parts * logit_bytes <= room))
+  return next(
+    parts
+    for parts in range(1, queries + 1)
+    if queries % parts == 0 and (parts == queries or queries // parts * logit_bytes <= room)
+  )
 
 
 def _device():

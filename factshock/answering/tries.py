@@ -17,6 +17,7 @@ class Trie(typing.NamedTuple):
   used_CxL: bool, false on padding.
   members: which candidates these are (places in the relation's list); C is padded beyond them.
   """
+
   tokens_M: np.ndarray
   distance_MxM: np.ndarray
   nodes_CxL: np.ndarray
@@ -82,7 +83,7 @@ def _trie(sequences, members, contexts):
   used_CxL = np.zeros(shape, bool)
   for row, which in enumerate(members):
     sequence = sequences[which]
-    nodes_CxL[row, :len(sequence)] = [place[sequence[:end]] for end in range(len(sequence))]
-    next_CxL[row, :len(sequence)] = sequence
-    used_CxL[row, :len(sequence)] = True
+    nodes_CxL[row, : len(sequence)] = [place[sequence[:end]] for end in range(len(sequence))]
+    next_CxL[row, : len(sequence)] = sequence
+    used_CxL[row, : len(sequence)] = True
   return Trie(tokens_M, distance_MxM, nodes_CxL, next_CxL, used_CxL, tuple(members))

@@ -30,10 +30,14 @@ def check_weights(weights, count):
     return [1.0 / count] * count
   weights = [float(weight) for weight in weights]
   if len(weights) != count:
-    raise UserError(f"expected {count} weights, one a checkpoint, got {len(weights)}; give as many of both")
+    raise UserError(
+      f"expected {count} weights, one a checkpoint, got {len(weights)}; give as many of both"
+    )
   if not abs(sum(weights) - 1.0) <= 1e-6:  # also false where a weight is not a number
-    raise UserError(f"expected weights that sum to 1, got {' + '.join(map(str, weights))} = "
-                    f"{sum(weights):.6g}; scale them so that the sum is 1")
+    raise UserError(
+      f"expected weights that sum to 1, got {' + '.join(map(str, weights))} = "
+      f"{sum(weights):.6g}; scale them so that the sum is 1"
+    )
   return weights
 
 
@@ -96,9 +100,11 @@ def layerwise_weights(params, bottom, top):
   """
   flat = tree_files.flat_leaves(params)
   encoder, decoder = _depths(flat)
-  alphas = [alpha.reshape((-1,) + (1,) * (leaf.ndim - 1)) if alpha.ndim else alpha
-            for name, leaf in flat.items()
-            for alpha in [_alpha(name, encoder, decoder, bottom, top)]]
+  alphas = [
+    alpha.reshape((-1,) + (1,) * (leaf.ndim - 1)) if alpha.ndim else alpha
+    for name, leaf in flat.items()
+    for alpha in [_alpha(name, encoder, decoder, bottom, top)]
+  ]
   return jax.tree.unflatten(jax.tree.structure(params), alphas)
 
 
@@ -131,14 +137,25 @@ def mix_checkpoints(paths, weights, output, layerwise=None):
     return _mix_huggingface(paths, weights, output, layerwise)
   folders = [store.step_folder(path) for path in paths]
   manifests = [store.read_manifest(folder) for folder in folders]
-  _refuse_adapters([folder for folder, manifest in zip(folders, manifests) if "lora" in (manifest["config"] or {})])
+  _refuse_adapters(
+    [folder for folder, manifest in zip(folders, manifests) if "lora" in (manifest["config"] or {})]
+  )
   leaves = [_params_only(manifest["leaves"]) for manifest in manifests]
   _check_leaves(folders, leaves)
   tree = _lazy_mix(folders, leaves, weights, layerwise)
   record = {"step": manifests[0]["step"], "loader_state": None, "config": manifests[0]["config"]}
-  provenance = _provenance(weights, layerwise, [
-      {"path": os.path.abspath(folder), "step": manifest["step"], "digest": store.tree_digest(inputs)}
-      for folder, manifest, inputs in zip(folders, manifests, leaves)])
+  provenance = _provenance(
+    weights,
+    layerwise,
+    [
+      {
+        "path": os.path.abspath(folder),
+        "step": manifest["step"],
+        "digest": store.tree_digest(inputs),
+      }
+      for folder, manifest, inputs in zip(folders, manifests, leaves)
+    ],
+  )
   finish = lambda manifest: provenance | {"digest": store.tree_digest(manifest["leaves"])}
   manifest = store.write(output, {"params": tree}, record, {"mix.json": finish})
   return finish(manifest)
@@ -146,61 +163,98 @@ def mix_checkpoints(paths, weights, output, layerwise=None):
 
 def _refuse_adapters(paths):
   if paths:  # the average of two products is not the product of two averages
-    raise UserError(f"{', '.join(map(str, paths))}: low-rank adapters cannot be averaged as models; merge them into their model "
-                    "first: python -m factshock.convert --input=ADAPTERS --output=MERGED --to=huggingface (or orbax)")
+    raise UserError(
+      f"{', '.join(map(str, paths))}: low-rank adapters cannot be averaged as models; merge them into their model "
+      "first: python -m factshock.convert --input=ADAPTERS --output=MERGED --to=huggingface (or orbax)"
+    )
 
 
 def _provenance(weights, layerwise, inputs):
-  return {"version": factshock.__version__, "weights": weights,
-          "layerwise": list(layerwise) if layerwise else None, "inputs": inputs}
+  return {
+    "version": factshock.__version__,
+    "weights": weights,
+    "layerwise": list(layerwise) if layerwise else None,
+    "inputs": inputs,
+  }
 
 
 def _mix_huggingface(paths, weights, output, layerwise):
   """`mix_checkpoints` of HuggingFace models: tensor by tensor, as they are stored."""
   other = [path for path in paths if not huggingface.is_source(path)]
   if other:
-    raise UserError(f"{other[0]}: is no HuggingFace model, but {next(filter(huggingface.is_source, paths))} is; "
-                    "bring all into one format with factshock.convert")
+    raise UserError(
+      f"{other[0]}: is no HuggingFace model, but {next(filter(huggingface.is_source, paths))} is; "
+      "bring all into one format with factshock.convert"
+    )
   sources = [huggingface.open_source(path) for path in paths]
   _refuse_adapters([path for path, source in zip(paths, sources) if source.adapters])
   _check_tensors(paths, sources)
   parts = tensor_names.tensors(sources[0].config)
-  shares = {part.name: weights for part in parts} if layerwise is None else _layer_shares(
-      sources[0].config, parts, layerwise)
+  shares = (
+    {part.name: weights for part in parts}
+    if layerwise is None
+    else _layer_shares(sources[0].config, parts, layerwise)
+  )
   digests = [{} for _ in range(len(sources) + 1)]  # of each input, and of the result
 
   def writable(part):
     tensor = sources[0].tensors[part.name]
-    return weight_files.Writable(part.name, part.shape, tensor.dtype, lambda: _mix_tensor(
-        sources, part.name, shares[part.name], digests))
+    return weight_files.Writable(
+      part.name,
+      part.shape,
+      tensor.dtype,
+      lambda: _mix_tensor(sources, part.name, shares[part.name], digests),
+    )
 
   def provenance():
-    return _provenance(weights, layerwise, [
+    return _provenance(
+      weights,
+      layerwise,
+      [
         {"path": os.path.abspath(source.folder), "step": None, "digest": store.tree_digest(digest)}
-        for source, digest in zip(sources, digests)]) | {"digest": store.tree_digest(digests[-1])}
+        for source, digest in zip(sources, digests)
+      ],
+    ) | {"digest": store.tree_digest(digests[-1])}
 
   written = {}
-  config_json = huggingface.to_json(sources[0].config, sources[0].config.param_dtype, sources[0].json)
-  huggingface.write_folder(output, list(map(writable, parts)), config_json, tokenizer_from=sources[0].folder,
-                           extra_files={"mix.json": lambda: written.setdefault("mix", provenance())})
+  config_json = huggingface.to_json(
+    sources[0].config, sources[0].config.param_dtype, sources[0].json
+  )
+  huggingface.write_folder(
+    output,
+    list(map(writable, parts)),
+    config_json,
+    tokenizer_from=sources[0].folder,
+    extra_files={"mix.json": lambda: written.setdefault("mix", provenance())},
+  )
   return written["mix"]
 
 
 def _check_tensors(paths, sources):
-  specs = [{name: (tensor.shape, tensor.dtype.name) for name, tensor in source.tensors.items()}
-           for source in sources]
-  lines = [f"{path}: {line}" for path, spec in zip(paths[1:], specs[1:])
-           for line in store.differences(specs[0], spec)]
-  lines += [f"{path}: {line}" for path, source in zip(paths[1:], sources[1:])
-            for line in families.differences(sources[0].config, source.config)]
+  specs = [
+    {name: (tensor.shape, tensor.dtype.name) for name, tensor in source.tensors.items()}
+    for source in sources
+  ]
+  lines = [
+    f"{path}: {line}"
+    for path, spec in zip(paths[1:], specs[1:])
+    for line in store.differences(specs[0], spec)
+  ]
+  lines += [
+    f"{path}: {line}"
+    for path, source in zip(paths[1:], sources[1:])
+    for line in families.differences(sources[0].config, source.config)
+  ]
   if lines:
     raise UserError(f"models that differ from {paths[0]} cannot be mixed: {'; '.join(lines)}")
 
 
 def _layer_shares(config, parts, layerwise):
   """Dict tensor -> [share of the first, share of the second]."""
-  shapes = {leaf: jax.ShapeDtypeStruct(tensor_names.leaf_shape(own), jnp.float32)
-            for leaf, own in tensor_names.by_leaf(config).items()}
+  shapes = {
+    leaf: jax.ShapeDtypeStruct(tensor_names.leaf_shape(own), jnp.float32)
+    for leaf, own in tensor_names.by_leaf(config).items()
+  }
   alphas = tree_files.flat_leaves(layerwise_weights(tree_files.nested(shapes), *layerwise))
   shares = {}
   for part in parts:
@@ -240,7 +294,9 @@ def mix_probabilities(scores_a, scores_b, alpha):
   scores_a = _normalise(scores_a)
   scores_b = _normalise(scores_b)
   with np.errstate(divide="ignore"):  # log 0 = -inf is the right limit at alpha 0 and 1
-    return np.logaddexp(np.log(1 - np.float64(alpha)) + scores_a, np.log(np.float64(alpha)) + scores_b)
+    return np.logaddexp(
+      np.log(1 - np.float64(alpha)) + scores_a, np.log(np.float64(alpha)) + scores_b
+    )
 
 
 def _normalise(scores):
@@ -251,8 +307,10 @@ def _normalise(scores):
 @jax.jit
 def _average(trees, weights):
   def leaf(*values):
-    return sum(weight * value.astype(jnp.float32) for weight, value in zip(weights, values)
-               ).astype(values[0].dtype)
+    return sum(weight * value.astype(jnp.float32) for weight, value in zip(weights, values)).astype(
+      values[0].dtype
+    )
+
   return jax.tree.map(leaf, *trees)
 
 
@@ -260,12 +318,18 @@ def _average(trees, weights):
 def _average_layerwise(a, b, alphas):
   def leaf(a, b, alpha):
     return ((1 - alpha) * a.astype(jnp.float32) + alpha * b.astype(jnp.float32)).astype(a.dtype)
+
   return jax.tree.map(leaf, a, b, alphas)
 
 
 def _check_same(trees):
-  specs = [{name: (tuple(leaf.shape), leaf.dtype.name)
-            for name, leaf in tree_files.flat_leaves(tree).items()} for tree in trees]
+  specs = [
+    {
+      name: (tuple(leaf.shape), leaf.dtype.name)
+      for name, leaf in tree_files.flat_leaves(tree).items()
+    }
+    for tree in trees
+  ]
   for number, spec in enumerate(specs[1:], 2):
     lines = store.differences(specs[0], spec)
     if lines:
@@ -274,10 +338,16 @@ def _check_same(trees):
 
 def _check_leaves(folders, leaves):
   first = store.leaf_specs(leaves[0])
-  lines = [f"{folder}: {line}" for folder, other in zip(folders[1:], leaves[1:])
-           for line in store.differences(first, store.leaf_specs(other))]
-  lines += [f"{folders[0]}: {name} is not floating point" for name, (_, dtype) in first.items()
-            if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating)]
+  lines = [
+    f"{folder}: {line}"
+    for folder, other in zip(folders[1:], leaves[1:])
+    for line in store.differences(first, store.leaf_specs(other))
+  ]
+  lines += [
+    f"{folders[0]}: {name} is not floating point"
+    for name, (_, dtype) in first.items()
+    if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+  ]
   if lines:
     raise UserError(f"models that differ from {folders[0]} cannot be mixed: {'; '.join(lines)}")
 
@@ -288,25 +358,43 @@ def _params_only(leaves):
 
 def _lazy_mix(folders, leaves, weights, layerwise):
   """The mixed parameters as a nested dict of leaves that are computed, block by block, when they are written."""
-  shapes = {name.removeprefix("params/"): jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
-            for name, (shape, dtype) in store.leaf_specs(leaves[0]).items()}
+  shapes = {
+    name.removeprefix("params/"): jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+    for name, (shape, dtype) in store.leaf_specs(leaves[0]).items()
+  }
   tree = tree_files.nested(shapes)
   if layerwise is None:
     shares = {name: weights for name in shapes}
   else:
     alphas = tree_files.flat_leaves(layerwise_weights(tree, *layerwise))
     shares = {name: [1 - alpha, alpha] for name, alpha in alphas.items()}
-  return tree_files.nested({
-      name: tree_files.Lazy(shape.shape, shape.dtype, None, functools.partial(
-          _mixed_blocks, folders, [manifest[f"params/{name}"] for manifest in leaves], f"params/{name}", shares[name]))
-      for name, shape in shapes.items()})
+  return tree_files.nested(
+    {
+      name: tree_files.Lazy(
+        shape.shape,
+        shape.dtype,
+        None,
+        functools.partial(
+          _mixed_blocks,
+          folders,
+          [manifest[f"params/{name}"] for manifest in leaves],
+          f"params/{name}",
+          shares[name],
+        ),
+      )
+      for name, shape in shapes.items()
+    }
+  )
 
 
 def _mixed_blocks(folders, leaves, name, shares):
   """Yields the weighted sum of one leaf of each folder, in blocks; a share is a number, or one for each layer [N, 1, ...]."""
   per_layer = [np.ravel(share) for share in shares]
   cuts = leaf_files.counts(max(map(len, per_layer)), math.prod(leaves[0]["shape"]))
-  blocks = [tree_files.leaf_blocks(folder, name, leaf, [count for _, count in cuts]) for folder, leaf in zip(folders, leaves)]
+  blocks = [
+    tree_files.leaf_blocks(folder, name, leaf, [count for _, count in cuts])
+    for folder, leaf in zip(folders, leaves)
+  ]
   for (layer, _), *values in zip(cuts, *blocks, strict=True):
     yield _weighted(values, [share[layer if len(share) > 1 else 0] for share in per_layer])
 
@@ -333,14 +421,18 @@ def _depth(flat, stack):
   """Number of layers of a stack: the leading axis of its stacked leaves."""
   counts = {leaf.shape[0] for name, leaf in flat.items() if name.startswith(stack)}
   if len(counts) != 1:
-    raise UserError(f"expected parameters of a T5 or Llama with stacked layers under {stack[:-1]}, got "
-                    f"{len(counts)} depths; layer-wise mixing needs one of these")
+    raise UserError(
+      f"expected parameters of a T5 or Llama with stacked layers under {stack[:-1]}, got "
+      f"{len(counts)} depths; layer-wise mixing needs one of these"
+    )
   return counts.pop()
 
 
 def _alpha(name, encoder, decoder, bottom, top):
   """The alpha of one leaf: a float32 scalar, or [layers] for a stacked leaf."""
-  at = lambda position: np.asarray(bottom + (top - bottom) * position / (encoder + decoder + 1), np.float32)
+  at = lambda position: np.asarray(
+    bottom + (top - bottom) * position / (encoder + decoder + 1), np.float32
+  )
   first = 1 if name.startswith("encoder/") else 1 + encoder
   count = encoder if name.startswith("encoder/") else decoder
   if not name.startswith(("encoder/", "decoder/", "layers/")):

@@ -34,7 +34,9 @@ def digest_of_blocks(dtype, shape, blocks, like=_XXH3):
 
 def hasher(dtype, shape, like=_XXH3):
   """What is updated with an array's bytes; `spelled` gives its digest. Of the kind of the digest `like`."""
-  return (xxhash.xxh3_128 if like.startswith(_XXH3) else hashlib.sha256)(f"{np.dtype(dtype).name}{tuple(shape)}".encode())
+  return (xxhash.xxh3_128 if like.startswith(_XXH3) else hashlib.sha256)(
+    f"{np.dtype(dtype).name}{tuple(shape)}".encode()
+  )
 
 
 def spelled(found, like=_XXH3):
@@ -52,8 +54,20 @@ def write(folder, shape, dtype, blocks):
   dtype, found, written = np.dtype(dtype), hasher(dtype, shape), 0
   os.makedirs(folder)
   with open(os.path.join(folder, ".zarray"), "w", encoding="utf-8") as file:
-    json.dump({"chunks": list(shape), "compressor": None, "dimension_separator": ".", "dtype": _zarr_name(dtype), "fill_value": None,
-               "filters": None, "order": "C", "shape": list(shape), "zarr_format": 2}, file)
+    json.dump(
+      {
+        "chunks": list(shape),
+        "compressor": None,
+        "dimension_separator": ".",
+        "dtype": _zarr_name(dtype),
+        "fill_value": None,
+        "filters": None,
+        "order": "C",
+        "shape": list(shape),
+        "zarr_format": 2,
+      },
+      file,
+    )
   with files.writing_past_cache(os.path.join(folder, _chunk(shape))) as write_bytes:
     for block in blocks:
       data = _bytes(block)
@@ -61,7 +75,9 @@ def write(folder, shape, dtype, blocks):
       write_bytes(data)
       written += data.nbytes
   if written != dtype.itemsize * math.prod(shape):
-    raise ValueError(f"expected {dtype.itemsize * math.prod(shape)} bytes of a leaf {tuple(shape)}, got {written}")
+    raise ValueError(
+      f"expected {dtype.itemsize * math.prod(shape)} bytes of a leaf {tuple(shape)}, got {written}"
+    )
   return spelled(found)
 
 
@@ -72,10 +88,21 @@ def is_plain(folder, shape, dtype):
       said = json.load(file)
   except (OSError, ValueError):
     return False
-  wanted = {"chunks": list(shape), "compressor": None, "dtype": _zarr_name(dtype), "filters": None, "order": "C", "shape": list(shape)}
+  wanted = {
+    "chunks": list(shape),
+    "compressor": None,
+    "dtype": _zarr_name(dtype),
+    "filters": None,
+    "order": "C",
+    "shape": list(shape),
+  }
   size = np.dtype(dtype).itemsize * math.prod(shape)
   path = os.path.join(folder, _chunk(shape))
-  return all(said.get(name) == value for name, value in wanted.items()) and os.path.exists(path) and os.path.getsize(path) == size
+  return (
+    all(said.get(name) == value for name, value in wanted.items())
+    and os.path.exists(path)
+    and os.path.getsize(path) == size
+  )
 
 
 def read(folder, shape, dtype, counts):
@@ -96,7 +123,9 @@ def read(folder, shape, dtype, counts):
 def counts(layers, size):
   """How `layers` parts of equal size are cut into blocks: (layer, numbers) of each block, none of two layers."""
   part = size // layers
-  return [(layer, min(BLOCK, part - start)) for layer in range(layers) for start in range(0, part, BLOCK)]
+  return [
+    (layer, min(BLOCK, part - start)) for layer in range(layers) for start in range(0, part, BLOCK)
+  ]
 
 
 def _bytes(array):

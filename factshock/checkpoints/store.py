@@ -51,9 +51,10 @@ def save(folder, step, *, params, opt_state=None, loader_state=None, config=None
     write(target, trees, {"step": int(step), "loader_state": loader_state, "config": config})
   except UserError as error:
     good = latest_step(folder)
-    raise UserError(f"{error}; the last good checkpoint is "
-                    + (f"step {good} in {folder}" if good is not None else "none: this was the first")
-                    ) from error
+    raise UserError(
+      f"{error}; the last good checkpoint is "
+      + (f"step {good} in {folder}" if good is not None else "none: this was the first")
+    ) from error
   for old in _steps(folder)[:-keep] if keep and processes.is_first() else ():
     shutil.rmtree(os.path.join(str(folder), str(old)))
 
@@ -74,13 +75,17 @@ def write(target, trees, record, extra_files=None):
   if processes.told(lambda: os.path.exists(target), "checkpoint exists"):
     raise UserError(f"{target}: already exists; remove it or choose another folder")
   parent, name = os.path.split(target)
-  temporary = processes.told(lambda: os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}"), "folder to save in")
+  temporary = processes.told(
+    lambda: os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}"), "folder to save in"
+  )
   with _whole_or_absent(temporary, target):
     leaves = {}
     for tree_name, tree in trees.items():
       leaves.update(tree_files.write_tree(os.path.join(temporary, tree_name), tree_name, tree))
     manifest = {"format": FORMAT, **record, "leaves": leaves}
-    values = {MANIFEST: manifest} | {file: value(manifest) for file, value in (extra_files or {}).items()}
+    values = {MANIFEST: manifest} | {
+      file: value(manifest) for file, value in (extra_files or {}).items()
+    }
     for file, value in values.items():
       _write_json(os.path.join(temporary, file), value)
   return manifest
@@ -110,8 +115,10 @@ def step_folder(folder, step=None):
   steps = _steps(folder)
   if not steps or (step is not None and step not in steps):
     wanted = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-    raise UserError(f"{folder}: expected {wanted}, got {f'only steps {steps}' if steps else 'none'}; "
-                    "give a step folder or a folder of steps that factshock wrote")
+    raise UserError(
+      f"{folder}: expected {wanted}, got {f'only steps {steps}' if steps else 'none'}; "
+      "give a step folder or a folder of steps that factshock wrote"
+    )
   return os.path.join(folder, str(max(steps) if step is None else step))
 
 
@@ -128,7 +135,9 @@ def read_manifest(folder, step=None):
   except (ValueError, KeyError, TypeError) as error:
     if isinstance(error, UserError):
       raise
-    raise tree_files.Damaged(f"{path}: expected the manifest of a checkpoint, got a broken file ({error})") from error
+    raise tree_files.Damaged(
+      f"{path}: expected the manifest of a checkpoint, got a broken file ({error})"
+    ) from error
   if found != FORMAT:
     raise UserError(f"{path}: expected format {FORMAT}, got {found}; it is from another version")
   return manifest
@@ -156,11 +165,16 @@ def _restore(folder, step, like):
   folder = step_folder(folder, step)
   manifest = read_manifest(folder)
   _check_like(folder, manifest["leaves"], like)
-  opt_state = tree_files.flat_leaves(tree_files.read_tree(folder, "opt_state", manifest["leaves"])) or None
+  opt_state = (
+    tree_files.flat_leaves(tree_files.read_tree(folder, "opt_state", manifest["leaves"])) or None
+  )
   if like.get("opt_state") is not None:
     opt_state = unflatten_like(like["opt_state"], opt_state or {})
-  return {"params": tree_files.read_tree(folder, "params", manifest["leaves"]), "opt_state": opt_state,
-          **{name: manifest[name] for name in ("step", "loader_state", "config")}}
+  return {
+    "params": tree_files.read_tree(folder, "params", manifest["leaves"]),
+    "opt_state": opt_state,
+    **{name: manifest[name] for name in ("step", "loader_state", "config")},
+  }
 
 
 def _together(read):
@@ -184,7 +198,11 @@ def restore_newest(folder, like=None):
     UserError: the newest whole step is of another model, or of another version.
   """
   for name in processes.told(lambda: _without_manifest(folder), "unfinished checkpoints"):
-    set_aside(folder, name, f"{os.path.join(folder, name)}: the checkpoint is unfinished, it has no {MANIFEST}")
+    set_aside(
+      folder,
+      name,
+      f"{os.path.join(folder, name)}: the checkpoint is unfinished, it has no {MANIFEST}",
+    )
   while (step := agreed_latest_step(folder)) is not None:
     try:
       return restore(folder, step, like)
@@ -195,11 +213,16 @@ def restore_newest(folder, like=None):
 
 def _without_manifest(folder):
   names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-  return [name for name in names if name.isdecimal() and not os.path.exists(os.path.join(folder, name, MANIFEST))]
+  return [
+    name
+    for name in names
+    if name.isdecimal() and not os.path.exists(os.path.join(folder, name, MANIFEST))
+  ]
 
 
 def set_aside(folder, step, why):
   """Renames a damaged step to `damaged-<step>`, which counts as no step, and says so; nothing is deleted."""
+
   def rename():
     aside = os.path.join(str(folder), f"damaged-{step}")
     while os.path.exists(aside):
@@ -209,7 +232,11 @@ def set_aside(folder, step, why):
 
   aside = processes.told(rename, "damaged checkpoint")
   good = agreed_latest_step(folder)
-  print(f"  {why}; set aside as {aside}, going on from " + (f"step {good}" if good is not None else "the start"), flush=True)
+  print(
+    f"  {why}; set aside as {aside}, going on from "
+    + (f"step {good}" if good is not None else "the start"),
+    flush=True,
+  )
 
 
 def restore_params(folder, step=None):
@@ -220,7 +247,9 @@ def restore_params(folder, step=None):
 
 def unflatten_like(like, leaves):
   """Puts a dict of leaves by key path back into the structure of `like`."""
-  return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in tree_files.flat_leaves(like)])
+  return jax.tree.unflatten(
+    jax.tree.structure(like), [leaves[name] for name in tree_files.flat_leaves(like)]
+  )
 
 
 def differences(expected, got):
@@ -228,10 +257,15 @@ def differences(expected, got):
 
   Both map a leaf's name to (shape, dtype name).
   """
-  lines = [f"missing {name} {_spell(expected[name])}" for name in sorted(expected.keys() - got.keys())]
+  lines = [
+    f"missing {name} {_spell(expected[name])}" for name in sorted(expected.keys() - got.keys())
+  ]
   lines += [f"extra {name} {_spell(got[name])}" for name in sorted(got.keys() - expected.keys())]
-  lines += [f"mis-shaped {name} expected {_spell(expected[name])} got {_spell(got[name])}"
-            for name in sorted(expected.keys() & got.keys()) if expected[name] != got[name]]
+  lines += [
+    f"mis-shaped {name} expected {_spell(expected[name])} got {_spell(got[name])}"
+    for name in sorted(expected.keys() & got.keys())
+    if expected[name] != got[name]
+  ]
   return lines
 
 
@@ -256,10 +290,19 @@ def _check_like(folder, leaves, like):
   got = {}
   for tree_name in _TREES:
     if like.get(tree_name) is not None:
-      expected.update({f"{tree_name}/{name}": (tuple(leaf.shape), leaf.dtype.name)
-                       for name, leaf in tree_files.flat_leaves(like[tree_name]).items()})
-      got.update({name: spec for name, spec in leaf_specs(leaves).items()
-                  if name.startswith(f"{tree_name}/")})
+      expected.update(
+        {
+          f"{tree_name}/{name}": (tuple(leaf.shape), leaf.dtype.name)
+          for name, leaf in tree_files.flat_leaves(like[tree_name]).items()
+        }
+      )
+      got.update(
+        {
+          name: spec
+          for name, spec in leaf_specs(leaves).items()
+          if name.startswith(f"{tree_name}/")
+        }
+      )
   lines = differences(expected, got)
   if lines:
     raise UserError(f"{folder}: checkpoint of another model: {'; '.join(lines)}")
@@ -271,8 +314,11 @@ def _steps(folder):
     names = os.listdir(folder)
   except (FileNotFoundError, NotADirectoryError):
     return []
-  return sorted(int(name) for name in names
-                if name.isdecimal() and os.path.exists(os.path.join(str(folder), name, MANIFEST)))
+  return sorted(
+    int(name)
+    for name in names
+    if name.isdecimal() and os.path.exists(os.path.join(str(folder), name, MANIFEST))
+  )
 
 
 def _remove_unfinished(folder):
@@ -299,8 +345,9 @@ def _whole_or_absent(temporary, target):
     reason = _disk_error(error)
     if reason is None or isinstance(error, UserError):
       raise
-    raise UserError(f"{target}: the checkpoint could not be saved: {reason}; "
-                    "free space or choose another folder") from error
+    raise UserError(
+      f"{target}: the checkpoint could not be saved: {reason}; free space or choose another folder"
+    ) from error
   except BaseException:  # an interrupt must leave nothing either
     shutil.rmtree(temporary, ignore_errors=True)
     raise

@@ -35,6 +35,7 @@ class Lazy:
 
   With `blocks`, that is called in its place: it gives the array as a series of arrays in C order, one in memory at a time.
   """
+
   shape: tuple
   dtype: object
   read: Callable | None
@@ -60,17 +61,39 @@ def write_tree(folder, tree_name, tree):
 
 def read_tree(folder, tree_name, leaves):
   """Reads a whole tree as numpy arrays and verifies it; {} where the checkpoint has none."""
-  names = [name.removeprefix(f"{tree_name}/") for name in leaves if name.startswith(f"{tree_name}/")]
+  names = [
+    name.removeprefix(f"{tree_name}/") for name in leaves if name.startswith(f"{tree_name}/")
+  ]
   if not names:
     return {}
   known = {name: leaves[f"{tree_name}/{name}"] for name in names}
-  plain = [name for name in names if "parts" not in known[name] and leaf_files.is_plain(
-      _leaf_path(folder, f"{tree_name}/{name}"), known[name]["shape"], known[name]["dtype"])]
+  plain = [
+    name
+    for name in names
+    if "parts" not in known[name]
+    and leaf_files.is_plain(
+      _leaf_path(folder, f"{tree_name}/{name}"), known[name]["shape"], known[name]["dtype"]
+    )
+  ]
   others = [name for name in names if name not in set(plain)]
-  values = flat_leaves(_orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(others, 0)))) if others else {}
-  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:  # reading and hashing release the interpreter lock
-    values.update(zip(plain, pool.map(lambda name: _read_plain(folder, f"{tree_name}/{name}", known[name]), plain)))
-    list(pool.map(lambda name: _verify(folder, f"{tree_name}/{name}", values[name], known[name]), names))
+  values = (
+    flat_leaves(_orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(others, 0))))
+    if others
+    else {}
+  )
+  with concurrent.futures.ThreadPoolExecutor(
+    _READERS
+  ) as pool:  # reading and hashing release the interpreter lock
+    values.update(
+      zip(
+        plain, pool.map(lambda name: _read_plain(folder, f"{tree_name}/{name}", known[name]), plain)
+      )
+    )
+    list(
+      pool.map(
+        lambda name: _verify(folder, f"{tree_name}/{name}", values[name], known[name]), names
+      )
+    )
   return nested({name: values[name] for name in names})
 
 
@@ -145,16 +168,33 @@ def _write_parts(folder, tree_name, tree):
       for name, of_process in json.load(file).items():
         found.setdefault(name, []).extend(of_process)
     os.unlink(path)
-  return {f"{tree_name}/{name}": {"digest": _joint_digest(found[name]), "shape": list(leaf.shape), "dtype": leaf.dtype.name,
-                                  "parts": sorted(found[name])} for name, leaf in flat_leaves(tree).items()}
+  return {
+    f"{tree_name}/{name}": {
+      "digest": _joint_digest(found[name]),
+      "shape": list(leaf.shape),
+      "dtype": leaf.dtype.name,
+      "parts": sorted(found[name]),
+    }
+    for name, leaf in flat_leaves(tree).items()
+  }
 
 
 def _parts(leaf):
   """[[start, end] of each dimension, digest] of each part of an array that this process writes: every part is one process's."""
   if not _is_cut(leaf):
-    return [[[[0, size] for size in leaf.shape], leaf_files.digest(leaf)]] if processes.is_first() else []
-  return [[[list(cut.indices(size)[:2]) for cut, size in zip(shard.index, leaf.shape)], leaf_files.digest(shard.data)]
-          for shard in leaf.addressable_shards if shard.replica_id == 0]
+    return (
+      [[[[0, size] for size in leaf.shape], leaf_files.digest(leaf)]]
+      if processes.is_first()
+      else []
+    )
+  return [
+    [
+      [list(cut.indices(size)[:2]) for cut, size in zip(shard.index, leaf.shape)],
+      leaf_files.digest(shard.data),
+    ]
+    for shard in leaf.addressable_shards
+    if shard.replica_id == 0
+  ]
 
 
 def _joint_digest(parts):
@@ -171,10 +211,14 @@ def _orbax(alone=True, **options):
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   me = processes.number()
-  among = ocp.options.MultiprocessingOptions(*((me, {me}) if alone and processes.count() > 1 else ()))
+  among = ocp.options.MultiprocessingOptions(
+    *((me, {me}) if alone and processes.count() > 1 else ())
+  )
   try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=among, **options),
-                          multiprocessing_options=among) as checkpointer:
+    with ocp.Checkpointer(
+      ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=among, **options),
+      multiprocessing_options=among,
+    ) as checkpointer:
       yield checkpointer
   finally:
     logging.set_verbosity(before)
@@ -192,24 +236,35 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
       await info.await_path_creation()
       blocks = value.blocks() if value.blocks else map(np.asarray, [value.read()])
       self._written[info.name] = {
-          "digest": leaf_files.write(os.path.join(info.parent_dir, info.name), value.shape, value.dtype, blocks),
-          "shape": list(value.shape), "dtype": np.dtype(value.dtype).name}
+        "digest": leaf_files.write(
+          os.path.join(info.parent_dir, info.name), value.shape, value.dtype, blocks
+        ),
+        "shape": list(value.shape),
+        "dtype": np.dtype(value.dtype).name,
+      }
     return []
 
 
 def _lazy(leaf):
   if isinstance(leaf, Lazy):
     return leaf
-  return Lazy(tuple(np.shape(leaf)), np.dtype(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype),
-              lambda: np.asarray(leaf))
+  return Lazy(
+    tuple(np.shape(leaf)),
+    np.dtype(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype),
+    lambda: np.asarray(leaf),
+  )
 
 
 def _read_plain(folder, name, leaf):
   try:
-    (array,) = leaf_files.read(_leaf_path(folder, name), leaf["shape"], leaf["dtype"], [math.prod(leaf["shape"])])
+    (array,) = leaf_files.read(
+      _leaf_path(folder, name), leaf["shape"], leaf["dtype"], [math.prod(leaf["shape"])]
+    )
   except OSError as error:
-    raise Damaged(f"{_leaf_path(folder, name)}: the checkpoint cannot be read: {error}; restore it from a copy or "
-                  "remove this step to use the one before") from error
+    raise Damaged(
+      f"{_leaf_path(folder, name)}: the checkpoint cannot be read: {error}; restore it from a copy or "
+      "remove this step to use the one before"
+    ) from error
   return array.reshape(leaf["shape"])
 
 
@@ -218,12 +273,18 @@ def _orbax_restore(path, tree):
   arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
   try:
     with _orbax() as checkpointer:
-      return checkpointer.restore(os.path.abspath(path), args=ocp.args.PyTreeRestore(
-          item=tree, restore_args=arguments, partial_restore=True))
-  except Exception as error:  # orbax and tensorstore raise errors of many types for a damaged folder
+      return checkpointer.restore(
+        os.path.abspath(path),
+        args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True),
+      )
+  except (
+    Exception
+  ) as error:  # orbax and tensorstore raise errors of many types for a damaged folder
     reason = " ".join(str(error).split())[:300]
-    raise Damaged(f"{path}: the checkpoint cannot be read: {reason}; restore it from a copy or "
-                  "remove this step to use the one before") from error
+    raise Damaged(
+      f"{path}: the checkpoint cannot be read: {reason}; restore it from a copy or "
+      "remove this step to use the one before"
+    ) from error
 
 
 def _verify(folder, name, value, leaf):
@@ -231,11 +292,15 @@ def _verify(folder, name, value, leaf):
   if parts is None:
     found = leaf_files.digest_of_blocks(value.dtype, value.shape, [value], leaf["digest"])
   else:
-    found = _joint_digest([[cut, leaf_files.digest(value[tuple(slice(*ends) for ends in cut)])] for cut, _ in parts])
+    found = _joint_digest(
+      [[cut, leaf_files.digest(value[tuple(slice(*ends) for ends in cut)])] for cut, _ in parts]
+    )
   _check_digest(folder, name, found, leaf)
 
 
 def _check_digest(folder, name, found, leaf):
   if found != leaf["digest"]:
-    raise Damaged(f"{folder}: the data of leaf {name} are damaged (their digest is not the one of the "
-                  "manifest); restore it from a copy or remove this step to use the one before")
+    raise Damaged(
+      f"{folder}: the data of leaf {name} are damaged (their digest is not the one of the "
+      "manifest); restore it from a copy or remove this step to use the one before"
+    )

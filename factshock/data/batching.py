@@ -6,8 +6,8 @@ import numpy as np
 
 _LONGEST_ROW = 256  # tokens of a packed row, unless an example is longer
 _SHAPES = 6  # that a run's packed batches may have, as each is compiled,
-_GAIN = .005  # and the share of positions that one more has to save
-_ROOM = np.arange(.94, 1.3, .02)  # tokens of a side over its mean that shapes are tried with
+_GAIN = 0.005  # and the share of positions that one more has to save
+_ROOM = np.arange(0.94, 1.3, 0.02)  # tokens of a side over its mean that shapes are tried with
 
 
 def bucket(length):
@@ -21,15 +21,22 @@ def bucket(length):
 
 # The sides of an example: the field that tells its length, that one's padding, all fields of the side, and
 # the name of the segments.
-_SOFT = ("answer_tokens", "answer_shares", "answer_shifts")  # of data/soft_labels.py, where they are given
-_ENCODER_DECODER = (("inputs", 0, ("inputs",), "input_segments"),
-                    ("targets", 0, ("targets", "weights", *_SOFT), "target_segments"))
+_SOFT = (
+  "answer_tokens",
+  "answer_shares",
+  "answer_shifts",
+)  # of data/soft_labels.py, where they are given
+_ENCODER_DECODER = (
+  ("inputs", 0, ("inputs",), "input_segments"),
+  ("targets", 0, ("targets", "weights", *_SOFT), "target_segments"),
+)
 _DECODER = (("tokens", -1, ("tokens", "weights", *_SOFT), "segments"),)
 
 
 class Shapes(NamedTuple):
   """Shapes of packed batches, the smallest first, each (rows, tokens of a row of each side); and by how many rows the last grows where
   all are too small."""
+
   each: tuple
   step: int
 
@@ -43,7 +50,11 @@ class Shapes(NamedTuple):
           return rows, lengths, found
     rows, lengths = self.each[-1]
     found = fit(size_BxE, lengths)
-    return rows + max(0, -(-(int(found[0].max(initial=-1)) + 1 - rows) // self.step)) * self.step, lengths, found
+    return (
+      rows + max(0, -(-(int(found[0].max(initial=-1)) + 1 - rows) // self.step)) * self.step,
+      lengths,
+      found,
+    )
 
 
 def plan_shapes(batches, multiple=1):
@@ -56,10 +67,17 @@ def plan_shapes(batches, multiple=1):
   """
   sides = _sides(batches[0])
   sizes = [_sizes(batch, sides) for batch in batches]
-  widths = [batches[0][name].shape[1] for name, _, _, _ in sides]  # what no example of the run is longer than, seen here or not
+  widths = [
+    batches[0][name].shape[1] for name, _, _, _ in sides
+  ]  # what no example of the run is longer than, seen here or not
   tried = _tried(sizes, widths, multiple)
   places_C = np.array([rows * sum(lengths) for rows, lengths in tried], float)
-  cost_CxB = np.array([[places if _holds(shape, size_BxE) else np.inf for size_BxE in sizes] for shape, places in zip(tried, places_C)])
+  cost_CxB = np.array(
+    [
+      [places if _holds(shape, size_BxE) else np.inf for size_BxE in sizes]
+      for shape, places in zip(tried, places_C)
+    ]
+  )
   chosen = [int(np.argmin(cost_CxB.max(axis=1)))]
   best_B = cost_CxB[chosen[0]]
   while len(chosen) < _SHAPES:
@@ -81,17 +99,24 @@ def _tried(sizes, widths, multiple):
   most = max(1, -(-fullest // multiple))
   least = min(most, max(1, -(-int(np.ceil(means.max() / longest)) // multiple)))
   found = {(multiple * most, widths): None}
-  for rows in (multiple * np.unique(np.geomspace(least, most, _SHAPES).round().astype(int))).tolist():
+  for rows in (
+    multiple * np.unique(np.geomspace(least, most, _SHAPES).round().astype(int))
+  ).tolist():
     for room in _ROOM:
       lengths = tuple(max(width, _fours(room * mean / rows)) for width, mean in zip(widths, means))
       for more in (0, 4, 8) if len(lengths) > 1 else (0,):
-        found |= {(rows, (lengths[0] + more, *lengths[1:])): None, (rows, (*lengths[:-1], lengths[-1] + more)): None}
+        found |= {
+          (rows, (lengths[0] + more, *lengths[1:])): None,
+          (rows, (*lengths[:-1], lengths[-1] + more)): None,
+        }
   return [shape for shape in found if max(shape[1]) <= longest + 8]
 
 
 def _holds(shape, size_BxE):
   rows, lengths = shape
-  return (size_BxE.sum(axis=0) <= rows * np.asarray(lengths)).all() and fit(size_BxE, lengths)[0].max(initial=-1) < rows
+  return (size_BxE.sum(axis=0) <= rows * np.asarray(lengths)).all() and fit(size_BxE, lengths)[
+    0
+  ].max(initial=-1) < rows
 
 
 def _fours(length):
@@ -119,7 +144,9 @@ def pack_batch(batch, shapes=None):
     example, column = np.nonzero(np.arange(length)[None] < size_BxE[:, side, None])
     place = row_B[example], start_BxE[example, side] + column
     for name in (name for name in names if name in batch):
-      packed[name] = np.full((rows, length, *batch[name].shape[2:]), pad if name == first else 0, batch[name].dtype)
+      packed[name] = np.full(
+        (rows, length, *batch[name].shape[2:]), pad if name == first else 0, batch[name].dtype
+      )
       packed[name][place] = batch[name][example, column]
     packed[segments] = np.zeros((rows, length), np.int32)
     packed[segments][place] = segment_B[example]
@@ -132,7 +159,9 @@ def _sides(batch):
 
 def _sizes(batch, sides):
   """How many tokens each example has of each side: [B, E]."""
-  return np.stack([np.count_nonzero(batch[name] != pad, axis=1) for name, pad, _, _ in sides], axis=1)
+  return np.stack(
+    [np.count_nonzero(batch[name] != pad, axis=1) for name, pad, _, _ in sides], axis=1
+  )
 
 
 def fit(size_BxE, capacity):

@@ -15,12 +15,14 @@ _SENTINEL = "<extra_id_"
 
 class Corpus(NamedTuple):
   """Sequence i is `tokens[offsets[i]:offsets[i + 1]]`; tokens of `token_type`, offsets int64, one more than the sequences."""
+
   tokens: np.ndarray
   offsets: np.ndarray
 
 
 class SalientWindows(NamedTuple):
   """Windows that hold a fact, laid out as in Corpus; token spans [n, 2] and the fact's number of each."""
+
   tokens: np.ndarray
   offsets: np.ndarray
   subjects: np.ndarray
@@ -49,8 +51,11 @@ def tokenize_part(texts, tokenizer):
     encoded = [ids for ids in tokenizer.encode_all(kept) if len(ids)]
     lengths += map(len, encoded)
     tokens.append(np.fromiter(itertools.chain.from_iterable(encoded), dtype))
-  return {"tokens": np.concatenate(tokens) if tokens else np.zeros(0, dtype), "lengths": np.asarray(lengths, np.int64),
-          "left_out": np.asarray(left_out)}
+  return {
+    "tokens": np.concatenate(tokens) if tokens else np.zeros(0, dtype),
+    "lengths": np.asarray(lengths, np.int64),
+    "left_out": np.asarray(left_out),
+  }
 
 
 def token_type(tokenizer):
@@ -62,7 +67,10 @@ def join(parts):
   """The Corpus of what `tokenize_part` gave."""
   parts = list(parts)
   say_left_out(sum(int(part["left_out"]) for part in parts))
-  return Corpus(np.concatenate([part["tokens"] for part in parts]), offsets(np.concatenate([part["lengths"] for part in parts])))
+  return Corpus(
+    np.concatenate([part["tokens"] for part in parts]),
+    offsets(np.concatenate([part["lengths"] for part in parts])),
+  )
 
 
 def offsets(lengths):
@@ -119,14 +127,22 @@ def windows_part(texts, prepared):
   seen = collections.defaultdict(set)
   found = []
   for line, fact, subjects, objects in entities.facts_in(texts, search):
-    pieces = len(seen[fact]) < per_fact and facts[fact]["object"] not in facts[fact]["subject"] and _window(line, subjects, objects, words)
+    pieces = (
+      len(seen[fact]) < per_fact
+      and facts[fact]["object"] not in facts[fact]["subject"]
+      and _window(line, subjects, objects, words)
+    )
     if pieces and (text := "".join(pieces[0])) not in seen[fact]:
       seen[fact].add(text)
       found.append((fact, *_tokenize_pieces(*pieces, tokenizer)))
   numbers, sequences, subjects, objects = zip(*found) if found else ((), (), (), ())
-  return {"tokens": np.concatenate([np.zeros(0, np.int32), *sequences]), "lengths": np.array([len(one) for one in sequences], np.int64),
-          "subjects": np.array(subjects, np.int32).reshape(-1, 2), "objects": np.array(objects, np.int32).reshape(-1, 2),
-          "facts": np.array(numbers, np.int64)}
+  return {
+    "tokens": np.concatenate([np.zeros(0, np.int32), *sequences]),
+    "lengths": np.array([len(one) for one in sequences], np.int64),
+    "subjects": np.array(subjects, np.int32).reshape(-1, 2),
+    "objects": np.array(objects, np.int32).reshape(-1, 2),
+    "facts": np.array(numbers, np.int64),
+  }
 
 
 def join_windows(parts, facts, per_fact):
@@ -137,20 +153,31 @@ def join_windows(parts, facts, per_fact):
   seen = collections.defaultdict(set)
   kept = []
   for number, fact in enumerate(joined["facts"].tolist()):
-    text = joined["tokens"][ends[number]:ends[number + 1]].tobytes()
+    text = joined["tokens"][ends[number] : ends[number + 1]].tobytes()
     if len(seen[fact]) < per_fact and text not in seen[fact]:
       seen[fact].add(text)
       kept.append(number)
   if not kept:
-    raise UserError(f"no text names the subject and the object of one of {len(facts)} facts; "
-                    "check that the corpus and the facts belong together")
-  tokens = np.concatenate([joined["tokens"][ends[number]:ends[number + 1]] for number in kept])
-  return SalientWindows(tokens, offsets(joined["lengths"][kept]), *(joined[name][kept] for name in ("subjects", "objects", "facts")))
+    raise UserError(
+      f"no text names the subject and the object of one of {len(facts)} facts; "
+      "check that the corpus and the facts belong together"
+    )
+  tokens = np.concatenate([joined["tokens"][ends[number] : ends[number + 1]] for number in kept])
+  return SalientWindows(
+    tokens,
+    offsets(joined["lengths"][kept]),
+    *(joined[name][kept] for name in ("subjects", "objects", "facts")),
+  )
 
 
 def _window(line, subjects, objects, words):
   """(five pieces of a text around two names, is the subject first), or None where no window holds them."""
-  pairs = [(first, second) for first in subjects for second in objects if first[1] <= second[0] or second[1] <= first[0]]
+  pairs = [
+    (first, second)
+    for first in subjects
+    for second in objects
+    if first[1] <= second[0] or second[1] <= first[0]
+  ]
   if not pairs:
     return None
   nearest = min(pairs, key=lambda pair: max(pair[0][1], pair[1][1]) - min(pair[0][0], pair[1][0]))

@@ -25,8 +25,14 @@ def tokenized(pattern, tokenizer, folder):
   plan = documents.parts(pattern)
   home = _home(folder, pattern, plan, f"tokens {tokenizer.digest}")
   if not _is_made(home):
-    made = lambda: corpus_shards.results(plan, f"{home}.parts", tokenizer.digest, corpora.tokenize_part, functools.partial(_same, tokenizer),
-                                 "tokenizing")
+    made = lambda: corpus_shards.results(
+      plan,
+      f"{home}.parts",
+      tokenizer.digest,
+      corpora.tokenize_part,
+      functools.partial(_same, tokenizer),
+      "tokenizing",
+    )
     sizes = []
     left_out = 0
     for part in made():  # lengths first: the tokens of all parts are more than memory may hold
@@ -38,12 +44,26 @@ def tokenized(pattern, tokenizer, folder):
       np.save(file, ends)
     with files.writing(os.path.join(home, "tokens.npy"), binary=True) as file:
       dtype = np.dtype(corpora.token_type(tokenizer))
-      np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (int(ends[-1]),)})
+      np.lib.format.write_array_header_1_0(
+        file, {"descr": dtype.str, "fortran_order": False, "shape": (int(ends[-1]),)}
+      )
       for part in made():
         file.write(part["tokens"].tobytes())
-    _finish(home, {"corpus": pattern, "sequences": len(ends) - 1, "tokens": int(ends[-1]), "left_out": left_out})
-  corpus = corpora.Corpus(*(np.load(os.path.join(home, f"{name}.npy"), mmap_mode="r") for name in ("tokens", "offsets")))
-  print(f"  {len(corpus.offsets) - 1:,} sequences, {len(corpus.tokens):,} tokens: {home}", flush=True)
+    _finish(
+      home,
+      {
+        "corpus": pattern,
+        "sequences": len(ends) - 1,
+        "tokens": int(ends[-1]),
+        "left_out": left_out,
+      },
+    )
+  corpus = corpora.Corpus(
+    *(np.load(os.path.join(home, f"{name}.npy"), mmap_mode="r") for name in ("tokens", "offsets"))
+  )
+  print(
+    f"  {len(corpus.offsets) - 1:,} sequences, {len(corpus.tokens):,} tokens: {home}", flush=True
+  )
   return corpus
 
 
@@ -60,12 +80,25 @@ def salient_windows(pattern, facts, tokenizer, folder, *, words, per_fact):
   path = os.path.join(home, "windows.npz")
   if not _is_made(home):
     found = corpora.join_windows(
-        map(dict, corpus_shards.results(plan, f"{home}.parts", key, corpora.windows_part,
-                      functools.partial(corpora.prepare_windows, facts, tokenizer, words, per_fact), "finding facts in text")),
-        facts, per_fact)
+      map(
+        dict,
+        corpus_shards.results(
+          plan,
+          f"{home}.parts",
+          key,
+          corpora.windows_part,
+          functools.partial(corpora.prepare_windows, facts, tokenizer, words, per_fact),
+          "finding facts in text",
+        ),
+      ),
+      facts,
+      per_fact,
+    )
     with files.writing(path, binary=True) as file:
       np.savez(file, **found._asdict())
-    _finish(home, {"corpus": pattern, "windows": len(found.facts), "facts": len(np.unique(found.facts))})
+    _finish(
+      home, {"corpus": pattern, "windows": len(found.facts), "facts": len(np.unique(found.facts))}
+    )
   with np.load(path) as arrays:
     return corpora.SalientWindows(*(arrays[name] for name in corpora.SalientWindows._fields))
 

@@ -27,15 +27,21 @@ def encode_example(tokenizer, prompt, answer):
   """
   before = encode_prompt(tokenizer, prompt)
   answered = tokenizer.encode_continuation(prompt, answer) + [tokenizer.eos]
-  return {"tokens": np.asarray(before + answered, np.int32),
-          "weights": np.asarray([0] * len(before) + [1] * len(answered), np.float32)}
+  return {
+    "tokens": np.asarray(before + answered, np.int32),
+    "weights": np.asarray([0] * len(before) + [1] * len(answered), np.float32),
+  }
 
 
 def qa_source(examples, loss_weight=1.0, name="qa"):
   """A mixture source of examples from `encode_example`."""
   if not examples:
-    raise UserError(f"source {name!r}: expected at least one example, got none; check the finetuning facts")
-  return mixture.Source(name, len(examples), functools.partial(_prepare_examples, examples, name), loss_weight)
+    raise UserError(
+      f"source {name!r}: expected at least one example, got none; check the finetuning facts"
+    )
+  return mixture.Source(
+    name, len(examples), functools.partial(_prepare_examples, examples, name), loss_weight
+  )
 
 
 def _prepare_examples(examples, name, input_length, target_length):
@@ -45,8 +51,10 @@ def _prepare_examples(examples, name, input_length, target_length):
   for row, example in enumerate(examples):
     got = len(example["tokens"])
     if got > length:
-      raise UserError(f"source {name!r}, example {row}: expected at most {length} tokens, got {got}; raise "
-                      "input_length")
+      raise UserError(
+        f"source {name!r}, example {row}: expected at most {length} tokens, got {got}; raise "
+        "input_length"
+      )
     tokens[row, :got], weights[row, :got] = example["tokens"], example["weights"]
   return lambda rows_B, keys_B: {"tokens": tokens[rows_B], "weights": weights[rows_B]}
 
@@ -57,8 +65,12 @@ def text_source(corpus, tokenizer, loss_weight=1.0, name="corpus"):
   Sequences longer than a row are cut to it, each time at a place drawn anew, without an EOS where not at the end.
   """
   if not len(corpus.offsets) > 1:
-    raise UserError(f"source {name!r}: expected at least one line of text, got none; check the corpus")
-  return mixture.Source(name, len(corpus.offsets) - 1, functools.partial(_prepare_text, corpus, tokenizer), loss_weight)
+    raise UserError(
+      f"source {name!r}: expected at least one line of text, got none; check the corpus"
+    )
+  return mixture.Source(
+    name, len(corpus.offsets) - 1, functools.partial(_prepare_text, corpus, tokenizer), loss_weight
+  )
 
 
 def _prepare_text(corpus, tokenizer, input_length, target_length):
@@ -69,17 +81,23 @@ def _prepare_text(corpus, tokenizer, input_length, target_length):
     offset_B = corpus.offsets[rows_B]
     total_B = corpus.offsets[rows_B + 1] - offset_B + 1  # EOS counts
     size_B = np.minimum(total_B, room)
-    start_B = span_corruption.scale(span_corruption.draw(keys_B, 1, stream=3)[:, 0], total_B - size_B + 1)
+    start_B = span_corruption.scale(
+      span_corruption.draw(keys_B, 1, stream=3)[:, 0], total_B - size_B + 1
+    )
     place = start_B[:, None] + np.arange(room)[None]
-    tokens = corpus.tokens[np.minimum(offset_B[:, None] + place, len(corpus.tokens) - 1)].astype(np.int32)
+    tokens = corpus.tokens[np.minimum(offset_B[:, None] + place, len(corpus.tokens) - 1)].astype(
+      np.int32
+    )
     tokens = np.where(place == total_B[:, None] - 1, tokenizer.eos, tokens)
     inside = np.arange(room)[None] < size_B[:, None]
     tokens = np.where(inside, tokens, PAD).astype(np.int32)
     if not first:  # nothing predicts the first token
       return {"tokens": tokens, "weights": (inside & (np.arange(room) > 0)).astype(np.float32)}
     opening = np.full((len(rows_B), 1), first[0], np.int32)
-    return {"tokens": np.concatenate([opening, tokens], axis=1),
-            "weights": np.concatenate([np.zeros(opening.shape), inside], axis=1).astype(np.float32)}
+    return {
+      "tokens": np.concatenate([opening, tokens], axis=1),
+      "weights": np.concatenate([np.zeros(opening.shape), inside], axis=1).astype(np.float32),
+    }
 
   return make
 

@@ -28,6 +28,7 @@ class Source:
   a dict of `inputs` [B, input_length] and `targets` [B, target_length] (for a decoder-only model of `tokens` and
   `weights` [B, input_length + target_length]). `loss_weight` multiplies the batch's weights: with 0
   the examples are in the batch but teach nothing."""
+
   name: str
   size: int
   prepare: Callable
@@ -37,8 +38,12 @@ class Source:
 def qa_source(examples, loss_weight=1.0, name="qa"):
   """A source of ready examples (dicts of `inputs` and `targets`, EOS-ended, unpadded; `weights` of the targets in all or none)."""
   if not examples:
-    raise UserError(f"source {name!r}: expected at least one example, got none; check the finetuning facts")
-  return Source(name, len(examples), functools.partial(_prepare_examples, examples, name), loss_weight)
+    raise UserError(
+      f"source {name!r}: expected at least one example, got none; check the finetuning facts"
+    )
+  return Source(
+    name, len(examples), functools.partial(_prepare_examples, examples, name), loss_weight
+  )
 
 
 def _prepare_examples(examples, name, input_length, target_length):
@@ -48,14 +53,16 @@ def _prepare_examples(examples, name, input_length, target_length):
   for row, example in enumerate(examples):
     got = len(example["inputs"]), len(example["targets"])
     if got[0] > input_length or got[1] > target_length:
-      raise UserError(f"source {name!r}, example {row}: expected at most {input_length} input and "
-                      f"{target_length} target tokens, got {got[0]} and {got[1]}; raise these lengths")
-    inputs[row, :got[0]], targets[row, :got[1]] = example["inputs"], example["targets"]
+      raise UserError(
+        f"source {name!r}, example {row}: expected at most {input_length} input and "
+        f"{target_length} target tokens, got {got[0]} and {got[1]}; raise these lengths"
+      )
+    inputs[row, : got[0]], targets[row, : got[1]] = example["inputs"], example["targets"]
   arrays = {"inputs": inputs, "targets": targets}
   if "weights" in examples[0]:
     arrays["weights"] = np.zeros(targets.shape, np.float32)
     for row, example in enumerate(examples):
-      arrays["weights"][row, :len(example["weights"])] = example["weights"]
+      arrays["weights"][row, : len(example["weights"])] = example["weights"]
   return lambda rows_B, keys_B: {name: array[rows_B] for name, array in arrays.items()}
 
 
@@ -63,25 +70,41 @@ def _fields(inputs_and_targets):
   return dict(zip(("inputs", "targets"), inputs_and_targets))
 
 
-def span_source(corpus, tokenizer, *, noise_density=.15, mean_span_length=3., roll=False, loss_weight=1.0,
-                name="corpus"):
+def span_source(
+  corpus,
+  tokenizer,
+  *,
+  noise_density=0.15,
+  mean_span_length=3.0,
+  roll=False,
+  loss_weight=1.0,
+  name="corpus",
+):
   """A source of span-corrupted sequences of a corpus, masked anew each time; sequences are cut to what fits.
 
   `roll` lets spans start anywhere, as short sequences need (`span_corruption.noise_spans`).
   """
   if not len(corpus.offsets) > 1:
-    raise UserError(f"source {name!r}: expected at least one line of text, got none; check the corpus")
+    raise UserError(
+      f"source {name!r}: expected at least one line of text, got none; check the corpus"
+    )
   options = {"noise_density": noise_density, "mean_span_length": mean_span_length, "roll": roll}
-  return Source(name, len(corpus.offsets) - 1,
-                functools.partial(_prepare_spans, corpus, tokenizer, options, name), loss_weight)
+  return Source(
+    name,
+    len(corpus.offsets) - 1,
+    functools.partial(_prepare_spans, corpus, tokenizer, options, name),
+    loss_weight,
+  )
 
 
 def _most_tokens(options, name, input_length, target_length):
   """The most raw tokens whose corrupted form fits; a UserError where not even two do."""
   most = span_corruption.raw_length(input_length, target_length=target_length, **options)
   if most < 2:
-    raise UserError(f"source {name!r}: expected lengths that hold at least 2 corrupted tokens, got "
-                    f"input_length {input_length} and target_length {target_length}; raise them")
+    raise UserError(
+      f"source {name!r}: expected lengths that hold at least 2 corrupted tokens, got "
+      f"input_length {input_length} and target_length {target_length}; raise them"
+    )
   return most
 
 
@@ -89,24 +112,46 @@ def _prepare_spans(corpus, tokenizer, options, name, input_length, target_length
   """The function that gathers rows of the corpus and corrupts them to the lengths given."""
   most = _most_tokens(options, name, input_length, target_length)
   longest = min(most, int(np.diff(corpus.offsets).max()))
-  spans = int(span_corruption.noise_counts(longest, options["noise_density"], options["mean_span_length"])[1])
+  spans = int(
+    span_corruption.noise_counts(longest, options["noise_density"], options["mean_span_length"])[1]
+  )
   if spans >= tokenizer.sentinels:
-    raise UserError(f"source {name!r}: expected fewer noise spans than the tokenizer's {tokenizer.sentinels} "
-                    f"sentinels, got {spans} in {longest} tokens; lower input_length or add sentinels")
+    raise UserError(
+      f"source {name!r}: expected fewer noise spans than the tokenizer's {tokenizer.sentinels} "
+      f"sentinels, got {spans} in {longest} tokens; lower input_length or add sentinels"
+    )
 
   def make(rows_B, keys_B):
     starts_B = corpus.offsets[rows_B]
     lengths_B = np.minimum(corpus.offsets[rows_B + 1] - starts_B, most)
-    return _fields(span_corruption.corrupt(
-        _gather(corpus.tokens, starts_B, lengths_B), lengths_B, keys_B, **options,
-        sentinel0=tokenizer.sentinel(0), eos=tokenizer.eos, sentinels=tokenizer.sentinels,
-        input_length=input_length, target_length=target_length))
+    return _fields(
+      span_corruption.corrupt(
+        _gather(corpus.tokens, starts_B, lengths_B),
+        lengths_B,
+        keys_B,
+        **options,
+        sentinel0=tokenizer.sentinel(0),
+        eos=tokenizer.eos,
+        sentinels=tokenizer.sentinels,
+        input_length=input_length,
+        target_length=target_length,
+      )
+    )
 
   return make
 
 
-def salient_source(windows, tokenizer, *, object_share=.6, subject_share=.1, noise_density=.15,
-                   mean_span_length=3., loss_weight=1.0, name="salient"):
+def salient_source(
+  windows,
+  tokenizer,
+  *,
+  object_share=0.6,
+  subject_share=0.1,
+  noise_density=0.15,
+  mean_span_length=3.0,
+  loss_weight=1.0,
+  name="salient",
+):
   """A source of windows around facts (`corpora.salient_windows`), masked and cropped anew each time.
 
   The object is masked with probability `object_share`, the subject with `subject_share`, else
@@ -115,7 +160,9 @@ def salient_source(windows, tokenizer, *, object_share=.6, subject_share=.1, noi
   been masked by name; how many there are is printed. (Guu et al. 2020, REALM, mask salient spans only.)
   """
   if not 0 <= object_share + subject_share <= 1 or min(object_share, subject_share) < 0:
-    raise ValueError(f"expected shares that add up to at most 1, got {object_share} and {subject_share}")
+    raise ValueError(
+      f"expected shares that add up to at most 1, got {object_share} and {subject_share}"
+    )
   options = {"noise_density": noise_density, "mean_span_length": mean_span_length, "roll": True}
   shares = object_share, subject_share
   prepare = functools.partial(_prepare_salient, windows, tokenizer, options, shares, name)
@@ -143,12 +190,23 @@ def _prepare_salient(windows, tokenizer, options, shares, name, input_length, ta
     named = (kind < 2) & fits_nx2[rows_B, np.minimum(kind, 1)]
     span_Bx2 = spans_nx2x2[rows_B, np.minimum(kind, 1)] - start[:, None]
     place = np.arange(int(lengths.max()))[None]
-    mask = np.where(named[:, None], (place >= span_Bx2[:, :1]) & (place < span_Bx2[:, 1:]),
-                    span_corruption.noise_mask(lengths, keys_B, **options, width=place.shape[1]))
-    return _fields(span_corruption.apply_mask(
-        _gather(windows.tokens, windows.offsets[rows_B] + start, lengths), lengths, mask,
-        sentinel0=tokenizer.sentinel(0), eos=tokenizer.eos, sentinels=tokenizer.sentinels,
-        input_length=input_length, target_length=target_length))
+    mask = np.where(
+      named[:, None],
+      (place >= span_Bx2[:, :1]) & (place < span_Bx2[:, 1:]),
+      span_corruption.noise_mask(lengths, keys_B, **options, width=place.shape[1]),
+    )
+    return _fields(
+      span_corruption.apply_mask(
+        _gather(windows.tokens, windows.offsets[rows_B] + start, lengths),
+        lengths,
+        mask,
+        sentinel0=tokenizer.sentinel(0),
+        eos=tokenizer.eos,
+        sentinels=tokenizer.sentinels,
+        input_length=input_length,
+        target_length=target_length,
+      )
+    )
 
   return make
 
@@ -157,8 +215,11 @@ def _say_misfits(name, fits_nx2, input_length, target_length):
   """Prints how many windows have a name that cannot be masked at these lengths, if there are any."""
   misfits = (~fits_nx2).sum(axis=0)
   if misfits.any():
-    print(f"  source {name}: {misfits[0]} objects and {misfits[1]} subjects of {len(fits_nx2)} windows do "
-          f"not fit lengths {input_length} and {target_length}: random spans are masked instead", flush=True)
+    print(
+      f"  source {name}: {misfits[0]} objects and {misfits[1]} subjects of {len(fits_nx2)} windows do "
+      f"not fit lengths {input_length} and {target_length}: random spans are masked instead",
+      flush=True,
+    )
 
 
 def _crop(begin_B, stop_B, total_B, most, random_Bx4):
@@ -173,7 +234,9 @@ def _crop(begin_B, stop_B, total_B, most, random_Bx4):
   end = stop_B + span_corruption.scale(random_Bx4[:, 1], total_B - stop_B + 1)
   excess = np.maximum(end - start - most, 0)
   least = np.minimum(np.maximum(excess - (end - stop_B), 0), begin_B - start)
-  left = least + span_corruption.scale(random_Bx4[:, 2], np.minimum(excess, begin_B - start) - least + 1)
+  left = least + span_corruption.scale(
+    random_Bx4[:, 2], np.minimum(excess, begin_B - start) - least + 1
+  )
   left = np.where(wide, 0, left)
   return start + left, np.minimum(end - start - left, most)
 
@@ -232,7 +295,9 @@ def permute(places_B, size, key):
       mine = number % 2
       other = 1 - number % 2
       shift = span_corruption.mix(halves[other].astype(np.uint64) + random[:, number])
-      halves[mine] = (halves[mine] + (shift % np.uint64(sides[mine])).astype(np.int64)) % sides[mine]
+      halves[mine] = (halves[mine] + (shift % np.uint64(sides[mine])).astype(np.int64)) % sides[
+        mine
+      ]
     return halves[0] * sides[1] + halves[1]
 
   outside = np.arange(len(rows))
@@ -261,15 +326,23 @@ def make_batch(sources, makers, ratios, batch_size, seed, step, rows_of=np.arang
     rows, passes = permute(place_M, source.size, key)
     part = make(rows, span_corruption.keys(int(key), rows + passes * source.size))
     weights = part["weights"] if "weights" in part else part["targets"] != 0
-    for name, array in {**part, "weights": (weights * source.loss_weight).astype(np.float32)}.items():
-      batch.setdefault(name, np.zeros((len(row_R), *array.shape[1:]), array.dtype))[mine] = array[:len(mine)]
+    for name, array in {
+      **part,
+      "weights": (weights * source.loss_weight).astype(np.float32),
+    }.items():
+      batch.setdefault(name, np.zeros((len(row_R), *array.shape[1:]), array.dtype))[mine] = array[
+        : len(mine)
+      ]
   return batch
 
 
 def _packed(make, row_multiple, rows_of):
   """`make` with packed rows, of the shapes that leave least padding in the first batches."""
   first = make(0)
-  shapes = batching.plan_shapes([first, *(make(step) for step in range(1, max(3, min(16, _PLANNED // len(first["weights"])))))], row_multiple)
+  shapes = batching.plan_shapes(
+    [first, *(make(step) for step in range(1, max(3, min(16, _PLANNED // len(first["weights"])))))],
+    row_multiple,
+  )
 
   def packed(step):
     batch = batching.pack_batch(make(step), shapes)
@@ -285,7 +358,9 @@ class Batches:
   def __init__(self, dataset, identity, start):
 
     self._identity = identity
-    self._iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=3)))
+    self._iterator = iter(
+      dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=3))
+    )
     self._iterator.set_state({"next_index": start})
 
   def __iter__(self):
@@ -302,12 +377,25 @@ class Batches:
     """Goes to where `get_state` was called. UserError where it was called on other data or another order."""
     for name, value in self._identity.items():
       if state.get(name) != value:
-        raise UserError(f"loader state: expected {name} {value!r}, got {state.get(name)!r}: the checkpoint "
-                        "is of other data or settings; restore them, or start anew")
+        raise UserError(
+          f"loader state: expected {name} {value!r}, got {state.get(name)!r}: the checkpoint "
+          "is of other data or settings; restore them, or start anew"
+        )
     self._iterator.set_state({"next_index": int(state["step"])})
 
 
-def batches(sources, ratios, *, batch_size, input_length, target_length, seed, start=0, pack_to=0, rows_of=np.arange):
+def batches(
+  sources,
+  ratios,
+  *,
+  batch_size,
+  input_length,
+  target_length,
+  seed,
+  start=0,
+  pack_to=0,
+  rows_of=np.arange,
+):
   """An endless iterator of batches (dicts of numpy arrays), made ahead in a background thread.
 
   Args:
@@ -331,6 +419,10 @@ def batches(sources, ratios, *, batch_size, input_length, target_length, seed, s
   makers = [source.prepare(input_length, target_length) for source in sources]
   make = functools.partial(make_batch, sources, makers, ratios, batch_size, seed)
   make = _packed(make, pack_to, rows_of) if pack_to else functools.partial(make, rows_of=rows_of)
-  identity = {"sources": ",".join(f"{source.name}:{source.size}" for source in sources),
-              "ratios": ":".join(str(ratio) for ratio in ratios), "batch_size": batch_size, "seed": seed}
+  identity = {
+    "sources": ",".join(f"{source.name}:{source.size}" for source in sources),
+    "ratios": ":".join(str(ratio) for ratio in ratios),
+    "batch_size": batch_size,
+    "seed": seed,
+  }
   return Batches(grain.MapDataset.range(_STEPS).map(make), identity, start)

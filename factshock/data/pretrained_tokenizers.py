@@ -18,6 +18,7 @@ class PretrainedTokenizer:
   size: ids it can give. pad, eos, bos: ids, None where it has none. sentinels: <extra_id_N> there are,
   which descend from the top of the vocabulary, as T5's do; 0 for decoder-only models.
   """
+
   source: str
   family: str
   size: int
@@ -39,14 +40,18 @@ class PretrainedTokenizer:
 
   def encode_all(self, texts):
     """Token ids of each text as by `encode`, in one call: the Rust tokenizers use all cores."""
-    return self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)[
+      "input_ids"
+    ]
 
   def spans(self, text):
     """Where each token of `encode(text)` stands in the text: list of (first character, character after the last).
 
     A token may hold the space before it; several that are bytes of one character stand in one place.
     """
-    return self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+      "offset_mapping"
+    ]
 
   @property
   def digest(self):
@@ -60,19 +65,26 @@ class PretrainedTokenizer:
       UserError: the text is empty, or the tokenizer joins the prompt's end and the text into one token.
     """
     if not text.strip():
-      raise UserError(f"prompt {prompt[-60:]!r}: expected an answer with at least one token, got {text!r}")
+      raise UserError(
+        f"prompt {prompt[-60:]!r}: expected an answer with at least one token, got {text!r}"
+      )
     before = self.encode(prompt)
     both = self.encode(f"{prompt} {text}")
-    if both[:len(before)] != before or len(both) == len(before):
-      raise UserError(f"prompt {prompt[-60:]!r} and answer {text!r}: the tokenizer of {self.source} does not keep "
-                      "them apart; let the prompt end in a mark such as ':'")
-    return both[len(before):]
+    if both[: len(before)] != before or len(both) == len(before):
+      raise UserError(
+        f"prompt {prompt[-60:]!r} and answer {text!r}: the tokenizer of {self.source} does not keep "
+        "them apart; let the prompt end in a mark such as ':'"
+      )
+    return both[len(before) :]
 
   def decode(self, ids):
     """The text of token ids; padding, BOS and EOS are left out, sentinels are not."""
     hidden = (self.pad, self.eos, self.bos)
-    return self._tokenizer.decode([int(token) for token in ids if int(token) not in hidden],
-                                  skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return self._tokenizer.decode(
+      [int(token) for token in ids if int(token) not in hidden],
+      skip_special_tokens=False,
+      clean_up_tokenization_spaces=False,
+    )
 
   def save(self, folder):
     """Writes the tokenizer's own files into a folder, as transformers names them."""
@@ -105,14 +117,25 @@ def load(source, revision=None):
   sentinels = _sentinels(tokenizer, source, size)
   eos = tokenizer.eos_token_id
   if eos is None:
-    raise UserError(f"{source}: expected a tokenizer with an end-of-sequence token, got none; name it in "
-                    "tokenizer_config.json")
+    raise UserError(
+      f"{source}: expected a tokenizer with an end-of-sequence token, got none; name it in "
+      "tokenizer_config.json"
+    )
   pad = tokenizer.pad_token_id
   if sentinels and pad != 0:
-    raise UserError(f"{source}: expected padding with id 0, as T5 has, got {pad}; use the model's own tokenizer")
+    raise UserError(
+      f"{source}: expected padding with id 0, as T5 has, got {pad}; use the model's own tokenizer"
+    )
   # Llama's family has no padding token; padding is then masked and never looked up.
-  return PretrainedTokenizer(str(source), "t5" if sentinels else "llama", size, sentinels, eos, pad,
-                             None if sentinels else tokenizer.bos_token_id)
+  return PretrainedTokenizer(
+    str(source),
+    "t5" if sentinels else "llama",
+    size,
+    sentinels,
+    eos,
+    pad,
+    None if sentinels else tokenizer.bos_token_id,
+  )
 
 
 def is_folder(folder):
@@ -123,24 +146,32 @@ def is_folder(folder):
 def check_fits(tokenizer, vocab_size, source):
   """Raises a UserError where a model of `vocab_size` tokens has none for some of the tokenizer's ids."""
   if tokenizer.size > vocab_size:
-    raise UserError(f"{source}: the tokenizer gives ids up to {tokenizer.size - 1}, the model has {vocab_size} "
-                    "tokens; use the tokenizer the model was trained with")
+    raise UserError(
+      f"{source}: the tokenizer gives ids up to {tokenizer.size - 1}, the model has {vocab_size} "
+      "tokens; use the tokenizer the model was trained with"
+    )
 
 
 def _read(source, revision):
   import transformers
 
   if os.path.exists(source) and not os.path.isdir(source):
-    raise UserError(f"{source}: expected a folder with a tokenizer, got a file; give the model's folder")
+    raise UserError(
+      f"{source}: expected a folder with a tokenizer, got a file; give the model's folder"
+    )
   if not os.path.isdir(source):
     source, _, named = str(source).partition("@")  # "org/name@revision"
     revision = revision or named or None
   try:
-    return transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    return transformers.AutoTokenizer.from_pretrained(
+      source, revision=revision, trust_remote_code=False
+    )
   except (OSError, ValueError, KeyError, TypeError) as error:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    raise UserError(f"{source}: no tokenizer can be read there ({first}); give a folder with tokenizer.json or "
-                    "tokenizer.model, or the id of a model on the hub") from error
+    raise UserError(
+      f"{source}: no tokenizer can be read there ({first}); give a folder with tokenizer.json or "
+      "tokenizer.model, or the id of a model on the hub"
+    ) from error
 
 
 def _sentinels(tokenizer, source, size):
@@ -151,6 +182,8 @@ def _sentinels(tokenizer, source, size):
     count += 1
   wrong = [n for n in range(count) if ids[f"<extra_id_{n}>"] != size - 1 - n]
   if wrong:
-    raise UserError(f"{source}: expected <extra_id_{wrong[0]}> to have id {size - 1 - wrong[0]}, as in T5, got "
-                    f"{ids[f'<extra_id_{wrong[0]}>']}; such a tokenizer is not supported")
+    raise UserError(
+      f"{source}: expected <extra_id_{wrong[0]}> to have id {size - 1 - wrong[0]}, as in T5, got "
+      f"{ids[f'<extra_id_{wrong[0]}>']}; such a tokenizer is not supported"
+    )
   return count

@@ -22,7 +22,9 @@ def prompt_texts(facts, relations, form, decoder_only, shots=0, pool=(), seed=0)
   chosen = [choose_shots(fact, pool, shots, seed) if shots else [] for fact in facts]
   if form in ("letters", "choices"):
     blank = "" if decoder_only else BLANK
-    return [choice_prompt(fact, others, blank, form == "letters") for fact, others in zip(facts, chosen)]
+    return [
+      choice_prompt(fact, others, blank, form == "letters") for fact, others in zip(facts, chosen)
+    ]
   write = answer_prompt if decoder_only else k_shot_prompt
   return [write(fact, relations, others, form) for fact, others in zip(facts, chosen)]
 
@@ -35,8 +37,10 @@ def answer_text(fact, form):
 def _relation(fact, relations):
   """The relation of a fact, or a UserError that names those there are."""
   if fact["relation"] not in relations:
-    raise UserError(f"fact about {fact['subject']!r}: expected a relation of {sorted(relations)}, "
-                    f"got {fact['relation']!r}; add it to the relations file")
+    raise UserError(
+      f"fact about {fact['subject']!r}: expected a relation of {sorted(relations)}, "
+      f"got {fact['relation']!r}; add it to the relations file"
+    )
   return relations[fact["relation"]]
 
 
@@ -44,8 +48,10 @@ def cloze_prompt(fact, relations, template=0):
   """The statement with a blank: "Ada Byron was born in <extra_id_0> ."; `template` counts the statements."""
   statements = _relation(fact, relations)["statements"]
   if not 0 <= template < len(statements):
-    raise UserError(f"relation {fact['relation']!r}: expected a template below {len(statements)}, got "
-                    f"{template}; add statements to the relations file")
+    raise UserError(
+      f"relation {fact['relation']!r}: expected a template below {len(statements)}, got "
+      f"{template}; add statements to the relations file"
+    )
   return relation_files.cloze(statements[template], fact["subject"], BLANK)
 
 
@@ -55,8 +61,10 @@ def question_text(fact, relations):
     return fact["question"]
   questions = _relation(fact, relations).get("questions")
   if not questions:
-    raise UserError(f"relation {fact['relation']!r}: expected `questions` in the relations file, or a "
-                    f"`question` of the fact about {fact['subject']!r}; got neither")
+    raise UserError(
+      f"relation {fact['relation']!r}: expected `questions` in the relations file, or a "
+      f"`question` of the fact about {fact['subject']!r}; got neither"
+    )
   return relation_files.question(questions[0], fact["subject"])
 
 
@@ -72,8 +80,10 @@ def k_shot_prompt(fact, relations, shots, form="question"):
   """
   if form == "cloze":
     templates = [_relation(shot, relations)["statements"][0] for shot in shots]
-    answered = [relation_files.statement(template, shot["subject"], shot["object"])
-                for template, shot in zip(templates, shots)]
+    answered = [
+      relation_files.statement(template, shot["subject"], shot["object"])
+      for template, shot in zip(templates, shots)
+    ]
     return " ".join([*answered, cloze_prompt(fact, relations)])
   answered = [f"{question_text(shot, relations)} {shot['object']}" for shot in shots]
   return " ".join([*answered, question_prompt(fact, relations)])
@@ -92,11 +102,18 @@ def answer_prompt(fact, relations, shots=(), form="question"):
     return "".join(answered) + f"Q: {question_text(fact, relations)}\nA:"
   before, _, _ = cloze_prompt(fact, relations).partition(BLANK)
   if not can_ask(relations[fact["relation"]]["statements"][0], True):
-    raise UserError(f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a decoder-only "
-                    f"model reads no text after the answer; got {relations[fact['relation']]['statements'][0]!r}: "
-                    "put such a statement first or ask questions")
-  answered = [relation_files.statement(relations[shot["relation"]]["statements"][0], shot["subject"],
-                                       shot["object"]) + "\n" for shot in shots]
+    raise UserError(
+      f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a decoder-only "
+      f"model reads no text after the answer; got {relations[fact['relation']]['statements'][0]!r}: "
+      "put such a statement first or ask questions"
+    )
+  answered = [
+    relation_files.statement(
+      relations[shot["relation"]]["statements"][0], shot["subject"], shot["object"]
+    )
+    + "\n"
+    for shot in shots
+  ]
   return "".join(answered) + before.rstrip()
 
 
@@ -119,7 +136,10 @@ def choice_prompt(fact, shots, blank="", letters=True):
     UserError: a fact without choices, or whose object is none of them.
   """
   head = f"The following are multiple choice questions (with answers) about {fact['relation'].replace('_', ' ')}.\n\n"
-  answered = [f"{_choices_text(shot, letters)} {answer_letter(shot) if letters else shot['object']}\n\n" for shot in shots]
+  answered = [
+    f"{_choices_text(shot, letters)} {answer_letter(shot) if letters else shot['object']}\n\n"
+    for shot in shots
+  ]
   return head + "".join(answered) + _choices_text(fact, letters) + (f" {blank}" if blank else "")
 
 
@@ -132,13 +152,19 @@ def choices_of(fact):
   """The choices of a fact. UserError where there are none, or its object is not among them."""
   choices = fact.get("choices") or []
   if fact["object"] not in choices or not 2 <= len(choices) <= len(LETTERS):
-    raise UserError(f"fact about {fact['subject'][:60]!r}: expected 2 to {len(LETTERS)} `choices` with the object {fact['object'][:60]!r} "
-                    f"among them, got {choices!r:.200}; such facts come from mmlu:PATH")
+    raise UserError(
+      f"fact about {fact['subject'][:60]!r}: expected 2 to {len(LETTERS)} `choices` with the object {fact['object'][:60]!r} "
+      f"among them, got {choices!r:.200}; such facts come from mmlu:PATH"
+    )
   return choices
 
 
 def _choices_text(fact, letters):
-  listed = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, choices_of(fact))) if letters else ""
+  listed = (
+    "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, choices_of(fact)))
+    if letters
+    else ""
+  )
   return f"{fact.get('question') or fact['subject']}\n{listed}Answer:"
 
 
@@ -155,8 +181,10 @@ def choose_shots(fact, pool, k, seed):
       seen.add(other["subject"])
       others.append(other)
   if len(others) < k:
-    raise UserError(f"relation {fact['relation']!r}: expected at least {k} facts about subjects other than "
-                    f"{fact['subject']!r} for {k} shots, got {len(others)}; ask for fewer shots")
+    raise UserError(
+      f"relation {fact['relation']!r}: expected at least {k} facts about subjects other than "
+      f"{fact['subject']!r} for {k} shots, got {len(others)}; ask for fewer shots"
+    )
   name = f"{fact['relation']}\t{fact['subject']}".encode()
   key = span_corruption.keys(seed, [zlib.crc32(name)])
   order = np.argsort(span_corruption.draw(key, len(others))[0], kind="stable")
@@ -175,10 +203,16 @@ def encode_example(tokenizer, prompt_text, answer):
     UserError: the prompt has no blank or several, or the answer has no token.
   """
   if prompt_text.count(BLANK) != 1:
-    raise UserError(f"prompt {prompt_text!r}: expected {BLANK} once, got it {prompt_text.count(BLANK)} "
-                    "times; take it out of the facts and relations")
+    raise UserError(
+      f"prompt {prompt_text!r}: expected {BLANK} once, got it {prompt_text.count(BLANK)} "
+      "times; take it out of the facts and relations"
+    )
   answer_tokens = tokenizer.encode(answer)
   if not answer_tokens:
-    raise UserError(f"prompt {prompt_text!r}: expected an answer with at least one token, got {answer!r}")
-  return {"inputs": np.asarray(tokenizer.encode(prompt_text) + [tokenizer.eos], np.int32),
-          "targets": np.asarray(tokenizer.encode(target_text(answer)) + [tokenizer.eos], np.int32)}
+    raise UserError(
+      f"prompt {prompt_text!r}: expected an answer with at least one token, got {answer!r}"
+    )
+  return {
+    "inputs": np.asarray(tokenizer.encode(prompt_text) + [tokenizer.eos], np.int32),
+    "targets": np.asarray(tokenizer.encode(target_text(answer)) + [tokenizer.eos], np.int32),
+  }

@@ -34,7 +34,7 @@ def scale(random, limits):
   return (((random >> np.uint64(32)) * limits.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
-def noise_counts(lengths_B, noise_density=.15, mean_span_length=3.):
+def noise_counts(lengths_B, noise_density=0.15, mean_span_length=3.0):
   """(noise tokens, noise spans) of sequences of these lengths, rounded in float32 as the T5 library does.
 
   noise = round(length x density) clipped to [1, length - 1], spans = max(1, round(noise / mean)); halves
@@ -49,7 +49,7 @@ def noise_counts(lengths_B, noise_density=.15, mean_span_length=3.):
   return noise, np.where(noise > 0, spans, 0)
 
 
-def span_lengths(length, noise_density=.15, mean_span_length=3., roll=False):
+def span_lengths(length, noise_density=0.15, mean_span_length=3.0, roll=False):
   """(S, T): the lengths of inputs and targets, EOS included, of `length` corrupted tokens.
 
   With `roll` the targets may end in a closing sentinel; T counts it.
@@ -59,11 +59,14 @@ def span_lengths(length, noise_density=.15, mean_span_length=3., roll=False):
   return length - noise + spans + 1, noise + spans + closing + 1
 
 
-def raw_length(input_length, noise_density=.15, mean_span_length=3., target_length=None, roll=False):
+def raw_length(
+  input_length, noise_density=0.15, mean_span_length=3.0, target_length=None, roll=False
+):
   """The most tokens whose corrupted inputs fill `input_length` (`random_spans_helper` of the T5 library).
 
   Where `target_length` is given the targets have to fit it too. 0 where not even one token fits.
   """
+
   def fits(length):
     inputs, targets = span_lengths(length, noise_density, mean_span_length, roll)
     return inputs <= input_length and (target_length is None or targets <= target_length)
@@ -97,7 +100,7 @@ def _choose(random_RxK, pools_R, counts_R):
   return np.sort(np.where(used, picks.T - start, pools_R[:, None]), axis=1)
 
 
-def noise_spans(lengths_B, keys_B, *, noise_density=.15, mean_span_length=3., roll=False):
+def noise_spans(lengths_B, keys_B, *, noise_density=0.15, mean_span_length=3.0, roll=False):
   """(spans_B, starts, ends): the number of noise spans of each row, and all spans row by row in flat arrays.
 
   The noise tokens are cut at random into non-empty spans, kept apart by non-empty non-noise spans; every
@@ -116,22 +119,29 @@ def noise_spans(lengths_B, keys_B, *, noise_density=.15, mean_span_length=3., ro
   clear = lengths - noise
   cuts = np.maximum(spans - 1, 0)
   random = np.concatenate([draw(keys_B, most), draw(keys_B, most, stream=1)])
-  pools = np.concatenate([np.maximum(noise - 1, 0), clear + 1 if roll else np.maximum(clear - 1, 0)])
+  pools = np.concatenate(
+    [np.maximum(noise - 1, 0), clear + 1 if roll else np.maximum(clear - 1, 0)]
+  )
   picks = _choose(random, pools, np.concatenate([cuts, spans if roll else cuts]))
   # Tokens of noise up to the end of each span, and of non-noise up to its start.
   noise_after = np.minimum(picks[:rows] + 1, noise[:, None])
   clear_before = picks[rows:] if roll else np.minimum(picks[rows:] + 1, clear[:, None])
-  noise_before = np.concatenate([np.zeros((rows, 1), np.int64), noise_after[:, :-1]], axis=1)[:, :most]
+  noise_before = np.concatenate([np.zeros((rows, 1), np.int64), noise_after[:, :-1]], axis=1)[
+    :, :most
+  ]
   used = np.arange(most)[None] < spans[:, None]
   return spans, (clear_before + noise_before)[used], (clear_before + noise_after)[used]
 
 
-def noise_mask(lengths_B, keys_B, *, noise_density=.15, mean_span_length=3., roll=False, width=None):
+def noise_mask(
+  lengths_B, keys_B, *, noise_density=0.15, mean_span_length=3.0, roll=False, width=None
+):
   """[B, width] bool, True on the tokens of `noise_spans`; the width is the longest row's if not given."""
   lengths = np.asarray(lengths_B, np.int64)
   width = int(lengths.max(initial=0)) if width is None else width
-  spans, starts, ends = noise_spans(lengths, keys_B, noise_density=noise_density,
-                                    mean_span_length=mean_span_length, roll=roll)
+  spans, starts, ends = noise_spans(
+    lengths, keys_B, noise_density=noise_density, mean_span_length=mean_span_length, roll=roll
+  )
   row = np.repeat(np.arange(len(lengths)), spans)
   change = np.zeros((len(lengths), width + 1), np.int8)
   change[row, starts], change[row, ends] = 1, -1
@@ -153,7 +163,9 @@ def _copy(tokens, output, sources, places, lengths):
   """Copies runs of tokens between flat arrays: each of its length, from a source index to a place."""
   done = np.cumsum(lengths) - lengths
   index = np.arange(lengths.sum())
-  output[index + np.repeat(places - done, lengths)] = tokens[index + np.repeat(sources - done, lengths)]
+  output[index + np.repeat(places - done, lengths)] = tokens[
+    index + np.repeat(sources - done, lengths)
+  ]
 
 
 def _within(values, counts_B):
@@ -167,12 +179,23 @@ def _width(counts_B, length, what):
   """Width of rows of these tokens and EOS: as given, else of the longest. ValueError if too small."""
   longest = int(counts_B.max(initial=0)) + 1
   if length is not None and longest > length:
-    raise ValueError(f"expected corrupted {what} of at most {length} tokens, got {longest}; see raw_length")
+    raise ValueError(
+      f"expected corrupted {what} of at most {length} tokens, got {longest}; see raw_length"
+    )
   return longest if length is None else length
 
 
-def apply_mask(tokens_BxL, lengths_B, noise_BxL, *, sentinel0, eos=1, sentinels=100,
-               input_length=None, target_length=None):
+def apply_mask(
+  tokens_BxL,
+  lengths_B,
+  noise_BxL,
+  *,
+  sentinel0,
+  eos=1,
+  sentinels=100,
+  input_length=None,
+  target_length=None,
+):
   """(inputs_BxS, targets_BxT) for a given noise mask: EOS-ended, zero-padded int32.
 
   Each noise span becomes a sentinel in the inputs, numbered from `sentinel0` downwards; the targets hold
@@ -185,19 +208,31 @@ def apply_mask(tokens_BxL, lengths_B, noise_BxL, *, sentinel0, eos=1, sentinels=
   """
   lengths = np.asarray(lengths_B, np.int64)
   inside = np.arange(np.shape(noise_BxL)[1])[None] < lengths[:, None]
-  return _replace(tokens_BxL, lengths, mask_spans(noise_BxL & inside), sentinel0, eos, sentinels,
-                  input_length, target_length)
+  return _replace(
+    tokens_BxL,
+    lengths,
+    mask_spans(noise_BxL & inside),
+    sentinel0,
+    eos,
+    sentinels,
+    input_length,
+    target_length,
+  )
 
 
 def _replace(tokens_BxL, lengths, spans, sentinel0, eos, sentinels, input_length, target_length):
   """(inputs_BxS, targets_BxT) of given spans: (spans_B, starts, ends)."""
   counts, starts, ends = spans
   if counts.max(initial=0) >= sentinels:
-    raise ValueError(f"expected fewer noise spans than the {sentinels} sentinels, got {counts.max()}")
+    raise ValueError(
+      f"expected fewer noise spans than the {sentinels} sentinels, got {counts.max()}"
+    )
   tokens = np.ascontiguousarray(tokens_BxL)
   marks = sentinel0 - _within(np.ones_like(starts), counts)
-  return (_inputs(tokens, lengths, counts, starts, ends, marks, eos, input_length),
-          _targets(tokens, lengths, counts, starts, ends, marks, sentinel0, eos, target_length))
+  return (
+    _inputs(tokens, lengths, counts, starts, ends, marks, eos, input_length),
+    _targets(tokens, lengths, counts, starts, ends, marks, sentinel0, eos, target_length),
+  )
 
 
 def _inputs(tokens, lengths, counts, starts, ends, marks, eos, input_length):
@@ -242,8 +277,20 @@ def _targets(tokens, lengths, counts, starts, ends, marks, sentinel0, eos, targe
   return targets
 
 
-def corrupt(tokens_BxL, lengths_B, keys_B, *, noise_density=.15, mean_span_length=3., roll=False,
-            sentinel0, eos=1, sentinels=100, input_length=None, target_length=None):
+def corrupt(
+  tokens_BxL,
+  lengths_B,
+  keys_B,
+  *,
+  noise_density=0.15,
+  mean_span_length=3.0,
+  roll=False,
+  sentinel0,
+  eos=1,
+  sentinels=100,
+  input_length=None,
+  target_length=None,
+):
   """T5 span corruption of a batch: (inputs_BxS, targets_BxT), int32, EOS-ended, zero-padded.
 
   Args:
@@ -259,9 +306,12 @@ def corrupt(tokens_BxL, lengths_B, keys_B, *, noise_density=.15, mean_span_lengt
     ValueError: more spans than sentinels, or a result longer than the length given.
   """
   lengths = np.asarray(lengths_B, np.int64)
-  spans = noise_spans(lengths, keys_B, noise_density=noise_density, mean_span_length=mean_span_length,
-                      roll=roll)
-  return _replace(tokens_BxL, lengths, spans, sentinel0, eos, sentinels, input_length, target_length)
+  spans = noise_spans(
+    lengths, keys_B, noise_density=noise_density, mean_span_length=mean_span_length, roll=roll
+  )
+  return _replace(
+    tokens_BxL, lengths, spans, sentinel0, eos, sentinels, input_length, target_length
+  )
 
 
 def restore(inputs_S, targets_T, *, sentinel0, eos=1, pad=0, sentinels=100):
@@ -270,9 +320,10 @@ def restore(inputs_S, targets_T, *, sentinel0, eos=1, pad=0, sentinels=100):
   Raises:
     ValueError: the sentinels of the inputs do not come in order, or the targets lack one of them.
   """
+
   def content(row):
     row = [int(token) for token in row if token != pad]
-    return row[:row.index(eos)] if eos in row else row
+    return row[: row.index(eos)] if eos in row else row
 
   def number(token):
     return sentinel0 - token if sentinel0 - sentinels < token <= sentinel0 else None

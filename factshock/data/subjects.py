@@ -2,7 +2,9 @@
 
 from factshock.data.prompts import BLANK
 
-_ANSWER = "\nA:"  # opens the answer of a question (prompts.answer_prompt): no subject "A" stands there
+_ANSWER = (
+  "\nA:"  # opens the answer of a question (prompts.answer_prompt): no subject "A" stands there
+)
 
 
 def tokens_of(tokenizer, prompt, subject):
@@ -15,14 +17,23 @@ def tokens_of(tokenizer, prompt, subject):
   if begin is None:
     return []
   end = begin + len(subject)
-  return [place for place, (first, last) in enumerate(tokenizer.spans(prompt))
-          if first < end and last > begin or begin <= first == last < end]
+  return [
+    place
+    for place, (first, last) in enumerate(tokenizer.spans(prompt))
+    if first < end and last > begin or begin <= first == last < end
+  ]
 
 
 def _last_place(text, subject):
   """Where the subject last begins in a text, at best as a word of its own; None where it does not stand there."""
-  places = [place for place in range(len(text)) if text.startswith(subject, place)] if subject else []
-  alone = [place for place in places if not _within_word(text, place) and not _within_word(text, place + len(subject))]
+  places = (
+    [place for place in range(len(text)) if text.startswith(subject, place)] if subject else []
+  )
+  alone = [
+    place
+    for place in places
+    if not _within_word(text, place) and not _within_word(text, place + len(subject))
+  ]
   return (alone or places or [None])[-1]
 
 

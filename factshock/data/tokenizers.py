@@ -23,6 +23,7 @@ _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
   """A vocabulary of `size` ids, `sentinels` included: of words, or of a SentencePiece model (its bytes)."""
+
   kind: str
   size: int
   sentinels: int
@@ -48,8 +49,10 @@ class Tokenizer:
       elif int(part) < self.sentinels:
         ids.append(self.sentinel(int(part)))
       else:
-        raise UserError(f"text {text[:80]!r}: expected sentinels below <extra_id_{self.sentinels}>, got "
-                        f"<extra_id_{part}>; take it out of the text or use a tokenizer with more sentinels")
+        raise UserError(
+          f"text {text[:80]!r}: expected sentinels below <extra_id_{self.sentinels}>, got "
+          f"<extra_id_{part}>; take it out of the text or use a tokenizer with more sentinels"
+        )
     return ids
 
   def encode_all(self, texts):
@@ -65,7 +68,9 @@ class Tokenizer:
     place = 0
     for sentinel in [*_SENTINEL.finditer(text), None]:
       begin, end = sentinel.span() if sentinel else (len(text), len(text))
-      found += [(place + first, place + last) for first, last in self._spans_plain(text[place:begin])]
+      found += [
+        (place + first, place + last) for first, last in self._spans_plain(text[place:begin])
+      ]
       found += [(begin, end)] if sentinel else []
       place = end
     return found
@@ -73,7 +78,9 @@ class Tokenizer:
   @property
   def digest(self):
     """A text that differs where the tokenizer does."""
-    return hashlib.sha256(repr((self.kind, self.sentinels, self.words, self.model)).encode()).hexdigest()
+    return hashlib.sha256(
+      repr((self.kind, self.sentinels, self.words, self.model)).encode()
+    ).hexdigest()
 
   def decode(self, ids):
     """The text of token ids; sentinels show as "<extra_id_N>", padding and EOS are left out."""
@@ -101,7 +108,9 @@ class Tokenizer:
     if not text.strip():
       return []
     # The name and the unit of places (characters, bytes) differ between versions; what a piece stands for does not.
-    encode = getattr(self._processor, "EncodeAsProto", None) or self._processor.EncodeAsImmutableProto
+    encode = (
+      getattr(self._processor, "EncodeAsProto", None) or self._processor.EncodeAsImmutableProto
+    )
     surfaces = [piece.surface for piece in encode(text).pieces]
     begin = text.find("".join(surfaces))
     ends = [begin + size for size in itertools.accumulate(map(len, surfaces))]
@@ -139,7 +148,9 @@ def word_tokenizer(words, sentinels=100):
   bad = [word for word in words if word.split() != [word] or _SENTINEL.search(word)]
   if bad or len(set(words)) < len(words):
     twice = [word for word in words if words.count(word) > 1] if not bad else []
-    raise ValueError(f"expected different words without white space or sentinels, got {(bad or twice)[:3]}")
+    raise ValueError(
+      f"expected different words without white space or sentinels, got {(bad or twice)[:3]}"
+    )
   return Tokenizer("words", 3 + len(words) + sentinels, sentinels, words=words)
 
 
@@ -153,8 +164,10 @@ def sentencepiece_tokenizer(model_path, sentinels=100):
     with open(model_path, "rb") as file:
       model = file.read()
   except OSError as error:
-    raise UserError(f"{model_path}: cannot be read: {error.strerror or error}; give the path of a "
-                    "SentencePiece model") from error
+    raise UserError(
+      f"{model_path}: cannot be read: {error.strerror or error}; give the path of a "
+      "SentencePiece model"
+    ) from error
   return _from_model(model, sentinels, model_path)
 
 
@@ -166,11 +179,15 @@ def _from_model(model, sentinels, where):
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = processor.get_piece_size()
   except (RuntimeError, TypeError, ValueError) as error:
-    raise UserError(f"{where}: expected a SentencePiece model, got {len(model)} other bytes") from error
+    raise UserError(
+      f"{where}: expected a SentencePiece model, got {len(model)} other bytes"
+    ) from error
   special = (processor.pad_id(), processor.eos_id(), processor.unk_id())
   if special != (0, 1, 2):
-    raise UserError(f"{where}: expected a SentencePiece model with pad, eos, unk = 0, 1, 2 as T5 has, got "
-                    f"{special}; train one with these ids (pad_id=0, eos_id=1, unk_id=2, bos_id=-1)")
+    raise UserError(
+      f"{where}: expected a SentencePiece model with pad, eos, unk = 0, 1, 2 as T5 has, got "
+      f"{special}; train one with these ids (pad_id=0, eos_id=1, unk_id=2, bos_id=-1)"
+    )
   return Tokenizer("sentencepiece", pieces + sentinels, sentinels, model=model)
 
 
@@ -188,13 +205,25 @@ def train_sentencepiece(lines, model_path, size, sentinels=100):
 
   lines = [line for line in lines if line.strip()]
   if not lines:
-    raise UserError(f"{model_path}: expected text to train a tokenizer on, got none; check the corpus")
+    raise UserError(
+      f"{model_path}: expected text to train a tokenizer on, got none; check the corpus"
+    )
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=size,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, num_threads=1, shuffle_input_sentence=False,
-        max_sentence_length=1 << 24, minloglevel=3)
+      sentence_iterator=iter(lines),
+      model_writer=model,
+      model_type="unigram",
+      vocab_size=size,
+      pad_id=0,
+      eos_id=1,
+      unk_id=2,
+      bos_id=-1,
+      num_threads=1,
+      shuffle_input_sentence=False,
+      max_sentence_length=1 << 24,
+      minloglevel=3,
+    )
   except RuntimeError as error:
     raise _size_error(model_path, size, len(lines), str(error)) from error
   with files.writing(model_path, binary=True) as file:
@@ -208,12 +237,17 @@ def _size_error(model_path, size, lines, message):
   low = re.search(r"smaller than required_chars\. (\d+) vs (\d+)", message)
   text = f"{model_path}: {lines} lines of text"
   if high:
-    return UserError(f"{text} are too few for {size} pieces; set the vocabulary size to "
-                     f"{high.group(1)} or less")
+    return UserError(
+      f"{text} are too few for {size} pieces; set the vocabulary size to {high.group(1)} or less"
+    )
   if low:
-    return UserError(f"{text} have more different characters than {size} pieces can hold; set the "
-                     f"vocabulary size to {low.group(2)} or more")
-  return UserError(f"{text}: SentencePiece could not be trained with {size} pieces: {message.strip()}")
+    return UserError(
+      f"{text} have more different characters than {size} pieces can hold; set the "
+      f"vocabulary size to {low.group(2)} or more"
+    )
+  return UserError(
+    f"{text}: SentencePiece could not be trained with {size} pieces: {message.strip()}"
+  )
 
 
 def save(tokenizer, folder):
@@ -255,6 +289,8 @@ def load(folder):
     raise UserError(f"{path}: expected a saved tokenizer, got {error!r}; save it anew") from error
   tokenizer = sentencepiece_tokenizer(os.path.join(folder, "spiece.model"), sentinels)
   if hashlib.sha256(tokenizer.model).hexdigest() != digest:
-    raise UserError(f"{folder}/spiece.model: expected the model that tokenizer.json was saved with, got "
-                    "another; copy both files together")
+    raise UserError(
+      f"{folder}/spiece.model: expected the model that tokenizer.json was saved with, got "
+      "another; copy both files together"
+    )
   return tokenizer

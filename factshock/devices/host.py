@@ -39,16 +39,26 @@ def keep_compiled():
   """
 
   if jax.config.jax_compilation_cache_dir is None:
-    cpu = [line for line in _lines("/proc/cpuinfo") if line.startswith(("flags", "Features", "model name"))][:2]
+    cpu = [
+      line
+      for line in _lines("/proc/cpuinfo")
+      if line.startswith(("flags", "Features", "model name"))
+    ][:2]
     kind = hashlib.sha256("".join(cpu).encode()).hexdigest()[:12]
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    jax.config.update("jax_compilation_cache_dir", os.path.join(home, "factshock", f"compiled-{kind}"))
+    jax.config.update(
+      "jax_compilation_cache_dir", os.path.join(home, "factshock", f"compiled-{kind}")
+    )
     jax.config.update("jax_compilation_cache_max_size", _COMPILED_BYTES)
 
 
 def free_memory():
   """Bytes that this process may still take without others giving any back: of the machine, and of its control group."""
-  found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+  found = [
+    int(line.split()[1]) * 1024
+    for line in _lines("/proc/meminfo")
+    if line.startswith("MemAvailable:")
+  ]
   limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
   found += [int(limit[0]) - int(used[0])] if limit and used and limit[0].isdecimal() else []
   return min(found, default=0)

@@ -53,7 +53,9 @@ def make_mesh(sizes=None, devices=None):
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(sizes or {}, len(devices))
   # Explicit axes are the default of jax >= 0.9; the compiler shall place intermediates (Auto).
-  return jax.make_mesh(shape, AXES, devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+  return jax.make_mesh(
+    shape, AXES, devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
+  )
 
 
 def mesh_shape(sizes, devices):
@@ -61,7 +63,9 @@ def mesh_shape(sizes, devices):
   shape = [sizes.get(axis, -1 if axis == "data" else 1) for axis in AXES]
   said = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
   if shape.count(-1) > 1:
-    raise UserError(f"config.mesh: expected at most one size of -1, which is what is left, got {said}")
+    raise UserError(
+      f"config.mesh: expected at most one size of -1, which is what is left, got {said}"
+    )
   known = math.prod(size for size in shape if size != -1)
   if devices % known or (-1 not in shape and known != devices):
     raise UserError(f"config.mesh: expected sizes that share {devices} device(s), got {said}")
@@ -76,21 +80,39 @@ def replicated(mesh):
 def param_shardings(params, mesh):
   """A tree like `params` of how each weight is cut, by the rules of models/sharding.py."""
 
-  return jax.tree.map_with_path(lambda path, leaf: _named(mesh, sharding.spec(_name(path), leaf.shape, mesh.shape)), params)
+  return jax.tree.map_with_path(
+    lambda path, leaf: _named(mesh, sharding.spec(_name(path), leaf.shape, mesh.shape)), params
+  )
 
 
 def state_shardings(state, mesh):
   """A tree like a train state: the optimizer's arrays are cut as the parameter they belong to, where they have its shape."""
 
-  of = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state["params"])[0]}
+  of = {
+    _name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state["params"])[0]
+  }
 
   def of_optimizer(path, leaf):
     name = _name(path)
-    owner = next((param for param in of if (name == param or name.endswith("/" + param)) and of[param].shape == leaf.shape), None)
+    owner = next(
+      (
+        param
+        for param in of
+        if (name == param or name.endswith("/" + param)) and of[param].shape == leaf.shape
+      ),
+      None,
+    )
     return _named(mesh, sharding.spec(owner, leaf.shape, mesh.shape) if owner else ())
 
-  whole = jax.tree.map(lambda _: replicated(mesh), {name: part for name, part in state.items() if name not in ("params", "opt_state")})
-  return {**whole, "params": param_shardings(state["params"], mesh), "opt_state": jax.tree.map_with_path(of_optimizer, state["opt_state"])}
+  whole = jax.tree.map(
+    lambda _: replicated(mesh),
+    {name: part for name, part in state.items() if name not in ("params", "opt_state")},
+  )
+  return {
+    **whole,
+    "params": param_shardings(state["params"], mesh),
+    "opt_state": jax.tree.map_with_path(of_optimizer, state["opt_state"]),
+  }
 
 
 def _name(path):
@@ -108,7 +130,11 @@ def place_params(params, mesh):
 
 def place(tree, shardings):
   """Puts arrays where a tree of shardings says; arrays of this process alone must be the same in all processes."""
-  return jax.device_put(tree, shardings) if processes.count() == 1 else jax.tree.map(_put, tree, shardings)
+  return (
+    jax.device_put(tree, shardings)
+    if processes.count() == 1
+    else jax.tree.map(_put, tree, shardings)
+  )
 
 
 def _put(array, sharding):
@@ -116,7 +142,9 @@ def _put(array, sharding):
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
     return jax.device_put(array, sharding)
   if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
-    return jax.random.wrap_key_data(_put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array))
+    return jax.random.wrap_key_data(
+      _put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array)
+    )
   # device_put would compare the arrays of all processes first, and takes no array that lies on one device
   host = np.asarray(array)
   return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
@@ -126,7 +154,9 @@ def fetch(tree):
   """A tree of arrays as numpy arrays, whole; of several processes all must call it, as each has a part only."""
 
   def one(array):
-    apart = isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated)
+    apart = isinstance(array, jax.Array) and not (
+      array.is_fully_addressable or array.is_fully_replicated
+    )
     return np.asarray(multihost_utils.process_allgather(array, tiled=True) if apart else array)
 
   return jax.tree.map(one, tree)
@@ -156,7 +186,9 @@ def shard_batch(batch, mesh):
   _check_divides(batch, batch_ways(mesh))
   if processes.count() == 1:
     return jax.device_put(batch, batch_sharding(mesh))
-  return join_rows({name: array[local_rows(mesh, len(array))] for name, array in batch.items()}, mesh)
+  return join_rows(
+    {name: array[local_rows(mesh, len(array))] for name, array in batch.items()}, mesh
+  )
 
 
 def local_rows(mesh, rows):
@@ -179,8 +211,12 @@ def join_rows(batch, mesh):
   ways = batch_ways(mesh)
   mine = len(local_rows(mesh, ways))
   _check_divides(batch, mine)
-  return {name: jax.make_array_from_process_local_data(batch_sharding(mesh), array, (len(array) // mine * ways, *array.shape[1:]))
-          for name, array in batch.items()}
+  return {
+    name: jax.make_array_from_process_local_data(
+      batch_sharding(mesh), array, (len(array) // mine * ways, *array.shape[1:])
+    )
+    for name, array in batch.items()
+  }
 
 
 def agreement(mesh):
@@ -206,5 +242,7 @@ def agreement(mesh):
 def _check_divides(batch, ways):
   for name, array in batch.items():
     if array.shape[0] % ways:
-      raise UserError(f"expected a batch size that {ways} devices share evenly, got {array.shape[0]} "
-                      f"({name}); choose a multiple of {ways}")
+      raise UserError(
+        f"expected a batch size that {ways} devices share evenly, got {array.shape[0]} "
+        f"({name}); choose a multiple of {ways}"
+      )

@@ -29,6 +29,7 @@ class Units(typing.NamedTuple):
   relation: code of the relation. query: code of the query, or of the subject: units of one code are resampled
   together, and units of one code and one relation answer one query.
   """
+
   confidence: np.ndarray
   right: np.ndarray
   score: np.ndarray
@@ -38,6 +39,7 @@ class Units(typing.NamedTuple):
 
 class Reliability(typing.NamedTuple):
   """Bins by rising confidence, arrays [B]: lowest, highest and mean confidence, share right, units."""
+
   low: np.ndarray
   high: np.ndarray
   confidence: np.ndarray
@@ -47,6 +49,7 @@ class Reliability(typing.NamedTuple):
 
 class Yield(typing.NamedTuple):
   """What can be answered at a precision: queries, their share, right answers, answers, lowest confidence (or NaN)."""
+
   queries: int
   share: float
   right: int
@@ -57,6 +60,7 @@ class Yield(typing.NamedTuple):
 class _Ranking(typing.NamedTuple):
   """Units by falling confidence, then score: their order, confidences and 1 for right [N]; the place of the last
   unit of each tie [K] and of the first unit of each bin [B]."""
+
   order: np.ndarray
   confidence: np.ndarray
   right: np.ndarray
@@ -78,9 +82,13 @@ def reliability(confidence_N, right_N, bins=BINS):
   """
   ranking = _rank(confidence_N, right_N, None, bins)
   units_B = np.diff(np.append(ranking.starts, len(ranking.order)))
-  found = Reliability(ranking.confidence[ranking.starts + units_B - 1], ranking.confidence[ranking.starts],
-                      np.add.reduceat(ranking.confidence, ranking.starts) / units_B,
-                      np.add.reduceat(ranking.right, ranking.starts) / units_B, units_B)
+  found = Reliability(
+    ranking.confidence[ranking.starts + units_B - 1],
+    ranking.confidence[ranking.starts],
+    np.add.reduceat(ranking.confidence, ranking.starts) / units_B,
+    np.add.reduceat(ranking.right, ranking.starts) / units_B,
+    units_B,
+  )
   return Reliability(*(column[::-1] for column in found))
 
 
@@ -146,8 +154,17 @@ def yield_at(precision, confidence_N, right_N, score_N=None, query_N=None, queri
   return Yield(answered, answered / queries, right, answers, _threshold(ranking, answers))
 
 
-def quality(units, relations, queries=None, *, precisions=PRECISIONS, bins=BINS, resamples=1000, confidence=0.95,
-            seed=0):
+def quality(
+  units,
+  relations,
+  queries=None,
+  *,
+  precisions=PRECISIONS,
+  bins=BINS,
+  resamples=1000,
+  confidence=0.95,
+  seed=0,
+):
   """All measures, pooled and for each relation, with bootstrap intervals over clusters; `notes` define them.
 
   Args:
@@ -171,10 +188,19 @@ def quality(units, relations, queries=None, *, precisions=PRECISIONS, bins=BINS,
     some = Units(*(column[chosen] for column in units))
     return _group(some, int(asked), precisions, bins, resamples, confidence, rng)
 
-  return {"units": len(units.right), "queries": int(asked_K.sum()), "confidence": confidence, "resamples": resamples,
-          "bins": bins, "precisions": list(precisions), "pooled": group(slice(None), asked_K.sum()),
-          "relations": {name: group(units.relation == code, asked_K[code]) for code, name in enumerate(relations)},
-          "notes": notes.CALIBRATION}
+  return {
+    "units": len(units.right),
+    "queries": int(asked_K.sum()),
+    "confidence": confidence,
+    "resamples": resamples,
+    "bins": bins,
+    "precisions": list(precisions),
+    "pooled": group(slice(None), asked_K.sum()),
+    "relations": {
+      name: group(units.relation == code, asked_K[code]) for code, name in enumerate(relations)
+    },
+    "notes": notes.CALIBRATION,
+  }
 
 
 def _check(confidence_N, right_N, score_N=None):
@@ -183,14 +209,20 @@ def _check(confidence_N, right_N, score_N=None):
   right_N = np.asarray(right_N, float)
   score_N = np.zeros(len(confidence_N)) if score_N is None else np.asarray(score_N, float)
   if not confidence_N.shape == right_N.shape == score_N.shape:
-    raise UserError(f"calibration: expected a confidence, right or wrong, and a score for each unit, got "
-                    f"{len(confidence_N)}, {len(right_N)} and {len(score_N)}")
+    raise UserError(
+      f"calibration: expected a confidence, right or wrong, and a score for each unit, got "
+      f"{len(confidence_N)}, {len(right_N)} and {len(score_N)}"
+    )
   wrong_N = ~((confidence_N >= 0) & (confidence_N <= 1))
   if wrong_N.any():
-    raise UserError(f"calibration: expected confidences in [0, 1], got {confidence_N[wrong_N][0]:g} "
-                    f"(unit {int(np.argmax(wrong_N))} from 0; {int(wrong_N.sum())} of {len(wrong_N)} are outside)")
+    raise UserError(
+      f"calibration: expected confidences in [0, 1], got {confidence_N[wrong_N][0]:g} "
+      f"(unit {int(np.argmax(wrong_N))} from 0; {int(wrong_N.sum())} of {len(wrong_N)} are outside)"
+    )
   if np.isnan(score_N).any():
-    raise UserError(f"calibration: expected scores that are numbers, got {int(np.isnan(score_N).sum())} NaN")
+    raise UserError(
+      f"calibration: expected scores that are numbers, got {int(np.isnan(score_N).sum())} NaN"
+    )
   return confidence_N, right_N, score_N
 
 
@@ -199,21 +231,29 @@ def _check_units(units, relations):
   relation_N = np.asarray(units.relation, np.int64)
   query_N = np.asarray(units.query, np.int64)
   if not len(relation_N) == len(query_N) == len(columns[0]):
-    raise UserError(f"calibration: expected a relation and a query for each of {len(columns[0])} units, got "
-                    f"{len(relation_N)} and {len(query_N)}")
+    raise UserError(
+      f"calibration: expected a relation and a query for each of {len(columns[0])} units, got "
+      f"{len(relation_N)} and {len(query_N)}"
+    )
   if len(relation_N) and not 0 <= relation_N.min() <= relation_N.max() < len(relations):
-    raise UserError(f"calibration: expected codes of {len(relations)} relations, got {relation_N.min()} to "
-                    f"{relation_N.max()}")
+    raise UserError(
+      f"calibration: expected codes of {len(relations)} relations, got {relation_N.min()} to "
+      f"{relation_N.max()}"
+    )
   return Units(*columns, relation_N, query_N)
 
 
 def _asked(units, relations, queries):
   """How many queries were asked of each relation [K]."""
-  seen_K = np.bincount(units.relation, _first(_query_codes(units)), minlength=len(relations)).astype(int)
+  seen_K = np.bincount(
+    units.relation, _first(_query_codes(units)), minlength=len(relations)
+  ).astype(int)
   asked_K = seen_K if queries is None else np.asarray(queries)
   if asked_K.shape != seen_K.shape or (asked_K < seen_K).any():
-    raise UserError("calibration: expected for each relation at least as many queries as have an answer, "
-                    f"{seen_K.tolist()}; got {asked_K.tolist()}")
+    raise UserError(
+      "calibration: expected for each relation at least as many queries as have an answer, "
+      f"{seen_K.tolist()}; got {asked_K.tolist()}"
+    )
   return asked_K
 
 
@@ -254,8 +294,10 @@ def _first(code_N):
 
 def _sums(ranking, weights_RxN):
   """Units, and right ones, down to the end of each tie: two arrays [R, K]."""
-  return tuple(_at_ends(ranking, np.cumsum(values_RxN, axis=1))
-               for values_RxN in (weights_RxN, weights_RxN * ranking.right))
+  return tuple(
+    _at_ends(ranking, np.cumsum(values_RxN, axis=1))
+    for values_RxN in (weights_RxN, weights_RxN * ranking.right)
+  )
 
 
 def _queries(ranking, first_N, weights_RxN):
@@ -286,8 +328,10 @@ def _yields(count_RxK, right_RxK, queries_RxK, precision):
   enough_RxK = (right_RxK >= precision * count_RxK - slack) & (right_RxK > 0)
   place_Rx1 = (enough_RxK.shape[1] - 1 - np.argmax(enough_RxK[:, ::-1], axis=1))[:, None]
   any_R = enough_RxK.any(axis=1)
-  return {name: np.where(any_R, np.take_along_axis(values_RxK, place_Rx1, axis=1)[:, 0], 0)
-          for name, values_RxK in (("queries", queries_RxK), ("right", right_RxK), ("answers", count_RxK))}
+  return {
+    name: np.where(any_R, np.take_along_axis(values_RxK, place_Rx1, axis=1)[:, 0], 0)
+    for name, values_RxK in (("queries", queries_RxK), ("right", right_RxK), ("answers", count_RxK))
+  }
 
 
 def _threshold(ranking, answers):
@@ -304,27 +348,42 @@ def _measures(ranking, first_N, weights_RxN, queries_R, precisions):
   answered_RxK = _queries(ranking, first_N, weights_RxN)
   units_R = count_RxK[:, -1]
   gap_N = ranking.confidence - ranking.right
-  found = {"share_right": divide(right_RxK[:, -1], units_R), "auroc": _auroc(count_RxK, right_RxK),
-           "mean_confidence": divide(weights_RxN @ ranking.confidence, units_R),
-           "overconfidence": divide(weights_RxN @ gap_N, units_R),
-           "brier": divide(weights_RxN @ gap_N ** 2, units_R), "aurc": _area(count_RxK, right_RxK)}
+  found = {
+    "share_right": divide(right_RxK[:, -1], units_R),
+    "auroc": _auroc(count_RxK, right_RxK),
+    "mean_confidence": divide(weights_RxN @ ranking.confidence, units_R),
+    "overconfidence": divide(weights_RxN @ gap_N, units_R),
+    "brier": divide(weights_RxN @ gap_N**2, units_R),
+    "aurc": _area(count_RxK, right_RxK),
+  }
   gaps_RxB = np.add.reduceat(weights_RxN * gap_N, ranking.starts, axis=1)
   found["ece"] = divide(np.abs(gaps_RxB).sum(axis=1), units_R)
-  found["bin_right"] = divide(*(np.add.reduceat(values_RxN, ranking.starts, axis=1)
-                                for values_RxN in (weights_RxN * ranking.right, weights_RxN)))
+  found["bin_right"] = divide(
+    *(
+      np.add.reduceat(values_RxN, ranking.starts, axis=1)
+      for values_RxN in (weights_RxN * ranking.right, weights_RxN)
+    )
+  )
   found["risk"] = _risks(count_RxK, right_RxK)
   for precision in precisions:
     cut = _yields(count_RxK, right_RxK, answered_RxK, precision)
-    found |= {f"answers@{precision}": cut["answers"], f"right@{precision}": cut["right"],
-              f"share@{precision}": divide(cut["queries"], queries_R)}
+    found |= {
+      f"answers@{precision}": cut["answers"],
+      f"right@{precision}": cut["right"],
+      f"share@{precision}": divide(cut["queries"], queries_R),
+    }
   return found
 
 
 def _risks(count_RxK, right_RxK):
   """Share wrong at the first cut that reaches each coverage i / GRID: [R, GRID]."""
   wanted_RxG = np.ceil(count_RxK[:, -1:] * (np.arange(1, GRID + 1) / GRID) - 1e-9)
-  place_RxG = np.stack([np.searchsorted(count_K, wanted_G) for count_K, wanted_G in zip(count_RxK, wanted_RxG)])
-  count_RxG, right_RxG = (np.take_along_axis(values, place_RxG, axis=1) for values in (count_RxK, right_RxK))
+  place_RxG = np.stack(
+    [np.searchsorted(count_K, wanted_G) for count_K, wanted_G in zip(count_RxK, wanted_RxG)]
+  )
+  count_RxG, right_RxG = (
+    np.take_along_axis(values, place_RxG, axis=1) for values in (count_RxK, right_RxK)
+  )
   return 1 - divide(right_RxG, count_RxG)
 
 
@@ -334,20 +393,34 @@ def _group(units, asked, precisions, bins, resamples, confidence, rng):
   head = {"units": count, "right": int(np.sum(units.right)), "queries": asked}
   if not count:
     empty = dict.fromkeys(("share", "right", "answers", "threshold"))
-    return {**head, "bins": 0, **dict.fromkeys((*MEANS, "ece", "ece_debiased")), "reliability": [], "risk_coverage": [],
-            "yields": [{"precision": precision, **empty} for precision in precisions]}
+    return {
+      **head,
+      "bins": 0,
+      **dict.fromkeys((*MEANS, "ece", "ece_debiased")),
+      "reliability": [],
+      "risk_coverage": [],
+      "yields": [{"precision": precision, **empty} for precision in precisions],
+    }
   bins = max(1, min(bins, count // UNITS_A_BIN))
   ranking = _rank(*units[:3], bins)
   first_N = _first(_query_codes(units)[ranking.order])
   exact = _measures(ranking, first_N, np.ones((1, count)), np.array([asked]), precisions)
-  parts = [_measures(ranking, first_N, *drawn, precisions)
-           for drawn in _resampled(units.query[ranking.order], first_N, asked, resamples, rng)]
+  parts = [
+    _measures(ranking, first_N, *drawn, precisions)
+    for drawn in _resampled(units.query[ranking.order], first_N, asked, resamples, rng)
+  ]
   samples = {name: np.concatenate([part[name] for part in parts]) for name in exact}
-  return {**head, "bins": bins, **{name: _estimate(exact[name][0], samples[name], confidence) for name in MEANS},
-          **_ece(exact["ece"][0], samples["ece"], confidence),
-          "yields": [_yield_row(precision, ranking, exact, samples, confidence) for precision in precisions],
-          "reliability": _reliability_rows(units, bins, samples["bin_right"], confidence),
-          "risk_coverage": _curve_rows(ranking, exact["risk"][0], samples["risk"], confidence)}
+  return {
+    **head,
+    "bins": bins,
+    **{name: _estimate(exact[name][0], samples[name], confidence) for name in MEANS},
+    **_ece(exact["ece"][0], samples["ece"], confidence),
+    "yields": [
+      _yield_row(precision, ranking, exact, samples, confidence) for precision in precisions
+    ],
+    "reliability": _reliability_rows(units, bins, samples["bin_right"], confidence),
+    "risk_coverage": _curve_rows(ranking, exact["risk"][0], samples["risk"], confidence),
+  }
 
 
 def _resampled(code_N, first_N, asked, resamples, rng):
@@ -366,12 +439,18 @@ def _resampled(code_N, first_N, asked, resamples, rng):
   for start in range(0, resamples, step):
     rows = min(step, resamples - start)
     picks_RxC = rng.integers(0, clusters, (rows, clusters)) + np.arange(rows)[:, None] * clusters
-    counts_RxC = np.bincount(picks_RxC.ravel(), minlength=rows * clusters).reshape(rows, clusters).astype(float)
+    counts_RxC = (
+      np.bincount(picks_RxC.ravel(), minlength=rows * clusters)
+      .reshape(rows, clusters)
+      .astype(float)
+    )
     yield counts_RxC[:, cluster_N], counts_RxC @ queries_C
 
 
 def _estimate(value, samples_R, confidence):
-  low, high = statistics.interval(samples_R, confidence) if not np.isnan(value) else (np.nan, np.nan)
+  low, high = (
+    statistics.interval(samples_R, confidence) if not np.isnan(value) else (np.nan, np.nan)
+  )
   return {"mean": _plain(value), "low": _plain(low), "high": _plain(high)}
 
 
@@ -382,23 +461,39 @@ def _plain(value):
 def _ece(value, samples_R, confidence):
   """ECE, and less its bias, each with resamples moved so that their mean is the measure."""
   middle = float(statistics.nan_mean(samples_R))
-  debiased = max(0., 2 * value - middle)
-  return {name: _estimate(measure, np.clip(samples_R - middle + measure, 0, 1), confidence)
-          for name, measure in (("ece", value), ("ece_debiased", debiased))}
+  debiased = max(0.0, 2 * value - middle)
+  return {
+    name: _estimate(measure, np.clip(samples_R - middle + measure, 0, 1), confidence)
+    for name, measure in (("ece", value), ("ece_debiased", debiased))
+  }
 
 
 def _yield_row(precision, ranking, exact, samples, confidence):
   answers = int(exact[f"answers@{precision}"][0])
-  found = {name: _estimate(exact[f"{name}@{precision}"][0], samples[f"{name}@{precision}"], confidence)
-           for name in ("share", "right")}
-  return {"precision": precision, **found, "answers": answers, "threshold": _plain(_threshold(ranking, answers))}
+  found = {
+    name: _estimate(exact[f"{name}@{precision}"][0], samples[f"{name}@{precision}"], confidence)
+    for name in ("share", "right")
+  }
+  return {
+    "precision": precision,
+    **found,
+    "answers": answers,
+    "threshold": _plain(_threshold(ranking, answers)),
+  }
 
 
 def _reliability_rows(units, bins, right_RxB, confidence):
   found = reliability(units.confidence, units.right, bins)
-  return [{"low": float(low), "high": float(high), "confidence": float(mean), "units": int(count),
-           "right": _estimate(right, right_R, confidence)}
-          for low, high, mean, right, count, right_R in zip(*found, right_RxB.T[::-1])]
+  return [
+    {
+      "low": float(low),
+      "high": float(high),
+      "confidence": float(mean),
+      "units": int(count),
+      "right": _estimate(right, right_R, confidence),
+    }
+    for low, high, mean, right, count, right_R in zip(*found, right_RxB.T[::-1])
+  ]
 
 
 def _curve_rows(ranking, risk_G, risk_RxG, confidence):
@@ -406,7 +501,12 @@ def _curve_rows(ranking, risk_G, risk_RxG, confidence):
   count = len(ranking.order)
   ends = ranking.ends + 1
   place_G = np.searchsorted(ends, np.ceil(count * np.arange(1, GRID + 1) / GRID - 1e-9))
-  rows = {int(place): {"coverage": float(ends[place] / count), "risk": _estimate(risk, risk_R, confidence),
-                       "confidence": float(ranking.confidence[ends[place] - 1])}
-          for place, risk, risk_R in zip(place_G, risk_G, risk_RxG.T)}
+  rows = {
+    int(place): {
+      "coverage": float(ends[place] / count),
+      "risk": _estimate(risk, risk_R, confidence),
+      "confidence": float(ranking.confidence[ends[place] - 1]),
+    }
+    for place, risk, risk_R in zip(place_G, risk_G, risk_RxG.T)
+  }
   return list(rows.values())

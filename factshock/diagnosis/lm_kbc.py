@@ -55,6 +55,7 @@ NOTES = dict(line.split(": ", 1) for line in _NOTES.strip().replace("\n  ", " ")
 
 class Rows(typing.NamedTuple):
   """What a file holds: dict (subject, relation) -> objects; how many rows came again, how many objects were dropped."""
+
   path: str
   objects: dict
   repeated: int
@@ -70,7 +71,9 @@ def read(path, year, gold=False):
   """
   path = str(path)
   if not path.endswith(SUFFIXES):
-    raise UserError(f"{path}: expected LM-KBC rows in a file that ends in {', '.join(SUFFIXES)}; convert it")
+    raise UserError(
+      f"{path}: expected LM-KBC rows in a file that ends in {', '.join(SUFFIXES)}; convert it"
+    )
   objects = {}
   number = 0
   dropped = 0
@@ -96,7 +99,9 @@ def read_all(paths, year):
   for path in paths:
     label = re.sub(r"\.jsonl?(\.gz)?$", "", os.path.basename(path))
     if label in found:
-      raise UserError(f"{path}: expected files of different names, got {label!r} as in {found[label].path}; rename one")
+      raise UserError(
+        f"{path}: expected files of different names, got {label!r} as in {found[label].path}; rename one"
+      )
     found[label] = read(path, year)
   if not found:
     raise UserError("--predictions: expected at least one file of LM-KBC rows, got none")
@@ -112,20 +117,35 @@ def align(predictions, gold, year, strict=False):
   """
   missing = [key for key in gold.objects if key not in predictions.objects]
   unknown = [key for key in predictions.objects if key not in gold.objects]
-  counts = {"rows": len(predictions.objects), "missing": len(missing), "unknown": len(unknown),
-            "repeated": predictions.repeated, "dropped": predictions.dropped}
+  counts = {
+    "rows": len(predictions.objects),
+    "missing": len(missing),
+    "unknown": len(unknown),
+    "repeated": predictions.repeated,
+    "dropped": predictions.dropped,
+  }
   if len(missing) == len(gold.objects):
-    raise UserError(f"{predictions.path}: expected rows of {gold.path}, as {missing[0]}, got none of its "
-                    f"{len(missing)} rows and {len(unknown)} others, as {unknown[0]}")
+    raise UserError(
+      f"{predictions.path}: expected rows of {gold.path}, as {missing[0]}, got none of its "
+      f"{len(missing)} rows and {len(unknown)} others, as {unknown[0]}"
+    )
   if missing and (strict or rules.EDITIONS[year].complete):
-    raise UserError(f"{predictions.path}: expected each of the {len(gold.objects)} rows of {gold.path}, got "
-                    f"{len(missing)} missing, the first {missing[0]}; {'--strict' if strict else f'edition {year}'} "
-                    "takes no missing row: give an empty list where there is no answer")
-  bad = [f"{counts[name]} {name}" for name in ("unknown", "repeated", "dropped") if counts[name]] if strict else []
+    raise UserError(
+      f"{predictions.path}: expected each of the {len(gold.objects)} rows of {gold.path}, got "
+      f"{len(missing)} missing, the first {missing[0]}; {'--strict' if strict else f'edition {year}'} "
+      "takes no missing row: give an empty list where there is no answer"
+    )
+  bad = (
+    [f"{counts[name]} {name}" for name in ("unknown", "repeated", "dropped") if counts[name]]
+    if strict
+    else []
+  )
   if bad:
     first = f" (the first unknown row: {unknown[0]})" if unknown else ""
-    raise UserError(f"{predictions.path}: expected with --strict the rows of {gold.path}, each once, and objects that "
-                    f"are texts; got {', '.join(bad)}{first}")
+    raise UserError(
+      f"{predictions.path}: expected with --strict the rows of {gold.path}, each once, and objects that "
+      f"are texts; got {', '.join(bad)}{first}"
+    )
   return [predictions.objects.get(key, []) for key in gold.objects], counts
 
 
@@ -134,11 +154,24 @@ def constant_sets(train, year, strict=False):
   golds = collections.defaultdict(list)
   for (_, relation), objects in train.objects.items():
     golds[relation].append(objects)
-  return {relation: _best_prefix(many, relation, rules.EDITIONS[year], strict) for relation, many in golds.items()}
+  return {
+    relation: _best_prefix(many, relation, rules.EDITIONS[year], strict)
+    for relation, many in golds.items()
+  }
 
 
-def diagnose(year, predictions, gold, train=None, *, no_train="no train given", strict=False, resamples=1000,
-             confidence=0.95, seed=0):
+def diagnose(
+  year,
+  predictions,
+  gold,
+  train=None,
+  *,
+  no_train="no train given",
+  strict=False,
+  resamples=1000,
+  confidence=0.95,
+  seed=0,
+):
   """Scores of several files and of the baselines on one gold file, as plain values (its `notes` define them).
 
   Args:
@@ -158,20 +191,40 @@ def diagnose(year, predictions, gold, train=None, *, no_train="no train given", 
   if sets is not None:
     baselines[CONSTANT] = [sets.get(relation, []) for _, relation in gold.objects]
   answers = [*(answer for answer, _ in aligned.values()), *baselines.values()]
-  relations, rows_L, sums_SxLxRxM = _sums(gold.objects, answers, year, strict, resamples, np.random.default_rng(seed))
+  relations, rows_L, sums_SxLxRxM = _sums(
+    gold.objects, answers, year, strict, resamples, np.random.default_rng(seed)
+  )
   found = [measures(sums_LxRxM, rows_L) for sums_LxRxM in sums_SxLxRxM]
-  scores = [_system(by_name, sums_LxRxM[:, 0], relations, rows_L, confidence)
-            for by_name, sums_LxRxM in zip(found, sums_SxLxRxM)]
+  scores = [
+    _system(by_name, sums_LxRxM[:, 0], relations, rows_L, confidence)
+    for by_name, sums_LxRxM in zip(found, sums_SxLxRxM)
+  ]
   first = len(aligned)
   return {
-      "format": 1, "edition": year, "strict": strict, "headline": rules.EDITIONS[year].headline,
-      "gold": gold.path, "rows": len(gold.objects), "gold_repeated": gold.repeated, "relations": relations,
-      **_of_train(train, gold, relations, sets, no_train),
-      "confidence": confidence, "resamples": resamples, "seed": seed, "notes": NOTES,
-      "systems": {label: {"counts": counts, **mine} for (label, (_, counts)), mine in zip(aligned.items(), scores)},
-      "baselines": dict(zip(baselines, scores[first:])),
-      "differences": [_difference(label, baseline, mine, other, confidence) for label, mine in zip(aligned, found)
-                      for baseline, other in zip(baselines, found[first:])]}
+    "format": 1,
+    "edition": year,
+    "strict": strict,
+    "headline": rules.EDITIONS[year].headline,
+    "gold": gold.path,
+    "rows": len(gold.objects),
+    "gold_repeated": gold.repeated,
+    "relations": relations,
+    **_of_train(train, gold, relations, sets, no_train),
+    "confidence": confidence,
+    "resamples": resamples,
+    "seed": seed,
+    "notes": NOTES,
+    "systems": {
+      label: {"counts": counts, **mine}
+      for (label, (_, counts)), mine in zip(aligned.items(), scores)
+    },
+    "baselines": dict(zip(baselines, scores[first:])),
+    "differences": [
+      _difference(label, baseline, mine, other, confidence)
+      for label, mine in zip(aligned, found)
+      for baseline, other in zip(baselines, found[first:])
+    ],
+  }
 
 
 def measures(sums_LxRxM, rows_L):
@@ -190,11 +243,19 @@ def measures(sums_LxRxM, rows_L):
   for name in RATIOS:
     found["rows", name] = total[name] / rows_L.sum()
     found["relations", name] = (column[name] / rows_L[:, None]).mean(axis=0)
-  return {**found,
-          **_ratios("micro", _divided(total["right"], total["predicted"], 1.0),
-                    _divided(total["found"], total["gold"], 1.0)),
-          **_ratios("empty", _divided(total["both_empty"], total["says_empty"], np.nan),
-                    _divided(total["both_empty"], total["is_empty"], np.nan))}
+  return {
+    **found,
+    **_ratios(
+      "micro",
+      _divided(total["right"], total["predicted"], 1.0),
+      _divided(total["found"], total["gold"], 1.0),
+    ),
+    **_ratios(
+      "empty",
+      _divided(total["both_empty"], total["says_empty"], np.nan),
+      _divided(total["both_empty"], total["is_empty"], np.nan),
+    ),
+  }
 
 
 def beside(gold):
@@ -213,8 +274,10 @@ def _checked(row, column, place, year):
     if not isinstance(row.get(name), str) or not row[name].strip():
       raise UserError(f"{place}: expected a text in {name}, got {_shown(row, name)}")
   if not isinstance(row.get(column), list):
-    raise UserError(f"{place}: expected a list in {column}, which edition {year} compares, got "
-                    f"{_shown(row, column)}")
+    raise UserError(
+      f"{place}: expected a list in {column}, which edition {year} compares, got "
+      f"{_shown(row, column)}"
+    )
   return (row["SubjectEntity"], row["Relation"]), row[column]
 
 
@@ -228,15 +291,19 @@ def _aliases(item, place, year):
     return [item]
   if isinstance(item, list) and all(isinstance(text, str) for text in item):
     return item
-  raise UserError(f"{place}: expected gold objects of edition {year} as lists of aliases (texts), got "
-                  f"{str(item)[:60]!r}")
+  raise UserError(
+    f"{place}: expected gold objects of edition {year} as lists of aliases (texts), got "
+    f"{str(item)[:60]!r}"
+  )
 
 
 def _texts(listed, place, year):
   for item in listed:
     if not isinstance(item, str):
-      raise UserError(f"{place}: expected objects that are texts, numbers too (edition {year}), got "
-                      f"{str(item)[:60]}")
+      raise UserError(
+        f"{place}: expected objects that are texts, numbers too (edition {year}), got "
+        f"{str(item)[:60]}"
+      )
   return listed
 
 
@@ -250,26 +317,37 @@ def _of_train(train, gold, relations, sets, no_train):
   """What the result says of the constant set."""
   if train is None:
     return {"train": None, "no_train": no_train}
-  return {"train": train.path, "train_overlap": len(train.objects.keys() & gold.objects.keys()),
-          "unfitted": [name for name in relations if name not in sets],
-          "constant_sets": {name: sets.get(name, []) for name in relations}}
+  return {
+    "train": train.path,
+    "train_overlap": len(train.objects.keys() & gold.objects.keys()),
+    "unfitted": [name for name in relations if name not in sets],
+    "constant_sets": {name: sets.get(name, []) for name in relations},
+  }
 
 
 def _best_prefix(golds, relation, edition, strict):
   """The first 0 to 5 of a relation's most frequent objects, whichever has the best mean F1."""
-  names = collections.Counter(name for objects in golds for name in dict.fromkeys(_names(objects, edition)))
+  names = collections.Counter(
+    name for objects in golds for name in dict.fromkeys(_names(objects, edition))
+  )
   ranked = sorted(names, key=lambda name: (-names[name], name))[:MOST]
 
   def total(size):
-    return math.fsum(rules.score(edition, ranked[:size], objects, relation, strict).f1 for objects in golds)
+    return math.fsum(
+      rules.score(edition, ranked[:size], objects, relation, strict).f1 for objects in golds
+    )
 
   # Sums that differ by rounding alone are equal, and the smaller set is taken.
-  return ranked[:max(range(len(ranked) + 1), key=lambda size: (round(total(size), 9), -size))]
+  return ranked[: max(range(len(ranked) + 1), key=lambda size: (round(total(size), 9), -size))]
 
 
 def _names(objects, edition):
   """The name of each gold object, its first alias; no name for "no object" and for an object without aliases."""
-  return [name for name in ((item[0] if item else "") if edition.aliases else item for item in objects) if name]
+  return [
+    name
+    for name in ((item[0] if item else "") if edition.aliases else item for item in objects)
+    if name
+  ]
 
 
 def _sums(golds, answers, year, strict, resamples, rng):
@@ -281,8 +359,10 @@ def _sums(golds, answers, year, strict, resamples, rng):
     (relations, rows of each [L], sums [S, L, 1 + R, M] of S answers); the first of 1 + R is of the rows themselves.
   """
   score = functools.partial(rules.score, rules.EDITIONS[year], strict=strict)
-  scored = sorted((relation, subject, [value for answer in answers for value in score(answer, gold, relation)])
-                  for ((subject, relation), gold), *answers in zip(golds.items(), *answers))
+  scored = sorted(
+    (relation, subject, [value for answer in answers for value in score(answer, gold, relation)])
+    for ((subject, relation), gold), *answers in zip(golds.items(), *answers)
+  )
   relations = []
   rows = []
   sums = []
@@ -299,7 +379,7 @@ def _resampled(values_NxK, resamples, rng):
   """Sums of the columns over the rows and, below, over each resample of them: [1 + R, K]."""
   cells_CxK, code_N = np.unique(values_NxK, axis=0, return_inverse=True)
   draw = statistics.make_draw(len(values_NxK), resamples, rng)
-  counts_RxC, = statistics.cell_counts(draw, [code_N.reshape(-1)], [len(cells_CxK)])
+  (counts_RxC,) = statistics.cell_counts(draw, [code_N.reshape(-1)], [len(cells_CxK)])
   return np.vstack([values_NxK.sum(axis=0), counts_RxC @ cells_CxK])
 
 
@@ -323,19 +403,36 @@ def _estimate(values_R, confidence):
 
 def _system(by_name, sums_LxM, relations, rows_L, confidence):
   """The scores of one answer in the form of lm_kbc.json."""
-  found = {average: {name: _estimate(by_name[average, name], confidence) for name in RATIOS}
-           for average in (*AVERAGES, "empty")}
+  found = {
+    average: {name: _estimate(by_name[average, name], confidence) for name in RATIOS}
+    for average in (*AVERAGES, "empty")
+  }
   column = dict(zip(rules.Score._fields, sums_LxM.T))
   numbers = {"gold": "is_empty", "predicted": "says_empty", "both": "both_empty"}
-  counts = {"objects": "predicted", "gold_objects": "gold", "empty": "says_empty", "gold_empty": "is_empty"}
+  counts = {
+    "objects": "predicted",
+    "gold_objects": "gold",
+    "empty": "says_empty",
+    "gold_empty": "is_empty",
+  }
   by_relation = {
-      relation: {"rows": int(rows_L[i]), **{name: float(column[name][i] / rows_L[i]) for name in RATIOS},
-                 **{name: int(column[field][i]) for name, field in counts.items()}}
-      for i, relation in enumerate(relations)}
+    relation: {
+      "rows": int(rows_L[i]),
+      **{name: float(column[name][i] / rows_L[i]) for name in RATIOS},
+      **{name: int(column[field][i]) for name, field in counts.items()},
+    }
+    for i, relation in enumerate(relations)
+  }
   numbers = {name: int(column[field].sum()) for name, field in numbers.items()}
   return {**found, "empty": {**numbers, **found["empty"]}, "by_relation": by_relation}
 
 
 def _difference(label, baseline, mine, other, confidence):
-  return {"system": label, "baseline": baseline,
-          **{average: _estimate(mine[average, "f1"] - other[average, "f1"], confidence) for average in AVERAGES}}
+  return {
+    "system": label,
+    "baseline": baseline,
+    **{
+      average: _estimate(mine[average, "f1"] - other[average, "f1"], confidence)
+      for average in AVERAGES
+    },
+  }

@@ -26,7 +26,9 @@ import string
 import typing
 import unicodedata
 
-NUMERIC = frozenset(("hasArea", "hasCapacity"))  # relations of 2025 and 2026 whose objects are numbers
+NUMERIC = frozenset(
+  ("hasArea", "hasCapacity")
+)  # relations of 2025 and 2026 whose objects are numbers
 TOLERANCE = 0.05  # of the gold number
 NOTHING = frozenset(("", "none", "null"))
 APOSTROPHES = frozenset("'\u2019\u2018\u02bb\u02bc\u02b9`\u00b4")
@@ -38,6 +40,7 @@ _DROP_PUNCTUATION = {ord(mark): None for mark in string.punctuation}
 
 class Counts(typing.NamedTuple):
   """Of one row: predictions that are right, of how many; golds found, of how many; whether P says "none"."""
+
   right: int
   predicted: int
   found: int
@@ -55,6 +58,7 @@ class Edition(typing.NamedTuple):
     complete: whether a gold row without a row of predictions is an error; else it counts as an empty answer.
     count: function of (predicted, gold, relation) that gives Counts.
   """
+
   column: str
   aliases: bool
   headline: str
@@ -64,6 +68,7 @@ class Edition(typing.NamedTuple):
 
 class Score(typing.NamedTuple):
   """The scores of one row, and the counts that micro averages and the statistics of empty answers add up."""
+
   precision: float
   recall: float
   f1: float
@@ -83,8 +88,18 @@ def score(edition, predicted, gold, relation, strict=False):
   precision = counts.right / counts.predicted if counts.predicted else 1.0
   recall = found / counts.gold if counts.gold else 1.0
   is_empty = not counts.gold
-  return Score(precision, recall, f1(precision, recall), counts.right, counts.predicted, found, counts.gold,
-               counts.says_empty, is_empty, counts.says_empty and is_empty)
+  return Score(
+    precision,
+    recall,
+    f1(precision, recall),
+    counts.right,
+    counts.predicted,
+    found,
+    counts.gold,
+    counts.says_empty,
+    is_empty,
+    counts.says_empty and is_empty,
+  )
 
 
 def f1(precision, recall):
@@ -119,7 +134,9 @@ def number(text):
 
 def near(value, gold):
   """Whether a number is within 5% of the gold number; False where either is None, or gold is not above 0."""
-  return value is not None and gold is not None and gold > 0 and abs(value - gold) / gold <= TOLERANCE
+  return (
+    value is not None and gold is not None and gold > 0 and abs(value - gold) / gold <= TOLERANCE
+  )
 
 
 def matching_size(choices):
@@ -153,7 +170,9 @@ def matching_size(choices):
 def _without_marks(character):
   if character in APOSTROPHES or unicodedata.combining(character):
     return ""
-  return " " if character in SEPARATORS or unicodedata.category(character).startswith("P") else character
+  return (
+    " " if character in SEPARATORS or unicodedata.category(character).startswith("P") else character
+  )
 
 
 def _count_2022(predicted, gold, relation):
@@ -194,7 +213,9 @@ def _count_2026(predicted, gold, relation):
   for text in predicted:
     texts.setdefault(normalise_2026(text), text)
   if relation in NUMERIC:
-    right = _numbers_in_turn(map(number, texts.values()), [number(aliases[0]) if aliases else None for aliases in gold])
+    right = _numbers_in_turn(
+      map(number, texts.values()), [number(aliases[0]) if aliases else None for aliases in gold]
+    )
   else:
     places = collections.defaultdict(list)
     for place, aliases in enumerate(gold):
@@ -217,9 +238,9 @@ def _numbers_in_turn(values, golds):
 
 
 EDITIONS = {
-    "2022": Edition("ObjectEntities", True, "relations", False, _count_2022),
-    "2023": Edition("ObjectEntitiesID", False, "relations", True, _count_2023),
-    "2024": Edition("ObjectEntitiesID", False, "rows", True, _count_2024),
-    "2025": Edition("ObjectEntities", False, "rows", False, _count_2025),
-    "2026": Edition("ObjectEntities", True, "rows", False, _count_2026),
+  "2022": Edition("ObjectEntities", True, "relations", False, _count_2022),
+  "2023": Edition("ObjectEntitiesID", False, "relations", True, _count_2023),
+  "2024": Edition("ObjectEntitiesID", False, "rows", True, _count_2024),
+  "2025": Edition("ObjectEntities", False, "rows", False, _count_2025),
+  "2026": Edition("ObjectEntities", True, "rows", False, _count_2026),
 }

@@ -16,12 +16,14 @@ BINS = 4
 
 class Sample(typing.NamedTuple):
   """A measure of one arm and seed, and its bootstrap resamples [R]."""
+
   value: float
   resamples: np.ndarray
 
 
 class Plan(typing.NamedTuple):
   """Measures that are functions of the counts of one integer column: counts [R, size] -> dict name -> [R]."""
+
   code: np.ndarray
   size: int
   measures: typing.Callable
@@ -34,6 +36,7 @@ class Queries(typing.NamedTuple):
   (BINS where unknown), or None; `gold` the place of each gold answer in `entities`, `gold_ExR` its resampled
   histogram.
   """
+
   label: str
   source: reading.Predictions
   order: np.ndarray
@@ -64,20 +67,34 @@ def make_queries(arms, reference, finetuning_sets, counts, resamples, rng):
   pairs, pair_N = _distinct(base.relation, base.object, len(base.strings))
   texts = [(base.strings[relation], base.strings[name]) for relation, name in pairs]
   gold = dict(sorted(zip(texts, np.bincount(pair_N).tolist())))
-  entities = shock.make_entities(gold, counts=counts,
-                                 others=[key for found in finetuning_sets for key in found])
+  entities = shock.make_entities(
+    gold, counts=counts, others=[key for found in finetuning_sets for key in found]
+  )
   answer_pairs, _ = _distinct(base.relation, base.answer, len(base.answers))
-  aliases = shock.alias_names((base.strings[relation], base.answers[answer])
-                              for relation, answer in answer_pairs)
+  aliases = shock.alias_names(
+    (base.strings[relation], base.answers[answer]) for relation, answer in answer_pairs
+  )
   gold_N = shock.predicted_entities(texts, entities, {})[pair_N]
   bins, bin_rows = popularity_bins(base, arms)
   draw = statistics.make_draw(len(base), resamples, rng)
   gold_ExR = statistics.histogram(draw, gold_N, len(entities.names) + 1)
-  return Queries(label, arms[label], order, base, draw, bins, bin_rows, aliases, entities, gold_N, gold_ExR)
+  return Queries(
+    label, arms[label], order, base, draw, bins, bin_rows, aliases, entities, gold_N, gold_ExR
+  )
 
 
-def measure(arms, queries, finetuning, counted, *, reference=None, known=None, pairs=(), criterion="exact_match",
-            types=None):
+def measure(
+  arms,
+  queries,
+  finetuning,
+  counted,
+  *,
+  reference=None,
+  known=None,
+  pairs=(),
+  criterion="exact_match",
+  types=None,
+):
   """All measures of all arms of one seed.
 
   Args:
@@ -101,15 +118,22 @@ def measure(arms, queries, finetuning, counted, *, reference=None, known=None, p
     scores_Nx3 = accuracy.scores(arm)
     right[label] = scores_Nx3[:, accuracy.CRITERIA.index(criterion)] > 0
     predicted[label] = _predicted(arm, queries, right[label])
-    mine, samples[label] = _shock(queries, right[label], predicted[label], finetuning[label], counted)
-    plans += [(label, plan) for plan in (*_accuracy(arm, scores_Nx3, right[label], queries, types or {}), *mine)]
+    mine, samples[label] = _shock(
+      queries, right[label], predicted[label], finetuning[label], counted
+    )
+    plans += [
+      (label, plan)
+      for plan in (*_accuracy(arm, scores_Nx3, right[label], queries, types or {}), *mine)
+    ]
   for label in arms:
     plans += [(label, _flips(right[label], right[reference]))] if reference in arms else []
     plans += [(label, _kept(right[label], right[known]))] if known in arms else []
   for pair in pairs:
     if set(pair) <= arms.keys():
       plans.append((pair, _flips(right[pair[0]], right[pair[1]])))
-      plans += [(pair, _by_known(right[pair[0]], right[pair[1]], right[known]))] if known in arms else []
+      plans += (
+        [(pair, _by_known(right[pair[0]], right[pair[1]], right[known]))] if known in arms else []
+      )
   for label, found in _carry_out(queries.draw, plans):
     samples.setdefault(label, {}).update(found)
   for label in arms:
@@ -128,16 +152,26 @@ def entity_rows(run, queries, finetuning, predicted):
   """
   entities = shock.finetuned_on(queries.entities, finetuning or ())
   size = len(entities.names)
-  columns = {label: np.bincount(places_N, minlength=size + 1)[:size] for label, places_N in predicted.items()}
+  columns = {
+    label: np.bincount(places_N, minlength=size + 1)[:size] for label, places_N in predicted.items()
+  }
   among = (entities.gold > 0) | (entities.finetuning > 0)
   for column in columns.values():
     among |= column > 0
-  return [{"seed": run, "relation": entities.names[i][0], "entity": entities.names[i][1],
-           "pretraining": int(entities.pretraining[i]), "finetuning": int(entities.finetuning[i]),
-           "gold": int(entities.gold[i]), "pressure": float(entities.pressure[i]),
-           "group": shock.GROUPS[entities.group[i]],
-           "predicted": {label: int(column[i]) for label, column in columns.items()}}
-          for i in np.flatnonzero(among).tolist()]
+  return [
+    {
+      "seed": run,
+      "relation": entities.names[i][0],
+      "entity": entities.names[i][1],
+      "pretraining": int(entities.pretraining[i]),
+      "finetuning": int(entities.finetuning[i]),
+      "gold": int(entities.gold[i]),
+      "pressure": float(entities.pressure[i]),
+      "group": shock.GROUPS[entities.group[i]],
+      "predicted": {label: int(column[i]) for label, column in columns.items()},
+    }
+    for i in np.flatnonzero(among).tolist()
+  ]
 
 
 def _distinct(first_N, second_N, width):
@@ -155,7 +189,9 @@ def _rows(label, arm, queries):
 
 def _carry_out(draw, plans):
   """Yields (label, dict name -> Sample) of (label, Plan) pairs."""
-  tables = statistics.cell_counts(draw, [plan.code for _, plan in plans], [plan.size for _, plan in plans])
+  tables = statistics.cell_counts(
+    draw, [plan.code for _, plan in plans], [plan.size for _, plan in plans]
+  )
   for (label, plan), counts_RxC in zip(plans, tables):
     exact = plan.measures(np.bincount(plan.code, minlength=plan.size)[None])
     yield label, _samples(exact, plan.measures(counts_RxC))
@@ -167,7 +203,10 @@ def _samples(exact, resampled):
 
 def _accuracy(arm, scores_Nx3, right_N, queries, types):
   """Plans of accuracy, of ranks where there are candidates, and of right answers by popularity and relation."""
-  columns = {**dict(zip(("exact_match", "contains", "f1"), scores_Nx3.T)), "right": right_N.astype(float)}
+  columns = {
+    **dict(zip(("exact_match", "contains", "f1"), scores_Nx3.T)),
+    "right": right_N.astype(float),
+  }
   if arm.rank is not None:
     columns |= {**accuracy.hits(arm.rank, arm.listed), "mrr": accuracy.reciprocal_rank(arm.rank)}
   yield from (_mean(name, values_N) for name, values_N in columns.items())
@@ -178,26 +217,39 @@ def _accuracy(arm, scores_Nx3, right_N, queries, types):
 
 def _mean(name, values_N):
   levels, code_N = np.unique(values_N, return_inverse=True)
-  return Plan(code_N.astype(np.int32), len(levels),
-              lambda counts_RxC: {name: counts_RxC @ levels / len(values_N)})
+  return Plan(
+    code_N.astype(np.int32),
+    len(levels),
+    lambda counts_RxC: {name: counts_RxC @ levels / len(values_N)},
+  )
 
 
 def _flips(right_N, other_N):
   """Queries that only the first (gained), only the second (lost) has right: shares, difference, numbers."""
+
   def shares(counts_Rx4):
     gained_R = counts_Rx4[:, 2]
     lost_R = counts_Rx4[:, 1]
-    return {"gained": gained_R / len(right_N), "lost": lost_R / len(right_N),
-            "difference": (gained_R - lost_R) / len(right_N), "wins": gained_R, "losses": lost_R}
+    return {
+      "gained": gained_R / len(right_N),
+      "lost": lost_R / len(right_N),
+      "difference": (gained_R - lost_R) / len(right_N),
+      "wins": gained_R,
+      "losses": lost_R,
+    }
 
   return Plan(2 * right_N.astype(np.int32) + other_N, 4, shares)
 
 
 def _by_known(right_N, other_N, known_N):
   """The difference of two arms' shares right among the queries that are known, and among the others; NaN where there are none."""
+
   def differences(counts_Rx8):
     found = {}
-    for name, counts in (("difference_unknown", counts_Rx8[:, :4]), ("difference_known", counts_Rx8[:, 4:])):
+    for name, counts in (
+      ("difference_unknown", counts_Rx8[:, :4]),
+      ("difference_known", counts_Rx8[:, 4:]),
+    ):
       found[name] = shock.divide(counts[:, 2] - counts[:, 1], counts.sum(axis=1))
     return found
 
@@ -206,8 +258,11 @@ def _by_known(right_N, other_N, known_N):
 
 def _kept(right_N, known_N):
   """Of the queries that are known, the share answered right; NaN where none is known."""
-  return Plan(2 * known_N.astype(np.int32) + right_N, 4,
-              lambda counts: {"known_kept": shock.divide(counts[:, 3], counts[:, 2] + counts[:, 3])})
+  return Plan(
+    2 * known_N.astype(np.int32) + right_N,
+    4,
+    lambda counts: {"known_kept": shock.divide(counts[:, 3], counts[:, 2] + counts[:, 3])},
+  )
 
 
 def popularity_bins(base, arms):
@@ -230,8 +285,12 @@ def popularity_bins(base, arms):
   edges = np.quantile(popularity_N[known_N], np.arange(1, BINS) / BINS)
   bin_N = np.where(known_N, np.searchsorted(edges, popularity_N), BINS)
   inside = [popularity_N[bin_N == i] for i in range(BINS)]
-  return bin_N, [{"low": float(values.min()), "high": float(values.max()), "queries": len(values)}
-                 if len(values) else None for values in inside]
+  return bin_N, [
+    {"low": float(values.min()), "high": float(values.max()), "queries": len(values)}
+    if len(values)
+    else None
+    for values in inside
+  ]
 
 
 def _by_popularity(queries, right_N):
@@ -256,8 +315,14 @@ def _by_relation(queries, right_N, types):
 
   def shares(counts_RxC):
     shares_RxK = shock.divide(counts_RxC[:, 1::2], counts_RxC[:, 0::2] + counts_RxC[:, 1::2])
-    return {"macro_right": statistics.nan_mean(shares_RxK), **{f"relation/{name}": share for name, share in zip(names, shares_RxK.T)},
-            **{f"type/{name}": statistics.nan_mean(shares_RxK[:, places]) for name, places in of_type.items()}}
+    return {
+      "macro_right": statistics.nan_mean(shares_RxK),
+      **{f"relation/{name}": share for name, share in zip(names, shares_RxK.T)},
+      **{
+        f"type/{name}": statistics.nan_mean(shares_RxK[:, places])
+        for name, places in of_type.items()
+      },
+    }
 
   yield Plan(2 * code_N.astype(np.int32) + right_N, 2 * len(relations), shares)
 
@@ -274,15 +339,22 @@ def _shock(queries, right_N, predicted_N, finetuning, counted):
   if finetuning is None and not counted:
     return [], {}
   entities = shock.finetuned_on(queries.entities, finetuning or ())
-  plan = Plan(shock.cells(entities, queries.gold, predicted_N, right_N), shock.CELLS, shock.group_measures)
+  plan = Plan(
+    shock.cells(entities, queries.gold, predicted_N, right_N), shock.CELLS, shock.group_measures
+  )
   width = len(entities.names) + 1
   columns = (predicted_N, queries.gold)
-  exact = shock.entity_measures(*(np.bincount(column, minlength=width)[None] for column in columns), entities)
-  chunks = [shock.entity_measures(*pair, entities)
-            for pair in statistics.histogram_pairs(queries.draw, *columns, width, queries.gold_ExR)]
+  exact = shock.entity_measures(
+    *(np.bincount(column, minlength=width)[None] for column in columns), entities
+  )
+  chunks = [
+    shock.entity_measures(*pair, entities)
+    for pair in statistics.histogram_pairs(queries.draw, *columns, width, queries.gold_ExR)
+  ]
   resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in exact}
-  return [plan], _samples(exact, {name: _centred(name, float(exact[name][0]), resampled[name])
-                                  for name in exact})
+  return [plan], _samples(
+    exact, {name: _centred(name, float(exact[name][0]), resampled[name]) for name in exact}
+  )
 
 
 def _centred(name, value, samples_R):

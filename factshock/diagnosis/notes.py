@@ -110,7 +110,9 @@ lost, kept: change of mass on facts that the other arm answers right and this on
 
 
 def _by_name(text):
-  return dict(line.split(": ", 1) for line in textwrap.dedent(text).strip().replace("\n  ", " ").splitlines())
+  return dict(
+    line.split(": ", 1) for line in textwrap.dedent(text).strip().replace("\n  ", " ").splitlines()
+  )
 
 
 NOTES = _by_name(_TEXT)

@@ -34,6 +34,7 @@ class Entities:
     group: int place in GROUPS; seen = a finetuning answer.
     pressure: float64 s(e), the log of the smoothed share in finetuning over that in pretraining.
   """
+
   names: list
   index: dict
   relation: np.ndarray
@@ -57,21 +58,37 @@ def make_entities(gold, finetuning=(), counts=None, others=()):
   names = []
   index = {}
   counts = counts or {}
-  gold_E, pretraining_E, _, _ = _columns(names, index, gold.items(),
-                                         ((key, count) for key, count in counts.items() if key[0]),
-                                         ((key, 0) for key in finetuning), ((key, 0) for key in others))
+  gold_E, pretraining_E, _, _ = _columns(
+    names,
+    index,
+    gold.items(),
+    ((key, count) for key, count in counts.items() if key[0]),
+    ((key, 0) for key in finetuning),
+    ((key, 0) for key in others),
+  )
   pretraining_E += _anywhere(index, counts)
   relation_E = np.unique([relation for relation, _ in names], return_inverse=True)[1]
   nothing_E = np.zeros(len(names))
-  bare = Entities(names, index, relation_E, pretraining_E, nothing_E, gold_E,
-                  common(pretraining_E, relation_E, names), nothing_E, nothing_E)
+  bare = Entities(
+    names,
+    index,
+    relation_E,
+    pretraining_E,
+    nothing_E,
+    gold_E,
+    common(pretraining_E, relation_E, names),
+    nothing_E,
+    nothing_E,
+  )
   return finetuned_on(bare, finetuning)
 
 
 def finetuned_on(entities, finetuning):
   """The same entities with the finetuning answers of another arm, all of which must be known."""
   places = [entities.index[relation, normalise(name)] for relation, name in finetuning]
-  finetuning_E = np.bincount(np.array(places, np.int64), minlength=len(entities.names)).astype(np.float64)
+  finetuning_E = np.bincount(np.array(places, np.int64), minlength=len(entities.names)).astype(
+    np.float64
+  )
   group_E = np.where(entities.common, COMMON_SEEN, RARE_SEEN) + (finetuning_E == 0)
   pressure_E = _log_share(finetuning_E, entities.relation)
   pressure_E -= _log_share(entities.pretraining, entities.relation)
@@ -81,7 +98,9 @@ def finetuned_on(entities, finetuning):
 def _columns(names, index, *many):
   """Counts [E] of several collections of ((relation, name), count); new names are added."""
   tallies = [_tally(counted, names, index) for counted in many]
-  return [np.bincount(places, weights, len(names)).astype(np.float64) for places, weights in tallies]
+  return [
+    np.bincount(places, weights, len(names)).astype(np.float64) for places, weights in tallies
+  ]
 
 
 def _tally(counted, names, index):
@@ -188,7 +207,10 @@ def group_measures(cells_RxC):
   gap_RxG = (predicted_RxG[:, :4] - gold_RxG) / queries[:, None]
   found = {}
   for place, group in enumerate(GROUPS):
-    found["predicted/" + group], found["gold/" + group] = predicted_RxG[:, place], gold_RxG[:, place]
+    found["predicted/" + group], found["gold/" + group] = (
+      predicted_RxG[:, place],
+      gold_RxG[:, place],
+    )
     found["ratio/" + group] = divide(predicted_RxG[:, place], gold_RxG[:, place])
   seen = [RARE_SEEN, COMMON_SEEN]
   found["shock"] = gap_RxG[:, RARE_SEEN] - gap_RxG[:, COMMON_UNSEEN]
@@ -234,8 +256,12 @@ def spearman(y_RxE, x_E):
   size = len(x_E)
   x_ranks_E = _centred_ranks(np.asarray(x_E, np.float64))
   step = max(1, BLOCK_ENTRIES // max(1, size))
-  return np.concatenate([_spearman_block(y_RxE[start:start + step], x_ranks_E)
-                         for start in range(0, len(y_RxE), step)])
+  return np.concatenate(
+    [
+      _spearman_block(y_RxE[start : start + step], x_ranks_E)
+      for start in range(0, len(y_RxE), step)
+    ]
+  )
 
 
 def _centred_ranks(x_E):
@@ -261,7 +287,7 @@ def _spearman_block(y_RxE, x_ranks_E):
   starts = np.flatnonzero(new)
   sizes = np.diff(np.append(starts, values.size))
   ranks = starts % size + (sizes - 1) / 2 - (size - 1) / 2
-  sums = np.add.reduceat(x_ranks_E[key_RxE & 0xffffffff].ravel(), starts)
+  sums = np.add.reduceat(x_ranks_E[key_RxE & 0xFFFFFFFF].ravel(), starts)
   row = starts // size
   spread_R = np.bincount(row, ranks * ranks * sizes, rows) * (x_ranks_E @ x_ranks_E)
   return divide(np.bincount(row, ranks * sums, rows), np.sqrt(spread_R))

@@ -13,7 +13,9 @@ import typing
 import numpy as np
 
 TABLE_ENTRIES = 10_000_000  # a table of counts [N, R] up to 40 MB is drawn query by query
-PICKS = 50_000_000  # beyond the table, entity measures draw at most so many queries in all resamples,
+PICKS = (
+  50_000_000  # beyond the table, entity measures draw at most so many queries in all resamples,
+)
 CELL_PICKS = 5_000_000  # and fill at most so many cells,
 FEWEST_RESAMPLES = 100  # but never get fewer resamples than this (or than asked for)
 CHUNK_ENTRIES = 1 << 17  # histograms are handed over in chunks that the processor's cache holds,
@@ -23,6 +25,7 @@ HOT_ENTRIES = 1 << 22  # entries of a block of columns written as 0 and 1
 
 class Draw(typing.NamedTuple):
   """How often each of N queries counts in R resamples: a table [N, R], or None where it is too large."""
+
   queries: int
   resamples: int
   counts_NxR: np.ndarray | None
@@ -35,7 +38,9 @@ def make_draw(queries, resamples, rng):
   if queries * resamples <= TABLE_ENTRIES:
     picks_RxN = rng.integers(0, queries, (resamples, queries))
     picks_RxN += np.arange(resamples)[:, None] * queries
-    table = np.bincount(picks_RxN.ravel(), minlength=resamples * queries).reshape(resamples, queries)
+    table = np.bincount(picks_RxN.ravel(), minlength=resamples * queries).reshape(
+      resamples, queries
+    )
     table = np.ascontiguousarray(table.T, np.float32)
   return Draw(queries, resamples, table, rng)
 
@@ -102,13 +107,15 @@ def histogram_pairs(draw, first_N, second_N, cells, second_ExR):
     step = max(1, CHUNK_ENTRIES // cells)
     first_ExR = histogram(draw, first_N, cells)
     for start in range(0, draw.resamples, step):
-      yield first_ExR[:, start:start + step].T, second_ExR[:, start:start + step].T
+      yield first_ExR[:, start : start + step].T, second_ExR[:, start : start + step].T
     return
   most = min(PICKS // draw.queries, CELL_PICKS // cells)
   resamples = min(draw.resamples, max(FEWEST_RESAMPLES, most))
   step = max(1, CELL_ENTRIES // cells)
   for start in range(0, resamples, step):
-    pairs = [_pick_both(draw, first_N, second_N, cells) for _ in range(start, min(start + step, resamples))]
+    pairs = [
+      _pick_both(draw, first_N, second_N, cells) for _ in range(start, min(start + step, resamples))
+    ]
     yield tuple(np.stack(histograms_RxE) for histograms_RxE in zip(*pairs))
 
 
@@ -126,7 +133,9 @@ def sums(draw, values_NxK):
   """Resampled sums of real columns, all of the same resamples: array [R, K]; the cost hangs on N x R."""
   if draw.counts_NxR is not None:
     return draw.counts_NxR.T @ values_NxK.astype(np.float32)
-  picks = (draw.rng.integers(0, draw.queries, draw.queries, dtype=np.int32) for _ in range(draw.resamples))
+  picks = (
+    draw.rng.integers(0, draw.queries, draw.queries, dtype=np.int32) for _ in range(draw.resamples)
+  )
   return np.stack([np.bincount(picks_N, minlength=draw.queries) @ values_NxK for picks_N in picks])
 
 
@@ -174,13 +183,19 @@ def estimate(by_seed, *, resamples, confidence, seed):
   values = np.array([by_seed[run].value for run in runs])
   shortest = min(len(by_seed[run].resamples) for run in runs)
   samples_SxR = np.stack([by_seed[run].resamples[:shortest] for run in runs])
-  samples_R = over_seeds(samples_SxR, _picks(len(runs), resamples, seed)) if len(runs) > 1 else samples_SxR[0]
+  samples_R = (
+    over_seeds(samples_SxR, _picks(len(runs), resamples, seed)) if len(runs) > 1 else samples_SxR[0]
+  )
   low, high = interval(samples_R, confidence)
   mean = float(nan_mean(values))
   if math.isnan(mean):
     low = high = math.nan
-  return {"mean": _plain(mean), "low": _plain(low), "high": _plain(high),
-          "by_seed": {str(run): _plain(value) for run, value in zip(runs, values.tolist())}}
+  return {
+    "mean": _plain(mean),
+    "low": _plain(low),
+    "high": _plain(high),
+    "by_seed": {str(run): _plain(value) for run, value in zip(runs, values.tolist())},
+  }
 
 
 @functools.lru_cache(maxsize=64)
@@ -206,7 +221,11 @@ def mcnemar(wins, losses):
   if total == 0:
     return 1.0, 1.0
   log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])
-  ways = log_factorial[total] - log_factorial[:fewer + 1] - log_factorial[total - fewer:][::-1][:fewer + 1]
+  ways = (
+    log_factorial[total]
+    - log_factorial[: fewer + 1]
+    - log_factorial[total - fewer :][::-1][: fewer + 1]
+  )
   terms = np.exp(ways - total * np.log(2))
   tail = 2 * float(np.sum(terms))
   return min(1.0, tail), min(1.0, tail - float(terms[-1]))

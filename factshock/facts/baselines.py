@@ -8,8 +8,10 @@ import numpy as np
 def majority(facts, candidates):
   """Log-probability of each candidate of a relation by how often the facts have it: {relation: [candidates]}."""
   frequency = collections.Counter((fact["relation"], fact["object"]) for fact in facts)
-  counts = {relation: np.array([frequency[relation, answer] for answer in answers], float)
-            for relation, answers in candidates.items()}
+  counts = {
+    relation: np.array([frequency[relation, answer] for answer in answers], float)
+    for relation, answers in candidates.items()
+  }
   return {relation: np.log((n + 1e-3) / (n + 1e-3).sum()) for relation, n in counts.items()}
 
 
@@ -32,12 +34,26 @@ def naive_bayes(facts, queries, candidates, smoothing=0.1):
   for query in queries:
     relation = query["relation"]
     known = [word for word in query["subject"].lower().split() if word in vocabulary[relation]]
-    scores = np.array([_score(prior[relation, answer], word_counts.get((relation, answer), {}), totals.get((relation, answer), 0),
-                              known, len(vocabulary[relation]), smoothing) for answer in candidates[relation]])
+    scores = np.array(
+      [
+        _score(
+          prior[relation, answer],
+          word_counts.get((relation, answer), {}),
+          totals.get((relation, answer), 0),
+          known,
+          len(vocabulary[relation]),
+          smoothing,
+        )
+        for answer in candidates[relation]
+      ]
+    )
     found.append(scores - np.logaddexp.reduce(scores))
   return found
 
 
 def _score(facts, counts, total, words, vocabulary, smoothing):
-  likelihood = sum(np.log((counts.get(word, 0) + smoothing) / (total + smoothing * (vocabulary + 1))) for word in words)
+  likelihood = sum(
+    np.log((counts.get(word, 0) + smoothing) / (total + smoothing * (vocabulary + 1)))
+    for word in words
+  )
   return np.log(facts + smoothing) + likelihood

@@ -23,16 +23,34 @@ def count(pattern, facts, folded, output, runner, options):
   Raises: whatever the runner raises for what is not there.
   """
   place = f"{output}.entities.jsonl"
-  _write(place, (json.dumps({name: fact[name] for name in ("subject", "relation", "object", "aliases", "subject_id", "object_id")
-                             if name in fact}, ensure_ascii=False) + "\n" for fact in facts))
+  _write(
+    place,
+    (
+      json.dumps(
+        {
+          name: fact[name]
+          for name in ("subject", "relation", "object", "aliases", "subject_id", "object_id")
+          if name in fact
+        },
+        ensure_ascii=False,
+      )
+      + "\n"
+      for fact in facts
+    ),
+  )
   with beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options])) as pipeline:
     lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
     if pattern.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-      lines = lines | "text" >> beam.Map(lambda line: documents.text_of(schema.json_object(line, pattern), pattern))
-    (lines | "count" >> beam.ParDo(_Count(place, folded))
-     | "add up" >> beam.CombinePerKey(_add)
-     | "gather" >> beam.combiners.ToList()
-     | "write" >> beam.Map(_write_counts, place, folded, output))
+      lines = lines | "text" >> beam.Map(
+        lambda line: documents.text_of(schema.json_object(line, pattern), pattern)
+      )
+    (
+      lines
+      | "count" >> beam.ParDo(_Count(place, folded))
+      | "add up" >> beam.CombinePerKey(_add)
+      | "gather" >> beam.combiners.ToList()
+      | "write" >> beam.Map(_write_counts, place, folded, output)
+    )
 
 
 class _Count(beam.DoFn):

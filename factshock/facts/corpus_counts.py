@@ -30,8 +30,17 @@ def count(pattern, found, output, processes=None):
   """
   folder = f"{output}.parts"
   print(f"  {len(found.labels):,} entities by {len(found.names):,} names", flush=True)
-  counts = add_up(corpus_shards.results(documents.parts(pattern), folder, _digest(found), count_part,
-                                functools.partial(entities.search_of, found), "counting", processes))
+  counts = add_up(
+    corpus_shards.results(
+      documents.parts(pattern),
+      folder,
+      _digest(found),
+      count_part,
+      functools.partial(entities.search_of, found),
+      "counting",
+      processes,
+    )
+  )
   write(output, found, counts)
   shutil.rmtree(folder)
   return counts
@@ -55,7 +64,7 @@ def count_part(documents_of_part, search):
   def sampled():
     for text in documents_of_part:
       if room[0] > 0:
-        words.update(re.findall(r"\w+", text[:room[0]]))
+        words.update(re.findall(r"\w+", text[: room[0]]))
         room[0] -= len(text)
       yield text
 
@@ -82,7 +91,10 @@ def facts_path(output):
 
 def write(output, found, counts):
   """Writes the counts of entities and, beside them, of facts."""
-  for path, lines in ((output, entity_lines(found, counts)), (facts_path(output), fact_lines(found, counts))):
+  for path, lines in (
+    (output, entity_lines(found, counts)),
+    (facts_path(output), fact_lines(found, counts)),
+  ):
     with files.writing(path) as file:
       file.writelines(lines)
 
@@ -100,8 +112,10 @@ def fact_lines(found, counts):
   """The lines of the file of facts, in their order."""
   yield "subject\tobject\tdocuments\tsubject_documents\tobject_documents\n"
   for (subject, answer), together in zip(found.facts.tolist(), counts["together"].tolist()):
-    yield (f"{_cell(found.labels[subject])}\t{_cell(found.labels[answer])}\t{together}\t{counts['documents'][subject]}\t"
-           f"{counts['documents'][answer]}\n")
+    yield (
+      f"{_cell(found.labels[subject])}\t{_cell(found.labels[answer])}\t{together}\t{counts['documents'][subject]}\t"
+      f"{counts['documents'][answer]}\n"
+    )
 
 
 def _cell(text):

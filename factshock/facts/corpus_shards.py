@@ -34,7 +34,10 @@ def results(plan, folder, key, work, prepare, label, processes=None):
   total = sum(part.size for part in plan)
   done = total - sum(part.size for part, _, _ in waiting)
   if waiting:
-    print(f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {len(plan) - len(waiting)} of them done before", flush=True)
+    print(
+      f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {len(plan) - len(waiting)} of them done before",
+      flush=True,
+    )
   progress = Progress(f"{label}, MB", max(1, round(total / 1e6)))
   for size in _run(waiting, prepare, processes or os.cpu_count()):
     done += size
@@ -53,7 +56,9 @@ def _claim(folder, plan, key):
   """Makes the folder of results, or empties one that was of something else."""
   digest = identity(plan, key)
   path = os.path.join(folder, "digest.txt")
-  if os.path.isdir(folder) and not (os.path.exists(path) and [line for _, line in files.lines(path)] == [digest]):
+  if os.path.isdir(folder) and not (
+    os.path.exists(path) and [line for _, line in files.lines(path)] == [digest]
+  ):
     print(f"  {folder}: parts of other files or settings, done anew", flush=True)
     shutil.rmtree(folder)
   with files.writing(path) as file:
@@ -74,7 +79,9 @@ def _run(tasks, prepare, processes):
     yield from map(_do, tasks)
   else:
     context = multiprocessing.get_context("fork" if fork else "spawn")
-    with context.Pool(min(processes, len(tasks)), None if fork else _prepare, () if fork else (prepare,)) as pool:
+    with context.Pool(
+      min(processes, len(tasks)), None if fork else _prepare, () if fork else (prepare,)
+    ) as pool:
       yield from pool.imap_unordered(_do, tasks)
   _prepared = None
 

@@ -21,20 +21,28 @@ def read_counts(path, column="count"):
   rows = ((number, line.split("\t")) for number, line in files.lines(path) if line)
   _, header = next(rows, (1, []))
   if not {"entity", column} <= set(header) or len(set(header)) != len(header):
-    raise UserError(f"{path}:1: expected a header with the columns entity, {column} and, if wanted, relation, "
-                    f"separated by tabs, got {header}")
+    raise UserError(
+      f"{path}:1: expected a header with the columns entity, {column} and, if wanted, relation, "
+      f"separated by tabs, got {header}"
+    )
   for number, cells in rows:
     if len(cells) != len(header):
-      raise UserError(f"{path}:{number}: expected {len(header)} cells as in the header, got {len(cells)}: "
-                      f"{cells[:8]}")
+      raise UserError(
+        f"{path}:{number}: expected {len(header)} cells as in the header, got {len(cells)}: "
+        f"{cells[:8]}"
+      )
     row = dict(zip(header, cells))
     key = (row.get("relation", ""), row["entity"])
     if not row["entity"] or not re.fullmatch("[0-9]+", row[column]):
-      raise UserError(f"{path}:{number}: expected an entity and a whole number from 0 on, got "
-                      f"{row['entity']!r} and {row[column]!r}")
+      raise UserError(
+        f"{path}:{number}: expected an entity and a whole number from 0 on, got "
+        f"{row['entity']!r} and {row[column]!r}"
+      )
     if key in counts:
-      raise UserError(f"{path}:{number}: expected each entity once in a relation, got {key[1]!r} again in "
-                      f"{key[0]!r}")
+      raise UserError(
+        f"{path}:{number}: expected each entity once in a relation, got {key[1]!r} again in "
+        f"{key[0]!r}"
+      )
     counts[key] = int(row[column])
   if not counts:
     raise UserError(f"{path}: expected at least one count, got none")
@@ -51,8 +59,9 @@ def write_counts(path, counts):
     file.write("entity\tcount\trelation\n")
     for (relation, entity), count in sorted(counts.items(), key=_order):
       if re.search(r"[\t\n\r]", relation + entity):
-        raise UserError(f"{path}: expected names without tab or newline, got {entity!r} in relation "
-                        f"{relation!r}")
+        raise UserError(
+          f"{path}: expected names without tab or newline, got {entity!r} in relation {relation!r}"
+        )
       file.write(f"{entity}\t{count}\t{relation}\n")
 
 

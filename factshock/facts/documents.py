@@ -17,17 +17,18 @@ from factshock.runtime.errors import UserError
 
 FIELDS = ("text", "sentence")  # the columns that hold the text, the first there is
 PART_BYTES = 64 << 20  # of a text file that is not compressed; other files are one part each
-PART_ROWS = 50_000     # of a data set
+PART_ROWS = 50_000  # of a data set
 _ROW_BYTES = 1000  # of a data set that does not say how large it is
 _KEYS = {"hub": ("split", "config", "data_files", "column"), "tfds": ("split", "column")}
 
 
 class Part(NamedTuple):
   """A part of a corpus that is read at one go."""
-  where: str    # a file, or a data set as it is written in the corpus
-  begin: int    # the first byte of a text file, or the first row of a data set
-  end: object   # the byte or row to stop before; None: the whole file
-  size: int     # bytes, of a data set an estimate
+
+  where: str  # a file, or a data set as it is written in the corpus
+  begin: int  # the first byte of a text file, or the first row of a data set
+  end: object  # the byte or row to stop before; None: the whole file
+  size: int  # bytes, of a data set an estimate
   version: str  # differs where the part's text may
 
 
@@ -38,7 +39,11 @@ def corpora(pattern):
 
 def parts(pattern):
   """The parts of a corpus or several, in order. Raises: UserError where there are no such files or data sets."""
-  return [part for one in corpora(pattern) for part in (_rows_parts(one) if is_data_set(one) else _file_parts(one))]
+  return [
+    part
+    for one in corpora(pattern)
+    for part in (_rows_parts(one) if is_data_set(one) else _file_parts(one))
+  ]
 
 
 def read(pattern):
@@ -68,8 +73,10 @@ def paths(pattern):
   """The files that a glob pattern names, sorted. Raises: UserError where there is none."""
   found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
   if not found:
-    raise UserError(f"{pattern}: no such file; a corpus is text files (.gz too), .jsonl, .csv, .tsv or .parquet with a column "
-                    f"{' or '.join(FIELDS)}, or a data set as hub:NAME or tfds:NAME")
+    raise UserError(
+      f"{pattern}: no such file; a corpus is text files (.gz too), .jsonl, .csv, .tsv or .parquet with a column "
+      f"{' or '.join(FIELDS)}, or a data set as hub:NAME or tfds:NAME"
+    )
   return found
 
 
@@ -85,7 +92,9 @@ def text_of(row, place, column=None):
   if isinstance(text, bytes):
     text = text.decode("utf-8")
   if not isinstance(text, str):
-    raise UserError(f"{place}: expected text in a column {' or '.join(FIELDS)}, got the columns {', '.join(map(str, row))[:200]}")
+    raise UserError(
+      f"{place}: expected text in a column {' or '.join(FIELDS)}, got the columns {', '.join(map(str, row))[:200]}"
+    )
   return text
 
 
@@ -98,7 +107,9 @@ def _file_parts(pattern):
       found.append(Part(path, 0, None, status.st_size, version))
     else:
       edges = [*range(0, max(1, status.st_size), PART_BYTES), status.st_size]
-      found += [Part(path, begin, end, end - begin, version) for begin, end in zip(edges, edges[1:])]
+      found += [
+        Part(path, begin, end, end - begin, version) for begin, end in zip(edges, edges[1:])
+      ]
   return found
 
 
@@ -108,7 +119,10 @@ def _rows_parts(corpus):
   version = str(getattr(data, "_fingerprint", len(data)))
   row_bytes = (getattr(data, "dataset_size", None) or size * _ROW_BYTES) / max(1, size)
   edges = [*range(0, max(1, size), PART_ROWS), size]
-  return [Part(corpus, begin, end, round((end - begin) * row_bytes), version) for begin, end in zip(edges, edges[1:])]
+  return [
+    Part(corpus, begin, end, round((end - begin) * row_bytes), version)
+    for begin, end in zip(edges, edges[1:])
+  ]
 
 
 def _open(corpus):
@@ -117,9 +131,15 @@ def _open(corpus):
   name, _, query = rest.partition("?")
   options = dict(urllib.parse.parse_qsl(query))
   if not name or not options.keys() <= set(_KEYS[prefix]):
-    raise UserError(f"{corpus}: expected {prefix}:NAME?split=... with keys of {', '.join(_KEYS[prefix])}, got {rest!r}")
+    raise UserError(
+      f"{corpus}: expected {prefix}:NAME?split=... with keys of {', '.join(_KEYS[prefix])}, got {rest!r}"
+    )
   column = options.pop("column", None)
-  return (hub.open_hub(name, **options) if prefix == "hub" else hub.open_tfds(name, options.get("split", "train"))), column
+  return (
+    hub.open_hub(name, **options)
+    if prefix == "hub"
+    else hub.open_tfds(name, options.get("split", "train"))
+  ), column
 
 
 def _rows(part):
@@ -138,5 +158,7 @@ def _lines(part):
       try:
         yield line.decode("utf-8").rstrip("\r\n")
       except UnicodeDecodeError as error:
-        raise UserError(f"{part.where}: expected UTF-8 text, got the byte {line[error.start]:#04x} at byte {place + error.start}; "
-                        "convert the file to UTF-8") from error
+        raise UserError(
+          f"{part.where}: expected UTF-8 text, got the byte {line[error.start]:#04x} at byte {place + error.start}; "
+          "convert the file to UTF-8"
+        ) from error

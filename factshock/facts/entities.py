@@ -19,23 +19,27 @@ _CHUNK = 1 << 20  # characters searched at a time
 
 class Entities(NamedTuple):
   """Entities and their names. Name i is names[i]; pairs (name, entity) say whose it is."""
-  labels: list         # sorted
-  names: list          # sorted, in NFC, folded where asked for
+
+  labels: list  # sorted
+  names: list  # sorted, in NFC, folded where asked for
   name_of_pair: np.ndarray
   entity_of_pair: np.ndarray
-  ambiguous: list      # for each label "" or why its count cannot be trusted: "several" entities, one "letter"
-  facts: np.ndarray    # [facts, 2]: numbers of subject and object
+  ambiguous: (
+    list  # for each label "" or why its count cannot be trusted: "several" entities, one "letter"
+  )
+  facts: np.ndarray  # [facts, 2]: numbers of subject and object
   folded: bool
 
 
 class Search(NamedTuple):
   """Entities ready for `count_documents`."""
+
   entities: Entities
-  automaton: object    # ahocorasick_rs.AhoCorasick of the names with borders
-  entity_of_name: tuple   # (offsets [names + 1], entities): those of each name
+  automaton: object  # ahocorasick_rs.AhoCorasick of the names with borders
+  entity_of_name: tuple  # (offsets [names + 1], entities): those of each name
   facts_of_subject: tuple  # (offsets [entities + 1], numbers of facts)
   object_of_fact: np.ndarray  # [facts]
-  capitalised: list    # (number, label) of entities whose label is one word and not in lower case
+  capitalised: list  # (number, label) of entities whose label is one word and not in lower case
 
 
 def entities_of(facts, folded=False):
@@ -63,9 +67,17 @@ def entities_of(facts, folded=False):
   several = {entity for name in names if len(owners[name]) > 1 for entity in owners[name]}
   several |= {number[label] for label, found in ids.items() if len(found) > 1}
   letter = {number[label] for label in labels if any(len(name) == 1 for name in aliases[label])}
-  ambiguous = [" ".join(["several"] * (i in several) + ["letter"] * (i in letter)) for i in range(len(labels))]
-  return Entities(labels, names, *np.array(pairs, np.int64).reshape(-1, 2).T.copy(), ambiguous,
-                  np.array([[number[fact["subject"]], number[fact["object"]]] for fact in facts], np.int64), folded)
+  ambiguous = [
+    " ".join(["several"] * (i in several) + ["letter"] * (i in letter)) for i in range(len(labels))
+  ]
+  return Entities(
+    labels,
+    names,
+    *np.array(pairs, np.int64).reshape(-1, 2).T.copy(),
+    ambiguous,
+    np.array([[number[fact["subject"]], number[fact["object"]]] for fact in facts], np.int64),
+    folded,
+  )
 
 
 def _normal(text, folded):
@@ -80,13 +92,28 @@ def _normal(text, folded):
 def search_of(entities):
   """The Search of Entities."""
 
-  bordered = [_BORDER + _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name).replace(" ", _BORDER) + _BORDER for name in entities.names]
+  bordered = [
+    _BORDER + _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name).replace(" ", _BORDER) + _BORDER
+    for name in entities.names
+  ]
   automaton = ahocorasick_rs.AhoCorasick(
-      bordered, matchkind=ahocorasick_rs.MatchKind.Standard,
-      implementation=ahocorasick_rs.Implementation.ContiguousNFA, store_patterns=False)
-  return Search(entities, automaton, _grouped(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
-                _grouped(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)), entities.facts[:, 1].copy(),
-                [(i, label) for i, label in enumerate(entities.labels) if label != label.lower() and re.fullmatch(r"\w+", label)])
+    bordered,
+    matchkind=ahocorasick_rs.MatchKind.Standard,
+    implementation=ahocorasick_rs.Implementation.ContiguousNFA,
+    store_patterns=False,
+  )
+  return Search(
+    entities,
+    automaton,
+    _grouped(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
+    _grouped(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)),
+    entities.facts[:, 1].copy(),
+    [
+      (i, label)
+      for i, label in enumerate(entities.labels)
+      if label != label.lower() and re.fullmatch(r"\w+", label)
+    ],
+  )
 
 
 def _grouped(keys, values, size):
@@ -104,7 +131,9 @@ def count_documents(documents, search):
   `together` [facts]: documents that mention subject and object. `size` [2]: documents and bytes read.
   """
   entities = search.entities
-  total = {name: np.zeros(len(entities.labels), np.int64) for name in ("mentions", "longest", "documents")}
+  total = {
+    name: np.zeros(len(entities.labels), np.int64) for name in ("mentions", "longest", "documents")
+  }
   total |= {"together": np.zeros(len(entities.facts), np.int64), "size": np.zeros(2, np.int64)}
   for chunk in _chunks(documents):
     text = "\n".join(chunk)
@@ -148,7 +177,9 @@ def _count_chunk(text, search, total):
 def _find(codes, search):
   """(name, start, end) of every mention in code points with borders, by the ends; without the borders around the name."""
   hits = search.automaton.find_matches_as_indexes(_as_text(codes), overlapping=True)
-  name, start, end = np.fromiter(itertools.chain.from_iterable(hits), np.int64, 3 * len(hits)).reshape(-1, 3).T
+  name, start, end = (
+    np.fromiter(itertools.chain.from_iterable(hits), np.int64, 3 * len(hits)).reshape(-1, 3).T
+  )
   return name, start + 1, end - 1
 
 
@@ -161,11 +192,19 @@ def _facts_named(pairs, search):
   fact, pair = _expand(search.facts_of_subject, entity)
   here = np.zeros(size, bool)
   here[entity] = True
-  kept = np.flatnonzero(here[search.object_of_fact[fact]])  # most objects are in none of these documents
+  kept = np.flatnonzero(
+    here[search.object_of_fact[fact]]
+  )  # most objects are in none of these documents
   fact = fact[kept]
   pair = pair[kept]
-  wanted = (pairs - entity)[pair] + search.object_of_fact[fact]  # (the same document, the fact's object)
-  found = np.flatnonzero(pairs[np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)] == wanted) if len(pairs) else kept
+  wanted = (pairs - entity)[pair] + search.object_of_fact[
+    fact
+  ]  # (the same document, the fact's object)
+  found = (
+    np.flatnonzero(pairs[np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)] == wanted)
+    if len(pairs)
+    else kept
+  )
   return pairs, fact[found], pair[found]
 
 
@@ -195,7 +234,9 @@ def facts_in(documents, search):
     end = np.searchsorted(places, end[longest])
     breaks = np.searchsorted(places, np.flatnonzero(codes == ord("\n")))
     document = np.searchsorted(breaks, start)
-    first = np.append(0, breaks + 1)[document]  # character of the chunk that its document begins with
+    first = np.append(0, breaks + 1)[
+      document
+    ]  # character of the chunk that its document begins with
     start = start - first
     end = end - first
     entity, hit = _expand(search.entity_of_name, name)
@@ -204,11 +245,16 @@ def facts_in(documents, search):
     pairs, fact, owner = _facts_named(keys, search)
 
     def of(key):
-      these = hit[np.searchsorted(keys, key):np.searchsorted(keys, key, "right")]
+      these = hit[np.searchsorted(keys, key) : np.searchsorted(keys, key, "right")]
       return list(zip(start[these].tolist(), end[these].tolist()))
 
     for number, key in zip(fact.tolist(), pairs[owner].tolist()):
-      yield lines[key // size], number, of(key), of(key - key % size + int(search.entities.facts[number, 1]))
+      yield (
+        lines[key // size],
+        number,
+        of(key),
+        of(key - key % size + int(search.entities.facts[number, 1])),
+      )
 
 
 def _expand(grouped, keys):
@@ -224,11 +270,15 @@ def _leftmost_longest(start, end):
   """Numbers of the mentions that are left when from the left the longest is taken, and then the next that is free."""
   if not len(start):
     return np.zeros(0, np.int64)
-  order = np.argsort((start << 32) - end, kind="stable")  # by start, the longest first; nearly sorted as they come
+  order = np.argsort(
+    (start << 32) - end, kind="stable"
+  )  # by start, the longest first; nearly sorted as they come
   start = start[order]
   end = end[order]
   reached = np.maximum.accumulate(end)
-  first = np.flatnonzero(np.concatenate([[True], start[1:] >= reached[:-1]]))  # of runs of mentions that overlap
+  first = np.flatnonzero(
+    np.concatenate([[True], start[1:] >= reached[:-1]])
+  )  # of runs of mentions that overlap
   last = np.append(first[1:], len(start)) - 1
   kept = first.tolist()
   for begin, stop in zip(*(edge[reached[last] > end[first]].tolist() for edge in (first, last))):
@@ -247,7 +297,9 @@ def _with_borders(text):
   """
   codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
   kind = _kinds()[codes]
-  places = np.cumsum(kind, dtype=np.int32)  # a sign takes its border, itself and one more; all else one code
+  places = np.cumsum(
+    kind, dtype=np.int32
+  )  # a sign takes its border, itself and one more; all else one code
   out = np.zeros(int(places[-1]) + 2 if len(codes) else 2, "<u4")
   places -= kind >> 1  # from the last code of each character to the character
   out[places] = np.where(codes == ord(" "), np.uint32(0), codes)
@@ -264,7 +316,9 @@ _KINDS = []
 def _kinds():
   """int8 [all code points]: 1 for word characters and the space, 3 for other signs: the codes they take with borders."""
   if not _KINDS:
-    kinds = np.fromiter((1 if _is_word(chr(code)) else 3 for code in range(0x110000)), np.int8, 0x110000)
+    kinds = np.fromiter(
+      (1 if _is_word(chr(code)) else 3 for code in range(0x110000)), np.int8, 0x110000
+    )
     kinds[ord(" ")] = 1
     _KINDS.append(kinds)
   return _KINDS[0]

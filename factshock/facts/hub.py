@@ -20,12 +20,16 @@ def open_hub(name, split=None, config=None, data_files=None):
   try:
     found = datasets.load_dataset(name, config, split=split, **files)
   except Exception as error:  # of a dozen kinds, by what is missing
-    raise UserError(f"{name}: no such file, and no such data set could be read from the hub ({type(error).__name__}: "
-                    f"{_said(error)}); where there is no network, download it elsewhere and give the path of a .jsonl, .csv "
-                    "or .parquet file in the place of the name") from error
+    raise UserError(
+      f"{name}: no such file, and no such data set could be read from the hub ({type(error).__name__}: "
+      f"{_said(error)}); where there is no network, download it elsewhere and give the path of a .jsonl, .csv "
+      "or .parquet file in the place of the name"
+    ) from error
   if isinstance(found, dict):
     if len(found) > 1:
-      raise UserError(f"{name}: expected one split, got {', '.join(found)}; say {name}?split={next(iter(found))}")
+      raise UserError(
+        f"{name}: expected one split, got {', '.join(found)}; say {name}?split={next(iter(found))}"
+      )
     found = next(iter(found.values()))
   return found
 
@@ -44,8 +48,10 @@ def open_tfds(name, split):
   try:
     return tfds.data_source(name, split=split)
   except Exception as error:
-    raise UserError(f"tfds:{name}: could not be read ({type(error).__name__}: {_said(error)}); it must be "
-                    "prepared in array_record form, in $TFDS_DATA_DIR") from error
+    raise UserError(
+      f"tfds:{name}: could not be read ({type(error).__name__}: {_said(error)}); it must be "
+      "prepared in array_record form, in $TFDS_DATA_DIR"
+    ) from error
 
 
 def _said(error):

@@ -33,8 +33,10 @@ def read_relations(path):
     row = _relation(json_object(line, f"{path}:{number}"), f"{path}:{number}")
     name = row["relation"]
     if name in relations:
-      raise UserError(f"{path}:{number}: expected each relation once, got {name!r} again "
-                      f"(first in line {first_line[name]})")
+      raise UserError(
+        f"{path}:{number}: expected each relation once, got {name!r} again "
+        f"(first in line {first_line[name]})"
+      )
     relations[name], first_line[name] = row, number
   if not relations:
     raise UserError(f"{path}: expected one relation a line, got an empty file")
@@ -75,8 +77,10 @@ def question_template(relations, relation):
   """
   questions = known(relations, relation)["questions"]
   if not questions:
-    raise UserError(f"relation {relation!r}: expected at least one template in `questions`, got none; "
-                    f"add one, give each fact its own `question`, or ask with the cloze")
+    raise UserError(
+      f"relation {relation!r}: expected at least one template in `questions`, got none; "
+      f"add one, give each fact its own `question`, or ask with the cloze"
+    )
   return questions[0]
 
 
@@ -84,7 +88,9 @@ def known(relations, relation):
   """The row of a relation; a UserError that names the known ones where there is none."""
   if relation not in relations:
     shown = ", ".join(sorted(relations)[:8]) + (", ..." if len(relations) > 8 else "")
-    raise UserError(f"relation {relation!r}: expected one of the {len(relations)} given relations ({shown})")
+    raise UserError(
+      f"relation {relation!r}: expected one of the {len(relations)} given relations ({shown})"
+    )
   return relations[relation]
 
 
@@ -107,8 +113,14 @@ def _relation(row, where):
     if not isinstance(value, str):
       raise UserError(f"{where}: expected a string in column `{column}`, got {value!r}")
   rest = {column: value for column, value in row.items() if column not in _TEMPLATE_COLUMNS}
-  return {**rest, "relation": name, "label": label, "statements": statements, "questions": questions,
-          "type": kind}
+  return {
+    **rest,
+    "relation": name,
+    "label": label,
+    "statements": statements,
+    "questions": questions,
+    "type": kind,
+  }
 
 
 def _statements(row, where):
@@ -120,8 +132,10 @@ def _statements(row, where):
     return list(dict.fromkeys(template + paraphrases))
   statements = _strings(row.get("statements") or [], "statements", where)
   if not statements:
-    raise UserError(f"{where}: expected a non-empty list in column `statements` (or a `template`), got "
-                    f"{row.get('statements')!r}")
+    raise UserError(
+      f"{where}: expected a non-empty list in column `statements` (or a `template`), got "
+      f"{row.get('statements')!r}"
+    )
   return statements
 
 
@@ -142,5 +156,6 @@ def check_templates(row, where):
 def _check_template(template, expected, kind, where):
   for blank, count in expected.items():
     if template.count(blank) != count:
-      raise UserError(f"{where}: expected {count} {blank} in the {kind} {template!r}, got "
-                      f"{template.count(blank)}")
+      raise UserError(
+        f"{where}: expected {count} {blank} in the {kind} {template!r}, got {template.count(blank)}"
+      )

@@ -28,7 +28,17 @@ _TEXTS = ("subject_id", "object_id", "question")
 _LISTS = ("aliases", "choices")
 COLUMNS = REQUIRED + ("aliases", "subject_id", "object_id", "popularity", "question", "choices")
 _OPTIONAL = frozenset(COLUMNS[3:])
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")  # what read_rows reads
+SUFFIXES = (
+  ".jsonl",
+  ".jsonl.gz",
+  ".json",
+  ".json.gz",
+  ".csv",
+  ".csv.gz",
+  ".tsv",
+  ".tsv.gz",
+  ".parquet",
+)  # what read_rows reads
 
 
 def read_facts(path):
@@ -73,9 +83,13 @@ def write_facts(path, facts):
   try:
     _WRITERS[kind](path, facts)
   except UnicodeEncodeError as error:
-    raise UserError(f"{path}: expected text that UTF-8 can hold, got {error.object[:60]!r}") from error
+    raise UserError(
+      f"{path}: expected text that UTF-8 can hold, got {error.object[:60]!r}"
+    ) from error
   except TypeError as error:
-    raise UserError(f"{path}: expected text, numbers and lists in every column, got: {error}") from error
+    raise UserError(
+      f"{path}: expected text, numbers and lists in every column, got: {error}"
+    ) from error
 
 
 def check_facts(facts, relations, where):
@@ -84,13 +98,17 @@ def check_facts(facts, relations, where):
   Raises:
     UserError: some are not; names the first and counts the rest.
   """
-  unknown = [(number, fact) for number, fact in enumerate(facts, 1) if fact["relation"] not in relations]
+  unknown = [
+    (number, fact) for number, fact in enumerate(facts, 1) if fact["relation"] not in relations
+  ]
   if unknown:
     number, fact = unknown[0]
     shown = ", ".join(sorted(relations)[:8]) + (", ..." if len(relations) > 8 else "")
-    raise UserError(f"{where}: fact {number} ({fact['subject']!r}): expected one of the {len(relations)} "
-                    f"given relations ({shown}), got {fact['relation']!r}; {len(unknown)} of {len(facts)} "
-                    f"facts have an unknown relation; add its templates to the relations or remove the facts")
+    raise UserError(
+      f"{where}: fact {number} ({fact['subject']!r}): expected one of the {len(relations)} "
+      f"given relations ({shown}), got {fact['relation']!r}; {len(unknown)} of {len(facts)} "
+      f"facts have an unknown relation; add its templates to the relations or remove the facts"
+    )
 
 
 def check_fact(fact, where):
@@ -105,13 +123,17 @@ def json_object(line, where):
   try:
     row = json.loads(line)
   except (ValueError, RecursionError) as error:
-    reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+    reason = (
+      f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+    )
     raise UserError(f"{where}: expected a JSON object, got {line[:60]!r} ({reason})") from error
   if not isinstance(row, dict):
     raise UserError(f"{where}: expected a JSON object, got {line[:60]!r}")
   # JSON can escape half of a character, which no file could be written with again.
   if "\\u" in line and re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False)):
-    raise UserError(f"{where}: expected text that UTF-8 can hold, got half a character in {line[:60]!r}")
+    raise UserError(
+      f"{where}: expected text that UTF-8 can hold, got half a character in {line[:60]!r}"
+    )
   return row
 
 
@@ -120,7 +142,9 @@ def _checked(path, unit, rows):
   facts = []
   first = {}
   for place, row in rows:
-    fact = {column: value for column, value in row.items() if value is not None or column not in _OPTIONAL}
+    fact = {
+      column: value for column, value in row.items() if value is not None or column not in _OPTIONAL
+    }
     problem = _problem(fact)
     if problem:
       raise UserError(f"{_where(path, unit, place)}: {problem}")
@@ -128,8 +152,10 @@ def _checked(path, unit, rows):
       fact["popularity"] = float(fact["popularity"])
     key = (fact["subject"], fact["relation"], fact["object"])
     if first.setdefault(key, place) != place:
-      raise UserError(f"{_where(path, unit, place)}: expected each fact once, got {key} again (first in "
-                      f"{unit} {first[key]}); remove one")
+      raise UserError(
+        f"{_where(path, unit, place)}: expected each fact once, got {key} again (first in "
+        f"{unit} {first[key]}); remove one"
+      )
     facts.append(fact)
   return facts
 
@@ -166,9 +192,9 @@ def _is_finite(value):
 
 
 _CHECKS = {
-    **{column: (_is_text, "a non-empty string") for column in REQUIRED + _TEXTS},
-    **{column: (_is_texts, "a list of non-empty strings") for column in _LISTS},
-    "popularity": (_is_finite, "a finite number"),
+  **{column: (_is_text, "a non-empty string") for column in REQUIRED + _TEXTS},
+  **{column: (_is_texts, "a list of non-empty strings") for column in _LISTS},
+  "popularity": (_is_finite, "a finite number"),
 }
 
 
@@ -177,8 +203,10 @@ def _kind(path):
   stem = name[:-3] if name.endswith(".gz") else name
   kind = stem.rpartition(".")[2]
   if kind not in _ROWS or (kind == "parquet" and stem != name):
-    raise UserError(f"{path}: expected a file name that ends in .jsonl, .csv, .tsv (each also with .gz) or "
-                    f".parquet; rename or convert the file")
+    raise UserError(
+      f"{path}: expected a file name that ends in .jsonl, .csv, .tsv (each also with .gz) or "
+      f".parquet; rename or convert the file"
+    )
   return kind
 
 
@@ -201,8 +229,9 @@ def _csv_records(path):
     try:
       cells = next(reader, None)
     except csv.Error as error:
-      raise UserError(f"{path}:{start}: expected comma-separated cells, got a malformed line "
-                      f"({error})") from error
+      raise UserError(
+        f"{path}:{start}: expected comma-separated cells, got a malformed line ({error})"
+      ) from error
     if cells is None:
       return
     yield start, cells
@@ -219,16 +248,19 @@ def _table_rows(path, records, required):
   if header is None:
     return
   if not set(required) <= set(header):
-    raise UserError(f"{path}:{number}: expected a header with the columns {', '.join(required)}, "
-                    f"got {header}")
+    raise UserError(
+      f"{path}:{number}: expected a header with the columns {', '.join(required)}, got {header}"
+    )
   if len(set(header)) != len(header):
     raise UserError(f"{path}:{number}: expected each column once, got {header}")
   for number, cells in records:
     if not cells:
       continue
     if len(cells) != len(header):
-      raise UserError(f"{path}:{number}: expected {len(header)} cells as in the header, got {len(cells)}: "
-                      f"{cells[:8]}")
+      raise UserError(
+        f"{path}:{number}: expected {len(header)} cells as in the header, got {len(cells)}: "
+        f"{cells[:8]}"
+      )
     yield number, {column: _cell(path, number, column, cell) for column, cell in zip(header, cells)}
 
 
@@ -244,30 +276,38 @@ def _cell(path, number, column, cell):
     return float(cell.replace("_", "?")) if column == "popularity" else cell
   except (ValueError, RecursionError) as error:
     kind = "a JSON list of strings" if column in _LISTS else "a number"
-    raise UserError(f"{path}:{number}: expected {kind} in column `{column}`, got {cell!r}") from error
+    raise UserError(
+      f"{path}:{number}: expected {kind} in column `{column}`, got {cell!r}"
+    ) from error
 
 
 def _parquet_rows(path, required):
   import pyarrow
   import pyarrow.parquet
+
   try:
     with pyarrow.parquet.ParquetFile(path) as file:
       missing = [column for column in required if column not in file.schema_arrow.names]
       if missing:
-        raise UserError(f"{path}: expected the columns {', '.join(required)}, got {file.schema_arrow.names}")
+        raise UserError(
+          f"{path}: expected the columns {', '.join(required)}, got {file.schema_arrow.names}"
+        )
       number = 0
       for batch in file.iter_batches():
         for number, row in enumerate(batch.to_pylist(), number + 1):
           yield number, row
   except (OSError, pyarrow.ArrowException) as error:
-    raise UserError(f"{path}: expected a parquet file, got an error on reading it: {error}") from error
+    raise UserError(
+      f"{path}: expected a parquet file, got an error on reading it: {error}"
+    ) from error
 
 
 def _columns(facts):
   """All columns of the facts: those of the schema first, then others as they appear."""
   seen = dict.fromkeys(column for fact in facts for column in fact)
-  return [column for column in COLUMNS if column in seen] + [column for column in seen
-                                                               if column not in COLUMNS]
+  return [column for column in COLUMNS if column in seen] + [
+    column for column in seen if column not in COLUMNS
+  ]
 
 
 def _write_jsonl(path, facts):
@@ -297,10 +337,18 @@ def _texts(path, fact, columns, forbidden):
   cells = []
   for column in columns:
     value = fact.get(column)
-    cell = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    cell = (
+      ""
+      if value is None
+      else value
+      if isinstance(value, str)
+      else json.dumps(value, ensure_ascii=False)
+    )
     if any(letter in cell for letter in forbidden):
-      raise UserError(f"{path}: expected cells without {' or '.join(map(repr, forbidden))}, got {cell!r} in "
-                      f"column `{column}`; write .jsonl instead")
+      raise UserError(
+        f"{path}: expected cells without {' or '.join(map(repr, forbidden))}, got {cell!r} in "
+        f"column `{column}`; write .jsonl instead"
+      )
     cells.append(cell)
   return cells
 
@@ -308,11 +356,15 @@ def _texts(path, fact, columns, forbidden):
 def _write_parquet(path, facts):
   import pyarrow
   import pyarrow.parquet
+
   try:
-    table = pyarrow.table({column: [fact.get(column) for fact in facts] for column in _columns(facts)})
+    table = pyarrow.table(
+      {column: [fact.get(column) for fact in facts] for column in _columns(facts)}
+    )
   except pyarrow.ArrowException as error:
-    raise UserError(f"{path}: expected values of one type in each column, got: {error}; write .jsonl "
-                    f"instead") from error
+    raise UserError(
+      f"{path}: expected values of one type in each column, got: {error}; write .jsonl instead"
+    ) from error
   with files.writing(path, binary=True) as file:
     pyarrow.parquet.write_table(table, file)
 

@@ -35,6 +35,7 @@ from factshock.runtime.errors import UserError
 
 class Source(NamedTuple):
   """Facts, the relations whose templates the data set brings ({} if none), and lines that say what was done."""
+
   facts: list
   relations: dict
   notes: list
@@ -66,9 +67,13 @@ def read(spec):
   if not where:
     raise UserError(f"{spec}: expected {prefix}:PATH or {prefix}:NAME, got no path and no name")
   wanted = options.pop("relations", "")
-  known = {"split", "config", "relations"} | (set(schema.COLUMNS) if prefix in ("hub", "tfds") else set())
+  known = {"split", "config", "relations"} | (
+    set(schema.COLUMNS) if prefix in ("hub", "tfds") else set()
+  )
   if not options.keys() <= known:
-    raise UserError(f"{spec}: expected keys of {', '.join(sorted(known))} after ?, got {', '.join(options)}")
+    raise UserError(
+      f"{spec}: expected keys of {', '.join(sorted(known))} after ?, got {', '.join(options)}"
+    )
   found, relations = _READERS[prefix](where, options)
   return _source(spec, found, relations, [name for name in wanted.split(",") if name])
 
@@ -136,14 +141,23 @@ def _source(spec, found, relations, wanted):
     elif key in facts:
       merged += 1
       aliases = [*facts[key].get("aliases", []), *fact.get("aliases", [])]
-      facts[key] = {**fact, **facts[key], **({"aliases": list(dict.fromkeys(aliases))} if aliases else {})}
+      facts[key] = {
+        **fact,
+        **facts[key],
+        **({"aliases": list(dict.fromkeys(aliases))} if aliases else {}),
+      }
     else:
       facts[key] = fact
   absent = [name for name in wanted if not any(fact["relation"] == name for fact in facts.values())]
   if absent:
-    raise UserError(f"{spec}: expected facts of the relations {', '.join(wanted)}, got none of {', '.join(absent)}")
+    raise UserError(
+      f"{spec}: expected facts of the relations {', '.join(wanted)}, got none of {', '.join(absent)}"
+    )
   if not facts:
-    raise UserError(f"{spec}: expected at least one fact, got none" + (f" ({_counted(dropped)})" if dropped else ""))
+    raise UserError(
+      f"{spec}: expected at least one fact, got none"
+      + (f" ({_counted(dropped)})" if dropped else "")
+    )
   parts = [f"{spec}: {len(places):,} rows, {len(facts):,} facts"]
   parts += [f"{merged:,} merged, as they say the same fact again"] if merged else []
   parts += [f"{apart:,} told apart by a number, as only their choices differ"] if apart else []
@@ -162,16 +176,30 @@ def _rows(prefix, where, options, columns):
     UserError: a row without one of `columns`: not a file of this kind.
   """
   if os.path.isdir(where):
-    raise UserError(f"{where}: expected a file of {prefix}, got a folder that holds {', '.join(sorted(os.listdir(where))[:6])}; "
-                    f"say {prefix}:{os.path.join(where, 'FILE')}")
-  local = os.path.exists(where) or where.endswith(schema.SUFFIXES) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", where)
-  rows = (schema.read_rows(where, columns) if local else
-          _numbered(f"{prefix}:{where}", hub.open_hub(where, options.pop("split", None), options.pop("config", None))))
+    raise UserError(
+      f"{where}: expected a file of {prefix}, got a folder that holds {', '.join(sorted(os.listdir(where))[:6])}; "
+      f"say {prefix}:{os.path.join(where, 'FILE')}"
+    )
+  local = (
+    os.path.exists(where)
+    or where.endswith(schema.SUFFIXES)
+    or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", where)
+  )
+  rows = (
+    schema.read_rows(where, columns)
+    if local
+    else _numbered(
+      f"{prefix}:{where}",
+      hub.open_hub(where, options.pop("split", None), options.pop("config", None)),
+    )
+  )
   for place, row in rows:
     missing = [column for column in columns if column not in row]
     if missing:
-      raise UserError(f"{place}: expected a row of {prefix} with {', '.join(columns)}, got {', '.join(map(str, row))}; "
-                      f"is it a file of {prefix}?")
+      raise UserError(
+        f"{place}: expected a row of {prefix} with {', '.join(columns)}, got {', '.join(map(str, row))}; "
+        f"is it a file of {prefix}?"
+      )
     yield place, row
 
 
@@ -185,7 +213,9 @@ def _texts(value, place, column):
     try:
       value = json.loads(value)
     except ValueError as error:
-      raise UserError(f"{place}: expected a list of texts in column `{column}`, got {value[:60]!r}") from error
+      raise UserError(
+        f"{place}: expected a list of texts in column `{column}`, got {value[:60]!r}"
+      ) from error
   if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
     raise UserError(f"{place}: expected a list of texts in column `{column}`, got {value!r}")
   return [text for text in dict.fromkeys(value) if text.strip()]
@@ -198,7 +228,13 @@ def _fact(relation, subject, answer, aliases=(), **more):
       return f"without {'an' if name == 'answer' else 'a'} {name}"
   others = [alias for alias in aliases if alias != answer]
   known = {name: value for name, value in more.items() if value is not None and value != ""}
-  return {"subject": subject, "relation": relation, "object": answer, **({"aliases": others} if others else {}), **known}
+  return {
+    "subject": subject,
+    "relation": relation,
+    "object": answer,
+    **({"aliases": others} if others else {}),
+    **known,
+  }
 
 
 def _beside(path, name):
@@ -215,10 +251,16 @@ def _relations_beside(path):
 def _trex(where, options):
   if os.path.isdir(where):
     split = options.pop("split", "test")
-    paths = [path for end in ("", ".gz") for pattern in (f"{split}.jsonl{end}", f"P*/{split}.jsonl{end}", f"P*.jsonl{end}")
-             for path in sorted(glob.glob(os.path.join(where, pattern)))]
+    paths = [
+      path
+      for end in ("", ".gz")
+      for pattern in (f"{split}.jsonl{end}", f"P*/{split}.jsonl{end}", f"P*.jsonl{end}")
+      for path in sorted(glob.glob(os.path.join(where, pattern)))
+    ]
     if not paths:
-      raise UserError(f"{where}: expected {split}.jsonl, P*/{split}.jsonl or P*.jsonl, got {', '.join(sorted(os.listdir(where))[:6])}")
+      raise UserError(
+        f"{where}: expected {split}.jsonl, P*/{split}.jsonl or P*.jsonl, got {', '.join(sorted(os.listdir(where))[:6])}"
+      )
   else:
     paths = [where]
   return (pair for path in paths for pair in _trex_rows(path, options)), _relations_beside(where)
@@ -227,35 +269,65 @@ def _trex(where, options):
 def _trex_rows(path, options):
   folder = os.path.basename(os.path.dirname(path))
   for place, row in _rows("trex", path, options, ("sub_label", "obj_label")):
-    relation = row.get("relation") or row.get("predicate_id") or (folder if re.fullmatch(r"P\d+", folder) else None)
+    relation = (
+      row.get("relation")
+      or row.get("predicate_id")
+      or (folder if re.fullmatch(r"P\d+", folder) else None)
+    )
     if not relation:
       raise UserError(f"{place}: expected a `relation` or `predicate_id`, got {', '.join(row)}")
-    yield place, _fact(relation, row["sub_label"], row["obj_label"], subject_id=row.get("sub_uri"), object_id=row.get("obj_uri"))
+    yield (
+      place,
+      _fact(
+        relation,
+        row["sub_label"],
+        row["obj_label"],
+        subject_id=row.get("sub_uri"),
+        object_id=row.get("obj_uri"),
+      ),
+    )
 
 
 def _pararel(where, options):
   rows = _rows("pararel", where, options, ("relation", "sub_label", "obj_label"))
-  return ((place, _fact(row["relation"], row["sub_label"], row["obj_label"])) for place, row in rows), _relations_beside(where)
+  return (
+    (place, _fact(row["relation"], row["sub_label"], row["obj_label"])) for place, row in rows
+  ), _relations_beside(where)
 
 
 def _popqa(where, options):
-  return _popqa_rows(_rows("popqa", where, options, ("question", "possible_answers"))), templates.rows(templates.POPQA)
+  return _popqa_rows(
+    _rows("popqa", where, options, ("question", "possible_answers"))
+  ), templates.rows(templates.POPQA)
 
 
 def _popqa_rows(rows):
   for place, row in rows:
     relation = row.get("prop") or row.get("type")
     if relation not in templates.POPQA:
-      raise UserError(f"{place}: expected one of PopQA's relations in `prop` (or `type`), got {relation!r}")
+      raise UserError(
+        f"{place}: expected one of PopQA's relations in `prop` (or `type`), got {relation!r}"
+      )
     answers = _texts(row["possible_answers"], place, "possible_answers")
     answer = row.get("obj") or row.get("correct_answer") or (answers[0] if answers else None)
     subject = row.get("subj") or templates.subject_in(row["question"], templates.POPQA[relation][2])
     if not subject:
       yield place, "whose question is not in its relation's template"
       continue
-    yield place, _fact(relation, subject, answer, answers, question=row["question"], popularity=_number(row.get("s_pop"), place),
-                       object_popularity=_number(row.get("o_pop"), place), subject_id=_wikidata(row.get("s_uri")),
-                       object_id=_wikidata(row.get("o_uri")))
+    yield (
+      place,
+      _fact(
+        relation,
+        subject,
+        answer,
+        answers,
+        question=row["question"],
+        popularity=_number(row.get("s_pop"), place),
+        object_popularity=_number(row.get("o_pop"), place),
+        subject_id=_wikidata(row.get("s_uri")),
+        object_id=_wikidata(row.get("o_uri")),
+      ),
+    )
 
 
 def _number(value, place):
@@ -275,33 +347,68 @@ def _entityquestions(where, options):
 
 
 def _entity_questions_rows(rows, where):
-  named = re.match(r"(P\d+)\.", os.path.basename(where))  # the data set's own files are named by relation
+  named = re.match(
+    r"(P\d+)\.", os.path.basename(where)
+  )  # the data set's own files are named by relation
   for place, row in rows:
     relation = row.get("r") or (named and named.group(1))
     if relation not in templates.ENTITYQUESTIONS:
-      raise UserError(f"{place}: expected one of EntityQuestions' relations in `r`, got {relation!r}")
+      raise UserError(
+        f"{place}: expected one of EntityQuestions' relations in `r`, got {relation!r}"
+      )
     answers = _texts(row["a"], place, "a")
     subject = templates.subject_in(row["q"], templates.ENTITYQUESTIONS[relation][2])
-    yield place, (_fact(relation, subject, answers[0] if answers else None, answers, question=row["q"]) if subject else
-                  "whose question is not in its relation's template")
+    yield (
+      place,
+      (
+        _fact(relation, subject, answers[0] if answers else None, answers, question=row["q"])
+        if subject
+        else "whose question is not in its relation's template"
+      ),
+    )
 
 
 def _mmlu(where, options):
   facts = list(_mmlu_rows(where, options))
   disciplines = sorted({fact["relation"] for _, fact in facts if not isinstance(fact, str)})
-  return facts, {name: {"relation": name, "label": name.replace("_", " "), "statements": ["[X] [Y]"], "questions": ["[X]"],
-                        "type": templates.mmlu_group(name)} for name in disciplines}
+  return facts, {
+    name: {
+      "relation": name,
+      "label": name.replace("_", " "),
+      "statements": ["[X] [Y]"],
+      "questions": ["[X]"],
+      "type": templates.mmlu_group(name),
+    }
+    for name in disciplines
+  }
 
 
 def _mmlu_rows(where, options):
   if not os.path.isdir(where) and not where.endswith(".csv"):
-    return (_mmlu_fact(place, row["subject"], row["question"], _texts(list(row["choices"]), place, "choices"), row["answer"])
-            for place, row in _rows("mmlu", where, options, ("question", "choices", "answer", "subject")))
+    return (
+      _mmlu_fact(
+        place,
+        row["subject"],
+        row["question"],
+        _texts(list(row["choices"]), place, "choices"),
+        row["answer"],
+      )
+      for place, row in _rows("mmlu", where, options, ("question", "choices", "answer", "subject"))
+    )
   split = options.pop("split", "test")
-  paths = [where] if where.endswith(".csv") else [path for folder in (where, os.path.join(where, split)) for path in
-                                                 sorted(glob.glob(os.path.join(folder, "*.csv")))]
+  paths = (
+    [where]
+    if where.endswith(".csv")
+    else [
+      path
+      for folder in (where, os.path.join(where, split))
+      for path in sorted(glob.glob(os.path.join(folder, "*.csv")))
+    ]
+  )
   if not paths:
-    raise UserError(f"{where}: expected {split}/*.csv, got {', '.join(sorted(os.listdir(where))[:6])}")
+    raise UserError(
+      f"{where}: expected {split}/*.csv, got {', '.join(sorted(os.listdir(where))[:6])}"
+    )
   return (pair for path in paths for pair in _mmlu_file(path))
 
 
@@ -314,14 +421,24 @@ def _mmlu_file(path):
     if number == 1 and cells[:1] == ["question"]:
       continue
     if len(cells) != 6:
-      raise UserError(f"{place}: expected a question, four choices and the answer, got {len(cells)} cells; is it a file of mmlu?")
+      raise UserError(
+        f"{place}: expected a question, four choices and the answer, got {len(cells)} cells; is it a file of mmlu?"
+      )
     yield place, _mmlu_fact(place, discipline, cells[0], cells[1:5], cells[5])
 
 
 def _mmlu_fact(place, discipline, question, choices, answer):
-  which = "ABCD".find(str(answer)) if str(answer) in "ABCD" else int(answer) if str(answer) in "0123" else -1
+  which = (
+    "ABCD".find(str(answer))
+    if str(answer) in "ABCD"
+    else int(answer)
+    if str(answer) in "0123"
+    else -1
+  )
   if which < 0 or len(choices) != 4:
-    raise UserError(f"{place}: expected four choices and an answer of A to D or 0 to 3, got {len(choices)} and {answer!r}")
+    raise UserError(
+      f"{place}: expected four choices and an answer of A to D or 0 to 3, got {len(choices)} and {answer!r}"
+    )
   if not all(choice.strip() for choice in choices):
     return "with an empty choice"
   return _fact(discipline, question, choices[which], question=question, choices=list(choices))
@@ -329,7 +446,9 @@ def _mmlu_fact(place, discipline, question, choices, answer):
 
 def _lm_kbc(where, options):
   where = _lm_kbc_file(where, options)
-  return _lm_kbc_rows(_rows("lm_kbc", where, options, ("SubjectEntity", "Relation", "ObjectEntities"))), _lm_kbc_relations(where)
+  return _lm_kbc_rows(
+    _rows("lm_kbc", where, options, ("SubjectEntity", "Relation", "ObjectEntities"))
+  ), _lm_kbc_relations(where)
 
 
 def _lm_kbc_file(where, options):
@@ -347,9 +466,18 @@ def read_unanswered(spec):
   where, _, query = rest.partition("?")
   options = dict(urllib.parse.parse_qsl(query))
   wanted = [name for name in options.pop("relations", "").split(",") if name]
-  rows = _rows("lm_kbc", _lm_kbc_file(where, options), options, ("SubjectEntity", "Relation", "ObjectEntities"))
-  return [{"subject": row["SubjectEntity"], "relation": row["Relation"], "subject_id": row.get("SubjectEntityID")}
-          for _, row in rows if row["ObjectEntities"] == [] and (not wanted or row["Relation"] in wanted)]
+  rows = _rows(
+    "lm_kbc", _lm_kbc_file(where, options), options, ("SubjectEntity", "Relation", "ObjectEntities")
+  )
+  return [
+    {
+      "subject": row["SubjectEntity"],
+      "relation": row["Relation"],
+      "subject_id": row.get("SubjectEntityID"),
+    }
+    for _, row in rows
+    if row["ObjectEntities"] == [] and (not wanted or row["Relation"] in wanted)
+  ]
 
 
 def _lm_kbc_rows(rows):
@@ -362,8 +490,17 @@ def _lm_kbc_rows(rows):
       yield place, "without an answer"
     for number, names in enumerate(objects):
       names = _texts([names] if isinstance(names, str) else names, place, "ObjectEntities")
-      yield place, _fact(row["Relation"], row["SubjectEntity"], names[0] if names else None, names,
-                         subject_id=row.get("SubjectEntityID"), object_id=ids[number] if len(ids) == len(objects) else None)
+      yield (
+        place,
+        _fact(
+          row["Relation"],
+          row["SubjectEntity"],
+          names[0] if names else None,
+          names,
+          subject_id=row.get("SubjectEntityID"),
+          object_id=ids[number] if len(ids) == len(objects) else None,
+        ),
+      )
 
 
 def _lm_kbc_relations(path):
@@ -374,20 +511,33 @@ def _lm_kbc_relations(path):
     for place, row in schema.read_rows(found, ("Relation", "PromptTemplate")) if found else ():
       text = row["PromptTemplate"].replace("{subject_entity}", "[X]").replace("{mask_token}", "[Y]")
       if any(text.count(blank) != 1 for blank in blanks):
-        raise UserError(f"{place}: expected {{subject_entity}} once" + (" and {mask_token} once" if len(blanks) > 1 else "")
-                        + f", got {row['PromptTemplate']!r}")
+        raise UserError(
+          f"{place}: expected {{subject_entity}} once"
+          + (" and {mask_token} once" if len(blanks) > 1 else "")
+          + f", got {row['PromptTemplate']!r}"
+        )
       prompts.setdefault(row["Relation"], {})[name] = text
-  return {name: {"relation": name, "label": name, "statements": [texts["masked_prompts.csv"]],
-                 "questions": [texts[key] for key in ("question_prompts.csv",) if key in texts], "type": ""}
-          for name, texts in prompts.items() if "masked_prompts.csv" in texts}
+  return {
+    name: {
+      "relation": name,
+      "label": name,
+      "statements": [texts["masked_prompts.csv"]],
+      "questions": [texts[key] for key in ("question_prompts.csv",) if key in texts],
+      "type": "",
+    }
+    for name, texts in prompts.items()
+    if "masked_prompts.csv" in texts
+  }
 
 
 def _mapped(prefix, where, options, rows):
   """(place, fact) of rows whose columns the options name."""
   missing = [name for name in schema.REQUIRED if name not in options]
   if missing:
-    raise UserError(f"{prefix}:{where}: expected the columns that hold subject, relation and object, got none for "
-                    f"{', '.join(missing)}; say {prefix}:{where}?subject=COLUMN&relation='capital'&object=COLUMN")
+    raise UserError(
+      f"{prefix}:{where}: expected the columns that hold subject, relation and object, got none for "
+      f"{', '.join(missing)}; say {prefix}:{where}?subject=COLUMN&relation='capital'&object=COLUMN"
+    )
   for place, row in rows:
     fact = {name: _mapped_value(place, row, column) for name, column in options.items()}
     for name in ("aliases", "choices"):
@@ -395,7 +545,10 @@ def _mapped(prefix, where, options, rows):
         fact[name] = _texts(fact[name], place, options[name])
     if "popularity" in fact:
       fact["popularity"] = _number(fact["popularity"], place)
-    yield place, _fact(**{"aliases": fact.pop("aliases", None) or [], "answer": fact.pop("object"), **fact})
+    yield (
+      place,
+      _fact(**{"aliases": fact.pop("aliases", None) or [], "answer": fact.pop("object"), **fact}),
+    )
 
 
 def _mapped_value(place, row, column):
@@ -414,8 +567,18 @@ def _hub(where, options):
 
 def _tfds(where, options):
   split = options.pop("split", "test")
-  return _mapped("tfds", where, options, _numbered(f"tfds:{where}", hub.open_tfds(where, split))), {}
+  return _mapped(
+    "tfds", where, options, _numbered(f"tfds:{where}", hub.open_tfds(where, split))
+  ), {}
 
 
-_READERS = {"trex": _trex, "popqa": _popqa, "entityquestions": _entityquestions, "mmlu": _mmlu, "pararel": _pararel,
-            "lm_kbc": _lm_kbc, "hub": _hub, "tfds": _tfds}
+_READERS = {
+  "trex": _trex,
+  "popqa": _popqa,
+  "entityquestions": _entityquestions,
+  "mmlu": _mmlu,
+  "pararel": _pararel,
+  "lm_kbc": _lm_kbc,
+  "hub": _hub,
+  "tfds": _tfds,
+}

@@ -60,9 +60,11 @@ def answer_controlled(facts, quota, seed):
   short = [key for key, count in quota.items() if count > len(available.get(key, ()))]
   if short:
     (relation, answer), count = short[0], quota[short[0]]
-    raise UserError(f"answer-controlled set: expected {count} facts of relation {relation!r} with the answer "
-                    f"{answer!r}, got {len(available.get(short[0], ()))} in the pool ({len(short)} of "
-                    f"{len(quota)} answers are short); lower the quota or widen the pool")
+    raise UserError(
+      f"answer-controlled set: expected {count} facts of relation {relation!r} with the answer "
+      f"{answer!r}, got {len(available.get(short[0], ()))} in the pool ({len(short)} of "
+      f"{len(quota)} answers are short); lower the quota or widen the pool"
+    )
   chosen = set()
   for key, count in quota.items():
     chosen.update(_draw(facts, available.get(key, []), count, seed, *key))
@@ -78,7 +80,9 @@ def balanced(facts, counts, per_answer, seed, swap=False):
   if per_answer < 1:
     raise UserError(f"balanced set: expected at least 1 fact an answer, got {per_answer}")
   inside = answers_in(facts, counts, swap)
-  quota = {key: min(per_answer, len(rows)) for key, rows in _by_answer(facts).items() if key in inside}
+  quota = {
+    key: min(per_answer, len(rows)) for key, rows in _by_answer(facts).items() if key in inside
+  }
   return answer_controlled(facts, quota, seed)
 
 
@@ -93,7 +97,7 @@ def answers_in(facts, counts, swap=False):
   inside = set()
   for _, keys in itertools.groupby(sorted(answers), key=lambda key: key[0]):
     ranked = sorted(keys, key=lambda key: (-count_of(counts, *key), key))
-    inside.update(ranked[0 if swap else 1::2])
+    inside.update(ranked[0 if swap else 1 :: 2])
   return inside
 
 
@@ -111,14 +115,17 @@ def natural(facts, size, seed):
   rows = _by_relation(facts)
   if not isinstance(size, dict):
     if not 0 <= size <= len(facts):
-      raise UserError(f"natural set: expected a size from 0 to the {len(facts)} facts of the pool, "
-                      f"got {size}")
+      raise UserError(
+        f"natural set: expected a size from 0 to the {len(facts)} facts of the pool, got {size}"
+      )
     size = _apportion(size, {relation: len(rows[relation]) for relation in sorted(rows)})
   chosen = set()
   for relation, count in size.items():
     if not 0 <= count <= len(rows.get(relation, ())):
-      raise UserError(f"natural set: expected at most the {len(rows.get(relation, ()))} facts of relation "
-                      f"{relation!r} in the pool, got a size of {count}")
+      raise UserError(
+        f"natural set: expected at most the {len(rows.get(relation, ()))} facts of relation "
+        f"{relation!r} in the pool, got a size of {count}"
+      )
     chosen.update(_draw(facts, rows.get(relation, []), count, seed, relation))
   return _take(facts, chosen)
 
@@ -133,7 +140,9 @@ def at_mismatch(pool, counts, test, target, size, seed):
     UserError: a size above the pool's, or a target that this pool and size do not reach (to 0.02).
   """
   if not 0 < size <= len(pool):
-    raise UserError(f"config.mismatch.size: expected 1 to the {len(pool)} facts of the pool, got {size}")
+    raise UserError(
+      f"config.mismatch.size: expected 1 to the {len(pool)} facts of the pool, got {size}"
+    )
   available = {key: len(rows) for key, rows in sorted(_by_answer(pool).items())}
   inside = answers_in(pool, counts)
   wanted = _by_answer(test)
@@ -149,19 +158,25 @@ def at_mismatch(pool, counts, test, target, size, seed):
   high = 1.0
   ends = [mismatch(drawn(share), test) for share in (low, high)]
   if not min(ends) - 0.02 <= target <= max(ends) + 0.02:
-    raise UserError(f"config.mismatch: {size} facts of this pool can have a mismatch of {min(ends):.2f} to {max(ends):.2f} with "
-                    f"the test facts, got a target of {target}; change the target or the size")
+    raise UserError(
+      f"config.mismatch: {size} facts of this pool can have a mismatch of {min(ends):.2f} to {max(ends):.2f} with "
+      f"the test facts, got a target of {target}; change the target or the size"
+    )
   for _ in range(20):
     middle = (low + high) / 2
     low, high = (middle, high) if mismatch(drawn(middle), test) < target else (low, middle)
-  return min((drawn(share) for share in (low, high)), key=lambda facts: abs(mismatch(facts, test) - target))
+  return min(
+    (drawn(share) for share in (low, high)), key=lambda facts: abs(mismatch(facts, test) - target)
+  )
 
 
 def _fill(weights, room, size):
   """Whole numbers in proportion to weights (then to room) that sum to `size`, none above its room."""
   quota = np.zeros(len(room), int)
   for shares in (weights, weights > 0, room > 0):
-    while (left := size - quota.sum()) > 0 and ((free := (shares * (quota < room)).astype(float)).sum() > 0):
+    while (left := size - quota.sum()) > 0 and (
+      (free := (shares * (quota < room)).astype(float)).sum() > 0
+    ):
       more = np.minimum(_round(free / free.sum() * left, int(left)), room - quota)
       quota += more
       if not more.any():
@@ -200,7 +215,7 @@ def top_share(facts, share, by="popularity", lowest=False):
   chosen = set()
   for rows in _by_relation(facts).values():
     ranked = sorted(rows, key=lambda i: (values[i], _checksum(*_key(facts[i])), _key(facts[i])))
-    chosen.update((ranked if lowest else ranked[::-1])[:int(len(ranked) * share + 1e-9)])
+    chosen.update((ranked if lowest else ranked[::-1])[: int(len(ranked) * share + 1e-9)])
   return _take(facts, chosen)
 
 
@@ -211,8 +226,10 @@ def _value(fact, column):
   try:
     return float(value)
   except (TypeError, ValueError) as error:
-    raise UserError(f"set by {column}: expected a number in the column {column!r} of every fact, got {value!r} for {fact['subject']!r} "
-                    f"({fact['relation']})") from error
+    raise UserError(
+      f"set by {column}: expected a number in the column {column!r} of every fact, got {value!r} for {fact['subject']!r} "
+      f"({fact['relation']})"
+    ) from error
 
 
 def names_answer(fact):
@@ -229,9 +246,16 @@ def matched(facts, others, by="popularity"):
   Within a relation the smaller side takes, from its highest `by` on, the nearest that is left of the other.
   """
   chosen = ([], [])
-  for relation in sorted({fact["relation"] for fact in facts} & {fact["relation"] for fact in others}):
-    sides = [sorted((fact for fact in side if fact["relation"] == relation), key=lambda fact: (-fact[by], fact["subject"], fact["object"]))
-             for side in (facts, others)]
+  for relation in sorted(
+    {fact["relation"] for fact in facts} & {fact["relation"] for fact in others}
+  ):
+    sides = [
+      sorted(
+        (fact for fact in side if fact["relation"] == relation),
+        key=lambda fact: (-fact[by], fact["subject"], fact["object"]),
+      )
+      for side in (facts, others)
+    ]
     small = int(len(sides[1]) < len(sides[0]))
     left = list(sides[1 - small])
     for fact in sides[small]:
@@ -252,8 +276,12 @@ def answer_weights(facts, counts, most=10.0):
   for relation, answer in answers:
     mentions[relation] += count_of(counts, relation, answer) + 1
   sizes = relation_sizes(facts)
-  weights = [(count_of(counts, fact["relation"], fact["object"]) + 1) / mentions[fact["relation"]]
-             / (len(answers[fact["relation"], fact["object"]]) / sizes[fact["relation"]]) for fact in facts]
+  weights = [
+    (count_of(counts, fact["relation"], fact["object"]) + 1)
+    / mentions[fact["relation"]]
+    / (len(answers[fact["relation"], fact["object"]]) / sizes[fact["relation"]])
+    for fact in facts
+  ]
   weights = np.minimum(weights, most)
   return weights / weights.mean()
 
@@ -273,14 +301,19 @@ def permuted_answers(facts, seed):
     order = np.random.default_rng([seed, zlib.crc32(names.encode())]).permutation(len(places))
     for place, other in zip(places, order.tolist()):
       giver = facts[places[other]]
-      found[place] = {**{key: value for key, value in facts[place].items() if key != "aliases"}, "object": giver["object"],
-                      **({"aliases": giver["aliases"]} if "aliases" in giver else {})}
+      found[place] = {
+        **{key: value for key, value in facts[place].items() if key != "aliases"},
+        "object": giver["object"],
+        **({"aliases": giver["aliases"]} if "aliases" in giver else {}),
+      }
   return found
 
 
 def random_half(facts, seed):
   """A random half of each relation's facts, as many as in `popular_half`."""
-  return natural(facts, {relation: count // 2 for relation, count in relation_sizes(facts).items()}, seed)
+  return natural(
+    facts, {relation: count // 2 for relation, count in relation_sizes(facts).items()}, seed
+  )
 
 
 def mismatch(train, test):
@@ -292,8 +325,10 @@ def mismatch(train, test):
     raise UserError("mismatch: expected facts in both sets, got an empty one")
   left = _by_answer(train)
   right = _by_answer(test)
-  return 0.5 * sum(abs(len(left.get(key, ())) / len(train) - len(right.get(key, ())) / len(test))
-                   for key in left.keys() | right.keys())
+  return 0.5 * sum(
+    abs(len(left.get(key, ())) / len(train) - len(right.get(key, ())) / len(test))
+    for key in left.keys() | right.keys()
+  )
 
 
 def describe(name, facts):
@@ -302,12 +337,16 @@ def describe(name, facts):
     return f"{name}: 0 facts"
   answers = collections.Counter((fact["relation"], fact["object"]) for fact in facts)
   (_, top), count = min(answers.items(), key=lambda item: (-item[1], item[0]))
-  text = (f"{name}: {len(facts)} facts, relations: {len(relation_sizes(facts))}, answers: {len(answers)} "
-          f"(top: {top} {100 * count / len(facts):.1f}%)")
+  text = (
+    f"{name}: {len(facts)} facts, relations: {len(relation_sizes(facts))}, answers: {len(answers)} "
+    f"(top: {top} {100 * count / len(facts):.1f}%)"
+  )
   popularity = [fact["popularity"] for fact in facts if fact.get("popularity") is not None]
   if not popularity:
     return text
-  quantiles = " ".join(f"{value:.3g}" for value in np.quantile(popularity, [0.05, 0.25, 0.5, 0.75, 0.95]))
+  quantiles = " ".join(
+    f"{value:.3g}" for value in np.quantile(popularity, [0.05, 0.25, 0.5, 0.75, 0.95])
+  )
   known = "" if len(popularity) == len(facts) else f" ({len(popularity)} of them have one)"
   return f"{text}\n  popularity 5/25/50/75/95%: {quantiles}{known}"
 

@@ -32,11 +32,21 @@ class FactshockLM(LM):
     UserError: nothing at the checkpoint, or values that cannot be.
   """
 
-  def __init__(self, checkpoint=None, tokenizer=None, batch_size=None, max_gen_toks=256, seed=0, device=None,
-               max_batch_size=None):
+  def __init__(
+    self,
+    checkpoint=None,
+    tokenizer=None,
+    batch_size=None,
+    max_gen_toks=256,
+    seed=0,
+    device=None,
+    max_batch_size=None,
+  ):
     super().__init__()
     if checkpoint is None:
-      raise UserError("--model_args: expected checkpoint=PATH, a checkpoint's folder or a HuggingFace model; got none")
+      raise UserError(
+        "--model_args: expected checkpoint=PATH, a checkpoint's folder or a HuggingFace model; got none"
+      )
     # The harness gives these to every model; JAX takes the devices it finds, and batches are not sized anew.
     del device, max_batch_size
     self.asked = asking.open_model(str(checkpoint), None, tokenizer)
@@ -49,32 +59,51 @@ class FactshockLM(LM):
     """[(log-probability, whether greedy decoding says it)] of continuations; requests are (context, continuation)."""
     tokenizer = self.asked.tokenizer
     pairs = [encode_pair(tokenizer, *request.args) for request in requests]
-    before, cut = self._fitting(tokenizer, [before for before, _ in pairs], [len(after) for _, after in pairs])
+    before, cut = self._fitting(
+      tokenizer, [before for before, _ in pairs], [len(after) for _, after in pairs]
+    )
     _say_cut(cut, len(pairs))
     scores, greedy = likelihoods.score(
-        *self.asked[:3], [(inputs, after) for inputs, (_, after) in zip(before, pairs)], batch_size=self.batch_size,
-        mesh=self.asked.mesh, progress=_progress("scoring", len(pairs), disable_tqdm))
+      *self.asked[:3],
+      [(inputs, after) for inputs, (_, after) in zip(before, pairs)],
+      batch_size=self.batch_size,
+      mesh=self.asked.mesh,
+      progress=_progress("scoring", len(pairs), disable_tqdm),
+    )
     return [(float(score), bool(likeliest)) for score, likeliest in zip(scores, greedy)]
 
   def loglikelihood_rolling(self, requests, disable_tqdm=False):
     """[log-probability of a whole text], in windows as long as the model reads, each token once; decoder-only."""
     if not self.decoder_only:
-      raise UserError("perplexity of whole texts: expected a decoder-only model, as a T5 reads an input and fills its "
-                      "blanks; got a T5; choose tasks that ask for continuations or answers")
+      raise UserError(
+        "perplexity of whole texts: expected a decoder-only model, as a T5 reads an input and fills its "
+        "blanks; got a T5; choose tasks that ask for continuations or answers"
+      )
     tokenizer = self.asked.tokenizer
     longest = self.asked.model.max_length
     rows = []
     counted = []
     of = []
     for number, request in enumerate(requests):
-      windows = utils.get_rolling_token_windows(tokenizer.encode(request.args[-1]), prefix_token=_prefix(tokenizer),
-                                                max_seq_len=longest, context_len=1)
+      windows = utils.get_rolling_token_windows(
+        tokenizer.encode(request.args[-1]),
+        prefix_token=_prefix(tokenizer),
+        max_seq_len=longest,
+        context_len=1,
+      )
       for before, after in map(utils.make_disjoint_window, windows):
         rows.append([*before, *after])
         counted.append(len(after))
         of.append(number)
-    scores = likelihoods.whole(self.asked.params, self.asked.model, rows, counted, batch_size=self.batch_size,
-                               mesh=self.asked.mesh, progress=_progress("reading", len(rows), disable_tqdm))
+    scores = likelihoods.whole(
+      self.asked.params,
+      self.asked.model,
+      rows,
+      counted,
+      batch_size=self.batch_size,
+      mesh=self.asked.mesh,
+      progress=_progress("reading", len(rows), disable_tqdm),
+    )
     totals = [0.0] * len(requests)
     for number, score in zip(of, scores):
       totals[number] += float(score)
@@ -96,9 +125,10 @@ class FactshockLM(LM):
       order = sorted(range(len(places)), key=lambda place: len(encoded[place]))
       size = CHUNK * self.batch_size
       for start in range(0, len(order), size):
-        part = order[start:start + size]
-        texts = self._generate([encoded[place] for place in part], until, length, temperature,
-                               self.seed + start // size)
+        part = order[start : start + size]
+        texts = self._generate(
+          [encoded[place] for place in part], until, length, temperature, self.seed + start // size
+        )
         for place, text in zip(part, texts):
           found[places[place]] = text
         done += len(part)
@@ -109,9 +139,18 @@ class FactshockLM(LM):
   def _generate(self, encoded, until, length, temperature, seed):
     params, model, tokenizer = self.asked[:3]
     batches.check_vocabulary(tokenizer.size, model)
-    tokens, _ = decoding.sample(params, model, encoded, decoding.end_tokens(tokenizer, until), max_length=length,
-                                batch_size=self.batch_size, mesh=self.asked.mesh, left=self.decoder_only,
-                                temperature=temperature, seed=seed)
+    tokens, _ = decoding.sample(
+      params,
+      model,
+      encoded,
+      decoding.end_tokens(tokenizer, until),
+      max_length=length,
+      batch_size=self.batch_size,
+      mesh=self.asked.mesh,
+      left=self.decoder_only,
+      temperature=temperature,
+      seed=seed,
+    )
     texts = [tokenizer.decode(decoding.answer_tokens(tokenizer, row)) for row in tokens]
     return [decoding.before_stop(text, until) for text in texts]
 
@@ -123,8 +162,10 @@ class FactshockLM(LM):
     sampled = bool(given.get("do_sample", temperature > 0)) and temperature > 0
     unknown = set(given) - {*GENERATION, *(() if sampled else GREEDY)}
     if unknown:
-      raise UserError(f"generation arguments: expected some of {', '.join(GENERATION)}, got "
-                      f"{', '.join(sorted(unknown))}; leave them out of the task or of --gen_kwargs")
+      raise UserError(
+        f"generation arguments: expected some of {', '.join(GENERATION)}, got "
+        f"{', '.join(sorted(unknown))}; leave them out of the task or of --gen_kwargs"
+      )
     until = (until,) if isinstance(until, str) else tuple(until)
     length = int(given.get("max_gen_toks", self.max_gen_toks))
     if length < 1:
@@ -137,11 +178,13 @@ class FactshockLM(LM):
     if longest is None:
       return encoded, 0
     if max(more, default=0) >= longest - 1:
-      raise UserError(f"expected texts to say of fewer than {longest - 1} tokens, as the model reads {longest}, got "
-                      f"{max(more)}; lower max_gen_toks")
+      raise UserError(
+        f"expected texts to say of fewer than {longest - 1} tokens, as the model reads {longest}, got "
+        f"{max(more)}; lower max_gen_toks"
+      )
     opening = len(decoder_text.encode_prompt(tokenizer, ""))  # BOS stays
     over = [max(0, len(tokens) + after - longest) for tokens, after in zip(encoded, more)]
-    found = [tokens[:opening] + tokens[opening + number:] for tokens, number in zip(encoded, over)]
+    found = [tokens[:opening] + tokens[opening + number :] for tokens, number in zip(encoded, over)]
     return found, sum(number > 0 for number in over)
 
 
@@ -150,8 +193,10 @@ def inputs_of(tokenizer, context):
   if batches.is_decoder_only(tokenizer):
     return decoder_text.encode_prompt(tokenizer, context) or [_prefix(tokenizer)]
   if context.count(prompts.BLANK) > 1:
-    raise UserError(f"context {context[-60:]!r}: expected {prompts.BLANK} at most once, got it "
-                    f"{context.count(prompts.BLANK)} times; ask without answered examples (--num_fewshot 0)")
+    raise UserError(
+      f"context {context[-60:]!r}: expected {prompts.BLANK} at most once, got it "
+      f"{context.count(prompts.BLANK)} times; ask without answered examples (--num_fewshot 0)"
+    )
   text = context if prompts.BLANK in context else f"{context.rstrip()} {prompts.BLANK}".strip()
   return [*tokenizer.encode(text), tokenizer.eos]
 
@@ -170,12 +215,14 @@ def encode_pair(tokenizer, context, continuation):
     before = tokenizer.encode(stem)
     both = tokenizer.encode(context + continuation)
     inputs = inputs_of(tokenizer, stem)
-    after = both[len(before):]
+    after = both[len(before) :]
   else:
     inputs = inputs_of(tokenizer, context)
     after = tokenizer.encode(prompts.target_text(continuation.strip()))
   if len(after) < (1 if batches.is_decoder_only(tokenizer) else 2):
-    raise UserError(f"context {context[-60:]!r}: expected a continuation with at least one token, got {continuation!r}")
+    raise UserError(
+      f"context {context[-60:]!r}: expected a continuation with at least one token, got {continuation!r}"
+    )
   return inputs, after
 
 
@@ -199,4 +246,7 @@ def _progress(label, total, silent):
 
 def _say_cut(cut, number):
   if cut:
-    print(f"  {cut:,} of {number:,} contexts are longer than the model reads and lost their first tokens", flush=True)
+    print(
+      f"  {cut:,} of {number:,} contexts are longer than the model reads and lost their first tokens",
+      flush=True,
+    )

@@ -19,8 +19,9 @@ _QUERY = ("subject_id", "subject")  # columns of a query that go with it into th
 
 class Names(NamedTuple):
   """What answers are called: the label of each (relation, normalised name), and the ids of labels."""
+
   labels: dict  # (relation, name) -> label
-  ids: dict     # (relation, label) -> id
+  ids: dict  # (relation, label) -> id
 
 
 class Answers(NamedTuple):
@@ -32,6 +33,7 @@ class Answers(NamedTuple):
     query_N: int64, never falling. texts: list [N] of answers. rank_N: from 1.
     score_N: float64, log-probabilities; of a query with several candidates their probabilities add up to at most 1.
   """
+
   subjects: list
   relations: list
   subject_ids: list
@@ -50,11 +52,17 @@ def names_of(many):
   for fact in many:
     relation = fact["relation"]
     label = fact.get("object")
-    if not isinstance(label, str) or not label:  # what is wrong with a row is said where it is read as an answer
+    if (
+      not isinstance(label, str) or not label
+    ):  # what is wrong with a row is said where it is read as an answer
       continue
     label = labels.get((relation, accuracy.normalise(label)), label)
     aliases = fact.get("aliases")
-    for name in (label, fact["object"], *(filter(_is_text, aliases) if isinstance(aliases, list) else ())):
+    for name in (
+      label,
+      fact["object"],
+      *(filter(_is_text, aliases) if isinstance(aliases, list) else ()),
+    ):
       key = relation, accuracy.normalise(name)
       if labels.setdefault(key, label) != label and key[1] != accuracy.normalise(labels[key]):
         shared.add(key)
@@ -90,20 +98,30 @@ def read(path, names=Names({}, {}), labelled=False, only=None):
     if key in places:
       place, before = places[key]
       if not _same(before, listed):
-        raise UserError(f"{where}: expected one answer to a query, got another one for {key} than before; give the predictions of one "
-                        "model (one arm, one seed) in a file")
+        raise UserError(
+          f"{where}: expected one answer to a query, got another one for {key} than before; give the predictions of one "
+          "model (one arm, one seed) in a file"
+        )
       if gold and found.golds[place] is not None:
         found.golds[place].append(gold)
       continue
     places[key] = len(places), listed
     _add(found, len(places) - 1, row, key, gold, labelled or gold is not None, listed, names)
   if unscored:
-    raise UserError(f"{first_unscored}: expected a score or candidates with scores in every row, got none in {unscored:,} of "
-                    f"{unscored + len(places):,}; confidence cannot be had without: write the log-probability of each prediction")
+    raise UserError(
+      f"{first_unscored}: expected a score or candidates with scores in every row, got none in {unscored:,} of "
+      f"{unscored + len(places):,}; confidence cannot be had without: write the log-probability of each prediction"
+    )
   if not places:
-    raise UserError(f"{path}: expected predictions, a JSON object a line, got no rows" + (" of the queries" if only is not None else ""))
-  return found._replace(query_N=np.array(found.query_N, np.int64), rank_N=np.array(found.rank_N, np.int64),
-                        score_N=np.array(found.score_N, np.float64))
+    raise UserError(
+      f"{path}: expected predictions, a JSON object a line, got no rows"
+      + (" of the queries" if only is not None else "")
+    )
+  return found._replace(
+    query_N=np.array(found.query_N, np.int64),
+    rank_N=np.array(found.rank_N, np.int64),
+    score_N=np.array(found.score_N, np.float64),
+  )
 
 
 def right(answers):
@@ -125,8 +143,13 @@ def take(answers, wanted_Q):
   number_Q = np.cumsum(wanted_Q) - 1
   inside_N = wanted_Q[answers.query_N]
   some = lambda values: [value for value, wanted in zip(values, wanted_Q.tolist()) if wanted]
-  return Answers(*map(some, answers[:4]), number_Q[answers.query_N[inside_N]],
-                 [answers.texts[place] for place in np.flatnonzero(inside_N).tolist()], answers.rank_N[inside_N], answers.score_N[inside_N])
+  return Answers(
+    *map(some, answers[:4]),
+    number_Q[answers.query_N[inside_N]],
+    [answers.texts[place] for place in np.flatnonzero(inside_N).tolist()],
+    answers.rank_N[inside_N],
+    answers.score_N[inside_N],
+  )
 
 
 def subject_numbers(answers):
@@ -137,7 +160,10 @@ def subject_numbers(answers):
 
 def rows_of(answers):
   """[{subject, relation}] of the queries."""
-  return [{"subject": subject, "relation": relation} for subject, relation in zip(answers.subjects, answers.relations)]
+  return [
+    {"subject": subject, "relation": relation}
+    for subject, relation in zip(answers.subjects, answers.relations)
+  ]
 
 
 def check_apart(known, others, what):
@@ -149,8 +175,10 @@ def check_apart(known, others, what):
   queries = {(row["subject"], row["relation"]) for row in known}
   shared = queries & {(row["subject"], row["relation"]) for row in others}
   if shared:
-    raise UserError(f"calibration: expected queries apart from the {what}, got {len(shared):,} of {len(queries):,} shared, such as "
-                    f"{min(shared)}; take them out of the calibration file")
+    raise UserError(
+      f"calibration: expected queries apart from the {what}, got {len(shared):,} of {len(queries):,} shared, such as "
+      f"{min(shared)}; take them out of the calibration file"
+    )
 
 
 def _key(where, row):
@@ -163,15 +191,25 @@ def _key(where, row):
 def _gold(where, row, names):
   """The normalised names of a row's right answer, its label's first; none where it says that there is none."""
   if "object" not in row:
-    raise UserError(f"{where}: expected `object`, the right answer (null where there is none), got only {', '.join(row)}")
+    raise UserError(
+      f"{where}: expected `object`, the right answer (null where there is none), got only {', '.join(row)}"
+    )
   if row["object"] is None:
     return ()
   aliases = row.get("aliases") or []
-  if not _is_text(row["object"]) or not isinstance(aliases, list) or not all(map(_is_text, aliases)):
-    raise UserError(f"{where}: expected a text in `object` and a list of texts in `aliases`, got {row['object']!r} and {aliases!r}")
+  if (
+    not _is_text(row["object"]) or not isinstance(aliases, list) or not all(map(_is_text, aliases))
+  ):
+    raise UserError(
+      f"{where}: expected a text in `object` and a list of texts in `aliases`, got {row['object']!r} and {aliases!r}"
+    )
   texts = [row["object"], *aliases]
   found = list(map(accuracy.normalise, texts))
-  return tuple(dict.fromkeys([accuracy.normalise(names.labels.get((row["relation"], found[0]), row["object"])), *found]))
+  return tuple(
+    dict.fromkeys(
+      [accuracy.normalise(names.labels.get((row["relation"], found[0]), row["object"])), *found]
+    )
+  )
 
 
 def _is_text(value):
@@ -188,20 +226,28 @@ def _listed(where, row):
   try:
     pairs = [(text, float(score)) for text, score in listed]
   except (TypeError, ValueError):
-    raise UserError(f"{where}: expected candidates as [text, log-probability], got {str(listed)[:80]}") from None
+    raise UserError(
+      f"{where}: expected candidates as [text, log-probability], got {str(listed)[:80]}"
+    ) from None
   for text, score in pairs:
     if not isinstance(text, str):
       raise UserError(f"{where}: expected a text in `prediction` and candidates, got {text!r}")
     if not score <= 1e-6 or math.isnan(score):
-      raise UserError(f"{where}: expected log-probabilities, at most 0, as scores, got {score!r} for {text!r}; take the logarithm of a "
-                      "probability")
+      raise UserError(
+        f"{where}: expected log-probabilities, at most 0, as scores, got {score!r} for {text!r}; take the logarithm of a "
+        "probability"
+      )
   return pairs
 
 
 def _same(one, other):
   """Whether two rows are one model's answer to one query: equal but for the rounding of another batch, which may exchange near ties."""
   scores = [max((score for _, score in listed), default=0.0) for listed in (one, other)]
-  return one == other or len(one) == len(other) and abs(scores[0] - scores[1]) <= 1e-3 * max(1.0, abs(scores[0]))
+  return (
+    one == other
+    or len(one) == len(other)
+    and abs(scores[0] - scores[1]) <= 1e-3 * max(1.0, abs(scores[0]))
+  )
 
 
 def _add(found, query, row, key, gold, known, listed, names):
@@ -225,9 +271,14 @@ def _merged(relation, listed, names):
       label = names.labels.get((relation, name))
       key = name if label is None else accuracy.normalise(label)
       before = sums.get(key)
-      sums[key] = (label or text, score) if before is None else (before[0], float(np.logaddexp(before[1], score)))
+      sums[key] = (
+        (label or text, score)
+        if before is None
+        else (before[0], float(np.logaddexp(before[1], score)))
+      )
   if len(listed) > 1 and sums:
-    total = math.log(sum(math.exp(score - max(s for _, s in sums.values())) for _, score in sums.values())) + max(
-        s for _, s in sums.values())
+    total = math.log(
+      sum(math.exp(score - max(s for _, s in sums.values())) for _, score in sums.values())
+    ) + max(s for _, s in sums.values())
     sums = {key: (text, score - total) for key, (text, score) in sums.items()}
   return sorted(sums.values(), key=lambda pair: (-pair[1], pair[0]))

@@ -21,6 +21,7 @@ _EDGE = 30.0  # logits beyond are taken as that
 
 class Curve(NamedTuple):
   """Confidence as a function of logit p: straight between points, constant beyond them ("isotonic"); or sigmoid(a x + b) ("platt")."""
+
   method: str
   x: np.ndarray  # points, or [a]
   y: np.ndarray  # their values, or [b]
@@ -28,11 +29,12 @@ class Curve(NamedTuple):
 
 class Calibration(NamedTuple):
   """What `fit` found: a curve for each relation with data of its own, and the pooled one for all others."""
+
   method: str
   strength: float
   pooled: Curve
   relations: dict  # number of a relation -> Curve
-  units: dict      # the same -> how many answers it was fitted to
+  units: dict  # the same -> how many answers it was fitted to
 
 
 def logits(score_N):
@@ -45,7 +47,9 @@ def folds(key_N, count=FOLDS):
   """A fold 0 to count - 1 for each row: rows of equal keys (subjects) share one, whatever the order of rows."""
   keys, place_N = np.unique(np.asarray(key_N, str), return_inverse=True)
   digest = [hashlib.sha256(key.encode()).digest() for key in keys.tolist()]
-  order = np.argsort(np.array([int.from_bytes(one[:6], "big") for one in digest], np.int64), kind="stable")
+  order = np.argsort(
+    np.array([int.from_bytes(one[:6], "big") for one in digest], np.int64), kind="stable"
+  )
   fold = np.empty(len(keys), np.int64)
   fold[order] = np.arange(len(keys)) % count
   return fold[place_N]
@@ -94,10 +98,16 @@ def log_loss(confidence_N, right_N):
 def to_json(calibration, names):
   """The calibration as a JSON dict, by the relations' names; `identity` is a digest of all of it."""
   curve = lambda one: {"method": one.method, "x": one.x.tolist(), "y": one.y.tolist()}
-  found = {"method": calibration.method, "strength": calibration.strength, "pooled": curve(calibration.pooled),
-           "relations": {names[code]: curve(one) for code, one in calibration.relations.items()},
-           "units": {names[code]: count for code, count in calibration.units.items()}}
-  return found | {"identity": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]}
+  found = {
+    "method": calibration.method,
+    "strength": calibration.strength,
+    "pooled": curve(calibration.pooled),
+    "relations": {names[code]: curve(one) for code, one in calibration.relations.items()},
+    "units": {names[code]: count for code, count in calibration.units.items()},
+  }
+  return found | {
+    "identity": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+  }
 
 
 def _fit(x_N, right_N, relation_N, method, strength):
@@ -109,7 +119,9 @@ def _fit(x_N, right_N, relation_N, method, strength):
     x = x_N[own]
     right = right_N[own]
     count = int(own.sum())
-    prior = strength / count  # of these weights, at the relation's own places, are the answers as the pooled curve has them
+    prior = (
+      strength / count
+    )  # of these weights, at the relation's own places, are the answers as the pooled curve has them
     target = (right + prior * _value(pooled, x)) / (1 + prior)
     curves[relation], units[relation] = _curve(method, x, target, np.full(count, 1 + prior)), count
   return Calibration(method, strength, pooled, curves, units)
@@ -138,8 +150,10 @@ def _isotonic(x_N, target_N, weight_N):
 
   x, place_N = np.unique(x_N, return_inverse=True)
   weight = np.bincount(place_N, weight_N)
-  y = optimize.isotonic_regression(np.bincount(place_N, weight_N * target_N) / weight, weights=weight).x
-  edge = .5 / (weight.sum() + 1)
+  y = optimize.isotonic_regression(
+    np.bincount(place_N, weight_N * target_N) / weight, weights=weight
+  ).x
+  edge = 0.5 / (weight.sum() + 1)
   y = np.clip(y, edge, 1 - edge)
   corner = np.ones(len(x), bool)  # the ends of each level say all
   corner[1:-1] = (y[1:-1] != y[:-2]) | (y[1:-1] != y[2:])
@@ -152,7 +166,7 @@ def _platt(x_N, target_N, weight_N, rounds=50):
   One answer more, half right, stands at each end: without them answers that a threshold tells apart would have no best slope.
   """
   x = np.concatenate([x_N, [x_N.min(), x_N.max()]])
-  target = np.concatenate([target_N, [.5, .5]])
+  target = np.concatenate([target_N, [0.5, 0.5]])
   weight = np.concatenate([weight_N, [1.0, 1.0]])
   share = np.average(target, weights=weight)
   slope = 0.0
@@ -163,7 +177,9 @@ def _platt(x_N, target_N, weight_N, rounds=50):
     error = weight * (target - p)
     curvature = weight * p * (1 - p) + 1e-12
     gradient = np.array([error @ x, error.sum()])
-    hessian = np.array([[curvature @ (x * x), curvature @ x], [curvature @ x, curvature.sum()]]) + 1e-9 * np.eye(2)
+    hessian = np.array(
+      [[curvature @ (x * x), curvature @ x], [curvature @ x, curvature.sum()]]
+    ) + 1e-9 * np.eye(2)
     move = np.linalg.solve(hessian, gradient)
     move *= min(1.0, 2.0 / np.abs(move).max()) if move.any() else 0.0
     slope = slope + move[0]
@@ -176,7 +192,7 @@ def _platt(x_N, target_N, weight_N, rounds=50):
 
 def sigmoid(x):
   """1 / (1 + exp(-x)), without overflow."""
-  return .5 * (1 + np.tanh(.5 * x))
+  return 0.5 * (1 + np.tanh(0.5 * x))
 
 
 def _inside(p, edge):

@@ -13,6 +13,7 @@ from factshock.runtime.errors import UserError
 
 class Triple(NamedTuple):
   """A statement; `place` is that of its candidate, None where another statement implies it."""
+
   subject: str
   relation: str
   object: str
@@ -22,6 +23,7 @@ class Triple(NamedTuple):
 
 class Conflict(NamedTuple):
   """A statement that was dropped (`kind`: functional, inverse, symmetric or type) for another one, or for a type that does not fit."""
+
   kind: str
   dropped: Triple
   kept: Triple | None
@@ -37,7 +39,9 @@ def rules_of(relations):
   found = {name: dict(row) for name, row in relations.items()}
   for name, row in relations.items():
     if not isinstance(row.get("symmetric", False), bool):
-      raise UserError(f"relation {name!r}: expected true or false in `symmetric`, got {row['symmetric']!r}")
+      raise UserError(
+        f"relation {name!r}: expected true or false in `symmetric`, got {row['symmetric']!r}"
+      )
     for column in ("subject_type", "object_type", "inverse"):
       if row.get(column) is not None and not (isinstance(row[column], str) and row[column]):
         raise UserError(f"relation {name!r}: expected a text in `{column}`, got {row[column]!r}")
@@ -45,9 +49,13 @@ def rules_of(relations):
     if other is None:
       continue
     if other not in found:
-      raise UserError(f"relation {name!r}: expected one of the relations as its inverse, got {other!r}; add it or leave `inverse` out")
+      raise UserError(
+        f"relation {name!r}: expected one of the relations as its inverse, got {other!r}; add it or leave `inverse` out"
+      )
     if found[other].setdefault("inverse", name) != name:
-      raise UserError(f"relation {name!r}: its inverse {other!r} has the inverse {found[other]['inverse']!r}; expected {name!r}")
+      raise UserError(
+        f"relation {name!r}: its inverse {other!r} has the inverse {found[other]['inverse']!r}; expected {name!r}"
+      )
   return found
 
 
@@ -69,14 +77,23 @@ def resolve(triples, rules, types, asked):
   of_subject = {}
   of_object = {}
   asked = {(normalise(subject), relation) for subject, relation in asked}
-  for triple in sorted(triples, key=lambda one: (-one.confidence, one.relation, one.subject, one.object)):
+  for triple in sorted(
+    triples, key=lambda one: (-one.confidence, one.relation, one.subject, one.object)
+  ):
     rule = rules.get(triple.relation, {})
     misfit = _misfit(triple, rule, types)
     if misfit:
       conflicts.append(Conflict("type", triple, None, misfit))
       continue
     both = [(triple, "functional"), *_mirror(triple, rule)]
-    against = next((found for one, kind in both if (found := _against(one, kind, rules, stands, of_subject, of_object))), None)
+    against = next(
+      (
+        found
+        for one, kind in both
+        if (found := _against(one, kind, rules, stands, of_subject, of_object))
+      ),
+      None,
+    )
     if against:
       conflicts.append(Conflict(against[0], triple, against[1], "less confident"))
       continue
@@ -127,9 +144,13 @@ def _key(triple):
 def _mirror(triple, rule):
   """[(the same statement from its object's side, what makes it so)], or []."""
   if rule.get("symmetric"):
-    return [(Triple(triple.object, triple.relation, triple.subject, triple.confidence, None), "symmetric")]
+    return [
+      (Triple(triple.object, triple.relation, triple.subject, triple.confidence, None), "symmetric")
+    ]
   if rule.get("inverse"):
-    return [(Triple(triple.object, rule["inverse"], triple.subject, triple.confidence, None), "inverse")]
+    return [
+      (Triple(triple.object, rule["inverse"], triple.subject, triple.confidence, None), "inverse")
+    ]
   return []
 
 

@@ -16,9 +16,10 @@ _SEVERAL = 0.02  # a relation whose calibration queries have several right answe
 
 class Judged(NamedTuple):
   """Answers with what is thought of each candidate: arrays [N], in the order of the Answers."""
+
   confidence_N: np.ndarray
-  flagged_N: np.ndarray   # over-predicted answers
-  chosen_N: np.ndarray    # candidates that may be accepted: the first of a query, or all where a query has several answers
+  flagged_N: np.ndarray  # over-predicted answers
+  chosen_N: np.ndarray  # candidates that may be accepted: the first of a query, or all where a query has several answers
 
 
 class Fitted(NamedTuple):
@@ -33,6 +34,7 @@ class Fitted(NamedTuple):
     unlisted, nothing: {relation: right answers of a query that are not listed, on average}, {relation: share without any answer among
       queries of which no listed answer is right}.
   """
+
   names: list
   several: set
   first: calibration.Calibration
@@ -57,8 +59,10 @@ def fit(known, asked, *, counts=None, relations=None, method=None, fold_Q=None):
   """
   names = list(dict.fromkeys([*known.relations, *asked.relations]))
   if not set(known.relations) & set(asked.relations):
-    raise UserError(f"calibration: expected queries of the relations asked about, got those of {_few(known.relations)} where "
-                    f"{_few(asked.relations)} are asked; nothing would be promised for any")
+    raise UserError(
+      f"calibration: expected queries of the relations asked about, got those of {_few(known.relations)} where "
+      f"{_few(asked.relations)} are asked; nothing would be promised for any"
+    )
   if not len(known.texts):
     raise UserError("calibration: expected answers of the model, got none that says anything")
   right_N = answer_room.right(known)
@@ -78,14 +82,17 @@ def fit(known, asked, *, counts=None, relations=None, method=None, fold_Q=None):
     if not rows.any():
       found.append(None)
       continue
-    curves, confidence_N[rows] = calibration.fit(known.score_N[rows], right_N[rows], relation_N[rows], fold_N[rows], method,
-                                                 ~flagged_N[rows])  # what is lowered afterwards would pull the curves down
+    curves, confidence_N[rows] = calibration.fit(
+      known.score_N[rows], right_N[rows], relation_N[rows], fold_N[rows], method, ~flagged_N[rows]
+    )  # what is lowered afterwards would pull the curves down
     found.append(curves)
   several = _several(known, asked, relations or {})
   those = flagged_N & first_N
   lowering = shock_guard.lowering(confidence_N[those], right_N[those])
   flags = shock_guard.over_predicted(said, _golds(known, fold_Q >= 0), counts)
-  judged = Judged(shock_guard.lowered(confidence_N, flagged_N, lowering), flagged_N, np.zeros(0, bool))
+  judged = Judged(
+    shock_guard.lowered(confidence_N, flagged_N, lowering), flagged_N, np.zeros(0, bool)
+  )
   judged = judged._replace(chosen_N=_chosen(known, judged.confidence_N, several))
   return Fitted(names, several, *found, flags, lowering, judged, right_N, *_absent(known, right_N))
 
@@ -97,7 +104,9 @@ def judge(fitted, asked):
   first_N = asked.rank_N == 1
   confidence_N = calibration.confidence(fitted.first, asked.score_N, relation_N)
   if fitted.later is not None:
-    confidence_N[~first_N] = calibration.confidence(fitted.later, asked.score_N[~first_N], relation_N[~first_N])
+    confidence_N[~first_N] = calibration.confidence(
+      fitted.later, asked.score_N[~first_N], relation_N[~first_N]
+    )
   flagged_N = _is_flagged(asked, fitted.flags)
   confidence_N = shock_guard.lowered(confidence_N, flagged_N, fitted.lowering)
   return Judged(confidence_N, flagged_N, _chosen(asked, confidence_N, fitted.several))
@@ -113,7 +122,13 @@ def threshold(fitted, known, asked, target):
   weight_N = _of_queries([wanted[name] / had[name] for name in known.relations], known)
   units = fitted.judged.chosen_N & (weight_N > 0)
   subject_N = _of_queries(answer_room.subject_numbers(known), known)
-  return thresholds.by_precision(fitted.judged.confidence_N[units], fitted.right_N[units], subject_N[units], target, weight_N[units])
+  return thresholds.by_precision(
+    fitted.judged.confidence_N[units],
+    fitted.right_N[units],
+    subject_N[units],
+    target,
+    weight_N[units],
+  )
 
 
 def by_precision(judged, found):
@@ -125,21 +140,41 @@ def by_f1(fitted, asked, judged):
   """The candidates that are accepted for the greatest expected F1 of each query: bool [N]."""
   order = np.lexsort((-judged.confidence_N, asked.query_N))
   order = order[judged.chosen_N[order]]
-  of = lambda table, default: _of_queries([table.get(name, default) for name in asked.relations], asked)[order]
+  of = lambda table, default: _of_queries(
+    [table.get(name, default) for name in asked.relations], asked
+  )[order]
   accepted_N = np.zeros(len(judged.chosen_N), bool)
   # of a relation that was not calibrated nothing is known: its listed answers are taken for all there are
-  accepted_N[order] = thresholds.expected_f1_cut(judged.confidence_N[order], asked.query_N[order], of(fitted.unlisted, 0.0),
-                                                 of(fitted.nothing, 1.0))
+  accepted_N[order] = thresholds.expected_f1_cut(
+    judged.confidence_N[order],
+    asked.query_N[order],
+    of(fitted.unlisted, 0.0),
+    of(fitted.nothing, 1.0),
+  )
   return accepted_N
 
 
 def consistent(asked, judged, accepted_N, rules, types):
   """(accepted [N] after consistency, implied Triples, Conflicts); see consistency.resolve."""
-  if not any(rule.get(name) for rule in rules.values() for name in ("type", "inverse", "symmetric", "object_type", "subject_type")):
+  if not any(
+    rule.get(name)
+    for rule in rules.values()
+    for name in ("type", "inverse", "symmetric", "object_type", "subject_type")
+  ):
     return accepted_N, [], []
-  triples = [consistency.Triple(asked.subjects[asked.query_N[place]], asked.relations[asked.query_N[place]], asked.texts[place],
-                                float(judged.confidence_N[place]), place) for place in np.flatnonzero(accepted_N).tolist()]
-  kept, implied, conflicts = consistency.resolve(triples, rules, types, set(zip(asked.subjects, asked.relations)))
+  triples = [
+    consistency.Triple(
+      asked.subjects[asked.query_N[place]],
+      asked.relations[asked.query_N[place]],
+      asked.texts[place],
+      float(judged.confidence_N[place]),
+      place,
+    )
+    for place in np.flatnonzero(accepted_N).tolist()
+  ]
+  kept, implied, conflicts = consistency.resolve(
+    triples, rules, types, set(zip(asked.subjects, asked.relations))
+  )
   found_N = np.zeros(len(accepted_N), bool)
   found_N[[triple.place for triple in kept]] = True
   return found_N, implied, conflicts
@@ -150,8 +185,15 @@ def _several(known, asked, relations):
   counts = collections.defaultdict(list)
   for relation, gold in zip(known.relations, known.golds):
     counts[relation].append(len(gold) > 1)
-  return {name for name in {*known.relations, *asked.relations}
-          if (np.mean(counts[name]) > _SEVERAL if name in counts else relations.get(name, {}).get("type") == "N-M")}
+  return {
+    name
+    for name in {*known.relations, *asked.relations}
+    if (
+      np.mean(counts[name]) > _SEVERAL
+      if name in counts
+      else relations.get(name, {}).get("type") == "N-M"
+    )
+  }
 
 
 def _chosen(answers, confidence_N, several):
@@ -173,24 +215,43 @@ def _absent(known, right_N):
     missing[relation].append(max(0.0, len(gold) - listed))
     if not listed:
       without[relation].append(not gold)
-  return ({name: float(np.mean(values)) for name, values in missing.items()},
-          {name: float(np.mean(without[name])) if without[name] else 0.0 for name in missing})
+  return (
+    {name: float(np.mean(values)) for name, values in missing.items()},
+    {name: float(np.mean(without[name])) if without[name] else 0.0 for name in missing},
+  )
 
 
 def _first_answers(answers):
   places = np.flatnonzero(answers.rank_N == 1).tolist()
-  return [(answers.relations[answers.query_N[place]], accuracy.normalise(answers.texts[place])) for place in places]
+  return [
+    (answers.relations[answers.query_N[place]], accuracy.normalise(answers.texts[place]))
+    for place in places
+  ]
 
 
 def _golds(known, wanted_Q):
   """Pairs (relation, a right answer's label) of some queries."""
-  return [(relation, gold[0]) for relation, golds, wanted in zip(known.relations, known.golds, wanted_Q) if wanted for gold in golds]
+  return [
+    (relation, gold[0])
+    for relation, golds, wanted in zip(known.relations, known.golds, wanted_Q)
+    if wanted
+    for gold in golds
+  ]
 
 
 def _is_flagged(answers, flags):
   keys = {(relation, answer) for relation, answer in flags}
-  return np.array([(answers.relations[query], accuracy.normalise(text)) in keys
-                   for query, text in zip(answers.query_N.tolist(), answers.texts)], bool) if keys else np.zeros(len(answers.texts), bool)
+  return (
+    np.array(
+      [
+        (answers.relations[query], accuracy.normalise(text)) in keys
+        for query, text in zip(answers.query_N.tolist(), answers.texts)
+      ],
+      bool,
+    )
+    if keys
+    else np.zeros(len(answers.texts), bool)
+  )
 
 
 def _of_queries(values_Q, answers):

@@ -33,6 +33,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 class Format(NamedTuple):
   """A format: what it is for, `write(folder, rows, run) -> (paths, counts)`, and the names of its files."""
+
   about: str
   write: Callable
   files: tuple
@@ -59,7 +60,9 @@ def write(name, folder, rows, run):
   try:
     return FORMATS[name].write(folder, rows, run)
   except UnicodeEncodeError as error:
-    raise UserError(f"{folder}: expected text that UTF-8 can hold, got {error.object[:60]!r}") from error
+    raise UserError(
+      f"{folder}: expected text that UTF-8 can hold, got {error.object[:60]!r}"
+    ) from error
 
 
 def check_names(names):
@@ -67,8 +70,10 @@ def check_names(names):
   for name in names:
     if name not in FORMATS:
       near = difflib.get_close_matches(name, FORMATS, 1)
-      raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {name!r}"
-                      + (f"; did you mean {near[0]!r}?" if near else ""))
+      raise UserError(
+        f"format: expected one of {', '.join(FORMATS)}, got {name!r}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+      )
 
 
 def write_jsonl(folder, rows, run):
@@ -88,7 +93,9 @@ def write_networkx(folder, rows, run):
       labels.setdefault(subject, row["subject"])
       labels.setdefault(object_, row["object"])
       file.write(("\n" if counts["rows"] == 1 else ",\n") + _ENCODE(_edge(row, subject, object_)))
-    file.write('],\n"nodes": [')  # after the edges: the order of keys means nothing, and so one pass is enough
+    file.write(
+      '],\n"nodes": ['
+    )  # after the edges: the order of keys means nothing, and so one pass is enough
     for number, (key, label) in enumerate(labels.items()):
       file.write((",\n" if number else "\n") + _ENCODE({"id": key, "label": label}))
     file.write("]}\n")
@@ -107,10 +114,16 @@ def write_lm_kbc(folder, rows, run):
   with files.writing(path) as file:
     for query, candidates in itertools.groupby(rows(), _query):
       if query in seen:
-        raise UserError(f"{path}: expected all rows of a query beside each other, got {query} again later; "
-                        "sort the rows by subject and relation")
+        raise UserError(
+          f"{path}: expected all rows of a query beside each other, got {query} again later; "
+          "sort the rows by subject and relation"
+        )
       seen.add(query)
-      answers = [(row["object"], row.get("object_id") or row["object"]) for row in candidates if row["accepted"]]
+      answers = [
+        (row["object"], row.get("object_id") or row["object"])
+        for row in candidates
+        if row["accepted"]
+      ]
       counts["queries"] += 1
       counts["rows"] += len(answers)
       counts["without_answer"] += not answers
@@ -132,22 +145,42 @@ def _query(row):
 
 def _lm_kbc_row(query, answers):
   subject, identifier, relation = query
-  return {"SubjectEntity": subject, "SubjectEntityID": identifier, "Relation": relation,
-          "ObjectEntities": [label for label, _ in answers],
-          "ObjectEntitiesID": [object_id for _, object_id in answers]}
+  return {
+    "SubjectEntity": subject,
+    "SubjectEntityID": identifier,
+    "Relation": relation,
+    "ObjectEntities": [label for label, _ in answers],
+    "ObjectEntitiesID": [object_id for _, object_id in answers],
+  }
 
 
 FORMATS = {
-    "jsonl": Format("all candidates with confidence, score and provenance", write_jsonl, (canonical.FILE,)),
-    "tsv": Format("3 columns: PyKEEN and most embedding libraries", tables.write_tsv,
-                  (tables.GRAPH, tables.LABELS)),
-    "tsv_confidence": Format("4 columns, the last the confidence", tables.write_tsv_confidence,
-                             (tables.GRAPH_CONFIDENCE, tables.LABELS)),
-    "openke": Format("OpenKE's numbered files: head, tail, relation", tables.write_openke, tables.OPENKE),
-    "nt": Format("N-Triples: any RDF program", rdf.write_nt, (rdf.NT,)),
-    "nq": Format("N-Quads: a named graph a run, with confidences and PROV-O", rdf.write_nq, (rdf.NQ,)),
-    "ttl": Format("RDF 1.2 Turtle with confidences as annotations: Oxigraph", rdf.write_ttl, (rdf.TTL,)),
-    "neo4j": Format("CSV for neo4j-admin database import", tables.write_neo4j, tables.NEO4J),
-    "networkx": Format("node-link JSON of a directed multigraph", write_networkx, (NETWORKX,)),
-    "lm_kbc": Format("a row a query, as the LM-KBC challenges take predictions", write_lm_kbc, (LM_KBC,)),
+  "jsonl": Format(
+    "all candidates with confidence, score and provenance", write_jsonl, (canonical.FILE,)
+  ),
+  "tsv": Format(
+    "3 columns: PyKEEN and most embedding libraries",
+    tables.write_tsv,
+    (tables.GRAPH, tables.LABELS),
+  ),
+  "tsv_confidence": Format(
+    "4 columns, the last the confidence",
+    tables.write_tsv_confidence,
+    (tables.GRAPH_CONFIDENCE, tables.LABELS),
+  ),
+  "openke": Format(
+    "OpenKE's numbered files: head, tail, relation", tables.write_openke, tables.OPENKE
+  ),
+  "nt": Format("N-Triples: any RDF program", rdf.write_nt, (rdf.NT,)),
+  "nq": Format(
+    "N-Quads: a named graph a run, with confidences and PROV-O", rdf.write_nq, (rdf.NQ,)
+  ),
+  "ttl": Format(
+    "RDF 1.2 Turtle with confidences as annotations: Oxigraph", rdf.write_ttl, (rdf.TTL,)
+  ),
+  "neo4j": Format("CSV for neo4j-admin database import", tables.write_neo4j, tables.NEO4J),
+  "networkx": Format("node-link JSON of a directed multigraph", write_networkx, (NETWORKX,)),
+  "lm_kbc": Format(
+    "a row a query, as the LM-KBC challenges take predictions", write_lm_kbc, (LM_KBC,)
+  ),
 }

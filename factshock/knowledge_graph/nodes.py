@@ -23,13 +23,17 @@ WIKIDATA_ENTITY = "http://www.wikidata.org/entity/"
 WIKIDATA_RELATION = "http://www.wikidata.org/prop/direct/"
 
 # RFC 3987, without user names and numeric IPv6 hosts. What is ours is minted from labels and is nobody's id.
-_LETTER = ("A-Za-z0-9\\-._~!$&'()*+,;=\u00a0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef"
-           + "".join(f"{chr(plane << 16)}-{chr((plane << 16) + 0xfffd)}" for plane in range(1, 14))
-           + "\U000e1000-\U000efffd")
+_LETTER = (
+  "A-Za-z0-9\\-._~!$&'()*+,;=\u00a0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef"
+  + "".join(f"{chr(plane << 16)}-{chr((plane << 16) + 0xFFFD)}" for plane in range(1, 14))
+  + "\U000e1000-\U000efffd"
+)
 _PLACE = f"(?:[{_LETTER}:@/]|%[0-9A-Fa-f]{{2}})"
 _REST = rf"(?:\?(?:{_PLACE}|[?])*)?(?:#(?:{_PLACE}|[?])*)?"
-_IRI = re.compile(rf"(?i:https?)://(?:[{_LETTER}]|%[0-9A-Fa-f]{{2}})+(?::\d*)?(?:/{_PLACE}*)?{_REST}"
-                  rf"|(?!(?i:urn:factshock:))(?i:urn):[A-Za-z0-9][A-Za-z0-9-]{{0,30}}[A-Za-z0-9]:(?!/){_PLACE}+{_REST}")
+_IRI = re.compile(
+  rf"(?i:https?)://(?:[{_LETTER}]|%[0-9A-Fa-f]{{2}})+(?::\d*)?(?:/{_PLACE}*)?{_REST}"
+  rf"|(?!(?i:urn:factshock:))(?i:urn):[A-Za-z0-9][A-Za-z0-9-]{{0,30}}[A-Za-z0-9]:(?!/){_PLACE}+{_REST}"
+)
 _WIKIDATA = re.compile(r"[QPL][1-9][0-9]*")
 _PROPERTY = re.compile(r"P[1-9][0-9]*")
 _FIRST = frozenset("QPLhHuU")  # what ids begin with; most labels need no more than this look
@@ -60,7 +64,9 @@ def of_key(key):
   return (key[1:] if key[:1] == "\\" else key), None
 
 
-@functools.lru_cache(maxsize=1 << 16)  # a subject's rows stand together, and some objects are frequent
+@functools.lru_cache(
+  maxsize=1 << 16
+)  # a subject's rows stand together, and some objects are frequent
 def uri(key):
   """The URI of the node with this key."""
   label, identifier = of_key(key)
@@ -82,8 +88,10 @@ def _key(row, end, counts):
   identifier = row.get(end + "_id")
   if identifier is not None:
     if is_id(identifier):
-      short = identifier[len(WIKIDATA_ENTITY):] if identifier.startswith(WIKIDATA_ENTITY) else ""
+      short = identifier[len(WIKIDATA_ENTITY) :] if identifier.startswith(WIKIDATA_ENTITY) else ""
       return short if _WIKIDATA.fullmatch(short) else identifier
     counts["unusable_ids"] += 1
-    counts["first_unusable_id"] = counts["first_unusable_id"] or f"{identifier!r} of the {end} {label!r}"
+    counts["first_unusable_id"] = (
+      counts["first_unusable_id"] or f"{identifier!r} of the {end} {label!r}"
+    )
   return "\\" + label if label[:1] == "\\" or is_id(label) else label

@@ -39,8 +39,24 @@ def check_folder(folder):
     raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
 
 
-def extract(folder, predictions, known, *, model, rule="precision", precision=.9, graph_formats=("tsv",), calibrator=None, relations=None,
-            counts=None, types=None, finetuning=None, candidates=None, queries=None, prior_correction=None):
+def extract(
+  folder,
+  predictions,
+  known,
+  *,
+  model,
+  rule="precision",
+  precision=0.9,
+  graph_formats=("tsv",),
+  calibrator=None,
+  relations=None,
+  counts=None,
+  types=None,
+  finetuning=None,
+  candidates=None,
+  queries=None,
+  prior_correction=None,
+):
   """Writes an extraction into a folder; returns its summary. See factshock/extract.py for what the files are.
 
   Args:
@@ -67,24 +83,54 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
   _say_unasked(asked, predictions, queries)
   answer_room.check_apart(answer_room.rows_of(known_answers), answer_room.rows_of(asked), "queries")
   if finetuning:
-    answer_room.check_apart(answer_room.rows_of(known_answers), sources.read_facts(finetuning), "finetuning facts")
+    answer_room.check_apart(
+      answer_room.rows_of(known_answers), sources.read_facts(finetuning), "finetuning facts"
+    )
   fitted = extraction.fit(known_answers, asked, counts=mentions, relations=rules, method=calibrator)
-  decided = _decide(fitted, known_answers, asked, precision if rule == "precision" else None, rules, of_types)
+  decided = _decide(
+    fitted, known_answers, asked, precision if rule == "precision" else None, rules, of_types
+  )
   labels = {name: row["label"] for name, row in rules.items() if row.get("label")}
   curves = _curves(fitted)
-  run_id = _digest("\n".join([curves["identity"], *map(_file_digest, inputs), rule, str(precision), json.dumps(model)]))
-  run = {"id": run_id, "started": started, **model, "calibration": curves["identity"], "precision": decided.threshold and precision,
-         "software": f"factshock {factshock.__version__}", "revision": provenance.revision()}
-  columns = {"threshold": decided.threshold and decided.threshold.value, **model, "calibration": curves["identity"], "run": run_id}
-  rows = records.rows(asked, decided.judged, decided.accepted_N, decided.implied, names, labels, columns)
-  outputs = [_write_rows(folder, rows, run, len(asked.texts))] + [_write_format(name, folder, run | {"ended": _now()})
-                                                                  for name in graph_formats]
+  run_id = _digest(
+    "\n".join(
+      [curves["identity"], *map(_file_digest, inputs), rule, str(precision), json.dumps(model)]
+    )
+  )
+  run = {
+    "id": run_id,
+    "started": started,
+    **model,
+    "calibration": curves["identity"],
+    "precision": decided.threshold and precision,
+    "software": f"factshock {factshock.__version__}",
+    "revision": provenance.revision(),
+  }
+  columns = {
+    "threshold": decided.threshold and decided.threshold.value,
+    **model,
+    "calibration": curves["identity"],
+    "run": run_id,
+  }
+  rows = records.rows(
+    asked, decided.judged, decided.accepted_N, decided.implied, names, labels, columns
+  )
+  outputs = [_write_rows(folder, rows, run, len(asked.texts))] + [
+    _write_format(name, folder, run | {"ended": _now()}) for name in graph_formats
+  ]
   summary = {
-      "run": run | {"ended": _now()}, "counts": _counts(known_answers, asked, decided),
-      "promise": _promise(decided), "quality": quality(known_answers, asked, mentions, rules, calibrator),
-      "relations": records.relations_of(fitted, known_answers, asked, decided.judged, decided.accepted_N, labels),
-      "over_predicted": records.over_predicted(fitted, known_answers, asked, decided.judged),
-      "conflicts": records.conflicts_of(decided.conflicts), "outputs": outputs, "notes": NOTES}
+    "run": run | {"ended": _now()},
+    "counts": _counts(known_answers, asked, decided),
+    "promise": _promise(decided),
+    "quality": quality(known_answers, asked, mentions, rules, calibrator),
+    "relations": records.relations_of(
+      fitted, known_answers, asked, decided.judged, decided.accepted_N, labels
+    ),
+    "over_predicted": records.over_predicted(fitted, known_answers, asked, decided.judged),
+    "conflicts": records.conflicts_of(decided.conflicts),
+    "outputs": outputs,
+    "notes": NOTES,
+  }
   _write_json(os.path.join(folder, "calibration.json"), curves)
   from factshock.report import extraction_page
 
@@ -96,6 +142,7 @@ def extract(folder, predictions, known, *, model, rule="precision", precision=.9
 
 class Decided(NamedTuple):
   """What was decided on the answers: the Threshold (None with expected F1), and what stands after consistency."""
+
   judged: extraction.Judged
   threshold: thresholds.Threshold | None
   accepted_N: np.ndarray
@@ -106,14 +153,19 @@ class Decided(NamedTuple):
 def _decide(fitted, known, asked, precision, rules, types):
   judged = extraction.judge(fitted, asked)
   found = extraction.threshold(fitted, known, asked, precision) if precision else None
-  accepted_N = extraction.by_precision(judged, found) if found else extraction.by_f1(fitted, asked, judged)
+  accepted_N = (
+    extraction.by_precision(judged, found) if found else extraction.by_f1(fitted, asked, judged)
+  )
   return Decided(judged, found, *extraction.consistent(asked, judged, accepted_N, rules, types))
 
 
 def _curves(fitted):
   """All that turns scores into confidences, as JSON; `identity` is its digest."""
-  curves = {"first": calibration.to_json(fitted.first, fitted.names), "later": fitted.later and calibration.to_json(fitted.later, fitted.names),
-            "over_predicted": dict(zip(("slope", "shift"), fitted.lowering))}
+  curves = {
+    "first": calibration.to_json(fitted.first, fitted.names),
+    "later": fitted.later and calibration.to_json(fitted.later, fitted.names),
+    "over_predicted": dict(zip(("slope", "shift"), fitted.lowering)),
+  }
   return curves | {"identity": _digest(json.dumps(curves, sort_keys=True))}
 
 
@@ -121,31 +173,43 @@ def _counts(known, asked, decided):
   answered = len(set(asked.query_N[decided.accepted_N].tolist()))
   accepted = int(decided.accepted_N.sum())
   implied = len(decided.implied)
-  return {"queries": len(asked.subjects), "candidates": len(asked.texts), "accepted": accepted, "abstained": len(asked.subjects) - answered,
-          "implied": implied, "triples": accepted + implied, "calibration_queries": len(known.subjects)}
+  return {
+    "queries": len(asked.subjects),
+    "candidates": len(asked.texts),
+    "accepted": accepted,
+    "abstained": len(asked.subjects) - answered,
+    "implied": implied,
+    "triples": accepted + implied,
+    "calibration_queries": len(known.subjects),
+  }
 
 
 NOTES = {
-    "confidence": "The probability that an answer is right, by calibration queries that the curves have not seen.",
-    "threshold": "Answers with at least this confidence are accepted. It is the lowest at which the lower confidence bound of precision, "
-                 "at 90% in all, is the target, on calibration queries weighted to the relations asked.",
-    "over_predicted": "Answers given first at least twice as often as their share of the calibration queries' right answers, and of the "
-                      "text's mentions where these are known, explains (by chance in less than 1 of 100 cases each).",
+  "confidence": "The probability that an answer is right, by calibration queries that the curves have not seen.",
+  "threshold": "Answers with at least this confidence are accepted. It is the lowest at which the lower confidence bound of precision, "
+  "at 90% in all, is the target, on calibration queries weighted to the relations asked.",
+  "over_predicted": "Answers given first at least twice as often as their share of the calibration queries' right answers, and of the "
+  "text's mentions where these are known, explains (by chance in less than 1 of 100 cases each).",
 }
 
 
 def quality(known, asked, counts, relations, calibrator):
   """How well confidences hold: calibration queries in two halves by subject, each judged by curves of the other half."""
   halves_Q = calibration.folds(known.subjects, 2)
-  fitted = extraction.fit(known, asked, counts=counts, relations=relations, method=calibrator, fold_Q=halves_Q)
+  fitted = extraction.fit(
+    known, asked, counts=counts, relations=relations, method=calibrator, fold_Q=halves_Q
+  )
   chosen_N = fitted.judged.chosen_N
   names = list(dict.fromkeys(known.relations))
   number = {name: i for i, name in enumerate(names)}
   asked_of = collections.Counter(known.relations)
   units = calibration_quality.Units(
-      fitted.judged.confidence_N[chosen_N], fitted.right_N[chosen_N], known.score_N[chosen_N],
-      np.array([number[name] for name in known.relations])[known.query_N[chosen_N]],
-      answer_room.subject_numbers(known)[known.query_N[chosen_N]])
+    fitted.judged.confidence_N[chosen_N],
+    fitted.right_N[chosen_N],
+    known.score_N[chosen_N],
+    np.array([number[name] for name in known.relations])[known.query_N[chosen_N]],
+    answer_room.subject_numbers(known)[known.query_N[chosen_N]],
+  )
   return calibration_quality.quality(units, names, [asked_of[name] for name in names])
 
 
@@ -154,37 +218,66 @@ def lines(summary, folder):
   counts = summary["counts"]
   promise = summary["promise"]
   run = summary["run"]
-  found = [f"{counts['queries']:,} queries, {counts['candidates']:,} candidate answers; calibrated on {counts['calibration_queries']:,} queries"]
+  found = [
+    f"{counts['queries']:,} queries, {counts['candidates']:,} candidate answers; calibrated on {counts['calibration_queries']:,} queries"
+  ]
   pooled = [row["relation"] for row in summary["relations"] if row["pooled"]]
   if pooled:
-    found.append(f"no calibration data for {len(pooled)} relations ({', '.join(pooled[:5])}{', ...' if len(pooled) > 5 else ''}): "
-                 "judged by the pooled curve, the promise is not about them")
+    found.append(
+      f"no calibration data for {len(pooled)} relations ({', '.join(pooled[:5])}{', ...' if len(pooled) > 5 else ''}): "
+      "judged by the pooled curve, the promise is not about them"
+    )
   found += table.calibration_lines(summary["quality"])
   if promise["target"] is None:
     found.append("accepted: what has the greatest expected F1 of each query")
   elif promise["threshold"] is None:
-    found.append(f"no threshold keeps the promise of {promise['target']:.0%} precision: nothing is accepted. It takes at least "
-                 f"{thresholds.queries_needed(promise['target'])} right calibration answers above one; calibrate on more facts, or promise less "
-                 "(--precision)")
+    found.append(
+      f"no threshold keeps the promise of {promise['target']:.0%} precision: nothing is accepted. It takes at least "
+      f"{thresholds.queries_needed(promise['target'])} right calibration answers above one; calibrate on more facts, or promise less "
+      "(--precision)"
+    )
   else:
-    found.append(f"precision of at least {promise['target']:.0%} is promised (bound {promise['lower_bound']:.1%}, at 90%): confidence from "
-                 f"{promise['threshold']:.3f} on; of the calibration answers there {promise['calibration_precision']:.1%} are right")
+    found.append(
+      f"precision of at least {promise['target']:.0%} is promised (bound {promise['lower_bound']:.1%}, at 90%): confidence from "
+      f"{promise['threshold']:.3f} on; of the calibration answers there {promise['calibration_precision']:.1%} are right"
+    )
   shocked = summary["over_predicted"]
   if shocked:
-    found.append(f"over-predicted answers, their confidence lowered: {len(shocked):,}, such as " + "; ".join(
+    found.append(
+      f"over-predicted answers, their confidence lowered: {len(shocked):,}, such as "
+      + "; ".join(
         f"{row['entity']} ({row['relation']}) {row['predicted']:,} times, {row['supported_share'] / max(row['share'], 1e-9):.0%} of that "
-        "supported" for row in shocked[:3]))
+        "supported"
+        for row in shocked[:3]
+      )
+    )
   conflicts = sum(summary["conflicts"]["counts"].values())
   if conflicts or counts["implied"]:
-    found.append(f"{conflicts:,} accepted answers contradicted others and were dropped; {counts['implied']:,} follow from others")
-  found.append(f"{counts['triples']:,} triples; no answer to {counts['abstained']:,} queries; run {run['id']}")
-  return found + [f"  {one['format']}: {one['path']}" + (f" ({one['rows']:,} rows)" if one["rows"] is not None else "")
-                  for one in summary["outputs"]] + [f"  summary: {os.path.join(folder, SUMMARY)}"]
+    found.append(
+      f"{conflicts:,} accepted answers contradicted others and were dropped; {counts['implied']:,} follow from others"
+    )
+  found.append(
+    f"{counts['triples']:,} triples; no answer to {counts['abstained']:,} queries; run {run['id']}"
+  )
+  return (
+    found
+    + [
+      f"  {one['format']}: {one['path']}"
+      + (f" ({one['rows']:,} rows)" if one["rows"] is not None else "")
+      for one in summary["outputs"]
+    ]
+    + [f"  summary: {os.path.join(folder, SUMMARY)}"]
+  )
 
 
 def _names(known, candidates):
   facts = sources.read_facts(candidates) if candidates else []
-  return answer_room.names_of([*facts, *(row for _, row in schema.read_rows(known, ()) if isinstance(row.get("relation"), str))])
+  return answer_room.names_of(
+    [
+      *facts,
+      *(row for _, row in schema.read_rows(known, ()) if isinstance(row.get("relation"), str)),
+    ]
+  )
 
 
 def _keys(queries):
@@ -198,10 +291,16 @@ def _say_unasked(asked, path, queries):
   wanted = _keys(queries)
   there = set(zip(asked.subjects, asked.relations))
   if wanted - there:
-    print(f"  {len(wanted - there):,} of {len(wanted):,} queries have no row in {path}, such as {min(wanted - there)}: no answer is given")
-  others = {(row.get("subject"), row.get("relation")) for _, row in schema.read_rows(path, ())} - wanted
+    print(
+      f"  {len(wanted - there):,} of {len(wanted):,} queries have no row in {path}, such as {min(wanted - there)}: no answer is given"
+    )
+  others = {
+    (row.get("subject"), row.get("relation")) for _, row in schema.read_rows(path, ())
+  } - wanted
   if others:
-    print(f"  {len(others):,} queries in {path} were not asked, such as {min(map(str, others))}: left out")
+    print(
+      f"  {len(others):,} queries in {path} were not asked, such as {min(map(str, others))}: left out"
+    )
 
 
 def _corrected(folder, predictions, known, reference, mentions):
@@ -223,8 +322,10 @@ def _corrected(folder, predictions, known, reference, mentions):
     priors = prior_correction.priors(found)
   ratios, _ = prior_correction.log_ratios(tables, priors)
   corrected = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, 1.0), rows)
-  paths = [os.path.join(folder, f"corrected_{name}.jsonl.gz") for name in ("predictions", "calibration")]
-  for path, some in zip(paths, (corrected[:len(both[0])], corrected[len(both[0]):])):
+  paths = [
+    os.path.join(folder, f"corrected_{name}.jsonl.gz") for name in ("predictions", "calibration")
+  ]
+  for path, some in zip(paths, (corrected[: len(both[0])], corrected[len(both[0]) :])):
     prediction_room.write_predictions(path, some)
   return paths
 
@@ -235,8 +336,15 @@ def _promise(decided):
   expected = float(confidence_N.mean()) if len(confidence_N) else None
   if found is None:
     return {"target": None, "rule": "f1", "threshold": None, "expected_precision": expected}
-  return {"target": found.target, "confidence_of_bound": 1 - thresholds.ERROR, "threshold": found.value, "lower_bound": found.bound,
-          "calibration_precision": found.precision, "calibration_accepted": found.accepted, "expected_precision": expected}
+  return {
+    "target": found.target,
+    "confidence_of_bound": 1 - thresholds.ERROR,
+    "threshold": found.value,
+    "lower_bound": found.bound,
+    "calibration_precision": found.precision,
+    "calibration_accepted": found.accepted,
+    "expected_precision": expected,
+  }
 
 
 def _write_rows(folder, rows, run, total):
@@ -256,8 +364,10 @@ def _write_format(name, folder, run):
   read = lambda: canonical.read(os.path.join(folder, canonical.FILE))
   paths, counts = formats.write(name, folder, read, run)
   if counts["unusable_ids"]:
-    print(f"  {name}: {counts['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids nor IRIs, such as "
-          f"{counts['first_unusable_id']!r}: not used, the label names the node")
+    print(
+      f"  {name}: {counts['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids nor IRIs, such as "
+      f"{counts['first_unusable_id']!r}: not used, the label names the node"
+    )
   return {"format": name, "path": ", ".join(paths), "rows": counts["rows"]}
 
 

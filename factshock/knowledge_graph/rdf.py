@@ -51,7 +51,9 @@ _NAMES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def write_nt(folder, rows, run):
   """Writes graph.nt; returns (paths, counts)."""
-  return _write(os.path.join(folder, NT), rows, lambda row, s, p, o, number: f"{s} {p} {o} .\n", " .\n")
+  return _write(
+    os.path.join(folder, NT), rows, lambda row, s, p, o, number: f"{s} {p} {o} .\n", " .\n"
+  )
 
 
 def write_nq(folder, rows, run):
@@ -66,12 +68,18 @@ def write_nq(folder, rows, run):
 
   def quads(row, s, p, o, number):
     if row["run"] != run["id"]:
-      raise UserError(f"accepted row {number}: expected rows of the run {run['id']!r}, got one of {row['run']!r}; "
-                      "write the rows of each run apart")
+      raise UserError(
+        f"accepted row {number}: expected rows of the run {run['id']!r}, got one of {row['run']!r}; "
+        "write the rows of each run apart"
+      )
     node = f"<{statements}:{number}>"
-    flags = "".join(f"{node} {_FLAG} {literal(flag)}{of_statement}" for flag in row.get("flags") or ())
-    return (f"{s} {p} {o}{end}{node} {_SUBJECT} {s}{of_statement}{node} {_PREDICATE} {p}{of_statement}"
-            f"{node} {_OBJECT} {o}{of_statement}{node} {_CONFIDENCE} {_double(row)}{of_statement}{flags}")
+    flags = "".join(
+      f"{node} {_FLAG} {literal(flag)}{of_statement}" for flag in row.get("flags") or ()
+    )
+    return (
+      f"{s} {p} {o}{end}{node} {_SUBJECT} {s}{of_statement}{node} {_PREDICATE} {p}{of_statement}"
+      f"{node} {_OBJECT} {o}{of_statement}{node} {_CONFIDENCE} {_double(row)}{of_statement}{flags}"
+    )
 
   return _write(os.path.join(folder, NQ), rows, quads, end, provenance(run))
 
@@ -101,18 +109,47 @@ def provenance(run):
   model = _named("model", run["model"], run.get("checkpoint"))
   calibration = _named("calibration", run["calibration"])
   for graph in graphs:
-    yield from _lines(graph, [("type", "Entity"), ("wasGeneratedBy", activity), ("wasAttributedTo", agent),
-                              ("wasDerivedFrom", model), ("generatedAtTime", _time(run.get("ended")))])
-  yield from _lines(activity, [("type", "Activity"), ("wasAssociatedWith", agent), ("used", model),
-                               ("used", calibration), ("startedAtTime", _time(run.get("started"))),
-                               ("endedAtTime", _time(run.get("ended"))),
-                               ("targetPrecision", _number(run.get("precision")))])
-  yield from _lines(agent, [("type", "Agent"), ("type", "SoftwareAgent"), ("label", _text(run["software"])),
-                            ("revision", _text(run.get("revision")))])
+    yield from _lines(
+      graph,
+      [
+        ("type", "Entity"),
+        ("wasGeneratedBy", activity),
+        ("wasAttributedTo", agent),
+        ("wasDerivedFrom", model),
+        ("generatedAtTime", _time(run.get("ended"))),
+      ],
+    )
+  yield from _lines(
+    activity,
+    [
+      ("type", "Activity"),
+      ("wasAssociatedWith", agent),
+      ("used", model),
+      ("used", calibration),
+      ("startedAtTime", _time(run.get("started"))),
+      ("endedAtTime", _time(run.get("ended"))),
+      ("targetPrecision", _number(run.get("precision"))),
+    ],
+  )
+  yield from _lines(
+    agent,
+    [
+      ("type", "Agent"),
+      ("type", "SoftwareAgent"),
+      ("label", _text(run["software"])),
+      ("revision", _text(run.get("revision"))),
+    ],
+  )
   weights = run.get("mixing_weights")
-  yield from _lines(model, [("type", "Entity"), ("label", _text(run["model"])),
-                            ("checkpoint", _text(run.get("checkpoint"))),
-                            ("mixingWeights", None if weights is None else _text(json.dumps(weights)))])
+  yield from _lines(
+    model,
+    [
+      ("type", "Entity"),
+      ("label", _text(run["model"])),
+      ("checkpoint", _text(run.get("checkpoint"))),
+      ("mixingWeights", None if weights is None else _text(json.dumps(weights))),
+    ],
+  )
   yield from _lines(calibration, [("type", "Entity"), ("label", _text(run["calibration"]))])
 
 
@@ -134,7 +171,11 @@ def _write(path, rows, lines_of, end, first=()):
       o = f"<{nodes.uri(object_)}>"
       file.write(lines_of(row, s, p, o, counts["rows"]))
       minted = row["relation"] if relation_uri.startswith(nodes.RELATION) else None
-      for node, label in ((s, row["subject"]), (o, row["object"]), (p, row.get("relation_label") or minted)):
+      for node, label in (
+        (s, row["subject"]),
+        (o, row["object"]),
+        (p, row.get("relation_label") or minted),
+      ):
         if label is not None and _is_new(labels, node, label):
           file.write(f"{node} {_LABEL} {literal(label)}{end}")
   return [path], counts
@@ -161,8 +202,11 @@ def _lines(subject, pairs):
       yield f"<{subject}> <{_TERMS.get(name, _PROV + name)}> {value} .\n"
 
 
-_TERMS = {"type": f"{_RDF}type", "label": f"{_RDFS}label",
-          **{name: TERM + name for name in ("checkpoint", "mixingWeights", "revision", "targetPrecision")}}
+_TERMS = {
+  "type": f"{_RDF}type",
+  "label": f"{_RDFS}label",
+  **{name: TERM + name for name in ("checkpoint", "mixingWeights", "revision", "targetPrecision")},
+}
 
 
 def _named(kind, *parts):

@@ -21,29 +21,64 @@ def rows(asked, judged, accepted_N, implied, names, labels, run):
   follows = collections.defaultdict(list)
   for triple in implied:
     follows[accuracy.normalise(triple.subject), triple.relation].append(triple)
-  ids = {accuracy.normalise(subject): number for subject, number in zip(asked.subjects, asked.subject_ids) if number} if implied else {}
+  ids = (
+    {
+      accuracy.normalise(subject): number
+      for subject, number in zip(asked.subjects, asked.subject_ids)
+      if number
+    }
+    if implied
+    else {}
+  )
   ends = np.searchsorted(asked.query_N, np.arange(len(asked.subjects)), side="right").tolist()
   begin = 0
   for query, end in enumerate(ends):
     relation = asked.relations[query]
-    head = {"subject": asked.subjects[query], "subject_id": asked.subject_ids[query], "relation": relation,
-            "relation_label": labels.get(relation)}
+    head = {
+      "subject": asked.subjects[query],
+      "subject_id": asked.subject_ids[query],
+      "relation": relation,
+      "relation_label": labels.get(relation),
+    }
     for place in range(begin, end):
       flags = ["over_predicted"] if judged.flagged_N[place] else []
-      yield _row(head, asked.texts[place], names.ids.get((relation, asked.texts[place])), judged.confidence_N[place],
-                 round(float(asked.score_N[place]), 6), int(asked.rank_N[place]), accepted_N[place], run, flags)
+      yield _row(
+        head,
+        asked.texts[place],
+        names.ids.get((relation, asked.texts[place])),
+        judged.confidence_N[place],
+        round(float(asked.score_N[place]), 6),
+        int(asked.rank_N[place]),
+        accepted_N[place],
+        run,
+        flags,
+      )
     also = follows.get((accuracy.normalise(asked.subjects[query]), relation), ())
     for triple in also:
-      object_id = names.ids.get((relation, triple.object)) or ids.get(accuracy.normalise(triple.object))
-      yield _row(head, triple.object, object_id, triple.confidence, None, None, True, run, ["implied"])
+      object_id = names.ids.get((relation, triple.object)) or ids.get(
+        accuracy.normalise(triple.object)
+      )
+      yield _row(
+        head, triple.object, object_id, triple.confidence, None, None, True, run, ["implied"]
+      )
     if begin == end and not also:
       yield _row(head, "", None, 0.0, None, None, False, run, [])
     begin = end
 
 
 def _row(head, text, object_id, confidence, score, rank, accepted, run, flags):
-  row = head | {"object": text, "object_id": object_id, "confidence": round(float(confidence), 6), "score": score, "rank": rank,
-                "accepted": bool(accepted)} | run
+  row = (
+    head
+    | {
+      "object": text,
+      "object_id": object_id,
+      "confidence": round(float(confidence), 6),
+      "score": score,
+      "rank": rank,
+      "accepted": bool(accepted),
+    }
+    | run
+  )
   return row | {"flags": flags} if flags else row
 
 
@@ -57,10 +92,19 @@ def relations_of(fitted, known, asked, judged, accepted_N, labels):
     if name not in queries:
       continue
     own = accepted_N & (relation_N == name)
-    found.append({"relation": name, "label": labels.get(name, name), "queries": queries[name], "accepted": int(own.sum()),
-                  "answers": "several" if name in fitted.several else "one", "calibration_units": fitted.first.units.get(number, 0),
-                  "pooled": name not in calibrated, "method": fitted.first.method,
-                  "expected_precision": float(judged.confidence_N[own].mean()) if own.any() else None})
+    found.append(
+      {
+        "relation": name,
+        "label": labels.get(name, name),
+        "queries": queries[name],
+        "accepted": int(own.sum()),
+        "answers": "several" if name in fitted.several else "one",
+        "calibration_units": fitted.first.units.get(number, 0),
+        "pooled": name not in calibrated,
+        "method": fitted.first.method,
+        "expected_precision": float(judged.confidence_N[own].mean()) if own.any() else None,
+      }
+    )
   return found
 
 
@@ -89,16 +133,33 @@ def over_predicted(fitted, known, asked, judged):
       if not fitted.right_N[place]:
         gold[key].update(one[0] for one in answers.golds[query])
   mean = lambda values: float(np.mean(values)) if values else None
-  found = [{"relation": key[0], "entity": labels.get(key, key[1]), "predicted": flag.predicted, "share": flag.predicted / flag.queries,
-            "supported_share": flag.supported / flag.queries, "calibration_predicted": given[key], "calibration_right": right[key],
-            "confidence_before": mean(before[key]), "confidence_after": mean(after[key]),
-            "displaced": [list(pair) for pair in gold[key].most_common(3)]} for key, flag in fitted.flags.items()]
+  found = [
+    {
+      "relation": key[0],
+      "entity": labels.get(key, key[1]),
+      "predicted": flag.predicted,
+      "share": flag.predicted / flag.queries,
+      "supported_share": flag.supported / flag.queries,
+      "calibration_predicted": given[key],
+      "calibration_right": right[key],
+      "confidence_before": mean(before[key]),
+      "confidence_after": mean(after[key]),
+      "displaced": [list(pair) for pair in gold[key].most_common(3)],
+    }
+    for key, flag in fitted.flags.items()
+  ]
   return sorted(found, key=lambda row: (-row["predicted"], row["relation"], row["entity"]))[:_SHOWN]
 
 
 def conflicts_of(conflicts):
   """Counts by kind, and the first examples."""
-  spelled = lambda triple: triple and [triple.subject, triple.relation, triple.object, round(triple.confidence, 4)]
-  return {"counts": dict(collections.Counter(one.kind for one in conflicts)),
-          "examples": [{"kind": one.kind, "kept": spelled(one.kept), "dropped": spelled(one.dropped), "why": one.why}
-                       for one in conflicts[:_SHOWN]]}
+  spelled = lambda triple: (
+    triple and [triple.subject, triple.relation, triple.object, round(triple.confidence, 4)]
+  )
+  return {
+    "counts": dict(collections.Counter(one.kind for one in conflicts)),
+    "examples": [
+      {"kind": one.kind, "kept": spelled(one.kept), "dropped": spelled(one.dropped), "why": one.why}
+      for one in conflicts[:_SHOWN]
+    ],
+  }

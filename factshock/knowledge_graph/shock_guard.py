@@ -22,6 +22,7 @@ _LEAST = 1e-6  # a confidence is kept so far off 0 and 1 where its logit is take
 
 class Flagged(NamedTuple):
   """An over-predicted answer: first answer of `predicted` of `queries` queries, where `supported` of them are expected."""
+
   relation: str
   answer: str
   predicted: int
@@ -39,7 +40,10 @@ def over_predicted(first, gold, counts=None):
 
   predicted = collections.Counter(first)
   right = collections.Counter(gold)
-  queries, labelled = (collections.Counter(relation for relation, _ in pairs.elements()) for pairs in (predicted, right))
+  queries, labelled = (
+    collections.Counter(relation for relation, _ in pairs.elements())
+    for pairs in (predicted, right)
+  )
   answers = collections.defaultdict(list)
   for relation, answer in dict.fromkeys([*predicted, *right]):
     answers[relation].append(answer)
@@ -49,15 +53,24 @@ def over_predicted(first, gold, counts=None):
     own = np.array([right[relation, name] for name in names], float)
     share = (own + 1) / (labelled[relation] + len(names))
     # as often as that by chance, the right answers being no more than a sample: the tail of a binomial, both counts with one share
-    chance = special.betainc(np.maximum(given, .5), own + 1, queries[relation] / (queries[relation] + labelled[relation]))
+    chance = special.betainc(
+      np.maximum(given, 0.5), own + 1, queries[relation] / (queries[relation] + labelled[relation])
+    )
     if counts is not None:
-      mentions = np.array([counts_room.count_of(counts, relation, name) for name in names], float) + 1
+      mentions = (
+        np.array([counts_room.count_of(counts, relation, name) for name in names], float) + 1
+      )
       share = np.maximum(share, mentions / mentions.sum())
-      chance = np.maximum(chance, special.gammainc(np.maximum(given, .5), queries[relation] * mentions / mentions.sum()))
+      chance = np.maximum(
+        chance,
+        special.gammainc(np.maximum(given, 0.5), queries[relation] * mentions / mentions.sum()),
+      )
     supported = share * queries[relation]
     flags = (given > FACTOR * supported) & (chance < CHANCE)
     for place in np.flatnonzero(flags).tolist():
-      found[relation, names[place]] = Flagged(relation, names[place], int(given[place]), queries[relation], float(supported[place]))
+      found[relation, names[place]] = Flagged(
+        relation, names[place], int(given[place]), queries[relation], float(supported[place])
+      )
   return found
 
 
@@ -74,7 +87,9 @@ def lowering(confidence_N, right_N):
   """
   logit_N = _logit(np.asarray(confidence_N, np.float64))
   right_N = np.asarray(right_N, np.float64)
-  slope, shift = _most_likely(np.stack([logit_N, np.ones(len(logit_N))], axis=1), right_N, np.array(NOT_LOWERED))
+  slope, shift = _most_likely(
+    np.stack([logit_N, np.ones(len(logit_N))], axis=1), right_N, np.array(NOT_LOWERED)
+  )
   if slope < 0:
     slope = 0.0
     shift = _most_likely(np.ones((len(logit_N), 1)), right_N, np.zeros(1))[0]
@@ -86,8 +101,10 @@ def _most_likely(x_NxP, right_N, prior_P):
   found_P = prior_P.copy()
   for _ in range(100):
     p_N = calibration.sigmoid(x_NxP @ found_P)
-    step_P = np.linalg.solve((x_NxP.T * (p_N * (1 - p_N))) @ x_NxP + _PRIOR * np.eye(len(prior_P)),
-                             x_NxP.T @ (right_N - p_N) - _PRIOR * (found_P - prior_P))
+    step_P = np.linalg.solve(
+      (x_NxP.T * (p_N * (1 - p_N))) @ x_NxP + _PRIOR * np.eye(len(prior_P)),
+      x_NxP.T @ (right_N - p_N) - _PRIOR * (found_P - prior_P),
+    )
     found_P = found_P + step_P * min(1.0, 1.0 / max(np.abs(step_P).max(), 1e-12))
     if np.abs(step_P).max() < 1e-9:
       break

@@ -38,7 +38,10 @@ from factshock.runtime.errors import UserError
 GRAPH = "graph.tsv"
 GRAPH_CONFIDENCE = "graph_confidence.tsv"
 LABELS = "labels.tsv"
-OPENKE = tuple(os.path.join("openke", name) for name in ("entity2id.txt", "relation2id.txt", "train2id.txt", LABELS))
+OPENKE = tuple(
+  os.path.join("openke", name)
+  for name in ("entity2id.txt", "relation2id.txt", "train2id.txt", LABELS)
+)
 NEO4J = tuple(os.path.join("neo4j", name) for name in ("nodes.csv", "relationships.csv"))
 
 _ESCAPED = re.compile('[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029]|\\A["\ufeff]|\\A\\s|\\s\\Z')
@@ -59,7 +62,9 @@ def unescape(cell):
 
 def write_tsv(folder, rows, run, confidence=False):
   """Writes graph.tsv (or graph_confidence.tsv) and labels.tsv; returns (paths, counts)."""
-  paths = [os.path.join(folder, name) for name in (GRAPH_CONFIDENCE if confidence else GRAPH, LABELS)]
+  paths = [
+    os.path.join(folder, name) for name in (GRAPH_CONFIDENCE if confidence else GRAPH, LABELS)
+  ]
   counts = nodes.new_counts()
   labels = {}
   with files.writing(paths[0]) as file:
@@ -107,11 +112,16 @@ def write_openke(folder, rows, run):
   labels = {}
   entities = {}
   relations = {}
-  with files.writing(paths[2], binary=True) as file, tempfile.TemporaryFile(dir=os.path.dirname(paths[2])) as body:
+  with (
+    files.writing(paths[2], binary=True) as file,
+    tempfile.TemporaryFile(dir=os.path.dirname(paths[2])) as body,
+  ):
     for row, subject, object_ in nodes.edges(rows(), counts):
       _note_labels(labels, row, subject, object_)
       head, tail = (entities.setdefault(key, len(entities)) for key in (subject, object_))
-      body.write(b"%d %d %d\n" % (head, tail, relations.setdefault(row["relation"], len(relations))))
+      body.write(
+        b"%d %d %d\n" % (head, tail, relations.setdefault(row["relation"], len(relations)))
+      )
     file.write(b"%d\n" % counts["rows"])  # comes first, and is known last
     body.seek(0)
     shutil.copyfileobj(body, file)
@@ -130,7 +140,9 @@ def write_neo4j(folder, rows, run):
   with contextlib.ExitStack() as stack:
     of_nodes, of_edges = (stack.enter_context(files.writing(path)) for path in paths)
     of_nodes.write("key:ID,label,uri,:LABEL\n")
-    of_edges.write(":START_ID,:END_ID,:TYPE,uri,label,confidence:double,score:double,rank:int,run,flags\n")
+    of_edges.write(
+      ":START_ID,:END_ID,:TYPE,uri,label,confidence:double,score:double,rank:int,run,flags\n"
+    )
     for row, subject, object_ in nodes.edges(rows(), counts):
       for key, label in ((subject, row["subject"]), (object_, row["object"])):
         if key not in seen:
@@ -147,9 +159,11 @@ def write_neo4j(folder, rows, run):
 def _relationship(row, subject, object_):
   relation = row["relation"]
   flags = json.dumps(row["flags"], ensure_ascii=False) if row.get("flags") else "[]"
-  return (f"{_quoted(subject)},{_quoted(object_)},{_quoted(relation)},{_quoted(nodes.relation_uri(relation))},"
-          f"{_quoted(row.get('relation_label') or relation)},{row['confidence']!r},{row['score']!r},{row['rank']},"
-          f"{_quoted(row['run'])},{_quoted(flags)}\n")
+  return (
+    f"{_quoted(subject)},{_quoted(object_)},{_quoted(relation)},{_quoted(nodes.relation_uri(relation))},"
+    f"{_quoted(row.get('relation_label') or relation)},{row['confidence']!r},{row['score']!r},{row['rank']},"
+    f"{_quoted(row['run'])},{_quoted(flags)}\n"
+  )
 
 
 def _quoted(text):
@@ -187,7 +201,9 @@ def _cells(path, sizes):
     where = f"{path}:{number}"
     cells = line.split("\t")
     if len(cells) not in sizes:
-      raise UserError(f"{where}: expected {' or '.join(map(str, sizes))} cells, got {len(cells)}: {line[:60]!r}")
+      raise UserError(
+        f"{where}: expected {' or '.join(map(str, sizes))} cells, got {len(cells)}: {line[:60]!r}"
+      )
     try:
       yield where, list(map(unescape, cells))
     except ValueError as error:
@@ -213,5 +229,7 @@ def _unescaped(match):
   if match[1]:
     return chr(int(match[1], 16))
   if match[2] not in _LETTERS:
-    raise ValueError(f"expected one of the escapes {' '.join(_NAMES.values())} \\uXXXX, got {match[0]!r}")
+    raise ValueError(
+      f"expected one of the escapes {' '.join(_NAMES.values())} \\uXXXX, got {match[0]!r}"
+    )
   return _LETTERS[match[2]]

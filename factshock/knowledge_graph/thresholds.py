@@ -6,18 +6,19 @@ import numpy as np
 from scipy import special
 
 ERROR = 0.1  # how often, at most, a promised precision may fail to hold (a one-sided bound at 90%)
-LOOKS = 12   # thresholds that are looked at,
-STARTS = 3   # in as many sequences, each of which may fail in its share of the chance
+LOOKS = 12  # thresholds that are looked at,
+STARTS = 3  # in as many sequences, each of which may fail in its share of the chance
 
 
 class Threshold(NamedTuple):
   """What was promised and found; `value` is None where no threshold keeps the promise."""
+
   target: float
-  value: float | None   # answers with at least this confidence are accepted
-  bound: float | None   # lower confidence bound of their precision on new queries
+  value: float | None  # answers with at least this confidence are accepted
+  bound: float | None  # lower confidence bound of their precision on new queries
   precision: float | None  # and what it was on the calibration queries
-  accepted: int         # answers of the calibration queries above it
-  units: int            # answers looked at
+  accepted: int  # answers of the calibration queries above it
+  units: int  # answers looked at
 
 
 def by_precision(confidence_N, right_N, cluster_N, target, weight_N=None, error=ERROR):
@@ -45,10 +46,14 @@ def by_precision(confidence_N, right_N, cluster_N, target, weight_N=None, error=
     if not goes_on:
       continue
     inside = confidence_N >= value
-    precision, bound = lower_bound(right_N[inside], cluster_N[inside], weight_N[inside], error / STARTS)
+    precision, bound = lower_bound(
+      right_N[inside], cluster_N[inside], weight_N[inside], error / STARTS
+    )
     goes_on = bound >= target
     if goes_on:
-      found = Threshold(target, float(value), bound, precision, int(inside.sum()), len(confidence_N))
+      found = Threshold(
+        target, float(value), bound, precision, int(inside.sum()), len(confidence_N)
+      )
   return found
 
 
@@ -65,7 +70,7 @@ def lower_bound(right_N, cluster_N, weight_N, error):
   else:  # nothing varies: as if all answers about a subject were one
     variance = (np.bincount(place_N, weight_N) ** 2).sum()
     plain = total
-  count = min(total ** 2 / (weight_N @ weight_N), total * plain / variance)
+  count = min(total**2 / (weight_N @ weight_N), total * plain / variance)
   right = share * count
   return share, float(special.betaincinv(right, count - right + 1, error)) if right > 0 else 0.0
 
@@ -91,7 +96,10 @@ def expected_f1_cut(confidence_N, query_N, unlisted_N, nothing_N):
   gold_Q = np.bincount(place_N, confidence_N) + unlisted_N[first_N]
   f1_N = 2 * sum_N / (rank_N + gold_Q[place_N])
   best_Q = np.maximum.reduceat(f1_N, first_N)
-  nothing_Q = np.exp(np.bincount(place_N, np.log1p(-np.minimum(confidence_N, 1 - 1e-12)))) * nothing_N[first_N]
+  nothing_Q = (
+    np.exp(np.bincount(place_N, np.log1p(-np.minimum(confidence_N, 1 - 1e-12))))
+    * nothing_N[first_N]
+  )
   cut_Q = np.minimum.reduceat(np.where(f1_N >= best_Q[place_N], rank_N, len(rank_N) + 1), first_N)
   return (rank_N <= cut_Q[place_N]) & (best_Q > nothing_Q)[place_N]
 

@@ -6,7 +6,9 @@ import numpy as np
 
 from factshock.models import fused, products
 
-MASKED = -1e9  # added to a score in float32: no underflow to -inf, so a fully masked row stays finite
+MASKED = (
+  -1e9
+)  # added to a score in float32: no underflow to -inf, so a fully masked row stays finite
 
 
 def relative_buckets(offsets, *, bidirectional, buckets, max_distance):
@@ -30,9 +32,12 @@ def relative_buckets(offsets, *, bidirectional, buckets, max_distance):
   exact = buckets // 2
   # float32 as in the original: the truncation below decides the bucket of distances on an edge
   ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(
-      np.log(max_distance / exact))
+    np.log(max_distance / exact)
+  )
   far = exact + np.maximum(ratio * np.float32(buckets - exact), 0).astype(np.int32)
-  return (first + np.where(distance < exact, distance, np.minimum(far, buckets - 1))).astype(np.int32)
+  return (first + np.where(distance < exact, distance, np.minimum(far, buckets - 1))).astype(
+    np.int32
+  )
 
 
 def bias_matrix(by_offset_LxH, queries, keys):
@@ -43,8 +48,10 @@ def bias_matrix(by_offset_LxH, queries, keys):
   """
   length, heads = by_offset_LxH.shape
   flat_HxL = by_offset_LxH.T
-  tiled = jnp.broadcast_to(flat_HxL[:, None, :], (heads, queries, length)).reshape(heads, queries * length)
-  rows = tiled[:, :queries * (length - 1)].reshape(heads, queries, length - 1)
+  tiled = jnp.broadcast_to(flat_HxL[:, None, :], (heads, queries, length)).reshape(
+    heads, queries * length
+  )
+  rows = tiled[:, : queries * (length - 1)].reshape(heads, queries, length - 1)
   return rows[None, :, :, :keys]
 
 

@@ -29,6 +29,7 @@ class LlamaConfig:
   read where they train (`hidden`).
   Raises: UserError where a value is out of range.
   """
+
   vocab_size: int
   d_model: int
   d_ff: int
@@ -51,16 +52,36 @@ class LlamaConfig:
   dropout: ClassVar[float] = 0.0
 
   def __post_init__(self):
-    layers.check_sizes(self, ("vocab_size", "d_model", "d_ff", "num_heads", "num_kv_heads", "d_kv", "layers", "max_length"))
+    layers.check_sizes(
+      self,
+      (
+        "vocab_size",
+        "d_model",
+        "d_ff",
+        "num_heads",
+        "num_kv_heads",
+        "d_kv",
+        "layers",
+        "max_length",
+      ),
+    )
     if self.num_heads % self.num_kv_heads:
-      raise UserError(f"model num_kv_heads: expected a divisor of num_heads ({self.num_heads}), "
-                      f"got {self.num_kv_heads}")
+      raise UserError(
+        f"model num_kv_heads: expected a divisor of num_heads ({self.num_heads}), "
+        f"got {self.num_kv_heads}"
+      )
     if self.d_kv % 2:
-      raise UserError(f"model d_kv: expected an even number, as positions turn pairs of it, got {self.d_kv}")
+      raise UserError(
+        f"model d_kv: expected an even number, as positions turn pairs of it, got {self.d_kv}"
+      )
     if self.sliding_window is not None and self.sliding_window < 1:
-      raise UserError(f"model sliding_window: expected None or a number from 1, got {self.sliding_window}")
+      raise UserError(
+        f"model sliding_window: expected None or a number from 1, got {self.sliding_window}"
+      )
     if self.rope_scaling is not None and len(self.rope_scaling) != 4:
-      raise UserError(f"model rope_scaling: expected None or four numbers, got {self.rope_scaling!r}")
+      raise UserError(
+        f"model rope_scaling: expected None or four numbers, got {self.rope_scaling!r}"
+      )
 
 
 def init(config, key):
@@ -84,8 +105,12 @@ def hidden(params, config, tokens_BxS, *, segments_BxS=None):
 
   Attention is as config.attention says; packed rows are for "xla" (fused.choose).
   """
-  kernel = fused.kernel(config, (tokens_BxS.shape[1],), biased=False, packed=segments_BxS is not None)
-  return _apply(params, config, _Llama.hidden, tokens_BxS, _segments(tokens_BxS, segments_BxS), kernel)
+  kernel = fused.kernel(
+    config, (tokens_BxS.shape[1],), biased=False, packed=segments_BxS is not None
+  )
+  return _apply(
+    params, config, _Llama.hidden, tokens_BxS, _segments(tokens_BxS, segments_BxS), kernel
+  )
 
 
 def head(params, config, hidden_BxSxD):
@@ -117,10 +142,17 @@ def start(params, config, inputs_BxS, length, packed=None):
   before_BxP = inputs_BxS[:, :-1]
   first_B = inputs_BxS[:, -1]
   used_BxP = before_BxP != PAD
-  key, value = _apply(params, config, _Llama.prefill, *(packed or (before_BxP, used_BxP.astype(jnp.int32), None)))
+  key, value = _apply(
+    params, config, _Llama.prefill, *(packed or (before_BxP, used_BxP.astype(jnp.int32), None))
+  )
   room = ((0, 0), (0, 0), (0, 0), (0, 0), (0, length))
-  return {"key": jnp.pad(key, room), "value": jnp.pad(value, room), "step": jnp.zeros((), jnp.int32),
-          "used": used_BxP, "offset": used_BxP.sum(axis=1, dtype=jnp.int32)}, first_B
+  return {
+    "key": jnp.pad(key, room),
+    "value": jnp.pad(value, room),
+    "step": jnp.zeros((), jnp.int32),
+    "used": used_BxP,
+    "offset": used_BxP.sum(axis=1, dtype=jnp.int32),
+  }, first_B
 
 
 def apart(params):
@@ -158,8 +190,15 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
   if config.sliding_window is not None:
     allowed_MxM = allowed_MxM & (distance_MxM < config.sliding_window)
   bias_MxM = jnp.where(allowed_MxM, 0.0, attention.MASKED)
-  return _apply(params, config, _Llama.tree, cache, tokens_BxM, cache["offset"][:, None] + depth_M[None],
-                bias_MxM[None, None, None])
+  return _apply(
+    params,
+    config,
+    _Llama.tree,
+    cache,
+    tokens_BxM,
+    cache["offset"][:, None] + depth_M[None],
+    bias_MxM[None, None, None],
+  )
 
 
 def logits(params, config, hidden_BxMxD):
@@ -176,8 +215,13 @@ def take_rows(cache, rows_R):
 def reorder(cache, rows_R):
   """`take_rows` where each row is replaced by one of the same prompt: only what was read since is moved."""
   prompt = cache["used"].shape[1]
-  return dict(cache, **{name: [layer.at[..., prompt:].set(layer[..., prompt:][rows_R]) for layer in cache[name]]
-                        for name in ("key", "value")})
+  return dict(
+    cache,
+    **{
+      name: [layer.at[..., prompt:].set(layer[..., prompt:][rows_R]) for layer in cache[name]]
+      for name in ("key", "value")
+    },
+  )
 
 
 def positions(segments_BxS):
@@ -210,8 +254,8 @@ class _Attention(layers.Part):
     wide = config.num_heads * config.d_kv
     narrow = config.num_kv_heads * config.d_kv
     for name, width in (("query", wide), ("key", narrow), ("value", narrow)):
-      setattr(self, name, self.weight(name, config.d_model ** -0.5, config.d_model, width))
-    self.out = self.weight("out", wide ** -0.5, wide, config.d_model)
+      setattr(self, name, self.weight(name, config.d_model**-0.5, config.d_model, width))
+    self.out = self.weight("out", wide**-0.5, wide, config.d_model)
 
   def queries_keys_values(self, x, turn):
     """Query [B, S, G, H / G, K], key and value [B, S, G, K], the first two turned by their positions."""
@@ -219,16 +263,20 @@ class _Attention(layers.Part):
     names = ("query", "key", "value")
     y = products.dense(x, self.joined(**{name: getattr(self, name) for name in names}))
     ends = (config.num_heads * config.d_kv, (config.num_heads + config.num_kv_heads) * config.d_kv)
-    heads = [self.adapted(name, x, part).reshape(*x.shape[:-1], -1, config.d_kv)
-             for name, part in zip(names, jnp.split(y, ends, axis=-1))]
+    heads = [
+      self.adapted(name, x, part).reshape(*x.shape[:-1], -1, config.d_kv)
+      for name, part in zip(names, jnp.split(y, ends, axis=-1))
+    ]
     query, key = (rotary.rotate(part, *turn) for part in heads[:2])
-    query = query * jnp.asarray(config.d_kv ** -0.5, self.dtype)
+    query = query * jnp.asarray(config.d_kv**-0.5, self.dtype)
     return query.reshape(*x.shape[:-1], config.num_kv_heads, -1, config.d_kv), key, heads[2]
 
   def __call__(self, query, key, value, bias):
     """Output [B, S, D] of tokens that see one another by a bias [B, 1, S, S], or as a fused.Seen says."""
     if isinstance(bias, fused.Seen):
-      return self._project(fused.attend(query.reshape(*query.shape[:2], -1, query.shape[-1]), key, value, bias))
+      return self._project(
+        fused.attend(query.reshape(*query.shape[:2], -1, query.shape[-1]), key, value, bias)
+      )
     scores = jnp.einsum("bsgrk,btgk->bgrst", query, key).astype(jnp.float32) + bias[:, :, None]
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return self._project(jnp.einsum("bgrst,btgk->bsgrk", weights, value))
@@ -246,7 +294,6 @@ class _Attention(layers.Part):
 
 
 class _Layer(layers.Part):
-
   def setup(self):
     self.self_attention_norm = layers.Norm(self.config)
     self.self_attention = _Attention(self.config)
@@ -259,11 +306,15 @@ class _Layer(layers.Part):
   def prefill(self, x, turn, bias, place):
     query, key, value = self._queries_keys_values(x, turn)
     x = x + self.self_attention(query, key, value, bias)
-    return self._feed_forward(x), [attention.tokens_last(layers.unpacked(array, place)) for array in (key, value)]
+    return self._feed_forward(x), [
+      attention.tokens_last(layers.unpacked(array, place)) for array in (key, value)
+    ]
 
   def observe(self, x, turn, bias, place, marked):
     heads = self._queries_keys_values(x, turn)
-    return self._feed_forward(x + self.self_attention(*heads, bias)), observing.read(*heads, bias, place, marked)
+    return self._feed_forward(x + self.self_attention(*heads, bias)), observing.read(
+      *heads, bias, place, marked
+    )
 
   def backed(self, carry, direction):
     return carry, self.self_attention.backed_out(direction)
@@ -288,19 +339,34 @@ class _Layer(layers.Part):
 
 
 class _Llama(layers.Part):
-
   def setup(self):
     config = self.config
     dtype = jnp.dtype(config.param_dtype)
-    self.embedding = self.param("embedding", layers.normal(1.0), (config.vocab_size, config.d_model), dtype)
+    self.embedding = self.param(
+      "embedding", layers.normal(1.0), (config.vocab_size, config.d_model), dtype
+    )
     if not config.tie_head:
-      self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model), dtype)
+      self.head = self.param(
+        "head", layers.normal(config.d_model**-0.5), (config.vocab_size, config.d_model), dtype
+      )
     everyone = nn.broadcast
-    inputs = {"__call__": (everyone,) * 2, "prefill": (everyone,) * 3, "extend": (0,) + (everyone,) * 3,
-              "observe": (everyone,) * 4, "backed": (everyone,)}
-    scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=axes,
-                          length=config.layers, unroll=config.layers if config.unroll else 1)
-               for name, axes in inputs.items()}
+    inputs = {
+      "__call__": (everyone,) * 2,
+      "prefill": (everyone,) * 3,
+      "extend": (0,) + (everyone,) * 3,
+      "observe": (everyone,) * 4,
+      "backed": (everyone,),
+    }
+    scanned = {
+      name: dict(
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=axes,
+        length=config.layers,
+        unroll=config.layers if config.unroll else 1,
+      )
+      for name, axes in inputs.items()
+    }
     self.layers = nn.scan(remat.layer(_Layer, self), methods=scanned)(config)
     self.final_norm = layers.Norm(config)
 
@@ -309,7 +375,11 @@ class _Llama(layers.Part):
 
   def hidden(self, tokens, segments, kernel=None):
     # Padding comes last: no token sees it where none sees what comes after it.
-    seen = self._bias(segments) if kernel is None else fused.Seen(None, None, kernel, causal=True, window=self.config.sliding_window)
+    seen = (
+      self._bias(segments)
+      if kernel is None
+      else fused.Seen(None, None, kernel, causal=True, window=self.config.sliding_window)
+    )
     x, _ = self.layers(self._embed(tokens), self._turn(positions(segments)), seen)
     return self.final_norm(x)
 
@@ -318,12 +388,20 @@ class _Llama(layers.Part):
     turn = self._turn(positions(segments))
     bias = self._bias(segments)
     x, found = self.layers.observe(self._embed(tokens), turn, bias, place, marked)
-    direction = observing.direction(x[jnp.arange(len(place)), place], self.final_norm.variables["params"]["scale"],
-                                    self.config.epsilon, self._head(), gold, among)
+    direction = observing.direction(
+      x[jnp.arange(len(place)), place],
+      self.final_norm.variables["params"]["scale"],
+      self.config.epsilon,
+      self._head(),
+      gold,
+      among,
+    )
     return {"self": observing.shares(found, self.layers.backed(None, direction)[1])}
 
   def prefill(self, tokens, segments, place):
-    return self.layers.prefill(self._embed(tokens), self._turn(positions(segments)), self._bias(segments), place)[1]
+    return self.layers.prefill(
+      self._embed(tokens), self._turn(positions(segments)), self._bias(segments), place
+    )[1]
 
   def step(self, cache, tokens):
     positions_Bx1 = (cache["offset"] + cache["step"])[:, None]
@@ -336,15 +414,27 @@ class _Llama(layers.Part):
     values = []
     for number in range(self.config.layers):
       weights = layers.weights_of(cache, self.layers.variables["params"], number, x)
-      x, key, value = layer.apply({"params": weights}, x, (cache["key"][number], cache["value"][number]), place, turn, bias,
-                                  method=_Layer.step)
+      x, key, value = layer.apply(
+        {"params": weights},
+        x,
+        (cache["key"][number], cache["value"][number]),
+        place,
+        turn,
+        bias,
+        method=_Layer.step,
+      )
       keys.append(key)
       values.append(value)
     return self.logits(x)[:, 0], keys, values
 
   def tree(self, cache, tokens, positions_BxM, bias):
-    x, _ = self.layers.extend(self._embed(tokens), (cache["key"], cache["value"]), self._turn(positions_BxM), bias,
-                              self._cached_bias(cache, positions_BxM, cache["step"]))
+    x, _ = self.layers.extend(
+      self._embed(tokens),
+      (cache["key"], cache["value"]),
+      self._turn(positions_BxM),
+      bias,
+      self._cached_bias(cache, positions_BxM, cache["step"]),
+    )
     return x
 
   def _cached_bias(self, cache, positions_BxQ, read):
@@ -352,25 +442,33 @@ class _Llama(layers.Part):
     prompt = cache["used"].shape[1]
     rows = cache["used"].shape[0]
     later_L = jnp.arange(cache["key"][0].shape[-1] - prompt)
-    valid_BxL = jnp.concatenate([cache["used"], jnp.broadcast_to(later_L < read, (rows, later_L.size))], axis=1)
+    valid_BxL = jnp.concatenate(
+      [cache["used"], jnp.broadcast_to(later_L < read, (rows, later_L.size))], axis=1
+    )
     allowed = valid_BxL[:, None]
     if self.config.sliding_window is not None:
       place_BxP = jnp.cumsum(cache["used"], axis=1) - 1
       place_BxL = jnp.concatenate([place_BxP, cache["offset"][:, None] + later_L[None]], axis=1)
-      allowed = allowed & (positions_BxQ[:, :, None] - place_BxL[:, None] < self.config.sliding_window)
+      allowed = allowed & (
+        positions_BxQ[:, :, None] - place_BxL[:, None] < self.config.sliding_window
+      )
     return jnp.where(allowed, 0.0, attention.MASKED)[:, None, None]
 
   def _turn(self, positions_BxS):
     config = self.config
-    return rotary.angles(positions_BxS, rotary.frequencies(config.d_kv, config.rope_theta, config.rope_scaling))
+    return rotary.angles(
+      positions_BxS, rotary.frequencies(config.d_kv, config.rope_theta, config.rope_scaling)
+    )
 
   def _bias(self, segments):
     """Bias [B, 1, S, S]: each token sees those before it in its segment, as far as the window goes."""
     length = segments.shape[1]
     back = np.arange(length)[:, None] - np.arange(length)[None]
     window = length if self.config.sliding_window is None else self.config.sliding_window
-    return attention.segment_mask(segments, segments) + jnp.where((back >= 0) & (back < window), 0.0,
-                                                                  attention.MASKED)[None, None]
+    return (
+      attention.segment_mask(segments, segments)
+      + jnp.where((back >= 0) & (back < window), 0.0, attention.MASKED)[None, None]
+    )
 
   def _embed(self, tokens):
     return self.embedding.astype(self.dtype)[jnp.maximum(tokens, 0)]

@@ -22,14 +22,18 @@ def from_section(section, vocab_size):
   Raises:
     UserError: a value out of range, or a vocabulary smaller than the tokenizer's.
   """
-  values = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(section).items()}
+  values = {
+    key: tuple(value) if isinstance(value, list) else value for key, value in dict(section).items()
+  }
   name = values.pop("family")
   kind = getattr(_module(name), _CONFIGS[name])
   if not values.get("vocab_size"):
     values["vocab_size"] = vocab_size
   if values["vocab_size"] < vocab_size:
-    raise UserError(f"config.model.vocab_size: expected at least the tokenizer's {vocab_size}, got "
-                    f"{values['vocab_size']}")
+    raise UserError(
+      f"config.model.vocab_size: expected at least the tokenizer's {vocab_size}, got "
+      f"{values['vocab_size']}"
+    )
   return kind(**values)
 
 
@@ -44,9 +48,11 @@ def differences(config, other):
   if type(config) is not type(other):
     return [f"family: {to_section(config)['family']} and {to_section(other)['family']}"]
   how = ("dtype", "param_dtype", "dropout", "unroll", "remat", "attention", "max_length")
-  return [f"{field.name}: {getattr(config, field.name)!r} and {getattr(other, field.name)!r}"
-          for field in dataclasses.fields(config)
-          if field.name not in how and getattr(config, field.name) != getattr(other, field.name)]
+  return [
+    f"{field.name}: {getattr(config, field.name)!r} and {getattr(other, field.name)!r}"
+    for field in dataclasses.fields(config)
+    if field.name not in how and getattr(config, field.name) != getattr(other, field.name)
+  ]
 
 
 def _module(name):

@@ -19,11 +19,16 @@ ATTENTIONS = ("xla", "cudnn", "auto")
 
 class Backend(NamedTuple):
   """Where JAX computes: its platform, and an NVIDIA GPU's compute capability, as (9, 0), or None."""
+
   platform: str
   capability: tuple | None = None
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("bias", "lengths"), meta_fields=("kernel", "causal", "window"))
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=("bias", "lengths"),
+  meta_fields=("kernel", "causal", "window"),
+)
 @dataclasses.dataclass(frozen=True)
 class Seen:
   """What queries see, as a kernel takes it: in the place of a bias [B, H, S, T] that holds masks too.
@@ -31,6 +36,7 @@ class Seen:
   bias: [1, H, S, T] of positions, or None. lengths: int32 [B], the keys of each row that are no padding, or None for all.
   kernel: the `implementation` of jax.nn.dot_product_attention. window: how many keys back a causal query sees, itself included.
   """
+
   bias: jax.Array | None
   lengths: jax.Array | None
   kernel: str
@@ -45,10 +51,19 @@ def attend(query_BxSxHxK, key_BxTxGxK, value_BxTxGxK, seen):
   """
   rows, length = query_BxSxHxK.shape[:2]
   return jax.nn.dot_product_attention(
-      query_BxSxHxK, key_BxTxGxK, value_BxTxGxK, None if seen.bias is None else seen.bias.astype(query_BxSxHxK.dtype),
-      scale=1.0, is_causal=seen.causal, implementation=seen.kernel,
-      query_seq_lengths=None if seen.lengths is None else jnp.full(rows, length, jnp.int32), key_value_seq_lengths=seen.lengths,
-      local_window_size=None if seen.window is None or seen.window >= length else (seen.window - 1, 0))
+    query_BxSxHxK,
+    key_BxTxGxK,
+    value_BxTxGxK,
+    None if seen.bias is None else seen.bias.astype(query_BxSxHxK.dtype),
+    scale=1.0,
+    is_causal=seen.causal,
+    implementation=seen.kernel,
+    query_seq_lengths=None if seen.lengths is None else jnp.full(rows, length, jnp.int32),
+    key_value_seq_lengths=seen.lengths,
+    local_window_size=None
+    if seen.window is None or seen.window >= length
+    else (seen.window - 1, 0),
+  )
 
 
 def lengths(tokens_BxS):
@@ -67,7 +82,11 @@ def full(tokens_BxS):
 
 def kernel(config, sizes, *, biased, packed, dropout=0.0):
   """As `choose`, for the device that JAX computes on; None while products are counted (products.counted)."""
-  return None if products.each_counts_once() else choose(config, backend(), sizes, biased=biased, packed=packed, dropout=dropout)
+  return (
+    None
+    if products.each_counts_once()
+    else choose(config, backend(), sizes, biased=biased, packed=packed, dropout=dropout)
+  )
 
 
 def choose(config, where, sizes, *, biased, packed, dropout=0.0):
@@ -84,7 +103,9 @@ def choose(config, where, sizes, *, biased, packed, dropout=0.0):
     return None
   problems = _problems(config, where, sizes, biased, packed, dropout)
   if problems and config.attention == "cudnn":
-    raise UserError(f"config.model.attention='cudnn': {'; '.join(problems)}; 'auto' takes cuDNN only where it can")
+    raise UserError(
+      f"config.model.attention='cudnn': {'; '.join(problems)}; 'auto' takes cuDNN only where it can"
+    )
   return None if problems else "cudnn"
 
 
@@ -99,11 +120,24 @@ def _problems(config, where, sizes, biased, packed, dropout):
   """Why cuDNN cannot: what jax/_src/cudnn/fused_attention_stablehlo.py checks, and what our masks ask for."""
   gpu = where.platform == "gpu" and where.capability is not None and where.capability >= (8, 0)
   capability = "" if where.capability is None else f" of {'.'.join(map(str, where.capability))}"
-  return [words for fits, words in (
-      (gpu, f"needs an NVIDIA GPU of compute capability 8.0 at least, got a {where.platform}{capability}"),
+  return [
+    words
+    for fits, words in (
+      (
+        gpu,
+        f"needs an NVIDIA GPU of compute capability 8.0 at least, got a {where.platform}{capability}",
+      ),
       (config.dtype == "bfloat16", f"needs config.model.dtype='bfloat16', got {config.dtype!r}"),
-      (config.d_kv % 8 == 0 and config.d_kv <= 128, f"needs config.model.d_kv a multiple of 8 up to 128, got {config.d_kv}"),
-      (not biased or all(size % 2 == 0 for size in sizes),
-       f"needs even lengths beside a position bias, got {' and '.join(map(str, sizes))}"),
+      (
+        config.d_kv % 8 == 0 and config.d_kv <= 128,
+        f"needs config.model.d_kv a multiple of 8 up to 128, got {config.d_kv}",
+      ),
+      (
+        not biased or all(size % 2 == 0 for size in sizes),
+        f"needs even lengths beside a position bias, got {' and '.join(map(str, sizes))}",
+      ),
       (not packed, "reads no packed rows; set pack=False"),
-      (not dropout, f"drops no attention weights; set config.model.dropout=0.0, got {dropout:g}")) if not fits]
+      (not dropout, f"drops no attention weights; set config.model.dropout=0.0, got {dropout:g}"),
+    )
+    if not fits
+  ]

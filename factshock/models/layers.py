@@ -12,8 +12,16 @@ from factshock.runtime.errors import UserError
 # else a layer's are copied at every token.
 UNSTACKED_BYTES = 1 << 30
 DTYPES = ("float32", "bfloat16")
-_CHOICES = {"dtype": DTYPES, "param_dtype": DTYPES, "remat": remat.POLICIES, "attention": fused.ATTENTIONS}
-_JOINED = (("query", "key", "value"), ("gate", "up"))  # weights of the same inputs, read in one product
+_CHOICES = {
+  "dtype": DTYPES,
+  "param_dtype": DTYPES,
+  "remat": remat.POLICIES,
+  "attention": fused.ATTENTIONS,
+}
+_JOINED = (
+  ("query", "key", "value"),
+  ("gate", "up"),
+)  # weights of the same inputs, read in one product
 
 
 def check_sizes(config, counts, choices=()):
@@ -28,7 +36,9 @@ def check_sizes(config, counts, choices=()):
       raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
   for name, known in {**dict(choices), **_CHOICES}.items():
     if getattr(config, name) not in known:
-      raise UserError(f"model {name}: expected one of {', '.join(known)}, got {getattr(config, name)!r}")
+      raise UserError(
+        f"model {name}: expected one of {', '.join(known)}, got {getattr(config, name)!r}"
+      )
 
 
 def apart(stacked):
@@ -43,7 +53,9 @@ def apart(stacked):
 
 
 def _with_joined(tree):
-  found = {name: _with_joined(value) if isinstance(value, dict) else value for name, value in tree.items()}
+  found = {
+    name: _with_joined(value) if isinstance(value, dict) else value for name, value in tree.items()
+  }
   for names in _JOINED:
     if set(names) <= found.keys():
       found["_".join(names)] = jnp.concatenate([found[name] for name in names], axis=1)
@@ -59,7 +71,9 @@ def weights_of(cache, stacked, layer, x):
   """The weights of one layer that will read x: those of `apart`, or cut from the stack when x is there."""
   if cache["weights"] is not None:
     return cache["weights"][layer]
-  zero = jnp.minimum(jnp.abs(x.ravel()[0]), 0).astype(jnp.int32)  # XLA cannot know it, nor cut all layers at once
+  zero = jnp.minimum(jnp.abs(x.ravel()[0]), 0).astype(
+    jnp.int32
+  )  # XLA cannot know it, nor cut all layers at once
   return _take(stacked, layer + zero)
 
 
@@ -76,7 +90,9 @@ def unpacked(array_RxLxGxK, place_BxS):
 
 def write_token(array_BxGxKxT, token_Bx1xGxK, place):
   """A cache's keys or values with one token's written at a place."""
-  return jax.lax.dynamic_update_slice(array_BxGxKxT, token_Bx1xGxK.transpose(0, 2, 3, 1), (0, 0, 0, place))
+  return jax.lax.dynamic_update_slice(
+    array_BxGxKxT, token_Bx1xGxK.transpose(0, 2, 3, 1), (0, 0, 0, place)
+  )
 
 
 def bits_on_cpu(params):
@@ -105,6 +121,7 @@ def normal(scale):
 
 class Part(nn.Module):
   """What all parts share: the config, dropout switched on by `train`, and parameters cast for computing."""
+
   config: object
   train: bool = False
 
@@ -136,6 +153,7 @@ class Part(nn.Module):
 
   def backed(self, name, weight_WxD, direction_BxD):
     """What y = x W with its adapter (`adapted`) multiplies x by in y . direction: float32 [B, W]."""
+
     def back(x, *factors):
       for factor in factors:
         factor = factor.astype(self.dtype).astype(jnp.float32)
@@ -145,7 +163,9 @@ class Part(nn.Module):
     found = back(direction_BxD, weight_WxD)
     if not self.has_variable("params", f"{name}_lora_a"):
       return found
-    return found + back(direction_BxD, *(self.get_variable("params", f"{name}_lora_{part}") for part in "ba"))
+    return found + back(
+      direction_BxD, *(self.get_variable("params", f"{name}_lora_{part}") for part in "ba")
+    )
 
   def drop(self, x, broadcast=()):
     rate = self.config.dropout if self.train else 0.0
@@ -161,7 +181,9 @@ class Norm(Part):
 
   @nn.compact
   def __call__(self, x):
-    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.dtype(self.config.param_dtype))
+    scale = self.param(
+      "scale", nn.initializers.ones, x.shape[-1:], jnp.dtype(self.config.param_dtype)
+    )
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
     normed = (wide * jax.lax.rsqrt(mean_square + self.config.epsilon)).astype(self.dtype)
@@ -174,15 +196,17 @@ class FeedForward(Part):
   @nn.compact
   def __call__(self, x):
     config, activation = self.config, self.config.feed_forward
-    into = config.d_model ** -0.5, config.d_model, config.d_ff
+    into = config.d_model**-0.5, config.d_model, config.d_ff
     if activation == "relu":
       hidden = jax.nn.relu(self.adapted("up", x, products.dense(x, self.weight("up", *into))))
     else:
       weight_Dx2F = self.joined(gate=self.weight("gate", *into), up=self.weight("up", *into))
       both = products.dense(x, weight_Dx2F.reshape(config.d_model, 2, config.d_ff))
       if self.has_variable("params", "gate_lora_a") or self.has_variable("params", "up_lora_a"):
-        both = jnp.stack([self.adapted(name, x, both[..., i, :]) for i, name in enumerate(("gate", "up"))], axis=-2)
+        both = jnp.stack(
+          [self.adapted(name, x, both[..., i, :]) for i, name in enumerate(("gate", "up"))], axis=-2
+        )
       hidden = products.gated(both, activation)
-    down = self.weight("down", config.d_ff ** -0.5, config.d_ff, config.d_model)
+    down = self.weight("down", config.d_ff**-0.5, config.d_ff, config.d_model)
     hidden = self.drop(hidden)
     return self.adapted("down", hidden, products.dense(hidden, down))

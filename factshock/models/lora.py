@@ -27,8 +27,10 @@ def init(params, key, rank, targets):
   weights = {path: leaf for path, leaf in _flat(params).items() if path[-1] in WEIGHTS}
   for target in targets:
     if not any(_matches(path, target) for path in weights):
-      raise UserError(f"LoRA target {target!r}: matches no weight; there are "
-                      f"{', '.join(sorted({'/'.join(path) for path in weights}))}, or just their last names")
+      raise UserError(
+        f"LoRA target {target!r}: matches no weight; there are "
+        f"{', '.join(sorted({'/'.join(path) for path in weights}))}, or just their last names"
+      )
   chosen = sorted(path for path in weights if any(_matches(path, target) for target in targets))
   keys = jax.random.split(key, max(1, len(chosen)))
   return _nested({path: _fresh(weights[path].shape, rank, key) for path, key in zip(chosen, keys)})
@@ -60,14 +62,16 @@ def _merged(weight, a, b, scale):
 def _fresh(shape, rank, key):
   layers, inputs, outputs = shape
   bound = math.sqrt(1 / inputs)
-  return {"a": jax.random.uniform(key, (layers, inputs, rank), jnp.float32, -bound, bound),
-          "b": jnp.zeros((layers, rank, outputs), jnp.float32)}
+  return {
+    "a": jax.random.uniform(key, (layers, inputs, rank), jnp.float32, -bound, bound),
+    "b": jnp.zeros((layers, rank, outputs), jnp.float32),
+  }
 
 
 def _matches(path, target):
   parts = tuple(target.split("/"))
   inner = tuple(part for part in path if part != "layers")
-  return path[-len(parts):] == parts or inner[-len(parts):] == parts
+  return path[-len(parts) :] == parts or inner[-len(parts) :] == parts
 
 
 def _pairs(adapters):

@@ -21,6 +21,7 @@ class Read(NamedTuple):
   marked, rest: values of the marked keys, and of the others, each times its weight, summed: [B, H, K], or as shares of
   a logit [B, H]. mean: values of the marked keys, averaged without weights, likewise.
   """
+
   weights: jax.Array
   marked: jax.Array
   rest: jax.Array
@@ -37,17 +38,34 @@ def read(query_BxSxGxRxK, key_BxTxGxK, value_BxTxGxK, bias, place_B, marked_BxT)
   """
   batch, queries, groups, shared, _ = query_BxSxGxRxK.shape
   rows_B = jnp.arange(batch)
-  bias = jnp.broadcast_to(bias, (batch, bias.shape[1], queries, key_BxTxGxK.shape[1]))[rows_B, :, place_B]
-  bias = bias.reshape(batch, 1, 1, -1) if bias.shape[1] == 1 else bias.reshape(batch, groups, shared, -1)
-  scores = jnp.einsum("bgrk,btgk->bgrt", query_BxSxGxRxK[rows_B, place_B], key_BxTxGxK).astype(jnp.float32) + bias
+  bias = jnp.broadcast_to(bias, (batch, bias.shape[1], queries, key_BxTxGxK.shape[1]))[
+    rows_B, :, place_B
+  ]
+  bias = (
+    bias.reshape(batch, 1, 1, -1) if bias.shape[1] == 1 else bias.reshape(batch, groups, shared, -1)
+  )
+  scores = (
+    jnp.einsum("bgrk,btgk->bgrt", query_BxSxGxRxK[rows_B, place_B], key_BxTxGxK).astype(jnp.float32)
+    + bias
+  )
   weights = jax.nn.softmax(scores, axis=-1)
   value = value_BxTxGxK.astype(jnp.float32)
   share_BxT = marked_BxT / jnp.maximum(1, marked_BxT.sum(axis=1, keepdims=True)).astype(jnp.float32)
   marked = marked_BxT[:, None, None]
-  each = [jnp.where(marked, weights, 0), jnp.where(marked, 0, weights),
-          jnp.broadcast_to(share_BxT[:, None, None], weights.shape)]
-  return Read(*(array.reshape(batch, groups * shared, -1) for array in (
-      weights, *(jnp.einsum("bgrt,btgk->bgrk", one, value, precision=_EXACT) for one in each))))
+  each = [
+    jnp.where(marked, weights, 0),
+    jnp.where(marked, 0, weights),
+    jnp.broadcast_to(share_BxT[:, None, None], weights.shape),
+  ]
+  return Read(
+    *(
+      array.reshape(batch, groups * shared, -1)
+      for array in (
+        weights,
+        *(jnp.einsum("bgrt,btgk->bgrk", one, value, precision=_EXACT) for one in each),
+      )
+    )
+  )
 
 
 def direction(stream_BxD, scale_D, epsilon, head_VxD, gold_B, among_BxV):
@@ -58,8 +76,13 @@ def direction(stream_BxD, scale_D, epsilon, head_VxD, gold_B, among_BxV):
   """
   wide = stream_BxD.astype(jnp.float32)
   statistic_Bx1 = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
-  total_BxD = jnp.einsum("bv,vd->bd", among_BxV.astype(head_VxD.dtype), head_VxD, precision=_EXACT,
-                         preferred_element_type=jnp.float32)
+  total_BxD = jnp.einsum(
+    "bv,vd->bd",
+    among_BxV.astype(head_VxD.dtype),
+    head_VxD,
+    precision=_EXACT,
+    preferred_element_type=jnp.float32,
+  )
   mean_BxD = total_BxD / jnp.maximum(1, among_BxV.sum(axis=1, keepdims=True))
   scale_1xD = scale_D.astype(head_VxD.dtype).astype(jnp.float32)[None]
   return (head_VxD[gold_B].astype(jnp.float32) - mean_BxD) * scale_1xD * statistic_Bx1
@@ -69,4 +92,6 @@ def shares(found, backed_NxBxW):
   """A Read of a stack with its reads as shares of a logit: times each layer's output projection times the direction."""
   backed_NxBxHxK = backed_NxBxW.reshape(found.marked.shape)
   names = ("marked", "rest", "mean")
-  return found._replace(**{name: (getattr(found, name) * backed_NxBxHxK).sum(axis=-1) for name in names})
+  return found._replace(
+    **{name: (getattr(found, name) * backed_NxBxHxK).sum(axis=-1) for name in names}
+  )

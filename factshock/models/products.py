@@ -115,7 +115,9 @@ gated.defvjp(_gated_forward, _gated_backward)
 
 
 def _curve(activation):
-  return functools.partial(jax.nn.gelu, approximate=True) if activation == "gated-gelu" else jax.nn.silu
+  return (
+    functools.partial(jax.nn.gelu, approximate=True) if activation == "gated-gelu" else jax.nn.silu
+  )
 
 
 @jax.custom_vjp

@@ -9,10 +9,11 @@ from factshock.models import products
 # Name -> policy of jax.checkpoint. Kept beside a layer's input: all; nothing; the results of matrix products; those of them
 # without batch dimensions, which leaves out the attention's scores [B, H, S, T].
 POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+  "none": None,
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_saveable,
+  "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 def layer(kind, stack):
@@ -24,7 +25,9 @@ def layer(kind, stack):
   if name == "none" or products.each_counts_once():
     return kind
   # A scan keeps XLA from finding the forward pass's own results and using those; unrolled layers are one computation.
-  return nn.remat(kind, policy=POLICIES[name], prevent_cse=stack.config.unroll, methods=["__call__"])
+  return nn.remat(
+    kind, policy=POLICIES[name], prevent_cse=stack.config.unroll, methods=["__call__"]
+  )
 
 
 def checkpoint(function):

@@ -33,5 +33,7 @@ def angles(positions_BxS, frequencies_J):
 def rotate(x_BxSxHxK, cosines, sines):
   """The heads' vectors turned by their positions' angles, in their own dtype."""
   first, second = jnp.split(x_BxSxHxK.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
+  turned = jnp.concatenate(
+    [first * cosines - second * sines, second * cosines + first * sines], axis=-1
+  )
   return turned.astype(x_BxSxHxK.dtype)

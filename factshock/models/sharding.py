@@ -6,14 +6,14 @@ import re
 # "model" cuts what tensor parallelism cuts (Shoeybi et al. 2019): columns of what goes in, rows of what comes out, so that
 # one sum over devices follows each block; "fsdp" cuts the other dimension.
 RULES = (
-    (r"(^|/)(embedding|head)$", ("model", "fsdp")),  # vocabulary x model
-    (r"attention/(query|key|value)$", ("fsdp", "model")),  # model x heads
-    (r"attention/out$", ("model", "fsdp")),
-    (r"feed_forward/(gate|up)$", ("fsdp", "model")),  # model x inner
-    (r"feed_forward/down$", ("model", "fsdp")),
-    (r"relative_bias$", (None, "model")),  # buckets x heads
-    (r"scale$", ()),
-    (r"/[ab]$", ()),  # adapters
+  (r"(^|/)(embedding|head)$", ("model", "fsdp")),  # vocabulary x model
+  (r"attention/(query|key|value)$", ("fsdp", "model")),  # model x heads
+  (r"attention/out$", ("model", "fsdp")),
+  (r"feed_forward/(gate|up)$", ("fsdp", "model")),  # model x inner
+  (r"feed_forward/down$", ("model", "fsdp")),
+  (r"relative_bias$", (None, "model")),  # buckets x heads
+  (r"scale$", ()),
+  (r"/[ab]$", ()),  # adapters
 )
 
 
@@ -26,4 +26,7 @@ def spec(name, shape, sizes):
   """
   found = next((axes for pattern, axes in RULES if re.search(pattern, name)), ())
   axes = (None,) * (len(shape) - len(found)) + found
-  return tuple(axis if axis and sizes[axis] > 1 and size % sizes[axis] == 0 else None for axis, size in zip(axes, shape))
+  return tuple(
+    axis if axis and sizes[axis] > 1 and size % sizes[axis] == 0 else None
+    for axis, size in zip(axes, shape)
+  )

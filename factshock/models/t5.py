@@ -27,6 +27,7 @@ class T5Config:
   remat: one of remat.POLICIES. attention: one of fused.ATTENTIONS, how whole rows are read where they train (`hidden`).
   Raises: UserError where a value is out of range.
   """
+
   vocab_size: int
   d_model: int
   d_ff: int
@@ -47,16 +48,22 @@ class T5Config:
   epsilon: float = 1e-6
 
   def __post_init__(self):
-    layers.check_sizes(self, ("vocab_size", "d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers"),
-                       {"feed_forward": FEED_FORWARDS})
+    layers.check_sizes(
+      self,
+      ("vocab_size", "d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers"),
+      {"feed_forward": FEED_FORWARDS},
+    )
     if not 0 <= self.dropout < 1:
       raise UserError(f"model dropout: expected a share from 0 to below 1, got {self.dropout!r}")
     if self.relative_buckets < 4 or self.relative_buckets % 2:
-      raise UserError(f"model relative_buckets: expected an even number from 4, "
-                      f"got {self.relative_buckets!r}")
+      raise UserError(
+        f"model relative_buckets: expected an even number from 4, got {self.relative_buckets!r}"
+      )
     if self.relative_max_distance <= self.relative_buckets // 2:
-      raise UserError(f"model relative_max_distance: expected more than half of relative_buckets "
-                      f"({self.relative_buckets // 2}), got {self.relative_max_distance!r}")
+      raise UserError(
+        f"model relative_max_distance: expected more than half of relative_buckets "
+        f"({self.relative_buckets // 2}), got {self.relative_max_distance!r}"
+      )
 
 
 def init(config, key):
@@ -67,7 +74,9 @@ def init(config, key):
   return _init(config, key)
 
 
-def forward(params, config, inputs_BxS, targets_BxT, *, input_segments=None, target_segments=None, key=None):
+def forward(
+  params, config, inputs_BxS, targets_BxT, *, input_segments=None, target_segments=None, key=None
+):
   """Logits of each target token given the inputs and the target tokens before it: float32 [B, T, V].
 
   Args:
@@ -77,21 +86,48 @@ def forward(params, config, inputs_BxS, targets_BxT, *, input_segments=None, tar
     key: a random key turns dropout on.
   Raises: ValueError where only one of the segments is given.
   """
-  return head(params, config, hidden(params, config, inputs_BxS, targets_BxT, input_segments=input_segments,
-                                     target_segments=target_segments, key=key))
+  return head(
+    params,
+    config,
+    hidden(
+      params,
+      config,
+      inputs_BxS,
+      targets_BxT,
+      input_segments=input_segments,
+      target_segments=target_segments,
+      key=key,
+    ),
+  )
 
 
-def hidden(params, config, inputs_BxS, targets_BxT, *, input_segments=None, target_segments=None, key=None):
+def hidden(
+  params, config, inputs_BxS, targets_BxT, *, input_segments=None, target_segments=None, key=None
+):
   """What `forward` multiplies by the head: [B, T, D], for losses that need no logits as a whole.
 
   Attention is as config.attention says; packed rows, and dropout, are for "xla" (fused.choose).
   """
   if (input_segments is None) != (target_segments is None):
     raise ValueError("expected input_segments and target_segments together, got only one of them")
-  kernel = fused.kernel(config, (inputs_BxS.shape[1], targets_BxT.shape[1]), biased=True,
-                        packed=input_segments is not None, dropout=0.0 if key is None else config.dropout)
-  return _apply(params, config, _T5.hidden, inputs_BxS, shift_right(targets_BxT, target_segments),
-                input_segments, target_segments, kernel, key=key)
+  kernel = fused.kernel(
+    config,
+    (inputs_BxS.shape[1], targets_BxT.shape[1]),
+    biased=True,
+    packed=input_segments is not None,
+    dropout=0.0 if key is None else config.dropout,
+  )
+  return _apply(
+    params,
+    config,
+    _T5.hidden,
+    inputs_BxS,
+    shift_right(targets_BxT, target_segments),
+    input_segments,
+    target_segments,
+    kernel,
+    key=key,
+  )
 
 
 def head(params, config, hidden_BxTxD):
@@ -135,8 +171,14 @@ def start(params, config, inputs_BxS, length, packed=None):
   encoded = encode(params, config, tokens, input_segments=segments)
   cross_key, cross_value = _apply(params, config, _T5.cross_keys_values, encoded, place_BxS)
   empty = jnp.zeros((*cross_key.shape[:-1], length), cross_key.dtype)
-  return {"inputs": inputs_BxS, "step": jnp.zeros((), jnp.int32), "key": empty, "value": empty,
-          "cross_key": cross_key, "cross_value": cross_value}, jnp.zeros(inputs_BxS.shape[0], jnp.int32)
+  return {
+    "inputs": inputs_BxS,
+    "step": jnp.zeros((), jnp.int32),
+    "key": empty,
+    "value": empty,
+    "cross_key": cross_key,
+    "cross_value": cross_value,
+  }, jnp.zeros(inputs_BxS.shape[0], jnp.int32)
 
 
 def apart(params):
@@ -183,7 +225,9 @@ def take_rows(cache, rows_R):
 
 def reorder(cache, rows_R):
   """`take_rows` where each row is replaced by one of the same inputs: only what was read since is moved."""
-  return dict(cache, **{name: [layer[rows_R] for layer in cache[name]] for name in ("key", "value")})
+  return dict(
+    cache, **{name: [layer[rows_R] for layer in cache[name]] for name in ("key", "value")}
+  )
 
 
 def shift_right(targets_BxT, target_segments=None):
@@ -202,7 +246,9 @@ def _init(config, key):
 
 def _apply(params, config, method, *arguments, key=None):
   rngs = None if key is None else {"dropout": key}
-  return _T5(config, train=key is not None).apply({"params": params}, *arguments, method=method, rngs=rngs)
+  return _T5(config, train=key is not None).apply(
+    {"params": params}, *arguments, method=method, rngs=rngs
+  )
 
 
 class _Attention(layers.Part):
@@ -212,9 +258,9 @@ class _Attention(layers.Part):
     config = self.config
     width = config.num_heads * config.d_kv
     self.query = self.weight("query", (config.d_model * config.d_kv) ** -0.5, config.d_model, width)
-    self.key = self.weight("key", config.d_model ** -0.5, config.d_model, width)
-    self.value = self.weight("value", config.d_model ** -0.5, config.d_model, width)
-    self.out = self.weight("out", width ** -0.5, width, config.d_model)
+    self.key = self.weight("key", config.d_model**-0.5, config.d_model, width)
+    self.value = self.weight("value", config.d_model**-0.5, config.d_model, width)
+    self.out = self.weight("out", width**-0.5, width, config.d_model)
 
   def queries(self, x):
     return self._heads(x, "query")[0]
@@ -243,11 +289,13 @@ class _Attention(layers.Part):
     weight = self.joined(**{name: getattr(self, name) for name in names})
     y = products.dense(x, weight.reshape(len(weight), len(names), -1))
     heads = (self.config.num_heads, self.config.d_kv)
-    return [self.adapted(name, x, y[..., i, :]).reshape(*x.shape[:-1], *heads) for i, name in enumerate(names)]
+    return [
+      self.adapted(name, x, y[..., i, :]).reshape(*x.shape[:-1], *heads)
+      for i, name in enumerate(names)
+    ]
 
 
 class _EncoderLayer(layers.Part):
-
   def setup(self):
     self.self_attention_norm = layers.Norm(self.config)
     self.self_attention = _Attention(self.config, self.train)
@@ -267,7 +315,6 @@ class _EncoderLayer(layers.Part):
 
 
 class _DecoderLayer(_EncoderLayer):
-
   def setup(self):
     super().setup()
     self.cross_attention_norm = layers.Norm(self.config)
@@ -277,11 +324,15 @@ class _DecoderLayer(_EncoderLayer):
     y = self.self_attention_norm(x)
     x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
     query = self._cross_query(x)
-    x = x + self.drop(self.cross_attention(query, *self.cross_attention.keys_values(encoded), cross_bias))
+    x = x + self.drop(
+      self.cross_attention(query, *self.cross_attention.keys_values(encoded), cross_bias)
+    )
     return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
 
   def observe(self, x, encoded, bias, cross_bias, place, marked):
-    x = x + self.self_attention(*self.self_attention.queries_keys_values(self.self_attention_norm(x)), bias)
+    x = x + self.self_attention(
+      *self.self_attention.queries_keys_values(self.self_attention_norm(x)), bias
+    )
     query, (key, value) = self._cross_query(x), self.cross_attention.keys_values(encoded)
     x = x + self.cross_attention(query, key, value, cross_bias)
     found = observing.read(query[:, :, :, None], key, value, cross_bias, place, marked)
@@ -297,7 +348,10 @@ class _DecoderLayer(_EncoderLayer):
   def step(self, x, cached, place, bias, cross_bias):
     """One more token: (x, key, value of the cache with the token in it)."""
     query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
-    key, value = (layers.write_token(cached[name], token, place) for name, token in (("key", key), ("value", value)))
+    key, value = (
+      layers.write_token(cached[name], token, place)
+      for name, token in (("key", key), ("value", value))
+    )
     x = x + self.self_attention.cached(query, (key, value, bias))
     x = self._after_self_attention(x, (cached["cross_key"], cached["cross_value"], cross_bias))
     return x, key, value
@@ -317,20 +371,36 @@ class _DecoderLayer(_EncoderLayer):
 
 class _Stack(layers.Part):
   """Layers under `nn.scan`, the relative position bias all of them share, and the last norm."""
+
   decoder: bool = False
 
   def setup(self):
     config = self.config
-    self.relative_bias = self.weight("relative_bias", config.d_model ** -0.5, config.relative_buckets,
-                                     config.num_heads)
+    self.relative_bias = self.weight(
+      "relative_bias", config.d_model**-0.5, config.relative_buckets, config.num_heads
+    )
     depth = config.decoder_layers if self.decoder else config.encoder_layers
     everyone = nn.broadcast
-    inputs = {"__call__": (everyone,) * (3 if self.decoder else 1), "observe": (everyone,) * (5 if self.decoder else 3)}
+    inputs = {
+      "__call__": (everyone,) * (3 if self.decoder else 1),
+      "observe": (everyone,) * (5 if self.decoder else 3),
+    }
     if self.decoder:
-      inputs |= {"backed": (everyone,), "branch": (0, everyone, everyone), "cross_keys_values": (everyone, everyone)}
-    scanned = {name: dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
-                          in_axes=axes, length=depth, unroll=depth if config.unroll else 1)
-               for name, axes in inputs.items()}
+      inputs |= {
+        "backed": (everyone,),
+        "branch": (0, everyone, everyone),
+        "cross_keys_values": (everyone, everyone),
+      }
+    scanned = {
+      name: dict(
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=axes,
+        length=depth,
+        unroll=depth if config.unroll else 1,
+      )
+      for name, axes in inputs.items()
+    }
     layer = _DecoderLayer if self.decoder else _EncoderLayer
     self.layers = nn.scan(remat.layer(layer, self), methods=scanned)(config, self.train)
     self.final_norm = layers.Norm(config)
@@ -338,13 +408,18 @@ class _Stack(layers.Part):
   def by_offset(self, offsets):
     """Bias of each offset, float32 [offsets, H]."""
     config = self.config
-    buckets = attention.relative_buckets(offsets, bidirectional=not self.decoder,
-                                         buckets=config.relative_buckets,
-                                         max_distance=config.relative_max_distance)
+    buckets = attention.relative_buckets(
+      offsets,
+      bidirectional=not self.decoder,
+      buckets=config.relative_buckets,
+      max_distance=config.relative_max_distance,
+    )
     return self.relative_bias.astype(jnp.float32)[buckets]
 
   def bias(self, queries, keys):
-    return attention.bias_matrix(self.by_offset(attention.matrix_offsets(queries, keys)), queries, keys)
+    return attention.bias_matrix(
+      self.by_offset(attention.matrix_offsets(queries, keys)), queries, keys
+    )
 
   def __call__(self, x, *arguments):
     x, _ = self.layers(self.drop(x), *arguments)
@@ -352,14 +427,21 @@ class _Stack(layers.Part):
 
 
 class _T5(layers.Part):
-
   def setup(self):
     config = self.config
-    self.embedding = self.param("embedding", layers.normal(1.0), (config.vocab_size, config.d_model),
-                                jnp.dtype(config.param_dtype))
+    self.embedding = self.param(
+      "embedding",
+      layers.normal(1.0),
+      (config.vocab_size, config.d_model),
+      jnp.dtype(config.param_dtype),
+    )
     if not config.tie_head:
-      self.head = self.param("head", layers.normal(config.d_model ** -0.5), (config.vocab_size, config.d_model),
-                             jnp.dtype(config.param_dtype))
+      self.head = self.param(
+        "head",
+        layers.normal(config.d_model**-0.5),
+        (config.vocab_size, config.d_model),
+        jnp.dtype(config.param_dtype),
+      )
     self.encoder = _Stack(config, self.train)
     self.decoder = _Stack(config, self.train, decoder=True)
 
@@ -374,18 +456,26 @@ class _T5(layers.Part):
     bias = self.encoder.bias(inputs.shape[1], inputs.shape[1])
     if kernel is not None:
       return self.encoder(self._embed(inputs), fused.Seen(bias, fused.lengths(inputs), kernel))
-    mask = attention.padding_mask(inputs) if segments is None else attention.segment_mask(segments, segments)
+    mask = (
+      attention.padding_mask(inputs)
+      if segments is None
+      else attention.segment_mask(segments, segments)
+    )
     return self.encoder(self._embed(inputs), bias + mask)
 
   def decode(self, encoded, inputs, decoder_inputs):
     return self.head_of(self.decoded(encoded, inputs, decoder_inputs))
 
-  def decoded(self, encoded, inputs, decoder_inputs, input_segments=None, target_segments=None, kernel=None):
+  def decoded(
+    self, encoded, inputs, decoder_inputs, input_segments=None, target_segments=None, kernel=None
+  ):
     length = decoder_inputs.shape[1]
     bias = self.decoder.bias(length, length)
     if kernel is not None:
       seen = fused.Seen(bias, fused.full(decoder_inputs), kernel, causal=True)
-      return self.decoder(self._embed(decoder_inputs), encoded, seen, fused.Seen(None, fused.lengths(inputs), kernel))
+      return self.decoder(
+        self._embed(decoder_inputs), encoded, seen, fused.Seen(None, fused.lengths(inputs), kernel)
+      )
     bias = bias + attention.causal_mask(length)
     if target_segments is None:
       cross_mask = attention.padding_mask(inputs)
@@ -401,20 +491,38 @@ class _T5(layers.Part):
     x, own = self.encoder.layers.observe(self._embed(inputs), bias, place, marked)
     opening = inputs[jnp.arange(len(place)), place]
     bias = self.decoder.bias(2, 2) + attention.causal_mask(2)
-    x, cross = self.decoder.layers.observe(self._embed(jnp.stack([jnp.zeros_like(opening), opening], axis=1)),
-                                           self.encoder.final_norm(x), bias, padding, jnp.ones_like(place), marked)
+    x, cross = self.decoder.layers.observe(
+      self._embed(jnp.stack([jnp.zeros_like(opening), opening], axis=1)),
+      self.encoder.final_norm(x),
+      bias,
+      padding,
+      jnp.ones_like(place),
+      marked,
+    )
     head = self._head()
     norm = self.decoder.final_norm.variables["params"]["scale"]
-    direction = observing.direction(x[:, 1], norm, self.config.epsilon, head, gold, among) * self._head_scale()
-    return {"encoder": own, "cross": observing.shares(cross, self.decoder.layers.backed(None, direction)[1])}
+    direction = (
+      observing.direction(x[:, 1], norm, self.config.epsilon, head, gold, among)
+      * self._head_scale()
+    )
+    return {
+      "encoder": own,
+      "cross": observing.shares(cross, self.decoder.layers.backed(None, direction)[1]),
+    }
 
   def tree(self, cache, first_B, tokens_M, distance_MxM):
     size = tokens_M.shape[0]
     by_distance = self.decoder.by_offset(-np.arange(size))[jnp.maximum(distance_MxM, 0)]
-    bias_HxMxM = jnp.where((distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0))
+    bias_HxMxM = jnp.where(
+      (distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0)
+    )
     tokens_BxM = jnp.broadcast_to(tokens_M[None], (first_B.shape[0], size)).at[:, 0].set(first_B)
-    x, _ = self.decoder.layers.branch(self._embed(tokens_BxM), (cache["cross_key"], cache["cross_value"]),
-                                      bias_HxMxM[None], attention.padding_mask(cache["inputs"])[:, None])
+    x, _ = self.decoder.layers.branch(
+      self._embed(tokens_BxM),
+      (cache["cross_key"], cache["cross_value"]),
+      bias_HxMxM[None],
+      attention.padding_mask(cache["inputs"])[:, None],
+    )
     return x
 
   def logits(self, x):
@@ -435,8 +543,15 @@ class _T5(layers.Part):
     values = []
     for number in range(self.config.decoder_layers):
       weights = layers.weights_of(cache, self.decoder.layers.variables["params"], number, x)
-      x, key, value = layer.apply({"params": weights}, x, {name: cache[name][number] for name in _CACHED}, cache["step"],
-                                  bias_LxH.T[None, :, None, None], cross_bias, method=_DecoderLayer.step)
+      x, key, value = layer.apply(
+        {"params": weights},
+        x,
+        {name: cache[name][number] for name in _CACHED},
+        cache["step"],
+        bias_LxH.T[None, :, None, None],
+        cross_bias,
+        method=_DecoderLayer.step,
+      )
       keys.append(key)
       values.append(value)
     return self.logits(x)[:, 0], keys, values
@@ -451,4 +566,4 @@ class _T5(layers.Part):
     return (self.embedding if self.config.tie_head else self.head).astype(self.dtype)
 
   def _head_scale(self):
-    return self.config.d_model ** -0.5 if self.config.tie_head else 1.0
+    return self.config.d_model**-0.5 if self.config.tie_head else 1.0

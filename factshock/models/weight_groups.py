@@ -7,14 +7,18 @@ from factshock.runtime.errors import UserError
 
 # Name of a weight -> does it belong; a T5's own names, or those of a decoder-only model, which is a decoder.
 PARTS = {
-    "embedding": lambda name: name == "embedding",
-    "head": lambda name: name == "head",
-    "encoder": lambda name: name.startswith("encoder/"),
-    "decoder": lambda name: name.startswith(("decoder/", "layers/", "final_norm/")),
-    "attention": lambda name: "attention/" in name,
-    "query_key": lambda name: "attention/" in name and name.endswith(("/query", "/key")),  # where to look, not what is read there
-    "feed_forward": lambda name: "feed_forward/" in name,
-    "last_layer": lambda name: name.startswith(("decoder/layers/", "layers/")),  # of its stack the last
+  "embedding": lambda name: name == "embedding",
+  "head": lambda name: name == "head",
+  "encoder": lambda name: name.startswith("encoder/"),
+  "decoder": lambda name: name.startswith(("decoder/", "layers/", "final_norm/")),
+  "attention": lambda name: "attention/" in name,
+  "query_key": lambda name: (
+    "attention/" in name and name.endswith(("/query", "/key"))
+  ),  # where to look, not what is read there
+  "feed_forward": lambda name: "feed_forward/" in name,
+  "last_layer": lambda name: name.startswith(
+    ("decoder/layers/", "layers/")
+  ),  # of its stack the last
 }
 
 
@@ -33,9 +37,16 @@ def mask(params, parts):
     if part not in PARTS:
       raise UserError(f"part {part!r}: expected one of {', '.join(PARTS)}")
     if not any(map(PARTS[part], names)):
-      raise UserError(f"part {part!r}: the model has none" + (" of its own, the embedding serves; say 'embedding'" if part == "head" else ""))
-  return structure.unflatten([np.max([_of(part, name, leaf) for part in parts], axis=0) if len(parts) else np.float32(0)
-                              for name, (_, leaf) in zip(names, leaves)])
+      raise UserError(
+        f"part {part!r}: the model has none"
+        + (" of its own, the embedding serves; say 'embedding'" if part == "head" else "")
+      )
+  return structure.unflatten(
+    [
+      np.max([_of(part, name, leaf) for part in parts], axis=0) if len(parts) else np.float32(0)
+      for name, (_, leaf) in zip(names, leaves)
+    ]
+  )
 
 
 def _of(part, name, leaf):

@@ -75,12 +75,14 @@ def scores(predictions):
   Equal pairs of prediction and accepted answers are scored once.
   """
   width = max(1, len(predictions.answers))
-  pairs, row_N = np.unique(predictions.prediction.astype(np.int64) * width + predictions.answer,
-                           return_inverse=True)
+  pairs, row_N = np.unique(
+    predictions.prediction.astype(np.int64) * width + predictions.answer, return_inverse=True
+  )
   texts = predictions.strings
   accepted = [list(map(normalise, answers)) for answers in predictions.answers]
-  found = np.array([_score(normalise(texts[pair // width]), accepted[pair % width])
-                    for pair in pairs.tolist()])
+  found = np.array(
+    [_score(normalise(texts[pair // width]), accepted[pair % width]) for pair in pairs.tolist()]
+  )
   return found.reshape(-1, 3)[row_N]
 
 

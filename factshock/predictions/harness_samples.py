@@ -13,8 +13,11 @@ import re
 
 from factshock.runtime.errors import UserError
 
-NAMES = {"subject": ("subject", "subj", "sub_label"), "relation": ("relation", "prop", "predicate_id", "pred"),
-         "object": ("object", "obj", "obj_label")}
+NAMES = {
+  "subject": ("subject", "subj", "sub_label"),
+  "relation": ("relation", "prop", "predicate_id", "pred"),
+  "object": ("object", "obj", "obj_label"),
+}
 ALIASES = ("aliases", "possible_answers", "answers")
 CARRIED = ("subject_id", "object_id", "popularity")
 
@@ -47,8 +50,10 @@ def _converted(rows, path):
   for number, row in rows:
     place = f"{path}:{number}"
     if not is_sample(row) or not isinstance(row["doc"], dict):
-      raise UserError(f"{place}: expected a sample with doc and filtered_resps, as in the lines before, got "
-                      f"{str(row)[:60]}")
+      raise UserError(
+        f"{place}: expected a sample with doc and filtered_resps, as in the lines before, got "
+        f"{str(row)[:60]}"
+      )
     answer, choices = _answer(row, place)
     found = {**_fact(row, task, choices, place), **answer}
     if row.get("filter", "none") != "none":
@@ -63,40 +68,62 @@ def _answer(row, place):
     return {"prediction": responses[0].strip()}, None
   texts = _choices(row, place)
   try:
-    scores = [float(response[0]) for response in responses[:len(texts)]]
+    scores = [float(response[0]) for response in responses[: len(texts)]]
   except (TypeError, ValueError, IndexError, KeyError):
     scores = []
   if len(scores) != len(texts) or not scores or any(score != score for score in scores):
-    raise UserError(f"{place}: expected a generated text or a log-probability of each choice in filtered_resps, got "
-                    f"{str(responses)[:80]}; tasks of other kinds are no predictions")
-  ranked = [[texts[which], scores[which]] for which in sorted(range(len(texts)), key=lambda which: -scores[which])]
+    raise UserError(
+      f"{place}: expected a generated text or a log-probability of each choice in filtered_resps, got "
+      f"{str(responses)[:80]}; tasks of other kinds are no predictions"
+    )
+  ranked = [
+    [texts[which], scores[which]]
+    for which in sorted(range(len(texts)), key=lambda which: -scores[which])
+  ]
   return {"prediction": ranked[0][0], "score": ranked[0][1], "candidates": ranked}, texts
 
 
 def _choices(row, place):
   """The continuations of the document's own context, without the space before them."""
   arguments = row.get("arguments") or ()
-  pairs = [tuple(each.values()) if isinstance(each, dict) else tuple(each)
-           for each in (arguments.values() if isinstance(arguments, dict) else arguments)]
+  pairs = [
+    tuple(each.values()) if isinstance(each, dict) else tuple(each)
+    for each in (arguments.values() if isinstance(arguments, dict) else arguments)
+  ]
   if not pairs or any(len(pair) < 2 or not isinstance(pair[1], str) for pair in pairs):
-    raise UserError(f"{place}: expected a context and a continuation of each choice in arguments, got "
-                    f"{str(arguments)[:80]}")
-  return [pair[1].strip() for pair in pairs if pair[0] == pairs[0][0]]  # others are the same choices without a context
+    raise UserError(
+      f"{place}: expected a context and a continuation of each choice in arguments, got "
+      f"{str(arguments)[:80]}"
+    )
+  return [
+    pair[1].strip() for pair in pairs if pair[0] == pairs[0][0]
+  ]  # others are the same choices without a context
 
 
 def _fact(row, task, choices, place):
   doc = row["doc"]
-  found = {name: next((doc[key] for key in keys if isinstance(doc.get(key), str)), None)
-           for name, keys in NAMES.items()}
+  found = {
+    name: next((doc[key] for key in keys if isinstance(doc.get(key), str)), None)
+    for name, keys in NAMES.items()
+  }
   if None in found.values():
-    found = {"subject": doc.get("question"), "relation": task, "object": _target(row.get("target"), choices)}
+    found = {
+      "subject": doc.get("question"),
+      "relation": task,
+      "object": _target(row.get("target"), choices),
+    }
   if not all(isinstance(text, str) and text for text in found.values()):
-    raise UserError(f"{place}: expected a document with subject, relation and object, or with a question and a target "
-                    f"that is a text or a choice; got {', '.join(map(str, doc))} and the target "
-                    f"{str(row.get('target'))[:60]!r}")
+    raise UserError(
+      f"{place}: expected a document with subject, relation and object, or with a question and a target "
+      f"that is a text or a choice; got {', '.join(map(str, doc))} and the target "
+      f"{str(row.get('target'))[:60]!r}"
+    )
   aliases = next((names for names in map(_texts, map(doc.get, ALIASES)) if names), None)
-  return {**found, **({"aliases": aliases} if aliases else {}),
-          **{name: doc[name] for name in CARRIED if doc.get(name) is not None}}
+  return {
+    **found,
+    **({"aliases": aliases} if aliases else {}),
+    **{name: doc[name] for name in CARRIED if doc.get(name) is not None},
+  }
 
 
 def _target(target, choices):

@@ -21,6 +21,7 @@ FLOOR = 1e-9  # the least a prior can be; what is below is counted
 
 class Table(NamedTuple):
   """The queries of one relation: candidates by name, the places of its rows, and log p(candidate | query), normalised."""
+
   names: list
   places: list
   log_p_QxC: np.ndarray
@@ -36,7 +37,9 @@ def read_rows(path):
   for place, row in schema.read_rows(path, ()):
     missing = [name for name in schema.REQUIRED if name not in row]
     if missing:
-      raise UserError(f"{place}: expected a JSON object with subject, relation and object, got no {', '.join(missing)}")
+      raise UserError(
+        f"{place}: expected a JSON object with subject, relation and object, got no {', '.join(missing)}"
+      )
     rows.append(row)
   if not rows:
     raise UserError(f"{path}: expected predictions, got no rows")
@@ -54,17 +57,25 @@ def tables(rows, where):
     places[row["relation"]].append(place)
   without = sum(not row.get("candidates") for row in rows)
   if without:
-    raise UserError(f"{where}: expected candidates in every row, got none in {without:,} of {len(rows):,}; rank the answers "
-                    "(answer --mode=rank) instead of generating them")
+    raise UserError(
+      f"{where}: expected candidates in every row, got none in {without:,} of {len(rows):,}; rank the answers "
+      "(answer --mode=rank) instead of generating them"
+    )
   found = {}
   for relation, its in places.items():
     names = sorted(name for name, _ in rows[its[0]]["candidates"])
     column = {name: i for i, name in enumerate(names)}
-    other = [place for place in its if len(rows[place]["candidates"]) != len(names)
-             or any(name not in column for name, _ in rows[place]["candidates"])]
+    other = [
+      place
+      for place in its
+      if len(rows[place]["candidates"]) != len(names)
+      or any(name not in column for name, _ in rows[place]["candidates"])
+    ]
     if other or len(column) < len(names):
-      raise UserError(f"{where}: relation {relation!r}: expected the same candidates in each of {len(its):,} rows, got others in "
-                      f"{len(other):,}; write all of them, not the best few (config.answering.top=0)")
+      raise UserError(
+        f"{where}: relation {relation!r}: expected the same candidates in each of {len(its):,} rows, got others in "
+        f"{len(other):,}; write all of them, not the best few (config.answering.top=0)"
+      )
     log_p_QxC = np.empty((len(its), len(names)))
     for row, place in enumerate(its):
       for name, score in rows[place]["candidates"]:
@@ -89,7 +100,9 @@ def counted_priors(of, counts):
 
 def uniform_priors(of):
   """{relation: p [candidates]}, all alike."""
-  return {relation: np.full(len(table.names), 1 / len(table.names)) for relation, table in of.items()}
+  return {
+    relation: np.full(len(table.names), 1 / len(table.names)) for relation, table in of.items()
+  }
 
 
 def estimated_priors(of, finetuning, rounds=100):
@@ -127,7 +140,10 @@ def log_ratios(of, reference):
 
 def correct(of, ratios, tau):
   """{relation: Table} with log p(o|q) + tau log ratio(o), normalised."""
-  return {relation: table._replace(log_p_QxC=_normalised(table.log_p_QxC + tau * ratios[relation])) for relation, table in of.items()}
+  return {
+    relation: table._replace(log_p_QxC=_normalised(table.log_p_QxC + tau * ratios[relation]))
+    for relation, table in of.items()
+  }
 
 
 def share_right(of, rows):
@@ -135,7 +151,9 @@ def share_right(of, rows):
   right = 0.0
   for table in of.values():
     for place, best in zip(table.places, table.log_p_QxC.argmax(axis=1).tolist()):
-      right += accuracy.score(table.names[best], [rows[place]["object"], *(rows[place].get("aliases") or [])])[0]
+      right += accuracy.score(
+        table.names[best], [rows[place]["object"], *(rows[place].get("aliases") or [])]
+      )[0]
   return right / len(rows)
 
 
@@ -143,17 +161,28 @@ def choose_tau(of, rows, ratios, taus=TAUS):
   """(tau, [(tau, share right)]): the one with the most development rows right; of equals the nearest to 1, then the smaller."""
   curve = [(tau, share_right(correct(of, ratios, tau), rows)) for tau in taus]
   best = max(share for _, share in curve)
-  return min((tau for tau, share in curve if share == best), key=lambda tau: (abs(tau - 1), tau)), curve
+  return min(
+    (tau for tau, share in curve if share == best), key=lambda tau: (abs(tau - 1), tau)
+  ), curve
 
 
 def corrected_rows(of, rows, top=None, **labels):
   """The rows with prediction, score and `top` candidates (None: all) of the corrected {relation: Table}; labels are columns of every row."""
   found = [None] * len(rows)
   for relation, table in of.items():
-    facts = [{name: rows[place][name] for name in writing.CARRIED if name in rows[place]} for place in table.places]
-    mine = writing.prediction_rows(facts, {relation: table.names}, list(table.log_p_QxC), top=top, arm="", seed=0, split="")
+    facts = [
+      {name: rows[place][name] for name in writing.CARRIED if name in rows[place]}
+      for place in table.places
+    ]
+    mine = writing.prediction_rows(
+      facts, {relation: table.names}, list(table.log_p_QxC), top=top, arm="", seed=0, split=""
+    )
     for place, row in zip(table.places, mine):
-      found[place] = {**rows[place], **{name: row[name] for name in ("prediction", "score", "candidates")}, **labels}
+      found[place] = {
+        **rows[place],
+        **{name: row[name] for name in ("prediction", "score", "candidates")},
+        **labels,
+      }
   return found
 
 
@@ -161,13 +190,23 @@ def moved(of, reference):
   """How far the answer prior moved: total variation between prior and reference, mean over relations by their queries."""
   own = priors(of)
   weights = [len(table.places) for table in of.values()]
-  return float(np.average([np.abs(own[relation] - reference[relation]).sum() / 2 for relation in of], weights=weights))
+  return float(
+    np.average(
+      [np.abs(own[relation] - reference[relation]).sum() / 2 for relation in of], weights=weights
+    )
+  )
 
 
 def gains(before, after, most=5):
   """([(answer, relation, from, to)] most gained, the same most lost), by how often each answer is the prediction."""
-  counts = [collections.Counter((row["relation"], row["prediction"]) for row in rows) for rows in (before, after)]
-  changes = sorted(((counts[1][key] - counts[0][key], key) for key in counts[0] | counts[1]), key=lambda pair: (-pair[0], pair[1]))
+  counts = [
+    collections.Counter((row["relation"], row["prediction"]) for row in rows)
+    for rows in (before, after)
+  ]
+  changes = sorted(
+    ((counts[1][key] - counts[0][key], key) for key in counts[0] | counts[1]),
+    key=lambda pair: (-pair[0], pair[1]),
+  )
   written = lambda pairs: [(key[1], key[0], counts[0][key], counts[1][key]) for _, key in pairs]
   gained = [pair for pair in changes if pair[0] > 0]
   lost = [pair for pair in changes if pair[0] < 0]
@@ -176,10 +215,15 @@ def gains(before, after, most=5):
 
 def check_same(rows, where, others, other):
   """Raises a UserError unless two files hold the same queries."""
-  sets = [collections.Counter((row["subject"], row["relation"], row["object"]) for row in found) for found in (rows, others)]
+  sets = [
+    collections.Counter((row["subject"], row["relation"], row["object"]) for row in found)
+    for found in (rows, others)
+  ]
   if sets[0] != sets[1]:
-    raise UserError(f"{other}: expected the queries of {where}, got {(sets[0] - sets[1]).total():,} of its {len(rows):,} missing and "
-                    f"{(sets[1] - sets[0]).total():,} others; ask both models the same facts")
+    raise UserError(
+      f"{other}: expected the queries of {where}, got {(sets[0] - sets[1]).total():,} of its {len(rows):,} missing and "
+      f"{(sets[1] - sets[0]).total():,} others; ask both models the same facts"
+    )
 
 
 def check_candidates(of, where, others, other):
@@ -188,16 +232,22 @@ def check_candidates(of, where, others, other):
     if table.names != others[relation].names:
       first = set(table.names)
       second = set(others[relation].names)
-      raise UserError(f"{other}: relation {relation!r}: expected the candidates of {where}, got {len(second - first):,} others and "
-                      f"{len(first - second):,} missing; rank the same candidates (answer --candidates)")
+      raise UserError(
+        f"{other}: relation {relation!r}: expected the candidates of {where}, got {len(second - first):,} others and "
+        f"{len(first - second):,} missing; rank the same candidates (answer --candidates)"
+      )
 
 
 def check_apart(rows, where, others, other):
   """Raises a UserError where two sets share a subject in a relation: one of them must not tell about the other."""
-  shared = {(row["subject"], row["relation"]) for row in rows} & {(row["subject"], row["relation"]) for row in others}
+  shared = {(row["subject"], row["relation"]) for row in rows} & {
+    (row["subject"], row["relation"]) for row in others
+  }
   if shared:
-    raise UserError(f"{other}: expected subjects that are not asked about in {where}, got {len(shared):,} shared, such as "
-                    f"{sorted(shared)[0][0]!r}; what is chosen on them would be chosen on the test")
+    raise UserError(
+      f"{other}: expected subjects that are not asked about in {where}, got {len(shared):,} shared, such as "
+      f"{sorted(shared)[0][0]!r}; what is chosen on them would be chosen on the test"
+    )
 
 
 def _normalised(scores_QxC):

@@ -35,6 +35,7 @@ class Predictions:
     listed: length of the longest list of candidates.
     popularity: float64, NaN where a row gives none; None where no row does.
   """
+
   path: str
   strings: list
   answers: list
@@ -70,7 +71,9 @@ def read(path):
   """
   path = str(path)
   if not path.endswith(SUFFIXES):
-    raise UserError(f"{path}: expected predictions in a .jsonl or .jsonl.gz file; convert or rename it")
+    raise UserError(
+      f"{path}: expected predictions in a .jsonl or .jsonl.gz file; convert or rename it"
+    )
   return from_rows(harness_samples.as_predictions(_parsed(path), path), path)
 
 
@@ -84,7 +87,16 @@ def from_rows(numbered_rows, path="rows"):
   accepted = []
   codes = {name: array.array("i") for name in CODED}
   add = [column.append for column in codes.values()]
-  add_subject, add_relation, add_object, add_prediction, add_answer, add_label, add_split, add_rank = add
+  (
+    add_subject,
+    add_relation,
+    add_object,
+    add_prediction,
+    add_answer,
+    add_label,
+    add_split,
+    add_rank,
+  ) = add
   seeds = array.array("q")
   scores = array.array("d")
   popularities = array.array("d")
@@ -128,16 +140,25 @@ def from_rows(numbered_rows, path="rows"):
     raise UserError(f"{path}: expected predictions, a JSON object a line, got no rows")
   columns = {name: np.frombuffer(column, np.int32) for name, column in codes.items()}
   columns["rank"] = _rank(columns["rank"], path)
-  return Predictions(path, list(strings), list(answers), **columns, listed=listed,
-                     seed=np.frombuffer(seeds, np.int64), score=np.frombuffer(scores, np.float64),
-                     popularity=_popularity(np.frombuffer(popularities, np.float64)))
+  return Predictions(
+    path,
+    list(strings),
+    list(answers),
+    **columns,
+    listed=listed,
+    seed=np.frombuffer(seeds, np.int64),
+    score=np.frombuffer(scores, np.float64),
+    popularity=_popularity(np.frombuffer(popularities, np.float64)),
+  )
 
 
 def take(predictions, rows):
   """The given rows (an index array), in that order; the texts are shared."""
   columns = {name: getattr(predictions, name) for name in COLUMNS}
-  return dataclasses.replace(predictions, **{name: column if column is None else column[rows]
-                                             for name, column in columns.items()})
+  return dataclasses.replace(
+    predictions,
+    **{name: column if column is None else column[rows] for name, column in columns.items()},
+  )
 
 
 def of_split(predictions, split=None):
@@ -150,8 +171,10 @@ def of_split(predictions, split=None):
   names = sorted("(none)" if code < 0 else predictions.strings[code] for code in codes)
   if split is None:
     if len(codes) > 1:
-      raise UserError(f"{predictions.path}: expected rows of one split, got {', '.join(names)}; choose one "
-                      "with --split")
+      raise UserError(
+        f"{predictions.path}: expected rows of one split, got {', '.join(names)}; choose one "
+        "with --split"
+      )
     return predictions
   if split not in names:
     raise UserError(f"{predictions.path}: expected rows of split {split!r}, got {', '.join(names)}")
@@ -177,9 +200,11 @@ def arms(many):
       part = predictions if len(pairs) == 1 else take(predictions, np.flatnonzero(pair_N == pair))
       other = found.setdefault(label, {}).setdefault(seed, part)
       if other is not part:
-        raise UserError(f"{predictions.path}: expected an arm and seed that no other file has, got arm "
-                        f"{label!r} seed {seed} as in {other.path}; name arms in a column `arm` or by file "
-                        "name")
+        raise UserError(
+          f"{predictions.path}: expected an arm and seed that no other file has, got arm "
+          f"{label!r} seed {seed} as in {other.path}; name arms in a column `arm` or by file "
+          "name"
+        )
   return found
 
 
@@ -196,11 +221,13 @@ def match(reference, other, labels=("the reference", "the other")):
   recode = np.array([table.setdefault(text, len(table)) for text in other.strings], np.int64)
   left = [getattr(reference, name).astype(np.int64) for name in TEXT_COLUMNS[:3]]
   right = [recode[getattr(other, name)] for name in TEXT_COLUMNS[:3]]
-  _, pair = np.unique(np.concatenate([left[1] * len(table) + left[2], right[1] * len(table) + right[2]]),
-                      return_inverse=True)
+  _, pair = np.unique(
+    np.concatenate([left[1] * len(table) + left[2], right[1] * len(table) + right[2]]),
+    return_inverse=True,
+  )
   keys = np.concatenate([left[0], right[0]]) * (int(pair.max()) + 1) + pair
-  left = keys[:len(reference)]
-  right = keys[len(reference):]
+  left = keys[: len(reference)]
+  right = keys[len(reference) :]
   order = np.argsort(left, kind="stable")
   other_order = np.argsort(right, kind="stable")
   if len(left) != len(right) or (left[order] != right[other_order]).any():
@@ -213,18 +240,26 @@ def match(reference, other, labels=("the reference", "the other")):
 def canonical_order(predictions):
   """Index array [N] that sorts rows by (subject, relation, object), so that file order changes nothing."""
   place = np.empty(len(predictions.strings), np.int64)
-  used = np.unique(np.concatenate([getattr(predictions, name) for name in TEXT_COLUMNS[:3]])).tolist()
+  used = np.unique(
+    np.concatenate([getattr(predictions, name) for name in TEXT_COLUMNS[:3]])
+  ).tolist()
   place[sorted(used, key=predictions.strings.__getitem__)] = np.arange(len(used))
-  return np.lexsort([place[getattr(predictions, name)] for name in ("object", "relation", "subject")])
+  return np.lexsort(
+    [place[getattr(predictions, name)] for name in ("object", "relation", "subject")]
+  )
 
 
 def _different(left, right, reference, other, labels):
   keys, side = np.unique(np.concatenate([left, right]), return_inverse=True)
-  counts = [np.bincount(part, minlength=len(keys)) for part in (side[:len(left)], side[len(left):])]
+  counts = [
+    np.bincount(part, minlength=len(keys)) for part in (side[: len(left)], side[len(left) :])
+  ]
   missing, extra = (int(np.maximum(a - b, 0).sum()) for a, b in (counts, counts[::-1]))
-  return UserError(f"{other.path}: expected the same queries (subject, relation, object) in {labels[1]} as "
-                   f"in {labels[0]} of {reference.path}, got {missing} of its {len(left)} queries missing "
-                   f"and {extra} others in their place; compare arms on one test set only")
+  return UserError(
+    f"{other.path}: expected the same queries (subject, relation, object) in {labels[1]} as "
+    f"in {labels[0]} of {reference.path}, got {missing} of its {len(left)} queries missing "
+    f"and {extra} others in their place; compare arms on one test set only"
+  )
 
 
 def _parsed(path):
@@ -244,13 +279,16 @@ def _decoded(decoder, line, path, number):
   try:
     return decoder.decode(line)
   except ValueError as error:
-    raise UserError(f"{path}:{number}: expected {EXPECTED}, got a line that is not JSON ({error}): "
-                    f"{line[:60]!r}") from None
+    raise UserError(
+      f"{path}:{number}: expected {EXPECTED}, got a line that is not JSON ({error}): {line[:60]!r}"
+    ) from None
 
 
 def _stem(path):
   name = os.path.basename(path)
-  return next((name.removesuffix(suffix) for suffix in SUFFIXES[::-1] if name.endswith(suffix)), name)
+  return next(
+    (name.removesuffix(suffix) for suffix in SUFFIXES[::-1] if name.endswith(suffix)), name
+  )
 
 
 def _bad_row(path, number, row):
@@ -258,8 +296,10 @@ def _bad_row(path, number, row):
     return UserError(f"{path}:{number}: expected {EXPECTED}, got {type(row).__name__}")
   missing = [name for name in TEXT_COLUMNS if name not in row]
   if missing:
-    return UserError(f"{path}:{number}: expected {EXPECTED}, got no {', '.join(missing)} (columns: "
-                     f"{', '.join(map(str, row))})")
+    return UserError(
+      f"{path}:{number}: expected {EXPECTED}, got no {', '.join(missing)} (columns: "
+      f"{', '.join(map(str, row))})"
+    )
   wrong = next(name for name in TEXT_COLUMNS if type(row[name]) is not str)
   return UserError(f"{path}:{number}: expected a text in {wrong}, got {row[wrong]!r}")
 
@@ -320,8 +360,9 @@ def _number(value, name, path, number):
   if value is None:
     return math.nan
   if type(value) not in (float, int) or value != value or value == math.inf:
-    raise UserError(f"{path}:{number}: expected a number in {name}, got {value!r}; leave it out where "
-                    "unknown")
+    raise UserError(
+      f"{path}:{number}: expected a number in {name}, got {value!r}; leave it out where unknown"
+    )
   return value
 
 
@@ -334,8 +375,10 @@ def _gold_rank(candidates, accepted, path, number):
       return accuracy.gold_rank(texts, accepted)
   except (TypeError, ValueError, AttributeError):
     pass
-  raise UserError(f"{path}:{number}: expected candidates as a list of [text, log-probability], best first, "
-                  f"got {str(candidates)[:80]}")
+  raise UserError(
+    f"{path}:{number}: expected candidates as a list of [text, log-probability], best first, "
+    f"got {str(candidates)[:80]}"
+  )
 
 
 def _rank(rank_N, path):
@@ -343,8 +386,10 @@ def _rank(rank_N, path):
   if given.all():
     return rank_N
   if given.any():
-    raise UserError(f"{path}: expected candidates in every row or in none, got them in {int(given.sum())} of "
-                    f"{len(rank_N)} rows")
+    raise UserError(
+      f"{path}: expected candidates in every row or in none, got them in {int(given.sum())} of "
+      f"{len(rank_N)} rows"
+    )
   return None
 
 

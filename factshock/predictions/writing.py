@@ -26,8 +26,10 @@ def candidates_of(facts, relations=None):
   wanted = sorted(found) if relations is None else list(relations)
   missing = [relation for relation in wanted if relation not in found]
   if missing:
-    raise UserError(f"facts: expected at least one fact of every relation asked for, got none of "
-                    f"{', '.join(map(repr, missing))}; add facts or leave the relation out")
+    raise UserError(
+      f"facts: expected at least one fact of every relation asked for, got none of "
+      f"{', '.join(map(repr, missing))}; add facts or leave the relation out"
+    )
   return {relation: sorted(found[relation]) for relation in wanted}
 
 
@@ -73,7 +75,9 @@ def text_rows(facts, texts, scores, *, arm, seed, split, **extra):
     UserError: a score is not a number: the model has diverged.
   """
   if not len(facts) == len(texts) == len(scores):
-    raise ValueError(f"expected a text and a score a fact ({len(facts)}), got {len(texts)} and {len(scores)}")
+    raise ValueError(
+      f"expected a text and a score a fact ({len(facts)}), got {len(texts)} and {len(scores)}"
+    )
   labels = {"arm": arm, "seed": seed, "split": split, **extra}
   rounded = _rounded(np.asarray(scores, np.float64)).tolist()
   return [_row(fact, text, score, labels) for fact, text, score in zip(facts, texts, rounded)]
@@ -88,7 +92,10 @@ def listed_rows(facts, listed, *, arm, seed, split, **extra):
   rows = []
   for fact, pairs in zip(facts, listed, strict=True):
     scores = _rounded(np.array([score for _, score in pairs], np.float64)).tolist()
-    ranked = sorted(([text, score] for (text, _), score in zip(pairs, scores)), key=lambda pair: (-pair[1], pair[0]))
+    ranked = sorted(
+      ([text, score] for (text, _), score in zip(pairs, scores)),
+      key=lambda pair: (-pair[1], pair[0]),
+    )
     rows.append(_row(fact, *ranked[0], labels, ranked))
   return rows
 
@@ -100,7 +107,9 @@ def write_predictions(path, rows):
     UserError: another suffix, or the file cannot be written.
   """
   if not str(path).endswith((".jsonl", ".jsonl.gz")):
-    raise UserError(f"{path}: expected a name ending in .jsonl or .jsonl.gz for predictions; rename it")
+    raise UserError(
+      f"{path}: expected a name ending in .jsonl or .jsonl.gz for predictions; rename it"
+    )
   with files.writing(path) as file:
     for row in rows:
       file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
@@ -117,10 +126,14 @@ def _matrix(relation, names, scores, indices):
   """Scores [Q, C] of one relation's facts, columns in the order of the candidates' names."""
   for index in indices:
     if len(scores[index]) != len(names):
-      raise ValueError(f"relation {relation!r}: expected {len(names)} scores (one a candidate) for fact "
-                       f"{index}, got {len(scores[index])}")
+      raise ValueError(
+        f"relation {relation!r}: expected {len(names)} scores (one a candidate) for fact "
+        f"{index}, got {len(scores[index])}"
+      )
   by_name = sorted(range(len(names)), key=names.__getitem__)
-  return _rounded(np.stack([np.asarray(scores[index], np.float64) for index in indices]))[:, by_name]
+  return _rounded(np.stack([np.asarray(scores[index], np.float64) for index in indices]))[
+    :, by_name
+  ]
 
 
 def _best(scores_QxC, top):
@@ -131,8 +144,10 @@ def _best(scores_QxC, top):
 def _rounded(scores):
   """Rounds to 6 significant digits and 17 decimals; log 0 becomes LOWEST."""
   if np.isnan(scores).any() or np.isposinf(scores).any():
-    raise UserError("scores: expected log-probabilities, got NaN or infinity; the model has diverged: "
-                    "lower the learning rate")
+    raise UserError(
+      "scores: expected log-probabilities, got NaN or infinity; the model has diverged: "
+      "lower the learning rate"
+    )
   scores = np.maximum(scores, LOWEST)
   # Powers of ten are exact up to 1e22 only.
   size = np.floor(np.log10(np.maximum(np.abs(scores), 1e-12)))

@@ -111,21 +111,49 @@ def rows(diagnosis):
     labels |= dict.fromkeys(row.get("predicted") or {})
   for row in diagnosis.get("entities") or []:
     key = str(row.get("entity")), reading.relation(diagnosis, row.get("relation", ""))
-    one = found.setdefault(key, {"gold": 0, "finetuning": 0, "pretraining": [], "group": row.get("group"), "predicted": dict.fromkeys(labels)})
+    one = found.setdefault(
+      key,
+      {
+        "gold": 0,
+        "finetuning": 0,
+        "pretraining": [],
+        "group": row.get("group"),
+        "predicted": dict.fromkeys(labels),
+      },
+    )
     for name in ("gold", "finetuning"):
       one[name] += reading.number(row.get(name)) or 0
     one["pretraining"].append(reading.number(row.get("pretraining")) or 0)
     for label, count in (row.get("predicted") or {}).items():
       if reading.number(count) is not None:
         one["predicted"][label] = (one["predicted"][label] or 0) + count
-  heads = ["Answer", "Relation", "Gold", "In pretraining", "In finetuning", "Group", *(reading.title(diagnosis, label) for label in labels)]
-  table = [[*key, _whole(one["gold"]), _whole(round(sum(one["pretraining"]) / len(one["pretraining"]), 1)), _whole(one["finetuning"]), reading.GROUPS.get(one["group"], one["group"] or "–"),
-            *(_whole(one["predicted"][label]) for label in labels)] for key, one in found.items()]
+  heads = [
+    "Answer",
+    "Relation",
+    "Gold",
+    "In pretraining",
+    "In finetuning",
+    "Group",
+    *(reading.title(diagnosis, label) for label in labels),
+  ]
+  table = [
+    [
+      *key,
+      _whole(one["gold"]),
+      _whole(round(sum(one["pretraining"]) / len(one["pretraining"]), 1)),
+      _whole(one["finetuning"]),
+      reading.GROUPS.get(one["group"], one["group"] or "–"),
+      *(_whole(one["predicted"][label]) for label in labels),
+    ]
+    for key, one in found.items()
+  ]
   return heads, table, list(labels)
 
 
 def _whole(value):
-  return None if value is None else int(value) if math.isfinite(value) and value == int(value) else value
+  return (
+    None if value is None else int(value) if math.isfinite(value) and value == int(value) else value
+  )
 
 
 def render(diagnosis):
@@ -134,15 +162,25 @@ def render(diagnosis):
   if not table:
     return ""
   drawn = [i for i, row in enumerate(table) if row[2] > 0 or row[4] > 0]
-  drawn = sorted(drawn, key=lambda i: -(table[i][2] + max(value or 0 for value in table[i][6:])))[:POINTS]
+  drawn = sorted(drawn, key=lambda i: -(table[i][2] + max(value or 0 for value in table[i][6:])))[
+    :POINTS
+  ]
   role = reading.roles(diagnosis)["finetuned"]
-  data = json.dumps({"heads": heads, "rows": table, "points": drawn, "arm": labels.index(role) if role in labels else 0},
-                    ensure_ascii=False).replace("<", "\\u003c")
+  data = json.dumps(
+    {
+      "heads": heads,
+      "rows": table,
+      "points": drawn,
+      "arm": labels.index(role) if role in labels else 0,
+    },
+    ensure_ascii=False,
+  ).replace("<", "\\u003c")
   return (
-      '<p><label>Predicted by <select id="entity-arm"></select></label></p>\n'
-      '<svg id="entity-plot" viewBox="0 0 760 420" role="img" aria-label="Over-prediction of each answer against its counts"></svg>\n'
-      '<p><label>Search <input id="entity-search" type="search" placeholder="an answer or a relation"></label> '
-      '<span id="entity-said"></span></p>\n'
-      '<div class="scroll"><table class="browser"><thead><tr id="entity-heads"></tr></thead><tbody id="entity-body"></tbody></table></div>\n'
-      '<p><button id="entity-more">Show more</button></p>\n'
-      f'<script type="application/json" id="entity-data">{data}</script>\n<script>{SCRIPT}</script>')
+    '<p><label>Predicted by <select id="entity-arm"></select></label></p>\n'
+    '<svg id="entity-plot" viewBox="0 0 760 420" role="img" aria-label="Over-prediction of each answer against its counts"></svg>\n'
+    '<p><label>Search <input id="entity-search" type="search" placeholder="an answer or a relation"></label> '
+    '<span id="entity-said"></span></p>\n'
+    '<div class="scroll"><table class="browser"><thead><tr id="entity-heads"></tr></thead><tbody id="entity-body"></tbody></table></div>\n'
+    '<p><button id="entity-more">Show more</button></p>\n'
+    f'<script type="application/json" id="entity-data">{data}</script>\n<script>{SCRIPT}</script>'
+  )

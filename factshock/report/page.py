@@ -28,8 +28,10 @@ def write_report(diagnosis, folder):
     UserError: the diagnosis holds no arms, or the folder cannot be written.
   """
   if not isinstance(diagnosis, dict) or not diagnosis.get("arms"):
-    raise UserError("diagnosis: expected a dict with at least one arm under \"arms\", got none; "
-                            "run diagnose on a predictions file first")
+    raise UserError(
+      'diagnosis: expected a dict with at least one arm under "arms", got none; '
+      "run diagnose on a predictions file first"
+    )
   diagnosis = reading.tidy(diagnosis)
   pictures = draw(diagnosis)
   return write_files(render(diagnosis, pictures), pictures, folder)
@@ -48,28 +50,51 @@ def write_files(source, pictures, folder):
 
 def draw(diagnosis):
   """dict picture -> list of panels, empty where the diagnosis lacks what it shows."""
-  return {"steps": plots.accuracy_by_steps(diagnosis), "alpha": plots.by_alpha(diagnosis),
-          "ratios": plots.ratios(diagnosis), "pressure": plots.by_pressure(diagnosis),
-          "popularity": plots.by_popularity(diagnosis), **attention.draw(diagnosis)}
+  return {
+    "steps": plots.accuracy_by_steps(diagnosis),
+    "alpha": plots.by_alpha(diagnosis),
+    "ratios": plots.ratios(diagnosis),
+    "pressure": plots.by_pressure(diagnosis),
+    "popularity": plots.by_popularity(diagnosis),
+    **attention.draw(diagnosis),
+  }
 
 
 def render(diagnosis, pictures):
   """The page as a string."""
   name = text((diagnosis.get("run") or {}).get("name") or "")
   heading = "Frequency shock report" + (f": {name}" if name else "")
-  body = "\n".join([_top(diagnosis, heading), _arms(diagnosis), _verdict(diagnosis), _remedies(diagnosis), _comparisons(diagnosis),
-                    *(_picture(diagnosis, key, panels) for key, panels in pictures.items() if key not in attention.PICTURES),
-                    *([_attention(diagnosis, pictures)] if attention.labels(diagnosis) else []),
-                    _relations(diagnosis), _entities(diagnosis), _browser(diagnosis), _run(diagnosis), _notes(diagnosis)])
+  body = "\n".join(
+    [
+      _top(diagnosis, heading),
+      _arms(diagnosis),
+      _verdict(diagnosis),
+      _remedies(diagnosis),
+      _comparisons(diagnosis),
+      *(
+        _picture(diagnosis, key, panels)
+        for key, panels in pictures.items()
+        if key not in attention.PICTURES
+      ),
+      *([_attention(diagnosis, pictures)] if attention.labels(diagnosis) else []),
+      _relations(diagnosis),
+      _entities(diagnosis),
+      _browser(diagnosis),
+      _run(diagnosis),
+      _notes(diagnosis),
+    ]
+  )
   return document(heading, body, POLICY)
 
 
 def document(heading, body, policy):
   """A whole page of HTML: a heading that is escaped already, its body, and what the page may load and run."""
-  return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
-          f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-          '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-          f"<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n")
+  return (
+    f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+  )
 
 
 def _section(key, body):
@@ -82,19 +107,25 @@ def _absent(key):
 
 def _caption(key, diagnosis, **words):
   words = {name: f"“{text(reading.title(diagnosis, label))}”" for name, label in words.items()}
-  return READING[key].format(level=summary.confidence(diagnosis), criterion=reading.criterion(diagnosis), **words)
+  return READING[key].format(
+    level=summary.confidence(diagnosis), criterion=reading.criterion(diagnosis), **words
+  )
 
 
 def _top(diagnosis, heading):
-  queries = reading.number(max((arm.get("queries") or 0 for arm in diagnosis["arms"].values()), default=0))
+  queries = reading.number(
+    max((arm.get("queries") or 0 for arm in diagnosis["arms"].values()), default=0)
+  )
   seeds = diagnosis.get("seeds") or []
   under = f"{queries:,.0f} test queries an arm" if queries else "Number of queries not given"
   under += f" over {len(seeds)} seeds" if len(seeds) > 1 else ", one seed" if seeds else ""
   found = summary.sentences(diagnosis)
   listed = "".join(f"<li><b>{about}.</b> {text(words)}</li>" for about, words in found)
   said = f'<ul class="summary">{listed}</ul>' if found else _absent("summary")
-  return (f'<h1>{heading}</h1>\n<p class="under">{under}</p>\n{_tiles(diagnosis)}\n{said}\n'
-          f'<p class="caption">{text(summary.opening(diagnosis))}</p>')
+  return (
+    f'<h1>{heading}</h1>\n<p class="under">{under}</p>\n{_tiles(diagnosis)}\n{said}\n'
+    f'<p class="caption">{text(summary.opening(diagnosis))}</p>'
+  )
 
 
 def _tiles(diagnosis):
@@ -102,24 +133,39 @@ def _tiles(diagnosis):
   role = reading.roles(diagnosis)
   best = reading.best_remedy(diagnosis)
   criterion = reading.criterion(diagnosis)
-  wanted = [(role["zero_shot"], ("right",), reading.share, f"{criterion}, "),
-            (role["finetuned"], ("right",), reading.share, f"{criterion}, "),
-            (best, ("right",), reading.share, f"{criterion} of the best remedy, "),
-            (role["finetuned"], ("shock", "ratio", "rare_seen"), reading.ratio,
-             "rare seen answers, predicted / gold, "),
-            (best, ("shock", "ratio", "rare_seen"), reading.ratio, "the same ratio, ")]
-  tiles = [(reading.mean(diagnosis, label, *path), write, words + reading.title(diagnosis, label))
-           for label, path, write, words in wanted if label is not None]
-  shown = "".join(f'<div class="tile"><b>{write(value)}</b><span>{text(words)}</span></div>'
-                  for value, write, words in tiles if value is not None)
+  wanted = [
+    (role["zero_shot"], ("right",), reading.share, f"{criterion}, "),
+    (role["finetuned"], ("right",), reading.share, f"{criterion}, "),
+    (best, ("right",), reading.share, f"{criterion} of the best remedy, "),
+    (
+      role["finetuned"],
+      ("shock", "ratio", "rare_seen"),
+      reading.ratio,
+      "rare seen answers, predicted / gold, ",
+    ),
+    (best, ("shock", "ratio", "rare_seen"), reading.ratio, "the same ratio, "),
+  ]
+  tiles = [
+    (reading.mean(diagnosis, label, *path), write, words + reading.title(diagnosis, label))
+    for label, path, write, words in wanted
+    if label is not None
+  ]
+  shown = "".join(
+    f'<div class="tile"><b>{write(value)}</b><span>{text(words)}</span></div>'
+    for value, write, words in tiles
+    if value is not None
+  )
   return f'<div class="tiles">{shown}</div>' if shown else ""
 
 
 def _arms(diagnosis):
   shocked = any(reading.estimate(diagnosis, label, "shock", "shock") for label in diagnosis["arms"])
   caption = _caption("arms", diagnosis, reference=diagnosis.get("reference") or "the reference arm")
-  return _section("arms", f'{tables.arms(diagnosis)}<p class="caption">{caption}</p>'
-                          + ("" if shocked else _absent("shock")))
+  return _section(
+    "arms",
+    f'{tables.arms(diagnosis)}<p class="caption">{caption}</p>'
+    + ("" if shocked else _absent("shock")),
+  )
 
 
 def _comparisons(diagnosis):
@@ -133,23 +179,40 @@ def _verdict(diagnosis):
   found = diagnosis.get("verdict")
   if not found:
     return _section("verdict", _absent("verdict"))
-  return _section("verdict", f'<p><b>{text(found["text"])}</b> Try first: {text(found["try_first"])}</p>{tables.evidence(diagnosis)}'
-                             f'<p class="caption">{_caption("verdict", diagnosis)}</p>')
+  return _section(
+    "verdict",
+    f"<p><b>{text(found['text'])}</b> Try first: {text(found['try_first'])}</p>{tables.evidence(diagnosis)}"
+    f'<p class="caption">{_caption("verdict", diagnosis)}</p>',
+  )
 
 
 def _remedies(diagnosis):
   found = remedies.table(diagnosis)
-  return _section("remedies", f'{found}<p class="caption">{_caption("remedies", diagnosis)}</p>' if found else _absent("remedies"))
+  return _section(
+    "remedies",
+    f'{found}<p class="caption">{_caption("remedies", diagnosis)}</p>'
+    if found
+    else _absent("remedies"),
+  )
 
 
 def _attention(diagnosis, pictures):
   words = {"reference": attention.reference(diagnosis) or "the reference arm"}
   said = "".join(f"<li>{text(sentence)}</li>" for sentence in attention.sentences(diagnosis))
   parts = [f'<ul class="summary">{said}</ul>' if said else ""]
-  parts += [f'{table}<p class="caption">{_caption(key, diagnosis, **words)}</p>' for key, table in attention.tables_of(diagnosis).items()]
-  parts += [figure(pictures[key], _caption(key, diagnosis, **words)) for key in attention.PICTURES if pictures.get(key)]
+  parts += [
+    f'{table}<p class="caption">{_caption(key, diagnosis, **words)}</p>'
+    for key, table in attention.tables_of(diagnosis).items()
+  ]
+  parts += [
+    figure(pictures[key], _caption(key, diagnosis, **words))
+    for key in attention.PICTURES
+    if pictures.get(key)
+  ]
   notes = diagnosis["attention"].get("notes")
-  parts += [f"<details><summary>Definitions</summary>{definitions(notes)}</details>"] if notes else []
+  parts += (
+    [f"<details><summary>Definitions</summary>{definitions(notes)}</details>"] if notes else []
+  )
   return _section("attention", "\n".join(part for part in parts if part))
 
 
@@ -161,16 +224,26 @@ def _picture(diagnosis, key, panels):
 
 def figure(panels, caption):
   """Panels side by side, as images within the page, above a caption of HTML."""
-  images = "".join(f'<img alt="{text(panel.alt)}" src="data:image/png;base64,'
-                   f'{base64.b64encode(panel.png).decode("ascii")}">' for panel in panels)
+  images = "".join(
+    f'<img alt="{text(panel.alt)}" src="data:image/png;base64,'
+    f'{base64.b64encode(panel.png).decode("ascii")}">'
+    for panel in panels
+  )
   kind = {1: "one", 2: "two"}.get(len(panels), "three")
-  return (f'<figure class="{kind}"><div class="panels {kind}">{images}</div>'
-          f"<figcaption>{caption}</figcaption></figure>")
+  return (
+    f'<figure class="{kind}"><div class="panels {kind}">{images}</div>'
+    f"<figcaption>{caption}</figcaption></figure>"
+  )
 
 
 def _relations(diagnosis):
   found = tables.relations(diagnosis)
-  return _section("relations", f'{found}<p class="caption">{_caption("relations", diagnosis)}</p>' if found else _absent("relations"))
+  return _section(
+    "relations",
+    f'{found}<p class="caption">{_caption("relations", diagnosis)}</p>'
+    if found
+    else _absent("relations"),
+  )
 
 
 def _entities(diagnosis):
@@ -178,7 +251,9 @@ def _entities(diagnosis):
   if label is None or not any(tables.extreme_entities(diagnosis, label)):
     return _section("entities", _absent("entities"))
   caption = _caption("entities", diagnosis, arm=label)
-  return _section("entities", f'{tables.entities(diagnosis, label)}<p class="caption">{caption}</p>')
+  return _section(
+    "entities", f'{tables.entities(diagnosis, label)}<p class="caption">{caption}</p>'
+  )
 
 
 def _browser(diagnosis):
@@ -192,13 +267,15 @@ def _run(diagnosis):
   if not run:
     return _section("run", _absent("run"))
   seconds = reading.number(run.get("seconds"))
-  rows = [("Command", f"<code>{text(run['command'])}</code>" if run.get("command") else None),
-          ("Facts", _pairs(run.get("facts"))),
-          ("Seeds", text(", ".join(map(str, diagnosis.get("seeds") or [])))),
-          ("Device", text(run["device"]) if run.get("device") else None),
-          ("Versions", _pairs(run.get("versions"))),
-          ("Started", text(run["started"]) if run.get("started") else None),
-          ("Took", f"{seconds / 60:.1f} minutes" if seconds is not None else None)]
+  rows = [
+    ("Command", f"<code>{text(run['command'])}</code>" if run.get("command") else None),
+    ("Facts", _pairs(run.get("facts"))),
+    ("Seeds", text(", ".join(map(str, diagnosis.get("seeds") or [])))),
+    ("Device", text(run["device"]) if run.get("device") else None),
+    ("Versions", _pairs(run.get("versions"))),
+    ("Started", text(run["started"]) if run.get("started") else None),
+    ("Took", f"{seconds / 60:.1f} minutes" if seconds is not None else None),
+  ]
   listed = "".join(f"<dt>{name}</dt><dd>{words}</dd>" for name, words in rows if words)
   config = text(json.dumps(run.get("config"), indent=2, ensure_ascii=False, default=str))
   details = f"<details><summary>Whole config</summary><pre>{config}</pre></details>"
@@ -219,7 +296,9 @@ def _notes(diagnosis):
 
 def definitions(notes):
   """What each number means, dict name -> text, as a list."""
-  listed = "".join(f"<dt>{text(str(key).replace('_', ' '))}</dt><dd>"
-                   f"{text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))}</dd>"
-                   for key, value in notes.items())
+  listed = "".join(
+    f"<dt>{text(str(key).replace('_', ' '))}</dt><dd>"
+    f"{text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))}</dd>"
+    for key, value in notes.items()
+  )
   return f'<dl class="run">{listed}</dl>'

@@ -3,12 +3,17 @@
 import math
 from typing import NamedTuple
 
-GROUPS = {"rare_seen": "Rare, seen", "rare_unseen": "Rare, unseen",
-          "common_seen": "Common, seen", "common_unseen": "Common, unseen"}
+GROUPS = {
+  "rare_seen": "Rare, seen",
+  "rare_unseen": "Rare, unseen",
+  "common_seen": "Common, seen",
+  "common_unseen": "Common, unseen",
+}
 
 
 class Change(NamedTuple):
   """Share right of one arm minus another's; `clear` is False where chance may explain it."""
+
   difference: float
   low: float | None
   high: float | None
@@ -26,16 +31,23 @@ def tidy(diagnosis):
 
   What the run recorded about itself stays as it is.
   """
-  found = {key: value if key == "run" else without_none(value)
-           for key, value in diagnosis.items() if value is not None}
-  return found | {"arms": {label: arm for label, arm in found["arms"].items() if isinstance(arm, dict)}}
+  found = {
+    key: value if key == "run" else without_none(value)
+    for key, value in diagnosis.items()
+    if value is not None
+  }
+  return found | {
+    "arms": {label: arm for label, arm in found["arms"].items() if isinstance(arm, dict)}
+  }
 
 
 def without_none(tree):
   """A copy of dicts and lists in which what is None is left out."""
   if isinstance(tree, dict):
     return {key: without_none(value) for key, value in tree.items() if value is not None}
-  return [without_none(value) for value in tree if value is not None] if isinstance(tree, list) else tree
+  return (
+    [without_none(value) for value in tree if value is not None] if isinstance(tree, list) else tree
+  )
 
 
 def relation(diagnosis, name):
@@ -64,8 +76,12 @@ def clean(found):
   if not isinstance(found, dict) or number(found.get("mean")) is None:
     return None
   by_seed = {str(seed): number(value) for seed, value in (found.get("by_seed") or {}).items()}
-  return {"mean": number(found["mean"]), "low": number(found.get("low")), "high": number(found.get("high")),
-          "by_seed": {seed: value for seed, value in by_seed.items() if value is not None}}
+  return {
+    "mean": number(found["mean"]),
+    "low": number(found.get("low")),
+    "high": number(found.get("high")),
+    "by_seed": {seed: value for seed, value in by_seed.items() if value is not None},
+  }
 
 
 def mean(diagnosis, label, *path):
@@ -89,7 +105,9 @@ def title(diagnosis, label):
 def points(diagnosis):
   """Labels that are points of a curve rather than arms of their own."""
   curves = diagnosis.get("curves") or {}
-  named = {point.get("label") for kind in curves.values() for rows in kind.values() for point in rows}
+  named = {
+    point.get("label") for kind in curves.values() for rows in kind.values() for point in rows
+  }
   return named | {label for label in diagnosis.get("arms") or {} if "@" in label}
 
 
@@ -118,9 +136,9 @@ def roles(diagnosis):
   reference = diagnosis.get("reference")
   others = [label for label in table_labels(diagnosis) if label in arms and label != reference]
   guesses = {
-      "zero_shot": reference,
-      "ceiling": "zero_shot_cloze" if reference != "zero_shot_cloze" else None,
-      "finetuned": "finetune" if "finetune" in arms else others[0] if len(others) == 1 else None,
+    "zero_shot": reference,
+    "ceiling": "zero_shot_cloze" if reference != "zero_shot_cloze" else None,
+    "finetuned": "finetune" if "finetune" in arms else others[0] if len(others) == 1 else None,
   }
   found = {role: given.get(role, guess) for role, guess in guesses.items()}
   found = {role: label if label in arms else None for role, label in found.items()}
@@ -132,8 +150,11 @@ def roles(diagnosis):
 
 def best_remedy(diagnosis, among=None):
   """The remedy with the most right answers (among the given labels), or None."""
-  labels = [label for label in roles(diagnosis)["remedies"]
-            if mean(diagnosis, label, "right") is not None and (among is None or label in among)]
+  labels = [
+    label
+    for label in roles(diagnosis)["remedies"]
+    if mean(diagnosis, label, "right") is not None and (among is None or label in among)
+  ]
   return max(labels, key=lambda label: mean(diagnosis, label, "right"), default=None)
 
 
@@ -141,15 +162,20 @@ def curve(diagnosis, kind, label):
   """[(step or alpha, label of the point, estimate of the share right or None)] of an arm, ascending."""
   found = ((diagnosis.get("curves") or {}).get(kind) or {}).get(label) or []
   key = {"steps": "step", "alpha": "alpha"}[kind]
-  rows = [(point[key], point["label"], estimate(diagnosis, point["label"], "right"))
-          for point in found if number(point.get(key)) is not None and "label" in point]
+  rows = [
+    (point[key], point["label"], estimate(diagnosis, point["label"], "right"))
+    for point in found
+    if number(point.get(key)) is not None and "label" in point
+  ]
   return sorted(rows, key=lambda row: row[0])
 
 
 def curves(diagnosis, kind):
   """Labels of the arms with at least two drawable points against "steps" or "alpha"."""
   named = (diagnosis.get("curves") or {}).get(kind) or {}
-  return [label for label in named if sum(row[2] is not None for row in curve(diagnosis, kind, label)) > 1]
+  return [
+    label for label in named if sum(row[2] is not None for row in curve(diagnosis, kind, label)) > 1
+  ]
 
 
 def change(diagnosis, label, against):
@@ -165,8 +191,11 @@ def change(diagnosis, label, against):
     found = clean(row.get("difference"))
     if found and {row.get("arm"), row.get("against")} == {label, against} and label != against:
       return _compared(found, 1 if row["arm"] == label else -1)
-  shared = [first["by_seed"][seed] - second["by_seed"][seed]
-            for seed in first["by_seed"] if seed in second["by_seed"]]
+  shared = [
+    first["by_seed"][seed] - second["by_seed"][seed]
+    for seed in first["by_seed"]
+    if seed in second["by_seed"]
+  ]
   difference = first["mean"] - second["mean"]
   if len(shared) >= 3:
     same = all(x > 0 for x in shared) or all(x < 0 for x in shared)
@@ -180,7 +209,9 @@ def _compared(found, sign):
   if sign < 0:
     low, high = (None if high is None else -high), (None if low is None else -low)
   known = low is not None and high is not None
-  return Change(sign * found["mean"], low, high, known and (low > 0 or high < 0), "in a paired test")
+  return Change(
+    sign * found["mean"], low, high, known and (low > 0 or high < 0), "in a paired test"
+  )
 
 
 def _apart(first, second):

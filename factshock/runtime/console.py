@@ -34,7 +34,10 @@ def run(main):
     except Exception as error:
       # ml_collections tells of a config file that is not there when it is first looked at
       if isinstance(error, OSError) and str(error).startswith("Configuration is not available"):
-        return _ended(f"error: --config cannot be read: {' '.join(str(error).split('config_config')[-1].split())}", 2)
+        return _ended(
+          f"error: --config cannot be read: {' '.join(str(error).split('config_config')[-1].split())}",
+          2,
+        )
       if processes.count() > 1:
         _ended(traceback.format_exc(), 1)
       raise
@@ -59,8 +62,16 @@ def _parse_flags(argv):
 
   try:
     return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError,
-          flags.Error) as error:
+  except (
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
+    ImportError,
+    SyntaxError,
+    flags.Error,
+  ) as error:
     text = " ".join(str(error).split())
     print(f"error: the flags or the config cannot be read: {text}", file=sys.stderr)
     sys.exit(2)
@@ -93,10 +104,16 @@ class Progress:
     if self.first is None:
       self.first = now, done
     finished = done >= self.total
-    if now - (self.began if finished else self.last) < self.every or done == self.first[1] < self.total:
+    if (
+      now - (self.began if finished else self.last) < self.every
+      or done == self.first[1] < self.total
+    ):
       return
     self.last = now
     eta = (now - self.first[0]) * (self.total - done) / max(1, done - self.first[1])
     note = f" ({note})" if note else ""
-    print(f"  {self.label} {done}/{self.total} {100 * done // max(1, self.total)}%{note}, "
-          f"{duration(now - self.began)} elapsed" + ("" if finished else f", ETA {duration(eta)}"), flush=True)
+    print(
+      f"  {self.label} {done}/{self.total} {100 * done // max(1, self.total)}%{note}, "
+      f"{duration(now - self.began)} elapsed" + ("" if finished else f", ETA {duration(eta)}"),
+      flush=True,
+    )

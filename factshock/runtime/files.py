@@ -40,8 +40,10 @@ def lines(path):
       for number, line in enumerate(file, 1):
         yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
-      raise UserError(f"{path}:{number + 1}: expected UTF-8 text, got the byte "
-                      f"{error.object[error.start]:#04x}; convert the file to UTF-8") from error
+      raise UserError(
+        f"{path}:{number + 1}: expected UTF-8 text, got the byte "
+        f"{error.object[error.start]:#04x}; convert the file to UTF-8"
+      ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
       raise UserError(f"{path}: the gzip data are broken after line {number}: {error}") from error
     except OSError as error:
@@ -92,7 +94,10 @@ def writing_past_cache(path):
     OSError: the disk is full, or fails; the file is then to be removed.
   """
   descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _past_cache(path), 0o666)
-  pieces = [mmap.mmap(-1, _PIECE), mmap.mmap(-1, _PIECE)]  # begin on a page, as such writing asks; one is filled while the other is written
+  pieces = [
+    mmap.mmap(-1, _PIECE),
+    mmap.mmap(-1, _PIECE),
+  ]  # begin on a page, as such writing asks; one is filled while the other is written
   filled = written = 0
   try:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -110,10 +115,10 @@ def writing_past_cache(path):
         left = memoryview(data).cast("B")
         written += len(left)
         while left:
-          taken = left[:_PIECE - filled]
-          pieces[0][filled:filled + len(taken)] = taken
+          taken = left[: _PIECE - filled]
+          pieces[0][filled : filled + len(taken)] = taken
           filled = filled + len(taken)
-          left = left[len(taken):]
+          left = left[len(taken) :]
           if filled == _PIECE:
             send(_PIECE)
 

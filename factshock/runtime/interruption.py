@@ -19,7 +19,9 @@ class Interrupted(KeyboardInterrupt):
 @contextlib.contextmanager
 def heeded():
   """Context manager: SIGTERM and Ctrl-C are noted for `check`; the second one of a kind acts as ever, at once."""
-  if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+  if (
+    threading.current_thread() is not threading.main_thread()
+  ):  # signals reach the main thread alone
     yield
     return
   before = {number: signal.signal(number, _note) for number in SIGNALS}

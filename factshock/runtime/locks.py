@@ -8,7 +8,9 @@ import threading
 import time
 import uuid
 
-BEAT = 15.0  # seconds: a holder touches its claim every BEAT; one not touched for STALE is taken over
+BEAT = (
+  15.0  # seconds: a holder touches its claim every BEAT; one not touched for STALE is taken over
+)
 STALE = 180.0
 
 

@@ -17,7 +17,9 @@ from absl import flags
 
 from factshock.runtime.errors import UserError
 
-HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead, and the others end
+HEARTBEAT = (
+  30  # seconds after which a process that is not heard of counts as dead, and the others end
+)
 _FAILED = "factshock/failed"
 _LOOK = 1.0  # seconds between two looks for the failure of another process
 _SLICE = 1000  # milliseconds of one wait: signals are handled in between
@@ -36,11 +38,19 @@ _group = _Group(None, 0, 1, itertools.count())
 def define_flags():
   """Defines the flags by which a verb joins other processes; `join` takes their values."""
 
-  flags.DEFINE_bool("distributed", False, "Work as one with other processes; who they are is found from SLURM, MPI, the TPU's metadata or the environment "
-                    "(JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID). They need a --workdir that all of them see.")
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Work as one with other processes; who they are is found from SLURM, MPI, the TPU's metadata or the environment "
+    "(JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID). They need a --workdir that all of them see.",
+  )
   flags.DEFINE_string("coordinator", None, "The same, spelled out: HOST:PORT of process 0.")
-  flags.DEFINE_integer("processes", None, "With --coordinator: how many processes there are.", lower_bound=1)
-  flags.DEFINE_integer("process", None, "With --coordinator: the number of this one, from 0.", lower_bound=0)
+  flags.DEFINE_integer(
+    "processes", None, "With --coordinator: how many processes there are.", lower_bound=1
+  )
+  flags.DEFINE_integer(
+    "process", None, "With --coordinator: the number of this one, from 0.", lower_bound=0
+  )
 
 
 def join(wait=300):
@@ -53,10 +63,16 @@ def join(wait=300):
   """
 
   values = flags.FLAGS
-  given = {"--coordinator": values.coordinator, "--processes": values.processes, "--process": values.process}
+  given = {
+    "--coordinator": values.coordinator,
+    "--processes": values.processes,
+    "--process": values.process,
+  }
   missing = [name for name, value in given.items() if value is None]
   if missing and len(missing) < len(given):
-    raise UserError(f"expected --coordinator, --processes and --process together, got no {' and no '.join(missing)}")
+    raise UserError(
+      f"expected --coordinator, --processes and --process together, got no {' and no '.join(missing)}"
+    )
   if not missing:
     _start(values.coordinator, values.processes, values.process, wait)
   elif values.distributed:
@@ -80,11 +96,19 @@ def _start(coordinator, processes, process, wait):
     raise UserError(f"--process: expected a number below {processes}, got {process}")
   jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is heeded by interruption.py
   try:
-    jax.distributed.initialize(coordinator, processes, process, local_device_ids=_all_devices(), initialization_timeout=wait,
-                               heartbeat_timeout_seconds=HEARTBEAT)
+    jax.distributed.initialize(
+      coordinator,
+      processes,
+      process,
+      local_device_ids=_all_devices(),
+      initialization_timeout=wait,
+      heartbeat_timeout_seconds=HEARTBEAT,
+    )
   except (ValueError, RuntimeError) as error:
-    raise UserError(f"the other processes were not found: {' '.join(str(error).split())}; are all of them started, and see the coordinator? "
-                    "--coordinator=HOST:PORT, --processes and --process say who they are") from error
+    raise UserError(
+      f"the other processes were not found: {' '.join(str(error).split())}; are all of them started, and see the coordinator? "
+      "--coordinator=HOST:PORT, --processes and --process say who they are"
+    ) from error
   state = distributed.global_state
   if state.num_processes == 1:
     return
@@ -98,7 +122,9 @@ def _start(coordinator, processes, process, wait):
 def _all_devices():
   """All GPUs of a node that SLURM gave to one process, of which JAX would take one; else None, JAX's own choice."""
   visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-  alone_on_its_node = "SLURM_NTASKS" in os.environ and os.environ["SLURM_NTASKS"] == os.environ.get("SLURM_STEP_NUM_NODES")
+  alone_on_its_node = "SLURM_NTASKS" in os.environ and os.environ["SLURM_NTASKS"] == os.environ.get(
+    "SLURM_STEP_NUM_NODES"
+  )
   return list(range(len(visible.split(",")))) if visible and alone_on_its_node else None
 
 
@@ -135,7 +161,9 @@ def gather(value, what):
   else:
     pairs = _get(f"{key}/all")
   if len({name for name, _ in pairs}) > 1:
-    raise RuntimeError(f"expected all processes at the same point, got {sorted({name for name, _ in pairs})}")
+    raise RuntimeError(
+      f"expected all processes at the same point, got {sorted({name for name, _ in pairs})}"
+    )
   _forget_before(key)
   return [value for _, value in pairs]
 
@@ -170,7 +198,9 @@ def fail(message, code):
   if _group.count == 1:
     return
   with contextlib.suppress(Exception):  # another one was first, or process 0 is gone
-    _group.client.key_value_set(_FAILED, json.dumps({"process": _group.number, "message": message, "code": code}))
+    _group.client.key_value_set(
+      _FAILED, json.dumps({"process": _group.number, "message": message, "code": code})
+    )
   _end(code)
 
 
@@ -183,7 +213,11 @@ def _watch(group):
     except Exception:  # of several types: there is no such key, as it should be
       continue
     if failed["process"] != group.number:
-      print(f"ended, as process {failed['process']} was: {failed['message']}", file=sys.stderr, flush=True)
+      print(
+        f"ended, as process {failed['process']} was: {failed['message']}",
+        file=sys.stderr,
+        flush=True,
+      )
       _end(failed["code"])
 
 

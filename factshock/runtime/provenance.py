@@ -18,10 +18,18 @@ def record():
   """dict of `started` (UTC), `command`, `revision`, `versions`, `device`, `processes`, `host`."""
   import jax
 
-  return {"started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-          "command": " ".join([f"python -m {_module()}", *sys.argv[1:]]), "revision": revision(),
-          "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-          "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.devices()[0].platform})", "processes": processes.count(), "host": socket.gethostname()}
+  return {
+    "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    "command": " ".join([f"python -m {_module()}", *sys.argv[1:]]),
+    "revision": revision(),
+    "versions": {
+      "python": platform.python_version(),
+      **{name: _version(name) for name in PACKAGES},
+    },
+    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.devices()[0].platform})",
+    "processes": processes.count(),
+    "host": socket.gethostname(),
+  }
 
 
 def append(workdir, found):
@@ -36,8 +44,15 @@ def revision():
   """The git revision of the code, with "+" where it has changes; "unknown" outside of a clone."""
   folder = os.path.dirname(os.path.abspath(__file__))
   try:
-    head, changes = (subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True, timeout=10).stdout
-                     for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", "."]))
+    head, changes = (
+      subprocess.run(
+        ["git", "-C", folder, *command], capture_output=True, text=True, check=True, timeout=10
+      ).stdout
+      for command in (
+        ["rev-parse", "HEAD"],
+        ["status", "--porcelain", "--untracked-files=no", "--", "."],
+      )
+    )
   except (OSError, subprocess.SubprocessError):
     return "unknown"
   return head.strip() + ("+" if changes.strip() else "")

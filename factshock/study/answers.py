@@ -21,8 +21,13 @@ def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
   if key not in study.queries:
     facts = study.sets[split]
     texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
-    study.queries[key] = ranking.prepare(study.tokenizer, texts, [fact["relation"] for fact in facts],
-                                         study.candidates, study.config.answering.batch_size)
+    study.queries[key] = ranking.prepare(
+      study.tokenizer,
+      texts,
+      [fact["relation"] for fact in facts],
+      study.candidates,
+      study.config.answering.batch_size,
+    )
   return ranking.rank_prepared(params, study.model, study.queries[key], study.mesh)
 
 
@@ -32,8 +37,12 @@ def cloze_scores(study, params, split, number):
   A decoder-only model has none for a statement that goes on after the answer.
   """
 
-  relations = {name: {**row, "statements": [row["statements"][number]]} for name, row in study.relations.items()
-               if number < len(row["statements"]) and prompts.can_ask(row["statements"][number], seed_run.is_decoder(study))}
+  relations = {
+    name: {**row, "statements": [row["statements"][number]]}
+    for name, row in study.relations.items()
+    if number < len(row["statements"])
+    and prompts.can_ask(row["statements"][number], seed_run.is_decoder(study))
+  }
   facts = [fact for fact in study.sets[split] if fact["relation"] in relations]
   if not facts:
     return {}
@@ -47,7 +56,10 @@ def cloze_scores(study, params, split, number):
 def share_right(study, split, relation, scores_by_fact):
   """The share of a split's facts of one relation whose best candidate is the object; 0 without facts."""
   facts = [fact for fact in study.sets[split] if fact["relation"] == relation]
-  right = [study.candidates[relation][int(one.argmax())] == fact["object"] for fact, one in zip(facts, scores_by_fact)]
+  right = [
+    study.candidates[relation][int(one.argmax())] == fact["object"]
+    for fact, one in zip(facts, scores_by_fact)
+  ]
   return sum(right) / max(1, len(right))
 
 
@@ -97,7 +109,13 @@ def write_answers(study, label, split, scores_by_fact, **extra):
   """Writes the predictions file of one label and split from candidate scores."""
 
   rows = writing.prediction_rows(
-      study.sets[split], study.candidates, scores_by_fact, top=kept(study.config, label), **_labels(study, label, split), **extra)
+    study.sets[split],
+    study.candidates,
+    scores_by_fact,
+    top=kept(study.config, label),
+    **_labels(study, label, split),
+    **extra,
+  )
   writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 
@@ -121,7 +139,9 @@ def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
   """
   for split in SPLITS:
     if study.config.answering.mode == "rank" and prompt not in configs.CHOICE_PROMPTS:
-      write_answers(study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra)
+      write_answers(
+        study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra
+      )
     else:
       _write_said(study, label, split, params, prompt, shots, shot_facts, extra)
   if observes(study.config, label):
@@ -134,9 +154,16 @@ def _write_attention(study, label, params, prompt, shots, shot_facts):
   facts = study.sets["test"]
   if key not in study.queries:
     texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
-    study.queries[key] = probes.prepare(study.model, study.tokenizer, facts, texts, study.candidates)
-  found = probes.observe(params, study.model, study.queries[key], mesh=study.mesh,
-                         batch_size=study.config.answering.batch_size)
+    study.queries[key] = probes.prepare(
+      study.model, study.tokenizer, facts, texts, study.candidates
+    )
+  found = probes.observe(
+    params,
+    study.model,
+    study.queries[key],
+    mesh=study.mesh,
+    batch_size=study.config.answering.batch_size,
+  )
   probes.write(attention_path(study.workdir, label, study.seed), facts, found)
 
 
@@ -151,7 +178,11 @@ def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
   if prompt in configs.CHOICE_PROMPTS:
     rows = choices.rows(*asked, facts, texts, letters=prompt == "letters", **size, **labels)
   else:
-    rows = writing.text_rows(facts, *decoding.generate(*asked, texts, max_length=study.config.answering.max_tokens, **size), **labels)
+    rows = writing.text_rows(
+      facts,
+      *decoding.generate(*asked, texts, max_length=study.config.answering.max_tokens, **size),
+      **labels,
+    )
   writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 

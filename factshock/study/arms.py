@@ -22,10 +22,11 @@ PRETRAINED = "pretrained"
 
 class Kind(NamedTuple):
   """What arms of one kind take, answer at and do."""
-  schema: dict        # key -> (check, required), see config.arm_schema
-  points: Callable    # (config, name) -> labels of the predictions it writes, in order
-  run: Callable       # (study, name): trains and answers what is not there yet
-  group: str          # its part in the report, where the arm names none
+
+  schema: dict  # key -> (check, required), see config.arm_schema
+  points: Callable  # (config, name) -> labels of the predictions it writes, in order
+  run: Callable  # (study, name): trains and answers what is not there yet
+  group: str  # its part in the report, where the arm names none
   varies: str | None  # what its points differ by: "step", "alpha" or nothing
 
 
@@ -35,10 +36,18 @@ def settings(config, name):
   Its eval_steps are those up to `steps`, and `steps` itself: the end is always measured.
   """
   arm = config.arms[name]
-  section = {**config.finetune.to_dict(), **{key: arm[key] for key in config.finetune if key in arm}}
+  section = {
+    **config.finetune.to_dict(),
+    **{key: arm[key] for key in config.finetune if key in arm},
+  }
   last = section["steps"]
-  section |= {key: arm[key] for key in ("l2_sp", "ema", "trained", "frozen", "keep_checkpoints") if key in arm}
-  return {**section, "eval_steps": sorted({step for step in section["eval_steps"] if step < last} | {last})}
+  section |= {
+    key: arm[key] for key in ("l2_sp", "ema", "trained", "frozen", "keep_checkpoints") if key in arm
+  }
+  return {
+    **section,
+    "eval_steps": sorted({step for step in section["eval_steps"] if step < last} | {last}),
+  }
 
 
 def needs(config, name):
@@ -92,7 +101,9 @@ def _by_best_statements(study):
   if not processes.told(lambda: os.path.exists(path), "best statements"):
     with files.writing(path) as file:
       json.dump(_best_statements(study), file, indent=1, ensure_ascii=False)
-  best = processes.told(lambda: json.loads("".join(line for _, line in files.lines(path))), "best statements read")
+  best = processes.told(
+    lambda: json.loads("".join(line for _, line in files.lines(path))), "best statements read"
+  )
   relations = {name: {**row, "statements": [best[name]]} for name, row in study.relations.items()}
   return study._replace(relations=relations, queries={})
 
@@ -108,9 +119,13 @@ def _best_statements(study):
         best[relation] = right, study.relations[relation]["statements"][number]
   without = [relation for relation in study.relations if relation not in best]
   if without:
-    raise UserError(f"relations {', '.join(without)}: no statement ends with [Y], as a decoder-only model needs; add one")
+    raise UserError(
+      f"relations {', '.join(without)}: no statement ends with [Y], as a decoder-only model needs; add one"
+    )
   for relation, (right, statement) in best.items():
-    print(f"  best cloze: {relation} by {statement!r}, {right:.3f} right on development", flush=True)
+    print(
+      f"  best cloze: {relation} by {statement!r}, {right:.3f} right on development", flush=True
+    )
   return {relation: statement for relation, (_, statement) in best.items()}
 
 
@@ -140,25 +155,42 @@ def _run_finetune(study, name):
   folder = training.checkpoint_folder(study.workdir, name, study.seed)
   done = store.agreed_latest_step(folder) or -1
   missing = [label for label in points(study.config, name) if not _answered(study, label)]
-  if any(value(label) < done for label in missing):  # those of the last checkpoint's own step can be had from it
+  if any(
+    value(label) < done for label in missing
+  ):  # those of the last checkpoint's own step can be had from it
     print(f"  {name}: answers before step {done} are missing; training again from the start")
     with processes.first_alone("training again"):
       shutil.rmtree(folder, ignore_errors=not processes.is_first())
-  start = weights.random_params(study) if arm.get("start") == "random" else weights.pretrained(study)
+  start = (
+    weights.random_params(study) if arm.get("start") == "random" else weights.pretrained(study)
+  )
 
   def evaluate(step, params):
     if not _answered(study, f"{name}@{step}"):
       answers.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
 
   facts, belief = _taught(study, arm)
-  training.finetune(study, name, facts, section, start, ratio=arm.get("ratio", 0), question_weight=arm.get("question_weight", 1.0),
-                   text=arm.get("text", "whole"), belief=belief, adjustment=arm.get("logit_adjustment", 0.0),
-                   order=arm.get("order", 0), evaluate=evaluate,
-                   fact_weights=splits.answer_weights(facts, study.counts) if arm.get("reweighted") else None)
+  training.finetune(
+    study,
+    name,
+    facts,
+    section,
+    start,
+    ratio=arm.get("ratio", 0),
+    question_weight=arm.get("question_weight", 1.0),
+    text=arm.get("text", "whole"),
+    belief=belief,
+    adjustment=arm.get("logit_adjustment", 0.0),
+    order=arm.get("order", 0),
+    evaluate=evaluate,
+    fact_weights=splits.answer_weights(facts, study.counts) if arm.get("reweighted") else None,
+  )
 
 
 def _answered(study, label):
-  return processes.told(lambda: answers.answered(study.config, study.workdir, label, study.seed), "answered")
+  return processes.told(
+    lambda: answers.answered(study.config, study.workdir, label, study.seed), "answered"
+  )
 
 
 def _taught(study, arm):
@@ -176,7 +208,9 @@ def _taught(study, arm):
     return facts, None
   share = arm.get("gold_share", 0.0)
   belief = _belief(study, facts, arm.teacher, labels == "best")
-  return facts, [share * answers.on_object(study, fact) + (1 - share) * p for fact, p in zip(facts, belief)]
+  return facts, [
+    share * answers.on_object(study, fact) + (1 - share) * p for fact, p in zip(facts, belief)
+  ]
 
 
 def _belief(study, facts, teacher, best):
@@ -184,7 +218,14 @@ def _belief(study, facts, teacher, best):
   asked = study.config.arms[teacher]
   if asked.kind == "best_cloze":
     study = _by_best_statements(study)
-  return answers.teacher_belief(study, weights.pretrained(study), facts, asked.get("prompt", "cloze"), asked.get("shots", 0), best)
+  return answers.teacher_belief(
+    study,
+    weights.pretrained(study),
+    facts,
+    asked.get("prompt", "cloze"),
+    asked.get("shots", 0),
+    best,
+  )
 
 
 def _facts(study, name):
@@ -193,11 +234,17 @@ def _facts(study, name):
     pool = study.sets["pool"]
     belief = _belief(study, pool, study.config.roles.ceiling, True)
     said = [study.candidates[fact["relation"]][int(p.argmax())] for fact, p in zip(pool, belief)]
-    right = [answer in (fact["object"], *fact.get("aliases", ())) for fact, answer in zip(pool, said)]
-    found = splits.matched(*([fact for fact, known in zip(pool, right) if known == wanted] for wanted in (True, False)))
+    right = [
+      answer in (fact["object"], *fact.get("aliases", ())) for fact, answer in zip(pool, said)
+    ]
+    found = splits.matched(
+      *([fact for fact, known in zip(pool, right) if known == wanted] for wanted in (True, False))
+    )
     for key, facts in zip(MODEL_SETS, found):
       if not facts:
-        raise UserError(f"the set {key!r} of seed {study.seed} is empty: the pretrained model knows all of the pool or nothing")
+        raise UserError(
+          f"the set {key!r} of seed {study.seed} is empty: the pretrained model knows all of the pool or nothing"
+        )
       study.sets[key] = facts
       schema.write_facts(seed_run.facts_path(study.workdir, study.seed, f"{key}.jsonl"), facts)
       print("  " + splits.describe(key, facts), flush=True)
@@ -219,7 +266,9 @@ def _run_weight_mixing(study, name):
   pretrained = weights.pretrained(study)
   prompt = settings(study.config, arm.of)["prompt"]
   for alpha in study.config.mixing.alphas:
-    params = interpolation.mix_by_profile(pretrained, finetuned, alpha, arm.get("profile", "uniform"))
+    params = interpolation.mix_by_profile(
+      pretrained, finetuned, alpha, arm.get("profile", "uniform")
+    )
     answers.answer(study, f"{name}@{alpha:g}", params, prompt, alpha=alpha)
 
 
@@ -231,8 +280,13 @@ def _run_soup(study, name):
 
   arm = study.config.arms[name]
   several = [(one, step) for one in arm.of_arms for step in arm.get("steps", (None,))]
-  params = interpolation.interpolate([weights.pretrained(study) if step == 0 else _finetuned(study, one, step)
-                                      for one, step in several], "uniform")
+  params = interpolation.interpolate(
+    [
+      weights.pretrained(study) if step == 0 else _finetuned(study, one, step)
+      for one, step in several
+    ],
+    "uniform",
+  )
   answers.answer(study, name, params, settings(study.config, arm.of_arms[0])["prompt"])
 
 
@@ -241,7 +295,9 @@ def _run_exchange(study, name):
 
   arm = study.config.arms[name]
   pair = [weights.pretrained(study), _finetuned(study, arm.of)]
-  params = interpolation.exchange(*(pair[::-1] if arm.get("only", False) else pair), tuple(arm.parts))
+  params = interpolation.exchange(
+    *(pair[::-1] if arm.get("only", False) else pair), tuple(arm.parts)
+  )
   answers.answer(study, name, params, settings(study.config, arm.of)["prompt"])
 
 
@@ -249,7 +305,11 @@ def corrected_point(config, name):
   """The label of the predictions that an arm of kind "prior_correction" corrects: the point `at`, or the last one."""
   arm = config.arms[name]
   labels = points(config, arm.of)
-  return labels[-1] if "at" not in arm else next((label for label in labels if "@" in label and value(label) == arm.at), None)
+  return (
+    labels[-1]
+    if "at" not in arm
+    else next((label for label in labels if "@" in label and value(label) == arm.at), None)
+  )
 
 
 def _correction_points(config, name):
@@ -268,18 +328,26 @@ def _run_prior_correction(study, name):
   label = corrected_point(study.config, name)
   _, test = tables(label, "test")
   reference = {
-      "arm": lambda: prior_correction.priors(tables(arm.with_arm, "test")[1]),
-      "counts": lambda: prior_correction.counted_priors(test, study.counts),
-      "uniform": lambda: prior_correction.uniform_priors(test),
-      "estimated": lambda: prior_correction.estimated_priors(
-          test, [(fact["relation"], fact["object"]) for fact in _trained_on(study, name)]),
+    "arm": lambda: prior_correction.priors(tables(arm.with_arm, "test")[1]),
+    "counts": lambda: prior_correction.counted_priors(test, study.counts),
+    "uniform": lambda: prior_correction.uniform_priors(test),
+    "estimated": lambda: prior_correction.estimated_priors(
+      test, [(fact["relation"], fact["object"]) for fact in _trained_on(study, name)]
+    ),
   }[arm.prior]()
   ratios, _ = prior_correction.log_ratios(test, reference)
   for split in answers.SPLITS:
     rows, found = tables(label, split)
     for point in points(study.config, name):
       corrected = prior_correction.correct(found, ratios, value(point))
-      answers.write_rows(study, point, split, prior_correction.corrected_rows(corrected, rows, answers.kept(study.config, name), arm=name, tau=value(point)))
+      answers.write_rows(
+        study,
+        point,
+        split,
+        prior_correction.corrected_rows(
+          corrected, rows, answers.kept(study.config, name), arm=name, tau=value(point)
+        ),
+      )
 
 
 def _trained_on(study, name):
@@ -296,11 +364,19 @@ def _run_output_mixing(study, name):
   finetuned = _finetuned(study, arm.of)
   prompt = settings(study.config, arm.of)["prompt"]
   for split in answers.SPLITS:
-    of_pretrained = answers.scores(study, weights.pretrained(study), split, asked.prompt, asked.get("shots", 0),
-                                   asked.get("facts", "pool"))
+    of_pretrained = answers.scores(
+      study,
+      weights.pretrained(study),
+      split,
+      asked.prompt,
+      asked.get("shots", 0),
+      asked.get("facts", "pool"),
+    )
     of_finetuned = answers.scores(study, finetuned, split, prompt)
     for alpha in study.config.mixing.alphas:
-      mixed = [interpolation.mix_probabilities(a, b, alpha) for a, b in zip(of_pretrained, of_finetuned)]
+      mixed = [
+        interpolation.mix_probabilities(a, b, alpha) for a, b in zip(of_pretrained, of_finetuned)
+      ]
       answers.write_answers(study, f"{name}@{alpha:g}", split, mixed, alpha=alpha)
 
 
@@ -308,56 +384,138 @@ def _run_majority(study, name):
   """Answers every query with the relation's answers in the order of their frequency in the pool."""
   found = baselines.majority(study.sets["pool"], study.candidates)
   for split in answers.SPLITS:
-    answers.write_answers(study, name, split, [found[fact["relation"]] for fact in study.sets[split]])
+    answers.write_answers(
+      study, name, split, [found[fact["relation"]] for fact in study.sets[split]]
+    )
 
 
 def _run_naive_bayes(study, name):
   """Answers every query from the words of its subject and the facts of the pool."""
   for split in answers.SPLITS:
-    answers.write_answers(study, name, split, baselines.naive_bayes(study.sets["pool"], study.sets[split], study.candidates))
+    answers.write_answers(
+      study,
+      name,
+      split,
+      baselines.naive_bayes(study.sets["pool"], study.sets[split], study.candidates),
+    )
 
 
-PROFILES = ("uniform", "decreasing", "increasing")  # of alpha in depth, see interpolation.mix_by_profile
-MODEL_SETS = ("known", "unknown")  # facts of the pool that the pretrained model, asked as roles.ceiling is, has right or wrong
-CORRECTED = ("finetune", "weight_mixing", "output_mixing")  # the kinds whose answers a prior correction may move
+PROFILES = (
+  "uniform",
+  "decreasing",
+  "increasing",
+)  # of alpha in depth, see interpolation.mix_by_profile
+MODEL_SETS = (
+  "known",
+  "unknown",
+)  # facts of the pool that the pretrained model, asked as roles.ceiling is, has right or wrong
+CORRECTED = (
+  "finetune",
+  "weight_mixing",
+  "output_mixing",
+)  # the kinds whose answers a prior correction may move
 _SETS = ("pool", *study_data.FINETUNING_SETS)
 _FACTS = configs.choice(*_SETS, *MODEL_SETS)
 _PROMPT = configs.choice(*configs.PROMPTS)
-_ATTENTION = {"attention": configs.optional(configs.FLAG)}  # of the kinds that ask one model: writes what it attends to
+_ATTENTION = {
+  "attention": configs.optional(configs.FLAG)
+}  # of the kinds that ask one model: writes what it attends to
 
 KINDS = {
-    "prompted": Kind(configs.arm_schema(
-        prompt=configs.required(_PROMPT), shots=configs.optional(configs.COUNT), facts=configs.optional(configs.choice(*_SETS)),
-        of=configs.optional(configs.TEXT), **_ATTENTION),
-        _one_point, _run_prompted, "baseline", None),
-    "best_cloze": Kind(configs.arm_schema(**_ATTENTION), _one_point, _run_best_cloze, "baseline", None),
-    "finetune": Kind(configs.arm_schema(
-        facts=configs.required(_FACTS), ratio=configs.optional(configs.NOT_NEGATIVE),
-        question_weight=configs.optional(configs.NOT_NEGATIVE),
-        start=configs.optional(configs.choice("pretrained", "random")), order=configs.optional(configs.WHOLE),
-        reweighted=configs.optional(configs.FLAG), l2_sp=configs.optional(configs.NOT_NEGATIVE),
-        text=configs.optional(configs.choice(*pretraining_text.KINDS)), teacher=configs.optional(configs.TEXT),
-        labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")), gold_share=configs.optional(configs.SHARE),
-        logit_adjustment=configs.optional(configs.NOT_NEGATIVE), ema=configs.optional(configs.SHARE),
-        keep_checkpoints=configs.optional(configs.FLAG),
-        trained=configs.optional(configs.PARTS), frozen=configs.optional(configs.PARTS), **configs.finetune_overrides(),
-        **_ATTENTION),
-        _finetune_points, _run_finetune, "finetuning", "step"),
-    "weight_mixing": Kind(configs.arm_schema(
-        of=configs.required(configs.TEXT), profile=configs.optional(configs.choice(*PROFILES)), **_ATTENTION),
-        _alpha_points, _run_weight_mixing, "remedy", "alpha"),
-    "soup": Kind(configs.arm_schema(
-        of_arms=configs.required(configs.TEXTS), steps=configs.optional(configs.STEPS), **_ATTENTION),
-        _one_point, _run_soup, "remedy", None),
-    "exchange": Kind(configs.arm_schema(
-        of=configs.required(configs.TEXT), parts=configs.required(configs.PARTS), only=configs.optional(configs.FLAG),
-        **_ATTENTION), _one_point, _run_exchange, "remedy", None),
-    "prior_correction": Kind(configs.arm_schema(
-        of=configs.required(configs.TEXT), at=configs.optional(configs.NOT_NEGATIVE), taus=configs.optional(configs.TAUS),
-        prior=configs.required(configs.choice("arm", "counts", "uniform", "estimated")), with_arm=configs.optional(configs.TEXT)),
-        _correction_points, _run_prior_correction, "remedy", "tau"),
-    "output_mixing": Kind(configs.arm_schema(of=configs.required(configs.TEXT), with_arm=configs.required(configs.TEXT)),
-                          _alpha_points, _run_output_mixing, "remedy", "alpha"),
-    "majority": Kind(configs.arm_schema(), _one_point, _run_majority, "control", None),
-    "naive_bayes": Kind(configs.arm_schema(), _one_point, _run_naive_bayes, "control", None),
+  "prompted": Kind(
+    configs.arm_schema(
+      prompt=configs.required(_PROMPT),
+      shots=configs.optional(configs.COUNT),
+      facts=configs.optional(configs.choice(*_SETS)),
+      of=configs.optional(configs.TEXT),
+      **_ATTENTION,
+    ),
+    _one_point,
+    _run_prompted,
+    "baseline",
+    None,
+  ),
+  "best_cloze": Kind(
+    configs.arm_schema(**_ATTENTION), _one_point, _run_best_cloze, "baseline", None
+  ),
+  "finetune": Kind(
+    configs.arm_schema(
+      facts=configs.required(_FACTS),
+      ratio=configs.optional(configs.NOT_NEGATIVE),
+      question_weight=configs.optional(configs.NOT_NEGATIVE),
+      start=configs.optional(configs.choice("pretrained", "random")),
+      order=configs.optional(configs.WHOLE),
+      reweighted=configs.optional(configs.FLAG),
+      l2_sp=configs.optional(configs.NOT_NEGATIVE),
+      text=configs.optional(configs.choice(*pretraining_text.KINDS)),
+      teacher=configs.optional(configs.TEXT),
+      labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")),
+      gold_share=configs.optional(configs.SHARE),
+      logit_adjustment=configs.optional(configs.NOT_NEGATIVE),
+      ema=configs.optional(configs.SHARE),
+      keep_checkpoints=configs.optional(configs.FLAG),
+      trained=configs.optional(configs.PARTS),
+      frozen=configs.optional(configs.PARTS),
+      **configs.finetune_overrides(),
+      **_ATTENTION,
+    ),
+    _finetune_points,
+    _run_finetune,
+    "finetuning",
+    "step",
+  ),
+  "weight_mixing": Kind(
+    configs.arm_schema(
+      of=configs.required(configs.TEXT),
+      profile=configs.optional(configs.choice(*PROFILES)),
+      **_ATTENTION,
+    ),
+    _alpha_points,
+    _run_weight_mixing,
+    "remedy",
+    "alpha",
+  ),
+  "soup": Kind(
+    configs.arm_schema(
+      of_arms=configs.required(configs.TEXTS), steps=configs.optional(configs.STEPS), **_ATTENTION
+    ),
+    _one_point,
+    _run_soup,
+    "remedy",
+    None,
+  ),
+  "exchange": Kind(
+    configs.arm_schema(
+      of=configs.required(configs.TEXT),
+      parts=configs.required(configs.PARTS),
+      only=configs.optional(configs.FLAG),
+      **_ATTENTION,
+    ),
+    _one_point,
+    _run_exchange,
+    "remedy",
+    None,
+  ),
+  "prior_correction": Kind(
+    configs.arm_schema(
+      of=configs.required(configs.TEXT),
+      at=configs.optional(configs.NOT_NEGATIVE),
+      taus=configs.optional(configs.TAUS),
+      prior=configs.required(configs.choice("arm", "counts", "uniform", "estimated")),
+      with_arm=configs.optional(configs.TEXT),
+    ),
+    _correction_points,
+    _run_prior_correction,
+    "remedy",
+    "tau",
+  ),
+  "output_mixing": Kind(
+    configs.arm_schema(of=configs.required(configs.TEXT), with_arm=configs.required(configs.TEXT)),
+    _alpha_points,
+    _run_output_mixing,
+    "remedy",
+    "alpha",
+  ),
+  "majority": Kind(configs.arm_schema(), _one_point, _run_majority, "control", None),
+  "naive_bayes": Kind(configs.arm_schema(), _one_point, _run_naive_bayes, "control", None),
 }

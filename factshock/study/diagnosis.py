@@ -25,18 +25,29 @@ def diagnose(config, workdir, run_facts):
   selected = {}
   finetuning = {}
   answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
-  counts = {seed: counting.read_counts(seed_run.facts_path(workdir, seed, "counts.tsv")) for seed in seeds}
+  counts = {
+    seed: counting.read_counts(seed_run.facts_path(workdir, seed, "counts.tsv")) for seed in seeds
+  }
   for name in config.arms:
     kind = arm_room.KINDS[config.arms[name].kind]
     labels = arm_room.points(config, name)
     asked |= {label: dict.fromkeys(seeds, label) for label in labels}
     if kind.varies:
-      curves[kind.varies][name] = [{kind.varies: arm_room.value(label), "label": label} for label in labels]
-      best = {seed: _best_point(workdir, labels, seed, config.diagnosis.criterion) for seed in seeds}
+      curves[kind.varies][name] = [
+        {kind.varies: arm_room.value(label), "label": label} for label in labels
+      ]
+      best = {
+        seed: _best_point(workdir, labels, seed, config.diagnosis.criterion) for seed in seeds
+      }
       chosen = f"{name}_early" if kind.varies == "step" else name
       asked[chosen] = {seed: best[seed]["label"] for seed in seeds}
-      selected[chosen] = {str(seed): {kind.varies: arm_room.value(point["label"]), "development": point["development"]}
-                          for seed, point in best.items()}
+      selected[chosen] = {
+        str(seed): {
+          kind.varies: arm_room.value(point["label"]),
+          "development": point["development"],
+        }
+        for seed, point in best.items()
+      }
       if kind.varies == "step":
         asked[name] = asked[labels[-1]]
       table |= {name: _title(config, name), chosen: _title(config, chosen, name)}
@@ -47,20 +58,45 @@ def diagnose(config, workdir, run_facts):
       seen = {seed: answers_of(seed, trained_on) for seed in seeds}
       finetuning |= {label: seen for label in [*labels, name, f"{name}_early"] if label in asked}
   read = functools.cache(lambda label, seed: _read(workdir, label, seed, "test"))
-  arms = {label: {seed: read(point, seed) for seed, point in by_seed.items()} for label, by_seed in asked.items()}
+  arms = {
+    label: {seed: read(point, seed) for seed, point in by_seed.items()}
+    for label, by_seed in asked.items()
+  }
   roles = config.roles.to_dict()
-  relations = relation_files.read_relations(seed_run.facts_path(workdir, seeds[0], "relations.jsonl"))
+  relations = relation_files.read_relations(
+    seed_run.facts_path(workdir, seeds[0], "relations.jsonl")
+  )
   found = summary.diagnose(
-      arms, counts=counts, reference=roles["zero_shot"] or None, known=roles["ceiling"] or None,
-      finetuning={seed: answers_of(seed, _finetuning_set(config, roles["finetuned"])) for seed in seeds},
-      finetuning_by_arm=finetuning, pairs=_pairs(config, table),
-      entity_arms=[label for label in table if label in (roles["zero_shot"], roles["finetuned"], *roles["remedies"])],
-      finetuned=roles["finetuned"] if roles["corrected"] else None, corrected=roles["corrected"] or None,
-      types={name: row["type"] for name, row in relations.items()}, **config.diagnosis.to_dict())
-  found |= {"curves": {"steps": curves["step"], "alpha": curves["alpha"]}, "table": list(table), "titles": table,
-            "groups": {label: _group(config, label) for label in table}, "selected": selected,
-            "relation_labels": {name: row["label"] for name, row in relations.items()},
-            "roles": {**roles, "remedies": list(roles["remedies"])}, "remedies": remedies_of(config), "run": _run_record(config, workdir, run_facts)}
+    arms,
+    counts=counts,
+    reference=roles["zero_shot"] or None,
+    known=roles["ceiling"] or None,
+    finetuning={
+      seed: answers_of(seed, _finetuning_set(config, roles["finetuned"])) for seed in seeds
+    },
+    finetuning_by_arm=finetuning,
+    pairs=_pairs(config, table),
+    entity_arms=[
+      label
+      for label in table
+      if label in (roles["zero_shot"], roles["finetuned"], *roles["remedies"])
+    ],
+    finetuned=roles["finetuned"] if roles["corrected"] else None,
+    corrected=roles["corrected"] or None,
+    types={name: row["type"] for name, row in relations.items()},
+    **config.diagnosis.to_dict(),
+  )
+  found |= {
+    "curves": {"steps": curves["step"], "alpha": curves["alpha"]},
+    "table": list(table),
+    "titles": table,
+    "groups": {label: _group(config, label) for label in table},
+    "selected": selected,
+    "relation_labels": {name: row["label"] for name, row in relations.items()},
+    "roles": {**roles, "remedies": list(roles["remedies"])},
+    "remedies": remedies_of(config),
+    "run": _run_record(config, workdir, run_facts),
+  }
   found |= _attention(config, workdir, asked, arms, table)
   with files.writing(os.path.join(workdir, "diagnosis.json")) as file:
     json.dump(found, file, allow_nan=False)
@@ -71,9 +107,15 @@ def summary_lines(found):
   """The table of arms and the paired comparisons as lines of text; points of curves are left out."""
 
   listed = set(found["table"])
-  return table.lines({
-      **found, "arms": {label: found["arms"][label] for label in found["table"]},
-      "comparisons": [row for row in found["comparisons"] if {row["arm"], row["against"]} <= listed]})
+  return table.lines(
+    {
+      **found,
+      "arms": {label: found["arms"][label] for label in found["table"]},
+      "comparisons": [
+        row for row in found["comparisons"] if {row["arm"], row["against"]} <= listed
+      ],
+    }
+  )
 
 
 def _attention(config, workdir, asked, arms, table):
@@ -83,24 +125,42 @@ def _attention(config, workdir, asked, arms, table):
   missing = []
   for label, by_seed in asked.items():
     if config.arms[_name(config, label)].get("attention"):
-      wanted = {seed: answers.attention_path(workdir, point, seed) for seed, point in by_seed.items()}
+      wanted = {
+        seed: answers.attention_path(workdir, point, seed) for seed, point in by_seed.items()
+      }
       missing += [path for path in wanted.values() if not os.path.exists(path)]
       paths[label] = {seed: path for seed, path in wanted.items() if os.path.exists(path)}
   if missing:
-    print(f"  attention: left out as they are not there: {', '.join(dict.fromkeys(missing))}", flush=True)
+    print(
+      f"  attention: left out as they are not there: {', '.join(dict.fromkeys(missing))}",
+      flush=True,
+    )
   paths = {label: by_seed for label, by_seed in paths.items() if by_seed}
   if not paths:
     return {}
   reference = config.roles.zero_shot if config.roles.zero_shot in paths else None
-  pairs = [pair for pair in _pairs(config, table) if pair[1] != reference and all(
-      label in paths and label in table for label in pair) and paths[pair[0]].keys() & paths[pair[1]].keys()]
+  pairs = [
+    pair
+    for pair in _pairs(config, table)
+    if pair[1] != reference
+    and all(label in paths and label in table for label in pair)
+    and paths[pair[0]].keys() & paths[pair[1]].keys()
+  ]
   said = {label: arms[label] for label in paths}
-  return {"attention": attention.diagnose(paths, reference=reference, pairs=pairs, predictions=said, **config.diagnosis.to_dict())}
+  return {
+    "attention": attention.diagnose(
+      paths, reference=reference, pairs=pairs, predictions=said, **config.diagnosis.to_dict()
+    )
+  }
 
 
 def _name(config, label):
   """The arm behind a label of an arm, of a point of it or of its early stopping."""
-  return next(name for name in (label, label.split("@")[0], label.removesuffix("_early")) if name in config.arms)
+  return next(
+    name
+    for name in (label, label.split("@")[0], label.removesuffix("_early"))
+    if name in config.arms
+  )
 
 
 def _finetuning_set(config, name):
@@ -116,7 +176,11 @@ def remedies_of(config):
   for name, arm in config.arms.items():
     if arm.kind == "finetune" and set(arm) <= {"kind", "facts", "title", "group", "attention"}:
       plain.setdefault(arm.facts, name)
-  found = {name: plain.get(_finetuning_set(config, name)) for name in config.arms if _group(config, name).startswith("remedy")}
+  found = {
+    name: plain.get(_finetuning_set(config, name))
+    for name in config.arms
+    if _group(config, name).startswith("remedy")
+  }
   found = {name: mended for name, mended in found.items() if mended}
   return {**{f"{mended}_early": mended for mended in dict.fromkeys(found.values())}, **found}
 
@@ -135,7 +199,10 @@ def _best_point(workdir, labels, seed, criterion):
   """The point with the most right answers on development facts, by the criterion; the first of equals."""
 
   column = accuracy.CRITERIA.index(criterion)
-  scores = [float(accuracy.scores(_read(workdir, label, seed, "development"))[:, column].mean()) for label in labels]
+  scores = [
+    float(accuracy.scores(_read(workdir, label, seed, "development"))[:, column].mean())
+    for label in labels
+  ]
   best = max(range(len(labels)), key=lambda i: scores[i])
   return {"label": labels[best], "development": scores[best]}
 
@@ -155,31 +222,59 @@ def _pairs(config, table):
   """The paired comparisons that the papers' claims need: remedies, early stopping and halves."""
   roles = config.roles
   pairs = []
-  for remedy, mended in {**{name: roles.finetuned for name in roles.remedies}, **remedies_of(config)}.items():
+  for remedy, mended in {
+    **{name: roles.finetuned for name in roles.remedies},
+    **remedies_of(config),
+  }.items():
     best = f"{remedy}_early" if f"{remedy}_early" in table else remedy
-    pairs += [(remedy, mended), (best, f"{mended}_early"), (remedy, roles.zero_shot), (mended, roles.zero_shot)]
-  pairs += [pair for name, arm in config.arms.items() if arm.get("text", "whole") != "whole" or arm.get("labels") == "permuted"
-            for pair in ((name, roles.finetuned), ("mixture", name))]
+    pairs += [
+      (remedy, mended),
+      (best, f"{mended}_early"),
+      (remedy, roles.zero_shot),
+      (mended, roles.zero_shot),
+    ]
+  pairs += [
+    pair
+    for name, arm in config.arms.items()
+    if arm.get("text", "whole") != "whole" or arm.get("labels") == "permuted"
+    for pair in ((name, roles.finetuned), ("mixture", name))
+  ]
   pairs += [("known", "unknown"), ("unknown_relabelled", "unknown")]
-  pairs += [(roles.finetuned, roles.zero_shot), (f"{roles.finetuned}_early", roles.finetuned),
-            (f"{roles.finetuned}_early", roles.zero_shot), (roles.finetuned, "natural")]
+  pairs += [
+    (roles.finetuned, roles.zero_shot),
+    (f"{roles.finetuned}_early", roles.finetuned),
+    (f"{roles.finetuned}_early", roles.zero_shot),
+    (roles.finetuned, "natural"),
+  ]
   if "combined" in table:
     pairs += [("combined", other) for other in ("mixture", "weight_mixing", "output_mixing")]
     pairs.append(("combined", "language_model_only"))
   pairs.append(("mixture", "language_model_only"))
   for suffix in ("", "_early", "_k_shot", "_attention", "_query_key", "_query_key_early"):
-    pairs += [(f"popular_half{suffix}", f"{other}{suffix}") for other in ("unpopular_half", "random_half", "whole")]
-  pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] in table and pair[1] in table and pair[0] != pair[1]]
+    pairs += [
+      (f"popular_half{suffix}", f"{other}{suffix}")
+      for other in ("unpopular_half", "random_half", "whole")
+    ]
+  pairs = [
+    pair
+    for pair in dict.fromkeys(pairs)
+    if pair[0] in table and pair[1] in table and pair[0] != pair[1]
+  ]
   if roles.finetuned:
     # Of the points of the main curve, so that the report can say whether it rises and falls.
     first, *others = arm_room.points(config, roles.finetuned)
-    pairs += [(label, first) for label in others] + [(last, label) for last in others[-1:] for label in others[:-1]]
+    pairs += [(label, first) for label in others] + [
+      (last, label) for last in others[-1:] for label in others[:-1]
+    ]
   return pairs
 
 
 def _run_record(config, workdir, run_facts):
   seed = configs.seeds(config)[0]
   folder = os.path.join(workdir, "facts", str(seed))
-  sizes = {name.removesuffix(".jsonl"): len(schema.read_facts(os.path.join(folder, name)))
-           for name in sorted(os.listdir(folder)) if name.endswith(".jsonl") and name != "relations.jsonl"}
+  sizes = {
+    name.removesuffix(".jsonl"): len(schema.read_facts(os.path.join(folder, name)))
+    for name in sorted(os.listdir(folder))
+    if name.endswith(".jsonl") and name != "relations.jsonl"
+  }
   return {"name": config.name, "config": configs.to_dict(config), "facts": sizes, **run_facts}

@@ -52,8 +52,15 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
     study = seed_run.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
   print("  " + splits.describe("facts", material.facts), flush=True)
   with interruption.heeded():
-    training.finetune(study, NAME, material.facts, config.finetune.to_dict(), weights.pretrained(study), ratio=ratio,
-                      profile_steps=profile_steps)
+    training.finetune(
+      study,
+      NAME,
+      material.facts,
+      config.finetune.to_dict(),
+      weights.pretrained(study),
+      ratio=ratio,
+      profile_steps=profile_steps,
+    )
   return folder
 
 
@@ -75,7 +82,9 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
       study = seed_run.assemble(config, folder, seed, mesh, material, {"pool": material.facts})
       start = weights.start_weights(study) if config.start_from else weights.random_params(study)
       trained = training.finetune(study, NAME, material.facts, section, start, ratio=ratio)
-      found.append({name: np.asarray(leaf) for name, leaf in tree_files.flat_leaves(trained).items()})
+      found.append(
+        {name: np.asarray(leaf) for name, leaf in tree_files.flat_leaves(trained).items()}
+      )
   return [name for name, leaf in found[0].items() if leaf.tobytes() != found[1][name].tobytes()]
 
 
@@ -95,33 +104,49 @@ def dry_run(config, ratio=0.0):
 
   check(config, ratio)
   if not config.model.vocab_size:
-    raise UserError("config.model.vocab_size: a dry run needs the number of tokens, got 0 (the tokenizer's); give it")
+    raise UserError(
+      "config.model.vocab_size: a dry run needs the number of tokens, got 0 (the tokenizer's); give it"
+    )
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   section = config.finetune
   model = families.from_section(config.model.to_dict(), 0)
   scale = training.lora_scale(section)
-  step_fn, optimizer = training.train_step(model, training.optimization(section), section.accumulate, scale)
+  step_fn, optimizer = training.train_step(
+    model, training.optimization(section), section.accumulate, scale
+  )
   params = jax.eval_shape(functools.partial(families.of(model).init, model), jax.random.key(0))
   frozen = None
   if scale:
     frozen = params
-    params = jax.eval_shape(functools.partial(
-        lora.init, rank=section.lora_rank, targets=section.lora_targets), params, jax.random.key(0))
+    params = jax.eval_shape(
+      functools.partial(lora.init, rank=section.lora_rank, targets=section.lora_targets),
+      params,
+      jax.random.key(0),
+    )
   state = jax.eval_shape(functools.partial(steps.init_state, optimizer=optimizer), params)
   rows = round(section.batch_size * (1 + ratio))
   batch = _batch_shapes(model, rows, section.input_length, section.target_length, section.pack, np)
-  return [f"{config.model.family}: {rows:,} rows of {section.input_length} + {section.target_length} tokens a step, "
-          f"{section.steps:,} steps", *planning.describe(step_fn, state, batch, mesh, frozen)]
+  return [
+    f"{config.model.family}: {rows:,} rows of {section.input_length} + {section.target_length} tokens a step, "
+    f"{section.steps:,} steps",
+    *planning.describe(step_fn, state, batch, mesh, frozen),
+  ]
 
 
 def _batch_shapes(model, rows, input_length, target_length, pack, np):
   if hasattr(model, "encoder_layers"):
-    batch = {"inputs": np.zeros((rows, input_length), np.int32), "targets": np.zeros((rows, target_length), np.int32),
-             "weights": np.zeros((rows, target_length), np.float32)}
+    batch = {
+      "inputs": np.zeros((rows, input_length), np.int32),
+      "targets": np.zeros((rows, target_length), np.int32),
+      "weights": np.zeros((rows, target_length), np.float32),
+    }
     names = {"input_segments": "inputs", "target_segments": "targets"}
   else:
     length = input_length + target_length
-    batch = {"tokens": np.zeros((rows, length), np.int32), "weights": np.zeros((rows, length), np.float32)}
+    batch = {
+      "tokens": np.zeros((rows, length), np.int32),
+      "weights": np.zeros((rows, length), np.float32),
+    }
     names = {"segments": "tokens"}
   return batch | ({segments: batch[of] for segments, of in names.items()} if pack else {})

@@ -46,15 +46,27 @@ def run(config, workdir):
     with interruption.heeded():
       run_stages(config, workdir, mesh)
     return None
-  stages = [(seed, name) for seed in configs.seeds(config) for name in [arm_room.PRETRAINED, *order(config)]]
+  stages = [
+    (seed, name) for seed in configs.seeds(config) for name in [arm_room.PRETRAINED, *order(config)]
+  ]
   clock = Clock(config, [stage for stage in stages if not done(config, workdir, *stage)])
-  print(f"{len(stages)} stages, {len(stages) - len(clock.left)} of them done before; "
-        f"{len(mesh.devices.flat)} {mesh.devices.flat[0].platform} device(s)", flush=True)
+  print(
+    f"{len(stages)} stages, {len(stages) - len(clock.left)} of them done before; "
+    f"{len(mesh.devices.flat)} {mesh.devices.flat[0].platform} device(s)",
+    flush=True,
+  )
   with interruption.heeded():
     run_stages(config, workdir, mesh, clock)
   print("diagnosis and report", flush=True)
-  found = diagnosis.diagnose(config, workdir, {**start, "seconds": round(time.monotonic() - began, 1),
-                                     "stages_run": len(stages) - len(clock.left)})
+  found = diagnosis.diagnose(
+    config,
+    workdir,
+    {
+      **start,
+      "seconds": round(time.monotonic() - began, 1),
+      "stages_run": len(stages) - len(clock.left),
+    },
+  )
   page.write_report(found, workdir)
   return found
 
@@ -64,7 +76,9 @@ def order(config):
   waiting = list(config.arms)
   ordered = []
   while waiting:
-    ready = [name for name in waiting if all(need in ordered for need in arm_room.needs(config, name))]
+    ready = [
+      name for name in waiting if all(need in ordered for need in arm_room.needs(config, name))
+    ]
     if not ready:
       raise UserError(f"config.arms: {', '.join(waiting)} need one another in a circle")
     ordered.append(ready[0])
@@ -107,7 +121,10 @@ def _next_stage(config, workdir, clock, held):
         claim.close()
     if clock.left:
       if not waited:
-        print(f"waiting for {len(clock.left)} stages that other processes are at, or that need these", flush=True)
+        print(
+          f"waiting for {len(clock.left)} stages that other processes are at, or that need these",
+          flush=True,
+        )
       waited = True
       time.sleep(_WAIT)
   return None
@@ -130,8 +147,14 @@ def _claim_path(workdir, seed, name):
 
 def _prepared(config, workdir, mesh, seed):
   """The Study of a seed, said; one process at a time, as all write the same files."""
-  claim = locks.wait(_claim_path(workdir, seed, "preparing"), say=f"seed {seed}: another process prepares facts and text")
-  with processes.first_alone("facts and text"), claim if processes.is_first() else contextlib.nullcontext():
+  claim = locks.wait(
+    _claim_path(workdir, seed, "preparing"),
+    say=f"seed {seed}: another process prepares facts and text",
+  )
+  with (
+    processes.first_alone("facts and text"),
+    claim if processes.is_first() else contextlib.nullcontext(),
+  ):
     print(f"seed {seed}: preparing facts and text", flush=True)
     study = seed_run.prepare(config, workdir, seed, mesh)
   for name, facts in study.sets.items():
@@ -143,19 +166,33 @@ def _prepared(config, workdir, mesh, seed):
 
 def ready(config, workdir, seed, name):
   """Whether all that a stage needs is there, and nobody is at it any more."""
-  needed = [] if name == arm_room.PRETRAINED else [arm_room.PRETRAINED, *arm_room.needs(config, name)]
-  return all(done(config, workdir, seed, need) and not locks.held(_claim_path(workdir, seed, need)) for need in needed)
+  needed = (
+    [] if name == arm_room.PRETRAINED else [arm_room.PRETRAINED, *arm_room.needs(config, name)]
+  )
+  return all(
+    done(config, workdir, seed, need) and not locks.held(_claim_path(workdir, seed, need))
+    for need in needed
+  )
 
 
 def done(config, workdir, seed, name):
   """Whether a stage's results are all there: its answers, and its weights where arms that are not done need them."""
   if name == arm_room.PRETRAINED:
     return training.starts_ready(config) or _trained(config.pretrain.steps, workdir, seed, name)
-  if not all(answers.answered(config, workdir, label, seed) for label in arm_room.points(config, name)):
+  if not all(
+    answers.answered(config, workdir, label, seed) for label in arm_room.points(config, name)
+  ):
     return False
   # Answers are written before the last checkpoint is.
-  return config.arms[name].kind != "finetune" or _trained(arm_room.settings(config, name)["steps"], workdir, seed, name) or all(
-      done(config, workdir, seed, other) for other in config.arms if name in arm_room.needs(config, other))
+  return (
+    config.arms[name].kind != "finetune"
+    or _trained(arm_room.settings(config, name)["steps"], workdir, seed, name)
+    or all(
+      done(config, workdir, seed, other)
+      for other in config.arms
+      if name in arm_room.needs(config, other)
+    )
+  )
 
 
 def _trained(steps, workdir, seed, name):

@@ -36,14 +36,19 @@ def tokenizer(config, material, folder):
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "trained.model")
     lines = _sample(material.texts)
-    print(f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines", flush=True)
+    print(
+      f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines",
+      flush=True,
+    )
     return tokenizers.train_sentencepiece(lines, path, section.size, section.sentinels)
   return tokenizers.sentencepiece_tokenizer(path, section.sentinels)
 
 
 def _words(material):
   """Every word of the text and of the questions, sorted."""
-  templates = [text for row in material.relations.values() for text in row["statements"] + row["questions"]]
+  templates = [
+    text for row in material.relations.values() for text in row["statements"] + row["questions"]
+  ]
   words = {word for text in itertools.chain(*material.texts, templates) for word in text.split()}
   return sorted(words - {"[X]", "[Y]"})
 
@@ -67,18 +72,28 @@ def sources(config, workdir, seed, material, sets, tokenizer, kind):
   Args:
     sets: the facts of a seed by set, of which `test` and `development` may be kept out of the text. kind: one of KINDS.
   """
-  texts = [_of_kind(text, number, kind, material, sets, os.path.join(workdir, "facts", str(seed)), seed)
-           for number, text in enumerate(material.texts)]
+  texts = [
+    _of_kind(text, number, kind, material, sets, os.path.join(workdir, "facts", str(seed)), seed)
+    for number, text in enumerate(material.texts)
+  ]
   weights = config.corpus_weights or (1,) * len(material.texts)
   cache = config.corpus_cache or os.path.join(workdir, "corpus")
-  with locks.wait(os.path.join(config.corpus_cache or os.path.join(workdir, "claims"), "text.claim"), say="  another process prepares the text"):
+  with locks.wait(
+    os.path.join(config.corpus_cache or os.path.join(workdir, "claims"), "text.claim"),
+    say="  another process prepares the text",
+  ):
     return _sources(config, material, tokenizer, texts, weights, cache)
 
 
 def _sources(config, material, tokenizer, texts, weights, cache):
   names = ["corpus", *(f"corpus {number}" for number in range(2, len(material.texts) + 1))]
-  return [(_text_source(config.pretrain, text, material.facts, tokenizer, cache, name), weight / sum(weights))
-          for text, weight, name in zip(texts, weights, names)]
+  return [
+    (
+      _text_source(config.pretrain, text, material.facts, tokenizer, cache, name),
+      weight / sum(weights),
+    )
+    for text, weight, name in zip(texts, weights, names)
+  ]
 
 
 def _of_kind(text, number, kind, material, sets, folder, seed):
@@ -91,7 +106,9 @@ def _of_kind(text, number, kind, material, sets, folder, seed):
   path = os.path.join(folder, f"text_{kind}_{number}.jsonl.gz")
   if isinstance(text, str) and os.path.exists(path):
     return path
-  kept = _CHANGES[kind](documents.read(text) if isinstance(text, str) else text, material, sets, seed)
+  kept = _CHANGES[kind](
+    documents.read(text) if isinstance(text, str) else text, material, sets, seed
+  )
   if not isinstance(text, str):
     return list(kept)
   with files.writing(path) as file:
@@ -101,7 +118,9 @@ def _of_kind(text, number, kind, material, sets, folder, seed):
 
 def _without(texts, facts):
   """The texts that name no subject of the facts."""
-  search = entities.search_of(entities.entities_of([{**fact, "object": fact["subject"], "aliases": []} for fact in facts]))
+  search = entities.search_of(
+    entities.entities_of([{**fact, "object": fact["subject"], "aliases": []} for fact in facts])
+  )
   texts = iter(texts)
   while chunk := list(itertools.islice(texts, 1000)):
     yield from (text for text, named in zip(chunk, entities.naming(chunk, search)) if not named)
@@ -110,16 +129,20 @@ def _without(texts, facts):
 def _shuffled(texts, seed):
   """Texts of the same lengths with the same words in all, each word anywhere."""
   texts = [text.split() for text in texts]
-  words = np.random.default_rng(seed).permutation(np.array([word for text in texts for word in text], object))
+  words = np.random.default_rng(seed).permutation(
+    np.array([word for text in texts for word in text], object)
+  )
   ends = np.cumsum([len(text) for text in texts])
-  return (" ".join(words[end - len(text):end]) for text, end in zip(texts, ends))
+  return (" ".join(words[end - len(text) : end]) for text, end in zip(texts, ends))
 
 
 # The control texts of mixture finetuning: what does it owe to reading again about the facts under test?
 _CHANGES = {
-    "without_test": lambda texts, material, sets, seed: _without(texts, sets["test"] + sets["development"]),
-    "background": lambda texts, material, sets, seed: _without(texts, material.facts),
-    "random_words": lambda texts, material, sets, seed: _shuffled(texts, seed),
+  "without_test": lambda texts, material, sets, seed: _without(
+    texts, sets["test"] + sets["development"]
+  ),
+  "background": lambda texts, material, sets, seed: _without(texts, material.facts),
+  "random_words": lambda texts, material, sets, seed: _shuffled(texts, seed),
 }
 KINDS = ("whole", *_CHANGES)
 
@@ -131,13 +154,31 @@ def _text_source(section, text, facts, tokenizer, cache, name):
   named = isinstance(text, str)
   if section.masking == "salient":
     around = dict(words=section.window_words, per_fact=section.windows_per_fact)
-    windows = (corpus_cache.salient_windows(text, facts, tokenizer, cache, **around) if named else
-               corpora.salient_windows(text, facts, tokenizer, **around))
-    print(f"  {len(windows.offsets) - 1:,} windows of text hold the two ends of {len(set(windows.facts.tolist())):,} facts", flush=True)
-    return mixture.salient_source(windows, tokenizer, object_share=section.object_share, subject_share=section.subject_share,
-                                  name=name, **spans)
-  corpus = corpus_cache.tokenized(text, tokenizer, cache) if named else corpora.tokenize(text, tokenizer)
+    windows = (
+      corpus_cache.salient_windows(text, facts, tokenizer, cache, **around)
+      if named
+      else corpora.salient_windows(text, facts, tokenizer, **around)
+    )
+    print(
+      f"  {len(windows.offsets) - 1:,} windows of text hold the two ends of {len(set(windows.facts.tolist())):,} facts",
+      flush=True,
+    )
+    return mixture.salient_source(
+      windows,
+      tokenizer,
+      object_share=section.object_share,
+      subject_share=section.subject_share,
+      name=name,
+      **spans,
+    )
+  corpus = (
+    corpus_cache.tokenized(text, tokenizer, cache) if named else corpora.tokenize(text, tokenizer)
+  )
   if section.masking == "next_token":
     return decoder_text.text_source(corpus, tokenizer, name=name)
-  most = span_corruption.raw_length(section.input_length, target_length=section.target_length, roll=section.roll, **spans)
-  return mixture.span_source(corpora.cut(corpus, max(1, most)), tokenizer, roll=section.roll, name=name, **spans)
+  most = span_corruption.raw_length(
+    section.input_length, target_length=section.target_length, roll=section.roll, **spans
+  )
+  return mixture.span_source(
+    corpora.cut(corpus, max(1, most)), tokenizer, roll=section.roll, name=name, **spans
+  )

@@ -13,18 +13,19 @@ from factshock.study import pretraining_text, study_data
 
 class Study(NamedTuple):
   """One seed of an experiment, ready to train and answer."""
+
   config: object
   workdir: str
   seed: int
   mesh: object
   relations: dict
-  sets: dict        # name -> facts: pool, development, test, and the finetuning sets
-  counts: dict      # (relation, answer) -> mentions in the corpus
+  sets: dict  # name -> facts: pool, development, test, and the finetuning sets
+  counts: dict  # (relation, answer) -> mentions in the corpus
   candidates: dict  # relation -> answers to rank
   tokenizer: object
-  model: object     # T5Config or LlamaConfig
-  texts: object     # (kind of texts.KINDS) -> [(data.mixture source of the pretraining task, its share of it)], read when first asked for
-  queries: dict     # prepared queries by (prompt, shots, shot_facts, split), filled as they are needed
+  model: object  # T5Config or LlamaConfig
+  texts: object  # (kind of texts.KINDS) -> [(data.mixture source of the pretraining task, its share of it)], read when first asked for
+  queries: dict  # prepared queries by (prompt, shots, shot_facts, split), filled as they are needed
 
 
 def prepare(config, workdir, seed, mesh):
@@ -36,7 +37,9 @@ def prepare(config, workdir, seed, mesh):
     UserError: facts, relations or text that do not fit each other or the config.
   """
   material = study_data.of(config, workdir, seed)
-  return assemble(config, workdir, seed, mesh, material, study_data.make_sets(material, config, seed))
+  return assemble(
+    config, workdir, seed, mesh, material, study_data.make_sets(material, config, seed)
+  )
 
 
 def assemble(config, workdir, seed, mesh, material, sets):
@@ -53,8 +56,20 @@ def assemble(config, workdir, seed, mesh, material, sets):
       return pretraining_text.sources(config, workdir, seed, material, sets, tokenizer, kind)
 
   candidates = writing.candidates_of(material.facts + material.background)
-  return Study(config, workdir, seed, mesh, material.relations, sets, material.counts, candidates, tokenizer,
-               model, functools.cache(texts), {})
+  return Study(
+    config,
+    workdir,
+    seed,
+    mesh,
+    material.relations,
+    sets,
+    material.counts,
+    candidates,
+    tokenizer,
+    model,
+    functools.cache(texts),
+    {},
+  )
 
 
 def is_decoder(study):
@@ -65,8 +80,15 @@ def is_decoder(study):
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
   """The prompts of facts in one of config.PROMPTS, after `shots` answered ones of other subjects."""
 
-  return prompts.prompt_texts(facts, study.relations, prompt, is_decoder(study), shots, study.sets[shot_facts] if shots else (),
-                              study.seed)
+  return prompts.prompt_texts(
+    facts,
+    study.relations,
+    prompt,
+    is_decoder(study),
+    shots,
+    study.sets[shot_facts] if shots else (),
+    study.seed,
+  )
 
 
 def facts_path(workdir, seed, name):

@@ -10,21 +10,33 @@ from factshock.runtime.errors import UserError
 
 # The finetuning sets an arm may name, as functions of (pool, test, counts, config, seed).
 FINETUNING_SETS = {
-    "whole": lambda pool, test, counts, config, seed: pool,
-    "balanced": lambda pool, test, counts, config, seed: splits.balanced(pool, counts, config.balanced.per_answer, seed),
-    "balanced_swap": lambda pool, test, counts, config, seed: splits.balanced(
-        pool, counts, config.balanced.per_answer, seed, swap=True),
-    "low_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
-        pool, counts, test, config.mismatch.low, config.mismatch.size, seed),
-    "high_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
-        pool, counts, test, config.mismatch.high, config.mismatch.size, seed),
-    "natural": lambda pool, test, counts, config, seed: splits.natural(
-        pool, splits.relation_sizes(splits.balanced(pool, counts, config.balanced.per_answer, seed)), seed),
-    "natural_100": lambda pool, test, counts, config, seed: splits.natural(pool, 100, seed),
-    "popular_half": lambda pool, test, counts, config, seed: splits.popular_half(pool, config.popularity),
-    "unpopular_half": lambda pool, test, counts, config, seed: splits.unpopular_half(pool, config.popularity),
-    "top_30": lambda pool, test, counts, config, seed: splits.top_share(pool, 0.3, config.popularity),
-    "random_half": lambda pool, test, counts, config, seed: splits.random_half(pool, seed),
+  "whole": lambda pool, test, counts, config, seed: pool,
+  "balanced": lambda pool, test, counts, config, seed: splits.balanced(
+    pool, counts, config.balanced.per_answer, seed
+  ),
+  "balanced_swap": lambda pool, test, counts, config, seed: splits.balanced(
+    pool, counts, config.balanced.per_answer, seed, swap=True
+  ),
+  "low_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
+    pool, counts, test, config.mismatch.low, config.mismatch.size, seed
+  ),
+  "high_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
+    pool, counts, test, config.mismatch.high, config.mismatch.size, seed
+  ),
+  "natural": lambda pool, test, counts, config, seed: splits.natural(
+    pool,
+    splits.relation_sizes(splits.balanced(pool, counts, config.balanced.per_answer, seed)),
+    seed,
+  ),
+  "natural_100": lambda pool, test, counts, config, seed: splits.natural(pool, 100, seed),
+  "popular_half": lambda pool, test, counts, config, seed: splits.popular_half(
+    pool, config.popularity
+  ),
+  "unpopular_half": lambda pool, test, counts, config, seed: splits.unpopular_half(
+    pool, config.popularity
+  ),
+  "top_30": lambda pool, test, counts, config, seed: splits.top_share(pool, 0.3, config.popularity),
+  "random_half": lambda pool, test, counts, config, seed: splits.random_half(pool, seed),
 }
 
 
@@ -33,6 +45,7 @@ class Material(NamedTuple):
 
   A text is a list of sentences, or a corpus by name (facts/documents.py).
   """
+
   facts: list
   background: list
   relations: dict
@@ -42,7 +55,11 @@ class Material(NamedTuple):
 
 def of(config, workdir, seed):
   """The Material of a config: the synthetic world of a seed, or one's own."""
-  return make_world(config, seed) if config.facts == "world" else read_material(config, os.path.join(workdir, "facts"))
+  return (
+    make_world(config, seed)
+    if config.facts == "world"
+    else read_material(config, os.path.join(workdir, "facts"))
+  )
 
 
 def make_world(config, seed):
@@ -62,7 +79,9 @@ def read_material(config, folder):
   facts, relations = sources.read_with_relations(config.facts, config.relations)
   if config.drop_named_answers:
     kept = [fact for fact in facts if not splits.names_answer(fact)]
-    print(f"  {len(facts) - len(kept):,} of {len(facts):,} facts left out, as the subject's name holds the answer")
+    print(
+      f"  {len(facts) - len(kept):,} of {len(facts):,} facts left out, as the subject's name holds the answer"
+    )
     facts = kept
   used = {fact["relation"] for fact in facts}
   relations = {name: row for name, row in relations.items() if name in used}
@@ -70,13 +89,23 @@ def read_material(config, folder):
   where = config.entity_counts or config.corpus
   if not where:
     return Material(facts, [], relations, texts, {})
-  named = counting.read_counts(config.entity_counts) if config.entity_counts else _counted(config.corpus, facts, folder)
-  counts = {(fact["relation"], fact["object"]): counting.count_of(named, fact["relation"], fact["object"]) for fact in facts}
+  named = (
+    counting.read_counts(config.entity_counts)
+    if config.entity_counts
+    else _counted(config.corpus, facts, folder)
+  )
+  counts = {
+    (fact["relation"], fact["object"]): counting.count_of(named, fact["relation"], fact["object"])
+    for fact in facts
+  }
   if not any(counts.values()):
     raise UserError(f"{where}: names no answer of {config.facts}; is it the right text?")
   if any("popularity" not in fact for fact in facts):
     print(f"  facts without popularity: taken as how often {where} names the subject")
-    facts = [{"popularity": float(counting.count_of(named, fact["relation"], fact["subject"])), **fact} for fact in facts]
+    facts = [
+      {"popularity": float(counting.count_of(named, fact["relation"], fact["subject"])), **fact}
+      for fact in facts
+    ]
   return Material(facts, [], relations, texts, counts)
 
 
@@ -96,7 +125,9 @@ def make_sets(material, config, seed):
       sets[name] = FINETUNING_SETS[name](sets["pool"], sets["test"], material.counts, config, seed)
   for name, facts in sets.items():
     if not facts:
-      raise UserError(f"the set {name!r} of seed {seed} is empty: give more facts or change config.split")
+      raise UserError(
+        f"the set {name!r} of seed {seed} is empty: give more facts or change config.split"
+      )
   return sets
 
 

@@ -22,7 +22,9 @@ from factshock.training import train_step as steps
 _ORDERS = 1_000_003  # between the seeds of two orders of one study
 
 
-def question_source(study, facts, prompt, loss_weight=1.0, belief=None, fact_weights=None, adjustment=0.0):
+def question_source(
+  study, facts, prompt, loss_weight=1.0, belief=None, fact_weights=None, adjustment=0.0
+):
   """(source, longest [input, target] tokens) of finetuning examples: each fact's prompt and its answer.
 
   Args:
@@ -31,28 +33,62 @@ def question_source(study, facts, prompt, loss_weight=1.0, belief=None, fact_wei
       facts have each answer (data/soft_labels.py); 0 for none.
   """
 
-  room, fields = (decoder_text, ("tokens",)) if seed_run.is_decoder(study) else (prompts, ("inputs", "targets"))
+  room, fields = (
+    (decoder_text, ("tokens",)) if seed_run.is_decoder(study) else (prompts, ("inputs", "targets"))
+  )
   texts = seed_run.prompt_texts(study, facts, prompt)
   if belief is not None or adjustment:
     belief = belief or [answers.on_object(study, fact) for fact in facts]
-    encode = lambda row, place: room.encode_example(study.tokenizer, texts[row], study.candidates[facts[row]["relation"]][place])
-    prior = functools.cache(lambda relation: splits.answer_prior(facts, relation, study.candidates[relation]))
+    encode = lambda row, place: room.encode_example(
+      study.tokenizer, texts[row], study.candidates[facts[row]["relation"]][place]
+    )
+    prior = functools.cache(
+      lambda relation: splits.answer_prior(facts, relation, study.candidates[relation])
+    )
     priors = [prior(fact["relation"]) for fact in facts] if adjustment else None
-    source = soft_labels.soft_source(encode, belief, priors, adjustment, loss_weight, pad=decoder_text.PAD if seed_run.is_decoder(study) else 0)
-    examples = [encode(row, int(place)) for row, p in enumerate(belief) for place in np.flatnonzero(p)]
+    source = soft_labels.soft_source(
+      encode,
+      belief,
+      priors,
+      adjustment,
+      loss_weight,
+      pad=decoder_text.PAD if seed_run.is_decoder(study) else 0,
+    )
+    examples = [
+      encode(row, int(place)) for row, p in enumerate(belief) for place in np.flatnonzero(p)
+    ]
   else:
-    examples = [room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt)) for text, fact in zip(texts, facts)]
+    examples = [
+      room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt))
+      for text, fact in zip(texts, facts)
+    ]
     for example, weight in zip(examples, () if fact_weights is None else fact_weights):
-      example["weights"] = np.float32(weight) * example.get("weights", np.ones(len(example[fields[-1]]), np.float32))
-    source = (decoder_text if seed_run.is_decoder(study) else mixture).qa_source(examples, loss_weight)
+      example["weights"] = np.float32(weight) * example.get(
+        "weights", np.ones(len(example[fields[-1]]), np.float32)
+      )
+    source = (decoder_text if seed_run.is_decoder(study) else mixture).qa_source(
+      examples, loss_weight
+    )
   lengths = tuple(max(len(one[field]) for one in examples) for field in fields)
   return source, lengths if len(lengths) == 2 else (*lengths, 0)
 
 
 def optimization(section):
   """The part of a section that its optimizer is made of, hashable."""
-  plain = [(key, section[key]) for key in (
-      "optimizer", "learning_rate", "schedule", "warmup", "steps", "final", "b2", "weight_decay", "clip")]
+  plain = [
+    (key, section[key])
+    for key in (
+      "optimizer",
+      "learning_rate",
+      "schedule",
+      "warmup",
+      "steps",
+      "final",
+      "b2",
+      "weight_decay",
+      "clip",
+    )
+  ]
   own = [(key, section[key]) for key in ("l2_sp", "ema") if section.get(key)]
   own += [(key, tuple(section[key])) for key in ("trained", "frozen") if section.get(key)]
   return tuple(sorted(plain + own))
@@ -78,7 +114,19 @@ def lora_scale(section):
   return section["lora_alpha"] / section["lora_rank"] if section.get("lora_rank") else None
 
 
-def train(study, name, section, sources, ratios, rows, params, order=0, evaluate=None, eval_steps=(), profile_steps=0):
+def train(
+  study,
+  name,
+  section,
+  sources,
+  ratios,
+  rows,
+  params,
+  order=0,
+  evaluate=None,
+  eval_steps=(),
+  profile_steps=0,
+):
   """Trains `params` on a mixture of sources by one optimization section; goes on where it was interrupted.
 
   A batch has `rows` times the section's batch_size examples, of which each source gives its share by `ratios`, in an order by the
@@ -92,33 +140,84 @@ def train(study, name, section, sources, ratios, rows, params, order=0, evaluate
   scale = lora_scale(section)
   frozen = None
   parallel = study.config.parallel
-  step_fn, optimizer = train_step(study.model, optimization(section), section["accumulate"], scale, drivers.AXIS if parallel == "pmap" else None)
+  step_fn, optimizer = train_step(
+    study.model,
+    optimization(section),
+    section["accumulate"],
+    scale,
+    drivers.AXIS if parallel == "pmap" else None,
+  )
   if scale:
-    adapters = lora.init(params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"])
+    adapters = lora.init(
+      params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"]
+    )
     frozen = layers.bits_on_cpu(params)
     params = adapters
-  weights = lambda state: lora.attach(frozen, optimizers.averaged(state), scale) if scale else optimizers.averaged(state)
+  weights = lambda state: (
+    lora.attach(frozen, optimizers.averaged(state), scale) if scale else optimizers.averaged(state)
+  )
   batch_size = round(section["batch_size"] * rows)
-  batches = mixture.batches(sources, ratios, batch_size=batch_size, input_length=section["input_length"],
-                            target_length=section["target_length"], seed=study.seed + _ORDERS * order,
-                            pack_to=_row_multiple(study, section) if section["pack"] else 0,
-                            rows_of=functools.partial(partitioning.local_rows, study.mesh))
+  batches = mixture.batches(
+    sources,
+    ratios,
+    batch_size=batch_size,
+    input_length=section["input_length"],
+    target_length=section["target_length"],
+    seed=study.seed + _ORDERS * order,
+    pack_to=_row_multiple(study, section) if section["pack"] else 0,
+    rows_of=functools.partial(partitioning.local_rows, study.mesh),
+  )
   folder = checkpoint_folder(study.workdir, name, study.seed)
   with contextlib.ExitStack() as stack:
-    writer = processes.is_first() and stack.enter_context(metrics.Metrics(os.path.join(study.workdir, "metrics", name, str(study.seed))))
+    writer = processes.is_first() and stack.enter_context(
+      metrics.Metrics(os.path.join(study.workdir, "metrics", name, str(study.seed)))
+    )
     state = loop.train(
-        drivers.init_state(params, optimizer, study.mesh, parallel), step_fn, batches, steps=section["steps"],
-        key=jax.random.key(study.seed), mesh=study.mesh, label=name, metrics=writer,
-        log_every=section["log_every"], evaluate=evaluate, eval_steps=eval_steps, weights=weights, frozen=frozen, parallel=parallel,
-        profile=loop.Profile(os.path.join(study.workdir, "profile"), profile_steps) if profile_steps else None,
-        checkpoint=loop.Checkpointing(folder, section["checkpoint_every"], provenance(study, name, section),
-                                      None if section.get("keep_checkpoints") else 2))
+      drivers.init_state(params, optimizer, study.mesh, parallel),
+      step_fn,
+      batches,
+      steps=section["steps"],
+      key=jax.random.key(study.seed),
+      mesh=study.mesh,
+      label=name,
+      metrics=writer,
+      log_every=section["log_every"],
+      evaluate=evaluate,
+      eval_steps=eval_steps,
+      weights=weights,
+      frozen=frozen,
+      parallel=parallel,
+      profile=loop.Profile(os.path.join(study.workdir, "profile"), profile_steps)
+      if profile_steps
+      else None,
+      checkpoint=loop.Checkpointing(
+        folder,
+        section["checkpoint_every"],
+        provenance(study, name, section),
+        None if section.get("keep_checkpoints") else 2,
+      ),
+    )
   # of several processes each has parts of the weights; what comes after them computes with whole ones
   return state["params"] if processes.count() == 1 else partitioning.fetch(state["params"])
 
 
-def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0, text="whole", belief=None, fact_weights=None,
-             adjustment=0.0, order=0, evaluate=None, profile_steps=0):
+def finetune(
+  study,
+  name,
+  facts,
+  section,
+  start,
+  *,
+  ratio=0,
+  question_weight=1.0,
+  text="whole",
+  belief=None,
+  fact_weights=None,
+  adjustment=0.0,
+  order=0,
+  evaluate=None,
+  profile_steps=0,
+):
   """Finetunes the weights `start` on facts, with `ratio` examples of the pretraining task to each question.
 
   Args:
@@ -127,11 +226,24 @@ def finetune(study, name, facts, section, start, *, ratio=0, question_weight=1.0
     order: another number, another order of the examples. evaluate: function of (step, params), called at eval_steps.
     profile_steps: as in train.
   """
-  questions, needs = question_source(study, facts, section["prompt"], question_weight, belief, fact_weights, adjustment)
+  questions, needs = question_source(
+    study, facts, section["prompt"], question_weight, belief, fact_weights, adjustment
+  )
   section = fit_lengths(section, needs, study.config.pretrain if ratio else None)
   chosen = study.texts(text) if ratio else []
-  return train(study, name, section, [questions, *(source for source, _ in chosen)],
-               [1.0, *(ratio * share for _, share in chosen)], 1 + ratio, start, order, evaluate, section["eval_steps"] if evaluate else (), profile_steps)
+  return train(
+    study,
+    name,
+    section,
+    [questions, *(source for source, _ in chosen)],
+    [1.0, *(ratio * share for _, share in chosen)],
+    1 + ratio,
+    start,
+    order,
+    evaluate,
+    section["eval_steps"] if evaluate else (),
+    profile_steps,
+  )
 
 
 def fit_lengths(section, needs, text=None):
@@ -161,10 +273,18 @@ def checkpoint_folder(workdir, arm, seed):
 def provenance(study, arm, section=None):
   """What a checkpoint says of itself: its experiment, where its tokenizer and relations stand, and for adapters
   what they stand on."""
-  record = {"arm": arm, "seed": study.seed, "workdir": os.path.abspath(study.workdir),
-            "experiment": configs.to_dict(study.config)}
+  record = {
+    "arm": arm,
+    "seed": study.seed,
+    "workdir": os.path.abspath(study.workdir),
+    "experiment": configs.to_dict(study.config),
+  }
   if section and lora_scale(section):
-    record["lora"] = {"rank": section["lora_rank"], "alpha": section["lora_alpha"], "base": _base(study)}
+    record["lora"] = {
+      "rank": section["lora_rank"],
+      "alpha": section["lora_alpha"],
+      "base": _base(study),
+    }
   return record
 
 
@@ -178,4 +298,8 @@ def _base(study):
 def starts_ready(config):
   """Whether a config's pretrained weights are those of a HuggingFace model, untouched: they are not copied."""
 
-  return bool(config.start_from) and config.pretrain.steps == 0 and not asking.is_checkpoint(config.start_from)
+  return (
+    bool(config.start_from)
+    and config.pretrain.steps == 0
+    and not asking.is_checkpoint(config.start_from)
+  )

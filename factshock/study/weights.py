@@ -59,6 +59,9 @@ def start_weights(study):
     return store.restore(source, like={"params": like})["params"]
   differing = families.differences(huggingface.config_of(source), study.model)
   if differing:
-    raise UserError(f"config.start_from={source}: is another model than config.model says (there, here):\n  "
-                    + "\n  ".join(differing) + "\n  configs/pretrained.py:PATH takes the sizes from the model")
+    raise UserError(
+      f"config.start_from={source}: is another model than config.model says (there, here):\n  "
+      + "\n  ".join(differing)
+      + "\n  configs/pretrained.py:PATH takes the sizes from the model"
+    )
   return huggingface.load(source, param_dtype=study.model.param_dtype)[0]

@@ -13,9 +13,25 @@ from factshock.study import config as configs
 RESULTS = ("checkpoints", "predictions")
 PREPARED = ("facts", "tokenizer")
 _DIGESTED = 1 << 30
-MAY_CHANGE = ("corpus_cache", "seeds", "diagnosis", "roles", "name", "cpu_devices", "mesh", "parallel")
-ARM_MAY_CHANGE = ("title", "group", "attention")  # of an arm; what attention adds is a file that then is missing
-HOW_COMPUTED = ("remat", "attention")  # of config.model: as a mesh does, these alter the rounding alone
+MAY_CHANGE = (
+  "corpus_cache",
+  "seeds",
+  "diagnosis",
+  "roles",
+  "name",
+  "cpu_devices",
+  "mesh",
+  "parallel",
+)
+ARM_MAY_CHANGE = (
+  "title",
+  "group",
+  "attention",
+)  # of an arm; what attention adds is a file that then is missing
+HOW_COMPUTED = (
+  "remat",
+  "attention",
+)  # of config.model: as a mesh does, these alter the rounding alone
 
 
 def claim(config, workdir):
@@ -34,11 +50,15 @@ def _claim(config, workdir):
   path = os.path.join(workdir, "config.json")
   wanted = configs.to_dict(config) | input_digests(config)
   if not processes.is_first() and not os.path.exists(path):
-    raise UserError(f"{workdir}: process {processes.number()} does not see what process 0 wrote there; choose a --workdir on a file system "
-                    "that all machines share")
+    raise UserError(
+      f"{workdir}: process {processes.number()} does not see what process 0 wrote there; choose a --workdir on a file system "
+      "that all machines share"
+    )
   if not os.path.exists(path):
     if os.path.isdir(workdir) and os.listdir(workdir):
-      raise UserError(f"{workdir}: not empty, and no workdir of an experiment; choose another --workdir")
+      raise UserError(
+        f"{workdir}: not empty, and no workdir of an experiment; choose another --workdir"
+      )
   else:
     differing = differences(_read_json(path), wanted)
     if differing and not any(os.path.exists(os.path.join(workdir, name)) for name in RESULTS):
@@ -46,8 +66,10 @@ def _claim(config, workdir):
       for name in PREPARED:
         shutil.rmtree(os.path.join(workdir, name), ignore_errors=True)
     elif differing:
-      raise UserError(f"{workdir}: is the workdir of another experiment; choose another --workdir or remove it. "
-                      "What differs (there, here):\n  " + "\n  ".join(differing))
+      raise UserError(
+        f"{workdir}: is the workdir of another experiment; choose another --workdir or remove it. "
+        "What differs (there, here):\n  " + "\n  ".join(differing)
+      )
   with files.writing(path) as file:
     json.dump(wanted, file, indent=1)
 
@@ -82,9 +104,16 @@ def differences(old, new, where="config"):
   found = []
   for key in sorted(set(old) | set(new)):
     path = f"{where}.{key}"
-    if (where == "config" and key in MAY_CHANGE) or (where == "config.arms" and not (key in old and key in new)):
+    if (where == "config" and key in MAY_CHANGE) or (
+      where == "config.arms" and not (key in old and key in new)
+    ):
       continue
-    if where.startswith("config.arms.") and key in ARM_MAY_CHANGE or where == "config.model" and key in HOW_COMPUTED:
+    if (
+      where.startswith("config.arms.")
+      and key in ARM_MAY_CHANGE
+      or where == "config.model"
+      and key in HOW_COMPUTED
+    ):
       continue
     a = old.get(key, "missing")
     b = new.get(key, "missing")

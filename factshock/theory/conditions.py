@@ -12,6 +12,7 @@ FIFTH = 0.2
 
 class Facts(NamedTuple):
   """A finetuning set of K seeds: int32 [K, F] subjects, and float32 [K, F, R] weights of their facts, which add up to 1."""
+
   subjects_KxF: np.ndarray
   weights_KxFxR: np.ndarray
 
@@ -22,6 +23,7 @@ class Condition(NamedTuple):
   before: as from measures.before, [K, S, R]. untouched: measures.on_test before finetuning, with E = 1. after: dict set -> measures.on_test
   at each of `steps`. w_kq: dict set -> W_KQ at the last step.
   """
+
   world: worlds.World
   steps: tuple
   before: dict
@@ -43,8 +45,12 @@ def values_of(w_v, config):
 def facts_of(world):
   """The sets of worlds.SETS as Facts, each fact with the same weight: dict name -> Facts."""
   relations = world.answers_KxSxR.shape[2]
-  return {name: Facts(subjects, np.full((*subjects.shape, relations), 1 / subjects[0].size / relations, np.float32))
-          for name, subjects in world.sets.items()}
+  return {
+    name: Facts(
+      subjects, np.full((*subjects.shape, relations), 1 / subjects[0].size / relations, np.float32)
+    )
+    for name, subjects in world.sets.items()
+  }
 
 
 def salience_sets(world, salience_KxSxR):
@@ -53,8 +59,14 @@ def salience_sets(world, salience_KxSxR):
   of_pool_KxFxR = np.take_along_axis(np.asarray(salience_KxSxR), subjects[..., None], axis=1)
   rank_KxFxR = of_pool_KxFxR.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
   size = max(1, round(FIFTH * subjects.shape[1]))
-  chosen = {"low_salience": rank_KxFxR < size, "high_salience": rank_KxFxR >= subjects.shape[1] - size}
-  return {name: Facts(subjects, (mask / size / mask.shape[2]).astype(np.float32)) for name, mask in chosen.items()}
+  chosen = {
+    "low_salience": rank_KxFxR < size,
+    "high_salience": rank_KxFxR >= subjects.shape[1] - size,
+  }
+  return {
+    name: Facts(subjects, (mask / size / mask.shape[2]).astype(np.float32))
+    for name, mask in chosen.items()
+  }
 
 
 def sets_of(world, salience_KxSxR):
@@ -70,29 +82,59 @@ def run(world, w_v, config, sets=None):
     sets: names of the sets to finetune on; None: those of worlds.SETS and of SALIENCE_SETS.
   """
   v_KxSxA, v_KxRxA = values_of(w_v, config)
-  before = {name: np.asarray(found) for name, found in measures.before(v_KxSxA, v_KxRxA, world.answers_KxSxR).items()}
+  before = {
+    name: np.asarray(found)
+    for name, found in measures.before(v_KxSxA, v_KxRxA, world.answers_KxSxR).items()
+  }
   common_KxR = measures.common_answers(world.answers_KxSxR, world.counts_KxSxR, v_KxSxA.shape[-1])
   facts = sets_of(world, before["salience"])
-  of_test = [np.take_along_axis(np.asarray(array), world.test_KxT[..., None], axis=1) for array in (v_KxSxA, world.answers_KxSxR)]
+  of_test = [
+    np.take_along_axis(np.asarray(array), world.test_KxT[..., None], axis=1)
+    for array in (v_KxSxA, world.answers_KxSxR)
+  ]
 
   def measured(w_kq):
-    found = measures.on_test(of_test[0], v_KxRxA, of_test[1], common_KxR, w_kq, bins=config["bins"], cosine=config["cosine"])
+    found = measures.on_test(
+      of_test[0],
+      v_KxRxA,
+      of_test[1],
+      common_KxR,
+      w_kq,
+      bins=config["bins"],
+      cosine=config["cosine"],
+    )
     return {name: np.asarray(array) for name, array in found.items()}
 
   seeds, relations = common_KxR.shape
-  zero = {"shared": np.zeros((seeds, 1, relations), np.float32), "relation": np.zeros((seeds, 1, relations), np.float32)}
+  zero = {
+    "shared": np.zeros((seeds, 1, relations), np.float32),
+    "relation": np.zeros((seeds, 1, relations), np.float32),
+  }
   after = {}
   last = {}
   for name in sets or facts:
     w_kq = _finetuned(v_KxSxA, v_KxRxA, world.answers_KxSxR, facts[name], config)
-    after[name], last[name] = measured(w_kq), {key: np.asarray(array[:, -1]) for key, array in w_kq.items()}
+    after[name], last[name] = (
+      measured(w_kq),
+      {key: np.asarray(array[:, -1]) for key, array in w_kq.items()},
+    )
   return Condition(world, tuple(config["steps"]), before, measured(zero), after, last)
 
 
 def _finetuned(v_KxSxA, v_KxRxA, answers_KxSxR, facts, config):
-  of_set = [np.take_along_axis(np.asarray(array), facts.subjects_KxF[..., None], axis=1) for array in (v_KxSxA, answers_KxSxR)]
-  w_kq, losses = training.finetune(of_set[0], v_KxRxA, of_set[1], facts.weights_KxFxR, ends=tuple(config["steps"]),
-                                   learning_rate=config["learning_rate"], cosine=config["cosine"])
+  of_set = [
+    np.take_along_axis(np.asarray(array), facts.subjects_KxF[..., None], axis=1)
+    for array in (v_KxSxA, answers_KxSxR)
+  ]
+  w_kq, losses = training.finetune(
+    of_set[0],
+    v_KxRxA,
+    of_set[1],
+    facts.weights_KxFxR,
+    ends=tuple(config["steps"]),
+    learning_rate=config["learning_rate"],
+    cosine=config["cosine"],
+  )
   training.check_finite(losses, "finetuning", config["learning_rate"])
   return w_kq
 
@@ -100,7 +142,9 @@ def _finetuned(v_KxSxA, v_KxRxA, answers_KxSxR, facts, config):
 def attention_of_own(condition, name, cosine):
   """Mean attention to the subject of the facts of a set after finetuning on it: [K]."""
   facts = sets_of(condition.world, condition.before["salience"])[name]
-  of_set = np.take_along_axis(attention_of_facts(condition, name, cosine), facts.subjects_KxF[..., None], axis=1)
+  of_set = np.take_along_axis(
+    attention_of_facts(condition, name, cosine), facts.subjects_KxF[..., None], axis=1
+  )
   return (of_set * facts.weights_KxFxR).sum(axis=(1, 2))
 
 
@@ -111,4 +155,8 @@ def attention_of_facts(condition, name, cosine):
   facts = sets_of(condition.world, condition.before["salience"])[name]
   own_KxSxR = np.zeros(world.answers_KxSxR.shape, np.float32)
   np.put_along_axis(own_KxSxR, facts.subjects_KxF[..., None], w_kq["subject"], axis=1)
-  return np.asarray(training.over_seeds(lambda one: one_layer.attention(one, cosine), {**w_kq, "subject": own_KxSxR}))
+  return np.asarray(
+    training.over_seeds(
+      lambda one: one_layer.attention(one, cosine), {**w_kq, "subject": own_KxSxR}
+    )
+  )

@@ -19,12 +19,17 @@ def init(key, *, subjects, relations, answers, dim, layers=1, heads=1, attention
   """
   tokens = subjects + relations
   if dim < tokens + answers:
-    raise ValueError(f"expected a dim of at least {tokens + answers} for {tokens} tokens and {answers} answers, got {dim}")
+    raise ValueError(
+      f"expected a dim of at least {tokens + answers} for {tokens} tokens and {answers} answers, got {dim}"
+    )
   of_rotation, of_attention = jax.random.split(key)
   rotation_DxD = jnp.linalg.qr(jax.random.normal(of_rotation, (dim, dim)))[0]
-  return {"embedding": rotation_DxD[:tokens], "head": rotation_DxD[tokens:tokens + answers].T,
-          "value": jnp.zeros((layers, heads, dim, dim)),
-          "key_query": attention_scale * jax.random.normal(of_attention, (layers, heads, dim, dim))}
+  return {
+    "embedding": rotation_DxD[:tokens],
+    "head": rotation_DxD[tokens : tokens + answers].T,
+    "value": jnp.zeros((layers, heads, dim, dim)),
+    "key_query": attention_scale * jax.random.normal(of_attention, (layers, heads, dim, dim)),
+  }
 
 
 def forward(params, tokens_Nx2):
@@ -49,13 +54,17 @@ def loss(params, tokens_Nx2, answers_N, weights_N):
   return -jnp.sum(weights_N * of_answer_N), (f_NxA.argmax(axis=-1) == answers_N).mean()
 
 
-def train(params, trained, tokens_Nx2, answers_N, weights_N, *, steps, learning_rate, known=jnp.inf):
+def train(
+  params, trained, tokens_Nx2, answers_N, weights_N, *, steps, learning_rate, known=jnp.inf
+):
   """(Params after full-batch gradient descent on the arrays named in `trained`, the others frozen; the last loss).
 
   It ends after `steps`, or before, when the share `known` of the queries is answered right.
   """
   frozen = {name: array for name, array in params.items() if name not in trained}
-  descent = jax.value_and_grad(lambda w: loss({**frozen, **w}, tokens_Nx2, answers_N, weights_N), has_aux=True)
+  descent = jax.value_and_grad(
+    lambda w: loss({**frozen, **w}, tokens_Nx2, answers_N, weights_N), has_aux=True
+  )
 
   def step(state):
     weights, done, *_ = state
@@ -64,5 +73,7 @@ def train(params, trained, tokens_Nx2, answers_N, weights_N, *, steps, learning_
     return jax.tree.map(lambda w, g: w - rate * g, weights, gradient), done + 1, value, right
 
   begin = {name: params[name] for name in trained}, 0, jnp.float32(0), jnp.float32(-1)
-  weights, _, value, _ = jax.lax.while_loop(lambda state: (state[1] < steps) & (state[3] < known), step, begin)
+  weights, _, value, _ = jax.lax.while_loop(
+    lambda state: (state[1] < steps) & (state[3] < known), step, begin
+  )
   return {**frozen, **weights}, value

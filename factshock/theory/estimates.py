@@ -23,11 +23,19 @@ def estimate(values_K):
   low = None
   high = None
   if len(known) > 1:
-    half = float(special.stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2) * known.std(ddof=1) / np.sqrt(len(known)))
+    half = float(
+      special.stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2)
+      * known.std(ddof=1)
+      / np.sqrt(len(known))
+    )
     low = mean - half
     high = mean + half
-  return {"mean": mean, "low": low, "high": high,
-          "values": [None if np.isnan(value) else value for value in values_K.tolist()]}
+  return {
+    "mean": mean,
+    "low": low,
+    "high": high,
+    "values": [None if np.isnan(value) else value for value in values_K.tolist()],
+  }
 
 
 def along(values_KxE):

@@ -18,12 +18,20 @@ from scipy import special
 
 def zero_values(subjects, relations, answers):
   """W_V of zeros: dict of `subject` [S, A], `shared` [A] (of the direction u) and `relation` [R, A]; v_j = W_H^T W_V phi(j)."""
-  return {"subject": jnp.zeros((subjects, answers)), "shared": jnp.zeros(answers), "relation": jnp.zeros((relations, answers))}
+  return {
+    "subject": jnp.zeros((subjects, answers)),
+    "shared": jnp.zeros(answers),
+    "relation": jnp.zeros((relations, answers)),
+  }
 
 
 def zero_attention(subjects, relations):
   """W_KQ of zeros, equal attention: dict of `subject` [S, R], `shared` [R] and `relation` [R], logits of keys with a relation as query."""
-  return {"subject": jnp.zeros((subjects, relations)), "shared": jnp.zeros(relations), "relation": jnp.zeros(relations)}
+  return {
+    "subject": jnp.zeros((subjects, relations)),
+    "shared": jnp.zeros(relations),
+    "relation": jnp.zeros(relations),
+  }
 
 
 def subject_values(w_v, cosine=0.0):
@@ -60,7 +68,9 @@ def attention_gradient(v_SxA, v_RxA, a_SxR, answers_SxR):
   Negative: finetuning on the fact raises attention to the subject. Own derivation from the model above.
   """
   f_SxRxA = logits(v_SxA, v_RxA, a_SxR)
-  error_SxRxA = jax.nn.one_hot(answers_SxR, v_SxA.shape[1], dtype=v_SxA.dtype) - jax.nn.softmax(f_SxRxA)
+  error_SxRxA = jax.nn.one_hot(answers_SxR, v_SxA.shape[1], dtype=v_SxA.dtype) - jax.nn.softmax(
+    f_SxRxA
+  )
   mean_SxRxA = f_SxRxA  # sum_j a_j v_j is what the logits are
   return -a_SxR * jnp.sum(error_SxRxA * (v_SxA[:, None] - mean_SxRxA), axis=-1)
 
@@ -77,8 +87,11 @@ def closed_form_values(answers_SxR, counts_SxR, answers, exposure, cosine=0.0):
   error_SxRxA = weights_SxR[..., None] * (jax.nn.one_hot(answers_SxR, answers) - 1 / answers)
   by_subject_SxA = exposure / 2 * error_SxRxA.sum(axis=1)
   by_relation_RxA = exposure / 2 * error_SxRxA.sum(axis=0)
-  return {"subject": jnp.sqrt(1 - cosine) * by_subject_SxA, "shared": jnp.sqrt(cosine) * by_subject_SxA.sum(axis=0),
-          "relation": by_relation_RxA}
+  return {
+    "subject": jnp.sqrt(1 - cosine) * by_subject_SxA,
+    "shared": jnp.sqrt(cosine) * by_subject_SxA.sum(axis=0),
+    "relation": by_relation_RxA,
+  }
 
 
 def salience_of_exposure(exposure, answers):

@@ -23,7 +23,13 @@ def diagram(sizes, seeds, pretraining, config, grid, say=lambda done, note: None
   cells = []
   for zipf in grid["zipf"]:
     of_zipf = {**sizes, "zipf": zipf}
-    w_v = pretrained(worlds.make(of_zipf, seeds), sizes, (pretraining["steps"],), pretraining["learning_rate"], config["cosine"])
+    w_v = pretrained(
+      worlds.make(of_zipf, seeds),
+      sizes,
+      (pretraining["steps"],),
+      pretraining["learning_rate"],
+      config["cosine"],
+    )
     for size in grid["sizes"]:
       found = conditions.run(worlds.make(of_zipf, seeds, size), at(w_v, 0), config, sets=HALVES)
       cells.append({"zipf": zipf, "size": size, **_cell(found)})
@@ -34,9 +40,17 @@ def diagram(sizes, seeds, pretraining, config, grid, say=lambda done, note: None
 def _cell(found):
   before_K = found.untouched["accuracy"][:, 0]
   popular_KxE, unpopular_KxE = (found.after[name]["accuracy"] for name in HALVES)
-  cell = {"popular": along(popular_KxE), "unpopular": along(unpopular_KxE), "gap": along(popular_KxE - unpopular_KxE),
-          "harm": along(before_K[:, None] - unpopular_KxE)}
-  return {"before": estimate(before_K), **cell, **{f"{name}_begins": begins(cell[name], found.steps) for name in ("gap", "harm")}}
+  cell = {
+    "popular": along(popular_KxE),
+    "unpopular": along(unpopular_KxE),
+    "gap": along(popular_KxE - unpopular_KxE),
+    "harm": along(before_K[:, None] - unpopular_KxE),
+  }
+  return {
+    "before": estimate(before_K),
+    **cell,
+    **{f"{name}_begins": begins(cell[name], found.steps) for name in ("gap", "harm")},
+  }
 
 
 def begins(estimates, steps):
@@ -55,24 +69,45 @@ def by_pretraining(world, sizes, ends, learning_rate, config):
   w_v = pretrained(world, sizes, ends, learning_rate, config["cosine"])
   rows = []
   for place, steps in enumerate(ends):
-    found = conditions.run(world, at(w_v, place), {**config, "steps": config["steps"][-1:]},
-                           sets=(*HALVES, *conditions.SALIENCE_SETS))
-    rows.append({"steps": steps, "salience": estimate(found.before["salience"].mean(axis=(1, 2))), **hypotheses.row(found)})
+    found = conditions.run(
+      world,
+      at(w_v, place),
+      {**config, "steps": config["steps"][-1:]},
+      sets=(*HALVES, *conditions.SALIENCE_SETS),
+    )
+    rows.append(
+      {
+        "steps": steps,
+        "salience": estimate(found.before["salience"].mean(axis=(1, 2))),
+        **hypotheses.row(found),
+      }
+    )
   return rows
 
 
 def pretrained(world, sizes, ends, learning_rate, cosine):
   """W_V after each of `ends` steps of pretraining, [K, E, ...]. Raises: UserError where the loss is not finite."""
-  w_v, losses = training.pretrain(world.answers_KxSxR, world.counts_KxSxR, answers=sizes["answers"] * sizes["relations"],
-                                  ends=tuple(ends), learning_rate=learning_rate, cosine=cosine)
+  w_v, losses = training.pretrain(
+    world.answers_KxSxR,
+    world.counts_KxSxR,
+    answers=sizes["answers"] * sizes["relations"],
+    ends=tuple(ends),
+    learning_rate=learning_rate,
+    cosine=cosine,
+  )
   training.check_finite(losses, "pretraining", learning_rate)
   return {name: np.asarray(array) for name, array in w_v.items()}
 
 
 def closed_form(world, answers, exposure, cosine):
   """W_V of one step of gradient descent, [K, ...]; see one_layer.closed_form_values."""
-  of_seed = functools.partial(one_layer.closed_form_values, answers=answers, exposure=exposure, cosine=cosine)
-  return {name: np.asarray(array) for name, array in training.over_seeds(of_seed, world.answers_KxSxR, world.counts_KxSxR).items()}
+  of_seed = functools.partial(
+    one_layer.closed_form_values, answers=answers, exposure=exposure, cosine=cosine
+  )
+  return {
+    name: np.asarray(array)
+    for name, array in training.over_seeds(of_seed, world.answers_KxSxR, world.counts_KxSxR).items()
+  }
 
 
 def at(weights, place):

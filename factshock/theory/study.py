@@ -15,31 +15,68 @@ from factshock.theory import conditions, hypotheses, one_layer, phases, variants
 from factshock.theory.estimates import CONFIDENCE, along, estimate
 
 _EXPONENT = ((int, float), lambda v: 0 <= v <= 5, "an exponent from 0 to 5")
-_SEVERAL = (int, lambda v: v >= 2, "a whole number of at least 2, as with one there is nothing to tell apart")
+_SEVERAL = (
+  int,
+  lambda v: v >= 2,
+  "a whole number of at least 2, as with one there is nothing to tell apart",
+)
 _COSINE = ((int, float), lambda v: 0 <= v < 1, "a cosine from 0 to below 1")
-_RISING = ((tuple, list), lambda v: all(isinstance(x, int) and x >= 1 for x in v) and list(v) == sorted(set(v)), "rising whole numbers from 1")
-_WORLD = dict(subjects=_SEVERAL, relations=_SEVERAL, answers=_SEVERAL, zipf=_EXPONENT, answer_zipf=_EXPONENT, sentences=configs.COUNT,
-              test=configs.INSIDE)
+_RISING = (
+  (tuple, list),
+  lambda v: all(isinstance(x, int) and x >= 1 for x in v) and list(v) == sorted(set(v)),
+  "rising whole numbers from 1",
+)
+_WORLD = dict(
+  subjects=_SEVERAL,
+  relations=_SEVERAL,
+  answers=_SEVERAL,
+  zipf=_EXPONENT,
+  answer_zipf=_EXPONENT,
+  sentences=configs.COUNT,
+  test=configs.INSIDE,
+)
 _TRAINING = dict(steps=configs.COUNT, learning_rate=configs.POSITIVE)
 SCHEMA = dict(
-    study=configs.choice("one_layer"), name=configs.TEXT, seeds=configs.SEEDS, world=_WORLD, cosine=_COSINE,
-    question=((int, float), lambda v: 0 < v <= 1, "a cosine above 0, up to 1"), pretrain=_TRAINING,
-    finetune=dict(steps=_RISING, learning_rate=configs.POSITIVE),
-    phases=dict(zipf=configs.tuple_of(_EXPONENT), sizes=_RISING, steps=_RISING), stored=_RISING,
-    conditions=dict(cosine=_COSINE, exposure=configs.POSITIVE),
-    variants=dict(names=configs.tuple_of(configs.choice(*variants.VARIANTS)), world=_WORLD, pretrain={**_TRAINING, "known": configs.INSIDE},
-                  finetune=_TRAINING))
+  study=configs.choice("one_layer"),
+  name=configs.TEXT,
+  seeds=configs.SEEDS,
+  world=_WORLD,
+  cosine=_COSINE,
+  question=((int, float), lambda v: 0 < v <= 1, "a cosine above 0, up to 1"),
+  pretrain=_TRAINING,
+  finetune=dict(steps=_RISING, learning_rate=configs.POSITIVE),
+  phases=dict(zipf=configs.tuple_of(_EXPONENT), sizes=_RISING, steps=_RISING),
+  stored=_RISING,
+  conditions=dict(cosine=_COSINE, exposure=configs.POSITIVE),
+  variants=dict(
+    names=configs.tuple_of(configs.choice(*variants.VARIANTS)),
+    world=_WORLD,
+    pretrain={**_TRAINING, "known": configs.INSIDE},
+    finetune=_TRAINING,
+  ),
+)
 
 
 def check(config):
   """Checks a config. Raises: UserError naming every problem, among them sizes with which a prediction would be empty."""
   configs.check_sections(config, SCHEMA)
-  problems = _size_problems("config.world", config.world) + _size_problems("config.variants.world", config.variants.world)
+  problems = _size_problems("config.world", config.world) + _size_problems(
+    "config.variants.world", config.variants.world
+  )
   half = _pool(config.world) // 2
-  problems += [f"config.phases.sizes: expected at most {half} subjects, half of those that are not asked about, got {size}"
-               for size in config.phases.sizes if size > half]
-  problems += [f"config.{name}: expected at least one number of steps, got none" for name, steps in (
-      ("finetune.steps", config.finetune.steps), ("phases.steps", config.phases.steps)) if not steps]
+  problems += [
+    f"config.phases.sizes: expected at most {half} subjects, half of those that are not asked about, got {size}"
+    for size in config.phases.sizes
+    if size > half
+  ]
+  problems += [
+    f"config.{name}: expected at least one number of steps, got none"
+    for name, steps in (
+      ("finetune.steps", config.finetune.steps),
+      ("phases.steps", config.phases.steps),
+    )
+    if not steps
+  ]
   if problems:
     raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
 
@@ -51,10 +88,15 @@ def _pool(world):
 def _size_problems(where, world):
   found = {"asked about": world.subjects - _pool(world), "left to finetune on": _pool(world)}
   least = hypotheses.PARTS
-  problems = [f"{where}: expected at least {least} subjects {what}, a tenth each, got {number}; have more subjects or another share `test`"
-              for what, number in found.items() if number < least]
+  problems = [
+    f"{where}: expected at least {least} subjects {what}, a tenth each, got {number}; have more subjects or another share `test`"
+    for what, number in found.items()
+    if number < least
+  ]
   if world.sentences < world.subjects * world.relations:
-    problems.append(f"{where}.sentences: expected at least one for each of {world.subjects * world.relations} facts, got {world.sentences}")
+    problems.append(
+      f"{where}.sentences: expected at least one for each of {world.subjects * world.relations} facts, got {world.sentences}"
+    )
   return problems
 
 
@@ -74,15 +116,26 @@ def run(config, workdir):
   start = provenance.record()
   stages = _stages(config)
   progress = console.Progress("theory", sum(work for _, work, _ in stages), every=2.0)
-  found = {"format": 1, "name": config.name, "confidence": CONFIDENCE, "seeds": configs.seeds(config)}
+  found = {
+    "format": 1,
+    "name": config.name,
+    "confidence": CONFIDENCE,
+    "seeds": configs.seeds(config),
+  }
   done = 0
   for title, work, stage in stages:
     print(title, flush=True)
     found |= stage(config, found)
     progress.update(done := done + work)
   arrays = found.pop("arrays")
-  found["run"] = {**start, "seconds": round(time.monotonic() - began, 1), "config": configs.to_dict(config)}
-  with files.writing(os.path.join(workdir, "theory.json")) as file:  # first: by it a rerun knows the workdir
+  found["run"] = {
+    **start,
+    "seconds": round(time.monotonic() - began, 1),
+    "config": configs.to_dict(config),
+  }
+  with files.writing(
+    os.path.join(workdir, "theory.json")
+  ) as file:  # first: by it a rerun knows the workdir
     json.dump(found, file, allow_nan=False, indent=1)
   with files.writing(os.path.join(workdir, "facts.npz"), binary=True) as file:
     np.savez_compressed(file, **arrays)
@@ -95,19 +148,29 @@ def _check_workdir(config, workdir):
   path = os.path.join(workdir, "theory.json")
   if not os.path.exists(path):
     if os.path.isdir(workdir) and os.listdir(workdir):
-      raise UserError(f"{workdir}: not empty, and no workdir of this study; choose another --workdir")
+      raise UserError(
+        f"{workdir}: not empty, and no workdir of this study; choose another --workdir"
+      )
     return
   with files.open_text(path) as file:
     differing = workdirs.differences(json.load(file)["run"]["config"], configs.to_dict(config))
   if differing:
-    raise UserError(f"{workdir}: holds another study; choose another --workdir or remove it. What differs (there, here):\n  "
-                    + "\n  ".join(differing))
+    raise UserError(
+      f"{workdir}: holds another study; choose another --workdir or remove it. What differs (there, here):\n  "
+      + "\n  ".join(differing)
+    )
 
 
 def _stages(config):
   """(title, work in seconds or so on two cores for 20 seeds, function of config and what was found so far) of each stage that is asked for."""
-  stages = [("pretraining, four finetuning sets and two of salience, with both question tokens", 25, _predictions),
-            ("other embeddings, and the closed form", 20, _conditions)]
+  stages = [
+    (
+      "pretraining, four finetuning sets and two of salience, with both question tokens",
+      25,
+      _predictions,
+    ),
+    ("other embeddings, and the closed form", 20, _conditions),
+  ]
   if config.stored:
     stages.append(("by how well facts are stored", 65, _stored))
   if config.phases.zipf and config.phases.sizes:
@@ -117,12 +180,23 @@ def _stages(config):
 
 def _settings(config, **changed):
   """What conditions.run takes."""
-  return {"cosine": config.cosine, "question": 1.0, "bins": hypotheses.PARTS, "learning_rate": config.finetune.learning_rate,
-          "steps": tuple(config.finetune.steps), **changed}
+  return {
+    "cosine": config.cosine,
+    "question": 1.0,
+    "bins": hypotheses.PARTS,
+    "learning_rate": config.finetune.learning_rate,
+    "steps": tuple(config.finetune.steps),
+    **changed,
+  }
 
 
 def _pretrained(config, world, cosine):
-  return phases.at(phases.pretrained(world, config.world, (config.pretrain.steps,), config.pretrain.learning_rate, cosine), 0)
+  return phases.at(
+    phases.pretrained(
+      world, config.world, (config.pretrain.steps,), config.pretrain.learning_rate, cosine
+    ),
+    0,
+  )
 
 
 def _predictions(config, _):
@@ -130,28 +204,53 @@ def _predictions(config, _):
   w_v = _pretrained(config, world, config.cosine)
   plain = conditions.run(world, w_v, _settings(config))
   question = conditions.run(world, w_v, _settings(config, question=config.question))
-  arrays = {"answers": world.answers_KxSxR, "counts": world.counts_KxSxR, "test": world.test_KxT,
-            **{name: plain.before[name] for name in ("salience", "update")},
-            **{f"attention/{name}": conditions.attention_of_facts(plain, name, config.cosine) for name in plain.after}}
-  return {"claims": hypotheses.of(plain, question), "stored_by_popularity": _stored_by_popularity(plain, config),
-          "updates": _updates(plain), "sets": _sets(plain, config.cosine), "question_sets": _sets(question, config.cosine),
-          "arrays": arrays,
-          "conditions": [_row("As above", plain), _row("Question token of its own", question)]}
+  arrays = {
+    "answers": world.answers_KxSxR,
+    "counts": world.counts_KxSxR,
+    "test": world.test_KxT,
+    **{name: plain.before[name] for name in ("salience", "update")},
+    **{
+      f"attention/{name}": conditions.attention_of_facts(plain, name, config.cosine)
+      for name in plain.after
+    },
+  }
+  return {
+    "claims": hypotheses.of(plain, question),
+    "stored_by_popularity": _stored_by_popularity(plain, config),
+    "updates": _updates(plain),
+    "sets": _sets(plain, config.cosine),
+    "question_sets": _sets(question, config.cosine),
+    "arrays": arrays,
+    "conditions": [_row("As above", plain), _row("Question token of its own", question)],
+  }
 
 
 def _stored_by_popularity(condition, config):
   """Mean count, salience and share right of each tenth of subjects, least popular first, and salience by the closed form."""
   counts_KxSxR = condition.world.counts_KxSxR
-  exposure = config.pretrain.steps * config.pretrain.learning_rate * counts_KxSxR / counts_KxSxR.sum(axis=(1, 2), keepdims=True)
-  arrays = {"count": counts_KxSxR, "salience": condition.before["salience"], "right": condition.before["right"].astype(float),
-            "closed_form": one_layer.salience_of_exposure(exposure, config.world.answers)}
+  exposure = (
+    config.pretrain.steps
+    * config.pretrain.learning_rate
+    * counts_KxSxR
+    / counts_KxSxR.sum(axis=(1, 2), keepdims=True)
+  )
+  arrays = {
+    "count": counts_KxSxR,
+    "salience": condition.before["salience"],
+    "right": condition.before["right"].astype(float),
+    "closed_form": one_layer.salience_of_exposure(exposure, config.world.answers),
+  }
   return {name: along(hypotheses.by_popularity(condition, array)) for name, array in arrays.items()}
 
 
 def _updates(condition):
   """Of each tenth of facts by salience, least stored first: salience, the update and the share of facts whose update is positive."""
   update = condition.before["update"]
-  arrays = {"salience": condition.before["salience"], "update": update, "positive": (update > 0).astype(float)}
+  arrays = {
+    "salience": condition.before["salience"],
+    "update": update,
+    "positive": (update > 0).astype(float),
+  }
   return {name: along(hypotheses.by_salience(condition, array)) for name, array in arrays.items()}
 
 
@@ -176,31 +275,57 @@ def _row(title, condition):
 def _conditions(config, found):
   world = worlds.make(config.world, configs.seeds(config))
   cosine = config.conditions.cosine
-  shared = conditions.run(world, _pretrained(config, world, cosine), _settings(config, cosine=cosine))
+  shared = conditions.run(
+    world, _pretrained(config, world, cosine), _settings(config, cosine=cosine)
+  )
   answers = config.world.answers * config.world.relations
   in_closed_form = phases.closed_form(world, answers, config.conditions.exposure, config.cosine)
   closed = conditions.run(world, in_closed_form, _settings(config))
-  return {"conditions": found["conditions"] + [_row(f"Subjects share a direction (cosine {cosine:g})", shared),
-                                               _row(f"W_V in closed form (exposure {config.conditions.exposure:g})", closed)]}
+  return {
+    "conditions": found["conditions"]
+    + [
+      _row(f"Subjects share a direction (cosine {cosine:g})", shared),
+      _row(f"W_V in closed form (exposure {config.conditions.exposure:g})", closed),
+    ]
+  }
 
 
 def _stored(config, _):
   world = worlds.make(config.world, configs.seeds(config))
-  return {"stored": phases.by_pretraining(world, config.world, tuple(config.stored), config.pretrain.learning_rate, _settings(config))}
+  return {
+    "stored": phases.by_pretraining(
+      world, config.world, tuple(config.stored), config.pretrain.learning_rate, _settings(config)
+    )
+  }
 
 
 def _phases(config, _):
   progress = console.Progress("phase diagram", len(config.phases.zipf) * len(config.phases.sizes))
-  return {"phases": phases.diagram(config.world.to_dict(), configs.seeds(config), config.pretrain.to_dict(),
-                                   _settings(config, steps=tuple(config.phases.steps)), config.phases.to_dict(), progress.update),
-          "phase_steps": list(config.phases.steps)}
+  return {
+    "phases": phases.diagram(
+      config.world.to_dict(),
+      configs.seeds(config),
+      config.pretrain.to_dict(),
+      _settings(config, steps=tuple(config.phases.steps)),
+      config.phases.to_dict(),
+      progress.update,
+    ),
+    "phase_steps": list(config.phases.steps),
+  }
 
 
 def _variant(name):
   def stage(config, found):
     of = config.variants
-    row = variants.run(variants.VARIANTS[name], of.world.to_dict(), configs.seeds(config), of.pretrain.to_dict(), of.finetune.to_dict())
+    row = variants.run(
+      variants.VARIANTS[name],
+      of.world.to_dict(),
+      configs.seeds(config),
+      of.pretrain.to_dict(),
+      of.finetune.to_dict(),
+    )
     return {"variants": found.get("variants", []) + [row]}
+
   return stage
 
 
@@ -209,8 +334,11 @@ def summary_lines(found):
   lines = []
   for claim in found["claims"]:
     lines.append(f"{claim['verdict'].upper()}: {claim['statement']}")
-    lines += [f"  {'yes' if row['holds'] else 'no ':3} {row['mean']:+.3f} {_interval(row):18} wanted {row['wanted']} 0: {row['what']}"
-              for row in claim["estimates"] if row["mean"] is not None]
+    lines += [
+      f"  {'yes' if row['holds'] else 'no ':3} {row['mean']:+.3f} {_interval(row):18} wanted {row['wanted']} 0: {row['what']}"
+      for row in claim["estimates"]
+      if row["mean"] is not None
+    ]
   return lines
 
 

@@ -23,6 +23,7 @@ def pretrain(answers_KxSxR, counts_KxSxR, *, answers, ends, learning_rate, cosin
   Args:
     answers: A, of all relations. ends: tuple of E rising numbers of steps.
   """
+
   def one(answers_SxR, counts_SxR):
     weights_SxR = counts_SxR / counts_SxR.sum()
     a_SxR = jnp.full(answers_SxR.shape, 0.5)
@@ -31,7 +32,9 @@ def pretrain(answers_KxSxR, counts_KxSxR, *, answers, ends, learning_rate, cosin
       f_SxRxA = one_layer.logits(one_layer.subject_values(w_v, cosine), w_v["relation"], a_SxR)
       return one_layer.loss(f_SxRxA, answers_SxR, weights_SxR)
 
-    return descend(corpus_loss, one_layer.zero_values(*answers_SxR.shape, answers), ends, learning_rate)
+    return descend(
+      corpus_loss, one_layer.zero_values(*answers_SxR.shape, answers), ends, learning_rate
+    )
 
   return over_seeds(one, answers_KxSxR, counts_KxSxR)
 
@@ -46,9 +49,12 @@ def finetune(v_KxFxA, v_KxRxA, answers_KxFxR, weights_KxFxR, *, ends, learning_r
     v_KxFxA, v_KxRxA: values of the subjects and of the relations' tokens, frozen.
     weights_KxFxR: of each fact in the loss; they add up to 1.
   """
+
   def one(v_FxA, v_RxA, answers_FxR, weights_FxR):
     def facts_loss(w_kq):
-      return one_layer.loss(one_layer.logits(v_FxA, v_RxA, one_layer.attention(w_kq, cosine)), answers_FxR, weights_FxR)
+      return one_layer.loss(
+        one_layer.logits(v_FxA, v_RxA, one_layer.attention(w_kq, cosine)), answers_FxR, weights_FxR
+      )
 
     return descend(facts_loss, one_layer.zero_attention(*answers_FxR.shape), ends, learning_rate)
 
@@ -64,6 +70,7 @@ def over_seeds(function, *arrays_K):
 
 def descend(loss, weights, ends, learning_rate):
   """Gradient descent: (the weights after each of `ends` steps, stacked on a new first axis; the loss before each step)."""
+
   def step(weights, _):
     value, gradient = jax.value_and_grad(loss)(weights)
     return jax.tree.map(lambda w, g: w - learning_rate * g, weights, gradient), value
@@ -81,4 +88,6 @@ def check_finite(losses_KxE, what, learning_rate):
   """Raises a UserError that names the first step whose loss is not finite."""
   bad_E = ~jnp.isfinite(losses_KxE).all(axis=0)
   if bad_E.any():
-    raise UserError(f"{what}: the loss of step {int(bad_E.argmax())} is not finite; choose a learning_rate below {learning_rate:g}")
+    raise UserError(
+      f"{what}: the loss of step {int(bad_E.argmax())} is not finite; choose a learning_rate below {learning_rate:g}"
+    )

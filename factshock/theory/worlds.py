@@ -13,6 +13,7 @@ class World(NamedTuple):
   answers_KxSxR: int32, the answer of each fact. counts_KxSxR: float32, how often the corpus states it, at least once.
   test_KxT: int32, the subjects asked about, most popular first. sets: dict name of SETS -> int32 [K, subjects], of the others.
   """
+
   answers_KxSxR: np.ndarray
   counts_KxSxR: np.ndarray
   test_KxT: np.ndarray
@@ -36,14 +37,24 @@ def _one(sizes, seed, size):
   subjects = sizes["subjects"]
   relations = sizes["relations"]
   answers = sizes["answers"]
-  drawn_SxR = rng.choice(answers, (subjects, relations), p=frequencies(answers, sizes["answer_zipf"]))
+  drawn_SxR = rng.choice(
+    answers, (subjects, relations), p=frequencies(answers, sizes["answer_zipf"])
+  )
   fact_S = frequencies(subjects, sizes["zipf"]) / relations
-  counts_SxR = 1 + rng.multinomial(max(0, sizes["sentences"] - subjects * relations), np.repeat(fact_S, relations)).reshape(
-      subjects, relations)
+  counts_SxR = 1 + rng.multinomial(
+    max(0, sizes["sentences"] - subjects * relations), np.repeat(fact_S, relations)
+  ).reshape(subjects, relations)
   shuffled_S = rng.permutation(subjects)
   asked = round(subjects * sizes["test"])
-  test_T, pool_P = (_by_popularity(part, counts_SxR) for part in (shuffled_S[:asked], shuffled_S[asked:]))
-  return (drawn_SxR + answers * np.arange(relations)).astype(np.int32), counts_SxR.astype(np.float32), test_T, _sets(pool_P, size, rng)
+  test_T, pool_P = (
+    _by_popularity(part, counts_SxR) for part in (shuffled_S[:asked], shuffled_S[asked:])
+  )
+  return (
+    (drawn_SxR + answers * np.arange(relations)).astype(np.int32),
+    counts_SxR.astype(np.float32),
+    test_T,
+    _sets(pool_P, size, rng),
+  )
 
 
 def _by_popularity(subjects, counts_SxR):
@@ -53,7 +64,11 @@ def _by_popularity(subjects, counts_SxR):
 
 def _sets(pool_P, size, rng):
   half = len(pool_P) // 2
-  found = {"popular": pool_P[:half], "unpopular": pool_P[len(pool_P) - half:], "random": rng.permutation(pool_P)[:half]}
+  found = {
+    "popular": pool_P[:half],
+    "unpopular": pool_P[len(pool_P) - half :],
+    "random": rng.permutation(pool_P)[:half],
+  }
   if size is not None:
     found = {name: rng.permutation(subjects)[:size] for name, subjects in found.items()}
   return {**found, "whole": pool_P}

@@ -11,12 +11,34 @@ from factshock.models import products
 # Dense bfloat16 FLOP/s of one JAX device, by the first pattern that its device_kind has. Published numbers: of TPUs
 # cloud.google.com/tpu/docs (a JAX device of v2 and v3 is one of a chip's two cores; these by Jouppi et al. 2020, CACM 63(7)), of
 # GPUs NVIDIA's data sheets, the half of what they state with sparsity. V100 and T4 have no bfloat16: theirs is float16's.
-_PEAKS = tuple((re.compile(pattern, re.IGNORECASE), teraflops * 1e12) for pattern, teraflops in (
-    (r"TPU ?v2", 23), (r"TPU ?v3", 61.5), (r"TPU ?v4 lite|TPU ?v4i", 138), (r"TPU ?v4", 275), (r"TPU ?v5 ?lite|TPU ?v5e", 197),
-    (r"TPU ?v5", 459), (r"TPU ?v6", 918),
-    (r"\bB200\b", 2250), (r"\bH200 NVL\b", 835.5), (r"\b(GH|H)200\b", 989.5), (r"\bH100 PCIe\b", 756.5), (r"\bH100 NVL\b", 835.5),
-    (r"\bH100\b", 989.5), (r"\bA100\b", 312), (r"\bL40S\b", 362), (r"\bL40\b", 181), (r"\bL4\b", 121), (r"\bA40\b", 149.7),
-    (r"\bA30\b", 165), (r"\bA10\b", 125), (r"\bV100.*PCIE", 112), (r"\bV100\b", 125), (r"\bT4\b", 65)))
+_PEAKS = tuple(
+  (re.compile(pattern, re.IGNORECASE), teraflops * 1e12)
+  for pattern, teraflops in (
+    (r"TPU ?v2", 23),
+    (r"TPU ?v3", 61.5),
+    (r"TPU ?v4 lite|TPU ?v4i", 138),
+    (r"TPU ?v4", 275),
+    (r"TPU ?v5 ?lite|TPU ?v5e", 197),
+    (r"TPU ?v5", 459),
+    (r"TPU ?v6", 918),
+    (r"\bB200\b", 2250),
+    (r"\bH200 NVL\b", 835.5),
+    (r"\b(GH|H)200\b", 989.5),
+    (r"\bH100 PCIe\b", 756.5),
+    (r"\bH100 NVL\b", 835.5),
+    (r"\bH100\b", 989.5),
+    (r"\bA100\b", 312),
+    (r"\bL40S\b", 362),
+    (r"\bL40\b", 181),
+    (r"\bL4\b", 121),
+    (r"\bA40\b", 149.7),
+    (r"\bA30\b", 165),
+    (r"\bA10\b", 125),
+    (r"\bV100.*PCIE", 112),
+    (r"\bV100\b", 125),
+    (r"\bT4\b", 65),
+  )
+)
 
 
 def peak_flops(device):
@@ -38,7 +60,10 @@ def model_flops(step_fn, state, batch, key, frozen=None, axis=None):
     axis: the name that step_fn sums over (pmap), or None.
   """
   step = step_fn if axis is None else _as_one_member(step_fn, axis)
-  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch, key, *(() if frozen is None else (frozen,))))
+  shapes = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+    (state, batch, key, *(() if frozen is None else (frozen,))),
+  )
   with products.counted():  # and a function of its own, for JAX keeps what it has traced
     return step_flops(lambda *arguments: step(*arguments), *shapes)
 
@@ -55,7 +80,11 @@ def count_flops(jaxpr):
     if equation.primitive.name == "dot_general":
       contracted = equation.params["dimension_numbers"][0][0]
       shape = equation.invars[0].aval.shape
-      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+      total += (
+        2
+        * math.prod(equation.outvars[0].aval.shape)
+        * math.prod(shape[axis] for axis in contracted)
+      )
     times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
     total += times * sum(count_flops(inner) for inner in _inner(equation.params))
   return total
@@ -68,6 +97,7 @@ def without_dead_code(jaxpr):
 
 def _as_one_member(step_fn, axis):
   """A step that sums over an axis, as the only member of that axis: it has the whole batch."""
+
   def step(state, batch, *others):
     whole = jax.tree.map(lambda leaf: leaf[None], batch)
     return jax.vmap(lambda batch: step_fn(state, batch, *others), axis_name=axis)(whole)

@@ -27,6 +27,7 @@ _LATE = 30.0  # seconds after which a loader that gives nothing is spoken of
 class Checkpointing(NamedTuple):
   """Where a run saves itself: every `every` steps (0: only at its end), the newest `keep` kept; one more than is needed, for the
   case that the newest is found damaged."""
+
   folder: str
   every: int = 0
   config: dict | None = None
@@ -35,14 +36,31 @@ class Checkpointing(NamedTuple):
 
 class Profile(NamedTuple):
   """A trace of `steps` steps after the first `skip` of a run, written to `folder` (jax.profiler; opened by TensorBoard or Perfetto)."""
+
   folder: str
   steps: int
   skip: int = 10
 
 
-def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metrics=None, log_every=100,
-          checkpoint=None, evaluate=None, eval_steps=(), weights=operator.itemgetter("params"), frozen=None,
-          parallel="mesh", profile=None):
+def train(
+  state,
+  step_fn,
+  batches,
+  *,
+  steps,
+  key,
+  mesh=None,
+  label="train",
+  metrics=None,
+  log_every=100,
+  checkpoint=None,
+  evaluate=None,
+  eval_steps=(),
+  weights=operator.itemgetter("params"),
+  frozen=None,
+  parallel="mesh",
+  profile=None,
+):
   """Trains until `steps` steps are done, going on from the newest checkpoint where there is one.
 
   A run that was interrupted and resumed gives the same bits as one that was not, data order included,
@@ -88,7 +106,9 @@ def train(state, step_fn, batches, *, steps, key, mesh=None, label="train", metr
     metrics.rewind(label, start)
   frozen = tuple(map(driver.place, frozen))
   compiled = driver.compile(step_fn, state, bool(frozen))
-  report = _Report(label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None, work)
+  report = _Report(
+    label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None, work
+  )
   stopping = partitioning.agreement(mesh)
   with _saving(checkpoint, batches) as save:
     if evaluate and start in eval_steps:
@@ -132,14 +152,20 @@ def _resume(state, batches, checkpoint, steps):
   if checkpoint is None:
     return state, int(state["step"])
   if not (hasattr(batches, "get_state") and hasattr(batches, "set_state")):
-    raise ValueError("expected batches with get_state and set_state, as the checkpoint holds their state")
-  saved = store.restore_newest(checkpoint.folder, {name: state[name] for name in ("params", "opt_state")})
+    raise ValueError(
+      "expected batches with get_state and set_state, as the checkpoint holds their state"
+    )
+  saved = store.restore_newest(
+    checkpoint.folder, {name: state[name] for name in ("params", "opt_state")}
+  )
   if saved is None:
     return state, int(state["step"])
   step = saved["step"]
   if step > steps:
-    raise UserError(f"{checkpoint.folder}: expected a checkpoint of at most {steps} steps, got one of "
-                    f"{step}; ask for as many steps or choose another folder")
+    raise UserError(
+      f"{checkpoint.folder}: expected a checkpoint of at most {steps} steps, got one of "
+      f"{step}; ask for as many steps or choose another folder"
+    )
   batches.set_state(saved["loader_state"])
   restored = {"params": saved["params"], "opt_state": saved["opt_state"]}
   return {**state, **restored, "step": jnp.asarray(step, jnp.int32)}, step
@@ -162,7 +188,10 @@ def _saving(checkpoint, batches):
   With `wait`, without the memory for a copy, and among several processes, it writes at once. What went wrong is raised by the next
   save, or at the end.
   """
-  with concurrent.futures.ThreadPoolExecutor(1) as pool, concurrent.futures.ThreadPoolExecutor() as copying:
+  with (
+    concurrent.futures.ThreadPoolExecutor(1) as pool,
+    concurrent.futures.ThreadPoolExecutor() as copying,
+  ):
     pending = []
 
     def save(step, state, wait=False):
@@ -171,9 +200,19 @@ def _saving(checkpoint, batches):
       if checkpoint is None or store.agreed_latest_step(checkpoint.folder) == step:
         return
       trees = {name: state[name] for name in ("params", "opt_state")}
-      write = functools.partial(store.save, checkpoint.folder, step, loader_state=batches.get_state(), config=checkpoint.config,
-                                keep=checkpoint.keep)
-      if wait or processes.count() > 1 or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory():
+      write = functools.partial(
+        store.save,
+        checkpoint.folder,
+        step,
+        loader_state=batches.get_state(),
+        config=checkpoint.config,
+        keep=checkpoint.keep,
+      )
+      if (
+        wait
+        or processes.count() > 1
+        or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory()
+      ):
         write(**trees)
       else:  # the next step overwrites the arrays
         leaves, structure = jax.tree.flatten(trees)
@@ -199,14 +238,22 @@ def _traced(profile, step):
 
 def _next(batches, label, step):
   """The next batch; says so where it takes long to come."""
-  late = threading.Timer(_LATE, print, [f"  {label}: waiting for the data of step {step} for {_LATE:g} s now; is their disk slow or gone?"],
-                         {"flush": True, "file": sys.stdout if processes.is_first() else sys.stderr})
+  late = threading.Timer(
+    _LATE,
+    print,
+    [
+      f"  {label}: waiting for the data of step {step} for {_LATE:g} s now; is their disk slow or gone?"
+    ],
+    {"flush": True, "file": sys.stdout if processes.is_first() else sys.stderr},
+  )
   late.daemon = True
   late.start()
   try:
     return next(batches)
   except StopIteration:
-    raise UserError(f"{label}: the data end before step {step}; give more data or fewer steps") from None
+    raise UserError(
+      f"{label}: the data end before step {step}; give more data or fewer steps"
+    ) from None
   finally:
     late.cancel()
 
@@ -216,17 +263,26 @@ def _work(step_fn, arguments, mesh, parallel):
 
   Traced once for each step and shape, and kept for later calls.
   """
-  state, key, *frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+  state, key, *frozen = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments
+  )
   devices = [jax.local_devices()[0]] if mesh is None else mesh.devices.flatten()
   ways = 1 if mesh is None else partitioning.batch_ways(mesh)
-  parts = ways // len(partitioning.local_rows(mesh, ways))  # of the whole batch this process has one
+  parts = ways // len(
+    partitioning.local_rows(mesh, ways)
+  )  # of the whole batch this process has one
   peak = flops.peak_flops(devices[0])
 
   def of(batch):
-    shapes = {name: jax.ShapeDtypeStruct((parts * array.shape[0], *array.shape[1:]), array.dtype) for name, array in batch.items()}
+    shapes = {
+      name: jax.ShapeDtypeStruct((parts * array.shape[0], *array.shape[1:]), array.dtype)
+      for name, array in batch.items()
+    }
     known = step_fn, tuple((name, shape.shape) for name, shape in shapes.items())
     if known not in _counted:
-      _counted[known] = flops.model_flops(step_fn, state, shapes, key, *frozen, axis=drivers.AXIS if parallel == "pmap" else None)
+      _counted[known] = flops.model_flops(
+        step_fn, state, shapes, key, *frozen, axis=drivers.AXIS if parallel == "pmap" else None
+      )
     return _counted[known]
 
   return of, peak and peak * len(devices)
@@ -275,7 +331,9 @@ class _Report:
     """Writes the batch of a step beside the checkpoints and says where."""
     if self.folder is None:
       return ""
-    part = f".process_{processes.number()}" if processes.count() > 1 else ""  # each has rows of its own
+    part = (
+      f".process_{processes.number()}" if processes.count() > 1 else ""
+    )  # each has rows of its own
     path = os.path.join(self.folder, f"batch_of_step_{step}{part}.npz")
     with files.writing(path, binary=True, by_all=True) as file:
       np.savez(file, **batch)
@@ -289,7 +347,10 @@ class _Report:
   def _rates(self):
     """Since the last entry: tokens that are no padding, and model FLOPs, a second; of the latter also the share of the devices' peak (MFU)."""
     seconds = max(time.perf_counter() - self.began, 1e-9)
-    rates = {"tokens_per_second": self.tokens / seconds, "model_flops_per_second": self.flops / seconds}
+    rates = {
+      "tokens_per_second": self.tokens / seconds,
+      "model_flops_per_second": self.flops / seconds,
+    }
     return rates | ({"mfu": self.flops / seconds / self.peak} if self.peak else {})
 
   def _read(self, pending):
@@ -298,15 +359,19 @@ class _Report:
     step, numbers, batch = pending
     numbers = {name: float(value) for name, value in jax.device_get(numbers).items()}
     if not math.isfinite(numbers["loss"]):
-      raise UserError(f"{self.label}: the loss of step {step} is {numbers['loss']}; "
-                      f"lower the learning rate, clip the gradient or look at the data of that step{self._kept(step, batch)}")
+      raise UserError(
+        f"{self.label}: the loss of step {step} is {numbers['loss']}; "
+        f"lower the learning rate, clip the gradient or look at the data of that step{self._kept(step, batch)}"
+      )
     self.tokens += numbers.get("read_tokens", numbers["tokens"])
     self.flops += self.work_of(batch)
     rates = self._rates()
     utilised = f", MFU {rates['mfu']:.1%}" if "mfu" in rates else ""
-    self.progress.update(step, f"loss {numbers['loss']:.3f}, accuracy {numbers['accuracy']:.3f}, gradient "
-                               f"{numbers['gradient_norm']:.2f}, {rates['tokens_per_second']:,.0f} tokens/s{utilised}")
+    self.progress.update(
+      step,
+      f"loss {numbers['loss']:.3f}, accuracy {numbers['accuracy']:.3f}, gradient "
+      f"{numbers['gradient_norm']:.2f}, {rates['tokens_per_second']:,.0f} tokens/s{utilised}",
+    )
     if self.metrics and (step % self.log_every == 0 or step == self.steps):
       self.metrics.write(self.label, step, numbers | rates)
       self._restart()
-

@@ -42,7 +42,9 @@ class Metrics:
       self._file.flush()
     except OSError as error:
       raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from error
-    writer = self._writers.get(label) or self._writers.setdefault(label, self._open_tensorboard(label))
+    writer = self._writers.get(label) or self._writers.setdefault(
+      label, self._open_tensorboard(label)
+    )
     for name, value in values.items():
       writer.add_scalar(name, value, step)
 
@@ -63,8 +65,13 @@ class Metrics:
 
   def _open_tensorboard(self, label, step=None):
     import tensorboardX
-    purge = None if step is None else step + 1  # readers hide what an earlier, killed run wrote beyond
-    return tensorboardX.SummaryWriter(os.path.join(self.folder, "tensorboard", label), purge_step=purge)
+
+    purge = (
+      None if step is None else step + 1
+    )  # readers hide what an earlier, killed run wrote beyond
+    return tensorboardX.SummaryWriter(
+      os.path.join(self.folder, "tensorboard", label), purge_step=purge
+    )
 
 
 def read_metrics(path):
@@ -80,8 +87,9 @@ def _whole_lines(path):
     except ValueError as error:
       if number == len(numbered):
         break
-      raise UserError(f"{path}:{number}: expected a JSON object, got {line[:60]!r}; "
-                      "remove the line or the file") from error
+      raise UserError(
+        f"{path}:{number}: expected a JSON object, got {line[:60]!r}; remove the line or the file"
+      ) from error
     yield line
 
 

@@ -13,8 +13,19 @@ from factshock.runtime.errors import UserError
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
-_DEFAULTS = {"schedule": "constant", "warmup": 0, "steps": 0, "final": 0.0, "b2": 0.999, "weight_decay": 0.0,
-             "clip": 0.0, "l2_sp": 0.0, "trained": (), "frozen": (), "ema": 0.0}
+_DEFAULTS = {
+  "schedule": "constant",
+  "warmup": 0,
+  "steps": 0,
+  "final": 0.0,
+  "b2": 0.999,
+  "weight_decay": 0.0,
+  "clip": 0.0,
+  "l2_sp": 0.0,
+  "trained": (),
+  "frozen": (),
+  "ema": 0.0,
+}
 
 
 def make_optimizer(section):
@@ -35,15 +46,24 @@ def make_optimizer(section):
   decay = optax.add_decayed_weights(section["weight_decay"], mask=_decayed)
   parts = [_toward_start(section["l2_sp"])] if section["l2_sp"] else []
   parts += [optax.clip_by_global_norm(section["clip"])] if section["clip"] else []
-  parts.append(_adafactor() if section["optimizer"] == "adafactor" else optax.scale_by_adam(b2=section["b2"]))
+  parts.append(
+    _adafactor() if section["optimizer"] == "adafactor" else optax.scale_by_adam(b2=section["b2"])
+  )
   parts += [decay] if section["weight_decay"] else []
-  parts += [_only(section["trained"], section["frozen"])] if section["trained"] or section["frozen"] else []
+  parts += (
+    [_only(section["trained"], section["frozen"])]
+    if section["trained"] or section["frozen"]
+    else []
+  )
   parts.append(optax.scale_by_learning_rate(make_schedule(section)))
-  return _in_float32(optax.chain(*parts, *([_moving_average(section["ema"])] if section["ema"] else [])))
+  return _in_float32(
+    optax.chain(*parts, *([_moving_average(section["ema"])] if section["ema"] else []))
+  )
 
 
 def _toward_start(strength):
   """Adds the gradient of strength / 2 |parameters - first parameters|^2, which are kept (L2-SP: Li et al. 2018, equation 2)."""
+
   def update(updates, start, params):
     return jax.tree.map(lambda u, p, s: u + strength * (p - s), updates, params, start), start
 
@@ -53,30 +73,47 @@ def _toward_start(strength):
 
 class _Average(NamedTuple):
   """State of `_moving_average`."""
+
   average: optax.Params
 
 
 def _moving_average(decay):
   """Changes no update and keeps decay * average + (1 - decay) * parameters after it, from the first parameters on."""
-  def update(updates, state, params):
-    return updates, _Average(jax.tree.map(lambda a, p, u: decay * a + (1 - decay) * (p + u), state.average, params, updates))
 
-  return optax.GradientTransformation(lambda params: _Average(jax.tree.map(jnp.copy, params)), update)
+  def update(updates, state, params):
+    return updates, _Average(
+      jax.tree.map(
+        lambda a, p, u: decay * a + (1 - decay) * (p + u), state.average, params, updates
+      )
+    )
+
+  return optax.GradientTransformation(
+    lambda params: _Average(jax.tree.map(jnp.copy, params)), update
+  )
 
 
 def averaged(state):
   """The moving average of the parameters in a train state whose optimizer keeps one (`ema`), in the parameters' dtypes; else these."""
   is_average = lambda node: isinstance(node, _Average)
-  found = [node for node in jax.tree.leaves(state["opt_state"], is_leaf=is_average) if is_average(node)]
-  return jax.tree.map(lambda p, a: a.astype(p.dtype), state["params"], found[0].average) if found else state["params"]
+  found = [
+    node for node in jax.tree.leaves(state["opt_state"], is_leaf=is_average) if is_average(node)
+  ]
+  return (
+    jax.tree.map(lambda p, a: a.astype(p.dtype), state["params"], found[0].average)
+    if found
+    else state["params"]
+  )
 
 
 def _only(trained, frozen):
   """Updates of 0 for the parts that are not trained."""
+
   def update(updates, params):
     moving = weight_groups.mask(params, trained)
     still = weight_groups.mask(params, frozen)
-    return jax.tree.map(lambda u, m, s: u * ((m if trained else 1) * (1 - s)), updates, moving, still)
+    return jax.tree.map(
+      lambda u, m, s: u * ((m if trained else 1) * (1 - s)), updates, moving, still
+    )
 
   return optax.stateless(update)
 
@@ -115,32 +152,44 @@ def _adafactor():
 
   Stacked layers are taken one by one, so that a stack trains as its layers would apart.
   """
-  each = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0),
-                     optax.scale_by_param_block_rms())
+  each = optax.chain(
+    optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+  )
   alone = optax.GradientTransformation(jax.vmap(each.init), jax.vmap(each.update))
   return _leaf_by_leaf(lambda names: alone if "layers" in names else each)
 
 
 def _in_float32(inner):
   """The transformation with parameters and gradients cast, so that its state and updates are float32."""
+
   def wide(tree):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
   return optax.GradientTransformation(
-      lambda params: inner.init(wide(params)),
-      lambda updates, state, params: inner.update(wide(updates), state, wide(params)))
+    lambda params: inner.init(wide(params)),
+    lambda updates, state, params: inner.update(wide(updates), state, wide(params)),
+  )
 
 
 def _leaf_by_leaf(choose):
   """Applies to each leaf, alone, the transformation that `choose` gives for the names on its path."""
+
   def init(params):
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: choose(_names(path)).init(leaf), params)
+    return jax.tree_util.tree_map_with_path(
+      lambda path, leaf: choose(_names(path)).init(leaf), params
+    )
 
   def update(updates, state, params):
     leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
-    pairs = [choose(_names(path)).update(update, leaf_state, leaf) for (path, update), leaf_state, leaf
-             in zip(leaves, structure.flatten_up_to(state), jax.tree.leaves(params), strict=True)]
-    return structure.unflatten([pair[0] for pair in pairs]), structure.unflatten([pair[1] for pair in pairs])
+    pairs = [
+      choose(_names(path)).update(update, leaf_state, leaf)
+      for (path, update), leaf_state, leaf in zip(
+        leaves, structure.flatten_up_to(state), jax.tree.leaves(params), strict=True
+      )
+    ]
+    return structure.unflatten([pair[0] for pair in pairs]), structure.unflatten(
+      [pair[1] for pair in pairs]
+    )
 
   return optax.GradientTransformation(init, update)
 
@@ -168,7 +217,9 @@ def _checked(section):
   for name in ("warmup", "weight_decay", "clip", "l2_sp"):
     expect(name, "a number from 0", lambda x: x >= 0)
   if section["schedule"] in ("cosine", "linear"):
-    expect("steps", f"more steps than the warmup's {section['warmup']}", lambda x: x > section["warmup"])
+    expect(
+      "steps", f"more steps than the warmup's {section['warmup']}", lambda x: x > section["warmup"]
+    )
   return section
 
 

@@ -39,15 +39,30 @@ def loss_fn(params, config, batch, key=None):
 
   def sums(part):
     logits = model.head(params, config, part["hidden"])
-    nll_BxT, correct_BxT = soft_losses(logits, part["targets"], **part["soft"]) if soft else token_losses(logits, part["targets"])
-    return jnp.sum(part["weights"] * nll_BxT), {"correct": jnp.sum(part["weights"] * correct_BxT), "tokens": jnp.sum(part["weights"])}
+    nll_BxT, correct_BxT = (
+      soft_losses(logits, part["targets"], **part["soft"])
+      if soft
+      else token_losses(logits, part["targets"])
+    )
+    return jnp.sum(part["weights"] * nll_BxT), {
+      "correct": jnp.sum(part["weights"] * correct_BxT),
+      "tokens": jnp.sum(part["weights"]),
+    }
 
-  whole = {"hidden": hidden, "targets": targets, "weights": weights.astype(jnp.float32), "soft": soft}
+  whole = {
+    "hidden": hidden,
+    "targets": targets,
+    "weights": weights.astype(jnp.float32),
+    "soft": soft,
+  }
   parts = _parts(targets.shape, config.vocab_size)
   if parts == 1:
     return sums(whole)
   # Logits are computed again in the backward pass, a part of the places at a time: they are never there as a whole.
-  cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], parts, x.shape[1] // parts, *x.shape[2:]), 1, 0), whole)
+  cut = jax.tree.map(
+    lambda x: jnp.moveaxis(x.reshape(x.shape[0], parts, x.shape[1] // parts, *x.shape[2:]), 1, 0),
+    whole,
+  )
   return jax.tree.map(jnp.sum, jax.lax.map(remat.checkpoint(sums), cut))
 
 
@@ -58,7 +73,14 @@ def _after(array_BxS):
 def _parts(shape, vocabulary):
   """Into how many parts of the places a batch's logits are cut, so that those of one part are at most LOGIT_BYTES."""
   rows, places = shape
-  return next((parts for parts in range(1, places + 1) if places % parts == 0 and 4 * rows * places // parts * vocabulary <= LOGIT_BYTES), places)
+  return next(
+    (
+      parts
+      for parts in range(1, places + 1)
+      if places % parts == 0 and 4 * rows * places // parts * vocabulary <= LOGIT_BYTES
+    ),
+    places,
+  )
 
 
 def token_losses(logits_BxTxV, targets_BxT):
@@ -83,7 +105,9 @@ def soft_losses(logits_BxTxV, targets_BxT, answer_tokens, answer_shares, answer_
   """
   logits = jnp.asarray(logits_BxTxV, jnp.float32)
   there = answer_tokens >= 0
-  places = tuple(jnp.indices(answer_tokens.shape, sparse=True)[:2]) + (jnp.maximum(answer_tokens, 0),)
+  places = tuple(jnp.indices(answer_tokens.shape, sparse=True)[:2]) + (
+    jnp.maximum(answer_tokens, 0),
+  )
   if answer_shifts is not None:
     logits = logits.at[places].add(jnp.where(there, answer_shifts, 0.0))
   hard_BxT, correct_BxT = token_losses(logits, targets_BxT)
@@ -113,6 +137,7 @@ def make_train_step(loss_fn, optimizer, accumulate=1, axis=None):
   clipping), `tokens` (sum of the weights), `read_tokens` and `places` (tokens that are no padding, and all). The step's randomness is fold_in(key, state["step"]).
   Raises (when traced): UserError where the batch is no multiple of `accumulate`.
   """
+
   def step(state, batch, key, frozen=None):
     key = jax.random.fold_in(key, state["step"])
     if axis:
@@ -125,8 +150,12 @@ def make_train_step(loss_fn, optimizer, accumulate=1, axis=None):
     tokens = jnp.maximum(sums["tokens"], 1e-9)  # a batch of padding alone: a loss of 0, not of 0/0
     gradients = jax.tree.map(lambda x: (x / tokens).astype(x.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
-    metrics = {"loss": loss / tokens, "accuracy": sums["correct"] / tokens,
-               "gradient_norm": _norm(gradients), **{name: sums[name] for name in ("tokens", "read_tokens", "places")}}
+    metrics = {
+      "loss": loss / tokens,
+      "accuracy": sums["correct"] / tokens,
+      "gradient_norm": _norm(gradients),
+      **{name: sums[name] for name in ("tokens", "read_tokens", "places")},
+    }
     params = optax.apply_updates(state["params"], updates)
     return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
 
@@ -135,9 +164,15 @@ def make_train_step(loss_fn, optimizer, accumulate=1, axis=None):
 
 def _filled(batch):
   """How many of a batch's tokens are no padding, and how many places there are."""
-  kinds = [(batch["tokens"], -1)] if "tokens" in batch else [(batch[name], 0) for name in ("inputs", "targets")]
-  return {"read_tokens": sum(jnp.sum(tokens != pad) for tokens, pad in kinds).astype(jnp.float32),
-          "places": jnp.float32(sum(tokens.size for tokens, _ in kinds))}
+  kinds = (
+    [(batch["tokens"], -1)]
+    if "tokens" in batch
+    else [(batch[name], 0) for name in ("inputs", "targets")]
+  )
+  return {
+    "read_tokens": sum(jnp.sum(tokens != pad) for tokens, pad in kinds).astype(jnp.float32),
+    "places": jnp.float32(sum(tokens.size for tokens, _ in kinds)),
+  }
 
 
 def _norm(tree):
@@ -146,8 +181,11 @@ def _norm(tree):
 
 def _gradients(loss_fn, params, batch, key, accumulate):
   """(loss sum, other sums, gradient of the loss sum), summed over the microbatches."""
+
   def of(batch, key):
-    (loss, sums), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch=batch, key=key)
+    (loss, sums), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+      params, batch=batch, key=key
+    )
     return loss, sums, gradients
 
   if accumulate == 1:
@@ -156,8 +194,9 @@ def _gradients(loss_fn, params, batch, key, accumulate):
   keys = jax.random.split(key, accumulate)
   first = jax.tree.map(lambda x: x[0], parts)
   wide = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(of, first, keys[0]))
-  total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, of(*part)), None),
-                          wide, (parts, keys))
+  total, _ = jax.lax.scan(
+    lambda total, part: (jax.tree.map(jnp.add, total, of(*part)), None), wide, (parts, keys)
+  )
   return total
 
 
@@ -165,6 +204,7 @@ def _split(name, array, count):
   """[B, ...] to [count, B / count, ...]; part i has the rows i, i + count, ..., so that a batch sharded in
   runs of rows over devices stays where it is."""
   if array.shape[0] % count:
-    raise UserError(f"accumulate: expected a divisor of the batch size {array.shape[0]} ({name}), "
-                    f"got {count}")
+    raise UserError(
+      f"accumulate: expected a divisor of the batch size {array.shape[0]} ({name}), got {count}"
+    )
   return jnp.moveaxis(array.reshape(array.shape[0] // count, count, *array.shape[1:]), 1, 0)

@@ -47,7 +47,9 @@ def case_of(model, trained, unrolled):
       config.model[name] = LAYERS.value
   config.finetune.lora_rank *= trained == "lora"
   section, sizes = config.finetune, families.from_section(config.model.to_dict(), 0)
-  step, optimizer = training.train_step(sizes, training.optimization(section), section.accumulate, training.lora_scale(section))
+  step, optimizer = training.train_step(
+    sizes, training.optimization(section), section.accumulate, training.lora_scale(section)
+  )
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(functools.partial(families.of(sizes).init, sizes), key)
   frozen = ()
@@ -57,10 +59,16 @@ def case_of(model, trained, unrolled):
   state = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
   shape = lambda length, dtype: jax.ShapeDtypeStruct((section.batch_size, length), dtype)
   if model == "llama_7b":
-    batch = {"tokens": shape(section.input_length, np.int32), "weights": shape(section.input_length, np.float32)}
+    batch = {
+      "tokens": shape(section.input_length, np.int32),
+      "weights": shape(section.input_length, np.float32),
+    }
   else:
-    batch = {"inputs": shape(section.input_length, np.int32), "targets": shape(section.target_length, np.int32),
-             "weights": shape(section.target_length, np.float32)}
+    batch = {
+      "inputs": shape(section.input_length, np.int32),
+      "targets": shape(section.target_length, np.int32),
+      "weights": shape(section.target_length, np.float32),
+    }
   return step, (state, batch, key, *frozen)
 
 
@@ -81,8 +89,15 @@ def compile_here(model, trained, layers):
   lowered.compile()
   marks.append(time.perf_counter())
   lines = lowered.as_text().count("\n")
-  print(json.dumps({"seconds": [after - before for before, after in zip(marks, marks[1:])], "lines": lines,
-                    "flops": flops.count_flops(flops.without_dead_code(traced.jaxpr.jaxpr))}))
+  print(
+    json.dumps(
+      {
+        "seconds": [after - before for before, after in zip(marks, marks[1:])],
+        "lines": lines,
+        "flops": flops.count_flops(flops.without_dead_code(traced.jaxpr.jaxpr)),
+      }
+    )
+  )
 
 
 def row(case):
@@ -91,16 +106,26 @@ def row(case):
   label = [case[0], {"lora": "adapters", "all": "all weights"}[case[1]], case[2]]
   command = [sys.executable, __file__, f"--case={','.join(case)}", f"--layers={LAYERS.value}"]
   try:
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT.value,
-                          env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    done = subprocess.run(
+      command,
+      stdout=subprocess.PIPE,
+      text=True,
+      timeout=LIMIT.value,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
   except subprocess.TimeoutExpired:
     return [*label, "", "", "", f"**over {LIMIT.value:.0f}**", "", ""], None
   if done.returncode:
     return [*label, "", "", "", f"failed with exit code {done.returncode}", "", ""], None
   found = json.loads(done.stdout.splitlines()[-1])
   seconds = sum(found["seconds"])
-  return [*label, *(f"{part:.1f}" for part in found["seconds"]), f"**{seconds:.1f}**", f"{found['lines']:,}",
-          f"{found['flops'] / 1e12:.3g}"], seconds
+  return [
+    *label,
+    *(f"{part:.1f}" for part in found["seconds"]),
+    f"**{seconds:.1f}**",
+    f"{found['lines']:,}",
+    f"{found['flops'] / 1e12:.3g}",
+  ], seconds
 
 
 def main(_):
@@ -109,8 +134,20 @@ def main(_):
   cases = [(model, trained, "scanned") for model in MODELS.value for trained in TRAINED.value]
   cases += [(model, TRAINED.value[0], "unrolled") for model in MODELS.value]
   found = {case: row(case) for case in cases}
-  tables.table(["model", "trained", "layers", "s to trace", "to lower", "to compile", "in all", "lines of StableHLO",
-                "TFLOP a step"], [line for line, _ in found.values()])
+  tables.table(
+    [
+      "model",
+      "trained",
+      "layers",
+      "s to trace",
+      "to lower",
+      "to compile",
+      "in all",
+      "lines of StableHLO",
+      "TFLOP a step",
+    ],
+    [line for line, _ in found.values()],
+  )
   scanned = [seconds for case, (_, seconds) in found.items() if case[2] == "scanned"]
   words = f"; at most {max(scanned):.1f} s here" if all(scanned) else ""
   print(tables.goal(f"under 60 s, scanned{words}", all(scanned) and max(scanned) < 60))

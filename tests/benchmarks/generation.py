@@ -21,8 +21,12 @@ from absl import app, flags
 from factshock.answering import decoding
 from factshock.models import families
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "HuggingFace folder of a model to take in place of --models")
-TEXTS = flags.DEFINE_string("texts", None, "file with a prompt a line, for --checkpoint; --prompts of them are taken")
+CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", None, "HuggingFace folder of a model to take in place of --models"
+)
+TEXTS = flags.DEFINE_string(
+  "texts", None, "file with a prompt a line, for --checkpoint; --prompts of them are taken"
+)
 MODELS = flags.DEFINE_list("models", ["t5", "llama"], "of tests/benchmarks/models.py")
 PROMPTS = flags.DEFINE_integer("prompts", 256, "prompts, of 8 to --longest tokens")
 LONGEST = flags.DEFINE_integer("longest", 40, "tokens of the longest prompt")
@@ -47,14 +51,23 @@ def transformers_side(model, prompts, left, closing):
     for row, prompt in enumerate(part):
       place = slice(longest - len(prompt), longest) if left else slice(0, len(prompt))
       inputs[row, place], mask[row, place] = prompt, 1
-    rows = model.generate(torch.tensor(inputs, device=device), attention_mask=torch.tensor(mask, device=device),
-                          max_new_tokens=TOKENS.value, do_sample=False, pad_token_id=0, eos_token_id=ends, num_beams=BEAMS.value)
-    rows = rows[:, longest if left else 1:].cpu().numpy()
+    rows = model.generate(
+      torch.tensor(inputs, device=device),
+      attention_mask=torch.tensor(mask, device=device),
+      max_new_tokens=TOKENS.value,
+      do_sample=False,
+      pad_token_id=0,
+      eos_token_id=ends,
+      num_beams=BEAMS.value,
+    )
+    rows = rows[:, longest if left else 1 :].cpu().numpy()
     return np.pad(rows, ((0, 0), (0, TOKENS.value - rows.shape[1])))
 
   def run():
     with torch.inference_mode():
-      return np.concatenate([answer(prompts[at:at + BATCH.value]) for at in range(0, len(prompts), BATCH.value)])
+      return np.concatenate(
+        [answer(prompts[at : at + BATCH.value]) for at in range(0, len(prompts), BATCH.value)]
+      )
 
   return run
 
@@ -65,15 +78,19 @@ def our_side(params, config, prompts, left, closing):
   params = jax.device_put(params)
   options = dict(max_length=TOKENS.value, batch_size=BATCH.value, left=left)
   if BEAMS.value > 1:
-    return lambda: beams.search(params, config, prompts, (closing, -1), beams=BEAMS.value, length_penalty=1.0,
-                                **options)[0]
+    return lambda: beams.search(
+      params, config, prompts, (closing, -1), beams=BEAMS.value, length_penalty=1.0, **options
+    )[0]
   return lambda: decoding.sample(params, config, prompts, (closing, -1), **options)[0]
 
 
 def random_task(name):
   """(config, params, transformers' model, prompts, tokens that end an answer: none)."""
   random = np.random.default_rng(0)
-  prompts = [random.integers(5, 32000, random.integers(8, LONGEST.value + 1)).tolist() for _ in range(PROMPTS.value)]
+  prompts = [
+    random.integers(5, 32000, random.integers(8, LONGEST.value + 1)).tolist()
+    for _ in range(PROMPTS.value)
+  ]
   return *models.make(name, DTYPE.value), prompts, np.zeros(0, np.int32)
 
 
@@ -84,8 +101,14 @@ def task_of(folder):
 
   tokenizer = pretrained_tokenizers.load(folder)
   with open(TEXTS.value, encoding="utf-8") as lines:
-    prompts = [batches.encode_prompt(tokenizer, line.rstrip("\n").replace("\\n", "\n")) for line in lines][:PROMPTS.value]
-  return *models.read(folder, DTYPE.value), prompts, np.array(batches.closing_tokens(tokenizer), np.int32)
+    prompts = [
+      batches.encode_prompt(tokenizer, line.rstrip("\n").replace("\\n", "\n")) for line in lines
+    ][: PROMPTS.value]
+  return (
+    *models.read(folder, DTYPE.value),
+    prompts,
+    np.array(batches.closing_tokens(tokenizer), np.int32),
+  )
 
 
 def until_end(rows, closing):
@@ -96,9 +119,14 @@ def until_end(rows, closing):
 
 def main(_):
   for name in [CHECKPOINT.value] if CHECKPOINT.value else MODELS.value:
-    config, params, model, prompts, closing = task_of(name) if CHECKPOINT.value else random_task(name)
+    config, params, model, prompts, closing = (
+      task_of(name) if CHECKPOINT.value else random_task(name)
+    )
     left = families.of(config).__name__.endswith("llama")
-    sides = {"transformers": transformers_side(model, prompts, left, closing), "factshock": our_side(params, config, prompts, left, closing)}
+    sides = {
+      "transformers": transformers_side(model, prompts, left, closing),
+      "factshock": our_side(params, config, prompts, left, closing),
+    }
     first, times, said = {}, {side: [] for side in sides}, {}
     for side, run in sides.items():
       began = time.perf_counter()
@@ -113,12 +141,16 @@ def main(_):
     said = {side: until_end(rows, closing) for side, rows in said.items()}
     same = (said["transformers"] == said["factshock"]).all(axis=1).mean()
     lengths = (said["transformers"] >= 0).sum(axis=1)
-    print(f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, {jax.devices()[0].device_kind}): {len(prompts)} "
-          f"prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, {BATCH.value} at a time, at most {TOKENS.value} new tokens (mean "
-          f"{lengths.mean():.1f}), {BEAMS.value} beams; answers with equal tokens {same:.1%}")
+    print(
+      f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, {jax.devices()[0].device_kind}): {len(prompts)} "
+      f"prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, {BATCH.value} at a time, at most {TOKENS.value} new tokens (mean "
+      f"{lengths.mean():.1f}), {BEAMS.value} beams; answers with equal tokens {same:.1%}"
+    )
     for side in sides:
-      print(f"  {side}: {median[side]:.2f} s, {len(prompts) / median[side]:.1f} answers/s; first run {first[side]:.2f} s; all "
-            f"{', '.join(format(one, '.2f') for one in times[side])}")
+      print(
+        f"  {side}: {median[side]:.2f} s, {len(prompts) / median[side]:.1f} answers/s; first run {first[side]:.2f} s; all "
+        f"{', '.join(format(one, '.2f') for one in times[side])}"
+      )
     print(f"  ratio {median['transformers'] / median['factshock']:.2f}", flush=True)
 
 

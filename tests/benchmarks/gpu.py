@@ -32,17 +32,40 @@ from factshock.runtime.errors import UserError
 
 MINUTES = flags.DEFINE_float("minutes", 9.0, "for all measurements together")
 TINY = flags.DEFINE_bool("tiny", False, "small shapes, on any device")
-SIDE = flags.DEFINE_string("side", None, "used by the benchmark itself: the side that a fresh process measures")
+SIDE = flags.DEFINE_string(
+  "side", None, "used by the benchmark itself: the side that a fresh process measures"
+)
 ROW = flags.DEFINE_string("row", None, "used by the benchmark itself: the row it measures")
 STEPS = 8
-PEAKS = (("H200", 989e12, 4.8e12), ("H100 PCIe", 756e12, 2.0e12), ("H100", 989e12, 3.35e12),
-         ("A100", 312e12, 2.0e12))  # bfloat16 FLOP/s and bytes/s by the vendor's data sheets
+PEAKS = (
+  ("H200", 989e12, 4.8e12),
+  ("H100 PCIe", 756e12, 2.0e12),
+  ("H100", 989e12, 3.35e12),
+  ("A100", 312e12, 2.0e12),
+)  # bfloat16 FLOP/s and bytes/s by the vendor's data sheets
 OURS, COMPILED, EAGER = "factshock", "PyTorch compiled", "PyTorch eager"
-ORDER = [(OURS, "T5 large"), (OURS, "T5 xl"), (OURS, "Llama 7B, LoRA"), (OURS, "Llama 7B, all"), (COMPILED, "T5 large"),
-         (EAGER, "Llama 7B, LoRA"), (EAGER, "Llama 7B, all"), (COMPILED, "T5 xl"), (OURS, "T5 base"), (COMPILED, "T5 base"),
-         (COMPILED, "Llama 7B, LoRA"), (COMPILED, "Llama 7B, all"), (EAGER, "T5 large"), (EAGER, "T5 xl"), (EAGER, "T5 base")]
-LONGEST, REPORTING = 100.0, 20.0  # seconds of one measurement, and kept for counting FLOPs at the end
-GOALS = {"T5 large": .45, "T5 xl": .45, "Llama 7B, LoRA": .5, "Llama 7B, all": .5}
+ORDER = [
+  (OURS, "T5 large"),
+  (OURS, "T5 xl"),
+  (OURS, "Llama 7B, LoRA"),
+  (OURS, "Llama 7B, all"),
+  (COMPILED, "T5 large"),
+  (EAGER, "Llama 7B, LoRA"),
+  (EAGER, "Llama 7B, all"),
+  (COMPILED, "T5 xl"),
+  (OURS, "T5 base"),
+  (COMPILED, "T5 base"),
+  (COMPILED, "Llama 7B, LoRA"),
+  (COMPILED, "Llama 7B, all"),
+  (EAGER, "T5 large"),
+  (EAGER, "T5 xl"),
+  (EAGER, "T5 base"),
+]
+LONGEST, REPORTING = (
+  100.0,
+  20.0,
+)  # seconds of one measurement, and kept for counting FLOPs at the end
+GOALS = {"T5 large": 0.45, "T5 xl": 0.45, "Llama 7B, LoRA": 0.5, "Llama 7B, all": 0.5}
 
 
 def gpu_of_torch():
@@ -67,7 +90,9 @@ def measure(side, name):
       if side == OURS:
         run = gpu_sides.our_runner(family, sizes, lengths, trained, rows)
       else:
-        run = gpu_sides.torch_runner(family, sizes, lengths, trained, rows, side == COMPILED, gpu_of_torch())
+        run = gpu_sides.torch_runner(
+          family, sizes, lengths, trained, rows, side == COMPILED, gpu_of_torch()
+        )
       run()
       first, times = time.perf_counter() - began, []
       run()
@@ -75,8 +100,13 @@ def measure(side, name):
         began = time.perf_counter()
         run()
         times.append(1e3 * (time.perf_counter() - began))
-      return {"ms": statistics.median(times), "least": min(times), "first": first, "rows": rows,
-              "gigabytes": peak_memory(side)}
+      return {
+        "ms": statistics.median(times),
+        "least": min(times),
+        "first": first,
+        "rows": rows,
+        "gigabytes": peak_memory(side),
+      }
     except Exception as error:
       if not out_of_memory(error):
         raise
@@ -86,6 +116,7 @@ def measure(side, name):
       import gc
 
       import torch
+
       gc.collect()
       torch.cuda.empty_cache()
   return {"error": f"{batches[-1]} rows do not fit into memory"}
@@ -94,8 +125,10 @@ def measure(side, name):
 def peak_memory(side):
   if side == OURS:
     import jax
+
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e9
   import torch
+
   return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0
 
 
@@ -103,8 +136,13 @@ def worker(side, limit, name=""):
   """What a process of its own prints, as JSON; or `error`, where it fails or takes longer than `limit` seconds."""
   command = [sys.executable, __file__, f"--side={side}", f"--row={name}", f"--tiny={TINY.value}"]
   # a session of its own, so that the compilers it starts end with it
-  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True,
-                             env={**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": ".95"})
+  process = subprocess.Popen(
+    command,
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+    env={**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": ".95"},
+  )
   try:
     lines = process.communicate(timeout=limit)[0].splitlines()
   except subprocess.TimeoutExpired:
@@ -122,7 +160,11 @@ def devices():
   """What a worker says of the devices: that of JAX and that of PyTorch."""
   import jax
 
-  return {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "torch": gpu_of_torch()}
+  return {
+    "platform": jax.default_backend(),
+    "kind": jax.devices()[0].device_kind,
+    "torch": gpu_of_torch(),
+  }
 
 
 def cells(name, side, found, peak, rate):
@@ -135,26 +177,57 @@ def cells(name, side, found, peak, rate):
   seconds, tokens = found["ms"] / 1e3, found["rows"] * sum(lengths)
   mfu = flops / seconds / peak if peak else None
   floors = f"{1e3 * flops / peak:.1f}, {1e3 * moved / rate:.1f}" if peak and side == OURS else ""
-  return [name, side, f"{found['rows']} x {'+'.join(str(length) for length in lengths if length)}", f"{found['ms']:.1f}",
-          f"{found['least']:.1f}", f"{tokens / seconds:,.0f}", f"{flops / 1e12:.3g}", f"**{mfu:.1%}**" if mfu else "unknown peak", floors,
-          f"{found['gigabytes']:.1f}; {found['first']:.0f}"], mfu
+  return [
+    name,
+    side,
+    f"{found['rows']} x {'+'.join(str(length) for length in lengths if length)}",
+    f"{found['ms']:.1f}",
+    f"{found['least']:.1f}",
+    f"{tokens / seconds:,.0f}",
+    f"{flops / 1e12:.3g}",
+    f"**{mfu:.1%}**" if mfu else "unknown peak",
+    floors,
+    f"{found['gigabytes']:.1f}; {found['first']:.0f}",
+  ], mfu
 
 
 def report(found, device):
   """Prints the table, ratios and goals."""
-  peak, rate = next((numbers for name, *numbers in PEAKS if name.lower() in device["kind"].lower()), (None, None))
+  peak, rate = next(
+    (numbers for name, *numbers in PEAKS if name.lower() in device["kind"].lower()), (None, None)
+  )
   rows, mfus = [], {}
   for side, name in ((side, name) for name in gpu_sides.ROWS for side in (OURS, COMPILED, EAGER)):
     one = found[side, name]
     line, mfu = cells(name, side, one, peak, rate)
     per_row = {key: value["ms"] / value["rows"] for key, value in found.items() if "ms" in value}
     ours = per_row.get((OURS, name))
-    rows.append([*line, f"{per_row[side, name] / ours:.2f}" if ours and (side, name) in per_row else ""])
+    rows.append(
+      [*line, f"{per_row[side, name] / ours:.2f}" if ours and (side, name) in per_row else ""]
+    )
     mfus[side, name] = mfu
-  rates = f"{peak / 1e12:.0f} TFLOP/s in bfloat16, {rate / 1e12:.2f} TB/s" if peak else "whose peak is not known"
+  rates = (
+    f"{peak / 1e12:.0f} TFLOP/s in bfloat16, {rate / 1e12:.2f} TB/s"
+    if peak
+    else "whose peak is not known"
+  )
   print(f"{device['kind']}, {rates}\n")
-  tables.table(["model", "side", "batch", "ms a step, median", "least", "tokens/s", "TFLOP a step", "MFU",
-                "floors, ms: FLOPs, bytes of weights and state", "peak GB; s to the first step", "time a row, over ours"], rows)
+  tables.table(
+    [
+      "model",
+      "side",
+      "batch",
+      "ms a step, median",
+      "least",
+      "tokens/s",
+      "TFLOP a step",
+      "MFU",
+      "floors, ms: FLOPs, bytes of weights and state",
+      "peak GB; s to the first step",
+      "time a row, over ours",
+    ],
+    rows,
+  )
   for name, least in GOALS.items():
     mfu = mfus.get((OURS, name))
     words = f"{name}: at least {least:.0%} MFU"
@@ -171,8 +244,10 @@ def main(_):
   if "error" in device:
     raise UserError(f"the devices could not be asked: {device['error']}")
   if device["platform"] != "gpu" and not TINY.value:
-    raise UserError(f"needs a GPU that JAX sees (pip install -e .[gpu]), got {device['kind']}; --tiny tries the "
-                            "code without")
+    raise UserError(
+      f"needs a GPU that JAX sees (pip install -e .[gpu]), got {device['kind']}; --tiny tries the "
+      "code without"
+    )
   found = {}
   for side, name in ORDER:
     if side != OURS and device["torch"] is None:
@@ -181,7 +256,9 @@ def main(_):
       found[side, name] = {"error": "no time left"}
     else:
       found[side, name] = worker(side, min(LONGEST, left()), name)
-    print(f"  {name}, {side}: {found[side, name]}, {left():.0f} s left", file=sys.stderr, flush=True)
+    print(
+      f"  {name}, {side}: {found[side, name]}, {left():.0f} s left", file=sys.stderr, flush=True
+    )
   os.environ["JAX_PLATFORMS"] = "cpu"  # what is left is counting
   report(found, device)
 

@@ -6,18 +6,59 @@ import numpy as np
 
 T5, LLAMA = (512, 114), (512, 0)
 ROWS = {  # name: (family, sizes, lengths, batches to try, what is trained)
-    "T5 large": ("t5", dict(d_model=1024, d_ff=2816, num_heads=16, layers=24), T5, (64, 32, 16, 8), "all"),
-    "T5 xl": ("t5", dict(d_model=2048, d_ff=5120, num_heads=32, layers=24), T5, (32, 16, 8, 4), "all"),
-    "T5 base": ("t5", dict(d_model=768, d_ff=2048, num_heads=12, layers=12), T5, (128, 64, 32, 16), "all"),
-    "Llama 7B, LoRA": ("llama", dict(d_model=4096, d_ff=11008, num_heads=32, layers=32), LLAMA, (16, 8, 4, 2), "lora"),
-    "Llama 7B, all": ("llama", dict(d_model=4096, d_ff=11008, num_heads=32, layers=32), LLAMA, (8, 4, 2, 1), "all")}
+  "T5 large": (
+    "t5",
+    dict(d_model=1024, d_ff=2816, num_heads=16, layers=24),
+    T5,
+    (64, 32, 16, 8),
+    "all",
+  ),
+  "T5 xl": (
+    "t5",
+    dict(d_model=2048, d_ff=5120, num_heads=32, layers=24),
+    T5,
+    (32, 16, 8, 4),
+    "all",
+  ),
+  "T5 base": (
+    "t5",
+    dict(d_model=768, d_ff=2048, num_heads=12, layers=12),
+    T5,
+    (128, 64, 32, 16),
+    "all",
+  ),
+  "Llama 7B, LoRA": (
+    "llama",
+    dict(d_model=4096, d_ff=11008, num_heads=32, layers=32),
+    LLAMA,
+    (16, 8, 4, 2),
+    "lora",
+  ),
+  "Llama 7B, all": (
+    "llama",
+    dict(d_model=4096, d_ff=11008, num_heads=32, layers=32),
+    LLAMA,
+    (8, 4, 2, 1),
+    "all",
+  ),
+}
 
 
 def row_of(name, tiny):
   family, sizes, lengths, batches, trained = ROWS[name]
   if tiny:
-    sizes, lengths, batches = dict(d_model=32, d_ff=64, num_heads=2, layers=2), (16, 8 if lengths[1] else 0), (4, 2)
-  return family, {**sizes, "vocab_size": (256 if tiny else 32128 if family == "t5" else 32000)}, lengths, batches, trained
+    sizes, lengths, batches = (
+      dict(d_model=32, d_ff=64, num_heads=2, layers=2),
+      (16, 8 if lengths[1] else 0),
+      (4, 2),
+    )
+  return (
+    family,
+    {**sizes, "vocab_size": (256 if tiny else 32128 if family == "t5" else 32000)},
+    lengths,
+    batches,
+    trained,
+  )
 
 
 def random_batch(family, sizes, lengths, rows):
@@ -25,7 +66,11 @@ def random_batch(family, sizes, lengths, rows):
   draw = lambda length: random.integers(2, sizes["vocab_size"], (rows, length)).astype(np.int32)
   if family == "llama":
     return {"tokens": draw(lengths[0]), "weights": np.ones((rows, lengths[0]), np.float32)}
-  return {"inputs": draw(lengths[0]), "targets": draw(lengths[1]), "weights": np.ones((rows, lengths[1]), np.float32)}
+  return {
+    "inputs": draw(lengths[0]),
+    "targets": draw(lengths[1]),
+    "weights": np.ones((rows, lengths[1]), np.float32),
+  }
 
 
 def our_config(family, sizes):
@@ -34,9 +79,17 @@ def our_config(family, sizes):
   depth, sizes = sizes["layers"], {name: size for name, size in sizes.items() if name != "layers"}
   width = 64 if family == "t5" else sizes["d_model"] // sizes["num_heads"]
   if family == "t5":
-    return t5.T5Config(**sizes, d_kv=width, encoder_layers=depth, decoder_layers=depth, dtype="bfloat16")
-  return decoder.LlamaConfig(**sizes, d_kv=width, num_kv_heads=sizes["num_heads"], layers=depth, dtype="bfloat16",
-                           param_dtype="bfloat16")
+    return t5.T5Config(
+      **sizes, d_kv=width, encoder_layers=depth, decoder_layers=depth, dtype="bfloat16"
+    )
+  return decoder.LlamaConfig(
+    **sizes,
+    d_kv=width,
+    num_kv_heads=sizes["num_heads"],
+    layers=depth,
+    dtype="bfloat16",
+    param_dtype="bfloat16",
+  )
 
 
 def our_parts(family, sizes, trained):
@@ -72,9 +125,13 @@ def needed(name, tiny=False):
   family, sizes, lengths, _, trained = row_of(name, tiny)
   loss, optimizer, init = our_parts(family, sizes, trained)
   params, frozen = jax.eval_shape(init, jax.random.key(0))
-  batch = random_batch(family, sizes, lengths, 1)  # one row: its logits are small, and not made twice in the backward pass
+  batch = random_batch(
+    family, sizes, lengths, 1
+  )  # one row: its logits are small, and not made twice in the backward pass
   more = {} if frozen is None else {"frozen": frozen}
-  gradient = lambda params, more: jax.grad(lambda params: loss(params, batch=batch, key=None, **more)[0])(params)
+  gradient = lambda params, more: jax.grad(
+    lambda params: loss(params, batch=batch, key=None, **more)[0]
+  )(params)
   with products.counted():
     made = flops.step_flops(gradient, params, more)
   state = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
@@ -95,7 +152,9 @@ def our_runner(family, sizes, lengths, trained, rows):
   step = jax.jit(train_step.make_train_step(loss, optimizer), donate_argnums=0)
 
   def run():
-    held[0], metrics = step(held[0], batch, jax.random.key(1), *(() if frozen is None else (frozen,)))
+    held[0], metrics = step(
+      held[0], batch, jax.random.key(1), *(() if frozen is None else (frozen,))
+    )
     return float(metrics["loss"])
 
   return run
@@ -106,15 +165,35 @@ def torch_model(family, sizes, trained):
 
   shared = dict(vocab_size=sizes["vocab_size"], pad_token_id=0)
   if family == "t5":
-    return transformers.T5ForConditionalGeneration(transformers.T5Config(
-        **shared, d_model=sizes["d_model"], d_kv=64, d_ff=sizes["d_ff"], num_layers=sizes["layers"],
-        num_heads=sizes["num_heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0, tie_word_embeddings=False, decoder_start_token_id=0))
-  model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-      **shared, hidden_size=sizes["d_model"], intermediate_size=sizes["d_ff"], num_hidden_layers=sizes["layers"],
-      num_attention_heads=sizes["num_heads"], num_key_value_heads=sizes["num_heads"], use_cache=False))
+    return transformers.T5ForConditionalGeneration(
+      transformers.T5Config(
+        **shared,
+        d_model=sizes["d_model"],
+        d_kv=64,
+        d_ff=sizes["d_ff"],
+        num_layers=sizes["layers"],
+        num_heads=sizes["num_heads"],
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+      )
+    )
+  model = transformers.LlamaForCausalLM(
+    transformers.LlamaConfig(
+      **shared,
+      hidden_size=sizes["d_model"],
+      intermediate_size=sizes["d_ff"],
+      num_hidden_layers=sizes["layers"],
+      num_attention_heads=sizes["num_heads"],
+      num_key_value_heads=sizes["num_heads"],
+      use_cache=False,
+    )
+  )
   if trained == "all":
     return model
   import peft
+
   targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
   return peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=targets))
 
@@ -126,10 +205,16 @@ def torch_runner(family, sizes, lengths, trained, rows, compiled, device):
   torch.set_default_dtype(torch.bfloat16)
   with torch.device(device):
     model = torch_model(family, sizes, trained).train()
-  batch = {name: torch.tensor(array, dtype=torch.long, device=device)
-           for name, array in random_batch(family, sizes, lengths, rows).items() if name != "weights"}
-  arguments = (dict(input_ids=batch["inputs"], labels=batch["targets"]) if family == "t5" else
-               dict(input_ids=batch["tokens"], labels=batch["tokens"]))
+  batch = {
+    name: torch.tensor(array, dtype=torch.long, device=device)
+    for name, array in random_batch(family, sizes, lengths, rows).items()
+    if name != "weights"
+  }
+  arguments = (
+    dict(input_ids=batch["inputs"], labels=batch["targets"])
+    if family == "t5"
+    else dict(input_ids=batch["tokens"], labels=batch["tokens"])
+  )
   moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
   optimizer = torch.optim.AdamW(moving, lr=1e-4, weight_decay=0.0, fused=True)
   call = torch.compile(model) if compiled else model

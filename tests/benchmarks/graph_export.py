@@ -31,16 +31,49 @@ from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 TRIPLES = flags.DEFINE_integer("triples", 1_000_000, "accepted triples to write", lower_bound=1)
-COMPARE = flags.DEFINE_integer("compare", 100_000, "triples for the comparison with others; 0: none", lower_bound=0)
+COMPARE = flags.DEFINE_integer(
+  "compare", 100_000, "triples for the comparison with others; 0: none", lower_bound=0
+)
 FORMAT = flags.DEFINE_list("format", list(formats.FORMATS), "formats to write")
 ROUNDS = flags.DEFINE_integer("rounds", 1, "runs of each; the median counts", lower_bound=1)
-FOLDER = flags.DEFINE_string("folder", None, "where to write; default: the folder of temporary files")
+FOLDER = flags.DEFINE_string(
+  "folder", None, "where to write; default: the folder of temporary files"
+)
 
-RUN = {"id": "run-1", "started": "2025-01-01T00:00:00+00:00", "ended": "2025-01-01T01:00:00+00:00", "model": "t5-base",
-       "checkpoint": "9f" * 32, "mixing_weights": [0.5, 0.5], "calibration": "isotonic-5f", "precision": 0.9,
-       "software": "factshock 0.1.0", "revision": "0" * 40}
-MADE_BY = {**{key: RUN[key] for key in ("model", "checkpoint", "mixing_weights", "calibration")}, "run": RUN["id"]}
-SYLLABLES = ("ka", "ro", "mi", "ten", "sul", "va", "dor", "lin", "pe", "gra", "nu", "shi", "os", "bel", "ar", "to")
+RUN = {
+  "id": "run-1",
+  "started": "2025-01-01T00:00:00+00:00",
+  "ended": "2025-01-01T01:00:00+00:00",
+  "model": "t5-base",
+  "checkpoint": "9f" * 32,
+  "mixing_weights": [0.5, 0.5],
+  "calibration": "isotonic-5f",
+  "precision": 0.9,
+  "software": "factshock 0.1.0",
+  "revision": "0" * 40,
+}
+MADE_BY = {
+  **{key: RUN[key] for key in ("model", "checkpoint", "mixing_weights", "calibration")},
+  "run": RUN["id"],
+}
+SYLLABLES = (
+  "ka",
+  "ro",
+  "mi",
+  "ten",
+  "sul",
+  "va",
+  "dor",
+  "lin",
+  "pe",
+  "gra",
+  "nu",
+  "shi",
+  "os",
+  "bel",
+  "ar",
+  "to",
+)
 
 # What a process does that writes one format; the others hold the graph as a user of theirs would.
 OURS = """import sys
@@ -93,13 +126,25 @@ def rows(triples, seed=0):
   for number in range(triples):
     subject = number // 4
     objects = draw.randrange(frequent) if number % 3 else frequent + number
-    base = {"subject": name_of(subject), "subject_id": f"Q{subject + 1}", "relation": f"P{1 + number * 7 % 40}"}
-    for rank, accepted in ((1, True), (2, False))[:1 + number % 2]:
+    base = {
+      "subject": name_of(subject),
+      "subject_id": f"Q{subject + 1}",
+      "relation": f"P{1 + number * 7 % 40}",
+    }
+    for rank, accepted in ((1, True), (2, False))[: 1 + number % 2]:
       object_ = 1 << 24 | objects + rank - 1
-      found = base | {"object": name_of(object_)} | ({"object_id": f"Q{object_}"} if objects % 10 else {})
+      found = (
+        base | {"object": name_of(object_)} | ({"object_id": f"Q{object_}"} if objects % 10 else {})
+      )
       confidence = round(draw.uniform(0.9, 1) if accepted else draw.uniform(0, 0.1), 6)
-      yield found | {"confidence": confidence, "score": -round(draw.expovariate(1), 6), "rank": rank,
-                     "accepted": accepted, "threshold": 0.9, **MADE_BY}
+      yield found | {
+        "confidence": confidence,
+        "score": -round(draw.expovariate(1), 6),
+        "rank": rank,
+        "accepted": accepted,
+        "threshold": 0.9,
+        **MADE_BY,
+      }
 
 
 def measured(code, name, source, home):
@@ -108,12 +153,26 @@ def measured(code, name, source, home):
   os.makedirs(output)
   os.sync()
   began = time.perf_counter()
-  command = [sys.executable, "-c", BETWEEN, sys.executable, "-c", code.format(run=RUN), name, source, output]
+  command = [
+    sys.executable,
+    "-c",
+    BETWEEN,
+    sys.executable,
+    "-c",
+    code.format(run=RUN),
+    name,
+    source,
+    output,
+  ]
   done = subprocess.run(command, capture_output=True, text=True)
   seconds = time.perf_counter() - began
   if done.returncode:
     raise UserError(f"{name}: writing failed: {done.stderr.strip()[-500:]}")
-  size = sum(os.path.getsize(os.path.join(place, file)) for place, _, files in os.walk(output) for file in files)
+  size = sum(
+    os.path.getsize(os.path.join(place, file))
+    for place, _, files in os.walk(output)
+    for file in files
+  )
   shutil.rmtree(output)
   memory, cpu = done.stdout.split()
   return seconds, int(memory), size, float(cpu)
@@ -122,7 +181,9 @@ def measured(code, name, source, home):
 def median(code, name, source, home):
   """Medians of `measured` over the rounds."""
   print(f"  {name}: {ROUNDS.value} rounds", file=sys.stderr, flush=True)
-  return tuple(map(statistics.median, zip(*(measured(code, name, source, home) for _ in range(ROUNDS.value)))))
+  return tuple(
+    map(statistics.median, zip(*(measured(code, name, source, home) for _ in range(ROUNDS.value))))
+  )
 
 
 def make(home, triples):
@@ -145,12 +206,34 @@ def compare(home):
       lines.append([name, package, "not installed", "", "", "", ""])
       continue
     ours, theirs = median(OURS, name, source, home), median(code, name, source, home)
-    lines.append([name, package, f"{ours[0]:.1f}", f"{theirs[0]:.1f}", f"**{theirs[0] / ours[0]:.1f}**",
-                  f"{ours[3]:.1f}", f"{theirs[3]:.1f}",
-                  f"{ours[1] / 1e6:.0f} MB", f"{theirs[1] / 1e6:.0f} MB"])
+    lines.append(
+      [
+        name,
+        package,
+        f"{ours[0]:.1f}",
+        f"{theirs[0]:.1f}",
+        f"**{theirs[0] / ours[0]:.1f}**",
+        f"{ours[3]:.1f}",
+        f"{theirs[3]:.1f}",
+        f"{ours[1] / 1e6:.0f} MB",
+        f"{theirs[1] / 1e6:.0f} MB",
+      ]
+    )
   print(f"{COMPARE.value:,} triples:\n")
-  tables.table(["format", "other", "ours, s", "other, s", "time of other over ours", "CPU, ours", "CPU, other",
-                "memory, ours", "memory, other"], lines)
+  tables.table(
+    [
+      "format",
+      "other",
+      "ours, s",
+      "other, s",
+      "time of other over ours",
+      "CPU, ours",
+      "CPU, other",
+      "memory, ours",
+      "memory, other",
+    ],
+    lines,
+  )
 
 
 def main(_):
@@ -159,15 +242,23 @@ def main(_):
   with tempfile.TemporaryDirectory(prefix="graph-export-", dir=FOLDER.value) as home:
     need, free = 4e3 * max(TRIPLES.value, COMPARE.value), shutil.disk_usage(home).free
     if free < need:
-      raise UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR")
+      raise UserError(
+        f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR"
+      )
     source = make(home, TRIPLES.value)
     for name in FORMAT.value:
       seconds, memory, size, cpu = median(OURS, name, source, home)
       slowest, largest = max(slowest, seconds), max(largest, memory)
-      lines.append([name, f"{seconds:.1f}", f"{cpu:.1f}", f"{memory / 1e6:.0f} MB", f"{size / 1e6:.0f} MB"])
+      lines.append(
+        [name, f"{seconds:.1f}", f"{cpu:.1f}", f"{memory / 1e6:.0f} MB", f"{size / 1e6:.0f} MB"]
+      )
     print(f"{TRIPLES.value:,} triples, rows of {os.path.getsize(source) / 1e6:.0f} MB:\n")
     tables.table(["format", "s", "s of CPU", "peak memory", "written"], lines)
-    print(tables.goal(f"every format under 60 s for a million triples; at most {slowest:.1f} s here", slowest < 60))
+    print(
+      tables.goal(
+        f"every format under 60 s for a million triples; at most {slowest:.1f} s here", slowest < 60
+      )
+    )
     print(tables.goal(f"memory under 2 GB; at most {largest / 1e9:.2f} GB here", largest < 2e9))
     os.remove(source)
     if COMPARE.value:

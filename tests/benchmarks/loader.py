@@ -38,12 +38,21 @@ H200 = 989e12
 def sources_of(shape):
   """(questions, span corruption of a corpus) that fill rows of these lengths, and the questions themselves."""
   random = np.random.default_rng(0)
-  tokenizer = tokenizers.word_tokenizer([f"w{number}" for number in range(shape["vocab_size"] - 103)], 100)
+  tokenizer = tokenizers.word_tokenizer(
+    [f"w{number}" for number in range(shape["vocab_size"] - 103)], 100
+  )
   length = span_corruption.raw_length(shape["inputs"], target_length=shape["targets"])
-  tokens = random.integers(3, tokenizer.size - 100, 4096 * length).astype(corpora.token_type(tokenizer))
+  tokens = random.integers(3, tokenizer.size - 100, 4096 * length).astype(
+    corpora.token_type(tokenizer)
+  )
   corpus = corpora.Corpus(tokens, np.arange(0, len(tokens) + 1, length))
-  draw = lambda most: np.append(random.integers(3, tokenizer.size - 100, random.integers(4, most)), 1).astype(np.int32)
-  examples = [{"inputs": draw(min(shape["inputs"], 24)), "targets": draw(min(shape["targets"], 8))} for _ in range(4096)]
+  draw = lambda most: np.append(
+    random.integers(3, tokenizer.size - 100, random.integers(4, most)), 1
+  ).astype(np.int32)
+  examples = [
+    {"inputs": draw(min(shape["inputs"], 24)), "targets": draw(min(shape["targets"], 8))}
+    for _ in range(4096)
+  ]
   return mixture.qa_source(examples), mixture.span_source(corpus, tokenizer), examples
 
 
@@ -61,18 +70,31 @@ def rate_of(batches, rows_of):
 def loaders(shape):
   """{what: rows a second} of the loader, and of transformers' collator where it is there."""
   questions, spans, examples = sources_of(shape)
-  options = dict(batch_size=shape["batch"], input_length=shape["inputs"], target_length=shape["targets"], seed=0)
-  kinds = {"span corruption": ([spans], [1], 0), "4:1 with questions": ([questions, spans], [1, 4], 0),
-           "4:1 with questions, packed": ([questions, spans], [1, 4], 1), "questions": ([questions], [1], 0),
-           "questions, packed": ([questions], [1], 1)}
+  options = dict(
+    batch_size=shape["batch"], input_length=shape["inputs"], target_length=shape["targets"], seed=0
+  )
+  kinds = {
+    "span corruption": ([spans], [1], 0),
+    "4:1 with questions": ([questions, spans], [1, 4], 0),
+    "4:1 with questions, packed": ([questions, spans], [1, 4], 1),
+    "questions": ([questions], [1], 0),
+    "questions, packed": ([questions], [1], 1),
+  }
   found = {}
   for name, (sources, ratios, pack_to) in kinds.items():
     batches = mixture.batches(sources, ratios, pack_to=pack_to, **options)
     next(batches)
     # packed rows are longer than the step's: they count as the positions that they have
-    found[name] = rate_of(batches, lambda batch: (batch["inputs"].size + batch["targets"].size) / (shape["inputs"] + shape["targets"]))
+    found[name] = rate_of(
+      batches,
+      lambda batch: (
+        (batch["inputs"].size + batch["targets"].size) / (shape["inputs"] + shape["targets"])
+      ),
+    )
   try:
-    found["questions, transformers' collator"] = rate_of(collated(examples, shape["batch"]), lambda batch: len(batch["labels"]))
+    found["questions, transformers' collator"] = rate_of(
+      collated(examples, shape["batch"]), lambda batch: len(batch["labels"])
+    )
   except ImportError as error:
     print(f"  no transformers, so no collator: {error}", file=sys.stderr)
   return found
@@ -83,13 +105,19 @@ def collated(examples, size):
   import tokenizers as fast
   import transformers
 
-  made = fast.Tokenizer(fast.models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
-  tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>")
+  made = fast.Tokenizer(
+    fast.models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>")
+  )
+  tokenizer = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=made, pad_token="<pad>", eos_token="</s>"
+  )
   collate = transformers.DataCollatorForSeq2Seq(tokenizer, return_tensors="np")
-  rows = [{"input_ids": one["inputs"].tolist(), "labels": one["targets"].tolist()} for one in examples]
+  rows = [
+    {"input_ids": one["inputs"].tolist(), "labels": one["targets"].tolist()} for one in examples
+  ]
   while True:
     for start in range(0, len(rows) - size + 1, size):
-      yield collate([dict(row) for row in rows[start:start + size]])
+      yield collate([dict(row) for row in rows[start : start + size]])
 
 
 def step_rows(shape):
@@ -98,8 +126,13 @@ def step_rows(shape):
 
   from factshock.devices import partitioning
 
-  run = benchmark.jax_side(shape, benchmark.random_batch(shape), threads=partitioning.usable_cores(), unroll=True,
-                           learning_rate=1e-3)
+  run = benchmark.jax_side(
+    shape,
+    benchmark.random_batch(shape),
+    threads=partitioning.usable_cores(),
+    unroll=True,
+    learning_rate=1e-3,
+  )
   run(), run()
   times = []
   for _ in range(STEPS):
@@ -113,23 +146,48 @@ def step_rows(shape):
 def main(_):
   unknown = set(SHAPES.value) - set(benchmark.SHAPES)
   if unknown:
-    raise UserError(f"--shapes: expected names among {', '.join(benchmark.SHAPES)}, got {', '.join(unknown)}")
+    raise UserError(
+      f"--shapes: expected names among {', '.join(benchmark.SHAPES)}, got {', '.join(unknown)}"
+    )
   found = {name: loaders(benchmark.SHAPES[name]) for name in SHAPES.value}  # before JAX has threads
   rows, least = [], float("inf")
   for name, rates in found.items():
     shape = benchmark.SHAPES[name]
     print(f"  {name}: the step", file=sys.stderr, flush=True)
-    step, gpu = step_rows(shape), .45 * H200 / gpu_sides.needed("T5 large")[0]
+    step, gpu = step_rows(shape), 0.45 * H200 / gpu_sides.needed("T5 large")[0]
     lengths = f"{shape['batch']} x ({shape['inputs']}+{shape['targets']})"
     for kind, rate in rates.items():
       ours = "transformers" not in kind
       least = min(least, rate / step) if ours else least
-      rows.append([f"{name}, {lengths}", kind, f"{rate:,.0f}", f"{rate * (shape['inputs'] + shape['targets']) / 1e6:.2f}",
-                   f"{step:,.1f}" if ours else "", f"**{rate / step:,.0f}**" if ours else "",
-                   f"{gpu:,.0f}" if name == "small" and ours else ""])
-  tables.table(["shape", "batches", "loader, rows/s", "M positions/s", "step, rows/s", "loader over step",
-                "T5-large on an H200, rows/s"], rows)
-  print(tables.goal(f"the loader gives over 10 times what the step consumes; at least {least:,.0f} times here", least > 10))
+      rows.append(
+        [
+          f"{name}, {lengths}",
+          kind,
+          f"{rate:,.0f}",
+          f"{rate * (shape['inputs'] + shape['targets']) / 1e6:.2f}",
+          f"{step:,.1f}" if ours else "",
+          f"**{rate / step:,.0f}**" if ours else "",
+          f"{gpu:,.0f}" if name == "small" and ours else "",
+        ]
+      )
+  tables.table(
+    [
+      "shape",
+      "batches",
+      "loader, rows/s",
+      "M positions/s",
+      "step, rows/s",
+      "loader over step",
+      "T5-large on an H200, rows/s",
+    ],
+    rows,
+  )
+  print(
+    tables.goal(
+      f"the loader gives over 10 times what the step consumes; at least {least:,.0f} times here",
+      least > 10,
+    )
+  )
 
 
 if __name__ == "__main__":

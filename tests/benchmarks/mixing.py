@@ -30,8 +30,12 @@ from factshock.runtime.errors import UserError
 
 GIGABYTES = flags.DEFINE_list("gigabytes", ["4"], "sizes of each of the two models")
 FORMAT = flags.DEFINE_list("format", ["checkpoint", "huggingface"], "of the models")
-ROUNDS = flags.DEFINE_integer("rounds", 3, "runs of each side, in turn; the median counts", lower_bound=1)
-FOLDER = flags.DEFINE_string("folder", None, "where to write; default: the folder of temporary files")
+ROUNDS = flags.DEFINE_integer(
+  "rounds", 3, "runs of each side, in turn; the median counts", lower_bound=1
+)
+FOLDER = flags.DEFINE_string(
+  "folder", None, "where to write; default: the folder of temporary files"
+)
 
 
 def config_of(gigabytes):
@@ -39,10 +43,19 @@ def config_of(gigabytes):
   from factshock.models import decoder
 
   if not gigabytes:
-    return decoder.LlamaConfig(vocab_size=64, d_model=8, d_ff=8, num_heads=1, num_kv_heads=1, d_kv=8, layers=1)
+    return decoder.LlamaConfig(
+      vocab_size=64, d_model=8, d_ff=8, num_heads=1, num_kv_heads=1, d_kv=8, layers=1
+    )
   layer, rest = 4 * (4 * 2048 * 2048 + 3 * 2048 * 5504), 2 * 4 * 32000 * 2048
-  return decoder.LlamaConfig(vocab_size=32000, d_model=2048, d_ff=5504, num_heads=16, num_kv_heads=16, d_kv=128,
-                           layers=max(1, round((gigabytes * 1e9 - rest) / layer)))
+  return decoder.LlamaConfig(
+    vocab_size=32000,
+    d_model=2048,
+    d_ff=5504,
+    num_heads=16,
+    num_kv_heads=16,
+    d_kv=128,
+    layers=max(1, round((gigabytes * 1e9 - rest) / layer)),
+  )
 
 
 def write_model(path, config, kind, seed):
@@ -54,13 +67,20 @@ def write_model(path, config, kind, seed):
   some = (0.02 * np.random.default_rng(seed).normal(size=1 << 22)).astype(np.float32)
   make = lambda shape: lambda: np.resize(some, shape)
   if kind == "huggingface":
-    parts = [files.Writable(part.name, part.shape, some.dtype, make(part.shape)) for part in names.tensors(config)]
+    parts = [
+      files.Writable(part.name, part.shape, some.dtype, make(part.shape))
+      for part in names.tensors(config)
+    ]
     huggingface.write_folder(path, parts, huggingface.to_json(config, "float32"))
     sizes = [part.shape for part in parts]
   else:
     shapes = {leaf: names.leaf_shape(own) for leaf, own in names.by_leaf(config).items()}
-    leaves = {name: tree_files.Lazy(tuple(shape), some.dtype, make(shape)) for name, shape in shapes.items()}
-    store.write(path, {"params": tree_files.nested(leaves)}, {"step": 0, "loader_state": None, "config": None})
+    leaves = {
+      name: tree_files.Lazy(tuple(shape), some.dtype, make(shape)) for name, shape in shapes.items()
+    }
+    store.write(
+      path, {"params": tree_files.nested(leaves)}, {"step": 0, "loader_state": None, "config": None}
+    )
     sizes = shapes.values()
   return max(int(np.prod(shape)) * some.itemsize for shape in sizes)
 
@@ -103,21 +123,35 @@ def timed(command, output):
 
 def sides_of(a, b, output):
   """{side: command}."""
-  return {"mix": [sys.executable, "-m", "factshock.mix", f"--checkpoints={a},{b}", "--weights=0.5,0.5",
-                  f"--output={output}"],
-          "cp": ["sh", "-c", 'mkdir "$0" && exec cp -r "$@" "$0"', output, a, b]}
+  return {
+    "mix": [
+      sys.executable,
+      "-m",
+      "factshock.mix",
+      f"--checkpoints={a},{b}",
+      "--weights=0.5,0.5",
+      f"--output={output}",
+    ],
+    "cp": ["sh", "-c", 'mkdir "$0" && exec cp -r "$@" "$0"', output, a, b],
+  }
 
 
 def compare(home, kind, gigabytes, small):
   """Rows of the table for one format and size, and (worst ratio, largest memory)."""
   a, b, output = (os.path.join(home, name) for name in ("a", "b", "out"))
-  largest = [write_model(path, config_of(gigabytes), kind, seed) for seed, path in enumerate((a, b))][0]
+  largest = [
+    write_model(path, config_of(gigabytes), kind, seed) for seed, path in enumerate((a, b))
+  ][0]
   size = sum(os.path.getsize(path) for folder in (a, b) for path in files_under(folder))
   rows, worst, memory = [], float("inf"), 0
   for state in ("cold", "warm"):
     found = {side: [] for side in ("mix", "cp")}
     for number in range(ROUNDS.value):
-      print(f"  {kind}, {gigabytes:g} GB, {state}: round {number + 1} of {ROUNDS.value}", file=sys.stderr, flush=True)
+      print(
+        f"  {kind}, {gigabytes:g} GB, {state}: round {number + 1} of {ROUNDS.value}",
+        file=sys.stderr,
+        flush=True,
+      )
       for side, command in sides_of(a, b, output).items():
         prepare((a, b), state)
         found[side].append(timed(command, output))
@@ -125,9 +159,17 @@ def compare(home, kind, gigabytes, small):
     ratio = statistics.median(cp / mix for (mix, _), (cp, _) in zip(found["mix"], found["cp"]))
     memory = max([memory, *(peak for _, peak in found["mix"])])
     worst = min(worst, ratio)
-    rows.append([f"{kind}, 2 x {size / 2e9:.2f} GB, largest leaf {largest / 1e9:.2f} GB", state,
-                 f"{mix:.1f} ({size / mix / 1e9:.2f})", f"{cp:.1f} ({size / cp / 1e9:.2f})", f"**{ratio:.2f}**",
-                 f"{cp / max(mix - small[0], 1e-9):.2f}", f"{memory / 1e9:.2f} GB"])
+    rows.append(
+      [
+        f"{kind}, 2 x {size / 2e9:.2f} GB, largest leaf {largest / 1e9:.2f} GB",
+        state,
+        f"{mix:.1f} ({size / mix / 1e9:.2f})",
+        f"{cp:.1f} ({size / cp / 1e9:.2f})",
+        f"**{ratio:.2f}**",
+        f"{cp / max(mix - small[0], 1e-9):.2f}",
+        f"{memory / 1e9:.2f} GB",
+      ]
+    )
   shutil.rmtree(a), shutil.rmtree(b)
   return rows, worst, memory
 
@@ -148,17 +190,47 @@ def main(_):
     need = 5e9 * max(map(float, GIGABYTES.value))
     free = shutil.disk_usage(home).free
     if free < need:
-      raise UserError(f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR")
+      raise UserError(
+        f"{home}: needs {need / 1e9:.1f} GB free, got {free / 1e9:.1f}; say --folder=DIR"
+      )
     for kind in FORMAT.value:
       small = smallest(home, kind)
-      rows.append([f"{kind}, a few kilobytes", "warm", f"{small[0]:.1f}", "", "", "", f"{small[1] / 1e9:.2f} GB"])
+      rows.append(
+        [
+          f"{kind}, a few kilobytes",
+          "warm",
+          f"{small[0]:.1f}",
+          "",
+          "",
+          "",
+          f"{small[1] / 1e9:.2f} GB",
+        ]
+      )
       for gigabytes in map(float, GIGABYTES.value):
         found, ratio, memory = compare(home, kind, gigabytes, small)
         rows, ratios, memories = rows + found, ratios + [ratio], memories + [memory]
-  tables.table(["models", "page cache", "mix, s (GB/s read)", "cp, s (GB/s read)", "rate of mix over cp",
-                "without the start of Python", "peak memory of mix"], rows)
-  print(tables.goal(f"at least 0.5 times the rate of cp; at least {min(ratios):.2f} here", min(ratios) >= .5))
-  print(tables.goal(f"memory under 2 GB; at most {max(memories) / 1e9:.2f} GB here", max(memories) < 2e9))
+  tables.table(
+    [
+      "models",
+      "page cache",
+      "mix, s (GB/s read)",
+      "cp, s (GB/s read)",
+      "rate of mix over cp",
+      "without the start of Python",
+      "peak memory of mix",
+    ],
+    rows,
+  )
+  print(
+    tables.goal(
+      f"at least 0.5 times the rate of cp; at least {min(ratios):.2f} here", min(ratios) >= 0.5
+    )
+  )
+  print(
+    tables.goal(
+      f"memory under 2 GB; at most {max(memories) / 1e9:.2f} GB here", max(memories) < 2e9
+    )
+  )
 
 
 if __name__ == "__main__":

@@ -10,10 +10,28 @@ from factshock.models import decoder, families, t5
 from factshock.models.formats import huggingface
 
 CONFIGS = {
-    "t5": t5.T5Config(vocab_size=32128, d_model=512, d_ff=1024, num_heads=6, d_kv=64, encoder_layers=8, decoder_layers=8),
-    "llama": decoder.LlamaConfig(vocab_size=32000, d_model=512, d_ff=1376, num_heads=8, num_kv_heads=8, d_kv=64, layers=10),
-    "t5_large": t5.T5Config(vocab_size=32128, d_model=1024, d_ff=2816, num_heads=16, d_kv=64, encoder_layers=24,
-                            decoder_layers=24)}
+  "t5": t5.T5Config(
+    vocab_size=32128,
+    d_model=512,
+    d_ff=1024,
+    num_heads=6,
+    d_kv=64,
+    encoder_layers=8,
+    decoder_layers=8,
+  ),
+  "llama": decoder.LlamaConfig(
+    vocab_size=32000, d_model=512, d_ff=1376, num_heads=8, num_kv_heads=8, d_kv=64, layers=10
+  ),
+  "t5_large": t5.T5Config(
+    vocab_size=32128,
+    d_model=1024,
+    d_ff=2816,
+    num_heads=16,
+    d_kv=64,
+    encoder_layers=24,
+    decoder_layers=24,
+  ),
+}
 
 
 def make(name, dtype="float32"):
@@ -32,7 +50,11 @@ def read(folder, dtype="float32"):
 
   params, config = huggingface.load(folder, param_dtype=dtype)
   config = dataclasses.replace(config, dtype=dtype)
-  kind = transformers.LlamaForCausalLM if isinstance(config, decoder.LlamaConfig) else transformers.T5ForConditionalGeneration
+  kind = (
+    transformers.LlamaForCausalLM
+    if isinstance(config, decoder.LlamaConfig)
+    else transformers.T5ForConditionalGeneration
+  )
   return config, params, kind.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
 

@@ -15,8 +15,12 @@ from absl import app, flags
 
 from factshock.theory import conditions, phases, worlds
 
-SIZES = dict(subjects=1000, relations=5, answers=20, zipf=1.0, answer_zipf=1.0, sentences=100_000, test=0.5)
-SETTINGS = dict(cosine=0.0, question=1.0, bins=10, learning_rate=1.0, steps=(1, 2, 5, 10, 20, 50, 100, 200))
+SIZES = dict(
+  subjects=1000, relations=5, answers=20, zipf=1.0, answer_zipf=1.0, sentences=100_000, test=0.5
+)
+SETTINGS = dict(
+  cosine=0.0, question=1.0, bins=10, learning_rate=1.0, steps=(1, 2, 5, 10, 20, 50, 100, 200)
+)
 SEEDS = flags.DEFINE_integer("seeds", 20, "Seeds.")
 _STEPS, _RATE = 600, 100.0
 
@@ -26,12 +30,16 @@ def torch_seconds(world, seeds, steps):
   answers = torch.tensor(world.answers_KxSxR[:seeds].astype(np.int64))[..., None]
   weights = torch.tensor(world.counts_KxSxR[:seeds])
   weights = weights / weights.sum(dim=(1, 2), keepdim=True)
-  subject = torch.zeros(seeds, SIZES["subjects"], 1, SIZES["relations"] * SIZES["answers"], requires_grad=True)
-  relation = torch.zeros(seeds, 1, SIZES["relations"], SIZES["relations"] * SIZES["answers"], requires_grad=True)
+  subject = torch.zeros(
+    seeds, SIZES["subjects"], 1, SIZES["relations"] * SIZES["answers"], requires_grad=True
+  )
+  relation = torch.zeros(
+    seeds, 1, SIZES["relations"], SIZES["relations"] * SIZES["answers"], requires_grad=True
+  )
   for step in range(steps + 2):
     if step == 2:
       began = time.perf_counter()
-    logits = .5 * subject + .5 * relation
+    logits = 0.5 * subject + 0.5 * relation
     loss = (weights * (logits.logsumexp(-1) - logits.gather(-1, answers)[..., 0])).sum()
     gradients = torch.autograd.grad(loss, (subject, relation))
     with torch.no_grad():
@@ -47,9 +55,16 @@ def main(_):
   pretrained = time.perf_counter()
   conditions.run(world, w_v, SETTINGS, sets=worlds.SETS)
   whole, finetuned = time.perf_counter() - began, time.perf_counter() - pretrained
-  tables.table(["stage, compilation included", "seconds"], [
+  tables.table(
+    ["stage, compilation included", "seconds"],
+    [
       [f"pretraining, {_STEPS} steps, {SEEDS.value} seeds", f"{pretrained - began:.1f}"],
-      [f"four finetuning sets, {SETTINGS['steps'][-1]} steps, measured {len(SETTINGS['steps'])} times", f"{finetuned:.1f}"]])
+      [
+        f"four finetuning sets, {SETTINGS['steps'][-1]} steps, measured {len(SETTINGS['steps'])} times",
+        f"{finetuned:.1f}",
+      ],
+    ],
+  )
   print(tables.goal(f"all under 60 s; {whole:.1f} s here", whole < 60))
   few, steps = 4, 100
   some, ours = worlds.make(SIZES, list(range(few))), []
@@ -58,10 +73,18 @@ def main(_):
     phases.pretrained(some, SIZES, (steps + 2,), _RATE, 0.0)
     ours.append(time.perf_counter() - began)
   ours = ours[1] / (steps + 2) / few
-  together, alone = torch_seconds(some, few, steps), sum(torch_seconds(worlds.make(SIZES, [seed]), 1, steps) for seed in range(few))
+  together, alone = (
+    torch_seconds(some, few, steps),
+    sum(torch_seconds(worlds.make(SIZES, [seed]), 1, steps) for seed in range(few)),
+  )
   theirs = min(together, alone) / steps / few
-  tables.table(["a pretraining step of one seed", "ms", "ratio to PyTorch"], [
-      ["factshock", f"{1000 * ours:.2f}", f"{ours / theirs:.2f}"], ["PyTorch", f"{1000 * theirs:.2f}", "1"]])
+  tables.table(
+    ["a pretraining step of one seed", "ms", "ratio to PyTorch"],
+    [
+      ["factshock", f"{1000 * ours:.2f}", f"{ours / theirs:.2f}"],
+      ["PyTorch", f"{1000 * theirs:.2f}", "1"],
+    ],
+  )
 
 
 if __name__ == "__main__":

@@ -30,15 +30,22 @@ from factshock.facts import documents, sources
 from factshock.runtime import console
 from factshock.study import seed_run, study_data, training
 
-DATA = flags.DEFINE_string("data", os.environ.get("FACTSHOCK_DATA", "../shared/data"), "folder of the real data")
+DATA = flags.DEFINE_string(
+  "data", os.environ.get("FACTSHOCK_DATA", "../shared/data"), "folder of the real data"
+)
 BATCHES = flags.DEFINE_integer("batches", 50, "batches counted")
 FACTS, SENTENCES, RATIO = 2000, 20000, 4
-SETS = {"T-REx": "trex:{}/trex", "PopQA": "popqa:{}/popqa/popqa_full_no_popularity.csv.gz",
-        "EntityQuestions": "entityquestions:{}/entityquestions/test.jsonl.gz"}
+SETS = {
+  "T-REx": "trex:{}/trex",
+  "PopQA": "popqa:{}/popqa/popqa_full_no_popularity.csv.gz",
+  "EntityQuestions": "entityquestions:{}/entityquestions/test.jsonl.gz",
+}
 
 
 def study_of(config, folder, material):
-  return seed_run.assemble(config, folder, 0, partitioning.make_mesh(), material, {"pool": material.facts})
+  return seed_run.assemble(
+    config, folder, 0, partitioning.make_mesh(), material, {"pool": material.facts}
+  )
 
 
 def demo_study(folder):
@@ -49,12 +56,18 @@ def demo_study(folder):
 def real_study(folder, spec):
   """2,000 facts of a data set with its own templates, and sentences of Wikipedia as text."""
   config = pretrained.t5_v1_1("google/t5-v1_1-small", d_model=512, d_ff=1024, num_heads=6, layers=8)
-  config.tokenizer.update(dict(kind="sentencepiece", path=f"{DATA.value}/tokenizers/t5.spiece.model"))
+  config.tokenizer.update(
+    dict(kind="sentencepiece", path=f"{DATA.value}/tokenizers/t5.spiece.model")
+  )
   facts, relations = sources.read_with_relations(spec.format(DATA.value), "")
-  config.finetune.prompt = "cloze" if spec.startswith("trex") else "question"  # LAMA has statements alone
+  config.finetune.prompt = (
+    "cloze" if spec.startswith("trex") else "question"
+  )  # LAMA has statements alone
   text = documents.read(f"{DATA.value}/trex_wikipedia/trex_evidence_sentences.tsv.gz")
   chosen = [facts[row] for row in np.random.default_rng(0).permutation(len(facts))[:FACTS]]
-  material = study_data.Material(chosen, [], relations, [list(itertools.islice(text, SENTENCES))], {})
+  material = study_data.Material(
+    chosen, [], relations, [list(itertools.islice(text, SENTENCES))], {}
+  )
   return study_of(config, folder, material)
 
 
@@ -67,8 +80,14 @@ def batches_of(study, ratio, pack):
   size = round(section["batch_size"] * (1 + ratio))
   pack_to = training._row_multiple(study, section) if pack else 0
   batches = mixture.batches(
-      [questions, *(source for source, _ in chosen)], [1.0, *(ratio * share for _, share in chosen)], batch_size=size,
-      input_length=section["input_length"], target_length=section["target_length"], seed=0, pack_to=pack_to)
+    [questions, *(source for source, _ in chosen)],
+    [1.0, *(ratio * share for _, share in chosen)],
+    batch_size=size,
+    input_length=section["input_length"],
+    target_length=section["target_length"],
+    seed=0,
+    pack_to=pack_to,
+  )
   return batches, size
 
 
@@ -77,7 +96,11 @@ def count(batches):
   total, sides = np.zeros((3, 2)), ("inputs", "targets")
   for batch in itertools.islice(batches, BATCHES.value):
     used = [np.count_nonzero(batch[side], axis=1) for side in sides]
-    total += [[rows.sum() for rows in used], [batch[side].size for side in sides], [rows.max() * len(rows) for rows in used]]
+    total += [
+      [rows.sum() for rows in used],
+      [batch[side].size for side in sides],
+      [rows.max() * len(rows) for rows in used],
+    ]
   return total
 
 
@@ -86,12 +109,23 @@ def row(label, study, ratio):
   (padded, size), (packed, _) = batches_of(study, ratio, False), batches_of(study, ratio, True)
   (tokens, whole, longest), (packed_tokens, rows, _) = count(padded), count(packed)
   if not np.array_equal(tokens, packed_tokens):
-    raise RuntimeError(f"{label}: expected the same tokens packed as padded, got {packed_tokens} and {tokens}")
+    raise RuntimeError(
+      f"{label}: expected the same tokens packed as padded, got {packed_tokens} and {tokens}"
+    )
   share = lambda used, of: f"{1 - used / of:.1%}"
   examples = BATCHES.value * size
-  cells = [label, "4:1 with text" if ratio else "questions", size, f"{tokens[0] / examples:.1f} + {tokens[1] / examples:.1f}",
-           share(tokens.sum(), whole.sum()), share(tokens.sum(), longest.sum()), share(tokens[0], rows[0]),
-           share(tokens[1], rows[1]), f"**{share(tokens.sum(), rows.sum())}**", f"{rows.sum() / whole.sum():.2f}"]
+  cells = [
+    label,
+    "4:1 with text" if ratio else "questions",
+    size,
+    f"{tokens[0] / examples:.1f} + {tokens[1] / examples:.1f}",
+    share(tokens.sum(), whole.sum()),
+    share(tokens.sum(), longest.sum()),
+    share(tokens[0], rows[0]),
+    share(tokens[1], rows[1]),
+    f"**{share(tokens.sum(), rows.sum())}**",
+    f"{rows.sum() / whole.sum():.2f}",
+  ]
   return cells, 1 - tokens.sum() / rows.sum()
 
 
@@ -100,21 +134,44 @@ def main(_):
   rows, worst, mixed = [], 0.0, 0.0
   kinds = {"demo": demo_study}
   if os.path.isdir(DATA.value):
-    kinds |= {name: lambda folder, spec=spec: real_study(folder, spec) for name, spec in SETS.items()}
+    kinds |= {
+      name: lambda folder, spec=spec: real_study(folder, spec) for name, spec in SETS.items()
+    }
   else:
-    print(f"no real data at {DATA.value} (--data, FACTSHOCK_DATA): the demo's facts alone", file=sys.stderr)
+    print(
+      f"no real data at {DATA.value} (--data, FACTSHOCK_DATA): the demo's facts alone",
+      file=sys.stderr,
+    )
   for name, make in kinds.items():
     print(name, file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # what reading says is no result
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      contextlib.redirect_stdout(sys.stderr),
+    ):  # what reading says is no result
       study = make(folder)
       for ratio in (0, RATIO):
         found, share = row(name, study, ratio)
         rows.append(found)
         worst, mixed = (worst, max(mixed, share)) if ratio else (max(worst, share), mixed)
-  tables.table(["facts", "batch", "examples", "tokens an example", "padded: padding", "padded to the longest of a batch",
-                "packed: inputs", "targets", "packed: padding", "positions, packed over padded"], rows)
+  tables.table(
+    [
+      "facts",
+      "batch",
+      "examples",
+      "tokens an example",
+      "padded: padding",
+      "padded to the longest of a batch",
+      "packed: inputs",
+      "targets",
+      "packed: padding",
+      "positions, packed over padded",
+    ],
+    rows,
+  )
   words = f"at most {worst:.1%} here, mixed with text {mixed:.1%}"
-  print(tables.goal(f"under 10% of the positions of packed questions are padding; {words}", worst < .1))
+  print(
+    tables.goal(f"under 10% of the positions of packed questions are padding; {words}", worst < 0.1)
+  )
 
 
 if __name__ == "__main__":

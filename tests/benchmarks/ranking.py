@@ -21,7 +21,9 @@ from factshock.models import families
 MODELS = flags.DEFINE_list("models", ["t5", "llama"], "of tests/benchmarks/models.py")
 QUERIES = flags.DEFINE_integer("queries", 1000, "queries that our side ranks")
 PAIR_QUERIES = flags.DEFINE_integer("pair_queries", 4, "queries that the other sides score")
-PROMPT_TOKENS = flags.DEFINE_integer("prompt_tokens", 20, "tokens a prompt; 2-shot prompts take about 80")
+PROMPT_TOKENS = flags.DEFINE_integer(
+  "prompt_tokens", 20, "tokens a prompt; 2-shot prompts take about 80"
+)
 PAIRS = flags.DEFINE_integer("pairs", 64, "pairs a batch of the other sides")
 
 
@@ -36,7 +38,10 @@ class Words:
     return self.size - 1 - n
 
   def encode(self, text):
-    return [self.sentinel(int(word[10:-1])) if word.startswith("<extra_id_") else int(word[1:]) for word in text.split()]
+    return [
+      self.sentinel(int(word[10:-1])) if word.startswith("<extra_id_") else int(word[1:])
+      for word in text.split()
+    ]
 
   def encode_continuation(self, prompt, text):
     return self.encode(text)
@@ -60,7 +65,9 @@ def pairs_of(prompts, answers, is_t5):
   longest = max(map(len, answers))
   if is_t5:
     inputs = np.array([prompt for prompt in prompts for _ in answers], np.int32)
-    targets = np.array([answer + [0] * (longest - len(answer)) for _ in prompts for answer in answers], np.int32)
+    targets = np.array(
+      [answer + [0] * (longest - len(answer)) for _ in prompts for answer in answers], np.int32
+    )
     return inputs, targets
   rows, counted = [], []
   for prompt in prompts:
@@ -99,7 +106,12 @@ def their_pairs(model, is_t5, first, second):
 
 def in_batches(score, first, second):
   size = PAIRS.value
-  return np.concatenate([np.asarray(score(first[at:at + size], second[at:at + size])) for at in range(0, len(first), size)])
+  return np.concatenate(
+    [
+      np.asarray(score(first[at : at + size], second[at : at + size]))
+      for at in range(0, len(first), size)
+    ]
+  )
 
 
 def timed(run, warm):
@@ -117,28 +129,41 @@ def main(_):
     tokenizer = Words(32000, 100 if is_t5 else 0)
     names = candidates(random)
     words = PROMPT_TOKENS.value - (2 if is_t5 else 1)  # beside <extra_id_0> and EOS, or BOS
-    prompts = [" ".join(f"w{n}" for n in random.integers(5, 30000, words)) + " <extra_id_0>" * is_t5
-               for _ in range(QUERIES.value)]
+    prompts = [
+      " ".join(f"w{n}" for n in random.integers(5, 30000, words)) + " <extra_id_0>" * is_t5
+      for _ in range(QUERIES.value)
+    ]
     queries = ranking.prepare(tokenizer, prompts, ["r"] * len(prompts), {"r": names})
     params = jax.device_put(params)
-    ours, seconds = timed(lambda: ranking.rank_prepared(params, config, queries),
-                          lambda: ranking.rank_prepared(params, config, queries._replace(batches=queries.batches[-1:])))
+    ours, seconds = timed(
+      lambda: ranking.rank_prepared(params, config, queries),
+      lambda: ranking.rank_prepared(params, config, queries._replace(batches=queries.batches[-1:])),
+    )
     ours = np.stack(ours)
     nodes = sum(int((trie.distance_MxM.diagonal() == 0).sum()) for trie in queries.tries["r"])
-    print(f"{name} ({models.count(params):.0f} M parameters, float32, {jax.devices()[0].device_kind}): {len(prompts)} queries of "
-          f"{PROMPT_TOKENS.value} tokens x {len(names)} candidates, {nodes} contexts\n"
-          f"  ranking: {1e3 * seconds / len(prompts):.0f} ms a query, {seconds:.1f} s in all", flush=True)
-    some = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts[:PAIR_QUERIES.value]]
+    print(
+      f"{name} ({models.count(params):.0f} M parameters, float32, {jax.devices()[0].device_kind}): {len(prompts)} queries of "
+      f"{PROMPT_TOKENS.value} tokens x {len(names)} candidates, {nodes} contexts\n"
+      f"  ranking: {1e3 * seconds / len(prompts):.0f} ms a query, {seconds:.1f} s in all",
+      flush=True,
+    )
+    some = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts[: PAIR_QUERIES.value]]
     answers = [tokenizer.encode(("<extra_id_0> " if is_t5 else "") + answer) for answer in names]
     rows = pairs_of(some, answers, is_t5)
-    sides = {"pairs, factshock's model": functools.partial(our_pairs, params, config),
-             "pairs, transformers": functools.partial(their_pairs, model, is_t5)}
+    sides = {
+      "pairs, factshock's model": functools.partial(our_pairs, params, config),
+      "pairs, transformers": functools.partial(their_pairs, model, is_t5),
+    }
     for side, score in sides.items():
-      found, seconds_of_pairs = timed(lambda: in_batches(score, *rows), lambda: score(*(part[:PAIRS.value] for part in rows)))
-      difference = np.abs(found.reshape(len(some), -1) - ours[:len(some)]).max()
-      print(f"  {side}: {1e3 * seconds_of_pairs / len(some):.0f} ms a query: "
-            f"{seconds_of_pairs / len(some) / (seconds / len(prompts)):.1f} times ours; scores differ by {difference:.1e} at most",
-            flush=True)
+      found, seconds_of_pairs = timed(
+        lambda: in_batches(score, *rows), lambda: score(*(part[: PAIRS.value] for part in rows))
+      )
+      difference = np.abs(found.reshape(len(some), -1) - ours[: len(some)]).max()
+      print(
+        f"  {side}: {1e3 * seconds_of_pairs / len(some):.0f} ms a query: "
+        f"{seconds_of_pairs / len(some) / (seconds / len(prompts)):.1f} times ours; scores differ by {difference:.1e} at most",
+        flush=True,
+      )
 
 
 if __name__ == "__main__":

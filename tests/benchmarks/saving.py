@@ -27,16 +27,39 @@ from absl import flags
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
-SHAPES = flags.DEFINE_list("shapes", ["demo", "small"], "of demo and small, the T5-small of 77 M parameters")
+SHAPES = flags.DEFINE_list(
+  "shapes", ["demo", "small"], "of demo and small, the T5-small of 77 M parameters"
+)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "runs of each side, in turn", lower_bound=1)
 FOLDER = flags.DEFINE_string("folder", None, "where the checkpoints are written, and removed")
 EVERY = flags.DEFINE_integer("every", 8, "steps between two saves", lower_bound=2)
 SAVES = 3  # whose cost is measured; one more is made at the end of the run
 SIZES = {  # the batch of small is small, so that steps are short: a save takes as long whatever the batch
-    "demo": dict(batch=128, inputs=10, targets=5, vocab_size=528, d_model=128, d_ff=256, num_heads=4, d_kv=32, encoder_layers=2,
-                 decoder_layers=2),
-    "small": dict(batch=2, inputs=64, targets=16, vocab_size=32128, d_model=512, d_ff=1024, num_heads=6, d_kv=64, encoder_layers=8,
-                  decoder_layers=8)}
+  "demo": dict(
+    batch=128,
+    inputs=10,
+    targets=5,
+    vocab_size=528,
+    d_model=128,
+    d_ff=256,
+    num_heads=4,
+    d_kv=32,
+    encoder_layers=2,
+    decoder_layers=2,
+  ),
+  "small": dict(
+    batch=2,
+    inputs=64,
+    targets=16,
+    vocab_size=32128,
+    d_model=512,
+    d_ff=1024,
+    num_heads=6,
+    d_kv=64,
+    encoder_layers=8,
+    decoder_layers=8,
+  ),
+}
 
 
 class Batches:
@@ -71,15 +94,25 @@ def runner(name):
   step = train_step.make_train_step(functools.partial(train_step.loss_fn, config=config), optimizer)
   state = train_step.init_state(t5.init(config, jax.random.key(0)), optimizer)
   random, mesh = np.random.default_rng(0), partitioning.make_mesh()
-  batch = {side: random.integers(2, sizes["vocab_size"], (rows, length)).astype(np.int32)
-           for side, length in lengths.items()}
+  batch = {
+    side: random.integers(2, sizes["vocab_size"], (rows, length)).astype(np.int32)
+    for side, length in lengths.items()
+  }
   batch["weights"] = np.ones(batch["targets"].shape, np.float32)
 
   def run(folder):
     batches = Batches(batch)
     with contextlib.redirect_stdout(sys.stderr):  # progress is no result
-      loop.train(state, step, batches, steps=EVERY.value * (SAVES + 1), key=jax.random.key(1), mesh=mesh, label=name,
-                 checkpoint=loop.Checkpointing(folder, EVERY.value) if folder else None)
+      loop.train(
+        state,
+        step,
+        batches,
+        steps=EVERY.value * (SAVES + 1),
+        key=jax.random.key(1),
+        mesh=mesh,
+        label=name,
+        checkpoint=loop.Checkpointing(folder, EVERY.value) if folder else None,
+      )
     return batches.times + [time.perf_counter()]
 
   return run, dry_run.tree_bytes(state["params"]) + dry_run.tree_bytes(state["opt_state"])
@@ -92,7 +125,7 @@ def plain_write(folder, size):
   began = time.perf_counter()
   with open(path, "wb", buffering=0) as file:
     for start in range(0, size, len(block)):
-      file.write(block[:size - start])
+      file.write(block[: size - start])
     os.fsync(file.fileno())
   seconds = time.perf_counter() - began
   os.unlink(path)
@@ -118,9 +151,17 @@ def measure(name):
     steps.append(among[1] / (len(without) - 3))
   stop, disk = statistics.median(stopped), statistics.median(plain)
   share = stop / 60
-  return [name, f"{size / 1e6:,.0f} MB", f"{statistics.median(steps) * 1e3:.0f}",
-          f"{stop:.2f} ({min(stopped):.2f} to {max(stopped):.2f})", f"{statistics.median(last):.2f}", f"{share:.2%}",
-          f"{size / max(stop, 1e-9) / 1e9:.2f}", f"{disk:.2f} ({size / disk / 1e9:.2f} GB/s)", f"{stop / disk:.2f}"], share
+  return [
+    name,
+    f"{size / 1e6:,.0f} MB",
+    f"{statistics.median(steps) * 1e3:.0f}",
+    f"{stop:.2f} ({min(stopped):.2f} to {max(stopped):.2f})",
+    f"{statistics.median(last):.2f}",
+    f"{share:.2%}",
+    f"{size / max(stop, 1e-9) / 1e9:.2f}",
+    f"{disk:.2f} ({size / disk / 1e9:.2f} GB/s)",
+    f"{stop / disk:.2f}",
+  ], share
 
 
 def main(_):
@@ -128,13 +169,32 @@ def main(_):
 
   unknown = set(SHAPES.value) - set(SIZES)
   if unknown:
-    raise UserError(f"--shapes: expected names among {', '.join(SIZES)}, got {', '.join(sorted(unknown))}")
+    raise UserError(
+      f"--shapes: expected names among {', '.join(SIZES)}, got {', '.join(sorted(unknown))}"
+    )
   host.keep_freed_memory()  # as training does
   partitioning.use_cpu_devices()
   rows, shares = zip(*map(measure, SHAPES.value))
-  tables.table(["model", "a checkpoint", "ms a step", "s that a save stops training (all rounds)", "s waited for the last",
-                "of the time at one save a minute", "GB/s of saving", "s to write as much and fsync", "stop over that"], rows)
-  print(tables.goal(f"under 2% of the time at one save a minute; at most {max(shares):.2%} here", max(shares) < .02))
+  tables.table(
+    [
+      "model",
+      "a checkpoint",
+      "ms a step",
+      "s that a save stops training (all rounds)",
+      "s waited for the last",
+      "of the time at one save a minute",
+      "GB/s of saving",
+      "s to write as much and fsync",
+      "stop over that",
+    ],
+    rows,
+  )
+  print(
+    tables.goal(
+      f"under 2% of the time at one save a minute; at most {max(shares):.2%} here",
+      max(shares) < 0.02,
+    )
+  )
 
 
 if __name__ == "__main__":

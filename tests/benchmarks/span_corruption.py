@@ -27,8 +27,12 @@ def factshock_batches(tokens):
   lengths, first = np.full(BATCH, tokens.shape[1]), 0
   while True:
     numbers = np.arange(first, first + BATCH)
-    yield span_corruption.corrupt(tokens[numbers % len(tokens)], lengths, span_corruption.keys(0, numbers),
-                                  sentinel0=VOCABULARY - 1)
+    yield span_corruption.corrupt(
+      tokens[numbers % len(tokens)],
+      lengths,
+      span_corruption.keys(0, numbers),
+      sentinel0=VOCABULARY - 1,
+    )
     first += BATCH
 
 
@@ -42,10 +46,15 @@ def t5_batches(tokens):
   features = {name: seqio.Feature(vocabulary, add_eos=True) for name in ("inputs", "targets")}
   dataset = tf.data.Dataset.from_tensor_slices({"targets": tokens}).repeat()
   dataset = preprocessors.denoise(
-      dataset, features, noise_density=.15,
-      noise_mask_fn=functools.partial(preprocessors.random_spans_noise_mask, mean_noise_span_length=3.),
-      inputs_fn=preprocessors.noise_span_to_unique_sentinel,
-      targets_fn=preprocessors.nonnoise_span_to_unique_sentinel)
+    dataset,
+    features,
+    noise_density=0.15,
+    noise_mask_fn=functools.partial(
+      preprocessors.random_spans_noise_mask, mean_noise_span_length=3.0
+    ),
+    inputs_fn=preprocessors.noise_span_to_unique_sentinel,
+    targets_fn=preprocessors.nonnoise_span_to_unique_sentinel,
+  )
   dataset = seqio.preprocessors.append_eos(dataset, features).padded_batch(BATCH)
   options = tf.data.Options()
   options.threading.private_threadpool_size = 1
@@ -80,15 +89,21 @@ def compare(length, repeats, seconds):
   for clock, kind in enumerate(("CPU", "wall")):
     values = {name: [rate[clock] / 1e6 for rate in found] for name, found in rates.items()}
     medians = {name: statistics.median(found) for name, found in values.items()}
-    sides = ", ".join(f"{name} {medians[name]:.3f} M tokens/s ({min(found):.3f} to {max(found):.3f})"
-                      for name, found in values.items())
+    sides = ", ".join(
+      f"{name} {medians[name]:.3f} M tokens/s ({min(found):.3f} to {max(found):.3f})"
+      for name, found in values.items()
+    )
     ratio = medians["factshock"] / medians["t5"]
     print(f"{length} tokens a sequence, {kind} time: {sides}, ratio {ratio:.1f}", flush=True)
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--lengths", type=int, nargs="+", default=[512, 8], help="raw tokens of a sequence")
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--lengths", type=int, nargs="+", default=[512, 8], help="raw tokens of a sequence"
+  )
   parser.add_argument("--repeats", type=int, default=7)
   parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement of one side")
   flags = parser.parse_args()
@@ -104,7 +119,9 @@ def main():
 
   tf.config.threading.set_inter_op_parallelism_threads(1)
   tf.config.threading.set_intra_op_parallelism_threads(1)
-  print(f"{BATCH} sequences a batch, one core, Python {sys.version.split()[0]}, tensorflow {tf.__version__}")
+  print(
+    f"{BATCH} sequences a batch, one core, Python {sys.version.split()[0]}, tensorflow {tf.__version__}"
+  )
   for length in flags.lengths:
     compare(length, flags.repeats, flags.seconds)
 

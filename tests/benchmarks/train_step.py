@@ -23,12 +23,42 @@ import sys
 import time
 
 SHAPES = {
-    "demo": dict(batch=128, inputs=10, targets=5, vocab_size=528, d_model=128, d_ff=256, num_heads=4, d_kv=32,
-                 encoder_layers=2, decoder_layers=2),
-    "tiny": dict(batch=128, inputs=24, targets=8, vocab_size=528, d_model=128, d_ff=256, num_heads=4, d_kv=32,
-                 encoder_layers=2, decoder_layers=2),
-    "small": dict(batch=8, inputs=512, targets=114, vocab_size=32128, d_model=512, d_ff=1024, num_heads=6,
-                  d_kv=64, encoder_layers=8, decoder_layers=8),
+  "demo": dict(
+    batch=128,
+    inputs=10,
+    targets=5,
+    vocab_size=528,
+    d_model=128,
+    d_ff=256,
+    num_heads=4,
+    d_kv=32,
+    encoder_layers=2,
+    decoder_layers=2,
+  ),
+  "tiny": dict(
+    batch=128,
+    inputs=24,
+    targets=8,
+    vocab_size=528,
+    d_model=128,
+    d_ff=256,
+    num_heads=4,
+    d_kv=32,
+    encoder_layers=2,
+    decoder_layers=2,
+  ),
+  "small": dict(
+    batch=8,
+    inputs=512,
+    targets=114,
+    vocab_size=32128,
+    d_model=512,
+    d_ff=1024,
+    num_heads=6,
+    d_kv=64,
+    encoder_layers=8,
+    decoder_layers=8,
+  ),
 }
 
 
@@ -40,6 +70,7 @@ SIDES = ("factshock", "PyTorch eager", "PyTorch compiled", "PyTorch compiled, ke
 def jax_side(shape, batch, *, threads, unroll, learning_rate):
   """A function that takes one step of this package and returns its loss."""
   import jax
+
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", threads)
   from jax.sharding import NamedSharding, PartitionSpec
@@ -55,8 +86,10 @@ def jax_side(shape, batch, *, threads, unroll, learning_rate):
   state = train_step.init_state(t5.init(config, jax.random.key(0)), optimizer)
   state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
   batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-  step = jax.jit(train_step.make_train_step(functools.partial(train_step.loss_fn, config=config), optimizer),
-                 donate_argnums=0)
+  step = jax.jit(
+    train_step.make_train_step(functools.partial(train_step.loss_fn, config=config), optimizer),
+    donate_argnums=0,
+  )
   held = [state]
 
   def run():
@@ -73,13 +106,26 @@ def torch_side(shape, batch, *, threads, compiled, learning_rate):
 
   torch.set_num_threads(threads)
   sizes = _sizes(shape)
-  model = transformers.T5ForConditionalGeneration(transformers.T5Config(
-      vocab_size=sizes["vocab_size"], d_model=sizes["d_model"], d_kv=sizes["d_kv"], d_ff=sizes["d_ff"],
-      num_layers=sizes["encoder_layers"], num_decoder_layers=sizes["decoder_layers"],
-      num_heads=sizes["num_heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0,
-      tie_word_embeddings=False, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)).train()
+  model = transformers.T5ForConditionalGeneration(
+    transformers.T5Config(
+      vocab_size=sizes["vocab_size"],
+      d_model=sizes["d_model"],
+      d_kv=sizes["d_kv"],
+      d_ff=sizes["d_ff"],
+      num_layers=sizes["encoder_layers"],
+      num_decoder_layers=sizes["decoder_layers"],
+      num_heads=sizes["num_heads"],
+      feed_forward_proj="gated-gelu",
+      dropout_rate=0.0,
+      tie_word_embeddings=False,
+      pad_token_id=0,
+      eos_token_id=1,
+      decoder_start_token_id=0,
+    )
+  ).train()
   model.lm_head.weight = torch.nn.Parameter(
-      torch.randn(sizes["vocab_size"], sizes["d_model"]) * sizes["d_model"] ** -0.5)
+    torch.randn(sizes["vocab_size"], sizes["d_model"]) * sizes["d_model"] ** -0.5
+  )
   optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
   inputs, targets = (torch.tensor(batch[name], dtype=torch.long) for name in ("inputs", "targets"))
   mask = torch.ones_like(inputs)
@@ -98,9 +144,12 @@ def torch_side(shape, batch, *, threads, compiled, learning_rate):
 def random_batch(shape):
   """Tokens without padding, so that both sides count the same work."""
   import numpy as np
+
   random = np.random.default_rng(0)
-  arrays = {name: random.integers(2, shape["vocab_size"], (shape["batch"], shape[name])).astype(np.int32)
-            for name in ("inputs", "targets")}
+  arrays = {
+    name: random.integers(2, shape["vocab_size"], (shape["batch"], shape[name])).astype(np.int32)
+    for name in ("inputs", "targets")
+  }
   return dict(arrays, weights=np.ones(arrays["targets"].shape, np.float32))
 
 
@@ -112,6 +161,7 @@ def worker(side, shape, threads):
   else:
     if "kept memory" in side:
       from factshock.devices import host
+
       host.keep_freed_memory()
     run = torch_side(shape, batch, compiled="compiled" in side, **options)
   for _ in sys.stdin:
@@ -122,10 +172,22 @@ def worker(side, shape, threads):
 
 def measure(sides, shape_name, threads, rounds):
   """(Wall, CPU) seconds of each timed step: dict side -> list; a side that fails is left out and named."""
-  processes = {side: subprocess.Popen([sys.executable, __file__, f"--worker={side}", f"--shapes={shape_name}",
-                                       f"--threads={threads}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                      text=True, env=dict(os.environ, PYTHONWARNINGS="ignore"))
-               for side in sides}
+  processes = {
+    side: subprocess.Popen(
+      [
+        sys.executable,
+        __file__,
+        f"--worker={side}",
+        f"--shapes={shape_name}",
+        f"--threads={threads}",
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=dict(os.environ, PYTHONWARNINGS="ignore"),
+    )
+    for side in sides
+  }
   try:
     for side, process in list(processes.items()):
       first = _step(process)
@@ -166,14 +228,17 @@ def table(shape_name, shape, seconds):
     median = statistics.median(times)
     ratio = statistics.median(theirs / mine for theirs, mine in zip(times, ours))
     cpu = min(cpu for _, cpu in pairs)
-    yield (f"| {shape_name}, {shape['batch']} x ({shape['inputs']}+{shape['targets']}) | {name} | "
-           f"{median * 1e3:.1f} | {min(times) * 1e3:.1f} | {cpu * 1e3:.1f} | "
-           f"{tokens / median:,.0f} | {ratio:.2f} | {min(times) / min(ours):.2f} |")
+    yield (
+      f"| {shape_name}, {shape['batch']} x ({shape['inputs']}+{shape['targets']}) | {name} | "
+      f"{median * 1e3:.1f} | {min(times) * 1e3:.1f} | {cpu * 1e3:.1f} | "
+      f"{tokens / median:,.0f} | {ratio:.2f} | {min(times) / min(ours):.2f} |"
+    )
 
 
 def limit(shape_name, shape, seconds, threads):
   """A line on how near the step is to what the processor multiplies."""
   import jax
+
   jax.config.update("jax_platforms", "cpu")
   from factshock.models import t5
   from factshock.training import flops, train_step
@@ -182,9 +247,14 @@ def limit(shape_name, shape, seconds, threads):
   params = jax.eval_shape(functools.partial(t5.init, config), jax.random.key(0))
   loss = jax.grad(lambda params, batch: train_step.loss_fn(params, config, batch)[0])
   products = flops.count_flops(jax.make_jaxpr(loss)(params, random_batch(shape)).jaxpr)
-  rate, best = products / statistics.median(wall for wall, _ in seconds["factshock"]), product_rate(threads)
-  return (f"{shape_name}: {products / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} GFLOP/s; a product of "
-          f"2048 x 2048 matrices: {best / 1e9:.0f} GFLOP/s; the step is at {rate / best:.0%} of that\n")
+  rate, best = (
+    products / statistics.median(wall for wall, _ in seconds["factshock"]),
+    product_rate(threads),
+  )
+  return (
+    f"{shape_name}: {products / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} GFLOP/s; a product of "
+    f"2048 x 2048 matrices: {best / 1e9:.0f} GFLOP/s; the step is at {rate / best:.0%} of that\n"
+  )
 
 
 @functools.cache
@@ -198,8 +268,13 @@ for _ in range(11):
   times.append(time.perf_counter() - began)
 print(min(times))"""
   pinned = ["taskset", "-c", f"0-{threads - 1}"] if threads < os.cpu_count() else []
-  done = subprocess.run([*pinned, sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                        env=dict(os.environ, JAX_PLATFORMS="cpu"))
+  done = subprocess.run(
+    [*pinned, sys.executable, "-c", code],
+    capture_output=True,
+    text=True,
+    check=True,
+    env=dict(os.environ, JAX_PLATFORMS="cpu"),
+  )
   return 2 * size**3 / float(done.stdout)
 
 
@@ -207,48 +282,73 @@ def goal(shape_name, seconds):
   """Whether the shape's goal is met, by the medians of the ratios within a round."""
   import tables
 
-  ratios = {side: statistics.median(theirs / mine for (theirs, _), (mine, _) in zip(pairs, seconds["factshock"]))
-            for side, pairs in seconds.items()}
+  ratios = {
+    side: statistics.median(
+      theirs / mine for (theirs, _), (mine, _) in zip(pairs, seconds["factshock"])
+    )
+    for side, pairs in seconds.items()
+  }
   least = dict(zip(("PyTorch eager", "PyTorch compiled"), GOALS[shape_name]))
   there = {side: ratios[side] for side in least if side in ratios}
-  words = ", ".join(f"{least[side]:g} times as fast as {side} ({ratio:.2f})" for side, ratio in there.items())
-  return tables.goal(f"{shape_name}: at least {words}", all(ratio >= least[side] for side, ratio in there.items()))
+  words = ", ".join(
+    f"{least[side]:g} times as fast as {side} ({ratio:.2f})" for side, ratio in there.items()
+  )
+  return tables.goal(
+    f"{shape_name}: at least {words}", all(ratio >= least[side] for side, ratio in there.items())
+  )
 
 
 def _sizes(shape):
-  return {name: value for name, value in shape.items() if name not in ("batch", "inputs", "targets")}
+  return {
+    name: value for name, value in shape.items() if name not in ("batch", "inputs", "targets")
+  }
 
 
 def _about(threads):
   import importlib.metadata
-  versions = ", ".join(f"{name} {importlib.metadata.version(name)}"
-                       for name in ("jax", "torch", "transformers"))
-  return (f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {threads} threads; "
-          f"float32; Python {platform.python_version()}, {versions}")
+
+  versions = ", ".join(
+    f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch", "transformers")
+  )
+  return (
+    f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {threads} threads; "
+    f"float32; Python {platform.python_version()}, {versions}"
+  )
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--shapes", default="demo,tiny,small", help=f"comma list of {', '.join(SHAPES)}")
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--shapes", default="demo,tiny,small", help=f"comma list of {', '.join(SHAPES)}"
+  )
   parser.add_argument("--rounds", type=int, default=15)
   parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
-  parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True,
-                      help="also torch.compile")
+  parser.add_argument(
+    "--compiled", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile"
+  )
   parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   names = arguments.shapes.split(",")
   unknown = set(names) - set(SHAPES)
   if unknown:
-    parser.error(f"--shapes: expected names among {', '.join(SHAPES)}, got {', '.join(sorted(unknown))}")
+    parser.error(
+      f"--shapes: expected names among {', '.join(SHAPES)}, got {', '.join(sorted(unknown))}"
+    )
   if arguments.worker:
     return worker(arguments.worker, SHAPES[names[0]], arguments.threads)
 
   print(_about(arguments.threads), flush=True)
-  print("\n| shape | side | ms a step, median | least | CPU, least | tokens/s | time / ours, median "
-        "| of the least |\n|---|---|---|---|---|---|---|---|")
+  print(
+    "\n| shape | side | ms a step, median | least | CPU, least | tokens/s | time / ours, median "
+    "| of the least |\n|---|---|---|---|---|---|---|---|"
+  )
   found = {}
   for name in names:
-    found[name] = measure(SIDES if arguments.compiled else SIDES[:2], name, arguments.threads, arguments.rounds)
+    found[name] = measure(
+      SIDES if arguments.compiled else SIDES[:2], name, arguments.threads, arguments.rounds
+    )
     print("\n".join(table(name, SHAPES[name], found[name])), flush=True)
   print()
   for name, seconds in found.items():

@@ -7,17 +7,28 @@ from factshock.diagnosis import attention
 SHAPES = {"encoder": (3, 2), "cross": (2, 4), "self": (4, 3)}
 
 
-def arrays(rng, facts=40, sites=("encoder", "cross"), shapes=SHAPES, unknown=(), mass=.3):
+def arrays(rng, facts=40, sites=("encoder", "cross"), shapes=SHAPES, unknown=(), mass=0.3):
   """What a file holds: attention around `mass` with a spread by head, NaN in the rows `unknown`."""
   tokens = rng.integers(8, 14, facts)
-  found = {"subject": np.array([f"s{i}" for i in range(facts)]), "relation": np.array(["r", "q"])[np.arange(facts) % 2],
-           "object": np.array([f"o{i % 7}" for i in range(facts)]), "popularity": rng.permutation(facts).astype(float),
-           "subject_tokens": rng.integers(1, 4, facts), "tokens": tokens, "sites": np.array(sites)}
+  found = {
+    "subject": np.array([f"s{i}" for i in range(facts)]),
+    "relation": np.array(["r", "q"])[np.arange(facts) % 2],
+    "object": np.array([f"o{i % 7}" for i in range(facts)]),
+    "popularity": rng.permutation(facts).astype(float),
+    "subject_tokens": rng.integers(1, 4, facts),
+    "tokens": tokens,
+    "sites": np.array(sites),
+  }
   for site in sites:
     size = (facts, *shapes[site])
-    head_NxH = rng.normal(0, .1, shapes[site])
-    found[f"{site}/mass"] = np.clip(mass + head_NxH + rng.normal(0, .05, size), 0, 1).astype(np.float32)
-    found |= {f"{site}/{name}": rng.normal(.2, 1, size).astype(np.float32) for name in attention.SITES[site][1:]}
+    head_NxH = rng.normal(0, 0.1, shapes[site])
+    found[f"{site}/mass"] = np.clip(mass + head_NxH + rng.normal(0, 0.05, size), 0, 1).astype(
+      np.float32
+    )
+    found |= {
+      f"{site}/{name}": rng.normal(0.2, 1, size).astype(np.float32)
+      for name in attention.SITES[site][1:]
+    }
     for name in attention.SITES[site]:
       found[f"{site}/{name}"][list(unknown)] = np.nan
   return found

@@ -1,7 +1,13 @@
 """Small tokenizers in HuggingFace's files, of Llama's kind and of T5's, trained on a few lines."""
 
-LINES = ["where was Ada Byron born ? London", "Ada Byron was born in London .", "Q: who made it ?", "A: Grace Hopper",
-         "Tokyo Paris Berlin Rome", "the quick brown fox jumps over the lazy dog 0123456789"]
+LINES = [
+  "where was Ada Byron born ? London",
+  "Ada Byron was born in London .",
+  "Q: who made it ?",
+  "A: Grace Hopper",
+  "Tokyo Paris Berlin Rome",
+  "the quick brown fox jumps over the lazy dog 0123456789",
+]
 
 
 def llama_like(folder, bos=True, lines=LINES):
@@ -11,11 +17,21 @@ def llama_like(folder, bos=True, lines=LINES):
 
   made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
   made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-  made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                    decoders.Strip(" ", 1, 0)])
+  made.decoder = decoders.Sequence(
+    [
+      decoders.Replace("▁", " "),
+      decoders.ByteFallback(),
+      decoders.Fuse(),
+      decoders.Strip(" ", 1, 0),
+    ]
+  )
   special = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
-  made.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False))
-  return _save(made, folder, unk_token="<unk>", eos_token="</s>", **({"bos_token": "<s>"} if bos else {}))
+  made.train_from_iterator(
+    lines, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+  )
+  return _save(
+    made, folder, unk_token="<unk>", eos_token="</s>", **({"bos_token": "<s>"} if bos else {})
+  )
 
 
 def t5_like(folder, sentinels=10, lines=LINES):
@@ -26,9 +42,18 @@ def t5_like(folder, sentinels=10, lines=LINES):
   made = tokenizers.Tokenizer(models.Unigram())
   made.pre_tokenizer = pre_tokenizers.Metaspace()
   made.decoder = decoders.Metaspace()
-  made.train_from_iterator(lines, trainers.UnigramTrainer(
-      vocab_size=80, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False))
-  made.add_special_tokens([AddedToken(f"<extra_id_{n}>", normalized=False) for n in reversed(range(sentinels))])
+  made.train_from_iterator(
+    lines,
+    trainers.UnigramTrainer(
+      vocab_size=80,
+      special_tokens=["<pad>", "</s>", "<unk>"],
+      unk_token="<unk>",
+      show_progress=False,
+    ),
+  )
+  made.add_special_tokens(
+    [AddedToken(f"<extra_id_{n}>", normalized=False) for n in reversed(range(sentinels))]
+  )
   return _save(made, folder, unk_token="<unk>", eos_token="</s>", pad_token="<pad>")
 
 

@@ -7,63 +7,76 @@ import numpy as np
 ALPHAS = [round(0.1 * i, 1) for i in range(11)]
 STEPS = [0, 10, 25, 50, 100, 200]
 BY_STEP = {
-    "finetune": [.339, .403, .400, .344, .305, .279],
-    "mixture": [.339, .372, .411, .416, .408, .399],
-    "natural": [.339, .410, .422, .401, .372, .345],
-    "popular_half": [.339, .441, .477, .460, .444, .426],
-    "unpopular_half": [.339, .371, .389, .403, .341, .302],
-    "random_half": [.339, .418, .445, .436, .398, .365],
-    "whole": [.339, .424, .444, .465, .429, .384],
-    "random_init": [.002, .08, .105, .115, .11, .104],
+  "finetune": [0.339, 0.403, 0.400, 0.344, 0.305, 0.279],
+  "mixture": [0.339, 0.372, 0.411, 0.416, 0.408, 0.399],
+  "natural": [0.339, 0.410, 0.422, 0.401, 0.372, 0.345],
+  "popular_half": [0.339, 0.441, 0.477, 0.460, 0.444, 0.426],
+  "unpopular_half": [0.339, 0.371, 0.389, 0.403, 0.341, 0.302],
+  "random_half": [0.339, 0.418, 0.445, 0.436, 0.398, 0.365],
+  "whole": [0.339, 0.424, 0.444, 0.465, 0.429, 0.384],
+  "random_init": [0.002, 0.08, 0.105, 0.115, 0.11, 0.104],
 }
 BY_ALPHA = {
-    "weight_mixing": [.339, .370, .394, .414, .414, .406, .390, .365, .336, .305, .279],
-    "output_mixing": [.339, .349, .358, .364, .363, .358, .344, .332, .312, .292, .279],
-    "combined": [.339, .362, .389, .409, .418, .420, .418, .414, .410, .404, .399],
+  "weight_mixing": [0.339, 0.370, 0.394, 0.414, 0.414, 0.406, 0.390, 0.365, 0.336, 0.305, 0.279],
+  "output_mixing": [0.339, 0.349, 0.358, 0.364, 0.363, 0.358, 0.344, 0.332, 0.312, 0.292, 0.279],
+  "combined": [0.339, 0.362, 0.389, 0.409, 0.418, 0.420, 0.418, 0.414, 0.410, 0.404, 0.399],
 }
 VARIATION = {
-    "weight_mixing": [.31, .28, .25, .23, .22, .23, .26, .29, .33, .37, .41],
-    "output_mixing": [.31, .30, .29, .27, .26, .27, .29, .32, .35, .38, .41],
-    "combined": [.31, .27, .23, .20, .18, .17, .17, .18, .20, .22, .24],
+  "weight_mixing": [0.31, 0.28, 0.25, 0.23, 0.22, 0.23, 0.26, 0.29, 0.33, 0.37, 0.41],
+  "output_mixing": [0.31, 0.30, 0.29, 0.27, 0.26, 0.27, 0.29, 0.32, 0.35, 0.38, 0.41],
+  "combined": [0.31, 0.27, 0.23, 0.20, 0.18, 0.17, 0.17, 0.18, 0.20, 0.22, 0.24],
 }
 # exact match, ratios (rare seen, rare unseen, common seen, common unseen), shock, slope, variation, kept
 ARMS = {
-    "zero_shot_cloze": (.661, (.92, .95, 1.04, 1.06), -.03, -.02, .12, 1.0),
-    "zero_shot_question": (.339, (.53, .55, 1.52, 1.38), -.20, -.12, .31, .47),
-    "k_shot": (.352, (.60, .58, 1.45, 1.33), -.16, -.10, .30, .48),
-    "finetune": (.279, (2.46, .35, 1.28, .29), .52, .46, .41, .36),
-    "finetune_early": (.403, (1.55, .52, 1.30, .66), .23, .21, .27, .55),
-    "natural": (.345, (1.02, .88, 1.10, .96), .02, .03, .22, .45),
-    "output_mixing": (.360, (1.38, .55, 1.33, .74), .17, .16, .26, .49),
-    "weight_mixing": (.410, (1.45, .58, 1.31, .69), .18, .17, .22, .56),
-    "mixture": (.399, (1.70, .62, 1.14, .70), .24, .22, .24, .55),
-    "combined": (.420, (1.08, .78, 1.12, .99), .02, .02, .17, .58),
-    "language_model_only": (.346, (.52, .56, 1.50, 1.41), -.22, -.12, .31, .48),
-    "random_init": (.104, (.9, .2, 2.6, 1.1), .05, .15, .55, .11),
-    "majority": (.118, (.0, .0, 6.1, 2.8), -.60, -.30, .82, .12),
-    "popular_half": (.426, (1.05, .90, 1.04, .97), .02, .02, .18, .60),
-    "unpopular_half": (.302, (1.12, .85, 1.10, .90), .05, .04, .24, .40),
-    "random_half": (.365, (1.08, .88, 1.06, .95), .03, .03, .21, .49),
-    "whole": (.384, (1.06, .90, 1.05, .96), .03, .03, .19, .52),
+  "zero_shot_cloze": (0.661, (0.92, 0.95, 1.04, 1.06), -0.03, -0.02, 0.12, 1.0),
+  "zero_shot_question": (0.339, (0.53, 0.55, 1.52, 1.38), -0.20, -0.12, 0.31, 0.47),
+  "k_shot": (0.352, (0.60, 0.58, 1.45, 1.33), -0.16, -0.10, 0.30, 0.48),
+  "finetune": (0.279, (2.46, 0.35, 1.28, 0.29), 0.52, 0.46, 0.41, 0.36),
+  "finetune_early": (0.403, (1.55, 0.52, 1.30, 0.66), 0.23, 0.21, 0.27, 0.55),
+  "natural": (0.345, (1.02, 0.88, 1.10, 0.96), 0.02, 0.03, 0.22, 0.45),
+  "output_mixing": (0.360, (1.38, 0.55, 1.33, 0.74), 0.17, 0.16, 0.26, 0.49),
+  "weight_mixing": (0.410, (1.45, 0.58, 1.31, 0.69), 0.18, 0.17, 0.22, 0.56),
+  "mixture": (0.399, (1.70, 0.62, 1.14, 0.70), 0.24, 0.22, 0.24, 0.55),
+  "combined": (0.420, (1.08, 0.78, 1.12, 0.99), 0.02, 0.02, 0.17, 0.58),
+  "language_model_only": (0.346, (0.52, 0.56, 1.50, 1.41), -0.22, -0.12, 0.31, 0.48),
+  "random_init": (0.104, (0.9, 0.2, 2.6, 1.1), 0.05, 0.15, 0.55, 0.11),
+  "majority": (0.118, (0.0, 0.0, 6.1, 2.8), -0.60, -0.30, 0.82, 0.12),
+  "popular_half": (0.426, (1.05, 0.90, 1.04, 0.97), 0.02, 0.02, 0.18, 0.60),
+  "unpopular_half": (0.302, (1.12, 0.85, 1.10, 0.90), 0.05, 0.04, 0.24, 0.40),
+  "random_half": (0.365, (1.08, 0.88, 1.06, 0.95), 0.03, 0.03, 0.21, 0.49),
+  "whole": (0.384, (1.06, 0.90, 1.05, 0.96), 0.03, 0.03, 0.19, 0.52),
 }
 TITLES = {
-    "zero_shot_cloze": "Zero-shot, cloze (ceiling)", "zero_shot_question": "Zero-shot, question",
-    "k_shot": "k-shot prompt", "finetune": "Finetuned", "finetune_early": "Finetuned, stopped on dev",
-    "natural": "Finetuned, natural answers", "output_mixing": "Output mixing",
-    "weight_mixing": "Weight mixing", "mixture": "Mixture finetuning", "combined": "Both combined",
-    "language_model_only": "Language model only",
-    "random_init": "Random initialisation", "majority": "Majority answer", "popular_half": "Popular half",
-    "unpopular_half": "Unpopular half", "random_half": "Random half", "whole": "Whole pool",
+  "zero_shot_cloze": "Zero-shot, cloze (ceiling)",
+  "zero_shot_question": "Zero-shot, question",
+  "k_shot": "k-shot prompt",
+  "finetune": "Finetuned",
+  "finetune_early": "Finetuned, stopped on dev",
+  "natural": "Finetuned, natural answers",
+  "output_mixing": "Output mixing",
+  "weight_mixing": "Weight mixing",
+  "mixture": "Mixture finetuning",
+  "combined": "Both combined",
+  "language_model_only": "Language model only",
+  "random_init": "Random initialisation",
+  "majority": "Majority answer",
+  "popular_half": "Popular half",
+  "unpopular_half": "Unpopular half",
+  "random_half": "Random half",
+  "whole": "Whole pool",
 }
-GROUPS = ({label: "baseline" for label in list(ARMS)[:6]} | {label: "remedy" for label in list(ARMS)[6:10]}
-          | {label: "control" for label in list(ARMS)[10:13]}
-          | {label: "which facts" for label in list(ARMS)[13:]})
+GROUPS = (
+  {label: "baseline" for label in list(ARMS)[:6]}
+  | {label: "remedy" for label in list(ARMS)[6:10]}
+  | {label: "control" for label in list(ARMS)[10:13]}
+  | {label: "which facts" for label in list(ARMS)[13:]}
+)
 NOTES = {
-    "exact_match": "The prediction equals the answer or an alias after lower-casing and dropping articles.",
-    "groups": "Common: the smallest head set of a relation's answers with half its mentions. Rare: the rest.",
-    "shock": "Predicted minus gold share of rare answers seen in finetuning, plus gold minus predicted share "
-             "of common answers not seen in it.",
-    "interval": "95%, bootstrap over queries within seeds and over seeds.",
+  "exact_match": "The prediction equals the answer or an alias after lower-casing and dropping articles.",
+  "groups": "Common: the smallest head set of a relation's answers with half its mentions. Rare: the rest.",
+  "shock": "Predicted minus gold share of rare answers seen in finetuning, plus gold minus predicted share "
+  "of common answers not seen in it.",
+  "interval": "95%, bootstrap over queries within seeds and over seeds.",
 }
 
 
@@ -72,44 +85,81 @@ def make_estimate(rng, mean, seeds, spread, low=-np.inf):
   values = np.maximum(low, mean + spread * rng.standard_normal(len(seeds)))
   values += mean - values.mean()
   half = 1.96 * spread / math.sqrt(len(seeds))
-  return {"mean": mean, "low": max(low, mean - half), "high": mean + half,
-          "by_seed": {str(seed): float(value) for seed, value in zip(seeds, values)}}
+  return {
+    "mean": mean,
+    "low": max(low, mean - half),
+    "high": mean + half,
+    "by_seed": {str(seed): float(value) for seed, value in zip(seeds, values)},
+  }
 
 
-def make_arm(rng, seeds, exact, ratios=None, shock=0., slope=0., variation=None, kept=None):
+def make_arm(rng, seeds, exact, ratios=None, shock=0.0, slope=0.0, variation=None, kept=None):
   """One entry of "arms"."""
-  def around(mean, spread=.012, low=-np.inf):
+
+  def around(mean, spread=0.012, low=-np.inf):
     return make_estimate(rng, mean, seeds, spread, low)
-  arm = {"queries": 1280 * len(seeds), "right": around(exact, .02), "contains": around(exact, .02),
-         "f1": around(exact, .02), "mrr": around(exact + .1, .02)}
+
+  arm = {
+    "queries": 1280 * len(seeds),
+    "right": around(exact, 0.02),
+    "contains": around(exact, 0.02),
+    "f1": around(exact, 0.02),
+    "mrr": around(exact + 0.1, 0.02),
+  }
   if variation is not None:
     arm["shock"] = {"total_variation": around(variation)}
   if ratios is None:
     return arm
   names = ("rare_seen", "rare_unseen", "common_seen", "common_unseen")
   arm["shock"] |= {
-      "ratio": {name: around(value, .08 * value, 0) | {"predicted": int(value * 300), "gold": 300}
-                for name, value in zip(names, ratios)},
-      "shock": around(shock, .02), "slope": around(slope, .02), "spearman": around(slope, .02),
-      "range_shift": around(.5 + .4 * shock), "mismatch": around(.45)}
+    "ratio": {
+      name: around(value, 0.08 * value, 0) | {"predicted": int(value * 300), "gold": 300}
+      for name, value in zip(names, ratios)
+    },
+    "shock": around(shock, 0.02),
+    "slope": around(slope, 0.02),
+    "spearman": around(slope, 0.02),
+    "range_shift": around(0.5 + 0.4 * shock),
+    "mismatch": around(0.45),
+  }
   arm["by_popularity"] = [
-      {"low": low, "high": high, "queries": 320, "right": around(min(1, exact * factor), .02)}
-      for low, high, factor in ((1, 6, .45), (6, 12, .8), (12, 25, 1.2), (25, 190, 1.55))]
-  arm["macro_right"] = around(exact, .02)
-  arm["by_relation"] = {name: around(exact + shift, .02) for name, shift in (("born_in", .02), ("works_for", -.02), ("speaks", .05))}
-  arm["by_type"] = {"N-1": around(exact, .02)}
-  arm["errors"] = {"finetuning_answer": around(.5 + .4 * shock), "rarer_than_gold": around(.4 + .3 * shock)}
-  arm["flips"] = {"gained": around(.09), "lost": around(max(0, .09 + .339 - exact))}
-  arm["known_kept"] = around(kept, .015)
+    {"low": low, "high": high, "queries": 320, "right": around(min(1, exact * factor), 0.02)}
+    for low, high, factor in ((1, 6, 0.45), (6, 12, 0.8), (12, 25, 1.2), (25, 190, 1.55))
+  ]
+  arm["macro_right"] = around(exact, 0.02)
+  arm["by_relation"] = {
+    name: around(exact + shift, 0.02)
+    for name, shift in (("born_in", 0.02), ("works_for", -0.02), ("speaks", 0.05))
+  }
+  arm["by_type"] = {"N-1": around(exact, 0.02)}
+  arm["errors"] = {
+    "finetuning_answer": around(0.5 + 0.4 * shock),
+    "rarer_than_gold": around(0.4 + 0.3 * shock),
+  }
+  arm["flips"] = {"gained": around(0.09), "lost": around(max(0, 0.09 + 0.339 - exact))}
+  arm["known_kept"] = around(kept, 0.015)
   return arm
 
 
 def make_verdict(rng, seeds):
   """A verdict as verdict.verdict gives it."""
-  around = lambda mean: make_estimate(rng, mean, seeds, .01)
-  return {"verdict": "prior", "text": "The answer prior has shifted.", "try_first": "Correct it.", "reference": "zero_shot_question",
-          "finetuned": "finetune", "corrected": "weight_mixing", "known": "zero_shot_cloze", "share_of_loss": .8,
-          "evidence": {"loss": around(-.06), "prior": around(.05), "access": around(-.01), "knowledge": around(.02)}}
+  around = lambda mean: make_estimate(rng, mean, seeds, 0.01)
+  return {
+    "verdict": "prior",
+    "text": "The answer prior has shifted.",
+    "try_first": "Correct it.",
+    "reference": "zero_shot_question",
+    "finetuned": "finetune",
+    "corrected": "weight_mixing",
+    "known": "zero_shot_cloze",
+    "share_of_loss": 0.8,
+    "evidence": {
+      "loss": around(-0.06),
+      "prior": around(0.05),
+      "access": around(-0.01),
+      "knowledge": around(0.02),
+    },
+  }
 
 
 def make_entities(rng, seeds):
@@ -126,31 +176,62 @@ def make_entities(rng, seeds):
         finetuning = 4 if rank % 2 == 0 else 0
         pressure = math.log((finetuning + 1) / 400) - math.log((pretraining + 1) / 33000)
         name = f"{relation.title()[:2]}{'aeiou'[rank % 5]}{'lmnrst'[rank % 6]}{'aeiou'[rank // 5 % 5]}{rank}"
-        predicted = {label: int(rng.poisson((gold + .4) * math.exp(slope * pressure + .2 * rng.normal())))
-                     for label, slope in slopes.items()}
-        rows.append({"seed": seed, "relation": relation, "entity": name, "pretraining": pretraining,
-                     "finetuning": finetuning, "gold": gold, "pressure": pressure, "predicted": predicted,
-                     "group": f"{'common' if rank < 7 else 'rare'}_{'seen' if finetuning else 'unseen'}"})
+        predicted = {
+          label: int(rng.poisson((gold + 0.4) * math.exp(slope * pressure + 0.2 * rng.normal())))
+          for label, slope in slopes.items()
+        }
+        rows.append(
+          {
+            "seed": seed,
+            "relation": relation,
+            "entity": name,
+            "pretraining": pretraining,
+            "finetuning": finetuning,
+            "gold": gold,
+            "pressure": pressure,
+            "predicted": predicted,
+            "group": f"{'common' if rank < 7 else 'rare'}_{'seen' if finetuning else 'unseen'}",
+          }
+        )
   return rows
 
 
-REMEDIES = {"weight_mixing": {"kind": "weight_mixing", "of": "finetune"}, "output_mixing": {"kind": "output_mixing", "of": "finetune"},
-            "mixture": {"kind": "finetune", "ratio": 4.0}, "combined": {"kind": "weight_mixing", "of": "mixture"}}
+REMEDIES = {
+  "weight_mixing": {"kind": "weight_mixing", "of": "finetune"},
+  "output_mixing": {"kind": "output_mixing", "of": "finetune"},
+  "mixture": {"kind": "finetune", "ratio": 4.0},
+  "combined": {"kind": "weight_mixing", "of": "mixture"},
+}
 
 
 def make_comparisons(rng, arms, seeds):
   """Paired comparisons of every remedy against plain finetuning and zero-shot, and of the halves."""
   remedies = ["output_mixing", "weight_mixing", "mixture", "combined"]
-  pairs = [(label, "finetune") for label in remedies] + [(label, "zero_shot_question") for label in remedies]
-  pairs += [("finetune", "zero_shot_question"), ("popular_half", "unpopular_half"), ("popular_half", "whole"),
-            ("combined", "weight_mixing"), ("combined", "language_model_only")]
+  pairs = [(label, "finetune") for label in remedies] + [
+    (label, "zero_shot_question") for label in remedies
+  ]
+  pairs += [
+    ("finetune", "zero_shot_question"),
+    ("popular_half", "unpopular_half"),
+    ("popular_half", "whole"),
+    ("combined", "weight_mixing"),
+    ("combined", "language_model_only"),
+  ]
   rows = []
   for arm, against in pairs:
     difference = arms[arm]["right"]["mean"] - arms[against]["right"]["mean"]
     wins = 150 + max(0, int(1280 * difference))
-    rows.append({"arm": arm, "against": against, "difference": make_estimate(rng, difference, seeds, .013),
-                 "mcnemar_p": 10 ** (-abs(difference) * 80), "wins": wins,
-                 "losses": wins - int(1280 * difference), "seeds_same_sign": f"{len(seeds)}/{len(seeds)}"})
+    rows.append(
+      {
+        "arm": arm,
+        "against": against,
+        "difference": make_estimate(rng, difference, seeds, 0.013),
+        "mcnemar_p": 10 ** (-abs(difference) * 80),
+        "wins": wins,
+        "losses": wins - int(1280 * difference),
+        "seeds_same_sign": f"{len(seeds)}/{len(seeds)}",
+      }
+    )
   return rows
 
 
@@ -159,7 +240,7 @@ def make_curves(rng, arms, seeds):
   curves = {"steps": {}, "alpha": {}}
   for label, values in BY_STEP.items():
     for step, value in zip(STEPS, values):
-      arms[f"{label}@{step}"] = make_arm(rng, seeds, value, variation=.3)
+      arms[f"{label}@{step}"] = make_arm(rng, seeds, value, variation=0.3)
     curves["steps"][label] = [{"step": step, "label": f"{label}@{step}"} for step in STEPS]
   for label, values in BY_ALPHA.items():
     for alpha, value, variation in zip(ALPHAS, values, VARIATION[label]):
@@ -173,22 +254,56 @@ def make_diagnosis(seeds=(0, 1, 2)):
   rng = np.random.default_rng(0)
   arms = {label: make_arm(rng, seeds, *values) for label, values in ARMS.items()}
   curves = make_curves(rng, arms, seeds)
-  chosen = {"weight_mixing": "alpha", "output_mixing": "alpha", "combined": "alpha", "finetune_early": "step"}
-  selected = {label: {str(seed): {key: 25 if key == "step" else [.4, .3, .5][seed % 3], "development": .41}
-                      for seed in seeds} for label, key in chosen.items()}
+  chosen = {
+    "weight_mixing": "alpha",
+    "output_mixing": "alpha",
+    "combined": "alpha",
+    "finetune_early": "step",
+  }
+  selected = {
+    label: {
+      str(seed): {key: 25 if key == "step" else [0.4, 0.3, 0.5][seed % 3], "development": 0.41}
+      for seed in seeds
+    }
+    for label, key in chosen.items()
+  }
   return {
-      "format": 1, "reference": "zero_shot_question", "confidence": 0.95, "resamples": 1000,
-      "seeds": list(seeds),
-      "notes": NOTES, "arms": arms, "comparisons": make_comparisons(rng, arms, seeds),
-      "entities": make_entities(rng, seeds), "verdict": make_verdict(rng, seeds), "curves": curves, "table": list(ARMS), "titles": TITLES,
-      "groups": GROUPS, "selected": selected, "remedies": {name: "finetune" for name in REMEDIES},
-      "roles": {"finetuned": "finetune", "zero_shot": "zero_shot_question", "ceiling": "zero_shot_cloze",
-                "remedies": ["weight_mixing", "output_mixing", "mixture", "combined"]},
-      "run": {"name": "demo",
-              "config": {"arms": {"finetune": {"kind": "finetune"}, **REMEDIES}, "seeds": list(seeds), "finetune": {"steps": 200, "learning_rate": 3e-4},
-                         "mixture": {"ratio": 4}, "world": {"relations": 4, "answers": 80}},
-              "versions": {"python": "3.11.7", "jax": "0.10.0", "flax": "0.12.0"}, "device": "cpu x 2",
-              "started": "2025-01-31 12:00", "seconds": 431.0,
-              "facts": {"train": 1280, "development": 320, "test": 960},
-              "command": "python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo"},
+    "format": 1,
+    "reference": "zero_shot_question",
+    "confidence": 0.95,
+    "resamples": 1000,
+    "seeds": list(seeds),
+    "notes": NOTES,
+    "arms": arms,
+    "comparisons": make_comparisons(rng, arms, seeds),
+    "entities": make_entities(rng, seeds),
+    "verdict": make_verdict(rng, seeds),
+    "curves": curves,
+    "table": list(ARMS),
+    "titles": TITLES,
+    "groups": GROUPS,
+    "selected": selected,
+    "remedies": {name: "finetune" for name in REMEDIES},
+    "roles": {
+      "finetuned": "finetune",
+      "zero_shot": "zero_shot_question",
+      "ceiling": "zero_shot_cloze",
+      "remedies": ["weight_mixing", "output_mixing", "mixture", "combined"],
+    },
+    "run": {
+      "name": "demo",
+      "config": {
+        "arms": {"finetune": {"kind": "finetune"}, **REMEDIES},
+        "seeds": list(seeds),
+        "finetune": {"steps": 200, "learning_rate": 3e-4},
+        "mixture": {"ratio": 4},
+        "world": {"relations": 4, "answers": 80},
+      },
+      "versions": {"python": "3.11.7", "jax": "0.10.0", "flax": "0.12.0"},
+      "device": "cpu x 2",
+      "started": "2025-01-31 12:00",
+      "seconds": 431.0,
+      "facts": {"train": 1280, "development": 320, "test": 960},
+      "command": "python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo",
+    },
   }

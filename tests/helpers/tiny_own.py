@@ -17,6 +17,8 @@ def get_config(prompt="cloze"):
   config.mixing.alphas = (0.5,)
   config.diagnosis.resamples = 200
   config.cpu_devices = 1
-  config.arms = ml_collections.ConfigDict({name: own_facts.arms(prompt)[name] for name in KEEP}, sort_keys=False)
+  config.arms = ml_collections.ConfigDict(
+    {name: own_facts.arms(prompt)[name] for name in KEEP}, sort_keys=False
+  )
   config.roles.update(dict(finetuned="mixture", remedies=("combined",)))
   return config

@@ -10,7 +10,9 @@ KEEP = ("zero_shot", "mixture", "weight_mixing")
 def get_config(model):
   config = pretrained.get_config(model)
   config.model.dtype = "float32"
-  config.finetune.update(dict(steps=4, batch_size=8, warmup=1, eval_steps=(4,), checkpoint_every=2, learning_rate=1e-3))
+  config.finetune.update(
+    dict(steps=4, batch_size=8, warmup=1, eval_steps=(4,), checkpoint_every=2, learning_rate=1e-3)
+  )
   config.pretrain.update(dict(input_length=64))
   config.mixing.alphas = (0.5,)
   config.diagnosis.resamples = 200

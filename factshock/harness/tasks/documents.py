@@ -29,19 +29,29 @@ def popqa(popqa=POPQA, **others):
 def entityquestions(entityquestions=None, **others):
   """EntityQuestions' questions."""
   del others
-  return _dataset(_asked(*sources.read_with_relations(f"entityquestions:{_given('entityquestions', entityquestions)}")))
+  return _dataset(
+    _asked(
+      *sources.read_with_relations(f"entityquestions:{_given('entityquestions', entityquestions)}")
+    )
+  )
 
 
 def trex(trex=None, **others):
   """T-REx's facts as statements up to their object, for decoder-only models; the relation's objects are the choices."""
   del others
   rows, relations = sources.read_with_relations(f"trex:{_given('trex', trex)}")
-  asking = {name: [text for text in row["statements"] if prompts.can_ask(text, True)]
-            for name, row in relations.items()}
+  asking = {
+    name: [text for text in row["statements"] if prompts.can_ask(text, True)]
+    for name, row in relations.items()
+  }
   kept = [fact for fact in rows if asking[fact["relation"]]]
-  _say_dropped("trex", len(rows) - len(kept), "as no statement of their relation ends with the object")
+  _say_dropped(
+    "trex", len(rows) - len(kept), "as no statement of their relation ends with the object"
+  )
   first = {name: {**relations[name], "statements": texts} for name, texts in asking.items()}
-  return _dataset(_ranked(kept, [prompts.answer_prompt(fact, first, form="cloze") for fact in kept]))
+  return _dataset(
+    _ranked(kept, [prompts.answer_prompt(fact, first, form="cloze") for fact in kept])
+  )
 
 
 def trex_t5(trex=None, **others):
@@ -63,7 +73,12 @@ def lama(lama=None, **others):
 def lama_t5(lama=None, **others):
   """LAMA's masked sentences, <extra_id_0> in place of the mask."""
   del others
-  return _dataset([{**row, "text": row["text"].replace(MASK, prompts.BLANK)} for row in _masked(_given("lama", lama))])
+  return _dataset(
+    [
+      {**row, "text": row["text"].replace(MASK, prompts.BLANK)}
+      for row in _masked(_given("lama", lama))
+    ]
+  )
 
 
 def generated(doc, results):
@@ -75,7 +90,9 @@ def generated(doc, results):
   text = results[0]
   accepted = [doc["object"], *(doc["aliases"] or [])]
   exact, contains, _ = accuracy.score(text, accepted)
-  held = any(form in text for answer in accepted for form in (answer, answer.lower(), answer.capitalize()))
+  held = any(
+    form in text for answer in accepted for form in (answer, answer.lower(), answer.capitalize())
+  )
   return {"exact_match": exact, "contains": contains, "popqa_accuracy": float(held)}
 
 
@@ -91,8 +108,15 @@ def _asked(rows, relations):
 
 def _ranked(rows, texts):
   options = writing.candidates_of(rows)
-  return [{**_fact(fact), "text": text, "choices": options[fact["relation"]],
-           "gold": options[fact["relation"]].index(fact["object"])} for fact, text in zip(rows, texts)]
+  return [
+    {
+      **_fact(fact),
+      "text": text,
+      "choices": options[fact["relation"]],
+      "gold": options[fact["relation"]].index(fact["object"]),
+    }
+    for fact, text in zip(rows, texts)
+  ]
 
 
 def _fact(fact):
@@ -102,27 +126,47 @@ def _fact(fact):
 
 def _masked(where):
   """The rows of LAMA's files: the fact, and its first sentence with one mask as `text`."""
-  paths = sorted(glob.glob(os.path.join(where, "**", "*.jsonl"), recursive=True)) if os.path.isdir(where) else [where]
+  paths = (
+    sorted(glob.glob(os.path.join(where, "**", "*.jsonl"), recursive=True))
+    if os.path.isdir(where)
+    else [where]
+  )
   found = []
   dropped = 0
   for path in paths:
     for place, row in schema.read_rows(path, ()):
       if "obj_label" not in row or "masked_sentences" not in row:
-        raise UserError(f"{place}: expected a row of LAMA with obj_label and masked_sentences, got "
-                        f"{', '.join(map(str, row))}; T-REx has templates in their place: the task trex reads it")
+        raise UserError(
+          f"{place}: expected a row of LAMA with obj_label and masked_sentences, got "
+          f"{', '.join(map(str, row))}; T-REx has templates in their place: the task trex reads it"
+        )
       text = next((text for text in row["masked_sentences"] if text.count(MASK) == 1), None)
       dropped += text is None
       if text is not None:
-        relation = row.get("predicate_id") or row.get("pred") or os.path.basename(path).partition(".")[0]
-        found.append({**_fact({"subject": row.get("sub_label") or row.get("sub") or text, "relation": relation,
-                               "object": row["obj_label"]}), "text": text})
+        relation = (
+          row.get("predicate_id") or row.get("pred") or os.path.basename(path).partition(".")[0]
+        )
+        found.append(
+          {
+            **_fact(
+              {
+                "subject": row.get("sub_label") or row.get("sub") or text,
+                "relation": relation,
+                "object": row["obj_label"],
+              }
+            ),
+            "text": text,
+          }
+        )
   _say_dropped("lama", dropped, "without a sentence that has one mask")
   return found
 
 
 def _given(name, path):
   if path is None:
-    raise UserError(f"task {name}: expected the path of its data, got none; say --metadata {name}=PATH")
+    raise UserError(
+      f"task {name}: expected the path of its data, got none; say --metadata {name}=PATH"
+    )
   return path
 
 

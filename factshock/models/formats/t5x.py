@@ -22,6 +22,7 @@ _TARGET = re.compile(r"^_?(?:optimizer\.)?target\.(.+)$")
 
 class Array(NamedTuple):
   """An array of a checkpoint; `read()` gives it."""
+
   shape: tuple
   dtype: np.dtype
   read: object
@@ -29,6 +30,7 @@ class Array(NamedTuple):
 
 class Source(NamedTuple):
   """A checkpoint that is open for reading leaf by leaf."""
+
   folder: str
   config: t5.T5Config
   arrays: dict  # T5X's name, with "/" -> Array
@@ -50,8 +52,9 @@ def is_checkpoint(path):
   path = str(path)
   if os.path.isfile(path):
     return os.path.basename(path).startswith("checkpoint")
-  return os.path.isdir(path) and (os.path.isfile(os.path.join(path, "checkpoint"))
-                                  or any(map(_TARGET.match, os.listdir(path))))
+  return os.path.isdir(path) and (
+    os.path.isfile(os.path.join(path, "checkpoint")) or any(map(_TARGET.match, os.listdir(path)))
+  )
 
 
 def load(path, *, like=None, param_dtype=None):
@@ -86,10 +89,19 @@ def open_source(path, *, like=None):
     name, transposed = _name(part, config)
     ours = part.shape[::-1] if part.transposed else part.shape
     expected[name] = ours[::-1] if transposed else ours
-  lines = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in arrays]
-  lines += [f"unexpected {name} {list(arrays[name].shape)}" for name in sorted(arrays) if name not in expected]
-  lines += [f"mis-shaped {name} expected {list(shape)} got {list(arrays[name].shape)}"
-            for name, shape in expected.items() if name in arrays and not _fits(arrays[name].shape, shape)]
+  lines = [
+    f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in arrays
+  ]
+  lines += [
+    f"unexpected {name} {list(arrays[name].shape)}"
+    for name in sorted(arrays)
+    if name not in expected
+  ]
+  lines += [
+    f"mis-shaped {name} expected {list(shape)} got {list(arrays[name].shape)}"
+    for name, shape in expected.items()
+    if name in arrays and not _fits(arrays[name].shape, shape)
+  ]
   if lines:
     raise UserError(f"{path}: expected a T5 of T5X's examples: {'; '.join(lines)}")
   return Source(path, config, arrays)
@@ -107,14 +119,20 @@ def _name(part, config):
   """(T5X's name of a tensor of ours, whether it is stored as our transpose)."""
   side, *rest = part.leaf.split("/")
   if not rest:
-    return {"embedding": ("token_embedder/embedding", False), "head": ("decoder/logits_dense/kernel", True)}[side]
+    return {
+      "embedding": ("token_embedder/embedding", False),
+      "head": ("decoder/logits_dense/kernel", True),
+    }[side]
   if rest[0] == "relative_bias":
     return f"{side}/relpos_bias/rel_embedding", True
   if rest[0] == "final_norm":
     return f"{side}/{side}_norm/scale", False
   block, last = rest[1:]
-  own = {"self_attention": "attention" if side == "encoder" else "self_attention",
-         "cross_attention": "encoder_decoder_attention", "feed_forward": "mlp"}
+  own = {
+    "self_attention": "attention" if side == "encoder" else "self_attention",
+    "cross_attention": "encoder_decoder_attention",
+    "feed_forward": "mlp",
+  }
   if block.endswith("_norm"):
     kind = block.removesuffix("_norm")
     if kind != "feed_forward" and side == "decoder":
@@ -131,27 +149,48 @@ def _name(part, config):
 
 def _config(path, arrays, like):
   """The T5Config that the arrays' names and shapes tell, the rest from `like`."""
+
   def shape(name):
     if name not in arrays:
-      raise UserError(f"{path}: expected a T5 of T5X's examples, got no {name}; found "
-                      f"{', '.join(sorted(arrays)[:5]) or 'nothing'}")
+      raise UserError(
+        f"{path}: expected a T5 of T5X's examples, got no {name}; found "
+        f"{', '.join(sorted(arrays)[:5]) or 'nothing'}"
+      )
     return arrays[name].shape
 
   vocab, d_model = shape("token_embedder/embedding")
   gated = "encoder/layers_0/mlp/wi_0/kernel" in arrays
   heads, buckets = shape("encoder/relpos_bias/rel_embedding")
-  depths = [len({match[1] for match in map(re.compile(rf"{side}/layers_(\d+)/").match, arrays) if match})
-            for side in ("encoder", "decoder")]
+  depths = [
+    len({match[1] for match in map(re.compile(rf"{side}/layers_(\d+)/").match, arrays) if match})
+    for side in ("encoder", "decoder")
+  ]
   feed_forward = (like.feed_forward if like else "gated-gelu") if gated else "relu"
-  rest = {"relative_max_distance": like.relative_max_distance, "dropout": like.dropout, "dtype": like.dtype,
-          "epsilon": like.epsilon} if like else {}
+  rest = (
+    {
+      "relative_max_distance": like.relative_max_distance,
+      "dropout": like.dropout,
+      "dtype": like.dtype,
+      "epsilon": like.epsilon,
+    }
+    if like
+    else {}
+  )
   dtype = arrays["token_embedder/embedding"].dtype.name
   return t5.T5Config(
-      vocab_size=vocab, d_model=d_model, d_ff=shape(f"encoder/layers_0/mlp/{'wi_0' if gated else 'wi'}/kernel")[1],
-      num_heads=heads, d_kv=math.prod(shape("encoder/layers_0/attention/query/kernel")[1:]) // heads,
-      encoder_layers=depths[0], decoder_layers=max(1, depths[1]), relative_buckets=buckets,
-      feed_forward=feed_forward, tie_head="decoder/logits_dense/kernel" not in arrays,
-      param_dtype=dtype if dtype in layers.DTYPES else "float32", **rest)
+    vocab_size=vocab,
+    d_model=d_model,
+    d_ff=shape(f"encoder/layers_0/mlp/{'wi_0' if gated else 'wi'}/kernel")[1],
+    num_heads=heads,
+    d_kv=math.prod(shape("encoder/layers_0/attention/query/kernel")[1:]) // heads,
+    encoder_layers=depths[0],
+    decoder_layers=max(1, depths[1]),
+    relative_buckets=buckets,
+    feed_forward=feed_forward,
+    tie_head="decoder/logits_dense/kernel" not in arrays,
+    param_dtype=dtype if dtype in layers.DTYPES else "float32",
+    **rest,
+  )
 
 
 def _arrays(path):
@@ -178,7 +217,9 @@ def _target(file):
       raise ValueError(f"a {type(content).__name__} instead of a tree")
     return content
   except Exception as error:  # msgpack and flax raise errors of many types for a damaged file
-    raise UserError(f"{file}: expected a msgpack file of T5X, got a damaged one or another ({error})") from error
+    raise UserError(
+      f"{file}: expected a msgpack file of T5X, got a damaged one or another ({error})"
+    ) from error
 
 
 def _flat(tree, prefix=""):
@@ -194,25 +235,32 @@ def _array(folder, name, value):
   if not isinstance(value, dict):
     value = np.asarray(value)
     return Array(value.shape, value.dtype, lambda: value)
-  path = value.get("kvstore", {}).get("path") or value.get("path") or f"target.{name.replace('/', '.')}"
+  path = (
+    value.get("kvstore", {}).get("path") or value.get("path") or f"target.{name.replace('/', '.')}"
+  )
   return _zarr(os.path.join(folder, os.path.basename(path.rstrip("/"))))
 
 
 def _zarr(path):
 
   try:
-    store = tensorstore.open({"driver": "zarr", "kvstore": {"driver": "file", "path": path}}, open=True,
-                             read=True).result()
+    store = tensorstore.open(
+      {"driver": "zarr", "kvstore": {"driver": "file", "path": path}}, open=True, read=True
+    ).result()
   except ValueError as error:
-    raise UserError(f"{path}: expected a zarr array, got none that can be read "
-                    f"({' '.join(str(error).split())[:150]})") from error
+    raise UserError(
+      f"{path}: expected a zarr array, got none that can be read "
+      f"({' '.join(str(error).split())[:150]})"
+    ) from error
 
   def read():
     _check_chunks(path, store)
     try:
       return np.asarray(store.read().result())
     except ValueError as error:
-      raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:150]}; copy it again") from error
+      raise UserError(
+        f"{path}: damaged: {' '.join(str(error).split())[:150]}; copy it again"
+      ) from error
 
   return Array(tuple(store.shape), store.dtype.numpy_dtype, read)
 
@@ -221,6 +269,8 @@ def _check_chunks(path, store):
   """Raises a UserError where chunks are lost, which zarr reads as zeros; arrays that name a fill value may do so."""
   grid = store.chunk_layout.read_chunk.shape
   expected = math.prod(-(-size // chunk) for size, chunk in zip(store.shape, grid))
-  got = sum(len([name for name in inside if not name.startswith(".")]) for _, _, inside in os.walk(path))
+  got = sum(
+    len([name for name in inside if not name.startswith(".")]) for _, _, inside in os.walk(path)
+  )
   if got < expected and store.fill_value is None:
     raise UserError(f"{path}: expected {expected} chunks, got {got}; copy it again")

@@ -7,13 +7,26 @@ from factshock.models.formats.huggingface.adapters import Adapters
 from factshock.models.formats.huggingface.adapters import write as write_adapters
 from factshock.models.formats.huggingface.configs import SUPPORTED, from_json, read_json, to_json
 from factshock.models.formats.huggingface.reading import (
-           Source,
-           config_of,
-           is_source,
-           load,
-           open_source,
+  Source,
+  config_of,
+  is_source,
+  load,
+  open_source,
 )
 from factshock.models.formats.huggingface.writing import save, write_folder
 
-__all__ = ["Adapters", "SUPPORTED", "Source", "config_of", "from_json", "is_source", "load", "open_source",
-           "read_json", "save", "to_json", "write_adapters", "write_folder"]
+__all__ = [
+  "Adapters",
+  "SUPPORTED",
+  "Source",
+  "config_of",
+  "from_json",
+  "is_source",
+  "load",
+  "open_source",
+  "read_json",
+  "save",
+  "to_json",
+  "write_adapters",
+  "write_folder",
+]

@@ -23,6 +23,7 @@ class Adapters(NamedTuple):
   tree: nested dict, `a` [N, inputs, rank] and `b` [N, rank, outputs] of each adapted weight, float32; zero in a
     layer without an adapter. scale = alpha / rank. base: path or hub id of the model they stand on.
   """
+
   tree: dict
   rank: int
   alpha: float
@@ -37,13 +38,17 @@ class Adapters(NamedTuple):
     pair = _find(self.tree, leaf)
     if pair:
       for layer, weight_IxO in enumerate(array_NxIxO):
-        change_IxO = (self.scale * np.asarray(pair["a"][layer], np.float32)) @ np.asarray(pair["b"][layer], np.float32)
+        change_IxO = (self.scale * np.asarray(pair["a"][layer], np.float32)) @ np.asarray(
+          pair["b"][layer], np.float32
+        )
         weight_IxO[...] = (weight_IxO.astype(np.float32) + change_IxO).astype(weight_IxO.dtype)
 
 
 def is_folder(folder):
   """Whether a folder holds adapters and no model."""
-  return os.path.isfile(os.path.join(folder, CONFIG)) and not os.path.isfile(os.path.join(folder, "config.json"))
+  return os.path.isfile(os.path.join(folder, CONFIG)) and not os.path.isfile(
+    os.path.join(folder, "config.json")
+  )
 
 
 def base_of(folder):
@@ -64,10 +69,15 @@ def read(folder, config):
   found = _read_config(folder)
   path = os.path.join(folder, WEIGHTS)
   if not os.path.exists(path):
-    raise UserError(f"{folder}: expected {WEIGHTS}, got none; let PEFT save the adapters as safetensors")
+    raise UserError(
+      f"{folder}: expected {WEIGHTS}, got none; let PEFT save the adapters as safetensors"
+    )
   stored = files.read_header(path)
-  modules = {_PREFIX + part.name.removesuffix(".weight"): part for part in names.tensors(config)
-             if part.transposed}
+  modules = {
+    _PREFIX + part.name.removesuffix(".weight"): part
+    for part in names.tensors(config)
+    if part.transposed
+  }
   pairs, lines = _pairs(stored, modules)
   if not pairs and not lines:
     lines = ["it holds no adapter"]
@@ -75,7 +85,9 @@ def read(folder, config):
     raise UserError(f"{path}: the adapters do not fit the model: {'; '.join(lines)}")
   ranks = {module: pair["A"].shape[0] for module, pair in pairs.items()}
   rank = max(ranks.values())
-  scales = {module: _scale(found, module.removeprefix(_PREFIX), own) for module, own in ranks.items()}
+  scales = {
+    module: _scale(found, module.removeprefix(_PREFIX), own) for module, own in ranks.items()
+  }
   alpha = rank * next(iter(scales.values()))
   tree = {}
   depths = {leaf: len(parts) for leaf, parts in names.by_leaf(config).items()}
@@ -85,8 +97,10 @@ def read(folder, config):
     leaf = _at(tree, part.leaf)
     leaf.setdefault("a", np.zeros((depths[part.leaf], inputs, rank), np.float32))
     leaf.setdefault("b", np.zeros((depths[part.leaf], rank, outputs), np.float32))
-    leaf["a"][part.layer, :, :ranks[module]] = pair["A"].read().astype(np.float32).T
-    leaf["b"][part.layer, :ranks[module]] = pair["B"].read().astype(np.float32).T * (scales[module] / (alpha / rank))
+    leaf["a"][part.layer, :, : ranks[module]] = pair["A"].read().astype(np.float32).T
+    leaf["b"][part.layer, : ranks[module]] = pair["B"].read().astype(np.float32).T * (
+      scales[module] / (alpha / rank)
+    )
   return Adapters(tree, rank, alpha, base_of(folder))
 
 
@@ -108,13 +122,29 @@ def write(folder, adapters, config, tokenizer_from=None):
     for part in parts if pair else ():
       modules.append(part.name.removesuffix(".weight"))
       for letter, array_NxIxO in (("A", pair["a"]), ("B", pair["b"])):
-        tensors.append(_writable(f"{_PREFIX}{modules[-1]}.lora_{letter}.weight", array_NxIxO, part.layer))
+        tensors.append(
+          _writable(f"{_PREFIX}{modules[-1]}.lora_{letter}.weight", array_NxIxO, part.layer)
+        )
   alpha = int(adapters.alpha) if float(adapters.alpha).is_integer() else adapters.alpha
-  settings = {"peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM" if isinstance(config, t5.T5Config) else "CAUSAL_LM",
-              "base_model_name_or_path": str(adapters.base), "r": adapters.rank, "lora_alpha": alpha, "lora_dropout": 0.0,
-              "target_modules": _targets(modules, config), "bias": "none", "fan_in_fan_out": False,
-              "inference_mode": True, "init_lora_weights": True, "use_rslora": False, "use_dora": False,
-              "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "revision": None}
+  settings = {
+    "peft_type": "LORA",
+    "task_type": "SEQ_2_SEQ_LM" if isinstance(config, t5.T5Config) else "CAUSAL_LM",
+    "base_model_name_or_path": str(adapters.base),
+    "r": adapters.rank,
+    "lora_alpha": alpha,
+    "lora_dropout": 0.0,
+    "target_modules": _targets(modules, config),
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "inference_mode": True,
+    "init_lora_weights": True,
+    "use_rslora": False,
+    "use_dora": False,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "revision": None,
+  }
   with files.whole_folder(folder) as temporary:
     files.write_file(os.path.join(temporary, WEIGHTS), tensors)
     writing.copy_tokenizer(tokenizer_from, temporary)
@@ -128,14 +158,26 @@ def _read_config(folder):
       found = json.load(file)
     found["base_model_name_or_path"] + ""
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path}: expected PEFT's settings with base_model_name_or_path, got a broken file "
-                    f"({error!r}); copy it again") from error
-  wrong = [f"{key} {found[key]!r}" for key, plain in (
-      ("peft_type", "LORA"), ("use_dora", False), ("bias", "none"), ("modules_to_save", None), ("fan_in_fan_out", False))
-           if found.get(key, plain) != plain and not (plain is None and not found[key])]
+    raise UserError(
+      f"{path}: expected PEFT's settings with base_model_name_or_path, got a broken file "
+      f"({error!r}); copy it again"
+    ) from error
+  wrong = [
+    f"{key} {found[key]!r}"
+    for key, plain in (
+      ("peft_type", "LORA"),
+      ("use_dora", False),
+      ("bias", "none"),
+      ("modules_to_save", None),
+      ("fan_in_fan_out", False),
+    )
+    if found.get(key, plain) != plain and not (plain is None and not found[key])
+  ]
   if wrong:
-    raise UserError(f"{path}: only plain LoRA is supported, got {', '.join(wrong)}; merge such adapters with PEFT "
-                    "(merge_and_unload) and give the merged model")
+    raise UserError(
+      f"{path}: only plain LoRA is supported, got {', '.join(wrong)}; merge such adapters with PEFT "
+      "(merge_and_unload) and give the merged model"
+    )
   return found
 
 
@@ -157,15 +199,19 @@ def _pairs(stored, modules):
     rank = pair["A"].shape[0] if pair["A"].shape else 0
     for letter, expected in (("A", (rank, inputs)), ("B", (outputs, rank))):
       if pair[letter].shape != expected:
-        lines.append(f"mis-shaped {module}.lora_{letter}.weight expected {list(expected)} got {list(pair[letter].shape)}")
+        lines.append(
+          f"mis-shaped {module}.lora_{letter}.weight expected {list(expected)} got {list(pair[letter].shape)}"
+        )
   return pairs, lines
 
 
 def _scale(found, module, rank):
   """alpha / rank of one module, as PEFT reads its settings."""
   patterns = found.get("alpha_pattern") or {}
-  alpha = next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)),
-               found.get("lora_alpha", 8))
+  alpha = next(
+    (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)),
+    found.get("lora_alpha", 8),
+  )
   return alpha / (math.sqrt(rank) if found.get("use_rslora") else rank)
 
 
@@ -179,8 +225,12 @@ def _targets(modules, config):
 
 def _writable(name, array_NxIxO, layer):
   shape = array_NxIxO.shape[:0:-1]
-  return files.Writable(name, shape, np.dtype(np.float32),
-                        lambda: np.ascontiguousarray(np.asarray(array_NxIxO[layer], np.float32).T))
+  return files.Writable(
+    name,
+    shape,
+    np.dtype(np.float32),
+    lambda: np.ascontiguousarray(np.asarray(array_NxIxO[layer], np.float32).T),
+  )
 
 
 def _find(tree, leaf):

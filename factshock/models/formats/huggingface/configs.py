@@ -19,8 +19,10 @@ def read_json(folder):
   """
   path = os.path.join(str(folder), "config.json")
   if not os.path.exists(path):
-    raise UserError(f"{folder}: expected a model with a config.json, got none there; give the folder that "
-                    "transformers saved")
+    raise UserError(
+      f"{folder}: expected a model with a config.json, got none there; give the folder that "
+      "transformers saved"
+    )
   try:
     found = json.loads("\n".join(line for _, line in files.lines(path)))
   except json.JSONDecodeError as error:
@@ -46,7 +48,9 @@ def from_json(found, where, dtype=None):
   if kind not in readers:
     raise UserError(f"{where}: model_type {kind!r} is not supported; supported are {SUPPORTED}")
   if found.get("quantization_config"):
-    raise UserError(f"{where}: quantized weights are not supported; use the model in float32 or bfloat16")
+    raise UserError(
+      f"{where}: quantized weights are not supported; use the model in float32 or bfloat16"
+    )
   try:
     return readers[kind](found, where, dtype or _dtype(found))
   except KeyError as error:
@@ -86,33 +90,54 @@ def _dtype(found):
 def _t5(found, where, dtype):
   feed_forward = found.get("feed_forward_proj", "relu")
   if feed_forward not in t5.FEED_FORWARDS:
-    raise UserError(f"{where}: feed_forward_proj {feed_forward!r} is not supported; supported are "
-                    f"{', '.join(t5.FEED_FORWARDS)}")
+    raise UserError(
+      f"{where}: feed_forward_proj {feed_forward!r} is not supported; supported are "
+      f"{', '.join(t5.FEED_FORWARDS)}"
+    )
   # transformers 5 writes tie_word_embeddings true whatever was said, and keeps what was meant in the other
   tied = found.get("scale_decoder_outputs", found.get("tie_word_embeddings") is not False)
   depth = found["num_layers"]
   return t5.T5Config(
-      vocab_size=found["vocab_size"], d_model=found["d_model"], d_ff=found["d_ff"],
-      num_heads=found["num_heads"], d_kv=found["d_kv"], encoder_layers=depth,
-      decoder_layers=found.get("num_decoder_layers") or depth,
-      relative_buckets=found.get("relative_attention_num_buckets", 32),
-      relative_max_distance=found.get("relative_attention_max_distance", 128), feed_forward=feed_forward,
-      tie_head=bool(tied), dropout=found.get("dropout_rate", 0.1), dtype=dtype,
-      epsilon=found.get("layer_norm_epsilon", 1e-6))
+    vocab_size=found["vocab_size"],
+    d_model=found["d_model"],
+    d_ff=found["d_ff"],
+    num_heads=found["num_heads"],
+    d_kv=found["d_kv"],
+    encoder_layers=depth,
+    decoder_layers=found.get("num_decoder_layers") or depth,
+    relative_buckets=found.get("relative_attention_num_buckets", 32),
+    relative_max_distance=found.get("relative_attention_max_distance", 128),
+    feed_forward=feed_forward,
+    tie_head=bool(tied),
+    dropout=found.get("dropout_rate", 0.1),
+    dtype=dtype,
+    epsilon=found.get("layer_norm_epsilon", 1e-6),
+  )
 
 
 def _t5_json(config):
   return {
-      "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True,
-      "vocab_size": config.vocab_size, "d_model": config.d_model, "d_ff": config.d_ff,
-      "num_heads": config.num_heads, "d_kv": config.d_kv, "num_layers": config.encoder_layers,
-      "num_decoder_layers": config.decoder_layers,
-      "relative_attention_num_buckets": config.relative_buckets,
-      "relative_attention_max_distance": config.relative_max_distance,
-      "feed_forward_proj": config.feed_forward, "dropout_rate": config.dropout,
-      "layer_norm_epsilon": config.epsilon,
-      "tie_word_embeddings": config.tie_head, "scale_decoder_outputs": config.tie_head,
-      "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    "architectures": ["T5ForConditionalGeneration"],
+    "model_type": "t5",
+    "is_encoder_decoder": True,
+    "vocab_size": config.vocab_size,
+    "d_model": config.d_model,
+    "d_ff": config.d_ff,
+    "num_heads": config.num_heads,
+    "d_kv": config.d_kv,
+    "num_layers": config.encoder_layers,
+    "num_decoder_layers": config.decoder_layers,
+    "relative_attention_num_buckets": config.relative_buckets,
+    "relative_attention_max_distance": config.relative_max_distance,
+    "feed_forward_proj": config.feed_forward,
+    "dropout_rate": config.dropout,
+    "layer_norm_epsilon": config.epsilon,
+    "tie_word_embeddings": config.tie_head,
+    "scale_decoder_outputs": config.tie_head,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+  }
 
 
 def _llama(found, where, dtype):
@@ -123,20 +148,30 @@ def _llama(found, where, dtype):
     if found.get(key):
       raise UserError(f"{where}: {key} is not supported; supported are models without biases")
   if found.get("hidden_act", "silu") != "silu":
-    raise UserError(f"{where}: hidden_act {found['hidden_act']!r} is not supported; supported is silu")
+    raise UserError(
+      f"{where}: hidden_act {found['hidden_act']!r} is not supported; supported is silu"
+    )
   if len(set(found.get("layer_types") or ())) > 1:
     raise UserError(f"{where}: layers of different attention (layer_types) are not supported")
   theta, scaling = _rope(found, where)
   default = {"llama": (heads, None), "mistral": (8, 4096)}[kind]
   window = found.get("sliding_window", default[1]) if kind == "mistral" else None
   return decoder.LlamaConfig(
-      vocab_size=found["vocab_size"], d_model=found["hidden_size"], d_ff=found["intermediate_size"],
-      num_heads=heads, num_kv_heads=found.get("num_key_value_heads", default[0]) or heads,
-      d_kv=found.get("head_dim") or found["hidden_size"] // heads, layers=found["num_hidden_layers"],
-      rope_theta=theta, rope_scaling=scaling, sliding_window=window,
-      max_length=found.get("max_position_embeddings", {"llama": 2048, "mistral": 131072}[kind]),
-      tie_head=bool(found.get("tie_word_embeddings", False)), dtype=dtype,
-      epsilon=found.get("rms_norm_eps", 1e-6))
+    vocab_size=found["vocab_size"],
+    d_model=found["hidden_size"],
+    d_ff=found["intermediate_size"],
+    num_heads=heads,
+    num_kv_heads=found.get("num_key_value_heads", default[0]) or heads,
+    d_kv=found.get("head_dim") or found["hidden_size"] // heads,
+    layers=found["num_hidden_layers"],
+    rope_theta=theta,
+    rope_scaling=scaling,
+    sliding_window=window,
+    max_length=found.get("max_position_embeddings", {"llama": 2048, "mistral": 131072}[kind]),
+    tie_head=bool(found.get("tie_word_embeddings", False)),
+    dtype=dtype,
+    epsilon=found.get("rms_norm_eps", 1e-6),
+  )
 
 
 def _rope(found, where):
@@ -145,8 +180,10 @@ def _rope(found, where):
   theta = rope.get("rope_theta") or found.get("rope_theta") or 10000.0
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind not in ("default", "llama3") or rope.get("partial_rotary_factor", 1.0) != 1.0:
-    raise UserError(f"{where}: rope type {kind!r} is not supported; supported are default and llama3, over "
-                    "whole heads")
+    raise UserError(
+      f"{where}: rope type {kind!r} is not supported; supported are default and llama3, over "
+      "whole heads"
+    )
   return float(theta), tuple(rope[key] for key in _LLAMA3) if kind == "llama3" else None
 
 
@@ -156,14 +193,25 @@ def _llama_json(config):
   if config.rope_scaling:
     rope = {"rope_type": "llama3", **dict(zip(_LLAMA3, config.rope_scaling))}
   return {
-      "architectures": [{"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}[kind]],
-      "model_type": kind, "vocab_size": config.vocab_size, "hidden_size": config.d_model,
-      "intermediate_size": config.d_ff, "num_attention_heads": config.num_heads,
-      "num_key_value_heads": config.num_kv_heads, "head_dim": config.d_kv,
-      "num_hidden_layers": config.layers, "hidden_act": "silu",
-      "max_position_embeddings": config.max_length, "rms_norm_eps": config.epsilon,
-      "tie_word_embeddings": config.tie_head, "rope_theta": config.rope_theta,
-      "rope_scaling": rope if config.rope_scaling else None,
-      "rope_parameters": rope | {"rope_theta": config.rope_theta},
-      **({"sliding_window": config.sliding_window} if kind == "mistral" else
-         {"attention_bias": False, "mlp_bias": False})}
+    "architectures": [{"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}[kind]],
+    "model_type": kind,
+    "vocab_size": config.vocab_size,
+    "hidden_size": config.d_model,
+    "intermediate_size": config.d_ff,
+    "num_attention_heads": config.num_heads,
+    "num_key_value_heads": config.num_kv_heads,
+    "head_dim": config.d_kv,
+    "num_hidden_layers": config.layers,
+    "hidden_act": "silu",
+    "max_position_embeddings": config.max_length,
+    "rms_norm_eps": config.epsilon,
+    "tie_word_embeddings": config.tie_head,
+    "rope_theta": config.rope_theta,
+    "rope_scaling": rope if config.rope_scaling else None,
+    "rope_parameters": rope | {"rope_theta": config.rope_theta},
+    **(
+      {"sliding_window": config.sliding_window}
+      if kind == "mistral"
+      else {"attention_bias": False, "mlp_bias": False}
+    ),
+  }

@@ -17,15 +17,20 @@ from factshock.runtime.errors import UserError
 from factshock.runtime.files import writing_past_cache
 
 INDEX = "model.safetensors.index.json"
-_DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16),
-           "F64": np.dtype(np.float64)}
+_DTYPES = {
+  "F32": np.dtype(np.float32),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+  "F16": np.dtype(np.float16),
+  "F64": np.dtype(np.float64),
+}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _ROWS = 256  # read or transposed at a time: about a second-level cache
-_LINE = 64   # bytes by which the rows of the buffer are longer: a power of two apart they would share cache lines
+_LINE = 64  # bytes by which the rows of the buffer are longer: a power of two apart they would share cache lines
 
 
 class Stored(NamedTuple):
   """A tensor in a safetensors file: where its bytes begin, and what they are."""
+
   path: str
   offset: int
   dtype: np.dtype
@@ -40,7 +45,7 @@ class Stored(NamedTuple):
       size = math.prod(self.shape[1:]) * self.dtype.itemsize
       block = np.empty((min(_ROWS, rows), *self.shape[1:]), self.dtype)
       for first in range(0, rows, _ROWS):
-        part = block[:rows - first]
+        part = block[: rows - first]
         self._fill(file, part, self.offset + first * size)
         place(out, part, first, transposed)
 
@@ -56,7 +61,7 @@ class Stored(NamedTuple):
     block = np.empty(min(count, size), self.dtype)
     with open(self.path, "rb", buffering=0) as file:
       for first in range(0, size, count):
-        part = block[:size - first]
+        part = block[: size - first]
         self._fill(file, part, self.offset + first * self.dtype.itemsize)
         yield part
 
@@ -72,6 +77,7 @@ class Stored(NamedTuple):
 
 class Held(NamedTuple):
   """A tensor that is in memory already."""
+
   array: np.ndarray
 
   @property
@@ -96,7 +102,7 @@ class Held(NamedTuple):
     """Yields the tensor's numbers in order, `count` at a time."""
     flat = np.ascontiguousarray(self.array).reshape(-1)
     for first in range(0, flat.size, count):
-      yield flat[first:first + count]
+      yield flat[first : first + count]
 
 
 def place(out, block, first, transposed):
@@ -104,17 +110,19 @@ def place(out, block, first, transposed):
   if out.dtype == block.dtype and not out.dtype.isbuiltin == 1:  # plain integers are copied faster
     out, block = out.view(f"u{out.itemsize}"), block.view(f"u{out.itemsize}")
   if transposed:
-    padded = np.empty((len(block), block.shape[1] + _LINE // block.itemsize), block.dtype)[:, :block.shape[1]]
+    padded = np.empty((len(block), block.shape[1] + _LINE // block.itemsize), block.dtype)[
+      :, : block.shape[1]
+    ]
     padded[...] = block
-    out[:, first:first + len(block)] = padded.T
+    out[:, first : first + len(block)] = padded.T
   else:
-    out.reshape(-1, *block.shape[1:])[first:first + len(block)] = block
+    out.reshape(-1, *block.shape[1:])[first : first + len(block)] = block
 
 
 def transpose_into(out, array):
   """out[...] = array.T for two dimensions, block by block: ten times as fast as numpy at once."""
   for first in range(0, len(array), _ROWS):
-    place(out, array[first:first + _ROWS], first, True)
+    place(out, array[first : first + _ROWS], first, True)
 
 
 def _bytes(array):
@@ -151,8 +159,9 @@ def _weight_map(path):
       raise ValueError("shards are not plain file names")
     return found
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f"{path}: expected the index of safetensors, got a broken file ({error!r}); "
-                    "copy it again") from error
+    raise UserError(
+      f"{path}: expected the index of safetensors, got a broken file ({error!r}); copy it again"
+    ) from error
 
 
 def read_header(path):
@@ -164,15 +173,16 @@ def read_header(path):
   size = os.path.getsize(path)
   try:
     with open(path, "rb") as file:
-      length, = struct.unpack("<Q", file.read(8))
+      (length,) = struct.unpack("<Q", file.read(8))
       if length > min(size, 100_000_000):
         raise ValueError(f"its header would be {length} bytes long")
       header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     ends = [8 + length + row["data_offsets"][1] for row in header.values()]
   except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-    raise UserError(f"{path}: expected a safetensors file, got a damaged one or another ({error}); copy it "
-                    "again") from error
+    raise UserError(
+      f"{path}: expected a safetensors file, got a damaged one or another ({error}); copy it again"
+    ) from error
   if max(ends, default=0) > size:
     raise UserError(f"{path}: cut short: expected {max(ends)} bytes, got {size}; copy it again")
   return {name: _stored(path, name, row, 8 + length) for name, row in header.items()}
@@ -182,11 +192,15 @@ def _stored(path, name, row, base):
   dtype = _DTYPES.get(row.get("dtype"))
   shape = tuple(row.get("shape", ()))
   if dtype is None:
-    raise UserError(f"{path}: {name} has dtype {row.get('dtype')}; expected one of {', '.join(_DTYPES)}")
+    raise UserError(
+      f"{path}: {name} has dtype {row.get('dtype')}; expected one of {', '.join(_DTYPES)}"
+    )
   begin, end = row["data_offsets"]
   if begin < 0 or end - begin != math.prod(shape) * dtype.itemsize:
-    raise UserError(f"{path}: damaged: {name} takes {end - begin} bytes, expected "
-                    f"{math.prod(shape) * dtype.itemsize}; copy it again")
+    raise UserError(
+      f"{path}: damaged: {name} takes {end - begin} bytes, expected "
+      f"{math.prod(shape) * dtype.itemsize}; copy it again"
+    )
   return Stored(path, base + begin, dtype, shape)
 
 
@@ -205,8 +219,10 @@ def pickled_in(folder):
   try:
     import torch
   except ImportError as error:
-    raise UserError(f"{folder}: reading {names[0]} needs PyTorch; install it (pip install torch) or use a model "
-                    "with safetensors") from error
+    raise UserError(
+      f"{folder}: reading {names[0]} needs PyTorch; install it (pip install torch) or use a model "
+      "with safetensors"
+    ) from error
   found = {}
   for name in names:
     try:
@@ -227,6 +243,7 @@ def _numpy(tensor):
 
 class Writable(NamedTuple):
   """A tensor to write: `read()` gives an array of this shape and dtype when its turn comes."""
+
   name: str
   shape: tuple
   dtype: np.dtype
@@ -240,12 +257,16 @@ class Writable(NamedTuple):
 def write_safetensors(folder, tensors, shard_bytes, progress=None):
   """Writes Writables into a folder as model.safetensors, or as shards of up to `shard_bytes` and their index."""
   shards = _shards(tensors, shard_bytes)
-  names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+  names = [
+    f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)
+  ]
   if len(shards) == 1:
     names = ["model.safetensors"]
   else:
-    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
-             "weight_map": {tensor.name: name for name, shard in zip(names, shards) for tensor in shard}}
+    index = {
+      "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
+      "weight_map": {tensor.name: name for name, shard in zip(names, shards) for tensor in shard},
+    }
     with open(os.path.join(folder, INDEX), "w", encoding="utf-8") as file:
       json.dump(index, file, indent=1)
   count = itertools.count(1)
@@ -278,8 +299,11 @@ def _header(shard):
   header = {"__metadata__": {"format": "pt"}}
   offset = 0
   for tensor in shard:
-    header[tensor.name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape),
-                           "data_offsets": [offset, offset + tensor.nbytes]}
+    header[tensor.name] = {
+      "dtype": _CODES[tensor.dtype],
+      "shape": list(tensor.shape),
+      "data_offsets": [offset, offset + tensor.nbytes],
+    }
     offset += tensor.nbytes
   text = json.dumps(header, separators=(",", ":")).encode()
   text += b" " * (-len(text) % 8)
@@ -289,7 +313,9 @@ def _header(shard):
 def _array_bytes(tensor):
   array = np.ascontiguousarray(tensor.read())
   if array.shape != tuple(tensor.shape) or array.dtype != tensor.dtype:
-    raise ValueError(f"{tensor.name}: expected {tensor.dtype}{tensor.shape}, got {array.dtype}{array.shape}")
+    raise ValueError(
+      f"{tensor.name}: expected {tensor.dtype}{tensor.shape}, got {array.dtype}{array.shape}"
+    )
   return _bytes(array)
 
 
@@ -312,6 +338,8 @@ def whole_folder(target):
   except OSError as error:
     reason = os.strerror(error.errno) if error.errno else error
     hint = "free space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    raise UserError(f"{target}: cannot be written: {reason}; {hint}choose another folder") from error
+    raise UserError(
+      f"{target}: cannot be written: {reason}; {hint}choose another folder"
+    ) from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)

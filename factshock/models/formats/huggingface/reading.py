@@ -15,17 +15,29 @@ from factshock.models.formats.huggingface import adapters, configs, files, names
 from factshock.runtime.errors import UserError
 
 # What is fetched from the hub; weights as safetensors only, unless pickles are allowed.
-_WANTED = ["config.json", adapters.CONFIG, adapters.WEIGHTS, "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
-           "*token*.json", "special_tokens_map.json", "tokenizer.model", "spiece.model", "*.jinja"]
+_WANTED = [
+  "config.json",
+  adapters.CONFIG,
+  adapters.WEIGHTS,
+  "generation_config.json",
+  "model*.safetensors",
+  "model.safetensors.index.json",
+  "*token*.json",
+  "special_tokens_map.json",
+  "tokenizer.model",
+  "spiece.model",
+  "*.jinja",
+]
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 class Source(NamedTuple):
   """A model that is open for reading: its checked tensors, none of them read yet."""
-  folder: str        # where its tokenizer is
-  json: dict         # its config.json
-  config: object     # T5Config or LlamaConfig; param_dtype is that of most of the stored bytes
-  tensors: dict      # name -> files.Stored or files.Held, without copies and leftovers
+
+  folder: str  # where its tokenizer is
+  json: dict  # its config.json
+  config: object  # T5Config or LlamaConfig; param_dtype is that of most of the stored bytes
+  tensors: dict  # name -> files.Stored or files.Held, without copies and leftovers
   adapters: object = None  # Adapters that are merged into each leaf as it is read
 
   def read_leaf(self, leaf, dtype=None):
@@ -34,9 +46,13 @@ class Source(NamedTuple):
     out = _aligned(names.leaf_shape(parts), np.dtype(dtype or self.config.param_dtype))
 
     def read(part):
-      self.tensors[part.name].read_into(out if part.layer is None else out[part.layer], part.transposed)
+      self.tensors[part.name].read_into(
+        out if part.layer is None else out[part.layer], part.transposed
+      )
 
-    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy copies unlocked
+    with concurrent.futures.ThreadPoolExecutor(
+      min(4, os.cpu_count() or 1)
+    ) as pool:  # numpy copies unlocked
       list(pool.map(read, parts))
     if self.adapters:
       self.adapters.merge_into(leaf, out)
@@ -61,7 +77,9 @@ def load(path, *, revision=None, param_dtype=None, dtype=None, sharding=None, al
   """
   source = open_source(path, revision=revision, dtype=dtype, allow_pickle=allow_pickle)
   if param_dtype:
-    source = source._replace(config=dataclasses.replace(source.config, param_dtype=str(np.dtype(param_dtype))))
+    source = source._replace(
+      config=dataclasses.replace(source.config, param_dtype=str(np.dtype(param_dtype)))
+    )
   params = {}
   for leaf in names.by_leaf(source.config):
     array = source.read_leaf(leaf)
@@ -84,7 +102,9 @@ def is_source(path):
   path = str(path)
   if os.path.exists(path):
     return os.path.isfile(os.path.join(path, "config.json")) or adapters.is_folder(path)
-  return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) is not None and not os.path.isdir(path.split("/")[0])
+  return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) is not None and not os.path.isdir(
+    path.split("/")[0]
+  )
 
 
 def open_source(path, *, revision=None, dtype=None, allow_pickle=False):
@@ -93,7 +113,9 @@ def open_source(path, *, revision=None, dtype=None, allow_pickle=False):
   if adapters.is_folder(folder):
     base = open_source(adapters.base_of(folder), dtype=dtype, allow_pickle=allow_pickle)
     own_tokenizer = os.path.exists(os.path.join(folder, "tokenizer_config.json"))
-    return base._replace(folder=folder if own_tokenizer else base.folder, adapters=adapters.read(folder, base.config))
+    return base._replace(
+      folder=folder if own_tokenizer else base.folder, adapters=adapters.read(folder, base.config)
+    )
   where = os.path.join(folder, "config.json")
   found = configs.read_json(folder)
   config = configs.from_json(found, where, dtype)
@@ -103,7 +125,9 @@ def open_source(path, *, revision=None, dtype=None, allow_pickle=False):
     tensors.setdefault("lm_head.weight", tensors["shared.weight"])
   _check(folder, config, tensors)
   config = dataclasses.replace(config, param_dtype=_stored_dtype(tensors))
-  return Source(folder, found, config, {part.name: tensors[part.name] for part in names.tensors(config)})
+  return Source(
+    folder, found, config, {part.name: tensors[part.name] for part in names.tensors(config)}
+  )
 
 
 def _folder(path, revision, patterns):
@@ -112,7 +136,9 @@ def _folder(path, revision, patterns):
   if os.path.isdir(path):
     return path
   if os.path.exists(path):
-    raise UserError(f"{path}: expected the folder of a model, got a file; give the folder that holds it")
+    raise UserError(
+      f"{path}: expected the folder of a model, got a file; give the folder that holds it"
+    )
   path, _, named = path.partition("@")  # "org/name@revision"
   revision = revision or named or None
   if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
@@ -121,10 +147,14 @@ def _folder(path, revision, patterns):
 
   try:
     return huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=patterns)
-  except Exception as error:  # the client raises errors of many types: offline, missing, gated, misspelt
+  except (
+    Exception
+  ) as error:  # the client raises errors of many types: offline, missing, gated, misspelt
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    raise UserError(f"{path}: no such folder, and it cannot be had from the HuggingFace hub ({reason}); check "
-                    "the name, the network and your access") from error
+    raise UserError(
+      f"{path}: no such folder, and it cannot be had from the HuggingFace hub ({reason}); check "
+      "the name, the network and your access"
+    ) from error
 
 
 def _tensors(folder, allow_pickle):
@@ -134,23 +164,38 @@ def _tensors(folder, allow_pickle):
   if found is not None:
     return found
   if any(name.startswith("pytorch_model") and ".bin" in name for name in os.listdir(folder)):
-    raise UserError(f"{folder}: holds no safetensors, only a pickled pytorch_model.bin, which can run code when "
-                    "read; pass --allow_pickle if you trust it")
-  raise UserError(f"{folder}: expected model.safetensors or {files.INDEX}, got neither; copy the weights too")
+    raise UserError(
+      f"{folder}: holds no safetensors, only a pickled pytorch_model.bin, which can run code when "
+      "read; pass --allow_pickle if you trust it"
+    )
+  raise UserError(
+    f"{folder}: expected model.safetensors or {files.INDEX}, got neither; copy the weights too"
+  )
 
 
 def _check(folder, config, tensors):
   """Raises a UserError that names every tensor missing, unexpected, mis-shaped or unlike the one it repeats."""
   expected = {part.name: part.shape for part in names.tensors(config)}
   repeated = {name: kept for name, kept in names.copies(config).items() if name in tensors}
-  lines = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
-  lines += [f"unexpected {name} {list(tensors[name].shape)}" for name in sorted(tensors)
-            if name not in expected and name not in repeated and not names.harmless(config, name)]
-  lines += [f"mis-shaped {name} expected {list(shape)} got {list(tensors[name].shape)}"
-            for name, shape in expected.items() if name in tensors and tensors[name].shape != shape]
+  lines = [
+    f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in tensors
+  ]
+  lines += [
+    f"unexpected {name} {list(tensors[name].shape)}"
+    for name in sorted(tensors)
+    if name not in expected and name not in repeated and not names.harmless(config, name)
+  ]
+  lines += [
+    f"mis-shaped {name} expected {list(shape)} got {list(tensors[name].shape)}"
+    for name, shape in expected.items()
+    if name in tensors and tensors[name].shape != shape
+  ]
   if not lines:
-    lines = [f"{name} differs from {kept}, which the config says it equals"
-             for name, kept in repeated.items() if not _equal(tensors[name], tensors[kept])]
+    lines = [
+      f"{name} differs from {kept}, which the config says it equals"
+      for name, kept in repeated.items()
+      if not _equal(tensors[name], tensors[kept])
+    ]
   if lines:
     raise UserError(f"{folder}: the weights do not fit config.json: {'; '.join(lines)}")
 
@@ -173,7 +218,7 @@ def _aligned(shape, dtype):
   size = math.prod(shape) * dtype.itemsize
   room = np.empty(size + 64, np.uint8)
   start = -room.ctypes.data % 64
-  return room[start:start + size].view(dtype).reshape(shape)
+  return room[start : start + size].view(dtype).reshape(shape)
 
 
 def _put(tree, leaf, value):

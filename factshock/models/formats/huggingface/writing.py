@@ -10,8 +10,18 @@ import numpy as np
 from factshock.models.formats.huggingface import configs, files, names
 
 # A tokenizer's files, and the settings of generation, which transformers keeps beside config.json.
-BESIDE = ("tokenizer.json", "tokenizer.model", "spiece.model", "tokenizer_config.json", "special_tokens_map.json",
-           "added_tokens.json", "chat_template.jinja", "generation_config.json", "vocab.json", "merges.txt")
+BESIDE = (
+  "tokenizer.json",
+  "tokenizer.model",
+  "spiece.model",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "generation_config.json",
+  "vocab.json",
+  "merges.txt",
+)
 
 
 def save(folder, params, config, *, tokenizer_from=None, shard_bytes=5e9, base_config=None):
@@ -29,16 +39,29 @@ def save(folder, params, config, *, tokenizer_from=None, shard_bytes=5e9, base_c
     UserError: the folder exists, the disk fails, or base_config is of another model.
     ValueError: params that are not of this config; names every leaf.
   """
-  flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-          for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+  flat = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+  }
   shapes = {leaf: names.leaf_shape(parts) for leaf, parts in names.by_leaf(config).items()}
-  wrong = [name for name in sorted(shapes.keys() | flat.keys())
-           if name not in shapes or name not in flat or tuple(flat[name].shape) != shapes[name]]
+  wrong = [
+    name
+    for name in sorted(shapes.keys() | flat.keys())
+    if name not in shapes or name not in flat or tuple(flat[name].shape) != shapes[name]
+  ]
   if wrong:
     raise ValueError(f"params are not those of the config: {', '.join(wrong)}")
-  tensors = [_writable(part, np.dtype(flat[part.leaf].dtype), flat.__getitem__) for part in names.tensors(config)]
-  write_folder(folder, tensors, configs.to_json(config, flat["embedding"].dtype.name, base_config),
-               tokenizer_from=tokenizer_from, shard_bytes=shard_bytes)
+  tensors = [
+    _writable(part, np.dtype(flat[part.leaf].dtype), flat.__getitem__)
+    for part in names.tensors(config)
+  ]
+  write_folder(
+    folder,
+    tensors,
+    configs.to_json(config, flat["embedding"].dtype.name, base_config),
+    tokenizer_from=tokenizer_from,
+    shard_bytes=shard_bytes,
+  )
 
 
 def writables(config, dtypes, read_leaf):
@@ -60,8 +83,16 @@ def writables(config, dtypes, read_leaf):
   return [_writable(part, np.dtype(dtypes[part.leaf]), keep_last) for part in names.tensors(config)]
 
 
-def write_folder(folder, tensors, config_json, *, tokenizer_from=None, shard_bytes=5e9, extra_files=None,
-                 progress=None):
+def write_folder(
+  folder,
+  tensors,
+  config_json,
+  *,
+  tokenizer_from=None,
+  shard_bytes=5e9,
+  extra_files=None,
+  progress=None,
+):
   """Writes files.Writables, config.json and what stands beside it; see `save`.
 
   Args:
@@ -71,7 +102,9 @@ def write_folder(folder, tensors, config_json, *, tokenizer_from=None, shard_byt
   with files.whole_folder(folder) as temporary:
     files.write_safetensors(temporary, tensors, shard_bytes, progress)
     copy_tokenizer(tokenizer_from, temporary)
-    values = {"config.json": config_json} | {name: value() for name, value in (extra_files or {}).items()}
+    values = {"config.json": config_json} | {
+      name: value() for name, value in (extra_files or {}).items()
+    }
     for name, value in values.items():
       write_json(os.path.join(temporary, name), value)
 
