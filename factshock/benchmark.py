@@ -86,7 +86,7 @@ def main(_):
       rf"(?m)^### {name}$", document
     ):  # numbers taken elsewhere or before stay
       document = updated(document, {name: section})
-    with files.writing(values.output) as file:
+    with files.atomic_write(values.output) as file:
       file.write(document)
   print(f"tables: {values.output}" + (f"; failed: {', '.join(failed)}" if failed else ""))
   return 1 if failed else 0
@@ -140,7 +140,7 @@ def measured(name, path):
     "",
     f"    python tests/benchmarks/{name}.py",
     "",
-    f"{_machine()}, load {before:.1f} before; took {console.duration(time.monotonic() - began)}.",
+    f"{_machine()}, load {before:.1f} before; took {console.format_duration(time.monotonic() - began)}.",
     "",
   ]
   if printed.strip():
@@ -156,7 +156,7 @@ def measured(name, path):
     FAILED: [f"**Failed** (exit code {code}): {said}", ""],
   }[outcome]
   print(
-    f"  {name}: {lines[-2] if code else DONE} ({console.duration(time.monotonic() - began)})",
+    f"  {name}: {lines[-2] if code else DONE} ({console.format_duration(time.monotonic() - began)})",
     flush=True,
   )
   return "\n".join(lines), outcome

@@ -88,7 +88,7 @@ def main(_):
 def _summary(found, counts, seconds):
   documents, size = counts["size"].tolist()
   print(
-    f"{documents:,} documents, {size / 1e6:,.1f} MB of text in {console.duration(seconds)}: "
+    f"{documents:,} documents, {size / 1e6:,.1f} MB of text in {console.format_duration(seconds)}: "
     f"{counts['mentions'].sum():,} mentions of {(counts['mentions'] > 0).sum():,} of {len(found.labels):,} entities, "
     f"{(counts['together'] > 0).sum():,} of {len(found.facts):,} facts in some document"
   )

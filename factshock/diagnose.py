@@ -234,7 +234,7 @@ def _write(name, found, lines):
   """Writes what was found to the output folder, if there is one, and prints it."""
   path = FLAGS.output and os.path.join(FLAGS.output, name)
   if path:
-    with files.writing(path) as file:
+    with files.atomic_write(path) as file:
       file.write(_text(found))
   print("\n".join(lines))
   if path:

@@ -58,7 +58,7 @@ def main(_):
     print("\n".join(finetuning.dry_run(_CONFIG.value, _RATIO.value)))
     return
   if _REPRODUCIBLE.value:
-    if processes.count() > 1:
+    if processes.process_count() > 1:
       raise UserError(
         "--check_reproducibility is for one process; it trains in a folder that others do not see"
       )

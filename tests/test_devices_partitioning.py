@@ -60,7 +60,7 @@ def test_a_negative_count_of_cpu_devices_is_refused():
 )
 def test_use_cpu_devices_in_a_fresh_process(count, forced, expected):
   code = (
-    "import jax; from factshock.training import partitioning; "
+    "import jax; from factshock.devices import partitioning; "
     f"partitioning.use_cpu_devices({count}); print(len(jax.devices()))"
   )
   done = subprocess.run(

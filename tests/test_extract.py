@@ -10,7 +10,6 @@ from test_knowledge_graph_extraction import world
 
 from factshock.knowledge_graph import canonical, formats, pipeline
 from factshock.predictions import accuracy
-from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 MODEL = {"model": "simulated", "checkpoint": "abc", "mixing_weights": [0.5, 0.5]}

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from factshock.knowledge_graph import answers
-from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 

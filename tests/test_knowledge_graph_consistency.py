@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from factshock.knowledge_graph import consistency
 from factshock.knowledge_graph.consistency import Triple
-from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 RULES = {

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from factshock.knowledge_graph import answers, consistency, extraction, shock_guard, trials
-from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 

@@ -13,20 +13,20 @@ from factshock.runtime import locks
 
 def test_a_claim_has_one_holder_and_is_free_again_after_it(tmp_path):
   path = str(tmp_path / "claims" / "0.finetune")
-  with locks.claim(path) as first:
-    assert first and locks.held(path)
-    with locks.claim(path) as second:
+  with locks.try_lock(path) as first:
+    assert first and locks.is_locked(path)
+    with locks.try_lock(path) as second:
       assert not second
-    assert locks.held(path), "whom it was refused did not remove it"
-  assert not locks.held(path) and os.listdir(tmp_path / "claims") == []
-  with locks.claim(path) as again:
+    assert locks.is_locked(path), "whom it was refused did not remove it"
+  assert not locks.is_locked(path) and os.listdir(tmp_path / "claims") == []
+  with locks.try_lock(path) as again:
     assert again
 
 
 def test_a_claim_is_given_up_where_the_work_fails(tmp_path):
   path = str(tmp_path / "claim")
   try:
-    with locks.claim(path):
+    with locks.try_lock(path):
       raise ValueError
   except ValueError:
     pass
@@ -35,27 +35,27 @@ def test_a_claim_is_given_up_where_the_work_fails(tmp_path):
 
 def test_the_claim_of_a_dead_process_is_taken_over_at_once(tmp_path):
   path = str(tmp_path / "claim")
-  code = f"from factshock.study import claims; import os, signal; mine = locks.claim({path!r}); mine.__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+  code = f"from factshock.runtime import locks; import os, signal; mine = locks.try_lock({path!r}); mine.__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
   subprocess.run([sys.executable, "-c", code])
   assert os.path.exists(path)
-  with locks.claim(path) as ours:
+  with locks.try_lock(path) as ours:
     assert ours
 
 
 def test_the_claim_of_another_host_is_stale_when_it_was_not_touched_for_long(tmp_path, monkeypatch):
   path = tmp_path / "claim"
   path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))
-  with locks.claim(str(path)) as ours:
+  with locks.try_lock(str(path)) as ours:
     assert not ours
   os.utime(path, (time.time() - locks.STALE - 5,) * 2)
-  with locks.claim(str(path)) as ours:
+  with locks.try_lock(str(path)) as ours:
     assert ours
 
 
 def test_a_holder_keeps_its_claim_alive(tmp_path, monkeypatch):
   monkeypatch.setattr(locks, "BEAT", 0.05)
   path = str(tmp_path / "claim")
-  with locks.claim(path):
+  with locks.try_lock(path):
     os.utime(path, (0, 0))
     time.sleep(0.4)
     assert time.time() - os.stat(path).st_mtime < locks.STALE
@@ -64,7 +64,7 @@ def test_a_holder_keeps_its_claim_alive(tmp_path, monkeypatch):
 def test_a_holder_that_was_overtaken_leaves_the_claim_to_the_other(tmp_path):
   path = tmp_path / "claim"
   other = {"host": "elsewhere", "pid": 1, "token": "x"}
-  with locks.claim(str(path)):
+  with locks.try_lock(str(path)):
     path.write_text(json.dumps(other))
   assert json.loads(path.read_text()) == other
 
@@ -78,7 +78,7 @@ def test_of_many_that_find_a_stale_claim_one_takes_it(tmp_path):
     tried = threading.Barrier(8)
 
     def attempt(_):
-      with locks.claim(str(path)) as ours:
+      with locks.try_lock(str(path)) as ours:
         tried.wait()  # nobody gives it up before all have tried
         return ours
 
@@ -90,10 +90,10 @@ def test_of_many_that_find_a_stale_claim_one_takes_it(tmp_path):
 def test_waiting_ends_when_the_holder_does(tmp_path, capsys):
   path = str(tmp_path / "claim")
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    with locks.claim(path):
+    with locks.try_lock(path):
 
       def hold():
-        with locks.wait(path, every=0.01, say="waiting"):
+        with locks.wait_for_lock(path, every=0.01, say="waiting"):
           return time.monotonic()
 
       found = pool.submit(hold)

@@ -284,10 +284,10 @@ processes.define_flags()
 flags.FLAGS(sys.argv)
 processes.join()
 partitioning.use_cpu_devices(2)
-me = processes.number()
-assert processes.count() == 2 and processes.is_first() == (me == 0)
+me = processes.process_index()
+assert processes.process_count() == 2 and processes.is_first() == (me == 0)
 assert processes.gather({"number": me}, "a") == [{"number": 0}, {"number": 1}]
-assert processes.told(lambda: ["asked", me], "b") == ["asked", 0]
+assert processes.broadcast(lambda: ["asked", me], "b") == ["asked", 0]
 devices = jax.devices()
 for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
   mesh = partitioning.make_mesh({"fsdp": 2}, [devices[place] for place in order])
@@ -321,9 +321,9 @@ def test_words_and_arrays_go_between_processes(tmp_path):
 def test_one_process_is_told_what_it_asks():
   from factshock.runtime import processes
 
-  assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
-  assert processes.gather(3, "x") == [3] and processes.told(lambda: {"a": 1}, "x") == {"a": 1}
-  with processes.first_alone("x"):
+  assert (processes.process_count(), processes.process_index(), processes.is_first()) == (1, 0, True)
+  assert processes.gather(3, "x") == [3] and processes.broadcast(lambda: {"a": 1}, "x") == {"a": 1}
+  with processes.first_process_first("x"):
     pass
   np.testing.assert_array_equal(partitioning.local_rows(partitioning.make_mesh(), 8), np.arange(8))
 

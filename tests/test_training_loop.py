@@ -324,7 +324,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(number, during, tmp
       evaluated.append("asked")
       os.kill(os.getpid(), number)
       if during == "an evaluation":
-        interruption.check()
+        interruption.raise_if_requested()
     evaluated.append(step)
 
   options = dict(
@@ -335,7 +335,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(number, during, tmp
     checkpoint=loop.Checkpointing(tmp_path / "run"),
   )
   before = signal.getsignal(number)
-  with pytest.raises(interruption.Interrupted, match=number.name), interruption.heeded():
+  with pytest.raises(interruption.Interrupted, match=number.name), interruption.signals_caught():
     loop.train(init_state(), step_fn, Batches(), **options)
   assert (
     signal.getsignal(number) is before and "once more to stop at once" in capfd.readouterr().err
@@ -400,7 +400,7 @@ def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
 
 
 def test_without_memory_for_a_copy_training_waits_for_the_save(tmp_path, monkeypatch):
-  monkeypatch.setattr(host, "free_memory", lambda: 0)
+  monkeypatch.setattr(host, "free_memory_bytes", lambda: 0)
   threads, saved = [], store.save
   monkeypatch.setattr(
     store, "save", lambda *a, **k: (threads.append(threading.current_thread()), saved(*a, **k))

@@ -224,7 +224,7 @@ def open_model(checkpoint, config=None, tokenizer=None):
     UserError: nothing there, or something that does not fit the config or the tokenizer.
   """
 
-  host.keep_compiled()
+  host.use_compilation_cache()
   own = is_checkpoint(checkpoint)
   record = _record(checkpoint) if own else {}
   given = config.to_dict() if config is not None else {}

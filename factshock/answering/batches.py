@@ -153,7 +153,7 @@ def run(function, params, prompts, max_length, batch_size, mesh=None, left=False
   places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
   pending = []
   for part, rows in split(places, batch_size):
-    interruption.check()
+    interruption.raise_if_requested()
     which_B = spread(np.array([*part, *[0] * (rows - len(part))], np.int32))
     pending.append(
       (
@@ -165,7 +165,7 @@ def run(function, params, prompts, max_length, batch_size, mesh=None, left=False
   tokens = np.full((len(prompts), *between, max_length), ENDED, np.int32)
   scores = np.zeros((len(prompts), *between), np.float32)
   for part, its_tokens, its_scores in pending:  # only now wait for the devices
-    interruption.check()
+    interruption.raise_if_requested()
     its_tokens, its_scores = partitioning.fetch((its_tokens, its_scores))
     tokens[part], scores[part] = its_tokens[: len(part)], its_scores[: len(part)]
   return tokens, scores

@@ -60,7 +60,7 @@ def score(params, model_config, tokenizer, pairs, *, batch_size=64, mesh=None, p
   left = batches.is_decoder_only(tokenizer)
   pending = []
   for part, rows in _batches(pairs, batch_size):
-    interruption.check()
+    interruption.raise_if_requested()
     inputs_BxS = batches.pad([entry.inputs for entry in part], range(len(part)), rows, left)
     targets_BxCxT = _targets(part, rows, pairs)
     pending.append(
@@ -87,7 +87,7 @@ def whole(params, model_config, rows, counted, *, batch_size=8, mesh=None, progr
   order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
   done = 0
   for part, size in batches.split(order, batch_size):
-    interruption.check()
+    interruption.raise_if_requested()
     length = -(-(len(rows[part[-1]]) - 1) // WHOLE) * WHOLE + 1
     tokens_BxS = np.full((size, length), decoder_text.PAD, np.int32)
     counts_BxS = np.zeros((size, length), bool)
@@ -137,7 +137,7 @@ def _gathered(pending, number, progress):
   greedy = np.zeros(number, bool)
   done = 0
   for part, found in pending:  # only now wait for the devices
-    interruption.check()
+    interruption.raise_if_requested()
     scores_BxC, greedy_BxC = partitioning.fetch(found)
     for row, entry in enumerate(part):
       places = list(entry.places)

@@ -118,12 +118,12 @@ def observe(params, model_config, asked, *, batch_size=64, mesh=None):
   found = {}
   done = 0
   for part, rows in batches.split(places, batch_size):
-    interruption.check()
+    interruption.raise_if_requested()
     batch = map(spread, _batch(asked, part, rows, model_config.vocab_size))
     pending.append((list(part), _observe(params, model_config, *batch)))
   progress = Progress("attention", len(places))
   for part, arrays in pending:  # only now wait for the devices
-    interruption.check()
+    interruption.raise_if_requested()
     for name, array in partitioning.fetch(arrays).items():
       whole = found.setdefault(
         name, np.full((len(asked.prompts), *array.shape[1:]), np.nan, np.float32)
@@ -149,7 +149,7 @@ def write(path, facts, found):
     for name in ("subject", "relation", "object")
   }
   popularity = np.array([fact.get("popularity") for fact in facts], np.float64)  # None becomes NaN
-  with files.writing(path, binary=True) as file:
+  with files.atomic_write(path, binary=True) as file:
     np.savez(
       file, **texts, popularity=popularity, **{**found, "sites": np.array(found["sites"], np.str_)}
     )

@@ -31,14 +31,14 @@ def write(folder, rows, *, model, templates=None):
     by_relation.setdefault(row["relation"], []).append(row)
   tables = {relation: _table(relation, found) for relation, found in by_relation.items()}
   for relation, (_, instances) in tables.items():
-    with files.writing(os.path.join(folder, f"{relation}_results.jsonl")) as file:
+    with files.atomic_write(os.path.join(folder, f"{relation}_results.jsonl")) as file:
       for instance in instances:
         file.write(json.dumps(instance, ensure_ascii=False, allow_nan=False) + "\n")
   metadata = {
     relation: _metadata(space, len(instances), model, (templates or {}).get(relation))
     for relation, (space, instances) in tables.items()
   }
-  with files.writing(os.path.join(folder, METADATA)) as file:  # last: where it stands, all do
+  with files.atomic_write(os.path.join(folder, METADATA)) as file:  # last: where it stands, all do
     file.write(json.dumps(metadata, ensure_ascii=False, indent=1) + "\n")
 
 

@@ -117,7 +117,7 @@ def rank_prepared(params, model_config, queries, mesh=None):
   params, spread = batches.placed(params, mesh)
   pending = []
   for batch in queries.batches:
-    interruption.check()
+    interruption.raise_if_requested()
     cache, first_B = _start(params, model_config, spread(batch.inputs_BxS))
     for trie in queries.tries[batch.key]:
       members, trie = list(trie.members), trie._replace(members=())
@@ -128,7 +128,7 @@ def rank_prepared(params, model_config, queries, mesh=None):
       pending.append((batch.places, members, scores_BxC))
   scores = [np.empty(size, np.float32) for size in queries.sizes]
   for places, members, scores_BxC in pending:  # only now wait for the devices
-    interruption.check()
+    interruption.raise_if_requested()
     scores_BxC = partitioning.fetch(scores_BxC)
     for row, place in enumerate(places):
       scores[place][members] = scores_BxC[row, : len(members)]

@@ -68,7 +68,7 @@ def write(folder, shape, dtype, blocks):
       },
       file,
     )
-  with files.writing_past_cache(os.path.join(folder, _chunk(shape))) as write_bytes:
+  with files.direct_write(os.path.join(folder, _chunk(shape))) as write_bytes:
     for block in blocks:
       data = _bytes(block)
       found.update(data)

@@ -72,10 +72,10 @@ def write(target, trees, record, extra_files=None):
     The manifest.
   """
   target = os.path.abspath(target)
-  if processes.told(lambda: os.path.exists(target), "checkpoint exists"):
+  if processes.broadcast(lambda: os.path.exists(target), "checkpoint exists"):
     raise UserError(f"{target}: already exists; remove it or choose another folder")
   parent, name = os.path.split(target)
-  temporary = processes.told(
+  temporary = processes.broadcast(
     lambda: os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}"), "folder to save in"
   )
   with _whole_or_absent(temporary, target):
@@ -98,7 +98,7 @@ def latest_step(folder):
 
 def agreed_latest_step(folder):
   """`latest_step` as the first of several processes sees it; all must call it."""
-  return processes.told(lambda: latest_step(folder), "newest checkpoint")
+  return processes.broadcast(lambda: latest_step(folder), "newest checkpoint")
 
 
 def step_folder(folder, step=None):
@@ -197,7 +197,7 @@ def restore_newest(folder, like=None):
   Raises:
     UserError: the newest whole step is of another model, or of another version.
   """
-  for name in processes.told(lambda: _without_manifest(folder), "unfinished checkpoints"):
+  for name in processes.broadcast(lambda: _without_manifest(folder), "unfinished checkpoints"):
     set_aside(
       folder,
       name,
@@ -230,7 +230,7 @@ def set_aside(folder, step, why):
     os.rename(os.path.join(str(folder), str(step)), aside)
     return aside
 
-  aside = processes.told(rename, "damaged checkpoint")
+  aside = processes.broadcast(rename, "damaged checkpoint")
   good = agreed_latest_step(folder)
   print(
     f"  {why}; set aside as {aside}, going on from "
@@ -374,5 +374,5 @@ def _sync(path):
 
 
 def _write_json(path, value):
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     json.dump(value, file, indent=1)

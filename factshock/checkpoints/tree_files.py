@@ -156,13 +156,13 @@ def _write_parts(folder, tree_name, tree):
   with _orbax(alone=False, use_compression=False) as checkpointer:
     checkpointer.save(folder, args=ocp.args.PyTreeSave(tree))
   parts = {name: _parts(leaf) for name, leaf in flat_leaves(tree).items()}
-  with files.writing(f"{folder}.parts-{processes.number()}.json", by_all=True) as file:
+  with files.atomic_write(f"{folder}.parts-{processes.process_index()}.json", by_all=True) as file:
     json.dump(parts, file)
   processes.barrier("parts written")
   if not processes.is_first():
     return {}
   found = {}
-  for process in range(processes.count()):
+  for process in range(processes.process_count()):
     path = f"{folder}.parts-{process}.json"
     with files.open_text(path) as file:
       for name, of_process in json.load(file).items():
@@ -210,9 +210,9 @@ def _orbax(alone=True, **options):
   """
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
-  me = processes.number()
+  me = processes.process_index()
   among = ocp.options.MultiprocessingOptions(
-    *((me, {me}) if alone and processes.count() > 1 else ())
+    *((me, {me}) if alone and processes.process_count() > 1 else ())
   )
   try:
     with ocp.Checkpointer(

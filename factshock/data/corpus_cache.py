@@ -40,9 +40,9 @@ def tokenized(pattern, tokenizer, folder):
       left_out += int(part["left_out"])
     corpora.say_left_out(left_out)
     ends = corpora.offsets(np.concatenate(sizes))
-    with files.writing(os.path.join(home, "offsets.npy"), binary=True) as file:
+    with files.atomic_write(os.path.join(home, "offsets.npy"), binary=True) as file:
       np.save(file, ends)
-    with files.writing(os.path.join(home, "tokens.npy"), binary=True) as file:
+    with files.atomic_write(os.path.join(home, "tokens.npy"), binary=True) as file:
       dtype = np.dtype(corpora.token_type(tokenizer))
       np.lib.format.write_array_header_1_0(
         file, {"descr": dtype.str, "fortran_order": False, "shape": (int(ends[-1]),)}
@@ -94,7 +94,7 @@ def salient_windows(pattern, facts, tokenizer, folder, *, words, per_fact):
       facts,
       per_fact,
     )
-    with files.writing(path, binary=True) as file:
+    with files.atomic_write(path, binary=True) as file:
       np.savez(file, **found._asdict())
     _finish(
       home, {"corpus": pattern, "windows": len(found.facts), "facts": len(np.unique(found.facts))}
@@ -117,6 +117,6 @@ def _is_made(home):
 
 def _finish(home, record):
   """Says that a cache is whole, and removes the parts it was made of."""
-  with files.writing(os.path.join(home, "corpus.json")) as file:
+  with files.atomic_write(os.path.join(home, "corpus.json")) as file:
     json.dump(record, file, indent=1)
   shutil.rmtree(f"{home}.parts")

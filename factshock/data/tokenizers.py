@@ -226,7 +226,7 @@ def train_sentencepiece(lines, model_path, size, sentinels=100):
     )
   except RuntimeError as error:
     raise _size_error(model_path, size, len(lines), str(error)) from error
-  with files.writing(model_path, binary=True) as file:
+  with files.atomic_write(model_path, binary=True) as file:
     file.write(model.getvalue())
   return _from_model(model.getvalue(), sentinels, model_path)
 
@@ -259,10 +259,10 @@ def save(tokenizer, folder):
     record["words"] = list(tokenizer.words)
   else:
     # The model goes first: tokenizer.json then never names a model that is not there.
-    with files.writing(os.path.join(folder, "spiece.model"), binary=True) as file:
+    with files.atomic_write(os.path.join(folder, "spiece.model"), binary=True) as file:
       file.write(tokenizer.model)
     record["sha256"] = hashlib.sha256(tokenizer.model).hexdigest()
-  with files.writing(os.path.join(folder, "tokenizer.json")) as file:
+  with files.atomic_write(os.path.join(folder, "tokenizer.json")) as file:
     json.dump(record, file, ensure_ascii=False, indent=1)
 
 

@@ -31,7 +31,7 @@ def keep_freed_memory():
   return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 
-def keep_compiled():
+def use_compilation_cache():
   """Keeps what takes more than a second to compile for later processes: a run that goes on starts at once.
 
   The folder is that of JAX_COMPILATION_CACHE_DIR, or factshock below $XDG_CACHE_HOME (~/.cache), one for each kind of CPU, as code
@@ -52,7 +52,7 @@ def keep_compiled():
     jax.config.update("jax_compilation_cache_max_size", _COMPILED_BYTES)
 
 
-def free_memory():
+def free_memory_bytes():
   """Bytes that this process may still take without others giving any back: of the machine, and of its control group."""
   found = [
     int(line.split()[1]) * 1024

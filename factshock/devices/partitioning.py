@@ -132,7 +132,7 @@ def place(tree, shardings):
   """Puts arrays where a tree of shardings says; arrays of this process alone must be the same in all processes."""
   return (
     jax.device_put(tree, shardings)
-    if processes.count() == 1
+    if processes.process_count() == 1
     else jax.tree.map(_put, tree, shardings)
   )
 
@@ -184,7 +184,7 @@ def shard_batch(batch, mesh):
   """
 
   _check_divides(batch, batch_ways(mesh))
-  if processes.count() == 1:
+  if processes.process_count() == 1:
     return jax.device_put(batch, batch_sharding(mesh))
   return join_rows(
     {name: array[local_rows(mesh, len(array))] for name, array in batch.items()}, mesh
@@ -193,7 +193,7 @@ def shard_batch(batch, mesh):
 
 def local_rows(mesh, rows):
   """Which of a batch's rows this process needs: int array, ascending; over an axis "model" several may need the same."""
-  if processes.count() == 1:
+  if processes.process_count() == 1:
     return np.arange(rows)
   owned = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
   return np.unique(np.concatenate([np.arange(rows)[index] for index in owned]))
@@ -206,7 +206,7 @@ def join_rows(batch, mesh):
     UserError: the batch size is no multiple of the number of parts.
   """
 
-  if processes.count() == 1:
+  if processes.process_count() == 1:
     return shard_batch(batch, mesh)
   ways = batch_ways(mesh)
   mine = len(local_rows(mesh, ways))
@@ -225,7 +225,7 @@ def agreement(mesh):
   A sum over the devices, of which the host reads the one before: no process waits for another more than its steps do.
   """
 
-  if processes.count() == 1:
+  if processes.process_count() == 1:
     return bool
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXES))
   total = jax.jit(jax.numpy.sum, out_shardings=replicated(mesh))

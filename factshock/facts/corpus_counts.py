@@ -95,7 +95,7 @@ def write(output, found, counts):
     (output, entity_lines(found, counts)),
     (facts_path(output), fact_lines(found, counts)),
   ):
-    with files.writing(path) as file:
+    with files.atomic_write(path) as file:
       file.writelines(lines)
 
 

@@ -61,7 +61,7 @@ def _claim(folder, plan, key):
   ):
     print(f"  {folder}: parts of other files or settings, done anew", flush=True)
     shutil.rmtree(folder)
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     file.write(digest)
 
 
@@ -95,6 +95,6 @@ def _do(task):
   """Does one part, keeps the result, and returns the part's size."""
   part, path, work = task
   found = work(documents.read_part(part), _prepared)
-  with files.writing(path, binary=True) as file:
+  with files.atomic_write(path, binary=True) as file:
     np.savez(file, **found)
   return part.size

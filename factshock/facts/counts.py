@@ -55,7 +55,7 @@ def write_counts(path, counts):
   Raises:
     UserError: an entity or relation with a tab or newline in it.
   """
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     file.write("entity\tcount\trelation\n")
     for (relation, entity), count in sorted(counts.items(), key=_order):
       if re.search(r"[\t\n\r]", relation + entity):

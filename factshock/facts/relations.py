@@ -45,7 +45,7 @@ def read_relations(path):
 
 def write_relations(path, relations):
   """Writes relations (dict from id to row) as jsonl, one row a relation, in the dict's order."""
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     for row in relations.values():
       file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

@@ -311,14 +311,14 @@ def _columns(facts):
 
 
 def _write_jsonl(path, facts):
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     for fact in facts:
       file.write(json.dumps(fact, ensure_ascii=False) + "\n")
 
 
 def _write_csv(path, facts):
   columns = _columns(facts)
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(_texts(path, fact, columns, "\r") for fact in facts)
@@ -326,7 +326,7 @@ def _write_csv(path, facts):
 
 def _write_tsv(path, facts):
   columns = _columns(facts)
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     file.write("\t".join(columns) + "\n")
     for fact in facts:
       file.write("\t".join(_texts(path, fact, columns, "\t\n\r")) + "\n")
@@ -365,7 +365,7 @@ def _write_parquet(path, facts):
     raise UserError(
       f"{path}: expected values of one type in each column, got: {error}; write .jsonl instead"
     ) from error
-  with files.writing(path, binary=True) as file:
+  with files.atomic_write(path, binary=True) as file:
     pyarrow.parquet.write_table(table, file)
 
 

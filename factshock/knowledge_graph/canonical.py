@@ -67,7 +67,7 @@ def write(path, rows):
     UserError: a row that `read` would refuse, or one with text that UTF-8 cannot hold.
   """
   number = 0
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     for number, row in enumerate(rows, 1):
       check(row, f"{path}: row {number}")
       file.write(_ENCODER.encode(_ordered(row)) + "\n")

@@ -87,7 +87,7 @@ def write_networkx(folder, rows, run):
   path = os.path.join(folder, NETWORKX)
   counts = nodes.new_counts()
   labels = {}
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     file.write(f'{{"directed": true, "multigraph": true, "graph": {_ENCODE(run)}, "edges": [')
     for row, subject, object_ in nodes.edges(rows(), counts):
       labels.setdefault(subject, row["subject"])
@@ -111,7 +111,7 @@ def write_lm_kbc(folder, rows, run):
   path = os.path.join(folder, LM_KBC)
   counts = nodes.new_counts() | {"queries": 0, "without_answer": 0}
   seen = set()
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     for query, candidates in itertools.groupby(rows(), _query):
       if query in seen:
         raise UserError(

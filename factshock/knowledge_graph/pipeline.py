@@ -372,7 +372,7 @@ def _write_format(name, folder, run):
 
 
 def _write_json(path, value):
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
     file.write("\n")
 

@@ -162,7 +162,7 @@ def _write(path, rows, lines_of, end, first=()):
   """Writes `first`, and for every accepted row `lines_of` it and the labels not yet written, each with `end`."""
   counts = nodes.new_counts()
   labels = {}
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     file.writelines(first)
     for row, subject, object_ in nodes.edges(rows(), counts):
       relation_uri = nodes.relation_uri(row["relation"])

@@ -67,7 +67,7 @@ def write_tsv(folder, rows, run, confidence=False):
   ]
   counts = nodes.new_counts()
   labels = {}
-  with files.writing(paths[0]) as file:
+  with files.atomic_write(paths[0]) as file:
     for row, subject, object_ in nodes.edges(rows(), counts):
       _note_labels(labels, row, subject, object_)
       end = f"\t{row['confidence']!r}\n" if confidence else "\n"
@@ -113,7 +113,7 @@ def write_openke(folder, rows, run):
   entities = {}
   relations = {}
   with (
-    files.writing(paths[2], binary=True) as file,
+    files.atomic_write(paths[2], binary=True) as file,
     tempfile.TemporaryFile(dir=os.path.dirname(paths[2])) as body,
   ):
     for row, subject, object_ in nodes.edges(rows(), counts):
@@ -138,7 +138,7 @@ def write_neo4j(folder, rows, run):
   seen = set()
   line_breaks = 0
   with contextlib.ExitStack() as stack:
-    of_nodes, of_edges = (stack.enter_context(files.writing(path)) for path in paths)
+    of_nodes, of_edges = (stack.enter_context(files.atomic_write(path)) for path in paths)
     of_nodes.write("key:ID,label,uri,:LABEL\n")
     of_edges.write(
       ":START_ID,:END_ID,:TYPE,uri,label,confidence:double,score:double,rank:int,run,flags\n"
@@ -183,13 +183,13 @@ def _note_labels(labels, row, subject, object_):
 
 
 def _write_labels(path, labels):
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     for key, label in labels.items():
       file.write(f"{escape(key)}\t{escape(label)}\n")
 
 
 def _write_numbers(path, numbered):
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     file.write(f"{len(numbered)}\n")
     for name, number in numbered.items():
       file.write(f"{escape(name)}\t{number}\n")

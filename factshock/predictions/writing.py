@@ -110,7 +110,7 @@ def write_predictions(path, rows):
     raise UserError(
       f"{path}: expected a name ending in .jsonl or .jsonl.gz for predictions; rename it"
     )
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     for row in rows:
       file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 

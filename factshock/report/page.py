@@ -40,10 +40,10 @@ def write_report(diagnosis, folder):
 def write_files(source, pictures, folder):
   """Writes folder/report.html and the panels of `pictures` under folder/figures; returns the path of the page."""
   for panel in (panel for panels in pictures.values() for panel in panels):
-    with files.writing(os.path.join(folder, "figures", panel.name + ".png"), binary=True) as file:
+    with files.atomic_write(os.path.join(folder, "figures", panel.name + ".png"), binary=True) as file:
       file.write(panel.png)
   path = os.path.join(folder, "report.html")
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     file.write(source)
   return path
 

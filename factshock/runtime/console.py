@@ -38,7 +38,7 @@ def run(main):
           f"error: --config cannot be read: {' '.join(str(error).split('config_config')[-1].split())}",
           2,
         )
-      if processes.count() > 1:
+      if processes.process_count() > 1:
         _ended(traceback.format_exc(), 1)
       raise
 
@@ -77,7 +77,7 @@ def _parse_flags(argv):
     sys.exit(2)
 
 
-def duration(seconds):
+def format_duration(seconds):
   """Seconds as "m:ss" or "h:mm:ss"."""
   seconds = int(round(seconds))
   hours, rest = divmod(seconds, 3600)
@@ -114,6 +114,6 @@ class Progress:
     note = f" ({note})" if note else ""
     print(
       f"  {self.label} {done}/{self.total} {100 * done // max(1, self.total)}%{note}, "
-      f"{duration(now - self.began)} elapsed" + ("" if finished else f", ETA {duration(eta)}"),
+      f"{format_duration(now - self.began)} elapsed" + ("" if finished else f", ETA {format_duration(eta)}"),
       flush=True,
     )

@@ -51,7 +51,7 @@ def lines(path):
 
 
 @contextlib.contextmanager
-def writing(path, binary=False, by_all=False):
+def atomic_write(path, binary=False, by_all=False):
   """Context manager: a file to write, which appears at `path` only when all was written.
 
   The folder is made where it is missing; a name ending in .gz is gzipped (with no time stamp, so
@@ -85,7 +85,7 @@ def writing(path, binary=False, by_all=False):
 
 
 @contextlib.contextmanager
-def writing_past_cache(path):
+def direct_write(path):
   """Context manager: write(bytes) to a new file, which goes past the page cache where the file system can, and is on the disk at the end.
 
   For gigabytes that are not read again soon: the kernel's copy of them takes processors from training, and drives out what is read.

@@ -17,7 +17,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def heeded():
+def signals_caught():
   """Context manager: SIGTERM and Ctrl-C are noted for `check`; the second one of a kind acts as ever, at once."""
   if (
     threading.current_thread() is not threading.main_thread()
@@ -33,19 +33,19 @@ def heeded():
     _asked.clear()
 
 
-def asked():
+def requested_signal():
   """The name of the signal that asked the run to stop, or None."""
   return _asked[0] if _asked else None
 
 
-def check():
+def raise_if_requested():
   """Raises Interrupted where the run, or any of the processes that work as one, was asked to stop; called where little is lost by it.
 
   Of several processes all must call it, at the same point.
   """
-  signals = [name for name in processes.gather(asked(), "interruption") if name]
+  signals = [name for name in processes.gather(requested_signal(), "interruption") if name]
   if signals:
-    raise Interrupted(asked() or f"{signals[0]} in another process")
+    raise Interrupted(requested_signal() or f"{signals[0]} in another process")
 
 
 def _note(number, frame):

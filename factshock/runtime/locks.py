@@ -15,7 +15,7 @@ STALE = 180.0
 
 
 @contextlib.contextmanager
-def claim(path):
+def try_lock(path):
   """Context manager: whether the claim is ours; if so it is kept alive inside, and removed at the end.
 
   A claim is a file that names host and process. It is taken over where its holder is a dead process of this host, or has not
@@ -37,7 +37,7 @@ def claim(path):
       os.unlink(path)
 
 
-def held(path):
+def is_locked(path):
   """Whether somebody holds a claim that is not stale."""
   return os.path.exists(path) and not _stale(path, socket.gethostname())
 
@@ -126,10 +126,10 @@ def _keep_alive(path, mine, stopped):
 
 
 @contextlib.contextmanager
-def wait(path, every=0.5, say=None):
+def wait_for_lock(path, every=0.5, say=None):
   """Context manager: holds a claim, once it is free; `say` is printed where that is not at once."""
   while True:
-    with claim(path) as ours:
+    with try_lock(path) as ours:
       if ours:
         yield
         return

@@ -115,7 +115,7 @@ def _start(coordinator, processes, process, wait):
   _group = _Group(state.client, state.process_id, state.num_processes, itertools.count())
   threading.Thread(target=_watch, args=(_group,), daemon=True).start()
   if not is_first():
-    print(f"process {number()} of {count()}: process 0 tells of the progress", flush=True)
+    print(f"process {process_index()} of {process_count()}: process 0 tells of the progress", flush=True)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
@@ -128,12 +128,12 @@ def _all_devices():
   return list(range(len(visible.split(",")))) if visible and alone_on_its_node else None
 
 
-def count():
+def process_count():
   """How many processes work as one."""
   return _group.count
 
 
-def number():
+def process_index():
   """The number of this process among them, from 0."""
   return _group.number
 
@@ -168,7 +168,7 @@ def gather(value, what):
   return [value for _, value in pairs]
 
 
-def told(ask, what):
+def broadcast(ask, what):
   """What `ask()` (JSON) gives in process 0, which alone calls it: so all decide alike on what the disk says."""
   if _group.count == 1:
     return ask()
@@ -184,7 +184,7 @@ def barrier(what):
 
 
 @contextlib.contextmanager
-def first_alone(what):
+def first_process_first(what):
   """Context manager: process 0 goes through the block first, and the others when it has: what it writes is there for them."""
   if not is_first():
     barrier(what)

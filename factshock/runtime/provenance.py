@@ -27,7 +27,7 @@ def record():
       **{name: _version(name) for name in PACKAGES},
     },
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.devices()[0].platform})",
-    "processes": processes.count(),
+    "processes": processes.process_count(),
     "host": socket.gethostname(),
   }
 

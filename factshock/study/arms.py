@@ -98,10 +98,10 @@ def _by_best_statements(study):
     UserError: a relation has no statement that the model can be asked by.
   """
   path = seed_run.facts_path(study.workdir, study.seed, "best_statements.json")
-  if not processes.told(lambda: os.path.exists(path), "best statements"):
-    with files.writing(path) as file:
+  if not processes.broadcast(lambda: os.path.exists(path), "best statements"):
+    with files.atomic_write(path) as file:
       json.dump(_best_statements(study), file, indent=1, ensure_ascii=False)
-  best = processes.told(
+  best = processes.broadcast(
     lambda: json.loads("".join(line for _, line in files.lines(path))), "best statements read"
   )
   relations = {name: {**row, "statements": [best[name]]} for name, row in study.relations.items()}
@@ -159,7 +159,7 @@ def _run_finetune(study, name):
     value(label) < done for label in missing
   ):  # those of the last checkpoint's own step can be had from it
     print(f"  {name}: answers before step {done} are missing; training again from the start")
-    with processes.first_alone("training again"):
+    with processes.first_process_first("training again"):
       shutil.rmtree(folder, ignore_errors=not processes.is_first())
   start = (
     weights.random_params(study) if arm.get("start") == "random" else weights.pretrained(study)
@@ -188,7 +188,7 @@ def _run_finetune(study, name):
 
 
 def _answered(study, label):
-  return processes.told(
+  return processes.broadcast(
     lambda: answers.answered(study.config, study.workdir, label, study.seed), "answered"
   )
 

@@ -98,7 +98,7 @@ def diagnose(config, workdir, run_facts):
     "run": _run_record(config, workdir, run_facts),
   }
   found |= _attention(config, workdir, asked, arms, table)
-  with files.writing(os.path.join(workdir, "diagnosis.json")) as file:
+  with files.atomic_write(os.path.join(workdir, "diagnosis.json")) as file:
     json.dump(found, file, allow_nan=False)
   return found
 

@@ -39,7 +39,7 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
   check(config, ratio)
   workdirs.claim(config, workdir)
   host.keep_freed_memory()
-  host.keep_compiled()
+  host.use_compilation_cache()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   provenance.append(workdir, {**provenance.record(), "seed": seed, "ratio": ratio})
@@ -47,11 +47,11 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
   if store.agreed_latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
     return folder
-  with processes.first_alone("facts and text"):
+  with processes.first_process_first("facts and text"):
     material = study_data.of(config, workdir, seed)
     study = seed_run.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
   print("  " + splits.describe("facts", material.facts), flush=True)
-  with interruption.heeded():
+  with interruption.signals_caught():
     training.finetune(
       study,
       NAME,

@@ -10,7 +10,7 @@ from factshock.devices import host, partitioning
 from factshock.facts import splits
 from factshock.report import page
 from factshock.runtime import interruption, locks, processes, provenance
-from factshock.runtime.console import duration
+from factshock.runtime.console import format_duration
 from factshock.runtime.errors import UserError
 from factshock.study import answers, checks, diagnosis, seed_run, training, weights
 from factshock.study import arms as arm_room
@@ -36,14 +36,14 @@ def run(config, workdir):
   checks.check(config)
   workdirs.claim(config, workdir)
   host.keep_freed_memory()
-  host.keep_compiled()
+  host.use_compilation_cache()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   began = time.monotonic()
   start = provenance.record()
   provenance.append(workdir, start)
   if not processes.is_first():
-    with interruption.heeded():
+    with interruption.signals_caught():
       run_stages(config, workdir, mesh)
     return None
   stages = [
@@ -55,7 +55,7 @@ def run(config, workdir):
     f"{len(mesh.devices.flat)} {mesh.devices.flat[0].platform} device(s)",
     flush=True,
   )
-  with interruption.heeded():
+  with interruption.signals_caught():
     run_stages(config, workdir, mesh, clock)
   print("diagnosis and report", flush=True)
   found = diagnosis.diagnose(
@@ -94,11 +94,11 @@ def run_stages(config, workdir, mesh, clock=None):
   """
   study_of = functools.lru_cache(maxsize=1)(functools.partial(_prepared, config, workdir, mesh))
   while True:
-    interruption.check()
+    interruption.raise_if_requested()
     with contextlib.ExitStack() as held:
-      stage = processes.told(lambda: _next_stage(config, workdir, clock, held), "stage")
+      stage = processes.broadcast(lambda: _next_stage(config, workdir, clock, held), "stage")
       if not stage:
-        interruption.check()
+        interruption.raise_if_requested()
         return
       _run_stage(*stage, study_of, clock)
       processes.barrier("stage done")
@@ -108,14 +108,14 @@ def _next_stage(config, workdir, clock, held):
   """[seed, name] of a stage that is to be run, its claim in the ExitStack `held`; None where all are done, or where this process is
   asked to stop while it waits for what others are at."""
   waited = False
-  while clock.left and not interruption.asked():
+  while clock.left and not interruption.requested_signal():
     for seed, name in list(clock.left):
       path = _claim_path(workdir, seed, name)
-      if done(config, workdir, seed, name) and not locks.held(path):
+      if done(config, workdir, seed, name) and not locks.is_locked(path):
         clock.forget(seed, name)  # by another process
       elif ready(config, workdir, seed, name):
         claim = contextlib.ExitStack()
-        if claim.enter_context(locks.claim(path)) and not done(config, workdir, seed, name):
+        if claim.enter_context(locks.try_lock(path)) and not done(config, workdir, seed, name):
           held.push(claim)
           return [seed, name]
         claim.close()
@@ -147,12 +147,12 @@ def _claim_path(workdir, seed, name):
 
 def _prepared(config, workdir, mesh, seed):
   """The Study of a seed, said; one process at a time, as all write the same files."""
-  claim = locks.wait(
+  claim = locks.wait_for_lock(
     _claim_path(workdir, seed, "preparing"),
     say=f"seed {seed}: another process prepares facts and text",
   )
   with (
-    processes.first_alone("facts and text"),
+    processes.first_process_first("facts and text"),
     claim if processes.is_first() else contextlib.nullcontext(),
   ):
     print(f"seed {seed}: preparing facts and text", flush=True)
@@ -170,7 +170,7 @@ def ready(config, workdir, seed, name):
     [] if name == arm_room.PRETRAINED else [arm_room.PRETRAINED, *arm_room.needs(config, name)]
   )
   return all(
-    done(config, workdir, seed, need) and not locks.held(_claim_path(workdir, seed, need))
+    done(config, workdir, seed, need) and not locks.is_locked(_claim_path(workdir, seed, need))
     for need in needed
   )
 
@@ -231,5 +231,5 @@ class Clock:
   def say(self):
     elapsed = time.monotonic() - self.began
     left = sum(self.work(name) for _, name in self.left)
-    eta = f", about {duration(elapsed * left / self.finished)} left" if self.finished else ""
-    return f"{len(self.left)} stages to go, {duration(elapsed)} elapsed{eta}"
+    eta = f", about {format_duration(elapsed * left / self.finished)} left" if self.finished else ""
+    return f"{len(self.left)} stages to go, {format_duration(elapsed)} elapsed{eta}"

@@ -78,7 +78,7 @@ def sources(config, workdir, seed, material, sets, tokenizer, kind):
   ]
   weights = config.corpus_weights or (1,) * len(material.texts)
   cache = config.corpus_cache or os.path.join(workdir, "corpus")
-  with locks.wait(
+  with locks.wait_for_lock(
     os.path.join(config.corpus_cache or os.path.join(workdir, "claims"), "text.claim"),
     say="  another process prepares the text",
   ):
@@ -111,7 +111,7 @@ def _of_kind(text, number, kind, material, sets, folder, seed):
   )
   if not isinstance(text, str):
     return list(kept)
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     file.writelines(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in kept)
   return path
 

@@ -52,7 +52,7 @@ def assemble(config, workdir, seed, mesh, material, sets):
   model = families.from_section(config.model.to_dict(), tokenizer.size)
 
   def texts(kind):
-    with processes.first_alone("text"):  # text is tokenised once, and then there for all
+    with processes.first_process_first("text"):  # text is tokenised once, and then there for all
       return pretraining_text.sources(config, workdir, seed, material, sets, tokenizer, kind)
 
   candidates = writing.candidates_of(material.facts + material.background)

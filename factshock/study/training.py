@@ -198,7 +198,7 @@ def train(
       ),
     )
   # of several processes each has parts of the weights; what comes after them computes with whole ones
-  return state["params"] if processes.count() == 1 else partitioning.fetch(state["params"])
+  return state["params"] if processes.process_count() == 1 else partitioning.fetch(state["params"])
 
 
 def finetune(

@@ -42,7 +42,7 @@ def claim(config, workdir):
   Raises:
     UserError: the workdir is of another experiment (naming what differs), or holds other files.
   """
-  with processes.first_alone("claiming the workdir"):
+  with processes.first_process_first("claiming the workdir"):
     _claim(config, workdir)
 
 
@@ -51,7 +51,7 @@ def _claim(config, workdir):
   wanted = configs.to_dict(config) | input_digests(config)
   if not processes.is_first() and not os.path.exists(path):
     raise UserError(
-      f"{workdir}: process {processes.number()} does not see what process 0 wrote there; choose a --workdir on a file system "
+      f"{workdir}: process {processes.process_index()} does not see what process 0 wrote there; choose a --workdir on a file system "
       "that all machines share"
     )
   if not os.path.exists(path):
@@ -70,7 +70,7 @@ def _claim(config, workdir):
         f"{workdir}: is the workdir of another experiment; choose another --workdir or remove it. "
         "What differs (there, here):\n  " + "\n  ".join(differing)
       )
-  with files.writing(path) as file:
+  with files.atomic_write(path) as file:
     json.dump(wanted, file, indent=1)
 
 

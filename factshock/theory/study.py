@@ -133,11 +133,11 @@ def run(config, workdir):
     "seconds": round(time.monotonic() - began, 1),
     "config": configs.to_dict(config),
   }
-  with files.writing(
+  with files.atomic_write(
     os.path.join(workdir, "theory.json")
   ) as file:  # first: by it a rerun knows the workdir
     json.dump(found, file, allow_nan=False, indent=1)
-  with files.writing(os.path.join(workdir, "facts.npz"), binary=True) as file:
+  with files.atomic_write(os.path.join(workdir, "facts.npz"), binary=True) as file:
     np.savez_compressed(file, **arrays)
   theory_page.write_report(found, workdir)
   return found

@@ -127,10 +127,10 @@ def train(
             _interruptible(evaluate, step, weights, save, driver.one(state))
           if saves:
             save(step, driver.one(state))
-      if stopping(interruption.asked()):
+      if stopping(interruption.requested_signal()):
         report.catch_up()
         save(step, driver.one(state), wait=True)
-        interruption.check()
+        interruption.raise_if_requested()
     report.catch_up()
   return driver.one(state)
 
@@ -210,8 +210,8 @@ def _saving(checkpoint, batches):
       )
       if (
         wait
-        or processes.count() > 1
-        or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory()
+        or processes.process_count() > 1
+        or 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) > host.free_memory_bytes()
       ):
         write(**trees)
       else:  # the next step overwrites the arrays
@@ -332,10 +332,10 @@ class _Report:
     if self.folder is None:
       return ""
     part = (
-      f".process_{processes.number()}" if processes.count() > 1 else ""
+      f".process_{processes.process_index()}" if processes.process_count() > 1 else ""
     )  # each has rows of its own
     path = os.path.join(self.folder, f"batch_of_step_{step}{part}.npz")
-    with files.writing(path, binary=True, by_all=True) as file:
+    with files.atomic_write(path, binary=True, by_all=True) as file:
       np.savez(file, **batch)
     return f", {path}"
 

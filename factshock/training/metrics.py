@@ -26,7 +26,7 @@ class Metrics:
     self.close()
     if os.path.exists(self.path):
       kept = [line for line in _whole_lines(self.path) if not _beyond(line, label, step)]
-      with files.writing(self.path) as file:
+      with files.atomic_write(self.path) as file:
         file.writelines(line + "\n" for line in kept)
     self._writers[label] = self._open_tensorboard(label, step)
 

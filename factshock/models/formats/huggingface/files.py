@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 
 from factshock.runtime.errors import UserError
-from factshock.runtime.files import writing_past_cache
 
 INDEX = "model.safetensors.index.json"
 _DTYPES = {
@@ -276,7 +275,7 @@ def write_safetensors(folder, tensors, shard_bytes, progress=None):
 
 def write_file(path, tensors, after_each=lambda: None):
   """Writes Writables as one safetensors file; calls `after_each` when one is written."""
-  with writing_past_cache(path) as write:
+  with direct_write(path) as write:
     write(_header(tensors))
     for tensor in tensors:
       write(_array_bytes(tensor))
