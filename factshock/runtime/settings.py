@@ -1,0 +1,87 @@
+"""Settings declared once: dataclasses whose fields carry the check of their value."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from factshock.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """What a value of a setting may be: its types, a predicate, and what was expected in words."""
+
+  types: tuple[type, ...]
+  accepts: Callable[[Any], bool]
+  expected: str
+
+  def fits(self, value: Any) -> bool:
+    """Returns whether a value is of the types and accepted; a bool is no number."""
+    if isinstance(value, bool) and bool not in self.types:
+      return False
+    return isinstance(value, self.types) and self.accepts(value)
+
+
+Schema: TypeAlias = Mapping[str, "Check | Schema"]
+
+_NUMBER = (int, float)
+COUNT = Check((int,), lambda v: v >= 1, "a whole number of at least 1")
+WHOLE = Check((int,), lambda v: v >= 0, "a whole number of at least 0")
+POSITIVE = Check(_NUMBER, lambda v: v > 0, "a number above 0")
+NOT_NEGATIVE = Check(_NUMBER, lambda v: v >= 0, "a number of at least 0")
+SHARE = Check(_NUMBER, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+INSIDE = Check(_NUMBER, lambda v: 0 < v < 1, "a number between 0 and 1")
+TEXT = Check((str,), lambda v: True, "a text")
+FLAG = Check((bool,), lambda v: True, "True or False")
+
+
+def choice(*values: str) -> Check:
+  """Returns the check of a text that is one of the values."""
+  return Check((str,), lambda v: v in values, "one of " + ", ".join(map(repr, values)))
+
+
+def tuple_of(check: Check, least: int = 0) -> Check:
+  """Returns the check of a list of at least `least` values that fit another check."""
+  return Check(
+    (tuple, list),
+    lambda values: len(values) >= least and all(map(check.fits, values)),
+    f"a list of at least {least}, each {check.expected}",
+  )
+
+
+def setting(check: Check, **options: Any) -> Any:
+  """Returns a dataclass field with its check.
+
+  Args:
+    check: what its value may be.
+    **options: those of dataclasses.field, such as `default`.
+  """
+  return dataclasses.field(metadata={"check": check}, **options)
+
+
+def schema_of(settings: type) -> dict[str, Check]:
+  """Returns the checks of a dataclass by field name, in the order of its fields."""
+  return {
+    field.name: field.metadata["check"]
+    for field in dataclasses.fields(settings)
+    if "check" in field.metadata
+  }
+
+
+def check_fields(settings: Any, path: str) -> None:
+  """Checks every field of a dataclass instance, as its __post_init__ does.
+
+  Args:
+    settings: the instance.
+    path: name of it in the error, such as "config.finetune".
+
+  Raises:
+    UserError: names every value that does not fit.
+  """
+  problems = [
+    f"{path}.{name}: expected {check.expected}, got {getattr(settings, name)!r}"
+    for name, check in schema_of(type(settings)).items()
+    if not check.fits(getattr(settings, name))
+  ]
+  if problems:
+    raise UserError("\n  ".join(problems))
