@@ -241,7 +241,7 @@ def test_integer_leaves_and_damaged_inputs_are_refused(tmp_path):
 MEMORY = """
 import resource, sys
 import numpy as np
-from factshock.training import checkpoints, interpolation, tree_files
+from factshock.checkpoints import interpolation, store, tree_files
 folder = sys.argv[1]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def leaf(value):  # computed when it is written, so that the models are never whole here

@@ -220,7 +220,7 @@ def test_a_file_size_limit_counts_as_a_full_disk(tmp_path):
   code = f"""
 import resource
 import numpy as np
-from factshock.training import checkpoints, tree_files
+from factshock.checkpoints import store, tree_files
 resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
 try:
   store.save({str(tmp_path)!r}, 2, params={{"w": np.ones((1000, 1000), np.float32)}})

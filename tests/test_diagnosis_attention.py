@@ -437,7 +437,7 @@ def workdir(tmp_path):
       ]
       path = answers.predictions_path(str(tmp_path), label, seed, split)
       pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-      with diagnosis.files.writing(path) as file:
+      with diagnosis.files.atomic_write(path) as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
   return config, tmp_path
 

@@ -301,7 +301,7 @@ def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, mode):
 def test_a_config_that_is_given_cuts_the_weights_of_the_model_that_is_asked(finished, tmp_path):
   """As --config.mesh.fsdp=2 does: the answers are those of a model that is whole on each device."""
   from factshock.answering import asking
-  from tests import tiny
+  from tests.helpers import tiny
 
   config, found = tiny.get_config(), {}
   for fsdp in (1, 2):

@@ -569,7 +569,7 @@ def test_tokenizer_files_and_unknown_values_are_carried_along(tmp_path):
 
 _PEAK = """
 import os, resource, sys, threading
-from factshock.models import huggingface
+from factshock.models.formats import huggingface
 import jax, numpy as np
 jax.block_until_ready(jax.numpy.zeros(3) + 1)
 def resident():

@@ -277,8 +277,8 @@ import sys
 import numpy as np
 import jax
 from absl import flags
-from factshock import processes
-from factshock.training import partitioning
+from factshock.runtime import processes
+from factshock.devices import partitioning
 
 processes.define_flags()
 flags.FLAGS(sys.argv)

@@ -5,11 +5,12 @@ import importlib
 
 from factshock.runtime.errors import UserError
 
-_CONFIGS = {"t5": "T5Config", "llama": "LlamaConfig"}  # module of this folder -> its config
+_CONFIGS = {"t5": "T5Config", "llama": "LlamaConfig"}  # family -> its config
+_MODULES = {"t5": "t5", "llama": "decoder"}  # family -> module of this folder
 
 
 def of(config):
-  """The module that runs models of this config: models.t5 or models.llama. ValueError for anything else."""
+  """The module that runs models of this config: models.t5 or models.decoder. ValueError for anything else."""
   for name, kind in _CONFIGS.items():
     if type(config).__name__ == kind:
       return _module(name)
@@ -39,7 +40,7 @@ def from_section(section, vocab_size):
 
 def to_section(config):
   """The `model` section that `from_section` turns into this config."""
-  family = of(config).__name__.rsplit(".", 1)[1]
+  family = next(name for name, kind in _CONFIGS.items() if type(config).__name__ == kind)
   return {"family": family, **dataclasses.asdict(config)}
 
 
@@ -56,4 +57,4 @@ def differences(config, other):
 
 
 def _module(name):
-  return importlib.import_module(f"factshock.models.{name}")
+  return importlib.import_module(f"factshock.models.{_MODULES[name]}")

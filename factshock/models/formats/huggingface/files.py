@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from factshock.runtime.errors import UserError
+from factshock.runtime.files import direct_write
 
 INDEX = "model.safetensors.index.json"
 _DTYPES = {
