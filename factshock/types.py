@@ -1,5 +1,6 @@
 """Names of what is passed around: facts, rows, estimates, parameters, tokenizers. No JAX."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypeAlias, TypedDict
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
   import jax
 
 Array: TypeAlias = "jax.Array | np.ndarray"
+
+FilePath: TypeAlias = str | os.PathLike[str]
 
 # A nested dict of arrays: a model's parameters, or anything of their structure.
 Params: TypeAlias = dict[str, Any]

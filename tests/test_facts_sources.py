@@ -225,7 +225,7 @@ def test_unknown_keys_and_empty_places_are_named(tmp_path):
 def test_templates_are_relations():
   for table in (templates.POPQA, templates.ENTITYQUESTIONS):
     for row in templates.rows(table).values():
-      relation_files.check_templates(row, "templates")
+      relation_files.check_templates(row["statements"], row["questions"], "templates")
 
 
 @pytest.mark.parametrize(

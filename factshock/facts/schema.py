@@ -1,33 +1,40 @@
-"""The fact schema, and reading and writing files of facts.
+"""Fact schema, and reading and writing files of facts.
 
-A fact is a dict with `subject`, `relation`, `object` (non-empty strings) and, where known, `aliases` (list
-of accepted answers), `subject_id`, `object_id`, `popularity` (finite number; of the subject), `question`
-(text that replaces the relation's template) and `choices` (list). Other columns are carried along. Files,
-by suffix:
+A fact is a dict with `subject`, `relation`, `object` (non-empty strings) and, where known,
+`aliases` (list of accepted answers), `subject_id`, `object_id`, `popularity` (finite number; of the subject),
+`question` (text that replaces the relation's template) and `choices` (list). Other columns are
+carried along. Files, by suffix:
 
 - `.jsonl`, `.jsonl.gz`: one object a line; blank lines are skipped.
 - `.csv`, `.csv.gz`: a header; double quotes around cells that need them.
 - `.tsv`, `.tsv.gz`: a header; no quoting, so a cell holds no tab and no newline.
 - `.parquet`.
 
-In csv and tsv `aliases` and `choices` are JSON lists, and other columns are read as text. An optional
-column that is null, or an empty cell, counts as not given. Text is kept to the letter; popularity becomes
-a float. Errors name the line (the row in parquet), what was expected and what was got.
+In csv and tsv `aliases` and `choices` are JSON lists, and other columns are read as text. An
+optional column that is null, or an empty cell, counts as not given. Text is kept to the letter; popularity
+becomes a float. Errors name the line (the row in parquet), what was expected and what was got.
 """
 
 import csv
 import json
 import math
 import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any, Protocol, TypeAlias, cast
 
+from factshock.facts import parquet
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
+from factshock.types import Fact, FilePath
+
+Row: TypeAlias = dict[str, Any]  # a row of any table, by column
 
 REQUIRED = ("subject", "relation", "object")
 _TEXTS = ("subject_id", "object_id", "question")
 _LISTS = ("aliases", "choices")
-COLUMNS = REQUIRED + ("aliases", "subject_id", "object_id", "popularity", "question", "choices")
+COLUMNS = (*REQUIRED, "aliases", "subject_id", "object_id", "popularity", "question", "choices")
 _OPTIONAL = frozenset(COLUMNS[3:])
+# What read_rows reads.
 SUFFIXES = (
   ".jsonl",
   ".jsonl.gz",
@@ -38,50 +45,60 @@ SUFFIXES = (
   ".tsv",
   ".tsv.gz",
   ".parquet",
-)  # what read_rows reads
+)
 
 
-def read_facts(path):
-  """Reads a file of facts into a list of dicts.
+class Relations(Sized, Iterable[str], Container[str], Protocol):
+  """Names of relations: a mapping by them, a set or a list."""
+
+
+def read_facts(path: FilePath) -> list[Fact]:
+  """Reads a file of facts.
 
   Raises:
-    UserError: unknown suffix, missing or empty file, missing column, malformed line, value of the wrong kind,
-      or a (subject, relation, object) given twice (both lines are named).
+    UserError: unknown suffix, missing or empty file, missing column, malformed line, value of the
+      wrong kind, or a (subject, relation, object) given twice (both lines are named).
   """
-  kind = _kind(path)
-  facts = _checked(path, "row" if kind == "parquet" else "line", _ROWS[kind](path, REQUIRED))
+  file_format = _format_of(path)
+  facts = _check_all(path, _unit_of(file_format), _READERS[file_format](path, REQUIRED))
   if not facts:
     raise UserError(f"{path}: expected at least one fact, got an empty file")
   return facts
 
 
-def read_rows(path, columns):
-  """Yields (place as errors name it, row dict) of a table in any of the formats, its columns whatever they are.
+def read_rows(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
+  """Yields (file and line as errors name them, row) of a table in any of the formats.
 
   In csv and tsv the columns of the schema that are lists or numbers are read as such.
 
+  Args:
+    path: the table.
+    columns: those it must have (a jsonl row is not checked for them).
+
   Raises:
-    UserError: as `read_facts`, for a table that lacks one of `columns` (a jsonl row is not checked for them).
+    UserError: as `read_facts`, and for a table that lacks one of the columns.
   """
   # Other people's .json is often an object a line, as C4's .json.gz is.
-  kind = "jsonl" if str(path).endswith((".json", ".json.gz")) else _kind(path)
-  for place, row in _ROWS[kind](path, columns):
-    yield _where(path, "row" if kind == "parquet" else "line", place), row
+  is_json = str(path).endswith((".json", ".json.gz"))
+  file_format = "jsonl" if is_json else _format_of(path)
+  unit = _unit_of(file_format)
+  for index, row in _READERS[file_format](path, columns):
+    yield _location(path, unit, index), row
 
 
-def write_facts(path, facts):
+def write_facts(path: FilePath, facts: Iterable[Mapping[str, Any]]) -> None:
   """Writes facts in the format of the suffix; the file appears whole or not at all.
 
   Raises:
-    UserError: unknown suffix, no facts, facts that `read_facts` would refuse, or a cell that the format
-      cannot hold.
+    UserError: unknown suffix, no facts, facts that `read_facts` would refuse, or a cell that the
+      format cannot hold.
   """
-  kind = _kind(path)
-  facts = _checked(path, "fact", enumerate(facts, 1))
-  if not facts:
+  file_format = _format_of(path)
+  checked = _check_all(path, "fact", enumerate(facts, 1))
+  if not checked:
     raise UserError(f"{path}: expected at least one fact to write, got none")
   try:
-    _WRITERS[kind](path, facts)
+    _WRITERS[file_format](path, checked)
   except UnicodeEncodeError as error:
     raise UserError(
       f"{path}: expected text that UTF-8 can hold, got {error.object[:60]!r}"
@@ -92,136 +109,167 @@ def write_facts(path, facts):
     ) from error
 
 
-def check_facts(facts, relations, where):
-  """Checks that every fact's relation is one of `relations`; `where` (a file name) opens the error.
+def check_facts(facts: Sequence[Fact], relations: Relations, source: object) -> None:
+  """Checks that every fact's relation is one of the given relations.
+
+  Args:
+    facts: what is checked.
+    relations: names of relations, or a mapping by them.
+    source: file name or the like that opens the error.
 
   Raises:
     UserError: some are not; names the first and counts the rest.
   """
   unknown = [
-    (number, fact) for number, fact in enumerate(facts, 1) if fact["relation"] not in relations
+    (index, fact) for index, fact in enumerate(facts, 1) if fact["relation"] not in relations
   ]
-  if unknown:
-    number, fact = unknown[0]
-    shown = ", ".join(sorted(relations)[:8]) + (", ..." if len(relations) > 8 else "")
-    raise UserError(
-      f"{where}: fact {number} ({fact['subject']!r}): expected one of the {len(relations)} "
-      f"given relations ({shown}), got {fact['relation']!r}; {len(unknown)} of {len(facts)} "
-      f"facts have an unknown relation; add its templates to the relations or remove the facts"
-    )
+  if not unknown:
+    return
+  index, fact = unknown[0]
+  raise UserError(
+    f"{source}: fact {index} ({fact['subject']!r}): expected one of the {len(relations)} "
+    f"given relations ({first_names(relations)}), got {fact['relation']!r}; {len(unknown)} of "
+    f"{len(facts)} facts have an unknown relation; add its templates to the relations or remove "
+    f"the facts"
+  )
 
 
-def check_fact(fact, where):
-  """Raises a UserError that begins with `where` if a dict is not a fact."""
+def first_names(relations: Relations) -> str:
+  """Returns the first eight names in alphabetical order, as errors show them."""
+  return ", ".join(sorted(relations)[:8]) + (", ..." if len(relations) > 8 else "")
+
+
+def check_fact(fact: Mapping[str, Any], location: str) -> None:
+  """Raises a UserError that begins with `location` if a mapping is not a fact."""
   problem = _problem(fact)
   if problem:
-    raise UserError(f"{where}: {problem}")
+    raise UserError(f"{location}: {problem}")
 
 
-def json_object(line, where):
-  """The JSON object on a line, as a dict; a UserError that begins with `where` if there is none."""
+def json_object(line: str, location: str) -> Row:
+  """Returns the JSON object on a line.
+
+  Raises:
+    UserError: there is none; the error begins with `location`.
+  """
   try:
-    row = json.loads(line)
+    row: Any = json.loads(line)
+  except json.JSONDecodeError as error:
+    reason = f"{error.msg} at column {error.colno}"
+    raise UserError(f"{location}: expected a JSON object, got {line[:60]!r} ({reason})") from error
   except (ValueError, RecursionError) as error:
-    reason = (
-      f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-    )
-    raise UserError(f"{where}: expected a JSON object, got {line[:60]!r} ({reason})") from error
+    raise UserError(f"{location}: expected a JSON object, got {line[:60]!r} ({error})") from error
   if not isinstance(row, dict):
-    raise UserError(f"{where}: expected a JSON object, got {line[:60]!r}")
+    raise UserError(f"{location}: expected a JSON object, got {line[:60]!r}")
   # JSON can escape half of a character, which no file could be written with again.
   if "\\u" in line and re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False)):
     raise UserError(
-      f"{where}: expected text that UTF-8 can hold, got half a character in {line[:60]!r}"
+      f"{location}: expected text that UTF-8 can hold, got half a character in {line[:60]!r}"
     )
-  return row
+  return cast(Row, row)
 
 
-def _checked(path, unit, rows):
-  """List of facts from (place, row), each checked, without the optional columns that are null."""
-  facts = []
-  first = {}
-  for place, row in rows:
-    fact = {
-      column: value for column, value in row.items() if value is not None or column not in _OPTIONAL
-    }
+def _check_all(
+  path: FilePath, unit: str, rows: Iterable[tuple[int, Mapping[str, Any]]]
+) -> list[Fact]:
+  """Returns the facts of (index, row), each checked, without optional columns that are null."""
+  facts: list[Fact] = []
+  first: dict[tuple[str, str, str], int] = {}
+  for index, row in rows:
+    fact = _without_nulls(row)
     problem = _problem(fact)
     if problem:
-      raise UserError(f"{_where(path, unit, place)}: {problem}")
+      raise UserError(f"{_location(path, unit, index)}: {problem}")
     if "popularity" in fact:
       fact["popularity"] = float(fact["popularity"])
     key = (fact["subject"], fact["relation"], fact["object"])
-    if first.setdefault(key, place) != place:
+    if first.setdefault(key, index) != index:
       raise UserError(
-        f"{_where(path, unit, place)}: expected each fact once, got {key} again (first in "
+        f"{_location(path, unit, index)}: expected each fact once, got {key} again (first in "
         f"{unit} {first[key]}); remove one"
       )
-    facts.append(fact)
+    facts.append(cast(Fact, fact))
   return facts
 
 
-def _where(path, unit, place):
-  return f"{path}:{place}" if unit == "line" else f"{path}: {unit} {place}"
+def _without_nulls(row: Mapping[str, Any]) -> Row:
+  return {
+    column: value for column, value in row.items() if value is not None or column not in _OPTIONAL
+  }
 
 
-def _problem(fact):
-  """What is wrong with a fact, as "expected ..., got ...", or None."""
+def _unit_of(file_format: str) -> str:
+  return "row" if file_format == "parquet" else "line"
+
+
+def _location(path: FilePath, unit: str, index: int) -> str:
+  return f"{path}:{index}" if unit == "line" else f"{path}: {unit} {index}"
+
+
+def _problem(fact: Mapping[str, Any]) -> str | None:
+  """Returns what is wrong with a fact, as "expected ..., got ...", or None."""
   for column, value in fact.items():
-    check = _CHECKS.get(column)
-    if check and not check[0](value):
-      return f"expected {check[1]} in column `{column}`, got {value!r}"
+    if column not in _CHECKS:
+      continue
+    accepts, expected = _CHECKS[column]
+    if not accepts(value):
+      return f"expected {expected} in column `{column}`, got {value!r}"
   missing = [column for column in REQUIRED if column not in fact]
   if missing:
     return f"expected a column `{missing[0]}`, got the columns {', '.join(fact) or '(none)'}"
   return None
 
 
-def _is_text(value):
+def _is_text(value: Any) -> bool:
   return isinstance(value, str) and value != "" and not value.isspace()
 
 
-def _is_texts(value):
-  return isinstance(value, list) and all(map(_is_text, value))
+def _is_texts(value: Any) -> bool:
+  return isinstance(value, list) and all(map(_is_text, cast(list[Any], value)))
 
 
-def _is_finite(value):
+def _is_finite(value: Any) -> bool:
+  if isinstance(value, bool) or not isinstance(value, (int, float)):
+    return False
   try:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return math.isfinite(value)
   except OverflowError:
     return False
 
 
-_CHECKS = {
-  **{column: (_is_text, "a non-empty string") for column in REQUIRED + _TEXTS},
-  **{column: (_is_texts, "a list of non-empty strings") for column in _LISTS},
+# Each column's check, and what it expects.
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+  **dict.fromkeys(REQUIRED + _TEXTS, (_is_text, "a non-empty string")),
+  **dict.fromkeys(_LISTS, (_is_texts, "a list of non-empty strings")),
   "popularity": (_is_finite, "a finite number"),
 }
 
 
-def _kind(path):
+def _format_of(path: FilePath) -> str:
+  """Returns the format that a file's name ends in, such as "csv"."""
   name = str(path)
-  stem = name[:-3] if name.endswith(".gz") else name
-  kind = stem.rpartition(".")[2]
-  if kind not in _ROWS or (kind == "parquet" and stem != name):
+  stem = name.removesuffix(".gz")
+  file_format = stem.rpartition(".")[2]
+  if file_format not in _READERS or (file_format == "parquet" and stem != name):
     raise UserError(
       f"{path}: expected a file name that ends in .jsonl, .csv, .tsv (each also with .gz) or "
       f".parquet; rename or convert the file"
     )
-  return kind
+  return file_format
 
 
-def _jsonl_rows(path, _):
-  for number, line in files.lines(path):
+def _jsonl_rows(path: FilePath, _: Sequence[str]) -> Iterator[tuple[int, Row]]:
+  for line_number, line in files.lines(path):
     if line and not line.isspace():
-      yield number, json_object(line, f"{path}:{number}")
+      yield line_number, json_object(line, f"{path}:{line_number}")
 
 
-def _csv_rows(path, required):
+def _csv_rows(path: FilePath, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
   yield from _table_rows(path, _csv_records(path), required)
 
 
-def _csv_records(path):
-  """(line a record begins in, its cells)."""
+def _csv_records(path: FilePath) -> Iterator[tuple[int, list[str]]]:
+  """Yields (line that a record begins in, its cells)."""
   # `lines` takes the newline off, which a quoted cell may hold.
   reader = csv.reader((line + "\n" for _, line in files.lines(path)), strict=True)
   while True:
@@ -237,34 +285,47 @@ def _csv_records(path):
     yield start, cells
 
 
-def _tsv_rows(path, required):
-  records = ((number, line.split("\t") if line else []) for number, line in files.lines(path))
-  yield from _table_rows(path, records, required)
+def _tsv_rows(path: FilePath, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
+  yield from _table_rows(path, tsv_records(path), required)
 
 
-def _table_rows(path, records, required):
-  """Rows from (line, cells): the header names the columns; empty cells of optional columns become None."""
-  number, header = next(records, (1, None))
+def tsv_records(path: FilePath) -> Iterator[tuple[int, list[str]]]:
+  """Yields (line number, cells) of a file with tabs between cells; none of a blank line."""
+  for line_number, line in files.lines(path):
+    yield line_number, line.split("\t") if line else []
+
+
+def _table_rows(
+  path: FilePath, records: Iterator[tuple[int, list[str]]], required: Sequence[str]
+) -> Iterator[tuple[int, Row]]:
+  """Yields rows of (line, cells); the header names the columns.
+
+  Empty cells of optional columns become None.
+  """
+  line_number, header = next(records, (1, None))
   if header is None:
     return
   if not set(required) <= set(header):
     raise UserError(
-      f"{path}:{number}: expected a header with the columns {', '.join(required)}, got {header}"
+      f"{path}:{line_number}: expected a header with the columns {', '.join(required)}, got "
+      f"{header}"
     )
   if len(set(header)) != len(header):
-    raise UserError(f"{path}:{number}: expected each column once, got {header}")
-  for number, cells in records:
+    raise UserError(f"{path}:{line_number}: expected each column once, got {header}")
+  for line_number, cells in records:
     if not cells:
       continue
     if len(cells) != len(header):
       raise UserError(
-        f"{path}:{number}: expected {len(header)} cells as in the header, got {len(cells)}: "
+        f"{path}:{line_number}: expected {len(header)} cells as in the header, got {len(cells)}: "
         f"{cells[:8]}"
       )
-    yield number, {column: _cell(path, number, column, cell) for column, cell in zip(header, cells)}
+    row = {column: _value(path, line_number, column, cell) for column, cell in zip(header, cells)}
+    yield line_number, row
 
 
-def _cell(path, number, column, cell):
+def _value(path: FilePath, line_number: int, column: str, cell: str) -> Any:
+  """Returns the value of a cell: a list or number where its column holds such."""
   if column not in _OPTIONAL:
     return cell
   if not cell:
@@ -272,78 +333,54 @@ def _cell(path, number, column, cell):
   try:
     if column in _LISTS:
       return json.loads(cell)
-    # Python reads "1_000" as 1000; nobody who writes it in a table can be relied on to mean that.
-    return float(cell.replace("_", "?")) if column == "popularity" else cell
+    if column == "popularity":
+      # Python reads "1_000" as 1000; nobody who writes it in a table can be relied on to mean that.
+      return float(cell.replace("_", "?"))
   except (ValueError, RecursionError) as error:
-    kind = "a JSON list of strings" if column in _LISTS else "a number"
+    expected = "a JSON list of strings" if column in _LISTS else "a number"
     raise UserError(
-      f"{path}:{number}: expected {kind} in column `{column}`, got {cell!r}"
+      f"{path}:{line_number}: expected {expected} in column `{column}`, got {cell!r}"
     ) from error
+  return cell
 
 
-def _parquet_rows(path, required):
-  import pyarrow
-  import pyarrow.parquet
-
-  try:
-    with pyarrow.parquet.ParquetFile(path) as file:
-      missing = [column for column in required if column not in file.schema_arrow.names]
-      if missing:
-        raise UserError(
-          f"{path}: expected the columns {', '.join(required)}, got {file.schema_arrow.names}"
-        )
-      number = 0
-      for batch in file.iter_batches():
-        for number, row in enumerate(batch.to_pylist(), number + 1):
-          yield number, row
-  except (OSError, pyarrow.ArrowException) as error:
-    raise UserError(
-      f"{path}: expected a parquet file, got an error on reading it: {error}"
-    ) from error
-
-
-def _columns(facts):
-  """All columns of the facts: those of the schema first, then others as they appear."""
+def _columns(facts: Iterable[Mapping[str, Any]]) -> list[str]:
+  """Returns all columns of the facts: those of the schema first, then others as they appear."""
   seen = dict.fromkeys(column for fact in facts for column in fact)
-  return [column for column in COLUMNS if column in seen] + [
-    column for column in seen if column not in COLUMNS
-  ]
+  of_schema = [column for column in COLUMNS if column in seen]
+  others = [column for column in seen if column not in COLUMNS]
+  return of_schema + others
 
 
-def _write_jsonl(path, facts):
+def _write_jsonl(path: FilePath, facts: Sequence[Fact]) -> None:
   with files.atomic_write(path) as file:
     for fact in facts:
       file.write(json.dumps(fact, ensure_ascii=False) + "\n")
 
 
-def _write_csv(path, facts):
+def _write_csv(path: FilePath, facts: Sequence[Fact]) -> None:
   columns = _columns(facts)
   with files.atomic_write(path) as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(_texts(path, fact, columns, "\r") for fact in facts)
+    writer.writerows(_cells(path, fact, columns, "\r") for fact in facts)
 
 
-def _write_tsv(path, facts):
+def _write_tsv(path: FilePath, facts: Sequence[Fact]) -> None:
   columns = _columns(facts)
   with files.atomic_write(path) as file:
     file.write("\t".join(columns) + "\n")
     for fact in facts:
-      file.write("\t".join(_texts(path, fact, columns, "\t\n\r")) + "\n")
+      file.write("\t".join(_cells(path, fact, columns, "\t\n\r")) + "\n")
 
 
-def _texts(path, fact, columns, forbidden):
-  """A fact's cells as text: strings as they are, nothing where a column is absent, JSON for the rest."""
-  cells = []
+def _cells(
+  path: FilePath, fact: Mapping[str, Any], columns: Sequence[str], forbidden: str
+) -> list[str]:
+  """Returns a fact's cells, checked to hold none of the forbidden characters."""
+  cells: list[str] = []
   for column in columns:
-    value = fact.get(column)
-    cell = (
-      ""
-      if value is None
-      else value
-      if isinstance(value, str)
-      else json.dumps(value, ensure_ascii=False)
-    )
+    cell = _cell_of(fact.get(column))
     if any(letter in cell for letter in forbidden):
       raise UserError(
         f"{path}: expected cells without {' or '.join(map(repr, forbidden))}, got {cell!r} in "
@@ -353,21 +390,30 @@ def _texts(path, fact, columns, forbidden):
   return cells
 
 
-def _write_parquet(path, facts):
-  import pyarrow
-  import pyarrow.parquet
-
-  try:
-    table = pyarrow.table(
-      {column: [fact.get(column) for fact in facts] for column in _columns(facts)}
-    )
-  except pyarrow.ArrowException as error:
-    raise UserError(
-      f"{path}: expected values of one type in each column, got: {error}; write .jsonl instead"
-    ) from error
-  with files.atomic_write(path, binary=True) as file:
-    pyarrow.parquet.write_table(table, file)
+def _cell_of(value: Any) -> str:
+  """Returns a value as text: strings as they are, nothing for None, JSON for the rest."""
+  if value is None:
+    return ""
+  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-_ROWS = {"jsonl": _jsonl_rows, "csv": _csv_rows, "tsv": _tsv_rows, "parquet": _parquet_rows}
-_WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "tsv": _write_tsv, "parquet": _write_parquet}
+def _write_parquet(path: FilePath, facts: Sequence[Mapping[str, Any]]) -> None:
+  columns = {column: [fact.get(column) for fact in facts] for column in _columns(facts)}
+  parquet.write_columns(path, columns)
+
+
+_Reader: TypeAlias = Callable[[FilePath, Sequence[str]], Iterator[tuple[int, Row]]]
+_Writer: TypeAlias = Callable[[FilePath, Sequence[Fact]], None]
+
+_READERS: dict[str, _Reader] = {
+  "jsonl": _jsonl_rows,
+  "csv": _csv_rows,
+  "tsv": _tsv_rows,
+  "parquet": parquet.read_rows,
+}
+_WRITERS: dict[str, _Writer] = {
+  "jsonl": _write_jsonl,
+  "csv": _write_csv,
+  "tsv": _write_tsv,
+  "parquet": _write_parquet,
+}
