@@ -45,6 +45,7 @@ flags.mark_flags_as_required(["predictions", "output"])
 def main(_):
   """Corrects, and says what moved."""
   from factshock.predictions import prior_correction, writing
+  from factshock.predictions import rows as prediction_rows
 
   if bool(_REFERENCE.value) == bool(_ENTITY_COUNTS.value):
     raise UserError(
@@ -52,23 +53,27 @@ def main(_):
       + ("both" if _REFERENCE.value else "neither")
       + "; see --help"
     )
-  rows = prior_correction.read_rows(_PREDICTIONS.value)
-  tables = prior_correction.tables(rows, _PREDICTIONS.value)
-  reference = _reference(prior_correction, rows, tables)
+  rows = prediction_rows.read_all_rows(_PREDICTIONS.value)
+  tables = prior_correction.tables_of(rows, _PREDICTIONS.value)
+  reference = _reference(prior_correction, prediction_rows, rows, tables)
   ratios, raised = prior_correction.log_ratios(tables, reference)
   if raised:
     print(f"{raised:,} priors below {prior_correction.FLOOR:g} taken as that")
-  tau = _chosen(prior_correction, rows, tables, ratios) if _DEVELOPMENT.value else _TAU.value
+  tau = (
+    _chosen(prior_correction, prediction_rows, rows, tables, ratios)
+    if _DEVELOPMENT.value
+    else _TAU.value
+  )
   corrected = prior_correction.correct(tables, ratios, tau)
   found = prior_correction.corrected_rows(corrected, rows)
   for row in found:
     row |= {"arm": f"{row.get('arm') or 'answers'}_corrected", "tau": tau}
   writing.write_predictions(_OUTPUT.value, found)
   print(
-    f"the answer prior was {prior_correction.moved(tables, reference):.3f} from the reference's (total variation, mean of "
-    f"{len(tables)} relations), {prior_correction.moved(corrected, reference):.3f} after the correction with tau {tau:g}"
+    f"the answer prior was {prior_correction.prior_distance(tables, reference):.3f} from the reference's (total variation, mean of "
+    f"{len(tables)} relations), {prior_correction.prior_distance(corrected, reference):.3f} after the correction with tau {tau:g}"
   )
-  for name, changes in zip(("gained", "lost"), prior_correction.gains(rows, found)):
+  for name, changes in zip(("gained", "lost"), prior_correction.most_changed_answers(rows, found)):
     print(
       f"  {name}: "
       + (
@@ -82,35 +87,35 @@ def main(_):
   )
 
 
-def _reference(prior_correction, rows, tables):
+def _reference(prior_correction, prediction_rows, rows, tables):
   if _ENTITY_COUNTS.value:
     from factshock.facts import counts
 
     return prior_correction.counted_priors(tables, counts.read_counts(_ENTITY_COUNTS.value))
-  others = prior_correction.read_rows(_REFERENCE.value)
-  prior_correction.check_same(rows, _PREDICTIONS.value, others, _REFERENCE.value)
-  found = prior_correction.tables(others, _REFERENCE.value)
-  prior_correction.check_candidates(tables, _PREDICTIONS.value, found, _REFERENCE.value)
-  return prior_correction.priors(found)
+  others = prediction_rows.read_all_rows(_REFERENCE.value)
+  prior_correction.check_same_queries(rows, _PREDICTIONS.value, others, _REFERENCE.value)
+  found = prior_correction.tables_of(others, _REFERENCE.value)
+  prior_correction.check_same_candidates(tables, _PREDICTIONS.value, found, _REFERENCE.value)
+  return prior_correction.priors_of(found)
 
 
-def _chosen(prior_correction, rows, tables, ratios):
+def _chosen(prior_correction, prediction_rows, rows, tables, ratios):
   """tau by the development predictions; prints the curve."""
-  known = prior_correction.read_rows(_DEVELOPMENT.value)
-  prior_correction.check_apart(rows, _PREDICTIONS.value, known, _DEVELOPMENT.value)
+  known = prediction_rows.read_all_rows(_DEVELOPMENT.value)
+  prior_correction.check_separate_subjects(rows, _PREDICTIONS.value, known, _DEVELOPMENT.value)
   if _FINETUNING.value:
     from factshock.facts import sources
 
-    prior_correction.check_apart(
+    prior_correction.check_separate_subjects(
       sources.read_facts(_FINETUNING.value), _FINETUNING.value, known, _DEVELOPMENT.value
     )
-  found = prior_correction.tables(known, _DEVELOPMENT.value)
+  found = prior_correction.tables_of(known, _DEVELOPMENT.value)
   other = [relation for relation in found if relation not in tables]
   if other:
     raise UserError(
       f"{_DEVELOPMENT.value}: expected relations of {_PREDICTIONS.value}, got {', '.join(other)}"
     )
-  prior_correction.check_candidates(
+  prior_correction.check_same_candidates(
     {relation: tables[relation] for relation in found},
     _PREDICTIONS.value,
     found,

@@ -155,8 +155,8 @@ def _diagnose():
   from factshock.diagnosis import summary, table
   from factshock.predictions import reading
 
-  arms = reading.arms(
-    reading.of_split(reading.read(path), FLAGS.split) for path in FLAGS.predictions
+  arms = reading.group_by_arm(
+    reading.select_split(reading.read(path), FLAGS.split) for path in FLAGS.predictions
   )
   seeds = {seed for by_seed in arms.values() for seed in by_seed}
   diagnosis = summary.diagnose(
@@ -199,15 +199,14 @@ def _lm_kbc():
 
 
 def _promise():
-  from factshock.facts import schema
   from factshock.knowledge_graph import answers, trials
-  from factshock.predictions import reading
+  from factshock.predictions import reading, rows
 
   counts = _counts(FLAGS.entity_counts)
   arms = {}
   progress = console.Progress("trials", len(FLAGS.predictions))
   for number, path in enumerate(FLAGS.predictions, 1):
-    row = next((row for _, row in schema.read_rows(path, ())), {})
+    row = next((row for _, row in rows.read_rows(path)), {})
     label = reading.label_of(row, os.path.basename(path).split(".")[0], path, 1)
     seed = reading.seed_of(row.get("seed"), path, 1)
     if seed in arms.setdefault(label, {}):

@@ -50,9 +50,9 @@ probabilities = st.lists(
 @settings(deadline=None)
 @given(probabilities, probabilities, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 def test_is_bayes_rule_with_the_prior_exchanged(p_QxC, reference_QxC, tau):
-  tables = prior_correction.tables(rows_of(p_QxC, [0] * len(p_QxC)), "a")
-  reference = prior_correction.priors(
-    prior_correction.tables(rows_of(reference_QxC, [0] * len(reference_QxC)), "b")
+  tables = prior_correction.tables_of(rows_of(p_QxC, [0] * len(p_QxC)), "a")
+  reference = prior_correction.priors_of(
+    prior_correction.tables_of(rows_of(reference_QxC, [0] * len(reference_QxC)), "b")
   )
   np.testing.assert_allclose(reference["r"], reference_QxC.mean(axis=0), rtol=1e-9)
   ratios, raised = prior_correction.log_ratios(tables, reference)
@@ -72,18 +72,20 @@ def test_a_shifted_prior_is_taken_back_and_tau_is_found():
   true = np.full((600, 3), 0.2)
   true[np.arange(600), gold] = 0.6
   shifted = true * np.array([6, 1, 0.3])
-  tables = prior_correction.tables(rows_of(shifted / shifted.sum(axis=1, keepdims=True), gold), "a")
+  tables = prior_correction.tables_of(
+    rows_of(shifted / shifted.sum(axis=1, keepdims=True), gold), "a"
+  )
   dev = rows_of(shifted[:300] / shifted[:300].sum(axis=1, keepdims=True), gold[:300], start=1000)
   ratios = {"r": -np.log([6, 1, 0.3])}
   np.testing.assert_allclose(
     np.exp(prior_correction.correct(tables, ratios, 1)["r"].log_p_QxC), true, rtol=1e-9
   )
   estimated, _ = prior_correction.log_ratios(tables, {"r": true.mean(axis=0)})
-  tau, curve = prior_correction.choose_tau(prior_correction.tables(dev, "dev"), dev, estimated)
+  tau, curve = prior_correction.choose_tau(prior_correction.tables_of(dev, "dev"), dev, estimated)
   assert tau > 0 and dict(curve)[tau] == max(share for _, share in curve) > dict(curve)[0.0]
-  assert prior_correction.moved(
+  assert prior_correction.prior_distance(
     prior_correction.correct(tables, estimated, tau), {"r": true.mean(axis=0)}
-  ) < prior_correction.moved(tables, {"r": true.mean(axis=0)})
+  ) < prior_correction.prior_distance(tables, {"r": true.mean(axis=0)})
 
 
 def test_expectation_maximisation_finds_the_queries_answers():
@@ -95,7 +97,7 @@ def test_expectation_maximisation_finds_the_queries_answers():
     np.arange(4000), np.where(random.random(4000) < 0.8, gold, random.integers(3, size=4000))
   ] = 0.8
   posterior = likelihood * np.array([0.8, 0.1, 0.1])
-  tables = prior_correction.tables(
+  tables = prior_correction.tables_of(
     rows_of(posterior / posterior.sum(axis=1, keepdims=True), gold), "a"
   )
   prior = prior_correction.estimated_priors(
@@ -105,7 +107,7 @@ def test_expectation_maximisation_finds_the_queries_answers():
 
 
 def test_counts_and_uniform_and_floor():
-  tables = prior_correction.tables(rows_of(np.array([[0.7, 0.2, 0.1]]), [0]), "a")
+  tables = prior_correction.tables_of(rows_of(np.array([[0.7, 0.2, 0.1]]), [0]), "a")
   np.testing.assert_allclose(
     prior_correction.counted_priors(tables, {("r", "x"): 4, ("", "z"): 2})["r"],
     np.array([5, 1, 3]) / 9,
@@ -205,8 +207,8 @@ def test_development_facts_must_be_others(tmp_path):
     UserError,
     match="expected subjects that are not asked about in test.jsonl, got 2 shared, such as 's0'",
   ):
-    prior_correction.check_apart(rows, "test.jsonl", rows, "dev.jsonl")
-  prior_correction.check_apart(rows, "test.jsonl", rows_of(p, [0, 1], start=5), "dev.jsonl")
+    prior_correction.check_separate_subjects(rows, "test.jsonl", rows, "dev.jsonl")
+  prior_correction.check_separate_subjects(rows, "test.jsonl", rows_of(p, [0, 1], start=5), "dev.jsonl")
   for flags, words in (
     ([], "expected one of --reference and --entity_counts, got neither"),
     (["--reference=a", "--entity_counts=b"], "got both"),

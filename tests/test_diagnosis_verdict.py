@@ -41,9 +41,9 @@ def diagnosed(count, after, known="cloze"):
   random = np.random.default_rng(7)
   gold, knows = random.integers(8, size=count), random.random(count) < 0.5
   before, tuned = rows_of(scores(gold, knows), gold), rows_of(after(gold, knows), gold)
-  of = prior_correction.tables(tuned, "tuned")
+  of = prior_correction.tables_of(tuned, "tuned")
   ratios, _ = prior_correction.log_ratios(
-    of, prior_correction.priors(prior_correction.tables(before, "before"))
+    of, prior_correction.priors_of(prior_correction.tables_of(before, "before"))
   )
   arms = {
     "before": before,

@@ -106,7 +106,7 @@ def test_a_question_without_a_fact_is_asked_of_its_task(tmp_path):
 
 def test_filters_are_arms(tmp_path):
   found = read(tmp_path, *({**SAID, "filter": name} for name in ("strict", "loose")))
-  assert list(reading.arms([found])) == [
+  assert list(reading.group_by_arm([found])) == [
     f"{NAME.removesuffix('.jsonl')}/{name}" for name in ("strict", "loose")
   ]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from factshock.predictions import reading
+from factshock.predictions import rows as prediction_rows
 from factshock.runtime.errors import UserError
 
 ROW = {
@@ -74,21 +75,21 @@ def test_rows_are_grouped_by_arm_and_seed_across_files(tmp_path):
     ],
   )
   second = write(tmp_path / "b.jsonl", [{**ROW, "arm": "x", "seed": 2}])
-  found = reading.arms([reading.read(first), reading.read(second)])
+  found = reading.group_by_arm([reading.read(first), reading.read(second)])
   assert {
     label: {seed: len(part) for seed, part in by_seed.items()} for label, by_seed in found.items()
   } == {"x": {1: 2, 2: 1}, "y": {0: 1}}
   with pytest.raises(UserError, match=r"b.jsonl: .*that no other file has, got arm 'x' seed 2"):
-    reading.arms([reading.read(second), reading.read(second)])
+    reading.group_by_arm([reading.read(second), reading.read(second)])
 
 
 def test_several_splits_must_be_told_apart():
   both = rows_of({"split": "dev"}, {"split": "test"})
   with pytest.raises(UserError, match="one split, got dev, test; choose one with --split"):
-    reading.of_split(both)
-  assert len(reading.of_split(both, "test")) == 1
+    reading.select_split(both)
+  assert len(reading.select_split(both, "test")) == 1
   with pytest.raises(UserError, match="expected rows of split 'tset'"):
-    reading.of_split(both, "tset")
+    reading.select_split(both, "tset")
 
 
 def test_matching_follows_subject_relation_object_and_occurrence():
@@ -143,3 +144,33 @@ def test_other_suffixes_and_missing_files_are_refused(tmp_path):
     reading.read(tmp_path / "a.csv")
   with pytest.raises(UserError, match="cannot be read"):
     reading.read(tmp_path / "a.jsonl")
+
+
+def test_rows_of_every_format_are_read_in_one_place(tmp_path):
+  whole = {**ROW, "aliases": ["Moskva"], "note": "kept"}
+  path = str(write(tmp_path / "a.jsonl", [whole]))
+  assert list(prediction_rows.read_rows(path)) == [(f"{path}:1", whole)]
+  assert prediction_rows.read_all_rows(path) == [whole]
+  (tmp_path / "a.csv").write_text("subject,relation,object,prediction\nMarat,P19,Moscow,Baku\n")
+  ((context, row),) = prediction_rows.read_rows(str(tmp_path / "a.csv"), ("prediction",))
+  assert context.endswith("a.csv:2") and row["prediction"] == "Baku"
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("", "a.jsonl: expected predictions, got no rows"),
+    ("[1]\n", "a.jsonl:1: expected a JSON object .* got list"),
+    ('{"subject": "x"}\n', "a.jsonl:1: expected a JSON object .* got no relation, object"),
+    ('{"subject": "\\ud83d"}\n', "a.jsonl:1: expected text that UTF-8 can hold, got half a char"),
+  ],
+)
+def test_bad_rows_give_one_clear_error(tmp_path, text, message):
+  (tmp_path / "a.jsonl").write_text(text)
+  with pytest.raises(UserError, match=message):
+    prediction_rows.read_all_rows(str(tmp_path / "a.jsonl"))
+
+
+def test_escaped_pairs_of_half_characters_are_characters(tmp_path):
+  (tmp_path / "a.jsonl").write_text(json.dumps({**ROW, "subject": "\N{GRINNING FACE}"}))
+  assert reading.read(tmp_path / "a.jsonl").strings[0] == "\N{GRINNING FACE}"

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from factshock.facts import schema
-from factshock.predictions import accuracy
+from factshock.predictions import accuracy, rows
 from factshock.runtime.errors import UserError
 
 LISTED = 10  # candidates of a query that are kept, best first
@@ -85,7 +84,7 @@ def read(path, names=Names({}, {}), labelled=False, only=None):
   places = {}
   unscored = 0
   first_unscored = None
-  for where, row in schema.read_rows(path, ("subject", "relation", "prediction")):
+  for where, row in rows.read_rows(path, ("subject", "relation", "prediction")):
     key = _key(where, row)
     if only is not None and key not in only:
       continue

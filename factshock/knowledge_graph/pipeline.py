@@ -25,6 +25,7 @@ from factshock.knowledge_graph import (
   thresholds,
 )
 from factshock.predictions import prior_correction
+from factshock.predictions import rows as prediction_rows
 from factshock.predictions import writing as prediction_room
 from factshock.runtime import files, provenance
 from factshock.runtime.console import Progress
@@ -306,20 +307,20 @@ def _say_unasked(asked, path, queries):
 def _corrected(folder, predictions, known, reference, mentions):
   """Paths of both predictions files with the answer prior of the reference (predictions/prior_correction.py), written into the folder."""
 
-  both = [prior_correction.read_rows(path) for path in (predictions, known)]
+  both = [prediction_rows.read_all_rows(path) for path in (predictions, known)]
   rows = both[0] + both[1]
   where = f"{predictions} and {known}"
-  tables = prior_correction.tables(rows, where)
+  tables = prior_correction.tables_of(rows, where)
   if reference == "counts":
     if mentions is None:
       raise UserError("--prior_correction=counts needs --entity_counts=FILE")
     priors = prior_correction.counted_priors(tables, mentions)
   else:
-    others = prior_correction.read_rows(reference)
-    prior_correction.check_same(rows, where, others, reference)
-    found = prior_correction.tables(others, reference)
-    prior_correction.check_candidates(tables, where, found, reference)
-    priors = prior_correction.priors(found)
+    others = prediction_rows.read_all_rows(reference)
+    prior_correction.check_same_queries(rows, where, others, reference)
+    found = prior_correction.tables_of(others, reference)
+    prior_correction.check_same_candidates(tables, where, found, reference)
+    priors = prior_correction.priors_of(found)
   ratios, _ = prior_correction.log_ratios(tables, priors)
   corrected = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, 1.0), rows)
   paths = [

@@ -1,1 +1,1 @@
-"""The predictions file: rows, readers and writers, accuracy, prior correction. No JAX."""
+"""The predictions file: its rows, their reading and writing, accuracy, prior correction. No JAX."""

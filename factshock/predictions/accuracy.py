@@ -1,27 +1,40 @@
-"""How right an answer is: exact match, contains and token F1 over all accepted answers; gold ranks.
+"""Accuracy of answers: exact match, contains and token F1 over all accepted answers; gold ranks.
 
-Normalisation, before any comparison (`normalise`): Unicode NFKC; lower case; punctuation deleted (as in SQuAD
-it leaves no space behind: "St. John's" -> "st johns"; all Unicode punctuation, and the ASCII signs
-$+<=>^`|~); the articles a, an, the dropped; white space squeezed. A text of which nothing would be left
-("The The", "!!!") keeps its articles, or else its punctuation.
+Normalisation, before any comparison (`normalise`): Unicode NFKC; lower case; punctuation deleted
+(as in SQuAD it leaves no space behind: "St. John's" -> "st johns"; all Unicode punctuation, and the
+ASCII signs $+<=>^`|~); the articles a, an, the dropped; white space squeezed. A text of which
+nothing would be left ("The The", "!!!") keeps its articles, or else its punctuation.
 """
 
 import collections
 import functools
 import string
 import unicodedata
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+  from factshock.predictions.reading import Predictions
 
 ARTICLES = frozenset(("a", "an", "the"))
 HITS = (1, 5, 10)
 CRITERIA = ("exact_match", "contains")  # what makes an answer right
 
 
-class _Deletions(dict):
+class Scores(NamedTuple):
+  """How right one predicted text is, each the best over the accepted answers; from 0 to 1."""
+
+  exact_match: float
+  contains: float
+  f1: float
+
+
+class _Deletions(dict[int, str | None]):
   """A translation table that deletes punctuation, filled as characters are met."""
 
-  def __missing__(self, code):
+  def __missing__(self, code: int) -> str | None:
     character = chr(code)
     drop = character in string.punctuation or unicodedata.category(character).startswith("P")
     self[code] = None if drop else character
@@ -31,16 +44,22 @@ class _Deletions(dict):
 _DELETIONS = _Deletions()
 
 
-@functools.lru_cache(maxsize=None)
-def normalise(text):
-  """The form of a text in which answers are compared (see the head of this file)."""
-  text = (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
+@functools.cache
+def normalise(text: str) -> str:
+  """Returns the form of a text in which answers are compared (see the head of this file)."""
+  if not text.isascii():
+    text = unicodedata.normalize("NFKC", text)
+  text = text.lower()
   words = text.translate(_DELETIONS).split()
-  return " ".join([word for word in words if word not in ARTICLES] or words or text.split())
+  kept = [word for word in words if word not in ARTICLES]
+  return " ".join(kept or words or text.split())
 
 
-def token_f1(prediction, answer):
-  """Token F1 of two normalised texts (Rajpurkar et al. 2016): harmonic mean of token precision and recall."""
+def token_f1(prediction: str, answer: str) -> float:
+  """Returns the token F1 of two normalised texts (Rajpurkar et al. 2016).
+
+  It is the harmonic mean of token precision and recall.
+  """
   if prediction == answer:
     return 1.0
   predicted = prediction.split()
@@ -49,70 +68,85 @@ def token_f1(prediction, answer):
   if len(distinct) == len(predicted):
     shared = len(distinct.intersection(gold))
   else:
-    shared = sum((collections.Counter(predicted) & collections.Counter(gold)).values())
+    shared = (collections.Counter(predicted) & collections.Counter(gold)).total()
   return 2.0 * shared / (len(predicted) + len(gold))
 
 
-def score(prediction, answers):
-  """(exact match, contains, token F1) of a predicted text, each the best over the accepted answers.
+def score(prediction: str, answers: Iterable[str]) -> Scores:
+  """Returns the scores of a predicted text.
 
-  `contains` is that of PopQA (Mallen et al. 2023), an accepted answer stands somewhere in the predicted text,
-  here after normalisation.
+  `contains` is that of PopQA (Mallen et al. 2023), an accepted answer stands somewhere in the
+  predicted text, here after normalisation.
+
+  Args:
+    prediction: the text as it was answered.
+    answers: the accepted answers, at least one.
   """
   return _score(normalise(prediction), [normalise(answer) for answer in answers])
 
 
-def _score(text, accepted):
+def _score(text: str, accepted: Collection[str]) -> Scores:
   if text in accepted:
-    return 1.0, 1.0, 1.0
+    return Scores(1.0, 1.0, 1.0)
   contains = any(answer in text for answer in accepted if answer)
-  return 0.0, float(contains), max(token_f1(text, answer) for answer in accepted)
+  return Scores(0.0, float(contains), max(token_f1(text, answer) for answer in accepted))
 
 
-def scores(predictions):
-  """Exact match, contains and token F1 of every row: float64 array [N, 3].
+def scores(predictions: "Predictions") -> np.ndarray:
+  """Returns exact match, contains and token F1 of every row: float64 array [N, 3].
 
   Equal pairs of prediction and accepted answers are scored once.
   """
   width = max(1, len(predictions.answers))
-  pairs, row_N = np.unique(
+  pairs, pair_N = np.unique(
     predictions.prediction.astype(np.int64) * width + predictions.answer, return_inverse=True
   )
   texts = predictions.strings
-  accepted = [list(map(normalise, answers)) for answers in predictions.answers]
-  found = np.array(
+  accepted = [[normalise(text) for text in answers] for answers in predictions.answers]
+  pair_scores = np.array(
     [_score(normalise(texts[pair // width]), accepted[pair % width]) for pair in pairs.tolist()]
   )
-  return found.reshape(-1, 3)[row_N]
+  return pair_scores.reshape(-1, 3)[pair_N]
 
 
-def exact_match(predictions):
-  """Whether each row's prediction is right: float64 array [N] of 0 and 1, in the order of the file."""
+def exact_match(predictions: "Predictions") -> np.ndarray:
+  """Returns 1 for each row whose prediction is right, else 0: float64 array [N], in file order."""
   return scores(predictions)[:, 0]
 
 
-def gold_rank(texts, accepted):
-  """Place (from 1) of the first listed text that is an accepted answer; 0 where none is.
+def gold_rank(texts: Iterable[str], accepted: frozenset[str]) -> int:
+  """Returns the rank (from 1) of the first listed text that is an accepted answer; 0 for none.
 
   Args:
     texts: candidate answers, best first.
-    accepted: set of normalised accepted answers.
+    accepted: normalised accepted answers.
   """
-  found = list(map(normalise, texts))
-  if accepted.isdisjoint(found):
+  names = list(map(normalise, texts))
+  if accepted.isdisjoint(names):
     return 0
-  return min(found.index(answer) for answer in accepted if answer in found) + 1
+  return min(names.index(answer) for answer in accepted if answer in names) + 1
 
 
-def hits(rank_N, listed):
-  """Dict "hits@k" -> array [N] of 0 or 1; NaN where the longest list of candidates is shorter than k."""
-  found = {}
+def hits(rank_N: np.ndarray, listed: int) -> dict[str, np.ndarray]:
+  """Returns "hits@k" -> array [N] of 0 or 1; NaN where the longest list is shorter than k.
+
+  Args:
+    rank_N: rank of each gold answer from 1, 0 where it is not listed.
+    listed: length of the longest list of candidates.
+  """
+  by_name: dict[str, np.ndarray] = {}
   for k in HITS:
-    known = (rank_N > 0) & (rank_N <= k)
-    found[f"hits@{k}"] = known.astype(np.float64) if k <= listed else np.full(len(rank_N), np.nan)
-  return found
+    among_N = (rank_N > 0) & (rank_N <= k)
+    unknown_N = np.full(len(rank_N), np.nan)
+    by_name[f"hits@{k}"] = among_N.astype(np.float64) if k <= listed else unknown_N
+  return by_name
 
 
-def reciprocal_rank(rank_N):
-  """1 / rank of the gold answer, 0 where it is not listed: array [N]."""
+def reciprocal_rank(rank_N: np.ndarray) -> np.ndarray:
+  """Returns 1 / rank of each gold answer, 0 where it is not listed: array [N]."""
   return np.where(rank_N > 0, 1.0 / np.maximum(rank_N, 1), 0.0)
+
+
+def is_right(predictions: "Predictions", criterion: str) -> np.ndarray:
+  """Returns whether each row is right by a criterion, one of CRITERIA: bool array [N]."""
+  return scores(predictions)[:, CRITERIA.index(criterion)] > 0

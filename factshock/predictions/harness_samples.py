@@ -1,17 +1,21 @@
-"""Reads the lm-evaluation-harness's samples_TASK_DATE.jsonl (--log_samples) as rows of a predictions file.
+"""Samples of the lm-evaluation-harness (samples_TASK_DATE.jsonl, --log_samples) as predictions.
 
-A row's `doc` gives the fact: subject, relation and object by our names or by those of PopQA and LAMA; where
-it has none but a `question`, as most tasks do, the question is the subject, the task the relation and the
-sample's target the object. Of choices the likeliest is the prediction (what `acc` counts) and all are
-candidates; a generated text is the prediction after the task's filter.
+A row's `doc` gives the fact: subject, relation and object by our names or by those of PopQA and
+LAMA; where it has none but a `question`, as most tasks do, the question is the subject, the task
+the relation and the sample's target the object. Of choices the likeliest is the prediction (what
+`acc` counts) and all are candidates; a generated text is the prediction after the task's filter.
 """
 
 import itertools
 import json
 import os
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias, cast
 
 from factshock.runtime.errors import UserError
+
+JsonObject: TypeAlias = dict[str, Any]
 
 NAMES = {
   "subject": ("subject", "subj", "sub_label"),
@@ -22,122 +26,152 @@ ALIASES = ("aliases", "possible_answers", "answers")
 CARRIED = ("subject_id", "object_id", "popularity")
 
 
-def as_predictions(numbered_rows, path):
-  """(line number, row of a predictions file) pairs of a samples file; those of any other file as they are.
+def as_predictions(
+  numbered_rows: Iterable[tuple[int, Any]], path: str
+) -> Iterator[tuple[int, Any]]:
+  """Returns the rows of a samples file as rows of a predictions file, those of others as they are.
 
   Rows of a filter other than "none" get the arm FILE/FILTER, as a task may have several.
 
+  Args:
+    numbered_rows: (line number, parsed line) pairs.
+    path: the file, for messages and for the name of the task.
+
   Raises:
-    UserError: a sample whose document tells no fact, or whose responses are neither a text nor log-probabilities of
-      choices.
+    UserError: a sample whose document tells no fact, or whose responses are neither a text nor
+      log-probabilities of choices.
   """
   rows = iter(numbered_rows)
   first = next(rows, None)
   if first is None:
     return rows
   rows = itertools.chain([first], rows)
-  return _converted(rows, path) if is_sample(first[1]) else rows
+  return _convert(rows, path) if is_sample(first[1]) else rows
 
 
-def is_sample(row):
-  """Whether a row is one of a samples file."""
+def is_sample(row: Any) -> bool:
+  """Returns whether a row is one of a samples file."""
   return isinstance(row, dict) and "doc" in row and "filtered_resps" in row
 
 
-def _converted(rows, path):
+def _convert(rows: Iterable[tuple[int, Any]], path: str) -> Iterator[tuple[int, JsonObject]]:
   name = os.path.basename(path).removesuffix(".gz").removesuffix(".jsonl")
   task = re.sub(r"_\d{4}-\d\d-\d\dT[\d:.-]+$", "", name.removeprefix("samples_"))
-  for number, row in rows:
-    place = f"{path}:{number}"
-    if not is_sample(row) or not isinstance(row["doc"], dict):
+  for line_number, sample in rows:
+    context = f"{path}:{line_number}"
+    if not is_sample(sample) or not isinstance(sample["doc"], dict):
       raise UserError(
-        f"{place}: expected a sample with doc and filtered_resps, as in the lines before, got "
-        f"{str(row)[:60]}"
+        f"{context}: expected a sample with doc and filtered_resps, as in the lines before, got "
+        f"{str(sample)[:60]}"
       )
-    answer, choices = _answer(row, place)
-    found = {**_fact(row, task, choices, place), **answer}
-    if row.get("filter", "none") != "none":
-      found["arm"] = f"{name}/{row['filter']}"
-    yield number, found
+    answer, choices = _answer(sample, context)
+    row = {**_fact(sample, task, choices, context), **answer}
+    if sample.get("filter", "none") != "none":
+      row["arm"] = f"{name}/{sample['filter']}"
+    yield line_number, row
 
 
-def _answer(row, place):
-  """(columns prediction, and of choices score and candidates; the texts of the choices in their order or None)."""
-  responses = row["filtered_resps"]
+def _answer(sample: JsonObject, context: str) -> tuple[JsonObject, list[str] | None]:
+  """Returns the columns of the answer, and the texts of the choices in their order or None."""
+  responses = sample["filtered_resps"]
   if isinstance(responses, list) and responses and isinstance(responses[0], str):
     return {"prediction": responses[0].strip()}, None
-  texts = _choices(row, place)
-  try:
-    scores = [float(response[0]) for response in responses[: len(texts)]]
-  except (TypeError, ValueError, IndexError, KeyError):
-    scores = []
+  texts = _choices(sample, context)
+  scores = _choice_scores(responses, len(texts))
   if len(scores) != len(texts) or not scores or any(score != score for score in scores):
     raise UserError(
-      f"{place}: expected a generated text or a log-probability of each choice in filtered_resps, got "
-      f"{str(responses)[:80]}; tasks of other kinds are no predictions"
+      f"{context}: expected a generated text or a log-probability of each choice in "
+      f"filtered_resps, got {str(responses)[:80]}; tasks of other kinds are no predictions"
     )
-  ranked = [
-    [texts[which], scores[which]]
-    for which in sorted(range(len(texts)), key=lambda which: -scores[which])
-  ]
-  return {"prediction": ranked[0][0], "score": ranked[0][1], "candidates": ranked}, texts
+  best_first = sorted(range(len(texts)), key=lambda index: -scores[index])
+  candidates = [[texts[index], scores[index]] for index in best_first]
+  prediction, score = candidates[0]
+  return {"prediction": prediction, "score": score, "candidates": candidates}, texts
 
 
-def _choices(row, place):
-  """The continuations of the document's own context, without the space before them."""
-  arguments = row.get("arguments") or ()
-  pairs = [
-    tuple(each.values()) if isinstance(each, dict) else tuple(each)
-    for each in (arguments.values() if isinstance(arguments, dict) else arguments)
-  ]
+def _choice_scores(responses: Any, count: int) -> list[float]:
+  """Returns the log-probabilities of the first choices; none where some response has no number."""
+  try:
+    return [float(response[0]) for response in responses[:count]]
+  except (TypeError, ValueError, IndexError, KeyError):
+    return []
+
+
+def _choices(sample: JsonObject, context: str) -> list[str]:
+  """Returns the continuations of the document's own context, without the space before them."""
+  arguments: Any = sample.get("arguments") or ()
+  requests: list[Any] = list(arguments.values() if isinstance(arguments, dict) else arguments)
+  pairs = [_request_pair(request) for request in requests]
   if not pairs or any(len(pair) < 2 or not isinstance(pair[1], str) for pair in pairs):
     raise UserError(
-      f"{place}: expected a context and a continuation of each choice in arguments, got "
+      f"{context}: expected a context and a continuation of each choice in arguments, got "
       f"{str(arguments)[:80]}"
     )
-  return [
-    pair[1].strip() for pair in pairs if pair[0] == pairs[0][0]
-  ]  # others are the same choices without a context
+  own_context = pairs[0][0]  # others are the same choices without a context
+  return [pair[1].strip() for pair in pairs if pair[0] == own_context]
 
 
-def _fact(row, task, choices, place):
-  doc = row["doc"]
-  found = {
-    name: next((doc[key] for key in keys if isinstance(doc.get(key), str)), None)
-    for name, keys in NAMES.items()
-  }
-  if None in found.values():
-    found = {
-      "subject": doc.get("question"),
+def _request_pair(request: Any) -> tuple[Any, ...]:
+  if isinstance(request, dict):
+    return tuple(cast(JsonObject, request).values())
+  return tuple(request)
+
+
+def _fact(sample: JsonObject, task: str, choices: list[str] | None, context: str) -> JsonObject:
+  document: JsonObject = sample["doc"]
+  target = sample.get("target")
+  fact: JsonObject = {name: _first_text(document, keys) for name, keys in NAMES.items()}
+  if None in fact.values():
+    fact = {
+      "subject": document.get("question"),
       "relation": task,
-      "object": _target(row.get("target"), choices),
+      "object": _target_text(target, choices),
     }
-  if not all(isinstance(text, str) and text for text in found.values()):
+  if not all(isinstance(text, str) and text for text in fact.values()):
     raise UserError(
-      f"{place}: expected a document with subject, relation and object, or with a question and a target "
-      f"that is a text or a choice; got {', '.join(map(str, doc))} and the target "
-      f"{str(row.get('target'))[:60]!r}"
+      f"{context}: expected a document with subject, relation and object, or with a question and a "
+      f"target that is a text or a choice; got {', '.join(map(str, document))} and the target "
+      f"{str(target)[:60]!r}"
     )
-  aliases = next((names for names in map(_texts, map(doc.get, ALIASES)) if names), None)
-  return {
-    **found,
-    **({"aliases": aliases} if aliases else {}),
-    **{name: doc[name] for name in CARRIED if doc.get(name) is not None},
-  }
+  aliases = _aliases(document)
+  if aliases:
+    fact["aliases"] = aliases
+  for name in CARRIED:
+    if document.get(name) is not None:
+      fact[name] = document[name]
+  return fact
 
 
-def _target(target, choices):
+def _first_text(document: JsonObject, keys: Iterable[str]) -> str | None:
+  return next((document[key] for key in keys if isinstance(document.get(key), str)), None)
+
+
+def _target_text(target: Any, choices: list[str] | None) -> Any:
+  """Returns the target itself, or of choices the one that it names by its index or its text."""
   if choices is None:
     return target
-  number = int(target) if str(target).isdigit() else -1
-  return choices[number] if 0 <= number < len(choices) else target if target in choices else None
+  index = int(target) if str(target).isdigit() else -1
+  if 0 <= index < len(choices):
+    return choices[index]
+  return target if target in choices else None
 
 
-def _texts(value):
-  """A list of texts, written as JSON or not; None for anything else."""
+def _aliases(document: JsonObject) -> list[str] | None:
+  for name in ALIASES:
+    texts = _text_list(document.get(name))
+    if texts:
+      return texts
+  return None
+
+
+def _text_list(value: Any) -> list[str] | None:
+  """Returns a list of texts, written as JSON or not; None for anything else."""
   if isinstance(value, str):
     try:
       value = json.loads(value)
     except ValueError:
       return None
-  return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None
+  if not isinstance(value, list):
+    return None
+  items = cast(list[Any], value)
+  return items if all(isinstance(item, str) for item in items) else None

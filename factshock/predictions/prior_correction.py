@@ -1,254 +1,351 @@
-"""The answer-prior correction: predictions with candidates, moved back to the answer frequencies of a reference. Numpy on rows.
+"""Answer-prior correction: predictions moved back to the answer frequencies of a reference.
 
-p'(o|q) is proportional to p(o|q) (prior_reference(o) / prior(o))^tau within the candidates of q's relation, where prior(o) is
-the mean of p(o|q) over the queries of the relation: no labels are needed. (Label shift: Saerens et al. 2002; for prompted
-models: Zhao et al. 2021, "Calibrate before use".)
+p'(o|q) is proportional to p(o|q) (prior_reference(o) / prior(o))^tau within the candidates of q's
+relation, where prior(o) is the mean of p(o|q) over the queries of the relation: no labels needed.
+(Label shift: Saerens et al. 2002; for prompted models: Zhao et al. 2021, "Calibrate before use".)
+Numpy on rows.
 """
 
 import collections
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from factshock.facts import schema
 from factshock.facts.counts import count_of
 from factshock.predictions import accuracy, writing
+from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
+from factshock.types import Answer
 
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 FLOOR = 1e-9  # the least a prior can be; what is below is counted
 
 
-class Table(NamedTuple):
-  """The queries of one relation: candidates by name, the places of its rows, and log p(candidate | query), normalised."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+  """The queries of one relation.
 
-  names: list
-  places: list
+  Attributes:
+    names: candidate answers, sorted [C].
+    indices: index of each query's row [Q].
+    log_p_QxC: log p(candidate | query), natural log, normalised.
+  """
+
+  names: list[str]
+  indices: list[int]
   log_p_QxC: np.ndarray
 
 
-def read_rows(path):
-  """The rows (dicts) of a predictions file, whole.
+Tables: TypeAlias = Mapping[str, Table]  # by relation
+Priors: TypeAlias = Mapping[str, np.ndarray]  # relation -> p of its candidates [C]
+
+
+class AnswerChange(NamedTuple):
+  """How often an answer is the prediction, before and after the correction."""
+
+  answer: str
+  relation: str
+  before: int
+  after: int
+
+
+def tables_of(rows: Sequence[Row], path: str) -> dict[str, Table]:
+  """Returns the table of each relation of rows with candidates, the same ones in all its rows.
+
+  Args:
+    rows: rows of a predictions file.
+    path: the file, for messages.
 
   Raises:
-    UserError: a line that is no JSON object with subject, relation and object, or no rows.
+    UserError: rows without candidates, or candidates that differ within a relation; says how many
+      and how to get them.
   """
-  rows = []
-  for place, row in schema.read_rows(path, ()):
-    missing = [name for name in schema.REQUIRED if name not in row]
-    if missing:
-      raise UserError(
-        f"{place}: expected a JSON object with subject, relation and object, got no {', '.join(missing)}"
-      )
-    rows.append(row)
-  if not rows:
-    raise UserError(f"{path}: expected predictions, got no rows")
-  return rows
-
-
-def tables(rows, where):
-  """{relation: Table} of rows with candidates; every row of a relation must list the same ones.
-
-  Raises:
-    UserError: rows without candidates, or candidates that differ within a relation; says how many and how to get them.
-  """
-  places = collections.defaultdict(list)
-  for place, row in enumerate(rows):
-    places[row["relation"]].append(place)
   without = sum(not row.get("candidates") for row in rows)
   if without:
     raise UserError(
-      f"{where}: expected candidates in every row, got none in {without:,} of {len(rows):,}; rank the answers "
-      "(answer --mode=rank) instead of generating them"
+      f"{path}: expected candidates in every row, got none in {without:,} of {len(rows):,}; rank "
+      "the answers (answer --mode=rank) instead of generating them"
     )
-  found = {}
-  for relation, its in places.items():
-    names = sorted(name for name, _ in rows[its[0]]["candidates"])
-    column = {name: i for i, name in enumerate(names)}
-    other = [
-      place
-      for place in its
-      if len(rows[place]["candidates"]) != len(names)
-      or any(name not in column for name, _ in rows[place]["candidates"])
-    ]
-    if other or len(column) < len(names):
-      raise UserError(
-        f"{where}: relation {relation!r}: expected the same candidates in each of {len(its):,} rows, got others in "
-        f"{len(other):,}; write all of them, not the best few (config.answering.top=0)"
-      )
-    log_p_QxC = np.empty((len(its), len(names)))
-    for row, place in enumerate(its):
-      for name, score in rows[place]["candidates"]:
-        log_p_QxC[row, column[name]] = score
-    found[relation] = Table(names, its, _normalised(log_p_QxC))
-  return found
-
-
-def priors(of):
-  """{relation: p [candidates]}: the mean of p(candidate | query) over the queries of {relation: Table}."""
-  return {relation: np.exp(table.log_p_QxC).mean(axis=0) for relation, table in of.items()}
-
-
-def counted_priors(of, counts):
-  """{relation: p [candidates]} from mentions in text, dict (relation or "", entity) -> count; each count plus 1."""
-  found = {}
-  for relation, table in of.items():
-    mentions = np.array([count_of(counts, relation, name) for name in table.names], float) + 1
-    found[relation] = mentions / mentions.sum()
-  return found
-
-
-def uniform_priors(of):
-  """{relation: p [candidates]}, all alike."""
+  indices: dict[str, list[int]] = collections.defaultdict(list)
+  for index, row in enumerate(rows):
+    indices[row["relation"]].append(index)
   return {
-    relation: np.full(len(table.names), 1 / len(table.names)) for relation, table in of.items()
+    relation: _table(relation, rows, its_indices, path) for relation, its_indices in indices.items()
   }
 
 
-def estimated_priors(of, finetuning, rounds=100):
-  """{relation: p [candidates]} of the queries' own answers by expectation maximisation (Saerens et al. 2002, section 2.2).
+def _table(relation: str, rows: Sequence[Row], indices: list[int], path: str) -> Table:
+  names = sorted(name for name, _ in rows[indices[0]]["candidates"])
+  column = {name: i for i, name in enumerate(names)}
+  differing = [index for index in indices if not _has_candidates(rows[index], column, len(names))]
+  if differing or len(column) < len(names):
+    raise UserError(
+      f"{path}: relation {relation!r}: expected the same candidates in each of {len(indices):,} "
+      f"rows, got others in {len(differing):,}; write all of them, not the best few "
+      "(config.answering.top=0)"
+    )
+  log_p_QxC = np.empty((len(indices), len(names)))
+  for query, index in enumerate(indices):
+    for name, score in rows[index]["candidates"]:
+      log_p_QxC[query, column[name]] = score
+  return Table(names, indices, _normalised(log_p_QxC))
+
+
+def _has_candidates(row: Row, known: Mapping[str, int], count: int) -> bool:
+  candidates = row["candidates"]
+  return len(candidates) == count and all(name in known for name, _ in candidates)
+
+
+def priors_of(tables: Tables) -> dict[str, np.ndarray]:
+  """Returns the mean of p(candidate | query) over the queries of each relation [C]."""
+  return {relation: np.exp(table.log_p_QxC).mean(axis=0) for relation, table in tables.items()}
+
+
+def counted_priors(tables: Tables, counts: Mapping[Answer, float]) -> dict[str, np.ndarray]:
+  """Returns priors from mentions in text, each count plus 1.
 
   Args:
-    finetuning: answers (relation, object) of the finetuning facts, whose frequencies (each plus 1) are the model's prior.
+    tables: the candidates of each relation.
+    counts: mentions of (relation or "", entity).
   """
-  seen = collections.Counter(finetuning)
-  found = {}
-  for relation, table in of.items():
-    trained = np.array([seen[relation, name] for name in table.names], float) + 1
-    trained = trained / trained.sum()
-    p_QxC = np.exp(table.log_p_QxC)
-    prior = p_QxC.mean(axis=0)
-    for _ in range(rounds):
-      shifted_QxC = p_QxC * (prior / trained)
-      prior = (shifted_QxC / shifted_QxC.sum(axis=1, keepdims=True)).mean(axis=0)
-    found[relation] = prior
-  return found
+  priors: dict[str, np.ndarray] = {}
+  for relation, table in tables.items():
+    mentions = np.array([count_of(counts, relation, name) for name in table.names], float) + 1
+    priors[relation] = mentions / mentions.sum()
+  return priors
 
 
-def log_ratios(of, reference):
-  """({relation: log(prior_reference / prior) [candidates]}, how many priors were below FLOOR and raised to it)."""
-  own = priors(of)
-  found = {}
-  raised = 0
-  for relation in of:
-    both = np.stack([reference[relation], own[relation]])
-    raised += int((both < FLOOR).sum())
-    wanted, had = np.log(np.maximum(both, FLOOR))
-    found[relation] = wanted - had
-  return found, raised
-
-
-def correct(of, ratios, tau):
-  """{relation: Table} with log p(o|q) + tau log ratio(o), normalised."""
+def uniform_priors(tables: Tables) -> dict[str, np.ndarray]:
+  """Returns priors in which all candidates of a relation are alike."""
   return {
-    relation: table._replace(log_p_QxC=_normalised(table.log_p_QxC + tau * ratios[relation]))
-    for relation, table in of.items()
+    relation: np.full(len(table.names), 1 / len(table.names)) for relation, table in tables.items()
   }
 
 
-def share_right(of, rows):
-  """The share of rows whose likeliest candidate is the object or an alias (exact match, as diagnose has it)."""
+def estimated_priors(
+  tables: Tables, finetuning: Iterable[Answer], rounds: int = 100
+) -> dict[str, np.ndarray]:
+  """Returns priors of the queries' own answers by expectation maximisation.
+
+  Source: Saerens et al. 2002, section 2.2.
+
+  Args:
+    tables: the queries.
+    finetuning: answers (relation, object) of the finetuning facts, whose frequencies (each plus 1)
+      are the model's prior.
+    rounds: steps of the expectation maximisation.
+  """
+  seen = collections.Counter(finetuning)
+  priors: dict[str, np.ndarray] = {}
+  for relation, table in tables.items():
+    trained_C = np.array([seen[relation, name] for name in table.names], float) + 1
+    trained_C = trained_C / trained_C.sum()
+    p_QxC = np.exp(table.log_p_QxC)
+    prior_C = p_QxC.mean(axis=0)
+    for _ in range(rounds):
+      shifted_QxC = p_QxC * (prior_C / trained_C)
+      prior_C = (shifted_QxC / shifted_QxC.sum(axis=1, keepdims=True)).mean(axis=0)
+    priors[relation] = prior_C
+  return priors
+
+
+def log_ratios(tables: Tables, reference: Priors) -> tuple[dict[str, np.ndarray], int]:
+  """Returns log(prior_reference / prior) of each relation's candidates, and how many were raised.
+
+  Args:
+    tables: the queries, whose own prior is the mean of their probabilities.
+    reference: the prior wanted.
+
+  Returns:
+    (relation -> natural log of the ratios [C], how many priors were below FLOOR and raised to it).
+  """
+  own = priors_of(tables)
+  ratios: dict[str, np.ndarray] = {}
+  raised = 0
+  for relation in tables:
+    both_2xC = np.stack([reference[relation], own[relation]])
+    raised += int((both_2xC < FLOOR).sum())
+    log_reference_C, log_own_C = np.log(np.maximum(both_2xC, FLOOR))
+    ratios[relation] = log_reference_C - log_own_C
+  return ratios, raised
+
+
+def correct(tables: Tables, ratios: Priors, tau: float) -> dict[str, Table]:
+  """Returns the tables with log p(o|q) + tau log ratio(o), normalised.
+
+  Args:
+    tables: the queries.
+    ratios: logs of ratios, as from `log_ratios`.
+    tau: strength of the correction; 0 changes nothing, 1 is Bayes' rule.
+  """
+  return {
+    relation: dataclasses.replace(
+      table, log_p_QxC=_normalised(table.log_p_QxC + tau * ratios[relation])
+    )
+    for relation, table in tables.items()
+  }
+
+
+def share_right(tables: Tables, rows: Sequence[Row]) -> float:
+  """Returns the share of rows whose likeliest candidate is the object or an alias.
+
+  By exact match, as diagnose has it.
+  """
   right = 0.0
-  for table in of.values():
-    for place, best in zip(table.places, table.log_p_QxC.argmax(axis=1).tolist()):
-      right += accuracy.score(
-        table.names[best], [rows[place]["object"], *(rows[place].get("aliases") or [])]
-      )[0]
+  for table in tables.values():
+    best_Q: list[int] = table.log_p_QxC.argmax(axis=1).tolist()
+    for index, best in zip(table.indices, best_Q):
+      aliases: list[str] = rows[index].get("aliases") or []
+      accepted = [rows[index]["object"], *aliases]
+      right += accuracy.score(table.names[best], accepted).exact_match
   return right / len(rows)
 
 
-def choose_tau(of, rows, ratios, taus=TAUS):
-  """(tau, [(tau, share right)]): the one with the most development rows right; of equals the nearest to 1, then the smaller."""
-  curve = [(tau, share_right(correct(of, ratios, tau), rows)) for tau in taus]
-  best = max(share for _, share in curve)
-  return min(
-    (tau for tau, share in curve if share == best), key=lambda tau: (abs(tau - 1), tau)
-  ), curve
+def choose_tau(
+  tables: Tables, rows: Sequence[Row], ratios: Priors, taus: Iterable[float] = TAUS
+) -> tuple[float, list[tuple[float, float]]]:
+  """Chooses the tau with the most development rows right; of equals the nearest to 1, the smaller.
+
+  Args:
+    tables: of the development rows.
+    rows: the development rows.
+    ratios: logs of ratios, as from `log_ratios`.
+    taus: the values tried.
+
+  Returns:
+    (tau, [(tau, share right)]).
+  """
+  curve = [(tau, share_right(correct(tables, ratios, tau), rows)) for tau in taus]
+  best_share = max(share for _, share in curve)
+  best_taus = [tau for tau, share in curve if share == best_share]
+  return min(best_taus, key=lambda tau: (abs(tau - 1), tau)), curve
 
 
-def corrected_rows(of, rows, top=None, **labels):
-  """The rows with prediction, score and `top` candidates (None: all) of the corrected {relation: Table}; labels are columns of every row."""
-  found = [None] * len(rows)
-  for relation, table in of.items():
-    facts = [
-      {name: rows[place][name] for name in writing.CARRIED if name in rows[place]}
-      for place in table.places
-    ]
-    mine = writing.prediction_rows(
+def corrected_rows(
+  tables: Tables, rows: Sequence[Row], top: int | None = None, **labels: Any
+) -> list[Row]:
+  """Returns the rows with prediction, score and candidates of the corrected tables.
+
+  Args:
+    tables: corrected, as from `correct`.
+    rows: the rows that the tables were made of.
+    top: how many candidates a row keeps; None: all.
+    **labels: columns written to every row.
+  """
+  corrected: list[Row] = [{} for _ in rows]
+  for relation, table in tables.items():
+    facts = [_carried(rows[index]) for index in table.indices]
+    answers = writing.prediction_rows(
       facts, {relation: table.names}, list(table.log_p_QxC), top=top, arm="", seed=0, split=""
     )
-    for place, row in zip(table.places, mine):
-      found[place] = {
-        **rows[place],
-        **{name: row[name] for name in ("prediction", "score", "candidates")},
-        **labels,
-      }
-  return found
+    for index, answer in zip(table.indices, answers):
+      columns = {name: answer[name] for name in ("prediction", "score", "candidates")}
+      corrected[index] = {**rows[index], **columns, **labels}
+  return corrected
 
 
-def moved(of, reference):
-  """How far the answer prior moved: total variation between prior and reference, mean over relations by their queries."""
-  own = priors(of)
-  weights = [len(table.places) for table in of.values()]
-  return float(
-    np.average(
-      [np.abs(own[relation] - reference[relation]).sum() / 2 for relation in of], weights=weights
-    )
-  )
+def _carried(row: Row) -> Row:
+  return {name: row[name] for name in writing.CARRIED if name in row}
 
 
-def gains(before, after, most=5):
-  """([(answer, relation, from, to)] most gained, the same most lost), by how often each answer is the prediction."""
-  counts = [
-    collections.Counter((row["relation"], row["prediction"]) for row in rows)
-    for rows in (before, after)
+def prior_distance(tables: Tables, reference: Priors) -> float:
+  """Returns the total variation between the tables' prior and a reference.
+
+  It is the mean over relations, weighted by their queries.
+  """
+  own = priors_of(tables)
+  distances = [np.abs(own[relation] - reference[relation]).sum() / 2 for relation in tables]
+  return float(np.average(distances, weights=[len(table.indices) for table in tables.values()]))
+
+
+def most_changed_answers(
+  before: Iterable[Row], after: Iterable[Row], most: int = 5
+) -> tuple[list[AnswerChange], list[AnswerChange]]:
+  """Returns the answers that gained most and those that lost most, by how often they are predicted.
+
+  Args:
+    before: rows before the correction.
+    after: rows after it.
+    most: how many of each are returned.
+  """
+  count_before = _prediction_counts(before)
+  count_after = _prediction_counts(after)
+  changes = [
+    AnswerChange(answer, relation, count_before[relation, answer], count_after[relation, answer])
+    for relation, answer in count_before | count_after
   ]
-  changes = sorted(
-    ((counts[1][key] - counts[0][key], key) for key in counts[0] | counts[1]),
-    key=lambda pair: (-pair[0], pair[1]),
-  )
-  written = lambda pairs: [(key[1], key[0], counts[0][key], counts[1][key]) for _, key in pairs]
-  gained = [pair for pair in changes if pair[0] > 0]
-  lost = [pair for pair in changes if pair[0] < 0]
-  return written(gained[:most]), written(lost[::-1][:most])
+  changes.sort(key=lambda change: (change.before - change.after, change.relation, change.answer))
+  gained = [change for change in changes if change.after > change.before]
+  lost = [change for change in changes if change.after < change.before]
+  return gained[:most], lost[::-1][:most]
 
 
-def check_same(rows, where, others, other):
-  """Raises a UserError unless two files hold the same queries."""
-  sets = [
-    collections.Counter((row["subject"], row["relation"], row["object"]) for row in found)
-    for found in (rows, others)
-  ]
-  if sets[0] != sets[1]:
+def _prediction_counts(rows: Iterable[Row]) -> collections.Counter[Answer]:
+  return collections.Counter((row["relation"], row["prediction"]) for row in rows)
+
+
+def check_same_queries(
+  rows: Sequence[Row], path: str, others: Sequence[Row], other_path: str
+) -> None:
+  """Checks that two files hold the same queries.
+
+  Raises:
+    UserError: they do not; says how many differ.
+  """
+  queries = _query_counts(rows)
+  other_queries = _query_counts(others)
+  if queries != other_queries:
+    missing = (queries - other_queries).total()
+    extra = (other_queries - queries).total()
     raise UserError(
-      f"{other}: expected the queries of {where}, got {(sets[0] - sets[1]).total():,} of its {len(rows):,} missing and "
-      f"{(sets[1] - sets[0]).total():,} others; ask both models the same facts"
+      f"{other_path}: expected the queries of {path}, got {missing:,} of its {len(rows):,} missing "
+      f"and {extra:,} others; ask both models the same facts"
     )
 
 
-def check_candidates(of, where, others, other):
-  """Raises a UserError unless two files have the same candidates in each relation."""
-  for relation, table in of.items():
-    if table.names != others[relation].names:
-      first = set(table.names)
-      second = set(others[relation].names)
-      raise UserError(
-        f"{other}: relation {relation!r}: expected the candidates of {where}, got {len(second - first):,} others and "
-        f"{len(first - second):,} missing; rank the same candidates (answer --candidates)"
-      )
+def _query_counts(rows: Iterable[Row]) -> collections.Counter[tuple[str, str, str]]:
+  return collections.Counter((row["subject"], row["relation"], row["object"]) for row in rows)
 
 
-def check_apart(rows, where, others, other):
-  """Raises a UserError where two sets share a subject in a relation: one of them must not tell about the other."""
-  shared = {(row["subject"], row["relation"]) for row in rows} & {
-    (row["subject"], row["relation"]) for row in others
-  }
+def check_same_candidates(tables: Tables, path: str, others: Tables, other_path: str) -> None:
+  """Checks that two files have the same candidates in each relation.
+
+  Raises:
+    UserError: they do not; says how many differ.
+  """
+  for relation, table in tables.items():
+    if table.names == others[relation].names:
+      continue
+    names = set(table.names)
+    other_names = set(others[relation].names)
+    raise UserError(
+      f"{other_path}: relation {relation!r}: expected the candidates of {path}, got "
+      f"{len(other_names - names):,} others and {len(names - other_names):,} missing; rank the "
+      "same candidates (answer --candidates)"
+    )
+
+
+def check_separate_subjects(
+  rows: Iterable[Mapping[str, Any]], path: str, others: Iterable[Mapping[str, Any]], other_path: str
+) -> None:
+  """Checks that two sets share no subject in a relation: one must not tell about the other.
+
+  Raises:
+    UserError: they share some; says how many.
+  """
+  shared = _subject_keys(rows) & _subject_keys(others)
   if shared:
     raise UserError(
-      f"{other}: expected subjects that are not asked about in {where}, got {len(shared):,} shared, such as "
-      f"{sorted(shared)[0][0]!r}; what is chosen on them would be chosen on the test"
+      f"{other_path}: expected subjects that are not asked about in {path}, got {len(shared):,} "
+      f"shared, such as {min(shared)[0]!r}; what is chosen on them would be chosen on the test"
     )
 
 
-def _normalised(scores_QxC):
+def _subject_keys(rows: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+  return {(row["subject"], row["relation"]) for row in rows}
+
+
+def _normalised(scores_QxC: np.ndarray) -> np.ndarray:
   return scores_QxC - np.logaddexp.reduce(scores_QxC, axis=1, keepdims=True)

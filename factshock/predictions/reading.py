@@ -1,44 +1,42 @@
-"""Reads predictions files into columns of integer codes; every row is checked on the way."""
+"""Predictions files as columns of integer codes; every row is checked on the way."""
 
 import array
 import dataclasses
-import json
 import math
 import operator
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from factshock.predictions import accuracy, harness_samples
-from factshock.runtime import files
+from factshock.predictions import accuracy
+from factshock.predictions.rows import EXPECTED, SUFFIXES, TEXT_COLUMNS, numbered_rows
 from factshock.runtime.errors import UserError
-
-TEXT_COLUMNS = ("subject", "relation", "object", "prediction")
-EXPECTED = "a JSON object with the texts subject, relation, object, prediction"
-SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-  """What one file (or one arm and seed of it) answers, a row a query; columns are arrays [N].
+  """Answers of one file (or of one arm and seed of it), a row a query; columns are arrays [N].
 
   Attributes:
     path: the file, for messages.
-    strings: list of the distinct texts; the int32 columns below are places in it.
-    answers: list of the distinct sets of accepted answers (tuples of texts, the object first).
-    subject, relation, object, prediction, label, split: int32 codes into `strings`; split is -1 where a row
-      names none; label is the arm with "@value" of a `step` or `alpha` column.
+    strings: the distinct texts; the int32 columns below are indices into it.
+    answers: the distinct sets of accepted answers (tuples of texts, the object first).
+    subject, relation, object, prediction, label, split: int32 codes into `strings`; split is -1
+      where a row names none; label is the arm with "@value" of a `step` or `alpha` column.
     answer: int32 codes into `answers`.
-    score: float64 log-probability of the prediction; NaN where a row gives none.
     seed: int64; 0 where a row gives none.
-    rank: int32 place of the gold answer among the candidates, 0 where it is not listed; None without any.
+    score: float64 log-probability of the prediction; NaN where a row gives none.
+    rank: int32 rank of the gold answer among the candidates, from 1, 0 where it is not listed; None
+      without any candidates.
     listed: length of the longest list of candidates.
     popularity: float64, NaN where a row gives none; None where no row does.
   """
 
   path: str
-  strings: list
-  answers: list
+  strings: list[str]
+  answers: list[tuple[str, ...]]
   subject: np.ndarray
   relation: np.ndarray
   object: np.ndarray
@@ -52,122 +50,159 @@ class Predictions:
   listed: int
   popularity: np.ndarray | None
 
-  def __len__(self):
+  def __len__(self) -> int:
+    """Returns the number of queries."""
     return len(self.subject)
 
 
+# Predictions by arm (or point of an arm) and seed.
+PredictionsByArm: TypeAlias = Mapping[str, Mapping[int, Predictions]]
+
+QUERY_COLUMNS = ("subject", "relation", "object")
 CODED = ("subject", "relation", "object", "prediction", "answer", "label", "split", "rank")
 COLUMNS = (*CODED, "seed", "score", "popularity")
 
 
-def read(path):
-  """Reads a predictions file (.jsonl, .jsonl.gz); rows need no arm, seed, score, aliases or candidates.
+def read(path: str | os.PathLike[str]) -> Predictions:
+  """Reads a predictions file (.jsonl, .jsonl.gz).
 
-  The lm-evaluation-harness's samples_*.jsonl is read too (samples.py).
+  Rows need no arm, seed, score, aliases or candidates. The lm-evaluation-harness's samples_*.jsonl
+  is read too (harness_samples.py).
 
   Raises:
-    UserError: empty file, malformed line, missing column, wrong type, NaN score, candidates not best first or
-      only in some rows; names file and line, what was expected and what was got.
+    UserError: empty file, malformed line, missing column, wrong type, NaN score, candidates not
+      best first or only in some rows; names file and line, what was expected and what was got.
   """
   path = str(path)
   if not path.endswith(SUFFIXES):
     raise UserError(
       f"{path}: expected predictions in a .jsonl or .jsonl.gz file; convert or rename it"
     )
-  return from_rows(harness_samples.as_predictions(_parsed(path), path), path)
+  return from_rows(numbered_rows(path), path)
 
 
-def from_rows(numbered_rows, path="rows"):
-  """Predictions from (line number, row dict) pairs; see `read` for what is refused.
+def from_rows(rows: Iterable[tuple[int, Any]], path: str = "rows") -> Predictions:
+  """Returns the predictions of (line number, row) pairs; see `read` for what is refused.
 
   Candidate lists are not kept: only the rank of the gold answer in them is.
+
+  Args:
+    rows: pairs of a line number, for messages, and a row as parsed from JSON.
+    path: the file, for messages; its name is the arm of rows that name none.
   """
-  strings = {}
-  answers = {}
-  accepted = []
-  codes = {name: array.array("i") for name in CODED}
-  add = [column.append for column in codes.values()]
-  (
-    add_subject,
-    add_relation,
-    add_object,
-    add_prediction,
-    add_answer,
-    add_label,
-    add_split,
-    add_rank,
-  ) = add
-  seeds = array.array("q")
-  scores = array.array("d")
-  popularities = array.array("d")
-  code = strings.setdefault
-  default = _stem(path)
-  listed = 0
-  for number, row in numbered_rows:
-    try:
-      subject = row["subject"]
-      relation = row["relation"]
-      gold = row["object"]
-      prediction = row["prediction"]
-      get = row.get
-    except (KeyError, TypeError, IndexError, AttributeError):
-      raise _bad_row(path, number, row) from None
-    if not type(subject) is type(relation) is type(gold) is type(prediction) is str:
-      raise _bad_row(path, number, row)
-    key = _accepted(gold, get("aliases"), path, number)
-    answer = answers.get(key)
-    if answer is None:
-      answer = answers[key] = len(answers)
-      accepted.append(_normalised(key, path, number))
-    add_subject(code(subject, len(strings)))
-    add_relation(code(relation, len(strings)))
-    add_object(code(gold, len(strings)))
-    add_prediction(code(prediction, len(strings)))
-    add_answer(answer)
-    add_label(code(label_of(row, default, path, number), len(strings)))
-    split = get("split")
-    add_split(-1 if split is None else code(str(split), len(strings)))
-    seeds.append(seed_of(get("seed"), path, number))
-    scores.append(_number(get("score"), "score", path, number))
-    popularities.append(_number(get("popularity"), "popularity", path, number))
-    candidates = get("candidates")
-    if candidates is None:
-      add_rank(-1)
-    else:
-      add_rank(_gold_rank(candidates, accepted[answer], path, number))
-      listed = max(listed, len(candidates))
-  if not seeds:
-    raise UserError(f"{path}: expected predictions, a JSON object a line, got no rows")
-  columns = {name: np.frombuffer(column, np.int32) for name, column in codes.items()}
-  columns["rank"] = _rank(columns["rank"], path)
-  return Predictions(
-    path,
-    list(strings),
-    list(answers),
-    **columns,
-    listed=listed,
-    seed=np.frombuffer(seeds, np.int64),
-    score=np.frombuffer(scores, np.float64),
-    popularity=_popularity(np.frombuffer(popularities, np.float64)),
-  )
+  columns = _Columns(path)
+  columns.extend(rows)
+  return columns.predictions()
 
 
-def take(predictions, rows):
-  """The given rows (an index array), in that order; the texts are shared."""
-  columns = {name: getattr(predictions, name) for name in COLUMNS}
-  return dataclasses.replace(
-    predictions,
-    **{name: column if column is None else column[rows] for name, column in columns.items()},
-  )
+class _Columns:
+  """The columns of a predictions file while it is read: codes of texts as they are first met."""
+
+  def __init__(self, path: str) -> None:
+    self.path = path
+    self.strings: dict[str, int] = {}
+    self.answers: dict[tuple[str, ...], int] = {}
+    self.codes = {name: array.array("i") for name in CODED}
+    self.seeds = array.array("q")
+    self.scores = array.array("d")
+    self.popularities = array.array("d")
+    self.listed = 0
+
+  def extend(self, rows: Iterable[tuple[int, Any]]) -> None:
+    """Adds rows, each checked; one long loop, as a call per column would double the time."""
+    path = self.path
+    strings = self.strings
+    answers = self.answers
+    code = strings.setdefault
+    accepted: list[frozenset[str]] = []
+    (
+      add_subject,
+      add_relation,
+      add_object,
+      add_prediction,
+      add_answer,
+      add_label,
+      add_split,
+      add_rank,
+    ) = [column.append for column in self.codes.values()]
+    add_seed = self.seeds.append
+    add_score = self.scores.append
+    add_popularity = self.popularities.append
+    listed = self.listed
+    default = _stem(path)
+    for line_number, row in rows:
+      try:
+        subject = row["subject"]
+        relation = row["relation"]
+        gold = row["object"]
+        prediction = row["prediction"]
+        get = row.get
+      except (KeyError, TypeError, IndexError, AttributeError):
+        raise _bad_row(path, line_number, row) from None
+      if not type(subject) is type(relation) is type(gold) is type(prediction) is str:
+        raise _bad_row(path, line_number, row)
+      key = _accepted_answers(gold, get("aliases"), path, line_number)
+      answer = answers.get(key)
+      if answer is None:
+        answer = answers[key] = len(answers)
+        accepted.append(_normalised_answers(key, path, line_number))
+      add_subject(code(subject, len(strings)))
+      add_relation(code(relation, len(strings)))
+      add_object(code(gold, len(strings)))
+      add_prediction(code(prediction, len(strings)))
+      add_answer(answer)
+      add_label(code(label_of(row, default, path, line_number), len(strings)))
+      split = get("split")
+      add_split(-1 if split is None else code(str(split), len(strings)))
+      add_seed(seed_of(get("seed"), path, line_number))
+      add_score(_number(get("score"), "score", path, line_number))
+      add_popularity(_number(get("popularity"), "popularity", path, line_number))
+      candidates = get("candidates")
+      if candidates is None:
+        add_rank(-1)
+      else:
+        add_rank(_gold_rank(candidates, accepted[answer], path, line_number))
+        listed = max(listed, len(candidates))
+    self.listed = listed
+
+  def predictions(self) -> Predictions:
+    """Returns what was added.
+
+    Raises:
+      UserError: there is no row, or candidates are only in some.
+    """
+    if not self.seeds:
+      raise UserError(f"{self.path}: expected predictions, a JSON object a line, got no rows")
+    columns = {name: np.frombuffer(codes, np.int32) for name, codes in self.codes.items()}
+    rank_N = columns.pop("rank")
+    popularity_N = np.frombuffer(self.popularities, np.float64)
+    return Predictions(
+      self.path,
+      list(self.strings),
+      list(self.answers),
+      **columns,
+      seed=np.frombuffer(self.seeds, np.int64),
+      score=np.frombuffer(self.scores, np.float64),
+      rank=_ranks_of_all(rank_N, self.path),
+      listed=self.listed,
+      popularity=None if np.isnan(popularity_N).all() else popularity_N,
+    )
 
 
-def of_split(predictions, split=None):
-  """Only the rows of one split; without a name, all rows, which must then be of one split.
+def take(predictions: Predictions, rows: np.ndarray) -> Predictions:
+  """Returns the given rows (an index array), in that order; the texts are shared."""
+  columns: dict[str, np.ndarray | None] = {name: getattr(predictions, name) for name in COLUMNS}
+  taken = {name: None if column is None else column[rows] for name, column in columns.items()}
+  return dataclasses.replace(predictions, **taken)
+
+
+def select_split(predictions: Predictions, split: str | None = None) -> Predictions:
+  """Returns the rows of one split; without a name all rows, which must then be of one split.
 
   Raises:
     UserError: no row of that split, or several splits and none named.
   """
-  codes = np.unique(predictions.split).tolist()
+  codes: list[int] = np.unique(predictions.split).tolist()
   names = sorted("(none)" if code < 0 else predictions.strings[code] for code in codes)
   if split is None:
     if len(codes) > 1:
@@ -181,217 +216,222 @@ def of_split(predictions, split=None):
   return take(predictions, np.flatnonzero(predictions.split == predictions.strings.index(split)))
 
 
-def arms(many):
-  """Groups rows by arm and seed: dict label -> dict seed -> Predictions, in the order they occur.
+def group_by_arm(files: Iterable[Predictions]) -> dict[str, dict[int, Predictions]]:
+  """Groups rows by arm and seed: label -> seed -> Predictions, in the order they occur.
 
   Raises:
     UserError: the same arm and seed in two files.
   """
-  found = {}
-  for predictions in many:
-    labels = predictions.label.astype(np.int64)
-    seeds = predictions.seed
-    distinct_seeds, seed_N = np.unique(seeds, return_inverse=True)
-    pair_N = labels * len(distinct_seeds) + seed_N
+  arms: dict[str, dict[int, Predictions]] = {}
+  for predictions in files:
+    distinct_seeds, seed_N = np.unique(predictions.seed, return_inverse=True)
+    pair_N = predictions.label.astype(np.int64) * len(distinct_seeds) + seed_N
     pairs, first = np.unique(pair_N, return_index=True)
     for pair in pairs[np.argsort(first)].tolist():
       label = predictions.strings[pair // len(distinct_seeds)]
       seed = int(distinct_seeds[pair % len(distinct_seeds)])
-      part = predictions if len(pairs) == 1 else take(predictions, np.flatnonzero(pair_N == pair))
-      other = found.setdefault(label, {}).setdefault(seed, part)
-      if other is not part:
+      group = predictions if len(pairs) == 1 else take(predictions, np.flatnonzero(pair_N == pair))
+      other = arms.setdefault(label, {}).setdefault(seed, group)
+      if other is not group:
         raise UserError(
           f"{predictions.path}: expected an arm and seed that no other file has, got arm "
           f"{label!r} seed {seed} as in {other.path}; name arms in a column `arm` or by file "
           "name"
         )
-  return found
+  return arms
 
 
-def match(reference, other, labels=("the reference", "the other")):
-  """Rows of `other` in the order of `reference`, by (subject, relation, object) and n-th occurrence.
+def match(
+  reference: Predictions,
+  other: Predictions,
+  labels: tuple[str, str] = ("the reference", "the other"),
+) -> np.ndarray:
+  """Returns the rows of `other` in the order of `reference`: index array [N] into `other`.
 
-  Returns:
-    Index array [N] into `other`.
+  Rows are matched by (subject, relation, object) and n-th occurrence.
+
+  Args:
+    reference: predictions in the order wanted.
+    other: predictions of the same queries.
+    labels: names of the two, for the message.
 
   Raises:
     UserError: the two do not hold the same queries; says how many differ.
   """
-  table = {text: code for code, text in enumerate(reference.strings)}
-  recode = np.array([table.setdefault(text, len(table)) for text in other.strings], np.int64)
-  left = [getattr(reference, name).astype(np.int64) for name in TEXT_COLUMNS[:3]]
-  right = [recode[getattr(other, name)] for name in TEXT_COLUMNS[:3]]
-  _, pair = np.unique(
-    np.concatenate([left[1] * len(table) + left[2], right[1] * len(table) + right[2]]),
-    return_inverse=True,
+  code_of = {text: code for code, text in enumerate(reference.strings)}
+  recode = np.array([code_of.setdefault(text, len(code_of)) for text in other.strings], np.int64)
+  columns = [getattr(reference, name).astype(np.int64) for name in QUERY_COLUMNS]
+  other_columns = [recode[getattr(other, name)] for name in QUERY_COLUMNS]
+  subjects, relations, objects = (
+    np.concatenate(pair) for pair in zip(columns, other_columns, strict=True)
   )
-  keys = np.concatenate([left[0], right[0]]) * (int(pair.max()) + 1) + pair
+  _, pair = np.unique(relations * len(code_of) + objects, return_inverse=True)
+  keys = subjects * (int(pair.max()) + 1) + pair
   left = keys[: len(reference)]
   right = keys[len(reference) :]
   order = np.argsort(left, kind="stable")
   other_order = np.argsort(right, kind="stable")
   if len(left) != len(right) or (left[order] != right[other_order]).any():
-    raise _different(left, right, reference, other, labels)
+    context = f"{labels[1]} as in {labels[0]} of {reference.path}"
+    raise UserError(f"{other.path}: " + _difference(left, right, context))
   rows = np.empty(len(left), np.int64)
   rows[order] = other_order
   return rows
 
 
-def canonical_order(predictions):
-  """Index array [N] that sorts rows by (subject, relation, object), so that file order changes nothing."""
-  place = np.empty(len(predictions.strings), np.int64)
-  used = np.unique(
-    np.concatenate([getattr(predictions, name) for name in TEXT_COLUMNS[:3]])
-  ).tolist()
-  place[sorted(used, key=predictions.strings.__getitem__)] = np.arange(len(used))
-  return np.lexsort(
-    [place[getattr(predictions, name)] for name in ("object", "relation", "subject")]
+def canonical_order(predictions: Predictions) -> np.ndarray:
+  """Returns the index array [N] that sorts rows by subject, then relation, then object.
+
+  By it the order of a file changes nothing.
+  """
+  columns = [getattr(predictions, name) for name in QUERY_COLUMNS]
+  used: list[int] = np.unique(np.concatenate(columns)).tolist()
+  rank_of_code = np.empty(len(predictions.strings), np.int64)
+  rank_of_code[sorted(used, key=predictions.strings.__getitem__)] = np.arange(len(used))
+  return np.lexsort([rank_of_code[column] for column in columns[::-1]])
+
+
+def _difference(left: np.ndarray, right: np.ndarray, context: str) -> str:
+  """Returns how many keys of queries two files do not share, in words."""
+  keys, code = np.unique(np.concatenate([left, right]), return_inverse=True)
+  count = np.bincount(code[: len(left)], minlength=len(keys))
+  other_count = np.bincount(code[len(left) :], minlength=len(keys))
+  missing = int(np.maximum(count - other_count, 0).sum())
+  extra = int(np.maximum(other_count - count, 0).sum())
+  return (
+    f"expected the same queries (subject, relation, object) in {context}, got {missing} of its "
+    f"{len(left)} queries missing and {extra} others in their place; compare arms on one test set "
+    "only"
   )
 
 
-def _different(left, right, reference, other, labels):
-  keys, side = np.unique(np.concatenate([left, right]), return_inverse=True)
-  counts = [
-    np.bincount(part, minlength=len(keys)) for part in (side[: len(left)], side[len(left) :])
-  ]
-  missing, extra = (int(np.maximum(a - b, 0).sum()) for a, b in (counts, counts[::-1]))
-  return UserError(
-    f"{other.path}: expected the same queries (subject, relation, object) in {labels[1]} as "
-    f"in {labels[0]} of {reference.path}, got {missing} of its {len(left)} queries missing "
-    f"and {extra} others in their place; compare arms on one test set only"
-  )
-
-
-def _parsed(path):
-  """Yields (line number, parsed line); blank lines are passed over."""
-  decoder = json.JSONDecoder()
-  scan = decoder.scan_once  # less than half the overhead of decode, which is for what is not plain
-  for number, line in files.lines(path):
-    try:
-      row, end = scan(line, 0)
-      yield number, row if end == len(line) else decoder.decode(line)
-    except (StopIteration, ValueError):
-      if line.strip():
-        yield number, _decoded(decoder, line, path, number)
-
-
-def _decoded(decoder, line, path, number):
-  try:
-    return decoder.decode(line)
-  except ValueError as error:
-    raise UserError(
-      f"{path}:{number}: expected {EXPECTED}, got a line that is not JSON ({error}): {line[:60]!r}"
-    ) from None
-
-
-def _stem(path):
+def _stem(path: str) -> str:
   name = os.path.basename(path)
-  return next(
-    (name.removesuffix(suffix) for suffix in SUFFIXES[::-1] if name.endswith(suffix)), name
-  )
+  for suffix in SUFFIXES[::-1]:
+    if name.endswith(suffix):
+      return name.removesuffix(suffix)
+  return name
 
 
-def _bad_row(path, number, row):
+def _bad_row(path: str, line_number: int, row: Any) -> UserError:
+  context = f"{path}:{line_number}"
   if not isinstance(row, dict):
-    return UserError(f"{path}:{number}: expected {EXPECTED}, got {type(row).__name__}")
-  missing = [name for name in TEXT_COLUMNS if name not in row]
+    return UserError(f"{context}: expected {EXPECTED}, got {type(row).__name__}")
+  columns = cast(dict[str, Any], row)
+  missing = [name for name in TEXT_COLUMNS if name not in columns]
   if missing:
     return UserError(
-      f"{path}:{number}: expected {EXPECTED}, got no {', '.join(missing)} (columns: "
-      f"{', '.join(map(str, row))})"
+      f"{context}: expected {EXPECTED}, got no {', '.join(missing)} (columns: "
+      f"{', '.join(map(str, columns))})"
     )
-  wrong = next(name for name in TEXT_COLUMNS if type(row[name]) is not str)
-  return UserError(f"{path}:{number}: expected a text in {wrong}, got {row[wrong]!r}")
+  wrong = next(name for name in TEXT_COLUMNS if type(columns[name]) is not str)
+  return UserError(f"{context}: expected a text in {wrong}, got {columns[wrong]!r}")
 
 
-def _accepted(gold, aliases, path, number):
-  """The accepted answers as a key; what the aliases are is checked once, when the key is new."""
+def _accepted_answers(gold: str, aliases: Any, path: str, line_number: int) -> tuple[str, ...]:
+  """Returns the accepted answers as a key; whether they are texts is checked when it is new."""
   if aliases is None:
     return (gold,)
   if type(aliases) is list:
     try:
-      key = (gold, *aliases)
+      key: tuple[str, ...] = (gold, *cast(list[str], aliases))
       hash(key)
       return key
     except TypeError:
       pass
-  raise _bad_aliases(aliases, path, number)
+  raise _bad_aliases(aliases, path, line_number)
 
 
-def _normalised(key, path, number):
+def _normalised_answers(key: tuple[Any, ...], path: str, line_number: int) -> frozenset[str]:
   if any(type(answer) is not str for answer in key):
-    raise _bad_aliases(list(key[1:]), path, number)
+    raise _bad_aliases(list(key[1:]), path, line_number)
   return frozenset(map(accuracy.normalise, key))
 
 
-def _bad_aliases(aliases, path, number):
-  return UserError(f"{path}:{number}: expected a list of texts in aliases, got {aliases!r}")
+def _bad_aliases(aliases: Any, path: str, line_number: int) -> UserError:
+  return UserError(f"{path}:{line_number}: expected a list of texts in aliases, got {aliases!r}")
 
 
-def label_of(row, default, path, number):
-  """The row's arm, with "@value" for a step or an alpha, unless its name ends so already."""
+def label_of(row: Mapping[str, Any], default: str, path: str, line_number: int) -> str:
+  """Returns a row's arm, with "@value" for a step or an alpha, unless its name ends so already.
+
+  Args:
+    row: as parsed from JSON.
+    default: the arm of a row that names none.
+    path: the file, for the message.
+    line_number: of the row, for the message.
+
+  Raises:
+    UserError: the arm is no text.
+  """
   get = row.get
-  label = get("arm")
+  label: Any = get("arm")
   step = get("step")
   alpha = get("alpha")
   if label is None:
     label = default
   elif type(label) is not str:
-    raise UserError(f"{path}:{number}: expected a text in arm, got {label!r}")
+    raise UserError(f"{path}:{line_number}: expected a text in arm, got {label!r}")
   if step is None and alpha is None:
     return label
   for value in (step, alpha):
-    if value is not None:
-      point = f"@{value:g}" if type(value) in (int, float) else f"@{value}"
-      label = label if label.endswith(point) else label + point
+    if value is None:
+      continue
+    suffix = f"@{value:g}" if type(value) in (int, float) else f"@{value}"
+    if not label.endswith(suffix):
+      label += suffix
   return label
 
 
-def seed_of(seed, path, number):
-  """The seed a row gives, 0 where it gives none. Raises: UserError where it is no whole number."""
+def seed_of(seed: Any, path: str, line_number: int) -> int:
+  """Returns the seed a row gives, 0 where it gives none.
+
+  Raises:
+    UserError: the seed is no whole number.
+  """
   if seed is None:
     return 0
   if type(seed) is not int or abs(seed) >= 1 << 62:
-    raise UserError(f"{path}:{number}: expected a whole number in seed, got {seed!r}")
+    raise UserError(f"{path}:{line_number}: expected a whole number in seed, got {seed!r}")
   return seed
 
 
-def _number(value, name, path, number):
+def _number(value: Any, name: str, path: str, line_number: int) -> float:
   if value is None:
     return math.nan
   if type(value) not in (float, int) or value != value or value == math.inf:
     raise UserError(
-      f"{path}:{number}: expected a number in {name}, got {value!r}; leave it out where unknown"
+      f"{path}:{line_number}: expected a number in {name}, got {value!r}; leave it out "
+      "where unknown"
     )
   return value
 
 
-def _gold_rank(candidates, accepted, path, number):
-  """Place of the gold answer; comparing and adding up the numbers also shows what is no number."""
+def _gold_rank(candidates: Any, accepted: frozenset[str], path: str, line_number: int) -> int:
+  """Returns the gold answer's rank; comparing and adding the scores shows what is no number too."""
   try:
-    texts, numbers = zip(*candidates) if candidates else ((), ())
-    total = sum(numbers)
-    if type(candidates) is list and total == total and all(map(operator.ge, numbers, numbers[1:])):
+    texts: tuple[Any, ...]
+    scores: tuple[Any, ...]
+    texts, scores = zip(*candidates) if candidates else ((), ())
+    total = sum(scores)
+    if type(candidates) is list and total == total and all(map(operator.ge, scores, scores[1:])):
       return accuracy.gold_rank(texts, accepted)
   except (TypeError, ValueError, AttributeError):
     pass
   raise UserError(
-    f"{path}:{number}: expected candidates as a list of [text, log-probability], best first, "
-    f"got {str(candidates)[:80]}"
+    f"{path}:{line_number}: expected candidates as a list of [text, log-probability], best first, "
+    f"got {str(cast(Any, candidates))[:80]}"
   )
 
 
-def _rank(rank_N, path):
-  given = rank_N >= 0
-  if given.all():
+def _ranks_of_all(rank_N: np.ndarray, path: str) -> np.ndarray | None:
+  """Returns the ranks, or None where no row has candidates (-1)."""
+  given_N = rank_N >= 0
+  if given_N.all():
     return rank_N
-  if given.any():
+  if given_N.any():
     raise UserError(
-      f"{path}: expected candidates in every row or in none, got them in {int(given.sum())} of "
+      f"{path}: expected candidates in every row or in none, got them in {int(given_N.sum())} of "
       f"{len(rank_N)} rows"
     )
   return None
-
-
-def _popularity(popularity_N):
-  return None if np.isnan(popularity_N).all() else popularity_N

@@ -1,50 +1,72 @@
-"""What the models said, as rows of a predictions file."""
+"""Rows of a predictions file from what models answered, and their writing."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
+from factshock.types import Candidates
+
+Row: TypeAlias = dict[str, Any]
 
 CARRIED = ("subject", "relation", "object", "aliases", "subject_id", "object_id", "popularity")
 LOWEST = -1e9  # written in place of log 0, which JSON cannot hold
 DIGITS = 6
 
 
-def candidates_of(facts, relations=None):
-  """Candidate answers of each relation: dict relation -> sorted list of the distinct objects in `facts`.
+def candidates_of(
+  facts: Iterable[Mapping[str, Any]], relations: Iterable[str] | None = None
+) -> dict[str, list[str]]:
+  """Returns the candidate answers of each relation: the distinct objects in `facts`, sorted.
 
-  `relations` names the relations wanted (default: all that occur).
+  Args:
+    facts: the facts whose objects are the candidates.
+    relations: the relations wanted; None: all that occur.
 
   Raises:
     UserError: a wanted relation has no fact, so it would have no candidate.
   """
-  found = {}
+  objects: dict[str, set[str]] = {}
   for fact in facts:
-    found.setdefault(fact["relation"], set()).add(fact["object"])
-  wanted = sorted(found) if relations is None else list(relations)
-  missing = [relation for relation in wanted if relation not in found]
+    objects.setdefault(fact["relation"], set()).add(fact["object"])
+  wanted = sorted(objects) if relations is None else list(relations)
+  missing = [relation for relation in wanted if relation not in objects]
   if missing:
     raise UserError(
       f"facts: expected at least one fact of every relation asked for, got none of "
       f"{', '.join(map(repr, missing))}; add facts or leave the relation out"
     )
-  return {relation: sorted(found[relation]) for relation in wanted}
+  return {relation: sorted(objects[relation]) for relation in wanted}
 
 
-def prediction_rows(facts, candidates, scores, *, arm, seed, split, top=10, **extra):
-  """Rows of a predictions file from ranked candidates, one a fact, in the facts' order.
+def prediction_rows(
+  facts: Sequence[Mapping[str, Any]],
+  candidates: Candidates,
+  scores: Sequence[Any],
+  *,
+  arm: str,
+  seed: int,
+  split: str,
+  top: int | None = 10,
+  **extra: Any,
+) -> list[Row]:
+  """Returns rows of a predictions file from ranked candidates, one a fact, in the facts' order.
 
-  Scores are rounded to 6 significant digits *before* they are ordered, and ties go to the candidate whose
-  name sorts first: equal files from runs that differ only in the last bits, and an order that can be had
-  again from the file.
+  Scores are rounded to 6 significant digits *before* they are ordered, and ties go to the candidate
+  whose name sorts first: equal files from runs that differ only in the last bits, and an order that
+  can be had again from the file.
 
   Args:
-    facts: facts asked for.
-    candidates: dict relation -> list of candidate answers.
-    scores: for each fact the log-probabilities (natural log) of its relation's candidates, in their order.
-    arm, seed, split: labels written to each row.
+    facts: the facts that were asked.
+    candidates: candidate answers of each relation.
+    scores: for each fact the log-probabilities (natural log) of its relation's candidates, in their
+      order.
+    arm: label written to each row.
+    seed: label written to each row.
+    split: label written to each row.
     top: how many candidates a row keeps, best first; None for all.
     **extra: more columns, equal in all rows (step=..., alpha=...).
 
@@ -57,18 +79,38 @@ def prediction_rows(facts, candidates, scores, *, arm, seed, split, top=10, **ex
   if top is not None and top < 1:
     raise ValueError(f"expected top of at least 1 or None, got {top}")
   labels = {"arm": arm, "seed": seed, "split": split, **extra}
-  rows = [None] * len(facts)
+  rows: list[Row] = [{} for _ in facts]
   for relation, indices in _by_relation(facts).items():
     names = sorted(candidates[relation])
-    best_QxK, order_QxK = _best(_matrix(relation, candidates[relation], scores, indices), top)
+    scores_QxC = _score_matrix(relation, candidates[relation], scores, indices)
+    order_QxK = np.argsort(-scores_QxC, axis=1, kind="stable")[:, :top]
+    best_QxK = np.take_along_axis(scores_QxC, order_QxK, axis=1)
     for index, best, order in zip(indices, best_QxK.tolist(), order_QxK.tolist()):
-      ranked = [[names[which], score] for which, score in zip(order, best)]
-      rows[index] = _row(facts[index], *ranked[0], labels, ranked)
+      ranked: list[list[Any]] = [[names[column], score] for column, score in zip(order, best)]
+      rows[index] = _ranked_row(facts[index], ranked, labels)
   return rows
 
 
-def text_rows(facts, texts, scores, *, arm, seed, split, **extra):
-  """Rows of a predictions file from generated texts [Q] and their log-probabilities [Q]; no candidates.
+def text_rows(
+  facts: Sequence[Mapping[str, Any]],
+  texts: Sequence[str],
+  scores: Sequence[float] | np.ndarray,
+  *,
+  arm: str,
+  seed: int,
+  split: str,
+  **extra: Any,
+) -> list[Row]:
+  """Returns rows of a predictions file from generated texts; they have no candidates.
+
+  Args:
+    facts: the facts that were asked [Q].
+    texts: generated texts [Q].
+    scores: their log-probabilities (natural log) [Q].
+    arm: label written to each row.
+    seed: label written to each row.
+    split: label written to each row.
+    **extra: more columns, equal in all rows.
 
   Raises:
     ValueError: texts or scores are not one a fact.
@@ -79,28 +121,42 @@ def text_rows(facts, texts, scores, *, arm, seed, split, **extra):
       f"expected a text and a score a fact ({len(facts)}), got {len(texts)} and {len(scores)}"
     )
   labels = {"arm": arm, "seed": seed, "split": split, **extra}
-  rounded = _rounded(np.asarray(scores, np.float64)).tolist()
+  rounded: list[float] = _rounded(np.asarray(scores, np.float64)).tolist()
   return [_row(fact, text, score, labels) for fact, text, score in zip(facts, texts, rounded)]
 
 
-def listed_rows(facts, listed, *, arm, seed, split, **extra):
-  """Rows of a predictions file from each query's answers, [(text, log-probability)] in any order: the best is the prediction.
+def listed_rows(
+  facts: Iterable[Mapping[str, Any]],
+  listed: Iterable[Sequence[tuple[str, float]]],
+  *,
+  arm: str,
+  seed: int,
+  split: str,
+  **extra: Any,
+) -> list[Row]:
+  """Returns rows of a predictions file from each query's list of answers; the best is predicted.
 
   Scores are rounded before they are ordered, as in `prediction_rows`.
+
+  Args:
+    facts: the facts that were asked.
+    listed: for each fact its answers with log-probabilities (natural log), in any order.
+    arm: label written to each row.
+    seed: label written to each row.
+    split: label written to each row.
+    **extra: more columns, equal in all rows.
   """
   labels = {"arm": arm, "seed": seed, "split": split, **extra}
-  rows = []
+  rows: list[Row] = []
   for fact, pairs in zip(facts, listed, strict=True):
-    scores = _rounded(np.array([score for _, score in pairs], np.float64)).tolist()
-    ranked = sorted(
-      ([text, score] for (text, _), score in zip(pairs, scores)),
-      key=lambda pair: (-pair[1], pair[0]),
-    )
-    rows.append(_row(fact, *ranked[0], labels, ranked))
+    scores: list[float] = _rounded(np.array([score for _, score in pairs], np.float64)).tolist()
+    ranked: list[list[Any]] = [[text, score] for (text, _), score in zip(pairs, scores)]
+    ranked.sort(key=lambda answer: (-answer[1], answer[0]))
+    rows.append(_ranked_row(fact, ranked, labels))
   return rows
 
 
-def write_predictions(path, rows):
+def write_predictions(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
   """Writes rows to a .jsonl or .jsonl.gz file, which is whole or absent.
 
   Raises:
@@ -115,15 +171,17 @@ def write_predictions(path, rows):
       file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _by_relation(facts):
-  groups = {}
+def _by_relation(facts: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
+  groups: dict[str, list[int]] = {}
   for index, fact in enumerate(facts):
     groups.setdefault(fact["relation"], []).append(index)
   return groups
 
 
-def _matrix(relation, names, scores, indices):
-  """Scores [Q, C] of one relation's facts, columns in the order of the candidates' names."""
+def _score_matrix(
+  relation: str, names: Sequence[str], scores: Sequence[Any], indices: Sequence[int]
+) -> np.ndarray:
+  """Returns the scores [Q, C] of one relation's facts, columns in the order of sorted names."""
   for index in indices:
     if len(scores[index]) != len(names):
       raise ValueError(
@@ -131,17 +189,11 @@ def _matrix(relation, names, scores, indices):
         f"{index}, got {len(scores[index])}"
       )
   by_name = sorted(range(len(names)), key=names.__getitem__)
-  return _rounded(np.stack([np.asarray(scores[index], np.float64) for index in indices]))[
-    :, by_name
-  ]
+  scores_QxC = np.stack([np.asarray(scores[index], np.float64) for index in indices])
+  return _rounded(scores_QxC)[:, by_name]
 
 
-def _best(scores_QxC, top):
-  order_QxK = np.argsort(-scores_QxC, axis=1, kind="stable")[:, :top]
-  return np.take_along_axis(scores_QxC, order_QxK, axis=1), order_QxK
-
-
-def _rounded(scores):
+def _rounded(scores: np.ndarray) -> np.ndarray:
   """Rounds to 6 significant digits and 17 decimals; log 0 becomes LOWEST."""
   if np.isnan(scores).any() or np.isposinf(scores).any():
     raise UserError(
@@ -150,14 +202,20 @@ def _rounded(scores):
     )
   scores = np.maximum(scores, LOWEST)
   # Powers of ten are exact up to 1e22 only.
-  size = np.floor(np.log10(np.maximum(np.abs(scores), 1e-12)))
-  unit = 10.0 ** (DIGITS - 1 - size)
+  exponent = np.floor(np.log10(np.maximum(np.abs(scores), 1e-12)))
+  unit = 10.0 ** (DIGITS - 1 - exponent)
   return np.round(scores * unit) / unit + 0.0  # no -0.0
 
 
-def _row(fact, prediction, score, labels, ranked=None):
-  row = {key: fact[key] for key in CARRIED if key in fact}
-  row |= {"prediction": prediction, "score": score}
-  if ranked is not None:
-    row["candidates"] = ranked
-  return row | labels
+def _row(fact: Mapping[str, Any], prediction: str, score: float, labels: Mapping[str, Any]) -> Row:
+  row = {name: fact[name] for name in CARRIED if name in fact}
+  return {**row, "prediction": prediction, "score": score, **labels}
+
+
+def _ranked_row(
+  fact: Mapping[str, Any], ranked: Sequence[Sequence[Any]], labels: Mapping[str, Any]
+) -> Row:
+  """Returns a row with candidates, [text, score] best first, of which the first is predicted."""
+  prediction, score = ranked[0]
+  row = _row(fact, prediction, score, {})
+  return {**row, "candidates": ranked, **labels}

@@ -12,6 +12,7 @@ from typing import Callable, NamedTuple
 from factshock.checkpoints import interpolation, store, tree_files
 from factshock.facts import baselines, schema, splits
 from factshock.predictions import prior_correction
+from factshock.predictions import rows as prediction_rows
 from factshock.runtime import files, processes
 from factshock.runtime.errors import UserError
 from factshock.study import answers, pretraining_text, seed_run, study_data, training, weights
@@ -321,14 +322,14 @@ def _run_prior_correction(study, name):
 
   def tables(label, split):
     path = answers.predictions_path(study.workdir, label, study.seed, split)
-    rows = prior_correction.read_rows(path)
-    return rows, prior_correction.tables(rows, path)
+    rows = prediction_rows.read_all_rows(path)
+    return rows, prior_correction.tables_of(rows, path)
 
   arm = study.config.arms[name]
   label = corrected_point(study.config, name)
   _, test = tables(label, "test")
   reference = {
-    "arm": lambda: prior_correction.priors(tables(arm.with_arm, "test")[1]),
+    "arm": lambda: prior_correction.priors_of(tables(arm.with_arm, "test")[1]),
     "counts": lambda: prior_correction.counted_priors(test, study.counts),
     "uniform": lambda: prior_correction.uniform_priors(test),
     "estimated": lambda: prior_correction.estimated_priors(

@@ -1,0 +1,112 @@
+"""Rows of predictions files as dicts: the one parser of these files, in any format of facts.
+
+Rows of a .jsonl file may also be samples of the lm-evaluation-harness (harness_samples.py). What a
+row's columns hold is checked by whoever uses them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias, cast
+
+from factshock.facts import schema
+from factshock.predictions import harness_samples
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
+
+Row: TypeAlias = dict[str, Any]
+
+TEXT_COLUMNS = ("subject", "relation", "object", "prediction")
+EXPECTED = "a JSON object with the texts subject, relation, object, prediction"
+SUFFIXES = (".jsonl", ".jsonl.gz")
+_JSON_SUFFIXES = (*SUFFIXES, ".json", ".json.gz")  # other people's .json is often an object a line
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_decoder = json.JSONDecoder()
+# Less than half the overhead of `decode`, which is for lines that are not plain.
+_scan = cast(Callable[[str, int], tuple[Any, int]], vars(_decoder)["scan_once"])
+
+
+def read_rows(path: str, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
+  """Yields each row of a predictions file with its context, the file and line for messages.
+
+  Args:
+    path: a file in any format of facts: .jsonl, .json, .csv, .tsv (each also .gz) or .parquet.
+    columns: names that the header of a table must have; a JSON row is not checked for them.
+
+  Raises:
+    UserError: an unknown suffix, a file that cannot be read, a line that is no JSON object.
+  """
+  path = str(path)
+  if not path.endswith(_JSON_SUFFIXES):
+    yield from schema.read_rows(path, columns)
+    return
+  for line_number, row in numbered_rows(path):
+    context = f"{path}:{line_number}"
+    if not isinstance(row, dict):
+      raise UserError(f"{context}: expected {EXPECTED}, got {type(row).__name__}")
+    yield context, row
+
+
+def read_all_rows(path: str) -> list[Row]:
+  """Returns all rows of a predictions file.
+
+  Raises:
+    UserError: a row without subject, relation or object, no rows, or as `read_rows`.
+  """
+  rows: list[Row] = []
+  for context, row in read_rows(path):
+    missing = [name for name in schema.REQUIRED if name not in row]
+    if missing:
+      raise UserError(
+        f"{context}: expected a JSON object with subject, relation and object, got no "
+        f"{', '.join(missing)}"
+      )
+    rows.append(row)
+  if not rows:
+    raise UserError(f"{path}: expected predictions, got no rows")
+  return rows
+
+
+def numbered_rows(path: str) -> Iterator[tuple[int, Any]]:
+  """Yields (line number, parsed line) of a file of JSON lines; samples of the harness as rows.
+
+  Raises:
+    UserError: a line that is not JSON, or holds half of a character.
+  """
+  return harness_samples.as_predictions(_parsed_lines(path), path)
+
+
+def _parsed_lines(path: str) -> Iterator[tuple[int, Any]]:
+  for line_number, line in files.lines(path):
+    try:
+      row, end = _scan(line, 0)
+      if end != len(line):
+        row = _decoder.decode(line)
+    except (StopIteration, ValueError, RecursionError):
+      if not line.strip():
+        continue
+      row = _decode(line, path, line_number)
+    # JSON can escape half of a character, which no file could be written with again.
+    if "\\u" in line and _SURROGATE_ESCAPE.search(line):
+      _check_characters(row, line, path, line_number)
+    yield line_number, row
+
+
+def _decode(line: str, path: str, line_number: int) -> Any:
+  try:
+    return _decoder.decode(line)
+  except (ValueError, RecursionError) as error:
+    raise UserError(
+      f"{path}:{line_number}: expected {EXPECTED}, got a line that is not JSON ({error}): "
+      f"{line[:60]!r}"
+    ) from None
+
+
+def _check_characters(row: Any, line: str, path: str, line_number: int) -> None:
+  if _SURROGATE.search(json.dumps(row, ensure_ascii=False)):
+    raise UserError(
+      f"{path}:{line_number}: expected text that UTF-8 can hold, got half a character in "
+      f"{line[:60]!r}"
+    )
