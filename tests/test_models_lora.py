@@ -162,7 +162,7 @@ def test_the_gradient_of_frozen_weights_is_not_computed():
 def test_training_moves_adapters_only_and_learns():
   config, params, _, batch = model("llama")
   adapters = lora.init(params, jax.random.key(1), 4, lora.WEIGHTS)
-  optimizer = optimizers.make_optimizer({"optimizer": "adamw", "learning_rate": 1e-2})
+  optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig("adamw", 1e-2))
 
   def of(adapters, batch, key, frozen):
     return train_step.loss_fn(lora.attach(frozen, adapters, 2.0), config, batch, key)

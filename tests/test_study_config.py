@@ -1,5 +1,6 @@
 """Configs: golden expanded forms, overrides, and one clear error for what cannot be used."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -13,6 +14,7 @@ from factshock.runtime.errors import UserError
 from factshock.study import arms, checks, finetuning, pipeline, training
 from factshock.study import config as configs
 from factshock.theory import study
+from factshock.training.settings import ARM_SETTINGS, FinetuningConfig, PretrainingConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = [path.stem for path in sorted((ROOT / "configs").glob("*.py"))]
@@ -47,12 +49,8 @@ def test_config_is_usable_and_as_recorded(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_says_what_it_is_for(name):
   text = importlib.import_module(f"configs.{name}").__doc__
-  assert (
-    "Expect:" in text
-    and "Time:" in text
-    and "--config=configs/" in text
-    or "launch/demo.sh" in text
-  )
+  assert "Expect:" in text and "Time:" in text
+  assert "--config=configs/" in text or "launch/demo.sh" in text
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ def test_seeds_are_a_number_or_a_list(value, seeds):
 def test_the_end_of_finetuning_is_always_measured(steps, expected):
   config = load("demo")
   config.finetune.steps = steps
-  assert arms.settings(config, "finetune")["eval_steps"] == expected
+  assert arms.settings(config, "finetune").eval_steps == tuple(expected)
 
 
 def test_an_arm_overrides_finetuning_values():
@@ -167,8 +165,8 @@ def test_an_arm_overrides_finetuning_values():
   with config.unlocked():
     config.arms.mixture.learning_rate = 1e-4
   checks.check(config)
-  assert arms.settings(config, "mixture")["learning_rate"] == 1e-4
-  assert arms.settings(config, "finetune")["learning_rate"] == config.finetune.learning_rate
+  assert arms.settings(config, "mixture").optimizer.learning_rate == 1e-4
+  assert arms.settings(config, "finetune").optimizer.learning_rate == config.finetune.learning_rate
 
 
 def test_arms_run_after_those_they_need():
@@ -205,22 +203,34 @@ def test_a_typo_on_the_command_line_is_one_line(flags, expected, tmp_path):
 
 
 def test_batches_are_no_longer_than_their_examples_need():
-  section = {"input_length": 40, "target_length": 16, "steps": 5}
-  assert training.fit_lengths(section, (13, 4)) == {
-    "input_length": 16,
-    "target_length": 8,
-    "steps": 5,
-  }
-  text = {"input_length": 24, "target_length": 12}
-  assert training.fit_lengths(section, (13, 4), text)["input_length"] == 24
+  finetune = FinetuningConfig.of(load("demo").finetune)
+  section = dataclasses.replace(finetune, input_length=40, target_length=16)
+
+  def lengths(needs, text=None):
+    fitted = training.fit_lengths(section, needs, text)
+    same = dataclasses.replace(fitted, input_length=40, target_length=16)
+    assert same == section
+    return fitted.input_length, fitted.target_length
+
+  assert lengths((13, 4)) == (16, 8)
+  text = dataclasses.replace(finetune, input_length=24, target_length=12)
+  assert lengths((13, 4), text)[0] == 24
   # A decoder-only model reads one row of tokens.
-  assert training.fit_lengths(section, (13, 0)) == {
-    "input_length": 16,
-    "target_length": 0,
-    "steps": 5,
-  }
+  assert lengths((13, 0)) == (16, 0)
   # What does not fit at all is left to the loader, which names the example.
-  assert training.fit_lengths(section, (99, 4))["input_length"] == 40
+  assert lengths((99, 4))[0] == 40
+
+
+@pytest.mark.parametrize(
+  "name, settings", [("pretrain", PretrainingConfig), ("finetune", FinetuningConfig)]
+)
+def test_the_settings_of_a_section_are_declared_once(name, settings):
+  """Every key of a section is a field of its dataclass or of its optimizer's, and none is lacking."""
+  section = load("demo")[name]
+  config = settings.of(section)
+  values = dataclasses.asdict(config) | dataclasses.asdict(config.optimizer)
+  assert set(section) == set(configs.SCHEMA[name]) == set(values) - set(ARM_SETTINGS)
+  assert {key: values[key] for key in section} == section.to_dict()
 
 
 def test_a_config_file_that_is_not_there_is_one_line():

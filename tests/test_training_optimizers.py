@@ -14,8 +14,12 @@ from factshock.training import optimizers
 ADAMW = {"optimizer": "adamw", "learning_rate": 0.01}
 
 
+def _make(section):
+  return optimizers.make_optimizer(optimizers.OptimizerConfig.of(section))
+
+
 def _run(section, params, gradients):
-  optimizer = optimizers.make_optimizer(section)
+  optimizer = _make(section)
   state, update = optimizer.init(params), jax.jit(optimizer.update)
   for gradient in gradients:
     updates, state = update(gradient, state, params)
@@ -76,7 +80,7 @@ def test_adafactor_treats_stacked_layers_one_by_one():
 
 def test_adafactor_keeps_rows_and_columns_only():
   params = {"layers": {"up": jnp.ones((4, 256, 512))}}
-  state = optimizers.make_optimizer({"optimizer": "adafactor", "learning_rate": 1.0}).init(params)
+  state = _make({"optimizer": "adafactor", "learning_rate": 1.0}).init(params)
   assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 4 * (256 + 512) + 50
 
 
@@ -93,7 +97,7 @@ def test_clip_is_by_the_norm_of_all_gradients():
   clip = {**ADAMW, "clip": 1.0}
   params = jax.tree.map(jnp.zeros_like, gradients)
   # Adam forgets the scale of a single gradient, so look at its first moment
-  optimizer = optimizers.make_optimizer(clip)
+  optimizer = _make(clip)
   _, state = optimizer.update(gradients, optimizer.init(params), params)
   moment = optax.tree_utils.tree_get(state, "mu")
   assert float(optax.tree_utils.tree_norm(moment)) == pytest.approx(0.1, rel=1e-5)
@@ -115,7 +119,9 @@ def test_clip_is_by_the_norm_of_all_gradients():
   ],
 )
 def test_schedules_at_hand_worked_steps(section, expected):
-  schedule = optimizers.make_schedule({**ADAMW, "learning_rate": 0.3, **section})
+  schedule = optimizers.make_schedule(
+    optimizers.OptimizerConfig.of({**ADAMW, "learning_rate": 0.3, **section})
+  )
   for step, value in expected.items():
     assert float(schedule(jnp.asarray(step))) == pytest.approx(0.3 * value, abs=1e-7), step
 
@@ -130,8 +136,11 @@ def test_a_config_dict_with_other_keys_is_a_section():
 @pytest.mark.parametrize(
   "change,words",
   [
-    ({"optimizer": "sgd"}, "optimizer: expected one of adamw, adafactor, got 'sgd'"),
-    ({"schedule": "step"}, "schedule: expected one of constant, cosine, linear, rsqrt, got 'step'"),
+    ({"optimizer": "sgd"}, "optimizer.optimizer: expected one of 'adamw', 'adafactor', got 'sgd'"),
+    (
+      {"schedule": "step"},
+      "optimizer.schedule: expected one of 'constant', 'cosine', 'linear', 'rsqrt', got 'step'",
+    ),
     ({"learning_rate": 0}, "learning_rate"),
     ({"learning_rate": "fast"}, "learning_rate"),
     ({"warmup": -1}, "warmup"),
@@ -140,16 +149,26 @@ def test_a_config_dict_with_other_keys_is_a_section():
     ({"final": 2}, "final"),
     ({"schedule": "linear", "warmup": 10, "steps": 10}, "more steps than the warmup's 10"),
     ({"weight_decay": float("nan")}, "weight_decay"),
+    ({"ema": 1.0}, "ema"),
+    ({"trained": ("ears",)}, "trained"),
   ],
 )
 def test_bad_sections_are_refused(change, words):
   with pytest.raises(UserError, match=words):
-    optimizers.make_optimizer({**ADAMW, **change})
+    _make({**ADAMW, **change})
 
 
 def test_a_missing_key_is_named():
   with pytest.raises(UserError, match="learning_rate"):
-    optimizers.make_optimizer({"optimizer": "adamw"})
+    _make({"optimizer": "adamw"})
+
+
+def test_settings_of_one_optimizer_are_one_key_of_compiled_steps():
+  section = ml_collections.ConfigDict({**ADAMW, "trained": ["decoder"], "batch_size": 3})
+  config = optimizers.OptimizerConfig.of(section)
+  same = optimizers.OptimizerConfig("adamw", 0.01, trained=("decoder",))
+  assert config == same and hash(config) == hash(same)
+  assert hash(config) != hash(optimizers.OptimizerConfig("adamw", 0.01))
 
 
 def test_keeping_freed_memory_says_whether_it_took():
@@ -214,7 +233,7 @@ def test_l2_sp_is_the_gradient_of_the_penalty():
 
 def test_a_moving_average_of_parameters_is_kept_beside_them():
   start, *gradients = _arrays(4, (4, 2), 5)
-  optimizer = optimizers.make_optimizer({**ADAMW, "ema": 0.7})
+  optimizer = _make({**ADAMW, "ema": 0.7})
   params, state = {"w": jnp.asarray(start)}, optimizer.init({"w": jnp.asarray(start)})
   expected = start
   for gradient in gradients:

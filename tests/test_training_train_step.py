@@ -150,7 +150,7 @@ def test_a_batch_of_padding_changes_nothing():
   ],
 )
 def test_both_optimizers_learn_a_batch_by_heart(section):
-  optimizer = optimizers.make_optimizer(section)
+  optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig.of(section))
   state, step, batch = _state(optimizer), _step(optimizer=optimizer), _batch()
   losses = []
   for _ in range(60):

@@ -17,7 +17,6 @@ from factshock.models.formats import huggingface
 from factshock.predictions import writing
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
-from factshock.study import config as configs
 
 
 class Asked(NamedTuple):
@@ -80,11 +79,11 @@ def ask(
     seed=asked.home.get("seed", 0),
     split=_stem(facts),
   )
-  form = mode if mode in configs.CHOICE_PROMPTS else prompt or asked.config["finetune"]["prompt"]
+  form = mode if mode in prompts.CHOICE_PROMPTS else prompt or asked.config["finetune"]["prompt"]
   texts = prompts.prompt_texts(
     rows, table, form, asked.tokenizer.sentinels == 0, shots, pool_of(shots, shot_facts)
   )
-  if mode in configs.CHOICE_PROMPTS:
+  if mode in prompts.CHOICE_PROMPTS:
     answers = choices.rows(
       asked.params,
       asked.model,
@@ -169,7 +168,7 @@ def assess(
 
   Args:
     shots, sets, samples: shots of a prompt, sets of shots and samples a set; the paper's 4, 10 and 16.
-    prompt: one of config.PROMPTS; of facts with choices ("letters", "choices") their likelihoods are taken and nothing is sampled.
+    prompt: one of prompts.PROMPTS; of facts with choices ("letters", "choices") their likelihoods are taken and nothing is sampled.
   """
 
   asked = open_model(checkpoint, config, tokenizer)
@@ -193,7 +192,7 @@ def assess(
     progress.update(number + 1)
     return found
 
-  if form in configs.CHOICE_PROMPTS:
+  if form in prompts.CHOICE_PROMPTS:
     progress = Progress("asking", sets)
     known = knowledge.choice_columns(rows, [score(number) for number in range(sets)])
   else:

@@ -9,6 +9,9 @@ from factshock.facts import relations as relation_files
 from factshock.runtime.errors import UserError
 
 BLANK = "<extra_id_0>"
+# Prompts that score a fact's own choices: by their letters, or by their whole texts.
+CHOICE_PROMPTS = ("letters", "choices")
+PROMPTS = ("cloze", "question", *CHOICE_PROMPTS)
 
 
 def prompt_texts(facts, relations, form, decoder_only, shots=0, pool=(), seed=0):

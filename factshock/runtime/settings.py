@@ -85,3 +85,26 @@ def check_fields(settings: Any, path: str) -> None:
   ]
   if problems:
     raise UserError("\n  ".join(problems))
+
+
+def values_of(settings: type, section: Mapping[str, Any], path: str) -> dict[str, Any]:
+  """Returns what a section says of a dataclass's settings, by field name; lists as tuples.
+
+  Args:
+    settings: the dataclass.
+    section: values by name; keys that are no settings of the dataclass are left out.
+    path: name of the section in the error, such as "config.finetune".
+
+  Raises:
+    UserError: names the settings without a default that the section lacks.
+  """
+  fields = [field for field in dataclasses.fields(settings) if "check" in field.metadata]
+  missing = [
+    field.name
+    for field in fields
+    if field.default is dataclasses.MISSING and field.name not in section
+  ]
+  if missing:
+    raise UserError(f"{path}: expected a value for {', '.join(missing)}, got none")
+  values = {field.name: section[field.name] for field in fields if field.name in section}
+  return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

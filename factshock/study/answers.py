@@ -7,7 +7,6 @@ import numpy as np
 from factshock.answering import choices, decoding, probes, ranking
 from factshock.data import prompts
 from factshock.predictions import writing
-from factshock.study import config as configs
 from factshock.study import seed_run
 
 SPLITS = ("development", "test")
@@ -138,7 +137,7 @@ def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
   Where the arm says attention=True it also writes what the model attends to of test facts, asked alike.
   """
   for split in SPLITS:
-    if study.config.answering.mode == "rank" and prompt not in configs.CHOICE_PROMPTS:
+    if study.config.answering.mode == "rank" and prompt not in prompts.CHOICE_PROMPTS:
       write_answers(
         study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra
       )
@@ -175,7 +174,7 @@ def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
   asked = (params, study.model, study.tokenizer)
   texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
   size = dict(batch_size=study.config.answering.batch_size, mesh=study.mesh)
-  if prompt in configs.CHOICE_PROMPTS:
+  if prompt in prompts.CHOICE_PROMPTS:
     rows = choices.rows(*asked, facts, texts, letters=prompt == "letters", **size, **labels)
   else:
     rows = writing.text_rows(

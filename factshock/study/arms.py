@@ -10,6 +10,7 @@ import shutil
 from typing import Callable, NamedTuple
 
 from factshock.checkpoints import interpolation, store, tree_files
+from factshock.data import prompts
 from factshock.facts import baselines, schema, splits
 from factshock.predictions import prior_correction
 from factshock.predictions import rows as prediction_rows
@@ -17,6 +18,7 @@ from factshock.runtime import files, processes
 from factshock.runtime.errors import UserError
 from factshock.study import answers, pretraining_text, seed_run, study_data, training, weights
 from factshock.study import config as configs
+from factshock.training.settings import FinetuningConfig
 
 PRETRAINED = "pretrained"
 
@@ -31,24 +33,10 @@ class Kind(NamedTuple):
   varies: str | None  # what its points differ by: "step", "alpha" or nothing
 
 
-def settings(config, name):
-  """The finetuning section of an arm: config.finetune with the arm's own values on top.
-
-  Its eval_steps are those up to `steps`, and `steps` itself: the end is always measured.
-  """
+def settings(config: configs.Config, name: str) -> FinetuningConfig:
+  """Returns the finetuning settings of an arm: config.finetune with the arm's own values on top."""
   arm = config.arms[name]
-  section = {
-    **config.finetune.to_dict(),
-    **{key: arm[key] for key in config.finetune if key in arm},
-  }
-  last = section["steps"]
-  section |= {
-    key: arm[key] for key in ("l2_sp", "ema", "trained", "frozen", "keep_checkpoints") if key in arm
-  }
-  return {
-    **section,
-    "eval_steps": sorted({step for step in section["eval_steps"] if step < last} | {last}),
-  }
+  return FinetuningConfig.of({**config.finetune.to_dict(), **arm})
 
 
 def needs(config, name):
@@ -145,7 +133,7 @@ def _finetuned(study, name, step=None):
 
 
 def _finetune_points(config, name):
-  return [f"{name}@{step}" for step in settings(config, name)["eval_steps"]]
+  return [f"{name}@{step}" for step in settings(config, name).eval_steps]
 
 
 def _run_finetune(study, name):
@@ -168,7 +156,7 @@ def _run_finetune(study, name):
 
   def evaluate(step, params):
     if not _answered(study, f"{name}@{step}"):
-      answers.answer(study, f"{name}@{step}", params, section["prompt"], step=step)
+      answers.answer(study, f"{name}@{step}", params, section.prompt, step=step)
 
   facts, belief = _taught(study, arm)
   training.finetune(
@@ -265,7 +253,7 @@ def _run_weight_mixing(study, name):
   arm = study.config.arms[name]
   finetuned = _finetuned(study, arm.of)
   pretrained = weights.pretrained(study)
-  prompt = settings(study.config, arm.of)["prompt"]
+  prompt = settings(study.config, arm.of).prompt
   for alpha in study.config.mixing.alphas:
     params = interpolation.mix_by_profile(
       pretrained, finetuned, alpha, arm.get("profile", "uniform")
@@ -288,7 +276,7 @@ def _run_soup(study, name):
     ],
     "uniform",
   )
-  answers.answer(study, name, params, settings(study.config, arm.of_arms[0])["prompt"])
+  answers.answer(study, name, params, settings(study.config, arm.of_arms[0]).prompt)
 
 
 def _run_exchange(study, name):
@@ -299,7 +287,7 @@ def _run_exchange(study, name):
   params = interpolation.exchange(
     *(pair[::-1] if arm.get("only", False) else pair), tuple(arm.parts)
   )
-  answers.answer(study, name, params, settings(study.config, arm.of)["prompt"])
+  answers.answer(study, name, params, settings(study.config, arm.of).prompt)
 
 
 def corrected_point(config, name):
@@ -363,7 +351,7 @@ def _run_output_mixing(study, name):
   arm = study.config.arms[name]
   asked = study.config.arms[arm.with_arm]
   finetuned = _finetuned(study, arm.of)
-  prompt = settings(study.config, arm.of)["prompt"]
+  prompt = settings(study.config, arm.of).prompt
   for split in answers.SPLITS:
     of_pretrained = answers.scores(
       study,
@@ -417,7 +405,7 @@ CORRECTED = (
 )  # the kinds whose answers a prior correction may move
 _SETS = ("pool", *study_data.FINETUNING_SETS)
 _FACTS = configs.choice(*_SETS, *MODEL_SETS)
-_PROMPT = configs.choice(*configs.PROMPTS)
+_PROMPT = configs.choice(*prompts.PROMPTS)
 _ATTENTION = {
   "attention": configs.optional(configs.FLAG)
 }  # of the kinds that ask one model: writes what it attends to
@@ -447,16 +435,11 @@ KINDS = {
       start=configs.optional(configs.choice("pretrained", "random")),
       order=configs.optional(configs.WHOLE),
       reweighted=configs.optional(configs.FLAG),
-      l2_sp=configs.optional(configs.NOT_NEGATIVE),
       text=configs.optional(configs.choice(*pretraining_text.KINDS)),
       teacher=configs.optional(configs.TEXT),
       labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")),
       gold_share=configs.optional(configs.SHARE),
       logit_adjustment=configs.optional(configs.NOT_NEGATIVE),
-      ema=configs.optional(configs.SHARE),
-      keep_checkpoints=configs.optional(configs.FLAG),
-      trained=configs.optional(configs.PARTS),
-      frozen=configs.optional(configs.PARTS),
       **configs.finetune_overrides(),
       **_ATTENTION,
     ),

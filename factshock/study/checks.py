@@ -1,5 +1,6 @@
 """Whether a config can be run: what its arms need of one another, and of the rest."""
 
+from factshock.data import prompts
 from factshock.runtime.errors import UserError
 from factshock.study import arms
 from factshock.study import config as configs
@@ -35,7 +36,7 @@ def _soup_problems(config, name):
     if (
       other not in config.arms
       or config.arms[other].kind != "finetune"
-      or arms.settings(config, other)["lora_rank"]
+      or arms.settings(config, other).lora_rank
     ):
       problems.append(
         f"config.arms.{name}.of_arms: expected arms of kind 'finetune' without adapters, got {other!r}"
@@ -46,10 +47,10 @@ def _soup_problems(config, name):
       0,
       *range(
         0,
-        section["steps"],
-        section["checkpoint_every"] if section.get("keep_checkpoints") else section["steps"],
+        section.steps,
+        section.checkpoint_every if section.keep_checkpoints else section.steps,
       ),
-      section["steps"],
+      section.steps,
     }
     if not kept >= set(arm.get("steps", ())):
       problems.append(
@@ -66,12 +67,12 @@ def _attention_problems(config, name):
     [name] if arm.kind in ("prompted", "finetune") else [arm.get("of"), *arm.get("of_arms", ())]
   )
   askers = [asker for asker in askers if asker in config.arms]
-  prompts = {config.arms[asker].get("prompt", config.finetune.prompt) for asker in askers}
+  asked_by = {config.arms[asker].get("prompt", config.finetune.prompt) for asker in askers}
   return [
     f"config.arms.{name}.attention: prompts 'cloze' and 'question' name a subject, {prompt!r} does not; "
     "leave it out"
-    for prompt in sorted(prompts)
-    if prompt in configs.CHOICE_PROMPTS
+    for prompt in sorted(asked_by)
+    if prompt in prompts.CHOICE_PROMPTS
   ]
 
 
@@ -89,11 +90,11 @@ def check(config):
     problems.append(
       f"config.corpus=PATH: is needed by {', '.join(reads_text) or 'pretraining'}, which read text"
     )
-  ranks = config.answering.mode == "rank" and config.finetune.prompt not in configs.CHOICE_PROMPTS
+  ranks = config.answering.mode == "rank" and config.finetune.prompt not in prompts.CHOICE_PROMPTS
   for name, arm in config.arms.items():
     if (
       arm.kind in ("output_mixing", "best_cloze", "majority", "naive_bayes")
-      and config.finetune.prompt in configs.CHOICE_PROMPTS
+      and config.finetune.prompt in prompts.CHOICE_PROMPTS
     ):
       problems.append(
         f"config.arms.{name}: {arm.kind} ranks the answers of a relation, and choices are a question's own; take it out"

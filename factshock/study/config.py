@@ -1,204 +1,174 @@
-"""What a config may hold: every key with its type and range, checked before anything runs."""
+"""Keys of an experiment's config, each with its type and range, checked before anything runs."""
 
+import dataclasses
 import difflib
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import ml_collections
 
 from factshock.facts import documents, sources
 from factshock.models import weight_groups
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import (
+  COUNT,
+  FLAG,
+  INSIDE,
+  NOT_NEGATIVE,
+  POSITIVE,
+  SHARE,
+  TEXT,
+  WHOLE,
+  Check,
+  Schema,
+  choice,
+  tuple_of,
+)
+from factshock.training import settings as training_settings
 
-# Tests of one value: (types, predicate, what was expected in words).
-_COUNT = (int, lambda v: v >= 1, "a whole number of at least 1")
-_WHOLE = (int, lambda v: v >= 0, "a whole number of at least 0")
-_POSITIVE = ((int, float), lambda v: v > 0, "a number above 0")
-_NOT_NEGATIVE = ((int, float), lambda v: v >= 0, "a number of at least 0")
-_SHARE = ((int, float), lambda v: 0 <= v <= 1, "a number from 0 to 1")
-_INSIDE = ((int, float), lambda v: 0 < v < 1, "a number between 0 and 1")
-_AXIS = (int, lambda v: v >= 1 or v == -1, "a whole number of at least 1, or -1 for what is left")
-_TEXT = (str, lambda v: True, "a text")
-_FLAG = (bool, lambda v: True, "True or False")
-
-
-CHOICE_PROMPTS = (
-  "letters",
-  "choices",
-)  # a fact's own choices are scored: their letters, or their whole texts
-PROMPTS = ("cloze", "question", *CHOICE_PROMPTS)
-
-
-def _choice(*values):
-  return (str, lambda v: v in values, "one of " + ", ".join(repr(v) for v in values))
+# A ConfigDict, one of its sections, or plain nested dicts of the same form.
+Config: TypeAlias = Any
 
 
-def _tuple_of(check, least=0):
-  types, predicate, words = check
-  return (
-    (tuple, list),
-    lambda v: len(v) >= least and all(_fits(x, types) and predicate(x) for x in v),
-    f"a list of at least {least}, each {words}",
-  )
+@dataclasses.dataclass(frozen=True)
+class ArmKey:
+  """Key of an arm: the check of its value, and whether it must be given."""
+
+  check: Check
+  is_required: bool
 
 
-def _is_seeds(value):
+# The keys that arms of one kind may have, beside `kind` itself.
+ArmSchema: TypeAlias = Mapping[str, ArmKey]
+
+
+def _is_seeds(value: int | Sequence[int]) -> bool:
   if isinstance(value, int):
     return value >= 1
-  return (
-    len(value) >= 1
-    and len(set(value)) == len(value)
-    and all(_fits(v, int) and v >= 0 for v in value)
-  )
+  return len(value) >= 1 and len(set(value)) == len(value) and all(map(WHOLE.fits, value))
 
 
-_OPTIMIZATION = dict(
-  steps=_WHOLE,
-  batch_size=_COUNT,
-  input_length=_COUNT,
-  target_length=_WHOLE,
-  pack=_FLAG,
-  accumulate=_COUNT,
-  optimizer=_choice("adamw", "adafactor"),
-  learning_rate=_POSITIVE,
-  schedule=_choice("constant", "cosine", "linear", "rsqrt"),
-  final=_SHARE,
-  warmup=_WHOLE,
-  b2=_INSIDE,
-  weight_decay=_NOT_NEGATIVE,
-  clip=_NOT_NEGATIVE,
-  checkpoint_every=_COUNT,
-  log_every=_COUNT,
+SEEDS = Check(
+  (int, tuple, list),
+  _is_seeds,
+  "a number of seeds (3 for 0, 1, 2) or a list of different seeds",
+)
+TEXTS = tuple_of(TEXT, 1)
+STEPS = tuple_of(WHOLE, 1)
+TAUS = tuple_of(NOT_NEGATIVE, 1)
+PARTS = tuple_of(choice(*weight_groups.PARTS), 1)
+_AXIS = Check(
+  (int,), lambda v: v >= 1 or v == -1, "a whole number of at least 1, or -1 for what is left"
 )
 
-SCHEMA = dict(
-  name=_TEXT,
-  seeds=(
-    (int, tuple, list),
-    _is_seeds,
-    "a number of seeds (3 for 0, 1, 2) or a list of different seeds",
-  ),
-  facts=_TEXT,
-  relations=_TEXT,
-  corpus=_TEXT,
-  corpus_weights=_tuple_of(_POSITIVE),
-  corpus_cache=_TEXT,
-  entity_counts=_TEXT,
-  drop_named_answers=_FLAG,
-  popularity=_TEXT,
-  start_from=_TEXT,
-  cpu_devices=_WHOLE,
-  parallel=_choice("mesh", "pmap"),
+SCHEMA: Schema = dict(
+  name=TEXT,
+  seeds=SEEDS,
+  facts=TEXT,
+  relations=TEXT,
+  corpus=TEXT,
+  corpus_weights=tuple_of(POSITIVE),
+  corpus_cache=TEXT,
+  entity_counts=TEXT,
+  drop_named_answers=FLAG,
+  popularity=TEXT,
+  start_from=TEXT,
+  cpu_devices=WHOLE,
+  parallel=choice("mesh", "pmap"),
   mesh=dict(data=_AXIS, fsdp=_AXIS, model=_AXIS),
   world=dict(
-    relations=_COUNT,
-    subjects=_COUNT,
-    answers=_COUNT,
-    zipf=_NOT_NEGATIVE,
-    mean_mentions=_POSITIVE,
-    popularity_sigma=_NOT_NEGATIVE,
-    templates=_COUNT,
-    background=_SHARE,
-    name_pieces=_COUNT,
+    relations=COUNT,
+    subjects=COUNT,
+    answers=COUNT,
+    zipf=NOT_NEGATIVE,
+    mean_mentions=POSITIVE,
+    popularity_sigma=NOT_NEGATIVE,
+    templates=COUNT,
+    background=SHARE,
+    name_pieces=COUNT,
   ),
-  split=dict(pool=_INSIDE, development=_INSIDE, test=_INSIDE),
-  balanced=dict(per_answer=_COUNT),
-  mismatch=dict(low=_SHARE, high=_SHARE, size=_COUNT),
+  split=dict(pool=INSIDE, development=INSIDE, test=INSIDE),
+  balanced=dict(per_answer=COUNT),
+  mismatch=dict(low=SHARE, high=SHARE, size=COUNT),
   tokenizer=dict(
-    kind=_choice("words", "sentencepiece", "huggingface"), path=_TEXT, size=_COUNT, sentinels=_COUNT
+    kind=choice("words", "sentencepiece", "huggingface"), path=TEXT, size=COUNT, sentinels=COUNT
   ),
-  pretrain=dict(
-    _OPTIMIZATION,
-    masking=_choice("spans", "salient", "next_token"),
-    noise_density=_INSIDE,
-    mean_span_length=_POSITIVE,
-    roll=_FLAG,
-    object_share=_SHARE,
-    subject_share=_SHARE,
-    window_words=_COUNT,
-    windows_per_fact=_COUNT,
-  ),
-  finetune=dict(
-    _OPTIMIZATION,
-    eval_steps=_tuple_of(_WHOLE, 1),
-    prompt=_choice(*PROMPTS),
-    lora_rank=_WHOLE,
-    lora_alpha=_POSITIVE,
-    lora_targets=_tuple_of(_TEXT),
-  ),
-  mixing=dict(alphas=_tuple_of(_SHARE, 1), taus=_tuple_of(_NOT_NEGATIVE, 1)),
-  answering=dict(
-    batch_size=_COUNT, top=_WHOLE, mode=_choice("rank", "generate"), max_tokens=_COUNT
-  ),
-  diagnosis=dict(
-    criterion=_choice("exact_match", "contains"), resamples=_COUNT, confidence=_INSIDE
-  ),
-  roles=dict(
-    zero_shot=_TEXT, finetuned=_TEXT, ceiling=_TEXT, corrected=_TEXT, remedies=_tuple_of(_TEXT)
-  ),
+  pretrain=training_settings.section_schema(training_settings.PretrainingConfig),
+  finetune=training_settings.section_schema(training_settings.FinetuningConfig),
+  mixing=dict(alphas=tuple_of(SHARE, 1), taus=TAUS),
+  answering=dict(batch_size=COUNT, top=WHOLE, mode=choice("rank", "generate"), max_tokens=COUNT),
+  diagnosis=dict(criterion=choice("exact_match", "contains"), resamples=COUNT, confidence=INSIDE),
+  roles=dict(zero_shot=TEXT, finetuned=TEXT, ceiling=TEXT, corrected=TEXT, remedies=tuple_of(TEXT)),
 )
 
 _SIZES = dict(
-  family=_choice("t5", "llama"),
-  vocab_size=_WHOLE,
-  d_model=_COUNT,
-  d_ff=_COUNT,
-  num_heads=_COUNT,
-  d_kv=_COUNT,
-  tie_head=_FLAG,
-  epsilon=_POSITIVE,
-  dtype=_choice("float32", "bfloat16"),
-  param_dtype=_choice("float32", "bfloat16"),
-  unroll=_FLAG,
-  remat=_choice("none", "full", "dots", "dots_no_batch"),
-  attention=_choice("xla", "cudnn", "auto"),
+  family=choice("t5", "llama"),
+  vocab_size=WHOLE,
+  d_model=COUNT,
+  d_ff=COUNT,
+  num_heads=COUNT,
+  d_kv=COUNT,
+  tie_head=FLAG,
+  epsilon=POSITIVE,
+  dtype=choice("float32", "bfloat16"),
+  param_dtype=choice("float32", "bfloat16"),
+  unroll=FLAG,
+  remat=choice("none", "full", "dots", "dots_no_batch"),
+  attention=choice("xla", "cudnn", "auto"),
 )
 
 # The keys of config.model, by its family; a vocab_size of 0 is the tokenizer's.
-MODELS = dict(
+MODELS: Mapping[str, Schema] = dict(
   t5=dict(
     _SIZES,
-    encoder_layers=_COUNT,
-    decoder_layers=_COUNT,
-    relative_buckets=_COUNT,
-    relative_max_distance=_COUNT,
-    feed_forward=_choice("gated-gelu", "gated-silu", "relu"),
-    dropout=_SHARE,
+    encoder_layers=COUNT,
+    decoder_layers=COUNT,
+    relative_buckets=COUNT,
+    relative_max_distance=COUNT,
+    feed_forward=choice("gated-gelu", "gated-silu", "relu"),
+    dropout=SHARE,
   ),
   llama=dict(
     _SIZES,
-    layers=_COUNT,
-    num_kv_heads=_COUNT,
-    rope_theta=_POSITIVE,
-    rope_scaling=(
+    layers=COUNT,
+    num_kv_heads=COUNT,
+    rope_theta=POSITIVE,
+    rope_scaling=Check(
       (type(None), tuple, list),
       lambda v: v is None or len(v) == 4,
       "None or four numbers",
     ),
-    sliding_window=(
+    sliding_window=Check(
       (type(None), int),
       lambda v: v is None or v >= 1,
       "None or a whole number of at least 1",
     ),
-    max_length=_COUNT,
+    max_length=COUNT,
   ),
 )
 _SPECIAL = ("arms", "model")  # the keys of an arm go by its kind, those of a model by its family
 
 
-def to_dict(config):
-  """The config as plain nested dicts, tuples as lists, as it is stored in config.json."""
-  return json.loads(
-    json.dumps(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
-  )
+def to_dict(config: Config) -> dict[str, Any]:
+  """Returns the config as plain nested dicts, tuples as lists, as it is stored in config.json."""
+  plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+  return json.loads(json.dumps(plain))
 
 
-def seeds(config):
-  """The list of seeds a config asks for."""
-  return list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
+def seeds(config: Config) -> list[int]:
+  """Returns the seeds a config asks for."""
+  if isinstance(config.seeds, int):
+    return list(range(config.seeds))
+  return list(config.seeds)
 
 
-def check(config, kinds):
-  """Checks every key and value of a config; `kinds` maps an arm's kind to the keys it needs and may have.
+def check(config: Config, kinds: Mapping[str, ArmSchema]) -> None:
+  """Checks every key and value of a config.
+
+  Args:
+    config: of an experiment.
+    kinds: the keys of an arm, by its kind.
 
   Raises:
     UserError: names every unknown or missing key and every value out of its range.
@@ -207,114 +177,144 @@ def check(config, kinds):
   if "model" in config:
     problems += model_problems(config.model)
   if not problems:
-    problems = _arm_problems(config, kinds) + _joint_problems(config)
-  if problems:
-    raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
+    problems = _arms_problems(config, kinds) + _joint_problems(config)
+  _raise_if_any(problems)
 
 
-def check_sections(config, schema):
-  """Checks a config that is all of one schema, {key: test, or a dict of tests}. Raises: UserError naming every problem."""
-  problems = _section_problems(config, schema, "config")
-  if problems:
-    raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
+def check_sections(config: Config, schema: Schema) -> None:
+  """Checks a config all of whose keys one schema names.
+
+  Raises:
+    UserError: names every problem.
+  """
+  _raise_if_any(_section_problems(config, schema, "config"))
 
 
-def model_problems(section):
-  """What is wrong with a config's model section, a line each."""
+def model_problems(section: Any) -> list[str]:
+  """Returns what is wrong with a config's model section, a line each."""
   family = section.get("family") if hasattr(section, "keys") else section
   if family not in MODELS:
     return [f"config.model.family: expected one of {', '.join(MODELS)}, got {family!r}"]
   return _section_problems(section, MODELS[family], "config.model")
 
 
-def _fits(value, types):
-  # bool is an int in Python, but True is no count.
-  types = types if isinstance(types, tuple) else (types,)
-  return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+def _raise_if_any(problems: Sequence[str]) -> None:
+  if problems:
+    raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
 
 
-def _section_problems(section, schema, where, extra=()):
-  problems = [
-    _unknown(f"{where}.{key}", key, list(schema) + list(extra))
-    for key in section
-    if key not in schema and key not in extra
-  ]
-  problems += [f"{where}.{key} is missing" for key in (*schema, *extra) if key not in section]
+def _section_problems(
+  section: Config, schema: Schema, path: str, extra: Sequence[str] = ()
+) -> list[str]:
+  """Returns what is wrong with a section's keys and values, a line each.
+
+  Args:
+    section: of a config, or the config itself.
+    schema: checks by key.
+    path: name of the section in the lines.
+    extra: keys that must be there too and are checked elsewhere.
+  """
+  known = [*schema, *extra]
+  problems = [_unknown_key(f"{path}.{key}", key, known) for key in section if key not in known]
+  problems += [f"{path}.{key} is missing" for key in known if key not in section]
   for key, check_ in schema.items():
     if key not in section:
       continue
     value = section[key]
-    if isinstance(check_, dict):
-      if hasattr(value, "keys"):
-        problems += _section_problems(value, check_, f"{where}.{key}")
-      else:
-        problems.append(
-          f"{where}.{key}: expected a section with {', '.join(check_)}, got {value!r}"
-        )
+    if isinstance(check_, Check):
+      problems += _value_problems(value, check_, f"{path}.{key}")
+    elif hasattr(value, "keys"):
+      problems += _section_problems(value, check_, f"{path}.{key}")
     else:
-      problems += _value_problems(value, check_, f"{where}.{key}")
+      problems.append(f"{path}.{key}: expected a section with {', '.join(check_)}, got {value!r}")
   return problems
 
 
-def _value_problems(value, check_, where):
-  types, predicate, words = check_
-  if _fits(value, types) and predicate(value):
+def _value_problems(value: Any, check_: Check, path: str) -> list[str]:
+  if check_.fits(value):
     return []
-  return [f"{where}: expected {words}, got {value!r}"]
+  return [f"{path}: expected {check_.expected}, got {value!r}"]
 
 
-def _unknown(where, key, known):
-  near = difflib.get_close_matches(key, known, 1)
-  hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known))}"
-  return f"{where} is unknown{hint}"
+def _unknown_key(path: str, key: str, known: Iterable[str]) -> str:
+  known = list(known)
+  close = difflib.get_close_matches(key, known, 1)
+  if close:
+    return f"{path} is unknown; did you mean {close[0]!r}?"
+  return f"{path} is unknown; known here: {', '.join(sorted(known))}"
 
 
-def _arm_problems(config, kinds):
-  problems = []
+def _arms_problems(config: Config, kinds: Mapping[str, ArmSchema]) -> list[str]:
+  problems: list[str] = []
   for name, arm in config.arms.items():
-    where = f"config.arms.{name}"
-    if not hasattr(arm, "keys") or arm.get("kind") not in kinds:
-      problems.append(
-        f"{where}.kind: expected one of {', '.join(kinds)}, got {arm.get('kind') if hasattr(arm, 'get') else arm!r}"
-      )
-      continue
-    schema = kinds[arm.kind]
-    required = [key for key, (_, needed) in schema.items() if needed]
-    problems += [f"{where}.{key} is missing" for key in required if key not in arm]
-    for key, value in arm.items():
-      if key == "kind":
-        continue
-      problems += (
-        _value_problems(value, schema[key][0], f"{where}.{key}")
-        if key in schema
-        else [_unknown(f"{where}.{key}", key, list(schema))]
-      )
-    problems += [
-      f"{where}.{key}: there is no arm {arm[key]!r}; the arms are {', '.join(config.arms)}"
-      for key in ("of", "with_arm")
-      if key in arm and arm[key] not in config.arms
-    ]
+    path = f"config.arms.{name}"
+    is_section = hasattr(arm, "keys")
+    kind = arm.get("kind") if is_section else arm
+    if is_section and kind in kinds:
+      problems += _arm_problems(arm, kinds[kind], path)
+      problems += _reference_problems(arm, config.arms, path)
+    else:
+      problems.append(f"{path}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
   return problems
 
 
-def _joint_problems(config):
-  """Problems that need two values to be seen."""
+def _arm_problems(arm: Config, schema: ArmSchema, path: str) -> list[str]:
+  """Returns what is wrong with the keys and values of an arm."""
+  required_keys = [key for key, arm_key in schema.items() if arm_key.is_required]
+  problems = [f"{path}.{key} is missing" for key in required_keys if key not in arm]
+  for key, value in arm.items():
+    if key == "kind":
+      continue
+    if key in schema:
+      problems += _value_problems(value, schema[key].check, f"{path}.{key}")
+    else:
+      problems.append(_unknown_key(f"{path}.{key}", key, schema))
+  return problems
+
+
+def _reference_problems(arm: Config, arms: Config, path: str) -> list[str]:
+  """Returns a line for each other arm that an arm names and that is not there."""
+  return [
+    f"{path}.{key}: there is no arm {arm[key]!r}; the arms are {', '.join(arms)}"
+    for key in ("of", "with_arm")
+    if key in arm and arm[key] not in arms
+  ]
+
+
+def _joint_problems(config: Config) -> list[str]:
+  """Returns the problems that need two values to be seen."""
+  return [
+    *_facts_problems(config),
+    *_tokenizer_problems(config),
+    *_family_problems(config),
+    *_role_problems(config),
+  ]
+
+
+def _facts_problems(config: Config) -> list[str]:
   problems = []
   total = sum(config.split.values())
   if abs(total - 1) > 1e-6:
     problems.append(f"config.split: expected shares that sum to 1, got {total:g}")
   if config.facts == "world" and (config.relations or config.corpus):
     problems.append(
-      "config.relations and config.corpus go with config.facts=PATH; with config.facts='world' leave them empty"
+      "config.relations and config.corpus go with config.facts=PATH; with config.facts='world' "
+      "leave them empty"
     )
-  texts = documents.corpora(config.corpus)
-  if len(config.corpus_weights) != (len(texts) if config.corpus_weights or len(texts) > 1 else 0):
+  corpora = len(documents.corpora(config.corpus))
+  weights = len(config.corpus_weights)
+  if weights != corpora and (weights or corpora > 1):
     problems.append(
-      f"config.corpus_weights: expected a weight for each of {len(texts)} corpora of config.corpus, got "
-      f"{len(config.corpus_weights)}"
+      f"config.corpus_weights: expected a weight for each of {corpora} corpora of config.corpus, "
+      f"got {weights}"
     )
   if config.facts != "world" and not config.relations and not sources.is_source(config.facts):
     problems.append(f"config.facts={config.facts!r} needs config.relations=PATH too")
+  return problems
+
+
+def _tokenizer_problems(config: Config) -> list[str]:
+  problems = []
   if config.facts != "world" and config.tokenizer.kind == "words":
     problems.append("config.tokenizer.kind: real text needs 'sentencepiece' or 'huggingface'")
   if config.tokenizer.kind == "huggingface" and not (config.tokenizer.path or config.start_from):
@@ -322,6 +322,12 @@ def _joint_problems(config):
       "config.tokenizer.kind='huggingface' needs config.tokenizer.path, or config.start_from of a "
       "model with a tokenizer"
     )
+  return problems
+
+
+def _family_problems(config: Config) -> list[str]:
+  """Returns the problems of what a model's family needs of other sections."""
+  problems = []
   if config.model.family == "llama" and config.tokenizer.kind != "huggingface":
     problems.append("config.model.family='llama' needs config.tokenizer.kind='huggingface'")
   if config.model.family == "llama" and config.pretrain.masking != "next_token":
@@ -333,9 +339,15 @@ def _joint_problems(config):
   ]
   if config.model.family == "t5" and config.pretrain.masking == "next_token":
     problems.append("config.pretrain.masking='next_token' needs config.model.family='llama'")
-  for key in ("zero_shot", "finetuned", "ceiling", "corrected"):
-    if config.roles[key] and config.roles[key] not in config.arms:
-      problems.append(f"config.roles.{key}: there is no arm {config.roles[key]!r}")
+  return problems
+
+
+def _role_problems(config: Config) -> list[str]:
+  problems = [
+    f"config.roles.{key}: there is no arm {config.roles[key]!r}"
+    for key in ("zero_shot", "finetuned", "ceiling", "corrected")
+    if config.roles[key] and config.roles[key] not in config.arms
+  ]
   problems += [
     f"config.roles.remedies: there is no arm {arm!r}"
     for arm in config.roles.remedies
@@ -344,43 +356,24 @@ def _joint_problems(config):
   return problems
 
 
-def arm_schema(**keys):
-  """The schema of an arm's kind: {key: (check, required)}; a title and a group are always allowed."""
-  common = dict(title=(_TEXT, False), group=(_TEXT, False))
-  return {**common, **keys}
+def arm_schema(**keys: ArmKey) -> ArmSchema:
+  """Returns the schema of an arm's kind: its own keys, and the title and group any arm may have."""
+  return dict(title=optional(TEXT), group=optional(TEXT)) | keys
 
 
-def finetune_overrides():
-  """The keys of config.finetune as optional keys of an arm."""
-  return {
-    key: (check_, False)
-    for key, check_ in SCHEMA["finetune"].items()
-    if not isinstance(check_, dict)
-  }
+def finetune_overrides() -> ArmSchema:
+  """Returns what an arm may say in place of config.finetune, as optional keys."""
+  checks = training_settings.arm_schema(training_settings.FinetuningConfig)
+  # An arm that names groups of weights names at least one.
+  checks |= dict(trained=PARTS, frozen=PARTS)
+  return {key: optional(check_) for key, check_ in checks.items()}
 
 
-def required(check_):
-  """A key of an arm's schema that must be given."""
-  return (check_, True)
+def required(check_: Check) -> ArmKey:
+  """Returns a key of an arm that must be given."""
+  return ArmKey(check_, is_required=True)
 
 
-def optional(check_):
-  """A key of an arm's schema that may be left out."""
-  return (check_, False)
-
-
-TEXTS = _tuple_of(_TEXT, 1)
-STEPS = _tuple_of(_WHOLE, 1)
-WHOLE = _WHOLE
-PARTS = _tuple_of(_choice(*weight_groups.PARTS), 1)
-TAUS = _tuple_of(_NOT_NEGATIVE, 1)
-TEXT = _TEXT
-COUNT = _COUNT
-FLAG = _FLAG
-SHARE = _SHARE
-NOT_NEGATIVE = _NOT_NEGATIVE
-choice = _choice
-INSIDE = _INSIDE
-POSITIVE = _POSITIVE
-SEEDS = SCHEMA["seeds"]
-tuple_of = _tuple_of
+def optional(check_: Check) -> ArmKey:
+  """Returns a key of an arm that may be left out."""
+  return ArmKey(check_, is_required=False)

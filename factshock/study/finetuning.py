@@ -17,6 +17,7 @@ from factshock.study import config as configs
 from factshock.study import workdir as workdirs
 from factshock.training import dry_run as planning
 from factshock.training import train_step as steps
+from factshock.training.settings import FinetuningConfig
 
 NAME = "finetuned"
 
@@ -56,7 +57,7 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
       study,
       NAME,
       material.facts,
-      config.finetune.to_dict(),
+      FinetuningConfig.of(config.finetune),
       weights.pretrained(study),
       ratio=ratio,
       profile_steps=profile_steps,
@@ -74,7 +75,7 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
   check(config, ratio)
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
-  section = {**config.finetune.to_dict(), "steps": steps}
+  section = FinetuningConfig.of(config.finetune).with_steps(steps)
   found = []
   for _ in range(2):
     with tempfile.TemporaryDirectory() as folder:
@@ -109,18 +110,17 @@ def dry_run(config, ratio=0.0):
     )
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
-  section = config.finetune
+  section = FinetuningConfig.of(config.finetune)
   model = families.from_section(config.model.to_dict(), 0)
-  scale = training.lora_scale(section)
-  step_fn, optimizer = training.train_step(
-    model, training.optimization(section), section.accumulate, scale
-  )
+  adapters = section.adapters
+  scale = adapters.scale if adapters else None
+  step_fn, optimizer = training.train_step(model, section.optimizer, section.accumulate, scale)
   params = jax.eval_shape(functools.partial(families.of(model).init, model), jax.random.key(0))
   frozen = None
-  if scale:
+  if adapters:
     frozen = params
     params = jax.eval_shape(
-      functools.partial(lora.init, rank=section.lora_rank, targets=section.lora_targets),
+      functools.partial(lora.init, rank=adapters.rank, targets=adapters.targets),
       params,
       jax.random.key(0),
     )

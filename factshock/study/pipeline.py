@@ -186,7 +186,7 @@ def done(config, workdir, seed, name):
   # Answers are written before the last checkpoint is.
   return (
     config.arms[name].kind != "finetune"
-    or _trained(arm_room.settings(config, name)["steps"], workdir, seed, name)
+    or _trained(arm_room.settings(config, name).steps, workdir, seed, name)
     or all(
       done(config, workdir, seed, other)
       for other in config.arms
@@ -218,7 +218,7 @@ class Clock:
     if arm.kind != "finetune":
       return asked
     section = arm_room.settings(self.config, name)
-    return asked + 3.0 * section["steps"] * section["batch_size"] * (1 + arm.get("ratio", 0))
+    return asked + 3.0 * section.steps * section.batch_size * (1 + arm.get("ratio", 0))
 
   def finish(self, seed, name):
     self.forget(seed, name)

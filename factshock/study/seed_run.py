@@ -78,7 +78,7 @@ def is_decoder(study):
 
 
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):
-  """The prompts of facts in one of config.PROMPTS, after `shots` answered ones of other subjects."""
+  """The prompts of facts in one of prompts.PROMPTS, after `shots` answered ones of other subjects."""
 
   return prompts.prompt_texts(
     facts,

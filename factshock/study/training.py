@@ -1,6 +1,7 @@
 """How the models of a study are trained: the examples of a finetuning set, the step of a section, and where checkpoints stand."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -18,6 +19,7 @@ from factshock.study import answers, seed_run
 from factshock.study import config as configs
 from factshock.training import drivers, loop, metrics, optimizers
 from factshock.training import train_step as steps
+from factshock.training.settings import FinetuningConfig, PretrainingConfig, TrainingConfig
 
 _ORDERS = 1_000_003  # between the seeds of two orders of one study
 
@@ -73,29 +75,8 @@ def question_source(
   return source, lengths if len(lengths) == 2 else (*lengths, 0)
 
 
-def optimization(section):
-  """The part of a section that its optimizer is made of, hashable."""
-  plain = [
-    (key, section[key])
-    for key in (
-      "optimizer",
-      "learning_rate",
-      "schedule",
-      "warmup",
-      "steps",
-      "final",
-      "b2",
-      "weight_decay",
-      "clip",
-    )
-  ]
-  own = [(key, section[key]) for key in ("l2_sp", "ema") if section.get(key)]
-  own += [(key, tuple(section[key])) for key in ("trained", "frozen") if section.get(key)]
-  return tuple(sorted(plain + own))
-
-
 @functools.lru_cache(maxsize=None)
-def train_step(model, section, accumulate, lora_scale=None, axis=None):
+def train_step(model, settings, accumulate, lora_scale=None, axis=None):
   """The train step and optimizer of a model and an optimization section; one object each, so compiled once.
 
   With a `lora_scale` the step trains adapters and takes the weights as its `frozen`; with an `axis` it sums over it (pmap).
@@ -104,14 +85,9 @@ def train_step(model, section, accumulate, lora_scale=None, axis=None):
   def adapted(adapters, frozen, **arguments):
     return steps.loss_fn(lora.attach(frozen, adapters, lora_scale), model, **arguments)
 
-  optimizer = optimizers.make_optimizer(dict(section))
+  optimizer = optimizers.make_optimizer(settings)
   loss = functools.partial(steps.loss_fn, config=model) if lora_scale is None else adapted
   return steps.make_train_step(loss, optimizer, accumulate, axis), optimizer
-
-
-def lora_scale(section):
-  """alpha / rank of a section's adapters, None where all weights are trained."""
-  return section["lora_alpha"] / section["lora_rank"] if section.get("lora_rank") else None
 
 
 def train(
@@ -137,34 +113,33 @@ def train(
     The trained parameters, or adapters.
   """
 
-  scale = lora_scale(section)
+  adapters = section.adapters
+  scale = adapters.scale if adapters else None
   frozen = None
   parallel = study.config.parallel
   step_fn, optimizer = train_step(
     study.model,
-    optimization(section),
-    section["accumulate"],
+    section.optimizer,
+    section.accumulate,
     scale,
     drivers.AXIS if parallel == "pmap" else None,
   )
-  if scale:
-    adapters = lora.init(
-      params, jax.random.key(study.seed), section["lora_rank"], section["lora_targets"]
-    )
+  if adapters:
+    trained = lora.init(params, jax.random.key(study.seed), adapters.rank, adapters.targets)
     frozen = layers.bits_on_cpu(params)
-    params = adapters
+    params = trained
   weights = lambda state: (
     lora.attach(frozen, optimizers.averaged(state), scale) if scale else optimizers.averaged(state)
   )
-  batch_size = round(section["batch_size"] * rows)
+  batch_size = round(section.batch_size * rows)
   batches = mixture.batches(
     sources,
     ratios,
     batch_size=batch_size,
-    input_length=section["input_length"],
-    target_length=section["target_length"],
+    input_length=section.input_length,
+    target_length=section.target_length,
     seed=study.seed + _ORDERS * order,
-    pack_to=_row_multiple(study, section) if section["pack"] else 0,
+    pack_to=_row_multiple(study, section) if section.pack else 0,
     rows_of=functools.partial(partitioning.local_rows, study.mesh),
   )
   folder = checkpoint_folder(study.workdir, name, study.seed)
@@ -176,12 +151,12 @@ def train(
       drivers.init_state(params, optimizer, study.mesh, parallel),
       step_fn,
       batches,
-      steps=section["steps"],
+      steps=section.steps,
       key=jax.random.key(study.seed),
       mesh=study.mesh,
       label=name,
       metrics=writer,
-      log_every=section["log_every"],
+      log_every=section.log_every,
       evaluate=evaluate,
       eval_steps=eval_steps,
       weights=weights,
@@ -192,9 +167,9 @@ def train(
       else None,
       checkpoint=loop.Checkpointing(
         folder,
-        section["checkpoint_every"],
+        section.checkpoint_every,
         provenance(study, name, section),
-        None if section.get("keep_checkpoints") else 2,
+        None if section.keep_checkpoints else 2,
       ),
     )
   # of several processes each has parts of the weights; what comes after them computes with whole ones
@@ -227,9 +202,11 @@ def finetune(
     profile_steps: as in train.
   """
   questions, needs = question_source(
-    study, facts, section["prompt"], question_weight, belief, fact_weights, adjustment
+    study, facts, section.prompt, question_weight, belief, fact_weights, adjustment
   )
-  section = fit_lengths(section, needs, study.config.pretrain if ratio else None)
+  section = fit_lengths(
+    section, needs, PretrainingConfig.of(study.config.pretrain) if ratio else None
+  )
   chosen = study.texts(text) if ratio else []
   return train(
     study,
@@ -241,12 +218,14 @@ def finetune(
     start,
     order,
     evaluate,
-    section["eval_steps"] if evaluate else (),
+    section.eval_steps if evaluate else (),
     profile_steps,
   )
 
 
-def fit_lengths(section, needs, text=None):
+def fit_lengths(
+  section: FinetuningConfig, needs: tuple[int, int], text: TrainingConfig | None = None
+) -> FinetuningConfig:
   """A section whose lengths are no longer than its examples' `needs` (and the text's section, if any) ask for.
 
   Lengths come in few sizes (`batching.bucket`), so that arms share compiled steps; config.finetune's are the most.
@@ -254,15 +233,15 @@ def fit_lengths(section, needs, text=None):
 
   lengths = {}
   for name, need in zip(("input_length", "target_length"), needs):
-    need = max(need, text[name] if text else 0)
-    lengths[name] = min(section[name], batching.bucket(need)) if need else 0
-  return {**section, **lengths}
+    need = max(need, getattr(text, name) if text else 0)
+    lengths[name] = min(getattr(section, name), batching.bucket(need)) if need else 0
+  return dataclasses.replace(section, **lengths)
 
 
 def _row_multiple(study, section):
   """Of what packed rows are a multiple: devices and microbatches share them."""
 
-  return math.lcm(partitioning.batch_ways(study.mesh), section["accumulate"])
+  return math.lcm(partitioning.batch_ways(study.mesh), section.accumulate)
 
 
 def checkpoint_folder(workdir, arm, seed):
@@ -279,10 +258,10 @@ def provenance(study, arm, section=None):
     "workdir": os.path.abspath(study.workdir),
     "experiment": configs.to_dict(study.config),
   }
-  if section and lora_scale(section):
+  if section and section.adapters:
     record["lora"] = {
-      "rank": section["lora_rank"],
-      "alpha": section["lora_alpha"],
+      "rank": section.adapters.rank,
+      "alpha": section.adapters.alpha,
       "base": _base(study),
     }
   return record

@@ -8,12 +8,13 @@ from factshock.models import families, lora
 from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError
 from factshock.study import training
+from factshock.training.settings import PretrainingConfig
 
 
 def pretrained(study):
   """The pretrained weights: trained if need be, from scratch or from config.start_from; else read back."""
 
-  section = study.config.pretrain
+  section = PretrainingConfig.of(study.config.pretrain)
   folder = training.checkpoint_folder(study.workdir, "pretrained", study.seed)
   if training.starts_ready(study.config):
     return start_weights(study)

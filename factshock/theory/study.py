@@ -7,21 +7,21 @@ import time
 import numpy as np
 
 from factshock.report import theory_page
-from factshock.runtime import console, files, provenance
+from factshock.runtime import console, files, provenance, settings
 from factshock.runtime.errors import UserError
 from factshock.study import config as configs
 from factshock.study import workdir as workdirs
 from factshock.theory import conditions, hypotheses, one_layer, phases, variants, worlds
 from factshock.theory.estimates import CONFIDENCE, along, estimate
 
-_EXPONENT = ((int, float), lambda v: 0 <= v <= 5, "an exponent from 0 to 5")
-_SEVERAL = (
-  int,
+_EXPONENT = settings.Check((int, float), lambda v: 0 <= v <= 5, "an exponent from 0 to 5")
+_SEVERAL = settings.Check(
+  (int,),
   lambda v: v >= 2,
   "a whole number of at least 2, as with one there is nothing to tell apart",
 )
-_COSINE = ((int, float), lambda v: 0 <= v < 1, "a cosine from 0 to below 1")
-_RISING = (
+_COSINE = settings.Check((int, float), lambda v: 0 <= v < 1, "a cosine from 0 to below 1")
+_RISING = settings.Check(
   (tuple, list),
   lambda v: all(isinstance(x, int) and x >= 1 for x in v) and list(v) == sorted(set(v)),
   "rising whole numbers from 1",
@@ -32,26 +32,26 @@ _WORLD = dict(
   answers=_SEVERAL,
   zipf=_EXPONENT,
   answer_zipf=_EXPONENT,
-  sentences=configs.COUNT,
-  test=configs.INSIDE,
+  sentences=settings.COUNT,
+  test=settings.INSIDE,
 )
-_TRAINING = dict(steps=configs.COUNT, learning_rate=configs.POSITIVE)
+_TRAINING = dict(steps=settings.COUNT, learning_rate=settings.POSITIVE)
 SCHEMA = dict(
-  study=configs.choice("one_layer"),
-  name=configs.TEXT,
+  study=settings.choice("one_layer"),
+  name=settings.TEXT,
   seeds=configs.SEEDS,
   world=_WORLD,
   cosine=_COSINE,
-  question=((int, float), lambda v: 0 < v <= 1, "a cosine above 0, up to 1"),
+  question=settings.Check((int, float), lambda v: 0 < v <= 1, "a cosine above 0, up to 1"),
   pretrain=_TRAINING,
-  finetune=dict(steps=_RISING, learning_rate=configs.POSITIVE),
-  phases=dict(zipf=configs.tuple_of(_EXPONENT), sizes=_RISING, steps=_RISING),
+  finetune=dict(steps=_RISING, learning_rate=settings.POSITIVE),
+  phases=dict(zipf=settings.tuple_of(_EXPONENT), sizes=_RISING, steps=_RISING),
   stored=_RISING,
-  conditions=dict(cosine=_COSINE, exposure=configs.POSITIVE),
+  conditions=dict(cosine=_COSINE, exposure=settings.POSITIVE),
   variants=dict(
-    names=configs.tuple_of(configs.choice(*variants.VARIANTS)),
+    names=settings.tuple_of(settings.choice(*variants.VARIANTS)),
     world=_WORLD,
-    pretrain={**_TRAINING, "known": configs.INSIDE},
+    pretrain={**_TRAINING, "known": settings.INSIDE},
     finetune=_TRAINING,
   ),
 )

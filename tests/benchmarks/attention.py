@@ -87,7 +87,7 @@ def measure(config, length, rounds):
   from factshock.models import families
   from factshock.training import optimizers, train_step
 
-  optimizer = optimizers.make_optimizer({"optimizer": "adafactor", "learning_rate": 1e-3})
+  optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig("adafactor", 1e-3))
   batch = jax.device_put(batch_of(config, length, max(1, TOKENS // length)))
   state = train_step.init_state(families.of(config).init(config, jax.random.key(0)), optimizer)
   steps = {

@@ -39,6 +39,7 @@ def case_of(model, trained, unrolled):
   from factshock.models import families, lora
   from factshock.study import training
   from factshock.training import train_step
+  from factshock.training.settings import FinetuningConfig
 
   config = {"t5_xxl": t5_v1_1_xxl, "llama_7b": llama2_7b}[model].get_config()
   config.model.unroll = unrolled
@@ -46,10 +47,10 @@ def case_of(model, trained, unrolled):
     if LAYERS.value and name in config.model:
       config.model[name] = LAYERS.value
   config.finetune.lora_rank *= trained == "lora"
-  section, sizes = config.finetune, families.from_section(config.model.to_dict(), 0)
-  step, optimizer = training.train_step(
-    sizes, training.optimization(section), section.accumulate, training.lora_scale(section)
-  )
+  section = FinetuningConfig.of(config.finetune)
+  sizes = families.from_section(config.model.to_dict(), 0)
+  scale = section.adapters.scale if section.adapters else None
+  step, optimizer = training.train_step(sizes, section.optimizer, section.accumulate, scale)
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(functools.partial(families.of(sizes).init, sizes), key)
   frozen = ()

@@ -102,7 +102,11 @@ def our_parts(family, sizes, trained):
   if trained == "all":
     loss = functools.partial(train_step.loss_fn, config=config)
     optimizer = {"optimizer": "adafactor" if family == "t5" else "adamw", "learning_rate": 1e-4}
-    return loss, optimizers.make_optimizer(optimizer), lambda key: (init(key), None)
+    return (
+      loss,
+      optimizers.make_optimizer(optimizers.OptimizerConfig.of(optimizer)),
+      lambda key: (init(key), None),
+    )
 
   def adapted(adapters, frozen, **arguments):
     return train_step.loss_fn(lora.attach(frozen, adapters, 2.0), config, **arguments)
@@ -111,7 +115,7 @@ def our_parts(family, sizes, trained):
     params = init(key)
     return lora.init(params, key, 16, ("query", "key", "value", "out")), params
 
-  return adapted, optimizers.make_optimizer({"optimizer": "adamw", "learning_rate": 1e-4}), both
+  return adapted, optimizers.make_optimizer(optimizers.OptimizerConfig("adamw", 1e-4)), both
 
 
 @functools.cache

@@ -29,6 +29,7 @@ from factshock.devices import partitioning
 from factshock.facts import documents, sources
 from factshock.runtime import console
 from factshock.study import seed_run, study_data, training
+from factshock.training.settings import FinetuningConfig, PretrainingConfig
 
 DATA = flags.DEFINE_string(
   "data", os.environ.get("FACTSHOCK_DATA", "../shared/data"), "folder of the real data"
@@ -73,18 +74,20 @@ def real_study(folder, spec):
 
 def batches_of(study, ratio, pack):
   """The batches of finetuning (study/training.py), and the batch size."""
-  config, section = study.config, study.config.finetune.to_dict()
-  questions, needs = training.question_source(study, study.sets["pool"], section["prompt"])
-  section = training.fit_lengths(section, needs, config.pretrain if ratio else None)
+  config, section = study.config, FinetuningConfig.of(study.config.finetune)
+  questions, needs = training.question_source(study, study.sets["pool"], section.prompt)
+  section = training.fit_lengths(
+    section, needs, PretrainingConfig.of(config.pretrain) if ratio else None
+  )
   chosen = study.texts("whole") if ratio else []
-  size = round(section["batch_size"] * (1 + ratio))
+  size = round(section.batch_size * (1 + ratio))
   pack_to = training._row_multiple(study, section) if pack else 0
   batches = mixture.batches(
     [questions, *(source for source, _ in chosen)],
     [1.0, *(ratio * share for _, share in chosen)],
     batch_size=size,
-    input_length=section["input_length"],
-    target_length=section["target_length"],
+    input_length=section.input_length,
+    target_length=section.target_length,
     seed=0,
     pack_to=pack_to,
   )

@@ -82,7 +82,7 @@ def jax_side(shape, batch, *, threads, unroll, learning_rate):
   host.keep_freed_memory()
   mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   config = t5.T5Config(**_sizes(shape), unroll=unroll)
-  optimizer = optimizers.make_optimizer({"optimizer": "adamw", "learning_rate": learning_rate})
+  optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig("adamw", learning_rate))
   state = train_step.init_state(t5.init(config, jax.random.key(0)), optimizer)
   state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
   batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
