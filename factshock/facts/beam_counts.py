@@ -15,10 +15,12 @@ _OF_ENTITY = ("mentions", "longest", "documents", "as_is", "lowered")
 def count(pattern, facts, folded, output, runner, options):
   """Counts the entities of facts in text or .jsonl files (any that Beam opens) and writes the counts where Beam can.
 
-  The facts travel by a file beside the output, as they are too many for a pipeline's own description.
+  The facts travel by a file beside the output, as they are too many for a pipeline's own
+  description.
 
   Args:
-    pattern, output: as in corpus_counts.count, on a file system of Beam's. runner: a Beam runner's name.
+    pattern, output: as in corpus_counts.count, on a file system of Beam's. runner: a Beam runner's
+    name.
     options: list of "--name=value" for it.
   Raises: whatever the runner raises for what is not there.
   """

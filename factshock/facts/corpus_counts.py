@@ -21,8 +21,8 @@ def count(pattern, found, output, processes=None):
   Parts that are done stand in OUTPUT.parts; after an interruption they are not counted again.
 
   Args:
-    output: .tsv[.gz] of entities: entity, count (mentions), longest, documents, ambiguous. Beside it, as `facts_path` says, facts:
-      subject, object and the documents that name both, and each.
+    output: .tsv[.gz] of entities: entity, count (mentions), longest, documents, ambiguous. Beside
+      it, as `facts_path` says, facts: subject, object and the documents that name both, and each.
     processes: how many count at a time; all cores by default.
   Returns: the totals, a dict of int64 arrays (entities.count_documents).
   Raises:
@@ -56,7 +56,8 @@ def _digest(found):
 def count_part(documents_of_part, search):
   """Counts of a part: those of entities.count_documents, and `as_is` and `lowered` [entities].
 
-  These say how often a label of one capitalised word stands in the part's first text, and how often in lower case.
+  These say how often a label of one capitalised word stands in the part's first text, and how often
+  in lower case.
   """
   words = collections.Counter()
   room = [_SAMPLE]

@@ -20,9 +20,11 @@ def results(plan, folder, key, work, prepare, label, processes=None):
   """Runs `work` on every part that is not done yet, then yields the result of each (a mapping, open until the next), in order.
 
   Args:
-    plan: list of documents.Part. folder: where results are kept; the caller removes it once it has used them.
+    plan: list of documents.Part. folder: where results are kept; the caller removes it once it has
+      used them.
     key: text that says whatever else the results depend on; a folder of another key is emptied.
-    work: (documents, prepared) -> dict of arrays; a function of a module, for other processes to find.
+    work: (documents, prepared) -> dict of arrays; a function of a module, for other processes to
+      find.
     prepare: () -> prepared, once in each process; picklable.
     label: what is done ("counting"), for progress. processes: at a time; one a core by default.
   Raises:

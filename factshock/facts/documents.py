@@ -1,8 +1,9 @@
 """The documents of text, in parts: lines of text files, rows of tables, of hub data sets and of TFDS.
 
-A corpus is written as the path of a file or a glob pattern; as hub:NAME?split=train (further keys: config, data_files and column) or
-as tfds:NAME?split=train (further key: column); or as several of these with commas between. Files are text, a document a line, or
-tables (.jsonl, .json of an object a line, .csv, .tsv, .parquet) with a column `text` or `sentence`; .gz too but for parquet.
+A corpus is written as the path of a file or a glob pattern; as hub:NAME?split=train (further keys:
+config, data_files and column) or as tfds:NAME?split=train (further key: column); or as several of
+these with commas between. Files are text, a document a line, or tables (.jsonl, .json of an object
+a line, .csv, .tsv, .parquet) with a column `text` or `sentence`; .gz too but for parquet.
 """
 
 import glob

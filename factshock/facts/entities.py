@@ -9,9 +9,10 @@ from typing import NamedTuple
 import ahocorasick_rs
 import numpy as np
 
-# In what is searched it takes the place of each space and stands on both sides of every other sign, in names and in text, and
-# names begin and end with one more: the search itself then finds names only where no word goes on before or after them. (Two
-# thirds of the hits without it are parts of words.) A text has one such form, and no other text the same.
+# In what is searched it takes the place of each space and stands on both sides of every other sign,
+# in names and in text, and names begin and end with one more: the search itself then finds names
+# only where no word goes on before or after them. (Two thirds of the hits without it are parts of
+# words.) A text has one such form, and no other text the same.
 _BORDER = "\x00"
 _SIGN = re.compile(r"[^\w ]")  # as _kinds tells them
 _CHUNK = 1 << 20  # characters searched at a time
@@ -125,10 +126,11 @@ def _grouped(keys, values, size):
 def count_documents(documents, search):
   """Counts over documents (texts): a dict of int64 arrays.
 
-  `mentions` [entities]: places where a name stands with no word character (regex \\w) right before or after it, each
-  place once however many names of the entity it is. `longest` [entities]: of those the ones that remain when, from left to right,
-  the longest mention is taken and what overlaps it left out. `documents` [entities]: documents with a mention.
-  `together` [facts]: documents that mention subject and object. `size` [2]: documents and bytes read.
+  `mentions` [entities]: places where a name stands with no word character (regex \\w) right before
+  or after it, each place once however many names of the entity it is. `longest` [entities]: of
+  those the ones that remain when, from left to right, the longest mention is taken and what
+  overlaps it left out. `documents` [entities]: documents with a mention. `together` [facts]:
+  documents that mention subject and object. `size` [2]: documents and bytes read.
   """
   entities = search.entities
   total = {
@@ -220,8 +222,9 @@ def naming(documents, search):
 def facts_in(documents, search):
   """Yields (text of the document, number of the fact, subject places, object places) of facts with both named in a document.
 
-  The text is as it was searched: in NFC and on one line. Places are lists of (first character, character after the last) of the
-  mentions that are not within a longer name, of whatever name of the entity; none of the two lists is empty.
+  The text is as it was searched: in NFC and on one line. Places are lists of (first character,
+  character after the last) of the mentions that are not within a longer name, of whatever name of
+  the entity; none of the two lists is empty.
   """
   size = len(search.entities.labels)
   for chunk in _chunks(documents):

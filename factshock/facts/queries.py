@@ -1,63 +1,84 @@
-"""Queries, (subject, relation), with what is known of their answers: facts whose object may be null (there is none) or not given."""
+"""Queries, (subject, relation), with what is known of their answers.
+
+They are facts whose object may be null (there is none) or not given.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from factshock.facts import schema, sources
+from factshock.facts.schema import Row
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
+from factshock.types import FilePath
 
 _CARRIED = ("subject_id", "question")
 
 
-def read(spec):
-  """The rows of a data set or a table with columns subject and relation: list of dicts; `object` where it is given, None where null.
+def read(spec: FilePath) -> list[Row]:
+  """Reads the queries of a data set, or of a table with the columns subject and relation.
+
+  Returns:
+    Rows with `object` where it is given, None where it is null.
 
   Raises:
     UserError: a row without subject or relation, or of a wrong kind, a row twice, or no rows.
   """
   if sources.is_source(spec):
-    return sources.read_facts(spec) + [
-      row | {"object": None} for row in sources.read_unanswered(spec)
-    ]
-  found = {}
-  for place, row in schema.read_rows(spec, ("subject", "relation")):
-    schema.check_fact({**row, "object": row.get("object") or "-"}, place)
-    key = row["subject"], row["relation"], row.get("object")
-    if key in found:
+    answered: list[Row] = [dict(fact) for fact in sources.read_facts(spec)]
+    unanswered = [row | {"object": None} for row in sources.read_unanswered(spec)]
+    return answered + unanswered
+  queries: dict[tuple[str, str, Any], Row] = {}
+  for location, row in schema.read_rows(spec, ("subject", "relation")):
+    schema.check_fact({**row, "object": row.get("object") or "-"}, location)
+    key = (row["subject"], row["relation"], row.get("object"))
+    if key in queries:
       raise UserError(
-        f"{place}: expected each query with its answer once, got {key} again; remove one"
+        f"{location}: expected each query with its answer once, got {key} again; remove one"
       )
-    found[key] = {
+    queries[key] = {
       name: value for name, value in row.items() if value is not None or name == "object"
     }
-  if not found:
+  if not queries:
     raise UserError(f"{spec}: expected queries, got no rows")
-  return list(found.values())
+  return list(queries.values())
 
 
-def cross(subjects, relations):
-  """Every relation asked of every subject of a file: a name a line (.txt), or a table with a column subject.
+def cross(subjects: FilePath, relations: Iterable[str]) -> list[Row]:
+  """Asks every relation of every subject of a file.
+
+  Args:
+    subjects: a file with a name a line (.txt), or a table with a column subject.
+    relations: names of the relations.
+
+  Returns:
+    Queries, subject by subject.
 
   Raises:
     UserError: no subjects, or one twice.
   """
-  if str(subjects).endswith((".txt", ".txt.gz")):
-    rows = [
-      (f"{subjects}:{number}", {"subject": line.strip()})
-      for number, line in files.lines(subjects)
-      if line.strip()
-    ]
-  else:
-    rows = list(schema.read_rows(subjects, ("subject",)))
-  found = {}
-  for place, row in rows:
-    schema.check_fact({**row, "relation": "-", "object": "-"}, place)
-    if found.setdefault(row["subject"], row) is not row:
-      raise UserError(
-        f"{place}: expected each subject once, got {row['subject']!r} again; remove one"
-      )
-  if not found:
+  row_of: dict[str, Row] = {}
+  for location, row in _subject_rows(subjects):
+    schema.check_fact({**row, "relation": "-", "object": "-"}, location)
+    name = row["subject"]
+    if name in row_of:
+      raise UserError(f"{location}: expected each subject once, got {name!r} again; remove one")
+    row_of[name] = row
+  if not row_of:
     raise UserError(f"{subjects}: expected subjects, got none")
-  return [
-    {"subject": name, "relation": relation, **{key: row[key] for key in _CARRIED if row.get(key)}}
-    for name, row in found.items()
-    for relation in relations
-  ]
+  queries: list[Row] = []
+  for name, row in row_of.items():
+    carried = {key: row[key] for key in _CARRIED if row.get(key)}
+    for relation in relations:
+      queries.append({"subject": name, "relation": relation, **carried})
+  return queries
+
+
+def _subject_rows(path: FilePath) -> Iterator[tuple[str, Row]]:
+  """Yields (location, row) of each subject of a file."""
+  if not str(path).endswith((".txt", ".txt.gz")):
+    yield from schema.read_rows(path, ("subject",))
+    return
+  for line_number, line in files.lines(path):
+    if line.strip():
+      yield f"{path}:{line_number}", {"subject": line.strip()}

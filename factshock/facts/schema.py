@@ -1,9 +1,9 @@
 """Fact schema, and reading and writing files of facts.
 
 A fact is a dict with `subject`, `relation`, `object` (non-empty strings) and, where known,
-`aliases` (list of accepted answers), `subject_id`, `object_id`, `popularity` (finite number; of the subject),
-`question` (text that replaces the relation's template) and `choices` (list). Other columns are
-carried along. Files, by suffix:
+`aliases` (list of accepted answers), `subject_id`, `object_id`, `popularity` (finite number; of the
+subject), `question` (text that replaces the relation's template) and `choices` (list). Other
+columns are carried along. Files, by suffix:
 
 - `.jsonl`, `.jsonl.gz`: one object a line; blank lines are skipped.
 - `.csv`, `.csv.gz`: a header; double quotes around cells that need them.
@@ -11,8 +11,9 @@ carried along. Files, by suffix:
 - `.parquet`.
 
 In csv and tsv `aliases` and `choices` are JSON lists, and other columns are read as text. An
-optional column that is null, or an empty cell, counts as not given. Text is kept to the letter; popularity
-becomes a float. Errors name the line (the row in parquet), what was expected and what was got.
+optional column that is null, or an empty cell, counts as not given. Text is kept to the letter;
+popularity becomes a float. Errors name the line (the row in parquet), what was expected and what
+was got.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Splits of a set of facts, and the finetuning sets whose answers are controlled.
 
-All are pure functions of the facts and a seed: the same facts in another order give the same set. Every
-set comes back in the order of the facts it was drawn from.
+All are pure functions of the facts and a seed: the same facts in another order give the same set.
+Every set comes back in the order of the facts it was drawn from.
 """
 
 import collections
@@ -25,8 +25,8 @@ def split_subjects(facts, shares, seed):
     seed: integer.
 
   Returns:
-    Dict part name -> list of facts. A part's share of each relation's subjects is exact up to rounding;
-    what rounding leaves over in one relation is made good in the next.
+    Dict part name -> list of facts. A part's share of each relation's subjects is exact up to
+    rounding; what rounding leaves over in one relation is made good in the next.
 
   Raises:
     UserError: shares that are negative or do not sum to 1.
@@ -52,7 +52,8 @@ def answer_controlled(facts, quota, seed):
   A larger quota under the same seed contains the facts of a smaller one.
 
   Raises:
-    UserError: an answer has fewer facts than its quota (every such answer is counted, the first named).
+    UserError: an answer has fewer facts than its quota (every such answer is counted, the first
+      named).
   """
   if any(count < 0 for count in quota.values()):
     raise UserError(f"answer-controlled set: expected numbers from 0 on, got {min(quota.values())}")
@@ -89,8 +90,8 @@ def balanced(facts, counts, per_answer, seed, swap=False):
 def answers_in(facts, counts, swap=False):
   """Half of the answers of each relation, as a set of (relation, object).
 
-  The answers of the facts and of the counts are ranked by pretraining count, ties by name; every second one
-  is IN, the commonest is OUT. With `swap` it is the other half.
+  The answers of the facts and of the counts are ranked by pretraining count, ties by name; every
+  second one is IN, the commonest is OUT. With `swap` it is the other half.
   """
   relations = {fact["relation"] for fact in facts}
   answers = {key for key in counts if key[0] in relations} | _by_answer(facts).keys()
@@ -133,8 +134,9 @@ def natural(facts, size, seed):
 def at_mismatch(pool, counts, test, target, size, seed):
   """A set of `size` facts whose answers differ from those of `test` by a total variation of `target`.
 
-  The answer histogram lies between that of the test facts and an even one over the answers that are IN (`answers_in`);
-  where between is found by bisection. Low and high mismatch are of one size and one pool.
+  The answer histogram lies between that of the test facts and an even one over the answers that are
+  IN (`answers_in`); where between is found by bisection. Low and high mismatch are of one size and
+  one pool.
 
   Raises:
     UserError: a size above the pool's, or a target that this pool and size do not reach (to 0.02).
@@ -202,12 +204,13 @@ def unpopular_half(facts, by="popularity"):
 def top_share(facts, share, by="popularity", lowest=False):
   """The share of each relation's facts that has the most (or least) of the column `by`, rounded down.
 
-  Within a relation, so that sets differ in how well known their facts are and not in what they ask (the "controlled" sets of
-  arXiv 2406.14785). Ties are broken by a checksum of the fact, the same at every call and unrelated to file order and spelling.
+  Within a relation, so that sets differ in how well known their facts are and not in what they ask
+  (the "controlled" sets of arXiv 2406.14785). Ties are broken by a checksum of the fact, the same
+  at every call and unrelated to file order and spelling.
 
   Args:
-    by: "popularity" (of the subject), or any column of numbers, such as the `confidence` of `answer --mode=known`, or its
-      `known`: HighlyKnown before MaybeKnown, WeaklyKnown and Unknown.
+    by: "popularity" (of the subject), or any column of numbers, such as the `confidence` of `answer
+      --mode=known`, or its `known`: HighlyKnown before MaybeKnown, WeaklyKnown and Unknown.
   Raises:
     UserError: a fact without the column, or with something else than a number in it.
   """
@@ -243,7 +246,8 @@ def names_answer(fact):
 def matched(facts, others, by="popularity"):
   """(some of the facts, as many of the others): pairs of one relation and nearly the same `by`, so that the sets differ in neither.
 
-  Within a relation the smaller side takes, from its highest `by` on, the nearest that is left of the other.
+  Within a relation the smaller side takes, from its highest `by` on, the nearest that is left of
+  the other.
   """
   chosen = ([], [])
   for relation in sorted(
@@ -269,7 +273,8 @@ def answer_weights(facts, counts, most=10.0):
   """For each fact a weight, so that within its relation the answers weigh as `counts` (plus 1) name them; the mean of all is 1.
 
   Args:
-    counts: dict (relation, answer) -> mentions. most: no weight is above it, before the mean is taken.
+    counts: dict (relation, answer) -> mentions. most: no weight is above it, before the mean is
+      taken.
   """
   answers = _by_answer(facts)
   mentions = collections.Counter()

@@ -1,7 +1,17 @@
-"""Templates of the relations of PopQA and EntityQuestions (the questions are the data sets' own, the statements ours); MMLU's groups."""
+"""Templates of the relations of PopQA and EntityQuestions, and the groups of MMLU.
 
-# relation -> (label, statement, question)
-POPQA = {
+The questions are the data sets' own, the statements ours.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from factshock.types import Relation
+
+# Label, statement and question of each relation.
+Templates: TypeAlias = Mapping[str, tuple[str, str, str]]
+
+POPQA: Templates = {
   "occupation": ("occupation", "[X] works as a [Y] .", "What is [X]'s occupation?"),
   "place of birth": ("place of birth", "[X] was born in [Y] .", "In what city was [X] born?"),
   "genre": ("genre", "[X] is of the genre [Y] .", "What genre is [X]?"),
@@ -28,7 +38,7 @@ POPQA = {
   "capital": ("capital", "The capital of [X] is [Y] .", "What is the capital of [X]?"),
 }
 
-ENTITYQUESTIONS = {
+ENTITYQUESTIONS: Templates = {
   "P17": ("country", "[X] is located in the country [Y] .", "Which country is [X] located in?"),
   "P19": ("place of birth", "[X] was born in [Y] .", "Where was [X] born?"),
   "P20": ("place of death", "[X] died in [Y] .", "Where did [X] die?"),
@@ -75,32 +85,67 @@ ENTITYQUESTIONS = {
   "P800": ("notable work", "[X] is famous for [Y] .", "What is [X] famous for?"),
 }
 
-# MMLU: group -> its disciplines (Hendrycks et al. 2021)
+# Disciplines of each group of MMLU (Hendrycks et al. 2021).
 MMLU = {
-  "biology": "college_biology high_school_biology",
-  "business": "business_ethics management marketing",
-  "chemistry": "college_chemistry high_school_chemistry",
-  "computer science": "college_computer_science computer_security high_school_computer_science machine_learning",
-  "culture": "human_sexuality sociology",
-  "economics": "econometrics high_school_macroeconomics high_school_microeconomics",
-  "engineering": "electrical_engineering",
-  "geography": "high_school_geography",
-  "health": "anatomy clinical_knowledge college_medicine human_aging medical_genetics nutrition "
-  "professional_medicine virology",
-  "history": "high_school_european_history high_school_us_history high_school_world_history prehistory",
-  "law": "international_law jurisprudence professional_law",
-  "math": "abstract_algebra college_mathematics elementary_mathematics high_school_mathematics "
-  "high_school_statistics",
-  "other": "global_facts miscellaneous professional_accounting",
-  "philosophy": "formal_logic logical_fallacies moral_disputes moral_scenarios philosophy world_religions",
-  "physics": "astronomy college_physics conceptual_physics high_school_physics",
-  "politics": "high_school_government_and_politics public_relations security_studies us_foreign_policy",
-  "psychology": "high_school_psychology professional_psychology",
+  "biology": ("college_biology", "high_school_biology"),
+  "business": ("business_ethics", "management", "marketing"),
+  "chemistry": ("college_chemistry", "high_school_chemistry"),
+  "computer science": (
+    "college_computer_science",
+    "computer_security",
+    "high_school_computer_science",
+    "machine_learning",
+  ),
+  "culture": ("human_sexuality", "sociology"),
+  "economics": ("econometrics", "high_school_macroeconomics", "high_school_microeconomics"),
+  "engineering": ("electrical_engineering",),
+  "geography": ("high_school_geography",),
+  "health": (
+    "anatomy",
+    "clinical_knowledge",
+    "college_medicine",
+    "human_aging",
+    "medical_genetics",
+    "nutrition",
+    "professional_medicine",
+    "virology",
+  ),
+  "history": (
+    "high_school_european_history",
+    "high_school_us_history",
+    "high_school_world_history",
+    "prehistory",
+  ),
+  "law": ("international_law", "jurisprudence", "professional_law"),
+  "math": (
+    "abstract_algebra",
+    "college_mathematics",
+    "elementary_mathematics",
+    "high_school_mathematics",
+    "high_school_statistics",
+  ),
+  "other": ("global_facts", "miscellaneous", "professional_accounting"),
+  "philosophy": (
+    "formal_logic",
+    "logical_fallacies",
+    "moral_disputes",
+    "moral_scenarios",
+    "philosophy",
+    "world_religions",
+  ),
+  "physics": ("astronomy", "college_physics", "conceptual_physics", "high_school_physics"),
+  "politics": (
+    "high_school_government_and_politics",
+    "public_relations",
+    "security_studies",
+    "us_foreign_policy",
+  ),
+  "psychology": ("high_school_psychology", "professional_psychology"),
 }
 
 
-def rows(table):
-  """The table as relations, in the form of relations.read_relations."""
+def rows(table: Templates) -> dict[str, Relation]:
+  """Returns the templates as relations, in the form of relations.read_relations."""
   return {
     name: {
       "relation": name,
@@ -113,8 +158,8 @@ def rows(table):
   }
 
 
-def subject_in(question, template):
-  """The subject of a question that was made from a template with one [X]; None if it was not."""
+def subject_in(question: str, template: str) -> str | None:
+  """Returns the subject of a question made from a template with one [X]; None if it was not."""
   before, after = template.split("[X]")
   end = len(question) - len(after)
   if question.startswith(before) and question.endswith(after) and end > len(before):
@@ -122,6 +167,9 @@ def subject_in(question, template):
   return None
 
 
-def mmlu_group(discipline):
-  """The group of an MMLU discipline, such as "history"; "" for one that MMLU does not have."""
-  return next((group for group, names in MMLU.items() if discipline in names.split()), "")
+def mmlu_group(discipline: str) -> str:
+  """Returns the group of an MMLU discipline, such as "history"; "" for one that MMLU has not."""
+  for group, disciplines in MMLU.items():
+    if discipline in disciplines:
+      return group
+  return ""

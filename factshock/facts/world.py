@@ -1,9 +1,10 @@
 """A synthetic world of facts and the text that states them: a pure function of its seed.
 
-Every subject has one fact. Answers follow Zipf's law, subjects' popularity is log-normal, and a fact is
-stated in proportion to its subject's popularity, each time in one of its relation's templates. A few
-*background* subjects, never in train or test, are half of the time written about in a held-out template or
-in the question form, so that a model meets those forms, rarely, in pretraining.
+Every subject has one fact. Answers follow Zipf's law, subjects' popularity is log-normal, and a
+fact is stated in proportion to its subject's popularity, each time in one of its relation's
+templates. A few *background* subjects, never in train or test, are half of the time written about
+in a held-out template or in the question form, so that a model meets those forms, rarely, in
+pretraining.
 """
 
 import collections
@@ -15,9 +16,9 @@ import numpy as np
 from factshock.facts.relations import question, statement
 from factshock.runtime.errors import UserError
 
-# Each relation: its statements (answer last and first in turn), a held-out statement, a question. With a
-# subject of two words a statement has at most 9 words and a question at most 8, so that either fits ten
-# tokens with a sentinel and EOS. Vocabulary and templates are our own.
+# Each relation: its statements (answer last and first in turn), a held-out statement, a question.
+# With a subject of two words a statement has at most 9 words and a question at most 8, so that
+# either fits ten tokens with a sentinel and EOS. Vocabulary and templates are our own.
 _RELATIONS = {
   "born_in": (
     "place of birth",
@@ -122,7 +123,8 @@ _RANGES = {
 }
 _CONSONANTS = list("bdfgklmnprstvz")
 _VOWELS = list("aeiou")
-# Each kind of random choice has a stream of its own: more mentions, say, leave names and answers as they are.
+# Each kind of random choice has a stream of its own: more mentions, say, leave names and answers as
+# they are.
 _WORDS, _NAMES, _ANSWERS, _POPULARITY, _SENTENCES, _ORDER = range(6)
 
 
@@ -155,19 +157,21 @@ def make_world(
     seed: integer from 0 on; equal arguments give an equal world on every machine.
     relations: how many relations.
     subjects: facts a relation, each of a subject of its own.
-    answers: single-word answers a relation, answer k drawn in proportion to 1 / k**zipf (the rarest may go
-      undrawn).
+    answers: single-word answers a relation, answer k drawn in proportion to 1 / k**zipf (the rarest
+      may go undrawn).
     zipf: exponent of the answer frequencies; 0 is uniform.
     mean_mentions: a fact is stated max(1, round(mean_mentions * popularity)) times.
     popularity_sigma: sigma of the log-normal popularity, whose mean is 1.
-    templates: seen statement templates a relation; with 2 or 4, half have the answer before the subject.
+    templates: seen statement templates a relation; with 2 or 4, half have the answer before the
+      subject.
     background: background subjects, as a share of `subjects`, which come on top of them.
-    name_pieces: distinct first and distinct last pieces of the two-word names, shared by all relations.
+    name_pieces: distinct first and distinct last pieces of the two-word names, shared by all
+      relations.
 
   Returns:
-    A World. `facts` and `background` rows hold subject, relation, object, popularity; a row of `relations`
-    has `held_out_statements` beside the usual columns; `sentences` are shuffled, words separated by single
-    spaces; `counts` is dict (relation, object) -> mentions in the sentences.
+    A World. `facts` and `background` rows hold subject, relation, object, popularity; a row of
+    `relations` has `held_out_statements` beside the usual columns; `sentences` are shuffled, words
+    separated by single spaces; `counts` is dict (relation, object) -> mentions in the sentences.
 
   Raises:
     UserError: a value out of its range, or more subjects than names.

@@ -1,0 +1,456 @@
+"""Readers of the data sets that `facts/sources.py` names: their rows as facts, and their relations.
+
+A reader gives (location, fact) or (location, reason why the row is no fact), where the location is
+file and line as errors name them. It takes the options that it uses out of those of the source.
+"""
+
+import csv
+import glob
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from factshock.facts import hub, schema, templates
+from factshock.facts import relations as relation_files
+from factshock.facts.schema import Row
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
+from factshock.types import Fact, Relation
+
+# A location, and the fact that stands there or the reason why there is none.
+Item: TypeAlias = tuple[str, Fact | str]
+Options: TypeAlias = dict[str, str]
+Reader: TypeAlias = Callable[[str, Options], tuple[Iterable[Item], dict[str, Relation]]]
+
+_NO_SUBJECT = "whose question is not in its relation's template"
+
+
+def _rows(
+  prefix: str, path: str, options: Options, columns: Sequence[str]
+) -> Iterator[tuple[str, Row]]:
+  """Yields (location, row) of a file, or of a hub data set where there is no such file.
+
+  Raises:
+    UserError: a row without one of `columns`: not a file of this kind.
+  """
+  if os.path.isdir(path):
+    raise UserError(
+      f"{path}: expected a file of {prefix}, got a folder that holds {_first_files(path)}; "
+      f"say {prefix}:{os.path.join(path, 'FILE')}"
+    )
+  if _is_local(path):
+    rows = schema.read_rows(path, columns)
+  else:
+    data_set = hub.open_hub(path, options.pop("split", None), options.pop("config", None))
+    rows = _located(f"{prefix}:{path}", data_set)
+  for location, row in rows:
+    missing = [column for column in columns if column not in row]
+    if missing:
+      raise UserError(
+        f"{location}: expected a row of {prefix} with {', '.join(columns)}, got "
+        f"{', '.join(map(str, row))}; is it a file of {prefix}?"
+      )
+    yield location, row
+
+
+def _is_local(path: str) -> bool:
+  """Returns whether a text is a path, and not the name of a hub data set such as org/name."""
+  if os.path.exists(path) or path.endswith(schema.SUFFIXES):
+    return True
+  return not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)
+
+
+def _located(spec: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
+  return ((f"{spec}: row {index}", row) for index, row in enumerate(rows, 1))
+
+
+def _first_files(folder: str) -> str:
+  return ", ".join(sorted(os.listdir(folder))[:6])
+
+
+def _texts(value: Any, location: str, column: str) -> list[str]:
+  """Returns a list of texts, written as JSON or not; empty texts and repeats are left out.
+
+  Raises:
+    UserError: anything else.
+  """
+  if isinstance(value, str):
+    try:
+      value = json.loads(value)
+    except ValueError as error:
+      raise UserError(
+        f"{location}: expected a list of texts in column `{column}`, got {value[:60]!r}"
+      ) from error
+  if isinstance(value, list):
+    texts = cast(list[Any], value)
+    if all(isinstance(text, str) for text in texts):
+      return [text for text in dict.fromkeys(texts) if text.strip()]
+  raise UserError(f"{location}: expected a list of texts in column `{column}`, got {value!r}")
+
+
+def _fact(
+  relation: Any, subject: Any, answer: Any, aliases: Sequence[str] = (), **columns: Any
+) -> Fact | str:
+  """Returns a fact, without what is not known; or why there is none."""
+  if not isinstance(subject, str) or not subject.strip():
+    return "without a subject"
+  if not isinstance(answer, str) or not answer.strip():
+    return "without an answer"
+  fact = {"subject": subject, "relation": relation, "object": answer}
+  others = [alias for alias in aliases if alias != answer]
+  if others:
+    fact["aliases"] = others
+  fact |= {name: value for name, value in columns.items() if value is not None and value != ""}
+  return cast(Fact, fact)
+
+
+def _beside(path: str, name: str) -> str | None:
+  """Returns the path of a file in a folder, or in the one of a file; None if there is none."""
+  folder = path if os.path.isdir(path) else os.path.dirname(path)
+  neighbour = os.path.join(folder, name)
+  return neighbour if os.path.exists(neighbour) else None
+
+
+def _relations_beside(path: str) -> dict[str, Relation]:
+  neighbour = _beside(path, "relations.jsonl")
+  return relation_files.read_relations(neighbour) if neighbour else {}
+
+
+def _trex(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+  paths = _trex_paths(path, options) if os.path.isdir(path) else [path]
+  items = (item for file in paths for item in _trex_items(file, options))
+  return items, _relations_beside(path)
+
+
+def _trex_paths(folder: str, options: Options) -> list[str]:
+  """Returns the files of a folder in either layout."""
+  split = options.pop("split", "test")
+  patterns = (f"{split}.jsonl", f"P*/{split}.jsonl", "P*.jsonl")
+  paths: list[str] = []
+  for ending in ("", ".gz"):
+    for pattern in patterns:
+      paths += sorted(glob.glob(os.path.join(folder, pattern + ending)))
+  if not paths:
+    raise UserError(
+      f"{folder}: expected {split}.jsonl, P*/{split}.jsonl or P*.jsonl, got {_first_files(folder)}"
+    )
+  return paths
+
+
+def _trex_items(path: str, options: Options) -> Iterator[Item]:
+  folder = os.path.basename(os.path.dirname(path))
+  folder_relation = folder if re.fullmatch(r"P\d+", folder) else None
+  for location, row in _rows("trex", path, options, ("sub_label", "obj_label")):
+    relation = row.get("relation") or row.get("predicate_id") or folder_relation
+    if not relation:
+      raise UserError(f"{location}: expected a `relation` or `predicate_id`, got {', '.join(row)}")
+    fact = _fact(
+      relation,
+      row["sub_label"],
+      row["obj_label"],
+      subject_id=row.get("sub_uri"),
+      object_id=row.get("obj_uri"),
+    )
+    yield location, fact
+
+
+def _pararel(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+  rows = _rows("pararel", path, options, ("relation", "sub_label", "obj_label"))
+  items = (
+    (location, _fact(row["relation"], row["sub_label"], row["obj_label"])) for location, row in rows
+  )
+  return items, _relations_beside(path)
+
+
+def _popqa(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+  rows = _rows("popqa", path, options, ("question", "possible_answers"))
+  return _popqa_items(rows), templates.rows(templates.POPQA)
+
+
+def _popqa_items(rows: Iterable[tuple[str, Row]]) -> Iterator[Item]:
+  for location, row in rows:
+    relation: Any = row.get("prop") or row.get("type")
+    if relation not in templates.POPQA:
+      raise UserError(
+        f"{location}: expected one of PopQA's relations in `prop` (or `type`), got {relation!r}"
+      )
+    answers = _texts(row["possible_answers"], location, "possible_answers")
+    first_answer = answers[0] if answers else None
+    answer = row.get("obj") or row.get("correct_answer") or first_answer
+    _, _, question = templates.POPQA[relation]
+    subject = row.get("subj") or templates.subject_in(row["question"], question)
+    if not subject:
+      yield location, _NO_SUBJECT
+      continue
+    fact = _fact(
+      relation,
+      subject,
+      answer,
+      answers,
+      question=row["question"],
+      popularity=_popularity(row.get("s_pop"), location),
+      object_popularity=_popularity(row.get("o_pop"), location),
+      subject_id=_wikidata_id(row.get("s_uri")),
+      object_id=_wikidata_id(row.get("o_uri")),
+    )
+    yield location, fact
+
+
+def _popularity(value: Any, location: str) -> float | None:
+  try:
+    return None if value is None or value == "" else float(value)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"{location}: expected a number as popularity, got {value!r}") from error
+
+
+def _wikidata_id(uri: str | None) -> str | None:
+  return uri.rsplit("/", 1)[-1] if uri else None
+
+
+def _entityquestions(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+  rows = _rows("entityquestions", path, options, ("q", "a"))
+  return _entityquestions_items(rows, path), templates.rows(templates.ENTITYQUESTIONS)
+
+
+def _entityquestions_items(rows: Iterable[tuple[str, Row]], path: str) -> Iterator[Item]:
+  # The data set's own files are named by relation.
+  file_match = re.match(r"(P\d+)\.", os.path.basename(path))
+  file_relation = file_match.group(1) if file_match else None
+  for location, row in rows:
+    relation: Any = row.get("r") or file_relation
+    if relation not in templates.ENTITYQUESTIONS:
+      raise UserError(
+        f"{location}: expected one of EntityQuestions' relations in `r`, got {relation!r}"
+      )
+    answers = _texts(row["a"], location, "a")
+    _, _, question = templates.ENTITYQUESTIONS[relation]
+    subject = templates.subject_in(row["q"], question)
+    if not subject:
+      yield location, _NO_SUBJECT
+      continue
+    answer = answers[0] if answers else None
+    yield location, _fact(relation, subject, answer, answers, question=row["q"])
+
+
+def _mmlu(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+  items = list(_mmlu_items(path, options))
+  disciplines = {fact["relation"] for _, fact in items if not isinstance(fact, str)}
+  return items, {name: _mmlu_relation(name) for name in sorted(disciplines)}
+
+
+def _mmlu_relation(discipline: str) -> Relation:
+  return {
+    "relation": discipline,
+    "label": discipline.replace("_", " "),
+    "statements": ["[X] [Y]"],
+    "questions": ["[X]"],
+    "type": templates.mmlu_group(discipline),
+  }
+
+
+def _mmlu_items(path: str, options: Options) -> Iterator[Item]:
+  if os.path.isdir(path) or path.endswith(".csv"):
+    for file in _mmlu_paths(path, options):
+      yield from _mmlu_file(file)
+    return
+  for location, row in _rows("mmlu", path, options, ("question", "choices", "answer", "subject")):
+    choices = _texts(list(row["choices"]), location, "choices")
+    yield location, _mmlu_fact(location, row["subject"], row["question"], choices, row["answer"])
+
+
+def _mmlu_paths(path: str, options: Options) -> list[str]:
+  """Returns the csv files of a folder, one a discipline, or the file itself."""
+  split = options.pop("split", "test")
+  if path.endswith(".csv"):
+    return [path]
+  paths: list[str] = []
+  for folder in (path, os.path.join(path, split)):
+    paths += sorted(glob.glob(os.path.join(folder, "*.csv")))
+  if not paths:
+    raise UserError(f"{path}: expected {split}/*.csv, got {_first_files(path)}")
+  return paths
+
+
+def _mmlu_file(path: str) -> Iterator[Item]:
+  """Yields the facts of one discipline's csv.
+
+  It has MMLU's own layout (no header, the answer a letter) or a header.
+  """
+  discipline = re.sub(r"_(dev|test|val|train)$", "", os.path.basename(path).removesuffix(".csv"))
+  reader = csv.reader(line + "\n" for _, line in files.lines(path))
+  for index, cells in enumerate(reader):
+    location = f"{path}:{reader.line_num}"
+    if index == 0 and cells[:1] == ["question"]:
+      continue
+    if len(cells) != 6:
+      raise UserError(
+        f"{location}: expected a question, four choices and the answer, got {len(cells)} cells; "
+        "is it a file of mmlu?"
+      )
+    yield location, _mmlu_fact(location, discipline, cells[0], cells[1:5], cells[5])
+
+
+def _mmlu_fact(
+  location: str, discipline: str, question: str, choices: Sequence[str], answer: Any
+) -> Fact | str:
+  """Returns the fact of a question whose answer is a letter or a number from 0 on."""
+  index = _choice_index(answer)
+  if index < 0 or len(choices) != 4:
+    raise UserError(
+      f"{location}: expected four choices and an answer of A to D or 0 to 3, got {len(choices)} "
+      f"and {answer!r}"
+    )
+  if not all(choice.strip() for choice in choices):
+    return "with an empty choice"
+  return _fact(discipline, question, choices[index], question=question, choices=list(choices))
+
+
+def _choice_index(answer: Any) -> int:
+  """Returns the index of the choice that an answer names, -1 where it names none."""
+  text = str(answer)
+  if text in "ABCD":
+    return "ABCD".find(text)
+  return int(answer) if text in "0123" else -1
+
+
+_LM_KBC_COLUMNS = ("SubjectEntity", "Relation", "ObjectEntities")
+
+
+def _lm_kbc(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+  path = _lm_kbc_file(path, options)
+  rows = _rows("lm_kbc", path, options, _LM_KBC_COLUMNS)
+  return _lm_kbc_items(rows), _lm_kbc_relations(path)
+
+
+def _lm_kbc_file(path: str, options: Options) -> str:
+  if not os.path.isdir(path):
+    return path
+  return os.path.join(path, f"{options.pop('split', 'train')}.jsonl")
+
+
+def unanswered_rows(path: str, options: Options) -> Iterator[Row]:
+  """Yields `subject`, `relation` and `subject_id` of an LM-KBC file's rows without an answer."""
+  for _, row in _rows("lm_kbc", _lm_kbc_file(path, options), options, _LM_KBC_COLUMNS):
+    if row["ObjectEntities"] == []:
+      yield {
+        "subject": row["SubjectEntity"],
+        "relation": row["Relation"],
+        "subject_id": row.get("SubjectEntityID"),
+      }
+
+
+def _lm_kbc_items(rows: Iterable[tuple[str, Row]]) -> Iterator[Item]:
+  for location, row in rows:
+    objects: Any = row["ObjectEntities"]
+    if not isinstance(objects, list):
+      raise UserError(f"{location}: expected a list in `ObjectEntities`, got {objects!r}")
+    answers = cast(list[Any], objects)
+    ids: list[Any] = row.get("ObjectEntitiesID") or []
+    if len(ids) != len(answers):
+      ids = [None] * len(answers)
+    if not answers:
+      yield location, "without an answer"
+    for answer, object_id in zip(answers, ids):
+      given = [answer] if isinstance(answer, str) else answer
+      names = _texts(given, location, "ObjectEntities")
+      fact = _fact(
+        row["Relation"],
+        row["SubjectEntity"],
+        names[0] if names else None,
+        names,
+        subject_id=row.get("SubjectEntityID"),
+        object_id=object_id,
+      )
+      yield location, fact
+
+
+def _lm_kbc_relations(path: str) -> dict[str, Relation]:
+  """Returns the relations of the prompts beside a file; {} where there are none.
+
+  The prompts are masked_prompts.csv and question_prompts.csv.
+  """
+  questions = _lm_kbc_prompts(path, "question_prompts.csv", ("[X]",))
+  relations: dict[str, Relation] = {}
+  for name, statement in _lm_kbc_prompts(path, "masked_prompts.csv", ("[X]", "[Y]")).items():
+    relations[name] = {
+      "relation": name,
+      "label": name,
+      "statements": [statement],
+      "questions": [questions[name]] if name in questions else [],
+      "type": "",
+    }
+  return relations
+
+
+def _lm_kbc_prompts(path: str, name: str, blanks: Sequence[str]) -> dict[str, str]:
+  """Returns the last template of each relation in a file of prompts beside another file."""
+  prompts: dict[str, str] = {}
+  neighbour = _beside(path, name)
+  if not neighbour:
+    return prompts
+  for location, row in schema.read_rows(neighbour, ("Relation", "PromptTemplate")):
+    template: str = row["PromptTemplate"]
+    text = template.replace("{subject_entity}", "[X]").replace("{mask_token}", "[Y]")
+    if any(text.count(blank) != 1 for blank in blanks):
+      mask = " and {mask_token} once" if len(blanks) > 1 else ""
+      raise UserError(
+        f"{location}: expected {{subject_entity}} once{mask}, got {row['PromptTemplate']!r}"
+      )
+    prompts[row["Relation"]] = text
+  return prompts
+
+
+def _mapped(
+  prefix: str, name: str, options: Options, rows: Iterable[tuple[str, Row]]
+) -> Iterator[Item]:
+  """Yields (location, fact) of rows whose columns the options name."""
+  missing = [column for column in schema.REQUIRED if column not in options]
+  if missing:
+    raise UserError(
+      f"{prefix}:{name}: expected the columns that hold subject, relation and object, got none for "
+      f"{', '.join(missing)}; say {prefix}:{name}?subject=COLUMN&relation='capital'&object=COLUMN"
+    )
+  for location, row in rows:
+    values = {key: _mapped_value(location, row, column) for key, column in options.items()}
+    for key in ("aliases", "choices"):
+      if values.get(key) is not None:
+        values[key] = _texts(values[key], location, options[key])
+    if "popularity" in values:
+      values["popularity"] = _popularity(values["popularity"], location)
+    aliases: list[str] = values.pop("aliases", None) or []
+    yield location, _fact(answer=values.pop("object"), aliases=aliases, **values)
+
+
+def _mapped_value(location: str, row: Mapping[str, Any], column: str) -> Any:
+  """Returns a row's value of a column, or the text of a column in quotes."""
+  if re.fullmatch(r"'.*'", column):
+    return column[1:-1]
+  if column not in row:
+    raise UserError(f"{location}: expected a column {column!r}, got {', '.join(map(str, row))}")
+  value = row[column]
+  return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
+def _hub(name: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+  opening = {key: options.pop(key) for key in ("split", "config") if key in options}
+  return _mapped("hub", name, options, _rows("hub", name, opening, ())), {}
+
+
+def _tfds(name: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+  split = options.pop("split", "test")
+  rows = _located(f"tfds:{name}", hub.open_tfds(name, split))
+  return _mapped("tfds", name, options, rows), {}
+
+
+READERS: dict[str, Reader] = {
+  "trex": _trex,
+  "popqa": _popqa,
+  "entityquestions": _entityquestions,
+  "mmlu": _mmlu,
+  "pararel": _pararel,
+  "lm_kbc": _lm_kbc,
+  "hub": _hub,
+  "tfds": _tfds,
+}
