@@ -1,21 +1,23 @@
-r"""Runs the benchmarks of tests/benchmarks one after the other and writes their tables into a Markdown file.
+r"""Runs the benchmarks of tests/benchmarks one after the other and writes their tables into a file.
 
   python -m factshock.benchmark --list
   python -m factshock.benchmark --only=padding,mixing
   python -m factshock.benchmark --only=gpu --output=docs/measurements.md
 
-Each benchmark is a script that measures both sides in one run, in a process of its own, and prints medians,
-ratios, and whether its goal is met; by itself, `python tests/benchmarks/NAME.py --help` says what it
-measures, how, how long it takes and what can be changed. Benchmarks that take real facts look for them in
-$FACTSHOCK_DATA. One that cannot run here (no GPU, a package that is not there) says so and the others go on.
-Measure on a machine that does nothing else.
+Each benchmark is a script that measures both sides in one run, in a process of its own, and prints
+medians, ratios, and whether its goal is met; by itself, `python tests/benchmarks/NAME.py --help`
+explains what it measures, how, how long it takes and what can be changed. Benchmarks that take
+real facts look for them in $FACTSHOCK_DATA. One that cannot run here (no GPU, a missing package)
+gives the reason and the others go on. Measure on a machine that does nothing else.
 
---output is made where it is missing; where it is there, the part between the lines `<!-- benchmarks -->` and
-`<!-- end of benchmarks -->` is written anew, after each benchmark: those that were run through; others, and
-numbers of those that cannot run here, stay as they are. Each says when, at which revision, and on what it was
-measured. The scripts are in a clone of the project, not in an installed package.
+--output, a Markdown file, is made where it is missing. In a file that exists, the part between the
+lines `<!-- benchmarks -->` and `<!-- end of benchmarks -->` is written anew after each benchmark:
+sections of those that ran are replaced; other sections, and those of benchmarks that cannot run
+here, stay as they are. Each section tells when, at which revision, and on what it was measured.
+The scripts are in a clone of the project, not in an installed package.
 """
 
+import contextlib
 import datetime
 import difflib
 import glob
@@ -28,18 +30,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, NamedTuple, TextIO
 
 from absl import flags
 
 import factshock
-from factshock.runtime import console, files
+from factshock.runtime import console, files, provenance
 from factshock.runtime.errors import UserError
 
 BEGIN = "<!-- benchmarks -->"
 END = "<!-- end of benchmarks -->"
-CANNOT_RUN = (
-  2  # exit code of a script that finds something missing here; the last line it says is the reason
-)
+# Exit code of a script that finds something missing here; the last line of its stderr is the reason.
+CANNOT_RUN = 2
 DONE = "done"
 MISSING = "missing"
 FAILED = "failed"
@@ -58,135 +61,189 @@ _PACKAGES = (
 )
 
 
-def define_flags():
-  """Defines the flags; called when run as a program."""
+class _Output(NamedTuple):
+  """Holds what a script printed, the last line it wrote to stderr, and its exit code."""
+
+  printed: str
+  last_line: str
+  code: int
+
+  @property
+  def outcome(self) -> str:
+    """Returns DONE, MISSING or FAILED."""
+    if not self.code:
+      return DONE
+    if self.code == CANNOT_RUN or self.last_line.startswith("ModuleNotFoundError: "):
+      return MISSING
+    return FAILED
+
+  @property
+  def problem(self) -> str:
+    """Returns why a script isn't done, as Markdown."""
+    if self.outcome == MISSING:
+      return f"Not run here: {self.last_line}"
+    return f"**Failed** (exit code {self.code}): {self.last_line}"
+
+
+def define_flags() -> None:
+  """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_list("only", [], "Names of the benchmarks to run; default: all.")
-  flags.DEFINE_bool("list", False, "Say which benchmarks there are, and run none.")
+  flags.DEFINE_bool("list", False, "List the benchmarks, and run none.")
   flags.DEFINE_string(
     "output", os.path.join("runs", "benchmarks.md"), "Markdown file for the tables."
   )
 
 
-def main(_):
-  """Lists the benchmarks, or runs them; the exit code is 1 where one failed."""
-  scripts = found(clone())
+def main(argv: Sequence[str]) -> int:
+  """Lists the benchmarks, or runs them.
+
+  Args:
+    argv: the command line; the flags hold what it says.
+
+  Returns:
+    The exit code: 1 where a benchmark failed, else 0.
+  """
+  del argv
+  scripts = find_scripts(clone_folder())
   values = flags.FLAGS
   if values.list:
     width = max(map(len, scripts))
-    print("\n".join(f"{name:{width}}  {about(path)}" for name, path in scripts.items()))
+    print("\n".join(f"{name:{width}}  {summary(path)}" for name, path in scripts.items()))
     return 0
-  names = chosen(values.only, scripts)
-  document = read(values.output)  # before hours of measuring
-  failed = []
-  for number, name in enumerate(names, 1):
-    print(f"{number}/{len(names)} {name}: {about(scripts[name])}", flush=True)
-    section, outcome = measured(name, scripts[name])
-    failed += [name] if outcome == FAILED else []
-    if outcome == DONE or not re.search(
-      rf"(?m)^### {name}$", document
-    ):  # numbers taken elsewhere or before stay
-      document = updated(document, {name: section})
-    with files.atomic_write(values.output) as file:
-      file.write(document)
+  names = choose(values.only, scripts)
+  failed = _run_all(names, scripts, values.output)
   print(f"tables: {values.output}" + (f"; failed: {', '.join(failed)}" if failed else ""))
   return 1 if failed else 0
 
 
-def clone():
-  """The folder of the clone that this package is in. UserError where there are no benchmarks beside it."""
+def _run_all(names: Sequence[str], scripts: Mapping[str, str], output: str) -> list[str]:
+  """Runs benchmarks and writes the document after each; returns the names of those that failed."""
+  document = read_document(output)  # before hours of measuring
+  failed: list[str] = []
+  for count, name in enumerate(names, 1):
+    print(f"{count}/{len(names)} {name}: {summary(scripts[name])}", flush=True)
+    section, outcome = measure(name, scripts[name])
+    if outcome == FAILED:
+      failed.append(name)
+    # A section that was measured elsewhere or before stays where this run measured nothing.
+    if outcome == DONE or not re.search(rf"(?m)^### {name}$", document):
+      document = update_document(document, {name: section})
+    with files.atomic_write(output) as file:
+      file.write(document)
+  return failed
+
+
+def clone_folder() -> str:
+  """Returns the folder of the clone that this package is in.
+
+  Raises:
+    UserError: there are no benchmarks beside the package.
+  """
   folder = os.path.dirname(os.path.dirname(os.path.abspath(factshock.__file__)))
   if not os.path.isdir(os.path.join(folder, "tests", "benchmarks")):
     raise UserError(
-      f"{folder}: expected the folder tests/benchmarks of a clone, got none; run this in a clone of the project "
-      "(git clone, then python -m factshock.benchmark in it)"
+      f"{folder}: expected the folder tests/benchmarks of a clone, got none; run this in a clone "
+      "of the project (git clone, then python -m factshock.benchmark in it)"
     )
   return folder
 
 
-def found(folder):
-  """{name: path} of the benchmarks of a clone: the scripts of tests/benchmarks that can be run."""
+def find_scripts(folder: str) -> dict[str, str]:
+  """Returns the path of each benchmark of a clone by name: the scripts that can be run."""
   paths = sorted(glob.glob(os.path.join(folder, "tests", "benchmarks", "*.py")))
-  return {os.path.basename(path)[:-3]: path for path in paths if "\nif __name__ == " in _text(path)}
+  scripts = [path for path in paths if "\nif __name__ == " in _text(path)]
+  return {os.path.basename(path)[:-3]: path for path in scripts}
 
 
-def chosen(names, scripts):
-  """The names asked for, each once, or all. UserError for a name that is none, with the nearest one."""
+def choose(names: Sequence[str], scripts: Mapping[str, str]) -> list[str]:
+  """Returns the given names, each once, or all names where none is given.
+
+  Raises:
+    UserError: there is no benchmark of a name; names the nearest one.
+  """
   for name in names:
     if name not in scripts:
-      near = difflib.get_close_matches(name, scripts, 1)
+      nearest = difflib.get_close_matches(name, scripts, 1)
+      hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
       raise UserError(
-        f"--only={name}: there is no such benchmark"
-        + (f"; did you mean {near[0]!r}?" if near else "")
-        + f" (there are {', '.join(scripts)})"
+        f"--only={name}: there is no such benchmark{hint} (there are {', '.join(scripts)})"
       )
   return list(dict.fromkeys(names)) or list(scripts)
 
 
-def about(path):
-  """The first line of a script's docstring."""
-  return re.search(r'"""(.*)', _text(path)).group(1)
+def summary(path: str) -> str:
+  """Returns the first line of a script's docstring."""
+  match = re.search(r'"""(.*)', _text(path))
+  if match is None:
+    raise ValueError(f"{path}: expected a docstring, got none")
+  return match[1]
 
 
-def measured(name, path):
-  """Runs one script, showing what it says: (its section of the document, one of DONE, MISSING, FAILED)."""
+def measure(name: str, path: str) -> tuple[str, str]:
+  """Runs one script and shows what it prints.
+
+  Returns:
+    Its section of the document, and the outcome: DONE, MISSING or FAILED.
+  """
   folder = os.path.dirname(os.path.dirname(os.path.dirname(path)))
   began = time.monotonic()
-  before = os.getloadavg()[0]
-  printed, said, code = _run(path, folder)
-  lines = [
+  load = os.getloadavg()[0]
+  output = _run(path, folder)
+  duration = console.format_duration(time.monotonic() - began)
+  paragraphs = [
     f"### {name}",
-    "",
-    about(path),
-    "",
+    summary(path),
     f"    python tests/benchmarks/{name}.py",
-    "",
-    f"{_machine()}, load {before:.1f} before; took {console.format_duration(time.monotonic() - began)}.",
-    "",
+    f"{_machine()}, load {load:.1f} before; took {duration}.",
   ]
-  if printed.strip():
-    lines += [
-      printed.strip() if re.search(r"(?m)^\|", printed) else f"```\n{printed.strip()}\n```",
-      "",
-    ]
-  missing = code == CANNOT_RUN or said.startswith("ModuleNotFoundError: ")
-  outcome = DONE if not code else MISSING if missing else FAILED
-  lines += {
-    DONE: [],
-    MISSING: [f"Not run here: {said}", ""],
-    FAILED: [f"**Failed** (exit code {code}): {said}", ""],
-  }[outcome]
-  print(
-    f"  {name}: {lines[-2] if code else DONE} ({console.format_duration(time.monotonic() - began)})",
-    flush=True,
-  )
-  return "\n".join(lines), outcome
+  printed = output.printed.strip()
+  if printed:
+    has_table = re.search(r"(?m)^\|", printed)
+    paragraphs.append(printed if has_table else f"```\n{printed}\n```")
+  if output.outcome != DONE:
+    paragraphs.append(output.problem)
+  message = DONE if output.outcome == DONE else output.problem
+  print(f"  {name}: {message} ({duration})", flush=True)
+  return "\n\n".join(paragraphs) + "\n", output.outcome
 
 
-def read(path):
-  """The document to write into, or a new one. UserError for a file that has no place for tables."""
+def read_document(path: str) -> str:
+  """Returns the document to write into, or a new one.
+
+  Raises:
+    UserError: the file has no marks between which tables go.
+  """
   if not os.path.exists(path):
     return f"# Benchmarks\n\n{BEGIN}\n{END}\n"
   text = "\n".join(line for _, line in files.lines(path)) + "\n"
   if not 0 <= text.find(BEGIN) < text.find(END):
     raise UserError(
-      f"{path}: expected the lines {BEGIN!r} and {END!r}, between which the tables go, got a file without; "
-      "put them in or choose another --output"
+      f"{path}: expected the lines {BEGIN!r} and {END!r}, between which the tables go, got a file "
+      "without; put them in or choose another --output"
     )
   return text
 
 
-def updated(document, sections):
-  """The document with these sections (name -> text) between its marks, in place of those of the same names."""
+def update_document(document: str, sections: Mapping[str, str]) -> str:
+  """Returns the document with sections between its marks, in place of those of the same names.
+
+  Args:
+    document: a text with the lines BEGIN and END.
+    sections: text by the name of a benchmark.
+  """
   before, _, rest = document.partition(BEGIN)
   old, _, after = rest.partition(END)
-  parts = re.split(r"(?m)^### (.+)$", old)
-  kept = {name: f"### {name}{text}".rstrip() + "\n" for name, text in zip(parts[1::2], parts[2::2])}
-  body = "\n".join(text.rstrip() + "\n" for _, text in sorted((kept | sections).items()))
+  pieces = re.split(r"(?m)^### (.+)$", old)
+  kept = {
+    name: f"### {name}{text}".rstrip() + "\n" for name, text in zip(pieces[1::2], pieces[2::2])
+  }
+  updated = sorted({**kept, **sections}.items())
+  body = "\n".join(text.rstrip() + "\n" for _, text in updated)
   return f"{before}{BEGIN}\n\n{body}\n{END}{after}"
 
 
-def _run(path, folder):
-  """(What a script printed, the last line it said to the terminal alone, exit code)."""
+def _run(path: str, folder: str) -> _Output:
+  """Runs a script in a process of its own, and passes on what it prints."""
   process = subprocess.Popen(
     [sys.executable, path],
     cwd=folder,
@@ -195,10 +252,11 @@ def _run(path, folder):
     text=True,
     env={**os.environ, "PYTHONPATH": folder, "PYTHONUNBUFFERED": "1"},
   )
-  said = []
-  reader = threading.Thread(target=_pass_on, args=(process.stderr, sys.stderr, said), daemon=True)
+  assert process.stdout and process.stderr  # they are pipes
+  errors: list[str] = []
+  reader = threading.Thread(target=_pass_on, args=(process.stderr, sys.stderr, errors), daemon=True)
   reader.start()
-  printed = []
+  printed: list[str] = []
   try:
     _pass_on(process.stdout, sys.stdout, printed)
     code = process.wait()
@@ -207,47 +265,44 @@ def _run(path, folder):
     process.wait()
     raise
   reader.join()
-  return (
-    "".join(printed),
-    next((line.strip() for line in reversed(said) if line.strip()), "it said nothing"),
-    code,
-  )
+  stripped = [line.strip() for line in errors if line.strip()]
+  last_line = stripped[-1] if stripped else "it said nothing"
+  return _Output("".join(printed), last_line, code)
 
 
-def _pass_on(source, target, lines):
+def _pass_on(source: IO[str], target: TextIO, lines: list[str]) -> None:
+  """Prints every line of a stream, and appends it to `lines`."""
   for line in source:
     lines.append(line)
     print(f"  {line}", end="", file=target, flush=True)
 
 
-def _machine():
-  """When, at which revision, on what and with what a measurement was made."""
-  from factshock.runtime import provenance
-
+def _machine() -> str:
+  """Returns when, at which revision, on what and with what a measurement is made."""
   memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-  return (
-    f"{datetime.date.today()}, revision {provenance.revision()[:12]}; {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, "
-    f"{platform.system()}; Python {platform.python_version()}, " + ", ".join(_versions())
-  )
+  when = f"{datetime.date.today()}, revision {provenance.revision()[:12]}"
+  machine = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.system()}"
+  return f"{when}; {machine}; Python {platform.python_version()}, " + ", ".join(_versions())
 
 
-def _versions():
+def _versions() -> Iterator[str]:
+  """Yields name and version of the packages that are installed."""
   for name in _PACKAGES:
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       yield f"{name} {importlib.metadata.version(name)}"
-    except importlib.metadata.PackageNotFoundError:
-      pass
 
 
-def _processor():
-  """The processor's name where Linux tells it, else its kind."""
+def _processor() -> str:
+  """Returns the processor's name where Linux gives it, else its kind."""
   try:
-    return re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo")).group(1)
-  except (OSError, AttributeError):
-    return platform.machine()
+    match = re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo"))
+  except OSError:
+    match = None
+  return match[1] if match else platform.machine()
 
 
-def _text(path):
+def _text(path: str) -> str:
+  """Returns the text of a file."""
   with open(path, encoding="utf-8") as file:
     return file.read()
 

@@ -1,14 +1,19 @@
 r"""Turns a model into another format: HuggingFace folders, T5X checkpoints, and factshock's own.
 
-    python -m factshock.convert --input=runs/mine/checkpoints/mixed/0 --output=mine-hf --to=huggingface
-    python -m factshock.convert --input=google/t5-v1_1-small --output=checkpoints/small --to=orbax --dtype=bfloat16
+    python -m factshock.convert --input=runs/mine/checkpoints/mixed/0 --output=mine-hf \
+        --to=huggingface
+    python -m factshock.convert --input=google/t5-v1_1-small --output=checkpoints/small --to=orbax \
+        --dtype=bfloat16
 
-The input is a HuggingFace folder or hub id, a T5X checkpoint (msgpack or zarr), or a checkpoint of factshock (a step
-folder, or a folder of steps: its newest). Low-rank adapters, PEFT's or those of a checkpoint trained with
-config.finetune.lora_rank, are merged into the model they stand on; --to=peft writes the adapters alone, for
-PEFT. What is written as `huggingface` loads in transformers, vLLM and
-mergekit, with the tokenizer where the input has one in their format. Memory stays near one leaf.
+The input is a HuggingFace folder or hub id, a T5X checkpoint (msgpack or zarr), or a checkpoint of
+factshock (a step folder, or a folder of steps: its newest). Low-rank adapters, PEFT's or those of
+a checkpoint trained with config.finetune.lora_rank, are merged into the model they belong to;
+--to=peft writes the adapters alone, for PEFT. What is written as `huggingface` loads in
+transformers, vLLM and mergekit, with the tokenizer where the input has one in their format. Memory
+stays near one leaf (one parameter array).
 """
+
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -16,8 +21,8 @@ from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 
-def define_flags():
-  """Defines the flags; called when run as a program, so that two verbs can be imported together."""
+def define_flags() -> None:
+  """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_string(
     "input", "", "Model to read: a folder, or the id of a model on the HuggingFace hub."
   )
@@ -29,7 +34,10 @@ def define_flags():
     "Format to write; orbax is that of factshock's checkpoints.",
   )
   flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "Of the parameters; left out, the stored one."
+    "dtype",
+    None,
+    ["float32", "bfloat16"],
+    "Number format of the parameters; default: the stored one.",
   )
   flags.DEFINE_string("revision", None, "Branch, tag or commit on the hub.")
   flags.DEFINE_bool("allow_pickle", False, "Read pytorch_model.bin where there are no safetensors.")
@@ -38,12 +46,12 @@ def define_flags():
   )
 
 
-def main(argv):
-  """Converts what the flags name; prints where the result is."""
+def main(argv: Sequence[str]) -> None:
+  """Converts what the flags name, and prints where the result is."""
   del argv
   values = flags.FLAGS
   for name in ("input", "output", "to"):
-    if not getattr(values, name):
+    if not values[name].value:
       raise UserError(f"--{name}: expected a value, got none; see --help")
   from factshock.checkpoints import conversion
 
@@ -56,15 +64,13 @@ def main(argv):
     allow_pickle=values.allow_pickle,
     config_from=values.config_from,
   )
-  print(
-    f"wrote {values.input} as {values.to} to {values.output}"
-    + (
-      ""
-      if opened.tokenizer
-      else " (without a tokenizer: the input has none in HuggingFace's format; "
+  remark = ""
+  if not opened.tokenizer:
+    remark = (
+      " (without a tokenizer: the input has none in HuggingFace's format; "
       "--config_from=FOLDER takes that of another model)"
     )
-  )
+  print(f"wrote {values.input} as {values.to} to {values.output}{remark}")
 
 
 if __name__ == "__main__":

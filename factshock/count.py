@@ -1,98 +1,141 @@
 r"""Counts how often text names each entity of some facts: subjects, objects and their aliases.
 
   python -m factshock.count --corpus='c4/*.json.gz' --entities=facts.jsonl --output=counts.tsv
-  python -m factshock.count --corpus=wiki.txt --entities=popqa:popqa.csv --output=counts.tsv --folded
+  python -m factshock.count --corpus=wiki.txt --entities=popqa:popqa.csv --output=counts.tsv \
+      --folded
 
---corpus is a file or a pattern in quotes: text, a document a line, or .jsonl, .csv, .tsv (.gz too) or .parquet with a column
-`text` or `sentence`, or a data set (hub:NAME?split=..., tfds:NAME?split=..., see factshock/facts/documents.py); several have commas
-between. --entities is a facts file or a data set (popqa:PATH and the like, see factshock/facts/sources.py).
+--corpus is a file or a pattern in quotes: text with a document a line, or .jsonl, .csv, .tsv (.gz
+too) or .parquet with a column `text` or `sentence`, or a data set (hub:NAME?split=...,
+tfds:NAME?split=..., see factshock/facts/documents.py); several are separated by commas. --entities
+is a facts file or a data set (popqa:PATH and the like, see factshock/facts/sources.py).
 
-counts.tsv holds, by the number of mentions: entity; count, the places where one of its names stands as whole words; longest, those of
-them that are not within a longer name; documents; and ambiguous, why a count may be of something else: "several" entities have
-the name, it is a "word" seen more often in lower case, or one "letter". counts.facts.tsv holds, for each fact in its order, how
-many documents name subject and object together, and each of them. `diagnose
---entity_counts` and `experiment --config.entity_counts` read counts.tsv.
+counts.tsv has one row an entity, the most mentioned first, and these columns:
+  entity     its name
+  count      how many times one of its names occurs as whole words
+  longest    how many of these are not within a longer name
+  documents  how many documents name it
+  ambiguous  why the count may be of something else: "several" entities have the name, it is a
+             "word" seen more often in lower case, or one "letter"
+counts.facts.tsv holds, for each fact in its order, how many documents name subject and object
+together, and each of them. `diagnose --entity_counts` and `experiment --config.entity_counts` read
+counts.tsv.
 
-All cores count, a part of the files each; interrupted, the same command goes on. With --runner the counting is an Apache Beam pipeline
-instead (pip install 'factshock[beam]'): --runner=DirectRunner here, DataflowRunner, FlinkRunner or SparkRunner with their options
-in --beam_options='--project=... --temp_location=...'; then --corpus is a pattern of text or .jsonl files that Beam can open.
+All cores count, a part of the files each; after an interruption the same command goes on. With
+--runner the counting is an Apache Beam pipeline instead (pip install 'factshock[beam]'):
+--runner=DirectRunner here, or DataflowRunner, FlinkRunner or SparkRunner with their options in
+--beam_options='--project=... --temp_location=...'; --corpus is then a pattern of text or .jsonl
+files that Beam can open.
 """
 
+import gc
 import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
-_CORPUS = flags.DEFINE_string(
-  "corpus", None, "Text: a path, a pattern in quotes, or a data set; several with commas between."
-)
-_ENTITIES = flags.DEFINE_string(
-  "entities", None, "Facts whose subjects and objects are counted: a file or a data set."
-)
-_OUTPUT = flags.DEFINE_string("output", None, "File to write: .tsv or .tsv.gz.")
-_FOLDED = flags.DEFINE_bool("folded", False, "Count names without regard to upper and lower case.")
-_PROCESSES = flags.DEFINE_integer(
-  "processes", 0, "Processes at a time; 0: one a core.", lower_bound=0
-)
-_RUNNER = flags.DEFINE_string(
-  "runner", None, "Beam runner; without it this machine counts by itself."
-)
-_BEAM_OPTIONS = flags.DEFINE_string(
-  "beam_options", "", "Options for the Beam runner, as on its command line."
-)
-flags.mark_flags_as_required(["corpus", "entities", "output"])
+if TYPE_CHECKING:
+  import numpy as np
+
+  from factshock.facts.entities import Entities
+  from factshock.types import Fact
 
 
-def main(_):
-  """Counts, by this machine or by Beam, and says where the files are."""
-  import gc
-  import time
+def define_flags() -> None:
+  """Defines the flags; called only where the verb runs as a program."""
+  flags.DEFINE_string(
+    "corpus",
+    None,
+    "Text: a path, a pattern in quotes, or a data set; several are separated by commas.",
+  )
+  flags.DEFINE_string(
+    "entities", None, "Facts whose subjects and objects are counted: a file or a data set."
+  )
+  flags.DEFINE_string("output", None, "File to write: .tsv or .tsv.gz.")
+  flags.DEFINE_bool("folded", False, "Count names without regard to upper and lower case.")
+  flags.DEFINE_integer(
+    "processes", 0, "Processes at a time; 0: as many as the machine has cores.", lower_bound=0
+  )
+  flags.DEFINE_string(
+    "runner", None, "Apache Beam's runner; without it this machine counts by itself."
+  )
+  flags.DEFINE_string("beam_options", "", "Options for the Beam runner, as on its command line.")
+  flags.mark_flags_as_required(["corpus", "entities", "output"])
 
-  from factshock.facts import corpus_counts, entities, sources
-  from factshock.runtime.errors import UserError
 
-  if not _OUTPUT.value.endswith((".tsv", ".tsv.gz")):
-    raise UserError(f"--output={_OUTPUT.value}: expected a name that ends in .tsv or .tsv.gz")
+def main(argv: Sequence[str]) -> None:
+  """Counts, by this machine or by Beam, and prints where the files are."""
+  del argv
   from factshock.devices import host
+  from factshock.facts import corpus_counts, entities, sources
 
-  host.keep_freed_memory()  # a third of the time is the kernel's zeroing of memory just handed back
+  values = flags.FLAGS
+  if not values.output.endswith((".tsv", ".tsv.gz")):
+    raise UserError(f"--output={values.output}: expected a name that ends in .tsv or .tsv.gz")
+  # A third of the time is the kernel's zeroing of memory just handed back.
+  host.keep_freed_memory()
   gc.disable()  # millions of hits are made, and none in a circle
   began = time.monotonic()
-  facts = sources.read_facts(_ENTITIES.value)
-  found = entities.entities_of(facts, _FOLDED.value)
-  letters = [label for label, why in zip(found.labels, found.ambiguous) if "letter" in why]
+  facts = sources.read_facts(values.entities)
+  counted = entities.entities_of(facts, values.folded)
+  _print_letters(counted)
+  if values.runner:
+    _count_by_beam(facts)
+  else:
+    processes = values.processes or os.cpu_count()
+    counts = corpus_counts.count(values.corpus, counted, values.output, processes)
+    _print_summary(counted, counts, time.monotonic() - began)
+  print(f"counts: {values.output}\nfacts: {corpus_counts.facts_path(values.output)}")
+
+
+def _count_by_beam(facts: "Sequence[Fact]") -> None:
+  """Counts by an Apache Beam pipeline.
+
+  Raises:
+    UserError: Apache Beam is not installed.
+  """
+  try:
+    from factshock.facts import beam_counts
+  except ImportError as error:
+    raise UserError(
+      f"--runner needs Apache Beam ({error}): pip install 'factshock[beam]'"
+    ) from error
+  values = flags.FLAGS
+  options = values.beam_options.split()
+  beam_counts.count(values.corpus, facts, values.folded, values.output, values.runner, options)
+
+
+def _print_letters(counted: "Entities") -> None:
+  """Prints which entities have a name of one letter."""
+  letters = [
+    label for label, reason in zip(counted.labels, counted.ambiguous) if "letter" in reason
+  ]
   if letters:
+    more = ", ..." if len(letters) > 5 else ""
     print(
-      f"  {len(letters)} entities have a name of one letter ({', '.join(letters[:5])}{', ...' if len(letters) > 5 else ''}): "
+      f"  {len(letters)} entities have a name of one letter ({', '.join(letters[:5])}{more}): "
       "counted, and flagged as ambiguous"
     )
-  if _RUNNER.value:
-    try:
-      from factshock.facts import beam_counts
-    except ImportError as error:
-      raise UserError(
-        f"--runner needs Apache Beam ({error}): pip install 'factshock[beam]'"
-      ) from error
-    beam_counts.count(
-      _CORPUS.value, facts, _FOLDED.value, _OUTPUT.value, _RUNNER.value, _BEAM_OPTIONS.value.split()
-    )
-  else:
-    counts = corpus_counts.count(
-      _CORPUS.value, found, _OUTPUT.value, _PROCESSES.value or os.cpu_count()
-    )
-    _summary(found, counts, time.monotonic() - began)
-  print(f"counts: {_OUTPUT.value}\nfacts: {corpus_counts.facts_path(_OUTPUT.value)}")
 
 
-def _summary(found, counts, seconds):
+def _print_summary(counted: "Entities", counts: "Mapping[str, np.ndarray]", seconds: float) -> None:
+  """Prints how much text was read and how much of the entities and facts it names."""
   documents, size = counts["size"].tolist()
+  mentions = counts["mentions"]
+  mentioned = (mentions > 0).sum()
+  together = (counts["together"] > 0).sum()
   print(
-    f"{documents:,} documents, {size / 1e6:,.1f} MB of text in {console.format_duration(seconds)}: "
-    f"{counts['mentions'].sum():,} mentions of {(counts['mentions'] > 0).sum():,} of {len(found.labels):,} entities, "
-    f"{(counts['together'] > 0).sum():,} of {len(found.facts):,} facts in some document"
+    f"{documents:,} documents, {size / 1e6:,.1f} MB of text in "
+    f"{console.format_duration(seconds)}: {mentions.sum():,} mentions of {mentioned:,} of "
+    f"{len(counted.labels):,} entities, {together:,} of {len(counted.facts):,} facts in some "
+    "document"
   )
 
 
 if __name__ == "__main__":
+  define_flags()
   console.run(main)

@@ -2,122 +2,54 @@
 
   python -m factshock.diagnose --predictions=a.jsonl[,b.jsonl] [--finetuning_facts=train.jsonl]
       [--entity_counts=counts.tsv] [--reference=LABEL] --output=DIR
-  python -m factshock.diagnose --lm_kbc=2022|2023|2024|2025|2026 --predictions=a.jsonl[,b.jsonl] --gold=val.jsonl
-      [--train=train.jsonl] [--strict] [--output=DIR]
+  python -m factshock.diagnose --lm_kbc=2022|2023|2024|2025|2026 --predictions=a.jsonl[,b.jsonl]
+      --gold=val.jsonl [--train=train.jsonl] [--strict] [--output=DIR]
 
-A predictions file (.jsonl or .jsonl.gz) holds a JSON object a line: subject, relation, object and prediction
-(texts); optional aliases (list of accepted answers), score (log-probability), candidates (list of
-[text, log-probability], best first), popularity (of the subject), arm, seed, split. Any program may write it. The
-lm-evaluation-harness's samples_*.jsonl (--log_samples) are read too: factshock/diagnosis/samples.py.
-Rows are grouped by arm (default: the file's name) and seed; a step or alpha column makes the label
-"arm@value". All arms must answer the same queries. The shock measures need the finetuning facts and how often
-the pretraining text names each entity. Prints a table and writes DIR/diagnosis.json, whose `notes` define
-each number.
+A predictions file (.jsonl or .jsonl.gz) holds a JSON object a line: subject, relation, object and
+prediction (texts); optional aliases (list of accepted answers), score (log-probability),
+candidates (list of [text, log-probability], best first), popularity (of the subject), arm, seed,
+split. Any program may write it. The lm-evaluation-harness's samples_*.jsonl (--log_samples) are
+read too: factshock/predictions/harness_samples.py. Rows are grouped by arm (default: the file's
+name) and seed; a step or alpha column makes the label "arm@value". All arms must answer the same
+queries. The shock measures need the finetuning facts and how often the pretraining text names each
+entity. Prints a table and writes DIR/diagnosis.json, whose `notes` define each number.
 
-With --lm_kbc the files hold rows of that challenge instead (SubjectEntity, Relation, and a list ObjectEntities or
-ObjectEntitiesID) and are scored by the rules of that edition, beside the all-empty answer and the constant set of
-each relation fitted on train; --output, where given, gets lm_kbc.json.
+With --lm_kbc the files hold rows of that challenge instead (SubjectEntity, Relation, and a list
+ObjectEntities or ObjectEntitiesID) and are scored by the rules of that edition, beside the
+all-empty answer and the constant set of each relation fitted on train; --output, where given, gets
+lm_kbc.json.
 
-With --promise=0.9 (each file one arm and seed, with scores) it says what the answers are worth as a knowledge graph: in --splits random
-halvings of the subjects one half calibrates, as factshock.extract does, and of the other half answers are accepted whose precision is
-promised: how often the promise held, what it yielded, and what the best threshold would have. --output, where given, gets promise.json.
+With --promise=0.9 (each file one arm and seed, with scores) it measures what the answers are worth
+as a knowledge graph: in --splits random halvings of the subjects one half calibrates, as
+factshock.extract does, and of the other half answers are accepted whose precision is promised.
+Prints how often the promise held, what it yielded, and what the best threshold would have yielded;
+--output, where given, gets promise.json.
 """
 
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags
 
 from factshock.runtime import console, files
 from factshock.runtime.errors import UserError
 
-FLAGS = flags.FLAGS
-flags.DEFINE_list("predictions", None, "Predictions files, with commas between.")
-flags.DEFINE_string(
-  "output", None, "Folder for diagnosis.json (lm_kbc.json, which need not be written)."
-)
-flags.DEFINE_enum(
-  "lm_kbc",
-  None,
-  ["2022", "2023", "2024", "2025", "2026"],
-  "Edition of the LM-KBC challenge by whose rules rows are scored.",
-)
-flags.DEFINE_string("gold", None, "LM-KBC: the gold rows (.jsonl).")
-flags.DEFINE_string(
-  "train",
-  None,
-  "LM-KBC: rows that the constant set is fitted on (default: the train.jsonl beside "
-  "the gold file).",
-)
-flags.DEFINE_bool(
-  "strict", False, "LM-KBC: recall never above 1; rows missing, unknown or repeated are errors."
-)
-flags.DEFINE_float(
-  "promise",
-  None,
-  "Precision to promise in trials of what the answers are worth as a knowledge graph.",
-  lower_bound=0.01,
-  upper_bound=0.999,
-)
-flags.DEFINE_integer("splits", 10, "Trials of --promise for each file.", lower_bound=1)
-flags.DEFINE_string(
-  "finetuning_facts",
-  None,
-  "Facts that the models were finetuned on (.jsonl, .csv, .tsv, .parquet).",
-)
-flags.DEFINE_string(
-  "entity_counts",
-  None,
-  "How often pretraining names each entity: .tsv with entity, count and, where known, relation.",
-)
-flags.DEFINE_string(
-  "reference", None, "Label of the arm that others are compared with (default: the first)."
-)
-flags.DEFINE_string("known", None, "Label of the arm whose right answers count as known facts.")
-flags.DEFINE_string(
-  "finetuned", None, "Label of the finetuned arm that the verdict is about; with --corrected."
-)
-flags.DEFINE_string(
-  "corrected",
-  None,
-  "Label of that arm with its answer prior restored (python -m factshock.correct): says whether "
-  "the prior shifted or access was lost, and what to try first. Give --known too: an arm that is none of these, such as "
-  "the model's answers to its best cloze.",
-)
-flags.DEFINE_enum(
-  "criterion",
-  "exact_match",
-  ["exact_match", "contains"],
-  "What makes an answer right: it equals an accepted answer, or it contains one.",
-)
-flags.DEFINE_string(
-  "relations",
-  None,
-  "Relations file, or a data set as mmlu:PATH: averages over its types of relations too.",
-)
-flags.DEFINE_string("split", None, "Only rows of this split.")
-flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", lower_bound=100)
-flags.DEFINE_float("confidence", 0.95, "Of the intervals.", lower_bound=0.5, upper_bound=0.999)
-flags.DEFINE_integer("seed", 0, "Of the bootstrap.", lower_bound=0)
-flags.mark_flag_as_required("predictions")
-flags.register_multi_flags_validator(
-  ["output", "lm_kbc", "promise"],
-  lambda values: any(values.values()),
-  "Flag --output must have a value other than None.",
-)
-MODES = {
-  "lm_kbc": (
-    "gold",
-    "train",
-    "strict",
-    "resamples",
-    "confidence",
-    "seed",
-  ),  # the flags that each other mode has of its own or shares
+if TYPE_CHECKING:
+  from factshock.knowledge_graph.trials import Trial
+
+T = TypeVar("T")
+
+# The flags of each mode but the usual one: its own, and those that it shares with the usual one.
+_MODE_FLAGS = {
+  "lm_kbc": ("gold", "train", "strict", "resamples", "confidence", "seed"),
   "promise": ("splits", "entity_counts", "resamples", "confidence", "seed"),
 }
-OWN = ("gold", "train", "strict", "splits")
-SHARED = (
+# The flags that only one of these modes has.
+_FLAGS_OF_ONE_MODE = ("gold", "train", "strict", "splits")
+# The flags of the usual mode that not every other mode has.
+_USUAL_FLAGS = (
   "finetuning_facts",
   "entity_counts",
   "reference",
@@ -130,126 +62,263 @@ SHARED = (
 )
 
 
-def main(argv):
-  """Reads, diagnoses, prints, writes."""
+def define_flags() -> None:
+  """Defines the flags; called only where the verb runs as a program."""
+  flags.DEFINE_list("predictions", None, "Predictions files, separated by commas.")
+  flags.DEFINE_string(
+    "output",
+    None,
+    "Folder for diagnosis.json; for lm_kbc.json and promise.json, where it may be left out.",
+  )
+  _define_mode_flags()
+  _define_shock_flags()
+  flags.DEFINE_enum(
+    "criterion",
+    "exact_match",
+    ["exact_match", "contains"],
+    "What makes an answer right: it equals an accepted answer, or it contains one.",
+  )
+  flags.DEFINE_string(
+    "relations",
+    None,
+    "Relations file, or a data set as mmlu:PATH: averages over its types of relations too.",
+  )
+  flags.DEFINE_string("split", None, "Only rows of this split.")
+  flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", lower_bound=100)
+  flags.DEFINE_float(
+    "confidence", 0.95, "Confidence level of the intervals.", lower_bound=0.5, upper_bound=0.999
+  )
+  flags.DEFINE_integer("seed", 0, "Random seed of the bootstrap.", lower_bound=0)
+  flags.mark_flag_as_required("predictions")
+  flags.register_multi_flags_validator(
+    ["output", "lm_kbc", "promise"],
+    lambda values: any(values.values()),
+    "Flag --output must have a value other than None.",
+  )
+
+
+def _define_mode_flags() -> None:
+  """Defines the flags of --lm_kbc and of --promise."""
+  flags.DEFINE_enum(
+    "lm_kbc",
+    None,
+    ["2022", "2023", "2024", "2025", "2026"],
+    "Edition of the LM-KBC challenge by whose rules rows are scored.",
+  )
+  flags.DEFINE_string("gold", None, "LM-KBC: the gold rows (.jsonl).")
+  flags.DEFINE_string(
+    "train",
+    None,
+    "LM-KBC: rows that the constant set is fitted on (default: the train.jsonl beside the gold "
+    "file).",
+  )
+  flags.DEFINE_bool(
+    "strict", False, "LM-KBC: recall never above 1; rows missing, unknown or repeated are errors."
+  )
+  flags.DEFINE_float(
+    "promise",
+    None,
+    "Precision to promise in trials of what the answers are worth as a knowledge graph.",
+    lower_bound=0.01,
+    upper_bound=0.999,
+  )
+  flags.DEFINE_integer("splits", 10, "Trials of --promise for each file.", lower_bound=1)
+
+
+def _define_shock_flags() -> None:
+  """Defines the flags of the shock measures and of the comparisons of arms."""
+  flags.DEFINE_string(
+    "finetuning_facts",
+    None,
+    "Facts that the models were finetuned on (.jsonl, .csv, .tsv, .parquet).",
+  )
+  flags.DEFINE_string(
+    "entity_counts",
+    None,
+    "How often pretraining names each entity: .tsv with entity, count and, where known, relation.",
+  )
+  flags.DEFINE_string(
+    "reference", None, "Label of the arm that others are compared with (default: the first)."
+  )
+  flags.DEFINE_string("known", None, "Label of the arm whose right answers count as known facts.")
+  flags.DEFINE_string(
+    "finetuned", None, "Label of the finetuned arm that the verdict is about; with --corrected."
+  )
+  flags.DEFINE_string(
+    "corrected",
+    None,
+    "Label of that arm with its answer prior restored (python -m factshock.correct). The verdict "
+    "then tells whether the prior shifted or access was lost, and what to try first. Give --known "
+    "too: an arm that is none of these, such as the model's answers to its best cloze.",
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  """Diagnoses the predictions in the mode of the flags, prints a table and writes a file."""
   del argv
-  modes = [name for name in MODES if FLAGS[name].present]
+  mode = _mode()
+  if mode == "lm_kbc":
+    _diagnose_lm_kbc()
+  elif mode == "promise":
+    _try_promise()
+  else:
+    _diagnose()
+
+
+def _mode() -> str | None:
+  """Returns "lm_kbc", "promise" or None, the usual mode.
+
+  Raises:
+    UserError: flags that don't go together.
+  """
+  values = flags.FLAGS
+  modes = [name for name in _MODE_FLAGS if values[name].present]
   if len(modes) > 1:
     raise UserError("expected --lm_kbc or --promise, got both")
   mode = modes[0] if modes else None
-  wrong = [
-    name
-    for name in (*OWN, *SHARED)
-    if FLAGS[name].present and (name not in MODES[mode] if mode else name in OWN)
-  ]
-  if wrong:
-    owner = [other for other in MODES if wrong[0] in OWN and wrong[0] in MODES[other]]
-    raise UserError(
-      f"{', '.join(f'--{name}' for name in wrong)}: "
-      + (f"only with --{owner[0]}" if owner else f"not with --{mode}")
-    )
-  {None: _diagnose, "lm_kbc": _lm_kbc, "promise": _promise}[mode]()
+  given = [name for name in (*_FLAGS_OF_ONE_MODE, *_USUAL_FLAGS) if values[name].present]
+  if mode is None:
+    unfit = [name for name in given if name in _FLAGS_OF_ONE_MODE]
+  else:
+    unfit = [name for name in given if name not in _MODE_FLAGS[mode]]
+  if unfit:
+    flag_names = ", ".join(f"--{name}" for name in unfit)
+    raise UserError(f"{flag_names}: {_why_unfit(unfit[0], mode)}")
+  return mode
 
 
-def _diagnose():
+def _why_unfit(name: str, mode: str | None) -> str:
+  """Returns with which mode a flag goes, or with which it doesn't."""
+  if name in _FLAGS_OF_ONE_MODE:
+    for other, names in _MODE_FLAGS.items():
+      if name in names:
+        return f"only with --{other}"
+  return f"not with --{mode}"
+
+
+def _diagnose() -> None:
+  """Diagnoses accuracy and frequency shock, and writes diagnosis.json."""
   from factshock.diagnosis import summary, table
   from factshock.predictions import reading
 
+  values = flags.FLAGS
   arms = reading.group_by_arm(
-    reading.select_split(reading.read(path), FLAGS.split) for path in FLAGS.predictions
+    reading.select_split(reading.read(path), values.split) for path in values.predictions
   )
   seeds = {seed for by_seed in arms.values() for seed in by_seed}
   diagnosis = summary.diagnose(
     arms,
-    finetuning=_of_all(seeds, _finetuning(FLAGS.finetuning_facts)),
-    counts=_of_all(seeds, _counts(FLAGS.entity_counts)),
-    reference=FLAGS.reference,
-    known=FLAGS.known,
+    finetuning=_for_each_seed(seeds, _finetuning_answers(values.finetuning_facts)),
+    counts=_for_each_seed(seeds, _entity_counts(values.entity_counts)),
+    reference=values.reference,
+    known=values.known,
     entity_arms=list(arms),
-    criterion=FLAGS.criterion,
-    types=_types(FLAGS.relations),
-    finetuned=FLAGS.finetuned,
-    corrected=FLAGS.corrected,
-    resamples=FLAGS.resamples,
-    confidence=FLAGS.confidence,
-    seed=FLAGS.seed,
+    criterion=values.criterion,
+    types=_relation_types(values.relations),
+    finetuned=values.finetuned,
+    corrected=values.corrected,
+    resamples=values.resamples,
+    confidence=values.confidence,
+    seed=values.seed,
   )
   _write("diagnosis.json", diagnosis, table.lines(diagnosis))
 
 
-def _lm_kbc():
+def _diagnose_lm_kbc() -> None:
+  """Scores rows of the LM-KBC challenge, and writes lm_kbc.json."""
   from factshock.diagnosis import lm_kbc, lm_kbc_table
 
-  if FLAGS.gold is None:
+  values = flags.FLAGS
+  if values.gold is None:
     raise UserError("--lm_kbc: expected the gold rows too; name them with --gold")
-  train, no_train = (FLAGS.train, None) if FLAGS.train else lm_kbc.beside(FLAGS.gold)
-  year = FLAGS.lm_kbc
-  found = lm_kbc.diagnose(
+  train, no_train = (values.train, None) if values.train else lm_kbc.beside(values.gold)
+  year = values.lm_kbc
+  diagnosis = lm_kbc.diagnose(
     year,
-    lm_kbc.read_all(FLAGS.predictions, year),
-    lm_kbc.read(FLAGS.gold, year, gold=True),
+    lm_kbc.read_all(values.predictions, year),
+    lm_kbc.read(values.gold, year, gold=True),
     train and lm_kbc.read(train, year, gold=True),
     no_train=no_train,
-    strict=FLAGS.strict,
-    resamples=FLAGS.resamples,
-    confidence=FLAGS.confidence,
-    seed=FLAGS.seed,
+    strict=values.strict,
+    resamples=values.resamples,
+    confidence=values.confidence,
+    seed=values.seed,
   )
-  _write("lm_kbc.json", found, lm_kbc_table.lines(found))
+  _write("lm_kbc.json", diagnosis, lm_kbc_table.lines(diagnosis))
 
 
-def _promise():
+def _try_promise() -> None:
+  """Tries a promised precision on halves of the subjects, and writes promise.json."""
+  from factshock.knowledge_graph import trials
+
+  values = flags.FLAGS
+  comparison = trials.compare(
+    _trials_by_arm(),
+    values.promise,
+    resamples=values.resamples,
+    confidence=values.confidence,
+    seed=values.seed,
+  )
+  result = {"target": values.promise, "arms": comparison}
+  _write("promise.json", result, trials.lines(comparison, values.promise))
+
+
+def _trials_by_arm() -> "dict[str, dict[int, list[Trial]]]":
+  """Returns the trials of every predictions file, by arm and seed.
+
+  Raises:
+    UserError: two files of one arm and seed.
+  """
   from factshock.knowledge_graph import answers, trials
   from factshock.predictions import reading, rows
 
-  counts = _counts(FLAGS.entity_counts)
-  arms = {}
-  progress = console.Progress("trials", len(FLAGS.predictions))
-  for number, path in enumerate(FLAGS.predictions, 1):
-    row = next((row for _, row in rows.read_rows(path)), {})
-    label = reading.label_of(row, os.path.basename(path).split(".")[0], path, 1)
-    seed = reading.seed_of(row.get("seed"), path, 1)
-    if seed in arms.setdefault(label, {}):
+  values = flags.FLAGS
+  counts = _entity_counts(values.entity_counts)
+  arms: dict[str, dict[int, list[Trial]]] = {}
+  progress = console.Progress("trials", len(values.predictions))
+  for done, path in enumerate(values.predictions, 1):
+    first_row = next((row for _, row in rows.read_rows(path)), {})
+    label = reading.label_of(first_row, os.path.basename(path).split(".")[0], path, 1)
+    seed = reading.seed_of(first_row.get("seed"), path, 1)
+    by_seed = arms.setdefault(label, {})
+    if seed in by_seed:
       raise UserError(
-        f"{path}: expected an arm and seed that no other file has, got arm {label!r} seed {seed} again"
+        f"{path}: expected an arm and seed that no other file has, got arm {label!r} seed {seed} "
+        "again"
       )
-    arms[label][seed] = trials.run(
+    by_seed[seed] = trials.run(
       answers.read(path, labelled=True),
-      FLAGS.promise,
-      splits=FLAGS.splits,
-      seed=FLAGS.seed + seed,
+      values.promise,
+      splits=values.splits,
+      seed=values.seed + seed,
       counts=counts,
     )
-    progress.update(number)
-  found = trials.compare(
-    arms, FLAGS.promise, resamples=FLAGS.resamples, confidence=FLAGS.confidence, seed=FLAGS.seed
-  )
-  _write(
-    "promise.json", {"target": FLAGS.promise, "arms": found}, trials.lines(found, FLAGS.promise)
-  )
+    progress.update(done)
+  return arms
 
 
-def _write(name, found, lines):
-  """Writes what was found to the output folder, if there is one, and prints it."""
-  path = FLAGS.output and os.path.join(FLAGS.output, name)
+def _write(name: str, result: Mapping[str, Any], lines: Iterable[str]) -> None:
+  """Writes a result as JSON to the output folder, if any, and prints the lines about it."""
+  path = flags.FLAGS.output and os.path.join(flags.FLAGS.output, name)
   if path:
     with files.atomic_write(path) as file:
-      file.write(_text(found))
+      file.write(_json_text(result))
   print("\n".join(lines))
   if path:
     print(f"wrote {path}")
 
 
-def _text(diagnosis):
-  """JSON with a line for each part (indenting all of it takes seconds where entities are many)."""
-  parts = (
-    f"{json.dumps(name)}: {json.dumps(part, ensure_ascii=False, allow_nan=False)}"
-    for name, part in diagnosis.items()
+def _json_text(result: Mapping[str, Any]) -> str:
+  """Returns JSON with a line for each key: indenting many entities would take seconds."""
+  members = (
+    f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+    for name, value in result.items()
   )
-  return "{" + ",\n".join(parts) + "}\n"
+  return "{" + ",\n".join(members) + "}\n"
 
 
-def _finetuning(path):
+def _finetuning_answers(path: str | None) -> list[tuple[str, str]] | None:
+  """Returns (relation, object) of each finetuning fact."""
   if path is None:
     return None
   from factshock.facts import sources
@@ -257,7 +326,8 @@ def _finetuning(path):
   return [(fact["relation"], fact["object"]) for fact in sources.read_facts(path)]
 
 
-def _counts(path):
+def _entity_counts(path: str | None) -> dict[tuple[str, str], int] | None:
+  """Returns how often text names each (relation or "", entity)."""
   if path is None:
     return None
   from factshock.facts import counts
@@ -265,7 +335,8 @@ def _counts(path):
   return counts.read_counts(path)
 
 
-def _types(path):
+def _relation_types(path: str | None) -> dict[str, str] | None:
+  """Returns the type of each relation of a relations file."""
   if path is None:
     return None
   from factshock.facts import sources
@@ -273,9 +344,11 @@ def _types(path):
   return {name: row["type"] for name, row in sources.read_relations(path).items()}
 
 
-def _of_all(seeds, value):
-  return None if value is None else {seed: value for seed in seeds}
+def _for_each_seed(seeds: Iterable[int], value: T | None) -> dict[int, T] | None:
+  """Returns one value for every seed."""
+  return None if value is None else dict.fromkeys(seeds, value)
 
 
 if __name__ == "__main__":
+  define_flags()
   console.run(main)

@@ -1,28 +1,31 @@
-r"""Evaluates a model by the lm-evaluation-harness: on its tasks, and on those on facts that it lacks.
+r"""Evaluates a model by the lm-evaluation-harness, on its tasks and on tasks on facts.
 
     python -m factshock.evaluate --model_args checkpoint=google/flan-t5-large --tasks popqa_t5 \
         --metadata popqa=data/popqa.jsonl --output_path results/flan/results.json --log_samples
-    python -m factshock.evaluate --model_args checkpoint=runs/mine/checkpoints/mixed/0 --tasks trex,arc_easy \
-        --metadata trex=data/trex
-    python -m factshock.diagnose --predictions=results/flan/samples_popqa_t5_DATE.jsonl --output=diagnosis
+    python -m factshock.evaluate --model_args checkpoint=runs/mine/checkpoints/mixed/0 \
+        --tasks trex,arc_easy --metadata trex=data/trex
+    python -m factshock.diagnose --predictions=results/flan/samples_popqa_t5_DATE.jsonl \
+        --output=diagnosis
 
-Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Left out, --model is `factshock`,
---include_path the folder of our tasks and --batch_size `auto`, here 64; --device means nothing, as JAX takes
-the devices it finds. Of --model_args: checkpoint (as --checkpoint of factshock.answer), tokenizer,
-max_gen_toks and seed. The tasks on facts, each with its data named in --metadata:
+Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Defaults that differ: --model
+is `factshock`, --include_path the folder of factshock's tasks and --batch_size `auto`, here 64;
+--device means nothing, as JAX takes the devices it finds. Keys of --model_args: checkpoint (as
+--checkpoint of factshock.answer), tokenizer, max_gen_toks and seed. The tasks on facts, each with
+its data named in --metadata:
 
     popqa, popqa_t5                        popqa=PATH (the data set on the hub where left out)
     entityquestions, entityquestions_t5    entityquestions=PATH
     trex, trex_t5                          trex=PATH, ranked over the relation's objects
     lama, lama_t5                          lama=PATH: Google-RE, ConceptNet, SQuAD
 
-Those that end in _t5 ask as factshock asks a T5, by a question or a statement with <extra_id_0> in place of
-the answer; the others ask "Q: ...\nA:" or with the statement up to its object. Needs the extra: pip install
-factshock[lm_eval].
+Those that end in _t5 ask as factshock asks a T5, by a question or a statement with <extra_id_0> in
+place of the answer; the others ask "Q: ...\nA:" or with the statement up to its object. Needs the
+extra: pip install factshock[lm_eval].
 """
 
 import os
 import sys
+from collections.abc import Sequence
 
 from factshock.runtime.errors import UserError
 
@@ -34,18 +37,30 @@ DEFAULTS = (
 )
 
 
-def arguments(given):
-  """The arguments of lm_eval for those given: with our defaults where they name none."""
-  named = {name.partition("=")[0] for name in given}
-  return [
-    "run",
-    *given,
-    *(word for names, value in DEFAULTS if not named & set(names) for word in (names[0], value)),
-  ]
+def define_flags() -> None:
+  """Defines no flags: lm_eval parses its own."""
 
 
-def main(given):
-  """Runs lm_eval; returns the exit code."""
+def arguments(given: Sequence[str]) -> list[str]:
+  """Returns the arguments of lm_eval: those given, and DEFAULTS where they are not among them."""
+  named = {argument.partition("=")[0] for argument in given}
+  added: list[str] = []
+  for names, value in DEFAULTS:
+    if not named & set(names):
+      added += [names[0], value]
+  return ["run", *given, *added]
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs lm_eval.
+
+  Args:
+    argv: the command line, the program's name first.
+
+  Returns:
+    The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+  """
+  given = argv[1:]
   if not given or set(given) & {"--help", "-h"}:
     print(__doc__)
     return 0
@@ -60,7 +75,8 @@ def main(given):
   return 0
 
 
-def _run(given):
+def _run(given: Sequence[str]) -> None:
+  """Runs lm_eval's command line in this process, with factshock's model known to it."""
   try:
     from lm_eval.__main__ import cli_evaluate
   except ImportError as error:
@@ -69,10 +85,10 @@ def _run(given):
     ) from error
   from factshock.harness import language_model
 
-  assert language_model
+  assert language_model  # its import registers the model under the name `factshock`
   sys.argv = ["lm_eval", *given]
   cli_evaluate()
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(main(sys.argv))

@@ -1,22 +1,27 @@
 r"""Averages checkpoints into a new one.
 
-    python -m factshock.mix --checkpoints=runs/demo/pretrained,runs/demo/finetuned --weights=0.6,0.4 \
-        --output=runs/demo/mixed
-    python -m factshock.mix --checkpoints=google/t5-v1_1-large,runs/mine/hf --select=dev.jsonl --relations=relations.jsonl \
-        --output=mixed
+    python -m factshock.mix --checkpoints=runs/demo/pretrained,runs/demo/finetuned \
+        --weights=0.6,0.4 --output=runs/demo/mixed
+    python -m factshock.mix --checkpoints=google/t5-v1_1-large,runs/mine/hf --select=dev.jsonl \
+        --relations=relations.jsonl --output=mixed
 
-Each checkpoint is a step folder, or a folder of steps (its newest is taken); or all are HuggingFace models
-(folders or hub ids), and so is the result then, with the first one's tokenizer. The weights sum to 1, or
-are `uniform`. `--layerwise=0.9,0.1` (for two checkpoints, in the place of --weights) takes a share of
-the second that grows or falls linearly in depth: the first number at the embedding, the second at the
-head. With --select the share of the second of two models (before and after finetuning) is chosen by how many development facts
-the mix answers right, by ranking the answers of each relation: the curve over --alphas is printed, and no point but the chosen one is
-written. --profile says whether the share is the same everywhere (uniform), falls in depth to 0 at the head (decreasing) or rises
-from 0 (increasing). The facts must be about others than those one tests on or finetuned on. Beside the result, `mix.json` says
-what was mixed. Memory stays near one leaf of each checkpoint; --select holds both models and their mix.
+Each checkpoint is a step folder, or a folder of steps (its newest is taken); or all are
+HuggingFace models (folders or hub ids), and so is the result then, with the first one's tokenizer.
+The weights sum to 1, or are `uniform`. `--layerwise=0.9,0.1` (for two checkpoints, in the place of
+--weights) takes a share of the second that grows or falls linearly in depth: the first value at
+the embedding, the second at the head.
+
+With --select the share of the second of two models (before and after finetuning) is chosen by how
+many development facts the mix answers right, by ranking the answers of each relation: the curve
+over --alphas is printed, and no mix but the chosen one is written. --profile sets whether the
+share is the same everywhere (uniform), falls in depth to 0 at the head (decreasing) or rises from
+0 (increasing). The facts must be about other subjects than those one tests on or finetuned on.
+Beside the result, `mix.json` records what was mixed. Memory stays near one leaf (one parameter
+array) of each checkpoint; --select holds both models and their mix.
 """
 
 import os
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -24,8 +29,8 @@ from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 
-def define_flags():
-  """Defines the flags; called when run as a program, so that two verbs can be imported together."""
+def define_flags() -> None:
+  """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_list("checkpoints", [], "Folders of the checkpoints to mix: A,B[,C...].")
   flags.DEFINE_list("weights", [], "A weight for each checkpoint (sum 1), or `uniform`.")
   flags.DEFINE_list("layerwise", [], "bottom,top: shares of the second of two checkpoints.")
@@ -39,7 +44,7 @@ def define_flags():
     "profile",
     "uniform",
     ["uniform", "decreasing", "increasing"],
-    "Of the share chosen by --select, in depth.",
+    "How the share chosen by --select changes with depth.",
   )
   flags.DEFINE_list(
     "alphas", [f"{step / 10:g}" for step in range(11)], "Shares that --select tries."
@@ -60,77 +65,96 @@ def define_flags():
   )
 
 
-def main(argv):
-  """Mixes what the flags name; prints where the result is and its digest."""
+def main(argv: Sequence[str]) -> None:
+  """Mixes what the flags name, and prints where the result is and its digest."""
   del argv
   values = flags.FLAGS
-  if len(values.checkpoints) < 2:
-    raise UserError(
-      f"--checkpoints: expected two or more folders, got {len(values.checkpoints)}; see --help"
-    )
+  _check_flags()
+  weights = layerwise = None
+  if values.weights:
+    weights = _weights(values.weights, len(values.checkpoints))
+  if values.layerwise:
+    layerwise = _parse_floats("--layerwise", values.layerwise, 2)
+  from factshock.checkpoints import interpolation
+  from factshock.devices import host
+
+  if values.select:
+    weights, layerwise = _select()
+  # Two thirds of the time was the kernel's, mostly for memory that had just been handed back.
+  host.keep_freed_memory()
+  record = interpolation.mix_checkpoints(values.checkpoints, weights, values.output, layerwise)
+  print(
+    f"mixed {len(values.checkpoints)} checkpoints into {values.output} "
+    f"(digest {record['digest'][:16]}); what was mixed: {values.output}/mix.json"
+  )
+
+
+def _check_flags() -> None:
+  """Raises a UserError for flags that are missing or don't fit, or an output that exists."""
+  values = flags.FLAGS
+  count = len(values.checkpoints)
+  if count < 2:
+    raise UserError(f"--checkpoints: expected two or more folders, got {count}; see --help")
   if not values.output:
     raise UserError("--output: expected a folder to write, got none; see --help")
   given = [name for name in ("weights", "layerwise", "select") if values[name].value]
   if len(given) != 1:
     raise UserError(
-      f"expected one of --weights, --layerwise and --select, got {' and '.join(given) or 'none'}; see --help"
+      "expected one of --weights, --layerwise and --select, "
+      f"got {' and '.join(given) or 'none'}; see --help"
     )
-  if given[0] != "weights" and len(values.checkpoints) != 2:
-    raise UserError(f"--{given[0]}: expected two checkpoints, got {len(values.checkpoints)}")
+  if given[0] != "weights" and count != 2:
+    raise UserError(f"--{given[0]}: expected two checkpoints, got {count}")
   if os.path.exists(values.output):  # before hours of choosing
     raise UserError(f"{values.output}: already exists; remove it or choose another --output")
-  weights = _weights(values.weights, len(values.checkpoints)) if values.weights else None
-  layerwise = _numbers("--layerwise", values.layerwise, 2) if values.layerwise else None
-  from factshock.checkpoints import interpolation
-  from factshock.devices import host
-
-  if values.select:
-    weights, layerwise = _selected(values)
-  host.keep_freed_memory()  # two thirds of the time was the kernel's, mostly for memory that had just been handed back
-  result = interpolation.mix_checkpoints(values.checkpoints, weights, values.output, layerwise)
-  print(
-    f"mixed {len(values.checkpoints)} checkpoints into {values.output} (digest {result['digest'][:16]}); "
-    f"what was mixed: {values.output}/mix.json"
-  )
 
 
-def _selected(values):
-  """(weights, layerwise) of the share chosen on development facts; prints the curve."""
+def _select() -> tuple[list[float] | None, list[float] | None]:
+  """Chooses the share of the second model on development facts, and prints the curve.
+
+  Returns:
+    (weights, layerwise) of which one is None.
+  """
   from factshock.answering import selection
   from factshock.checkpoints import interpolation
 
+  values = flags.FLAGS
   alpha, curve = selection.choose(
     values.checkpoints,
     values.select,
     profile=values.profile,
-    alphas=_numbers("--alphas", values.alphas, len(values.alphas)),
+    alphas=_parse_floats("--alphas", values.alphas, len(values.alphas)),
     prompt=values.prompt,
     relations=values.relations,
     candidates=values.candidates,
     tokenizer=values.tokenizer,
   )
-  print(
-    "right on development by alpha: "
-    + ", ".join(f"{x:g} {share:.3f}" for x, share in curve)
-    + f"; alpha {alpha:g} is taken"
-    + ("" if values.profile == "uniform" else f", {values.profile} in depth")
-  )
+  points = ", ".join(f"{x:g} {share:.3f}" for x, share in curve)
+  profile = "" if values.profile == "uniform" else f", {values.profile} in depth"
+  print(f"right on development by alpha: {points}; alpha {alpha:g} is taken{profile}")
   if values.profile == "uniform":
     return [1 - alpha, alpha], None
   return None, list(interpolation.layer_alphas(alpha, values.profile))
 
 
-def _weights(texts, count):
-  return "uniform" if texts == ["uniform"] else _numbers("--weights", texts, count)
+def _weights(texts: Sequence[str], count: int) -> str | list[float]:
+  """Returns "uniform" or a weight for each checkpoint."""
+  return "uniform" if texts == ["uniform"] else _parse_floats("--weights", texts, count)
 
 
-def _numbers(flag, texts, count):
+def _parse_floats(flag: str, texts: Sequence[str], count: int) -> list[float]:
+  """Returns a flag's list of `count` numbers.
+
+  Raises:
+    UserError: other values, or another count.
+  """
+  given = ",".join(texts)
   if len(texts) != count:
-    raise UserError(f"{flag}: expected {count} numbers, got {len(texts)} ({','.join(texts)})")
+    raise UserError(f"{flag}: expected {count} numbers, got {len(texts)} ({given})")
   try:
     return [float(text) for text in texts]
   except ValueError:
-    raise UserError(f"{flag}: expected numbers, got {','.join(texts)}") from None
+    raise UserError(f"{flag}: expected numbers, got {given}") from None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_folders
 
+from factshock import extract
 from factshock.answering import asking, candidates, decoding
 from factshock.data import prompts
 from factshock.facts import queries as query_room
@@ -120,12 +121,11 @@ def test_from_a_model_to_a_graph(home, tmp_path):
     facts[20:],
   )
   assert len(asked[0]) == 20
-  summary = pipeline.extract(
+  summary = extract.run(
     str(tmp_path / "g"),
     str(tmp_path / "asked.jsonl.gz"),
     str(tmp_path / "known.jsonl.gz"),
-    rule="f1",
-    model={"model": "t5", **asking.identity_of(str(home / "t5"))},
+    pipeline.Options(rule="f1", model={"model": "t5", **asking.identity_of(str(home / "t5"))}),
   )
   found = list(canonical.read(str(tmp_path / "g/triples.jsonl")))
   accepted = [row["subject"] for row in found if row["accepted"]]

@@ -50,7 +50,7 @@ def test_it_lists_the_scripts_of_a_clone(clone):
 
 
 def test_those_of_this_clone_say_what_they_are():
-  scripts = benchmark.found(str(ROOT))
+  scripts = benchmark.find_scripts(str(ROOT))
   assert {
     "padding",
     "saving",
@@ -63,7 +63,7 @@ def test_those_of_this_clone_say_what_they_are():
   } <= scripts.keys()
   assert not {"tables", "models", "gpu_sides"} & scripts.keys()
   for path in scripts.values():
-    assert benchmark.about(path).endswith(".")
+    assert benchmark.summary(path).endswith(".")
     assert f"python tests/benchmarks/{os.path.basename(path)}" in pathlib.Path(path).read_text(
       encoding="utf-8"
     )
@@ -134,9 +134,9 @@ def test_outside_of_a_clone_it_says_what_is_wrong(clone):
 
 
 def test_the_measurements_have_a_place_for_tables():
-  assert benchmark.BEGIN in benchmark.read(str(ROOT / "docs" / "measurements.md"))
+  assert benchmark.BEGIN in benchmark.read_document(str(ROOT / "docs" / "measurements.md"))
 
 
 def test_no_near_name_is_no_guess():
   with pytest.raises(UserError, match=r"--only=zzz: there is no such benchmark \(there are a, b\)"):
-    benchmark.chosen(["zzz"], {"a": "", "b": ""})
+    benchmark.choose(["zzz"], {"a": "", "b": ""})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_knowledge_graph_extraction import world
 
+from factshock import extract
 from factshock.knowledge_graph import canonical, formats, pipeline
 from factshock.predictions import accuracy
 from factshock.runtime.errors import UserError
@@ -58,14 +59,13 @@ def test_an_extraction_keeps_its_promise_and_says_all(inputs, tmp_path):
   asked, known, truth = inputs
   folder = str(tmp_path / "graph")
   relations = {name: {"relation": name, "label": f"the {name}", "type": "N-1"} for name in "rs"}
-  summary = pipeline.extract(
+  summary = extract.run(
     folder,
     asked,
     known,
-    model=MODEL,
-    precision=0.8,
-    graph_formats=("tsv", "lm_kbc"),
-    relations=relations,
+    pipeline.Options(
+      model=MODEL, precision=0.8, graph_formats=("tsv", "lm_kbc"), relations=relations
+    ),
   )
   rows = list(canonical.read(f"{folder}/triples.jsonl"))
   accepted = [row for row in rows if row["accepted"]]
@@ -98,44 +98,44 @@ def test_an_extraction_keeps_its_promise_and_says_all(inputs, tmp_path):
   said = "\n".join(pipeline.lines(summary, folder))
   assert "precision of at least 80% is promised" in said and "baku" in said
   with pytest.raises(UserError, match="holds an extraction already"):
-    pipeline.extract(folder, asked, known, model=MODEL)
+    extract.run(folder, asked, known, pipeline.Options(model=MODEL))
 
 
 def test_the_same_inputs_give_the_same_triples_and_run(inputs, tmp_path):
   one, two = (
-    pipeline.extract(str(tmp_path / name), *inputs[:2], model=MODEL, graph_formats=())
+    extract.run(str(tmp_path / name), *inputs[:2], pipeline.Options(model=MODEL, graph_formats=()))
     for name in "ab"
   )
   assert one["run"]["id"] == two["run"]["id"]
   assert (tmp_path / "a/triples.jsonl").read_bytes() == (tmp_path / "b/triples.jsonl").read_bytes()
-  other = pipeline.extract(
-    str(tmp_path / "c"), *inputs[:2], model=MODEL, graph_formats=(), precision=0.7
+  other = extract.run(
+    str(tmp_path / "c"), *inputs[:2], pipeline.Options(model=MODEL, graph_formats=(), precision=0.7)
   )
   assert other["run"]["id"] != one["run"]["id"]
 
 
 def test_a_promise_that_cannot_be_kept_gives_no_triples_and_says_so(inputs, tmp_path):
-  summary = pipeline.extract(str(tmp_path / "g"), *inputs[:2], model=MODEL, precision=0.999)
+  summary = extract.run(
+    str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, precision=0.999)
+  )
   assert summary["counts"]["triples"] == 0 and summary["promise"]["threshold"] is None
   assert "no threshold keeps the promise" in "\n".join(pipeline.lines(summary, "g"))
   assert (tmp_path / "g/graph.tsv").read_text() == ""
 
 
 def test_the_f1_rule_answers_more_and_needs_no_promise(inputs, tmp_path):
-  summary = pipeline.extract(str(tmp_path / "g"), *inputs[:2], model=MODEL, rule="f1")
+  summary = extract.run(str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, rule="f1"))
   assert summary["counts"]["triples"] == 1000 and summary["promise"]["target"] is None
   assert {row["threshold"] for row in canonical.read(str(tmp_path / "g/triples.jsonl"))} == {None}
 
 
 def test_ids_that_no_uri_can_be_made_of_are_counted(inputs, tmp_path, capsys):
   rows = [json.loads(line) | {"subject_id": "no id at all"} for line in open(inputs[0])]
-  summary = pipeline.extract(
+  summary = extract.run(
     str(tmp_path / "g"),
     write(tmp_path / "a.jsonl", rows),
     inputs[1],
-    model=MODEL,
-    precision=0.8,
-    graph_formats=("nt",),
+    pipeline.Options(model=MODEL, precision=0.8, graph_formats=("nt",)),
   )
   said = capsys.readouterr().out
   assert (
@@ -165,8 +165,11 @@ def test_inverse_statements_that_follow_are_in_the_graph(tmp_path):
       say("Sweden", "s", "e4", 0.999),
     ],
   )
-  summary = pipeline.extract(
-    str(tmp_path / "g"), asked, known, model=MODEL, precision=0.8, relations=relations
+  summary = extract.run(
+    str(tmp_path / "g"),
+    asked,
+    known,
+    pipeline.Options(model=MODEL, precision=0.8, relations=relations),
   )
   rows = list(canonical.read(str(tmp_path / "g/triples.jsonl")))
   found = [(row["subject"], row["object"], row.get("flags")) for row in rows if row["accepted"]]
@@ -202,7 +205,9 @@ def test_prior_correction_moves_answers_before_they_are_judged(tmp_path):
     if row["rank"] == 1
   ]
   for folder, options in (("plain", {}), ("corrected", {"prior_correction": reference})):
-    pipeline.extract(str(tmp_path / folder), *paths, model=MODEL, graph_formats=(), **options)
+    extract.run(
+      str(tmp_path / folder), *paths, pipeline.Options(model=MODEL, graph_formats=(), **options)
+    )
   truth = [row["prediction"] for row in asked]
   share = lambda said: np.mean([a == b for a, b in zip(said, truth)])
   assert share(first("corrected")) > share(first("plain")) + 0.05
@@ -281,11 +286,11 @@ def test_bad_files_are_refused_and_nothing_is_written(tmp_path, change, words):
   asked, known = (list(rows_of(world(seed, 100, relations=("r",)))) for seed in (0, 1))
   change(asked, known)
   with pytest.raises(UserError, match=words):
-    pipeline.extract(
+    extract.run(
       str(tmp_path / "g"),
       write(tmp_path / "a.jsonl", asked),
       write(tmp_path / "k.jsonl", known),
-      model=MODEL,
+      pipeline.Options(model=MODEL),
     )
   assert not (tmp_path / "g").exists()
 
@@ -306,7 +311,7 @@ def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
     [{"subject": row["subject"], "relation": row["relation"], "object": "x"} for row in rows],
   )
   with pytest.raises(UserError, match="apart from the finetuning facts, got 2 of 1,500"):
-    pipeline.extract(str(tmp_path / "g"), *inputs[:2], model=MODEL, finetuning=facts)
+    extract.run(str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, finetuning=facts))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def run(model, tasks, output, *more, limit=LIMIT):
   """The aggregated results and the samples files of a run by the door, on the first documents."""
   code = evaluate.main(
     [
+      "evaluate",
       "--model_args",
       f"checkpoint={model}",
       "--tasks",
@@ -222,7 +223,7 @@ def test_data_that_cannot_be(home, tmp_path, capsys):
     ("popqa", ["--metadata", f"popqa={tmp_path / 'absent.jsonl'}"], "absent.jsonl"),
   ):
     assert (
-      evaluate.main(["--model_args", f"checkpoint={home / 'llama'}", "--tasks", task, *given]) == 2
+      evaluate.main(["evaluate", "--model_args", f"checkpoint={home / 'llama'}", "--tasks", task, *given]) == 2
     )
     assert words in capsys.readouterr().err
   with pytest.raises(UserError, match="expected at least one document"):

@@ -47,18 +47,18 @@ def test_the_claim_of_another_host_is_stale_when_it_was_not_touched_for_long(tmp
   path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))
   with locks.try_lock(str(path)) as ours:
     assert not ours
-  os.utime(path, (time.time() - locks.STALE - 5,) * 2)
+  os.utime(path, (time.time() - locks.STALE_SECONDS - 5,) * 2)
   with locks.try_lock(str(path)) as ours:
     assert ours
 
 
 def test_a_holder_keeps_its_claim_alive(tmp_path, monkeypatch):
-  monkeypatch.setattr(locks, "BEAT", 0.05)
+  monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
   path = str(tmp_path / "claim")
   with locks.try_lock(path):
     os.utime(path, (0, 0))
     time.sleep(0.4)
-    assert time.time() - os.stat(path).st_mtime < locks.STALE
+    assert time.time() - os.stat(path).st_mtime < locks.STALE_SECONDS
 
 
 def test_a_holder_that_was_overtaken_leaves_the_claim_to_the_other(tmp_path):
@@ -93,7 +93,7 @@ def test_waiting_ends_when_the_holder_does(tmp_path, capsys):
     with locks.try_lock(path):
 
       def hold():
-        with locks.wait_for_lock(path, every=0.01, say="waiting"):
+        with locks.wait_for_lock(path, every=0.01, message="waiting"):
           return time.monotonic()
 
       found = pool.submit(hold)

@@ -1,11 +1,13 @@
 """An extraction from files to files: predictions and calibration in; triples, graph formats, summary and page out."""
 
 import collections
+import dataclasses
 import datetime
 import hashlib
 import json
 import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -40,76 +42,122 @@ def check_folder(folder):
     raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
 
 
-def extract(
-  folder,
-  predictions,
-  known,
-  *,
-  model,
-  rule="precision",
-  precision=0.9,
-  graph_formats=("tsv",),
-  calibrator=None,
-  relations=None,
-  counts=None,
-  types=None,
-  finetuning=None,
-  candidates=None,
-  queries=None,
-  prior_correction=None,
-):
-  """Writes an extraction into a folder; returns its summary. See factshock/extract.py for what the files are.
+class ModelIdentity(TypedDict):
+  """What is known of the model: its name, the digest of its weights, and how it was mixed."""
+
+  model: str
+  checkpoint: str | None
+  mixing_weights: list[float] | None
+
+
+# What extraction.json holds, by section; JSON values alone.
+Summary: TypeAlias = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How answers are calibrated and accepted, and what is written.
+
+  Attributes:
+    model: what is known of the model.
+    rule: "precision" or "f1".
+    precision: what the rule "precision" promises.
+    graph_formats: names of formats to write beside triples.jsonl.
+    calibrator: one of calibration.METHODS, or None: the better.
+    relations: rows of the relations file by name.
+    counts: path of the entity counts, or None.
+    types: path of the entities' types, or None.
+    finetuning: path of the facts finetuned on, which calibration must be apart from, or None.
+    candidates: path of facts that tell ids and aliases of answers, or None.
+    queries: rows to which the predictions are limited, or None: all that are predicted.
+    prior_correction: "counts", or the path of predictions before finetuning on queries and
+      calibration together, or None.
+  """
+
+  model: ModelIdentity
+  rule: str = "precision"
+  precision: float = 0.9
+  graph_formats: Sequence[str] = ("tsv",)
+  calibrator: str | None = None
+  relations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  counts: str | None = None
+  types: str | None = None
+  finetuning: str | None = None
+  candidates: str | None = None
+  queries: Sequence[Mapping[str, Any]] | None = None
+  prior_correction: str | None = None
+
+
+def extract(folder: str, predictions: str, known: str, options: Options) -> Summary:
+  """Writes the triples, graph formats and curves of an extraction into a folder.
+
+  See factshock/extract.py for what the files are.
 
   Args:
-    predictions, known: paths of predictions files: of the queries, and of calibration facts.
-    model: dict of what the model is: `model`, `checkpoint` (digest or None), `mixing_weights` (or None).
-    relations: {name: row} or None. counts, types, finetuning, candidates: paths or None.
-    queries: rows to which the predictions are limited, or None: all that are predicted.
-    prior_correction: "counts", or the path of predictions before finetuning on queries and calibration together, or None.
+    folder: made where it is missing; must not hold an extraction.
+    predictions: path of the predictions on the queries.
+    known: path of the predictions on the calibration facts.
+    options: how answers are calibrated and accepted, and what is written.
+
+  Returns:
+    The summary, which `write_summary` writes when the report is there.
 
   Raises:
     UserError: files that are missing, malformed, or do not fit each other.
   """
   check_folder(folder)
   started = _now()
-  rules = consistency.rules_of(relations or {})
-  of_types = consistency.read_types(types) if types else {}
-  mentions = counts_room.read_counts(counts) if counts else None
-  names = _names(known, candidates)
+  rules = consistency.rules_of(options.relations)
+  of_types = consistency.read_types(options.types) if options.types else {}
+  mentions = counts_room.read_counts(options.counts) if options.counts else None
+  names = _names(known, options.candidates)
   inputs = [predictions, known]
-  if prior_correction:
-    predictions, known = _corrected(folder, predictions, known, prior_correction, mentions)
+  if options.prior_correction:
+    predictions, known = _corrected(folder, predictions, known, options.prior_correction, mentions)
   known_answers = answer_room.read(known, names, labelled=True)
-  asked = answer_room.read(predictions, names, only=_keys(queries))
-  _say_unasked(asked, predictions, queries)
+  asked = answer_room.read(predictions, names, only=_keys(options.queries))
+  _say_unasked(asked, predictions, options.queries)
   answer_room.check_apart(answer_room.rows_of(known_answers), answer_room.rows_of(asked), "queries")
-  if finetuning:
+  if options.finetuning:
     answer_room.check_apart(
-      answer_room.rows_of(known_answers), sources.read_facts(finetuning), "finetuning facts"
+      answer_room.rows_of(known_answers), sources.read_facts(options.finetuning), "finetuning facts"
     )
-  fitted = extraction.fit(known_answers, asked, counts=mentions, relations=rules, method=calibrator)
+  fitted = extraction.fit(
+    known_answers, asked, counts=mentions, relations=rules, method=options.calibrator
+  )
   decided = _decide(
-    fitted, known_answers, asked, precision if rule == "precision" else None, rules, of_types
+    fitted,
+    known_answers,
+    asked,
+    options.precision if options.rule == "precision" else None,
+    rules,
+    of_types,
   )
   labels = {name: row["label"] for name, row in rules.items() if row.get("label")}
   curves = _curves(fitted)
   run_id = _digest(
     "\n".join(
-      [curves["identity"], *map(_file_digest, inputs), rule, str(precision), json.dumps(model)]
+      [
+        curves["identity"],
+        *map(_file_digest, inputs),
+        options.rule,
+        str(options.precision),
+        json.dumps(options.model),
+      ]
     )
   )
   run = {
     "id": run_id,
     "started": started,
-    **model,
+    **options.model,
     "calibration": curves["identity"],
-    "precision": decided.threshold and precision,
+    "precision": decided.threshold and options.precision,
     "software": f"factshock {factshock.__version__}",
     "revision": provenance.revision(),
   }
   columns = {
     "threshold": decided.threshold and decided.threshold.value,
-    **model,
+    **options.model,
     "calibration": curves["identity"],
     "run": run_id,
   }
@@ -117,13 +165,13 @@ def extract(
     asked, decided.judged, decided.accepted_N, decided.implied, names, labels, columns
   )
   outputs = [_write_rows(folder, rows, run, len(asked.texts))] + [
-    _write_format(name, folder, run | {"ended": _now()}) for name in graph_formats
+    _write_format(name, folder, run | {"ended": _now()}) for name in options.graph_formats
   ]
   summary = {
     "run": run | {"ended": _now()},
     "counts": _counts(known_answers, asked, decided),
     "promise": _promise(decided),
-    "quality": quality(known_answers, asked, mentions, rules, calibrator),
+    "quality": quality(known_answers, asked, mentions, rules, options.calibrator),
     "relations": records.relations_of(
       fitted, known_answers, asked, decided.judged, decided.accepted_N, labels
     ),
@@ -133,12 +181,19 @@ def extract(
     "notes": NOTES,
   }
   _write_json(os.path.join(folder, "calibration.json"), curves)
-  from factshock.report import extraction_page
+  return summary
 
-  page = extraction_page.write_report(summary, folder)
+
+def write_summary(summary: Summary, folder: str, page: str) -> None:
+  """Adds the report's path to the outputs of a summary, and writes extraction.json, the last file.
+
+  Args:
+    summary: of `extract`.
+    folder: that of the extraction.
+    page: path of the report.
+  """
   summary["outputs"].append({"format": "report", "path": page, "rows": None})
   _write_json(os.path.join(folder, SUMMARY), summary)
-  return summary
 
 
 class Decided(NamedTuple):

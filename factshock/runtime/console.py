@@ -1,65 +1,74 @@
-"""What every verb shares at the door: user errors, exit codes, and progress lines with an ETA."""
+"""What every verb shares: user errors as one line, exit codes, and progress lines with an ETA."""
 
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
 from factshock.runtime import interruption, processes
 from factshock.runtime.errors import UserError
 
+_HELP_FLAGS = {"--help", "-help", "--helpshort", "--helpfull", "-h"}
 
-def run(main):
-  """Runs an absl `main(argv)`; a UserError becomes one line on stderr and exit code 2.
 
-  The exit code is 75 where SIGTERM or Ctrl-C made a run save itself and stop, 130 where Ctrl-C stopped a verb that has nothing to save.
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+  """Runs a verb's `main(argv)` with its flags parsed, and ends the program.
+
+  A UserError becomes one line on stderr and exit code 2. The exit code is 75 where SIGTERM or Ctrl-C
+  made a run save itself and stop, 130 where Ctrl-C stopped a verb that has nothing to save.
+
+  Args:
+    main: takes the command line, the program's name first, and returns the exit code, None for 0.
   """
-
-  def guarded(argv):
-    logging.set_verbosity(logging.WARNING)  # absl's own INFO: which backends JAX did not find
-    try:
-      if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)")
-      code = main(argv)
-      processes.barrier("end")  # before JAX ends, which waits for others only so long
-      return code
-    except UserError as error:
-      return _ended(f"error: {error}", 2)
-    except interruption.Interrupted as signal:  # all of several processes, at the same point
-      print(f"stopped by {signal}: run the same command again to go on", file=sys.stderr)
-      return interruption.EXIT_CODE
-    except KeyboardInterrupt:
-      return _ended("interrupted: run the same command again to go on", 130)
-    except Exception as error:
-      # ml_collections tells of a config file that is not there when it is first looked at
-      if isinstance(error, OSError) and str(error).startswith("Configuration is not available"):
-        return _ended(
-          f"error: --config cannot be read: {' '.join(str(error).split('config_config')[-1].split())}",
-          2,
-        )
-      if processes.process_count() > 1:
-        _ended(traceback.format_exc(), 1)
-      raise
-
   try:
-    app.run(guarded, flags_parser=_parse_flags)
+    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
   except SystemExit as end:
     # absl ends with 1 after --help, which to a shell script means that something went wrong.
-    asked = {"--help", "-help", "--helpshort", "--helpfull", "-h"} & set(sys.argv[1:])
-    sys.exit(0 if asked and end.code == 1 else end.code)
+    is_help = bool(_HELP_FLAGS & set(sys.argv[1:]))
+    sys.exit(0 if is_help and end.code == 1 else end.code)
 
 
-def _ended(message, code):
-  """Prints why a verb ended, ends the processes that work with this one, and gives the exit code."""
+def _guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int | None:
+  """Calls `main` and turns what it raises into a message and an exit code."""
+  logging.set_verbosity(logging.WARNING)  # absl's own INFO: which backends JAX did not find
+  try:
+    if len(argv) > 1:
+      raise UserError(f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)")
+    code = main(argv)
+    processes.barrier("end")  # before JAX ends, which waits for others only so long
+    return code
+  except UserError as error:
+    return _end(f"error: {error}", 2)
+  except interruption.Interrupted as error:  # all of several processes, at the same point
+    print(f"stopped by {error}: run the same command again to go on", file=sys.stderr)
+    return interruption.EXIT_CODE
+  except KeyboardInterrupt:
+    return _end("interrupted: run the same command again to go on", 130)
+  except Exception as error:
+    # ml_collections finds only on first use that a config file is missing.
+    if isinstance(error, OSError) and str(error).startswith("Configuration is not available"):
+      reason = " ".join(str(error).split("config_config")[-1].split())
+      return _end(f"error: --config cannot be read: {reason}", 2)
+    if processes.process_count() > 1:
+      _end(traceback.format_exc(), 1)
+    raise
+
+
+def _end(message: str, code: int) -> int:
+  """Prints why a verb ends, and ends the processes that work with this one.
+
+  Returns:
+    The exit code.
+  """
   print(message, file=sys.stderr, flush=True)
-  processes.fail(message.strip().splitlines()[-1], code)
+  processes.end_all(message.strip().splitlines()[-1], code)
   return code
 
 
-def _parse_flags(argv):
-  """absl's flag parsing, with the errors of a config file or a config flag as one line."""
-
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the flags by absl, with the errors of a config file or a config flag as one line."""
   try:
     return app.parse_flags_with_usage(argv)
   except (
@@ -77,43 +86,55 @@ def _parse_flags(argv):
     sys.exit(2)
 
 
-def format_duration(seconds):
-  """Seconds as "m:ss" or "h:mm:ss"."""
-  seconds = int(round(seconds))
-  hours, rest = divmod(seconds, 3600)
-  minutes, seconds = divmod(rest, 60)
+def format_duration(seconds: float) -> str:
+  """Returns seconds as "m:ss" or "h:mm:ss"."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 class Progress:
-  """Prints "label 1200/3000 40% (note), 0:51 elapsed, ETA 1:17", at most one line every few seconds.
+  """Prints "label 1200/3000 40% (note), 0:51 elapsed, ETA 1:17", at most a line every few seconds.
 
   The ETA counts from the first update on: what comes before it (compilation, say) is not repeated.
   """
 
-  def __init__(self, label, total, *, every=5.0):
+  def __init__(self, label: str, total: int, *, every: float = 5.0) -> None:
+    """Starts the clock.
+
+    Args:
+      label: what is being done.
+      total: how many units there are to do.
+      every: seconds between two lines, at least.
+    """
     self.label = label
     self.total = total
     self.every = every
-    self.began = self.last = time.monotonic()
-    self.first = None
+    self.began = time.monotonic()
+    self.printed = self.began  # when the last line was printed
+    self.first: tuple[float, int] | None = None  # time and units done of the first update
 
-  def update(self, done, note=""):
-    """Says that `done` of `total` units are done; prints if it is time to, or if all are done."""
+  def update(self, done: int, note: str = "") -> None:
+    """Takes note that `done` of `total` units are done; prints if it is time to, or if all are done."""
     now = time.monotonic()
     if self.first is None:
       self.first = now, done
     finished = done >= self.total
-    if (
-      now - (self.began if finished else self.last) < self.every
-      or done == self.first[1] < self.total
-    ):
+    since = now - (self.began if finished else self.printed)
+    is_first = done == self.first[1] < self.total
+    if since < self.every or is_first:
       return
-    self.last = now
-    eta = (now - self.first[0]) * (self.total - done) / max(1, done - self.first[1])
-    note = f" ({note})" if note else ""
-    print(
-      f"  {self.label} {done}/{self.total} {100 * done // max(1, self.total)}%{note}, "
-      f"{format_duration(now - self.began)} elapsed" + ("" if finished else f", ETA {format_duration(eta)}"),
-      flush=True,
-    )
+    self.printed = now
+    print(self._line(now, done, note), flush=True)
+
+  def _line(self, now: float, done: int, note: str) -> str:
+    """Returns the line that says how far things are."""
+    percent = 100 * done // max(1, self.total)
+    remark = f" ({note})" if note else ""
+    elapsed = format_duration(now - self.began)
+    line = f"  {self.label} {done}/{self.total} {percent}%{remark}, {elapsed} elapsed"
+    if done >= self.total or self.first is None:
+      return line
+    began, done_before = self.first
+    eta = (now - began) * (self.total - done) / max(1, done - done_before)
+    return f"{line}, ETA {format_duration(eta)}"

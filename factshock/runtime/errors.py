@@ -1,4 +1,4 @@
-"""The error of a user's mistake."""
+"""Errors that every module may raise."""
 
 
 class UserError(ValueError):

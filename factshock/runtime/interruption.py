@@ -1,27 +1,31 @@
-"""Stopping when asked to: SIGTERM (as a preempted machine gets it) and Ctrl-C let a run save itself first."""
+"""Stopping on request: SIGTERM (as a preempted machine gets it) and Ctrl-C let a run save itself."""
 
 import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from types import FrameType
 
 from factshock.runtime import processes
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, run the same command again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_asked = []
+_requested: list[str] = []  # names of the signals that came, in their order
 
 
 class Interrupted(KeyboardInterrupt):
-  """A run was asked to stop and has saved what it had; the exit code is EXIT_CODE."""
+  """Ends a run that was asked to stop and has saved its state; the exit code is EXIT_CODE."""
 
 
 @contextlib.contextmanager
-def signals_caught():
-  """Context manager: SIGTERM and Ctrl-C are noted for `check`; the second one of a kind acts as ever, at once."""
-  if (
-    threading.current_thread() is not threading.main_thread()
-  ):  # signals reach the main thread alone
+def signals_caught() -> Iterator[None]:
+  """Takes note of SIGTERM and Ctrl-C inside, for `raise_if_requested`.
+
+  The second signal of a kind acts as ever, at once. Outside of the main thread, the only one that
+  signals reach, it does nothing.
+  """
+  if threading.current_thread() is not threading.main_thread():
     yield
     return
   before = {number: signal.signal(number, _note) for number in SIGNALS}
@@ -30,26 +34,31 @@ def signals_caught():
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-    _asked.clear()
+    _requested.clear()
 
 
-def requested_signal():
-  """The name of the signal that asked the run to stop, or None."""
-  return _asked[0] if _asked else None
+def requested_signal() -> str | None:
+  """Returns the name of the signal that asked the run to stop, or None."""
+  return _requested[0] if _requested else None
 
 
-def raise_if_requested():
-  """Raises Interrupted where the run, or any of the processes that work as one, was asked to stop; called where little is lost by it.
+def raise_if_requested() -> None:
+  """Raises Interrupted where the run was asked to stop; called where little is lost by it.
 
-  Of several processes all must call it, at the same point.
+  Of several processes that work as one a signal to any stops all: all must call this at the same
+  point.
   """
   signals = [name for name in processes.gather(requested_signal(), "interruption") if name]
   if signals:
     raise Interrupted(requested_signal() or f"{signals[0]} in another process")
 
 
-def _note(number, frame):
-  name = signal.Signals(number).name
-  _asked.append(name)
-  signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+def _note(signal_number: int, frame: FrameType | None) -> None:
+  """Takes note of a signal, and lets the next one of its kind act at once."""
+  name = signal.Signals(signal_number).name
+  _requested.append(name)
+  if signal_number == signal.SIGINT:
+    signal.signal(signal_number, signal.default_int_handler)
+  else:
+    signal.signal(signal_number, signal.SIG_DFL)
   print(f"{name}: saving and stopping; once more to stop at once", file=sys.stderr, flush=True)

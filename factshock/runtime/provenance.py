@@ -8,63 +8,82 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from factshock.runtime import processes
 
 PACKAGES = ("factshock", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def record():
-  """dict of `started` (UTC), `command`, `revision`, `versions`, `device`, `processes`, `host`."""
-  import jax
+class RunDescription(TypedDict):
+  """Holds when, by which command and code, and on what a run was started; `started` is in UTC."""
 
+  started: str
+  command: str
+  revision: str
+  versions: dict[str, str]
+  device: str
+  processes: int
+  host: str
+
+
+def describe_run() -> RunDescription:
+  """Returns the description of this start of a run."""
+  import jax  # noqa: PLC0415 - runtime is free of JAX; whoever trains has loaded it already
+
+  devices = jax.devices()
+  versions = {"python": platform.python_version()}
+  for name in PACKAGES:
+    versions[name] = _version(name)
   return {
-    "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "command": " ".join([f"python -m {_module()}", *sys.argv[1:]]),
     "revision": revision(),
-    "versions": {
-      "python": platform.python_version(),
-      **{name: _version(name) for name in PACKAGES},
-    },
-    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.devices()[0].platform})",
+    "versions": versions,
+    "device": f"{jax.device_count()} x {devices[0].device_kind} ({devices[0].platform})",
     "processes": processes.process_count(),
     "host": socket.gethostname(),
   }
 
 
-def append(workdir, found):
-  """Adds a record as a line of WORKDIR/runs.jsonl: one for every start, by the first of several processes."""
+def append_run(workdir: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
+  """Appends a run's description to WORKDIR/runs.jsonl, a line for every start.
+
+  Of several processes that work as one the first alone writes.
+  """
   if not processes.is_first():
     return
   with open(os.path.join(workdir, "runs.jsonl"), "a", encoding="utf-8") as file:
-    file.write(json.dumps(found) + "\n")
+    file.write(json.dumps(description) + "\n")
 
 
-def revision():
-  """The git revision of the code, with "+" where it has changes; "unknown" outside of a clone."""
-  folder = os.path.dirname(os.path.abspath(__file__))
+def revision() -> str:
+  """Returns the git revision of the code, with "+" where it has changes; "unknown" without git."""
   try:
-    head, changes = (
-      subprocess.run(
-        ["git", "-C", folder, *command], capture_output=True, text=True, check=True, timeout=10
-      ).stdout
-      for command in (
-        ["rev-parse", "HEAD"],
-        ["status", "--porcelain", "--untracked-files=no", "--", "."],
-      )
-    )
+    head = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
   except (OSError, subprocess.SubprocessError):
     return "unknown"
   return head.strip() + ("+" if changes.strip() else "")
 
 
-def _module():
-  found = getattr(sys.modules.get("__main__"), "__spec__", None)
-  return found.name if found else "factshock"
+def _git(*arguments: str) -> str:
+  """Returns what git prints in the folder of this module."""
+  folder = os.path.dirname(os.path.abspath(__file__))
+  command = ["git", "-C", folder, *arguments]
+  done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+  return done.stdout
 
 
-def _version(name):
+def _module() -> str:
+  """Returns the name of the module that runs as the program."""
+  spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+  return spec.name if spec else "factshock"
 
+
+def _version(name: str) -> str:
+  """Returns the version of an installed package."""
   try:
     return importlib.metadata.version(name)
   except importlib.metadata.PackageNotFoundError:

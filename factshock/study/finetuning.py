@@ -43,7 +43,7 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
   host.use_compilation_cache()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
-  provenance.append(workdir, {**provenance.record(), "seed": seed, "ratio": ratio})
+  provenance.append_run(workdir, {**provenance.describe_run(), "seed": seed, "ratio": ratio})
   folder = training.checkpoint_folder(workdir, NAME, seed)
   if store.agreed_latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")

@@ -40,8 +40,8 @@ def run(config, workdir):
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   began = time.monotonic()
-  start = provenance.record()
-  provenance.append(workdir, start)
+  start = provenance.describe_run()
+  provenance.append_run(workdir, start)
   if not processes.is_first():
     with interruption.signals_caught():
       run_stages(config, workdir, mesh)
@@ -149,7 +149,7 @@ def _prepared(config, workdir, mesh, seed):
   """The Study of a seed, said; one process at a time, as all write the same files."""
   claim = locks.wait_for_lock(
     _claim_path(workdir, seed, "preparing"),
-    say=f"seed {seed}: another process prepares facts and text",
+    message=f"seed {seed}: another process prepares facts and text",
   )
   with (
     processes.first_process_first("facts and text"),

@@ -80,7 +80,7 @@ def sources(config, workdir, seed, material, sets, tokenizer, kind):
   cache = config.corpus_cache or os.path.join(workdir, "corpus")
   with locks.wait_for_lock(
     os.path.join(config.corpus_cache or os.path.join(workdir, "claims"), "text.claim"),
-    say="  another process prepares the text",
+    message="  another process prepares the text",
   ):
     return _sources(config, material, tokenizer, texts, weights, cache)
 

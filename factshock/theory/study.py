@@ -113,7 +113,7 @@ def run(config, workdir):
   check(config)
   _check_workdir(config, workdir)
   began = time.monotonic()
-  start = provenance.record()
+  start = provenance.describe_run()
   stages = _stages(config)
   progress = console.Progress("theory", sum(work for _, work, _ in stages), every=2.0)
   found = {

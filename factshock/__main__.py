@@ -1,0 +1,74 @@
+"""Lists the verbs of factshock, or starts one: `python -m factshock VERB --flag=value ...`.
+
+`python -m factshock VERB` is the same as `python -m factshock.VERB`; `python -m factshock VERB
+--help` explains its flags.
+"""
+
+import ast
+import difflib
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+
+VERBS = (
+  "experiment",
+  "train",
+  "answer",
+  "mix",
+  "correct",
+  "count",
+  "convert",
+  "diagnose",
+  "extract",
+  "evaluate",
+  "benchmark",
+)
+_HELP = ("--help", "-help", "-h", "help")
+
+
+def main(argv: Sequence[str]) -> int:
+  """Lists the verbs or runs one of them.
+
+  Args:
+    argv: the command line, the program's name first.
+
+  Returns:
+    The exit code: 0, or 2 for an unknown verb. A verb that runs ends the process with its own.
+  """
+  if len(argv) < 2 or argv[1] in _HELP:
+    print("\n".join(_listing()))
+    return 0
+  verb = argv[1]
+  if verb not in VERBS:
+    print(f"error: {_unknown(verb)}", file=sys.stderr)
+    return 2
+  sys.argv = [argv[0], *argv[2:]]
+  runpy.run_module(f"factshock.{verb}", run_name="__main__", alter_sys=True)
+  return 0
+
+
+def _listing() -> list[str]:
+  """Returns the lines that name each verb and what it does."""
+  width = max(map(len, VERBS))
+  lines = ["usage: python -m factshock VERB --flag=value ... (VERB --help explains the flags)", ""]
+  return lines + [f"  {verb:{width}}  {_summary(verb)}" for verb in VERBS]
+
+
+def _summary(verb: str) -> str:
+  """Returns the first line of a verb's docstring, read without importing the verb."""
+  path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{verb}.py")
+  with open(path, encoding="utf-8") as file:
+    docstring = ast.get_docstring(ast.parse(file.read())) or ""
+  return docstring.partition("\n")[0]
+
+
+def _unknown(verb: str) -> str:
+  """Returns what is wrong with the name of a verb that there is not."""
+  nearest = difflib.get_close_matches(verb, VERBS, 1)
+  hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+  return f"expected one of the verbs {', '.join(VERBS)}, got {verb!r}{hint}"
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

@@ -1,0 +1,57 @@
+"""The verbs side by side: imported and reloaded together, listed and started by `python -m factshock`."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from factshock.__main__ import VERBS
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "factshock", *arguments], capture_output=True, text=True
+  )
+
+
+def test_all_verbs_are_imported_and_reloaded_beside_one_another():
+  for _ in range(2):
+    for verb in VERBS:
+      module = importlib.reload(importlib.import_module(f"factshock.{verb}"))
+      assert callable(module.main) and callable(module.define_flags)
+
+
+def test_a_verb_loads_nothing_heavy_before_it_runs():
+  code = "import sys\n" + "\n".join(f"import factshock.{verb}" for verb in VERBS)
+  heavy = "{'jax', 'flax', 'numpy', 'scipy', 'ml_collections', 'transformers', 'matplotlib'}"
+  code += f"\nsys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+
+def test_the_program_lists_every_verb_with_a_line():
+  done = run()
+  assert done.returncode == 0 and done.stdout == run("--help").stdout
+  lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  ")]
+  assert [verb for verb, _ in lines] == list(VERBS)
+  assert all(summary.endswith(".") for _, summary in lines)
+
+
+def test_the_program_starts_a_verb():
+  done = run("mix", "--help")
+  direct = subprocess.run(
+    [sys.executable, "-m", "factshock.mix", "--help"], capture_output=True, text=True
+  )
+  assert done.returncode == 0 and done.stdout == direct.stdout
+  assert "--layerwise" in done.stdout
+  done = run("mix", "--checkpoints=a")
+  assert done.returncode == 2 and done.stdout == ""
+  assert done.stderr == "error: --checkpoints: expected two or more folders, got 1; see --help\n"
+
+
+@pytest.mark.parametrize("verb, hint", [("trian", "; did you mean 'train'?"), ("xyz", "")])
+def test_an_unknown_verb_is_one_error(verb, hint):
+  done = run(verb)
+  assert done.returncode == 2 and done.stdout == ""
+  assert done.stderr == f"error: expected one of the verbs {', '.join(VERBS)}, got {verb!r}{hint}\n"
