@@ -130,7 +130,7 @@ def test_steps_with_a_cache_equal_the_whole(name, room, monkeypatch):
   more = np.random.default_rng(1).integers(3, config.vocab_size, (3, 5)).astype(np.int32)
   whole = np.asarray(forward(params, config, np.concatenate([prompt, more], axis=1)))
   cache, token = hf_t5.quick_jit(decoder.start, static_argnums=(1, 3))(params, config, prompt, 6)
-  cache = dict(decoder.unstack(cache), weights=decoder.apart(params))
+  cache = dict(decoder.unstack(cache), weights=decoder.layer_weights(params))
   one = hf_t5.quick_jit(decoder.step, static_argnums=1)
   for place in range(6):
     logits, cache = one(params, config, cache, token)
@@ -152,7 +152,7 @@ def test_a_tree_gives_the_logits_of_each_path(name):
   hidden = hf_t5.quick_jit(decoder.tree, static_argnums=1)(
     params, config, cache, first, tokens, distance
   )
-  logits = np.asarray(decoder.logits(params, config, hidden))
+  logits = np.asarray(decoder.logits_of_tree(params, config, hidden))
   for number, path in enumerate(paths):
     extended = np.concatenate([prompt, np.tile(np.array(path, np.int32), (3, 1))], axis=1)
     whole = np.asarray(
@@ -167,7 +167,7 @@ def test_rows_of_a_cache_are_taken_in_order():
   config, _, params = pair("mistral")
   prompt = hf_llama.tokens(config, length=6, left=True)
   cache, first = decoder.start(params, config, prompt, 2)
-  cache = dict(decoder.unstack(cache), weights=decoder.apart(params))
+  cache = dict(decoder.unstack(cache), weights=decoder.layer_weights(params))
   rows = jnp.array([2, 0, 2])
   whole, _ = decoder.step(params, config, cache, first)
   taken, _ = decoder.step(params, config, decoder.take_rows(cache, rows), first[rows])
@@ -205,7 +205,7 @@ def test_bfloat16_is_as_near_as_transformers_own():
   [
     (dict(num_kv_heads=3), "num_kv_heads: expected a divisor of num_heads"),
     (dict(d_kv=7), "d_kv: expected an even"),
-    (dict(layers=0), "layers: expected a whole number above 0"),
+    (dict(layers=0), "layers: expected a whole number of at least 1"),
     (dict(sliding_window=0), "sliding_window"),
     (dict(dtype="float16"), "dtype: expected one of"),
     (dict(rope_scaling=(1.0,)), "rope_scaling"),

@@ -204,7 +204,7 @@ def test_cudnn_on_a_cpu_is_an_error():
   config = dataclasses.replace(WANTED, attention="cudnn")
   with pytest.raises(UserError, match="needs an NVIDIA GPU .* got a cpu"):
     train_step.loss_fn(None, config, gpu_attention.batch_of(config, 16))
-  with pytest.raises(UserError, match="attention: expected one of xla, cudnn, auto, got 'flash'"):
+  with pytest.raises(UserError, match="attention: expected one of 'xla', 'cudnn', 'auto', got 'flash'"):
     dataclasses.replace(T5, attention="flash")
 
 

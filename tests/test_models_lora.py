@@ -126,7 +126,7 @@ def test_caches_and_trees_read_adapters_too():
   for tree in (lora.attach(params, adapters, 2.0), lora.merge(params, adapters, 2.0)):
     cache, first = decoder.start(tree, config, prompt, 1)
     found.append(
-      decoder.step(tree, config, dict(decoder.unstack(cache), weights=decoder.apart(tree)), first)[
+      decoder.step(tree, config, dict(decoder.unstack(cache), weights=decoder.layer_weights(tree)), first)[
         0
       ]
     )

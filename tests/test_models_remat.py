@@ -188,7 +188,7 @@ def test_a_config_takes_every_name_that_a_model_takes():
   assert all(configs.model_problems({**section, "remat": name}) == [] for name in remat.POLICIES)
   with pytest.raises(
     configs.UserError,
-    match="remat: expected one of none, full, dots, dots_no_batch, got 'everything'",
+    match="remat: expected one of 'none', 'full', 'dots', 'dots_no_batch', got 'everything'",
   ):
     families.from_section(section, 61)
 

@@ -210,7 +210,7 @@ def test_cached_decoding_equals_teacher_forcing(config, room, monkeypatch):
   )
   cache, first = t5.start(params, config, batch["inputs"], 9)
   np.testing.assert_array_equal(first, tokens[:, 0])
-  cache = dict(t5.unstack(cache), weights=t5.apart(params))
+  cache = dict(t5.unstack(cache), weights=t5.layer_weights(params))
   assert (cache["weights"] is None) == (room == 0)
   for position in range(tokens.shape[1]):
     logits, cache = step(params, config, cache, tokens[:, position])
@@ -282,7 +282,7 @@ def test_params_are_a_plain_dict_with_stacked_layers_in_the_asked_dtype():
 @pytest.mark.parametrize(
   "change,words",
   [
-    ({"feed_forward": "swish"}, "gated-gelu, gated-silu, relu"),
+    ({"feed_forward": "swish"}, "'gated-gelu', 'gated-silu', 'relu'"),
     ({"dtype": "float16"}, "float32, bfloat16"),
     ({"d_model": 0}, "d_model"),
     ({"dropout": 1.0}, "dropout"),

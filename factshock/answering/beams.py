@@ -100,7 +100,7 @@ def _search(
   batch = inputs_BxS.shape[0]
   vocabulary = config.vocab_size
   cache, first_B = module.start(params, config, inputs_BxS, max_length)
-  cache = dict(module.unstack(cache), weights=module.apart(params))
+  cache = dict(module.unstack(cache), weights=module.layer_weights(params))
   rows_BxK = jnp.arange(batch * beams).reshape(batch, beams)
   each_R = rows_BxK.ravel() // beams
   ids_V = jnp.arange(vocabulary)

@@ -243,7 +243,7 @@ def _narrowing(advance, config, state, smallest):
 @functools.partial(jax.jit, static_argnums=1)
 def apart(params, config):
   """The weights of the layers each on its own, once for all batches (models' `apart`)."""
-  return families.of(config).apart(params)
+  return families.of(config).layer_weights(params)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -196,7 +196,7 @@ def _whole(params, config, tokens_BxS, counts_BxS):
   The logits of one row exist at a time.
   """
   module = families.of(config)
-  hidden_BxSxD = module.hidden(params, config, tokens_BxS[:, :-1])
+  hidden_BxSxD = module.hidden(params, config, {"tokens": tokens_BxS[:, :-1]})
 
   def one(row):
     hidden_SxD, target_S, counts_S = row

@@ -168,10 +168,10 @@ def _start(params, config, inputs_BxS):
 def _score(params, config, parts, cache, first_B, ends, trie):
   """Summed log-probabilities [B, C] of a trie's candidates; the logits of B / parts queries exist at a time."""
   module = families.of(config)
-  hidden_BxMxD = module.tree(params, config, cache, first_B, trie.tokens_M, trie.distance_MxM)
+  hidden_BxMxD = module.hidden_of_tree(params, config, cache, first_B, trie.tokens_M, trie.distance_MxM)
 
   def score(hidden_GxMxD):
-    logits_GxMxV = module.logits(params, config, hidden_GxMxD)
+    logits_GxMxV = module.logits_of_tree(params, config, hidden_GxMxD)
     total_GxM = jax.nn.logsumexp(logits_GxMxV, axis=-1)
     ended_GxM = jax.nn.logsumexp(logits_GxMxV[..., ends], axis=-1)
     picked_GxCxL = jnp.where(

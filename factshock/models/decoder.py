@@ -13,10 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import attention, fused, layers, observing, products, remat, rotary
+from factshock.models import (
+  attention,
+  fused,
+  layers,
+  model_config,
+  observing,
+  products,
+  remat,
+  rotary,
+)
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import COUNT, FLAG, POSITIVE, Check, check_fields, setting
 
 PAD = -1
+_ROPE_SCALING = Check(
+  (type(None), tuple, list), lambda v: v is None or len(v) == 4, "None or four numbers"
+)
+_WINDOW = Check(
+  (type(None), int), lambda v: v is None or v >= 1, "None or a whole number of at least 1"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,57 +46,33 @@ class LlamaConfig:
   Raises: UserError where a value is out of range.
   """
 
-  vocab_size: int
-  d_model: int
-  d_ff: int
-  num_heads: int
-  num_kv_heads: int
-  d_kv: int
-  layers: int
-  rope_theta: float = 10000.0
-  rope_scaling: tuple | None = None
-  sliding_window: int | None = None
-  max_length: int = 4096
-  tie_head: bool = False
-  dtype: str = "float32"
-  param_dtype: str = "float32"
-  unroll: bool = False
-  remat: str = "none"
-  attention: str = "xla"
-  epsilon: float = 1e-5
+  vocab_size: int = setting(COUNT)
+  d_model: int = setting(COUNT)
+  d_ff: int = setting(COUNT)
+  num_heads: int = setting(COUNT)
+  num_kv_heads: int = setting(COUNT)
+  d_kv: int = setting(model_config.EVEN)  # positions turn pairs of it
+  layers: int = setting(COUNT)
+  rope_theta: float = setting(POSITIVE, default=10000.0)
+  rope_scaling: tuple[float, ...] | None = setting(_ROPE_SCALING, default=None)
+  sliding_window: int | None = setting(_WINDOW, default=None)
+  max_length: int = setting(COUNT, default=4096)
+  tie_head: bool = setting(FLAG, default=False)
+  dtype: str = setting(model_config.DTYPE, default="float32")
+  param_dtype: str = setting(model_config.DTYPE, default="float32")
+  unroll: bool = setting(FLAG, default=False)
+  remat: str = setting(model_config.REMAT, default="none")
+  attention: str = setting(model_config.ATTENTION, default="xla")
+  epsilon: float = setting(POSITIVE, default=1e-5)
   feed_forward: ClassVar[str] = "gated-silu"
   dropout: ClassVar[float] = 0.0
 
-  def __post_init__(self):
-    layers.check_sizes(
-      self,
-      (
-        "vocab_size",
-        "d_model",
-        "d_ff",
-        "num_heads",
-        "num_kv_heads",
-        "d_kv",
-        "layers",
-        "max_length",
-      ),
-    )
+  def __post_init__(self) -> None:
+    check_fields(self, "model")
     if self.num_heads % self.num_kv_heads:
       raise UserError(
-        f"model num_kv_heads: expected a divisor of num_heads ({self.num_heads}), "
+        f"model.num_kv_heads: expected a divisor of num_heads ({self.num_heads}), "
         f"got {self.num_kv_heads}"
-      )
-    if self.d_kv % 2:
-      raise UserError(
-        f"model d_kv: expected an even number, as positions turn pairs of it, got {self.d_kv}"
-      )
-    if self.sliding_window is not None and self.sliding_window < 1:
-      raise UserError(
-        f"model sliding_window: expected None or a number from 1, got {self.sliding_window}"
-      )
-    if self.rope_scaling is not None and len(self.rope_scaling) != 4:
-      raise UserError(
-        f"model rope_scaling: expected None or four numbers, got {self.rope_scaling!r}"
       )
 
 
@@ -155,13 +147,13 @@ def start(params, config, inputs_BxS, length, packed=None):
   }, first_B
 
 
-def apart(params):
-  """The weights of the layers that `step` runs, each on its own, or None (layers.apart)."""
-  return layers.apart(params["layers"])
+def layer_weights(params):
+  """The weights of the layers that `step` runs, each on its own, or None (layers.layer_weights)."""
+  return layers.layer_weights(params["layers"])
 
 
 def unstack(cache):
-  """The cache from `start` with each layer on its own; `step` wants `weights` from `apart` in it too."""
+  """The cache from `start` with each layer on its own; `step` wants `weights` from `layer_weights` in it too."""
   return layers.unstack(cache, ("key", "value"))
 
 
@@ -174,8 +166,8 @@ def step(params, config, cache, tokens_B):
   return logits_BxV, dict(cache, step=cache["step"] + 1, key=keys, value=values)
 
 
-def tree(params, config, cache, first_B, tokens_M, distance_MxM):
-  """What `logits` makes logits of, [B, M, D], for each context of a tree of continuations of the prompts.
+def hidden_of_tree(params, config, cache, first_B, tokens_M, distance_MxM):
+  """What `logits_of_tree` makes logits of, [B, M, D], for each context of a tree of continuations of the prompts.
 
   Args:
     cache, first_B: as from `start`; first_B is the token of the root, node 0.
@@ -201,8 +193,8 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
   )
 
 
-def logits(params, config, hidden_BxMxD):
-  """Logits float32 [B, M, V] of the tokens that follow contexts, from `tree`."""
+def logits_of_tree(params, config, hidden_BxMxD):
+  """Logits float32 [B, M, V] of the tokens that follow contexts, from `hidden_of_tree`."""
   return _apply(params, config, _Llama.logits, hidden_BxMxD)
 
 

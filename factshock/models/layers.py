@@ -5,43 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import fused, products, remat
-from factshock.runtime.errors import UserError
+from factshock.models import products
 
 # Layers' weights are taken out of their stack once, before a loop over tokens, where the stack is no larger than this;
 # else a layer's are copied at every token.
 UNSTACKED_BYTES = 1 << 30
-DTYPES = ("float32", "bfloat16")
-_CHOICES = {
-  "dtype": DTYPES,
-  "param_dtype": DTYPES,
-  "remat": remat.POLICIES,
-  "attention": fused.ATTENTIONS,
-}
 _JOINED = (
   ("query", "key", "value"),
   ("gate", "up"),
 )  # weights of the same inputs, read in one product
 
 
-def check_sizes(config, counts, choices=()):
-  """Raises a UserError where one of the fields `counts` of a model's config is no whole number above 0, or a choice is none of its own.
-
-  Args:
-    choices: dict field -> its choices, beside those that all models have.
-  """
-  for name in counts:
-    value = getattr(config, name)
-    if not isinstance(value, int) or value < 1:
-      raise UserError(f"model {name}: expected a whole number above 0, got {value!r}")
-  for name, known in {**dict(choices), **_CHOICES}.items():
-    if getattr(config, name) not in known:
-      raise UserError(
-        f"model {name}: expected one of {', '.join(known)}, got {getattr(config, name)!r}"
-      )
-
-
-def apart(stacked):
+def layer_weights(stacked):
   """The weights of a stack of layers as a list of a layer's each, with those that are read together joined as well.
 
   None where the copy would be too large. For loops over tokens: one copy, where a slice of a stack and the joining
@@ -68,7 +43,7 @@ def unstack(cache, names):
 
 
 def weights_of(cache, stacked, layer, x):
-  """The weights of one layer that will read x: those of `apart`, or cut from the stack when x is there."""
+  """The weights of one layer that will read x: those of `layer_weights`, or cut from the stack when x is there."""
   if cache["weights"] is not None:
     return cache["weights"][layer]
   zero = jnp.minimum(jnp.abs(x.ravel()[0]), 0).astype(
@@ -138,7 +113,7 @@ class Part(nn.Module):
     return value.astype(self.dtype)
 
   def joined(self, **weights):
-    """Weights [D, F] of the same inputs as one, [D, sum of F], in this order; one that `apart` made is taken."""
+    """Weights [D, F] of the same inputs as one, [D, sum of F], in this order; one that `layer_weights` made is taken."""
     name = "_".join(weights)
     if self.has_variable("params", name):
       return self._cast(self.get_variable("params", name))

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import attention, fused, layers, observing, products, remat
+from factshock.models import attention, fused, layers, model_config, observing, products, remat
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import COUNT, FLAG, POSITIVE, Check, check_fields, choice, setting
 
 FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
+_BUCKETS = Check((int,), lambda v: v >= 4 and v % 2 == 0, "an even number from 4")
 _CACHED = ("key", "value", "cross_key", "cross_value")
 
 
@@ -28,40 +30,30 @@ class T5Config:
   Raises: UserError where a value is out of range.
   """
 
-  vocab_size: int
-  d_model: int
-  d_ff: int
-  num_heads: int
-  d_kv: int
-  encoder_layers: int
-  decoder_layers: int
-  relative_buckets: int = 32
-  relative_max_distance: int = 128
-  feed_forward: str = "gated-gelu"
-  tie_head: bool = False
-  dropout: float = 0.0
-  dtype: str = "float32"
-  param_dtype: str = "float32"
-  unroll: bool = False
-  remat: str = "none"
-  attention: str = "xla"
-  epsilon: float = 1e-6
+  vocab_size: int = setting(COUNT)
+  d_model: int = setting(COUNT)
+  d_ff: int = setting(COUNT)
+  num_heads: int = setting(COUNT)
+  d_kv: int = setting(COUNT)
+  encoder_layers: int = setting(COUNT)
+  decoder_layers: int = setting(COUNT)
+  relative_buckets: int = setting(_BUCKETS, default=32)
+  relative_max_distance: int = setting(COUNT, default=128)
+  feed_forward: str = setting(choice(*FEED_FORWARDS), default="gated-gelu")
+  tie_head: bool = setting(FLAG, default=False)
+  dropout: float = setting(model_config.DROPOUT, default=0.0)
+  dtype: str = setting(model_config.DTYPE, default="float32")
+  param_dtype: str = setting(model_config.DTYPE, default="float32")
+  unroll: bool = setting(FLAG, default=False)
+  remat: str = setting(model_config.REMAT, default="none")
+  attention: str = setting(model_config.ATTENTION, default="xla")
+  epsilon: float = setting(POSITIVE, default=1e-6)
 
-  def __post_init__(self):
-    layers.check_sizes(
-      self,
-      ("vocab_size", "d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers"),
-      {"feed_forward": FEED_FORWARDS},
-    )
-    if not 0 <= self.dropout < 1:
-      raise UserError(f"model dropout: expected a share from 0 to below 1, got {self.dropout!r}")
-    if self.relative_buckets < 4 or self.relative_buckets % 2:
-      raise UserError(
-        f"model relative_buckets: expected an even number from 4, got {self.relative_buckets!r}"
-      )
+  def __post_init__(self) -> None:
+    check_fields(self, "model")
     if self.relative_max_distance <= self.relative_buckets // 2:
       raise UserError(
-        f"model relative_max_distance: expected more than half of relative_buckets "
+        f"model.relative_max_distance: expected more than half of relative_buckets "
         f"({self.relative_buckets // 2}), got {self.relative_max_distance!r}"
       )
 
@@ -181,13 +173,13 @@ def start(params, config, inputs_BxS, length, packed=None):
   }, jnp.zeros(inputs_BxS.shape[0], jnp.int32)
 
 
-def apart(params):
-  """The weights of the layers that `step` runs, each on its own, or None (layers.apart)."""
-  return layers.apart(params["decoder"]["layers"])
+def layer_weights(params):
+  """The weights of the layers that `step` runs, each on its own, or None (layers.layer_weights)."""
+  return layers.layer_weights(params["decoder"]["layers"])
 
 
 def unstack(cache):
-  """The cache from `start` with each layer on its own; `step` wants `weights` from `apart` in it too."""
+  """The cache from `start` with each layer on its own; `step` wants `weights` from `layer_weights` in it too."""
   return layers.unstack(cache, _CACHED)
 
 
@@ -201,8 +193,8 @@ def step(params, config, cache, tokens_B):
   return logits_BxV, dict(cache, step=cache["step"] + 1, key=keys, value=values)
 
 
-def tree(params, config, cache, first_B, tokens_M, distance_MxM):
-  """What `logits` makes logits of, [B, M, D], for each context of a tree of decoder inputs.
+def hidden_of_tree(params, config, cache, first_B, tokens_M, distance_MxM):
+  """What `logits_of_tree` makes logits of, [B, M, D], for each context of a tree of decoder inputs.
 
   Args:
     cache, first_B: as from `start`; first_B is the token of the root, node 0.
@@ -212,8 +204,8 @@ def tree(params, config, cache, first_B, tokens_M, distance_MxM):
   return _apply(params, config, _T5.tree, cache, first_B, tokens_M, distance_MxM)
 
 
-def logits(params, config, hidden_BxMxD):
-  """Logits float32 [B, M, V] of the tokens that follow contexts, from `tree`."""
+def logits_of_tree(params, config, hidden_BxMxD):
+  """Logits float32 [B, M, V] of the tokens that follow contexts, from `hidden_of_tree`."""
   return _apply(params, config, _T5.logits, hidden_BxMxD)
 
 

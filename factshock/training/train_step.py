@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from factshock.models import decoder, remat, t5
+from factshock.models import families, remat
 from factshock.runtime.errors import UserError
 
 LOGIT_BYTES = 1 << 29  # of the whole batch, over all devices
@@ -16,7 +16,7 @@ def loss_fn(params, config, batch, key=None):
   """Weighted sum of the negative log-likelihood of the tokens to be predicted, and sums for metrics.
 
   Args:
-    params, config: of models.t5, or of models.llama.
+    params, config: of a family of models.families.
     batch: for a T5 dict of `inputs` [B, S], `targets` [B, T], `weights` [B, T], and for packed rows
       `input_segments`, `target_segments`; for a decoder-only model `tokens`, `weights` [B, S], each weight
       that of its token as the one predicted, and for packed rows `segments`. For soft labels also what `soft_losses` takes.
@@ -24,21 +24,18 @@ def loss_fn(params, config, batch, key=None):
   Returns: (loss sum, dict of `correct` and `tokens`, each weighted by `weights`), float32 scalars.
   """
   soft = {name: array for name, array in batch.items() if name.startswith("answer_")}
-  if "tokens" in batch:
-    model = decoder
-    hidden = model.hidden(params, config, batch["tokens"], segments_BxS=batch.get("segments"))
+  family = families.of(config)
+  hidden = family.hidden(params, config, batch, key)
+  if family.decoder_only:
     # Each place predicts the token after it; the last one none.
     targets, weights, soft = jax.tree.map(_after, (batch["tokens"], batch["weights"], soft))
     weights = weights.at[:, -1].set(0)
   else:
-    model = t5
-    segments = {name: batch.get(name) for name in ("input_segments", "target_segments")}
-    hidden = model.hidden(params, config, batch["inputs"], batch["targets"], key=key, **segments)
     targets = batch["targets"]
     weights = batch["weights"]
 
   def sums(part):
-    logits = model.head(params, config, part["hidden"])
+    logits = family.head(params, config, part["hidden"])
     nll_BxT, correct_BxT = (
       soft_losses(logits, part["targets"], **part["soft"])
       if soft

@@ -122,7 +122,7 @@ def main(_):
     config, params, model, prompts, closing = (
       task_of(name) if CHECKPOINT.value else random_task(name)
     )
-    left = families.of(config).__name__.endswith("llama")
+    left = families.of(config).decoder_only
     sides = {
       "transformers": transformers_side(model, prompts, left, closing),
       "factshock": our_side(params, config, prompts, left, closing),

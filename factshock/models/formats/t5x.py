@@ -13,7 +13,7 @@ import numpy as np
 import tensorstore
 from flax import serialization
 
-from factshock.models import layers, t5
+from factshock.models import model_config, t5
 from factshock.models.formats.huggingface import names
 from factshock.runtime.errors import UserError
 
@@ -188,7 +188,7 @@ def _config(path, arrays, like):
     relative_buckets=buckets,
     feed_forward=feed_forward,
     tie_head="decoder/logits_dense/kernel" not in arrays,
-    param_dtype=dtype if dtype in layers.DTYPES else "float32",
+    param_dtype=dtype if dtype in model_config.DTYPES else "float32",
     **rest,
   )
 

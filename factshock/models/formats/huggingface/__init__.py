@@ -5,7 +5,7 @@
 
 from factshock.models.formats.huggingface.adapters import Adapters
 from factshock.models.formats.huggingface.adapters import write as write_adapters
-from factshock.models.formats.huggingface.configs import SUPPORTED, from_json, read_json, to_json
+from factshock.models.formats.huggingface.configs import from_json, read_json, to_json
 from factshock.models.formats.huggingface.reading import (
   Source,
   config_of,
@@ -17,7 +17,6 @@ from factshock.models.formats.huggingface.writing import save, write_folder
 
 __all__ = [
   "Adapters",
-  "SUPPORTED",
   "Source",
   "config_of",
   "from_json",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from factshock.models import t5
+from factshock.models import families
 from factshock.models.formats.huggingface import files, names, writing
 from factshock.runtime.errors import UserError
 
@@ -128,7 +128,7 @@ def write(folder, adapters, config, tokenizer_from=None):
   alpha = int(adapters.alpha) if float(adapters.alpha).is_integer() else adapters.alpha
   settings = {
     "peft_type": "LORA",
-    "task_type": "SEQ_2_SEQ_LM" if isinstance(config, t5.T5Config) else "CAUSAL_LM",
+    "task_type": families.of(config).huggingface.task_type,
     "base_model_name_or_path": str(adapters.base),
     "r": adapters.rank,
     "lora_alpha": alpha,

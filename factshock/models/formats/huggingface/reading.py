@@ -183,7 +183,7 @@ def _check(folder, config, tensors):
   lines += [
     f"unexpected {name} {list(tensors[name].shape)}"
     for name in sorted(tensors)
-    if name not in expected and name not in repeated and not names.harmless(config, name)
+    if name not in expected and name not in repeated and not names.is_unused(config, name)
   ]
   lines += [
     f"mis-shaped {name} expected {list(shape)} got {list(tensors[name].shape)}"

@@ -1,0 +1,52 @@
+"""The sizes that every model's config has, and the checks of their values."""
+
+from typing import Protocol
+
+from factshock.models import fused, remat
+from factshock.runtime import settings
+
+DTYPES = ("float32", "bfloat16")
+
+DTYPE = settings.choice(*DTYPES)
+REMAT = settings.choice(*remat.POLICIES)
+ATTENTION = settings.choice(*fused.ATTENTIONS)
+DROPOUT = settings.Check((int, float), lambda v: 0 <= v < 1, "a share from 0 to below 1")
+EVEN = settings.Check((int,), lambda v: v >= 2 and v % 2 == 0, "an even number of at least 2")
+
+
+class ModelConfig(Protocol):
+  """The sizes and variants that generic code reads of a model's config, a frozen dataclass.
+
+  `dtype` is that of the computation, `param_dtype` that of the parameters. `unroll` lays the layers
+  out one after another. `remat` is one of remat.POLICIES, what the reverse pass keeps of each
+  layer. `attention` is one of fused.ATTENTIONS, how whole rows are read in training.
+  """
+
+  @property
+  def vocab_size(self) -> int: ...
+  @property
+  def d_model(self) -> int: ...
+  @property
+  def d_ff(self) -> int: ...
+  @property
+  def num_heads(self) -> int: ...
+  @property
+  def d_kv(self) -> int: ...
+  @property
+  def feed_forward(self) -> str: ...
+  @property
+  def tie_head(self) -> bool: ...
+  @property
+  def dropout(self) -> float: ...
+  @property
+  def dtype(self) -> str: ...
+  @property
+  def param_dtype(self) -> str: ...
+  @property
+  def unroll(self) -> bool: ...
+  @property
+  def remat(self) -> str: ...
+  @property
+  def attention(self) -> str: ...
+  @property
+  def epsilon(self) -> float: ...
