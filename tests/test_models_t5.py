@@ -283,7 +283,7 @@ def test_params_are_a_plain_dict_with_stacked_layers_in_the_asked_dtype():
   "change,words",
   [
     ({"feed_forward": "swish"}, "'gated-gelu', 'gated-silu', 'relu'"),
-    ({"dtype": "float16"}, "float32, bfloat16"),
+    ({"dtype": "float16"}, "'float32', 'bfloat16'"),
     ({"d_model": 0}, "d_model"),
     ({"dropout": 1.0}, "dropout"),
     ({"relative_buckets": 5}, "even"),
