@@ -11,7 +11,14 @@ from report_fixture import STEPS, make_diagnosis
 
 from factshock.diagnosis import attention as measured
 from factshock.predictions import reading
-from factshock.report import attention, page, plots
+from factshock.report import (
+  attention_plots,
+  attention_tables,
+  attention_text,
+  canvas,
+  numbers,
+  page,
+)
 
 FALL = {
   "zero_shot_question": 0,
@@ -80,12 +87,12 @@ def diagnosis(tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-  monkeypatch.setattr(plots, "_panel", lambda figure, name, alt: plots.Panel(name, b"", alt))
+  monkeypatch.setattr(canvas, "panel", lambda figure, name, alt: canvas.Panel(name, b"", alt))
 
 
 def rendered(diagnosis):
   tidy = page.reading.tidy(diagnosis)
-  return page.render(tidy, attention.draw(tidy))
+  return page.render(tidy, attention_plots.draw(tidy))
 
 
 def section(shown):
@@ -96,18 +103,18 @@ def test_the_section_is_there_with_its_numbers(diagnosis, undrawn):
   shown = section(rendered(diagnosis))
   cross = diagnosis["attention"]["arms"]["finetune"]["sites"]["cross"]
   for found, write in (
-    (cross["mass"], page.reading.share),
-    (cross["contribution"], page.reading.ratio),
-    (cross["salience"], page.reading.ratio),
-    (cross["contribution_rest"], page.reading.ratio),
-    (cross["share_of_uniform"], page.reading.ratio),
-    (cross["wrong"], page.reading.share),
+    (cross["mass"], numbers.share),
+    (cross["contribution"], numbers.ratio),
+    (cross["salience"], numbers.ratio),
+    (cross["contribution_rest"], numbers.ratio),
+    (cross["share_of_uniform"], numbers.ratio),
+    (cross["wrong"], numbers.share),
   ):
     assert (
       f"{write(found['mean'])}<small>[{write(found['low'])}, {write(found['high'])}]</small>"
       in shown
     )
-  size = page.reading.share(cross["change"]["mass"]["mean"], True)
+  size = numbers.share(cross["change"]["mass"]["mean"], True)
   assert (
     f"<b>{size}</b>" in shown
     and "salience" in shown
@@ -119,7 +126,7 @@ def test_the_section_is_there_with_its_numbers(diagnosis, undrawn):
 
 def test_no_section_without_attention(undrawn):
   shown = rendered(make_diagnosis())
-  assert "Attention to the subject" not in shown and attention.draw(make_diagnosis()) == {}
+  assert "Attention to the subject" not in shown and attention_plots.draw(make_diagnosis()) == {}
 
 
 def test_titles_are_escaped(diagnosis, undrawn):
@@ -129,7 +136,7 @@ def test_titles_are_escaped(diagnosis, undrawn):
 
 def test_panels_are_those_of_the_arms_and_sites(diagnosis, undrawn):
   names = {
-    key: [panel.name for panel in panels] for key, panels in attention.draw(diagnosis).items()
+    key: [panel.name for panel in panels] for key, panels in attention_plots.draw(diagnosis).items()
   }
   changed = [
     label for label in diagnosis["table"] if label in FALL and label != "zero_shot_question"
@@ -149,13 +156,15 @@ def test_panels_are_those_of_the_arms_and_sites(diagnosis, undrawn):
 def test_small_panels_have_numbers_and_all_have_one_scale(tmp_path, monkeypatch, shape, numbers):
   figures = []
   monkeypatch.setattr(
-    plots, "_panel", lambda figure, name, alt: figures.append(figure) or plots.Panel(name, b"", alt)
+    canvas,
+    "panel",
+    lambda figure, name, alt: figures.append(figure) or canvas.Panel(name, b"", alt),
   )
   found = {
     **make_diagnosis(),
     "attention": make_attention(tmp_path, {"self": shape}, ("self",), facts=8),
   }
-  panels = attention._head_panels(found, "self")
+  panels = attention_plots.head_panels(found, "self")
   assert len(panels) == len(figures) == 5
   assert {len(figure.axes[0].texts) for figure in figures} == {numbers}
   limits = {figure.axes[0].images[0].get_clim() for figure in figures}
@@ -164,7 +173,7 @@ def test_small_panels_have_numbers_and_all_have_one_scale(tmp_path, monkeypatch,
 
 
 def test_panels_are_small_images(diagnosis):
-  panels = attention.draw({**diagnosis, "curves": {}})
+  panels = attention_plots.draw({**diagnosis, "curves": {}})
   for panel in (panels["attention_heads"][0], *panels["attention_popularity"]):
     width, height = struct.unpack(">II", panel.png[16:24])
     assert 700 <= width <= 1000 and height <= 1.1 * width
@@ -178,11 +187,11 @@ def test_many_arms_look_different_and_those_with_a_part_are_drawn(diagnosis):
     "table": [*many, *diagnosis["table"]],
     "attention": {**part, "arms": {**many, **part["arms"]}},
   }
-  drawn = attention._drawn(found)
+  drawn = attention_plots.drawn_labels(found)
   assert {"zero_shot_question", "finetune", "weight_mixing", "mixture"} <= set(drawn) and len(
     drawn
   ) <= 9
-  looks = attention._looks(found)
+  looks = attention_plots.looks(found)
   assert set(looks) == set(drawn) - {"zero_shot_question"} and len(set(looks.values())) == len(
     looks
   )
@@ -192,24 +201,23 @@ def test_without_a_reference_levels_are_drawn(diagnosis, undrawn):
   found = {**diagnosis, "attention": {**diagnosis["attention"], "reference": None}}
   assert all(
     panel.alt.startswith("Attention to the subject in")
-    for panel in attention.draw(found)["attention_curves"]
+    for panel in attention_plots.draw(found)["attention_curves"]
   )
   assert all(
     panel.alt.startswith("Change of attention")
-    for panel in attention.draw(diagnosis)["attention_curves"]
+    for panel in attention_plots.draw(diagnosis)["attention_curves"]
   )
 
 
 def said(diagnosis):
-  return " ".join(attention.sentences(diagnosis))
+  return " ".join(attention_text.sentences(diagnosis))
 
 
 def test_sentences_say_what_fell_and_by_how_much(diagnosis):
   change = diagnosis["attention"]["arms"]["finetune"]["sites"]["cross"]["change"]["mass"]
   words = said(diagnosis)
   assert (
-    "clearly less in cross-attention (" in words
-    and page.reading.share(change["mean"], True) in words
+    "clearly less in cross-attention (" in words and numbers.share(change["mean"], True) in words
   )
   assert "not clearly more or less in the encoder" in words
   assert (
@@ -234,7 +242,7 @@ def test_no_effect_is_claimed_whose_interval_includes_0(diagnosis):
   widen(found["attention"])
   words = said(found)
   assert "clearly" in words and words.count("clearly") == words.count("not clearly")
-  assert "<b>" not in "".join(attention.tables_of(found).values())
+  assert "<b>" not in "".join(attention_tables.tables(found).values())
 
 
 PATHS = [
@@ -275,7 +283,7 @@ def test_any_gap_still_gives_a_page(diagnosis, path, undrawn):
   tidy = page.reading.tidy(found)
   shown = page.render(
     tidy,
-    attention.draw(tidy)
+    attention_plots.draw(tidy)
     if path[-1] in ("sites", "cross", "mean", "by_popularity", "reference")
     else {},
   )

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_report_page import EVIL, PROBE, chromium, paths, without
 
-from factshock.report import extraction_page, extraction_plots, extraction_text, reading
+from factshock.report import extraction_page, extraction_plots, extraction_text, numbers
 from factshock.report.extraction_text import WHY_NOT
 from factshock.runtime.errors import UserError
 
@@ -24,11 +24,11 @@ NONE_FOUND = ("no_over_predicted", "no_conflicts")
 
 
 def shown(extraction):
-  return extraction_page.render(reading.without_none(extraction), {})
+  return extraction_page.render(numbers.without_none(extraction), {})
 
 
 def said(extraction):
-  return dict(extraction_text.sentences(reading.without_none(extraction)))
+  return dict(extraction_text.sentences(numbers.without_none(extraction)))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_page_holds_the_numbers():
   page = shown(EXTRACTION)
   for key in ("ece", "brier", "auroc", "share_right"):
     assert (
-      reading.share(found[key]["mean"]) + f"<small>{reading.interval(found[key])}</small>" in page
+      numbers.share(found[key]["mean"]) + f"<small>{numbers.interval(found[key])}</small>" in page
     )
   for expected in (
     "Ústí nad Labem",
@@ -225,7 +225,7 @@ def test_relations_without_held_out_answers_are_listed():
   page = shown(extraction)
   assert "one (P1)" in page and "<small>pooled</small>" in page
   assert WHY_NOT["quality"] in page and WHY_NOT["relations"] not in page
-  assert extraction_plots.draw(reading.without_none(extraction)["quality"]) == {
+  assert extraction_plots.draw(numbers.without_none(extraction)["quality"]) == {
     "reliability": [],
     "risk": [],
   }

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_fixture import make_diagnosis
 
-from factshock.report import page
+from factshock.report import canvas, page
 from factshock.report.captions import WHY_NOT
 from factshock.runtime.errors import UserError
 
@@ -225,18 +225,14 @@ def without(diagnosis, *keys):
   ],
 )
 def test_a_missing_part_is_left_out_with_its_reason(key, reasons, monkeypatch):
-  monkeypatch.setattr(
-    page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt)
-  )
+  monkeypatch.setattr(canvas, "panel", lambda figure, name, alt: canvas.Panel(name, b"", alt))
   diagnosis = without(make_diagnosis(), key)
   shown = page.render(diagnosis, page.draw(diagnosis))
   assert [name for name, reason in WHY_NOT.items() if reason in shown] == reasons
 
 
 def test_missing_measures_are_left_out_with_their_reasons(monkeypatch):
-  monkeypatch.setattr(
-    page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt)
-  )
+  monkeypatch.setattr(canvas, "panel", lambda figure, name, alt: canvas.Panel(name, b"", alt))
   diagnosis = without(make_diagnosis(), "entities")
   diagnosis["arms"] = {
     label: without(arm, "shock", "by_popularity") for label, arm in diagnosis["arms"].items()
@@ -263,9 +259,7 @@ def test_predictions_of_one_foreign_arm_are_enough(tmp_path):
 
 @pytest.mark.parametrize("seeds", [(0,), tuple(range(5))])
 def test_one_seed_or_five(seeds, monkeypatch):
-  monkeypatch.setattr(
-    page.plots, "_panel", lambda figure, name, alt: page.plots.Panel(name, b"", alt)
-  )
+  monkeypatch.setattr(canvas, "panel", lambda figure, name, alt: canvas.Panel(name, b"", alt))
   diagnosis = make_diagnosis(seeds)
   shown = page.render(diagnosis, page.draw(diagnosis))
   assert ("over 5 seeds" in shown) == (len(seeds) == 5)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from report_fixture import make_diagnosis
 
-from factshock.report import plots, tables
+from factshock.report import plots, shock_plots, tables
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,13 @@ def test_points_are_in_doublings_and_smoothed():
     {"pressure": 0.0, "gold": 0, "finetuning": 0, "group": "rare_unseen", "predicted": {"a": 1}},
     {"pressure": None, "gold": 1, "finetuning": 1, "group": "rare_seen", "predicted": {"a": 1}},
   ]
-  assert plots.pressure_points({"entities": rows}, "a") == [(pytest.approx(3), 2, 1, "rare_seen")]
+  assert shock_plots.pressure_points({"entities": rows}, "a") == [
+    (pytest.approx(3), 2, 1, "rare_seen")
+  ]
 
 
 def test_panels_show_zero_shot_finetuned_and_the_best_remedy(diagnosis):
-  assert plots.pressure_arms(diagnosis) == ["zero_shot_question", "finetune", "combined"]
+  assert shock_plots.pressure_arms(diagnosis) == ["zero_shot_question", "finetune", "combined"]
 
 
 def test_popularity_shows_the_halves_and_zero_shot(diagnosis):
@@ -54,7 +56,7 @@ def test_popularity_shows_the_halves_and_zero_shot(diagnosis):
 
 
 def test_ratios_leave_out_controls_where_arms_are_many(diagnosis):
-  labels = plots.ratio_arms(diagnosis)
+  labels = shock_plots.ratio_arms(diagnosis)
   assert "finetune" in labels and "combined" in labels
   assert not {"random_init", "majority", "whole"} & set(labels)
 
@@ -65,7 +67,7 @@ def test_controls_do_not_squeeze_the_other_curves(diagnosis):
 
 
 def test_panels_are_neither_wide_nor_tall(diagnosis):
-  for panel in plots.ratios(diagnosis) + plots.by_popularity(diagnosis):
+  for panel in shock_plots.ratios(diagnosis) + plots.by_popularity(diagnosis):
     width, height = struct.unpack(">II", panel.png[16:24])
     assert 700 <= width <= 1000 and height <= 1.4 * width
 
@@ -81,7 +83,7 @@ def test_fitted_slope_without_an_estimate_is_least_squares(diagnosis):
     }
     for k in range(4)
   ]
-  (panel,) = plots.by_pressure({"arms": {"a": {}}, "entities": rows})
+  (panel,) = shock_plots.by_pressure({"arms": {"a": {}}, "entities": rows})
   assert "slope .50" in panel.alt
 
 

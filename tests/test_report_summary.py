@@ -5,7 +5,7 @@ import copy
 import pytest
 from report_fixture import make_diagnosis
 
-from factshock.report import reading, summary
+from factshock.report import numbers, reading, summary
 
 
 def estimate(mean, half=0.02, seeds=("0",)):
@@ -86,7 +86,7 @@ def test_shock_is_claimed_only_where_the_interval_excludes_1(rare, common, expec
     "ratio": {"rare_seen": estimate(rare, 0.1), "common_unseen": estimate(common, 0.1)}
   }
   said = about(diagnosis, "Frequency shock")
-  assert expected in said and reading.ratio(rare) in said
+  assert expected in said and numbers.ratio(rare) in said
 
 
 def test_shock_that_zero_shot_has_already_is_not_claimed():
@@ -148,7 +148,7 @@ def test_change_turns_a_comparison_round_and_falls_back_on_seeds():
   ],
 )
 def test_shares_are_written_short(value, expected):
-  assert reading.share(value) == expected
+  assert numbers.share(value) == expected
 
 
 def test_roles_are_read_off_the_labels():

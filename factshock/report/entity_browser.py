@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 
-from factshock.report import reading
+from factshock.report import numbers, reading
 
 POINTS = 3000  # the most that a scatter draws, those with the most answers first
 
@@ -122,10 +122,10 @@ def rows(diagnosis):
       },
     )
     for name in ("gold", "finetuning"):
-      one[name] += reading.number(row.get(name)) or 0
-    one["pretraining"].append(reading.number(row.get("pretraining")) or 0)
+      one[name] += numbers.finite(row.get(name)) or 0
+    one["pretraining"].append(numbers.finite(row.get("pretraining")) or 0)
     for label, count in (row.get("predicted") or {}).items():
-      if reading.number(count) is not None:
+      if numbers.finite(count) is not None:
         one["predicted"][label] = (one["predicted"][label] or 0) + count
   heads = [
     "Answer",

@@ -5,7 +5,7 @@ One self-contained page that loads nothing and runs nothing; every text that com
 
 import json
 
-from factshock.report import extraction_plots, extraction_text, page, reading, tables
+from factshock.report import document, extraction_plots, extraction_text, markup, numbers
 from factshock.report.extraction_text import (
   READING,
   TITLES,
@@ -16,8 +16,11 @@ from factshock.report.extraction_text import (
   pooled,
   title,
 )
-from factshock.report.reading import clean, number, share
-from factshock.report.tables import bar, cell, spread, text
+from factshock.report.markup import bar, cell, text
+from factshock.report.numbers import finite as number
+from factshock.report.numbers import known_estimate as clean
+from factshock.report.numbers import share
+from factshock.report.numbers import span_of as spread
 from factshock.runtime.errors import UserError
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -43,9 +46,9 @@ def write_report(extraction, folder):
       'extraction: expected a dict with parts such as "counts" and "quality", got '
       f"{type(extraction).__name__} without any"
     )
-  found = reading.without_none(extraction)
+  found = numbers.without_none(extraction)
   pictures = extraction_plots.draw(found.get("quality") or {})
-  return page.write_files(render(found, pictures), pictures, folder)
+  return document.write_files(render(found, pictures), pictures, folder)
 
 
 def render(found, pictures):
@@ -73,7 +76,7 @@ def render(found, pictures):
       ),
     ]
   )
-  return page.document(heading, body, POLICY)
+  return document.document(heading, body, POLICY)
 
 
 def _absent(key):
@@ -136,7 +139,7 @@ def _mean(estimate):
 
 def _table(head, rows, kind=""):
   """A table, in a box that scrolls where it has many rows."""
-  found = tables.table(head, rows, kind)
+  found = markup.table(head, rows, kind)
   return f'<div class="tall">{found}</div>' if len(rows) > MANY else found
 
 
@@ -160,7 +163,7 @@ def _quality(found):
     *(cell(clean(group.get(key))) for _, key in columns),
   ]
   head = ["", "Answers<br>held out", "Queries", *(name for name, _ in columns)]
-  return tables.table(head, [row]) + _caption(found, "quality")
+  return markup.table(head, [row]) + _caption(found, "quality")
 
 
 def _count(value):
@@ -169,7 +172,7 @@ def _count(value):
 
 def _picture(found, pictures, key):
   panels = pictures.get(key)
-  return page.figure(panels, _caption(found, key)) if panels else None
+  return document.figure(panels, _caption(found, key)) if panels else None
 
 
 def _yields(found):
@@ -197,7 +200,7 @@ def _yields(found):
     "Answers",
     "Lowest<br>confidence",
   ]
-  return tables.table(head, body) + _caption(found, "yields")
+  return markup.table(head, body) + _caption(found, "yields")
 
 
 def _share(value):
@@ -263,7 +266,7 @@ def _held_out(group, wanted, span):
   return [
     _count(group.get("units")),
     cell(clean(group.get("share_right"))),
-    tables.difference(clean(group.get("overconfidence"))),
+    markup.difference(clean(group.get("overconfidence"))),
     cell(clean(group.get("ece"))),
     cell(clean(group.get("auroc"))),
     cell(got),
@@ -323,7 +326,7 @@ def _conflicts(found):
   examples = conflicts.get("examples") or []
   if not counts and not examples:
     return _absent("no_conflicts")
-  counted = tables.table(
+  counted = markup.table(
     ["Kind", "Contradictions"], [[text(kind), _count(value)] for kind, value in counts.items()]
   )
   rows = [
@@ -349,7 +352,7 @@ def _outputs(found):
     [text(row.get("format", "?")), text(row.get("path", "")), _count(row.get("rows"))]
     for row in found.get("outputs") or []
   ]
-  return tables.table(["Format", "File", "Rows"], rows, "pairs") if rows else None
+  return markup.table(["Format", "File", "Rows"], rows, "pairs") if rows else None
 
 
 def _run(found):
@@ -367,4 +370,4 @@ def _plain(value):
 
 def _notes(found):
   notes = {**((found.get("quality") or {}).get("notes") or {}), **(found.get("notes") or {})}
-  return page.definitions(notes) if notes else None
+  return document.definitions(notes) if notes else None

@@ -1,7 +1,7 @@
 """The pictures of an extraction's page: reliability, each relation's confidence, and risk against coverage."""
 
-from factshock.report import plots, reading
-from factshock.report.plots import BLACK, BLUE, GREY, VERMILION
+from factshock.report import canvas, numbers
+from factshock.report.canvas import BLACK, BLUE, GREY, VERMILION
 
 FEWEST = 30  # held-out answers of a relation below which its curve says nothing
 RISKS = (0.05, 0.1, 0.2)  # levels drawn as lines: 95%, 90% and 80% precision
@@ -13,7 +13,7 @@ def draw(quality):
   Args:
     quality: dict of calibration.quality, without None.
   """
-  with plots._settings():
+  with canvas.settings():
     return {
       "reliability": _reliability(quality.get("pooled") or {}) + _relations(quality),
       "risk": _risk(quality),
@@ -22,19 +22,19 @@ def draw(quality):
 
 def bins(group):
   """[(row, estimate of the share right)] of the reliability bins that can be drawn."""
-  rows = [(row, reading.clean(row.get("right"))) for row in group.get("reliability") or []]
+  rows = [(row, numbers.known_estimate(row.get("right"))) for row in group.get("reliability") or []]
   return [
     (row, right)
     for row, right in rows
     if right
-    and None not in (reading.number(row.get(key)) for key in ("confidence", "units", "low", "high"))
+    and None not in (numbers.finite(row.get(key)) for key in ("confidence", "units", "low", "high"))
   ]
 
 
 def curve(group):
   """[(coverage, estimate of the risk)] of a group."""
   rows = [
-    (reading.number(row.get("coverage")), reading.clean(row.get("risk")))
+    (numbers.finite(row.get("coverage")), numbers.known_estimate(row.get("risk")))
     for row in group.get("risk_coverage") or []
   ]
   return [(coverage, risk) for coverage, risk in rows if coverage is not None and risk]
@@ -44,9 +44,9 @@ def relation_points(quality):
   """[(mean confidence, estimate of the share right, answers)] of the relations that have held-out answers."""
   rows = [
     (
-      reading.clean(group.get("mean_confidence")),
-      reading.clean(group.get("share_right")),
-      reading.number(group.get("units")),
+      numbers.known_estimate(group.get("mean_confidence")),
+      numbers.known_estimate(group.get("share_right")),
+      numbers.finite(group.get("units")),
     )
     for group in (quality.get("relations") or {}).values()
   ]
@@ -76,10 +76,10 @@ def _reliability(group):
   counts.vlines(x, 0, units, color=BLUE, linewidth=4)
   counts.set(xlabel="Confidence", ylabel="Answers", ylim=(0, 1.15 * max(units)))
   counts.yaxis.get_major_locator().set_params(nbins=2, integer=True)
-  counts.yaxis.set_major_formatter(lambda value, _: plots._brief(value))
-  plots._legend(figure, axes)
+  counts.yaxis.set_major_formatter(lambda value, _: canvas.brief(value))
+  canvas.legend(figure, axes)
   return [
-    plots._panel(
+    canvas.panel(
       figure, "reliability", "Share right against mean confidence in bins, with their answers"
     )
   ]
@@ -90,7 +90,7 @@ def _relations(quality):
   rows = relation_points(quality)
   if len(rows) < 2:
     return []
-  figure, axes = plots._figure(4.5, 4.7)
+  figure, axes = canvas.new_figure(4.5, 4.7)
   _diagonal(axes)
   most = max(units for _, _, units in rows)
   kinds = (
@@ -114,9 +114,9 @@ def _relations(quality):
         zorder=4,
       )
   axes.set(title="Each relation", xlabel="Mean confidence", ylabel="Share right")
-  plots._legend(figure, axes)
+  canvas.legend(figure, axes)
   return [
-    plots._panel(
+    canvas.panel(
       figure, "relations", "Share right against mean confidence, a mark for each relation"
     )
   ]
@@ -169,11 +169,11 @@ def _risk(quality):
   rows = curve(quality.get("pooled") or {})
   if len(rows) < 2:
     return []
-  figure, axes = plots._figure(5.4, 4.1)
+  figure, axes = canvas.new_figure(5.4, 4.1)
   drawn = [
     curve(group)
     for group in (quality.get("relations") or {}).values()
-    if (reading.number(group.get("units")) or 0) >= FEWEST
+    if (numbers.finite(group.get("units")) or 0) >= FEWEST
   ]
   alpha = min(
     0.5, max(0.22, 6 / max(1, len(drawn)))
@@ -188,11 +188,11 @@ def _risk(quality):
       label=None if place else f"A relation (of at least {FEWEST} answers)",
       zorder=1,
     )
-  plots._line(axes, rows, (BLUE, "", "-"), "All relations together")
+  canvas.line(axes, rows, (BLUE, "", "-"), "All relations together")
   _risk_axes(axes, max(risk["high"] or risk["mean"] for _, risk in rows))
-  plots._legend(figure, axes)
+  canvas.legend(figure, axes)
   return [
-    plots._panel(
+    canvas.panel(
       figure, "risk_coverage", "Share wrong among the answers given, against their share"
     )
   ]

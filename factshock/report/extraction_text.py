@@ -3,8 +3,9 @@
 The summary is computed; an effect that is absent is said to be absent.
 """
 
-from factshock.report import reading
-from factshock.report.reading import interval, number, share
+from factshock.report import numbers, reading
+from factshock.report.numbers import finite as number
+from factshock.report.numbers import interval, share
 
 TITLES = {
   "quality": "Do the confidences hold?",
@@ -172,7 +173,7 @@ def _promise(found):
 
 def _confidence(found):
   group = pooled(found)
-  gap, ece = (reading.clean(group.get(key)) for key in ("overconfidence", "ece"))
+  gap, ece = (numbers.known_estimate(group.get(key)) for key in ("overconfidence", "ece"))
   if gap is None:
     return None
   verdict = _off(gap)
@@ -184,7 +185,7 @@ def _confidence(found):
   words += (
     f": mean confidence less share right is {share(gap['mean'], True)} {interval(gap)}".rstrip()
   )
-  debiased = reading.clean(group.get("ece_debiased"))
+  debiased = numbers.known_estimate(group.get("ece_debiased"))
   if ece:
     words += f"; ECE {share(ece['mean'])}" + (
       f", {share(debiased['mean'])} less its bias" if debiased else ""
@@ -201,7 +202,7 @@ def _off(found):
 
 def _ranking(found):
   group = pooled(found)
-  auroc = reading.clean(group.get("auroc"))
+  auroc = numbers.known_estimate(group.get("auroc"))
   row = yield_row(group, precision(found))
   if auroc is None:
     return None
@@ -211,7 +212,7 @@ def _ranking(found):
     else "does not clearly tell right from wrong answers"
   )
   words = f"Confidence {verdict}: AUROC {share(auroc['mean'])} {interval(auroc)}".rstrip()
-  got = reading.clean(row.get("share"))
+  got = numbers.known_estimate(row.get("share"))
   if got is None:
     return words + "."
   if got["mean"] == 0:
@@ -224,7 +225,9 @@ def _ranking(found):
 
 def _relations(found):
   groups = (found.get("quality") or {}).get("relations") or {}
-  gaps = {name: reading.clean(group.get("overconfidence")) for name, group in groups.items()}
+  gaps = {
+    name: numbers.known_estimate(group.get("overconfidence")) for name, group in groups.items()
+  }
   gaps = {name: gap for name, gap in gaps.items() if gap}
   if len(gaps) < 2:
     return None

@@ -1,27 +1,43 @@
-"""The report: one self-contained HTML page and its pictures, drawn from a diagnosis."""
+"""The report of a diagnosis: one self-contained HTML page and its pictures."""
 
-import base64
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from factshock.report import attention, entity_browser, plots, reading, remedies, summary, tables
+from factshock.report import (
+  attention,
+  attention_plots,
+  attention_tables,
+  attention_text,
+  document,
+  entity_browser,
+  plots,
+  reading,
+  remedies,
+  shock_plots,
+  summary,
+  tables,
+)
+from factshock.report.canvas import Panel
 from factshock.report.captions import READING, TITLES, WHY_NOT
-from factshock.report.style import CSS
-from factshock.report.tables import text
-from factshock.runtime import files
+from factshock.report.document import caption
+from factshock.report.markup import text
+from factshock.report.numbers import finite, ratio, share
+from factshock.report.schema import Diagnosis
 from factshock.runtime.errors import UserError
 
 # The page may load nothing and run nothing but our own script, whatever a name in the data says.
-POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{entity_browser.DIGEST}'"
+POLICY = f"{document.STATIC_POLICY}; script-src '{entity_browser.DIGEST}'"
 
 
-def write_report(diagnosis, folder):
+def write_report(diagnosis: Mapping[str, Any], folder: str | os.PathLike[str]) -> str:
   """Writes folder/report.html and folder/figures/*.png; returns the path of the page.
 
   Parts of the diagnosis that are missing are left out of the page, with a sentence that says why.
 
   Args:
-    diagnosis: dict as in diagnosis.json, with or without what the experiment adds to it.
+    diagnosis: what diagnosis.json holds, with or without what the experiment adds to it.
     folder: where to write; made where it is missing.
 
   Raises:
@@ -32,273 +48,216 @@ def write_report(diagnosis, folder):
       'diagnosis: expected a dict with at least one arm under "arms", got none; '
       "run diagnose on a predictions file first"
     )
-  diagnosis = reading.tidy(diagnosis)
-  pictures = draw(diagnosis)
-  return write_files(render(diagnosis, pictures), pictures, folder)
+  tidied = reading.tidy(diagnosis)
+  pictures = draw(tidied)
+  return document.write_files(render(tidied, pictures), pictures, folder)
 
 
-def write_files(source, pictures, folder):
-  """Writes folder/report.html and the panels of `pictures` under folder/figures; returns the path of the page."""
-  for panel in (panel for panels in pictures.values() for panel in panels):
-    with files.atomic_write(os.path.join(folder, "figures", panel.name + ".png"), binary=True) as file:
-      file.write(panel.png)
-  path = os.path.join(folder, "report.html")
-  with files.atomic_write(path) as file:
-    file.write(source)
-  return path
-
-
-def draw(diagnosis):
-  """dict picture -> list of panels, empty where the diagnosis lacks what it shows."""
+def draw(diagnosis: Diagnosis) -> dict[str, list[Panel]]:
+  """Draws all pictures; one whose data the diagnosis lacks has no panels."""
   return {
     "steps": plots.accuracy_by_steps(diagnosis),
     "alpha": plots.by_alpha(diagnosis),
-    "ratios": plots.ratios(diagnosis),
-    "pressure": plots.by_pressure(diagnosis),
+    "ratios": shock_plots.ratios(diagnosis),
+    "pressure": shock_plots.by_pressure(diagnosis),
     "popularity": plots.by_popularity(diagnosis),
-    **attention.draw(diagnosis),
+    **attention_plots.draw(diagnosis),
   }
 
 
-def render(diagnosis, pictures):
-  """The page as a string."""
+def render(diagnosis: Diagnosis, pictures: Mapping[str, Sequence[Panel]]) -> str:
+  """Returns the page, of a tidy diagnosis and its pictures."""
   name = text((diagnosis.get("run") or {}).get("name") or "")
   heading = "Frequency shock report" + (f": {name}" if name else "")
-  body = "\n".join(
+  sections = [
+    _top(diagnosis, heading),
+    _arms(diagnosis),
+    _verdict(diagnosis),
+    _remedies(diagnosis),
+    _comparisons(diagnosis),
+  ]
+  for key, panels in pictures.items():
+    if key not in attention.PICTURES:
+      sections.append(_picture(diagnosis, key, panels))
+  if attention.labels(diagnosis):
+    sections.append(_attention(diagnosis, pictures))
+  sections += [
+    _relations(diagnosis),
+    _entities(diagnosis),
+    _browser(diagnosis),
+    _run(diagnosis),
+    _notes(diagnosis),
+  ]
+  return document.document(heading, "\n".join(sections), POLICY)
+
+
+def _section(key: str, body: str) -> str:
+  return document.section(TITLES[key], body)
+
+
+def _absent(key: str) -> str:
+  return document.absent(WHY_NOT[key])
+
+
+def _caption(key: str, diagnosis: Diagnosis, **labels: str) -> str:
+  """Returns how to read a part, with the titles of the named arms in it."""
+  titles = {name: f"“{text(reading.title(diagnosis, label))}”" for name, label in labels.items()}
+  level = summary.confidence(diagnosis)
+  return READING[key].format(level=level, criterion=reading.criterion(diagnosis), **titles)
+
+
+def _captioned(key: str, diagnosis: Diagnosis, body: str | None) -> str:
+  """Returns a section with its caption below, or with the reason why it is missing."""
+  if not body:
+    return _section(key, _absent(key))
+  return _section(key, body + caption(_caption(key, diagnosis)))
+
+
+def _top(diagnosis: Diagnosis, heading: str) -> str:
+  sentences = summary.sentences(diagnosis)
+  listed = document.bullets([f"<b>{about}.</b> {text(what)}" for about, what in sentences])
+  return "\n".join(
     [
-      _top(diagnosis, heading),
-      _arms(diagnosis),
-      _verdict(diagnosis),
-      _remedies(diagnosis),
-      _comparisons(diagnosis),
-      *(
-        _picture(diagnosis, key, panels)
-        for key, panels in pictures.items()
-        if key not in attention.PICTURES
-      ),
-      *([_attention(diagnosis, pictures)] if attention.labels(diagnosis) else []),
-      _relations(diagnosis),
-      _entities(diagnosis),
-      _browser(diagnosis),
-      _run(diagnosis),
-      _notes(diagnosis),
+      f"<h1>{heading}</h1>",
+      f'<p class="under">{_size(diagnosis)}</p>',
+      document.tiles(_tiles(diagnosis)),
+      listed or _absent("summary"),
+      caption(text(summary.opening(diagnosis))),
     ]
   )
-  return document(heading, body, POLICY)
 
 
-def document(heading, body, policy):
-  """A whole page of HTML: a heading that is escaped already, its body, and what the page may load and run."""
-  return (
-    f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
-    f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-  )
-
-
-def _section(key, body):
-  return f"<section>\n<h2>{TITLES[key]}</h2>\n{body}\n</section>"
-
-
-def _absent(key):
-  return f'<p class="absent">{WHY_NOT[key]}</p>'
-
-
-def _caption(key, diagnosis, **words):
-  words = {name: f"“{text(reading.title(diagnosis, label))}”" for name, label in words.items()}
-  return READING[key].format(
-    level=summary.confidence(diagnosis), criterion=reading.criterion(diagnosis), **words
-  )
-
-
-def _top(diagnosis, heading):
-  queries = reading.number(
-    max((arm.get("queries") or 0 for arm in diagnosis["arms"].values()), default=0)
-  )
+def _size(diagnosis: Diagnosis) -> str:
+  """Returns how many queries and seeds the diagnosis is of, as a text."""
+  queries = finite(max((arm.get("queries") or 0 for arm in diagnosis["arms"].values()), default=0))
   seeds = diagnosis.get("seeds") or []
-  under = f"{queries:,.0f} test queries an arm" if queries else "Number of queries not given"
-  under += f" over {len(seeds)} seeds" if len(seeds) > 1 else ", one seed" if seeds else ""
-  found = summary.sentences(diagnosis)
-  listed = "".join(f"<li><b>{about}.</b> {text(words)}</li>" for about, words in found)
-  said = f'<ul class="summary">{listed}</ul>' if found else _absent("summary")
-  return (
-    f'<h1>{heading}</h1>\n<p class="under">{under}</p>\n{_tiles(diagnosis)}\n{said}\n'
-    f'<p class="caption">{text(summary.opening(diagnosis))}</p>'
-  )
+  size = f"{queries:,.0f} test queries an arm" if queries else "Number of queries not given"
+  if len(seeds) > 1:
+    return f"{size} over {len(seeds)} seeds"
+  return f"{size}, one seed" if seeds else size
 
 
-def _tiles(diagnosis):
-  """Four numbers at a glance; those that are missing are left out."""
-  role = reading.roles(diagnosis)
+def _tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+  """Returns a few numbers at a glance; those that are missing are left out."""
+  roles = reading.roles(diagnosis)
+  finetuned = roles["finetuned"]
   best = reading.best_remedy(diagnosis)
   criterion = reading.criterion(diagnosis)
-  wanted = [
-    (role["zero_shot"], ("right",), reading.share, f"{criterion}, "),
-    (role["finetuned"], ("right",), reading.share, f"{criterion}, "),
-    (best, ("right",), reading.share, f"{criterion} of the best remedy, "),
-    (
-      role["finetuned"],
-      ("shock", "ratio", "rare_seen"),
-      reading.ratio,
-      "rare seen answers, predicted / gold, ",
-    ),
-    (best, ("shock", "ratio", "rare_seen"), reading.ratio, "the same ratio, "),
+  accuracy = [
+    (roles["zero_shot"], criterion),
+    (finetuned, criterion),
+    (best, f"{criterion} of the best remedy"),
   ]
-  tiles = [
-    (reading.mean(diagnosis, label, *path), write, words + reading.title(diagnosis, label))
-    for label, path, write, words in wanted
-    if label is not None
-  ]
-  shown = "".join(
-    f'<div class="tile"><b>{write(value)}</b><span>{text(words)}</span></div>'
-    for value, write, words in tiles
-    if value is not None
+  ratios = [(finetuned, "rare seen answers, predicted / gold"), (best, "the same ratio")]
+  tiles = []
+  for label, what in accuracy:
+    right = reading.mean(diagnosis, label, "right")
+    if right is not None:
+      tiles.append((share(right), text(f"{what}, {reading.title(diagnosis, label)}")))
+  for label, what in ratios:
+    rare_seen = reading.mean(diagnosis, label, "shock", "ratio", "rare_seen")
+    if rare_seen is not None:
+      tiles.append((ratio(rare_seen), text(f"{what}, {reading.title(diagnosis, label)}")))
+  return tiles
+
+
+def _arms(diagnosis: Diagnosis) -> str:
+  reference = diagnosis.get("reference") or "the reference arm"
+  is_shock_known = any(
+    reading.estimate(diagnosis, label, "shock", "shock") for label in diagnosis["arms"]
   )
-  return f'<div class="tiles">{shown}</div>' if shown else ""
+  body = tables.arms(diagnosis) + caption(_caption("arms", diagnosis, reference=reference))
+  return _section("arms", body if is_shock_known else body + _absent("shock"))
 
 
-def _arms(diagnosis):
-  shocked = any(reading.estimate(diagnosis, label, "shock", "shock") for label in diagnosis["arms"])
-  caption = _caption("arms", diagnosis, reference=diagnosis.get("reference") or "the reference arm")
-  return _section(
-    "arms",
-    f'{tables.arms(diagnosis)}<p class="caption">{caption}</p>'
-    + ("" if shocked else _absent("shock")),
-  )
+def _comparisons(diagnosis: Diagnosis) -> str:
+  rows = diagnosis.get("comparisons")
+  return _captioned("comparisons", diagnosis, tables.comparisons(diagnosis) if rows else None)
 
 
-def _comparisons(diagnosis):
-  if not diagnosis.get("comparisons"):
-    return _section("comparisons", _absent("comparisons"))
-  caption = _caption("comparisons", diagnosis)
-  return _section("comparisons", f'{tables.comparisons(diagnosis)}<p class="caption">{caption}</p>')
-
-
-def _verdict(diagnosis):
-  found = diagnosis.get("verdict")
-  if not found:
+def _verdict(diagnosis: Diagnosis) -> str:
+  verdict = diagnosis.get("verdict")
+  if not verdict:
     return _section("verdict", _absent("verdict"))
-  return _section(
-    "verdict",
-    f"<p><b>{text(found['text'])}</b> Try first: {text(found['try_first'])}</p>{tables.evidence(diagnosis)}"
-    f'<p class="caption">{_caption("verdict", diagnosis)}</p>',
-  )
+  what = f"<p><b>{text(verdict['text'])}</b> Try first: {text(verdict['try_first'])}</p>"
+  return _captioned("verdict", diagnosis, what + tables.evidence(diagnosis))
 
 
-def _remedies(diagnosis):
-  found = remedies.table(diagnosis)
-  return _section(
-    "remedies",
-    f'{found}<p class="caption">{_caption("remedies", diagnosis)}</p>'
-    if found
-    else _absent("remedies"),
-  )
+def _remedies(diagnosis: Diagnosis) -> str:
+  return _captioned("remedies", diagnosis, remedies.table(diagnosis))
 
 
-def _attention(diagnosis, pictures):
-  words = {"reference": attention.reference(diagnosis) or "the reference arm"}
-  said = "".join(f"<li>{text(sentence)}</li>" for sentence in attention.sentences(diagnosis))
-  parts = [f'<ul class="summary">{said}</ul>' if said else ""]
-  parts += [
-    f'{table}<p class="caption">{_caption(key, diagnosis, **words)}</p>'
-    for key, table in attention.tables_of(diagnosis).items()
-  ]
-  parts += [
-    figure(pictures[key], _caption(key, diagnosis, **words))
-    for key in attention.PICTURES
-    if pictures.get(key)
-  ]
-  notes = diagnosis["attention"].get("notes")
-  parts += (
-    [f"<details><summary>Definitions</summary>{definitions(notes)}</details>"] if notes else []
-  )
+def _attention(diagnosis: Diagnosis, pictures: Mapping[str, Sequence[Panel]]) -> str:
+  reference = attention.reference(diagnosis) or "the reference arm"
+  sentences = [text(sentence) for sentence in attention_text.sentences(diagnosis)]
+  parts = [document.bullets(sentences)]
+  for key, table in attention_tables.tables(diagnosis).items():
+    parts.append(table + caption(_caption(key, diagnosis, reference=reference)))
+  for key in attention.PICTURES:
+    if pictures.get(key):
+      parts.append(document.figure(pictures[key], _caption(key, diagnosis, reference=reference)))
+  notes = (diagnosis.get("attention") or {}).get("notes")
+  if notes:
+    listed = document.definitions(notes)
+    parts.append(f"<details><summary>Definitions</summary>{listed}</details>")
   return _section("attention", "\n".join(part for part in parts if part))
 
 
-def _picture(diagnosis, key, panels):
+def _picture(diagnosis: Diagnosis, key: str, panels: Sequence[Panel]) -> str:
   if not panels:
     return _section(key, _absent(key))
-  return _section(key, figure(panels, _caption(key, diagnosis)))
+  return _section(key, document.figure(panels, _caption(key, diagnosis)))
 
 
-def figure(panels, caption):
-  """Panels side by side, as images within the page, above a caption of HTML."""
-  images = "".join(
-    f'<img alt="{text(panel.alt)}" src="data:image/png;base64,'
-    f'{base64.b64encode(panel.png).decode("ascii")}">'
-    for panel in panels
-  )
-  kind = {1: "one", 2: "two"}.get(len(panels), "three")
-  return (
-    f'<figure class="{kind}"><div class="panels {kind}">{images}</div>'
-    f"<figcaption>{caption}</figcaption></figure>"
-  )
+def _relations(diagnosis: Diagnosis) -> str:
+  return _captioned("relations", diagnosis, tables.relations(diagnosis))
 
 
-def _relations(diagnosis):
-  found = tables.relations(diagnosis)
-  return _section(
-    "relations",
-    f'{found}<p class="caption">{_caption("relations", diagnosis)}</p>'
-    if found
-    else _absent("relations"),
-  )
-
-
-def _entities(diagnosis):
+def _entities(diagnosis: Diagnosis) -> str:
   label = reading.roles(diagnosis)["finetuned"]
   if label is None or not any(tables.extreme_entities(diagnosis, label)):
     return _section("entities", _absent("entities"))
-  caption = _caption("entities", diagnosis, arm=label)
-  return _section(
-    "entities", f'{tables.entities(diagnosis, label)}<p class="caption">{caption}</p>'
-  )
+  how_to_read = caption(_caption("entities", diagnosis, arm=label))
+  return _section("entities", tables.entities(diagnosis, label) + how_to_read)
 
 
-def _browser(diagnosis):
-  found = entity_browser.render(diagnosis)
-  caption = f'<p class="caption">{_caption("browser", diagnosis)}</p>'
-  return _section("browser", found + caption if found else _absent("browser"))
+def _browser(diagnosis: Diagnosis) -> str:
+  return _captioned("browser", diagnosis, entity_browser.render(diagnosis))
 
 
-def _run(diagnosis):
+def _run(diagnosis: Diagnosis) -> str:
   run = diagnosis.get("run")
   if not run:
     return _section("run", _absent("run"))
-  seconds = reading.number(run.get("seconds"))
-  rows = [
-    ("Command", f"<code>{text(run['command'])}</code>" if run.get("command") else None),
-    ("Facts", _pairs(run.get("facts"))),
-    ("Seeds", text(", ".join(map(str, diagnosis.get("seeds") or [])))),
-    ("Device", text(run["device"]) if run.get("device") else None),
-    ("Versions", _pairs(run.get("versions"))),
-    ("Started", text(run["started"]) if run.get("started") else None),
-    ("Took", f"{seconds / 60:.1f} minutes" if seconds is not None else None),
-  ]
-  listed = "".join(f"<dt>{name}</dt><dd>{words}</dd>" for name, words in rows if words)
-  config = text(json.dumps(run.get("config"), indent=2, ensure_ascii=False, default=str))
-  details = f"<details><summary>Whole config</summary><pre>{config}</pre></details>"
-  details = details if run.get("config") else ""
-  return _section("run", f'<dl class="run">{listed}</dl>{details}')
+  rows = {
+    "Command": f"<code>{text(run['command'])}</code>" if run.get("command") else "",
+    "Facts": _listed(run.get("facts")),
+    "Seeds": text(", ".join(map(str, diagnosis.get("seeds") or []))),
+    "Device": text(run.get("device") or ""),
+    "Versions": _listed(run.get("versions")),
+    "Started": text(run.get("started") or ""),
+  }
+  seconds = finite(run.get("seconds"))
+  if seconds is not None:
+    rows["Took"] = f"{seconds / 60:.1f} minutes"
+  listed = document.pairs([(name, value) for name, value in rows.items() if value])
+  return _section("run", listed + _whole_config(run.get("config")))
 
 
-def _pairs(found):
-  if not isinstance(found, dict):
-    return None
-  return text(", ".join(f"{key} {value}" for key, value in found.items()))
+def _whole_config(config: Any) -> str:
+  if not config:
+    return ""
+  source = text(json.dumps(config, indent=2, ensure_ascii=False, default=str))
+  return f"<details><summary>Whole config</summary><pre>{source}</pre></details>"
 
 
-def _notes(diagnosis):
-  notes = diagnosis.get("notes") or {}
-  return _section("notes", definitions(notes) if notes else _absent("notes"))
+def _listed(values: Any) -> str:
+  """Returns names and values, "train 1280, test 960"; "" for what is no dict."""
+  if not isinstance(values, dict):
+    return ""
+  return text(", ".join(f"{key} {value}" for key, value in values.items()))
 
 
-def definitions(notes):
-  """What each number means, dict name -> text, as a list."""
-  listed = "".join(
-    f"<dt>{text(str(key).replace('_', ' '))}</dt><dd>"
-    f"{text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))}</dd>"
-    for key, value in notes.items()
-  )
-  return f'<dl class="run">{listed}</dl>'
+def _notes(diagnosis: Diagnosis) -> str:
+  notes = diagnosis.get("notes")
+  return _section("notes", document.definitions(notes) if notes else _absent("notes"))

@@ -1,36 +1,22 @@
-"""The pictures of the report: each function gives panels of a diagnosis, or none where its data are missing.
+"""Pictures of accuracy: against finetuning steps, mixing weight and popularity.
 
-Panels are small (about 4 to 5 inches wide) so that their text stays readable on a phone; the page sets
-them side by side where there is room. Colours are those of Okabe and Ito (2008), which colour-blind readers
-can tell apart, and every arm also has its own marker and line.
+Each function gives the panels that a diagnosis has data for, or none. Panels are small (about 4 to
+5 inches wide) so that their text stays readable on a phone; the page sets them side by side where
+there is room.
 """
 
-import contextlib
-import io
-import math
-import textwrap
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from factshock.report import reading
+from factshock.report import canvas, numbers, reading
+from factshock.report.canvas import DASHED, GREY, Panel, Style
+from factshock.report.numbers import KnownEstimate, known_estimate
+from factshock.report.schema import Diagnosis, PopularityBin
 
-BLACK = "#000000"
-ORANGE = "#E69F00"
-SKY = "#56B4E9"
-GREEN = "#009E73"
-BLUE = "#0072B2"
-VERMILION = "#D55E00"
-PURPLE = "#CC79A7"
-GREY = "#7A7A7A"
-STYLES = [
-  (VERMILION, "o", "-"),
-  (BLUE, "s", "-"),
-  (GREEN, "^", "--"),
-  (PURPLE, "D", "-."),
-  (ORANGE, "v", "--"),
-  (SKY, "P", ":"),
-  (BLACK, "X", "-"),
-  (GREY, "<", ":"),
-]
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
 # The same arm looks the same in every picture; labels not named here take the styles left over.
 PREFERRED = {
   "finetune": 0,
@@ -45,550 +31,307 @@ PREFERRED = {
   "whole": 6,
   "random_half": 4,
 }
-GROUP_STYLES = {
-  "rare_seen": (VERMILION, "o"),
-  "rare_unseen": (ORANGE, "^"),
-  "common_seen": (SKY, "D"),
-  "common_unseen": (BLUE, "s"),
-}
-SETTINGS = {
-  "font.size": 10,
-  "axes.titlesize": 10.5,
-  "axes.labelsize": 10,
-  "legend.fontsize": 9,
-  "xtick.labelsize": 9,
-  "ytick.labelsize": 9,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.grid": True,
-  "grid.color": "#e4e4e4",
-  "grid.linewidth": 0.7,
-  "axes.axisbelow": True,
-  "axes.edgecolor": "#555555",
-  "xtick.color": "#333333",
-  "ytick.color": "#333333",
-  "legend.frameon": False,
-  "legend.handlelength": 2.6,
-  "axes.titlelocation": "left",
-  "text.parse_math": False,
-  "lines.linewidth": 1.7,
-  "lines.markersize": 5.5,
-  "figure.facecolor": "white",
-  "savefig.dpi": 200,
-}
+# Groups whose curves are drawn first where there are too many.
+_PLAIN_GROUPS = ("baseline", "remedy", "control", "which facts", "")
+ALPHA_AXIS = "alpha (0: before finetuning, 1: finetuned)"
+
+# Bins of popularity with the estimate in each.
+BinEstimates = Sequence[tuple[PopularityBin, KnownEstimate]]
 
 
-class Panel(NamedTuple):
-  """One image: file name without suffix, PNG bytes, and a text for who cannot see it."""
-
-  name: str
-  png: bytes
-  alt: str
-
-
-@contextlib.contextmanager
-def _settings():
-  import matplotlib
-
-  with matplotlib.rc_context(SETTINGS):
-    yield
-
-
-def _figure(width, height):
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(width, height), layout="constrained")
-  return figure, figure.add_subplot()
-
-
-def _panel(figure, name, alt):
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png")
-  return Panel(name, buffer.getvalue(), alt)
-
-
-def styles(labels):
-  """dict label -> (colour, marker, line), all different while there are at most eight labels."""
-  labels = list(labels)
-  used = {}
+def styles(labels: Sequence[str]) -> dict[str, Style]:
+  """Returns each label's colour, marker and line: all different for at most eight labels."""
+  used: dict[str, int] = {}
   for label in labels:
     wanted = PREFERRED.get(label)
     if wanted is not None and wanted not in used.values():
       used[label] = wanted
-  free = [i for i in range(len(STYLES)) if i not in used.values()]
+  free = [i for i in range(len(canvas.STYLES)) if i not in used.values()]
   rest = [label for label in labels if label not in used]
   for count, label in enumerate(rest):
-    used[label] = free[count] if count < len(free) else count % len(STYLES)
-  return {label: STYLES[used[label]] for label in labels}
+    used[label] = free[count] if count < len(free) else count % len(canvas.STYLES)
+  return {label: canvas.STYLES[used[label]] for label in labels}
 
 
-def _wrap(text, width):
-  return "\n".join(textwrap.wrap(text, width, break_long_words=True)) or text
+def short_title(diagnosis: Diagnosis, label: str | None, width: int = 28) -> str:
+  """Returns the title of an arm in lines short enough for a legend."""
+  return canvas.wrap(reading.title(diagnosis, label), width)
 
 
-def _legend(figure, axes, columns=2):
-  figure.legend(
-    *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, columnspacing=1.2
-  )
-
-
-def _line(axes, rows, style, name):
-  """Draws [(x, estimate)] as a line with markers and its interval as a band."""
-  colour, marker, line = style
-  axes.plot(
-    [x for x, _ in rows],
-    [found["mean"] for _, found in rows],
-    color=colour,
-    marker=marker,
-    linestyle=line,
-    label=name,
-    markeredgecolor="white",
-    markeredgewidth=0.6,
-    zorder=3,
-  )
-  band = [
-    (x, found["low"], found["high"])
-    for x, found in rows
-    if None not in (found["low"], found["high"])
-  ]
-  if len(band) > 1:
-    axes.fill_between(*zip(*band), color=colour, alpha=0.13, linewidth=0, zorder=1)
-
-
-def _level(axes, found, name):
-  if found:
-    axes.axhline(
-      found["mean"], color=GREY, linestyle=(0, (5, 3)), linewidth=1.2, label=name, zorder=2
-    )
-
-
-def accuracy_by_steps(diagnosis):
-  """Accuracy against finetuning steps: a panel for the kinds of finetuning, which facts, and controls."""
+def accuracy_by_steps(diagnosis: Diagnosis) -> list[Panel]:
+  """Draws accuracy against finetuning steps: kinds of finetuning, which facts, controls."""
   labels = reading.curves(diagnosis, "steps")
-  kinds = {label: reading.group(diagnosis, label) for label in labels}
-  facts = [label for label in labels if kinds[label] == "which facts"]
-  controls = [label for label in labels if kinds[label] == "control"]
+  groups = {label: reading.group(diagnosis, label) for label in labels}
+  facts = [label for label in labels if groups[label] == "which facts"]
+  controls = [label for label in labels if groups[label] == "control"]
   rest = [label for label in labels if label not in facts + controls]
-  facts, controls, rest = (_drawn(diagnosis, part) for part in (facts, controls, rest))
-  parts = [
-    ("steps", rest, "Kinds of finetuning"),
-    ("steps_facts", facts, "Which facts to finetune on"),
-    ("steps_controls", controls, "Controls"),
-  ]
+
+  facts = most_telling(diagnosis, facts)
+  controls = most_telling(diagnosis, controls)
+  rest = most_telling(diagnosis, rest)
+  # Panels that are compared with each other have one scale; controls would squeeze it.
   limits = _limits(diagnosis, facts + rest)
-  with _settings():
-    return [
-      _steps_panel(diagnosis, *part, None if part[1] is controls else limits)
-      for part in parts
-      if part[1]
-    ]
+  panels = []
+  with canvas.settings():
+    if rest:
+      panels.append(_steps_panel(diagnosis, "steps", rest, "Kinds of finetuning", limits))
+    if facts:
+      title = "Which facts to finetune on"
+      panels.append(_steps_panel(diagnosis, "steps_facts", facts, title, limits))
+    if controls:
+      panels.append(_steps_panel(diagnosis, "steps_controls", controls, "Controls", None))
+  return panels
 
 
-def _drawn(diagnosis, labels, most=8):
-  """As many curves as can be told apart: those that play a part first, then those of the plain groups, in the table's order."""
-  role = reading.roles(diagnosis)
-  plain = ("baseline", "remedy", "control", "which facts", "")
-  first = sorted(
-    labels,
-    key=lambda label: (
-      label not in (role["finetuned"], *role["remedies"]),
-      reading.group(diagnosis, label) not in plain,
-    ),
-  )
-  return sorted(first[:most], key=labels.index)
+def most_telling(diagnosis: Diagnosis, labels: Sequence[str], most: int = 8) -> list[str]:
+  """Returns as many labels as curves can be told apart, in the given order.
+
+  Those that play a part in the report go before others, then those of the plain groups.
+  """
+  roles = reading.roles(diagnosis)
+  parts = (roles["finetuned"], *roles["remedies"])
+
+  def importance(label: str) -> tuple[bool, bool]:
+    return label not in parts, reading.group(diagnosis, label) not in _PLAIN_GROUPS
+
+  first = sorted(labels, key=importance)[:most]
+  return sorted(first, key=list(labels).index)
 
 
-def _share_right(diagnosis):
+def _share_right(diagnosis: Diagnosis) -> str:
   return f"{reading.criterion(diagnosis).capitalize()} (share of queries)"
 
 
-def _limits(diagnosis, labels):
-  """One range of accuracy for panels that are compared with each other."""
-  found = [row[2] for label in labels for row in reading.curve(diagnosis, "steps", label) if row[2]]
-  found.append(reading.estimate(diagnosis, reading.roles(diagnosis)["zero_shot"], "right"))
-  ends = [
-    row[key] for row in found if row for key in ("low", "mean", "high") if row[key] is not None
-  ]
-  if not ends:
+def _limits(diagnosis: Diagnosis, labels: Sequence[str]) -> tuple[float, float] | None:
+  """Returns one range of accuracy for panels that are compared with each other."""
+  estimates = [reading.estimate(diagnosis, reading.roles(diagnosis)["zero_shot"], "right")]
+  for label in labels:
+    estimates += [row.right for row in reading.curve(diagnosis, "steps", label)]
+  if not any(estimates):
     return None
-  room = 0.04 * (max(ends) - min(ends)) or 0.01
-  return max(-0.01, min(ends) - room), max(ends) + room
+  low, high = numbers.span_of(estimates)
+  return max(-0.01, low), high
 
 
-def _steps_panel(diagnosis, name, labels, title, limits):
-  figure, axes = _figure(4.2, 3.8)
-  steps = set()
+def _steps_panel(
+  diagnosis: Diagnosis,
+  name: str,
+  labels: Sequence[str],
+  title: str,
+  limits: tuple[float, float] | None,
+) -> Panel:
+  figure, axes = canvas.new_figure(4.2, 3.8)
+  steps: set[float] = set()
   for label, style in styles(labels).items():
-    rows = [(x, found) for x, _, found in reading.curve(diagnosis, "steps", label) if found]
-    steps |= {x for x, _ in rows}
-    _line(axes, rows, style, _wrap(reading.title(diagnosis, label), 28))
-  zero_shot = reading.roles(diagnosis)["zero_shot"]
-  _level(axes, reading.estimate(diagnosis, zero_shot, "right"), "Zero-shot (no finetuning)")
-  _step_axis(axes, sorted(steps))
+    curve = reading.curve(diagnosis, "steps", label)
+    points = [(row.x, row.right) for row in curve if row.right]
+    steps |= {x for x, _ in points}
+    canvas.line(axes, points, style, short_title(diagnosis, label))
+  zero_shot = reading.estimate(diagnosis, reading.roles(diagnosis)["zero_shot"], "right")
+  canvas.level(axes, zero_shot, "Zero-shot (no finetuning)")
+  canvas.step_axis(axes, sorted(steps))
   axes.set(title=title, ylabel=_share_right(diagnosis), ylim=limits)
-  _legend(figure, axes)
-  return _panel(
-    figure,
-    name,
-    f"{title}: {reading.criterion(diagnosis)} against finetuning steps, a line for each arm",
-  )
+  canvas.legend(figure, axes)
+  criterion = reading.criterion(diagnosis)
+  alt = f"{title}: {criterion} against finetuning steps, a line for each arm"
+  return canvas.panel(figure, name, alt)
 
 
-def _step_axis(axes, steps):
-  """Early steps, where most happens, get as much room as late ones: logarithmic beyond the first step."""
-  first = min((x for x in steps if x > 0), default=1)
-  axes.set_xscale("symlog", linthresh=first, linscale=0.6)
-  shown = [x for i, x in enumerate(steps) if i % math.ceil(len(steps) / 8) == 0 or x == steps[-1]]
-  axes.set_xticks(shown, [f"{x:g}" for x in shown])
-  axes.minorticks_off()
-  axes.set_xlim(left=-0.25 * first if steps and steps[0] <= 0 else None)
-  axes.set_xlabel("Finetuning steps (logarithmic)")
-
-
-def by_alpha(diagnosis):
-  """Two panels against alpha: accuracy, and total variation between predicted and gold answers."""
-  labels = _drawn(diagnosis, reading.curves(diagnosis, "alpha"))
+def by_alpha(diagnosis: Diagnosis) -> list[Panel]:
+  """Draws accuracy, and the distance of predicted from gold answer frequencies, against alpha."""
+  labels = most_telling(diagnosis, reading.curves(diagnosis, "alpha"))
   if not labels:
     return []
-  with _settings():
-    panels = [
-      _alpha_panel(
-        diagnosis,
-        labels,
-        "alpha_accuracy",
-        ("right",),
-        reading.criterion(diagnosis).capitalize(),
-        _share_right(diagnosis),
-      ),
-      _alpha_panel(
-        diagnosis,
-        labels,
-        "alpha_variation",
-        ("shock", "total_variation"),
-        "Distance of answer frequencies",
-        "Total variation, predicted to gold",
-      ),
-    ]
+  accuracy = _AlphaPicture(
+    name="alpha_accuracy",
+    path=("right",),
+    title=reading.criterion(diagnosis).capitalize(),
+    axis=_share_right(diagnosis),
+  )
+  variation = _AlphaPicture(
+    name="alpha_variation",
+    path=("shock", "total_variation"),
+    title="Distance of answer frequencies",
+    axis="Total variation, predicted to gold",
+  )
+  with canvas.settings():
+    panels = [_alpha_panel(diagnosis, labels, picture) for picture in (accuracy, variation)]
   return [panel for panel in panels if panel]
 
 
-def _alpha_panel(diagnosis, labels, name, path, title, axis):
-  figure, axes = _figure(4.5, 3.6)
+@dataclass(frozen=True)
+class _AlphaPicture:
+  """A picture against alpha: its file, the keys of its measure, its title and its axis."""
+
+  name: str
+  path: tuple[str, ...]
+  title: str
+  axis: str
+
+
+def _alpha_panel(
+  diagnosis: Diagnosis, labels: Sequence[str], picture: _AlphaPicture
+) -> Panel | None:
+  figure, axes = canvas.new_figure(4.5, 3.6)
   for label, style in styles(labels).items():
-    rows = [
-      (x, reading.estimate(diagnosis, point, *path))
-      for x, point, _ in reading.curve(diagnosis, "alpha", label)
-    ]
-    rows = [row for row in rows if row[1]]
-    if not rows:
-      continue
-    _line(axes, rows, style, _wrap(reading.title(diagnosis, label), 26))
-    _rings(axes, rows, chosen(diagnosis, label, "alpha"), style[0])
+    points = curve_estimates(diagnosis, "alpha", label, picture.path)
+    if points:
+      canvas.line(axes, points, style, short_title(diagnosis, label, 26))
+      _draw_rings(axes, points, chosen(diagnosis, label, "alpha"), style[0])
   if not axes.lines:
     return None
-  axes.set(title=title, ylabel=axis, xlabel="alpha (0: before finetuning, 1: finetuned)")
-  _legend(figure, axes)
-  return _panel(
-    figure, name, f"{title} against the mixing weight alpha, a line for each way of mixing"
-  )
+  axes.set(title=picture.title, ylabel=picture.axis, xlabel=ALPHA_AXIS)
+  canvas.legend(figure, axes)
+  alt = f"{picture.title} against the mixing weight alpha, a line for each way of mixing"
+  return canvas.panel(figure, picture.name, alt)
 
 
-def chosen(diagnosis, label, key):
-  """What was selected on development facts for an arm (its "alpha" or "step"), in the order of the seeds."""
-  found = (diagnosis.get("selected") or {}).get(label) or {}
-  return [row[key] for row in found.values() if reading.number(row.get(key)) is not None]
+def curve_estimates(
+  diagnosis: Diagnosis, kind: str, label: str, path: Sequence[str]
+) -> list[tuple[float, KnownEstimate]]:
+  """Returns the known estimates of a measure along an arm's curve, with their steps or alphas."""
+  points = []
+  for row in reading.curve(diagnosis, kind, label):
+    estimate = reading.estimate(diagnosis, row.label, *path)
+    if estimate:
+      points.append((row.x, estimate))
+  return points
 
 
-def _rings(axes, rows, picked, colour):
+def chosen(diagnosis: Diagnosis, label: str, key: str) -> list[float]:
+  """Returns the "alpha" or "step" selected on development facts for an arm, one a seed."""
+  by_seed = (diagnosis.get("selected") or {}).get(label) or {}
+  return [row[key] for row in by_seed.values() if numbers.finite(row.get(key)) is not None]
+
+
+def _draw_rings(
+  axes: "Axes", points: canvas.Points, selected: Sequence[float], colour: str
+) -> None:
+  """Draws a ring around the points that were selected."""
   ringed = [
-    (x, found["mean"]) for x, found in rows if any(abs(x - other) < 1e-6 for other in picked)
+    (x, estimate["mean"])
+    for x, estimate in points
+    if any(abs(x - other) < 1e-6 for other in selected)
   ]
-  if ringed:
-    axes.plot(
-      *zip(*ringed),
-      linestyle="",
-      marker="o",
-      markersize=11,
-      markerfacecolor="none",
-      markeredgecolor=colour,
-      markeredgewidth=1.1,
-      zorder=4,
-    )
-
-
-def ratio_arms(diagnosis, most=12):
-  """Labels of the table with prediction ratios; the first paper's arms alone where all would be too many."""
-  labels = [
-    label
-    for label in reading.table_labels(diagnosis)
-    if any(reading.estimate(diagnosis, label, "shock", "ratio", name) for name in reading.GROUPS)
-  ]
-  if len(labels) > most:
-    labels = [
-      label for label in labels if reading.group(diagnosis, label) not in ("which facts", "control")
-    ]
-  return labels[:most]
-
-
-def ratios(diagnosis):
-  """Prediction ratio of the four groups of answers, a row an arm, logarithmic, with a line at 1."""
-  labels = ratio_arms(diagnosis)
-  if not labels:
-    return []
-  with _settings():
-    figure, axes = _figure(4.6, 1.4 + 0.37 * len(labels))
-    bounds = [1.0]
-    for shift, (name, style) in zip((-0.24, -0.08, 0.08, 0.24), GROUP_STYLES.items()):
-      bounds += _ratio_group(diagnosis, axes, labels, name, style, shift)
-    _ratio_axes(axes, bounds, [_wrap(reading.title(diagnosis, label), 18) for label in labels])
-    _legend(figure, axes)
-    return [
-      _panel(
-        figure, "ratios", "Prediction ratio of four groups of answers for each arm; 1 is right"
-      )
-    ]
-
-
-def _ratio_group(diagnosis, axes, labels, name, style, shift):
-  rows = [
-    (row + shift, reading.estimate(diagnosis, label, "shock", "ratio", name))
-    for row, label in enumerate(labels)
-  ]
-  # A ratio of 0 has no place on a logarithmic axis; the table still says it.
-  rows = [(y, found) for y, found in rows if found and found["mean"] > 0]
-  ends = [
-    (
-      found["mean"] if found["low"] is None else max(found["low"], found["mean"] / 8),
-      found["mean"] if found["high"] is None else found["high"],
-    )
-    for _, found in rows
-  ]
-  colour, marker = style
-  axes.errorbar(
-    [found["mean"] for _, found in rows],
-    [y for y, _ in rows],
-    xerr=[
-      [found["mean"] - low for (_, found), (low, _) in zip(rows, ends)],
-      [high - found["mean"] for (_, found), (_, high) in zip(rows, ends)],
-    ],
-    color=colour,
-    marker=marker,
-    linestyle="",
-    elinewidth=1.3,
-    label=reading.GROUPS[name],
-    markeredgecolor="white",
-    markeredgewidth=0.5,
-    zorder=3,
-  )
-  return [end for pair in ends for end in pair if end > 0]
-
-
-def _ratio_axes(axes, bounds, names):
-  axes.set_xscale("log", base=2)
-  low = math.floor(math.log2(min(bounds)) - 0.1)
-  high = math.ceil(math.log2(max(bounds)) + 0.1)
-  axes.set_xlim(2.0**low, 2.0**high)
-  _factors(axes.set_xticks, low, high, lambda x: 2.0**x)
-  axes.minorticks_off()
-  axes.axvline(1, color=BLACK, linewidth=1.1, zorder=2)
-  for edge in range(1, len(names)):
-    axes.axhline(edge - 0.5, color="#e4e4e4", linewidth=0.7)
-  axes.grid(False, axis="y")
-  axes.tick_params(axis="y", length=0)
-  axes.set_yticks(range(len(names)), names)
-  axes.set_ylim(len(names) - 0.5, -0.5)
-  axes.set_xlabel("Predicted / gold (1 = as often as right)")
-
-
-def _factors(set_ticks, low, high, place):
-  """Ticks at powers of two between the two exponents, written as factors: 1/4, 1, 4."""
-  every = max(1, math.ceil((high - low) / 7))
-  exponents = [x for x in range(math.ceil(low), math.floor(high) + 1) if x % every == 0]
-  set_ticks(
-    [place(x) for x in exponents], [f"1/{2**-x}" if x < 0 else f"{2**x}" for x in exponents]
-  )
-
-
-def pressure_arms(diagnosis):
-  """Labels drawn against shock pressure: zero-shot, finetuned and best remedy, where entities have them."""
-  there = {label for row in diagnosis.get("entities") or [] for label in row.get("predicted") or {}}
-  role = reading.roles(diagnosis)
-  wanted = [role["zero_shot"], role["finetuned"], reading.best_remedy(diagnosis, there)]
-  return [label for label in wanted if label in there] or sorted(there)[:3]
-
-
-def pressure_points(diagnosis, label):
-  """[(pressure, over-prediction, gold, group)] of an arm, a row an entity, both in doublings (log2).
-
-  Over-prediction is log2((predicted + 1) / (gold + 1)); as for the slope in the diagnosis, only entities that
-  are gold answers of the test or answers of finetuning.
-  """
-  rows = []
-  for row in diagnosis.get("entities") or []:
-    predicted = reading.number((row.get("predicted") or {}).get(label))
-    gold = reading.number(row.get("gold"))
-    pressure = reading.number(row.get("pressure"))
-    if None not in (predicted, gold, pressure) and (gold > 0 or (row.get("finetuning") or 0) > 0):
-      rows.append(
-        (pressure / math.log(2), math.log2((predicted + 1) / (gold + 1)), gold, row.get("group"))
-      )
-  return rows
-
-
-def by_pressure(diagnosis):
-  """Over-prediction of each entity against its shock pressure, a panel an arm, on the same axes."""
-  drawn = {label: pressure_points(diagnosis, label) for label in pressure_arms(diagnosis)}
-  drawn = {label: rows for label, rows in drawn.items() if rows}
-  if not drawn:
-    return []
-  columns = list(zip(*(row for rows in drawn.values() for row in rows)))[:2]
-  box = [(math.floor(min(column) - 0.2), math.ceil(max(column) + 0.2)) for column in columns]
-  with _settings():
-    return [_pressure_panel(diagnosis, label, rows, box) for label, rows in drawn.items()]
-
-
-def _pressure_panel(diagnosis, label, rows, box):
-  figure, axes = _figure(3.9, 4.1)
-  axes.axhline(0, color=BLACK, linewidth=0.9, zorder=2)
-  for name, (colour, marker) in GROUP_STYLES.items():
-    some = [row for row in rows if row[3] == name]
-    sizes = [9 + 5 * math.sqrt(row[2]) for row in some]
-    axes.scatter(
-      [row[0] for row in some],
-      [row[1] for row in some],
-      s=sizes,
-      color=colour,
-      marker=marker,
-      alpha=0.55,
-      linewidths=0,
-      label=reading.GROUPS[name],
-      zorder=3,
-    )
-  slope = _slope_line(axes, rows, reading.estimate(diagnosis, label, "shock", "slope"), box[0])
-  _factors(axes.set_xticks, *box[0], lambda x: x)
-  _factors(axes.set_yticks, *box[1], lambda x: x)
-  axes.set(
-    xlim=box[0],
-    ylim=box[1],
-    xlabel="Shock pressure: share in finetuning /\nshare in pretraining",
-    ylabel="Predicted / gold",
-  )
-  title = reading.title(diagnosis, label)
-  axes.set_title(_wrap(title, 34) + f"\n{slope}")
-  _legend(figure, axes)
-  return _panel(
-    figure,
-    f"pressure_{_file_name(label)}",
-    f"{title}: over-prediction of each answer against its shock pressure; {slope}",
-  )
-
-
-def _slope_line(axes, rows, found, span):
-  """Draws the fitted line; the diagnosis' own slope where it has one, else least squares of the points."""
-  x_mean, y_mean = (sum(row[i] for row in rows) / len(rows) for i in (0, 1))
-  spread = sum((row[0] - x_mean) ** 2 for row in rows)
-  if found is None and spread == 0:
-    return "no slope"
-  slope = (
-    found["mean"] if found else sum((row[0] - x_mean) * (row[1] - y_mean) for row in rows) / spread
-  )
+  if not ringed:
+    return
+  xs, means = zip(*ringed)
   axes.plot(
-    span, [y_mean + slope * (x - x_mean) for x in span], color=BLACK, linewidth=1.8, zorder=4
+    xs,
+    means,
+    linestyle="",
+    marker="o",
+    markersize=11,
+    markerfacecolor="none",
+    markeredgecolor=colour,
+    markeredgewidth=1.1,
+    zorder=4,
   )
-  return f"slope {reading.ratio(slope)} {reading.interval(found, reading.ratio)}".strip()
 
 
-def _file_name(label):
-  return "".join(c if c.isalnum() or c in "-_" else "_" for c in str(label))[:60]
-
-
-def popularity_arms(diagnosis):
-  """Labels drawn by popularity."""
+def popularity_arms(diagnosis: Diagnosis) -> list[str]:
+  """Returns the labels drawn by popularity."""
   return [label for label in main_arms(diagnosis) if _bins(diagnosis, label)]
 
 
-def main_arms(diagnosis, most=7):
-  """Labels that are compared bin by bin: the arms of the second paper with zero-shot, else the main arms."""
-  role = reading.roles(diagnosis)
+def main_arms(diagnosis: Diagnosis, most: int = 7) -> list[str]:
+  """Returns the labels that are compared bin by bin.
+
+  These are the arms of the second paper with zero-shot, else the arms that play a part.
+  """
+  roles = reading.roles(diagnosis)
   facts = [
     label
     for label in reading.table_labels(diagnosis)
     if (reading.group(diagnosis, label) == "which facts" and not label.endswith("_early"))
     or label in ("popular_half", "unpopular_half", "random_half", "whole")
   ]
-  wanted = (
-    [*facts[: most - 1], role["zero_shot"]]
-    if facts
-    else [role["finetuned"], role["zero_shot"], *role["remedies"]]
-  )
+  if facts:
+    wanted = [*facts[: most - 1], roles["zero_shot"]]
+  else:
+    wanted = [roles["finetuned"], roles["zero_shot"], *roles["remedies"]]
   if not any(wanted):
     wanted = reading.table_labels(diagnosis)
   return [label for label in dict.fromkeys(wanted) if label][:most]
 
 
-def _bins(diagnosis, label):
-  rows = ((diagnosis.get("arms") or {}).get(label) or {}).get("by_popularity") or []
-  rows = [(row, reading.clean(row.get("right"))) for row in rows]
-  return [(row, found) for row, found in rows if found]
+def _bins(diagnosis: Diagnosis, label: str) -> list[tuple[PopularityBin, KnownEstimate]]:
+  arm = (diagnosis.get("arms") or {}).get(label) or {}
+  bins = []
+  for row in arm.get("by_popularity") or []:
+    right = known_estimate(row.get("right"))
+    if right:
+      bins.append((row, right))
+  return bins
 
 
-def by_popularity(diagnosis):
-  """Accuracy by popularity of the question's subject, in quarters of the test set."""
-  rows = {label: _bins(diagnosis, label) for label in popularity_arms(diagnosis)}
-  if not rows:
+def by_popularity(diagnosis: Diagnosis) -> list[Panel]:
+  """Draws accuracy by popularity of the question's subject, in quarters of the test set."""
+  bins = {label: _bins(diagnosis, label) for label in popularity_arms(diagnosis)}
+  if not bins:
     return []
-  looks = styles([label for label in rows if label != reading.roles(diagnosis)["zero_shot"]])
-  with _settings():
-    return [
-      _popularity_panel(
-        diagnosis,
-        rows,
-        looks,
-        "popularity",
-        _share_right(diagnosis),
-        None,
-        "Accuracy by popularity of the subject, a line for each arm",
-      )
-    ]
+  zero_shot = reading.roles(diagnosis)["zero_shot"]
+  looks = styles([label for label in bins if label != zero_shot])
+  picture = PopularityPicture(
+    name="popularity",
+    axis=_share_right(diagnosis),
+    title=None,
+    alt="Accuracy by popularity of the subject, a line for each arm",
+  )
+  with canvas.settings():
+    return [popularity_panel(diagnosis, bins, looks, picture)]
 
 
-def _popularity_panel(diagnosis, rows, looks, name, axis, title, alt):
-  """One line an arm, of dict label -> [(row with low and high popularity, estimate)]; arms without a look are grey."""
-  figure, axes = _figure(4.4, 3.7)
-  for place, (label, mine) in enumerate(rows.items()):
+@dataclass(frozen=True)
+class PopularityPicture:
+  """A picture by popularity: its file, its axis, its title and the text for who cannot see it."""
+
+  name: str
+  axis: str
+  title: str | None
+  alt: str
+
+
+def popularity_panel(
+  diagnosis: Diagnosis,
+  bins: Mapping[str, BinEstimates],
+  looks: Mapping[str, Style],
+  picture: PopularityPicture,
+) -> Panel:
+  """Draws one line an arm; arms without a look are grey.
+
+  Args:
+    diagnosis: knows the arms' titles.
+    bins: each arm's bins of popularity and their estimates, least popular first.
+    looks: colour, marker and line of each arm.
+    picture: what the panel is called.
+  """
+  figure, axes = canvas.new_figure(4.4, 3.7)
+  for position, (label, rows) in enumerate(bins.items()):
     # Neighbours are set a little apart so that their intervals can be told apart.
-    shift = 0.07 * (place - (len(rows) - 1) / 2)
-    _bars(
-      axes,
-      mine,
-      looks.get(label, (GREY, "P", (0, (5, 3)))),
-      shift,
-      _wrap(reading.title(diagnosis, label), 28),
-    )
-  first = next(iter(rows.values()))
+    shift = 0.07 * (position - (len(bins) - 1) / 2)
+    style = looks.get(label, (GREY, "P", DASHED))
+    estimates = [estimate for _, estimate in rows]
+    _draw_bars(axes, estimates, style, shift, short_title(diagnosis, label))
+  first = next(iter(bins.values()))
   axes.set_xticks(range(len(first)), [_range(row) for row, _ in first])
-  axes.set(xlabel="Popularity of the subject asked about", ylabel=axis, title=title)
+  axes.set(xlabel="Popularity of the subject asked about", ylabel=picture.axis, title=picture.title)
   axes.grid(False, axis="x")
-  _legend(figure, axes)
-  return _panel(figure, name, alt)
+  canvas.legend(figure, axes)
+  return canvas.panel(figure, picture.name, picture.alt)
 
 
-def _bars(axes, rows, style, shift, name):
-  colour, marker, line = style
-  means = [found["mean"] for _, found in rows]
-  ends = [
-    [max(0, found["mean"] - found["low"]) if found["low"] is not None else 0 for _, found in rows],
-    [
-      max(0, found["high"] - found["mean"]) if found["high"] is not None else 0 for _, found in rows
-    ],
-  ]
+def _draw_bars(
+  axes: "Axes", estimates: Sequence[KnownEstimate], style: Style, shift: float, name: str
+) -> None:
+  colour, marker, line_style = style
   axes.errorbar(
-    [i + shift for i in range(len(rows))],
-    means,
-    yerr=ends,
+    [i + shift for i in range(len(estimates))],
+    [estimate["mean"] for estimate in estimates],
+    yerr=canvas.half_widths(estimates),
     color=colour,
     marker=marker,
-    linestyle=line,
+    linestyle=line_style,
     elinewidth=1.2,
     label=name,
     markeredgecolor="white",
@@ -597,13 +340,9 @@ def _bars(axes, rows, style, shift, name):
   )
 
 
-def _range(row):
-  low, high = (reading.number(row.get(key)) for key in ("low", "high"))
-  return "?" if low is None or high is None else f"{_brief(low)}–{_brief(high)}"
-
-
-def _brief(value):
-  for size, unit in ((1e6, "M"), (1e3, "k")):
-    if abs(value) >= size:
-      return f"{value / size:.3g}{unit}"
-  return f"{value:.3g}"
+def _range(row: PopularityBin) -> str:
+  low = numbers.finite(row.get("low"))
+  high = numbers.finite(row.get("high"))
+  if low is None or high is None:
+    return "?"
+  return f"{canvas.brief(low)}\N{EN DASH}{canvas.brief(high)}"

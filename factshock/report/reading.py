@@ -1,7 +1,11 @@
-"""Reading a diagnosis: what may be missing in it, and how its numbers are written."""
+"""Reads a diagnosis: its arms, their roles, titles, curves and differences, whatever is missing."""
 
-import math
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple, TypedDict, cast
+
+from factshock.report import numbers
+from factshock.report.numbers import KnownEstimate, known_estimate
+from factshock.report.schema import Diagnosis
 
 GROUPS = {
   "rare_seen": "Rare, seen",
@@ -21,227 +25,231 @@ class Change(NamedTuple):
   how: str
 
 
-def criterion(diagnosis):
-  """What makes an answer right, in words."""
-  return {"contains": "contains match"}.get(diagnosis.get("criterion"), "exact match")
+class CurveRow(NamedTuple):
+  """A point of a curve: its step or alpha, its label and the share right there, if known."""
+
+  x: float
+  label: str
+  right: KnownEstimate | None
 
 
-def tidy(diagnosis):
-  """A copy in which nothing is None and every arm is a dict: what is missing is missing in one way only.
+class Roles(TypedDict):
+  """Labels of the arms that play a part in the report; None where there is no such arm."""
 
-  What the run recorded about itself stays as it is.
+  zero_shot: str | None
+  ceiling: str | None
+  finetuned: str | None
+  remedies: list[str]
+
+
+def criterion(diagnosis: Diagnosis) -> str:
+  """Returns what makes an answer right, as a text."""
+  return "contains match" if diagnosis.get("criterion") == "contains" else "exact match"
+
+
+def tidy(diagnosis: Mapping[str, Any]) -> Diagnosis:
+  """Returns a copy in which nothing is None and every arm is a dict.
+
+  So what is missing is missing in one way only. What the run recorded of itself stays as it is.
   """
-  found = {
-    key: value if key == "run" else without_none(value)
-    for key, value in diagnosis.items()
-    if value is not None
-  }
-  return found | {
-    "arms": {label: arm for label, arm in found["arms"].items() if isinstance(arm, dict)}
-  }
+  tidied = {}
+  for key, value in diagnosis.items():
+    if value is not None:
+      tidied[key] = value if key == "run" else numbers.without_none(value)
+  arms = tidied["arms"]
+  tidied["arms"] = {label: arm for label, arm in arms.items() if isinstance(arm, dict)}
+  return cast(Diagnosis, tidied)
 
 
-def without_none(tree):
-  """A copy of dicts and lists in which what is None is left out."""
-  if isinstance(tree, dict):
-    return {key: without_none(value) for key, value in tree.items() if value is not None}
-  return (
-    [without_none(value) for value in tree if value is not None] if isinstance(tree, list) else tree
-  )
+def relation(diagnosis: Diagnosis, name: str) -> str:
+  """Returns a relation with its label where the diagnosis knows one: "original network (P449)"."""
+  return titled(diagnosis.get("relation_labels") or {}, name)
 
 
-def relation(diagnosis, name):
-  """A relation by its label where the diagnosis knows one: "original network (P449)"."""
-  label = (diagnosis.get("relation_labels") or {}).get(name)
+def titled(labels: Mapping[str, str], name: str) -> str:
+  """Returns a relation's name, after its label where `labels` has another one: "label (name)"."""
+  label = labels.get(name)
   return f"{label} ({name})" if label and label != name else str(name)
 
 
-def number(value):
-  """The value as a float, or None where it is missing, not a number or not finite."""
-  if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-    return None
-  return float(value)
+def estimate(diagnosis: Diagnosis, label: str | None, *path: str) -> KnownEstimate | None:
+  """Returns the estimate of an arm under the keys of `path`, or None where it has no mean."""
+  arm = (diagnosis.get("arms") or {}).get(label or "")
+  return known_estimate(numbers.value_at(arm, *path))
 
 
-def estimate(diagnosis, label, *path):
-  """The estimate at arms[label][path...] (low, high None where undefined), or None if it has no mean."""
-  place = (diagnosis.get("arms") or {}).get(label)
-  for key in path:
-    place = place.get(key) if isinstance(place, dict) else None
-  return clean(place)
+def mean(diagnosis: Diagnosis, label: str | None, *path: str) -> float | None:
+  """Returns the mean of an arm's estimate under the keys of `path`, or None."""
+  known = estimate(diagnosis, label, *path)
+  return known["mean"] if known else None
 
 
-def clean(found):
-  """An estimate whose mean is a number, with every key there; None for anything else."""
-  if not isinstance(found, dict) or number(found.get("mean")) is None:
-    return None
-  by_seed = {str(seed): number(value) for seed, value in (found.get("by_seed") or {}).items()}
-  return {
-    "mean": number(found["mean"]),
-    "low": number(found.get("low")),
-    "high": number(found.get("high")),
-    "by_seed": {seed: value for seed, value in by_seed.items() if value is not None},
-  }
-
-
-def mean(diagnosis, label, *path):
-  """The mean of an estimate, or None."""
-  found = estimate(diagnosis, label, *path)
-  return found["mean"] if found else None
-
-
-def title(diagnosis, label):
-  """What a reader calls an arm; a point of an arm ("finetune@25") is named after its arm."""
+def title(diagnosis: Diagnosis, label: str | None) -> str:
+  """Returns what a reader calls an arm; a point of a curve is named after its arm."""
   titles = diagnosis.get("titles") or {}
   if label in titles:
     return str(titles[label])
   stem, at, point = str(label).partition("@")
   if at:
     return f"{title(diagnosis, stem)} at {point}"
-  words = str(label).replace("_", " ")
-  return words[:1].upper() + words[1:]
+  spaced = str(label).replace("_", " ")
+  return spaced[:1].upper() + spaced[1:]
 
 
-def points(diagnosis):
-  """Labels that are points of a curve rather than arms of their own."""
-  curves = diagnosis.get("curves") or {}
-  named = {
-    point.get("label") for kind in curves.values() for rows in kind.values() for point in rows
-  }
-  return named | {label for label in diagnosis.get("arms") or {} if "@" in label}
+def points(diagnosis: Diagnosis) -> set[str | None]:
+  """Returns the labels that are points of a curve rather than arms of their own."""
+  labels: set[str | None] = {label for label in diagnosis.get("arms") or {} if "@" in label}
+  for curves_of_kind in (diagnosis.get("curves") or {}).values():
+    for curve_points in curves_of_kind.values():
+      labels |= {point.get("label") for point in curve_points}
+  return labels
 
 
-def table_labels(diagnosis):
-  """Labels of the table of arms in order: as given, or every arm that is no point of a curve."""
+def table_labels(diagnosis: Diagnosis) -> list[str]:
+  """Returns the labels of the table of arms: as given, or every arm that is no point of a curve."""
   given = diagnosis.get("table")
   if given:
     return list(given)
-  skip = points(diagnosis)
-  return [label for label in diagnosis.get("arms") or {} if label not in skip]
+  excluded = points(diagnosis)
+  return [label for label in diagnosis.get("arms") or {} if label not in excluded]
 
 
-def group(diagnosis, label):
-  """The kind of an arm ("remedy", "baseline", ...), or ""."""
+def group(diagnosis: Diagnosis, label: str) -> str:
+  """Returns the group of an arm ("remedy", "baseline", ...), or ""."""
   return str((diagnosis.get("groups") or {}).get(label) or "")
 
 
-def roles(diagnosis):
-  """dict finetuned, zero_shot, ceiling (label or None), remedies (labels): as given, else from the labels.
+def roles(diagnosis: Diagnosis) -> Roles:
+  """Returns the arms that play a part: as the diagnosis says, else read off the labels.
 
-  Without `roles`, zero-shot is the reference arm, the ceiling is "zero_shot_cloze", the remedies are the arms
-  of that group, and the finetuned arm is "finetune" or the only arm beside the reference.
+  Without `roles`, zero-shot is the reference arm, the ceiling is "zero_shot_cloze", the remedies
+  are the arms of that group, and the finetuned arm is "finetune" or the only arm beside the
+  reference.
   """
   arms = diagnosis.get("arms") or {}
   given = diagnosis.get("roles") or {}
   reference = diagnosis.get("reference")
   others = [label for label in table_labels(diagnosis) if label in arms and label != reference]
+
+  finetuned = others[0] if len(others) == 1 else None
   guesses = {
     "zero_shot": reference,
     "ceiling": "zero_shot_cloze" if reference != "zero_shot_cloze" else None,
-    "finetuned": "finetune" if "finetune" in arms else others[0] if len(others) == 1 else None,
+    "finetuned": "finetune" if "finetune" in arms else finetuned,
   }
-  found = {role: given.get(role, guess) for role, guess in guesses.items()}
-  found = {role: label if label in arms else None for role, label in found.items()}
+  labels = {role: given.get(role, guess) for role, guess in guesses.items()}
+  labels = {role: label if label in arms else None for role, label in labels.items()}
   remedies = given.get("remedies")
   if remedies is None:
     remedies = [label for label in others if group(diagnosis, label) == "remedy"]
-  return found | {"remedies": [label for label in remedies if label in arms]}
+  return {
+    "zero_shot": labels["zero_shot"],
+    "ceiling": labels["ceiling"],
+    "finetuned": labels["finetuned"],
+    "remedies": [label for label in remedies if label in arms],
+  }
 
 
-def best_remedy(diagnosis, among=None):
-  """The remedy with the most right answers (among the given labels), or None."""
-  labels = [
-    label
-    for label in roles(diagnosis)["remedies"]
-    if mean(diagnosis, label, "right") is not None and (among is None or label in among)
-  ]
-  return max(labels, key=lambda label: mean(diagnosis, label, "right"), default=None)
+def best_remedy(diagnosis: Diagnosis, among: Collection[str] | None = None) -> str | None:
+  """Returns the remedy with the most right answers (of those in `among`), or None."""
+  best = None
+  best_mean = None
+  for label in roles(diagnosis)["remedies"]:
+    right = mean(diagnosis, label, "right")
+    if right is None or (among is not None and label not in among):
+      continue
+    if best_mean is None or right > best_mean:
+      best = label
+      best_mean = right
+  return best
 
 
-def curve(diagnosis, kind, label):
-  """[(step or alpha, label of the point, estimate of the share right or None)] of an arm, ascending."""
-  found = ((diagnosis.get("curves") or {}).get(kind) or {}).get(label) or []
+def curve(diagnosis: Diagnosis, kind: str, label: str) -> list[CurveRow]:
+  """Returns the points of an arm's curve against "steps" or "alpha", ascending."""
+  given = ((diagnosis.get("curves") or {}).get(kind) or {}).get(label) or []
   key = {"steps": "step", "alpha": "alpha"}[kind]
-  rows = [
-    (point[key], point["label"], estimate(diagnosis, point["label"], "right"))
-    for point in found
-    if number(point.get(key)) is not None and "label" in point
-  ]
-  return sorted(rows, key=lambda row: row[0])
+  rows = []
+  for point in given:
+    x = point.get(key)
+    if numbers.finite(x) is not None and "label" in point:
+      right = estimate(diagnosis, point["label"], "right")
+      rows.append(CurveRow(cast(float, x), point["label"], right))
+  return sorted(rows, key=lambda row: row.x)
 
 
-def curves(diagnosis, kind):
-  """Labels of the arms with at least two drawable points against "steps" or "alpha"."""
+def curves(diagnosis: Diagnosis, kind: str) -> list[str]:
+  """Returns the labels of the arms with at least two known points against "steps" or "alpha"."""
   named = (diagnosis.get("curves") or {}).get(kind) or {}
-  return [
-    label for label in named if sum(row[2] is not None for row in curve(diagnosis, kind, label)) > 1
-  ]
+  labels = []
+  for label in named:
+    known = [row for row in curve(diagnosis, kind, label) if row.right is not None]
+    if len(known) > 1:
+      labels.append(label)
+  return labels
 
 
-def change(diagnosis, label, against):
-  """Share right of `label` minus that of `against` as a Change, or None where either is missing.
+def change(diagnosis: Diagnosis, label: str | None, against: str | None) -> Change | None:
+  """Returns the share right of `label` minus that of `against`, or None where either is missing.
 
-  Clear is: the paired interval excludes 0, where the diagnosis compares the two; else the same sign in each
-  of three or more seeds; else intervals that do not overlap.
+  Clear is: the paired interval excludes 0, where the diagnosis compares the two; else the same
+  sign in each of three or more seeds; else intervals that do not overlap.
   """
-  first, second = (estimate(diagnosis, name, "right") for name in (label, against))
+  first = estimate(diagnosis, label, "right")
+  second = estimate(diagnosis, against, "right")
   if first is None or second is None:
     return None
   for row in diagnosis.get("comparisons") or []:
-    found = clean(row.get("difference"))
-    if found and {row.get("arm"), row.get("against")} == {label, against} and label != against:
-      return _compared(found, 1 if row["arm"] == label else -1)
-  shared = [
+    difference = known_estimate(row.get("difference"))
+    compared = (row.get("arm"), row.get("against"))
+    if difference and label != against:
+      if compared == (label, against):
+        return _paired_change(difference)
+      if compared == (against, label):
+        return _paired_change(_negative(difference))
+  return _unpaired_change(first, second)
+
+
+def _negative(estimate: KnownEstimate) -> KnownEstimate:
+  low = estimate["low"]
+  high = estimate["high"]
+  return {
+    "mean": -estimate["mean"],
+    "low": None if high is None else -high,
+    "high": None if low is None else -low,
+    "by_seed": {seed: -value for seed, value in estimate["by_seed"].items()},
+  }
+
+
+def _paired_change(difference: KnownEstimate) -> Change:
+  clear = numbers.clear_sign(difference) != 0
+  return Change(
+    difference["mean"], difference["low"], difference["high"], clear, "in a paired test"
+  )
+
+
+def _unpaired_change(first: KnownEstimate, second: KnownEstimate) -> Change:
+  difference = first["mean"] - second["mean"]
+  by_seed = [
     first["by_seed"][seed] - second["by_seed"][seed]
     for seed in first["by_seed"]
     if seed in second["by_seed"]
   ]
-  difference = first["mean"] - second["mean"]
-  if len(shared) >= 3:
-    same = all(x > 0 for x in shared) or all(x < 0 for x in shared)
-    return Change(difference, None, None, same, "by the sign in each seed")
-  return Change(difference, None, None, _apart(first, second), "by intervals that do not overlap")
+  if len(by_seed) >= 3:
+    same_sign = all(x > 0 for x in by_seed) or all(x < 0 for x in by_seed)
+    return Change(difference, None, None, same_sign, "by the sign in each seed")
+  clear = _are_apart(first, second)
+  return Change(difference, None, None, clear, "by intervals that do not overlap")
 
 
-def _compared(found, sign):
-  low = found["low"]
-  high = found["high"]
-  if sign < 0:
-    low, high = (None if high is None else -high), (None if low is None else -low)
-  known = low is not None and high is not None
-  return Change(
-    sign * found["mean"], low, high, known and (low > 0 or high < 0), "in a paired test"
-  )
+def _are_apart(first: KnownEstimate, second: KnownEstimate) -> bool:
+  first_ends = _ends(first)
+  second_ends = _ends(second)
+  if first_ends is None or second_ends is None:
+    return False
+  return first_ends[0] > second_ends[1] or second_ends[0] > first_ends[1]
 
 
-def _apart(first, second):
-  ends = (first["low"], first["high"], second["low"], second["high"])
-  return None not in ends and (first["low"] > second["high"] or second["low"] > first["high"])
-
-
-def share(value, sign=False):
-  """A share of queries in three digits: ".339", "−.060"; with `sign`, "+.141"; "–" for None."""
-  return _short(value, 3, sign)
-
-
-def ratio(value):
-  """A ratio in three figures at most: "2.46", ".53", "12.4"; "–" for None."""
-  return _short(value, 1 if value is not None and abs(value) >= 10 else 2, False)
-
-
-def _short(value, digits, sign):
-  value = number(value)
-  if value is None:
-    return "–"
-  text = f"{abs(value):.{digits}f}"
-  if text.startswith("0."):
-    text = text[1:]
-  before = "−" if value < 0 and float("0" + text) != 0 else "+" if sign and value > 0 else ""
-  return before + text
-
-
-def interval(found, write=share):
-  """The interval of an estimate in words, "[.32, .36]", or "" where it has none."""
-  if found is None or found["low"] is None or found["high"] is None:
-    return ""
-  return f"[{write(found['low'])}, {write(found['high'])}]"
+def _ends(estimate: KnownEstimate) -> tuple[float, float] | None:
+  if estimate["low"] is None or estimate["high"] is None:
+    return None
+  return estimate["low"], estimate["high"]

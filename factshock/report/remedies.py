@@ -1,9 +1,10 @@
 """The table of remedies: what each needs and costs beside plain finetuning, what it gives, and when to use it."""
 
 from factshock.report import reading
-from factshock.report.reading import estimate, ratio, share
-from factshock.report.tables import bar, cell, difference, spread, text
-from factshock.report.tables import table as html_table
+from factshock.report.markup import bar, cell, difference, text
+from factshock.report.markup import table as html_table
+from factshock.report.numbers import ZERO, known_estimate, ratio, share, span_of
+from factshock.report.reading import estimate
 
 _BEFORE = "the model before finetuning"
 
@@ -95,7 +96,7 @@ def table(diagnosis):
   rows = _rows(diagnosis)
   if not rows:
     return None
-  span = spread([row["effect"] for row in rows] + [{"low": 0.0, "high": 0.0, "mean": 0.0}])
+  span = span_of([row["effect"] for row in rows] + [ZERO])
   body = []
   for mended in dict.fromkeys(row["mended"] for row in rows):
     level = reading.mean(diagnosis, mended, "right")
@@ -149,7 +150,7 @@ def _rows(diagnosis):
       or compared.get((remedy, f"{mended}_early"))
       or {}
     )
-    effect = reading.clean(row.get("difference"))
+    effect = known_estimate(row.get("difference"))
     of = arms.get(remedy) or arms.get(mended)
     if effect and of:
       found.append(
@@ -157,7 +158,7 @@ def _rows(diagnosis):
           "remedy": remedy,
           "mended": mended,
           "effect": effect,
-          "early": reading.clean(early.get("difference")),
+          "early": known_estimate(early.get("difference")),
           "same_sign": row.get("seeds_same_sign") or "–",
           "words": describe(of, arms),
         }

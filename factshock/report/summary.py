@@ -1,7 +1,8 @@
 """The summary in words, computed from the numbers: an effect that is absent is said to be absent."""
 
-from factshock.report import reading
-from factshock.report.reading import change, estimate, interval, mean, ratio, share, title
+from factshock.report import numbers, reading
+from factshock.report.numbers import interval, ratio, share
+from factshock.report.reading import change, estimate, mean, title
 
 
 def sentences(diagnosis):
@@ -36,7 +37,7 @@ def opening(diagnosis):
 
 def confidence(diagnosis):
   """The confidence of the intervals in words, "95%"."""
-  level = reading.number(diagnosis.get("confidence"))
+  level = numbers.finite(diagnosis.get("confidence"))
   return f"{100 * (0.95 if level is None else level):g}%"
 
 

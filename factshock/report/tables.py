@@ -1,10 +1,22 @@
-"""The tables of the report as HTML; every text that comes from data is escaped here."""
+"""The tables of a diagnosis as HTML: arms, relations, comparisons, entities and the verdict."""
 
-import html
 import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from factshock.report import plots, reading
-from factshock.report.reading import estimate, interval, number, ratio, share
+from factshock.report import numbers, plots, reading, shock_plots
+from factshock.report.markup import DASH, bar, cell, count_cell, difference, table, text
+from factshock.report.numbers import (
+  ZERO,
+  KnownEstimate,
+  finite,
+  known_estimate,
+  ratio,
+  share,
+  span_of,
+)
+from factshock.report.reading import estimate
+from factshock.report.schema import Comparison, Diagnosis, EntityRow
 
 GROUP_TITLES = {
   "baseline": "Baselines",
@@ -15,299 +27,251 @@ GROUP_TITLES = {
 }
 
 
-def text(value):
-  """Any value as HTML text."""
-  return html.escape(str(value), quote=True)
+class _Column(NamedTuple):
+  """A column of the table of arms: its head, and the cell of a label, or None."""
+
+  head: str
+  cell_of: Callable[[str], str | None]
 
 
-def table(head, rows, kind=""):
-  """A table that scrolls sideways inside its own box; cells are HTML, a row of one string is a heading."""
-  cells = "".join(f"<th scope=col>{cell}</th>" for cell in head)
-  body = "".join(_row(row, len(head)) for row in rows)
-  return (
-    f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{cells}</tr></thead>'
-    f"<tbody>{body}</tbody></table></div>"
-  )
+def arms(diagnosis: Diagnosis) -> str:
+  """Returns the table of arms: share right in numbers and drawn, and measures of shock.
 
-
-def _row(row, width):
-  if isinstance(row, str):
-    return f'<tr class="part"><th scope=rowgroup colspan={width}><span>{row}</span></th></tr>'
-  return (
-    f"<tr><th scope=row>{row[0]}</th>" + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>"
-  )
-
-
-def cell(found, write=share):
-  """An estimate as a number with its interval in small type below; a dash where there is none."""
-  if found is None:
-    return '<span class="none">–</span>'
-  ends = interval(found, write)
-  return f"{write(found['mean'])}" + (f"<small>{ends}</small>" if ends else "")
-
-
-def arms(diagnosis):
-  """The table of arms: share right in numbers and drawn, and every measure of shock; no empty columns."""
+  Columns without any number are left out.
+  """
   labels = reading.table_labels(diagnosis)
   columns = [
     column
-    for column in _columns(diagnosis)
-    if any(column[1](label) is not None for label in labels)
+    for column in _arm_columns(diagnosis)
+    if any(column.cell_of(label) is not None for label in labels)
   ]
-  span = spread([estimate(diagnosis, label, "right") for label in labels])
-  line = number(reading.mean(diagnosis, reading.roles(diagnosis)["zero_shot"], "right"))
-  rows = []
-  last = None
+  bars = span_of([estimate(diagnosis, label, "right") for label in labels])
+  zero_shot = reading.mean(diagnosis, reading.roles(diagnosis)["zero_shot"], "right")
+  has_groups = any(reading.group(diagnosis, label) for label in labels)
+
+  rows: list[Sequence[str] | str] = []
+  last_group = None
   for label in _by_group(diagnosis, labels):
-    kind = reading.group(diagnosis, label)
-    if kind != last and any(reading.group(diagnosis, other) for other in labels):
-      rows.append(text(GROUP_TITLES.get(kind, kind)))
-    last = kind
-    found = estimate(diagnosis, label, "right")
-    rows.append(
-      [text(reading.title(diagnosis, label)), cell(found), bar(found, span, line)]
-      + [_none() if get(label) is None else write(get(label)) for _, get, write in columns]
-    )
-  return table(
-    ["Arm", reading.criterion(diagnosis).capitalize(), ""] + [head for head, _, _ in columns],
-    rows,
-    "arms",
-  )
+    group = reading.group(diagnosis, label)
+    if has_groups and group != last_group:
+      rows.append(text(GROUP_TITLES.get(group, group)))
+    last_group = group
+    right = estimate(diagnosis, label, "right")
+    title = text(reading.title(diagnosis, label))
+    measures = [column.cell_of(label) or DASH for column in columns]
+    rows.append([title, cell(right), bar(right, bars, zero_shot), *measures])
+  head = ["Arm", reading.criterion(diagnosis).capitalize(), ""]
+  return table([*head, *(column.head for column in columns)], rows, "arms")
 
 
-def _by_group(diagnosis, labels):
-  kinds = list(dict.fromkeys(reading.group(diagnosis, label) for label in labels))
-  return sorted(labels, key=lambda label: kinds.index(reading.group(diagnosis, label)))
+def _by_group(diagnosis: Diagnosis, labels: Sequence[str]) -> list[str]:
+  groups = list(dict.fromkeys(reading.group(diagnosis, label) for label in labels))
+  return sorted(labels, key=lambda label: groups.index(reading.group(diagnosis, label)))
 
 
-def _columns(diagnosis):
-  """[(heading, label -> value or None, value -> HTML)] after the share right."""
+def _arm_columns(diagnosis: Diagnosis) -> list[_Column]:
+  """Returns the columns after the share right."""
 
-  def at(*path):
-    return lambda label: estimate(diagnosis, label, *path)
+  def measure(head: str, *path: str) -> _Column:
+    def cell_of(label: str) -> str | None:
+      known = estimate(diagnosis, label, *path)
+      return None if known is None else cell(known, ratio)
 
-  def short(found):
-    return cell(found, ratio)
+    return _Column(head, cell_of)
 
-  ratios = [
-    ("Ratio<br>" + text(words.lower()).replace(" ", "<br>"), at("shock", "ratio", name), short)
-    for name, words in reading.GROUPS.items()
-  ]
-  return ratios + [
-    ("Shock", at("shock", "shock"), short),
-    ("Shock<br>slope", at("shock", "slope"), short),
-    ("Total<br>variation", at("shock", "total_variation"), short),
-    ("Known<br>kept", at("known_kept"), short),
-    ("Gained<br>/ lost", lambda label: _flips(diagnosis, label), str),
-    ("Chosen on<br>dev facts", lambda label: _selected(diagnosis, label), str),
+  ratios = []
+  for name, title in reading.GROUPS.items():
+    lines = text(title.lower()).replace(" ", "<br>")
+    ratios.append(measure(f"Ratio<br>{lines}", "shock", "ratio", name))
+  return [
+    *ratios,
+    measure("Shock", "shock", "shock"),
+    measure("Shock<br>slope", "shock", "slope"),
+    measure("Total<br>variation", "shock", "total_variation"),
+    measure("Known<br>kept", "known_kept"),
+    _Column("Gained<br>/ lost", lambda label: _flips(diagnosis, label)),
+    _Column("Chosen on<br>dev facts", lambda label: _selected(diagnosis, label)),
   ]
 
 
-def _flips(diagnosis, label):
-  gained, lost = (reading.mean(diagnosis, label, "flips", name) for name in ("gained", "lost"))
+def _flips(diagnosis: Diagnosis, label: str) -> str | None:
+  gained = reading.mean(diagnosis, label, "flips", "gained")
+  lost = reading.mean(diagnosis, label, "flips", "lost")
   return None if gained is None or lost is None else f"{ratio(gained)} / {ratio(lost)}"
 
 
-def _none():
-  return '<span class="none">–</span>'
-
-
-def _selected(diagnosis, label):
-  """What was chosen on development facts, "alpha .4, .5", or None."""
-  found = (diagnosis.get("selected") or {}).get(label)
-  keys = dict.fromkeys(key for row in (found or {}).values() for key in row if key != "development")
-  words = []
+def _selected(diagnosis: Diagnosis, label: str) -> str | None:
+  """Returns what was chosen on development facts, "alpha .4, .5", or None."""
+  by_seed = (diagnosis.get("selected") or {}).get(label) or {}
+  keys: dict[str, None] = {}
+  for row in by_seed.values():
+    keys |= {key: None for key in row if key != "development"}
+  lines = []
   for key in keys:
-    values = [row[key] for row in found.values() if key in row]
-    shown = values[:1] if len({json.dumps(value) for value in values}) == 1 else values
-    written = ", ".join(f"{x:g}" if number(x) is not None else str(x) for x in shown)
-    words.append(f"{text(key)}<br>{text(written)}")
-  return "<br>".join(words) or None
+    values = [row[key] for row in by_seed.values() if key in row]
+    lines.append(f"{text(key)}<br>{text(_listed(values))}")
+  return "<br>".join(lines) or None
 
 
-def spread(found, margin=0.04):
-  """The range of all intervals with a little room, for `bar`."""
-  ends = [
-    end for row in found if row for end in (row["low"], row["high"], row["mean"]) if end is not None
-  ]
-  if not ends:
-    return 0.0, 1.0
-  room = margin * (max(ends) - min(ends)) or 0.01
-  return min(ends) - room, max(ends) + room
+def _listed(values: Sequence[Any]) -> str:
+  """Returns the values of all seeds, or the one value where all are the same."""
+  if len({json.dumps(value) for value in values}) == 1:
+    values = values[:1]
+  return ", ".join(f"{value:g}" if finite(value) is not None else str(value) for value in values)
 
 
-def bar(found, span, line=None):
-  """A small inline drawing of an estimate and its interval; `line` is a reference value."""
-  if found is None:
-    return ""
-
-  def place(value):
-    return f"{3 + 84 * (value - span[0]) / (span[1] - span[0]):.1f}"
-
-  parts = []
-  if line is not None and span[0] <= line <= span[1]:
-    parts.append(f'<line class="at" x1="{place(line)}" x2="{place(line)}" y1="0" y2="24"/>')
-  if found["low"] is not None and found["high"] is not None:
-    parts.append(
-      f'<line class="ci" x1="{place(found["low"])}" x2="{place(found["high"])}" y1="12" y2="12"/>'
-    )
-  parts.append(f'<circle class="dot" cx="{place(found["mean"])}" cy="12" r="2.8"/>')
-  return (
-    '<svg class="bar" width="90" height="24" viewBox="0 0 90 24" aria-hidden="true">'
-    f"{''.join(parts)}</svg>"
-  )
-
-
-def evidence(diagnosis):
-  """The differences that a verdict rests on."""
-  found = diagnosis["verdict"]
-  name = {
-    role: text(reading.title(diagnosis, found[role]))
-    for role in ("reference", "finetuned", "corrected", "known")
-    if found.get(role)
+def evidence(diagnosis: Diagnosis) -> str:
+  """Returns the table of differences that a verdict rests on."""
+  verdict = diagnosis.get("verdict") or {}
+  titles = {}
+  for role in ("reference", "finetuned", "corrected", "known"):
+    if verdict.get(role):
+      titles[role] = text(reading.title(diagnosis, verdict[role]))
+  finetuned = titles["finetuned"]
+  corrected = titles["corrected"]
+  reference = titles["reference"]
+  known = f" on facts that {titles['known']} has right" if "known" in titles else ""
+  compared = {
+    "loss": ("Loss or gain", f"{finetuned} minus {reference}"),
+    "prior": ("The prior", f"{corrected} minus {finetuned}"),
+    "access": ("Access", f"{corrected} minus {reference}{known}"),
+    "knowledge": ("New knowledge", f"{finetuned} minus {reference} on the other facts"),
   }
-  known = f" on facts that {name['known']} has right" if "known" in name else ""
-  rows = [
-    ("loss", f"{name['finetuned']} minus {name['reference']}"),
-    ("prior", f"{name['corrected']} minus {name['finetuned']}"),
-    ("access", f"{name['corrected']} minus {name['reference']}{known}"),
-    ("knowledge", f"{name['finetuned']} minus {name['reference']} on the other facts"),
-  ]
-  heads = {
-    "loss": "Loss or gain",
-    "prior": "The prior",
-    "access": "Access",
-    "knowledge": "New knowledge",
-  }
-  estimates = {key: reading.clean(found["evidence"].get(key)) for key, _ in rows}
-  return table(
-    ["", "Compared", "Difference"],
-    [[heads[key], words, difference(estimates[key])] for key, words in rows if estimates[key]],
-    "pairs",
-  )
+  rows = []
+  for key, (head, pair) in compared.items():
+    size = known_estimate(verdict["evidence"].get(key))
+    if size:
+      rows.append([head, pair, difference(size)])
+  return table(["", "Compared", "Difference"], rows, "pairs")
 
 
-def relations(diagnosis):
-  """Share right in each relation and type of relation, for the arms that are drawn by popularity; None where there is one."""
+def relations(diagnosis: Diagnosis) -> str | None:
+  """Returns the share right in each relation and type of relation; None where there is one.
+
+  Its columns are the arms that are drawn by popularity.
+  """
   labels = [
-    label for label in plots.main_arms(diagnosis) if diagnosis["arms"][label].get("by_relation")
+    label
+    for label in plots.main_arms(diagnosis)
+    if diagnosis["arms"].get(label, {}).get("by_relation")
   ]
   if not labels:
     return None
-  head = ["Relation", *(text(reading.title(diagnosis, label)) for label in labels)]
-  rows = [
+  rows: list[Sequence[str] | str] = [
     ["Mean of relations", *(cell(estimate(diagnosis, label, "macro_right")) for label in labels)]
   ]
   for key, heading in (
     ("by_type", "Mean of the relations of a type"),
     ("by_relation", "Relations"),
   ):
-    names = dict.fromkeys(
-      name for label in labels for name in diagnosis["arms"][label].get(key) or {}
-    )
-    rows += [heading] if names else []
-    rows += [
-      [
-        text(reading.relation(diagnosis, name)),
-        *(cell(estimate(diagnosis, label, key, name)) for label in labels),
-      ]
-      for name in names
-    ]
+    names: dict[str, None] = {}
+    for label in labels:
+      names |= dict.fromkeys(diagnosis["arms"][label].get(key) or {})
+    if names:
+      rows.append(heading)
+    for name in names:
+      cells = [cell(estimate(diagnosis, label, key, name)) for label in labels]
+      rows.append([text(reading.relation(diagnosis, name)), *cells])
+  head = ["Relation", *(text(reading.title(diagnosis, label)) for label in labels)]
   return table(head, rows, "relations")
 
 
-def comparisons(diagnosis):
-  """The paired comparisons; differences whose interval excludes 0 are bold."""
-  points = set(reading.points(diagnosis))
+def comparisons(diagnosis: Diagnosis) -> str:
+  """Returns the paired comparisons; differences whose interval excludes 0 are bold."""
+  points = reading.points(diagnosis)
   rows = [
-    (row, reading.clean(row.get("difference")))
+    (row, known_estimate(row.get("difference")))
     for row in diagnosis.get("comparisons") or []
-    if not {row.get("arm"), row.get("against")} & points
+    if row.get("arm") not in points and row.get("against") not in points
   ]
-  span = spread([found for _, found in rows] + [{"low": 0.0, "high": 0.0, "mean": 0.0}])
-  body = [
-    [
-      text(reading.title(diagnosis, row.get("arm"))),
-      text(reading.title(diagnosis, row.get("against"))),
-      difference(found),
-      bar(found, span, 0.0),
-      _p_value(row.get("mcnemar_p")),
-      _count(row.get("wins")),
-      _count(row.get("losses")),
-      text(row.get("seeds_same_sign") or "–"),
-    ]
-    for row, found in rows
+  bars = span_of([size for _, size in rows] + [ZERO])
+  head = [
+    "Arm",
+    "against",
+    "Difference",
+    "",
+    "McNemar p",
+    "Only arm<br>right",
+    "Only other<br>right",
+    "Seeds of<br>same sign",
   ]
-  return table(
-    [
-      "Arm",
-      "against",
-      "Difference",
-      "",
-      "McNemar p",
-      "Only arm<br>right",
-      "Only other<br>right",
-      "Seeds of<br>same sign",
-    ],
-    body,
-    "pairs",
-  )
+  return table(head, [_comparison(diagnosis, row, size, bars) for row, size in rows], "pairs")
 
 
-def difference(found):
-  """A difference of two arms as HTML, bold where its interval excludes 0; a dash where there is none."""
-  if found is None:
-    return _none()
-  clear = None not in (found["low"], found["high"]) and (found["low"] > 0 or found["high"] < 0)
-  size = share(found["mean"], True)
-  return (f"<b>{size}</b>" if clear else size) + f"<small>{interval(found)}</small>"
-
-
-def _p_value(value):
-  value = number(value)
-  return _none() if value is None else "&lt; .001" if value < 0.001 else share(value)
-
-
-def _count(value):
-  value = number(value)
-  return _none() if value is None else f"{value:,.0f}"
-
-
-def extreme_entities(diagnosis, label, most=8):
-  """(over, under): rows of `entities` with the largest surplus and deficit of predictions over gold."""
-  rows = [
-    (row["predicted"][label] - row["gold"], row)
-    for row in diagnosis.get("entities") or []
-    if (row.get("predicted") or {}).get(label) is not None and row.get("gold") is not None
+def _comparison(
+  diagnosis: Diagnosis, row: Comparison, size: KnownEstimate | None, bars: tuple[float, float]
+) -> list[str]:
+  return [
+    text(reading.title(diagnosis, row.get("arm"))),
+    text(reading.title(diagnosis, row.get("against"))),
+    difference(size),
+    bar(size, bars, 0.0),
+    _p_value(row.get("mcnemar_p")),
+    count_cell(row.get("wins")),
+    count_cell(row.get("losses")),
+    text(row.get("seeds_same_sign") or numbers.DASH),
   ]
-  rows.sort(key=lambda pair: -pair[0])
-  over = [row for surplus, row in rows[:most] if surplus > 0]
-  under = [row for surplus, row in reversed(rows[-most:]) if surplus < 0]
+
+
+def _p_value(value: float | None) -> str:
+  value = finite(value)
+  if value is None:
+    return DASH
+  return "&lt; .001" if value < 0.001 else share(value)
+
+
+def extreme_entities(
+  diagnosis: Diagnosis, label: str, most: int = 8
+) -> tuple[list[EntityRow], list[EntityRow]]:
+  """Returns the entities that an arm predicts furthest too often, and furthest too rarely.
+
+  The furthest come first; entities predicted as often as they are right are in neither list.
+  """
+  ranked = []
+  for row in diagnosis.get("entities") or []:
+    predicted = (row.get("predicted") or {}).get(label)
+    gold = row.get("gold")
+    if predicted is not None and gold is not None:
+      ranked.append((predicted - gold, row))
+  ranked.sort(key=lambda pair: -pair[0])
+  over = [row for surplus, row in ranked[:most] if surplus > 0]
+  under = [row for surplus, row in reversed(ranked[-most:]) if surplus < 0]
   return over, under
 
 
-def entities(diagnosis, label):
-  """The most over- and under-predicted entities of an arm by name, beside the other arms drawn with it."""
+def entities(diagnosis: Diagnosis, label: str) -> str:
+  """Returns an arm's most over- and under-predicted entities, beside the arms drawn with it."""
   over, under = extreme_entities(diagnosis, label)
-  others = [other for other in plots.pressure_arms(diagnosis) if other != label]
-  seeds = len({row.get("seed") for row in diagnosis.get("entities") or []}) > 1
+  others = [other for other in shock_plots.pressure_arms(diagnosis) if other != label]
+  labels = [label, *others]
+  show_seed = len({row.get("seed") for row in diagnosis.get("entities") or []}) > 1
   head = ["Answer", "Gold"]
-  head += [f"Predicted<br>{text(reading.title(diagnosis, arm))}" for arm in [label, *others]]
+  head += [f"Predicted<br>{text(reading.title(diagnosis, arm))}" for arm in labels]
   head += ["In pre-<br>training", "In fine-<br>tuning", "Group", "Relation"]
-  rows = []
-  for name, some in (("Most over-predicted", over), ("Most under-predicted", under)):
-    rows += (
-      [name] + [_entity(diagnosis, row, [label, *others], seeds) for row in some] if some else []
-    )
-  return table(head + (["Seed"] if seeds else []), rows, "entities")
+  if show_seed:
+    head.append("Seed")
+
+  rows: list[Sequence[str] | str] = []
+  for heading, listed in (("Most over-predicted", over), ("Most under-predicted", under)):
+    if listed:
+      rows.append(heading)
+    for row in listed:
+      seed = [text(row.get("seed"))] if show_seed else []
+      rows.append([*_entity(diagnosis, row, labels), *seed])
+  return table(head, rows, "entities")
 
 
-def _entity(diagnosis, row, labels, seeds):
-  counts = [_count(row.get("pretraining")), _count(row.get("finetuning"))]
-  predicted = [_count((row.get("predicted") or {}).get(label)) for label in labels]
-  group = reading.GROUPS.get(row.get("group"), row.get("group") or "–")
-  words = [text(group), text(reading.relation(diagnosis, row.get("relation", "")))] + (
-    [text(row.get("seed"))] if seeds else []
-  )
-  gold = _count(row.get("gold"))
-  return [text(row.get("entity")), gold, f"<b>{predicted[0]}</b>", *predicted[1:], *counts, *words]
+def _entity(diagnosis: Diagnosis, row: EntityRow, labels: Sequence[str]) -> list[str]:
+  by_arm = row.get("predicted") or {}
+  first, *others = [count_cell(by_arm.get(label)) for label in labels]
+  group = row.get("group") or numbers.DASH
+  return [
+    text(row.get("entity")),
+    count_cell(row.get("gold")),
+    f"<b>{first}</b>",
+    *others,
+    count_cell(row.get("pretraining")),
+    count_cell(row.get("finetuning")),
+    text(reading.GROUPS.get(group, group)),
+    text(reading.relation(diagnosis, row.get("relation", ""))),
+  ]

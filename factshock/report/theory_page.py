@@ -2,9 +2,10 @@
 
 import json
 
-from factshock.report import page, tables, theory_plots
-from factshock.report.reading import clean, share
-from factshock.report.tables import cell, difference, text
+from factshock.report import document, markup, theory_plots
+from factshock.report.markup import cell, difference, text
+from factshock.report.numbers import known_estimate as clean
+from factshock.report.numbers import share
 from factshock.runtime.errors import UserError
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -72,14 +73,14 @@ def write_report(found, folder):
       'theory: expected a dict with "claims", as theory.json holds, got none; run the experiment first'
     )
   pictures = theory_plots.draw(found)
-  return page.write_files(render(found, pictures), pictures, folder)
+  return document.write_files(render(found, pictures), pictures, folder)
 
 
 def render(found, pictures):
   """The page as a string."""
   heading = text(found.get("name") or "The one-layer theory")
   figures = {
-    key: page.figure(panels, _caption(found, key)) for key, panels in pictures.items() if panels
+    key: document.figure(panels, _caption(found, key)) for key, panels in pictures.items() if panels
   }
   for key, sets in (("steps", "sets"), ("question", "question_sets")):
     figures[key] = _sets(found[sets]) + figures[key]
@@ -99,7 +100,7 @@ def render(found, pictures):
       *(f"<section>\n<h2>{TITLES[key]}</h2>\n{part}\n</section>" for key, part in parts.items()),
     ]
   )
-  return page.document(heading, body, POLICY)
+  return document.document(heading, body, POLICY)
 
 
 def _caption(found, key):
@@ -127,7 +128,7 @@ def _claims(found):
       for row in claim["estimates"]
     ]
   return (
-    tables.table(["Prediction and estimates", "Estimate", "Wanted", "Holds"], rows)
+    markup.table(["Prediction and estimates", "Estimate", "Wanted", "Holds"], rows)
     + f'<p class="caption">{_caption(found, "claims")}</p>'
   )
 
@@ -153,7 +154,7 @@ def _table(found, key):
     ]
     for row in found[key]
   ]
-  return tables.table(head, rows) + f'<p class="caption">{_caption(found, key)}</p>'
+  return markup.table(head, rows) + f'<p class="caption">{_caption(found, key)}</p>'
 
 
 def _sets(sets):
@@ -181,7 +182,7 @@ def _sets(sets):
     for name in theory_plots.SETS
     if name in sets
   ]
-  return tables.table(head, rows)
+  return markup.table(head, rows)
 
 
 def _begins(found):
@@ -202,7 +203,7 @@ def _begins(found):
     ]
     for exponent in exponents
   ]
-  return tables.table(head, rows) + f'<p class="caption">{_caption(found, "begins")}</p>'
+  return markup.table(head, rows) + f'<p class="caption">{_caption(found, "begins")}</p>'
 
 
 def _from_step(step):

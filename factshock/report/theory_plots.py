@@ -1,7 +1,7 @@
 """The pictures of the one-layer theory's page: storage, updates, finetuning, and where the harm begins."""
 
-from factshock.report import plots
-from factshock.report.plots import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from factshock.report import canvas
+from factshock.report.canvas import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 
 SETS = {
   "popular": ("Popular half", (BLUE, "s", "-")),
@@ -20,7 +20,7 @@ _MEASURES = {
 
 def draw(found):
   """dict picture -> list of panels, of what theory.json holds; empty where a part was left out."""
-  with plots._settings():
+  with canvas.settings():
     return {
       "storage": [_storage(found), _updates(found)],
       "steps": _curves(found, "sets", "Relation's own token"),
@@ -33,11 +33,11 @@ def draw(found):
 
 def _storage(found):
   """Salience against how often the corpus states a fact, tenths of subjects, and the closed form."""
-  figure, axes = plots._figure(4.4, 3.7)
+  figure, axes = canvas.new_figure(4.4, 3.7)
   rows = found["stored_by_popularity"]
   counts = [row["mean"] for row in rows["count"]]
-  plots._line(axes, list(zip(counts, rows["salience"])), (BLUE, "s", "-"), "Trained W_V")
-  plots._line(
+  canvas.line(axes, list(zip(counts, rows["salience"])), (BLUE, "s", "-"), "Trained W_V")
+  canvas.line(
     axes, list(zip(counts, rows["closed_form"])), (GREY, "", "--"), "Closed form of a subject alone"
   )
   axes.set_xscale("log")
@@ -49,17 +49,17 @@ def _storage(found):
     xlabel="Times the corpus states a fact (log)",
     ylabel="Salience S(s, r, a), in logits",
   )
-  plots._legend(figure, axes)
-  return plots._panel(
+  canvas.legend(figure, axes)
+  return canvas.panel(
     figure, "storage", "Salience against the frequency of facts: trained, and by the closed form"
   )
 
 
 def _updates(found):
   """Share of facts whose update raises attention to the subject, by tenth of salience."""
-  figure, axes = plots._figure(4.4, 3.7)
+  figure, axes = canvas.new_figure(4.4, 3.7)
   rows = found["updates"]
-  plots._line(
+  canvas.line(
     axes,
     list(zip([row["mean"] for row in rows["salience"]], rows["positive"])),
     (VERMILION, "o", "-"),
@@ -72,8 +72,8 @@ def _updates(found):
     ylim=(-0.02, 1.02),
     ylabel="Share of facts that turn\nattention to the subject",
   )
-  plots._legend(figure, axes)
-  return plots._panel(
+  canvas.legend(figure, axes)
+  return canvas.panel(
     figure,
     "updates",
     "Share of facts whose gradient raises attention to the subject, against their salience",
@@ -85,14 +85,14 @@ def _curves(found, key, title):
 
 
 def _curve(sets, key, measure, words, title):
-  figure, axes = plots._figure(4.2, 3.9)
+  figure, axes = canvas.new_figure(4.2, 3.9)
   for name, (label, style) in SETS.items():
     if name in sets:
-      plots._line(axes, list(zip(sets["steps"], sets[name][measure])), style, label)
-  plots._step_axis(axes, sets["steps"])
+      canvas.line(axes, list(zip(sets["steps"], sets[name][measure])), style, label)
+  canvas.step_axis(axes, sets["steps"])
   axes.set(title=title, ylabel=words)
-  plots._legend(figure, axes)
-  return plots._panel(
+  canvas.legend(figure, axes)
+  return canvas.panel(
     figure,
     f"{key}_{measure}",
     f"{words} on subjects that were not finetuned on, against finetuning steps. {title}",
@@ -103,13 +103,13 @@ def _by_popularity(found):
   """Share right by tenth of test subjects, before finetuning and after each half, with either token."""
   panels = []
   for key, title in (("sets", "Relation's own token"), ("question_sets", "Question's own token")):
-    figure, axes = plots._figure(4.4, 3.8)
+    figure, axes = canvas.new_figure(4.4, 3.8)
     rows = {
       "before": ("Before finetuning", (GREY, "", "--")),
       **{name: SETS[name] for name in ("popular", "unpopular")},
     }
     for name, (label, style) in rows.items():
-      plots._line(axes, list(enumerate(found[key][name]["by_popularity"], 1)), style, label)
+      canvas.line(axes, list(enumerate(found[key][name]["by_popularity"], 1)), style, label)
     tenths = len(found[key]["before"]["by_popularity"])
     axes.set(
       title=title,
@@ -117,9 +117,9 @@ def _by_popularity(found):
       ylabel=_MEASURES["accuracy"],
       xticks=range(1, tenths + 1),
     )
-    plots._legend(figure, axes)
+    canvas.legend(figure, axes)
     panels.append(
-      plots._panel(
+      canvas.panel(
         figure, f"{key}_popularity", f"Share right by popularity of the subject. {title}"
       )
     )
@@ -153,7 +153,7 @@ def _phases(found):
 
 
 def _heat(rows, exponents, steps, limit, title, name):
-  figure, axes = plots._figure(4.2, 3.4)
+  figure, axes = canvas.new_figure(4.2, 3.4)
   image = axes.imshow(
     [[found["mean"] for found in row] for row in rows],
     cmap="RdBu_r",
@@ -182,7 +182,7 @@ def _heat(rows, exponents, steps, limit, title, name):
   figure.colorbar(
     image, ax=axes, shrink=0.9, format=lambda value, _: f"{100 * value:+.0f}"
   ).outline.set_visible(False)
-  return plots._panel(
+  return canvas.panel(
     figure,
     name,
     f"{title}: difference in share right, in points, by Zipf exponent and finetuning steps",
@@ -195,8 +195,8 @@ def _stored(found):
   if not rows:
     return []
   known = [row["before"]["mean"] for row in rows]
-  figure, axes = plots._figure(4.4, 3.7)
-  plots._line(
+  figure, axes = canvas.new_figure(4.4, 3.7)
+  canvas.line(
     axes,
     [(x, row["gap"]) for x, row in zip(known, rows)],
     (GREEN, "^", "-"),
@@ -204,19 +204,19 @@ def _stored(found):
   )
   _known_axes(figure, axes, "The gap in accuracy", "Difference in share right")
   panels = [
-    plots._panel(
+    canvas.panel(
       figure,
       "stored_gap",
       "Gap in accuracy of the two halves against the share of facts known before finetuning",
     )
   ]
-  figure, axes = plots._figure(4.4, 3.7)
+  figure, axes = canvas.new_figure(4.4, 3.7)
   for name in rows[0]["attention"]:
     label, style = SETS[name]
-    plots._line(axes, [(x, row["attention"][name]) for x, row in zip(known, rows)], style, label)
+    canvas.line(axes, [(x, row["attention"][name]) for x, row in zip(known, rows)], style, label)
   _known_axes(figure, axes, "Attention to subjects not finetuned on", "Change by finetuning")
   return panels + [
-    plots._panel(
+    canvas.panel(
       figure,
       "stored_attention",
       "Change of attention by finetuning set against the share of facts known before",
@@ -227,4 +227,4 @@ def _stored(found):
 def _known_axes(figure, axes, title, words):
   axes.axhline(0, color=BLACK, linewidth=0.9)
   axes.set(title=title, xlabel="Share right before finetuning", ylabel=words)
-  plots._legend(figure, axes)
+  canvas.legend(figure, axes)

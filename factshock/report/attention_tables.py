@@ -1,0 +1,137 @@
+"""The tables of a diagnosis's attention as HTML: levels, changes, and attention by answers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from factshock.report import attention, markup, numbers, reading
+from factshock.report.attention import HEADS
+from factshock.report.markup import bar, cell, difference, text
+from factshock.report.numbers import ZERO, KnownEstimate, known_estimate, ratio, span_of
+from factshock.report.schema import Diagnosis
+
+# An arm and the one it is compared with.
+Pair = tuple[str, str]
+
+
+class _Column(NamedTuple):
+  """A column of estimates: its head, its site, the keys of its measure, and how it is written."""
+
+  head: str
+  site: str
+  path: tuple[str, ...]
+  write: Callable[[KnownEstimate | None], str]
+
+
+def tables(diagnosis: Diagnosis) -> dict[str, str]:
+  """Returns the tables that have rows, by the name of their caption."""
+  by_caption = {
+    "attention": _levels(diagnosis),
+    "attention_changes": _changes(diagnosis),
+    "attention_answers": _by_answers(diagnosis),
+  }
+  return {caption: table for caption, table in by_caption.items() if table}
+
+
+def _in_figures(estimate: KnownEstimate | None) -> str:
+  return cell(estimate, ratio)
+
+
+def _levels(diagnosis: Diagnosis) -> str | None:
+  columns = []
+  for site in attention.sites(diagnosis):
+    head = attention.heading(site).replace("-", "-<br>")
+    columns += [
+      _Column(head, site, ("mass",), cell),
+      _Column("Change", site, ("change", "mass"), difference),
+      _Column("Of<br>uniform", site, ("share_of_uniform",), _in_figures),
+      *(_Column(head, site, (name,), _in_figures) for name, head in HEADS.items()),
+    ]
+  return _table_of_arms(diagnosis, columns, all_columns=False)
+
+
+def _by_answers(diagnosis: Diagnosis) -> str | None:
+  site = attention.answering_site(diagnosis)
+  columns = [
+    _Column("Right", site, ("right",), cell),
+    _Column("Wrong", site, ("wrong",), cell),
+    _Column("Change where<br>lost", site, ("change", "lost"), difference),
+    _Column("Change where<br>kept", site, ("change", "kept"), difference),
+    _Column("Lost minus<br>kept", site, ("change", "lost_minus_kept"), difference),
+  ]
+  return _table_of_arms(diagnosis, columns, all_columns=True)
+
+
+def _table_of_arms(
+  diagnosis: Diagnosis, columns: Sequence[_Column], all_columns: bool
+) -> str | None:
+  """Returns a row for each arm with any number, or None; columns without one may be left out."""
+  labels = attention.labels(diagnosis)
+  estimates = {
+    label: [attention.estimate(diagnosis, label, column.site, *column.path) for column in columns]
+    for label in labels
+  }
+  shown = [
+    index
+    for index in range(len(columns))
+    if all_columns or any(estimates[label][index] for label in labels)
+  ]
+  rows = []
+  for label in labels:
+    if any(estimates[label]):
+      cells = [columns[index].write(estimates[label][index]) for index in shown]
+      rows.append([text(reading.title(diagnosis, label)), *cells])
+  head = ["Arm", *(columns[index].head for index in shown)]
+  return markup.table(head, rows) if rows else None
+
+
+def _changes(diagnosis: Diagnosis) -> str | None:
+  """Returns changes against the reference arm, then the pairs that are compared besides.
+
+  The bar and the measures in logits are of the site that answers are read from.
+  """
+  blocks = _difference_blocks(diagnosis)
+  if not blocks:
+    return None
+  sites = attention.sites(diagnosis)
+  main = sites[-1]
+
+  def size(pair: Pair, site: str, name: str) -> KnownEstimate | None:
+    return known_estimate(blocks[pair].get(site, {}).get(name))
+
+  bars = span_of([size(pair, main, "mass") for pair in blocks] + [ZERO])
+  names = [name for name in HEADS if any(size(pair, main, name) for pair in blocks)]
+  rows = []
+  for pair, by_site in blocks.items():
+    titles = [text(reading.title(diagnosis, label)) for label in pair]
+    by_place = [difference(size(pair, site, "mass")) for site in sites]
+    in_logits = [difference(size(pair, main, name)) for name in names]
+    same_sign = text(by_site.get(main, {}).get("seeds_same_sign") or numbers.DASH)
+    drawn = bar(size(pair, main, "mass"), bars, 0.0)
+    rows.append([*titles, *by_place, drawn, *in_logits, same_sign])
+  head = ["Arm", "against", *map(attention.heading, sites), ""]
+  head += [*(HEADS[name] for name in names), "Seeds of<br>same sign"]
+  return markup.table(head, rows, "pairs")
+
+
+def _difference_blocks(diagnosis: Diagnosis) -> dict[Pair, dict[str, dict[str, Any]]]:
+  """Returns the differences of each pair of arms of the table, by site; known ones alone."""
+  labels = attention.labels(diagnosis)
+  sites = attention.sites(diagnosis)
+  reference = attention.reference(diagnosis)
+  blocks: dict[Pair, dict[str, Any]] = {}
+  if reference is not None:
+    for label in labels:
+      blocks[label, reference] = {
+        site: attention.value_at(diagnosis, label, site, "change") for site in sites
+      }
+  for row in attention.part(diagnosis).get("comparisons") or []:
+    if row.get("arm") in labels and row.get("against") in labels:
+      blocks.setdefault((row["arm"], row["against"]), {})[row.get("site", "")] = row
+  known = {pair: _known_sites(by_site) for pair, by_site in blocks.items()}
+  return {pair: by_site for pair, by_site in known.items() if by_site}
+
+
+def _known_sites(by_site: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  return {
+    site: block for site, block in by_site.items() if block and known_estimate(block.get("mass"))
+  }

@@ -1,0 +1,103 @@
+"""What all report pages share: the frame of the page, sections, figures, and the files written."""
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from factshock.report.canvas import Panel
+from factshock.report.markup import plain_text, text
+from factshock.report.style import CSS
+from factshock.runtime import files
+
+# What a page may load and run that has no script: images within the page, and its own style.
+STATIC_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_files(
+  source: str, pictures: Mapping[str, Sequence[Panel]], folder: str | os.PathLike[str]
+) -> str:
+  """Writes folder/report.html and the panels under folder/figures; returns the page's path."""
+  for panels in pictures.values():
+    for panel in panels:
+      path = os.path.join(folder, "figures", panel.name + ".png")
+      with files.atomic_write(path, binary=True) as file:
+        file.write(panel.png)
+  path = os.path.join(folder, "report.html")
+  with files.atomic_write(path) as file:
+    file.write(source)
+  return path
+
+
+def document(heading: str, body: str, policy: str) -> str:
+  """Returns a whole page of HTML.
+
+  Args:
+    heading: the title, escaped already.
+    body: the HTML of the page.
+    policy: what the page may load and run, a Content-Security-Policy.
+  """
+  return (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f"<title>{heading}</title>\n"
+    f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+  )
+
+
+def section(title: str, body: str) -> str:
+  """Returns a section of a page under its title."""
+  return f"<section>\n<h2>{title}</h2>\n{body}\n</section>"
+
+
+def caption(source: str) -> str:
+  """Returns a caption of HTML below a table."""
+  return f'<p class="caption">{source}</p>'
+
+
+def absent(reason: str) -> str:
+  """Returns the reason why a part of the page is missing, as HTML."""
+  return f'<p class="absent">{reason}</p>'
+
+
+def bullets(items: Sequence[str]) -> str:
+  """Returns the list of sentences on top of a page; items are HTML, "" where there are none."""
+  listed = "".join(f"<li>{item}</li>" for item in items)
+  return f'<ul class="summary">{listed}</ul>' if items else ""
+
+
+def tiles(rows: Sequence[tuple[str, str]]) -> str:
+  """Returns numbers at a glance: (number, what it is) as HTML; "" where there are none."""
+  shown = "".join(
+    f'<div class="tile"><b>{number}</b><span>{label}</span></div>' for number, label in rows
+  )
+  return f'<div class="tiles">{shown}</div>' if rows else ""
+
+
+def figure(panels: Sequence[Panel], caption: str) -> str:
+  """Returns panels side by side, as images within the page, above a caption of HTML."""
+  images = "".join(_image(panel) for panel in panels)
+  kind = {1: "one", 2: "two"}.get(len(panels), "three")
+  return (
+    f'<figure class="{kind}"><div class="panels {kind}">{images}</div>'
+    f"<figcaption>{caption}</figcaption></figure>"
+  )
+
+
+def _image(panel: Panel) -> str:
+  encoded = base64.b64encode(panel.png).decode("ascii")
+  return f'<img alt="{text(panel.alt)}" src="data:image/png;base64,{encoded}">'
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
+  """Returns names and what they are, as a list of HTML."""
+  listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+  return f'<dl class="run">{listed}</dl>'
+
+
+def definitions(notes: Mapping[str, Any]) -> str:
+  """Returns what each number means, as a list of HTML."""
+  return pairs(
+    [(text(str(name).replace("_", " ")), text(plain_text(note))) for name, note in notes.items()]
+  )

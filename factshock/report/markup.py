@@ -1,0 +1,109 @@
+"""Tables and their cells as HTML, for all reports; every text that comes from data is escaped."""
+
+import html
+import json
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from factshock.report import numbers
+from factshock.report.numbers import KnownEstimate, Writer, finite, interval, share
+
+# A row of a table: its cells as HTML, or the heading of the rows below it.
+Row: TypeAlias = Sequence[str] | str
+
+DASH = f'<span class="none">{numbers.DASH}</span>'
+
+
+def text(value: Any) -> str:
+  """Returns any value as HTML text."""
+  return html.escape(str(value), quote=True)
+
+
+def plain_text(value: Any) -> str:
+  """Returns a text as it is, and anything else as JSON."""
+  if isinstance(value, str):
+    return value
+  return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def table(head: Sequence[str], rows: Sequence[Row], kind: str = "") -> str:
+  """Returns a table that scrolls sideways inside its own box.
+
+  Args:
+    head: the heads of the columns, as HTML.
+    rows: cells as HTML; a row of one string is a heading.
+    kind: the table's class in the style sheet.
+  """
+  heads = "".join(f"<th scope=col>{cell}</th>" for cell in head)
+  body = "".join(_table_row(row, len(head)) for row in rows)
+  return (
+    f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{heads}</tr></thead>'
+    f"<tbody>{body}</tbody></table></div>"
+  )
+
+
+def _table_row(row: Row, width: int) -> str:
+  if isinstance(row, str):
+    return f'<tr class="part"><th scope=rowgroup colspan={width}><span>{row}</span></th></tr>'
+  cells = "".join(f"<td>{cell}</td>" for cell in row[1:])
+  return f"<tr><th scope=row>{row[0]}</th>{cells}</tr>"
+
+
+def cell(estimate: KnownEstimate | None, write: Writer = share) -> str:
+  """Returns an estimate with its interval in small type below; a dash where there is none."""
+  if estimate is None:
+    return DASH
+  ends = interval(estimate, write)
+  return write(estimate["mean"]) + (f"<small>{ends}</small>" if ends else "")
+
+
+def difference(estimate: KnownEstimate | None) -> str:
+  """Returns a difference, bold where its interval excludes 0; a dash where there is none."""
+  if estimate is None:
+    return DASH
+  size = numbers.signed_share(estimate["mean"])
+  if numbers.clear_sign(estimate):
+    size = f"<b>{size}</b>"
+  return f"{size}<small>{interval(estimate)}</small>"
+
+
+def count_cell(value: Any) -> str:
+  """Returns a number of things with commas; a dash where there is none."""
+  return DASH if finite(value) is None else numbers.count(value)
+
+
+def share_cell(value: Any) -> str:
+  """Returns a share in three digits; a dash where there is none."""
+  return DASH if finite(value) is None else share(value)
+
+
+def bar(
+  estimate: KnownEstimate | None, span: tuple[float, float], reference: float | None = None
+) -> str:
+  """Returns a small drawing of an estimate and its interval; "" where there is none.
+
+  Args:
+    estimate: what is drawn.
+    span: the values at its left and right edge.
+    reference: a value at which a dashed line is drawn, if it is within the span.
+  """
+  if estimate is None:
+    return ""
+  low = estimate["low"]
+  high = estimate["high"]
+  shapes = ""
+  if reference is not None and span[0] <= reference <= span[1]:
+    x = _x_of(reference, span)
+    shapes += f'<line class="at" x1="{x}" x2="{x}" y1="0" y2="24"/>'
+  if low is not None and high is not None:
+    x1 = _x_of(low, span)
+    x2 = _x_of(high, span)
+    shapes += f'<line class="ci" x1="{x1}" x2="{x2}" y1="12" y2="12"/>'
+  shapes += f'<circle class="dot" cx="{_x_of(estimate["mean"], span)}" cy="12" r="2.8"/>'
+  return (
+    f'<svg class="bar" width="90" height="24" viewBox="0 0 90 24" aria-hidden="true">{shapes}</svg>'
+  )
+
+
+def _x_of(value: float, span: tuple[float, float]) -> str:
+  return f"{3 + 84 * (value - span[0]) / (span[1] - span[0]):.1f}"

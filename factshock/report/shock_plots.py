@@ -1,0 +1,247 @@
+"""Pictures of the frequency shock: prediction ratios, and over-prediction against shock pressure."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from factshock.report import canvas, plots, reading
+from factshock.report.canvas import BLACK, BLUE, GRID, ORANGE, SKY, VERMILION, Panel
+from factshock.report.numbers import KnownEstimate, finite, interval, ratio
+from factshock.report.schema import Diagnosis
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
+# Colour and marker of each group of answers.
+GROUP_STYLES = {
+  "rare_seen": (VERMILION, "o"),
+  "rare_unseen": (ORANGE, "^"),
+  "common_seen": (SKY, "D"),
+  "common_unseen": (BLUE, "s"),
+}
+# The four groups of an arm are drawn a little above and below its row.
+_SHIFTS = (-0.24, -0.08, 0.08, 0.24)
+
+
+def ratio_arms(diagnosis: Diagnosis, most: int = 12) -> list[str]:
+  """Returns the labels with prediction ratios; the first paper's alone where all are too many."""
+  labels = []
+  for label in reading.table_labels(diagnosis):
+    ratios_of_arm = [
+      reading.estimate(diagnosis, label, "shock", "ratio", name) for name in reading.GROUPS
+    ]
+    if any(ratios_of_arm):
+      labels.append(label)
+  if len(labels) > most:
+    others = ("which facts", "control")
+    labels = [label for label in labels if reading.group(diagnosis, label) not in others]
+  return labels[:most]
+
+
+def ratios(diagnosis: Diagnosis) -> list[Panel]:
+  """Draws the prediction ratio of the four groups of answers, a row an arm, logarithmic."""
+  labels = ratio_arms(diagnosis)
+  if not labels:
+    return []
+  with canvas.settings():
+    figure, axes = canvas.new_figure(4.6, 1.4 + 0.37 * len(labels))
+    ends = [1.0]
+    for shift, name in zip(_SHIFTS, GROUP_STYLES):
+      ends += _draw_ratios(diagnosis, axes, labels, name, shift)
+    _set_ratio_axes(axes, ends, [plots.short_title(diagnosis, label, 18) for label in labels])
+    canvas.legend(figure, axes)
+    alt = "Prediction ratio of four groups of answers for each arm; 1 is right"
+    return [canvas.panel(figure, "ratios", alt)]
+
+
+def _draw_ratios(
+  diagnosis: Diagnosis, axes: "Axes", labels: Sequence[str], name: str, shift: float
+) -> list[float]:
+  """Draws the ratios of one group of answers; returns the ends of what was drawn."""
+  rows = []
+  for row, label in enumerate(labels):
+    estimate = reading.estimate(diagnosis, label, "shock", "ratio", name)
+    # A ratio of 0 has no place on a logarithmic axis; the table still says it.
+    if estimate and estimate["mean"] > 0:
+      rows.append((row + shift, estimate))
+  means = [estimate["mean"] for _, estimate in rows]
+  lows = [_drawn_low(estimate) for _, estimate in rows]
+  highs = [_drawn_high(estimate) for _, estimate in rows]
+  colour, marker = GROUP_STYLES[name]
+  axes.errorbar(
+    means,
+    [y for y, _ in rows],
+    xerr=[
+      [mean - low for mean, low in zip(means, lows)],
+      [high - mean for mean, high in zip(means, highs)],
+    ],
+    color=colour,
+    marker=marker,
+    linestyle="",
+    elinewidth=1.3,
+    label=reading.GROUPS[name],
+    markeredgecolor="white",
+    markeredgewidth=0.5,
+    zorder=3,
+  )
+  return [end for end in lows + highs if end > 0]
+
+
+def _drawn_low(estimate: KnownEstimate) -> float:
+  """Returns where the bar begins: an interval that reaches 0 is cut on the logarithmic axis."""
+  low = estimate["low"]
+  return estimate["mean"] if low is None else max(low, estimate["mean"] / 8)
+
+
+def _drawn_high(estimate: KnownEstimate) -> float:
+  high = estimate["high"]
+  return estimate["mean"] if high is None else high
+
+
+def _set_ratio_axes(axes: "Axes", ends: Sequence[float], names: Sequence[str]) -> None:
+  axes.set_xscale("log", base=2)
+  low = math.floor(math.log2(min(ends)) - 0.1)
+  high = math.ceil(math.log2(max(ends)) + 0.1)
+  axes.set_xlim(2.0**low, 2.0**high)
+  canvas.factor_ticks(axes.set_xticks, low, high, lambda x: 2.0**x)
+  axes.minorticks_off()
+  axes.axvline(1, color=BLACK, linewidth=1.1, zorder=2)
+  for edge in range(1, len(names)):
+    axes.axhline(edge - 0.5, color=GRID, linewidth=0.7)
+  axes.grid(False, axis="y")
+  axes.tick_params(axis="y", length=0)
+  axes.set_yticks(range(len(names)), names)
+  axes.set_ylim(len(names) - 0.5, -0.5)
+  axes.set_xlabel("Predicted / gold (1 = as often as right)")
+
+
+class PressurePoint(NamedTuple):
+  """An entity of one arm; pressure and over-prediction in doublings (log2)."""
+
+  pressure: float
+  over_prediction: float
+  gold: float
+  group: str | None
+
+
+def pressure_arms(diagnosis: Diagnosis) -> list[str]:
+  """Returns the labels drawn against shock pressure: zero-shot, finetuned and the best remedy.
+
+  Only arms with predictions by entity are drawn; where none of the three has them, the first three.
+  """
+  predicted = set()
+  for row in diagnosis.get("entities") or []:
+    predicted |= set(row.get("predicted") or {})
+  roles = reading.roles(diagnosis)
+  best = reading.best_remedy(diagnosis, predicted)
+  wanted = [roles["zero_shot"], roles["finetuned"], best]
+  return [label for label in wanted if label in predicted] or sorted(predicted)[:3]
+
+
+def pressure_points(diagnosis: Diagnosis, label: str) -> list[PressurePoint]:
+  """Returns an arm's entities with their shock pressure and over-prediction.
+
+  Over-prediction is log2((predicted + 1) / (gold + 1)); as for the slope in the diagnosis, only
+  entities that are gold answers of the test or answers of finetuning.
+  """
+  points = []
+  for row in diagnosis.get("entities") or []:
+    predicted = finite((row.get("predicted") or {}).get(label))
+    gold = finite(row.get("gold"))
+    pressure = finite(row.get("pressure"))
+    if predicted is None or gold is None or pressure is None:
+      continue
+    if gold > 0 or (row.get("finetuning") or 0) > 0:
+      over_prediction = math.log2((predicted + 1) / (gold + 1))
+      doublings = pressure / math.log(2)
+      points.append(PressurePoint(doublings, over_prediction, gold, row.get("group")))
+  return points
+
+
+def by_pressure(diagnosis: Diagnosis) -> list[Panel]:
+  """Draws over-prediction of each entity against its shock pressure, a panel an arm."""
+  points = {label: pressure_points(diagnosis, label) for label in pressure_arms(diagnosis)}
+  points = {label: points_of_arm for label, points_of_arm in points.items() if points_of_arm}
+  if not points:
+    return []
+  drawn = [point for points_of_arm in points.values() for point in points_of_arm]
+  x_range = _whole_range([point.pressure for point in drawn])
+  y_range = _whole_range([point.over_prediction for point in drawn])
+  with canvas.settings():
+    return [
+      _pressure_panel(diagnosis, label, points_of_arm, x_range, y_range)
+      for label, points_of_arm in points.items()
+    ]
+
+
+def _whole_range(values: Sequence[float]) -> tuple[int, int]:
+  """Returns the whole numbers around all values, not too close to any."""
+  return math.floor(min(values) - 0.2), math.ceil(max(values) + 0.2)
+
+
+def _pressure_panel(
+  diagnosis: Diagnosis,
+  label: str,
+  points: Sequence[PressurePoint],
+  x_range: tuple[int, int],
+  y_range: tuple[int, int],
+) -> Panel:
+  figure, axes = canvas.new_figure(3.9, 4.1)
+  axes.axhline(0, color=BLACK, linewidth=0.9, zorder=2)
+  for name in GROUP_STYLES:
+    _draw_group(axes, [point for point in points if point.group == name], name)
+  slope = _draw_slope(axes, points, reading.estimate(diagnosis, label, "shock", "slope"), x_range)
+  canvas.factor_ticks(axes.set_xticks, *x_range, float)
+  canvas.factor_ticks(axes.set_yticks, *y_range, float)
+  axes.set(
+    xlim=x_range,
+    ylim=y_range,
+    xlabel="Shock pressure: share in finetuning /\nshare in pretraining",
+    ylabel="Predicted / gold",
+  )
+  axes.set_title(f"{plots.short_title(diagnosis, label, 34)}\n{slope}")
+  canvas.legend(figure, axes)
+  title = reading.title(diagnosis, label)
+  alt = f"{title}: over-prediction of each answer against its shock pressure; {slope}"
+  return canvas.panel(figure, f"pressure_{canvas.file_name(label)}", alt)
+
+
+def _draw_group(axes: "Axes", points: Sequence[PressurePoint], name: str) -> None:
+  """Draws the answers of one group, larger the more often they are gold."""
+  colour, marker = GROUP_STYLES[name]
+  axes.scatter(
+    [point.pressure for point in points],
+    [point.over_prediction for point in points],
+    s=[9 + 5 * math.sqrt(point.gold) for point in points],
+    color=colour,
+    marker=marker,
+    alpha=0.55,
+    linewidths=0,
+    label=reading.GROUPS[name],
+    zorder=3,
+  )
+
+
+def _draw_slope(
+  axes: "Axes",
+  points: Sequence[PressurePoint],
+  estimate: KnownEstimate | None,
+  x_range: tuple[int, int],
+) -> str:
+  """Draws the fitted line through the mean of the points; returns its slope as a text.
+
+  The slope is the diagnosis's own where it has one, else that of least squares.
+  """
+  x_mean = sum(point.pressure for point in points) / len(points)
+  y_mean = sum(point.over_prediction for point in points) / len(points)
+  spread = sum((point.pressure - x_mean) ** 2 for point in points)
+  if estimate:
+    slope = estimate["mean"]
+  elif spread == 0:
+    return "no slope"
+  else:
+    products = [(point.pressure - x_mean) * (point.over_prediction - y_mean) for point in points]
+    slope = sum(products) / spread
+  heights = [y_mean + slope * (x - x_mean) for x in x_range]
+  axes.plot(x_range, heights, color=BLACK, linewidth=1.8, zorder=4)
+  return f"slope {ratio(slope)} {interval(estimate, ratio)}".strip()
