@@ -17,7 +17,7 @@ from factshock.facts import entities, splits
 from factshock.report import remedies
 from factshock.runtime.errors import UserError
 from factshock.study import answers, checks, diagnosis, pretraining_text
-from factshock.study.study_data import Material
+from factshock.study.study_data import StudyData
 from factshock.training import train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -201,13 +201,13 @@ SENTENCES = ["s1 was born in a", "s2 saw b", "nobody is here", "s3 and s1", "s10
 @pytest.mark.parametrize("kind, expected", [("without_test", [1, 2, 4]), ("background", [2, 4])])
 @pytest.mark.parametrize("named", [False, True])
 def test_sentences_about_facts_are_left_out(tmp_path, kind, expected, named):
-  material = Material([fact(n, "a") for n in (1, 2, 3)], [], {}, [SENTENCES], {})
+  data = StudyData([fact(n, "a") for n in (1, 2, 3)], [], {}, [SENTENCES], {})
   sets = {"test": [fact(1, "a")], "development": [fact(3, "a")]}
   text = SENTENCES
   if named:
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
     text = str(tmp_path / "text.txt")
-  found = pretraining_text._of_kind(text, 0, kind, material, sets, str(tmp_path / "facts"), 0)
+  found = pretraining_text._of_kind(text, 0, kind, data, sets, str(tmp_path / "facts"), 0)
   if named:
     import gzip
 

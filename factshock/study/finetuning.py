@@ -49,14 +49,14 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
     return folder
   with processes.first_process_first("facts and text"):
-    material = study_data.of(config, workdir, seed)
-    study = seed_run.assemble(config, workdir, seed, mesh, material, {"pool": material.facts})
-  print("  " + splits.describe("facts", material.facts), flush=True)
+    data = study_data.load(config, workdir, seed)
+    study = seed_run.assemble(config, workdir, seed, mesh, data, {"pool": data.facts})
+  print("  " + splits.describe("facts", data.facts), flush=True)
   with interruption.signals_caught():
     training.finetune(
       study,
       NAME,
-      material.facts,
+      data.facts,
       FinetuningConfig.of(config.finetune),
       weights.pretrained(study),
       ratio=ratio,
@@ -79,10 +79,10 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
   found = []
   for _ in range(2):
     with tempfile.TemporaryDirectory() as folder:
-      material = study_data.of(config, folder, seed)
-      study = seed_run.assemble(config, folder, seed, mesh, material, {"pool": material.facts})
+      data = study_data.load(config, folder, seed)
+      study = seed_run.assemble(config, folder, seed, mesh, data, {"pool": data.facts})
       start = weights.start_weights(study) if config.start_from else weights.random_params(study)
-      trained = training.finetune(study, NAME, material.facts, section, start, ratio=ratio)
+      trained = training.finetune(study, NAME, data.facts, section, start, ratio=ratio)
       found.append(
         {name: np.asarray(leaf) for name, leaf in tree_files.flat_leaves(trained).items()}
       )

@@ -1,8 +1,10 @@
-"""The texts of a study: their tokenizer, and the pretraining task on them, whole or with some of their documents left out."""
+"""Texts of a study: their tokenizer, and the pretraining task on them, whole or in part."""
 
 import itertools
 import json
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,168 +19,247 @@ from factshock.data import (
 )
 from factshock.facts import documents, entities
 from factshock.runtime import files, locks
+from factshock.study.config import Config
+from factshock.study.study_data import FactSets, StudyData, Text
+from factshock.training.settings import PretrainingConfig
+from factshock.types import Fact, Tokenizer
 
 _SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
+_SEARCHED_AT_ONCE = 1000  # documents in which entities are searched for together
+
+# Sources of the pretraining task, each with its share of the examples.
+WeightedSources: TypeAlias = list[tuple[mixture.Source, float]]
 
 
-def tokenizer(config, material, folder):
-  """The stored tokenizer of the run, or the one the config asks for."""
+def tokenizer(config: Config, data: StudyData, folder: str) -> Tokenizer:
+  """Returns the tokenizer stored in a folder, or the one the config asks for.
 
+  A SentencePiece model that is trained here is kept in the folder.
+  """
   section = config.tokenizer
   if os.path.exists(os.path.join(folder, "tokenizer.json")):
     return tokenizers.load(folder)
   if section.kind == "huggingface":
     return pretrained_tokenizers.load(section.path or config.start_from)
   if section.kind == "words":
-    return tokenizers.word_tokenizer(_words(material), section.sentinels)
-  path = section.path
-  if not path:
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, "trained.model")
-    lines = _sample(material.texts)
-    print(
-      f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines",
-      flush=True,
-    )
-    return tokenizers.train_sentencepiece(lines, path, section.size, section.sentinels)
-  return tokenizers.sentencepiece_tokenizer(path, section.sentinels)
+    return tokenizers.word_tokenizer(_vocabulary(data), section.sentinels)
+  if section.path:
+    return tokenizers.sentencepiece_tokenizer(section.path, section.sentinels)
+  os.makedirs(folder, exist_ok=True)
+  path = os.path.join(folder, "trained.model")
+  lines = _sample(data.texts)
+  print(
+    f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines",
+    flush=True,
+  )
+  return tokenizers.train_sentencepiece(lines, path, section.size, section.sentinels)
 
 
-def _words(material):
-  """Every word of the text and of the questions, sorted."""
+def _vocabulary(data: StudyData) -> list[str]:
+  """Returns every word of the texts and of the relations' templates, sorted."""
   templates = [
-    text for row in material.relations.values() for text in row["statements"] + row["questions"]
+    template for row in data.relations.values() for template in row["statements"] + row["questions"]
   ]
-  words = {word for text in itertools.chain(*material.texts, templates) for word in text.split()}
+  sentences = itertools.chain(*data.texts, templates)
+  words = {word for sentence in sentences for word in sentence.split()}
   return sorted(words - {"[X]", "[Y]"})
 
 
-def _sample(texts):
-  """Documents of all texts to train a tokenizer on: the first ones of each, at most _SAMPLE_CHARACTERS in all."""
-  found = []
+def _sample(texts: Sequence[Text]) -> list[str]:
+  """Returns documents to train a tokenizer on: the first ones of each text.
+
+  They have at most _SAMPLE_CHARACTERS in all, but for the last document of each text.
+  """
+  sample: list[str] = []
   for text in texts:
-    room = _SAMPLE_CHARACTERS // len(texts)
-    for line in documents.read(text) if isinstance(text, str) else text:
-      found.append(line)
-      room -= len(line)
-      if room <= 0:
+    characters_left = _SAMPLE_CHARACTERS // len(texts)
+    for document in _documents(text):
+      sample.append(document)
+      characters_left -= len(document)
+      if characters_left <= 0:
         break
-  return found
+  return sample
 
 
-def sources(config, workdir, seed, material, sets, tokenizer, kind):
-  """The pretraining task as (source of examples, share) of each text: span corruption, salient spans masked, or the next token.
+def _documents(text: Text) -> Iterable[str]:
+  return documents.read(text) if isinstance(text, str) else text
+
+
+def sources(
+  config: Config,
+  workdir: str,
+  seed: int,
+  data: StudyData,
+  sets: FactSets,
+  tokenizer: Tokenizer,
+  kind: str,
+) -> WeightedSources:
+  """Returns the pretraining task on each text of a study: its source of examples and its share.
+
+  The task is span corruption, salient spans masked, or the next token (config.pretrain.masking).
 
   Args:
-    sets: the facts of a seed by set, of which `test` and `development` may be kept out of the text. kind: one of KINDS.
+    config: of the experiment.
+    workdir: where tokenised corpora and changed texts are kept.
+    seed: of the run.
+    data: of the study.
+    sets: facts of the seed by set; `test` and `development` may be kept out of the text.
+    tokenizer: of the study.
+    kind: one of KINDS.
   """
+  facts_folder = os.path.join(workdir, "facts", str(seed))
   texts = [
-    _of_kind(text, number, kind, material, sets, os.path.join(workdir, "facts", str(seed)), seed)
-    for number, text in enumerate(material.texts)
+    _of_kind(text, index, kind, data, sets, facts_folder, seed)
+    for index, text in enumerate(data.texts)
   ]
-  weights = config.corpus_weights or (1,) * len(material.texts)
+  weights = config.corpus_weights or (1,) * len(data.texts)
+  names = ["corpus", *(f"corpus {count}" for count in range(2, len(data.texts) + 1))]
   cache = config.corpus_cache or os.path.join(workdir, "corpus")
+  lock_folder = config.corpus_cache or os.path.join(workdir, "claims")
+  section = PretrainingConfig.of(config.pretrain)
   with locks.wait_for_lock(
-    os.path.join(config.corpus_cache or os.path.join(workdir, "claims"), "text.claim"),
-    message="  another process prepares the text",
+    os.path.join(lock_folder, "text.claim"), message="  another process prepares the text"
   ):
-    return _sources(config, material, tokenizer, texts, weights, cache)
+    return [
+      (_text_source(section, text, data.facts, tokenizer, cache, name), weight / sum(weights))
+      for text, weight, name in zip(texts, weights, names)
+    ]
 
 
-def _sources(config, material, tokenizer, texts, weights, cache):
-  names = ["corpus", *(f"corpus {number}" for number in range(2, len(material.texts) + 1))]
-  return [
-    (
-      _text_source(config.pretrain, text, material.facts, tokenizer, cache, name),
-      weight / sum(weights),
-    )
-    for text, weight, name in zip(texts, weights, names)
-  ]
-
-
-def _of_kind(text, number, kind, material, sets, folder, seed):
-  """A text (list of sentences, or a corpus by name) of which some documents are left out, or whose words are shuffled.
+def _of_kind(
+  text: Text,
+  index: int,
+  kind: str,
+  data: StudyData,
+  sets: FactSets,
+  folder: str,
+  seed: int,
+) -> Text:
+  """Returns a text of which some documents are left out, or whose words are shuffled.
 
   That of a corpus is written beside the facts of the seed, once.
   """
   if kind == "whole":
     return text
-  path = os.path.join(folder, f"text_{kind}_{number}.jsonl.gz")
-  if isinstance(text, str) and os.path.exists(path):
-    return path
-  kept = _CHANGES[kind](
-    documents.read(text) if isinstance(text, str) else text, material, sets, seed
-  )
+  change = _CHANGES[kind]
   if not isinstance(text, str):
-    return list(kept)
+    return list(change(text, data, sets, seed))
+  path = os.path.join(folder, f"text_{kind}_{index}.jsonl.gz")
+  if os.path.exists(path):
+    return path
   with files.atomic_write(path) as file:
-    file.writelines(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in kept)
+    for document in change(documents.read(text), data, sets, seed):
+      file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
   return path
 
 
-def _without(texts, facts):
-  """The texts that name no subject of the facts."""
-  search = entities.search_of(
-    entities.entities_of([{**fact, "object": fact["subject"], "aliases": []} for fact in facts])
-  )
+def _without_subjects(texts: Iterable[str], facts: Sequence[Fact]) -> Iterator[str]:
+  """Yields the texts that name no subject of the facts."""
+  subjects_alone: list[Fact] = [
+    {**fact, "object": fact["subject"], "aliases": []} for fact in facts
+  ]
+  search = entities.search_of(entities.entities_of(subjects_alone))
   texts = iter(texts)
-  while chunk := list(itertools.islice(texts, 1000)):
-    yield from (text for text, named in zip(chunk, entities.naming(chunk, search)) if not named)
+  while chunk := list(itertools.islice(texts, _SEARCHED_AT_ONCE)):
+    for text, names_subject in zip(chunk, entities.naming(chunk, search)):
+      if not names_subject:
+        yield text
 
 
-def _shuffled(texts, seed):
-  """Texts of the same lengths with the same words in all, each word anywhere."""
-  texts = [text.split() for text in texts]
-  words = np.random.default_rng(seed).permutation(
-    np.array([word for text in texts for word in text], object)
-  )
-  ends = np.cumsum([len(text) for text in texts])
-  return (" ".join(words[end - len(text) : end]) for text, end in zip(texts, ends))
+def _shuffled(texts: Iterable[str], seed: int) -> Iterator[str]:
+  """Yields texts of the same lengths with the same words in all, each word anywhere."""
+  split_texts = [text.split() for text in texts]
+  words = [word for text in split_texts for word in text]
+  shuffled = np.random.default_rng(seed).permutation(np.array(words, object))
+  begin = 0
+  for text in split_texts:
+    yield " ".join(shuffled[begin : begin + len(text)])
+    begin += len(text)
 
 
-# The control texts of mixture finetuning: what does it owe to reading again about the facts under test?
-_CHANGES = {
-  "without_test": lambda texts, material, sets, seed: _without(
-    texts, sets["test"] + sets["development"]
-  ),
-  "background": lambda texts, material, sets, seed: _without(texts, material.facts),
-  "random_words": lambda texts, material, sets, seed: _shuffled(texts, seed),
+def _without_test(
+  texts: Iterable[str], data: StudyData, sets: FactSets, seed: int
+) -> Iterator[str]:
+  return _without_subjects(texts, sets["test"] + sets["development"])
+
+
+def _background(texts: Iterable[str], data: StudyData, sets: FactSets, seed: int) -> Iterator[str]:
+  return _without_subjects(texts, data.facts)
+
+
+def _random_words(
+  texts: Iterable[str], data: StudyData, sets: FactSets, seed: int
+) -> Iterator[str]:
+  return _shuffled(texts, seed)
+
+
+# The control texts of mixture finetuning: what does it owe to reading again about the tested facts?
+_Change: TypeAlias = Callable[[Iterable[str], StudyData, FactSets, int], Iterator[str]]
+_CHANGES: Mapping[str, _Change] = {
+  "without_test": _without_test,
+  "background": _background,
+  "random_words": _random_words,
 }
 KINDS = ("whole", *_CHANGES)
 
 
-def _text_source(section, text, facts, tokenizer, cache, name):
-  """One text, a list of sentences or a corpus by name, as a source of examples; a corpus is kept tokenised in `cache`."""
-
-  spans = dict(noise_density=section.noise_density, mean_span_length=section.mean_span_length)
-  named = isinstance(text, str)
+def _text_source(
+  section: PretrainingConfig,
+  text: Text,
+  facts: Sequence[Fact],
+  tokenizer: Tokenizer,
+  cache: str,
+  name: str,
+) -> mixture.Source:
+  """Returns one text as a source of examples; a corpus is kept tokenised in the folder `cache`."""
   if section.masking == "salient":
-    around = dict(words=section.window_words, per_fact=section.windows_per_fact)
-    windows = (
-      corpus_cache.salient_windows(text, facts, tokenizer, cache, **around)
-      if named
-      else corpora.salient_windows(text, facts, tokenizer, **around)
-    )
-    print(
-      f"  {len(windows.offsets) - 1:,} windows of text hold the two ends of {len(set(windows.facts.tolist())):,} facts",
-      flush=True,
-    )
-    return mixture.salient_source(
-      windows,
-      tokenizer,
-      object_share=section.object_share,
-      subject_share=section.subject_share,
-      name=name,
-      **spans,
-    )
-  corpus = (
-    corpus_cache.tokenized(text, tokenizer, cache) if named else corpora.tokenize(text, tokenizer)
-  )
+    return _salient_source(section, text, facts, tokenizer, cache, name)
+  if isinstance(text, str):
+    corpus = corpus_cache.tokenized(text, tokenizer, cache)
+  else:
+    corpus = corpora.tokenize(text, tokenizer)
   if section.masking == "next_token":
     return decoder_text.text_source(corpus, tokenizer, name=name)
-  most = span_corruption.raw_length(
-    section.input_length, target_length=section.target_length, roll=section.roll, **spans
+  most_tokens = span_corruption.raw_length(
+    section.input_length,
+    noise_density=section.noise_density,
+    mean_span_length=section.mean_span_length,
+    target_length=section.target_length,
+    roll=section.roll,
   )
   return mixture.span_source(
-    corpora.cut(corpus, max(1, most)), tokenizer, roll=section.roll, name=name, **spans
+    corpora.cut(corpus, max(1, most_tokens)),
+    tokenizer,
+    noise_density=section.noise_density,
+    mean_span_length=section.mean_span_length,
+    roll=section.roll,
+    name=name,
+  )
+
+
+def _salient_source(
+  section: PretrainingConfig,
+  text: Text,
+  facts: Sequence[Fact],
+  tokenizer: Tokenizer,
+  cache: str,
+  name: str,
+) -> mixture.Source:
+  """Returns a source of windows of text in which the two ends of a fact are masked."""
+  sizes = dict(words=section.window_words, per_fact=section.windows_per_fact)
+  if isinstance(text, str):
+    windows = corpus_cache.salient_windows(text, facts, tokenizer, cache, **sizes)
+  else:
+    windows = corpora.salient_windows(text, facts, tokenizer, **sizes)
+  window_count = len(windows.offsets) - 1
+  fact_count = len(set(windows.facts.tolist()))
+  print(f"  {window_count:,} windows of text hold the two ends of {fact_count:,} facts", flush=True)
+  return mixture.salient_source(
+    windows,
+    tokenizer,
+    object_share=section.object_share,
+    subject_share=section.subject_share,
+    name=name,
+    noise_density=section.noise_density,
+    mean_span_length=section.mean_span_length,
   )

@@ -36,34 +36,32 @@ def prepare(config, workdir, seed, mesh):
   Raises:
     UserError: facts, relations or text that do not fit each other or the config.
   """
-  material = study_data.of(config, workdir, seed)
-  return assemble(
-    config, workdir, seed, mesh, material, study_data.make_sets(material, config, seed)
-  )
+  data = study_data.load(config, workdir, seed)
+  return assemble(config, workdir, seed, mesh, data, study_data.make_sets(data, config, seed))
 
 
-def assemble(config, workdir, seed, mesh, material, sets):
-  """The Study of material and sets of facts: tokenizer, model and pretraining task as the config says."""
+def assemble(config, workdir, seed, mesh, data, sets):
+  """The Study of data and sets of facts: tokenizer, model and pretraining task as the config says."""
 
   folder = os.path.join(workdir, "tokenizer", str(seed))
-  tokenizer = pretraining_text.tokenizer(config, material, folder)
+  tokenizer = pretraining_text.tokenizer(config, data, folder)
   tokenizers.save(tokenizer, folder)
-  study_data.write_facts(os.path.join(workdir, "facts", str(seed)), sets, material)
+  study_data.write_facts(os.path.join(workdir, "facts", str(seed)), sets, data)
   model = families.from_section(config.model.to_dict(), tokenizer.size)
 
   def texts(kind):
     with processes.first_process_first("text"):  # text is tokenised once, and then there for all
-      return pretraining_text.sources(config, workdir, seed, material, sets, tokenizer, kind)
+      return pretraining_text.sources(config, workdir, seed, data, sets, tokenizer, kind)
 
-  candidates = writing.candidates_of(material.facts + material.background)
+  candidates = writing.candidates_of(data.facts + data.background)
   return Study(
     config,
     workdir,
     seed,
     mesh,
-    material.relations,
+    data.relations,
     sets,
-    material.counts,
+    data.counts,
     candidates,
     tokenizer,
     model,

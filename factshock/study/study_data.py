@@ -1,128 +1,174 @@
-"""What there is of a study before a model: facts, relations, text and counts, and the sets that facts are cut into."""
+"""Data of a study before a model: facts, relations, text and counts, and the sets of facts."""
 
+import dataclasses
 import os
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from factshock.facts import corpus_counts, documents, entities, schema, sources, splits, world
 from factshock.facts import counts as counting
 from factshock.facts import relations as relation_files
 from factshock.runtime.errors import UserError
+from factshock.study.config import Config
+from factshock.types import Answer, Fact, Relation
 
-# The finetuning sets an arm may name, as functions of (pool, test, counts, config, seed).
-FINETUNING_SETS = {
-  "whole": lambda pool, test, counts, config, seed: pool,
-  "balanced": lambda pool, test, counts, config, seed: splits.balanced(
-    pool, counts, config.balanced.per_answer, seed
-  ),
-  "balanced_swap": lambda pool, test, counts, config, seed: splits.balanced(
-    pool, counts, config.balanced.per_answer, seed, swap=True
-  ),
-  "low_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
-    pool, counts, test, config.mismatch.low, config.mismatch.size, seed
-  ),
-  "high_mismatch": lambda pool, test, counts, config, seed: splits.at_mismatch(
-    pool, counts, test, config.mismatch.high, config.mismatch.size, seed
-  ),
-  "natural": lambda pool, test, counts, config, seed: splits.natural(
-    pool,
-    splits.relation_sizes(splits.balanced(pool, counts, config.balanced.per_answer, seed)),
-    seed,
-  ),
-  "natural_100": lambda pool, test, counts, config, seed: splits.natural(pool, 100, seed),
-  "popular_half": lambda pool, test, counts, config, seed: splits.popular_half(
-    pool, config.popularity
-  ),
-  "unpopular_half": lambda pool, test, counts, config, seed: splits.unpopular_half(
-    pool, config.popularity
-  ),
-  "top_30": lambda pool, test, counts, config, seed: splits.top_share(pool, 0.3, config.popularity),
-  "random_half": lambda pool, test, counts, config, seed: splits.random_half(pool, seed),
-}
+# A text: its sentences, or the name of a corpus (facts/documents.py).
+Text: TypeAlias = Sequence[str] | str
+
+# Facts by set: pool, development, test, and the finetuning sets.
+FactSets: TypeAlias = dict[str, list[Fact]]
 
 
-class Material(NamedTuple):
-  """What there is before a model: facts, their relations, texts and answer counts.
+@dataclasses.dataclass(frozen=True)
+class StudyData:
+  """Data of a study before a model.
 
-  A text is a list of sentences, or a corpus by name (facts/documents.py).
+  Attributes:
+    facts: those that are cut into sets.
+    background: facts of the world that are in the text alone.
+    relations: their templates, by name.
+    texts: what the model is pretrained on.
+    counts: mentions in the text of each answer of a relation.
   """
 
-  facts: list
-  background: list
-  relations: dict
-  texts: list
-  counts: dict
+  facts: list[Fact]
+  background: list[Fact]
+  relations: dict[str, Relation]
+  texts: Sequence[Text]
+  counts: dict[Answer, int]
 
 
-def of(config, workdir, seed):
-  """The Material of a config: the synthetic world of a seed, or one's own."""
-  return (
-    make_world(config, seed)
-    if config.facts == "world"
-    else read_material(config, os.path.join(workdir, "facts"))
-  )
+def load(config: Config, workdir: str, seed: int) -> StudyData:
+  """Returns the data of a config: the synthetic world of a seed, or one's own files."""
+  if config.facts == "world":
+    return make_world(config, seed)
+  return read_files(config, os.path.join(workdir, "facts"))
 
 
-def make_world(config, seed):
-  """The synthetic world of a seed as Material."""
+def make_world(config: Config, seed: int) -> StudyData:
+  """Returns the synthetic world of a seed."""
   made = world.make_world(seed, **config.world.to_dict())
-  return Material(made.facts, made.background, made.relations, [made.sentences], made.counts)
+  return StudyData(made.facts, made.background, made.relations, [made.sentences], made.counts)
 
 
-def read_material(config, folder):
-  """One's own facts, relations and text (if any) as Material; popularity not given is counted in the text.
+def read_files(config: Config, folder: str) -> StudyData:
+  """Reads one's own facts, relations and text (if any).
+
+  Popularity that is not given is how often the text names the subject.
 
   Args:
-    folder: where the entities named by the text are counted (entity_counts.tsv), once for all seeds.
+    config: names the files.
+    folder: where the mentions of entities are counted (entity_counts.tsv), once for all seeds.
+
   Raises:
     UserError: a file that does not fit its format or the others.
   """
   facts, relations = sources.read_with_relations(config.facts, config.relations)
   if config.drop_named_answers:
-    kept = [fact for fact in facts if not splits.names_answer(fact)]
-    print(
-      f"  {len(facts) - len(kept):,} of {len(facts):,} facts left out, as the subject's name holds the answer"
-    )
-    facts = kept
+    facts = _without_named_answers(facts)
   used = {fact["relation"] for fact in facts}
   relations = {name: row for name, row in relations.items() if name in used}
   texts = documents.corpora(config.corpus)
-  where = config.entity_counts or config.corpus
-  if not where:
-    return Material(facts, [], relations, texts, {})
-  named = (
-    counting.read_counts(config.entity_counts)
-    if config.entity_counts
-    else _counted(config.corpus, facts, folder)
-  )
+  counted_in = config.entity_counts or config.corpus
+  if not counted_in:
+    return StudyData(facts, [], relations, texts, {})
+  mentions = _read_mentions(config, facts, folder)
   counts = {
-    (fact["relation"], fact["object"]): counting.count_of(named, fact["relation"], fact["object"])
+    (fact["relation"], fact["object"]): counting.count_of(
+      mentions, fact["relation"], fact["object"]
+    )
     for fact in facts
   }
   if not any(counts.values()):
-    raise UserError(f"{where}: names no answer of {config.facts}; is it the right text?")
+    raise UserError(f"{counted_in}: names no answer of {config.facts}; is it the right text?")
   if any("popularity" not in fact for fact in facts):
-    print(f"  facts without popularity: taken as how often {where} names the subject")
-    facts = [
-      {"popularity": float(counting.count_of(named, fact["relation"], fact["subject"])), **fact}
-      for fact in facts
-    ]
-  return Material(facts, [], relations, texts, counts)
+    print(f"  facts without popularity: taken as how often {counted_in} names the subject")
+    facts = [_with_popularity(fact, mentions) for fact in facts]
+  return StudyData(facts, [], relations, texts, counts)
 
 
-def _counted(corpus, facts, folder):
-  """How often a corpus names each entity of facts, the longest name counting where one stands within another: as read_counts."""
+def _without_named_answers(facts: Sequence[Fact]) -> list[Fact]:
+  kept = [fact for fact in facts if not splits.names_answer(fact)]
+  left_out = len(facts) - len(kept)
+  print(f"  {left_out:,} of {len(facts):,} facts left out, as the subject's name holds the answer")
+  return kept
+
+
+def _read_mentions(config: Config, facts: Sequence[Fact], folder: str) -> dict[Answer, int]:
+  """Returns how often the text names each entity; of a corpus they are counted if need be.
+
+  In a corpus the longest name counts where one stands within another.
+  """
+  if config.entity_counts:
+    return counting.read_counts(config.entity_counts)
   path = os.path.join(folder, "entity_counts.tsv")
   if not os.path.exists(path):
-    corpus_counts.count(corpus, entities.entities_of(facts), path)
+    corpus_counts.count(config.corpus, entities.entities_of(facts), path)
   return counting.read_counts(path, "longest")
 
 
-def make_sets(material, config, seed):
-  """Subject-disjoint pool, development and test facts, and the finetuning sets that the arms name."""
-  sets = splits.split_subjects(material.facts, config.split.to_dict(), seed)
-  for name in dict.fromkeys(arm.get("facts") for arm in config.arms.values() if arm.get("facts")):
-    if name not in sets and name in FINETUNING_SETS:  # the others are those that need a model
-      sets[name] = FINETUNING_SETS[name](sets["pool"], sets["test"], material.counts, config, seed)
+def _with_popularity(fact: Fact, mentions: Mapping[Answer, int]) -> Fact:
+  """Returns a fact that has a popularity, as the first of its columns where it had none."""
+  popularity = float(counting.count_of(mentions, fact["relation"], fact["subject"]))
+  return {"popularity": popularity, **fact}
+
+
+@dataclasses.dataclass(frozen=True)
+class _SetInputs:
+  """What a finetuning set is made of."""
+
+  pool: list[Fact]
+  test: list[Fact]
+  counts: Mapping[Answer, int]
+  config: Config
+  seed: int
+
+
+def _balanced(inputs: _SetInputs, swap: bool = False) -> list[Fact]:
+  per_answer = inputs.config.balanced.per_answer
+  return splits.balanced(inputs.pool, inputs.counts, per_answer, inputs.seed, swap=swap)
+
+
+def _at_mismatch(inputs: _SetInputs, target: float) -> list[Fact]:
+  size = inputs.config.mismatch.size
+  return splits.at_mismatch(inputs.pool, inputs.counts, inputs.test, target, size, inputs.seed)
+
+
+def _natural(inputs: _SetInputs) -> list[Fact]:
+  """Returns facts as they come, of each relation as many as the balanced set has."""
+  sizes = splits.relation_sizes(_balanced(inputs))
+  return splits.natural(inputs.pool, sizes, inputs.seed)
+
+
+# The finetuning sets an arm may name, beside the pool.
+FINETUNING_SETS: Mapping[str, Callable[[_SetInputs], list[Fact]]] = {
+  "whole": lambda inputs: inputs.pool,
+  "balanced": _balanced,
+  "balanced_swap": lambda inputs: _balanced(inputs, swap=True),
+  "low_mismatch": lambda inputs: _at_mismatch(inputs, inputs.config.mismatch.low),
+  "high_mismatch": lambda inputs: _at_mismatch(inputs, inputs.config.mismatch.high),
+  "natural": _natural,
+  "natural_100": lambda inputs: splits.natural(inputs.pool, 100, inputs.seed),
+  "popular_half": lambda inputs: splits.popular_half(inputs.pool, inputs.config.popularity),
+  "unpopular_half": lambda inputs: splits.unpopular_half(inputs.pool, inputs.config.popularity),
+  "top_30": lambda inputs: splits.top_share(inputs.pool, 0.3, inputs.config.popularity),
+  "random_half": lambda inputs: splits.random_half(inputs.pool, inputs.seed),
+}
+
+
+def make_sets(data: StudyData, config: Config, seed: int) -> FactSets:
+  """Returns subject-disjoint pool, development and test facts, and the sets that the arms name.
+
+  Raises:
+    UserError: a set is empty.
+  """
+  sets = splits.split_subjects(data.facts, config.split.to_dict(), seed)
+  inputs = _SetInputs(sets["pool"], sets["test"], data.counts, config, seed)
+  for arm in config.arms.values():
+    name = arm.get("facts")
+    # The sets that are not here are those that need a model.
+    if name not in sets and name in FINETUNING_SETS:
+      sets[name] = FINETUNING_SETS[name](inputs)
   for name, facts in sets.items():
     if not facts:
       raise UserError(
@@ -131,9 +177,9 @@ def make_sets(material, config, seed):
   return sets
 
 
-def write_facts(folder, sets, material):
-  """Writes every set, the relations and the answer counts, so that each verb can be run on them alone."""
+def write_facts(folder: str, sets: FactSets, data: StudyData) -> None:
+  """Writes every set, the relations and the answer counts, for verbs that run on them alone."""
   for name, facts in sets.items():
     schema.write_facts(os.path.join(folder, f"{name}.jsonl"), facts)
-  relation_files.write_relations(os.path.join(folder, "relations.jsonl"), material.relations)
-  counting.write_counts(os.path.join(folder, "counts.tsv"), material.counts)
+  relation_files.write_relations(os.path.join(folder, "relations.jsonl"), data.relations)
+  counting.write_counts(os.path.join(folder, "counts.tsv"), data.counts)

@@ -43,10 +43,8 @@ SETS = {
 }
 
 
-def study_of(config, folder, material):
-  return seed_run.assemble(
-    config, folder, 0, partitioning.make_mesh(), material, {"pool": material.facts}
-  )
+def study_of(config, folder, data):
+  return seed_run.assemble(config, folder, 0, partitioning.make_mesh(), data, {"pool": data.facts})
 
 
 def demo_study(folder):
@@ -66,10 +64,8 @@ def real_study(folder, spec):
   )  # LAMA has statements alone
   text = documents.read(f"{DATA.value}/trex_wikipedia/trex_evidence_sentences.tsv.gz")
   chosen = [facts[row] for row in np.random.default_rng(0).permutation(len(facts))[:FACTS]]
-  material = study_data.Material(
-    chosen, [], relations, [list(itertools.islice(text, SENTENCES))], {}
-  )
-  return study_of(config, folder, material)
+  data = study_data.StudyData(chosen, [], relations, [list(itertools.islice(text, SENTENCES))], {})
+  return study_of(config, folder, data)
 
 
 def batches_of(study, ratio, pack):
