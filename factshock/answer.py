@@ -12,10 +12,10 @@ counts. With it --config.mesh.fsdp=4 cuts the weights over four devices
 (configs/pretrained.py:MODEL for a HuggingFace model); without it each device holds all of them.
 
 What --mode does:
-  rank      scores every candidate answer of the fact's relation; the candidates are the objects
-            in --candidates, a facts file, by default --facts itself.
-  generate  decodes greedily, with --method=beam by beams (--beams), with --method=sample by sampling
-            (--temperature, --sampling_seed).
+  rank      scores every candidate answer of the fact's relation; the candidates are the
+            objects in --candidates, a facts file, by default --facts itself.
+  generate  decodes greedily, with --method=beam by beams (--beams), with --method=sample by
+            sampling (--temperature, --sampling_seed).
   letters   for questions with choices (mmlu:PATH): by the likelihood of A to D after the lettered
             choices.
   choices   for questions with choices: by the likelihood of each choice's whole text, per byte.

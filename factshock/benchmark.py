@@ -41,7 +41,7 @@ from factshock.runtime.errors import UserError
 
 BEGIN = "<!-- benchmarks -->"
 END = "<!-- end of benchmarks -->"
-# Exit code of a script that finds something missing here; the last line of its stderr is the reason.
+# Exit code of a script that misses something here; the last line of its stderr is the reason.
 CANNOT_RUN = 2
 DONE = "done"
 MISSING = "missing"

@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(given: Sequence[str]) -> None:
   """Runs lm_eval's command line in this process, with factshock's model known to it."""
   try:
-    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports] - an extra
   except ImportError as error:
     raise UserError(
       f"needs the lm-evaluation-harness ({error}); pip install factshock[lm_eval]"

@@ -42,8 +42,9 @@ from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 if TYPE_CHECKING:
+  from factshock.facts.schema import Row
   from factshock.knowledge_graph import pipeline
-  from factshock.types import Fact, Relation
+  from factshock.types import Relation
 
 
 def define_flags() -> None:
@@ -213,7 +214,7 @@ def _relations() -> "dict[str, Relation]":
   return sources.read_relations(asking.relations_path(values.checkpoint))
 
 
-def _queries(relations: "Mapping[str, Relation]") -> "list[Fact] | None":
+def _queries(relations: "Mapping[str, Relation]") -> "list[Row] | None":
   """Returns the rows of --queries, or of --subjects times relations; None without either."""
   from factshock.facts import queries
 
@@ -282,7 +283,12 @@ def _model_identity() -> "pipeline.ModelIdentity":
     return {"model": values.predictions, "checkpoint": None, "mixing_weights": None}
   from factshock.answering import asking
 
-  return {"model": values.checkpoint, **asking.identity_of(values.checkpoint)}
+  identity = asking.identity_of(values.checkpoint)
+  return {
+    "model": values.checkpoint,
+    "checkpoint": identity["checkpoint"],
+    "mixing_weights": identity["mixing_weights"],
+  }
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ _HELP_FLAGS = {"--help", "-help", "--helpshort", "--helpfull", "-h"}
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
   """Runs a verb's `main(argv)` with its flags parsed, and ends the program.
 
-  A UserError becomes one line on stderr and exit code 2. The exit code is 75 where SIGTERM or Ctrl-C
-  made a run save itself and stop, 130 where Ctrl-C stopped a verb that has nothing to save.
+  A UserError becomes one line on stderr and exit code 2. The exit code is 75 where SIGTERM or
+  Ctrl-C made a run save itself and stop, 130 where Ctrl-C stopped a verb that has nothing to save.
 
   Args:
     main: takes the command line, the program's name first, and returns the exit code, None for 0.
@@ -30,7 +30,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     sys.exit(0 if is_help and end.code == 1 else end.code)
 
 
-def _guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int | None:
+def _guarded(main: Callable[[Sequence[str]], int | None], argv: list[str]) -> int | None:
   """Calls `main` and turns what it raises into a message and an exit code."""
   logging.set_verbosity(logging.WARNING)  # absl's own INFO: which backends JAX did not find
   try:
@@ -67,7 +67,7 @@ def _end(message: str, code: int) -> int:
   return code
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
+def _parse_flags(argv: list[str]) -> list[str]:
   """Parses the flags by absl, with the errors of a config file or a config flag as one line."""
   try:
     return app.parse_flags_with_usage(argv)
@@ -115,7 +115,7 @@ class Progress:
     self.first: tuple[float, int] | None = None  # time and units done of the first update
 
   def update(self, done: int, note: str = "") -> None:
-    """Takes note that `done` of `total` units are done; prints if it is time to, or if all are done."""
+    """Takes note of the units done; prints if it is time to, or if all are done."""
     now = time.monotonic()
     if self.first is None:
       self.first = now, done

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM (as a preempted machine gets it) and Ctrl-C let a run save itself."""
+"""Stopping on request: SIGTERM, as of a preempted machine, and Ctrl-C let a run save itself."""
 
 import contextlib
 import signal

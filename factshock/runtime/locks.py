@@ -1,4 +1,4 @@
-"""Lock files in a shared folder: several processes or machines share work, and none does it twice."""
+"""Lock files in a shared folder, by which processes or machines share work: none is done twice."""
 
 import contextlib
 import json
@@ -26,8 +26,9 @@ class _Holder(TypedDict):
 def try_lock(path: str) -> Iterator[bool]:
   """Tries to take a lock file and yields whether it was taken; releases it at the end.
 
-  The file names host and process, and is kept alive inside. It is taken over where its holder is a dead
-  process of this host, or has not touched it for STALE_SECONDS by the clock of the file system.
+  The file names host and process, and is kept alive inside. It is taken over where its holder is
+  a dead process of this host, or has not touched it for STALE_SECONDS by the clock of the file
+  system.
 
   Args:
     path: the lock file; its folder is made where it is missing.

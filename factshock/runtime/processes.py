@@ -1,8 +1,8 @@
 """Several processes that work as one: who they are, what they exchange, and how an error ends all.
 
 JSON values go through the coordination service that JAX starts in process 0; arrays do not
-(devices/partitioning.py). A process that is alone needs none of it: every function here returns at once
-what it would return among several.
+(devices/partitioning.py). A process that is alone needs none of it: every function here returns at
+once what it would return among several.
 """
 
 import contextlib
@@ -54,8 +54,8 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     "distributed",
     False,
-    "Work as one with other processes; who they are is found from SLURM, MPI, the TPU's metadata or "
-    "the environment (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID). They need a "
+    "Work as one with other processes; who they are is found from SLURM, MPI, the TPU's metadata "
+    "or the environment (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID). They need a "
     "--workdir that all of them see.",
   )
   flags.DEFINE_string("coordinator", None, "The same, spelled out: HOST:PORT of process 0.")
@@ -143,7 +143,7 @@ def _start(coordinator: str | None, count: int | None, process: int | None, wait
     print(
       f"process {process_index()} of {process_count()}: process 0 prints the progress", flush=True
     )
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
 
 
 def _all_devices() -> list[int] | None:
