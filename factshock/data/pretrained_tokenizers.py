@@ -1,22 +1,25 @@
-"""Tokenizers that come with a HuggingFace model, behind the same few functions as our own (data/tokenizers)."""
+"""Tokenizers of HuggingFace models, with the functions of our own (data/tokenizers.py)."""
 
 import dataclasses
 import functools
 import hashlib
+import importlib
 import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from factshock.models.formats.huggingface import adapters
 from factshock.runtime.errors import UserError
-
-FAMILIES = ("t5", "llama")
+from factshock.types import FilePath, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedTokenizer:
-  """The tokenizer of a model folder (or hub id) `source`, for models of a `family`, "t5" or "llama".
+  """Tokenizer of a model folder (or hub id) `source`, for models of a `family`, "t5" or "llama".
 
-  size: ids it can give. pad, eos, bos: ids, None where it has none. sentinels: <extra_id_N> there are,
-  which descend from the top of the vocabulary, as T5's do; 0 for decoder-only models.
+  `size` ids can be given. `pad`, `eos` and `bos` are ids, None where it has none. Of the
+  `sentinels` each <extra_id_N> descends from the top of the vocabulary, as T5's do; decoder-only
+  models have 0.
   """
 
   source: str
@@ -28,57 +31,44 @@ class PretrainedTokenizer:
   bos: int | None = None
   kind: str = "huggingface"
 
-  def sentinel(self, n):
-    """Id of <extra_id_n>. ValueError where there is none."""
+  def sentinel(self, n: int) -> int:
+    """Returns the id of <extra_id_n>; ValueError where there is none."""
     if not 0 <= n < self.sentinels:
       raise ValueError(f"expected a sentinel below {self.sentinels}, got {n}")
     return self.size - 1 - n
 
-  def encode(self, text):
-    """Token ids of a text, which for a T5 may hold "<extra_id_N>"; no BOS or EOS is added."""
+  def encode(self, text: str) -> list[int]:
+    """Returns the token ids of a text, which for a T5 may hold "<extra_id_N>"; no BOS or EOS."""
     return self._tokenizer.encode(text, add_special_tokens=False)
 
-  def encode_all(self, texts):
-    """Token ids of each text as by `encode`, in one call: the Rust tokenizers use all cores."""
-    return self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)[
-      "input_ids"
-    ]
+  def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of each text as by `encode`; the Rust tokenizers use all cores."""
+    encoding = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+    return encoding["input_ids"]
 
-  def spans(self, text):
-    """Where each token of `encode(text)` stands in the text: list of (first character, character after the last).
+  def spans(self, text: str) -> list[tuple[int, int]]:
+    """Returns for each token of `encode(text)` its first character and the one after its last.
 
-    A token may hold the space before it; several that are bytes of one character stand in one place.
+    A token may hold the space before it; several that are bytes of one character have one span.
     """
-    return self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-      "offset_mapping"
-    ]
+    encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return encoding["offset_mapping"]
 
   @property
-  def digest(self):
-    """A text that differs where the tokenizer does."""
+  def digest(self) -> str:
+    """Returns a text that differs where the tokenizer does."""
     return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
-  def encode_continuation(self, prompt, text):
-    """Token ids that follow those of `prompt` in "PROMPT TEXT".
+  def encode_continuation(self, prompt: str, text: str) -> list[int]:
+    """Returns the token ids that follow those of `prompt` in "PROMPT TEXT".
 
     Raises:
-      UserError: the text is empty, or the tokenizer joins the prompt's end and the text into one token.
+      UserError: the text is empty, or the prompt's end and the text become one token.
     """
-    if not text.strip():
-      raise UserError(
-        f"prompt {prompt[-60:]!r}: expected an answer with at least one token, got {text!r}"
-      )
-    before = self.encode(prompt)
-    both = self.encode(f"{prompt} {text}")
-    if both[: len(before)] != before or len(both) == len(before):
-      raise UserError(
-        f"prompt {prompt[-60:]!r} and answer {text!r}: the tokenizer of {self.source} does not keep "
-        "them apart; let the prompt end in a mark such as ':'"
-      )
-    return both[len(before) :]
+    return continuation(self.encode, self.source, prompt, text)
 
-  def decode(self, ids):
-    """The text of token ids; padding, BOS and EOS are left out, sentinels are not."""
+  def decode(self, ids: Iterable[int]) -> str:
+    """Returns the text of token ids; padding, BOS and EOS are left out, sentinels are not."""
     hidden = (self.pad, self.eos, self.bos)
     return self._tokenizer.decode(
       [int(token) for token in ids if int(token) not in hidden],
@@ -86,35 +76,68 @@ class PretrainedTokenizer:
       clean_up_tokenization_spaces=False,
     )
 
-  def save(self, folder):
+  def save(self, folder: FilePath) -> None:
     """Writes the tokenizer's own files into a folder, as transformers names them."""
     self._tokenizer.save_pretrained(folder)
 
   @functools.cached_property
-  def _tokenizer(self):
+  def _tokenizer(self) -> Any:
     return _read(self.source, None)
 
-  def __getstate__(self):
+  def __getstate__(self) -> dict[str, Any]:
+    # Without the tokenizer that is cached: it is read anew where it is needed.
     return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-  def __setstate__(self, state):
+  def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
 
 
-def load(source, revision=None):
-  """The tokenizer of a HuggingFace model: a folder with its files, or a hub id. No remote code is run.
+def continuation(
+  encode: Callable[[str], list[int]], source: str, prompt: str, text: str
+) -> list[int]:
+  """Returns the token ids that follow those of a prompt in "PROMPT TEXT".
 
-  A folder of adapters without a tokenizer has that of the model they stand on.
+  Args:
+    encode: returns a text's token ids.
+    source: name of the tokenizer in errors.
+    prompt: what stands before.
+    text: what follows.
+
+  Raises:
+    UserError: the text is empty, or the prompt's end and the text become one token.
+  """
+  if not text.strip():
+    raise UserError(
+      f"prompt {prompt[-60:]!r}: expected an answer with at least one token, got {text!r}"
+    )
+  before = encode(prompt)
+  both = encode(f"{prompt} {text}")
+  if both[: len(before)] != before or len(both) == len(before):
+    raise UserError(
+      f"prompt {prompt[-60:]!r} and answer {text!r}: the tokenizer of {source} does not keep "
+      "them apart; let the prompt end in a mark such as ':'"
+    )
+  return both[len(before) :]
+
+
+def load(source: FilePath, revision: str | None = None) -> PretrainedTokenizer:
+  """Reads the tokenizer of a HuggingFace model: a folder with its files, or a hub id.
+
+  No remote code is run. A folder of adapters without a tokenizer has that of the model they stand
+  on.
+
+  Args:
+    source: the folder or the id.
+    revision: of a hub id.
 
   Raises:
     UserError: no tokenizer there, none for T5 or decoder-only models, or sentinels other than T5's.
   """
-
   if adapters.is_folder(source) and not is_folder(source):
     return load(adapters.base_of(source))
   tokenizer = _read(source, revision)
   size = len(tokenizer)
-  sentinels = _sentinels(tokenizer, source, size)
+  sentinels = _count_sentinels(tokenizer, source, size)
   eos = tokenizer.eos_token_id
   if eos is None:
     raise UserError(
@@ -128,23 +151,23 @@ def load(source, revision=None):
     )
   # Llama's family has no padding token; padding is then masked and never looked up.
   return PretrainedTokenizer(
-    str(source),
-    "t5" if sentinels else "llama",
-    size,
-    sentinels,
-    eos,
-    pad,
-    None if sentinels else tokenizer.bos_token_id,
+    source=str(source),
+    family="t5" if sentinels else "llama",
+    size=size,
+    sentinels=sentinels,
+    eos=eos,
+    pad=pad,
+    bos=None if sentinels else tokenizer.bos_token_id,
   )
 
 
-def is_folder(folder):
-  """Whether a folder holds a tokenizer as transformers writes it."""
+def is_folder(folder: FilePath) -> bool:
+  """Returns whether a folder holds a tokenizer as transformers writes it."""
   return os.path.exists(os.path.join(folder, "tokenizer_config.json"))
 
 
-def check_fits(tokenizer, vocab_size, source):
-  """Raises a UserError where a model of `vocab_size` tokens has none for some of the tokenizer's ids."""
+def check_fits(tokenizer: Tokenizer, vocab_size: int, source: FilePath) -> None:
+  """Raises a UserError where a model of `vocab_size` tokens has none for a tokenizer's ids."""
   if tokenizer.size > vocab_size:
     raise UserError(
       f"{source}: the tokenizer gives ids up to {tokenizer.size - 1}, the model has {vocab_size} "
@@ -152,38 +175,41 @@ def check_fits(tokenizer, vocab_size, source):
     )
 
 
-def _read(source, revision):
-  import transformers
-
+def _read(source: FilePath, revision: str | None) -> Any:
+  """Returns the transformers tokenizer of a folder or of a hub id, "org/name@revision" too."""
   if os.path.exists(source) and not os.path.isdir(source):
     raise UserError(
       f"{source}: expected a folder with a tokenizer, got a file; give the model's folder"
     )
   if not os.path.isdir(source):
-    source, _, named = str(source).partition("@")  # "org/name@revision"
-    revision = revision or named or None
+    source, _, named_revision = str(source).partition("@")
+    revision = revision or named_revision or None
+  # It takes most of a second to import, which runs with tokenizers of our own need not wait for.
+  transformers = importlib.import_module("transformers")
   try:
     return transformers.AutoTokenizer.from_pretrained(
       source, revision=revision, trust_remote_code=False
     )
   except (OSError, ValueError, KeyError, TypeError) as error:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    message = str(error).strip()
+    reason = message.splitlines()[0] if message else type(error).__name__
     raise UserError(
-      f"{source}: no tokenizer can be read there ({first}); give a folder with tokenizer.json or "
+      f"{source}: no tokenizer can be read there ({reason}); give a folder with tokenizer.json or "
       "tokenizer.model, or the id of a model on the hub"
     ) from error
 
 
-def _sentinels(tokenizer, source, size):
-  """How many <extra_id_N> there are, checked to descend from the top of the vocabulary."""
-  ids = tokenizer.get_vocab()
+def _count_sentinels(tokenizer: Any, source: FilePath, size: int) -> int:
+  """Returns how many <extra_id_N> there are, checked to descend from the top of the vocabulary."""
+  ids: dict[str, int] = tokenizer.get_vocab()
   count = 0
   while f"<extra_id_{count}>" in ids:
     count += 1
-  wrong = [n for n in range(count) if ids[f"<extra_id_{n}>"] != size - 1 - n]
-  if wrong:
-    raise UserError(
-      f"{source}: expected <extra_id_{wrong[0]}> to have id {size - 1 - wrong[0]}, as in T5, got "
-      f"{ids[f'<extra_id_{wrong[0]}>']}; such a tokenizer is not supported"
-    )
+  for n in range(count):
+    token = ids[f"<extra_id_{n}>"]
+    if token != size - 1 - n:
+      raise UserError(
+        f"{source}: expected <extra_id_{n}> to have id {size - 1 - n}, as in T5, got {token}; "
+        "such a tokenizer is not supported"
+      )
   return count

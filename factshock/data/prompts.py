@@ -1,44 +1,64 @@
-"""Facts as text: cloze, question, k-shot and multiple-choice prompts; for a T5 with <extra_id_0> where the answer goes."""
+"""Facts as text: cloze, question, k-shot and multiple-choice prompts.
+
+A prompt of a T5 has <extra_id_0> where the answer goes.
+"""
 
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from factshock.data import span_corruption
 from factshock.facts import relations as relation_files
 from factshock.runtime.errors import UserError
+from factshock.types import Example, Fact, Relation, Tokenizer
 
 BLANK = "<extra_id_0>"
 # Prompts that score a fact's own choices: by their letters, or by their whole texts.
 CHOICE_PROMPTS = ("letters", "choices")
 PROMPTS = ("cloze", "question", *CHOICE_PROMPTS)
+LETTERS = "ABCDEFGH"
 
 
-def prompt_texts(facts, relations, form, decoder_only, shots=0, pool=(), seed=0):
-  """The prompts of facts for a T5 or a decoder-only model, each after `shots` answered facts of `pool`.
+def prompt_texts(
+  facts: Sequence[Fact],
+  relations: Mapping[str, Relation],
+  form: str,
+  decoder_only: bool,
+  shots: int = 0,
+  pool: Sequence[Fact] = (),
+  seed: int = 0,
+) -> list[str]:
+  """Returns the prompts of facts for a T5 or a decoder-only model.
 
   Args:
+    facts: what is asked for.
+    relations: their templates.
     form: "cloze", "question", or of facts with choices "letters" or "choices".
+    decoder_only: whether the prompts are for a decoder-only model.
+    shots: how many answered facts go before each.
+    pool: facts that these are chosen from.
+    seed: of the choice.
+
   Raises:
     UserError: a fact that the form has no text for, or too few facts of its relation in the pool.
   """
-  chosen = [choose_shots(fact, pool, shots, seed) if shots else [] for fact in facts]
-  if form in ("letters", "choices"):
+  shots_of = [choose_shots(fact, pool, shots, seed) if shots else [] for fact in facts]
+  if form in CHOICE_PROMPTS:
     blank = "" if decoder_only else BLANK
-    return [
-      choice_prompt(fact, others, blank, form == "letters") for fact, others in zip(facts, chosen)
-    ]
+    lettered = form == "letters"
+    return [choice_prompt(fact, chosen, blank, lettered) for fact, chosen in zip(facts, shots_of)]
   write = answer_prompt if decoder_only else k_shot_prompt
-  return [write(fact, relations, others, form) for fact, others in zip(facts, chosen)]
+  return [write(fact, relations, chosen, form) for fact, chosen in zip(facts, shots_of)]
 
 
-def answer_text(fact, form):
-  """What a model has to say after a fact's prompt: its object, or the letter of the right choice."""
+def answer_text(fact: Fact, form: str) -> str:
+  """Returns what a model has to say after a fact's prompt: its object, or its choice's letter."""
   return answer_letter(fact) if form == "letters" else fact["object"]
 
 
-def _relation(fact, relations):
-  """The relation of a fact, or a UserError that names those there are."""
+def _relation_of(fact: Fact, relations: Mapping[str, Relation]) -> Relation:
+  """Returns the relation of a fact, or raises a UserError that names those there are."""
   if fact["relation"] not in relations:
     raise UserError(
       f"fact about {fact['subject']!r}: expected a relation of {sorted(relations)}, "
@@ -47,9 +67,15 @@ def _relation(fact, relations):
   return relations[fact["relation"]]
 
 
-def cloze_prompt(fact, relations, template=0):
-  """The statement with a blank: "Ada Byron was born in <extra_id_0> ."; `template` counts the statements."""
-  statements = _relation(fact, relations)["statements"]
+def cloze_prompt(fact: Fact, relations: Mapping[str, Relation], template: int = 0) -> str:
+  """Returns the statement with a blank: "Ada Byron was born in <extra_id_0> .".
+
+  Args:
+    fact: what is asked for.
+    relations: their templates.
+    template: index of the statement.
+  """
+  statements = _relation_of(fact, relations)["statements"]
   if not 0 <= template < len(statements):
     raise UserError(
       f"relation {fact['relation']!r}: expected a template below {len(statements)}, got "
@@ -58,11 +84,12 @@ def cloze_prompt(fact, relations, template=0):
   return relation_files.cloze(statements[template], fact["subject"], BLANK)
 
 
-def question_text(fact, relations):
-  """The question alone: the fact's own, else the first of its relation."""
-  if fact.get("question"):
-    return fact["question"]
-  questions = _relation(fact, relations).get("questions")
+def question_text(fact: Fact, relations: Mapping[str, Relation]) -> str:
+  """Returns the question alone: the fact's own, else the first of its relation."""
+  own = fact.get("question")
+  if own:
+    return own
+  questions = _relation_of(fact, relations).get("questions")
   if not questions:
     raise UserError(
       f"relation {fact['relation']!r}: expected `questions` in the relations file, or a "
@@ -71,114 +98,151 @@ def question_text(fact, relations):
   return relation_files.question(questions[0], fact["subject"])
 
 
-def question_prompt(fact, relations):
-  """The question and the blank: "where was Ada Byron born ? <extra_id_0>"; the fact's own `question` wins."""
+def question_prompt(fact: Fact, relations: Mapping[str, Relation]) -> str:
+  """Returns the question and the blank: "where was Ada Byron born ? <extra_id_0>".
+
+  The fact's own `question` goes before that of its relation.
+  """
   return f"{question_text(fact, relations)} {BLANK}"
 
 
-def k_shot_prompt(fact, relations, shots, form="question"):
-  """Other facts, answered, then the fact's own prompt: "q1 a1 q2 a2 q <extra_id_0>".
+def k_shot_prompt(
+  fact: Fact, relations: Mapping[str, Relation], shots: Iterable[Fact], form: str = "question"
+) -> str:
+  """Returns other facts, answered, then the fact's own prompt: "q1 a1 q2 a2 q <extra_id_0>".
 
-  No shots: the prompt alone. `form` is "question", or "cloze": then shots are whole statements.
+  Args:
+    fact: what is asked for.
+    relations: their templates.
+    shots: facts to answer before; none gives the prompt alone.
+    form: "question", or "cloze": then shots are whole statements.
   """
   if form == "cloze":
-    templates = [_relation(shot, relations)["statements"][0] for shot in shots]
-    answered = [
-      relation_files.statement(template, shot["subject"], shot["object"])
-      for template, shot in zip(templates, shots)
-    ]
-    return " ".join([*answered, cloze_prompt(fact, relations)])
+    stated = [_stated(shot, _relation_of(shot, relations)) for shot in shots]
+    return " ".join([*stated, cloze_prompt(fact, relations)])
   answered = [f"{question_text(shot, relations)} {shot['object']}" for shot in shots]
   return " ".join([*answered, question_prompt(fact, relations)])
 
 
-def answer_prompt(fact, relations, shots=(), form="question"):
-  """What a decoder-only model reads before the answer: "Q: where was Ada Byron born ?\\nA:", after answered ones of `shots`.
+def _stated(fact: Fact, relation: Relation) -> str:
+  """Returns a fact in the first statement of its relation."""
+  return relation_files.statement(relation["statements"][0], fact["subject"], fact["object"])
 
-  `form` "cloze" gives the relation's first statement up to its [Y]; shots are then whole statements, a line each.
+
+def answer_prompt(
+  fact: Fact,
+  relations: Mapping[str, Relation],
+  shots: Iterable[Fact] = (),
+  form: str = "question",
+) -> str:
+  r"""Returns what a decoder-only model reads before the answer.
+
+  Such as "Q: where was Ada Byron born ?\nA:".
+
+  Args:
+    fact: what is asked for.
+    relations: their templates.
+    shots: facts to answer before.
+    form: "question", or "cloze": the relation's first statement up to its [Y]; shots are then whole
+      statements, a line each.
 
   Raises:
-    UserError: a cloze whose statement goes on with words after [Y], or a relation without questions.
+    UserError: a cloze whose statement goes on with words after [Y], or a relation without
+      questions.
   """
   if form == "question":
     answered = [f"Q: {question_text(shot, relations)}\nA: {shot['object']}\n\n" for shot in shots]
     return "".join(answered) + f"Q: {question_text(fact, relations)}\nA:"
   before, _, _ = cloze_prompt(fact, relations).partition(BLANK)
-  if not can_ask(relations[fact["relation"]]["statements"][0], True):
+  first_statement = relations[fact["relation"]]["statements"][0]
+  if not can_ask(first_statement, True):
     raise UserError(
-      f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a decoder-only "
-      f"model reads no text after the answer; got {relations[fact['relation']]['statements'][0]!r}: "
+      f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a "
+      f"decoder-only model reads no text after the answer; got {first_statement!r}: "
       "put such a statement first or ask questions"
     )
-  answered = [
-    relation_files.statement(
-      relations[shot["relation"]]["statements"][0], shot["subject"], shot["object"]
-    )
-    + "\n"
-    for shot in shots
-  ]
-  return "".join(answered) + before.rstrip()
+  stated = [_stated(shot, relations[shot["relation"]]) + "\n" for shot in shots]
+  return "".join(stated) + before.rstrip()
 
 
-def can_ask(statement, decoder_only):
-  """Whether a statement can ask for its answer: for a decoder-only model [Y] must end it, but for a full stop and the like."""
+def can_ask(statement: str, decoder_only: bool) -> bool:
+  """Returns whether a statement can ask for its answer.
+
+  For a decoder-only model [Y] must end it, but for a full stop and the like.
+  """
   before, _, after = statement.partition("[Y]")
-  return not decoder_only or bool(before.strip()) and not any(letter.isalnum() for letter in after)
+  if not decoder_only:
+    return True
+  return bool(before.strip()) and not any(letter.isalnum() for letter in after)
 
 
-LETTERS = "ABCDEFGH"
+def choice_prompt(fact: Fact, shots: Iterable[Fact], blank: str = "", letters: bool = True) -> str:
+  """Returns a multiple-choice question as MMLU asks it, which ends in "Answer:".
 
+  Hendrycks et al. 2021; their head line names the discipline.
 
-def choice_prompt(fact, shots, blank="", letters=True):
-  """A multiple-choice question as MMLU asks it, after answered ones: with lettered choices, or without any.
-
-  Ends in "Answer:" and, where the model needs one, `blank`. `letters` False leaves the choices out: then the whole text of each is
-  scored. (Hendrycks et al. 2021; their head line names the discipline.)
+  Args:
+    fact: what is asked for.
+    shots: facts to answer before.
+    blank: what follows "Answer:" where the model needs it.
+    letters: whether the choices are listed by letters; without them the whole text of each choice
+      is scored.
 
   Raises:
     UserError: a fact without choices, or whose object is none of them.
   """
-  head = f"The following are multiple choice questions (with answers) about {fact['relation'].replace('_', ' ')}.\n\n"
-  answered = [
-    f"{_choices_text(shot, letters)} {answer_letter(shot) if letters else shot['object']}\n\n"
-    for shot in shots
-  ]
-  return head + "".join(answered) + _choices_text(fact, letters) + (f" {blank}" if blank else "")
+  discipline = fact["relation"].replace("_", " ")
+  head = f"The following are multiple choice questions (with answers) about {discipline}.\n\n"
+  for shot in shots:
+    answer = answer_letter(shot) if letters else shot["object"]
+    head += f"{_choices_text(shot, letters)} {answer}\n\n"
+  return head + _choices_text(fact, letters) + (f" {blank}" if blank else "")
 
 
-def answer_letter(fact):
-  """The letter of a fact's right choice. UserError where its object is no choice."""
+def answer_letter(fact: Fact) -> str:
+  """Returns the letter of a fact's right choice; UserError where its object is no choice."""
   return LETTERS[choices_of(fact).index(fact["object"])]
 
 
-def choices_of(fact):
-  """The choices of a fact. UserError where there are none, or its object is not among them."""
+def choices_of(fact: Fact) -> list[str]:
+  """Returns the choices of a fact.
+
+  Raises:
+    UserError: there are none, or its object is not among them.
+  """
   choices = fact.get("choices") or []
   if fact["object"] not in choices or not 2 <= len(choices) <= len(LETTERS):
     raise UserError(
-      f"fact about {fact['subject'][:60]!r}: expected 2 to {len(LETTERS)} `choices` with the object {fact['object'][:60]!r} "
-      f"among them, got {choices!r:.200}; such facts come from mmlu:PATH"
+      f"fact about {fact['subject'][:60]!r}: expected 2 to {len(LETTERS)} `choices` with the "
+      f"object {fact['object'][:60]!r} among them, got {choices!r:.200}; such facts come from mmlu:PATH"
     )
   return choices
 
 
-def _choices_text(fact, letters):
-  listed = (
-    "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, choices_of(fact)))
-    if letters
-    else ""
-  )
+def _choices_text(fact: Fact, letters: bool) -> str:
+  """Returns the question of a fact, its choices a line each if they have letters, and "Answer:"."""
+  listed = ""
+  if letters:
+    listed = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, choices_of(fact)))
   return f"{fact.get('question') or fact['subject']}\n{listed}Answer:"
 
 
-def choose_shots(fact, pool, k, seed):
-  """`k` facts of `pool` of the same relation about other, distinct subjects; chosen by seed and subject.
+def choose_shots(fact: Fact, pool: Iterable[Fact], k: int, seed: int) -> list[Fact]:
+  """Returns `k` facts of a pool, of the fact's relation and about other, distinct subjects.
+
+  They are chosen by seed and subject.
+
+  Args:
+    fact: what is asked for.
+    pool: facts to choose from.
+    k: how many.
+    seed: of the choice.
 
   Raises:
     UserError: the pool has fewer than `k` such subjects.
   """
   seen = {fact["subject"]}
-  others = []
+  others: list[Fact] = []
   for other in pool:
     if other["relation"] == fact["relation"] and other["subject"] not in seen:
       seen.add(other["subject"])
@@ -191,16 +255,19 @@ def choose_shots(fact, pool, k, seed):
   name = f"{fact['relation']}\t{fact['subject']}".encode()
   key = span_corruption.keys(seed, [zlib.crc32(name)])
   order = np.argsort(span_corruption.draw(key, len(others))[0], kind="stable")
-  return [others[i] for i in order[:k]]
+  return [others[index] for index in order[:k]]
 
 
-def target_text(answer):
-  """What the model has to say: "<extra_id_0> ANSWER", as span corruption itself would put it."""
+def target_text(answer: str) -> str:
+  """Returns what a T5 has to say: "<extra_id_0> ANSWER", as span corruption itself would put it."""
   return f"{BLANK} {answer}"
 
 
-def encode_example(tokenizer, prompt_text, answer):
-  """The example of one prompt: dict of `inputs` and `targets`, 1-D int32, EOS-ended, unpadded.
+def encode_example(tokenizer: Tokenizer, prompt_text: str, answer: str) -> Example:
+  """Returns the example of one prompt of a T5.
+
+  Returns:
+    `inputs` and `targets`, 1-D int32, EOS-ended, unpadded.
 
   Raises:
     UserError: the prompt has no blank or several, or the answer has no token.
@@ -210,12 +277,10 @@ def encode_example(tokenizer, prompt_text, answer):
       f"prompt {prompt_text!r}: expected {BLANK} once, got it {prompt_text.count(BLANK)} "
       "times; take it out of the facts and relations"
     )
-  answer_tokens = tokenizer.encode(answer)
-  if not answer_tokens:
+  if not tokenizer.encode(answer):
     raise UserError(
       f"prompt {prompt_text!r}: expected an answer with at least one token, got {answer!r}"
     )
-  return {
-    "inputs": np.asarray(tokenizer.encode(prompt_text) + [tokenizer.eos], np.int32),
-    "targets": np.asarray(tokenizer.encode(target_text(answer)) + [tokenizer.eos], np.int32),
-  }
+  inputs = [*tokenizer.encode(prompt_text), tokenizer.eos]
+  targets = [*tokenizer.encode(target_text(answer)), tokenizer.eos]
+  return {"inputs": np.asarray(inputs, np.int32), "targets": np.asarray(targets, np.int32)}

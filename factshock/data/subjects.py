@@ -1,42 +1,54 @@
-"""Which tokens of a prompt are its subject's."""
+"""Positions of a subject's tokens in a prompt."""
 
 from factshock.data.prompts import BLANK
+from factshock.types import Tokenizer
 
-_ANSWER = (
-  "\nA:"  # opens the answer of a question (prompts.answer_prompt): no subject "A" stands there
-)
+# Opens the answer of a question (prompts.answer_prompt): no subject "A" stands there.
+_ANSWER = "\nA:"
 
 
-def tokens_of(tokenizer, prompt, subject):
-  """Places in tokenizer.encode(prompt) of the tokens that hold a character of the subject, ascending.
+def tokens_of(tokenizer: Tokenizer, prompt: str, subject: str) -> list[int]:
+  """Returns the positions of the tokens that hold a character of the subject, ascending.
 
-  Of several occurrences the last counts, as a k-shot prompt ends with its fact; one that is a word of its own goes
-  before one within a word. None where the subject does not stand in the prompt verbatim.
+  Of several occurrences the last counts, as a k-shot prompt ends with its fact; one that is a word
+  of its own goes before one within a word.
+
+  Args:
+    tokenizer: what encodes the prompt.
+    prompt: the text.
+    subject: what is looked for.
+
+  Returns:
+    Positions in tokenizer.encode(prompt); none where the subject does not stand in the prompt
+    verbatim.
   """
-  begin = _last_place(prompt.removesuffix(_ANSWER).replace(BLANK, "\0" * len(BLANK)), subject)
+  text = prompt.removesuffix(_ANSWER).replace(BLANK, "\0" * len(BLANK))
+  begin = _last_occurrence(text, subject)
   if begin is None:
     return []
   end = begin + len(subject)
   return [
-    place
-    for place, (first, last) in enumerate(tokenizer.spans(prompt))
-    if first < end and last > begin or begin <= first == last < end
+    position
+    for position, (first, last) in enumerate(tokenizer.spans(prompt))
+    if (first < end and last > begin) or begin <= first == last < end
   ]
 
 
-def _last_place(text, subject):
-  """Where the subject last begins in a text, at best as a word of its own; None where it does not stand there."""
-  places = (
-    [place for place in range(len(text)) if text.startswith(subject, place)] if subject else []
-  )
-  alone = [
-    place
-    for place in places
-    if not _within_word(text, place) and not _within_word(text, place + len(subject))
+def _last_occurrence(text: str, subject: str) -> int | None:
+  """Returns where the subject last begins in a text, at best as a word of its own; else None."""
+  if not subject:
+    return None
+  starts = [start for start in range(len(text)) if text.startswith(subject, start)]
+  whole_words = [
+    start
+    for start in starts
+    if not _is_within_word(text, start) and not _is_within_word(text, start + len(subject))
   ]
-  return (alone or places or [None])[-1]
+  if whole_words:
+    return whole_words[-1]
+  return starts[-1] if starts else None
 
 
-def _within_word(text, place):
-  """Whether the characters on both sides of a place are of one word."""
-  return 0 < place < len(text) and text[place - 1].isalnum() and text[place].isalnum()
+def _is_within_word(text: str, index: int) -> bool:
+  """Returns whether the characters on both sides of an index are of one word."""
+  return 0 < index < len(text) and text[index - 1].isalnum() and text[index].isalnum()

@@ -1,7 +1,7 @@
-"""Text to token ids and back: words for a closed world, SentencePiece for text; sentinels on top, as in T5.
+"""Text to token ids and back: words for a closed world, SentencePiece for text, sentinels on top.
 
-Ids: 0 padding, 1 end of sequence, 2 unknown, then words or pieces, then the sentinels, of which
-<extra_id_0> is the last id of all.
+Ids as in T5: 0 padding, 1 end of sequence, 2 unknown, then words or pieces, then the sentinels, of
+which <extra_id_0> is the last id of all.
 """
 
 import dataclasses
@@ -12,150 +12,182 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sentencepiece
 
 from factshock.data import pretrained_tokenizers
+from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
+from factshock.types import FilePath, Tokenizer
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokenizer:
-  """A vocabulary of `size` ids, `sentinels` included: of words, or of a SentencePiece model (its bytes)."""
+class VocabularyTokenizer:
+  """Tokenizer of a vocabulary of `size` ids, `sentinels` included.
+
+  Its `kind` is "words", of `words`, or "sentencepiece", of a model's bytes.
+  """
 
   kind: str
   size: int
   sentinels: int
-  words: tuple = dataclasses.field(default=(), repr=False)
+  words: tuple[str, ...] = dataclasses.field(default=(), repr=False)
   model: bytes = dataclasses.field(default=b"", repr=False)
   pad: int = 0
   eos: int = 1
   unk: int = 2
 
-  def sentinel(self, n):
-    """Id of <extra_id_n>: they descend from the top of the vocabulary. ValueError where there is none."""
+  @property
+  def bos(self) -> None:
+    """Returns None: such a tokenizer has no token for a beginning."""
+    return None
+
+  def sentinel(self, n: int) -> int:
+    """Returns the id of <extra_id_n>: they descend from the top of the vocabulary.
+
+    Raises:
+      ValueError: there is none.
+    """
     if not 0 <= n < self.sentinels:
       raise ValueError(f"expected a sentinel below {self.sentinels}, got {n}")
     return self.size - 1 - n
 
-  def encode(self, text):
-    """Token ids of a text, which may hold "<extra_id_N>"; no EOS is added."""
-    ids = []
-    # re.split with one group: texts at even places, sentinel numbers at odd ones.
-    for place, part in enumerate(_SENTINEL.split(text)):
-      if place % 2 == 0:
-        ids += self._encode_plain(part)
-      elif int(part) < self.sentinels:
-        ids.append(self.sentinel(int(part)))
+  def encode(self, text: str) -> list[int]:
+    """Returns the token ids of a text, which may hold "<extra_id_N>"; no EOS is added."""
+    ids: list[int] = []
+    # re.split with one group: texts at even positions, sentinel numbers at odd ones.
+    for position, piece in enumerate(_SENTINEL.split(text)):
+      if position % 2 == 0:
+        ids += self._encode_plain(piece)
+      elif int(piece) < self.sentinels:
+        ids.append(self.sentinel(int(piece)))
       else:
         raise UserError(
           f"text {text[:80]!r}: expected sentinels below <extra_id_{self.sentinels}>, got "
-          f"<extra_id_{part}>; take it out of the text or use a tokenizer with more sentinels"
+          f"<extra_id_{piece}>; take it out of the text or use a tokenizer with more sentinels"
         )
     return ids
 
-  def encode_all(self, texts):
-    """Token ids of each text, as by `encode`."""
+  def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of each text, as by `encode`."""
     return [self.encode(text) for text in texts]
 
-  def spans(self, text):
-    """Where each token of `encode(text)` stands in the text: list of (first character, character after the last).
+  def encode_continuation(self, prompt: str, text: str) -> list[int]:
+    """Returns the token ids that follow those of `prompt` in "PROMPT TEXT".
+
+    Raises:
+      UserError: the text is empty, or the prompt's end and the text become one token.
+    """
+    return pretrained_tokenizers.continuation(self.encode, self.kind, prompt, text)
+
+  def spans(self, text: str) -> list[tuple[int, int]]:
+    """Returns for each token of `encode(text)` its first character and the one after its last.
 
     A token may hold the space before it, or no character, where SentencePiece makes several of one.
     """
-    found = []
-    place = 0
-    for sentinel in [*_SENTINEL.finditer(text), None]:
-      begin, end = sentinel.span() if sentinel else (len(text), len(text))
-      found += [
-        (place + first, place + last) for first, last in self._spans_plain(text[place:begin])
-      ]
-      found += [(begin, end)] if sentinel else []
-      place = end
-    return found
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for sentinel in _SENTINEL.finditer(text):
+      spans += self._spans_plain(text, start, sentinel.start())
+      spans.append(sentinel.span())
+      start = sentinel.end()
+    return spans + self._spans_plain(text, start, len(text))
 
   @property
-  def digest(self):
-    """A text that differs where the tokenizer does."""
-    return hashlib.sha256(
-      repr((self.kind, self.sentinels, self.words, self.model)).encode()
-    ).hexdigest()
+  def digest(self) -> str:
+    """Returns a text that differs where the tokenizer does."""
+    identity = (self.kind, self.sentinels, self.words, self.model)
+    return hashlib.sha256(repr(identity).encode()).hexdigest()
 
-  def decode(self, ids):
-    """The text of token ids; sentinels show as "<extra_id_N>", padding and EOS are left out."""
-    parts = []
-    plain = []
-    for token in (int(i) for i in ids):
+  def decode(self, ids: Iterable[int]) -> str:
+    """Returns the text of token ids: sentinels as "<extra_id_N>", no padding and no EOS."""
+    pieces: list[str] = []
+    plain: list[int] = []
+    for token in map(int, ids):
       if not 0 <= token < self.size:
         raise ValueError(f"expected token ids below {self.size}, got {token}")
       if token >= self.size - self.sentinels:
-        parts += [self._decode_plain(plain), f"<extra_id_{self.size - 1 - token}>"]
+        pieces += [self._decode_plain(plain), f"<extra_id_{self.size - 1 - token}>"]
         plain = []
       elif token not in (self.pad, self.eos):
         plain.append(token)
-    parts.append(self._decode_plain(plain))
-    return " ".join(part for part in parts if part)
+    pieces.append(self._decode_plain(plain))
+    return " ".join(piece for piece in pieces if piece)
 
-  def _encode_plain(self, text):
+  def _encode_plain(self, text: str) -> list[int]:
     if self.kind == "words":
       return [self._ids.get(word, self.unk) for word in text.split()]
     return self._processor.encode(text) if text.strip() else []
 
-  def _spans_plain(self, text):
+  def _spans_plain(self, text: str, start: int, stop: int) -> list[tuple[int, int]]:
+    """Returns the spans of the tokens of a part of a text that holds no sentinel."""
+    part = text[start:stop]
     if self.kind == "words":
-      return [word.span() for word in re.finditer(r"\S+", text)]
-    if not text.strip():
+      return [(start + word.start(), start + word.end()) for word in re.finditer(r"\S+", part)]
+    if not part.strip():
       return []
-    # The name and the unit of places (characters, bytes) differ between versions; what a piece stands for does not.
-    encode = (
-      getattr(self._processor, "EncodeAsProto", None) or self._processor.EncodeAsImmutableProto
-    )
-    surfaces = [piece.surface for piece in encode(text).pieces]
-    begin = text.find("".join(surfaces))
+    # The name and the unit of positions (characters, bytes) differ between versions; what a piece
+    # stands for does not.
+    processor = self._processor
+    encode = getattr(processor, "EncodeAsProto", None) or processor.EncodeAsImmutableProto
+    surfaces = [piece.surface for piece in encode(part).pieces]
+    begin = start + part.find("".join(surfaces))
     ends = [begin + size for size in itertools.accumulate(map(len, surfaces))]
     return list(zip([begin, *ends], ends))
 
-  def _decode_plain(self, ids):
+  def _decode_plain(self, ids: list[int]) -> str:
     if self.kind == "words":
       return " ".join("<unk>" if token == self.unk else self.words[token - 3] for token in ids)
     return self._processor.decode(ids) if ids else ""
 
   @functools.cached_property
-  def _ids(self):
-    return {word: number for number, word in enumerate(self.words, 3)}
+  def _ids(self) -> dict[str, int]:
+    return {word: token for token, word in enumerate(self.words, 3)}
 
   @functools.cached_property
-  def _processor(self):
-    import sentencepiece
-
+  def _processor(self) -> Any:
     return sentencepiece.SentencePieceProcessor(model_proto=self.model)
 
-  def __getstate__(self):
+  def __getstate__(self) -> dict[str, Any]:
+    # Without what is cached, which cannot be pickled.
     return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-  def __setstate__(self, state):
+  def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
 
 
-def word_tokenizer(words, sentinels=100):
-  """A tokenizer of white-space separated words, in the order given; any other word is unknown.
+def word_tokenizer(words: Iterable[str], sentinels: int = 100) -> VocabularyTokenizer:
+  """Returns a tokenizer of white-space separated words, in the order given.
+
+  Any other word is unknown.
+
+  Args:
+    words: the vocabulary.
+    sentinels: how many sentinels come on top.
 
   Raises:
     ValueError: a word is empty, holds white space, looks like a sentinel or comes twice.
   """
   words = tuple(words)
   bad = [word for word in words if word.split() != [word] or _SENTINEL.search(word)]
-  if bad or len(set(words)) < len(words):
-    twice = [word for word in words if words.count(word) > 1] if not bad else []
-    raise ValueError(
-      f"expected different words without white space or sentinels, got {(bad or twice)[:3]}"
-    )
-  return Tokenizer("words", 3 + len(words) + sentinels, sentinels, words=words)
+  if not bad and len(set(words)) < len(words):
+    bad = [word for word in words if words.count(word) > 1]
+  if bad:
+    raise ValueError(f"expected different words without white space or sentinels, got {bad[:3]}")
+  return VocabularyTokenizer("words", 3 + len(words) + sentinels, sentinels, words=words)
 
 
-def sentencepiece_tokenizer(model_path, sentinels=100):
-  """A tokenizer of a SentencePiece model file, with sentinels above its pieces (T5: 32,000 + 100).
+def sentencepiece_tokenizer(model_path: FilePath, sentinels: int = 100) -> VocabularyTokenizer:
+  """Returns a tokenizer of a SentencePiece model file.
+
+  Args:
+    model_path: the model.
+    sentinels: how many sentinels come on top of its pieces (T5: 32,000 + 100).
 
   Raises:
     UserError: no such file, not a SentencePiece model, or special ids other than T5's.
@@ -171,46 +203,51 @@ def sentencepiece_tokenizer(model_path, sentinels=100):
   return _from_model(model, sentinels, model_path)
 
 
-def _from_model(model, sentinels, where):
-  """The tokenizer of a SentencePiece model given as bytes."""
-  import sentencepiece
-
+def _from_model(model: bytes, sentinels: int, path: FilePath) -> VocabularyTokenizer:
+  """Returns the tokenizer of a SentencePiece model given as bytes."""
   try:
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = processor.get_piece_size()
   except (RuntimeError, TypeError, ValueError) as error:
     raise UserError(
-      f"{where}: expected a SentencePiece model, got {len(model)} other bytes"
+      f"{path}: expected a SentencePiece model, got {len(model)} other bytes"
     ) from error
   special = (processor.pad_id(), processor.eos_id(), processor.unk_id())
   if special != (0, 1, 2):
     raise UserError(
-      f"{where}: expected a SentencePiece model with pad, eos, unk = 0, 1, 2 as T5 has, got "
+      f"{path}: expected a SentencePiece model with pad, eos, unk = 0, 1, 2 as T5 has, got "
       f"{special}; train one with these ids (pad_id=0, eos_id=1, unk_id=2, bos_id=-1)"
     )
-  return Tokenizer("sentencepiece", pieces + sentinels, sentinels, model=model)
+  return VocabularyTokenizer("sentencepiece", pieces + sentinels, sentinels, model=model)
 
 
-def train_sentencepiece(lines, model_path, size, sentinels=100):
-  """Trains a unigram SentencePiece model of `size` pieces, writes it and returns its tokenizer.
+def train_sentencepiece(
+  lines: Iterable[str], model_path: FilePath, size: int, sentinels: int = 100
+) -> VocabularyTokenizer:
+  """Trains a unigram SentencePiece model, writes it and returns its tokenizer.
 
-  The sentinels come on top of `size`. Special ids are T5's (pad 0, eos 1, unk 2, no bos). Equal lines give an
-  equal model: one thread, no sampling.
+  Special ids are T5's (pad 0, eos 1, unk 2, no bos). Equal lines give an equal model: one thread,
+  no sampling.
+
+  Args:
+    lines: the text; blank lines are left out.
+    model_path: file to write.
+    size: pieces of the model.
+    sentinels: how many sentinels come on top of `size`.
 
   Raises:
-    UserError: no text, or a size that the text cannot fill or that cannot hold its characters (names one
-      that fits).
+    UserError: no text, or a size that the text cannot fill or that cannot hold its characters
+      (names one that fits).
   """
-  import sentencepiece
-
   lines = [line for line in lines if line.strip()]
   if not lines:
     raise UserError(
       f"{model_path}: expected text to train a tokenizer on, got none; check the corpus"
     )
   model = io.BytesIO()
+  trainer: Any = sentencepiece.SentencePieceTrainer
   try:
-    sentencepiece.SentencePieceTrainer.train(
+    trainer.train(
       sentence_iterator=iter(lines),
       model_writer=model,
       model_type="unigram",
@@ -231,11 +268,11 @@ def train_sentencepiece(lines, model_path, size, sentinels=100):
   return _from_model(model.getvalue(), sentinels, model_path)
 
 
-def _size_error(model_path, size, lines, message):
-  """What to say of SentencePiece's two complaints about the size; other complaints are passed on."""
+def _size_error(model_path: FilePath, size: int, line_count: int, message: str) -> UserError:
+  """Returns the error of SentencePiece's two complaints about the size; others are passed on."""
   high = re.search(r"set it to a value <= (\d+)", message)
   low = re.search(r"smaller than required_chars\. (\d+) vs (\d+)", message)
-  text = f"{model_path}: {lines} lines of text"
+  text = f"{model_path}: {line_count} lines of text"
   if high:
     return UserError(
       f"{text} are too few for {size} pieces; set the vocabulary size to {high.group(1)} or less"
@@ -250,11 +287,21 @@ def _size_error(model_path, size, lines, message):
   )
 
 
-def save(tokenizer, folder):
-  """Writes `tokenizer.json` (and `spiece.model` where there is one) into a folder, made where missing."""
-  if tokenizer.kind == "huggingface":
-    return tokenizer.save(folder)
-  record = {"format": 1, "kind": tokenizer.kind, "sentinels": tokenizer.sentinels}
+def save(tokenizer: Tokenizer, folder: FilePath) -> None:
+  """Writes a tokenizer into a folder, made where missing.
+
+  One of our own is `tokenizer.json`, and `spiece.model` where there is one.
+  """
+  if isinstance(tokenizer, PretrainedTokenizer):
+    tokenizer.save(folder)
+    return
+  if not isinstance(tokenizer, VocabularyTokenizer):
+    raise TypeError(f"expected a tokenizer that can be saved, got {type(tokenizer).__name__}")
+  record: dict[str, Any] = {
+    "format": 1,
+    "kind": tokenizer.kind,
+    "sentinels": tokenizer.sentinels,
+  }
   if tokenizer.kind == "words":
     record["words"] = list(tokenizer.words)
   else:
@@ -266,8 +313,8 @@ def save(tokenizer, folder):
     json.dump(record, file, ensure_ascii=False, indent=1)
 
 
-def load(folder):
-  """The tokenizer that `save` wrote into a folder, or that of a HuggingFace model's folder.
+def load(folder: FilePath) -> VocabularyTokenizer | PretrainedTokenizer:
+  """Reads the tokenizer that `save` wrote into a folder, or that of a HuggingFace model's folder.
 
   Raises:
     UserError: files missing, malformed, or a model other than the one saved.
