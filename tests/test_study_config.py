@@ -82,7 +82,7 @@ def test_every_config_says_what_it_is_for(name):
     ),
     (
       lambda c: c.model.update(family="gpt"),
-      "config.model.family: expected one of t5, llama, got 'gpt'",
+      "config.model.family: expected one of llama, t5, got 'gpt'",
     ),
     (lambda c: c.model.update(layers=3), "config.model.layers is unknown; did you mean"),
     (

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import ml_collections
 
 from factshock.facts import documents, sources
-from factshock.models import weight_groups
+from factshock.models import families, weight_groups
 from factshock.runtime.errors import UserError
 from factshock.runtime.settings import (
   COUNT,
@@ -102,51 +102,6 @@ SCHEMA: Schema = dict(
   roles=dict(zero_shot=TEXT, finetuned=TEXT, ceiling=TEXT, corrected=TEXT, remedies=tuple_of(TEXT)),
 )
 
-_SIZES = dict(
-  family=choice("t5", "llama"),
-  vocab_size=WHOLE,
-  d_model=COUNT,
-  d_ff=COUNT,
-  num_heads=COUNT,
-  d_kv=COUNT,
-  tie_head=FLAG,
-  epsilon=POSITIVE,
-  dtype=choice("float32", "bfloat16"),
-  param_dtype=choice("float32", "bfloat16"),
-  unroll=FLAG,
-  remat=choice("none", "full", "dots", "dots_no_batch"),
-  attention=choice("xla", "cudnn", "auto"),
-)
-
-# The keys of config.model, by its family; a vocab_size of 0 is the tokenizer's.
-MODELS: Mapping[str, Schema] = dict(
-  t5=dict(
-    _SIZES,
-    encoder_layers=COUNT,
-    decoder_layers=COUNT,
-    relative_buckets=COUNT,
-    relative_max_distance=COUNT,
-    feed_forward=choice("gated-gelu", "gated-silu", "relu"),
-    dropout=SHARE,
-  ),
-  llama=dict(
-    _SIZES,
-    layers=COUNT,
-    num_kv_heads=COUNT,
-    rope_theta=POSITIVE,
-    rope_scaling=Check(
-      (type(None), tuple, list),
-      lambda v: v is None or len(v) == 4,
-      "None or four numbers",
-    ),
-    sliding_window=Check(
-      (type(None), int),
-      lambda v: v is None or v >= 1,
-      "None or a whole number of at least 1",
-    ),
-    max_length=COUNT,
-  ),
-)
 _SPECIAL = ("arms", "model")  # the keys of an arm go by its kind, those of a model by its family
 
 
@@ -193,9 +148,10 @@ def check_sections(config: Config, schema: Schema) -> None:
 def model_problems(section: Any) -> list[str]:
   """Returns what is wrong with a config's model section, a line each."""
   family = section.get("family") if hasattr(section, "keys") else section
-  if family not in MODELS:
-    return [f"config.model.family: expected one of {', '.join(MODELS)}, got {family!r}"]
-  return _section_problems(section, MODELS[family], "config.model")
+  if family not in families.names():
+    known = ", ".join(families.names())
+    return [f"config.model.family: expected one of {known}, got {family!r}"]
+  return _section_problems(section, families.section_schema(family), "config.model")
 
 
 def _raise_if_any(problems: Sequence[str]) -> None:
@@ -327,18 +283,23 @@ def _tokenizer_problems(config: Config) -> list[str]:
 
 def _family_problems(config: Config) -> list[str]:
   """Returns the problems of what a model's family needs of other sections."""
+  family = families.named(config.model.family)
+  needed = f"config.model.family={family.name!r} needs"
+  masking = config.pretrain.masking
   problems = []
-  if config.model.family == "llama" and config.tokenizer.kind != "huggingface":
-    problems.append("config.model.family='llama' needs config.tokenizer.kind='huggingface'")
-  if config.model.family == "llama" and config.pretrain.masking != "next_token":
-    problems.append("config.model.family='llama' needs config.pretrain.masking='next_token'")
-  problems += [
-    f"config.{section}.target_length: a t5 needs a whole number of at least 1, got 0"
-    for section in ("pretrain", "finetune")
-    if config.model.family == "t5" and not config[section].target_length
-  ]
-  if config.model.family == "t5" and config.pretrain.masking == "next_token":
-    problems.append("config.pretrain.masking='next_token' needs config.model.family='llama'")
+  if family.decoder_only and config.tokenizer.kind != "huggingface":
+    problems.append(f"{needed} config.tokenizer.kind='huggingface'")
+  if family.decoder_only and masking != "next_token":
+    problems.append(f"{needed} config.pretrain.masking='next_token'")
+  if not family.decoder_only:
+    problems += [
+      f"config.{section}.target_length: a {family.name} needs a whole number of at least 1, got 0"
+      for section in ("pretrain", "finetune")
+      if not config[section].target_length
+    ]
+  if not family.decoder_only and masking == "next_token":
+    decoders = " or ".join(repr(other.name) for other in families.known() if other.decoder_only)
+    problems.append(f"config.pretrain.masking='next_token' needs config.model.family={decoders}")
   return problems
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from factshock.runtime import settings
 from factshock.runtime.errors import UserError
 from factshock.runtime.settings import setting
 from factshock.types import Params
+
+# A pytree of arrays, or an optimizer's state.
+Tree: TypeAlias = Any
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
@@ -154,13 +157,13 @@ def _pull_to_start(strength: float) -> optax.GradientTransformation:
   Source: L2-SP, Li et al. 2018, equation 2.
   """
 
-  def init(params: Params) -> Params:
+  def init(params: Tree) -> Tree:
     # A copy: the first parameters' own buffers are given up by the first step.
     return jax.tree.map(jnp.copy, params)
 
-  def update(updates: Params, start: Params, params: Params) -> tuple[Params, Params]:
-    pulled = jax.tree.map(lambda u, p, s: u + strength * (p - s), updates, params, start)
-    return pulled, start
+  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+    pulled = jax.tree.map(lambda u, p, s: u + strength * (p - s), updates, params, state)
+    return pulled, state
 
   return optax.GradientTransformation(init, update)
 
@@ -171,10 +174,10 @@ def _moving_average(decay: float) -> optax.GradientTransformation:
   It changes no update.
   """
 
-  def init(params: Params) -> _Average:
+  def init(params: Tree) -> _Average:
     return _Average(jax.tree.map(jnp.copy, params))
 
-  def update(updates: Params, state: _Average, params: Params) -> tuple[Params, _Average]:
+  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
     average = jax.tree.map(
       lambda a, p, u: decay * a + (1 - decay) * (p + u), state.average, params, updates
     )
@@ -186,7 +189,7 @@ def _moving_average(decay: float) -> optax.GradientTransformation:
 def _train_only(trained: tuple[str, ...], frozen: tuple[str, ...]) -> optax.GradientTransformation:
   """Sets the updates of the weight groups that are not trained to 0."""
 
-  def update(updates: Params, params: Params) -> Params:
+  def update(updates: Tree, params: Tree) -> Tree:
     trained_mask = weight_groups.mask(params, trained)
     frozen_mask = weight_groups.mask(params, frozen)
     return jax.tree.map(
@@ -233,15 +236,13 @@ def _adafactor() -> optax.GradientTransformation:
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
   """Casts parameters and gradients for a transformation, so that its state is float32."""
 
-  def widen(tree: Params) -> Params:
+  def widen(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
-  def init(params: Params) -> optax.OptState:
+  def init(params: Tree) -> Tree:
     return inner.init(widen(params))
 
-  def update(
-    updates: Params, state: optax.OptState, params: Params
-  ) -> tuple[Params, optax.OptState]:
+  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
     return inner.update(widen(updates), state, widen(params))
 
   return optax.GradientTransformation(init, update)
@@ -252,12 +253,12 @@ def _leaf_by_leaf(
 ) -> optax.GradientTransformation:
   """Applies to each leaf, alone, the transformation that `choose` gives for its path's names."""
 
-  def init(params: Params) -> Params:
+  def init(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(
       lambda path, leaf: choose(_names(path)).init(leaf), params
     )
 
-  def update(updates: Params, state: Params, params: Params) -> tuple[Params, Params]:
+  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
     states = structure.flatten_up_to(state)
     pairs = [
@@ -273,7 +274,7 @@ def _leaf_by_leaf(
   return optax.GradientTransformation(init, update)
 
 
-def _is_decayed(params: Params) -> Params:
+def _is_decayed(params: Tree) -> Tree:
   """Returns True for every leaf but the scales of norms."""
   return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] != "scale", params)
 
