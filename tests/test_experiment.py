@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import pathlib
 import random as random_numbers
 import re
@@ -12,6 +11,7 @@ import sys
 import time
 
 import jax
+import programs
 import pytest
 import tiny
 
@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def environment():
   # The devices are those of the config, not those of the tests.
-  return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+  return programs.environment()
 
 
 def command(workdir, *flags):

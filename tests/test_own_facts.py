@@ -2,11 +2,11 @@
 
 import gzip
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
+import programs
 import pytest
 import tiny_own
 
@@ -57,11 +57,7 @@ def run(files, workdir, *flags, config="tests/helpers/tiny_own.py"):
     cwd=ROOT,
     capture_output=True,
     text=True,
-    env={
-      **os.environ,
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
-      "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",
-    },
+    env=programs.environment(),
   )
 
 

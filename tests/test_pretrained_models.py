@@ -12,6 +12,7 @@ import time
 import jax
 import ml_collections
 import numpy as np
+import programs
 import pytest
 import tiny_folders
 import tiny_pretrained
@@ -213,11 +214,7 @@ def test_half_and_half_of_base_and_export_lies_between(home, trained, tmp_path):
 @pytest.fixture(scope="module")
 def environment():
   """That of runs of their own."""
-  return {
-    **os.environ,
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",
-  }
+  return programs.environment()
 
 
 def run(environment, verb, *flags):

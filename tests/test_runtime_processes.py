@@ -1,7 +1,6 @@
 """Several processes that work as one, for real: on this machine, joined over loopback, with collectives between their CPU devices."""
 
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -10,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import programs
 import pytest
 
 from factshock.checkpoints import leaf_files, store, tree_files
@@ -39,12 +39,7 @@ def launch(count, arguments, extra=lambda process: []):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-  environment = {
-    **os.environ,
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",
-    "PYTHONUNBUFFERED": "1",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-  }
+  environment = programs.environment(PYTHONUNBUFFERED="1")
   joined = [
     [f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={process}"]
     if count > 1

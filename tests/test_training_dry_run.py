@@ -1,6 +1,5 @@
 """The dry run: sizes of trees, and what the verb prints."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import programs
 
 from factshock.training import dry_run
 
@@ -29,7 +29,7 @@ def run(*flags):
     cwd=ROOT,
     capture_output=True,
     text=True,
-    env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    env=programs.environment(),
   )
 
 
