@@ -1,14 +1,10 @@
-"""Package definition of factshock."""
+"""What factshock needs, and its extras; the rest of its metadata stands in pyproject.toml."""
 
 import setuptools
 
 setuptools.setup(
-  name="factshock",
-  version="0.1.0",
-  description="Finetune language models on facts, measure the frequency shock, and repair it",
   packages=setuptools.find_packages(include=["factshock", "factshock.*"]),
-  package_data={"factshock.harness.tasks": ["*.yaml"]},
-  python_requires=">=3.11,<3.14",
+  package_data={"factshock": ["py.typed"], "factshock.harness.tasks": ["*.yaml"]},
   install_requires=[
     "absl-py>=2.1",
     "ahocorasick_rs>=0.22",
@@ -32,8 +28,8 @@ setuptools.setup(
     "xxhash>=3.0",
   ],
   extras_require={
-    # Writing a graph needs none of these: tests read back with them (and with PyKEEN, which is large,
-    # where it is installed).
+    # Writing a graph needs none of these: tests read back with them (and with PyKEEN, which is
+    # large, where it is installed).
     "graph": ["pyoxigraph>=0.5", "rdflib>=7", "networkx>=3.4"],
     "beam": ["apache-beam>=2.60"],
     "gpu": ["jax[cuda12]"],
@@ -51,6 +47,13 @@ setuptools.setup(
       "pyoxigraph>=0.5",
       "rdflib>=7",
       "networkx>=3.4",
+    ],
+    # Whoever changes the code runs these: launch/check.sh.
+    "dev": [
+      "import-linter>=2.3,<3",
+      "pre-commit>=4",
+      "pyright[nodejs]>=1.1.400,<1.2",
+      "ruff>=0.15,<0.18",
     ],
     "peers": ["torch==2.13.0", "t5>=0.9.4", "flashtext>=2.7"],
   },

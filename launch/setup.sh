@@ -18,7 +18,7 @@ find_python() {
 }
 
 # The stamp names what is installed, so that a second run starts at once, without a network.
-stamp="$(cat setup.py | cksum | cut -d' ' -f1)-${extras}"
+stamp="$(cat setup.py pyproject.toml | cksum | cut -d' ' -f1)-${extras}"
 if [ ! -x .venv/bin/python ]; then
   python="$(find_python)" || fail "factshock needs Python 3.11, 3.12 or 3.13; none was found (set PYTHON=/path/to/python)"
   echo "making .venv with $("$python" --version)"

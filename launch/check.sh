@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# What a change must pass beside the tests: format, lint, floors, census, types. bash launch/check.sh --fix mends what can be.
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "dev"
+case "${1:-}" in
+  "") ;;
+  --fix) .venv/bin/ruff check --fix --quiet . || true; .venv/bin/ruff format --quiet . ;;
+  *) fail "expected --fix or nothing, got $1" ;;
+esac
+echo "format"; .venv/bin/ruff format --check --quiet . || fail "not formatted: bash launch/check.sh --fix"
+echo "lint"; .venv/bin/ruff check .
+echo "floors"; .venv/bin/lint-imports --no-logo
+echo "census"; .venv/bin/python tests/census.py
+echo "types"; .venv/bin/pyright

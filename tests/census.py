@@ -1,0 +1,137 @@
+"""Counts how the code is written and ends with exit code 1 where a limit is exceeded.
+
+python tests/census.py [FOLDER ...]: factshock and configs, or other code to compare with.
+"""
+
+import ast
+import collections
+import pathlib
+import re
+import statistics
+import sys
+from collections.abc import Iterator
+
+VERBS = "answer benchmark convert correct count diagnose evaluate experiment extract mix train"
+EXTRAS = ("apache_beam", "lm_eval", "lm_pub_quiz", "tensorflow_datasets")
+LONGEST_LINE = 100
+LONGEST_FUNCTION = 40
+OPENINGS = ("The", "A", "An", "What", "Whether", "How")
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+# What is counted -> (limit, whether the count must reach it or stay below it).
+LIMITS = {
+  "arguments annotated, %": (100.0, "at least"),
+  "returns annotated, %": (100.0, "at least"),
+  "AST nodes a line of code, median over functions": (6.0, "below"),
+  f"lines over {LONGEST_LINE} columns": (0, "at most"),
+  f"docstrings that open with {'/'.join(OPENINGS)}, %": (10.0, "below"),
+  "imports in functions, but in verbs and for extras": (5, "at most"),
+  f"functions over {LONGEST_FUNCTION} lines": (15, "below"),
+}
+
+
+def modules(folders: list[str]) -> Iterator[tuple[pathlib.Path, str, ast.Module]]:
+  """Yields path, text and tree of every Python file of some folders."""
+  for folder in folders:
+    for path in sorted(pathlib.Path(folder).rglob("*.py")):
+      text = path.read_text(encoding="utf-8")
+      yield path, text, ast.parse(text)
+
+
+def functions(tree: ast.Module) -> list[Function]:
+  """Returns all functions of a module, methods and nested ones included."""
+  return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def arguments(function: Function) -> list[ast.arg]:
+  """Returns a function's parameters, but self and cls."""
+  given = function.args
+  listed = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+  return [arg for arg in listed if arg is not None and arg.arg not in ("self", "cls")]
+
+
+def code_lines(function: Function, lines: list[str]) -> int:
+  """Returns how many lines of a function hold code: neither blank, nor comment, nor docstring."""
+  body = range(function.lineno, function.end_lineno + 1)
+  first = function.body[0]
+  docstring = range(0)
+  if ast.get_docstring(function) is not None:
+    docstring = range(first.lineno, first.end_lineno + 1)
+  texts = [lines[number - 1].strip() for number in body if number not in docstring]
+  return max(1, sum(bool(text) and not text.startswith("#") for text in texts))
+
+
+def nodes(function: Function) -> int:
+  """Returns how many nodes of a function's tree have a position in the text."""
+  return sum(hasattr(node, "lineno") for node in ast.walk(function))
+
+
+def imports_inside(path: pathlib.Path, tree: ast.Module) -> int:
+  """Returns how many imports of a module stand in functions without leave to."""
+  if path.parent.name == "factshock" and path.stem in VERBS.split():
+    return 0
+  count = 0
+  for function in functions(tree):
+    for node in ast.walk(function):
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        names = [node.module or ""]
+      else:
+        continue
+      count += not all(name.split(".")[0] in EXTRAS for name in names)
+  return count
+
+
+def census(folders: list[str]) -> dict[str, float]:
+  """Returns what is counted in some folders, by name."""
+  counts = collections.Counter()
+  densities = []
+  opening = re.compile(rf"({'|'.join(OPENINGS)})\b")
+  for path, text, tree in modules(folders):
+    lines = text.splitlines()
+    counts["long lines"] += sum(len(line) > LONGEST_LINE for line in lines)
+    counts["imports"] += imports_inside(path, tree)
+    documented = [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]
+    for function in functions(tree):
+      documented.append(function)
+      given = arguments(function)
+      counts["arguments"] += len(given)
+      counts["annotated"] += sum(arg.annotation is not None for arg in given)
+      counts["functions"] += 1
+      counts["returns"] += function.returns is not None
+      counts["long functions"] += function.end_lineno - function.lineno + 1 > LONGEST_FUNCTION
+      densities.append(nodes(function) / code_lines(function, lines))
+    docstrings = [text for node in documented if (text := ast.get_docstring(node))]
+    counts["docstrings"] += len(docstrings)
+    counts["openings"] += sum(bool(opening.match(text)) for text in docstrings)
+  values = (
+    100 * counts["annotated"] / max(1, counts["arguments"]),
+    100 * counts["returns"] / max(1, counts["functions"]),
+    statistics.median(densities),
+    counts["long lines"],
+    100 * counts["openings"] / max(1, counts["docstrings"]),
+    counts["imports"],
+    counts["long functions"],
+  )
+  return dict(zip(LIMITS, values, strict=True))
+
+
+def keeps(value: float, limit: float, how: str) -> bool:
+  """Returns whether a count keeps its limit."""
+  return {"at least": value >= limit, "at most": value <= limit, "below": value < limit}[how]
+
+
+def main(folders: list[str]) -> int:
+  """Prints the table of counts and limits; returns 1 where one is exceeded, else 0."""
+  exceeded = 0
+  for name, value in census(folders).items():
+    limit, how = LIMITS[name]
+    kept = keeps(value, limit, how)
+    exceeded += not kept
+    print(f"{name:<60} {value:>8.4g}   {how} {limit:g}{'' if kept else '   EXCEEDED'}")
+  return int(exceeded > 0)
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:] or ["factshock", "configs"]))
