@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_report_page import EVIL, PROBE, chromium, paths, without
 
 from factshock.report import extraction_page, extraction_plots, extraction_text, numbers
-from factshock.report.extraction_text import WHY_NOT
+from factshock.report.extraction_captions import WHY_NOT
 from factshock.runtime.errors import UserError
 
 EXTRACTION = make_extraction(4, resamples=40)

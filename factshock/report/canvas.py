@@ -10,13 +10,14 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from factshock.report.numbers import KnownEstimate
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
+  from matplotlib.typing import RcKeyType
 
 # A line of matplotlib: a name such as "--", or an offset and the lengths of dashes and gaps.
 LineStyle: TypeAlias = str | tuple[int, tuple[int, int]]
@@ -47,7 +48,7 @@ STYLES: list[Style] = [
   (BLACK, "X", "-"),
   (GREY, "<", ":"),
 ]
-SETTINGS = {
+SETTINGS: "dict[RcKeyType, Any]" = {
   "font.size": 10,
   "axes.titlesize": 10.5,
   "axes.labelsize": 10,

@@ -1,41 +1,42 @@
-"""The page on an extraction: what was accepted, whether its confidences hold, and what was flagged or dropped.
+"""The page on an extraction: what was accepted, whether its confidences hold, what was dropped.
 
-One self-contained page that loads nothing and runs nothing; every text that comes from data is escaped.
+One self-contained page that loads nothing and runs nothing; every text that comes from data is
+escaped.
 """
 
-import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from factshock.report import document, extraction_plots, extraction_text, markup, numbers
-from factshock.report.extraction_text import (
-  READING,
-  TITLES,
-  WHY_NOT,
+from factshock.report.canvas import Panel
+from factshock.report.document import caption
+from factshock.report.extraction_captions import READING, TITLES, WHY_NOT
+from factshock.report.extraction_text import pooled, shown_precision, title
+from factshock.report.markup import DASH, bar, cell, count_cell, difference, share_cell, text
+from factshock.report.numbers import (
+  KnownEstimate,
   count,
-  level,
+  finite,
+  known_estimate,
   percent,
-  pooled,
-  title,
+  share,
+  span_of,
 )
-from factshock.report.markup import bar, cell, text
-from factshock.report.numbers import finite as number
-from factshock.report.numbers import known_estimate as clean
-from factshock.report.numbers import share
-from factshock.report.numbers import span_of as spread
+from factshock.report.schema import Extraction, QualityGroup
 from factshock.runtime.errors import UserError
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MANY = 25  # rows beyond which a table scrolls in a box of its own
-NONE = cell(None)
 
 
-def write_report(extraction, folder):
+def write_report(extraction: Mapping[str, Any], folder: str | os.PathLike[str]) -> str:
   """Writes folder/report.html and folder/figures/*.png; returns the path of the page.
 
   Parts that are missing are left out of the page, with a sentence that says why.
 
   Args:
-    extraction: dict with any of run, counts, promise, quality (calibration.quality, on held-out answers), relations,
-      over_predicted, conflicts, outputs and notes.
+    extraction: any of run, counts, promise, quality (calibration.quality, on held-out answers),
+      relations, over_predicted, conflicts, outputs and notes.
     folder: where to write; made where it is missing.
 
   Raises:
@@ -46,151 +47,138 @@ def write_report(extraction, folder):
       'extraction: expected a dict with parts such as "counts" and "quality", got '
       f"{type(extraction).__name__} without any"
     )
-  found = numbers.without_none(extraction)
-  pictures = extraction_plots.draw(found.get("quality") or {})
-  return document.write_files(render(found, pictures), pictures, folder)
+  tidied = cast(Extraction, numbers.without_none(extraction))
+  pictures = extraction_plots.draw(tidied.get("quality") or {})
+  return document.write_files(render(tidied, pictures), pictures, folder)
 
 
-def render(found, pictures):
-  """The page as a string, of an extraction without None and its pictures (extraction_plots.draw)."""
-  name = (found.get("run") or {}).get("id")
+def render(extraction: Extraction, pictures: Mapping[str, Sequence[Panel]]) -> str:
+  """Returns the page, of an extraction without None and its pictures."""
+  name = (extraction.get("run") or {}).get("id")
   heading = "Knowledge graph extraction" + (f": {text(name)}" if name else "")
   parts = {
-    "quality": _quality(found),
-    "reliability": _picture(found, pictures, "reliability"),
-    "risk": _picture(found, pictures, "risk"),
-    "yields": _yields(found),
-    "relations": _relations(found),
-    "over_predicted": _over_predicted(found),
-    "conflicts": _conflicts(found),
-    "outputs": _outputs(found),
-    "run": _run(found),
-    "notes": _notes(found),
+    "quality": _quality(extraction),
+    "reliability": _picture(extraction, pictures, "reliability"),
+    "risk": _picture(extraction, pictures, "risk"),
+    "yields": _yields(extraction),
+    "relations": _relations(extraction),
+    "over_predicted": _over_predicted(extraction),
+    "conflicts": _conflicts(extraction),
+    "outputs": _outputs(extraction),
+    "run": _run(extraction),
+    "notes": _notes(extraction),
   }
-  body = "\n".join(
-    [
-      _top(found, heading),
-      *(
-        f"<section>\n<h2>{TITLES[key]}</h2>\n{part or _absent(key)}\n</section>"
-        for key, part in parts.items()
-      ),
-    ]
+  sections = [
+    document.section(TITLES[key], part or document.absent(WHY_NOT[key]))
+    for key, part in parts.items()
+  ]
+  body = "\n".join([_top(extraction, heading), *sections])
+  return document.document(heading, body, document.STATIC_POLICY)
+
+
+def _caption(extraction: Extraction, key: str) -> str:
+  """Returns how to read a part, as HTML."""
+  return READING[key].format(
+    level=percent(extraction_text.confidence(extraction)),
+    bins=text(pooled(extraction).get("bins", "?")),
+    precision=percent(shown_precision(extraction)),
   )
-  return document.document(heading, body, POLICY)
 
 
-def _absent(key):
-  return f'<p class="absent">{WHY_NOT[key]}</p>'
+def _captioned(extraction: Extraction, key: str, body: str) -> str:
+  return body + caption(_caption(extraction, key))
 
 
-def _caption(found, key):
-  bins = text(pooled(found).get("bins", "?"))
-  words = READING[key].format(
-    level=level(found), bins=bins, precision=percent(extraction_text.precision(found))
-  )
-  return f'<p class="caption">{words}</p>'
-
-
-def _top(found, heading):
-  run = found.get("run") or {}
+def _top(extraction: Extraction, heading: str) -> str:
+  run = extraction.get("run") or {}
   under = ", ".join(str(run[key]) for key in ("model", "checkpoint") if run.get(key))
-  said = "".join(
-    f"<li><b>{about}.</b> {text(words)}</li>" for about, words in extraction_text.sentences(found)
-  )
-  return (
-    f"<h1>{heading}</h1>\n"
-    + (f'<p class="under">{text(under)}</p>\n' if under else "")
-    + _tiles(found)
-    + (f'<ul class="summary">{said}</ul>' if said else _absent("summary"))
-  )
+  tiles = document.tiles(_tiles(extraction))
+  sentences = extraction_text.sentences(extraction)
+  listed = document.bullets([f"<b>{about}.</b> {text(what)}" for about, what in sentences])
+  lines = [
+    f"<h1>{heading}</h1>",
+    f'<p class="under">{text(under)}</p>' if under else "",
+    tiles,
+    listed or document.absent(WHY_NOT["summary"]),
+  ]
+  return "\n".join(line for line in lines if line)
 
 
-def _tiles(found):
-  """A few numbers at a glance; those that are missing are left out."""
-  counts = found.get("counts") or {}
-  promise = found.get("promise") or {}
-  group = pooled(found)
-  wanted = extraction_text.precision(found)
-  got = extraction_text.yield_row(group, wanted).get("share")
-  tiles = [
-    (number(counts.get("triples")), count, "triples written"),
-    (number(counts.get("queries")), count, "queries"),
-    (number(promise.get("target")), percent, "precision promised"),
+def _tiles(extraction: Extraction) -> list[tuple[str, str]]:
+  """Returns a few numbers at a glance; those that are missing are left out."""
+  counts = extraction.get("counts") or {}
+  promise = extraction.get("promise") or {}
+  group = pooled(extraction)
+  precision = shown_precision(extraction)
+  answered = _yield(group, precision)
+  ece = known_estimate(group.get("ece"))
+  rows: list[tuple[Any, Callable[[float | None], str], str]] = [
+    (counts.get("triples"), count, "triples written"),
+    (counts.get("queries"), count, "queries"),
+    (promise.get("target"), percent, "precision promised"),
+    (promise.get("expected_precision"), share, "precision expected of the accepted answers"),
+    (ece and ece["mean"], share, "ECE, held out"),
     (
-      number(promise.get("expected_precision")),
+      answered and answered["mean"],
       share,
-      "precision expected of the accepted answers",
+      f"held-out queries answered at {percent(precision)} precision",
     ),
-    (_mean(group.get("ece")), share, "ECE, held out"),
-    (_mean(got), share, f"held-out queries answered at {percent(wanted)} precision"),
   ]
-  shown = "".join(
-    f'<div class="tile"><b>{write(value)}</b><span>{words}</span></div>'
-    for value, write, words in tiles
-    if value is not None
-  )
-  return f'<div class="tiles">{shown}</div>\n' if shown else ""
+  return [(write(value), what) for value, write, what in rows if finite(value) is not None]
 
 
-def _mean(estimate):
-  estimate = clean(estimate)
-  return estimate and estimate["mean"]
+def _long_table(head: Sequence[str], rows: Sequence[markup.Row], kind: str = "") -> str:
+  """Returns a table, in a box that scrolls where it has many rows."""
+  source = markup.table(head, rows, kind)
+  return f'<div class="tall">{source}</div>' if len(rows) > MANY else source
 
 
-def _table(head, rows, kind=""):
-  """A table, in a box that scrolls where it has many rows."""
-  found = markup.table(head, rows, kind)
-  return f'<div class="tall">{found}</div>' if len(rows) > MANY else found
-
-
-def _quality(found):
-  group = pooled(found)
-  if not number(group.get("units")):
+def _quality(extraction: Extraction) -> str | None:
+  group = pooled(extraction)
+  units = finite(group.get("units"))
+  if not units:
     return None
-  columns = [
-    ("Share<br>right", "share_right"),
-    ("Mean<br>confidence", "mean_confidence"),
-    ("ECE", "ece"),
-    ("ECE less<br>its bias", "ece_debiased"),
-    ("Brier", "brier"),
-    ("AUROC", "auroc"),
-    ("AURC", "aurc"),
-  ]
-  row = [
-    "All relations",
-    _count(group["units"]),
-    _count(group.get("queries")),
-    *(cell(clean(group.get(key))) for _, key in columns),
-  ]
-  head = ["", "Answers<br>held out", "Queries", *(name for name, _ in columns)]
-  return markup.table(head, [row]) + _caption(found, "quality")
+  columns = {
+    "share_right": "Share<br>right",
+    "mean_confidence": "Mean<br>confidence",
+    "ece": "ECE",
+    "ece_debiased": "ECE less<br>its bias",
+    "brier": "Brier",
+    "auroc": "AUROC",
+    "aurc": "AURC",
+  }
+  measures = [cell(known_estimate(group.get(key))) for key in columns]
+  row = ["All relations", count_cell(units), count_cell(group.get("queries")), *measures]
+  head = ["", "Answers<br>held out", "Queries", *columns.values()]
+  return _captioned(extraction, "quality", markup.table(head, [row]))
 
 
-def _count(value):
-  return NONE if number(value) is None else count(value)
-
-
-def _picture(found, pictures, key):
+def _picture(
+  extraction: Extraction, pictures: Mapping[str, Sequence[Panel]], key: str
+) -> str | None:
   panels = pictures.get(key)
-  return document.figure(panels, _caption(found, key)) if panels else None
+  return document.figure(panels, caption(_caption(extraction, key))) if panels else None
 
 
-def _yields(found):
-  rows = [(row, clean(row.get("share"))) for row in pooled(found).get("yields") or []]
-  rows = [(row, got) for row, got in rows if got]
+def _yields(extraction: Extraction) -> str | None:
+  rows = []
+  for row in pooled(extraction).get("yields") or []:
+    answered = known_estimate(row.get("share"))
+    if answered:
+      rows.append((row, answered))
   if not rows:
     return None
-  span = spread([got for _, got in rows])
+  bars = span_of([answered for _, answered in rows])
   body = [
     [
       percent(row.get("precision")),
-      cell(got),
-      bar(got, span),
-      cell(clean(row.get("right")), count),
-      _count(row.get("answers")),
-      _share(row.get("threshold")),
+      cell(answered),
+      bar(answered, bars),
+      cell(known_estimate(row.get("right")), count),
+      count_cell(row.get("answers")),
+      share_cell(row.get("threshold")),
     ]
-    for row, got in rows
+    for row, answered in rows
   ]
   head = [
     "Precision",
@@ -200,28 +188,25 @@ def _yields(found):
     "Answers",
     "Lowest<br>confidence",
   ]
-  return markup.table(head, body) + _caption(found, "yields")
+  return _captioned(extraction, "yields", markup.table(head, body))
 
 
-def _share(value):
-  return NONE if number(value) is None else share(value)
+def _relations(extraction: Extraction) -> str | None:
+  """Returns a row a relation, most accepted first: what was accepted, and how it does held out."""
+  groups = (extraction.get("quality") or {}).get("relations") or {}
+  rows = {}
+  for row in extraction.get("relations") or []:
+    if row.get("relation") is not None:
+      rows[row["relation"]] = row
 
+  def accepted(name: str) -> float:
+    return finite(rows.get(name, {}).get("accepted")) or 0
 
-def _relations(found):
-  """A row a relation: what was accepted of it, and how its confidences do on held-out answers; most accepted first."""
-  groups = (found.get("quality") or {}).get("relations") or {}
-  rows = {
-    row.get("relation"): row
-    for row in found.get("relations") or []
-    if row.get("relation") is not None
-  }
-  names = sorted(
-    {**rows, **groups}, key=lambda name: -(number(rows.get(name, {}).get("accepted")) or 0)
-  )
+  names = sorted({**rows, **groups}, key=lambda name: -accepted(name))
   if not names:
     return None
-  wanted = extraction_text.precision(found)
-  span = spread([_yield(groups.get(name), wanted) for name in names])
+  precision = shown_precision(extraction)
+  bars = span_of([_yield(groups.get(name), precision) for name in names])
   head = [
     "Relation",
     "Queries",
@@ -234,55 +219,60 @@ def _relations(found):
     "Over-<br>confidence",
     "ECE",
     "AUROC",
-    f"Yield at {percent(wanted)}" if wanted is not None else "Yield",
+    f"Yield at {percent(precision)}" if precision is not None else "Yield",
     "",
   ]
-  body = [
-    [
-      text(title(found, name)),
-      *_accepted(rows.get(name) or {}),
-      *_held_out(groups.get(name) or {}, wanted, span),
-    ]
-    for name in names
-  ]
-  return _table(head, body) + _caption(found, "relations")
+  body = []
+  for name in names:
+    group = groups.get(name) or {}
+    answered = _yield(group, precision)
+    body.append(
+      [
+        text(title(extraction, name)),
+        *_accepted(rows.get(name) or {}),
+        *_held_out(group),
+        cell(answered),
+        bar(answered, bars),
+      ]
+    )
+  return _captioned(extraction, "relations", _long_table(head, body))
 
 
-def _accepted(row):
+def _accepted(row: Mapping[str, Any]) -> list[str]:
+  """Returns the cells of a relation on what was accepted of it."""
   fit = "pooled" if row.get("pooled") else row.get("method")
-  fit = f"<small>{text(fit)}</small>" if fit else ""
-  answers = text(row["answers"]) if row.get("answers") else NONE
+  small = f"<small>{text(fit)}</small>" if fit else ""
   return [
-    _count(row.get("queries")),
-    _count(row.get("accepted")),
-    answers,
-    _count(row.get("calibration_units")) + fit,
-    _share(row.get("expected_precision")),
+    count_cell(row.get("queries")),
+    count_cell(row.get("accepted")),
+    text(row["answers"]) if row.get("answers") else DASH,
+    count_cell(row.get("calibration_units")) + small,
+    share_cell(row.get("expected_precision")),
   ]
 
 
-def _held_out(group, wanted, span):
-  got = _yield(group, wanted)
+def _held_out(group: QualityGroup) -> list[str]:
+  """Returns the cells of a relation on its held-out answers."""
   return [
-    _count(group.get("units")),
-    cell(clean(group.get("share_right"))),
-    markup.difference(clean(group.get("overconfidence"))),
-    cell(clean(group.get("ece"))),
-    cell(clean(group.get("auroc"))),
-    cell(got),
-    bar(got, span),
+    count_cell(group.get("units")),
+    cell(known_estimate(group.get("share_right"))),
+    difference(known_estimate(group.get("overconfidence"))),
+    cell(known_estimate(group.get("ece"))),
+    cell(known_estimate(group.get("auroc"))),
   ]
 
 
-def _yield(group, wanted):
-  return clean(extraction_text.yield_row(group or {}, wanted).get("share"))
+def _yield(group: QualityGroup | None, precision: float | None) -> KnownEstimate | None:
+  return known_estimate(extraction_text.yield_row(group or {}, precision).get("share"))
 
 
-def _over_predicted(found):
-  rows = found.get("over_predicted")
+def _over_predicted(extraction: Extraction) -> str | None:
+  rows = extraction.get("over_predicted")
+  if rows is None:
+    return None
   if not rows:
-    return None if rows is None else _absent("no_over_predicted")
-  rows = sorted(rows, key=lambda row: -(number(row.get("predicted")) or 0))
+    return document.absent(WHY_NOT["no_over_predicted"])
+  ordered = sorted(rows, key=lambda row: -(finite(row.get("predicted")) or 0))
   head = [
     "Answer",
     "Relation",
@@ -293,81 +283,88 @@ def _over_predicted(found):
     "Confidence",
     "Displaced",
   ]
-  return _table(head, [_over_row(found, row) for row in rows], "words") + _caption(
-    found, "over_predicted"
-  )
+  body = [_over_predicted_row(extraction, row) for row in ordered]
+  return _captioned(extraction, "over_predicted", _long_table(head, body, "words"))
 
 
-def _over_row(found, row):
-  right = f"{_count(row.get('calibration_right'))} of {_count(row.get('calibration_predicted'))}"
-  moved = f"{_share(row.get('confidence_before'))} → {_share(row.get('confidence_after'))}"
-  pairs = [pair for pair in row.get("displaced") or [] if isinstance(pair, (list, tuple)) and pair]
-  displaced = (
-    ", ".join(f"{text(pair[0])} ({_count(pair[1] if len(pair) > 1 else None)})" for pair in pairs)
-    or NONE
-  )
+def _over_predicted_row(extraction: Extraction, row: Mapping[str, Any]) -> list[str]:
+  right = count_cell(row.get("calibration_right"))
+  predicted = count_cell(row.get("calibration_predicted"))
+  before = share_cell(row.get("confidence_before"))
+  after = share_cell(row.get("confidence_after"))
   return [
     text(row.get("entity", "?")),
-    text(title(found, row.get("relation", "?"))),
-    _count(row.get("predicted")),
-    _share(row.get("share")),
-    _share(row.get("supported_share")),
-    right,
-    moved,
-    displaced,
+    text(title(extraction, row.get("relation", "?"))),
+    count_cell(row.get("predicted")),
+    share_cell(row.get("share")),
+    share_cell(row.get("supported_share")),
+    f"{right} of {predicted}",
+    f"{before} → {after}",
+    _displaced(row.get("displaced") or []),
   ]
 
 
-def _conflicts(found):
-  conflicts = found.get("conflicts")
+def _displaced(answers: Sequence[Any]) -> str:
+  """Returns the displaced answers with how often each was; a dash where there are none."""
+  listed = []
+  for answer in answers:
+    if isinstance(answer, list | tuple) and answer:
+      times = count_cell(answer[1] if len(answer) > 1 else None)
+      listed.append(f"{text(answer[0])} ({times})")
+  return ", ".join(listed) or DASH
+
+
+def _conflicts(extraction: Extraction) -> str | None:
+  conflicts = extraction.get("conflicts")
   if conflicts is None:
     return None
-  counts = {kind: value for kind, value in (conflicts.get("counts") or {}).items() if number(value)}
+  given = conflicts.get("counts") or {}
+  counts = {kind: value for kind, value in given.items() if finite(value)}
   examples = conflicts.get("examples") or []
   if not counts and not examples:
-    return _absent("no_conflicts")
-  counted = markup.table(
-    ["Kind", "Contradictions"], [[text(kind), _count(value)] for kind, value in counts.items()]
-  )
+    return document.absent(WHY_NOT["no_conflicts"])
+  source = ""
+  if counts:
+    rows = [[text(kind), count_cell(value)] for kind, value in counts.items()]
+    source += markup.table(["Kind", "Contradictions"], rows)
+  if examples:
+    rows = [
+      [text(row.get("kind", "?")), _triple(row.get("kept")), _triple(row.get("dropped"))]
+      for row in examples
+    ]
+    source += _long_table(["Kind", "Kept", "Dropped"], rows, "words")
+  return _captioned(extraction, "conflicts", source)
+
+
+def _triple(triple: Sequence[Any] | None) -> str:
+  """Returns subject, relation and object, and the confidence in small type."""
+  names = list(triple or [])
+  confidence = None
+  if names and finite(names[-1]) is not None:
+    confidence = names.pop()
+  joined = " · ".join(text(name) for name in names if name is not None) or DASH
+  if confidence is None:
+    return joined
+  return f"{joined}<small>confidence {share(confidence)}</small>"
+
+
+def _outputs(extraction: Extraction) -> str | None:
   rows = [
-    [text(row.get("kind", "?")), _triple(row.get("kept")), _triple(row.get("dropped"))]
-    for row in examples
-  ]
-  listed = _table(["Kind", "Kept", "Dropped"], rows, "words") if rows else ""
-  return (counted if counts else "") + listed + _caption(found, "conflicts")
-
-
-def _triple(parts):
-  """Subject, relation, object, and the confidence in small type."""
-  *names, last = list(parts or []) or [None]
-  if number(last) is None:
-    names = [*names, last]
-    last = None
-  words = " · ".join(text(name) for name in names if name is not None) or NONE
-  return words + (f"<small>confidence {share(last)}</small>" if last is not None else "")
-
-
-def _outputs(found):
-  rows = [
-    [text(row.get("format", "?")), text(row.get("path", "")), _count(row.get("rows"))]
-    for row in found.get("outputs") or []
+    [text(row.get("format", "?")), text(row.get("path", "")), count_cell(row.get("rows"))]
+    for row in extraction.get("outputs") or []
   ]
   return markup.table(["Format", "File", "Rows"], rows, "pairs") if rows else None
 
 
-def _run(found):
-  run = found.get("run") or {}
-  listed = "".join(
-    f"<dt>{text(str(key).replace('_', ' ').capitalize())}</dt><dd>{text(_plain(value))}</dd>"
-    for key, value in run.items()
-  )
-  return f'<dl class="run">{listed}</dl>' if listed else None
+def _run(extraction: Extraction) -> str | None:
+  rows = [
+    (text(str(key).replace("_", " ").capitalize()), text(markup.plain_text(value)))
+    for key, value in (extraction.get("run") or {}).items()
+  ]
+  return document.pairs(rows) if rows else None
 
 
-def _plain(value):
-  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _notes(found):
-  notes = {**((found.get("quality") or {}).get("notes") or {}), **(found.get("notes") or {})}
+def _notes(extraction: Extraction) -> str | None:
+  of_quality = (extraction.get("quality") or {}).get("notes") or {}
+  notes = {**of_quality, **(extraction.get("notes") or {})}
   return document.definitions(notes) if notes else None

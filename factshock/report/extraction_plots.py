@@ -1,18 +1,28 @@
-"""The pictures of an extraction's page: reliability, each relation's confidence, and risk against coverage."""
+"""Pictures of an extraction's page: reliability, relations, and risk against coverage."""
 
-from factshock.report import canvas, numbers
-from factshock.report.canvas import BLACK, BLUE, GREY, VERMILION
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from factshock.report import canvas
+from factshock.report.canvas import BLACK, BLUE, DASHED, GREY, VERMILION, Panel
+from factshock.report.numbers import KnownEstimate, finite, known_estimate
+from factshock.report.schema import Quality, QualityGroup
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
 
 FEWEST = 30  # held-out answers of a relation below which its curve says nothing
 RISKS = (0.05, 0.1, 0.2)  # levels drawn as lines: 95%, 90% and 80% precision
+_BIN_KEYS = ("confidence", "units", "low", "high")
+
+# A bin of answers, and the share of them that is right.
+Bin = tuple[dict[str, Any], KnownEstimate]
+# A relation's mean confidence, its share right, and its number of answers.
+RelationPoint = tuple[float, KnownEstimate, float]
 
 
-def draw(quality):
-  """dict picture -> list of panels, empty where the quality lacks what it shows.
-
-  Args:
-    quality: dict of calibration.quality, without None.
-  """
+def draw(quality: Quality) -> dict[str, list[Panel]]:
+  """Draws the pictures of a quality without None; one that lacks its data has no panels."""
   with canvas.settings():
     return {
       "reliability": _reliability(quality.get("pooled") or {}) + _relations(quality),
@@ -20,120 +30,127 @@ def draw(quality):
     }
 
 
-def bins(group):
-  """[(row, estimate of the share right)] of the reliability bins that can be drawn."""
-  rows = [(row, numbers.known_estimate(row.get("right"))) for row in group.get("reliability") or []]
-  return [
-    (row, right)
-    for row, right in rows
-    if right
-    and None not in (numbers.finite(row.get(key)) for key in ("confidence", "units", "low", "high"))
-  ]
+def bins(group: QualityGroup) -> list[Bin]:
+  """Returns the reliability bins that can be drawn, with the share right in each."""
+  drawn = []
+  for row in group.get("reliability") or []:
+    right = known_estimate(row.get("right"))
+    is_whole = all(finite(row.get(key)) is not None for key in _BIN_KEYS)
+    if right and is_whole:
+      drawn.append((row, right))
+  return drawn
 
 
-def curve(group):
-  """[(coverage, estimate of the risk)] of a group."""
-  rows = [
-    (numbers.finite(row.get("coverage")), numbers.known_estimate(row.get("risk")))
-    for row in group.get("risk_coverage") or []
-  ]
-  return [(coverage, risk) for coverage, risk in rows if coverage is not None and risk]
+def curve(group: QualityGroup) -> list[tuple[float, KnownEstimate]]:
+  """Returns the risk of a group by coverage."""
+  points = []
+  for row in group.get("risk_coverage") or []:
+    coverage = finite(row.get("coverage"))
+    risk = known_estimate(row.get("risk"))
+    if coverage is not None and risk:
+      points.append((coverage, risk))
+  return points
 
 
-def relation_points(quality):
-  """[(mean confidence, estimate of the share right, answers)] of the relations that have held-out answers."""
-  rows = [
-    (
-      numbers.known_estimate(group.get("mean_confidence")),
-      numbers.known_estimate(group.get("share_right")),
-      numbers.finite(group.get("units")),
-    )
-    for group in (quality.get("relations") or {}).values()
-  ]
-  return [
-    (confidence["mean"], right, units)
-    for confidence, right, units in rows
-    if confidence and right and units
-  ]
+def relation_points(quality: Quality) -> list[RelationPoint]:
+  """Returns the relations that have held-out answers."""
+  points = []
+  for group in (quality.get("relations") or {}).values():
+    confidence = known_estimate(group.get("mean_confidence"))
+    right = known_estimate(group.get("share_right"))
+    units = finite(group.get("units"))
+    if confidence and right and units:
+      points.append((confidence["mean"], right, units))
+  return points
 
 
-def _reliability(group):
-  """Share right against confidence in bins, and below it how many answers each bin has."""
+def _reliability(group: QualityGroup) -> list[Panel]:
+  """Draws share right against confidence in bins, and below it how many answers each bin has."""
   rows = bins(group)
   if not rows:
     return []
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(4.5, 4.7), layout="constrained")
+  figure = canvas.empty_figure(4.5, 4.7)
   axes, counts = figure.subplots(2, sharex=True, height_ratios=[4, 1])
-  _diagonal(axes)
+  _draw_diagonal(axes)
   x = [row["confidence"] for row, _ in rows]
-  axes.plot(x, [right["mean"] for _, right in rows], color=BLUE, linewidth=1, alpha=0.6, zorder=3)
-  _points(axes, x, [right for _, right in rows], BLUE, label="Bins of equal mass")
+  right = [estimate for _, estimate in rows]
+  means = [estimate["mean"] for estimate in right]
+  axes.plot(x, means, color=BLUE, linewidth=1, alpha=0.6, zorder=3)
+  _draw_estimates(axes, x, right, BLUE, label="Bins of equal mass")
   axes.set(title="All relations together", ylabel="Share right")
-  units = [row["units"] for row, _ in rows]
-  # A bin may be narrower than a line is wide: lines at the mean confidence show every bin.
-  counts.vlines(x, 0, units, color=BLUE, linewidth=4)
-  counts.set(xlabel="Confidence", ylabel="Answers", ylim=(0, 1.15 * max(units)))
-  counts.yaxis.get_major_locator().set_params(nbins=2, integer=True)
-  counts.yaxis.set_major_formatter(lambda value, _: canvas.brief(value))
+  _draw_counts(counts, x, [row["units"] for row, _ in rows])
   canvas.legend(figure, axes)
-  return [
-    canvas.panel(
-      figure, "reliability", "Share right against mean confidence in bins, with their answers"
-    )
-  ]
+  alt = "Share right against mean confidence in bins, with their answers"
+  return [canvas.panel(figure, "reliability", alt)]
 
 
-def _relations(quality):
-  """Share right against mean confidence, a mark for each relation, larger with more answers."""
-  rows = relation_points(quality)
-  if len(rows) < 2:
+def _draw_counts(axes: "Axes", x: Sequence[float], units: Sequence[float]) -> None:
+  # A bin may be narrower than a line is wide: lines at the mean confidence show every bin.
+  axes.vlines(x, 0, units, color=BLUE, linewidth=4)
+  axes.set(xlabel="Confidence", ylabel="Answers", ylim=(0, 1.15 * max(units)))
+  axes.yaxis.get_major_locator().set_params(nbins=2, integer=True)
+  axes.yaxis.set_major_formatter(lambda value, _: canvas.brief(value))
+
+
+def _relations(quality: Quality) -> list[Panel]:
+  """Draws share right against mean confidence, a mark for each relation."""
+  points = relation_points(quality)
+  if len(points) < 2:
     return []
   figure, axes = canvas.new_figure(4.5, 4.7)
-  _diagonal(axes)
-  most = max(units for _, _, units in rows)
-  kinds = (
-    (False, GREY, "o", "Within the interval"),
-    (True, VERMILION, "D", "Outside the interval"),
-  )
-  for apart, colour, marker, name in kinds:
-    some = [row for row in rows if _apart(*row[:2]) == apart]
-    if some:
-      x, right, units = zip(*some)
-      _points(axes, x, right, colour, size=0, alpha=0.45)
-      axes.scatter(
-        x,
-        [found["mean"] for found in right],
-        s=[12 + 70 * size / most for size in units],
-        color=colour,
-        marker=marker,
-        alpha=0.75,
-        linewidths=0,
-        label=name,
-        zorder=4,
-      )
+  _draw_diagonal(axes)
+  most = max(units for _, _, units in points)
+  within = [point for point in points if not _is_outside(point)]
+  outside = [point for point in points if _is_outside(point)]
+  _draw_relations(axes, within, most, GREY, "o", "Within the interval")
+  _draw_relations(axes, outside, most, VERMILION, "D", "Outside the interval")
   axes.set(title="Each relation", xlabel="Mean confidence", ylabel="Share right")
   canvas.legend(figure, axes)
-  return [
-    canvas.panel(
-      figure, "relations", "Share right against mean confidence, a mark for each relation"
-    )
-  ]
+  alt = "Share right against mean confidence, a mark for each relation"
+  return [canvas.panel(figure, "relations", alt)]
 
 
-def _apart(confidence, right):
-  return (
-    None not in (right["low"], right["high"]) and not right["low"] <= confidence <= right["high"]
+def _is_outside(point: RelationPoint) -> bool:
+  """Returns whether the mean confidence lies outside the interval of the share right."""
+  confidence, right, _ = point
+  low = right["low"]
+  high = right["high"]
+  return low is not None and high is not None and not low <= confidence <= high
+
+
+def _draw_relations(
+  axes: "Axes",
+  points: Sequence[RelationPoint],
+  most: float,
+  colour: str,
+  marker: str,
+  name: str,
+) -> None:
+  """Draws a mark for each relation, larger with more answers; `most` is the largest number."""
+  if not points:
+    return
+  x = [confidence for confidence, _, _ in points]
+  right = [estimate for _, estimate, _ in points]
+  _draw_estimates(axes, x, right, colour, size=0, alpha=0.45)
+  axes.scatter(
+    x,
+    [estimate["mean"] for estimate in right],
+    s=[12 + 70 * units / most for _, _, units in points],
+    color=colour,
+    marker=marker,
+    alpha=0.75,
+    linewidths=0,
+    label=name,
+    zorder=4,
   )
 
 
-def _diagonal(axes):
+def _draw_diagonal(axes: "Axes") -> None:
   axes.plot(
     [0, 1],
     [0, 1],
     color=BLACK,
-    linestyle=(0, (5, 3)),
+    linestyle=DASHED,
     linewidth=1,
     label="Confidence as promised",
     zorder=2,
@@ -141,16 +158,21 @@ def _diagonal(axes):
   axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
 
-def _points(axes, x, found, colour, size=5, alpha=1.0, label=None):
-  """Estimates at x with their intervals."""
-  ends = [
-    [0 if row[key] is None else max(0, sign * (row[key] - row["mean"])) for row in found]
-    for key, sign in (("low", -1), ("high", 1))
-  ]
+def _draw_estimates(
+  axes: "Axes",
+  x: Sequence[float],
+  estimates: Sequence[KnownEstimate],
+  colour: str,
+  *,
+  size: float = 5,
+  alpha: float = 1.0,
+  label: str | None = None,
+) -> None:
+  """Draws estimates at x with their intervals; of size 0, the intervals alone."""
   axes.errorbar(
     x,
-    [row["mean"] for row in found],
-    yerr=ends,
+    [estimate["mean"] for estimate in estimates],
+    yerr=canvas.half_widths(estimates),
     color=colour,
     marker="o" if size else "",
     markersize=size,
@@ -164,42 +186,44 @@ def _points(axes, x, found, colour, size=5, alpha=1.0, label=None):
   )
 
 
-def _risk(quality):
-  """Share wrong against the share of answers given, all relations together with their interval, each one thin."""
-  rows = curve(quality.get("pooled") or {})
-  if len(rows) < 2:
+def _risk(quality: Quality) -> list[Panel]:
+  """Draws the share wrong against the share of answers given.
+
+  All relations together are drawn with their interval, each relation as a thin line.
+  """
+  points = curve(quality.get("pooled") or {})
+  if len(points) < 2:
     return []
   figure, axes = canvas.new_figure(5.4, 4.1)
-  drawn = [
-    curve(group)
-    for group in (quality.get("relations") or {}).values()
-    if (numbers.finite(group.get("units")) or 0) >= FEWEST
-  ]
-  alpha = min(
-    0.5, max(0.22, 6 / max(1, len(drawn)))
-  )  # of a hundred lines the spread is to be seen, not each
-  for place, line in enumerate(drawn if len(drawn) > 1 else []):
+  groups = (quality.get("relations") or {}).values()
+  curves = [curve(group) for group in groups if (finite(group.get("units")) or 0) >= FEWEST]
+  if len(curves) > 1:
+    _draw_relation_curves(axes, curves)
+  canvas.line(axes, points, (BLUE, "", "-"), "All relations together")
+  _set_risk_axes(axes, max(risk["high"] or risk["mean"] for _, risk in points))
+  canvas.legend(figure, axes)
+  alt = "Share wrong among the answers given, against their share"
+  return [canvas.panel(figure, "risk_coverage", alt)]
+
+
+def _draw_relation_curves(axes: "Axes", curves: Sequence[canvas.Points]) -> None:
+  # Of a hundred lines the spread is to be seen, not each.
+  alpha = min(0.5, max(0.22, 6 / len(curves)))
+  name = f"A relation (of at least {FEWEST} answers)"
+  for index, points in enumerate(curves):
     axes.plot(
-      [x for x, _ in line],
-      [risk["mean"] for _, risk in line],
+      [x for x, _ in points],
+      [risk["mean"] for _, risk in points],
       color=GREY,
       linewidth=0.7,
       alpha=alpha,
-      label=None if place else f"A relation (of at least {FEWEST} answers)",
+      label=None if index else name,
       zorder=1,
     )
-  canvas.line(axes, rows, (BLUE, "", "-"), "All relations together")
-  _risk_axes(axes, max(risk["high"] or risk["mean"] for _, risk in rows))
-  canvas.legend(figure, axes)
-  return [
-    canvas.panel(
-      figure, "risk_coverage", "Share wrong among the answers given, against their share"
-    )
-  ]
 
 
-def _risk_axes(axes, highest):
-  """A right-hand scale of precision at the usual targets; room for the pooled curve with its interval."""
+def _set_risk_axes(axes: "Axes", highest: float) -> None:
+  """Sets the range of risk, and a right-hand scale of precision at the usual targets."""
   top = min(1, 1.25 * max(highest, RISKS[0]))
   axes.set(
     xlim=(0, 1),
@@ -207,14 +231,13 @@ def _risk_axes(axes, highest):
     xlabel="Coverage: share of answers given, most confident first",
     ylabel="Risk: share of them wrong",
   )
-  shown = [risk for risk in RISKS if risk < top]
-  for risk in shown:
+  drawn = [risk for risk in RISKS if risk < top]
+  for risk in drawn:
     axes.axhline(risk, color=BLACK, linestyle=":", linewidth=0.9, zorder=2)
+  # On a scale that reaches 100% the texts of 5% and 10% would be printed over each other.
+  following = [*drawn[1:], top + 1]
+  named = [risk for risk, after in zip(drawn, following) if after - risk > 0.06 * top]
   scale = axes.secondary_yaxis("right")
-  # Lines of 5% and 10% would print their words over each other on a scale that reaches 100%.
-  words = [
-    risk for i, risk in enumerate(shown) if i == len(shown) - 1 or shown[i + 1] - risk > 0.06 * top
-  ]
-  scale.set_yticks(words, [f"{100 - 100 * risk:g}% right" for risk in words])
+  scale.set_yticks(named, [f"{100 - 100 * risk:g}% right" for risk in named])
   scale.tick_params(length=0)
   scale.spines["right"].set_visible(False)

@@ -1,284 +1,248 @@
-"""The words of an extraction's page: titles, how to read each part, why one is gone, and a summary of the numbers.
+"""The summary of an extraction in sentences, computed from its numbers.
 
-The summary is computed; an effect that is absent is said to be absent.
+An effect that is absent is said to be absent.
 """
 
-from factshock.report import numbers, reading
-from factshock.report.numbers import finite as number
-from factshock.report.numbers import interval, share
+from typing import Any
 
-TITLES = {
-  "quality": "Do the confidences hold?",
-  "reliability": "Reliability",
-  "risk": "Risk against coverage",
-  "yields": "Yield at a precision",
-  "relations": "Relations",
-  "over_predicted": "Answers given far too often",
-  "conflicts": "Contradictions between triples",
-  "outputs": "Files written",
-  "run": "What was run",
-  "notes": "Definitions",
-}
-
-READING = {
-  "quality": "Measured on held-out answers, on which neither the calibration nor a threshold was fitted; in "
-  "small type {level} intervals of a bootstrap over queries (or subjects) with all their answers. "
-  "<b>ECE</b>: mean distance between confidence and share right, over {bins} bins of equal mass; biased "
-  "upwards where answers are few. "
-  "<b>Brier</b>: mean squared distance of confidence from right (1) or wrong (0). <b>AUROC</b>: chance "
-  "that a right answer ranks above a wrong one; .5 is chance. <b>AURC</b>: area under the curve of risk "
-  "against coverage; lower is better.",
-  "reliability": "How to read: answers are cut into bins by their confidence; a point above the dashed line is right "
-  "more often than its confidence says, one below less often. Bars are {level} intervals; the strip "
-  "below counts the answers of each bin. Beside it, each relation is one mark, larger with more "
-  "answers: off the line, its confidences are too high or too low on the whole; orange where its mean "
-  "confidence is outside the interval of its share right.",
-  "risk": "How to read: going right, less confident answers are given too, and the share of wrong ones rises to "
-  "that of all answers. A curve that stays low for long makes for many trustworthy triples; a flat one "
-  "says that confidence does not tell right from wrong. The band is the {level} interval. Dotted: the "
-  "usual precisions.",
-  "yields": "The most queries that can be answered while the given share of answers is right, most confident "
-  "first, all relations by one cut. The cut is the best one for these held-out answers: it says what "
-  "the confidences are worth and promises nothing.",
-  "relations": "<b>Accepted</b>: triples written. <b>Expected precision</b>: what calibration expects of them. The "
-  "columns from <b>held out</b> on are measured: answers, share right, mean confidence less share right "
-  "(bold where its {level} interval excludes 0), ECE, AUROC, and the share of queries answered at "
-  "{precision} precision by the relation's own best cut. <b>Calibrated on</b>: answers of the relation; "
-  "pooled: with too few of its own it leans on all relations.",
-  "over_predicted": "Answers that the model gives in a far larger share of a relation's queries than the calibration "
-  "answers and the counts support. <b>Right in calibration</b>: of the times it was given there. "
-  "Confidence is the mean over its triples, before and after it was lowered. <b>Displaced</b>: what "
-  "would have been right in calibration where it was given wrongly, with how often.",
-  "conflicts": "Triples that cannot both hold; the less confident one was dropped. Functional: a relation of one "
-  "object got two; inverse and symmetric: the two directions disagree; type: an object of another type "
-  "than the relation's.",
-}
-
-WHY_NOT = {
-  "summary": "No summary: the extraction carries no counts and no quality.",
-  "quality": "Not measured: no calibration answers were held out.",
-  "reliability": "Not drawn: no held-out answers with confidences.",
-  "risk": "Not drawn: no held-out answers with confidences.",
-  "yields": "Not measured: no calibration answers were held out.",
-  "relations": "Not listed: the extraction names no relations.",
-  "over_predicted": "Not looked for: the extraction carries no list of over-predicted answers (the shock guard was off).",
-  "no_over_predicted": "None: no answer is given far more often than the calibration answers and the counts support.",
-  "conflicts": "Not looked for: the extraction carries no conflicts (the consistency rules were off).",
-  "no_conflicts": "None: no two triples contradict each other.",
-  "outputs": "Not recorded: the extraction names no files.",
-  "run": "Not recorded.",
-  "notes": "The extraction carries no definitions.",
-}
+from factshock.report import reading
+from factshock.report.numbers import (
+  KnownEstimate,
+  clear_sign,
+  count,
+  finite,
+  interval,
+  known_estimate,
+  percent,
+  share,
+  signed_share,
+)
+from factshock.report.schema import Extraction, QualityGroup
 
 
-def sentences(found):
-  """The summary as a list of (what it is about, plain text).
-
-  Args:
-    found: an extraction without None.
-  """
+def sentences(extraction: Extraction) -> list[tuple[str, str]]:
+  """Returns the summary of an extraction without None: what a sentence is about, and it."""
   parts = [
-    ("Triples", _triples(found)),
-    ("Promise", _promise(found)),
-    ("Confidence", _confidence(found)),
-    ("Ranking", _ranking(found)),
-    ("Relations", _relations(found)),
-    ("Frequency shock", _shock(found)),
-    ("Contradictions", _conflicts(found)),
+    ("Triples", _triples(extraction)),
+    ("Promise", _promise(extraction)),
+    ("Confidence", _confidence(extraction)),
+    ("Ranking", _ranking(extraction)),
+    ("Relations", _relations(extraction)),
+    ("Frequency shock", _shock(extraction)),
+    ("Contradictions", _conflicts(extraction)),
   ]
-  return [(about, words) for about, words in parts if words]
+  return [(about, sentence) for about, sentence in parts if sentence]
 
 
-def percent(value):
-  """A share as "90%", "97.5%"; a dash for None."""
-  return "–" if number(value) is None else f"{100 * value:.3g}%"
+def confidence(extraction: Extraction) -> float:
+  """Returns the confidence of the intervals, .95 where the extraction says none."""
+  return finite((extraction.get("quality") or {}).get("confidence")) or 0.95
 
 
-def count(value):
-  """A number of things with commas; a dash for None."""
-  return "–" if number(value) is None else f"{value:,.0f}"
+def pooled(extraction: Extraction) -> QualityGroup:
+  """Returns the measures of all relations together; empty where there are none."""
+  return (extraction.get("quality") or {}).get("pooled") or {}
 
 
-def level(found):
-  """The confidence of the intervals in words."""
-  return percent(number((found.get("quality") or {}).get("confidence")) or 0.95)
+def shown_precision(extraction: Extraction) -> float | None:
+  """Returns the precision whose yields are shown for each relation.
 
-
-def pooled(found):
-  """The measures of all relations together, or an empty dict."""
-  return (found.get("quality") or {}).get("pooled") or {}
-
-
-def precision(found):
-  """The precision whose yields are shown for each relation: the promised one if measured, else .9 or the first."""
-  known = [
+  It is the promised one if it was measured, else .9, else the first that was.
+  """
+  measured = [
     row["precision"]
-    for row in pooled(found).get("yields") or []
-    if number(row.get("precision")) is not None
+    for row in pooled(extraction).get("yields") or []
+    if finite(row.get("precision")) is not None
   ]
-  wanted = [
-    value for value in (number((found.get("promise") or {}).get("target")), 0.9) if value in known
-  ]
-  return (wanted or known or [None])[0]
+  target = finite((extraction.get("promise") or {}).get("target"))
+  for wanted in (target, 0.9):
+    if wanted in measured:
+      return wanted
+  return measured[0] if measured else None
 
 
-def yield_row(group, wanted):
-  """The row of a group's yields at a precision, or an empty dict."""
-  return next((row for row in group.get("yields") or [] if row.get("precision") == wanted), {})
+def yield_row(group: QualityGroup, precision: float | None) -> dict[str, Any]:
+  """Returns the row of a group's yields at a precision; empty where there is none."""
+  for row in group.get("yields") or []:
+    if row.get("precision") == precision:
+      return row
+  return {}
 
 
-def _triples(found):
-  counts = found.get("counts") or {}
-  queries, accepted, triples = (
-    number(counts.get(key)) for key in ("queries", "accepted", "triples")
-  )
+def title(extraction: Extraction, name: str) -> str:
+  """Returns a relation with its label where the extraction knows one."""
+  labels = {}
+  for row in extraction.get("relations") or []:
+    if row.get("label"):
+      labels[row.get("relation")] = row["label"]
+  return reading.titled(labels, name)
+
+
+def _triples(extraction: Extraction) -> str | None:
+  counts = extraction.get("counts") or {}
+  queries = finite(counts.get("queries"))
+  accepted = finite(counts.get("accepted"))
+  abstained = finite(counts.get("abstained"))
+  triples = finite(counts.get("triples"))
   if queries is None:
     return None
-  words = f"{count(queries)} queries"
+  sentence = f"{count(queries)} queries"
   if accepted is not None:
-    words += f" gave {count(accepted)} accepted answers"
-  if number(counts.get("abstained")) is not None:
-    part = f" ({percent(counts['abstained'] / queries)})" if queries else ""
-    words += f"; {count(counts['abstained'])} queries{part} were left without an answer"
-  return words + (f"; {count(triples)} triples were written." if triples is not None else ".")
+    sentence += f" gave {count(accepted)} accepted answers"
+  if abstained is not None:
+    part = f" ({percent(abstained / queries)})" if queries else ""
+    sentence += f"; {count(abstained)} queries{part} were left without an answer"
+  if triples is not None:
+    sentence += f"; {count(triples)} triples were written"
+  return sentence + "."
 
 
-def _promise(found):
-  promise = found.get("promise") or {}
-  target = number(promise.get("target"))
+def _promise(extraction: Extraction) -> str | None:
+  promise = extraction.get("promise") or {}
+  target = finite(promise.get("target"))
   if target is None:
-    rule = {"f1": "answers were accepted where that raises the expected F1"}.get(
-      promise.get("rule")
-    )
-    return promise and f"No precision was promised{f': {rule}' if rule else ''}."
-  threshold, bound, expected = (
-    number(promise.get(key)) for key in ("threshold", "lower_bound", "expected_precision")
-  )
+    return _no_promise(promise)
+  threshold = finite(promise.get("threshold"))
   if threshold is None:
-    return f"No threshold keeps a precision of {percent(target)} on the calibration answers; none is promised."
-  words = (
-    f"Answers with a confidence of at least {share(threshold)} were accepted, for a precision of "
-    f"{percent(target)}"
-  )
-  if bound is not None:
-    words += (
-      f": of {count(promise.get('calibration_accepted'))} calibration answers above it, at least "
-      f"{share(bound)} are right (lower bound, {percent(promise.get('confidence_of_bound'))} confidence)"
+    return (
+      f"No threshold keeps a precision of {percent(target)} on the calibration answers; none is "
+      "promised."
     )
-    words += "" if bound >= target else ", which falls short of the promise"
-  return words + (
-    "." if expected is None else f"; the confidences of those accepted expect {share(expected)}."
+  sentence = (
+    f"Answers with a confidence of at least {share(threshold)} were accepted, for a precision of "
+    f"{percent(target)}{_bound(promise, target)}"
+  )
+  expected = finite(promise.get("expected_precision"))
+  if expected is not None:
+    sentence += f"; the confidences of those accepted expect {share(expected)}"
+  return sentence + "."
+
+
+def _no_promise(promise: dict[str, Any]) -> str | None:
+  if not promise:
+    return None
+  if promise.get("rule") == "f1":
+    return "No precision was promised: answers were accepted where that raises the expected F1."
+  return "No precision was promised."
+
+
+def _bound(promise: dict[str, Any], target: float) -> str:
+  """Returns what the calibration answers say of the promised precision, as a part of a sentence."""
+  bound = finite(promise.get("lower_bound"))
+  if bound is None:
+    return ""
+  answers = count(promise.get("calibration_accepted"))
+  level = percent(promise.get("confidence_of_bound"))
+  kept = "" if bound >= target else ", which falls short of the promise"
+  return (
+    f": of {answers} calibration answers above it, at least {share(bound)} are right (lower bound, "
+    f"{level} confidence){kept}"
   )
 
 
-def _confidence(found):
-  group = pooled(found)
-  gap, ece = (numbers.known_estimate(group.get(key)) for key in ("overconfidence", "ece"))
+def _with_interval(estimate: KnownEstimate) -> str:
+  return f"{share(estimate['mean'])} {interval(estimate)}"
+
+
+def _confidence(extraction: Extraction) -> str | None:
+  group = pooled(extraction)
+  gap = known_estimate(group.get("overconfidence"))
+  ece = known_estimate(group.get("ece"))
+  debiased = known_estimate(group.get("ece_debiased"))
   if gap is None:
     return None
-  verdict = _off(gap)
-  words = {
-    0: "Held-out confidences are neither clearly too high nor clearly too low on the whole",
-    1: "Held-out confidences are too high on the whole",
-    -1: "Held-out confidences are too low on the whole",
-  }[verdict]
-  words += (
-    f": mean confidence less share right is {share(gap['mean'], True)} {interval(gap)}".rstrip()
-  )
-  debiased = numbers.known_estimate(group.get("ece_debiased"))
+  verdict = {
+    0: "neither clearly too high nor clearly too low on the whole",
+    1: "too high on the whole",
+    -1: "too low on the whole",
+  }[clear_sign(gap)]
+  size = f"{signed_share(gap['mean'])} {interval(gap)}".rstrip()
+  sentence = f"Held-out confidences are {verdict}: mean confidence less share right is {size}"
   if ece:
-    words += f"; ECE {share(ece['mean'])}" + (
-      f", {share(debiased['mean'])} less its bias" if debiased else ""
-    )
-  return words + "."
+    sentence += f"; ECE {share(ece['mean'])}"
+    sentence += f", {share(debiased['mean'])} less its bias" if debiased else ""
+  return sentence + "."
 
 
-def _off(found):
-  """1 where an estimate is clearly above 0, -1 where clearly below, else 0."""
-  if None in (found["low"], found["high"]):
-    return 0
-  return (found["low"] > 0) - (found["high"] < 0)
-
-
-def _ranking(found):
-  group = pooled(found)
-  auroc = numbers.known_estimate(group.get("auroc"))
-  row = yield_row(group, precision(found))
+def _ranking(extraction: Extraction) -> str | None:
+  group = pooled(extraction)
+  auroc = known_estimate(group.get("auroc"))
   if auroc is None:
     return None
-  verdict = (
-    "tells right from wrong answers"
-    if auroc["low"] is not None and auroc["low"] > 0.5
-    else "does not clearly tell right from wrong answers"
-  )
-  words = f"Confidence {verdict}: AUROC {share(auroc['mean'])} {interval(auroc)}".rstrip()
-  got = numbers.known_estimate(row.get("share"))
-  if got is None:
-    return words + "."
-  if got["mean"] == 0:
-    return f"{words}; no cut reaches {percent(row['precision'])} precision on held-out answers."
+  is_clear = auroc["low"] is not None and auroc["low"] > 0.5
+  verdict = "tells" if is_clear else "does not clearly tell"
+  size = _with_interval(auroc).rstrip()
+  sentence = f"Confidence {verdict} right from wrong answers: AUROC {size}"
+  row = yield_row(group, shown_precision(extraction))
+  answered = known_estimate(row.get("share"))
+  if answered is None:
+    return sentence + "."
+  precision = percent(row["precision"])
+  if answered["mean"] == 0:
+    return f"{sentence}; no cut reaches {precision} precision on held-out answers."
   return (
-    f"{words}; at {percent(row['precision'])} precision {share(got['mean'])} {interval(got)} of held-out "
-    "queries can be answered."
+    f"{sentence}; at {precision} precision {_with_interval(answered)} of held-out queries can be "
+    "answered."
   )
 
 
-def _relations(found):
-  groups = (found.get("quality") or {}).get("relations") or {}
-  gaps = {
-    name: numbers.known_estimate(group.get("overconfidence")) for name, group in groups.items()
-  }
-  gaps = {name: gap for name, gap in gaps.items() if gap}
+def _relations(extraction: Extraction) -> str | None:
+  gaps = {}
+  for name, group in ((extraction.get("quality") or {}).get("relations") or {}).items():
+    gap = known_estimate(group.get("overconfidence"))
+    if gap:
+      gaps[name] = gap
   if len(gaps) < 2:
     return None
-  high, low = ([name for name in gaps if _off(gaps[name]) == sign] for sign in (1, -1))
-  # Intervals miss the truth in 5 of 100 relations even where every confidence holds.
-  chance = (1 - (number(found["quality"].get("confidence")) or 0.95)) * len(gaps)
+  high = [name for name in gaps if clear_sign(gaps[name]) == 1]
+  low = [name for name in gaps if clear_sign(gaps[name]) == -1]
   if not high and not low:
     return f"In none of {len(gaps)} relations are confidences clearly too high or too low."
-  far = sorted(high + low, key=lambda name: -abs(gaps[name]["mean"]))[:3]
-  listed = ", ".join(f"{title(found, name)} ({share(gaps[name]['mean'], True)})" for name in far)
+  # Intervals miss the truth in 5 of 100 relations even where every confidence holds.
+  by_chance = (1 - confidence(extraction)) * len(gaps)
+  furthest = sorted(high + low, key=lambda name: -abs(gaps[name]["mean"]))[:3]
+  listed = ", ".join(
+    f"{title(extraction, name)} ({signed_share(gaps[name]['mean'])})" for name in furthest
+  )
   return (
-    f"Of {len(gaps)} relations confidences are clearly too high in {len(high)} and too low in {len(low)} "
-    f"(by chance alone, about {chance:.0f} in all); furthest off: {listed}."
+    f"Of {len(gaps)} relations confidences are clearly too high in {len(high)} and too low in "
+    f"{len(low)} (by chance alone, about {by_chance:.0f} in all); furthest off: {listed}."
   )
 
 
-def title(found, name):
-  """A relation by its label where the extraction knows one."""
-  labels = {
-    row.get("relation"): row["label"] for row in found.get("relations") or [] if row.get("label")
-  }
-  return reading.relation({"relation_labels": labels}, name)
-
-
-def _shock(found):
-  rows = found.get("over_predicted")
+def _shock(extraction: Extraction) -> str | None:
+  rows = extraction.get("over_predicted")
   if rows is None:
     return None
   if not rows:
     return "No answer is given far more often than the calibration answers and the counts support."
-  worst = max(rows, key=lambda row: number(row.get("predicted")) or 0)
-  words = (
-    f"{len(rows)} {'answer is' if len(rows) == 1 else 'answers are'} given far more often than the "
-    f"calibration answers and the counts support; the most frequent is “{worst.get('entity', '?')}” for "
-    f"{title(found, worst.get('relation', '?'))}: {count(worst.get('predicted'))} times, "
-    f"{share(worst.get('share'))} of its queries, where {share(worst.get('supported_share'))} is supported"
+  worst = max(rows, key=lambda row: finite(row.get("predicted")) or 0)
+  answers = "1 answer is" if len(rows) == 1 else f"{len(rows)} answers are"
+  relation = title(extraction, worst.get("relation", "?"))
+  sentence = (
+    f"{answers} given far more often than the calibration answers and the counts support; the most "
+    f"frequent is “{worst.get('entity', '?')}” for {relation}: "
+    f"{count(worst.get('predicted'))} times, {share(worst.get('share'))} of its queries, where "
+    f"{share(worst.get('supported_share'))} is supported"
   )
-  before, after = (number(worst.get(key)) for key in ("confidence_before", "confidence_after"))
-  return words + (
-    "."
-    if None in (before, after)
-    else f"; its confidence went from {share(before)} to {share(after)}."
-  )
+  before = finite(worst.get("confidence_before"))
+  after = finite(worst.get("confidence_after"))
+  if before is not None and after is not None:
+    sentence += f"; its confidence went from {share(before)} to {share(after)}"
+  return sentence + "."
 
 
-def _conflicts(found):
-  if found.get("conflicts") is None:
+def _conflicts(extraction: Extraction) -> str | None:
+  conflicts = extraction.get("conflicts")
+  if conflicts is None:
     return None
-  counts = {kind: number(value) for kind, value in (found["conflicts"].get("counts") or {}).items()}
-  counts = {kind: value for kind, value in counts.items() if value}
+  counts = {}
+  for kind, value in (conflicts.get("counts") or {}).items():
+    known = finite(value)
+    if known:
+      counts[kind] = known
   if not counts:
     return "No two triples contradict each other."
   listed = ", ".join(f"{count(value)} {kind}" for kind, value in counts.items())
-  return f"{count(sum(counts.values()))} contradictions were resolved by confidence: {listed}."
+  total = count(sum(counts.values()))
+  return f"{total} contradictions were resolved by confidence: {listed}."

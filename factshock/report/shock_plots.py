@@ -135,7 +135,8 @@ def pressure_arms(diagnosis: Diagnosis) -> list[str]:
   roles = reading.roles(diagnosis)
   best = reading.best_remedy(diagnosis, predicted)
   wanted = [roles["zero_shot"], roles["finetuned"], best]
-  return [label for label in wanted if label in predicted] or sorted(predicted)[:3]
+  drawn = [label for label in wanted if label is not None and label in predicted]
+  return drawn or sorted(predicted)[:3]
 
 
 def pressure_points(diagnosis: Diagnosis, label: str) -> list[PressurePoint]:
