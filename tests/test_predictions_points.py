@@ -84,3 +84,9 @@ def test_names_that_differ_in_case_alone_are_refused():
   assert points.name_problems(["mix", "other", "Mix"]) == {
     "Mix": "differs from 'mix' in case alone, and some file systems take these for one"
   }
+
+
+def test_values_are_put_behind_labels_once():
+  assert points.with_value("a", 25) == points.with_value("a@25", 25) == "a@25"
+  assert points.with_value("a", 0.30000001) == "a@0.3" and points.with_value("a", "end") == "a@end"
+  assert points.split("a@end") == ("a", "end") and points.split("a") == ("a", "")

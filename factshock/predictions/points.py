@@ -1,8 +1,9 @@
 """Points: what a predictions file is of, an arm and where on its curve.
 
-Labels of points are made and read here alone. The label of a point is the name of its file and its key in diagnosis.json: "finetune@25" (after 25
-steps), "weight_mixing@0.3" (at alpha .3), "finetune" (the whole arm: its last step, or the value
-chosen on development facts) and "finetune_early" (the step chosen on development facts).
+Labels of points are made and read here alone. The label of a point is the name of its file and its
+key in diagnosis.json: "finetune@25" (after 25 steps), "weight_mixing@0.3" (at alpha .3), "finetune"
+(the whole arm: its last step, or the value chosen on development facts) and "finetune_early" (the
+step chosen on development facts).
 """
 
 import dataclasses
@@ -103,6 +104,27 @@ def _number(text: str) -> int | float | None:
   except ValueError:
     return None
   return value if math.isfinite(value) else None
+
+
+def split(label: str) -> tuple[str, str]:
+  """Returns a label's arm and what stands behind its "@", "" where nothing does.
+
+  Labels of other programs are split too, whatever stands behind the "@".
+  """
+  arm, _, end = label.partition(_AT)
+  return arm, end
+
+
+def is_on_curve(label: str) -> bool:
+  """Returns whether a label is of one value of an arm's curve."""
+  return _AT in label
+
+
+def with_value(label: str, value: object) -> str:
+  """Returns a label with "@value" behind it, unless it ends so already."""
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  suffix = _AT + (Point("", value).printed_value if is_number else str(value))
+  return label if label.endswith(suffix) else label + suffix
 
 
 def name_problem(name: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from factshock.predictions import accuracy
+from factshock.predictions import accuracy, points
 from factshock.predictions.rows import EXPECTED, SUFFIXES, TEXT_COLUMNS, numbered_rows
 from factshock.runtime.errors import UserError
 
@@ -375,11 +375,8 @@ def label_of(row: Mapping[str, Any], default: str, path: str, line_number: int) 
   if step is None and alpha is None:
     return label
   for value in (step, alpha):
-    if value is None:
-      continue
-    suffix = f"@{value:g}" if type(value) in (int, float) else f"@{value}"
-    if not label.endswith(suffix):
-      label += suffix
+    if value is not None:
+      label = points.with_value(label, value)
   return label
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, TypedDict, cast
 
+from factshock.predictions import points
 from factshock.report import numbers
 from factshock.report.numbers import KnownEstimate, known_estimate
 from factshock.report.schema import Diagnosis
@@ -89,16 +90,17 @@ def title(diagnosis: Diagnosis, label: str | None) -> str:
   titles = diagnosis.get("titles") or {}
   if label in titles:
     return str(titles[label])
-  stem, at, point = str(label).partition("@")
-  if at:
-    return f"{title(diagnosis, stem)} at {point}"
+  arm, value = points.split(str(label))
+  if value:
+    return f"{title(diagnosis, arm)} at {value}"
   spaced = str(label).replace("_", " ")
   return spaced[:1].upper() + spaced[1:]
 
 
-def points(diagnosis: Diagnosis) -> set[str | None]:
+def curve_labels(diagnosis: Diagnosis) -> set[str | None]:
   """Returns the labels that are points of a curve rather than arms of their own."""
-  labels: set[str | None] = {label for label in diagnosis.get("arms") or {} if "@" in label}
+  arms = diagnosis.get("arms") or {}
+  labels: set[str | None] = {label for label in arms if points.is_on_curve(label)}
   for curves_of_kind in (diagnosis.get("curves") or {}).values():
     for curve_points in curves_of_kind.values():
       labels |= {point.get("label") for point in curve_points}
@@ -110,7 +112,7 @@ def table_labels(diagnosis: Diagnosis) -> list[str]:
   given = diagnosis.get("table")
   if given:
     return list(given)
-  excluded = points(diagnosis)
+  excluded = curve_labels(diagnosis)
   return [label for label in diagnosis.get("arms") or {} if label not in excluded]
 
 

@@ -178,7 +178,7 @@ def relations(diagnosis: Diagnosis) -> str | None:
 
 def comparisons(diagnosis: Diagnosis) -> str:
   """Returns the paired comparisons; differences whose interval excludes 0 are bold."""
-  points = reading.points(diagnosis)
+  points = reading.curve_labels(diagnosis)
   rows = [
     (row, known_estimate(row.get("difference")))
     for row in diagnosis.get("comparisons") or []
