@@ -159,7 +159,7 @@ def test_packed_examples_give_the_same_loss_and_gradient():
   packed = batching.pack_batch(batch, batching.Shapes(((4, (16, 8)),), 4))
   assert packed["target_segments"].max() > 2 and len(packed["inputs"]) == 4
   of = hf_t5.quick_jit(
-    jax.value_and_grad(functools.partial(train_step.loss_fn, config=config), has_aux=True)
+    jax.value_and_grad(functools.partial(train_step.loss_fn, model_config=config), has_aux=True)
   )
   (loss, sums), gradient = of(params, batch=batch)
   (packed_loss, packed_sums), packed_gradient = of(params, batch=packed)

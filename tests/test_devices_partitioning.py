@@ -156,7 +156,7 @@ class Repeated:
 
 
 def train(config, mesh, parallel="mesh", optimizer="adamw", accumulate=1):
-  loss = functools.partial(train_step.loss_fn, config=config)
+  loss = functools.partial(train_step.loss_fn, model_config=config)
   chain = optimizers.make_optimizer(optimizers.OptimizerConfig(optimizer, 1e-3, clip=1.0, ema=0.9))
   step_fn = train_step.make_train_step(
     loss, chain, accumulate, drivers.AXIS if parallel == "pmap" else None

@@ -81,7 +81,7 @@ def test_loss_and_every_gradient_equal_transformers(name):
   expected = (nll * torch.tensor(weights[:, 1:])).sum()
   expected.backward()
   of = hf_t5.quick_jit(
-    jax.value_and_grad(functools.partial(train_step.loss_fn, config=config), has_aux=True)
+    jax.value_and_grad(functools.partial(train_step.loss_fn, model_config=config), has_aux=True)
   )
   (loss, sums), gradients = of(params, batch={"tokens": tokens, "weights": weights})
   assert (

@@ -61,7 +61,7 @@ def arguments_of(config):
 
 def step_of(config, **options):
   return train_step.make_train_step(
-    functools.partial(train_step.loss_fn, config=config), OPTIMIZER, **options
+    functools.partial(train_step.loss_fn, model_config=config), OPTIMIZER, **options
   )
 
 

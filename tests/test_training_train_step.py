@@ -35,7 +35,7 @@ SGD = optax.sgd(0.1)
 
 @functools.cache
 def _step(config=CONFIG, optimizer=SGD, accumulate=1):
-  loss = functools.partial(train_step.loss_fn, config=config)
+  loss = functools.partial(train_step.loss_fn, model_config=config)
   return hf_t5.quick_jit(train_step.make_train_step(loss, optimizer, accumulate))
 
 

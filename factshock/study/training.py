@@ -86,7 +86,7 @@ def train_step(model, settings, accumulate, lora_scale=None, axis=None):
     return steps.loss_fn(lora.attach(frozen, adapters, lora_scale), model, **arguments)
 
   optimizer = optimizers.make_optimizer(settings)
-  loss = functools.partial(steps.loss_fn, config=model) if lora_scale is None else adapted
+  loss = functools.partial(steps.loss_fn, model_config=model) if lora_scale is None else adapted
   return steps.make_train_step(loss, optimizer, accumulate, axis), optimizer
 
 

@@ -76,7 +76,9 @@ def compiled(config, state, batch, optimizer):
 
   from factshock.training import train_step
 
-  step = train_step.make_train_step(functools.partial(train_step.loss_fn, config=config), optimizer)
+  step = train_step.make_train_step(
+    functools.partial(train_step.loss_fn, model_config=config), optimizer
+  )
   return jax.jit(step, donate_argnums=0).lower(state, batch, jax.random.key(1)).compile()
 
 

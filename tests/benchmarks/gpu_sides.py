@@ -100,7 +100,7 @@ def our_parts(family, sizes, trained):
   config = our_config(family, sizes)
   init = functools.partial(families.of(config).init, config)
   if trained == "all":
-    loss = functools.partial(train_step.loss_fn, config=config)
+    loss = functools.partial(train_step.loss_fn, model_config=config)
     optimizer = {"optimizer": "adafactor" if family == "t5" else "adamw", "learning_rate": 1e-4}
     return (
       loss,

@@ -91,7 +91,9 @@ def runner(name):
   rows, lengths = sizes.pop("batch"), {side: sizes.pop(side) for side in ("inputs", "targets")}
   config = t5.T5Config(**sizes, unroll=True)
   optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig("adamw", 1e-4))
-  step = train_step.make_train_step(functools.partial(train_step.loss_fn, config=config), optimizer)
+  step = train_step.make_train_step(
+    functools.partial(train_step.loss_fn, model_config=config), optimizer
+  )
   state = train_step.init_state(t5.init(config, jax.random.key(0)), optimizer)
   random, mesh = np.random.default_rng(0), partitioning.make_mesh()
   batch = {

@@ -87,7 +87,9 @@ def jax_side(shape, batch, *, threads, unroll, learning_rate):
   state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
   batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
   step = jax.jit(
-    train_step.make_train_step(functools.partial(train_step.loss_fn, config=config), optimizer),
+    train_step.make_train_step(
+      functools.partial(train_step.loss_fn, model_config=config), optimizer
+    ),
     donate_argnums=0,
   )
   held = [state]
