@@ -45,7 +45,7 @@ def of(model, sizes):
   config.model = ml_collections.ConfigDict(
     {"remat": "none", "attention": "xla", **sizes, "unroll": False}
   )
-  decoder_only = sizes["family"] == "llama"
+  decoder_only = families.named(sizes["family"]).decoder_only
   if decoder_only:  # which reads no statement that goes on after the answer
     del config.arms["best_cloze"]
     config.roles.ceiling = ""

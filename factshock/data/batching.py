@@ -153,6 +153,11 @@ def pack_batch(batch, shapes=None):
   return packed
 
 
+def token_fields(batch: dict[str, np.ndarray]) -> dict[str, int]:
+  """Returns the padding of each field of a batch that holds tokens, the predicted ones last."""
+  return {name: pad for name, pad, _, _ in _sides(batch)}
+
+
 def _sides(batch):
   return _DECODER if "tokens" in batch else _ENCODER_DECODER
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from factshock.data import mixture, span_corruption
+from factshock.data import batching, mixture, span_corruption
 from factshock.runtime.errors import UserError
 
 
@@ -37,7 +37,8 @@ def soft_source(encode, belief, prior=None, strength=1.0, loss_weight=1.0, pad=0
 
 def _prepare(encode, belief, prior, strength, pad, input_length, target_length):
   cumulative = [np.cumsum(p) for p in belief]
-  predicted = "tokens" if "tokens" in encode(0, int(np.argmax(belief[0]))) else "targets"
+  example = encode(0, int(np.argmax(belief[0])))
+  predicted = list(batching.token_fields(example))[-1]
   lengths = {
     "inputs": input_length,
     "targets": target_length,

@@ -1,6 +1,7 @@
 """Whether a config can be run: what its arms need of one another, and of the rest."""
 
 from factshock.data import prompts
+from factshock.models import families
 from factshock.runtime.errors import UserError
 from factshock.study import arms
 from factshock.study import config as configs
@@ -120,7 +121,7 @@ def check(config):
         f"config.arms.{name}.text: {arm.text!r} leaves no sentence that names a fact's two ends, which "
         "config.pretrain.masking='salient' needs; choose 'without_test'"
       )
-    missing = {"encoder"} if config.model.family == "llama" else set()
+    missing = {"encoder"} if families.named(config.model.family).decoder_only else set()
     missing |= {"head"} if config.model.tie_head else set()
     problems += [
       f"config.arms.{name}.{key}: the model has no {part!r} of its own"

@@ -135,7 +135,7 @@ def dry_run(config, ratio=0.0):
 
 
 def _batch_shapes(model, rows, input_length, target_length, pack, np):
-  if hasattr(model, "encoder_layers"):
+  if not families.of(model).decoder_only:
     batch = {
       "inputs": np.zeros((rows, input_length), np.int32),
       "targets": np.zeros((rows, target_length), np.int32),

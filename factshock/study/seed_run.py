@@ -72,7 +72,7 @@ def assemble(config, workdir, seed, mesh, data, sets):
 
 def is_decoder(study):
   """Whether the study's model is decoder-only."""
-  return study.config.model.family == "llama"
+  return families.of(study.model).decoder_only
 
 
 def prompt_texts(study, facts, prompt, shots=0, shot_facts="pool"):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from factshock.data import batching
 from factshock.models import families, remat
 from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
@@ -211,10 +212,7 @@ def make_train_step(
 
 def _token_counts(batch: Batch) -> Scalars:
   """Returns how many of a batch's tokens are no padding, and how many positions there are."""
-  if "tokens" in batch:
-    padded = [(batch["tokens"], -1)]
-  else:
-    padded = [(batch["inputs"], 0), (batch["targets"], 0)]
+  padded = [(batch[name], pad) for name, pad in batching.token_fields(batch).items()]
   read = sum(jnp.sum(tokens != pad) for tokens, pad in padded)
   positions = sum(tokens.size for tokens, _ in padded)
   return {"read_tokens": read.astype(jnp.float32), "places": jnp.float32(positions)}
