@@ -308,9 +308,9 @@ def _displaced(answers: Sequence[Any]) -> str:
   """Returns the displaced answers with how often each was; a dash where there are none."""
   listed = []
   for answer in answers:
-    if isinstance(answer, list | tuple) and answer:
-      times = count_cell(answer[1] if len(answer) > 1 else None)
-      listed.append(f"{text(answer[0])} ({times})")
+    if isinstance(answer, list | tuple) and len(answer) > 0:
+      times = answer[1] if len(answer) > 1 else None
+      listed.append(f"{text(answer[0])} ({count_cell(times)})")
   return ", ".join(listed) or DASH
 
 

@@ -88,7 +88,7 @@ def _draw_counts(axes: "Axes", x: Sequence[float], units: Sequence[float]) -> No
   # A bin may be narrower than a line is wide: lines at the mean confidence show every bin.
   axes.vlines(x, 0, units, color=BLUE, linewidth=4)
   axes.set(xlabel="Confidence", ylabel="Answers", ylim=(0, 1.15 * max(units)))
-  axes.yaxis.get_major_locator().set_params(nbins=2, integer=True)
+  axes.locator_params(axis="y", nbins=2, integer=True)
   axes.yaxis.set_major_formatter(lambda value, _: canvas.brief(value))
 
 
