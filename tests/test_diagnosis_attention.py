@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from factshock.diagnosis import attention
+from factshock.diagnosis.statistics import Bootstrap
 from factshock.predictions import reading
 from factshock.runtime.errors import UserError
 from factshock.study import answers, diagnosis
@@ -74,7 +75,9 @@ def assert_estimate(estimate, expected):
 
 
 def test_means_are_those_of_brute_force(tmp_path, files):
-  found = attention.diagnose(written(tmp_path, files), reference="zero", resamples=200)
+  found = attention.diagnose(
+    written(tmp_path, files), reference="zero", bootstrap=Bootstrap(resamples=200)
+  )
   cross = found["arms"]["tuned"]["sites"]["cross"]
   tuned = lambda name: lambda here: np.nanmean(here["tuned"][f"cross/{name}"].mean((1, 2)))
   assert_estimate(cross["mass"], over_seeds(files, tuned("mass")))
@@ -112,7 +115,9 @@ def test_means_are_those_of_brute_force(tmp_path, files):
 
 
 def test_changes_are_paired_differences_on_the_facts_of_both(tmp_path, files):
-  found = attention.diagnose(written(tmp_path, files), reference="zero", resamples=200)
+  found = attention.diagnose(
+    written(tmp_path, files), reference="zero", bootstrap=Bootstrap(resamples=200)
+  )
   change = found["arms"]["tuned"]["sites"]["cross"]["change"]
   difference = lambda name, scale: (
     lambda here: (
@@ -139,9 +144,9 @@ def test_changes_are_paired_differences_on_the_facts_of_both(tmp_path, files):
 
 
 def test_quarters_of_popularity(tmp_path, files):
-  found = attention.diagnose(written(tmp_path, files), reference="zero", resamples=200)["arms"][
-    "tuned"
-  ]["sites"]["cross"]
+  found = attention.diagnose(
+    written(tmp_path, files), reference="zero", bootstrap=Bootstrap(resamples=200)
+  )["arms"]["tuned"]["sites"]["cross"]
 
   def quarter(i, against=None):
     def measure(here):
@@ -162,7 +167,10 @@ def test_without_popularity_there_are_no_quarters(tmp_path):
   found = hand.arrays(np.random.default_rng(0)) | {"popularity": np.full(40, np.nan)}
   paths = {"zero": {0: hand.write(tmp_path / "a.npz", found)}}
   assert (
-    "by_popularity" not in attention.diagnose(paths, resamples=50)["arms"]["zero"]["sites"]["cross"]
+    "by_popularity"
+    not in attention.diagnose(paths, bootstrap=Bootstrap(resamples=50))["arms"]["zero"]["sites"][
+      "cross"
+    ]
   )
 
 
@@ -202,7 +210,7 @@ def test_right_and_wrong_answers_are_told_apart(tmp_path, files):
     for label in files
   }
   found = attention.diagnose(
-    written(tmp_path, files), reference="zero", predictions=said, resamples=200
+    written(tmp_path, files), reference="zero", predictions=said, bootstrap=Bootstrap(resamples=200)
   )
   cross = found["arms"]["tuned"]["sites"]["cross"]
   expected = {"right": {}, "wrong": {}, "lost": {}, "kept": {}}
@@ -229,7 +237,10 @@ def test_right_and_wrong_answers_are_told_apart(tmp_path, files):
 def test_pairs_are_compared_besides(tmp_path, files):
   files["mixed"] = {2: hand.moved(files["tuned"][2], 0.1)}
   found = attention.diagnose(
-    written(tmp_path, files), reference="zero", pairs=[("mixed", "tuned")], resamples=100
+    written(tmp_path, files),
+    reference="zero",
+    pairs=[("mixed", "tuned")],
+    bootstrap=Bootstrap(resamples=100),
   )
   (row,) = [row for row in found["comparisons"] if row["site"] == "cross"]
   expected = np.nanmean(files["mixed"][2]["cross/mass"] - files["tuned"][2]["cross/mass"])
@@ -241,7 +252,9 @@ def test_pairs_are_compared_besides(tmp_path, files):
 
 
 def test_without_a_reference_only_pairs_are_compared(tmp_path, files):
-  found = attention.diagnose(written(tmp_path, files), pairs=[("tuned", "zero")], resamples=50)
+  found = attention.diagnose(
+    written(tmp_path, files), pairs=[("tuned", "zero")], bootstrap=Bootstrap(resamples=50)
+  )
   assert found["reference"] is None and len(found["comparisons"]) == 2
   assert all(
     "change" not in site for arm in found["arms"].values() for site in arm["sites"].values()
@@ -263,9 +276,9 @@ def test_intervals_cover(tmp_path, monkeypatch, table_entries):
     paths = {
       label: {0: hand.write(tmp_path / f"{label}.npz", found)} for label, found in files.items()
     }
-    found = attention.diagnose(paths, reference="zero", resamples=200, seed=trial)["arms"]["tuned"][
-      "sites"
-    ]["self"]["change"]["mass"]
+    found = attention.diagnose(
+      paths, reference="zero", bootstrap=Bootstrap(resamples=200, seed=trial)
+    )["arms"]["tuned"]["sites"]["self"]["change"]["mass"]
     held.append(found["low"] <= -0.02 <= found["high"])
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.05 / np.sqrt(80), rel=0.5)
   assert (
@@ -279,7 +292,7 @@ def test_each_file_is_read_once(tmp_path, files, monkeypatch):
   monkeypatch.setattr(
     attention, "read", lambda path, read_=attention.read: read.append(path) or read_(path)
   )
-  found = attention.diagnose(paths, reference="zero", resamples=50)["arms"]
+  found = attention.diagnose(paths, reference="zero", bootstrap=Bootstrap(resamples=50))["arms"]
   assert sorted(read) == sorted(
     path for label in ("zero", "tuned") for path in paths[label].values()
   )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from factshock.diagnosis import calibration, table
 from factshock.diagnosis.calibration import Units
+from factshock.diagnosis.statistics import Bootstrap
 from factshock.runtime.errors import UserError
 
 # Few levels, so that confidences and scores tie.
@@ -189,7 +190,7 @@ def test_weights_are_repetitions():
 
 def test_quality_holds_the_measures_of_all_and_of_each_relation():
   units, names, asked = make_units(5, seed=3)
-  found = calibration.quality(units, names, asked, resamples=20)
+  found = calibration.quality(units, names, asked, bootstrap=Bootstrap(resamples=20))
   assert json.loads(json.dumps(found, allow_nan=False)) == found
   assert (found["units"], found["queries"], list(found["relations"])) == (
     len(units.right),
@@ -232,7 +233,7 @@ def test_the_order_of_units_does_not_matter():
   units, names, asked = make_units(4, seed=4)
   order = np.random.default_rng(0).permutation(len(units.right))
   found, again = (
-    calibration.quality(some, names, asked, resamples=1)
+    calibration.quality(some, names, asked, bootstrap=Bootstrap(resamples=1))
     for some in (units, Units(*(column[order] for column in units)))
   )
   for key in ("ece", "auroc", "aurc", "brier"):
@@ -253,7 +254,7 @@ def test_units_of_one_cluster_are_drawn_together():
         np.repeat(confidence, copies), np.repeat(right, copies), np.repeat(np.arange(80), copies)
       ),
       ["r"],
-      resamples=300,
+      bootstrap=Bootstrap(resamples=300),
     )
     for copies in (1, 10)
   ]
@@ -269,7 +270,7 @@ def test_a_subject_is_resampled_with_its_queries_of_all_relations():
     np.repeat([0, 1], 60),
     np.tile(np.arange(60), 2),
   )
-  found = calibration.quality(both, ["a", "b"], resamples=400)
+  found = calibration.quality(both, ["a", "b"], bootstrap=Bootstrap(resamples=400))
   assert found["queries"] == 120 and found["pooled"]["queries"] == 120
   width = [
     group["share_right"]["high"] - group["share_right"]["low"]
@@ -304,7 +305,9 @@ def test_intervals_cover():
   }
   for trial in range(trials):
     units = one_relation(*draw_overconfident(400, rng))
-    found = calibration.quality(units, ["r"], resamples=150, seed=trial)["pooled"]
+    found = calibration.quality(units, ["r"], bootstrap=Bootstrap(resamples=150, seed=trial))[
+      "pooled"
+    ]
     for key in covered:
       covered[key] += found[key]["low"] <= truth[key] <= found[key]["high"]
   low = {"ece_debiased": 0.75}
@@ -320,7 +323,7 @@ def test_the_bias_of_ece_is_less():
   rng, plain, less = np.random.default_rng(7), [], []
   for trial in range(40):
     found = calibration.quality(
-      one_relation(*calibrated(200, rng)), ["r"], resamples=100, seed=trial
+      one_relation(*calibrated(200, rng)), ["r"], bootstrap=Bootstrap(resamples=100, seed=trial)
     )["pooled"]
     plain.append(found["ece"]["mean"])
     less.append(found["ece_debiased"]["mean"])
@@ -329,14 +332,16 @@ def test_the_bias_of_ece_is_less():
 
 def test_few_units_take_fewer_bins():
   found = calibration.quality(
-    one_relation(*calibrated(45, np.random.default_rng(8))), ["r"], resamples=10
+    one_relation(*calibrated(45, np.random.default_rng(8))),
+    ["r"],
+    bootstrap=Bootstrap(resamples=10),
   )
   assert (found["bins"], found["pooled"]["bins"], len(found["pooled"]["reliability"])) == (15, 4, 4)
 
 
 def test_what_is_undefined_is_none():
   all_right = one_relation(np.linspace(0.5, 1, 5), np.ones(5, bool))
-  found = calibration.quality(all_right, ["r", "empty"], [5, 7], resamples=50)
+  found = calibration.quality(all_right, ["r", "empty"], [5, 7], bootstrap=Bootstrap(resamples=50))
   assert found["pooled"]["auroc"] == {"mean": None, "low": None, "high": None}
   empty = found["relations"]["empty"]
   assert (empty["units"], empty["queries"], empty["ece"], empty["yields"][0]["share"]) == (
@@ -348,7 +353,7 @@ def test_what_is_undefined_is_none():
   nothing = calibration.quality(Units(*[np.array([])] * 5), ["r"], [3])
   assert nothing["pooled"]["units"] == 0 and nothing["queries"] == 3
   all_wrong = calibration.quality(
-    one_relation(np.full(20, 0.2), np.zeros(20, bool)), ["r"], resamples=50
+    one_relation(np.full(20, 0.2), np.zeros(20, bool)), ["r"], bootstrap=Bootstrap(resamples=50)
   )
   assert all_wrong["pooled"]["yields"][0]["share"]["mean"] == 0
   assert all_wrong["pooled"]["yields"][0]["threshold"] is None
@@ -385,7 +390,7 @@ def test_other_bad_input_is_refused():
 
 def test_lines_for_the_terminal():
   units, names, asked = make_units(3, seed=9)
-  found = calibration.quality(units, names, asked, resamples=50)
+  found = calibration.quality(units, names, asked, bootstrap=Bootstrap(resamples=50))
   lines = table.calibration_lines(found)
   assert (
     f"{len(units.right)} held-out answers to {asked.sum()} queries" in lines[0]

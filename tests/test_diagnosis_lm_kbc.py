@@ -11,6 +11,7 @@ import hypothesis.strategies as st
 import pytest
 
 from factshock.diagnosis import lm_kbc, lm_kbc_rules, lm_kbc_table
+from factshock.diagnosis.statistics import Bootstrap
 from factshock.runtime.errors import UserError
 
 TWO_THIRDS = 2 / 3
@@ -564,7 +565,11 @@ def test_baselines_of_the_real_data(data_dir, tmp_path, year, name, rows, empty,
     ],
   )
   found = lm_kbc.diagnose(
-    year, lm_kbc.read_all([said], year), gold, lm_kbc.read(train, year, gold=True), resamples=200
+    year,
+    lm_kbc.read_all([said], year),
+    gold,
+    lm_kbc.read(train, year, gold=True),
+    bootstrap=Bootstrap(resamples=200),
   )
   answers = {**found["systems"], **found["baselines"]}
   f1 = {label: scores[found["headline"]]["f1"] for label, scores in answers.items()}

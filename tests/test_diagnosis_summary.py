@@ -62,11 +62,10 @@ def random_arms(seeds, accuracy, queries=400):
 def test_everything_about_two_arms_worked_by_hand():
   found = summary.diagnose(
     two_arms(),
-    finetuning=FINETUNING,
-    counts=COUNTS,
-    known="zero",
-    entity_arms=["zero", "tuned"],
-    resamples=200,
+    summary.Options(
+      finetuning=FINETUNING, counts=COUNTS, known="zero", entity_arms=["zero", "tuned"]
+    ),
+    summary.Bootstrap(resamples=200),
   )
   tuned = found["arms"]["tuned"]
   assert found["reference"] == "zero" and found["seeds"] == [0] and tuned["queries"] == 10
@@ -145,7 +144,9 @@ def test_candidates_give_hits_and_reciprocal_rank():
   ],
 )
 def test_measures_that_lack_what_they_need_are_null(finetuning, counts, known, unknown):
-  found = summary.diagnose(two_arms(), finetuning=finetuning, counts=counts)["arms"]["tuned"]
+  found = summary.diagnose(two_arms(), summary.Options(finetuning=finetuning, counts=counts))[
+    "arms"
+  ]["tuned"]
   assert all(found["shock"][name]["mean"] is not None for name in known)
   assert all(found["shock"][name]["mean"] is None for name in unknown)
   assert all(ratio["mean"] is None for ratio in found["shock"]["ratio"].values())
@@ -160,9 +161,11 @@ def test_without_finetuning_facts_and_counts_there_is_no_shock():
 def test_an_arm_may_have_finetuning_facts_of_its_own():
   found = summary.diagnose(
     two_arms(),
-    finetuning=FINETUNING,
-    counts=COUNTS,
-    finetuning_by_arm={"tuned": {0: hand.of(["Moscow", "Lima"])}},
+    summary.Options(
+      finetuning=FINETUNING,
+      counts=COUNTS,
+      finetuning_by_arm={"tuned": {0: hand.of(["Moscow", "Lima"])}},
+    ),
   )["arms"]
   assert found["tuned"]["shock"]["range_shift"]["mean"] == pytest.approx(0.2)
   assert found["zero"]["shock"]["range_shift"]["mean"] == 0
@@ -174,7 +177,11 @@ def test_row_order_changes_nothing_at_all():
       "zero": {0: arm(["Moscow"] * 10, order=order)},
       "tuned": {0: arm(hand.ANSWERS, order=order)},
     }
-    return summary.diagnose(arms, finetuning=FINETUNING, counts=COUNTS, known="zero", resamples=100)
+    return summary.diagnose(
+      arms,
+      summary.Options(finetuning=FINETUNING, counts=COUNTS, known="zero"),
+      summary.Bootstrap(resamples=100),
+    )
 
   assert run(None) == run([9, 3, 1, 2, 0, 8, 5, 6, 7, 4])
 
@@ -187,8 +194,10 @@ def test_intervals_hold_their_measure_for_small_and_large_sets(monkeypatch, tabl
   gold, answers = (rng.choice(names, 600, p=np.arange(60, 0, -1) / 1830).tolist() for _ in range(2))
   found = summary.diagnose(
     {"a": {0: arm(answers, gold)}},
-    finetuning={0: hand.of(names[::2] * 3)},
-    counts={0: {("r", name): 600 // (i + 1) for i, name in enumerate(names)}},
+    summary.Options(
+      finetuning={0: hand.of(names[::2] * 3)},
+      counts={0: {("r", name): 600 // (i + 1) for i, name in enumerate(names)}},
+    ),
   )["arms"]["a"]
   estimates = [
     found["exact_match"],
@@ -216,7 +225,8 @@ def test_seeds_are_a_second_level():
 def test_pairing_removes_what_seeds_share():
   levels = [0.2, 0.4, 0.5, 0.6, 0.8]
   found = summary.diagnose(
-    random_arms(range(5), {"a": levels, "b": [level + 0.1 for level in levels]}), pairs=[("b", "a")]
+    random_arms(range(5), {"a": levels, "b": [level + 0.1 for level in levels]}),
+    summary.Options(pairs=[("b", "a")]),
   )
   (row,) = found["comparisons"]
   arm_b = found["arms"]["b"]["exact_match"]
@@ -247,7 +257,7 @@ def test_arms_may_lack_a_seed_but_not_have_none_in_common():
 )
 def test_wrong_labels_and_seeds_are_named(options, message):
   with pytest.raises(UserError, match=message):
-    summary.diagnose(two_arms(), **options)
+    summary.diagnose(two_arms(), summary.Options(**options))
 
 
 def test_arms_of_different_test_sets_are_refused():
@@ -262,7 +272,10 @@ def test_many_points_cost_little():
   arms = {f"p@{k}": {0: arm(rng.choice(names, 320).tolist(), gold)} for k in range(20)}
   start = time.process_time()
   summary.diagnose(
-    arms, finetuning={0: hand.of(names[::2])}, counts={0: {("r", name): 3 for name in names}}
+    arms,
+    summary.Options(
+      finetuning={0: hand.of(names[::2])}, counts={0: {("r", name): 3 for name in names}}
+    ),
   )
   assert time.process_time() - start < 5
 
@@ -350,7 +363,7 @@ def test_macro_average_counts_relations_alike():
       "all": {0: reading.from_rows(enumerate(other, 1))},
       "some": {0: reading.from_rows(enumerate(rows[::-1], 1))},
     },
-    resamples=200,
+    bootstrap=summary.Bootstrap(resamples=200),
   )
   some = found["arms"]["some"]
   assert some["exact_match"]["mean"] == pytest.approx(0.4) and some["macro_right"][
@@ -376,10 +389,10 @@ def test_right_may_mean_that_an_accepted_answer_is_contained():
   for criterion, right in (("exact_match", 0.25), ("contains", 0.5)):
     found = summary.diagnose(
       arms,
-      resamples=200,
-      criterion=criterion,
-      counts={0: {("a", "x y"): 3}},
-      finetuning={0: [("a", "x y")]},
+      summary.Options(
+        criterion=criterion, counts={0: {("a", "x y"): 3}}, finetuning={0: [("a", "x y")]}
+      ),
+      summary.Bootstrap(resamples=200),
     )
     some = found["arms"]["some"]
     assert (some["right"]["mean"], some["exact_match"]["mean"], some["contains"]["mean"]) == (
@@ -407,7 +420,7 @@ def test_types_of_relations_are_averaged_by_relation():
   ]
   found = summary.diagnose(
     {"a": {0: reading.from_rows(enumerate(rows, 1))}},
-    resamples=200,
-    types={"us": "history", "world": "history", "law": "law", "misc": ""},
+    summary.Options(types={"us": "history", "world": "history", "law": "law", "misc": ""}),
+    summary.Bootstrap(resamples=200),
   )
   assert means(found["arms"]["a"]["by_type"]) == {"history": 0.75, "law": 0}

@@ -53,11 +53,8 @@ def diagnosed(count, after, known="cloze"):
   }
   return summary.diagnose(
     {name: {0: reading.from_rows(enumerate(rows, 1))} for name, rows in arms.items()},
-    reference="before",
-    known=known,
-    finetuned="tuned",
-    corrected="corrected",
-    resamples=400,
+    summary.Options(reference="before", known=known, finetuned="tuned", corrected="corrected"),
+    summary.Bootstrap(resamples=400),
   )
 
 
@@ -151,4 +148,4 @@ def test_a_correction_without_its_arm_is_refused():
   rows = rows_of(scores(np.zeros(5, int), np.ones(5, bool)), np.zeros(5, int))
   arms = {name: {0: reading.from_rows(enumerate(rows, 1))} for name in "ab"}
   with pytest.raises(UserError, match="a verdict needs both"):
-    summary.diagnose(arms, corrected="b")
+    summary.diagnose(arms, summary.Options(corrected="b"))

@@ -10,6 +10,7 @@ import pytest
 from report_fixture import STEPS, make_diagnosis
 
 from factshock.diagnosis import attention as measured
+from factshock.diagnosis.statistics import Bootstrap
 from factshock.predictions import reading
 from factshock.report import (
   attention_plots,
@@ -69,12 +70,12 @@ def make_attention(folder, shapes=None, sites=("encoder", "cross"), facts=30):
     paths,
     reference="zero_shot_question",
     predictions=said,
-    resamples=100,
     pairs=[
       ("weight_mixing", "finetune"),
       ("mixture", "finetune"),
       ("popular_half", "unpopular_half"),
     ],
+    bootstrap=Bootstrap(resamples=100),
   )
 
 

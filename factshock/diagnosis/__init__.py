@@ -1,1 +1,1 @@
-"""What the answers show: accuracy, frequency shock and statistics over predictions files. No JAX."""
+"""Diagnosis of predictions files: accuracy, frequency shock, calibration, LM-KBC scores. No JAX."""

@@ -1,6 +1,11 @@
-"""Scores by the LM-KBC rules as lines for the terminal."""
+"""Lines for the terminal of scores by the LM-KBC rules."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 from factshock.diagnosis.table import aligned, estimate
+
+Json: TypeAlias = Mapping[str, Any]
 
 TITLES = {"rows": "F1 over rows", "relations": "F1 over relations", "micro": "micro F1"}
 BASELINES = {"all_empty": "(all empty)", "constant_set": "(constant set)"}
@@ -12,45 +17,47 @@ COUNTS = {
 }
 
 
-def lines(found):
-  """Lines of what `lm_kbc.diagnose` gives: scores, empty answers, relations, differences, and what was odd."""
-  answers = {
-    **found["systems"],
-    **{BASELINES[name]: scores for name, scores in found["baselines"].items()},
-  }
-  strict = ", strict" if found["strict"] else ""
+def lines(scores: Json) -> list[str]:
+  """Returns lines of scores, empty answers, relations, differences, and of what was odd.
+
+  Args:
+    scores: as from `lm_kbc.diagnose`.
+  """
+  answers: dict[str, Json] = dict(scores["systems"])
+  for name, baseline in scores["baselines"].items():
+    answers[BASELINES[name]] = baseline
+  strict = ", strict" if scores["strict"] else ""
   return [
-    f"LM-KBC {found['edition']}{strict}: {found['rows']} rows, {len(found['relations'])} relations of "
-    f"{found['gold']} ({100 * found['confidence']:g}% bootstrap intervals; *: ranked the edition's systems)",
-    *aligned(_scores(answers, found["headline"])),
+    f"LM-KBC {scores['edition']}{strict}: {scores['rows']} rows, {len(scores['relations'])} relations "
+    f"of {scores['gold']} ({100 * scores['confidence']:g}% bootstrap intervals; *: ranked the "
+    "edition's systems)",
+    *aligned(_score_rows(answers, scores["headline"])),
     "",
     "Empty answers (rows of which gold, and of which the answer, has no object)",
-    *aligned(_empty(answers)),
+    *aligned(_empty_rows(answers)),
     "",
     "Relations (means over the rows of each)",
-    *aligned(_relations(answers, found)),
+    *aligned(_relation_rows(answers, scores)),
     "",
     "Paired differences",
-    *aligned(_differences(found)),
-    *_remarks(found),
+    *aligned(_difference_rows(scores)),
+    *_remarks(scores),
   ]
 
 
-def _scores(answers, headline):
-  averages = {
-    average: title + (" *" if average == headline else "") for average, title in TITLES.items()
-  }
-  yield ["answers", "precision", "recall", *averages.values(), "micro P", "micro R"]
+def _score_rows(answers: Mapping[str, Json], headline: str) -> Iterator[list[str]]:
+  titles = [title + (" *" if average == headline else "") for average, title in TITLES.items()]
+  yield ["answers", "precision", "recall", *titles, "micro P", "micro R"]
   for label, scores in answers.items():
     yield [
       label,
       *(estimate(scores[headline][name], False) for name in ("precision", "recall")),
-      *(estimate(scores[average]["f1"]) for average in averages),
+      *(estimate(scores[average]["f1"]) for average in TITLES),
       *(estimate(scores["micro"][name], False) for name in ("precision", "recall")),
     ]
 
 
-def _empty(answers):
+def _empty_rows(answers: Mapping[str, Json]) -> Iterator[list[str]]:
   yield ["answers", "gold", "predicted", "both", "precision", "recall", "F1"]
   for label, scores in answers.items():
     empty = scores["empty"]
@@ -61,69 +68,58 @@ def _empty(answers):
     ]
 
 
-def _relations(answers, found):
-  labels = [
-    f"{name} {label}" if name == "F1" else name
-    for label in found["systems"]
-    for name in ("P", "R", "F1", "objects", "empty")
-  ]
-  baselines = [label for label in answers if label not in found["systems"]]
-  yield [
-    "relation",
-    "rows",
-    "gold objects",
-    "gold empty",
-    *labels,
-    *(f"F1 {label}" for label in baselines),
-  ]
-  for relation in found["relations"]:
-    rows = {label: scores["by_relation"][relation] for label, scores in answers.items()}
+def _relation_rows(answers: Mapping[str, Json], scores: Json) -> Iterator[list[str]]:
+  systems = list(scores["systems"])
+  baselines = [label for label in answers if label not in systems]
+  titles: list[str] = []
+  for label in systems:
+    titles += ["P", "R", f"F1 {label}", "objects", "empty"]
+  titles += [f"F1 {label}" for label in baselines]
+  yield ["relation", "rows", "gold objects", "gold empty", *titles]
+  for relation in scores["relations"]:
+    rows = {label: answer["by_relation"][relation] for label, answer in answers.items()}
     gold = rows[baselines[0]]
-    yield [
-      relation,
-      str(gold["rows"]),
-      str(gold["gold_objects"]),
-      str(gold["gold_empty"]),
-      *(text for label in found["systems"] for text in _of_relation(rows[label])),
-      *(f"{rows[label]['f1']:.3f}" for label in baselines),
-    ]
+    cells = [relation, str(gold["rows"]), str(gold["gold_objects"]), str(gold["gold_empty"])]
+    for label in systems:
+      cells += _system_cells(rows[label])
+    yield [*cells, *(f"{rows[label]['f1']:.3f}" for label in baselines)]
 
 
-def _of_relation(scores):
-  return [
-    *(f"{scores[name]:.3f}" for name in ("precision", "recall", "f1")),
-    str(scores["objects"]),
-    str(scores["empty"]),
-  ]
+def _system_cells(row: Json) -> list[str]:
+  ratios = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
+  return [*ratios, str(row["objects"]), str(row["empty"])]
 
 
-def _differences(found):
+def _difference_rows(scores: Json) -> Iterator[list[str]]:
   yield ["comparison", *TITLES.values()]
-  for row in found["differences"]:
+  for row in scores["differences"]:
     yield [
       f"{row['system']} - {BASELINES[row['baseline']]}",
       *(estimate(row[average]) for average in TITLES),
     ]
 
 
-def _remarks(found):
-  """What did not fit, and what the constant set could not be fitted on, a line each."""
-  said = [
-    f"{label}: {scores['counts'][name]} {text}"
-    for label, scores in found["systems"].items()
+def _remarks(scores: Json) -> list[str]:
+  """Returns what did not fit, and what the constant set could not be fitted on, a line each."""
+  remarks = [
+    f"{label}: {system['counts'][name]} {text}"
+    for label, system in scores["systems"].items()
     for name, text in COUNTS.items()
-    if scores["counts"][name]
+    if system["counts"][name]
   ]
-  if found["gold_repeated"]:
-    said.append(f"gold: {found['gold_repeated']} {COUNTS['repeated']}")
-  if not found["train"]:
-    said.append(f"no constant set: {found['no_train']}; name the rows to fit it on with --train")
-  elif found["unfitted"]:
-    said.append(
-      f"constant set: empty where {found['train']} lacks the relation: {', '.join(found['unfitted'])}"
+  if scores["gold_repeated"]:
+    remarks.append(f"gold: {scores['gold_repeated']} {COUNTS['repeated']}")
+  train = scores["train"]
+  if not train:
+    remarks.append(
+      f"no constant set: {scores['no_train']}; name the rows to fit it on with --train"
     )
-  if found.get("train_overlap"):
-    said.append(
-      f"constant set: it has seen {found['train_overlap']} of the gold rows, which {found['train']} has too"
+  elif scores["unfitted"]:
+    remarks.append(
+      f"constant set: empty where {train} lacks the relation: {', '.join(scores['unfitted'])}"
     )
-  return ["", *said] if said else []
+  if scores.get("train_overlap"):
+    remarks.append(
+      f"constant set: it has seen {scores['train_overlap']} of the gold rows, which {train} has too"
+    )
+  return ["", *remarks] if remarks else []

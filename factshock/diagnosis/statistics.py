@@ -1,21 +1,24 @@
 """Bootstrap intervals over queries and seeds, and paired tests between two arms.
 
-A bootstrap resample of N queries only changes how often each query counts. Up to about ten thousand queries
-these counts are drawn once, as a table [N, R], and serve every arm. Beyond, equal rows are gathered into
-cells first, and the cells' counts are drawn from the multinomial distribution that they have exactly: the
-cost then hangs on the number of distinct rows, not on N. What is compared in pairs is coded in one cell.
+A bootstrap resample of N queries only changes how often each query counts. Up to about ten thousand
+queries these counts are drawn once, as a table [N, R], and serve every arm. Beyond, equal rows are
+gathered into cells first, and the cells' counts are drawn from the multinomial distribution that they
+have exactly: the cost then hangs on the number of distinct rows, not on N. What is compared in pairs
+is coded in one cell.
 """
 
+import dataclasses
 import functools
 import math
-import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from factshock.types import Estimate
+
 TABLE_ENTRIES = 10_000_000  # a table of counts [N, R] up to 40 MB is drawn query by query
-PICKS = (
-  50_000_000  # beyond the table, entity measures draw at most so many queries in all resamples,
-)
+PICKS = 50_000_000  # beyond, entity measures draw at most so many queries in all resamples,
 CELL_PICKS = 5_000_000  # and fill at most so many cells,
 FEWEST_RESAMPLES = 100  # but never get fewer resamples than this (or than asked for)
 CHUNK_ENTRIES = 1 << 17  # histograms are handed over in chunks that the processor's cache holds,
@@ -23,8 +26,26 @@ CELL_ENTRIES = 1 << 21  # or, where drawn query by query, of this many cells
 HOT_ENTRIES = 1 << 22  # entries of a block of columns written as 0 and 1
 
 
-class Draw(typing.NamedTuple):
-  """How often each of N queries counts in R resamples: a table [N, R], or None where it is too large."""
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+  """Settings of a bootstrap.
+
+  Attributes:
+    resamples: how many are drawn.
+    confidence: of the percentile intervals.
+    seed: of the random generator.
+  """
+
+  resamples: int = 1000
+  confidence: float = 0.95
+  seed: int = 0
+
+
+DEFAULT_BOOTSTRAP = Bootstrap()
+
+
+class Draw(NamedTuple):
+  """How often each of N queries counts in R resamples: a table [N, R], None where it is too large."""
 
   queries: int
   resamples: int
@@ -32,80 +53,128 @@ class Draw(typing.NamedTuple):
   rng: np.random.Generator
 
 
-def make_draw(queries, resamples, rng):
-  """A bootstrap draw for one set of queries."""
-  table = None
-  if queries * resamples <= TABLE_ENTRIES:
-    picks_RxN = rng.integers(0, queries, (resamples, queries))
-    picks_RxN += np.arange(resamples)[:, None] * queries
-    table = np.bincount(picks_RxN.ravel(), minlength=resamples * queries).reshape(
-      resamples, queries
-    )
-    table = np.ascontiguousarray(table.T, np.float32)
-  return Draw(queries, resamples, table, rng)
+class Sample(NamedTuple):
+  """A measure of one arm and seed, and its bootstrap resamples [R]."""
+
+  value: float
+  resamples: np.ndarray
 
 
-def cell_counts(draw, codes, sizes):
-  """Yields resampled counts of each value of integer columns [N] with values below `sizes`: arrays [R, size].
+class SeedEstimate(Estimate):
+  """An estimate with the value of each seed; None where it is undefined."""
+
+  by_seed: dict[str, float | None]
+
+
+class McNemar(NamedTuple):
+  """Two-sided p of the exact McNemar test and its mid-p form."""
+
+  exact: float
+  middle: float
+
+
+def make_draw(queries: int, resamples: int, rng: np.random.Generator) -> Draw:
+  """Returns a bootstrap draw for one set of queries."""
+  if queries * resamples > TABLE_ENTRIES:
+    return Draw(queries, resamples, None, rng)
+  picks_RxN = rng.integers(0, queries, (resamples, queries))
+  picks_RxN += np.arange(resamples)[:, None] * queries
+  counts = np.bincount(picks_RxN.ravel(), minlength=resamples * queries)
+  counts_RxN = counts.reshape(resamples, queries)
+  return Draw(queries, resamples, np.ascontiguousarray(counts_RxN.T, np.float32), rng)
+
+
+def cell_counts(
+  draw: Draw, codes: Iterable[np.ndarray], sizes: Iterable[int]
+) -> Iterator[np.ndarray]:
+  """Yields resampled counts of each value of integer columns: float64 arrays [R, size].
 
   Values that are to be resampled together must be coded as one.
+
+  Args:
+    draw: the resamples.
+    codes: columns [N].
+    sizes: bound of each column's values.
   """
   if draw.counts_NxR is None:
     for code_N, size in zip(codes, sizes):
       counts_C = np.bincount(code_N, minlength=size)
-      yield _spread(_multinomial(draw, counts_C[counts_C > 0], draw.resamples), counts_C > 0)
+      filled_C = counts_C > 0
+      yield _spread(_multinomial(draw, counts_C[filled_C]), filled_C)
     return
-  step = max(1, HOT_ENTRIES // draw.queries)
-  block = []
+  most_columns = max(1, HOT_ENTRIES // draw.queries)
+  block: list[tuple[np.ndarray, int]] = []
   columns = 0
   for code_N, size in zip(codes, sizes):
     block.append((code_N, size))
     columns += size
-    if columns >= step:
-      yield from _table_counts(draw, block)
+    if columns >= most_columns:
+      yield from _table_counts(draw.counts_NxR, block)
       block = []
       columns = 0
   if block:
-    yield from _table_counts(draw, block)
+    yield from _table_counts(draw.counts_NxR, block)
 
 
-def _table_counts(draw, block):
-  """Counts of a block of coded columns, by one product of the table with their filled cells as 0 and 1."""
-  filled_C = [np.bincount(code_N, minlength=size) > 0 for code_N, size in block]
-  ends = np.cumsum([filled.sum() for filled in filled_C])
-  hot_NxK = np.zeros((draw.queries, ends[-1]), np.float32)
-  for (code_N, _), filled, end in zip(block, filled_C, ends):
-    hot_NxK[np.arange(draw.queries), end - filled.sum() + (np.cumsum(filled) - 1)[code_N]] = 1
-  for sums_RxK, filled in zip(np.split(draw.counts_NxR.T @ hot_NxK, ends[:-1], axis=1), filled_C):
-    yield _spread(sums_RxK, filled)
+def _table_counts(
+  counts_NxR: np.ndarray, block: Sequence[tuple[np.ndarray, int]]
+) -> Iterator[np.ndarray]:
+  """Yields counts of coded columns: one product of the table with their filled cells as 0 and 1."""
+  queries = len(counts_NxR)
+  filled = [np.bincount(code_N, minlength=size) > 0 for code_N, size in block]
+  ends = np.cumsum([filled_C.sum() for filled_C in filled])
+  hot_NxK = np.zeros((queries, ends[-1]), np.float32)
+  for (code_N, _), filled_C, end in zip(block, filled, ends):
+    column_C = np.cumsum(filled_C) - 1
+    hot_NxK[np.arange(queries), end - filled_C.sum() + column_C[code_N]] = 1
+  sums = np.split(counts_NxR.T @ hot_NxK, ends[:-1], axis=1)
+  for sums_RxK, filled_C in zip(sums, filled):
+    yield _spread(sums_RxK, filled_C)
 
 
-def _spread(counts_RxK, filled_C):
-  """Columns put where `filled_C` is true, zeros elsewhere: float64 [R, C]."""
-  found_RxC = np.zeros((len(counts_RxK), len(filled_C)))
-  found_RxC[:, filled_C] = counts_RxK
-  return found_RxC
+def _spread(counts_RxK: np.ndarray, filled_C: np.ndarray) -> np.ndarray:
+  """Returns columns put where `filled_C` is true, zeros elsewhere: float64 [R, C]."""
+  counts_RxC = np.zeros((len(counts_RxK), len(filled_C)))
+  counts_RxC[:, filled_C] = counts_RxK
+  return counts_RxC
 
 
-def histogram(draw, code_N, cells):
-  """Resampled histogram of an integer column: float32 [cells, R]; None where there is no table of counts."""
-  if draw.counts_NxR is None:
-    return None
-  found_ExR = np.zeros((cells, draw.resamples), np.float32)
-  for code, counts_R in zip(code_N.tolist(), draw.counts_NxR):  # faster than np.add.reduceat
-    found_ExR[code] += counts_R
-  return found_ExR
+def histogram(draw: Draw, code_N: np.ndarray, cells: int) -> np.ndarray | None:
+  """Returns the resampled histogram of an integer column: float32 [cells, R].
 
-
-def histogram_pairs(draw, first_N, second_N, cells, second_ExR):
-  """Yields resampled histograms of two integer columns, a few resamples at a time: two arrays [r, cells].
-
-  `second_ExR` is `histogram` of the second column. Where there are very many queries or cells, fewer
-  resamples are drawn in all (see PICKS).
+  None where the draw has no table of counts.
   """
-  if second_ExR is not None:
+  return None if draw.counts_NxR is None else _histogram(draw.counts_NxR, code_N, cells)
+
+
+def _histogram(counts_NxR: np.ndarray, code_N: np.ndarray, cells: int) -> np.ndarray:
+  counts_ExR = np.zeros((cells, counts_NxR.shape[1]), np.float32)
+  for code, counts_R in zip(code_N.tolist(), counts_NxR):  # faster than np.add.reduceat
+    counts_ExR[code] += counts_R
+  return counts_ExR
+
+
+def histogram_pairs(
+  draw: Draw,
+  first_N: np.ndarray,
+  second_N: np.ndarray,
+  cells: int,
+  second_ExR: np.ndarray | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields resampled histograms of two integer columns: two arrays [r, cells], a few resamples each.
+
+  Where there are very many queries or cells, fewer resamples are drawn in all (see PICKS).
+
+  Args:
+    draw: the resamples.
+    first_N: a column of codes below `cells`.
+    second_N: another one.
+    cells: how many codes there are.
+    second_ExR: `histogram` of the second column.
+  """
+  if second_ExR is not None and draw.counts_NxR is not None:
     step = max(1, CHUNK_ENTRIES // cells)
-    first_ExR = histogram(draw, first_N, cells)
+    first_ExR = _histogram(draw.counts_NxR, first_N, cells)
     for start in range(0, draw.resamples, step):
       yield first_ExR[:, start : start + step].T, second_ExR[:, start : start + step].T
     return
@@ -116,21 +185,28 @@ def histogram_pairs(draw, first_N, second_N, cells, second_ExR):
     pairs = [
       _pick_both(draw, first_N, second_N, cells) for _ in range(start, min(start + step, resamples))
     ]
-    yield tuple(np.stack(histograms_RxE) for histograms_RxE in zip(*pairs))
+    yield np.stack([first for first, _ in pairs]), np.stack([second for _, second in pairs])
 
 
-def _pick_both(draw, first_N, second_N, cells):
-  """Histograms [cells] of two columns in one resample, drawn query by query: the same queries for both."""
+def _pick_both(
+  draw: Draw, first_N: np.ndarray, second_N: np.ndarray, cells: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns histograms [cells] of two columns in one resample of the same queries."""
   picks_N = draw.rng.integers(0, draw.queries, draw.queries, dtype=np.int32)
-  return tuple(np.bincount(codes_N[picks_N], minlength=cells) for codes_N in (first_N, second_N))
+  first_E = np.bincount(first_N[picks_N], minlength=cells)
+  second_E = np.bincount(second_N[picks_N], minlength=cells)
+  return first_E, second_E
 
 
-def _multinomial(draw, counts_K, resamples):
-  return draw.rng.multinomial(draw.queries, counts_K / draw.queries, resamples)
+def _multinomial(draw: Draw, counts_K: np.ndarray) -> np.ndarray:
+  return draw.rng.multinomial(draw.queries, counts_K / draw.queries, draw.resamples)
 
 
-def sums(draw, values_NxK):
-  """Resampled sums of real columns, all of the same resamples: array [R, K]; the cost hangs on N x R."""
+def sums(draw: Draw, values_NxK: np.ndarray) -> np.ndarray:
+  """Returns resampled sums of real columns, all of the same resamples: array [R, K].
+
+  The cost hangs on N x R.
+  """
   if draw.counts_NxR is not None:
     return draw.counts_NxR.T @ values_NxK.astype(np.float32)
   picks = (
@@ -139,93 +215,103 @@ def sums(draw, values_NxK):
   return np.stack([np.bincount(picks_N, minlength=draw.queries) @ values_NxK for picks_N in picks])
 
 
-def seed_picks(seeds, resamples, rng):
-  """Which seeds each resample draws, with replacement: int array [resamples, seeds]."""
+def seed_picks(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+  """Returns which seeds each resample draws, with replacement: int array [resamples, seeds]."""
   return rng.integers(0, seeds, (resamples, seeds))
 
 
-def over_seeds(samples_SxR, picks_RxS):
-  """Second level of the bootstrap: means over resampled seeds, each with a resample of its own queries.
+def over_seeds(samples_SxR: np.ndarray, picks_RxS: np.ndarray) -> np.ndarray:
+  """Returns means over resampled seeds, each with a resample of its own queries: [R].
 
-  A seed drawn twice brings two different resamples of its queries (the table is read at shifted places),
-  the same ones for every arm. Seeds where the measure is undefined (NaN) are left out of a mean.
+  This is the second level of the bootstrap. A seed drawn twice brings two different resamples of its
+  queries (the table is read at shifted rows), the same ones for every arm. Seeds where the measure is
+  undefined (NaN) are left out of a mean.
+
+  Args:
+    samples_SxR: resamples of each seed.
+    picks_RxS: as from `seed_picks`.
   """
   resamples, seeds = picks_RxS.shape
   shift_S = np.arange(seeds) * (resamples // max(1, seeds))
-  places_RxS = (np.arange(resamples)[:, None] + shift_S[None]) % samples_SxR.shape[1]
-  return nan_mean(np.asarray(samples_SxR)[picks_RxS, places_RxS])
+  index_RxS = (np.arange(resamples)[:, None] + shift_S[None]) % samples_SxR.shape[1]
+  return nan_mean(np.asarray(samples_SxR)[picks_RxS, index_RxS])
 
 
-def nan_mean(values):
-  """Mean over the last axis of what is not NaN; NaN where nothing is."""
+def nan_mean(values: np.ndarray) -> np.ndarray:
+  """Returns the mean over the last axis of what is not NaN; NaN where nothing is."""
   known = ~np.isnan(values)
   count = known.sum(-1)
-  return np.where(count > 0, np.where(known, values, 0.0).sum(-1) / np.maximum(count, 1), np.nan)
+  total = np.where(known, values, 0.0).sum(-1)
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def interval(samples_R, confidence):
-  """Percentile interval of bootstrap samples; (nan, nan) where more than half of them are undefined."""
+def interval(samples_R: np.ndarray, confidence: float) -> tuple[float, float]:
+  """Returns the percentile interval of bootstrap samples.
+
+  (nan, nan) where more than half of them are undefined.
+  """
   known = samples_R[~np.isnan(samples_R)]
   if 2 * len(known) <= len(samples_R):
     return np.nan, np.nan
   tail = (1 - confidence) / 2
-  return tuple(np.quantile(known, [tail, 1 - tail]).tolist())
+  low, high = np.quantile(known, [tail, 1 - tail]).tolist()
+  return low, high
 
 
-def estimate(by_seed, *, resamples, confidence, seed):
-  """An estimate in plain values: mean over seeds, percentile interval, value of each seed; None for what is undefined.
+def estimate(by_seed: Mapping[int, Sample], bootstrap: Bootstrap) -> SeedEstimate:
+  """Returns the mean over seeds, its percentile interval and each seed's value; None for undefined.
 
   Args:
-    by_seed: dict seed -> what has a `value` and its bootstrap `resamples` [R], as measures.Sample has.
-    resamples, confidence, seed: of the bootstrap over seeds.
+    by_seed: the measure of each seed.
+    bootstrap: over seeds; a single seed's own resamples give its interval.
   """
-  runs = sorted(by_seed)
-  values = np.array([by_seed[run].value for run in runs])
-  shortest = min(len(by_seed[run].resamples) for run in runs)
-  samples_SxR = np.stack([by_seed[run].resamples[:shortest] for run in runs])
-  samples_R = (
-    over_seeds(samples_SxR, _picks(len(runs), resamples, seed)) if len(runs) > 1 else samples_SxR[0]
-  )
-  low, high = interval(samples_R, confidence)
-  mean = float(nan_mean(values))
+  seeds = sorted(by_seed)
+  values_S = np.array([by_seed[seed].value for seed in seeds])
+  shortest = min(len(by_seed[seed].resamples) for seed in seeds)
+  samples_SxR = np.stack([by_seed[seed].resamples[:shortest] for seed in seeds])
+  samples_R = samples_SxR[0]
+  if len(seeds) > 1:
+    samples_R = over_seeds(samples_SxR, _picks(len(seeds), bootstrap.resamples, bootstrap.seed))
+  low, high = interval(samples_R, bootstrap.confidence)
+  mean = float(nan_mean(values_S))
   if math.isnan(mean):
-    low = high = math.nan
+    low = math.nan
+    high = math.nan
   return {
-    "mean": _plain(mean),
-    "low": _plain(low),
-    "high": _plain(high),
-    "by_seed": {str(run): _plain(value) for run, value in zip(runs, values.tolist())},
+    "mean": none_if_nan(mean),
+    "low": none_if_nan(low),
+    "high": none_if_nan(high),
+    "by_seed": {str(seed): none_if_nan(value) for seed, value in zip(seeds, values_S.tolist())},
   }
 
 
 @functools.lru_cache(maxsize=64)
-def _picks(seeds, resamples, seed):
+def _picks(seeds: int, resamples: int, seed: int) -> np.ndarray:
   return seed_picks(seeds, resamples, np.random.default_rng([seed, seeds, 1]))
 
 
-def _plain(value):
-  return None if math.isnan(value) else value
+def none_if_nan(value: float) -> float | None:
+  """Returns a number as JSON can hold it: None for NaN."""
+  return None if math.isnan(value) else float(value)
 
 
-def mcnemar(wins, losses):
-  """Exact McNemar test of paired right/wrong answers: two-sided p and its mid-p form.
+def mcnemar(wins: int, losses: int) -> McNemar:
+  """Tests paired right and wrong answers of two arms by McNemar's exact test.
+
+  Of Binomial(wins + losses, 1/2); mid-p is less conservative (Fagerland et al. 2013).
 
   Args:
-    wins, losses: how many queries only the first, only the second arm has right.
-
-  Returns:
-    (exact p, mid-p): of Binomial(wins + losses, 1/2); mid-p is less conservative (Fagerland et al. 2013).
+    wins: how many queries only the first arm has right.
+    losses: how many only the second has.
   """
   total = wins + losses
   fewer = min(wins, losses)
   if total == 0:
-    return 1.0, 1.0
+    return McNemar(1.0, 1.0)
   log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])
-  ways = (
-    log_factorial[total]
-    - log_factorial[: fewer + 1]
-    - log_factorial[total - fewer :][::-1][: fewer + 1]
-  )
-  terms = np.exp(ways - total * np.log(2))
+  log_first = log_factorial[: fewer + 1]
+  log_second = log_factorial[total - fewer :][::-1][: fewer + 1]
+  log_ways = log_factorial[total] - log_first - log_second
+  terms = np.exp(log_ways - total * np.log(2))
   tail = 2 * float(np.sum(terms))
-  return min(1.0, tail), min(1.0, tail - float(terms[-1]))
+  return McNemar(min(1.0, tail), min(1.0, tail - float(terms[-1])))

@@ -1,155 +1,177 @@
-"""Puts the measures of all arms and seeds together: what diagnosis.json holds."""
+"""The contents of diagnosis.json: the measures of all arms and seeds together."""
 
 import collections
-import functools
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from factshock.diagnosis import measures, shock, statistics
+from factshock.diagnosis import queries as query_sets
 from factshock.diagnosis import verdict as verdicts
 from factshock.diagnosis.notes import NOTES
+from factshock.diagnosis.options import DEFAULT_OPTIONS, Options, Pair
+from factshock.diagnosis.queries import PopularityBin
+from factshock.diagnosis.statistics import DEFAULT_BOOTSTRAP, Bootstrap, Sample, SeedEstimate
 from factshock.predictions import accuracy
+from factshock.predictions.reading import Predictions, PredictionsByArm
 from factshock.runtime.errors import UserError
+from factshock.types import Answer
 
 ACCURACY = ("right", "exact_match", "contains", "f1")
 RANKS = (*(f"hits@{k}" for k in accuracy.HITS), "mrr")
+SHOCK = ("shock", "slope", "spearman", "total_variation", "range_shift", "mismatch")
+ERRORS = ("finetuning_answer", "rarer_than_gold")
+
+Json: TypeAlias = dict[str, Any]
+SamplesBySeed: TypeAlias = dict[str, dict[int, Sample]]  # name of the measure -> seed -> sample
+BinsBySeed: TypeAlias = Mapping[int, Sequence[PopularityBin | None]]
+Finish: TypeAlias = Callable[[Mapping[int, Sample]], SeedEstimate]
+Value = TypeVar("Value")
 
 
 def diagnose(
-  arms,
-  *,
-  finetuning=None,
-  finetuning_by_arm=None,
-  counts=None,
-  reference=None,
-  known=None,
-  pairs=(),
-  entity_arms=(),
-  criterion="exact_match",
-  types=None,
-  finetuned=None,
-  corrected=None,
-  resamples=1000,
-  confidence=0.95,
-  seed=0,
-):
-  """All measures of all arms, in the form of diagnosis.json (its `notes` define them).
+  arms: PredictionsByArm,
+  options: Options = DEFAULT_OPTIONS,
+  bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> Json:
+  """Returns all measures of all arms, in the form of diagnosis.json (its `notes` define them).
 
   Args:
-    arms: dict label -> dict seed -> Predictions; all arms of a seed hold the same queries, in any order.
-    finetuning: dict seed -> list of (relation, object), the gold answers of the finetuning facts.
-    finetuning_by_arm: dict label -> the same, for arms finetuned on other facts.
-    counts: dict seed -> dict (relation, entity) -> mentions in pretraining.
-    reference: label of the arm that others are compared with (default: the first).
-    known: label of the arm whose right answers are the known facts.
-    pairs: (arm, against) labels to compare (default: every arm against the reference).
-    entity_arms: labels whose predictions of every entity are listed.
-    criterion: what makes an answer right, "exact_match" or "contains".
-    types: dict relation -> its type (MMLU's "history", LAMA's "N-1"), where averages over each type are wanted.
-    finetuned, corrected: labels of an arm and of the same one with its answer prior restored, for a verdict (verdict.py); with
-      `known` the verdict tells prior and access apart.
-    resamples, confidence, seed: of the bootstrap.
+    arms: predictions by label and seed; all arms of a seed hold the same queries, in any order.
+    options: what is known of the facts, and which arms are compared.
+    bootstrap: over queries and seeds.
 
   Returns:
-    A dict of plain values, no NaN.
+    Plain values, no NaN.
 
   Raises:
-    UserError: no arms, an unknown label, arms of one seed with different queries, arms to compare without a
-      common seed, a seed without finetuning answers or counts where others have them.
+    UserError: no arms, an unknown label, arms of one seed with different queries, arms to compare
+      without a common seed, a seed without finetuning answers or counts where others have them.
   """
-  reference = _check_labels(
-    arms, reference, known, pairs, entity_arms, {"finetuned": finetuned, "corrected": corrected}
+  _check_labels(arms, options)
+  reference = next(iter(arms)) if options.reference is None else options.reference
+  options = dataclasses.replace(
+    options, reference=reference, pairs=_compared_pairs(arms, options, reference)
   )
-  pairs = list(dict.fromkeys(map(tuple, pairs)))
-  pairs = pairs or [(label, reference) for label in arms if label != reference]
-  if corrected is not None:
-    pairs = list(dict.fromkeys([*pairs, *verdicts.pairs(reference, finetuned, corrected)]))
-  seeds = sorted({run for by_seed in arms.values() for run in by_seed})
-  _check_common_seeds(arms, pairs)
-  samples = collections.defaultdict(lambda: collections.defaultdict(dict))
-  bins = {}
-  entities = []
-  for place, run in enumerate(seeds):
-    here = {label: by_seed[run] for label, by_seed in arms.items() if run in by_seed}
-    trained = {
-      label: _of_seed((finetuning_by_arm or {}).get(label, finetuning), run, "finetuning facts")
-      for label in here
-    }
-    count = _of_seed(counts, run, "entity counts")
-    default = _of_seed(finetuning, run, "finetuning facts")
-    queries = measures.make_queries(
-      here,
-      reference,
-      _distinct_sets([default, *trained.values()]),
-      count,
-      resamples,
-      np.random.default_rng([seed, place]),
-    )
-    bins[run] = queries.bin_rows
-    found, predicted = measures.measure(
-      here,
-      queries,
-      trained,
-      count is not None,
-      reference=reference,
-      known=known,
-      pairs=pairs,
-      criterion=criterion,
-      types=types,
-    )
-    for label, by_name in found.items():
-      for name, sample in by_name.items():
-        samples[label][name][run] = sample
-    listed = {label: predicted[label] for label in entity_arms if label in predicted}
-    entities += measures.entity_rows(run, queries, default, listed) if listed else []
-  finish = functools.partial(
-    statistics.estimate, resamples=resamples, confidence=confidence, seed=seed
-  )
-  found = {
+  _check_common_seeds(arms, options.pairs)
+  seeds = sorted({seed for by_seed in arms.values() for seed in by_seed})
+  gathered = _Gathered()
+  for index, seed in enumerate(seeds):
+    rng = np.random.default_rng([bootstrap.seed, index])
+    of_seed = {label: by_seed[seed] for label, by_seed in arms.items() if seed in by_seed}
+    gathered.add_seed(seed, of_seed, options, bootstrap.resamples, rng)
+
+  def finish(by_seed: Mapping[int, Sample]) -> SeedEstimate:
+    return statistics.estimate(by_seed, bootstrap)
+
+  samples = gathered.samples
+  diagnosis: Json = {
     "format": 1,
     "reference": reference,
-    "known": known,
-    "criterion": criterion,
-    "confidence": confidence,
-    "resamples": resamples,
+    "known": options.known,
+    "criterion": options.criterion,
+    "confidence": bootstrap.confidence,
+    "resamples": bootstrap.resamples,
     "seeds": seeds,
     "notes": NOTES,
-    "arms": {label: _arm(arms[label], samples[label], bins, finish) for label in arms},
-    "comparisons": [_comparison(pair, samples[pair], finish) for pair in pairs],
-    "entities": entities,
+    "arms": {label: _arm(arms[label], samples[label], gathered.bins, finish) for label in arms},
+    "comparisons": [_comparison(pair, samples[pair], finish) for pair in options.pairs],
+    "entities": gathered.entities,
   }
-  return (
-    found
-    if corrected is None
-    else {**found, "verdict": verdicts.verdict(found, reference, finetuned, corrected)}
-  )
+  if options.finetuned is not None and options.corrected is not None:
+    diagnosis["verdict"] = verdicts.verdict(
+      diagnosis, reference, options.finetuned, options.corrected
+    )
+  return diagnosis
 
 
-def _check_labels(arms, reference, known, pairs, entity_arms, roles):
-  """The reference label; a UserError names the first label that is no arm."""
+class _Gathered:
+  """What the seeds measured so far gave.
+
+  Attributes:
+    samples: label or pair -> name of the measure -> seed -> sample.
+    bins: seed -> popularity bins.
+    entities: rows of the entity table.
+  """
+
+  def __init__(self) -> None:
+    self.samples: dict[measures.Label, SamplesBySeed] = collections.defaultdict(
+      lambda: collections.defaultdict(dict)
+    )
+    self.bins: dict[int, list[PopularityBin | None]] = {}
+    self.entities: list[Json] = []
+
+  def add_seed(
+    self,
+    seed: int,
+    arms: Mapping[str, Predictions],
+    options: Options,
+    resamples: int,
+    rng: np.random.Generator,
+  ) -> None:
+    """Measures all arms of one seed."""
+    finetuning_by_arm = options.finetuning_by_arm or {}
+    trained = {
+      label: _of_seed(finetuning_by_arm.get(label, options.finetuning), seed, "finetuning facts")
+      for label in arms
+    }
+    counts = _of_seed(options.counts, seed, "entity counts")
+    default = _of_seed(options.finetuning, seed, "finetuning facts")
+    queries = query_sets.make_queries(
+      arms,
+      cast(str, options.reference),
+      _distinct_sets([default, *trained.values()]),
+      counts,
+      resamples,
+      rng,
+    )
+    self.bins[seed] = queries.bin_rows
+    measured, predicted = measures.measure(arms, queries, trained, counts is not None, options)
+    for label, by_name in measured.items():
+      for name, sample in by_name.items():
+        self.samples[label][name][seed] = sample
+    listed = {label: predicted[label] for label in options.entity_arms if label in predicted}
+    if listed:
+      self.entities += measures.entity_rows(seed, queries, default, listed)
+
+
+def _check_labels(arms: PredictionsByArm, options: Options) -> None:
+  """Checks that every label is an arm's; the UserError names the first that is not."""
   if not arms or not all(arms.values()):
     raise UserError("diagnosis: expected predictions of at least one arm and seed, got none")
-  reference = next(iter(arms)) if reference is None else reference
-  named = [
-    ("reference", reference),
-    *([("known", known)] if known is not None else []),
-    *(("pairs", label) for pair in pairs for label in pair),
-    *(("entity_arms", label) for label in entity_arms),
-    *((role, label) for role, label in roles.items() if label is not None),
-  ]
-  if roles["corrected"] is not None and roles["finetuned"] is None:
+  if options.corrected is not None and options.finetuned is None:
     raise UserError(
-      "a verdict needs both: the label of the finetuned arm and that of the same arm with its prior corrected"
+      "a verdict needs both: the label of the finetuned arm and that of the same arm with its prior "
+      "corrected"
     )
+  named = [
+    ("reference", options.reference),
+    ("known", options.known),
+    *(("pairs", label) for pair in options.pairs for label in pair),
+    *(("entity_arms", label) for label in options.entity_arms),
+    ("finetuned", options.finetuned),
+    ("corrected", options.corrected),
+  ]
   for role, label in named:
-    if label not in arms:
+    if label is not None and label not in arms:
       raise UserError(
         f"{role}: expected the label of an arm, one of {', '.join(arms)}; got {label!r}"
       )
-  return reference
 
 
-def _check_common_seeds(arms, pairs):
+def _compared_pairs(arms: Iterable[str], options: Options, reference: str) -> list[Pair]:
+  """Returns the pairs to compare, each once; those of a verdict come last."""
+  pairs = [(label, against) for label, against in options.pairs]
+  if not pairs:
+    pairs = [(label, reference) for label in arms if label != reference]
+  if options.finetuned is not None and options.corrected is not None:
+    pairs += verdicts.pairs(reference, options.finetuned, options.corrected)
+  return list(dict.fromkeys(pairs))
+
+
+def _check_common_seeds(arms: PredictionsByArm, pairs: Iterable[Pair]) -> None:
   for label, against in pairs:
     if not arms[label].keys() & arms[against].keys():
       raise UserError(
@@ -158,56 +180,61 @@ def _check_common_seeds(arms, pairs):
       )
 
 
-def _of_seed(by_seed, run, what):
+def _of_seed(by_seed: Mapping[int, Value] | None, seed: int, what: str) -> Value | None:
   if by_seed is None:
     return None
-  if run not in by_seed:
-    raise UserError(f"{what}: expected them for seed {run}, got them for {sorted(by_seed)}")
-  return by_seed[run]
+  if seed not in by_seed:
+    raise UserError(f"{what}: expected them for seed {seed}, got them for {sorted(by_seed)}")
+  return by_seed[seed]
 
 
-def _distinct_sets(many):
-  """The sets that are given, each object once."""
-  return list({id(found): found for found in many if found is not None}.values())
+def _distinct_sets(sets: Iterable[Sequence[Answer] | None]) -> list[Sequence[Answer]]:
+  """Returns the sets that are given, each object once."""
+  return list({id(answers): answers for answers in sets if answers is not None}.values())
 
 
-def _arm(by_seed, samples, bins, finish):
-  """One arm of diagnosis.json."""
-  found = {"queries": sum(map(len, by_seed.values()))}
-  found |= {name: finish(samples[name]) for name in (*ACCURACY, *RANKS) if name in samples}
-  popular = [
-    _bin(i, samples[f"popularity/{i}"], bins, finish)
-    for i in range(measures.BINS)
-    if f"popularity/{i}" in samples
-  ]
-  if popular:
-    found["by_popularity"] = popular
+def _arm(
+  by_seed: Mapping[int, Predictions], samples: SamplesBySeed, bins: BinsBySeed, finish: Finish
+) -> Json:
+  """Returns one arm of diagnosis.json."""
+  arm: Json = {"queries": sum(map(len, by_seed.values()))}
+  arm |= _estimates((*ACCURACY, *RANKS), samples, finish)
+  quartiles = [i for i in range(query_sets.BINS) if f"popularity/{i}" in samples]
+  if quartiles:
+    arm["by_popularity"] = [
+      _popularity_row(i, samples[f"popularity/{i}"], bins, finish) for i in quartiles
+    ]
   if "macro_right" in samples:
-    found["macro_right"] = finish(samples["macro_right"])
-    for key in ("relation", "type"):
-      found[f"by_{key}"] = {
-        name.removeprefix(f"{key}/"): finish(by_seed)
-        for name, by_seed in samples.items()
-        if name.startswith(f"{key}/")
-      }
+    arm["macro_right"] = finish(samples["macro_right"])
+    arm["by_relation"] = _by_prefix("relation/", samples, finish)
+    arm["by_type"] = _by_prefix("type/", samples, finish)
   if "shock" in samples:
-    names = ("shock", "slope", "spearman", "total_variation", "range_shift", "mismatch")
-    found["shock"] = {
-      "ratio": {group: _ratio(group, samples, finish) for group in shock.GROUPS},
-      **{name: finish(samples[name]) for name in names},
-    }
-    found["errors"] = {
-      name: finish(samples[name]) for name in ("finetuning_answer", "rarer_than_gold")
-    }
+    ratios = {group: _ratio(group, samples, finish) for group in shock.GROUPS}
+    arm["shock"] = {"ratio": ratios, **_estimates(SHOCK, samples, finish)}
+    arm["errors"] = _estimates(ERRORS, samples, finish)
   if "gained" in samples:
-    found["flips"] = {name: finish(samples[name]) for name in ("gained", "lost")}
+    arm["flips"] = _estimates(("gained", "lost"), samples, finish)
   if "known_kept" in samples:
-    found["known_kept"] = finish(samples["known_kept"])
-  return found
+    arm["known_kept"] = finish(samples["known_kept"])
+  return arm
 
 
-def _bin(i, by_seed, bins, finish):
-  rows = [bins[run][i] for run in by_seed]
+def _estimates(names: Iterable[str], samples: SamplesBySeed, finish: Finish) -> Json:
+  return {name: finish(samples[name]) for name in names if name in samples}
+
+
+def _by_prefix(prefix: str, samples: SamplesBySeed, finish: Finish) -> Json:
+  return {
+    name.removeprefix(prefix): finish(by_seed)
+    for name, by_seed in samples.items()
+    if name.startswith(prefix)
+  }
+
+
+def _popularity_row(
+  i: int, by_seed: Mapping[int, Sample], bins: BinsBySeed, finish: Finish
+) -> Json:
+  rows = [cast(PopularityBin, bins[seed][i]) for seed in by_seed]
   return {
     "low": min(row["low"] for row in rows),
     "high": max(row["high"] for row in rows),
@@ -216,7 +243,7 @@ def _bin(i, by_seed, bins, finish):
   }
 
 
-def _ratio(group, samples, finish):
+def _ratio(group: str, samples: SamplesBySeed, finish: Finish) -> Json:
   return {
     **finish(samples["ratio/" + group]),
     "predicted": _total(samples["predicted/" + group]),
@@ -224,29 +251,26 @@ def _ratio(group, samples, finish):
   }
 
 
-def _total(by_seed):
+def _total(by_seed: Mapping[int, Sample]) -> int:
   return int(sum(sample.value for sample in by_seed.values()))
 
 
-def _comparison(pair, samples, finish):
+def _comparison(pair: Pair, samples: SamplesBySeed, finish: Finish) -> Json:
+  """Returns one comparison of diagnosis.json."""
   wins = _total(samples["wins"])
   losses = _total(samples["losses"])
-  exact, middle = statistics.mcnemar(wins, losses)
+  test = statistics.mcnemar(wins, losses)
   difference = finish(samples["difference"])
-  apart = {
-    name: finish(samples[name])
-    for name in ("difference_known", "difference_unknown")
-    if name in samples
-  }
-  same = sum(sample.value * difference["mean"] > 0 for sample in samples["difference"].values())
+  mean = cast(float, difference["mean"])
+  same_sign = sum(sample.value * mean > 0 for sample in samples["difference"].values())
   return {
     "arm": pair[0],
     "against": pair[1],
     "difference": difference,
-    **apart,
-    "mcnemar_p": exact,
-    "mcnemar_mid_p": middle,
+    **_estimates(("difference_known", "difference_unknown"), samples, finish),
+    "mcnemar_p": test.exact,
+    "mcnemar_mid_p": test.middle,
     "wins": wins,
     "losses": losses,
-    "seeds_same_sign": f"{same}/{len(samples['difference'])}",
+    "seeds_same_sign": f"{same_sign}/{len(samples['difference'])}",
   }

@@ -1,109 +1,141 @@
-"""A diagnosis, and the quality of a calibration, as lines for the terminal."""
+"""Lines for the terminal of a diagnosis, and of the quality of a calibration."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from factshock.diagnosis import verdict
+from factshock.types import Estimate
 
-COLUMNS = (  # title (None: the criterion), keys into an arm, whether with its interval
-  (None, ("right",), True),
-  ("macro", ("macro_right",), False),
-  ("F1", ("f1",), False),
-  ("hits@5", ("hits@5",), False),
-  ("known kept", ("known_kept",), False),
-  ("shock", ("shock", "shock"), True),
-  ("slope", ("shock", "slope"), False),
-  ("rare seen", ("shock", "ratio", "rare_seen"), False),
-  ("common unseen", ("shock", "ratio", "common_unseen"), False),
-  ("range shift", ("shock", "range_shift"), False),
+Json: TypeAlias = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+  """A column of the table of arms.
+
+  Attributes:
+    title: its head; None: the criterion.
+    keys: path of its estimate in an arm of the diagnosis.
+    with_interval: whether the interval is shown too.
+  """
+
+  title: str | None
+  keys: tuple[str, ...]
+  with_interval: bool = False
+
+
+COLUMNS = (
+  Column(None, ("right",), with_interval=True),
+  Column("macro", ("macro_right",)),
+  Column("F1", ("f1",)),
+  Column("hits@5", ("hits@5",)),
+  Column("known kept", ("known_kept",)),
+  Column("shock", ("shock", "shock"), with_interval=True),
+  Column("slope", ("shock", "slope")),
+  Column("rare seen", ("shock", "ratio", "rare_seen")),
+  Column("common unseen", ("shock", "ratio", "common_unseen")),
+  Column("range shift", ("shock", "range_shift")),
 )
 CRITERIA = {"exact_match": "exact match", "contains": "contains match"}
+CALIBRATION_MEASURES = {
+  "share right": "share_right",
+  "mean confidence": "mean_confidence",
+  "ECE": "ece",
+  "ECE less its bias": "ece_debiased",
+  "Brier": "brier",
+  "AUROC": "auroc",
+}
 
 
-def lines(diagnosis):
-  """Lines of two tables: the arms, and the paired comparisons."""
-  arms = diagnosis["arms"]
+def lines(diagnosis: Json) -> list[str]:
+  """Returns lines of two tables, the arms and the paired comparisons, and of the verdict."""
   seeds = len(diagnosis["seeds"])
-  columns = [column for column in COLUMNS if any(_at(arm, column[1]) for arm in arms.values())]
   criterion = CRITERIA[diagnosis["criterion"]]
-  rows = [["arm", "queries", *(title or criterion for title, _, _ in columns)]]
-  rows += [
-    [label, str(arm["queries"]), *(estimate(_at(arm, keys), full) for _, keys, full in columns)]
-    for label, arm in arms.items()
-  ]
-  found = [
+  text = [
     f"Arms ({seeds} seed{'' if seeds == 1 else 's'}, {100 * diagnosis['confidence']:g}% bootstrap "
     "intervals; rare seen, common unseen: predicted / gold)",
-    *aligned(rows),
+    *aligned(_arm_rows(diagnosis["arms"], criterion)),
   ]
   if diagnosis["comparisons"]:
-    rows = [["comparison", criterion, "wins", "losses", "McNemar p", "same sign"]]
-    rows += [
-      [
-        f"{row['arm']} - {row['against']}",
-        estimate(row["difference"]),
-        str(row["wins"]),
-        str(row["losses"]),
-        f"{row['mcnemar_p']:.2g}",
-        row["seeds_same_sign"],
-      ]
-      for row in diagnosis["comparisons"]
-    ]
-    found += ["", "Paired comparisons", *aligned(rows)]
+    rows = _comparison_rows(diagnosis["comparisons"], criterion)
+    text += ["", "Paired comparisons", *aligned(rows)]
   if diagnosis.get("verdict"):
-    found += ["", *verdict.lines(diagnosis["verdict"])]
-  return found
+    text += ["", *verdict.lines(diagnosis["verdict"])]
+  return text
 
 
-def calibration_lines(quality):
-  """Lines on the confidences of all relations together: measures and yields (calibration.quality)."""
+def _arm_rows(arms: Mapping[str, Json], criterion: str) -> Iterator[list[str]]:
+  columns = [column for column in COLUMNS if any(_at(arm, column.keys) for arm in arms.values())]
+  yield ["arm", "queries", *(column.title or criterion for column in columns)]
+  for label, arm in arms.items():
+    cells = [estimate(_at(arm, column.keys), column.with_interval) for column in columns]
+    yield [label, str(arm["queries"]), *cells]
+
+
+def _comparison_rows(comparisons: Iterable[Json], criterion: str) -> Iterator[list[str]]:
+  yield ["comparison", criterion, "wins", "losses", "McNemar p", "same sign"]
+  for row in comparisons:
+    yield [
+      f"{row['arm']} - {row['against']}",
+      estimate(row["difference"]),
+      str(row["wins"]),
+      str(row["losses"]),
+      f"{row['mcnemar_p']:.2g}",
+      row["seeds_same_sign"],
+    ]
+
+
+def calibration_lines(quality: Json) -> list[str]:
+  """Returns lines on the confidences of all relations together: measures and yields.
+
+  Args:
+    quality: as from calibration.quality.
+  """
   pooled = quality["pooled"]
   head = (
     f"Confidences of {pooled['units']} held-out answers to {pooled['queries']} queries "
-    f"({100 * quality['confidence']:g}% bootstrap intervals; ECE over {pooled['bins']} bins of equal mass)"
+    f"({100 * quality['confidence']:g}% bootstrap intervals; ECE over {pooled['bins']} bins of equal "
+    "mass)"
   )
-  measures = [
-    ("share right", "share_right"),
-    ("mean confidence", "mean_confidence"),
-    ("ECE", "ece"),
-    ("ECE less its bias", "ece_debiased"),
-    ("Brier", "brier"),
-    ("AUROC", "auroc"),
-  ]
-  rows = [["measure", "value", ""], *([name, estimate(pooled[key]), ""] for name, key in measures)]
-  rows += [
-    [
-      f"yield at {100 * row['precision']:g}% precision",
-      estimate(row["share"]),
-      ""
-      if row["answers"] is None
-      else f"{row['right']['mean']:.0f} right of {row['answers']} answers",
-    ]
-    for row in pooled["yields"]
-  ]
+  rows = [["measure", "value", ""]]
+  rows += [[title, estimate(pooled[name]), ""] for title, name in CALIBRATION_MEASURES.items()]
+  rows += [_yield_row(row) for row in pooled["yields"]]
   return [head, *aligned(rows)]
 
 
-def _at(arm, keys):
+def _yield_row(row: Json) -> list[str]:
+  answers = ""
+  if row["answers"] is not None:
+    answers = f"{row['right']['mean']:.0f} right of {row['answers']} answers"
+  return [f"yield at {100 * row['precision']:g}% precision", estimate(row["share"]), answers]
+
+
+def _at(arm: Json | None, keys: Iterable[str]) -> Any:
+  value: Any = arm
   for key in keys:
-    arm = arm.get(key) if arm else None
-  return arm
+    value = value.get(key) if value else None
+  return value
 
 
-def estimate(found, full=True):
-  """A mean, with its interval where it has one (and `full`); "-" where it is undefined."""
-  if not found or found["mean"] is None:
+def estimate(value: Estimate | None, with_interval: bool = True) -> str:
+  """Returns a mean, with its interval where it has one; "-" where it is undefined.
+
+  Args:
+    value: the estimate.
+    with_interval: False leaves the interval out.
+  """
+  if not value or value["mean"] is None:
     return "-"
-  if not full or found["low"] is None:
-    return f"{found['mean']:.3f}"
-  return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+  if not with_interval or value["low"] is None:
+    return f"{value['mean']:.3f}"
+  return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def aligned(rows):
-  """Lines of a table of texts: the first column to the left, the others to the right."""
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+  """Returns lines of a table of texts: the first column to the left, the others to the right."""
   rows = list(rows)
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return [
-    "  "
-    + "  ".join(
-      [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-    ).rstrip()
-    for row in rows
-  ]
+  first_width, *widths = (max(map(len, column)) for column in zip(*rows))
+  text: list[str] = []
+  for first, *others in rows:
+    cells = [cell.rjust(width) for cell, width in zip(others, widths)]
+    text.append("  " + "  ".join([first.ljust(first_width), *cells]).rstrip())
+  return text

@@ -1,130 +1,166 @@
-"""What finetuning did: did it shift the answer prior, or lose access to what the model knew? And what to try first."""
+"""Verdict on a finetuning: a shifted answer prior, lost access to what was known, and what to try."""
 
-# The verdict -> (what it means, what to try first).
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from factshock.diagnosis.options import Pair
+
+Json: TypeAlias = Mapping[str, Any]
+
+
+class Advice(NamedTuple):
+  """What a verdict means, and what to try first."""
+
+  text: str
+  try_first: str
+
+
 VERDICTS = {
-  "none": (
+  "none": Advice(
     "Finetuning did no clear harm: neither a shifted answer prior nor lost access is seen.",
     "Nothing needs mending.",
   ),
-  "prior": (
-    "The answer prior has shifted: with the frequencies of answers restored the model answers better, and what it knew is "
-    "still within reach.",
-    "Answer-prior correction (python -m factshock.correct): no training, and no labels. Weight mixing on top of it.",
+  "prior": Advice(
+    "The answer prior has shifted: with the frequencies of answers restored the model answers better, "
+    "and what it knew is still within reach.",
+    "Answer-prior correction (python -m factshock.correct): no training, and no labels. Weight mixing "
+    "on top of it.",
   ),
-  "access": (
-    "Access to what the model knew is lost: facts it had right are wrong even with the frequencies of answers restored.",
-    "Weight mixing, alpha falling in depth (python -m factshock.mix --select --profile=decreasing), or mixture finetuning; finetune on facts "
-    "that the model knows. Prior correction will do little.",
+  "access": Advice(
+    "Access to what the model knew is lost: facts it had right are wrong even with the frequencies of "
+    "answers restored.",
+    "Weight mixing, alpha falling in depth (python -m factshock.mix --select --profile=decreasing), or "
+    "mixture finetuning; finetune on facts that the model knows. Prior correction will do little.",
   ),
-  "both": (
+  "both": Advice(
     "The answer prior has shifted and access to what the model knew is lost.",
-    "Weight mixing, alpha falling in depth (python -m factshock.mix --select --profile=decreasing), then answer-prior correction on top of it, if "
-    "development facts say so.",
+    "Weight mixing, alpha falling in depth (python -m factshock.mix --select --profile=decreasing), "
+    "then answer-prior correction on top of it, if development facts say so.",
   ),
-  "unclear": (
-    "Finetuning lost accuracy, but neither a shifted answer prior nor lost access is clear: too few queries, or too "
-    "few known facts.",
+  "unclear": Advice(
+    "Finetuning lost accuracy, but neither a shifted answer prior nor lost access is clear: too few "
+    "queries, or too few known facts.",
     "More test facts, or more seeds; stopping earlier is safe to try.",
   ),
 }
 
-_MINOR = 0.25  # of two causes, one smaller than this share of the other is not named in the verdict; the evidence shows it
+# Of two causes, one smaller than this share of the other is not named in the verdict; the evidence
+# shows it.
+_MINOR = 0.25
 
 
-def pairs(reference, finetuned, corrected):
-  """The comparisons a verdict is made of."""
+def pairs(reference: str, finetuned: str, corrected: str) -> list[Pair]:
+  """Returns the comparisons a verdict is made of."""
   return [(finetuned, reference), (corrected, finetuned), (corrected, reference)]
 
 
-def verdict(found, reference, finetuned, corrected):
-  """The verdict of a diagnosis: dict of `verdict` (a key of VERDICTS), `text`, `try_first` and `evidence`.
+def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> dict[str, Any]:
+  """Returns the verdict of a diagnosis.
 
-  Evidence: `loss` (finetuned - reference), `prior` (corrected - finetuned), `access` (corrected - reference among known facts; what the
-  prior does not explain), `knowledge` (finetuned - reference among facts not known), each an estimate with its interval or None, and
-  `share_of_loss`: how much of the loss the prior explains, where there is a clear one. Known is what a fourth arm has right, such as the
-  best cloze: facts picked because the reference itself has them right include its lucky guesses, which any change undoes; without
-  such an arm `access` is over all facts and there is no `knowledge`.
+  Evidence: `loss` (finetuned - reference), `prior` (corrected - finetuned), `access` (corrected -
+  reference among known facts; what the prior does not explain), `knowledge` (finetuned - reference
+  among facts not known), each an estimate with its interval or None, and `share_of_loss`: how much
+  of the loss the prior explains, where there is a clear one. Known is what a fourth arm has right,
+  such as the best cloze: facts picked because the reference itself has them right include its lucky
+  guesses, which any change undoes; without such an arm `access` is over all facts and there is no
+  `knowledge`.
 
   Args:
-    found: a diagnosis whose comparisons hold `pairs`. reference, finetuned, corrected: labels.
+    diagnosis: its comparisons hold `pairs`.
+    reference: label of the arm before finetuning.
+    finetuned: label of the finetuned arm.
+    corrected: label of the same arm with its answer prior restored.
+
+  Returns:
+    `verdict` (a key of VERDICTS), `text`, `try_first`, the labels and the evidence.
   """
-  rows = {(row["arm"], row["against"]): row for row in found["comparisons"]}
+  rows = {(row["arm"], row["against"]): row for row in diagnosis["comparisons"]}
   against_reference, against_finetuned, restored = (
     rows[pair] for pair in pairs(reference, finetuned, corrected)
   )
-  apart = found["known"] not in (None, reference, finetuned, corrected)
+  known = diagnosis["known"]
+  if known in (reference, finetuned, corrected):
+    known = None
   evidence = {
     "loss": against_reference["difference"],
     "prior": against_finetuned["difference"],
-    "access": restored["difference_known" if apart else "difference"],
-    "knowledge": against_reference["difference_unknown"] if apart else None,
+    "access": restored["difference" if known is None else "difference_known"],
+    "knowledge": None if known is None else against_reference["difference_unknown"],
   }
-  lost = sign(evidence["loss"]) < 0
-  shifted = sign(evidence["prior"]) > 0
-  away = sign(evidence["access"]) < 0
-  if shifted and away:  # both are clear: does either of them hardly matter?
-    sizes = (
-      evidence["prior"]["mean"],
-      -evidence["access"]["mean"]
-      * (found["arms"][found["known"]]["right"]["mean"] if apart else 1),
-    )  # shares of all queries
-    shifted, away = (size >= _MINOR * max(sizes) for size in sizes)
-  name = (
-    ("both" if away else "prior")
-    if shifted
-    else "access"
-    if away
-    else "unclear"
-    if lost
-    else "none"
-  )
-  share = evidence["prior"]["mean"] / -evidence["loss"]["mean"] if lost else None
+  is_lost = sign(evidence["loss"]) < 0
+  known_share = 1 if known is None else diagnosis["arms"][known]["right"]["mean"]
+  name = _name(evidence, known_share, is_lost)
+  share_of_loss = None
+  if is_lost:
+    share_of_loss = evidence["prior"]["mean"] / -evidence["loss"]["mean"]
   return {
     "verdict": name,
-    "text": VERDICTS[name][0],
-    "try_first": VERDICTS[name][1],
+    "text": VERDICTS[name].text,
+    "try_first": VERDICTS[name].try_first,
     "reference": reference,
     "finetuned": finetuned,
     "corrected": corrected,
-    "known": found["known"] if apart else None,
+    "known": known,
     "evidence": evidence,
-    "share_of_loss": share,
+    "share_of_loss": share_of_loss,
   }
 
 
-def lines(found):
-  """The verdict as lines of text."""
-  names = {
-    "loss": f"{found['finetuned']} - {found['reference']}",
-    "prior": f"{found['corrected']} - {found['finetuned']} (the prior)",
-    "access": f"{found['corrected']} - {found['reference']} "
-    + (f"on facts that {found['known']} has right (access)" if found["known"] else "(access)"),
-    "knowledge": f"{found['finetuned']} - {found['reference']} on the other facts (new knowledge)",
+def _name(evidence: Json, known_share: float, is_lost: bool) -> str:
+  """Returns the key of VERDICTS.
+
+  Args:
+    evidence: estimates by name.
+    known_share: share of all queries among which `access` is measured.
+    is_lost: whether finetuning clearly lost accuracy.
+  """
+  is_shifted = sign(evidence["prior"]) > 0
+  is_away = sign(evidence["access"]) < 0
+  if is_shifted and is_away:  # both are clear: does either of them hardly matter?
+    shift = evidence["prior"]["mean"]  # shares of all queries
+    away = -evidence["access"]["mean"] * known_share
+    is_shifted = shift >= _MINOR * max(shift, away)
+    is_away = away >= _MINOR * max(shift, away)
+  if is_shifted:
+    return "both" if is_away else "prior"
+  if is_away:
+    return "access"
+  return "unclear" if is_lost else "none"
+
+
+def lines(verdict: Json) -> list[str]:
+  """Returns the verdict as lines of text."""
+  reference = verdict["reference"]
+  finetuned = verdict["finetuned"]
+  corrected = verdict["corrected"]
+  access = "(access)"
+  if verdict["known"]:
+    access = f"on facts that {verdict['known']} has right (access)"
+  titles = {
+    "loss": f"{finetuned} - {reference}",
+    "prior": f"{corrected} - {finetuned} (the prior)",
+    "access": f"{corrected} - {reference} {access}",
+    "knowledge": f"{finetuned} - {reference} on the other facts (new knowledge)",
   }
-  rows = [
-    f"  {estimate['mean']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]  {names[key]}"
-    for key, estimate in found["evidence"].items()
+  text = [f"Verdict: {verdict['text']}"]
+  text += [
+    f"  {estimate['mean']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]  {titles[name]}"
+    for name, estimate in verdict["evidence"].items()
     if estimate and estimate["mean"] is not None and estimate["low"] is not None
   ]
-  share = found["share_of_loss"]
-  return [
-    f"Verdict: {found['text']}",
-    *rows,
-    *([_explained(share)] if share is not None else []),
-    f"Try first: {found['try_first']}",
-  ]
+  if verdict["share_of_loss"] is not None:
+    text.append(_explained(verdict["share_of_loss"]))
+  return [*text, f"Try first: {verdict['try_first']}"]
 
 
-def _explained(share):
-  return (
-    f"  The prior explains {share:.0%} of the loss."
-    if share <= 1
-    else f"  Restoring the prior gives back {share:.1f} times the loss."
-  )
+def _explained(share: float) -> str:
+  if share <= 1:
+    return f"  The prior explains {share:.0%} of the loss."
+  return f"  Restoring the prior gives back {share:.1f} times the loss."
 
 
-def sign(estimate):
-  """1 or -1 where the interval is above or below 0, else 0."""
+def sign(estimate: Json | None) -> int:
+  """Returns 1 or -1 where the interval is above or below 0, else 0."""
   if not estimate or estimate["low"] is None:
     return 0
   return int(estimate["low"] > 0) - int(estimate["high"] < 0)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from factshock.diagnosis import calibration
+from factshock.diagnosis.statistics import Bootstrap
 
 LABELS = {
   "P17": "country",
@@ -105,7 +106,9 @@ def make_extraction(relations=12, seed=0, resamples=200):
       "calibration_accepted": 812,
       "expected_precision": 0.931,
     },
-    "quality": calibration.quality(units, names, asked, resamples=resamples, seed=seed),
+    "quality": calibration.quality(
+      units, names, asked, bootstrap=Bootstrap(resamples=resamples, seed=seed)
+    ),
     "relations": rows,
     "over_predicted": _over_predicted(),
     "conflicts": _conflicts(),

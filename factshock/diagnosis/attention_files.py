@@ -1,0 +1,177 @@
+"""Files of how much a model attends to the subjects of facts: .npz arrays by fact, layer and head.
+
+They say how much attention weight the subject's tokens get in each layer and head, and what comes
+through it.
+"""
+
+import dataclasses
+import functools
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from factshock.predictions import reading
+from factshock.predictions.reading import Predictions
+from factshock.runtime.errors import UserError
+
+THROUGH_VALUES = ("contribution", "contribution_rest", "salience")
+SITES = {
+  "encoder": ("mass",),
+  "cross": ("mass", *THROUGH_VALUES),
+  "self": ("mass", *THROUGH_VALUES),
+}
+
+Shape: TypeAlias = Sequence[int | None]  # None is any number
+Take: TypeAlias = Callable[[str, str, Shape], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attention:
+  """Attention in one file.
+
+  Attributes:
+    facts: the facts as predictions that say nothing.
+    uniform: share of the subject's tokens among all tokens of each prompt [F].
+    sites: site -> name -> float array [F, N, H], NaN in the rows of facts whose prompt does not hold
+      their subject.
+  """
+
+  facts: Predictions
+  uniform: np.ndarray
+  sites: Mapping[str, Mapping[str, np.ndarray]]
+
+
+def read(path: str) -> Attention:
+  """Reads the attention of one arm and seed from an .npz file; nothing pickled is read.
+
+  Raises:
+    UserError: the file is missing or broken, or an array is missing or of another shape or type, or
+      holds what cannot be; names file and array, what was expected and what was got.
+  """
+  path = str(path)
+  take = functools.partial(_array, path, _load(path))
+  subject_F = take("subject", "U", (None,))
+  size = (len(subject_F),)
+  if size == (0,):
+    raise UserError(f"{path}: subject: expected at least one fact, got none")
+  texts = [subject_F, take("relation", "U", size), take("object", "U", size)]
+  popularity_F = take("popularity", "fiu", size).astype(np.float64)
+  uniform_F = _uniform(path, take, size)
+  sites: list[str] = take("sites", "U", (None,)).tolist()
+  if not sites or not set(sites) <= SITES.keys():
+    raise UserError(
+      f"{path}: sites: expected some of {', '.join(SITES)}, got {', '.join(sites) or 'none'}"
+    )
+  arrays = {site: _site_arrays(path, take, site, size) for site in sites}
+  facts = reading.from_rows(enumerate(_fact_rows(texts, popularity_F)), path)
+  return Attention(facts, uniform_F, arrays)
+
+
+def in_order(attention: Attention, rows: np.ndarray) -> Attention:
+  """Returns the given facts (an index array), in that order."""
+  sites = {
+    site: {name: array[rows] for name, array in arrays.items()}
+    for site, arrays in attention.sites.items()
+  }
+  return Attention(reading.take(attention.facts, rows), attention.uniform[rows], sites)
+
+
+def _load(path: str) -> dict[str, np.ndarray]:
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}
+  except FileNotFoundError as error:
+    raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+  except (
+    OSError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
+    raise UserError(
+      f"{path}: expected an .npz file of numpy arrays, none of them pickled, got a broken or other "
+      f"file ({error}); remove it and run the experiment again"
+    ) from error
+
+
+def _array(
+  path: str, arrays: Mapping[str, np.ndarray], name: str, kinds: str, shape: Shape
+) -> np.ndarray:
+  """Returns an array after checking its kind of type and its shape."""
+  if name not in arrays:
+    raise UserError(f"{path}: expected an array {name!r}, got only {', '.join(arrays) or 'none'}")
+  array = arrays[name]
+  has_shape = len(array.shape) == len(shape) and all(
+    expected in (None, size) for expected, size in zip(shape, array.shape)
+  )
+  if array.dtype.kind not in kinds or not has_shape:
+    kind = {"U": "texts", "iu": "whole numbers"}.get(kinds, "numbers")
+    expected_shape = ", ".join("any" if size is None else str(size) for size in shape)
+    raise UserError(
+      f"{path}: {name}: expected {kind} of shape [{expected_shape}], got {array.dtype} of shape "
+      f"{list(array.shape)}"
+    )
+  return array
+
+
+def _uniform(path: str, take: Take, size: Shape) -> np.ndarray:
+  """Returns the share of the subject's tokens among all [F]."""
+  subject_F = take("subject_tokens", "iu", size)
+  tokens_F = take("tokens", "iu", size)
+  if not ((subject_F >= 0) & (subject_F <= tokens_F) & (tokens_F > 0)).all():
+    raise UserError(
+      f"{path}: subject_tokens, tokens: expected 0 <= subject_tokens <= tokens and tokens > 0 of every "
+      f"fact, got {subject_F.min()} to {subject_F.max()} and {tokens_F.min()} to {tokens_F.max()}"
+    )
+  return subject_F / tokens_F
+
+
+def _site_arrays(path: str, take: Take, site: str, size: tuple[int]) -> dict[str, np.ndarray]:
+  """Returns the arrays [F, N, H] of one site by name."""
+  mass_FxNxH = take(f"{site}/mass", "f", (*size, None, None))
+  arrays = {"mass": mass_FxNxH}
+  for name in SITES[site][1:]:
+    arrays[name] = take(f"{site}/{name}", "f", mass_FxNxH.shape)
+  if not mass_FxNxH.size:
+    raise UserError(
+      f"{path}: {site}/mass: expected at least one layer and head, got shape "
+      f"{list(mass_FxNxH.shape)}"
+    )
+  for name, array in arrays.items():
+    _check_finite(array, f"{path}: {site}/{name}")
+  known = mass_FxNxH[~np.isnan(mass_FxNxH)]
+  # bfloat16 weights may add up to a little over 1.
+  if known.size and (known.min() < 0 or known.max() > 1.01):
+    raise UserError(
+      f"{path}: {site}/mass: expected shares from 0 to 1, got {known.min():g} to {known.max():g}"
+    )
+  return arrays
+
+
+def _check_finite(array_FxNxH: np.ndarray, context: str) -> None:
+  unknown_F = np.isnan(array_FxNxH).all(axis=(1, 2))
+  if not np.isfinite(array_FxNxH[~unknown_F]).all():
+    good_F = np.isfinite(array_FxNxH).all(axis=(1, 2)) | unknown_F
+    raise UserError(
+      f"{context}: expected finite numbers, or NaN in all layers and heads of a fact; fact "
+      f"{int(np.argmin(good_F))} has others"
+    )
+
+
+def _fact_rows(texts: Sequence[np.ndarray], popularity_F: np.ndarray) -> Iterator[dict[str, Any]]:
+  """Yields the facts as predictions that say nothing, so that they are matched as those are."""
+  columns = [column.tolist() for column in (*texts, popularity_F)]
+  for subject, relation, gold, popularity in zip(*columns):
+    yield {
+      "subject": subject,
+      "relation": relation,
+      "object": gold,
+      "prediction": "",
+      "popularity": None if np.isnan(popularity) else popularity,
+    }
