@@ -206,8 +206,7 @@ def _diagnose() -> None:
     reading.select_split(reading.read(path), values.split) for path in values.predictions
   )
   seeds = {seed for by_seed in arms.values() for seed in by_seed}
-  diagnosis = summary.diagnose(
-    arms,
+  options = summary.Options(
     finetuning=_for_each_seed(seeds, _finetuning_answers(values.finetuning_facts)),
     counts=_for_each_seed(seeds, _entity_counts(values.entity_counts)),
     reference=values.reference,
@@ -217,32 +216,30 @@ def _diagnose() -> None:
     types=_relation_types(values.relations),
     finetuned=values.finetuned,
     corrected=values.corrected,
-    resamples=values.resamples,
-    confidence=values.confidence,
-    seed=values.seed,
   )
+  bootstrap = summary.Bootstrap(values.resamples, values.confidence, values.seed)
+  diagnosis = summary.diagnose(arms, options, bootstrap)
   _write("diagnosis.json", diagnosis, table.lines(diagnosis))
 
 
 def _diagnose_lm_kbc() -> None:
   """Scores rows of the LM-KBC challenge, and writes lm_kbc.json."""
-  from factshock.diagnosis import lm_kbc, lm_kbc_table
+  from factshock.diagnosis import lm_kbc, lm_kbc_files, lm_kbc_table
+  from factshock.diagnosis.statistics import Bootstrap
 
   values = flags.FLAGS
   if values.gold is None:
     raise UserError("--lm_kbc: expected the gold rows too; name them with --gold")
-  train, no_train = (values.train, None) if values.train else lm_kbc.beside(values.gold)
+  train, no_train = (values.train, None) if values.train else lm_kbc_files.train_beside(values.gold)
   year = values.lm_kbc
   diagnosis = lm_kbc.diagnose(
     year,
-    lm_kbc.read_all(values.predictions, year),
-    lm_kbc.read(values.gold, year, gold=True),
-    train and lm_kbc.read(train, year, gold=True),
+    lm_kbc_files.read_all(values.predictions, year),
+    lm_kbc_files.read(values.gold, year, gold=True),
+    train and lm_kbc_files.read(train, year, gold=True),
     no_train=no_train,
     strict=values.strict,
-    resamples=values.resamples,
-    confidence=values.confidence,
-    seed=values.seed,
+    bootstrap=Bootstrap(values.resamples, values.confidence, values.seed),
   )
   _write("lm_kbc.json", diagnosis, lm_kbc_table.lines(diagnosis))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from factshock.diagnosis import attention
+from factshock.diagnosis import attention, attention_files
 from factshock.diagnosis.statistics import Bootstrap
 from factshock.predictions import reading
 from factshock.runtime.errors import UserError
@@ -182,7 +182,7 @@ def test_facts_in_another_order_are_matched(tmp_path, files):
   }
   options = dict(
     reference="zero",
-    resamples=50,
+    bootstrap=Bootstrap(resamples=50),
     predictions={
       "zero": {
         seed: answered(found, np.arange(40) % 3 > 0) for seed, found in files["zero"].items()
@@ -290,7 +290,9 @@ def test_each_file_is_read_once(tmp_path, files, monkeypatch):
   paths = written(tmp_path, files)
   paths["tuned@8"], read = paths["tuned"], []
   monkeypatch.setattr(
-    attention, "read", lambda path, read_=attention.read: read.append(path) or read_(path)
+    attention_files,
+    "read",
+    lambda path, read_=attention_files.read: read.append(path) or read_(path),
   )
   found = attention.diagnose(paths, reference="zero", bootstrap=Bootstrap(resamples=50))["arms"]
   assert sorted(read) == sorted(
@@ -348,7 +350,7 @@ def with_nan(found):
 def test_bad_files_are_refused(tmp_path, change, message):
   path = hand.write(tmp_path / "a.npz", change(hand.arrays(np.random.default_rng(0))))
   with pytest.raises(UserError, match=message) as caught:
-    attention.read(path)
+    attention_files.read(path)
   assert str(caught.value).startswith(path)
 
 
@@ -359,9 +361,9 @@ def test_files_that_are_none_are_refused(tmp_path):
   (tmp_path / "half.npz").write_bytes(open(whole, "rb").read()[:5000])
   for name in ("text.npz", "one.npy", "half.npz"):
     with pytest.raises(UserError, match=f"{name}: expected an .npz file"):
-      attention.read(tmp_path / name)
+      attention_files.read(tmp_path / name)
   with pytest.raises(UserError, match="none.npz: cannot be read"):
-    attention.read(tmp_path / "none.npz")
+    attention_files.read(tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from extraction_fixture import make_units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factshock.diagnosis import calibration, table
-from factshock.diagnosis.calibration import Units
+from factshock.diagnosis import calibration, calibration_quality, table
+from factshock.diagnosis.ranking import Units, rank_units
 from factshock.diagnosis.statistics import Bootstrap
 from factshock.runtime.errors import UserError
 
@@ -166,9 +166,9 @@ def test_weights_are_repetitions():
     rng.random(60) < 0.6,
     rng.integers(0, 3, 60).astype(float),
   )
-  ranking = calibration._rank(confidence, right, score)
+  ranking = rank_units(confidence, right, score)
   weights = rng.integers(0, 4, (5, 60))
-  found = calibration._measures(
+  found = calibration_quality._measures(
     ranking, np.ones(60), weights[:, ranking.order].astype(float), weights.sum(1), (0.7,)
   )
   for row, weight in enumerate(weights):
@@ -185,12 +185,12 @@ def test_weights_are_repetitions():
     )
     coverage, risk, _ = calibration.risk_coverage(*again)
     half = risk[np.searchsorted(coverage, 0.5 - 1e-12)]
-    assert found["risk"][row][calibration.GRID // 2 - 1] == pytest.approx(half)
+    assert found["risk"][row][calibration_quality.GRID // 2 - 1] == pytest.approx(half)
 
 
 def test_quality_holds_the_measures_of_all_and_of_each_relation():
   units, names, asked = make_units(5, seed=3)
-  found = calibration.quality(units, names, asked, bootstrap=Bootstrap(resamples=20))
+  found = calibration_quality.quality(units, names, asked, bootstrap=Bootstrap(resamples=20))
   assert json.loads(json.dumps(found, allow_nan=False)) == found
   assert (found["units"], found["queries"], list(found["relations"])) == (
     len(units.right),
@@ -233,7 +233,7 @@ def test_the_order_of_units_does_not_matter():
   units, names, asked = make_units(4, seed=4)
   order = np.random.default_rng(0).permutation(len(units.right))
   found, again = (
-    calibration.quality(some, names, asked, bootstrap=Bootstrap(resamples=1))
+    calibration_quality.quality(some, names, asked, bootstrap=Bootstrap(resamples=1))
     for some in (units, Units(*(column[order] for column in units)))
   )
   for key in ("ece", "auroc", "aurc", "brier"):
@@ -249,7 +249,7 @@ def test_units_of_one_cluster_are_drawn_together():
   """Ten copies of every unit add nothing: intervals are those of the clusters."""
   confidence, right = calibrated(80, np.random.default_rng(5))
   found = [
-    calibration.quality(
+    calibration_quality.quality(
       one_relation(
         np.repeat(confidence, copies), np.repeat(right, copies), np.repeat(np.arange(80), copies)
       ),
@@ -270,7 +270,7 @@ def test_a_subject_is_resampled_with_its_queries_of_all_relations():
     np.repeat([0, 1], 60),
     np.tile(np.arange(60), 2),
   )
-  found = calibration.quality(both, ["a", "b"], bootstrap=Bootstrap(resamples=400))
+  found = calibration_quality.quality(both, ["a", "b"], bootstrap=Bootstrap(resamples=400))
   assert found["queries"] == 120 and found["pooled"]["queries"] == 120
   width = [
     group["share_right"]["high"] - group["share_right"]["low"]
@@ -284,7 +284,9 @@ def test_a_subject_is_resampled_with_its_queries_of_all_relations():
 def test_queries_without_an_answer_count_against_the_yield():
   confidence, right = np.full(50, 0.9), np.ones(50, bool)
   rows = [
-    calibration.quality(one_relation(confidence, right), ["r"], [queries])["pooled"]["yields"][1]
+    calibration_quality.quality(one_relation(confidence, right), ["r"], [queries])["pooled"][
+      "yields"
+    ][1]
     for queries in (50, 200)
   ]
   assert [row["share"]["mean"] for row in rows] == [1, 0.25]
@@ -305,9 +307,9 @@ def test_intervals_cover():
   }
   for trial in range(trials):
     units = one_relation(*draw_overconfident(400, rng))
-    found = calibration.quality(units, ["r"], bootstrap=Bootstrap(resamples=150, seed=trial))[
-      "pooled"
-    ]
+    found = calibration_quality.quality(
+      units, ["r"], bootstrap=Bootstrap(resamples=150, seed=trial)
+    )["pooled"]
     for key in covered:
       covered[key] += found[key]["low"] <= truth[key] <= found[key]["high"]
   low = {"ece_debiased": 0.75}
@@ -322,7 +324,7 @@ def draw_overconfident(size, rng):
 def test_the_bias_of_ece_is_less():
   rng, plain, less = np.random.default_rng(7), [], []
   for trial in range(40):
-    found = calibration.quality(
+    found = calibration_quality.quality(
       one_relation(*calibrated(200, rng)), ["r"], bootstrap=Bootstrap(resamples=100, seed=trial)
     )["pooled"]
     plain.append(found["ece"]["mean"])
@@ -331,7 +333,7 @@ def test_the_bias_of_ece_is_less():
 
 
 def test_few_units_take_fewer_bins():
-  found = calibration.quality(
+  found = calibration_quality.quality(
     one_relation(*calibrated(45, np.random.default_rng(8))),
     ["r"],
     bootstrap=Bootstrap(resamples=10),
@@ -341,7 +343,9 @@ def test_few_units_take_fewer_bins():
 
 def test_what_is_undefined_is_none():
   all_right = one_relation(np.linspace(0.5, 1, 5), np.ones(5, bool))
-  found = calibration.quality(all_right, ["r", "empty"], [5, 7], bootstrap=Bootstrap(resamples=50))
+  found = calibration_quality.quality(
+    all_right, ["r", "empty"], [5, 7], bootstrap=Bootstrap(resamples=50)
+  )
   assert found["pooled"]["auroc"] == {"mean": None, "low": None, "high": None}
   empty = found["relations"]["empty"]
   assert (empty["units"], empty["queries"], empty["ece"], empty["yields"][0]["share"]) == (
@@ -350,9 +354,9 @@ def test_what_is_undefined_is_none():
     None,
     None,
   )
-  nothing = calibration.quality(Units(*[np.array([])] * 5), ["r"], [3])
+  nothing = calibration_quality.quality(Units(*[np.array([])] * 5), ["r"], [3])
   assert nothing["pooled"]["units"] == 0 and nothing["queries"] == 3
-  all_wrong = calibration.quality(
+  all_wrong = calibration_quality.quality(
     one_relation(np.full(20, 0.2), np.zeros(20, bool)), ["r"], bootstrap=Bootstrap(resamples=50)
   )
   assert all_wrong["pooled"]["yields"][0]["share"]["mean"] == 0
@@ -381,16 +385,16 @@ def test_other_bad_input_is_refused():
   with pytest.raises(UserError, match="1 NaN"):
     calibration.auroc([0.5, 0.6], [True, False], [0, np.nan])
   with pytest.raises(UserError, match="codes of 1 relations, got 0 to 3"):
-    calibration.quality(units._replace(relation=np.array([0, 3])), ["r"])
+    calibration_quality.quality(units._replace(relation=np.array([0, 3])), ["r"])
   with pytest.raises(UserError, match=r"as have an answer, \[2\]; got \[1\]"):
-    calibration.quality(units, ["r"], [1])
+    calibration_quality.quality(units, ["r"], [1])
   with pytest.raises(UserError, match="a query for each of 2 units"):
-    calibration.quality(units._replace(query=np.array([0])), ["r"])
+    calibration_quality.quality(units._replace(query=np.array([0])), ["r"])
 
 
 def test_lines_for_the_terminal():
   units, names, asked = make_units(3, seed=9)
-  found = calibration.quality(units, names, asked, bootstrap=Bootstrap(resamples=50))
+  found = calibration_quality.quality(units, names, asked, bootstrap=Bootstrap(resamples=50))
   lines = table.calibration_lines(found)
   assert (
     f"{len(units.right)} held-out answers to {asked.sum()} queries" in lines[0]
@@ -407,5 +411,7 @@ def test_lines_for_the_terminal():
     and f"of {row['answers']} answers" in line
     for line in lines
   )
-  empty = table.calibration_lines(calibration.quality(Units(*[np.array([])] * 5), ["r"], [3]))
+  empty = table.calibration_lines(
+    calibration_quality.quality(Units(*[np.array([])] * 5), ["r"], [3])
+  )
   assert any(line.split() == ["ECE", "-"] for line in empty)

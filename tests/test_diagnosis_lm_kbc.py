@@ -10,7 +10,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from factshock.diagnosis import lm_kbc, lm_kbc_rules, lm_kbc_table
+from factshock.diagnosis import lm_kbc, lm_kbc_files, lm_kbc_rules, lm_kbc_table
 from factshock.diagnosis.statistics import Bootstrap
 from factshock.runtime.errors import UserError
 
@@ -219,10 +219,10 @@ def diagnose(
     write(tmp_path / f"{name}.jsonl", rows_of(*rows, column=column)) if rows else None
     for name, rows in (("said", said), ("val", gold), ("train", train))
   ]
-  train = files[2] and lm_kbc.read(files[2], year, gold=True)
-  options = {"resamples": 200, **options}
-  gold = lm_kbc.read(files[1], year, gold=True)
-  return lm_kbc.diagnose(year, lm_kbc.read_all([files[0]], year), gold, train, **options)
+  train = files[2] and lm_kbc_files.read(files[2], year, gold=True)
+  options = {"bootstrap": Bootstrap(resamples=200), **options}
+  gold = lm_kbc_files.read(files[1], year, gold=True)
+  return lm_kbc.diagnose(year, lm_kbc_files.read_all([files[0]], year), gold, train, **options)
 
 
 def means(estimates):
@@ -298,7 +298,9 @@ def test_the_order_of_the_files_changes_nothing(tmp_path):
 def test_intervals_are_those_of_the_binomial_and_of_rows_within_relations(tmp_path):
   gold = [("a", f"s{i}", ["Q1"]) for i in range(400)]
   said = [("a", f"s{i}", ["Q1"] if i % 4 else ["Q2"]) for i in range(400)]
-  f1 = diagnose(tmp_path, said=said, gold=gold, resamples=2000)["systems"]["said"]["rows"]["f1"]
+  f1 = diagnose(tmp_path, said=said, gold=gold, bootstrap=Bootstrap(resamples=2000))["systems"][
+    "said"
+  ]["rows"]["f1"]
   half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
   assert (f1["mean"], f1["low"], f1["high"]) == pytest.approx(
     (0.75, 0.75 - half, 0.75 + half), abs=0.006
@@ -343,11 +345,13 @@ def test_equally_frequent_objects_go_by_name_and_equal_sets_by_size(tmp_path):
   """b to g stand in two rows each: the five are b to f, with F1 2/7 + 4/7 + 4/7 + 10/12, more than b to e's 2.06."""
   train = [("a", f"t{i}", list(objects)) for i, objects in enumerate(["gf", "ed", "cb", "abcdefg"])]
   path = write(tmp_path / "train.jsonl", rows_of(*train))
-  assert lm_kbc.constant_sets(lm_kbc.read(path, "2024", gold=True), "2024") == {"a": list("bcdef")}
+  assert lm_kbc.constant_sets(lm_kbc_files.read(path, "2024", gold=True), "2024") == {
+    "a": list("bcdef")
+  }
   path = write(
     tmp_path / "train.jsonl", rows_of(("a", "t1", ["x"]), ("a", "t2", []))
   )  # {} and {x}: one row each
-  assert lm_kbc.constant_sets(lm_kbc.read(path, "2024", gold=True), "2024") == {"a": []}
+  assert lm_kbc.constant_sets(lm_kbc_files.read(path, "2024", gold=True), "2024") == {"a": []}
 
 
 @pytest.mark.parametrize(
@@ -461,7 +465,7 @@ ROW = {"SubjectEntity": "s", "Relation": "r", "ObjectEntities": ["x"]}
 def test_bad_predictions_give_one_clear_error(tmp_path, year, text, message):
   (tmp_path / "a.jsonl").write_text(text)
   with pytest.raises(UserError, match=message):
-    lm_kbc.read(tmp_path / "a.jsonl", year)
+    lm_kbc_files.read(tmp_path / "a.jsonl", year)
 
 
 def test_gold_of_another_edition_is_refused(tmp_path):
@@ -470,21 +474,21 @@ def test_gold_of_another_edition_is_refused(tmp_path):
   with pytest.raises(
     UserError, match="texts.jsonl:1: expected gold objects of edition 2022 as lists of aliases"
   ):
-    lm_kbc.read(texts, "2022", gold=True)
+    lm_kbc_files.read(texts, "2022", gold=True)
   with pytest.raises(UserError, match="aliases.jsonl:1: expected objects that are texts"):
-    lm_kbc.read(aliases, "2025", gold=True)
-  assert lm_kbc.read(texts, "2026", gold=True).objects == {("s", "r"): [["x"]]}
+    lm_kbc_files.read(aliases, "2025", gold=True)
+  assert lm_kbc_files.read(texts, "2026", gold=True).objects == {("s", "r"): [["x"]]}
 
 
 def test_files_are_told_apart_by_name(tmp_path):
   (tmp_path / "b").mkdir()
   first, second = write(tmp_path / "a.jsonl", [ROW]), write(tmp_path / "b" / "a.jsonl", [ROW])
   with pytest.raises(UserError, match="expected files of different names, got 'a' as in"):
-    lm_kbc.read_all([first, second], "2025")
+    lm_kbc_files.read_all([first, second], "2025")
   with pytest.raises(UserError, match="expected at least one file"):
-    lm_kbc.read_all([], "2025")
+    lm_kbc_files.read_all([], "2025")
   with pytest.raises(UserError, match="file that ends in"):
-    lm_kbc.read(tmp_path / "a.csv", "2025")
+    lm_kbc_files.read(tmp_path / "a.csv", "2025")
 
 
 def run_verb(*arguments):
@@ -549,9 +553,9 @@ def test_the_verb_refuses_with_one_line(tmp_path, options, message):
 )
 def test_baselines_of_the_real_data(data_dir, tmp_path, year, name, rows, empty, constant):
   folder = data_dir / "lm_kbc" / year
-  gold = lm_kbc.read(folder / f"{name}.jsonl", year, gold=True)
-  train, reason = lm_kbc.beside(folder / f"{name}.jsonl")
-  assert reason is None and lm_kbc.beside(train)[0] is None
+  gold = lm_kbc_files.read(folder / f"{name}.jsonl", year, gold=True)
+  train, reason = lm_kbc_files.train_beside(folder / f"{name}.jsonl")
+  assert reason is None and lm_kbc_files.train_beside(train)[0] is None
   column = lm_kbc_rules.EDITIONS[year].column
   said = write(
     tmp_path / "all.jsonl",
@@ -566,9 +570,9 @@ def test_baselines_of_the_real_data(data_dir, tmp_path, year, name, rows, empty,
   )
   found = lm_kbc.diagnose(
     year,
-    lm_kbc.read_all([said], year),
+    lm_kbc_files.read_all([said], year),
     gold,
-    lm_kbc.read(train, year, gold=True),
+    lm_kbc_files.read(train, year, gold=True),
     bootstrap=Bootstrap(resamples=200),
   )
   answers = {**found["systems"], **found["baselines"]}

@@ -1,7 +1,7 @@
 """How much models attend to the subjects of the test facts: all arms and seeds together.
 
-Ghosal, Hashimoto and Raghunathan 2024 (arXiv 2406.14785): finetuning on facts that are stored poorly
-makes a model attend less to every subject.
+Ghosal, Hashimoto and Raghunathan 2024 (arXiv 2406.14785): finetuning on facts that are stored
+poorly makes a model attend less to every subject.
 """
 
 import collections
@@ -110,7 +110,9 @@ def diagnose(
     rng = np.random.default_rng([bootstrap.seed, index])
     facts = _measure_files(seed, of_seed, reference, gathered)
     right = {label: _right(facts, rows, criterion) for label, rows in answers.items()}
-    _add_samples(seed, facts, right, _all_pairs(of_seed, reference, pairs), gathered, bootstrap, rng)
+    _add_samples(
+      seed, facts, right, _all_pairs(of_seed, reference, pairs), gathered, bootstrap, rng
+    )
 
   def finish(by_seed: Mapping[int, Sample]) -> SeedEstimate:
     return statistics.estimate(by_seed, bootstrap)
@@ -126,9 +128,7 @@ def diagnose(
       label: {"sites": {site: _arm(label, site, reference, gathered, finish) for site in sites}}
       for label in paths
     },
-    "comparisons": [
-      _comparison(pair, site, gathered, finish) for pair in pairs for site in sites
-    ],
+    "comparisons": [_comparison(pair, site, gathered, finish) for pair in pairs for site in sites],
   }
 
 
@@ -190,8 +190,8 @@ def _check_shapes(path: str, attention: Attention, shapes: dict[str, tuple[int, 
   own = {site: arrays["mass"].shape[1:] for site, arrays in attention.sites.items()}
   if shapes and own != shapes:
     raise UserError(
-      f"{path}: expected the sites, layers and heads of the other files, {_shape_text(shapes)}, got "
-      f"{_shape_text(own)}; compare arms of one model only"
+      f"{path}: expected the sites, layers and heads of the other files, {_shape_text(shapes)}, "
+      f"got {_shape_text(own)}; compare arms of one model only"
     )
   shapes.update(own)
 
@@ -284,9 +284,7 @@ def _changes(
 
 def _with_groups(columns: Columns, groups: Columns) -> Columns:
   """Returns the columns, and that of mass within each group (bool [F]), NaN outside."""
-  of_groups = {
-    name: np.where(group_F, columns["mass"], np.nan) for name, group_F in groups.items()
-  }
+  of_groups = {name: np.where(group_F, columns["mass"], np.nan) for name, group_F in groups.items()}
   return {**columns, **of_groups}
 
 
@@ -309,15 +307,11 @@ def _means(draw: statistics.Draw, columns: Columns, bin_F: np.ndarray | None) ->
   if "lost" in samples:
     lost = samples["lost"]
     kept = samples["kept"]
-    samples["lost_minus_kept"] = Sample(
-      lost.value - kept.value, lost.resamples - kept.resamples
-    )
+    samples["lost_minus_kept"] = Sample(lost.value - kept.value, lost.resamples - kept.resamples)
   return samples
 
 
-def _arm(
-  label: str, site: str, reference: str | None, gathered: _Gathered, finish: Finish
-) -> Json:
+def _arm(label: str, site: str, reference: str | None, gathered: _Gathered, finish: Finish) -> Json:
   """Returns one arm at one site: counts, levels, tables by head, the change to the reference."""
   files = {seed: files[label] for seed, files in gathered.files.items() if label in files}
   known = [~np.isnan(file.columns[site]["mass"]) for file in files.values()]

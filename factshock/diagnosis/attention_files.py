@@ -35,8 +35,8 @@ class Attention:
   Attributes:
     facts: the facts as predictions that say nothing.
     uniform: share of the subject's tokens among all tokens of each prompt [F].
-    sites: site -> name -> float array [F, N, H], NaN in the rows of facts whose prompt does not hold
-      their subject.
+    sites: site -> name -> float array [F, N, H], NaN in the rows of facts whose prompt does not
+      hold their subject.
   """
 
   facts: Predictions
@@ -126,8 +126,9 @@ def _uniform(path: str, take: Take, size: Shape) -> np.ndarray:
   tokens_F = take("tokens", "iu", size)
   if not ((subject_F >= 0) & (subject_F <= tokens_F) & (tokens_F > 0)).all():
     raise UserError(
-      f"{path}: subject_tokens, tokens: expected 0 <= subject_tokens <= tokens and tokens > 0 of every "
-      f"fact, got {subject_F.min()} to {subject_F.max()} and {tokens_F.min()} to {tokens_F.max()}"
+      f"{path}: subject_tokens, tokens: expected 0 <= subject_tokens <= tokens and tokens > 0 of "
+      f"every fact, got {subject_F.min()} to {subject_F.max()} and {tokens_F.min()} to "
+      f"{tokens_F.max()}"
     )
   return subject_F / tokens_F
 

@@ -56,8 +56,8 @@ class Yield(NamedTuple):
 def reliability(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = BINS) -> Reliability:
   """Returns mean confidence and share right in bins of equal mass.
 
-  A unit's bin is floor(bins x the mean position of its tie / N), so that equal confidences are never
-  split: bins may be fewer than asked for, and unequal.
+  A unit's bin is floor(bins x the mean position of its tie / N), so that equal confidences are
+  never split: bins may be fewer than asked for, and unequal.
 
   Args:
     confidence_N: in [0, 1].
@@ -216,9 +216,7 @@ def cumulative_sums(ranking: Ranking, weights_RxN: np.ndarray) -> tuple[np.ndarr
   return count_RxK, right_RxK
 
 
-def answered_queries(
-  ranking: Ranking, first_N: np.ndarray, weights_RxN: np.ndarray
-) -> np.ndarray:
+def answered_queries(ranking: Ranking, first_N: np.ndarray, weights_RxN: np.ndarray) -> np.ndarray:
   """Returns queries with an answer down to the end of each tie [R, K].
 
   Args:

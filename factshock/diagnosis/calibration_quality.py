@@ -1,4 +1,4 @@
-"""Calibration quality: all measures of calibration with bootstrap intervals, for each relation too."""
+"""Calibration quality: all measures of calibration, with intervals, for each relation too."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -46,8 +46,8 @@ def quality(
   Args:
     units: held out, not those that the calibration was fitted on.
     relations: names of the relations, in the order of their codes.
-    queries: how many were asked of each relation, those without a unit too (default: those that have
-      a unit).
+    queries: how many were asked of each relation, those without a unit too (default: those that
+      have a unit).
     precisions: of the yields.
     bins: of reliability and ECE, fewer where units are few.
     bootstrap: over clusters, the codes of `units.query`.
@@ -113,9 +113,7 @@ def _group(units: Units, asked: int, settings: _Settings, rng: np.random.Generat
   bins = max(1, min(settings.bins, count // UNITS_A_BIN))
   ranking = rank_units(units.confidence, units.right, units.score, bins)
   first_N = calibration.first_of_code(_query_codes(units)[ranking.order])
-  exact = _measures(
-    ranking, first_N, np.ones((1, count)), np.array([asked]), settings.precisions
-  )
+  exact = _measures(ranking, first_N, np.ones((1, count)), np.array([asked]), settings.precisions)
   chunks = [
     _measures(ranking, first_N, weights_RxN, queries_R, settings.precisions)
     for weights_RxN, queries_R in _resampled(
@@ -233,9 +231,7 @@ def _estimate(value: float, samples_R: np.ndarray, confidence: float) -> Estimat
   return {"mean": none_if_nan(value), "low": none_if_nan(low), "high": none_if_nan(high)}
 
 
-def _ece_estimates(
-  ece: float, samples_R: np.ndarray, confidence: float
-) -> dict[str, Estimate]:
+def _ece_estimates(ece: float, samples_R: np.ndarray, confidence: float) -> dict[str, Estimate]:
   """Returns ECE, and less its bias, each with resamples moved so that their mean is the measure."""
   middle = float(statistics.nan_mean(samples_R))
   debiased = max(0.0, 2 * ece - middle)

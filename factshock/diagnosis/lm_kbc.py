@@ -39,9 +39,8 @@ Ratios: TypeAlias = dict[tuple[str, str], np.ndarray]  # (average, ratio) -> [R]
 
 _NOTES = """
 row: precision: share of the predicted objects that is right (1 where none is predicted); recall:
-  share of the gold
-  objects that is found (1 where there is none); f1: their harmonic mean; what counts as equal
-  goes by the edition.
+  share of the gold objects that is found (1 where there is none); f1: their harmonic mean; what
+  counts as equal goes by the edition.
 strict: a gold object counts as found once; without it recall, and f1, can exceed 1 in editions
   2023 and 2025.
 rows: mean over all rows.
@@ -50,17 +49,14 @@ headline: the average whose f1 ranked the systems of the edition.
 micro: objects of all rows added up: right / predicted and found / gold; 1 where nothing is
   predicted or gold.
 empty: rows without an object: how many are so in gold, in the answer and in both, and precision,
-  recall and f1 of
-  answering "none"; null is undefined.
+  recall and f1 of answering "none"; null is undefined.
 by_relation: means over the rows of a relation; objects and empty: of the answer.
 all_empty: the answer "none" to every row.
 constant_set: one set for each relation, fitted on train: of the 5 objects that most rows of the
-  relation have (the
-  first alias; ties by name) the first 0 to 5, whichever has the best mean f1 on train (the fewer
-  of equals).
+  relation have (the first alias; ties by name) the first 0 to 5, whichever has the best mean f1
+  on train (the fewer of equals).
 intervals: low and high are percentiles of a bootstrap over rows, drawn within each relation; all
-  answers share the
-  draws; the constant set is not fitted anew.
+  answers share the draws; the constant set is not fitted anew.
 differences: system - baseline, paired by row, of the f1 of each average.
 missing: gold rows without a row of predictions, scored as empty answers.
 unknown: rows of predictions that gold does not have, left out.
@@ -73,7 +69,7 @@ unfitted: relations that train does not have; their constant set is empty.
 
 def _by_name(text: str) -> dict[str, str]:
   pairs = (line.split(": ", 1) for line in text.strip().replace("\n  ", " ").splitlines())
-  return {name: definition for name, definition in pairs}
+  return {name.strip(): definition for name, definition in pairs}
 
 
 NOTES = _by_name(_NOTES)
@@ -154,8 +150,7 @@ def diagnose(
   ]
   first_baseline = len(aligned)
   systems: Json = {
-    label: {"counts": counts, **own}
-    for (label, (_, counts)), own in zip(aligned.items(), scores)
+    label: {"counts": counts, **own} for (label, (_, counts)), own in zip(aligned.items(), scores)
   }
   differences = [
     _difference(label, baseline, own, other, confidence)
@@ -228,16 +223,14 @@ def _about_train(
 def _best_prefix(
   golds: Sequence[Objects], relation: str, edition: Edition, strict: bool
 ) -> list[str]:
-  """Returns the first 0 to 5 of a relation's most frequent objects, whichever has the best mean F1."""
+  """Returns the first 0 to 5 of a relation's most frequent objects with the best mean F1."""
   counts = collections.Counter(
     name for objects in golds for name in dict.fromkeys(_object_names(objects, edition))
   )
   ranked = sorted(counts, key=lambda name: (-counts[name], name))[:MOST]
 
   def total_f1(size: int) -> float:
-    scores = (
-      rules.score(edition, ranked[:size], objects, relation, strict) for objects in golds
-    )
+    scores = (rules.score(edition, ranked[:size], objects, relation, strict) for objects in golds)
     # Sums that differ by rounding alone are equal.
     return round(math.fsum(score.f1 for score in scores), 9)
 
@@ -270,7 +263,9 @@ def _sums(
   score = functools.partial(rules.score, rules.EDITIONS[year], strict=strict)
   scored: list[tuple[str, str, list[float]]] = []
   for ((subject, relation), gold), *predicted in zip(golds.items(), *answers):
-    values: list[float] = [value for objects in predicted for value in score(objects, gold, relation)]
+    values: list[float] = [
+      value for objects in predicted for value in score(objects, gold, relation)
+    ]
     scored.append((relation, subject, values))
   scored.sort()
   relations: list[str] = []
@@ -285,9 +280,7 @@ def _sums(
   return _Sums(relations, np.array(rows), list(np.moveaxis(sums_LxRxSxM, 2, 0)))
 
 
-def _resampled_sums(
-  values_NxK: np.ndarray, resamples: int, rng: np.random.Generator
-) -> np.ndarray:
+def _resampled_sums(values_NxK: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
   """Returns sums of the columns over the rows and, below, over each resample: [1 + R, K]."""
   cells_CxK, code_N = np.unique(values_NxK, axis=0, return_inverse=True)
   draw = statistics.make_draw(len(values_NxK), resamples, rng)
@@ -332,9 +325,7 @@ def _scores(by_name: Ratios, sums_LxM: np.ndarray, sums: _Sums, confidence: floa
   return scores
 
 
-def _relation_rows(
-  column: Mapping[str, np.ndarray], sums: _Sums
-) -> Iterator[tuple[str, Json]]:
+def _relation_rows(column: Mapping[str, np.ndarray], sums: _Sums) -> Iterator[tuple[str, Json]]:
   for i, relation in enumerate(sums.relations):
     row: Json = {"rows": int(sums.rows[i])}
     for name in RATIOS:
@@ -344,9 +335,7 @@ def _relation_rows(
     yield relation, row
 
 
-def _difference(
-  label: str, baseline: str, own: Ratios, other: Ratios, confidence: float
-) -> Json:
+def _difference(label: str, baseline: str, own: Ratios, other: Ratios, confidence: float) -> Json:
   estimates = {
     average: _estimate(own[average, "f1"] - other[average, "f1"], confidence)
     for average in AVERAGES

@@ -123,8 +123,9 @@ def align(
   if missing and (strict or rules.EDITIONS[year].complete):
     raise UserError(
       f"{predictions.path}: expected each of the {len(gold.objects)} rows of {gold.path}, got "
-      f"{len(missing)} missing, the first {missing[0]}; {'--strict' if strict else f'edition {year}'} "
-      "takes no missing row: give an empty list where there is no answer"
+      f"{len(missing)} missing, the first {missing[0]}; "
+      f"{'--strict' if strict else f'edition {year}'} takes no missing row: give an empty list "
+      "where there is no answer"
     )
   counts = {
     "rows": len(predictions.objects),
@@ -147,13 +148,13 @@ def _check_strict(
   listed = ", ".join(f"{counts[name]} {name}" for name in names)
   first = f" (the first unknown row: {unknown[0]})" if unknown else ""
   raise UserError(
-    f"{predictions.path}: expected with --strict the rows of {gold.path}, each once, and objects that "
-    f"are texts; got {listed}{first}"
+    f"{predictions.path}: expected with --strict the rows of {gold.path}, each once, and objects "
+    f"that are texts; got {listed}{first}"
   )
 
 
 def train_beside(gold: FilePath) -> tuple[str | None, str | None]:
-  """Returns the train.jsonl beside a gold file, or why there is none: (path, None), (None, reason)."""
+  """Returns the train.jsonl beside a gold file: (path, None), or (None, why there is none)."""
   path = os.path.join(os.path.dirname(str(gold)), "train.jsonl")
   if not os.path.exists(path):
     return None, f"there is no {path}"
@@ -206,6 +207,6 @@ def _texts(listed: list[Any], context: str, year: str) -> list[str]:
 
 
 def _flat(listed: list[Any]) -> list[str]:
-  """Returns predictions as 2026 takes them: of a list its first item; what is no text is dropped."""
+  """Returns predictions as 2026 takes them: of a list its first item, and no item but texts."""
   firsts: list[Any] = [item[0] if isinstance(item, list) and item else item for item in listed]
   return [item for item in firsts if isinstance(item, str)]

@@ -1,4 +1,4 @@
-"""Rules by which the editions of the LM-KBC challenge score one row: an edition is data and a count.
+"""Rules by which the editions of the LM-KBC challenge score a row: an edition is data and a count.
 
 A row is a (subject, relation) with a list P of predicted and a list G of gold objects. In every
 edition precision is the share of P that is right, 1 where P is empty; recall is the share of G that
@@ -6,10 +6,10 @@ is found, 1 where G is empty, whatever is predicted; F1 is their harmonic mean, 
 What is equal, empty or counted twice differs:
 
   2022  texts against lists of aliases, ASCII punctuation deleted, lower case; distinct predictions;
-        a lone "none", "null" or "" is no prediction; golds hit are counted: one prediction finds two
-        golds that share an alias.
-  2023  Wikidata ids as they stand, repeated ones too: recall, and F1 with it, can exceed 1. An empty
-        gold list is [""].
+        a lone "none", "null" or "" is no prediction; golds hit are counted: one prediction finds
+        two golds that share an alias.
+  2023  Wikidata ids as they stand, repeated ones too: recall, and F1 with it, can exceed 1. An
+        empty gold list is [""].
   2024  Wikidata ids as sets.
   2025  distinct texts, the prediction stripped, case kept; hasArea and hasCapacity within 5% of a
         gold number. Two predictions may hit one gold ("Rome" and "Rome ", 100 and 101): recall can
@@ -19,11 +19,11 @@ What is equal, empty or counted twice differs:
         taking the first gold still free.
 
 Sources: evaluate.py of github.com/lm-kbc/dataset2023, dataset2024 and dataset2026 (that of July
-2026). Of 2022 and 2025 participants' copies were at hand: for 2022 an empty prediction has precision
-1, as in the scores that the README of the data gives for its baseline (the copy has 0 there); for
-2025 the texts are compared, as on the leaderboard and in the README's results "without entity
-disambiguation" (the copy reads the column of ids). A gold number that is not above 0 matches nothing;
-the scripts of 2025 and 2026 divide by it.
+2026). Of 2022 and 2025 participants' copies were at hand: for 2022 an empty prediction has
+precision 1, as in the scores that the README of the data gives for its baseline (the copy has 0
+there); for 2025 the texts are compared, as on the leaderboard and in the README's results "without
+entity disambiguation" (the copy reads the column of ids). A gold number that is not above 0 matches
+nothing; the scripts of 2025 and 2026 divide by it.
 """
 
 import collections
@@ -36,7 +36,8 @@ from typing import Any, NamedTuple, TypeAlias
 # Of one row: texts, or in the gold of some editions lists of aliases.
 Objects: TypeAlias = Sequence[Any]
 
-NUMERIC = frozenset(("hasArea", "hasCapacity"))  # relations of 2025 and 2026 with numbers as objects
+# Relations of 2025 and 2026 whose objects are numbers.
+NUMERIC = frozenset(("hasArea", "hasCapacity"))
 TOLERANCE = 0.05  # of the gold number
 NOTHING = frozenset(("", "none", "null"))
 APOSTROPHES = frozenset("'\u2019\u2018\u02bb\u02bc\u02b9`\u00b4")
@@ -72,8 +73,8 @@ class Edition(NamedTuple):
     aliases: whether each gold object is a list of aliases.
     headline: the average that ranked systems: "relations" (the mean over relations of their rows'
       means) or "rows".
-    complete: whether a gold row without a row of predictions is an error; else it counts as an empty
-      answer.
+    complete: whether a gold row without a row of predictions is an error; else it counts as an
+      empty answer.
     count: function of (predicted, gold, relation).
   """
 
@@ -85,7 +86,7 @@ class Edition(NamedTuple):
 
 
 class Score(NamedTuple):
-  """Scores of one row, and the counts that micro averages and statistics of empty answers add up."""
+  """Scores of one row, and its counts, which micro averages and those of empty answers add up."""
 
   precision: float
   recall: float
@@ -199,7 +200,7 @@ def _free_node(
   owner: dict[Hashable, int],
   reached_from: dict[Hashable, int],
 ) -> Hashable | None:
-  """Returns the first node without an owner that a path reaches; notes where each is reached from."""
+  """Returns the first node without an owner on a path, and notes where each is reached from."""
   queue = collections.deque([start])
   while queue:
     left = queue.popleft()

@@ -28,9 +28,9 @@ def lines(scores: Json) -> list[str]:
     answers[BASELINES[name]] = baseline
   strict = ", strict" if scores["strict"] else ""
   return [
-    f"LM-KBC {scores['edition']}{strict}: {scores['rows']} rows, {len(scores['relations'])} relations "
-    f"of {scores['gold']} ({100 * scores['confidence']:g}% bootstrap intervals; *: ranked the "
-    "edition's systems)",
+    f"LM-KBC {scores['edition']}{strict}: {scores['rows']} rows, {len(scores['relations'])} "
+    f"relations of {scores['gold']} ({100 * scores['confidence']:g}% bootstrap intervals; *: "
+    "ranked the edition's systems)",
     *aligned(_score_rows(answers, scores["headline"])),
     "",
     "Empty answers (rows of which gold, and of which the answer, has no object)",

@@ -52,8 +52,8 @@ def measure(
     queries: as from `make_queries`.
     finetuning: (relation, object) pairs by label, or None where unknown.
     counted: whether pretraining counts are known.
-    options: reference, known arm, pairs, criterion and types; labels that are not among the arms are
-      passed over.
+    options: reference, known arm, pairs, criterion and types; labels that are not among the arms
+      are passed over.
 
   Returns:
     (samples by label or pair, index of each query's predicted entity by label).
@@ -147,7 +147,7 @@ def _accuracy_plans(
   queries: Queries,
   options: Options,
 ) -> Iterator[Plan]:
-  """Yields plans of accuracy, of ranks where there are candidates, by popularity and by relation."""
+  """Yields plans of accuracy, of ranks (of candidates), by popularity and by relation."""
   columns = dict(zip(("exact_match", "contains", "f1"), scores_Nx3.T))
   columns["right"] = right_N.astype(float)
   if arm.rank is not None:

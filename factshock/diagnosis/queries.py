@@ -129,8 +129,8 @@ def popularity_bins(
     arms: predictions of the same queries by label.
 
   Returns:
-    (bin of each query, BINS where unknown; BINS rows, None for an empty bin); (None, []) where no arm
-    has popularities.
+    (bin of each query, BINS where unknown; BINS rows, None for an empty bin); (None, []) where no
+    arm has popularities.
   """
   popularity_N = _popularity(base, arms)
   if popularity_N is None:

@@ -28,7 +28,7 @@ Measures: TypeAlias = dict[str, np.ndarray]  # name -> [R]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entities:
-  """The known answers of all relations: test gold, finetuning answers, counted entities; arrays [E].
+  """Known answers of all relations: test gold, finetuning answers, counted entities; arrays [E].
 
   Attributes:
     names: (relation, name as first met).
@@ -259,8 +259,8 @@ def entity_measures(
   """Returns the measures over entities.
 
   Args:
-    predicted_RxE: counts of each entity among the predictions, with a last column for predictions of
-      no known answer.
+    predicted_RxE: counts of each entity among the predictions, with a last column for predictions
+      of no known answer.
     gold_RxE: the same of the gold answers.
     entities: the known answers.
 

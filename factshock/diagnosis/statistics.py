@@ -2,9 +2,9 @@
 
 A bootstrap resample of N queries only changes how often each query counts. Up to about ten thousand
 queries these counts are drawn once, as a table [N, R], and serve every arm. Beyond, equal rows are
-gathered into cells first, and the cells' counts are drawn from the multinomial distribution that they
-have exactly: the cost then hangs on the number of distinct rows, not on N. What is compared in pairs
-is coded in one cell.
+gathered into cells first, and the cells' counts are drawn from the multinomial distribution that
+they have exactly: the cost then hangs on the number of distinct rows, not on N. What is compared in
+pairs is coded in one cell.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ DEFAULT_BOOTSTRAP = Bootstrap()
 
 
 class Draw(NamedTuple):
-  """How often each of N queries counts in R resamples: a table [N, R], None where it is too large."""
+  """How often each of N queries counts in R resamples: a table [N, R], None if it is too large."""
 
   queries: int
   resamples: int
@@ -161,7 +161,7 @@ def histogram_pairs(
   cells: int,
   second_ExR: np.ndarray | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields resampled histograms of two integer columns: two arrays [r, cells], a few resamples each.
+  """Yields resampled histograms of two integer columns, a few resamples each: two [r, cells].
 
   Where there are very many queries or cells, fewer resamples are drawn in all (see PICKS).
 
@@ -223,9 +223,9 @@ def seed_picks(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarr
 def over_seeds(samples_SxR: np.ndarray, picks_RxS: np.ndarray) -> np.ndarray:
   """Returns means over resampled seeds, each with a resample of its own queries: [R].
 
-  This is the second level of the bootstrap. A seed drawn twice brings two different resamples of its
-  queries (the table is read at shifted rows), the same ones for every arm. Seeds where the measure is
-  undefined (NaN) are left out of a mean.
+  This is the second level of the bootstrap. A seed drawn twice brings two different resamples of
+  its queries (the table is read at shifted rows), the same ones for every arm. Seeds where the
+  measure is undefined (NaN) are left out of a mean.
 
   Args:
     samples_SxR: resamples of each seed.

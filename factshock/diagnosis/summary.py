@@ -143,8 +143,8 @@ def _check_labels(arms: PredictionsByArm, options: Options) -> None:
     raise UserError("diagnosis: expected predictions of at least one arm and seed, got none")
   if options.corrected is not None and options.finetuned is None:
     raise UserError(
-      "a verdict needs both: the label of the finetuned arm and that of the same arm with its prior "
-      "corrected"
+      "a verdict needs both: the label of the finetuned arm and that of the same arm with its "
+      "prior corrected"
     )
   named = [
     ("reference", options.reference),

@@ -93,8 +93,8 @@ def calibration_lines(quality: Json) -> list[str]:
   pooled = quality["pooled"]
   head = (
     f"Confidences of {pooled['units']} held-out answers to {pooled['queries']} queries "
-    f"({100 * quality['confidence']:g}% bootstrap intervals; ECE over {pooled['bins']} bins of equal "
-    "mass)"
+    f"({100 * quality['confidence']:g}% bootstrap intervals; ECE over {pooled['bins']} bins of "
+    "equal mass)"
   )
   rows = [["measure", "value", ""]]
   rows += [[title, estimate(pooled[name]), ""] for title, name in CALIBRATION_MEASURES.items()]

@@ -1,4 +1,4 @@
-"""Verdict on a finetuning: a shifted answer prior, lost access to what was known, and what to try."""
+"""Verdict on a finetuning: shifted answer prior or lost access to what was known; what to try."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -21,25 +21,27 @@ VERDICTS = {
     "Nothing needs mending.",
   ),
   "prior": Advice(
-    "The answer prior has shifted: with the frequencies of answers restored the model answers better, "
-    "and what it knew is still within reach.",
-    "Answer-prior correction (python -m factshock.correct): no training, and no labels. Weight mixing "
-    "on top of it.",
+    "The answer prior has shifted: with the frequencies of answers restored the model answers "
+    "better, and what it knew is still within reach.",
+    "Answer-prior correction (python -m factshock.correct): no training, and no labels. Weight "
+    "mixing on top of it.",
   ),
   "access": Advice(
-    "Access to what the model knew is lost: facts it had right are wrong even with the frequencies of "
-    "answers restored.",
-    "Weight mixing, alpha falling in depth (python -m factshock.mix --select --profile=decreasing), or "
-    "mixture finetuning; finetune on facts that the model knows. Prior correction will do little.",
+    "Access to what the model knew is lost: facts it had right are wrong even with the frequencies "
+    "of answers restored.",
+    "Weight mixing, alpha falling in depth (python -m factshock.mix --select "
+    "--profile=decreasing), or mixture finetuning; finetune on facts that the model knows. Prior "
+    "correction will do little.",
   ),
   "both": Advice(
     "The answer prior has shifted and access to what the model knew is lost.",
-    "Weight mixing, alpha falling in depth (python -m factshock.mix --select --profile=decreasing), "
-    "then answer-prior correction on top of it, if development facts say so.",
+    "Weight mixing, alpha falling in depth (python -m factshock.mix --select "
+    "--profile=decreasing), then answer-prior correction on top of it, if development facts say "
+    "so.",
   ),
   "unclear": Advice(
-    "Finetuning lost accuracy, but neither a shifted answer prior nor lost access is clear: too few "
-    "queries, or too few known facts.",
+    "Finetuning lost accuracy, but neither a shifted answer prior nor lost access is clear: too "
+    "few queries, or too few known facts.",
     "More test facts, or more seeds; stopping earlier is safe to try.",
   ),
 }
@@ -88,8 +90,11 @@ def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> 
     "knowledge": None if known is None else against_reference["difference_unknown"],
   }
   is_lost = sign(evidence["loss"]) < 0
-  known_share = 1 if known is None else diagnosis["arms"][known]["right"]["mean"]
-  name = _name(evidence, known_share, is_lost)
+  is_shifted, is_away = _causes(evidence)
+  if is_shifted and is_away:  # both are clear: does either of them hardly matter?
+    known_share = 1 if known is None else diagnosis["arms"][known]["right"]["mean"]
+    is_shifted, is_away = _main_causes(evidence, known_share)
+  name = _name(is_shifted, is_away, is_lost)
   share_of_loss = None
   if is_lost:
     share_of_loss = evidence["prior"]["mean"] / -evidence["loss"]["mean"]
@@ -106,21 +111,26 @@ def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> 
   }
 
 
-def _name(evidence: Json, known_share: float, is_lost: bool) -> str:
-  """Returns the key of VERDICTS.
+def _causes(evidence: Json) -> tuple[bool, bool]:
+  """Returns whether the prior has clearly shifted, and whether access is clearly lost."""
+  return sign(evidence["prior"]) > 0, sign(evidence["access"]) < 0
+
+
+def _main_causes(evidence: Json, known_share: float) -> tuple[bool, bool]:
+  """Returns which of two clear causes matter: not one much smaller than the other.
 
   Args:
     evidence: estimates by name.
     known_share: share of all queries among which `access` is measured.
-    is_lost: whether finetuning clearly lost accuracy.
   """
-  is_shifted = sign(evidence["prior"]) > 0
-  is_away = sign(evidence["access"]) < 0
-  if is_shifted and is_away:  # both are clear: does either of them hardly matter?
-    shift = evidence["prior"]["mean"]  # shares of all queries
-    away = -evidence["access"]["mean"] * known_share
-    is_shifted = shift >= _MINOR * max(shift, away)
-    is_away = away >= _MINOR * max(shift, away)
+  shift = evidence["prior"]["mean"]  # shares of all queries
+  away = -evidence["access"]["mean"] * known_share
+  least = _MINOR * max(shift, away)
+  return shift >= least, away >= least
+
+
+def _name(is_shifted: bool, is_away: bool, is_lost: bool) -> str:
+  """Returns the key of VERDICTS."""
   if is_shifted:
     return "both" if is_away else "prior"
   if is_away:

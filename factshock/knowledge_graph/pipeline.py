@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeAlias, TypedDict
 import numpy as np
 
 import factshock
-from factshock.diagnosis import calibration as calibration_quality
-from factshock.diagnosis import table
+from factshock.diagnosis import calibration_quality, table
+from factshock.diagnosis.ranking import Units
 from factshock.facts import counts as counts_room
 from factshock.facts import schema, sources
 from factshock.knowledge_graph import answers as answer_room
@@ -259,7 +259,7 @@ def quality(known, asked, counts, relations, calibrator):
   names = list(dict.fromkeys(known.relations))
   number = {name: i for i, name in enumerate(names)}
   asked_of = collections.Counter(known.relations)
-  units = calibration_quality.Units(
+  units = Units(
     fitted.judged.confidence_N[chosen_N],
     fitted.right_N[chosen_N],
     known.score_N[chosen_N],

@@ -66,8 +66,7 @@ def diagnose(config, workdir, run_facts):
   relations = relation_files.read_relations(
     seed_run.facts_path(workdir, seeds[0], "relations.jsonl")
   )
-  found = summary.diagnose(
-    arms,
+  options = summary.Options(
     counts=counts,
     reference=roles["zero_shot"] or None,
     known=roles["ceiling"] or None,
@@ -84,8 +83,9 @@ def diagnose(config, workdir, run_facts):
     finetuned=roles["finetuned"] if roles["corrected"] else None,
     corrected=roles["corrected"] or None,
     types={name: row["type"] for name, row in relations.items()},
-    **config.diagnosis.to_dict(),
+    criterion=config.diagnosis.criterion,
   )
+  found = summary.diagnose(arms, options, _bootstrap(config))
   found |= {
     "curves": {"steps": curves["step"], "alpha": curves["alpha"]},
     "table": list(table),
@@ -149,9 +149,19 @@ def _attention(config, workdir, asked, arms, table):
   said = {label: arms[label] for label in paths}
   return {
     "attention": attention.diagnose(
-      paths, reference=reference, pairs=pairs, predictions=said, **config.diagnosis.to_dict()
+      paths,
+      reference=reference,
+      pairs=pairs,
+      predictions=said,
+      criterion=config.diagnosis.criterion,
+      bootstrap=_bootstrap(config),
     )
   }
+
+
+def _bootstrap(config):
+  """Returns the settings of the bootstrap over queries and seeds."""
+  return summary.Bootstrap(config.diagnosis.resamples, config.diagnosis.confidence)
 
 
 def _name(config, label):

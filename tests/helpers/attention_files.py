@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from factshock.diagnosis import attention
+from factshock.diagnosis import attention_files
 
 SHAPES = {"encoder": (3, 2), "cross": (2, 4), "self": (4, 3)}
 
@@ -27,9 +27,9 @@ def arrays(rng, facts=40, sites=("encoder", "cross"), shapes=SHAPES, unknown=(),
     )
     found |= {
       f"{site}/{name}": rng.normal(0.2, 1, size).astype(np.float32)
-      for name in attention.SITES[site][1:]
+      for name in attention_files.SITES[site][1:]
     }
-    for name in attention.SITES[site]:
+    for name in attention_files.SITES[site]:
       found[f"{site}/{name}"][list(unknown)] = np.nan
   return found
 

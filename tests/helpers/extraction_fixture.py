@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from factshock.diagnosis import calibration
+from factshock.diagnosis import calibration_quality
+from factshock.diagnosis.ranking import Units
 from factshock.diagnosis.statistics import Bootstrap
 
 LABELS = {
@@ -57,7 +58,7 @@ def make_units(relations=12, seed=0, size=220):
       (confidence, rng.random(len(query)) < chance, score, np.full(len(query), code), query)
     )
     first += queries
-  return calibration.Units(*map(np.concatenate, zip(*columns))), names, asked
+  return Units(*map(np.concatenate, zip(*columns))), names, asked
 
 
 def make_extraction(relations=12, seed=0, resamples=200):
@@ -106,7 +107,7 @@ def make_extraction(relations=12, seed=0, resamples=200):
       "calibration_accepted": 812,
       "expected_precision": 0.931,
     },
-    "quality": calibration.quality(
+    "quality": calibration_quality.quality(
       units, names, asked, bootstrap=Bootstrap(resamples=resamples, seed=seed)
     ),
     "relations": rows,
