@@ -295,7 +295,7 @@ for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
   placed = partitioning.place_params(weights, mesh)
   assert not placed["layers"]["feed_forward"]["up"].is_fully_replicated
   np.testing.assert_array_equal(partitioning.fetch(placed)["layers"]["feed_forward"]["up"], weights["layers"]["feed_forward"]["up"])
-stopping = partitioning.agreement(mesh)
+stopping = partitioning.make_agreement(mesh)
 assert [stopping(flag) for flag in (False, me == 1, False, False)] == [False, False, True, False]
 try:
   processes.gather(None, f"at {me}")

@@ -182,7 +182,7 @@ def placed(params, mesh):
     return jax.device_put(params), lambda batch: batch
 
   def spread(batch):
-    missing = -len(batch) % partitioning.batch_ways(mesh)
+    missing = -len(batch) % partitioning.batch_shard_count(mesh)
     padded = np.pad(batch, ((0, missing),) + ((0, 0),) * (batch.ndim - 1))
     return partitioning.shard_batch({"batch": padded}, mesh)["batch"]
 

@@ -1,1 +1,1 @@
-"""Where it computes: meshes of devices, host memory, the compilation cache."""
+"""Devices and their host: meshes, host memory, the compilation cache."""

@@ -1,7 +1,12 @@
-"""Where arrays live: a mesh of devices, weights cut over its axes "fsdp" and "model", batches over "data" and "fsdp"."""
+"""Placement of arrays on a mesh of devices.
+
+Weights are cut over the mesh's axes "fsdp" and "model", batches over "data" and "fsdp".
+"""
 
 import math
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -10,12 +15,19 @@ from jax.experimental import multihost_utils
 from factshock.models import sharding
 from factshock.runtime import processes
 from factshock.runtime.errors import UserError
+from factshock.types import Batch, Params
 
 AXES = ("data", "fsdp", "model")
 
+# A tree of jax.sharding.NamedSharding, of the structure of the arrays it is for.
+Shardings: TypeAlias = Any
 
-def usable_cores():
-  """The largest power of two of cores this process may use, at most 8 (so that usual batches divide)."""
+
+def usable_cores() -> int:
+  """Returns the largest power of two of the cores this process may use.
+
+  It is at most 8, so that usual batch sizes divide by it.
+  """
   try:
     cores = len(os.sched_getaffinity(0))
   except AttributeError:  # not on macOS
@@ -23,7 +35,7 @@ def usable_cores():
   return 1 << (min(cores, 8).bit_length() - 1)
 
 
-def use_cpu_devices(count=0):
+def use_cpu_devices(count: int = 0) -> None:
   """Makes the host appear as `count` CPU devices; call it before JAX first touches a device.
 
   Data parallelism over host devices is faster than XLA's own threads where arrays are small.
@@ -42,11 +54,16 @@ def use_cpu_devices(count=0):
     jax.config.update("jax_num_cpu_devices", count or usable_cores())
 
 
-def make_mesh(sizes=None, devices=None):
-  """A mesh with the axes of AXES over `devices` (where none are given all, those of other processes too).
+def make_mesh(
+  sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """Returns a mesh of devices with the axes of AXES.
 
   Args:
-    sizes: {axis: devices along it}; one may be -1, which is what is left. None: all along "data".
+    sizes: devices along each axis by its name; one may be -1, which is what is left. None puts all
+      along "data".
+    devices: those of the mesh; None takes all, those of other processes too.
+
   Raises:
     UserError: sizes that do not multiply to the number of devices.
   """
@@ -58,191 +75,211 @@ def make_mesh(sizes=None, devices=None):
   )
 
 
-def mesh_shape(sizes, devices):
-  """The devices along each axis of AXES, as `make_mesh` takes them. UserError as there."""
+def mesh_shape(sizes: Mapping[str, int], device_count: int) -> tuple[int, ...]:
+  """Returns the devices along each axis of AXES for sizes as `make_mesh` takes them.
+
+  Raises:
+    UserError: as `make_mesh`.
+  """
   shape = [sizes.get(axis, -1 if axis == "data" else 1) for axis in AXES]
-  said = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
+  shape_text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
   if shape.count(-1) > 1:
     raise UserError(
-      f"config.mesh: expected at most one size of -1, which is what is left, got {said}"
+      f"config.mesh: expected at most one size of -1, which is what is left, got {shape_text}"
     )
   known = math.prod(size for size in shape if size != -1)
-  if devices % known or (-1 not in shape and known != devices):
-    raise UserError(f"config.mesh: expected sizes that share {devices} device(s), got {said}")
-  return tuple(devices // known if size == -1 else size for size in shape)
+  if device_count % known or (-1 not in shape and known != device_count):
+    raise UserError(
+      f"config.mesh: expected sizes that share {device_count} device(s), got {shape_text}"
+    )
+  return tuple(device_count // known if size == -1 else size for size in shape)
 
 
-def replicated(mesh):
-  """The sharding of an array that lies whole on every device of the mesh."""
+def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """Returns the sharding of an array that lies whole on every device of the mesh."""
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def param_shardings(params, mesh):
-  """A tree like `params` of how each weight is cut, by the rules of models/sharding.py."""
-
+def param_shardings(params: Params, mesh: jax.sharding.Mesh) -> Shardings:
+  """Returns how each weight is cut, by the rules of models/sharding.py: a tree like `params`."""
   return jax.tree.map_with_path(
     lambda path, leaf: _named(mesh, sharding.spec(_name(path), leaf.shape, mesh.shape)), params
   )
 
 
-def state_shardings(state, mesh):
-  """A tree like a train state: the optimizer's arrays are cut as the parameter they belong to, where they have its shape."""
+def state_shardings(state: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[str, Shardings]:
+  """Returns how the arrays of a train state are cut: a tree like `state`.
 
-  of = {
+  The optimizer's arrays are cut as the parameter they belong to, where they have its shape.
+  """
+  params = {
     _name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state["params"])[0]
   }
 
-  def of_optimizer(path, leaf):
-    name = _name(path)
-    owner = next(
-      (
-        param
-        for param in of
-        if (name == param or name.endswith("/" + param)) and of[param].shape == leaf.shape
-      ),
-      None,
-    )
+  def of_optimizer(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.sharding.NamedSharding:
+    owner = _owner(_name(path), leaf.shape, params)
     return _named(mesh, sharding.spec(owner, leaf.shape, mesh.shape) if owner else ())
 
-  whole = jax.tree.map(
-    lambda _: replicated(mesh),
-    {name: part for name, part in state.items() if name not in ("params", "opt_state")},
-  )
+  others = {name: tree for name, tree in state.items() if name not in ("params", "opt_state")}
   return {
-    **whole,
+    **jax.tree.map(lambda _: replicated(mesh), others),
     "params": param_shardings(state["params"], mesh),
     "opt_state": jax.tree.map_with_path(of_optimizer, state["opt_state"]),
   }
 
 
-def _name(path):
+def _owner(name: str, shape: tuple[int, ...], params: Mapping[str, jax.Array]) -> str | None:
+  """Returns the name of the parameter that an array of the optimizer belongs to, if any."""
+  for param_name, param in params.items():
+    is_named = name == param_name or name.endswith("/" + param_name)
+    if is_named and param.shape == shape:
+      return param_name
+  return None
+
+
+def _name(path: jax.tree_util.KeyPath) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _named(mesh, axes):
+def _named(mesh: jax.sharding.Mesh, axes: Sequence[Any]) -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
-def place_params(params, mesh):
-  """Puts parameters on the mesh, each weight cut as the rules say (no copy where it lies there already)."""
+def place_params(params: Params, mesh: jax.sharding.Mesh) -> Params:
+  """Puts parameters on the mesh, each weight cut as the rules say.
+
+  What lies there already is not copied.
+  """
   return place(params, param_shardings(params, mesh))
 
 
-def place(tree, shardings):
-  """Puts arrays where a tree of shardings says; arrays of this process alone must be the same in all processes."""
-  return (
-    jax.device_put(tree, shardings)
-    if processes.process_count() == 1
-    else jax.tree.map(_put, tree, shardings)
-  )
+def place(tree: Params, shardings: Shardings) -> Params:
+  """Puts arrays on the devices as a tree of shardings says.
+
+  Arrays of this process alone must be the same in all processes.
+  """
+  if processes.process_count() == 1:
+    return jax.device_put(tree, shardings)
+  return jax.tree.map(_put, tree, shardings)
 
 
-def _put(array, sharding):
-
+def _put(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
     return jax.device_put(array, sharding)
   if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
-    return jax.random.wrap_key_data(
-      _put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array)
-    )
-  # device_put would compare the arrays of all processes first, and takes no array that lies on one device
-  host = np.asarray(array)
-  return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+    key_data = _put(jax.random.key_data(array), sharding)
+    return jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(array))
+  # device_put would compare the arrays of all processes first, and takes no array that lies on one
+  # device.
+  host_array = np.asarray(array)
+  return jax.make_array_from_callback(host_array.shape, sharding, lambda index: host_array[index])
 
 
-def fetch(tree):
-  """A tree of arrays as numpy arrays, whole; of several processes all must call it, as each has a part only."""
+def fetch(tree: Any) -> Any:
+  """Returns a tree of arrays as whole numpy arrays.
 
-  def one(array):
-    apart = isinstance(array, jax.Array) and not (
-      array.is_fully_addressable or array.is_fully_replicated
-    )
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True) if apart else array)
-
-  return jax.tree.map(one, tree)
+  Of several processes all must call it, as each has only some of their shards.
+  """
+  return jax.tree.map(_fetch_array, tree)
 
 
-def batch_ways(mesh):
-  """Into how many parts a batch is cut: the devices along "data" and "fsdp"."""
+def _fetch_array(array: Any) -> np.ndarray:
+  is_here = (
+    not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated
+  )
+  if not is_here:
+    array = multihost_utils.process_allgather(array, tiled=True)
+  return np.asarray(array)
+
+
+def batch_shard_count(mesh: jax.sharding.Mesh) -> int:
+  """Returns how many shards a batch is cut into: the devices along "data" and "fsdp"."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def batch_sharding(mesh):
-  """How an array [B, ...] of a batch is cut."""
+def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """Returns how an array [B, ...] of a batch is cut."""
   return _named(mesh, [("data", "fsdp")])
 
 
-def shard_batch(batch, mesh):
+def shard_batch(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
   """Cuts every array of a batch along its first axis over the mesh's "data" and "fsdp" axes.
 
   Args:
-    batch: dict of arrays [B, ...], the whole batch, the same in all processes.
+    batch: arrays [B, ...] by name, the whole batch, the same in all processes.
     mesh: a mesh of `make_mesh`.
 
   Raises:
-    UserError: the batch size is no multiple of the number of parts.
+    UserError: the batch size is no multiple of the number of shards.
   """
-
-  _check_divides(batch, batch_ways(mesh))
+  _check_divides(batch, batch_shard_count(mesh))
   if processes.process_count() == 1:
     return jax.device_put(batch, batch_sharding(mesh))
-  return join_rows(
-    {name: array[local_rows(mesh, len(array))] for name, array in batch.items()}, mesh
-  )
+  own_rows = {name: array[local_rows(mesh, len(array))] for name, array in batch.items()}
+  return join_rows(own_rows, mesh)
 
 
-def local_rows(mesh, rows):
-  """Which of a batch's rows this process needs: int array, ascending; over an axis "model" several may need the same."""
-  if processes.process_count() == 1:
-    return np.arange(rows)
-  owned = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-  return np.unique(np.concatenate([np.arange(rows)[index] for index in owned]))
+def local_rows(mesh: jax.sharding.Mesh | None, row_count: int) -> np.ndarray:
+  """Returns which of a batch's rows this process needs: ints, ascending.
+
+  Over an axis "model" several processes may need the same rows. Without a mesh there is one
+  process, which needs all.
+  """
+  if mesh is None or processes.process_count() == 1:
+    return np.arange(row_count)
+  owned = batch_sharding(mesh).addressable_devices_indices_map((row_count,)).values()
+  return np.unique(np.concatenate([np.arange(row_count)[index] for index in owned]))
 
 
-def join_rows(batch, mesh):
-  """The batch on the mesh, dict of arrays [B, ...], from each process's own `local_rows` of it.
+def join_rows(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+  """Returns the whole batch on the mesh, arrays [B, ...] by name.
+
+  Args:
+    batch: this process's own `local_rows` of it.
+    mesh: a mesh of `make_mesh`.
 
   Raises:
-    UserError: the batch size is no multiple of the number of parts.
+    UserError: the batch size is no multiple of the number of shards.
   """
-
   if processes.process_count() == 1:
     return shard_batch(batch, mesh)
-  ways = batch_ways(mesh)
-  mine = len(local_rows(mesh, ways))
-  _check_divides(batch, mine)
+  shards = batch_shard_count(mesh)
+  own_shards = len(local_rows(mesh, shards))
+  _check_divides(batch, own_shards)
   return {
     name: jax.make_array_from_process_local_data(
-      batch_sharding(mesh), array, (len(array) // mine * ways, *array.shape[1:])
+      batch_sharding(mesh), array, (len(array) // own_shards * shards, *array.shape[1:])
     )
     for name, array in batch.items()
   }
 
 
-def agreement(mesh):
-  """A function of a flag: whether it was set in any process when all called it the time before; alone, the flag itself.
+def make_agreement(mesh: jax.sharding.Mesh | None) -> Callable[[Any], bool]:
+  """Returns a function of a flag on which all processes agree; alone, it returns the flag itself.
 
-  A sum over the devices, of which the host reads the one before: no process waits for another more than its steps do.
+  All processes call it together. It returns whether the flag was set in any of them when they
+  called it the time before: a sum over the devices, of which the host reads the one before, so that
+  no process waits for another more than its steps do.
   """
-
-  if processes.process_count() == 1:
+  if mesh is None or processes.process_count() == 1:
     return bool
-  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXES))
+  over_all_axes = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXES))
   total = jax.jit(jax.numpy.sum, out_shardings=replicated(mesh))
-  before = []
+  totals: list[jax.Array] = []
 
-  def agreed(flag):
-    mine = np.full(len(mesh.local_devices), bool(flag), np.int32)
-    before.append(total(jax.make_array_from_process_local_data(everywhere, mine, (mesh.size,))))
-    return len(before) > 1 and int(before.pop(0)) > 0
+  def agreed(flag: Any) -> bool:
+    own_flags = np.full(len(mesh.local_devices), bool(flag), np.int32)
+    flags = jax.make_array_from_process_local_data(over_all_axes, own_flags, (mesh.size,))
+    totals.append(total(flags))
+    return len(totals) > 1 and int(totals.pop(0)) > 0
 
   return agreed
 
 
-def _check_divides(batch, ways):
+def _check_divides(batch: Batch, shards: int) -> None:
   for name, array in batch.items():
-    if array.shape[0] % ways:
+    if array.shape[0] % shards:
       raise UserError(
-        f"expected a batch size that {ways} devices share evenly, got {array.shape[0]} "
-        f"({name}); choose a multiple of {ways}"
+        f"expected a batch size that {shards} devices share evenly, got {array.shape[0]} "
+        f"({name}); choose a multiple of {shards}"
       )

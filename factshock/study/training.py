@@ -241,7 +241,7 @@ def fit_lengths(
 def _row_multiple(study, section):
   """Of what packed rows are a multiple: devices and microbatches share them."""
 
-  return math.lcm(partitioning.batch_ways(study.mesh), section.accumulate)
+  return math.lcm(partitioning.batch_shard_count(study.mesh), section.accumulate)
 
 
 def checkpoint_folder(workdir, arm, seed):

@@ -20,7 +20,7 @@ def describe(step_fn, state, batch, mesh, frozen=None):
     mesh: the mesh of the run.
   """
   devices = mesh.size
-  ways = partitioning.batch_ways(mesh)
+  ways = partitioning.batch_shard_count(mesh)
   batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
   arguments = (state, batch, key) if frozen is None else (state, batch, key, frozen)

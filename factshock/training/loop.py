@@ -109,7 +109,7 @@ def train(
   report = _Report(
     label, start, steps, metrics, log_every, checkpoint.folder if checkpoint else None, work
   )
-  stopping = partitioning.agreement(mesh)
+  stopping = partitioning.make_agreement(mesh)
   with _saving(checkpoint, batches) as save:
     if evaluate and start in eval_steps:
       _interruptible(evaluate, start, weights, save, driver.one(state))
@@ -267,7 +267,7 @@ def _work(step_fn, arguments, mesh, parallel):
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments
   )
   devices = [jax.local_devices()[0]] if mesh is None else mesh.devices.flatten()
-  ways = 1 if mesh is None else partitioning.batch_ways(mesh)
+  ways = 1 if mesh is None else partitioning.batch_shard_count(mesh)
   parts = ways // len(
     partitioning.local_rows(mesh, ways)
   )  # of the whole batch this process has one
