@@ -1,7 +1,10 @@
-"""cuDNN's attention against XLA's in bfloat16, loss and every gradient; run by test_models_fused.py where there is a GPU.
+"""cuDNN's attention against XLA's in bfloat16, loss and every gradient; run by test_models_fused.py
+where there is a GPU.
 
-Prints a line a model and length. Ends with exit code 1 where a gradient is further than TIMES from its float32 value than XLA's
-in bfloat16 is, with 2 where JAX sees no NVIDIA GPU. A length of 192 leaves the last tile of keys half full.
+Prints a line a model and length. Ends with exit code 1 where a gradient is further than TIMES from
+its float32 value than XLA's
+in bfloat16 is, with 2 where JAX sees no NVIDIA GPU. A length of 192 leaves the last tile of keys
+half full.
 """
 
 import dataclasses
@@ -25,7 +28,9 @@ MODELS = {
 
 
 def batch_of(config, length, rows=4):
-  """Random rows of different lengths, the first whole; the last of a T5's inputs is all padding, with no loss."""
+  """Random rows of different lengths, the first whole; the last of a T5's inputs is all padding,
+  with no loss.
+  """
   random = np.random.default_rng(length)
   sizes = random.integers(2, length, rows)
   sizes[0] = length
@@ -95,7 +100,10 @@ def main():
       bad = not cudnn[worst] <= TIMES * max(xla[worst], 1e-3)
       failed |= bad
       print(
-        f"{name}, length {length}: farthest {worst}, {cudnn[worst]:.2g} from float32 where XLA is {xla[worst]:.2g}"
+        (
+          f"{name}, length {length}: farthest {worst}, {cudnn[worst]:.2g} from float32 where XLA "
+          f"is {xla[worst]:.2g}"
+        )
         + (": TOO FAR" if bad else ""),
         flush=True,
       )

@@ -1,4 +1,6 @@
-"""Several answers a query from a model: ranked, beams, votes; each query asked once, and the extraction that follows."""
+"""Several answers a query from a model: ranked, beams, votes; each query asked once, and the
+extraction that follows.
+"""
 
 import gzip
 import json
@@ -161,7 +163,8 @@ def test_queries_and_what_they_cannot_be(tmp_path):
 
 def test_queries_without_an_answer_are_read_from_lm_kbc(tmp_path):
   (tmp_path / "train.jsonl").write_text(
-    '{"SubjectEntity": "Ada", "SubjectEntityID": "Q1", "Relation": "r", "ObjectEntities": ["x", "y"]}\n'
+    '{"SubjectEntity": "Ada", "SubjectEntityID": "Q1", "Relation": "r", "ObjectEntities": '
+    '["x", "y"]}\n'
     '{"SubjectEntity": "Bob", "SubjectEntityID": "Q2", "Relation": "r", "ObjectEntities": []}\n'
   )
   found = query_room.read(f"lm_kbc:{tmp_path}/train.jsonl")

@@ -1,4 +1,6 @@
-"""Decoder-only models answering: ranks equal each pair scored alone, greedy text equals no cache, stop strings; sampling."""
+"""Decoder-only models answering: ranks equal each pair scored alone, greedy text equals no cache,
+stop strings; sampling.
+"""
 
 import dataclasses
 import functools
@@ -153,7 +155,9 @@ SMALL = {
 @pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
 def test_samples_follow_the_tempered_distribution(name, temperature):
-  """Chi-square over all two-token continuations of one prompt, 20,000 samples, at the level of 0.1%."""
+  """Chi-square over all two-token continuations of one prompt, 20,000 samples, at the level of
+  0.1%.
+  """
   config, count = SMALL[name], 20_000
   module = decoder if name == "llama" else t5
   params = jax.tree.map(

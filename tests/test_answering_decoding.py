@@ -1,4 +1,6 @@
-"""Greedy generation against teacher forcing without a cache and transformers; stops, batching, bad input."""
+"""Greedy generation against teacher forcing without a cache and transformers; stops, batching, bad
+input.
+"""
 
 import functools
 
@@ -41,7 +43,8 @@ forward = jax.jit(t5.forward, static_argnums=1)
 
 @functools.cache
 def make_params(seed):
-  # Larger weights answer more surely, and with three times as large ones rounding alone moves some scores by 1e-3.
+  # Larger weights answer more surely, and with three times as large ones rounding alone moves some
+  # scores by 1e-3.
   return jax.tree.map(lambda x: x * 2 if x.ndim > 1 else x, t5.init(CONFIG, jax.random.key(seed)))
 
 
@@ -50,7 +53,9 @@ def ends(token, place):
 
 
 def step_by_step(params, prompt):
-  """The argmax of teacher forcing over all tokens so far, one after another, and their summed log p."""
+  """The argmax of teacher forcing over all tokens so far, one after another, and their summed log
+  p.
+  """
   tokens = batches.encode_prompt(TOKENIZER, prompt)
   inputs = jnp.array([tokens + [0] * (11 - len(tokens))], jnp.int32)
   said, score = [], 0.0

@@ -1,4 +1,6 @@
-"""Likelihoods of continuations against the models' own forward passes, and against greedy decoding."""
+"""Likelihoods of continuations against the models' own forward passes, and against greedy
+decoding.
+"""
 
 import hf_t5
 import hf_tokenizers
@@ -54,7 +56,9 @@ def llama_model(tmp_path_factory):
 
 
 def random_pairs(size, opening=(), seed=0, number=17):
-  """Pairs of prompts (some of them equal) and continuations of several lengths (each is compiled anew for comparison), in no order."""
+  """Pairs of prompts (some of them equal) and continuations of several lengths (each is compiled
+  anew for comparison), in no order.
+  """
   random = np.random.default_rng(seed)
   prompts = [random.integers(3, size, length).tolist() for length in (1, 12)]
   return [
@@ -67,7 +71,9 @@ def random_pairs(size, opening=(), seed=0, number=17):
 
 
 def log_p(params, config, before, after, opening):
-  """Log-probabilities [T, V] before each token of `after`, by one forward pass of this pair alone."""
+  """Log-probabilities [T, V] before each token of `after`, by one forward pass of this pair
+  alone.
+  """
   if opening:
     return jax.nn.log_softmax(
       forward_t5(params, config, np.array([before], np.int32), np.array([after], np.int32))

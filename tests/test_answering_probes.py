@@ -1,7 +1,10 @@
-"""Attention to the subject as a file of a study: which tokens, which facts, batches, the file, arms that ask for it."""
+"""Attention to the subject as a file of a study: which tokens, which facts, batches, the file, arms
+that ask for it.
+"""
 
 import dataclasses
 import os
+import pathlib
 from unittest import mock
 
 import hf_tokenizers
@@ -153,7 +156,9 @@ def test_uniform_attention_has_the_share_of_the_subjects_tokens(tokenizers, kind
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_the_answers_are_those_that_ranking_scores(tokenizers, kind):
-  """The logit that shares are of is that of the answer's first token: the head's rows of all others count as a mean."""
+  """The logit that shares are of is that of the answer's first token: the head's rows of all others
+  count as a mean.
+  """
   tokenizer = tokenizers[kind]
   asked = probes.prepare(model_of(kind, tokenizer)[0], tokenizer, FACTS, texts_of(kind), CANDIDATES)
   tries = ranking.prepare(tokenizer, texts_of(kind), ["born"] * 6, CANDIDATES).tries["born"]
@@ -326,7 +331,7 @@ def test_the_files_of_a_study_are_of_its_models(run):
     for name in end:
       np.testing.assert_array_equal(end[name], mixed[name], err_msg=name)
   assert np.abs(ends[0]["cross/mass"] - ends[1]["cross/mass"]).max() > 1e-5
-  facts = [line for line in open(f"{run}/facts/0/test.jsonl", encoding="utf-8")]
+  facts = pathlib.Path(run, "facts/0/test.jsonl").read_text(encoding="utf-8").splitlines()
   assert len(facts) == len(ends[0]["subject"]) and all(
     f'"{name}"' in line for name, line in zip(ends[0]["subject"], facts)
   )
@@ -337,11 +342,17 @@ def test_the_files_of_a_study_are_of_its_models(run):
   [
     (
       dict(zero_shot_cloze=dict(prompt="letters")),
-      "config.arms.zero_shot_cloze.attention: prompts 'cloze' and 'question' name a subject, 'letters' does not",
+      (
+        "config.arms.zero_shot_cloze.attention: prompts 'cloze' and 'question' name a subject, "
+        "'letters' does not"
+      ),
     ),
     (
       dict(unpopular_half=dict(prompt="choices")),
-      "config.arms.weight_mixing.attention: prompts 'cloze' and 'question' name a subject, 'choices'",
+      (
+        "config.arms.weight_mixing.attention: prompts 'cloze' and 'question' name a subject, "
+        "'choices'"
+      ),
     ),
     (
       dict(zero_shot_cloze=dict(attention="yes")),

@@ -1,4 +1,6 @@
-"""Ranking against scoring each (query, candidate) pair alone; batching, meshes, compilations, bad input."""
+"""Ranking against scoring each (query, candidate) pair alone; batching, meshes, compilations, bad
+input.
+"""
 
 import dataclasses
 import functools

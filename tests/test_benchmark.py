@@ -1,4 +1,6 @@
-"""The verb `python -m factshock.benchmark`: what it lists, runs and writes, and its errors. Nothing is timed."""
+"""The verb `python -m factshock.benchmark`: what it lists, runs and writes, and its errors. Nothing
+is timed.
+"""
 
 import os
 import pathlib
@@ -12,9 +14,15 @@ from factshock.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = {
-  "quick": '"""Nothing against nothing.\n\nMore.\n"""\nimport sys\nprint("| side | s |\\n|---|---|\\n| ours | 1 |")\nprint("half way", file=sys.stderr)\n',
+  "quick": (
+    '"""Nothing against nothing.\n\nMore.\n"""\nimport sys\nprint("| side | s '
+    '|\\n|---|---|\\n| ours | 1 |")\nprint("half way", file=sys.stderr)\n'
+  ),
   "plain": '"""Words without a table."""\nprint("two of three")\n',
-  "no_gpu": '"""Needs what is not there."""\nimport sys\nsys.exit("error: needs a GPU" and print("error: needs a GPU", file=sys.stderr) or 2)\n',
+  "no_gpu": (
+    '"""Needs what is not there."""\nimport sys\nsys.exit("error: needs a GPU" and '
+    'print("error: needs a GPU", file=sys.stderr) or 2)\n'
+  ),
   "no_package": '"""Needs a package."""\nimport no_such_package\n',
   "broken": '"""Fails."""\nraise RuntimeError("a mistake")\n',
 }
@@ -88,14 +96,16 @@ def test_a_run_writes_a_new_file_and_names_what_failed(clone):
 def test_the_part_between_the_marks_is_replaced_by_name(clone):
   page = clone / "page.md"
   page.write_text(
-    f"# Kept\n\n{benchmark.BEGIN}\n\n### gpu\n\nof another machine\n\n### quick\n\nold\n\n{benchmark.END}\n\n### After\n"
+    f"# Kept\n\n{benchmark.BEGIN}\n\n### gpu\n\nof another machine\n\n### "
+    f"quick\n\nold\n\n{benchmark.END}\n\n### After\n"
   )
   for _ in range(2):
     done = run(clone, "--only=quick", f"--output={page}")
     assert done.returncode == 0, done.stderr
   text = page.read_text()
   assert text.startswith(
-    f"# Kept\n\n{benchmark.BEGIN}\n\n### gpu\n\nof another machine\n\n### quick\n\nNothing against nothing.\n"
+    f"# Kept\n\n{benchmark.BEGIN}\n\n### gpu\n\nof another machine\n\n### quick\n\nNothing "
+    f"against nothing.\n"
   )
   assert (
     text.endswith(f"| ours | 1 |\n\n{benchmark.END}\n\n### After\n")
@@ -107,7 +117,8 @@ def test_the_part_between_the_marks_is_replaced_by_name(clone):
 def test_numbers_stay_where_a_benchmark_cannot_run(clone):
   page = clone / "page.md"
   page.write_text(
-    f"{benchmark.BEGIN}\n\n### broken\n\nof last year\n\n### no_gpu\n\nof another machine\n\n{benchmark.END}\n"
+    f"{benchmark.BEGIN}\n\n### broken\n\nof last year\n\n### no_gpu\n\nof another "
+    f"machine\n\n{benchmark.END}\n"
   )
   before = page.read_text()
   assert run(clone, "--only=no_gpu,broken", "--output=page.md").returncode == 1

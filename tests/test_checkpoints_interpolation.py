@@ -1,4 +1,6 @@
-"""Interpolation against numpy, in memory and on disk, by depth, in little memory; and what is refused."""
+"""Interpolation against numpy, in memory and on disk, by depth, in little memory; and what is
+refused.
+"""
 
 import json
 import os
@@ -245,7 +247,8 @@ from factshock.checkpoints import interpolation, store, tree_files
 folder = sys.argv[1]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def leaf(value):  # computed when it is written, so that the models are never whole here
-  return tree_files.Lazy((4 << 20,), np.dtype(np.float32), lambda: np.full(4 << 20, value, np.float32))
+  whole = lambda: np.full(4 << 20, value, np.float32)
+  return tree_files.Lazy((4 << 20,), np.dtype(np.float32), whole)
 before = peak()
 for name, value in (("a", 1.0), ("b", 3.0)):
   store.write(f"{folder}/{name}", {"params": {f"w{i}": leaf(value * i) for i in range(16)}},
@@ -259,7 +262,9 @@ print((after - before) / 1024 * (1 / 1024 if sys.platform == "darwin" else 1))
 
 
 def test_mixing_holds_a_few_leaves_and_not_whole_models(tmp_path):
-  """Two models of 16 leaves of 16 MiB give a third, 768 MiB in all: few leaves are in memory at once."""
+  """Two models of 16 leaves of 16 MiB give a third, 768 MiB in all: few leaves are in memory at
+  once.
+  """
   done = subprocess.run(
     [sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True
   )

@@ -37,7 +37,9 @@ def test_orbax_reads_what_is_written(tmp_path):
 
 
 def test_what_orbax_writes_is_read(tmp_path):
-  """Leaves that are laid out otherwise, as several processes write them: in chunks, or compressed."""
+  """Leaves that are laid out otherwise, as several processes write them: in chunks, or
+  compressed.
+  """
   store.save(tmp_path, 1, params={"w": np.arange(64, dtype=np.float32).reshape(8, 8)})
   folder = tmp_path / "1" / "params"
   tree = {"w": np.arange(64, dtype=np.float32).reshape(8, 8)}

@@ -1,4 +1,6 @@
-"""Conversion between HuggingFace, T5X and our checkpoints: bit for bit, and the verb at the door."""
+"""Conversion between HuggingFace, T5X and our checkpoints: bit for bit, and the verb at the
+door.
+"""
 
 import dataclasses
 import json
@@ -155,7 +157,9 @@ def t5x_arrays(params, config):
 
 
 def write_t5x(folder, arrays, how):
-  """Writes arrays as T5X did: "msgpack" with all inside, "specs" beside the file, or "zarr" without a file."""
+  """Writes arrays as T5X did: "msgpack" with all inside, "specs" beside the file, or "zarr" without
+  a file.
+  """
   import tensorstore
 
   folder.mkdir()

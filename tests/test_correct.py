@@ -1,4 +1,6 @@
-"""The answer-prior correction: closed forms, the verb from files to files, choosing tau, and input that cannot be used."""
+"""The answer-prior correction: closed forms, the verb from files to files, choosing tau, and input
+that cannot be used.
+"""
 
 import json
 import subprocess
@@ -66,7 +68,9 @@ def test_is_bayes_rule_with_the_prior_exchanged(p_QxC, reference_QxC, tau):
 
 
 def test_a_shifted_prior_is_taken_back_and_tau_is_found():
-  """A model whose answers are right but for a factor on each answer: the correction with tau 1 restores it exactly."""
+  """A model whose answers are right but for a factor on each answer: the correction with tau 1
+  restores it exactly.
+  """
   random = np.random.default_rng(0)
   gold = random.integers(3, size=600)
   true = np.full((600, 3), 0.2)
@@ -89,7 +93,9 @@ def test_a_shifted_prior_is_taken_back_and_tau_is_found():
 
 
 def test_expectation_maximisation_finds_the_queries_answers():
-  """Answers 8:1:1 in finetuning and 1:1:8 among the queries; the likelihoods are known, so the posterior under 8:1:1 is too."""
+  """Answers 8:1:1 in finetuning and 1:1:8 among the queries; the likelihoods are known, so the
+  posterior under 8:1:1 is too.
+  """
   random = np.random.default_rng(1)
   gold = random.choice(3, size=4000, p=[0.1, 0.1, 0.8])
   likelihood = np.full((4000, 3), 0.1)
@@ -208,7 +214,9 @@ def test_development_facts_must_be_others(tmp_path):
     match="expected subjects that are not asked about in test.jsonl, got 2 shared, such as 's0'",
   ):
     prior_correction.check_separate_subjects(rows, "test.jsonl", rows, "dev.jsonl")
-  prior_correction.check_separate_subjects(rows, "test.jsonl", rows_of(p, [0, 1], start=5), "dev.jsonl")
+  prior_correction.check_separate_subjects(
+    rows, "test.jsonl", rows_of(p, [0, 1], start=5), "dev.jsonl"
+  )
   for flags, words in (
     ([], "expected one of --reference and --entity_counts, got neither"),
     (["--reference=a", "--entity_counts=b"], "got both"),

@@ -63,7 +63,9 @@ def unpacked(packed):
   st.integers(1, 3),
 )
 def test_planned_rows_hold_every_batch_in_few_shapes_with_no_more_padding(batches, multiple):
-  """Any batch of as many examples fits, seen before or not; the rows are a multiple; nothing is lost."""
+  """Any batch of as many examples fits, seen before or not; the rows are a multiple; nothing is
+  lost.
+  """
   batches = [padded(sizes) for sizes in batches]
   shapes = batching.plan_shapes(batches[:-1], multiple)
   packed = [batching.pack_batch(batch, shapes) for batch in batches]
@@ -96,7 +98,9 @@ def test_a_batch_larger_than_all_shapes_gets_more_rows():
 
 
 def test_batches_of_uneven_length_have_little_padding():
-  """Questions of a few tokens, as PopQA has them: under a tenth of the positions of batches that were not planned by is padding."""
+  """Questions of a few tokens, as PopQA has them: under a tenth of the positions of batches that
+  were not planned by is padding.
+  """
   random = np.random.default_rng(0)
   draw = lambda: padded(
     [(random.integers(7, 24), random.integers(2, 10)) for _ in range(32)], 24, 12

@@ -1,4 +1,6 @@
-"""Tokenised caches: the same corpus as in memory, resumed after an interruption, made once; and data sets as corpora."""
+"""Tokenised caches: the same corpus as in memory, resumed after an interruption, made once; and
+data sets as corpora.
+"""
 
 import json
 import sys

@@ -1,4 +1,6 @@
-"""Mixtures: exact ratios, an order by (seed, step) alone, exact resume, and salient-span masking."""
+"""Mixtures: exact ratios, an order by (seed, step) alone, exact resume, and salient-span
+masking.
+"""
 
 import collections
 import itertools
@@ -232,7 +234,9 @@ def test_more_spans_than_sentinels_is_an_error():
 
 
 def salient_windows(count=50):
-  """Windows "4 context, 2 subject, 3 context, 1 object, 4 context" with tokens that tell the parts apart."""
+  """Windows "4 context, 2 subject, 3 context, 1 object, 4 context" with tokens that tell the parts
+  apart.
+  """
   window = [10, 11, 12, 13, 50, 51, 20, 21, 22, 60, 30, 31, 32, 33]
   return corpora.SalientWindows(
     np.asarray(window * count, np.int32),

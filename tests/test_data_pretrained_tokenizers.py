@@ -1,4 +1,6 @@
-"""Tokenizers in HuggingFace's files: T5's sentinels, Llama's missing padding, BOS and EOS, bad folders."""
+"""Tokenizers in HuggingFace's files: T5's sentinels, Llama's missing padding, BOS and EOS, bad
+folders.
+"""
 
 import json
 import pickle

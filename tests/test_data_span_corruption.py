@@ -1,4 +1,6 @@
-"""Span corruption against a slow reference of the T5 library's definition, by hand, and inverted."""
+"""Span corruption against a slow reference of the T5 library's definition, by hand, and
+inverted.
+"""
 
 import collections
 
@@ -156,7 +158,9 @@ def chi_square(counts, kinds):
 
 
 def test_every_mask_is_equally_likely():
-  """7 tokens, 4 of noise in 2 spans: C(3,1) x C(2,1) masks without roll, C(3,1) x C(4,2) with it."""
+  """7 tokens, 4 of noise in 2 spans: C(3,1) x C(2,1) masks without roll, C(3,1) x C(4,2) with
+  it.
+  """
   for roll, kinds in ((False, 6), (True, 18)):
     masks = span_corruption.noise_mask(
       np.full(18000, 7),

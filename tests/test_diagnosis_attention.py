@@ -1,4 +1,6 @@
-"""Attention to the subject: reading files, means and paired differences against brute force, intervals, and what a study makes of it."""
+"""Attention to the subject: reading files, means and paired differences against brute force,
+intervals, and what a study makes of it.
+"""
 
 import json
 import pathlib
@@ -34,7 +36,9 @@ def answered(found, right):
 
 @pytest.fixture
 def files():
-  """label -> seed -> arrays of two arms and two seeds; facts 3 and 5 have no subject in the prompt of one arm each."""
+  """label -> seed -> arrays of two arms and two seeds; facts 3 and 5 have no subject in the prompt
+  of one arm each.
+  """
   rng = np.random.default_rng(0)
   found = {"zero": {}, "tuned": {}}
   for seed in (1, 2):
@@ -263,7 +267,9 @@ def test_without_a_reference_only_pairs_are_compared(tmp_path, files):
 
 @pytest.mark.parametrize("table_entries", [None, 0])
 def test_intervals_cover(tmp_path, monkeypatch, table_entries):
-  """Facts whose change of attention is normal around -.02: 95% intervals of the mean hold -.02 about 95 times of 100."""
+  """Facts whose change of attention is normal around -.02: 95% intervals of the mean hold -.02
+  about 95 times of 100.
+  """
   if table_entries is not None:
     monkeypatch.setattr(attention.statistics, "TABLE_ENTRIES", table_entries)
   rng, held, shapes = np.random.default_rng(7), [], {"self": (1, 1)}
@@ -283,7 +289,9 @@ def test_intervals_cover(tmp_path, monkeypatch, table_entries):
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.05 / np.sqrt(80), rel=0.5)
   assert (
     0.87 <= np.mean(held) <= 0.99
-  )  # 93.5% for percentiles of 200 resamples of 80 facts, give or take three standard errors of 120 trials
+    # 93.5% for percentiles of 200 resamples of 80 facts, give or take three standard errors of 120
+    # trials
+  )
 
 
 def test_each_file_is_read_once(tmp_path, files, monkeypatch):
@@ -394,7 +402,9 @@ def test_pairs_without_a_common_seed_and_other_models_are_refused(tmp_path, file
 
 @pytest.fixture
 def workdir(tmp_path):
-  """A config of two arms with attention and one without, and a workdir with their answers and attention, by hand."""
+  """A config of two arms with attention and one without, and a workdir with their answers and
+  attention, by hand.
+  """
   config, rng = tiny.get_config(), np.random.default_rng(0)
   with config.unlocked():
     config.seeds = 1

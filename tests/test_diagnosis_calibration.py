@@ -1,4 +1,6 @@
-"""Calibration measures against brute force and closed forms; intervals that cover; clusters; bad input."""
+"""Calibration measures against brute force and closed forms; intervals that cover; clusters; bad
+input.
+"""
 
 import json
 
@@ -159,7 +161,9 @@ def test_closed_forms():
 
 
 def test_weights_are_repetitions():
-  """What a resample measures is what the measures say of its units, each as often as it was drawn."""
+  """What a resample measures is what the measures say of its units, each as often as it was
+  drawn.
+  """
   rng = np.random.default_rng(2)
   confidence, right, score = (
     rng.integers(0, 9, 60) / 8,
@@ -295,7 +299,9 @@ def test_queries_without_an_answer_count_against_the_yield():
 
 
 def test_intervals_cover():
-  """95% intervals hold the truth of over-confident answers in nearly 95% of trials; that of ECE in fewer, as told."""
+  """95% intervals hold the truth of over-confident answers in nearly 95% of trials; that of ECE in
+  fewer, as told.
+  """
   rng, trials = np.random.default_rng(6), 100
   covered = dict.fromkeys(("share_right", "overconfidence", "auroc", "ece_debiased"), 0)
   confidence, right = draw_overconfident(400_000, rng)

@@ -1,4 +1,6 @@
-"""Scoring by the LM-KBC rules: numbers worked out by hand for every edition, averages, baselines, bad input."""
+"""Scoring by the LM-KBC rules: numbers worked out by hand for every edition, averages, baselines,
+bad input.
+"""
 
 import itertools
 import json
@@ -321,7 +323,9 @@ def test_an_answer_equal_to_a_baseline_differs_by_nothing(tmp_path):
 
 
 def test_the_constant_set_is_the_best_prefix_on_train(tmp_path):
-  """Relation a: {Q1} has F1 (1 + 1 + 2/3 + 0) / 4, more than {} and {Q1, Q2}; b: "none" is best; c: not in train."""
+  """Relation a: {Q1} has F1 (1 + 1 + 2/3 + 0) / 4, more than {} and {Q1, Q2}; b: "none" is best; c:
+  not in train.
+  """
   train = [
     ("a", "t1", ["Q1"]),
     ("a", "t2", ["Q1"]),
@@ -342,7 +346,9 @@ def test_the_constant_set_is_the_best_prefix_on_train(tmp_path):
 
 
 def test_equally_frequent_objects_go_by_name_and_equal_sets_by_size(tmp_path):
-  """b to g stand in two rows each: the five are b to f, with F1 2/7 + 4/7 + 4/7 + 10/12, more than b to e's 2.06."""
+  """b to g stand in two rows each: the five are b to f, with F1 2/7 + 4/7 + 4/7 + 10/12, more than
+  b to e's 2.06.
+  """
   train = [("a", f"t{i}", list(objects)) for i, objects in enumerate(["gf", "ed", "cb", "abcdefg"])]
   path = write(tmp_path / "train.jsonl", rows_of(*train))
   assert lm_kbc.constant_sets(lm_kbc_files.read(path, "2024", gold=True), "2024") == {

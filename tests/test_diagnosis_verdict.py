@@ -1,4 +1,6 @@
-"""The verdict on hand-made cases: the prior shifted, access lost, both, neither, and too little to tell."""
+"""The verdict on hand-made cases: the prior shifted, access lost, both, neither, and too little to
+tell.
+"""
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ ANSWERS = "abcdefgh"
 
 
 def scores(gold, knows, strength=4.0, seed=0):
-  """Log-probabilities [Q, 8]: the gold answer is likely where the model `knows`, else noise alone."""
+  """Log-probabilities [Q, 8]: the gold answer is likely where the model `knows`, else noise
+  alone.
+  """
   random = np.random.default_rng(seed)
   found = random.normal(size=(len(gold), 8))
   found[np.arange(len(gold)), gold] += np.where(knows, strength, 0)
@@ -37,7 +41,9 @@ def rows_of(log_p_QxC, gold):
 
 
 def diagnosed(count, after, known="cloze"):
-  """The diagnosis of a model that knows half of the facts, of `after(gold, knows)` and of that corrected by the first's prior."""
+  """The diagnosis of a model that knows half of the facts, of `after(gold, knows)` and of that
+  corrected by the first's prior.
+  """
   random = np.random.default_rng(7)
   gold, knows = random.integers(8, size=count), random.random(count) < 0.5
   before, tuned = rows_of(scores(gold, knows), gold), rows_of(after(gold, knows), gold)
@@ -131,7 +137,9 @@ def test_the_terminal_says_it_with_its_evidence():
 
 
 def test_facts_are_not_known_by_the_reference_itself():
-  """The reference's lucky guesses would look like lost knowledge; without another arm access is over all facts."""
+  """The reference's lucky guesses would look like lost knowledge; without another arm access is
+  over all facts.
+  """
   found = diagnosed(800, lambda gold, knows: scores(gold, knows, seed=1), known="before")
   assert (
     found["verdict"]["verdict"] == "none"

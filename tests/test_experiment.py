@@ -1,4 +1,6 @@
-"""The experiment verb end to end on a tiny world: results, resuming, and workdirs that do not fit."""
+"""The experiment verb end to end on a tiny world: results, resuming, and workdirs that do not
+fit.
+"""
 
 import gzip
 import json
@@ -127,7 +129,9 @@ def wait_for(holds, process, seconds=120):
   ],
 )
 def test_a_killed_run_goes_on_to_the_same_predictions(finished, environment, tmp_path, when):
-  """SIGKILL as soon as a file is there; the rerun must end with the bytes of the run that was not killed."""
+  """SIGKILL as soon as a file is there; the rerun must end with the bytes of the run that was not
+  killed.
+  """
   workdir = tmp_path / "killed"
   process = subprocess.Popen(
     command(workdir), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -170,7 +174,9 @@ def test_a_signal_ends_the_run_with_its_code_and_the_same_command_goes_on(
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_processes_share_a_workdir_without_double_work(finished, environment, tmp_path, killed):
-  """Both start at once; one may be killed in the middle, and the other takes over what it was at."""
+  """Both start at once; one may be killed in the middle, and the other takes over what it was
+  at.
+  """
   workdir = tmp_path / "shared"
   both = [
     subprocess.Popen(
@@ -198,7 +204,9 @@ def test_two_processes_share_a_workdir_without_double_work(finished, environment
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["mesh", "pmap"])
 def test_twenty_kills_at_random_moments_change_no_bit(parallel, environment, tmp_path):
-  """One run of packed mixture finetuning that saves every third step, killed in steps and in saves alike."""
+  """One run of packed mixture finetuning that saves every third step, killed in steps and in saves
+  alike.
+  """
 
   def train(workdir, **pipes):
     flags = [
@@ -272,7 +280,9 @@ def test_a_folder_of_other_files_is_refused(environment, tmp_path):
 
 @pytest.mark.parametrize("mode", ["rank", "generate"])
 def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, mode):
-  """Ranking by the verb gives the predictions the experiment wrote, when it ranks the same candidates."""
+  """Ranking by the verb gives the predictions the experiment wrote, when it ranks the same
+  candidates.
+  """
   workdir, _ = finished
   output = tmp_path / "answers.jsonl"
   done = subprocess.run(
@@ -344,7 +354,9 @@ def test_answer_verb_refuses_a_checkpoint_of_another_model(finished, environment
 
 
 def test_mixing_chosen_on_facts_has_the_curve_of_the_experiment(finished, tmp_path, environment):
-  """The verb's shares right are those of the arm that mixes the same two models, with the same candidates."""
+  """The verb's shares right are those of the arm that mixes the same two models, with the same
+  candidates.
+  """
   workdir, _ = finished
   sets = [
     schema.read_facts(workdir / "facts" / "0" / f"{name}.jsonl")

@@ -184,7 +184,9 @@ def test_inverse_statements_that_follow_are_in_the_graph(tmp_path):
 
 
 def test_prior_correction_moves_answers_before_they_are_judged(tmp_path):
-  """All candidates are listed; a shifted model with the correction gives the answers of the unshifted one."""
+  """All candidates are listed; a shifted model with the correction gives the answers of the
+  unshifted one.
+  """
   known, asked = (
     list(rows_of(world(seed, 300, relations=("r",), sharp=8.0, listed=20))) for seed in (0, 1)
   )

@@ -47,7 +47,9 @@ def test_majority_is_by_relation():
 
 
 def test_both_answer_real_facts_better_than_chance(data_dir):
-  """Trained on half of LAMA T-REx and asked the other: names tell something, the commonest answer as well."""
+  """Trained on half of LAMA T-REx and asked the other: names tell something, the commonest answer
+  as well.
+  """
   facts = sources.read(f"trex:{data_dir}/trex/test.jsonl.gz?relations=P176,P108").facts
   parts = splits.split_subjects(facts, {"pool": 0.5, "test": 0.5}, 0)
   candidates = {

@@ -157,7 +157,9 @@ def test_counting_the_world_gives_the_counts_of_the_world():
   st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4),
 )
 def test_facts_in_documents_and_the_places_of_their_names(names, texts):
-  """As many mentions of each as the longest ones that are counted, each at its name, in the documents that hold both."""
+  """As many mentions of each as the longest ones that are counted, each at its name, in the
+  documents that hold both.
+  """
   facts = [fact(a, b, c) for a, b, c in names]
   found = entities.entities_of(facts)
   search, expected = entities.search_of(found), []
@@ -187,7 +189,9 @@ def test_no_documents_and_no_mentions():
 
 
 def test_equals_brute_force_on_real_sentences(data_dir):
-  """A sample of 60 sentences with all names of two relations; whole chunks give the same as documents one by one."""
+  """A sample of 60 sentences with all names of two relations; whole chunks give the same as
+  documents one by one.
+  """
   facts = sources.read(f"trex:{data_dir}/trex/test.jsonl.gz?relations=P463,P108").facts
   texts = list(documents.read(f"{data_dir}/trex_wikipedia/trex_evidence_sentences.tsv.gz"))[::1700]
   check(texts, facts)

@@ -277,7 +277,8 @@ def test_facts_import_no_heavy_library():
   code = (
     "import sys, factshock.facts.schema, factshock.facts.relations, factshock.facts.counts, "
     "factshock.facts.world, factshock.facts.splits; "
-    "heavy = {'jax', 'pyarrow', 'datasets', 'transformers', 'scipy'}; print(heavy & set(sys.modules))"
+    "heavy = {'jax', 'pyarrow', 'datasets', 'transformers', 'scipy'}; print(heavy & "
+    "set(sys.modules))"
   )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
   assert out.stdout.strip() == "set()", out.stderr

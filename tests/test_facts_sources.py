@@ -1,4 +1,6 @@
-"""Readers of the field's data sets: small files of each layout, the real files, and what is wrong with a file."""
+"""Readers of the field's data sets: small files of each layout, the real files, and what is wrong
+with a file.
+"""
 
 import gzip
 import json
@@ -65,7 +67,8 @@ def test_popqa_in_full_and_without_popularity(tmp_path):
   }
   short = tmp_path / "b.csv"
   short.write_text(
-    'question,correct_answer,possible_answers,type\nIn what city was Ada born?,London,"[""London""]",place of birth\n'
+    "question,correct_answer,possible_answers,type\nIn what city was Ada "
+    'born?,London,"[""London""]",place of birth\n'
     'Where is Ada?,London,"[""London""]",place of birth\n'
   )
   found = sources.read(f"popqa:{short}")

@@ -265,7 +265,10 @@ def test_at_mismatch_says_what_can_be_reached():
   pool, test = _skewed(2000, 0), _skewed(1000, 1)
   with pytest.raises(
     UserError,
-    match=r"300 facts of this pool can have a mismatch of 0\.\d\d to 0\.\d\d with the test facts, got a target of 0.99",
+    match=(
+      r"300 facts of this pool can have a mismatch of 0\.\d\d to 0\.\d\d with the test facts, "
+      r"got a target of 0.99"
+    ),
   ):
     splits.at_mismatch(pool, {}, test, 0.99, 300, 0)
   with pytest.raises(UserError, match="expected 1 to the 2000 facts of the pool, got 3000"):

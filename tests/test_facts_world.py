@@ -1,4 +1,6 @@
-"""The synthetic world: its sizes, its frequencies, its sentences, and that it depends on the seed alone."""
+"""The synthetic world: its sizes, its frequencies, its sentences, and that it depends on the seed
+alone.
+"""
 
 import collections
 import hashlib

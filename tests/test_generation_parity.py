@@ -1,4 +1,6 @@
-"""Greedy and beam decoding give the tokens of transformers' `generate`: 200 prompts of mixed lengths a model."""
+"""Greedy and beam decoding give the tokens of transformers' `generate`: 200 prompts of mixed
+lengths a model.
+"""
 
 import functools
 
@@ -36,7 +38,9 @@ def prompts_of(config):
 
 @functools.cache
 def models(name):
-  """(transformers' model, our params), weights large enough that answers differ from prompt to prompt."""
+  """(transformers' model, our params), weights large enough that answers differ from prompt to
+  prompt.
+  """
   config = CONFIGS[name]
   kind = hf_t5 if isinstance(config, t5.T5Config) else hf_llama
   model = kind.peer(config)

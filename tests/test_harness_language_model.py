@@ -1,4 +1,6 @@
-"""Our models in the lm-evaluation-harness against the harness's own HuggingFace models and transformers, in PyTorch."""
+"""Our models in the lm-evaluation-harness against the harness's own HuggingFace models and
+transformers, in PyTorch.
+"""
 
 import types
 
@@ -98,7 +100,9 @@ def test_a_t5s_likelihoods_are_those_of_transformers(t5, home):
 
 
 def test_what_a_model_generates_is_greedy(llama, t5):
-  """A continuation that greedy decoding gives, asked back, is greedy; with another word after it, it is not."""
+  """A continuation that greedy decoding gives, asked back, is greedy; with another word after it,
+  it is not.
+  """
   for model, context in ((llama, CONTEXTS[0]), (t5, "where was Ada Byron born ?")):
     (said,) = model.generate_until(ask((context, {"until": [], "max_gen_toks": 4})))
     assert said.strip()
@@ -123,7 +127,8 @@ def test_rolling_likelihoods_are_those_of_the_harness(llama, home):
 
 
 def test_generated_texts_are_those_of_the_harness_and_end_at_until(llama, theirs, monkeypatch):
-  # the harness leaves out special tokens, which in the tests' tokenizer all bytes are; it cuts at EOS's text itself
+  # the harness leaves out special tokens, which in the tests' tokenizer all bytes are; it cuts at
+  # EOS's text itself
   whole = lambda tokens, **_: theirs.tokenizer.decode(tokens, skip_special_tokens=False)
   monkeypatch.setattr(theirs, "tok_decode", whole)
   arguments = {"max_gen_toks": 12, "do_sample": False}

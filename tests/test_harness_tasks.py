@@ -1,4 +1,6 @@
-"""The tasks on facts in the lm-evaluation-harness: tiny models on real data, and the samples read as predictions."""
+"""The tasks on facts in the lm-evaluation-harness: tiny models on real data, and the samples read
+as predictions.
+"""
 
 import functools
 import glob
@@ -100,7 +102,9 @@ def write(path, rows):
 def test_generated_answers_score_in_the_harness_as_in_diagnose(
   home, data_dir, tmp_path, family, suffix
 ):
-  """Random models are always wrong: some of what they said is therefore made right, and they are asked again."""
+  """Random models are always wrong: some of what they said is therefore made right, and they are
+  asked again.
+  """
   tasks = {"popqa": f"popqa{suffix}", "entityquestions": f"entityquestions{suffix}"}
   raw = {name: raw_rows(data_dir / FILES[name])[:LIMIT] for name in tasks}
   for number, name in enumerate(("first", "second")):
@@ -223,7 +227,10 @@ def test_data_that_cannot_be(home, tmp_path, capsys):
     ("popqa", ["--metadata", f"popqa={tmp_path / 'absent.jsonl'}"], "absent.jsonl"),
   ):
     assert (
-      evaluate.main(["evaluate", "--model_args", f"checkpoint={home / 'llama'}", "--tasks", task, *given]) == 2
+      evaluate.main(
+        ["evaluate", "--model_args", f"checkpoint={home / 'llama'}", "--tasks", task, *given]
+      )
+      == 2
     )
     assert words in capsys.readouterr().err
   with pytest.raises(UserError, match="expected at least one document"):

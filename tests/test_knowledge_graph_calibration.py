@@ -9,7 +9,9 @@ from factshock.knowledge_graph import calibration
 
 
 def simulated(rng, count, relations=1, shift=0.0, slope=1.0):
-  """(score, right, relation): answers whose chance to be right is sigmoid(slope logit p + shift)."""
+  """(score, right, relation): answers whose chance to be right is sigmoid(slope logit p +
+  shift).
+  """
   x = rng.normal(0, 2, count)
   right = rng.random(count) < 1 / (1 + np.exp(-(slope * x + shift)))
   return -np.log1p(np.exp(-x)), right, rng.integers(0, relations, count)

@@ -1,4 +1,6 @@
-"""Extraction on simulated models: confidence, promise, guard, several answers, and what is said of each relation."""
+"""Extraction on simulated models: confidence, promise, guard, several answers, and what is said of
+each relation.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from factshock.runtime.errors import UserError
 
 
 def world(seed, queries=600, relations=("r", "s"), listed=3, sharp=4.0, shocked=0.0, several=False):
-  """Answers of a model that knows some facts better than others; a `shocked` share of its answers is "baku", whatever is asked."""
+  """Answers of a model that knows some facts better than others; a `shocked` share of its answers
+  is "baku", whatever is asked.
+  """
   rng = np.random.default_rng(seed)
   names = [f"e{i}" for i in range(20)]
   found = answers.Answers([], [], [], [], [], [], [], [])

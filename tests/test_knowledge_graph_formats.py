@@ -1,4 +1,6 @@
-"""Formats of triples: what is read back is what was written, by us and by the programs that the formats are for."""
+"""Formats of triples: what is read back is what was written, by us and by the programs that the
+formats are for.
+"""
 
 import collections
 import csv
@@ -297,7 +299,9 @@ def test_pykeen_reads_tsv(tmp_path):
 
 
 def read_openke(folder):
-  """What OpenKE's Reader.h reads: counts first, then triples as head, tail, relation, by whitespace."""
+  """What OpenKE's Reader.h reads: counts first, then triples as head, tail, relation, by
+  whitespace.
+  """
   names = []
   for name in ("entity2id.txt", "relation2id.txt"):
     count, *lines = (folder / name).read_text(encoding="utf-8").split("\n")[:-1]

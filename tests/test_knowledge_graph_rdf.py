@@ -1,4 +1,6 @@
-"""RDF of triples: Oxigraph and RDFLib read back every label, triple, confidence and where the triples come from."""
+"""RDF of triples: Oxigraph and RDFLib read back every label, triple, confidence and where the
+triples come from.
+"""
 
 import os
 import re

@@ -1,4 +1,6 @@
-"""Thresholds: bounds against the binomial tail, promises in simulation, expected F1 against brute force."""
+"""Thresholds: bounds against the binomial tail, promises in simulation, expected F1 against brute
+force.
+"""
 
 import itertools
 
@@ -48,7 +50,9 @@ def test_weights_change_which_precision_is_promised():
 
 
 def test_a_promise_holds_on_new_queries():
-  """Of 300 simulated calibrations the promise fails in at most about one of ten, and where answers allow something is accepted."""
+  """Of 300 simulated calibrations the promise fails in at most about one of ten, and where answers
+  allow something is accepted.
+  """
   rng, failed, empty = np.random.default_rng(0), 0, 0
   truth = lambda p: p**1.3  # confidences that are too high
   for _ in range(300):

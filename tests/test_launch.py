@@ -1,4 +1,6 @@
-"""The launch scripts: their dry runs, their errors, and what they do with processes, with stand-ins for the programs they call."""
+"""The launch scripts: their dry runs, their errors, and what they do with processes, with stand-ins
+for the programs they call.
+"""
 
 import json
 import os
@@ -15,8 +17,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "launch").glob("*.s*"))
 
-# Takes the place of the Python that has factshock: records how it was called as a file of its process id, prints, and does as the
-# verb's flags say. --exit_N=C: process N ends with code C; --wait: the others wait for a signal and end with 75, as the verbs do.
+# Takes the place of the Python that has factshock: records how it was called as a file of its
+# process id, prints, and does as the
+# verb's flags say. --exit_N=C: process N ends with code C; --wait: the others wait for a signal and
+# end with 75, as the verbs do.
 STAND_IN = """\
 import json, os, signal, sys, time
 argv = sys.argv[1:]
@@ -30,7 +34,8 @@ for name in (signal.SIGTERM, signal.SIGINT):
 folder = os.environ["RECORDS"]
 def record():
   with open(os.path.join(folder, f".{number}"), "w") as file:
-    json.dump({"argv": argv, "cores": cores, "signals": seen, "JAX_PLATFORMS": os.environ["JAX_PLATFORMS"]}, file)
+    found = {"argv": argv, "cores": cores, "signals": seen}
+    json.dump({**found, "JAX_PLATFORMS": os.environ["JAX_PLATFORMS"]}, file)
   os.replace(os.path.join(folder, f".{number}"), os.path.join(folder, number))
 record()
 print("process", number, "speaks", flush=True)
@@ -47,7 +52,9 @@ sys.exit(codes[0] if codes else 0)
 
 @pytest.fixture
 def stand_in(tmp_path):
-  """The environment of a script whose Python is the stand-in; what that was called with comes into tmp_path/records."""
+  """The environment of a script whose Python is the stand-in; what that was called with comes into
+  tmp_path/records.
+  """
   (tmp_path / "records").mkdir()
   _program(tmp_path / "python", f"#!{sys.executable} -SE\n{STAND_IN}")
   return _environment(FACTSHOCK_PYTHON=tmp_path / "python", RECORDS=tmp_path / "records")
@@ -292,7 +299,9 @@ def test_local_processes_end_with_the_first_that_fails(stand_in, tmp_path):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("to", ["script", "group"])
 def test_local_processes_pass_a_signal_on_once(name, to, stand_in, tmp_path):
-  """Ctrl-C in a terminal goes to the whole group of processes; the verbs must still get one alone."""
+  """Ctrl-C in a terminal goes to the whole group of processes; the verbs must still get one
+  alone.
+  """
   number = getattr(signal, name)
   script = subprocess.Popen(
     ["bash", "launch/local_processes.sh", f"--logs={tmp_path / 'logs'}", "2", "train", "--wait"],
@@ -525,8 +534,10 @@ home, (verb, *rest) = os.environ["WORKER_HOME"], sys.argv[4:]
 names = [word for word in rest if not word.startswith("--")]
 if verb == "ssh":
   [command] = [word.split("=", 1)[1] for word in rest if word.startswith("--command=")]
-  sys.exit(subprocess.run(["bash", "-c", command], cwd=home, env={**os.environ, "HOME": home}).returncode)
-source, target = [os.path.join(home, name.split(":", 1)[1]) if ":" in name else name for name in names]
+  environment = {**os.environ, "HOME": home}
+  sys.exit(subprocess.run(["bash", "-c", command], cwd=home, env=environment).returncode)
+at_home = lambda name: os.path.join(home, name.split(":", 1)[1])
+source, target = [at_home(name) if ":" in name else name for name in names]
 subprocess.run(["cp", "-r", source, target], check=True)
 """
 

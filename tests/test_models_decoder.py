@@ -1,4 +1,6 @@
-"""Llama and Mistral against PyTorch transformers: logits, loss, gradients, padding, packing, caches, trees."""
+"""Llama and Mistral against PyTorch transformers: logits, loss, gradients, padding, packing,
+caches, trees.
+"""
 
 import dataclasses
 import functools

@@ -1,4 +1,6 @@
-"""Adapters in PEFT's format: PEFT's load here, ours load in PEFT, with the same logits; merged by every verb; bad input."""
+"""Adapters in PEFT's format: PEFT's load here, ours load in PEFT, with the same logits; merged by
+every verb; bad input.
+"""
 
 import functools
 import json
@@ -192,9 +194,7 @@ def trained(tmp_path):
     "seed": 0,
     "workdir": str(tmp_path),
     "lora": {"rank": 3, "alpha": 6.0, "base": base},
-    "experiment": {
-      "model": {"family": "llama", **{key: value for key, value in vars(LLAMA).items()}}
-    },
+    "experiment": {"model": {"family": "llama", **vars(LLAMA)}},
   }
   folder = tmp_path / "run"
   store.save(str(folder), 7, params=tree, config=record)

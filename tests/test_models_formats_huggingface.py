@@ -1,4 +1,6 @@
-"""The HuggingFace format: same logits as transformers, bit-identical round trips, and what is refused."""
+"""The HuggingFace format: same logits as transformers, bit-identical round trips, and what is
+refused.
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,6 @@
-"""Attention by a kernel: the route with lengths equals the one with masks, and cuDNN is chosen where it can."""
+"""Attention by a kernel: the route with lengths equals the one with masks, and cuDNN is chosen
+where it can.
+"""
 
 import dataclasses
 import functools
@@ -61,7 +63,9 @@ def loss_and_gradients(params, config, batch, kernel):
   [pytest.param(name, marks=pytest.mark.slow) if "remat" in name else name for name in MODELS],
 )
 def test_lengths_and_causality_equal_masks(name, monkeypatch):
-  """jax.nn.dot_product_attention as cuDNN is asked, computed by XLA in float32: loss and the gradient of every weight."""
+  """jax.nn.dot_product_attention as cuDNN is asked, computed by XLA in float32: loss and the
+  gradient of every weight.
+  """
   config = MODELS[name]
   batch = gpu_attention.batch_of(config, 14)
   params = spread(families.of(config).init(config, jax.random.key(0)))
@@ -165,7 +169,9 @@ def test_the_kernel_goes_by_config_device_and_shapes(config, where, sizes, optio
   ids=["t5", "llama"],
 )
 def test_on_a_gpu_the_kernel_is_asked_for_where_rows_train(config, monkeypatch):
-  """What JAX is asked for, as a CPU cannot run it: lengths where keys are padded or a bias is there, no mask ever."""
+  """What JAX is asked for, as a CPU cannot run it: lengths where keys are padded or a bias is
+  there, no mask ever.
+  """
   asked = []
   monkeypatch.setattr(fused, "backend", lambda: GPU)
   monkeypatch.setattr(
@@ -204,7 +210,9 @@ def test_cudnn_on_a_cpu_is_an_error():
   config = dataclasses.replace(WANTED, attention="cudnn")
   with pytest.raises(UserError, match="needs an NVIDIA GPU .* got a cpu"):
     train_step.loss_fn(None, config, gpu_attention.batch_of(config, 16))
-  with pytest.raises(UserError, match="attention: expected one of 'xla', 'cudnn', 'auto', got 'flash'"):
+  with pytest.raises(
+    UserError, match="attention: expected one of 'xla', 'cudnn', 'auto', got 'flash'"
+  ):
     dataclasses.replace(T5, attention="flash")
 
 

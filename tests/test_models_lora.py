@@ -126,9 +126,9 @@ def test_caches_and_trees_read_adapters_too():
   for tree in (lora.attach(params, adapters, 2.0), lora.merge(params, adapters, 2.0)):
     cache, first = decoder.start(tree, config, prompt, 1)
     found.append(
-      decoder.step(tree, config, dict(decoder.unstack(cache), weights=decoder.layer_weights(tree)), first)[
-        0
-      ]
+      decoder.step(
+        tree, config, dict(decoder.unstack(cache), weights=decoder.layer_weights(tree)), first
+      )[0]
     )
   np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
 

@@ -1,4 +1,6 @@
-"""What a query attends to, and its direct share of a logit: PyTorch's attention and hooks on its parts as the oracle."""
+"""What a query attends to, and its direct share of a logit: PyTorch's attention and hooks on its
+parts as the oracle.
+"""
 
 import dataclasses
 import functools
@@ -60,7 +62,9 @@ class Case(NamedTuple):
 
 @functools.cache
 def case(name):
-  """A random model, whose last layer's feed-forward adds nothing, and a query of each row, of different lengths."""
+  """A random model, whose last layer's feed-forward adds nothing, and a query of each row, of
+  different lengths.
+  """
   import torch
 
   config, random = CONFIGS[name], np.random.default_rng(1)
@@ -250,7 +254,9 @@ def difference(name, logits_BxV):
 
 
 def direct(name, added_BxD):
-  """What something added to the stream adds to the difference of logits, the norm's statistic held: [B]."""
+  """What something added to the stream adds to the difference of logits, the norm's statistic held:
+  [B].
+  """
   it, found = case(name), oracle(name)
   statistic = 1 / np.sqrt((found.stream**2).mean(axis=-1, keepdims=True) + it.config.epsilon)
   return difference(name, (added_BxD * statistic * found.norm) @ found.head.T)

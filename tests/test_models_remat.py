@@ -1,4 +1,6 @@
-"""Rematerialisation by name: the same numbers with and without, less memory, and products that are computed again."""
+"""Rematerialisation by name: the same numbers with and without, less memory, and products that are
+computed again.
+"""
 
 import dataclasses
 import functools

@@ -1,4 +1,6 @@
-"""T5: parity with PyTorch transformers, packing, caching, scanning, dropout, initial scales, bad input."""
+"""T5: parity with PyTorch transformers, packing, caching, scanning, dropout, initial scales, bad
+input.
+"""
 
 import dataclasses
 import functools

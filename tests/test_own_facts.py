@@ -1,4 +1,6 @@
-"""The experiment verb on files of facts, relations and text; the files are written from a small world."""
+"""The experiment verb on files of facts, relations and text; the files are written from a small
+world.
+"""
 
 import gzip
 import json

@@ -1,4 +1,6 @@
-"""The lm-evaluation-harness's samples files as predictions; test_harness_tasks.py reads files that it wrote itself."""
+"""The lm-evaluation-harness's samples files as predictions; test_harness_tasks.py reads files that
+it wrote itself.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Every verb with HuggingFace models that transformers saved: train, answer, convert, mix, experiment; T5 and Llama."""
+"""Every verb with HuggingFace models that transformers saved: train, answer, convert, mix,
+experiment; T5 and Llama.
+"""
 
 import functools
 import json
@@ -33,7 +35,9 @@ FAMILIES = ("t5", "llama")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-  """A folder with facts, relations, text, and a T5 and a Llama of random weights with their tokenizers."""
+  """A folder with facts, relations, text, and a T5 and a Llama of random weights with their
+  tokenizers.
+  """
   folder = tmp_path_factory.mktemp("pretrained")
   made = world.make_world(0, relations=2, subjects=40, answers=6, mean_mentions=3)
   schema.write_facts(folder / "facts.jsonl", made.facts)

@@ -1,4 +1,6 @@
-"""The parts that remedies and controls are made of: sets by what a model knows, drawn labels, texts with documents left out."""
+"""The parts that remedies and controls are made of: sets by what a model knows, drawn labels, texts
+with documents left out.
+"""
 
 import collections
 import json
@@ -234,7 +236,10 @@ def test_random_words_keep_lengths_and_words():
     ),
     (
       dict(prior_counts=dict(of="prior_uniform")),
-      "expected an arm of kind 'finetune' or 'weight_mixing' or 'output_mixing', got 'prior_uniform'",
+      (
+        "expected an arm of kind 'finetune' or 'weight_mixing' or 'output_mixing', got "
+        "'prior_uniform'"
+      ),
     ),
     (
       dict(self_distilled=dict(labels="gold")),
@@ -318,7 +323,10 @@ def test_the_report_says_what_every_remedy_needs():
     assert all(remedies.describe(arms_[name if name in arms_ else mended], arms_)), name
   needs, cost, when = remedies.describe(arms_["mixing_prior_counts"], arms_)
   assert (needs, cost) == (
-    "the model before finetuning, development facts; unlabelled questions, and counts of answers in text",
+    (
+      "the model before finetuning, development facts; unlabelled questions, and counts of "
+      "answers in text"
+    ),
     "forward passes to choose alpha",
   )
   assert remedies.describe(arms_["mixture"], arms_)[1] == "4 examples of text to a question"

@@ -1,4 +1,6 @@
-"""The report's section on attention: there with its numbers, absent without; what the sentences claim; what is drawn."""
+"""The report's section on attention: there with its numbers, absent without; what the sentences
+claim; what is drawn.
+"""
 
 import copy
 import html
@@ -33,7 +35,9 @@ EVIL = 'Mix <i>of</i> "both" & {more}'
 
 
 def make_attention(folder, shapes=None, sites=("encoder", "cross"), facts=30):
-  """The part "attention" of a diagnosis, measured on made-up files: the last site falls as FALL says, an encoder stays as it is."""
+  """The part "attention" of a diagnosis, measured on made-up files: the last site falls as FALL
+  says, an encoder stays as it is.
+  """
   rng = np.random.default_rng(0)
   base = hand.arrays(
     rng, facts=facts, sites=sites, shapes=shapes or {"encoder": (2, 4), "cross": (2, 4)}

@@ -1,4 +1,6 @@
-"""The page of an extraction: what it holds, what it leaves out and why, hostile names, and how a browser shows it."""
+"""The page of an extraction: what it holds, what it leaves out and why, hostile names, and how a
+browser shows it.
+"""
 
 import copy
 import html

@@ -36,7 +36,8 @@ PROBE = """<script>addEventListener("load", () => {
   const found = {scroll: document.documentElement.scrollWidth, inner: innerWidth,
     images: [...document.images].map(
       i => i.naturalWidth > 0 && i.getBoundingClientRect().right <= innerWidth),
-    loaded: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:"))};
+    loaded: performance.getEntriesByType("resource").map(e => e.name)
+      .filter(n => !n.startsWith("data:"))};
   document.body.setAttribute("data-probe", JSON.stringify(found));
 });</script>"""
 
@@ -139,7 +140,9 @@ def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
 
 
 def test_browser_lists_every_answer_under_the_pages_own_policy(folder, tmp_path):
-  """The script is allowed by its digest; names are text; the first row has the most predictions of the finetuned arm."""
+  """The script is allowed by its digest; names are text; the first row has the most predictions of
+  the finetuned arm.
+  """
   dom = chromium(tmp_path, (folder / "report.html").as_uri(), "--dump-dom")
   data = json.loads(
     re.search(
@@ -159,7 +162,8 @@ def test_browser_lists_every_answer_under_the_pages_own_policy(folder, tmp_path)
 
 
 CLICKS = """<script>addEventListener("load", () => {
-  const cells = column => [...document.querySelectorAll("#entity-body tr")].map(row => row.children[column].textContent);
+  const rows = () => [...document.querySelectorAll("#entity-body tr")];
+  const cells = column => rows().map(row => row.children[column].textContent);
   document.querySelectorAll("#entity-heads button")[0].click();
   const names = cells(0);
   const search = document.getElementById("entity-search");
@@ -180,7 +184,7 @@ def test_table_sorts_and_searches(source, tmp_path):
   dom = chromium(tmp_path, path.as_uri(), "--dump-dom")
   found = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', dom).group(1)))
   assert [name.lower() for name in found["names"]] == sorted(
-    (name.lower() for name in found["names"])
+    name.lower() for name in found["names"]
   )
   assert found["names"][3] in found["found"] and len(found["found"]) < len(found["names"])
 

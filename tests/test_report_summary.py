@@ -13,7 +13,7 @@ def estimate(mean, half=0.02, seeds=("0",)):
     "mean": mean,
     "low": mean - half,
     "high": mean + half,
-    "by_seed": {seed: mean for seed in seeds},
+    "by_seed": dict.fromkeys(seeds, mean),
   }
 
 

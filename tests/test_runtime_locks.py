@@ -35,7 +35,10 @@ def test_a_claim_is_given_up_where_the_work_fails(tmp_path):
 
 def test_the_claim_of_a_dead_process_is_taken_over_at_once(tmp_path):
   path = str(tmp_path / "claim")
-  code = f"from factshock.runtime import locks; import os, signal; mine = locks.try_lock({path!r}); mine.__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+  code = (
+    f"from factshock.runtime import locks; import os, signal; mine = "
+    f"locks.try_lock({path!r}); mine.__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+  )
   subprocess.run([sys.executable, "-c", code])
   assert os.path.exists(path)
   with locks.try_lock(path) as ours:

@@ -1,4 +1,6 @@
-"""Several processes that work as one, for real: on this machine, joined over loopback, with collectives between their CPU devices."""
+"""Several processes that work as one, for real: on this machine, joined over loopback, with
+collectives between their CPU devices.
+"""
 
 import json
 import pathlib
@@ -108,7 +110,9 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(alone, tmp_path):
-  """Same losses, weights and optimizer state; the first speaks and writes; both write the parts of weights that they have."""
+  """Same losses, weights and optimizer state; the first speaks and writes; both write the parts of
+  weights that they have.
+  """
   said = run(2, [*TRAIN, f"--workdir={tmp_path / 'run'}", "--config.mesh.fsdp=4"], cores=2)
   assert_trained_alike(alone, tmp_path / "run")
   assert "finetuned 30/30" in said[0] and "finetuned" not in said[1] and "process 1 of 2" in said[1]
@@ -134,7 +138,9 @@ def test_any_split_trains_as_one_process_does(alone, tmp_path, count, cores, fla
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_go_on(alone, tmp_path):
-  """Two processes, one of them stopped by SIGTERM; four go on, the first stopped by Ctrl-C; one ends it: as if never stopped."""
+  """Two processes, one of them stopped by SIGTERM; four go on, the first stopped by Ctrl-C; one
+  ends it: as if never stopped.
+  """
   arguments = [*TRAIN, f"--workdir={tmp_path / 'run'}", "--config.finetune.log_every=1"]
   steps = []
   for count, struck, number in ((2, 1, signal.SIGTERM), (4, 0, signal.SIGINT)):
@@ -316,7 +322,11 @@ def test_words_and_arrays_go_between_processes(tmp_path):
 def test_one_process_is_told_what_it_asks():
   from factshock.runtime import processes
 
-  assert (processes.process_count(), processes.process_index(), processes.is_first()) == (1, 0, True)
+  assert (processes.process_count(), processes.process_index(), processes.is_first()) == (
+    1,
+    0,
+    True,
+  )
   assert processes.gather(3, "x") == [3] and processes.broadcast(lambda: {"a": 1}, "x") == {"a": 1}
   with processes.first_process_first("x"):
     pass

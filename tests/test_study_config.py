@@ -225,7 +225,9 @@ def test_batches_are_no_longer_than_their_examples_need():
   "name, settings", [("pretrain", PretrainingConfig), ("finetune", FinetuningConfig)]
 )
 def test_the_settings_of_a_section_are_declared_once(name, settings):
-  """Every key of a section is a field of its dataclass or of its optimizer's, and none is lacking."""
+  """Every key of a section is a field of its dataclass or of its optimizer's, and none is
+  lacking.
+  """
   section = load("demo")[name]
   config = settings.of(section)
   values = dataclasses.asdict(config) | dataclasses.asdict(config.optimizer)

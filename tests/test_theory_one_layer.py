@@ -1,4 +1,6 @@
-"""The one-layer transformer of arXiv 2406.14785: its gradient, its salience in closed form, and the same model with explicit matrices."""
+"""The one-layer transformer of arXiv 2406.14785: its gradient, its salience in closed form, and the
+same model with explicit matrices.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,9 @@ def random_model(seed, dtype=np.float64):
 
 
 def loss_of_logits(z_SxR, v_SxA, v_RxA, answers_SxR):
-  """The sum of the losses of facts by the attention logits of their subjects, those of the relations being 0."""
+  """The sum of the losses of facts by the attention logits of their subjects, those of the
+  relations being 0.
+  """
   ones = jnp.ones(z_SxR.shape, z_SxR.dtype)
   return one_layer.loss(one_layer.logits(v_SxA, v_RxA, jax.nn.sigmoid(z_SxR)), answers_SxR, ones)
 
@@ -116,8 +120,10 @@ def test_salience_in_closed_form_is_as_its_docstring_says(world):
   )
 
 
-def test_salience_of_exposure_is_that_of_the_trained_matrix_where_relations_tell_which_answers_there_are():
-  """Many small steps of gradient descent on the subjects' values, the relations' held at "my answers and no others"."""
+def test_salience_of_exposure_is_that_of_the_trained_matrix_where_relations_name_answers():
+  """Many small steps of gradient descent on the subjects' values, the relations' held at "my
+  answers and no others".
+  """
   subjects, relations, answers = 6, 3, 5
   rng = np.random.default_rng(0)
   answers_SxR = rng.integers(0, answers, (subjects, relations)) + answers * np.arange(relations)
@@ -169,7 +175,9 @@ def test_loss_and_logits_are_those_of_the_formula():
 
 
 def explicit(world, seed, steps, rate):
-  """deep.py's model with one layer and head, pretrained on a seed's corpus: (params, tokens, answers)."""
+  """deep.py's model with one layer and head, pretrained on a seed's corpus: (params, tokens,
+  answers).
+  """
   subjects, relations = world.answers_KxSxR.shape[1:]
   params = deep.init(
     jax.random.key(7), subjects=subjects, relations=relations, answers=ANSWERS, dim=48
@@ -189,7 +197,9 @@ def explicit(world, seed, steps, rate):
 
 
 def test_random_orthonormal_embeddings_and_explicit_matrices_take_the_same_course(world):
-  """The model in the basis of its tokens, against W_V and W_KQ as matrices: pretraining, then finetuning of some facts."""
+  """The model in the basis of its tokens, against W_V and W_KQ as matrices: pretraining, then
+  finetuning of some facts.
+  """
   subjects, relations = world.answers_KxSxR.shape[1:]
   w_v, _ = training.pretrain(
     world.answers_KxSxR, world.counts_KxSxR, answers=ANSWERS, ends=(40,), learning_rate=20.0
@@ -301,7 +311,9 @@ def test_seeds_side_by_side_are_each_as_alone(world):
 
 
 def test_a_subject_that_was_not_finetuned_on_moves_with_the_relation_s_token_alone():
-  """Orthogonal embeddings: all such subjects of a relation have one attention; with a shared direction too, but another."""
+  """Orthogonal embeddings: all such subjects of a relation have one attention; with a shared
+  direction too, but another.
+  """
   v_SxA, v_RxA, _, answers_SxR = random_model(9, np.float32)
   weights = np.full((1, 3, 3), 1 / 9, np.float32)
   for cosine in (0.0, 0.5):

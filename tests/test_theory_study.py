@@ -1,4 +1,6 @@
-"""The study of the one-layer theory: worlds, measures, predictions, where harm begins, and the verb from config to page."""
+"""The study of the one-layer theory: worlds, measures, predictions, where harm begins, and the verb
+from config to page.
+"""
 
 import json
 import os
@@ -117,7 +119,9 @@ def test_salience_sets_hold_the_fifths_of_the_pool_s_facts(world, condition):
 
 
 def test_measures_are_those_of_a_loop_over_queries(world, stored, condition):
-  """Accuracy, its tenths, the share of the most common answer and attention after finetuning on the unpopular half."""
+  """Accuracy, its tenths, the share of the most common answer and attention after finetuning on the
+  unpopular half.
+  """
   w_kq, seed = condition.w_kq["unpopular"], 1
   v_SxA, v_RxA = stored["subject"][seed], stored["relation"][seed]
   right, common = [], []
@@ -155,7 +159,9 @@ def test_attention_of_facts_is_that_of_their_own_subject_where_it_was_finetuned_
 
 
 def test_the_update_is_what_a_small_step_of_finetuning_on_one_fact_does(world, stored, condition):
-  """The sign of `update` of a fact is that of the change of attention to its subject by a step on it alone."""
+  """The sign of `update` of a fact is that of the change of attention to its subject by a step on
+  it alone.
+  """
   for subject, relation in ((0, 0), (30, 1), (59, 2)):
     weights = np.zeros((1, 1, 3), np.float32)
     weights[0, 0, relation] = 1
@@ -197,7 +203,9 @@ def test_estimates_are_student_s():
 
 
 def test_a_prediction_holds_only_where_whole_intervals_do(condition):
-  """What holds on a condition fails on the same with its sets and saliences exchanged, where that turns an estimate's sign round."""
+  """What holds on a condition fails on the same with its sets and saliences exchanged, where that
+  turns an estimate's sign round.
+  """
 
   def turned(of):
     after = {
@@ -251,7 +259,9 @@ def test_harm_begins_with_the_first_step_from_which_on_the_interval_lies_above_0
 
 
 def test_uniform_subjects_have_no_popular_half_worth_the_name():
-  """The control of the diagram: with exponent 0 the halves differ by the noise of the corpus alone."""
+  """The control of the diagram: with exponent 0 the halves differ by the noise of the corpus
+  alone.
+  """
   cells = phases.diagram(
     {**SIZES, "sentences": 60_000},
     list(range(6)),
@@ -263,7 +273,9 @@ def test_uniform_subjects_have_no_popular_half_worth_the_name():
 
 
 def test_variants_with_one_layer_and_head_agree_with_the_exact_model():
-  """The same seeds through W_V and W_KQ as matrices: the change of attention is the same as in the basis of the tokens."""
+  """The same seeds through W_V and W_KQ as matrices: the change of attention is the same as in the
+  basis of the tokens.
+  """
   sizes, seeds = dict(SIZES, subjects=30, sentences=3000), [0, 1]
   row = variants.run(
     variants.VARIANTS["one_layer"],
@@ -326,7 +338,8 @@ def test_a_loss_that_is_not_finite_is_said(tmp_path):
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp("theory")
   (folder / "tiny_theory.py").write_text(
-    f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\nfrom test_theory_study import tiny\nget_config = tiny\n"
+    f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\nfrom "
+    f"test_theory_study import tiny\nget_config = tiny\n"
   )
   done = subprocess.run(
     [sys.executable, "-m", "factshock.experiment", f"--config={folder}/tiny_theory.py"],

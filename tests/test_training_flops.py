@@ -1,4 +1,6 @@
-"""Counted FLOPs against closed forms: whatever is computed again, however the batch is cut, only what is trained."""
+"""Counted FLOPs against closed forms: whatever is computed again, however the batch is cut, only
+what is trained.
+"""
 
 import dataclasses
 import functools
@@ -91,7 +93,9 @@ def test_a_step_takes_three_passes_whatever_is_computed_again(config, monkeypatc
 
 
 def test_counting_leaves_no_trace_in_what_is_compiled():
-  """JAX keeps traces by function: a step counted first must compute again all the same, one run first count once."""
+  """JAX keeps traces by function: a step counted first must compute again all the same, one run
+  first count once.
+  """
   config, expected = dataclasses.replace(LLAMA, remat="full"), 3 * forward_flops(LLAMA)
   step, arguments = step_of(config), arguments_of(config)
   assert flops.model_flops(step, *arguments) == expected < flops.step_flops(step, *arguments)

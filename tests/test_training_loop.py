@@ -372,7 +372,9 @@ def test_data_that_are_late_are_spoken_of(monkeypatch, capsys):
 
 
 def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
-  """Steps 3 and 4 are taken before the save of step 2 is through, which keeps the weights of step 2."""
+  """Steps 3 and 4 are taken before the save of step 2 is through, which keeps the weights of step
+  2.
+  """
   saved, passed, batches = store.save, threading.Event(), Batches()
 
   def slow(folder, step, **options):

@@ -1,4 +1,6 @@
-"""Optimizers and schedules by name, against PyTorch, transformers and hand-worked values; bad sections."""
+"""Optimizers and schedules by name, against PyTorch, transformers and hand-worked values; bad
+sections.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -220,7 +222,9 @@ def test_only_the_parts_asked_for_move(optimizer, choice, moves):
 
 
 def test_l2_sp_is_the_gradient_of_the_penalty():
-  """Against AdamW fed gradient + strength (w - start) by hand; and alone, it pulls back to the start."""
+  """Against AdamW fed gradient + strength (w - start) by hand; and alone, it pulls back to the
+  start.
+  """
   start, *gradients = _arrays(3, (4, 2), 3)
   weight, by_hand, state = start, optax.scale_by_adam(b2=0.999), None
   for gradient in gradients:

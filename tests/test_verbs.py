@@ -1,4 +1,6 @@
-"""The verbs side by side: imported and reloaded together, listed and started by `python -m factshock`."""
+"""The verbs side by side: imported and reloaded together, listed and started by `python -m
+factshock`.
+"""
 
 import importlib
 import subprocess

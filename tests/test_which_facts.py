@@ -1,4 +1,6 @@
-"""The second paper's study from config to report on a tiny Llama: answers generated, and choices by their letters."""
+"""The second paper's study from config to report on a tiny Llama: answers generated, and choices by
+their letters.
+"""
 
 import json
 

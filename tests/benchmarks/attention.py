@@ -1,11 +1,16 @@
-"""Train step with attention by XLA and by cuDNN's kernel, on an NVIDIA GPU: both in one run, step by step in turn.
+"""Train step with attention by XLA and by cuDNN's kernel, on an NVIDIA GPU: both in one run, step
+by step in turn.
 
   python tests/benchmarks/attention.py --lengths=128,512,1024,2048 --rounds=15
 
-T5-large (inputs of a length, targets of a quarter of it; all weights trained) and layers of Llama 2 7B (4 of them, all weights
-trained), bfloat16 over float32 weights, no dropout, rows not packed and a quarter padding, as many rows as make 16,384 tokens;
-remat "dots_no_batch", with which either keeps no scores. A round is one untimed and one timed step of each side; the table has
-medians of the rounds, the median of the rounds' ratios, and the memory that the compiled step needs beside its arguments.
+T5-large (inputs of a length, targets of a quarter of it; all weights trained) and layers of Llama 2
+7B (4 of them, all weights
+trained), bfloat16 over float32 weights, no dropout, rows not packed and a quarter padding, as many
+rows as make 16,384 tokens;
+remat "dots_no_batch", with which either keeps no scores. A round is one untimed and one timed step
+of each side; the table has
+medians of the rounds, the median of the rounds' ratios, and the memory that the compiled step needs
+beside its arguments.
 Where there is no GPU it says so and ends with exit code 2.
 """
 
@@ -83,7 +88,9 @@ def compiled(config, state, batch, optimizer):
 
 
 def measure(config, length, rounds):
-  """{side: (milliseconds of each round, bytes of scratch)}; both sides start from the same weights, which both train on."""
+  """{side: (milliseconds of each round, bytes of scratch)}; both sides start from the same weights,
+  which both train on.
+  """
   import jax
 
   from factshock.models import families
@@ -130,8 +137,10 @@ def main():
     )
     return 2
   print(
-    f"{jax.devices()[0].device_kind}, jax {jax.__version__}, Python {platform.python_version()}, {arguments.rounds} rounds\n"
-    "| model | length | XLA, ms | cuDNN, ms | XLA / cuDNN | scratch XLA, GB | cuDNN, GB |\n|---|---|---|---|---|---|---|",
+    f"{jax.devices()[0].device_kind}, jax {jax.__version__}, Python "
+    f"{platform.python_version()}, {arguments.rounds} rounds\n"
+    "| model | length | XLA, ms | cuDNN, ms | XLA / cuDNN | scratch XLA, GB | cuDNN, GB "
+    "|\n|---|---|---|---|---|---|---|",
     flush=True,
   )
   for name, config in shapes().items():
@@ -139,7 +148,8 @@ def main():
       (xla, xla_bytes), (cudnn, cudnn_bytes) = measure(config, length, arguments.rounds).values()
       ratio = statistics.median(a / b for a, b in zip(xla, cudnn))
       print(
-        f"| {name} | {length} | {statistics.median(xla):.1f} | {statistics.median(cudnn):.1f} | {ratio:.2f} | "
+        f"| {name} | {length} | {statistics.median(xla):.1f} | {statistics.median(cudnn):.1f} | "
+        f"{ratio:.2f} | "
         f"{xla_bytes / 1e9:.2f} | {cudnn_bytes / 1e9:.2f} |",
         flush=True,
       )

@@ -1,11 +1,17 @@
-"""Counting 300,000 names in real sentences, one process, against FlashText; and ranks against counts of Wikipedia.
+"""Counting 300,000 names in real sentences, one process, against FlashText; and ranks against
+counts of Wikipedia.
 
-  PYTHONPATH=. python tests/benchmarks/counting.py [--data=../shared/data] [--names=300000] [--text='docs/**/*.md']
+  PYTHONPATH=. python tests/benchmarks/counting.py [--data=../shared/data] [--names=300000]
+  [--text='docs/**/*.md']
 
-Names are the subjects, objects and aliases of EntityQuestions, PopQA and T-REx. FlashText (pip install flashtext) finds the longest
-names at word boundaries and no others; factshock finds all, counts documents and facts as well. Building either search is
-stated apart. Peak memory is of a process that does nothing else. The Spearman correlation is that of each T-REx subject's and object's
-mentions here with the passages of English Wikipedia that name it, from trex_wikipedia/fact_frequencies.tsv.gz.
+Names are the subjects, objects and aliases of EntityQuestions, PopQA and T-REx. FlashText (pip
+install flashtext) finds the longest
+names at word boundaries and no others; factshock finds all, counts documents and facts as well.
+Building either search is
+stated apart. Peak memory is of a process that does nothing else. The Spearman correlation is that
+of each T-REx subject's and object's
+mentions here with the passages of English Wikipedia that name it, from
+trex_wikipedia/fact_frequencies.tsv.gz.
 """
 
 import gc
@@ -29,7 +35,10 @@ REPEATS = flags.DEFINE_integer("repeats", 3, "runs of each side, in turn; the fa
 TEXT = flags.DEFINE_string(
   "text",
   None,
-  "other text, as `count` takes it; default: the sentences that state T-REx facts, dense with names",
+  (
+    "other text, as `count` takes it; default: the sentences that state T-REx facts, dense "
+    "with names"
+  ),
 )
 _ONLY = flags.DEFINE_bool("only_ours", False, "count once and print this process's peak memory")
 
@@ -119,12 +128,15 @@ def main(_):
       run()
       times[side].append(time.perf_counter() - began)
   print(
-    f"{len(found.names):,} names of {len(found.labels):,} entities, {len(texts):,} documents, {size:.1f} MB, one process; "
-    f"{corpus_counts.count_part(texts, search)['mentions'].sum() / size:,.0f} mentions of entities a MB"
+    f"{len(found.names):,} names of {len(found.labels):,} entities, {len(texts):,} "
+    f"documents, {size:.1f} MB, one process; "
+    f"{corpus_counts.count_part(texts, search)['mentions'].sum() / size:,.0f} mentions of "
+    f"entities a MB"
   )
   for side, taken in times.items():
     print(
-      f"  {side}: {size / min(taken):.1f} MB/s, {min(taken):.2f} s (all {', '.join(f'{one:.2f}' for one in taken)}); search built in {said[side]:.1f} s"
+      f"  {side}: {size / min(taken):.1f} MB/s, {min(taken):.2f} s (all "
+      f"{', '.join(f'{one:.2f}' for one in taken)}); search built in {said[side]:.1f} s"
     )
   if "flashtext" in times:
     print(f"  ratio {min(times['flashtext']) / min(times['factshock']):.1f}")

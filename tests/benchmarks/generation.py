@@ -1,12 +1,18 @@
-"""Greedy generation of short answers against transformers' `generate`, same weights and prompts, in one run.
+"""Greedy generation of short answers against transformers' `generate`, same weights and prompts, in
+one run.
 
-  PYTHONPATH=. python tests/benchmarks/generation.py [--models=t5,llama] [--prompts=256] [--batch=64] [--tokens=16] [--dtype=float32]
+  PYTHONPATH=. python tests/benchmarks/generation.py [--models=t5,llama] [--prompts=256]
+  [--batch=64] [--tokens=16] [--dtype=float32]
   PYTHONPATH=. python tests/benchmarks/generation.py --checkpoint=FOLDER --texts=prompts.txt
 
-Prompts come in random order, as from a facts file: transformers takes --batch of them at a time, padded to the longest;
-factshock sorts them by length first. On CPU both use all cores. On a GPU --models=t5_large --dtype=bfloat16 (transformers then runs on it too, if PyTorch sees
-it). Weights and prompts are random and no token ends an answer, so that both sides generate --tokens of them; with --checkpoint, a
-HuggingFace folder, and --texts, a prompt a line, answers end where that model ends them. Times are medians after a first run,
+Prompts come in random order, as from a facts file: transformers takes --batch of them at a time,
+  padded to the longest;
+factshock sorts them by length first. On CPU both use all cores. On a GPU --models=t5_large
+--dtype=bfloat16 (transformers then runs on it too, if PyTorch sees
+it). Weights and prompts are random and no token ends an answer, so that both sides generate
+--tokens of them; with --checkpoint, a
+HuggingFace folder, and --texts, a prompt a line, answers end where that model ends them. Times are
+medians after a first run,
 which is stated apart; the tokens of both sides are compared.
 """
 
@@ -142,13 +148,16 @@ def main(_):
     same = (said["transformers"] == said["factshock"]).all(axis=1).mean()
     lengths = (said["transformers"] >= 0).sum(axis=1)
     print(
-      f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, {jax.devices()[0].device_kind}): {len(prompts)} "
-      f"prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, {BATCH.value} at a time, at most {TOKENS.value} new tokens (mean "
+      f"{name} ({models.count(params):.0f} M parameters, {DTYPE.value}, "
+      f"{jax.devices()[0].device_kind}): {len(prompts)} "
+      f"prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, {BATCH.value} "
+      f"at a time, at most {TOKENS.value} new tokens (mean "
       f"{lengths.mean():.1f}), {BEAMS.value} beams; answers with equal tokens {same:.1%}"
     )
     for side in sides:
       print(
-        f"  {side}: {median[side]:.2f} s, {len(prompts) / median[side]:.1f} answers/s; first run {first[side]:.2f} s; all "
+        f"  {side}: {median[side]:.2f} s, {len(prompts) / median[side]:.1f} answers/s; first run "
+        f"{first[side]:.2f} s; all "
         f"{', '.join(format(one, '.2f') for one in times[side])}"
       )
     print(f"  ratio {median['transformers'] / median['factshock']:.2f}", flush=True)

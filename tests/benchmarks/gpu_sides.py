@@ -1,4 +1,6 @@
-"""The sides of tests/benchmarks/gpu.py: train steps of this package and of PyTorch transformers, and what a step needs at least."""
+"""The sides of tests/benchmarks/gpu.py: train steps of this package and of PyTorch transformers,
+and what a step needs at least.
+"""
 
 import functools
 
@@ -93,7 +95,9 @@ def our_config(family, sizes):
 
 
 def our_parts(family, sizes, trained):
-  """(loss of (trained, batch=, key=, frozen=), optimizer, function of a key that gives (trained, frozen or None))."""
+  """(loss of (trained, batch=, key=, frozen=), optimizer, function of a key that gives (trained,
+  frozen or None)).
+  """
   from factshock.models import families, lora
   from factshock.training import optimizers, train_step
 
@@ -120,7 +124,9 @@ def our_parts(family, sizes, trained):
 
 @functools.cache
 def needed(name, tiny=False):
-  """(FLOPs a row of a batch, bytes read and written of weights and optimizer state a step), from shapes alone."""
+  """(FLOPs a row of a batch, bytes read and written of weights and optimizer state a step), from
+  shapes alone.
+  """
   import jax
 
   from factshock.models import products

@@ -1,15 +1,23 @@
-"""Writing a million triples in every format: seconds, memory, and RDFLib's and NetworkX' own writers beside them.
+"""Writing a million triples in every format: seconds, memory, and RDFLib's and NetworkX' own
+writers beside them.
 
-  PYTHONPATH=. python tests/benchmarks/graph_export.py [--triples=1000000] [--compare=100000] [--format=nt,tsv]
+  PYTHONPATH=. python tests/benchmarks/graph_export.py [--triples=1000000] [--compare=100000]
+  [--format=nt,tsv]
       [--rounds=1] [--folder=DIR]
 
-A file of canonical rows is made: --triples accepted triples, and a candidate that was not accepted beside every
-second; 4 triples a subject, two objects in three among 100,000 frequent ones and the others once; 40 Wikidata
-relations; names of two or three words, a twentieth of them not ASCII; ids on all subjects and 9 of 10 objects. Then
-each format is written from it, in a process of its own: its time is that of the whole process, the start of
-Python and the reading and checking of the rows included, until what it wrote is on the disk (sync), and its
+A file of canonical rows is made: --triples accepted triples, and a candidate that was not accepted
+  beside every
+second; 4 triples a subject, two objects in three among 100,000 frequent ones and the others once;
+40 Wikidata
+relations; names of two or three words, a twentieth of them not ASCII; ids on all subjects and 9 of
+10 objects. Then
+each format is written from it, in a process of its own: its time is that of the whole process, the
+  start of
+Python and the reading and checking of the rows included, until what it wrote is on the disk (sync),
+and its
 memory is the peak resident set.
-Compared are RDFLib and NetworkX on --compare triples (they hold the graph in memory): rows from the same file
+Compared are RDFLib and NetworkX on --compare triples (they hold the graph in memory): rows from the
+same file
 by the same reader, the graph built and written by their own serialisers, with the same labels.
 Time: about 5 minutes; needs 4 GB on the disk for a million triples.
 """
@@ -78,7 +86,8 @@ SYLLABLES = (
 # What a process does that writes one format; the others hold the graph as a user of theirs would.
 OURS = """import sys
 from factshock.knowledge_graph import canonical, formats
-paths, counts = formats.write(sys.argv[1], sys.argv[3], lambda: canonical.read(sys.argv[2]), {run!r})"""
+name, source, folder = sys.argv[1:4]
+paths, counts = formats.write(name, folder, lambda: canonical.read(source), {run!r})"""
 RDFLIB = """import os, sys
 import rdflib
 from factshock.knowledge_graph import canonical, nodes
@@ -148,7 +157,9 @@ def rows(triples, seed=0):
 
 
 def measured(code, name, source, home):
-  """(Seconds until all is on the disk, peak resident bytes, bytes written, seconds of CPU) of one process."""
+  """(Seconds until all is on the disk, peak resident bytes, bytes written, seconds of CPU) of one
+  process.
+  """
   output = os.path.join(home, "out")
   os.makedirs(output)
   os.sync()
@@ -195,7 +206,9 @@ def make(home, triples):
 
 
 def compare(home):
-  """Prints the table of RDFLib and NetworkX beside ours; one that is not installed is said to be missing."""
+  """Prints the table of RDFLib and NetworkX beside ours; one that is not installed is said to be
+  missing.
+  """
   import importlib.util
 
   source, lines = make(home, COMPARE.value), []

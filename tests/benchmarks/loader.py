@@ -1,16 +1,24 @@
-"""What the loader gives against what a train step consumes: span corruption, questions mixed in, and packing, in one run.
+"""What the loader gives against what a train step consumes: span corruption, questions mixed in,
+and packing, in one run.
 
   PYTHONPATH=. python tests/benchmarks/loader.py [--shapes=tiny,small] [--seconds=5]
 
 Batches come from data.mixture, its background thread included, of the lengths of
-tests/benchmarks/train_step.py: random tokens in memory, corrupted anew, alone; 4:1 with questions of random
-lengths; and that packed. The loader runs alone, then the step of the same shape (this package, float32,
-AdamW, all cores): rows a second of each, and their ratio, which the goal wants above 10. Rows are of
-the step's lengths; packed ones are longer, and count as the positions that they have. The last column is the rate at which T5-large at 45% of an
-H200's bfloat16 peak would consume rows of small's lengths, from FLOPs alone. Where transformers is there, its
-DataCollatorForSeq2Seq pads the same questions to the longest of a batch, as the peer of padding (which
+tests/benchmarks/train_step.py: random tokens in memory, corrupted anew, alone; 4:1 with questions
+of random
+lengths; and that packed. The loader runs alone, then the step of the same shape (this package,
+float32,
+AdamW, all cores): rows a second of each, and their ratio, which the goal wants above 10. Rows are
+of
+the step's lengths; packed ones are longer, and count as the positions that they have. The last
+column is the rate at which T5-large at 45% of an
+H200's bfloat16 peak would consume rows of small's lengths, from FLOPs alone. Where transformers is
+there, its
+DataCollatorForSeq2Seq pads the same questions to the longest of a batch, as the peer of padding
+(which
 shuffles, draws and mixes nothing). The T5 library's span corruption is the peer in
-tests/benchmarks/span_corruption.py. What limits a loader is one core: Python and numpy on a few arrays a
+tests/benchmarks/span_corruption.py. What limits a loader is one core: Python and numpy on a few
+arrays a
 batch, the same whatever the model, so that a step ten times as fast takes a tenth of the ratio.
 Time: about 2 minutes.
 """
@@ -36,7 +44,9 @@ H200 = 989e12
 
 
 def sources_of(shape):
-  """(questions, span corruption of a corpus) that fill rows of these lengths, and the questions themselves."""
+  """(questions, span corruption of a corpus) that fill rows of these lengths, and the questions
+  themselves.
+  """
   random = np.random.default_rng(0)
   tokenizer = tokenizers.word_tokenizer(
     [f"w{number}" for number in range(shape["vocab_size"] - 103)], 100

@@ -1,10 +1,15 @@
-"""Loading a HuggingFace folder against reading its files, in one run; and how much memory it takes at most.
+"""Loading a HuggingFace folder against reading its files, in one run; and how much memory it takes
+at most.
 
-  PYTHONPATH=. python tests/benchmarks/loading.py [--gigabytes=1] [--shape=llama2_7b|mistral_7b] [--folder=DIR]
+  PYTHONPATH=. python tests/benchmarks/loading.py [--gigabytes=1] [--shape=llama2_7b|mistral_7b]
+  [--folder=DIR]
 
-Writes random bfloat16 shards (a Llama of about --gigabytes, or of a published shape: 13.5 and 14.5 GB on disk) under
---folder and removes them at the end. With the page cache emptied of them ("cold") and filled ("warm") it times, each
-in a process of its own and in turn: reading every byte into one small buffer, reading the files into memory, the
+Writes random bfloat16 shards (a Llama of about --gigabytes, or of a published shape: 13.5 and 14.5
+GB on disk) under
+--folder and removes them at the end. With the page cache emptied of them ("cold") and filled
+("warm") it times, each
+in a process of its own and in turn: reading every byte into one small buffer, reading the files
+  into memory, the
 safetensors library (arrays as stored, neither transposed nor stacked), and factshock's loading.
 """
 
@@ -185,8 +190,10 @@ def compare(folder, label, prepare):
   for way, runs in found.items():
     peak, before = (max(run[name] for run in runs) for name in ("peak", "before"))
     print(
-      f"{label}, {way}: {fastest[way]:.2f} s ({size / 1e9 / fastest[way]:.2f} GB/s), {len(runs)} runs "
-      f"{', '.join(format(run['seconds'], '.2f') for run in runs)}; peak resident {peak / 1e9:.2f} GB, "
+      f"{label}, {way}: {fastest[way]:.2f} s ({size / 1e9 / fastest[way]:.2f} GB/s), "
+      f"{len(runs)} runs "
+      f"{', '.join(format(run['seconds'], '.2f') for run in runs)}; peak resident "
+      f"{peak / 1e9:.2f} GB, "
       f"{before / 1e9:.2f} before",
       flush=True,
     )

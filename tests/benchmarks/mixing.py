@@ -1,15 +1,25 @@
-"""Mixing two checkpoints (`python -m factshock.mix`) against copying them with cp, and the memory it takes.
+"""Mixing two checkpoints (`python -m factshock.mix`) against copying them with cp, and the memory
+it takes.
 
-  PYTHONPATH=. python tests/benchmarks/mixing.py [--gigabytes=4] [--format=checkpoint,huggingface] [--rounds=3] [--folder=DIR]
+  PYTHONPATH=. python tests/benchmarks/mixing.py [--gigabytes=4] [--format=checkpoint,huggingface]
+  [--rounds=3] [--folder=DIR]
 
-Two models of --gigabytes each (a Llama 2048 wide in float32, deeper for more; as our checkpoints, whose
-leaves hold all layers of a weight, or as HuggingFace folders) are written under --folder and mixed half and
-half. Copied with `cp -r` are both of them: cp reads the bytes that mixing reads, and writes twice as many.
-Rates are bytes read a second. Both sides are whole processes, the start of Python included (stated apart, as
-the time to mix two models of a few kilobytes), and their time ends when what they wrote is on the disk
-(sync). They take turns, with the inputs out of the page cache ("cold") or in it ("warm") on both sides.
-Memory is the process's peak resident set, and that with the small models, which is what Python and JAX take.
-What limits it: a mix must read every byte, add and write it, and takes digests of what it reads and writes.
+Two models of --gigabytes each (a Llama 2048 wide in float32, deeper for more; as our checkpoints,
+whose
+leaves hold all layers of a weight, or as HuggingFace folders) are written under --folder and mixed
+half and
+half. Copied with `cp -r` are both of them: cp reads the bytes that mixing reads, and writes twice
+as many.
+Rates are bytes read a second. Both sides are whole processes, the start of Python included (stated
+apart, as
+the time to mix two models of a few kilobytes), and their time ends when what they wrote is on the
+disk
+(sync). They take turns, with the inputs out of the page cache ("cold") or in it ("warm") on both
+sides.
+Memory is the process's peak resident set, and that with the small models, which is what Python and
+JAX take.
+What limits it: a mix must read every byte, add and write it, and takes digests of what it reads and
+  writes.
 Time: about 10 minutes; needs five times the largest of --gigabytes on the disk.
 """
 
@@ -59,7 +69,9 @@ def config_of(gigabytes):
 
 
 def write_model(path, config, kind, seed):
-  """A model of random numbers, leaf by leaf; returns the bytes of the largest leaf (for HuggingFace, tensor)."""
+  """A model of random numbers, leaf by leaf; returns the bytes of the largest leaf (for
+  HuggingFace, tensor).
+  """
   from factshock.checkpoints import store, tree_files
   from factshock.models.formats import huggingface
   from factshock.models.formats.huggingface import files, names
@@ -102,7 +114,8 @@ def prepare(folders, state):
           pass
 
 
-# A small process in between: a child starts with the peak of the process that made it, and this one has held models.
+# A small process in between: a child starts with the peak of the process that made it, and this one
+# has held models.
 BETWEEN = """import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
@@ -110,7 +123,9 @@ sys.exit(code)"""
 
 
 def timed(command, output):
-  """(Seconds until all is on the disk, peak resident bytes) of a process whose output is then removed."""
+  """(Seconds until all is on the disk, peak resident bytes) of a process whose output is then
+  removed.
+  """
   began = time.perf_counter()
   done = subprocess.run([sys.executable, "-c", BETWEEN, *command], capture_output=True, text=True)
   os.sync()
@@ -175,7 +190,9 @@ def compare(home, kind, gigabytes, small):
 
 
 def smallest(home, kind):
-  """(Seconds, peak resident bytes) of mixing two models of a few kilobytes: the start of the process."""
+  """(Seconds, peak resident bytes) of mixing two models of a few kilobytes: the start of the
+  process.
+  """
   a, b, output = (os.path.join(home, name) for name in ("a", "b", "out"))
   for seed, path in enumerate((a, b)):
     write_model(path, config_of(0), kind, seed)

@@ -1,4 +1,6 @@
-"""Models of 60 to 100 million random parameters for benchmarks, and the same in PyTorch transformers."""
+"""Models of 60 to 100 million random parameters for benchmarks, and the same in PyTorch
+transformers.
+"""
 
 import dataclasses
 import os

@@ -1,9 +1,12 @@
-"""The one-layer theory: pretraining and four finetuning sets over 20 seeds, in a minute; and a step against PyTorch's.
+"""The one-layer theory: pretraining and four finetuning sets over 20 seeds, in a minute; and a step
+against PyTorch's.
 
   PYTHONPATH=. python tests/benchmarks/one_layer.py [--seeds=20]
 
-A world of 1,000 subjects and 5 relations, as configs/one_layer.py has it. PyTorch takes the same steps of the same loss by autograd,
-seed after seed or several in one batch (the faster one counts), with all cores. Time: half a minute.
+A world of 1,000 subjects and 5 relations, as configs/one_layer.py has it. PyTorch takes the same
+steps of the same loss by autograd,
+seed after seed or several in one batch (the faster one counts), with all cores. Time: half a
+minute.
 """
 
 import time
@@ -60,7 +63,10 @@ def main(_):
     [
       [f"pretraining, {_STEPS} steps, {SEEDS.value} seeds", f"{pretrained - began:.1f}"],
       [
-        f"four finetuning sets, {SETTINGS['steps'][-1]} steps, measured {len(SETTINGS['steps'])} times",
+        (
+          f"four finetuning sets, {SETTINGS['steps'][-1]} steps, measured {len(SETTINGS['steps'])} "
+          f"times"
+        ),
         f"{finetuned:.1f}",
       ],
     ],

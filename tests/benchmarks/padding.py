@@ -2,13 +2,20 @@
 
   PYTHONPATH=. python tests/benchmarks/padding.py [--data=../shared/data] [--batches=50]
 
-The batches are those that `train` and a study would read: questions of facts (one a row, of the lengths that
-the longest needs, or packed), alone and mixed 4:1 with span corruption of text. Facts: the demo's, as words;
-and, where --data holds them, 2,000 each of T-REx, PopQA and EntityQuestions in T5's own pieces, with T-REx
-sentences as the text, in the shapes of configs/pretrained.py. Padded: to the batch's lengths, and to the
-longest example of each batch, as a collator does it. Counted over --batches batches, input and target
-positions together in the last columns; the goal is under 10% for packed questions. A position costs the same
-products whether it is padding or not: positions an example, packed over padded, is what is left of the step's
+The batches are those that `train` and a study would read: questions of facts (one a row, of the
+  lengths that
+the longest needs, or packed), alone and mixed 4:1 with span corruption of text. Facts: the demo's,
+as words;
+and, where --data holds them, 2,000 each of T-REx, PopQA and EntityQuestions in T5's own pieces,
+with T-REx
+sentences as the text, in the shapes of configs/pretrained.py. Padded: to the batch's lengths, and
+to the
+longest example of each batch, as a collator does it. Counted over --batches batches, input and
+target
+positions together in the last columns; the goal is under 10% for packed questions. A position costs
+the same
+products whether it is padding or not: positions an example, packed over padded, is what is left of
+  the step's
 work.
 Time: about 2 minutes.
 """
@@ -91,7 +98,9 @@ def batches_of(study, ratio, pack):
 
 
 def count(batches):
-  """Tokens, positions, and positions where a collator pads to the longest of a batch; each (inputs, targets)."""
+  """Tokens, positions, and positions where a collator pads to the longest of a batch; each (inputs,
+  targets).
+  """
   total, sides = np.zeros((3, 2)), ("inputs", "targets")
   for batch in itertools.islice(batches, BATCHES.value):
     used = [np.count_nonzero(batch[side], axis=1) for side in sides]

@@ -1,8 +1,10 @@
 """Ranking 200 candidates of 1 to 6 tokens against scoring each (query, candidate) pair, in one run.
 
-  PYTHONPATH=. python tests/benchmarks/ranking.py [--models=t5,llama] [--queries=1000] [--prompt_tokens=20]
+  PYTHONPATH=. python tests/benchmarks/ranking.py [--models=t5,llama] [--queries=1000]
+  [--prompt_tokens=20]
 
-The other sides score a pair a row, batched: our own model without prefix sharing, and PyTorch transformers. They take
+The other sides score a pair a row, batched: our own model without prefix sharing, and PyTorch
+  transformers. They take
 --pair_queries of the queries, as they need long for all; times are a query's. Scores are compared.
 """
 
@@ -28,7 +30,9 @@ PAIRS = flags.DEFINE_integer("pairs", 64, "pairs a batch of the other sides")
 
 
 class Words:
-  """A tokenizer of words "w17" -> id 17, with the functions that ranking needs; a T5's has sentinels at the top."""
+  """A tokenizer of words "w17" -> id 17, with the functions that ranking needs; a T5's has
+  sentinels at the top.
+  """
 
   def __init__(self, size, sentinels):
     self.size, self.sentinels, self.eos, self.pad = size, sentinels, 1, 0
@@ -51,7 +55,9 @@ class Words:
 
 
 def candidates(random):
-  """200 names of 1 to 6 tokens, none the beginning of another; some share their first words, as names do."""
+  """200 names of 1 to 6 tokens, none the beginning of another; some share their first words, as
+  names do.
+  """
   names = set()
   while len(names) < 200:
     length = random.integers(1, 7)
@@ -142,7 +148,8 @@ def main(_):
     ours = np.stack(ours)
     nodes = sum(int((trie.distance_MxM.diagonal() == 0).sum()) for trie in queries.tries["r"])
     print(
-      f"{name} ({models.count(params):.0f} M parameters, float32, {jax.devices()[0].device_kind}): {len(prompts)} queries of "
+      f"{name} ({models.count(params):.0f} M parameters, float32, "
+      f"{jax.devices()[0].device_kind}): {len(prompts)} queries of "
       f"{PROMPT_TOKENS.value} tokens x {len(names)} candidates, {nodes} contexts\n"
       f"  ranking: {1e3 * seconds / len(prompts):.0f} ms a query, {seconds:.1f} s in all",
       flush=True,
@@ -161,7 +168,8 @@ def main(_):
       difference = np.abs(found.reshape(len(some), -1) - ours[: len(some)]).max()
       print(
         f"  {side}: {1e3 * seconds_of_pairs / len(some):.0f} ms a query: "
-        f"{seconds_of_pairs / len(some) / (seconds / len(prompts)):.1f} times ours; scores differ by {difference:.1e} at most",
+        f"{seconds_of_pairs / len(some) / (seconds / len(prompts)):.1f} times ours; scores "
+        f"differ by {difference:.1e} at most",
         flush=True,
       )
 

@@ -1,13 +1,20 @@
-"""How long training stands still for a checkpoint, against training without saving, through training.loop.train.
+"""How long training stands still for a checkpoint, against training without saving, through
+training.loop.train.
 
   PYTHONPATH=. python tests/benchmarks/saving.py [--shapes=demo,small] [--rounds=5] [--folder=DIR]
 
-Both sides run the same steps of the same T5 with AdamW on the same batch, in turn, one saving every --every
-steps. Time is taken where the loop asks for batches, so that it does not matter whether a save is waited for
-or goes on beside the steps: a save stops training by what the steps with saves took longer, over the number
-of saves, median of the rounds; a save that is still going on when the run ends is waited for, which is stated
-apart. The share of the time at one save a minute is that over 60 s; the goal is under 2%. Beside it: a save's
-bytes and their rate, and the rate at which a plain program writes as many to the same folder, fsync included:
+Both sides run the same steps of the same T5 with AdamW on the same batch, in turn, one saving every
+--every
+steps. Time is taken where the loop asks for batches, so that it does not matter whether a save is
+waited for
+or goes on beside the steps: a save stops training by what the steps with saves took longer, over
+  the number
+of saves, median of the rounds; a save that is still going on when the run ends is waited for, which
+is stated
+apart. The share of the time at one save a minute is that over 60 s; the goal is under 2%. Beside
+it: a save's
+bytes and their rate, and the rate at which a plain program writes as many to the same folder, fsync
+included:
 a save that waits for the disk cannot take less than that, one that does not must copy the arrays.
 Time: about 5 minutes; needs --folder (default: the folder of temporary files) with 3 GB free.
 """
@@ -34,7 +41,8 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "runs of each side, in turn", lower_b
 FOLDER = flags.DEFINE_string("folder", None, "where the checkpoints are written, and removed")
 EVERY = flags.DEFINE_integer("every", 8, "steps between two saves", lower_bound=2)
 SAVES = 3  # whose cost is measured; one more is made at the end of the run
-SIZES = {  # the batch of small is small, so that steps are short: a save takes as long whatever the batch
+# the batch of small is small, so that steps are short: a save takes as long whatever the batch
+SIZES = {
   "demo": dict(
     batch=128,
     inputs=10,
@@ -80,7 +88,9 @@ class Batches:
 
 
 def runner(name):
-  """(function of a checkpoint folder or None that trains and returns when steps began and the end; bytes of a checkpoint)."""
+  """(function of a checkpoint folder or None that trains and returns when steps began and the end;
+  bytes of a checkpoint).
+  """
   import jax
 
   from factshock.devices import partitioning

@@ -1,8 +1,12 @@
-"""Span corruption: tokens a second of factshock and of the T5 library (package `t5`, tf.data), on one core.
+"""Span corruption: tokens a second of factshock and of the T5 library (package `t5`, tf.data), on
+one core.
 
-Both sides take the same tokens in memory and give padded, EOS-ended batches as numpy arrays, in one process
-pinned to one core; they take turns, and the median over the turns counts. Rates are by CPU time of the
-process (all its threads), which other load on the machine disturbs less, and by wall time. Needs the `peers`
+Both sides take the same tokens in memory and give padded, EOS-ended batches as numpy arrays, in one
+process
+pinned to one core; they take turns, and the median over the turns counts. Rates are by CPU time of
+the
+process (all its threads), which other load on the machine disturbs less, and by wall time. Needs
+the `peers`
 extra (t5, seqio, tensorflow) and the repository on the path:
 
   PYTHONPATH=. python tests/benchmarks/span_corruption.py [--repeats=7] [--seconds=2]
@@ -120,7 +124,8 @@ def main():
   tf.config.threading.set_inter_op_parallelism_threads(1)
   tf.config.threading.set_intra_op_parallelism_threads(1)
   print(
-    f"{BATCH} sequences a batch, one core, Python {sys.version.split()[0]}, tensorflow {tf.__version__}"
+    f"{BATCH} sequences a batch, one core, Python {sys.version.split()[0]}, tensorflow "
+    f"{tf.__version__}"
   )
   for length in flags.lengths:
     compare(length, flags.repeats, flags.seconds)

@@ -1,14 +1,22 @@
-"""Train step of T5: this package against PyTorch transformers, both sides in one run, step by step in turn.
+"""Train step of T5: this package against PyTorch transformers, both sides in one run, step by step
+in turn.
 
   python tests/benchmarks/train_step.py --shapes=demo,tiny,small --rounds=15
 
-Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `--threads` CPU devices, PyTorch
-runs as many threads. Each side is a process of its own, waiting while another steps. A round is one untimed
-and one timed step of each side in turn; the table has the median of the rounds, the least, the least CPU time
-of all threads, and the first two as ratios to this package. Run it on a quiet machine: other work disturbs
-all sides, but PyTorch's most, whose threads wait for one another by spinning. Where it is not quiet, compare
-the CPU times of --threads=1 under `taskset -c 0`. "PyTorch compiled, kept memory" has the setting of
-devices/host.py. What limits it: the matrix products of a step, counted for this package, at the rate of one product of
+Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `--threads` CPU
+devices, PyTorch
+runs as many threads. Each side is a process of its own, waiting while another steps. A round is one
+untimed
+and one timed step of each side in turn; the table has the median of the rounds, the least, the
+least CPU time
+of all threads, and the first two as ratios to this package. Run it on a quiet machine: other work
+disturbs
+all sides, but PyTorch's most, whose threads wait for one another by spinning. Where it is not
+quiet, compare
+the CPU times of --threads=1 under `taskset -c 0`. "PyTorch compiled, kept memory" has the setting
+of
+devices/host.py. What limits it: the matrix products of a step, counted for this package, at the
+rate of one product of
 2048 x 2048 matrices that XLA makes with as many threads.
 Time: 8 minutes for all shapes.
 """
@@ -156,7 +164,9 @@ def random_batch(shape):
 
 
 def worker(side, shape, threads):
-  """What a side's process does: a step for each line it reads, answered by its wall and CPU seconds."""
+  """What a side's process does: a step for each line it reads, answered by its wall and CPU
+  seconds.
+  """
   batch, options = random_batch(shape), dict(threads=threads, learning_rate=1e-3)
   if side == "factshock":
     run = jax_side(shape, batch, unroll=True, **options)
@@ -173,7 +183,9 @@ def worker(side, shape, threads):
 
 
 def measure(sides, shape_name, threads, rounds):
-  """(Wall, CPU) seconds of each timed step: dict side -> list; a side that fails is left out and named."""
+  """(Wall, CPU) seconds of each timed step: dict side -> list; a side that fails is left out and
+  named.
+  """
   processes = {
     side: subprocess.Popen(
       [
@@ -254,16 +266,21 @@ def limit(shape_name, shape, seconds, threads):
     product_rate(threads),
   )
   return (
-    f"{shape_name}: {products / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} GFLOP/s; a product of "
+    f"{shape_name}: {products / 1e9:,.1f} GFLOP of matrix products a step, {rate / 1e9:.0f} "
+    f"GFLOP/s; a product of "
     f"2048 x 2048 matrices: {best / 1e9:.0f} GFLOP/s; the step is at {rate / best:.0%} of that\n"
   )
 
 
 @functools.cache
 def product_rate(threads, size=2048):
-  """FLOP/s of one float32 matrix product in XLA, in a process of its own with as many threads: the best of ten."""
+  """FLOP/s of one float32 matrix product in XLA, in a process of its own with as many threads: the
+  best of ten.
+  """
   code = f"""import time, jax, numpy as np
-x, f, times = jax.numpy.asarray(np.random.rand({size}, {size}), "float32"), jax.jit(lambda x: x @ x), []
+x = jax.numpy.asarray(np.random.rand({size}, {size}), "float32")
+f = jax.jit(lambda x: x @ x)
+times = []
 for _ in range(11):
   began = time.perf_counter()
   f(x).block_until_ready()
@@ -313,7 +330,8 @@ def _about(threads):
     f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch", "transformers")
   )
   return (
-    f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {threads} threads; "
+    f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {threads} "
+    f"threads; "
     f"float32; Python {platform.python_version()}, {versions}"
   )
 

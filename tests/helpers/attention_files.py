@@ -46,5 +46,7 @@ def reordered(found, rows):
 
 
 def moved(found, by, site="cross"):
-  """The same file with other attention: `by` is added to the mass at a site, and kept within 0 and 1."""
+  """The same file with other attention: `by` is added to the mass at a site, and kept within 0 and
+  1.
+  """
   return {**found, f"{site}/mass": np.clip(found[f"{site}/mass"] + np.float32(by), 0, 1)}

@@ -1,4 +1,6 @@
-"""A realistic extraction for the tests of its page: made-up answers whose confidences hold in most relations."""
+"""A realistic extraction for the tests of its page: made-up answers whose confidences hold in most
+relations.
+"""
 
 import numpy as np
 
@@ -39,7 +41,8 @@ SEVERAL = ("P47", "P106", "P136", "P1412")
 def make_units(relations=12, seed=0, size=220):
   """Answers of made-up relations: (Units, names of relations, queries asked of each).
 
-  Confidences are rounded as isotonic calibration rounds them; those of every fourth relation are too high.
+  Confidences are rounded as isotonic calibration rounds them; those of every fourth relation are
+  too high.
   """
   rng = np.random.default_rng(seed)
   known = list(LABELS)

@@ -1,4 +1,6 @@
-"""PyTorch transformers' Llama and Mistral with random weights, and their state dicts as our params: the oracle."""
+"""PyTorch transformers' Llama and Mistral with random weights, and their state dicts as our params:
+the oracle.
+"""
 
 import jax
 import numpy as np
@@ -7,7 +9,9 @@ from factshock.models import decoder
 
 
 def peer(config, seed=0):
-  """A LlamaForCausalLM, or with a sliding window a MistralForCausalLM, of the same sizes; eager attention, float32."""
+  """A LlamaForCausalLM, or with a sliding window a MistralForCausalLM, of the same sizes; eager
+  attention, float32.
+  """
   import torch
   import transformers
 

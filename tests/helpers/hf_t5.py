@@ -1,4 +1,6 @@
-"""PyTorch transformers' T5 with random weights, and its state dict as our params: the oracle of tests."""
+"""PyTorch transformers' T5 with random weights, and its state dict as our params: the oracle of
+tests.
+"""
 
 import functools
 
@@ -10,7 +12,9 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 
 def peer(config, seed=0):
-  """A T5ForConditionalGeneration of the same sizes, every weight random, in evaluation mode, float32."""
+  """A T5ForConditionalGeneration of the same sizes, every weight random, in evaluation mode,
+  float32.
+  """
   import torch
   import transformers
 
@@ -49,7 +53,9 @@ def peer(config, seed=0):
 
 
 def params(config, state):
-  """Our params (float32 numpy) from a state dict of arrays or tensors; linear weights are transposed."""
+  """Our params (float32 numpy) from a state dict of arrays or tensors; linear weights are
+  transposed.
+  """
   state = {
     name: np.asarray(value.detach().float() if hasattr(value, "detach") else value, np.float32)
     for name, value in state.items()

@@ -11,7 +11,9 @@ LINES = [
 
 
 def llama_like(folder, bos=True, lines=LINES):
-  """Writes a BPE tokenizer with <unk>, <s>, </s> and no padding token; returns the folder as text."""
+  """Writes a BPE tokenizer with <unk>, <s>, </s> and no padding token; returns the folder as
+  text.
+  """
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -35,7 +37,9 @@ def llama_like(folder, bos=True, lines=LINES):
 
 
 def t5_like(folder, sentinels=10, lines=LINES):
-  """Writes a unigram tokenizer with <pad>, </s>, <unk> and sentinels from the top down; returns the folder."""
+  """Writes a unigram tokenizer with <pad>, </s>, <unk> and sentinels from the top down; returns the
+  folder.
+  """
   import tokenizers
   from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 

@@ -1,4 +1,6 @@
-"""A realistic diagnosis for the tests of the report, made up around numbers of a controlled experiment."""
+"""A realistic diagnosis for the tests of the report, made up around numbers of a controlled
+experiment.
+"""
 
 import math
 
@@ -26,7 +28,8 @@ VARIATION = {
   "output_mixing": [0.31, 0.30, 0.29, 0.27, 0.26, 0.27, 0.29, 0.32, 0.35, 0.38, 0.41],
   "combined": [0.31, 0.27, 0.23, 0.20, 0.18, 0.17, 0.17, 0.18, 0.20, 0.22, 0.24],
 }
-# exact match, ratios (rare seen, rare unseen, common seen, common unseen), shock, slope, variation, kept
+# exact match, ratios (rare seen, rare unseen, common seen, common unseen), shock, slope, variation,
+# kept
 ARMS = {
   "zero_shot_cloze": (0.661, (0.92, 0.95, 1.04, 1.06), -0.03, -0.02, 0.12, 1.0),
   "zero_shot_question": (0.339, (0.53, 0.55, 1.52, 1.38), -0.20, -0.12, 0.31, 0.47),
@@ -66,15 +69,20 @@ TITLES = {
   "whole": "Whole pool",
 }
 GROUPS = (
-  {label: "baseline" for label in list(ARMS)[:6]}
-  | {label: "remedy" for label in list(ARMS)[6:10]}
-  | {label: "control" for label in list(ARMS)[10:13]}
-  | {label: "which facts" for label in list(ARMS)[13:]}
+  dict.fromkeys(list(ARMS)[:6], "baseline")
+  | dict.fromkeys(list(ARMS)[6:10], "remedy")
+  | dict.fromkeys(list(ARMS)[10:13], "control")
+  | dict.fromkeys(list(ARMS)[13:], "which facts")
 )
 NOTES = {
-  "exact_match": "The prediction equals the answer or an alias after lower-casing and dropping articles.",
-  "groups": "Common: the smallest head set of a relation's answers with half its mentions. Rare: the rest.",
-  "shock": "Predicted minus gold share of rare answers seen in finetuning, plus gold minus predicted share "
+  "exact_match": (
+    "The prediction equals the answer or an alias after lower-casing and dropping articles."
+  ),
+  "groups": (
+    "Common: the smallest head set of a relation's answers with half its mentions. Rare: the rest."
+  ),
+  "shock": "Predicted minus gold share of rare answers seen in finetuning, plus gold minus "
+  "predicted share "
   "of common answers not seen in it.",
   "interval": "95%, bootstrap over queries within seeds and over seeds.",
 }
@@ -175,7 +183,8 @@ def make_entities(rng, seeds):
         gold, pretraining = int(rng.poisson(320 * share)), int(rng.poisson(8000 * share)) + 1
         finetuning = 4 if rank % 2 == 0 else 0
         pressure = math.log((finetuning + 1) / 400) - math.log((pretraining + 1) / 33000)
-        name = f"{relation.title()[:2]}{'aeiou'[rank % 5]}{'lmnrst'[rank % 6]}{'aeiou'[rank // 5 % 5]}{rank}"
+        letters = "aeiou"[rank % 5] + "lmnrst"[rank % 6] + "aeiou"[rank // 5 % 5]
+        name = f"{relation.title()[:2]}{letters}{rank}"
         predicted = {
           label: int(rng.poisson((gold + 0.4) * math.exp(slope * pressure + 0.2 * rng.normal())))
           for label, slope in slopes.items()
@@ -205,7 +214,9 @@ REMEDIES = {
 
 
 def make_comparisons(rng, arms, seeds):
-  """Paired comparisons of every remedy against plain finetuning and zero-shot, and of the halves."""
+  """Paired comparisons of every remedy against plain finetuning and zero-shot, and of the
+  halves.
+  """
   remedies = ["output_mixing", "weight_mixing", "mixture", "combined"]
   pairs = [(label, "finetune") for label in remedies] + [
     (label, "zero_shot_question") for label in remedies
@@ -283,7 +294,7 @@ def make_diagnosis(seeds=(0, 1, 2)):
     "titles": TITLES,
     "groups": GROUPS,
     "selected": selected,
-    "remedies": {name: "finetune" for name in REMEDIES},
+    "remedies": dict.fromkeys(REMEDIES, "finetune"),
     "roles": {
       "finetuned": "finetune",
       "zero_shot": "zero_shot_question",

@@ -1,4 +1,6 @@
-"""A variant of configs/attention.py that runs in seconds, with every kind of arm that can be observed."""
+"""A variant of configs/attention.py that runs in seconds, with every kind of arm that can be
+observed.
+"""
 
 import ml_collections
 import tiny

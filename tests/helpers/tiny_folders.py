@@ -1,4 +1,6 @@
-"""HuggingFace folders of a T5 and a Llama with random weights and their tokenizers, as transformers saves them."""
+"""HuggingFace folders of a T5 and a Llama with random weights and their tokenizers, as transformers
+saves them.
+"""
 
 import hf_llama
 import hf_t5
