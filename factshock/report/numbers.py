@@ -51,7 +51,7 @@ def known_estimate(value: Any) -> KnownEstimate | None:
 
 
 def value_at(tree: Any, *path: str) -> Any:
-  """Returns what stands in nested dicts under the keys of `path`, or None where a key is missing."""
+  """Returns what stands in nested dicts under the keys of `path`, or None where one is missing."""
   for key in path:
     tree = tree.get(key) if isinstance(tree, dict) else None
   return tree

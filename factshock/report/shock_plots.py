@@ -1,4 +1,4 @@
-"""Pictures of the frequency shock: prediction ratios, and over-prediction against shock pressure."""
+"""Pictures of the frequency shock: prediction ratios, and over-prediction by shock pressure."""
 
 import math
 from collections.abc import Sequence

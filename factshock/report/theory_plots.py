@@ -81,7 +81,7 @@ def _storage(theory: Theory) -> Panel:
   return canvas.panel(figure, "storage", alt)
 
 
-def _log_tick(value: float, _: int | None) -> str:
+def _log_tick(value: float, _: float) -> str:
   """Returns the text of a tick of a logarithmic axis: 1, 2, 5 and their tenfolds alone."""
   written = f"{value:g}"
   return written if written[0] in "125" else ""
