@@ -296,11 +296,14 @@ for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
   rows = partitioning.local_rows(mesh, 8)
   joined = partitioning.join_rows({"x": batch["x"][rows]}, mesh)
   np.testing.assert_array_equal(partitioning.fetch(joined)["x"], batch["x"])
-  np.testing.assert_array_equal(partitioning.fetch(partitioning.shard_batch(batch, mesh))["x"], batch["x"])
+  sharded = partitioning.shard_batch(batch, mesh)
+  np.testing.assert_array_equal(partitioning.fetch(sharded)["x"], batch["x"])
   weights = {"layers": {"feed_forward": {"up": np.arange(32.).reshape(2, 4, 4)}}}
   placed = partitioning.place_params(weights, mesh)
   assert not placed["layers"]["feed_forward"]["up"].is_fully_replicated
-  np.testing.assert_array_equal(partitioning.fetch(placed)["layers"]["feed_forward"]["up"], weights["layers"]["feed_forward"]["up"])
+  fetched = partitioning.fetch(placed)
+  up = [tree["layers"]["feed_forward"]["up"] for tree in (fetched, weights)]
+  np.testing.assert_array_equal(*up)
 stopping = partitioning.make_agreement(mesh)
 assert [stopping(flag) for flag in (False, me == 1, False, False)] == [False, False, True, False]
 try:
