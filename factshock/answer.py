@@ -154,21 +154,20 @@ def _check_flags() -> None:
 def _assess() -> None:
   """Assesses what the model knows of each fact, and prints how many facts are of each category."""
   from factshock.answering import asking, knowledge
+  from factshock.answering.prompting import Prompting
 
   values = flags.FLAGS
-  rows = asking.assess(
-    values.config,
-    values.checkpoint,
-    values.facts,
-    values.output,
-    shots=4 if values.shots is None else values.shots,
-    shot_facts=values.shot_facts,
-    prompt=values.prompt,
+  shots = 4 if values.shots is None else values.shots
+  options = asking.KnowledgeOptions(
+    prompting=Prompting(values.prompt, shots, values.shot_facts),
     max_tokens=values.max_tokens,
     sets=values.sets,
     samples=values.samples,
     tokenizer=values.tokenizer,
     relations=values.relations,
+  )
+  rows = asking.assess_knowledge(
+    values.checkpoint, values.facts, values.output, options, config=values.config
   )
   counts = {name: sum(row["known"] == name for row in rows) for name in knowledge.CATEGORIES}
   shares = [f"{name} {count:,} ({count / len(rows):.1%})" for name, count in counts.items()]
@@ -178,29 +177,28 @@ def _assess() -> None:
 def _answer() -> None:
   """Writes the predictions, and prints how many are right."""
   from factshock.answering import asking
+  from factshock.answering.decoding import DecodingOptions
+  from factshock.answering.prompting import Prompting
 
   values = flags.FLAGS
-  rows = asking.ask(
-    values.config,
-    values.checkpoint,
-    values.facts,
-    values.output,
+  options = asking.AnswerOptions(
     mode=values.mode,
-    shots=values.shots or 0,
-    shot_facts=values.shot_facts,
+    prompting=Prompting(values.prompt, values.shots or 0, values.shot_facts),
+    decoding=DecodingOptions(
+      values.max_tokens,
+      method=values.method,
+      temperature=values.temperature,
+      seed=values.sampling_seed,
+      beams=values.beams,
+    ),
     candidates=values.candidates,
-    prompt=values.prompt,
-    max_tokens=values.max_tokens,
     tokenizer=values.tokenizer,
     relations=values.relations,
     arm=values.arm,
-    decoding_options={
-      "method": values.method,
-      "beams": values.beams,
-      "temperature": values.temperature,
-      "seed": values.sampling_seed,
-    },
     pub_quiz=values.pub_quiz,
+  )
+  rows = asking.answer_facts(
+    values.checkpoint, values.facts, values.output, options, config=values.config
   )
   right = sum(row["prediction"] in [row["object"], *row.get("aliases", [])] for row in rows)
   print(

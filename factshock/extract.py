@@ -209,9 +209,9 @@ def _relations() -> "dict[str, Relation]":
         return relations
   if values.predictions:
     return {}
-  from factshock.answering import asking
+  from factshock.checkpoints import loading
 
-  return sources.read_relations(asking.relations_path(values.checkpoint))
+  return sources.read_relations(loading.relations_path(values.checkpoint))
 
 
 def _queries(relations: "Mapping[str, Relation]") -> "list[Row] | None":
@@ -243,6 +243,7 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
     The paths of the predictions on queries and on calibration facts, in the output folder.
   """
   from factshock.answering import candidates
+  from factshock.answering.prompting import Prompting
   from factshock.facts import queries as query_files
   from factshock.facts import sources
   from factshock.knowledge_graph import answers
@@ -255,23 +256,24 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
   answers.check_apart(known, queries, "queries")
   predictions = os.path.join(values.output, "predictions.jsonl.gz")
   calibration = os.path.join(values.output, "calibration_predictions.jsonl.gz")
-  candidates.ask(
+  options = candidates.QueryOptions(
+    method=values.method,
+    prompting=Prompting(values.prompt, values.shots, values.shot_facts),
+    candidates=sources.read_facts(values.candidates) if values.candidates else None,
+    max_tokens=values.max_tokens,
+    beams=values.beams,
+    samples=values.samples,
+    list_all=bool(values.prior_correction),
+  )
+  candidates.answer_queries(
     values.checkpoint,
     queries,
     known,
     [predictions, calibration],
+    relations,
+    options,
     config=values.config,
-    method=values.method,
-    prompt=values.prompt,
-    shots=values.shots,
-    candidates=sources.read_facts(values.candidates) if values.candidates else None,
-    shot_facts=values.shot_facts,
     tokenizer=values.tokenizer,
-    relations=relations,
-    beams=values.beams,
-    samples=values.samples,
-    max_tokens=values.max_tokens,
-    listed_all=bool(values.prior_correction),
   )
   return predictions, calibration
 
@@ -281,9 +283,9 @@ def _model_identity() -> "pipeline.ModelIdentity":
   values = flags.FLAGS
   if values.predictions:
     return {"model": values.predictions, "checkpoint": None, "mixing_weights": None}
-  from factshock.answering import asking
+  from factshock.checkpoints import loading
 
-  identity = asking.identity_of(values.checkpoint)
+  identity = loading.identity_of(values.checkpoint)
   return {
     "model": values.checkpoint,
     "checkpoint": identity["checkpoint"],

@@ -122,12 +122,14 @@ def _select() -> tuple[list[float] | None, list[float] | None]:
   alpha, curve = selection.choose(
     values.checkpoints,
     values.select,
-    profile=values.profile,
-    alphas=_parse_floats("--alphas", values.alphas, len(values.alphas)),
-    prompt=values.prompt,
-    relations=values.relations,
-    candidates=values.candidates,
-    tokenizer=values.tokenizer,
+    selection.SelectionOptions(
+      profile=values.profile,
+      alphas=_parse_floats("--alphas", values.alphas, len(values.alphas)),
+      prompt=values.prompt,
+      relations=values.relations,
+      candidates=values.candidates,
+      tokenizer=values.tokenizer,
+    ),
   )
   points = ", ".join(f"{x:g} {share:.3f}" for x, share in curve)
   profile = "" if values.profile == "uniform" else f", {values.profile} in depth"

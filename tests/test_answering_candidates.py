@@ -10,7 +10,9 @@ import pytest
 import tiny_folders
 
 from factshock import extract
-from factshock.answering import asking, candidates, decoding
+from factshock.answering import candidates, decoding
+from factshock.answering.prompting import Prompting
+from factshock.checkpoints import loading
 from factshock.data import prompts
 from factshock.facts import queries as query_room
 from factshock.facts import relations as relation_files
@@ -39,15 +41,13 @@ def rows(path):
 
 def ask(home, family, folder, method, queries, known, **options):
   paths = [str(folder / f"{name}.jsonl.gz") for name in ("asked", "known")]
-  candidates.ask(
+  candidates.answer_queries(
     str(home / family),
     queries,
     known,
     paths,
-    method=method,
-    relations=relation_files.read_relations(home / "relations.jsonl"),
-    prompt="question",
-    **options,
+    relation_files.read_relations(home / "relations.jsonl"),
+    candidates.QueryOptions(method=method, prompting=Prompting("question"), **options),
   )
   return [rows(path) for path in paths]
 
@@ -98,18 +98,18 @@ def test_every_method_answers_each_query_once(home, tmp_path, family, method):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_best_hypothesis_is_the_beams_answer(home, family):
-  asked = asking.open_model(str(home / family))
+  model, _ = loading.open_model(str(home / family))
   facts, relations = (
     schema.read_facts(home / "facts.jsonl")[:4],
     relation_files.read_relations(home / "relations.jsonl"),
   )
   texts = prompts.prompt_texts(facts, relations, "question", family == "llama")
-  model = (asked.params, asked.model, asked.tokenizer)
-  listed = decoding.hypotheses(*model, texts, max_length=5, beams=4)
-  said, scores = decoding.generate(*model, texts, max_length=5, method="beam", beams=4)
+  options = decoding.DecodingOptions(5, method="beam", beams=4)
+  listed = decoding.hypotheses(model, texts, options)
+  said, scores = decoding.generate(model, texts, options)
   assert [pairs[0][0] for pairs in listed] == said and all(len(pairs) == 4 for pairs in listed)
   np.testing.assert_allclose([pairs[0][1] for pairs in listed], scores, rtol=1e-6)
-  assert decoding.hypotheses(*model, [], max_length=5) == []
+  assert decoding.hypotheses(model, [], options) == []
 
 
 def test_from_a_model_to_a_graph(home, tmp_path):
@@ -127,7 +127,7 @@ def test_from_a_model_to_a_graph(home, tmp_path):
     str(tmp_path / "g"),
     str(tmp_path / "asked.jsonl.gz"),
     str(tmp_path / "known.jsonl.gz"),
-    pipeline.Options(rule="f1", model={"model": "t5", **asking.identity_of(str(home / "t5"))}),
+    pipeline.Options(rule="f1", model={"model": "t5", **loading.identity_of(str(home / "t5"))}),
   )
   found = list(canonical.read(str(tmp_path / "g/triples.jsonl")))
   accepted = [row["subject"] for row in found if row["accepted"]]

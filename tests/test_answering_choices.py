@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from factshock.answering import choices
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import pretrained_tokenizers, prompts
 from factshock.data.tokenizers import word_tokenizer
 from factshock.models import decoder, t5
@@ -59,7 +60,7 @@ def test_a_t5s_scores_are_those_of_its_forward_pass():
     decoder_layers=2,
   )
   params = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, t5.init(config, jax.random.key(0)))
-  found, sizes = choices.score(params, config, tokenizer, TEXTS, CHOICES, batch_size=2)
+  found, sizes = choices.score(LoadedModel(params, config, tokenizer), TEXTS, CHOICES, batch_size=2)
   assert sizes.tolist() == [[1, 2], [3, 1], [2, 1]]
   for text, each, scores in zip(TEXTS, CHOICES, found):
     inputs = jnp.array([tokenizer.encode(text) + [tokenizer.eos]], jnp.int32)
@@ -83,7 +84,7 @@ def test_a_llamas_scores_are_those_of_its_forward_pass(tmp_path):
     ["Q: who made it ?\nA:", "Tokyo Paris:"],
     [["Grace Hopper", "London"], ["Rome", "Ada Byron"]],
   )
-  found, _ = choices.score(params, config, tokenizer, texts, each)
+  found, _ = choices.score(LoadedModel(params, config, tokenizer), texts, each)
   for text, options, scores in zip(texts, each, found):
     before = [tokenizer.bos, *tokenizer.encode(text)]
     for choice, score in zip(options, scores):
@@ -100,9 +101,7 @@ def test_rows_name_the_choice_and_score_all_of_them(letters, tmp_path):
     vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=1
   )
   (row,) = choices.rows(
-    decoder.init(config, jax.random.key(0)),
-    config,
-    tokenizer,
+    LoadedModel(decoder.init(config, jax.random.key(0)), config, tokenizer),
     [FACT],
     [prompts.choice_prompt(FACT, [SHOT], "", letters)],
     letters=letters,

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from factshock.answering import batches, decoding, ranking
+from factshock.answering import batches, decoding, ranking, sampling
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import pretrained_tokenizers
 from factshock.models import decoder, t5
 from factshock.runtime.errors import UserError
@@ -68,9 +69,11 @@ def log_p_after(params, config, tokens):
 @pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 6])
 def test_ranks_equal_scoring_each_pair_alone(tokenizer, window):
   config, params = model(tokenizer.size + 3, window)
-  closing = batches.closing_tokens(tokenizer)
+  closing = batches.closing_tokens(LoadedModel(params, config, tokenizer))
   assert closing[0] == tokenizer.eos and tokenizer.decode(closing[1:]) == "\n"
-  scores = ranking.rank(params, config, tokenizer, PROMPTS, KEYS, CANDIDATES, batch_size=2)
+  scores = ranking.rank(
+    LoadedModel(params, config, tokenizer), PROMPTS, KEYS, CANDIDATES, batch_size=2
+  )
   for prompt, key, got in zip(PROMPTS, KEYS, scores):
     before = [tokenizer.bos, *tokenizer.encode(prompt)]
     sequences = [tokenizer.encode_continuation(prompt, name) for name in CANDIDATES[key]]
@@ -95,7 +98,7 @@ def greedy_by_hand(params, config, tokenizer, prompt, ends):
 def test_greedy_text_equals_that_without_a_cache_and_stops_where_told(tokenizer):
   config, params = model(tokenizer.size)
   plain, scores = decoding.generate(
-    params, config, tokenizer, PROMPTS, max_length=LENGTH, batch_size=3
+    LoadedModel(params, config, tokenizer), PROMPTS, decoding.DecodingOptions(LENGTH), batch_size=3
   )
   for prompt, text, score in zip(PROMPTS, plain, scores):
     tokens, expected = greedy_by_hand(params, config, tokenizer, prompt, [tokenizer.eos])
@@ -105,7 +108,9 @@ def test_greedy_text_equals_that_without_a_cache_and_stops_where_told(tokenizer)
     assert text == said.strip() and score == pytest.approx(expected, rel=1e-4)
   stop = max(plain, key=len)[3:5]  # text that some answer does hold, perhaps across tokens
   stopped, _ = decoding.generate(
-    params, config, tokenizer, PROMPTS, max_length=LENGTH, stops=(stop, "never said")
+    LoadedModel(params, config, tokenizer),
+    PROMPTS,
+    decoding.DecodingOptions(LENGTH, stops=(stop, "never said")),
   )
   assert stopped == [text.split(stop)[0].strip() for text in plain] != plain
 
@@ -117,14 +122,12 @@ def test_a_stop_of_one_token_ends_generation(tokenizer):
     token for token in said[2:] if tokenizer.decode([token]).strip() and token != tokenizer.eos
   )
   stop = tokenizer.decode([token]).strip()
-  ends = decoding.end_tokens(tokenizer, (stop,))[0]
-  tokens, _ = decoding.sample(
-    params,
-    config,
+  ends = decoding.end_tokens(LoadedModel(params, config, tokenizer), (stop,))[0]
+  tokens, _ = sampling.sample(
+    LoadedModel(params, config, tokenizer),
     [[tokenizer.bos, *tokenizer.encode(PROMPTS[0])]],
     (ends, -1),
     max_length=LENGTH,
-    left=True,
   )
   expected, _ = greedy_by_hand(params, config, tokenizer, PROMPTS[0], list(ends))
   assert [token for token in tokens[0] if token != batches.ENDED] == expected
@@ -137,9 +140,13 @@ def test_a_prompt_longer_than_the_model_allows(tokenizer):
     UserError,
     match="expected at most 20 tokens, as the model reads 30 and the answer takes 10, got",
   ):
-    decoding.generate(params, short, tokenizer, ["Q: " * 20 + "\nA:"], max_length=LENGTH)
+    decoding.generate(
+      LoadedModel(params, short, tokenizer),
+      ["Q: " * 20 + "\nA:"],
+      decoding.DecodingOptions(LENGTH),
+    )
   with pytest.raises(UserError, match="as the model reads 30"):
-    ranking.rank(params, short, tokenizer, ["Q: " * 20 + "\nA:"], ["born"], CANDIDATES)
+    ranking.rank(LoadedModel(params, short, tokenizer), ["Q: " * 20 + "\nA:"], ["born"], CANDIDATES)
 
 
 SMALL = {
@@ -164,14 +171,12 @@ def test_samples_follow_the_tempered_distribution(name, temperature):
     lambda leaf: 2 * leaf if leaf.ndim > 1 else leaf, module.init(config, jax.random.key(1))
   )
   prompt, nowhere = [3, 5, 4], (np.array([99], np.int32), -1)
-  tokens, scores = decoding.sample(
-    params,
-    config,
+  tokens, scores = sampling.sample(
+    LoadedModel(params, config, None),
     [prompt] * count,
     nowhere,
     max_length=2,
     batch_size=count,
-    left=name == "llama",
     temperature=temperature,
     seed=4,
   )
@@ -204,14 +209,12 @@ def test_samples_depend_on_seed_and_place_alone(name):
   prompts = [[3, 5, 4][: 1 + place % 3] for place in range(12)]
 
   def sampled(batch_size, seed):
-    return decoding.sample(
-      params,
-      config,
+    return sampling.sample(
+      LoadedModel(params, config, None),
       prompts,
       (np.array([1], np.int32), -1),
       max_length=6,
       batch_size=batch_size,
-      left=name == "llama",
       temperature=0.7,
       seed=seed,
     )[0]
@@ -224,7 +227,6 @@ def test_samples_depend_on_seed_and_place_alone(name):
   "options, words",
   [({"method": "best"}, "method"), ({"temperature": 0.0}, "temperature"), ({"beams": 0}, "beams")],
 )
-def test_bad_options(tokenizer, options, words):
-  config, params = model(tokenizer.size)
+def test_bad_options(options, words):
   with pytest.raises(ValueError, match=words):
-    decoding.generate(params, config, tokenizer, PROMPTS, max_length=LENGTH, **options)
+    decoding.DecodingOptions(LENGTH, **options)

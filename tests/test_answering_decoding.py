@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from factshock.answering import batches, decoding
+from factshock.answering import batches, decoding, sampling
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data.tokenizers import word_tokenizer
 from factshock.devices import partitioning
 from factshock.models import t5
@@ -38,7 +39,13 @@ PROMPTS = [
   "w13 w1 w6 <extra_id_0>",
 ]
 LENGTH = 7
+OPTIONS = decoding.DecodingOptions(LENGTH)
 forward = jax.jit(t5.forward, static_argnums=1)
+
+
+def loaded(params, mesh=None):
+  """The model of this file with these weights."""
+  return LoadedModel(params, CONFIG, TOKENIZER, mesh)
 
 
 @functools.cache
@@ -56,7 +63,7 @@ def step_by_step(params, prompt):
   """The argmax of teacher forcing over all tokens so far, one after another, and their summed log
   p.
   """
-  tokens = batches.encode_prompt(TOKENIZER, prompt)
+  tokens = batches.encode_prompt(loaded(None), prompt)
   inputs = jnp.array([tokens + [0] * (11 - len(tokens))], jnp.int32)
   said, score = [], 0.0
   while len(said) < LENGTH and not (said and ends(said[-1], len(said) - 1)):
@@ -70,10 +77,10 @@ def step_by_step(params, prompt):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_equals_teacher_forced_argmax_without_a_cache(seed):
   params = make_params(seed)
-  texts, scores = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
+  texts, scores = decoding.generate(loaded(params), PROMPTS, OPTIONS)
   for prompt, text, score in zip(PROMPTS, texts, scores):
     said, expected = step_by_step(params, prompt)
-    assert text == decoding.answer_text(TOKENIZER, said)
+    assert text == decoding.answer_text(loaded(None), said)
     assert score == pytest.approx(expected, rel=1e-4)
 
 
@@ -87,10 +94,10 @@ def test_answers_differ_in_length_and_some_reach_the_limit():
 
 def test_batch_size_and_mesh_change_nothing():
   params = make_params(0)
-  together = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
-  apart = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH, batch_size=3)
+  together = decoding.generate(loaded(params), PROMPTS, OPTIONS)
+  apart = decoding.generate(loaded(params), PROMPTS, OPTIONS, batch_size=3)
   mesh = partitioning.make_mesh(devices=jax.devices()[:3])
-  shared = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH, mesh=mesh)
+  shared = decoding.generate(loaded(params, mesh), PROMPTS, OPTIONS)
   for texts, scores in (apart, shared):
     assert texts == together[0]
     np.testing.assert_allclose(scores, together[1], rtol=1e-4)
@@ -100,21 +107,21 @@ def test_going_on_with_fewer_rows_changes_nothing(monkeypatch):
   """16 rows of which some end early: with narrowing (8, then 4 ... rows) and without."""
   params, prompts = make_params(0), PROMPTS * 3
   widths = []
-  take = decoding._take
+  take = sampling._take
   monkeypatch.setattr(
-    decoding,
+    sampling,
     "_take",
     lambda config, state, rows: (widths.append(len(rows)), take(config, state, rows))[1],
   )
-  monkeypatch.setattr(decoding, "NARROWEST", 2)
+  monkeypatch.setattr(sampling, "NARROWEST", 2)
   narrowed = decoding.generate(
-    params, CONFIG, TOKENIZER, prompts, max_length=LENGTH, method="sample", batch_size=16
+    loaded(params), prompts, decoding.DecodingOptions(LENGTH, method="sample"), batch_size=16
   )
   assert widths and min(widths) < 8
   widths.clear()
-  monkeypatch.setattr(decoding, "NARROWEST", 100)
+  monkeypatch.setattr(sampling, "NARROWEST", 100)
   whole = decoding.generate(
-    params, CONFIG, TOKENIZER, prompts, max_length=LENGTH, method="sample", batch_size=16
+    loaded(params), prompts, decoding.DecodingOptions(LENGTH, method="sample"), batch_size=16
   )
   assert not widths and narrowed[0] == whole[0]
   np.testing.assert_allclose(narrowed[1], whole[1], rtol=1e-4)
@@ -123,7 +130,7 @@ def test_going_on_with_fewer_rows_changes_nothing(monkeypatch):
 @pytest.mark.parametrize("left", [False, True])
 def test_packed_prompts_stand_where_their_places_say(left):
   inputs = batches.pad([[5, 6, 7], [8], [9, 10, 11, 12, 13]], [0, 1, 2], 4 if not left else 3, left)
-  tokens, segments, places = batches.packed(inputs, left)
+  tokens, segments, places = batches.pack(inputs, left)
   shown = inputs[:, :-1] if left else inputs
   used = shown != (batches.decoder_text.PAD if left else 0)
   np.testing.assert_array_equal(tokens.ravel()[places[used]], shown[used])
@@ -133,10 +140,10 @@ def test_packed_prompts_stand_where_their_places_say(left):
 
 
 def test_other_weights_compile_nothing():
-  first = decoding.generate(make_params(0), CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
-  before = decoding._advance._cache_size()
-  second = decoding.generate(make_params(1), CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
-  assert decoding._advance._cache_size() == before
+  first = decoding.generate(loaded(make_params(0)), PROMPTS, OPTIONS)
+  before = sampling._advance._cache_size()
+  second = decoding.generate(loaded(make_params(1)), PROMPTS, OPTIONS)
+  assert sampling._advance._cache_size() == before
   assert not np.allclose(first[1], second[1])
 
 
@@ -155,11 +162,11 @@ def test_other_weights_compile_nothing():
   ],
 )
 def test_the_answer_stands_between_the_sentinels(tokens, text):
-  assert decoding.answer_text(TOKENIZER, tokens) == text
+  assert decoding.answer_text(loaded(None), tokens) == text
 
 
 def test_no_prompts_no_answers():
-  texts, scores = decoding.generate(make_params(0), CONFIG, TOKENIZER, [], max_length=LENGTH)
+  texts, scores = decoding.generate(loaded(make_params(0)), [], OPTIONS)
   assert texts == [] and scores.shape == (0,)
 
 
@@ -168,15 +175,17 @@ def test_no_prompts_no_answers():
   [
     (["w1"], {}, UserError, "where the answer goes"),
     (["w1 " * 1100 + "<extra_id_0>"], {}, UserError, "at most 1024 tokens"),
-    (PROMPTS, {"max_length": 0}, ValueError, "max_length"),
     (PROMPTS, {"batch_size": 0}, ValueError, "batch_size"),
   ],
 )
 def test_bad_input(prompts, options, error, words):
   with pytest.raises(error, match=words):
-    decoding.generate(
-      make_params(0), CONFIG, TOKENIZER, prompts, **{"max_length": LENGTH, **options}
-    )
+    decoding.generate(loaded(make_params(0)), prompts, OPTIONS, **options)
+
+
+def test_a_length_of_no_tokens_is_refused():
+  with pytest.raises(ValueError, match="max_length"):
+    decoding.DecodingOptions(0)
 
 
 def test_equals_transformers_generate():
@@ -185,7 +194,7 @@ def test_equals_transformers_generate():
   for name, value in model.named_parameters():
     value.data.mul_(1 if "norm" in name else 3)
   params = hf_t5.params(CONFIG, model.state_dict())
-  tokens = [batches.encode_prompt(TOKENIZER, prompt) for prompt in PROMPTS]
+  tokens = [batches.encode_prompt(loaded(None), prompt) for prompt in PROMPTS]
   inputs = torch.tensor(batches.pad(tokens, range(len(tokens)), len(tokens)).astype(np.int64))
   with torch.no_grad():
     said = model.generate(
@@ -195,5 +204,5 @@ def test_equals_transformers_generate():
       do_sample=False,
       use_cache=False,
     )  # its cache fails where encoder and decoder differ in depth
-  texts, _ = decoding.generate(params, CONFIG, TOKENIZER, PROMPTS, max_length=LENGTH)
-  assert texts == [decoding.answer_text(TOKENIZER, row[1:].tolist()) for row in said]
+  texts, _ = decoding.generate(loaded(params), PROMPTS, OPTIONS)
+  assert texts == [decoding.answer_text(loaded(None), row[1:].tolist()) for row in said]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from factshock.answering import decoding, likelihoods
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import pretrained_tokenizers
 from factshock.data.tokenizers import word_tokenizer
 from factshock.models import decoder, t5
@@ -90,7 +91,9 @@ def test_scores_are_those_of_the_forward_pass(family, batch_size, request):
   params, config, tokenizer = request.getfixturevalue(f"{family}_model")
   opening = [tokenizer.sentinel(0)] if family == "t5" else []
   pairs = random_pairs(tokenizer.size - tokenizer.sentinels, opening)
-  scores, greedy = likelihoods.score(params, config, tokenizer, pairs, batch_size=batch_size)
+  scores, greedy = likelihoods.score(
+    LoadedModel(params, config, tokenizer), pairs, batch_size=batch_size
+  )
   assert not greedy.any()  # the chance is 1 in thousands
   for (before, after), score in zip(pairs, scores):
     table, places = (
@@ -115,7 +118,7 @@ def test_what_greedy_decoding_says_is_greedy_and_nothing_else_is(family, request
       (before, after[:-1]),
       (before, [*after[:-1], (after[-1] + 1) % tokenizer.size]),
     ]
-  _, greedy = likelihoods.score(params, config, tokenizer, pairs)
+  _, greedy = likelihoods.score(LoadedModel(params, config, tokenizer), pairs)
   assert greedy.tolist() == [True, True, False] * 3
 
 
@@ -123,9 +126,11 @@ def test_whole_texts_score_as_their_continuations_do(llama_model):
   params, config, tokenizer = llama_model
   pairs = random_pairs(tokenizer.size)
   rows, counted = [before + after for before, after in pairs], [len(after) for _, after in pairs]
-  found = likelihoods.whole(params, config, rows, counted, batch_size=4)
+  found = likelihoods.score_whole(
+    LoadedModel(params, config, tokenizer), rows, counted, batch_size=4
+  )
   np.testing.assert_allclose(
-    found, likelihoods.score(params, config, tokenizer, pairs)[0], rtol=1e-4
+    found, likelihoods.score(LoadedModel(params, config, tokenizer), pairs)[0], rtol=1e-4
   )
 
 
@@ -136,9 +141,9 @@ def test_a_mesh_and_progress_change_nothing(llama_model):
     (8, 1, 1), ("data", "fsdp", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 3
   )
   found = likelihoods.score(
-    params, config, tokenizer, pairs, batch_size=16, mesh=mesh, progress=said.append
+    LoadedModel(params, config, tokenizer, mesh), pairs, batch_size=16, progress=said.append
   )
-  expected = likelihoods.score(params, config, tokenizer, pairs)
+  expected = likelihoods.score(LoadedModel(params, config, tokenizer), pairs)
   np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
   assert said == sorted(said) and said[-1] == len(pairs)
 
@@ -146,16 +151,17 @@ def test_a_mesh_and_progress_change_nothing(llama_model):
 def test_continuations_that_cannot_be(llama_model):
   params, config, tokenizer = llama_model
   with pytest.raises(UserError, match="expected continuations of 1 to"):
-    likelihoods.score(params, config, tokenizer, [([3], [])])
+    likelihoods.score(LoadedModel(params, config, tokenizer), [([3], [])])
   with pytest.raises(UserError, match="as the model reads 64"):
-    likelihoods.score(params, config, tokenizer, [([3] * 60, [4] * 5)])
+    likelihoods.score(LoadedModel(params, config, tokenizer), [([3] * 60, [4] * 5)])
 
 
 def test_generated_ids_end_where_the_answer_does(t5_model, llama_model):
   first, last = t5_model[2].sentinel(0), t5_model[2].sentinel(3)
+  llama = LoadedModel(*llama_model)
   for tokens in ([first, 4, 5, last, 6], [4, 5, 1, 0]):
-    assert decoding.answer_tokens(t5_model[2], tokens) == [4, 5]
-  assert decoding.answer_tokens(llama_model[2], [4, 5, llama_model[2].eos, -1]) == [4, 5]
+    assert decoding.answer_tokens(LoadedModel(*t5_model), tokens) == [4, 5]
+  assert decoding.answer_tokens(llama, [4, 5, llama.tokenizer.eos, -1]) == [4, 5]
   assert (
     decoding.before_stop(" a b\nc", ("c", "\n")) == " a b"
     and decoding.before_stop(" a ", ()) == " a "

@@ -14,6 +14,7 @@ import pytest
 import tiny_attention
 
 from factshock.answering import probes, ranking
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import pretrained_tokenizers, prompts
 from factshock.devices import partitioning
 from factshock.models import decoder, families, t5
@@ -70,10 +71,9 @@ def observe(
   tokenizers, kind, facts=FACTS, shots=0, params=None, mesh=None, batch_size=8, **changes
 ):
   config, fresh = model_of(kind, tokenizers[kind], **changes)
-  asked = probes.prepare(config, tokenizers[kind], facts, texts_of(kind, facts, shots), CANDIDATES)
-  return probes.observe(
-    fresh if params is None else params, config, asked, batch_size=batch_size, mesh=mesh
-  )
+  model = LoadedModel(fresh if params is None else params, config, tokenizers[kind], mesh)
+  queries = probes.prepare(model, facts, texts_of(kind, facts, shots), CANDIDATES)
+  return probes.observe(model, queries, batch_size=batch_size)
 
 
 def assert_alike(one, other, rows=slice(None)):
@@ -160,8 +160,9 @@ def test_the_answers_are_those_that_ranking_scores(tokenizers, kind):
   count as a mean.
   """
   tokenizer = tokenizers[kind]
-  asked = probes.prepare(model_of(kind, tokenizer)[0], tokenizer, FACTS, texts_of(kind), CANDIDATES)
-  tries = ranking.prepare(tokenizer, texts_of(kind), ["born"] * 6, CANDIDATES).tries["born"]
+  model = LoadedModel(None, model_of(kind, tokenizer)[0], tokenizer)
+  asked = probes.prepare(model, FACTS, texts_of(kind), CANDIDATES)
+  tries = ranking.prepare(model, texts_of(kind), ["born"] * 6, CANDIDATES).tries["born"]
   place = 0 if kind == "llama" else 1
   first = {
     candidate: int(trie.next_CxL[row, place])
@@ -179,9 +180,8 @@ def test_the_answers_are_those_that_ranking_scores(tokenizers, kind):
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_marked_tokens_are_the_subject_in_the_models_own_prompt(tokenizers, kind):
   tokenizer = tokenizers[kind]
-  asked = probes.prepare(
-    model_of(kind, tokenizer)[0], tokenizer, FACTS, texts_of(kind, shots=2), CANDIDATES
-  )
+  model = LoadedModel(None, model_of(kind, tokenizer)[0], tokenizer)
+  asked = probes.prepare(model, FACTS, texts_of(kind, shots=2), CANDIDATES)
   for fact, tokens, marked in zip(FACTS, asked.prompts, asked.marked):
     said = tokenizer.decode([tokens[place] for place in marked]).strip()
     assert said == fact["subject"]
@@ -192,9 +192,8 @@ def test_facts_without_their_subject_are_left_out_and_counted(tokenizers, capsys
   config, params = model_of("t5", tokenizers["t5"])
   texts = texts_of("t5")
   texts[2] = "who is it ? <extra_id_0>"
-  found = probes.observe(
-    params, config, probes.prepare(config, tokenizers["t5"], FACTS, texts, CANDIDATES)
-  )
+  model = LoadedModel(params, config, tokenizers["t5"])
+  found = probes.observe(model, probes.prepare(model, FACTS, texts, CANDIDATES))
   assert (
     "1 of 6 facts are left out, as their prompts do not hold the subject" in capsys.readouterr().out
   )
@@ -208,7 +207,7 @@ def test_facts_without_their_subject_are_left_out_and_counted(tokenizers, capsys
     UserError,
     match="hold their subject word for word, got none in 6 facts, as of 'Ada Byron': 'who is it",
   ):
-    probes.prepare(config, tokenizers["t5"], FACTS, texts[2:3] * 6, CANDIDATES)
+    probes.prepare(model, FACTS, texts[2:3] * 6, CANDIDATES)
 
 
 def test_a_subject_before_the_window_is_left_out(tokenizers):
@@ -216,20 +215,19 @@ def test_a_subject_before_the_window_is_left_out(tokenizers):
   texts, counts = texts_of("llama"), []
   for window in (None, 6):
     config, _ = model_of("llama", tokenizers["llama"], sliding_window=window)
-    asked = probes.prepare(config, tokenizers["llama"], FACTS, texts, CANDIDATES)
+    asked = probes.prepare(LoadedModel(None, config, tokenizers["llama"]), FACTS, texts, CANDIDATES)
     counts.append(([len(marked) for marked in asked.marked], asked.seen))
   assert counts[1] == ([1] * 6, [6] * 6) and counts[0][0][0] > 1
   config, _ = model_of("llama", tokenizers["llama"], sliding_window=5)
   with pytest.raises(UserError, match="got none in 6 facts"):
-    probes.prepare(config, tokenizers["llama"], FACTS, texts, CANDIDATES)
+    probes.prepare(LoadedModel(None, config, tokenizers["llama"]), FACTS, texts, CANDIDATES)
 
 
 def test_a_model_with_fewer_tokens_is_refused(tokenizers):
   config, _ = model_of("t5", tokenizers["t5"])
   with pytest.raises(UserError, match="use the tokenizer the checkpoint was trained with"):
     probes.prepare(
-      dataclasses.replace(config, vocab_size=20),
-      tokenizers["t5"],
+      LoadedModel(None, dataclasses.replace(config, vocab_size=20), tokenizers["t5"]),
       FACTS,
       texts_of("t5"),
       CANDIDATES,

@@ -116,13 +116,13 @@ def test_a_ranking_is_written_whole_beside_the_predictions(tmp_path, family):
   tiny_folders.make(tmp_path, made.sentences)
   schema.write_facts(tmp_path / "facts.jsonl", made.facts)
   relations.write_relations(tmp_path / "relations.jsonl", made.relations)
-  rows = asking.ask(
-    None,
+  rows = asking.answer_facts(
     str(tmp_path / family),
     str(tmp_path / "facts.jsonl"),
     str(tmp_path / "said.jsonl"),
-    relations=str(tmp_path / "relations.jsonl"),
-    pub_quiz=str(tmp_path / "quiz"),
+    asking.AnswerOptions(
+      relations=str(tmp_path / "relations.jsonl"), pub_quiz=str(tmp_path / "quiz")
+    ),
   )
   metadata = json.loads((tmp_path / "quiz" / pub_quiz.METADATA).read_text())
   for relation, about in metadata.items():

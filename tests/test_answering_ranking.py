@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factshock.answering import batches, ranking, tries
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data.tokenizers import word_tokenizer
 from factshock.devices import partitioning
 from factshock.models import t5
@@ -46,6 +47,11 @@ PROMPTS = [
 KEYS = ["single", "prefixes", "other", "prefixes", "single", "other", "prefixes"]
 
 
+def loaded(params):
+  """The model of this file with these weights."""
+  return LoadedModel(params, CONFIG, TOKENIZER)
+
+
 @pytest.fixture(scope="module")
 def params():
   return make_params(0)
@@ -67,7 +73,7 @@ def padded(tokens, length):
 
 def pair_score(params, config, prompt, sequence, closing=()):
   """log P(targets begin with the sequence, and then any of the closing tokens), of one pair."""
-  inputs = padded(batches.encode_prompt(TOKENIZER, prompt), 14)
+  inputs = padded(batches.encode_prompt(loaded(None), prompt), 14)
   logits = forward(params, config, inputs, padded([*sequence, *closing[:1]], 9))
   log_p = np.asarray(jax.nn.log_softmax(logits))[0].astype(np.float64)
   score = sum(log_p[place, token] for place, token in enumerate(sequence))
@@ -91,7 +97,9 @@ def brute_force(params, config, prompt, names):
 def test_equals_scoring_each_pair_alone(change):
   config = dataclasses.replace(CONFIG, **change)
   params = make_params(1, config)
-  scores = ranking.rank(params, config, TOKENIZER, PROMPTS, KEYS, CANDIDATES, batch_size=8)
+  scores = ranking.rank(
+    LoadedModel(params, config, TOKENIZER), PROMPTS, KEYS, CANDIDATES, batch_size=8
+  )
   for prompt, key, got in zip(PROMPTS, KEYS, scores):
     expected = brute_force(params, config, prompt, CANDIDATES[key])
     assert got.dtype == np.float32
@@ -99,31 +107,29 @@ def test_equals_scoring_each_pair_alone(change):
 
 
 def test_scores_do_not_depend_on_batch_size_or_company(params):
-  together = ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)
-  apart = ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES, batch_size=2)
+  together = ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES)
+  apart = ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES, batch_size=2)
   for one, other in zip(together, apart):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-  alone = ranking.rank(
-    params, CONFIG, TOKENIZER, PROMPTS[2:3], KEYS[2:3], {"other": CANDIDATES["other"]}
-  )
+  alone = ranking.rank(loaded(params), PROMPTS[2:3], KEYS[2:3], {"other": CANDIDATES["other"]})
   np.testing.assert_allclose(alone[0], together[2], rtol=1e-4, atol=1e-5)
 
 
 def test_candidates_cut_into_several_tries_score_the_same(params, monkeypatch):
-  whole = ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)
+  whole = ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES)
   build = tries.build
   monkeypatch.setattr(tries, "build", lambda sequences, closing: build(sequences, closing, 5))
-  queries = ranking.prepare(TOKENIZER, PROMPTS, KEYS, CANDIDATES)
+  queries = ranking.prepare(loaded(None), PROMPTS, KEYS, CANDIDATES)
   assert len(queries.tries["prefixes"]) > 1
-  for one, other in zip(whole, ranking.rank_prepared(params, CONFIG, queries)):
+  for one, other in zip(whole, ranking.rank_prepared(loaded(params), queries)):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_queries_whose_logits_are_made_in_parts_score_the_same(params, monkeypatch):
-  whole = ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)
+  whole = ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES)
   monkeypatch.setattr(ranking, "LOGIT_BYTES", {"cpu": 1})
   assert [ranking._parts(count, 10, 1) for count in (1, 6)] == [1, 6]
-  for one, other in zip(whole, ranking.rank(params, CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)):
+  for one, other in zip(whole, ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES)):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
   monkeypatch.setattr(ranking, "LOGIT_BYTES", {"cpu": 30})
   assert [ranking._parts(count, 10, 1) for count in (1, 3, 4, 7, 12)] == [
@@ -136,10 +142,12 @@ def test_queries_whose_logits_are_made_in_parts_score_the_same(params, monkeypat
 
 
 def test_a_mesh_gives_the_same_scores(params):
-  queries = ranking.prepare(TOKENIZER, PROMPTS[1:4], KEYS[1:4], CANDIDATES)
-  one = ranking.rank_prepared(params, CONFIG, queries)
+  queries = ranking.prepare(loaded(None), PROMPTS[1:4], KEYS[1:4], CANDIDATES)
+  one = ranking.rank_prepared(loaded(params), queries)
   mesh = partitioning.make_mesh(devices=jax.devices()[:3])
-  for alone, shared in zip(one, ranking.rank_prepared(params, CONFIG, queries, mesh)):
+  for alone, shared in zip(
+    one, ranking.rank_prepared(LoadedModel(params, CONFIG, TOKENIZER, mesh), queries)
+  ):
     np.testing.assert_allclose(alone, shared, rtol=1e-4, atol=1e-5)
 
 
@@ -157,7 +165,7 @@ def test_probabilities_of_a_relation_add_up_to_at_most_one(names):
   # a model that says little but the start and these three words: the sum comes near 1
   head = params["head"] * 0
   params = dict(params, head=head)
-  scores = ranking.rank(params, CONFIG, TOKENIZER, ["w1 <extra_id_0>"], ["r"], {"r": names})[0]
+  scores = ranking.rank(loaded(params), ["w1 <extra_id_0>"], ["r"], {"r": names})[0]
   assert np.exp(scores).sum() <= 1 + 1e-5
   # every token has p = 1 / V under this head, so the scores are known
   parts = [name.split() for name in names]
@@ -218,12 +226,12 @@ def test_single_token_candidates_take_two_contexts_whatever_their_number():
 
 
 def test_other_weights_compile_nothing(params):
-  queries = ranking.prepare(TOKENIZER, PROMPTS, KEYS, CANDIDATES)
-  first = ranking.rank_prepared(params, CONFIG, queries)
+  queries = ranking.prepare(loaded(None), PROMPTS, KEYS, CANDIDATES)
+  first = ranking.rank_prepared(loaded(params), queries)
   before = ranking._start._cache_size(), ranking._score._cache_size()
-  second = ranking.rank_prepared(make_params(5), CONFIG, queries)
-  ranking.rank(make_params(6), CONFIG, TOKENIZER, PROMPTS, KEYS, CANDIDATES)
-  ranking.rank_prepared(jax.tree.map(np.asarray, params), CONFIG, queries)
+  second = ranking.rank_prepared(loaded(make_params(5)), queries)
+  ranking.rank(loaded(make_params(6)), PROMPTS, KEYS, CANDIDATES)
+  ranking.rank_prepared(loaded(jax.tree.map(np.asarray, params)), queries)
   assert (ranking._start._cache_size(), ranking._score._cache_size()) == before
   assert not np.allclose(first[0], second[0])
 
@@ -234,13 +242,13 @@ def test_relations_of_like_sizes_share_what_is_compiled(params):
     for number in range(4)
   }
   ranking._score.clear_cache()
-  ranking.rank(params, CONFIG, TOKENIZER, ["w1 <extra_id_0>"] * 4, list(names), names, batch_size=4)
+  ranking.rank(loaded(params), ["w1 <extra_id_0>"] * 4, list(names), names, batch_size=4)
   assert ranking._score._cache_size() == 1
 
 
 def test_candidates_that_tokenize_alike_score_alike(params):
   names = {"r": ["unknown", "w1", "unheard"]}
-  scores = ranking.rank(params, CONFIG, TOKENIZER, ["<extra_id_0>"], ["r"], names)[0]
+  scores = ranking.rank(loaded(params), ["<extra_id_0>"], ["r"], names)[0]
   assert scores[0] == scores[2] != scores[1]
 
 
@@ -268,15 +276,15 @@ def test_batches_hold_every_place_once_and_have_few_sizes(count, size):
       UserError,
       "at most 1024 tokens, got 2002",
     ),
-    (["<extra_id_0>"], [], {"r": ["w1"]}, ValueError, "one key a prompt"),
+    (["<extra_id_0>"], [], {"r": ["w1"]}, ValueError, "one relation a prompt"),
   ],
 )
 def test_bad_input(prompts, keys, candidates, error, words):
   with pytest.raises(error, match=words):
-    ranking.prepare(TOKENIZER, prompts, keys, candidates)
+    ranking.prepare(loaded(None), prompts, keys, candidates)
 
 
 def test_a_model_of_another_vocabulary_is_refused(params):
   small = dataclasses.replace(CONFIG, vocab_size=TOKENIZER.size - 1)
   with pytest.raises(UserError, match="tokenizer the checkpoint was trained with"):
-    ranking.rank(params, small, TOKENIZER, PROMPTS, KEYS, CANDIDATES)
+    ranking.rank(LoadedModel(params, small, TOKENIZER), PROMPTS, KEYS, CANDIDATES)

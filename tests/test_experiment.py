@@ -311,19 +311,20 @@ def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, mode):
 def test_a_config_that_is_given_cuts_the_weights_of_the_model_that_is_asked(finished, tmp_path):
   """As --config.mesh.fsdp=2 does: the answers are those of a model that is whole on each device."""
   from factshock.answering import asking
+  from factshock.checkpoints import loading
   from tests.helpers import tiny
 
   config, found = tiny.get_config(), {}
   for fsdp in (1, 2):
     config.mesh.fsdp = fsdp
-    assert (
-      asking.open_model(f"{finished[0]}/checkpoints/finetune/0", config).mesh.shape["fsdp"] == fsdp
-    )
-    found[fsdp] = asking.ask(
-      config,
-      f"{finished[0]}/checkpoints/finetune/0",
+    checkpoint = f"{finished[0]}/checkpoints/finetune/0"
+    assert loading.open_model(checkpoint, config)[0].mesh.shape["fsdp"] == fsdp
+    found[fsdp] = asking.answer_facts(
+      checkpoint,
       f"{finished[0]}/facts/0/test.jsonl",
       str(tmp_path / f"{fsdp}.jsonl"),
+      asking.AnswerOptions(),
+      config=config,
     )
   assert [row["prediction"] for row in found[1]] == [row["prediction"] for row in found[2]]
   assert [row["score"] for row in found[2]] == pytest.approx(

@@ -9,7 +9,8 @@ import hf_t5
 import numpy as np
 import pytest
 
-from factshock.answering import batches, beams, decoding
+from factshock.answering import batches, beams, sampling
+from factshock.checkpoints.loading import LoadedModel
 from factshock.models import decoder, t5
 
 T5 = dict(
@@ -85,13 +86,11 @@ def _until_end(row):
 def ours(function, name, **options):
   config = CONFIGS[name]
   tokens, scores = function(
-    models(name)[1],
-    config,
+    LoadedModel(models(name)[1], config, None),
     prompts_of(config),
     (np.array(ENDS, np.int32), -1),
     max_length=LENGTH,
     batch_size=256,
-    left=isinstance(config, decoder.LlamaConfig),
     **options,
   )
   return [[int(token) for token in row if token != batches.ENDED] for row in tokens], scores
@@ -104,7 +103,7 @@ def test_greedy(name):
   assert (
     len({len(row) for row in expected}) > 3 and len(set(map(tuple, expected))) > 50
   )  # something to compare
-  assert ours(decoding.sample, name)[0] == expected
+  assert ours(sampling.sample, name)[0] == expected
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0])
@@ -124,7 +123,7 @@ def test_beams(name, length_penalty):
 
 @pytest.mark.parametrize("name", ["t5 v1.1", "mistral"])
 def test_one_beam_is_greedy(name):
-  greedy = ours(decoding.sample, name)
+  greedy = ours(sampling.sample, name)
   single = ours(beams.search, name, beams=1, length_penalty=0.0)
   assert single[0] == greedy[0]
   np.testing.assert_allclose(single[1], greedy[1], rtol=1e-4)

@@ -106,11 +106,11 @@ def test_what_a_model_generates_is_greedy(llama, t5):
   for model, context in ((llama, CONTEXTS[0]), (t5, "where was Ada Byron born ?")):
     (said,) = model.generate_until(ask((context, {"until": [], "max_gen_toks": 4})))
     assert said.strip()
-    inputs, after = language_model.encode_pair(model.asked.tokenizer, context, f" {said.strip()}")
+    inputs, after = language_model.encode_pair(model.loaded, context, f" {said.strip()}")
     answered = model.loglikelihood(
       ask((context, f" {said.strip()}"), (context, f" {said.strip()} Tokyo Tokyo"))
     )
-    decoded = model.asked.tokenizer.decode(after[0 if model.decoder_only else 1 :]).strip()
+    decoded = model.loaded.tokenizer.decode(after[0 if model.loaded.decoder_only else 1 :]).strip()
     assert decoded == said.strip() and not answered[1][1]
 
 
@@ -120,8 +120,8 @@ def test_rolling_likelihoods_are_those_of_the_harness(llama, home):
   found = llama.loglikelihood_rolling(requests)
   asked = [instance(request, "loglikelihood_rolling") for request in requests[:3]]
   expected = harness_model(home, bos=False).loglikelihood_rolling(asked, disable_tqdm=True)
-  tokens = len(llama.asked.tokenizer.encode(texts[1]))
-  assert tokens > 2 * llama.asked.model.max_length  # several windows
+  tokens = len(llama.loaded.tokenizer.encode(texts[1]))
+  assert tokens > 2 * llama.loaded.model_config.max_length  # several windows
   np.testing.assert_allclose(found[:3], expected, rtol=1e-4)
   assert found[3] == 0.0
 
@@ -162,12 +162,12 @@ def test_a_context_that_is_too_long_loses_its_first_tokens(llama, theirs, capsys
   long = " ".join(LINES * 12)
   ((score, _),) = llama.loglikelihood(ask((long, " London")))
   assert "1 of 1 contexts are longer than the model reads" in capsys.readouterr().out
-  tokenizer = llama.asked.tokenizer
-  inputs, after = language_model.encode_pair(tokenizer, long, " London")
+  tokenizer = llama.loaded.tokenizer
+  inputs, after = language_model.encode_pair(llama.loaded, long, " London")
   kept = [tokenizer.bos, *inputs[-(64 - len(after) - 1) :]]
   from factshock.answering import likelihoods
 
-  expected = likelihoods.score(*llama.asked[:3], [(kept, after)])[0][0]
+  expected = likelihoods.score(llama.loaded, [(kept, after)])[0][0]
   assert score == pytest.approx(expected, rel=1e-5)
   (said,) = llama.generate_until(ask((long, {"until": ["\n"], "max_gen_toks": 8})))
   assert isinstance(said, str)

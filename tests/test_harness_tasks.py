@@ -146,14 +146,11 @@ def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, ta
   from factshock.facts import schema
 
   schema.write_facts(tmp_path / "facts.jsonl", facts)
-  rows = asking.ask(
-    None,
+  rows = asking.answer_facts(
     str(home / family),
     str(tmp_path / "facts.jsonl"),
     str(tmp_path / "own.jsonl"),
-    mode="generate",
-    relations=source,
-    max_tokens=16,
+    asking.AnswerOptions(mode="generate", relations=source),
   )
   found = reading.read(samples[task])
   assert [found.strings[code] for code in found.prediction] == [row["prediction"] for row in rows]

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from factshock.answering import decoding
+from factshock.answering import sampling
+from factshock.checkpoints.loading import LoadedModel
 from factshock.models import decoder, layers, lora, t5
 from factshock.runtime.errors import UserError
 from factshock.training import optimizers, train_step
@@ -204,9 +205,9 @@ def test_large_weights_as_bits_generate_the_same_tokens(monkeypatch):
   config = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")
   params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
   prompts, ends = [[3, 4, 5], [6, 7], [8, 9, 10, 11]], (np.array([1], np.int32), -1)
-  plain = decoding.sample(params, config, prompts, ends, max_length=4, left=True)
+  plain = sampling.sample(LoadedModel(params, config, None), prompts, ends, max_length=4)
   monkeypatch.setattr(layers, "UNSTACKED_BYTES", 0)
   jax.clear_caches()
-  bits = decoding.sample(params, config, prompts, ends, max_length=4, left=True)
+  bits = sampling.sample(LoadedModel(params, config, None), prompts, ends, max_length=4)
   np.testing.assert_array_equal(bits[0], plain[0])
   np.testing.assert_allclose(bits[1], plain[1], rtol=0.02)

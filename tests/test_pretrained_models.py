@@ -21,6 +21,8 @@ import tiny_pretrained
 
 from configs import remedies
 from factshock.answering import asking
+from factshock.answering.decoding import DecodingOptions
+from factshock.answering.prompting import Prompting
 from factshock.checkpoints import conversion, interpolation, store
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
@@ -82,11 +84,17 @@ def adapted(request, home, tmp_path_factory):
   return request.param, finetuning.run(config, str(workdir), ratio=1.0)
 
 
-def ask(home, checkpoint, output, mode="rank", **options):
-  relations = {"relations": str(home / "relations.jsonl")}
-  return asking.ask(
-    None, str(checkpoint), str(home / "some.jsonl"), str(output), mode=mode, **relations, **options
+def ask(home, checkpoint, output, mode="rank", *, shots=0, shot_facts=None, **options):
+  decoding_options = {"max_length": options.pop("max_tokens", 16)}
+  decoding_options |= options.pop("decoding_options", {})
+  answer_options = asking.AnswerOptions(
+    mode=mode,
+    prompting=Prompting(options.pop("prompt", None), shots, shot_facts),
+    decoding=DecodingOptions(**decoding_options),
+    relations=str(home / "relations.jsonl"),
+    **options,
   )
+  return asking.answer_facts(str(checkpoint), str(home / "some.jsonl"), str(output), answer_options)
 
 
 def same_answers(one, other):
@@ -158,16 +166,17 @@ def test_generating_with_shots_and_saying_what_is_known(home, trained, tmp_path)
   assert (
     np.mean([row["score"] for row in beams]) > np.mean([row["score"] for row in rows]) - 1e-3
   )  # likelier answers
-  known = asking.assess(
-    None,
+  known = asking.assess_knowledge(
     checkpoint,
     str(home / "some.jsonl"),
     str(tmp_path / "known.jsonl"),
-    **shots,
-    sets=2,
-    samples=2,
-    max_tokens=8,
-    relations=str(home / "relations.jsonl"),
+    asking.KnowledgeOptions(
+      prompting=Prompting(**shots),
+      max_tokens=8,
+      sets=2,
+      samples=2,
+      relations=str(home / "relations.jsonl"),
+    ),
   )
   assert known == schema.read_facts(tmp_path / "known.jsonl")
   assert all(

@@ -1,36 +1,59 @@
 """Prompts as padded batches of few sizes, on one device or shared over a mesh."""
 
 import bisect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import batching, decoder_text
 from factshock.devices import partitioning
 from factshock.models import layers
+from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
+from factshock.types import Array, Params, Tokenizer
 
 ENDED = -1  # in place of a token, after the end of a generated answer
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
 PACKED = 64  # tokens of a row that holds several prompts, at least
 LENGTHS = (*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16), *range(128, LONGEST + 1, 64))
 
+T = TypeVar("T")
 
-def encode_prompt(tokenizer, prompt, longest=LONGEST):
-  """Token ids of a prompt: for a T5 with EOS at the end, for a decoder-only model with BOS, if any, before it.
+# Puts a batch [B, ...] on the devices of the weights; B may grow by padding.
+Spread: TypeAlias = Callable[[np.ndarray], Array]
+
+
+class Generate(Protocol):
+  """Generates for one batch, of whose rows only the first `used` count."""
+
+  def __call__(
+    self, params: Params, inputs_BxS: Array, indices_B: Array, used: np.int32
+  ) -> tuple[Array, Array]:
+    """Returns tokens [B, ..., T] and scores [B, ...] of prompts with these indices."""
+    ...
+
+
+def encode_prompt(model: LoadedModel, prompt: str, longest: int = LONGEST) -> list[int]:
+  """Returns the token ids of a prompt.
+
+  For a T5 EOS is at the end; for a decoder-only model BOS, if it has one, is before it.
 
   Raises:
-    UserError: no token, for a T5 no place for the answer, or more than `longest` tokens.
+    UserError: no token, for a T5 no blank for the answer, or more than `longest` tokens.
   """
   shown = prompt if len(prompt) <= 80 else prompt[:77] + "..."
-  if is_decoder_only(tokenizer):
+  tokenizer = model.tokenizer
+  if model.decoder_only:
     tokens = decoder_text.encode_prompt(tokenizer, prompt)
   else:
     tokens = [*tokenizer.encode(prompt), tokenizer.eos]
   if not tokens:
     raise UserError("prompt '': expected some text, got none")
-  if not is_decoder_only(tokenizer) and tokenizer.sentinel(0) not in tokens:
+  if not model.decoder_only and tokenizer.sentinel(0) not in tokens:
     raise UserError(
       f"prompt {shown!r}: expected <extra_id_0> where the answer goes, got none; "
       "add it to the prompt"
@@ -42,39 +65,47 @@ def encode_prompt(tokenizer, prompt, longest=LONGEST):
   return tokens
 
 
-def is_decoder_only(tokenizer):
-  """Whether a tokenizer is one of decoder-only models: it has no sentinels."""
-  return tokenizer.sentinels == 0
+def closing_tokens(model: LoadedModel) -> list[int]:
+  """Returns the tokens that end an answer, EOS first.
 
-
-def closing_tokens(tokenizer):
-  """Tokens that end an answer, EOS first: then <extra_id_1>, or for a decoder-only model the end of the line."""
-  if not is_decoder_only(tokenizer):
+  The other is <extra_id_1>, or for a decoder-only model the end of the line.
+  """
+  tokenizer = model.tokenizer
+  if not model.decoder_only:
     return [tokenizer.eos, tokenizer.sentinel(1)]
   return [tokenizer.eos, *stop_tokens(tokenizer, (decoder_text.STOP,))]
 
 
-def stop_tokens(tokenizer, stops):
-  """Ids of the stop strings that are one token of their own, as "\\n" is of Llama's."""
-  last = [tokenizer.encode(stop)[-1:] for stop in stops]
-  return [
-    ids[0] for ids, stop in zip(last, stops) if ids and tokenizer.decode(ids).strip(" ") == stop
-  ]
+def stop_tokens(tokenizer: Tokenizer, stops: Iterable[str]) -> list[int]:
+  r"""Returns the ids of the stop strings that are one token of their own, as "\n" is of Llama's."""
+  tokens = []
+  for stop in stops:
+    last = tokenizer.encode(stop)[-1:]
+    if last and tokenizer.decode(last).strip(" ") == stop:
+      tokens.append(last[0])
+  return tokens
 
 
-def check_room(tokens, model_config, more):
-  """Raises a UserError where a prompt and `more` tokens are more than the model has positions (if it has a limit)."""
+def check_length(longest: int, model_config: ModelConfig, more: int) -> None:
+  """Checks that a prompt of `longest` tokens and `more` fit into the model's positions, if limited.
+
+  Raises:
+    UserError: they do not.
+  """
   limit = getattr(model_config, "max_length", None)
-  longest = max(map(len, tokens), default=0)
   if limit is not None and longest + more > limit:
     raise UserError(
-      f"prompt: expected at most {limit - more} tokens, as the model reads {limit} and the answer takes "
-      f"{more}, got {longest}; use fewer shots"
+      f"prompt: expected at most {limit - more} tokens, as the model reads {limit} and the answer "
+      f"takes {more}, got {longest}; use fewer shots"
     )
 
 
-def check_vocabulary(tokenizer_size, model_config):
-  """Raises a UserError where the model has fewer tokens than the tokenizer."""
+def check_vocabulary(tokenizer_size: int, model_config: ModelConfig) -> None:
+  """Checks that a model has as many tokens as the tokenizer.
+
+  Raises:
+    UserError: it has fewer.
+  """
   if model_config.vocab_size < tokenizer_size:
     raise UserError(
       f"model: expected at least the tokenizer's {tokenizer_size} tokens, got a vocabulary of "
@@ -82,43 +113,52 @@ def check_vocabulary(tokenizer_size, model_config):
     )
 
 
-def split(places, size):
+def split(items: Sequence[T], size: int) -> list[tuple[tuple[T, ...], int]]:
   """Cuts a list into parts of `size`; the rest into parts of a quarter, a sixteenth ... of it.
 
-  Returns: list of (part, rows): only the last part has fewer places than rows. Few sizes, little padding.
+  Returns:
+    A list of (part, rows): few sizes, and only the last part has fewer items than rows, so there
+    is little padding.
   """
   parts = []
-  while places:
-    if len(places) < size and size >= 8 and len(places) <= size // 4 * 3:
+  while items:
+    if len(items) < size and size >= 8 and len(items) <= size // 4 * 3:
       size //= 4
       continue
-    parts.append((tuple(places[:size]), size))
-    places = places[size:]
+    parts.append((tuple(items[:size]), size))
+    items = items[size:]
   return parts
 
 
-def pad(tokens, places, rows, left=False):
-  """int32 [rows, S] of the token lists at `places`, S from a short list of lengths, above LONGEST a multiple of 256.
+def pad(
+  tokens: Sequence[Sequence[int]], indices: Sequence[int], rows: int, left: bool = False
+) -> np.ndarray:
+  """Returns the token lists at some indices as one array, int32 [rows, S].
 
-  The rest is 0, as T5 pads; with `left` it stands before the tokens and is decoder_text.PAD.
+  S is from a short list of lengths, above LONGEST a multiple of 256. The rest is 0, as T5 pads;
+  with `left` it stands before the tokens and is decoder_text.PAD.
   """
-  longest = max(len(tokens[place]) for place in places)
-  length = (
-    LENGTHS[bisect.bisect_left(LENGTHS, longest)]
-    if longest <= LONGEST
-    else -(-longest // 256) * 256
-  )
+  longest = max(len(tokens[index]) for index in indices)
+  if longest <= LONGEST:
+    length = LENGTHS[bisect.bisect_left(LENGTHS, longest)]
+  else:
+    length = -(-longest // 256) * 256
   inputs_BxS = np.full((rows, length), decoder_text.PAD if left else 0, np.int32)
-  for row, place in enumerate(places):
-    start = length - len(tokens[place]) if left else 0
-    inputs_BxS[row, start : start + len(tokens[place])] = tokens[place]
+  for row, index in enumerate(indices):
+    start = length - len(tokens[index]) if left else 0
+    inputs_BxS[row, start : start + len(tokens[index])] = tokens[index]
   return inputs_BxS
 
 
-def packed(inputs_BxS, left=False):
-  """Prompts from `pad`, several to a row: numpy (tokens_RxL, segments_RxL, place_BxS), as a family's `start` takes them.
+def pack(inputs_BxS: np.ndarray, left: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Puts several prompts from `pad` into each row, as a family's `start` takes them.
 
-  With `left` the last token of each is left out. R is rounded up, as every number of rows is compiled anew.
+  With `left` the last token of each prompt is left out. R is rounded up, as every number of rows is
+  compiled anew.
+
+  Returns:
+    The tokens [R, L], their segments [R, L] and positions [B, S], the flat index of each prompt's
+    tokens among the R * L.
   """
   filler = decoder_text.PAD if left else 0
   inputs_BxS = inputs_BxS[:, :-1] if left else inputs_BxS
@@ -127,61 +167,69 @@ def packed(inputs_BxS, left=False):
   row_B, start_Bx1, segment_B = batching.fit(used_BxS.sum(axis=1)[:, None], (length,))
   step = max(1, inputs_BxS.size // length // 16)
   rows = -(-(int(row_B.max()) + 1) // step) * step
-  which, column = np.nonzero(used_BxS)
-  place_BxS = np.zeros(inputs_BxS.shape, np.int32)
-  place_BxS[which, column] = (row_B * length + start_Bx1[:, 0] - used_BxS.argmax(axis=1))[
-    which
-  ] + column
+  prompts_U, columns_U = np.nonzero(used_BxS)
+  shift_B = row_B * length + start_Bx1[:, 0] - used_BxS.argmax(axis=1)
+  positions_BxS = np.zeros(inputs_BxS.shape, np.int32)
+  positions_BxS[prompts_U, columns_U] = shift_B[prompts_U] + columns_U
   tokens_N = np.full(rows * length, filler, np.int32)
   segments_N = np.zeros(rows * length, np.int32)
-  tokens_N[place_BxS[used_BxS]], segments_N[place_BxS[used_BxS]] = (
-    inputs_BxS[used_BxS],
-    segment_B[which],
-  )
-  return tokens_N.reshape(rows, length), segments_N.reshape(rows, length), place_BxS
+  tokens_N[positions_BxS[used_BxS]] = inputs_BxS[used_BxS]
+  segments_N[positions_BxS[used_BxS]] = segment_B[prompts_U]
+  return tokens_N.reshape(rows, length), segments_N.reshape(rows, length), positions_BxS
 
 
-def run(function, params, prompts, max_length, batch_size, mesh=None, left=False):
-  """Generates for prompts (lists of token ids) in batches of like length, without waiting between them.
+def run(
+  generate: Generate,
+  model: LoadedModel,
+  prompts: Sequence[Sequence[int]],
+  max_length: int,
+  batch_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Generates for prompts in batches of like length, without waiting between them.
 
   Args:
-    function: (params, inputs_BxS, which_B, used) -> (tokens [B, ..., max_length], scores [B, ...]); which_B holds the prompts'
-      places, and only the first `used` rows count.
-  Returns: (int32 [prompts, ..., max_length], ENDED after a row's end; float32 [prompts, ...]), in the order of the prompts.
+    generate: what runs one batch.
+    model: the model whose weights it gets.
+    prompts: lists of token ids.
+    max_length: tokens generated at most.
+    batch_size: prompts at a time.
+
+  Returns:
+    Tokens, int32 [prompts, ..., max_length], ENDED after a row's end, and scores, float32
+    [prompts, ...], in the order of the prompts.
   """
-  params, spread = placed(params, mesh)
-  places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+  params, spread = place(model.params, model.mesh)
+  order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
   pending = []
-  for part, rows in split(places, batch_size):
+  for indices, rows in split(order, batch_size):
     interruption.raise_if_requested()
-    which_B = spread(np.array([*part, *[0] * (rows - len(part))], np.int32))
-    pending.append(
-      (
-        list(part),
-        *function(params, spread(pad(prompts, part, rows, left)), which_B, np.int32(len(part))),
-      )
-    )
-  between = pending[0][2].shape[1:] if pending else ()
+    filler = [0] * (rows - len(indices))
+    indices_B = spread(np.array([*indices, *filler], np.int32))
+    inputs_BxS = spread(pad(prompts, indices, rows, model.decoder_only))
+    results = generate(params, inputs_BxS, indices_B, np.int32(len(indices)))
+    pending.append((list(indices), results))
+  between = pending[0][1][1].shape[1:] if pending else ()
   tokens = np.full((len(prompts), *between, max_length), ENDED, np.int32)
   scores = np.zeros((len(prompts), *between), np.float32)
-  for part, its_tokens, its_scores in pending:  # only now wait for the devices
+  for indices, results in pending:  # only now wait for the devices
     interruption.raise_if_requested()
-    its_tokens, its_scores = partitioning.fetch((its_tokens, its_scores))
-    tokens[part], scores[part] = its_tokens[: len(part)], its_scores[: len(part)]
+    tokens_B, scores_B = partitioning.fetch(results)
+    tokens[indices] = tokens_B[: len(indices)]
+    scores[indices] = scores_B[: len(indices)]
   return tokens, scores
 
 
-def placed(params, mesh):
-  """Weights on their devices, and the function that puts a batch [B, ...] there (B may grow by padding).
+def place(params: Params, mesh: jax.sharding.Mesh | None) -> tuple[Params, Spread]:
+  """Puts weights on their devices; returns them and what puts a batch there.
 
-  Without a mesh all is on the default device; else the weights are on the mesh as partitioning's rules say and each
-  batch is cut over it, padded to a multiple of the parts.
+  Without a mesh all is on the default device; else the weights are on the mesh as partitioning's
+  rules say and each batch is cut over it, padded to a multiple of the parts.
   """
   params = layers.bits_on_cpu(params)
   if mesh is None:
     return jax.device_put(params), lambda batch: batch
 
-  def spread(batch):
+  def spread(batch: np.ndarray) -> Array:
     missing = -len(batch) % partitioning.batch_shard_count(mesh)
     padded = np.pad(batch, ((0, missing),) + ((0, 0),) * (batch.ndim - 1))
     return partitioning.shard_batch({"batch": padded}, mesh)["batch"]

@@ -1,156 +1,162 @@
-"""Beam search with a key-value cache under jit, with the rules of transformers' `generate` (early_stopping=False)."""
+"""Beam search with a key-value cache under jit.
+
+The rules are those of transformers' `generate` (early_stopping=False).
+"""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from factshock.answering import batches
+from factshock.answering.sampling import Ends, State
+from factshock.checkpoints.loading import LoadedModel
 from factshock.models import families
+from factshock.models.model_config import ModelConfig
+from factshock.types import Array, Params
 
 LOWEST = -1e9  # the score of what is not there
 
 
 def search(
-  params,
-  config,
-  prompts,
-  ends,
+  model: LoadedModel,
+  prompts: Sequence[Sequence[int]],
+  ends: Ends,
   *,
-  beams,
-  length_penalty,
-  max_length,
-  batch_size=256,
-  mesh=None,
-  left=False,
-):
-  """The best of `beams` hypotheses for each prompt's token ids, and its log-probability; see `search_all`.
+  beams: int,
+  length_penalty: float,
+  max_length: int,
+  batch_size: int = 256,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the best of `beams` hypotheses for each prompt's token ids; see `search_all`.
 
-  Returns: (int32 [prompts, max_length], batches.ENDED after a row's end; float32 [prompts]).
+  Args:
+    model: the model to ask.
+    prompts: lists of ids.
+    ends: ids that end a text, as from `decoding.end_tokens`.
+    beams: hypotheses that are followed.
+    length_penalty: see `search_all`.
+    max_length: tokens at most.
+    batch_size: prompts at a time.
+
+  Returns:
+    Tokens, int32 [prompts, max_length], batches.ENDED after a row's end, and log-probabilities,
+    float32 [prompts].
   """
   tokens, scores = search_all(
-    params,
-    config,
+    model,
     prompts,
     ends,
     beams=beams,
     length_penalty=length_penalty,
     max_length=max_length,
     batch_size=batch_size,
-    mesh=mesh,
-    left=left,
   )
   return tokens[:, 0], scores[:, 0]
 
 
 def search_all(
-  params,
-  config,
-  prompts,
-  ends,
+  model: LoadedModel,
+  prompts: Sequence[Sequence[int]],
+  ends: Ends,
   *,
-  beams,
-  length_penalty,
-  max_length,
-  batch_size=256,
-  mesh=None,
-  left=False,
-):
-  """The `beams` best hypotheses for each prompt's token ids, best first, and their log-probabilities.
+  beams: int,
+  length_penalty: float,
+  max_length: int,
+  batch_size: int = 256,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the `beams` best hypotheses for each prompt's token ids, best first.
 
-  A hypothesis that ends counts as log-probability / tokens ** length_penalty, its closing token included; a
-  prompt's search is over when the best open hypothesis, counted at its present length, falls behind `beams` ended ones.
+  A hypothesis that ends counts as log-probability / tokens ** length_penalty, its closing token
+  included; a prompt's search is over when the best open hypothesis, counted at its present length,
+  falls behind `beams` ended ones.
 
   Args:
-    prompts, ends, left: as in decoding.sample.
-  Returns: (int32 [prompts, beams, max_length], batches.ENDED after a row's end; float32 [prompts, beams], LOWEST where there are
-    fewer hypotheses).
-  """
-  closing, opening = ends
+    model: the model to ask.
+    prompts: lists of ids.
+    ends: ids that end a text, as from `decoding.end_tokens`.
+    beams: hypotheses that are followed.
+    length_penalty: the exponent above.
+    max_length: tokens at most.
+    batch_size: prompts at a time.
 
-  def run(params, inputs_BxS, _, used):
+  Returns:
+    Tokens, int32 [prompts, beams, max_length], batches.ENDED after a row's end, and
+    log-probabilities, float32 [prompts, beams], LOWEST where there are fewer hypotheses.
+  """
+  closing_E, opening = ends
+
+  def generate(params: Params, inputs_BxS: Array, _: Array, used: np.int32) -> tuple[Array, Array]:
     return _search(
       params,
-      config,
+      model.model_config,
       max_length,
       beams,
       inputs_BxS,
-      closing,
+      closing_E,
       np.int32(opening),
       used,
       np.float32(length_penalty),
     )
 
-  tokens, scores = batches.run(run, params, prompts, max_length, batch_size, mesh, left)
-  return tokens.reshape(len(prompts), beams, max_length), scores.reshape(
-    len(prompts), beams
-  )  # of no prompts too
+  tokens, scores = batches.run(generate, model, prompts, max_length, batch_size)
+  # The shapes are those of no prompts too.
+  return tokens.reshape(len(prompts), beams, max_length), scores.reshape(len(prompts), beams)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _search(
-  params, config, max_length, beams, inputs_BxS, closing_E, opening, used, length_penalty
-):
-  """The tokens [B, K, max_length] and scores [B, K] of one batch, of which the first `used` rows count.
+def _search(  # noqa: PLR0913 (arguments of a compiled function: a dataclass would be a pytree)
+  params: Params,
+  config: ModelConfig,
+  max_length: int,
+  beams: int,
+  inputs_BxS: Array,
+  closing_E: Array,
+  opening: Array,
+  used: Array,
+  length_penalty: Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Searches for one batch, of which the first `used` rows count.
 
   K beams a prompt; R = B * K rows of the cache. The loop ends when no search is open.
+
+  Returns:
+    The tokens [B, K, max_length] and scores [B, K].
   """
-  module = families.of(config)
+  family = families.of(config)
   batch = inputs_BxS.shape[0]
   vocabulary = config.vocab_size
-  cache, first_B = module.start(params, config, inputs_BxS, max_length)
-  cache = dict(module.unstack(cache), weights=module.layer_weights(params))
+  cache, first_B = family.start(params, config, inputs_BxS, max_length)
+  cache = dict(family.unstack(cache), weights=family.layer_weights(params))
   rows_BxK = jnp.arange(batch * beams).reshape(batch, beams)
-  each_R = rows_BxK.ravel() // beams
+  beams_R = rows_BxK.ravel() // beams
   ids_V = jnp.arange(vocabulary)
   ends_V = (ids_V[:, None] == closing_E[None]).any(axis=1)
 
-  def going(state):
+  def goes_on(state: State) -> jax.Array:
     return (state["step"] < max_length) & state["open_B"].any()
 
-  def extended(tokens_BxKxT, place_BxK, step):
-    """Each hypothesis with the token at its place in [K * V] added."""
-    taken = jnp.take_along_axis(tokens_BxKxT, (place_BxK // vocabulary)[..., None], axis=1)
-    return taken.at[:, :, step].set(place_BxK % vocabulary)
-
-  def advance(state):
+  def advance(state: State) -> State:
     step = state["step"]
-    logits_RxV, cache = module.step(params, config, state["cache"], state["token_R"])
-    log_p_BxKxV = (
-      jax.nn.log_softmax(logits_RxV).reshape(batch, beams, vocabulary)
-      + state["log_p_BxK"][..., None]
-    )
+    logits_RxV, cache = family.step(params, config, state["cache"], state["token_R"])
+    log_p_RxV = jax.nn.log_softmax(logits_RxV)
+    log_p_BxKxV = log_p_RxV.reshape(batch, beams, vocabulary) + state["log_p_BxK"][..., None]
     closes_V = (ends_V & ~((step == 0) & (ids_V == opening))) | (step + 1 == max_length)
+    ended = _collect_ended(state, log_p_BxKxV, closes_V, length_penalty)
 
-    # hypotheses that end are taken from the best K of all; those that go on are the best K that do not end
-    best_BxK, place_BxK = _top(log_p_BxKxV, beams)
-    counted_BxK = best_BxK / (step + 1.0) ** length_penalty
-    counted_BxK = jnp.where(
-      closes_V[place_BxK % vocabulary] & state["open_B"][:, None], counted_BxK, LOWEST
-    )
-    counted_Bx2K = jnp.concatenate([state["ended_BxK"], counted_BxK], axis=1)
-    ended_BxK, which_BxK = jax.lax.top_k(counted_Bx2K, beams)
-    ended_log_p_BxK = jnp.take_along_axis(
-      jnp.concatenate([state["ended_log_p_BxK"], best_BxK], axis=1), which_BxK, axis=1
-    )
-    tokens_Bx2KxT = jnp.concatenate(
-      [state["ended_tokens_BxKxT"], extended(state["tokens_BxKxT"], place_BxK, step)], axis=1
-    )
-    ended_tokens_BxKxT = jnp.take_along_axis(tokens_Bx2KxT, which_BxK[..., None], axis=1)
-
+    # Hypotheses that go on are the best K that do not end.
     log_p_BxK, place_BxK = _top(jnp.where(closes_V[None, None], LOWEST, log_p_BxKxV), beams)
-    better_B = log_p_BxK[:, 0] / (step + 1.0) ** length_penalty > ended_BxK[:, -1]
+    better_B = log_p_BxK[:, 0] / (step + 1.0) ** length_penalty > ended["ended_BxK"][:, -1]
     rows_R = (rows_BxK[:, :1] + place_BxK // vocabulary).ravel()
     return {
+      **ended,
       "step": step + 1,
-      "cache": module.reorder(cache, rows_R),
+      "cache": family.reorder(cache, rows_R),
       "token_R": (place_BxK % vocabulary).ravel(),
       "log_p_BxK": log_p_BxK,
-      "tokens_BxKxT": extended(state["tokens_BxKxT"], place_BxK, step),
-      "ended_BxK": ended_BxK,
-      "ended_log_p_BxK": ended_log_p_BxK,
-      "ended_tokens_BxKxT": ended_tokens_BxKxT,
+      "tokens_BxKxT": _extend(state["tokens_BxKxT"], place_BxK, step, vocabulary),
       "open_B": state["open_B"] & better_B,
     }
 
@@ -158,8 +164,8 @@ def _search(
   nothing_BxKxT = jnp.full((batch, beams, max_length), batches.ENDED, jnp.int32)
   begin = {
     "step": jnp.int32(0),
-    "cache": module.take_rows(cache, each_R),
-    "token_R": first_B[each_R],
+    "cache": family.take_rows(cache, beams_R),
+    "token_R": first_B[beams_R],
     "log_p_BxK": lowest_BxK.at[:, 0].set(0.0),
     "tokens_BxKxT": nothing_BxKxT,
     "ended_BxK": lowest_BxK,
@@ -167,16 +173,55 @@ def _search(
     "ended_tokens_BxKxT": nothing_BxKxT,
     "open_B": jnp.arange(batch) < used,
   }
-  end = jax.lax.while_loop(going, advance, begin)
-  return end["ended_tokens_BxKxT"], jnp.where(
-    end["ended_BxK"] > LOWEST / 2, end["ended_log_p_BxK"], LOWEST
-  )
+  end = jax.lax.while_loop(goes_on, advance, begin)
+  scores_BxK = jnp.where(end["ended_BxK"] > LOWEST / 2, end["ended_log_p_BxK"], LOWEST)
+  return end["ended_tokens_BxKxT"], scores_BxK
 
 
-def _top(log_p_BxKxV, beams):
-  """The best `beams` of all K * V, best first, and their places: [B, K] each. First within a beam: the rows are shorter."""
-  best_BxKxK, token_BxKxK = jax.lax.top_k(log_p_BxKxV, min(beams, log_p_BxKxV.shape[-1]))
-  place_BxKxK = token_BxKxK + jnp.arange(beams)[None, :, None] * log_p_BxKxV.shape[-1]
-  batch = log_p_BxKxV.shape[0]
+def _collect_ended(
+  state: State, log_p_BxKxV: jax.Array, closes_V: jax.Array, length_penalty: Array
+) -> State:
+  """Returns the best K ended hypotheses: those there were, and those among the best K that end now.
+
+  Args:
+    state: the state before this token.
+    log_p_BxKxV: log-probability of each hypothesis with each next token.
+    closes_V: whether a token ends a hypothesis at this step.
+    length_penalty: exponent of the number of tokens.
+  """
+  step = state["step"]
+  beams, vocabulary = log_p_BxKxV.shape[1:]
+  best_BxK, place_BxK = _top(log_p_BxKxV, beams)
+  counted_BxK = best_BxK / (step + 1.0) ** length_penalty
+  ends_BxK = closes_V[place_BxK % vocabulary] & state["open_B"][:, None]
+  counted_BxK = jnp.where(ends_BxK, counted_BxK, LOWEST)
+  counted_Bx2K = jnp.concatenate([state["ended_BxK"], counted_BxK], axis=1)
+  ended_BxK, which_BxK = jax.lax.top_k(counted_Bx2K, beams)
+  log_p_Bx2K = jnp.concatenate([state["ended_log_p_BxK"], best_BxK], axis=1)
+  extended_BxKxT = _extend(state["tokens_BxKxT"], place_BxK, step, vocabulary)
+  tokens_Bx2KxT = jnp.concatenate([state["ended_tokens_BxKxT"], extended_BxKxT], axis=1)
+  return {
+    "ended_BxK": ended_BxK,
+    "ended_log_p_BxK": jnp.take_along_axis(log_p_Bx2K, which_BxK, axis=1),
+    "ended_tokens_BxKxT": jnp.take_along_axis(tokens_Bx2KxT, which_BxK[..., None], axis=1),
+  }
+
+
+def _extend(
+  tokens_BxKxT: jax.Array, place_BxK: jax.Array, step: jax.Array, vocabulary: int
+) -> jax.Array:
+  """Returns each hypothesis with the token at its place in [K * V] added."""
+  taken_BxKxT = jnp.take_along_axis(tokens_BxKxT, (place_BxK // vocabulary)[..., None], axis=1)
+  return taken_BxKxT.at[:, :, step].set(place_BxK % vocabulary)
+
+
+def _top(log_p_BxKxV: jax.Array, beams: int) -> tuple[jax.Array, jax.Array]:
+  """Returns the best `beams` of all K * V, best first, and their places: [B, K] each.
+
+  First within a beam: the rows are shorter.
+  """
+  batch, _, vocabulary = log_p_BxKxV.shape
+  best_BxKxK, token_BxKxK = jax.lax.top_k(log_p_BxKxV, min(beams, vocabulary))
+  place_BxKxK = token_BxKxK + jnp.arange(beams)[None, :, None] * vocabulary
   best_BxK, which_BxK = jax.lax.top_k(best_BxKxK.reshape(batch, -1), beams)
   return best_BxK, jnp.take_along_axis(place_BxKxK.reshape(batch, -1), which_BxK, axis=1)

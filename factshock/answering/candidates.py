@@ -1,151 +1,175 @@
-"""Several answers to each query: ranked candidates, the hypotheses of a beam, or the votes of samples."""
+"""Several answers to each query: ranked candidates, a beam's hypotheses, or votes of samples."""
 
 import collections
+import dataclasses
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from factshock.answering import asking, decoding, ranking
-from factshock.data import prompts
+import ml_collections
+
+from factshock.answering import decoding, ranking
+from factshock.answering.decoding import DecodingOptions
+from factshock.answering.prompting import Prompting, PromptWriter
+from factshock.checkpoints import loading
+from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.predictions import writing
 from factshock.runtime.console import Progress
+from factshock.types import Candidates, Fact, PredictionRow, Relation
 
 METHODS = ("rank", "greedy", "beam", "votes")
+_NO_SHOTS = Prompting()
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryOptions:
+  """Says how queries are answered.
+
+  Attributes:
+    method: one of METHODS.
+    prompting: how the queries are put to the model.
+    candidates: facts whose objects "rank" compares; None is the facts with known answers.
+    max_tokens: longest generated answer.
+    beams: hypotheses of "beam".
+    samples: of "votes": an answer's probability is the share of samples that give it.
+    temperature: of "votes".
+    list_all: whether "rank" lists all candidates of a query; else as many as the config says.
+  """
+
+  method: str = "rank"
+  prompting: Prompting = _NO_SHOTS
+  candidates: Sequence[Fact] | None = None
+  max_tokens: int = 16
+  beams: int = 4
+  samples: int = 16
+  temperature: float = 1.0
+  list_all: bool = False
 
 
 def rows(
-  asked,
-  facts,
-  texts,
-  method,
+  model: LoadedModel,
+  origin: Origin,
+  facts: Sequence[Fact],
+  texts: Sequence[str],
+  options: QueryOptions,
   *,
-  options=None,
-  max_tokens=16,
-  beams=4,
-  samples=16,
-  temperature=1.0,
-  listed_all=False,
-  **labels,
-):
-  """Rows of a predictions file with `candidates`, best first, for queries (facts whose object may be unknown) asked by `texts`.
+  candidates: Candidates | None = None,
+  **labels: Any,
+) -> list[PredictionRow]:
+  """Returns rows of a predictions file with `candidates`, best first.
 
   Args:
-    asked: an asking.Asked. method: one of METHODS. options: for "rank" dict relation -> candidate answers.
-    beams: hypotheses of "beam". samples, temperature: of "votes": an answer's probability is the share of samples that say it.
-    listed_all: whether "rank" lists all candidates of a query; else as many as asked.config says.
-    labels: columns of every row (arm, seed, split).
+    model: the model to ask.
+    origin: what its folder says of it.
+    facts: the queries, facts whose object may be unknown.
+    texts: the prompt of each query.
+    options: how to answer.
+    candidates: answers to compare by relation, for the method "rank".
+    **labels: columns of every row (arm, seed, split).
   """
+  batch_size = origin.batch_size
+  if options.method == "rank":
+    relations = [fact["relation"] for fact in facts]
+    scores = ranking.rank(model, texts, relations, candidates or {}, batch_size=batch_size)
+    top = None if options.list_all else origin.top
+    return writing.prediction_rows(facts, candidates, scores, top=top, **labels)
+  decoding_options = DecodingOptions(options.max_tokens, beams=options.beams)
+  if options.method == "greedy":
+    generated, scores = decoding.generate(model, texts, decoding_options, batch_size=batch_size)
+    return writing.text_rows(facts, generated, scores, **labels)
+  if options.method == "beam":
+    answers = decoding.hypotheses(model, texts, decoding_options, batch_size=batch_size)
+    return writing.listed_rows(facts, answers, **labels)
 
-  model = (asked.params, asked.model, asked.tokenizer)
-  size = dict(batch_size=asked.config["answering"]["batch_size"], mesh=asked.mesh)
-  if method == "rank":
-    scores = ranking.rank(*model, texts, [fact["relation"] for fact in facts], options, **size)
-    return writing.prediction_rows(
-      facts,
-      options,
-      scores,
-      top=None if listed_all else asked.config["answering"]["top"] or None,
-      **labels,
+  def sample(seed: int) -> list[str]:
+    sampling = DecodingOptions(
+      options.max_tokens, method="sample", temperature=options.temperature, seed=seed
     )
-  if method == "greedy":
-    said, scores = decoding.generate(*model, texts, max_length=max_tokens, **size)
-    return writing.text_rows(facts, said, scores, **labels)
-  if method == "beam":
-    listed = decoding.hypotheses(*model, texts, max_length=max_tokens, beams=beams, **size)
-  else:
-    listed = _votes(
-      lambda seed: decoding.generate(
-        *model,
-        texts,
-        max_length=max_tokens,
-        method="sample",
-        temperature=temperature,
-        seed=seed,
-        **size,
-      )[0],
-      samples,
-    )
-  return writing.listed_rows(facts, listed, **labels)
+    return decoding.generate(model, texts, sampling, batch_size=batch_size)[0]
+
+  return writing.listed_rows(facts, _votes(sample, options.samples), **labels)
 
 
-def _votes(sample, samples):
-  """For each prompt [(answer, log of its share of the samples)]; sample(seed) gives an answer to each."""
-  progress = Progress("sampling", samples)
-  said = []
-  for seed in range(samples):
-    said.append(sample(seed))
-    progress.update(seed + 1)
-  return [
-    [(text, math.log(count / samples)) for text, count in collections.Counter(texts).items()]
-    for texts in zip(*said)
-  ]
-
-
-def ask(
-  checkpoint,
-  queries,
-  known,
-  outputs,
-  *,
-  config=None,
-  method="rank",
-  candidates=None,
-  prompt=None,
-  shots=0,
-  shot_facts=None,
-  tokenizer=None,
-  relations=None,
-  **options,
-):
-  """Asks a model queries and calibration facts, each (subject, relation) once, and writes a predictions file of each.
+def _votes(sample: Callable[[int], list[str]], samples: int) -> list[list[tuple[str, float]]]:
+  """Returns for each prompt its answers with the log of their share of the samples.
 
   Args:
-    checkpoint, config, tokenizer: as in asking.ask. queries, known: rows of facts/queries.py. outputs: two paths.
-    candidates: facts whose objects are those of method "rank"; None: `known`.
-    relations: {name: row} with templates. options: of `rows`.
+    sample: gives an answer to each prompt, by a seed.
+    samples: how many are drawn.
+  """
+  progress = Progress("sampling", samples)
+  answers_MxN = []
+  for seed in range(samples):
+    answers_MxN.append(sample(seed))
+    progress.update(seed + 1)
+  votes = []
+  for answers_M in zip(*answers_MxN):
+    counts = collections.Counter(answers_M)
+    votes.append([(text, math.log(count / samples)) for text, count in counts.items()])
+  return votes
+
+
+def answer_queries(
+  checkpoint: str,
+  queries: Sequence[Fact],
+  known_facts: Sequence[Fact],
+  outputs: Sequence[str],
+  relations: Mapping[str, Relation],
+  options: QueryOptions,
+  *,
+  config: ml_collections.ConfigDict | None = None,
+  tokenizer: str | None = None,
+) -> None:
+  """Answers queries and calibration facts, and writes a predictions file of each.
+
+  Each (subject, relation) is put to the model once.
+
+  Args:
+    checkpoint: a checkpoint, or a HuggingFace model: a folder or a hub id.
+    queries: rows of facts/queries.py.
+    known_facts: calibration facts, rows of facts/queries.py with their answers.
+    outputs: the paths of the two predictions files.
+    relations: relations with templates, by name.
+    options: how to answer.
+    config: the experiment's config; None is that of the checkpoint's own record.
+    tokenizer: folder of the tokenizer; None is the checkpoint's own.
 
   Raises:
-    UserError: a relation without templates or candidates, or what asking.ask raises.
+    UserError: a relation without templates or candidates, or what `loading.open_model` raises.
   """
-
-  asked = asking.open_model(checkpoint, config, tokenizer)
-  once = {
-    (row["subject"], row["relation"]): {
-      name: value for name, value in row.items() if name not in ("object", "aliases", "object_id")
-    }
-    for row in (*queries, *known)
-  }
-  facts = list(once.values())
-  named = dict.fromkeys(fact["relation"] for fact in facts)
-  choices = None
-  if method == "rank":
-    choices = writing.candidates_of(
-      [fact for fact in candidates or known if fact.get("object")], named
-    )
-  texts = prompts.prompt_texts(
-    facts,
-    relations,
-    prompt or asked.config["finetune"]["prompt"],
-    asked.tokenizer.sentinels == 0,
-    shots,
-    asking.pool_of(shots, shot_facts),
-  )
-  labels = dict(arm=asked.home.get("arm") or "answers", seed=asked.home.get("seed", 0))
-  said = dict(
-    zip(
-      once, rows(asked, facts, texts, method, options=choices, split="queries", **labels, **options)
-    )
-  )
-  for path, its in zip(outputs, (queries, known)):
-    writing.write_predictions(
-      path, (_with_answer(said[row["subject"], row["relation"]], row) for row in its)
-    )
+  model, origin = loading.open_model(checkpoint, config, tokenizer)
+  unique = _unique_queries([*queries, *known_facts])
+  facts = list(unique.values())
+  candidates = None
+  if options.method == "rank":
+    source = [fact for fact in options.candidates or known_facts if fact.get("object")]
+    names = dict.fromkeys(fact["relation"] for fact in facts)
+    candidates = writing.candidates_of(source, names)
+  form = options.prompting.form_for(origin)
+  texts = PromptWriter.of(model, form, options.prompting).write(facts, relations)
+  labels = {"arm": origin.arm, "seed": origin.seed, "split": "queries"}
+  answers = rows(model, origin, facts, texts, options, candidates=candidates, **labels)
+  answer_of = dict(zip(unique, answers))
+  for path, asked_rows in zip(outputs, (queries, known_facts)):
+    written = (_with_answer(answer_of[row["subject"], row["relation"]], row) for row in asked_rows)
+    writing.write_predictions(path, written)
 
 
-def _with_answer(said, row):
-  return {
-    **{
-      name: row[name]
-      for name in ("subject", "relation", "object", "aliases", "object_id")
-      if name in row
-    },
-    **{name: value for name, value in said.items() if name not in ("subject", "relation")},
-  }
+def _unique_queries(rows: Sequence[Fact]) -> dict[tuple[str, str], Fact]:
+  """Returns each (subject, relation) once, the last of its rows, without the answer."""
+  answer_columns = ("object", "aliases", "object_id")
+  unique = {}
+  for row in rows:
+    query = {name: value for name, value in row.items() if name not in answer_columns}
+    unique[row["subject"], row["relation"]] = query
+  return unique
+
+
+def _with_answer(answer: PredictionRow, row: Fact) -> dict[str, Any]:
+  """Returns a query's row with the columns of the answer."""
+  carried = ("subject", "relation", "object", "aliases", "object_id")
+  columns = {name: row[name] for name in carried if name in row}
+  for name, value in answer.items():
+    if name not in ("subject", "relation"):
+      columns[name] = value
+  return columns

@@ -1,90 +1,134 @@
-"""The likelihood of each of a question's own choices, as multiple-choice tests are scored."""
+"""Likelihoods of each of a question's own choices, as multiple-choice tests are scored."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from factshock.answering import batches, likelihoods
-from factshock.data import prompts as prompt_room
+from factshock.checkpoints.loading import LoadedModel
+from factshock.data import prompts as prompt_texts
 from factshock.predictions import writing
 from factshock.runtime.errors import UserError
+from factshock.types import Fact, PredictionRow
 
 LONGEST = 256  # tokens of a choice
 
 
-def score(params, model_config, tokenizer, prompts, choices, *, batch_size=16, mesh=None):
-  """Log-probability of each prompt's choices as its answer, natural logarithm, summed over tokens.
+def score(
+  model: LoadedModel,
+  prompts: Sequence[str],
+  choices: Sequence[Sequence[str]],
+  *,
+  batch_size: int = 16,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the log-probability of each prompt's choices as its answer.
 
-  A prompt is read once for all its choices. What ends the answer does not count, nor does a T5's <extra_id_0>.
+  Natural logarithm, summed over tokens. A prompt is read once for all its choices. What ends the
+  answer does not count, nor does a T5's <extra_id_0>.
 
   Args:
-    params, model_config, tokenizer: as in decoding.generate.
-    prompts: list of texts; for a T5 each holds "<extra_id_0>" where the answer goes.
-    choices: for each prompt its list of texts, as many for every prompt.
-    batch_size: prompts at a time. mesh: devices to share each batch over (axis "data").
-  Returns: (float64 [prompts, choices], tokens of each choice int64 [prompts, choices]).
+    model: the model to ask.
+    prompts: texts; for a T5 each holds "<extra_id_0>" where the answer goes.
+    choices: for each prompt its texts, as many for every prompt.
+    batch_size: prompts at a time.
+
+  Returns:
+    float64 [prompts, choices], and the tokens of each choice, int64 [prompts, choices].
+
   Raises:
     UserError: a choice without tokens or too long, a prompt too long, or another number of choices.
   """
-  number = len(choices[0])
-  if any(len(each) != number for each in choices):
-    raise UserError(f"expected {number} choices for each question, as the first has, got others")
-  answers = [
-    [_tokens(tokenizer, prompt, choice) for choice in each]
-    for prompt, each in zip(prompts, choices)
-  ]
-  longest = max(len(tokens) for each in answers for tokens in each)
+  count = len(choices[0])
+  if any(len(texts) != count for texts in choices):
+    raise UserError(f"expected {count} choices for each question, as the first has, got others")
+  answers = []
+  for prompt, texts in zip(prompts, choices):
+    answers.append([_encode(model, prompt, text) for text in texts])
+  longest = max(len(tokens) for encoded in answers for tokens in encoded)
   if longest > LONGEST:
     raise UserError(f"expected choices of at most {LONGEST} tokens, got one of {longest}")
-  encoded = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
-  pairs = [(before, tokens) for before, each in zip(encoded, answers) for tokens in each]
-  scores, _ = likelihoods.score(
-    params, model_config, tokenizer, pairs, batch_size=batch_size * number, mesh=mesh
-  )
-  opening = 0 if batches.is_decoder_only(tokenizer) else 1  # <extra_id_0>
-  sizes = np.array([[len(tokens) - opening for tokens in each] for each in answers])
+  pairs = []
+  for prompt, encoded in zip(prompts, answers):
+    prompt_tokens = batches.encode_prompt(model, prompt)
+    pairs += [(prompt_tokens, tokens) for tokens in encoded]
+  scores, _ = likelihoods.score(model, pairs, batch_size=batch_size * count)
+  opening = 0 if model.decoder_only else 1  # <extra_id_0>
+  sizes = np.array([[len(tokens) - opening for tokens in encoded] for encoded in answers])
   return scores.reshape(sizes.shape), sizes
 
 
 def rows(
-  params, model_config, tokenizer, facts, texts, *, letters, batch_size, mesh=None, **labels
-):
-  """Rows of a predictions file for facts with choices, asked by `texts` (prompts.choice_prompt).
+  model: LoadedModel,
+  facts: Sequence[Fact],
+  texts: Sequence[str],
+  *,
+  letters: bool,
+  batch_size: int,
+  **labels: Any,
+) -> list[PredictionRow]:
+  """Returns rows of a predictions file for facts with choices.
 
-  Letters compare by log-probability, whole texts by log-probability per byte; a row's candidates are the choices' texts with
-  these scores, best first. labels: columns of every row (arm, seed, split ...).
+  Letters compare by log-probability, whole texts by log-probability per byte; a row's candidates
+  are the choices' texts with these scores, best first.
+
+  Args:
+    model: the model to ask.
+    facts: the facts.
+    texts: the prompt of each fact (prompts.choice_prompt).
+    letters: whether the choices' letters are scored, not their texts.
+    batch_size: prompts at a time.
+    **labels: columns of every row (arm, seed, split ...).
   """
-
-  listed = [prompt_room.choices_of(fact) for fact in facts]
-  scores = of_facts(
-    params, model_config, tokenizer, facts, texts, letters=letters, batch_size=batch_size, mesh=mesh
-  )
-  found = writing.text_rows(
-    facts,
-    [each[best] for each, best in zip(listed, scores.argmax(axis=1))],
-    scores.max(axis=1),
-    **labels,
-  )
-  for row, each, values in zip(found, listed, scores):
-    row["candidates"] = [[each[i], float(values[i])] for i in np.argsort(-values, kind="stable")]
-  return found
+  choices = [prompt_texts.choices_of(fact) for fact in facts]
+  scores_NxC = of_facts(model, facts, texts, letters=letters, batch_size=batch_size)
+  best = [names[index] for names, index in zip(choices, scores_NxC.argmax(axis=1))]
+  prediction_rows = writing.text_rows(facts, best, scores_NxC.max(axis=1), **labels)
+  for row, names, scores_C in zip(prediction_rows, choices, scores_NxC):
+    order = np.argsort(-scores_C, kind="stable")
+    row["candidates"] = [[names[index], float(scores_C[index])] for index in order]
+  return prediction_rows
 
 
-def of_facts(params, model_config, tokenizer, facts, texts, *, letters, batch_size, mesh=None):
-  """Scores of each fact's choices, float64 [facts, choices]: of their letters, or of their texts per byte."""
-  listed = [prompt_room.choices_of(fact) for fact in facts]
-  said = [list(prompt_room.LETTERS[: len(each)]) for each in listed] if letters else listed
-  scores, _ = score(params, model_config, tokenizer, texts, said, batch_size=batch_size, mesh=mesh)
-  return scores if letters else normalised(scores, listed)
+def of_facts(
+  model: LoadedModel,
+  facts: Sequence[Fact],
+  texts: Sequence[str],
+  *,
+  letters: bool,
+  batch_size: int,
+) -> np.ndarray:
+  """Returns scores of each fact's choices: of their letters, or of their texts per byte.
+
+  Args:
+    model: the model to ask.
+    facts: the facts.
+    texts: the prompt of each fact.
+    letters: whether the choices' letters are scored, not their texts.
+    batch_size: prompts at a time.
+
+  Returns:
+    float64 [facts, choices].
+  """
+  choices = [prompt_texts.choices_of(fact) for fact in facts]
+  if letters:
+    names = [list(prompt_texts.LETTERS[: len(of_fact)]) for of_fact in choices]
+    return score(model, texts, names, batch_size=batch_size)[0]
+  return normalised(score(model, texts, choices, batch_size=batch_size)[0], choices)
 
 
-def normalised(scores, choices):
-  """Scores per byte of each choice's text: long and short ones compare (`acc_norm` of the LM evaluation harness)."""
-  return scores / np.array([[len(choice.encode("utf-8")) for choice in each] for each in choices])
+def normalised(scores: np.ndarray, choices: Sequence[Sequence[str]]) -> np.ndarray:
+  """Returns scores per byte of each choice's text, so that long and short ones compare.
+
+  That is `acc_norm` of the LM evaluation harness.
+  """
+  return scores / np.array([[len(text.encode("utf-8")) for text in texts] for texts in choices])
 
 
-def _tokens(tokenizer, prompt, choice):
-  if batches.is_decoder_only(tokenizer):
-    return tokenizer.encode_continuation(prompt, choice)
-  tokens = tokenizer.encode(prompt_room.target_text(choice))
+def _encode(model: LoadedModel, prompt: str, choice: str) -> list[int]:
+  if model.decoder_only:
+    return model.tokenizer.encode_continuation(prompt, choice)
+  tokens = model.tokenizer.encode(prompt_texts.target_text(choice))
   if len(tokens) < 2:
     raise UserError(
       f"prompt {prompt[-60:]!r}: expected choices with at least one token, got {choice!r}"

@@ -1,209 +1,271 @@
-"""Log-probabilities of given continuations of prompts, and whether greedy decoding would say them."""
+"""Log-probabilities of given continuations of prompts, and whether greedy decoding gives them."""
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.answering import batches, decoding
+from factshock.answering import batches, sampling
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import decoder_text
 from factshock.devices import partitioning
 from factshock.models import families
+from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
+from factshock.types import Array, Params
 
-SIZES = tuple(
-  2**power for power in range(11)
-)  # continuations of one prompt; few, as each is compiled
+SIZES = tuple(2**power for power in range(11))  # continuations of one prompt; each is compiled
 LENGTHS = tuple(2**power for power in range(2, 13))  # tokens of a continuation
 WHOLE = 32  # a text read as a whole is padded to a multiple of this many tokens
 
+# Token ids of a prompt and of its continuation.
+Pair: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
-class _Entry(NamedTuple):
-  """A prompt and some of its continuations: their places among the pairs, and how many there is room for."""
-
-  inputs: tuple
-  places: tuple
-  room: int
+# Is called with how many pairs or rows are done.
+Progress: TypeAlias = Callable[[int], None]
 
 
-def score(params, model_config, tokenizer, pairs, *, batch_size=64, mesh=None, progress=None):
-  """Log-probability of each continuation after its prompt, natural logarithm, summed over tokens.
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  """Holds a prompt and some of its continuations.
 
-  Equal prompts are read once. Nothing that ends an answer is added, and a T5's opening <extra_id_0> does not count.
+  Attributes:
+    inputs: the prompt's token ids.
+    indices: places of the continuations among the pairs.
+    size: how many continuations there is space for.
+  """
+
+  inputs: tuple[int, ...]
+  indices: tuple[int, ...]
+  size: int
+
+
+def score(
+  model: LoadedModel,
+  pairs: Sequence[Pair],
+  *,
+  batch_size: int = 64,
+  progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the log-probability of each continuation after its prompt.
+
+  Natural logarithm, summed over tokens. Equal prompts are read once. Nothing that ends an answer is
+  added, and a T5's opening <extra_id_0> does not count.
 
   Args:
-    params, model_config, tokenizer: as in decoding.generate.
-    pairs: list of (prompt, continuation), lists of token ids: a T5's prompt with EOS, its continuation with
+    model: the model to ask.
+    pairs: (prompt, continuation), lists of token ids: a T5's prompt with EOS, its continuation with
       <extra_id_0> before it; a decoder-only model's prompt with BOS.
-    batch_size: continuations at a time. mesh: devices to share each batch over (axis "data").
-    progress: a function that is told how many pairs are done.
-  Returns: (float64 [pairs], bool [pairs]: whether each token is the likeliest given those before it).
+    batch_size: continuations at a time.
+    progress: is called with how many pairs are done.
+
+  Returns:
+    float64 [pairs], and bool [pairs]: whether each token is the likeliest given those before it.
+
   Raises:
-    UserError: a continuation without tokens, one longer than LENGTHS[-1], or a prompt and continuation longer than the
-      model reads.
+    UserError: a continuation without tokens, one longer than LENGTHS[-1], or a prompt and
+      continuation longer than the model reads.
   """
-  opening = 0 if batches.is_decoder_only(tokenizer) else 1  # <extra_id_0>
-  sizes = [len(after) for _, after in pairs]
+  config = model.model_config
+  left = model.decoder_only
+  opening = 0 if left else 1  # <extra_id_0>
+  _check_sizes([len(continuation) for _, continuation in pairs], opening)
+  batches.check_vocabulary(model.tokenizer.size, config)
+  for prompt, continuation in pairs:
+    batches.check_length(len(prompt), config, len(continuation))
+  params, spread = batches.place(model.params, model.mesh)
+  weights = sampling.unstack_layers(params, config)
+  pending = []
+  for entries, rows in _batches(pairs, batch_size):
+    interruption.raise_if_requested()
+    prompts = [entry.inputs for entry in entries]
+    inputs_BxS = spread(batches.pad(prompts, range(len(entries)), rows, left))
+    targets_BxCxT = spread(_targets(entries, rows, pairs))
+    results = _score_forced(params, config, opening, weights, inputs_BxS, targets_BxCxT)
+    pending.append((entries, results))
+  return _gather(pending, len(pairs), progress)
+
+
+def _check_sizes(sizes: Sequence[int], opening: int) -> None:
+  """Checks that continuations have from 1 to LENGTHS[-1] tokens, `opening` ones not counted.
+
+  Raises:
+    UserError: some have not.
+  """
   if min(sizes, default=opening + 1) <= opening or max(sizes, default=0) > LENGTHS[-1]:
     raise UserError(
-      f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {min(sizes) - opening} and one "
-      f"of {max(sizes) - opening}"
+      f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {min(sizes) - opening} "
+      f"and one of {max(sizes) - opening}"
     )
-  batches.check_vocabulary(tokenizer.size, model_config)
-  for before, after in pairs:
-    batches.check_room([before], model_config, len(after))
-  params, spread = batches.placed(params, mesh)
-  weights = decoding.apart(params, model_config)
-  left = batches.is_decoder_only(tokenizer)
-  pending = []
-  for part, rows in _batches(pairs, batch_size):
-    interruption.raise_if_requested()
-    inputs_BxS = batches.pad([entry.inputs for entry in part], range(len(part)), rows, left)
-    targets_BxCxT = _targets(part, rows, pairs)
-    pending.append(
-      (
-        part,
-        _forced(params, model_config, opening, weights, spread(inputs_BxS), spread(targets_BxCxT)),
-      )
-    )
-  return _gathered(pending, len(pairs), progress)
 
 
-def whole(params, model_config, rows, counted, *, batch_size=8, mesh=None, progress=None):
-  """Log-probability of the last `counted` tokens of each row after those before them: float64 [rows].
-
-  For decoder-only models.
+def score_whole(
+  model: LoadedModel,
+  rows: Sequence[Sequence[int]],
+  counted: Sequence[int],
+  *,
+  batch_size: int = 8,
+  progress: Progress | None = None,
+) -> np.ndarray:
+  """Returns the log-probability of the last `counted` tokens of each row after those before them.
 
   Args:
-    rows: list of token lists. counted: how many of each row's tokens count, fewer than it has.
-    batch_size, mesh, progress: as in `score`, of rows.
+    model: the model to ask, a decoder-only one.
+    rows: token lists.
+    counted: how many of each row's tokens count, fewer than it has.
+    batch_size: rows at a time.
+    progress: is called with how many rows are done.
+
+  Returns:
+    float64 [rows], natural logarithms.
   """
-  batches.check_room(rows, model_config, -1)  # nothing reads a row's last token
-  params, spread = batches.placed(params, mesh)
-  found = np.zeros(len(rows))
-  order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+  longest = max(map(len, rows), default=0)
+  batches.check_length(longest, model.model_config, -1)  # nothing reads a row's last token
+  params, spread = batches.place(model.params, model.mesh)
+  scores = np.zeros(len(rows))
+  order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
   done = 0
-  for part, size in batches.split(order, batch_size):
+  for indices, size in batches.split(order, batch_size):
     interruption.raise_if_requested()
-    length = -(-(len(rows[part[-1]]) - 1) // WHOLE) * WHOLE + 1
+    length = -(-(len(rows[indices[-1]]) - 1) // WHOLE) * WHOLE + 1
     tokens_BxS = np.full((size, length), decoder_text.PAD, np.int32)
     counts_BxS = np.zeros((size, length), bool)
-    for row, place in enumerate(part):
-      tokens_BxS[row, : len(rows[place])] = rows[place]
-      counts_BxS[row, len(rows[place]) - counted[place] : len(rows[place])] = True
-    sums_B = _whole(params, model_config, spread(tokens_BxS), spread(counts_BxS))
-    found[list(part)] = partitioning.fetch(sums_B)[: len(part)]
-    done += len(part)
+    for row, index in enumerate(indices):
+      end = len(rows[index])
+      tokens_BxS[row, :end] = rows[index]
+      counts_BxS[row, end - counted[index] : end] = True
+    sums_B = _sum_counted(params, model.model_config, spread(tokens_BxS), spread(counts_BxS))
+    scores[list(indices)] = partitioning.fetch(sums_B)[: len(indices)]
+    done += len(indices)
     if progress:
       progress(done)
-  return found
+  return scores
 
 
-def _batches(pairs, batch_size):
-  """The pairs as lists of _Entry of one room and like lengths, each with the number of rows to pad it to."""
-  groups = {}
-  for place, (before, _) in enumerate(pairs):
-    groups.setdefault(tuple(before), []).append(place)
+def _batches(pairs: Sequence[Pair], batch_size: int) -> Iterator[tuple[tuple[_Entry, ...], int]]:
+  """Yields entries of one size and like lengths, with the number of rows to pad them to."""
+  groups: dict[tuple[int, ...], list[int]] = {}
+  for index, (prompt, _) in enumerate(pairs):
+    groups.setdefault(tuple(prompt), []).append(index)
   widest = max(size for size in SIZES if size <= max(1, batch_size))
-  by_room = {}
-  for before, places in groups.items():
-    places.sort(key=lambda place: len(pairs[place][1]))
-    for start in range(0, len(places), widest):
-      part = tuple(places[start : start + widest])
-      room = next(size for size in SIZES if size >= len(part))
-      by_room.setdefault(room, []).append(_Entry(before, part, room))
-  for room, entries in sorted(by_room.items()):
-    entries.sort(key=lambda entry: (len(entry.inputs), len(pairs[entry.places[-1]][1])))
-    yield from batches.split(entries, max(1, batch_size // room))
+  by_size: dict[int, list[_Entry]] = {}
+  for prompt, indices in groups.items():
+    indices.sort(key=lambda index: len(pairs[index][1]))
+    for start in range(0, len(indices), widest):
+      part = tuple(indices[start : start + widest])
+      size = next(size for size in SIZES if size >= len(part))
+      by_size.setdefault(size, []).append(_Entry(prompt, part, size))
+  for size, entries in sorted(by_size.items()):
+    entries.sort(key=lambda entry: (len(entry.inputs), len(pairs[entry.indices[-1]][1])))
+    yield from batches.split(entries, max(1, batch_size // size))
 
 
-def _targets(entries, rows, pairs):
-  """int32 [rows, room, T] of the entries' continuations, -1 after their ends."""
-  longest = max(len(pairs[place][1]) for entry in entries for place in entry.places)
+def _targets(entries: Sequence[_Entry], rows: int, pairs: Sequence[Pair]) -> np.ndarray:
+  """Returns the entries' continuations, int32 [rows, entry size, T], -1 after their ends."""
+  longest = max(len(pairs[index][1]) for entry in entries for index in entry.indices)
   length = next(size for size in LENGTHS if size >= longest)
-  found = np.full((rows, entries[0].room, length), -1, np.int32)
+  targets_BxCxT = np.full((rows, entries[0].size, length), -1, np.int32)
   for row, entry in enumerate(entries):
-    for column, place in enumerate(entry.places):
-      after = pairs[place][1]
-      found[row, column, : len(after)] = after
-  return found
+    for column, index in enumerate(entry.indices):
+      continuation = pairs[index][1]
+      targets_BxCxT[row, column, : len(continuation)] = continuation
+  return targets_BxCxT
 
 
-def _gathered(pending, number, progress):
-  scores = np.zeros(number)
-  greedy = np.zeros(number, bool)
+def _gather(
+  pending: Sequence[tuple[Sequence[_Entry], tuple[jax.Array, jax.Array]]],
+  count: int,
+  progress: Progress | None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the scores and whether they are greedy, in the order of the `count` pairs."""
+  scores = np.zeros(count)
+  greedy = np.zeros(count, bool)
   done = 0
-  for part, found in pending:  # only now wait for the devices
+  for entries, results in pending:  # only now wait for the devices
     interruption.raise_if_requested()
-    scores_BxC, greedy_BxC = partitioning.fetch(found)
-    for row, entry in enumerate(part):
-      places = list(entry.places)
-      scores[places], greedy[places] = (
-        scores_BxC[row, : len(places)],
-        greedy_BxC[row, : len(places)],
-      )
-      done += len(places)
+    scores_BxC, greedy_BxC = partitioning.fetch(results)
+    for row, entry in enumerate(entries):
+      indices = list(entry.indices)
+      scores[indices] = scores_BxC[row, : len(indices)]
+      greedy[indices] = greedy_BxC[row, : len(indices)]
+      done += len(indices)
     if progress:
       progress(done)
   return scores, greedy
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _forced(params, config, opening, weights, inputs_BxS, targets_BxCxT):
-  """(summed log-probabilities [B, C] of target tokens after the inputs, whether each is the likeliest [B, C]).
+def _score_forced(
+  params: Params,
+  config: ModelConfig,
+  opening: int,
+  weights: Params,
+  inputs_BxS: Array,
+  targets_BxCxT: Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Scores target tokens after the inputs; the first `opening` of them do not count.
 
-  The first `opening` target tokens do not count.
+  Returns:
+    Summed log-probabilities [B, C], and whether each token is the likeliest [B, C].
   """
-  module, (batch, number, length) = families.of(config), targets_BxCxT.shape
-  cache, first_B = module.start(params, config, inputs_BxS, length)
-  each_R = jnp.arange(batch * number) // number
-  cache = module.take_rows(dict(module.unstack(cache), weights=weights), each_R)
+  family = families.of(config)
+  batch, count, length = targets_BxCxT.shape
+  rows = batch * count
+  cache, first_B = family.start(params, config, inputs_BxS, length)
+  prompts_R = jnp.arange(rows) // count
+  cache = family.take_rows(dict(family.unstack(cache), weights=weights), prompts_R)
   targets_TxR = targets_BxCxT.reshape(-1, length).T
+  Carry: TypeAlias = tuple[jax.Array, dict, jax.Array, jax.Array, jax.Array]
 
-  def going(carry):
-    return (carry[0] < length) & (targets_TxR[jnp.minimum(carry[0], length - 1)] >= 0).any()
+  def goes_on(carry: Carry) -> jax.Array:
+    step = carry[0]
+    return (step < length) & (targets_TxR[jnp.minimum(step, length - 1)] >= 0).any()
 
-  def one(carry):
+  def add_token(carry: Carry) -> Carry:
     step, cache, token_R, total_R, greedy_R = carry
-    logits_RxV, cache = module.step(params, config, cache, token_R)
+    logits_RxV, cache = family.step(params, config, cache, token_R)
     target_R = targets_TxR[step]
-    log_p_R = jnp.take_along_axis(logits_RxV, jnp.maximum(target_R, 0)[:, None], axis=1)[
-      :, 0
-    ] - jax.nn.logsumexp(logits_RxV, axis=-1)
+    next_R = jnp.maximum(target_R, 0)
+    logit_R = jnp.take_along_axis(logits_RxV, next_R[:, None], axis=1)[:, 0]
+    log_p_R = logit_R - jax.nn.logsumexp(logits_RxV, axis=-1)
     counts_R = (target_R >= 0) & (step >= opening)
     greedy_R = greedy_R & (~counts_R | (logits_RxV.argmax(axis=-1) == target_R))
-    return (
-      step + 1,
-      cache,
-      jnp.maximum(target_R, 0),
-      total_R + jnp.where(counts_R, log_p_R, 0.0),
-      greedy_R,
-    )
+    total_R = total_R + jnp.where(counts_R, log_p_R, 0.0)
+    return step + 1, cache, next_R, total_R, greedy_R
 
-  rows = batch * number
-  begin = (jnp.int32(0), cache, first_B[each_R], jnp.zeros(rows, jnp.float32), jnp.ones(rows, bool))
-  *_, total_R, greedy_R = jax.lax.while_loop(going, one, begin)
-  return total_R.reshape(batch, number), greedy_R.reshape(batch, number)
+  begin = (
+    jnp.int32(0),
+    cache,
+    first_B[prompts_R],
+    jnp.zeros(rows, jnp.float32),
+    jnp.ones(rows, bool),
+  )
+  *_, total_R, greedy_R = jax.lax.while_loop(goes_on, add_token, begin)
+  return total_R.reshape(batch, count), greedy_R.reshape(batch, count)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _whole(params, config, tokens_BxS, counts_BxS):
-  """Summed log-probabilities [B] of the tokens that count, each after those before it.
+def _sum_counted(
+  params: Params, config: ModelConfig, tokens_BxS: Array, counts_BxS: Array
+) -> jax.Array:
+  """Returns summed log-probabilities [B] of the tokens that count, each after those before it.
 
   The logits of one row exist at a time.
   """
-  module = families.of(config)
-  hidden_BxSxD = module.hidden(params, config, {"tokens": tokens_BxS[:, :-1]})
+  family = families.of(config)
+  hidden_BxSxD = family.hidden(params, config, {"tokens": tokens_BxS[:, :-1]})
 
-  def one(row):
+  def sum_row(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     hidden_SxD, target_S, counts_S = row
-    logits_SxV = module.head(params, config, hidden_SxD[None])[0]
-    log_p_S = jnp.take_along_axis(logits_SxV, jnp.maximum(target_S, 0)[:, None], axis=1)[
-      :, 0
-    ] - jax.nn.logsumexp(logits_SxV, axis=-1)
+    logits_SxV = family.head(params, config, hidden_SxD[None])[0]
+    targets_Sx1 = jnp.maximum(target_S, 0)[:, None]
+    logit_S = jnp.take_along_axis(logits_SxV, targets_Sx1, axis=1)[:, 0]
+    log_p_S = logit_S - jax.nn.logsumexp(logits_SxV, axis=-1)
     return jnp.where(counts_S, log_p_S, 0.0).sum()
 
-  return jax.lax.map(one, (hidden_BxSxD, tokens_BxS[:, 1:], counts_BxS[:, 1:]))
+  return jax.lax.map(sum_row, (hidden_BxSxD, tokens_BxS[:, 1:], counts_BxS[:, 1:]))

@@ -1,210 +1,278 @@
-"""How much real transformers attend to a fact's subject, and its factual salience, read off T5, Llama and Mistral.
+"""Attention of real transformers to a fact's subject, and the fact's salience.
 
-The theory of Ghosal, Hashimoto and Raghunathan 2024 (arXiv 2406.14785) is of one layer and one head whose last query
-sees a subject and a relation token. Here it is asked of every layer n and head h, at a site:
+The theory of Ghosal, Hashimoto and Raghunathan 2024 (arXiv 2406.14785) is of one layer and one head
+whose last query sees a subject and a relation token. Here every layer n and head h is probed, at a
+site:
 
   "encoder": T5; the query of the blank <extra_id_0> among the inputs.
-  "cross":   T5; the query of the decoder that predicts the answer's first token (inputs: 0, <extra_id_0>), over the
-             encoder's output.
-  "self":    Llama, Mistral; the query of the prompt's last token, which predicts the answer's first, as far back as its
-             window goes.
+  "cross":   T5; the query of the decoder that predicts the answer's first token (inputs: 0,
+             <extra_id_0>), over the encoder's output.
+  "self":    Llama, Mistral; the query of the prompt's last token, which predicts the answer's
+             first, as far back as its window goes.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from factshock.answering import batches, ranking
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import subjects
 from factshock.devices import partitioning
 from factshock.models import families
+from factshock.models.model_config import ModelConfig
 from factshock.runtime import files, interruption
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.types import Array, Candidates, Fact, Params
 
 SITES = ("encoder", "cross", "self")
 
+# What `observe` returns: arrays by name, and the names of the sites.
+Observations: TypeAlias = dict[str, Any]
 
-class Asked(NamedTuple):
-  """What `observe` needs of the facts beside the weights.
 
-  prompts: token ids. marked: places of the subject's tokens that the query sees; empty where there are none.
-  seen: how many tokens it sees. gold: the answer's first token. relations: names.
-  among: of each relation its answers' distinct first tokens.
+@dataclasses.dataclass(frozen=True)
+class ProbeQueries:
+  """Holds what `observe` needs of the facts beside the weights.
+
+  Attributes:
+    prompts: token ids.
+    marked: positions of the subject's tokens that the query sees; empty where there are none.
+    seen: how many tokens the query sees.
+    gold: the answer's first token.
+    relations: names.
+    among: of each relation its answers' distinct first tokens.
+    left: whether padding stands before the tokens, as of decoder-only models.
+    blank: the token of <extra_id_0>, if the family has one.
   """
 
-  prompts: list
-  marked: list
-  seen: list
-  gold: list
-  relations: list
-  among: dict
-  left: bool  # padding stands before the tokens: of decoder-only models
-  blank: int | None  # token of <extra_id_0>
+  prompts: list[list[int]]
+  marked: list[list[int]]
+  seen: list[int]
+  gold: list[int]
+  relations: list[str]
+  among: dict[str, list[int]]
+  left: bool
+  blank: int | None
 
 
-def prepare(model_config, tokenizer, facts, texts, candidates):
-  """Tokenizes facts' prompts and answers once, to be asked of any number of weights; says how many cannot be.
+class ProbeBatch(NamedTuple):
+  """Holds some facts, then padding, a row each, as a family's `observe` takes them.
+
+  Attributes:
+    inputs_BxS: token ids.
+    position_B: where the blank stands among them, or the last token.
+    marked_BxS: whether a token is the subject's.
+    gold_B: the answer's first token.
+    among_BxV: whether a token is the first of one of the relation's answers.
+  """
+
+  inputs_BxS: Array
+  position_B: Array
+  marked_BxS: Array
+  gold_B: Array
+  among_BxV: Array
+
+
+def prepare(
+  model: LoadedModel, facts: Sequence[Fact], texts: Sequence[str], candidates: Candidates
+) -> ProbeQueries:
+  """Tokenizes facts' prompts and answers once, for any number of weights; prints how many it can't.
 
   Args:
-    texts: the prompt of each fact, as models are asked by.
-    candidates: dict relation -> its answers, those of the facts among them.
+    model: a model of the config and tokenizer; its weights are not read.
+    facts: the facts.
+    texts: the prompt of each fact.
+    candidates: answers by relation, those of the facts among them.
+
   Raises:
-    UserError: no prompt holds its subject, or one is too long or has no place for the answer.
+    UserError: no prompt holds its subject, or one is too long or has no blank for the answer.
   """
-  batches.check_vocabulary(tokenizer.size, model_config)
-  prompts = [batches.encode_prompt(tokenizer, text) for text in texts]
-  left = batches.is_decoder_only(tokenizer)
-  batches.check_room(prompts, model_config, 0)
-  window = getattr(model_config, "sliding_window", None)
+  tokenizer = model.tokenizer
+  batches.check_vocabulary(tokenizer.size, model.model_config)
+  prompts = [batches.encode_prompt(model, text) for text in texts]
+  longest = max(map(len, prompts), default=0)
+  batches.check_length(longest, model.model_config, 0)
+  window = getattr(model.model_config, "sliding_window", None)
   seen = [min(len(tokens), window or len(tokens)) for tokens in prompts]
-  opening = 1 if left and tokenizer.bos is not None else 0
-  places = [
-    [opening + place for place in subjects.tokens_of(tokenizer, text, fact["subject"])]
-    for fact, text in zip(facts, texts)
-  ]
-  marked = [
-    [place for place in one if place >= len(tokens) - number]
-    for one, tokens, number in zip(places, prompts, seen)
-  ]
-  _say_missing(facts, texts, marked)
-  first_text = {}
-  for fact, text in zip(facts, texts):
-    first_text.setdefault(fact["relation"], text)
-  first = {
-    relation: {
-      answer: tokens[0 if left else 1]
-      for answer, tokens in zip(
-        candidates[relation], ranking.sequences(tokenizer, relation, candidates, text)
-      )
-    }
-    for relation, text in first_text.items()
-  }
-  return Asked(
-    prompts,
-    marked,
-    seen,
-    [first[fact["relation"]][fact["object"]] for fact in facts],
-    [fact["relation"] for fact in facts],
-    {relation: sorted(set(of_answer.values())) for relation, of_answer in first.items()},
-    left,
-    None if left else tokenizer.sentinel(0),
+  marked = []
+  for fact, text, tokens, count in zip(facts, texts, prompts, seen):
+    positions = _subject_positions(model, text, fact["subject"])
+    marked.append([position for position in positions if position >= len(tokens) - count])
+  _report_missing(facts, texts, marked)
+  first_tokens = _first_tokens(model, facts, texts, candidates)
+  among = {name: sorted(set(tokens.values())) for name, tokens in first_tokens.items()}
+  return ProbeQueries(
+    prompts=prompts,
+    marked=marked,
+    seen=seen,
+    gold=[first_tokens[fact["relation"]][fact["object"]] for fact in facts],
+    relations=[fact["relation"] for fact in facts],
+    among=among,
+    left=model.decoder_only,
+    blank=None if model.decoder_only else tokenizer.sentinel(0),
   )
 
 
-def observe(params, model_config, asked, *, batch_size=64, mesh=None):
-  """What a model attends to of facts' subjects, and what it reads there: dict of arrays, a row a fact.
+def _subject_positions(model: LoadedModel, text: str, subject: str) -> list[int]:
+  """Returns the positions of the subject's tokens in a prompt, with BOS counted."""
+  opening = 1 if model.decoder_only and model.tokenizer.bos is not None else 0
+  return [opening + index for index in subjects.tokens_of(model.tokenizer, text, subject)]
+
+
+def _first_tokens(
+  model: LoadedModel, facts: Sequence[Fact], texts: Sequence[str], candidates: Candidates
+) -> dict[str, dict[str, int]]:
+  """Returns the first token of each relation's answers, as they go on after its first prompt."""
+  first_text: dict[str, str] = {}
+  for fact, text in zip(facts, texts):
+    first_text.setdefault(fact["relation"], text)
+  index = 0 if model.decoder_only else 1  # after <extra_id_0>
+  first_tokens = {}
+  for relation, text in first_text.items():
+    sequences = ranking.sequences(model, relation, candidates, text)
+    answers = candidates[relation]
+    first_tokens[relation] = {answer: tokens[index] for answer, tokens in zip(answers, sequences)}
+  return first_tokens
+
+
+def observe(model: LoadedModel, queries: ProbeQueries, *, batch_size: int = 64) -> Observations:
+  """Returns what a model attends to of facts' subjects, and what it reads there.
 
   Args:
-    asked: from `prepare`. batch_size: facts at a time. mesh: devices to share each batch over.
+    model: the model to probe.
+    queries: from `prepare`.
+    batch_size: facts at a time.
+
   Returns:
-    `subject_tokens` and `tokens`, int32 [facts]: the subject's, and all that the query sees; the quotient is the mass of
-    uniform attention. `sites`: names. For each site float32 [facts, N, H], NaN for facts without their subject:
+    A dict of arrays, a row a fact.
+    `subject_tokens` and `tokens`, int32 [facts]: the subject's, and all that the query sees; the
+    quotient is the mass of uniform attention. `sites`: names. For each site float32 [facts, N, H],
+    NaN for facts without their subject:
     `SITE/mass`: attention to the subject's tokens, of 1;
-    and but for "encoder", as logits of the answer's first token less the mean of those of the relation's answers' distinct
-    first tokens:
-    `SITE/contribution`, `SITE/contribution_rest`: what the head adds directly, through its output projection, the last norm
-    with its statistic held, and the model's head, by what it reads from the subject's tokens, and from all others;
-    `SITE/salience`: the former with weight 1 in the place of attention, averaged over the subject's tokens. The paper's
-    S(s, r, a) = phi(a)^T W_V phi(s), how strongly the fact is stored in what the head would read of the subject.
+    and but for "encoder", as logits of the answer's first token less the mean of those of the
+    relation's answers' distinct first tokens:
+    `SITE/contribution`, `SITE/contribution_rest`: what the head adds directly, through its output
+    projection, the last norm with its statistic held, and the model's head, by what it reads from
+    the subject's tokens, and from all others;
+    `SITE/salience`: the former with weight 1 in the place of attention, averaged over the subject's
+    tokens. The paper's S(s, r, a) = phi(a)^T W_V phi(s), how strongly the fact is stored in what
+    the head would read of the subject.
   """
-  params, spread = batches.placed(params, mesh)
-  places = [place for place, marked in enumerate(asked.marked) if marked]
-  places.sort(key=lambda place: len(asked.prompts[place]))
+  config = model.model_config
+  params, spread = batches.place(model.params, model.mesh)
+  indices = [index for index, marked in enumerate(queries.marked) if marked]
+  indices.sort(key=lambda index: len(queries.prompts[index]))
   pending = []
-  found = {}
-  done = 0
-  for part, rows in batches.split(places, batch_size):
+  for part, rows in batches.split(indices, batch_size):
     interruption.raise_if_requested()
-    batch = map(spread, _batch(asked, part, rows, model_config.vocab_size))
-    pending.append((list(part), _observe(params, model_config, *batch)))
-  progress = Progress("attention", len(places))
+    batch = map(spread, _batch(queries, part, rows, config.vocab_size))
+    pending.append((list(part), _observe(params, config, *batch)))
+  progress = Progress("attention", len(indices))
+  observed: dict[str, np.ndarray] = {}
+  done = 0
   for part, arrays in pending:  # only now wait for the devices
     interruption.raise_if_requested()
     for name, array in partitioning.fetch(arrays).items():
-      whole = found.setdefault(
-        name, np.full((len(asked.prompts), *array.shape[1:]), np.nan, np.float32)
-      )
-      whole[part] = array[: len(part)]
+      shape = (len(queries.prompts), *array.shape[1:])
+      values = observed.setdefault(name, np.full(shape, np.nan, np.float32))
+      values[part] = array[: len(part)]
     done += len(part)
     progress.update(done)
   return {
-    "subject_tokens": np.array([len(marked) for marked in asked.marked], np.int32),
-    "tokens": np.array(asked.seen, np.int32),
-    "sites": [site for site in SITES if f"{site}/mass" in found],
-    **found,
+    "subject_tokens": np.array([len(marked) for marked in queries.marked], np.int32),
+    "tokens": np.array(queries.seen, np.int32),
+    "sites": [site for site in SITES if f"{site}/mass" in observed],
+    **observed,
   }
 
 
-def write(path, facts, found):
-  """Writes what `observe` found of facts: a .npz file without pickles, whole or not at all.
+def write(path: str, facts: Sequence[Fact], observations: Observations) -> None:
+  """Writes what `observe` returned for facts: a .npz file without pickles, whole or not at all.
 
-  Beside its arrays there are `subject`, `relation`, `object` (texts) and `popularity` (float64, NaN where there is none).
+  Beside its arrays there are `subject`, `relation`, `object` (texts) and `popularity` (float64, NaN
+  where there is none).
   """
-  texts = {
+  arrays = {
     name: np.array([fact[name] for fact in facts], np.str_)
     for name in ("subject", "relation", "object")
   }
-  popularity = np.array([fact.get("popularity") for fact in facts], np.float64)  # None becomes NaN
+  # None becomes NaN.
+  arrays["popularity"] = np.array([fact.get("popularity") for fact in facts], np.float64)
+  arrays |= observations
+  arrays["sites"] = np.array(observations["sites"], np.str_)
   with files.atomic_write(path, binary=True) as file:
-    np.savez(
-      file, **texts, popularity=popularity, **{**found, "sites": np.array(found["sites"], np.str_)}
-    )
+    np.savez(file, **arrays)
 
 
-def _say_missing(facts, texts, marked):
-  """Says how many facts have no subject in their prompt. UserError where none has one."""
-  missing = sum(not places for places in marked)
+def _report_missing(
+  facts: Sequence[Fact], texts: Sequence[str], marked: Sequence[Sequence[int]]
+) -> None:
+  """Prints how many facts have no subject in their prompt.
+
+  Raises:
+    UserError: none has one.
+  """
+  missing = sum(not positions for positions in marked)
   if missing == len(facts):
     example = f", as of {facts[0]['subject'][:60]!r}: {texts[0][:120]!r}" if facts else ""
     raise UserError(
-      f"attention: expected prompts that hold their subject word for word, got none in {len(facts)} "
-      f"facts{example}; leave out attention=True"
+      "attention: expected prompts that hold their subject word for word, got none in "
+      f"{len(facts)} facts{example}; leave out attention=True"
     )
   if missing:
     print(
-      f"  attention: {missing} of {len(facts)} facts are left out, as their prompts do not hold the subject word for "
-      "word",
+      f"  attention: {missing} of {len(facts)} facts are left out, as their prompts do not hold "
+      "the subject word for word",
       flush=True,
     )
 
 
-def _batch(asked, part, rows, vocabulary):
-  """What `families.observe` takes of some facts, then of padding: inputs, places, marked, gold and among, a row each."""
-  inputs_BxS = batches.pad(asked.prompts, part, rows, asked.left)
+def _batch(queries: ProbeQueries, indices: Sequence[int], rows: int, vocabulary: int) -> ProbeBatch:
+  """Returns the batch of some facts, padded to a number of rows."""
+  inputs_BxS = batches.pad(queries.prompts, indices, rows, queries.left)
   length = inputs_BxS.shape[1]
-  place_B = np.full(rows, length - 1 if asked.left else 0, np.int32)
+  position_B = np.full(rows, length - 1 if queries.left else 0, np.int32)
   gold_B = np.zeros(rows, np.int32)
   marked_BxS = np.zeros((rows, length), bool)
   among_BxV = np.zeros((rows, vocabulary), bool)
-  for row, place in enumerate(part):
-    tokens = asked.prompts[place]
-    marked_BxS[row, np.array(asked.marked[place]) + (length - len(tokens) if asked.left else 0)] = (
-      True
-    )
-    if not asked.left:
-      place_B[row] = len(tokens) - 1 - tokens[::-1].index(asked.blank)
-    gold_B[row] = asked.gold[place]
-    among_BxV[row, asked.among[asked.relations[place]]] = True
-  return inputs_BxS, place_B, marked_BxS, gold_B, among_BxV
+  for row, index in enumerate(indices):
+    tokens = queries.prompts[index]
+    start = length - len(tokens) if queries.left else 0
+    marked_BxS[row, start + np.array(queries.marked[index])] = True
+    if queries.blank is not None:
+      position_B[row] = len(tokens) - 1 - tokens[::-1].index(queries.blank)
+    gold_B[row] = queries.gold[index]
+    among_BxV[row, queries.among[queries.relations[index]]] = True
+  return ProbeBatch(inputs_BxS, position_B, marked_BxS, gold_B, among_BxV)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _observe(params, config, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV):
-  """The arrays of `observe` for a batch, {"SITE/QUANTITY": [B, N, H]}."""
-  found = {}
+def _observe(
+  params: Params,
+  config: ModelConfig,
+  inputs_BxS: Array,
+  position_B: Array,
+  marked_BxS: Array,
+  gold_B: Array,
+  among_BxV: Array,
+) -> Mapping[str, jax.Array]:
+  """Returns the arrays of `observe` for a batch, {"SITE/QUANTITY": [B, N, H]}."""
+  observed = {}
   sites = families.of(config).observe(
-    params, config, inputs_BxS, place_B, marked_BxS, gold_B, among_BxV
+    params, config, inputs_BxS, position_B, marked_BxS, gold_B, among_BxV
   )
-  for site, seen in sites.items():
-    found[f"{site}/mass"] = jnp.where(marked_BxS[None, :, None], seen.weights, 0).sum(axis=-1)
+  for site, read in sites.items():
+    marked_weights = jnp.where(marked_BxS[None, :, None], read.weights, 0)
+    observed[f"{site}/mass"] = marked_weights.sum(axis=-1)
     if site != "encoder":
-      found |= {
-        f"{site}/contribution": seen.marked,
-        f"{site}/contribution_rest": seen.rest,
-        f"{site}/salience": seen.mean,
-      }
-  return {name: jnp.moveaxis(array, 0, 1) for name, array in found.items()}
+      observed[f"{site}/contribution"] = read.marked
+      observed[f"{site}/contribution_rest"] = read.rest
+      observed[f"{site}/salience"] = read.mean
+  return {name: jnp.moveaxis(array, 0, 1) for name, array in observed.items()}

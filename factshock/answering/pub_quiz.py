@@ -1,89 +1,104 @@
-"""Rankings as result files of lm-pub-quiz (BEAR, Wiland et al. 2024, arXiv 2404.04113): `DatasetResults.from_path`.
+"""Rankings as result files of lm-pub-quiz.
 
-A folder with metadata_results.json and a RELATION_results.jsonl of each relation: a row a query, with the
+BEAR, Wiland et al. 2024 (arXiv 2404.04113); `DatasetResults.from_path` reads them. A folder holds
+metadata_results.json and a RELATION_results.jsonl of each relation: a row a query, with the
 log-probability of every answer of the relation in `pll_scores` and the place of the right one in
 `answer_idx`.
 """
 
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
+from factshock.types import PredictionRow
 
 METADATA = "metadata_results.json"
 
+# Each answer's id.
+Space: TypeAlias = dict[str, str]
 
-def write(folder, rows, *, model, templates=None):
-  """Writes rows of a predictions file that hold all candidates of their relations as lm-pub-quiz's results.
+
+def write(
+  folder: str,
+  rows: Sequence[PredictionRow],
+  *,
+  model: str,
+  templates: Mapping[str, str] | None = None,
+) -> None:
+  """Writes rows of a predictions file that hold all candidates of their relations.
 
   Args:
-    rows: dicts with subject, relation, object, candidates and, where known, subject_id and object_id.
-    model: name of the model, for the metadata. templates: {relation: the text with [X] and [Y] that was asked}.
+    folder: the folder to write.
+    rows: with subject, relation, object, candidates and, where known, subject_id and object_id.
+    model: name of the model, for the metadata.
+    templates: the text with [X] and [Y] by which each relation was put to the model.
+
   Raises:
-    UserError: results there already, rows without candidates, candidates that differ within a relation or lack the
-      object, or a relation that is no name of a file.
+    UserError: results there already, rows without candidates, candidates that differ within a
+      relation or lack the object, or a relation that is no name of a file.
   """
   if os.path.exists(os.path.join(folder, METADATA)):
     raise UserError(f"{folder}: holds results already; name another folder")
-  by_relation = {}
+  by_relation: dict[str, list[PredictionRow]] = {}
   for row in rows:
     by_relation.setdefault(row["relation"], []).append(row)
-  tables = {relation: _table(relation, found) for relation, found in by_relation.items()}
-  for relation, (_, instances) in tables.items():
+  tables = {relation: _table(relation, own) for relation, own in by_relation.items()}
+  metadata = {}
+  for relation, (space, instances) in tables.items():
+    template = (templates or {}).get(relation)
+    metadata[relation] = _metadata(space, len(instances), model, template)
     with files.atomic_write(os.path.join(folder, f"{relation}_results.jsonl")) as file:
       for instance in instances:
         file.write(json.dumps(instance, ensure_ascii=False, allow_nan=False) + "\n")
-  metadata = {
-    relation: _metadata(space, len(instances), model, (templates or {}).get(relation))
-    for relation, (space, instances) in tables.items()
-  }
   with files.atomic_write(os.path.join(folder, METADATA)) as file:  # last: where it stands, all do
     file.write(json.dumps(metadata, ensure_ascii=False, indent=1) + "\n")
 
 
-def _table(relation, rows):
-  """({answer: its id}, the instances) of one relation's rows."""
+def _table(relation: str, rows: Sequence[PredictionRow]) -> tuple[Space, list[dict[str, Any]]]:
+  """Returns the ids of the answers and the instances of one relation's rows."""
   if os.path.basename(relation) != relation or not relation:
     raise UserError(
       f"relation {relation!r}: expected one that can be the name of a file; rename it"
     )
   names = sorted(name for name, _ in rows[0].get("candidates") or ())
-  place = {name: number for number, name in enumerate(names)}
+  index_of = {name: index for index, name in enumerate(names)}
   instances = []
-  for number, row in enumerate(rows):
+  for index, row in enumerate(rows):
     scores = dict(row.get("candidates") or ())
     if sorted(scores) != names or row["object"] not in scores:
       raise UserError(
-        f"relation {relation!r}: expected all its {len(names)} candidates, the object among them, in "
-        f"every row, got {len(scores)} for {row['subject']!r}; rank the answers (answer --mode=rank) and "
-        "keep all (config.answering.top=0)"
+        f"relation {relation!r}: expected all its {len(names)} candidates, the object among them, "
+        f"in every row, got {len(scores)} for {row['subject']!r}; rank the answers "
+        "(answer --mode=rank) and keep all (config.answering.top=0)"
       )
     instances.append(
       {
-        "sub_id": row.get("subject_id") or f"{relation}-{number}",
+        "sub_id": row.get("subject_id") or f"{relation}-{index}",
         "sub_label": row["subject"],
-        "answer_idx": place[row["object"]],
+        "answer_idx": index_of[row["object"]],
         "pll_scores": [scores[name] for name in names],
       }
     )
   return _space(relation, names, rows), instances
 
 
-def _space(relation, names, rows):
-  """{answer: its id}: the facts' own ids where each answer has one and no two the same, else numbers."""
+def _space(relation: str, names: Sequence[str], rows: Sequence[PredictionRow]) -> Space:
+  """Returns the id of each answer: the facts' own where each has one and no two the same."""
   own = {row["object"]: row["object_id"] for row in rows if row.get("object_id")}
   if len(set(own.values())) == len(own) == len(names):
     return {name: own[name] for name in names}
-  return {name: f"{relation}-{number}" for number, name in enumerate(names)}
+  return {name: f"{relation}-{index}" for index, name in enumerate(names)}
 
 
-def _metadata(space, number, model, template):
+def _metadata(space: Space, count: int, model: str, template: str | None) -> dict[str, Any]:
   return {
     "templates": [template] if template else [],
     "template_index": 0,
     "model_name_or_path": str(model),
-    "num_original_instances": number,
+    "num_original_instances": count,
     "subsampled": None,
     "reduction": "sum",
     "relation_info": {},

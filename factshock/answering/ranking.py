@@ -1,18 +1,24 @@
 """Exact log-probabilities of all candidate answers: encoder once a query, shared prefixes once."""
 
+import dataclasses
 import functools
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from factshock.answering import batches, tries
+from factshock.answering.tries import Trie
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data.prompts import target_text
 from factshock.devices import partitioning
 from factshock.models import families
+from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
+from factshock.types import Array, Candidates, Params
 
 # Contexts that go through the layers together: enough to fill the device.
 CONTEXTS = {"cpu": 2048, "other": 1 << 16}
@@ -20,158 +26,226 @@ CONTEXTS = {"cpu": 2048, "other": 1 << 16}
 LOGIT_BYTES = {"cpu": 24 << 20, "other": 1 << 30}
 
 
-class Batch(typing.NamedTuple):
-  """Queries of one relation: their places, and int32 [B, S] inputs; rows beyond the places are padding."""
+@dataclasses.dataclass(frozen=True)
+class QueryBatch:
+  """Holds queries of one relation.
 
-  key: str
-  places: tuple
+  Attributes:
+    relation: its name.
+    indices: the queries' places among all.
+    inputs_BxS: int32, their token ids; rows beyond the indices are padding.
+  """
+
+  relation: str
+  indices: tuple[int, ...]
   inputs_BxS: np.ndarray
 
 
-class Queries(typing.NamedTuple):
-  """Everything `rank_prepared` needs beside the weights.
+@dataclasses.dataclass(frozen=True)
+class Queries:
+  """Holds everything that `rank_prepared` needs beside the weights.
 
-  batches: tuple of Batch. tries: dict relation -> list of Trie. sizes: candidates of each query.
-  ends: int32 [2], the tokens that end an answer. vocabulary: tokens of the tokenizer.
+  Attributes:
+    batches: the queries.
+    tries: the candidates of each relation.
+    sizes: number of candidates of each query.
+    ends: int32 [E], the tokens that end an answer.
+    vocabulary: number of tokens of the tokenizer.
   """
 
-  batches: tuple
-  tries: dict
-  sizes: tuple
+  batches: tuple[QueryBatch, ...]
+  tries: dict[str, list[Trie]]
+  sizes: tuple[int, ...]
   ends: np.ndarray
   vocabulary: int
 
 
-def rank(params, model_config, tokenizer, prompts, keys, candidates, *, batch_size=256, mesh=None):
-  """Log-probability that the answer begins with each candidate of the query's relation.
+def rank(
+  model: LoadedModel,
+  prompts: Sequence[str],
+  relations: Sequence[str],
+  candidates: Candidates,
+  *,
+  batch_size: int = 256,
+) -> list[np.ndarray]:
+  """Returns the log-probability that the answer begins with each candidate of a query's relation.
 
-  log P("<extra_id_0> CANDIDATE" | prompt), natural logarithm, summed over tokens. Where another candidate
-  of the relation goes on after this one, the end of the answer (EOS or <extra_id_1>, as after a generated
-  answer) counts too, so that the probabilities of a relation's candidates add up to at most 1.
-  Candidates that the tokenizer cannot tell apart get equal scores.
+  It is log P("<extra_id_0> CANDIDATE" | prompt), natural logarithm, summed over tokens. Where
+  another candidate of the relation goes on after this one, the end of the answer (EOS or
+  <extra_id_1>, as after a generated answer) counts too, so that the probabilities of a relation's
+  candidates add up to at most 1. Candidates that the tokenizer cannot tell apart get equal scores.
 
   Args:
-    params, model_config: weights and config of a model.
-    tokenizer: as from data/tokenizers.
-    prompts: list of texts holding "<extra_id_0>" where the answer goes; for a decoder-only model ending there, and
-      the candidate's probability is that of " CANDIDATE" after the prompt, closed by EOS or the end of the line.
-    keys: the relation of each prompt.
-    candidates: dict relation -> list of candidate answers.
+    model: the model to ask.
+    prompts: texts holding "<extra_id_0>" where the answer goes; for a decoder-only model ending
+      there, and the candidate's probability is that of " CANDIDATE" after the prompt, closed by EOS
+      or the end of the line.
+    relations: the relation of each prompt.
+    candidates: candidate answers by relation.
     batch_size: queries at a time; fewer where they have more than CONTEXTS.
-    mesh: devices to share each batch over (axis "data").
-  Returns: list of float32 arrays, one a prompt, aligned with candidates[key].
-  Raises: as `prepare` and `rank_prepared`.
-  """
-  queries = prepare(tokenizer, prompts, keys, candidates, batch_size)
-  return rank_prepared(params, model_config, queries, mesh)
 
-
-def prepare(tokenizer, prompts, keys, candidates, batch_size=256):
-  """Tokenizes and batches queries once, to be ranked with any number of weights.
+  Returns:
+    Float32 [candidates of the relation] for each prompt.
 
   Raises:
-    ValueError: not one key a prompt, or batch_size below 1.
-    UserError: a relation without candidates, a candidate without tokens, a prompt without a place for
-      the answer or too long.
+    ValueError: as `prepare`.
+    UserError: as `prepare` and `rank_prepared`.
   """
-  if len(prompts) != len(keys):
-    raise ValueError(f"expected one key a prompt ({len(prompts)}), got {len(keys)}")
+  return rank_prepared(model, prepare(model, prompts, relations, candidates, batch_size))
+
+
+def prepare(
+  model: LoadedModel,
+  prompts: Sequence[str],
+  relations: Sequence[str],
+  candidates: Candidates,
+  batch_size: int = 256,
+) -> Queries:
+  """Tokenizes and batches queries once, to be ranked with any number of weights.
+
+  Args:
+    model: a model of the family and tokenizer; its weights are not read.
+    prompts: texts, as for `rank`.
+    relations: the relation of each prompt.
+    candidates: candidate answers by relation.
+    batch_size: queries at a time.
+
+  Raises:
+    ValueError: not one relation a prompt, or batch_size below 1.
+    UserError: a relation without candidates, a candidate without tokens, a prompt without a blank
+      for the answer or too long.
+  """
+  if len(prompts) != len(relations):
+    raise ValueError(f"expected one relation a prompt ({len(prompts)}), got {len(relations)}")
   if batch_size < 1:
     raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
-  tokens = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts]
-  places = {}
-  for place, key in enumerate(keys):
-    places.setdefault(key, []).append(place)
-  grown = {
-    key: tries.build(sequences(tokenizer, key, candidates, prompts[first[0]]), tokenizer.eos)
-    for key, first in places.items()
-  }
-  room = CONTEXTS[_device()]
-  made = []
-  for key in places:
-    widest = max(trie.tokens_M.size for trie in grown[key])
-    size = min(batch_size, max(1, room // widest))
-    by_length = sorted(places[key], key=lambda place: len(tokens[place]))
-    made += [
-      Batch(key, part, batches.pad(tokens, part, rows, batches.is_decoder_only(tokenizer)))
-      for part, rows in batches.split(by_length, size)
-    ]
-  ends = np.array(batches.closing_tokens(tokenizer), np.int32)
+  tokens = [batches.encode_prompt(model, prompt) for prompt in prompts]
+  by_relation: dict[str, list[int]] = {}
+  for index, relation in enumerate(relations):
+    by_relation.setdefault(relation, []).append(index)
+  grown = {}
+  for relation, indices in by_relation.items():
+    token_sequences = sequences(model, relation, candidates, prompts[indices[0]])
+    grown[relation] = tries.build(token_sequences, model.tokenizer.eos)
+  query_batches = []
+  for relation, indices in by_relation.items():
+    widest = max(trie.tokens_M.size for trie in grown[relation])
+    size = min(batch_size, max(1, CONTEXTS[_device()] // widest))
+    by_length = sorted(indices, key=lambda index: len(tokens[index]))
+    for part, rows in batches.split(by_length, size):
+      inputs_BxS = batches.pad(tokens, part, rows, model.decoder_only)
+      query_batches.append(QueryBatch(relation, part, inputs_BxS))
   return Queries(
-    tuple(made), grown, tuple(len(candidates[key]) for key in keys), ends, tokenizer.size
+    batches=tuple(query_batches),
+    tries=grown,
+    sizes=tuple(len(candidates[relation]) for relation in relations),
+    ends=np.array(batches.closing_tokens(model), np.int32),
+    vocabulary=model.tokenizer.size,
   )
 
 
-def rank_prepared(params, model_config, queries, mesh=None):
-  """Scores of the queries from `prepare`: list of float32 arrays as from `rank`.
+def rank_prepared(model: LoadedModel, queries: Queries) -> list[np.ndarray]:
+  """Returns the scores of the queries from `prepare`, as `rank` does.
 
   Compiled once for each config and sizes of batch, length and trie; other weights compile nothing.
 
+  Args:
+    model: the model to ask.
+    queries: from `prepare`.
+
   Raises:
-    UserError: the model has fewer tokens than the tokenizer.
+    UserError: the model has fewer tokens than the tokenizer, or reads fewer than a query has.
   """
-  batches.check_vocabulary(queries.vocabulary, model_config)
-  longest = max(len(row) for batch in queries.batches for row in batch.inputs_BxS)
-  deepest = max(trie.distance_MxM.max() + 1 for grown in queries.tries.values() for trie in grown)
-  batches.check_room([range(longest)], model_config, deepest)
-  params, spread = batches.placed(params, mesh)
+  config = model.model_config
+  _check_fits(config, queries)
+  devices = model.mesh.size if model.mesh else 1
+  params, spread = batches.place(model.params, model.mesh)
   pending = []
   for batch in queries.batches:
     interruption.raise_if_requested()
-    cache, first_B = _start(params, model_config, spread(batch.inputs_BxS))
-    for trie in queries.tries[batch.key]:
-      members, trie = list(trie.members), trie._replace(members=())
-      parts = _parts(
-        len(first_B), 4 * trie.tokens_M.size * model_config.vocab_size, mesh.size if mesh else 1
-      )
-      scores_BxC = _score(params, model_config, parts, cache, first_B, queries.ends, trie)
-      pending.append((batch.places, members, scores_BxC))
+    cache, first_B = _start(params, config, spread(batch.inputs_BxS))
+    for trie in queries.tries[batch.relation]:
+      logit_bytes = 4 * trie.tokens_M.size * config.vocab_size
+      parts = _parts(len(first_B), logit_bytes, devices)
+      shared = trie._replace(members=())  # which candidates they are is no matter of the program
+      scores_BxC = _score(params, config, parts, cache, first_B, queries.ends, shared)
+      pending.append((batch.indices, list(trie.members), scores_BxC))
   scores = [np.empty(size, np.float32) for size in queries.sizes]
-  for places, members, scores_BxC in pending:  # only now wait for the devices
+  for indices, members, scores_BxC in pending:  # only now wait for the devices
     interruption.raise_if_requested()
-    scores_BxC = partitioning.fetch(scores_BxC)
-    for row, place in enumerate(places):
-      scores[place][members] = scores_BxC[row, : len(members)]
+    fetched_BxC = partitioning.fetch(scores_BxC)
+    for row, index in enumerate(indices):
+      scores[index][members] = fetched_BxC[row, : len(members)]
   return scores
 
 
-def sequences(tokenizer, key, candidates, prompt):
-  """Token sequences of a relation's candidates: from <extra_id_0> on, or as they continue a (first) prompt.
+def _check_fits(config: ModelConfig, queries: Queries) -> None:
+  """Checks that a model has the tokens and positions that the queries take.
+
+  Raises:
+    UserError: it has not.
+  """
+  batches.check_vocabulary(queries.vocabulary, config)
+  longest = max(batch.inputs_BxS.shape[1] for batch in queries.batches)
+  depths = [trie.distance_MxM.max() + 1 for grown in queries.tries.values() for trie in grown]
+  batches.check_length(longest, config, max(depths))
+
+
+def sequences(
+  model: LoadedModel, relation: str, candidates: Candidates, prompt: str
+) -> list[tuple[int, ...]]:
+  """Returns the token sequences of a relation's candidates.
+
+  They are from <extra_id_0> on, or for a decoder-only model as they continue a (first) prompt.
 
   Raises:
     UserError: a relation without candidates, or a candidate without tokens.
   """
-  if not candidates.get(key):
+  if not candidates.get(relation):
     raise UserError(
-      f"relation {key!r}: expected candidate answers, got none; give facts of this relation"
+      f"relation {relation!r}: expected candidate answers, got none; give facts of this relation"
     )
-  if batches.is_decoder_only(tokenizer):
-    return [
-      tuple(tokenizer.encode_continuation(prompt, candidate)) for candidate in candidates[key]
-    ]
-  sequences = [tuple(tokenizer.encode(target_text(candidate))) for candidate in candidates[key]]
-  for candidate, sequence in zip(candidates[key], sequences):
+  answers = candidates[relation]
+  tokenizer = model.tokenizer
+  if model.decoder_only:
+    return [tuple(tokenizer.encode_continuation(prompt, answer)) for answer in answers]
+  encoded = [tuple(tokenizer.encode(target_text(answer))) for answer in answers]
+  for answer, sequence in zip(answers, encoded):
     if len(sequence) < 2:
       raise UserError(
-        f"relation {key!r}: expected a candidate with at least one token, got {candidate!r}; "
+        f"relation {relation!r}: expected a candidate with at least one token, got {answer!r}; "
         "correct the object of the fact"
       )
-  return sequences
+  return encoded
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _start(params, config, inputs_BxS):
+def _start(params: Params, config: ModelConfig, inputs_BxS: Array) -> tuple[Any, jax.Array]:
+  """Returns the cache of a batch's inputs and the first token of each row."""
   return families.of(config).start(params, config, inputs_BxS, 1)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _score(params, config, parts, cache, first_B, ends, trie):
-  """Summed log-probabilities [B, C] of a trie's candidates; the logits of B / parts queries exist at a time."""
-  module = families.of(config)
-  hidden_BxMxD = module.hidden_of_tree(params, config, cache, first_B, trie.tokens_M, trie.distance_MxM)
+def _score(
+  params: Params,
+  config: ModelConfig,
+  parts: int,
+  cache: Any,
+  first_B: Array,
+  ends: Array,
+  trie: Trie,
+) -> jax.Array:
+  """Returns the summed log-probabilities [B, C] of a trie's candidates.
 
-  def score(hidden_GxMxD):
-    logits_GxMxV = module.logits_of_tree(params, config, hidden_GxMxD)
+  The logits of B / parts queries exist at a time.
+  """
+  family = families.of(config)
+  hidden_BxMxD = family.hidden_of_tree(
+    params, config, cache, first_B, trie.tokens_M, trie.distance_MxM
+  )
+
+  def score(hidden_GxMxD: jax.Array) -> jax.Array:
+    logits_GxMxV = family.logits_of_tree(params, config, hidden_GxMxD)
     total_GxM = jax.nn.logsumexp(logits_GxMxV, axis=-1)
     ended_GxM = jax.nn.logsumexp(logits_GxMxV[..., ends], axis=-1)
     picked_GxCxL = jnp.where(
@@ -179,24 +253,26 @@ def _score(params, config, parts, cache, first_B, ends, trie):
       ended_GxM[:, trie.nodes_CxL],
       logits_GxMxV[:, trie.nodes_CxL, trie.next_CxL],
     )
-    return jnp.where(trie.used_CxL[None], picked_GxCxL - total_GxM[:, trie.nodes_CxL], 0.0).sum(
-      axis=-1
-    )
+    log_p_GxCxL = picked_GxCxL - total_GxM[:, trie.nodes_CxL]
+    return jnp.where(trie.used_CxL[None], log_p_GxCxL, 0.0).sum(axis=-1)
 
-  # every part takes queries of all devices: a batch is cut over them along its first axis
-  apart = hidden_BxMxD.reshape(-1, parts, *hidden_BxMxD.shape[1:]).swapaxes(0, 1)
-  return jax.lax.map(score, apart).swapaxes(0, 1).reshape(len(first_B), -1)
-
-
-def _parts(queries, logit_bytes, devices):
-  """Into how many equal parts the queries are cut so that a part's logits take no more than LOGIT_BYTES a device."""
-  room = LOGIT_BYTES[_device()] * devices
-  return next(
-    parts
-    for parts in range(1, queries + 1)
-    if queries % parts == 0 and (parts == queries or queries // parts * logit_bytes <= room)
-  )
+  # Every part takes queries of all devices: a batch is cut over them along its first axis.
+  hidden_GxPxMxD = hidden_BxMxD.reshape(-1, parts, *hidden_BxMxD.shape[1:])
+  scores_PxGxC = jax.lax.map(score, hidden_GxPxMxD.swapaxes(0, 1))
+  return scores_PxGxC.swapaxes(0, 1).reshape(len(first_B), -1)
 
 
-def _device():
+def _parts(queries: int, logit_bytes: int, devices: int) -> int:
+  """Returns into how many equal parts queries are cut.
+
+  A part's logits take no more than LOGIT_BYTES a device, where it has more than one query.
+  """
+  limit = LOGIT_BYTES[_device()] * devices
+  for parts in range(1, queries):
+    if queries % parts == 0 and queries // parts * logit_bytes <= limit:
+      return parts
+  return queries
+
+
+def _device() -> str:
   return "cpu" if jax.default_backend() == "cpu" else "other"

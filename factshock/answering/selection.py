@@ -1,75 +1,111 @@
-"""Choosing how much of a finetuned model to mix in, by accuracy on development facts; no point is written to disk."""
+"""Choice of how much of a finetuned model to mix in, by accuracy on development facts.
 
-from factshock.answering import asking, ranking
-from factshock.checkpoints import interpolation
-from factshock.data import prompts
+No mix is written to disk.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from factshock.answering import ranking
+from factshock.answering.prompting import Prompting, PromptWriter
+from factshock.checkpoints import interpolation, loading
+from factshock.checkpoints.loading import LoadedModel
 from factshock.facts import sources
 from factshock.models import families
 from factshock.predictions import accuracy, writing
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.types import Candidates, Fact
 
 ALPHAS = tuple(step / 10 for step in range(11))
 
 
+@dataclasses.dataclass(frozen=True)
+class SelectionOptions:
+  """Says which mixes are tried and how the facts are put to them.
+
+  Attributes:
+    profile: how alpha goes through the layers; see interpolation.mix_by_profile.
+    alphas: shares of the finetuned model, 0 to 1.
+    prompt: "cloze" or "question"; None is the finetuned model's config.finetune.prompt.
+    relations: path of the relations; None is those of the data set or of the finetuned model.
+    candidates: path of facts whose objects are the candidates; None is the facts themselves.
+    tokenizer: folder of the tokenizer; None is the models' own.
+  """
+
+  profile: str = "uniform"
+  alphas: Sequence[float] = ALPHAS
+  prompt: str | None = None
+  relations: str | None = None
+  candidates: str | None = None
+  tokenizer: str | None = None
+
+
 def choose(
-  checkpoints,
-  facts,
-  *,
-  profile="uniform",
-  alphas=ALPHAS,
-  prompt=None,
-  relations=None,
-  candidates=None,
-  tokenizer=None,
-):
-  """(the best alpha, [(alpha, share right)]) of mixes of two models on facts; of equals the smaller.
+  checkpoints: Sequence[str], facts: str, options: SelectionOptions = SelectionOptions()
+) -> tuple[float, list[tuple[float, float]]]:
+  """Returns the best alpha of mixes of two models on facts, and the curve; of equals the smaller.
 
   Args:
-    checkpoints: two paths or HuggingFace models, before and after finetuning, as `asking.ask` takes them; both and a mix are in memory.
-    facts, candidates, relations, tokenizer: paths, as for `asking.ask`. profile: see interpolation.mix_by_profile.
-    prompt: "cloze" or "question"; None is the second model's config.finetune.prompt.
+    checkpoints: two paths or HuggingFace models, before and after finetuning; both and a mix are in
+      memory.
+    facts: path of the facts, or a data set.
+    options: which mixes are tried and how.
+
+  Returns:
+    The alpha, and (alpha, share of right answers) of each.
+
   Raises:
     UserError: models of different sizes, an alpha outside of 0 to 1, or facts that do not fit.
   """
-
+  alphas = options.alphas
   if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
-    raise UserError(
-      f"--alphas: expected numbers from 0 to 1, got {', '.join(f'{alpha:g}' for alpha in alphas) or 'none'}"
-    )
-  before, after = (asking.open_model(checkpoint, tokenizer=tokenizer) for checkpoint in checkpoints)
-  differing = families.differences(before.model, after.model)
-  if differing:
-    raise UserError(
-      f"{checkpoints[1]}: expected a model of the sizes of {checkpoints[0]}, got other ones: {'; '.join(differing)}"
-    )
-  rows, table = asking.facts_and_relations(after, checkpoints[1], facts, relations)
-  options = writing.candidates_of(
-    sources.read_facts(candidates) if candidates else rows,
-    dict.fromkeys(fact["relation"] for fact in rows),
-  )
-  texts = prompts.prompt_texts(
-    rows, table, prompt or after.config["finetune"]["prompt"], after.tokenizer.sentinels == 0
-  )
-  queries = ranking.prepare(
-    after.tokenizer,
-    texts,
-    [fact["relation"] for fact in rows],
-    options,
-    after.config["answering"]["batch_size"],
-  )
-  mesh = after.mesh
+    shown = ", ".join(f"{alpha:g}" for alpha in alphas) or "none"
+    raise UserError(f"--alphas: expected numbers from 0 to 1, got {shown}")
+  before, _ = loading.open_model(checkpoints[0], tokenizer=options.tokenizer)
+  after, origin = loading.open_model(checkpoints[1], tokenizer=options.tokenizer)
+  _check_sizes(checkpoints, before, after)
+  rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
+  names = [fact["relation"] for fact in rows]
+  source = sources.read_facts(options.candidates) if options.candidates else rows
+  candidates = writing.candidates_of(source, dict.fromkeys(names))
+  form = options.prompt or origin.prompt
+  texts = PromptWriter.of(after, form, Prompting()).write(rows, relations)
+  queries = ranking.prepare(after, texts, names, candidates, origin.batch_size)
   progress = Progress("mixing", len(alphas))
   curve = []
-  for number, alpha in enumerate(alphas, 1):
-    params = interpolation.mix_by_profile(before.params, after.params, alpha, profile)
-    found = ranking.rank_prepared(params, after.model, queries, mesh)
-    said = [options[fact["relation"]][int(scores.argmax())] for fact, scores in zip(rows, found)]
-    right = [
-      accuracy.score(text, [fact["object"], *fact.get("aliases", ())])[0]
-      for text, fact in zip(said, rows)
-    ]
-    curve.append((alpha, sum(right) / len(right)))
-    progress.update(number, f"alpha {alpha:g}: {curve[-1][1]:.3f} right")
+  for count, alpha in enumerate(alphas, 1):
+    params = interpolation.mix_by_profile(before.params, after.params, alpha, options.profile)
+    scores = ranking.rank_prepared(after.with_params(params), queries)
+    share = _share_right(rows, candidates, scores)
+    curve.append((alpha, share))
+    progress.update(count, f"alpha {alpha:g}: {share:.3f} right")
   best = max(share for _, share in curve)
   return min(alpha for alpha, share in curve if share == best), curve
+
+
+def _check_sizes(checkpoints: Sequence[str], before: LoadedModel, after: LoadedModel) -> None:
+  """Checks that two models are of the same sizes.
+
+  Raises:
+    UserError: names every size in which they differ.
+  """
+  differing = families.differences(before.model_config, after.model_config)
+  if differing:
+    raise UserError(
+      f"{checkpoints[1]}: expected a model of the sizes of {checkpoints[0]}, got other ones: "
+      f"{'; '.join(differing)}"
+    )
+
+
+def _share_right(
+  facts: Sequence[Fact], candidates: Candidates, scores: Sequence[np.ndarray]
+) -> float:
+  """Returns the share of facts whose best candidate is the object or an alias."""
+  right = []
+  for fact, scores_C in zip(facts, scores):
+    answer = candidates[fact["relation"]][int(scores_C.argmax())]
+    right.append(accuracy.score(answer, [fact["object"], *fact.get("aliases", ())])[0])
+  return sum(right) / len(right)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from factshock.answering import asking
-from factshock.checkpoints import store, tree_files
+from factshock.checkpoints import loading, store, tree_files
 from factshock.models import families
 from factshock.models.formats import huggingface, t5x
 from factshock.models.formats.huggingface import names, writing
@@ -215,7 +214,7 @@ def _write_orbax(opened, output, _):
     "workdir": os.path.abspath(output),
     "seed": 0,
     "huggingface": opened.json,
-    "experiment": {**asking.DEFAULTS, "model": families.to_section(opened.config)},
+    "experiment": {**loading.DEFAULTS, "model": families.to_section(opened.config)},
   }
   store.write(
     output,

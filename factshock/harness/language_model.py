@@ -1,252 +1,336 @@
-"""Our models as the `factshock` model of the lm-evaluation-harness: T5, Llama and Mistral.
+"""Models of factshock as the `factshock` model of the lm-evaluation-harness: T5, Llama, Mistral.
 
-A decoder-only model reads a context as it is, BOS before it where it has one. A T5 reads the context with
-<extra_id_0> after it (or where the context holds one already), as our own prompts do, and says the
-continuation after <extra_id_0>, which itself does not count. A context that is too long for a decoder-only
-model loses its first tokens, as in the harness's own models; how many did is printed.
+A decoder-only model reads a context as it is, BOS before it where it has one. A T5 reads the
+context with <extra_id_0> after it (or where the context holds one already), as our own prompts do,
+and gives the continuation after <extra_id_0>, which itself does not count. A context that is too
+long for a decoder-only model loses its first tokens, as in the harness's own models; how many did
+is printed.
 """
 
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 from lm_eval import utils
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
-from factshock.answering import asking, batches, decoding, likelihoods
+from factshock.answering import batches, decoding, likelihoods, sampling
+from factshock.checkpoints import loading
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import decoder_text, prompts
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.types import Tokenizer
 
 CHUNK = 16  # batches of prompts between two lines of progress
 GENERATION = ("until", "max_gen_toks", "do_sample", "temperature")
 GREEDY = ("top_p", "top_k", "min_p")  # which mean nothing where nothing is sampled
 
 
-@register_model("factshock")
-class FactshockLM(LM):
-  """A checkpoint of ours or a HuggingFace folder or hub id, to be asked by the harness.
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """Says how the text of a request is generated.
 
-  Args:
-    checkpoint: as --checkpoint of factshock.answer. tokenizer: as there; the checkpoint's own by default.
-    batch_size: continuations or prompts at a time. max_gen_toks: tokens generated where a task names no number.
-    seed: of sampling, where a task asks for a temperature above 0.
-  Raises:
-    UserError: nothing at the checkpoint, or values that cannot be.
+  Attributes:
+    until: strings that end it.
+    length: tokens at most.
+    temperature: of the distribution sampled from; 0 takes the likeliest token.
   """
 
-  def __init__(
-    self,
-    checkpoint=None,
-    tokenizer=None,
-    batch_size=None,
-    max_gen_toks=256,
-    seed=0,
-    device=None,
-    max_batch_size=None,
-  ):
-    super().__init__()
-    if checkpoint is None:
-      raise UserError(
-        "--model_args: expected checkpoint=PATH, a checkpoint's folder or a HuggingFace model; got none"
-      )
-    # The harness gives these to every model; JAX takes the devices it finds, and batches are not sized anew.
-    del device, max_batch_size
-    self.asked = asking.open_model(str(checkpoint), None, tokenizer)
-    self.batch_size = _batch_size(batch_size)
-    self.max_gen_toks = int(max_gen_toks)
-    self.seed = int(seed)
-    self.decoder_only = batches.is_decoder_only(self.asked.tokenizer)
+  until: tuple[str, ...]
+  length: int
+  temperature: float
 
-  def loglikelihood(self, requests, disable_tqdm=False):
-    """[(log-probability, whether greedy decoding says it)] of continuations; requests are (context, continuation)."""
-    tokenizer = self.asked.tokenizer
-    pairs = [encode_pair(tokenizer, *request.args) for request in requests]
-    before, cut = self._fitting(
-      tokenizer, [before for before, _ in pairs], [len(after) for _, after in pairs]
-    )
-    _say_cut(cut, len(pairs))
-    scores, greedy = likelihoods.score(
-      *self.asked[:3],
-      [(inputs, after) for inputs, (_, after) in zip(before, pairs)],
-      batch_size=self.batch_size,
-      mesh=self.asked.mesh,
-      progress=_progress("scoring", len(pairs), disable_tqdm),
-    )
-    return [(float(score), bool(likeliest)) for score, likeliest in zip(scores, greedy)]
+  @classmethod
+  def of(cls, arguments: Mapping[str, Any], default_length: int) -> "Generation":
+    """Returns what a request's generation arguments say.
 
-  def loglikelihood_rolling(self, requests, disable_tqdm=False):
-    """[log-probability of a whole text], in windows as long as the model reads, each token once; decoder-only."""
-    if not self.decoder_only:
-      raise UserError(
-        "perplexity of whole texts: expected a decoder-only model, as a T5 reads an input and fills its "
-        "blanks; got a T5; choose tasks that ask for continuations or answers"
-      )
-    tokenizer = self.asked.tokenizer
-    longest = self.asked.model.max_length
-    rows = []
-    counted = []
-    of = []
-    for number, request in enumerate(requests):
-      windows = utils.get_rolling_token_windows(
-        tokenizer.encode(request.args[-1]),
-        prefix_token=_prefix(tokenizer),
-        max_seq_len=longest,
-        context_len=1,
-      )
-      for before, after in map(utils.make_disjoint_window, windows):
-        rows.append([*before, *after])
-        counted.append(len(after))
-        of.append(number)
-    scores = likelihoods.whole(
-      self.asked.params,
-      self.asked.model,
-      rows,
-      counted,
-      batch_size=self.batch_size,
-      mesh=self.asked.mesh,
-      progress=_progress("reading", len(rows), disable_tqdm),
-    )
-    totals = [0.0] * len(requests)
-    for number, score in zip(of, scores):
-      totals[number] += float(score)
-    return totals
+    Args:
+      arguments: the request's; None counts as left out.
+      default_length: tokens where they say nothing.
 
-  def generate_until(self, requests, disable_tqdm=False):
-    """[text generated after the context, up to the first of `until`] of requests (context, generation arguments)."""
-    found = [None] * len(requests)
-    groups = {}
-    for place, request in enumerate(requests):
-      groups.setdefault(self._generation(request.args[1]), []).append(place)
-    progress = _progress("generating", len(requests), disable_tqdm)
-    done = 0
-    for (until, length, temperature), places in groups.items():
-      tokenizer = self.asked.tokenizer
-      encoded = [inputs_of(tokenizer, requests[place].args[0]) for place in places]
-      encoded, cut = self._fitting(tokenizer, encoded, [length] * len(places))
-      _say_cut(cut, len(places))
-      order = sorted(range(len(places)), key=lambda place: len(encoded[place]))
-      size = CHUNK * self.batch_size
-      for start in range(0, len(order), size):
-        part = order[start : start + size]
-        texts = self._generate(
-          [encoded[place] for place in part], until, length, temperature, self.seed + start // size
-        )
-        for place, text in zip(part, texts):
-          found[places[place]] = text
-        done += len(part)
-        if progress:
-          progress(done)
-    return found
-
-  def _generate(self, encoded, until, length, temperature, seed):
-    params, model, tokenizer = self.asked[:3]
-    batches.check_vocabulary(tokenizer.size, model)
-    tokens, _ = decoding.sample(
-      params,
-      model,
-      encoded,
-      decoding.end_tokens(tokenizer, until),
-      max_length=length,
-      batch_size=self.batch_size,
-      mesh=self.asked.mesh,
-      left=self.decoder_only,
-      temperature=temperature,
-      seed=seed,
-    )
-    texts = [tokenizer.decode(decoding.answer_tokens(tokenizer, row)) for row in tokens]
-    return [decoding.before_stop(text, until) for text in texts]
-
-  def _generation(self, given):
-    """(strings that end a text, most tokens, temperature or 0) of a request's generation arguments."""
-    given = {name: value for name, value in given.items() if value is not None}
-    until = given.get("until", ())
+    Raises:
+      UserError: unknown arguments, or a length below 1.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
     temperature = float(given.get("temperature", 1.0 if given.get("do_sample") else 0.0))
-    sampled = bool(given.get("do_sample", temperature > 0)) and temperature > 0
-    unknown = set(given) - {*GENERATION, *(() if sampled else GREEDY)}
+    samples = bool(given.get("do_sample", temperature > 0)) and temperature > 0
+    unknown = set(given) - set(GENERATION)
+    if not samples:
+      unknown -= set(GREEDY)
     if unknown:
       raise UserError(
         f"generation arguments: expected some of {', '.join(GENERATION)}, got "
         f"{', '.join(sorted(unknown))}; leave them out of the task or of --gen_kwargs"
       )
+    until = given.get("until", ())
     until = (until,) if isinstance(until, str) else tuple(until)
-    length = int(given.get("max_gen_toks", self.max_gen_toks))
+    length = int(given.get("max_gen_toks", default_length))
     if length < 1:
       raise UserError(f"max_gen_toks: expected at least 1, got {length}")
-    return tuple(stop for stop in until if stop), length, temperature if sampled else 0.0
+    return cls(tuple(stop for stop in until if stop), length, temperature if samples else 0.0)
 
-  def _fitting(self, tokenizer, encoded, more):
-    """(the ends of the contexts that the model can read together with so many tokens `more`, how many were cut)."""
-    longest = getattr(self.asked.model, "max_length", None)
+
+@register_model("factshock")
+class FactshockLM(LM):
+  """A checkpoint of ours or a HuggingFace folder or hub id, as the harness calls a model."""
+
+  def __init__(
+    self,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+    batch_size: int | str | None = None,
+    max_gen_toks: int = 256,
+    seed: int = 0,
+    device: str | None = None,
+    max_batch_size: int | None = None,
+  ) -> None:
+    """Opens the model.
+
+    Args:
+      checkpoint: as --checkpoint of factshock.answer.
+      tokenizer: as there; the checkpoint's own by default.
+      batch_size: continuations or prompts at a time.
+      max_gen_toks: tokens generated where a task names no number.
+      seed: of sampling, where a task asks for a temperature above 0.
+      device: ignored; the harness gives it to every model, and JAX takes the devices it finds.
+      max_batch_size: ignored likewise; batches are not sized anew.
+
+    Raises:
+      UserError: nothing at the checkpoint, or values that cannot be.
+    """
+    super().__init__()
+    if checkpoint is None:
+      raise UserError(
+        "--model_args: expected checkpoint=PATH, a checkpoint's folder or a HuggingFace model; "
+        "got none"
+      )
+    del device, max_batch_size
+    self.loaded, _ = loading.open_model(str(checkpoint), None, tokenizer)
+    self.batch_size = _parse_batch_size(batch_size)
+    self.max_gen_toks = int(max_gen_toks)
+    self.seed = int(seed)
+
+  def loglikelihood(
+    self, requests: Sequence[Instance], disable_tqdm: bool = False
+  ) -> list[tuple[float, bool]]:
+    """Returns the log-probability of each continuation, and whether greedy decoding gives it.
+
+    Args:
+      requests: of (context, continuation).
+      disable_tqdm: whether no progress is printed.
+    """
+    encoded = [encode_pair(self.loaded, *request.args) for request in requests]
+    contexts = [context for context, _ in encoded]
+    continuations = [continuation for _, continuation in encoded]
+    contexts = self._shorten(contexts, [len(tokens) for tokens in continuations])
+    scores, greedy = likelihoods.score(
+      self.loaded,
+      list(zip(contexts, continuations)),
+      batch_size=self.batch_size,
+      progress=_progress("scoring", len(requests), disable_tqdm),
+    )
+    return [(float(score), bool(likeliest)) for score, likeliest in zip(scores, greedy)]
+
+  def loglikelihood_rolling(
+    self, requests: Sequence[Instance], disable_tqdm: bool = False
+  ) -> list[float]:
+    """Returns the log-probability of whole texts, for decoder-only models.
+
+    They are read in windows as long as the model reads, each token once.
+
+    Args:
+      requests: of (text,).
+      disable_tqdm: whether no progress is printed.
+
+    Raises:
+      UserError: the model is a T5.
+    """
+    if not self.loaded.decoder_only:
+      raise UserError(
+        "perplexity of whole texts: expected a decoder-only model, as a T5 reads an input and "
+        "fills its blanks; got a T5; choose tasks that ask for continuations or answers"
+      )
+    rows = []
+    counted = []
+    request_of_row = []
+    for index, request in enumerate(requests):
+      for context, continuation in self._windows(request.args[-1]):
+        rows.append([*context, *continuation])
+        counted.append(len(continuation))
+        request_of_row.append(index)
+    scores = likelihoods.score_whole(
+      self.loaded,
+      rows,
+      counted,
+      batch_size=self.batch_size,
+      progress=_progress("reading", len(rows), disable_tqdm),
+    )
+    totals = [0.0] * len(requests)
+    for index, score in zip(request_of_row, scores):
+      totals[index] += float(score)
+    return totals
+
+  def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+    """Returns a text as windows of (tokens that are read before, tokens that count)."""
+    tokenizer = self.loaded.tokenizer
+    windows = utils.get_rolling_token_windows(
+      tokenizer.encode(text),
+      prefix_token=_prefix(tokenizer),
+      max_seq_len=_max_length(self.loaded),
+      context_len=1,
+    )
+    return [utils.make_disjoint_window(window) for window in windows]
+
+  def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+    """Returns the texts generated after contexts, up to the first of `until`.
+
+    Args:
+      requests: of (context, generation arguments).
+      disable_tqdm: whether no progress is printed.
+    """
+    groups: dict[Generation, list[int]] = {}
+    for index, request in enumerate(requests):
+      generation = Generation.of(request.args[1], self.max_gen_toks)
+      groups.setdefault(generation, []).append(index)
+    progress = _progress("generating", len(requests), disable_tqdm)
+    texts = [""] * len(requests)
+    done = 0
+    for generation, indices in groups.items():
+      encoded = [encode_context(self.loaded, requests[index].args[0]) for index in indices]
+      encoded = self._shorten(encoded, [generation.length] * len(indices))
+      order = sorted(range(len(indices)), key=lambda place: len(encoded[place]))
+      size = CHUNK * self.batch_size
+      for start in range(0, len(order), size):
+        chunk = order[start : start + size]
+        seed = self.seed + start // size
+        generated = self._generate([encoded[place] for place in chunk], generation, seed)
+        for place, text in zip(chunk, generated):
+          texts[indices[place]] = text
+        done += len(chunk)
+        if progress:
+          progress(done)
+    return texts
+
+  def _generate(
+    self, encoded: Sequence[Sequence[int]], generation: Generation, seed: int
+  ) -> list[str]:
+    model = self.loaded
+    batches.check_vocabulary(model.tokenizer.size, model.model_config)
+    tokens, _ = sampling.sample(
+      model,
+      encoded,
+      decoding.end_tokens(model, generation.until),
+      max_length=generation.length,
+      batch_size=self.batch_size,
+      temperature=generation.temperature,
+      seed=seed,
+    )
+    texts = [model.tokenizer.decode(decoding.answer_tokens(model, row)) for row in tokens]
+    return [decoding.before_stop(text, generation.until) for text in texts]
+
+  def _shorten(self, contexts: Sequence[list[int]], more: Sequence[int]) -> Sequence[list[int]]:
+    """Returns the ends of contexts that the model can read; prints how many were cut.
+
+    Args:
+      contexts: token ids.
+      more: how many tokens go on after each.
+
+    Raises:
+      UserError: what goes on after is too long by itself.
+    """
+    longest = _max_length(self.loaded)
     if longest is None:
-      return encoded, 0
+      return contexts
     if max(more, default=0) >= longest - 1:
       raise UserError(
-        f"expected texts to say of fewer than {longest - 1} tokens, as the model reads {longest}, got "
-        f"{max(more)}; lower max_gen_toks"
+        f"expected continuations of fewer than {longest - 1} tokens, as the model reads {longest}, "
+        f"got {max(more)}; lower max_gen_toks"
       )
-    opening = len(decoder_text.encode_prompt(tokenizer, ""))  # BOS stays
-    over = [max(0, len(tokens) + after - longest) for tokens, after in zip(encoded, more)]
-    found = [tokens[:opening] + tokens[opening + number :] for tokens, number in zip(encoded, over)]
-    return found, sum(number > 0 for number in over)
+    opening = len(decoder_text.encode_prompt(self.loaded.tokenizer, ""))  # BOS stays
+    shortened = []
+    cut = 0
+    for tokens, after in zip(contexts, more):
+      excess = max(0, len(tokens) + after - longest)
+      shortened.append(tokens[:opening] + tokens[opening + excess :])
+      cut += excess > 0
+    if cut:
+      print(
+        f"  {cut:,} of {len(contexts):,} contexts are longer than the model reads and lost their "
+        "first tokens",
+        flush=True,
+      )
+    return shortened
 
 
-def inputs_of(tokenizer, context):
-  """The token ids that a model reads before a continuation of `context`: see the head of this file."""
-  if batches.is_decoder_only(tokenizer):
+def encode_context(model: LoadedModel, context: str) -> list[int]:
+  """Returns the token ids that a model reads before a continuation of a context.
+
+  Raises:
+    UserError: a T5's context with several blanks.
+  """
+  tokenizer = model.tokenizer
+  if model.decoder_only:
     return decoder_text.encode_prompt(tokenizer, context) or [_prefix(tokenizer)]
-  if context.count(prompts.BLANK) > 1:
+  blanks = context.count(prompts.BLANK)
+  if blanks > 1:
     raise UserError(
-      f"context {context[-60:]!r}: expected {prompts.BLANK} at most once, got it "
-      f"{context.count(prompts.BLANK)} times; ask without answered examples (--num_fewshot 0)"
+      f"context {context[-60:]!r}: expected {prompts.BLANK} at most once, got it {blanks} times; "
+      "ask without answered examples (--num_fewshot 0)"
     )
-  text = context if prompts.BLANK in context else f"{context.rstrip()} {prompts.BLANK}".strip()
+  text = context if blanks else f"{context.rstrip()} {prompts.BLANK}".strip()
   return [*tokenizer.encode(text), tokenizer.eos]
 
 
-def encode_pair(tokenizer, context, continuation):
-  """(token ids of the context as a model reads it, of the continuation as it says it).
+def encode_pair(model: LoadedModel, context: str, continuation: str) -> tuple[list[int], list[int]]:
+  """Returns the token ids of a context as a model reads it, and of the continuation as it gives it.
 
-  White space between the two belongs to the continuation, and a decoder-only model's continuation is what the tokens
-  of both have beyond those of the context, as in the harness's own models.
+  White space between the two belongs to the continuation, and a decoder-only model's continuation
+  is what the tokens of both have beyond those of the context, as in the harness's own models.
 
   Raises:
     UserError: a continuation without tokens.
   """
-  if batches.is_decoder_only(tokenizer):
+  tokenizer = model.tokenizer
+  if model.decoder_only:
     stem = context.rstrip()
-    before = tokenizer.encode(stem)
-    both = tokenizer.encode(context + continuation)
-    inputs = inputs_of(tokenizer, stem)
-    after = both[len(before) :]
+    stem_tokens = tokenizer.encode(stem)
+    tokens = tokenizer.encode(context + continuation)[len(stem_tokens) :]
+    inputs = encode_context(model, stem)
+    fewest = 1
   else:
-    inputs = inputs_of(tokenizer, context)
-    after = tokenizer.encode(prompts.target_text(continuation.strip()))
-  if len(after) < (1 if batches.is_decoder_only(tokenizer) else 2):
+    inputs = encode_context(model, context)
+    tokens = tokenizer.encode(prompts.target_text(continuation.strip()))
+    fewest = 2  # with <extra_id_0>
+  if len(tokens) < fewest:
     raise UserError(
-      f"context {context[-60:]!r}: expected a continuation with at least one token, got {continuation!r}"
+      f"context {context[-60:]!r}: expected a continuation with at least one token, got "
+      f"{continuation!r}"
     )
-  return inputs, after
+  return inputs, tokens
 
 
-def _prefix(tokenizer):
+def _prefix(tokenizer: Tokenizer) -> int:
+  """Returns the token before a text that has none before it: BOS, or EOS where there is no BOS."""
   return tokenizer.eos if tokenizer.bos is None else tokenizer.bos
 
 
-def _batch_size(given):
-  """The number in --batch_size; the default of answering where there is none, or "auto"."""
-  text = str(given if given is not None else "auto")
+def _max_length(model: LoadedModel) -> int | None:
+  """Returns how many tokens a model reads; None where its family has no limit."""
+  return getattr(model.model_config, "max_length", None)
+
+
+def _parse_batch_size(value: int | str | None) -> int:
+  """Returns --batch_size as a number; the default of answering where there is none, or "auto"."""
+  text = str(value if value is not None else "auto")
   if text.startswith("auto"):
-    return asking.DEFAULTS["answering"]["batch_size"]
+    return loading.DEFAULTS["answering"]["batch_size"]
   if not text.isdigit() or int(text) < 1:
     raise UserError(f"--batch_size: expected a whole number above 0, got {text!r}")
   return int(text)
 
 
-def _progress(label, total, silent):
+def _progress(label: str, total: int, silent: bool) -> Callable[[int], None] | None:
   return None if silent else Progress(label, total).update
-
-
-def _say_cut(cut, number):
-  if cut:
-    print(
-      f"  {cut:,} of {number:,} contexts are longer than the model reads and lost their first tokens",
-      flush=True,
-    )

@@ -21,13 +21,13 @@ def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
     facts = study.sets[split]
     texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
     study.queries[key] = ranking.prepare(
-      study.tokenizer,
+      seed_run.loaded_model(study, params),
       texts,
       [fact["relation"] for fact in facts],
       study.candidates,
       study.config.answering.batch_size,
     )
-  return ranking.rank_prepared(params, study.model, study.queries[key], study.mesh)
+  return ranking.rank_prepared(seed_run.loaded_model(study, params), study.queries[key])
 
 
 def cloze_scores(study, params, split, number):
@@ -150,19 +150,12 @@ def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
 def _write_attention(study, label, params, prompt, shots, shot_facts):
 
   key = ("attention", prompt, shots, shot_facts)
+  model = seed_run.loaded_model(study, params)
   facts = study.sets["test"]
   if key not in study.queries:
     texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
-    study.queries[key] = probes.prepare(
-      study.model, study.tokenizer, facts, texts, study.candidates
-    )
-  found = probes.observe(
-    params,
-    study.model,
-    study.queries[key],
-    mesh=study.mesh,
-    batch_size=study.config.answering.batch_size,
-  )
+    study.queries[key] = probes.prepare(model, facts, texts, study.candidates)
+  found = probes.observe(model, study.queries[key], batch_size=study.config.answering.batch_size)
   probes.write(attention_path(study.workdir, label, study.seed), facts, found)
 
 
@@ -171,17 +164,16 @@ def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
 
   facts = study.sets[split]
   labels = {**_labels(study, label, split), **extra}
-  asked = (params, study.model, study.tokenizer)
+  model = seed_run.loaded_model(study, params)
   texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
-  size = dict(batch_size=study.config.answering.batch_size, mesh=study.mesh)
+  batch_size = study.config.answering.batch_size
   if prompt in prompts.CHOICE_PROMPTS:
-    rows = choices.rows(*asked, facts, texts, letters=prompt == "letters", **size, **labels)
+    letters = prompt == "letters"
+    rows = choices.rows(model, facts, texts, letters=letters, batch_size=batch_size, **labels)
   else:
-    rows = writing.text_rows(
-      facts,
-      *decoding.generate(*asked, texts, max_length=study.config.answering.max_tokens, **size),
-      **labels,
-    )
+    options = decoding.DecodingOptions(study.config.answering.max_tokens)
+    generated, generated_scores = decoding.generate(model, texts, options, batch_size=batch_size)
+    rows = writing.text_rows(facts, generated, generated_scores, **labels)
   writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
 
 

@@ -4,6 +4,7 @@ import functools
 import os
 from typing import NamedTuple
 
+from factshock.checkpoints import loading
 from factshock.data import prompts, tokenizers
 from factshock.models import families
 from factshock.predictions import writing
@@ -68,6 +69,11 @@ def assemble(config, workdir, seed, mesh, data, sets):
     functools.cache(texts),
     {},
   )
+
+
+def loaded_model(study, params):
+  """Returns the study's model with these weights, ready to be asked."""
+  return loading.LoadedModel(params, study.model, study.tokenizer, study.mesh)
 
 
 def is_decoder(study):

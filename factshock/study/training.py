@@ -9,7 +9,7 @@ import os
 import jax
 import numpy as np
 
-from factshock.answering import asking
+from factshock.checkpoints import loading
 from factshock.data import batching, decoder_text, mixture, prompts, soft_labels
 from factshock.devices import partitioning
 from factshock.facts import splits
@@ -280,5 +280,5 @@ def starts_ready(config):
   return (
     bool(config.start_from)
     and config.pretrain.steps == 0
-    and not asking.is_checkpoint(config.start_from)
+    and not loading.is_checkpoint(config.start_from)
   )

@@ -2,8 +2,7 @@
 
 import jax
 
-from factshock.answering import asking
-from factshock.checkpoints import store, tree_files
+from factshock.checkpoints import loading, store, tree_files
 from factshock.models import families, lora
 from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError
@@ -55,7 +54,7 @@ def start_weights(study):
   """
 
   source = study.config.start_from
-  if asking.is_checkpoint(source):
+  if loading.is_checkpoint(source):
     like = jax.eval_shape(lambda: families.of(study.model).init(study.model, jax.random.key(0)))
     return store.restore(source, like={"params": like})["params"]
   differing = families.differences(huggingface.config_of(source), study.model)

@@ -24,7 +24,8 @@ import models
 import numpy as np
 from absl import app, flags
 
-from factshock.answering import decoding
+from factshock.answering import sampling
+from factshock.checkpoints.loading import LoadedModel
 from factshock.models import families
 
 CHECKPOINT = flags.DEFINE_string(
@@ -78,16 +79,17 @@ def transformers_side(model, prompts, left, closing):
   return run
 
 
-def our_side(params, config, prompts, left, closing):
+def our_side(params, config, prompts, closing):
   from factshock.answering import beams
 
   params = jax.device_put(params)
-  options = dict(max_length=TOKENS.value, batch_size=BATCH.value, left=left)
+  model = LoadedModel(params, config, None)
+  options = dict(max_length=TOKENS.value, batch_size=BATCH.value)
   if BEAMS.value > 1:
     return lambda: beams.search(
-      params, config, prompts, (closing, -1), beams=BEAMS.value, length_penalty=1.0, **options
+      model, prompts, (closing, -1), beams=BEAMS.value, length_penalty=1.0, **options
     )[0]
-  return lambda: decoding.sample(params, config, prompts, (closing, -1), **options)[0]
+  return lambda: sampling.sample(model, prompts, (closing, -1), **options)[0]
 
 
 def random_task(name):
@@ -105,16 +107,13 @@ def task_of(folder):
   from factshock.answering import batches
   from factshock.data import pretrained_tokenizers
 
-  tokenizer = pretrained_tokenizers.load(folder)
+  config, params, peer = models.read(folder, DTYPE.value)
+  model = LoadedModel(params, config, pretrained_tokenizers.load(folder))
   with open(TEXTS.value, encoding="utf-8") as lines:
     prompts = [
-      batches.encode_prompt(tokenizer, line.rstrip("\n").replace("\\n", "\n")) for line in lines
+      batches.encode_prompt(model, line.rstrip("\n").replace("\\n", "\n")) for line in lines
     ][: PROMPTS.value]
-  return (
-    *models.read(folder, DTYPE.value),
-    prompts,
-    np.array(batches.closing_tokens(tokenizer), np.int32),
-  )
+  return config, params, peer, prompts, np.array(batches.closing_tokens(model), np.int32)
 
 
 def until_end(rows, closing):
@@ -131,7 +130,7 @@ def main(_):
     left = families.of(config).decoder_only
     sides = {
       "transformers": transformers_side(model, prompts, left, closing),
-      "factshock": our_side(params, config, prompts, left, closing),
+      "factshock": our_side(params, config, prompts, closing),
     }
     first, times, said = {}, {side: [] for side in sides}, {}
     for side, run in sides.items():

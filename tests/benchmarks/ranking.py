@@ -8,6 +8,7 @@ The other sides score a pair a row, batched: our own model without prefix sharin
 --pair_queries of the queries, as they need long for all; times are a query's. Scores are compared.
 """
 
+import dataclasses
 import functools
 import time
 
@@ -18,6 +19,7 @@ import numpy as np
 from absl import app, flags
 
 from factshock.answering import batches, ranking
+from factshock.checkpoints.loading import LoadedModel
 from factshock.models import families
 
 MODELS = flags.DEFINE_list("models", ["t5", "llama"], "of tests/benchmarks/models.py")
@@ -139,11 +141,13 @@ def main(_):
       " ".join(f"w{n}" for n in random.integers(5, 30000, words)) + " <extra_id_0>" * is_t5
       for _ in range(QUERIES.value)
     ]
-    queries = ranking.prepare(tokenizer, prompts, ["r"] * len(prompts), {"r": names})
     params = jax.device_put(params)
+    loaded = LoadedModel(params, config, tokenizer)
+    queries = ranking.prepare(loaded, prompts, ["r"] * len(prompts), {"r": names})
+    last = dataclasses.replace(queries, batches=queries.batches[-1:])
     ours, seconds = timed(
-      lambda: ranking.rank_prepared(params, config, queries),
-      lambda: ranking.rank_prepared(params, config, queries._replace(batches=queries.batches[-1:])),
+      lambda: ranking.rank_prepared(loaded, queries),
+      lambda: ranking.rank_prepared(loaded, last),
     )
     ours = np.stack(ours)
     nodes = sum(int((trie.distance_MxM.diagonal() == 0).sum()) for trie in queries.tries["r"])
@@ -154,7 +158,7 @@ def main(_):
       f"  ranking: {1e3 * seconds / len(prompts):.0f} ms a query, {seconds:.1f} s in all",
       flush=True,
     )
-    some = [batches.encode_prompt(tokenizer, prompt) for prompt in prompts[: PAIR_QUERIES.value]]
+    some = [batches.encode_prompt(loaded, prompt) for prompt in prompts[: PAIR_QUERIES.value]]
     answers = [tokenizer.encode(("<extra_id_0> " if is_t5 else "") + answer) for answer in names]
     rows = pairs_of(some, answers, is_t5)
     sides = {

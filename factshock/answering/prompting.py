@@ -1,0 +1,72 @@
+"""How the facts of a file are put to a model: the form of the prompts and the answered shots."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from factshock.checkpoints.loading import LoadedModel, Origin
+from factshock.data import prompts
+from factshock.facts import sources
+from factshock.runtime.errors import UserError
+from factshock.types import Fact, Relation
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompting:
+  """Says how facts are put to a model.
+
+  Attributes:
+    form: "cloze", "question", or of facts with choices "letters" or "choices"; None is the form
+      that the model was finetuned on.
+    shots: how many answered facts stand before each prompt.
+    shot_facts: the facts file to draw them from.
+  """
+
+  form: str | None = None
+  shots: int = 0
+  shot_facts: str | None = None
+
+  def form_for(self, origin: Origin) -> str:
+    """Returns the form of prompts for a model."""
+    return self.form or origin.prompt
+
+  def read_pool(self) -> list[Fact]:
+    """Returns the facts to draw shots from.
+
+    Raises:
+      UserError: shots are wanted and there is no file.
+    """
+    if not self.shots:
+      return []
+    if not self.shot_facts:
+      raise UserError(f"--shots={self.shots} needs --shot_facts=FILE, the facts to draw them from")
+    return sources.read_facts(self.shot_facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptWriter:
+  """Writes the prompts of facts for a model.
+
+  Attributes:
+    form: the form of prompts.
+    decoder_only: whether they are for a decoder-only model.
+    shots: how many answered facts stand before each prompt.
+    pool: the facts to draw them from.
+  """
+
+  form: str
+  decoder_only: bool
+  shots: int
+  pool: Sequence[Fact]
+
+  @classmethod
+  def of(cls, model: LoadedModel, form: str, prompting: Prompting) -> "PromptWriter":
+    """Returns the writer of prompts for a model, with the pool of shots read."""
+    return cls(form, model.decoder_only, prompting.shots, prompting.read_pool())
+
+  def write(
+    self, facts: Sequence[Fact], relations: Mapping[str, Relation], seed: int = 0
+  ) -> list[str]:
+    """Returns the prompt of each fact, with the shots of a seed."""
+    return prompts.prompt_texts(
+      facts, relations, self.form, self.decoder_only, self.shots, self.pool, seed
+    )

@@ -1,0 +1,204 @@
+"""Generation token by token with a key-value cache under jit: greedily, or by sampling."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from factshock.answering import batches
+from factshock.checkpoints.loading import LoadedModel
+from factshock.models import families
+from factshock.models.model_config import ModelConfig
+from factshock.types import Array, Params
+
+NARROWEST = 8  # rows; fewer at a time cost a CPU nearly as much
+
+# The ids that end a text, int32 [E], and the id that may open it without ending it, or -1.
+Ends: TypeAlias = tuple[np.ndarray, int]
+
+# What is carried from token to token: arrays by name, and the family's cache.
+State: TypeAlias = dict[str, Any]
+
+
+def sample(
+  model: LoadedModel,
+  prompts: Sequence[Sequence[int]],
+  ends: Ends,
+  *,
+  max_length: int,
+  batch_size: int = 256,
+  temperature: float = 0.0,
+  seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Generates token ids after each prompt's token ids.
+
+  Args:
+    model: the model to ask.
+    prompts: lists of ids.
+    ends: ids that end a text, as from `decoding.end_tokens`.
+    max_length: tokens at most.
+    batch_size: prompts at a time.
+    temperature: of the distribution sampled from; 0 takes the likeliest token.
+    seed: of the random keys.
+
+  Returns:
+    Tokens, int32 [prompts, max_length], batches.ENDED after a row's end, and their summed natural
+    log-probabilities (at temperature 1), float32 [prompts].
+  """
+  closing_E, opening = ends
+  config = model.model_config
+  mesh = model.mesh
+  # A CPU's time goes with the rows; an accelerator's hardly does.
+  alone = mesh is None or mesh.size == 1
+  smallest = NARROWEST if alone and jax.default_backend() == "cpu" else None
+  placed, _ = batches.place(model.params, mesh)
+  weights = unstack_layers(placed, config)
+
+  def generate(
+    params: Params, inputs_BxS: Array, indices_B: Array, used: np.int32
+  ) -> tuple[Array, Array]:
+    packed = None
+    if alone:  # rows on a mesh would have to move
+      packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only)
+    state = _begin(params, config, max_length, inputs_BxS, indices_B, used, packed)
+    advance = functools.partial(
+      _advance,
+      params,
+      config,
+      temperature > 0,
+      weights,
+      closing_E=closing_E,
+      opening=np.int32(opening),
+      temperature=np.float32(temperature or 1),
+      key=jax.random.key(seed),
+    )
+    if smallest is None or len(inputs_BxS) < 2 * smallest:
+      state = advance(state, floor=np.int32(0))
+      return state["tokens_BxT"], state["scores_B"]
+    return _narrow(advance, config, state, smallest)
+
+  return batches.run(generate, model.with_params(placed), prompts, max_length, batch_size)
+
+
+def _narrow(
+  advance: Callable[..., State], config: ModelConfig, state: State, smallest: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Runs a batch to its end, going on with half of its rows whenever half have ended.
+
+  Returns:
+    The tokens [B, T] and scores [B].
+  """
+  indices = np.arange(len(state["scores_B"]))
+  tokens_BxT = np.array(state["tokens_BxT"])
+  scores_B = np.array(state["scores_B"])
+  while True:
+    half = len(indices) // 2
+    half = half if half >= smallest else 0
+    state = advance(state, floor=np.int32(half))
+    tokens_BxT[indices] = state["tokens_BxT"]
+    scores_B[indices] = state["scores_B"]
+    ended_B = np.asarray(state["ended_B"])
+    if ended_B.all() or state["step"] == tokens_BxT.shape[1]:
+      return tokens_BxT, scores_B
+    while half >= 2 * smallest and 2 * (~ended_B).sum() <= half:
+      half //= 2
+    kept = np.argsort(ended_B, kind="stable")[:half]
+    state = _take(config, state, kept)
+    indices = indices[kept]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def unstack_layers(params: Params, config: ModelConfig) -> Params:
+  """Returns the weights of the layers each on its own, once for all batches."""
+  return families.of(config).layer_weights(params)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _begin(
+  params: Params,
+  config: ModelConfig,
+  max_length: int,
+  inputs_BxS: Array,
+  indices_B: Array,
+  used: Array,
+  packed: tuple[Array, Array, Array] | None,
+) -> State:
+  """Returns the state of a batch before its first token, of which `used` rows count."""
+  family = families.of(config)
+  rows = inputs_BxS.shape[0]
+  cache, first_B = family.start(params, config, inputs_BxS, max_length, packed)
+  return {
+    "step": jnp.int32(0),
+    "cache": family.unstack(cache),
+    "token_B": first_B,
+    "which_B": indices_B,
+    "ended_B": jnp.arange(rows) >= used,
+    "tokens_BxT": jnp.full((rows, max_length), batches.ENDED, jnp.int32),
+    "scores_B": jnp.zeros(rows, jnp.float32),
+  }
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=4)
+def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass would be a pytree)
+  params: Params,
+  config: ModelConfig,
+  random: bool,
+  weights: Params,
+  state: State,
+  *,
+  floor: Array,
+  closing_E: Array,
+  opening: Array,
+  temperature: Array,
+  key: jax.Array,
+) -> State:
+  """Generates tokens until at most `floor` rows go on, or the tokens are full."""
+  family = families.of(config)
+  max_length = state["tokens_BxT"].shape[1]
+  keys_B = None
+  if random:
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, state["which_B"])
+
+  def goes_on(state: State) -> jax.Array:
+    return (state["step"] < max_length) & ((~state["ended_B"]).sum() > floor)
+
+  def choose(logits_BxV: jax.Array, step: jax.Array) -> jax.Array:
+    if not random:
+      return logits_BxV.argmax(axis=-1).astype(jnp.int32)
+    step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
+    return jax.vmap(jax.random.categorical)(step_keys_B, logits_BxV / temperature).astype(jnp.int32)
+
+  def add_token(state: State) -> State:
+    step = state["step"]
+    ended_B = state["ended_B"]
+    cache = dict(state["cache"], weights=weights)
+    logits_BxV, cache = family.step(params, config, cache, state["token_B"])
+    del cache["weights"]
+    chosen_B = choose(logits_BxV, step)
+    logit_B = jnp.take_along_axis(logits_BxV, chosen_B[:, None], axis=1)[:, 0]
+    log_p_B = logit_B - jax.nn.logsumexp(logits_BxV, axis=-1)
+    opens_B = (step == 0) & (chosen_B == opening)
+    closes_B = (chosen_B[:, None] == closing_E[None]).any(axis=1)
+    written_B = jnp.where(ended_B, batches.ENDED, chosen_B)
+    return dict(
+      state,
+      step=step + 1,
+      cache=cache,
+      token_B=jnp.where(ended_B, 0, chosen_B),
+      ended_B=ended_B | (closes_B & ~opens_B),
+      tokens_BxT=state["tokens_BxT"].at[:, step].set(written_B),
+      scores_B=state["scores_B"] + jnp.where(ended_B, 0.0, log_p_B),
+    )
+
+  return jax.lax.while_loop(goes_on, add_token, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _take(config: ModelConfig, state: State, rows_R: Array) -> State:
+  """Returns the state of these rows alone."""
+  kept = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
+  cache = families.of(config).take_rows(state["cache"], rows_R)
+  return dict(kept, step=state["step"], cache=cache)

@@ -1,0 +1,245 @@
+"""Opening of a stored model: its weights, config and tokenizer, and what its folder says of it."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import jax
+import ml_collections
+
+from factshock.checkpoints import store
+from factshock.data import pretrained_tokenizers, tokenizers
+from factshock.devices import host, partitioning
+from factshock.models import families, lora
+from factshock.models.formats import huggingface
+from factshock.models.model_config import ModelConfig
+from factshock.runtime.errors import UserError
+from factshock.types import Params, Tokenizer
+
+# The settings of a model that comes without an experiment. One device where there is no
+# accelerator: each device of a host holds a copy of the weights.
+DEFAULTS: dict[str, Any] = {
+  "answering": {"batch_size": 64, "top": 10},
+  "finetune": {"prompt": "question"},
+  "cpu_devices": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+  """Holds a model in memory with all that is needed to ask it.
+
+  Attributes:
+    params: its weights.
+    model_config: its sizes, a T5Config or LlamaConfig.
+    tokenizer: what turns its text into token ids and back.
+    mesh: devices that each batch is shared over (axis "data"); None is the default device.
+  """
+
+  params: Params
+  model_config: ModelConfig
+  tokenizer: Tokenizer
+  mesh: jax.sharding.Mesh | None = None
+
+  @property
+  def decoder_only(self) -> bool:
+    """Whether the model has a decoder alone, so that its answer goes on after the prompt."""
+    return families.of(self.model_config).decoder_only
+
+  def with_params(self, params: Params) -> "LoadedModel":
+    """Returns the model with other weights."""
+    return dataclasses.replace(self, params=params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """Holds what the folder of a model says of it.
+
+  Attributes:
+    checkpoint: the path of the checkpoint, or a HuggingFace model's folder or hub id.
+    experiment: the config of the experiment that made it, or DEFAULTS; read are its sections
+      `answering` and `finetune`.
+    record: the checkpoint's record (arm, seed, workdir ...); of a HuggingFace model `arm` alone.
+  """
+
+  checkpoint: str
+  experiment: Mapping[str, Any]
+  record: Mapping[str, Any]
+
+  @property
+  def batch_size(self) -> int:
+    """Prompts at a time."""
+    return self.experiment["answering"]["batch_size"]
+
+  @property
+  def top(self) -> int | None:
+    """How many candidates a row of predictions keeps; None is all."""
+    return self.experiment["answering"]["top"] or None
+
+  @property
+  def prompt(self) -> str:
+    """The form of prompts that the model was finetuned on, such as "question"."""
+    return self.experiment["finetune"]["prompt"]
+
+  @property
+  def arm(self) -> str:
+    """The name of the arm in predictions files."""
+    return self.record.get("arm") or "answers"
+
+  @property
+  def seed(self) -> int:
+    """The seed of the run that made the model; 0 where there was none."""
+    return self.record.get("seed", 0)
+
+  def relations_path(self) -> str:
+    """Returns the relations file of the workdir that the checkpoint names.
+
+    Raises:
+      UserError: there is none.
+    """
+    return _path_in_workdir(self.record, self.checkpoint, "relations")
+
+
+class Identity(TypedDict):
+  """The digest of a model's weights and how they were mixed, both None where nothing says so."""
+
+  checkpoint: str | None
+  mixing_weights: list[float] | None
+
+
+def open_model(
+  checkpoint: str,
+  config: ml_collections.ConfigDict | None = None,
+  tokenizer: str | None = None,
+) -> tuple[LoadedModel, Origin]:
+  """Opens a checkpoint of ours, or a HuggingFace folder or hub id.
+
+  Args:
+    checkpoint: its path, or "org/name", "org/name@revision".
+    config: the experiment's config; None is that of the checkpoint's record, or DEFAULTS. The mesh
+      is cut as a config that is given says; else every device holds all weights.
+    tokenizer: folder of the tokenizer; None is the checkpoint's own.
+
+  Raises:
+    UserError: nothing there, or something that does not fit the config or the tokenizer.
+  """
+  host.use_compilation_cache()
+  own = is_checkpoint(checkpoint)
+  record = read_record(checkpoint) if own else {}
+  given = config.to_dict() if config is not None else {}
+  experiment = given or record.get("experiment") or DEFAULTS
+  partitioning.use_cpu_devices(experiment["cpu_devices"])
+  mesh = partitioning.make_mesh(given.get("mesh"))
+  if own:
+    model = _open_checkpoint(checkpoint, experiment, record, tokenizer)
+  else:
+    model = _open_pretrained(checkpoint, tokenizer)
+    record = {"arm": os.path.basename(os.path.normpath(checkpoint))}
+  origin = Origin(checkpoint, experiment, record)
+  return dataclasses.replace(model, mesh=mesh), origin
+
+
+def is_checkpoint(path: str) -> bool:
+  """Returns whether a path is meant as a checkpoint of ours.
+
+  Anything else is a HuggingFace folder or hub id: "org/name" or "org/name@revision".
+  """
+  if os.path.isdir(path):
+    names = ("config.json", "adapter_config.json")
+    return not any(os.path.exists(os.path.join(path, name)) for name in names)
+  return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path)
+
+
+def read_record(checkpoint: str) -> dict[str, Any]:
+  """Returns the record of a checkpoint: arm, seed, workdir, experiment; {} where it has none."""
+  return store.read_manifest(checkpoint)["config"] or {}
+
+
+def relations_path(checkpoint: str) -> str:
+  """Returns the relations file of a checkpoint's workdir.
+
+  Raises:
+    UserError: there is none, as of a HuggingFace model.
+  """
+  if not is_checkpoint(checkpoint):
+    raise UserError(f"{checkpoint}: brings no templates of relations; say --relations=PATH")
+  return _path_in_workdir(read_record(checkpoint), checkpoint, "relations")
+
+
+def identity_of(checkpoint: str) -> Identity:
+  """Returns what tells a model from others, as its folder says: see Identity."""
+  own = is_checkpoint(checkpoint)
+  folder = store.step_folder(checkpoint) if own else checkpoint
+  path = os.path.join(folder, "mix.json")
+  mix = {}
+  if os.path.exists(path):
+    with open(path, encoding="utf-8") as file:
+      mix = json.load(file)
+  digest = mix.get("digest")
+  if own and not digest:
+    digest = _params_digest(folder)
+  return {"checkpoint": digest, "mixing_weights": mix.get("weights") or mix.get("layerwise")}
+
+
+def _params_digest(folder: str) -> str:
+  leaves = store.read_manifest(folder)["leaves"]
+  params = {name: leaf for name, leaf in leaves.items() if name.startswith("params/")}
+  return store.tree_digest(params)
+
+
+def _open_checkpoint(
+  checkpoint: str,
+  experiment: Mapping[str, Any],
+  record: Mapping[str, Any],
+  tokenizer_path: str | None,
+) -> LoadedModel:
+  tokenizer_path = tokenizer_path or _path_in_workdir(record, checkpoint, "tokenizer")
+  tokenizer = tokenizers.load(tokenizer_path)
+  model_config = families.from_section(experiment["model"], tokenizer.size)
+  if "lora" in record:
+    return LoadedModel(_with_adapters(checkpoint, record), model_config, tokenizer)
+  family = families.of(model_config)
+  like = jax.eval_shape(lambda: family.init(model_config, jax.random.key(0)))
+  params = store.restore(checkpoint, like={"params": like})["params"]
+  return LoadedModel(params, model_config, tokenizer)
+
+
+def _with_adapters(checkpoint: str, record: Mapping[str, Any]) -> Params:
+  """Returns the weights that a checkpoint's adapters stand on, with the adapters attached."""
+  section = record["lora"]
+  base = section["base"]
+  if is_checkpoint(base):
+    params = store.restore_params(base)
+  else:
+    dtype = record["experiment"]["model"]["param_dtype"]
+    params, _ = huggingface.load(base, param_dtype=dtype)
+  scale = section["alpha"] / section["rank"]
+  return lora.attach(params, store.restore_params(checkpoint), scale)
+
+
+def _open_pretrained(source: str, tokenizer_path: str | None) -> LoadedModel:
+  model_config = huggingface.config_of(source)  # first of all: is there a model that can be read?
+  tokenizer = pretrained_tokenizers.load(tokenizer_path or source)
+  pretrained_tokenizers.check_fits(tokenizer, model_config.vocab_size, source)
+  params, model_config = huggingface.load(source)
+  return LoadedModel(params, model_config, tokenizer)
+
+
+def _path_in_workdir(record: Mapping[str, Any], checkpoint: str, what: str) -> str:
+  """Returns the path of the "tokenizer" or the "relations" in the workdir that a record names.
+
+  Raises:
+    UserError: nothing is there.
+  """
+  workdir = record.get("workdir")
+  seed = str(record.get("seed"))
+  names = {"tokenizer": ("tokenizer", seed), "relations": ("facts", seed, "relations.jsonl")}
+  path = workdir and os.path.join(workdir, *names[what])
+  if not path or not os.path.exists(path):
+    raise UserError(
+      f"{checkpoint}: its workdir ({workdir or 'unknown'}) is not there; say --{what}=PATH"
+    )
+  return path
