@@ -13,6 +13,7 @@ import pytest
 
 from factshock import models
 from factshock.answering import decoding, ranking
+from factshock.checkpoints import loading
 from factshock.data import batching, decoder_text, pretrained_tokenizers
 from factshock.models import decoder, families, t5
 from factshock.models.formats import huggingface
@@ -108,15 +109,18 @@ def test_a_family_of_one_file_trains_answers_and_is_exported(family, tokenizer, 
   params, first, last = train(family, config, tokenizer)
   assert last < 0.05 < first
 
+  model = loading.LoadedModel(params, config, tokenizer)
+  assert model.decoder_only
   prompts = list(ANSWERS)
-  scores = ranking.rank(params, config, tokenizer, prompts, ["answer"] * len(prompts), CANDIDATES)
+  scores = ranking.rank(model, prompts, ["answer"] * len(prompts), CANDIDATES)
   best = [CANDIDATES["answer"][int(row.argmax())] for row in scores]
   assert best == list(ANSWERS.values())
   assert scores[0][0] == pytest.approx(
     log_p(family, params, config, tokenizer, prompts[0], "London"), rel=1e-4
   )
   for method in ("greedy", "beam"):
-    texts, _ = decoding.generate(params, config, tokenizer, prompts, max_length=8, method=method)
+    options = decoding.DecodingOptions(max_length=8, method=method)
+    texts, _ = decoding.generate(model, prompts, options)
     assert texts == list(ANSWERS.values())
 
   huggingface.save(tmp_path / "bag", params, config)

@@ -15,7 +15,7 @@ from factshock.types import FilePath, Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedTokenizer:
-  """Tokenizer of a model folder (or hub id) `source`, for models of a `family`, "t5" or "llama".
+  """Tokenizer of a model folder (or hub id) `source`.
 
   `size` ids can be given. `pad`, `eos` and `bos` are ids, None where it has none. Of the
   `sentinels` each <extra_id_N> descends from the top of the vocabulary, as T5's do; decoder-only
@@ -23,7 +23,6 @@ class PretrainedTokenizer:
   """
 
   source: str
-  family: str
   size: int
   sentinels: int
   eos: int
@@ -152,7 +151,6 @@ def load(source: FilePath, revision: str | None = None) -> PretrainedTokenizer:
   # Llama's family has no padding token; padding is then masked and never looked up.
   return PretrainedTokenizer(
     source=str(source),
-    family="t5" if sentinels else "llama",
     size=size,
     sentinels=sentinels,
     eos=eos,
