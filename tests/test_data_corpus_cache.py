@@ -9,7 +9,14 @@ import types
 import numpy as np
 import pytest
 
-from factshock.data import corpora, corpus_cache, mixture, tokenizers
+from factshock.data import (
+  corpora,
+  corpus_cache,
+  example_sources,
+  mixture,
+  span_corruption,
+  tokenizers,
+)
 from factshock.facts import documents, hub
 from factshock.runtime.errors import UserError
 
@@ -68,7 +75,9 @@ def test_several_processes_make_the_same_cache(text, tmp_path, monkeypatch):
 
 
 def test_batches_of_a_cache_are_those_of_memory(text, tmp_path):
-  source = lambda corpus: mixture.span_source(corpora.cut(corpus, 5), TOKENIZER, roll=True)
+  source = lambda corpus: example_sources.span_source(
+    corpora.cut(corpus, 5), TOKENIZER, noise=span_corruption.Noise(roll=True)
+  )
   batches = [
     mixture.batches([source(corpus)], [1], batch_size=8, input_length=12, target_length=12, seed=3)
     for corpus in (

@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from factshock.data import corpora, mixture, span_corruption, tokenizers
+from factshock.data import corpora, example_sources, mixture, span_corruption, tokenizers
 from factshock.runtime.errors import UserError
 
 TOKENIZER = tokenizers.word_tokenizer([f"w{i}" for i in range(200)], 24)
@@ -39,8 +39,8 @@ def corpus(count=300, seed=0):
 
 def make(seed=0, start=0, batch_size=10, qa_weight=1.0, ratios=(1, 4), length=12, pack_to=0):
   sources = [
-    mixture.qa_source(examples(7), loss_weight=qa_weight),
-    mixture.span_source(corpus(), TOKENIZER, roll=True),
+    example_sources.qa_source(examples(7), loss_weight=qa_weight),
+    example_sources.span_source(corpus(), TOKENIZER, noise=span_corruption.Noise(roll=True)),
   ]
   return mixture.batches(
     sources,
@@ -49,9 +49,8 @@ def make(seed=0, start=0, batch_size=10, qa_weight=1.0, ratios=(1, 4), length=12
     input_length=length,
     target_length=length // 2,
     seed=seed,
-    start=start,
     pack_to=pack_to,
-  )
+  ).starting_at(start)
 
 
 def equal(first, second):
@@ -135,13 +134,13 @@ def test_order_is_a_function_of_seed_and_step():
 
 def test_masks_are_new_in_each_pass():
   line = corpora.Corpus(np.arange(3, 11, dtype=np.int32), np.asarray([0, 8]))
-  source = mixture.span_source(line, TOKENIZER, roll=True)
+  source = example_sources.span_source(line, TOKENIZER, noise=span_corruption.Noise(roll=True))
   batch = next(
     mixture.batches([source], [1], batch_size=200, input_length=12, target_length=6, seed=0)
   )
   assert len(set(batch["targets"][:, 1].tolist())) == 8
   for inputs, targets in zip(batch["inputs"], batch["targets"]):
-    restored = span_corruption.restore(inputs, targets, sentinel0=TOP, sentinels=24)
+    restored = span_corruption.restore(inputs, targets, span_corruption.Marks(TOP, sentinels=24))
     assert restored.tolist() == list(range(3, 11))
 
 
@@ -205,13 +204,15 @@ def test_what_does_not_fit_is_an_error():
     UserError, match="source 'qa', example 2: expected at most 12 input .* got 30"
   ):
     mixture.batches(
-      [mixture.qa_source(long)], [1], batch_size=2, input_length=12, target_length=6, seed=0
+      [example_sources.qa_source(long)], [1], batch_size=2, input_length=12, target_length=6, seed=0
     )
   with pytest.raises(UserError, match="at least one example"):
-    mixture.qa_source([])
+    example_sources.qa_source([])
   with pytest.raises(UserError, match="at least one line"):
-    mixture.span_source(corpora.Corpus(np.zeros(0, np.int32), np.zeros(1, np.int64)), TOKENIZER)
-  spans = mixture.span_source(corpus(), TOKENIZER)
+    example_sources.span_source(
+      corpora.Corpus(np.zeros(0, np.int32), np.zeros(1, np.int64)), TOKENIZER
+    )
+  spans = example_sources.span_source(corpus(), TOKENIZER)
   with pytest.raises(UserError, match="at least 2 corrupted tokens"):
     mixture.batches([spans], [1], batch_size=2, input_length=2, target_length=6, seed=0)
   with pytest.raises(ValueError, match="one ratio for each"):
@@ -224,7 +225,7 @@ def test_more_spans_than_sentinels_is_an_error():
     UserError, match="expected fewer noise spans than the tokenizer's 24 sentinels, got 26"
   ):
     mixture.batches(
-      [mixture.span_source(line, TOKENIZER)],
+      [example_sources.span_source(line, TOKENIZER)],
       [1],
       batch_size=2,
       input_length=462,
@@ -248,14 +249,17 @@ def salient_windows(count=50):
 
 
 def salient_rows(input_length=20, **options):
-  source = mixture.salient_source(salient_windows(), TOKENIZER, **options)
+  source = example_sources.salient_source(salient_windows(), TOKENIZER, **options)
   batch = next(
     mixture.batches(
       [source], [1], batch_size=2000, input_length=input_length, target_length=6, seed=0
     )
   )
   return [
-    (span_corruption.restore(a, b, sentinel0=TOP, sentinels=24).tolist(), b[b != 0].tolist())
+    (
+      span_corruption.restore(a, b, span_corruption.Marks(TOP, sentinels=24)).tolist(),
+      b[b != 0].tolist(),
+    )
     for a, b in zip(batch["inputs"], batch["targets"])
   ]
 
@@ -305,14 +309,16 @@ def test_salient_windows_are_cropped_to_the_length(capsys):
 
 def test_shares_that_exceed_one():
   with pytest.raises(ValueError, match="shares that add up to at most 1"):
-    mixture.salient_source(salient_windows(), TOKENIZER, object_share=0.8, subject_share=0.4)
+    example_sources.salient_source(
+      salient_windows(), TOKENIZER, object_share=0.8, subject_share=0.4
+    )
 
 
 def test_a_batch_costs_little():
   """128 short sentences: about 1 ms on a quiet core; the bound leaves room for a busy machine."""
   sources = [
-    mixture.qa_source(examples(7)),
-    mixture.span_source(corpus(3000), TOKENIZER, roll=True),
+    example_sources.qa_source(examples(7)),
+    example_sources.span_source(corpus(3000), TOKENIZER, noise=span_corruption.Noise(roll=True)),
   ]
   makers = [source.prepare(12, 6) for source in sources]
   began = time.process_time()

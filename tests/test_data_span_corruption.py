@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from factshock.data import span_corruption
+from factshock.data.span_corruption import Marks, Noise
 
 TOP = 1099  # <extra_id_0>
+MARKS = Marks(TOP)
 
 
 def t5_spans(tokens, mask):
@@ -57,21 +59,21 @@ def unpadded(row):
 def test_hand_worked_two_spans():
   tokens = np.asarray([[11, 12, 13, 14, 15, 16, 17, 18]])
   mask = np.asarray([[0, 1, 1, 0, 0, 1, 0, 0]], bool)
-  inputs, targets = span_corruption.apply_mask(tokens, [8], mask, sentinel0=TOP)
+  inputs, targets = span_corruption.apply_mask(tokens, [8], mask, MARKS)
   assert inputs.tolist() == [[11, TOP, 14, 15, TOP - 1, 17, 18, 1]]
   assert targets.tolist() == [[TOP, 12, 13, TOP - 1, 16, TOP - 2, 1]]
 
 
 def test_hand_worked_noise_at_the_end_has_no_closing_sentinel():
   inputs, targets = span_corruption.apply_mask(
-    np.asarray([[11, 12, 13]]), [3], np.asarray([[False, False, True]]), sentinel0=TOP
+    np.asarray([[11, 12, 13]]), [3], np.asarray([[False, False, True]]), MARKS
   )
   assert inputs.tolist() == [[11, 12, TOP, 1]] and targets.tolist() == [[TOP, 13, 1]]
 
 
 def test_hand_worked_noise_at_the_start_begins_with_the_first_sentinel():
   inputs, targets = span_corruption.apply_mask(
-    np.asarray([[11, 12, 13]]), [3], np.asarray([[True, True, False]]), sentinel0=TOP
+    np.asarray([[11, 12, 13]]), [3], np.asarray([[True, True, False]]), MARKS
   )
   assert inputs.tolist() == [[TOP, 13, 1]] and targets.tolist() == [[TOP, 11, 12, TOP - 1, 1]]
 
@@ -79,7 +81,7 @@ def test_hand_worked_noise_at_the_start_begins_with_the_first_sentinel():
 def test_hand_worked_one_and_no_token():
   tokens, lengths = np.asarray([[7, 8], [7, 8], [7, 8]]), [1, 0, 2]
   inputs, targets = span_corruption.corrupt(
-    tokens, lengths, span_corruption.keys(0, range(3)), sentinel0=TOP
+    tokens, lengths, span_corruption.keys(0, range(3)), MARKS
   )
   assert inputs.tolist() == [[7, 1, 0], [1, 0, 0], [7, TOP, 1]]
   assert targets.tolist() == [[TOP, 1, 0], [1, 0, 0], [TOP, 8, 1]]
@@ -88,7 +90,7 @@ def test_hand_worked_one_and_no_token():
 def test_eight_tokens_have_one_noise_token_in_one_span():
   assert [int(n) for n in span_corruption.noise_counts(8)] == [1, 1]
   assert span_corruption.span_lengths(8) == (9, 3) and span_corruption.span_lengths(
-    8, roll=True
+    8, Noise(roll=True)
   ) == (9, 4)
 
 
@@ -101,9 +103,9 @@ def test_eight_tokens_have_one_noise_token_in_one_span():
 )
 def test_equals_the_reference_on_the_same_masks_and_inverts(lengths, seed, density, mean, roll):
   tokens, lengths, keys = batch_of(lengths, seed)
-  options = {"noise_density": density, "mean_span_length": mean, "roll": roll}
-  masks = span_corruption.noise_mask(lengths, keys, **options, width=tokens.shape[1])
-  inputs, targets = span_corruption.corrupt(tokens, lengths, keys, **options, sentinel0=TOP)
+  noise = Noise(density, mean, roll)
+  masks = span_corruption.noise_mask(lengths, keys, noise, width=tokens.shape[1])
+  inputs, targets = span_corruption.corrupt(tokens, lengths, keys, MARKS, noise)
   for row, length in enumerate(lengths):
     raw, mask = tokens[row, :length].tolist(), masks[row, :length]
     assert not masks[row, length:].any()
@@ -115,9 +117,9 @@ def test_equals_the_reference_on_the_same_masks_and_inverts(lengths, seed, densi
     if length > 1 and not roll:
       assert not mask[0] and mask[-1]
     sizes = len(unpadded(inputs[row])), len(unpadded(targets[row]))
-    expected = span_corruption.span_lengths(int(length), density, mean, roll)
+    expected = span_corruption.span_lengths(int(length), noise)
     assert sizes[0] == expected[0] and expected[1] - roll <= sizes[1] <= expected[1]
-    assert span_corruption.restore(inputs[row], targets[row], sentinel0=TOP).tolist() == raw
+    assert span_corruption.restore(inputs[row], targets[row], MARKS).tolist() == raw
 
 
 @hypothesis.given(data=st.data(), length=st.integers(0, 20))
@@ -125,19 +127,17 @@ def test_any_mask_inverts(data, length):
   bits = data.draw(st.lists(st.booleans(), min_size=length, max_size=length))
   mask = np.asarray(bits, bool).reshape(1, length)
   tokens = np.arange(3, 3 + length)[None]
-  inputs, targets = span_corruption.apply_mask(tokens, [length], mask, sentinel0=TOP)
-  assert (
-    span_corruption.restore(inputs[0], targets[0], sentinel0=TOP).tolist() == tokens[0].tolist()
-  )
+  inputs, targets = span_corruption.apply_mask(tokens, [length], mask, MARKS)
+  assert span_corruption.restore(inputs[0], targets[0], MARKS).tolist() == tokens[0].tolist()
 
 
 @pytest.mark.parametrize("roll", [False, True])
 def test_a_row_does_not_depend_on_its_batch(roll):
   tokens, lengths, keys = batch_of([40, 9, 23, 2, 61])
-  inputs, targets = span_corruption.corrupt(tokens, lengths, keys, sentinel0=TOP, roll=roll)
+  inputs, targets = span_corruption.corrupt(tokens, lengths, keys, MARKS, Noise(roll=roll))
   for row in range(5):
     alone = span_corruption.corrupt(
-      tokens[row : row + 1], lengths[row : row + 1], keys[row : row + 1], sentinel0=TOP, roll=roll
+      tokens[row : row + 1], lengths[row : row + 1], keys[row : row + 1], MARKS, Noise(roll=roll)
     )
     assert unpadded(alone[0][0]) == unpadded(inputs[row]) and unpadded(alone[1][0]) == unpadded(
       targets[row]
@@ -165,9 +165,7 @@ def test_every_mask_is_equally_likely():
     masks = span_corruption.noise_mask(
       np.full(18000, 7),
       span_corruption.keys(3, np.arange(18000)),
-      noise_density=0.57,
-      mean_span_length=2.0,
-      roll=roll,
+      Noise(0.57, 2.0, roll),
     )
     counts = collections.Counter(map(bytes, masks))
     assert len(counts) == kinds
@@ -176,7 +174,7 @@ def test_every_mask_is_equally_likely():
 
 def test_rolled_single_span_starts_anywhere():
   masks = span_corruption.noise_mask(
-    np.full(8000, 8), span_corruption.keys(0, np.arange(8000)), roll=True
+    np.full(8000, 8), span_corruption.keys(0, np.arange(8000)), Noise(roll=True)
   )
   assert chi_square(collections.Counter(masks.argmax(axis=1).tolist()), 8) < 30
   still = span_corruption.noise_mask(np.full(50, 8), span_corruption.keys(0, np.arange(50)))
@@ -200,22 +198,22 @@ def test_raw_length_is_the_library_helper(input_length, density, mean):
   tokens = input_length - 1
   while lengths(tokens + 1)[0] <= input_length:
     tokens += 1
-  assert span_corruption.raw_length(input_length, density, mean) == tokens
-  assert span_corruption.span_lengths(tokens, density, mean) == lengths(tokens)
+  assert span_corruption.raw_length(input_length, Noise(density, mean)) == tokens
+  assert span_corruption.span_lengths(tokens, Noise(density, mean)) == lengths(tokens)
 
 
 def test_too_few_sentinels_or_room_is_an_error():
   tokens, lengths, keys = batch_of([200])
   with pytest.raises(ValueError, match="10 sentinels, got 10"):
-    span_corruption.corrupt(tokens, lengths, keys, sentinel0=TOP, sentinels=10)
+    span_corruption.corrupt(tokens, lengths, keys, Marks(TOP, sentinels=10))
   with pytest.raises(ValueError, match="inputs of at most 100 tokens, got 181"):
-    span_corruption.corrupt(tokens, lengths, keys, sentinel0=TOP, input_length=100)
+    span_corruption.corrupt(tokens, lengths, keys, MARKS, input_length=100)
 
 
 def test_lengths_given_pad_to_them():
   tokens, lengths, keys = batch_of([8, 5])
   inputs, targets = span_corruption.corrupt(
-    tokens, lengths, keys, sentinel0=TOP, input_length=20, target_length=6
+    tokens, lengths, keys, MARKS, input_length=20, target_length=6
   )
   assert inputs.shape == (2, 20) and targets.shape == (2, 6)
   assert inputs.dtype == targets.dtype == np.int32
@@ -223,6 +221,6 @@ def test_lengths_given_pad_to_them():
 
 def test_restore_refuses_what_does_not_match():
   with pytest.raises(ValueError, match="sentinel 0"):
-    span_corruption.restore([5, TOP, 1], [TOP - 1, 7, 1], sentinel0=TOP)
+    span_corruption.restore([5, TOP, 1], [TOP - 1, 7, 1], MARKS)
   with pytest.raises(ValueError, match="begin with a sentinel"):
-    span_corruption.restore([5, TOP, 1], [7, 1], sentinel0=TOP)
+    span_corruption.restore([5, TOP, 1], [7, 1], MARKS)

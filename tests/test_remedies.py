@@ -14,7 +14,7 @@ import pytest
 import tiny_remedies
 
 from configs import remedies as configs_remedies
-from factshock.data import mixture, soft_labels
+from factshock.data import example_sources, mixture, soft_labels
 from factshock.facts import entities, splits
 from factshock.report import remedies
 from factshock.runtime.errors import UserError
@@ -92,9 +92,8 @@ def soft_batch(prior=None, strength=1.0, decoder=False, pack=0, batch_size=50, s
       input_length=8,
       target_length=4,
       seed=0,
-      start=step,
       pack_to=pack,
-    )
+    ).starting_at(step)
   )
 
 
@@ -407,7 +406,7 @@ def test_weights_of_facts_reach_the_batch():
   ]
   batch = next(
     mixture.batches(
-      [mixture.qa_source(examples, loss_weight=2.0)],
+      [example_sources.qa_source(examples, loss_weight=2.0)],
       [1],
       batch_size=2,
       input_length=3,

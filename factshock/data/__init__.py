@@ -1,1 +1,4 @@
-"""What a model reads: tokenizers, prompts, span corruption, corpora and mixtures. Numpy on the host."""
+"""Text as a model reads it: tokenizers, prompts, span corruption, corpora and mixtures.
+
+Numpy on the host.
+"""

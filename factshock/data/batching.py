@@ -14,13 +14,14 @@ def bucket(length):
   """The smallest of 8, 16, 24, 32, 48, 64, 96, 128, ... that holds `length`: few shapes, little padding."""
   size = 8
   while size < length:
-    # From 16 on the steps alternate between x 3/2 and x 4/3, so that every other size is a power of two.
+    # From 16 on the steps alternate between x 3/2 and x 4/3, so that every other size is a power of
+    # two.
     size = 16 if size == 8 else size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
   return size
 
 
-# The sides of an example: the field that tells its length, that one's padding, all fields of the side, and
-# the name of the segments.
+# The sides of an example: the field that tells its length, that one's padding, all fields of the
+# side, and the name of the segments.
 _SOFT = (
   "answer_tokens",
   "answer_shares",
@@ -62,8 +63,8 @@ def plan_shapes(batches, multiple=1):
 
   Args:
     batches: some batches of a run, as for `pack_batch`. multiple: of the rows.
-  Rows are up to _LONGEST_ROW tokens long, or as long as an example's: examples of uneven lengths fill long rows better, but
-  attention costs more there.
+  Rows are up to _LONGEST_ROW tokens long, or as long as an example's: examples of uneven lengths
+  fill long rows better, but attention costs more there.
   """
   sides = _sides(batches[0])
   sizes = [_sizes(batch, sides) for batch in batches]
@@ -127,13 +128,15 @@ def pack_batch(batch, shapes=None):
   """The examples of a padded batch in fewer rows, so that less padding is computed.
 
   Args:
-    batch: `inputs` [B, S], `targets` [B, T], `weights` [B, T], padded with 0; or of a decoder-only model `tokens` and
-      `weights` [B, S], padded with -1; with the fields of soft labels or without. An example starts its row.
+    batch: `inputs` [B, S], `targets` [B, T], `weights` [B, T], padded with 0; or of a decoder-only
+      model `tokens` and `weights` [B, S], padded with -1; with the fields of soft labels or
+      without. An example starts its row.
     shapes: a Shapes; None: rows of the same lengths, as few as hold the examples.
 
   Returns:
-    The same dict with R rows, and int32 `input_segments` [R, S] and `target_segments` [R, T], or `segments` [R, S]:
-    the example's number in its row from 1 on, 0 on padding. No token is cut or dropped.
+    The same dict with R rows, and int32 `input_segments` [R, S] and `target_segments` [R, T], or
+    `segments` [R, S]: the example's number in its row from 1 on, 0 on padding. No token is cut or
+    dropped.
   """
   sides = _sides(batch)
   size_BxE = _sizes(batch, sides)

@@ -3,25 +3,39 @@
 import collections
 import itertools
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from factshock.facts import entities
+from factshock.facts.entities import Search, TextSpan
 from factshock.runtime.errors import UserError
+from factshock.types import Fact, Tokenizer
 
 _SENTINEL = "<extra_id_"
+_ENCODED_AT_ONCE = 1000  # texts
+
+# Arrays of a part of a corpus by name, as `tokenize_part` and `windows_part` make them.
+PartArrays: TypeAlias = Mapping[str, np.ndarray]
 
 
 class Corpus(NamedTuple):
-  """Sequence i is `tokens[offsets[i]:offsets[i + 1]]`; tokens of `token_type`, offsets int64, one more than the sequences."""
+  """Token sequences in one flat array.
+
+  Sequence i is `tokens[offsets[i]:offsets[i + 1]]`; tokens are of `token_type`, offsets int64, one
+  more than the sequences.
+  """
 
   tokens: np.ndarray
   offsets: np.ndarray
 
 
 class SalientWindows(NamedTuple):
-  """Windows that hold a fact, laid out as in Corpus; token spans [n, 2] and the fact's number of each."""
+  """Windows of text that each hold a fact, laid out as in Corpus.
+
+  `subjects` and `objects` are token spans [n, 2], `facts` the index of each window's fact.
+  """
 
   tokens: np.ndarray
   offsets: np.ndarray
@@ -30,22 +44,27 @@ class SalientWindows(NamedTuple):
   facts: np.ndarray
 
 
-def tokenize(texts, tokenizer):
-  """The Corpus of some texts, one sequence each, without EOS.
+def tokenize(texts: Iterable[str], tokenizer: Tokenizer) -> Corpus:
+  """Returns the corpus of some texts, one sequence each, without EOS.
 
-  Texts without a token are left out, and those with a sentinel, as it would be taken for a masked span; how many is printed.
+  Texts without a token are left out, and those with a sentinel, as it would be taken for a masked
+  span; how many is printed.
   """
   return join([tokenize_part(texts, tokenizer)])
 
 
-def tokenize_part(texts, tokenizer):
-  """Some texts as a dict of `tokens`, `lengths` [sequences] and `left_out` (texts with a sentinel), for `join`."""
-  tokens = []
-  lengths = []
+def tokenize_part(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+  """Tokenises some texts, for `join`.
+
+  Returns:
+    `tokens`, `lengths` [sequences] and `left_out`, the number of texts with a sentinel.
+  """
+  tokens: list[np.ndarray] = []
+  lengths: list[int] = []
   left_out = 0
   texts = iter(texts)
   dtype = token_type(tokenizer)
-  while batch := list(itertools.islice(texts, 1000)):
+  while batch := list(itertools.islice(texts, _ENCODED_AT_ONCE)):
     kept = [text for text in batch if not tokenizer.sentinels or _SENTINEL not in text]
     left_out += len(batch) - len(kept)
     encoded = [ids for ids in tokenizer.encode_all(kept) if len(ids)]
@@ -58,34 +77,35 @@ def tokenize_part(texts, tokenizer):
   }
 
 
-def token_type(tokenizer):
-  """The smallest of uint16 and int32 that holds a tokenizer's ids."""
+def token_type(tokenizer: Tokenizer) -> type[np.uint16] | type[np.int32]:
+  """Returns the smallest of uint16 and int32 that holds a tokenizer's ids."""
   return np.uint16 if tokenizer.size <= 1 << 16 else np.int32
 
 
-def join(parts):
-  """The Corpus of what `tokenize_part` gave."""
+def join(parts: Iterable[PartArrays]) -> Corpus:
+  """Returns the corpus of what `tokenize_part` gave."""
   parts = list(parts)
-  say_left_out(sum(int(part["left_out"]) for part in parts))
-  return Corpus(
-    np.concatenate([part["tokens"] for part in parts]),
-    offsets(np.concatenate([part["lengths"] for part in parts])),
-  )
+  print_left_out(sum(int(part["left_out"]) for part in parts))
+  tokens = np.concatenate([part["tokens"] for part in parts])
+  return Corpus(tokens, offsets(np.concatenate([part["lengths"] for part in parts])))
 
 
-def offsets(lengths):
-  """Offsets int64 of sequences of these lengths, one more than those."""
+def offsets(lengths: np.ndarray) -> np.ndarray:
+  """Returns int64 offsets of sequences of these lengths, one more than those."""
   return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def say_left_out(count):
+def print_left_out(count: int) -> None:
   """Prints how many documents were left out for a sentinel in them, if any."""
   if count:
     print(f"  {count:,} documents left out, as a sentinel <extra_id_N> stands in them", flush=True)
 
 
-def cut(corpus, most):
-  """The corpus with each sequence of more than `most` tokens cut into as few pieces, of nearly equal length, as fit."""
+def cut(corpus: Corpus, most: int) -> Corpus:
+  """Returns the corpus with sequences of more than `most` tokens cut.
+
+  Each is cut into as few pieces, of nearly equal length, as fit.
+  """
   if most < 1:
     raise ValueError(f"expected pieces of at least 1 token, got {most}")
   lengths = np.diff(corpus.offsets)
@@ -93,119 +113,204 @@ def cut(corpus, most):
   if not len(pieces) or pieces.max() <= 1:
     return corpus
   sequence = np.repeat(np.arange(len(pieces)), pieces)
-  number = np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-  starts = corpus.offsets[:-1][sequence] + number * lengths[sequence] // pieces[sequence]
+  index = np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+  starts = corpus.offsets[:-1][sequence] + index * lengths[sequence] // pieces[sequence]
   return Corpus(corpus.tokens, np.append(starts, corpus.offsets[-1]))
 
 
-def salient_windows(texts, facts, tokenizer, *, words=16, per_fact=8):
-  """Windows of at most `words` words around a fact's subject and object, for salient-span masking.
+def salient_windows(
+  texts: Iterable[str],
+  facts: Sequence[Fact],
+  tokenizer: Tokenizer,
+  *,
+  words: int = 16,
+  per_fact: int = 8,
+) -> SalientWindows:
+  """Returns windows of text around a fact's subject and object, for salient-span masking.
 
-  A window is cut where a text names both (facts/entities.py; the two mentions nearest to each other), with as
-  much context on either side as there is room; at most `per_fact` different windows a fact, in the order of
-  the texts, and none for a fact whose object stands inside its subject's name. The window's tokens
-  are those of its pieces (before, first name, between, second name, after) one after the other, so
-  that the spans of the names are whole tokens. (Guu et al. 2020, REALM, section 3.4.)
+  A window is cut where a text names both (facts/entities.py; the two mentions nearest to each
+  other), with as much context on either side as the window holds. A fact whose object stands inside
+  its subject's name has none. The window's tokens are those of its pieces (before, first name,
+  between, second name, after) one after the other, so that the spans of the names are whole tokens.
+  (Guu et al. 2020, REALM, section 3.4.)
+
+  Args:
+    texts: what is searched.
+    facts: what is looked for.
+    tokenizer: of the windows.
+    words: the most words of a window.
+    per_fact: the most different windows of a fact, in the order of the texts.
 
   Raises:
     UserError: no text names a fact's subject and object.
   """
-  prepared = prepare_windows(facts, tokenizer, words, per_fact)
-  return join_windows([windows_part(texts, prepared)], facts, per_fact)
+  finder = prepare_windows(facts, tokenizer, words, per_fact)
+  return join_windows([windows_part(texts, finder)], facts, per_fact)
 
 
-def prepare_windows(facts, tokenizer, words, per_fact):
-  """What `windows_part` needs beside the texts."""
+class WindowFinder(NamedTuple):
+  """Settings of `windows_part`, with the search for the facts' names."""
 
-  return entities.search_of(entities.entities_of(facts)), facts, tokenizer, words, per_fact
+  search: Search
+  facts: Sequence[Fact]
+  tokenizer: Tokenizer
+  words: int
+  per_fact: int
 
 
-def windows_part(texts, prepared):
-  """The windows of some texts as a dict of `tokens`, `lengths`, `subjects`, `objects` and `facts`, for `join_windows`."""
+def prepare_windows(
+  facts: Sequence[Fact], tokenizer: Tokenizer, words: int, per_fact: int
+) -> WindowFinder:
+  """Returns what `windows_part` needs beside the texts.
 
-  search, facts, tokenizer, words, per_fact = prepared
-  seen = collections.defaultdict(set)
-  found = []
-  for line, fact, subjects, objects in entities.facts_in(texts, search):
-    pieces = (
-      len(seen[fact]) < per_fact
-      and facts[fact]["object"] not in facts[fact]["subject"]
-      and _window(line, subjects, objects, words)
-    )
-    if pieces and (text := "".join(pieces[0])) not in seen[fact]:
-      seen[fact].add(text)
-      found.append((fact, *_tokenize_pieces(*pieces, tokenizer)))
-  numbers, sequences, subjects, objects = zip(*found) if found else ((), (), (), ())
+  Args:
+    facts: what is looked for.
+    tokenizer: of the windows.
+    words: the most words of a window.
+    per_fact: the most windows of a fact.
+  """
+  search = entities.search_of(entities.entities_of(facts))
+  return WindowFinder(search, facts, tokenizer, words, per_fact)
+
+
+def windows_part(texts: Iterable[str], finder: WindowFinder) -> dict[str, np.ndarray]:
+  """Finds the windows of some texts, for `join_windows`.
+
+  Returns:
+    `tokens`, `lengths`, `subjects`, `objects` and `facts`, as in SalientWindows.
+  """
+  seen: dict[int, set[str]] = collections.defaultdict(set)
+  indices: list[int] = []
+  windows: list[_TokenWindow] = []
+  for mention in entities.facts_in(texts, finder.search):
+    index = mention.fact
+    fact = finder.facts[index]
+    if len(seen[index]) >= finder.per_fact or fact["object"] in fact["subject"]:
+      continue
+    window = _window(mention.text, mention.subjects, mention.objects, finder.words)
+    if not window:
+      continue
+    text = "".join(window.pieces)
+    if text in seen[index]:
+      continue
+    seen[index].add(text)
+    indices.append(index)
+    windows.append(_tokenize_window(window, finder.tokenizer))
+  sequences = [window.tokens for window in windows]
+  subjects = [window.subject for window in windows]
+  objects = [window.object for window in windows]
   return {
     "tokens": np.concatenate([np.zeros(0, np.int32), *sequences]),
-    "lengths": np.array([len(one) for one in sequences], np.int64),
+    "lengths": np.array([len(tokens) for tokens in sequences], np.int64),
     "subjects": np.array(subjects, np.int32).reshape(-1, 2),
     "objects": np.array(objects, np.int32).reshape(-1, 2),
-    "facts": np.array(numbers, np.int64),
+    "facts": np.array(indices, np.int64),
   }
 
 
-def join_windows(parts, facts, per_fact):
-  """The SalientWindows of what `windows_part` gave, at most `per_fact` different ones a fact. Raises: UserError without any."""
+def join_windows(
+  parts: Iterable[PartArrays], facts: Sequence[Fact], per_fact: int
+) -> SalientWindows:
+  """Joins what `windows_part` gave, at most `per_fact` different windows a fact.
+
+  Args:
+    parts: arrays of each part.
+    facts: what was looked for.
+    per_fact: the most windows of a fact.
+
+  Raises:
+    UserError: there is no window.
+  """
   parts = list(parts)
   joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   ends = offsets(joined["lengths"])
-  seen = collections.defaultdict(set)
-  kept = []
-  for number, fact in enumerate(joined["facts"].tolist()):
-    text = joined["tokens"][ends[number] : ends[number + 1]].tobytes()
+  seen: dict[int, set[bytes]] = collections.defaultdict(set)
+  kept: list[int] = []
+  for window, fact in enumerate(joined["facts"].tolist()):
+    text = joined["tokens"][ends[window] : ends[window + 1]].tobytes()
     if len(seen[fact]) < per_fact and text not in seen[fact]:
       seen[fact].add(text)
-      kept.append(number)
+      kept.append(window)
   if not kept:
     raise UserError(
       f"no text names the subject and the object of one of {len(facts)} facts; "
       "check that the corpus and the facts belong together"
     )
-  tokens = np.concatenate([joined["tokens"][ends[number] : ends[number + 1]] for number in kept])
   return SalientWindows(
-    tokens,
+    np.concatenate([joined["tokens"][ends[window] : ends[window + 1]] for window in kept]),
     offsets(joined["lengths"][kept]),
-    *(joined[name][kept] for name in ("subjects", "objects", "facts")),
+    joined["subjects"][kept],
+    joined["objects"][kept],
+    joined["facts"][kept],
   )
 
 
-def _window(line, subjects, objects, words):
-  """(five pieces of a text around two names, is the subject first), or None where no window holds them."""
+class _Window(NamedTuple):
+  """Five pieces of text around two names: before, first name, between, second name, after."""
+
+  pieces: list[str]
+  subject_first: bool
+
+
+class _TokenWindow(NamedTuple):
+  """A window's tokens, and the spans of subject and object among them."""
+
+  tokens: np.ndarray
+  subject: tuple[int, int]
+  object: tuple[int, int]
+
+
+def _window(
+  line: str, subjects: Iterable[TextSpan], objects: Sequence[TextSpan], words: int
+) -> _Window | None:
+  """Returns the window around the nearest two names, or None where no window holds them."""
   pairs = [
-    (first, second)
-    for first in subjects
-    for second in objects
-    if first[1] <= second[0] or second[1] <= first[0]
+    (subject, object_)
+    for subject in subjects
+    for object_ in objects
+    if subject[1] <= object_[0] or object_[1] <= subject[0]
   ]
   if not pairs:
     return None
-  nearest = min(pairs, key=lambda pair: max(pair[0][1], pair[1][1]) - min(pair[0][0], pair[1][0]))
+  nearest = min(pairs, key=_extent)
   first, second = sorted(nearest)
-  cut_at = _cut([match.span() for match in re.finditer(r"\S+", line)], first, second, words)
-  if not cut_at:
+  bounds = _cut([match.span() for match in re.finditer(r"\S+", line)], first, second, words)
+  if not bounds:
     return None
-  edges = (cut_at[0], *first, *second, cut_at[1])
-  return [line[a:b] for a, b in zip(edges, edges[1:])], nearest[0] < nearest[1]
+  edges = (bounds[0], *first, *second, bounds[1])
+  pieces = [line[start:end] for start, end in itertools.pairwise(edges)]
+  return _Window(pieces, nearest[0] < nearest[1])
 
 
-def _cut(bounds, first, second, words):
-  """(start, end) characters of at most `words` words around two mentions; None where both do not fit."""
+def _extent(pair: tuple[TextSpan, TextSpan]) -> int:
+  """Returns how many characters hold two spans."""
+  subject, object_ = pair
+  return max(subject[1], object_[1]) - min(subject[0], object_[0])
+
+
+def _cut(
+  bounds: Sequence[TextSpan], first: TextSpan, second: TextSpan, words: int
+) -> TextSpan | None:
+  """Returns (start, end) characters of at most `words` words around two mentions.
+
+  `bounds` are those of the words; None where both mentions do not fit.
+  """
   begin = next(i for i, (_, end) in enumerate(bounds) if end > first[0])
   stop = next(i for i in range(len(bounds) - 1, -1, -1) if bounds[i][0] < second[1]) + 1
-  room = words - (stop - begin)
-  if room < 0:
+  spare = words - (stop - begin)
+  if spare < 0:
     return None
-  left = min(begin, max(room // 2, room - (len(bounds) - stop)))
-  right = min(len(bounds), stop + room - left)
+  left = min(begin, max(spare // 2, spare - (len(bounds) - stop)))
+  right = min(len(bounds), stop + spare - left)
   return bounds[begin - left][0], bounds[right - 1][1]
 
 
-def _tokenize_pieces(pieces, subject_first, tokenizer):
-  """(tokens, subject span, object span) of a window's five pieces."""
-  encoded = [tokenizer.encode(piece) for piece in pieces]
+def _tokenize_window(window: _Window, tokenizer: Tokenizer) -> _TokenWindow:
+  encoded = [tokenizer.encode(piece) for piece in window.pieces]
   edges = np.cumsum([0, *map(len, encoded)])
   first = (edges[1], edges[2])
   second = (edges[3], edges[4])
   tokens = np.concatenate([np.asarray(ids, np.int32) for ids in encoded])
-  return (tokens, first, second) if subject_first else (tokens, second, first)
+  if window.subject_first:
+    return _TokenWindow(tokens, first, second)
+  return _TokenWindow(tokens, second, first)

@@ -1,106 +1,129 @@
-"""What a decoder-only model reads: rows of tokens, with the loss on some.
+"""Rows of tokens that a decoder-only model reads, with the loss on some of them.
 
-A row holds token ids, then PAD. `weights` of a row say which tokens the loss counts, each as the one predicted.
+A row holds token ids, then PAD. `weights` of a row say which tokens the loss counts, each as the
+one predicted.
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
-from factshock.data import mixture, span_corruption
+from factshock.data import span_corruption
+from factshock.data.corpora import Corpus
+from factshock.data.example_sources import Make, Source, check_has_text, check_not_empty
 from factshock.runtime.errors import UserError
+from factshock.types import Batch, Example, Tokenizer
 
 PAD = -1  # no token id: Llama's vocabulary has no padding token, and its id 0 is a real one
 STOP = "\n"  # what ends an answer in a k-shot prompt
 
 
-def encode_prompt(tokenizer, prompt):
-  """Token ids of a prompt, BOS before it where the model has one."""
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+  """Returns the token ids of a prompt, BOS before it where the model has one."""
   return _bos(tokenizer) + tokenizer.encode(prompt)
 
 
-def encode_example(tokenizer, prompt, answer):
-  """A finetuning example: dict of `tokens` (prompt, answer, EOS) and `weights`, 1 on the answer and EOS, else 0.
+def encode_example(tokenizer: Tokenizer, prompt: str, answer: str) -> Example:
+  """Returns a finetuning example.
+
+  Returns:
+    `tokens` (prompt, answer, EOS) and `weights`, 1 on the answer and EOS, else 0.
 
   Raises:
     UserError: the tokenizer does not keep prompt and answer apart.
   """
   before = encode_prompt(tokenizer, prompt)
-  answered = tokenizer.encode_continuation(prompt, answer) + [tokenizer.eos]
+  answered = [*tokenizer.encode_continuation(prompt, answer), tokenizer.eos]
   return {
     "tokens": np.asarray(before + answered, np.int32),
     "weights": np.asarray([0] * len(before) + [1] * len(answered), np.float32),
   }
 
 
-def qa_source(examples, loss_weight=1.0, name="qa"):
-  """A mixture source of examples from `encode_example`."""
-  if not examples:
-    raise UserError(
-      f"source {name!r}: expected at least one example, got none; check the finetuning facts"
-    )
-  return mixture.Source(
-    name, len(examples), functools.partial(_prepare_examples, examples, name), loss_weight
-  )
+def qa_source(examples: Sequence[Example], loss_weight: float = 1.0, name: str = "qa") -> Source:
+  """Returns a source of ready examples.
+
+  Args:
+    examples: as of `encode_example`.
+    loss_weight: multiplies the weights.
+    name: of the source, in errors and the loader's state.
+  """
+  check_not_empty(examples, name)
+  prepare = functools.partial(_prepare_examples, examples, name)
+  return Source(name, len(examples), prepare, loss_weight)
 
 
-def _prepare_examples(examples, name, input_length, target_length):
+def _prepare_examples(
+  examples: Sequence[Example], name: str, input_length: int, target_length: int
+) -> Make:
+  """Pads all examples into two matrices; the first that does not fit is a UserError."""
   length = input_length + target_length
   tokens = np.full((len(examples), length), PAD, np.int32)
   weights = np.zeros((len(examples), length), np.float32)
   for row, example in enumerate(examples):
-    got = len(example["tokens"])
-    if got > length:
+    size = len(example["tokens"])
+    if size > length:
       raise UserError(
-        f"source {name!r}, example {row}: expected at most {length} tokens, got {got}; raise "
+        f"source {name!r}, example {row}: expected at most {length} tokens, got {size}; raise "
         "input_length"
       )
-    tokens[row, :got], weights[row, :got] = example["tokens"], example["weights"]
+    tokens[row, :size] = example["tokens"]
+    weights[row, :size] = example["weights"]
   return lambda rows_B, keys_B: {"tokens": tokens[rows_B], "weights": weights[rows_B]}
 
 
-def text_source(corpus, tokenizer, loss_weight=1.0, name="corpus"):
-  """A mixture source of next-token prediction: BOS, a sequence of the corpus, EOS; the loss on all but BOS.
+def text_source(
+  corpus: Corpus, tokenizer: Tokenizer, loss_weight: float = 1.0, name: str = "corpus"
+) -> Source:
+  """Returns a source of next-token prediction: BOS, a sequence, EOS; the loss on all but BOS.
 
-  Sequences longer than a row are cut to it, each time at a place drawn anew, without an EOS where not at the end.
+  Sequences longer than a row are cut to it, each time at a position drawn anew, without an EOS
+  where not at the end.
+
+  Args:
+    corpus: the sequences.
+    tokenizer: of the corpus.
+    loss_weight: multiplies the weights.
+    name: of the source.
   """
-  if not len(corpus.offsets) > 1:
-    raise UserError(
-      f"source {name!r}: expected at least one line of text, got none; check the corpus"
-    )
-  return mixture.Source(
-    name, len(corpus.offsets) - 1, functools.partial(_prepare_text, corpus, tokenizer), loss_weight
-  )
+  check_has_text(corpus, name)
+  prepare = functools.partial(_prepare_text, corpus, tokenizer)
+  return Source(name, len(corpus.offsets) - 1, prepare, loss_weight)
 
 
-def _prepare_text(corpus, tokenizer, input_length, target_length):
-  first = _bos(tokenizer)
-  room = input_length + target_length - len(first)
+def _prepare_text(
+  corpus: Corpus, tokenizer: Tokenizer, input_length: int, target_length: int
+) -> Make:
+  """Returns the function that cuts rows out of the corpus's sequences."""
+  opening = _bos(tokenizer)
+  width = input_length + target_length - len(opening)
+  columns = np.arange(width)[None]
 
-  def make(rows_B, keys_B):
+  def make(rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
     offset_B = corpus.offsets[rows_B]
     total_B = corpus.offsets[rows_B + 1] - offset_B + 1  # EOS counts
-    size_B = np.minimum(total_B, room)
-    start_B = span_corruption.scale(
-      span_corruption.draw(keys_B, 1, stream=3)[:, 0], total_B - size_B + 1
-    )
-    place = start_B[:, None] + np.arange(room)[None]
-    tokens = corpus.tokens[np.minimum(offset_B[:, None] + place, len(corpus.tokens) - 1)].astype(
-      np.int32
-    )
-    tokens = np.where(place == total_B[:, None] - 1, tokenizer.eos, tokens)
-    inside = np.arange(room)[None] < size_B[:, None]
+    size_B = np.minimum(total_B, width)
+    random_B = span_corruption.draw(keys_B, 1, stream=3)[:, 0]
+    start_B = span_corruption.scale(random_B, total_B - size_B + 1)
+    position = start_B[:, None] + columns
+    source = np.minimum(offset_B[:, None] + position, len(corpus.tokens) - 1)
+    tokens = corpus.tokens[source].astype(np.int32)
+    tokens = np.where(position == total_B[:, None] - 1, tokenizer.eos, tokens)
+    inside = columns < size_B[:, None]
     tokens = np.where(inside, tokens, PAD).astype(np.int32)
-    if not first:  # nothing predicts the first token
-      return {"tokens": tokens, "weights": (inside & (np.arange(room) > 0)).astype(np.float32)}
-    opening = np.full((len(rows_B), 1), first[0], np.int32)
+    if not opening:
+      # Nothing predicts the first token.
+      return {"tokens": tokens, "weights": (inside & (columns > 0)).astype(np.float32)}
+    opening_Bx1 = np.full((len(rows_B), 1), opening[0], np.int32)
+    weights = np.concatenate([np.zeros(opening_Bx1.shape), inside], axis=1)
     return {
-      "tokens": np.concatenate([opening, tokens], axis=1),
-      "weights": np.concatenate([np.zeros(opening.shape), inside], axis=1).astype(np.float32),
+      "tokens": np.concatenate([opening_Bx1, tokens], axis=1),
+      "weights": weights.astype(np.float32),
     }
 
   return make
 
 
-def _bos(tokenizer):
+def _bos(tokenizer: Tokenizer) -> list[int]:
   return [] if tokenizer.bos is None else [tokenizer.bos]

@@ -214,7 +214,8 @@ def choices_of(fact: Fact) -> list[str]:
   if fact["object"] not in choices or not 2 <= len(choices) <= len(LETTERS):
     raise UserError(
       f"fact about {fact['subject'][:60]!r}: expected 2 to {len(LETTERS)} `choices` with the "
-      f"object {fact['object'][:60]!r} among them, got {choices!r:.200}; such facts come from mmlu:PATH"
+      f"object {fact['object'][:60]!r} among them, got {choices!r:.200}; such facts "
+      "come from mmlu:PATH"
     )
   return choices
 

@@ -1,1 +1,1 @@
-"""What is true: the fact schema, readers, the synthetic world, splits and entity counts. No JAX."""
+"""Facts: their schema and readers, the synthetic world, splits and entity counts. No JAX."""

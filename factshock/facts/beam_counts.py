@@ -1,125 +1,146 @@
-"""The counting of entities as an Apache Beam pipeline: beyond one machine, with the same results as corpus_counts."""
+"""Counting of entities as an Apache Beam pipeline: beyond one machine.
+
+The results are those of corpus_counts.
+"""
 
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
-import apache_beam as beam
+import apache_beam as beam  # pyright: ignore[reportMissingImports] - an extra
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.io.filesystems import FileSystems  # pyright: ignore[reportMissingImports]
+from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
+  PipelineOptions,
+)
 
 from factshock.facts import corpus_counts, documents, entities, schema
+from factshock.types import Fact
 
 _OF_ENTITY = ("mentions", "longest", "documents", "as_is", "lowered")
+_CARRIED = ("subject", "relation", "object", "aliases", "subject_id", "object_id")
+
+# ("entity" or "fact", index) or ("size", 0), and the counts of it.
+_Key: TypeAlias = tuple[str, int]
+_Counts: TypeAlias = tuple[int, ...]
 
 
-def count(pattern, facts, folded, output, runner, options):
-  """Counts the entities of facts in text or .jsonl files (any that Beam opens) and writes the counts where Beam can.
+def count(
+  pattern: str,
+  facts: Iterable[Mapping[str, Any]],
+  folded: bool,
+  output: str,
+  runner: str,
+  options: Sequence[str],
+) -> None:
+  """Counts the entities of facts in text or .jsonl files and writes the counts.
 
-  The facts travel by a file beside the output, as they are too many for a pipeline's own
-  description.
+  Files are any that Beam opens. The facts travel by a file beside the output, as they are too many
+  for a pipeline's own description.
 
   Args:
-    pattern, output: as in corpus_counts.count, on a file system of Beam's. runner: a Beam runner's
-    name.
-    options: list of "--name=value" for it.
-  Raises: whatever the runner raises for what is not there.
+    pattern: as in corpus_counts.count, on a file system of Beam's.
+    facts: whose entities are counted.
+    folded: whether names count without regard to case.
+    output: as in corpus_counts.count, on a file system of Beam's.
+    runner: a Beam runner's name.
+    options: "--name=value" for it.
+
+  Raises:
+    Exception: whatever the runner raises for what is not there.
   """
-  place = f"{output}.entities.jsonl"
-  _write(
-    place,
-    (
-      json.dumps(
-        {
-          name: fact[name]
-          for name in ("subject", "relation", "object", "aliases", "subject_id", "object_id")
-          if name in fact
-        },
-        ensure_ascii=False,
-      )
-      + "\n"
-      for fact in facts
-    ),
-  )
+  facts_path = f"{output}.entities.jsonl"
+  rows = ({name: fact[name] for name in _CARRIED if name in fact} for fact in facts)
+  _write(facts_path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+  def text_of(line: str) -> str:
+    return documents.text_of(schema.json_object(line, pattern), pattern)
+
   with beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options])) as pipeline:
     lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
     if pattern.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-      lines = lines | "text" >> beam.Map(
-        lambda line: documents.text_of(schema.json_object(line, pattern), pattern)
-      )
+      lines = lines | "text" >> beam.Map(text_of)
     (
       lines
-      | "count" >> beam.ParDo(_Count(place, folded))
+      | "count" >> beam.ParDo(_Count(facts_path, folded))
       | "add up" >> beam.CombinePerKey(_add)
       | "gather" >> beam.combiners.ToList()
-      | "write" >> beam.Map(_write_counts, place, folded, output)
+      | "write" >> beam.Map(_write_counts, facts_path, folded, output)
     )
 
 
 class _Count(beam.DoFn):
-  """Counts the documents of a bundle: ((kind, number), counts) where they are not 0."""
+  """Counts the documents of a bundle: ((kind, index), counts) where they are not 0."""
 
-  def __init__(self, place, folded):
-    self.place = place
+  def __init__(self, facts_path: str, folded: bool) -> None:
+    self.facts_path = facts_path
     self.folded = folded
 
-  def setup(self):
-    self.search = entities.search_of(entities.entities_of(_facts(self.place), self.folded))
+  def setup(self) -> None:
+    counted = entities.entities_of(_read_facts(self.facts_path), self.folded)
+    self.search = entities.search_of(counted)
 
-  def start_bundle(self):
-    self.texts = []
+  def start_bundle(self) -> None:
+    self.texts: list[str] = []
     self.size = 0
-    self.total = None
+    self.total: dict[str, np.ndarray] | None = None
 
-  def process(self, text):
+  def process(self, text: str) -> None:
     if text and not text.isspace():
       self.texts.append(text)
       self.size += len(text)
     if self.size > documents.PART_BYTES // 4:
       self._count()
 
-  def finish_bundle(self):
-    self._count()
+  def finish_bundle(self) -> Iterator[Any]:
+    total = self._count()
     everywhere = beam.transforms.window.GlobalWindow()
-    for pair in _sparse(self.total):
+    for pair in _sparse(total):
       yield beam.utils.windowed_value.WindowedValue(pair, everywhere.max_timestamp(), [everywhere])
 
-  def _count(self):
+  def _count(self) -> dict[str, np.ndarray]:
     counts = corpus_counts.count_part(self.texts, self.search)
     self.total = counts if self.total is None else corpus_counts.add_up([self.total, counts])
     self.texts = []
     self.size = 0
+    return self.total
 
 
-def _sparse(counts):
+def _sparse(counts: Mapping[str, np.ndarray]) -> Iterator[tuple[_Key, _Counts]]:
+  """Yields the counts that are not 0, and the size."""
   of_entity = np.stack([counts[name] for name in _OF_ENTITY], axis=1)
-  for number in np.flatnonzero(of_entity.any(axis=1)).tolist():
-    yield ("entity", number), tuple(of_entity[number].tolist())
-  for number in np.flatnonzero(counts["together"]).tolist():
-    yield ("fact", number), (int(counts["together"][number]),)
+  for index in np.flatnonzero(of_entity.any(axis=1)).tolist():
+    yield ("entity", index), tuple(of_entity[index].tolist())
+  for index in np.flatnonzero(counts["together"]).tolist():
+    yield ("fact", index), (int(counts["together"][index]),)
   yield ("size", 0), tuple(counts["size"].tolist())
 
 
-def _add(tuples):
+def _add(tuples: Iterable[_Counts]) -> _Counts:
   return tuple(map(sum, zip(*tuples)))
 
 
-def _facts(place):
-  with FileSystems.open(place) as file:
+def _read_facts(path: str) -> list[Fact]:
+  with FileSystems.open(path) as file:
     return [json.loads(line) for line in file.read().decode("utf-8").splitlines()]
 
 
-def _write_counts(pairs, place, folded, output):
-  found = entities.entities_of(_facts(place), folded)
-  counts = {name: np.zeros(len(found.labels), np.int64) for name in _OF_ENTITY}
-  counts["together"] = np.zeros(len(found.facts), np.int64)
-  for (kind, number), values in pairs:
-    for name, value in zip({"entity": _OF_ENTITY, "fact": ("together",), "size": ()}[kind], values):
-      counts[name][number] = value
-  _write(output, corpus_counts.entity_lines(found, counts))
-  _write(corpus_counts.facts_path(output), corpus_counts.fact_lines(found, counts))
+def _write_counts(
+  pairs: Iterable[tuple[_Key, _Counts]], facts_path: str, folded: bool, output: str
+) -> None:
+  """Writes the two files of counts of all pairs."""
+  counted = entities.entities_of(_read_facts(facts_path), folded)
+  counts = {name: np.zeros(len(counted.labels), np.int64) for name in _OF_ENTITY}
+  counts["together"] = np.zeros(len(counted.facts), np.int64)
+  names_of_kind = {"entity": _OF_ENTITY, "fact": ("together",), "size": ()}
+  for (kind, index), values in pairs:
+    for name, value in zip(names_of_kind[kind], values):
+      counts[name][index] = value
+  _write(output, corpus_counts.entity_lines(counted, counts))
+  _write(corpus_counts.facts_path(output), corpus_counts.fact_lines(counted, counts))
 
 
-def _write(path, lines):
+def _write(path: str, lines: Iterable[str]) -> None:
   with FileSystems.create(path) as file:  # gzipped where the name ends so
     for line in lines:
       file.write(line.encode("utf-8"))

@@ -1,4 +1,7 @@
-"""Counting entities over a corpus of files: in parts, by all cores, resumable; and the files of counts."""
+"""Counting of entities over a corpus of files, and the files of counts.
+
+It goes in parts, by all cores, and can be resumed.
+"""
 
 import collections
 import functools
@@ -6,118 +9,149 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from factshock.facts import corpus_shards, documents, entities
+from factshock.facts.entities import Entities, Search
 from factshock.runtime import files
 
 _SAMPLE = 1 << 20  # characters of a part in which single words are compared with their lower case
 
 
-def count(pattern, found, output, processes=None):
-  """Counts the Entities `found` in a corpus (facts/documents.py) and writes the counts.
+def count(
+  pattern: str, counted: Entities, output: str, processes: int | None = None
+) -> dict[str, np.ndarray]:
+  """Counts entities in a corpus (facts/documents.py) and writes the counts.
 
   Parts that are done stand in OUTPUT.parts; after an interruption they are not counted again.
 
   Args:
+    pattern: the corpus.
+    counted: the entities.
     output: .tsv[.gz] of entities: entity, count (mentions), longest, documents, ambiguous. Beside
       it, as `facts_path` says, facts: subject, object and the documents that name both, and each.
     processes: how many count at a time; all cores by default.
-  Returns: the totals, a dict of int64 arrays (entities.count_documents).
+
+  Returns:
+    The totals, int64 arrays as of entities.count_documents.
+
   Raises:
     UserError: no such files, or a broken one (nothing counted is lost).
   """
   folder = f"{output}.parts"
-  print(f"  {len(found.labels):,} entities by {len(found.names):,} names", flush=True)
-  counts = add_up(
-    corpus_shards.results(
-      documents.parts(pattern),
-      folder,
-      _digest(found),
-      count_part,
-      functools.partial(entities.search_of, found),
-      "counting",
-      processes,
-    )
+  print(f"  {len(counted.labels):,} entities by {len(counted.names):,} names", flush=True)
+  part_counts = corpus_shards.results(
+    documents.parts(pattern),
+    folder,
+    _digest(counted),
+    count_part,
+    functools.partial(entities.search_of, counted),
+    "counting",
+    processes,
   )
-  write(output, found, counts)
+  counts = add_up(part_counts)
+  write(output, counted, counts)
   shutil.rmtree(folder)
   return counts
 
 
-def _digest(found):
-  digest = hashlib.sha256(json.dumps([found.labels, found.names, found.folded]).encode())
-  for array in (found.name_of_pair, found.entity_of_pair, found.facts):
+def _digest(counted: Entities) -> str:
+  digest = hashlib.sha256(json.dumps([counted.labels, counted.names, counted.folded]).encode())
+  for array in (counted.name_of_pair, counted.entity_of_pair, counted.facts):
     digest.update(array.tobytes())
   return digest.hexdigest()
 
 
-def count_part(documents_of_part, search):
-  """Counts of a part: those of entities.count_documents, and `as_is` and `lowered` [entities].
+def count_part(part_documents: Iterable[str], search: Search) -> dict[str, np.ndarray]:
+  """Counts entities in a part.
 
-  These say how often a label of one capitalised word stands in the part's first text, and how often
-  in lower case.
+  Args:
+    part_documents: the texts.
+    search: for the entities.
+
+  Returns:
+    The counts of entities.count_documents, and `as_is` and `lowered` [entities]: how often a label
+    of one capitalised word stands in the part's first text, and how often in lower case.
   """
-  words = collections.Counter()
-  room = [_SAMPLE]
+  words: collections.Counter[str] = collections.Counter()
 
-  def sampled():
-    for text in documents_of_part:
-      if room[0] > 0:
-        words.update(re.findall(r"\w+", text[: room[0]]))
-        room[0] -= len(text)
+  def sampled() -> Iterator[str]:
+    left = _SAMPLE
+    for text in part_documents:
+      if left > 0:
+        words.update(re.findall(r"\w+", text[:left]))
+        left -= len(text)
       yield text
 
   counts = entities.count_documents(sampled(), search)
   as_is, lowered = np.zeros((2, len(search.entities.labels)), np.int64)
-  for number, label in search.capitalised:
-    as_is[number], lowered[number] = words[label], words[label.lower()]
+  for index, label in search.capitalised:
+    as_is[index] = words[label]
+    lowered[index] = words[label.lower()]
   return {**counts, "as_is": as_is, "lowered": lowered}
 
 
-def add_up(several):
-  """The sums of counts."""
-  total = {}
-  for counts in several:
+def add_up(part_counts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Returns the sums of counts by name."""
+  total: dict[str, np.ndarray] = {}
+  for counts in part_counts:
     for name, array in counts.items():
       total[name] = total[name] + array if name in total else array.copy()
   return total
 
 
-def facts_path(output):
-  """Where the counts of facts stand: counts.tsv -> counts.facts.tsv."""
+def facts_path(output: str) -> str:
+  """Returns where the counts of facts stand: counts.tsv -> counts.facts.tsv."""
   return re.sub(r"(\.tsv)?(\.gz)?$", r".facts.tsv\2", output, count=1)
 
 
-def write(output, found, counts):
-  """Writes the counts of entities and, beside them, of facts."""
-  for path, lines in (
-    (output, entity_lines(found, counts)),
-    (facts_path(output), fact_lines(found, counts)),
-  ):
-    with files.atomic_write(path) as file:
-      file.writelines(lines)
+def write(output: str, counted: Entities, counts: Mapping[str, np.ndarray]) -> None:
+  """Writes the counts of entities and, beside them, of facts.
+
+  Args:
+    output: path of the counts of entities.
+    counted: the entities.
+    counts: as of `count_part`.
+  """
+  with files.atomic_write(output) as file:
+    file.writelines(entity_lines(counted, counts))
+  with files.atomic_write(facts_path(output)) as file:
+    file.writelines(fact_lines(counted, counts))
 
 
-def entity_lines(found, counts):
-  """The lines of the file of entities, those with the most mentions first."""
-  common = counts["lowered"] > counts["as_is"]
+def entity_lines(counted: Entities, counts: Mapping[str, np.ndarray]) -> Iterator[str]:
+  """Yields the lines of the file of entities, those with the most mentions first."""
+  is_common_word = counts["lowered"] > counts["as_is"]
+  mentions = counts["mentions"]
   yield "entity\tcount\tlongest\tdocuments\tambiguous\n"
-  for i in np.argsort(-counts["mentions"], kind="stable").tolist():
-    flags = " ".join(filter(None, (found.ambiguous[i], "word" if common[i] else "")))
-    yield f"{_cell(found.labels[i])}\t{counts['mentions'][i]}\t{counts['longest'][i]}\t{counts['documents'][i]}\t{flags}\n"
-
-
-def fact_lines(found, counts):
-  """The lines of the file of facts, in their order."""
-  yield "subject\tobject\tdocuments\tsubject_documents\tobject_documents\n"
-  for (subject, answer), together in zip(found.facts.tolist(), counts["together"].tolist()):
-    yield (
-      f"{_cell(found.labels[subject])}\t{_cell(found.labels[answer])}\t{together}\t{counts['documents'][subject]}\t"
-      f"{counts['documents'][answer]}\n"
+  for i in np.argsort(-mentions, kind="stable").tolist():
+    flags = [counted.ambiguous[i], "word" if is_common_word[i] else ""]
+    cells = (
+      _cell(counted.labels[i]),
+      f"{mentions[i]}",
+      f"{counts['longest'][i]}",
+      f"{counts['documents'][i]}",
+      " ".join(filter(None, flags)),
     )
+    yield "\t".join(cells) + "\n"
 
 
-def _cell(text):
+def fact_lines(counted: Entities, counts: Mapping[str, np.ndarray]) -> Iterator[str]:
+  """Yields the lines of the file of facts, in their order."""
+  in_documents = counts["documents"]
+  yield "subject\tobject\tdocuments\tsubject_documents\tobject_documents\n"
+  for (subject, answer), together in zip(counted.facts.tolist(), counts["together"].tolist()):
+    cells = (
+      _cell(counted.labels[subject]),
+      _cell(counted.labels[answer]),
+      f"{together}",
+      f"{in_documents[subject]}",
+      f"{in_documents[answer]}",
+    )
+    yield "\t".join(cells) + "\n"
+
+
+def _cell(text: str) -> str:
   return re.sub(r"[\t\n\r]", " ", text)

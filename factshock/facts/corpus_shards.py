@@ -1,4 +1,7 @@
-"""Work on a corpus part by part: by several processes, each part's result kept, so that an interrupted run goes on."""
+"""Work on a corpus part by part, by several processes.
+
+Each part's result is kept, so that an interrupted run goes on.
+"""
 
 import hashlib
 import json
@@ -6,42 +9,65 @@ import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from factshock.facts import documents
+from factshock.facts.documents import Part
 from factshock.runtime import files
 from factshock.runtime.console import Progress
 
-_prepared = None  # what `prepare` made, in this process; a fork has its parent's, and only reads it
+T = TypeVar("T")
+Work: TypeAlias = Callable[[Iterable[str], T], Mapping[str, np.ndarray]]
+_Task: TypeAlias = tuple[Part, str, Work[Any]]  # a part, the path of its result, and what to do
+
+# Made by `prepare`, in this process; a fork has its parent's, and only reads it.
+_prepared: Any = None
 
 
-def results(plan, folder, key, work, prepare, label, processes=None):
-  """Runs `work` on every part that is not done yet, then yields the result of each (a mapping, open until the next), in order.
+def results(
+  plan: Sequence[Part],
+  folder: str,
+  key: str,
+  work: Work[T],
+  prepare: Callable[[], T],
+  label: str,
+  processes: int | None = None,
+) -> Iterator[Mapping[str, np.ndarray]]:
+  """Runs `work` on every part that is not done yet, then yields each part's result in order.
+
+  A result is open until the next.
 
   Args:
-    plan: list of documents.Part. folder: where results are kept; the caller removes it once it has
-      used them.
+    plan: the parts.
+    folder: where results are kept; the caller removes it once it has used them.
     key: text that says whatever else the results depend on; a folder of another key is emptied.
-    work: (documents, prepared) -> dict of arrays; a function of a module, for other processes to
+    work: (documents, prepared) -> arrays by name; a function of a module, for other processes to
       find.
     prepare: () -> prepared, once in each process; picklable.
-    label: what is done ("counting"), for progress. processes: at a time; one a core by default.
+    label: what is done ("counting"), for progress.
+    processes: at a time; one a core by default.
+
   Raises:
     UserError: a part that cannot be read; what is done is kept.
   """
-  _claim(folder, plan, key)
-  paths = [os.path.join(folder, f"{number:05d}.npz") for number in range(len(plan))]
-  waiting = [(part, path, work) for part, path in zip(plan, paths) if not os.path.exists(path)]
+  _take_folder(folder, plan, key)
+  paths = [os.path.join(folder, f"{index:05d}.npz") for index in range(len(plan))]
+  tasks: list[_Task] = [
+    (part, path, work) for part, path in zip(plan, paths) if not os.path.exists(path)
+  ]
   total = sum(part.size for part in plan)
-  done = total - sum(part.size for part, _, _ in waiting)
-  if waiting:
+  done = total - sum(part.size for part, _, _ in tasks)
+  if tasks:
     print(
-      f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {len(plan) - len(waiting)} of them done before",
+      f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {len(plan) - len(tasks)} of them "
+      "done before",
       flush=True,
     )
   progress = Progress(f"{label}, MB", max(1, round(total / 1e6)))
-  for size in _run(waiting, prepare, processes or os.cpu_count()):
+  for size in _run(tasks, prepare, processes or os.cpu_count() or 1):
     done += size
     progress.update(round(done / 1e6))
   for path in paths:
@@ -49,54 +75,58 @@ def results(plan, folder, key, work, prepare, label, processes=None):
       yield arrays
 
 
-def identity(plan, key):
-  """A digest of parts and of what else a result depends on."""
+def identity(plan: Sequence[Part], key: str | Sequence[str]) -> str:
+  """Returns a digest of parts and of what else a result depends on."""
   return hashlib.sha256(json.dumps([*plan, key]).encode()).hexdigest()
 
 
-def _claim(folder, plan, key):
+def _take_folder(folder: str, plan: Sequence[Part], key: str) -> None:
   """Makes the folder of results, or empties one that was of something else."""
   digest = identity(plan, key)
   path = os.path.join(folder, "digest.txt")
-  if os.path.isdir(folder) and not (
-    os.path.exists(path) and [line for _, line in files.lines(path)] == [digest]
-  ):
+  if os.path.isdir(folder) and not _holds(path, digest):
     print(f"  {folder}: parts of other files or settings, done anew", flush=True)
     shutil.rmtree(folder)
   with files.atomic_write(path) as file:
     file.write(digest)
 
 
-def _run(tasks, prepare, processes):
+def _holds(path: str, digest: str) -> bool:
+  """Returns whether a file holds a digest and nothing else."""
+  return os.path.exists(path) and [line for _, line in files.lines(path)] == [digest]
+
+
+def _run(tasks: Sequence[_Task], prepare: Callable[[], Any], processes: int) -> Iterator[int]:
   """Does the tasks and yields the size of each part that is done."""
   global _prepared
 
   if not tasks:
     return
   # A fork shares what was prepared, but must not be made beside JAX's threads.
-  fork = "fork" in multiprocessing.get_all_start_methods() and "jax" not in sys.modules
-  if fork or len(tasks) < 2 or processes < 2:
+  can_fork = "fork" in multiprocessing.get_all_start_methods() and "jax" not in sys.modules
+  in_this_process = len(tasks) < 2 or processes < 2
+  if can_fork or in_this_process:
     _prepared = prepare()
-  if len(tasks) < 2 or processes < 2:
+  if in_this_process:
     yield from map(_do, tasks)
   else:
-    context = multiprocessing.get_context("fork" if fork else "spawn")
-    with context.Pool(
-      min(processes, len(tasks)), None if fork else _prepare, () if fork else (prepare,)
-    ) as pool:
+    context = multiprocessing.get_context("fork" if can_fork else "spawn")
+    initializer = None if can_fork else _prepare
+    arguments = () if can_fork else (prepare,)
+    with context.Pool(min(processes, len(tasks)), initializer, arguments) as pool:
       yield from pool.imap_unordered(_do, tasks)
   _prepared = None
 
 
-def _prepare(prepare):
+def _prepare(prepare: Callable[[], Any]) -> None:
   global _prepared
   _prepared = prepare()
 
 
-def _do(task):
+def _do(task: _Task) -> int:
   """Does one part, keeps the result, and returns the part's size."""
   part, path, work = task
-  found = work(documents.read_part(part), _prepared)
+  arrays = work(documents.read_part(part), _prepared)
   with files.atomic_write(path, binary=True) as file:
-    np.savez(file, **found)
+    np.savez(file, **dict(arrays))
   return part.size

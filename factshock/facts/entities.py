@@ -1,88 +1,141 @@
-"""The entities of facts and how often text names them: Aho-Corasick search for all their names at once."""
+"""Entities of facts and how often text names them: Aho-Corasick search for all names at once."""
 
 import collections
+import functools
 import itertools
 import re
 import unicodedata
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import ahocorasick_rs
 import numpy as np
+
+from factshock.types import Fact
 
 # In what is searched it takes the place of each space and stands on both sides of every other sign,
 # in names and in text, and names begin and end with one more: the search itself then finds names
 # only where no word goes on before or after them. (Two thirds of the hits without it are parts of
 # words.) A text has one such form, and no other text the same.
 _BORDER = "\x00"
-_SIGN = re.compile(r"[^\w ]")  # as _kinds tells them
+_SIGN = re.compile(r"[^\w ]")  # as _code_counts tells them
 _CHUNK = 1 << 20  # characters searched at a time
+
+# First character of a mention in a text, and the one after its last.
+TextSpan: TypeAlias = tuple[int, int]
 
 
 class Entities(NamedTuple):
-  """Entities and their names. Name i is names[i]; pairs (name, entity) say whose it is."""
+  """Entities and their names.
 
-  labels: list  # sorted
-  names: list  # sorted, in NFC, folded where asked for
+  `labels` and `names` are sorted; names are in NFC, folded where asked for. The pairs (name,
+  entity) say whose name it is. `ambiguous` says for each label why its count cannot be trusted:
+  "several" entities, one "letter", or both; else "". `facts` [facts, 2] are the indices of subject
+  and object.
+  """
+
+  labels: list[str]
+  names: list[str]
   name_of_pair: np.ndarray
   entity_of_pair: np.ndarray
-  ambiguous: (
-    list  # for each label "" or why its count cannot be trusted: "several" entities, one "letter"
-  )
-  facts: np.ndarray  # [facts, 2]: numbers of subject and object
+  ambiguous: list[str]
+  facts: np.ndarray
   folded: bool
 
 
+class Grouped(NamedTuple):
+  """Values by key: those of key k are values[offsets[k]:offsets[k + 1]]."""
+
+  offsets: np.ndarray
+  values: np.ndarray
+
+
 class Search(NamedTuple):
-  """Entities ready for `count_documents`."""
+  """Entities ready for `count_documents`.
+
+  The automaton holds the names with borders. `object_of_fact` [facts] are indices; `capitalised`
+  are (index, label) of entities whose label is one word and not in lower case.
+  """
 
   entities: Entities
-  automaton: object  # ahocorasick_rs.AhoCorasick of the names with borders
-  entity_of_name: tuple  # (offsets [names + 1], entities): those of each name
-  facts_of_subject: tuple  # (offsets [entities + 1], numbers of facts)
-  object_of_fact: np.ndarray  # [facts]
-  capitalised: list  # (number, label) of entities whose label is one word and not in lower case
+  automaton: ahocorasick_rs.AhoCorasick
+  entity_of_name: Grouped
+  facts_of_subject: Grouped
+  object_of_fact: np.ndarray
+  capitalised: list[tuple[int, str]]
 
 
-def entities_of(facts, folded=False):
-  """The Entities of facts: subjects by name, objects by name and aliases; equal labels are one entity.
+class FactMention(NamedTuple):
+  """A document that names both ends of a fact.
+
+  The text is as it was searched: in NFC and on one line. `fact` is an index. The spans are those of
+  the mentions that are not within a longer name, of whatever name of the entity; at least one each.
+  """
+
+  text: str
+  fact: int
+  subjects: list[TextSpan]
+  objects: list[TextSpan]
+
+
+def entities_of(facts: Sequence[Fact], folded: bool = False) -> Entities:
+  """Returns the entities of facts; equal labels are one entity.
 
   Args:
-    facts: list of facts. folded: names count without regard to case.
+    facts: their subjects go by name, their objects by name and aliases.
+    folded: whether names count without regard to case.
   """
-  aliases = collections.defaultdict(set)
-  ids = collections.defaultdict(set)
+  aliases: dict[str, set[str]] = collections.defaultdict(set)
+  ids: dict[str, set[str]] = collections.defaultdict(set)
   for fact in facts:
-    for role in ("subject", "object"):
-      aliases[fact[role]].add(_normal(fact[role], folded))
-      if fact.get(f"{role}_id"):
-        ids[fact[role]].add(fact[f"{role}_id"])
-    aliases[fact["object"]].update(_normal(alias, folded) for alias in fact.get("aliases", ()))
+    ends = (fact["subject"], fact.get("subject_id")), (fact["object"], fact.get("object_id"))
+    for label, entity_id in ends:
+      aliases[label].add(_normalise(label, folded))
+      if entity_id:
+        ids[label].add(entity_id)
+    aliases[fact["object"]].update(_normalise(alias, folded) for alias in fact.get("aliases", ()))
   labels = sorted(aliases)
-  number = {label: i for i, label in enumerate(labels)}
-  owners = collections.defaultdict(list)
-  for label in labels:
+  index_of = {label: index for index, label in enumerate(labels)}
+  owners: dict[str, list[int]] = collections.defaultdict(list)
+  for index, label in enumerate(labels):
     for name in aliases[label]:
-      owners[name].append(number[label])
+      owners[name].append(index)
   names = sorted(owners)
-  pairs = [(i, entity) for i, name in enumerate(names) for entity in owners[name]]
-  several = {entity for name in names if len(owners[name]) > 1 for entity in owners[name]}
-  several |= {number[label] for label, found in ids.items() if len(found) > 1}
-  letter = {number[label] for label in labels if any(len(name) == 1 for name in aliases[label])}
-  ambiguous = [
-    " ".join(["several"] * (i in several) + ["letter"] * (i in letter)) for i in range(len(labels))
-  ]
+  pairs = [(name, entity) for name, text in enumerate(names) for entity in owners[text]]
+  name_of_pair, entity_of_pair = np.array(pairs, np.int64).reshape(-1, 2).T.copy()
+  fact_ends = [[index_of[fact["subject"]], index_of[fact["object"]]] for fact in facts]
   return Entities(
     labels,
     names,
-    *np.array(pairs, np.int64).reshape(-1, 2).T.copy(),
-    ambiguous,
-    np.array([[number[fact["subject"]], number[fact["object"]]] for fact in facts], np.int64),
+    name_of_pair,
+    entity_of_pair,
+    _ambiguities(labels, aliases, owners, ids),
+    np.array(fact_ends, np.int64),
     folded,
   )
 
 
-def _normal(text, folded):
-  """A text in NFC, folded if asked for, on one line: as it is searched."""
+def _ambiguities(
+  labels: Sequence[str],
+  aliases: dict[str, set[str]],
+  owners: dict[str, list[int]],
+  ids: dict[str, set[str]],
+) -> list[str]:
+  """Returns for each label why its count cannot be trusted, "" if it can."""
+  shared = {entity for entities in owners.values() if len(entities) > 1 for entity in entities}
+  reasons: list[str] = []
+  for index, label in enumerate(labels):
+    words: list[str] = []
+    if index in shared or len(ids.get(label, ())) > 1:
+      words.append("several")
+    if any(len(name) == 1 for name in aliases[label]):
+      words.append("letter")
+    reasons.append(" ".join(words))
+  return reasons
+
+
+def _normalise(text: str, folded: bool) -> str:
+  """Returns a text in NFC, folded if asked for, on one line: as it is searched."""
   if not text.isascii():
     text = unicodedata.normalize("NFC", text)
   if "\n" in text or _BORDER in text:
@@ -90,65 +143,76 @@ def _normal(text, folded):
   return text.casefold() if folded else text
 
 
-def search_of(entities):
-  """The Search of Entities."""
-
-  bordered = [
-    _BORDER + _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name).replace(" ", _BORDER) + _BORDER
-    for name in entities.names
-  ]
+def search_of(entities: Entities) -> Search:
+  """Returns the search for all names of entities."""
   automaton = ahocorasick_rs.AhoCorasick(
-    bordered,
+    [_with_borders_around(name) for name in entities.names],
     matchkind=ahocorasick_rs.MatchKind.Standard,
     implementation=ahocorasick_rs.Implementation.ContiguousNFA,
     store_patterns=False,
   )
+  capitalised = [
+    (index, label)
+    for index, label in enumerate(entities.labels)
+    if label != label.lower() and re.fullmatch(r"\w+", label)
+  ]
   return Search(
     entities,
     automaton,
-    _grouped(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
-    _grouped(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)),
+    _group(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
+    _group(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)),
     entities.facts[:, 1].copy(),
-    [
-      (i, label)
-      for i, label in enumerate(entities.labels)
-      if label != label.lower() and re.fullmatch(r"\w+", label)
-    ],
+    capitalised,
   )
 
 
-def _grouped(keys, values, size):
-  """(offsets [size + 1], values by key): the values of key k are values[offsets[k]:offsets[k + 1]]."""
+def _with_borders_around(name: str) -> str:
+  """Returns a name as it stands in a text with borders."""
+  signs = _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name)
+  return _BORDER + signs.replace(" ", _BORDER) + _BORDER
+
+
+def _group(keys: np.ndarray, values: np.ndarray, size: int) -> Grouped:
+  """Returns values by key, of keys below `size`."""
   order = np.argsort(keys, kind="stable")
-  return np.searchsorted(keys[order], np.arange(size + 1)), values[order]
+  return Grouped(np.searchsorted(keys[order], np.arange(size + 1)), values[order])
 
 
-def count_documents(documents, search):
-  """Counts over documents (texts): a dict of int64 arrays.
+def count_documents(documents: Iterable[str], search: Search) -> dict[str, np.ndarray]:
+  r"""Counts over documents.
 
-  `mentions` [entities]: places where a name stands with no word character (regex \\w) right before
-  or after it, each place once however many names of the entity it is. `longest` [entities]: of
-  those the ones that remain when, from left to right, the longest mention is taken and what
-  overlaps it left out. `documents` [entities]: documents with a mention. `together` [facts]:
-  documents that mention subject and object. `size` [2]: documents and bytes read.
+  Args:
+    documents: texts.
+    search: for the names of entities.
+
+  Returns:
+    int64 arrays. `mentions` [entities]: spans where a name stands with no word character (regex \w)
+    right before or after it, each span once however many names of the entity it is. `longest`
+    [entities]: of those the ones that remain when, from left to right, the longest mention is taken
+    and what overlaps it left out. `documents` [entities]: documents with a mention. `together`
+    [facts]: documents that mention subject and object. `size` [2]: documents and bytes read.
   """
   entities = search.entities
+  entity_count = len(entities.labels)
   total = {
-    name: np.zeros(len(entities.labels), np.int64) for name in ("mentions", "longest", "documents")
+    "mentions": np.zeros(entity_count, np.int64),
+    "longest": np.zeros(entity_count, np.int64),
+    "documents": np.zeros(entity_count, np.int64),
+    "together": np.zeros(len(entities.facts), np.int64),
+    "size": np.zeros(2, np.int64),
   }
-  total |= {"together": np.zeros(len(entities.facts), np.int64), "size": np.zeros(2, np.int64)}
   for chunk in _chunks(documents):
     text = "\n".join(chunk)
     total["size"] += len(chunk), len(text.encode()) - (len(chunk) - 1)
     if text.count("\n") >= len(chunk) or entities.folded or _BORDER in text or not text.isascii():
-      text = "\n".join(_normal(one, entities.folded) for one in chunk)
+      text = "\n".join(_normalise(document, entities.folded) for document in chunk)
     _count_chunk(text, search, total)
   return total
 
 
-def _chunks(documents):
-  """Lists of documents of about _CHUNK characters."""
-  chunk = []
+def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
+  """Yields lists of documents of about _CHUNK characters."""
+  chunk: list[str] = []
   size = 0
   for text in documents:
     chunk.append(text)
@@ -161,107 +225,136 @@ def _chunks(documents):
     yield chunk
 
 
-def _count_chunk(text, search, total):
+def _count_chunk(text: str, search: Search, total: dict[str, np.ndarray]) -> None:
   """Adds to `total` the counts of some documents, a line each."""
   codes, _ = _with_borders(text)
   name, start, end = _find(codes, search)
-  document = np.searchsorted(np.flatnonzero(codes == ord("\n")), start)
+  document = np.searchsorted(_line_breaks(codes), start)
   size = len(total["mentions"])
   entity, hit = _expand(search.entity_of_name, name)
   total["mentions"] += np.bincount(entity, minlength=size)
-  longest = _expand(search.entity_of_name, name[_leftmost_longest(start, end)])[0]
+  longest, _ = _expand(search.entity_of_name, name[_leftmost_longest(start, end)])
   total["longest"] += np.bincount(longest, minlength=size)
-  pairs, fact, _ = _facts_named(document[hit] * size + entity, search)
-  total["documents"] += np.bincount(pairs % size, minlength=size)
-  total["together"] += np.bincount(fact, minlength=len(total["together"]))
+  named = _facts_named(document[hit] * size + entity, search)
+  total["documents"] += np.bincount(named.pairs % size, minlength=size)
+  total["together"] += np.bincount(named.facts, minlength=len(total["together"]))
 
 
-def _find(codes, search):
-  """(name, start, end) of every mention in code points with borders, by the ends; without the borders around the name."""
+def _line_breaks(codes: np.ndarray) -> np.ndarray:
+  return np.flatnonzero(codes == ord("\n"))
+
+
+def _find(codes: np.ndarray, search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns (name, start, end) of every mention in code points with borders, by the ends.
+
+  The borders around the name are left out.
+  """
   hits = search.automaton.find_matches_as_indexes(_as_text(codes), overlapping=True)
-  name, start, end = (
-    np.fromiter(itertools.chain.from_iterable(hits), np.int64, 3 * len(hits)).reshape(-1, 3).T
-  )
+  flat = np.fromiter(itertools.chain.from_iterable(hits), np.int64, 3 * len(hits))
+  name, start, end = flat.reshape(-1, 3).T
   return name, start + 1, end - 1
 
 
-def _facts_named(pairs, search):
-  """(different pairs (document * entities + entity), sorted; facts with both ends in one document; the subject's pair of each)."""
+class _Named(NamedTuple):
+  """Pairs and facts that documents name.
+
+  `pairs` are the different (document * entities + entity), sorted; `facts` those with both ends in
+  one document, and `subject_pairs` the index of each one's subject among the pairs.
+  """
+
+  pairs: np.ndarray
+  facts: np.ndarray
+  subject_pairs: np.ndarray
+
+
+def _facts_named(pairs: np.ndarray, search: Search) -> _Named:
+  """Returns the facts that documents name both ends of, from pairs of document and entity."""
   size = len(search.entities.labels)
   pairs = np.sort(pairs, kind="stable")  # nearly sorted as they come
-  pairs = pairs[np.concatenate([pairs[:1] == pairs[:1], pairs[1:] != pairs[:-1]])]
+  is_first = np.ones(len(pairs), bool)
+  is_first[1:] = pairs[1:] != pairs[:-1]
+  pairs = pairs[is_first]
   entity = pairs % size
   fact, pair = _expand(search.facts_of_subject, entity)
-  here = np.zeros(size, bool)
-  here[entity] = True
-  kept = np.flatnonzero(
-    here[search.object_of_fact[fact]]
-  )  # most objects are in none of these documents
+  present = np.zeros(size, bool)
+  present[entity] = True
+  kept = np.flatnonzero(present[search.object_of_fact[fact]])  # most objects are in no document
   fact = fact[kept]
   pair = pair[kept]
-  wanted = (pairs - entity)[pair] + search.object_of_fact[
-    fact
-  ]  # (the same document, the fact's object)
-  found = (
-    np.flatnonzero(pairs[np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)] == wanted)
-    if len(pairs)
-    else kept
-  )
-  return pairs, fact[found], pair[found]
+  if not len(pairs):
+    return _Named(pairs, fact, pair)
+  # The same document, the fact's object.
+  wanted = (pairs - entity)[pair] + search.object_of_fact[fact]
+  nearest = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+  together = np.flatnonzero(pairs[nearest] == wanted)
+  return _Named(pairs, fact[together], pair[together])
 
 
-def naming(documents, search):
-  """Whether each document mentions any of the names: list of bool."""
-  codes, _ = _with_borders("\n".join(_normal(one, search.entities.folded) for one in documents))
+def naming(documents: Sequence[str], search: Search) -> list[bool]:
+  """Returns for each document whether it mentions any of the names."""
+  lines = (_normalise(document, search.entities.folded) for document in documents)
+  codes, _ = _with_borders("\n".join(lines))
   _, start, _ = _find(codes, search)
   named = np.zeros(len(documents), bool)
-  named[np.searchsorted(np.flatnonzero(codes == ord("\n")), start)] = True
+  named[np.searchsorted(_line_breaks(codes), start)] = True
   return named.tolist()
 
 
-def facts_in(documents, search):
-  """Yields (text of the document, number of the fact, subject places, object places) of facts with both named in a document.
-
-  The text is as it was searched: in NFC and on one line. Places are lists of (first character,
-  character after the last) of the mentions that are not within a longer name, of whatever name of
-  the entity; none of the two lists is empty.
-  """
+def facts_in(documents: Iterable[str], search: Search) -> Iterator[FactMention]:
+  """Yields each fact with both ends named in a document, with the mentions of both."""
   size = len(search.entities.labels)
   for chunk in _chunks(documents):
-    lines = [_normal(one, search.entities.folded) for one in chunk]
-    codes, places = _with_borders("\n".join(lines))
-    name, start, end = _find(codes, search)
-    longest = np.sort(_leftmost_longest(start, end))
-    name = name[longest]
-    start = np.searchsorted(places, start[longest])
-    end = np.searchsorted(places, end[longest])
-    breaks = np.searchsorted(places, np.flatnonzero(codes == ord("\n")))
-    document = np.searchsorted(breaks, start)
-    first = np.append(0, breaks + 1)[
-      document
-    ]  # character of the chunk that its document begins with
-    start = start - first
-    end = end - first
-    entity, hit = _expand(search.entity_of_name, name)
-    order = np.argsort(document[hit] * size + entity, kind="stable")
-    hit, keys = hit[order], (document[hit] * size + entity)[order]
-    pairs, fact, owner = _facts_named(keys, search)
-
-    def of(key):
-      these = hit[np.searchsorted(keys, key) : np.searchsorted(keys, key, "right")]
-      return list(zip(start[these].tolist(), end[these].tolist()))
-
-    for number, key in zip(fact.tolist(), pairs[owner].tolist()):
-      yield (
-        lines[key // size],
-        number,
-        of(key),
-        of(key - key % size + int(search.entities.facts[number, 1])),
+    lines = [_normalise(document, search.entities.folded) for document in chunk]
+    mentions = _mentions(lines, search)
+    named = _facts_named(mentions.pairs, search)
+    subject_pairs = named.pairs[named.subject_pairs].tolist()
+    for fact, subject_pair in zip(named.facts.tolist(), subject_pairs):
+      document = subject_pair // size
+      object_pair = document * size + int(search.entities.facts[fact, 1])
+      yield FactMention(
+        lines[document], fact, mentions.spans(subject_pair), mentions.spans(object_pair)
       )
 
 
-def _expand(grouped, keys):
-  """(all values of the keys, one after another; which key each is of)."""
+class _Mentions(NamedTuple):
+  """Mentions that are not within longer ones, sorted by `pairs` (document * entities + entity).
+
+  `start` and `end` are characters of their documents.
+  """
+
+  pairs: np.ndarray
+  start: np.ndarray
+  end: np.ndarray
+
+  def spans(self, pair: int) -> list[TextSpan]:
+    """Returns the spans of an entity in a document."""
+    first = np.searchsorted(self.pairs, pair)
+    stop = np.searchsorted(self.pairs, pair, "right")
+    return list(zip(self.start[first:stop].tolist(), self.end[first:stop].tolist()))
+
+
+def _mentions(lines: Sequence[str], search: Search) -> _Mentions:
+  """Returns the mentions of entities in documents, a line each."""
+  size = len(search.entities.labels)
+  codes, positions = _with_borders("\n".join(lines))
+  name, start, end = _find(codes, search)
+  longest = np.sort(_leftmost_longest(start, end))
+  name = name[longest]
+  start = np.searchsorted(positions, start[longest])
+  end = np.searchsorted(positions, end[longest])
+  breaks = np.searchsorted(positions, _line_breaks(codes))
+  document = np.searchsorted(breaks, start)
+  # Character of the chunk that its document begins with.
+  first = np.append(0, breaks + 1)[document]
+  entity, hit = _expand(search.entity_of_name, name)
+  pairs = document[hit] * size + entity
+  order = np.argsort(pairs, kind="stable")
+  hit = hit[order]
+  return _Mentions(pairs[order], (start - first)[hit], (end - first)[hit])
+
+
+def _expand(grouped: Grouped, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (all values of the keys, one after another; which key each is of)."""
   offsets, values = grouped
   lengths = offsets[keys + 1] - offsets[keys]
   which = np.repeat(np.arange(len(keys)), lengths)
@@ -269,63 +362,63 @@ def _expand(grouped, keys):
   return values[offsets[keys][which] + np.arange(len(which)) - begin[which]], which
 
 
-def _leftmost_longest(start, end):
-  """Numbers of the mentions that are left when from the left the longest is taken, and then the next that is free."""
+def _leftmost_longest(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+  """Returns the indices of the mentions that are left when from the left the longest are taken.
+
+  After each the next is taken that is free.
+  """
   if not len(start):
     return np.zeros(0, np.int64)
-  order = np.argsort(
-    (start << 32) - end, kind="stable"
-  )  # by start, the longest first; nearly sorted as they come
+  # By start, the longest first; nearly sorted as they come.
+  order = np.argsort((start << 32) - end, kind="stable")
   start = start[order]
   end = end[order]
   reached = np.maximum.accumulate(end)
-  first = np.flatnonzero(
-    np.concatenate([[True], start[1:] >= reached[:-1]])
-  )  # of runs of mentions that overlap
+  # Runs of mentions that overlap.
+  first = np.flatnonzero(np.concatenate([[True], start[1:] >= reached[:-1]]))
   last = np.append(first[1:], len(start)) - 1
-  kept = first.tolist()
-  for begin, stop in zip(*(edge[reached[last] > end[first]].tolist() for edge in (first, last))):
-    free = end[begin]  # more than one mention of the run may stay
-    for place in range(begin + 1, stop + 1):
-      if start[place] >= free:
-        kept.append(place)
-        free = end[place]
+  kept: list[int] = first.tolist()
+  goes_on = reached[last] > end[first]  # more than one mention of the run may stay
+  for begin, stop in zip(first[goes_on].tolist(), last[goes_on].tolist()):
+    free = end[begin]
+    for index in range(begin + 1, stop + 1):
+      if start[index] >= free:
+        kept.append(index)
+        free = end[index]
   return order[kept]
 
 
-def _with_borders(text):
-  """(uint32 code points of a text with borders, places [characters] of its characters among them).
+def _with_borders(text: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns uint32 code points of a text with borders, and the positions of its characters there.
 
-  The text begins and ends with a border; a space's place is its border's, which stands for it.
+  The text begins and ends with a border; a space's position is its border's, which stands for it.
   """
   codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-  kind = _kinds()[codes]
-  places = np.cumsum(
-    kind, dtype=np.int32
-  )  # a sign takes its border, itself and one more; all else one code
-  out = np.zeros(int(places[-1]) + 2 if len(codes) else 2, "<u4")
-  places -= kind >> 1  # from the last code of each character to the character
-  out[places] = np.where(codes == ord(" "), np.uint32(0), codes)
-  return out, places
+  code_counts = _code_counts()[codes]
+  # A sign takes its border, itself and one more; all else one code.
+  positions = np.cumsum(code_counts, dtype=np.int32)
+  out = np.zeros(int(positions[-1]) + 2 if len(codes) else 2, "<u4")
+  positions -= code_counts >> 1  # from the last code of each character to the character
+  out[positions] = np.where(codes == ord(" "), np.uint32(0), codes)
+  return out, positions
 
 
-def _as_text(codes):
+def _as_text(codes: np.ndarray) -> str:
   return codes.tobytes().decode("utf-32-le")
 
 
-_KINDS = []
+@functools.cache
+def _code_counts() -> np.ndarray:
+  """Returns int8 [all code points]: the codes that each takes with borders.
+
+  They are 1 for word characters and the space, 3 for other signs.
+  """
+  counts = np.fromiter(
+    (1 if _is_word(chr(code)) else 3 for code in range(0x110000)), np.int8, 0x110000
+  )
+  counts[ord(" ")] = 1
+  return counts
 
 
-def _kinds():
-  """int8 [all code points]: 1 for word characters and the space, 3 for other signs: the codes they take with borders."""
-  if not _KINDS:
-    kinds = np.fromiter(
-      (1 if _is_word(chr(code)) else 3 for code in range(0x110000)), np.int8, 0x110000
-    )
-    kinds[ord(" ")] = 1
-    _KINDS.append(kinds)
-  return _KINDS[0]
-
-
-def _is_word(letter):
+def _is_word(letter: str) -> bool:
   return letter.isalnum() or letter == "_"

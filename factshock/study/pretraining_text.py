@@ -12,7 +12,7 @@ from factshock.data import (
   corpora,
   corpus_cache,
   decoder_text,
-  mixture,
+  example_sources,
   pretrained_tokenizers,
   span_corruption,
   tokenizers,
@@ -28,7 +28,7 @@ _SAMPLE_CHARACTERS = 500_000_000  # of text that a tokenizer is trained on
 _SEARCHED_AT_ONCE = 1000  # documents in which entities are searched for together
 
 # Sources of the pretraining task, each with its share of the examples.
-WeightedSources: TypeAlias = list[tuple[mixture.Source, float]]
+WeightedSources: TypeAlias = list[tuple[example_sources.Source, float]]
 
 
 def tokenizer(config: Config, data: StudyData, folder: str) -> Tokenizer:
@@ -210,7 +210,7 @@ def _text_source(
   tokenizer: Tokenizer,
   cache: str,
   name: str,
-) -> mixture.Source:
+) -> example_sources.Source:
   """Returns one text as a source of examples; a corpus is kept tokenised in the folder `cache`."""
   if section.masking == "salient":
     return _salient_source(section, text, facts, tokenizer, cache, name)
@@ -220,19 +220,12 @@ def _text_source(
     corpus = corpora.tokenize(text, tokenizer)
   if section.masking == "next_token":
     return decoder_text.text_source(corpus, tokenizer, name=name)
-  most_tokens = span_corruption.raw_length(
-    section.input_length,
-    noise_density=section.noise_density,
-    mean_span_length=section.mean_span_length,
-    target_length=section.target_length,
-    roll=section.roll,
-  )
-  return mixture.span_source(
+  noise = span_corruption.Noise(section.noise_density, section.mean_span_length, section.roll)
+  most_tokens = span_corruption.raw_length(section.input_length, noise, section.target_length)
+  return example_sources.span_source(
     corpora.cut(corpus, max(1, most_tokens)),
     tokenizer,
-    noise_density=section.noise_density,
-    mean_span_length=section.mean_span_length,
-    roll=section.roll,
+    noise=noise,
     name=name,
   )
 
@@ -244,7 +237,7 @@ def _salient_source(
   tokenizer: Tokenizer,
   cache: str,
   name: str,
-) -> mixture.Source:
+) -> example_sources.Source:
   """Returns a source of windows of text in which the two ends of a fact are masked."""
   sizes = dict(words=section.window_words, per_fact=section.windows_per_fact)
   if isinstance(text, str):
@@ -254,12 +247,11 @@ def _salient_source(
   window_count = len(windows.offsets) - 1
   fact_count = len(set(windows.facts.tolist()))
   print(f"  {window_count:,} windows of text hold the two ends of {fact_count:,} facts", flush=True)
-  return mixture.salient_source(
+  return example_sources.salient_source(
     windows,
     tokenizer,
     object_share=section.object_share,
     subject_share=section.subject_share,
+    noise=span_corruption.Noise(section.noise_density, section.mean_span_length),
     name=name,
-    noise_density=section.noise_density,
-    mean_span_length=section.mean_span_length,
   )

@@ -33,7 +33,7 @@ import tables
 import train_step as benchmark
 from absl import flags
 
-from factshock.data import corpora, mixture, span_corruption, tokenizers
+from factshock.data import corpora, example_sources, mixture, span_corruption, tokenizers
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
@@ -63,7 +63,11 @@ def sources_of(shape):
     {"inputs": draw(min(shape["inputs"], 24)), "targets": draw(min(shape["targets"], 8))}
     for _ in range(4096)
   ]
-  return mixture.qa_source(examples), mixture.span_source(corpus, tokenizer), examples
+  return (
+    example_sources.qa_source(examples),
+    example_sources.span_source(corpus, tokenizer),
+    examples,
+  )
 
 
 def rate_of(batches, rows_of):

@@ -35,7 +35,7 @@ def factshock_batches(tokens):
       tokens[numbers % len(tokens)],
       lengths,
       span_corruption.keys(0, numbers),
-      sentinel0=VOCABULARY - 1,
+      span_corruption.Marks(VOCABULARY - 1),
     )
     first += BATCH
 
