@@ -93,8 +93,7 @@ def _remedies(diagnosis: Diagnosis) -> str | None:
 
 
 def _halves(diagnosis: Diagnosis) -> str | None:
-  popular = "popular_half"
-  unpopular = "unpopular_half"
+  popular, unpopular, _ = reading.halves(diagnosis)
   site = attention.answering_site(diagnosis)
   difference = _differences(diagnosis, site).get((popular, unpopular))
   if difference is None:

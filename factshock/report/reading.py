@@ -43,6 +43,14 @@ class Roles(TypedDict):
   remedies: list[str]
 
 
+class Halves(NamedTuple):
+  """Labels of the arms finetuned on facts of popular and of unpopular subjects, and on all."""
+
+  popular: str
+  unpopular: str
+  whole: str
+
+
 def criterion(diagnosis: Diagnosis) -> str:
   """Returns what makes an answer right, as a text."""
   return "contains match" if diagnosis.get("criterion") == "contains" else "exact match"
@@ -150,6 +158,12 @@ def roles(diagnosis: Diagnosis) -> Roles:
     "finetuned": labels["finetuned"],
     "remedies": [label for label in remedies if label in arms],
   }
+
+
+def halves(diagnosis: Diagnosis) -> Halves:
+  """Returns the arms of the second paper's comparison; the diagnosis need not hold them."""
+  del diagnosis
+  return Halves("popular_half", "unpopular_half", "whole")
 
 
 def best_remedy(diagnosis: Diagnosis, among: Collection[str] | None = None) -> str | None:

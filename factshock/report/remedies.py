@@ -1,10 +1,22 @@
-"""The table of remedies: what each needs and costs beside plain finetuning, what it gives, and when to use it."""
+"""Table of remedies: what each needs, costs and gives, and when to use it."""
 
-from factshock.report import reading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from factshock.report import markup, reading
 from factshock.report.markup import bar, cell, difference, text
-from factshock.report.markup import table as html_table
-from factshock.report.numbers import ZERO, known_estimate, ratio, share, span_of
+from factshock.report.numbers import (
+  DASH,
+  ZERO,
+  KnownEstimate,
+  known_estimate,
+  ratio,
+  share,
+  span_of,
+)
 from factshock.report.reading import estimate
+from factshock.report.schema import Comparison, Diagnosis
 
 _BEFORE = "the model before finetuning"
 
@@ -44,11 +56,12 @@ _PRIORS = {
 }
 
 
-def describe(arm, arms):
-  """(needs, cost, when to use it) of a remedy, texts.
+def describe(arm: Mapping[str, Any], arms: Mapping[str, Any]) -> tuple[str, str, str]:
+  """Returns what a remedy needs, what it costs and when to use it, as texts.
 
   Args:
-    arm: its part of an experiment's config. arms: {name: arm} of them all.
+    arm: its part of an experiment's config.
+    arms: the parts of all arms by name.
   """
   kind = arm["kind"]
   if kind == "prior_correction":
@@ -91,76 +104,87 @@ def describe(arm, arms):
   return needs, cost.format(arm[key]) if key == "ratio" else cost, when
 
 
-def table(diagnosis):
-  """The table as HTML, a part for each arm that is mended, the best remedy first; None where there is none."""
-  rows = _rows(diagnosis)
-  if not rows:
+@dataclass(frozen=True)
+class _Remedy:
+  """A row of the table: a remedy, what it gives over the arm it mends, and its texts."""
+
+  label: str
+  mended: str
+  effect: KnownEstimate
+  early: KnownEstimate | None
+  same_sign: str
+  texts: tuple[str, str, str]
+
+
+def table(diagnosis: Diagnosis) -> str | None:
+  """Returns a part for each arm that is mended, the best remedy first; None without remedies."""
+  remedies = _remedies(diagnosis)
+  if not remedies:
     return None
-  span = span_of([row["effect"] for row in rows] + [ZERO])
-  body = []
-  for mended in dict.fromkeys(row["mended"] for row in rows):
-    level = reading.mean(diagnosis, mended, "right")
-    body.append(f"{text(reading.title(diagnosis, mended))}: {share(level)}")
-    for row in sorted(
-      (row for row in rows if row["mended"] == mended), key=lambda row: -row["effect"]["mean"]
-    ):
-      label = row["remedy"]
-      body.append(
-        [
-          text(reading.title(diagnosis, label)),
-          difference(row["effect"]),
-          bar(row["effect"], span, 0.0),
-          text(row["same_sign"]),
-          difference(row["early"]),
-          cell(estimate(diagnosis, label, "right")),
-          cell(estimate(diagnosis, label, "shock", "shock"), ratio),
-          cell(estimate(diagnosis, label, "known_kept"), ratio),
-          *map(text, row["words"]),
-        ]
-      )
-  return html_table(
-    [
-      "Remedy",
-      "Effect",
-      "",
-      "Seeds of<br>same sign",
-      "Over finetuning<br>stopped early",
-      reading.criterion(diagnosis).capitalize(),
-      "Shock",
-      "Known<br>kept",
-      "Needs",
-      "Cost",
-      "Use it when",
-    ],
-    body,
-    "remedies",
-  )
+  bars = span_of([remedy.effect for remedy in remedies] + [ZERO])
+  rows: list[markup.Row] = []
+  for mended in dict.fromkeys(remedy.mended for remedy in remedies):
+    level = share(reading.mean(diagnosis, mended, "right"))
+    rows.append(f"{text(reading.title(diagnosis, mended))}: {level}")
+    of_arm = [remedy for remedy in remedies if remedy.mended == mended]
+    for remedy in sorted(of_arm, key=lambda remedy: -remedy.effect["mean"]):
+      rows.append(_row(diagnosis, remedy, bars))
+  head = [
+    "Remedy",
+    "Effect",
+    "",
+    "Seeds of<br>same sign",
+    "Over finetuning<br>stopped early",
+    reading.criterion(diagnosis).capitalize(),
+    "Shock",
+    "Known<br>kept",
+    "Needs",
+    "Cost",
+    "Use it when",
+  ]
+  return markup.table(head, rows, "remedies")
 
 
-def _rows(diagnosis):
+def _row(diagnosis: Diagnosis, remedy: _Remedy, bars: tuple[float, float]) -> list[str]:
+  label = remedy.label
+  return [
+    text(reading.title(diagnosis, label)),
+    difference(remedy.effect),
+    bar(remedy.effect, bars, 0.0),
+    text(remedy.same_sign),
+    difference(remedy.early),
+    cell(estimate(diagnosis, label, "right")),
+    cell(estimate(diagnosis, label, "shock", "shock"), ratio),
+    cell(estimate(diagnosis, label, "known_kept"), ratio),
+    *map(text, remedy.texts),
+  ]
+
+
+def _remedies(diagnosis: Diagnosis) -> list[_Remedy]:
+  """Returns the remedies that are compared with the arm they mend, and described."""
   arms = ((diagnosis.get("run") or {}).get("config") or {}).get("arms") or {}
   compared = {
     (row.get("arm"), row.get("against")): row for row in diagnosis.get("comparisons") or []
   }
-  found = []
-  for remedy, mended in (diagnosis.get("remedies") or {}).items():
-    row = compared.get((remedy, mended)) or {}
-    early = (
-      compared.get((f"{remedy}_early", f"{mended}_early"))
-      or compared.get((remedy, f"{mended}_early"))
-      or {}
-    )
+  remedies = []
+  for label, mended in (diagnosis.get("remedies") or {}).items():
+    row: Comparison = compared.get((label, mended)) or {}
     effect = known_estimate(row.get("difference"))
-    of = arms.get(remedy) or arms.get(mended)
-    if effect and of:
-      found.append(
-        {
-          "remedy": remedy,
-          "mended": mended,
-          "effect": effect,
-          "early": known_estimate(early.get("difference")),
-          "same_sign": row.get("seeds_same_sign") or "–",
-          "words": describe(of, arms),
-        }
+    arm = arms.get(label) or arms.get(mended)
+    if not effect or not arm:
+      continue
+    # A remedy that trains is stopped early too; another is the same beside any finetuning.
+    both_early = compared.get((f"{label}_early", f"{mended}_early"))
+    one_early = compared.get((label, f"{mended}_early"))
+    early: Comparison = both_early or one_early or {}
+    remedies.append(
+      _Remedy(
+        label=label,
+        mended=mended,
+        effect=effect,
+        early=known_estimate(early.get("difference")),
+        same_sign=row.get("seeds_same_sign") or DASH,
+        texts=describe(arm, arms),
       )
-  return found
+    )
+  return remedies

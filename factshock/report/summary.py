@@ -1,12 +1,16 @@
-"""The summary in words, computed from the numbers: an effect that is absent is said to be absent."""
+"""The summary of a diagnosis in sentences, computed from its numbers.
+
+An effect that is absent is said to be absent.
+"""
 
 from factshock.report import numbers, reading
-from factshock.report.numbers import interval, ratio, share
-from factshock.report.reading import change, estimate, mean, title
+from factshock.report.numbers import KnownEstimate, interval, ratio, share, signed_share
+from factshock.report.reading import Change, CurveRow, Roles, change, estimate, mean, title
+from factshock.report.schema import Diagnosis
 
 
-def sentences(diagnosis):
-  """The summary as a list of (what it is about, plain text), the most important first."""
+def sentences(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+  """Returns the summary, most important first: what a sentence is about, and it as plain text."""
   parts = [
     ("Finetuning", _finetuning(diagnosis)),
     ("Frequency shock", _shock(diagnosis)),
@@ -14,239 +18,259 @@ def sentences(diagnosis):
     ("Which facts", _which_facts(diagnosis)),
     ("Stored knowledge", _ceiling(diagnosis)),
   ]
-  return [(about, words) for about, words in parts if words]
+  return [(about, sentence) for about, sentence in parts if sentence]
 
 
-def opening(diagnosis):
-  """One sentence on how many arms and seeds there are and what the intervals mean."""
-  arms = [
-    label for label in reading.table_labels(diagnosis) if label in (diagnosis.get("arms") or {})
-  ]
+def opening(diagnosis: Diagnosis) -> str:
+  """Returns a sentence on how many arms and seeds there are and what the intervals mean."""
+  known = diagnosis.get("arms") or {}
+  labels = [label for label in reading.table_labels(diagnosis) if label in known]
+  arms = "1 arm" if len(labels) == 1 else f"{len(labels)} arms"
   seeds = diagnosis.get("seeds") or []
-  what = f"{len(arms)} {'arm' if len(arms) == 1 else 'arms'}"
+  level = confidence(diagnosis)
   if len(seeds) > 1:
     return (
-      f"{what} were compared over {len(seeds)} seeds; numbers are means over the seeds, "
-      f"with {confidence(diagnosis)} intervals in brackets."
+      f"{arms} were compared over {len(seeds)} seeds; numbers are means over the seeds, "
+      f"with {level} intervals in brackets."
     )
   return (
-    f"{what} were compared on one seed; intervals ({confidence(diagnosis)}, in brackets) say how far "
+    f"{arms} were compared on one seed; intervals ({level}, in brackets) say how far "
     "other test questions could change a number, not how far another seed could."
   )
 
 
-def confidence(diagnosis):
-  """The confidence of the intervals in words, "95%"."""
+def confidence(diagnosis: Diagnosis) -> str:
+  """Returns the confidence of the intervals as a text, "95%"."""
   level = numbers.finite(diagnosis.get("confidence"))
   return f"{100 * (0.95 if level is None else level):g}%"
 
 
-def _finetuning(diagnosis):
-  role = reading.roles(diagnosis)
-  if role["finetuned"] is None:
+def _verdict(difference: Change, better: str, worse: str, neither: str) -> str:
+  """Returns the text that fits a difference: `neither` where it is not clear."""
+  if not difference.clear:
+    return neither
+  return better if difference.difference > 0 else worse
+
+
+def _finetuning(diagnosis: Diagnosis) -> str | None:
+  roles = reading.roles(diagnosis)
+  finetuned = roles["finetuned"]
+  if finetuned is None:
     return None
-  rows = [row for row in reading.curve(diagnosis, "steps", role["finetuned"]) if row[2]]
-  zero_shot = estimate(diagnosis, role["zero_shot"], "right")
-  if rows and rows[0][0] > 0 and zero_shot:
-    rows = [(0, role["zero_shot"], zero_shot), *rows]
-  if len(rows) > 2:
-    return _rise_and_fall(diagnosis, rows)
-  return _before_and_after(diagnosis, role)
+  curve = [row for row in reading.curve(diagnosis, "steps", finetuned) if row.right]
+  zero_shot = estimate(diagnosis, roles["zero_shot"], "right")
+  if curve and curve[0].x > 0 and zero_shot:
+    curve = [CurveRow(0, roles["zero_shot"] or "", zero_shot), *curve]
+  if len(curve) > 2:
+    return _rise_and_fall(diagnosis, curve)
+  return _before_and_after(diagnosis, roles)
 
 
-def _rise_and_fall(diagnosis, rows):
-  """What a curve of (step, label, estimate) does: rises, falls, both or neither."""
-  start = rows[0]
-  end = rows[-1]
-  peak = max(rows, key=lambda row: row[2]["mean"])
-  first, top, last = (share(row[2]["mean"]) for row in (start, peak, end))
-  rose = peak[0] != start[0] and change(diagnosis, peak[1], start[1]).clear
-  fell = peak[0] != end[0] and change(diagnosis, end[1], peak[1]).clear
+def _height(row: CurveRow) -> float:
+  return row.right["mean"] if row.right else float("-inf")
+
+
+def _clear_between(diagnosis: Diagnosis, row: CurveRow, other: CurveRow) -> bool:
+  """Returns whether two different points of a curve differ clearly."""
+  if row.x == other.x:
+    return False
+  difference = change(diagnosis, row.label, other.label)
+  return difference is not None and difference.clear
+
+
+def _rise_and_fall(diagnosis: Diagnosis, curve: list[CurveRow]) -> str:
+  """Returns what a curve of known points does: it rises, falls, does both or neither."""
+  start = curve[0]
+  end = curve[-1]
+  peak = max(curve, key=_height)
+  criterion = reading.criterion(diagnosis)
+  first = share(_height(start))
+  top = share(_height(peak))
+  last = share(_height(end))
+  rose = _clear_between(diagnosis, peak, start)
+  fell = _clear_between(diagnosis, end, peak)
+
+  gain = f"Finetuning took {criterion} from {first} at step {start.x:g} to {top} at step {peak.x:g}"
+  no_gain = f"{criterion} was {first} at step {start.x:g}, at most {top} (step {peak.x:g})"
   if rose and fell:
-    return (
-      f"Finetuning took {reading.criterion(diagnosis)} from {first} at step {start[0]:g} to {top} at step {peak[0]:g}, "
-      f"then down to {last} at step {end[0]:g}, {_against_start(diagnosis, start, end)}."
-    )
+    against_start = _against_start(diagnosis, start, end)
+    return f"{gain}, then down to {last} at step {end.x:g}, {against_start}."
   if rose:
-    tail = "" if peak[0] == end[0] else f" and {last} at step {end[0]:g}"
-    return (
-      f"Finetuning took {reading.criterion(diagnosis)} from {first} at step {start[0]:g} to {top} at step {peak[0]:g}"
-      f"{tail}: no clear fall beyond a point is seen."
-    )
+    tail = "" if peak.x == end.x else f" and {last} at step {end.x:g}"
+    return f"{gain}{tail}: no clear fall beyond a point is seen."
   if fell:
+    against_start = _against_start(diagnosis, start, end)
     return (
-      f"Finetuning brought no clear gain: {reading.criterion(diagnosis)} was {first} at step {start[0]:g}, at most {top} "
-      f"(step {peak[0]:g}), and fell to {last} at step {end[0]:g}, "
-      f"{_against_start(diagnosis, start, end)}."
+      f"Finetuning brought no clear gain: {no_gain}, and fell to {last} at step {end.x:g}, "
+      f"{against_start}."
     )
-  return (
-    f"Finetuning made no clear difference: {reading.criterion(diagnosis)} was {first} at step {start[0]:g}, at most {top} "
-    f"(step {peak[0]:g}) and {last} at step {end[0]:g}."
-  )
+  return f"Finetuning made no clear difference: {no_gain} and {last} at step {end.x:g}."
 
 
-def _against_start(diagnosis, start, end):
-  found = change(diagnosis, end[1], start[1])
-  size = share(abs(found.difference))
-  if not found.clear:
-    return f"not clearly different from where it began ({share(found.difference, True)})"
-  return f"{size} {'below' if found.difference < 0 else 'above'} where it began"
+def _against_start(diagnosis: Diagnosis, start: CurveRow, end: CurveRow) -> str:
+  difference = change(diagnosis, end.label, start.label)
+  if difference is None or not difference.clear:
+    size = signed_share(difference.difference if difference else None)
+    return f"not clearly different from where it began ({size})"
+  side = "below" if difference.difference < 0 else "above"
+  return f"{share(abs(difference.difference))} {side} where it began"
 
 
-def _before_and_after(diagnosis, role):
-  found = change(diagnosis, role["finetuned"], role["zero_shot"])
-  if found is None:
+def _before_and_after(diagnosis: Diagnosis, roles: Roles) -> str | None:
+  difference = change(diagnosis, roles["finetuned"], roles["zero_shot"])
+  if difference is None:
     return None
-  before, after = (
-    share(mean(diagnosis, role[name], "right")) for name in ("zero_shot", "finetuned")
-  )
-  verdict = (
-    "no clear difference"
-    if not found.clear
-    else "a clear gain"
-    if found.difference > 0
-    else "a clear loss"
-  )
-  return f"Finetuning moved {reading.criterion(diagnosis)} from {before} to {after}: {verdict}."
+  before = share(mean(diagnosis, roles["zero_shot"], "right"))
+  after = share(mean(diagnosis, roles["finetuned"], "right"))
+  verdict = _verdict(difference, "a clear gain", "a clear loss", "no clear difference")
+  criterion = reading.criterion(diagnosis)
+  return f"Finetuning moved {criterion} from {before} to {after}: {verdict}."
 
 
-def _shock(diagnosis):
-  role = reading.roles(diagnosis)
-  rare, common = (
-    estimate(diagnosis, role["finetuned"], "shock", "ratio", name)
-    for name in ("rare_seen", "common_unseen")
-  )
-  if rare is None and common is None:
+def _shock(diagnosis: Diagnosis) -> str | None:
+  roles = reading.roles(diagnosis)
+  zero_shot = roles["zero_shot"]
+  rare = estimate(diagnosis, roles["finetuned"], "shock", "ratio", "rare_seen")
+  common = estimate(diagnosis, roles["finetuned"], "shock", "ratio", "common_unseen")
+  parts = []
+  if rare:
+    before = mean(diagnosis, zero_shot, "shock", "ratio", "rare_seen")
+    parts.append(f"rare answers seen in finetuning were predicted {_times_as_often(rare, before)}")
+  if common:
+    before = mean(diagnosis, zero_shot, "shock", "ratio", "common_unseen")
+    parts.append(f"common answers not seen in it {_times_as_often(common, before)}")
+  if not parts:
     return None
-  parts = [
-    _group_words(diagnosis, role["zero_shot"], found, name, words)
-    for found, name, words in (
-      (rare, "rare_seen", "rare answers seen in finetuning were predicted"),
-      (common, "common_unseen", "common answers not seen in it"),
-    )
-    if found
-  ]
-  over = _beyond(diagnosis, role["zero_shot"], rare, "rare_seen", 1)
-  under = _beyond(diagnosis, role["zero_shot"], common, "common_unseen", -1)
-  verdict = {
-    (True, True): "Both sides of the frequency shock are there.",
-    (
-      True,
-      False,
-    ): "Of the frequency shock, only the over-prediction of rare seen answers is clear.",
-    (False, True): "Of the frequency shock, only the under-prediction of common unseen answers is "
-    "clear.",
-    (False, False): "No clear frequency shock is seen.",
-  }[over, under]
-  return f"After finetuning, {', and '.join(parts)}. {verdict}"
+  over = _is_beyond(diagnosis, zero_shot, rare, "rare_seen", 1)
+  under = _is_beyond(diagnosis, zero_shot, common, "common_unseen", -1)
+  return f"After finetuning, {', and '.join(parts)}. {_shock_verdict(over, under)}"
 
 
-def _group_words(diagnosis, zero_shot, found, name, words):
-  before = mean(diagnosis, zero_shot, "shock", "ratio", name)
-  notes = [interval(found, ratio)] + ([f"zero-shot {ratio(before)}"] if before is not None else [])
-  notes = "; ".join(note for note in notes if note)
-  return f"{words} {ratio(found['mean'])} times as often as they are right{f' ({notes})' if notes else ''}"
+def _shock_verdict(over: bool, under: bool) -> str:
+  if over and under:
+    return "Both sides of the frequency shock are there."
+  if over:
+    return "Of the frequency shock, only the over-prediction of rare seen answers is clear."
+  if under:
+    return "Of the frequency shock, only the under-prediction of common unseen answers is clear."
+  return "No clear frequency shock is seen."
 
 
-def _beyond(diagnosis, zero_shot, found, name, side):
-  """Whether a ratio is clearly above (side 1) or below (-1) 1, and further that way than zero-shot's."""
-  edge = found and found["low" if side > 0 else "high"]
-  if edge is None:
+def _times_as_often(estimate: KnownEstimate, before: float | None) -> str:
+  """Returns a prediction ratio with its interval, and with zero-shot's, as a text."""
+  notes = [interval(estimate, ratio)]
+  if before is not None:
+    notes.append(f"zero-shot {ratio(before)}")
+  noted = "; ".join(note for note in notes if note)
+  times = f"{ratio(estimate['mean'])} times as often as they are right"
+  return f"{times} ({noted})" if noted else times
+
+
+def _is_beyond(
+  diagnosis: Diagnosis,
+  zero_shot: str | None,
+  estimate: KnownEstimate | None,
+  name: str,
+  side: int,
+) -> bool:
+  """Returns whether a ratio is clearly beyond 1, and further that way than zero-shot's.
+
+  Args:
+    diagnosis: knows the ratio of zero-shot.
+    zero_shot: the label of the arm before finetuning.
+    estimate: the ratio after it.
+    name: the group of answers.
+    side: 1 for above, -1 for below.
+  """
+  if estimate is None:
+    return False
+  edge = estimate["low"] if side > 0 else estimate["high"]
+  if edge is None or side * (edge - 1) <= 0:
     return False
   before = mean(diagnosis, zero_shot, "shock", "ratio", name)
-  return side * (edge - 1) > 0 and (before is None or side * (found["mean"] - before) > 0)
+  return before is None or side * (estimate["mean"] - before) > 0
 
 
-def _remedies(diagnosis):
-  role = reading.roles(diagnosis)
-  found = {label: change(diagnosis, label, role["finetuned"]) for label in role["remedies"]}
-  found = {label: row for label, row in found.items() if row and label != role["finetuned"]}
-  if not found:
+def _remedies(diagnosis: Diagnosis) -> str | None:
+  roles = reading.roles(diagnosis)
+  finetuned = roles["finetuned"]
+  effects = {}
+  for label in roles["remedies"]:
+    effect = change(diagnosis, label, finetuned)
+    if effect and label != finetuned:
+      effects[label] = effect
+  if not effects:
     return None
-  order = sorted(found, key=lambda label: -found[label].difference)
-  better = [label for label in order if found[label].clear and found[label].difference > 0]
-  worse = [label for label in order if found[label].clear and found[label].difference < 0]
-  same = [label for label in order if not found[label].clear]
-  kinds = ((better, "clearly better"), (worse, "clearly worse"), (same, "not clearly different"))
-  text = "; ".join(
-    f"{kind}: {_listed(diagnosis, labels, found)}" for labels, kind in kinds if labels
-  )
-  return (
-    f"Against “{title(diagnosis, role['finetuned'])}”, {text}. {_best(diagnosis, role, order[0])}"
-  )
+  order = sorted(effects, key=lambda label: -effects[label].difference)
+  verdicts = ("clearly better", "clearly worse", "not clearly different")
+  by_verdict: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
+  for label in order:
+    size = signed_share(effects[label].difference)
+    verdict = _verdict(effects[label], *verdicts)
+    by_verdict[verdict].append(f"{title(diagnosis, label)} ({size})")
+  listed = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
+  best = _best_remedy(diagnosis, roles, order[0])
+  return f"Against “{title(diagnosis, finetuned)}”, {'; '.join(listed)}. {best}"
 
 
-def _listed(diagnosis, labels, found):
-  return ", ".join(
-    f"{title(diagnosis, label)} ({share(found[label].difference, True)})" for label in labels
-  )
+def _best_remedy(diagnosis: Diagnosis, roles: Roles, label: str) -> str:
+  """Returns what the best remedy reaches: its accuracy, against zero-shot, and its ratios."""
+  reached = share(mean(diagnosis, label, "right"))
+  sentence = f"The best, {title(diagnosis, label)}, reaches {reached}"
+  difference = change(diagnosis, label, roles["zero_shot"])
+  if difference:
+    side = _verdict(difference, "above", "below", "not clearly different from")
+    zero_shot = share(mean(diagnosis, roles["zero_shot"], "right"))
+    sentence += f", {side} zero-shot ({zero_shot})"
+  ratios = []
+  for name, group in (("rare_seen", "rare seen"), ("common_unseen", "common unseen")):
+    value = mean(diagnosis, label, "shock", "ratio", name)
+    if value is not None:
+      ratios.append(f"{ratio(value)} ({group})")
+  if ratios:
+    sentence += f"; its prediction ratios are {' and '.join(ratios)}"
+  return sentence + "."
 
 
-def _best(diagnosis, role, label):
-  text = f"The best, {title(diagnosis, label)}, reaches {share(mean(diagnosis, label, 'right'))}"
-  found = change(diagnosis, label, role["zero_shot"])
-  if found:
-    place = (
-      "not clearly different from"
-      if not found.clear
-      else "above"
-      if found.difference > 0
-      else "below"
-    )
-    text += f", {place} zero-shot ({share(mean(diagnosis, role['zero_shot'], 'right'))})"
-  groups = (("rare_seen", "rare seen"), ("common_unseen", "common unseen"))
-  ratios = [(mean(diagnosis, label, "shock", "ratio", name), words) for name, words in groups]
-  ratios = [f"{ratio(value)} ({words})" for value, words in ratios if value is not None]
-  return text + (f"; its prediction ratios are {' and '.join(ratios)}." if ratios else ".")
-
-
-def _which_facts(diagnosis):
-  found = change(diagnosis, "popular_half", "unpopular_half")
-  if found is None:
+def _which_facts(diagnosis: Diagnosis) -> str | None:
+  halves = reading.halves(diagnosis)
+  difference = change(diagnosis, halves.popular, halves.unpopular)
+  if difference is None:
     return None
-  high, low = (
-    share(mean(diagnosis, label, "right")) for label in ("popular_half", "unpopular_half")
+  popular = share(mean(diagnosis, halves.popular, "right"))
+  unpopular = share(mean(diagnosis, halves.unpopular, "right"))
+  verdict = _verdict(
+    difference,
+    "the popular half is better",
+    "the unpopular half is better",
+    "no clear difference",
   )
-  verdict = (
-    "no clear difference"
-    if not found.clear
-    else "the popular half is better"
-    if found.difference > 0
-    else "the unpopular half is better"
+  sentence = (
+    f"Finetuned on the facts of popular subjects {popular}, of unpopular ones {unpopular}: "
+    f"{verdict} ({signed_share(difference.difference)})"
   )
-  text = (
-    f"Finetuned on the facts of popular subjects {high}, of unpopular ones {low}: {verdict} "
-    f"({share(found.difference, True)})"
-  )
-  whole = change(diagnosis, "popular_half", "whole")
-  if whole is None:
-    return text + "."
-  verdict = (
-    "not clearly different from"
-    if not whole.clear
-    else "better than"
-    if whole.difference > 0
-    else "worse than"
-  )
-  level = share(mean(diagnosis, "whole", "right"))
-  return f"{text}; the popular half is {verdict} the whole ({level})."
+  against_whole = change(diagnosis, halves.popular, halves.whole)
+  if against_whole:
+    verdict = _verdict(against_whole, "better than", "worse than", "not clearly different from")
+    whole = share(mean(diagnosis, halves.whole, "right"))
+    sentence += f"; the popular half is {verdict} the whole ({whole})"
+  return sentence + "."
 
 
-def _ceiling(diagnosis):
-  role = reading.roles(diagnosis)
-  level = mean(diagnosis, role["ceiling"], "right")
+def _ceiling(diagnosis: Diagnosis) -> str | None:
+  roles = reading.roles(diagnosis)
+  level = mean(diagnosis, roles["ceiling"], "right")
   if level is None:
     return None
-  text = (
-    f"“{title(diagnosis, role['ceiling'])}” answers {share(level)}: a ceiling of what is stored, not a "
-    "competitor"
+  sentence = (
+    f"“{title(diagnosis, roles['ceiling'])}” answers {share(level)}: a ceiling of what is stored, "
+    "not a competitor."
   )
-  labels = [role["finetuned"], reading.best_remedy(diagnosis)]
-  kept = [
-    f"{share(mean(diagnosis, label, 'known_kept'))} ({title(diagnosis, label)})"
-    for label in labels
-    if mean(diagnosis, label, "known_kept") is not None
-  ]
+  kept = []
+  for label in (roles["finetuned"], reading.best_remedy(diagnosis)):
+    value = mean(diagnosis, label, "known_kept")
+    if value is not None:
+      kept.append(f"{share(value)} ({title(diagnosis, label)})")
   if not kept:
-    return f"{text}."
-  return f"{text}. Of the facts known there, the share still answered is {' and '.join(kept)}."
+    return sentence
+  return f"{sentence} Of the facts known there, the share still answered is {' and '.join(kept)}."
