@@ -1,5 +1,4 @@
-"""Train step with attention by XLA and by cuDNN's kernel, on an NVIDIA GPU: both in one run, step
-by step in turn.
+"""Train step with attention by XLA and by cuDNN's kernel, on an NVIDIA GPU.
 
   python tests/benchmarks/attention.py --lengths=128,512,1024,2048 --rounds=15
 

@@ -1,5 +1,4 @@
-"""Time to compile the train steps of T5-xxl and Llama-7B on a CPU, by shapes alone: layers scanned
-against unrolled.
+"""Time to compile train steps of T5-xxl and Llama-7B on a CPU: layers scanned or unrolled.
 
   PYTHONPATH=. python tests/benchmarks/compile_time.py [--models=t5_xxl,llama_7b]
   [--trained=lora,all] [--limit=600]

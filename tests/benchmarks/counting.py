@@ -1,5 +1,4 @@
-"""Counting 300,000 names in real sentences, one process, against FlashText; and ranks against
-counts of Wikipedia.
+"""Counting 300,000 names in real sentences against FlashText; ranks against Wikipedia's.
 
   PYTHONPATH=. python tests/benchmarks/counting.py [--data=../shared/data] [--names=300000]
   [--text='docs/**/*.md']

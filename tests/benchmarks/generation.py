@@ -1,5 +1,4 @@
-"""Greedy generation of short answers against transformers' `generate`, same weights and prompts, in
-one run.
+"""Greedy generation of short answers against transformers' `generate`, in one run.
 
   PYTHONPATH=. python tests/benchmarks/generation.py [--models=t5,llama] [--prompts=256]
   [--batch=64] [--tokens=16] [--dtype=float32]

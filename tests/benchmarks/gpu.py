@@ -1,5 +1,4 @@
-"""Train steps on one GPU against PyTorch transformers and PEFT: T5 base, large and xl, and a Llama
-of 7 B parameters.
+"""Train steps on one GPU against PyTorch transformers and PEFT: T5 and a Llama of 7 B parameters.
 
   PYTHONPATH=. python tests/benchmarks/gpu.py [--minutes=9] [--tiny]
 

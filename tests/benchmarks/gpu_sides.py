@@ -1,6 +1,4 @@
-"""The sides of tests/benchmarks/gpu.py: train steps of this package and of PyTorch transformers,
-and what a step needs at least.
-"""
+"""Train steps of this package and of PyTorch transformers, run by tests/benchmarks/gpu.py."""
 
 import functools
 

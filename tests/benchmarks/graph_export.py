@@ -1,5 +1,4 @@
-"""Writing a million triples in every format: seconds, memory, and RDFLib's and NetworkX' own
-writers beside them.
+"""Writing a million triples in every format, beside RDFLib's and NetworkX' own writers.
 
   PYTHONPATH=. python tests/benchmarks/graph_export.py [--triples=1000000] [--compare=100000]
   [--format=nt,tsv]

@@ -1,5 +1,4 @@
-"""What the loader gives against what a train step consumes: span corruption, questions mixed in,
-and packing, in one run.
+"""What the loader gives against what a train step consumes, in one run.
 
   PYTHONPATH=. python tests/benchmarks/loader.py [--shapes=tiny,small] [--seconds=5]
 

@@ -1,5 +1,4 @@
-"""Loading a HuggingFace folder against reading its files, in one run; and how much memory it takes
-at most.
+"""Loading a HuggingFace folder against reading its files: time, and memory at most.
 
   PYTHONPATH=. python tests/benchmarks/loading.py [--gigabytes=1] [--shape=llama2_7b|mistral_7b]
   [--folder=DIR]

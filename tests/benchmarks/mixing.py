@@ -1,5 +1,4 @@
-"""Mixing two checkpoints (`python -m factshock.mix`) against copying them with cp, and the memory
-it takes.
+"""Mixing two checkpoints against copying them with cp, and the memory it takes.
 
   PYTHONPATH=. python tests/benchmarks/mixing.py [--gigabytes=4] [--format=checkpoint,huggingface]
   [--rounds=3] [--folder=DIR]

@@ -1,6 +1,4 @@
-"""Models of 60 to 100 million random parameters for benchmarks, and the same in PyTorch
-transformers.
-"""
+"""Models of 60 to 100 million random parameters, and the same in PyTorch transformers."""
 
 import dataclasses
 import os

@@ -1,5 +1,4 @@
-"""The one-layer theory: pretraining and four finetuning sets over 20 seeds, in a minute; and a step
-against PyTorch's.
+"""The one-layer theory: pretraining and four finetuning sets over 20 seeds, in a minute.
 
   PYTHONPATH=. python tests/benchmarks/one_layer.py [--seeds=20]
 

@@ -1,5 +1,4 @@
-"""How long training stands still for a checkpoint, against training without saving, through
-training.loop.train.
+"""Time that training stands still for a checkpoint, against training without saving.
 
   PYTHONPATH=. python tests/benchmarks/saving.py [--shapes=demo,small] [--rounds=5] [--folder=DIR]
 

@@ -1,5 +1,4 @@
-"""Span corruption: tokens a second of factshock and of the T5 library (package `t5`, tf.data), on
-one core.
+"""Span corruption: tokens a second of factshock and of the T5 library, on one core.
 
 Both sides take the same tokens in memory and give padded, EOS-ended batches as numpy arrays, in one
 process

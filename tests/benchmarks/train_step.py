@@ -1,5 +1,4 @@
-"""Train step of T5: this package against PyTorch transformers, both sides in one run, step by step
-in turn.
+"""Train step of T5 against PyTorch transformers, both sides in one run, step by step in turn.
 
   python tests/benchmarks/train_step.py --shapes=demo,tiny,small --rounds=15
 
