@@ -257,7 +257,7 @@ def _try_promise() -> None:
     seed=values.seed,
   )
   result = {"target": values.promise, "arms": comparison}
-  _write("promise.json", result, trials.lines(comparison, values.promise))
+  _write("promise.json", result, trials.summary_lines(comparison, values.promise))
 
 
 def _trials_by_arm() -> "dict[str, dict[int, list[Trial]]]":

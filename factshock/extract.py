@@ -167,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
     prior_correction=values.prior_correction,
   )
   summary = run(values.output, predictions, calibration, options)
-  print("\n".join(pipeline.lines(summary, values.output)))
+  print("\n".join(pipeline.summary_lines(summary, values.output)))
 
 
 def run(
@@ -253,7 +253,7 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
   if queries is None:
     raise UserError("expected one of --queries and --subjects, got neither; see --help")
   known = query_files.read(values.calibration)
-  answers.check_apart(known, queries, "queries")
+  answers.check_separate_queries(known, queries, "queries")
   predictions = os.path.join(values.output, "predictions.jsonl.gz")
   calibration = os.path.join(values.output, "calibration_predictions.jsonl.gz")
   options = candidates.QueryOptions(

@@ -95,7 +95,7 @@ def test_an_extraction_keeps_its_promise_and_says_all(inputs, tmp_path):
   assert len(lm_kbc) == 1000 and sum(bool(row["ObjectEntities"]) for row in lm_kbc) == len(accepted)
   assert json.load(open(f"{folder}/extraction.json"))["quality"]["pooled"]["units"] == 1500
   assert "baku" in open(f"{folder}/report.html").read()
-  said = "\n".join(pipeline.lines(summary, folder))
+  said = "\n".join(pipeline.summary_lines(summary, folder))
   assert "precision of at least 80% is promised" in said and "baku" in said
   with pytest.raises(UserError, match="holds an extraction already"):
     extract.run(folder, asked, known, pipeline.Options(model=MODEL))
@@ -119,7 +119,7 @@ def test_a_promise_that_cannot_be_kept_gives_no_triples_and_says_so(inputs, tmp_
     str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, precision=0.999)
   )
   assert summary["counts"]["triples"] == 0 and summary["promise"]["threshold"] is None
-  assert "no threshold keeps the promise" in "\n".join(pipeline.lines(summary, "g"))
+  assert "no threshold keeps the promise" in "\n".join(pipeline.summary_lines(summary, "g"))
   assert (tmp_path / "g/graph.tsv").read_text() == ""
 
 

@@ -26,7 +26,7 @@ def row(subject="ada", relation="born_in", **rest):
 
 
 def test_names_of_one_answer_are_one_candidate(tmp_path):
-  names = answers.names_of(
+  names = answers.collect_names(
     [
       {
         "relation": "born_in",
@@ -55,7 +55,7 @@ def test_names_of_one_answer_are_one_candidate(tmp_path):
 
 
 def test_a_name_of_two_answers_is_nobodys():
-  names = answers.names_of(
+  names = answers.collect_names(
     [
       {"relation": "r", "object": "Georgia (country)", "aliases": ["Georgia"]},
       {"relation": "r", "object": "Georgia (state)", "aliases": ["Georgia"]},
@@ -77,7 +77,7 @@ def test_rows_of_one_query_are_its_right_answers(tmp_path):
   found = answers.read(path, labelled=True)
   assert found.subjects == ["ada", "bob"] and found.query_N.tolist() == [0, 0, 0, 1]
   assert found.golds == [[("oslo",), ("rome", "roma")], []]
-  assert answers.right(found).tolist() == [True, True, False, False]
+  assert answers.is_right(found).tolist() == [True, True, False, False]
 
 
 def test_two_names_of_one_right_answer_count_once(tmp_path):
@@ -86,7 +86,7 @@ def test_two_names_of_one_right_answer_count_once(tmp_path):
     row(object="Rome", aliases=["Roma"], candidates=[["Rome", -0.5], ["Roma", -1.5]]),
   )
   found = answers.read(path, labelled=True)
-  assert answers.right(found).tolist() == [True, False]
+  assert answers.is_right(found).tolist() == [True, False]
 
 
 def test_generated_answers_keep_their_log_probability(tmp_path):
@@ -145,5 +145,7 @@ def test_bad_rows(tmp_path, rows, message):
 def test_overlap_is_refused_with_its_count():
   known = [{"subject": name, "relation": "r"} for name in "abc"]
   with pytest.raises(UserError, match="apart from the queries, got 2 of 3 shared"):
-    answers.check_apart(known, [{"subject": name, "relation": "r"} for name in "bcd"], "queries")
-  answers.check_apart(known, [{"subject": "a", "relation": "s"}], "queries")
+    answers.check_separate_queries(
+      known, [{"subject": name, "relation": "r"} for name in "bcd"], "queries"
+    )
+  answers.check_separate_queries(known, [{"subject": "a", "relation": "s"}], "queries")

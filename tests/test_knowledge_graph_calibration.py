@@ -30,7 +30,7 @@ def best_increasing(y, weight):
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 5)), min_size=1, max_size=12))
 def test_isotonic_is_least_squares(pairs):
   y, weight = map(np.array, zip(*pairs))
-  curve = calibration._isotonic(np.arange(len(y), dtype=float), y, weight)
+  curve = calibration._fit_isotonic(np.arange(len(y), dtype=float), y, weight)
   edge = 0.5 / (weight.sum() + 1)
   found = np.interp(np.arange(len(y)), curve.x, curve.y)
   np.testing.assert_allclose(found, np.clip(best_increasing(y, weight), edge, 1 - edge), atol=1e-9)
@@ -41,7 +41,7 @@ def test_platt_is_the_greatest_likelihood():
 
   score, right, _ = simulated(np.random.default_rng(0), 400, shift=-0.7, slope=0.6)
   x = calibration.logits(score)
-  curve = calibration._platt(x, right.astype(float), np.ones(len(x)))
+  curve = calibration._fit_platt(x, right.astype(float), np.ones(len(x)))
   ends = np.array([x.min(), x.max()])
 
   def loss(ab):
@@ -62,7 +62,9 @@ def test_logits_are_of_probabilities():
 @pytest.mark.parametrize("method", calibration.METHODS)
 def test_a_curve_never_falls(method):
   score, right, relation = simulated(np.random.default_rng(1), 300, relations=3)
-  found, _ = calibration.fit(score, right, relation, calibration.folds(np.arange(300)), method)
+  found, _ = calibration.fit(
+    score, right, relation, calibration.assign_folds(np.arange(300)), method
+  )
   for number in range(3):
     grid = np.sort(np.r_[score, -1e-9, -50.0])
     values = calibration.confidence(found, grid, np.full(len(grid), number))
@@ -71,7 +73,7 @@ def test_a_curve_never_falls(method):
 
 def test_answers_that_a_threshold_tells_apart_have_a_curve_off_0_and_1():
   x = np.array([-3.0, -2.0, 2.0, 3.0])
-  curve = calibration._platt(x, np.array([0.0, 0, 1, 1]), np.ones(4))
+  curve = calibration._fit_platt(x, np.array([0.0, 0, 1, 1]), np.ones(4))
   assert 0 < curve.x[0] < 5
 
 
@@ -79,11 +81,11 @@ def test_scores_that_tell_nothing_give_the_share_that_is_right():
   rng = np.random.default_rng(2)
   score, right = -rng.random(2000), rng.random(2000) < 0.3
   found, apart = calibration.fit(
-    score, right, np.zeros(2000, int), calibration.folds(np.arange(2000))
+    score, right, np.zeros(2000, int), calibration.assign_folds(np.arange(2000))
   )
   np.testing.assert_allclose(apart.mean(), 0.3, atol=0.03)
   assert apart.std() < 0.08
-  opposite = calibration._platt(np.arange(10.0), (np.arange(10) < 5).astype(float), np.ones(10))
+  opposite = calibration._fit_platt(np.arange(10.0), (np.arange(10) < 5).astype(float), np.ones(10))
   np.testing.assert_allclose([opposite.x[0], opposite.y[0]], [0, 0], atol=1e-9)
 
 
@@ -92,7 +94,7 @@ def test_confidence_holds_for_relations_that_differ():
   score, right, relation = simulated(rng, 20000, relations=2)
   harder = rng.random(20000) < 0.5
   right = np.where(relation == 1, right & harder, right)
-  found, apart = calibration.fit(score, right, relation, calibration.folds(np.arange(20000)))
+  found, apart = calibration.fit(score, right, relation, calibration.assign_folds(np.arange(20000)))
   for number in range(2):
     own = relation == number
     np.testing.assert_allclose(apart[own].mean(), right[own].mean(), atol=0.02)
@@ -104,20 +106,24 @@ def test_a_relation_with_few_answers_is_near_the_pooled_curve():
   score, right, relation = simulated(np.random.default_rng(4), 1000)
   relation[:2], right[:2] = 1, False
   score[:2] = np.log(0.9)
-  found = calibration._fit(calibration.logits(score), right.astype(float), relation, "platt", 100.0)
+  found = calibration._fit_curves(
+    calibration.logits(score), right.astype(float), relation, "platt", 100.0
+  )
   own, pooled = (calibration.confidence(found, [np.log(0.9)], [number])[0] for number in (1, 7))
   assert pooled - 0.05 < own < pooled
-  alone = calibration._fit(calibration.logits(score), right.astype(float), relation, "platt", 1e-3)
+  alone = calibration._fit_curves(
+    calibration.logits(score), right.astype(float), relation, "platt", 1e-3
+  )
   assert calibration.confidence(alone, [np.log(0.9)], [1])[0] < 0.5
 
 
 def test_confidences_are_of_curves_that_have_not_seen_the_fold():
   """The right answers of one fold do not change that fold's own confidences."""
   score, right, relation = simulated(np.random.default_rng(5), 200)
-  fold = calibration.folds(np.arange(200))
+  fold = calibration.assign_folds(np.arange(200))
   for method in calibration.METHODS:
-    pick = lambda labels: calibration._apply(
-      calibration._fit(
+    pick = lambda labels: calibration._evaluate(
+      calibration._fit_curves(
         calibration.logits(score)[fold != 0],
         labels[fold != 0].astype(float),
         relation[fold != 0],
@@ -137,18 +143,20 @@ def test_confidences_are_of_curves_that_have_not_seen_the_fold():
 
 def test_folds_are_of_subjects_and_even():
   names = [f"s{i % 50}" for i in range(500)]
-  fold = calibration.folds(names)
+  fold = calibration.assign_folds(names)
   assert all(
     len(set(fold[[j for j in range(500) if names[j] == name]])) == 1 for name in set(names)
   )
   assert np.bincount(fold[:50]).tolist() == [10] * 5
   shuffled = np.random.default_rng(0).permutation(500)
-  np.testing.assert_array_equal(calibration.folds([names[i] for i in shuffled]), fold[shuffled])
+  np.testing.assert_array_equal(
+    calibration.assign_folds([names[i] for i in shuffled]), fold[shuffled]
+  )
 
 
 def test_curves_are_fitted_to_plain_answers_alone():
   score, right, relation = simulated(np.random.default_rng(6), 400)
-  fold, odd = calibration.folds(np.arange(400)), np.arange(400) % 4 == 0
+  fold, odd = calibration.assign_folds(np.arange(400)), np.arange(400) % 4 == 0
   spoilt = np.where(odd, False, right)
   found, _ = calibration.fit(score, spoilt, relation, fold, "platt", ~odd)
   clean, _ = calibration.fit(score[~odd], right[~odd], relation[~odd], fold[~odd], "platt")
@@ -156,7 +164,9 @@ def test_curves_are_fitted_to_plain_answers_alone():
 
 
 def test_one_subject_alone_can_be_fitted():
-  found, apart = calibration.fit([-0.1, -2.0], [True, False], [0, 0], calibration.folds(["a", "a"]))
+  found, apart = calibration.fit(
+    [-0.1, -2.0], [True, False], [0, 0], calibration.assign_folds(["a", "a"])
+  )
   assert np.isfinite(apart).all() and found.units == {0: 2}
   with pytest.raises(ValueError, match="got none"):
     calibration.fit([], [], [], [])
@@ -164,7 +174,7 @@ def test_one_subject_alone_can_be_fitted():
 
 def test_json_has_an_identity_of_its_numbers():
   score, right, relation = simulated(np.random.default_rng(7), 100)
-  fold = calibration.folds(np.arange(100))
+  fold = calibration.assign_folds(np.arange(100))
   one = calibration.to_json(calibration.fit(score, right, relation, fold)[0], ["born_in"])
   other = calibration.to_json(calibration.fit(score, ~right, relation, fold)[0], ["born_in"])
   assert one["identity"] != other["identity"] and list(one["relations"]) == ["born_in"]

@@ -23,7 +23,7 @@ RULES = {
 
 def resolve(*triples, types=None, asked=()):
   triples = [Triple(*triple, place) for place, triple in enumerate(triples)]
-  return consistency.resolve(triples, consistency.rules_of(RULES), types or {}, set(asked))
+  return consistency.resolve(triples, consistency.complete_rules(RULES), types or {}, set(asked))
 
 
 def said(triples):
@@ -91,7 +91,7 @@ def test_types_fit_where_they_are_known():
     types={"tuesday": {"day"}, "oslo": {"city", "port"}},
   )
   assert said(kept) == [("bob", "born_in", "oslo"), ("cid", "born_in", "unknown")]
-  assert conflicts[0].kind == "type" and conflicts[0].why == "tuesday is day, not city"
+  assert conflicts[0].kind == "type" and conflicts[0].reason == "tuesday is day, not city"
 
 
 def contradictions(triples):
@@ -99,7 +99,7 @@ def contradictions(triples):
   stated = set()
   for subject, relation, object in said(triples):
     stated.add((subject, relation, object))
-    rule = consistency.rules_of(RULES)[relation]
+    rule = consistency.complete_rules(RULES)[relation]
     if rule.get("symmetric"):
       stated.add((object, relation, subject))
     if rule.get("inverse"):
@@ -139,13 +139,13 @@ def test_what_is_kept_never_contradicts_and_is_as_much_as_can_be(triples):
 
 def test_rules_that_make_no_sense_are_refused():
   with pytest.raises(UserError, match="got 'nowhere'"):
-    consistency.rules_of({"a": {"inverse": "nowhere"}})
+    consistency.complete_rules({"a": {"inverse": "nowhere"}})
   with pytest.raises(UserError, match="has the inverse 'b'"):
-    consistency.rules_of(
+    consistency.complete_rules(
       {"a": {"inverse": "b"}, "b": {}, "c": {"inverse": "b"}} | {"b": {"inverse": "b"}}
     )
   with pytest.raises(UserError, match="true or false"):
-    consistency.rules_of({"a": {"symmetric": "yes"}})
+    consistency.complete_rules({"a": {"symmetric": "yes"}})
 
 
 def test_types_file(tmp_path):

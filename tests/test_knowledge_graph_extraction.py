@@ -2,6 +2,8 @@
 each relation.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -35,15 +37,18 @@ def world(seed, queries=600, relations=("r", "s"), listed=3, sharp=4.0, shocked=
     found.texts.extend(texts)
     found.rank_N.extend(range(1, listed + 1))
     found.score_N.extend(score.tolist())
-  return found._replace(
-    query_N=np.array(found.query_N), rank_N=np.array(found.rank_N), score_N=np.array(found.score_N)
+  return dataclasses.replace(
+    found,
+    query_N=np.array(found.query_N),
+    rank_N=np.array(found.rank_N),
+    score_N=np.array(found.score_N),
   )
 
 
 def test_confidence_means_what_it_says():
   known, asked = world(0, 3000), world(1, 3000)
-  judged = extraction.judge(extraction.fit(known, asked), asked)
-  right = answers.right(asked)
+  judged = extraction.assess(extraction.fit(known, asked), asked)
+  right = answers.is_right(asked)
   for low, high in ((0, 0.2), (0.2, 0.5), (0.5, 1)):
     inside = (judged.confidence_N >= low) & (judged.confidence_N < high)
     np.testing.assert_allclose(judged.confidence_N[inside].mean(), right[inside].mean(), atol=0.04)
@@ -52,24 +57,28 @@ def test_confidence_means_what_it_says():
 def test_the_promise_is_kept_and_one_answer_is_accepted():
   known, asked = world(0, 2000, sharp=8.0), world(1, 2000, sharp=8.0)
   fitted = extraction.fit(known, asked)
-  accepted = extraction.by_precision(
-    extraction.judge(fitted, asked), extraction.threshold(fitted, known, asked, 0.8)
+  accepted = extraction.accept_by_precision(
+    extraction.assess(fitted, asked), extraction.choose_threshold(fitted, known, asked, 0.8)
   )
-  assert accepted.sum() > 200 and answers.right(asked)[accepted].mean() >= 0.8
-  assert np.bincount(asked.query_N[accepted]).max() == 1 and fitted.several == set()
+  assert accepted.sum() > 200 and answers.is_right(asked)[accepted].mean() >= 0.8
+  assert np.bincount(asked.query_N[accepted]).max() == 1 and fitted.multi_answer == set()
 
 
 def test_a_shocked_answer_is_flagged_and_lowered_and_others_are_not():
   known, asked = world(0, 2000, shocked=0.2), world(1, 2000, shocked=0.2)
   fitted = extraction.fit(known, asked)
-  judged, right = extraction.judge(fitted, asked), answers.right(asked)
+  judged, right = extraction.assess(fitted, asked), answers.is_right(asked)
   first = asked.rank_N == 1
-  assert {answer for _, answer in fitted.flags} == {"baku"}
-  np.testing.assert_allclose(judged.confidence_N[judged.flagged_N & first].mean(), 0, atol=0.06)
-  rest = ~judged.flagged_N & first
+  assert {answer for _, answer in fitted.over_predicted} == {"baku"}
+  np.testing.assert_allclose(
+    judged.confidence_N[judged.over_predicted_N & first].mean(), 0, atol=0.06
+  )
+  rest = ~judged.over_predicted_N & first
   np.testing.assert_allclose(judged.confidence_N[rest].mean(), right[rest].mean(), atol=0.04)
-  unguarded = extraction.judge(fitted._replace(lowering=shock_guard.NOT_LOWERED), asked)
-  assert unguarded.confidence_N[judged.flagged_N & first].mean() > 0.2
+  unguarded = extraction.assess(
+    dataclasses.replace(fitted, lowering=shock_guard.NOT_LOWERED), asked
+  )
+  assert unguarded.confidence_N[judged.over_predicted_N & first].mean() > 0.2
 
 
 def test_queries_with_several_answers():
@@ -78,10 +87,10 @@ def test_queries_with_several_answers():
     world(1, 1500, sharp=8.0, several=True, listed=5),
   )
   fitted = extraction.fit(known, asked)
-  judged, right = extraction.judge(fitted, asked), answers.right(asked)
-  assert fitted.several == {"r", "s"} and judged.chosen_N.all()
-  found = extraction.threshold(fitted, known, asked, 0.8)
-  accepted = extraction.by_precision(judged, found)
+  judged, right = extraction.assess(fitted, asked), answers.is_right(asked)
+  assert fitted.multi_answer == {"r", "s"} and judged.eligible_N.all()
+  found = extraction.choose_threshold(fitted, known, asked, 0.8)
+  accepted = extraction.accept_by_precision(judged, found)
   assert right[accepted].mean() >= 0.78 and accepted.sum() > 100
 
   def f1(accepted_N):
@@ -92,39 +101,39 @@ def test_queries_with_several_answers():
       total.append(2 * tp / (said + len(golds)) if said + len(golds) else 1.0)
     return np.mean(total)
 
-  cut = f1(extraction.by_f1(fitted, asked, judged))
+  cut = f1(extraction.accept_by_f1(fitted, asked, judged))
   # better than any fixed number of answers, by the queries' own labels
   assert cut > max(f1(asked.rank_N <= k) for k in range(6))
 
 
 def test_a_relation_without_calibration_is_pooled_and_one_alone_is_refused():
   known, asked = world(0), world(1, relations=("r", "new"))
-  fitted = extraction.fit(known, asked, relations={"new": {"type": "N-M"}})
-  judged = extraction.judge(fitted, asked)
+  fitted = extraction.fit(known, asked, rules={"new": {"type": "N-M"}})
+  judged = extraction.assess(fitted, asked)
   of_new = np.asarray(asked.relations)[asked.query_N] == "new"
-  assert judged.chosen_N[of_new].all() and np.isfinite(judged.confidence_N).all()
-  assert extraction.by_f1(fitted, asked, judged).any()
+  assert judged.eligible_N[of_new].all() and np.isfinite(judged.confidence_N).all()
+  assert extraction.accept_by_f1(fitted, asked, judged).any()
   with pytest.raises(UserError, match="expected queries of the relations asked about"):
     extraction.fit(known, world(1, relations=("new",)))
 
 
 def test_consistency_is_of_what_is_accepted():
   asked = world(1, 4, relations=("r",))
-  judged = extraction.Judged(np.linspace(0.9, 0.1, 12), np.zeros(12, bool), np.ones(12, bool))
+  judged = extraction.Assessment(np.linspace(0.9, 0.1, 12), np.zeros(12, bool), np.ones(12, bool))
   accepted = np.ones(12, bool)
-  kept, implied, conflicts = extraction.consistent(
-    asked, judged, accepted, consistency.rules_of({"r": {"type": "N-1"}}), {}
+  kept, implied, conflicts = extraction.make_consistent(
+    asked, judged, accepted, consistency.complete_rules({"r": {"type": "N-1"}}), {}
   )
   assert (
     np.bincount(asked.query_N[kept]).tolist() == [1] * 4 and len(conflicts) == 8 and not implied
   )
-  assert extraction.consistent(asked, judged, accepted, {}, {})[0].all()
+  assert extraction.make_consistent(asked, judged, accepted, {}, {})[0].all()
 
 
 def test_trials_keep_promises_and_say_where_nothing_was_accepted():
   found = trials.run(world(3, 1200, sharp=8.0), 0.8, splits=4)
   assert (
-    all(one.queries == 600 for one in found) and sum(trials.held(one, 0.8) for one in found) >= 3
+    all(one.queries == 600 for one in found) and sum(trials.is_held(one, 0.8) for one in found) >= 3
   )
   said = trials.compare({"a": {0: found}}, 0.8)["a"]
   share = np.mean([one.right / one.queries for one in found])
@@ -134,7 +143,7 @@ def test_trials_keep_promises_and_say_where_nothing_was_accepted():
     and said["splits"] == 4
     and said["difference"] is None
   )
-  assert all(one.reachable >= one.right for one in found if trials.held(one, 0.8))
+  assert all(one.reachable >= one.right for one in found if trials.is_held(one, 0.8))
   none = trials.compare({"a": {0: trials.run(world(3, 100), 0.99, splits=2)}}, 0.99)["a"]
   assert none["empty"] == none["held"] == 2 and none["precision"]["mean"] is None
 
@@ -150,6 +159,6 @@ def test_arms_are_compared_on_the_same_splits():
   np.testing.assert_allclose(
     apart["mean"], found["better"]["reachable"]["mean"] - found["worse"]["reachable"]["mean"]
   )
-  assert len(trials.lines(found, 0.8)) == 4
+  assert len(trials.summary_lines(found, 0.8)) == 4
   with pytest.raises(UserError, match="expected the seeds of the first arm"):
     trials.compare({"worse": worse, "better": {0: better[0]}}, 0.8)

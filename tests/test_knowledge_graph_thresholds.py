@@ -45,8 +45,10 @@ def test_weights_change_which_precision_is_promised():
   confidence, relation = np.full(2000, 0.75), np.arange(2000) % 2
   right = (relation == 0) | (np.arange(2000) % 4 == 1)
   easy, hard = (np.where(relation == 0, a, b) for a, b in ((10.0, 0.1), (0.1, 10.0)))
-  assert thresholds.by_precision(confidence, right, np.arange(2000), 0.9, easy).value is not None
-  assert thresholds.by_precision(confidence, right, np.arange(2000), 0.9, hard).value is None
+  assert (
+    thresholds.choose_threshold(confidence, right, np.arange(2000), 0.9, easy).value is not None
+  )
+  assert thresholds.choose_threshold(confidence, right, np.arange(2000), 0.9, hard).value is None
 
 
 def test_a_promise_holds_on_new_queries():
@@ -57,7 +59,7 @@ def test_a_promise_holds_on_new_queries():
   truth = lambda p: p**1.3  # confidences that are too high
   for _ in range(300):
     p = rng.beta(1.2, 0.8, 400)
-    found = thresholds.by_precision(p, rng.random(400) < truth(p), np.arange(400), 0.85)
+    found = thresholds.choose_threshold(p, rng.random(400) < truth(p), np.arange(400), 0.85)
     new = rng.beta(1.2, 0.8, 20000)
     empty += found.value is None
     failed += found.value is not None and truth(new[new >= found.value]).mean() < 0.85
@@ -66,12 +68,12 @@ def test_a_promise_holds_on_new_queries():
 
 
 def test_nothing_is_promised_that_cannot_be_kept():
-  few = thresholds.by_precision(np.full(10, 0.99), np.ones(10), np.arange(10), 0.9)
+  few = thresholds.choose_threshold(np.full(10, 0.99), np.ones(10), np.arange(10), 0.9)
   assert few.value is None and few.units == 10
   rng = np.random.default_rng(1)
-  none = thresholds.by_precision(rng.random(500), rng.random(500) < 0.3, np.arange(500), 0.9)
+  none = thresholds.choose_threshold(rng.random(500), rng.random(500) < 0.3, np.arange(500), 0.9)
   assert none.value is None
-  all_right = thresholds.by_precision(rng.random(500), np.ones(500), np.arange(500), 0.9)
+  all_right = thresholds.choose_threshold(rng.random(500), np.ones(500), np.arange(500), 0.9)
   assert all_right.accepted == 500 and all_right.precision == 1
 
 
@@ -110,7 +112,7 @@ def brute_force(p, unlisted, nothing):
 def test_the_cut_has_the_greatest_expected_f1(queries):
   p = [sorted((one / 100 for one in values), reverse=True) for values, _, _ in queries]
   column = lambda values: np.array(list(itertools.chain(*values)))
-  found = thresholds.expected_f1_cut(
+  found = thresholds.accept_by_expected_f1(
     column(p),
     column([[i] * len(values) for i, values in enumerate(p)]),
     column([[unlisted / 2] * len(values) for (_, unlisted, _), values in zip(queries, p)]),
@@ -131,5 +133,5 @@ def test_the_cut_has_the_greatest_expected_f1(queries):
 
 def test_the_cut_of_nothing_is_nothing():
   assert not len(
-    thresholds.expected_f1_cut(np.zeros(0), np.zeros(0, int), np.zeros(0), np.zeros(0))
+    thresholds.accept_by_expected_f1(np.zeros(0), np.zeros(0, int), np.zeros(0), np.zeros(0))
   )

@@ -1,1 +1,1 @@
-"""From answers to triples: calibrated confidence, thresholds, shock guard, consistency, and the formats of a graph. No JAX."""
+"""From answers to triples: calibration, thresholds, consistency and graph formats. No JAX."""

@@ -1,283 +1,410 @@
-"""What a model answered, as candidates of queries: read from a predictions file, names of one answer merged.
+"""Candidate answers of queries: read from a predictions file, names of one answer merged.
 
-A query is a subject and a relation; it may have several right answers, one or none. Rows of a predictions file with the same subject
-and relation are one query, and their objects its right answers.
+A query is a subject and a relation; it may have several right answers, one or none. Rows of a
+predictions file with the same subject and relation are one query, and their objects its right
+answers.
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
-from factshock.predictions import accuracy, rows
+from factshock.predictions import rows as prediction_rows
+from factshock.predictions.accuracy import normalise
+from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
 
 LISTED = 10  # candidates of a query that are kept, best first
-_QUERY = ("subject_id", "subject")  # columns of a query that go with it into the graph
+
+Query: TypeAlias = tuple[str, str]  # subject and relation
+Gold: TypeAlias = tuple[str, ...]  # normalised names of a right answer, its label's first
+_Candidate: TypeAlias = tuple[str, float]  # text and log-probability
+
+T = TypeVar("T")
 
 
-class Names(NamedTuple):
-  """What answers are called: the label of each (relation, normalised name), and the ids of labels."""
-
-  labels: dict  # (relation, name) -> label
-  ids: dict  # (relation, label) -> id
-
-
-class Answers(NamedTuple):
-  """Candidates of queries, best first within a query; arrays [N] over candidates, lists [Q] over queries.
+@dataclasses.dataclass(frozen=True)
+class Names:
+  """Names and ids of answers.
 
   Attributes:
-    subjects, relations: texts [Q]. subject_ids: texts or None [Q].
-    golds: for each query the list of its right answers, each a tuple of normalised names, its label's first; None where nothing is known.
-    query_N: int64, never falling. texts: list [N] of answers. rank_N: from 1.
-    score_N: float64, log-probabilities; of a query with several candidates their probabilities add up to at most 1.
+    labels: label of each (relation, normalised name).
+    ids: id of each (relation, label).
   """
 
-  subjects: list
-  relations: list
-  subject_ids: list
-  golds: list
+  labels: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict[Any, str])
+  ids: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict[Any, str])
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """Candidates of queries, best first within a query: lists [Q] of queries, [N] of candidates.
+
+  Attributes:
+    subjects: texts [Q].
+    relations: texts [Q].
+    subject_ids: texts or None [Q].
+    golds: right answers of each query; None where nothing is known [Q].
+    query_N: index of the query, int64, never falling.
+    texts: the answers [N].
+    rank_N: place among the query's candidates, from 1, int64.
+    score_N: log-probabilities, float64; of a query with several candidates their probabilities add
+      up to at most 1.
+  """
+
+  subjects: list[str]
+  relations: list[str]
+  subject_ids: list[str | None]
+  golds: list[list[Gold] | None]
   query_N: np.ndarray
-  texts: list
+  texts: list[str]
   rank_N: np.ndarray
   score_N: np.ndarray
 
+  def right_answers(self, query: int) -> list[Gold]:
+    """Returns the right answers of a query; none where nothing is known."""
+    return self.golds[query] or []
 
-def names_of(many):
-  """Names of the answers of facts: each goes by the object's label under which it came first; a name of two answers is nobody's."""
-  labels = {}
-  ids = {}
-  shared = set()
-  for fact in many:
+  def of_queries(self, values_Q: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Returns for each candidate the value of its query [N]."""
+    return np.asarray(values_Q)[self.query_N]
+
+  def subject_codes(self) -> np.ndarray:
+    """Returns a number for each query's subject, int64 [Q], equal for equal subjects."""
+    codes = {name: code for code, name in enumerate(dict.fromkeys(self.subjects))}
+    return np.array([codes[name] for name in self.subjects], np.int64)
+
+  def query_rows(self) -> list[dict[str, str]]:
+    """Returns subject and relation of each query."""
+    return [
+      {"subject": subject, "relation": relation}
+      for subject, relation in zip(self.subjects, self.relations)
+    ]
+
+
+def collect_names(facts: Iterable[Mapping[str, Any]]) -> Names:
+  """Collects the names of the answers of facts.
+
+  Each answer goes by the object's label under which it came first. A name of two answers is taken
+  for neither.
+
+  Args:
+    facts: rows with relation, object, and where known aliases and object_id. A wrong value is
+      passed over: the row is checked where it is read as an answer.
+  """
+  labels: dict[tuple[str, str], str] = {}
+  ids: dict[tuple[str, str], str] = {}
+  shared: set[tuple[str, str]] = set()
+  for fact in facts:
     relation = fact["relation"]
-    label = fact.get("object")
-    if (
-      not isinstance(label, str) or not label
-    ):  # what is wrong with a row is said where it is read as an answer
+    given = fact.get("object")
+    if not isinstance(given, str) or not given:
       continue
-    label = labels.get((relation, accuracy.normalise(label)), label)
-    aliases = fact.get("aliases")
-    for name in (
-      label,
-      fact["object"],
-      *(filter(_is_text, aliases) if isinstance(aliases, list) else ()),
-    ):
-      key = relation, accuracy.normalise(name)
-      if labels.setdefault(key, label) != label and key[1] != accuracy.normalise(labels[key]):
+    label = labels.get((relation, normalise(given)), given)
+    for name in (label, given, *_aliases(fact)):
+      key = relation, normalise(name)
+      known = labels.setdefault(key, label)
+      if known != label and key[1] != normalise(known):
         shared.add(key)
     if fact.get("object_id"):
       ids.setdefault((relation, label), fact["object_id"])
   return Names({key: label for key, label in labels.items() if key not in shared}, ids)
 
 
-def read(path, names=Names({}, {}), labelled=False, only=None):
-  """The Answers in a predictions file.
+def _aliases(fact: Mapping[str, Any]) -> list[str]:
+  """Returns the aliases of a fact that are texts."""
+  aliases: Any = fact.get("aliases")
+  return list(filter(_is_text, cast(list[Any], aliases))) if isinstance(aliases, list) else []
+
+
+def read(
+  path: str,
+  names: Names | None = None,
+  labelled: bool = False,
+  only: Collection[Query] | None = None,
+) -> Answers:
+  """Reads the answers in a predictions file.
 
   Args:
-    names: how answers are called. labelled: whether each row must say what is right (`object`; null: there is no answer).
-    only: set of (subject, relation) that are wanted, or None: all.
+    path: the predictions file.
+    names: names by which answers are merged; None: each has one name.
+    labelled: each row must say what is right (`object`; null: there is no answer).
+    only: the queries that are wanted; None: all.
 
   Raises:
-    UserError: rows that are no predictions, without score, with a score above 0 or NaN, or two answers to one query.
+    UserError: rows that are no predictions, without score, with a score above 0 or NaN, or two
+      answers to one query.
   """
-  found = Answers([], [], [], [], [], [], [], [])
-  places = {}
-  unscored = 0
-  first_unscored = None
-  for where, row in rows.read_rows(path, ("subject", "relation", "prediction")):
-    key = _key(where, row)
-    if only is not None and key not in only:
-      continue
-    listed = _listed(where, row)
-    if listed is None:
-      unscored = unscored + 1
-      first_unscored = first_unscored or where
-      continue
-    gold = _gold(where, row, names) if labelled or row.get("object") else None
-    if key in places:
-      place, before = places[key]
-      if not _same(before, listed):
-        raise UserError(
-          f"{where}: expected one answer to a query, got another one for {key} than before; give the predictions of one "
-          "model (one arm, one seed) in a file"
-        )
-      if gold and found.golds[place] is not None:
-        found.golds[place].append(gold)
-      continue
-    places[key] = len(places), listed
-    _add(found, len(places) - 1, row, key, gold, labelled or gold is not None, listed, names)
-  if unscored:
-    raise UserError(
-      f"{first_unscored}: expected a score or candidates with scores in every row, got none in {unscored:,} of "
-      f"{unscored + len(places):,}; confidence cannot be had without: write the log-probability of each prediction"
-    )
-  if not places:
-    raise UserError(
-      f"{path}: expected predictions, a JSON object a line, got no rows"
-      + (" of the queries" if only is not None else "")
-    )
-  return found._replace(
-    query_N=np.array(found.query_N, np.int64),
-    rank_N=np.array(found.rank_N, np.int64),
-    score_N=np.array(found.score_N, np.float64),
-  )
+  builder = _Builder(names or Names(), labelled)
+  for context, row in prediction_rows.read_rows(path, ("subject", "relation", "prediction")):
+    query = _query(context, row)
+    if only is None or query in only:
+      builder.add(context, row, query)
+  builder.check_scored()
+  if not builder.indices:
+    of_queries = " of the queries" if only is not None else ""
+    raise UserError(f"{path}: expected predictions, a JSON object a line, got no rows{of_queries}")
+  return builder.answers()
 
 
-def right(answers):
-  """Whether each candidate is an accepted answer of its query: bool [N]. Two names of one answer do not count twice."""
-  found = np.zeros(len(answers.texts), bool)
-  met = set()
-  for place, (query, text) in enumerate(zip(answers.query_N.tolist(), answers.texts)):
-    name = accuracy.normalise(text)
-    for number, gold in enumerate(answers.golds[query] or ()):
-      if name in gold and (query, number) not in met:
-        met.add((query, number))
-        found[place] = True
+class _Builder:
+  """Collects the answers of rows, query by query."""
+
+  def __init__(self, names: Names, labelled: bool) -> None:
+    self.names = names
+    self.labelled = labelled
+    self.indices: dict[Query, int] = {}  # in the order of their first rows
+    self.first_candidates: list[list[_Candidate]] = []  # of each query, as its first row lists them
+    self.subject_ids: list[str | None] = []
+    self.golds: list[list[Gold] | None] = []
+    self.query_N: list[int] = []
+    self.texts: list[str] = []
+    self.rank_N: list[int] = []
+    self.score_N: list[float] = []
+    self.unscored: list[str] = []  # contexts of the rows without a score
+
+  def add(self, context: str, row: Row, query: Query) -> None:
+    """Adds a row's answer; of a further row of a query its right answer alone."""
+    candidates = _candidates(context, row)
+    if candidates is None:
+      self.unscored.append(context)
+      return
+    has_gold = self.labelled or bool(row.get("object"))
+    gold = _gold(context, row, self.names) if has_gold else None
+    if query in self.indices:
+      self._add_gold(context, query, candidates, gold)
+      return
+    index = len(self.indices)
+    self.indices[query] = index
+    self.first_candidates.append(candidates)
+    self.subject_ids.append(row.get("subject_id"))
+    self.golds.append(([gold] if gold else []) if has_gold else None)
+    merged = _merge_names(query[1], candidates, self.names)
+    for rank, (text, score) in enumerate(merged[:LISTED], 1):
+      self.query_N.append(index)
+      self.texts.append(text)
+      self.rank_N.append(rank)
+      self.score_N.append(score)
+
+  def _add_gold(
+    self, context: str, query: Query, candidates: list[_Candidate], gold: Gold | None
+  ) -> None:
+    """Adds a right answer to a query that was there before."""
+    index = self.indices[query]
+    if not _is_same_answer(self.first_candidates[index], candidates):
+      raise UserError(
+        f"{context}: expected one answer to a query, got another one for {query} than before; give "
+        "the predictions of one model (one arm, one seed) in a file"
+      )
+    golds = self.golds[index]
+    if gold and golds is not None:
+      golds.append(gold)
+
+  def check_scored(self) -> None:
+    """Raises a UserError where rows had no score."""
+    if self.unscored:
+      total = len(self.unscored) + len(self.indices)
+      raise UserError(
+        f"{self.unscored[0]}: expected a score or candidates with scores in every row, got none in "
+        f"{len(self.unscored):,} of {total:,}; confidence cannot be had without: write the "
+        "log-probability of each prediction"
+      )
+
+  def answers(self) -> Answers:
+    """Returns what was collected."""
+    return Answers(
+      [subject for subject, _ in self.indices],
+      [relation for _, relation in self.indices],
+      self.subject_ids,
+      self.golds,
+      np.array(self.query_N, np.int64),
+      self.texts,
+      np.array(self.rank_N, np.int64),
+      np.array(self.score_N, np.float64),
+    )
+
+
+def is_right(answers: Answers) -> np.ndarray:
+  """Returns whether each candidate is an accepted answer of its query, bool [N].
+
+  Of two names of one answer the better ranked counts.
+  """
+  right_N = np.zeros(len(answers.texts), bool)
+  met: set[tuple[int, int]] = set()  # query and index of the right answer
+  queries: list[int] = answers.query_N.tolist()
+  for position, (query, text) in enumerate(zip(queries, answers.texts)):
+    name = normalise(text)
+    for index, gold in enumerate(answers.right_answers(query)):
+      if name in gold and (query, index) not in met:
+        met.add((query, index))
+        right_N[position] = True
         break
-  return found
+  return right_N
 
 
-def take(answers, wanted_Q):
-  """The Answers of some queries (bool [Q]), in their order."""
-  number_Q = np.cumsum(wanted_Q) - 1
-  inside_N = wanted_Q[answers.query_N]
-  some = lambda values: [value for value, wanted in zip(values, wanted_Q.tolist()) if wanted]
-  return Answers(
-    *map(some, answers[:4]),
-    number_Q[answers.query_N[inside_N]],
-    [answers.texts[place] for place in np.flatnonzero(inside_N).tolist()],
-    answers.rank_N[inside_N],
-    answers.score_N[inside_N],
-  )
-
-
-def subject_numbers(answers):
-  """A number for each query's subject, int64 [Q], equal for equal subjects."""
-  number = {name: i for i, name in enumerate(dict.fromkeys(answers.subjects))}
-  return np.array([number[name] for name in answers.subjects], np.int64)
-
-
-def rows_of(answers):
-  """[{subject, relation}] of the queries."""
-  return [
-    {"subject": subject, "relation": relation}
-    for subject, relation in zip(answers.subjects, answers.relations)
-  ]
-
-
-def check_apart(known, others, what):
-  """Raises a UserError where calibration queries are asked about, or were finetuned on: confidence would be judged by what was learnt.
+def take(answers: Answers, wanted_Q: np.ndarray) -> Answers:
+  """Returns the answers of some queries, in their order.
 
   Args:
-    known, others: rows with subject and relation. what: what the others are.
+    answers: of all queries.
+    wanted_Q: whether each query is wanted, bool [Q].
   """
-  queries = {(row["subject"], row["relation"]) for row in known}
+  new_index_Q = np.cumsum(wanted_Q) - 1
+  wanted_N = wanted_Q[answers.query_N]
+  positions: list[int] = np.flatnonzero(wanted_N).tolist()
+  return Answers(
+    _wanted(answers.subjects, wanted_Q),
+    _wanted(answers.relations, wanted_Q),
+    _wanted(answers.subject_ids, wanted_Q),
+    _wanted(answers.golds, wanted_Q),
+    new_index_Q[answers.query_N[wanted_N]],
+    [answers.texts[position] for position in positions],
+    answers.rank_N[wanted_N],
+    answers.score_N[wanted_N],
+  )
+
+
+def _wanted(values: Sequence[T], wanted_Q: np.ndarray) -> list[T]:
+  """Returns the values of the wanted queries."""
+  return [value for value, wanted in zip(values, wanted_Q.tolist()) if wanted]
+
+
+def check_separate_queries(
+  calibration: Iterable[Mapping[str, Any]], others: Iterable[Mapping[str, Any]], kind: str
+) -> None:
+  """Checks that calibration queries are not among others.
+
+  Confidence would be judged by what the model was finetuned on, or by what it is asked.
+
+  Args:
+    calibration: rows with subject and relation.
+    others: rows with subject and relation.
+    kind: what the others are, for the message.
+
+  Raises:
+    UserError: some are.
+  """
+  queries = {(row["subject"], row["relation"]) for row in calibration}
   shared = queries & {(row["subject"], row["relation"]) for row in others}
   if shared:
     raise UserError(
-      f"calibration: expected queries apart from the {what}, got {len(shared):,} of {len(queries):,} shared, such as "
-      f"{min(shared)}; take them out of the calibration file"
+      f"calibration: expected queries apart from the {kind}, got {len(shared):,} of "
+      f"{len(queries):,} shared, such as {min(shared)}; take them out of the calibration file"
     )
 
 
-def _key(where, row):
+def _query(context: str, row: Row) -> Query:
+  """Returns subject and relation of a row."""
   for name in ("subject", "relation"):
-    if not isinstance(row.get(name), str) or not row[name].strip():
-      raise UserError(f"{where}: expected a non-empty text in `{name}`, got {row.get(name)!r}")
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+      raise UserError(f"{context}: expected a non-empty text in `{name}`, got {value!r}")
   return row["subject"], row["relation"]
 
 
-def _gold(where, row, names):
-  """The normalised names of a row's right answer, its label's first; none where it says that there is none."""
+def _gold(context: str, row: Row, names: Names) -> Gold:
+  """Returns a row's right answer; () where it says that there is none."""
   if "object" not in row:
     raise UserError(
-      f"{where}: expected `object`, the right answer (null where there is none), got only {', '.join(row)}"
+      f"{context}: expected `object`, the right answer (null where there is none), "
+      f"got only {', '.join(row)}"
     )
-  if row["object"] is None:
+  label = row["object"]
+  if label is None:
     return ()
-  aliases = row.get("aliases") or []
-  if (
-    not _is_text(row["object"]) or not isinstance(aliases, list) or not all(map(_is_text, aliases))
-  ):
+  aliases: Any = row.get("aliases") or []
+  if not _is_text(label) or not _is_list_of_texts(aliases):
     raise UserError(
-      f"{where}: expected a text in `object` and a list of texts in `aliases`, got {row['object']!r} and {aliases!r}"
+      f"{context}: expected a text in `object` and a list of texts in `aliases`, got {label!r} and "
+      f"{aliases!r}"
     )
-  texts = [row["object"], *aliases]
-  found = list(map(accuracy.normalise, texts))
-  return tuple(
-    dict.fromkeys(
-      [accuracy.normalise(names.labels.get((row["relation"], found[0]), row["object"])), *found]
-    )
-  )
+  normalised = [normalise(text) for text in (label, *aliases)]
+  merged_label = names.labels.get((row["relation"], normalised[0]), label)
+  return tuple(dict.fromkeys([normalise(merged_label), *normalised]))
 
 
-def _is_text(value):
+def _is_list_of_texts(value: Any) -> bool:
+  """Returns whether a value is a list of texts that are not empty."""
+  return isinstance(value, list) and all(map(_is_text, cast(list[Any], value)))
+
+
+def _is_text(value: Any) -> bool:
+  """Returns whether a value is a text that is not empty."""
   return isinstance(value, str) and value != ""
 
 
-def _listed(where, row):
-  """[(text, log-probability)] of a row; None where it gives no score."""
-  listed = row.get("candidates")
+def _candidates(context: str, row: Row) -> list[_Candidate] | None:
+  """Returns the candidates of a row; None where it gives no score."""
+  listed: Any = row.get("candidates")
   if listed is None:
     if row.get("score") is None:
       return None
     listed = [[row.get("prediction"), row["score"]]]
   try:
-    pairs = [(text, float(score)) for text, score in listed]
+    pairs: list[tuple[Any, float]] = [(text, float(score)) for text, score in listed]
   except (TypeError, ValueError):
     raise UserError(
-      f"{where}: expected candidates as [text, log-probability], got {str(listed)[:80]}"
+      f"{context}: expected candidates as [text, log-probability], got {str(listed)[:80]}"
     ) from None
   for text, score in pairs:
     if not isinstance(text, str):
-      raise UserError(f"{where}: expected a text in `prediction` and candidates, got {text!r}")
+      raise UserError(f"{context}: expected a text in `prediction` and candidates, got {text!r}")
     if not score <= 1e-6 or math.isnan(score):
       raise UserError(
-        f"{where}: expected log-probabilities, at most 0, as scores, got {score!r} for {text!r}; take the logarithm of a "
-        "probability"
+        f"{context}: expected log-probabilities, at most 0, as scores, got {score!r} for {text!r}; "
+        "take the logarithm of a probability"
       )
   return pairs
 
 
-def _same(one, other):
-  """Whether two rows are one model's answer to one query: equal but for the rounding of another batch, which may exchange near ties."""
-  scores = [max((score for _, score in listed), default=0.0) for listed in (one, other)]
-  return (
-    one == other
-    or len(one) == len(other)
-    and abs(scores[0] - scores[1]) <= 1e-3 * max(1.0, abs(scores[0]))
-  )
+def _is_same_answer(candidates: list[_Candidate], others: list[_Candidate]) -> bool:
+  """Returns whether two rows are one model's answer to one query.
+
+  They are equal but for the rounding of another batch, which may exchange near ties.
+  """
+  if candidates == others:
+    return True
+  if len(candidates) != len(others):
+    return False
+  best = _best_score(candidates)
+  return abs(best - _best_score(others)) <= 1e-3 * max(1.0, abs(best))
 
 
-def _add(found, query, row, key, gold, known, listed, names):
-  found.subjects.append(key[0])
-  found.relations.append(key[1])
-  found.subject_ids.append(row.get("subject_id"))
-  found.golds.append(([gold] if gold else []) if known else None)
-  for rank, (text, score) in enumerate(_merged(key[1], listed, names)[:LISTED], 1):
-    found.query_N.append(query)
-    found.texts.append(text)
-    found.rank_N.append(rank)
-    found.score_N.append(score)
+def _best_score(candidates: list[_Candidate]) -> float:
+  """Returns the greatest log-probability, 0 where there is none."""
+  return max((score for _, score in candidates), default=0.0)
 
 
-def _merged(relation, listed, names):
-  """Candidates with one name each, best first; probabilities of names of one answer are added up, those of several answers shared out."""
-  sums = {}
-  for text, score in listed:
-    name = accuracy.normalise(text)
-    if name:  # nothing said is no answer
-      label = names.labels.get((relation, name))
-      key = name if label is None else accuracy.normalise(label)
-      before = sums.get(key)
-      sums[key] = (
-        (label or text, score)
-        if before is None
-        else (before[0], float(np.logaddexp(before[1], score)))
-      )
-  if len(listed) > 1 and sums:
-    total = math.log(
-      sum(math.exp(score - max(s for _, s in sums.values())) for _, score in sums.values())
-    ) + max(s for _, s in sums.values())
-    sums = {key: (text, score - total) for key, (text, score) in sums.items()}
-  return sorted(sums.values(), key=lambda pair: (-pair[1], pair[0]))
+def _merge_names(relation: str, candidates: list[_Candidate], names: Names) -> list[_Candidate]:
+  """Returns candidates with one name each, best first.
+
+  Probabilities of names of one answer are added up; those of several answers are normalised.
+  """
+  sums: dict[str, _Candidate] = {}  # by normalised label
+  for key, text, score in _named(relation, candidates, names):
+    if key in sums:
+      first_text, before = sums[key]
+      sums[key] = first_text, float(np.logaddexp(before, score))
+    else:
+      sums[key] = text, score
+  merged = list(sums.values())
+  if len(candidates) > 1 and merged:
+    greatest = max(score for _, score in merged)
+    total = math.log(sum(math.exp(score - greatest) for _, score in merged)) + greatest
+    merged = [(text, score - total) for text, score in merged]
+  return sorted(merged, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _named(
+  relation: str, candidates: list[_Candidate], names: Names
+) -> Iterator[tuple[str, str, float]]:
+  """Yields (normalised label, label, log-probability) of candidates that are not empty."""
+  for text, score in candidates:
+    name = normalise(text)
+    if not name:
+      continue
+    label = names.labels.get((relation, name))
+    yield (name, text, score) if label is None else (normalise(label), label or text, score)

@@ -1,169 +1,259 @@
-"""Calibration: from an answer's score to the probability that it is right, for each relation. Numpy on columns.
+"""Calibration: from an answer's score to the probability that it is right. Numpy on columns.
 
-An answer's score is the logarithm of the model's probability p of it; the curve is a function of logit p, either isotonic (never
-falling, else free: Zadrozny and Elkan 2002) or Platt's (logistic: Platt 1999). A relation's curve is fitted to its own answers and
-to `strength` answers more that are as the pooled curve of all relations says: few data of its own leave it where the pooled one is.
-Method and strength are those with the best log-likelihood on answers of queries that the fit has not seen.
+An answer's score is the logarithm of the model's probability p of it; a relation's curve is a
+function of logit p, either isotonic (never falling, else free: Zadrozny and Elkan 2002) or Platt's
+(logistic: Platt 1999). It is fitted to the relation's own answers and to `strength` answers more
+that are as the pooled curve of all relations says: few data of its own leave it where the pooled
+one is. Method and strength are those with the best log-likelihood on answers of queries that the
+fit has not seen.
 """
 
+import dataclasses
 import hashlib
 import json
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
-from scipy import optimize
+from numpy.typing import ArrayLike
+from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] - scipy has none
 
 METHODS = ("isotonic", "platt")
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1e6)  # the last is the pooled curve everywhere
 FOLDS = 5
 _EDGE = 30.0  # logits beyond are taken as that
 
+_Choice: TypeAlias = tuple[str, float]  # method and strength
 
-class Curve(NamedTuple):
-  """Confidence as a function of logit p: straight between points, constant beyond them ("isotonic"); or sigmoid(a x + b) ("platt")."""
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """Confidence as a function of logit p.
+
+  Attributes:
+    method: "isotonic": straight between points, constant beyond them; "platt": sigmoid(a x + b).
+    x: logits of the points; of "platt" [a].
+    y: confidences of the points; of "platt" [b].
+  """
 
   method: str
-  x: np.ndarray  # points, or [a]
-  y: np.ndarray  # their values, or [b]
+  x: np.ndarray
+  y: np.ndarray
 
 
-class Calibration(NamedTuple):
-  """What `fit` found: a curve for each relation with data of its own, and the pooled one for all others."""
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+  """A curve for each relation with data of its own, and the pooled one for all others.
+
+  Attributes:
+    method: one of METHODS.
+    strength: weight of the pooled curve in each relation's, in answers.
+    pooled: the curve of all relations together.
+    relations: curve by the code of a relation.
+    units: how many answers each was fitted to, by the code of a relation.
+  """
 
   method: str
   strength: float
   pooled: Curve
-  relations: dict  # number of a relation -> Curve
-  units: dict  # the same -> how many answers it was fitted to
+  relations: Mapping[int, Curve]
+  units: Mapping[int, int]
 
 
-def logits(score_N):
-  """logit p of log-probabilities: log p - log(1 - p), within +-30."""
-  score_N = np.minimum(np.asarray(score_N, np.float64), -1e-13)
-  return np.clip(score_N - np.log(-np.expm1(score_N)), -_EDGE, _EDGE)
+def logits(score_N: ArrayLike) -> np.ndarray:
+  """Returns logit p of log-probabilities: log p - log(1 - p), within +-30."""
+  log_p_N = np.minimum(np.asarray(score_N, np.float64), -1e-13)
+  return np.clip(log_p_N - np.log(-np.expm1(log_p_N)), -_EDGE, _EDGE)
 
 
-def folds(key_N, count=FOLDS):
-  """A fold 0 to count - 1 for each row: rows of equal keys (subjects) share one, whatever the order of rows."""
-  keys, place_N = np.unique(np.asarray(key_N, str), return_inverse=True)
-  digest = [hashlib.sha256(key.encode()).digest() for key in keys.tolist()]
-  order = np.argsort(
-    np.array([int.from_bytes(one[:6], "big") for one in digest], np.int64), kind="stable"
-  )
+def assign_folds(key_N: ArrayLike, count: int = FOLDS) -> np.ndarray:
+  """Returns a fold from 0 to count - 1 for each row, int64 [N].
+
+  Rows of equal keys (subjects) share one, whatever the order of rows.
+  """
+  keys, index_N = np.unique(np.asarray(key_N, str), return_inverse=True)
+  digests = [hashlib.sha256(str(key).encode()).digest() for key in keys.tolist()]
+  numbers = [int.from_bytes(digest[:6], "big") for digest in digests]
+  order = np.argsort(np.array(numbers, np.int64), kind="stable")
   fold = np.empty(len(keys), np.int64)
   fold[order] = np.arange(len(keys)) % count
-  return fold[place_N]
+  return fold[index_N]
 
 
-def fit(score_N, right_N, relation_N, fold_N, method=None, plain_N=None):
-  """(Calibration, confidence [N] of each answer by curves that were fitted without its fold).
+def fit(
+  score_N: ArrayLike,
+  right_N: ArrayLike,
+  relation_N: ArrayLike,
+  fold_N: np.ndarray,
+  method: str | None = None,
+  fitted_N: np.ndarray | None = None,
+) -> tuple[Calibration, np.ndarray]:
+  """Fits curves, and estimates the confidence of each answer by curves that have not seen its fold.
 
   Args:
-    score_N: log-probabilities. right_N: whether each is right. relation_N: numbers of relations. fold_N: as of `folds`.
-    method: one of METHODS; None: the better of both. plain_N: the answers that curves are fitted to; None, or where there are none: all.
+    score_N: log-probabilities.
+    right_N: whether each answer is right.
+    relation_N: codes of relations.
+    fold_N: folds, as of `assign_folds`.
+    method: one of METHODS; None: the better of both.
+    fitted_N: whether curves are fitted to an answer; None, or where no answer is: to all.
+
+  Returns:
+    The calibration, and the confidences [N].
 
   Raises:
     ValueError: no answers.
   """
-  if not len(score_N):
-    raise ValueError("expected answers to calibrate on, got none")
   x_N = logits(score_N)
-  right_N = np.asarray(right_N, np.float64)
-  relation_N = np.asarray(relation_N)
-  plain_N = plain_N if plain_N is not None and plain_N.any() else np.ones(len(x_N), bool)
-  options = [(one, strength) for one in ([method] if method else METHODS) for strength in STRENGTHS]
-  apart = {option: np.empty(len(x_N)) for option in options}
+  if not len(x_N):
+    raise ValueError("expected answers to calibrate on, got none")
+  label_N = np.asarray(right_N, np.float64)
+  code_N = np.asarray(relation_N)
+  if fitted_N is None or not fitted_N.any():
+    fitted_N = np.ones(len(x_N), bool)
+  methods = (method,) if method else METHODS
+  choices = [(name, strength) for name in methods for strength in STRENGTHS]
+  held_out = _held_out_confidences(x_N, label_N, code_N, fold_N, fitted_N, choices)
+
+  def loss(choice: _Choice) -> float:
+    return log_loss(held_out[choice][fitted_N], label_N[fitted_N])
+
+  best = min(choices, key=loss)
+  calibration = _fit_curves(x_N[fitted_N], label_N[fitted_N], code_N[fitted_N], *best)
+  return calibration, held_out[best]
+
+
+def _held_out_confidences(
+  x_N: np.ndarray,
+  right_N: np.ndarray,
+  relation_N: np.ndarray,
+  fold_N: np.ndarray,
+  fitted_N: np.ndarray,
+  choices: Sequence[_Choice],
+) -> dict[_Choice, np.ndarray]:
+  """Returns confidences [N] by curves of the other folds, for each method and strength."""
+  held_out = {choice: np.empty(len(x_N)) for choice in choices}
   for fold in np.unique(fold_N):
     inside = fold_N == fold
-    outside = (fold_N != fold) & plain_N
+    outside = (fold_N != fold) & fitted_N
     if not outside.any():  # one subject in all: nothing can be kept apart
-      outside = plain_N
-    for option in options:
-      found = _fit(x_N[outside], right_N[outside], relation_N[outside], *option)
-      apart[option][inside] = _apply(found, x_N[inside], relation_N[inside])
-  best = min(options, key=lambda option: log_loss(apart[option][plain_N], right_N[plain_N]))
-  return _fit(x_N[plain_N], right_N[plain_N], relation_N[plain_N], *best), apart[best]
+      outside = fitted_N
+    for choice in choices:
+      curves = _fit_curves(x_N[outside], right_N[outside], relation_N[outside], *choice)
+      held_out[choice][inside] = _evaluate(curves, x_N[inside], relation_N[inside])
+  return held_out
 
 
-def confidence(calibration, score_N, relation_N):
-  """The probability that each answer is right: [N]; of a relation without a curve of its own by the pooled one."""
-  return _apply(calibration, logits(score_N), np.asarray(relation_N))
+def confidence(calibration: Calibration, score_N: ArrayLike, relation_N: ArrayLike) -> np.ndarray:
+  """Returns the probability that each answer is right [N].
+
+  Args:
+    calibration: of `fit`; a relation without a curve of its own has the pooled one.
+    score_N: log-probabilities.
+    relation_N: codes of relations.
+  """
+  return _evaluate(calibration, logits(score_N), np.asarray(relation_N))
 
 
-def log_loss(confidence_N, right_N):
-  """Mean negative log-likelihood, natural logarithm."""
-  return float(-np.mean(np.where(right_N > 0, np.log(confidence_N), np.log1p(-confidence_N))))
+def log_loss(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
+  """Returns the mean negative log-likelihood, natural logarithm."""
+  log_likelihood_N = np.where(right_N > 0, np.log(confidence_N), np.log1p(-confidence_N))
+  return float(-np.mean(log_likelihood_N))
 
 
-def to_json(calibration, names):
-  """The calibration as a JSON dict, by the relations' names; `identity` is a digest of all of it."""
-  curve = lambda one: {"method": one.method, "x": one.x.tolist(), "y": one.y.tolist()}
-  found = {
+def to_json(calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
+  """Returns a calibration as JSON values, with a digest of all of it as `identity`.
+
+  Args:
+    calibration: of `fit`.
+    names: the relations' names by their codes.
+  """
+  curves = {names[code]: _curve_json(curve) for code, curve in calibration.relations.items()}
+  values = {
     "method": calibration.method,
     "strength": calibration.strength,
-    "pooled": curve(calibration.pooled),
-    "relations": {names[code]: curve(one) for code, one in calibration.relations.items()},
+    "pooled": _curve_json(calibration.pooled),
+    "relations": curves,
     "units": {names[code]: count for code, count in calibration.units.items()},
   }
-  return found | {
-    "identity": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
-  }
+  digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+  return {**values, "identity": digest[:16]}
 
 
-def _fit(x_N, right_N, relation_N, method, strength):
-  pooled = _curve(method, x_N, right_N, np.ones(len(x_N)))
-  curves = {}
-  units = {}
+def _curve_json(curve: Curve) -> dict[str, Any]:
+  """Returns a curve as JSON values."""
+  return {"method": curve.method, "x": curve.x.tolist(), "y": curve.y.tolist()}
+
+
+def _fit_curves(
+  x_N: np.ndarray, right_N: np.ndarray, relation_N: np.ndarray, method: str, strength: float
+) -> Calibration:
+  """Fits the pooled curve and one for each relation."""
+  pooled = _fit_curve(method, x_N, right_N, np.ones(len(x_N)))
+  curves: dict[int, Curve] = {}
+  units: dict[int, int] = {}
   for relation in np.unique(relation_N).tolist():
-    own = relation_N == relation
-    x = x_N[own]
-    right = right_N[own]
-    count = int(own.sum())
-    prior = (
-      strength / count
-    )  # of these weights, at the relation's own places, are the answers as the pooled curve has them
-    target = (right + prior * _value(pooled, x)) / (1 + prior)
-    curves[relation], units[relation] = _curve(method, x, target, np.full(count, 1 + prior)), count
+    own_N = relation_N == relation
+    x = x_N[own_N]
+    count = int(own_N.sum())
+    # Beside each of the relation's answers one of this weight is as the pooled curve says.
+    prior = strength / count
+    target = (right_N[own_N] + prior * _curve_values(pooled, x)) / (1 + prior)
+    curves[relation] = _fit_curve(method, x, target, np.full(count, 1 + prior))
+    units[relation] = count
   return Calibration(method, strength, pooled, curves, units)
 
 
-def _apply(calibration, x_N, relation_N):
-  found_N = np.empty(len(x_N))
+def _evaluate(calibration: Calibration, x_N: np.ndarray, relation_N: np.ndarray) -> np.ndarray:
+  """Returns the confidences at logits of answers of several relations [N]."""
+  confidence_N = np.empty(len(x_N))
   for relation in np.unique(relation_N).tolist():
-    own = relation_N == relation
-    found_N[own] = _value(calibration.relations.get(relation, calibration.pooled), x_N[own])
-  return found_N
+    own_N = relation_N == relation
+    curve = calibration.relations.get(relation, calibration.pooled)
+    confidence_N[own_N] = _curve_values(curve, x_N[own_N])
+  return confidence_N
 
 
-def _value(curve, x_N):
+def _curve_values(curve: Curve, x_N: np.ndarray) -> np.ndarray:
+  """Returns the confidences at logits [N]."""
   if curve.method == "isotonic":
     return np.interp(x_N, curve.x, curve.y)
-  return _inside(sigmoid(curve.x[0] * x_N + curve.y[0]), _EDGE)
+  p_N = sigmoid(curve.x[0] * x_N + curve.y[0])
+  return np.clip(p_N, np.exp(-_EDGE), 1 - np.exp(-_EDGE))
 
 
-def _curve(method, x_N, target_N, weight_N):
-  return (_isotonic if method == "isotonic" else _platt)(x_N, target_N, weight_N)
+def _fit_curve(method: str, x_N: np.ndarray, target_N: np.ndarray, weight_N: np.ndarray) -> Curve:
+  """Fits a curve of one method."""
+  if method == "isotonic":
+    return _fit_isotonic(x_N, target_N, weight_N)
+  return _fit_platt(x_N, target_N, weight_N)
 
 
-def _isotonic(x_N, target_N, weight_N):
-  """The never falling curve of least squares, kept off 0 and 1 by half an answer."""
-
-  x, place_N = np.unique(x_N, return_inverse=True)
-  weight = np.bincount(place_N, weight_N)
-  y = optimize.isotonic_regression(
-    np.bincount(place_N, weight_N * target_N) / weight, weights=weight
-  ).x
+def _fit_isotonic(x_N: np.ndarray, target_N: np.ndarray, weight_N: np.ndarray) -> Curve:
+  """Returns the never falling curve of least squares, kept off 0 and 1 by half an answer."""
+  x, index_N = np.unique(x_N, return_inverse=True)
+  weight = np.bincount(index_N, weight_N)
+  y = _increasing(np.bincount(index_N, weight_N * target_N) / weight, weight)
   edge = 0.5 / (weight.sum() + 1)
   y = np.clip(y, edge, 1 - edge)
-  corner = np.ones(len(x), bool)  # the ends of each level say all
-  corner[1:-1] = (y[1:-1] != y[:-2]) | (y[1:-1] != y[2:])
-  return Curve("isotonic", x[corner], y[corner])
+  is_corner = np.ones(len(x), bool)  # the ends of each level say all
+  is_corner[1:-1] = (y[1:-1] != y[:-2]) | (y[1:-1] != y[2:])
+  return Curve("isotonic", x[is_corner], y[is_corner])
 
 
-def _platt(x_N, target_N, weight_N, rounds=50):
-  """The logistic curve of the greatest likelihood (Newton's method), its slope not below 0.
+def _increasing(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """Returns the never falling values that are nearest by weighted squares."""
+  result: Any = optimize.isotonic_regression(values, weights=weights)
+  return result.x
 
-  One answer more, half right, stands at each end: without them answers that a threshold tells apart would have no best slope.
+
+def _fit_platt(
+  x_N: np.ndarray, target_N: np.ndarray, weight_N: np.ndarray, rounds: int = 50
+) -> Curve:
+  """Returns the logistic curve of the greatest likelihood, its slope not below 0.
+
+  By Newton's method. One answer more, half right, stands at each end: without them answers that a
+  threshold tells apart would have no best slope.
   """
   x = np.concatenate([x_N, [x_N.min(), x_N.max()]])
   target = np.concatenate([target_N, [0.5, 0.5]])
@@ -173,27 +263,31 @@ def _platt(x_N, target_N, weight_N, rounds=50):
   shift = float(np.log(share / (1 - share)))
   level = shift  # the best where the slope is 0
   for _ in range(rounds):
-    p = sigmoid(slope * x + shift)
-    error = weight * (target - p)
-    curvature = weight * p * (1 - p) + 1e-12
-    gradient = np.array([error @ x, error.sum()])
-    hessian = np.array(
-      [[curvature @ (x * x), curvature @ x], [curvature @ x, curvature.sum()]]
-    ) + 1e-9 * np.eye(2)
-    move = np.linalg.solve(hessian, gradient)
-    move *= min(1.0, 2.0 / np.abs(move).max()) if move.any() else 0.0
+    move = _newton_move(x, target, weight, slope, shift)
     slope = slope + move[0]
     shift = shift + move[1]
     if np.abs(move).max() < 1e-9:
       break
-  slope, shift = (slope, shift) if slope > 0 else (0.0, level)
+  if not slope > 0:
+    slope = 0.0
+    shift = level
   return Curve("platt", np.array([slope]), np.array([shift]))
 
 
-def sigmoid(x):
-  """1 / (1 + exp(-x)), without overflow."""
+def _newton_move(
+  x: np.ndarray, target: np.ndarray, weight: np.ndarray, slope: float, shift: float
+) -> np.ndarray:
+  """Returns Newton's step of slope and shift, at most 2 in each."""
+  p = sigmoid(slope * x + shift)
+  error = weight * (target - p)
+  curvature = weight * p * (1 - p) + 1e-12
+  gradient = np.array([error @ x, error.sum()])
+  hessian = np.array([[curvature @ (x * x), curvature @ x], [curvature @ x, curvature.sum()]])
+  hessian = hessian + 1e-9 * np.eye(2)
+  move = np.linalg.solve(hessian, gradient)
+  return move * (min(1.0, 2.0 / np.abs(move).max()) if move.any() else 0.0)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+  """Returns 1 / (1 + exp(-x)), without overflow."""
   return 0.5 * (1 + np.tanh(0.5 * x))
-
-
-def _inside(p, edge):
-  return np.clip(p, np.exp(-edge), 1 - np.exp(-edge))

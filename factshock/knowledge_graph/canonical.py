@@ -2,21 +2,29 @@
 
 A row is a dict with these keys, in this order:
 
-- `subject`, `subject_id` (optional), `relation`, `relation_label` (optional), `object`, `object_id` (optional);
-- `confidence`: probability that the triple is true, 0 to 1; `score`: log-probability before calibration;
-- `rank`: place among the query's candidates, from 1 (it and the score are null where another triple implies this one);
-- `accepted`: whether it is in the graph; `threshold`: the confidence that took (null where there was none);
-- `model`, `checkpoint` (its digest, or null), `mixing_weights` (list, or null), `calibration` and `run` (ids);
+- `subject`, `subject_id` (optional), `relation`, `relation_label` (optional), `object`,
+  `object_id` (optional);
+- `confidence`: probability that the triple is true, 0 to 1; `score`: log-probability before
+  calibration;
+- `rank`: place among the query's candidates, from 1 (it and the score are null where another
+  triple implies this one);
+- `accepted`: whether it is in the graph; `threshold`: the confidence that took (null where there
+  was none);
+- `model`, `checkpoint` (its digest, or null), `mixing_weights` (list, or null), `calibration` and
+  `run` (ids);
 - `flags` (optional): list of strings, what speaks against the triple.
 
-Further keys are carried along. The object of a row that is not accepted may be empty: a model that answered
-nothing. A text is kept to the letter, and an optional key that is null counts as not given.
+Further keys are carried along. The object of a row that is not accepted may be empty: a model that
+answered nothing. A text is kept to the letter, and an optional key that is null counts as not
+given.
 """
 
 import functools
 import json
 import math
 import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NotRequired, TypeAlias, TypedDict, cast
 
 from factshock.facts import schema
 from factshock.runtime import files
@@ -42,170 +50,220 @@ KEYS = (
   "run",
   "flags",
 )
-_NAMED = ("subject_id", "relation_label", "object_id")
-_OPTIONAL = frozenset(("subject_id", "relation_label", "object_id", "flags"))
+_OPTIONAL_TEXTS = ("subject_id", "relation_label", "object_id")
+_OPTIONAL = frozenset((*_OPTIONAL_TEXTS, "flags"))
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
-def read(path):
+class CanonicalRow(TypedDict):
+  """A candidate triple; the head of this module says what each key holds."""
+
+  subject: str
+  subject_id: NotRequired[str | None]
+  relation: str
+  relation_label: NotRequired[str | None]
+  object: str
+  object_id: NotRequired[str | None]
+  confidence: float
+  score: float | None
+  rank: int | None
+  accepted: bool
+  threshold: float | None
+  model: str
+  checkpoint: str | None
+  mixing_weights: list[float] | None
+  calibration: str
+  run: str
+  flags: NotRequired[list[str] | None]
+
+
+# A function without arguments that returns a new iterator over rows: writers may need two passes.
+RowSource: TypeAlias = Callable[[], Iterable[CanonicalRow]]
+
+
+class Run(TypedDict):
+  """Where rows come from: times in ISO 8601, and the precision promised, or None."""
+
+  id: str
+  started: NotRequired[str]
+  ended: NotRequired[str]
+  model: str
+  checkpoint: NotRequired[str | None]
+  mixing_weights: NotRequired[list[float] | None]
+  calibration: str
+  precision: NotRequired[float | None]
+  software: str
+  revision: NotRequired[str]
+
+
+def read(path: str) -> Iterator[CanonicalRow]:
   """Yields the rows of a file of canonical rows, each checked; blank lines are passed over.
 
   Raises:
-    UserError: missing file, malformed line, missing key or value of the wrong kind; names file and line.
+    UserError: missing file, malformed line, missing key or value of the wrong kind; names file and
+      line.
   """
-  for number, line in files.lines(path):
+  for line_number, line in files.lines(path):
     if line and not line.isspace():
-      row = schema.json_object(line, f"{path}:{number}")
-      check(row, f"{path}:{number}")
-      yield row
+      row = schema.json_object(line, f"{path}:{line_number}")
+      check(row, f"{path}:{line_number}")
+      yield cast(CanonicalRow, row)
 
 
-def write(path, rows):
-  """Writes an iterable of rows, keys in canonical order; returns how many. The file is whole or absent.
+def write(path: str, rows: Iterable[CanonicalRow]) -> int:
+  """Writes rows, keys in canonical order; the file is whole or absent.
+
+  Returns:
+    How many rows were written.
 
   Raises:
     UserError: a row that `read` would refuse, or one with text that UTF-8 cannot hold.
   """
-  number = 0
+  count = 0
   with files.atomic_write(path) as file:
-    for number, row in enumerate(rows, 1):
-      check(row, f"{path}: row {number}")
+    for count, row in enumerate(rows, 1):
+      check(row, f"{path}: row {count}")
       file.write(_ENCODER.encode(_ordered(row)) + "\n")
-  return number
+  return count
 
 
-def check(row, where):
-  """Raises a UserError that begins with `where` if a dict is not a canonical row."""
+def check(row: Mapping[str, Any], context: str) -> None:
+  """Raises a UserError that begins with `context` if a dict is not a canonical row."""
   if _is_usual(row):  # a third of the time that reading took
     return
   for key, is_right, expected in _CHECKS:
     value = row.get(key)
     if not is_right(value) and not (value is None and key in _OPTIONAL):
       got = repr(value) if key in row else f"a row without it (keys: {', '.join(map(str, row))})"
-      raise UserError(f"{where}: expected {expected} in `{key}`, got {got}")
+      raise UserError(f"{context}: expected {expected} in `{key}`, got {got}")
   if row["accepted"] and not row["object"]:
     raise UserError(
-      f"{where}: expected an object in an accepted row, got the empty text; leave the row out or set "
-      "`accepted` to false"
+      f"{context}: expected an object in an accepted row, got the empty text; leave the row out or "
+      "set `accepted` to false"
     )
 
 
-_PICK = operator.itemgetter(
-  "subject",
-  "relation",
-  "object",
-  "model",
-  "calibration",
-  "run",
-  "confidence",
-  "score",
-  "threshold",
-  "rank",
-  "accepted",
-  "checkpoint",
-  "mixing_weights",
+_pick_texts = operator.itemgetter("subject", "relation", "object", "model", "calibration", "run")
+_pick_others = operator.itemgetter(
+  "confidence", "score", "threshold", "rank", "accepted", "checkpoint", "mixing_weights"
 )
 
 
-def _is_usual(row):
-  """Whether a row is right in the usual way; one that is not may be right too."""
+def _is_usual(row: Mapping[str, Any]) -> bool:
+  """Returns whether a row is right in the usual way; one that is not may be right too."""
   try:
-    (
-      subject,
-      relation,
-      object_,
-      model,
-      calibration,
-      run,
-      confidence,
-      score,
-      threshold,
-      rank,
-      accepted,
-      checkpoint,
-      weights,
-    ) = _PICK(row)
-    return bool(
-      type(subject)
-      is type(relation)
-      is type(object_)
-      is type(model)
-      is type(calibration)
-      is type(run)
-      is str
-      and subject
-      and relation
-      and object_
-      and model
-      and calibration
-      and run
-      and type(confidence) is type(score) is type(threshold) is float
-      and 0 <= confidence <= 1
-      and score - score == 0 == threshold - threshold
-      and type(rank) is int
-      and rank > 0
-      and type(accepted) is bool
-      and (checkpoint is None or type(checkpoint) is str and checkpoint)
-      and (weights is None or _is_numbers(weights))
-      and "flags" not in row
-      and all(type(row[key]) is str and row[key] for key in _NAMED if key in row)
-    )
+    texts = _pick_texts(row)
+    confidence, score, threshold, rank, accepted, checkpoint, weights = _pick_others(row)
   except KeyError:
     return False
+  # Lists, as generators take longer.
+  texts_are_right = all([type(text) is str and text for text in texts])  # noqa: C419
+  names = [row[key] for key in _OPTIONAL_TEXTS if key in row]
+  names_are_right = all([type(name) is str and name for name in names])  # noqa: C419
+  numbers_are_right = (
+    type(confidence) is type(score) is type(threshold) is float
+    and 0 <= confidence <= 1
+    and score - score == 0 == threshold - threshold  # finite
+    and type(rank) is int
+    and rank > 0
+    and type(accepted) is bool
+  )
+  return bool(
+    texts_are_right
+    and names_are_right
+    and numbers_are_right
+    and (checkpoint is None or (type(checkpoint) is str and checkpoint))
+    and (weights is None or _is_numbers(weights))
+    and "flags" not in row
+  )
 
 
-def _ordered(row):
-  """The row without what is not given, keys in canonical order, others after them."""
+def _ordered(row: CanonicalRow) -> dict[str, Any]:
+  """Returns the row without what is not given, keys in canonical order, others after them."""
+  values = cast(dict[str, Any], row)
   return {
-    key: row[key] for key in _order(tuple(row)) if row[key] is not None or key not in _OPTIONAL
+    key: values[key]
+    for key in _order(tuple(values))
+    if values[key] is not None or key not in _OPTIONAL
   }
 
 
 @functools.lru_cache(maxsize=64)  # rows of a file differ little in their keys
-def _order(keys):
-  return tuple(key for key in KEYS if key in keys) + tuple(key for key in keys if key not in KEYS)
+def _order(keys: tuple[str, ...]) -> tuple[str, ...]:
+  """Returns keys in canonical order, others after them."""
+  known = tuple(key for key in KEYS if key in keys)
+  return known + tuple(key for key in keys if key not in KEYS)
 
 
-def _is_text(value):
+def _is_any_text(value: Any) -> bool:
+  return type(value) is str
+
+
+def _is_text(value: Any) -> bool:
   return type(value) is str and value != ""
 
 
-def _is_number(value):
-  return type(value) is float and math.isfinite(value) or type(value) is int
+def _is_text_or_none(value: Any) -> bool:
+  return value is None or _is_text(value)
 
 
-def _is_numbers(value):
-  return value is None or type(value) is list and all(map(_is_number, value))
+def _is_probability(value: Any) -> bool:
+  return type(value) in (float, int) and 0 <= value <= 1
+
+
+def _is_number(value: Any) -> bool:
+  return (type(value) is float and math.isfinite(value)) or type(value) is int
+
+
+def _is_number_or_none(value: Any) -> bool:
+  return value is None or _is_number(value)
+
+
+def _is_rank_or_none(value: Any) -> bool:
+  return value is None or (type(value) is int and value >= 1)
+
+
+def _is_bool(value: Any) -> bool:
+  return type(value) is bool
+
+
+def _is_numbers(value: Any) -> bool:
+  return value is None or (isinstance(value, list) and _all_of(value, _is_number))
+
+
+def _is_texts(value: Any) -> bool:
+  return isinstance(value, list) and _all_of(value, _is_text)
+
+
+def _all_of(values: Any, is_right: Callable[[Any], bool]) -> bool:
+  """Returns whether all values of a list from JSON are right."""
+  return all(is_right(value) for value in values)
+
+
+class _Check(NamedTuple):
+  """What the value of a key must be."""
+
+  key: str
+  is_right: Callable[[Any], bool]
+  expected: str
 
 
 _CHECKS = (
-  ("subject", _is_text, "a non-empty text"),
-  ("subject_id", _is_text, "a non-empty text"),
-  ("relation", _is_text, "a non-empty text"),
-  ("relation_label", _is_text, "a non-empty text"),
-  ("object", lambda value: type(value) is str, "a text"),
-  ("object_id", _is_text, "a non-empty text"),
-  (
-    "confidence",
-    lambda value: type(value) in (float, int) and 0 <= value <= 1,
-    "a probability from 0 to 1",
-  ),
-  ("score", lambda value: value is None or _is_number(value), "a finite number or null"),
-  (
-    "rank",
-    lambda value: value is None or type(value) is int and value >= 1,
-    "a whole number from 1 or null",
-  ),
-  ("accepted", lambda value: type(value) is bool, "true or false"),
-  ("threshold", lambda value: value is None or _is_number(value), "a finite number or null"),
-  ("model", _is_text, "a non-empty text"),
-  ("checkpoint", lambda value: value is None or _is_text(value), "a digest or null"),
-  ("mixing_weights", _is_numbers, "a list of numbers or null"),
-  ("calibration", _is_text, "an id"),
-  ("run", _is_text, "an id"),
-  (
-    "flags",
-    lambda value: type(value) is list and all(map(_is_text, value)),
-    "a list of non-empty texts",
-  ),
+  _Check("subject", _is_text, "a non-empty text"),
+  _Check("subject_id", _is_text, "a non-empty text"),
+  _Check("relation", _is_text, "a non-empty text"),
+  _Check("relation_label", _is_text, "a non-empty text"),
+  _Check("object", _is_any_text, "a text"),
+  _Check("object_id", _is_text, "a non-empty text"),
+  _Check("confidence", _is_probability, "a probability from 0 to 1"),
+  _Check("score", _is_number_or_none, "a finite number or null"),
+  _Check("rank", _is_rank_or_none, "a whole number from 1 or null"),
+  _Check("accepted", _is_bool, "true or false"),
+  _Check("threshold", _is_number_or_none, "a finite number or null"),
+  _Check("model", _is_text, "a non-empty text"),
+  _Check("checkpoint", _is_text_or_none, "a digest or null"),
+  _Check("mixing_weights", _is_numbers, "a list of numbers or null"),
+  _Check("calibration", _is_text, "an id"),
+  _Check("run", _is_text, "an id"),
+  _Check("flags", _is_texts, "a list of non-empty texts"),
 )

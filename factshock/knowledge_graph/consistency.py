@@ -1,174 +1,259 @@
-"""Consistency of a graph: functional relations, inverse and symmetric ones, types. What is more confident stays.
+"""Consistency of a graph: functional relations, inverse and symmetric ones, types.
 
-A row of the relations file may say, beside its `type` (1-1 and N-1: a subject has one object; 1-1: an object has one subject), the
-relation that is its `inverse`, that it is `symmetric` (true), and a `subject_type` and an `object_type` that its entities must have.
+Of triples that contradict each other the more confident one stays. A row of the relations file may
+say, beside its `type` (1-1 and N-1: a subject has one object; 1-1: an object has one subject), the
+relation that is its `inverse`, that it is `symmetric` (true), and a `subject_type` and an
+`object_type` that its entities must have.
 """
 
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from factshock.predictions.accuracy import normalise
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
+RULE_COLUMNS = ("type", "inverse", "symmetric", "object_type", "subject_type")
+
+Rules: TypeAlias = Mapping[str, Mapping[str, Any]]  # rows of the relations file by relation
+Types: TypeAlias = Mapping[str, Collection[str]]  # types of each entity
+_Key: TypeAlias = tuple[str, str, str]  # a statement by normalised names
+
 
 class Triple(NamedTuple):
-  """A statement; `place` is that of its candidate, None where another statement implies it."""
+  """A statement; `candidate` is its candidate's index, None where another triple implies it."""
 
   subject: str
   relation: str
   object: str
   confidence: float
-  place: int | None
+  candidate: int | None
 
 
 class Conflict(NamedTuple):
-  """A statement that was dropped (`kind`: functional, inverse, symmetric or type) for another one, or for a type that does not fit."""
+  """A statement that was dropped.
+
+  Attributes:
+    kind: "functional", "inverse", "symmetric" or "type".
+    dropped: the statement.
+    kept: the statement that it contradicts; None where a type does not fit.
+    reason: why this one was dropped.
+  """
 
   kind: str
   dropped: Triple
   kept: Triple | None
-  why: str
+  reason: str
 
 
-def rules_of(relations):
-  """Checks the columns that are read here; {relation: row} with `inverse` filled in on both sides.
+class Resolution(NamedTuple):
+  """What of some triples can stand together."""
 
-  Raises:
-    UserError: an inverse that is unknown or has another inverse, or columns of another kind.
-  """
-  found = {name: dict(row) for name, row in relations.items()}
-  for name, row in relations.items():
-    if not isinstance(row.get("symmetric", False), bool):
-      raise UserError(
-        f"relation {name!r}: expected true or false in `symmetric`, got {row['symmetric']!r}"
-      )
-    for column in ("subject_type", "object_type", "inverse"):
-      if row.get(column) is not None and not (isinstance(row[column], str) and row[column]):
-        raise UserError(f"relation {name!r}: expected a text in `{column}`, got {row[column]!r}")
-    other = row.get("inverse")
-    if other is None:
-      continue
-    if other not in found:
-      raise UserError(
-        f"relation {name!r}: expected one of the relations as its inverse, got {other!r}; add it or leave `inverse` out"
-      )
-    if found[other].setdefault("inverse", name) != name:
-      raise UserError(
-        f"relation {name!r}: its inverse {other!r} has the inverse {found[other]['inverse']!r}; expected {name!r}"
-      )
-  return found
+  kept: list[Triple]
+  implied: list[Triple]
+  conflicts: list[Conflict]
 
 
-def resolve(triples, rules, types, asked):
-  """What of the triples can stand together: (kept, implied, conflicts).
+class _Statement(NamedTuple):
+  """A triple as it was made ("functional"), or seen from its object's side, and why it holds so."""
 
-  The triples are gone through from the most confident on; one that contradicts what stands already is dropped. Each kept triple also
-  states its mirror in the inverse (or the same, symmetric) relation; mirrors of queries that were asked are implied triples.
+  triple: Triple
+  kind: str
+
+
+def complete_rules(relations: Rules) -> dict[str, dict[str, Any]]:
+  """Checks the columns that are read here, and fills in `inverse` on both sides.
 
   Args:
-    triples: list of Triple. rules: of `rules_of`; relations that it lacks have no rule.
-    types: dict entity -> set of its types; an entity that it lacks fits everywhere.
-    asked: set of (subject, relation) that are queries.
+    relations: rows of the relations file by relation.
+
+  Returns:
+    Copies of the rows.
+
+  Raises:
+    UserError: an inverse that is unknown or has another inverse, or columns of a wrong kind.
   """
-  kept = []
-  conflicts = []
-  implied = []
-  stands = set()  # by normalised names
-  of_subject = {}
-  of_object = {}
-  asked = {(normalise(subject), relation) for subject, relation in asked}
-  for triple in sorted(
-    triples, key=lambda one: (-one.confidence, one.relation, one.subject, one.object)
-  ):
+  rules = {name: dict(row) for name, row in relations.items()}
+  for name, row in relations.items():
+    _check_columns(name, row)
+    inverse = row.get("inverse")
+    if inverse is None:
+      continue
+    if inverse not in rules:
+      raise UserError(
+        f"relation {name!r}: expected one of the relations as its inverse, got {inverse!r}; add it "
+        "or leave `inverse` out"
+      )
+    other = rules[inverse].setdefault("inverse", name)
+    if other != name:
+      raise UserError(
+        f"relation {name!r}: its inverse {inverse!r} has the inverse {other!r}; expected {name!r}"
+      )
+  return rules
+
+
+def _check_columns(name: str, row: Mapping[str, Any]) -> None:
+  """Raises a UserError where a column of a relation's row is of a wrong kind."""
+  symmetric = row.get("symmetric", False)
+  if not isinstance(symmetric, bool):
+    raise UserError(f"relation {name!r}: expected true or false in `symmetric`, got {symmetric!r}")
+  for column in ("subject_type", "object_type", "inverse"):
+    value = row.get(column)
+    if value is not None and not (isinstance(value, str) and value):
+      raise UserError(f"relation {name!r}: expected a text in `{column}`, got {value!r}")
+
+
+def resolve(
+  triples: Iterable[Triple], rules: Rules, types: Types, queries: Iterable[tuple[str, str]]
+) -> Resolution:
+  """Returns what of the triples can stand together.
+
+  The triples are gone through from the most confident on; one that contradicts what stands already
+  is dropped. Each kept triple also states its mirror in the inverse (or the same, symmetric)
+  relation; mirrors of queries that were asked are implied triples.
+
+  Args:
+    triples: the accepted ones.
+    rules: of `complete_rules`; relations that it lacks have no rule.
+    types: types of each entity; an entity that it lacks fits everywhere.
+    queries: (subject, relation) that were asked.
+  """
+  graph = _Graph(rules)
+  kept: list[Triple] = []
+  conflicts: list[Conflict] = []
+  for triple in sorted(triples, key=_by_confidence):
     rule = rules.get(triple.relation, {})
-    misfit = _misfit(triple, rule, types)
+    misfit = _type_misfit(triple, rule, types)
     if misfit:
       conflicts.append(Conflict("type", triple, None, misfit))
       continue
-    both = [(triple, "functional"), *_mirror(triple, rule)]
-    against = next(
-      (
-        found
-        for one, kind in both
-        if (found := _against(one, kind, rules, stands, of_subject, of_object))
-      ),
-      None,
-    )
-    if against:
-      conflicts.append(Conflict(against[0], triple, against[1], "less confident"))
+    statements = [_Statement(triple, "functional"), *_mirrors(triple, rule)]
+    contradicted = graph.contradicted_by(statements)
+    if contradicted:
+      kept_triple, kind = contradicted
+      conflicts.append(Conflict(kind, triple, kept_triple, "less confident"))
       continue
     kept.append(triple)
-    for one, kind in both:
-      key = _key(one)
-      stands.add(key)
-      of_subject.setdefault(key[:2], (kind, triple))
-      of_object.setdefault(key[1:], (kind, triple))
-  said = {_key(triple) for triple in kept}
+    graph.add(statements)
+  return Resolution(kept, _implied(kept, rules, queries), conflicts)
+
+
+def _by_confidence(triple: Triple) -> tuple[float, str, str, str]:
+  """Returns the sorting key of triples: the most confident first, ties by their texts."""
+  return -triple.confidence, triple.relation, triple.subject, triple.object
+
+
+def _implied(
+  kept: Iterable[Triple], rules: Rules, queries: Iterable[tuple[str, str]]
+) -> list[Triple]:
+  """Returns the mirrors of kept triples that answer a query and are not kept themselves."""
+  asked = {(normalise(subject), relation) for subject, relation in queries}
+  stated = {_key(triple) for triple in kept}
+  implied: list[Triple] = []
   for triple in kept:
-    for one, _ in _mirror(triple, rules.get(triple.relation, {})):
-      key = _key(one)
-      if key[:2] in asked and key not in said:
-        said.add(key)
-        implied.append(one)
-  return kept, implied, conflicts
+    for mirror, _ in _mirrors(triple, rules.get(triple.relation, {})):
+      key = _key(mirror)
+      if key[:2] in asked and key not in stated:
+        stated.add(key)
+        implied.append(mirror)
+  return implied
 
 
-def read_types(path):
-  """{entity: set of types} of a .tsv[.gz] with two columns, entity (name or id) and type, under a header.
+class _Graph:
+  """Statements that stand, by normalised names."""
+
+  def __init__(self, rules: Rules) -> None:
+    self.rules = rules
+    self.keys: set[_Key] = set()
+    # The first statement of a subject in a relation, and of a relation with an object: its kind,
+    # and the triple that made it.
+    self.by_subject: dict[tuple[str, str], _Statement] = {}
+    self.by_object: dict[tuple[str, str], _Statement] = {}
+
+  def add(self, statements: list[_Statement]) -> None:
+    """Adds a triple, first of the statements, and its mirrors."""
+    triple = statements[0].triple
+    for statement in statements:
+      subject, relation, object_ = _key(statement.triple)
+      source = _Statement(triple, statement.kind)
+      self.keys.add((subject, relation, object_))
+      self.by_subject.setdefault((subject, relation), source)
+      self.by_object.setdefault((relation, object_), source)
+
+  def contradicted_by(self, statements: Iterable[_Statement]) -> _Statement | None:
+    """Returns the triple that stands against statements, with the kind of conflict, or None."""
+    for statement in statements:
+      contradicted = self._contradicted(statement)
+      if contradicted:
+        return contradicted
+    return None
+
+  def _contradicted(self, statement: _Statement) -> _Statement | None:
+    """Returns the triple that stands against one statement, with the kind of conflict, or None."""
+    subject, relation, object_ = _key(statement.triple)
+    rule = self.rules.get(relation, {})
+    if (subject, relation, object_) in self.keys:
+      return None
+    other = self.by_subject.get((subject, relation)) if is_functional(rule) else None
+    if other is None and rule.get("type") == "1-1":
+      other = self.by_object.get((relation, object_))
+    if other is None:
+      return None
+    # Both are as they were made, or one of them is seen from its object's side and gives the kind.
+    kind = other.kind if statement.kind == "functional" else statement.kind
+    return _Statement(other.triple, kind)
+
+
+def read_types(path: str) -> dict[str, set[str]]:
+  """Reads the types of each entity from a .tsv[.gz].
+
+  Args:
+    path: two columns, entity (name or id) and type, under a header.
 
   Raises:
     UserError: a line that is not that.
   """
-  found = {}
-  for number, line in files.lines(path):
+  types: dict[str, set[str]] = {}
+  for line_number, line in files.lines(path):
     cells = line.split("\t")
     if len(cells) != 2 or not all(cells):
-      raise UserError(f"{path}:{number}: expected an entity, a tab and a type, got {line[:60]!r}")
-    if number == 1:
+      raise UserError(
+        f"{path}:{line_number}: expected an entity, a tab and a type, got {line[:60]!r}"
+      )
+    if line_number == 1:
       if cells != ["entity", "type"]:
         raise UserError(f"{path}:1: expected the header entity, tab, type, got {line[:60]!r}")
       continue
-    found.setdefault(cells[0], set()).add(cells[1])
-  return found
+    types.setdefault(cells[0], set()).add(cells[1])
+  return types
 
 
-def is_functional(rule):
-  """Whether a subject of the relation has at most one object."""
+def is_functional(rule: Mapping[str, Any]) -> bool:
+  """Returns whether a subject of the relation has at most one object."""
   return rule.get("type") in ("1-1", "N-1")
 
 
-def _key(triple):
+def _key(triple: Triple) -> _Key:
+  """Returns a triple by normalised names."""
   return normalise(triple.subject), triple.relation, normalise(triple.object)
 
 
-def _mirror(triple, rule):
-  """[(the same statement from its object's side, what makes it so)], or []."""
+def _mirrors(triple: Triple, rule: Mapping[str, Any]) -> list[_Statement]:
+  """Returns the same statement from its object's side, where the relation has one."""
   if rule.get("symmetric"):
-    return [
-      (Triple(triple.object, triple.relation, triple.subject, triple.confidence, None), "symmetric")
-    ]
-  if rule.get("inverse"):
-    return [
-      (Triple(triple.object, rule["inverse"], triple.subject, triple.confidence, None), "inverse")
-    ]
-  return []
+    relation, kind = triple.relation, "symmetric"
+  elif rule.get("inverse"):
+    relation, kind = rule["inverse"], "inverse"
+  else:
+    return []
+  mirror = Triple(triple.object, relation, triple.subject, triple.confidence, None)
+  return [_Statement(mirror, kind)]
 
 
-def _misfit(triple, rule, types):
+def _type_misfit(triple: Triple, rule: Mapping[str, Any], types: Types) -> str | None:
+  """Returns which entity has not the type that its relation asks for, or None."""
   for column, entity in (("subject_type", triple.subject), ("object_type", triple.object)):
     wanted = rule.get(column)
     if wanted and entity in types and wanted not in types[entity]:
       return f"{entity} is {', '.join(sorted(types[entity]))}, not {wanted}"
   return None
-
-
-def _against(triple, kind, rules, stands, of_subject, of_object):
-  """(kind, what stands) that the triple contradicts, or None."""
-  subject, relation, object = _key(triple)
-  rule = rules.get(relation, {})
-  if (subject, relation, object) in stands:
-    return None
-  other = of_subject.get((subject, relation)) if is_functional(rule) else None
-  other = other or (of_object.get((relation, object)) if rule.get("type") == "1-1" else None)
-  # two statements as they were made are against each other, or one of them is seen from its object's side
-  return other and (other[0] if kind == "functional" else kind, other[1])

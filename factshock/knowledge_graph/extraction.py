@@ -1,263 +1,403 @@
-"""From the answers of a model to accepted triples: calibrates, guards, sets the threshold, makes consistent. Numpy on columns."""
+"""Decisions on a model's answers: confidence, over-predicted answers, threshold, consistency.
+
+Numpy on columns. `Answers` with right answers, of the calibration queries, are called `labelled`.
+"""
 
 import collections
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from factshock.knowledge_graph import answers as answer_room
 from factshock.knowledge_graph import calibration, consistency, shock_guard, thresholds
-from factshock.predictions import accuracy
+from factshock.knowledge_graph.answers import Answers, is_right
+from factshock.knowledge_graph.calibration import Calibration
+from factshock.knowledge_graph.shock_guard import Lowering, OverPrediction
+from factshock.predictions.accuracy import normalise
 from factshock.runtime.errors import UserError
+from factshock.types import Answer
 
 RULES = ("precision", "f1")
-_SEVERAL = 0.02  # a relation whose calibration queries have several right answers this often has several answers a query
+# A relation has several answers a query if at least so many calibration queries have several.
+_SEVERAL = 0.02
 
 
-class Judged(NamedTuple):
-  """Answers with what is thought of each candidate: arrays [N], in the order of the Answers."""
-
-  confidence_N: np.ndarray
-  flagged_N: np.ndarray  # over-predicted answers
-  chosen_N: np.ndarray  # candidates that may be accepted: the first of a query, or all where a query has several answers
-
-
-class Fitted(NamedTuple):
-  """What the calibration queries tell.
+@dataclasses.dataclass(frozen=True)
+class Assessment:
+  """Assessment of each candidate of some answers: arrays [N], in their order.
 
   Attributes:
-    names: relations, in the order of their numbers. several: those with several answers a query.
-    first, later: Calibration of first answers, and of all others (None where there are none).
-    flags: {(relation, answer): Flagged}. lowering: slope and shift of the logits of their confidence.
-    judged: the calibration answers themselves, each by what is fitted without its subject.
-    right_N: whether each of these is right.
-    unlisted, nothing: {relation: right answers of a query that are not listed, on average}, {relation: share without any answer among
-      queries of which no listed answer is right}.
+    confidence_N: probability that it is right.
+    over_predicted_N: whether it is an over-predicted answer.
+    eligible_N: whether it may be accepted: the most confident of a query, or all where a query has
+      several answers.
   """
 
-  names: list
-  several: set
-  first: calibration.Calibration
-  later: calibration.Calibration | None
-  flags: dict
-  lowering: tuple
-  judged: Judged
+  confidence_N: np.ndarray
+  over_predicted_N: np.ndarray
+  eligible_N: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+  """All that was fitted to the calibration queries.
+
+  Attributes:
+    relations: names, in the order of their codes.
+    multi_answer: relations with several answers a query.
+    first: calibration of first answers.
+    later: calibration of all others; None where there are none.
+    over_predicted: over-predicted answers by (relation, normalised name).
+    lowering: of the confidence of over-predicted answers.
+    assessment: of the calibration answers themselves, each by what is fitted without its subject.
+    right_N: whether each of these is right.
+    unlisted: how many right answers of a query are not listed, on average, by relation.
+    unanswerable: share without any answer among queries of which no listed answer is right, by
+      relation.
+  """
+
+  relations: list[str]
+  multi_answer: set[str]
+  first: Calibration
+  later: Calibration | None
+  over_predicted: Mapping[Answer, OverPrediction]
+  lowering: Lowering
+  assessment: Assessment
   right_N: np.ndarray
-  unlisted: dict
-  nothing: dict
+  unlisted: Mapping[str, float]
+  unanswerable: Mapping[str, float]
 
 
-def fit(known, asked, *, counts=None, relations=None, method=None, fold_Q=None):
-  """The Fitted of calibration answers `known` (with golds), for the answers `asked`.
+def fit(
+  labelled: Answers,
+  answers: Answers,
+  *,
+  counts: Mapping[Answer, int] | None = None,
+  rules: consistency.Rules | None = None,
+  method: str | None = None,
+  fold_Q: np.ndarray | None = None,
+) -> Extractor:
+  """Fits an extractor to calibration answers.
 
   Args:
-    counts: mentions in text for the shock guard, or None. relations: rows by name, whose `type` counts where nothing is known of a relation.
-    method: one of calibration.METHODS, or None: the better. fold_Q: folds of the calibration queries; None: by subject.
+    labelled: the calibration answers.
+    answers: those to be assessed: their relations and how often an answer comes first count.
+    counts: mentions in text for the shock guard, or None.
+    rules: rows by relation, whose `type` counts where calibration has no query of a relation.
+    method: one of calibration.METHODS, or None: the better.
+    fold_Q: folds of the calibration queries; None: by subject.
 
   Raises:
     UserError: no calibration query of any relation asked, or none with an answer of the model.
   """
-  names = list(dict.fromkeys([*known.relations, *asked.relations]))
-  if not set(known.relations) & set(asked.relations):
+  _check_labelled(labelled, answers)
+  relations = list(dict.fromkeys([*labelled.relations, *answers.relations]))
+  multi_answer = _multi_answer_relations(labelled, answers, rules or {})
+  right_N = is_right(labelled)
+  fold_Q = calibration.assign_folds(labelled.subjects) if fold_Q is None else fold_Q
+  first_answers = _first_answers(labelled) + _first_answers(answers)
+
+  def find_over_predicted(fitted_Q: np.ndarray) -> dict[Answer, OverPrediction]:
+    golds = _right_answers(labelled, fitted_Q)
+    return shock_guard.find_over_predicted(first_answers, golds, counts)
+
+  over_predicted_N = _held_out_over_predicted(labelled, fold_Q, find_over_predicted)
+  first, later, confidence_N = _fit_calibrations(
+    labelled, right_N, _relation_codes(labelled, relations), fold_Q, over_predicted_N, method
+  )
+  lowered_N = over_predicted_N & (labelled.rank_N == 1)
+  lowering = shock_guard.fit_lowering(confidence_N[lowered_N], right_N[lowered_N])
+  confidence_N = shock_guard.lower(confidence_N, over_predicted_N, lowering)
+  eligible_N = _eligible(labelled, confidence_N, multi_answer)
+  unlisted, unanswerable = _absent_answers(labelled, right_N)
+  return Extractor(
+    relations,
+    multi_answer,
+    first,
+    later,
+    find_over_predicted(fold_Q >= 0),
+    lowering,
+    Assessment(confidence_N, over_predicted_N, eligible_N),
+    right_N,
+    unlisted,
+    unanswerable,
+  )
+
+
+def _check_labelled(labelled: Answers, answers: Answers) -> None:
+  """Raises a UserError where calibration has no query of a relation asked, or no answer."""
+  if not set(labelled.relations) & set(answers.relations):
     raise UserError(
-      f"calibration: expected queries of the relations asked about, got those of {_few(known.relations)} where "
-      f"{_few(asked.relations)} are asked; nothing would be promised for any"
+      "calibration: expected queries of the relations asked about, got those of "
+      f"{_few(labelled.relations)} where {_few(answers.relations)} are asked; nothing would be "
+      "promised for any"
     )
-  if not len(known.texts):
+  if not len(labelled.texts):
     raise UserError("calibration: expected answers of the model, got none that says anything")
-  right_N = answer_room.right(known)
-  number = {name: i for i, name in enumerate(names)}
-  relation_N = _of_queries([number[name] for name in known.relations], known)
-  fold_Q = calibration.folds(known.subjects) if fold_Q is None else fold_Q
-  fold_N = fold_Q[known.query_N]
-  first_N = known.rank_N == 1
-  said = _first_answers(known) + _first_answers(asked)
-  flagged_N = np.zeros(len(right_N), bool)
+
+
+def _held_out_over_predicted(
+  labelled: Answers,
+  fold_Q: np.ndarray,
+  find_over_predicted: Callable[[np.ndarray], Mapping[Answer, OverPrediction]],
+) -> np.ndarray:
+  """Returns whether each calibration answer is over-predicted by the other folds, bool [N]."""
+  fold_N = fold_Q[labelled.query_N]
+  over_predicted_N = np.zeros(len(labelled.texts), bool)
   for fold in np.unique(fold_Q):
-    flags = shock_guard.over_predicted(said, _golds(known, fold_Q != fold), counts)
-    flagged_N |= (fold_N == fold) & _is_flagged(known, flags)
-  confidence_N = np.empty(len(right_N))
-  found = []
-  for rows in (first_N, ~first_N):
-    if not rows.any():
-      found.append(None)
-      continue
-    curves, confidence_N[rows] = calibration.fit(
-      known.score_N[rows], right_N[rows], relation_N[rows], fold_N[rows], method, ~flagged_N[rows]
-    )  # what is lowered afterwards would pull the curves down
-    found.append(curves)
-  several = _several(known, asked, relations or {})
-  those = flagged_N & first_N
-  lowering = shock_guard.lowering(confidence_N[those], right_N[those])
-  flags = shock_guard.over_predicted(said, _golds(known, fold_Q >= 0), counts)
-  judged = Judged(
-    shock_guard.lowered(confidence_N, flagged_N, lowering), flagged_N, np.zeros(0, bool)
-  )
-  judged = judged._replace(chosen_N=_chosen(known, judged.confidence_N, several))
-  return Fitted(names, several, *found, flags, lowering, judged, right_N, *_absent(known, right_N))
+    flagged = find_over_predicted(fold_Q != fold)
+    over_predicted_N |= (fold_N == fold) & _is_over_predicted(labelled, flagged)
+  return over_predicted_N
 
 
-def judge(fitted, asked):
-  """The Judged of answers."""
-  number = {name: i for i, name in enumerate(fitted.names)}
-  relation_N = _of_queries([number[name] for name in asked.relations], asked)
-  first_N = asked.rank_N == 1
-  confidence_N = calibration.confidence(fitted.first, asked.score_N, relation_N)
-  if fitted.later is not None:
-    confidence_N[~first_N] = calibration.confidence(
-      fitted.later, asked.score_N[~first_N], relation_N[~first_N]
-    )
-  flagged_N = _is_flagged(asked, fitted.flags)
-  confidence_N = shock_guard.lowered(confidence_N, flagged_N, fitted.lowering)
-  return Judged(confidence_N, flagged_N, _chosen(asked, confidence_N, fitted.several))
+def _fit_calibrations(
+  labelled: Answers,
+  right_N: np.ndarray,
+  relation_N: np.ndarray,
+  fold_Q: np.ndarray,
+  over_predicted_N: np.ndarray,
+  method: str | None,
+) -> tuple[Calibration, Calibration | None, np.ndarray]:
+  """Fits the curves of first answers and of all others.
 
-
-def threshold(fitted, known, asked, target):
-  """The thresholds.Threshold that promises a precision for the answers to `asked`, of relations that were calibrated.
-
-  A calibration answer stands for as many answers as its relation has queries asked over queries calibrated on.
+  Returns:
+    (calibration of first answers, of others or None, confidences by held-out curves [N]).
   """
-  wanted = collections.Counter(asked.relations)
-  had = collections.Counter(known.relations)
-  weight_N = _of_queries([wanted[name] / had[name] for name in known.relations], known)
-  units = fitted.judged.chosen_N & (weight_N > 0)
-  subject_N = _of_queries(answer_room.subject_numbers(known), known)
-  return thresholds.by_precision(
-    fitted.judged.confidence_N[units],
-    fitted.right_N[units],
-    subject_N[units],
+  confidence_N = np.empty(len(right_N))
+  fold_N = fold_Q[labelled.query_N]
+
+  def fit_to(rows_N: np.ndarray) -> Calibration:
+    # What is lowered afterwards would pull the curves down.
+    fitted_N = ~over_predicted_N[rows_N]
+    curves, confidence_N[rows_N] = calibration.fit(
+      labelled.score_N[rows_N],
+      right_N[rows_N],
+      relation_N[rows_N],
+      fold_N[rows_N],
+      method,
+      fitted_N,
+    )
+    return curves
+
+  first_N = labelled.rank_N == 1
+  first = fit_to(first_N)  # of every query that has an answer
+  later = fit_to(~first_N) if not first_N.all() else None
+  return first, later, confidence_N
+
+
+def assess(extractor: Extractor, answers: Answers) -> Assessment:
+  """Returns the assessment of answers."""
+  relation_N = _relation_codes(answers, extractor.relations)
+  confidence_N = calibration.confidence(extractor.first, answers.score_N, relation_N)
+  if extractor.later is not None:
+    later_N = answers.rank_N != 1
+    confidence_N[later_N] = calibration.confidence(
+      extractor.later, answers.score_N[later_N], relation_N[later_N]
+    )
+  over_predicted_N = _is_over_predicted(answers, extractor.over_predicted)
+  confidence_N = shock_guard.lower(confidence_N, over_predicted_N, extractor.lowering)
+  eligible_N = _eligible(answers, confidence_N, extractor.multi_answer)
+  return Assessment(confidence_N, over_predicted_N, eligible_N)
+
+
+def choose_threshold(
+  extractor: Extractor, labelled: Answers, answers: Answers, target: float
+) -> thresholds.Threshold:
+  """Chooses the threshold that promises a precision for answers of relations that were calibrated.
+
+  A calibration answer stands for as many answers as its relation has queries asked over queries
+  calibrated on.
+
+  Args:
+    extractor: fitted to `labelled`.
+    labelled: the calibration answers.
+    answers: those that the promise is about.
+    target: the precision.
+  """
+  wanted = collections.Counter(answers.relations)
+  given = collections.Counter(labelled.relations)
+  weight_N = labelled.of_queries([wanted[name] / given[name] for name in labelled.relations])
+  units_N = extractor.assessment.eligible_N & (weight_N > 0)
+  subject_N = labelled.of_queries(labelled.subject_codes())
+  return thresholds.choose_threshold(
+    extractor.assessment.confidence_N[units_N],
+    extractor.right_N[units_N],
+    subject_N[units_N],
     target,
-    weight_N[units],
+    weight_N[units_N],
   )
 
 
-def by_precision(judged, found):
-  """The candidates that a Threshold accepts: bool [N]."""
-  return judged.chosen_N & (judged.confidence_N >= (np.inf if found.value is None else found.value))
+def accept_by_precision(assessment: Assessment, threshold: thresholds.Threshold) -> np.ndarray:
+  """Returns the candidates that a threshold accepts, bool [N]."""
+  least = np.inf if threshold.value is None else threshold.value
+  return assessment.eligible_N & (assessment.confidence_N >= least)
 
 
-def by_f1(fitted, asked, judged):
-  """The candidates that are accepted for the greatest expected F1 of each query: bool [N]."""
-  order = np.lexsort((-judged.confidence_N, asked.query_N))
-  order = order[judged.chosen_N[order]]
-  of = lambda table, default: _of_queries(
-    [table.get(name, default) for name in asked.relations], asked
-  )[order]
-  accepted_N = np.zeros(len(judged.chosen_N), bool)
-  # of a relation that was not calibrated nothing is known: its listed answers are taken for all there are
-  accepted_N[order] = thresholds.expected_f1_cut(
-    judged.confidence_N[order],
-    asked.query_N[order],
-    of(fitted.unlisted, 0.0),
-    of(fitted.nothing, 1.0),
+def accept_by_f1(extractor: Extractor, answers: Answers, assessment: Assessment) -> np.ndarray:
+  """Returns the candidates accepted for the greatest expected F1 of each query, bool [N]."""
+  order = np.lexsort((-assessment.confidence_N, answers.query_N))
+  order = order[assessment.eligible_N[order]]
+  # Of a relation that was not calibrated nothing is known: its listed answers are taken for all.
+  unlisted_N = answers.of_queries([extractor.unlisted.get(name, 0.0) for name in answers.relations])
+  unanswerable_N = answers.of_queries(
+    [extractor.unanswerable.get(name, 1.0) for name in answers.relations]
+  )
+  accepted_N = np.zeros(len(assessment.eligible_N), bool)
+  accepted_N[order] = thresholds.accept_by_expected_f1(
+    assessment.confidence_N[order],
+    answers.query_N[order],
+    unlisted_N[order],
+    unanswerable_N[order],
   )
   return accepted_N
 
 
-def consistent(asked, judged, accepted_N, rules, types):
-  """(accepted [N] after consistency, implied Triples, Conflicts); see consistency.resolve."""
-  if not any(
-    rule.get(name)
-    for rule in rules.values()
-    for name in ("type", "inverse", "symmetric", "object_type", "subject_type")
-  ):
+def make_consistent(
+  answers: Answers,
+  assessment: Assessment,
+  accepted_N: np.ndarray,
+  rules: consistency.Rules,
+  types: consistency.Types,
+) -> tuple[np.ndarray, list[consistency.Triple], list[consistency.Conflict]]:
+  """Drops accepted answers that contradict more confident ones (consistency.resolve).
+
+  Args:
+    answers: the answers.
+    assessment: of these.
+    accepted_N: whether each candidate is accepted.
+    rules: of consistency.complete_rules.
+    types: types of each entity.
+
+  Returns:
+    (accepted candidates [N], implied triples, conflicts).
+  """
+  if not any(rule.get(name) for rule in rules.values() for name in consistency.RULE_COLUMNS):
     return accepted_N, [], []
   triples = [
-    consistency.Triple(
-      asked.subjects[asked.query_N[place]],
-      asked.relations[asked.query_N[place]],
-      asked.texts[place],
-      float(judged.confidence_N[place]),
-      place,
-    )
-    for place in np.flatnonzero(accepted_N).tolist()
+    _triple(answers, assessment, candidate) for candidate in np.flatnonzero(accepted_N).tolist()
   ]
-  kept, implied, conflicts = consistency.resolve(
-    triples, rules, types, set(zip(asked.subjects, asked.relations))
+  queries = set(zip(answers.subjects, answers.relations))
+  kept, implied, conflicts = consistency.resolve(triples, rules, types, queries)
+  kept_N = np.zeros(len(accepted_N), bool)
+  kept_N[[triple.candidate for triple in kept if triple.candidate is not None]] = True
+  return kept_N, implied, conflicts
+
+
+def _triple(answers: Answers, assessment: Assessment, candidate: int) -> consistency.Triple:
+  """Returns the statement that a candidate makes."""
+  query = answers.query_N[candidate]
+  return consistency.Triple(
+    answers.subjects[query],
+    answers.relations[query],
+    answers.texts[candidate],
+    float(assessment.confidence_N[candidate]),
+    candidate,
   )
-  found_N = np.zeros(len(accepted_N), bool)
-  found_N[[triple.place for triple in kept]] = True
-  return found_N, implied, conflicts
 
 
-def _several(known, asked, relations):
-  """Relations with several answers a query: by the calibration queries, or, of relations without, by their type."""
-  counts = collections.defaultdict(list)
-  for relation, gold in zip(known.relations, known.golds):
-    counts[relation].append(len(gold) > 1)
-  return {
-    name
-    for name in {*known.relations, *asked.relations}
-    if (
-      np.mean(counts[name]) > _SEVERAL
-      if name in counts
-      else relations.get(name, {}).get("type") == "N-M"
-    )
-  }
+def _multi_answer_relations(
+  labelled: Answers, answers: Answers, rules: consistency.Rules
+) -> set[str]:
+  """Returns the relations with several answers a query.
+
+  By the calibration queries, or, of relations without, by their type.
+  """
+  has_several: dict[str, list[bool]] = collections.defaultdict(list)
+  for query, relation in enumerate(labelled.relations):
+    has_several[relation].append(len(labelled.right_answers(query)) > 1)
+
+  def is_multi_answer(name: str) -> bool:
+    if name in has_several:
+      return bool(np.mean(has_several[name]) > _SEVERAL)
+    rule: Mapping[str, Any] = rules.get(name, {})
+    return rule.get("type") == "N-M"
+
+  return {name for name in {*labelled.relations, *answers.relations} if is_multi_answer(name)}
 
 
-def _chosen(answers, confidence_N, several):
-  """Candidates that may be accepted: of a query with one answer the most confident, of others all."""
-  open_N = _of_queries([name in several for name in answers.relations], answers)
+def _eligible(
+  answers: Answers, confidence_N: np.ndarray, multi_answer: Collection[str]
+) -> np.ndarray:
+  """Returns the candidates that may be accepted, bool [N].
+
+  Of a query with one answer the most confident, of others all.
+  """
+  is_multi_N = answers.of_queries([name in multi_answer for name in answers.relations])
   order = np.lexsort((answers.rank_N, -confidence_N, answers.query_N))
-  query_N = answers.query_N[order]
   best_N = np.zeros(len(order), bool)
-  best_N[order[np.r_[True, query_N[1:] != query_N[:-1]]] if len(order) else order] = True
-  return open_N | best_N
+  if len(order):
+    query_N = answers.query_N[order]
+    best_N[order[np.r_[True, query_N[1:] != query_N[:-1]]]] = True
+  return is_multi_N | best_N
 
 
-def _absent(known, right_N):
-  """({relation: right answers not listed, a query}, {relation: share without an answer, of queries without a listed right one})."""
-  listed_Q = np.bincount(known.query_N, right_N, len(known.subjects))
-  missing = collections.defaultdict(list)
-  without = collections.defaultdict(list)
-  for relation, gold, listed in zip(known.relations, known.golds, listed_Q.tolist()):
-    missing[relation].append(max(0.0, len(gold) - listed))
+def _absent_answers(
+  labelled: Answers, right_N: np.ndarray
+) -> tuple[dict[str, float], dict[str, float]]:
+  """Returns how often right answers are not among the candidates, by relation.
+
+  Returns:
+    (right answers not listed, a query; share without an answer, of queries without a listed right
+    one).
+  """
+  listed_Q: list[float] = np.bincount(labelled.query_N, right_N, len(labelled.subjects)).tolist()
+  missing: dict[str, list[float]] = collections.defaultdict(list)
+  has_none: dict[str, list[bool]] = collections.defaultdict(list)
+  for query, (relation, listed) in enumerate(zip(labelled.relations, listed_Q)):
+    golds = labelled.right_answers(query)
+    missing[relation].append(max(0.0, len(golds) - listed))
     if not listed:
-      without[relation].append(not gold)
-  return (
-    {name: float(np.mean(values)) for name, values in missing.items()},
-    {name: float(np.mean(without[name])) if without[name] else 0.0 for name in missing},
-  )
+      has_none[relation].append(not golds)
+  unlisted = {name: float(np.mean(values)) for name, values in missing.items()}
+  unanswerable = {
+    name: float(np.mean(has_none[name])) if has_none[name] else 0.0 for name in missing
+  }
+  return unlisted, unanswerable
 
 
-def _first_answers(answers):
-  places = np.flatnonzero(answers.rank_N == 1).tolist()
+def _first_answers(answers: Answers) -> list[Answer]:
+  """Returns (relation, normalised name) of the first answer of each query that has one."""
+  positions: list[int] = np.flatnonzero(answers.rank_N == 1).tolist()
   return [
-    (answers.relations[answers.query_N[place]], accuracy.normalise(answers.texts[place]))
-    for place in places
+    (answers.relations[answers.query_N[position]], normalise(answers.texts[position]))
+    for position in positions
   ]
 
 
-def _golds(known, wanted_Q):
-  """Pairs (relation, a right answer's label) of some queries."""
+def _right_answers(labelled: Answers, wanted_Q: np.ndarray) -> list[Answer]:
+  """Returns (relation, label) of the right answers of some queries."""
   return [
-    (relation, gold[0])
-    for relation, golds, wanted in zip(known.relations, known.golds, wanted_Q)
-    if wanted
-    for gold in golds
+    (labelled.relations[query], gold[0])
+    for query in np.flatnonzero(wanted_Q).tolist()
+    for gold in labelled.right_answers(query)
   ]
 
 
-def _is_flagged(answers, flags):
-  keys = {(relation, answer) for relation, answer in flags}
-  return (
-    np.array(
-      [
-        (answers.relations[query], accuracy.normalise(text)) in keys
-        for query, text in zip(answers.query_N.tolist(), answers.texts)
-      ],
-      bool,
-    )
-    if keys
-    else np.zeros(len(answers.texts), bool)
+def _is_over_predicted(
+  answers: Answers, over_predicted: Mapping[Answer, OverPrediction]
+) -> np.ndarray:
+  """Returns whether each candidate is among the over-predicted answers, bool [N]."""
+  if not over_predicted:
+    return np.zeros(len(answers.texts), bool)
+  queries: list[int] = answers.query_N.tolist()
+  return np.array(
+    [
+      (answers.relations[query], normalise(text)) in over_predicted
+      for query, text in zip(queries, answers.texts)
+    ],
+    bool,
   )
 
 
-def _of_queries(values_Q, answers):
-  return np.asarray(values_Q)[answers.query_N]
+def _relation_codes(answers: Answers, relations: Sequence[str]) -> np.ndarray:
+  """Returns the code of each candidate's relation, int [N]."""
+  codes = {name: code for code, name in enumerate(relations)}
+  return answers.of_queries([codes[name] for name in answers.relations])
 
 
-def _few(names):
-  names = sorted(set(names))
-  return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+def _few(names: Iterable[str]) -> str:
+  """Returns the first few of some names."""
+  distinct = sorted(set(names))
+  return ", ".join(map(repr, distinct[:5])) + (", ..." if len(distinct) > 5 else "")

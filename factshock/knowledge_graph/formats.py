@@ -1,57 +1,63 @@
-"""The formats that triples are written in: one table of them, and the two that are JSON.
+"""Formats that triples are written in: one table of them, and the two that are JSON.
 
-All formats but jsonl hold the accepted rows alone, and are written as a stream: memory grows with the
-distinct nodes (for lm_kbc, queries), not with the rows. Which node a row's subject and object are, and what
-they are called, says `nodes.py`; how labels are escaped, `tables.py` and `rdf.py`. In JSON they need nothing
-beyond JSON's own escapes.
+All formats but jsonl hold the accepted rows alone, and are written as a stream: memory grows with
+the distinct nodes (for lm_kbc, queries), not with the rows. Which node a row's subject and object
+are, and what they are called, is decided in `nodes.py`; how labels are escaped, in `tables.py` and
+`rdf.py`. In JSON they need nothing beyond JSON's own escapes.
 
 **networkx** is node-link JSON, a directed multigraph that networkx.node_link_graph(json.load(file),
-edges="edges") reads. A node's `id` is its key, with its first `label` beside it; an edge's `key` is its
-relation, so that a triple is an edge (a triple given twice is one, with the later confidence); the run is in
-`graph`.
+edges="edges") reads. A node's `id` is its key, with its first `label` beside it; an edge's `key` is
+its relation, so that a triple is an edge (a triple given twice is one, with the later confidence);
+the run is in `graph`.
 
-**lm_kbc** is a row a query in the manner of the LM-KBC challenges (SubjectEntity, SubjectEntityID, Relation,
-ObjectEntities, ObjectEntitiesID), with empty lists where no answer was accepted. An object without an id
-stands with its label in ObjectEntitiesID, as in the challenges' own baseline; a subject without an id has the
-id "". Ids are written as given: no URI is made of them.
+**lm_kbc** is a row a query in the manner of the LM-KBC challenges (SubjectEntity, SubjectEntityID,
+Relation, ObjectEntities, ObjectEntitiesID), with empty lists where no answer was accepted. An
+object without an id stands with its label in ObjectEntitiesID, as in the challenges' own baseline;
+a subject without an id has the id "". Ids are written as given: no URI is made of them.
 """
 
 import difflib
 import itertools
 import json
 import os
-from typing import Callable, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
 
 from factshock.knowledge_graph import canonical, nodes, rdf, tables
+from factshock.knowledge_graph.canonical import CanonicalRow, RowSource, Run
+from factshock.knowledge_graph.nodes import Counts
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
 NETWORKX = "graph.json"
 LM_KBC = "lm_kbc.jsonl"
-_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+# Paths written, and counts.
+Written: TypeAlias = tuple[list[str], Counts]
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_QueryKey: TypeAlias = tuple[str, str, str]  # subject, its id or "", relation
 
 
 class Format(NamedTuple):
-  """A format: what it is for, `write(folder, rows, run) -> (paths, counts)`, and the names of its files."""
+  """A format: what it is for, its writer(folder, rows, run), and the names of its files."""
 
   about: str
-  write: Callable
-  files: tuple
+  write: Callable[[str, RowSource, Run], Written]
+  files: tuple[str, ...]
 
 
-def write(name, folder, rows, run):
+def write(name: str, folder: str, rows: RowSource, run: Run) -> Written:
   """Writes rows in one format into a folder; every file is whole or absent.
 
   Args:
     name: one of FORMATS.
     folder: made where it is missing.
-    rows: function without arguments that gives a new iterator over canonical rows.
-    run: where the rows come from: `id`, `started`, `ended` (ISO 8601), `model`, `checkpoint`,
-      `mixing_weights`, `calibration`, `precision` (the target, or None), `software`, `revision`.
+    rows: returns a new iterator over canonical rows.
+    run: where the rows come from.
 
   Returns:
-    (Paths written, counts): a dict of `rows` written, `unusable_ids` (ends of rows whose id was neither a
-    Wikidata id nor an IRI), `first_unusable_id` (or None), and what the format counts besides.
+    (paths written, counts).
 
   Raises:
     UserError: unknown format, the folder cannot be written, or text that UTF-8 cannot hold.
@@ -65,92 +71,123 @@ def write(name, folder, rows, run):
     ) from error
 
 
-def check_names(names):
-  """Raises a UserError that names the first of `names` that is no format, and the nearest one."""
+def check_names(names: Iterable[str]) -> None:
+  """Checks names of formats.
+
+  Raises:
+    UserError: names the first that is no format, and the nearest one.
+  """
   for name in names:
     if name not in FORMATS:
-      near = difflib.get_close_matches(name, FORMATS, 1)
-      raise UserError(
-        f"format: expected one of {', '.join(FORMATS)}, got {name!r}"
-        + (f"; did you mean {near[0]!r}?" if near else "")
-      )
+      nearest = difflib.get_close_matches(name, FORMATS, 1)
+      hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+      raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {name!r}{hint}")
 
 
-def write_jsonl(folder, rows, run):
-  """Writes all rows to triples.jsonl; returns (paths, counts). UserError for a row that is not canonical."""
+def write_jsonl(folder: str, rows: RowSource, run: Run) -> Written:
+  """Writes all rows to triples.jsonl.
+
+  Args:
+    folder: made where it is missing.
+    rows: returns a new iterator over canonical rows.
+    run: not used: every row names its run.
+
+  Raises:
+    UserError: a row that is not canonical.
+  """
   path = os.path.join(folder, canonical.FILE)
-  return [path], nodes.new_counts() | {"rows": canonical.write(path, rows())}
+  counts = nodes.new_counts()
+  counts["rows"] = canonical.write(path, rows())
+  return [path], counts
 
 
-def write_networkx(folder, rows, run):
-  """Writes graph.json; returns (paths, counts)."""
+def write_networkx(folder: str, rows: RowSource, run: Run) -> Written:
+  """Writes graph.json."""
   path = os.path.join(folder, NETWORKX)
   counts = nodes.new_counts()
-  labels = {}
+  labels: dict[str, str] = {}
   with files.atomic_write(path) as file:
-    file.write(f'{{"directed": true, "multigraph": true, "graph": {_ENCODE(run)}, "edges": [')
+    file.write(f'{{"directed": true, "multigraph": true, "graph": {_encode(run)}, "edges": [')
     for row, subject, object_ in nodes.edges(rows(), counts):
       labels.setdefault(subject, row["subject"])
       labels.setdefault(object_, row["object"])
-      file.write(("\n" if counts["rows"] == 1 else ",\n") + _ENCODE(_edge(row, subject, object_)))
-    file.write(
-      '],\n"nodes": ['
-    )  # after the edges: the order of keys means nothing, and so one pass is enough
-    for number, (key, label) in enumerate(labels.items()):
-      file.write((",\n" if number else "\n") + _ENCODE({"id": key, "label": label}))
+      separator = "\n" if counts["rows"] == 1 else ",\n"
+      file.write(separator + _encode(_edge(row, subject, object_)))
+    # After the edges: the order of keys means nothing, and so one pass is enough.
+    file.write('],\n"nodes": [')
+    for index, (key, label) in enumerate(labels.items()):
+      separator = ",\n" if index else "\n"
+      file.write(separator + _encode({"id": key, "label": label}))
     file.write("]}\n")
-  return [path], counts | {"entities": len(labels)}
+  counts["entities"] = len(labels)
+  return [path], counts
 
 
-def write_lm_kbc(folder, rows, run):
-  """Writes lm_kbc.jsonl; returns (paths, counts), with the `queries` and those `without_answer`.
+def write_lm_kbc(folder: str, rows: RowSource, run: Run) -> Written:
+  """Writes lm_kbc.jsonl; counts the `queries` and those `without_answer`.
+
+  Args:
+    folder: made where it is missing.
+    rows: returns a new iterator over canonical rows.
+    run: not used: the challenges' rows name none.
 
   Raises:
     UserError: the rows of a query do not stand together.
   """
   path = os.path.join(folder, LM_KBC)
-  counts = nodes.new_counts() | {"queries": 0, "without_answer": 0}
-  seen = set()
+  counts = nodes.new_counts()
+  queries: set[_QueryKey] = set()
+  without_answer = 0
   with files.atomic_write(path) as file:
     for query, candidates in itertools.groupby(rows(), _query):
-      if query in seen:
+      if query in queries:
         raise UserError(
           f"{path}: expected all rows of a query beside each other, got {query} again later; "
           "sort the rows by subject and relation"
         )
-      seen.add(query)
-      answers = [
+      queries.add(query)
+      # Texts alone: rows are let go one by one.
+      accepted = [
         (row["object"], row.get("object_id") or row["object"])
         for row in candidates
         if row["accepted"]
       ]
-      counts["queries"] += 1
-      counts["rows"] += len(answers)
-      counts["without_answer"] += not answers
-      file.write(_ENCODE(_lm_kbc_row(query, answers)) + "\n")
+      counts["rows"] += len(accepted)
+      without_answer += not accepted
+      file.write(_encode(_lm_kbc_row(query, accepted)) + "\n")
+  counts["queries"] = len(queries)
+  counts["without_answer"] = without_answer
   return [path], counts
 
 
-def _edge(row, subject, object_):
-  edge = {"source": subject, "target": object_, "key": row["relation"]}
+def _edge(row: CanonicalRow, subject: str, object_: str) -> dict[str, Any]:
+  """Returns the edge of a row in node-link JSON."""
+  edge: dict[str, Any] = {"source": subject, "target": object_, "key": row["relation"]}
   if row.get("relation_label"):
-    edge["label"] = row["relation_label"]
-  edge |= {name: row[name] for name in ("confidence", "score", "rank", "run")}
-  return edge | {"flags": row["flags"]} if row.get("flags") else edge
+    edge["label"] = row.get("relation_label")
+  edge["confidence"] = row["confidence"]
+  edge["score"] = row["score"]
+  edge["rank"] = row["rank"]
+  edge["run"] = row["run"]
+  if row.get("flags"):
+    edge["flags"] = row.get("flags")
+  return edge
 
 
-def _query(row):
+def _query(row: CanonicalRow) -> _QueryKey:
+  """Returns which query a row answers."""
   return row["subject"], row.get("subject_id") or "", row["relation"]
 
 
-def _lm_kbc_row(query, answers):
-  subject, identifier, relation = query
+def _lm_kbc_row(query: _QueryKey, accepted: list[tuple[str, str]]) -> dict[str, Any]:
+  """Returns the challenges' row of a query with its accepted answers, each a label and an id."""
+  subject, subject_id, relation = query
   return {
     "SubjectEntity": subject,
-    "SubjectEntityID": identifier,
+    "SubjectEntityID": subject_id,
     "Relation": relation,
-    "ObjectEntities": [label for label, _ in answers],
-    "ObjectEntitiesID": [object_id for _, object_id in answers],
+    "ObjectEntities": [label for label, _ in accepted],
+    "ObjectEntitiesID": [object_id for _, object_id in accepted],
   }
 
 

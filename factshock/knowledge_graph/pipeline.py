@@ -1,4 +1,4 @@
-"""An extraction from files to files: predictions and calibration in; triples, graph formats, summary and page out."""
+"""Extraction from files to files: predictions in; triples, graph formats, curves, summary out."""
 
 import collections
 import dataclasses
@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
@@ -14,10 +14,9 @@ import numpy as np
 import factshock
 from factshock.diagnosis import calibration_quality, table
 from factshock.diagnosis.ranking import Units
-from factshock.facts import counts as counts_room
-from factshock.facts import schema, sources
-from factshock.knowledge_graph import answers as answer_room
+from factshock.facts import counts, sources
 from factshock.knowledge_graph import (
+  answers,
   calibration,
   canonical,
   consistency,
@@ -26,32 +25,40 @@ from factshock.knowledge_graph import (
   records,
   thresholds,
 )
-from factshock.predictions import prior_correction
-from factshock.predictions import rows as prediction_rows
-from factshock.predictions import writing as prediction_room
+from factshock.knowledge_graph.answers import Answers, Names, Query
+from factshock.knowledge_graph.canonical import CanonicalRow
+from factshock.knowledge_graph.extraction import Extractor
+from factshock.knowledge_graph.records import Outcome
+from factshock.predictions import prior_correction, writing
+from factshock.predictions.rows import Row, read_all_rows, read_rows
 from factshock.runtime import files, provenance
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.types import Answer
 
 SUMMARY = "extraction.json"
+CURVES = "calibration.json"
+NOTES = {
+  "confidence": "The probability that an answer is right, by calibration queries that the curves "
+  "have not seen.",
+  "threshold": "Answers with at least this confidence are accepted. It is the lowest at which the "
+  "lower confidence bound of precision, at 90% in all, is the target, on calibration queries "
+  "weighted to the relations asked.",
+  "over_predicted": "Answers given first at least twice as often as their share of the calibration "
+  "queries' right answers, and of the text's mentions where these are known, explains (by chance "
+  "in less than 1 of 100 cases each).",
+}
 
-
-def check_folder(folder):
-  """Raises a UserError if an extraction lies in the folder already."""
-  if os.path.exists(os.path.join(folder, SUMMARY)):
-    raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
+# What extraction.json holds, by section; JSON values alone.
+Summary: TypeAlias = dict[str, Any]
 
 
 class ModelIdentity(TypedDict):
-  """What is known of the model: its name, the digest of its weights, and how it was mixed."""
+  """Name of the model, digest of its weights, and how it was mixed (weights, or None)."""
 
   model: str
   checkpoint: str | None
   mixing_weights: list[float] | None
-
-
-# What extraction.json holds, by section; JSON values alone.
-Summary: TypeAlias = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Options:
     precision: what the rule "precision" promises.
     graph_formats: names of formats to write beside triples.jsonl.
     calibrator: one of calibration.METHODS, or None: the better.
-    relations: rows of the relations file by name.
+    relations: rows of the relations file by relation.
     counts: path of the entity counts, or None.
     types: path of the entities' types, or None.
     finetuning: path of the facts finetuned on, which calibration must be apart from, or None.
@@ -79,7 +86,7 @@ class Options:
   precision: float = 0.9
   graph_formats: Sequence[str] = ("tsv",)
   calibrator: str | None = None
-  relations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  relations: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict[str, Any])
   counts: str | None = None
   types: str | None = None
   finetuning: str | None = None
@@ -88,7 +95,36 @@ class Options:
   prior_correction: str | None = None
 
 
-def extract(folder: str, predictions: str, known: str, options: Options) -> Summary:
+class _Inputs(NamedTuple):
+  """What an extraction reads."""
+
+  labelled: Answers  # on the calibration queries
+  answers: Answers  # on the queries
+  names: Names
+  mentions: Mapping[Answer, int] | None
+  rules: consistency.Rules
+  types: consistency.Types
+
+  @property
+  def labels(self) -> dict[str, str]:
+    """Returns the labels of relations."""
+    return {name: row["label"] for name, row in self.rules.items() if row.get("label")}
+
+
+class _Decision(NamedTuple):
+  """The threshold (None with expected F1), and what was decided by it."""
+
+  threshold: thresholds.Threshold | None
+  outcome: Outcome
+
+
+def check_folder(folder: str) -> None:
+  """Raises a UserError if an extraction lies in the folder already."""
+  if os.path.exists(os.path.join(folder, SUMMARY)):
+    raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
+
+
+def extract(folder: str, predictions: str, calibration_path: str, options: Options) -> Summary:
   """Writes the triples, graph formats and curves of an extraction into a folder.
 
   See factshock/extract.py for what the files are.
@@ -96,7 +132,7 @@ def extract(folder: str, predictions: str, known: str, options: Options) -> Summ
   Args:
     folder: made where it is missing; must not hold an extraction.
     predictions: path of the predictions on the queries.
-    known: path of the predictions on the calibration facts.
+    calibration_path: path of the predictions on the calibration facts.
     options: how answers are calibrated and accepted, and what is written.
 
   Returns:
@@ -107,80 +143,35 @@ def extract(folder: str, predictions: str, known: str, options: Options) -> Summ
   """
   check_folder(folder)
   started = _now()
-  rules = consistency.rules_of(options.relations)
-  of_types = consistency.read_types(options.types) if options.types else {}
-  mentions = counts_room.read_counts(options.counts) if options.counts else None
-  names = _names(known, options.candidates)
-  inputs = [predictions, known]
-  if options.prior_correction:
-    predictions, known = _corrected(folder, predictions, known, options.prior_correction, mentions)
-  known_answers = answer_room.read(known, names, labelled=True)
-  asked = answer_room.read(predictions, names, only=_keys(options.queries))
-  _say_unasked(asked, predictions, options.queries)
-  answer_room.check_apart(answer_room.rows_of(known_answers), answer_room.rows_of(asked), "queries")
-  if options.finetuning:
-    answer_room.check_apart(
-      answer_room.rows_of(known_answers), sources.read_facts(options.finetuning), "finetuning facts"
-    )
-  fitted = extraction.fit(
-    known_answers, asked, counts=mentions, relations=rules, method=options.calibrator
+  inputs = _read(folder, predictions, calibration_path, options)
+  extractor = extraction.fit(
+    inputs.labelled,
+    inputs.answers,
+    counts=inputs.mentions,
+    rules=inputs.rules,
+    method=options.calibrator,
   )
-  decided = _decide(
-    fitted,
-    known_answers,
-    asked,
-    options.precision if options.rule == "precision" else None,
-    rules,
-    of_types,
-  )
-  labels = {name: row["label"] for name, row in rules.items() if row.get("label")}
-  curves = _curves(fitted)
-  run_id = _digest(
-    "\n".join(
-      [
-        curves["identity"],
-        *map(_file_digest, inputs),
-        options.rule,
-        str(options.precision),
-        json.dumps(options.model),
-      ]
-    )
-  )
-  run = {
-    "id": run_id,
-    "started": started,
-    **options.model,
-    "calibration": curves["identity"],
-    "precision": decided.threshold and options.precision,
-    "software": f"factshock {factshock.__version__}",
-    "revision": provenance.revision(),
-  }
-  columns = {
-    "threshold": decided.threshold and decided.threshold.value,
-    **options.model,
-    "calibration": curves["identity"],
-    "run": run_id,
-  }
-  rows = records.rows(
-    asked, decided.judged, decided.accepted_N, decided.implied, names, labels, columns
-  )
-  outputs = [_write_rows(folder, rows, run, len(asked.texts))] + [
-    _write_format(name, folder, run | {"ended": _now()}) for name in options.graph_formats
-  ]
-  summary = {
-    "run": run | {"ended": _now()},
-    "counts": _counts(known_answers, asked, decided),
-    "promise": _promise(decided),
-    "quality": quality(known_answers, asked, mentions, rules, options.calibrator),
-    "relations": records.relations_of(
-      fitted, known_answers, asked, decided.judged, decided.accepted_N, labels
+  decision = _decide(extractor, inputs, options)
+  curves = _curves(extractor)
+  digests = [_file_digest(predictions), _file_digest(calibration_path)]
+  run = _run_record(started, curves["identity"], digests, decision.threshold, options)
+  outputs = _write_outputs(folder, inputs, decision, run, options)
+  summary: Summary = {
+    "run": {**run, "ended": _now()},
+    "counts": _counts(inputs.labelled, decision.outcome),
+    "promise": _promise(decision),
+    "quality": quality(inputs.labelled, inputs.answers, inputs.mentions, inputs.rules, options),
+    "relations": records.relation_summaries(
+      extractor, inputs.labelled, decision.outcome, inputs.labels
     ),
-    "over_predicted": records.over_predicted(fitted, known_answers, asked, decided.judged),
-    "conflicts": records.conflicts_of(decided.conflicts),
+    "over_predicted": records.over_prediction_summaries(
+      extractor, inputs.labelled, decision.outcome
+    ),
+    "conflicts": records.conflict_summary(decision.outcome.conflicts),
     "outputs": outputs,
     "notes": NOTES,
   }
-  _write_json(os.path.join(folder, "calibration.json"), curves)
+  _write_json(os.path.join(folder, CURVES), curves)
   return summary
 
 
@@ -196,251 +187,374 @@ def write_summary(summary: Summary, folder: str, page: str) -> None:
   _write_json(os.path.join(folder, SUMMARY), summary)
 
 
-class Decided(NamedTuple):
-  """What was decided on the answers: the Threshold (None with expected F1), and what stands after consistency."""
-
-  judged: extraction.Judged
-  threshold: thresholds.Threshold | None
-  accepted_N: np.ndarray
-  implied: list
-  conflicts: list
-
-
-def _decide(fitted, known, asked, precision, rules, types):
-  judged = extraction.judge(fitted, asked)
-  found = extraction.threshold(fitted, known, asked, precision) if precision else None
-  accepted_N = (
-    extraction.by_precision(judged, found) if found else extraction.by_f1(fitted, asked, judged)
-  )
-  return Decided(judged, found, *extraction.consistent(asked, judged, accepted_N, rules, types))
-
-
-def _curves(fitted):
-  """All that turns scores into confidences, as JSON; `identity` is its digest."""
-  curves = {
-    "first": calibration.to_json(fitted.first, fitted.names),
-    "later": fitted.later and calibration.to_json(fitted.later, fitted.names),
-    "over_predicted": dict(zip(("slope", "shift"), fitted.lowering)),
-  }
-  return curves | {"identity": _digest(json.dumps(curves, sort_keys=True))}
-
-
-def _counts(known, asked, decided):
-  answered = len(set(asked.query_N[decided.accepted_N].tolist()))
-  accepted = int(decided.accepted_N.sum())
-  implied = len(decided.implied)
-  return {
-    "queries": len(asked.subjects),
-    "candidates": len(asked.texts),
-    "accepted": accepted,
-    "abstained": len(asked.subjects) - answered,
-    "implied": implied,
-    "triples": accepted + implied,
-    "calibration_queries": len(known.subjects),
-  }
-
-
-NOTES = {
-  "confidence": "The probability that an answer is right, by calibration queries that the curves have not seen.",
-  "threshold": "Answers with at least this confidence are accepted. It is the lowest at which the lower confidence bound of precision, "
-  "at 90% in all, is the target, on calibration queries weighted to the relations asked.",
-  "over_predicted": "Answers given first at least twice as often as their share of the calibration queries' right answers, and of the "
-  "text's mentions where these are known, explains (by chance in less than 1 of 100 cases each).",
-}
-
-
-def quality(known, asked, counts, relations, calibrator):
-  """How well confidences hold: calibration queries in two halves by subject, each judged by curves of the other half."""
-  halves_Q = calibration.folds(known.subjects, 2)
-  fitted = extraction.fit(
-    known, asked, counts=counts, relations=relations, method=calibrator, fold_Q=halves_Q
-  )
-  chosen_N = fitted.judged.chosen_N
-  names = list(dict.fromkeys(known.relations))
-  number = {name: i for i, name in enumerate(names)}
-  asked_of = collections.Counter(known.relations)
-  units = Units(
-    fitted.judged.confidence_N[chosen_N],
-    fitted.right_N[chosen_N],
-    known.score_N[chosen_N],
-    np.array([number[name] for name in known.relations])[known.query_N[chosen_N]],
-    answer_room.subject_numbers(known)[known.query_N[chosen_N]],
-  )
-  return calibration_quality.quality(units, names, [asked_of[name] for name in names])
-
-
-def lines(summary, folder):
-  """What an extraction found, in a few lines for the terminal."""
-  counts = summary["counts"]
-  promise = summary["promise"]
-  run = summary["run"]
-  found = [
-    f"{counts['queries']:,} queries, {counts['candidates']:,} candidate answers; calibrated on {counts['calibration_queries']:,} queries"
-  ]
-  pooled = [row["relation"] for row in summary["relations"] if row["pooled"]]
-  if pooled:
-    found.append(
-      f"no calibration data for {len(pooled)} relations ({', '.join(pooled[:5])}{', ...' if len(pooled) > 5 else ''}): "
-      "judged by the pooled curve, the promise is not about them"
+def _read(folder: str, predictions: str, calibration_path: str, options: Options) -> _Inputs:
+  """Reads and checks the inputs; moves the answer prior first where asked."""
+  rules = consistency.complete_rules(options.relations)
+  types = consistency.read_types(options.types) if options.types else {}
+  mentions = counts.read_counts(options.counts) if options.counts else None
+  names = _names(calibration_path, options.candidates)
+  if options.prior_correction:
+    predictions, calibration_path = _correct_priors(
+      folder, predictions, calibration_path, options.prior_correction, mentions
     )
-  found += table.calibration_lines(summary["quality"])
-  if promise["target"] is None:
-    found.append("accepted: what has the greatest expected F1 of each query")
-  elif promise["threshold"] is None:
-    found.append(
-      f"no threshold keeps the promise of {promise['target']:.0%} precision: nothing is accepted. It takes at least "
-      f"{thresholds.queries_needed(promise['target'])} right calibration answers above one; calibrate on more facts, or promise less "
-      "(--precision)"
-    )
-  else:
-    found.append(
-      f"precision of at least {promise['target']:.0%} is promised (bound {promise['lower_bound']:.1%}, at 90%): confidence from "
-      f"{promise['threshold']:.3f} on; of the calibration answers there {promise['calibration_precision']:.1%} are right"
-    )
-  shocked = summary["over_predicted"]
-  if shocked:
-    found.append(
-      f"over-predicted answers, their confidence lowered: {len(shocked):,}, such as "
-      + "; ".join(
-        f"{row['entity']} ({row['relation']}) {row['predicted']:,} times, {row['supported_share'] / max(row['share'], 1e-9):.0%} of that "
-        "supported"
-        for row in shocked[:3]
-      )
-    )
-  conflicts = sum(summary["conflicts"]["counts"].values())
-  if conflicts or counts["implied"]:
-    found.append(
-      f"{conflicts:,} accepted answers contradicted others and were dropped; {counts['implied']:,} follow from others"
-    )
-  found.append(
-    f"{counts['triples']:,} triples; no answer to {counts['abstained']:,} queries; run {run['id']}"
-  )
-  return (
-    found
-    + [
-      f"  {one['format']}: {one['path']}"
-      + (f" ({one['rows']:,} rows)" if one["rows"] is not None else "")
-      for one in summary["outputs"]
-    ]
-    + [f"  summary: {os.path.join(folder, SUMMARY)}"]
-  )
+  labelled = answers.read(calibration_path, names, labelled=True)
+  wanted = None if options.queries is None else _keys(options.queries)
+  asked = answers.read(predictions, names, only=wanted)
+  if wanted is not None:
+    _print_differences(asked, predictions, wanted)
+  answers.check_separate_queries(labelled.query_rows(), asked.query_rows(), "queries")
+  if options.finetuning:
+    facts = sources.read_facts(options.finetuning)
+    answers.check_separate_queries(labelled.query_rows(), facts, "finetuning facts")
+  return _Inputs(labelled, asked, names, mentions, rules, types)
 
 
-def _names(known, candidates):
-  facts = sources.read_facts(candidates) if candidates else []
-  return answer_room.names_of(
-    [
-      *facts,
-      *(row for _, row in schema.read_rows(known, ()) if isinstance(row.get("relation"), str)),
-    ]
-  )
+def _names(calibration_path: str, candidates: str | None) -> Names:
+  """Returns the names of answers, of the candidates and of the calibration facts."""
+  facts: list[Mapping[str, Any]] = []
+  if candidates:
+    facts += sources.read_facts(candidates)
+  facts += [row for _, row in read_rows(calibration_path) if isinstance(row.get("relation"), str)]
+  return answers.collect_names(facts)
 
 
-def _keys(queries):
-  return None if queries is None else {(row["subject"], row["relation"]) for row in queries}
+def _keys(queries: Iterable[Mapping[str, Any]]) -> set[Query]:
+  """Returns (subject, relation) of rows."""
+  return {(row["subject"], row["relation"]) for row in queries}
 
 
-def _say_unasked(asked, path, queries):
-  """Counts the queries that have no prediction, and predictions of what was not asked."""
-  if queries is None:
-    return
-  wanted = _keys(queries)
-  there = set(zip(asked.subjects, asked.relations))
-  if wanted - there:
+def _print_differences(asked: Answers, path: str, wanted: set[Query]) -> None:
+  """Prints how many queries have no prediction, and how many predictions were not asked for."""
+  missing = wanted - set(zip(asked.subjects, asked.relations))
+  if missing:
     print(
-      f"  {len(wanted - there):,} of {len(wanted):,} queries have no row in {path}, such as {min(wanted - there)}: no answer is given"
+      f"  {len(missing):,} of {len(wanted):,} queries have no row in {path}, such as "
+      f"{min(missing)}: no answer is given"
     )
-  others = {
-    (row.get("subject"), row.get("relation")) for _, row in schema.read_rows(path, ())
-  } - wanted
+  others = {(row.get("subject"), row.get("relation")) for _, row in read_rows(path)} - wanted
   if others:
     print(
-      f"  {len(others):,} queries in {path} were not asked, such as {min(map(str, others))}: left out"
+      f"  {len(others):,} queries in {path} were not asked, such as "
+      f"{min(map(str, others))}: left out"
     )
 
 
-def _corrected(folder, predictions, known, reference, mentions):
-  """Paths of both predictions files with the answer prior of the reference (predictions/prior_correction.py), written into the folder."""
+def _correct_priors(
+  folder: str,
+  predictions: str,
+  calibration_path: str,
+  reference: str,
+  mentions: Mapping[Answer, int] | None,
+) -> tuple[str, str]:
+  """Writes both predictions files with the answer prior of a reference (prior_correction.py).
 
-  both = [prediction_rows.read_all_rows(path) for path in (predictions, known)]
-  rows = both[0] + both[1]
-  where = f"{predictions} and {known}"
-  tables = prior_correction.tables_of(rows, where)
+  Args:
+    folder: gets the corrected files.
+    predictions: path of the predictions on the queries.
+    calibration_path: path of those on the calibration facts.
+    reference: "counts", or the path of predictions before finetuning on both.
+    mentions: for "counts".
+
+  Returns:
+    The paths of the corrected files.
+  """
+  query_rows = read_all_rows(predictions)
+  rows = query_rows + read_all_rows(calibration_path)
+  context = f"{predictions} and {calibration_path}"
+  tables = prior_correction.tables_of(rows, context)
+  priors = _reference_priors(rows, tables, context, reference, mentions)
+  ratios, _ = prior_correction.log_ratios(tables, priors)
+  corrected = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, 1.0), rows)
+  corrected_predictions = os.path.join(folder, "corrected_predictions.jsonl.gz")
+  corrected_calibration = os.path.join(folder, "corrected_calibration.jsonl.gz")
+  writing.write_predictions(corrected_predictions, corrected[: len(query_rows)])
+  writing.write_predictions(corrected_calibration, corrected[len(query_rows) :])
+  return corrected_predictions, corrected_calibration
+
+
+def _reference_priors(
+  rows: list[Row],
+  tables: Mapping[str, prior_correction.Table],
+  context: str,
+  reference: str,
+  mentions: Mapping[Answer, int] | None,
+) -> dict[str, np.ndarray]:
+  """Returns the prior of each relation's candidates by a reference (see `_correct_priors`)."""
   if reference == "counts":
     if mentions is None:
       raise UserError("--prior_correction=counts needs --entity_counts=FILE")
-    priors = prior_correction.counted_priors(tables, mentions)
+    return prior_correction.counted_priors(tables, mentions)
+  others = read_all_rows(reference)
+  prior_correction.check_same_queries(rows, context, others, reference)
+  reference_tables = prior_correction.tables_of(others, reference)
+  prior_correction.check_same_candidates(tables, context, reference_tables, reference)
+  return prior_correction.priors_of(reference_tables)
+
+
+def _decide(extractor: Extractor, inputs: _Inputs, options: Options) -> _Decision:
+  """Accepts answers by the rule of the options, and makes them consistent."""
+  assessment = extraction.assess(extractor, inputs.answers)
+  threshold = None
+  if options.rule == "precision":
+    threshold = extraction.choose_threshold(
+      extractor, inputs.labelled, inputs.answers, options.precision
+    )
+    accepted_N = extraction.accept_by_precision(assessment, threshold)
   else:
-    others = prediction_rows.read_all_rows(reference)
-    prior_correction.check_same_queries(rows, where, others, reference)
-    found = prior_correction.tables_of(others, reference)
-    prior_correction.check_same_candidates(tables, where, found, reference)
-    priors = prior_correction.priors_of(found)
-  ratios, _ = prior_correction.log_ratios(tables, priors)
-  corrected = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, 1.0), rows)
-  paths = [
-    os.path.join(folder, f"corrected_{name}.jsonl.gz") for name in ("predictions", "calibration")
+    accepted_N = extraction.accept_by_f1(extractor, inputs.answers, assessment)
+  accepted_N, implied, conflicts = extraction.make_consistent(
+    inputs.answers, assessment, accepted_N, inputs.rules, inputs.types
+  )
+  outcome = Outcome(inputs.answers, assessment, accepted_N, implied, conflicts)
+  return _Decision(threshold, outcome)
+
+
+def _curves(extractor: Extractor) -> dict[str, Any]:
+  """Returns all that turns scores into confidences, as JSON; `identity` is its digest."""
+  later = extractor.later
+  curves = {
+    "first": calibration.to_json(extractor.first, extractor.relations),
+    "later": later and calibration.to_json(later, extractor.relations),
+    "over_predicted": extractor.lowering._asdict(),
+  }
+  return {**curves, "identity": _digest(json.dumps(curves, sort_keys=True))}
+
+
+def _run_record(
+  started: str,
+  calibration_id: str,
+  file_digests: Sequence[str],
+  threshold: thresholds.Threshold | None,
+  options: Options,
+) -> canonical.Run:
+  """Returns where the triples come from; the id is a digest of inputs, curves and options."""
+  determining = [
+    calibration_id,
+    *file_digests,
+    options.rule,
+    str(options.precision),
+    json.dumps(options.model),
   ]
-  for path, some in zip(paths, (corrected[: len(both[0])], corrected[len(both[0]) :])):
-    prediction_room.write_predictions(path, some)
-  return paths
+  return {
+    "id": _digest("\n".join(determining)),
+    "started": started,
+    **options.model,
+    "calibration": calibration_id,
+    "precision": options.precision if threshold else None,
+    "software": f"factshock {factshock.__version__}",
+    "revision": provenance.revision(),
+  }
 
 
-def _promise(decided):
-  found = decided.threshold
-  confidence_N = decided.judged.confidence_N[decided.accepted_N]
+def _write_outputs(
+  folder: str, inputs: _Inputs, decision: _Decision, run: canonical.Run, options: Options
+) -> list[dict[str, Any]]:
+  """Writes triples.jsonl and the graph formats; returns format, path and rows of each."""
+  columns: records.RunColumns = {
+    "threshold": decision.threshold.value if decision.threshold else None,
+    **options.model,
+    "calibration": run["calibration"],
+    "run": run["id"],
+  }
+  rows = records.canonical_rows(decision.outcome, inputs.names, inputs.labels, columns)
+  outputs = [_write_rows(folder, rows, run, len(inputs.answers.texts))]
+  for name in options.graph_formats:
+    outputs.append(_write_format(name, folder, {**run, "ended": _now()}))
+  return outputs
+
+
+def _write_rows(
+  folder: str, rows: Iterable[CanonicalRow], run: canonical.Run, total: int
+) -> dict[str, Any]:
+  """Writes triples.jsonl, with progress."""
+  progress = Progress("writing triples", total)
+
+  def with_progress() -> Iterator[CanonicalRow]:
+    for count, row in enumerate(rows, 1):
+      yield row
+      if count % 10000 == 0:
+        progress.update(min(count, total))
+
+  paths, written = formats.write("jsonl", folder, with_progress, run)
+  return {"format": "jsonl", "path": paths[0], "rows": written["rows"]}
+
+
+def _write_format(name: str, folder: str, run: canonical.Run) -> dict[str, Any]:
+  """Writes triples.jsonl in another format."""
+  paths, written = formats.write(
+    name, folder, lambda: canonical.read(os.path.join(folder, canonical.FILE)), run
+  )
+  if written["unusable_ids"]:
+    print(
+      f"  {name}: {written['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids "
+      f"nor IRIs, such as {written['first_unusable_id']!r}: not used, the label names the node"
+    )
+  return {"format": name, "path": ", ".join(paths), "rows": written["rows"]}
+
+
+def _counts(labelled: Answers, outcome: Outcome) -> dict[str, int]:
+  """Returns how many queries, candidates and triples there are."""
+  queries = len(outcome.answers.subjects)
+  answered: set[int] = set(outcome.answers.query_N[outcome.accepted_N].tolist())
+  accepted = int(outcome.accepted_N.sum())
+  implied = len(outcome.implied)
+  return {
+    "queries": queries,
+    "candidates": len(outcome.answers.texts),
+    "accepted": accepted,
+    "abstained": queries - len(answered),
+    "implied": implied,
+    "triples": accepted + implied,
+    "calibration_queries": len(labelled.subjects),
+  }
+
+
+def _promise(decision: _Decision) -> dict[str, Any]:
+  """Returns what is promised of the accepted answers."""
+  threshold = decision.threshold
+  outcome = decision.outcome
+  confidence_N = outcome.assessment.confidence_N[outcome.accepted_N]
   expected = float(confidence_N.mean()) if len(confidence_N) else None
-  if found is None:
+  if threshold is None:
     return {"target": None, "rule": "f1", "threshold": None, "expected_precision": expected}
   return {
-    "target": found.target,
+    "target": threshold.target,
     "confidence_of_bound": 1 - thresholds.ERROR,
-    "threshold": found.value,
-    "lower_bound": found.bound,
-    "calibration_precision": found.precision,
-    "calibration_accepted": found.accepted,
+    "threshold": threshold.value,
+    "lower_bound": threshold.bound,
+    "calibration_precision": threshold.precision,
+    "calibration_accepted": threshold.accepted,
     "expected_precision": expected,
   }
 
 
-def _write_rows(folder, rows, run, total):
-  progress = Progress("writing triples", total)
+def quality(
+  labelled: Answers,
+  asked: Answers,
+  mentions: Mapping[Answer, int] | None,
+  rules: consistency.Rules,
+  options: Options,
+) -> dict[str, Any]:
+  """Returns how well confidences hold (diagnosis/calibration.py).
 
-  def told():
-    for number, row in enumerate(rows, 1):
-      yield row
-      if number % 10000 == 0:
-        progress.update(min(number, total))
+  Calibration queries in two halves by subject, each judged by curves of the other half.
 
-  paths, counts = formats.write("jsonl", folder, told, run)
-  return {"format": "jsonl", "path": paths[0], "rows": counts["rows"]}
+  Args:
+    labelled: the calibration answers.
+    asked: the answers to the queries.
+    mentions: in text, or None.
+    rules: of consistency.complete_rules.
+    options: of the extraction.
+  """
+  halves_Q = calibration.assign_folds(labelled.subjects, 2)
+  extractor = extraction.fit(
+    labelled, asked, counts=mentions, rules=rules, method=options.calibrator, fold_Q=halves_Q
+  )
+  eligible_N = extractor.assessment.eligible_N
+  names = list(dict.fromkeys(labelled.relations))
+  codes = {name: code for code, name in enumerate(names)}
+  queries = collections.Counter(labelled.relations)
+  units = Units(
+    extractor.assessment.confidence_N[eligible_N],
+    extractor.right_N[eligible_N],
+    labelled.score_N[eligible_N],
+    labelled.of_queries([codes[name] for name in labelled.relations])[eligible_N],
+    labelled.of_queries(labelled.subject_codes())[eligible_N],
+  )
+  return calibration_quality.quality(units, names, [queries[name] for name in names])
 
 
-def _write_format(name, folder, run):
-  read = lambda: canonical.read(os.path.join(folder, canonical.FILE))
-  paths, counts = formats.write(name, folder, read, run)
-  if counts["unusable_ids"]:
-    print(
-      f"  {name}: {counts['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids nor IRIs, such as "
-      f"{counts['first_unusable_id']!r}: not used, the label names the node"
+def summary_lines(summary: Summary, folder: str) -> list[str]:
+  """Returns an extraction in a few lines for the terminal."""
+  totals = summary["counts"]
+  lines = [
+    f"{totals['queries']:,} queries, {totals['candidates']:,} candidate answers; calibrated on "
+    f"{totals['calibration_queries']:,} queries"
+  ]
+  lines += _pooled_lines(summary)
+  lines += table.calibration_lines(summary["quality"])
+  lines.append(_promise_line(summary["promise"]))
+  lines += _over_predicted_lines(summary)
+  conflicts = sum(summary["conflicts"]["counts"].values())
+  if conflicts or totals["implied"]:
+    lines.append(
+      f"{conflicts:,} accepted answers contradicted others and were dropped; "
+      f"{totals['implied']:,} follow from others"
     )
-  return {"format": name, "path": ", ".join(paths), "rows": counts["rows"]}
+  lines.append(
+    f"{totals['triples']:,} triples; no answer to {totals['abstained']:,} queries; "
+    f"run {summary['run']['id']}"
+  )
+  for output in summary["outputs"]:
+    rows = "" if output["rows"] is None else f" ({output['rows']:,} rows)"
+    lines.append(f"  {output['format']}: {output['path']}{rows}")
+  return [*lines, f"  summary: {os.path.join(folder, SUMMARY)}"]
 
 
-def _write_json(path, value):
+def _pooled_lines(summary: Summary) -> list[str]:
+  """Returns which relations have no calibration data."""
+  pooled = [row["relation"] for row in summary["relations"] if row["pooled"]]
+  if not pooled:
+    return []
+  names = ", ".join(pooled[:5]) + (", ..." if len(pooled) > 5 else "")
+  return [
+    f"no calibration data for {len(pooled)} relations ({names}): judged by the pooled curve, the "
+    "promise is not about them"
+  ]
+
+
+def _promise_line(promise: Mapping[str, Any]) -> str:
+  """Returns what is promised of the accepted answers."""
+  target = promise["target"]
+  if target is None:
+    return "accepted: what has the greatest expected F1 of each query"
+  if promise["threshold"] is None:
+    return (
+      f"no threshold keeps the promise of {target:.0%} precision: nothing is accepted. It takes at "
+      f"least {thresholds.queries_needed(target)} right calibration answers above one; calibrate "
+      "on more facts, or promise less (--precision)"
+    )
+  return (
+    f"precision of at least {target:.0%} is promised (bound {promise['lower_bound']:.1%}, at 90%): "
+    f"confidence from {promise['threshold']:.3f} on; of the calibration answers there "
+    f"{promise['calibration_precision']:.1%} are right"
+  )
+
+
+def _over_predicted_lines(summary: Summary) -> list[str]:
+  """Returns how many answers are over-predicted, and the first few."""
+  rows = summary["over_predicted"]
+  if not rows:
+    return []
+  examples = [
+    f"{row['entity']} ({row['relation']}) {row['predicted']:,} times, "
+    f"{row['supported_share'] / max(row['share'], 1e-9):.0%} of that supported"
+    for row in rows[:3]
+  ]
+  return [
+    f"over-predicted answers, their confidence lowered: {len(rows):,}, such as "
+    + "; ".join(examples)
+  ]
+
+
+def _write_json(path: str, value: Any) -> None:
+  """Writes JSON, indented; the file is whole or absent."""
   with files.atomic_write(path) as file:
     json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
     file.write("\n")
 
 
-def _now():
-  return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+def _now() -> str:
+  """Returns the time in UTC (ISO 8601)."""
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _digest(text):
+def _digest(text: str) -> str:
+  """Returns a short digest of a text."""
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _file_digest(path):
+def _file_digest(path: str) -> str:
+  """Returns the SHA-256 digest of a file."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,33 +1,41 @@
-"""RDF: N-Triples, N-Quads with a named graph a run and PROV-O provenance, and RDF 1.2 Turtle.
+"""RDF: N-Triples, N-Quads with a named graph a run and PROV-O, and RDF 1.2 Turtle.
 
-URIs are those of `nodes.py`; every label of a node, and of a relation, is an rdfs:label (P19 without a
-`relation_label` has none). Terms of our own are under urn:factshock:term:. Text is UTF-8 as it stands; quotes,
-backslashes and control characters are escaped.
+URIs are those of `nodes.py`; every label of a node, and of a relation, is an rdfs:label (P19
+without a `relation_label` has none). Terms of our own are under urn:factshock:term:. Text is UTF-8
+as it stands; quotes, backslashes and control characters are escaped.
 
 **graph.nt** holds the accepted triples and the labels, and nothing else.
 
 **graph.nq** holds, for a run with id ID:
 
-- in the graph <urn:factshock:run:ID> what graph.nt holds, so that a query over it sees facts alone;
-- in the graph <urn:factshock:run:ID:statements> a node a triple with rdf:subject, rdf:predicate, rdf:object
-  and a confidence (and flag, where there are flags) of our own. This is RDF's own reification: every store
-  gives a triple's confidence with plain SPARQL 1.1, which annotations of RDF 1.2 need a newer store for, and
-  it needs no second and third URI a relation, as Wikidata's statement nodes do. It costs four lines a triple;
-  rdf:type rdf:Statement, which follows from the domain of rdf:subject, is left out for its size. The nodes
-  have names and are not blank, so that a file loaded twice adds nothing;
-- in the default graph, in PROV-O, where the two graphs come from: the run (prov:Activity with times), the
-  software (prov:SoftwareAgent), and the model with its checkpoint and the calibration it used (prov:Entity).
+- in the graph <urn:factshock:run:ID> what graph.nt holds, so that a query over it sees facts
+  alone;
+- in the graph <urn:factshock:run:ID:statements> a node a triple with rdf:subject, rdf:predicate,
+  rdf:object and a confidence (and flag, where there are flags) of our own. This is RDF's own
+  reification: every store gives a triple's confidence with plain SPARQL 1.1, which annotations of
+  RDF 1.2 need a newer store for, and it needs no second and third URI a relation, as Wikidata's
+  statement nodes do. It costs four lines a triple; rdf:type rdf:Statement, which follows from the
+  domain of rdf:subject, is left out for its size. The nodes have names and are not blank, so that
+  a file loaded twice adds nothing;
+- in the default graph, in PROV-O, where the two graphs come from: the run (prov:Activity with
+  times), the software (prov:SoftwareAgent), and the model with its checkpoint and the calibration
+  it used (prov:Entity).
 
-**graph.ttl** holds graph.nt's triples with confidence and flags as RDF 1.2 annotations, `s p o {| confidence
-0.9 |}`, without provenance; it is far smaller than graph.nq. Few programs read RDF 1.2 yet; Oxigraph does.
+**graph.ttl** holds graph.nt's triples with confidence and flags as RDF 1.2 annotations, `s p o {|
+confidence 0.9 |}`, without provenance; it is far smaller than graph.nq. Few programs read RDF 1.2
+yet; Oxigraph does.
 """
 
 import json
 import os
 import re
 import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeAlias
 
 from factshock.knowledge_graph import nodes
+from factshock.knowledge_graph.canonical import CanonicalRow, RowSource, Run
+from factshock.knowledge_graph.nodes import Counts
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
@@ -49,63 +57,118 @@ _ESCAPED = re.compile('["\\\\\x00-\x1f\x7f]')
 _NAMES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def write_nt(folder, rows, run):
-  """Writes graph.nt; returns (paths, counts)."""
-  return _write(
-    os.path.join(folder, NT), rows, lambda row, s, p, o, number: f"{s} {p} {o} .\n", " .\n"
-  )
+class _Statement(NamedTuple):
+  """An accepted row as a triple of terms; `number` counts the accepted rows from 1."""
+
+  row: CanonicalRow
+  subject: str
+  predicate: str
+  object: str
+  number: int
+
+  @property
+  def triple(self) -> str:
+    """Returns the triple without its end."""
+    return f"{self.subject} {self.predicate} {self.object}"
+
+  @property
+  def flags(self) -> list[str]:
+    """Returns the flags of the row."""
+    return self.row.get("flags") or []
 
 
-def write_nq(folder, rows, run):
-  """Writes graph.nq, with the provenance of `run` first; returns (paths, counts).
+# A property of PROV-O or of ours, and its value: a literal, URI, class of PROV-O; None: no line.
+_Property: TypeAlias = tuple[str, str | None]
+
+
+def write_nt(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+  """Writes graph.nt.
+
+  Args:
+    folder: made where it is missing.
+    rows: returns a new iterator over canonical rows.
+    run: not used: the format has no place for it.
+
+  Returns:
+    (paths written, counts).
+  """
+  path = os.path.join(folder, NT)
+  return _write(path, rows, lambda statement: f"{statement.triple} .\n", " .\n")
+
+
+def write_nq(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+  """Writes graph.nq, with the provenance of `run` first.
+
+  Args:
+    folder: made where it is missing.
+    rows: returns a new iterator over canonical rows.
+    run: where the rows come from.
+
+  Returns:
+    (paths written, counts).
 
   Raises:
     UserError: a row of another run.
   """
-  graph, statements = graph_uris(run["id"])
+  run_id = run["id"]
+  graph, statements = graph_uris(run_id)
   end = f" <{graph}> .\n"
-  of_statement = f" <{statements}> .\n"
+  end_of_statement = f" <{statements}> .\n"
 
-  def quads(row, s, p, o, number):
-    if row["run"] != run["id"]:
+  def quads(statement: _Statement) -> str:
+    row = statement.row
+    if row["run"] != run_id:
       raise UserError(
-        f"accepted row {number}: expected rows of the run {run['id']!r}, got one of {row['run']!r}; "
-        "write the rows of each run apart"
+        f"accepted row {statement.number}: expected rows of the run {run_id!r}, got one of "
+        f"{row['run']!r}; write the rows of each run apart"
       )
-    node = f"<{statements}:{number}>"
-    flags = "".join(
-      f"{node} {_FLAG} {literal(flag)}{of_statement}" for flag in row.get("flags") or ()
-    )
-    return (
-      f"{s} {p} {o}{end}{node} {_SUBJECT} {s}{of_statement}{node} {_PREDICATE} {p}{of_statement}"
-      f"{node} {_OBJECT} {o}{of_statement}{node} {_CONFIDENCE} {_double(row)}{of_statement}{flags}"
-    )
+    node = f"<{statements}:{statement.number}>"
+    properties = [
+      (_SUBJECT, statement.subject),
+      (_PREDICATE, statement.predicate),
+      (_OBJECT, statement.object),
+      (_CONFIDENCE, _confidence(row, f"<{_XSD}double>")),
+      *((_FLAG, literal(flag)) for flag in statement.flags),
+    ]
+    lines = [f"{node} {name} {value}{end_of_statement}" for name, value in properties]
+    return f"{statement.triple}{end}" + "".join(lines)
 
   return _write(os.path.join(folder, NQ), rows, quads, end, provenance(run))
 
 
-def write_ttl(folder, rows, run):
-  """Writes graph.ttl (RDF 1.2); returns (paths, counts)."""
+def write_ttl(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+  """Writes graph.ttl (RDF 1.2).
 
-  def annotated(row, s, p, o, number):
-    flags = "".join(f" ; f:flag {literal(flag)}" for flag in row.get("flags") or ())
-    return f"{s} {p} {o} {{| f:confidence {_double(row, 'x:double')}{flags} |}} .\n"
+  Args:
+    folder: made where it is missing.
+    rows: returns a new iterator over canonical rows.
+    run: not used: the file is without provenance.
+
+  Returns:
+    (paths written, counts).
+  """
+
+  def annotated(statement: _Statement) -> str:
+    flags = "".join(f" ; f:flag {literal(flag)}" for flag in statement.flags)
+    confidence = _confidence(statement.row, "x:double")
+    return f"{statement.triple} {{| f:confidence {confidence}{flags} |}} .\n"
 
   begin = f'VERSION "1.2"\nPREFIX f: <{TERM}>\nPREFIX x: <{_XSD}>\n'
   return _write(os.path.join(folder, TTL), rows, annotated, " .\n", [begin])
 
 
-def graph_uris(run):
-  """(URI of the graph of the facts, URI of the graph of the statements about them) of a run's id."""
-  graph = RUN + urllib.parse.quote(run, safe="")
+def graph_uris(run_id: str) -> tuple[str, str]:
+  """Returns the URIs of the graph of a run's facts, and of that of the statements about them."""
+  graph = RUN + urllib.parse.quote(run_id, safe="")
   return graph, f"{graph}:statements"
 
 
-def provenance(run):
-  """Yields the PROV-O lines (N-Triples) of a run, a dict as of `formats.write`; what is None is left out."""
+def provenance(run: Run) -> Iterator[str]:
+  """Yields the PROV-O lines (N-Triples) of a run; what is None is left out."""
   graphs = graph_uris(run["id"])
-  activity = f"{graph_uris(run['id'])[0]}:extraction"
-  agent = _named("software", run["software"], run.get("revision"))
+  activity = f"{graphs[0]}:extraction"
+  software = run["software"]
+  agent = _named("software", software, run.get("revision"))
   model = _named("model", run["model"], run.get("checkpoint"))
   calibration = _named("calibration", run["calibration"])
   for graph in graphs:
@@ -136,7 +199,7 @@ def provenance(run):
     [
       ("type", "Agent"),
       ("type", "SoftwareAgent"),
-      ("label", _text(run["software"])),
+      ("label", literal(software)),
       ("revision", _text(run.get("revision"))),
     ],
   )
@@ -145,61 +208,101 @@ def provenance(run):
     model,
     [
       ("type", "Entity"),
-      ("label", _text(run["model"])),
+      ("label", literal(run["model"])),
       ("checkpoint", _text(run.get("checkpoint"))),
-      ("mixingWeights", None if weights is None else _text(json.dumps(weights))),
+      ("mixingWeights", None if weights is None else literal(json.dumps(weights))),
     ],
   )
-  yield from _lines(calibration, [("type", "Entity"), ("label", _text(run["calibration"]))])
+  yield from _lines(calibration, [("type", "Entity"), ("label", literal(run["calibration"]))])
 
 
-def literal(text):
-  """A text as a literal of N-Triples."""
-  return f'"{_ESCAPED.sub(_escaped, text)}"'
+def literal(text: str) -> str:
+  """Returns a text as a literal of N-Triples."""
+  return f'"{_ESCAPED.sub(_escape, text)}"'
 
 
-def _write(path, rows, lines_of, end, first=()):
-  """Writes `first`, and for every accepted row `lines_of` it and the labels not yet written, each with `end`."""
+def _write(
+  path: str,
+  rows: RowSource,
+  lines_of: Callable[[_Statement], str],
+  end: str,
+  first: Iterable[str] = (),
+) -> tuple[list[str], Counts]:
+  """Writes the lines of every accepted row, and the labels not yet written.
+
+  Args:
+    path: the file.
+    rows: returns a new iterator over canonical rows.
+    lines_of: returns the lines of a row.
+    end: of the lines of labels.
+    first: lines that come before all.
+
+  Returns:
+    (paths written, counts).
+  """
   counts = nodes.new_counts()
-  labels = {}
+  labels = _Labels()
   with files.atomic_write(path) as file:
     file.writelines(first)
     for row, subject, object_ in nodes.edges(rows(), counts):
-      relation_uri = nodes.relation_uri(row["relation"])
-      s = f"<{nodes.uri(subject)}>"
-      p = f"<{relation_uri}>"
-      o = f"<{nodes.uri(object_)}>"
-      file.write(lines_of(row, s, p, o, counts["rows"]))
-      minted = row["relation"] if relation_uri.startswith(nodes.RELATION) else None
-      for node, label in (
-        (s, row["subject"]),
-        (o, row["object"]),
-        (p, row.get("relation_label") or minted),
-      ):
-        if label is not None and _is_new(labels, node, label):
+      statement = _Statement(
+        row,
+        f"<{nodes.uri(subject)}>",
+        f"<{nodes.relation_uri(row['relation'])}>",
+        f"<{nodes.uri(object_)}>",
+        counts["rows"],
+      )
+      file.write(lines_of(statement))
+      for node, label in _labels_of(statement):
+        if labels.add(node, label):
           file.write(f"{node} {_LABEL} {literal(label)}{end}")
   return [path], counts
 
 
-def _is_new(labels, node, label):
-  """Whether a node has not had this label before; `labels` remembers it: {node: first label, (node, label): label}."""
-  first = labels.get(node)
-  if first is None:
-    labels[node] = label
-  elif first == label or (node, label) in labels:
-    return False
-  else:
-    labels[node, label] = label
-  return True
+def _labels_of(statement: _Statement) -> Iterator[tuple[str, str]]:
+  """Yields the terms of a statement with their labels; a relation with a URI of others has none."""
+  row = statement.row
+  yield statement.subject, row["subject"]
+  yield statement.object, row["object"]
+  relation_label = row.get("relation_label")
+  if relation_label:
+    yield statement.predicate, relation_label
+  elif statement.predicate.startswith(f"<{nodes.RELATION}"):
+    yield statement.predicate, row["relation"]
 
 
-def _lines(subject, pairs):
-  """Lines of a subject; a value is a literal (begins with a quote), a URI, a class of PROV-O, or None: no line."""
-  for name, value in pairs:
-    if value is not None:
-      value = f"{_PROV}{value}" if name == "type" else value
-      value = value if value.startswith('"') else f"<{value}>"
-      yield f"<{subject}> <{_TERMS.get(name, _PROV + name)}> {value} .\n"
+class _Labels:
+  """Labels that nodes have had; most nodes have one."""
+
+  def __init__(self) -> None:
+    self.first: dict[str, str] = {}
+    self.others: set[tuple[str, str]] = set()
+
+  def add(self, node: str, label: str) -> bool:
+    """Adds a node's label; returns whether it has not had it before."""
+    first = self.first.get(node)
+    if first is None:
+      self.first[node] = label
+      return True
+    if first == label or (node, label) in self.others:
+      return False
+    self.others.add((node, label))
+    return True
+
+
+def _lines(subject: str, properties: Iterable[_Property]) -> Iterator[str]:
+  """Yields the lines of a subject's properties; a value that begins with a quote is a literal."""
+  for name, value in properties:
+    if value is None:
+      continue
+    predicate = _TERMS.get(name, _PROV + name)
+    if name == "type":
+      value_term = f"<{_PROV}{value}>"
+    elif value.startswith('"'):
+      value_term = value
+    else:
+      value_term = f"<{value}>"
+    yield f"<{subject}> <{predicate}> {value_term} .\n"
 
 
 _TERMS = {
@@ -209,26 +312,32 @@ _TERMS = {
 }
 
 
-def _named(kind, *parts):
-  quoted = [urllib.parse.quote(part, safe="") for part in parts if part is not None]
+def _named(kind: str, *names: str | None) -> str:
+  """Returns a URI of ours made of a kind and names; None is left out."""
+  quoted = [urllib.parse.quote(name, safe="") for name in names if name is not None]
   return ":".join([f"urn:factshock:{kind}", *quoted])
 
 
-def _text(text):
+def _text(text: str | None) -> str | None:
+  """Returns a text as a literal, None for None."""
   return None if text is None else literal(text)
 
 
-def _time(text):
+def _time(text: str | None) -> str | None:
+  """Returns a time as a literal, None for None."""
   return None if text is None else f"{literal(text)}^^<{_XSD}dateTime>"
 
 
-def _number(value):
+def _number(value: float | None) -> str | None:
+  """Returns a number as a literal, None for None."""
   return None if value is None else f'"{value!r}"^^<{_XSD}double>'
 
 
-def _double(row, kind=f"<{_XSD}double>"):
-  return f'"{row["confidence"]!r}"^^{kind}'
+def _confidence(row: CanonicalRow, double: str) -> str:
+  """Returns a row's confidence as a literal; `double` is the term of its type."""
+  return f'"{row["confidence"]!r}"^^{double}'
 
 
-def _escaped(match):
+def _escape(match: re.Match[str]) -> str:
+  """Returns the escape of a character."""
   return _NAMES.get(match[0]) or f"\\u{ord(match[0]):04X}"

@@ -1,165 +1,289 @@
-"""What an extraction leaves: the canonical rows of its candidates, and the summary that the report draws."""
+"""Records of an extraction: the rows of its candidates, and the summary for the report."""
 
 import collections
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 
 from factshock.knowledge_graph import extraction, shock_guard
-from factshock.predictions import accuracy
+from factshock.knowledge_graph.answers import Answers, Names
+from factshock.knowledge_graph.canonical import CanonicalRow
+from factshock.knowledge_graph.consistency import Conflict, Triple
+from factshock.knowledge_graph.extraction import Assessment, Extractor
+from factshock.predictions.accuracy import normalise
+from factshock.types import Answer
 
 _SHOWN = 50  # over-predicted answers and conflicts that the summary lists
 
 
-def rows(asked, judged, accepted_N, implied, names, labels, run):
-  """Yields the canonical rows (canonical.py), query by query: its candidates, best first, and then what other statements imply.
+class RunColumns(TypedDict):
+  """Columns that are the same in every row of an extraction."""
 
-  A query without a candidate has one row with an empty object.
+  threshold: float | None
+  model: str
+  checkpoint: str | None
+  mixing_weights: list[float] | None
+  calibration: str
+  run: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What was decided on the answers to the queries.
+
+  Attributes:
+    answers: the answers.
+    assessment: of these.
+    accepted_N: which candidates are accepted, after consistency.
+    implied: triples that follow from accepted ones.
+    conflicts: what was dropped for consistency.
+  """
+
+  answers: Answers
+  assessment: Assessment
+  accepted_N: np.ndarray
+  implied: Sequence[Triple]
+  conflicts: Sequence[Conflict]
+
+
+def canonical_rows(
+  outcome: Outcome, names: Names, labels: Mapping[str, str], columns: RunColumns
+) -> Iterator[CanonicalRow]:
+  """Yields the canonical rows (canonical.py), query by query.
+
+  A query has its candidates, best first, and then what other statements imply. One without either
+  has one row with an empty object.
 
   Args:
-    names: answers.Names, for the objects' ids. labels: {relation: label}. run: columns of every row (threshold, model, ...).
+    outcome: what was decided.
+    names: for the objects' ids.
+    labels: labels of relations.
+    columns: those that every row has.
   """
-  follows = collections.defaultdict(list)
-  for triple in implied:
-    follows[accuracy.normalise(triple.subject), triple.relation].append(triple)
-  ids = (
-    {
-      accuracy.normalise(subject): number
-      for subject, number in zip(asked.subjects, asked.subject_ids)
-      if number
-    }
-    if implied
-    else {}
-  )
-  ends = np.searchsorted(asked.query_N, np.arange(len(asked.subjects)), side="right").tolist()
-  begin = 0
-  for query, end in enumerate(ends):
-    relation = asked.relations[query]
-    head = {
-      "subject": asked.subjects[query],
-      "subject_id": asked.subject_ids[query],
+  return _RowWriter(outcome, names, labels, columns).rows()
+
+
+class _RowWriter:
+  """Makes the rows of an outcome."""
+
+  def __init__(
+    self, outcome: Outcome, names: Names, labels: Mapping[str, str], columns: RunColumns
+  ) -> None:
+    self.outcome = outcome
+    self.names = names
+    self.labels = labels
+    self.columns = columns
+    self.implied: dict[Answer, list[Triple]] = collections.defaultdict(list)
+    for triple in outcome.implied:
+      self.implied[normalise(triple.subject), triple.relation].append(triple)
+    self.subject_ids: dict[str, str] = {}
+    if outcome.implied:
+      answers = outcome.answers
+      for subject, subject_id in zip(answers.subjects, answers.subject_ids):
+        if subject_id:
+          self.subject_ids[normalise(subject)] = subject_id
+
+  def rows(self) -> Iterator[CanonicalRow]:
+    """Yields all rows."""
+    answers = self.outcome.answers
+    queries = np.arange(len(answers.subjects))
+    ends: list[int] = np.searchsorted(answers.query_N, queries, side="right").tolist()
+    begin = 0
+    for query, end in enumerate(ends):
+      for candidate in range(begin, end):
+        yield self._of_candidate(query, candidate)
+      key = normalise(answers.subjects[query]), answers.relations[query]
+      implied = self.implied.get(key, [])
+      for triple in implied:
+        yield self._of_implied(query, triple)
+      if begin == end and not implied:
+        yield self._row(query, "", None, confidence=0.0)
+      begin = end
+
+  def _of_candidate(self, query: int, candidate: int) -> CanonicalRow:
+    answers = self.outcome.answers
+    assessment = self.outcome.assessment
+    text = answers.texts[candidate]
+    row = self._row(
+      query,
+      text,
+      self.names.ids.get((answers.relations[query], text)),
+      confidence=assessment.confidence_N[candidate],
+    )
+    row["score"] = round(float(answers.score_N[candidate]), 6)
+    row["rank"] = int(answers.rank_N[candidate])
+    row["accepted"] = bool(self.outcome.accepted_N[candidate])
+    if assessment.over_predicted_N[candidate]:
+      row["flags"] = ["over_predicted"]
+    return row
+
+  def _of_implied(self, query: int, triple: Triple) -> CanonicalRow:
+    object_id = self.names.ids.get((triple.relation, triple.object))
+    object_id = object_id or self.subject_ids.get(normalise(triple.object))
+    row = self._row(query, triple.object, object_id, confidence=triple.confidence)
+    row["accepted"] = True
+    row["flags"] = ["implied"]
+    return row
+
+  def _row(
+    self, query: int, text: str, object_id: str | None, *, confidence: float
+  ) -> CanonicalRow:
+    """Returns a row that is not accepted, without score and rank."""
+    answers = self.outcome.answers
+    relation = answers.relations[query]
+    return {
+      "subject": answers.subjects[query],
+      "subject_id": answers.subject_ids[query],
       "relation": relation,
-      "relation_label": labels.get(relation),
-    }
-    for place in range(begin, end):
-      flags = ["over_predicted"] if judged.flagged_N[place] else []
-      yield _row(
-        head,
-        asked.texts[place],
-        names.ids.get((relation, asked.texts[place])),
-        judged.confidence_N[place],
-        round(float(asked.score_N[place]), 6),
-        int(asked.rank_N[place]),
-        accepted_N[place],
-        run,
-        flags,
-      )
-    also = follows.get((accuracy.normalise(asked.subjects[query]), relation), ())
-    for triple in also:
-      object_id = names.ids.get((relation, triple.object)) or ids.get(
-        accuracy.normalise(triple.object)
-      )
-      yield _row(
-        head, triple.object, object_id, triple.confidence, None, None, True, run, ["implied"]
-      )
-    if begin == end and not also:
-      yield _row(head, "", None, 0.0, None, None, False, run, [])
-    begin = end
-
-
-def _row(head, text, object_id, confidence, score, rank, accepted, run, flags):
-  row = (
-    head
-    | {
+      "relation_label": self.labels.get(relation),
       "object": text,
       "object_id": object_id,
       "confidence": round(float(confidence), 6),
-      "score": score,
-      "rank": rank,
-      "accepted": bool(accepted),
+      "score": None,
+      "rank": None,
+      "accepted": False,
+      **self.columns,
     }
-    | run
-  )
-  return row | {"flags": flags} if flags else row
 
 
-def relations_of(fitted, known, asked, judged, accepted_N, labels):
-  """For each relation asked: queries, accepted answers, how it was calibrated and what precision is expected."""
-  relation_N = np.asarray(asked.relations, object)[asked.query_N]
-  queries = collections.Counter(asked.relations)
-  calibrated = collections.Counter(known.relations)
-  found = []
-  for number, name in enumerate(fitted.names):
+def relation_summaries(
+  extractor: Extractor, labelled: Answers, outcome: Outcome, labels: Mapping[str, str]
+) -> list[dict[str, Any]]:
+  """Returns of each relation asked its queries, accepted answers, calibration and precision.
+
+  Args:
+    extractor: what was fitted.
+    labelled: the calibration answers.
+    outcome: what was decided.
+    labels: labels of relations.
+  """
+  answers = outcome.answers
+  relation_N = np.asarray(answers.relations, object)[answers.query_N]
+  queries = collections.Counter(answers.relations)
+  calibrated = set(labelled.relations)
+  summaries: list[dict[str, Any]] = []
+  for code, name in enumerate(extractor.relations):
     if name not in queries:
       continue
-    own = accepted_N & (relation_N == name)
-    found.append(
+    own_N = outcome.accepted_N & (relation_N == name)
+    confidence_N = outcome.assessment.confidence_N[own_N]
+    summaries.append(
       {
         "relation": name,
         "label": labels.get(name, name),
         "queries": queries[name],
-        "accepted": int(own.sum()),
-        "answers": "several" if name in fitted.several else "one",
-        "calibration_units": fitted.first.units.get(number, 0),
+        "accepted": int(own_N.sum()),
+        "answers": "several" if name in extractor.multi_answer else "one",
+        "calibration_units": extractor.first.units.get(code, 0),
         "pooled": name not in calibrated,
-        "method": fitted.first.method,
-        "expected_precision": float(judged.confidence_N[own].mean()) if own.any() else None,
+        "method": extractor.first.method,
+        "expected_precision": float(confidence_N.mean()) if own_N.any() else None,
       }
     )
-  return found
+  return summaries
 
 
-def over_predicted(fitted, known, asked, judged):
-  """The over-predicted answers, the most given first, with what calibration says of them and what they displaced."""
-  given = collections.Counter()
-  right = collections.Counter()
-  gold = collections.defaultdict(collections.Counter)
-  before = collections.defaultdict(list)
-  after = collections.defaultdict(list)
-  plain = extraction.judge(fitted._replace(lowering=shock_guard.NOT_LOWERED), asked).confidence_N
-  labels = {}
-  for answers, is_known in ((known, True), (asked, False)):
-    for place in np.flatnonzero(answers.rank_N == 1).tolist():
-      query = answers.query_N[place]
-      key = answers.relations[query], accuracy.normalise(answers.texts[place])
-      if key not in fitted.flags:
-        continue
-      labels.setdefault(key, answers.texts[place])
-      if not is_known:
-        before[key].append(plain[place])
-        after[key].append(judged.confidence_N[place])
-        continue
-      given[key] += 1
-      right[key] += bool(fitted.right_N[place])
-      if not fitted.right_N[place]:
-        gold[key].update(one[0] for one in answers.golds[query])
-  mean = lambda values: float(np.mean(values)) if values else None
-  found = [
+class _GivenAnswers:
+  """How often over-predicted answers come first, how often rightly, with what confidence."""
+
+  def __init__(self) -> None:
+    self.texts: dict[Answer, str] = {}
+    self.given: collections.Counter[Answer] = collections.Counter()
+    self.right: collections.Counter[Answer] = collections.Counter()
+    self.displaced: dict[Answer, collections.Counter[str]] = collections.defaultdict(
+      collections.Counter
+    )
+    self.before: dict[Answer, list[float]] = collections.defaultdict(list)
+    self.after: dict[Answer, list[float]] = collections.defaultdict(list)
+
+  def add_labelled(self, extractor: Extractor, labelled: Answers) -> None:
+    """Adds the calibration answers."""
+    for position, key in _first_over_predicted(extractor, labelled):
+      self.texts.setdefault(key, labelled.texts[position])
+      self.given[key] += 1
+      if extractor.right_N[position]:
+        self.right[key] += 1
+      else:
+        golds = labelled.right_answers(labelled.query_N[position])
+        self.displaced[key].update(gold[0] for gold in golds)
+
+  def add_answers(self, extractor: Extractor, answers: Answers, assessment: Assessment) -> None:
+    """Adds the answers to the queries, with their confidence before and after the lowering."""
+    unguarded = dataclasses.replace(extractor, lowering=shock_guard.NOT_LOWERED)
+    plain_N = extraction.assess(unguarded, answers).confidence_N
+    for position, key in _first_over_predicted(extractor, answers):
+      self.texts.setdefault(key, answers.texts[position])
+      self.before[key].append(plain_N[position])
+      self.after[key].append(assessment.confidence_N[position])
+
+
+def _first_over_predicted(extractor: Extractor, answers: Answers) -> Iterator[tuple[int, Answer]]:
+  """Yields the positions of over-predicted first answers, with (relation, normalised name)."""
+  positions: list[int] = np.flatnonzero(answers.rank_N == 1).tolist()
+  for position in positions:
+    relation = answers.relations[int(answers.query_N[position])]
+    key = relation, normalise(answers.texts[position])
+    if key in extractor.over_predicted:
+      yield position, key
+
+
+def over_prediction_summaries(
+  extractor: Extractor, labelled: Answers, outcome: Outcome
+) -> list[dict[str, Any]]:
+  """Returns the over-predicted answers, the most given first.
+
+  With what calibration says of them and what they displaced.
+
+  Args:
+    extractor: what was fitted.
+    labelled: the calibration answers.
+    outcome: what was decided.
+  """
+  given = _GivenAnswers()
+  given.add_labelled(extractor, labelled)
+  given.add_answers(extractor, outcome.answers, outcome.assessment)
+  summaries: list[dict[str, Any]] = [
     {
       "relation": key[0],
-      "entity": labels.get(key, key[1]),
+      "entity": given.texts.get(key, key[1]),
       "predicted": flag.predicted,
       "share": flag.predicted / flag.queries,
       "supported_share": flag.supported / flag.queries,
-      "calibration_predicted": given[key],
-      "calibration_right": right[key],
-      "confidence_before": mean(before[key]),
-      "confidence_after": mean(after[key]),
-      "displaced": [list(pair) for pair in gold[key].most_common(3)],
+      "calibration_predicted": given.given[key],
+      "calibration_right": given.right[key],
+      "confidence_before": _mean(given.before[key]),
+      "confidence_after": _mean(given.after[key]),
+      "displaced": [list(pair) for pair in given.displaced[key].most_common(3)],
     }
-    for key, flag in fitted.flags.items()
+    for key, flag in extractor.over_predicted.items()
   ]
-  return sorted(found, key=lambda row: (-row["predicted"], row["relation"], row["entity"]))[:_SHOWN]
+  summaries.sort(key=lambda row: (-row["predicted"], row["relation"], row["entity"]))
+  return summaries[:_SHOWN]
 
 
-def conflicts_of(conflicts):
-  """Counts by kind, and the first examples."""
-  spelled = lambda triple: (
-    triple and [triple.subject, triple.relation, triple.object, round(triple.confidence, 4)]
-  )
+def _mean(values: Sequence[float]) -> float | None:
+  """Returns the mean, None where there are no values."""
+  return float(np.mean(values)) if values else None
+
+
+def conflict_summary(conflicts: Sequence[Conflict]) -> dict[str, Any]:
+  """Returns the counts of conflicts by kind, and the first examples."""
   return {
-    "counts": dict(collections.Counter(one.kind for one in conflicts)),
+    "counts": dict(collections.Counter(conflict.kind for conflict in conflicts)),
     "examples": [
-      {"kind": one.kind, "kept": spelled(one.kept), "dropped": spelled(one.dropped), "why": one.why}
-      for one in conflicts[:_SHOWN]
+      {
+        "kind": conflict.kind,
+        "kept": _triple_json(conflict.kept) if conflict.kept else None,
+        "dropped": _triple_json(conflict.dropped),
+        "why": conflict.reason,
+      }
+      for conflict in conflicts[:_SHOWN]
     ],
   }
+
+
+def _triple_json(triple: Triple) -> list[Any]:
+  """Returns a triple with its confidence as JSON values."""
+  return [triple.subject, triple.relation, triple.object, round(triple.confidence, 4)]

@@ -1,27 +1,38 @@
-"""The shock guard: answers that a model gives far more often than anything supports, and what they are worth.
+"""Shock guard: answers that a model gives far more often than anything supports.
 
-Finetuning makes a model over-predict (Kazemi et al. 2023). An answer is flagged in a relation where it is the first answer to more
-queries than both its share of the pretraining text's mentions and its share of the right answers of the calibration queries
-explain. How often such answers were right in calibration says how far their confidence is lowered; it is never raised.
+Finetuning makes a model over-predict (Kazemi et al. 2023). An answer is flagged in a relation
+where it is the first answer to more queries than both its share of the pretraining text's mentions
+and its share of the right answers of the calibration queries explain. How often such answers were
+right in calibration says how far their confidence is lowered; it is never raised.
 """
 
 import collections
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+from scipy import special  # pyright: ignore[reportMissingTypeStubs] - scipy has none
 
-from factshock.facts import counts as counts_room
-from factshock.knowledge_graph import calibration
+from factshock.facts.counts import count_of
+from factshock.knowledge_graph.calibration import sigmoid
+from factshock.types import Answer
 
 FACTOR = 2.0  # times as often as supported,
 CHANCE = 1e-2  # and by chance as often in at most so many cases
-_PRIOR = 4.0  # 1 / variance of the priors of `lowering`
+_PRIOR = 4.0  # 1 / variance of the priors of `fit_lowering`
 _LEAST = 1e-6  # a confidence is kept so far off 0 and 1 where its logit is taken
 
 
-class Flagged(NamedTuple):
-  """An over-predicted answer: first answer of `predicted` of `queries` queries, where `supported` of them are expected."""
+class OverPrediction(NamedTuple):
+  """An answer that is given first too often.
+
+  Attributes:
+    relation: its relation.
+    answer: its normalised name.
+    predicted: queries to which it is the first answer.
+    queries: queries of the relation.
+    supported: to how many of them it is expected to be.
+  """
 
   relation: str
   answer: str
@@ -30,93 +41,151 @@ class Flagged(NamedTuple):
   supported: float
 
 
-def over_predicted(first, gold, counts=None):
-  """{(relation, answer): Flagged}.
+class Lowering(NamedTuple):
+  """What the logits of flagged answers' confidence are multiplied by, and what is added."""
 
-  Args:
-    first: pairs (relation, answer) a model gives first, one a query. gold: pairs (relation, right answer) of the calibration queries.
-    counts: mentions in text, (relation or "", entity) -> number, or None: the right answers alone are the support.
+  slope: float
+  shift: float
+
+
+NOT_LOWERED = Lowering(1.0, 0.0)
+
+
+class _RelationCounts(NamedTuple):
+  """Counts of one relation: arrays [A] over its answers.
+
+  Attributes:
+    predicted: how often the model gives each answer first.
+    right: how often each is right in calibration.
+    queries: all first answers.
+    labelled: all right answers of calibration.
+    mentions: mentions in text, each plus 1; None where they are not known.
   """
 
-  predicted = collections.Counter(first)
-  right = collections.Counter(gold)
-  queries, labelled = (
-    collections.Counter(relation for relation, _ in pairs.elements())
-    for pairs in (predicted, right)
-  )
-  answers = collections.defaultdict(list)
-  for relation, answer in dict.fromkeys([*predicted, *right]):
-    answers[relation].append(answer)
-  found = {}
-  for relation, names in answers.items():
-    given = np.array([predicted[relation, name] for name in names], float)
-    own = np.array([right[relation, name] for name in names], float)
-    share = (own + 1) / (labelled[relation] + len(names))
-    # as often as that by chance, the right answers being no more than a sample: the tail of a binomial, both counts with one share
-    chance = special.betainc(
-      np.maximum(given, 0.5), own + 1, queries[relation] / (queries[relation] + labelled[relation])
-    )
-    if counts is not None:
-      mentions = (
-        np.array([counts_room.count_of(counts, relation, name) for name in names], float) + 1
-      )
-      share = np.maximum(share, mentions / mentions.sum())
-      chance = np.maximum(
-        chance,
-        special.gammainc(np.maximum(given, 0.5), queries[relation] * mentions / mentions.sum()),
-      )
-    supported = share * queries[relation]
-    flags = (given > FACTOR * supported) & (chance < CHANCE)
-    for place in np.flatnonzero(flags).tolist():
-      found[relation, names[place]] = Flagged(
-        relation, names[place], int(given[place]), queries[relation], float(supported[place])
-      )
-  return found
+  predicted: np.ndarray
+  right: np.ndarray
+  queries: int
+  labelled: int
+  mentions: np.ndarray | None
 
 
-NOT_LOWERED = (1.0, 0.0)  # slope and shift that leave a confidence as it is
-
-
-def lowering(confidence_N, right_N):
-  """(slope, shift) of the logits of flagged answers' confidence that agree with which of them were right; the slope is not below 0.
-
-  Those of greatest likelihood under normal priors around 1 and 0 of which each weighs as _PRIOR says: a few flagged answers change little.
+def find_over_predicted(
+  first: Iterable[Answer], gold: Iterable[Answer], counts: Mapping[Answer, int] | None = None
+) -> dict[Answer, OverPrediction]:
+  """Finds the answers that are given first far more often than supported.
 
   Args:
-    confidence_N: of flagged calibration answers, by curves that have not seen them. right_N: whether each is right.
+    first: (relation, answer) that a model gives first, one a query.
+    gold: (relation, right answer) of the calibration queries.
+    counts: mentions in text by (relation or "", entity); None: the right answers alone are the
+      support.
+  """
+  predicted = collections.Counter(first)
+  right = collections.Counter(gold)
+  queries = collections.Counter(relation for relation, _ in predicted.elements())
+  labelled = collections.Counter(relation for relation, _ in right.elements())
+  answers: dict[str, list[str]] = collections.defaultdict(list)
+  for relation, answer in dict.fromkeys([*predicted, *right]):
+    answers[relation].append(answer)
+  flagged: dict[Answer, OverPrediction] = {}
+  for relation, names in answers.items():
+    relation_counts = _RelationCounts(
+      np.array([predicted[relation, name] for name in names], float),
+      np.array([right[relation, name] for name in names], float),
+      queries[relation],
+      labelled[relation],
+      None if counts is None else _mentions(counts, relation, names),
+    )
+    for flag in _flagged_of_relation(relation, names, relation_counts):
+      flagged[relation, flag.answer] = flag
+  return flagged
+
+
+def _mentions(counts: Mapping[Answer, int], relation: str, names: Sequence[str]) -> np.ndarray:
+  """Returns the mentions of answers, each plus 1."""
+  return np.array([count_of(counts, relation, name) for name in names], float) + 1
+
+
+def _flagged_of_relation(
+  relation: str, names: Sequence[str], counts: _RelationCounts
+) -> list[OverPrediction]:
+  """Returns the over-predicted answers of one relation."""
+  share = (counts.right + 1) / (counts.labelled + len(names))
+  chance = _chance_by_labels(counts)
+  if counts.mentions is not None:
+    mentioned = counts.mentions / counts.mentions.sum()
+    share = np.maximum(share, mentioned)
+    chance = np.maximum(chance, _chance_by_mentions(counts, counts.mentions))
+  supported = share * counts.queries
+  is_flagged = (counts.predicted > FACTOR * supported) & (chance < CHANCE)
+  return [
+    OverPrediction(
+      relation,
+      names[index],
+      int(counts.predicted[index]),
+      counts.queries,
+      float(supported[index]),
+    )
+    for index in np.flatnonzero(is_flagged).tolist()
+  ]
+
+
+def _chance_by_labels(counts: _RelationCounts) -> np.ndarray:
+  """Returns how likely each answer is given so often by chance [A].
+
+  The right answers are no more than a sample: the tail of a binomial, both counts with one share.
+  """
+  share = counts.queries / (counts.queries + counts.labelled)
+  return np.asarray(special.betainc(np.maximum(counts.predicted, 0.5), counts.right + 1, share))
+
+
+def _chance_by_mentions(counts: _RelationCounts, mentions: np.ndarray) -> np.ndarray:
+  """Returns how likely each answer is given so often by chance, its share that of its mentions."""
+  expected = counts.queries * mentions / mentions.sum()
+  return np.asarray(special.gammainc(np.maximum(counts.predicted, 0.5), expected))
+
+
+def fit_lowering(confidence_N: np.ndarray, right_N: np.ndarray) -> Lowering:
+  """Fits slope and shift of the logits of flagged answers' confidence to which of them were right.
+
+  Those of greatest likelihood under normal priors around 1 and 0 of which each weighs as _PRIOR
+  says: a few flagged answers change little. The slope is not below 0.
+
+  Args:
+    confidence_N: of flagged calibration answers, by curves that have not seen them.
+    right_N: whether each is right.
   """
   logit_N = _logit(np.asarray(confidence_N, np.float64))
   right_N = np.asarray(right_N, np.float64)
-  slope, shift = _most_likely(
-    np.stack([logit_N, np.ones(len(logit_N))], axis=1), right_N, np.array(NOT_LOWERED)
-  )
+  x_NxP = np.stack([logit_N, np.ones(len(logit_N))], axis=1)
+  slope, shift = _most_likely(x_NxP, right_N, np.array(NOT_LOWERED))
   if slope < 0:
     slope = 0.0
     shift = _most_likely(np.ones((len(logit_N), 1)), right_N, np.zeros(1))[0]
-  return float(slope), float(shift)
+  return Lowering(float(slope), float(shift))
 
 
-def _most_likely(x_NxP, right_N, prior_P):
-  """The penalised logistic regression, by Newton's method: [P]."""
-  found_P = prior_P.copy()
+def _most_likely(x_NxP: np.ndarray, right_N: np.ndarray, prior_P: np.ndarray) -> np.ndarray:
+  """Returns the weights [P] of the penalised logistic regression, by Newton's method."""
+  weights_P = prior_P.copy()
   for _ in range(100):
-    p_N = calibration.sigmoid(x_NxP @ found_P)
-    step_P = np.linalg.solve(
-      (x_NxP.T * (p_N * (1 - p_N))) @ x_NxP + _PRIOR * np.eye(len(prior_P)),
-      x_NxP.T @ (right_N - p_N) - _PRIOR * (found_P - prior_P),
-    )
-    found_P = found_P + step_P * min(1.0, 1.0 / max(np.abs(step_P).max(), 1e-12))
+    p_N = sigmoid(x_NxP @ weights_P)
+    curvature_PxP = (x_NxP.T * (p_N * (1 - p_N))) @ x_NxP + _PRIOR * np.eye(len(prior_P))
+    gradient_P = x_NxP.T @ (right_N - p_N) - _PRIOR * (weights_P - prior_P)
+    step_P = np.linalg.solve(curvature_PxP, gradient_P)
+    weights_P = weights_P + step_P * min(1.0, 1.0 / max(np.abs(step_P).max(), 1e-12))
     if np.abs(step_P).max() < 1e-9:
       break
-  return found_P
+  return weights_P
 
 
-def lowered(confidence_N, flagged_N, how):
-  """Confidences [N], those of flagged answers lowered by (slope, shift); none is raised."""
-  changed_N = np.minimum(confidence_N, calibration.sigmoid(how[0] * _logit(confidence_N) + how[1]))
-  return np.where(flagged_N, changed_N, confidence_N)
+def lower(confidence_N: np.ndarray, flagged_N: np.ndarray, lowering: Lowering) -> np.ndarray:
+  """Returns confidences, those of flagged answers lowered; none is raised [N]."""
+  lowered_N = sigmoid(lowering.slope * _logit(confidence_N) + lowering.shift)
+  return np.where(flagged_N, np.minimum(confidence_N, lowered_N), confidence_N)
 
 
-def _logit(p_N):
+def _logit(p_N: np.ndarray) -> np.ndarray:
+  """Returns logits of probabilities, kept off 0 and 1."""
   p_N = np.clip(p_N, _LEAST, 1 - _LEAST)
   return np.log(p_N) - np.log1p(-p_N)

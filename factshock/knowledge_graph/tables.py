@@ -1,27 +1,30 @@
 r"""Tables: TSV for PyKEEN and its like, the id files of OpenKE, and CSV for neo4j-admin.
 
-**TSV** has no header and no quoting: subject, relation, object (the order PyKEEN reads) and, as a fourth cell
-where asked for, the confidence. A line is a triple and a raw tab is a cell's end, whatever the labels hold: in
-cells, a backslash is `\\`, a tab `\t`, a newline `\n`, a carriage return `\r`; other control and line-separating
-characters, and white space that begins or ends a cell (many readers strip it), are `\uXXXX`; a quotation mark
-is `\"` where it begins a cell (there pandas, with which PyKEEN reads, takes it for quoting), and as it is
-elsewhere. `read_tsv` undoes this. "nan", "NA", "None" stand as they are: PyKEEN reads them as texts, and pandas
-does with keep_default_na=False.
+**TSV** has no header and no quoting: subject, relation, object (the order PyKEEN reads) and, as a
+fourth cell where asked for, the confidence. A line is a triple and a raw tab is a cell's end,
+whatever the labels hold: in cells, a backslash is `\\`, a tab `\t`, a newline `\n`, a carriage
+return `\r`; other control and line-separating characters, and white space that begins or ends a
+cell (many readers strip it), are `\uXXXX`; a quotation mark is `\"` where it begins a cell (there
+pandas, with which PyKEEN reads, takes it for quoting), and as it is elsewhere. `read_tsv` undoes
+this. "nan", "NA", "None" stand as they are: PyKEEN reads them as texts, and pandas does with
+keep_default_na=False.
 
-Cells name nodes by their keys (`nodes.py`): the id where there is one, so that entities that share a label stay
-two and an entity with two labels stays one; else the label. The labels of ids are in labels.tsv beside it (id,
-label; of several labels the first).
+Cells name nodes by their keys (`nodes.py`): the id where there is one, so that entities that share
+a label stay two and an entity with two labels stays one; else the label. The labels of ids are in
+labels.tsv beside it (id, label; of several labels the first).
 
-**OpenKE** reads numbers, in one folder: entity2id.txt and relation2id.txt (their count, then a name and its
-number a line), and train2id.txt (count, then *head tail relation* a line, an order that differs from others').
-Names are escaped as in TSV.
+**OpenKE** reads numbers, in one folder: entity2id.txt and relation2id.txt (their count, then a
+name and its number a line), and train2id.txt (count, then *head tail relation* a line, an order
+that differs from others'). Names are escaped as in TSV.
 
 **Neo4j** reads nodes.csv and relationships.csv as they are:
 
-    neo4j-admin database import full --nodes=nodes.csv --relationships=relationships.csv --multiline-fields=true neo4j
+    neo4j-admin database import full --nodes=nodes.csv --relationships=relationships.csv \
+        --multiline-fields=true neo4j
 
-Every text is quoted, since unquoted white space at its ends is trimmed. --multiline-fields is needed only where a
-label holds a line break; the count `line_breaks` says of how many lines. `flags` is a JSON list.
+Every text is quoted, since unquoted white space at its ends is trimmed. --multiline-fields is
+needed only where a label holds a line break; the count `line_breaks` says of how many lines.
+`flags` is a JSON list.
 """
 
 import contextlib
@@ -30,8 +33,12 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from typing import NotRequired, TypedDict
 
 from factshock.knowledge_graph import nodes
+from factshock.knowledge_graph.canonical import CanonicalRow, RowSource, Run
+from factshock.knowledge_graph.nodes import Counts, Edge
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
@@ -50,182 +57,249 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|(.?))", re.DOTALL)
 _LETTERS = {escape[1]: letter for letter, escape in _NAMES.items()}
 
 
-def escape(text):
-  """A text as a TSV cell."""
-  return _ESCAPED.sub(_escaped, text) if _ESCAPED.search(text) else text
+class TableRow(TypedDict):
+  """A triple of graph.tsv: of subject and object the label or the id, whichever names the node."""
+
+  subject: NotRequired[str]
+  subject_id: NotRequired[str]
+  relation: str
+  object: NotRequired[str]
+  object_id: NotRequired[str]
+  confidence: NotRequired[float]
 
 
-def unescape(cell):
-  """The text of a TSV cell. ValueError for an escape that `escape` does not write."""
-  return _ESCAPE.sub(_unescaped, cell) if "\\" in cell else cell
+def escape(text: str) -> str:
+  """Returns a text as a TSV cell."""
+  return _ESCAPED.sub(_escape_letter, text) if _ESCAPED.search(text) else text
 
 
-def write_tsv(folder, rows, run, confidence=False):
-  """Writes graph.tsv (or graph_confidence.tsv) and labels.tsv; returns (paths, counts)."""
-  paths = [
-    os.path.join(folder, name) for name in (GRAPH_CONFIDENCE if confidence else GRAPH, LABELS)
-  ]
+def unescape(cell: str) -> str:
+  """Returns the text of a TSV cell.
+
+  Raises:
+    ValueError: an escape that `escape` does not write.
+  """
+  return _ESCAPE.sub(_unescape_letter, cell) if "\\" in cell else cell
+
+
+def write_tsv(
+  folder: str, rows: RowSource, run: Run, confidence: bool = False
+) -> tuple[list[str], Counts]:
+  """Writes graph.tsv (or graph_confidence.tsv) and labels.tsv.
+
+  Args:
+    folder: made where it is missing.
+    rows: returns a new iterator over canonical rows.
+    run: not used: the format has no place for it.
+    confidence: adds the confidence as a fourth cell.
+
+  Returns:
+    (paths written, counts).
+  """
+  path = os.path.join(folder, GRAPH_CONFIDENCE if confidence else GRAPH)
+  labels_path = os.path.join(folder, LABELS)
   counts = nodes.new_counts()
-  labels = {}
-  with files.atomic_write(paths[0]) as file:
-    for row, subject, object_ in nodes.edges(rows(), counts):
-      _note_labels(labels, row, subject, object_)
+  labels: dict[str, str] = {}
+  with files.atomic_write(path) as file:
+    for edge in nodes.edges(rows(), counts):
+      row, subject, object_ = edge
+      _note_labels(labels, edge)
       end = f"\t{row['confidence']!r}\n" if confidence else "\n"
       file.write(f"{escape(subject)}\t{escape(row['relation'])}\t{escape(object_)}{end}")
-    _write_labels(paths[1], labels)
-  return paths, counts
+    _write_labels(labels_path, labels)
+  return [path, labels_path], counts
 
 
-def write_tsv_confidence(folder, rows, run):
-  """Writes graph_confidence.tsv and labels.tsv; returns (paths, counts)."""
+def write_tsv_confidence(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+  """Writes graph_confidence.tsv and labels.tsv."""
   return write_tsv(folder, rows, run, confidence=True)
 
 
-def read_tsv(path):
-  """Yields what graph.tsv or graph_confidence.tsv hold, as dicts.
-
-  A dict has `subject` or `subject_id`, `relation`, `object` or `object_id`, and `confidence` where there is a
-  fourth cell.
+def read_tsv(path: str) -> Iterator[TableRow]:
+  """Yields the triples of graph.tsv or graph_confidence.tsv.
 
   Raises:
     UserError: a line of other than 3 or 4 cells, a wrong escape, or a confidence outside of 0 to 1.
   """
-  for where, cells in _cells(path, (3, 4)):
-    found = {}
-    for end, cell in (("subject", cells[0]), ("relation", cells[1]), ("object", cells[2])):
-      label, identifier = (cell, None) if end == "relation" else nodes.of_key(cell)
-      found |= {end: label} if identifier is None else {end + "_id": identifier}
+  for context, cells in _read_cells(path, (3, 4)):
+    subject, subject_id = nodes.of_key(cells[0])
+    object_, object_id = nodes.of_key(cells[2])
+    row: TableRow = {"relation": cells[1]}
+    if subject is not None:
+      row["subject"] = subject
+    if subject_id is not None:
+      row["subject_id"] = subject_id
+    if object_ is not None:
+      row["object"] = object_
+    if object_id is not None:
+      row["object_id"] = object_id
     if len(cells) == 4:
-      found["confidence"] = _probability(cells[3], where)
-    yield found
+      row["confidence"] = _probability(cells[3], context)
+    yield row
 
 
-def read_labels(path):
-  """dict id -> label of a labels.tsv. UserError as of `read_tsv`."""
-  return dict(cells for _, cells in _cells(path, (2,)))
+def read_labels(path: str) -> dict[str, str]:
+  """Returns the label of each id of a labels.tsv.
+
+  Raises:
+    UserError: a line of other than 2 cells, or a wrong escape.
+  """
+  return {cells[0]: cells[1] for _, cells in _read_cells(path, (2,))}
 
 
-def write_openke(folder, rows, run):
-  """Writes OpenKE's id files into the folder openke; returns (paths, counts)."""
-  paths = [os.path.join(folder, name) for name in OPENKE]
+def write_openke(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+  """Writes OpenKE's id files into the folder openke."""
+  entity_path, relation_path, triple_path, label_path = (
+    os.path.join(folder, name) for name in OPENKE
+  )
   counts = nodes.new_counts()
-  labels = {}
-  entities = {}
-  relations = {}
+  labels: dict[str, str] = {}
+  entities: dict[str, int] = {}
+  relations: dict[str, int] = {}
   with (
-    files.atomic_write(paths[2], binary=True) as file,
-    tempfile.TemporaryFile(dir=os.path.dirname(paths[2])) as body,
+    files.atomic_write(triple_path, binary=True) as file,
+    tempfile.TemporaryFile(dir=os.path.dirname(triple_path)) as body,
   ):
-    for row, subject, object_ in nodes.edges(rows(), counts):
-      _note_labels(labels, row, subject, object_)
-      head, tail = (entities.setdefault(key, len(entities)) for key in (subject, object_))
-      body.write(
-        b"%d %d %d\n" % (head, tail, relations.setdefault(row["relation"], len(relations)))
-      )
+    for edge in nodes.edges(rows(), counts):
+      _note_labels(labels, edge)
+      head = entities.setdefault(edge.subject, len(entities))
+      tail = entities.setdefault(edge.object, len(entities))
+      relation = relations.setdefault(edge.row["relation"], len(relations))
+      body.write(b"%d %d %d\n" % (head, tail, relation))
     file.write(b"%d\n" % counts["rows"])  # comes first, and is known last
     body.seek(0)
     shutil.copyfileobj(body, file)
-    for path, numbered in ((paths[0], entities), (paths[1], relations)):
-      _write_numbers(path, numbered)
-    _write_labels(paths[3], labels)
-  return paths, counts | {"entities": len(entities), "relations": len(relations)}
+    _write_numbers(entity_path, entities)
+    _write_numbers(relation_path, relations)
+    _write_labels(label_path, labels)
+  counts["entities"] = len(entities)
+  counts["relations"] = len(relations)
+  return [entity_path, relation_path, triple_path, label_path], counts
 
 
-def write_neo4j(folder, rows, run):
-  """Writes nodes.csv and relationships.csv into the folder neo4j; returns (paths, counts)."""
-  paths = [os.path.join(folder, name) for name in NEO4J]
+def write_neo4j(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+  """Writes nodes.csv and relationships.csv into the folder neo4j."""
+  node_path, relationship_path = (os.path.join(folder, name) for name in NEO4J)
   counts = nodes.new_counts()
-  seen = set()
+  keys: set[str] = set()
   line_breaks = 0
   with contextlib.ExitStack() as stack:
-    of_nodes, of_edges = (stack.enter_context(files.atomic_write(path)) for path in paths)
-    of_nodes.write("key:ID,label,uri,:LABEL\n")
-    of_edges.write(
+    node_file = stack.enter_context(files.atomic_write(node_path))
+    relationship_file = stack.enter_context(files.atomic_write(relationship_path))
+    node_file.write("key:ID,label,uri,:LABEL\n")
+    relationship_file.write(
       ":START_ID,:END_ID,:TYPE,uri,label,confidence:double,score:double,rank:int,run,flags\n"
     )
-    for row, subject, object_ in nodes.edges(rows(), counts):
+    for edge in nodes.edges(rows(), counts):
+      row, subject, object_ = edge
       for key, label in ((subject, row["subject"]), (object_, row["object"])):
-        if key not in seen:
-          seen.add(key)
+        if key not in keys:
+          keys.add(key)
           line = f'{_quoted(key)},{_quoted(label)},{_quoted(nodes.uri(key))},"Entity"\n'
-          line_breaks += _breaks(line)
-          of_nodes.write(line)
-      line = _relationship(row, subject, object_)
-      line_breaks += _breaks(line)
-      of_edges.write(line)
-  return paths, counts | {"entities": len(seen), "line_breaks": line_breaks}
+          line_breaks += _has_line_break(line)
+          node_file.write(line)
+      line = _relationship(edge)
+      line_breaks += _has_line_break(line)
+      relationship_file.write(line)
+  counts["entities"] = len(keys)
+  counts["line_breaks"] = line_breaks
+  return [node_path, relationship_path], counts
 
 
-def _relationship(row, subject, object_):
+def _relationship(edge: Edge) -> str:
+  """Returns the line of relationships.csv of an edge."""
+  row = edge.row
   relation = row["relation"]
-  flags = json.dumps(row["flags"], ensure_ascii=False) if row.get("flags") else "[]"
-  return (
-    f"{_quoted(subject)},{_quoted(object_)},{_quoted(relation)},{_quoted(nodes.relation_uri(relation))},"
-    f"{_quoted(row.get('relation_label') or relation)},{row['confidence']!r},{row['score']!r},{row['rank']},"
-    f"{_quoted(row['run'])},{_quoted(flags)}\n"
-  )
+  flags = json.dumps(row.get("flags"), ensure_ascii=False) if row.get("flags") else "[]"
+  cells = [
+    _quoted(edge.subject),
+    _quoted(edge.object),
+    _quoted(relation),
+    _quoted(nodes.relation_uri(relation)),
+    _quoted(row.get("relation_label") or relation),
+    f"{row['confidence']!r}",
+    f"{row['score']!r}",
+    f"{row['rank']}",
+    _quoted(row["run"]),
+    _quoted(flags),
+  ]
+  return ",".join(cells) + "\n"
 
 
-def _quoted(text):
+def _quoted(text: str) -> str:
+  """Returns a text as a quoted CSV cell."""
   return '"' + text.replace('"', '""') + '"'
 
 
-def _breaks(line):
+def _has_line_break(line: str) -> bool:
+  """Returns whether a label in a line holds a line break."""
   return line.count("\n") > 1 or "\r" in line
 
 
-def _note_labels(labels, row, subject, object_):
+def _note_labels(labels: dict[str, str], edge: Edge) -> None:
   """Remembers the first label of every node that is an id."""
-  if nodes.is_id(subject):
-    labels.setdefault(subject, row["subject"])
-  if nodes.is_id(object_):
-    labels.setdefault(object_, row["object"])
+  row: CanonicalRow = edge.row
+  if nodes.is_id(edge.subject):
+    labels.setdefault(edge.subject, row["subject"])
+  if nodes.is_id(edge.object):
+    labels.setdefault(edge.object, row["object"])
 
 
-def _write_labels(path, labels):
+def _write_labels(path: str, labels: Mapping[str, str]) -> None:
+  """Writes ids and labels, a pair a line."""
   with files.atomic_write(path) as file:
     for key, label in labels.items():
       file.write(f"{escape(key)}\t{escape(label)}\n")
 
 
-def _write_numbers(path, numbered):
+def _write_numbers(path: str, numbers: Mapping[str, int]) -> None:
+  """Writes a count, and names with their numbers, a pair a line."""
   with files.atomic_write(path) as file:
-    file.write(f"{len(numbered)}\n")
-    for name, number in numbered.items():
+    file.write(f"{len(numbers)}\n")
+    for name, number in numbers.items():
       file.write(f"{escape(name)}\t{number}\n")
 
 
-def _cells(path, sizes):
-  """(place as errors name it, unescaped cells) of the lines of a file written here."""
-  for number, line in files.lines(path):
-    where = f"{path}:{number}"
+def _read_cells(path: str, sizes: Collection[int]) -> Iterator[tuple[str, list[str]]]:
+  """Yields (context for messages, unescaped cells) of the lines of a file written here.
+
+  Args:
+    path: the file.
+    sizes: how many cells a line may have.
+  """
+  for line_number, line in files.lines(path):
+    context = f"{path}:{line_number}"
     cells = line.split("\t")
     if len(cells) not in sizes:
       raise UserError(
-        f"{where}: expected {' or '.join(map(str, sizes))} cells, got {len(cells)}: {line[:60]!r}"
+        f"{context}: expected {' or '.join(map(str, sizes))} cells, got {len(cells)}: {line[:60]!r}"
       )
     try:
-      yield where, list(map(unescape, cells))
+      texts = [unescape(cell) for cell in cells]
     except ValueError as error:
-      raise UserError(f"{where}: {error}") from error
+      raise UserError(f"{context}: {error}") from error
+    yield context, texts
 
 
-def _probability(cell, where):
+def _probability(cell: str, context: str) -> float:
+  """Returns the confidence in a cell."""
   try:
-    number = float(cell)
+    value = float(cell)
   except ValueError:
-    number = -1
-  if not 0 <= number <= 1:
-    raise UserError(f"{where}: expected a confidence from 0 to 1, got {cell!r}")
-  return number
+    value = -1
+  if not 0 <= value <= 1:
+    raise UserError(f"{context}: expected a confidence from 0 to 1, got {cell!r}")
+  return value
 
 
-def _escaped(match):
+def _escape_letter(match: re.Match[str]) -> str:
+  """Returns the escape of a character."""
   letter = match[0]
   return _NAMES.get(letter) or f"\\u{ord(letter):04x}"
 
 
-def _unescaped(match):
+def _unescape_letter(match: re.Match[str]) -> str:
+  """Returns the character of an escape."""
   if match[1]:
     return chr(int(match[1], 16))
   if match[2] not in _LETTERS:

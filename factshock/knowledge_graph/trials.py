@@ -1,168 +1,276 @@
-"""Does a promised precision hold, and what does it yield? Trials on labelled predictions, split at random by subject.
+"""Trials of a promised precision on labelled predictions, split at random by subject.
 
-In each trial half of the subjects calibrate (curves, guard, threshold) and the other half are asked, as `extract` would; then the
-answers accepted there are compared with the right ones.
+In each trial half of the subjects calibrate (curves, guard, threshold) and the other half are
+asked, as `extract` would; then the answers accepted there are compared with the right ones. So one
+sees whether the promise holds and what it yields.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from factshock.diagnosis import calibration, statistics, table
-from factshock.knowledge_graph import answers as answer_room
 from factshock.knowledge_graph import extraction
+from factshock.knowledge_graph.answers import Answers, is_right, take
 from factshock.runtime.errors import UserError
+from factshock.types import Answer, Estimate
+
+MEASURES = ("yield", "reachable", "accepted_share", "precision", "first_right")
+_DIFFERENCES = ("yield", "reachable")
+_HEADER = [
+  "arm",
+  "held",
+  "nothing accepted",
+  "precision",
+  "yield",
+  "reachable",
+  "right",
+  "yield - first",
+  "reachable - first",
+]
 
 
 class Trial(NamedTuple):
-  """Of the half that was asked: counts of queries, accepted answers, and right ones among these."""
+  """Counts of the half that was asked.
+
+  Attributes:
+    queries: how many were asked.
+    accepted: answers accepted.
+    right: right ones among these.
+    first_right: right first answers where all are accepted.
+    reachable: right answers at the lowest threshold that has the precision on this half itself:
+      what no rule could promise.
+  """
 
   queries: int
   accepted: int
   right: int
-  first_right: int  # right first answers where all are accepted
-  reachable: int  # right answers at the lowest threshold that has the precision on this half itself: what no rule could promise
+  first_right: int
+  reachable: int
 
 
-def run(labelled, target, *, splits=10, seed=0, counts=None, method=None):
-  """A list of `splits` Trials of the precision `target` on Answers with golds; the splits depend on subjects and seed alone."""
-  subjects = sorted(
-    set(labelled.subjects)
-  )  # by name, so that splits do not depend on the order of rows
-  place = {subject: i for i, subject in enumerate(subjects)}
-  subject_Q = np.array([place[subject] for subject in labelled.subjects])
-  return [
-    _trial(
-      labelled,
-      subject_Q,
-      np.random.default_rng([seed, split]).permutation(len(subjects)) < len(subjects) // 2,
-      target,
-      counts,
-      method,
+# Keys of JSON in promise.json, one of them a word of the language.
+Comparison = TypedDict(
+  "Comparison",
+  {
+    "splits": int,
+    "held": int,
+    "empty": int,
+    "held_by_seed": list[int],
+    "yield": Estimate,
+    "reachable": Estimate,
+    "accepted_share": Estimate,
+    "precision": Estimate,
+    "first_right": Estimate,
+    "difference": dict[str, Estimate] | None,
+  },
+)
+
+
+class _Draw(NamedTuple):
+  """A draw of the bootstrap: seeds, and for each drawn one the splits drawn of it."""
+
+  seeds: list[int]
+  splits: list[np.ndarray]
+
+
+def run(
+  labelled: Answers,
+  target: float,
+  *,
+  splits: int = 10,
+  seed: int = 0,
+  counts: Mapping[Answer, int] | None = None,
+  method: str | None = None,
+) -> list[Trial]:
+  """Returns the trials of a precision; the splits depend on subjects and seed alone.
+
+  Args:
+    labelled: answers with their right ones.
+    target: the precision promised.
+    splits: how many trials.
+    seed: of the random splits.
+    counts: mentions in text for the shock guard, or None.
+    method: one of calibration.METHODS, or None: the better.
+  """
+  subjects = sorted(set(labelled.subjects))  # so that splits do not depend on the order of rows
+  codes = {subject: code for code, subject in enumerate(subjects)}
+  subject_Q = np.array([codes[subject] for subject in labelled.subjects])
+  trials: list[Trial] = []
+  for split in range(splits):
+    order_S = np.random.default_rng([seed, split]).permutation(len(subjects))
+    calibrates_S = order_S < len(subjects) // 2
+    trials.append(_trial(labelled, calibrates_S[subject_Q], target, counts, method))
+  return trials
+
+
+def _trial(
+  labelled: Answers,
+  calibrates_Q: np.ndarray,
+  target: float,
+  counts: Mapping[Answer, int] | None,
+  method: str | None,
+) -> Trial:
+  """Calibrates on some queries, extracts from the others, and counts what is right."""
+  known = take(labelled, calibrates_Q)
+  answers = take(labelled, ~calibrates_Q)
+  extractor = extraction.fit(known, answers, counts=counts, method=method)
+  assessment = extraction.assess(extractor, answers)
+  threshold = extraction.choose_threshold(extractor, known, answers, target)
+  accepted_N = extraction.accept_by_precision(assessment, threshold)
+  right_N = is_right(answers)
+  units_N = assessment.eligible_N
+  reachable = 0
+  if units_N.any():
+    best = calibration.yield_at(
+      target, assessment.confidence_N[units_N], right_N[units_N], answers.score_N[units_N]
     )
-    for split in range(splits)
-  ]
+    reachable = best.right
+  return Trial(
+    len(answers.subjects),
+    int(accepted_N.sum()),
+    int(right_N[accepted_N].sum()),
+    int(right_N[answers.rank_N == 1].sum()),
+    reachable,
+  )
 
 
-def held(trial, target):
-  """Whether the accepted answers were as precise as promised; True where nothing was accepted."""
+def is_held(trial: Trial, target: float) -> bool:
+  """Returns whether the accepted answers were as precise as promised; so where there are none."""
   return trial.right >= target * trial.accepted - 1e-9
 
 
-MEASURES = ("yield", "reachable", "accepted_share", "precision", "first_right")
+def compare(
+  arms: Mapping[str, Mapping[int, Sequence[Trial]]],
+  target: float,
+  *,
+  resamples: int = 2000,
+  confidence: float = 0.95,
+  seed: int = 0,
+) -> dict[str, Comparison]:
+  """Compares the trials of arms with those of the first arm.
 
+  Intervals: percentiles of a bootstrap that draws seeds, and of each drawn seed its splits, with
+  replacement, the same ones for every arm. The splits of one seed share their queries, so that with
+  one seed the interval is of splits alone.
 
-def compare(arms, target, *, resamples=2000, confidence=0.95, seed=0):
-  """What {label: {seed: list of Trials}} say, the first arm the one that others are compared with.
-
-  Intervals: percentiles of a bootstrap that draws seeds, and of each drawn seed its splits, with replacement, the same ones for every
-  arm. The splits of one seed share their queries, so that with one seed the interval is of splits alone.
+  Args:
+    arms: trials by label and seed.
+    target: the precision promised.
+    resamples: draws of the bootstrap.
+    confidence: level of the intervals.
+    seed: of the bootstrap.
 
   Returns:
-    {label: dict} of `splits`, `held`, `empty` (nothing accepted: the promise holds and says nothing), `held_by_seed`; of MEASURES as
-    {mean, low, high}: the shares of queries with an accepted right answer (`yield`), with one at the best threshold by the asked half's own
-    labels (`reachable`, what no rule can promise), with an accepted answer, and with a right first answer; `precision` is of all accepted
-    answers. And `difference`, of yield and reachable, from the first arm.
+    By label `splits`, `held`, `empty` (nothing accepted: the promise holds and says nothing),
+    `held_by_seed`; an estimate of each of MEASURES: the shares of queries with an accepted right
+    answer (`yield`), with one at the best threshold by the asked half's own labels (`reachable`,
+    what no rule can promise), with an accepted answer, and with a right first answer; `precision`
+    is of all accepted answers. And `difference`, of yield and reachable, from the first arm.
 
   Raises:
     UserError: arms of other seeds than the first.
   """
-  first = next(iter(arms.values()))
+  first_label = next(iter(arms))
+  _check_seeds(arms)
   rng = np.random.default_rng(seed)
-  for label, of_seed in arms.items():
-    if of_seed.keys() != first.keys():
-      raise UserError(
-        f"arm {label!r}: expected the seeds of the first arm, {sorted(first)}, got {sorted(of_seed)}"
+  sizes = [len(trials) for trials in arms[first_label].values()]
+  draws = [_draw(sizes, rng) for _ in range(resamples)]
+  tables = {label: _tables(list(by_seed.values())) for label, by_seed in arms.items()}
+  means = {label: _measures(np.concatenate(table_)) for label, table_ in tables.items()}
+  samples = {label: _resampled(table_, draws) for label, table_ in tables.items()}
+
+  def difference(label: str) -> dict[str, Estimate] | None:
+    if label == first_label:
+      return None
+    return {
+      name: _estimate(
+        means[label][name] - means[first_label][name],
+        samples[label][name] - samples[first_label][name],
+        confidence,
       )
-  sizes = [len(trials) for trials in first.values()]
-  draws = [
-    (seed_S, [rng.integers(0, sizes[one], sizes[one]) for one in seed_S])
-    for seed_S in (rng.integers(0, len(sizes), len(sizes)) for _ in range(resamples))
-  ]
-  tables = {label: _measured(list(of_seed.values())) for label, of_seed in arms.items()}
-  drawn = {label: _drawn(table, draws) for label, table in tables.items()}
-  base = next(iter(arms))
-  return {
-    label: _counted(list(of_seed.values()), target)
-    | {
-      name: _estimate(_means(tables[label])[name], drawn[label][name], confidence)
-      for name in MEASURES
+      for name in _DIFFERENCES
     }
-    | {
-      "difference": {
-        name: _estimate(
-          _means(tables[label])[name] - _means(tables[base])[name],
-          drawn[label][name] - drawn[base][name],
-          confidence,
-        )
-        for name in ("yield", "reachable")
-      }
-      if label != base
-      else None
+
+  comparisons: dict[str, Comparison] = {}
+  for label, by_seed in arms.items():
+    estimates = {
+      name: _estimate(means[label][name], samples[label][name], confidence) for name in MEASURES
     }
-    for label, of_seed in arms.items()
-  }
+    held_by_seed = [sum(is_held(trial, target) for trial in trials) for trials in by_seed.values()]
+    trials_of_arm = [trial for trials in by_seed.values() for trial in trials]
+    comparisons[label] = {
+      "splits": len(trials_of_arm),
+      "held": sum(held_by_seed),
+      "empty": sum(trial.accepted == 0 for trial in trials_of_arm),
+      "held_by_seed": held_by_seed,
+      "yield": estimates["yield"],
+      "reachable": estimates["reachable"],
+      "accepted_share": estimates["accepted_share"],
+      "precision": estimates["precision"],
+      "first_right": estimates["first_right"],
+      "difference": difference(label),
+    }
+  return comparisons
 
 
-def lines(found, target):
-  """The comparison as lines of a table for the terminal."""
-  rows = [
-    [
-      "arm",
-      "held",
-      "nothing accepted",
-      "precision",
-      "yield",
-      "reachable",
-      "right",
-      "yield - first",
-      "reachable - first",
+def summary_lines(comparisons: Mapping[str, Comparison], target: float) -> list[str]:
+  """Returns the comparison as lines of a table for the terminal."""
+  rows = [_HEADER]
+  for label, comparison in comparisons.items():
+    difference = comparison["difference"] or {}
+    estimates = [
+      comparison["precision"],
+      comparison["yield"],
+      comparison["reachable"],
+      comparison["first_right"],
+      difference.get("yield"),
+      difference.get("reachable"),
     ]
-  ]
-  for label, one in found.items():
-    apart = one["difference"] or {"yield": None, "reachable": None}
-    rows.append(
-      [
-        label,
-        f"{one['held']}/{one['splits']}",
-        f"{one['empty']}/{one['splits']}",
-        *(table.estimate(one[name]) for name in ("precision", "yield", "reachable", "first_right")),
-        *(table.estimate(apart[name]) for name in ("yield", "reachable")),
-      ]
-    )
-  return [
-    f"A precision of {target:.0%} promised on half of the subjects, and what it gave on the other half",
-    *table.aligned(rows),
-  ]
+    held = f"{comparison['held']}/{comparison['splits']}"
+    empty = f"{comparison['empty']}/{comparison['splits']}"
+    rows.append([label, held, empty, *map(table.estimate, estimates)])
+  title = f"A precision of {target:.0%} promised on half of the subjects, and what it gave on the "
+  return [title + "other half", *table.aligned(rows)]
 
 
-def _counted(seeds, target):
-  trials = [one for of_seed in seeds for one in of_seed]
-  return {
-    "splits": len(trials),
-    "held": sum(held(one, target) for one in trials),
-    "empty": sum(one.accepted == 0 for one in trials),
-    "held_by_seed": [sum(held(one, target) for one in of_seed) for of_seed in seeds],
-  }
+def _check_seeds(arms: Mapping[str, Mapping[int, Sequence[Trial]]]) -> None:
+  """Raises a UserError where an arm has other seeds than the first."""
+  first = next(iter(arms.values()))
+  for label, by_seed in arms.items():
+    if by_seed.keys() != first.keys():
+      raise UserError(
+        f"arm {label!r}: expected the seeds of the first arm, {sorted(first)}, "
+        f"got {sorted(by_seed)}"
+      )
 
 
-def _measured(seeds):
-  """Counts [seed, split, 5] of the trials: right, reachable, accepted, first right, queries."""
+def _draw(sizes: Sequence[int], rng: np.random.Generator) -> _Draw:
+  """Draws seeds, and splits of each drawn seed, with replacement."""
+  seeds: list[int] = rng.integers(0, len(sizes), len(sizes)).tolist()
+  return _Draw(seeds, [rng.integers(0, sizes[index], sizes[index]) for index in seeds])
+
+
+def _tables(trials_by_seed: Sequence[Sequence[Trial]]) -> list[np.ndarray]:
+  """Returns counts [trial, 5] of each seed: right, reachable, accepted, first right, queries."""
   return [
     np.array(
-      [[one.right, one.reachable, one.accepted, one.first_right, one.queries] for one in trials],
+      [
+        [trial.right, trial.reachable, trial.accepted, trial.first_right, trial.queries]
+        for trial in trials
+      ],
       float,
     )
-    for trials in seeds
+    for trials in trials_by_seed
   ]
 
 
-def _means(tables):
-  return _of_counts(np.concatenate(tables))
+def _measures(counts_Tx5: np.ndarray) -> dict[str, float]:
+  """Returns the measures of trials.
 
-
-def _of_counts(counts_Tx5):
-  """The measures of trials: shares of queries are means over trials, precision is of all accepted answers."""
+  Shares of queries are means over trials; precision is of all accepted answers.
+  """
   right, reachable, accepted, first, queries = counts_Tx5.T
   return {
     "yield": np.mean(right / queries),
@@ -173,41 +281,21 @@ def _of_counts(counts_Tx5):
   }
 
 
-def _drawn(tables, draws):
-  found = [
-    _of_counts(np.concatenate([tables[one][splits] for one, splits in zip(*draw)]))
-    for draw in draws
-  ]
-  return {name: np.array([one[name] for one in found]) for name in MEASURES}
+def _resampled(tables: Sequence[np.ndarray], draws: Sequence[_Draw]) -> dict[str, np.ndarray]:
+  """Returns each measure of every draw [R]."""
+  samples: list[dict[str, float]] = []
+  for draw in draws:
+    drawn = [tables[index][splits] for index, splits in zip(draw.seeds, draw.splits)]
+    samples.append(_measures(np.concatenate(drawn)))
+  return {name: np.array([sample[name] for sample in samples]) for name in MEASURES}
 
 
-def _trial(labelled, subject_Q, calibrates_S, target, counts, method):
-  known = answer_room.take(labelled, calibrates_S[subject_Q])
-  asked = answer_room.take(labelled, ~calibrates_S[subject_Q])
-  fitted = extraction.fit(known, asked, counts=counts, method=method)
-  judged = extraction.judge(fitted, asked)
-  right_N = answer_room.right(asked)
-  accepted_N = extraction.by_precision(judged, extraction.threshold(fitted, known, asked, target))
-  units = judged.chosen_N
-  reachable = (
-    calibration.yield_at(
-      target, judged.confidence_N[units], right_N[units], asked.score_N[units]
-    ).right
-    if units.any()
-    else 0
-  )
-  return Trial(
-    len(asked.subjects),
-    int(accepted_N.sum()),
-    int(right_N[accepted_N].sum()),
-    int(right_N[asked.rank_N == 1].sum()),
-    reachable,
-  )
-
-
-def _estimate(mean, samples_R, confidence):
+def _estimate(mean: float, samples_R: np.ndarray, confidence: float) -> Estimate:
+  """Returns a mean with its interval; None for what is undefined."""
   low, high = statistics.interval(samples_R, confidence)
-  return {
-    name: None if np.isnan(value) else float(value)
-    for name, value in (("mean", mean), ("low", low), ("high", high))
-  }
+  return {"mean": _or_none(mean), "low": _or_none(low), "high": _or_none(high)}
+
+
+def _or_none(value: float) -> float | None:
+  """Returns a number, None for NaN."""
+  return None if np.isnan(value) else float(value)
