@@ -20,7 +20,7 @@ from factshock.devices import partitioning
 from factshock.models import decoder, families, t5
 from factshock.report import page
 from factshock.runtime.errors import UserError
-from factshock.study import checks, diagnosis, pipeline, workdir
+from factshock.study import checks, diagnosis, ownership, pipeline
 
 SUBJECTS = ["Ada Byron", "Grace Hopper", "the fox", "Žižek", "Q", "Tokyo Rome Paris"]
 ANSWERS = ["London", "Paris", "Rome", "Berlin", "London", "Tokyo"]
@@ -374,7 +374,7 @@ def test_arms_that_cannot_be_observed(change, expected):
 
 def test_attention_may_be_taken_out_of_an_arm_too():
   one, other = ({"arms": {"a": {"kind": "prompted", **more}}} for more in ({"attention": True}, {}))
-  assert workdir.differences(one, other) == workdir.differences(other, one) == []
-  assert workdir.differences(
+  assert ownership.differences(one, other) == ownership.differences(other, one) == []
+  assert ownership.differences(
     {"model": {"attention": 1}, "attention": 2}, {"model": {}, "attention": 3}
   ) == ["config.attention: 2, 3"]

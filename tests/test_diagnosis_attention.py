@@ -13,8 +13,12 @@ import tiny
 from factshock.diagnosis import attention, attention_files
 from factshock.diagnosis.statistics import Bootstrap
 from factshock.predictions import reading
+from factshock.predictions.points import Point
+from factshock.runtime import files as runtime_files
 from factshock.runtime.errors import UserError
-from factshock.study import answers, diagnosis
+from factshock.runtime.workdir import Workdir
+from factshock.study import answers, arms, diagnosis
+from factshock.study import config as configs
 
 
 def answered(found, right):
@@ -418,7 +422,7 @@ def workdir(tmp_path):
     {name: found[name].tolist()[i] for name in ("subject", "relation", "object", "popularity")}
     for i in range(40)
   ]
-  (seed,) = diagnosis.configs.seeds(config)
+  (seed,) = configs.seeds(config)
   folder = tmp_path / "facts" / str(seed)
   folder.mkdir(parents=True)
   for name in ("test", "balanced"):
@@ -441,11 +445,11 @@ def workdir(tmp_path):
       for name in "rq"
     )
   )
-  for label in [label for name in config.arms for label in diagnosis.arm_room.points(config, name)]:
+  for label in [label for name in config.arms for label in arms.points(config, name)]:
     mass = {"zero_shot_question": 0, "finetune@8": -0.1, "finetune@4": -0.05}.get(label, -0.02)
     if label != "k_shot":
       hand.write(
-        pathlib.Path(answers.attention_path(str(tmp_path), label, seed)), hand.moved(found, mass)
+        pathlib.Path(Workdir(str(tmp_path)).attention(label, seed)), hand.moved(found, mass)
       )
     for split in answers.SPLITS:
       rows = [
@@ -455,21 +459,21 @@ def workdir(tmp_path):
           if label in ("finetune@4", "weight_mixing@0.5") or i % 2
           else "o0",
           "score": -1.0,
-          "arm": label.split("@")[0],
+          "arm": Point.parse(label).arm,
           "seed": seed,
         }
         for i, fact in enumerate(facts)
       ]
-      path = answers.predictions_path(str(tmp_path), label, seed, split)
+      path = Workdir(str(tmp_path)).predictions(label, seed, split)
       pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-      with diagnosis.files.atomic_write(path) as file:
+      with runtime_files.atomic_write(path) as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
   return config, tmp_path
 
 
 def test_a_study_diagnoses_the_attention_it_finds(workdir):
   config, folder = workdir
-  found = diagnosis.diagnose(config, str(folder), {})["attention"]
+  found = diagnosis.diagnose(config, Workdir(str(folder)), {})["attention"]
   assert set(found["arms"]) == {
     "zero_shot_question",
     "finetune",
@@ -513,9 +517,9 @@ def test_a_study_without_attention_has_none_and_says_what_is_missing(workdir, ca
   config, folder = workdir
   for path in (folder / "attention").glob("zero_shot*"):
     path.unlink()
-  found = diagnosis.diagnose(config, str(folder), {})["attention"]
+  found = diagnosis.diagnose(config, Workdir(str(folder)), {})["attention"]
   assert found["reference"] is None and "zero_shot_question" in capsys.readouterr().out
   with config.unlocked():
     for arm in config.arms.values():
       arm["attention"] = False
-  assert "attention" not in diagnosis.diagnose(config, str(folder), {})
+  assert "attention" not in diagnosis.diagnose(config, Workdir(str(folder)), {})

@@ -411,8 +411,8 @@ def test_training_the_first_steps_twice_gives_the_same_bits(monkeypatch):
 
 
 def test_every_start_is_recorded_with_its_code(tmp_path):
-  provenance.append_run(tmp_path, provenance.describe_run())
-  provenance.append_run(tmp_path, {**provenance.describe_run(), "seed": 3})
+  provenance.append_run(tmp_path / "runs.jsonl", provenance.describe_run())
+  provenance.append_run(tmp_path / "runs.jsonl", {**provenance.describe_run(), "seed": 3})
   first, second = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
   assert (
     second["seed"] == 3

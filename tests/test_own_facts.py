@@ -15,6 +15,7 @@ import tiny_own
 from factshock.data import mixture
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
+from factshock.runtime.workdir import Workdir
 from factshock.study import checks, seed_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -147,7 +148,7 @@ def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_pa
   config.pretrain.masking, config.pretrain.object_share = masking, 1.0
   config.pretrain.subject_share = 0.0
   checks.check(config)
-  study = seed_run.prepare(config, str(tmp_path / "run"), 0, None)
+  study = seed_run.prepare(config, Workdir(str(tmp_path / "run")), 0, None)
   sources, shares = zip(*study.texts("whole"))
   assert shares == (0.75, 0.25) and [source.name for source in sources] == ["corpus", "corpus 2"]
   batch = next(

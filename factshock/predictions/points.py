@@ -122,8 +122,10 @@ def is_on_curve(label: str) -> bool:
 
 def with_value(label: str, value: object) -> str:
   """Returns a label with "@value" behind it, unless it ends so already."""
-  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  suffix = _AT + (Point("", value).printed_value if is_number else str(value))
+  printed = str(value)
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    printed = Point(label, value).printed_value
+  suffix = _AT + printed
   return label if label.endswith(suffix) else label + suffix
 
 

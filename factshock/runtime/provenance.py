@@ -47,14 +47,14 @@ def describe_run() -> RunDescription:
   }
 
 
-def append_run(workdir: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
-  """Appends a run's description to WORKDIR/runs.jsonl, a line for every start.
+def append_run(path: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
+  """Appends a run's description to a file (`Workdir.runs`), a line for every start.
 
   Of several processes that work as one the first alone writes.
   """
   if not processes.is_first():
     return
-  with open(os.path.join(workdir, "runs.jsonl"), "a", encoding="utf-8") as file:
+  with open(path, "a", encoding="utf-8") as file:
     file.write(json.dumps(description) + "\n")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from factshock.answering import choices, decoding, probes, ranking
 from factshock.data import prompts
 from factshock.predictions import writing
+from factshock.predictions.points import Point
 from factshock.study import seed_run
 
 SPLITS = ("development", "test")
@@ -19,15 +20,15 @@ def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
   key = (prompt, shots, shot_facts, split)
   if key not in study.queries:
     facts = study.sets[split]
-    texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
+    texts = study.prompt_texts(facts, seed_run.Question(prompt, shots, shot_facts))
     study.queries[key] = ranking.prepare(
-      seed_run.loaded_model(study, params),
+      study.loaded(params),
       texts,
       [fact["relation"] for fact in facts],
       study.candidates,
       study.config.answering.batch_size,
     )
-  return ranking.rank_prepared(seed_run.loaded_model(study, params), study.queries[key])
+  return ranking.rank_prepared(study.loaded(params), study.queries[key])
 
 
 def cloze_scores(study, params, split, number):
@@ -40,12 +41,12 @@ def cloze_scores(study, params, split, number):
     name: {**row, "statements": [row["statements"][number]]}
     for name, row in study.relations.items()
     if number < len(row["statements"])
-    and prompts.can_ask(row["statements"][number], seed_run.is_decoder(study))
+    and prompts.can_ask(row["statements"][number], study.is_decoder)
   }
   facts = [fact for fact in study.sets[split] if fact["relation"] in relations]
   if not facts:
     return {}
-  asked = study._replace(relations=relations, sets={split: facts}, queries={})
+  asked = study.with_relations(relations).with_sets({split: facts})
   found = {name: [] for name in relations}
   for fact, one in zip(facts, scores(asked, params, split, "cloze")):
     found[fact["relation"]].append(one)
@@ -68,7 +69,7 @@ def teacher_belief(study, params, facts, prompt, shots=0, best=False):
   Args:
     best: all on the likeliest candidate.
   """
-  asked = study._replace(sets={**study.sets, "asked": facts}, queries={})
+  asked = study.with_sets({**study.sets, "asked": facts})
   found = []
   for one in scores(asked, params, "asked", prompt, shots):
     p = np.exp(one - one.max())
@@ -82,25 +83,15 @@ def on_object(study, fact):
   return (np.array(study.candidates[fact["relation"]]) == fact["object"]).astype(float)
 
 
-def predictions_path(workdir, label, seed, split):
-  """The predictions file of one label, seed and split in a workdir."""
-  return os.path.join(workdir, "predictions", f"{label}.seed{seed}.{split}.jsonl.gz")
-
-
-def attention_path(workdir, label, seed):
-  """The file of one label and seed in a workdir: what the model attends to of test facts (answering/probes.py)."""
-  return os.path.join(workdir, "attention", f"{label}.seed{seed}.npz")
-
-
 def observes(config, label):
   """Whether the arm of a label asks for attention beside the predictions."""
-  return config.arms[label.split("@")[0]].get("attention", False)
+  return config.arms[Point.parse(label).arm].get("attention", False)
 
 
 def answered(config, workdir, label, seed):
   """Whether a label's predictions are there, for development and test, and its attention where the arm asks for it."""
-  wanted = [predictions_path(workdir, label, seed, split) for split in SPLITS]
-  wanted += [attention_path(workdir, label, seed)] if observes(config, label) else []
+  wanted = [workdir.predictions(label, seed, split) for split in SPLITS]
+  wanted += [workdir.attention(label, seed)] if observes(config, label) else []
   return all(map(os.path.exists, wanted))
 
 
@@ -115,20 +106,20 @@ def write_answers(study, label, split, scores_by_fact, **extra):
     **_labels(study, label, split),
     **extra,
   )
-  writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+  writing.write_predictions(study.workdir.predictions(label, study.seed, split), rows)
 
 
 def kept(config, label):
   """How many candidates the predictions of a label keep: config.answering.top, or None, which is all, where a prior correction reads them."""
   reading = [arm for arm in config.arms.values() if arm.kind == "prior_correction"]
   read = {arm[key] for arm in reading for key in ("of", "with_arm") if key in arm}
-  return None if label.split("@")[0] in read else config.answering.top or None
+  return None if Point.parse(label).arm in read else config.answering.top or None
 
 
 def write_rows(study, label, split, rows):
   """Writes ready rows as the predictions file of one label and split."""
 
-  writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+  writing.write_predictions(study.workdir.predictions(label, study.seed, split), rows)
 
 
 def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
@@ -150,13 +141,13 @@ def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
 def _write_attention(study, label, params, prompt, shots, shot_facts):
 
   key = ("attention", prompt, shots, shot_facts)
-  model = seed_run.loaded_model(study, params)
+  model = study.loaded(params)
   facts = study.sets["test"]
   if key not in study.queries:
-    texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
+    texts = study.prompt_texts(facts, seed_run.Question(prompt, shots, shot_facts))
     study.queries[key] = probes.prepare(model, facts, texts, study.candidates)
   found = probes.observe(model, study.queries[key], batch_size=study.config.answering.batch_size)
-  probes.write(attention_path(study.workdir, label, study.seed), facts, found)
+  probes.write(study.workdir.attention(label, study.seed), facts, found)
 
 
 def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
@@ -164,8 +155,8 @@ def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
 
   facts = study.sets[split]
   labels = {**_labels(study, label, split), **extra}
-  model = seed_run.loaded_model(study, params)
-  texts = seed_run.prompt_texts(study, facts, prompt, shots, shot_facts)
+  model = study.loaded(params)
+  texts = study.prompt_texts(facts, seed_run.Question(prompt, shots, shot_facts))
   batch_size = study.config.answering.batch_size
   if prompt in prompts.CHOICE_PROMPTS:
     letters = prompt == "letters"
@@ -174,8 +165,8 @@ def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
     options = decoding.DecodingOptions(study.config.answering.max_tokens)
     generated, generated_scores = decoding.generate(model, texts, options, batch_size=batch_size)
     rows = writing.text_rows(facts, generated, generated_scores, **labels)
-  writing.write_predictions(predictions_path(study.workdir, label, study.seed, split), rows)
+  writing.write_predictions(study.workdir.predictions(label, study.seed, split), rows)
 
 
 def _labels(study, label, split):
-  return {"arm": label.split("@")[0], "seed": study.seed, "split": split}
+  return {"arm": Point.parse(label).arm, "seed": study.seed, "split": split}

@@ -7,7 +7,8 @@ KINDS; to add a kind, write its `run` and its entry here, and name it in a confi
 import json
 import os
 import shutil
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from factshock.checkpoints import interpolation, store, tree_files
 from factshock.data import prompts
@@ -16,7 +17,7 @@ from factshock.predictions import prior_correction
 from factshock.predictions import rows as prediction_rows
 from factshock.runtime import files, processes
 from factshock.runtime.errors import UserError
-from factshock.study import answers, pretraining_text, seed_run, study_data, training, weights
+from factshock.study import answers, pretraining_text, study_data, training, weights
 from factshock.study import config as configs
 from factshock.training.settings import FinetuningConfig
 
@@ -86,7 +87,7 @@ def _by_best_statements(study):
   Raises:
     UserError: a relation has no statement that the model can be asked by.
   """
-  path = seed_run.facts_path(study.workdir, study.seed, "best_statements.json")
+  path = study.workdir.best_statements(study.seed)
   if not processes.broadcast(lambda: os.path.exists(path), "best statements"):
     with files.atomic_write(path) as file:
       json.dump(_best_statements(study), file, indent=1, ensure_ascii=False)
@@ -94,7 +95,7 @@ def _by_best_statements(study):
     lambda: json.loads("".join(line for _, line in files.lines(path))), "best statements read"
   )
   relations = {name: {**row, "statements": [best[name]]} for name, row in study.relations.items()}
-  return study._replace(relations=relations, queries={})
+  return study.with_relations(relations)
 
 
 def _best_statements(study):
@@ -126,7 +127,7 @@ def _finetuned(study, name, step=None):
   except tree_files.Damaged as error:
     if step is not None:
       raise
-    folder = training.checkpoint_folder(study.workdir, name, study.seed)
+    folder = study.workdir.checkpoints(name, study.seed)
     store.set_aside(folder, store.agreed_latest_step(folder), error)
   _run_finetune(study, name)
   return weights.finetuned(study, name)
@@ -141,7 +142,7 @@ def _run_finetune(study, name):
 
   arm = study.config.arms[name]
   section = settings(study.config, name)
-  folder = training.checkpoint_folder(study.workdir, name, study.seed)
+  folder = study.workdir.checkpoints(name, study.seed)
   done = store.agreed_latest_step(folder) or -1
   missing = [label for label in points(study.config, name) if not _answered(study, label)]
   if any(
@@ -219,7 +220,7 @@ def _belief(study, facts, teacher, best):
 
 def _facts(study, name):
   """A finetuning set; those that go by what the model knows are made when they are first asked for, and kept with the run."""
-  if name in MODEL_SETS and name not in study.sets:
+  if name in MODEL_SETS and name not in study.model_sets:
     pool = study.sets["pool"]
     belief = _belief(study, pool, study.config.roles.ceiling, True)
     said = [study.candidates[fact["relation"]][int(p.argmax())] for fact, p in zip(pool, belief)]
@@ -234,10 +235,10 @@ def _facts(study, name):
         raise UserError(
           f"the set {key!r} of seed {study.seed} is empty: the pretrained model knows all of the pool or nothing"
         )
-      study.sets[key] = facts
-      schema.write_facts(seed_run.facts_path(study.workdir, study.seed, f"{key}.jsonl"), facts)
+      study.model_sets[key] = facts
+      schema.write_facts(study.workdir.fact_set(study.seed, key), facts)
       print("  " + splits.describe(key, facts), flush=True)
-  return study.sets[name]
+  return study.model_sets[name] if name in MODEL_SETS else study.sets[name]
 
 
 def _alpha_points(config, name):
@@ -309,7 +310,7 @@ def _run_prior_correction(study, name):
   """Moves the answers of another arm back to the answer frequencies of a reference, learned from the unlabelled test queries."""
 
   def tables(label, split):
-    path = answers.predictions_path(study.workdir, label, study.seed, split)
+    path = study.workdir.predictions(label, study.seed, split)
     rows = prediction_rows.read_all_rows(path)
     return rows, prior_correction.tables_of(rows, path)
 

@@ -10,7 +10,6 @@ from factshock.facts import relations as relation_files
 from factshock.facts import schema
 from factshock.predictions import accuracy, reading
 from factshock.runtime import files
-from factshock.study import answers, seed_run
 from factshock.study import arms as arm_room
 from factshock.study import config as configs
 
@@ -25,9 +24,7 @@ def diagnose(config, workdir, run_facts):
   selected = {}
   finetuning = {}
   answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
-  counts = {
-    seed: counting.read_counts(seed_run.facts_path(workdir, seed, "counts.tsv")) for seed in seeds
-  }
+  counts = {seed: counting.read_counts(workdir.counts(seed)) for seed in seeds}
   for name in config.arms:
     kind = arm_room.KINDS[config.arms[name].kind]
     labels = arm_room.points(config, name)
@@ -63,9 +60,7 @@ def diagnose(config, workdir, run_facts):
     for label, by_seed in asked.items()
   }
   roles = config.roles.to_dict()
-  relations = relation_files.read_relations(
-    seed_run.facts_path(workdir, seeds[0], "relations.jsonl")
-  )
+  relations = relation_files.read_relations(workdir.relations(seeds[0]))
   options = summary.Options(
     counts=counts,
     reference=roles["zero_shot"] or None,
@@ -98,7 +93,7 @@ def diagnose(config, workdir, run_facts):
     "run": _run_record(config, workdir, run_facts),
   }
   found |= _attention(config, workdir, asked, arms, table)
-  with files.atomic_write(os.path.join(workdir, "diagnosis.json")) as file:
+  with files.atomic_write(workdir.diagnosis) as file:
     json.dump(found, file, allow_nan=False)
   return found
 
@@ -125,9 +120,7 @@ def _attention(config, workdir, asked, arms, table):
   missing = []
   for label, by_seed in asked.items():
     if config.arms[_name(config, label)].get("attention"):
-      wanted = {
-        seed: answers.attention_path(workdir, point, seed) for seed, point in by_seed.items()
-      }
+      wanted = {seed: workdir.attention(point, seed) for seed, point in by_seed.items()}
       missing += [path for path in wanted.values() if not os.path.exists(path)]
       paths[label] = {seed: path for seed, path in wanted.items() if os.path.exists(path)}
   if missing:
@@ -196,13 +189,13 @@ def remedies_of(config):
 
 
 def _answers(workdir, seed, name):
-  facts = schema.read_facts(seed_run.facts_path(workdir, seed, f"{name}.jsonl"))
+  facts = schema.read_facts(workdir.fact_set(seed, name))
   return [(fact["relation"], fact["object"]) for fact in facts]
 
 
 def _read(workdir, label, seed, split):
 
-  return reading.read(answers.predictions_path(workdir, label, seed, split))
+  return reading.read(workdir.predictions(label, seed, split))
 
 
 def _best_point(workdir, labels, seed, criterion):
@@ -233,7 +226,7 @@ def _pairs(config, table):
   roles = config.roles
   pairs = []
   for remedy, mended in {
-    **{name: roles.finetuned for name in roles.remedies},
+    **dict.fromkeys(roles.remedies, roles.finetuned),
     **remedies_of(config),
   }.items():
     best = f"{remedy}_early" if f"{remedy}_early" in table else remedy
@@ -281,7 +274,7 @@ def _pairs(config, table):
 
 def _run_record(config, workdir, run_facts):
   seed = configs.seeds(config)[0]
-  folder = os.path.join(workdir, "facts", str(seed))
+  folder = workdir.facts(seed)
   sizes = {
     name.removesuffix(".jsonl"): len(schema.read_facts(os.path.join(folder, name)))
     for name in sorted(os.listdir(folder))

@@ -12,9 +12,9 @@ from factshock.facts import splits
 from factshock.models import families, lora
 from factshock.runtime import interruption, processes, provenance
 from factshock.runtime.errors import UserError
-from factshock.study import arms, seed_run, study_data, training, weights
+from factshock.runtime.workdir import Workdir
+from factshock.study import arms, ownership, seed_run, study_data, training, weights
 from factshock.study import config as configs
-from factshock.study import workdir as workdirs
 from factshock.training import dry_run as planning
 from factshock.training import train_step as steps
 from factshock.training.settings import FinetuningConfig
@@ -38,13 +38,14 @@ def run(config, workdir, *, seed=0, ratio=0.0, profile_steps=0):
   """
 
   check(config, ratio)
-  workdirs.claim(config, workdir)
+  workdir = Workdir.of(workdir)
+  ownership.claim(config, workdir)
   host.keep_freed_memory()
   host.use_compilation_cache()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
-  provenance.append_run(workdir, {**provenance.describe_run(), "seed": seed, "ratio": ratio})
-  folder = training.checkpoint_folder(workdir, NAME, seed)
+  provenance.append_run(workdir.runs, {**provenance.describe_run(), "seed": seed, "ratio": ratio})
+  folder = workdir.checkpoints(NAME, seed)
   if store.agreed_latest_step(folder) == config.finetune.steps:
     print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
     return folder
@@ -79,8 +80,9 @@ def reproducible(config, *, seed=0, ratio=0.0, steps=20):
   found = []
   for _ in range(2):
     with tempfile.TemporaryDirectory() as folder:
-      data = study_data.load(config, folder, seed)
-      study = seed_run.assemble(config, folder, seed, mesh, data, {"pool": data.facts})
+      workdir = Workdir(folder)
+      data = study_data.load(config, workdir, seed)
+      study = seed_run.assemble(config, workdir, seed, mesh, data, {"pool": data.facts})
       start = weights.start_weights(study) if config.start_from else weights.random_params(study)
       trained = training.finetune(study, NAME, data.facts, section, start, ratio=ratio)
       found.append(

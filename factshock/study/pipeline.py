@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import time
 
 from factshock.checkpoints import store
@@ -12,10 +11,10 @@ from factshock.report import page
 from factshock.runtime import interruption, locks, processes, provenance
 from factshock.runtime.console import format_duration
 from factshock.runtime.errors import UserError
-from factshock.study import answers, checks, diagnosis, seed_run, training, weights
+from factshock.runtime.workdir import Workdir
+from factshock.study import answers, checks, diagnosis, ownership, seed_run, training, weights
 from factshock.study import arms as arm_room
 from factshock.study import config as configs
-from factshock.study import workdir as workdirs
 
 _WAIT = 2.0  # seconds between two looks at what other processes do
 
@@ -34,14 +33,15 @@ def run(config, workdir):
   """
 
   checks.check(config)
-  workdirs.claim(config, workdir)
+  workdir = Workdir.of(workdir)
+  ownership.claim(config, workdir)
   host.keep_freed_memory()
   host.use_compilation_cache()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   began = time.monotonic()
   start = provenance.describe_run()
-  provenance.append_run(workdir, start)
+  provenance.append_run(workdir.runs, start)
   if not processes.is_first():
     with interruption.signals_caught():
       run_stages(config, workdir, mesh)
@@ -67,7 +67,7 @@ def run(config, workdir):
       "stages_run": len(stages) - len(clock.left),
     },
   )
-  page.write_report(found, workdir)
+  page.write_report(found, workdir.path)
   return found
 
 
@@ -142,7 +142,7 @@ def _run_stage(seed, name, study_of, clock):
 
 
 def _claim_path(workdir, seed, name):
-  return os.path.join(workdir, "claims", f"{seed}.{name}")
+  return workdir.lock(seed, name)
 
 
 def _prepared(config, workdir, mesh, seed):
@@ -197,7 +197,7 @@ def done(config, workdir, seed, name):
 
 def _trained(steps, workdir, seed, name):
 
-  return store.latest_step(training.checkpoint_folder(workdir, name, seed)) == steps
+  return store.latest_step(workdir.checkpoints(name, seed)) == steps
 
 
 class Clock:

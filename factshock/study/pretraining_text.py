@@ -19,6 +19,7 @@ from factshock.data import (
 )
 from factshock.facts import documents, entities
 from factshock.runtime import files, locks
+from factshock.runtime.workdir import Workdir
 from factshock.study.config import Config
 from factshock.study.study_data import FactSets, StudyData, Text
 from factshock.training.settings import PretrainingConfig
@@ -87,7 +88,7 @@ def _documents(text: Text) -> Iterable[str]:
 
 def sources(
   config: Config,
-  workdir: str,
+  workdir: Workdir,
   seed: int,
   data: StudyData,
   sets: FactSets,
@@ -107,15 +108,14 @@ def sources(
     tokenizer: of the study.
     kind: one of KINDS.
   """
-  facts_folder = os.path.join(workdir, "facts", str(seed))
   texts = [
-    _of_kind(text, index, kind, data, sets, facts_folder, seed)
+    _of_kind(text, kind, workdir.text(seed, kind, index), data, sets, seed)
     for index, text in enumerate(data.texts)
   ]
   weights = config.corpus_weights or (1,) * len(data.texts)
   names = ["corpus", *(f"corpus {count}" for count in range(2, len(data.texts) + 1))]
-  cache = config.corpus_cache or os.path.join(workdir, "corpus")
-  lock_folder = config.corpus_cache or os.path.join(workdir, "claims")
+  cache = config.corpus_cache or workdir.corpus_cache
+  lock_folder = config.corpus_cache or workdir.locks
   section = PretrainingConfig.of(config.pretrain)
   with locks.wait_for_lock(
     os.path.join(lock_folder, "text.claim"), message="  another process prepares the text"
@@ -128,23 +128,21 @@ def sources(
 
 def _of_kind(
   text: Text,
-  index: int,
   kind: str,
+  path: str,
   data: StudyData,
   sets: FactSets,
-  folder: str,
   seed: int,
 ) -> Text:
   """Returns a text of which some documents are left out, or whose words are shuffled.
 
-  That of a corpus is written beside the facts of the seed, once.
+  That of a corpus is written to `path`, beside the facts of the seed, once.
   """
   if kind == "whole":
     return text
   change = _CHANGES[kind]
   if not isinstance(text, str):
     return list(change(text, data, sets, seed))
-  path = os.path.join(folder, f"text_{kind}_{index}.jsonl.gz")
   if os.path.exists(path):
     return path
   with files.atomic_write(path) as file:

@@ -9,6 +9,7 @@ from factshock.facts import corpus_counts, documents, entities, schema, sources,
 from factshock.facts import counts as counting
 from factshock.facts import relations as relation_files
 from factshock.runtime.errors import UserError
+from factshock.runtime.workdir import Workdir
 from factshock.study.config import Config
 from factshock.types import Answer, Fact, Relation
 
@@ -38,11 +39,11 @@ class StudyData:
   counts: dict[Answer, int]
 
 
-def load(config: Config, workdir: str, seed: int) -> StudyData:
+def load(config: Config, workdir: Workdir, seed: int) -> StudyData:
   """Returns the data of a config: the synthetic world of a seed, or one's own files."""
   if config.facts == "world":
     return make_world(config, seed)
-  return read_files(config, os.path.join(workdir, "facts"))
+  return read_files(config, workdir.entity_counts)
 
 
 def make_world(config: Config, seed: int) -> StudyData:
@@ -51,14 +52,14 @@ def make_world(config: Config, seed: int) -> StudyData:
   return StudyData(made.facts, made.background, made.relations, [made.sentences], made.counts)
 
 
-def read_files(config: Config, folder: str) -> StudyData:
+def read_files(config: Config, counts_path: str) -> StudyData:
   """Reads one's own facts, relations and text (if any).
 
   Popularity that is not given is how often the text names the subject.
 
   Args:
     config: names the files.
-    folder: where the mentions of entities are counted (entity_counts.tsv), once for all seeds.
+    counts_path: where the mentions of entities are counted, once for all seeds.
 
   Raises:
     UserError: a file that does not fit its format or the others.
@@ -72,7 +73,7 @@ def read_files(config: Config, folder: str) -> StudyData:
   counted_in = config.entity_counts or config.corpus
   if not counted_in:
     return StudyData(facts, [], relations, texts, {})
-  mentions = _read_mentions(config, facts, folder)
+  mentions = _read_mentions(config, facts, counts_path)
   counts = {
     (fact["relation"], fact["object"]): counting.count_of(
       mentions, fact["relation"], fact["object"]
@@ -94,14 +95,13 @@ def _without_named_answers(facts: Sequence[Fact]) -> list[Fact]:
   return kept
 
 
-def _read_mentions(config: Config, facts: Sequence[Fact], folder: str) -> dict[Answer, int]:
+def _read_mentions(config: Config, facts: Sequence[Fact], path: str) -> dict[Answer, int]:
   """Returns how often the text names each entity; of a corpus they are counted if need be.
 
   In a corpus the longest name counts where one stands within another.
   """
   if config.entity_counts:
     return counting.read_counts(config.entity_counts)
-  path = os.path.join(folder, "entity_counts.tsv")
   if not os.path.exists(path):
     corpus_counts.count(config.corpus, entities.entities_of(facts), path)
   return counting.read_counts(path, "longest")

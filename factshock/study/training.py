@@ -36,9 +36,9 @@ def question_source(
   """
 
   room, fields = (
-    (decoder_text, ("tokens",)) if seed_run.is_decoder(study) else (prompts, ("inputs", "targets"))
+    (decoder_text, ("tokens",)) if study.is_decoder else (prompts, ("inputs", "targets"))
   )
-  texts = seed_run.prompt_texts(study, facts, prompt)
+  texts = study.prompt_texts(facts, seed_run.Question(prompt))
   if belief is not None or adjustment:
     belief = belief or [answers.on_object(study, fact) for fact in facts]
     encode = lambda row, place: room.encode_example(
@@ -54,7 +54,7 @@ def question_source(
       priors,
       adjustment,
       loss_weight,
-      pad=decoder_text.PAD if seed_run.is_decoder(study) else 0,
+      pad=decoder_text.PAD if study.is_decoder else 0,
     )
     examples = [
       encode(row, int(place)) for row, p in enumerate(belief) for place in np.flatnonzero(p)
@@ -68,14 +68,12 @@ def question_source(
       example["weights"] = np.float32(weight) * example.get(
         "weights", np.ones(len(example[fields[-1]]), np.float32)
       )
-    source = (decoder_text if seed_run.is_decoder(study) else mixture).qa_source(
-      examples, loss_weight
-    )
+    source = (decoder_text if study.is_decoder else mixture).qa_source(examples, loss_weight)
   lengths = tuple(max(len(one[field]) for one in examples) for field in fields)
   return source, lengths if len(lengths) == 2 else (*lengths, 0)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def train_step(model, settings, accumulate, lora_scale=None, axis=None):
   """The train step and optimizer of a model and an optimization section; one object each, so compiled once.
 
@@ -118,7 +116,7 @@ def train(
   frozen = None
   parallel = study.config.parallel
   step_fn, optimizer = train_step(
-    study.model,
+    study.model_config,
     section.optimizer,
     section.accumulate,
     scale,
@@ -142,10 +140,10 @@ def train(
     pack_to=_row_multiple(study, section) if section.pack else 0,
     rows_of=functools.partial(partitioning.local_rows, study.mesh),
   )
-  folder = checkpoint_folder(study.workdir, name, study.seed)
+  folder = study.workdir.checkpoints(name, study.seed)
   with contextlib.ExitStack() as stack:
     writer = processes.is_first() and stack.enter_context(
-      metrics.Metrics(os.path.join(study.workdir, "metrics", name, str(study.seed)))
+      metrics.Metrics(study.workdir.metrics(name, study.seed))
     )
     state = loop.train(
       drivers.init_state(params, optimizer, study.mesh, parallel),
@@ -162,9 +160,7 @@ def train(
       weights=weights,
       frozen=frozen,
       parallel=parallel,
-      profile=loop.Profile(os.path.join(study.workdir, "profile"), profile_steps)
-      if profile_steps
-      else None,
+      profile=loop.Profile(study.workdir.profile, profile_steps) if profile_steps else None,
       checkpoint=loop.Checkpointing(
         folder,
         section.checkpoint_every,
@@ -244,18 +240,13 @@ def _row_multiple(study, section):
   return math.lcm(partitioning.batch_shard_count(study.mesh), section.accumulate)
 
 
-def checkpoint_folder(workdir, arm, seed):
-  """The folder of an arm's checkpoints of one seed, a step folder each, in a workdir."""
-  return os.path.join(workdir, "checkpoints", arm, str(seed))
-
-
 def provenance(study, arm, section=None):
   """What a checkpoint says of itself: its experiment, where its tokenizer and relations stand, and for adapters
   what they stand on."""
   record = {
     "arm": arm,
     "seed": study.seed,
-    "workdir": os.path.abspath(study.workdir),
+    "workdir": study.workdir.absolute_path,
     "experiment": configs.to_dict(study.config),
   }
   if section and section.adapters:
@@ -271,7 +262,7 @@ def _base(study):
   """Where the pretrained weights are read from: a checkpoint's folder or a HuggingFace model."""
   if starts_ready(study.config):
     return study.config.start_from
-  return os.path.abspath(checkpoint_folder(study.workdir, "pretrained", study.seed))
+  return os.path.abspath(study.workdir.checkpoints("pretrained", study.seed))
 
 
 def starts_ready(config):

@@ -14,7 +14,7 @@ def pretrained(study):
   """The pretrained weights: trained if need be, from scratch or from config.start_from; else read back."""
 
   section = PretrainingConfig.of(study.config.pretrain)
-  folder = training.checkpoint_folder(study.workdir, "pretrained", study.seed)
+  folder = study.workdir.checkpoints("pretrained", study.seed)
   if training.starts_ready(study.config):
     return start_weights(study)
   if store.agreed_latest_step(folder) == section.steps:
@@ -32,7 +32,7 @@ def pretrained(study):
 def finetuned(study, arm, step=None):
   """The weights of a finetuned arm: its checkpoint's (the newest, or a kept one), or its adapters merged into the pretrained weights."""
 
-  folder = training.checkpoint_folder(study.workdir, arm, study.seed)
+  folder = study.workdir.checkpoints(arm, study.seed)
   params = store.restore_params(folder, step)
   record = store.read_manifest(folder, step)["config"]
   if "lora" not in record:
@@ -43,7 +43,7 @@ def finetuned(study, arm, step=None):
 def random_params(study):
   """Random weights of the study's model, by its seed."""
 
-  return families.of(study.model).init(study.model, jax.random.key(study.seed))
+  return families.of(study.model_config).init(study.model_config, jax.random.key(study.seed))
 
 
 def start_weights(study):
@@ -55,13 +55,15 @@ def start_weights(study):
 
   source = study.config.start_from
   if loading.is_checkpoint(source):
-    like = jax.eval_shape(lambda: families.of(study.model).init(study.model, jax.random.key(0)))
+    like = jax.eval_shape(
+      lambda: families.of(study.model_config).init(study.model_config, jax.random.key(0))
+    )
     return store.restore(source, like={"params": like})["params"]
-  differing = families.differences(huggingface.config_of(source), study.model)
+  differing = families.differences(huggingface.config_of(source), study.model_config)
   if differing:
     raise UserError(
       f"config.start_from={source}: is another model than config.model says (there, here):\n  "
       + "\n  ".join(differing)
       + "\n  configs/pretrained.py:PATH takes the sizes from the model"
     )
-  return huggingface.load(source, param_dtype=study.model.param_dtype)[0]
+  return huggingface.load(source, param_dtype=study.model_config.param_dtype)[0]

@@ -10,7 +10,7 @@ from factshock.report import theory_page
 from factshock.runtime import console, files, provenance, settings
 from factshock.runtime.errors import UserError
 from factshock.study import config as configs
-from factshock.study import workdir as workdirs
+from factshock.study import ownership
 from factshock.theory import conditions, hypotheses, one_layer, phases, variants, worlds
 from factshock.theory.estimates import CONFIDENCE, along, estimate
 
@@ -153,7 +153,7 @@ def _check_workdir(config, workdir):
       )
     return
   with files.open_text(path) as file:
-    differing = workdirs.differences(json.load(file)["run"]["config"], configs.to_dict(config))
+    differing = ownership.differences(json.load(file)["run"]["config"], configs.to_dict(config))
   if differing:
     raise UserError(
       f"{workdir}: holds another study; choose another --workdir or remove it. What differs (there, here):\n  "

@@ -35,6 +35,7 @@ from factshock.data import mixture
 from factshock.devices import partitioning
 from factshock.facts import documents, sources
 from factshock.runtime import console
+from factshock.runtime.workdir import Workdir
 from factshock.study import seed_run, study_data, training
 from factshock.training.settings import FinetuningConfig, PretrainingConfig
 
@@ -51,7 +52,9 @@ SETS = {
 
 
 def study_of(config, folder, data):
-  return seed_run.assemble(config, folder, 0, partitioning.make_mesh(), data, {"pool": data.facts})
+  return seed_run.assemble(
+    config, Workdir(str(folder)), 0, partitioning.make_mesh(), data, {"pool": data.facts}
+  )
 
 
 def demo_study(folder):
