@@ -36,13 +36,21 @@ def reference(diagnosis: Diagnosis) -> str | None:
   return part(diagnosis).get("reference")
 
 
-def value_at(diagnosis: Diagnosis, label: str | None, site: str, *path: str) -> Any:
+def value_at(
+  diagnosis: Diagnosis,
+  label: str | None,
+  site: str,
+  *path: str,
+) -> Any:
   """Returns what stands under the keys of `path` of an arm at a site, or None."""
   return numbers.value_at(part(diagnosis), "arms", label or "", "sites", site, *path)
 
 
 def estimate(
-  diagnosis: Diagnosis, label: str | None, site: str, *path: str
+  diagnosis: Diagnosis,
+  label: str | None,
+  site: str,
+  *path: str,
 ) -> KnownEstimate | None:
   """Returns an estimate of one arm at one site, or None."""
   return known_estimate(value_at(diagnosis, label, site, *path))
@@ -58,7 +66,8 @@ def sites(diagnosis: Diagnosis) -> list[str]:
 
 def answering_site(diagnosis: Diagnosis) -> str:
   """Returns the site that answers are read from: the last one."""
-  return sites(diagnosis)[-1]
+  measured = sites(diagnosis)
+  return measured[-1]
 
 
 def heading(site: str) -> str:

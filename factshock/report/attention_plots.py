@@ -77,7 +77,11 @@ def head_panels(diagnosis: Diagnosis, site: str) -> list[Panel]:
   ]
 
 
-def _head_table(diagnosis: Diagnosis, label: str, site: str) -> HeadTable | None:
+def _head_table(
+  diagnosis: Diagnosis,
+  label: str,
+  site: str,
+) -> HeadTable | None:
   """Returns the change of attention by layer and head; None where it is missing or has gaps."""
   rows = attention.value_at(diagnosis, label, site, "change", "by_head", "mean")
   if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
@@ -90,7 +94,12 @@ def _head_table(diagnosis: Diagnosis, label: str, site: str) -> HeadTable | None
 
 
 def _head_panel(
-  diagnosis: Diagnosis, label: str, site: str, table: HeadTable, limit: float, is_cut: bool
+  diagnosis: Diagnosis,
+  label: str,
+  site: str,
+  table: HeadTable,
+  limit: float,
+  is_cut: bool,
 ) -> Panel:
   layers = len(table)
   heads = len(table[0])
@@ -110,26 +119,42 @@ def _head_panel(
 
 
 def _draw_heads(
-  figure: "Figure", axes: "Axes", table: HeadTable, limit: float, is_cut: bool
+  figure: "Figure",
+  axes: "Axes",
+  table: HeadTable,
+  limit: float,
+  is_cut: bool,
 ) -> None:
   from matplotlib.colors import LinearSegmentedColormap  # noqa: PLC0415  loaded when drawn
 
   colours = LinearSegmentedColormap.from_list("change", [canvas.VERMILION, "#ffffff", canvas.BLUE])
   image = axes.imshow(
-    table, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+    table,
+    cmap=colours,
+    vmin=-limit,
+    vmax=limit,
+    aspect="auto",
+    interpolation="nearest",
   )
   colour_bar = figure.colorbar(image, ax=axes, extend="both" if is_cut else "neither")
   colour_bar.ax.tick_params(labelsize=8)
   colour_bar.outline.set_visible(False)
 
 
-def _set_counted_ticks(set_ticks: Callable[..., Any], count: int) -> None:
+def _set_counted_ticks(
+  set_ticks: Callable[..., Any],
+  count: int,
+) -> None:
   """Sets about eight ticks of `count` things that are counted from 1."""
   positions = range(0, count, max(1, -(-count // 8)))
   set_ticks(positions, [str(position + 1) for position in positions])
 
 
-def _write_numbers(axes: "Axes", table: HeadTable, limit: float) -> None:
+def _write_numbers(
+  axes: "Axes",
+  table: HeadTable,
+  limit: float,
+) -> None:
   font_size = 9 if len(table[0]) <= 6 else 7.5
   for y, row in enumerate(table):
     for x, value in enumerate(row):
@@ -144,7 +169,10 @@ def _write_numbers(axes: "Axes", table: HeadTable, limit: float) -> None:
       )
 
 
-def _popularity_panels(diagnosis: Diagnosis, site: str) -> list[Panel]:
+def _popularity_panels(
+  diagnosis: Diagnosis,
+  site: str,
+) -> list[Panel]:
   """Draws attention by quarters of popularity, and its change where there is a reference.
 
   The line of the reference itself is then at 0.
@@ -166,7 +194,11 @@ def _popularity_panels(diagnosis: Diagnosis, site: str) -> list[Panel]:
 
 
 def _popularity_panel(
-  diagnosis: Diagnosis, bins: Mapping[str, BinEstimates], site: str, key: str, axis: str
+  diagnosis: Diagnosis,
+  bins: Mapping[str, BinEstimates],
+  site: str,
+  key: str,
+  axis: str,
 ) -> Panel:
   picture = PopularityPicture(
     name=f"attention_{key}_{site}",
@@ -177,7 +209,12 @@ def _popularity_panel(
   return plots.popularity_panel(diagnosis, bins, looks(diagnosis), picture)
 
 
-def _quarters(diagnosis: Diagnosis, label: str, site: str, *path: str) -> BinEstimates:
+def _quarters(
+  diagnosis: Diagnosis,
+  label: str,
+  site: str,
+  *path: str,
+) -> BinEstimates:
   """Returns the bins of popularity with an arm's attention in each, or with its change."""
   bins = []
   for row in attention.value_at(diagnosis, label, site, *path, "by_popularity") or []:
@@ -187,7 +224,11 @@ def _quarters(diagnosis: Diagnosis, label: str, site: str, *path: str) -> BinEst
   return bins
 
 
-def _curve_panels(diagnosis: Diagnosis, site: str, kind: str) -> list[Panel]:
+def _curve_panels(
+  diagnosis: Diagnosis,
+  site: str,
+  kind: str,
+) -> list[Panel]:
   """Draws one panel against steps or alpha, of the arms with several points.
 
   It shows the change of attention, or attention itself where there is no reference.
@@ -215,7 +256,10 @@ def _curve_panels(diagnosis: Diagnosis, site: str, kind: str) -> list[Panel]:
 
 
 def _curve(
-  diagnosis: Diagnosis, label: str, site: str, kind: str
+  diagnosis: Diagnosis,
+  label: str,
+  site: str,
+  kind: str,
 ) -> Sequence[tuple[float, KnownEstimate]]:
   has_reference = attention.reference(diagnosis) is not None
   path = ("change", "mass") if has_reference else ("mass",)

@@ -1,4 +1,4 @@
-"""The tables of a diagnosis's attention as HTML: levels, changes, and attention by answers."""
+"""Tables of a diagnosis's attention as HTML: levels, changes, and attention by answers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Pair = tuple[str, str]
 
 
 class _Column(NamedTuple):
-  """A column of estimates: its head, its site, the keys of its measure, and how it is written."""
+  """Column of estimates: its head, its site, the keys of its measure, and how it is written."""
 
   head: str
   site: str
@@ -62,7 +62,9 @@ def _by_answers(diagnosis: Diagnosis) -> str | None:
 
 
 def _table_of_arms(
-  diagnosis: Diagnosis, columns: Sequence[_Column], all_columns: bool
+  diagnosis: Diagnosis,
+  columns: Sequence[_Column],
+  all_columns: bool,
 ) -> str | None:
   """Returns a row for each arm with any number, or None; columns without one may be left out."""
   labels = attention.labels(diagnosis)
@@ -95,7 +97,11 @@ def _changes(diagnosis: Diagnosis) -> str | None:
   sites = attention.sites(diagnosis)
   main = sites[-1]
 
-  def size(pair: Pair, site: str, name: str) -> KnownEstimate | None:
+  def size(
+    pair: Pair,
+    site: str,
+    name: str,
+  ) -> KnownEstimate | None:
     return known_estimate(blocks[pair].get(site, {}).get(name))
 
   bars = span_of([size(pair, main, "mass") for pair in blocks] + [ZERO])

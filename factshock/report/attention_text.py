@@ -1,4 +1,4 @@
-"""What a diagnosis's numbers on attention say, in sentences.
+"""Sentences on what a diagnosis's numbers on attention say.
 
 No effect is claimed whose interval includes 0.
 """
@@ -55,13 +55,20 @@ def _against_reference(diagnosis: Diagnosis) -> str | None:
   return f"Attention to the subject, {names}: {', '.join(parts)}."
 
 
-def _levels(diagnosis: Diagnosis, labels: list[str | None], site: str) -> str:
+def _levels(
+  diagnosis: Diagnosis,
+  labels: list[str | None],
+  site: str,
+) -> str:
   """Returns the attention of several arms at a site, ".31 to .25"."""
   masses = [attention.estimate(diagnosis, label, site, "mass") for label in labels]
   return " to ".join(share(mass["mean"]) for mass in masses if mass)
 
 
-def _differences(diagnosis: Diagnosis, site: str) -> dict[tuple[str, str], KnownEstimate]:
+def _differences(
+  diagnosis: Diagnosis,
+  site: str,
+) -> dict[tuple[str, str], KnownEstimate]:
   """Returns the difference of attention at a site of each compared pair (arm, against)."""
   differences = {}
   for row in attention.part(diagnosis).get("comparisons") or []:

@@ -1,4 +1,4 @@
-"""What all pictures of the reports share: colours, styles of arms, figures, lines and legends.
+"""Colours, styles of arms, figures, lines and legends that all pictures share.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart, and every arm
 also has its own marker and line. matplotlib is loaded when the first picture is drawn: it takes
@@ -92,7 +92,10 @@ def settings() -> Iterator[None]:
     yield
 
 
-def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
+def new_figure(
+  width: float,
+  height: float,
+) -> "tuple[Figure, Axes]":
   """Returns a figure of so many inches and its only axes."""
   figure = empty_figure(width, height)
   return figure, figure.add_subplot()
@@ -105,7 +108,11 @@ def empty_figure(width: float, height: float) -> "Figure":
   return Figure(figsize=(width, height), layout="constrained")
 
 
-def panel(figure: "Figure", name: str, alt: str) -> Panel:
+def panel(
+  figure: "Figure",
+  name: str,
+  alt: str,
+) -> Panel:
   """Returns a figure as a PNG image with its name and its text."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png")
@@ -130,14 +137,23 @@ def brief(value: float) -> str:
   return f"{value:.3g}"
 
 
-def legend(figure: "Figure", axes: "Axes", columns: int = 2) -> None:
+def legend(
+  figure: "Figure",
+  axes: "Axes",
+  columns: int = 2,
+) -> None:
   """Draws the legend of the axes below them."""
   figure.legend(
     *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, columnspacing=1.2
   )
 
 
-def line(axes: "Axes", points: Points, style: Style, name: str) -> None:
+def line(
+  axes: "Axes",
+  points: Points,
+  style: Style,
+  name: str,
+) -> None:
   """Draws estimates as a line with markers, and their intervals as a band."""
   colour, marker, line_style = style
   axes.plot(
@@ -158,14 +174,31 @@ def line(axes: "Axes", points: Points, style: Style, name: str) -> None:
   ]
   if len(band) > 1:
     xs, lows, highs = zip(*band)
-    axes.fill_between(xs, lows, highs, color=colour, alpha=0.13, linewidth=0, zorder=1)
+    axes.fill_between(
+      xs,
+      lows,
+      highs,
+      color=colour,
+      alpha=0.13,
+      linewidth=0,
+      zorder=1,
+    )
 
 
-def level(axes: "Axes", estimate: KnownEstimate | None, name: str) -> None:
+def level(
+  axes: "Axes",
+  estimate: KnownEstimate | None,
+  name: str,
+) -> None:
   """Draws the mean of an estimate as a dashed line across the axes, where there is one."""
   if estimate:
     axes.axhline(
-      estimate["mean"], color=GREY, linestyle=DASHED, linewidth=1.2, label=name, zorder=2
+      estimate["mean"],
+      color=GREY,
+      linestyle=DASHED,
+      linewidth=1.2,
+      label=name,
+      zorder=2,
     )
 
 

@@ -1,4 +1,4 @@
-"""What all report pages share: the frame of the page, sections, figures, and the files written."""
+"""Frame, sections and figures that all report pages share, and the files written."""
 
 import base64
 import os
@@ -15,7 +15,9 @@ STATIC_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_files(
-  source: str, pictures: Mapping[str, Sequence[Panel]], folder: str | os.PathLike[str]
+  source: str,
+  pictures: Mapping[str, Sequence[Panel]],
+  folder: str | os.PathLike[str],
 ) -> str:
   """Writes folder/report.html and the panels under folder/figures; returns the page's path."""
   for panels in pictures.values():
@@ -29,7 +31,11 @@ def write_files(
   return path
 
 
-def document(heading: str, body: str, policy: str) -> str:
+def document(
+  heading: str,
+  body: str,
+  policy: str,
+) -> str:
   """Returns a whole page of HTML.
 
   Args:

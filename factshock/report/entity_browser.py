@@ -75,7 +75,9 @@ def make_table(diagnosis: Diagnosis) -> Table:
 def _predicting_labels(entities: Sequence[EntityRow]) -> list[str]:
   labels: dict[str, None] = {}
   for row in entities:
-    labels |= dict.fromkeys(row.get("predicted") or {})
+    predicted = row.get("predicted") or {}
+    for label in predicted:
+      labels[label] = None
   return list(labels)
 
 
@@ -97,7 +99,9 @@ def _whole(value: float | None) -> float | None:
   known = finite(value)
   if known is None:
     return value
-  return int(known) if known.is_integer() else value
+  if known.is_integer():
+    return int(known)
+  return value
 
 
 def _drawn(rows: Sequence[Sequence[Any]]) -> list[int]:

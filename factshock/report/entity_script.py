@@ -1,4 +1,4 @@
-"""The page's only script: sorts and searches the table of answers, and draws their scatter.
+"""Script of the page: sorts and searches the table of answers, and draws their scatter.
 
 It reads the JSON of `entity_browser` from the page: `heads`, `rows` (answer, relation, gold,
 pretraining, finetuning, group, then a count an arm), `points` (rows that are drawn) and `arm` (the

@@ -1,4 +1,4 @@
-"""The texts around the tables and pictures of an extraction's page, as HTML.
+"""Texts around the tables and pictures of an extraction's page, as HTML.
 
 Titles, how to read each part, and why one is missing.
 """

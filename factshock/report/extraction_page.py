@@ -1,4 +1,4 @@
-"""The page on an extraction: what was accepted, whether its confidences hold, what was dropped.
+"""Page on an extraction: what was accepted, whether its confidences hold, what was dropped.
 
 One self-contained page that loads nothing and runs nothing; every text that comes from data is
 escaped.
@@ -29,7 +29,10 @@ from factshock.runtime.errors import UserError
 MANY = 25  # rows beyond which a table scrolls in a box of its own
 
 
-def write_report(extraction: Mapping[str, Any], folder: str | os.PathLike[str]) -> str:
+def write_report(
+  extraction: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+) -> str:
   """Writes folder/report.html and folder/figures/*.png; returns the path of the page.
 
   Parts that are missing are left out of the page, with a sentence that says why.
@@ -52,7 +55,10 @@ def write_report(extraction: Mapping[str, Any], folder: str | os.PathLike[str]) 
   return document.write_files(render(tidied, pictures), pictures, folder)
 
 
-def render(extraction: Extraction, pictures: Mapping[str, Sequence[Panel]]) -> str:
+def render(
+  extraction: Extraction,
+  pictures: Mapping[str, Sequence[Panel]],
+) -> str:
   """Returns the page, of an extraction without None and its pictures."""
   name = (extraction.get("run") or {}).get("id")
   heading = "Knowledge graph extraction" + (f": {text(name)}" if name else "")
@@ -85,7 +91,11 @@ def _caption(extraction: Extraction, key: str) -> str:
   )
 
 
-def _captioned(extraction: Extraction, key: str, body: str) -> str:
+def _captioned(
+  extraction: Extraction,
+  key: str,
+  body: str,
+) -> str:
   return body + caption(_caption(extraction, key))
 
 
@@ -127,7 +137,11 @@ def _tiles(extraction: Extraction) -> list[tuple[str, str]]:
   return [(write(value), what) for value, write, what in rows if finite(value) is not None]
 
 
-def _long_table(head: Sequence[str], rows: Sequence[markup.Row], kind: str = "") -> str:
+def _long_table(
+  head: Sequence[str],
+  rows: Sequence[markup.Row],
+  kind: str = "",
+) -> str:
   """Returns a table, in a box that scrolls where it has many rows."""
   source = markup.table(head, rows, kind)
   return f'<div class="tall">{source}</div>' if len(rows) > MANY else source
@@ -154,7 +168,9 @@ def _quality(extraction: Extraction) -> str | None:
 
 
 def _picture(
-  extraction: Extraction, pictures: Mapping[str, Sequence[Panel]], key: str
+  extraction: Extraction,
+  pictures: Mapping[str, Sequence[Panel]],
+  key: str,
 ) -> str | None:
   panels = pictures.get(key)
   return document.figure(panels, caption(_caption(extraction, key))) if panels else None
@@ -262,7 +278,10 @@ def _held_out(group: QualityGroup) -> list[str]:
   ]
 
 
-def _yield(group: QualityGroup | None, precision: float | None) -> KnownEstimate | None:
+def _yield(
+  group: QualityGroup | None,
+  precision: float | None,
+) -> KnownEstimate | None:
   return known_estimate(extraction_text.yield_row(group or {}, precision).get("share"))
 
 
@@ -287,7 +306,10 @@ def _over_predicted(extraction: Extraction) -> str | None:
   return _captioned(extraction, "over_predicted", _long_table(head, body, "words"))
 
 
-def _over_predicted_row(extraction: Extraction, row: Mapping[str, Any]) -> list[str]:
+def _over_predicted_row(
+  extraction: Extraction,
+  row: Mapping[str, Any],
+) -> list[str]:
   right = count_cell(row.get("calibration_right"))
   predicted = count_cell(row.get("calibration_predicted"))
   before = share_cell(row.get("confidence_before"))

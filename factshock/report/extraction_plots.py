@@ -33,10 +33,11 @@ def draw(quality: Quality) -> dict[str, list[Panel]]:
 def bins(group: QualityGroup) -> list[Bin]:
   """Returns the reliability bins that can be drawn, with the share right in each."""
   drawn = []
-  for row in group.get("reliability") or []:
+  rows = group.get("reliability") or []
+  for row in rows:
     right = known_estimate(row.get("right"))
-    is_whole = all(finite(row.get(key)) is not None for key in _BIN_KEYS)
-    if right and is_whole:
+    position = [finite(row.get(key)) for key in _BIN_KEYS]
+    if right and None not in position:
       drawn.append((row, right))
   return drawn
 
@@ -44,7 +45,8 @@ def bins(group: QualityGroup) -> list[Bin]:
 def curve(group: QualityGroup) -> list[tuple[float, KnownEstimate]]:
   """Returns the risk of a group by coverage."""
   points = []
-  for row in group.get("risk_coverage") or []:
+  rows = group.get("risk_coverage") or []
+  for row in rows:
     coverage = finite(row.get("coverage"))
     risk = known_estimate(row.get("risk"))
     if coverage is not None and risk:
@@ -75,8 +77,21 @@ def _reliability(group: QualityGroup) -> list[Panel]:
   x = [row["confidence"] for row, _ in rows]
   right = [estimate for _, estimate in rows]
   means = [estimate["mean"] for estimate in right]
-  axes.plot(x, means, color=BLUE, linewidth=1, alpha=0.6, zorder=3)
-  _draw_estimates(axes, x, right, BLUE, label="Bins of equal mass")
+  axes.plot(
+    x,
+    means,
+    color=BLUE,
+    linewidth=1,
+    alpha=0.6,
+    zorder=3,
+  )
+  _draw_estimates(
+    axes,
+    x,
+    right,
+    BLUE,
+    label="Bins of equal mass",
+  )
   axes.set(title="All relations together", ylabel="Share right")
   _draw_counts(counts, x, [row["units"] for row, _ in rows])
   canvas.legend(figure, axes)
@@ -84,9 +99,19 @@ def _reliability(group: QualityGroup) -> list[Panel]:
   return [canvas.panel(figure, "reliability", alt)]
 
 
-def _draw_counts(axes: "Axes", x: Sequence[float], units: Sequence[float]) -> None:
+def _draw_counts(
+  axes: "Axes",
+  x: Sequence[float],
+  units: Sequence[float],
+) -> None:
   # A bin may be narrower than a line is wide: lines at the mean confidence show every bin.
-  axes.vlines(x, 0, units, color=BLUE, linewidth=4)
+  axes.vlines(
+    x,
+    0,
+    units,
+    color=BLUE,
+    linewidth=4,
+  )
   axes.set(xlabel="Confidence", ylabel="Answers", ylim=(0, 1.15 * max(units)))
   axes.locator_params(axis="y", nbins=2, integer=True)
   axes.yaxis.set_major_formatter(lambda value, _: canvas.brief(value))
@@ -131,7 +156,14 @@ def _draw_relations(
     return
   x = [confidence for confidence, _, _ in points]
   right = [estimate for _, estimate, _ in points]
-  _draw_estimates(axes, x, right, colour, size=0, alpha=0.45)
+  _draw_estimates(
+    axes,
+    x,
+    right,
+    colour,
+    size=0,
+    alpha=0.45,
+  )
   axes.scatter(
     x,
     [estimate["mean"] for estimate in right],
@@ -206,7 +238,10 @@ def _risk(quality: Quality) -> list[Panel]:
   return [canvas.panel(figure, "risk_coverage", alt)]
 
 
-def _draw_relation_curves(axes: "Axes", curves: Sequence[canvas.Points]) -> None:
+def _draw_relation_curves(
+  axes: "Axes",
+  curves: Sequence[canvas.Points],
+) -> None:
   # Of a hundred lines the spread is to be seen, not each.
   alpha = min(0.5, max(0.22, 6 / len(curves)))
   name = f"A relation (of at least {FEWEST} answers)"
@@ -233,7 +268,13 @@ def _set_risk_axes(axes: "Axes", highest: float) -> None:
   )
   drawn = [risk for risk in RISKS if risk < top]
   for risk in drawn:
-    axes.axhline(risk, color=BLACK, linestyle=":", linewidth=0.9, zorder=2)
+    axes.axhline(
+      risk,
+      color=BLACK,
+      linestyle=":",
+      linewidth=0.9,
+      zorder=2,
+    )
   # On a scale that reaches 100% the texts of 5% and 10% would be printed over each other.
   following = [*drawn[1:], top + 1]
   named = [risk for risk, after in zip(drawn, following) if after - risk > 0.06 * top]

@@ -1,4 +1,4 @@
-"""The summary of an extraction in sentences, computed from its numbers.
+"""Summary of an extraction in sentences, computed from its numbers.
 
 An effect that is absent is said to be absent.
 """
@@ -61,7 +61,10 @@ def shown_precision(extraction: Extraction) -> float | None:
   return measured[0] if measured else None
 
 
-def yield_row(group: QualityGroup, precision: float | None) -> dict[str, Any]:
+def yield_row(
+  group: QualityGroup,
+  precision: float | None,
+) -> dict[str, Any]:
   """Returns the row of a group's yields at a precision; empty where there is none."""
   for row in group.get("yields") or []:
     if row.get("precision") == precision:
@@ -72,9 +75,11 @@ def yield_row(group: QualityGroup, precision: float | None) -> dict[str, Any]:
 def title(extraction: Extraction, name: str) -> str:
   """Returns a relation with its label where the extraction knows one."""
   labels = {}
-  for row in extraction.get("relations") or []:
-    if row.get("label"):
-      labels[row.get("relation")] = row["label"]
+  rows = extraction.get("relations") or []
+  for row in rows:
+    label = row.get("label")
+    if label:
+      labels[row.get("relation")] = label
   return reading.titled(labels, name)
 
 

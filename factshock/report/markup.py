@@ -26,7 +26,11 @@ def plain_text(value: Any) -> str:
   return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def table(head: Sequence[str], rows: Sequence[Row], kind: str = "") -> str:
+def table(
+  head: Sequence[str],
+  rows: Sequence[Row],
+  kind: str = "",
+) -> str:
   """Returns a table that scrolls sideways inside its own box.
 
   Args:
@@ -49,7 +53,10 @@ def _table_row(row: Row, width: int) -> str:
   return f"<tr><th scope=row>{row[0]}</th>{cells}</tr>"
 
 
-def cell(estimate: KnownEstimate | None, write: Writer = share) -> str:
+def cell(
+  estimate: KnownEstimate | None,
+  write: Writer = share,
+) -> str:
   """Returns an estimate with its interval in small type below; a dash where there is none."""
   if estimate is None:
     return DASH
@@ -62,9 +69,10 @@ def difference(estimate: KnownEstimate | None) -> str:
   if estimate is None:
     return DASH
   size = numbers.signed_share(estimate["mean"])
+  ends = interval(estimate)
   if numbers.clear_sign(estimate):
-    size = f"<b>{size}</b>"
-  return f"{size}<small>{interval(estimate)}</small>"
+    return f"<b>{size}</b><small>{ends}</small>"
+  return f"{size}<small>{ends}</small>"
 
 
 def count_cell(value: Any) -> str:
@@ -78,7 +86,9 @@ def share_cell(value: Any) -> str:
 
 
 def bar(
-  estimate: KnownEstimate | None, span: tuple[float, float], reference: float | None = None
+  estimate: KnownEstimate | None,
+  span: tuple[float, float],
+  reference: float | None = None,
 ) -> str:
   """Returns a small drawing of an estimate and its interval; "" where there is none.
 

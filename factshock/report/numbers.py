@@ -12,7 +12,7 @@ MINUS = "\N{MINUS SIGN}"  # as wide as a plus
 
 
 class KnownEstimate(TypedDict):
-  """An estimate whose mean is a number; `low` and `high` are None where it has no interval."""
+  """Estimate whose mean is a number; `low` and `high` are None where it has no interval."""
 
   mean: float
   low: float | None
@@ -53,7 +53,9 @@ def known_estimate(value: Any) -> KnownEstimate | None:
 def value_at(tree: Any, *path: str) -> Any:
   """Returns what stands in nested dicts under the keys of `path`, or None where one is missing."""
   for key in path:
-    tree = tree.get(key) if isinstance(tree, dict) else None
+    if not isinstance(tree, dict):
+      return None
+    tree = tree.get(key)
   return tree
 
 
@@ -72,10 +74,15 @@ def clear_sign(estimate: KnownEstimate | None) -> int:
     return 0
   if estimate["low"] > 0:
     return 1
-  return -1 if estimate["high"] < 0 else 0
+  if estimate["high"] < 0:
+    return -1
+  return 0
 
 
-def span_of(estimates: Iterable[KnownEstimate | None], margin: float = 0.04) -> tuple[float, float]:
+def span_of(
+  estimates: Iterable[KnownEstimate | None],
+  margin: float = 0.04,
+) -> tuple[float, float]:
   """Returns the range of all means and intervals, widened on either side by a share of itself."""
   values = []
   for estimate in estimates:
@@ -118,7 +125,11 @@ def count(value: float | None) -> str:
   return DASH if known is None else f"{known:,.0f}"
 
 
-def _short(value: float | None, digits: int, signed: bool) -> str:
+def _short(
+  value: float | None,
+  digits: int,
+  signed: bool,
+) -> str:
   known = finite(value)
   if known is None:
     return DASH
@@ -131,11 +142,18 @@ def _short(value: float | None, digits: int, signed: bool) -> str:
   return "+" + text if signed and known > 0 else text
 
 
-def interval(estimate: KnownEstimate | None, write: Writer = share) -> str:
+def interval(
+  estimate: KnownEstimate | None,
+  write: Writer = share,
+) -> str:
   """Returns the interval of an estimate as "[.32, .36]", or "" where it has none."""
-  if estimate is None or estimate["low"] is None or estimate["high"] is None:
+  if estimate is None:
     return ""
-  return f"[{write(estimate['low'])}, {write(estimate['high'])}]"
+  low = estimate["low"]
+  high = estimate["high"]
+  if low is None or high is None:
+    return ""
+  return f"[{write(low)}, {write(high)}]"
 
 
 def confidence_level(part: Mapping[str, Any]) -> float:

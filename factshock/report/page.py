@@ -1,4 +1,4 @@
-"""The report of a diagnosis: one self-contained HTML page and its pictures."""
+"""Report of a diagnosis: one self-contained HTML page and its pictures."""
 
 import json
 import os
@@ -31,7 +31,10 @@ from factshock.runtime.errors import UserError
 POLICY = f"{document.STATIC_POLICY}; script-src '{entity_browser.DIGEST}'"
 
 
-def write_report(diagnosis: Mapping[str, Any], folder: str | os.PathLike[str]) -> str:
+def write_report(
+  diagnosis: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+) -> str:
   """Writes folder/report.html and folder/figures/*.png; returns the path of the page.
 
   Parts of the diagnosis that are missing are left out of the page, with a sentence that says why.
@@ -65,7 +68,10 @@ def draw(diagnosis: Diagnosis) -> dict[str, list[Panel]]:
   }
 
 
-def render(diagnosis: Diagnosis, pictures: Mapping[str, Sequence[Panel]]) -> str:
+def render(
+  diagnosis: Diagnosis,
+  pictures: Mapping[str, Sequence[Panel]],
+) -> str:
   """Returns the page, of a tidy diagnosis and its pictures."""
   name = text((diagnosis.get("run") or {}).get("name") or "")
   heading = "Frequency shock report" + (f": {name}" if name else "")
@@ -106,7 +112,11 @@ def _caption(key: str, diagnosis: Diagnosis, **labels: str) -> str:
   return READING[key].format(level=level, criterion=reading.criterion(diagnosis), **titles)
 
 
-def _captioned(key: str, diagnosis: Diagnosis, body: str | None) -> str:
+def _captioned(
+  key: str,
+  diagnosis: Diagnosis,
+  body: str | None,
+) -> str:
   """Returns a section with its caption below, or with the reason why it is missing."""
   if not body:
     return _section(key, _absent(key))
@@ -155,9 +165,9 @@ def _tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     if right is not None:
       tiles.append((share(right), text(f"{what}, {reading.title(diagnosis, label)}")))
   for label, what in ratios:
-    rare_seen = reading.mean(diagnosis, label, "shock", "ratio", "rare_seen")
-    if rare_seen is not None:
-      tiles.append((ratio(rare_seen), text(f"{what}, {reading.title(diagnosis, label)}")))
+    rare_seen = reading.prediction_ratio(diagnosis, label, "rare_seen")
+    if rare_seen:
+      tiles.append((ratio(rare_seen["mean"]), text(f"{what}, {reading.title(diagnosis, label)}")))
   return tiles
 
 
@@ -187,7 +197,10 @@ def _remedies(diagnosis: Diagnosis) -> str:
   return _captioned("remedies", diagnosis, remedies.table(diagnosis))
 
 
-def _attention(diagnosis: Diagnosis, pictures: Mapping[str, Sequence[Panel]]) -> str:
+def _attention(
+  diagnosis: Diagnosis,
+  pictures: Mapping[str, Sequence[Panel]],
+) -> str:
   reference = attention.reference(diagnosis) or "the reference arm"
   sentences = [text(sentence) for sentence in attention_text.sentences(diagnosis)]
   parts = [document.bullets(sentences)]
@@ -203,7 +216,11 @@ def _attention(diagnosis: Diagnosis, pictures: Mapping[str, Sequence[Panel]]) ->
   return _section("attention", "\n".join(part for part in parts if part))
 
 
-def _picture(diagnosis: Diagnosis, key: str, panels: Sequence[Panel]) -> str:
+def _picture(
+  diagnosis: Diagnosis,
+  key: str,
+  panels: Sequence[Panel],
+) -> str:
   if not panels:
     return _section(key, _absent(key))
   return _section(key, document.figure(panels, _caption(key, diagnosis)))

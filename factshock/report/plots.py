@@ -53,7 +53,11 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
   return {label: canvas.STYLES[used[label]] for label in labels}
 
 
-def short_title(diagnosis: Diagnosis, label: str | None, width: int = 28) -> str:
+def short_title(
+  diagnosis: Diagnosis,
+  label: str | None,
+  width: int = 28,
+) -> str:
   """Returns the title of an arm in lines short enough for a legend."""
   return canvas.wrap(reading.title(diagnosis, label), width)
 
@@ -71,19 +75,24 @@ def accuracy_by_steps(diagnosis: Diagnosis) -> list[Panel]:
   rest = most_telling(diagnosis, rest)
   # Panels that are compared with each other have one scale; controls would squeeze it.
   limits = _limits(diagnosis, facts + rest)
+  pictures = [
+    ("steps", rest, "Kinds of finetuning", limits),
+    ("steps_facts", facts, "Which facts to finetune on", limits),
+    ("steps_controls", controls, "Controls", None),
+  ]
   panels = []
   with canvas.settings():
-    if rest:
-      panels.append(_steps_panel(diagnosis, "steps", rest, "Kinds of finetuning", limits))
-    if facts:
-      title = "Which facts to finetune on"
-      panels.append(_steps_panel(diagnosis, "steps_facts", facts, title, limits))
-    if controls:
-      panels.append(_steps_panel(diagnosis, "steps_controls", controls, "Controls", None))
+    for name, drawn, title, shared_limits in pictures:
+      if drawn:
+        panels.append(_steps_panel(diagnosis, name, drawn, title, shared_limits))
   return panels
 
 
-def most_telling(diagnosis: Diagnosis, labels: Sequence[str], most: int = 8) -> list[str]:
+def most_telling(
+  diagnosis: Diagnosis,
+  labels: Sequence[str],
+  most: int = 8,
+) -> list[str]:
   """Returns as many labels as curves can be told apart, in the given order.
 
   Those that play a part in the report go before others, then those of the plain groups.
@@ -102,7 +111,10 @@ def _share_right(diagnosis: Diagnosis) -> str:
   return f"{reading.criterion(diagnosis).capitalize()} (share of queries)"
 
 
-def _limits(diagnosis: Diagnosis, labels: Sequence[str]) -> tuple[float, float] | None:
+def _limits(
+  diagnosis: Diagnosis,
+  labels: Sequence[str],
+) -> tuple[float, float] | None:
   """Returns one range of accuracy for panels that are compared with each other."""
   estimates = [reading.estimate(diagnosis, reading.roles(diagnosis)["zero_shot"], "right")]
   for label in labels:
@@ -161,7 +173,7 @@ def by_alpha(diagnosis: Diagnosis) -> list[Panel]:
 
 @dataclass(frozen=True)
 class _AlphaPicture:
-  """A picture against alpha: its file, the keys of its measure, its title and its axis."""
+  """Picture against alpha: its file, the keys of its measure, its title and its axis."""
 
   name: str
   path: tuple[str, ...]
@@ -170,7 +182,9 @@ class _AlphaPicture:
 
 
 def _alpha_panel(
-  diagnosis: Diagnosis, labels: Sequence[str], picture: _AlphaPicture
+  diagnosis: Diagnosis,
+  labels: Sequence[str],
+  picture: _AlphaPicture,
 ) -> Panel | None:
   figure, axes = canvas.new_figure(4.5, 3.6)
   for label, style in styles(labels).items():
@@ -187,7 +201,10 @@ def _alpha_panel(
 
 
 def curve_estimates(
-  diagnosis: Diagnosis, kind: str, label: str, path: Sequence[str]
+  diagnosis: Diagnosis,
+  kind: str,
+  label: str,
+  path: Sequence[str],
 ) -> list[tuple[float, KnownEstimate]]:
   """Returns the known estimates of a measure along an arm's curve, with their steps or alphas."""
   points = []
@@ -198,14 +215,23 @@ def curve_estimates(
   return points
 
 
-def chosen(diagnosis: Diagnosis, label: str, key: str) -> list[float]:
+def chosen(
+  diagnosis: Diagnosis,
+  label: str,
+  key: str,
+) -> list[float]:
   """Returns the "alpha" or "step" selected on development facts for an arm, one a seed."""
-  by_seed = (diagnosis.get("selected") or {}).get(label) or {}
-  return [row[key] for row in by_seed.values() if numbers.finite(row.get(key)) is not None]
+  selected = diagnosis.get("selected") or {}
+  by_seed = selected.get(label) or {}
+  values = [row.get(key) for row in by_seed.values()]
+  return [value for value in values if numbers.finite(value) is not None]
 
 
 def _draw_rings(
-  axes: "Axes", points: canvas.Points, selected: Sequence[float], colour: str
+  axes: "Axes",
+  points: canvas.Points,
+  selected: Sequence[float],
+  colour: str,
 ) -> None:
   """Draws a ring around the points that were selected."""
   ringed = [
@@ -255,7 +281,10 @@ def main_arms(diagnosis: Diagnosis, most: int = 7) -> list[str]:
   return [label for label in dict.fromkeys(wanted) if label][:most]
 
 
-def _bins(diagnosis: Diagnosis, label: str) -> list[tuple[PopularityBin, KnownEstimate]]:
+def _bins(
+  diagnosis: Diagnosis,
+  label: str,
+) -> list[tuple[PopularityBin, KnownEstimate]]:
   arm = (diagnosis.get("arms") or {}).get(label) or {}
   bins = []
   for row in arm.get("by_popularity") or []:
@@ -284,7 +313,7 @@ def by_popularity(diagnosis: Diagnosis) -> list[Panel]:
 
 @dataclass(frozen=True)
 class PopularityPicture:
-  """A picture by popularity: its file, its axis, its title and the text for who cannot see it."""
+  """Picture by popularity: its file, its axis, its title and the text for who cannot see it."""
 
   name: str
   axis: str
@@ -322,7 +351,11 @@ def popularity_panel(
 
 
 def _draw_bars(
-  axes: "Axes", estimates: Sequence[KnownEstimate], style: Style, shift: float, name: str
+  axes: "Axes",
+  estimates: Sequence[KnownEstimate],
+  style: Style,
+  shift: float,
+  name: str,
 ) -> None:
   colour, marker, line_style = style
   axes.errorbar(

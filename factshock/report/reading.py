@@ -27,7 +27,7 @@ class Change(NamedTuple):
 
 
 class CurveRow(NamedTuple):
-  """A point of a curve: its step or alpha, its label and the share right there, if known."""
+  """Point of a curve: its step or alpha, its label and the share right there, if known."""
 
   x: float
   label: str
@@ -81,16 +81,33 @@ def titled(labels: Mapping[str, str], name: str) -> str:
   return f"{label} ({name})" if label and label != name else str(name)
 
 
-def estimate(diagnosis: Diagnosis, label: str | None, *path: str) -> KnownEstimate | None:
+def estimate(
+  diagnosis: Diagnosis,
+  label: str | None,
+  *path: str,
+) -> KnownEstimate | None:
   """Returns the estimate of an arm under the keys of `path`, or None where it has no mean."""
   arm = (diagnosis.get("arms") or {}).get(label or "")
   return known_estimate(numbers.value_at(arm, *path))
 
 
-def mean(diagnosis: Diagnosis, label: str | None, *path: str) -> float | None:
+def mean(
+  diagnosis: Diagnosis,
+  label: str | None,
+  *path: str,
+) -> float | None:
   """Returns the mean of an arm's estimate under the keys of `path`, or None."""
   known = estimate(diagnosis, label, *path)
   return known["mean"] if known else None
+
+
+def prediction_ratio(
+  diagnosis: Diagnosis,
+  label: str | None,
+  group_of_answers: str,
+) -> KnownEstimate | None:
+  """Returns how often an arm predicts a group of answers for each time one of them is right."""
+  return estimate(diagnosis, label, "shock", "ratio", group_of_answers)
 
 
 def title(diagnosis: Diagnosis, label: str | None) -> str:
@@ -120,8 +137,9 @@ def table_labels(diagnosis: Diagnosis) -> list[str]:
   given = diagnosis.get("table")
   if given:
     return list(given)
+  arms = diagnosis.get("arms") or {}
   excluded = curve_labels(diagnosis)
-  return [label for label in diagnosis.get("arms") or {} if label not in excluded]
+  return [label for label in arms if label not in excluded]
 
 
 def group(diagnosis: Diagnosis, label: str) -> str:
@@ -166,7 +184,10 @@ def halves(diagnosis: Diagnosis) -> Halves:
   return Halves("popular_half", "unpopular_half", "whole")
 
 
-def best_remedy(diagnosis: Diagnosis, among: Collection[str] | None = None) -> str | None:
+def best_remedy(
+  diagnosis: Diagnosis,
+  among: Collection[str] | None = None,
+) -> str | None:
   """Returns the remedy with the most right answers (of those in `among`), or None."""
   best = None
   best_mean = None
@@ -180,7 +201,11 @@ def best_remedy(diagnosis: Diagnosis, among: Collection[str] | None = None) -> s
   return best
 
 
-def curve(diagnosis: Diagnosis, kind: str, label: str) -> list[CurveRow]:
+def curve(
+  diagnosis: Diagnosis,
+  kind: str,
+  label: str,
+) -> list[CurveRow]:
   """Returns the points of an arm's curve against "steps" or "alpha", ascending."""
   given = ((diagnosis.get("curves") or {}).get(kind) or {}).get(label) or []
   key = {"steps": "step", "alpha": "alpha"}[kind]
@@ -204,7 +229,11 @@ def curves(diagnosis: Diagnosis, kind: str) -> list[str]:
   return labels
 
 
-def change(diagnosis: Diagnosis, label: str | None, against: str | None) -> Change | None:
+def change(
+  diagnosis: Diagnosis,
+  label: str | None,
+  against: str | None,
+) -> Change | None:
   """Returns the share right of `label` minus that of `against`, or None where either is missing.
 
   Clear is: the paired interval excludes 0, where the diagnosis compares the two; else the same
@@ -243,7 +272,10 @@ def _paired_change(difference: KnownEstimate) -> Change:
   )
 
 
-def _unpaired_change(first: KnownEstimate, second: KnownEstimate) -> Change:
+def _unpaired_change(
+  first: KnownEstimate,
+  second: KnownEstimate,
+) -> Change:
   difference = first["mean"] - second["mean"]
   by_seed = [
     first["by_seed"][seed] - second["by_seed"][seed]

@@ -56,7 +56,10 @@ _PRIORS = {
 }
 
 
-def describe(arm: Mapping[str, Any], arms: Mapping[str, Any]) -> tuple[str, str, str]:
+def describe(
+  arm: Mapping[str, Any],
+  arms: Mapping[str, Any],
+) -> tuple[str, str, str]:
   """Returns what a remedy needs, what it costs and when to use it, as texts.
 
   Args:
@@ -106,7 +109,7 @@ def describe(arm: Mapping[str, Any], arms: Mapping[str, Any]) -> tuple[str, str,
 
 @dataclass(frozen=True)
 class _Remedy:
-  """A row of the table: a remedy, what it gives over the arm it mends, and its texts."""
+  """Row of the table: a remedy, what it gives over the arm it mends, and its texts."""
 
   label: str
   mended: str
@@ -145,7 +148,11 @@ def table(diagnosis: Diagnosis) -> str | None:
   return markup.table(head, rows, "remedies")
 
 
-def _row(diagnosis: Diagnosis, remedy: _Remedy, bars: tuple[float, float]) -> list[str]:
+def _row(
+  diagnosis: Diagnosis,
+  remedy: _Remedy,
+  bars: tuple[float, float],
+) -> list[str]:
   label = remedy.label
   return [
     text(reading.title(diagnosis, label)),

@@ -13,7 +13,7 @@ RawEstimate: TypeAlias = dict[str, Any] | None
 
 
 class Shock(TypedDict, total=False):
-  """How far an arm's answer frequencies are from the right ones."""
+  """Measures of how far an arm's answer frequencies are from the right ones."""
 
   ratio: dict[str, RawEstimate]
   shock: RawEstimate
@@ -88,7 +88,7 @@ class CurvePoint(TypedDict, total=False):
 
 
 class Verdict(TypedDict):
-  """What finetuning did, by the differences in `evidence`."""
+  """Verdict on what finetuning did, by the differences in `evidence`."""
 
   verdict: str
   text: str
@@ -111,7 +111,7 @@ class AttentionPart(TypedDict, total=False):
 
 
 class Diagnosis(TypedDict, total=False):
-  """What diagnosis.json holds; `arms` goes by label, those of curves' points included."""
+  """Contents of diagnosis.json; `arms` goes by label, those of curves' points included."""
 
   format: int
   arms: Required[dict[str, Arm]]
@@ -166,7 +166,7 @@ class Quality(TypedDict, total=False):
 
 
 class Extraction(TypedDict, total=False):
-  """What extraction.json holds: an extraction of a knowledge graph and how good it is."""
+  """Contents of extraction.json: an extraction of a knowledge graph and how good it is."""
 
   run: dict[str, Any]
   counts: dict[str, int]
@@ -180,7 +180,7 @@ class Extraction(TypedDict, total=False):
 
 
 class Claim(TypedDict):
-  """A prediction of the theory, the estimates that it is about, and whether it holds."""
+  """Prediction of the theory, the estimates that it is about, and whether it holds."""
 
   statement: str
   verdict: str
@@ -209,7 +209,7 @@ class PhaseCell(TypedDict):
 
 
 class Theory(TypedDict, total=False):
-  """What theory.json holds; phases, stored and variants may be left out."""
+  """Contents of theory.json; phases, stored and variants may be left out."""
 
   name: str
   confidence: Required[float]

@@ -27,9 +27,7 @@ def ratio_arms(diagnosis: Diagnosis, most: int = 12) -> list[str]:
   """Returns the labels with prediction ratios; the first paper's alone where all are too many."""
   labels = []
   for label in reading.table_labels(diagnosis):
-    ratios_of_arm = [
-      reading.estimate(diagnosis, label, "shock", "ratio", name) for name in reading.GROUPS
-    ]
+    ratios_of_arm = [reading.prediction_ratio(diagnosis, label, name) for name in reading.GROUPS]
     if any(ratios_of_arm):
       labels.append(label)
   if len(labels) > most:
@@ -55,12 +53,16 @@ def ratios(diagnosis: Diagnosis) -> list[Panel]:
 
 
 def _draw_ratios(
-  diagnosis: Diagnosis, axes: "Axes", labels: Sequence[str], name: str, shift: float
+  diagnosis: Diagnosis,
+  axes: "Axes",
+  labels: Sequence[str],
+  name: str,
+  shift: float,
 ) -> list[float]:
   """Draws the ratios of one group of answers; returns the ends of what was drawn."""
   rows = []
   for row, label in enumerate(labels):
-    estimate = reading.estimate(diagnosis, label, "shock", "ratio", name)
+    estimate = reading.prediction_ratio(diagnosis, label, name)
     # A ratio of 0 has no place on a logarithmic axis; the table still says it.
     if estimate and estimate["mean"] > 0:
       rows.append((row + shift, estimate))
@@ -95,10 +97,16 @@ def _drawn_low(estimate: KnownEstimate) -> float:
 
 def _drawn_high(estimate: KnownEstimate) -> float:
   high = estimate["high"]
-  return estimate["mean"] if high is None else high
+  if high is None:
+    return estimate["mean"]
+  return high
 
 
-def _set_ratio_axes(axes: "Axes", ends: Sequence[float], names: Sequence[str]) -> None:
+def _set_ratio_axes(
+  axes: "Axes",
+  ends: Sequence[float],
+  names: Sequence[str],
+) -> None:
   axes.set_xscale("log", base=2)
   low = math.floor(math.log2(min(ends)) - 0.1)
   high = math.ceil(math.log2(max(ends)) + 0.1)
@@ -116,7 +124,7 @@ def _set_ratio_axes(axes: "Axes", ends: Sequence[float], names: Sequence[str]) -
 
 
 class PressurePoint(NamedTuple):
-  """An entity of one arm; pressure and over-prediction in doublings (log2)."""
+  """Entity as one arm predicts it; pressure and over-prediction in doublings (log2)."""
 
   pressure: float
   over_prediction: float
@@ -139,7 +147,10 @@ def pressure_arms(diagnosis: Diagnosis) -> list[str]:
   return drawn or sorted(predicted)[:3]
 
 
-def pressure_points(diagnosis: Diagnosis, label: str) -> list[PressurePoint]:
+def pressure_points(
+  diagnosis: Diagnosis,
+  label: str,
+) -> list[PressurePoint]:
   """Returns an arm's entities with their shock pressure and over-prediction.
 
   Over-prediction is log2((predicted + 1) / (gold + 1)); as for the slope in the diagnosis, only
@@ -207,7 +218,11 @@ def _pressure_panel(
   return canvas.panel(figure, f"pressure_{canvas.file_name(label)}", alt)
 
 
-def _draw_group(axes: "Axes", points: Sequence[PressurePoint], name: str) -> None:
+def _draw_group(
+  axes: "Axes",
+  points: Sequence[PressurePoint],
+  name: str,
+) -> None:
   """Draws the answers of one group, larger the more often they are gold."""
   colour, marker = GROUP_STYLES[name]
   axes.scatter(
@@ -244,5 +259,11 @@ def _draw_slope(
     products = [(point.pressure - x_mean) * (point.over_prediction - y_mean) for point in points]
     slope = sum(products) / spread
   heights = [y_mean + slope * (x - x_mean) for x in x_range]
-  axes.plot(x_range, heights, color=BLACK, linewidth=1.8, zorder=4)
+  axes.plot(
+    x_range,
+    heights,
+    color=BLACK,
+    linewidth=1.8,
+    zorder=4,
+  )
   return f"slope {ratio(slope)} {interval(estimate, ratio)}".strip()

@@ -1,4 +1,4 @@
-"""The style sheet of the reports."""
+"""Style sheet of the reports."""
 
 CSS = """
 :root {

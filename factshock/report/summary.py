@@ -1,4 +1,4 @@
-"""The summary of a diagnosis in sentences, computed from its numbers.
+"""Summary of a diagnosis in sentences, computed from its numbers.
 
 An effect that is absent is said to be absent.
 """
@@ -45,7 +45,12 @@ def confidence(diagnosis: Diagnosis) -> str:
   return f"{100 * (0.95 if level is None else level):g}%"
 
 
-def _verdict(difference: Change, better: str, worse: str, neither: str) -> str:
+def _verdict(
+  difference: Change,
+  better: str,
+  worse: str,
+  neither: str,
+) -> str:
   """Returns the text that fits a difference: `neither` where it is not clear."""
   if not difference.clear:
     return neither
@@ -70,7 +75,11 @@ def _height(row: CurveRow) -> float:
   return row.right["mean"] if row.right else float("-inf")
 
 
-def _clear_between(diagnosis: Diagnosis, row: CurveRow, other: CurveRow) -> bool:
+def _clear_between(
+  diagnosis: Diagnosis,
+  row: CurveRow,
+  other: CurveRow,
+) -> bool:
   """Returns whether two different points of a curve differ clearly."""
   if row.x == other.x:
     return False
@@ -78,7 +87,10 @@ def _clear_between(diagnosis: Diagnosis, row: CurveRow, other: CurveRow) -> bool
   return difference is not None and difference.clear
 
 
-def _rise_and_fall(diagnosis: Diagnosis, curve: list[CurveRow]) -> str:
+def _rise_and_fall(
+  diagnosis: Diagnosis,
+  curve: list[CurveRow],
+) -> str:
   """Returns what a curve of known points does: it rises, falls, does both or neither."""
   start = curve[0]
   end = curve[-1]
@@ -107,7 +119,11 @@ def _rise_and_fall(diagnosis: Diagnosis, curve: list[CurveRow]) -> str:
   return f"Finetuning made no clear difference: {no_gain} and {last} at step {end.x:g}."
 
 
-def _against_start(diagnosis: Diagnosis, start: CurveRow, end: CurveRow) -> str:
+def _against_start(
+  diagnosis: Diagnosis,
+  start: CurveRow,
+  end: CurveRow,
+) -> str:
   difference = change(diagnosis, end.label, start.label)
   if difference is None or not difference.clear:
     size = signed_share(difference.difference if difference else None)
@@ -116,33 +132,38 @@ def _against_start(diagnosis: Diagnosis, start: CurveRow, end: CurveRow) -> str:
   return f"{share(abs(difference.difference))} {side} where it began"
 
 
-def _before_and_after(diagnosis: Diagnosis, roles: Roles) -> str | None:
+def _before_and_after(
+  diagnosis: Diagnosis,
+  roles: Roles,
+) -> str | None:
   difference = change(diagnosis, roles["finetuned"], roles["zero_shot"])
   if difference is None:
     return None
-  before = share(mean(diagnosis, roles["zero_shot"], "right"))
-  after = share(mean(diagnosis, roles["finetuned"], "right"))
+  before = mean(diagnosis, roles["zero_shot"], "right")
+  after = mean(diagnosis, roles["finetuned"], "right")
   verdict = _verdict(difference, "a clear gain", "a clear loss", "no clear difference")
   criterion = reading.criterion(diagnosis)
-  return f"Finetuning moved {criterion} from {before} to {after}: {verdict}."
+  return f"Finetuning moved {criterion} from {share(before)} to {share(after)}: {verdict}."
 
 
 def _shock(diagnosis: Diagnosis) -> str | None:
   roles = reading.roles(diagnosis)
   zero_shot = roles["zero_shot"]
-  rare = estimate(diagnosis, roles["finetuned"], "shock", "ratio", "rare_seen")
-  common = estimate(diagnosis, roles["finetuned"], "shock", "ratio", "common_unseen")
+  rare = reading.prediction_ratio(diagnosis, roles["finetuned"], "rare_seen")
+  common = reading.prediction_ratio(diagnosis, roles["finetuned"], "common_unseen")
+  rare_before = reading.prediction_ratio(diagnosis, zero_shot, "rare_seen")
+  common_before = reading.prediction_ratio(diagnosis, zero_shot, "common_unseen")
   parts = []
   if rare:
-    before = mean(diagnosis, zero_shot, "shock", "ratio", "rare_seen")
-    parts.append(f"rare answers seen in finetuning were predicted {_times_as_often(rare, before)}")
+    times = _times_as_often(rare, rare_before)
+    parts.append(f"rare answers seen in finetuning were predicted {times}")
   if common:
-    before = mean(diagnosis, zero_shot, "shock", "ratio", "common_unseen")
-    parts.append(f"common answers not seen in it {_times_as_often(common, before)}")
+    times = _times_as_often(common, common_before)
+    parts.append(f"common answers not seen in it {times}")
   if not parts:
     return None
-  over = _is_beyond(diagnosis, zero_shot, rare, "rare_seen", 1)
-  under = _is_beyond(diagnosis, zero_shot, common, "common_unseen", -1)
+  over = _is_beyond(rare, rare_before, side=1)
+  under = _is_beyond(common, common_before, side=-1)
   return f"After finetuning, {', and '.join(parts)}. {_shock_verdict(over, under)}"
 
 
@@ -156,30 +177,31 @@ def _shock_verdict(over: bool, under: bool) -> str:
   return "No clear frequency shock is seen."
 
 
-def _times_as_often(estimate: KnownEstimate, before: float | None) -> str:
+def _times_as_often(
+  estimate: KnownEstimate,
+  before: KnownEstimate | None,
+) -> str:
   """Returns a prediction ratio with its interval, and with zero-shot's, as a text."""
   notes = [interval(estimate, ratio)]
   if before is not None:
-    notes.append(f"zero-shot {ratio(before)}")
+    notes.append(f"zero-shot {ratio(before['mean'])}")
   noted = "; ".join(note for note in notes if note)
   times = f"{ratio(estimate['mean'])} times as often as they are right"
-  return f"{times} ({noted})" if noted else times
+  if not noted:
+    return times
+  return f"{times} ({noted})"
 
 
 def _is_beyond(
-  diagnosis: Diagnosis,
-  zero_shot: str | None,
   estimate: KnownEstimate | None,
-  name: str,
+  before: KnownEstimate | None,
   side: int,
 ) -> bool:
-  """Returns whether a ratio is clearly beyond 1, and further that way than zero-shot's.
+  """Returns whether a ratio is clearly beyond 1, and further that way than before finetuning.
 
   Args:
-    diagnosis: knows the ratio of zero-shot.
-    zero_shot: the label of the arm before finetuning.
-    estimate: the ratio after it.
-    name: the group of answers.
+    estimate: the ratio after finetuning.
+    before: the ratio before it.
     side: 1 for above, -1 for below.
   """
   if estimate is None:
@@ -187,8 +209,9 @@ def _is_beyond(
   edge = estimate["low"] if side > 0 else estimate["high"]
   if edge is None or side * (edge - 1) <= 0:
     return False
-  before = mean(diagnosis, zero_shot, "shock", "ratio", name)
-  return before is None or side * (estimate["mean"] - before) > 0
+  if before is None:
+    return True
+  return side * (estimate["mean"] - before["mean"]) > 0
 
 
 def _remedies(diagnosis: Diagnosis) -> str | None:
@@ -213,7 +236,11 @@ def _remedies(diagnosis: Diagnosis) -> str | None:
   return f"Against “{title(diagnosis, finetuned)}”, {'; '.join(listed)}. {best}"
 
 
-def _best_remedy(diagnosis: Diagnosis, roles: Roles, label: str) -> str:
+def _best_remedy(
+  diagnosis: Diagnosis,
+  roles: Roles,
+  label: str,
+) -> str:
   """Returns what the best remedy reaches: its accuracy, against zero-shot, and its ratios."""
   reached = share(mean(diagnosis, label, "right"))
   sentence = f"The best, {title(diagnosis, label)}, reaches {reached}"
@@ -224,9 +251,9 @@ def _best_remedy(diagnosis: Diagnosis, roles: Roles, label: str) -> str:
     sentence += f", {side} zero-shot ({zero_shot})"
   ratios = []
   for name, group in (("rare_seen", "rare seen"), ("common_unseen", "common unseen")):
-    value = mean(diagnosis, label, "shock", "ratio", name)
-    if value is not None:
-      ratios.append(f"{ratio(value)} ({group})")
+    value = reading.prediction_ratio(diagnosis, label, name)
+    if value:
+      ratios.append(f"{ratio(value['mean'])} ({group})")
   if ratios:
     sentence += f"; its prediction ratios are {' and '.join(ratios)}"
   return sentence + "."
@@ -240,10 +267,7 @@ def _which_facts(diagnosis: Diagnosis) -> str | None:
   popular = share(mean(diagnosis, halves.popular, "right"))
   unpopular = share(mean(diagnosis, halves.unpopular, "right"))
   verdict = _verdict(
-    difference,
-    "the popular half is better",
-    "the unpopular half is better",
-    "no clear difference",
+    difference, "the popular half is better", "the unpopular half is better", "no clear difference"
   )
   sentence = (
     f"Finetuned on the facts of popular subjects {popular}, of unpopular ones {unpopular}: "

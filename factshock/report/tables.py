@@ -1,4 +1,4 @@
-"""The tables of a diagnosis as HTML: arms, relations, comparisons, entities and the verdict."""
+"""Tables of a diagnosis as HTML: arms, relations, comparisons, entities and the verdict."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ GROUP_TITLES = {
 
 
 class _Column(NamedTuple):
-  """A column of the table of arms: its head, and the cell of a label, or None."""
+  """Column of the table of arms: its head, and the cell of a label, or None."""
 
   head: str
   cell_of: Callable[[str], str | None]
@@ -64,8 +64,15 @@ def arms(diagnosis: Diagnosis) -> str:
   return table([*head, *(column.head for column in columns)], rows, "arms")
 
 
-def _by_group(diagnosis: Diagnosis, labels: Sequence[str]) -> list[str]:
-  groups = list(dict.fromkeys(reading.group(diagnosis, label) for label in labels))
+def _by_group(
+  diagnosis: Diagnosis,
+  labels: Sequence[str],
+) -> list[str]:
+  groups: list[str] = []
+  for label in labels:
+    group = reading.group(diagnosis, label)
+    if group not in groups:
+      groups.append(group)
   return sorted(labels, key=lambda label: groups.index(reading.group(diagnosis, label)))
 
 
@@ -199,7 +206,10 @@ def comparisons(diagnosis: Diagnosis) -> str:
 
 
 def _comparison(
-  diagnosis: Diagnosis, row: Comparison, size: KnownEstimate | None, bars: tuple[float, float]
+  diagnosis: Diagnosis,
+  row: Comparison,
+  size: KnownEstimate | None,
+  bars: tuple[float, float],
 ) -> list[str]:
   return [
     text(reading.title(diagnosis, row.get("arm"))),
@@ -221,7 +231,9 @@ def _p_value(value: float | None) -> str:
 
 
 def extreme_entities(
-  diagnosis: Diagnosis, label: str, most: int = 8
+  diagnosis: Diagnosis,
+  label: str,
+  most: int = 8,
 ) -> tuple[list[EntityRow], list[EntityRow]]:
   """Returns the entities that an arm predicts furthest too often, and furthest too rarely.
 
@@ -261,7 +273,11 @@ def entities(diagnosis: Diagnosis, label: str) -> str:
   return table(head, rows, "entities")
 
 
-def _entity(diagnosis: Diagnosis, row: EntityRow, labels: Sequence[str]) -> list[str]:
+def _entity(
+  diagnosis: Diagnosis,
+  row: EntityRow,
+  labels: Sequence[str],
+) -> list[str]:
   by_arm = row.get("predicted") or {}
   first, *others = [count_cell(by_arm.get(label)) for label in labels]
   group = row.get("group") or numbers.DASH

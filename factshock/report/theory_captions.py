@@ -1,4 +1,4 @@
-"""The texts around the tables and pictures of the one-layer theory's page, as HTML."""
+"""Texts around the tables and pictures of the one-layer theory's page, as HTML."""
 
 TITLES = {
   "claims": "The theory's predictions",

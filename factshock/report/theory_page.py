@@ -1,4 +1,4 @@
-"""The page of the one-layer theory: its predictions, their verdicts, pictures and tables."""
+"""Page of the one-layer theory: its predictions, their verdicts, pictures and tables."""
 
 import json
 import os
@@ -20,7 +20,10 @@ VERDICTS = {"holds": "Holds.", "holds in part": "Holds in part.", "fails": "Fail
 _HARMS = {"gap": "worse than the<br>popular half", "harm": "worse than<br>no finetuning"}
 
 
-def write_report(theory: Mapping[str, Any], folder: str | os.PathLike[str]) -> str:
+def write_report(
+  theory: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+) -> str:
   """Writes folder/report.html and folder/figures/*.png; returns the path of the page.
 
   Args:
@@ -40,7 +43,10 @@ def write_report(theory: Mapping[str, Any], folder: str | os.PathLike[str]) -> s
   return document.write_files(render(whole, pictures), pictures, folder)
 
 
-def render(theory: Theory, pictures: Mapping[str, Sequence[Panel]]) -> str:
+def render(
+  theory: Theory,
+  pictures: Mapping[str, Sequence[Panel]],
+) -> str:
   """Returns the page with its pictures; what was not run is left out."""
   parts = {"claims": _claims(theory)}
   for key, panels in pictures.items():
@@ -137,7 +143,10 @@ def _sets(sets: Mapping[str, Any]) -> str:
   return markup.table(head, rows)
 
 
-def _measures(curves: Mapping[str, Sequence[KnownEstimate]], index: int) -> list[str]:
+def _measures(
+  curves: Mapping[str, Sequence[KnownEstimate]],
+  index: int,
+) -> list[str]:
   """Returns the cells of a set of facts at one of its steps."""
   names = ("accuracy", "common", "attention")
   return [cell(known_estimate(curves[name][index])) for name in names]

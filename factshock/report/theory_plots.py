@@ -148,7 +148,7 @@ def _by_popularity(sets: Mapping[str, Any], key: str) -> Panel:
 
 @dataclass(frozen=True)
 class _HeatMap:
-  """A heat map: a row of estimates for each exponent, by step; `limit` is the darkest value."""
+  """Heat map: a row of estimates for each exponent, by step; `limit` is the darkest value."""
 
   rows: Sequence[Sequence[KnownEstimate]]
   exponents: Sequence[float]
@@ -161,7 +161,8 @@ class _HeatMap:
 def _phases(theory: Theory) -> list[Panel]:
   """Draws gap and harm by Zipf exponent and steps, a panel for each size of finetuning set."""
   cells = theory.get("phases") or []
-  gaps = _heat_panels(theory, [cell["gap"] for cell in cells], "gap", "Popular less unpopular half")
+  gaps_of_cells = [cell["gap"] for cell in cells]
+  gaps = _heat_panels(theory, gaps_of_cells, "gap", "Popular less unpopular half")
   harms = _heat_panels(
     theory, [cell["harm"] for cell in cells], "harm", "Before less after unpopular half"
   )
@@ -169,7 +170,10 @@ def _phases(theory: Theory) -> list[Panel]:
 
 
 def _heat_panels(
-  theory: Theory, estimates: Sequence[Sequence[KnownEstimate]], measure: str, title: str
+  theory: Theory,
+  estimates: Sequence[Sequence[KnownEstimate]],
+  measure: str,
+  title: str,
 ) -> list[Panel]:
   """Draws one measure, a panel for each size; `estimates` are those of each cell, by step."""
   cells: Sequence[PhaseCell] = theory.get("phases") or []
@@ -218,7 +222,13 @@ def _points_tick(value: float, _: int | None) -> str:
   return f"{100 * value:+.0f}"
 
 
-def _write_points(axes: "Axes", x: int, y: int, estimate: KnownEstimate, limit: float) -> None:
+def _write_points(
+  axes: "Axes",
+  x: int,
+  y: int,
+  estimate: KnownEstimate,
+  limit: float,
+) -> None:
   """Writes a difference in points into a heat map, bold where its interval excludes 0."""
   is_clear = clear_sign(estimate) != 0
   axes.text(
@@ -257,7 +267,12 @@ def _stored(theory: Theory) -> list[Panel]:
   return [gap_panel, canvas.panel(figure, "stored_attention", alt)]
 
 
-def _finish(figure: "Figure", axes: "Axes", title: str, axis: str) -> None:
+def _finish(
+  figure: "Figure",
+  axes: "Axes",
+  title: str,
+  axis: str,
+) -> None:
   """Draws a line at 0, and names a picture whose x is what was known before finetuning."""
   axes.axhline(0, color=BLACK, linewidth=0.9)
   axes.set(title=title, xlabel="Share right before finetuning", ylabel=axis)
