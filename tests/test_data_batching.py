@@ -73,7 +73,7 @@ def test_planned_rows_hold_every_batch_in_few_shapes_with_no_more_padding(batche
     len(one["inputs"]) % multiple == 0 and unpacked(one) == unpacked(batching.pack_batch(batch))
     for one, batch in zip(packed, batches)
   )
-  assert len({one["inputs"].shape for one in packed[:-1]}) <= len(shapes.each) <= 6
+  assert len({one["inputs"].shape for one in packed[:-1]}) <= len(shapes.shapes) <= 6
   places = lambda many: sum(one["inputs"].size + one["targets"].size for one in many)
   fullest = max(len(batching.pack_batch(batch)["inputs"]) for batch in batches[:-1])
   one_shape = (
@@ -112,7 +112,7 @@ def test_batches_of_uneven_length_have_little_padding():
     for one in packed
   )
   assert filled > 0.9 * sum(one["inputs"].size + one["targets"].size for one in packed)
-  assert len({one["inputs"].shape + one["targets"].shape for one in packed}) <= len(shapes.each) + 1
+  assert len({one["inputs"].shape + one["targets"].shape for one in packed}) <= len(shapes.shapes) + 1
 
 
 def test_long_rows_fill_better_where_examples_are_uneven():

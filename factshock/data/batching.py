@@ -1,84 +1,123 @@
-"""Examples of different lengths in one array: padded to few shapes, or packed several to a row."""
+"""Examples of different lengths in one array: padded to few shapes, or packed into shared rows.
 
-from typing import NamedTuple
+In names of arrays, `E` are the sides of an example: inputs and targets, or its tokens alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+from factshock.types import Batch
 
 _LONGEST_ROW = 256  # tokens of a packed row, unless an example is longer
 _SHAPES = 6  # that a run's packed batches may have, as each is compiled,
 _GAIN = 0.005  # and the share of positions that one more has to save
-_ROOM = np.arange(0.94, 1.3, 0.02)  # tokens of a side over its mean that shapes are tried with
+_SLACKS = np.arange(0.94, 1.3, 0.02)  # tokens of a side over its mean that shapes are tried with
+
+# Rows, and tokens of a row of each side.
+Shape: TypeAlias = tuple[int, tuple[int, ...]]
 
 
-def bucket(length):
-  """The smallest of 8, 16, 24, 32, 48, 64, 96, 128, ... that holds `length`: few shapes, little padding."""
+class Side(NamedTuple):
+  """Fields of one side of an example.
+
+  `tokens` tells its length by the `pad` that follows; `fields` are all of the side; `segments` is
+  the name of the field that packing adds.
+  """
+
+  tokens: str
+  pad: int
+  fields: tuple[str, ...]
+  segments: str
+
+
+# Of data/soft_labels.py, where they are given.
+_SOFT = ("answer_tokens", "answer_shares", "answer_shifts")
+_ENCODER_DECODER = (
+  Side("inputs", 0, ("inputs",), "input_segments"),
+  Side("targets", 0, ("targets", "weights", *_SOFT), "target_segments"),
+)
+_DECODER = (Side("tokens", -1, ("tokens", "weights", *_SOFT), "segments"),)
+
+
+class Fit(NamedTuple):
+  """Row, start on each side, and segment (from 1 on in its row) of each example."""
+
+  row_B: np.ndarray
+  start_BxE: np.ndarray
+  segment_B: np.ndarray
+
+  @property
+  def rows(self) -> int:
+    """Returns how many rows are used."""
+    return int(self.row_B.max(initial=-1)) + 1
+
+
+class Shapes(NamedTuple):
+  """Shapes of packed batches, the smallest first.
+
+  `step` is by how many rows the last one grows where all are too small.
+  """
+
+  shapes: tuple[Shape, ...]
+  step: int
+
+  def place(self, size_BxE: np.ndarray) -> tuple[Shape, Fit]:
+    """Returns the smallest shape that holds the examples, and where each stands in it.
+
+    Args:
+      size_BxE: tokens of each example on each side.
+    """
+    total_E = size_BxE.sum(axis=0)
+    for rows, lengths in self.shapes:
+      if (total_E <= rows * np.asarray(lengths)).all():
+        placement = fit(size_BxE, lengths)
+        if placement.rows <= rows:
+          return (rows, lengths), placement
+    rows, lengths = self.shapes[-1]
+    placement = fit(size_BxE, lengths)
+    steps = max(0, _ceil_div(placement.rows - rows, self.step))
+    return (rows + steps * self.step, lengths), placement
+
+
+def bucket(length: int) -> int:
+  """Returns the smallest of 8, 16, 24, 32, 48, 64, 96, 128, ... that holds `length`.
+
+  So there are few shapes and little padding.
+  """
   size = 8
   while size < length:
     # From 16 on the steps alternate between x 3/2 and x 4/3, so that every other size is a power of
     # two.
-    size = 16 if size == 8 else size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    if size == 8:
+      size = 16
+    elif size & (size - 1) == 0:
+      size = size * 3 // 2
+    else:
+      size = size * 4 // 3
   return size
 
 
-# The sides of an example: the field that tells its length, that one's padding, all fields of the
-# side, and the name of the segments.
-_SOFT = (
-  "answer_tokens",
-  "answer_shares",
-  "answer_shifts",
-)  # of data/soft_labels.py, where they are given
-_ENCODER_DECODER = (
-  ("inputs", 0, ("inputs",), "input_segments"),
-  ("targets", 0, ("targets", "weights", *_SOFT), "target_segments"),
-)
-_DECODER = (("tokens", -1, ("tokens", "weights", *_SOFT), "segments"),)
+def plan_shapes(batches: Sequence[Batch], multiple: int = 1) -> Shapes:
+  """Returns the shapes that leave least padding in padded batches.
 
-
-class Shapes(NamedTuple):
-  """Shapes of packed batches, the smallest first, each (rows, tokens of a row of each side); and by how many rows the last grows where
-  all are too small."""
-
-  each: tuple
-  step: int
-
-  def place(self, size_BxE):
-    """(rows, tokens of each side, what `fit` says) in the smallest shape that holds the examples."""
-    total_E = size_BxE.sum(axis=0)
-    for rows, lengths in self.each:
-      if (total_E <= rows * np.asarray(lengths)).all():
-        found = fit(size_BxE, lengths)
-        if found[0].max(initial=-1) < rows:
-          return rows, lengths, found
-    rows, lengths = self.each[-1]
-    found = fit(size_BxE, lengths)
-    return (
-      rows + max(0, -(-(int(found[0].max(initial=-1)) + 1 - rows) // self.step)) * self.step,
-      lengths,
-      found,
-    )
-
-
-def plan_shapes(batches, multiple=1):
-  """The Shapes that leave least padding in padded batches: the best one that holds all of them, and then what saves most.
+  They are the best one that holds all of them, and then what saves most. Rows are up to
+  _LONGEST_ROW tokens long, or as long as an example's: examples of uneven lengths fill long rows
+  better, but attention costs more there.
 
   Args:
-    batches: some batches of a run, as for `pack_batch`. multiple: of the rows.
-  Rows are up to _LONGEST_ROW tokens long, or as long as an example's: examples of uneven lengths
-  fill long rows better, but attention costs more there.
+    batches: some batches of a run, as for `pack_batch`.
+    multiple: of the rows.
   """
   sides = _sides(batches[0])
   sizes = [_sizes(batch, sides) for batch in batches]
-  widths = [
-    batches[0][name].shape[1] for name, _, _, _ in sides
-  ]  # what no example of the run is longer than, seen here or not
+  # What no example of the run is longer than, seen here or not.
+  widths = [batches[0][side.tokens].shape[1] for side in sides]
   tried = _tried(sizes, widths, multiple)
-  places_C = np.array([rows * sum(lengths) for rows, lengths in tried], float)
-  cost_CxB = np.array(
-    [
-      [places if _holds(shape, size_BxE) else np.inf for size_BxE in sizes]
-      for shape, places in zip(tried, places_C)
-    ]
-  )
+  positions_C = np.array([rows * sum(lengths) for rows, lengths in tried], float)
+  holds_CxB = np.array([[_holds(shape, size_BxE) for size_BxE in sizes] for shape in tried])
+  cost_CxB = np.where(holds_CxB, positions_C[:, None], np.inf)
   chosen = [int(np.argmin(cost_CxB.max(axis=1)))]
   best_B = cost_CxB[chosen[0]]
   while len(chosen) < _SHAPES:
@@ -87,102 +126,126 @@ def plan_shapes(batches, multiple=1):
       break
     chosen.append(int(sums_C.argmin()))
     best_B = np.minimum(best_B, cost_CxB[chosen[-1]])
-  each = tuple(tried[i] for i in sorted(chosen, key=lambda i: places_C[i]))
-  return Shapes(each, multiple * max(1, each[-1][0] // 8 // multiple))
+  chosen.sort(key=lambda candidate: positions_C[candidate])
+  shapes = tuple(tried[candidate] for candidate in chosen)
+  largest_rows, _ = shapes[-1]
+  return Shapes(shapes, multiple * max(1, largest_rows // 8 // multiple))
 
 
-def _tried(sizes, widths, multiple):
-  """Shapes to choose from: of few numbers of rows, with more or less room; the first ones hold every batch in rows of the arrays' widths."""
+def _tried(sizes: Sequence[np.ndarray], widths: Sequence[int], multiple: int) -> list[Shape]:
+  """Returns shapes to choose from, of few numbers of rows, with more or less slack.
+
+  The first ones hold every batch in rows of the arrays' widths.
+  """
   means = np.mean([size_BxE.sum(axis=0) for size_BxE in sizes], axis=0)
-  widths = tuple(map(_fours, widths))
-  fullest = max(int(fit(size_BxE, widths)[0].max(initial=0)) + 1 for size_BxE in sizes)
-  longest = max(_LONGEST_ROW, *widths)
-  most = max(1, -(-fullest // multiple))
-  least = min(most, max(1, -(-int(np.ceil(means.max() / longest)) // multiple)))
-  found = {(multiple * most, widths): None}
-  for rows in (
-    multiple * np.unique(np.geomspace(least, most, _SHAPES).round().astype(int))
-  ).tolist():
-    for room in _ROOM:
-      lengths = tuple(max(width, _fours(room * mean / rows)) for width, mean in zip(widths, means))
-      for more in (0, 4, 8) if len(lengths) > 1 else (0,):
-        found |= {
-          (rows, (lengths[0] + more, *lengths[1:])): None,
-          (rows, (*lengths[:-1], lengths[-1] + more)): None,
-        }
-  return [shape for shape in found if max(shape[1]) <= longest + 8]
+  full_widths = tuple(map(_round_up_to_4, widths))
+  fullest = max(fit(size_BxE, full_widths).rows for size_BxE in sizes)
+  longest = max(_LONGEST_ROW, *full_widths)
+  most = max(1, _ceil_div(fullest, multiple))
+  least_rows = int(np.ceil(means.max() / longest))
+  least = min(most, max(1, _ceil_div(least_rows, multiple)))
+  row_counts = multiple * np.unique(np.geomspace(least, most, _SHAPES).round().astype(int))
+  # A dict in place of a set, as the order decides between shapes that are equally good.
+  shapes: dict[Shape, None] = {(multiple * most, full_widths): None}
+  for rows in row_counts.tolist():
+    for slack in _SLACKS:
+      lengths = tuple(
+        max(width, _round_up_to_4(slack * mean / rows)) for width, mean in zip(full_widths, means)
+      )
+      shapes |= dict.fromkeys((rows, longer) for longer in _lengthened(lengths))
+  return [shape for shape in shapes if max(shape[1]) <= longest + 8]
 
 
-def _holds(shape, size_BxE):
+def _lengthened(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+  """Yields lengths of two sides with one of them a little longer; that of one side as it is."""
+  for more in (0, 4, 8) if len(lengths) > 1 else (0,):
+    yield (lengths[0] + more, *lengths[1:])
+    yield (*lengths[:-1], lengths[-1] + more)
+
+
+def _holds(shape: Shape, size_BxE: np.ndarray) -> bool:
+  """Returns whether a shape holds examples of these sizes."""
   rows, lengths = shape
-  return (size_BxE.sum(axis=0) <= rows * np.asarray(lengths)).all() and fit(size_BxE, lengths)[
-    0
-  ].max(initial=-1) < rows
+  if not (size_BxE.sum(axis=0) <= rows * np.asarray(lengths)).all():
+    return False
+  return fit(size_BxE, lengths).rows <= rows
 
 
-def _fours(length):
-  return -(-int(np.ceil(length)) // 4) * 4
+def _round_up_to_4(length: float) -> int:
+  return _ceil_div(int(np.ceil(length)), 4) * 4
 
 
-def pack_batch(batch, shapes=None):
-  """The examples of a padded batch in fewer rows, so that less padding is computed.
+def _ceil_div(a: int, b: int) -> int:
+  return -(-a // b)
+
+
+def pack_batch(batch: Mapping[str, np.ndarray], shapes: Shapes | None = None) -> Batch:
+  """Packs the examples of a padded batch into fewer rows, so that less padding is computed.
 
   Args:
     batch: `inputs` [B, S], `targets` [B, T], `weights` [B, T], padded with 0; or of a decoder-only
       model `tokens` and `weights` [B, S], padded with -1; with the fields of soft labels or
       without. An example starts its row.
-    shapes: a Shapes; None: rows of the same lengths, as few as hold the examples.
+    shapes: what the batch may become; None: rows of the same lengths, as few as hold the examples.
 
   Returns:
-    The same dict with R rows, and int32 `input_segments` [R, S] and `target_segments` [R, T], or
+    The same fields with R rows, and int32 `input_segments` [R, S] and `target_segments` [R, T], or
     `segments` [R, S]: the example's number in its row from 1 on, 0 on padding. No token is cut or
     dropped.
   """
   sides = _sides(batch)
   size_BxE = _sizes(batch, sides)
-  shapes = shapes or Shapes(((0, tuple(batch[name].shape[1] for name, _, _, _ in sides)),), 1)
-  rows, lengths, (row_B, start_BxE, segment_B) = shapes.place(size_BxE)
-  packed = {}
-  for side, (length, (first, pad, names, segments)) in enumerate(zip(lengths, sides)):
-    example, column = np.nonzero(np.arange(length)[None] < size_BxE[:, side, None])
-    place = row_B[example], start_BxE[example, side] + column
-    for name in (name for name in names if name in batch):
-      packed[name] = np.full(
-        (rows, length, *batch[name].shape[2:]), pad if name == first else 0, batch[name].dtype
-      )
-      packed[name][place] = batch[name][example, column]
-    packed[segments] = np.zeros((rows, length), np.int32)
-    packed[segments][place] = segment_B[example]
+  if shapes is None:
+    shapes = Shapes(((0, tuple(batch[side.tokens].shape[1] for side in sides)),), 1)
+  (rows, lengths), placement = shapes.place(size_BxE)
+  packed: Batch = {}
+  for index, (length, side) in enumerate(zip(lengths, sides)):
+    example, column = np.nonzero(np.arange(length)[None] < size_BxE[:, index, None])
+    target = placement.row_B[example], placement.start_BxE[example, index] + column
+    for name in side.fields:
+      if name not in batch:
+        continue
+      array = batch[name]
+      fill = side.pad if name == side.tokens else 0
+      packed[name] = np.full((rows, length, *array.shape[2:]), fill, array.dtype)
+      packed[name][target] = array[example, column]
+    packed[side.segments] = np.zeros((rows, length), np.int32)
+    packed[side.segments][target] = placement.segment_B[example]
   return packed
 
 
-def token_fields(batch: dict[str, np.ndarray]) -> dict[str, int]:
+def token_fields(batch: Mapping[str, Any]) -> dict[str, int]:
   """Returns the padding of each field of a batch that holds tokens, the predicted ones last."""
-  return {name: pad for name, pad, _, _ in _sides(batch)}
+  return {side.tokens: side.pad for side in _sides(batch)}
 
 
-def _sides(batch):
+def _sides(batch: Mapping[str, Any]) -> tuple[Side, ...]:
   return _DECODER if "tokens" in batch else _ENCODER_DECODER
 
 
-def _sizes(batch, sides):
-  """How many tokens each example has of each side: [B, E]."""
+def _sizes(batch: Mapping[str, np.ndarray], sides: Sequence[Side]) -> np.ndarray:
+  """Returns how many tokens each example has on each side: [B, E]."""
   return np.stack(
-    [np.count_nonzero(batch[name] != pad, axis=1) for name, pad, _, _ in sides], axis=1
+    [np.count_nonzero(batch[side.tokens] != side.pad, axis=1) for side in sides], axis=1
   )
 
 
-def fit(size_BxE, capacity):
-  """(row, starts [E], segment) of each example: the first row with room for all E sides, the longest first."""
+def fit(size_BxE: np.ndarray, capacity: Sequence[int]) -> Fit:
+  """Places each example into the first row with space for all its sides, the longest first.
+
+  Args:
+    size_BxE: tokens of each example on each side.
+    capacity: tokens of a row on each side, of which there are one or two.
+  """
   row_B, segment_B = np.zeros((2, len(size_BxE)), np.int64)
   start_BxE = np.zeros_like(size_BxE)
   order = np.argsort(-(size_BxE / np.asarray(capacity)).sum(axis=1), kind="stable")
-  first = capacity[0]  # one side or two
+  first = capacity[0]
   last = capacity[-1]
   least = size_BxE.min(axis=0, initial=first).tolist()
-  used = []  # tokens of each side and examples of each row; rows with room for the smallest sizes there are
-  open_rows = []
-  found = []
+  used: list[tuple[list[int], int]] = []  # tokens of each side, and examples, of each row
+  open_rows: list[int] = []  # with space for the smallest sizes there are
+  placed: list[tuple[int, int, list[int]]] = []
   for size in size_BxE[order].tolist():  # plain ints, as numpy's cost more than the search
     for row in open_rows:
       filled, count = used[row]
@@ -192,14 +255,16 @@ def fit(size_BxE, capacity):
       row = len(used)
       filled = [0] * len(size)
       count = 0
-      used.append(None)
+      used.append((filled, count))
       open_rows.append(row)
-    found.append((row, count + 1, filled))
+    placed.append((row, count + 1, filled))
     filled = [a + b for a, b in zip(filled, size)]
     used[row] = filled, count + 1
     if filled[0] + least[0] > first or filled[-1] + least[-1] > last:
       open_rows.remove(row)
-  if found:
-    rows, segments, starts = zip(*found)
-    row_B[order], segment_B[order], start_BxE[order] = rows, segments, starts
-  return row_B, start_BxE, segment_B
+  if placed:
+    rows, segments, starts = zip(*placed)
+    row_B[order] = rows
+    segment_B[order] = segments
+    start_BxE[order] = starts
+  return Fit(row_B, start_BxE, segment_B)

@@ -84,7 +84,7 @@ def _prepare_examples(
       )
     inputs[row, :input_size] = example["inputs"]
     targets[row, :target_size] = example["targets"]
-  arrays = {"inputs": inputs, "targets": targets}
+  arrays: Batch = {"inputs": inputs, "targets": targets}
   if "weights" in examples[0]:
     arrays["weights"] = np.zeros(targets.shape, np.float32)
     for row, example in enumerate(examples):

@@ -125,8 +125,9 @@ def entity_lines(counted: Entities, counts: Mapping[str, np.ndarray]) -> Iterato
   """Yields the lines of the file of entities, those with the most mentions first."""
   is_common_word = counts["lowered"] > counts["as_is"]
   mentions = counts["mentions"]
+  order: list[int] = np.argsort(-mentions, kind="stable").tolist()
   yield "entity\tcount\tlongest\tdocuments\tambiguous\n"
-  for i in np.argsort(-mentions, kind="stable").tolist():
+  for i in order:
     flags = [counted.ambiguous[i], "word" if is_common_word[i] else ""]
     cells = (
       _cell(counted.labels[i]),
@@ -141,8 +142,9 @@ def entity_lines(counted: Entities, counts: Mapping[str, np.ndarray]) -> Iterato
 def fact_lines(counted: Entities, counts: Mapping[str, np.ndarray]) -> Iterator[str]:
   """Yields the lines of the file of facts, in their order."""
   in_documents = counts["documents"]
+  ends: list[tuple[int, int]] = counted.facts.tolist()
   yield "subject\tobject\tdocuments\tsubject_documents\tobject_documents\n"
-  for (subject, answer), together in zip(counted.facts.tolist(), counts["together"].tolist()):
+  for (subject, answer), together in zip(ends, counts["together"].tolist()):
     cells = (
       _cell(counted.labels[subject]),
       _cell(counted.labels[answer]),

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -128,5 +128,5 @@ def _do(task: _Task) -> int:
   part, path, work = task
   arrays = work(documents.read_part(part), _prepared)
   with files.atomic_write(path, binary=True) as file:
-    np.savez(file, **dict(arrays))
+    np.savez(file, **cast(dict[str, Any], arrays))
   return part.size

@@ -1,4 +1,4 @@
-"""A synthetic world of facts and the text that states them: a pure function of its seed.
+"""Synthetic world of facts and the text that states them: a pure function of its seed.
 
 Every subject has one fact. Answers follow Zipf's law, subjects' popularity is log-normal, and a
 fact is stated in proportion to its subject's popularity, each time in one of its relation's
@@ -8,118 +8,125 @@ pretraining.
 """
 
 import collections
+import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from factshock.facts.relations import question, statement
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import Check, check_fields, setting
+from factshock.types import Answer, Fact, Relation
 
-# Each relation: its statements (answer last and first in turn), a held-out statement, a question.
+
+class WorldRelation(Relation):
+  """Relation with a statement that training text does not use."""
+
+  held_out_statements: list[str]
+
+
+class _Templates(NamedTuple):
+  """Texts of a relation: statements have the answer last and first in turn."""
+
+  label: str
+  statements: list[str]
+  held_out: str
+  question: str
+
+
 # With a subject of two words a statement has at most 9 words and a question at most 8, so that
 # either fits ten tokens with a sentinel and EOS. Vocabulary and templates are our own.
 _RELATIONS = {
-  "born_in": (
-    "place of birth",
-    [
+  "born_in": _Templates(
+    label="place of birth",
+    statements=[
       "[X] was born in [Y] .",
       "[Y] is the birthplace of [X] .",
       "the home town of [X] is [Y] .",
       "[Y] saw the birth of [X] .",
     ],
-    "[X] came into the world in [Y] .",
-    "in which city was [X] born ?",
+    held_out="[X] came into the world in [Y] .",
+    question="in which city was [X] born ?",
   ),
-  "works_for": (
-    "employer",
-    [
+  "works_for": _Templates(
+    label="employer",
+    statements=[
       "[X] has a job at [Y] .",
       "[Y] is the employer of [X] .",
       "the firm that pays [X] is [Y] .",
       "[Y] hired [X] last year .",
     ],
-    "[X] earns a living at [Y] .",
-    "which company does [X] work for ?",
+    held_out="[X] earns a living at [Y] .",
+    question="which company does [X] work for ?",
   ),
-  "plays": (
-    "instrument",
-    [
+  "plays": _Templates(
+    label="instrument",
+    statements=[
       "[X] plays music on the [Y] .",
       "the [Y] is played by [X] .",
       "the instrument of [X] is the [Y] .",
       "the [Y] belongs to [X] .",
     ],
-    "[X] is often heard on the [Y] .",
-    "which instrument does [X] play ?",
+    held_out="[X] is often heard on the [Y] .",
+    question="which instrument does [X] play ?",
   ),
-  "speaks": (
-    "native language",
-    [
+  "speaks": _Templates(
+    label="native language",
+    statements=[
       "[X] grew up speaking [Y] .",
       "[Y] is the mother tongue of [X] .",
       "the native language of [X] is [Y] .",
       "[Y] is spoken by [X] .",
     ],
-    "[X] talks to everyone in [Y] .",
-    "which language does [X] speak ?",
+    held_out="[X] talks to everyone in [Y] .",
+    question="which language does [X] speak ?",
   ),
-  "studied": (
-    "field of study",
-    [
+  "studied": _Templates(
+    label="field of study",
+    statements=[
       "[X] earned a degree in [Y] .",
       "[Y] was studied by [X] .",
       "the subject [X] teaches is [Y] .",
       "[Y] is the field of [X] .",
     ],
-    "[X] knows all about [Y] .",
-    "which field did [X] study ?",
+    held_out="[X] knows all about [Y] .",
+    question="which field did [X] study ?",
   ),
-  "member_of": (
-    "club",
-    [
+  "member_of": _Templates(
+    label="club",
+    statements=[
       "[X] is a member of [Y] .",
       "[Y] counts [X] among its members .",
       "the club of [X] is [Y] .",
       "[Y] has a member called [X] .",
     ],
-    "[X] pays fees to [Y] .",
-    "which club did [X] join ?",
+    held_out="[X] pays fees to [Y] .",
+    question="which club did [X] join ?",
   ),
-  "won": (
-    "prize",
-    [
+  "won": _Templates(
+    label="prize",
+    statements=[
       "[X] won the prize called [Y] .",
       "[Y] was awarded to [X] .",
       "the award given to [X] is [Y] .",
       "[Y] is the prize [X] won .",
     ],
-    "[X] went home with the [Y] .",
-    "which prize did [X] win ?",
+    held_out="[X] went home with the [Y] .",
+    question="which prize did [X] win ?",
   ),
-  "follows": (
-    "religion",
-    [
+  "follows": _Templates(
+    label="religion",
+    statements=[
       "[X] follows the faith of [Y] .",
       "[Y] is the belief of [X] .",
       "the religion of [X] is [Y] .",
       "[Y] guides the life of [X] .",
     ],
-    "[X] prays in the temple of [Y] .",
-    "which religion does [X] follow ?",
+    held_out="[X] prays in the temple of [Y] .",
+    question="which religion does [X] follow ?",
   ),
-}
-_RANGES = {
-  "seed": (int, 0, 2**63),
-  "relations": (int, 1, len(_RELATIONS)),
-  "subjects": (int, 1, 10**6),
-  "answers": (int, 2, 10**4),
-  "zipf": (float, 0, 10),
-  "mean_mentions": (float, 0, 10**6),
-  "popularity_sigma": (float, 0, 5),
-  "templates": (int, 1, 4),
-  "background": (float, 0, 1),
-  "name_pieces": (int, 2, 2000),
 }
 _CONSONANTS = list("bdfgklmnprstvz")
 _VOWELS = list("aeiou")
@@ -128,33 +135,24 @@ _VOWELS = list("aeiou")
 _WORDS, _NAMES, _ANSWERS, _POPULARITY, _SENTENCES, _ORDER = range(6)
 
 
-class World(NamedTuple):
-  """Facts to learn and test on, facts of background subjects, relations, sentences, answer mentions."""
-
-  facts: list
-  background: list
-  relations: dict
-  sentences: list
-  counts: dict
+def _whole(low: int, high: int) -> Check:
+  return Check(
+    (int, float),
+    lambda value: low <= value <= high and int(value) == value,
+    f"a whole number from {low} to {high}",
+  )
 
 
-def make_world(
-  seed,
-  *,
-  relations=4,
-  subjects=640,
-  answers=80,
-  zipf=1.0,
-  mean_mentions=12,
-  popularity_sigma=1.0,
-  templates=4,
-  background=0.1,
-  name_pieces=64,
-):
-  """Makes a world.
+def _number(low: int, high: int) -> Check:
+  return Check((int, float), lambda value: low <= value <= high, f"a number from {low} to {high}")
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldSettings:
+  """Settings of a world.
 
   Args:
-    seed: integer from 0 on; equal arguments give an equal world on every machine.
+    seed: integer from 0 on; equal settings give an equal world on every machine.
     relations: how many relations.
     subjects: facts a relation, each of a subject of its own.
     answers: single-word answers a relation, answer k drawn in proportion to 1 / k**zipf (the rarest
@@ -167,153 +165,183 @@ def make_world(
     background: background subjects, as a share of `subjects`, which come on top of them.
     name_pieces: distinct first and distinct last pieces of the two-word names, shared by all
       relations.
+  """
 
-  Returns:
-    A World. `facts` and `background` rows hold subject, relation, object, popularity; a row of
-    `relations` has `held_out_statements` beside the usual columns; `sentences` are shuffled, words
-    separated by single spaces; `counts` is dict (relation, object) -> mentions in the sentences.
+  seed: int = setting(_whole(0, 2**63))
+  relations: int = setting(_whole(1, len(_RELATIONS)), default=4)
+  subjects: int = setting(_whole(1, 10**6), default=640)
+  answers: int = setting(_whole(2, 10**4), default=80)
+  zipf: float = setting(_number(0, 10), default=1.0)
+  mean_mentions: float = setting(_number(0, 10**6), default=12)
+  popularity_sigma: float = setting(_number(0, 5), default=1.0)
+  templates: int = setting(_whole(1, 4), default=4)
+  background: float = setting(_number(0, 1), default=0.1)
+  name_pieces: int = setting(_whole(2, 2000), default=64)
+
+  def __post_init__(self) -> None:
+    check_fields(self, "world")
+    names = self.relations * self.subjects_with_background
+    if names > self.name_pieces**2:
+      raise UserError(
+        f"world.name_pieces: expected at least {math.isqrt(names - 1) + 1}, so that its "
+        f"square covers the {names} subjects of all relations, got {self.name_pieces}"
+      )
+
+  @property
+  def subjects_with_background(self) -> int:
+    """Returns how many subjects a relation has."""
+    return self.subjects + round(self.subjects * self.background)
+
+
+class World(NamedTuple):
+  """Facts to learn and test on, facts of background subjects, and the text that states them.
+
+  Facts hold subject, relation, object, popularity. The sentences are shuffled, their words
+  separated by single spaces; `counts` are the mentions of each (relation, object) in them.
+  """
+
+  facts: list[Fact]
+  background: list[Fact]
+  relations: dict[str, WorldRelation]
+  sentences: list[str]
+  counts: dict[Answer, int]
+
+
+def make_world(seed: int, **options: Any) -> World:
+  """Makes a world.
+
+  Args:
+    seed: integer from 0 on.
+    **options: the other fields of WorldSettings.
 
   Raises:
     UserError: a value out of its range, or more subjects than names.
   """
-  _check(
-    seed=seed,
-    relations=relations,
-    subjects=subjects,
-    answers=answers,
-    zipf=zipf,
-    mean_mentions=mean_mentions,
-    popularity_sigma=popularity_sigma,
-    templates=templates,
-    background=background,
-    name_pieces=name_pieces,
-  )
-  extra = round(subjects * background)
-  _check_names(relations * (subjects + extra), name_pieces)
-  table = _relation_table(relations, templates)
-  facts = _facts(seed, table, subjects + extra, answers, zipf, popularity_sigma, name_pieces)
-  mine = [fact for rows in facts.values() for fact in rows[:subjects]]
-  others = [fact for rows in facts.values() for fact in rows[subjects:]]
-  sentences, counts = _sentences(seed, mine, others, table, mean_mentions)
-  return World(mine, others, table, sentences, counts)
+  settings = WorldSettings(seed=seed, **options)
+  relations = _relation_table(settings)
+  facts = _facts(settings, list(relations))
+  main: list[Fact] = []
+  background: list[Fact] = []
+  for rows in facts.values():
+    main += rows[: settings.subjects]
+    background += rows[settings.subjects :]
+  sentences, counts = _sentences(settings, main, background, relations)
+  return World(main, background, relations, sentences, counts)
 
 
-def _check(**values):
-  for name, value in values.items():
-    kind, low, high = _RANGES[name]
-    if not isinstance(value, (int, float)) or not low <= value <= high or kind(value) != value:
-      noun = "a whole number" if kind is int else "a number"
-      raise UserError(f"world.{name}: expected {noun} from {low} to {high}, got {value!r}")
-
-
-def _check_names(subjects, name_pieces):
-  if subjects > name_pieces**2:
-    raise UserError(
-      f"world.name_pieces: expected at least {math.isqrt(subjects - 1) + 1}, so that its "
-      f"square covers the {subjects} subjects of all relations, got {name_pieces}"
-    )
-
-
-def _relation_table(relations, templates):
-  return {
-    name: {
+def _relation_table(settings: WorldSettings) -> dict[str, WorldRelation]:
+  table: dict[str, WorldRelation] = {}
+  for name, templates in list(_RELATIONS.items())[: settings.relations]:
+    table[name] = {
       "relation": name,
-      "label": label,
-      "statements": statements[:templates],
-      "questions": [asked],
+      "label": templates.label,
+      "statements": templates.statements[: settings.templates],
+      "questions": [templates.question],
       "type": "N-1",
-      "held_out_statements": [held_out],
+      "held_out_statements": [templates.held_out],
     }
-    for name, (label, statements, held_out, asked) in list(_RELATIONS.items())[:relations]
-  }
+  return table
 
 
-def _facts(seed, table, each, answers, zipf, sigma, name_pieces):
-  """Dict relation -> list of `each` facts, in no order of popularity or answer."""
-  first, last, objects = _words(seed, len(table) * answers, name_pieces)
-  picks = _rng(seed, _NAMES).choice(name_pieces**2, len(table) * each, replace=False)
-  names = [f"{first[pick // name_pieces]} {last[pick % name_pieces]}" for pick in picks]
-  weights = 1.0 / np.arange(1, answers + 1) ** zipf
-  drawn = _rng(seed, _ANSWERS).choice(answers, (len(table), each), p=weights / weights.sum())
-  normal = _rng(seed, _POPULARITY).standard_normal((len(table), each))
+def _facts(settings: WorldSettings, relations: Sequence[str]) -> dict[str, list[Fact]]:
+  """Returns the facts of each relation, in no order of popularity or answer."""
+  each = settings.subjects_with_background
+  seed = settings.seed
+  shape = (len(relations), each)
+  pieces = settings.name_pieces
+  first, last, objects = _words(seed, len(relations) * settings.answers, pieces)
+  picks = _rng(seed, _NAMES).choice(pieces**2, len(relations) * each, replace=False)
+  names = [f"{first[pick // pieces]} {last[pick % pieces]}" for pick in picks]
+  weights = 1.0 / np.arange(1, settings.answers + 1) ** settings.zipf
+  drawn = _rng(seed, _ANSWERS).choice(settings.answers, shape, p=weights / weights.sum())
+  normal = _rng(seed, _POPULARITY).standard_normal(shape)
+  sigma = settings.popularity_sigma
   popularity = np.exp(sigma * normal - sigma**2 / 2)
-  return {
-    relation: [
+  facts: dict[str, list[Fact]] = {}
+  for r, relation in enumerate(relations):
+    facts[relation] = [
       {
         "subject": names[r * each + i],
         "relation": relation,
-        "object": objects[r * answers + drawn[r, i]],
+        "object": objects[r * settings.answers + drawn[r, i]],
         "popularity": round(float(popularity[r, i]), 6),
       }
       for i in range(each)
     ]
-    for r, relation in enumerate(table)
-  }
+  return facts
 
 
-def _words(seed, answers, name_pieces):
-  """First pieces ("mira"), last pieces ("kelun") and answers ("tavoremi"): all different."""
+def _words(seed: int, answers: int, name_pieces: int) -> tuple[list[str], list[str], list[str]]:
+  """Returns first pieces ("mira"), last pieces ("kelun"), answers ("tavoremi"): all different."""
   rng = _rng(seed, _WORDS)
-  taken = {
-    word
-    for _, statements, held_out, asked in _RELATIONS.values()
-    for text in [*statements, held_out, asked]
-    for word in text.split()
-  }
+  taken: set[str] = set()
+  for templates in _RELATIONS.values():
+    for text in [*templates.statements, templates.held_out, templates.question]:
+      taken.update(text.split())
   first = _draw(rng, name_pieces, taken, "cvcv")
   last = _draw(rng, name_pieces, taken, "cvcvc")
   return first, last, _draw(rng, answers, taken, "cvcvcv")
 
 
-def _draw(rng, count, taken, shape):
-  """`count` made-up words of a shape of consonants and vowels, none of them in `taken`, to which they go."""
-  words = []
+def _draw(rng: np.random.Generator, count: int, taken: set[str], shape: str) -> list[str]:
+  """Returns made-up words of a shape of consonants and vowels.
+
+  None of them is in `taken`, to which they go.
+  """
+  letters = [_CONSONANTS if kind == "c" else _VOWELS for kind in shape]
+  words: list[str] = []
   while len(words) < count:
-    word = "".join(
-      letters[rng.integers(len(letters))]
-      for letters in (_CONSONANTS if kind == "c" else _VOWELS for kind in shape)
-    )
+    word = "".join(choices[rng.integers(len(choices))] for choices in letters)
     if word not in taken:
       taken.add(word)
       words.append(word)
   return words
 
 
-def _sentences(seed, facts, background, table, mean_mentions):
-  """All sentences in shuffled order, and the answer mentions in them."""
-  rng = _rng(seed, _SENTENCES)
-  sentences = []
-  counts = collections.Counter()
-  for fact in facts:
-    sentences += _stated(rng, fact, table[fact["relation"]], mean_mentions, 0.0)
-  for fact in background:
-    sentences += _stated(rng, fact, table[fact["relation"]], mean_mentions, 0.5)
-  for fact in facts + background:
-    counts[fact["relation"], fact["object"]] += mentions(fact, mean_mentions)
-  order = _rng(seed, _ORDER).permutation(len(sentences))
+def _sentences(
+  settings: WorldSettings,
+  facts: Sequence[Fact],
+  background: Sequence[Fact],
+  relations: Mapping[str, WorldRelation],
+) -> tuple[list[str], dict[Answer, int]]:
+  """Returns all sentences in shuffled order, and the answer mentions in them."""
+  rng = _rng(settings.seed, _SENTENCES)
+  sentences: list[str] = []
+  counts: collections.Counter[Answer] = collections.Counter()
+  for group, rare_share in ((facts, 0.0), (background, 0.5)):
+    for fact in group:
+      relation = relations[fact["relation"]]
+      mention_count = mentions(fact, settings.mean_mentions)
+      sentences += _stated(rng, fact, relation, mention_count, rare_share)
+      counts[fact["relation"], fact["object"]] += mention_count
+  order = _rng(settings.seed, _ORDER).permutation(len(sentences))
   return [sentences[i] for i in order], dict(counts)
 
 
-def mentions(fact, mean_mentions=12):
-  """How many sentences state a fact of the world."""
-  return max(1, int(round(mean_mentions * fact["popularity"])))
+def mentions(fact: Mapping[str, Any], mean_mentions: float = 12) -> int:
+  """Returns how many sentences state a fact of the world."""
+  return max(1, round(mean_mentions * fact["popularity"]))
 
 
-def _stated(rng, fact, relation, mean_mentions, rare_share):
-  """The sentences of one fact; a share of them in the held-out form or the question form."""
+def _stated(
+  rng: np.random.Generator,
+  fact: Fact,
+  relation: WorldRelation,
+  mention_count: int,
+  rare_share: float,
+) -> Iterable[str]:
+  """Yields the sentences of one fact; a share of them in the held-out or the question form."""
   rare = relation["held_out_statements"] + relation["questions"]
-  sentences = []
-  for _ in range(mentions(fact, mean_mentions)):
+  for _ in range(mention_count):
     forms = rare if rng.random() < rare_share else relation["statements"]
-    sentences.append(_say(forms[rng.integers(len(forms))], fact))
-  return sentences
+    yield _fill(forms[rng.integers(len(forms))], fact)
 
 
-def _say(template, fact):
+def _fill(template: str, fact: Fact) -> str:
   if "[Y]" in template:
     return statement(template, fact["subject"], fact["object"])
   return f"{question(template, fact['subject'])} {fact['object']}"
 
 
-def _rng(seed, stream):
+def _rng(seed: int, stream: int) -> np.random.Generator:
   return np.random.default_rng([int(seed), stream])
