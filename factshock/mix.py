@@ -75,14 +75,14 @@ def main(argv: Sequence[str]) -> None:
     weights = _weights(values.weights, len(values.checkpoints))
   if values.layerwise:
     layerwise = _parse_floats("--layerwise", values.layerwise, 2)
-  from factshock.checkpoints import interpolation
+  from factshock.checkpoints import mixing
   from factshock.devices import host
 
   if values.select:
     weights, layerwise = _select()
   # Two thirds of the time was the kernel's, mostly for memory that had just been handed back.
   host.keep_freed_memory()
-  record = interpolation.mix_checkpoints(values.checkpoints, weights, values.output, layerwise)
+  record = mixing.mix_checkpoints(values.checkpoints, weights, values.output, layerwise)
   print(
     f"mixed {len(values.checkpoints)} checkpoints into {values.output} "
     f"(digest {record['digest'][:16]}); what was mixed: {values.output}/mix.json"

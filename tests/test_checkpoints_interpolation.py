@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factshock.checkpoints import interpolation, store
+from factshock.checkpoints import interpolation, mixing, store
 from factshock.models import t5
 from factshock.runtime.errors import UserError
 
@@ -150,7 +150,7 @@ def test_trees_that_differ_are_refused_with_every_leaf(tmp_path):
   paths = [tmp_path / "0", tmp_path / "1"]
   for call in (
     lambda: interpolation.interpolate([a, b], "uniform"),
-    lambda: interpolation.mix_checkpoints(paths, "uniform", tmp_path / "out"),
+    lambda: mixing.mix_checkpoints(paths, "uniform", tmp_path / "out"),
   ):
     with pytest.raises(UserError) as caught:
       call()
@@ -197,7 +197,7 @@ def test_layerwise_interpolation_against_numpy_and_on_disk(tmp_path):
   for name, tree in (("a", a), ("b", b)):
     store.save(tmp_path / name, 1, params=tree)
   paths = [tmp_path / "a", tmp_path / "b"]
-  interpolation.mix_checkpoints(paths, None, tmp_path / "out", layerwise=(0.9, 0.1))
+  mixing.mix_checkpoints(paths, None, tmp_path / "out", layerwise=(0.9, 0.1))
   assert_close(store.restore_params(tmp_path / "out"), expected)
 
 
@@ -215,7 +215,7 @@ def test_mixing_on_disk_is_mixing_in_memory_with_provenance(tmp_path, dtype):
     )
   weights = [0.2, 0.3, 0.5]
   paths = [tmp_path / f"run{number}" for number in range(3)]
-  result = interpolation.mix_checkpoints(paths, weights, tmp_path / "out")
+  result = mixing.mix_checkpoints(paths, weights, tmp_path / "out")
   restored = store.restore(tmp_path / "out", like={"params": trees[0]})
   assert_close(restored["params"], average(trees, weights))
   assert restored["opt_state"] is None and restored["config"] == {"name": 0}
@@ -225,25 +225,25 @@ def test_mixing_on_disk_is_mixing_in_memory_with_provenance(tmp_path, dtype):
   assert [entry["step"] for entry in provenance["inputs"]] == [10, 11, 12]
   assert len({entry["digest"] for entry in provenance["inputs"]} | {provenance["digest"]}) == 4
   with pytest.raises(UserError, match="out: already exists"):
-    interpolation.mix_checkpoints(paths, weights, tmp_path / "out")
+    mixing.mix_checkpoints(paths, weights, tmp_path / "out")
 
 
 def test_integer_leaves_and_damaged_inputs_are_refused(tmp_path):
   store.save(tmp_path / "ints", 1, params={"w": np.arange(3)})
   with pytest.raises(UserError, match="params/w is not floating point"):
-    interpolation.mix_checkpoints([tmp_path / "ints"] * 2, "uniform", tmp_path / "out")
+    mixing.mix_checkpoints([tmp_path / "ints"] * 2, "uniform", tmp_path / "out")
   store.save(tmp_path / "a", 1, params=make_tree(0))
   path = tmp_path / "a" / "1" / "params" / "a.kernel" / "0.0"
   path.write_bytes(b"\0" * len(path.read_bytes()))
   with pytest.raises(UserError, match="data of leaf params/a/kernel are damaged"):
-    interpolation.mix_checkpoints([tmp_path / "a"] * 2, "uniform", tmp_path / "out")
+    mixing.mix_checkpoints([tmp_path / "a"] * 2, "uniform", tmp_path / "out")
   assert sorted(os.listdir(tmp_path)) == ["a", "ints"]
 
 
 MEMORY = """
 import resource, sys
 import numpy as np
-from factshock.checkpoints import interpolation, store, tree_files
+from factshock.checkpoints import mixing, store, tree_files
 folder = sys.argv[1]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def leaf(value):  # computed when it is written, so that the models are never whole here
@@ -253,7 +253,7 @@ before = peak()
 for name, value in (("a", 1.0), ("b", 3.0)):
   store.write(f"{folder}/{name}", {"params": {f"w{i}": leaf(value * i) for i in range(16)}},
                     {"step": 1, "loader_state": None, "config": None})
-interpolation.mix_checkpoints([f"{folder}/a", f"{folder}/b"], [0.5, 0.5], f"{folder}/out")
+mixing.mix_checkpoints([f"{folder}/a", f"{folder}/b"], [0.5, 0.5], f"{folder}/out")
 after = peak()
 leaves = store.read_manifest(f"{folder}/out")["leaves"]
 assert (tree_files.read_leaf(f"{folder}/out", "params/w3", leaves) == 6.0).all()

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from factshock.checkpoints import leaf_files, store, tree_files
+from factshock.checkpoints.manifest import NAME as MANIFEST_NAME
 from factshock.runtime.errors import UserError
 
 TREE = {
@@ -56,7 +57,7 @@ def test_what_orbax_writes_is_read(tmp_path):
 
 def test_sha256_digests_of_older_checkpoints_are_verified(tmp_path):
   store.save(tmp_path, 1, params={"w": TREE["a"]["kernel"]})
-  path = tmp_path / "1" / store.MANIFEST
+  path = tmp_path / "1" / MANIFEST_NAME
   manifest = json.loads(path.read_text())
   manifest["leaves"]["params/w"]["digest"] = hashlib.sha256(
     b"float32(2, 3, 4)" + TREE["a"]["kernel"].tobytes()

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from factshock.checkpoints import interpolation, store, tree_files
+from factshock.checkpoints import interpolation, mixing, store, tree_files
 from factshock.models import decoder, t5
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import names
@@ -117,7 +117,7 @@ def saved_models(folder, config, count=2, dtype="float32"):
 def test_huggingface_models_are_mixed_into_another(tmp_path, config, dtype):
   paths, models = saved_models(tmp_path, config, 3, dtype)
   weights = [0.7, 0.5, -0.2]
-  written = interpolation.mix_checkpoints(paths, weights, tmp_path / "out")
+  written = mixing.mix_checkpoints(paths, weights, tmp_path / "out")
   mixed, found = huggingface.load(tmp_path / "out")
   assert found.param_dtype == dtype
   tolerance = dict(rtol=1e-6, atol=1e-6) if dtype == "float32" else dict(rtol=2**-7, atol=1e-3)
@@ -137,7 +137,7 @@ def test_huggingface_models_are_mixed_into_another(tmp_path, config, dtype):
 @pytest.mark.parametrize("config", [T5, LLAMA], ids=["t5", "llama"])
 def test_layerwise_mixing_of_huggingface_models_is_that_of_our_trees(tmp_path, config):
   paths, models = saved_models(tmp_path, config)
-  interpolation.mix_checkpoints(paths, None, tmp_path / "out", (0.9, 0.1))
+  mixing.mix_checkpoints(paths, None, tmp_path / "out", (0.9, 0.1))
   mixed, _ = huggingface.load(tmp_path / "out")
   jax.tree.map(
     lambda mix, other: np.testing.assert_allclose(mix, other, rtol=1e-5, atol=1e-6),
@@ -160,7 +160,7 @@ def test_huggingface_models_that_do_not_fit(tmp_path, folder):
   other = dataclasses.replace(T5, feed_forward="gated-silu", d_ff=41)
   huggingface.save(tmp_path / "silu", t5.init(other, jax.random.key(0)), other)
   with pytest.raises(UserError) as error:
-    interpolation.mix_checkpoints([paths[0], tmp_path / "silu"], "uniform", tmp_path / "out")
+    mixing.mix_checkpoints([paths[0], tmp_path / "silu"], "uniform", tmp_path / "out")
   for words in (
     "mis-shaped encoder.block.2.layer.1.DenseReluDense.wo.weight expected float32[24,40] got "
     "float32[24,41]",
@@ -168,7 +168,7 @@ def test_huggingface_models_that_do_not_fit(tmp_path, folder):
   ):
     assert words in str(error.value)
   with pytest.raises(UserError, match="is no HuggingFace model"):
-    interpolation.mix_checkpoints([paths[0], folder / "a"], "uniform", tmp_path / "out")
+    mixing.mix_checkpoints([paths[0], folder / "a"], "uniform", tmp_path / "out")
   assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from factshock.checkpoints import conversion, interpolation, store
+from factshock.checkpoints import conversion, mixing, store
 from factshock.models import decoder, lora, t5
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import adapters as peft_format
@@ -240,7 +240,7 @@ def test_adapters_are_not_averaged(tmp_path, trained):
   conversion.convert(folder, tmp_path / "peft", "peft")
   for paths in ([folder, folder], [base, str(tmp_path / "peft")]):
     with pytest.raises(UserError, match="adapters cannot be averaged as models; merge them"):
-      interpolation.mix_checkpoints(paths, [0.5, 0.5], str(tmp_path / "mixed"))
+      mixing.mix_checkpoints(paths, [0.5, 0.5], str(tmp_path / "mixed"))
   assert not (tmp_path / "mixed").exists()
 
 

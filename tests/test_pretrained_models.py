@@ -23,7 +23,7 @@ from configs import remedies
 from factshock.answering import asking
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting
-from factshock.checkpoints import conversion, interpolation, store
+from factshock.checkpoints import conversion, mixing, store
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
 from factshock.models import decoder, lora, t5
@@ -209,7 +209,7 @@ def test_adapters_train_alone_and_answer_as_their_exports_do(home, adapted, tmp_
 def test_half_and_half_of_base_and_export_lies_between(home, trained, tmp_path):
   family, checkpoint = trained
   conversion.convert(checkpoint, tmp_path / "hf", "huggingface")
-  interpolation.mix_checkpoints(
+  mixing.mix_checkpoints(
     [str(home / family), str(tmp_path / "hf")], [0.5, 0.5], str(tmp_path / "mixed")
   )
   base, tuned, mixed = (

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from factshock.checkpoints import store
+from factshock.checkpoints import manifest, store
 from factshock.devices import host, partitioning
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
@@ -287,8 +287,8 @@ DAMAGE = {
   "a flipped bit": flip_a_bit,
   "a truncated file": cut_short,
   "missing files": lambda folder: shutil.rmtree(folder / "params"),
-  "a broken manifest": lambda folder: (folder / store.MANIFEST).write_text("{"),
-  "unfinished": lambda folder: (folder / store.MANIFEST).unlink(),
+  "a broken manifest": lambda folder: (folder / manifest.NAME).write_text("{"),
+  "unfinished": lambda folder: (folder / manifest.NAME).unlink(),
 }
 
 

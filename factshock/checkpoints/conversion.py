@@ -3,155 +3,223 @@
 import dataclasses
 import os
 import shutil
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from factshock.checkpoints import loading, store, tree_files
+from factshock.checkpoints import manifest as manifests
+from factshock.checkpoints.manifest import LeafRecord
 from factshock.models import families
 from factshock.models.formats import huggingface, t5x
 from factshock.models.formats.huggingface import names, writing
+from factshock.models.model_config import ModelConfig
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
+from factshock.types import FilePath
 
 FORMATS = ("huggingface", "orbax", "peft")
 
 
-class Opened(NamedTuple):
-  """A model of any format, open for reading leaf by leaf."""
+@dataclasses.dataclass(frozen=True)
+class SourceModel:
+  """Holds a model of any format, open for reading leaf by leaf.
 
-  config: object  # T5Config or LlamaConfig
-  dtypes: dict  # leaf -> dtype stored
-  read_leaf: object  # function(leaf, dtype) -> numpy array
-  json: dict | None  # the config.json it came with
-  tokenizer: str | None  # HuggingFace folder of its tokenizer
-  adapters: object = None  # huggingface.Adapters, if it has some; read_leaf merges them
+  Attributes:
+    config: its sizes.
+    dtypes: the dtype that each leaf is stored in.
+    read_leaf: (leaf, dtype) -> the leaf's array; adapters are merged into it.
+    json: the config.json it came with.
+    tokenizer: HuggingFace folder of its tokenizer.
+    adapters: its low-rank adapters, if it has some.
+  """
+
+  config: ModelConfig
+  dtypes: dict[str, str]
+  read_leaf: Callable[[str, str], np.ndarray]
+  json: dict[str, Any] | None
+  tokenizer: str | None
+  adapters: huggingface.Adapters | None = None
+
+  def read(self, leaf: str) -> np.ndarray:
+    """Returns a leaf in the dtype it is stored in."""
+    return self.read_leaf(leaf, self.dtypes[leaf])
+
+  def in_dtype(self, dtype: str) -> "SourceModel":
+    """Returns the model with all its leaves in a dtype."""
+    values: Any = self.config
+    config = dataclasses.replace(values, dtype=dtype, param_dtype=dtype)
+    return dataclasses.replace(self, config=config, dtypes=dict.fromkeys(self.dtypes, dtype))
 
 
-def convert(source, output, to, *, dtype=None, revision=None, allow_pickle=False, config_from=None):
+def convert(
+  source: FilePath,
+  output: FilePath,
+  to: str,
+  *,
+  dtype: str | None = None,
+  revision: str | None = None,
+  allow_pickle: bool = False,
+  config_from: str | None = None,
+) -> SourceModel:
   """Writes a model in another format, holding about one leaf of it in memory.
 
   Args:
-    source: a HuggingFace folder or hub id, a T5X checkpoint, or one of ours (a step folder, or a folder of steps).
+    source: a HuggingFace folder or hub id, a T5X checkpoint, or one of ours (a step folder, or a
+      folder of steps).
     output: folder to write; must not exist. For "orbax" it is a step folder.
     to: "huggingface" or "orbax", with adapters merged; or "peft", the adapters alone.
     dtype: "float32" or "bfloat16"; None keeps the stored one.
-    config_from: HuggingFace folder whose config.json tells what the source does not, and whose tokenizer is taken.
+    revision: of a hub id.
+    allow_pickle: whether PyTorch's .bin files are read, which can run code.
+    config_from: HuggingFace folder whose config.json gives what the source does not, and whose
+      tokenizer is taken.
 
   Returns:
-    The Opened model that was written.
+    The model that was written.
 
   Raises:
     UserError: a source that cannot be read, an output that exists, or a disk that fails.
   """
   if os.path.exists(output):
     raise UserError(f"{output}: already exists; remove it or choose another --output")
-  opened = open_model(source, revision=revision, allow_pickle=allow_pickle, config_from=config_from)
+  model = open_source(
+    str(source), revision=revision, allow_pickle=allow_pickle, config_from=config_from
+  )
   if dtype:
-    opened = opened._replace(
-      dtypes=dict.fromkeys(opened.dtypes, dtype),
-      config=dataclasses.replace(opened.config, dtype=dtype, param_dtype=dtype),
-    )
-  write = {"huggingface": _write_huggingface, "orbax": _write_orbax, "peft": _write_peft}[to]
-  write(opened, str(output), source)
-  return opened
+    model = model.in_dtype(dtype)
+  if to == "huggingface":
+    _write_huggingface(model, str(output))
+  elif to == "orbax":
+    _write_orbax(model, str(output))
+  else:
+    _write_peft(model, str(output), str(source))
+  return model
 
 
-def open_model(source, *, revision=None, allow_pickle=False, config_from=None):
-  """Opens a model of any format; see `convert`."""
-  source = str(source)
+def open_source(
+  source: str,
+  *,
+  revision: str | None = None,
+  allow_pickle: bool = False,
+  config_from: str | None = None,
+) -> SourceModel:
+  """Opens a model of any format.
+
+  Args:
+    source: as for `convert`.
+    revision: as for `convert`.
+    allow_pickle: as for `convert`.
+    config_from: as for `convert`.
+  """
   if t5x.is_checkpoint(source):
     return _open_t5x(source, config_from)
-  if huggingface.is_source(source):
-    found = huggingface.open_source(source, revision=revision, allow_pickle=allow_pickle)
-    return Opened(
-      found.config,
-      _stored(found.config),
-      found.read_leaf,
-      found.json,
-      _with_tokenizer(config_from or found.folder),
-      found.adapters,
-    )
-  return _open_checkpoint(source, config_from)
-
-
-def _stored(config):
-  return dict.fromkeys(names.by_leaf(config), config.param_dtype)
-
-
-def _open_t5x(source, config_from):
-  base = huggingface.read_json(config_from) if config_from else None
-  like = huggingface.from_json(base, config_from) if base else None
-  found = t5x.open_source(source, like=like)
-  return Opened(
-    found.config, _stored(found.config), found.read_leaf, base, _with_tokenizer(config_from)
+  if not huggingface.is_source(source):
+    return _open_checkpoint(source, config_from)
+  opened = huggingface.open_source(source, revision=revision, allow_pickle=allow_pickle)
+  return SourceModel(
+    opened.config,
+    _stored_dtypes(opened.config),
+    opened.read_leaf,
+    opened.json,
+    _with_tokenizer(config_from or opened.folder),
+    opened.adapters,
   )
 
 
-def _open_checkpoint(source, config_from):
+def _stored_dtypes(config: ModelConfig) -> dict[str, str]:
+  return dict.fromkeys(names.by_leaf(config), config.param_dtype)
+
+
+def _open_t5x(source: str, config_from: str | None) -> SourceModel:
+  base = None
+  like = None
+  if config_from:
+    base = huggingface.read_json(config_from)
+    like = huggingface.from_json(base, config_from)
+  opened = t5x.open_source(source, like=like)
+  dtypes = _stored_dtypes(opened.config)
+  return SourceModel(opened.config, dtypes, opened.read_leaf, base, _with_tokenizer(config_from))
+
+
+def _open_checkpoint(source: str, config_from: str | None) -> SourceModel:
   folder = store.step_folder(source)
   manifest = store.read_manifest(folder)
   record = manifest["config"] or {}
   experiment = record.get("experiment") or {}
   if "lora" in record:
     return _open_adapters(folder, record, config_from)
-  leaves = {
-    name.removeprefix("params/"): leaf
-    for name, leaf in manifest["leaves"].items()
-    if name.startswith("params/")
-  }
+  params = manifests.params_only(manifest["leaves"])
+  leaves = {name.removeprefix("params/"): leaf for name, leaf in params.items()}
   if "model" not in experiment or "embedding" not in leaves:
     raise UserError(
       f"{folder}: its manifest does not say which model it is; expected a checkpoint of an "
       "experiment or of convert"
     )
-  config = families.from_section(experiment["model"], leaves["embedding"]["shape"][0])
-  config = dataclasses.replace(config, param_dtype=leaves["embedding"]["dtype"])
+  embedding = leaves["embedding"]
+  values: Any = families.from_section(experiment["model"], embedding["shape"][0])
+  config = dataclasses.replace(values, param_dtype=embedding["dtype"])
   _check_shapes(folder, config, leaves)
-  base = _base_json(config, record, experiment, config_from)
-  return Opened(
+
+  def read_leaf(leaf: str, dtype: str) -> np.ndarray:
+    array = tree_files.read_leaf(folder, f"params/{leaf}", manifest["leaves"])
+    return array.astype(np.dtype(dtype), copy=False)
+
+  own_tokenizer = os.path.join(str(record.get("workdir")), "tokenizer", str(record.get("seed")))
+  return SourceModel(
     config,
     {name: leaf["dtype"] for name, leaf in leaves.items()},
-    lambda leaf, dtype: tree_files.read_leaf(folder, f"params/{leaf}", manifest["leaves"]).astype(
-      np.dtype(dtype), copy=False
-    ),
-    base,
-    _with_tokenizer(
-      config_from or os.path.join(str(record.get("workdir")), "tokenizer", str(record.get("seed")))
-    ),
+    read_leaf,
+    _base_json(config, record, experiment, config_from),
+    _with_tokenizer(config_from or own_tokenizer),
   )
 
 
-def _open_adapters(folder, record, config_from):
-  """The model that a checkpoint's adapters stand on, with the adapters merged into each leaf."""
-  made = record["lora"]
-  base = open_model(made["base"], config_from=config_from)
+def _open_adapters(folder: str, record: Mapping[str, Any], config_from: str | None) -> SourceModel:
+  """Opens the model that a checkpoint's adapters stand on, with the adapters merged into it."""
+  section = record["lora"]
+  base = open_source(section["base"], config_from=config_from)
   adapters = huggingface.Adapters(
-    store.restore_params(folder), made["rank"], made["alpha"], made["base"]
+    store.restore_params(folder), section["rank"], section["alpha"], section["base"]
   )
 
-  def read_leaf(leaf, dtype):
+  def read_leaf(leaf: str, dtype: str) -> np.ndarray:
     array = np.array(base.read_leaf(leaf, dtype))
     adapters.merge_into(leaf, array)
     return array
 
-  return base._replace(read_leaf=read_leaf, adapters=adapters)
+  return dataclasses.replace(base, read_leaf=read_leaf, adapters=adapters)
 
 
-def _check_shapes(folder, config, leaves):
-  expected = {
-    leaf: (names.leaf_shape(parts), leaves.get(leaf, {}).get("dtype"))
-    for leaf, parts in names.by_leaf(config).items()
-  }
-  lines = store.differences(expected, store.leaf_specs(leaves))
+def _check_shapes(folder: str, config: ModelConfig, leaves: Mapping[str, LeafRecord]) -> None:
+  """Checks that a checkpoint's parameters are those of its model.
+
+  Raises:
+    UserError: names every leaf that differs.
+  """
+  got = manifests.leaf_specs(leaves)
+  expected = {}
+  for leaf, tensors in names.by_leaf(config).items():
+    dtype = leaves[leaf]["dtype"] if leaf in leaves else "None"
+    expected[leaf] = (names.leaf_shape(tensors), dtype)
+  lines = manifests.differences(expected, got)
   if lines:
     raise UserError(
       f"{folder}: its parameters are not those of the model it names: {'; '.join(lines)}"
     )
 
 
-def _base_json(config, record, experiment, config_from):
-  """The config.json to carry along: the one named, the one recorded, or that of the model it started from."""
+def _base_json(
+  config: ModelConfig,
+  record: Mapping[str, Any],
+  experiment: Mapping[str, Any],
+  config_from: str | None,
+) -> dict[str, Any] | None:
+  """Returns the config.json to carry along.
+
+  It is the one named, the one recorded, or that of the model it started from.
+  """
   if config_from:
     return huggingface.read_json(config_from)
   if record.get("huggingface"):
@@ -160,76 +228,66 @@ def _base_json(config, record, experiment, config_from):
   if not start or not os.path.isfile(os.path.join(start, "config.json")):
     return None
   base = huggingface.read_json(start)
-  return None if families.differences(config, huggingface.from_json(base, start)) else base
+  differing = families.differences(config, huggingface.from_json(base, start))
+  return None if differing else base
 
 
-def _with_tokenizer(folder):
-  """The folder, or None where it has no tokenizer in HuggingFace's format."""
-  return (
-    folder if folder and os.path.isfile(os.path.join(folder, "tokenizer_config.json")) else None
-  )
+def _with_tokenizer(folder: str | None) -> str | None:
+  """Returns the folder, or None where it has no tokenizer in HuggingFace's format."""
+  if folder and os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
+    return folder
+  return None
 
 
-def _write_huggingface(opened, output, _):
-  tensors = writing.writables(
-    opened.config, opened.dtypes, lambda leaf: opened.read_leaf(leaf, opened.dtypes[leaf])
-  )
-  config_json = huggingface.to_json(
-    opened.config, str(np.dtype(opened.dtypes["embedding"])), opened.json
-  )
+def _write_huggingface(model: SourceModel, output: str) -> None:
+  tensors = writing.writables(model.config, model.dtypes, model.read)
+  dtype = str(np.dtype(model.dtypes["embedding"]))
   huggingface.write_folder(
     output,
     tensors,
-    config_json,
-    tokenizer_from=opened.tokenizer,
+    huggingface.to_json(model.config, dtype, model.json),
+    tokenizer_from=model.tokenizer,
     progress=console.Progress("tensors", len(tensors)),
   )
 
 
-def _write_peft(opened, output, source):
-  if not opened.adapters:
+def _write_peft(model: SourceModel, output: str, source: str) -> None:
+  if not model.adapters:
     raise UserError(
       f"{source}: holds whole weights, no low-rank adapters; --to=huggingface writes those"
     )
-  huggingface.write_adapters(
-    output, opened.adapters, opened.config, tokenizer_from=opened.tokenizer
-  )
+  huggingface.write_adapters(output, model.adapters, model.config, tokenizer_from=model.tokenizer)
 
 
-def _write_orbax(opened, output, _):
-  shapes = {leaf: names.leaf_shape(parts) for leaf, parts in names.by_leaf(opened.config).items()}
-  progress = console.Progress("leaves", len(shapes))
+def _write_orbax(model: SourceModel, output: str) -> None:
+  by_leaf = names.by_leaf(model.config)
+  progress = console.Progress("leaves", len(by_leaf))
   done = []
 
-  def lazy(leaf):
-    def read():
-      value = opened.read_leaf(leaf, opened.dtypes[leaf])
+  def lazy(leaf: str) -> tree_files.Lazy:
+    def read() -> np.ndarray:
+      value = model.read(leaf)
       done.append(leaf)
       progress.update(len(done))
       return value
 
-    return tree_files.Lazy(shapes[leaf], np.dtype(opened.dtypes[leaf]), read)
+    return tree_files.Lazy(names.leaf_shape(by_leaf[leaf]), np.dtype(model.dtypes[leaf]), read)
 
   config = {
     "workdir": os.path.abspath(output),
     "seed": 0,
-    "huggingface": opened.json,
-    "experiment": {**loading.DEFAULTS, "model": families.to_section(opened.config)},
+    "huggingface": model.json,
+    "experiment": {**loading.DEFAULTS, "model": families.to_section(model.config)},
   }
-  store.write(
-    output,
-    {"params": tree_files.nested({leaf: lazy(leaf) for leaf in shapes})},
-    {"step": 0, "loader_state": None, "config": config},
-  )
-  if opened.tokenizer:
-    _copy_tokenizer(opened.tokenizer, os.path.join(output, "tokenizer", "0"))
+  params = tree_files.nested({leaf: lazy(leaf) for leaf in by_leaf})
+  store.write(output, {"params": params}, {"step": 0, "loader_state": None, "config": config})
+  if model.tokenizer:
+    _copy_tokenizer(model.tokenizer, os.path.join(output, "tokenizer", "0"))
 
 
-def _copy_tokenizer(source, target):
+def _copy_tokenizer(source: str, target: str) -> None:
   os.makedirs(target)
-  for name in (
-    *writing.BESIDE,
-    "config.json",
-  ):  # transformers may ask config.json which tokenizer it is
+  # Transformers may ask config.json which tokenizer it is.
+  for name in (*writing.BESIDE, "config.json"):
     if os.path.isfile(os.path.join(source, name)):
       shutil.copyfile(os.path.join(source, name), os.path.join(target, name))

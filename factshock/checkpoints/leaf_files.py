@@ -1,94 +1,130 @@
-"""The files of a checkpoint's leaves: an array as one plain file, read and written a block at a time, with a digest.
+"""Files of a checkpoint's leaves: an array as one plain file, read and written a block at a time.
 
-The layout is that of zarr 2 without compression, of one chunk: `<leaf>/.zarray` and `<leaf>/0.0` (a 0 for each dimension) with the
-array's bytes in C order. Orbax and tensorstore read it; so does anything that reads bytes.
+Each has a digest. The layout is that of zarr 2 without compression, of one chunk: `<leaf>/.zarray`
+and `<leaf>/0.0` (a 0 for each dimension) with the array's bytes in C order. Orbax and tensorstore
+read it; so does anything that reads bytes.
 """
 
 import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from factshock.runtime import files
+from factshock.types import Array
 
 BLOCK = 1 << 20  # numbers of a block: few megabytes, which caches hold
 _XXH3 = "xxh3-128:"  # before a digest; without it, SHA-256, as checkpoints had at first
 
 
-def digest(array):
-  """The digest of an array's bytes, its shape and its dtype: it tells of damage, not of forgery (XXH3, 128 bits)."""
+class Hasher(Protocol):
+  """Computes a digest from bytes that come one after the other."""
+
+  def update(self, data: Any, /) -> None:
+    """Adds bytes."""
+    ...
+
+  def hexdigest(self) -> str:
+    """Returns the digest of all bytes so far."""
+    ...
+
+
+def digest(array: Array) -> str:
+  """Returns the digest of an array's bytes, its shape and its dtype (XXH3, 128 bits).
+
+  It tells of damage, not of forgery.
+  """
   array = np.asarray(array)
   return digest_of_blocks(array.dtype, array.shape, [array])
 
 
-def digest_of_blocks(dtype, shape, blocks, like=_XXH3):
-  """As `digest`, of an array that comes as blocks in C order; of the kind of the digest `like`."""
-  found = hasher(dtype, shape, like)
+def digest_of_blocks(
+  dtype: npt.DTypeLike, shape: Sequence[int], blocks: Iterable[np.ndarray], like: str = _XXH3
+) -> str:
+  """Returns the `digest` of an array that comes as blocks in C order.
+
+  Args:
+    dtype: the array's.
+    shape: the array's.
+    blocks: arrays that hold its numbers.
+    like: a digest of the kind that is wanted.
+  """
+  hasher = new_hasher(dtype, shape, like)
   for block in blocks:
-    found.update(_bytes(block))
-  return spelled(found, like)
+    hasher.update(_bytes(block))
+  return spell(hasher, like)
 
 
-def hasher(dtype, shape, like=_XXH3):
-  """What is updated with an array's bytes; `spelled` gives its digest. Of the kind of the digest `like`."""
-  return (xxhash.xxh3_128 if like.startswith(_XXH3) else hashlib.sha256)(
-    f"{np.dtype(dtype).name}{tuple(shape)}".encode()
-  )
+def new_hasher(dtype: npt.DTypeLike, shape: Sequence[int], like: str = _XXH3) -> Hasher:
+  """Returns what is updated with an array's bytes, for `spell` to give its digest.
+
+  Args:
+    dtype: the array's.
+    shape: the array's.
+    like: a digest of the kind that is wanted.
+  """
+  header = f"{np.dtype(dtype).name}{tuple(shape)}".encode()
+  return xxhash.xxh3_128(header) if like.startswith(_XXH3) else hashlib.sha256(header)
 
 
-def spelled(found, like=_XXH3):
-  """The digest of a `hasher`, of the kind of the digest `like`."""
-  return (_XXH3 if like.startswith(_XXH3) else "") + found.hexdigest()
+def spell(hasher: Hasher, like: str = _XXH3) -> str:
+  """Returns the digest of a `new_hasher`, of the kind of the digest `like`."""
+  prefix = _XXH3 if like.startswith(_XXH3) else ""
+  return prefix + hasher.hexdigest()
 
 
-def write(folder, shape, dtype, blocks):
+def write(
+  folder: str, shape: Sequence[int], dtype: npt.DTypeLike, blocks: Iterable[np.ndarray]
+) -> str:
   """Writes a leaf's folder from blocks in C order, one after the other; returns the digest.
 
   Raises:
     OSError: the disk is full, or fails.
     ValueError: the blocks are not as many numbers as the shape (a programmer's error).
   """
-  dtype, found, written = np.dtype(dtype), hasher(dtype, shape), 0
+  dtype = np.dtype(dtype)
+  hasher = new_hasher(dtype, shape)
+  size = dtype.itemsize * math.prod(shape)
+  written = 0
   os.makedirs(folder)
+  layout = {
+    "chunks": list(shape),
+    "compressor": None,
+    "dimension_separator": ".",
+    "dtype": _zarr_name(dtype),
+    "fill_value": None,
+    "filters": None,
+    "order": "C",
+    "shape": list(shape),
+    "zarr_format": 2,
+  }
   with open(os.path.join(folder, ".zarray"), "w", encoding="utf-8") as file:
-    json.dump(
-      {
-        "chunks": list(shape),
-        "compressor": None,
-        "dimension_separator": ".",
-        "dtype": _zarr_name(dtype),
-        "fill_value": None,
-        "filters": None,
-        "order": "C",
-        "shape": list(shape),
-        "zarr_format": 2,
-      },
-      file,
-    )
-  with files.direct_write(os.path.join(folder, _chunk(shape))) as write_bytes:
+    json.dump(layout, file)
+  with files.direct_write(os.path.join(folder, _chunk_name(shape))) as write_bytes:
     for block in blocks:
       data = _bytes(block)
-      found.update(data)
+      hasher.update(data)
       write_bytes(data)
       written += data.nbytes
-  if written != dtype.itemsize * math.prod(shape):
-    raise ValueError(
-      f"expected {dtype.itemsize * math.prod(shape)} bytes of a leaf {tuple(shape)}, got {written}"
-    )
-  return spelled(found)
+  if written != size:
+    raise ValueError(f"expected {size} bytes of a leaf {tuple(shape)}, got {written}")
+  return spell(hasher)
 
 
-def is_plain(folder, shape, dtype):
-  """Whether a leaf's folder is laid out as `write` does it."""
+def is_plain(folder: str, shape: Sequence[int], dtype: npt.DTypeLike) -> bool:
+  """Returns whether a leaf's folder is laid out as `write` does it."""
   try:
     with open(os.path.join(folder, ".zarray"), encoding="utf-8") as file:
-      said = json.load(file)
+      layout = json.load(file)
   except (OSError, ValueError):
     return False
-  wanted = {
+  expected = {
     "chunks": list(shape),
     "compressor": None,
     "dtype": _zarr_name(dtype),
@@ -96,18 +132,22 @@ def is_plain(folder, shape, dtype):
     "order": "C",
     "shape": list(shape),
   }
+  if any(layout.get(name) != value for name, value in expected.items()):
+    return False
   size = np.dtype(dtype).itemsize * math.prod(shape)
-  path = os.path.join(folder, _chunk(shape))
-  return (
-    all(said.get(name) == value for name, value in wanted.items())
-    and os.path.exists(path)
-    and os.path.getsize(path) == size
-  )
+  path = os.path.join(folder, _chunk_name(shape))
+  return os.path.exists(path) and os.path.getsize(path) == size
 
 
-def read(folder, shape, dtype, counts):
-  """Yields the numbers of a plain leaf as arrays [count], for each of the counts."""
-  with open(os.path.join(folder, _chunk(shape)), "rb", buffering=0) as file:
+def read(
+  folder: str, shape: Sequence[int], dtype: npt.DTypeLike, counts: Iterable[int]
+) -> Iterator[np.ndarray]:
+  """Yields the numbers of a plain leaf as arrays [count], for each of the counts.
+
+  Raises:
+    OSError: the file is shorter than they say, or the disk fails.
+  """
+  with open(os.path.join(folder, _chunk_name(shape)), "rb", buffering=0) as file:
     for count in counts:
       block = np.empty(count, dtype)
       data = memoryview(_bytes(block))
@@ -120,23 +160,32 @@ def read(folder, shape, dtype, counts):
       yield block
 
 
-def counts(layers, size):
-  """How `layers` parts of equal size are cut into blocks: (layer, numbers) of each block, none of two layers."""
-  part = size // layers
-  return [
-    (layer, min(BLOCK, part - start)) for layer in range(layers) for start in range(0, part, BLOCK)
-  ]
+def counts(layers: int, size: int) -> list[tuple[int, int]]:
+  """Cuts `size` numbers of equally large layers into blocks, none of two layers.
+
+  Returns:
+    (layer, count) of each block.
+  """
+  layer_size = size // layers
+  blocks = []
+  for layer in range(layers):
+    for start in range(0, layer_size, BLOCK):
+      blocks.append((layer, min(BLOCK, layer_size - start)))
+  return blocks
 
 
-def _bytes(array):
+def _bytes(array: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _chunk(shape):
+def _chunk_name(shape: Sequence[int]) -> str:
   return ".".join("0" for _ in shape) or "0"
 
 
-def _zarr_name(dtype):
-  """A dtype as zarr 2 spells it; those that numpy has not (bfloat16) by their names, as tensorstore does."""
+def _zarr_name(dtype: npt.DTypeLike) -> str:
+  """Returns a dtype as zarr 2 spells it.
+
+  Those that numpy does not have (bfloat16) go by their names, as tensorstore does it.
+  """
   dtype = np.dtype(dtype)
   return dtype.name if dtype.kind == "V" else dtype.str

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import jax
 import ml_collections
 
+from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints import store
 from factshock.data import pretrained_tokenizers, tokenizers
 from factshock.devices import host, partitioning
@@ -186,8 +187,7 @@ def identity_of(checkpoint: str) -> Identity:
 
 def _params_digest(folder: str) -> str:
   leaves = store.read_manifest(folder)["leaves"]
-  params = {name: leaf for name, leaf in leaves.items() if name.startswith("params/")}
-  return store.tree_digest(params)
+  return manifests.tree_digest(manifests.params_only(leaves))
 
 
 def _open_checkpoint(

@@ -1,4 +1,4 @@
-"""One tree of a checkpoint on disk: orbax's layout, its leaves written and read as plain files, each with a digest.
+"""One tree of a checkpoint on disk: orbax's layout, its leaves as plain files, each with a digest.
 
 Of several processes each writes, and digests, the parts that it has.
 """
@@ -11,16 +11,20 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 import orbax.checkpoint as ocp
 from absl import logging
 
 from factshock.checkpoints import leaf_files
+from factshock.checkpoints.manifest import Bounds, LeafRecord
 from factshock.runtime import files, processes
 from factshock.runtime.errors import UserError
+from factshock.types import Array
 
 _READERS = 4
 
@@ -31,74 +35,92 @@ class Damaged(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
-  """A leaf that is computed when it is written: `read()` gives an array of this shape and dtype.
+  """A leaf that is computed when it is written.
 
-  With `blocks`, that is called in its place: it gives the array as a series of arrays in C order, one in memory at a time.
+  Attributes:
+    shape: its shape.
+    dtype: its dtype.
+    read: gives the array.
+    blocks: is called in place of `read`: gives the array as a series of arrays in C order, one in
+      memory at a time.
   """
 
-  shape: tuple
-  dtype: object
-  read: Callable | None
-  blocks: Callable | None = None
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray] | None = None
+  blocks: Callable[[], Iterable[np.ndarray]] | None = None
+
+  def as_blocks(self) -> Iterable[np.ndarray]:
+    """Returns the array as a series of arrays in C order."""
+    if self.blocks is not None:
+      return self.blocks()
+    if self.read is None:
+      raise ValueError("expected a leaf with `read` or `blocks`, got neither")
+    return map(np.asarray, [self.read()])
 
 
-def write_tree(folder, tree_name, tree):
-  """Writes one tree through orbax; returns the manifest's leaves of it."""
-  if not jax.tree.leaves(tree):
+def write_tree(folder: str, tree_name: str, tree: Any) -> dict[str, LeafRecord]:
+  """Writes one tree through orbax.
+
+  Args:
+    folder: where to write it.
+    tree_name: "params" or "opt_state", before the leaves' names.
+    tree: a pytree of arrays or Lazy.
+
+  Returns:
+    The manifest's leaves of it; in other processes than the first {}.
+  """
+  leaves = jax.tree.leaves(tree)
+  if not leaves:
     return {}
-  if any(_is_cut(leaf) for leaf in jax.tree.leaves(tree)):
+  if any(_is_cut(leaf) for leaf in leaves):
     return _write_parts(folder, tree_name, tree)
   if not processes.is_first():
     return {}
-  written = {}
-  lazy = jax.tree.map(_lazy, tree)
-  # One plain file a leaf: a leaf can be written and read alone, and raw bytes are as fast as the disk.
+  written: dict[str, LeafRecord] = {}
+  lazy_tree = jax.tree.map(_lazy, tree)
+  # One plain file a leaf: a leaf can be written and read alone, and raw bytes are as fast as the
+  # disk.
   registry = ocp.type_handlers.create_type_handler_registry((Lazy, _LazyHandler(written)))
   with _orbax(use_compression=False, type_handler_registry=registry) as checkpointer:
-    checkpointer.save(folder, args=ocp.args.PyTreeSave(lazy))
-  return {f"{tree_name}/{name}": written[name.replace("/", ".")] for name in flat_leaves(lazy)}
+    checkpointer.save(folder, args=ocp.args.PyTreeSave(lazy_tree))
+  names = flat_leaves(lazy_tree)
+  return {f"{tree_name}/{name}": written[name.replace("/", ".")] for name in names}
 
 
-def read_tree(folder, tree_name, leaves):
-  """Reads a whole tree as numpy arrays and verifies it; {} where the checkpoint has none."""
-  names = [
-    name.removeprefix(f"{tree_name}/") for name in leaves if name.startswith(f"{tree_name}/")
-  ]
-  if not names:
-    return {}
-  known = {name: leaves[f"{tree_name}/{name}"] for name in names}
-  plain = [
-    name
-    for name in names
-    if "parts" not in known[name]
-    and leaf_files.is_plain(
-      _leaf_path(folder, f"{tree_name}/{name}"), known[name]["shape"], known[name]["dtype"]
-    )
-  ]
-  others = [name for name in names if name not in set(plain)]
-  values = (
-    flat_leaves(_orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(others, 0))))
-    if others
-    else {}
-  )
-  with concurrent.futures.ThreadPoolExecutor(
-    _READERS
-  ) as pool:  # reading and hashing release the interpreter lock
-    values.update(
-      zip(
-        plain, pool.map(lambda name: _read_plain(folder, f"{tree_name}/{name}", known[name]), plain)
-      )
-    )
-    list(
-      pool.map(
-        lambda name: _verify(folder, f"{tree_name}/{name}", values[name], known[name]), names
-      )
-    )
-  return nested({name: values[name] for name in names})
+def read_tree(folder: str, tree_name: str, leaves: Mapping[str, LeafRecord]) -> dict[str, Any]:
+  """Reads a whole tree as numpy arrays and verifies it; {} where the checkpoint has none.
+
+  Args:
+    folder: the step folder.
+    tree_name: "params" or "opt_state".
+    leaves: the manifest's.
+
+  Raises:
+    Damaged: a leaf cannot be read, or its data are not those that were saved.
+  """
+  prefix = f"{tree_name}/"
+  names = [name for name in leaves if name.startswith(prefix)]
+  plain = [name for name in names if _is_plain(folder, name, leaves[name])]
+  others = [name.removeprefix(prefix) for name in names if name not in set(plain)]
+  values: dict[str, np.ndarray] = {}
+  if others:
+    restored = _orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(others, 0)))
+    values |= {prefix + name: value for name, value in flat_leaves(restored).items()}
+  # Reading and hashing release the interpreter lock.
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    read = pool.map(lambda name: _read_plain(folder, name, leaves[name]), plain)
+    values |= dict(zip(plain, read))
+    list(pool.map(lambda name: _verify(folder, name, values[name], leaves[name]), names))
+  return nested({name.removeprefix(prefix): values[name] for name in names})
 
 
-def read_leaf(folder, name, leaves):
-  """Reads one leaf, such as "params/encoder/norm", of a step folder and verifies its digest."""
+def read_leaf(folder: str, name: str, leaves: Mapping[str, LeafRecord]) -> np.ndarray:
+  """Reads one leaf, such as "params/encoder/norm", of a step folder and verifies its digest.
+
+  Raises:
+    Damaged: it cannot be read, or its data are not those that were saved.
+  """
   tree_name, *keys = name.split("/")
   tree = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), 0)
   value = _orbax_restore(os.path.join(folder, tree_name), tree)
@@ -108,167 +130,201 @@ def read_leaf(folder, name, leaves):
   return value
 
 
-def leaf_blocks(folder, name, leaf, counts):
-  """Yields one leaf, such as "params/encoder/norm", as arrays [count] in C order; verifies its digest at the end.
+def leaf_blocks(
+  folder: str, name: str, leaf: LeafRecord, counts: Sequence[int]
+) -> Iterator[np.ndarray]:
+  """Yields one leaf as arrays [count] in C order; verifies its digest at the end.
 
-  A leaf that several processes wrote is read whole first. Raises: UserError (Damaged) where it is damaged.
+  A leaf that several processes wrote is read whole first.
+
+  Args:
+    folder: the step folder.
+    name: such as "params/encoder/norm".
+    leaf: the manifest's record of it.
+    counts: numbers of each block, together as many as the leaf has.
+
+  Raises:
+    Damaged: it cannot be read, or its data are not those that were saved.
   """
-  shape = tuple(leaf["shape"])
-  dtype = np.dtype(leaf["dtype"])
-  path = _leaf_path(folder, name)
-  if "parts" in leaf or not leaf_files.is_plain(path, shape, dtype):
-    yield from np.split(read_leaf(folder, name, {name: leaf}).reshape(-1), np.cumsum(counts)[:-1])
+  if not _is_plain(folder, name, leaf):
+    flat = read_leaf(folder, name, {name: leaf}).reshape(-1)
+    yield from np.split(flat, np.cumsum(counts)[:-1])
     return
-  found = leaf_files.hasher(dtype, shape, leaf["digest"])
-  for block in leaf_files.read(path, shape, dtype, counts):
-    found.update(block.view(np.uint8))
+  hasher = leaf_files.new_hasher(leaf["dtype"], leaf["shape"], leaf["digest"])
+  for block in leaf_files.read(_leaf_path(folder, name), leaf["shape"], leaf["dtype"], counts):
+    hasher.update(block.view(np.uint8))
     yield block
-  _check_digest(folder, name, leaf_files.spelled(found, leaf["digest"]), leaf)
+  _check_digest(folder, name, leaf_files.spell(hasher, leaf["digest"]), leaf)
 
 
-def flat_leaves(tree):
-  """A pytree's leaves as a dict by key path, such as "0/mu/encoder/norm"; None gives {}."""
+def flat_leaves(tree: Any) -> dict[str, Any]:
+  """Returns a pytree's leaves by key path, such as "0/mu/encoder/norm"; None gives {}."""
   paths = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
-def nested(leaves):
-  """A dict by key path as a nested dict."""
-  tree = {}
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a dict by key path as a nested dict."""
+  tree: dict[str, Any] = {}
   for name, leaf in leaves.items():
     *parents, last = name.split("/")
-    functools.reduce(lambda inner, key: inner.setdefault(key, {}), parents, tree)[last] = leaf
+    inner = tree
+    for key in parents:
+      inner = inner.setdefault(key, {})
+    inner[last] = leaf
   return tree
 
 
-def _leaf_path(folder, name):
+def _leaf_path(folder: str, name: str) -> str:
   tree_name, _, rest = name.partition("/")
   return os.path.join(folder, tree_name, rest.replace("/", "."))
 
 
-def _is_cut(leaf):
-  """Whether each of several processes has a part of an array."""
+def _is_plain(folder: str, name: str, leaf: LeafRecord) -> bool:
+  """Returns whether a leaf is one plain file, that one process wrote."""
+  if "parts" in leaf:
+    return False
+  return leaf_files.is_plain(_leaf_path(folder, name), leaf["shape"], leaf["dtype"])
+
+
+def _is_cut(leaf: Any) -> bool:
+  """Returns whether each of several processes has a part of an array."""
   return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
-def _write_parts(folder, tree_name, tree):
-  """As `write_tree` where each process has parts: each writes its own, and their digests beside them for the first to join."""
+def _write_parts(folder: str, tree_name: str, tree: Any) -> dict[str, LeafRecord]:
+  """Writes a tree as `write_tree` where each process has parts.
+
+  Each writes its own, and their digests beside them for the first to join.
+  """
   with _orbax(alone=False, use_compression=False) as checkpointer:
     checkpointer.save(folder, args=ocp.args.PyTreeSave(tree))
-  parts = {name: _parts(leaf) for name, leaf in flat_leaves(tree).items()}
-  with files.atomic_write(f"{folder}.parts-{processes.process_index()}.json", by_all=True) as file:
-    json.dump(parts, file)
+  own_parts = {name: _own_parts(leaf) for name, leaf in flat_leaves(tree).items()}
+  path = _parts_path(folder, processes.process_index())
+  with files.atomic_write(path, by_all=True) as file:
+    json.dump(own_parts, file)
   processes.barrier("parts written")
   if not processes.is_first():
     return {}
-  found = {}
-  for process in range(processes.process_count()):
-    path = f"{folder}.parts-{process}.json"
-    with files.open_text(path) as file:
-      for name, of_process in json.load(file).items():
-        found.setdefault(name, []).extend(of_process)
-    os.unlink(path)
-  return {
-    f"{tree_name}/{name}": {
-      "digest": _joint_digest(found[name]),
+  parts = _gather_parts(folder)
+  records: dict[str, LeafRecord] = {}
+  for name, leaf in flat_leaves(tree).items():
+    records[f"{tree_name}/{name}"] = {
+      "digest": _joint_digest(parts[name]),
       "shape": list(leaf.shape),
       "dtype": leaf.dtype.name,
-      "parts": sorted(found[name]),
+      "parts": sorted(parts[name]),
     }
-    for name, leaf in flat_leaves(tree).items()
-  }
+  return records
 
 
-def _parts(leaf):
-  """[[start, end] of each dimension, digest] of each part of an array that this process writes: every part is one process's."""
-  if not _is_cut(leaf):
-    return (
-      [[[[0, size] for size in leaf.shape], leaf_files.digest(leaf)]]
-      if processes.is_first()
-      else []
-    )
-  return [
-    [
-      [list(cut.indices(size)[:2]) for cut, size in zip(shard.index, leaf.shape)],
-      leaf_files.digest(shard.data),
-    ]
-    for shard in leaf.addressable_shards
-    if shard.replica_id == 0
-  ]
+def _parts_path(folder: str, process: int) -> str:
+  return f"{folder}.parts-{process}.json"
 
 
-def _joint_digest(parts):
-  return hashlib.sha256("".join(of_part for _, of_part in sorted(parts)).encode()).hexdigest()
+def _gather_parts(folder: str) -> dict[str, list[tuple[Bounds, str]]]:
+  """Returns the parts of all processes by leaf; removes the files that say them."""
+  parts: dict[str, list[tuple[Bounds, str]]] = {}
+  for process in range(processes.process_count()):
+    path = _parts_path(folder, process)
+    with files.open_text(path) as file:
+      for name, parts_of_process in json.load(file).items():
+        parts.setdefault(name, []).extend(parts_of_process)
+    os.unlink(path)
+  return parts
+
+
+def _own_parts(leaf: Array) -> list[tuple[Bounds, str]]:
+  """Returns bounds and digest of each part of an array that this process writes.
+
+  Every part is one process's.
+  """
+  if isinstance(leaf, jax.Array) and _is_cut(leaf):
+    parts = []
+    for shard in leaf.addressable_shards:
+      if shard.replica_id == 0:
+        slices = zip(shard.index, leaf.shape)
+        bounds = [list(cut.indices(size)[:2]) for cut, size in slices]
+        parts.append((bounds, leaf_files.digest(shard.data)))
+    return parts
+  if not processes.is_first():
+    return []
+  return [([[0, size] for size in leaf.shape], leaf_files.digest(leaf))]
+
+
+def _joint_digest(parts: Iterable[tuple[Bounds, str]]) -> str:
+  text = "".join(digest for _, digest in sorted(parts))
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextlib.contextmanager
-def _orbax(alone=True, **options):
-  """Context manager: an orbax Checkpointer of one file a leaf, without warnings about unused features.
+def _orbax(alone: bool = True, **options: Any) -> Iterator[ocp.Checkpointer]:
+  """Yields an orbax Checkpointer of one file a leaf, without warnings about unused features.
 
   Args:
-    alone: whether this process reads or writes without waiting for the others, where there are others.
+    alone: whether this process reads or writes without waiting for the others, where there are
+      others.
+    **options: of orbax's PyTreeCheckpointHandler.
   """
-  before = logging.get_verbosity()
+  verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
-  me = processes.process_index()
-  among = ocp.options.MultiprocessingOptions(
-    *((me, {me}) if alone and processes.process_count() > 1 else ())
-  )
+  if alone and processes.process_count() > 1:
+    process = processes.process_index()
+    multiprocessing = ocp.options.MultiprocessingOptions(process, {process})
+  else:
+    multiprocessing = ocp.options.MultiprocessingOptions()
   try:
-    with ocp.Checkpointer(
-      ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=among, **options),
-      multiprocessing_options=among,
-    ) as checkpointer:
+    handler = ocp.PyTreeCheckpointHandler(
+      use_ocdbt=False, multiprocessing_options=multiprocessing, **options
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=multiprocessing) as checkpointer:
       yield checkpointer
   finally:
-    logging.set_verbosity(before)
+    logging.set_verbosity(verbosity)
 
 
 class _LazyHandler(ocp.type_handlers.NumpyHandler):
-  """Tells orbax to have leaves written, and digested, one after the other; orbax itself writes what it says of them."""
+  """Has orbax write and digest leaves one after the other; orbax writes its own metadata."""
 
-  def __init__(self, written):
+  def __init__(self, written: dict[str, LeafRecord]) -> None:
+    """Takes the dict that gets the record of each leaf that is written."""
     super().__init__(deepcopy_host_arrays=False)
     self._written = written
 
-  async def serialize(self, values, infos, args=None):
+  async def serialize(
+    self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
+  ) -> list[Any]:
+    """Writes Lazy leaves where orbax says."""
     for value, info in zip(values, infos):
       await info.await_path_creation()
-      blocks = value.blocks() if value.blocks else map(np.asarray, [value.read()])
+      path = os.path.join(info.parent_dir, info.name)
+      digest = leaf_files.write(path, value.shape, value.dtype, value.as_blocks())
       self._written[info.name] = {
-        "digest": leaf_files.write(
-          os.path.join(info.parent_dir, info.name), value.shape, value.dtype, blocks
-        ),
+        "digest": digest,
         "shape": list(value.shape),
         "dtype": np.dtype(value.dtype).name,
       }
     return []
 
 
-def _lazy(leaf):
+def _lazy(leaf: Any) -> Lazy:
   if isinstance(leaf, Lazy):
     return leaf
-  return Lazy(
-    tuple(np.shape(leaf)),
-    np.dtype(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype),
-    lambda: np.asarray(leaf),
-  )
+  dtype: npt.DTypeLike = getattr(leaf, "dtype", None) or np.asarray(leaf).dtype
+  return Lazy(tuple(np.shape(leaf)), np.dtype(dtype), lambda: np.asarray(leaf))
 
 
-def _read_plain(folder, name, leaf):
+def _read_plain(folder: str, name: str, leaf: LeafRecord) -> np.ndarray:
+  path = _leaf_path(folder, name)
+  size = math.prod(leaf["shape"])
   try:
-    (array,) = leaf_files.read(
-      _leaf_path(folder, name), leaf["shape"], leaf["dtype"], [math.prod(leaf["shape"])]
-    )
+    (array,) = leaf_files.read(path, leaf["shape"], leaf["dtype"], [size])
   except OSError as error:
-    raise Damaged(
-      f"{_leaf_path(folder, name)}: the checkpoint cannot be read: {error}; restore it from a copy or "
-      "remove this step to use the one before"
-    ) from error
+    raise _damaged(path, error) from error
   return array.reshape(leaf["shape"])
 
 
-def _orbax_restore(path, tree):
+def _orbax_restore(path: str, tree: Any) -> Any:
   """Restores the leaves of `tree` (whose values do not matter) from one orbax folder."""
   arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
   try:
@@ -277,29 +333,38 @@ def _orbax_restore(path, tree):
         os.path.abspath(path),
         args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True),
       )
-  except (
-    Exception
-  ) as error:  # orbax and tensorstore raise errors of many types for a damaged folder
-    reason = " ".join(str(error).split())[:300]
-    raise Damaged(
-      f"{path}: the checkpoint cannot be read: {reason}; restore it from a copy or "
-      "remove this step to use the one before"
-    ) from error
+  # Orbax and tensorstore raise errors of many types for a damaged folder.
+  except Exception as error:
+    raise _damaged(path, " ".join(str(error).split())[:300]) from error
 
 
-def _verify(folder, name, value, leaf):
+def _damaged(path: str, reason: object) -> Damaged:
+  return Damaged(
+    f"{path}: the checkpoint cannot be read: {reason}; restore it from a copy or remove this step "
+    "to use the one before"
+  )
+
+
+def _verify(folder: str, name: str, value: np.ndarray, leaf: LeafRecord) -> None:
+  """Checks that a leaf's data are those that were saved.
+
+  Raises:
+    Damaged: they are not.
+  """
   parts = leaf.get("parts")
   if parts is None:
-    found = leaf_files.digest_of_blocks(value.dtype, value.shape, [value], leaf["digest"])
+    digest = leaf_files.digest_of_blocks(value.dtype, value.shape, [value], leaf["digest"])
   else:
-    found = _joint_digest(
-      [[cut, leaf_files.digest(value[tuple(slice(*ends) for ends in cut)])] for cut, _ in parts]
-    )
-  _check_digest(folder, name, found, leaf)
+    read_parts = []
+    for bounds, _ in parts:
+      part = value[tuple(slice(*ends) for ends in bounds)]
+      read_parts.append((bounds, leaf_files.digest(part)))
+    digest = _joint_digest(read_parts)
+  _check_digest(folder, name, digest, leaf)
 
 
-def _check_digest(folder, name, found, leaf):
-  if found != leaf["digest"]:
+def _check_digest(folder: str, name: str, digest: str, leaf: LeafRecord) -> None:
+  if digest != leaf["digest"]:
     raise Damaged(
       f"{folder}: the data of leaf {name} are damaged (their digest is not the one of the "
       "manifest); restore it from a copy or remove this step to use the one before"

@@ -1,0 +1,84 @@
+"""Manifests of checkpoints: what a step folder holds, a digest of every leaf, and comparisons."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypeAlias, TypedDict
+
+from factshock.types import Params
+
+NAME = "manifest.json"
+FORMAT = 1
+
+# Start and end of each dimension, of a part of an array that one process writes.
+Bounds: TypeAlias = list[list[int]]
+
+# A leaf's shape and the name of its dtype.
+Spec: TypeAlias = tuple[tuple[int, ...], str]
+
+
+class LeafRecord(TypedDict):
+  """An array on disk; `parts` are the bounds and digests of the parts that processes wrote."""
+
+  digest: str
+  shape: list[int]
+  dtype: str
+  parts: NotRequired[list[tuple[Bounds, str]]]
+
+
+class CheckpointRecord(TypedDict):
+  """What a manifest holds besides the leaves; `config` says which run the checkpoint is of."""
+
+  step: int
+  loader_state: Any
+  config: dict[str, Any] | None
+
+
+class Manifest(CheckpointRecord):
+  """What a step folder holds; the leaves are by names such as "params/encoder/norm"."""
+
+  format: int
+  leaves: dict[str, LeafRecord]
+
+
+class Checkpoint(CheckpointRecord):
+  """A checkpoint in memory.
+
+  `opt_state` is in the structure it was restored like, else its leaves by key path, or None.
+  """
+
+  params: Params
+  opt_state: Any
+
+
+def params_only(leaves: Mapping[str, LeafRecord]) -> dict[str, LeafRecord]:
+  """Returns the leaves that are parameters, by their full names."""
+  return {name: leaf for name, leaf in leaves.items() if name.startswith("params/")}
+
+
+def tree_digest(leaves: Mapping[str, LeafRecord]) -> str:
+  """Returns one digest for all leaves of a manifest, whatever their order."""
+  text = "".join(f"{name} {leaves[name]['digest']}\n" for name in sorted(leaves))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def leaf_specs(leaves: Mapping[str, LeafRecord]) -> dict[str, Spec]:
+  """Returns shape and dtype name of each leaf of a manifest."""
+  return {name: (tuple(leaf["shape"]), leaf["dtype"]) for name, leaf in leaves.items()}
+
+
+def differences(expected: Mapping[str, Spec], got: Mapping[str, Spec]) -> list[str]:
+  """Returns a line for every missing, extra and mis-shaped leaf of `got` against `expected`."""
+  lines = []
+  for name in sorted(expected.keys() - got.keys()):
+    lines.append(f"missing {name} {_spell(expected[name])}")
+  for name in sorted(got.keys() - expected.keys()):
+    lines.append(f"extra {name} {_spell(got[name])}")
+  for name in sorted(expected.keys() & got.keys()):
+    if expected[name] != got[name]:
+      lines.append(f"mis-shaped {name} expected {_spell(expected[name])} got {_spell(got[name])}")
+  return lines
+
+
+def _spell(spec: Spec) -> str:
+  shape, dtype = spec
+  return f"{dtype}[{','.join(map(str, shape))}]"

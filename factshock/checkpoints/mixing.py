@@ -1,0 +1,350 @@
+"""Weighted averages of models on disk, leaf by leaf and block by block.
+
+They are checkpoints of ours, or HuggingFace models. Averages in memory are in interpolation.py.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import factshock
+from factshock.checkpoints import interpolation, leaf_files, store, tree_files
+from factshock.checkpoints import manifest as manifests
+from factshock.checkpoints.manifest import CheckpointRecord, LeafRecord, Manifest
+from factshock.models import families
+from factshock.models.formats import huggingface
+from factshock.models.formats.huggingface import files as weight_files
+from factshock.models.formats.huggingface import names as tensor_names
+from factshock.models.formats.tensors import Tensor
+from factshock.models.model_config import ModelConfig
+from factshock.runtime.errors import UserError
+from factshock.types import FilePath
+
+# What share of a leaf each model has: a number, or one for each layer [N, 1, ...].
+Shares: TypeAlias = Sequence[Any]
+
+# The digest of each tensor by name, {"digest": ...}.
+Digests: TypeAlias = dict[str, Any]
+
+
+class MixInput(TypedDict):
+  """A model that was mixed; a HuggingFace model has no step."""
+
+  path: str
+  step: int | None
+  digest: str
+
+
+class MixRecord(TypedDict):
+  """What was mixed, as `mix.json` beside the result has it.
+
+  One of weights and layerwise is None.
+  """
+
+  version: str
+  weights: list[float] | None
+  layerwise: list[float] | None
+  inputs: list[MixInput]
+  digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+  """Says how models are mixed.
+
+  Attributes:
+    weights: the share of each model; None with `layerwise`.
+    layerwise: alphas of the second of two models, at the embedding and at the head.
+  """
+
+  weights: list[float] | None
+  layerwise: tuple[float, float] | None
+
+  @classmethod
+  def of(
+    cls,
+    weights: Sequence[float] | str | None,
+    layerwise: Sequence[float] | None,
+    count: int,
+  ) -> "Mix":
+    """Checks weights, or layer-wise alphas, of `count` models.
+
+    Raises:
+      UserError: they do not fit the number of models.
+    """
+    if layerwise is None:
+      return cls(interpolation.check_weights(weights or (), count), None)
+    if count != 2:
+      raise UserError(f"expected two checkpoints for layer-wise mixing, got {count}")
+    bottom, top = layerwise
+    return cls(None, (bottom, top))
+
+  def shares(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Shares]:
+    """Returns the shares of each leaf of models with leaves of these shapes."""
+    if self.layerwise is None:
+      return {name: self.weights or [] for name in shapes}
+    tree = tree_files.nested(shapes)
+    alphas = tree_files.flat_leaves(interpolation.layerwise_weights(tree, *self.layerwise))
+    return {name: [1 - alpha, alpha] for name, alpha in alphas.items()}
+
+  def record(self, inputs: list[MixInput], digest: str) -> MixRecord:
+    """Returns what `mix.json` says of inputs and the result's digest."""
+    return {
+      "version": factshock.__version__,
+      "weights": self.weights,
+      "layerwise": list(self.layerwise) if self.layerwise else None,
+      "inputs": inputs,
+      "digest": digest,
+    }
+
+
+def mix_checkpoints(
+  paths: Sequence[FilePath],
+  weights: Sequence[float] | str | None,
+  output: FilePath,
+  layerwise: Sequence[float] | None = None,
+) -> MixRecord:
+  """Writes the weighted average of models, holding about one leaf of each in memory.
+
+  Beside the result, which is a step folder or, for HuggingFace models, a folder in their format
+  with the first one's tokenizer, stands `mix.json`: inputs, weights, digests, version.
+
+  Args:
+    paths: folders of checkpoints (a step folder, or a folder of steps: its newest), or HuggingFace
+      models (folders or hub ids).
+    weights: as for `interpolation.interpolate`; None with `layerwise`.
+    output: the folder to write; must not exist.
+    layerwise: (bottom, top) alphas of the second of two checkpoints instead of weights.
+
+  Returns:
+    The record that was written.
+
+  Raises:
+    UserError: counts, weights or folders that do not fit, or trees that differ; names every leaf.
+  """
+  if os.path.exists(output):
+    raise UserError(f"{output}: already exists; remove it or choose another --output")
+  mix = Mix.of(weights, layerwise, len(paths))
+  if any(map(huggingface.is_source, paths)):
+    return _mix_huggingface(paths, mix, output)
+  folders = [store.step_folder(path) for path in paths]
+  read = [store.read_manifest(folder) for folder in folders]
+  _refuse_adapters(
+    [folder for folder, manifest in zip(folders, read) if "lora" in (manifest["config"] or {})]
+  )
+  leaves = [manifests.params_only(manifest["leaves"]) for manifest in read]
+  _check_leaves(folders, leaves)
+  inputs: list[MixInput] = []
+  for folder, manifest, params in zip(folders, read, leaves):
+    path = os.path.abspath(folder)
+    digest = manifests.tree_digest(params)
+    inputs.append({"path": path, "step": manifest["step"], "digest": digest})
+
+  def record_of(manifest: Manifest) -> MixRecord:
+    return mix.record(inputs, manifests.tree_digest(manifest["leaves"]))
+
+  record: CheckpointRecord = {
+    "step": read[0]["step"],
+    "loader_state": None,
+    "config": read[0]["config"],
+  }
+  tree = _lazy_mix(folders, leaves, mix)
+  manifest = store.write(output, {"params": tree}, record, {"mix.json": record_of})
+  return record_of(manifest)
+
+
+def _refuse_adapters(paths: Sequence[FilePath]) -> None:
+  if paths:  # the average of two products is not the product of two averages
+    raise UserError(
+      f"{', '.join(map(str, paths))}: low-rank adapters cannot be averaged as models; merge them "
+      "into their model first: python -m factshock.convert --input=ADAPTERS --output=MERGED "
+      "--to=huggingface (or orbax)"
+    )
+
+
+def _check_leaves(folders: Sequence[str], leaves: Sequence[Mapping[str, LeafRecord]]) -> None:
+  """Checks that checkpoints have the same leaves, of floating point.
+
+  Raises:
+    UserError: names every leaf that differs.
+  """
+  first = manifests.leaf_specs(leaves[0])
+  lines = []
+  for folder, other in zip(folders[1:], leaves[1:]):
+    differing = manifests.differences(first, manifests.leaf_specs(other))
+    lines += [f"{folder}: {line}" for line in differing]
+  for name, (_, dtype) in first.items():
+    if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+      lines.append(f"{folders[0]}: {name} is not floating point")
+  _raise_differing(folders[0], lines)
+
+
+def _raise_differing(first: FilePath, lines: Sequence[str]) -> None:
+  if lines:
+    raise UserError(f"models that differ from {first} cannot be mixed: {'; '.join(lines)}")
+
+
+def _lazy_mix(
+  folders: Sequence[str], leaves: Sequence[Mapping[str, LeafRecord]], mix: Mix
+) -> dict[str, Any]:
+  """Returns the mixed parameters, a nested dict of leaves that are computed as they are written."""
+  shapes = {}
+  for name, (shape, dtype) in manifests.leaf_specs(leaves[0]).items():
+    shapes[name.removeprefix("params/")] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+  shares = mix.shares(shapes)
+  lazy = {}
+  for name, shape in shapes.items():
+    full_name = f"params/{name}"
+    records = [of_folder[full_name] for of_folder in leaves]
+    blocks = functools.partial(_mixed_blocks, folders, records, full_name, shares[name])
+    lazy[name] = tree_files.Lazy(shape.shape, shape.dtype, blocks=blocks)
+  return tree_files.nested(lazy)
+
+
+def _mixed_blocks(
+  folders: Sequence[str], leaves: Sequence[LeafRecord], name: str, shares: Shares
+) -> Iterator[np.ndarray]:
+  """Yields the weighted sum of one leaf of each folder, in blocks."""
+  per_layer = [np.ravel(share) for share in shares]
+  cuts = leaf_files.counts(max(map(len, per_layer)), math.prod(leaves[0]["shape"]))
+  counts = [count for _, count in cuts]
+  blocks = [
+    tree_files.leaf_blocks(folder, name, leaf, counts) for folder, leaf in zip(folders, leaves)
+  ]
+  for (layer, _), *values in zip(cuts, *blocks, strict=True):
+    of_layer = [share[layer if len(share) > 1 else 0] for share in per_layer]
+    yield _weighted_sum(values, of_layer)
+
+
+def _weighted_sum(values: Iterable[np.ndarray], shares: Shares) -> np.ndarray:
+  """Returns the weighted sum of arrays, in float32 and then in their dtype."""
+  total = None
+  dtype = None
+  for value, share in zip(values, shares):
+    dtype = value.dtype
+    scaled = value.astype(np.float32)
+    scaled *= np.asarray(share, np.float32)
+    total = np.add(0 if total is None else total, scaled, out=total)
+  if total is None:
+    raise ValueError("expected arrays to sum, got none")
+  return total.astype(dtype, copy=False)
+
+
+def _mix_huggingface(paths: Sequence[FilePath], mix: Mix, output: FilePath) -> MixRecord:
+  """Mixes HuggingFace models as `mix_checkpoints` does: tensor by tensor, as they are stored."""
+  other = [path for path in paths if not huggingface.is_source(path)]
+  if other:
+    first = next(filter(huggingface.is_source, paths))
+    raise UserError(
+      f"{other[0]}: is no HuggingFace model, but {first} is; "
+      "bring all into one format with factshock.convert"
+    )
+  sources = [huggingface.open_source(path) for path in paths]
+  _refuse_adapters([path for path, source in zip(paths, sources) if source.adapters])
+  _check_tensors(paths, sources)
+  tensors = tensor_names.tensors(sources[0].config)
+  shares = _tensor_shares(sources[0].config, tensors, mix)
+  digests: list[Digests] = [{} for _ in sources]
+  mixed_digests: Digests = {}
+
+  def writable(tensor: Tensor) -> weight_files.Writable:
+    dtype = sources[0].tensors[tensor.name].dtype
+    read = functools.partial(
+      _mix_tensor, sources, tensor.name, shares[tensor.name], [*digests, mixed_digests]
+    )
+    return weight_files.Writable(tensor.name, tensor.shape, dtype, read)
+
+  written: dict[str, MixRecord] = {}
+
+  def record() -> MixRecord:
+    if not written:
+      inputs: list[MixInput] = []
+      for source, digest in zip(sources, digests):
+        path = os.path.abspath(source.folder)
+        inputs.append({"path": path, "step": None, "digest": manifests.tree_digest(digest)})
+      written["mix"] = mix.record(inputs, manifests.tree_digest(mixed_digests))
+    return written["mix"]
+
+  config_json = huggingface.to_json(
+    sources[0].config, sources[0].config.param_dtype, sources[0].json
+  )
+  huggingface.write_folder(
+    output,
+    list(map(writable, tensors)),
+    config_json,
+    tokenizer_from=sources[0].folder,
+    extra_files={"mix.json": record},
+  )
+  return written["mix"]
+
+
+def _check_tensors(paths: Sequence[FilePath], sources: Sequence[huggingface.Source]) -> None:
+  """Checks that HuggingFace models are of the same sizes and have the same tensors.
+
+  Raises:
+    UserError: names every difference.
+  """
+  specs = []
+  for source in sources:
+    specs.append(
+      {name: (tensor.shape, tensor.dtype.name) for name, tensor in source.tensors.items()}
+    )
+  lines = []
+  for path, spec in zip(paths[1:], specs[1:]):
+    lines += [f"{path}: {line}" for line in manifests.differences(specs[0], spec)]
+  for path, source in zip(paths[1:], sources[1:]):
+    differing = families.differences(sources[0].config, source.config)
+    lines += [f"{path}: {line}" for line in differing]
+  _raise_differing(paths[0], lines)
+
+
+def _tensor_shares(config: ModelConfig, tensors: Sequence[Tensor], mix: Mix) -> dict[str, Shares]:
+  """Returns the shares of the models by tensor."""
+  if mix.layerwise is None:
+    return {tensor.name: mix.weights or [] for tensor in tensors}
+  shapes = {}
+  for leaf, leaf_tensors in tensor_names.by_leaf(config).items():
+    shapes[leaf] = jax.ShapeDtypeStruct(tensor_names.leaf_shape(leaf_tensors), jnp.float32)
+  leaf_shares = mix.shares(shapes)
+  shares = {}
+  for tensor in tensors:
+    alpha = np.ravel(leaf_shares[tensor.leaf][1])[tensor.layer or 0]
+    shares[tensor.name] = [1 - alpha, alpha]
+  return shares
+
+
+def _mix_tensor(
+  sources: Sequence[huggingface.Source],
+  name: str,
+  shares: Shares,
+  digests: Sequence[Digests],
+) -> np.ndarray:
+  """Returns the weighted sum of a tensor of each source, which are read block by block.
+
+  Args:
+    sources: the models.
+    name: the tensor's.
+    shares: of the models.
+    digests: get the tensor's digest in each source, and in the result.
+  """
+  tensors = [source.tensors[name] for source in sources]
+  mixed = np.empty(tensors[0].shape, tensors[0].dtype)
+  flat = mixed.reshape(-1)
+  hashers = [leaf_files.new_hasher(tensor.dtype, tensor.shape) for tensor in (*tensors, mixed)]
+  start = 0
+  for blocks in zip(*(tensor.blocks(leaf_files.BLOCK) for tensor in tensors), strict=True):
+    cut = slice(start, start + len(blocks[0]))
+    flat[cut] = _weighted_sum(blocks, shares)
+    for hasher, block in zip(hashers, (*blocks, flat[cut])):
+      hasher.update(block.view(np.uint8))
+    start = cut.stop
+  for digests_by_name, hasher in zip(digests, hashers):
+    digests_by_name[name] = {"digest": leaf_files.spell(hasher)}
+  return mixed
