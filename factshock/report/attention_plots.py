@@ -89,8 +89,11 @@ def _head_table(
   lengths = {len(row) for row in rows}
   if len(lengths) != 1 or 0 in lengths:
     return None
-  is_whole = all(numbers.finite(value) is not None for row in rows for value in row)
-  return rows if is_whole else None
+  for row in rows:
+    for value in row:
+      if numbers.finite(value) is None:
+        return None
+  return rows
 
 
 def _head_panel(
@@ -177,19 +180,18 @@ def _popularity_panels(
 
   The line of the reference itself is then at 0.
   """
-  levels = {label: _quarters(diagnosis, label, site) for label in drawn_labels(diagnosis)}
-  changes = {label: _quarters(diagnosis, label, site, "change") for label in levels}
+  levels = {}
+  changes = {}
+  for label in drawn_labels(diagnosis):
+    levels[label] = _quarters(diagnosis, label, site)
+    changes[label] = _quarters(diagnosis, label, site, "change")
   reference = attention.reference(diagnosis)
-  if any(changes.values()) and reference is not None and levels.get(reference):
-    changes[reference] = [(row, _NO_CHANGE) for row, _ in levels[reference]]
-  panels = []
-  for key, bins, axis in (
-    ("popularity", levels, _LEVEL),
-    ("popularity_change", changes, _CHANGE),
-  ):
-    drawn = {label: rows for label, rows in bins.items() if rows}
-    if drawn:
-      panels.append(_popularity_panel(diagnosis, drawn, site, key, axis))
+  has_changes = any(changes.values())
+  if has_changes and reference in levels:
+    bins = levels[reference]
+    changes[reference] = [(row, _NO_CHANGE) for row, _ in bins]
+  panels = _popularity_panel(diagnosis, levels, site, "popularity", _LEVEL)
+  panels += _popularity_panel(diagnosis, changes, site, "popularity_change", _CHANGE)
   return panels
 
 
@@ -199,14 +201,19 @@ def _popularity_panel(
   site: str,
   key: str,
   axis: str,
-) -> Panel:
+) -> list[Panel]:
+  """Draws one panel of the arms that have bins; none where no arm has."""
+  drawn = {label: rows for label, rows in bins.items() if rows}
+  if not drawn:
+    return []
+  styles = looks(diagnosis)
   picture = PopularityPicture(
     name=f"attention_{key}_{site}",
     axis=axis,
     title=attention.heading(site),
     alt=f"{axis} in {SITES[site]} by the subject's popularity, a line for each arm",
   )
-  return plots.popularity_panel(diagnosis, bins, looks(diagnosis), picture)
+  return [plots.popularity_panel(diagnosis, drawn, styles, picture)]
 
 
 def _quarters(

@@ -39,13 +39,14 @@ def _in_figures(estimate: KnownEstimate | None) -> str:
 def _levels(diagnosis: Diagnosis) -> str | None:
   columns = []
   for site in attention.sites(diagnosis):
-    head = attention.heading(site).replace("-", "-<br>")
+    heading = attention.heading(site).replace("-", "-<br>")
     columns += [
-      _Column(head, site, ("mass",), cell),
+      _Column(heading, site, ("mass",), cell),
       _Column("Change", site, ("change", "mass"), difference),
       _Column("Of<br>uniform", site, ("share_of_uniform",), _in_figures),
-      *(_Column(head, site, (name,), _in_figures) for name, head in HEADS.items()),
     ]
+    for name, head in HEADS.items():
+      columns.append(_Column(head, site, (name,), _in_figures))
   return _table_of_arms(diagnosis, columns, all_columns=False)
 
 

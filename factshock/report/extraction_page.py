@@ -84,10 +84,13 @@ def render(
 
 def _caption(extraction: Extraction, key: str) -> str:
   """Returns how to read a part, as HTML."""
+  level = extraction_text.confidence(extraction)
+  precision = shown_precision(extraction)
+  bins = pooled(extraction).get("bins", "?")
   return READING[key].format(
-    level=percent(extraction_text.confidence(extraction)),
-    bins=text(pooled(extraction).get("bins", "?")),
-    precision=percent(shown_precision(extraction)),
+    level=percent(level),
+    bins=text(bins),
+    precision=percent(precision),
   )
 
 
@@ -269,12 +272,16 @@ def _accepted(row: Mapping[str, Any]) -> list[str]:
 
 def _held_out(group: QualityGroup) -> list[str]:
   """Returns the cells of a relation on its held-out answers."""
+  share_right = known_estimate(group.get("share_right"))
+  overconfidence = known_estimate(group.get("overconfidence"))
+  ece = known_estimate(group.get("ece"))
+  auroc = known_estimate(group.get("auroc"))
   return [
     count_cell(group.get("units")),
-    cell(known_estimate(group.get("share_right"))),
-    difference(known_estimate(group.get("overconfidence"))),
-    cell(known_estimate(group.get("ece"))),
-    cell(known_estimate(group.get("auroc"))),
+    cell(share_right),
+    difference(overconfidence),
+    cell(ece),
+    cell(auroc),
   ]
 
 

@@ -37,8 +37,9 @@ def bins(group: QualityGroup) -> list[Bin]:
   for row in rows:
     right = known_estimate(row.get("right"))
     position = [finite(row.get(key)) for key in _BIN_KEYS]
-    if right and None not in position:
-      drawn.append((row, right))
+    if right is None or None in position:
+      continue
+    drawn.append((row, right))
   return drawn
 
 
@@ -49,8 +50,9 @@ def curve(group: QualityGroup) -> list[tuple[float, KnownEstimate]]:
   for row in rows:
     coverage = finite(row.get("coverage"))
     risk = known_estimate(row.get("risk"))
-    if coverage is not None and risk:
-      points.append((coverage, risk))
+    if coverage is None or risk is None:
+      continue
+    points.append((coverage, risk))
   return points
 
 

@@ -138,11 +138,13 @@ def _bound(promise: dict[str, Any], target: float) -> str:
     return ""
   answers = count(promise.get("calibration_accepted"))
   level = percent(promise.get("confidence_of_bound"))
-  kept = "" if bound >= target else ", which falls short of the promise"
-  return (
+  sentence = (
     f": of {answers} calibration answers above it, at least {share(bound)} are right (lower bound, "
-    f"{level} confidence){kept}"
+    f"{level} confidence)"
   )
+  if bound < target:
+    sentence += ", which falls short of the promise"
+  return sentence
 
 
 def _with_interval(estimate: KnownEstimate) -> str:
@@ -165,7 +167,8 @@ def _confidence(extraction: Extraction) -> str | None:
   sentence = f"Held-out confidences are {verdict}: mean confidence less share right is {size}"
   if ece:
     sentence += f"; ECE {share(ece['mean'])}"
-    sentence += f", {share(debiased['mean'])} less its bias" if debiased else ""
+  if ece and debiased:
+    sentence += f", {share(debiased['mean'])} less its bias"
   return sentence + "."
 
 
@@ -241,13 +244,15 @@ def _conflicts(extraction: Extraction) -> str | None:
   conflicts = extraction.get("conflicts")
   if conflicts is None:
     return None
-  counts = {}
-  for kind, value in (conflicts.get("counts") or {}).items():
+  total = 0
+  listed = []
+  given = conflicts.get("counts") or {}
+  for kind, value in given.items():
     known = finite(value)
     if known:
-      counts[kind] = known
-  if not counts:
+      total += known
+      listed.append(f"{count(known)} {kind}")
+  if not listed:
     return "No two triples contradict each other."
-  listed = ", ".join(f"{count(value)} {kind}" for kind, value in counts.items())
-  total = count(sum(counts.values()))
-  return f"{total} contradictions were resolved by confidence: {listed}."
+  kinds = ", ".join(listed)
+  return f"{count(total)} contradictions were resolved by confidence: {kinds}."

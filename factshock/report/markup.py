@@ -71,7 +71,7 @@ def difference(estimate: KnownEstimate | None) -> str:
   size = numbers.signed_share(estimate["mean"])
   ends = interval(estimate)
   if numbers.clear_sign(estimate):
-    return f"<b>{size}</b><small>{ends}</small>"
+    size = f"<b>{size}</b>"
   return f"{size}<small>{ends}</small>"
 
 

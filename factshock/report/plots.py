@@ -64,15 +64,22 @@ def short_title(
 
 def accuracy_by_steps(diagnosis: Diagnosis) -> list[Panel]:
   """Draws accuracy against finetuning steps: kinds of finetuning, which facts, controls."""
-  labels = reading.curves(diagnosis, "steps")
-  groups = {label: reading.group(diagnosis, label) for label in labels}
-  facts = [label for label in labels if groups[label] == "which facts"]
-  controls = [label for label in labels if groups[label] == "control"]
-  rest = [label for label in labels if label not in facts + controls]
+  facts = []
+  controls = []
+  rest = []
+  for label in reading.curves(diagnosis, "steps"):
+    group = reading.group(diagnosis, label)
+    if group == "which facts":
+      facts.append(label)
+    elif group == "control":
+      controls.append(label)
+    else:
+      rest.append(label)
 
   facts = most_telling(diagnosis, facts)
   controls = most_telling(diagnosis, controls)
   rest = most_telling(diagnosis, rest)
+
   # Panels that are compared with each other have one scale; controls would squeeze it.
   limits = _limits(diagnosis, facts + rest)
   pictures = [
@@ -101,10 +108,12 @@ def most_telling(
   parts = (roles["finetuned"], *roles["remedies"])
 
   def importance(label: str) -> tuple[bool, bool]:
-    return label not in parts, reading.group(diagnosis, label) not in _PLAIN_GROUPS
+    group = reading.group(diagnosis, label)
+    return label not in parts, group not in _PLAIN_GROUPS
 
+  order = list(labels)
   first = sorted(labels, key=importance)[:most]
-  return sorted(first, key=list(labels).index)
+  return sorted(first, key=order.index)
 
 
 def _share_right(diagnosis: Diagnosis) -> str:
@@ -116,9 +125,11 @@ def _limits(
   labels: Sequence[str],
 ) -> tuple[float, float] | None:
   """Returns one range of accuracy for panels that are compared with each other."""
-  estimates = [reading.estimate(diagnosis, reading.roles(diagnosis)["zero_shot"], "right")]
+  zero_shot = reading.roles(diagnosis)["zero_shot"]
+  estimates = [reading.estimate(diagnosis, zero_shot, "right")]
   for label in labels:
-    estimates += [row.right for row in reading.curve(diagnosis, "steps", label)]
+    curve = reading.curve(diagnosis, "steps", label)
+    estimates += [row.right for row in curve]
   if not any(estimates):
     return None
   low, high = numbers.span_of(estimates)
@@ -190,8 +201,10 @@ def _alpha_panel(
   for label, style in styles(labels).items():
     points = curve_estimates(diagnosis, "alpha", label, picture.path)
     if points:
-      canvas.line(axes, points, style, short_title(diagnosis, label, 26))
-      _draw_rings(axes, points, chosen(diagnosis, label, "alpha"), style[0])
+      selected = chosen(diagnosis, label, "alpha")
+      title = short_title(diagnosis, label, 26)
+      canvas.line(axes, points, style, title)
+      _draw_rings(axes, points, selected, style[0])
   if not axes.lines:
     return None
   axes.set(title=picture.title, ylabel=picture.axis, xlabel=ALPHA_AXIS)
@@ -223,8 +236,12 @@ def chosen(
   """Returns the "alpha" or "step" selected on development facts for an arm, one a seed."""
   selected = diagnosis.get("selected") or {}
   by_seed = selected.get(label) or {}
-  values = [row.get(key) for row in by_seed.values()]
-  return [value for value in values if numbers.finite(value) is not None]
+  values = []
+  for row in by_seed.values():
+    value = row.get(key)
+    if numbers.finite(value) is not None:
+      values.append(value)
+  return values
 
 
 def _draw_rings(

@@ -170,9 +170,10 @@ def _row(
 def _remedies(diagnosis: Diagnosis) -> list[_Remedy]:
   """Returns the remedies that are compared with the arm they mend, and described."""
   arms = ((diagnosis.get("run") or {}).get("config") or {}).get("arms") or {}
-  compared = {
-    (row.get("arm"), row.get("against")): row for row in diagnosis.get("comparisons") or []
-  }
+  compared = {}
+  for row in diagnosis.get("comparisons") or []:
+    pair = (row.get("arm"), row.get("against"))
+    compared[pair] = row
   remedies = []
   for label, mended in (diagnosis.get("remedies") or {}).items():
     row: Comparison = compared.get((label, mended)) or {}

@@ -172,18 +172,23 @@ def pressure_points(
 
 def by_pressure(diagnosis: Diagnosis) -> list[Panel]:
   """Draws over-prediction of each entity against its shock pressure, a panel an arm."""
-  points = {label: pressure_points(diagnosis, label) for label in pressure_arms(diagnosis)}
-  points = {label: points_of_arm for label, points_of_arm in points.items() if points_of_arm}
-  if not points:
+  by_arm = {}
+  drawn = []
+  for label in pressure_arms(diagnosis):
+    points = pressure_points(diagnosis, label)
+    if points:
+      by_arm[label] = points
+      drawn += points
+  if not drawn:
     return []
-  drawn = [point for points_of_arm in points.values() for point in points_of_arm]
+  # All panels have the same axes.
   x_range = _whole_range([point.pressure for point in drawn])
   y_range = _whole_range([point.over_prediction for point in drawn])
+  panels = []
   with canvas.settings():
-    return [
-      _pressure_panel(diagnosis, label, points_of_arm, x_range, y_range)
-      for label, points_of_arm in points.items()
-    ]
+    for label, points in by_arm.items():
+      panels.append(_pressure_panel(diagnosis, label, points, x_range, y_range))
+  return panels
 
 
 def _whole_range(values: Sequence[float]) -> tuple[int, int]:
@@ -201,8 +206,10 @@ def _pressure_panel(
   figure, axes = canvas.new_figure(3.9, 4.1)
   axes.axhline(0, color=BLACK, linewidth=0.9, zorder=2)
   for name in GROUP_STYLES:
-    _draw_group(axes, [point for point in points if point.group == name], name)
-  slope = _draw_slope(axes, points, reading.estimate(diagnosis, label, "shock", "slope"), x_range)
+    of_group = [point for point in points if point.group == name]
+    _draw_group(axes, of_group, name)
+  estimate = reading.estimate(diagnosis, label, "shock", "slope")
+  slope = _draw_slope(axes, points, estimate, x_range)
   canvas.factor_ticks(axes.set_xticks, *x_range, float)
   canvas.factor_ticks(axes.set_yticks, *y_range, float)
   axes.set(

@@ -136,11 +136,13 @@ def _before_and_after(
   diagnosis: Diagnosis,
   roles: Roles,
 ) -> str | None:
-  difference = change(diagnosis, roles["finetuned"], roles["zero_shot"])
+  finetuned = roles["finetuned"]
+  zero_shot = roles["zero_shot"]
+  difference = change(diagnosis, finetuned, zero_shot)
   if difference is None:
     return None
-  before = mean(diagnosis, roles["zero_shot"], "right")
-  after = mean(diagnosis, roles["finetuned"], "right")
+  before = mean(diagnosis, zero_shot, "right")
+  after = mean(diagnosis, finetuned, "right")
   verdict = _verdict(difference, "a clear gain", "a clear loss", "no clear difference")
   criterion = reading.criterion(diagnosis)
   return f"Finetuning moved {criterion} from {share(before)} to {share(after)}: {verdict}."
@@ -242,18 +244,20 @@ def _best_remedy(
   label: str,
 ) -> str:
   """Returns what the best remedy reaches: its accuracy, against zero-shot, and its ratios."""
-  reached = share(mean(diagnosis, label, "right"))
-  sentence = f"The best, {title(diagnosis, label)}, reaches {reached}"
+  reached = mean(diagnosis, label, "right")
+  sentence = f"The best, {title(diagnosis, label)}, reaches {share(reached)}"
   difference = change(diagnosis, label, roles["zero_shot"])
   if difference:
     side = _verdict(difference, "above", "below", "not clearly different from")
-    zero_shot = share(mean(diagnosis, roles["zero_shot"], "right"))
-    sentence += f", {side} zero-shot ({zero_shot})"
+    zero_shot = mean(diagnosis, roles["zero_shot"], "right")
+    sentence += f", {side} zero-shot ({share(zero_shot)})"
   ratios = []
-  for name, group in (("rare_seen", "rare seen"), ("common_unseen", "common unseen")):
-    value = reading.prediction_ratio(diagnosis, label, name)
-    if value:
-      ratios.append(f"{ratio(value['mean'])} ({group})")
+  rare = reading.prediction_ratio(diagnosis, label, "rare_seen")
+  common = reading.prediction_ratio(diagnosis, label, "common_unseen")
+  if rare:
+    ratios.append(f"{ratio(rare['mean'])} (rare seen)")
+  if common:
+    ratios.append(f"{ratio(common['mean'])} (common unseen)")
   if ratios:
     sentence += f"; its prediction ratios are {' and '.join(ratios)}"
   return sentence + "."

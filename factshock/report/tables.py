@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from factshock.report import numbers, plots, reading, shock_plots
-from factshock.report.markup import DASH, bar, cell, count_cell, difference, table, text
+from factshock.report.markup import DASH, Row, bar, cell, count_cell, difference, table, text
 from factshock.report.numbers import (
   ZERO,
   KnownEstimate,
@@ -49,7 +49,7 @@ def arms(diagnosis: Diagnosis) -> str:
   zero_shot = reading.mean(diagnosis, reading.roles(diagnosis)["zero_shot"], "right")
   has_groups = any(reading.group(diagnosis, label) for label in labels)
 
-  rows: list[Sequence[str] | str] = []
+  rows: list[Row] = []
   last_group = None
   for label in _by_group(diagnosis, labels):
     group = reading.group(diagnosis, label)
@@ -82,7 +82,9 @@ def _arm_columns(diagnosis: Diagnosis) -> list[_Column]:
   def measure(head: str, *path: str) -> _Column:
     def cell_of(label: str) -> str | None:
       known = estimate(diagnosis, label, *path)
-      return None if known is None else cell(known, ratio)
+      if known is None:
+        return None
+      return cell(known, ratio)
 
     return _Column(head, cell_of)
 
@@ -164,23 +166,33 @@ def relations(diagnosis: Diagnosis) -> str | None:
   ]
   if not labels:
     return None
-  rows: list[Sequence[str] | str] = [
-    ["Mean of relations", *(cell(estimate(diagnosis, label, "macro_right")) for label in labels)]
-  ]
-  for key, heading in (
-    ("by_type", "Mean of the relations of a type"),
-    ("by_relation", "Relations"),
-  ):
-    names: dict[str, None] = {}
-    for label in labels:
-      names |= dict.fromkeys(diagnosis["arms"][label].get(key) or {})
-    if names:
-      rows.append(heading)
-    for name in names:
-      cells = [cell(estimate(diagnosis, label, key, name)) for label in labels]
-      rows.append([text(reading.relation(diagnosis, name)), *cells])
-  head = ["Relation", *(text(reading.title(diagnosis, label)) for label in labels)]
-  return table(head, rows, "relations")
+  means = [cell(estimate(diagnosis, label, "macro_right")) for label in labels]
+  rows: list[Row] = [["Mean of relations", *means]]
+  rows += _relation_rows(diagnosis, labels, "by_type", "Mean of the relations of a type")
+  rows += _relation_rows(diagnosis, labels, "by_relation", "Relations")
+  titles = [text(reading.title(diagnosis, label)) for label in labels]
+  return table(["Relation", *titles], rows, "relations")
+
+
+def _relation_rows(
+  diagnosis: Diagnosis,
+  labels: Sequence[str],
+  key: str,
+  heading: str,
+) -> list[Row]:
+  """Returns a row for each relation or type under `key`, below a heading; none without any."""
+  names: dict[str, None] = {}
+  for label in labels:
+    by_name = diagnosis["arms"][label].get(key) or {}
+    names |= dict.fromkeys(by_name)
+  if not names:
+    return []
+  rows: list[Row] = [heading]
+  for name in names:
+    cells = [cell(estimate(diagnosis, label, key, name)) for label in labels]
+    title = text(reading.relation(diagnosis, name))
+    rows.append([title, *cells])
+  return rows
 
 
 def comparisons(diagnosis: Diagnosis) -> str:
@@ -263,7 +275,7 @@ def entities(diagnosis: Diagnosis, label: str) -> str:
   if show_seed:
     head.append("Seed")
 
-  rows: list[Sequence[str] | str] = []
+  rows: list[Row] = []
   for heading, listed in (("Most over-predicted", over), ("Most under-predicted", under)):
     if listed:
       rows.append(heading)

@@ -182,7 +182,11 @@ def _run(theory: Theory) -> str:
     "started": "Started",
     "seconds": "Took, seconds",
   }
-  rows = [(name, text(run[key])) for key, name in names.items() if run.get(key) is not None]
+  rows = []
+  for key, name in names.items():
+    value = run.get(key)
+    if value is not None:
+      rows.append((name, text(value)))
   config = text(json.dumps(run.get("config"), indent=2, ensure_ascii=False))
   details = f"<details><summary>Whole config</summary><pre>{config}</pre></details>"
   return document.pairs(rows) + details

@@ -33,6 +33,8 @@ SETS: dict[str, tuple[str, Style]] = {
   "high_salience": ("Best stored fifth", (SKY, "D", "-.")),
   "low_salience": ("Least stored fifth", (PURPLE, "P", ":")),
 }
+_TRAINED: Style = (BLUE, "s", "-")
+_CLOSED_FORM: Style = (GREY, "", "--")
 _MEASURES = {
   "accuracy": "Share right",
   "attention": "Attention to the subject",
@@ -65,8 +67,8 @@ def _storage(theory: Theory) -> Panel:
   counts = [estimate["mean"] for estimate in tenths["count"]]
   trained = list(zip(counts, tenths["salience"]))
   closed_form = list(zip(counts, tenths["closed_form"]))
-  canvas.line(axes, trained, (BLUE, "s", "-"), "Trained W_V")
-  canvas.line(axes, closed_form, (GREY, "", "--"), "Closed form of a subject alone")
+  canvas.line(axes, trained, _TRAINED, "Trained W_V")
+  canvas.line(axes, closed_form, _CLOSED_FORM, "Closed form of a subject alone")
   axes.set_xscale("log")
   axes.xaxis.set_major_formatter(_log_tick)
   axes.xaxis.set_minor_formatter(_log_tick)
@@ -132,7 +134,9 @@ def _by_popularity(sets: Mapping[str, Any], key: str) -> Panel:
     "unpopular": SETS["unpopular"],
   }
   for name, (label, style) in lines.items():
-    canvas.line(axes, list(enumerate(sets[name]["by_popularity"], 1)), style, label)
+    estimates = sets[name]["by_popularity"]
+    points = list(enumerate(estimates, 1))
+    canvas.line(axes, points, style, label)
   tenths = len(sets["before"]["by_popularity"])
   title = _TOKENS[key]
   axes.set(
@@ -161,12 +165,11 @@ class _HeatMap:
 def _phases(theory: Theory) -> list[Panel]:
   """Draws gap and harm by Zipf exponent and steps, a panel for each size of finetuning set."""
   cells = theory.get("phases") or []
-  gaps_of_cells = [cell["gap"] for cell in cells]
-  gaps = _heat_panels(theory, gaps_of_cells, "gap", "Popular less unpopular half")
-  harms = _heat_panels(
-    theory, [cell["harm"] for cell in cells], "harm", "Before less after unpopular half"
-  )
-  return gaps + harms
+  gaps = [cell["gap"] for cell in cells]
+  harms = [cell["harm"] for cell in cells]
+  panels = _heat_panels(theory, gaps, "gap", "Popular less unpopular half")
+  panels += _heat_panels(theory, harms, "harm", "Before less after unpopular half")
+  return panels
 
 
 def _heat_panels(
@@ -178,10 +181,14 @@ def _heat_panels(
   """Draws one measure, a panel for each size; `estimates` are those of each cell, by step."""
   cells: Sequence[PhaseCell] = theory.get("phases") or []
   by_cell = {(cell["size"], cell["zipf"]): row for cell, row in zip(cells, estimates)}
-  exponents = sorted({zipf for _, zipf in by_cell})
-  largest = max((abs(estimate["mean"]) for row in estimates for estimate in row), default=0)
+  exponents = sorted({cell["zipf"] for cell in cells})
+  sizes = sorted({cell["size"] for cell in cells})
+  largest = 0
+  for row in estimates:
+    for estimate in row:
+      largest = max(largest, abs(estimate["mean"]))
   panels = []
-  for size in sorted({size for size, _ in by_cell}):
+  for size in sizes:
     heat_map = _HeatMap(
       rows=[by_cell[size, exponent] for exponent in exponents],
       exponents=exponents,
