@@ -17,6 +17,10 @@ def simulated(rng, count, relations=1, shift=0.0, slope=1.0):
   return -np.log1p(np.exp(-x)), right, rng.integers(0, relations, count)
 
 
+def _data(score, right, relation):
+  return calibration._Data(calibration.logits(score), right.astype(float), relation)
+
+
 def best_increasing(y, weight):
   """Isotonic least squares by the min-max formula, O(n^3)."""
   n = len(y)
@@ -106,14 +110,10 @@ def test_a_relation_with_few_answers_is_near_the_pooled_curve():
   score, right, relation = simulated(np.random.default_rng(4), 1000)
   relation[:2], right[:2] = 1, False
   score[:2] = np.log(0.9)
-  found = calibration._fit_curves(
-    calibration.logits(score), right.astype(float), relation, "platt", 100.0
-  )
+  found = calibration._fit_curves(_data(score, right, relation), "platt", 100.0)
   own, pooled = (calibration.confidence(found, [np.log(0.9)], [number])[0] for number in (1, 7))
   assert pooled - 0.05 < own < pooled
-  alone = calibration._fit_curves(
-    calibration.logits(score), right.astype(float), relation, "platt", 1e-3
-  )
+  alone = calibration._fit_curves(_data(score, right, relation), "platt", 1e-3)
   assert calibration.confidence(alone, [np.log(0.9)], [1])[0] < 0.5
 
 
@@ -123,13 +123,7 @@ def test_confidences_are_of_curves_that_have_not_seen_the_fold():
   fold = calibration.assign_folds(np.arange(200))
   for method in calibration.METHODS:
     pick = lambda labels: calibration._evaluate(
-      calibration._fit_curves(
-        calibration.logits(score)[fold != 0],
-        labels[fold != 0].astype(float),
-        relation[fold != 0],
-        method,
-        10.0,
-      ),
+      calibration._fit_curves(_data(score, labels, relation).take(fold != 0), method, 10.0),
       calibration.logits(score)[fold == 0],
       relation[fold == 0],
     )

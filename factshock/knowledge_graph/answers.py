@@ -74,7 +74,8 @@ class Answers:
 
   def subject_codes(self) -> np.ndarray:
     """Returns a number for each query's subject, int64 [Q], equal for equal subjects."""
-    codes = {name: code for code, name in enumerate(dict.fromkeys(self.subjects))}
+    distinct = dict.fromkeys(self.subjects)
+    codes = {name: code for code, name in enumerate(distinct)}
     return np.array([codes[name] for name in self.subjects], np.int64)
 
   def query_rows(self) -> list[dict[str, str]]:
@@ -288,7 +289,8 @@ def check_separate_queries(
     UserError: some are.
   """
   queries = {(row["subject"], row["relation"]) for row in calibration}
-  shared = queries & {(row["subject"], row["relation"]) for row in others}
+  other_queries = {(row["subject"], row["relation"]) for row in others}
+  shared = queries & other_queries
   if shared:
     raise UserError(
       f"calibration: expected queries apart from the {kind}, got {len(shared):,} of "
@@ -392,10 +394,16 @@ def _merge_names(relation: str, candidates: list[_Candidate], names: Names) -> l
       sums[key] = text, score
   merged = list(sums.values())
   if len(candidates) > 1 and merged:
-    greatest = max(score for _, score in merged)
-    total = math.log(sum(math.exp(score - greatest) for _, score in merged)) + greatest
+    total = _log_sum([score for _, score in merged])
     merged = [(text, score - total) for text, score in merged]
   return sorted(merged, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _log_sum(scores: Sequence[float]) -> float:
+  """Returns the logarithm of a sum of probabilities, of their logarithms."""
+  greatest = max(scores)
+  total = sum(math.exp(score - greatest) for score in scores)
+  return math.log(total) + greatest
 
 
 def _named(

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,7 +43,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-  """A curve for each relation with data of its own, and the pooled one for all others.
+  """Curves of the relations with data of their own, and the pooled one for all others.
 
   Attributes:
     method: one of METHODS.
@@ -60,10 +60,30 @@ class Calibration:
   units: Mapping[int, int]
 
 
+class _Data(NamedTuple):
+  """Columns of the answers that curves are fitted to.
+
+  Attributes:
+    x_N: logits.
+    right_N: 1 where an answer is right, else 0.
+    relation_N: codes of relations.
+  """
+
+  x_N: np.ndarray
+  right_N: np.ndarray
+  relation_N: np.ndarray
+
+  def take(self, wanted_N: np.ndarray) -> "_Data":
+    """Returns the rows that are wanted."""
+    return _Data(self.x_N[wanted_N], self.right_N[wanted_N], self.relation_N[wanted_N])
+
+
 def logits(score_N: ArrayLike) -> np.ndarray:
   """Returns logit p of log-probabilities: log p - log(1 - p), within +-30."""
-  log_p_N = np.minimum(np.asarray(score_N, np.float64), -1e-13)
-  return np.clip(log_p_N - np.log(-np.expm1(log_p_N)), -_EDGE, _EDGE)
+  log_p_N = np.asarray(score_N, np.float64)
+  log_p_N = np.minimum(log_p_N, -1e-13)
+  log_rest_N = np.log(-np.expm1(log_p_N))
+  return np.clip(log_p_N - log_rest_N, -_EDGE, _EDGE)
 
 
 def assign_folds(key_N: ArrayLike, count: int = FOLDS) -> np.ndarray:
@@ -72,12 +92,17 @@ def assign_folds(key_N: ArrayLike, count: int = FOLDS) -> np.ndarray:
   Rows of equal keys (subjects) share one, whatever the order of rows.
   """
   keys, index_N = np.unique(np.asarray(key_N, str), return_inverse=True)
-  digests = [hashlib.sha256(str(key).encode()).digest() for key in keys.tolist()]
-  numbers = [int.from_bytes(digest[:6], "big") for digest in digests]
+  numbers = [_hash(str(key)) for key in keys.tolist()]
   order = np.argsort(np.array(numbers, np.int64), kind="stable")
   fold = np.empty(len(keys), np.int64)
   fold[order] = np.arange(len(keys)) % count
   return fold[index_N]
+
+
+def _hash(key: str) -> int:
+  """Returns a number of 48 bits that depends on the text alone."""
+  digest = hashlib.sha256(key.encode()).digest()
+  return int.from_bytes(digest[:6], "big")
 
 
 def fit(
@@ -104,43 +129,41 @@ def fit(
   Raises:
     ValueError: no answers.
   """
-  x_N = logits(score_N)
-  if not len(x_N):
+  data = _Data(logits(score_N), np.asarray(right_N, np.float64), np.asarray(relation_N))
+  if not len(data.x_N):
     raise ValueError("expected answers to calibrate on, got none")
-  label_N = np.asarray(right_N, np.float64)
-  code_N = np.asarray(relation_N)
   if fitted_N is None or not fitted_N.any():
-    fitted_N = np.ones(len(x_N), bool)
+    fitted_N = np.ones(len(data.x_N), bool)
   methods = (method,) if method else METHODS
   choices = [(name, strength) for name in methods for strength in STRENGTHS]
-  held_out = _held_out_confidences(x_N, label_N, code_N, fold_N, fitted_N, choices)
+  held_out = _held_out_confidences(data, fold_N, fitted_N, choices)
+  fitted = data.take(fitted_N)
 
   def loss(choice: _Choice) -> float:
-    return log_loss(held_out[choice][fitted_N], label_N[fitted_N])
+    return log_loss(held_out[choice][fitted_N], fitted.right_N)
 
   best = min(choices, key=loss)
-  calibration = _fit_curves(x_N[fitted_N], label_N[fitted_N], code_N[fitted_N], *best)
-  return calibration, held_out[best]
+  return _fit_curves(fitted, *best), held_out[best]
 
 
 def _held_out_confidences(
-  x_N: np.ndarray,
-  right_N: np.ndarray,
-  relation_N: np.ndarray,
+  data: _Data,
   fold_N: np.ndarray,
   fitted_N: np.ndarray,
   choices: Sequence[_Choice],
 ) -> dict[_Choice, np.ndarray]:
   """Returns confidences [N] by curves of the other folds, for each method and strength."""
-  held_out = {choice: np.empty(len(x_N)) for choice in choices}
+  held_out = {choice: np.empty(len(fold_N)) for choice in choices}
   for fold in np.unique(fold_N):
-    inside = fold_N == fold
-    outside = (fold_N != fold) & fitted_N
-    if not outside.any():  # one subject in all: nothing can be kept apart
-      outside = fitted_N
+    inside_N = fold_N == fold
+    outside_N = (fold_N != fold) & fitted_N
+    if not outside_N.any():  # one subject in all: nothing can be kept apart
+      outside_N = fitted_N
+    inside = data.take(inside_N)
+    outside = data.take(outside_N)
     for choice in choices:
-      curves = _fit_curves(x_N[outside], right_N[outside], relation_N[outside], *choice)
-      held_out[choice][inside] = _evaluate(curves, x_N[inside], relation_N[inside])
+      curves = _fit_curves(outside, *choice)
+      held_out[choice][inside_N] = _evaluate(curves, inside.x_N, inside.relation_N)
   return held_out
 
 
@@ -157,7 +180,9 @@ def confidence(calibration: Calibration, score_N: ArrayLike, relation_N: ArrayLi
 
 def log_loss(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
   """Returns the mean negative log-likelihood, natural logarithm."""
-  log_likelihood_N = np.where(right_N > 0, np.log(confidence_N), np.log1p(-confidence_N))
+  if_right_N = np.log(confidence_N)
+  if_wrong_N = np.log1p(-confidence_N)
+  log_likelihood_N = np.where(right_N > 0, if_right_N, if_wrong_N)
   return float(-np.mean(log_likelihood_N))
 
 
@@ -185,21 +210,20 @@ def _curve_json(curve: Curve) -> dict[str, Any]:
   return {"method": curve.method, "x": curve.x.tolist(), "y": curve.y.tolist()}
 
 
-def _fit_curves(
-  x_N: np.ndarray, right_N: np.ndarray, relation_N: np.ndarray, method: str, strength: float
-) -> Calibration:
+def _fit_curves(data: _Data, method: str, strength: float) -> Calibration:
   """Fits the pooled curve and one for each relation."""
-  pooled = _fit_curve(method, x_N, right_N, np.ones(len(x_N)))
+  pooled = _fit_curve(method, data.x_N, data.right_N, np.ones(len(data.x_N)))
   curves: dict[int, Curve] = {}
   units: dict[int, int] = {}
-  for relation in np.unique(relation_N).tolist():
-    own_N = relation_N == relation
-    x = x_N[own_N]
-    count = int(own_N.sum())
+  for relation in np.unique(data.relation_N).tolist():
+    own = data.take(data.relation_N == relation)
+    count = len(own.x_N)
     # Beside each of the relation's answers one of this weight is as the pooled curve says.
     prior = strength / count
-    target = (right_N[own_N] + prior * _curve_values(pooled, x)) / (1 + prior)
-    curves[relation] = _fit_curve(method, x, target, np.full(count, 1 + prior))
+    pooled_N = _curve_values(pooled, own.x_N)
+    target_N = (own.right_N + prior * pooled_N) / (1 + prior)
+    weight_N = np.full(count, 1 + prior)
+    curves[relation] = _fit_curve(method, own.x_N, target_N, weight_N)
     units[relation] = count
   return Calibration(method, strength, pooled, curves, units)
 
@@ -218,8 +242,10 @@ def _curve_values(curve: Curve, x_N: np.ndarray) -> np.ndarray:
   """Returns the confidences at logits [N]."""
   if curve.method == "isotonic":
     return np.interp(x_N, curve.x, curve.y)
-  p_N = sigmoid(curve.x[0] * x_N + curve.y[0])
-  return np.clip(p_N, np.exp(-_EDGE), 1 - np.exp(-_EDGE))
+  slope, shift = curve.x[0], curve.y[0]
+  p_N = sigmoid(slope * x_N + shift)
+  least = np.exp(-_EDGE)
+  return np.clip(p_N, least, 1 - least)
 
 
 def _fit_curve(method: str, x_N: np.ndarray, target_N: np.ndarray, weight_N: np.ndarray) -> Curve:
@@ -233,11 +259,14 @@ def _fit_isotonic(x_N: np.ndarray, target_N: np.ndarray, weight_N: np.ndarray) -
   """Returns the never falling curve of least squares, kept off 0 and 1 by half an answer."""
   x, index_N = np.unique(x_N, return_inverse=True)
   weight = np.bincount(index_N, weight_N)
-  y = _increasing(np.bincount(index_N, weight_N * target_N) / weight, weight)
+  mean = np.bincount(index_N, weight_N * target_N) / weight
+  y = _increasing(mean, weight)
   edge = 0.5 / (weight.sum() + 1)
   y = np.clip(y, edge, 1 - edge)
   is_corner = np.ones(len(x), bool)  # the ends of each level say all
-  is_corner[1:-1] = (y[1:-1] != y[:-2]) | (y[1:-1] != y[2:])
+  rises_before = y[1:-1] != y[:-2]
+  rises_after = y[1:-1] != y[2:]
+  is_corner[1:-1] = rises_before | rises_after
   return Curve("isotonic", x[is_corner], y[is_corner])
 
 
@@ -282,10 +311,13 @@ def _newton_move(
   error = weight * (target - p)
   curvature = weight * p * (1 - p) + 1e-12
   gradient = np.array([error @ x, error.sum()])
-  hessian = np.array([[curvature @ (x * x), curvature @ x], [curvature @ x, curvature.sum()]])
+  mixed = curvature @ x
+  hessian = np.array([[curvature @ (x * x), mixed], [mixed, curvature.sum()]])
   hessian = hessian + 1e-9 * np.eye(2)
   move = np.linalg.solve(hessian, gradient)
-  return move * (min(1.0, 2.0 / np.abs(move).max()) if move.any() else 0.0)
+  if not move.any():
+    return move * 0.0
+  return move * min(1.0, 2.0 / np.abs(move).max())
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

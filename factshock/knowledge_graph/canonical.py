@@ -56,7 +56,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 class CanonicalRow(TypedDict):
-  """A candidate triple; the head of this module says what each key holds."""
+  """Row of a candidate triple; the head of this module says what each key holds."""
 
   subject: str
   subject_id: NotRequired[str | None]
@@ -191,8 +191,9 @@ def _ordered(row: CanonicalRow) -> dict[str, Any]:
 @functools.lru_cache(maxsize=64)  # rows of a file differ little in their keys
 def _order(keys: tuple[str, ...]) -> tuple[str, ...]:
   """Returns keys in canonical order, others after them."""
-  known = tuple(key for key in KEYS if key in keys)
-  return known + tuple(key for key in keys if key not in KEYS)
+  known = [key for key in KEYS if key in keys]
+  others = [key for key in keys if key not in KEYS]
+  return (*known, *others)
 
 
 def _is_any_text(value: Any) -> bool:
@@ -241,7 +242,7 @@ def _all_of(values: Any, is_right: Callable[[Any], bool]) -> bool:
 
 
 class _Check(NamedTuple):
-  """What the value of a key must be."""
+  """Requirement on the value of a key."""
 
   key: str
   is_right: Callable[[Any], bool]

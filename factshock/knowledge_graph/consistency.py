@@ -21,7 +21,7 @@ _Key: TypeAlias = tuple[str, str, str]  # a statement by normalised names
 
 
 class Triple(NamedTuple):
-  """A statement; `candidate` is its candidate's index, None where another triple implies it."""
+  """Statement; `candidate` is its candidate's index, None where another triple implies it."""
 
   subject: str
   relation: str
@@ -31,7 +31,7 @@ class Triple(NamedTuple):
 
 
 class Conflict(NamedTuple):
-  """A statement that was dropped.
+  """Statement that was dropped.
 
   Attributes:
     kind: "functional", "inverse", "symmetric" or "type".
@@ -47,7 +47,7 @@ class Conflict(NamedTuple):
 
 
 class Resolution(NamedTuple):
-  """What of some triples can stand together."""
+  """Triples that can stand together, what follows from them, and what was dropped."""
 
   kept: list[Triple]
   implied: list[Triple]
@@ -55,7 +55,7 @@ class Resolution(NamedTuple):
 
 
 class _Statement(NamedTuple):
-  """A triple as it was made ("functional"), or seen from its object's side, and why it holds so."""
+  """Triple as it was made ("functional"), or its mirror ("symmetric" or "inverse")."""
 
   triple: Triple
   kind: str

@@ -5,7 +5,7 @@ Numpy on columns. `Answers` with right answers, of the calibration queries, are 
 
 import collections
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,16 +95,17 @@ def fit(
   relations = list(dict.fromkeys([*labelled.relations, *answers.relations]))
   multi_answer = _multi_answer_relations(labelled, answers, rules or {})
   right_N = is_right(labelled)
-  fold_Q = calibration.assign_folds(labelled.subjects) if fold_Q is None else fold_Q
-  first_answers = _first_answers(labelled) + _first_answers(answers)
-
-  def find_over_predicted(fitted_Q: np.ndarray) -> dict[Answer, OverPrediction]:
-    golds = _right_answers(labelled, fitted_Q)
-    return shock_guard.find_over_predicted(first_answers, golds, counts)
-
-  over_predicted_N = _held_out_over_predicted(labelled, fold_Q, find_over_predicted)
+  if fold_Q is None:
+    fold_Q = calibration.assign_folds(labelled.subjects)
+  guard = _Guard(labelled, answers, counts)
+  over_predicted_N = guard.held_out(fold_Q)
   first, later, confidence_N = _fit_calibrations(
-    labelled, right_N, _relation_codes(labelled, relations), fold_Q, over_predicted_N, method
+    labelled,
+    right_N,
+    _relation_codes(labelled, relations),
+    fold_Q,
+    over_predicted_N,
+    method,
   )
   lowered_N = over_predicted_N & (labelled.rank_N == 1)
   lowering = shock_guard.fit_lowering(confidence_N[lowered_N], right_N[lowered_N])
@@ -116,7 +117,7 @@ def fit(
     multi_answer,
     first,
     later,
-    find_over_predicted(fold_Q >= 0),
+    guard.find(fold_Q >= 0),
     lowering,
     Assessment(confidence_N, over_predicted_N, eligible_N),
     right_N,
@@ -137,18 +138,33 @@ def _check_labelled(labelled: Answers, answers: Answers) -> None:
     raise UserError("calibration: expected answers of the model, got none that says anything")
 
 
-def _held_out_over_predicted(
-  labelled: Answers,
-  fold_Q: np.ndarray,
-  find_over_predicted: Callable[[np.ndarray], Mapping[Answer, OverPrediction]],
-) -> np.ndarray:
-  """Returns whether each calibration answer is over-predicted by the other folds, bool [N]."""
-  fold_N = fold_Q[labelled.query_N]
-  over_predicted_N = np.zeros(len(labelled.texts), bool)
-  for fold in np.unique(fold_Q):
-    flagged = find_over_predicted(fold_Q != fold)
-    over_predicted_N |= (fold_N == fold) & _is_over_predicted(labelled, flagged)
-  return over_predicted_N
+class _Guard:
+  """Finds over-predicted answers by the first answers to all queries, calibration's too."""
+
+  def __init__(
+    self,
+    labelled: Answers,
+    answers: Answers,
+    counts: Mapping[Answer, int] | None,
+  ) -> None:
+    self.labelled = labelled
+    self.first_answers = _first_answers(labelled) + _first_answers(answers)
+    self.counts = counts
+
+  def find(self, wanted_Q: np.ndarray) -> dict[Answer, OverPrediction]:
+    """Returns the over-predicted answers by the right answers of some calibration queries."""
+    golds = _right_answers(self.labelled, wanted_Q)
+    return shock_guard.find_over_predicted(self.first_answers, golds, self.counts)
+
+  def held_out(self, fold_Q: np.ndarray) -> np.ndarray:
+    """Returns whether each calibration answer is over-predicted by other folds, bool [N]."""
+    fold_N = fold_Q[self.labelled.query_N]
+    over_predicted_N = np.zeros(len(self.labelled.texts), bool)
+    for fold in np.unique(fold_Q):
+      flagged = self.find(fold_Q != fold)
+      flagged_N = _is_over_predicted(self.labelled, flagged)
+      over_predicted_N |= (fold_N == fold) & flagged_N
+    return over_predicted_N
 
 
 def _fit_calibrations(
@@ -329,7 +345,8 @@ def _eligible(
   best_N = np.zeros(len(order), bool)
   if len(order):
     query_N = answers.query_N[order]
-    best_N[order[np.r_[True, query_N[1:] != query_N[:-1]]]] = True
+    is_first_N = np.r_[True, query_N[1:] != query_N[:-1]]
+    best_N[order[is_first_N]] = True
   return is_multi_N | best_N
 
 
@@ -342,19 +359,23 @@ def _absent_answers(
     (right answers not listed, a query; share without an answer, of queries without a listed right
     one).
   """
-  listed_Q: list[float] = np.bincount(labelled.query_N, right_N, len(labelled.subjects)).tolist()
+  listed_Q = np.bincount(labelled.query_N, right_N, len(labelled.subjects))
   missing: dict[str, list[float]] = collections.defaultdict(list)
   has_none: dict[str, list[bool]] = collections.defaultdict(list)
-  for query, (relation, listed) in enumerate(zip(labelled.relations, listed_Q)):
+  for query, relation in enumerate(labelled.relations):
     golds = labelled.right_answers(query)
+    listed = float(listed_Q[query])
     missing[relation].append(max(0.0, len(golds) - listed))
     if not listed:
       has_none[relation].append(not golds)
-  unlisted = {name: float(np.mean(values)) for name, values in missing.items()}
-  unanswerable = {
-    name: float(np.mean(has_none[name])) if has_none[name] else 0.0 for name in missing
-  }
+  unlisted = {name: _mean(values) for name, values in missing.items()}
+  unanswerable = {name: _mean(has_none[name]) for name in missing}
   return unlisted, unanswerable
+
+
+def _mean(values: Sequence[float]) -> float:
+  """Returns the mean, 0 where there are no values."""
+  return float(np.mean(values)) if values else 0.0
 
 
 def _first_answers(answers: Answers) -> list[Answer]:
@@ -394,10 +415,13 @@ def _is_over_predicted(
 def _relation_codes(answers: Answers, relations: Sequence[str]) -> np.ndarray:
   """Returns the code of each candidate's relation, int [N]."""
   codes = {name: code for code, name in enumerate(relations)}
-  return answers.of_queries([codes[name] for name in answers.relations])
+  code_Q = [codes[name] for name in answers.relations]
+  return answers.of_queries(code_Q)
 
 
 def _few(names: Iterable[str]) -> str:
   """Returns the first few of some names."""
   distinct = sorted(set(names))
-  return ", ".join(map(repr, distinct[:5])) + (", ..." if len(distinct) > 5 else "")
+  shown = ", ".join(map(repr, distinct[:5]))
+  more = ", ..." if len(distinct) > 5 else ""
+  return shown + more

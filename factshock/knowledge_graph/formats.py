@@ -40,7 +40,7 @@ _QueryKey: TypeAlias = tuple[str, str, str]  # subject, its id or "", relation
 
 
 class Format(NamedTuple):
-  """A format: what it is for, its writer(folder, rows, run), and the names of its files."""
+  """Describes a format: what it is for, its writer, and the names of its files."""
 
   about: str
   write: Callable[[str, RowSource, Run], Written]

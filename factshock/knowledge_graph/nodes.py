@@ -48,7 +48,7 @@ _FIRST = frozenset("QPLhHuU")  # what ids begin with; most labels need no more t
 
 
 class Counts(TypedDict):
-  """What a writer counts.
+  """Counts of a writer.
 
   Attributes:
     rows: rows written.
@@ -68,7 +68,7 @@ class Counts(TypedDict):
 
 
 class Edge(NamedTuple):
-  """An accepted row with the keys of its nodes."""
+  """Accepted row with the keys of its nodes."""
 
   row: CanonicalRow
   subject: str

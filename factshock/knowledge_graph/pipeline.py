@@ -63,7 +63,7 @@ class ModelIdentity(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How answers are calibrated and accepted, and what is written.
+  """Options of an extraction: calibration, acceptance, and what is written.
 
   Attributes:
     model: what is known of the model.
@@ -96,7 +96,7 @@ class Options:
 
 
 class _Inputs(NamedTuple):
-  """What an extraction reads."""
+  """Inputs of an extraction, read and checked."""
 
   labelled: Answers  # on the calibration queries
   answers: Answers  # on the queries
@@ -112,7 +112,7 @@ class _Inputs(NamedTuple):
 
 
 class _Decision(NamedTuple):
-  """The threshold (None with expected F1), and what was decided by it."""
+  """Threshold (None with expected F1), and what was decided by it."""
 
   threshold: thresholds.Threshold | None
   outcome: Outcome
@@ -144,35 +144,39 @@ def extract(folder: str, predictions: str, calibration_path: str, options: Optio
   check_folder(folder)
   started = _now()
   inputs = _read(folder, predictions, calibration_path, options)
-  extractor = extraction.fit(
-    inputs.labelled,
-    inputs.answers,
-    counts=inputs.mentions,
-    rules=inputs.rules,
-    method=options.calibrator,
-  )
+  extractor = _fit(inputs, options)
   decision = _decide(extractor, inputs, options)
   curves = _curves(extractor)
   digests = [_file_digest(predictions), _file_digest(calibration_path)]
   run = _run_record(started, curves["identity"], digests, decision.threshold, options)
   outputs = _write_outputs(folder, inputs, decision, run, options)
+  outcome = decision.outcome
+  labelled = inputs.labelled
   summary: Summary = {
     "run": {**run, "ended": _now()},
-    "counts": _counts(inputs.labelled, decision.outcome),
+    "counts": _counts(labelled, outcome),
     "promise": _promise(decision),
-    "quality": quality(inputs.labelled, inputs.answers, inputs.mentions, inputs.rules, options),
-    "relations": records.relation_summaries(
-      extractor, inputs.labelled, decision.outcome, inputs.labels
-    ),
-    "over_predicted": records.over_prediction_summaries(
-      extractor, inputs.labelled, decision.outcome
-    ),
-    "conflicts": records.conflict_summary(decision.outcome.conflicts),
+    "quality": _quality(inputs, options),
+    "relations": records.relation_summaries(extractor, labelled, outcome, inputs.labels),
+    "over_predicted": records.over_prediction_summaries(extractor, labelled, outcome),
+    "conflicts": records.conflict_summary(outcome.conflicts),
     "outputs": outputs,
     "notes": NOTES,
   }
   _write_json(os.path.join(folder, CURVES), curves)
   return summary
+
+
+def _fit(inputs: _Inputs, options: Options, fold_Q: np.ndarray | None = None) -> Extractor:
+  """Fits an extractor; `fold_Q` are folds of the calibration queries, None: by subject."""
+  return extraction.fit(
+    inputs.labelled,
+    inputs.answers,
+    counts=inputs.mentions,
+    rules=inputs.rules,
+    method=options.calibrator,
+    fold_Q=fold_Q,
+  )
 
 
 def write_summary(summary: Summary, folder: str, page: str) -> None:
@@ -428,38 +432,26 @@ def _promise(decision: _Decision) -> dict[str, Any]:
   }
 
 
-def quality(
-  labelled: Answers,
-  asked: Answers,
-  mentions: Mapping[Answer, int] | None,
-  rules: consistency.Rules,
-  options: Options,
-) -> dict[str, Any]:
-  """Returns how well confidences hold (diagnosis/calibration.py).
+def _quality(inputs: _Inputs, options: Options) -> dict[str, Any]:
+  """Returns how well confidences hold (diagnosis/calibration_quality.py).
 
   Calibration queries in two halves by subject, each judged by curves of the other half.
-
-  Args:
-    labelled: the calibration answers.
-    asked: the answers to the queries.
-    mentions: in text, or None.
-    rules: of consistency.complete_rules.
-    options: of the extraction.
   """
+  labelled = inputs.labelled
   halves_Q = calibration.assign_folds(labelled.subjects, 2)
-  extractor = extraction.fit(
-    labelled, asked, counts=mentions, rules=rules, method=options.calibrator, fold_Q=halves_Q
-  )
+  extractor = _fit(inputs, options, halves_Q)
   eligible_N = extractor.assessment.eligible_N
   names = list(dict.fromkeys(labelled.relations))
   codes = {name: code for code, name in enumerate(names)}
   queries = collections.Counter(labelled.relations)
+  relation_N = labelled.of_queries([codes[name] for name in labelled.relations])
+  subject_N = labelled.of_queries(labelled.subject_codes())
   units = Units(
     extractor.assessment.confidence_N[eligible_N],
     extractor.right_N[eligible_N],
     labelled.score_N[eligible_N],
-    labelled.of_queries([codes[name] for name in labelled.relations])[eligible_N],
-    labelled.of_queries(labelled.subject_codes())[eligible_N],
+    relation_N[eligible_N],
+    subject_N[eligible_N],
   )
   return calibration_quality.quality(units, names, [queries[name] for name in names])
 

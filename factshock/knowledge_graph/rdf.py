@@ -58,7 +58,7 @@ _NAMES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class _Statement(NamedTuple):
-  """An accepted row as a triple of terms; `number` counts the accepted rows from 1."""
+  """Triple of terms of an accepted row; `number` counts the accepted rows from 1."""
 
   row: CanonicalRow
   subject: str
@@ -167,53 +167,52 @@ def provenance(run: Run) -> Iterator[str]:
   """Yields the PROV-O lines (N-Triples) of a run; what is None is left out."""
   graphs = graph_uris(run["id"])
   activity = f"{graphs[0]}:extraction"
-  software = run["software"]
-  agent = _named("software", software, run.get("revision"))
+  agent = _named("software", run["software"], run.get("revision"))
   model = _named("model", run["model"], run.get("checkpoint"))
   calibration = _named("calibration", run["calibration"])
   for graph in graphs:
-    yield from _lines(
-      graph,
-      [
-        ("type", "Entity"),
-        ("wasGeneratedBy", activity),
-        ("wasAttributedTo", agent),
-        ("wasDerivedFrom", model),
-        ("generatedAtTime", _time(run.get("ended"))),
-      ],
-    )
-  yield from _lines(
-    activity,
-    [
-      ("type", "Activity"),
-      ("wasAssociatedWith", agent),
-      ("used", model),
-      ("used", calibration),
-      ("startedAtTime", _time(run.get("started"))),
-      ("endedAtTime", _time(run.get("ended"))),
-      ("targetPrecision", _number(run.get("precision"))),
-    ],
-  )
-  yield from _lines(
-    agent,
-    [
-      ("type", "Agent"),
-      ("type", "SoftwareAgent"),
-      ("label", literal(software)),
-      ("revision", _text(run.get("revision"))),
-    ],
-  )
-  weights = run.get("mixing_weights")
-  yield from _lines(
-    model,
-    [
+    of_graph = [
       ("type", "Entity"),
-      ("label", literal(run["model"])),
-      ("checkpoint", _text(run.get("checkpoint"))),
-      ("mixingWeights", None if weights is None else literal(json.dumps(weights))),
-    ],
-  )
+      ("wasGeneratedBy", activity),
+      ("wasAttributedTo", agent),
+      ("wasDerivedFrom", model),
+      ("generatedAtTime", _time(run.get("ended"))),
+    ]
+    yield from _lines(graph, of_graph)
+  of_activity = [
+    ("type", "Activity"),
+    ("wasAssociatedWith", agent),
+    ("used", model),
+    ("used", calibration),
+    ("startedAtTime", _time(run.get("started"))),
+    ("endedAtTime", _time(run.get("ended"))),
+    ("targetPrecision", _number(run.get("precision"))),
+  ]
+  yield from _lines(activity, of_activity)
+  yield from _lines(agent, _agent_properties(run))
+  yield from _lines(model, _model_properties(run))
   yield from _lines(calibration, [("type", "Entity"), ("label", literal(run["calibration"]))])
+
+
+def _agent_properties(run: Run) -> list[_Property]:
+  """Returns the properties of the software."""
+  return [
+    ("type", "Agent"),
+    ("type", "SoftwareAgent"),
+    ("label", literal(run["software"])),
+    ("revision", _text(run.get("revision"))),
+  ]
+
+
+def _model_properties(run: Run) -> list[_Property]:
+  """Returns the properties of the model."""
+  weights = run.get("mixing_weights")
+  return [
+    ("type", "Entity"),
+    ("label", literal(run["model"])),
+    ("checkpoint", _text(run.get("checkpoint"))),
+    ("mixingWeights", None if weights is None else literal(json.dumps(weights))),
+  ]
 
 
 def literal(text: str) -> str:

@@ -31,7 +31,7 @@ class RunColumns(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What was decided on the answers to the queries.
+  """Outcome of an extraction: what was decided on the answers to the queries.
 
   Attributes:
     answers: the answers.
@@ -186,7 +186,7 @@ def relation_summaries(
 
 
 class _GivenAnswers:
-  """How often over-predicted answers come first, how often rightly, with what confidence."""
+  """Counts of over-predicted first answers: how often, how often right, how confident."""
 
   def __init__(self) -> None:
     self.texts: dict[Answer, str] = {}

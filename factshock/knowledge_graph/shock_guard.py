@@ -24,7 +24,7 @@ _LEAST = 1e-6  # a confidence is kept so far off 0 and 1 where its logit is take
 
 
 class OverPrediction(NamedTuple):
-  """An answer that is given first too often.
+  """Answer that is given first too often.
 
   Attributes:
     relation: its relation.
@@ -42,7 +42,7 @@ class OverPrediction(NamedTuple):
 
 
 class Lowering(NamedTuple):
-  """What the logits of flagged answers' confidence are multiplied by, and what is added."""
+  """Slope and shift of the logits of flagged answers' confidence."""
 
   slope: float
   shift: float
@@ -136,13 +136,15 @@ def _chance_by_labels(counts: _RelationCounts) -> np.ndarray:
   The right answers are no more than a sample: the tail of a binomial, both counts with one share.
   """
   share = counts.queries / (counts.queries + counts.labelled)
-  return np.asarray(special.betainc(np.maximum(counts.predicted, 0.5), counts.right + 1, share))
+  predicted = np.maximum(counts.predicted, 0.5)
+  return np.asarray(special.betainc(predicted, counts.right + 1, share))
 
 
 def _chance_by_mentions(counts: _RelationCounts, mentions: np.ndarray) -> np.ndarray:
   """Returns how likely each answer is given so often by chance, its share that of its mentions."""
   expected = counts.queries * mentions / mentions.sum()
-  return np.asarray(special.gammainc(np.maximum(counts.predicted, 0.5), expected))
+  predicted = np.maximum(counts.predicted, 0.5)
+  return np.asarray(special.gammainc(predicted, expected))
 
 
 def fit_lowering(confidence_N: np.ndarray, right_N: np.ndarray) -> Lowering:
@@ -170,19 +172,22 @@ def _most_likely(x_NxP: np.ndarray, right_N: np.ndarray, prior_P: np.ndarray) ->
   weights_P = prior_P.copy()
   for _ in range(100):
     p_N = sigmoid(x_NxP @ weights_P)
-    curvature_PxP = (x_NxP.T * (p_N * (1 - p_N))) @ x_NxP + _PRIOR * np.eye(len(prior_P))
+    variance_N = p_N * (1 - p_N)
+    curvature_PxP = (x_NxP.T * variance_N) @ x_NxP + _PRIOR * np.eye(len(prior_P))
     gradient_P = x_NxP.T @ (right_N - p_N) - _PRIOR * (weights_P - prior_P)
     step_P = np.linalg.solve(curvature_PxP, gradient_P)
-    weights_P = weights_P + step_P * min(1.0, 1.0 / max(np.abs(step_P).max(), 1e-12))
-    if np.abs(step_P).max() < 1e-9:
+    largest = np.abs(step_P).max()
+    weights_P = weights_P + step_P * min(1.0, 1.0 / max(largest, 1e-12))
+    if largest < 1e-9:
       break
   return weights_P
 
 
 def lower(confidence_N: np.ndarray, flagged_N: np.ndarray, lowering: Lowering) -> np.ndarray:
   """Returns confidences, those of flagged answers lowered; none is raised [N]."""
-  lowered_N = sigmoid(lowering.slope * _logit(confidence_N) + lowering.shift)
-  return np.where(flagged_N, np.minimum(confidence_N, lowered_N), confidence_N)
+  logit_N = lowering.slope * _logit(confidence_N) + lowering.shift
+  lowered_N = np.minimum(confidence_N, sigmoid(logit_N))
+  return np.where(flagged_N, lowered_N, confidence_N)
 
 
 def _logit(p_N: np.ndarray) -> np.ndarray:

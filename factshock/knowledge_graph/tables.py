@@ -58,7 +58,7 @@ _LETTERS = {escape[1]: letter for letter, escape in _NAMES.items()}
 
 
 class TableRow(TypedDict):
-  """A triple of graph.tsv: of subject and object the label or the id, whichever names the node."""
+  """Triple of graph.tsv: of subject and object the label or the id, whichever names the node."""
 
   subject: NotRequired[str]
   subject_id: NotRequired[str]

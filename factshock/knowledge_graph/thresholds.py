@@ -12,7 +12,7 @@ STARTS = 3  # in as many sequences, each of which may fail in its share of the c
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-  """A promised precision and the confidence from which on it holds.
+  """Promised precision and the confidence from which on it holds.
 
   Attributes:
     target: the precision promised.
@@ -57,26 +57,30 @@ def choose_threshold(
     weight_N: how many answers of the new queries one stands for; None: all alike.
     error: chance that the promise fails.
   """
-  weight_N = np.ones(len(confidence_N)) if weight_N is None else np.asarray(weight_N, np.float64)
+  if weight_N is None:
+    weight_N = np.ones(len(confidence_N))
   right_N = np.asarray(right_N, np.float64)
+  weight_N = np.asarray(weight_N, np.float64)
   units = len(confidence_N)
-  threshold = Threshold(target, None, None, None, 0, units)
-  values_falling = _tested_values(confidence_N, queries_needed(target, error))
+  chosen = Threshold(target, None, None, None, 0, units)
   goes_on = False
-  for index, value in enumerate(values_falling):
+  for index, value in enumerate(_tested_values(confidence_N, queries_needed(target, error))):
     if index % (LOOKS // STARTS) == 0:
       goes_on = True
     if not goes_on:
       continue
     accepted_N = confidence_N >= value
     precision, bound = lower_bound(
-      right_N[accepted_N], cluster_N[accepted_N], weight_N[accepted_N], error / STARTS
+      right_N[accepted_N],
+      cluster_N[accepted_N],
+      weight_N[accepted_N],
+      error / STARTS,
     )
     goes_on = bound >= target
     if goes_on:
       accepted = int(accepted_N.sum())
-      threshold = Threshold(target, float(value), bound, precision, accepted, units)
-  return threshold
+      chosen = Threshold(target, float(value), bound, precision, accepted, units)
+  return chosen
 
 
 def lower_bound(
@@ -94,13 +98,15 @@ def lower_bound(
   share = float(weight_N @ right_N / total)
   cluster_index_N = np.unique(cluster_N, return_inverse=True)[1]
   if 0 < share < 1:
-    residual_N = weight_N * (right_N - share)
-    variance = (np.bincount(cluster_index_N, residual_N) ** 2).sum()
+    cluster_sum = np.bincount(cluster_index_N, weight_N * (right_N - share))
     plain = share * (1 - share) * total
   else:  # nothing varies: as if all answers about a subject were one
-    variance = (np.bincount(cluster_index_N, weight_N) ** 2).sum()
+    cluster_sum = np.bincount(cluster_index_N, weight_N)
     plain = total
-  count = min(total**2 / (weight_N @ weight_N), total * plain / variance)
+  variance = (cluster_sum**2).sum()
+  by_weights = total**2 / (weight_N @ weight_N)
+  by_clusters = total * plain / variance
+  count = min(by_weights, by_clusters)
   right = share * count
   return share, _binomial_lower_bound(right, count, error) if right > 0 else 0.0
 
@@ -127,11 +133,14 @@ def accept_by_expected_f1(
   """
   if not len(confidence_N):
     return np.zeros(0, bool)
-  first_Q = np.flatnonzero(np.r_[True, query_N[1:] != query_N[:-1]])
-  index_N = np.repeat(np.arange(len(first_Q)), np.diff(np.r_[first_Q, len(query_N)]))
+  is_first_N = np.r_[True, query_N[1:] != query_N[:-1]]
+  first_Q = np.flatnonzero(is_first_N)
+  size_Q = np.diff(np.r_[first_Q, len(query_N)])
+  index_N = np.repeat(np.arange(len(first_Q)), size_Q)
   rank_N = np.arange(len(query_N)) - first_Q[index_N] + 1
   sum_N = np.cumsum(confidence_N)
-  sum_N = sum_N - (sum_N[first_Q] - confidence_N[first_Q])[index_N]
+  before_Q = sum_N[first_Q] - confidence_N[first_Q]
+  sum_N = sum_N - before_Q[index_N]
   expected_Q = np.bincount(index_N, confidence_N) + unlisted_N[first_Q]
   f1_N = 2 * sum_N / (rank_N + expected_Q[index_N])
   best_Q = np.maximum.reduceat(f1_N, first_Q)
@@ -139,7 +148,8 @@ def accept_by_expected_f1(
   no_answer_Q = np.exp(np.bincount(index_N, log_wrong_N)) * unanswerable_N[first_Q]
   best_rank_N = np.where(f1_N >= best_Q[index_N], rank_N, len(rank_N) + 1)
   cut_Q = np.minimum.reduceat(best_rank_N, first_Q)
-  return (rank_N <= cut_Q[index_N]) & (best_Q > no_answer_Q)[index_N]
+  has_answer_Q = best_Q > no_answer_Q
+  return (rank_N <= cut_Q[index_N]) & has_answer_Q[index_N]
 
 
 def queries_needed(target: float, error: float = ERROR) -> int:
@@ -156,5 +166,6 @@ def _tested_values(confidence_N: np.ndarray, fewest: int) -> np.ndarray:
   if len(confidence_N) < fewest:
     return np.zeros(0)
   falling_N = np.sort(confidence_N)[::-1]
-  sizes = np.unique(np.geomspace(fewest, len(falling_N), LOOKS).round().astype(int))
+  spaced = np.geomspace(fewest, len(falling_N), LOOKS)
+  sizes = np.unique(spaced.round().astype(int))
   return np.unique(falling_N[sizes - 1])[::-1]

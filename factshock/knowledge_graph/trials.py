@@ -6,7 +6,7 @@ sees whether the promise holds and what it yields.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -69,10 +69,14 @@ Comparison = TypedDict(
 
 
 class _Draw(NamedTuple):
-  """A draw of the bootstrap: seeds, and for each drawn one the splits drawn of it."""
+  """Draw of the bootstrap: seeds, and for each drawn one the splits drawn of it."""
 
   seeds: list[int]
   splits: list[np.ndarray]
+
+
+# Of each of MEASURES the mean, and that of every draw of the bootstrap [R].
+_Measured: TypeAlias = dict[str, tuple[float, np.ndarray]]
 
 
 def run(
@@ -172,47 +176,80 @@ def compare(
   Raises:
     UserError: arms of other seeds than the first.
   """
-  first_label = next(iter(arms))
   _check_seeds(arms)
   rng = np.random.default_rng(seed)
+  first_label = next(iter(arms))
   sizes = [len(trials) for trials in arms[first_label].values()]
   draws = [_draw(sizes, rng) for _ in range(resamples)]
-  tables = {label: _tables(list(by_seed.values())) for label, by_seed in arms.items()}
-  means = {label: _measures(np.concatenate(table_)) for label, table_ in tables.items()}
-  samples = {label: _resampled(table_, draws) for label, table_ in tables.items()}
-
-  def difference(label: str) -> dict[str, Estimate] | None:
-    if label == first_label:
-      return None
-    return {
-      name: _estimate(
-        means[label][name] - means[first_label][name],
-        samples[label][name] - samples[first_label][name],
-        confidence,
-      )
-      for name in _DIFFERENCES
-    }
-
+  measured = {label: _measure(list(by_seed.values()), draws) for label, by_seed in arms.items()}
   comparisons: dict[str, Comparison] = {}
   for label, by_seed in arms.items():
-    estimates = {
-      name: _estimate(means[label][name], samples[label][name], confidence) for name in MEASURES
-    }
-    held_by_seed = [sum(is_held(trial, target) for trial in trials) for trials in by_seed.values()]
-    trials_of_arm = [trial for trials in by_seed.values() for trial in trials]
-    comparisons[label] = {
-      "splits": len(trials_of_arm),
-      "held": sum(held_by_seed),
-      "empty": sum(trial.accepted == 0 for trial in trials_of_arm),
-      "held_by_seed": held_by_seed,
-      "yield": estimates["yield"],
-      "reachable": estimates["reachable"],
-      "accepted_share": estimates["accepted_share"],
-      "precision": estimates["precision"],
-      "first_right": estimates["first_right"],
-      "difference": difference(label),
-    }
+    base = None if label == first_label else measured[first_label]
+    trials_by_seed = list(by_seed.values())
+    comparisons[label] = _comparison(trials_by_seed, target, measured[label], base, confidence)
   return comparisons
+
+
+def _measure(trials_by_seed: Sequence[Sequence[Trial]], draws: Sequence[_Draw]) -> _Measured:
+  """Measures the trials of an arm."""
+  tables = _tables(trials_by_seed)
+  means = _measures(np.concatenate(tables))
+  samples = _resampled(tables, draws)
+  return {name: (means[name], samples[name]) for name in MEASURES}
+
+
+def _comparison(
+  trials_by_seed: Sequence[Sequence[Trial]],
+  target: float,
+  measured: _Measured,
+  base: _Measured | None,
+  confidence: float,
+) -> Comparison:
+  """Returns what promise.json holds of an arm.
+
+  Args:
+    trials_by_seed: its trials.
+    target: the precision promised.
+    measured: of the arm.
+    base: of the first arm; None: this is the first.
+    confidence: level of the intervals.
+  """
+  held_by_seed = [_count_held(trials, target) for trials in trials_by_seed]
+  trials = [trial for of_seed in trials_by_seed for trial in of_seed]
+  estimates = {name: _estimate(*measured[name], confidence) for name in MEASURES}
+  difference = None
+  if base is not None:
+    difference = {
+      name: _estimate_difference(measured[name], base[name], confidence) for name in _DIFFERENCES
+    }
+  return {
+    "splits": len(trials),
+    "held": sum(held_by_seed),
+    "empty": sum(trial.accepted == 0 for trial in trials),
+    "held_by_seed": held_by_seed,
+    "yield": estimates["yield"],
+    "reachable": estimates["reachable"],
+    "accepted_share": estimates["accepted_share"],
+    "precision": estimates["precision"],
+    "first_right": estimates["first_right"],
+    "difference": difference,
+  }
+
+
+def _count_held(trials: Sequence[Trial], target: float) -> int:
+  """Returns in how many trials the promise held."""
+  return sum(is_held(trial, target) for trial in trials)
+
+
+def _estimate_difference(
+  measure: tuple[float, np.ndarray],
+  base: tuple[float, np.ndarray],
+  confidence: float,
+) -> Estimate:
+  """Returns how far a measure is from that of the first arm."""
+  mean, samples_R = measure
+  base_mean, base_R = base
+  return _estimate(mean - base_mean, samples_R - base_R, confidence)
 
 
 def summary_lines(comparisons: Mapping[str, Comparison], target: float) -> list[str]:
@@ -249,7 +286,9 @@ def _check_seeds(arms: Mapping[str, Mapping[int, Sequence[Trial]]]) -> None:
 def _draw(sizes: Sequence[int], rng: np.random.Generator) -> _Draw:
   """Draws seeds, and splits of each drawn seed, with replacement."""
   seeds: list[int] = rng.integers(0, len(sizes), len(sizes)).tolist()
-  return _Draw(seeds, [rng.integers(0, sizes[index], sizes[index]) for index in seeds])
+  drawn_sizes = [sizes[index] for index in seeds]
+  splits = [rng.integers(0, size, size) for size in drawn_sizes]
+  return _Draw(seeds, splits)
 
 
 def _tables(trials_by_seed: Sequence[Sequence[Trial]]) -> list[np.ndarray]:
@@ -293,7 +332,11 @@ def _resampled(tables: Sequence[np.ndarray], draws: Sequence[_Draw]) -> dict[str
 def _estimate(mean: float, samples_R: np.ndarray, confidence: float) -> Estimate:
   """Returns a mean with its interval; None for what is undefined."""
   low, high = statistics.interval(samples_R, confidence)
-  return {"mean": _or_none(mean), "low": _or_none(low), "high": _or_none(high)}
+  return {
+    "mean": _or_none(mean),
+    "low": _or_none(low),
+    "high": _or_none(high),
+  }
 
 
 def _or_none(value: float) -> float | None:

@@ -1,1 +1,1 @@
-"""What every part may use: errors, progress, interruption, processes, files and locks. No JAX."""
+"""Base of all packages: errors, progress, interruption, processes, files, locks. No JAX."""

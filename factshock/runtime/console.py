@@ -1,4 +1,4 @@
-"""What every verb shares: user errors as one line, exit codes, and progress lines with an ETA."""
+"""Running a verb: user errors as one line, exit codes, and progress lines with an ETA."""
 
 import sys
 import time

@@ -9,7 +9,7 @@ from factshock.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """What a value of a setting may be: its types, a predicate, and what was expected in words."""
+  """Requirement on a setting's value: its types, a predicate, and what was expected in words."""
 
   types: tuple[type, ...]
   accepts: Callable[[Any], bool]
