@@ -163,7 +163,12 @@ def train(config, mesh, parallel="mesh", optimizer="adamw", accumulate=1):
   )
   state = train_step.init_state(families.of(config).init(config, jax.random.key(0)), chain)
   return loop.train(
-    state, step_fn, Repeated(config), steps=20, key=jax.random.key(1), mesh=mesh, parallel=parallel
+    state,
+    step_fn,
+    Repeated(config),
+    steps=20,
+    key=jax.random.key(1),
+    options=loop.Options(mesh=mesh, parallel=parallel),
   )
 
 

@@ -17,7 +17,7 @@ from factshock.checkpoints import manifest, store
 from factshock.devices import host, partitioning
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
-from factshock.training import drivers, loop
+from factshock.training import drivers, loop, progress, saving
 from factshock.training.metrics import Metrics, read_metrics
 
 OPTIMIZER = optax.adamw(1e-2)
@@ -48,6 +48,16 @@ class Batches:
 
   def set_state(self, state):
     self.number = state["number"]
+
+
+def train(state, step, batches, *, evaluate=None, eval_steps=(), checkpoint=None, **options):
+  """Runs the loop; `checkpoint` is a Checkpointing or its first fields."""
+  run = {name: options.pop(name) for name in ("steps", "key", "frozen") if name in options}
+  if isinstance(checkpoint, tuple):
+    checkpoint = saving.Checkpointing(*checkpoint)
+  evaluation = loop.Evaluation(evaluate, eval_steps) if evaluate else None
+  options = loop.Options(checkpoint=checkpoint, evaluation=evaluation, **options)
+  return loop.train(state, step, batches, **run, options=options)
 
 
 def init_state():
@@ -99,19 +109,19 @@ def kill_at(fatal):
 @pytest.mark.parametrize("devices", [None, 4])
 def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, devices):
   mesh = partitioning.make_mesh(devices=jax.devices()[:devices]) if devices else None
-  whole = loop.train(init_state(), step_fn, Batches(), steps=20, key=KEY, mesh=mesh)
+  whole = train(init_state(), step_fn, Batches(), steps=20, key=KEY, mesh=mesh)
   first, second = Batches(), Batches()
   options = dict(
     steps=20,
     key=KEY,
     mesh=mesh,
     eval_steps=[15],
-    checkpoint=loop.Checkpointing(tmp_path / "run", 6),
+    checkpoint=saving.Checkpointing(tmp_path / "run", 6),
   )
   with pytest.raises(Killed):
-    loop.train(init_state(), step_fn, first, evaluate=kill_at(15), **options)
+    train(init_state(), step_fn, first, evaluate=kill_at(15), **options)
   assert store.latest_step(tmp_path / "run") == 12
-  resumed = loop.train(init_state(), step_fn, second, **options)
+  resumed = train(init_state(), step_fn, second, **options)
   assert first.seen[:12] + second.seen == list(range(20))
   assert_same_bits(whole, resumed)
   assert jax.tree.structure(whole) == jax.tree.structure(resumed)
@@ -119,16 +129,16 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, devices):
 
 def test_a_finished_run_is_restored_without_training(tmp_path):
   options = dict(steps=5, key=KEY, checkpoint=(tmp_path / "run",))
-  done = loop.train(init_state(), step_fn, Batches(), **options)
+  done = train(init_state(), step_fn, Batches(), **options)
   again = Batches()
-  assert_same_bits(done, loop.train(init_state(), step_fn, again, **options))
+  assert_same_bits(done, train(init_state(), step_fn, again, **options))
   assert not again.seen
 
 
 def test_mesh_and_single_device_agree():
   mesh = partitioning.make_mesh()
-  one = loop.train(init_state(), step_fn, Batches(), steps=10, key=KEY)
-  many = loop.train(init_state(), step_fn, Batches(), steps=10, key=KEY, mesh=mesh)
+  one = train(init_state(), step_fn, Batches(), steps=10, key=KEY)
+  many = train(init_state(), step_fn, Batches(), steps=10, key=KEY, mesh=mesh)
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-5, atol=1e-7)
   assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(many))
@@ -139,7 +149,7 @@ def test_mesh_and_single_device_agree():
 def test_evaluations_see_the_parameters_of_their_step_and_the_caller_keeps_its_state(mesh, placed):
   seen = {}
   state = partitioning.place_params(init_state(), mesh) if placed and mesh else init_state()
-  final = loop.train(
+  final = train(
     state,
     step_fn,
     Batches(),
@@ -153,13 +163,13 @@ def test_evaluations_see_the_parameters_of_their_step_and_the_caller_keeps_its_s
   assert_same_bits(seen[0], state["params"])
   assert_same_bits(seen[6], final["params"])
   assert_same_bits(
-    seen[4], loop.train(state, step_fn, Batches(), steps=4, key=KEY, mesh=mesh)["params"]
+    seen[4], train(state, step_fn, Batches(), steps=4, key=KEY, mesh=mesh)["params"]
   )
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_saved(tmp_path):
   with pytest.raises(UserError, match="loss of step 4 is nan"):
-    loop.train(
+    train(
       init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2)
     )
   assert store.latest_step(tmp_path / "run") == 2
@@ -167,32 +177,32 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_saved(tmp_path):
 
 def test_data_that_end_early_and_a_checkpoint_beyond_the_end_are_refused(tmp_path):
   with pytest.raises(UserError, match="data end before step 4"):
-    loop.train(init_state(), step_fn, Batches(end=3), steps=9, key=KEY)
-  loop.train(init_state(), step_fn, Batches(), steps=5, key=KEY, checkpoint=(tmp_path / "run",))
+    train(init_state(), step_fn, Batches(end=3), steps=9, key=KEY)
+  train(init_state(), step_fn, Batches(), steps=5, key=KEY, checkpoint=(tmp_path / "run",))
   with pytest.raises(UserError, match="at most 3 steps, got one of 5"):
-    loop.train(init_state(), step_fn, Batches(), steps=3, key=KEY, checkpoint=(tmp_path / "run",))
+    train(init_state(), step_fn, Batches(), steps=3, key=KEY, checkpoint=(tmp_path / "run",))
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-  loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
+  train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
   other = init_state()
   other["params"]["dense"]["kernel"] = jnp.ones((4,))
   with pytest.raises(
     UserError, match=r"another model: mis-shaped params/dense/kernel expected float32\[4\]"
   ):
-    loop.train(other, step_fn, Batches(), steps=4, key=KEY, checkpoint=(tmp_path / "run",))
+    train(other, step_fn, Batches(), steps=4, key=KEY, checkpoint=(tmp_path / "run",))
 
 
 def test_a_batch_the_mesh_cannot_share_is_refused():
   with pytest.raises(UserError, match="8 devices share evenly, got 6"):
-    loop.train(
+    train(
       init_state(), step_fn, Batches(rows=6), steps=1, key=KEY, mesh=partitioning.make_mesh()
     )
 
 
 def test_a_checkpoint_needs_a_loader_with_state(tmp_path):
   with pytest.raises(ValueError, match="get_state"):
-    loop.train(init_state(), step_fn, iter([]), steps=1, key=KEY, checkpoint=(tmp_path,))
+    train(init_state(), step_fn, iter([]), steps=1, key=KEY, checkpoint=(tmp_path,))
 
 
 def test_the_step_is_compiled_once_for_all_calls():
@@ -203,7 +213,7 @@ def test_the_step_is_compiled_once_for_all_calls():
     return step_fn(state, batch, key)
 
   for _ in range(3):
-    loop.train(init_state(), counted, Batches(), steps=3, key=KEY)
+    train(init_state(), counted, Batches(), steps=3, key=KEY)
   assert len(traces) == 2  # to be compiled, and to count its products
 
 
@@ -219,13 +229,13 @@ def test_metrics_of_a_resumed_run_have_every_step_once(tmp_path):
   with Metrics(tmp_path) as metrics:
     metrics.write("pretrain", 50, {"loss": 1.0})
     with pytest.raises(Killed):
-      loop.train(init_state(), step_fn, Batches(), metrics=metrics, evaluate=kill_at(11), **options)
+      train(init_state(), step_fn, Batches(), metrics=metrics, evaluate=kill_at(11), **options)
   with open(tmp_path / "metrics.jsonl", "a") as file:
     file.write(
       '{"label": "finetune", "step": 11, "lo'
     )  # what a kill in the middle of a line leaves
   with Metrics(tmp_path) as metrics:
-    loop.train(init_state(), step_fn, Batches(), metrics=metrics, **options)
+    train(init_state(), step_fn, Batches(), metrics=metrics, **options)
   entries = read_metrics(tmp_path / "metrics.jsonl")
   assert [(entry["label"], entry["step"]) for entry in entries] == [("pretrain", 50)] + [
     ("finetune", step) for step in range(2, 13, 2)
@@ -258,11 +268,11 @@ def test_a_broken_metrics_line_is_named(tmp_path):
 
 
 def test_progress_says_loss_and_tokens_per_second(capsys, monkeypatch):
-  original = loop.console.Progress
+  original = progress.console.Progress
   monkeypatch.setattr(
-    loop.console, "Progress", lambda *some, **more: original(*some, **more, every=0.0)
+    progress.console, "Progress", lambda *some, **more: original(*some, **more, every=0.0)
   )
-  loop.train(init_state(), step_fn, Batches(), steps=3, key=KEY, label="toy")
+  train(init_state(), step_fn, Batches(), steps=3, key=KEY, label="toy")
   lines = capsys.readouterr().out.splitlines()
   assert (
     len(lines) == 2
@@ -294,23 +304,23 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(kind, tmp_path, capsys):
-  whole = loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY)
-  options = dict(key=KEY, checkpoint=loop.Checkpointing(tmp_path / "run", 2))
-  loop.train(init_state(), step_fn, Batches(), steps=6, **options)
+  whole = train(init_state(), step_fn, Batches(), steps=9, key=KEY)
+  options = dict(key=KEY, checkpoint=saving.Checkpointing(tmp_path / "run", 2))
+  train(init_state(), step_fn, Batches(), steps=6, **options)
   DAMAGE[kind](tmp_path / "run" / "6")
   again = Batches()
-  resumed = loop.train(init_state(), step_fn, again, steps=9, **options)
+  resumed = train(init_state(), step_fn, again, steps=9, **options)
   assert again.seen == list(range(4, 9)) and (tmp_path / "run" / "damaged-6").is_dir()
   assert "set aside as" in (said := capsys.readouterr().out) and "going on from step 4" in said
   assert_same_bits(whole, resumed)
 
 
 def test_damage_to_every_checkpoint_leads_back_to_the_start(tmp_path, capsys):
-  options = dict(steps=4, key=KEY, checkpoint=loop.Checkpointing(tmp_path / "run", 2))
-  whole = loop.train(init_state(), step_fn, Batches(), **options)
+  options = dict(steps=4, key=KEY, checkpoint=saving.Checkpointing(tmp_path / "run", 2))
+  whole = train(init_state(), step_fn, Batches(), **options)
   for step in ("2", "4"):
     flip_a_bit(tmp_path / "run" / step)
-  assert_same_bits(whole, loop.train(init_state(), step_fn, Batches(), **options))
+  assert_same_bits(whole, train(init_state(), step_fn, Batches(), **options))
   assert "going on from the start" in capsys.readouterr().out
 
 
@@ -332,28 +342,28 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(number, during, tmp
     key=KEY,
     eval_steps=[5],
     evaluate=evaluate,
-    checkpoint=loop.Checkpointing(tmp_path / "run"),
+    checkpoint=saving.Checkpointing(tmp_path / "run"),
   )
   before = signal.getsignal(number)
   with pytest.raises(interruption.Interrupted, match=number.name), interruption.signals_caught():
-    loop.train(init_state(), step_fn, Batches(), **options)
+    train(init_state(), step_fn, Batches(), **options)
   assert (
     signal.getsignal(number) is before and "once more to stop at once" in capfd.readouterr().err
   )
   assert store.latest_step(tmp_path / "run") == 5
   again = Batches()
-  resumed = loop.train(init_state(), step_fn, again, **options)
+  resumed = train(init_state(), step_fn, again, **options)
   assert again.seen == [5, 6, 7, 8] and evaluated == [
     "asked",
     *([5] if during == "a step" else []),
     5,
   ]
-  assert_same_bits(resumed, loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY))
+  assert_same_bits(resumed, train(init_state(), step_fn, Batches(), steps=9, key=KEY))
 
 
 def test_the_batch_of_a_loss_that_is_not_finite_is_kept(tmp_path):
   with pytest.raises(UserError, match=r"batch_of_step_4\.npz"):
-    loop.train(
+    train(
       init_state(), step_fn, Batches(nan_at=4), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2)
     )
   kept = np.load(tmp_path / "run" / "batch_of_step_4.npz")
@@ -367,7 +377,7 @@ def test_data_that_are_late_are_spoken_of(monkeypatch, capsys):
       return super().__next__()
 
   monkeypatch.setattr(loop, "_LATE", 0.1)
-  loop.train(init_state(), step_fn, Slow(), steps=4, key=KEY)
+  train(init_state(), step_fn, Slow(), steps=4, key=KEY)
   assert capsys.readouterr().out.count("waiting for the data of step 3") == 1
 
 
@@ -386,7 +396,7 @@ def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
     passed.set()
 
   monkeypatch.setattr(store, "save", slow)
-  loop.train(
+  train(
     init_state(),
     step_fn,
     batches,
@@ -396,7 +406,7 @@ def test_training_goes_on_while_a_save_is_written(tmp_path, monkeypatch):
     eval_steps=[3],
     evaluate=evaluate,
   )
-  two = loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY)
+  two = train(init_state(), step_fn, Batches(), steps=2, key=KEY)
   assert_same_bits(store.restore(tmp_path / "run", 2)["params"], two["params"])
   assert store.read_manifest(tmp_path / "run", 2)["loader_state"] == {"number": 2}
 
@@ -407,7 +417,7 @@ def test_without_memory_for_a_copy_training_waits_for_the_save(tmp_path, monkeyp
   monkeypatch.setattr(
     store, "save", lambda *a, **k: (threads.append(threading.current_thread()), saved(*a, **k))
   )
-  loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
+  train(init_state(), step_fn, Batches(), steps=2, key=KEY, checkpoint=(tmp_path / "run",))
   assert threads == [threading.main_thread()] and store.latest_step(tmp_path / "run") == 2
 
 
@@ -421,12 +431,12 @@ def test_a_save_that_fails_behind_the_steps_ends_the_run(tmp_path, monkeypatch):
 
   monkeypatch.setattr(store, "save", full)
   with pytest.raises(UserError, match="last good checkpoint is step 2"):
-    loop.train(init_state(), step_fn, Batches(), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
+    train(init_state(), step_fn, Batches(), steps=9, key=KEY, checkpoint=(tmp_path / "run", 2))
   assert store.latest_step(tmp_path / "run") == 2
 
 
 def test_a_trace_of_some_steps_is_written(tmp_path, capsys):
-  loop.train(
+  train(
     init_state(),
     step_fn,
     Batches(),
@@ -450,4 +460,4 @@ def test_numbers_that_go_to_the_devices_unsaid_are_refused():
     pytest.MonkeyPatch.context() as patch,
   ):
     patch.setattr(drivers, "_jitted", compiled)
-    loop.train(init_state(), step_fn, Batches(), steps=2, key=KEY)
+    train(init_state(), step_fn, Batches(), steps=2, key=KEY)

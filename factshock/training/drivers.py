@@ -1,68 +1,172 @@
-"""How a train step is spread over devices: one device, a mesh (jit), or replicas (pmap). The step itself is the same pure function."""
+"""Drivers of a train step: one device, a mesh (jit), or replicas (pmap) of the same pure step."""
 
 import functools
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
+import optax
 
 from factshock.devices import partitioning
 from factshock.runtime.errors import UserError
 from factshock.training import train_step
+from factshock.training.train_step import Scalars, StepFn, TrainState
+from factshock.types import Batch, Params
 
 PARALLEL = ("mesh", "pmap")
 AXIS = "replicas"  # the axis over which a pmapped step sums (train_step.make_train_step's `axis`)
 
+# A pytree of arrays: a train state, a key or frozen weights.
+Tree: TypeAlias = Any
 
-class Driver(NamedTuple):
-  """What the loop does with a state, a batch and a step."""
-
-  place: Callable  # tree (a train state, a key or frozen weights) -> the same on the devices
-  shard: (
-    Callable  # batch of numpy arrays, the rows of this process -> the whole batch on the devices
-  )
-  compile: Callable  # (step function, placed state, whether it takes frozen weights) -> compiled step, its state donated
-  one: Callable  # tree from the devices -> the tree as it was before `place`
+# A step ready to run, its state donated: (state, batch, key, and frozen weights if any).
+CompiledStep: TypeAlias = Callable[..., tuple[TrainState, Scalars]]
 
 
-def driver(mesh, parallel="mesh"):
-  """The Driver of a mesh (None: the first device). UserError for pmap over a mesh that cuts weights."""
+class Driver(Protocol):
+  """What the training loop does with a state, a batch and a step."""
+
+  def place(self, tree: Tree) -> Tree:
+    """Returns a tree on the devices."""
+    ...
+
+  def shard(self, batch: Batch) -> Batch:
+    """Returns the whole batch on the devices from the rows of this process."""
+    ...
+
+  def compile(self, step_fn: StepFn, state: TrainState, has_frozen: bool) -> CompiledStep:
+    """Returns the compiled step.
+
+    Args:
+      step_fn: the pure step.
+      state: a placed state.
+      has_frozen: whether the step takes frozen weights too.
+    """
+    ...
+
+  def unplace(self, tree: Tree) -> Tree:
+    """Returns a tree from the devices as it was before `place`."""
+    ...
+
+
+class _OneDevice:
+  """Driver of the first device of this process."""
+
+  def place(self, tree: Tree) -> Tree:
+    return jax.device_put(tree, jax.local_devices()[0])
+
+  def shard(self, batch: Batch) -> Batch:
+    return jax.device_put(batch)
+
+  def compile(self, step_fn: StepFn, state: TrainState, has_frozen: bool) -> CompiledStep:
+    return _compile(step_fn, state)
+
+  def unplace(self, tree: Tree) -> Tree:
+    return tree
+
+
+class _OnMesh:
+  """Driver of a mesh: weights and batches are cut over it, XLA adds what devices exchange."""
+
+  def __init__(self, mesh: jax.sharding.Mesh) -> None:
+    self._mesh = mesh
+
+  def place(self, tree: Tree) -> Tree:
+    if isinstance(tree, dict) and {"params", "opt_state"} <= tree.keys():
+      return partitioning.place(tree, partitioning.state_shardings(tree, self._mesh))
+    return partitioning.place_params(tree, self._mesh)
+
+  def shard(self, batch: Batch) -> Batch:
+    return partitioning.join_rows(batch, self._mesh)
+
+  def compile(self, step_fn: StepFn, state: TrainState, has_frozen: bool) -> CompiledStep:
+    return _compile(step_fn, state)
+
+  def unplace(self, tree: Tree) -> Tree:
+    return tree
+
+
+class _Replicated:
+  """Driver of replicas: each device holds all weights and a share of the batch (pmap)."""
+
+  def __init__(self, mesh: jax.sharding.Mesh) -> None:
+    # Of several processes each feeds its own devices; the sum is over all.
+    self._devices = np.array(mesh.local_devices)
+    replicas = jax.sharding.Mesh(self._devices, (AXIS,))
+    self._sharding = jax.sharding.NamedSharding(replicas, jax.sharding.PartitionSpec(AXIS))
+
+  def place(self, tree: Tree) -> Tree:
+    """Returns a copy of each leaf on each device, as arrays [devices, ...]."""
+    count = len(self._devices)
+
+    def replicate(leaf: jax.Array) -> jax.Array:
+      copies = jax.numpy.broadcast_to(leaf, (count, *leaf.shape))
+      return jax.device_put(copies, self._sharding)
+
+    return jax.tree.map(replicate, tree)
+
+  def shard(self, batch: Batch) -> Batch:
+    """Returns each array [B, ...] of a batch as [devices, B / devices, ...]."""
+    count = len(self._devices)
+    for name, array in batch.items():
+      if array.shape[0] % count:
+        raise UserError(
+          f"expected a batch size that {count} devices share evenly, got {array.shape[0]} "
+          f"({name}); choose a multiple of {count}"
+        )
+    return {
+      name: jax.device_put(np.reshape(array, (count, -1, *array.shape[1:])), self._sharding)
+      for name, array in batch.items()
+    }
+
+  def compile(self, step_fn: StepFn, state: TrainState, has_frozen: bool) -> CompiledStep:
+    compiled = _pmapped(step_fn, has_frozen)
+
+    def run(*arguments: Tree) -> tuple[TrainState, Scalars]:
+      state, metrics = compiled(*arguments)
+      return state, self.unplace(metrics)
+
+    return run
+
+  def unplace(self, tree: Tree) -> Tree:
+    """Returns the copy of each leaf that the first device has."""
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+
+
+def driver(mesh: jax.sharding.Mesh | None, parallel: str = "mesh") -> Driver:
+  """Returns the driver of a mesh.
+
+  Args:
+    mesh: of partitioning.make_mesh; None takes the first device alone.
+    parallel: one of PARALLEL.
+
+  Raises:
+    UserError: pmap over a mesh that cuts weights.
+  """
   if mesh is None:
-    return Driver(
-      lambda tree: jax.device_put(tree, jax.local_devices()[0]),
-      jax.device_put,
-      _jit,
-      lambda tree: tree,
-    )
+    return _OneDevice()
   if parallel == "mesh":
-    return Driver(
-      functools.partial(_place, mesh),
-      lambda batch: partitioning.join_rows(batch, mesh),
-      _jit,
-      lambda tree: tree,
-    )
+    return _OnMesh(mesh)
   if mesh.size != mesh.shape["data"]:
     raise UserError(
-      f"config.parallel='pmap' holds all weights on each device; expected config.mesh.fsdp=1 and config.mesh.model=1, got "
-      f"{mesh.shape['fsdp']} and {mesh.shape['model']}"
+      "config.parallel='pmap' holds all weights on each device; expected config.mesh.fsdp=1 and "
+      f"config.mesh.model=1, got {mesh.shape['fsdp']} and {mesh.shape['model']}"
     )
-  devices = np.array(
-    mesh.local_devices
-  )  # of several processes each feeds its own; the sum is over all
-  rows = jax.sharding.NamedSharding(
-    jax.sharding.Mesh(devices, (AXIS,)), jax.sharding.PartitionSpec(AXIS)
-  )
-  return Driver(
-    functools.partial(_replicas, rows, len(devices)),
-    functools.partial(_cut, rows, len(devices)),
-    _pmap,
-    _first,
-  )
+  return _Replicated(mesh)
 
 
-def init_state(params, optimizer, mesh, parallel="mesh"):
-  """As train_step.init_state, each weight cut over the mesh from the beginning and the optimizer's arrays as it: none is ever whole."""
+def init_state(
+  params: Params,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh | None,
+  parallel: str = "mesh",
+) -> TrainState:
+  """Returns the state before the first step, on the mesh.
 
+  Each weight is cut over the mesh from the beginning and the optimizer's arrays as it: none is ever
+  whole.
+  """
   if mesh is None or parallel == "pmap":
     return train_step.init_state(params, optimizer)
   params = partitioning.place_params(params, mesh)
@@ -76,72 +180,38 @@ def init_state(params, optimizer, mesh, parallel="mesh"):
 
 
 @functools.lru_cache(maxsize=32)
-def _optimizer_init(optimizer, shardings, structure):
+def _optimizer_init(
+  optimizer: optax.GradientTransformation,
+  shardings: tuple[jax.sharding.Sharding, ...],
+  structure: jax.tree_util.PyTreeDef,
+) -> Callable[[Params], Tree]:
   return jax.jit(optimizer.init, out_shardings=structure.unflatten(shardings))
 
 
-def _place(mesh, tree):
-  if isinstance(tree, dict) and {"params", "opt_state"} <= tree.keys():
-    return partitioning.place(tree, partitioning.state_shardings(tree, mesh))
-  return partitioning.place_params(tree, mesh)
-
-
-def _jit(step_fn, state, frozen):
+def _compile(step_fn: StepFn, state: TrainState) -> CompiledStep:
+  """Returns the jitted step; the state stays where it is."""
   leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
   compiled = _jitted(step_fn, tuple(leaves), structure)
 
-  def run(*arguments):
-    with jax.transfer_guard(
-      "disallow"
-    ):  # what a step reads is on the devices already (pmap puts its arguments there itself)
+  def run(*arguments: Tree) -> tuple[TrainState, Scalars]:
+    # What a step reads is on the devices already (pmap puts its arguments there itself).
+    with jax.transfer_guard("disallow"):
       return compiled(*arguments)
 
   return run
 
 
 @functools.lru_cache(maxsize=32)
-def _jitted(step_fn, shardings, structure):
-  """The jitted step; the cache keeps it, and so its compiled code, for later calls. The state stays where it is."""
+def _jitted(
+  step_fn: StepFn,
+  shardings: tuple[jax.sharding.Sharding, ...],
+  structure: jax.tree_util.PyTreeDef,
+) -> CompiledStep:
+  """Returns the jitted step; the cache keeps it, and so its compiled code, for later calls."""
   return jax.jit(step_fn, donate_argnums=0, out_shardings=(structure.unflatten(shardings), None))
 
 
 @functools.lru_cache(maxsize=32)
-def _pmapped(step_fn, frozen):
-  return jax.pmap(
-    step_fn, axis_name=AXIS, donate_argnums=0, in_axes=(0, 0, 0, *([0] if frozen else []))
-  )
-
-
-def _pmap(step_fn, state, frozen):
-  compiled = _pmapped(step_fn, frozen)
-
-  def run(*arguments):
-    state, metrics = compiled(*arguments)
-    return state, _first(metrics)
-
-  return run
-
-
-def _replicas(rows, count, tree):
-  """A copy of each leaf on each device, as arrays [devices, ...]."""
-  return jax.tree.map(
-    lambda leaf: jax.device_put(jax.numpy.broadcast_to(leaf, (count, *leaf.shape)), rows), tree
-  )
-
-
-def _cut(rows, count, batch):
-  """Each array [B, ...] of a batch as [devices, B / devices, ...]."""
-  for name, array in batch.items():
-    if array.shape[0] % count:
-      raise UserError(
-        f"expected a batch size that {count} devices share evenly, got {array.shape[0]} ({name}); choose a multiple of {count}"
-      )
-  return {
-    name: jax.device_put(np.reshape(array, (count, -1, *array.shape[1:])), rows)
-    for name, array in batch.items()
-  }
-
-
-def _first(tree):
-  """The copy of each leaf that the first device has."""
-  return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+def _pmapped(step_fn: StepFn, has_frozen: bool) -> CompiledStep:
+  in_axes = (0, 0, 0, 0) if has_frozen else (0, 0, 0)
+  return jax.pmap(step_fn, axis_name=AXIS, donate_argnums=0, in_axes=in_axes)

@@ -94,7 +94,7 @@ def runner(name):
 
   from factshock.devices import partitioning
   from factshock.models import t5
-  from factshock.training import dry_run, loop, optimizers, train_step
+  from factshock.training import dry_run, loop, optimizers, saving, train_step
 
   sizes = dict(SIZES[name])
   rows, lengths = sizes.pop("batch"), {side: sizes.pop(side) for side in ("inputs", "targets")}
@@ -120,9 +120,11 @@ def runner(name):
         batches,
         steps=EVERY.value * (SAVES + 1),
         key=jax.random.key(1),
-        mesh=mesh,
-        label=name,
-        checkpoint=loop.Checkpointing(folder, EVERY.value) if folder else None,
+        options=loop.Options(
+          mesh=mesh,
+          label=name,
+          checkpoint=saving.Checkpointing(folder, EVERY.value) if folder else None,
+        ),
       )
     return batches.times + [time.perf_counter()]
 
