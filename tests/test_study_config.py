@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from factshock.runtime.errors import UserError
-from factshock.study import arms, checks, finetuning, pipeline, training
+from factshock.study import arms, checks, finetuning, finetuning_examples, pipeline
 from factshock.study import config as configs
 from factshock.theory import study
 from factshock.training.settings import ARM_SETTINGS, FinetuningConfig, PretrainingConfig
@@ -207,7 +207,7 @@ def test_batches_are_no_longer_than_their_examples_need():
   section = dataclasses.replace(finetune, input_length=40, target_length=16)
 
   def lengths(needs, text=None):
-    fitted = training.fit_lengths(section, needs, text)
+    fitted = finetuning_examples.fit_lengths(section, needs, text)
     same = dataclasses.replace(fitted, input_length=40, target_length=16)
     assert same == section
     return fitted.input_length, fitted.target_length

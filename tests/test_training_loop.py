@@ -162,9 +162,7 @@ def test_evaluations_see_the_parameters_of_their_step_and_the_caller_keeps_its_s
   assert list(seen) == [0, 4, 6]
   assert_same_bits(seen[0], state["params"])
   assert_same_bits(seen[6], final["params"])
-  assert_same_bits(
-    seen[4], train(state, step_fn, Batches(), steps=4, key=KEY, mesh=mesh)["params"]
-  )
+  assert_same_bits(seen[4], train(state, step_fn, Batches(), steps=4, key=KEY, mesh=mesh)["params"])
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_saved(tmp_path):
@@ -195,9 +193,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_a_batch_the_mesh_cannot_share_is_refused():
   with pytest.raises(UserError, match="8 devices share evenly, got 6"):
-    train(
-      init_state(), step_fn, Batches(rows=6), steps=1, key=KEY, mesh=partitioning.make_mesh()
-    )
+    train(init_state(), step_fn, Batches(rows=6), steps=1, key=KEY, mesh=partitioning.make_mesh())
 
 
 def test_a_checkpoint_needs_a_loader_with_state(tmp_path):

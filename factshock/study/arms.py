@@ -19,6 +19,7 @@ from factshock.runtime import files, processes
 from factshock.runtime.errors import UserError
 from factshock.study import answers, pretraining_text, study_data, training, weights
 from factshock.study import config as configs
+from factshock.study.finetuning_examples import FinetuningData
 from factshock.training.settings import FinetuningConfig
 
 PRETRAINED = "pretrained"
@@ -163,17 +164,19 @@ def _run_finetune(study, name):
   training.finetune(
     study,
     name,
-    facts,
+    FinetuningData(
+      facts,
+      ratio=arm.get("ratio", 0),
+      question_weight=arm.get("question_weight", 1.0),
+      text=arm.get("text", "whole"),
+      belief=belief,
+      adjustment=arm.get("logit_adjustment", 0.0),
+      order=arm.get("order", 0),
+      fact_weights=splits.answer_weights(facts, study.counts) if arm.get("reweighted") else None,
+    ),
     section,
     start,
-    ratio=arm.get("ratio", 0),
-    question_weight=arm.get("question_weight", 1.0),
-    text=arm.get("text", "whole"),
-    belief=belief,
-    adjustment=arm.get("logit_adjustment", 0.0),
-    order=arm.get("order", 0),
     evaluate=evaluate,
-    fact_weights=splits.answer_weights(facts, study.counts) if arm.get("reweighted") else None,
   )
 
 

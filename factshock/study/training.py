@@ -1,273 +1,269 @@
-"""How the models of a study are trained: the examples of a finetuning set, the step of a section, and where checkpoints stand."""
+"""Training of a study's models: the step of a section, the run of an arm, and its checkpoints."""
 
 import contextlib
 import dataclasses
 import functools
 import math
 import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
-import numpy as np
+import optax
 
 from factshock.checkpoints import loading
-from factshock.data import batching, decoder_text, mixture, prompts, soft_labels
+from factshock.data import example_sources, mixture
 from factshock.devices import partitioning
-from factshock.facts import splits
 from factshock.models import layers, lora
+from factshock.models.model_config import ModelConfig
 from factshock.runtime import processes
-from factshock.study import answers, seed_run
 from factshock.study import config as configs
-from factshock.training import drivers, loop, metrics, optimizers
+from factshock.study import finetuning_examples
+from factshock.study.finetuning_examples import FinetuningData
+from factshock.study.seed_run import SeedRun
+from factshock.training import drivers, loop, metrics, optimizers, saving
 from factshock.training import train_step as steps
+from factshock.training.optimizers import OptimizerConfig
 from factshock.training.settings import FinetuningConfig, PretrainingConfig, TrainingConfig
+from factshock.training.train_step import LossFn, Scalars, StepFn, TrainState
+from factshock.types import Batch, Params
 
 _ORDERS = 1_000_003  # between the seeds of two orders of one study
 
 
-def question_source(
-  study, facts, prompt, loss_weight=1.0, belief=None, fact_weights=None, adjustment=0.0
-):
-  """(source, longest [input, target] tokens) of finetuning examples: each fact's prompt and its answer.
+@functools.cache
+def train_step(
+  model_config: ModelConfig,
+  optimizer_config: OptimizerConfig,
+  accumulate: int,
+  lora_scale: float | None = None,
+  axis: str | None = None,
+) -> tuple[StepFn, optax.GradientTransformation]:
+  """Returns the train step and its optimizer; one object each, so that it is compiled once.
 
   Args:
-    belief: None for the facts' own objects; else for each fact probabilities [candidates] that are taught in their place.
-    fact_weights: None, or for each fact what its loss is multiplied by. adjustment: strength of the logit adjustment by how often the
-      facts have each answer (data/soft_labels.py); 0 for none.
+    model_config: the model's.
+    optimizer_config: the optimizer's settings.
+    accumulate: microbatches that a batch is cut into.
+    lora_scale: of adapters, which are then what is trained; the step takes the weights as its
+      `frozen`. None trains the weights.
+    axis: name of the mapped axis that the step sums over (pmap), or None.
   """
-
-  room, fields = (
-    (decoder_text, ("tokens",)) if study.is_decoder else (prompts, ("inputs", "targets"))
-  )
-  texts = study.prompt_texts(facts, seed_run.Question(prompt))
-  if belief is not None or adjustment:
-    belief = belief or [answers.on_object(study, fact) for fact in facts]
-    encode = lambda row, place: room.encode_example(
-      study.tokenizer, texts[row], study.candidates[facts[row]["relation"]][place]
-    )
-    prior = functools.cache(
-      lambda relation: splits.answer_prior(facts, relation, study.candidates[relation])
-    )
-    priors = [prior(fact["relation"]) for fact in facts] if adjustment else None
-    source = soft_labels.soft_source(
-      encode,
-      belief,
-      priors,
-      adjustment,
-      loss_weight,
-      pad=decoder_text.PAD if study.is_decoder else 0,
-    )
-    examples = [
-      encode(row, int(place)) for row, p in enumerate(belief) for place in np.flatnonzero(p)
-    ]
+  optimizer = optimizers.make_optimizer(optimizer_config)
+  if lora_scale is None:
+    loss: LossFn = functools.partial(steps.loss_fn, model_config=model_config)
   else:
-    examples = [
-      room.encode_example(study.tokenizer, text, prompts.answer_text(fact, prompt))
-      for text, fact in zip(texts, facts)
-    ]
-    for example, weight in zip(examples, () if fact_weights is None else fact_weights):
-      example["weights"] = np.float32(weight) * example.get(
-        "weights", np.ones(len(example[fields[-1]]), np.float32)
-      )
-    source = (decoder_text if study.is_decoder else mixture).qa_source(examples, loss_weight)
-  lengths = tuple(max(len(one[field]) for one in examples) for field in fields)
-  return source, lengths if len(lengths) == 2 else (*lengths, 0)
-
-
-@functools.cache
-def train_step(model, settings, accumulate, lora_scale=None, axis=None):
-  """The train step and optimizer of a model and an optimization section; one object each, so compiled once.
-
-  With a `lora_scale` the step trains adapters and takes the weights as its `frozen`; with an `axis` it sums over it (pmap).
-  """
-
-  def adapted(adapters, frozen, **arguments):
-    return steps.loss_fn(lora.attach(frozen, adapters, lora_scale), model, **arguments)
-
-  optimizer = optimizers.make_optimizer(settings)
-  loss = functools.partial(steps.loss_fn, model_config=model) if lora_scale is None else adapted
+    loss = _adapter_loss(model_config, lora_scale)
   return steps.make_train_step(loss, optimizer, accumulate, axis), optimizer
 
 
-def train(
-  study,
-  name,
-  section,
-  sources,
-  ratios,
-  rows,
-  params,
-  order=0,
-  evaluate=None,
-  eval_steps=(),
-  profile_steps=0,
-):
-  """Trains `params` on a mixture of sources by one optimization section; goes on where it was interrupted.
+def _adapter_loss(model_config: ModelConfig, lora_scale: float) -> LossFn:
+  def loss(
+    adapters: Params, frozen: Params, batch: Batch, key: jax.Array | None = None
+  ) -> tuple[jax.Array, Scalars]:
+    params = lora.attach(frozen, adapters, lora_scale)
+    return steps.loss_fn(params, model_config, batch=batch, key=key)
 
-  A batch has `rows` times the section's batch_size examples, of which each source gives its share by `ratios`, in an order by the
-  study's seed and `order`.
-  Of `profile_steps` steps a trace is written to WORKDIR/profile. Where the section asks for adapters these are trained, and `evaluate` gets the params with them attached.
+  return loss
+
+
+def train(
+  run: SeedRun,
+  name: str,
+  section: TrainingConfig,
+  sources: Sequence[tuple[example_sources.Source, float]],
+  params: Params,
+  *,
+  order: int = 0,
+  evaluate: Callable[[int, Params], None] | None = None,
+  profile_steps: int = 0,
+) -> Params:
+  """Trains on a mixture of sources by one section; goes on where it was interrupted.
+
+  Args:
+    run: the seed's.
+    name: of the arm; its checkpoints and metrics stand under it.
+    section: settings of the training. Where it asks for adapters these are trained.
+    sources: each with its part of a batch, any positive numbers.
+    params: the weights that training starts from.
+    order: of the examples, together with the seed.
+    evaluate: function of (step, params), called at a FinetuningConfig's eval_steps; its params have
+      the adapters attached.
+    profile_steps: of so many steps a trace is written to WORKDIR/profile.
 
   Returns:
     The trained parameters, or adapters.
   """
-
   adapters = section.adapters
-  scale = adapters.scale if adapters else None
-  frozen = None
-  parallel = study.config.parallel
+  parallel = run.config.parallel
   step_fn, optimizer = train_step(
-    study.model_config,
+    run.model_config,
     section.optimizer,
     section.accumulate,
-    scale,
+    adapters.scale if adapters else None,
     drivers.AXIS if parallel == "pmap" else None,
   )
+  frozen = None
   if adapters:
-    trained = lora.init(params, jax.random.key(study.seed), adapters.rank, adapters.targets)
+    trained = lora.init(params, jax.random.key(run.seed), adapters.rank, adapters.targets)
     frozen = layers.bits_on_cpu(params)
     params = trained
-  weights = lambda state: (
-    lora.attach(frozen, optimizers.averaged(state), scale) if scale else optimizers.averaged(state)
-  )
-  batch_size = round(section.batch_size * rows)
-  batches = mixture.batches(
-    sources,
-    ratios,
-    batch_size=batch_size,
-    input_length=section.input_length,
-    target_length=section.target_length,
-    seed=study.seed + _ORDERS * order,
-    pack_to=_row_multiple(study, section) if section.pack else 0,
-    rows_of=functools.partial(partitioning.local_rows, study.mesh),
-  )
-  folder = study.workdir.checkpoints(name, study.seed)
-  with contextlib.ExitStack() as stack:
-    writer = processes.is_first() and stack.enter_context(
-      metrics.Metrics(study.workdir.metrics(name, study.seed))
-    )
+
+  def weights(state: TrainState) -> Params:
+    average = optimizers.averaged(state)
+    if frozen is None or adapters is None:
+      return average
+    return lora.attach(frozen, average, adapters.scale)
+
+  evaluation = None
+  if evaluate and isinstance(section, FinetuningConfig):
+    evaluation = loop.Evaluation(evaluate, section.eval_steps, weights)
+  with _open_metrics(run, name) as writer:
     state = loop.train(
-      drivers.init_state(params, optimizer, study.mesh, parallel),
+      drivers.init_state(params, optimizer, run.mesh, parallel),
       step_fn,
-      batches,
+      _batches(run, section, sources, order),
       steps=section.steps,
-      key=jax.random.key(study.seed),
-      mesh=study.mesh,
-      label=name,
-      metrics=writer,
-      log_every=section.log_every,
-      evaluate=evaluate,
-      eval_steps=eval_steps,
-      weights=weights,
+      key=jax.random.key(run.seed),
       frozen=frozen,
-      parallel=parallel,
-      profile=loop.Profile(study.workdir.profile, profile_steps) if profile_steps else None,
-      checkpoint=loop.Checkpointing(
-        folder,
-        section.checkpoint_every,
-        provenance(study, name, section),
-        None if section.keep_checkpoints else 2,
+      options=loop.Options(
+        mesh=run.mesh,
+        parallel=parallel,
+        label=name,
+        metrics=writer,
+        log_every=section.log_every,
+        checkpoint=_checkpointing(run, name, section),
+        evaluation=evaluation,
+        profile=_profile(run, profile_steps),
       ),
     )
-  # of several processes each has parts of the weights; what comes after them computes with whole ones
-  return state["params"] if processes.process_count() == 1 else partitioning.fetch(state["params"])
+  if processes.process_count() == 1:
+    return state["params"]
+  # Each process has shards of the weights; what comes after them computes with whole ones.
+  return partitioning.fetch(state["params"])
+
+
+def _batches(
+  run: SeedRun,
+  section: TrainingConfig,
+  sources: Sequence[tuple[example_sources.Source, float]],
+  order: int,
+) -> mixture.Batches:
+  return mixture.batches(
+    [source for source, _ in sources],
+    [ratio for _, ratio in sources],
+    batch_size=section.batch_size,
+    input_length=section.input_length,
+    target_length=section.target_length,
+    seed=run.seed + _ORDERS * order,
+    pack_to=row_multiple(run, section) if section.pack else 0,
+    rows_of=functools.partial(partitioning.local_rows, run.mesh),
+  )
+
+
+@contextlib.contextmanager
+def _open_metrics(run: SeedRun, name: str) -> Iterator[metrics.Metrics | None]:
+  """Yields the metrics of an arm, in the first process alone; None in the others."""
+  if not processes.is_first():
+    yield None
+    return
+  with metrics.Metrics(run.workdir.metrics(name, run.seed)) as writer:
+    yield writer
+
+
+def _checkpointing(run: SeedRun, name: str, section: TrainingConfig) -> saving.Checkpointing:
+  return saving.Checkpointing(
+    run.workdir.checkpoints(name, run.seed),
+    section.checkpoint_every,
+    provenance(run, name, section),
+    None if section.keep_checkpoints else 2,
+  )
+
+
+def _profile(run: SeedRun, steps: int) -> loop.Profile | None:
+  return loop.Profile(run.workdir.profile, steps) if steps else None
 
 
 def finetune(
-  study,
-  name,
-  facts,
-  section,
-  start,
+  run: SeedRun,
+  name: str,
+  data: FinetuningData,
+  section: FinetuningConfig,
+  params: Params,
   *,
-  ratio=0,
-  question_weight=1.0,
-  text="whole",
-  belief=None,
-  fact_weights=None,
-  adjustment=0.0,
-  order=0,
-  evaluate=None,
-  profile_steps=0,
-):
-  """Finetunes the weights `start` on facts, with `ratio` examples of the pretraining task to each question.
+  evaluate: Callable[[int, Params], None] | None = None,
+  profile_steps: int = 0,
+) -> Params:
+  """Finetunes weights on facts, with `data.ratio` examples of the pretraining task to each.
 
   Args:
-    section: as config.finetune; its lengths are the most a row may have.
-    question_weight: multiplies the questions' loss. text: one of texts.KINDS. belief, fact_weights, adjustment: as in question_source.
-    order: another number, another order of the examples. evaluate: function of (step, params), called at eval_steps.
-    profile_steps: as in train.
+    run: the seed's.
+    name: of the arm.
+    data: the facts, what is taught of them and what is mixed in.
+    section: settings of the finetuning; its lengths are the most a row may have, its batch size
+      counts the questions.
+    params: the weights that finetuning starts from.
+    evaluate: function of (step, params), called at the section's eval_steps.
+    profile_steps: as in `train`.
+
+  Returns:
+    The finetuned parameters, or adapters.
   """
-  questions, needs = question_source(
-    study, facts, section.prompt, question_weight, belief, fact_weights, adjustment
-  )
-  section = fit_lengths(
-    section, needs, PretrainingConfig.of(study.config.pretrain) if ratio else None
-  )
-  chosen = study.texts(text) if ratio else []
+  questions, needs = finetuning_examples.question_source(run, data, section.prompt)
+  text = PretrainingConfig.of(run.config.pretrain) if data.ratio else None
+  section = finetuning_examples.fit_lengths(section, needs, text)
+  section = dataclasses.replace(section, batch_size=round(section.batch_size * (1 + data.ratio)))
+  texts = run.texts(data.text) if data.ratio else []
   return train(
-    study,
+    run,
     name,
     section,
-    [questions, *(source for source, _ in chosen)],
-    [1.0, *(ratio * share for _, share in chosen)],
-    1 + ratio,
-    start,
-    order,
-    evaluate,
-    section.eval_steps if evaluate else (),
-    profile_steps,
+    [(questions, 1.0), *((source, data.ratio * share) for source, share in texts)],
+    params,
+    order=data.order,
+    evaluate=evaluate,
+    profile_steps=profile_steps,
   )
 
 
-def fit_lengths(
-  section: FinetuningConfig, needs: tuple[int, int], text: TrainingConfig | None = None
-) -> FinetuningConfig:
-  """A section whose lengths are no longer than its examples' `needs` (and the text's section, if any) ask for.
+def row_multiple(run: SeedRun, section: TrainingConfig) -> int:
+  """Returns the number that packed rows come in multiples of.
 
-  Lengths come in few sizes (`batching.bucket`), so that arms share compiled steps; config.finetune's are the most.
+  Devices and microbatches share them evenly.
   """
-
-  lengths = {}
-  for name, need in zip(("input_length", "target_length"), needs):
-    need = max(need, getattr(text, name) if text else 0)
-    lengths[name] = min(getattr(section, name), batching.bucket(need)) if need else 0
-  return dataclasses.replace(section, **lengths)
+  return math.lcm(partitioning.batch_shard_count(run.mesh), section.accumulate)
 
 
-def _row_multiple(study, section):
-  """Of what packed rows are a multiple: devices and microbatches share them."""
+def provenance(run: SeedRun, arm: str, section: TrainingConfig | None = None) -> dict[str, Any]:
+  """Returns what a checkpoint says of itself.
 
-  return math.lcm(partitioning.batch_shard_count(study.mesh), section.accumulate)
-
-
-def provenance(study, arm, section=None):
-  """What a checkpoint says of itself: its experiment, where its tokenizer and relations stand, and for adapters
-  what they stand on."""
+  That is its experiment, the workdir with its tokenizer and relations, and for adapters the weights
+  they stand on.
+  """
   record = {
     "arm": arm,
-    "seed": study.seed,
-    "workdir": study.workdir.absolute_path,
-    "experiment": configs.to_dict(study.config),
+    "seed": run.seed,
+    "workdir": run.workdir.absolute_path,
+    "experiment": configs.to_dict(run.config),
   }
-  if section and section.adapters:
-    record["lora"] = {
-      "rank": section.adapters.rank,
-      "alpha": section.adapters.alpha,
-      "base": _base(study),
-    }
+  adapters = section.adapters if section else None
+  if adapters:
+    record["lora"] = {"rank": adapters.rank, "alpha": adapters.alpha, "base": _base(run)}
   return record
 
 
-def _base(study):
-  """Where the pretrained weights are read from: a checkpoint's folder or a HuggingFace model."""
-  if starts_ready(study.config):
-    return study.config.start_from
-  return os.path.abspath(study.workdir.checkpoints("pretrained", study.seed))
+def _base(run: SeedRun) -> str:
+  """Returns the path of the pretrained weights: a checkpoint's folder or a HuggingFace model."""
+  if starts_ready(run.config):
+    return run.config.start_from
+  return os.path.abspath(run.workdir.checkpoints("pretrained", run.seed))
 
 
-def starts_ready(config):
-  """Whether a config's pretrained weights are those of a HuggingFace model, untouched: they are not copied."""
+def starts_ready(config: configs.Config) -> bool:
+  """Returns whether the pretrained weights are a HuggingFace model's, untouched.
 
+  They are then not copied into the workdir.
+  """
   return (
     bool(config.start_from)
     and config.pretrain.steps == 0

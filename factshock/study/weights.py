@@ -1,4 +1,4 @@
-"""The weights of a study: pretrained, finetuned, random, or those it starts from."""
+"""Weights of a study: pretrained, finetuned, random, or those it starts from."""
 
 import jax
 
@@ -7,63 +7,73 @@ from factshock.models import families, lora
 from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError
 from factshock.study import training
+from factshock.study.seed_run import SeedRun
 from factshock.training.settings import PretrainingConfig
+from factshock.types import Params
 
 
-def pretrained(study):
-  """The pretrained weights: trained if need be, from scratch or from config.start_from; else read back."""
+def pretrained(run: SeedRun) -> Params:
+  """Returns the pretrained weights: read back, or trained if need be.
 
-  section = PretrainingConfig.of(study.config.pretrain)
-  folder = study.workdir.checkpoints("pretrained", study.seed)
-  if training.starts_ready(study.config):
-    return start_weights(study)
+  They are trained from scratch or from config.start_from. A damaged checkpoint is set aside.
+  """
+  section = PretrainingConfig.of(run.config.pretrain)
+  folder = run.workdir.checkpoints("pretrained", run.seed)
+  if training.starts_ready(run.config):
+    return start_weights(run)
   if store.agreed_latest_step(folder) == section.steps:
     try:
       return store.restore_params(folder)
     except tree_files.Damaged as error:
       store.set_aside(folder, section.steps, error)
-  params = start_weights(study) if study.config.start_from else random_params(study)
-  params = training.train(study, "pretrained", section, *zip(*study.texts("whole")), 1, params)
+  params = start_weights(run) if run.config.start_from else random_params(run)
+  params = training.train(run, "pretrained", section, run.texts("whole"), params)
   if section.steps == 0:
-    store.save(folder, 0, params=params, config=training.provenance(study, "pretrained"))
+    store.save(folder, 0, params=params, config=training.provenance(run, "pretrained"))
   return params
 
 
-def finetuned(study, arm, step=None):
-  """The weights of a finetuned arm: its checkpoint's (the newest, or a kept one), or its adapters merged into the pretrained weights."""
+def finetuned(run: SeedRun, arm: str, step: int | None = None) -> Params:
+  """Returns the weights of a finetuned arm; adapters are merged into the pretrained weights.
 
-  folder = study.workdir.checkpoints(arm, study.seed)
+  Args:
+    run: the seed's.
+    arm: the arm's name.
+    step: that of a kept checkpoint; None takes the newest.
+  """
+  folder = run.workdir.checkpoints(arm, run.seed)
   params = store.restore_params(folder, step)
   record = store.read_manifest(folder, step)["config"]
   if "lora" not in record:
     return params
-  return lora.merge(pretrained(study), params, record["lora"]["alpha"] / record["lora"]["rank"])
+  scale = record["lora"]["alpha"] / record["lora"]["rank"]
+  return lora.merge(pretrained(run), params, scale)
 
 
-def random_params(study):
-  """Random weights of the study's model, by its seed."""
+def random_params(run: SeedRun) -> Params:
+  """Returns random weights of the study's model, by its seed."""
+  return families.of(run.model_config).init(run.model_config, jax.random.key(run.seed))
 
-  return families.of(study.model_config).init(study.model_config, jax.random.key(study.seed))
 
+def start_weights(run: SeedRun) -> Params:
+  """Returns the weights that config.start_from names.
 
-def start_weights(study):
-  """The weights that config.start_from names: a checkpoint of ours, or a HuggingFace folder or hub id.
+  That is a checkpoint of ours, or a HuggingFace folder or hub id.
 
   Raises:
     UserError: nothing there, or a model of other sizes than config.model (naming each).
   """
-
-  source = study.config.start_from
+  source = run.config.start_from
   if loading.is_checkpoint(source):
     like = jax.eval_shape(
-      lambda: families.of(study.model_config).init(study.model_config, jax.random.key(0))
+      lambda: families.of(run.model_config).init(run.model_config, jax.random.key(0))
     )
     return store.restore(source, like={"params": like})["params"]
-  differing = families.differences(huggingface.config_of(source), study.model_config)
+  differing = families.differences(huggingface.config_of(source), run.model_config)
   if differing:
     raise UserError(
       f"config.start_from={source}: is another model than config.model says (there, here):\n  "
       + "\n  ".join(differing)
       + "\n  configs/pretrained.py:PATH takes the sizes from the model"
     )
-  return huggingface.load(source, param_dtype=study.model_config.param_dtype)[0]
+  return huggingface.load(source, param_dtype=run.model_config.param_dtype)[0]

@@ -36,7 +36,8 @@ from factshock.devices import partitioning
 from factshock.facts import documents, sources
 from factshock.runtime import console
 from factshock.runtime.workdir import Workdir
-from factshock.study import seed_run, study_data, training
+from factshock.study import finetuning_examples, seed_run, study_data, training
+from factshock.study.finetuning_examples import FinetuningData
 from factshock.training.settings import FinetuningConfig, PretrainingConfig
 
 DATA = flags.DEFINE_string(
@@ -81,13 +82,15 @@ def real_study(folder, spec):
 def batches_of(study, ratio, pack):
   """The batches of finetuning (study/training.py), and the batch size."""
   config, section = study.config, FinetuningConfig.of(study.config.finetune)
-  questions, needs = training.question_source(study, study.sets["pool"], section.prompt)
-  section = training.fit_lengths(
+  questions, needs = finetuning_examples.question_source(
+    study, FinetuningData(study.sets["pool"]), section.prompt
+  )
+  section = finetuning_examples.fit_lengths(
     section, needs, PretrainingConfig.of(config.pretrain) if ratio else None
   )
   chosen = study.texts("whole") if ratio else []
   size = round(section.batch_size * (1 + ratio))
-  pack_to = training._row_multiple(study, section) if pack else 0
+  pack_to = training.row_multiple(study, section) if pack else 0
   batches = mixture.batches(
     [questions, *(source for source, _ in chosen)],
     [1.0, *(ratio * share for _, share in chosen)],
