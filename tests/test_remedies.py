@@ -208,7 +208,7 @@ def test_sentences_about_facts_are_left_out(tmp_path, kind, expected, named):
   if named:
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
     text = str(tmp_path / "text.txt")
-  found = pretraining_text._of_kind(text, 0, kind, data, sets, str(tmp_path / "facts"), 0)
+  found = pretraining_text._of_kind(text, kind, str(tmp_path / "kept.jsonl.gz"), data, sets, 0)
   if named:
     import gzip
 
@@ -217,7 +217,7 @@ def test_sentences_about_facts_are_left_out(tmp_path, kind, expected, named):
 
 
 def test_random_words_keep_lengths_and_words():
-  found = pretraining_text._of_kind(SENTENCES, 0, "random_words", None, None, "", 3)
+  found = pretraining_text._of_kind(SENTENCES, "random_words", "", None, None, 3)
   words = lambda rows: collections.Counter(word for row in rows for word in row.split())
   assert words(found) == words(SENTENCES) and [len(row.split()) for row in found] == [
     len(row.split()) for row in SENTENCES

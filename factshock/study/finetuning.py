@@ -22,19 +22,24 @@ from factshock.study.seed_run import SeedRun
 from factshock.training import dry_run as planning
 from factshock.training import train_step as steps
 from factshock.training.settings import FinetuningConfig
-from factshock.types import Batch
+from factshock.types import Batch, FilePath
 
 NAME = "finetuned"
 
 
 def run(
-  config: Config, workdir: str, *, seed: int = 0, ratio: float = 0.0, profile_steps: int = 0
+  config: Config,
+  folder: FilePath,
+  *,
+  seed: int = 0,
+  ratio: float = 0.0,
+  profile_steps: int = 0,
 ) -> str:
   """Finetunes the model of a config on all of config.facts; goes on where it was interrupted.
 
   Args:
     config: of the experiment.
-    workdir: where facts, checkpoints and metrics are written.
+    folder: the workdir, where facts, checkpoints and metrics are written.
     seed: of everything random.
     ratio: examples of the pretraining task on config.corpus mixed in with each question.
     profile_steps: of how many steps a trace is written to WORKDIR/profile.
@@ -47,16 +52,16 @@ def run(
     interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
   check(config, ratio)
-  workdir = Workdir.of(workdir)
+  workdir = Workdir.of(folder)
   ownership.claim(config, workdir)
   host.keep_freed_memory()
   host.use_compilation_cache()
   mesh = _make_mesh(config)
-  provenance.append_run(workdir, {**provenance.describe_run(), "seed": seed, "ratio": ratio})
-  folder = workdir.checkpoints(NAME, seed)
-  if store.agreed_latest_step(folder) == config.finetune.steps:
-    print(f"{folder}: finished before, nothing to do; choose another --workdir to train anew")
-    return folder
+  provenance.append_run(workdir.runs, {**provenance.describe_run(), "seed": seed, "ratio": ratio})
+  checkpoints = workdir.checkpoints(NAME, seed)
+  if store.agreed_latest_step(checkpoints) == config.finetune.steps:
+    print(f"{checkpoints}: finished before, nothing to do; choose another --workdir to train anew")
+    return checkpoints
   with processes.first_process_first("facts and text"):
     study_run = _assemble(config, workdir, seed, mesh)
   facts = study_run.sets["pool"]
@@ -70,7 +75,7 @@ def run(
       weights.pretrained(study_run),
       profile_steps=profile_steps,
     )
-  return folder
+  return checkpoints
 
 
 def reproducible(
