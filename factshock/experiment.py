@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
   if config is None:
     raise UserError("needs --config=FILE; --help explains")
   if config.get("study") == "one_layer":
-    from factshock.theory.study import run, summary_lines
+    from factshock.study.theory import run
+    from factshock.theory.study import summary_lines
   else:
     from factshock.study.diagnosis import summary_lines
     from factshock.study.pipeline import run

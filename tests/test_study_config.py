@@ -13,7 +13,7 @@ import pytest
 from factshock.runtime.errors import UserError
 from factshock.study import arms, checks, finetuning, finetuning_examples, pipeline
 from factshock.study import config as configs
-from factshock.theory import study
+from factshock.theory import settings as theory_settings
 from factshock.training.settings import ARM_SETTINGS, FinetuningConfig, PretrainingConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -27,7 +27,7 @@ def load(name):
 
 def check(config):
   if config.get("study") == "one_layer":
-    study.check(config)
+    theory_settings.check(config)
     return
   finetuning.check(config, 0)
   with config.unlocked():

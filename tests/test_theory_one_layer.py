@@ -12,10 +12,10 @@ from scipy import optimize
 
 from factshock.theory import deep, one_layer, training, worlds
 
-SIZES = dict(
+SIZES = worlds.Sizes(
   subjects=24, relations=3, answers=4, zipf=1.0, answer_zipf=1.0, sentences=2000, test=0.5
 )
-ANSWERS = SIZES["relations"] * SIZES["answers"]
+ANSWERS = SIZES.relations * SIZES.answers
 
 
 @pytest.fixture(scope="module")

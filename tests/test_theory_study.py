@@ -2,6 +2,7 @@
 from config to page.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from scipy import stats
 from configs import one_layer as one_layer_config
 from factshock.report import theory_page
 from factshock.runtime.errors import UserError
+from factshock.study import theory as pipeline
 from factshock.theory import (
   conditions,
   estimates,
@@ -25,13 +27,12 @@ from factshock.theory import (
   variants,
   worlds,
 )
-from factshock.theory import study as pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
-SIZES = dict(
+SIZES = worlds.Sizes(
   subjects=60, relations=3, answers=5, zipf=1.0, answer_zipf=1.0, sentences=6000, test=0.5
 )
-SETTINGS = dict(cosine=0.0, question=1.0, bins=10, learning_rate=1.0, steps=(5, 20))
+SETTINGS = conditions.Settings(cosine=0.0, question=1.0, bins=10, learning_rate=1.0, steps=(5, 20))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def condition(world, stored):
 def tiny(**changed):
   config = one_layer_config.get_config()
   config.seeds = 2
-  config.world.update(SIZES)
+  config.world.update(dataclasses.asdict(SIZES))
   config.pretrain.update(dict(steps=50, learning_rate=50.0))
   config.finetune.steps = (5, 20)
   config.phases.update(dict(zipf=(0.5, 1.0), sizes=(5,), steps=(5, 20)))
@@ -66,8 +67,8 @@ def tiny(**changed):
 
 def test_a_world_states_every_fact_and_as_many_sentences_as_asked(world):
   assert (world.counts_KxSxR >= 1).all()
-  np.testing.assert_array_equal(world.counts_KxSxR.sum(axis=(1, 2)), SIZES["sentences"])
-  of_relation = world.answers_KxSxR // SIZES["answers"]
+  np.testing.assert_array_equal(world.counts_KxSxR.sum(axis=(1, 2)), SIZES.sentences)
+  of_relation = world.answers_KxSxR // SIZES.answers
   np.testing.assert_array_equal(of_relation, np.broadcast_to(np.arange(3), of_relation.shape))
 
 
@@ -184,7 +185,7 @@ def test_the_update_is_what_a_small_step_of_finetuning_on_one_fact_does(world, s
 
 def test_a_question_token_weakens_what_the_relation_says(world, stored):
   _, plain = conditions.values_of(stored, SETTINGS)
-  _, question = conditions.values_of(stored, {**SETTINGS, "question": 0.6})
+  _, question = conditions.values_of(stored, dataclasses.replace(SETTINGS, question=0.6))
   np.testing.assert_allclose(question, 0.6 * np.asarray(plain), rtol=1e-6)
 
 
@@ -216,11 +217,11 @@ def test_a_prediction_holds_only_where_whole_intervals_do(condition):
       "high_salience": of.after["low_salience"],
     }
     before = {**of.before, "salience": -of.before["salience"]}
-    return of._replace(after=after, before=before)
+    return dataclasses.replace(of, after=after, before=before)
 
   exchanged = 0
   for claim, opposite in zip(
-    hypotheses.of(condition, condition), hypotheses.of(turned(condition), turned(condition))
+    hypotheses.judge(condition, condition), hypotheses.judge(turned(condition), turned(condition))
   ):
     for row, other in zip(claim["estimates"], opposite["estimates"]):
       end = row["low"] if row["wanted"] == "above" else row["high"]
@@ -263,11 +264,12 @@ def test_uniform_subjects_have_no_popular_half_worth_the_name():
   alone.
   """
   cells = phases.diagram(
-    {**SIZES, "sentences": 60_000},
+    dataclasses.replace(SIZES, sentences=60_000),
     list(range(6)),
-    dict(steps=50, learning_rate=50.0),
-    {**SETTINGS, "steps": (20,)},
-    dict(zipf=(0.0,), sizes=(10,)),
+    phases.Descent(steps=50, learning_rate=50.0),
+    dataclasses.replace(SETTINGS, steps=(20,)),
+    zipf_exponents=(0.0,),
+    set_sizes=(10,),
   )
   assert abs(cells[0]["gap"][0]["mean"]) < 0.05
 
@@ -276,17 +278,19 @@ def test_variants_with_one_layer_and_head_agree_with_the_exact_model():
   """The same seeds through W_V and W_KQ as matrices: the change of attention is the same as in the
   basis of the tokens.
   """
-  sizes, seeds = dict(SIZES, subjects=30, sentences=3000), [0, 1]
+  sizes, seeds = dataclasses.replace(SIZES, subjects=30, sentences=3000), [0, 1]
   row = variants.run(
     variants.VARIANTS["one_layer"],
     sizes,
     seeds,
-    dict(steps=30, learning_rate=20.0, known=1.1),
-    dict(steps=20, learning_rate=1.0),
+    variants.Pretraining(steps=30, learning_rate=20.0, known=1.1),
+    phases.Descent(steps=20, learning_rate=1.0),
   )
   world = worlds.make(sizes, seeds)
   w_v = phases.at(phases.pretrained(world, sizes, (30,), 20.0, 0.0), 0)
-  exact = conditions.run(world, w_v, {**SETTINGS, "steps": (20,)}, sets=("popular", "unpopular"))
+  exact = conditions.run(
+    world, w_v, dataclasses.replace(SETTINGS, steps=(20,)), sets=("popular", "unpopular")
+  )
   np.testing.assert_allclose(row["gap"]["values"], hypotheses.gap(exact, "accuracy"), atol=0.03)
   for name in ("popular", "unpopular"):
     change = exact.after[name]["attention"][:, -1].mean(axis=1) - 0.5

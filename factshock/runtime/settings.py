@@ -1,7 +1,8 @@
 """Settings declared once: dataclasses whose fields carry the check of their value."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from factshock.runtime.errors import UserError
@@ -47,6 +48,24 @@ def tuple_of(check: Check, least: int = 0) -> Check:
     lambda values: len(values) >= least and all(map(check.fits, values)),
     f"a list of at least {least}, each {check.expected}",
   )
+
+
+def _is_seeds(value: int | Sequence[int]) -> bool:
+  if isinstance(value, int):
+    return value >= 1
+  return len(value) >= 1 and len(set(value)) == len(value) and all(map(WHOLE.fits, value))
+
+
+SEEDS = Check(
+  (int, tuple, list),
+  _is_seeds,
+  "a number of seeds (3 for 0, 1, 2) or a list of different seeds",
+)
+
+
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+  """Returns the seeds that a value of SEEDS asks for."""
+  return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
 
 
 def setting(check: Check, **options: Any) -> Any:
@@ -108,3 +127,67 @@ def values_of(settings: type, section: Mapping[str, Any], path: str) -> dict[str
     raise UserError(f"{path}: expected a value for {', '.join(missing)}, got none")
   values = {field.name: section[field.name] for field in fields if field.name in section}
   return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def check_sections(config: Any, schema: Schema) -> None:
+  """Checks a config all of whose keys one schema names.
+
+  Raises:
+    UserError: names every problem.
+  """
+  raise_if_any(section_problems(config, schema, "config"))
+
+
+def raise_if_any(problems: Sequence[str]) -> None:
+  """Raises a UserError with a config's problems, a line each, unless there are none."""
+  if problems:
+    raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
+
+
+def section_problems(
+  section: Any, schema: Schema, path: str, extra: Sequence[str] = ()
+) -> list[str]:
+  """Returns what is wrong with a section's keys and values, a line each.
+
+  Args:
+    section: of a config, or the config itself.
+    schema: checks by key.
+    path: name of the section in the lines.
+    extra: keys that must be there too and are checked elsewhere.
+  """
+  known = [*schema, *extra]
+  problems = [unknown_key(f"{path}.{key}", key, known) for key in section if key not in known]
+  problems += [f"{path}.{key} is missing" for key in known if key not in section]
+  for key, check in schema.items():
+    if key not in section:
+      continue
+    value = section[key]
+    if isinstance(check, Check):
+      problems += value_problems(value, check, f"{path}.{key}")
+    elif hasattr(value, "keys"):
+      problems += section_problems(value, check, f"{path}.{key}")
+    else:
+      problems.append(f"{path}.{key}: expected a section with {', '.join(check)}, got {value!r}")
+  return problems
+
+
+def value_problems(value: Any, check: Check, path: str) -> list[str]:
+  """Returns the line that says what is wrong with a value; none where it fits."""
+  if check.fits(value):
+    return []
+  return [f"{path}: expected {check.expected}, got {value!r}"]
+
+
+def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
+  """Returns the line on an unknown key, with the name that may have been meant.
+
+  Args:
+    path: of the key, such as "config.world.subject".
+    key: its last part.
+    known: the keys that there are.
+  """
+  known = list(known)
+  close = difflib.get_close_matches(key, known, 1)
+  if close:
+    return f"{path} is unknown; did you mean {close[0]!r}?"
+  return f"{path} is unknown; known here: {', '.join(sorted(known))}"

@@ -1,29 +1,33 @@
 """Keys of an experiment's config, each with its type and range, checked before anything runs."""
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import ml_collections
 
 from factshock.facts import documents, sources
 from factshock.models import families, weight_groups
-from factshock.runtime.errors import UserError
 from factshock.runtime.settings import (
   COUNT,
   FLAG,
   INSIDE,
   NOT_NEGATIVE,
   POSITIVE,
+  SEEDS,
   SHARE,
   TEXT,
   WHOLE,
   Check,
   Schema,
   choice,
+  raise_if_any,
+  section_problems,
+  seed_list,
   tuple_of,
+  unknown_key,
+  value_problems,
 )
 from factshock.training import settings as training_settings
 
@@ -43,17 +47,6 @@ class ArmKey:
 ArmSchema: TypeAlias = Mapping[str, ArmKey]
 
 
-def _is_seeds(value: int | Sequence[int]) -> bool:
-  if isinstance(value, int):
-    return value >= 1
-  return len(value) >= 1 and len(set(value)) == len(value) and all(map(WHOLE.fits, value))
-
-
-SEEDS = Check(
-  (int, tuple, list),
-  _is_seeds,
-  "a number of seeds (3 for 0, 1, 2) or a list of different seeds",
-)
 TEXTS = tuple_of(TEXT, 1)
 STEPS = tuple_of(WHOLE, 1)
 TAUS = tuple_of(NOT_NEGATIVE, 1)
@@ -113,9 +106,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def seeds(config: Config) -> list[int]:
   """Returns the seeds a config asks for."""
-  if isinstance(config.seeds, int):
-    return list(range(config.seeds))
-  return list(config.seeds)
+  return seed_list(config.seeds)
 
 
 def check(config: Config, kinds: Mapping[str, ArmSchema]) -> None:
@@ -128,21 +119,12 @@ def check(config: Config, kinds: Mapping[str, ArmSchema]) -> None:
   Raises:
     UserError: names every unknown or missing key and every value out of its range.
   """
-  problems = _section_problems(config, SCHEMA, "config", extra=_SPECIAL)
+  problems = section_problems(config, SCHEMA, "config", extra=_SPECIAL)
   if "model" in config:
     problems += model_problems(config.model)
   if not problems:
     problems = _arms_problems(config, kinds) + _joint_problems(config)
-  _raise_if_any(problems)
-
-
-def check_sections(config: Config, schema: Schema) -> None:
-  """Checks a config all of whose keys one schema names.
-
-  Raises:
-    UserError: names every problem.
-  """
-  _raise_if_any(_section_problems(config, schema, "config"))
+  raise_if_any(problems)
 
 
 def model_problems(section: Any) -> list[str]:
@@ -151,53 +133,7 @@ def model_problems(section: Any) -> list[str]:
   if family not in families.names():
     known = ", ".join(families.names())
     return [f"config.model.family: expected one of {known}, got {family!r}"]
-  return _section_problems(section, families.section_schema(family), "config.model")
-
-
-def _raise_if_any(problems: Sequence[str]) -> None:
-  if problems:
-    raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
-
-
-def _section_problems(
-  section: Config, schema: Schema, path: str, extra: Sequence[str] = ()
-) -> list[str]:
-  """Returns what is wrong with a section's keys and values, a line each.
-
-  Args:
-    section: of a config, or the config itself.
-    schema: checks by key.
-    path: name of the section in the lines.
-    extra: keys that must be there too and are checked elsewhere.
-  """
-  known = [*schema, *extra]
-  problems = [_unknown_key(f"{path}.{key}", key, known) for key in section if key not in known]
-  problems += [f"{path}.{key} is missing" for key in known if key not in section]
-  for key, check_ in schema.items():
-    if key not in section:
-      continue
-    value = section[key]
-    if isinstance(check_, Check):
-      problems += _value_problems(value, check_, f"{path}.{key}")
-    elif hasattr(value, "keys"):
-      problems += _section_problems(value, check_, f"{path}.{key}")
-    else:
-      problems.append(f"{path}.{key}: expected a section with {', '.join(check_)}, got {value!r}")
-  return problems
-
-
-def _value_problems(value: Any, check_: Check, path: str) -> list[str]:
-  if check_.fits(value):
-    return []
-  return [f"{path}: expected {check_.expected}, got {value!r}"]
-
-
-def _unknown_key(path: str, key: str, known: Iterable[str]) -> str:
-  known = list(known)
-  close = difflib.get_close_matches(key, known, 1)
-  if close:
-    return f"{path} is unknown; did you mean {close[0]!r}?"
-  return f"{path} is unknown; known here: {', '.join(sorted(known))}"
+  return section_problems(section, families.section_schema(family), "config.model")
 
 
 def _arms_problems(config: Config, kinds: Mapping[str, ArmSchema]) -> list[str]:
@@ -222,9 +158,9 @@ def _arm_problems(arm: Config, schema: ArmSchema, path: str) -> list[str]:
     if key == "kind":
       continue
     if key in schema:
-      problems += _value_problems(value, schema[key].check, f"{path}.{key}")
+      problems += value_problems(value, schema[key].check, f"{path}.{key}")
     else:
-      problems.append(_unknown_key(f"{path}.{key}", key, schema))
+      problems.append(unknown_key(f"{path}.{key}", key, schema))
   return problems
 
 

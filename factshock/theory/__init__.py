@@ -1,1 +1,2 @@
-"""The theory of the second paper (arXiv 2406.14785): why finetuning on lesser-known facts makes a model forget to look at the subject."""
+"""The theory of the second paper (arXiv 2406.14785): why finetuning on lesser-known facts makes a "
+"model forget to look at the subject."""

@@ -1,25 +1,56 @@
-"""What the one-layer theory leaves out: the same study with several heads, more layers, or all weights trained, in a small world."""
+"""What the one-layer theory leaves out: several heads, more layers, all weights trained.
 
-from typing import NamedTuple
+The same study in a small world.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import INSIDE, setting
 from factshock.theory import deep, training, worlds
-from factshock.theory.estimates import estimate
+from factshock.theory.estimates import SeedValues, estimate
+from factshock.theory.hypotheses import Row
+from factshock.theory.phases import Descent
+from factshock.theory.worlds import Sizes, World
 
 _SPREAD = 1.0  # of W_KQ's first logits, where heads or layers have to differ
 
 
-class Variant(NamedTuple):
-  """A model and the arrays that its finetuning trains; pretraining trains W_V."""
+@dataclasses.dataclass(frozen=True)
+class Pretraining(Descent):
+  """Settings of pretraining.
+
+  It ends with the share `known` of all facts, so that models are compared that know as much, and at
+  any rate after `steps`.
+
+  Attributes:
+    known: share of all facts with which it ends.
+  """
+
+  known: float = setting(INSIDE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """A model and the arrays that its finetuning trains; pretraining trains W_V.
+
+  Attributes:
+    title: its name in the report.
+    layers: how many.
+    heads: how many.
+    finetuned: names of the arrays that finetuning trains.
+  """
 
   title: str
   layers: int = 1
   heads: int = 1
-  finetuned: tuple = ("key_query",)
+  finetuned: tuple[str, ...] = ("key_query",)
 
 
 VARIANTS = {
@@ -32,53 +63,76 @@ VARIANTS = {
 }
 
 
-def run(variant, sizes, seeds, pretraining, finetuning):
-  """The row of a variant: dict of `title` and of estimates `before` and `gap` (accuracy on test subjects), and `attention`, dict set -> its
-  change on test subjects' queries, mean over layers and heads.
+class VariantRow(Row):
+  """A variant in short, see hypotheses.Row; attention is the mean over layers and heads."""
+
+  title: str
+
+
+def run(
+  variant: Variant,
+  sizes: Sizes,
+  seeds: Sequence[int],
+  pretraining: Pretraining,
+  finetuning: Descent,
+) -> VariantRow:
+  """Returns the row of a variant: accuracy on test subjects and change of attention to them.
 
   Args:
-    sizes: of worlds.make.
-    pretraining: dict of `learning_rate`, divided by heads and layers, which all write to the same logits, of `known`, the share of
-      all facts with which it ends, so that models are compared that know as much, and of `steps`, after which it ends at any rate.
-    finetuning: dict of steps and learning_rate.
-  Raises: UserError where a loss is not finite.
+    variant: the model.
+    sizes: of the world.
+    seeds: of worlds and models.
+    pretraining: its learning rate is divided by heads and layers, which all write to the same
+      logits.
+    finetuning: of the arrays that the variant trains.
+
+  Raises:
+    UserError: a loss is not finite.
   """
   world = worlds.make(sizes, seeds)
-  found = jax.tree.map(
-    np.asarray,
-    _run(
-      variant,
-      world,
-      np.asarray(seeds),
-      sizes["answers"] * sizes["relations"],
-      {
-        **pretraining,
-        "learning_rate": pretraining["learning_rate"] / variant.layers / variant.heads,
-      },
-      finetuning,
-    ),
+  measured = jax.tree.map(
+    np.asarray, _run(variant, world, np.asarray(seeds), sizes.all_answers, pretraining, finetuning)
   )
-  if not np.isfinite(found["losses"]).all():
+  if not np.isfinite(measured["losses"]).all():
     raise UserError(
-      f"variant {variant.title!r}: a loss is not finite; choose learning rates below those of pretraining, "
-      f"{pretraining['learning_rate']:g}, and finetuning, {finetuning['learning_rate']:g}"
+      f"variant {variant.title!r}: a loss is not finite; choose learning rates below those of "
+      f"pretraining, {pretraining.learning_rate:g}, and finetuning, {finetuning.learning_rate:g}"
     )
-  (before_K, looked_K), popular, unpopular = found["before"], found["popular"], found["unpopular"]
+  before_K, attention_K = measured["before"]
+  popular_K, popular_attention_K = measured["popular"]
+  unpopular_K, unpopular_attention_K = measured["unpopular"]
+  changes: dict[str, SeedValues] = {
+    "popular": estimate(popular_attention_K - attention_K),
+    "unpopular": estimate(unpopular_attention_K - attention_K),
+  }
   return {
     "title": variant.title,
     "before": estimate(before_K),
-    "gap": estimate(popular[0] - unpopular[0]),
-    "attention": {
-      "popular": estimate(popular[1] - looked_K),
-      "unpopular": estimate(unpopular[1] - looked_K),
-    },
+    "gap": estimate(popular_K - unpopular_K),
+    "attention": changes,
   }
 
 
-def _run(variant, world, seeds_K, answers, pretraining, finetuning):
+def _run(
+  variant: Variant,
+  world: World,
+  seeds_K: np.ndarray,
+  answers: int,
+  pretraining: Pretraining,
+  finetuning: Descent,
+) -> dict[str, Any]:
+  """Returns (accuracy, attention) [K] before finetuning and after each half, and all losses."""
   subjects, relations = world.answers_KxSxR.shape[1:]
+  learning_rate = pretraining.learning_rate / variant.layers / variant.heads
 
-  def one(seed, answers_SxR, counts_SxR, test_T, popular_F, unpopular_F):
+  def one_seed(
+    seed: jax.Array,
+    answers_SxR: jax.Array,
+    counts_SxR: jax.Array,
+    test_T: jax.Array,
+    popular_F: jax.Array,
+    unpopular_F: jax.Array,
+  ) -> dict[str, Any]:
     params = deep.init(
       jax.random.key(seed),
       subjects=subjects,
@@ -91,19 +145,35 @@ def _run(variant, world, seeds_K, answers, pretraining, finetuning):
     )
     everyone = _queries(jnp.arange(subjects), answers_SxR)
     weights_N = (counts_SxR / counts_SxR.sum()).ravel()
-    params, *losses = deep.train(params, ("value",), *everyone, weights_N, **pretraining)
+    params, loss = deep.train(
+      params,
+      ("value",),
+      *everyone,
+      weights_N,
+      steps=pretraining.steps,
+      learning_rate=learning_rate,
+      known=pretraining.known,
+    )
+    losses = [loss]
     test = _queries(test_T, answers_SxR)
-    found = {}
-    for name, facts in (("popular", popular_F), ("unpopular", unpopular_F)):
-      tokens, gold = _queries(facts, answers_SxR)
-      tuned, last = deep.train(
-        params, variant.finetuned, tokens, gold, jnp.full(gold.shape, 1 / gold.size), **finetuning
+    measured: dict[str, Any] = {}
+    for name, facts_F in (("popular", popular_F), ("unpopular", unpopular_F)):
+      tokens, gold = _queries(facts_F, answers_SxR)
+      tuned, loss = deep.train(
+        params,
+        variant.finetuned,
+        tokens,
+        gold,
+        jnp.full(gold.shape, 1 / gold.size),
+        steps=finetuning.steps,
+        learning_rate=finetuning.learning_rate,
       )
-      found[name], losses = _measured(tuned, *test), [*losses, last]
-    return {**found, "before": _measured(params, *test), "losses": jnp.stack(losses)}
+      measured[name] = _measure(tuned, *test)
+      losses.append(loss)
+    return {**measured, "before": _measure(params, *test), "losses": jnp.stack(losses)}
 
-  run = jax.jit(lambda *arrays: training.over_seeds(one, *arrays))
-  return run(
+  over_seeds = jax.jit(lambda *arrays: training.over_seeds(one_seed, *arrays))
+  return over_seeds(
     seeds_K,
     world.answers_KxSxR,
     world.counts_KxSxR,
@@ -113,15 +183,18 @@ def _run(variant, world, seeds_K, answers, pretraining, finetuning):
   )
 
 
-def _queries(subjects_F, answers_SxR):
-  """All facts of subjects: (tokens [F * R, 2], answers [F * R])."""
+def _queries(subjects_F: jax.Array, answers_SxR: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns all facts of subjects: (tokens [F * R, 2], answers [F * R])."""
   subjects, relations = answers_SxR.shape
-  tokens_FxRx2 = jnp.stack(
-    jnp.meshgrid(subjects_F, subjects + jnp.arange(relations), indexing="ij"), axis=-1
-  )
+  relation_tokens_R = subjects + jnp.arange(relations)
+  pairs = jnp.meshgrid(subjects_F, relation_tokens_R, indexing="ij")
+  tokens_FxRx2 = jnp.stack(pairs, axis=-1)
   return tokens_FxRx2.reshape(-1, 2), answers_SxR[subjects_F].ravel()
 
 
-def _measured(params, tokens_Nx2, answers_N):
-  f_NxA, looked_NxLxH = deep.forward(params, tokens_Nx2)
-  return (f_NxA.argmax(axis=-1) == answers_N).mean(), looked_NxLxH.mean()
+def _measure(
+  params: deep.Weights, tokens_Nx2: jax.Array, answers_N: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the share answered right, and the mean attention to the subject."""
+  f_NxA, attention_NxLxH = deep.forward(params, tokens_Nx2)
+  return (f_NxA.argmax(axis=-1) == answers_N).mean(), attention_NxLxH.mean()

@@ -17,10 +17,10 @@ from absl import app, flags
 
 from factshock.theory import conditions, phases, worlds
 
-SIZES = dict(
+SIZES = worlds.Sizes(
   subjects=1000, relations=5, answers=20, zipf=1.0, answer_zipf=1.0, sentences=100_000, test=0.5
 )
-SETTINGS = dict(
+SETTINGS = conditions.Settings(
   cosine=0.0, question=1.0, bins=10, learning_rate=1.0, steps=(1, 2, 5, 10, 20, 50, 100, 200)
 )
 SEEDS = flags.DEFINE_integer("seeds", 20, "Seeds.")
@@ -33,10 +33,10 @@ def torch_seconds(world, seeds, steps):
   weights = torch.tensor(world.counts_KxSxR[:seeds])
   weights = weights / weights.sum(dim=(1, 2), keepdim=True)
   subject = torch.zeros(
-    seeds, SIZES["subjects"], 1, SIZES["relations"] * SIZES["answers"], requires_grad=True
+    seeds, SIZES.subjects, 1, SIZES.relations * SIZES.answers, requires_grad=True
   )
   relation = torch.zeros(
-    seeds, 1, SIZES["relations"], SIZES["relations"] * SIZES["answers"], requires_grad=True
+    seeds, 1, SIZES.relations, SIZES.relations * SIZES.answers, requires_grad=True
   )
   for step in range(steps + 2):
     if step == 2:
@@ -62,10 +62,7 @@ def main(_):
     [
       [f"pretraining, {_STEPS} steps, {SEEDS.value} seeds", f"{pretrained - began:.1f}"],
       [
-        (
-          f"four finetuning sets, {SETTINGS['steps'][-1]} steps, measured {len(SETTINGS['steps'])} "
-          f"times"
-        ),
+        f"four finetuning sets, {SETTINGS.steps[-1]} steps, measured {len(SETTINGS.steps)} times",
         f"{finetuned:.1f}",
       ],
     ],
