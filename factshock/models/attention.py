@@ -1,5 +1,7 @@
 """Attention of the T5 kind: relative position bias, segment masks, and the product itself."""
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,9 @@ from factshock.models import fused, products
 MASKED = (
   -1e9
 )  # added to a score in float32: no underflow to -inf, so a fully masked row stays finite
+
+
+Cached: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def relative_buckets(offsets, *, bidirectional, buckets, max_distance):

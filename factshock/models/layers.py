@@ -1,4 +1,7 @@
-"""The parts that T5 and Llama share: parameters cast for computing, adapters beside them, norm, feed-forward."""
+"""What T5 and Llama share: parameters cast for computing, adapters beside them, norm, caches."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -6,82 +9,109 @@ import jax.numpy as jnp
 import numpy as np
 
 from factshock.models import products
+from factshock.models.model_config import ModelConfig
+from factshock.types import Batch, Params
 
-# Layers' weights are taken out of their stack once, before a loop over tokens, where the stack is no larger than this;
-# else a layer's are copied at every token.
+# Layers' weights are taken out of their stack once, before a loop over tokens, where the stack is
+# no larger than this; else a layer's are copied at every token.
 UNSTACKED_BYTES = 1 << 30
-_JOINED = (
-  ("query", "key", "value"),
-  ("gate", "up"),
-)  # weights of the same inputs, read in one product
+
+# Weights of the same inputs, read in one product.
+_JOINED = (("query", "key", "value"), ("gate", "up"))
+
+# Several inputs in one row: tokens and segments, each [R, L], and the index among the R * L tokens
+# of each token of the inputs, [B, S].
+Packed: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def layer_weights(stacked):
-  """The weights of a stack of layers as a list of a layer's each, with those that are read together joined as well.
+def layer_weights(stacked: Params) -> list[Params] | None:
+  """Returns the weights of each layer of a stack, those that are read together joined as well.
 
-  None where the copy would be too large. For loops over tokens: one copy, where a slice of a stack and the joining
-  would be made again and again.
+  For loops over tokens: one copy, where a slice of a stack and the joining would be made again and
+  again. None where the copy would be too large.
   """
-  if sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) > UNSTACKED_BYTES:
+  leaves = jax.tree.leaves(stacked)
+  if sum(leaf.nbytes for leaf in leaves) > UNSTACKED_BYTES:
     return None
-  return [_with_joined(_take(stacked, layer)) for layer in range(len(jax.tree.leaves(stacked)[0]))]
+  return [_with_joined(_take(stacked, layer)) for layer in range(len(leaves[0]))]
 
 
-def _with_joined(tree):
-  found = {
-    name: _with_joined(value) if isinstance(value, dict) else value for name, value in tree.items()
-  }
+def _with_joined(tree: Params) -> Params:
+  """Returns weights with each group of _JOINED as one more weight, "query_key_value" say."""
+  weights = {}
+  for name, value in tree.items():
+    weights[name] = _with_joined(value) if isinstance(value, dict) else value
   for names in _JOINED:
-    if set(names) <= found.keys():
-      found["_".join(names)] = jnp.concatenate([found[name] for name in names], axis=1)
-  return found
+    if set(names) <= weights.keys():
+      weights["_".join(names)] = jnp.concatenate([weights[name] for name in names], axis=1)
+  return weights
 
 
-def unstack(cache, names):
-  """A cache for a loop over tokens, its arrays of these names as lists of a layer's each, to be written in place."""
+def unstack(cache: Batch, names: Sequence[str]) -> Batch:
+  """Returns a cache for a loop over tokens, to be written in place.
+
+  Args:
+    cache: arrays with layers on the first axis.
+    names: those that become lists of one array a layer.
+  """
   return dict(cache, **{name: list(cache[name]) for name in names})
 
 
-def weights_of(cache, stacked, layer, x):
-  """The weights of one layer that will read x: those of `layer_weights`, or cut from the stack when x is there."""
+def take_cached(cache: Batch, names: Sequence[str], rows_R: jax.Array) -> Batch:
+  """Returns a cache whose lists of these names have the given rows of each layer's array."""
+  taken = {}
+  for name in names:
+    taken[name] = [layer[rows_R] for layer in cache[name]]
+  return dict(cache, **taken)
+
+
+def weights_of(cache: Batch, stacked: Params, layer: int, x: jax.Array) -> Params:
+  """Returns the weights of one layer that will read x.
+
+  They are those of `layer_weights`, or cut from the stack when x is there.
+  """
   if cache["weights"] is not None:
     return cache["weights"][layer]
-  zero = jnp.minimum(jnp.abs(x.ravel()[0]), 0).astype(
-    jnp.int32
-  )  # XLA cannot know it, nor cut all layers at once
+  # XLA cannot know that this is 0, and so cannot cut all layers at once.
+  zero = jnp.minimum(jnp.abs(x.ravel()[0]), 0).astype(jnp.int32)
   return _take(stacked, layer + zero)
 
 
-def _take(stacked, layer):
+def _take(stacked: Params, layer: int | jax.Array) -> Params:
   return jax.tree.map(lambda leaf: leaf[layer], stacked)
 
 
-def unpacked(array_RxLxGxK, place_BxS):
-  """Keys or values of packed rows as those of each prompt, [B, S, G, K]; as they are where `place_BxS` is None."""
-  if place_BxS is None:
+def unpacked(array_RxLxGxK: jax.Array, index_BxS: jax.Array | None) -> jax.Array:
+  """Returns keys or values of packed rows as those of each prompt, [B, S, G, K].
+
+  They come as they are where `index_BxS` is None.
+  """
+  if index_BxS is None:
     return array_RxLxGxK
-  return array_RxLxGxK.reshape(-1, *array_RxLxGxK.shape[2:])[place_BxS]
+  return array_RxLxGxK.reshape(-1, *array_RxLxGxK.shape[2:])[index_BxS]
 
 
-def write_token(array_BxGxKxT, token_Bx1xGxK, place):
-  """A cache's keys or values with one token's written at a place."""
+def write_token(
+  array_BxGxKxT: jax.Array, token_Bx1xGxK: jax.Array, position: int | jax.Array
+) -> jax.Array:
+  """Returns a cache's keys or values with one token's written at a position."""
   return jax.lax.dynamic_update_slice(
-    array_BxGxKxT, token_Bx1xGxK.transpose(0, 2, 3, 1), (0, 0, 0, place)
+    array_BxGxKxT, token_Bx1xGxK.transpose(0, 2, 3, 1), (0, 0, 0, position)
   )
 
 
-def bits_on_cpu(params):
-  """Large params that are not trained, the layers' bfloat16 weights as uint16 of the same bits where a CPU computes.
+def bits_on_cpu(params: Params) -> Params:
+  """Returns params that are not trained; large bfloat16 layers as uint16 of the same bits on a CPU.
 
-  A CPU multiplies in float32, and XLA would widen the weights of all layers before a scan over them, which takes
-  twice the model's memory more; bits are widened layer by layer. No copy is made.
+  A CPU multiplies in float32, and XLA would widen the weights of all layers before a scan over
+  them, which takes twice the model's memory more; bits are widened layer by layer. No copy is made.
   """
   large = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) > UNSTACKED_BYTES
   if not large or jax.default_backend() != "cpu":
     return params
 
-  def bits(path, leaf):
-    stacked = any(getattr(part, "key", None) == "layers" for part in path) and leaf.ndim == 3
+  def bits(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    stacked = any(getattr(key, "key", None) == "layers" for key in path) and leaf.ndim == 3
     if not stacked or leaf.dtype != jnp.bfloat16:
       return leaf
     return jax.device_put(np.asarray(leaf).view(np.uint16))
@@ -89,65 +119,76 @@ def bits_on_cpu(params):
   return jax.tree_util.tree_map_with_path(bits, params)
 
 
-def normal(scale):
-  """Initialiser: normal with this standard deviation."""
+def normal(scale: float) -> nn.initializers.Initializer:
+  """Returns an initialiser: normal with this standard deviation."""
   return nn.initializers.normal(scale)
 
 
 class Part(nn.Module):
-  """What all parts share: the config, dropout switched on by `train`, and parameters cast for computing."""
+  """Part of a model: its config, dropout switched on by `train`, parameters cast for computing."""
 
-  config: object
+  config: ModelConfig
   train: bool = False
 
   @property
-  def dtype(self):
+  def dtype(self) -> jnp.dtype:
+    """Returns the dtype of the computation."""
     return jnp.dtype(self.config.dtype)
 
-  def weight(self, name, scale, *shape):
-    return self._cast(self.param(name, normal(scale), shape, jnp.dtype(self.config.param_dtype)))
+  def weight(self, name: str, scale: float, *shape: int) -> jax.Array:
+    """Returns a parameter in the dtype of the computation; `scale` is that of its first values."""
+    dtype = jnp.dtype(self.config.param_dtype)
+    return self._cast(self.param(name, normal(scale), shape, dtype))
 
-  def _cast(self, value):
+  def _cast(self, value: jax.Array) -> jax.Array:
     if value.dtype == jnp.uint16:  # from `bits_on_cpu`
       value = jax.lax.bitcast_convert_type(value, jnp.bfloat16)
     return value.astype(self.dtype)
 
-  def joined(self, **weights):
-    """Weights [D, F] of the same inputs as one, [D, sum of F], in this order; one that `layer_weights` made is taken."""
+  def joined(self, **weights: jax.Array) -> jax.Array:
+    """Returns weights [D, F] of the same inputs as one, [D, sum of F], in this order.
+
+    One that `layer_weights` made is taken.
+    """
     name = "_".join(weights)
     if self.has_variable("params", name):
       return self._cast(self.get_variable("params", name))
     return jnp.concatenate(list(weights.values()), axis=1)
 
-  def adapted(self, name, x, y):
-    """y = x W with what the adapter of the weight `name` adds, (x A) B, where there is one (models/lora.py)."""
-    if not self.has_variable("params", f"{name}_lora_a"):
+  def is_adapted(self, name: str) -> bool:
+    """Returns whether the weight of this name has an adapter (models/lora.py)."""
+    return self.has_variable("params", f"{name}_lora_a")
+
+  def adapted(self, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns y = x W with what the adapter of the weight W adds, (x A) B, where there is one."""
+    if not self.is_adapted(name):
       return y
-    a, b = (self.get_variable("params", f"{name}_lora_{part}").astype(self.dtype) for part in "ab")
+    a = self.get_variable("params", f"{name}_lora_a").astype(self.dtype)
+    b = self.get_variable("params", f"{name}_lora_b").astype(self.dtype)
     return y + products.dense(products.dense(x, a), b)
 
-  def backed(self, name, weight_WxD, direction_BxD):
-    """What y = x W with its adapter (`adapted`) multiplies x by in y . direction: float32 [B, W]."""
+  def backed(self, name: str, weight_WxD: jax.Array, direction_BxD: jax.Array) -> jax.Array:
+    """Returns what y = x W with its adapter multiplies x by in y . direction: float32 [B, W]."""
+    through_weight = self._back(direction_BxD, weight_WxD)
+    if not self.is_adapted(name):
+      return through_weight
+    a = self.get_variable("params", f"{name}_lora_a")
+    b = self.get_variable("params", f"{name}_lora_b")
+    return through_weight + self._back(direction_BxD, b, a)
 
-    def back(x, *factors):
-      for factor in factors:
-        factor = factor.astype(self.dtype).astype(jnp.float32)
-        x = jnp.einsum("bd,wd->bw", x, factor, precision=jax.lax.Precision.HIGHEST)
-      return x
+  def _back(self, x: jax.Array, *factors: jax.Array) -> jax.Array:
+    """Returns x times the transpose of each factor in turn, in float32."""
+    for factor in factors:
+      wide = factor.astype(self.dtype).astype(jnp.float32)
+      x = jnp.einsum("bd,wd->bw", x, wide, precision=jax.lax.Precision.HIGHEST)
+    return x
 
-    found = back(direction_BxD, weight_WxD)
-    if not self.has_variable("params", f"{name}_lora_a"):
-      return found
-    return found + back(
-      direction_BxD, *(self.get_variable("params", f"{name}_lora_{part}") for part in "ba")
-    )
-
-  def drop(self, x, broadcast=()):
+  def drop(self, x: jax.Array) -> jax.Array:
+    """Returns x with dropout, where it is on."""
     rate = self.config.dropout if self.train else 0.0
     if not rate:
       return x
-    shape = tuple(1 if axis in broadcast else size for axis, size in enumerate(x.shape))
-    keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, shape)
+    keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
@@ -155,10 +196,10 @@ class Norm(Part):
   """RMSNorm: statistics in float32, no mean, no bias (Zhang and Sennrich 2019)."""
 
   @nn.compact
-  def __call__(self, x):
-    scale = self.param(
-      "scale", nn.initializers.ones, x.shape[-1:], jnp.dtype(self.config.param_dtype)
-    )
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns x divided by its root mean square and scaled."""
+    dtype = jnp.dtype(self.config.param_dtype)
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], dtype)
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
     normed = (wide * jax.lax.rsqrt(mean_square + self.config.epsilon)).astype(self.dtype)
@@ -169,19 +210,29 @@ class FeedForward(Part):
   """Gated (Shazeer 2020) or plain feed-forward layer without biases."""
 
   @nn.compact
-  def __call__(self, x):
-    config, activation = self.config, self.config.feed_forward
-    into = config.d_model**-0.5, config.d_model, config.d_ff
-    if activation == "relu":
-      hidden = jax.nn.relu(self.adapted("up", x, products.dense(x, self.weight("up", *into))))
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns the layer's output, [..., D]."""
+    config = self.config
+    if config.feed_forward == "relu":
+      up = self._input_weight("up")
+      hidden = jax.nn.relu(self.adapted("up", x, products.dense(x, up)))
     else:
-      weight_Dx2F = self.joined(gate=self.weight("gate", *into), up=self.weight("up", *into))
-      both = products.dense(x, weight_Dx2F.reshape(config.d_model, 2, config.d_ff))
-      if self.has_variable("params", "gate_lora_a") or self.has_variable("params", "up_lora_a"):
-        both = jnp.stack(
-          [self.adapted(name, x, both[..., i, :]) for i, name in enumerate(("gate", "up"))], axis=-2
-        )
-      hidden = products.gated(both, activation)
+      hidden = products.gated(self._gate_and_up(x), config.feed_forward)
     down = self.weight("down", config.d_ff**-0.5, config.d_ff, config.d_model)
     hidden = self.drop(hidden)
     return self.adapted("down", hidden, products.dense(hidden, down))
+
+  def _input_weight(self, name: str) -> jax.Array:
+    config = self.config
+    return self.weight(name, config.d_model**-0.5, config.d_model, config.d_ff)
+
+  def _gate_and_up(self, x: jax.Array) -> jax.Array:
+    """Returns what the gate and the other weight make of x, side by side: [..., 2, F]."""
+    config = self.config
+    weight_Dx2F = self.joined(gate=self._input_weight("gate"), up=self._input_weight("up"))
+    both = products.dense(x, weight_Dx2F.reshape(config.d_model, 2, config.d_ff))
+    if not self.is_adapted("gate") and not self.is_adapted("up"):
+      return both
+    gate = self.adapted("gate", x, both[..., 0, :])
+    up = self.adapted("up", x, both[..., 1, :])
+    return jnp.stack([gate, up], axis=-2)

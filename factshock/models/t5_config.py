@@ -1,0 +1,50 @@
+"""Sizes and variants of a T5."""
+
+import dataclasses
+
+from factshock.models.model_config import ATTENTION, DROPOUT, DTYPE, REMAT
+from factshock.runtime.errors import UserError
+from factshock.runtime.settings import COUNT, FLAG, POSITIVE, Check, check_fields, choice, setting
+
+FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
+_BUCKETS = Check((int,), lambda v: v >= 4 and v % 2 == 0, "an even number from 4")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Holds the sizes and variants of a T5 model (see ModelConfig for those that all models have).
+
+  v1.1 is feed_forward="gated-gelu", tie_head=False; v1.0 is feed_forward="relu", tie_head=True.
+  `unroll` gives faster steps for shallow models and longer compilation.
+
+  Raises:
+    UserError: a value out of range.
+  """
+
+  vocab_size: int = setting(COUNT)
+  d_model: int = setting(COUNT)
+  d_ff: int = setting(COUNT)
+  num_heads: int = setting(COUNT)
+  d_kv: int = setting(COUNT)
+  encoder_layers: int = setting(COUNT)
+  decoder_layers: int = setting(COUNT)
+  relative_buckets: int = setting(_BUCKETS, default=32)
+  relative_max_distance: int = setting(COUNT, default=128)
+  feed_forward: str = setting(choice(*FEED_FORWARDS), default="gated-gelu")
+  tie_head: bool = setting(FLAG, default=False)
+  dropout: float = setting(DROPOUT, default=0.0)
+  dtype: str = setting(DTYPE, default="float32")
+  param_dtype: str = setting(DTYPE, default="float32")
+  unroll: bool = setting(FLAG, default=False)
+  remat: str = setting(REMAT, default="none")
+  attention: str = setting(ATTENTION, default="xla")
+  epsilon: float = setting(POSITIVE, default=1e-6)
+
+  def __post_init__(self) -> None:
+    check_fields(self, "model")
+    half = self.relative_buckets // 2
+    if self.relative_max_distance <= half:
+      raise UserError(
+        f"model.relative_max_distance: expected more than half of relative_buckets ({half}), "
+        f"got {self.relative_max_distance!r}"
+      )

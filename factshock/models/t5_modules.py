@@ -1,0 +1,421 @@
+"""The Flax modules of T5: attention, layers, their stacks, and the whole model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from factshock.models import attention, fused, layers, observing, products, remat
+from factshock.models.t5_config import T5Config
+from factshock.types import Batch
+
+# Arrays of a cache that hold a layer's keys and values on their first axis.
+CACHED = ("key", "value", "cross_key", "cross_value")
+
+# What queries see: a bias to add to scores, or its description for a kernel.
+Bias: TypeAlias = jax.Array | fused.Seen
+
+
+class Attention(layers.Part):
+  """Multi-head attention; `query` carries the missing 1/sqrt(d_kv) in its initial scale."""
+
+  config: T5Config
+
+  def setup(self) -> None:
+    config = self.config
+    width = config.num_heads * config.d_kv
+    self.query = self.weight("query", (config.d_model * config.d_kv) ** -0.5, config.d_model, width)
+    self.key = self.weight("key", config.d_model**-0.5, config.d_model, width)
+    self.value = self.weight("value", config.d_model**-0.5, config.d_model, width)
+    self.out = self.weight("out", width**-0.5, width, config.d_model)
+
+  def queries(self, x: jax.Array) -> jax.Array:
+    """Returns the queries of a stream [B, S, D]: [B, S, H, K]."""
+    return self._heads(x, "query")[0]
+
+  def keys_values(self, x: jax.Array) -> list[jax.Array]:
+    """Returns the keys and the values of a stream, each [B, S, H, K]."""
+    return self._heads(x, "key", "value")
+
+  def queries_keys_values(self, x: jax.Array) -> list[jax.Array]:
+    """Returns the queries, keys and values of a stream, each [B, S, H, K]."""
+    return self._heads(x, "query", "key", "value")
+
+  def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array, bias: Bias) -> jax.Array:
+    """Returns the output [B, S, D] of queries that see keys by a bias."""
+    y = attention.attend(query, key, value, bias, self.drop)
+    y = y.reshape(*y.shape[:-2], -1)
+    return self.adapted("out", y, products.dense(y, self.out))
+
+  def cached(self, query: jax.Array, cached: attention.Cached) -> jax.Array:
+    """Returns what __call__ does, without dropout, for keys and values of a cache."""
+    y = attention.attend_cached(query[:, :, :, None], cached)
+    y = y.reshape(*y.shape[:2], -1)
+    return self.adapted("out", y, products.dense(y, self.out))
+
+  def backed_out(self, direction: jax.Array) -> jax.Array:
+    """Returns what the output projection multiplies heads by in y . direction: [B, H * K]."""
+    return self.backed("out", self.out, direction)
+
+  def _heads(self, x: jax.Array, *names: str) -> list[jax.Array]:
+    """Returns the heads that the weights of these names make of a stream, in one product."""
+    weight = self.joined(**{name: getattr(self, name) for name in names})
+    y = products.dense(x, weight.reshape(len(weight), len(names), -1))
+    heads = (self.config.num_heads, self.config.d_kv)
+    return [
+      self.adapted(name, x, y[..., i, :]).reshape(*x.shape[:-1], *heads)
+      for i, name in enumerate(names)
+    ]
+
+
+class EncoderLayer(layers.Part):
+  """Self-attention and feed-forward, each after a norm and added to the stream."""
+
+  config: T5Config
+
+  def setup(self) -> None:
+    self.self_attention_norm = layers.Norm(self.config)
+    self.self_attention = Attention(self.config, self.train)
+    self.feed_forward_norm = layers.Norm(self.config)
+    self.feed_forward = layers.FeedForward(self.config, self.train)
+
+  def __call__(self, x: jax.Array, bias: Bias) -> tuple[jax.Array, None]:
+    """Returns the stream after the layer; None, as nn.scan collects nothing."""
+    y = self.self_attention_norm(x)
+    x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
+    return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
+
+  def observe(
+    self, x: jax.Array, bias: jax.Array, position: jax.Array, marked: jax.Array
+  ) -> tuple[jax.Array, observing.Read]:
+    """Returns the stream after the layer, and what the query at a position of each row reads."""
+    query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
+    x = x + self.self_attention(query, key, value, bias)
+    read = observing.read(query[:, :, :, None], key, value, bias, position, marked)
+    return x + self.feed_forward(self.feed_forward_norm(x)), read
+
+
+class DecoderLayer(EncoderLayer):
+  """An encoder's layer with attention to the encoder's output in between."""
+
+  def setup(self) -> None:
+    super().setup()
+    self.cross_attention_norm = layers.Norm(self.config)
+    self.cross_attention = Attention(self.config, self.train)
+
+  def __call__(
+    self, x: jax.Array, encoded: jax.Array, bias: Bias, cross_bias: Bias
+  ) -> tuple[jax.Array, None]:
+    """Returns the stream after the layer; None, as nn.scan collects nothing."""
+    y = self.self_attention_norm(x)
+    x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
+    query = self._cross_query(x)
+    keys_values = self.cross_attention.keys_values(encoded)
+    x = x + self.drop(self.cross_attention(query, *keys_values, cross_bias))
+    return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
+
+  def observe(
+    self,
+    x: jax.Array,
+    encoded: jax.Array,
+    bias: jax.Array,
+    cross_bias: jax.Array,
+    position: jax.Array,
+    marked: jax.Array,
+  ) -> tuple[jax.Array, observing.Read]:
+    """Returns the stream after the layer, and what a query reads of the encoder's output."""
+    y = self.self_attention_norm(x)
+    x = x + self.self_attention(*self.self_attention.queries_keys_values(y), bias)
+    query = self._cross_query(x)
+    key, value = self.cross_attention.keys_values(encoded)
+    x = x + self.cross_attention(query, key, value, cross_bias)
+    read = observing.read(query[:, :, :, None], key, value, cross_bias, position, marked)
+    return x + self.feed_forward(self.feed_forward_norm(x)), read
+
+  def backed(self, carry: None, direction: jax.Array) -> tuple[None, jax.Array]:
+    """Returns what the cross-attention's heads are multiplied by in y . direction."""
+    return carry, self.cross_attention.backed_out(direction)
+
+  def cross_keys_values(
+    self, carry: None, encoded: jax.Array, index: jax.Array | None
+  ) -> tuple[None, list[jax.Array]]:
+    """Returns the keys and values of the encoder's output, tokens last, of each row of inputs."""
+    keys_values = self.cross_attention.keys_values(encoded)
+    return carry, [attention.tokens_last(layers.unpacked(array, index)) for array in keys_values]
+
+  def step(
+    self,
+    x: jax.Array,
+    cached: Mapping[str, jax.Array],
+    position: jax.Array,
+    bias: jax.Array,
+    cross_bias: jax.Array,
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the stream of one more token, and the cache's key and value with the token in it."""
+    query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
+    key = layers.write_token(cached["key"], key, position)
+    value = layers.write_token(cached["value"], value, position)
+    x = x + self.self_attention.cached(query, (key, value, bias))
+    x = self._after_self_attention(x, (cached["cross_key"], cached["cross_value"], cross_bias))
+    return x, key, value
+
+  def branch(
+    self,
+    x: jax.Array,
+    cross: tuple[jax.Array, jax.Array],
+    bias: jax.Array,
+    cross_bias: jax.Array,
+  ) -> tuple[jax.Array, None]:
+    """Returns the stream of the tokens of a tree, with the cross-attention's cached keys."""
+    y = self.self_attention_norm(x)
+    x = x + self.self_attention(*self.self_attention.queries_keys_values(y), bias)
+    return self._after_self_attention(x, (*cross, cross_bias)), None
+
+  def _after_self_attention(self, x: jax.Array, cross: attention.Cached) -> jax.Array:
+    x = x + self.cross_attention.cached(self._cross_query(x), cross)
+    return x + self.feed_forward(self.feed_forward_norm(x))
+
+  def _cross_query(self, x: jax.Array) -> jax.Array:
+    return self.cross_attention.queries(self.cross_attention_norm(x))
+
+
+class Stack(layers.Part):
+  """Layers under `nn.scan`, the relative position bias all of them share, and the last norm."""
+
+  config: T5Config
+  decoder: bool = False
+
+  def setup(self) -> None:
+    config = self.config
+    self.relative_bias = self.weight(
+      "relative_bias", config.d_model**-0.5, config.relative_buckets, config.num_heads
+    )
+    depth = config.decoder_layers if self.decoder else config.encoder_layers
+    scanned = {
+      name: dict(
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=axes,
+        length=depth,
+        unroll=depth if config.unroll else 1,
+      )
+      for name, axes in self._scanned_axes().items()
+    }
+    layer = DecoderLayer if self.decoder else EncoderLayer
+    self.layers = nn.scan(remat.layer(layer, self), methods=scanned)(config, self.train)
+    self.final_norm = layers.Norm(config)
+
+  def by_offset(self, offsets: np.ndarray) -> jax.Array:
+    """Returns the bias of each offset (key position - query position), float32 [offsets, H]."""
+    config = self.config
+    buckets = attention.relative_buckets(
+      offsets,
+      bidirectional=not self.decoder,
+      buckets=config.relative_buckets,
+      max_distance=config.relative_max_distance,
+    )
+    return self.relative_bias.astype(jnp.float32)[buckets]
+
+  def bias(self, queries: int, keys: int) -> jax.Array:
+    """Returns the position bias of so many queries and keys: [1, H, queries, keys]."""
+    by_offset = self.by_offset(attention.matrix_offsets(queries, keys))
+    return attention.bias_matrix(by_offset, queries, keys)
+
+  def __call__(self, x: jax.Array, *arguments: Any) -> jax.Array:
+    """Returns the stream after all layers and the last norm."""
+    x, _ = self.layers(self.drop(x), *arguments)
+    return self.drop(self.final_norm(x))
+
+  def _scanned_axes(self) -> dict[str, tuple[Any, ...]]:
+    """Returns for each method of a layer which of its arguments have an axis of layers."""
+    same = nn.broadcast  # every layer gets the argument as it is
+    if not self.decoder:
+      return {"__call__": (same,), "observe": (same,) * 3}
+    return {
+      "__call__": (same,) * 3,
+      "observe": (same,) * 5,
+      "backed": (same,),
+      "branch": (0, same, same),
+      "cross_keys_values": (same, same),
+    }
+
+
+class T5(layers.Part):
+  """The whole model; the functions of models/t5.py run its methods."""
+
+  config: T5Config
+
+  def setup(self) -> None:
+    config = self.config
+    shape = (config.vocab_size, config.d_model)
+    dtype = jnp.dtype(config.param_dtype)
+    self.embedding = self.param("embedding", layers.normal(1.0), shape, dtype)
+    if not config.tie_head:
+      self.head = self.param("head", layers.normal(config.d_model**-0.5), shape, dtype)
+    self.encoder = Stack(config, self.train)
+    self.decoder = Stack(config, self.train, decoder=True)
+
+  def everything(self, tokens: jax.Array) -> jax.Array:
+    """Returns logits in a pass that touches every parameter, to make them."""
+    return self.head_of(self.hidden(tokens, tokens))
+
+  def hidden(
+    self,
+    inputs: jax.Array,
+    decoder_inputs: jax.Array,
+    input_segments: jax.Array | None = None,
+    target_segments: jax.Array | None = None,
+    kernel: str | None = None,
+  ) -> jax.Array:
+    """Returns the decoder's output of whole rows: [B, T, D]."""
+    encoded = self.encode(inputs, input_segments, kernel)
+    segments = None
+    if target_segments is not None:
+      segments = (input_segments, target_segments)
+    return self.decoded(encoded, inputs, decoder_inputs, segments, kernel)
+
+  def encode(
+    self, inputs: jax.Array, segments: jax.Array | None = None, kernel: str | None = None
+  ) -> jax.Array:
+    """Returns the encoder's output: [B, S, D]."""
+    bias = self.encoder.bias(inputs.shape[1], inputs.shape[1])
+    if kernel is not None:
+      return self.encoder(self._embed(inputs), fused.Seen(bias, fused.lengths(inputs), kernel))
+    if segments is None:
+      mask = attention.padding_mask(inputs)
+    else:
+      mask = attention.segment_mask(segments, segments)
+    return self.encoder(self._embed(inputs), bias + mask)
+
+  def decode(self, encoded: jax.Array, inputs: jax.Array, decoder_inputs: jax.Array) -> jax.Array:
+    """Returns the logits after each decoder input: float32 [B, T, V]."""
+    return self.head_of(self.decoded(encoded, inputs, decoder_inputs))
+
+  def decoded(
+    self,
+    encoded: jax.Array,
+    inputs: jax.Array,
+    decoder_inputs: jax.Array,
+    segments: tuple[jax.Array | None, jax.Array] | None = None,
+    kernel: str | None = None,
+  ) -> jax.Array:
+    """Returns the decoder's output: [B, T, D]; `segments` are the inputs' and the targets'."""
+    length = decoder_inputs.shape[1]
+    bias = self.decoder.bias(length, length)
+    if kernel is not None:
+      seen = fused.Seen(bias, fused.full(decoder_inputs), kernel, causal=True)
+      x = self._embed(decoder_inputs)
+      return self.decoder(x, encoded, seen, fused.Seen(None, fused.lengths(inputs), kernel))
+    bias = bias + attention.causal_mask(length)
+    if segments is None:
+      cross_mask = attention.padding_mask(inputs)
+    else:
+      input_segments, target_segments = segments
+      bias = bias + attention.segment_mask(target_segments, target_segments)
+      cross_mask = attention.segment_mask(target_segments, input_segments)
+    return self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask)
+
+  def observe(
+    self,
+    inputs: jax.Array,
+    position: jax.Array,
+    marked: jax.Array,
+    gold: jax.Array,
+    among: jax.Array,
+  ) -> dict[str, observing.Read]:
+    """Returns what two queries of each row read; see t5.observe."""
+    length = inputs.shape[1]
+    padding = attention.padding_mask(inputs)
+    bias = self.encoder.bias(length, length) + padding
+    x, own = self.encoder.layers.observe(self._embed(inputs), bias, position, marked)
+    opening = inputs[jnp.arange(len(position)), position]
+    bias = self.decoder.bias(2, 2) + attention.causal_mask(2)
+    x, cross = self.decoder.layers.observe(
+      self._embed(jnp.stack([jnp.zeros_like(opening), opening], axis=1)),
+      self.encoder.final_norm(x),
+      bias,
+      padding,
+      jnp.ones_like(position),
+      marked,
+    )
+    head = self._head()
+    norm = self.decoder.final_norm.variables["params"]["scale"]
+    direction = (
+      observing.direction(x[:, 1], norm, self.config.epsilon, head, gold, among)
+      * self._head_scale()
+    )
+    backed = self.decoder.layers.backed(None, direction)[1]
+    return {"encoder": own, "cross": observing.shares(cross, backed)}
+
+  def tree(
+    self, cache: Batch, first_B: jax.Array, tokens_M: jax.Array, distance_MxM: jax.Array
+  ) -> jax.Array:
+    """Returns the stream of every context of a tree: [B, M, D]; see t5.hidden_of_tree."""
+    size = tokens_M.shape[0]
+    by_distance = self.decoder.by_offset(-np.arange(size))[jnp.maximum(distance_MxM, 0)]
+    bias_HxMxM = jnp.where(
+      (distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0)
+    )
+    tokens_BxM = jnp.broadcast_to(tokens_M[None], (first_B.shape[0], size)).at[:, 0].set(first_B)
+    x, _ = self.decoder.layers.branch(
+      self._embed(tokens_BxM),
+      (cache["cross_key"], cache["cross_value"]),
+      bias_HxMxM[None],
+      attention.padding_mask(cache["inputs"])[:, None],
+    )
+    return x
+
+  def logits(self, x: jax.Array) -> jax.Array:
+    """Returns the logits of a stream before the last norm: float32 [B, T, V]."""
+    return self.head_of(self.decoder.final_norm(x))
+
+  def cross_keys_values(self, encoded: jax.Array, index: jax.Array | None) -> Sequence[jax.Array]:
+    """Returns the keys and values of the encoder's output, each [N, B, H, K, S]."""
+    return self.decoder.layers.cross_keys_values(None, encoded, index)[1]
+
+  def step(
+    self, cache: Batch, tokens: jax.Array
+  ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+    """Returns the logits after one more token, and each layer's keys and values with it."""
+    length = cache["key"][0].shape[-1]
+    back = cache["step"] - jnp.arange(length)  # how far each cached key lies behind the new token
+    by_distance = self.decoder.by_offset(-np.arange(length))
+    bias_LxH = jnp.where((back >= 0)[:, None], by_distance[jnp.maximum(back, 0)], attention.MASKED)
+    cross_bias = attention.padding_mask(cache["inputs"])[:, None]
+    x = self._embed(tokens[:, None])
+    layer = DecoderLayer(self.config, parent=None)
+    keys = []
+    values = []
+    for index in range(self.config.decoder_layers):
+      weights = layers.weights_of(cache, self.decoder.layers.variables["params"], index, x)
+      x, key, value = layer.apply(
+        {"params": weights},
+        x,
+        {name: cache[name][index] for name in CACHED},
+        cache["step"],
+        bias_LxH.T[None, :, None, None],
+        cross_bias,
+        method=DecoderLayer.step,
+      )
+      keys.append(key)
+      values.append(value)
+    return self.logits(x)[:, 0], keys, values
+
+  def head_of(self, x: jax.Array) -> jax.Array:
+    """Returns the logits of the decoder's output: float32 [B, T, V]."""
+    scaled = x * self._head_scale() if self.config.tie_head else x
+    return products.logits(scaled, self._head())
+
+  def _embed(self, tokens: jax.Array) -> jax.Array:
+    return self.embedding.astype(self.dtype)[tokens]
+
+  def _head(self) -> jax.Array:
+    weight = self.embedding if self.config.tie_head else self.head
+    return weight.astype(self.dtype)
+
+  def _head_scale(self) -> float:
+    """Returns what a tied head's inputs are multiplied by, as in T5 v1.0."""
+    return self.config.d_model**-0.5 if self.config.tie_head else 1.0
