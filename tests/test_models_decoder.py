@@ -151,7 +151,7 @@ def test_a_tree_gives_the_logits_of_each_path(name):
     [[len(a) - len(b) if a[: len(b)] == b else -1 for b in paths] for a in paths], np.int32
   )
   cache, first = decoder.start(params, config, prompt, 1)
-  hidden = hf_t5.quick_jit(decoder.tree, static_argnums=1)(
+  hidden = hf_t5.quick_jit(decoder.hidden_of_tree, static_argnums=1)(
     params, config, cache, first, tokens, distance
   )
   logits = np.asarray(decoder.logits_of_tree(params, config, hidden))

@@ -1,5 +1,6 @@
 """Attention of the T5 kind: relative position bias, segment masks, and the product itself."""
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
@@ -8,85 +9,106 @@ import numpy as np
 
 from factshock.models import fused, products
 
-MASKED = (
-  -1e9
-)  # added to a score in float32: no underflow to -inf, so a fully masked row stays finite
+# Added to a score in float32: no underflow to -inf, so that a fully masked row stays finite.
+MASKED = -1e9
 
-
+# Keys, values and the float32 bias that their queries see them by.
 Cached: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def relative_buckets(offsets, *, bidirectional, buckets, max_distance):
-  """Bucket of each offset (key position - query position): exact when near, logarithmic when far.
+def relative_buckets(
+  offsets: np.ndarray, *, bidirectional: bool, buckets: int, max_distance: int
+) -> np.ndarray:
+  """Returns the bucket of each offset: exact when near, logarithmic when far.
 
   Args:
-    offsets: numpy int array of any shape.
-    bidirectional: half of the buckets for keys after the query; else those all share bucket 0.
+    offsets: key position - query position, ints of any shape.
+    bidirectional: half of the buckets are for keys after the query; else those all share bucket 0.
     buckets: number of buckets.
     max_distance: distance from which all share the last bucket.
-  Returns: int32 array of the shape of `offsets`.
+
+  Returns:
+    An int32 array of the shape of `offsets`.
+
   Source: Raffel et al. 2020, section 2.1, and the Mesh-TensorFlow code it was trained with.
   """
   offsets = np.asarray(offsets)
-  first = np.zeros_like(offsets)
-  distance = np.maximum(-offsets, 0)
   if bidirectional:
     buckets //= 2
     first = (offsets > 0) * buckets
     distance = np.abs(offsets)
+  else:
+    first = np.zeros_like(offsets)
+    distance = np.maximum(-offsets, 0)
   exact = buckets // 2
-  # float32 as in the original: the truncation below decides the bucket of distances on an edge
-  ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(
-    np.log(max_distance / exact)
-  )
+  # float32 as in the original: the truncation below decides the bucket of distances on an edge.
+  logarithm = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+  ratio = logarithm / np.float32(np.log(max_distance / exact))
   far = exact + np.maximum(ratio * np.float32(buckets - exact), 0).astype(np.int32)
-  return (first + np.where(distance < exact, distance, np.minimum(far, buckets - 1))).astype(
-    np.int32
-  )
+  bucket = np.where(distance < exact, distance, np.minimum(far, buckets - 1))
+  return (first + bucket).astype(np.int32)
 
 
-def bias_matrix(by_offset_LxH, queries, keys):
-  """Lays the bias of each offset out as a matrix: [1, H, queries, keys], without a scatter in reverse.
+def bias_matrix(by_offset_LxH: jax.Array, queries: int, keys: int) -> jax.Array:
+  """Returns the bias of each offset laid out as a matrix, [1, H, queries, keys].
 
-  `by_offset_LxH` holds the offsets of `matrix_offsets(queries, keys)`. Repeating its L values and
-  reading rows of L - 1 shifts each row by one place, so the transpose is a slice and a sum.
+  There is no scatter in reverse: repeating the L values and reading rows of L - 1 shifts each row
+  by one position, so that the transpose is a slice and a sum.
+
+  Args:
+    by_offset_LxH: of the offsets of `matrix_offsets(queries, keys)`.
+    queries: how many there are.
+    keys: how many there are.
   """
   length, heads = by_offset_LxH.shape
-  flat_HxL = by_offset_LxH.T
-  tiled = jnp.broadcast_to(flat_HxL[:, None, :], (heads, queries, length)).reshape(
-    heads, queries * length
-  )
-  rows = tiled[:, : queries * (length - 1)].reshape(heads, queries, length - 1)
+  repeated = jnp.broadcast_to(by_offset_LxH.T[:, None, :], (heads, queries, length))
+  flat = repeated.reshape(heads, queries * length)
+  rows = flat[:, : queries * (length - 1)].reshape(heads, queries, length - 1)
   return rows[None, :, :, :keys]
 
 
-def matrix_offsets(queries, keys):
-  """The offsets that `bias_matrix` expects: 0 .. keys - 1, then -queries .. -1."""
+def matrix_offsets(queries: int, keys: int) -> np.ndarray:
+  """Returns the offsets that `bias_matrix` expects: 0 .. keys - 1, then -queries .. -1."""
   return np.concatenate([np.arange(keys), np.arange(-queries, 0)])
 
 
-def segment_mask(query_segments_BxS, key_segments_BxT):
-  """Mask [B, 1, S, T] to add to scores: 0 within equal segments, else MASKED; segment 0 is padding."""
+def segment_mask(query_segments_BxS: jax.Array, key_segments_BxT: jax.Array) -> jax.Array:
+  """Returns a mask [B, 1, S, T] to add to scores: 0 within equal segments, else MASKED.
+
+  Segment 0 is padding.
+  """
   same = query_segments_BxS[:, :, None] == key_segments_BxT[:, None, :]
   return _to_add(same & (key_segments_BxT != 0)[:, None, :])[:, None]
 
 
-def padding_mask(tokens_BxS):
-  """Mask [B, 1, 1, S] to add to scores: MASKED where the key is token 0."""
+def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
+  """Returns a mask [B, 1, 1, S] to add to scores: MASKED where the key is token 0."""
   return _to_add(tokens_BxS != 0)[:, None, None]
 
 
-def causal_mask(length):
-  """Mask [1, 1, length, length] to add to scores: MASKED where the key comes after the query."""
+def causal_mask(length: int) -> jax.Array:
+  """Returns a mask [1, 1, length, length] to add to scores: MASKED where the key comes later."""
   return _to_add(np.tril(np.ones((length, length), bool)))[None, None]
 
 
-def attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias, drop=None):
-  """Softmax attention without a scale, softmax in float32: [B, S, H, K] in the dtype of the value.
+def attend(
+  query_BxSxHxK: jax.Array,
+  key_BxTxHxK: jax.Array,
+  value_BxTxHxK: jax.Array,
+  bias: jax.Array | fused.Seen,
+  drop: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+  """Returns softmax attention without a scale: [B, S, H, K] in the dtype of the value.
+
+  The softmax is computed in float32.
 
   Args:
-    bias: float32, broadcasts to [B, H, S, T]; position bias and masks added up. Or a fused.Seen, for a kernel.
-    drop: function applied to the attention weights (dropout), or None; not by a kernel.
+    query_BxSxHxK: queries.
+    key_BxTxHxK: keys.
+    value_BxTxHxK: values.
+    bias: float32, broadcasts to [B, H, S, T]; position bias and masks added up. Or a fused.Seen,
+      for a kernel.
+    drop: applied to the attention weights (dropout), or None; not by a kernel.
   """
   if isinstance(bias, fused.Seen):
     return fused.attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias)
@@ -97,31 +119,38 @@ def attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias, drop=None):
   return jnp.einsum("bhst,bthk->bshk", weights, value_BxTxHxK)
 
 
-def attend_cached(query_BxQxGxRxK, cached, new=None):
-  """Softmax attention to keys and values of a cache, and to those of the queries' own tokens: [B, Q, G, R, K].
+def attend_cached(
+  query_BxQxGxRxK: jax.Array, cached: Cached, new: Cached | None = None
+) -> jax.Array:
+  """Returns softmax attention to a cache, and to the queries' own tokens: [B, Q, G, R, K].
 
-  Caches have their tokens last, as the products of one query with many keys want them: no copy is made of them.
+  Caches have their tokens last, as the products of one query with many keys want them: no copy is
+  made of them.
 
   Args:
     query_BxQxGxRxK: R query heads share each of G key heads; already scaled.
-    cached: (key [B, G, K, T], value [B, G, K, T], float32 bias that broadcasts to [B, G, R, Q, T]).
-    new: (key [B, Q, G, K], value [B, Q, G, K], float32 bias that broadcasts to [B, G, R, Q, Q]), or None.
+    cached: key [B, G, K, T], value [B, G, K, T], and a bias that broadcasts to [B, G, R, Q, T].
+    new: key [B, Q, G, K], value [B, Q, G, K], and a bias that broadcasts to [B, G, R, Q, Q]; or
+      None.
   """
   key, value, bias = cached
   scores = jnp.einsum("bqgrk,bgkt->bgrqt", query_BxQxGxRxK, key).astype(jnp.float32) + bias
   if new is not None:
-    among = jnp.einsum("bqgrk,bsgk->bgrqs", query_BxQxGxRxK, new[0]).astype(jnp.float32) + new[2]
-    scores = jnp.concatenate([scores, among], axis=-1)
+    new_scores = jnp.einsum("bqgrk,bsgk->bgrqs", query_BxQxGxRxK, new[0]).astype(jnp.float32)
+    scores = jnp.concatenate([scores, new_scores + new[2]], axis=-1)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   past = value.shape[-1]
   y = jnp.einsum("bgrqt,bgkt->bqgrk", weights[..., :past], value)
-  return y if new is None else y + jnp.einsum("bgrqs,bsgk->bqgrk", weights[..., past:], new[1])
+  if new is None:
+    return y
+  return y + jnp.einsum("bgrqs,bsgk->bqgrk", weights[..., past:], new[1])
 
 
-def tokens_last(array_BxTxGxK):
-  """Keys or values as `attend_cached` wants them: [B, G, K, T]."""
+def tokens_last(array_BxTxGxK: jax.Array) -> jax.Array:
+  """Returns keys or values as `attend_cached` wants them: [B, G, K, T]."""
   return array_BxTxGxK.transpose(0, 2, 3, 1)
 
 
-def _to_add(allowed):
+def _to_add(allowed: jax.Array | np.ndarray) -> jax.Array:
+  """Returns what to add to scores so that only the allowed keys are seen."""
   return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)

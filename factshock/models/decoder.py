@@ -231,7 +231,8 @@ def reorder(cache: Batch, rows_R: jax.Array) -> Batch:
 @functools.partial(jax.jit, static_argnums=0)
 def _init(model_config: LlamaConfig, key: jax.Array) -> Params:
   tokens = jnp.ones((1, 1), jnp.int32)
-  return Llama(model_config).init(key, tokens, tokens, method=Llama.forward)["params"]
+  variables: Any = Llama(model_config).init(key, tokens, tokens, method=Llama.forward)
+  return variables["params"]
 
 
 def _apply(

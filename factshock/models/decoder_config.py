@@ -1,7 +1,6 @@
 """Sizes and variants of a Llama or Mistral."""
 
 import dataclasses
-from typing import ClassVar
 
 from factshock.models.model_config import ATTENTION, DTYPE, EVEN, REMAT
 from factshock.runtime.errors import UserError
@@ -46,8 +45,6 @@ class LlamaConfig:
   remat: str = setting(REMAT, default="none")
   attention: str = setting(ATTENTION, default="xla")
   epsilon: float = setting(POSITIVE, default=1e-5)
-  feed_forward: ClassVar[str] = "gated-silu"
-  dropout: ClassVar[float] = 0.0
 
   def __post_init__(self) -> None:
     check_fields(self, "model")
@@ -56,3 +53,13 @@ class LlamaConfig:
         f"model.num_kv_heads: expected a divisor of num_heads ({self.num_heads}), "
         f"got {self.num_kv_heads}"
       )
+
+  @property
+  def feed_forward(self) -> str:
+    """Returns the kind of the feed-forward layers, one for all models of the family."""
+    return "gated-silu"
+
+  @property
+  def dropout(self) -> float:
+    """Returns 0: the family has no dropout."""
+    return 0.0

@@ -177,7 +177,8 @@ class Llama(layers.Part):
       )
       for name, axes in inputs.items()
     }
-    self.layers = nn.scan(remat.layer(Layer, self), methods=scanned)(config)
+    # nn.scan gives every argument and result of a layer's methods an axis more.
+    self.layers: Any = nn.scan(remat.layer(Layer, self), methods=scanned)(config)
     self.final_norm = layers.Norm(config)
 
   def forward(self, tokens: jax.Array, segments: jax.Array) -> jax.Array:
@@ -239,7 +240,7 @@ class Llama(layers.Part):
     values = []
     for index in range(self.config.layers):
       weights = layers.weights_of(cache, self.layers.variables["params"], index, x)
-      x, key, value = layer.apply(
+      stepped: Any = layer.apply(
         {"params": weights},
         x,
         (cache["key"][index], cache["value"][index]),
@@ -248,6 +249,7 @@ class Llama(layers.Part):
         bias,
         method=Layer.step,
       )
+      x, key, value = stepped
       keys.append(key)
       values.append(value)
     return self.logits(x)[:, 0], keys, values

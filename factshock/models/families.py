@@ -157,8 +157,7 @@ def from_section(section: Mapping[str, Any], vocab_size: int) -> ModelConfig:
 
 def to_section(model_config: ModelConfig) -> dict[str, Any]:
   """Returns the `model` section that `from_section` turns into this config."""
-  values: Any = model_config
-  return {"family": of(model_config).name, **dataclasses.asdict(values)}
+  return {"family": of(model_config).name, **dataclasses.asdict(model_config)}
 
 
 def differences(model_config: ModelConfig, other: ModelConfig) -> list[str]:

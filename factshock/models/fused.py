@@ -1,4 +1,4 @@
-"""Attention by one kernel that writes no scores: cuDNN's, through jax.nn.dot_product_attention; and when it is chosen.
+"""Attention by one kernel that writes no scores: cuDNN's, through jax.nn.dot_product_attention.
 
 Only rows that train go this way (`hidden` of T5 and Llama); generating and ranking do not.
 """
@@ -6,7 +6,8 @@ Only rows that train go this way (`hidden` of T5 and Llama); generating and rank
 import dataclasses
 import functools
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,23 @@ import jax.numpy as jnp
 from factshock.models import products
 from factshock.runtime.errors import UserError
 
+if TYPE_CHECKING:
+  from factshock.models.model_config import ModelConfig
+
 ATTENTIONS = ("xla", "cudnn", "auto")
+_CAPABILITY = (8, 0)  # of the GPUs that cuDNN's kernel runs on, at least
 
 
 class Backend(NamedTuple):
-  """Where JAX computes: its platform, and an NVIDIA GPU's compute capability, as (9, 0), or None."""
+  """What JAX computes on.
+
+  Attributes:
+    platform: its name, such as "gpu".
+    capability: an NVIDIA GPU's compute capability, as (9, 0); else None.
+  """
 
   platform: str
-  capability: tuple | None = None
+  capability: tuple[int, ...] | None = None
 
 
 @functools.partial(
@@ -31,10 +41,14 @@ class Backend(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """What queries see, as a kernel takes it: in the place of a bias [B, H, S, T] that holds masks too.
+  """Says what queries see, as a kernel takes it: in place of a bias [B, H, S, T] that holds masks.
 
-  bias: [1, H, S, T] of positions, or None. lengths: int32 [B], the keys of each row that are no padding, or None for all.
-  kernel: the `implementation` of jax.nn.dot_product_attention. window: how many keys back a causal query sees, itself included.
+  Attributes:
+    bias: [1, H, S, T] of positions, or None.
+    lengths: int32 [B], the keys of each row that are no padding; None for all.
+    kernel: the `implementation` of jax.nn.dot_product_attention.
+    causal: whether a query sees no key after it.
+    window: how many keys back a causal query sees, itself included; None for all.
   """
 
   bias: jax.Array | None
@@ -44,100 +58,140 @@ class Seen:
   window: int | None = None
 
 
-def attend(query_BxSxHxK, key_BxTxGxK, value_BxTxGxK, seen):
-  """Softmax attention without a scale: [B, S, H, K]; H / G query heads in turn share a key head.
+def attend(
+  query_BxSxHxK: jax.Array, key_BxTxGxK: jax.Array, value_BxTxGxK: jax.Array, seen: Seen
+) -> jax.Array:
+  """Returns softmax attention without a scale: [B, S, H, K]; H / G query heads share a key head.
 
-  Queries that are padding see what other queries of their row see, as in attention.attend: no row is left to the kernel's choice.
+  Queries that are padding see what other queries of their row see, as in attention.attend: no row
+  is left to the kernel's choice.
   """
   rows, length = query_BxSxHxK.shape[:2]
+  bias = None if seen.bias is None else seen.bias.astype(query_BxSxHxK.dtype)
+  query_lengths = None if seen.lengths is None else jnp.full(rows, length, jnp.int32)
+  window = None
+  if seen.window is not None and seen.window < length:
+    window = (seen.window - 1, 0)
   return jax.nn.dot_product_attention(
     query_BxSxHxK,
     key_BxTxGxK,
     value_BxTxGxK,
-    None if seen.bias is None else seen.bias.astype(query_BxSxHxK.dtype),
+    bias,
     scale=1.0,
     is_causal=seen.causal,
-    implementation=seen.kernel,
-    query_seq_lengths=None if seen.lengths is None else jnp.full(rows, length, jnp.int32),
+    implementation=seen.kernel,  # pyright: ignore[reportArgumentType]  # a text of its choices
+    query_seq_lengths=query_lengths,
     key_value_seq_lengths=seen.lengths,
-    local_window_size=None
-    if seen.window is None or seen.window >= length
-    else (seen.window - 1, 0),
+    local_window_size=window,
   )
 
 
-def lengths(tokens_BxS):
-  """Tokens before the padding 0 at the end of each row: int32 [B]; 1 for a row of padding, as no softmax is of nothing."""
+def lengths(tokens_BxS: jax.Array) -> jax.Array:
+  """Returns how many tokens stand before the padding 0 at the end of each row: int32 [B].
+
+  It is 1 for a row of padding, as no softmax is of nothing.
+  """
   return jnp.maximum(jnp.sum(tokens_BxS != 0, axis=1, dtype=jnp.int32), 1)
 
 
-def full(tokens_BxS):
-  """Lengths that leave nothing out: int32 [B].
+def full(tokens_BxS: jax.Array) -> jax.Array:
+  """Returns lengths that leave nothing out: int32 [B].
 
-  For a bias without padding: cuDNN's reverse pass gave NaN beside a bias where the last tile of keys was not full, unless
-  lengths said where the keys end (github.com/pytorch/pytorch/issues/196678, github.com/NVIDIA/cudnn-frontend/issues/160).
+  For a bias without padding: cuDNN's reverse pass gave NaN beside a bias where the last tile of
+  keys was not full, unless lengths said where the keys end
+  (github.com/pytorch/pytorch/issues/196678, github.com/NVIDIA/cudnn-frontend/issues/160).
   """
   return jnp.full(tokens_BxS.shape[0], tokens_BxS.shape[1], jnp.int32)
 
 
-def kernel(config, sizes, *, biased, packed, dropout=0.0):
-  """As `choose`, for the device that JAX computes on; None while products are counted (products.counted)."""
-  return (
-    None
-    if products.each_counts_once()
-    else choose(config, backend(), sizes, biased=biased, packed=packed, dropout=dropout)
-  )
+def kernel(
+  model_config: "ModelConfig",
+  sizes: Sequence[int],
+  *,
+  biased: bool,
+  packed: bool,
+  dropout: float = 0.0,
+) -> str | None:
+  """Returns what `choose` does for the device that JAX computes on.
+
+  It is None while products are counted (products.counted). For the arguments see `choose`.
+  """
+  if products.each_counts_once():
+    return None
+  return choose(model_config, backend(), sizes, biased=biased, packed=packed, dropout=dropout)
 
 
-def choose(config, where, sizes, *, biased, packed, dropout=0.0):
-  """The kernel that config.attention asks for: "cudnn", or None for matrix products and a softmax.
+def choose(
+  model_config: "ModelConfig",
+  device: Backend,
+  sizes: Sequence[int],
+  *,
+  biased: bool,
+  packed: bool,
+  dropout: float = 0.0,
+) -> str | None:
+  """Returns the kernel that a config asks for: "cudnn", or None for matrix products and a softmax.
 
   Args:
-    config: its `attention` ("auto" takes cuDNN where it can), `dtype` and `d_kv` count.
-    where: a Backend. sizes: the lengths of queries and keys. biased: there is a position bias, whose gradient is wanted.
-    packed: rows hold segments, which lengths cannot tell. dropout: that of attention weights, 0 where it is off.
+    model_config: its `attention` ("auto" takes cuDNN where it can), `dtype` and `d_kv` count.
+    device: what JAX computes on.
+    sizes: the lengths of queries and keys.
+    biased: whether there is a position bias, whose gradient is wanted.
+    packed: whether rows hold segments, which lengths cannot tell.
+    dropout: that of attention weights, 0 where it is off.
+
   Raises:
     UserError: "cudnn" where it cannot; names why.
   """
-  if config.attention == "xla":
+  if model_config.attention == "xla":
     return None
-  problems = _problems(config, where, sizes, biased, packed, dropout)
-  if problems and config.attention == "cudnn":
+  problems = [
+    *_device_problems(device),
+    *_size_problems(model_config, sizes if biased else ()),
+  ]
+  if packed:
+    problems.append("reads no packed rows; set pack=False")
+  if dropout:
+    problems.append(f"drops no attention weights; set config.model.dropout=0.0, got {dropout:g}")
+  if not problems:
+    return "cudnn"
+  if model_config.attention == "cudnn":
     raise UserError(
       f"config.model.attention='cudnn': {'; '.join(problems)}; 'auto' takes cuDNN only where it can"
     )
-  return None if problems else "cudnn"
+  return None
 
 
-def backend():
-  """The Backend that JAX computes on by default."""
+def backend() -> Backend:
+  """Returns what JAX computes on by default."""
   device = jax.local_devices()[0]
   digits = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
-  return Backend(device.platform, digits and tuple(map(int, digits.groups())))
+  capability = None if digits is None else tuple(map(int, digits.groups()))
+  return Backend(device.platform, capability)
 
 
-def _problems(config, where, sizes, biased, packed, dropout):
-  """Why cuDNN cannot: what jax/_src/cudnn/fused_attention_stablehlo.py checks, and what our masks ask for."""
-  gpu = where.platform == "gpu" and where.capability is not None and where.capability >= (8, 0)
-  capability = "" if where.capability is None else f" of {'.'.join(map(str, where.capability))}"
+def _device_problems(device: Backend) -> list[str]:
+  """Returns why cuDNN's kernel does not run on a device."""
+  capability = device.capability
+  if device.platform == "gpu" and capability is not None and capability >= _CAPABILITY:
+    return []
+  suffix = "" if capability is None else f" of {'.'.join(map(str, capability))}"
   return [
-    words
-    for fits, words in (
-      (
-        gpu,
-        f"needs an NVIDIA GPU of compute capability 8.0 at least, got a {where.platform}{capability}",
-      ),
-      (config.dtype == "bfloat16", f"needs config.model.dtype='bfloat16', got {config.dtype!r}"),
-      (
-        config.d_kv % 8 == 0 and config.d_kv <= 128,
-        f"needs config.model.d_kv a multiple of 8 up to 128, got {config.d_kv}",
-      ),
-      (
-        not biased or all(size % 2 == 0 for size in sizes),
-        f"needs even lengths beside a position bias, got {' and '.join(map(str, sizes))}",
-      ),
-      (not packed, "reads no packed rows; set pack=False"),
-      (not dropout, f"drops no attention weights; set config.model.dropout=0.0, got {dropout:g}"),
-    )
-    if not fits
+    f"needs an NVIDIA GPU of compute capability 8.0 at least, got a {device.platform}{suffix}"
   ]
+
+
+def _size_problems(model_config: "ModelConfig", biased_sizes: Sequence[int]) -> list[str]:
+  """Returns why cuDNN cannot take a model's sizes, or the lengths beside a position bias.
+
+  Source: what jax/_src/cudnn/fused_attention_stablehlo.py checks.
+  """
+  problems = []
+  if model_config.dtype != "bfloat16":
+    problems.append(f"needs config.model.dtype='bfloat16', got {model_config.dtype!r}")
+  if model_config.d_kv % 8 or model_config.d_kv > 128:
+    problems.append(f"needs config.model.d_kv a multiple of 8 up to 128, got {model_config.d_kv}")
+  if any(size % 2 for size in biased_sizes):
+    lengths_text = " and ".join(map(str, biased_sizes))
+    problems.append(f"needs even lengths beside a position bias, got {lengths_text}")
+  return problems

@@ -1,6 +1,6 @@
 """The sizes that every model's config has, and the checks of their values."""
 
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from factshock.models import fused, remat
 from factshock.runtime import settings
@@ -21,6 +21,8 @@ class ModelConfig(Protocol):
   out one after another. `remat` is one of remat.POLICIES, what the reverse pass keeps of each
   layer. `attention` is one of fused.ATTENTIONS, how whole rows are read in training.
   """
+
+  __dataclass_fields__: ClassVar[dict[str, Any]]
 
   @property
   def vocab_size(self) -> int: ...

@@ -1,9 +1,10 @@
 """What one query of each row attends to, and how what it reads there moves the logits directly.
 
-A head's output is a sum over keys of attention weight times value vector. Through the output projection each term is
-added to the residual stream, and where the statistic of the last norm is held at its value of the forward pass the
-logits are linear in the stream: each key, head and layer then has its share of a logit, and the shares add up (Elhage et
-al. 2021, "direct logit attribution").
+A head's output is a sum over keys of attention weight times value vector. Through the output
+projection each term is added to the residual stream, and where the statistic of the last norm is
+held at its value of the forward pass the logits are linear in the stream: each key, head and layer
+then has its share of a logit, and the shares add up (Elhage et al. 2021, "direct logit
+attribution").
 """
 
 from typing import NamedTuple
@@ -15,11 +16,14 @@ _EXACT = jax.lax.Precision.HIGHEST  # these products are few
 
 
 class Read(NamedTuple):
-  """What a query of each row reads, float32; H heads, [N, B, H, ...] of a stack of layers.
+  """Holds what a query of each row reads, float32; of a stack of layers all have N in front.
 
-  weights: its attention to each key, [B, H, T].
-  marked, rest: values of the marked keys, and of the others, each times its weight, summed: [B, H, K], or as shares of
-  a logit [B, H]. mean: values of the marked keys, averaged without weights, likewise.
+  Attributes:
+    weights: its attention to each key by H heads, [B, H, T].
+    marked: values of the marked keys, each times its weight, summed: [B, H, K]; or as shares of a
+      logit, [B, H].
+    rest: values of the other keys, likewise.
+    mean: values of the marked keys, averaged without weights, likewise.
   """
 
   weights: jax.Array
@@ -28,51 +32,71 @@ class Read(NamedTuple):
   mean: jax.Array
 
 
-def read(query_BxSxGxRxK, key_BxTxGxK, value_BxTxGxK, bias, place_B, marked_BxT):
-  """The Read of the query at a place of each row; computed again for that query alone.
+def read(
+  query_BxSxGxRxK: jax.Array,
+  key_BxTxGxK: jax.Array,
+  value_BxTxGxK: jax.Array,
+  bias: jax.Array,
+  position_B: jax.Array,
+  marked_BxT: jax.Array,
+) -> Read:
+  """Returns what the query at a position of each row reads, computed again for that query alone.
 
   Args:
     query_BxSxGxRxK: R query heads share each of G key heads, H = G * R; already scaled.
+    key_BxTxGxK: keys.
+    value_BxTxGxK: values.
     bias: float32, broadcasts to [B, H or 1, S, T]; position bias and masks added up.
-    place_B: int32. marked_BxT: bool; keys that the bias masks are not to be marked.
+    position_B: int32, the query's.
+    marked_BxT: bool; keys that the bias masks are not to be marked.
   """
   batch, queries, groups, shared, _ = query_BxSxGxRxK.shape
   rows_B = jnp.arange(batch)
-  bias = jnp.broadcast_to(bias, (batch, bias.shape[1], queries, key_BxTxGxK.shape[1]))[
-    rows_B, :, place_B
-  ]
-  bias = (
-    bias.reshape(batch, 1, 1, -1) if bias.shape[1] == 1 else bias.reshape(batch, groups, shared, -1)
-  )
-  scores = (
-    jnp.einsum("bgrk,btgk->bgrt", query_BxSxGxRxK[rows_B, place_B], key_BxTxGxK).astype(jnp.float32)
-    + bias
-  )
+  shape = (batch, bias.shape[1], queries, key_BxTxGxK.shape[1])
+  bias = jnp.broadcast_to(bias, shape)[rows_B, :, position_B]
+  if bias.shape[1] == 1:
+    bias = bias.reshape(batch, 1, 1, -1)
+  else:
+    bias = bias.reshape(batch, groups, shared, -1)
+  query_BxGxRxK = query_BxSxGxRxK[rows_B, position_B]
+  scores = jnp.einsum("bgrk,btgk->bgrt", query_BxGxRxK, key_BxTxGxK).astype(jnp.float32) + bias
   weights = jax.nn.softmax(scores, axis=-1)
   value = value_BxTxGxK.astype(jnp.float32)
   share_BxT = marked_BxT / jnp.maximum(1, marked_BxT.sum(axis=1, keepdims=True)).astype(jnp.float32)
   marked = marked_BxT[:, None, None]
-  each = [
+  weightings = [
     jnp.where(marked, weights, 0),
     jnp.where(marked, 0, weights),
     jnp.broadcast_to(share_BxT[:, None, None], weights.shape),
   ]
-  return Read(
-    *(
-      array.reshape(batch, groups * shared, -1)
-      for array in (
-        weights,
-        *(jnp.einsum("bgrt,btgk->bgrk", one, value, precision=_EXACT) for one in each),
-      )
-    )
-  )
+  arrays = [weights]
+  for weighting in weightings:
+    arrays.append(jnp.einsum("bgrt,btgk->bgrk", weighting, value, precision=_EXACT))
+  return Read(*(array.reshape(batch, groups * shared, -1) for array in arrays))
 
 
-def direction(stream_BxD, scale_D, epsilon, head_VxD, gold_B, among_BxV):
-  """What a difference of logits multiplies the stream before the last norm by, its statistic held: float32 [B, D].
+def direction(
+  stream_BxD: jax.Array,
+  scale_D: jax.Array,
+  epsilon: float,
+  head_VxD: jax.Array,
+  gold_B: jax.Array,
+  among_BxV: jax.Array,
+) -> jax.Array:
+  """Returns what a difference of logits multiplies the stream before the last norm by.
 
-  The difference is that of the token gold_B and the mean of the tokens among_BxV (bool). `head_VxD` has the dtype of the
-  computation.
+  The difference is that of a token and the mean of others. The norm's statistic is held.
+
+  Args:
+    stream_BxD: the stream before the last norm.
+    scale_D: the norm's scale.
+    epsilon: the norm's.
+    head_VxD: in the dtype of the computation.
+    gold_B: int32, the token.
+    among_BxV: bool, the others.
+
+  Returns:
+    A float32 array [B, D].
   """
   wide = stream_BxD.astype(jnp.float32)
   statistic_Bx1 = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
@@ -88,10 +112,14 @@ def direction(stream_BxD, scale_D, epsilon, head_VxD, gold_B, among_BxV):
   return (head_VxD[gold_B].astype(jnp.float32) - mean_BxD) * scale_1xD * statistic_Bx1
 
 
-def shares(found, backed_NxBxW):
-  """A Read of a stack with its reads as shares of a logit: times each layer's output projection times the direction."""
-  backed_NxBxHxK = backed_NxBxW.reshape(found.marked.shape)
-  names = ("marked", "rest", "mean")
-  return found._replace(
-    **{name: (getattr(found, name) * backed_NxBxHxK).sum(axis=-1) for name in names}
+def shares(stack_read: Read, backed_NxBxW: jax.Array) -> Read:
+  """Returns the Read of a stack with its values as shares of a logit.
+
+  They are multiplied by each layer's output projection times the direction.
+  """
+  backed_NxBxHxK = backed_NxBxW.reshape(stack_read.marked.shape)
+  return stack_read._replace(
+    marked=(stack_read.marked * backed_NxBxHxK).sum(axis=-1),
+    rest=(stack_read.rest * backed_NxBxHxK).sum(axis=-1),
+    mean=(stack_read.mean * backed_NxBxHxK).sum(axis=-1),
   )

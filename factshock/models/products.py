@@ -1,24 +1,31 @@
 """Matrix products and gates whose reverse passes are written by hand, to move less memory.
 
-Their forward rules are plain products, no calls of themselves: what jax.checkpoint keeps goes by primitives (models/remat.py).
+Their forward rules are plain products, no calls of themselves: what jax.checkpoint keeps goes by
+primitives (models/remat.py).
 """
 
 import contextlib
 import contextvars
 import functools
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+
+# What a forward rule saves for the reverse pass.
+_Pair: TypeAlias = tuple[jax.Array, jax.Array]
 
 _COUNTING = contextvars.ContextVar("counting", default=False)
 
 
 @contextlib.contextmanager
-def counted():
-  """Context manager for counting: models traced inside it make each matrix product once, as one that a jaxpr shows.
+def counted() -> Iterator[None]:
+  """Makes models that are traced inside it show each matrix product once, for counting in a jaxpr.
 
-  Nothing is computed again in the reverse pass and no kernel hides products. JAX keeps what it traced by the function
-  that it traced: give it one of its own (a new lambda), that nothing else runs.
+  Nothing is computed again in the reverse pass and no kernel hides products. JAX keeps what it
+  traced by the function that it traced: give it one of its own (a new lambda), that nothing else
+  runs.
   """
   token = _COUNTING.set(True)
   try:
@@ -27,30 +34,30 @@ def counted():
     _COUNTING.reset(token)
 
 
-def each_counts_once():
-  """Whether `counted` is in force."""
+def each_counts_once() -> bool:
+  """Returns whether `counted` is in force."""
   return _COUNTING.get()
 
 
 @jax.custom_vjp
-def dense(x, weight_DxF):
-  """x [..., D] times a weight [D, ...]: [..., ...], with a reverse pass that transposes the smaller factor.
+def dense(x: jax.Array, weight_DxF: jax.Array) -> jax.Array:
+  """Returns x [..., D] times a weight [D, ...]; its reverse pass transposes the smaller factor.
 
-  JAX's own weight gradient transposes the output's gradient; on CPU that copy is fused into whatever
-  made the gradient and takes longer than the product.
+  JAX's own weight gradient transposes the output's gradient; on CPU that copy is fused into
+  whatever made the gradient and takes longer than the product.
   """
   return _dense(x, weight_DxF)
 
 
-def _dense(x, weight):
+def _dense(x: jax.Array, weight: jax.Array) -> jax.Array:
   return jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
 
 
-def _dense_forward(x, weight):
+def _dense_forward(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, _Pair]:
   return _dense(x, weight), (x, weight)
 
 
-def _dense_backward(saved, gradient):
+def _dense_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
   x, weight = saved
   rows = tuple(range(x.ndim - 1))
   free = tuple(range(x.ndim - 1, gradient.ndim))
@@ -64,23 +71,24 @@ dense.defvjp(_dense_forward, _dense_backward)
 
 
 @jax.custom_vjp
-def scores(query_BxSxHxK, key_BxTxHxK):
-  """Dot product of each query with each key, by head: [B, H, S, T].
+def scores(query_BxSxHxK: jax.Array, key_BxTxHxK: jax.Array) -> jax.Array:
+  """Returns the dot product of each query with each key, by head: [B, H, S, T].
 
-  JAX's own key gradient contracts the rows of the scores' gradient; XLA's fast CPU product takes columns.
+  JAX's own key gradient contracts the rows of the scores' gradient; XLA's fast CPU product takes
+  columns.
   """
   return _scores(query_BxSxHxK, key_BxTxHxK)
 
 
-def _scores(query, key):
+def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
   return jnp.einsum("bshk,bthk->bhst", query, key)
 
 
-def _scores_forward(query, key):
+def _scores_forward(query: jax.Array, key: jax.Array) -> tuple[jax.Array, _Pair]:
   return _scores(query, key), (query, key)
 
 
-def _scores_backward(saved, gradient):
+def _scores_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
   query, key = saved
   to_key_BxHxKxT = jax.lax.dot_general(query, gradient, (((1,), (2,)), ((0, 2), (0, 1))))
   return jnp.einsum("bhst,bthk->bshk", gradient, key), to_key_BxHxKxT.transpose(0, 3, 1, 2)
@@ -89,52 +97,59 @@ def _scores_backward(saved, gradient):
 scores.defvjp(_scores_forward, _scores_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gated(both, activation):
-  """curve(gate) * up of an array [..., 2, F] that holds gate and up: [..., F]; the reverse pass recomputes.
+@functools.partial(jax.custom_vjp[jax.Array], nondiff_argnums=(1,))
+def gated(both: jax.Array, activation: str) -> jax.Array:
+  """Returns curve(gate) * up, [..., F]; the reverse pass computes the curve again.
 
-  activation: "gated-gelu" (tanh form) or "gated-silu" (Shazeer 2020).
+  Args:
+    both: [..., 2, F], gate and up.
+    activation: "gated-gelu" (tanh form) or "gated-silu" (Shazeer 2020).
   """
   return _gated(both, activation)
 
 
-def _gated(both, activation):
+def _gated(both: jax.Array, activation: str) -> jax.Array:
   return _curve(activation)(both[..., 0, :]) * both[..., 1, :]
 
 
-def _gated_forward(both, activation):
+def _gated_forward(both: jax.Array, activation: str) -> _Pair:
   return _gated(both, activation), both
 
 
-def _gated_backward(activation, both, gradient):
-  value, to_gate = jax.jvp(_curve(activation), (both[..., 0, :],), (gradient * both[..., 1, :],))
+def _gated_backward(activation: str, both: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+  gate = both[..., 0, :]
+  up = both[..., 1, :]
+  value, to_gate = jax.jvp(_curve(activation), (gate,), (gradient * up,))
   return (jnp.stack([to_gate, gradient * value], axis=-2),)
 
 
 gated.defvjp(_gated_forward, _gated_backward)
 
 
-def _curve(activation):
-  return (
-    functools.partial(jax.nn.gelu, approximate=True) if activation == "gated-gelu" else jax.nn.silu
-  )
+def _curve(activation: str) -> Callable[[jax.Array], jax.Array]:
+  if activation == "gated-gelu":
+    return functools.partial(jax.nn.gelu, approximate=True)
+  return jax.nn.silu
 
 
 @jax.custom_vjp
-def logits(x_BxTxD, weight_VxD):
-  """Logits in float32 whatever the dtype of the factors; the products of the gradient stay in theirs."""
+def logits(x_BxTxD: jax.Array, weight_VxD: jax.Array) -> jax.Array:
+  """Returns logits [B, T, V] in float32 whatever the dtype of the factors.
+
+  The products of the gradient stay in theirs.
+  """
   return _logits(x_BxTxD, weight_VxD)
 
 
-def _logits(x, weight):
+def _logits(x: jax.Array, weight: jax.Array) -> jax.Array:
   return jnp.einsum("btd,vd->btv", x, weight, preferred_element_type=jnp.float32)
 
 
-def _logits_forward(x, weight):
+def _logits_forward(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, _Pair]:
   return _logits(x, weight), (x, weight)
 
 
-def _logits_backward(saved, gradient):
+def _logits_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
   x, weight = saved
   gradient = gradient.astype(x.dtype)
   return jnp.einsum("btv,vd->btd", gradient, weight), jnp.einsum("btv,btd->vd", gradient, x)

@@ -290,7 +290,8 @@ def shift_right(targets_BxT: jax.Array, target_segments: jax.Array | None = None
 @functools.partial(jax.jit, static_argnums=0)
 def _init(model_config: T5Config, key: jax.Array) -> Params:
   tokens = jnp.ones((1, 1), jnp.int32)
-  return T5(model_config).init(key, tokens, method=T5.everything)["params"]
+  variables: Any = T5(model_config).init(key, tokens, method=T5.everything)
+  return variables["params"]
 
 
 def _apply(

@@ -36,13 +36,15 @@ class Attention(layers.Part):
     """Returns the queries of a stream [B, S, D]: [B, S, H, K]."""
     return self._heads(x, "query")[0]
 
-  def keys_values(self, x: jax.Array) -> list[jax.Array]:
+  def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the keys and the values of a stream, each [B, S, H, K]."""
-    return self._heads(x, "key", "value")
+    key, value = self._heads(x, "key", "value")
+    return key, value
 
-  def queries_keys_values(self, x: jax.Array) -> list[jax.Array]:
+  def queries_keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the queries, keys and values of a stream, each [B, S, H, K]."""
-    return self._heads(x, "query", "key", "value")
+    query, key, value = self._heads(x, "query", "key", "value")
+    return query, key, value
 
   def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array, bias: Bias) -> jax.Array:
     """Returns the output [B, S, D] of queries that see keys by a bias."""
@@ -205,7 +207,8 @@ class Stack(layers.Part):
       for name, axes in self._scanned_axes().items()
     }
     layer = DecoderLayer if self.decoder else EncoderLayer
-    self.layers = nn.scan(remat.layer(layer, self), methods=scanned)(config, self.train)
+    # nn.scan gives every argument and result of a layer's methods an axis more.
+    self.layers: Any = nn.scan(remat.layer(layer, self), methods=scanned)(config, self.train)
     self.final_norm = layers.Norm(config)
 
   def by_offset(self, offsets: np.ndarray) -> jax.Array:
@@ -391,7 +394,7 @@ class T5(layers.Part):
     values = []
     for index in range(self.config.decoder_layers):
       weights = layers.weights_of(cache, self.decoder.layers.variables["params"], index, x)
-      x, key, value = layer.apply(
+      stepped: Any = layer.apply(
         {"params": weights},
         x,
         {name: cache[name][index] for name in CACHED},
@@ -400,6 +403,7 @@ class T5(layers.Part):
         cross_bias,
         method=DecoderLayer.step,
       )
+      x, key, value = stepped
       keys.append(key)
       values.append(value)
     return self.logits(x)[:, 0], keys, values

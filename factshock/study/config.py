@@ -50,7 +50,7 @@ ArmSchema: TypeAlias = Mapping[str, ArmKey]
 TEXTS = tuple_of(TEXT, 1)
 STEPS = tuple_of(WHOLE, 1)
 TAUS = tuple_of(NOT_NEGATIVE, 1)
-PARTS = tuple_of(choice(*weight_groups.PARTS), 1)
+PARTS = tuple_of(choice(*weight_groups.GROUPS), 1)
 _AXIS = Check(
   (int,), lambda v: v >= 1 or v == -1, "a whole number of at least 1, or -1 for what is left"
 )

@@ -21,7 +21,7 @@ Tree: TypeAlias = Any
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
 _BELOW_ONE = settings.Check((int, float), lambda v: 0 <= v < 1, "a number from 0 to below 1")
-_WEIGHT_GROUPS = settings.tuple_of(settings.choice(*weight_groups.PARTS))
+_WEIGHT_GROUPS = settings.tuple_of(settings.choice(*weight_groups.GROUPS))
 
 
 @dataclasses.dataclass(frozen=True)
