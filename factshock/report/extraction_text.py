@@ -119,7 +119,7 @@ def _promise(extraction: Extraction) -> str | None:
   )
   expected = finite(promise.get("expected_precision"))
   if expected is not None:
-    sentence += f"; the confidences of those accepted expect {share(expected)}"
+    sentence += f"; by their confidences, {share(expected)} of those accepted should be right"
   return sentence + "."
 
 
@@ -166,9 +166,9 @@ def _confidence(extraction: Extraction) -> str | None:
   size = f"{signed_share(gap['mean'])} {interval(gap)}".rstrip()
   sentence = f"Held-out confidences are {verdict}: mean confidence less share right is {size}"
   if ece:
-    sentence += f"; ECE {share(ece['mean'])}"
+    sentence += f"; expected calibration error (ECE) {share(ece['mean'])}"
   if ece and debiased:
-    sentence += f", {share(debiased['mean'])} less its bias"
+    sentence += f", {share(debiased['mean'])} once its bias is taken off"
   return sentence + "."
 
 
