@@ -158,9 +158,13 @@ def _tried(sizes: Sequence[np.ndarray], widths: Sequence[int], multiple: int) ->
 
 def _lengthened(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
   """Yields lengths of two sides with one of them a little longer; that of one side as it is."""
-  for more in (0, 4, 8) if len(lengths) > 1 else (0,):
-    yield (lengths[0] + more, *lengths[1:])
-    yield (*lengths[:-1], lengths[-1] + more)
+  if len(lengths) == 1:
+    yield lengths
+    return
+  first, last = lengths
+  for more in (0, 4, 8):
+    yield first + more, last
+    yield first, last + more
 
 
 def _holds(shape: Shape, size_BxE: np.ndarray) -> bool:

@@ -253,7 +253,7 @@ class _Window(NamedTuple):
 
 
 class _TokenWindow(NamedTuple):
-  """A window's tokens, and the spans of subject and object among them."""
+  """Tokens of a window, and the spans of subject and object among them."""
 
   tokens: np.ndarray
   subject: tuple[int, int]

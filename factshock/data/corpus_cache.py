@@ -114,9 +114,8 @@ def salient_windows(
   key = json.dumps(["windows", tokenizer.digest, words, per_fact, names])
   plan = documents.parts(pattern)
   home = _home(folder, pattern, plan, key)
-  path = os.path.join(home, "windows.npz")
   if not _is_made(home):
-    found_parts = corpus_shards.results(
+    window_parts = corpus_shards.results(
       plan,
       f"{home}.parts",
       key,
@@ -125,16 +124,24 @@ def salient_windows(
       "finding facts in text",
     )
     # Each part is read in full before it is closed.
-    windows = corpora.join_windows(map(dict, found_parts), facts, per_fact)
-    with files.atomic_write(path, binary=True) as file:
-      np.savez(file, **windows._asdict())
-    record: dict[str, str | int] = {
-      "corpus": pattern,
-      "windows": len(windows.facts),
-      "facts": len(np.unique(windows.facts)),
-    }
-    _finish(home, record)
-  with np.load(path) as arrays:
+    windows = corpora.join_windows(map(dict, window_parts), facts, per_fact)
+    _write_windows(home, pattern, windows)
+  return _read_windows(home)
+
+
+def _write_windows(home: str, pattern: str, windows: SalientWindows) -> None:
+  with files.atomic_write(os.path.join(home, "windows.npz"), binary=True) as file:
+    np.savez(file, **windows._asdict())
+  record: dict[str, str | int] = {
+    "corpus": pattern,
+    "windows": len(windows.facts),
+    "facts": len(np.unique(windows.facts)),
+  }
+  _finish(home, record)
+
+
+def _read_windows(home: str) -> SalientWindows:
+  with np.load(os.path.join(home, "windows.npz")) as arrays:
     return SalientWindows(*(arrays[name] for name in SalientWindows._fields))
 
 

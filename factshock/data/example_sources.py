@@ -217,13 +217,11 @@ def _prepare_salient(
   """Returns the function that crops windows and masks the object, the subject or random spans."""
   # One masked token takes a sentinel and EOS: a token more than there was.
   most = min(input_length - 1, _most_tokens(noise, name, input_length, target_length))
-  # Spans of each window's object (0) and subject (1).
+  # Of each window's object (0) and subject (1).
   spans_nx2x2 = np.stack([windows.objects, windows.subjects], axis=1).astype(np.int64)
   begin = spans_nx2x2[..., 0].min(axis=1)
   stop = spans_nx2x2[..., 1].max(axis=1)
-  size = spans_nx2x2[..., 1] - spans_nx2x2[..., 0]
-  # A masked name takes two sentinels and EOS beside its own tokens in the targets.
-  fits_nx2 = (stop - begin <= most)[:, None] & (size > 0) & (size + 3 <= target_length)
+  fits_nx2 = _maskable(spans_nx2x2, most, target_length)
   _print_misfits(name, fits_nx2, input_length, target_length)
   total = np.diff(windows.offsets)
   marks = Marks.of(tokenizer)
@@ -234,10 +232,8 @@ def _prepare_salient(
     kind_B = _kinds(random_Bx4[:, 3] / 2.0**64, shares)
     name_B = np.minimum(kind_B, 1)
     named_B = (kind_B < 2) & fits_nx2[rows_B, name_B]
-    span_Bx2 = spans_nx2x2[rows_B, name_B] - start[:, None]
-    position = np.arange(int(lengths.max()))[None]
-    name_mask = (position >= span_Bx2[:, :1]) & (position < span_Bx2[:, 1:])
-    random_mask = span_corruption.noise_mask(lengths, keys_B, noise, position.shape[1])
+    random_mask = span_corruption.noise_mask(lengths, keys_B, noise)
+    name_mask = _span_mask(spans_nx2x2[rows_B, name_B] - start[:, None], random_mask.shape[1])
     inputs, targets = span_corruption.apply_mask(
       _gather(windows.tokens, windows.offsets[rows_B] + start, lengths),
       lengths,
@@ -249,6 +245,21 @@ def _prepare_salient(
     return {"inputs": inputs, "targets": targets}
 
   return make
+
+
+def _maskable(spans_nx2x2: np.ndarray, most: int, target_length: int) -> np.ndarray:
+  """Returns whether each window's object and subject can be masked at the lengths: bool [n, 2]."""
+  begin = spans_nx2x2[..., 0].min(axis=1)
+  stop = spans_nx2x2[..., 1].max(axis=1)
+  size = spans_nx2x2[..., 1] - spans_nx2x2[..., 0]
+  # A masked name takes two sentinels and EOS beside its own tokens in the targets.
+  return (stop - begin <= most)[:, None] & (size > 0) & (size + 3 <= target_length)
+
+
+def _span_mask(span_Bx2: np.ndarray, width: int) -> np.ndarray:
+  """Returns bool [B, width], True within each row's span."""
+  position = np.arange(width)[None]
+  return (position >= span_Bx2[:, :1]) & (position < span_Bx2[:, 1:])
 
 
 def _kinds(random_B: np.ndarray, shares: _Shares) -> np.ndarray:

@@ -119,17 +119,16 @@ def make_batch(
   """Makes the batch of one step, a row an example.
 
   Args:
-    sources: what it is mixed from.
+    sources: what is mixed.
     makers: `make` of each source.
     ratios: examples of each, whole numbers.
     batch_size: B.
     seed: of order and masks.
     step: index of the batch.
-    rows_of: gives those rows of `batch_size` that are made.
+    rows_of: gives those of B rows that are made.
 
   Returns:
-    The fields that the sources give, and float32 `weights`: where a source gives none, 1 on target
-    tokens and 0 on padding; any other field that a source does not give is 0.
+    The fields that the sources give, 0 in the rows of others, and `weights` (see `_weighted`).
   """
   source_B, index_B = select(step * batch_size + np.arange(batch_size), ratios)
   row_R = rows_of(batch_size)
@@ -138,25 +137,36 @@ def make_batch(
     if not (source_B == position).any():
       continue
     mine = np.nonzero(source_B[row_R] == position)[0]
-    # A source without a row here makes one all the same: its fields must be in the batch of every
-    # process.
-    index_M = index_B[row_R[mine]] if len(mine) else index_B[source_B == position][:1]
+    index_M = index_B[row_R[mine]]
+    if not len(mine):  # it makes one too: every process's batch needs its fields
+      index_M = index_B[source_B == position][:1]
     key = span_corruption.keys(seed, [position])[0]
     rows, passes = permute(index_M, source.size, key)
     made = make(rows, span_corruption.keys(int(key), rows + passes * source.size))
-    weights = made["weights"] if "weights" in made else made["targets"] != 0
-    made = {**made, "weights": (weights * source.loss_weight).astype(np.float32)}
-    for name, array in made.items():
-      if name not in batch:
-        batch[name] = np.zeros((len(row_R), *array.shape[1:]), array.dtype)
-      batch[name][mine] = array[: len(mine)]
+    for name, array in _weighted(made, source.loss_weight).items():
+      empty = np.zeros((len(row_R), *array.shape[1:]), array.dtype)
+      batch.setdefault(name, empty)[mine] = array[: len(mine)]
   return batch
+
+
+def _weighted(made: Batch, loss_weight: float) -> Batch:
+  """Returns examples with float32 weights of their tokens, times that of their source.
+
+  Where there are none they are 1 on target tokens and 0 on padding.
+  """
+  weights = made["weights"] if "weights" in made else made["targets"] != 0
+  return {**made, "weights": (weights * loss_weight).astype(np.float32)}
 
 
 def _packed(
   make: Callable[[int], Batch], row_multiple: int, rows_of: RowsOf
 ) -> Callable[[int], Batch]:
-  """Returns `make` with packed rows, in shapes that leave least padding in the first batches."""
+  """Returns `make` with packed rows, in shapes that leave least padding in the first batches.
+
+  Rows may be longer than the lengths of the batches where that leaves less padding
+  (`batching.plan_shapes`); fields of segments tell their examples apart. Each batch is made whole
+  before its rows are handed out, as the rows hang together.
+  """
   first = make(0)
   batch_count = max(3, min(16, _PLANNED // len(first["weights"])))
   first_batches = [first, *(make(step) for step in range(1, batch_count))]
@@ -229,33 +239,28 @@ def batches(
 
   Args:
     sources: what is mixed.
-    ratios: examples of each, as positive numbers ([1, 4]: four of the second to one of the first).
+    ratios: examples of each; [1, 4]: four of the second to one of the first.
     batch_size: B.
     input_length: S of every batch.
     target_length: T of every batch.
     seed: of order and masks.
-    pack_to: 0 for an example a row; else the B examples are packed into rows, longer ones than
-      these where that leaves less padding (`batching.plan_shapes`), their number a multiple of
-      this, with `input_segments` and `target_segments`.
-    rows_of: function of the number of a batch's rows that gives those to hand out, ascending; all
-      by default. The batch is the same whoever has which of its rows. (Packed batches are made
-      whole for it, as the rows hang together.)
+    pack_to: 0 for an example a row; else examples are packed into a multiple of so many rows.
+    rows_of: gives the rows to hand out. The batch is the same whoever has which of its rows.
 
   Raises:
     UserError: an example that does not fit the lengths.
     ValueError: ratios that are not positive, or not one a source.
   """
-  if len(ratios) != len(sources):
-    raise ValueError(f"expected one ratio for each of {len(sources)} sources, got {len(ratios)}")
   whole = whole_ratios(ratios)
+  if len(whole) != len(sources):
+    raise ValueError(f"expected one ratio for each of {len(sources)} sources, got {len(whole)}")
   makers = [source.prepare(input_length, target_length) for source in sources]
   make = functools.partial(make_batch, sources, makers, whole, batch_size, seed)
-  make_rows = functools.partial(make, rows_of=rows_of)
   identity: dict[str, int | str] = {
     "sources": ",".join(f"{source.name}:{source.size}" for source in sources),
-    "ratios": ":".join(str(ratio) for ratio in whole),
+    "ratios": ":".join(map(str, whole)),
     "batch_size": batch_size,
     "seed": seed,
   }
-  dataset = grain.MapDataset.range(_STEPS)
-  return Batches(dataset.map(_packed(make, pack_to, rows_of) if pack_to else make_rows), identity)
+  make = _packed(make, pack_to, rows_of) if pack_to else functools.partial(make, rows_of=rows_of)
+  return Batches(grain.MapDataset.range(_STEPS).map(make), identity)

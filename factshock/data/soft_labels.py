@@ -3,6 +3,7 @@
 Their loss may be adjusted by how often answers come.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,63 +71,91 @@ def _prepare(
   target_length: int,
 ) -> Make:
   """Returns the function that draws answers and lays out what may stand at each of their tokens."""
-  cumulative = [np.cumsum(probabilities) for probabilities in belief]
   example = encode(0, int(np.argmax(belief[0])))
   predicted = list(batching.token_fields(example))[-1]
+  followers: list[_Followers] = []
+  for row, row_belief in enumerate(belief):
+    row_prior = None if prior is None else prior[row]
+    encode_answer = functools.partial(encode, row)
+    followers.append(_followers(encode_answer, predicted, row_belief, row_prior))
   lengths = {
     "inputs": input_length,
     "targets": target_length,
     "tokens": input_length + target_length,
     "weights": input_length + target_length,
   }
+  labels = _SoftLabels(
+    encode=encode,
+    cumulative=[np.cumsum(probabilities) for probabilities in belief],
+    followers=followers,
+    most=max(max(map(len, row_followers.values())) for row_followers in followers),
+    predicted=predicted,
+    lengths=lengths,
+    pad=pad,
+    strength=None if prior is None else strength,
+  )
+  return labels.make
 
-  @functools.cache
-  def followers_of(row: int) -> _Followers:
-    row_prior = None if prior is None else prior[row]
-    return _followers(functools.partial(encode, row), predicted, belief[row], row_prior)
 
-  def draw_answer(row: int, random: float) -> int:
-    sums = cumulative[row]
-    return min(int(np.searchsorted(sums, random * sums[-1], "right")), len(sums) - 1)
+@dataclasses.dataclass(frozen=True)
+class _SoftLabels:
+  """Examples with what may follow at each of their tokens, by row.
 
-  most = max(max(map(len, followers_of(row).values())) for row in range(len(belief)))
+  At most `most` tokens may follow. `predicted` is the field of tokens that are predicted, `lengths`
+  those of each field. `strength` is that of the prior, None without one.
+  """
 
-  def make(rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
-    rows = rows_B.tolist()
+  encode: Encode
+  cumulative: Sequence[np.ndarray]
+  followers: Sequence[_Followers]
+  most: int
+  predicted: str
+  lengths: Mapping[str, int]
+  pad: int
+  strength: float | None
+
+  def make(self, rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
+    """Returns a batch of the rows, with answers drawn anew."""
+    rows: list[int] = rows_B.tolist()
     random_B = span_corruption.draw(keys_B, 1, stream=5)[:, 0] / 2.0**64
-    examples = [encode(row, draw_answer(row, share)) for row, share in zip(rows, random_B.tolist())]
-    batch: Batch = {}
-    for field, array in examples[0].items():
-      fill = pad if field == "tokens" else 0
-      batch[field] = np.full((len(examples), lengths[field]), fill, array.dtype)
-    shape = (len(examples), lengths[predicted], most)
-    batch["answer_tokens"] = np.full(shape, -1, np.int32)
-    batch["answer_shares"] = np.zeros(shape, np.float32)
-    if prior is not None:
-      batch["answer_shifts"] = np.zeros(shape, np.float32)
+    examples = [
+      self.encode(row, self._draw_answer(row, share)) for row, share in zip(rows, random_B.tolist())
+    ]
+    batch = self._empty(examples)
     for index, (row, example) in enumerate(zip(rows, examples)):
       for field, array in example.items():
         batch[field][index, : len(array)] = array
-      tokens = tuple(example[predicted].tolist())
-      for position in _taught(example, predicted):
-        following = followers_of(row)[tokens[:position]]
-        _lay_out(batch, index, position, following, strength)
+      tokens = tuple(example[self.predicted].tolist())
+      for position in _taught(example, self.predicted):
+        following = self.followers[row][tokens[:position]]
+        self._lay_out(batch, (index, position), following)
     return batch
 
-  return make
+  def _draw_answer(self, row: int, random: float) -> int:
+    sums = self.cumulative[row]
+    answer = np.searchsorted(sums, random * sums[-1], "right")
+    return min(int(answer), len(sums) - 1)
 
+  def _empty(self, examples: Sequence[Example]) -> Batch:
+    """Returns the arrays of a batch, filled with padding."""
+    batch: Batch = {}
+    for field, array in examples[0].items():
+      fill = self.pad if field == "tokens" else 0
+      batch[field] = np.full((len(examples), self.lengths[field]), fill, array.dtype)
+    shape = (len(examples), self.lengths[self.predicted], self.most)
+    batch["answer_tokens"] = np.full(shape, -1, np.int32)
+    batch["answer_shares"] = np.zeros(shape, np.float32)
+    if self.strength is not None:
+      batch["answer_shifts"] = np.zeros(shape, np.float32)
+    return batch
 
-def _lay_out(
-  batch: Batch, index: int, position: int, following: _Following, strength: float
-) -> None:
-  """Writes what may stand at a position of an example into its batch."""
-  columns = slice(len(following))
-  shares = [share for share, _ in following.values()]
-  batch["answer_tokens"][index, position, columns] = list(following)
-  batch["answer_shares"][index, position, columns] = shares
-  if "answer_shifts" in batch:
-    shifts = [strength * shift for _, shift in following.values()]
-    batch["answer_shifts"][index, position, columns] = shifts
+  def _lay_out(self, batch: Batch, place: tuple[int, int], following: _Following) -> None:
+    """Writes what may stand at a position of an example into its batch."""
+    cells = (*place, slice(len(following)))
+    batch["answer_tokens"][cells] = list(following)
+    batch["answer_shares"][cells] = [share for share, _ in following.values()]
+    if self.strength is not None:
+      batch["answer_shifts"][cells] = [self.strength * shift for _, shift in following.values()]
 
 
 def _followers(

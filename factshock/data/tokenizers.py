@@ -25,6 +25,19 @@ from factshock.types import FilePath, Tokenizer
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
+# How SentencePiece is trained: with T5's special ids, and so that equal text gives an equal model.
+_TRAINING = {
+  "model_type": "unigram",
+  "pad_id": 0,
+  "eos_id": 1,
+  "unk_id": 2,
+  "bos_id": -1,
+  "num_threads": 1,
+  "shuffle_input_sentence": False,
+  "max_sentence_length": 1 << 24,
+  "minloglevel": 3,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class VocabularyTokenizer:
@@ -247,20 +260,7 @@ def train_sentencepiece(
   model = io.BytesIO()
   trainer: Any = sentencepiece.SentencePieceTrainer
   try:
-    trainer.train(
-      sentence_iterator=iter(lines),
-      model_writer=model,
-      model_type="unigram",
-      vocab_size=size,
-      pad_id=0,
-      eos_id=1,
-      unk_id=2,
-      bos_id=-1,
-      num_threads=1,
-      shuffle_input_sentence=False,
-      max_sentence_length=1 << 24,
-      minloglevel=3,
-    )
+    trainer.train(sentence_iterator=iter(lines), model_writer=model, vocab_size=size, **_TRAINING)
   except RuntimeError as error:
     raise _size_error(model_path, size, len(lines), str(error)) from error
   with files.atomic_write(model_path, binary=True) as file:

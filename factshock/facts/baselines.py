@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,38 +43,54 @@ def naive_bayes(
   Returns:
     Natural logarithms, an array [candidates] for each query.
   """
-  prior: collections.Counter[Answer] = collections.Counter()
-  word_counts: dict[Answer, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-  vocabulary: dict[str, set[str]] = collections.defaultdict(set)
-  for fact in facts:
-    words = fact["subject"].lower().split()
-    answer = (fact["relation"], fact["object"])
-    prior[answer] += 1
-    word_counts[answer].update(words)
-    vocabulary[fact["relation"]].update(words)
-  totals = {answer: sum(counter.values()) for answer, counter in word_counts.items()}
+  counts = _word_counts(facts)
   log_probabilities: list[np.ndarray] = []
   for query in queries:
     relation = query["relation"]
-    known = [word for word in query["subject"].lower().split() if word in vocabulary[relation]]
-    answers = [(relation, answer) for answer in candidates[relation]]
-    scores = [
-      np.log(prior[answer] + smoothing)
-      + _log_likelihood(
-        known,
-        word_counts.get(answer, {}),
-        totals.get(answer, 0) + smoothing * (len(vocabulary[relation]) + 1),
-        smoothing,
-      )
-      for answer in answers
-    ]
-    scores = np.array(scores)
+    vocabulary = counts.vocabulary[relation]
+    known = [word for word in _words(query) if word in vocabulary]
+    scores = np.array(
+      [_log_score(counts, (relation, answer), known, smoothing) for answer in candidates[relation]]
+    )
     log_probabilities.append(scores - np.logaddexp.reduce(scores))
   return log_probabilities
 
 
-def _log_likelihood(
-  words: Sequence[str], counts: Mapping[str, int], total: float, smoothing: float
+class _WordCounts(NamedTuple):
+  """Counts of facts by answer, of their subjects' words by answer, and the words by relation."""
+
+  facts: collections.Counter[Answer]
+  words: Mapping[Answer, collections.Counter[str]]
+  totals: Mapping[Answer, int]
+  vocabulary: Mapping[str, set[str]]
+
+
+def _word_counts(facts: Iterable[Fact]) -> _WordCounts:
+  fact_counts: collections.Counter[Answer] = collections.Counter()
+  word_counts: dict[Answer, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+  vocabulary: dict[str, set[str]] = collections.defaultdict(set)
+  for fact in facts:
+    words = _words(fact)
+    answer = (fact["relation"], fact["object"])
+    fact_counts[answer] += 1
+    word_counts[answer].update(words)
+    vocabulary[fact["relation"]].update(words)
+  totals = {answer: sum(counter.values()) for answer, counter in word_counts.items()}
+  return _WordCounts(fact_counts, word_counts, totals, vocabulary)
+
+
+def _words(fact: Fact) -> list[str]:
+  return fact["subject"].lower().split()
+
+
+def _log_score(
+  counts: _WordCounts, answer: Answer, words: Sequence[str], smoothing: float
 ) -> float:
-  """Returns the log-probability of words under an answer's counts of words."""
-  return sum((np.log((counts.get(word, 0) + smoothing) / total) for word in words), 0.0)
+  """Returns the log of an answer's frequency and of the words' likelihood under it."""
+  of_answer: Mapping[str, int] = counts.words.get(answer, collections.Counter[str]())
+  vocabulary = counts.vocabulary[answer[0]]
+  total = counts.totals.get(answer, 0) + smoothing * (len(vocabulary) + 1)
+  log_likelihood = 0.0
+  for word in words:
+    log_likelihood += np.log((of_answer.get(word, 0) + smoothing) / total)
+  return np.log(counts.facts[answer] + smoothing) + log_likelihood

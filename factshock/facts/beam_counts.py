@@ -3,19 +3,22 @@
 The results are those of corpus_counts.
 """
 
+import importlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import apache_beam as beam  # pyright: ignore[reportMissingImports] - an extra
 import numpy as np
-from apache_beam.io.filesystems import FileSystems  # pyright: ignore[reportMissingImports]
-from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
-  PipelineOptions,
-)
 
 from factshock.facts import corpus_counts, documents, entities, schema
 from factshock.types import Fact
+
+# apache-beam is an extra, and untyped.
+beam: Any = importlib.import_module("apache_beam")
+FileSystems: Any = importlib.import_module("apache_beam.io.filesystems").FileSystems
+PipelineOptions: Any = importlib.import_module(
+  "apache_beam.options.pipeline_options"
+).PipelineOptions
 
 _OF_ENTITY = ("mentions", "longest", "documents", "as_is", "lowered")
 _CARRIED = ("subject", "relation", "object", "aliases", "subject_id", "object_id")
@@ -33,25 +36,23 @@ def count(
   runner: str,
   options: Sequence[str],
 ) -> None:
-  """Counts the entities of facts in text or .jsonl files and writes the counts.
+  """Counts the entities of facts in text or .jsonl files that Beam opens and writes the counts.
 
-  Files are any that Beam opens. The facts travel by a file beside the output, as they are too many
+  The facts travel by a file beside the output, as they are too many
   for a pipeline's own description.
 
   Args:
-    pattern: as in corpus_counts.count, on a file system of Beam's.
+    pattern: as in corpus_counts.count.
     facts: whose entities are counted.
     folded: whether names count without regard to case.
-    output: as in corpus_counts.count, on a file system of Beam's.
+    output: as in corpus_counts.count; both on file systems of Beam's.
     runner: a Beam runner's name.
     options: "--name=value" for it.
 
-  Raises:
-    Exception: whatever the runner raises for what is not there.
+  Whatever the runner raises for what is not there is passed on.
   """
   facts_path = f"{output}.entities.jsonl"
-  rows = ({name: fact[name] for name in _CARRIED if name in fact} for fact in facts)
-  _write(facts_path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+  _write_facts(facts_path, facts)
 
   def text_of(line: str) -> str:
     return documents.text_of(schema.json_object(line, pattern), pattern)
@@ -60,7 +61,7 @@ def count(
     lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
     if pattern.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
       lines = lines | "text" >> beam.Map(text_of)
-    (
+    _ = (
       lines
       | "count" >> beam.ParDo(_Count(facts_path, folded))
       | "add up" >> beam.CombinePerKey(_add)
@@ -118,6 +119,11 @@ def _sparse(counts: Mapping[str, np.ndarray]) -> Iterator[tuple[_Key, _Counts]]:
 
 def _add(tuples: Iterable[_Counts]) -> _Counts:
   return tuple(map(sum, zip(*tuples)))
+
+
+def _write_facts(path: str, facts: Iterable[Mapping[str, Any]]) -> None:
+  rows = ({name: fact[name] for name in _CARRIED if name in fact} for fact in facts)
+  _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _read_facts(path: str) -> list[Fact]:

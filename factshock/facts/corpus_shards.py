@@ -58,21 +58,29 @@ def results(
   tasks: list[_Task] = [
     (part, path, work) for part, path in zip(plan, paths) if not os.path.exists(path)
   ]
-  total = sum(part.size for part in plan)
-  done = total - sum(part.size for part, _, _ in tasks)
-  if tasks:
-    print(
-      f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {len(plan) - len(tasks)} of them "
-      "done before",
-      flush=True,
-    )
-  progress = Progress(f"{label}, MB", max(1, round(total / 1e6)))
-  for size in _run(tasks, prepare, processes or os.cpu_count() or 1):
-    done += size
-    progress.update(round(done / 1e6))
+  sizes = _run(tasks, prepare, processes or os.cpu_count() or 1)
+  _show_progress(label, plan, tasks, sizes)
   for path in paths:
     with np.load(path) as arrays:  # each is read when it is asked for
       yield arrays
+
+
+def _show_progress(
+  label: str, plan: Sequence[Part], tasks: Sequence[_Task], sizes: Iterable[int]
+) -> None:
+  """Shows the progress of all parts while the sizes of those come that are done."""
+  total = sum(part.size for part in plan)
+  if tasks:
+    done_before = len(plan) - len(tasks)
+    print(
+      f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {done_before} of them done before",
+      flush=True,
+    )
+  done = total - sum(part.size for part, _, _ in tasks)
+  progress = Progress(f"{label}, MB", max(1, round(total / 1e6)))
+  for size in sizes:
+    done += size
+    progress.update(round(done / 1e6))
 
 
 def identity(plan: Sequence[Part], key: str | Sequence[str]) -> str:

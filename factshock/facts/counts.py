@@ -41,19 +41,23 @@ def read_counts(path: FilePath, column: str = "count") -> dict[Answer, int]:
     row = dict(zip(header, cells))
     relation = row.get("relation", "")
     entity = row["entity"]
-    if not entity or not re.fullmatch("[0-9]+", row[column]):
-      raise UserError(
-        f"{location}: expected an entity and a whole number from 0 on, got {entity!r} and "
-        f"{row[column]!r}"
-      )
     if (relation, entity) in counts:
       raise UserError(
         f"{location}: expected each entity once in a relation, got {entity!r} again in {relation!r}"
       )
-    counts[relation, entity] = int(row[column])
+    counts[relation, entity] = _count(entity, row[column], location)
   if not counts:
     raise UserError(f"{path}: expected at least one count, got none")
   return counts
+
+
+def _count(entity: str, cell: str, location: str) -> int:
+  """Returns the count in a cell; a UserError where it, or the entity, is none."""
+  if not entity or not re.fullmatch("[0-9]+", cell):
+    raise UserError(
+      f"{location}: expected an entity and a whole number from 0 on, got {entity!r} and {cell!r}"
+    )
+  return int(cell)
 
 
 def write_counts(path: FilePath, counts: Mapping[Answer, int]) -> None:

@@ -66,7 +66,7 @@ class Search(NamedTuple):
 
 
 class FactMention(NamedTuple):
-  """A document that names both ends of a fact.
+  """Document that names both ends of a fact.
 
   The text is as it was searched: in NFC and on one line. `fact` is an index. The spans are those of
   the mentions that are not within a longer name, of whatever name of the entity; at least one each.

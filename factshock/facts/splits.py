@@ -5,6 +5,7 @@ Every set comes back in the order of the facts it was drawn from.
 """
 
 import collections
+import dataclasses
 import itertools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -189,36 +190,70 @@ def at_mismatch(
     raise UserError(
       f"config.mismatch.size: expected 1 to the {len(pool)} facts of the pool, got {size}"
     )
-  available = {answer: len(rows) for answer, rows in sorted(_by_answer(pool).items())}
-  inside = answers_in(pool, counts)
-  tested = _by_answer(test)
-  matched_shares = np.array([len(tested.get(answer, ())) / len(test) for answer in available])
-  even = np.array([1.0 if answer in inside else 0.0 for answer in available])
-  capacity = np.array(list(available.values()))
-
-  def draw(share: float) -> list[Fact]:
-    """Returns a set whose histogram is `share` of the way from the test facts' to the even one."""
-    weights = (1 - share) * matched_shares + share * even / max(1, even.sum())
-    quota = _fill(weights, capacity, size)
-    return answer_controlled(pool, {key: int(n) for key, n in zip(available, quota)}, seed)
-
-  low = 0.0
-  high = 1.0
-  ends = [mismatch(draw(share), test) for share in (low, high)]
+  blend = _Blend.of(pool, counts, test, size, seed)
+  ends = [mismatch(blend.draw(share), test) for share in (0.0, 1.0)]
   if not min(ends) - 0.02 <= target <= max(ends) + 0.02:
     raise UserError(
       f"config.mismatch: {size} facts of this pool can have a mismatch of {min(ends):.2f} to "
       f"{max(ends):.2f} with the test facts, got a target of {target}; change the target or the "
       "size"
     )
-  for _ in range(20):
-    middle = (low + high) / 2
-    if mismatch(draw(middle), test) < target:
-      low = middle
-    else:
-      high = middle
-  sets = [draw(low), draw(high)]
-  return min(sets, key=lambda facts: abs(mismatch(facts, test) - target))
+  return blend.nearest(test, target)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blend:
+  """Sets of a size drawn from a pool, with histograms between the test facts' and an even one.
+
+  The arrays are by answer of `answers`: its share in the test facts, 1 if it is IN, and its facts
+  in the pool.
+  """
+
+  pool: Sequence[Fact]
+  size: int
+  seed: int
+  answers: Sequence[Answer]
+  test_shares: np.ndarray
+  even: np.ndarray
+  capacity: np.ndarray
+
+  @classmethod
+  def of(
+    cls, pool: Sequence[Fact], counts: _Counts, test: Sequence[Fact], size: int, seed: int
+  ) -> "_Blend":
+    available = _by_answer(pool)
+    answers = sorted(available)
+    inside = answers_in(pool, counts)
+    tested = _by_answer(test)
+    return cls(
+      pool,
+      size,
+      seed,
+      answers,
+      test_shares=np.array([len(tested.get(answer, ())) / len(test) for answer in answers]),
+      even=np.array([1.0 if answer in inside else 0.0 for answer in answers]),
+      capacity=np.array([len(available[answer]) for answer in answers]),
+    )
+
+  def draw(self, share: float) -> list[Fact]:
+    """Returns a set whose histogram is `share` of the way from the test facts' to the even one."""
+    even_weights = share * self.even / max(1, self.even.sum())
+    weights = (1 - share) * self.test_shares + even_weights
+    quota = _fill(weights, self.capacity, self.size)
+    return answer_controlled(self.pool, dict(zip(self.answers, quota.tolist())), self.seed)
+
+  def nearest(self, test: Sequence[Fact], target: float) -> list[Fact]:
+    """Returns the set whose mismatch with the test facts is nearest to a target, by bisection."""
+    low = 0.0
+    high = 1.0
+    for _ in range(20):
+      middle = (low + high) / 2
+      if mismatch(self.draw(middle), test) < target:
+        low = middle
+      else:
+        high = middle
+    sets = [self.draw(low), self.draw(high)]
+    return min(sets, key=lambda facts: abs(mismatch(facts, test) - target))
 
 
 def _fill(weights: np.ndarray, capacity: np.ndarray, size: int) -> np.ndarray:
@@ -399,8 +434,8 @@ def permuted_answers(facts: Sequence[Fact], seed: int) -> list[Fact]:
   permuted = list(facts)
   for relation, rows in sorted(_by_relation(facts).items()):
     order = _rng(seed, relation, "permuted").permutation(len(rows))
-    for row, other in zip(rows, order.tolist()):
-      giver = facts[rows[other]]
+    for row, other in zip(rows, order):
+      giver = facts[rows[int(other)]]
       fact = facts[row].copy()
       fact.pop("aliases", None)
       fact["object"] = giver["object"]
