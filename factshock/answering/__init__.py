@@ -1,1 +1,1 @@
-"""What a model says: ranking, decoding and the predictions file."""
+"""Answers of models: ranking, decoding, what is known, and the predictions file."""

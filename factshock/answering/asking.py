@@ -16,8 +16,9 @@ from factshock.checkpoints.loading import LoadedModel
 from factshock.data import prompts
 from factshock.facts import schema, sources
 from factshock.predictions import writing
+from factshock.predictions.rows import Row
 from factshock.runtime.console import Progress
-from factshock.types import Candidates, Fact, PredictionRow, Relation
+from factshock.types import Candidates, Fact, Relation
 
 _NO_SHOTS = Prompting()
 _FOUR_SHOTS = Prompting(shots=4)
@@ -78,7 +79,7 @@ def answer_facts(
   options: AnswerOptions,
   *,
   config: ml_collections.ConfigDict | None = None,
-) -> list[PredictionRow]:
+) -> list[Row]:
   """Writes the predictions of a model on a facts file; returns the rows.
 
   Args:
@@ -135,9 +136,7 @@ def _rank(
   return candidates, scores
 
 
-def _templates(
-  rows: Sequence[PredictionRow], relations: Mapping[str, Relation], form: str
-) -> dict[str, str]:
+def _templates(rows: Sequence[Row], relations: Mapping[str, Relation], form: str) -> dict[str, str]:
   """Returns the text with [X] and [Y] by which each relation of the rows was put to the model."""
   templates = {}
   for name in dict.fromkeys(row["relation"] for row in rows):

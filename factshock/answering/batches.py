@@ -31,7 +31,7 @@ class Generate(Protocol):
   """Generates for one batch, of whose rows only the first `used` count."""
 
   def __call__(
-    self, params: Params, inputs_BxS: Array, indices_B: Array, used: np.int32
+    self, params: Params, inputs_BxS: Array, indices_B: Array, used: np.int32, /
   ) -> tuple[Array, Array]:
     """Returns tokens [B, ..., T] and scores [B, ...] of prompts with these indices."""
     ...

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ml_collections
 
@@ -14,8 +14,9 @@ from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.predictions import writing
+from factshock.predictions.rows import Row
 from factshock.runtime.console import Progress
-from factshock.types import Candidates, Fact, PredictionRow, Relation
+from factshock.types import Candidates, Fact, Relation
 
 METHODS = ("rank", "greedy", "beam", "votes")
 _NO_SHOTS = Prompting()
@@ -38,7 +39,7 @@ class QueryOptions:
 
   method: str = "rank"
   prompting: Prompting = _NO_SHOTS
-  candidates: Sequence[Fact] | None = None
+  candidates: Sequence[Mapping[str, Any]] | None = None
   max_tokens: int = 16
   beams: int = 4
   samples: int = 16
@@ -49,13 +50,13 @@ class QueryOptions:
 def rows(
   model: LoadedModel,
   origin: Origin,
-  facts: Sequence[Fact],
+  facts: Sequence[Row],
   texts: Sequence[str],
   options: QueryOptions,
   *,
   candidates: Candidates | None = None,
   **labels: Any,
-) -> list[PredictionRow]:
+) -> list[Row]:
   """Returns rows of a predictions file with `candidates`, best first.
 
   Args:
@@ -70,7 +71,8 @@ def rows(
   batch_size = origin.batch_size
   if options.method == "rank":
     relations = [fact["relation"] for fact in facts]
-    scores = ranking.rank(model, texts, relations, candidates or {}, batch_size=batch_size)
+    candidates = candidates or {}
+    scores = ranking.rank(model, texts, relations, candidates, batch_size=batch_size)
     top = None if options.list_all else origin.top
     return writing.prediction_rows(facts, candidates, scores, top=top, **labels)
   decoding_options = DecodingOptions(options.max_tokens, beams=options.beams)
@@ -111,8 +113,8 @@ def _votes(sample: Callable[[int], list[str]], samples: int) -> list[list[tuple[
 
 def answer_queries(
   checkpoint: str,
-  queries: Sequence[Fact],
-  known_facts: Sequence[Fact],
+  queries: Sequence[Row],
+  known_facts: Sequence[Row],
   outputs: Sequence[str],
   relations: Mapping[str, Relation],
   options: QueryOptions,
@@ -146,7 +148,9 @@ def answer_queries(
     names = dict.fromkeys(fact["relation"] for fact in facts)
     candidates = writing.candidates_of(source, names)
   form = options.prompting.form_for(origin)
-  texts = PromptWriter.of(model, form, options.prompting).write(facts, relations)
+  # A prompt is written of subject and relation alone, so that a query needs no object.
+  queries_as_facts = cast(list[Fact], facts)
+  texts = PromptWriter.of(model, form, options.prompting).write(queries_as_facts, relations)
   labels = {"arm": origin.arm, "seed": origin.seed, "split": "queries"}
   answers = rows(model, origin, facts, texts, options, candidates=candidates, **labels)
   answer_of = dict(zip(unique, answers))
@@ -155,7 +159,7 @@ def answer_queries(
     writing.write_predictions(path, written)
 
 
-def _unique_queries(rows: Sequence[Fact]) -> dict[tuple[str, str], Fact]:
+def _unique_queries(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
   """Returns each (subject, relation) once, the last of its rows, without the answer."""
   answer_columns = ("object", "aliases", "object_id")
   unique = {}
@@ -165,7 +169,7 @@ def _unique_queries(rows: Sequence[Fact]) -> dict[tuple[str, str], Fact]:
   return unique
 
 
-def _with_answer(answer: PredictionRow, row: Fact) -> dict[str, Any]:
+def _with_answer(answer: Row, row: Row) -> Row:
   """Returns a query's row with the columns of the answer."""
   carried = ("subject", "relation", "object", "aliases", "object_id")
   columns = {name: row[name] for name in carried if name in row}

@@ -9,8 +9,9 @@ from factshock.answering import batches, likelihoods
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import prompts as prompt_texts
 from factshock.predictions import writing
+from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
-from factshock.types import Fact, PredictionRow
+from factshock.types import Fact
 
 LONGEST = 256  # tokens of a choice
 
@@ -66,7 +67,7 @@ def rows(
   letters: bool,
   batch_size: int,
   **labels: Any,
-) -> list[PredictionRow]:
+) -> list[Row]:
   """Returns rows of a predictions file for facts with choices.
 
   Letters compare by log-probability, whole texts by log-probability per byte; a row's candidates

@@ -173,7 +173,7 @@ def answer_tokens(model: LoadedModel, tokens: Iterable[int]) -> list[int]:
   """
   tokenizer = model.tokenizer
   ids = [int(token) for token in tokens]
-  closing = {tokenizer.eos, batches.ENDED}
+  closing: set[int | None] = {tokenizer.eos, batches.ENDED}
   lowest = math.inf
   if not model.decoder_only:
     closing.add(tokenizer.pad)

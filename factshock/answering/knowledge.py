@@ -8,7 +8,7 @@ an alias.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class KnownFact(Fact):
 class GenerateTexts(Protocol):
   """Answers prompts: greedily, or where temperature and seed are given by sampling."""
 
-  def __call__(self, prompts: Sequence[str], **sampling: float) -> list[str]:
+  def __call__(self, prompts: Sequence[str], /, **sampling: Any) -> list[str]:
     """Returns the answers' texts; `sampling` is empty, or holds temperature and seed."""
     ...
 

@@ -17,7 +17,7 @@ from factshock.models import families
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption
 from factshock.runtime.errors import UserError
-from factshock.types import Array, Params
+from factshock.types import Array, Batch, Params
 
 SIZES = tuple(2**power for power in range(11))  # continuations of one prompt; each is compiled
 LENGTHS = tuple(2**power for power in range(2, 13))  # tokens of a continuation
@@ -25,6 +25,9 @@ WHOLE = 32  # a text read as a whole is padded to a multiple of this many tokens
 
 # Token ids of a prompt and of its continuation.
 Pair: TypeAlias = tuple[Sequence[int], Sequence[int]]
+
+# The step, the cache, the last tokens, their summed log-probabilities, and whether all were greedy.
+_Carry: TypeAlias = tuple[jax.Array, Batch, jax.Array, jax.Array, jax.Array]
 
 # Is called with how many pairs or rows are done.
 Progress: TypeAlias = Callable[[int], None]
@@ -204,7 +207,7 @@ def _score_forced(
   params: Params,
   config: ModelConfig,
   opening: int,
-  weights: Params,
+  weights: list[Params] | None,
   inputs_BxS: Array,
   targets_BxCxT: Array,
 ) -> tuple[jax.Array, jax.Array]:
@@ -220,13 +223,12 @@ def _score_forced(
   prompts_R = jnp.arange(rows) // count
   cache = family.take_rows(dict(family.unstack(cache), weights=weights), prompts_R)
   targets_TxR = targets_BxCxT.reshape(-1, length).T
-  Carry: TypeAlias = tuple[jax.Array, dict, jax.Array, jax.Array, jax.Array]
 
-  def goes_on(carry: Carry) -> jax.Array:
+  def goes_on(carry: _Carry) -> jax.Array:
     step = carry[0]
     return (step < length) & (targets_TxR[jnp.minimum(step, length - 1)] >= 0).any()
 
-  def add_token(carry: Carry) -> Carry:
+  def add_token(carry: _Carry) -> _Carry:
     step, cache, token_R, total_R, greedy_R = carry
     logits_RxV, cache = family.step(params, config, cache, token_R)
     target_R = targets_TxR[step]

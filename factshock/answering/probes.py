@@ -62,7 +62,7 @@ class ProbeQueries:
   blank: int | None
 
 
-class ProbeBatch(NamedTuple):
+class _ProbeBatch(NamedTuple):
   """Holds some facts, then padding, a row each, as a family's `observe` takes them.
 
   Attributes:
@@ -73,11 +73,11 @@ class ProbeBatch(NamedTuple):
     among_BxV: whether a token is the first of one of the relation's answers.
   """
 
-  inputs_BxS: Array
-  position_B: Array
-  marked_BxS: Array
-  gold_B: Array
-  among_BxV: Array
+  inputs_BxS: np.ndarray
+  position_B: np.ndarray
+  marked_BxS: np.ndarray
+  gold_B: np.ndarray
+  among_BxV: np.ndarray
 
 
 def prepare(
@@ -172,8 +172,8 @@ def observe(model: LoadedModel, queries: ProbeQueries, *, batch_size: int = 64) 
   pending = []
   for part, rows in batches.split(indices, batch_size):
     interruption.raise_if_requested()
-    batch = map(spread, _batch(queries, part, rows, config.vocab_size))
-    pending.append((list(part), _observe(params, config, *batch)))
+    batch = _batch(queries, part, rows, config.vocab_size)
+    pending.append((list(part), _observe(params, config, *map(spread, batch))))
   progress = Progress("attention", len(indices))
   observed: dict[str, np.ndarray] = {}
   done = 0
@@ -199,7 +199,7 @@ def write(path: str, facts: Sequence[Fact], observations: Observations) -> None:
   Beside its arrays there are `subject`, `relation`, `object` (texts) and `popularity` (float64, NaN
   where there is none).
   """
-  arrays = {
+  arrays: dict[str, Any] = {
     name: np.array([fact[name] for fact in facts], np.str_)
     for name in ("subject", "relation", "object")
   }
@@ -234,7 +234,9 @@ def _report_missing(
     )
 
 
-def _batch(queries: ProbeQueries, indices: Sequence[int], rows: int, vocabulary: int) -> ProbeBatch:
+def _batch(
+  queries: ProbeQueries, indices: Sequence[int], rows: int, vocabulary: int
+) -> _ProbeBatch:
   """Returns the batch of some facts, padded to a number of rows."""
   inputs_BxS = batches.pad(queries.prompts, indices, rows, queries.left)
   length = inputs_BxS.shape[1]
@@ -250,7 +252,7 @@ def _batch(queries: ProbeQueries, indices: Sequence[int], rows: int, vocabulary:
       position_B[row] = len(tokens) - 1 - tokens[::-1].index(queries.blank)
     gold_B[row] = queries.gold[index]
     among_BxV[row, queries.among[queries.relations[index]]] = True
-  return ProbeBatch(inputs_BxS, position_B, marked_BxS, gold_B, among_BxV)
+  return _ProbeBatch(inputs_BxS, position_B, marked_BxS, gold_B, among_BxV)
 
 
 @functools.partial(jax.jit, static_argnums=1)

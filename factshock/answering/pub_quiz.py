@@ -11,9 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from factshock.predictions.rows import Row
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
-from factshock.types import PredictionRow
 
 METADATA = "metadata_results.json"
 
@@ -23,7 +23,7 @@ Space: TypeAlias = dict[str, str]
 
 def write(
   folder: str,
-  rows: Sequence[PredictionRow],
+  rows: Sequence[Row],
   *,
   model: str,
   templates: Mapping[str, str] | None = None,
@@ -42,7 +42,7 @@ def write(
   """
   if os.path.exists(os.path.join(folder, METADATA)):
     raise UserError(f"{folder}: holds results already; name another folder")
-  by_relation: dict[str, list[PredictionRow]] = {}
+  by_relation: dict[str, list[Row]] = {}
   for row in rows:
     by_relation.setdefault(row["relation"], []).append(row)
   tables = {relation: _table(relation, own) for relation, own in by_relation.items()}
@@ -57,7 +57,7 @@ def write(
     file.write(json.dumps(metadata, ensure_ascii=False, indent=1) + "\n")
 
 
-def _table(relation: str, rows: Sequence[PredictionRow]) -> tuple[Space, list[dict[str, Any]]]:
+def _table(relation: str, rows: Sequence[Row]) -> tuple[Space, list[dict[str, Any]]]:
   """Returns the ids of the answers and the instances of one relation's rows."""
   if os.path.basename(relation) != relation or not relation:
     raise UserError(
@@ -85,7 +85,7 @@ def _table(relation: str, rows: Sequence[PredictionRow]) -> tuple[Space, list[di
   return _space(relation, names, rows), instances
 
 
-def _space(relation: str, names: Sequence[str], rows: Sequence[PredictionRow]) -> Space:
+def _space(relation: str, names: Sequence[str], rows: Sequence[Row]) -> Space:
   """Returns the id of each answer: the facts' own where each has one and no two the same."""
   own = {row["object"]: row["object_id"] for row in rows if row.get("object_id")}
   if len(set(own.values())) == len(own) == len(names):

@@ -106,13 +106,13 @@ def _narrow(
     while half >= 2 * smallest and 2 * (~ended_B).sum() <= half:
       half //= 2
     kept = np.argsort(ended_B, kind="stable")[:half]
-    state = _take(config, state, kept)
+    state = _take(config, state, jnp.asarray(kept))
     indices = indices[kept]
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def unstack_layers(params: Params, config: ModelConfig) -> Params:
-  """Returns the weights of the layers each on its own, once for all batches."""
+def unstack_layers(params: Params, config: ModelConfig) -> list[Params] | None:
+  """Returns the weights of each layer on its own, as the family has them, for all batches."""
   return families.of(config).layer_weights(params)
 
 
@@ -146,7 +146,7 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
   params: Params,
   config: ModelConfig,
   random: bool,
-  weights: Params,
+  weights: list[Params] | None,
   state: State,
   *,
   floor: Array,
@@ -158,9 +158,7 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
   """Generates tokens until at most `floor` rows go on, or the tokens are full."""
   family = families.of(config)
   max_length = state["tokens_BxT"].shape[1]
-  keys_B = None
-  if random:
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, state["which_B"])
+  keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, state["which_B"]) if random else key
 
   def goes_on(state: State) -> jax.Array:
     return (state["step"] < max_length) & ((~state["ended_B"]).sum() > floor)
@@ -197,7 +195,7 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _take(config: ModelConfig, state: State, rows_R: Array) -> State:
+def _take(config: ModelConfig, state: State, rows_R: jax.Array) -> State:
   """Returns the state of these rows alone."""
   kept = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
   cache = families.of(config).take_rows(state["cache"], rows_R)

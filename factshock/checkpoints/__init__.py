@@ -1,1 +1,1 @@
-"""What is stored of a model: checkpoints, their interpolation and conversion."""
+"""Checkpoints of models: storing, opening, mixing and converting them."""

@@ -106,7 +106,7 @@ def layerwise_weights(params: Params, bottom: float, top: float) -> Params:
   flat = tree_files.flat_leaves(params)
   encoder, decoder = _depths(flat)
 
-  def alpha_at(position: npt.ArrayLike) -> np.ndarray:
+  def alpha_at(position: np.ndarray | np.float64) -> np.ndarray:
     share = bottom + (top - bottom) * position / (encoder + decoder + 1)
     return np.asarray(share, np.float32)
 

@@ -150,7 +150,7 @@ def read(
   with open(os.path.join(folder, _chunk_name(shape)), "rb", buffering=0) as file:
     for count in counts:
       block = np.empty(count, dtype)
-      data = memoryview(_bytes(block))
+      data = _bytes(block)
       got = 0
       while got < data.nbytes:
         more = file.readinto(data[got:])
@@ -174,8 +174,8 @@ def counts(layers: int, size: int) -> list[tuple[int, int]]:
   return blocks
 
 
-def _bytes(array: np.ndarray) -> np.ndarray:
-  return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _bytes(array: np.ndarray) -> memoryview:
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _chunk_name(shape: Sequence[int]) -> str:

@@ -1,1 +1,1 @@
-"""The bridge to the lm-evaluation-harness: our models as its LM, and tasks on facts (extra `lm_eval`)."""
+"""Our models and tasks on facts in the lm-evaluation-harness (extra `lm_eval`)."""

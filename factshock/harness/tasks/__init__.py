@@ -1,1 +1,4 @@
-"""Task files for the lm-evaluation-harness: `--include_path` of this folder; factshock.evaluate gives it by itself."""
+"""Task files for the lm-evaluation-harness.
+
+`--include_path` names this folder; factshock.evaluate gives it by itself.
+"""
