@@ -55,14 +55,14 @@ def use_cpu_devices(count: int = 0) -> None:
 
 
 def make_mesh(
-  sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
+  sizes: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
   """Returns a mesh of devices with the axes of AXES.
 
   Args:
     sizes: devices along each axis by its name; one may be -1, which is what is left. None puts all
       along "data".
-    devices: those of the mesh; None takes all, those of other processes too.
+    devices: the JAX devices of the mesh; None takes all, those of other processes too.
 
   Raises:
     UserError: sizes that do not multiply to the number of devices.

@@ -115,11 +115,11 @@ def _soft_examples(
   return source, examples
 
 
-def _answer_priors(run: SeedRun, data: FinetuningData) -> list[np.ndarray]:
+def _answer_priors(run: SeedRun, data: FinetuningData) -> list[list[float]]:
   """Returns for each fact how often the facts have each candidate of its relation."""
 
   @functools.cache
-  def prior(relation: str) -> np.ndarray:
+  def prior(relation: str) -> list[float]:
     return splits.answer_prior(data.facts, relation, run.candidates[relation])
 
   return [prior(fact["relation"]) for fact in data.facts]

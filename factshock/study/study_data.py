@@ -34,7 +34,7 @@ class StudyData:
 
   facts: list[Fact]
   background: list[Fact]
-  relations: dict[str, Relation]
+  relations: Mapping[str, Relation]
   texts: Sequence[Text]
   counts: dict[Answer, int]
 

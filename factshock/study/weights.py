@@ -1,5 +1,7 @@
 """Weights of a study: pretrained, finetuned, random, or those it starts from."""
 
+from typing import Any
+
 import jax
 
 from factshock.checkpoints import loading, store, tree_files
@@ -43,7 +45,7 @@ def finetuned(run: SeedRun, arm: str, step: int | None = None) -> Params:
   """
   folder = run.workdir.checkpoints(arm, run.seed)
   params = store.restore_params(folder, step)
-  record = store.read_manifest(folder, step)["config"]
+  record: Any = store.read_manifest(folder, step)["config"]
   if "lora" not in record:
     return params
   scale = record["lora"]["alpha"] / record["lora"]["rank"]

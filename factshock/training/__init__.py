@@ -1,1 +1,1 @@
-"""How a model learns: the train step, optimizers, checkpoints, interpolation and the loop."""
+"""Training: the train step, its optimizers, drivers and loop, settings, metrics and FLOPs."""

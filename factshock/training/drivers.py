@@ -20,6 +20,9 @@ AXIS = "replicas"  # the axis over which a pmapped step sums (train_step.make_tr
 # A pytree of arrays: a train state, a key or frozen weights.
 Tree: TypeAlias = Any
 
+# The structure of a pytree (jax.tree.structure).
+TreeStructure: TypeAlias = Any
+
 # A step ready to run, its state donated: (state, batch, key, and frozen weights if any).
 CompiledStep: TypeAlias = Callable[..., tuple[TrainState, Scalars]]
 
@@ -183,7 +186,7 @@ def init_state(
 def _optimizer_init(
   optimizer: optax.GradientTransformation,
   shardings: tuple[jax.sharding.Sharding, ...],
-  structure: jax.tree_util.PyTreeDef,
+  structure: TreeStructure,
 ) -> Callable[[Params], Tree]:
   return jax.jit(optimizer.init, out_shardings=structure.unflatten(shardings))
 
@@ -205,7 +208,7 @@ def _compile(step_fn: StepFn, state: TrainState) -> CompiledStep:
 def _jitted(
   step_fn: StepFn,
   shardings: tuple[jax.sharding.Sharding, ...],
-  structure: jax.tree_util.PyTreeDef,
+  structure: TreeStructure,
 ) -> CompiledStep:
   """Returns the jitted step; the cache keeps it, and so its compiled code, for later calls."""
   return jax.jit(step_fn, donate_argnums=0, out_shardings=(structure.unflatten(shardings), None))

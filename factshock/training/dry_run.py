@@ -1,118 +1,173 @@
-"""What a train step will take, found out from shapes alone: parameters, memory per device and FLOPs."""
+"""Needs of a train step, found out from shapes alone: parameters, memory per device and FLOPs."""
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from factshock.checkpoints import tree_files
 from factshock.devices import partitioning
+from factshock.devices.partitioning import Shardings
 from factshock.training import flops
+from factshock.training.train_step import StepFn, TrainState
+from factshock.types import Batch, Params
 
 
-def describe(step_fn, state, batch, mesh, frozen=None):
-  """Lines that say what training will take; nothing of the model is allocated.
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+  """Arguments of a step as shapes, and how each is cut over a mesh.
+
+  `weights` are all of the model's, `trained` those that are trained: the same, or adapters.
+  """
+
+  arguments: Sequence[Any]
+  shardings: Sequence[Shardings]
+  weights: Params
+  weight_shardings: Shardings
+  trained: Params
+  trained_shardings: Shardings
+
+
+def describe(
+  step_fn: StepFn,
+  state: TrainState,
+  batch: Batch,
+  mesh: jax.sharding.Mesh,
+  frozen: Params | None = None,
+) -> list[str]:
+  """Returns lines that say what training will take; nothing of the model is allocated.
 
   Args:
     step_fn: a train step of `train_step.make_train_step`.
-    state, frozen: trees of jax.ShapeDtypeStruct, as of jax.eval_shape(init_state, ...).
-    batch: dict of arrays or shapes [B, ...], the whole batch.
+    state: shapes, as of jax.eval_shape(init_state, ...).
+    batch: arrays or shapes [B, ...] by name, the whole batch.
     mesh: the mesh of the run.
+    frozen: shapes of the weights that are not trained, or None.
   """
-  devices = mesh.size
-  ways = partitioning.batch_shard_count(mesh)
   batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
+  placed = _place(state, batch, mesh, frozen)
+  devices = mesh.size
+  rows = next(iter(batch.values())).shape[0]
+  device_rows = rows // partitioning.batch_shard_count(mesh)
+  axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+  trained_size = tree_size(state["params"])
+  return [
+    f"parameters: {trained_size + tree_size(frozen):,}, of them trained {trained_size:,}",
+    f"devices: {devices} {_platform(mesh)}, {axes}; {device_rows:,} of {rows:,} rows of a batch on "
+    "each",
+    "weights, with the mesh axis that each dimension is cut over:",
+    *_cut_lines(placed.weights, placed.weight_shardings),
+    _memory_line(step_fn, state, batch, mesh, placed),
+    _flops_line(step_fn, placed.arguments, devices),
+  ]
+
+
+def _place(
+  state: TrainState, batch: Batch, mesh: jax.sharding.Mesh, frozen: Params | None
+) -> _Placed:
   key = jax.eval_shape(lambda: jax.random.key(0))
-  arguments = (state, batch, key) if frozen is None else (state, batch, key, frozen)
-  shardings = (
-    partitioning.state_shardings(state, mesh),
+  arguments: list[Any] = [state, batch, key]
+  state_shardings = partitioning.state_shardings(state, mesh)
+  shardings: list[Shardings] = [
+    state_shardings,
     partitioning.batch_sharding(mesh),
     partitioning.replicated(mesh),
+  ]
+  weights = state["params"]
+  weight_shardings = state_shardings["params"]
+  if frozen is not None:
+    weights = frozen
+    weight_shardings = partitioning.param_shardings(frozen, mesh)
+    arguments.append(frozen)
+    shardings.append(weight_shardings)
+  return _Placed(
+    arguments, shardings, weights, weight_shardings, state["params"], state_shardings["params"]
   )
-  shardings += () if frozen is None else (partitioning.param_shardings(frozen, mesh),)
+
+
+def _memory_line(
+  step_fn: StepFn, state: TrainState, batch: Batch, mesh: jax.sharding.Mesh, placed: _Placed
+) -> str:
+  trained = _device_bytes(placed.trained, placed.trained_shardings)
+  weights = trained
+  if placed.weights is not placed.trained:
+    weights += _device_bytes(placed.weights, placed.weight_shardings)
+  optimizer = _device_bytes(state["opt_state"], placed.shardings[0]["opt_state"])
+  batch_bytes = tree_bytes(batch) // partitioning.batch_shard_count(mesh)
+  scratch = _scratch_bytes(step_fn, placed, mesh)
+  total = weights + optimizer + batch_bytes + scratch
+  note = "; on a CPU with wide copies of bfloat16 weights" if _platform(mesh) == "cpu" else ""
+  return (
+    f"memory a device: {gigabytes(total)} = parameters {gigabytes(weights)} + optimizer state "
+    f"{gigabytes(optimizer)} + gradients ({gigabytes(trained)}) and activations "
+    f"{gigabytes(scratch)} (the compiler's scratch{note})"
+  )
+
+
+def _flops_line(step_fn: StepFn, arguments: Sequence[Any], devices: int) -> str:
   needed = flops.model_flops(step_fn, *arguments)
   made = flops.step_flops(step_fn, *arguments)
-  trained = _bytes_a_device(state["params"], shardings[0]["params"])
-  kept = 0 if frozen is None else _bytes_a_device(frozen, shardings[3])
-  optimizer = _bytes_a_device(state["opt_state"], shardings[0]["opt_state"])
-  scratch = _scratch(step_fn, arguments, shardings, mesh)
-  total = trained + kept + optimizer + tree_bytes(batch) // ways + scratch
-  rows = next(iter(batch.values())).shape[0]
-  return [
-    f"parameters: {tree_size(state['params']) + tree_size(frozen):,}, of them trained {tree_size(state['params']):,}",
-    f"devices: {devices} {mesh.devices.flat[0].platform}, {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}; "
-    f"{rows // ways:,} of {rows:,} rows of a batch on each",
-    *_cuts(
-      state["params"] if frozen is None else frozen,
-      shardings[0]["params"] if frozen is None else shardings[3],
-    ),
-    f"memory a device: {gigabytes(total)} = parameters {gigabytes(trained + kept)} + optimizer state "
-    f"{gigabytes(optimizer)} + gradients ({gigabytes(trained)}) and activations "
-    f"{gigabytes(scratch)} (the compiler's scratch{_note(mesh)})",
-    f"matrix products a step: {needed / 1e12:.3g} TFLOP, {needed / devices / 1e12:.3g} a device{_again(needed, made)}",
-  ]
+  line = (
+    f"matrix products a step: {needed / 1e12:.3g} TFLOP, {needed / devices / 1e12:.3g} a device"
+  )
+  if made > needed:
+    line += f"; {(made - needed) / 1e12:.3g} more are computed again, to save memory"
+  return line
 
 
-def _cuts(params, shardings):
-  """A line for each weight: its shape and the mesh axis each of its dimensions is cut over."""
-  names = tree_files.flat_leaves(params)
-  specs = tree_files.flat_leaves(shardings)
-  return ["weights, with the mesh axis that each dimension is cut over:"] + [
-    f"  {name} [{', '.join(f'{size:,}' for size in leaf.shape)}] {tuple(specs[name].spec) if any(specs[name].spec) else 'whole'}"
-    for name, leaf in names.items()
-  ]
+def _cut_lines(weights: Params, shardings: Shardings) -> list[str]:
+  """Returns a line for each weight: its shape and the mesh axis each dimension is cut over."""
+  sharding_of: Mapping[str, Any] = tree_files.flat_leaves(shardings)
+  lines = []
+  for name, leaf in tree_files.flat_leaves(weights).items():
+    shape = ", ".join(f"{size:,}" for size in leaf.shape)
+    spec = sharding_of[name].spec
+    cut = tuple(spec) if any(spec) else "whole"
+    lines.append(f"  {name} [{shape}] {cut}")
+  return lines
 
 
-def _bytes_a_device(tree, shardings):
+def _platform(mesh: jax.sharding.Mesh) -> str:
+  return mesh.devices.flat[0].platform
+
+
+def _device_bytes(tree: Params, shardings: Shardings) -> int:
+  """Returns the bytes of a device's shards of a tree."""
   return sum(
     math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
     for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings))
   )
 
 
-def _again(needed, made):
-  return (
-    f"; {(made - needed) / 1e12:.3g} more are computed again, to save memory"
-    if made > needed
-    else ""
+def _scratch_bytes(step_fn: StepFn, placed: _Placed, mesh: jax.sharding.Mesh) -> int:
+  """Returns the bytes a device needs beside the arguments while the compiled step runs."""
+  jitted = jax.jit(
+    step_fn,
+    donate_argnums=0,
+    in_shardings=tuple(placed.shardings),
+    out_shardings=(placed.shardings[0], partitioning.replicated(mesh)),
   )
+  analysis: Any = jitted.lower(*placed.arguments).compile().memory_analysis()
+  return analysis.temp_size_in_bytes
 
 
-def _note(mesh):
-  return (
-    "; on a CPU with wide copies of bfloat16 weights"
-    if mesh.devices.flat[0].platform == "cpu"
-    else ""
-  )
-
-
-def _scratch(step_fn, arguments, shardings, mesh):
-  """Bytes a device needs beside the arguments while the compiled step runs."""
-  compiled = (
-    jax.jit(
-      step_fn,
-      donate_argnums=0,
-      in_shardings=shardings,
-      out_shardings=(shardings[0], partitioning.replicated(mesh)),
-    )
-    .lower(*arguments)
-    .compile()
-  )
-  return compiled.memory_analysis().temp_size_in_bytes
-
-
-def tree_size(tree):
-  """Numbers in a tree of arrays or shapes."""
+def tree_size(tree: Any) -> int:
+  """Returns how many numbers a tree of arrays or shapes has."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def tree_bytes(tree):
-  """Bytes of a tree of arrays or shapes."""
+def tree_bytes(tree: Any) -> int:
+  """Returns the bytes of a tree of arrays or shapes."""
   return sum(
     math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
   )
 
 
-def gigabytes(count):
-  """A number of bytes in words: GB, or MB where it is less than a tenth of one."""
-  return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+def gigabytes(count: int) -> str:
+  """Returns bytes as text: in GB, or in MB where they are less than a tenth of one."""
+  if count >= 1e8:
+    return f"{count / 1e9:,.2f} GB"
+  return f"{count / 1e6:,.1f} MB"

@@ -6,6 +6,7 @@ import operator
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def train(
   """
   state, start = _resume(state, batches, options.checkpoint, steps)
   driver = drivers.driver(options.mesh, options.parallel)
-  constants = [key] if frozen is None else [key, frozen]
+  constants: list[Any] = [key] if frozen is None else [key, frozen]
   work = Work(step_fn, (state, *constants), options.mesh, options.parallel)
   reporter = _reporter(options, steps, work)
   state = _own(driver.place, state)

@@ -4,7 +4,8 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,8 +15,8 @@ from factshock.runtime import console, files, processes
 from factshock.runtime.errors import UserError
 from factshock.training import drivers, flops
 from factshock.training.metrics import Metrics
-from factshock.training.train_step import Scalars, StepFn, TrainState
-from factshock.types import Batch, FilePath, Params
+from factshock.training.train_step import Scalars, StepFn
+from factshock.types import Batch, FilePath
 
 # FLOPs by step function and the shapes of a batch, kept for later calls.
 _counted: dict[tuple[StepFn, tuple[tuple[str, tuple[int, ...]], ...]], float] = {}
@@ -31,7 +32,7 @@ class Work:
   def __init__(
     self,
     step_fn: StepFn,
-    arguments: tuple[TrainState, jax.Array] | tuple[TrainState, jax.Array, Params],
+    arguments: Sequence[Any],
     mesh: jax.sharding.Mesh | None,
     parallel: str,
   ) -> None:

@@ -204,7 +204,7 @@ def make_train_step(
       "gradient_norm": _norm(gradients),
       **{name: sums[name] for name in ("tokens", "read_tokens", "places")},
     }
-    params = optax.apply_updates(state["params"], updates)
+    params: Any = optax.apply_updates(state["params"], updates)
     return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
 
   return step
@@ -213,7 +213,7 @@ def make_train_step(
 def _token_counts(batch: Batch) -> Scalars:
   """Returns how many of a batch's tokens are no padding, and how many positions there are."""
   padded = [(batch[name], pad) for name, pad in batching.token_fields(batch).items()]
-  read = sum(jnp.sum(tokens != pad) for tokens, pad in padded)
+  read: Any = sum(jnp.sum(tokens != pad) for tokens, pad in padded)
   positions = sum(tokens.size for tokens, _ in padded)
   return {"read_tokens": read.astype(jnp.float32), "places": jnp.float32(positions)}
 
@@ -243,10 +243,11 @@ def _gradients(
   shapes = jax.eval_shape(gradient, first, keys[0])
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
 
-  def add(total: Params, batch_and_key: tuple[Batch, jax.Array]) -> tuple[Params, None]:
+  def add(total: Any, batch_and_key: tuple[Batch, jax.Array]) -> tuple[Any, None]:
     return jax.tree.map(jnp.add, total, gradient(*batch_and_key)), None
 
-  return jax.lax.scan(add, zeros, (microbatches, keys))[0]
+  total: Any = jax.lax.scan(add, zeros, (microbatches, keys))[0]
+  return total
 
 
 def _split(name: str, array: jax.Array, count: int) -> jax.Array:
