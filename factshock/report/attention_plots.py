@@ -128,9 +128,7 @@ def _draw_heads(
   limit: float,
   is_cut: bool,
 ) -> None:
-  from matplotlib.colors import LinearSegmentedColormap  # noqa: PLC0415  loaded when drawn
-
-  colours = LinearSegmentedColormap.from_list("change", [canvas.VERMILION, "#ffffff", canvas.BLUE])
+  colours = canvas.colour_map([canvas.VERMILION, canvas.WHITE, canvas.BLUE])
   image = axes.imshow(
     table,
     cmap=colours,

@@ -10,12 +10,14 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from factshock.report.numbers import KnownEstimate
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
+  from matplotlib.colors import Colormap
   from matplotlib.figure import Figure
   from matplotlib.typing import RcKeyType
 
@@ -36,6 +38,7 @@ BLUE = "#0072B2"
 VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#7A7A7A"
+WHITE = "#FFFFFF"
 GRID = "#e4e4e4"
 DASHED: LineStyle = (0, (5, 3))
 STYLES: list[Style] = [
@@ -86,10 +89,15 @@ class Panel(NamedTuple):
 @contextlib.contextmanager
 def settings() -> Iterator[None]:
   """Applies the reports' matplotlib settings inside."""
-  import matplotlib  # noqa: PLC0415  loaded when drawn, see above
-
-  with matplotlib.rc_context(SETTINGS):
+  with _matplotlib().rc_context(SETTINGS):
     yield
+
+
+def _matplotlib() -> ModuleType:
+  """Returns matplotlib, loaded with its figures and colours when first called."""
+  import matplotlib.figure  # noqa: PLC0415  loaded when drawn, see above
+
+  return matplotlib
 
 
 def new_figure(
@@ -103,9 +111,13 @@ def new_figure(
 
 def empty_figure(width: float, height: float) -> "Figure":
   """Returns a figure of so many inches without axes."""
-  from matplotlib.figure import Figure  # noqa: PLC0415  loaded when drawn, see above
+  return _matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
 
-  return Figure(figsize=(width, height), layout="constrained")
+
+def colour_map(colours: Sequence[str]) -> "Colormap":
+  """Returns a scale of colours from the first, at the lowest value, to the last."""
+  scales = _matplotlib().colors.LinearSegmentedColormap
+  return scales.from_list("change", colours)
 
 
 def panel(
