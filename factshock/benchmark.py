@@ -116,7 +116,11 @@ def main(argv: Sequence[str]) -> int:
   return 1 if failed else 0
 
 
-def _run_all(names: Sequence[str], scripts: Mapping[str, str], output: str) -> list[str]:
+def _run_all(
+  names: Sequence[str],
+  scripts: Mapping[str, str],
+  output: str,
+) -> list[str]:
   """Runs benchmarks and writes the document after each; returns the names of those that failed."""
   document = read_document(output)  # before hours of measuring
   failed: list[str] = []
@@ -270,7 +274,11 @@ def _run(path: str, folder: str) -> _Output:
   return _Output("".join(printed), last_line, code)
 
 
-def _pass_on(source: IO[str], target: TextIO, lines: list[str]) -> None:
+def _pass_on(
+  source: IO[str],
+  target: TextIO,
+  lines: list[str],
+) -> None:
   """Prints every line of a stream, and appends it to `lines`."""
   for line in source:
     lines.append(line)

@@ -236,7 +236,7 @@ def _diagnose_lm_kbc() -> None:
     year,
     lm_kbc_files.read_all(values.predictions, year),
     lm_kbc_files.read(values.gold, year, gold=True),
-    train and lm_kbc_files.read(train, year, gold=True),
+    lm_kbc_files.read(train, year, gold=True) if train else None,
     no_train=no_train,
     strict=values.strict,
     bootstrap=Bootstrap(values.resamples, values.confidence, values.seed),
@@ -294,7 +294,11 @@ def _trials_by_arm() -> "dict[str, dict[int, list[Trial]]]":
   return arms
 
 
-def _write(name: str, result: Mapping[str, Any], lines: Iterable[str]) -> None:
+def _write(
+  name: str,
+  result: Mapping[str, Any],
+  lines: Iterable[str],
+) -> None:
   """Writes a result as JSON to the output folder, if any, and prints the lines about it."""
   path = flags.FLAGS.output and os.path.join(flags.FLAGS.output, name)
   if path:

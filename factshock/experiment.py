@@ -47,7 +47,8 @@ def main(argv: Sequence[str]) -> None:
   workdir = flags.FLAGS.workdir or _default_workdir()
   diagnosis = run(config, workdir)
   if diagnosis:  # the first of several processes alone has it
-    print("\n".join(summary_lines(diagnosis)))
+    lines: list[str] = summary_lines(diagnosis)
+    print("\n".join(lines))
     print(f"report: {os.path.join(workdir, 'report.html')}")
 
 

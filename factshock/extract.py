@@ -34,7 +34,7 @@ accepted ones, extraction.json, calibration.json and report.html.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from absl import flags
 
@@ -44,7 +44,7 @@ from factshock.runtime.errors import UserError
 if TYPE_CHECKING:
   from factshock.facts.schema import Row
   from factshock.knowledge_graph import pipeline
-  from factshock.types import Relation
+  from factshock.types import Fact, Relation
 
 
 def define_flags() -> None:
@@ -171,7 +171,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(
-  folder: str, predictions: str, calibration: str, options: "pipeline.Options"
+  folder: str,
+  predictions: str,
+  calibration: str,
+  options: "pipeline.Options",
 ) -> "pipeline.Summary":
   """Extracts a graph from predictions files into a folder, with its report and summary.
 
@@ -267,8 +270,9 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
   )
   candidates.answer_queries(
     values.checkpoint,
-    queries,
-    known,
+    # Facts whose `object` may be missing or null.
+    cast("list[Fact]", queries),
+    cast("list[Fact]", known),
     [predictions, calibration],
     relations,
     options,

@@ -144,7 +144,11 @@ def _weights(texts: Sequence[str], count: int) -> str | list[float]:
   return "uniform" if texts == ["uniform"] else _parse_floats("--weights", texts, count)
 
 
-def _parse_floats(flag: str, texts: Sequence[str], count: int) -> list[float]:
+def _parse_floats(
+  flag: str,
+  texts: Sequence[str],
+  count: int,
+) -> list[float]:
   """Returns a flag's list of `count` numbers.
 
   Raises:

@@ -140,7 +140,8 @@ def read(
       answers to one query.
   """
   builder = _Builder(names or Names(), labelled)
-  for context, row in prediction_rows.read_rows(path, ("subject", "relation", "prediction")):
+  columns = ("subject", "relation", "prediction")
+  for context, row in prediction_rows.read_rows(path, columns):
     query = _query(context, row)
     if only is None or query in only:
       builder.add(context, row, query)
@@ -167,7 +168,12 @@ class _Builder:
     self.score_N: list[float] = []
     self.unscored: list[str] = []  # contexts of the rows without a score
 
-  def add(self, context: str, row: Row, query: Query) -> None:
+  def add(
+    self,
+    context: str,
+    row: Row,
+    query: Query,
+  ) -> None:
     """Adds a row's answer; of a further row of a query its right answer alone."""
     candidates = _candidates(context, row)
     if candidates is None:
@@ -191,7 +197,11 @@ class _Builder:
       self.score_N.append(score)
 
   def _add_gold(
-    self, context: str, query: Query, candidates: list[_Candidate], gold: Gold | None
+    self,
+    context: str,
+    query: Query,
+    candidates: list[_Candidate],
+    gold: Gold | None,
   ) -> None:
     """Adds a right answer to a query that was there before."""
     index = self.indices[query]
@@ -274,7 +284,9 @@ def _wanted(values: Sequence[T], wanted_Q: np.ndarray) -> list[T]:
 
 
 def check_separate_queries(
-  calibration: Iterable[Mapping[str, Any]], others: Iterable[Mapping[str, Any]], kind: str
+  calibration: Iterable[Mapping[str, Any]],
+  others: Iterable[Mapping[str, Any]],
+  kind: str,
 ) -> None:
   """Checks that calibration queries are not among others.
 
@@ -307,7 +319,11 @@ def _query(context: str, row: Row) -> Query:
   return row["subject"], row["relation"]
 
 
-def _gold(context: str, row: Row, names: Names) -> Gold:
+def _gold(
+  context: str,
+  row: Row,
+  names: Names,
+) -> Gold:
   """Returns a row's right answer; () where it says that there is none."""
   if "object" not in row:
     raise UserError(
@@ -380,7 +396,11 @@ def _best_score(candidates: list[_Candidate]) -> float:
   return max((score for _, score in candidates), default=0.0)
 
 
-def _merge_names(relation: str, candidates: list[_Candidate], names: Names) -> list[_Candidate]:
+def _merge_names(
+  relation: str,
+  candidates: list[_Candidate],
+  names: Names,
+) -> list[_Candidate]:
   """Returns candidates with one name each, best first.
 
   Probabilities of names of one answer are added up; those of several answers are normalised.
@@ -407,7 +427,9 @@ def _log_sum(scores: Sequence[float]) -> float:
 
 
 def _named(
-  relation: str, candidates: list[_Candidate], names: Names
+  relation: str,
+  candidates: list[_Candidate],
+  names: Names,
 ) -> Iterator[tuple[str, str, float]]:
   """Yields (normalised label, label, log-probability) of candidates that are not empty."""
   for text, score in candidates:

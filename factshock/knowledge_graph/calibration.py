@@ -167,7 +167,11 @@ def _held_out_confidences(
   return held_out
 
 
-def confidence(calibration: Calibration, score_N: ArrayLike, relation_N: ArrayLike) -> np.ndarray:
+def confidence(
+  calibration: Calibration,
+  score_N: ArrayLike,
+  relation_N: ArrayLike,
+) -> np.ndarray:
   """Returns the probability that each answer is right [N].
 
   Args:
@@ -210,7 +214,11 @@ def _curve_json(curve: Curve) -> dict[str, Any]:
   return {"method": curve.method, "x": curve.x.tolist(), "y": curve.y.tolist()}
 
 
-def _fit_curves(data: _Data, method: str, strength: float) -> Calibration:
+def _fit_curves(
+  data: _Data,
+  method: str,
+  strength: float,
+) -> Calibration:
   """Fits the pooled curve and one for each relation."""
   pooled = _fit_curve(method, data.x_N, data.right_N, np.ones(len(data.x_N)))
   curves: dict[int, Curve] = {}
@@ -228,7 +236,11 @@ def _fit_curves(data: _Data, method: str, strength: float) -> Calibration:
   return Calibration(method, strength, pooled, curves, units)
 
 
-def _evaluate(calibration: Calibration, x_N: np.ndarray, relation_N: np.ndarray) -> np.ndarray:
+def _evaluate(
+  calibration: Calibration,
+  x_N: np.ndarray,
+  relation_N: np.ndarray,
+) -> np.ndarray:
   """Returns the confidences at logits of answers of several relations [N]."""
   confidence_N = np.empty(len(x_N))
   for relation in np.unique(relation_N).tolist():
@@ -248,14 +260,23 @@ def _curve_values(curve: Curve, x_N: np.ndarray) -> np.ndarray:
   return np.clip(p_N, least, 1 - least)
 
 
-def _fit_curve(method: str, x_N: np.ndarray, target_N: np.ndarray, weight_N: np.ndarray) -> Curve:
+def _fit_curve(
+  method: str,
+  x_N: np.ndarray,
+  target_N: np.ndarray,
+  weight_N: np.ndarray,
+) -> Curve:
   """Fits a curve of one method."""
   if method == "isotonic":
     return _fit_isotonic(x_N, target_N, weight_N)
   return _fit_platt(x_N, target_N, weight_N)
 
 
-def _fit_isotonic(x_N: np.ndarray, target_N: np.ndarray, weight_N: np.ndarray) -> Curve:
+def _fit_isotonic(
+  x_N: np.ndarray,
+  target_N: np.ndarray,
+  weight_N: np.ndarray,
+) -> Curve:
   """Returns the never falling curve of least squares, kept off 0 and 1 by half an answer."""
   x, index_N = np.unique(x_N, return_inverse=True)
   weight = np.bincount(index_N, weight_N)
@@ -277,7 +298,10 @@ def _increasing(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _fit_platt(
-  x_N: np.ndarray, target_N: np.ndarray, weight_N: np.ndarray, rounds: int = 50
+  x_N: np.ndarray,
+  target_N: np.ndarray,
+  weight_N: np.ndarray,
+  rounds: int = 50,
 ) -> Curve:
   """Returns the logistic curve of the greatest likelihood, its slope not below 0.
 
@@ -304,7 +328,11 @@ def _fit_platt(
 
 
 def _newton_move(
-  x: np.ndarray, target: np.ndarray, weight: np.ndarray, slope: float, shift: float
+  x: np.ndarray,
+  target: np.ndarray,
+  weight: np.ndarray,
+  slope: float,
+  shift: float,
 ) -> np.ndarray:
   """Returns Newton's step of slope and shift, at most 2 in each."""
   p = sigmoid(slope * x + shift)

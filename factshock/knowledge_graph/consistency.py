@@ -104,7 +104,10 @@ def _check_columns(name: str, row: Mapping[str, Any]) -> None:
 
 
 def resolve(
-  triples: Iterable[Triple], rules: Rules, types: Types, queries: Iterable[tuple[str, str]]
+  triples: Iterable[Triple],
+  rules: Rules,
+  types: Types,
+  queries: Iterable[tuple[str, str]],
 ) -> Resolution:
   """Returns what of the triples can stand together.
 
@@ -144,14 +147,17 @@ def _by_confidence(triple: Triple) -> tuple[float, str, str, str]:
 
 
 def _implied(
-  kept: Iterable[Triple], rules: Rules, queries: Iterable[tuple[str, str]]
+  kept: Iterable[Triple],
+  rules: Rules,
+  queries: Iterable[tuple[str, str]],
 ) -> list[Triple]:
   """Returns the mirrors of kept triples that answer a query and are not kept themselves."""
   asked = {(normalise(subject), relation) for subject, relation in queries}
   stated = {_key(triple) for triple in kept}
   implied: list[Triple] = []
   for triple in kept:
-    for mirror, _ in _mirrors(triple, rules.get(triple.relation, {})):
+    rule = rules.get(triple.relation, {})
+    for mirror, _ in _mirrors(triple, rule):
       key = _key(mirror)
       if key[:2] in asked and key not in stated:
         stated.add(key)
@@ -250,10 +256,17 @@ def _mirrors(triple: Triple, rule: Mapping[str, Any]) -> list[_Statement]:
   return [_Statement(mirror, kind)]
 
 
-def _type_misfit(triple: Triple, rule: Mapping[str, Any], types: Types) -> str | None:
+def _type_misfit(
+  triple: Triple,
+  rule: Mapping[str, Any],
+  types: Types,
+) -> str | None:
   """Returns which entity has not the type that its relation asks for, or None."""
   for column, entity in (("subject_type", triple.subject), ("object_type", triple.object)):
     wanted = rule.get(column)
-    if wanted and entity in types and wanted not in types[entity]:
-      return f"{entity} is {', '.join(sorted(types[entity]))}, not {wanted}"
+    if not wanted or entity not in types:
+      continue
+    if wanted not in types[entity]:
+      known = ", ".join(sorted(types[entity]))
+      return f"{entity} is {known}, not {wanted}"
   return None

@@ -107,8 +107,8 @@ def fit(
     over_predicted_N,
     method,
   )
-  lowered_N = over_predicted_N & (labelled.rank_N == 1)
-  lowering = shock_guard.fit_lowering(confidence_N[lowered_N], right_N[lowered_N])
+  flagged_first_N = over_predicted_N & (labelled.rank_N == 1)
+  lowering = shock_guard.fit_lowering(confidence_N[flagged_first_N], right_N[flagged_first_N])
   confidence_N = shock_guard.lower(confidence_N, over_predicted_N, lowering)
   eligible_N = _eligible(labelled, confidence_N, multi_answer)
   unlisted, unanswerable = _absent_answers(labelled, right_N)
@@ -218,7 +218,10 @@ def assess(extractor: Extractor, answers: Answers) -> Assessment:
 
 
 def choose_threshold(
-  extractor: Extractor, labelled: Answers, answers: Answers, target: float
+  extractor: Extractor,
+  labelled: Answers,
+  answers: Answers,
+  target: float,
 ) -> thresholds.Threshold:
   """Chooses the threshold that promises a precision for answers of relations that were calibrated.
 
@@ -251,7 +254,11 @@ def accept_by_precision(assessment: Assessment, threshold: thresholds.Threshold)
   return assessment.eligible_N & (assessment.confidence_N >= least)
 
 
-def accept_by_f1(extractor: Extractor, answers: Answers, assessment: Assessment) -> np.ndarray:
+def accept_by_f1(
+  extractor: Extractor,
+  answers: Answers,
+  assessment: Assessment,
+) -> np.ndarray:
   """Returns the candidates accepted for the greatest expected F1 of each query, bool [N]."""
   order = np.lexsort((-assessment.confidence_N, answers.query_N))
   order = order[assessment.eligible_N[order]]
@@ -301,7 +308,11 @@ def make_consistent(
   return kept_N, implied, conflicts
 
 
-def _triple(answers: Answers, assessment: Assessment, candidate: int) -> consistency.Triple:
+def _triple(
+  answers: Answers,
+  assessment: Assessment,
+  candidate: int,
+) -> consistency.Triple:
   """Returns the statement that a candidate makes."""
   query = answers.query_N[candidate]
   return consistency.Triple(
@@ -314,7 +325,9 @@ def _triple(answers: Answers, assessment: Assessment, candidate: int) -> consist
 
 
 def _multi_answer_relations(
-  labelled: Answers, answers: Answers, rules: consistency.Rules
+  labelled: Answers,
+  answers: Answers,
+  rules: consistency.Rules,
 ) -> set[str]:
   """Returns the relations with several answers a query.
 
@@ -334,7 +347,9 @@ def _multi_answer_relations(
 
 
 def _eligible(
-  answers: Answers, confidence_N: np.ndarray, multi_answer: Collection[str]
+  answers: Answers,
+  confidence_N: np.ndarray,
+  multi_answer: Collection[str],
 ) -> np.ndarray:
   """Returns the candidates that may be accepted, bool [N].
 

@@ -47,7 +47,12 @@ class Format(NamedTuple):
   files: tuple[str, ...]
 
 
-def write(name: str, folder: str, rows: RowSource, run: Run) -> Written:
+def write(
+  name: str,
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> Written:
   """Writes rows in one format into a folder; every file is whole or absent.
 
   Args:
@@ -84,7 +89,11 @@ def check_names(names: Iterable[str]) -> None:
       raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {name!r}{hint}")
 
 
-def write_jsonl(folder: str, rows: RowSource, run: Run) -> Written:
+def write_jsonl(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> Written:
   """Writes all rows to triples.jsonl.
 
   Args:
@@ -101,7 +110,11 @@ def write_jsonl(folder: str, rows: RowSource, run: Run) -> Written:
   return [path], counts
 
 
-def write_networkx(folder: str, rows: RowSource, run: Run) -> Written:
+def write_networkx(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> Written:
   """Writes graph.json."""
   path = os.path.join(folder, NETWORKX)
   counts = nodes.new_counts()
@@ -123,7 +136,11 @@ def write_networkx(folder: str, rows: RowSource, run: Run) -> Written:
   return [path], counts
 
 
-def write_lm_kbc(folder: str, rows: RowSource, run: Run) -> Written:
+def write_lm_kbc(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> Written:
   """Writes lm_kbc.jsonl; counts the `queries` and those `without_answer`.
 
   Args:
@@ -160,7 +177,11 @@ def write_lm_kbc(folder: str, rows: RowSource, run: Run) -> Written:
   return [path], counts
 
 
-def _edge(row: CanonicalRow, subject: str, object_: str) -> dict[str, Any]:
+def _edge(
+  row: CanonicalRow,
+  subject: str,
+  object_: str,
+) -> dict[str, Any]:
   """Returns the edge of a row in node-link JSON."""
   edge: dict[str, Any] = {"source": subject, "target": object_, "key": row["relation"]}
   if row.get("relation_label"):

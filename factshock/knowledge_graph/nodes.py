@@ -128,7 +128,10 @@ def relation_uri(relation: str) -> str:
 
 
 def _key(
-  end: Literal["subject", "object"], label: str, identifier: str | None, counts: Counts
+  end: Literal["subject", "object"],
+  label: str,
+  identifier: str | None,
+  counts: Counts,
 ) -> str:
   """Returns the key of the node at one end of a row; counts an id that cannot be used."""
   if identifier is not None:

@@ -124,7 +124,12 @@ def check_folder(folder: str) -> None:
     raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
 
 
-def extract(folder: str, predictions: str, calibration_path: str, options: Options) -> Summary:
+def extract(
+  folder: str,
+  predictions: str,
+  calibration_path: str,
+  options: Options,
+) -> Summary:
   """Writes the triples, graph formats and curves of an extraction into a folder.
 
   See factshock/extract.py for what the files are.
@@ -150,16 +155,12 @@ def extract(folder: str, predictions: str, calibration_path: str, options: Optio
   digests = [_file_digest(predictions), _file_digest(calibration_path)]
   run = _run_record(started, curves["identity"], digests, decision.threshold, options)
   outputs = _write_outputs(folder, inputs, decision, run, options)
-  outcome = decision.outcome
-  labelled = inputs.labelled
   summary: Summary = {
     "run": {**run, "ended": _now()},
-    "counts": _counts(labelled, outcome),
+    "counts": _counts(inputs.labelled, decision.outcome),
     "promise": _promise(decision),
     "quality": _quality(inputs, options),
-    "relations": records.relation_summaries(extractor, labelled, outcome, inputs.labels),
-    "over_predicted": records.over_prediction_summaries(extractor, labelled, outcome),
-    "conflicts": records.conflict_summary(outcome.conflicts),
+    **_findings(inputs.labelled, extractor, decision.outcome, inputs.labels),
     "outputs": outputs,
     "notes": NOTES,
   }
@@ -167,7 +168,25 @@ def extract(folder: str, predictions: str, calibration_path: str, options: Optio
   return summary
 
 
-def _fit(inputs: _Inputs, options: Options, fold_Q: np.ndarray | None = None) -> Extractor:
+def _findings(
+  labelled: Answers,
+  extractor: Extractor,
+  outcome: Outcome,
+  labels: Mapping[str, str],
+) -> Summary:
+  """Returns the sections on relations, over-predicted answers and conflicts."""
+  return {
+    "relations": records.relation_summaries(extractor, labelled, outcome, labels),
+    "over_predicted": records.over_prediction_summaries(extractor, labelled, outcome),
+    "conflicts": records.conflict_summary(outcome.conflicts),
+  }
+
+
+def _fit(
+  inputs: _Inputs,
+  options: Options,
+  fold_Q: np.ndarray | None = None,
+) -> Extractor:
   """Fits an extractor; `fold_Q` are folds of the calibration queries, None: by subject."""
   return extraction.fit(
     inputs.labelled,
@@ -179,7 +198,11 @@ def _fit(inputs: _Inputs, options: Options, fold_Q: np.ndarray | None = None) ->
   )
 
 
-def write_summary(summary: Summary, folder: str, page: str) -> None:
+def write_summary(
+  summary: Summary,
+  folder: str,
+  page: str,
+) -> None:
   """Adds the report's path to the outputs of a summary, and writes extraction.json, the last file.
 
   Args:
@@ -191,7 +214,12 @@ def write_summary(summary: Summary, folder: str, page: str) -> None:
   _write_json(os.path.join(folder, SUMMARY), summary)
 
 
-def _read(folder: str, predictions: str, calibration_path: str, options: Options) -> _Inputs:
+def _read(
+  folder: str,
+  predictions: str,
+  calibration_path: str,
+  options: Options,
+) -> _Inputs:
   """Reads and checks the inputs; moves the answer prior first where asked."""
   rules = consistency.complete_rules(options.relations)
   types = consistency.read_types(options.types) if options.types else {}
@@ -227,7 +255,11 @@ def _keys(queries: Iterable[Mapping[str, Any]]) -> set[Query]:
   return {(row["subject"], row["relation"]) for row in queries}
 
 
-def _print_differences(asked: Answers, path: str, wanted: set[Query]) -> None:
+def _print_differences(
+  asked: Answers,
+  path: str,
+  wanted: set[Query],
+) -> None:
   """Prints how many queries have no prediction, and how many predictions were not asked for."""
   missing = wanted - set(zip(asked.subjects, asked.relations))
   if missing:
@@ -295,7 +327,11 @@ def _reference_priors(
   return prior_correction.priors_of(reference_tables)
 
 
-def _decide(extractor: Extractor, inputs: _Inputs, options: Options) -> _Decision:
+def _decide(
+  extractor: Extractor,
+  inputs: _Inputs,
+  options: Options,
+) -> _Decision:
   """Accepts answers by the rule of the options, and makes them consistent."""
   assessment = extraction.assess(extractor, inputs.answers)
   threshold = None
@@ -351,7 +387,11 @@ def _run_record(
 
 
 def _write_outputs(
-  folder: str, inputs: _Inputs, decision: _Decision, run: canonical.Run, options: Options
+  folder: str,
+  inputs: _Inputs,
+  decision: _Decision,
+  run: canonical.Run,
+  options: Options,
 ) -> list[dict[str, Any]]:
   """Writes triples.jsonl and the graph formats; returns format, path and rows of each."""
   columns: records.RunColumns = {
@@ -368,7 +408,10 @@ def _write_outputs(
 
 
 def _write_rows(
-  folder: str, rows: Iterable[CanonicalRow], run: canonical.Run, total: int
+  folder: str,
+  rows: Iterable[CanonicalRow],
+  run: canonical.Run,
+  total: int,
 ) -> dict[str, Any]:
   """Writes triples.jsonl, with progress."""
   progress = Progress("writing triples", total)
@@ -383,7 +426,11 @@ def _write_rows(
   return {"format": "jsonl", "path": paths[0], "rows": written["rows"]}
 
 
-def _write_format(name: str, folder: str, run: canonical.Run) -> dict[str, Any]:
+def _write_format(
+  name: str,
+  folder: str,
+  run: canonical.Run,
+) -> dict[str, Any]:
   """Writes triples.jsonl in another format."""
   paths, written = formats.write(
     name, folder, lambda: canonical.read(os.path.join(folder, canonical.FILE)), run

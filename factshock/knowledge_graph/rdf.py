@@ -26,6 +26,7 @@ confidence 0.9 |}`, without provenance; it is far smaller than graph.nq. Few pro
 yet; Oxigraph does.
 """
 
+import functools
 import json
 import os
 import re
@@ -81,7 +82,11 @@ class _Statement(NamedTuple):
 _Property: TypeAlias = tuple[str, str | None]
 
 
-def write_nt(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+def write_nt(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> tuple[list[str], Counts]:
   """Writes graph.nt.
 
   Args:
@@ -96,7 +101,11 @@ def write_nt(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]
   return _write(path, rows, lambda statement: f"{statement.triple} .\n", " .\n")
 
 
-def write_nq(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+def write_nq(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> tuple[list[str], Counts]:
   """Writes graph.nq, with the provenance of `run` first.
 
   Args:
@@ -110,33 +119,43 @@ def write_nq(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]
   Raises:
     UserError: a row of another run.
   """
-  run_id = run["id"]
+  graph, _ = graph_uris(run["id"])
+  path = os.path.join(folder, NQ)
+  return _write(
+    path,
+    rows,
+    lambda statement: _quads(statement, run["id"]),
+    f" <{graph}> .\n",
+    provenance(run),
+  )
+
+
+def _quads(statement: _Statement, run_id: str) -> str:
+  """Returns the lines of a row: its triple, and the node with what is known of it."""
+  row = statement.row
+  if row["run"] != run_id:
+    raise UserError(
+      f"accepted row {statement.number}: expected rows of the run {run_id!r}, got one of "
+      f"{row['run']!r}; write the rows of each run apart"
+    )
   graph, statements = graph_uris(run_id)
-  end = f" <{graph}> .\n"
-  end_of_statement = f" <{statements}> .\n"
-
-  def quads(statement: _Statement) -> str:
-    row = statement.row
-    if row["run"] != run_id:
-      raise UserError(
-        f"accepted row {statement.number}: expected rows of the run {run_id!r}, got one of "
-        f"{row['run']!r}; write the rows of each run apart"
-      )
-    node = f"<{statements}:{statement.number}>"
-    properties = [
-      (_SUBJECT, statement.subject),
-      (_PREDICATE, statement.predicate),
-      (_OBJECT, statement.object),
-      (_CONFIDENCE, _confidence(row, f"<{_XSD}double>")),
-      *((_FLAG, literal(flag)) for flag in statement.flags),
-    ]
-    lines = [f"{node} {name} {value}{end_of_statement}" for name, value in properties]
-    return f"{statement.triple}{end}" + "".join(lines)
-
-  return _write(os.path.join(folder, NQ), rows, quads, end, provenance(run))
+  node = f"<{statements}:{statement.number}>"
+  properties = [
+    (_SUBJECT, statement.subject),
+    (_PREDICATE, statement.predicate),
+    (_OBJECT, statement.object),
+    (_CONFIDENCE, _confidence(row, f"<{_XSD}double>")),
+    *((_FLAG, literal(flag)) for flag in statement.flags),
+  ]
+  lines = [f"{node} {name} {value} <{statements}> .\n" for name, value in properties]
+  return f"{statement.triple} <{graph}> .\n" + "".join(lines)
 
 
-def write_ttl(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+def write_ttl(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> tuple[list[str], Counts]:
   """Writes graph.ttl (RDF 1.2).
 
   Args:
@@ -157,6 +176,7 @@ def write_ttl(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts
   return _write(os.path.join(folder, TTL), rows, annotated, " .\n", [begin])
 
 
+@functools.lru_cache(maxsize=8)  # asked of every row
 def graph_uris(run_id: str) -> tuple[str, str]:
   """Returns the URIs of the graph of a run's facts, and of that of the statements about them."""
   graph = RUN + urllib.parse.quote(run_id, safe="")

@@ -49,7 +49,10 @@ class Outcome:
 
 
 def canonical_rows(
-  outcome: Outcome, names: Names, labels: Mapping[str, str], columns: RunColumns
+  outcome: Outcome,
+  names: Names,
+  labels: Mapping[str, str],
+  columns: RunColumns,
 ) -> Iterator[CanonicalRow]:
   """Yields the canonical rows (canonical.py), query by query.
 
@@ -69,7 +72,11 @@ class _RowWriter:
   """Makes the rows of an outcome."""
 
   def __init__(
-    self, outcome: Outcome, names: Names, labels: Mapping[str, str], columns: RunColumns
+    self,
+    outcome: Outcome,
+    names: Names,
+    labels: Mapping[str, str],
+    columns: RunColumns,
   ) -> None:
     self.outcome = outcome
     self.names = names
@@ -128,7 +135,12 @@ class _RowWriter:
     return row
 
   def _row(
-    self, query: int, text: str, object_id: str | None, *, confidence: float
+    self,
+    query: int,
+    text: str,
+    object_id: str | None,
+    *,
+    confidence: float,
   ) -> CanonicalRow:
     """Returns a row that is not accepted, without score and rank."""
     answers = self.outcome.answers
@@ -149,7 +161,10 @@ class _RowWriter:
 
 
 def relation_summaries(
-  extractor: Extractor, labelled: Answers, outcome: Outcome, labels: Mapping[str, str]
+  extractor: Extractor,
+  labelled: Answers,
+  outcome: Outcome,
+  labels: Mapping[str, str],
 ) -> list[dict[str, Any]]:
   """Returns of each relation asked its queries, accepted answers, calibration and precision.
 
@@ -209,7 +224,12 @@ class _GivenAnswers:
         golds = labelled.right_answers(labelled.query_N[position])
         self.displaced[key].update(gold[0] for gold in golds)
 
-  def add_answers(self, extractor: Extractor, answers: Answers, assessment: Assessment) -> None:
+  def add_answers(
+    self,
+    extractor: Extractor,
+    answers: Answers,
+    assessment: Assessment,
+  ) -> None:
     """Adds the answers to the queries, with their confidence before and after the lowering."""
     unguarded = dataclasses.replace(extractor, lowering=shock_guard.NOT_LOWERED)
     plain_N = extraction.assess(unguarded, answers).confidence_N
@@ -230,7 +250,9 @@ def _first_over_predicted(extractor: Extractor, answers: Answers) -> Iterator[tu
 
 
 def over_prediction_summaries(
-  extractor: Extractor, labelled: Answers, outcome: Outcome
+  extractor: Extractor,
+  labelled: Answers,
+  outcome: Outcome,
 ) -> list[dict[str, Any]]:
   """Returns the over-predicted answers, the most given first.
 

@@ -70,7 +70,9 @@ class _RelationCounts(NamedTuple):
 
 
 def find_over_predicted(
-  first: Iterable[Answer], gold: Iterable[Answer], counts: Mapping[Answer, int] | None = None
+  first: Iterable[Answer],
+  gold: Iterable[Answer],
+  counts: Mapping[Answer, int] | None = None,
 ) -> dict[Answer, OverPrediction]:
   """Finds the answers that are given first far more often than supported.
 
@@ -101,13 +103,19 @@ def find_over_predicted(
   return flagged
 
 
-def _mentions(counts: Mapping[Answer, int], relation: str, names: Sequence[str]) -> np.ndarray:
+def _mentions(
+  counts: Mapping[Answer, int],
+  relation: str,
+  names: Sequence[str],
+) -> np.ndarray:
   """Returns the mentions of answers, each plus 1."""
   return np.array([count_of(counts, relation, name) for name in names], float) + 1
 
 
 def _flagged_of_relation(
-  relation: str, names: Sequence[str], counts: _RelationCounts
+  relation: str,
+  names: Sequence[str],
+  counts: _RelationCounts,
 ) -> list[OverPrediction]:
   """Returns the over-predicted answers of one relation."""
   share = (counts.right + 1) / (counts.labelled + len(names))
@@ -167,7 +175,11 @@ def fit_lowering(confidence_N: np.ndarray, right_N: np.ndarray) -> Lowering:
   return Lowering(float(slope), float(shift))
 
 
-def _most_likely(x_NxP: np.ndarray, right_N: np.ndarray, prior_P: np.ndarray) -> np.ndarray:
+def _most_likely(
+  x_NxP: np.ndarray,
+  right_N: np.ndarray,
+  prior_P: np.ndarray,
+) -> np.ndarray:
   """Returns the weights [P] of the penalised logistic regression, by Newton's method."""
   weights_P = prior_P.copy()
   for _ in range(100):
@@ -183,7 +195,11 @@ def _most_likely(x_NxP: np.ndarray, right_N: np.ndarray, prior_P: np.ndarray) ->
   return weights_P
 
 
-def lower(confidence_N: np.ndarray, flagged_N: np.ndarray, lowering: Lowering) -> np.ndarray:
+def lower(
+  confidence_N: np.ndarray,
+  flagged_N: np.ndarray,
+  lowering: Lowering,
+) -> np.ndarray:
   """Returns confidences, those of flagged answers lowered; none is raised [N]."""
   logit_N = lowering.slope * _logit(confidence_N) + lowering.shift
   lowered_N = np.minimum(confidence_N, sigmoid(logit_N))

@@ -83,7 +83,10 @@ def unescape(cell: str) -> str:
 
 
 def write_tsv(
-  folder: str, rows: RowSource, run: Run, confidence: bool = False
+  folder: str,
+  rows: RowSource,
+  run: Run,
+  confidence: bool = False,
 ) -> tuple[list[str], Counts]:
   """Writes graph.tsv (or graph_confidence.tsv) and labels.tsv.
 
@@ -102,15 +105,20 @@ def write_tsv(
   labels: dict[str, str] = {}
   with files.atomic_write(path) as file:
     for edge in nodes.edges(rows(), counts):
-      row, subject, object_ = edge
       _note_labels(labels, edge)
-      end = f"\t{row['confidence']!r}\n" if confidence else "\n"
-      file.write(f"{escape(subject)}\t{escape(row['relation'])}\t{escape(object_)}{end}")
+      cells = [escape(edge.subject), escape(edge.row["relation"]), escape(edge.object)]
+      if confidence:
+        cells.append(repr(edge.row["confidence"]))
+      file.write("\t".join(cells) + "\n")
     _write_labels(labels_path, labels)
   return [path, labels_path], counts
 
 
-def write_tsv_confidence(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+def write_tsv_confidence(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> tuple[list[str], Counts]:
   """Writes graph_confidence.tsv and labels.tsv."""
   return write_tsv(folder, rows, run, confidence=True)
 
@@ -147,7 +155,11 @@ def read_labels(path: str) -> dict[str, str]:
   return {cells[0]: cells[1] for _, cells in _read_cells(path, (2,))}
 
 
-def write_openke(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+def write_openke(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> tuple[list[str], Counts]:
   """Writes OpenKE's id files into the folder openke."""
   entity_path, relation_path, triple_path, label_path = (
     os.path.join(folder, name) for name in OPENKE
@@ -177,7 +189,11 @@ def write_openke(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Cou
   return [entity_path, relation_path, triple_path, label_path], counts
 
 
-def write_neo4j(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Counts]:
+def write_neo4j(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> tuple[list[str], Counts]:
   """Writes nodes.csv and relationships.csv into the folder neo4j."""
   node_path, relationship_path = (os.path.join(folder, name) for name in NEO4J)
   counts = nodes.new_counts()
@@ -195,7 +211,7 @@ def write_neo4j(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Coun
       for key, label in ((subject, row["subject"]), (object_, row["object"])):
         if key not in keys:
           keys.add(key)
-          line = f'{_quoted(key)},{_quoted(label)},{_quoted(nodes.uri(key))},"Entity"\n'
+          line = _node(key, label)
           line_breaks += _has_line_break(line)
           node_file.write(line)
       line = _relationship(edge)
@@ -204,6 +220,12 @@ def write_neo4j(folder: str, rows: RowSource, run: Run) -> tuple[list[str], Coun
   counts["entities"] = len(keys)
   counts["line_breaks"] = line_breaks
   return [node_path, relationship_path], counts
+
+
+def _node(key: str, label: str) -> str:
+  """Returns the line of nodes.csv of a node."""
+  uri = nodes.uri(key)
+  return f'{_quoted(key)},{_quoted(label)},{_quoted(uri)},"Entity"\n'
 
 
 def _relationship(edge: Edge) -> str:

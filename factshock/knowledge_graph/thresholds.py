@@ -84,7 +84,10 @@ def choose_threshold(
 
 
 def lower_bound(
-  right_N: np.ndarray, cluster_N: np.ndarray, weight_N: np.ndarray, error: float
+  right_N: np.ndarray,
+  cluster_N: np.ndarray,
+  weight_N: np.ndarray,
+  error: float,
 ) -> tuple[float, float]:
   """Returns the weighted share right, and its lower confidence bound at 1 - error.
 
@@ -111,13 +114,20 @@ def lower_bound(
   return share, _binomial_lower_bound(right, count, error) if right > 0 else 0.0
 
 
-def _binomial_lower_bound(right: float, count: float, error: float) -> float:
+def _binomial_lower_bound(
+  right: float,
+  count: float,
+  error: float,
+) -> float:
   """Returns the share below which `right` of `count` or more have a chance under `error`."""
   return float(special.betaincinv(right, count - right + 1, error))
 
 
 def accept_by_expected_f1(
-  confidence_N: np.ndarray, query_N: np.ndarray, unlisted_N: np.ndarray, unanswerable_N: np.ndarray
+  confidence_N: np.ndarray,
+  query_N: np.ndarray,
+  unlisted_N: np.ndarray,
+  unanswerable_N: np.ndarray,
 ) -> np.ndarray:
   """Returns which answers to accept so that each query's expected F1 is greatest, bool [N].
 

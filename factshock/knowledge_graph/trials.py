@@ -329,7 +329,11 @@ def _resampled(tables: Sequence[np.ndarray], draws: Sequence[_Draw]) -> dict[str
   return {name: np.array([sample[name] for sample in samples]) for name in MEASURES}
 
 
-def _estimate(mean: float, samples_R: np.ndarray, confidence: float) -> Estimate:
+def _estimate(
+  mean: float,
+  samples_R: np.ndarray,
+  confidence: float,
+) -> Estimate:
   """Returns a mean with its interval; None for what is undefined."""
   low, high = statistics.interval(samples_R, confidence)
   return {

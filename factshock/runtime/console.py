@@ -99,7 +99,13 @@ class Progress:
   The ETA counts from the first update on: what comes before it (compilation, say) is not repeated.
   """
 
-  def __init__(self, label: str, total: int, *, every: float = 5.0) -> None:
+  def __init__(
+    self,
+    label: str,
+    total: int,
+    *,
+    every: float = 5.0,
+  ) -> None:
     """Starts the clock.
 
     Args:
@@ -127,7 +133,12 @@ class Progress:
     self.printed = now
     print(self._line(now, done, note), flush=True)
 
-  def _line(self, now: float, done: int, note: str) -> str:
+  def _line(
+    self,
+    now: float,
+    done: int,
+    note: str,
+  ) -> str:
     """Returns the line that says how far things are."""
     percent = 100 * done // max(1, self.total)
     remark = f" ({note})" if note else ""

@@ -58,7 +58,11 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, binary: bool = False, by_all: bool = False) -> Iterator[IO[Any]]:
+def atomic_write(
+  path: Path,
+  binary: bool = False,
+  by_all: bool = False,
+) -> Iterator[IO[Any]]:
   """Opens a file to write, which appears at `path` only when all was written.
 
   On any error `path` is left as it was. Of several processes that work as one the first alone
@@ -101,7 +105,11 @@ def atomic_write(path: Path, binary: bool = False, by_all: bool = False) -> Iter
 
 
 @contextlib.contextmanager
-def _layered(raw: IO[bytes], is_gzipped: bool, is_binary: bool) -> Iterator[IO[Any]]:
+def _layered(
+  raw: IO[bytes],
+  is_gzipped: bool,
+  is_binary: bool,
+) -> Iterator[IO[Any]]:
   """Puts gzip and text encoding, where asked for, around a file of bytes."""
   with contextlib.ExitStack() as stack:
     file: Any = raw
@@ -204,7 +212,11 @@ def _direct_flag(path: Path) -> int:
   return flag
 
 
-def _write_all(descriptor: int, piece: mmap.mmap, size: int) -> None:
+def _write_all(
+  descriptor: int,
+  piece: mmap.mmap,
+  size: int,
+) -> None:
   """Writes the first bytes of a piece.
 
   Goes through the page cache from here on where the file system wants other sizes.

@@ -50,7 +50,11 @@ def try_lock(path: str) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def wait_for_lock(path: str, every: float = 0.5, message: str | None = None) -> Iterator[None]:
+def wait_for_lock(
+  path: str,
+  every: float = 0.5,
+  message: str | None = None,
+) -> Iterator[None]:
   """Waits for a lock file and holds it inside.
 
   Args:
@@ -155,7 +159,11 @@ def _is_alive(pid: int) -> bool:
   return True
 
 
-def _keep_alive(path: str, mine: _Holder, stopped: threading.Event) -> None:
+def _keep_alive(
+  path: str,
+  mine: _Holder,
+  stopped: threading.Event,
+) -> None:
   """Touches a lock file until stopped, or until another process has taken it over."""
   while not stopped.wait(BEAT_SECONDS):
     if _holder(path) != mine:

@@ -108,7 +108,12 @@ def _from_environment(name: str) -> int | None:
   return int(value)
 
 
-def _start(coordinator: str | None, count: int | None, process: int | None, wait: int) -> None:
+def _start(
+  coordinator: str | None,
+  count: int | None,
+  process: int | None,
+  wait: int,
+) -> None:
   """Starts JAX's coordination service; None stands for what JAX finds out by itself."""
   # Imported here as runtime is free of JAX: --help and the verbs without a model don't load it.
   import jax  # noqa: PLC0415

@@ -97,16 +97,20 @@ def check_fields(settings: Any, path: str) -> None:
   Raises:
     UserError: names every value that does not fit.
   """
-  problems = [
-    f"{path}.{name}: expected {check.expected}, got {getattr(settings, name)!r}"
-    for name, check in schema_of(type(settings)).items()
-    if not check.fits(getattr(settings, name))
-  ]
+  problems: list[str] = []
+  for name, check in schema_of(type(settings)).items():
+    value = getattr(settings, name)
+    if not check.fits(value):
+      problems.append(f"{path}.{name}: expected {check.expected}, got {value!r}")
   if problems:
     raise UserError("\n  ".join(problems))
 
 
-def values_of(settings: type, section: Mapping[str, Any], path: str) -> dict[str, Any]:
+def values_of(
+  settings: type,
+  section: Mapping[str, Any],
+  path: str,
+) -> dict[str, Any]:
   """Returns what a section says of a dataclass's settings, by field name; lists as tuples.
 
   Args:
@@ -125,8 +129,12 @@ def values_of(settings: type, section: Mapping[str, Any], path: str) -> dict[str
   ]
   if missing:
     raise UserError(f"{path}: expected a value for {', '.join(missing)}, got none")
-  values = {field.name: section[field.name] for field in fields if field.name in section}
-  return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+  values: dict[str, Any] = {}
+  for field in fields:
+    if field.name in section:
+      value = section[field.name]
+      values[field.name] = tuple(value) if isinstance(value, list) else value
+  return values
 
 
 def check_sections(config: Any, schema: Schema) -> None:
@@ -186,8 +194,8 @@ def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
     key: its last part.
     known: the keys that there are.
   """
-  known = list(known)
-  close = difflib.get_close_matches(key, known, 1)
+  keys = list(known)
+  close = difflib.get_close_matches(key, keys, 1)
   if close:
     return f"{path} is unknown; did you mean {close[0]!r}?"
-  return f"{path} is unknown; known here: {', '.join(sorted(known))}"
+  return f"{path} is unknown; known here: {', '.join(sorted(keys))}"

@@ -1,4 +1,4 @@
-"""The workdir of an experiment: where each of its files stands."""
+"""Paths of the files in an experiment's workdir."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ _TEXT = "text_{kind}_{index}.jsonl.gz"
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-  """The paths of a workdir, all below `path`; nothing is read or made."""
+  """Paths of a workdir, all below `path`; nothing is read or made."""
 
   path: str
 
@@ -26,82 +26,82 @@ class Workdir:
 
   @property
   def absolute_path(self) -> str:
-    """The folder's absolute path, as checkpoints record it."""
+    """Returns the folder's absolute path, as checkpoints record it."""
     return os.path.abspath(self.path)
 
   @property
   def config(self) -> str:
-    """The file of the experiment's config."""
+    """Returns the path of the file of the experiment's config."""
     return self._join("config.json")
 
   @property
   def runs(self) -> str:
-    """The file with a line for every start of a run."""
+    """Returns the path of the file with a line for every start of a run."""
     return self._join("runs.jsonl")
 
   @property
   def diagnosis(self) -> str:
-    """The file of the diagnosis."""
+    """Returns the path of the file of the diagnosis."""
     return self._join("diagnosis.json")
 
   @property
   def report(self) -> str:
-    """The report's page."""
+    """Returns the path of the report's page."""
     return self._join("report.html")
 
   @property
   def figures(self) -> str:
-    """The folder of the report's pictures."""
+    """Returns the folder of the report's pictures."""
     return self._join("figures")
 
   @property
   def theory(self) -> str:
-    """The file of the numbers of a study of the one-layer theory."""
+    """Returns the path of the file of the numbers of a study of the one-layer theory."""
     return self._join("theory.json")
 
   @property
   def theory_facts(self) -> str:
-    """The file of what a study of the one-layer theory computes of each fact."""
+    """Returns the path of what a study of the one-layer theory computes of each fact."""
     return self._join("facts.npz")
 
   @property
   def all_facts(self) -> str:
-    """The folder of the facts of all seeds."""
+    """Returns the folder of the facts of all seeds."""
     return self._join("facts")
 
   @property
   def entity_counts(self) -> str:
-    """The file of how often the text names each entity, for all seeds."""
+    """Returns the path of the file of how often the text names each entity, for all seeds."""
     return os.path.join(self.all_facts, "entity_counts.tsv")
 
   @property
   def all_tokenizers(self) -> str:
-    """The folder of the tokenizers of all seeds."""
+    """Returns the folder of the tokenizers of all seeds."""
     return self._join("tokenizer")
 
   @property
   def all_checkpoints(self) -> str:
-    """The folder of all checkpoints."""
+    """Returns the folder of all checkpoints."""
     return self._join("checkpoints")
 
   @property
   def all_predictions(self) -> str:
-    """The folder of all predictions files."""
+    """Returns the folder of all predictions files."""
     return self._join("predictions")
 
   @property
   def profile(self) -> str:
-    """The folder of traces of training steps."""
+    """Returns the folder of traces of training steps."""
     return self._join("profile")
 
   @property
   def locks(self) -> str:
-    """The folder of the locks by which processes share the stages."""
+    """Returns the folder of the locks by which processes share the stages."""
     return self._join("claims")
 
   @property
   def corpus_cache(self) -> str:
-    """The folder of the tokenised text, unless config.corpus_cache names another."""
+    """Returns the folder of the tokenised text, unless config.corpus_cache names another."""
     return self._join("corpus")
 
   def facts(self, seed: int | str, name: str = "") -> str:
@@ -125,7 +125,12 @@ class Workdir:
     """Returns the path of the statements that the pretrained model of one seed is best asked by."""
     return self.facts(seed, "best_statements.json")
 
-  def text(self, seed: int | str, kind: str, index: int) -> str:
+  def text(
+    self,
+    seed: int | str,
+    kind: str,
+    index: int,
+  ) -> str:
     """Returns the path of a text of which documents are left out.
 
     Args:
@@ -147,7 +152,12 @@ class Workdir:
     """Returns the folder of an arm's training metrics of one seed."""
     return self._join("metrics", arm, str(seed))
 
-  def predictions(self, label: str, seed: int, split: str) -> str:
+  def predictions(
+    self,
+    label: str,
+    seed: int,
+    split: str,
+  ) -> str:
     """Returns the path of the predictions file of one point's label, seed and split."""
     return os.path.join(self.all_predictions, f"{label}.seed{seed}.{split}.jsonl.gz")
 
