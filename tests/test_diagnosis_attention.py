@@ -17,8 +17,9 @@ from factshock.predictions.points import Point
 from factshock.runtime import files as runtime_files
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
-from factshock.study import answers, arms, diagnosis
+from factshock.study import answers, diagnosis
 from factshock.study import config as configs
+from factshock.study.arms import registry
 
 
 def answered(found, right):
@@ -445,7 +446,7 @@ def workdir(tmp_path):
       for name in "rq"
     )
   )
-  for label in [label for name in config.arms for label in arms.points(config, name)]:
+  for label in [point.label for name in config.arms for point in registry.points(config, name)]:
     mass = {"zero_shot_question": 0, "finetune@8": -0.1, "finetune@4": -0.05}.get(label, -0.02)
     if label != "k_shot":
       hand.write(

@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from factshock.runtime.errors import UserError
-from factshock.study import arms, checks, finetuning, finetuning_examples, pipeline
+from factshock.study import checks, finetuning, finetuning_examples, pipeline
 from factshock.study import config as configs
+from factshock.study.arms import finetune, registry
 from factshock.theory import settings as theory_settings
 from factshock.training.settings import ARM_SETTINGS, FinetuningConfig, PretrainingConfig
 
@@ -99,7 +100,7 @@ def test_every_config_says_what_it_is_for(name):
     ),
     (
       lambda c: c.arms.natural.update(kind="finetine"),
-      "config.arms.natural.kind: expected one of prompted, best_cloze, finetune",
+      "config.arms.natural.kind: expected one of " + ", ".join(registry.kinds()),
     ),
     (
       lambda c: c.arms.natural.update(ratoi=2.0),
@@ -157,7 +158,7 @@ def test_seeds_are_a_number_or_a_list(value, seeds):
 def test_the_end_of_finetuning_is_always_measured(steps, expected):
   config = load("demo")
   config.finetune.steps = steps
-  assert arms.settings(config, "finetune").eval_steps == tuple(expected)
+  assert finetune.settings(config, "finetune").eval_steps == tuple(expected)
 
 
 def test_an_arm_overrides_finetuning_values():
@@ -165,8 +166,10 @@ def test_an_arm_overrides_finetuning_values():
   with config.unlocked():
     config.arms.mixture.learning_rate = 1e-4
   checks.check(config)
-  assert arms.settings(config, "mixture").optimizer.learning_rate == 1e-4
-  assert arms.settings(config, "finetune").optimizer.learning_rate == config.finetune.learning_rate
+  assert finetune.settings(config, "mixture").optimizer.learning_rate == 1e-4
+  assert (
+    finetune.settings(config, "finetune").optimizer.learning_rate == config.finetune.learning_rate
+  )
 
 
 def test_arms_run_after_those_they_need():

@@ -1,6 +1,8 @@
-"""How the models of a study are asked, and the predictions files that come of it."""
+"""Asking of a study's models, and the predictions files that come of it."""
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,165 +10,225 @@ from factshock.answering import choices, decoding, probes, ranking
 from factshock.data import prompts
 from factshock.predictions import writing
 from factshock.predictions.points import Point
-from factshock.study import seed_run
+from factshock.runtime.workdir import Workdir
+from factshock.study.arms import registry
+from factshock.study.config import Config
+from factshock.study.seed_run import Question, SeedRun, asked_by
+from factshock.types import Fact, Params
 
 SPLITS = ("development", "test")
-_BELIEVED = 1e-3  # less likely answers are not taught
+_LEAST_TAUGHT = 1e-3  # less likely answers are not taught
 
 
-def scores(study, params, split, prompt, shots=0, shot_facts="pool"):
-  """Log-probabilities of every candidate for each fact of a split: list of arrays [candidates]."""
+def scores(run: SeedRun, params: Params, split: str, question: Question) -> list[np.ndarray]:
+  """Returns the log-probabilities of every candidate for each fact of a split, [candidates]."""
+  model = run.loaded(params)
 
-  key = (prompt, shots, shot_facts, split)
-  if key not in study.queries:
-    facts = study.sets[split]
-    texts = study.prompt_texts(facts, seed_run.Question(prompt, shots, shot_facts))
-    study.queries[key] = ranking.prepare(
-      study.loaded(params),
-      texts,
+  def prepare() -> ranking.Queries:
+    facts = run.sets[split]
+    return ranking.prepare(
+      model,
+      run.prompt_texts(facts, question),
       [fact["relation"] for fact in facts],
-      study.candidates,
-      study.config.answering.batch_size,
+      run.candidates,
+      run.config.answering.batch_size,
     )
-  return ranking.rank_prepared(study.loaded(params), study.queries[key])
+
+  queries = run.prepared(("ranking", question, split), prepare)
+  return ranking.rank_prepared(model, queries)
 
 
-def cloze_scores(study, params, split, number):
-  """As `scores`, by the statement `number` of each relation that has so many: {relation: list of arrays}.
+def cloze_scores(
+  run: SeedRun, params: Params, split: str, index: int
+) -> dict[str, list[np.ndarray]]:
+  """Returns the scores of a split's facts by relation, asked by one statement of each relation.
 
-  A decoder-only model has none for a statement that goes on after the answer.
+  Relations with fewer statements are left out, and of a decoder-only model those whose statement
+  goes on after the answer.
+
+  Args:
+    run: the seed.
+    params: weights of the model.
+    split: of the facts.
+    index: of the statement.
   """
-
   relations = {
-    name: {**row, "statements": [row["statements"][number]]}
-    for name, row in study.relations.items()
-    if number < len(row["statements"])
-    and prompts.can_ask(row["statements"][number], study.is_decoder)
+    name: asked_by(relation, relation["statements"][index])
+    for name, relation in run.relations.items()
+    if index < len(relation["statements"])
+    and prompts.can_ask(relation["statements"][index], run.is_decoder)
   }
-  facts = [fact for fact in study.sets[split] if fact["relation"] in relations]
+  facts = [fact for fact in run.sets[split] if fact["relation"] in relations]
   if not facts:
     return {}
-  asked = study.with_relations(relations).with_sets({split: facts})
-  found = {name: [] for name in relations}
-  for fact, one in zip(facts, scores(asked, params, split, "cloze")):
-    found[fact["relation"]].append(one)
-  return found
+  asked_run = run.with_relations(relations).with_sets({split: facts})
+  by_relation: dict[str, list[np.ndarray]] = {name: [] for name in relations}
+  for fact, scores_C in zip(facts, scores(asked_run, params, split, Question("cloze"))):
+    by_relation[fact["relation"]].append(scores_C)
+  return by_relation
 
 
-def share_right(study, split, relation, scores_by_fact):
-  """The share of a split's facts of one relation whose best candidate is the object; 0 without facts."""
-  facts = [fact for fact in study.sets[split] if fact["relation"] == relation]
+def share_right(
+  run: SeedRun, split: str, relation: str, scores_by_fact: Sequence[np.ndarray]
+) -> float:
+  """Returns the share of a relation's facts whose best candidate is the object; 0 without facts."""
+  facts = [fact for fact in run.sets[split] if fact["relation"] == relation]
+  candidates = run.candidates[relation]
   right = [
-    study.candidates[relation][int(one.argmax())] == fact["object"]
-    for fact, one in zip(facts, scores_by_fact)
+    candidates[int(scores_C.argmax())] == fact["object"]
+    for fact, scores_C in zip(facts, scores_by_fact)
   ]
   return sum(right) / max(1, len(right))
 
 
-def teacher_belief(study, params, facts, prompt, shots=0, best=False):
-  """What a model believes of facts, asked by a prompt: for each probabilities [candidates] of at least _BELIEVED each.
+def teacher_belief(
+  run: SeedRun, params: Params, facts: Sequence[Fact], question: Question, best: bool = False
+) -> list[np.ndarray]:
+  """Returns what a model believes of each fact: probabilities of the candidates, [candidates].
+
+  Those below .001 are set to 0, and the rest sum to 1.
 
   Args:
-    best: all on the likeliest candidate.
+    run: the seed.
+    params: weights of the model.
+    facts: of which it is asked.
+    question: how it is asked.
+    best: puts all probability on the likeliest candidate.
   """
-  asked = study.with_sets({**study.sets, "asked": facts})
-  found = []
-  for one in scores(asked, params, "asked", prompt, shots):
-    p = np.exp(one - one.max())
-    p = (p == p.max()).astype(float) if best else np.where(p / p.sum() >= _BELIEVED, p, 0)
-    found.append(p / p.sum())
-  return found
-
-
-def on_object(study, fact):
-  """All probability on a fact's object, among the candidates of its relation."""
-  return (np.array(study.candidates[fact["relation"]]) == fact["object"]).astype(float)
-
-
-def observes(config, label):
-  """Whether the arm of a label asks for attention beside the predictions."""
-  return config.arms[Point.parse(label).arm].get("attention", False)
-
-
-def answered(config, workdir, label, seed):
-  """Whether a label's predictions are there, for development and test, and its attention where the arm asks for it."""
-  wanted = [workdir.predictions(label, seed, split) for split in SPLITS]
-  wanted += [workdir.attention(label, seed)] if observes(config, label) else []
-  return all(map(os.path.exists, wanted))
-
-
-def write_answers(study, label, split, scores_by_fact, **extra):
-  """Writes the predictions file of one label and split from candidate scores."""
-
-  rows = writing.prediction_rows(
-    study.sets[split],
-    study.candidates,
-    scores_by_fact,
-    top=kept(study.config, label),
-    **_labels(study, label, split),
-    **extra,
-  )
-  writing.write_predictions(study.workdir.predictions(label, study.seed, split), rows)
-
-
-def kept(config, label):
-  """How many candidates the predictions of a label keep: config.answering.top, or None, which is all, where a prior correction reads them."""
-  reading = [arm for arm in config.arms.values() if arm.kind == "prior_correction"]
-  read = {arm[key] for arm in reading for key in ("of", "with_arm") if key in arm}
-  return None if Point.parse(label).arm in read else config.answering.top or None
-
-
-def write_rows(study, label, split, rows):
-  """Writes ready rows as the predictions file of one label and split."""
-
-  writing.write_predictions(study.workdir.predictions(label, study.seed, split), rows)
-
-
-def answer(study, label, params, prompt, shots=0, shot_facts="pool", **extra):
-  """Asks a model all development and test facts and writes the predictions files, as config.answering.mode says.
-
-  Where the arm says attention=True it also writes what the model attends to of test facts, asked alike.
-  """
-  for split in SPLITS:
-    if study.config.answering.mode == "rank" and prompt not in prompts.CHOICE_PROMPTS:
-      write_answers(
-        study, label, split, scores(study, params, split, prompt, shots, shot_facts), **extra
-      )
+  asked_run = run.with_sets({**run.sets, "asked": list(facts)})
+  beliefs = []
+  for scores_C in scores(asked_run, params, "asked", question):
+    p_C = np.exp(scores_C - scores_C.max())
+    if best:
+      p_C = (p_C == p_C.max()).astype(float)
     else:
-      _write_said(study, label, split, params, prompt, shots, shot_facts, extra)
-  if observes(study.config, label):
-    _write_attention(study, label, params, prompt, shots, shot_facts)
+      p_C = np.where(p_C / p_C.sum() >= _LEAST_TAUGHT, p_C, 0)
+    beliefs.append(p_C / p_C.sum())
+  return beliefs
 
 
-def _write_attention(study, label, params, prompt, shots, shot_facts):
-
-  key = ("attention", prompt, shots, shot_facts)
-  model = study.loaded(params)
-  facts = study.sets["test"]
-  if key not in study.queries:
-    texts = study.prompt_texts(facts, seed_run.Question(prompt, shots, shot_facts))
-    study.queries[key] = probes.prepare(model, facts, texts, study.candidates)
-  found = probes.observe(model, study.queries[key], batch_size=study.config.answering.batch_size)
-  probes.write(study.workdir.attention(label, study.seed), facts, found)
+def on_object(run: SeedRun, fact: Fact) -> np.ndarray:
+  """Returns all probability on a fact's object among its relation's candidates, [candidates]."""
+  return (np.array(run.candidates[fact["relation"]]) == fact["object"]).astype(float)
 
 
-def _write_said(study, label, split, params, prompt, shots, shot_facts, extra):
+def observes(config: Config, arm: str) -> bool:
+  """Returns whether an arm asks for attention beside the predictions."""
+  return config.arms[arm].get("attention", False)
+
+
+def answered(config: Config, workdir: Workdir, point: Point, seed: int) -> bool:
+  """Returns whether a point's predictions are there, and its attention if the arm asks for it."""
+  paths = [workdir.predictions(point.label, seed, split) for split in SPLITS]
+  if observes(config, point.arm):
+    paths.append(workdir.attention(point.label, seed))
+  return all(map(os.path.exists, paths))
+
+
+def write_answers(
+  run: SeedRun,
+  point: Point,
+  split: str,
+  scores_by_fact: Sequence[np.ndarray],
+  **columns: Any,
+) -> None:
+  """Writes the predictions file of a point and split from candidate scores.
+
+  Args:
+    run: the seed.
+    point: what is answered by.
+    split: of the facts.
+    scores_by_fact: of each fact, [candidates].
+    **columns: added to each row, such as step or alpha.
+  """
+  rows = writing.prediction_rows(
+    run.sets[split],
+    run.candidates,
+    scores_by_fact,
+    top=kept_candidates(run.config, point.arm),
+    **_origin(run, point, split),
+    **columns,
+  )
+  write_rows(run, point, split, rows)
+
+
+def kept_candidates(config: Config, arm: str) -> int | None:
+  """Returns how many candidates the predictions of an arm keep: config.answering.top, or None.
+
+  None is all of them, as of an arm whose candidates another arm reads (a prior correction).
+  """
+  for reader, section in config.arms.items():
+    is_read = arm in (section.get("of"), section.get("with_arm"))
+    if is_read and registry.kind_of(config, reader).reads_candidates:
+      return None
+  return config.answering.top or None
+
+
+def write_rows(run: SeedRun, point: Point, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
+  """Writes ready rows as the predictions file of a point and split."""
+  writing.write_predictions(run.workdir.predictions(point.label, run.seed, split), rows)
+
+
+def answer(run: SeedRun, point: Point, params: Params, question: Question, **columns: Any) -> None:
+  """Asks a model all development and test facts and writes the predictions files.
+
+  It ranks candidates, generates, or takes one of a fact's own choices, as config.answering.mode
+  and the prompt say. Where the arm says attention=True it also writes what the model attends to of
+  test facts, asked alike.
+
+  Args:
+    run: the seed.
+    point: what is answered by.
+    params: weights of the model.
+    question: how it is asked.
+    **columns: added to each row, such as step or alpha.
+  """
+  has_choices = question.prompt in prompts.CHOICE_PROMPTS
+  for split in SPLITS:
+    if run.config.answering.mode == "rank" and not has_choices:
+      write_answers(run, point, split, scores(run, params, split, question), **columns)
+    else:
+      _write_generated(run, point, split, params, question, columns)
+  if observes(run.config, point.arm):
+    _write_attention(run, point, params, question)
+
+
+def _write_attention(run: SeedRun, point: Point, params: Params, question: Question) -> None:
+  model = run.loaded(params)
+  facts = run.sets["test"]
+
+  def prepare() -> Any:
+    return probes.prepare(model, facts, run.prompt_texts(facts, question), run.candidates)
+
+  queries = run.prepared(("attention", question, "test"), prepare)
+  observed = probes.observe(model, queries, batch_size=run.config.answering.batch_size)
+  probes.write(run.workdir.attention(point.label, run.seed), facts, observed)
+
+
+def _write_generated(
+  run: SeedRun,
+  point: Point,
+  split: str,
+  params: Params,
+  question: Question,
+  columns: Mapping[str, Any],
+) -> None:
   """Writes what a model generates, or which of a fact's own choices it takes."""
-
-  facts = study.sets[split]
-  labels = {**_labels(study, label, split), **extra}
-  model = study.loaded(params)
-  texts = study.prompt_texts(facts, seed_run.Question(prompt, shots, shot_facts))
-  batch_size = study.config.answering.batch_size
-  if prompt in prompts.CHOICE_PROMPTS:
-    letters = prompt == "letters"
-    rows = choices.rows(model, facts, texts, letters=letters, batch_size=batch_size, **labels)
+  facts = run.sets[split]
+  columns = {**_origin(run, point, split), **columns}
+  model = run.loaded(params)
+  texts = run.prompt_texts(facts, question)
+  batch_size = run.config.answering.batch_size
+  if question.prompt in prompts.CHOICE_PROMPTS:
+    letters = question.prompt == "letters"
+    rows = choices.rows(model, facts, texts, letters=letters, batch_size=batch_size, **columns)
   else:
-    options = decoding.DecodingOptions(study.config.answering.max_tokens)
+    options = decoding.DecodingOptions(run.config.answering.max_tokens)
     generated, generated_scores = decoding.generate(model, texts, options, batch_size=batch_size)
-    rows = writing.text_rows(facts, generated, generated_scores, **labels)
-  writing.write_predictions(study.workdir.predictions(label, study.seed, split), rows)
+    rows = writing.text_rows(facts, generated, generated_scores, **columns)
+  write_rows(run, point, split, rows)
 
 
-def _labels(study, label, split):
-  return {"arm": Point.parse(label).arm, "seed": study.seed, "split": split}
+def _origin(run: SeedRun, point: Point, split: str) -> dict[str, Any]:
+  """Returns the columns that say where a row is from."""
+  return {"arm": point.arm, "seed": run.seed, "split": split}

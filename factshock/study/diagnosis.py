@@ -1,283 +1,280 @@
-"""What a workdir's predictions show: the diagnosis of all arms, and which of them are compared."""
+"""Diagnosis of a workdir's predictions: of all arms, and of the comparisons that a study makes.
 
+Beside what diagnosis/summary.py gives, diagnosis.json holds for the report:
+
+  curves           {"steps" or "alpha": {arm: [{"step" or "alpha": number, "label": label}]}}
+  table            labels of the arms in their order, points of curves left out
+  titles, groups   of each label of the table
+  descriptions     of each label of the table, {label: {"kind", "roles", "needs", "cost",
+                   "use_when", "caption"}} (study/descriptions.py)
+  selected         {label: {seed: {"step", "alpha" or "tau": number, "development": share}}}
+  roles            config.roles: labels of finetuned, zero_shot, ceiling, corrected, remedies
+  remedies         {label of a remedy: label of what it mends}
+  relation_labels  {relation: its label}
+  run              what was run: the config, the facts' numbers, versions, device, times
+"""
+
+import dataclasses
 import functools
 import json
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from factshock.diagnosis import attention, summary, table
 from factshock.facts import counts as counting
 from factshock.facts import relations as relation_files
 from factshock.facts import schema
 from factshock.predictions import accuracy, reading
+from factshock.predictions.points import Point
+from factshock.predictions.reading import Predictions
 from factshock.runtime import files
-from factshock.study import arms as arm_room
+from factshock.runtime.workdir import Workdir
+from factshock.study import comparisons, descriptions, roles
 from factshock.study import config as configs
+from factshock.study.arms import registry
+from factshock.study.config import Config
+from factshock.types import Answer
+
+# Of a label the label of the files that hold its answers, by seed.
+_Files: TypeAlias = dict[int, str]
+_Diagnosis: TypeAlias = dict[str, Any]
 
 
-def diagnose(config, workdir, run_facts):
-  """Diagnoses all predictions of a workdir and writes diagnosis.json; returns what it wrote."""
+@dataclasses.dataclass
+class _Listing:
+  """The labels of a study, filled arm by arm.
 
+  Attributes:
+    titles: of the labels of the table, in its order.
+    files: of every label, points of curves included.
+    curves: of each arm by what its points differ by, "step", "alpha" or "tau".
+    selected: what was chosen on development facts for an arm, by seed.
+  """
+
+  titles: dict[str, str] = dataclasses.field(default_factory=dict)
+  files: dict[str, _Files] = dataclasses.field(default_factory=dict)
+  curves: dict[str, dict[str, list[dict[str, Any]]]] = dataclasses.field(
+    default_factory=lambda: {"step": {}, "alpha": {}, "tau": {}}
+  )
+  selected: dict[str, dict[str, dict[str, float]]] = dataclasses.field(default_factory=dict)
+
+
+def diagnose(config: Config, workdir: Workdir, run_facts: Mapping[str, Any]) -> _Diagnosis:
+  """Diagnoses all predictions of a workdir and writes diagnosis.json.
+
+  Args:
+    config: of the experiment.
+    workdir: with every arm's predictions.
+    run_facts: what is recorded of the run itself.
+
+  Returns:
+    What it wrote.
+  """
   seeds = configs.seeds(config)
-  table = {}
-  asked = {}  # label -> seed -> label of the files that hold its answers
-  curves = {"step": {}, "alpha": {}, "tau": {}}
-  selected = {}
-  finetuning = {}
-  answers_of = functools.cache(lambda seed, name: _answers(workdir, seed, name))
-  counts = {seed: counting.read_counts(workdir.counts(seed)) for seed in seeds}
-  for name in config.arms:
-    kind = arm_room.KINDS[config.arms[name].kind]
-    labels = arm_room.points(config, name)
-    asked |= {label: dict.fromkeys(seeds, label) for label in labels}
-    if kind.varies:
-      curves[kind.varies][name] = [
-        {kind.varies: arm_room.value(label), "label": label} for label in labels
-      ]
-      best = {
-        seed: _best_point(workdir, labels, seed, config.diagnosis.criterion) for seed in seeds
-      }
-      chosen = f"{name}_early" if kind.varies == "step" else name
-      asked[chosen] = {seed: best[seed]["label"] for seed in seeds}
-      selected[chosen] = {
-        str(seed): {
-          kind.varies: arm_room.value(point["label"]),
-          "development": point["development"],
-        }
-        for seed, point in best.items()
-      }
-      if kind.varies == "step":
-        asked[name] = asked[labels[-1]]
-      table |= {name: _title(config, name), chosen: _title(config, chosen, name)}
-    else:
-      table[name] = _title(config, name)
-    trained_on = _finetuning_set(config, name)
-    if trained_on:
-      seen = {seed: answers_of(seed, trained_on) for seed in seeds}
-      finetuning |= {label: seen for label in [*labels, name, f"{name}_early"] if label in asked}
+  listing = _list_labels(config, workdir)
+  labels = list(listing.titles)
   read = functools.cache(lambda label, seed: _read(workdir, label, seed, "test"))
   arms = {
-    label: {seed: read(point, seed) for seed, point in by_seed.items()}
-    for label, by_seed in asked.items()
+    label: {seed: read(file_label, seed) for seed, file_label in by_seed.items()}
+    for label, by_seed in listing.files.items()
   }
-  roles = config.roles.to_dict()
   relations = relation_files.read_relations(workdir.relations(seeds[0]))
-  options = summary.Options(
-    counts=counts,
-    reference=roles["zero_shot"] or None,
-    known=roles["ceiling"] or None,
-    finetuning={
-      seed: answers_of(seed, _finetuning_set(config, roles["finetuned"])) for seed in seeds
-    },
-    finetuning_by_arm=finetuning,
-    pairs=_pairs(config, table),
-    entity_arms=[
-      label
-      for label in table
-      if label in (roles["zero_shot"], roles["finetuned"], *roles["remedies"])
-    ],
-    finetuned=roles["finetuned"] if roles["corrected"] else None,
-    corrected=roles["corrected"] or None,
-    types={name: row["type"] for name, row in relations.items()},
-    criterion=config.diagnosis.criterion,
-  )
-  found = summary.diagnose(arms, options, _bootstrap(config))
-  found |= {
-    "curves": {"steps": curves["step"], "alpha": curves["alpha"]},
-    "table": list(table),
-    "titles": table,
-    "groups": {label: _group(config, label) for label in table},
-    "selected": selected,
-    "relation_labels": {name: row["label"] for name, row in relations.items()},
-    "roles": {**roles, "remedies": list(roles["remedies"])},
-    "remedies": remedies_of(config),
+  types = {name: relation["type"] for name, relation in relations.items()}
+  options = _options(config, workdir, listing, types)
+  diagnosis = summary.diagnose(arms, options, _bootstrap(config))
+  diagnosis |= {
+    "curves": {"steps": listing.curves["step"], "alpha": listing.curves["alpha"]},
+    "table": labels,
+    "titles": listing.titles,
+    "groups": {label: descriptions.group(config, label) for label in labels},
+    "descriptions": {label: descriptions.describe(config, label) for label in labels},
+    "selected": listing.selected,
+    "relation_labels": {name: relation["label"] for name, relation in relations.items()},
+    "roles": {**config.roles.to_dict(), "remedies": list(config.roles.remedies)},
+    "remedies": comparisons.remedies(config),
     "run": _run_record(config, workdir, run_facts),
   }
-  found |= _attention(config, workdir, asked, arms, table)
+  diagnosis |= _attention(config, workdir, listing, arms)
   with files.atomic_write(workdir.diagnosis) as file:
-    json.dump(found, file, allow_nan=False)
-  return found
+    json.dump(diagnosis, file, allow_nan=False)
+  return diagnosis
 
 
-def summary_lines(found):
-  """The table of arms and the paired comparisons as lines of text; points of curves are left out."""
+def summary_lines(diagnosis: _Diagnosis) -> list[str]:
+  """Returns the table of arms and the paired comparisons as lines, without points of curves."""
+  listed = set(diagnosis["table"])
+  arms = {label: diagnosis["arms"][label] for label in diagnosis["table"]}
+  compared = [row for row in diagnosis["comparisons"] if listed >= {row["arm"], row["against"]}]
+  return table.lines({**diagnosis, "arms": arms, "comparisons": compared})
 
-  listed = set(found["table"])
-  return table.lines(
-    {
-      **found,
-      "arms": {label: found["arms"][label] for label in found["table"]},
-      "comparisons": [
-        row for row in found["comparisons"] if {row["arm"], row["against"]} <= listed
-      ],
-    }
+
+def _list_labels(config: Config, workdir: Workdir) -> _Listing:
+  listing = _Listing()
+  for name in config.arms:
+    _list_arm(config, workdir, name, listing)
+  return listing
+
+
+def _list_arm(config: Config, workdir: Workdir, name: str, listing: _Listing) -> None:
+  """Adds an arm's labels: its points, the arm as a whole, and the arm stopped early."""
+  seeds = configs.seeds(config)
+  points = registry.points(config, name)
+  varies = registry.kind_of(config, name).varies
+  listing.files |= {point.label: dict.fromkeys(seeds, point.label) for point in points}
+  listing.titles[name] = descriptions.title(config, name)
+  if varies is None:
+    return
+  listing.curves[varies][name] = [
+    {varies: _number(point), "label": point.label} for point in points
+  ]
+  best = {seed: _best_point(config, workdir, points, seed) for seed in seeds}
+  chosen = Point(name).early.label if varies == "step" else name
+  listing.files[chosen] = {seed: point.label for seed, (point, _) in best.items()}
+  listing.selected[chosen] = {
+    str(seed): {varies: _number(point), "development": share}
+    for seed, (point, share) in best.items()
+  }
+  if varies == "step":
+    listing.files[name] = listing.files[points[-1].label]
+  listing.titles[chosen] = descriptions.title(config, chosen)
+
+
+def _number(point: Point) -> float:
+  if point.value is None:
+    raise ValueError(f"{point}: expected a point of a curve")
+  return float(point.value)
+
+
+def _best_point(
+  config: Config, workdir: Workdir, points: Sequence[Point], seed: int
+) -> tuple[Point, float]:
+  """Returns the point with most development facts right, the first of equals, and their share."""
+  column = accuracy.CRITERIA.index(config.diagnosis.criterion)
+  shares = []
+  for point in points:
+    predictions = _read(workdir, point.label, seed, "development")
+    shares.append(float(accuracy.scores(predictions)[:, column].mean()))
+  best = max(range(len(points)), key=shares.__getitem__)
+  return points[best], shares[best]
+
+
+def _options(
+  config: Config, workdir: Workdir, listing: _Listing, types: Mapping[str, str]
+) -> summary.Options:
+  """Returns what the diagnosis knows of the facts, and the arms that it compares."""
+  seeds = configs.seeds(config)
+  labels = list(listing.titles)
+  finetuned = config.roles.finetuned
+  corrected = config.roles.corrected or None
+  finetuning_set = roles.finetuning_set(config, finetuned) if finetuned else None
+  read = functools.cache(lambda name: _answers_by_seed(workdir, seeds, name))
+  listed_entities = (config.roles.zero_shot, finetuned, *config.roles.remedies)
+  return summary.Options(
+    counts={seed: counting.read_counts(workdir.counts(seed)) for seed in seeds},
+    reference=config.roles.zero_shot or None,
+    known=config.roles.ceiling or None,
+    finetuning=read(finetuning_set) if finetuning_set else None,
+    finetuning_by_arm=_finetuning_answers(config, listing.files, read),
+    pairs=comparisons.pairs(config, labels),
+    entity_arms=[label for label in labels if label in listed_entities],
+    finetuned=finetuned if corrected else None,
+    corrected=corrected,
+    types=types,
+    criterion=config.diagnosis.criterion,
   )
 
 
-def _attention(config, workdir, asked, arms, table):
-  """{"attention": ...} of the arms with `attention=True` whose files are there; nothing where none is."""
+def _finetuning_answers(
+  config: Config, labels: Iterable[str], read: Callable[[str], dict[int, list[Answer]]]
+) -> dict[str, dict[int, list[Answer]]]:
+  """Returns the answers of the facts that the arm behind each label has learned, by seed."""
+  by_label = {}
+  for label in labels:
+    name = roles.finetuning_set(config, Point.parse(label).arm)
+    if name:
+      by_label[label] = read(name)
+  return by_label
 
-  paths = {}
-  missing = []
-  for label, by_seed in asked.items():
-    if config.arms[_name(config, label)].get("attention"):
-      wanted = {seed: workdir.attention(point, seed) for seed, point in by_seed.items()}
-      missing += [path for path in wanted.values() if not os.path.exists(path)]
-      paths[label] = {seed: path for seed, path in wanted.items() if os.path.exists(path)}
-  if missing:
-    print(
-      f"  attention: left out as they are not there: {', '.join(dict.fromkeys(missing))}",
-      flush=True,
-    )
-  paths = {label: by_seed for label, by_seed in paths.items() if by_seed}
+
+def _answers_by_seed(workdir: Workdir, seeds: Sequence[int], name: str) -> dict[int, list[Answer]]:
+  """Returns relation and object of each fact of a set, by seed."""
+  return {
+    seed: [
+      (fact["relation"], fact["object"]) for fact in schema.read_facts(workdir.fact_set(seed, name))
+    ]
+    for seed in seeds
+  }
+
+
+def _attention(
+  config: Config,
+  workdir: Workdir,
+  listing: _Listing,
+  arms: Mapping[str, dict[int, Predictions]],
+) -> _Diagnosis:
+  """Returns {"attention": ...} of the arms with attention=True whose files are there, or {}."""
+  paths = _attention_paths(config, workdir, listing.files)
   if not paths:
     return {}
   reference = config.roles.zero_shot if config.roles.zero_shot in paths else None
+  labels = [label for label in listing.titles if label in paths]
   pairs = [
-    pair
-    for pair in _pairs(config, table)
-    if pair[1] != reference
-    and all(label in paths and label in table for label in pair)
-    and paths[pair[0]].keys() & paths[pair[1]].keys()
+    (arm, against)
+    for arm, against in comparisons.pairs(config, list(listing.titles))
+    if against != reference
+    and arm in labels
+    and against in labels
+    and paths[arm].keys() & paths[against].keys()
   ]
-  said = {label: arms[label] for label in paths}
   return {
     "attention": attention.diagnose(
       paths,
       reference=reference,
       pairs=pairs,
-      predictions=said,
+      predictions={label: arms[label] for label in paths},
       criterion=config.diagnosis.criterion,
       bootstrap=_bootstrap(config),
     )
   }
 
 
-def _bootstrap(config):
+def _attention_paths(
+  config: Config, workdir: Workdir, files_of: Mapping[str, _Files]
+) -> dict[str, dict[int, str]]:
+  """Returns the attention files that are there, by label and seed; names those that are not."""
+  paths: dict[str, dict[int, str]] = {}
+  missing: list[str] = []
+  for label, by_seed in files_of.items():
+    if not config.arms[Point.parse(label).arm].get("attention"):
+      continue
+    for seed, file_label in by_seed.items():
+      path = workdir.attention(file_label, seed)
+      if os.path.exists(path):
+        paths.setdefault(label, {})[seed] = path
+      else:
+        missing.append(path)
+  if missing:
+    names = ", ".join(dict.fromkeys(missing))
+    print(f"  attention: left out as they are not there: {names}", flush=True)
+  return paths
+
+
+def _bootstrap(config: Config) -> summary.Bootstrap:
   """Returns the settings of the bootstrap over queries and seeds."""
   return summary.Bootstrap(config.diagnosis.resamples, config.diagnosis.confidence)
 
 
-def _name(config, label):
-  """The arm behind a label of an arm, of a point of it or of its early stopping."""
-  return next(
-    name
-    for name in (label, label.split("@")[0], label.removesuffix("_early"))
-    if name in config.arms
-  )
-
-
-def _finetuning_set(config, name):
-  """The finetuning set whose answers an arm has seen: its own, that of the arm it mixes, or None."""
-  arm = config.arms[name]
-  of = arm.get("of") or next(iter(arm.get("of_arms", ())), None)
-  return arm.facts if arm.kind == "finetune" else _finetuning_set(config, of) if of else None
-
-
-def remedies_of(config):
-  """{remedy: the arm it is to mend} of every arm in a group of remedies: finetuning on the same facts without any of an arm's options."""
-  plain = {}
-  for name, arm in config.arms.items():
-    if arm.kind == "finetune" and set(arm) <= {"kind", "facts", "title", "group", "attention"}:
-      plain.setdefault(arm.facts, name)
-  found = {
-    name: plain.get(_finetuning_set(config, name))
-    for name in config.arms
-    if _group(config, name).startswith("remedy")
-  }
-  found = {name: mended for name, mended in found.items() if mended}
-  return {**{f"{mended}_early": mended for mended in dict.fromkeys(found.values())}, **found}
-
-
-def _answers(workdir, seed, name):
-  facts = schema.read_facts(workdir.fact_set(seed, name))
-  return [(fact["relation"], fact["object"]) for fact in facts]
-
-
-def _read(workdir, label, seed, split):
-
+def _read(workdir: Workdir, label: str, seed: int, split: str) -> Predictions:
   return reading.read(workdir.predictions(label, seed, split))
 
 
-def _best_point(workdir, labels, seed, criterion):
-  """The point with the most right answers on development facts, by the criterion; the first of equals."""
-
-  column = accuracy.CRITERIA.index(criterion)
-  scores = [
-    float(accuracy.scores(_read(workdir, label, seed, "development"))[:, column].mean())
-    for label in labels
-  ]
-  best = max(range(len(labels)), key=lambda i: scores[i])
-  return {"label": labels[best], "development": scores[best]}
-
-
-def _title(config, label, name=None):
-  name = name or label
-  title = config.arms[name].get("title", name)
-  return title if label == name else f"{title}, stopped early"
-
-
-def _group(config, label):
-  name = _name(config, label)
-  return config.arms[name].get("group", arm_room.KINDS[config.arms[name].kind].group)
-
-
-def _pairs(config, table):
-  """The paired comparisons that the papers' claims need: remedies, early stopping and halves."""
-  roles = config.roles
-  pairs = []
-  for remedy, mended in {
-    **dict.fromkeys(roles.remedies, roles.finetuned),
-    **remedies_of(config),
-  }.items():
-    best = f"{remedy}_early" if f"{remedy}_early" in table else remedy
-    pairs += [
-      (remedy, mended),
-      (best, f"{mended}_early"),
-      (remedy, roles.zero_shot),
-      (mended, roles.zero_shot),
-    ]
-  pairs += [
-    pair
-    for name, arm in config.arms.items()
-    if arm.get("text", "whole") != "whole" or arm.get("labels") == "permuted"
-    for pair in ((name, roles.finetuned), ("mixture", name))
-  ]
-  pairs += [("known", "unknown"), ("unknown_relabelled", "unknown")]
-  pairs += [
-    (roles.finetuned, roles.zero_shot),
-    (f"{roles.finetuned}_early", roles.finetuned),
-    (f"{roles.finetuned}_early", roles.zero_shot),
-    (roles.finetuned, "natural"),
-  ]
-  if "combined" in table:
-    pairs += [("combined", other) for other in ("mixture", "weight_mixing", "output_mixing")]
-    pairs.append(("combined", "language_model_only"))
-  pairs.append(("mixture", "language_model_only"))
-  for suffix in ("", "_early", "_k_shot", "_attention", "_query_key", "_query_key_early"):
-    pairs += [
-      (f"popular_half{suffix}", f"{other}{suffix}")
-      for other in ("unpopular_half", "random_half", "whole")
-    ]
-  pairs = [
-    pair
-    for pair in dict.fromkeys(pairs)
-    if pair[0] in table and pair[1] in table and pair[0] != pair[1]
-  ]
-  if roles.finetuned:
-    # Of the points of the main curve, so that the report can say whether it rises and falls.
-    first, *others = arm_room.points(config, roles.finetuned)
-    pairs += [(label, first) for label in others] + [
-      (last, label) for last in others[-1:] for label in others[:-1]
-    ]
-  return pairs
-
-
-def _run_record(config, workdir, run_facts):
-  seed = configs.seeds(config)[0]
-  folder = workdir.facts(seed)
-  sizes = {
-    name.removesuffix(".jsonl"): len(schema.read_facts(os.path.join(folder, name)))
-    for name in sorted(os.listdir(folder))
-    if name.endswith(".jsonl") and name != "relations.jsonl"
-  }
+def _run_record(config: Config, workdir: Workdir, run_facts: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what the report says of the run: its config, and how many facts each set has."""
+  folder = workdir.facts(configs.seeds(config)[0])
+  sizes = {}
+  for file_name in sorted(os.listdir(folder)):
+    if file_name.endswith(".jsonl") and file_name != "relations.jsonl":
+      facts = schema.read_facts(os.path.join(folder, file_name))
+      sizes[file_name.removesuffix(".jsonl")] = len(facts)
   return {"name": config.name, "config": configs.to_dict(config), "facts": sizes, **run_facts}

@@ -14,8 +14,9 @@ from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption, processes, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
-from factshock.study import arms, ownership, seed_run, study_data, training, weights
+from factshock.study import ownership, seed_run, study_data, training, weights
 from factshock.study import config as configs
+from factshock.study.arms import registry
 from factshock.study.config import Config
 from factshock.study.finetuning_examples import FinetuningData
 from factshock.study.seed_run import SeedRun
@@ -134,7 +135,7 @@ def check(config: Config, ratio: float) -> None:
   Raises:
     UserError: names every problem.
   """
-  configs.check(config, {name: kind.schema for name, kind in arms.KINDS.items()})
+  configs.check(config, registry.schemas())
   if ratio and config.facts != "world" and not config.corpus:
     raise UserError(f"--ratio={ratio:g} needs config.corpus=PATH, the text of the pretraining task")
 

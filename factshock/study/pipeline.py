@@ -1,8 +1,13 @@
-"""An experiment from config to report: its stages, shared with other processes, and going on where it was interrupted."""
+"""An experiment from config to report, in stages that processes share and a rerun goes on with."""
 
 import contextlib
 import functools
+import os
 import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import jax
 
 from factshock.checkpoints import store
 from factshock.devices import host, partitioning
@@ -13,13 +18,24 @@ from factshock.runtime.console import format_duration
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study import answers, checks, diagnosis, ownership, seed_run, training, weights
-from factshock.study import arms as arm_room
 from factshock.study import config as configs
+from factshock.study.arms import finetune, registry
+from factshock.study.config import Config
+from factshock.study.seed_run import SeedRun
 
-_WAIT = 2.0  # seconds between two looks at what other processes do
+# The stage that trains the pretrained model, and the lock of preparing facts and text; no arm may
+# have these names (predictions/points.py).
+PRETRAINED = "pretrained"
+PREPARING = "preparing"
+
+_WAIT_SECONDS = 2.0  # between two looks at what other processes do
+_EXAMPLES_ASKED = 3000.0  # by a point, roughly; they count in estimates of the time left
+
+# A seed and an arm, or PRETRAINED in its place.
+Stage: TypeAlias = tuple[int, str]
 
 
-def run(config, workdir):
+def run(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
   """Runs every arm of every seed that is not done yet, then writes diagnosis.json and report.html.
 
   Several processes that work as one (processes.join) run each stage together; the first writes.
@@ -31,7 +47,6 @@ def run(config, workdir):
     UserError: a config that cannot be used, or a workdir of another experiment.
     interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
-
   checks.check(config)
   workdir = Workdir.of(workdir)
   ownership.claim(config, workdir)
@@ -40,45 +55,50 @@ def run(config, workdir):
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   began = time.monotonic()
-  start = provenance.describe_run()
-  provenance.append_run(workdir.runs, start)
+  description = provenance.describe_run()
+  provenance.append_run(workdir.runs, description)
   if not processes.is_first():
     with interruption.signals_caught():
       run_stages(config, workdir, mesh)
     return None
-  stages = [
-    (seed, name) for seed in configs.seeds(config) for name in [arm_room.PRETRAINED, *order(config)]
-  ]
-  clock = Clock(config, [stage for stage in stages if not done(config, workdir, *stage)])
+  stages = _stages(config)
+  clock = Clock(config, [stage for stage in stages if not is_done(config, workdir, *stage)])
+  to_run = len(clock.left)
+  devices = mesh.devices.flat
   print(
-    f"{len(stages)} stages, {len(stages) - len(clock.left)} of them done before; "
-    f"{len(mesh.devices.flat)} {mesh.devices.flat[0].platform} device(s)",
+    f"{len(stages)} stages, {len(stages) - to_run} of them done before; "
+    f"{len(devices)} {devices[0].platform} device(s)",
     flush=True,
   )
   with interruption.signals_caught():
     run_stages(config, workdir, mesh, clock)
   print("diagnosis and report", flush=True)
-  found = diagnosis.diagnose(
-    config,
-    workdir,
-    {
-      **start,
-      "seconds": round(time.monotonic() - began, 1),
-      "stages_run": len(stages) - len(clock.left),
-    },
-  )
-  page.write_report(found, workdir.path)
-  return found
+  seconds = round(time.monotonic() - began, 1)
+  run_facts = {
+    **description,
+    "seconds": seconds,
+    "stages_run": len(stages) - len(clock.left),
+  }
+  diagnosed = diagnosis.diagnose(config, workdir, run_facts)
+  page.write_report(diagnosed, workdir.path)
+  return diagnosed
 
 
-def order(config):
-  """The arms in an order in which those that an arm needs come before it."""
+def _stages(config: Config) -> list[Stage]:
+  names = [PRETRAINED, *order(config)]
+  return [(seed, name) for seed in configs.seeds(config) for name in names]
+
+
+def order(config: Config) -> list[str]:
+  """Returns the arms in an order in which those that an arm needs come before it.
+
+  Raises:
+    UserError: arms need one another in a circle.
+  """
   waiting = list(config.arms)
-  ordered = []
+  ordered: list[str] = []
   while waiting:
-    ready = [
-      name for name in waiting if all(need in ordered for need in arm_room.needs(config, name))
-    ]
+    ready = [name for name in waiting if set(registry.needs(config, name)) <= set(ordered)]
     if not ready:
       raise UserError(f"config.arms: {', '.join(waiting)} need one another in a circle")
     ordered.append(ready[0])
@@ -86,13 +106,20 @@ def order(config):
   return ordered
 
 
-def run_stages(config, workdir, mesh, clock=None):
-  """Runs the stages that are not done yet, each under a claim; several processes, or machines with one folder, share them.
+def run_stages(
+  config: Config, workdir: Workdir, mesh: jax.sharding.Mesh, clock: "Clock | None" = None
+) -> None:
+  """Runs the stages that are not done yet, each under a lock.
+
+  Several processes, or machines with one folder, share them.
 
   Args:
-    clock: the Clock of the stages; None in a process that is told by the first which stage is next.
+    config: of the experiment.
+    workdir: where it stands.
+    mesh: devices that compute.
+    clock: of the stages; None in a process that learns from the first which stage is next.
   """
-  study_of = functools.lru_cache(maxsize=1)(functools.partial(_prepared, config, workdir, mesh))
+  prepared = functools.lru_cache(maxsize=1)(functools.partial(_prepared, config, workdir, mesh))
   while True:
     interruption.raise_if_requested()
     with contextlib.ExitStack() as held:
@@ -100,25 +127,38 @@ def run_stages(config, workdir, mesh, clock=None):
       if not stage:
         interruption.raise_if_requested()
         return
-      _run_stage(*stage, study_of, clock)
+      _run_stage(*stage, prepared, clock)
       processes.barrier("stage done")
 
 
-def _next_stage(config, workdir, clock, held):
-  """[seed, name] of a stage that is to be run, its claim in the ExitStack `held`; None where all are done, or where this process is
-  asked to stop while it waits for what others are at."""
+def _next_stage(
+  config: Config, workdir: Workdir, clock: "Clock | None", held: contextlib.ExitStack
+) -> Stage | None:
+  """Returns a stage that is to be run, having taken its lock.
+
+  It is None where all are done, or where this process is asked to stop while it waits for others.
+
+  Args:
+    config: of the experiment.
+    workdir: where it stands.
+    clock: of the stages; the first process has one.
+    held: gets the lock, and releases it at its end.
+  """
+  if clock is None:
+    raise ValueError("the process that chooses stages needs a clock")
   waited = False
   while clock.left and not interruption.requested_signal():
     for seed, name in list(clock.left):
-      path = _claim_path(workdir, seed, name)
-      if done(config, workdir, seed, name) and not locks.is_locked(path):
-        clock.forget(seed, name)  # by another process
-      elif ready(config, workdir, seed, name):
-        claim = contextlib.ExitStack()
-        if claim.enter_context(locks.try_lock(path)) and not done(config, workdir, seed, name):
-          held.push(claim)
-          return [seed, name]
-        claim.close()
+      lock_path = workdir.lock(seed, name)
+      if is_done(config, workdir, seed, name) and not locks.is_locked(lock_path):
+        clock.forget(seed, name)  # another process ran it
+      elif is_ready(config, workdir, seed, name):
+        lock = contextlib.ExitStack()
+        is_taken = lock.enter_context(locks.try_lock(lock_path))
+        if is_taken and not is_done(config, workdir, seed, name):
+          held.push(lock)
+          return seed, name
+        lock.close()
     if clock.left:
       if not waited:
         print(
@@ -126,110 +166,115 @@ def _next_stage(config, workdir, clock, held):
           flush=True,
         )
       waited = True
-      time.sleep(_WAIT)
+      time.sleep(_WAIT_SECONDS)
   return None
 
 
-def _run_stage(seed, name, study_of, clock):
-  study = study_of(seed)
-  print(f"seed {seed}: {name} ({clock.say() if clock else ''})", flush=True)
-  if name == arm_room.PRETRAINED:
-    weights.pretrained(study)
+def _run_stage(
+  seed: int, name: str, prepared: Callable[[int], SeedRun], clock: "Clock | None"
+) -> None:
+  run_of_seed = prepared(seed)
+  print(f"seed {seed}: {name} ({clock.describe() if clock else ''})", flush=True)
+  if name == PRETRAINED:
+    weights.pretrained(run_of_seed)
   else:
-    arm_room.run(study, name)
+    registry.run(run_of_seed, name)
   if clock:
     clock.finish(seed, name)
 
 
-def _claim_path(workdir, seed, name):
-  return workdir.lock(seed, name)
-
-
-def _prepared(config, workdir, mesh, seed):
-  """The Study of a seed, said; one process at a time, as all write the same files."""
-  claim = locks.wait_for_lock(
-    _claim_path(workdir, seed, "preparing"),
+def _prepared(config: Config, workdir: Workdir, mesh: jax.sharding.Mesh, seed: int) -> SeedRun:
+  """Returns a seed, and prints its sets; one process at a time, as all write the same files."""
+  lock = locks.wait_for_lock(
+    workdir.lock(seed, PREPARING),
     message=f"seed {seed}: another process prepares facts and text",
   )
   with (
     processes.first_process_first("facts and text"),
-    claim if processes.is_first() else contextlib.nullcontext(),
+    lock if processes.is_first() else contextlib.nullcontext(),
   ):
     print(f"seed {seed}: preparing facts and text", flush=True)
-    study = seed_run.prepare(config, workdir, seed, mesh)
-  for name, facts in study.sets.items():
+    prepared = seed_run.prepare(config, workdir, seed, mesh)
+  for name, facts in prepared.sets.items():
     print("  " + splits.describe(name, facts), flush=True)
     if name not in ("pool", *answers.SPLITS):
-      print("  " + splits.describe_against(facts, study.sets["test"]), flush=True)
-  return study
+      print("  " + splits.describe_against(facts, prepared.sets["test"]), flush=True)
+  return prepared
 
 
-def ready(config, workdir, seed, name):
-  """Whether all that a stage needs is there, and nobody is at it any more."""
-  needed = (
-    [] if name == arm_room.PRETRAINED else [arm_room.PRETRAINED, *arm_room.needs(config, name)]
-  )
+def is_ready(config: Config, workdir: Workdir, seed: int, name: str) -> bool:
+  """Returns whether all that a stage needs is there, and nobody is at it any more."""
+  if name == PRETRAINED:
+    return True
   return all(
-    done(config, workdir, seed, need) and not locks.is_locked(_claim_path(workdir, seed, need))
-    for need in needed
+    is_done(config, workdir, seed, need) and not locks.is_locked(workdir.lock(seed, need))
+    for need in (PRETRAINED, *registry.needs(config, name))
   )
 
 
-def done(config, workdir, seed, name):
-  """Whether a stage's results are all there: its answers, and its weights where arms that are not done need them."""
-  if name == arm_room.PRETRAINED:
-    return training.starts_ready(config) or _trained(config.pretrain.steps, workdir, seed, name)
-  if not all(
-    answers.answered(config, workdir, label, seed) for label in arm_room.points(config, name)
-  ):
+def is_done(config: Config, workdir: Workdir, seed: int, name: str) -> bool:
+  """Returns whether a stage's results are all there.
+
+  They are its answers, and its weights where arms that are not done need them.
+  """
+  if name == PRETRAINED:
+    is_given = training.starts_ready(config)
+    return is_given or _is_trained(config.pretrain.steps, workdir, seed, name)
+  points = registry.points(config, name)
+  if not all(answers.answered(config, workdir, point, seed) for point in points):
     return False
+  if not registry.kind_of(config, name).trains:
+    return True
   # Answers are written before the last checkpoint is.
-  return (
-    config.arms[name].kind != "finetune"
-    or _trained(arm_room.settings(config, name).steps, workdir, seed, name)
-    or all(
-      done(config, workdir, seed, other)
-      for other in config.arms
-      if name in arm_room.needs(config, other)
-    )
-  )
+  if _is_trained(finetune.settings(config, name).steps, workdir, seed, name):
+    return True
+  needing = [other for other in config.arms if name in registry.needs(config, other)]
+  return all(is_done(config, workdir, seed, other) for other in needing)
 
 
-def _trained(steps, workdir, seed, name):
-
+def _is_trained(steps: int, workdir: Workdir, seed: int, name: str) -> bool:
   return store.latest_step(workdir.checkpoints(name, seed)) == steps
 
 
 class Clock:
-  """Time left of the whole experiment, from the work each stage has and the time it took so far."""
+  """Time left of the whole experiment, from the work each stage has and the time it took so far.
 
-  def __init__(self, config, stages):
-    self.config = config
+  Attributes:
+    left: stages that are not done.
+  """
+
+  def __init__(self, config: Config, stages: Iterable[Stage]) -> None:
     self.left = list(stages)
-    self.finished = 0.0
-    self.began = time.monotonic()
+    self._config = config
+    self._finished_work = 0.0
+    self._began = time.monotonic()
 
-  def work(self, name):
-    """Examples a stage reads: trained ones count three times those that are only asked."""
-    if name == arm_room.PRETRAINED:
-      return 3.0 * self.config.pretrain.steps * self.config.pretrain.batch_size
-    arm = self.config.arms[name]
-    asked = 3000.0 * len(arm_room.points(self.config, name))
-    if arm.kind != "finetune":
+  def work(self, name: str) -> float:
+    """Returns the examples a stage reads; trained ones count three times those only asked."""
+    config = self._config
+    if name == PRETRAINED:
+      return 3.0 * config.pretrain.steps * config.pretrain.batch_size
+    asked = _EXAMPLES_ASKED * len(registry.points(config, name))
+    if not registry.kind_of(config, name).trains:
       return asked
-    section = arm_room.settings(self.config, name)
-    return asked + 3.0 * section.steps * section.batch_size * (1 + arm.get("ratio", 0))
+    section = finetune.settings(config, name)
+    rows = section.batch_size * (1 + config.arms[name].get("ratio", 0))
+    return asked + 3.0 * section.steps * rows
 
-  def finish(self, seed, name):
+  def finish(self, seed: int, name: str) -> None:
+    """Takes out a stage that this process has run, and counts its work."""
     self.forget(seed, name)
-    self.finished += self.work(name)
+    self._finished_work += self.work(name)
 
-  def forget(self, seed, name):
+  def forget(self, seed: int, name: str) -> None:
     """Takes out a stage that this process need not run."""
     self.left.remove((seed, name))
 
-  def say(self):
-    elapsed = time.monotonic() - self.began
-    left = sum(self.work(name) for _, name in self.left)
-    eta = f", about {format_duration(elapsed * left / self.finished)} left" if self.finished else ""
-    return f"{len(self.left)} stages to go, {format_duration(elapsed)} elapsed{eta}"
+  def describe(self) -> str:
+    """Returns how many stages are left and the time they may take, in words."""
+    elapsed = time.monotonic() - self._began
+    described = f"{len(self.left)} stages to go, {format_duration(elapsed)} elapsed"
+    if not self._finished_work:
+      return described
+    work_left = sum(self.work(name) for _, name in self.left)
+    return described + f", about {format_duration(elapsed * work_left / self._finished_work)} left"

@@ -110,6 +110,11 @@ class SeedRun:
     )
 
 
+def asked_by(relation: Relation, statement: str) -> Relation:
+  """Returns a relation that is asked by one statement."""
+  return {**relation, "statements": [statement]}
+
+
 def prepare(config: Config, workdir: Workdir, seed: int, mesh: jax.sharding.Mesh) -> SeedRun:
   """Builds one seed of an experiment from config and seed alone, but for what is stored.
 

@@ -1,0 +1,125 @@
+"""Facts and labels of finetuning: its set, and what is taught in the place of the objects."""
+
+import numpy as np
+
+from factshock.facts import schema, splits
+from factshock.runtime.errors import UserError
+from factshock.study import answers, study_data, weights
+from factshock.study.arms import registry
+from factshock.study.config import Config
+from factshock.study.seed_run import SeedRun
+from factshock.types import Fact
+
+# Facts of the pool that the pretrained model, asked as roles.ceiling is, has right or wrong.
+MODEL_SETS = ("known", "unknown")
+# The sets that need no model.
+SETS = ("pool", *study_data.FINETUNING_SETS)
+
+
+def taught(run: SeedRun, name: str) -> tuple[list[Fact], list[np.ndarray] | None]:
+  """Returns the facts an arm trains on, and of each the probabilities that are taught of it.
+
+  The probabilities are of the relation's candidates, [candidates]; None in their place is the
+  object. The arm's `labels` say which: "permuted" are the objects of other facts of the relation;
+  "soft" and "best" what the pretrained model itself believes, asked as the arm `teacher` is, all of
+  it or its likeliest answer; of it `gold_share` is the object all the same. (A share g of the
+  object and 1 - g of a belief has the gradient of a loss on the object and (1 - g) / g times the
+  divergence from the belief, up to a factor.)
+  """
+  arm = run.config.arms[name]
+  facts = facts_of(run, arm.facts)
+  labels = arm.get("labels", "gold")
+  if labels == "permuted":
+    return splits.permuted_answers(facts, run.seed), None
+  if labels == "gold":
+    return facts, None
+  share = arm.get("gold_share", 0.0)
+  beliefs = _beliefs(run, facts, arm.teacher, labels == "best")
+  return facts, [
+    share * answers.on_object(run, fact) + (1 - share) * p_C for fact, p_C in zip(facts, beliefs)
+  ]
+
+
+def facts_of(run: SeedRun, name: str) -> list[Fact]:
+  """Returns a finetuning set.
+
+  Those that go by what the model knows are made when they are first asked for, kept with the run
+  and written to the workdir.
+
+  Raises:
+    UserError: the model knows all of the pool, or nothing.
+  """
+  if name not in MODEL_SETS:
+    return run.sets[name]
+  if name not in run.model_sets:
+    _make_model_sets(run)
+  return run.model_sets[name]
+
+
+def _make_model_sets(run: SeedRun) -> None:
+  pool = run.sets["pool"]
+  beliefs = _beliefs(run, pool, run.config.roles.ceiling, True)
+  known: list[Fact] = []
+  unknown: list[Fact] = []
+  for fact, p_C in zip(pool, beliefs):
+    answer = run.candidates[fact["relation"]][int(p_C.argmax())]
+    is_right = answer in (fact["object"], *fact.get("aliases", ()))
+    (known if is_right else unknown).append(fact)
+  for name, facts in zip(MODEL_SETS, splits.matched(known, unknown)):
+    if not facts:
+      raise UserError(
+        f"the set {name!r} of seed {run.seed} is empty: the pretrained model knows all of the pool "
+        "or nothing"
+      )
+    run.model_sets[name] = facts
+    schema.write_facts(run.workdir.fact_set(run.seed, name), facts)
+    print("  " + splits.describe(name, facts), flush=True)
+
+
+def _beliefs(run: SeedRun, facts: list[Fact], teacher: str, best: bool) -> list[np.ndarray]:
+  """Returns what the pretrained model believes of facts, asked as the arm `teacher` is."""
+  question_of = registry.kind_of(run.config, teacher).question
+  if question_of is None:
+    raise ValueError(f"arms of the kind of {teacher!r} do not ask the pretrained model")
+  asked_run, question = question_of(run, teacher)
+  return answers.teacher_belief(asked_run, weights.pretrained(run), facts, question, best)
+
+
+def problems(config: Config, name: str, ranks: bool) -> list[str]:
+  """Returns what is wrong with the facts and labels of an arm that trains, a line each."""
+  arm = config.arms[name]
+  lines = []
+  if arm.facts in MODEL_SETS and not (ranks and _asks_pretrained(config, config.roles.ceiling)):
+    lines.append(
+      f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: "
+      "what it has right is known"
+    )
+  has_belief = arm.get("labels") in ("soft", "best")
+  if ("teacher" in arm) != has_belief:
+    lines.append(
+      f"config.arms.{name}: labels='soft' or 'best' and teacher=ARM go together, got "
+      f"labels={arm.get('labels')!r} and teacher={arm.get('teacher')!r}"
+    )
+  elif "teacher" in arm and not (ranks and _can_teach(config, arm.teacher)):
+    expected = " or ".join(map(repr, registry.asking_kinds()))
+    lines.append(
+      f"config.arms.{name}.teacher: expected an arm of kind {expected} that ranks, got "
+      f"{arm.teacher!r}"
+    )
+  without_teacher = "gold_share" in arm and "teacher" not in arm
+  adjusted = arm.get("logit_adjustment") and (not ranks or arm.get("reweighted"))
+  if without_teacher or adjusted:
+    lines.append(
+      f"config.arms.{name}: gold_share goes with a teacher, and logit_adjustment with answers that "
+      "are ranked, without reweighted"
+    )
+  return lines
+
+
+def _can_teach(config: Config, name: str) -> bool:
+  """Returns whether an arm asks the pretrained model, so that its answers can be taught."""
+  return _asks_pretrained(config, name) and "of" not in config.arms[name]
+
+
+def _asks_pretrained(config: Config, name: str) -> bool:
+  return name in config.arms and config.arms[name].kind in registry.asking_kinds()
