@@ -132,7 +132,11 @@ def plan_shapes(batches: Sequence[Batch], multiple: int = 1) -> Shapes:
   return Shapes(shapes, multiple * max(1, largest_rows // 8 // multiple))
 
 
-def _tried(sizes: Sequence[np.ndarray], widths: Sequence[int], multiple: int) -> list[Shape]:
+def _tried(
+  sizes: Sequence[np.ndarray],
+  widths: Sequence[int],
+  multiple: int,
+) -> list[Shape]:
   """Returns shapes to choose from, of few numbers of rows, with more or less slack.
 
   The first ones hold every batch in rows of the arrays' widths.
@@ -183,7 +187,10 @@ def _ceil_div(a: int, b: int) -> int:
   return -(-a // b)
 
 
-def pack_batch(batch: Mapping[str, np.ndarray], shapes: Shapes | None = None) -> Batch:
+def pack_batch(
+  batch: Mapping[str, np.ndarray],
+  shapes: Shapes | None = None,
+) -> Batch:
   """Packs the examples of a padded batch into fewer rows, so that less padding is computed.
 
   Args:
@@ -227,7 +234,10 @@ def _sides(batch: Mapping[str, Any]) -> tuple[Side, ...]:
   return _DECODER if "tokens" in batch else _ENCODER_DECODER
 
 
-def _sizes(batch: Mapping[str, np.ndarray], sides: Sequence[Side]) -> np.ndarray:
+def _sizes(
+  batch: Mapping[str, np.ndarray],
+  sides: Sequence[Side],
+) -> np.ndarray:
   """Returns how many tokens each example has on each side: [B, E]."""
   return np.stack(
     [np.count_nonzero(batch[side.tokens] != side.pad, axis=1) for side in sides], axis=1

@@ -53,7 +53,10 @@ def tokenize(texts: Iterable[str], tokenizer: Tokenizer) -> Corpus:
   return join([tokenize_part(texts, tokenizer)])
 
 
-def tokenize_part(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+def tokenize_part(
+  texts: Iterable[str],
+  tokenizer: Tokenizer,
+) -> dict[str, np.ndarray]:
   """Tokenises some texts, for `join`.
 
   Returns:
@@ -159,7 +162,10 @@ class WindowFinder(NamedTuple):
 
 
 def prepare_windows(
-  facts: Sequence[Fact], tokenizer: Tokenizer, words: int, per_fact: int
+  facts: Sequence[Fact],
+  tokenizer: Tokenizer,
+  words: int,
+  per_fact: int,
 ) -> WindowFinder:
   """Returns what `windows_part` needs beside the texts.
 
@@ -173,7 +179,10 @@ def prepare_windows(
   return WindowFinder(search, facts, tokenizer, words, per_fact)
 
 
-def windows_part(texts: Iterable[str], finder: WindowFinder) -> dict[str, np.ndarray]:
+def windows_part(
+  texts: Iterable[str],
+  finder: WindowFinder,
+) -> dict[str, np.ndarray]:
   """Finds the windows of some texts, for `join_windows`.
 
   Returns:
@@ -209,7 +218,9 @@ def windows_part(texts: Iterable[str], finder: WindowFinder) -> dict[str, np.nda
 
 
 def join_windows(
-  parts: Iterable[PartArrays], facts: Sequence[Fact], per_fact: int
+  parts: Iterable[PartArrays],
+  facts: Sequence[Fact],
+  per_fact: int,
 ) -> SalientWindows:
   """Joins what `windows_part` gave, at most `per_fact` different windows a fact.
 
@@ -261,7 +272,10 @@ class _TokenWindow(NamedTuple):
 
 
 def _window(
-  line: str, subjects: Iterable[TextSpan], objects: Sequence[TextSpan], words: int
+  line: str,
+  subjects: Iterable[TextSpan],
+  objects: Sequence[TextSpan],
+  words: int,
 ) -> _Window | None:
   """Returns the window around the nearest two names, or None where no window holds them."""
   pairs = [
@@ -289,7 +303,10 @@ def _extent(pair: tuple[TextSpan, TextSpan]) -> int:
 
 
 def _cut(
-  bounds: Sequence[TextSpan], first: TextSpan, second: TextSpan, words: int
+  bounds: Sequence[TextSpan],
+  first: TextSpan,
+  second: TextSpan,
+  words: int,
 ) -> TextSpan | None:
   """Returns (start, end) characters of at most `words` words around two mentions.
 

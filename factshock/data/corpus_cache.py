@@ -21,7 +21,11 @@ from factshock.runtime import files
 from factshock.types import Fact, FilePath, Tokenizer
 
 
-def tokenized(pattern: str, tokenizer: Tokenizer, folder: FilePath) -> Corpus:
+def tokenized(
+  pattern: str,
+  tokenizer: Tokenizer,
+  folder: FilePath,
+) -> Corpus:
   """Returns a corpus of documents, mapped from its cache, which is made if need be.
 
   Args:
@@ -46,7 +50,12 @@ def tokenized(pattern: str, tokenizer: Tokenizer, folder: FilePath) -> Corpus:
   return corpus
 
 
-def _tokenize_all(pattern: str, plan: Sequence[Part], tokenizer: Tokenizer, home: str) -> None:
+def _tokenize_all(
+  pattern: str,
+  plan: Sequence[Part],
+  tokenizer: Tokenizer,
+  home: str,
+) -> None:
   """Makes the cache of a corpus."""
 
   def tokenized_parts() -> Iterator[Mapping[str, np.ndarray]]:
@@ -129,7 +138,11 @@ def salient_windows(
   return _read_windows(home)
 
 
-def _write_windows(home: str, pattern: str, windows: SalientWindows) -> None:
+def _write_windows(
+  home: str,
+  pattern: str,
+  windows: SalientWindows,
+) -> None:
   with files.atomic_write(os.path.join(home, "windows.npz"), binary=True) as file:
     np.savez(file, **windows._asdict())
   record: dict[str, str | int] = {
@@ -150,7 +163,12 @@ def _identity(tokenizer: Tokenizer) -> Tokenizer:
   return tokenizer
 
 
-def _home(folder: FilePath, pattern: str, plan: Sequence[Part], key: str) -> str:
+def _home(
+  folder: FilePath,
+  pattern: str,
+  plan: Sequence[Part],
+  key: str,
+) -> str:
   """Returns the folder of a cache."""
   return os.path.join(folder, corpus_shards.identity(plan, [pattern, key])[:16])
 

@@ -24,7 +24,11 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
   return _bos(tokenizer) + tokenizer.encode(prompt)
 
 
-def encode_example(tokenizer: Tokenizer, prompt: str, answer: str) -> Example:
+def encode_example(
+  tokenizer: Tokenizer,
+  prompt: str,
+  answer: str,
+) -> Example:
   """Returns a finetuning example.
 
   Returns:
@@ -41,7 +45,11 @@ def encode_example(tokenizer: Tokenizer, prompt: str, answer: str) -> Example:
   }
 
 
-def qa_source(examples: Sequence[Example], loss_weight: float = 1.0, name: str = "qa") -> Source:
+def qa_source(
+  examples: Sequence[Example],
+  loss_weight: float = 1.0,
+  name: str = "qa",
+) -> Source:
   """Returns a source of ready examples.
 
   Args:
@@ -55,7 +63,10 @@ def qa_source(examples: Sequence[Example], loss_weight: float = 1.0, name: str =
 
 
 def _prepare_examples(
-  examples: Sequence[Example], name: str, input_length: int, target_length: int
+  examples: Sequence[Example],
+  name: str,
+  input_length: int,
+  target_length: int,
 ) -> Make:
   """Pads all examples into two matrices; the first that does not fit is a UserError."""
   length = input_length + target_length
@@ -74,7 +85,10 @@ def _prepare_examples(
 
 
 def text_source(
-  corpus: Corpus, tokenizer: Tokenizer, loss_weight: float = 1.0, name: str = "corpus"
+  corpus: Corpus,
+  tokenizer: Tokenizer,
+  loss_weight: float = 1.0,
+  name: str = "corpus",
 ) -> Source:
   """Returns a source of next-token prediction: BOS, a sequence, EOS; the loss on all but BOS.
 
@@ -93,7 +107,10 @@ def text_source(
 
 
 def _prepare_text(
-  corpus: Corpus, tokenizer: Tokenizer, input_length: int, target_length: int
+  corpus: Corpus,
+  tokenizer: Tokenizer,
+  input_length: int,
+  target_length: int,
 ) -> Make:
   """Returns the function that cuts rows out of the corpus's sequences."""
   opening = _bos(tokenizer)

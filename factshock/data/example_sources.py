@@ -54,7 +54,11 @@ def check_has_text(corpus: Corpus, name: str) -> None:
     )
 
 
-def qa_source(examples: Sequence[Example], loss_weight: float = 1.0, name: str = "qa") -> Source:
+def qa_source(
+  examples: Sequence[Example],
+  loss_weight: float = 1.0,
+  name: str = "qa",
+) -> Source:
   """Returns a source of ready examples.
 
   Args:
@@ -69,7 +73,10 @@ def qa_source(examples: Sequence[Example], loss_weight: float = 1.0, name: str =
 
 
 def _prepare_examples(
-  examples: Sequence[Example], name: str, input_length: int, target_length: int
+  examples: Sequence[Example],
+  name: str,
+  input_length: int,
+  target_length: int,
 ) -> Make:
   """Pads all examples into two matrices; the first that does not fit is a UserError."""
   inputs = np.zeros((len(examples), input_length), np.int32)
@@ -114,7 +121,12 @@ def span_source(
   return Source(name, len(corpus.offsets) - 1, prepare, loss_weight)
 
 
-def _most_tokens(noise: Noise, name: str, input_length: int, target_length: int) -> int:
+def _most_tokens(
+  noise: Noise,
+  name: str,
+  input_length: int,
+  target_length: int,
+) -> int:
   """Returns the most raw tokens whose corrupted form fits; a UserError where not even two do."""
   most = span_corruption.raw_length(input_length, noise, target_length)
   if most < 2:
@@ -247,7 +259,11 @@ def _prepare_salient(
   return make
 
 
-def _maskable(spans_nx2x2: np.ndarray, most: int, target_length: int) -> np.ndarray:
+def _maskable(
+  spans_nx2x2: np.ndarray,
+  most: int,
+  target_length: int,
+) -> np.ndarray:
   """Returns whether each window's object and subject can be masked at the lengths: bool [n, 2]."""
   begin = spans_nx2x2[..., 0].min(axis=1)
   stop = spans_nx2x2[..., 1].max(axis=1)
@@ -268,7 +284,12 @@ def _kinds(random_B: np.ndarray, shares: _Shares) -> np.ndarray:
   return np.where(random_B < shares.object, 0, not_object)
 
 
-def _print_misfits(name: str, fits_nx2: np.ndarray, input_length: int, target_length: int) -> None:
+def _print_misfits(
+  name: str,
+  fits_nx2: np.ndarray,
+  input_length: int,
+  target_length: int,
+) -> None:
   """Prints how many windows have a name that cannot be masked at these lengths, if any."""
   misfits = (~fits_nx2).sum(axis=0)
   if misfits.any():
@@ -303,7 +324,11 @@ def _crop(
   return start + left, np.minimum(end - start - left, most)
 
 
-def _gather(tokens: np.ndarray, starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
+def _gather(
+  tokens: np.ndarray,
+  starts_B: np.ndarray,
+  lengths_B: np.ndarray,
+) -> np.ndarray:
   """Returns tokens [B, L] from each start on, L the longest length.
 
   Beyond a row's length lies what comes next.

@@ -46,7 +46,10 @@ def whole_ratios(ratios: Sequence[float]) -> tuple[int, ...]:
   return tuple(ratio // divisor for ratio in whole)
 
 
-def select(positions_B: ArrayLike, ratios: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def select(
+  positions_B: ArrayLike,
+  ratios: Sequence[int],
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns (source_B, index_B): each position's source, and its index in that one's order.
 
   Interleaves as grain's `MapDataset.mix` does: of any k positions each source has its share,
@@ -73,7 +76,11 @@ def select(positions_B: ArrayLike, ratios: Sequence[int]) -> tuple[np.ndarray, n
   return source_B, index_B
 
 
-def permute(indices_B: ArrayLike, size: int, key: int) -> tuple[np.ndarray, np.ndarray]:
+def permute(
+  indices_B: ArrayLike,
+  size: int,
+  key: int,
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns (row_B, pass_B): the row of each index under a random order that is new each pass.
 
   In O(batch), without a table: a Feistel network with modular addition over a x b >= `size`
@@ -95,7 +102,11 @@ def permute(indices_B: ArrayLike, size: int, key: int) -> tuple[np.ndarray, np.n
   return rows, passes
 
 
-def _feistel(rows: np.ndarray, random_BxR: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+def _feistel(
+  rows: np.ndarray,
+  random_BxR: np.ndarray,
+  sides: tuple[int, int],
+) -> np.ndarray:
   """Returns a permutation of the numbers below the product of the sides, a round a column."""
   halves = list(np.divmod(rows, sides[1]))
   for step in range(random_BxR.shape[1]):
@@ -159,7 +170,9 @@ def _weighted(made: Batch, loss_weight: float) -> Batch:
 
 
 def _packed(
-  make: Callable[[int], Batch], row_multiple: int, rows_of: RowsOf
+  make: Callable[[int], Batch],
+  row_multiple: int,
+  rows_of: RowsOf,
 ) -> Callable[[int], Batch]:
   """Returns `make` with packed rows, in shapes that leave least padding in the first batches.
 
@@ -183,7 +196,11 @@ def _packed(
 class Batches(Iterator[Batch]):
   """Iterator that `batches` returns: endless, prefetched, and exact to resume."""
 
-  def __init__(self, dataset: grain.MapDataset[Batch], identity: Mapping[str, int | str]) -> None:
+  def __init__(
+    self,
+    dataset: grain.MapDataset[Batch],
+    identity: Mapping[str, int | str],
+  ) -> None:
     """Begins at step 0.
 
     Args:

@@ -92,7 +92,10 @@ class PretrainedTokenizer:
 
 
 def continuation(
-  encode: Callable[[str], list[int]], source: str, prompt: str, text: str
+  encode: Callable[[str], list[int]],
+  source: str,
+  prompt: str,
+  text: str,
 ) -> list[int]:
   """Returns the token ids that follow those of a prompt in "PROMPT TEXT".
 
@@ -119,7 +122,10 @@ def continuation(
   return both[len(before) :]
 
 
-def load(source: FilePath, revision: str | None = None) -> PretrainedTokenizer:
+def load(
+  source: FilePath,
+  revision: str | None = None,
+) -> PretrainedTokenizer:
   """Reads the tokenizer of a HuggingFace model: a folder with its files, or a hub id.
 
   No remote code is run. A folder of adapters without a tokenizer has that of the model they stand
@@ -164,7 +170,11 @@ def is_folder(folder: FilePath) -> bool:
   return os.path.exists(os.path.join(folder, "tokenizer_config.json"))
 
 
-def check_fits(tokenizer: Tokenizer, vocab_size: int, source: FilePath) -> None:
+def check_fits(
+  tokenizer: Tokenizer,
+  vocab_size: int,
+  source: FilePath,
+) -> None:
   """Raises a UserError where a model of `vocab_size` tokens has none for a tokenizer's ids."""
   if tokenizer.size > vocab_size:
     raise UserError(
@@ -197,7 +207,11 @@ def _read(source: FilePath, revision: str | None) -> Any:
     ) from error
 
 
-def _count_sentinels(tokenizer: Any, source: FilePath, size: int) -> int:
+def _count_sentinels(
+  tokenizer: Any,
+  source: FilePath,
+  size: int,
+) -> int:
   """Returns how many <extra_id_N> there are, checked to descend from the top of the vocabulary."""
   ids: dict[str, int] = tokenizer.get_vocab()
   count = 0

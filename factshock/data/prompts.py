@@ -67,7 +67,11 @@ def _relation_of(fact: Fact, relations: Mapping[str, Relation]) -> Relation:
   return relations[fact["relation"]]
 
 
-def cloze_prompt(fact: Fact, relations: Mapping[str, Relation], template: int = 0) -> str:
+def cloze_prompt(
+  fact: Fact,
+  relations: Mapping[str, Relation],
+  template: int = 0,
+) -> str:
   """Returns the statement with a blank: "Ada Byron was born in <extra_id_0> .".
 
   Args:
@@ -107,7 +111,10 @@ def question_prompt(fact: Fact, relations: Mapping[str, Relation]) -> str:
 
 
 def k_shot_prompt(
-  fact: Fact, relations: Mapping[str, Relation], shots: Iterable[Fact], form: str = "question"
+  fact: Fact,
+  relations: Mapping[str, Relation],
+  shots: Iterable[Fact],
+  form: str = "question",
 ) -> str:
   """Returns other facts, answered, then the fact's own prompt: "q1 a1 q2 a2 q <extra_id_0>".
 
@@ -176,7 +183,12 @@ def can_ask(statement: str, decoder_only: bool) -> bool:
   return bool(before.strip()) and not any(letter.isalnum() for letter in after)
 
 
-def choice_prompt(fact: Fact, shots: Iterable[Fact], blank: str = "", letters: bool = True) -> str:
+def choice_prompt(
+  fact: Fact,
+  shots: Iterable[Fact],
+  blank: str = "",
+  letters: bool = True,
+) -> str:
   """Returns a multiple-choice question as MMLU asks it, which ends in "Answer:".
 
   Hendrycks et al. 2021; their head line names the discipline.
@@ -228,7 +240,12 @@ def _choices_text(fact: Fact, letters: bool) -> str:
   return f"{fact.get('question') or fact['subject']}\n{listed}Answer:"
 
 
-def choose_shots(fact: Fact, pool: Iterable[Fact], k: int, seed: int) -> list[Fact]:
+def choose_shots(
+  fact: Fact,
+  pool: Iterable[Fact],
+  k: int,
+  seed: int,
+) -> list[Fact]:
   """Returns `k` facts of a pool, of the fact's relation and about other, distinct subjects.
 
   They are chosen by seed and subject.
@@ -264,7 +281,11 @@ def target_text(answer: str) -> str:
   return f"{BLANK} {answer}"
 
 
-def encode_example(tokenizer: Tokenizer, prompt_text: str, answer: str) -> Example:
+def encode_example(
+  tokenizer: Tokenizer,
+  prompt_text: str,
+  answer: str,
+) -> Example:
   """Returns the example of one prompt of a T5.
 
   Returns:

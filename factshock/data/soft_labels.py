@@ -149,7 +149,12 @@ class _SoftLabels:
       batch["answer_shifts"] = np.zeros(shape, np.float32)
     return batch
 
-  def _lay_out(self, batch: Batch, place: tuple[int, int], following: _Following) -> None:
+  def _lay_out(
+    self,
+    batch: Batch,
+    place: tuple[int, int],
+    following: _Following,
+  ) -> None:
     """Writes what may stand at a position of an example into its batch."""
     cells = (*place, slice(len(following)))
     batch["answer_tokens"][cells] = list(following)

@@ -79,7 +79,11 @@ def keys(seed: int, indices_B: ArrayLike) -> np.ndarray:
   return mix(start ^ mix(np.asarray(indices_B).astype(np.uint64)))
 
 
-def draw(keys_B: ArrayLike, count: int, stream: int = 0) -> np.ndarray:
+def draw(
+  keys_B: ArrayLike,
+  count: int,
+  stream: int = 0,
+) -> np.ndarray:
   """Returns random uint64 [B, count], a pure function of the keys; streams are independent."""
   counters = np.arange(1, count + 1, dtype=np.uint64) + np.uint64(stream << 32)
   return mix(np.asarray(keys_B)[:, None] + counters[None] * _GOLDEN)
@@ -94,7 +98,10 @@ def scale(random: np.ndarray, limits: np.ndarray) -> np.ndarray:
   return ((high_bits * limits.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
-def noise_counts(lengths_B: ArrayLike, noise: Noise = T5_NOISE) -> tuple[np.ndarray, np.ndarray]:
+def noise_counts(
+  lengths_B: ArrayLike,
+  noise: Noise = T5_NOISE,
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns (noise tokens, noise spans) of sequences, rounded in float32 as the T5 library does.
 
   noise = round(length x density) clipped to [1, length - 1], spans = max(1, round(noise / mean));
@@ -127,7 +134,11 @@ def span_lengths(length: int, noise: Noise = T5_NOISE) -> tuple[int, int]:
   return length - tokens + spans + 1, tokens + spans + closing + 1
 
 
-def raw_length(input_length: int, noise: Noise = T5_NOISE, target_length: int | None = None) -> int:
+def raw_length(
+  input_length: int,
+  noise: Noise = T5_NOISE,
+  target_length: int | None = None,
+) -> int:
   """Returns the most tokens whose corrupted form fits; 0 where not even one token does.
 
   `random_spans_helper` of the T5 library.
@@ -148,7 +159,11 @@ def raw_length(input_length: int, noise: Noise = T5_NOISE, target_length: int | 
   return length
 
 
-def _choose(random_RxK: np.ndarray, pools_R: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
+def _choose(
+  random_RxK: np.ndarray,
+  pools_R: np.ndarray,
+  counts_R: np.ndarray,
+) -> np.ndarray:
   """Returns for each row `count` distinct integers of range(pool), ascending [R, K].
 
   Unused columns hold the pool size. Floyd's sampling, all rows in step: every subset is equally
@@ -172,7 +187,11 @@ def _choose(random_RxK: np.ndarray, pools_R: np.ndarray, counts_R: np.ndarray) -
   return np.sort(np.where(used, picks.T - start, pools_R[:, None]), axis=1)
 
 
-def noise_spans(lengths_B: ArrayLike, keys_B: np.ndarray, noise: Noise = T5_NOISE) -> Spans:
+def noise_spans(
+  lengths_B: ArrayLike,
+  keys_B: np.ndarray,
+  noise: Noise = T5_NOISE,
+) -> Spans:
   """Returns the noise spans of each row, drawn at random.
 
   The noise tokens are cut at random into non-empty spans, kept apart by non-empty non-noise spans;
@@ -211,7 +230,10 @@ def noise_spans(lengths_B: ArrayLike, keys_B: np.ndarray, noise: Noise = T5_NOIS
 
 
 def noise_mask(
-  lengths_B: ArrayLike, keys_B: np.ndarray, noise: Noise = T5_NOISE, width: int | None = None
+  lengths_B: ArrayLike,
+  keys_B: np.ndarray,
+  noise: Noise = T5_NOISE,
+  width: int | None = None,
 ) -> np.ndarray:
   """Returns bool [B, width], True on the tokens of `noise_spans`.
 
@@ -264,7 +286,11 @@ def _sum_before(values: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
   return total - np.repeat(np.append(total, 0)[first], counts_B)
 
 
-def _width(counts_B: np.ndarray, length: int | None, name: str) -> int:
+def _width(
+  counts_B: np.ndarray,
+  length: int | None,
+  name: str,
+) -> int:
   """Returns the width of rows of these tokens and EOS: as given, else of the longest.
 
   Raises:
@@ -430,7 +456,10 @@ def corrupt(
 
 
 def restore(
-  inputs_S: Iterable[int], targets_T: Iterable[int], marks: Marks, pad: int = 0
+  inputs_S: Iterable[int],
+  targets_T: Iterable[int],
+  marks: Marks,
+  pad: int = 0,
 ) -> np.ndarray:
   """Returns the tokens of which `corrupt` made a row's inputs and targets; both may be padded.
 
@@ -458,7 +487,11 @@ def restore(
   return np.asarray(tokens, np.int32)
 
 
-def _content(row: Iterable[int], marks: Marks, pad: int) -> list[int]:
+def _content(
+  row: Iterable[int],
+  marks: Marks,
+  pad: int,
+) -> list[int]:
   """Returns a row's tokens before EOS, without padding."""
   tokens = [int(token) for token in row if token != pad]
   return tokens[: tokens.index(marks.eos)] if marks.eos in tokens else tokens
@@ -470,7 +503,10 @@ def _sentinel_index(token: int, marks: Marks) -> int | None:
   return index if 0 <= index < marks.sentinels else None
 
 
-def _spans_by_sentinel(targets: Sequence[int], marks: Marks) -> dict[int, list[int]]:
+def _spans_by_sentinel(
+  targets: Sequence[int],
+  marks: Marks,
+) -> dict[int, list[int]]:
   """Returns the tokens behind each sentinel of targets."""
   spans: dict[int, list[int]] = {}
   current: list[int] | None = None

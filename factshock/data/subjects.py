@@ -7,7 +7,11 @@ from factshock.types import Tokenizer
 _ANSWER = "\nA:"
 
 
-def tokens_of(tokenizer: Tokenizer, prompt: str, subject: str) -> list[int]:
+def tokens_of(
+  tokenizer: Tokenizer,
+  prompt: str,
+  subject: str,
+) -> list[int]:
   """Returns the positions of the tokens that hold a character of the subject, ascending.
 
   Of several occurrences the last counts, as a k-shot prompt ends with its fact; one that is a word

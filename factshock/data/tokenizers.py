@@ -137,7 +137,12 @@ class VocabularyTokenizer:
       return [self._ids.get(word, self.unk) for word in text.split()]
     return self._processor.encode(text) if text.strip() else []
 
-  def _spans_plain(self, text: str, start: int, stop: int) -> list[tuple[int, int]]:
+  def _spans_plain(
+    self,
+    text: str,
+    start: int,
+    stop: int,
+  ) -> list[tuple[int, int]]:
     """Returns the spans of the tokens of a part of a text that holds no sentinel."""
     part = text[start:stop]
     if self.kind == "words":
@@ -174,7 +179,10 @@ class VocabularyTokenizer:
     self.__dict__.update(state)
 
 
-def word_tokenizer(words: Iterable[str], sentinels: int = 100) -> VocabularyTokenizer:
+def word_tokenizer(
+  words: Iterable[str],
+  sentinels: int = 100,
+) -> VocabularyTokenizer:
   """Returns a tokenizer of white-space separated words, in the order given.
 
   Any other word is unknown.
@@ -195,7 +203,10 @@ def word_tokenizer(words: Iterable[str], sentinels: int = 100) -> VocabularyToke
   return VocabularyTokenizer("words", 3 + len(words) + sentinels, sentinels, words=words)
 
 
-def sentencepiece_tokenizer(model_path: FilePath, sentinels: int = 100) -> VocabularyTokenizer:
+def sentencepiece_tokenizer(
+  model_path: FilePath,
+  sentinels: int = 100,
+) -> VocabularyTokenizer:
   """Returns a tokenizer of a SentencePiece model file.
 
   Args:
@@ -216,7 +227,11 @@ def sentencepiece_tokenizer(model_path: FilePath, sentinels: int = 100) -> Vocab
   return _from_model(model, sentinels, model_path)
 
 
-def _from_model(model: bytes, sentinels: int, path: FilePath) -> VocabularyTokenizer:
+def _from_model(
+  model: bytes,
+  sentinels: int,
+  path: FilePath,
+) -> VocabularyTokenizer:
   """Returns the tokenizer of a SentencePiece model given as bytes."""
   try:
     processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -235,7 +250,10 @@ def _from_model(model: bytes, sentinels: int, path: FilePath) -> VocabularyToken
 
 
 def train_sentencepiece(
-  lines: Iterable[str], model_path: FilePath, size: int, sentinels: int = 100
+  lines: Iterable[str],
+  model_path: FilePath,
+  size: int,
+  sentinels: int = 100,
 ) -> VocabularyTokenizer:
   """Trains a unigram SentencePiece model, writes it and returns its tokenizer.
 
@@ -268,7 +286,12 @@ def train_sentencepiece(
   return _from_model(model.getvalue(), sentinels, model_path)
 
 
-def _size_error(model_path: FilePath, size: int, line_count: int, message: str) -> UserError:
+def _size_error(
+  model_path: FilePath,
+  size: int,
+  line_count: int,
+  message: str,
+) -> UserError:
   """Returns the error of SentencePiece's two complaints about the size; others are passed on."""
   high = re.search(r"set it to a value <= (\d+)", message)
   low = re.search(r"smaller than required_chars\. (\d+) vs (\d+)", message)

@@ -9,7 +9,10 @@ import numpy as np
 from factshock.types import Answer, Candidates, Fact
 
 
-def majority(facts: Iterable[Fact], candidates: Candidates) -> dict[str, np.ndarray]:
+def majority(
+  facts: Iterable[Fact],
+  candidates: Candidates,
+) -> dict[str, np.ndarray]:
   """Returns each relation's log-probabilities of its candidates by how often the facts have them.
 
   Returns:
@@ -84,7 +87,10 @@ def _words(fact: Fact) -> list[str]:
 
 
 def _log_score(
-  counts: _WordCounts, answer: Answer, words: Sequence[str], smoothing: float
+  counts: _WordCounts,
+  answer: Answer,
+  words: Sequence[str],
+  smoothing: float,
 ) -> float:
   """Returns the log of an answer's frequency and of the words' likelihood under it."""
   of_answer: Mapping[str, int] = counts.words.get(answer, collections.Counter[str]())

@@ -132,7 +132,10 @@ def _read_facts(path: str) -> list[Fact]:
 
 
 def _write_counts(
-  pairs: Iterable[tuple[_Key, _Counts]], facts_path: str, folded: bool, output: str
+  pairs: Iterable[tuple[_Key, _Counts]],
+  facts_path: str,
+  folded: bool,
+  output: str,
 ) -> None:
   """Writes the two files of counts of all pairs."""
   counted = entities.entities_of(_read_facts(facts_path), folded)

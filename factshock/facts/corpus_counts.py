@@ -21,7 +21,10 @@ _SAMPLE = 1 << 20  # characters of a part in which single words are compared wit
 
 
 def count(
-  pattern: str, counted: Entities, output: str, processes: int | None = None
+  pattern: str,
+  counted: Entities,
+  output: str,
+  processes: int | None = None,
 ) -> dict[str, np.ndarray]:
   """Counts entities in a corpus (facts/documents.py) and writes the counts.
 
@@ -64,7 +67,10 @@ def _digest(counted: Entities) -> str:
   return digest.hexdigest()
 
 
-def count_part(part_documents: Iterable[str], search: Search) -> dict[str, np.ndarray]:
+def count_part(
+  part_documents: Iterable[str],
+  search: Search,
+) -> dict[str, np.ndarray]:
   """Counts entities in a part.
 
   Args:
@@ -107,7 +113,11 @@ def facts_path(output: str) -> str:
   return re.sub(r"(\.tsv)?(\.gz)?$", r".facts.tsv\2", output, count=1)
 
 
-def write(output: str, counted: Entities, counts: Mapping[str, np.ndarray]) -> None:
+def write(
+  output: str,
+  counted: Entities,
+  counts: Mapping[str, np.ndarray],
+) -> None:
   """Writes the counts of entities and, beside them, of facts.
 
   Args:
@@ -121,7 +131,10 @@ def write(output: str, counted: Entities, counts: Mapping[str, np.ndarray]) -> N
     file.writelines(fact_lines(counted, counts))
 
 
-def entity_lines(counted: Entities, counts: Mapping[str, np.ndarray]) -> Iterator[str]:
+def entity_lines(
+  counted: Entities,
+  counts: Mapping[str, np.ndarray],
+) -> Iterator[str]:
   """Yields the lines of the file of entities, those with the most mentions first."""
   is_common_word = counts["lowered"] > counts["as_is"]
   mentions = counts["mentions"]
@@ -139,7 +152,10 @@ def entity_lines(counted: Entities, counts: Mapping[str, np.ndarray]) -> Iterato
     yield "\t".join(cells) + "\n"
 
 
-def fact_lines(counted: Entities, counts: Mapping[str, np.ndarray]) -> Iterator[str]:
+def fact_lines(
+  counted: Entities,
+  counts: Mapping[str, np.ndarray],
+) -> Iterator[str]:
   """Yields the lines of the file of facts, in their order."""
   in_documents = counts["documents"]
   ends: list[tuple[int, int]] = counted.facts.tolist()

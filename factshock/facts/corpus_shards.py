@@ -66,7 +66,10 @@ def results(
 
 
 def _show_progress(
-  label: str, plan: Sequence[Part], tasks: Sequence[_Task], sizes: Iterable[int]
+  label: str,
+  plan: Sequence[Part],
+  tasks: Sequence[_Task],
+  sizes: Iterable[int],
 ) -> None:
   """Shows the progress of all parts while the sizes of those come that are done."""
   total = sum(part.size for part in plan)
@@ -88,7 +91,11 @@ def identity(plan: Sequence[Part], key: str | Sequence[str]) -> str:
   return hashlib.sha256(json.dumps([*plan, key]).encode()).hexdigest()
 
 
-def _take_folder(folder: str, plan: Sequence[Part], key: str) -> None:
+def _take_folder(
+  folder: str,
+  plan: Sequence[Part],
+  key: str,
+) -> None:
   """Makes the folder of results, or empties one that was of something else."""
   digest = identity(plan, key)
   path = os.path.join(folder, "digest.txt")
@@ -104,7 +111,11 @@ def _holds(path: str, digest: str) -> bool:
   return os.path.exists(path) and [line for _, line in files.lines(path)] == [digest]
 
 
-def _run(tasks: Sequence[_Task], prepare: Callable[[], Any], processes: int) -> Iterator[int]:
+def _run(
+  tasks: Sequence[_Task],
+  prepare: Callable[[], Any],
+  processes: int,
+) -> Iterator[int]:
   """Does the tasks and yields the size of each part that is done."""
   global _prepared
 

@@ -51,7 +51,11 @@ def read_counts(path: FilePath, column: str = "count") -> dict[Answer, int]:
   return counts
 
 
-def _count(entity: str, cell: str, location: str) -> int:
+def _count(
+  entity: str,
+  cell: str,
+  location: str,
+) -> int:
   """Returns the count in a cell; a UserError where it, or the entity, is none."""
   if not entity or not re.fullmatch("[0-9]+", cell):
     raise UserError(
@@ -76,7 +80,11 @@ def write_counts(path: FilePath, counts: Mapping[Answer, int]) -> None:
       file.write(f"{entity}\t{count}\t{relation}\n")
 
 
-def count_of(counts: Mapping[Answer, int], relation: str, entity: str) -> int:
+def count_of(
+  counts: Mapping[Answer, int],
+  relation: str,
+  entity: str,
+) -> int:
   """Returns the count of an entity in a relation, or in any where counts name none; else 0."""
   return counts.get((relation, entity), counts.get(("", entity), 0))
 

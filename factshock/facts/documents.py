@@ -106,7 +106,11 @@ def is_data_set(corpus: str) -> bool:
   return corpus.partition(":")[0] in _KEYS
 
 
-def text_of(row: Mapping[str, Any], location: str, column: str | None = None) -> str:
+def text_of(
+  row: Mapping[str, Any],
+  location: str,
+  column: str | None = None,
+) -> str:
   """Returns the text of a table's row.
 
   Args:

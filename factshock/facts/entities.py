@@ -172,13 +172,20 @@ def _with_borders_around(name: str) -> str:
   return _BORDER + signs.replace(" ", _BORDER) + _BORDER
 
 
-def _group(keys: np.ndarray, values: np.ndarray, size: int) -> Grouped:
+def _group(
+  keys: np.ndarray,
+  values: np.ndarray,
+  size: int,
+) -> Grouped:
   """Returns values by key, of keys below `size`."""
   order = np.argsort(keys, kind="stable")
   return Grouped(np.searchsorted(keys[order], np.arange(size + 1)), values[order])
 
 
-def count_documents(documents: Iterable[str], search: Search) -> dict[str, np.ndarray]:
+def count_documents(
+  documents: Iterable[str],
+  search: Search,
+) -> dict[str, np.ndarray]:
   r"""Counts over documents.
 
   Args:
@@ -225,7 +232,11 @@ def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
     yield chunk
 
 
-def _count_chunk(text: str, search: Search, total: dict[str, np.ndarray]) -> None:
+def _count_chunk(
+  text: str,
+  search: Search,
+  total: dict[str, np.ndarray],
+) -> None:
   """Adds to `total` the counts of some documents, a line each."""
   codes, _ = _with_borders(text)
   name, start, end = _find(codes, search)
@@ -244,7 +255,10 @@ def _line_breaks(codes: np.ndarray) -> np.ndarray:
   return np.flatnonzero(codes == ord("\n"))
 
 
-def _find(codes: np.ndarray, search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _find(
+  codes: np.ndarray,
+  search: Search,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns (name, start, end) of every mention in code points with borders, by the ends.
 
   The borders around the name are left out.
@@ -300,7 +314,10 @@ def naming(documents: Sequence[str], search: Search) -> list[bool]:
   return named.tolist()
 
 
-def facts_in(documents: Iterable[str], search: Search) -> Iterator[FactMention]:
+def facts_in(
+  documents: Iterable[str],
+  search: Search,
+) -> Iterator[FactMention]:
   """Yields each fact with both ends named in a document, with the mentions of both."""
   size = len(search.entities.labels)
   for chunk in _chunks(documents):
@@ -353,7 +370,10 @@ def _mentions(lines: Sequence[str], search: Search) -> _Mentions:
   return _Mentions(pairs[order], (start - first)[hit], (end - first)[hit])
 
 
-def _expand(grouped: Grouped, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _expand(
+  grouped: Grouped,
+  keys: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns (all values of the keys, one after another; which key each is of)."""
   offsets, values = grouped
   lengths = offsets[keys + 1] - offsets[keys]

@@ -21,7 +21,10 @@ class DataSet(Protocol):
 
 @functools.lru_cache(maxsize=8)  # parts of one data set are read one by one
 def open_hub(
-  name: str, split: str | None = None, config: str | None = None, data_files: str | None = None
+  name: str,
+  split: str | None = None,
+  config: str | None = None,
+  data_files: str | None = None,
 ) -> DataSet:
   """Opens a data set of the hub (a datasets.Dataset), from its cache where it was read before.
 

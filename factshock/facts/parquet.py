@@ -12,7 +12,10 @@ from factshock.runtime.errors import UserError
 from factshock.types import FilePath
 
 
-def read_rows(path: FilePath, required: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(
+  path: FilePath,
+  required: Sequence[str],
+) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields each row's number from 1 on and the row, read batch by batch.
 
   Args:
@@ -40,7 +43,10 @@ def read_rows(path: FilePath, required: Sequence[str]) -> Iterator[tuple[int, di
     ) from error
 
 
-def write_columns(path: FilePath, columns: Mapping[str, Sequence[Any]]) -> None:
+def write_columns(
+  path: FilePath,
+  columns: Mapping[str, Sequence[Any]],
+) -> None:
   """Writes columns of equal length; the file appears whole or not at all.
 
   Raises:

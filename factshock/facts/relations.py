@@ -51,19 +51,30 @@ def read_relations(path: FilePath) -> dict[str, Relation]:
   return relations
 
 
-def write_relations(path: FilePath, relations: Mapping[str, Relation]) -> None:
+def write_relations(
+  path: FilePath,
+  relations: Mapping[str, Relation],
+) -> None:
   """Writes relations as jsonl, one row a relation, in the mapping's order."""
   with files.atomic_write(path) as file:
     for row in relations.values():
       file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def statement(template: str, subject: str, object: str) -> str:
+def statement(
+  template: str,
+  subject: str,
+  object: str,
+) -> str:
   """Returns the template with the subject for [X] and the object for [Y]."""
   return _fill(template, {"[X]": subject, "[Y]": object})
 
 
-def cloze(template: str, subject: str, blank: str) -> str:
+def cloze(
+  template: str,
+  subject: str,
+  blank: str,
+) -> str:
   """Returns the template with the subject for [X] and `blank` where the answer goes.
 
   Args:
@@ -83,7 +94,10 @@ def question(template: str, subject: str) -> str:
   return _fill(template, {"[X]": subject})
 
 
-def question_template(relations: Mapping[str, Relation], relation: str) -> str:
+def question_template(
+  relations: Mapping[str, Relation],
+  relation: str,
+) -> str:
   """Returns the first question template of a relation.
 
   Raises:
@@ -159,7 +173,11 @@ def _statements(row: Row, location: str) -> list[str]:
   return statements
 
 
-def _strings(value: Any, column: str, location: str) -> list[str]:
+def _strings(
+  value: Any,
+  column: str,
+  location: str,
+) -> list[str]:
   if not isinstance(value, list):
     raise UserError(f"{location}: expected non-empty strings in column `{column}`, got {value!r}")
   items = cast(list[Any], value)
@@ -168,7 +186,11 @@ def _strings(value: Any, column: str, location: str) -> list[str]:
   return items
 
 
-def check_templates(statements: Sequence[str], questions: Sequence[str], location: str) -> None:
+def check_templates(
+  statements: Sequence[str],
+  questions: Sequence[str],
+  location: str,
+) -> None:
   """Raises a UserError that begins with `location` if a template has not its blanks."""
   for template in statements:
     _check_template(template, {"[X]": 1, "[Y]": 1}, "statement", location)
@@ -176,7 +198,12 @@ def check_templates(statements: Sequence[str], questions: Sequence[str], locatio
     _check_template(template, {"[X]": 1, "[Y]": 0}, "question", location)
 
 
-def _check_template(template: str, expected: Mapping[str, int], form: str, location: str) -> None:
+def _check_template(
+  template: str,
+  expected: Mapping[str, int],
+  form: str,
+  location: str,
+) -> None:
   for blank, count in expected.items():
     if template.count(blank) != count:
       raise UserError(

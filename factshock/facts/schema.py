@@ -67,7 +67,10 @@ def read_facts(path: FilePath) -> list[Fact]:
   return facts
 
 
-def read_rows(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def read_rows(
+  path: FilePath,
+  columns: Sequence[str],
+) -> Iterator[tuple[str, Row]]:
   """Yields (file and line as errors name them, row) of a table in any of the formats.
 
   In csv and tsv the columns of the schema that are lists or numbers are read as such.
@@ -110,7 +113,11 @@ def write_facts(path: FilePath, facts: Iterable[Mapping[str, Any]]) -> None:
     ) from error
 
 
-def check_facts(facts: Sequence[Fact], relations: Relations, source: object) -> None:
+def check_facts(
+  facts: Sequence[Fact],
+  relations: Relations,
+  source: object,
+) -> None:
   """Checks that every fact's relation is one of the given relations.
 
   Args:
@@ -171,7 +178,9 @@ def json_object(line: str, location: str) -> Row:
 
 
 def _check_all(
-  path: FilePath, unit: str, rows: Iterable[tuple[int, Mapping[str, Any]]]
+  path: FilePath,
+  unit: str,
+  rows: Iterable[tuple[int, Mapping[str, Any]]],
 ) -> list[Fact]:
   """Returns the facts of (index, row), each checked, without optional columns that are null."""
   facts: list[Fact] = []
@@ -203,7 +212,11 @@ def _unit_of(file_format: str) -> str:
   return "row" if file_format == "parquet" else "line"
 
 
-def _location(path: FilePath, unit: str, index: int) -> str:
+def _location(
+  path: FilePath,
+  unit: str,
+  index: int,
+) -> str:
   return f"{path}:{index}" if unit == "line" else f"{path}: {unit} {index}"
 
 
@@ -259,13 +272,19 @@ def _format_of(path: FilePath) -> str:
   return file_format
 
 
-def _jsonl_rows(path: FilePath, _: Sequence[str]) -> Iterator[tuple[int, Row]]:
+def _jsonl_rows(
+  path: FilePath,
+  _: Sequence[str],
+) -> Iterator[tuple[int, Row]]:
   for line_number, line in files.lines(path):
     if line and not line.isspace():
       yield line_number, json_object(line, f"{path}:{line_number}")
 
 
-def _csv_rows(path: FilePath, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
+def _csv_rows(
+  path: FilePath,
+  required: Sequence[str],
+) -> Iterator[tuple[int, Row]]:
   yield from _table_rows(path, _csv_records(path), required)
 
 
@@ -286,7 +305,10 @@ def _csv_records(path: FilePath) -> Iterator[tuple[int, list[str]]]:
     yield start, cells
 
 
-def _tsv_rows(path: FilePath, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
+def _tsv_rows(
+  path: FilePath,
+  required: Sequence[str],
+) -> Iterator[tuple[int, Row]]:
   yield from _table_rows(path, tsv_records(path), required)
 
 
@@ -297,7 +319,9 @@ def tsv_records(path: FilePath) -> Iterator[tuple[int, list[str]]]:
 
 
 def _table_rows(
-  path: FilePath, records: Iterator[tuple[int, list[str]]], required: Sequence[str]
+  path: FilePath,
+  records: Iterator[tuple[int, list[str]]],
+  required: Sequence[str],
 ) -> Iterator[tuple[int, Row]]:
   """Yields rows of (line, cells); the header names the columns.
 
@@ -325,7 +349,12 @@ def _table_rows(
     yield line_number, row
 
 
-def _value(path: FilePath, line_number: int, column: str, cell: str) -> Any:
+def _value(
+  path: FilePath,
+  line_number: int,
+  column: str,
+  cell: str,
+) -> Any:
   """Returns the value of a cell: a list or number where its column holds such."""
   if column not in _OPTIONAL:
     return cell
@@ -376,7 +405,10 @@ def _write_tsv(path: FilePath, facts: Sequence[Fact]) -> None:
 
 
 def _cells(
-  path: FilePath, fact: Mapping[str, Any], columns: Sequence[str], forbidden: str
+  path: FilePath,
+  fact: Mapping[str, Any],
+  columns: Sequence[str],
+  forbidden: str,
 ) -> list[str]:
   """Returns a fact's cells, checked to hold none of the forbidden characters."""
   cells: list[str] = []
@@ -398,7 +430,10 @@ def _cell_of(value: Any) -> str:
   return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _write_parquet(path: FilePath, facts: Sequence[Mapping[str, Any]]) -> None:
+def _write_parquet(
+  path: FilePath,
+  facts: Sequence[Mapping[str, Any]],
+) -> None:
   columns = {column: [fact.get(column) for fact in facts] for column in _columns(facts)}
   parquet.write_columns(path, columns)
 

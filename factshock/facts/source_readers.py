@@ -28,7 +28,10 @@ _NO_SUBJECT = "whose question is not in its relation's template"
 
 
 def _rows(
-  prefix: str, path: str, options: Options, columns: Sequence[str]
+  prefix: str,
+  path: str,
+  options: Options,
+  columns: Sequence[str],
 ) -> Iterator[tuple[str, Row]]:
   """Yields (location, row) of a file, or of a hub data set where there is no such file.
 
@@ -70,7 +73,11 @@ def _first_files(folder: str) -> str:
   return ", ".join(sorted(os.listdir(folder))[:6])
 
 
-def _texts(value: Any, location: str, column: str) -> list[str]:
+def _texts(
+  value: Any,
+  location: str,
+  column: str,
+) -> list[str]:
   """Returns a list of texts, written as JSON or not; empty texts and repeats are left out.
 
   Raises:
@@ -91,7 +98,11 @@ def _texts(value: Any, location: str, column: str) -> list[str]:
 
 
 def _fact(
-  relation: Any, subject: Any, answer: Any, aliases: Sequence[str] = (), **columns: Any
+  relation: Any,
+  subject: Any,
+  answer: Any,
+  aliases: Sequence[str] = (),
+  **columns: Any,
 ) -> Fact | str:
   """Returns a fact, without what is not known; or why there is none."""
   if not isinstance(subject, str) or not subject.strip():
@@ -118,7 +129,10 @@ def _relations_beside(path: str) -> dict[str, Relation]:
   return relation_files.read_relations(neighbour) if neighbour else {}
 
 
-def _trex(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+def _trex(
+  path: str,
+  options: Options,
+) -> tuple[Iterable[Item], dict[str, Relation]]:
   paths = _trex_paths(path, options) if os.path.isdir(path) else [path]
   items = (item for file in paths for item in _trex_items(file, options))
   return items, _relations_beside(path)
@@ -156,7 +170,10 @@ def _trex_items(path: str, options: Options) -> Iterator[Item]:
     yield location, fact
 
 
-def _pararel(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+def _pararel(
+  path: str,
+  options: Options,
+) -> tuple[Iterable[Item], dict[str, Relation]]:
   rows = _rows("pararel", path, options, ("relation", "sub_label", "obj_label"))
   items = (
     (location, _fact(row["relation"], row["sub_label"], row["obj_label"])) for location, row in rows
@@ -164,7 +181,10 @@ def _pararel(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Rel
   return items, _relations_beside(path)
 
 
-def _popqa(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+def _popqa(
+  path: str,
+  options: Options,
+) -> tuple[Iterable[Item], dict[str, Relation]]:
   rows = _rows("popqa", path, options, ("question", "possible_answers"))
   return _popqa_items(rows), templates.rows(templates.POPQA)
 
@@ -209,12 +229,18 @@ def _wikidata_id(uri: str | None) -> str | None:
   return uri.rsplit("/", 1)[-1] if uri else None
 
 
-def _entityquestions(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+def _entityquestions(
+  path: str,
+  options: Options,
+) -> tuple[Iterable[Item], dict[str, Relation]]:
   rows = _rows("entityquestions", path, options, ("q", "a"))
   return _entityquestions_items(rows, path), templates.rows(templates.ENTITYQUESTIONS)
 
 
-def _entityquestions_items(rows: Iterable[tuple[str, Row]], path: str) -> Iterator[Item]:
+def _entityquestions_items(
+  rows: Iterable[tuple[str, Row]],
+  path: str,
+) -> Iterator[Item]:
   # The data set's own files are named by relation.
   file_match = re.match(r"(P\d+)\.", os.path.basename(path))
   file_relation = file_match.group(1) if file_match else None
@@ -234,7 +260,10 @@ def _entityquestions_items(rows: Iterable[tuple[str, Row]], path: str) -> Iterat
     yield location, _fact(relation, subject, answer, answers, question=row["q"])
 
 
-def _mmlu(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+def _mmlu(
+  path: str,
+  options: Options,
+) -> tuple[Iterable[Item], dict[str, Relation]]:
   items = list(_mmlu_items(path, options))
   disciplines = {fact["relation"] for _, fact in items if not isinstance(fact, str)}
   return items, {name: _mmlu_relation(name) for name in sorted(disciplines)}
@@ -293,7 +322,11 @@ def _mmlu_file(path: str) -> Iterator[Item]:
 
 
 def _mmlu_fact(
-  location: str, discipline: str, question: str, choices: Sequence[str], answer: Any
+  location: str,
+  discipline: str,
+  question: str,
+  choices: Sequence[str],
+  answer: Any,
 ) -> Fact | str:
   """Returns the fact of a question whose answer is a letter or a number from 0 on."""
   index = _choice_index(answer)
@@ -318,7 +351,10 @@ def _choice_index(answer: Any) -> int:
 _LM_KBC_COLUMNS = ("SubjectEntity", "Relation", "ObjectEntities")
 
 
-def _lm_kbc(path: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+def _lm_kbc(
+  path: str,
+  options: Options,
+) -> tuple[Iterable[Item], dict[str, Relation]]:
   path = _lm_kbc_file(path, options)
   rows = _rows("lm_kbc", path, options, _LM_KBC_COLUMNS)
   return _lm_kbc_items(rows), _lm_kbc_relations(path)
@@ -384,7 +420,11 @@ def _lm_kbc_relations(path: str) -> dict[str, Relation]:
   return relations
 
 
-def _lm_kbc_prompts(path: str, name: str, blanks: Sequence[str]) -> dict[str, str]:
+def _lm_kbc_prompts(
+  path: str,
+  name: str,
+  blanks: Sequence[str],
+) -> dict[str, str]:
   """Returns the last template of each relation in a file of prompts beside another file."""
   prompts: dict[str, str] = {}
   neighbour = _beside(path, name)
@@ -403,7 +443,10 @@ def _lm_kbc_prompts(path: str, name: str, blanks: Sequence[str]) -> dict[str, st
 
 
 def _mapped(
-  prefix: str, name: str, options: Options, rows: Iterable[tuple[str, Row]]
+  prefix: str,
+  name: str,
+  options: Options,
+  rows: Iterable[tuple[str, Row]],
 ) -> Iterator[Item]:
   """Yields (location, fact) of rows whose columns the options name."""
   missing = [column for column in schema.REQUIRED if column not in options]
@@ -423,7 +466,11 @@ def _mapped(
     yield location, _fact(answer=values.pop("object"), aliases=aliases, **values)
 
 
-def _mapped_value(location: str, row: Mapping[str, Any], column: str) -> Any:
+def _mapped_value(
+  location: str,
+  row: Mapping[str, Any],
+  column: str,
+) -> Any:
   """Returns a row's value of a column, or the text of a column in quotes."""
   if re.fullmatch(r"'.*'", column):
     return column[1:-1]
@@ -433,12 +480,18 @@ def _mapped_value(location: str, row: Mapping[str, Any], column: str) -> Any:
   return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
-def _hub(name: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+def _hub(
+  name: str,
+  options: Options,
+) -> tuple[Iterable[Item], dict[str, Relation]]:
   opening = {key: options.pop(key) for key in ("split", "config") if key in options}
   return _mapped("hub", name, options, _rows("hub", name, opening, ())), {}
 
 
-def _tfds(name: str, options: Options) -> tuple[Iterable[Item], dict[str, Relation]]:
+def _tfds(
+  name: str,
+  options: Options,
+) -> tuple[Iterable[Item], dict[str, Relation]]:
   split = options.pop("split", "test")
   rows = _located(f"tfds:{name}", hub.open_tfds(name, split))
   return _mapped("tfds", name, options, rows), {}

@@ -156,7 +156,11 @@ def _with_notes_printed(source: Source) -> Source:
   return source
 
 
-def _gather(spec: str, items: Iterable[Item], wanted: Sequence[str]) -> tuple[list[Fact], str]:
+def _gather(
+  spec: str,
+  items: Iterable[Item],
+  wanted: Sequence[str],
+) -> tuple[list[Fact], str]:
   """Returns the facts of the relations `wanted`, or of all, and a note of what became of the rows.
 
   A fact that comes again is merged; one whose choices differ is another fact, and its subject gets
@@ -187,7 +191,11 @@ def _gather(spec: str, items: Iterable[Item], wanted: Sequence[str]) -> tuple[li
   return list(facts.values()), "; ".join(clauses)
 
 
-def _add(facts: dict[_Key, Fact], fact: Fact, repeated: collections.Counter[str]) -> None:
+def _add(
+  facts: dict[_Key, Fact],
+  fact: Fact,
+  repeated: collections.Counter[str],
+) -> None:
   """Adds a fact to those there are, merged or numbered where it comes again, which is counted."""
   key = (fact["subject"], fact["relation"], fact["object"])
   if key not in facts:
@@ -207,7 +215,10 @@ def _add(facts: dict[_Key, Fact], fact: Fact, repeated: collections.Counter[str]
 
 
 def _check_gathered(
-  spec: str, facts: dict[_Key, Fact], dropped: collections.Counter[str], wanted: Sequence[str]
+  spec: str,
+  facts: dict[_Key, Fact],
+  dropped: collections.Counter[str],
+  wanted: Sequence[str],
 ) -> None:
   """Raises a UserError where there is no fact, or none of a relation wanted."""
   present = {fact["relation"] for fact in facts.values()}

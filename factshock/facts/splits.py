@@ -23,7 +23,9 @@ _Counts: TypeAlias = Mapping[Answer, int]
 
 
 def split_subjects(
-  facts: Sequence[Fact], shares: Mapping[str, float], seed: int
+  facts: Sequence[Fact],
+  shares: Mapping[str, float],
+  seed: int,
 ) -> dict[str, list[Fact]]:
   """Splits facts so that no subject (by its name) is in two sets; stratified by relation.
 
@@ -54,7 +56,11 @@ def split_subjects(
   return sets
 
 
-def answer_controlled(facts: Sequence[Fact], quota: Mapping[Answer, int], seed: int) -> list[Fact]:
+def answer_controlled(
+  facts: Sequence[Fact],
+  quota: Mapping[Answer, int],
+  seed: int,
+) -> list[Fact]:
   """Draws exactly `quota[relation, object]` facts for each answer named, and none of any other.
 
   A larger quota under the same seed contains the facts of a smaller one.
@@ -86,7 +92,11 @@ def answer_controlled(facts: Sequence[Fact], quota: Mapping[Answer, int], seed: 
 
 
 def balanced(
-  facts: Sequence[Fact], counts: _Counts, per_answer: int, seed: int, swap: bool = False
+  facts: Sequence[Fact],
+  counts: _Counts,
+  per_answer: int,
+  seed: int,
+  swap: bool = False,
 ) -> list[Fact]:
   """Returns up to `per_answer` facts of every answer that is IN, none of the others.
 
@@ -111,7 +121,11 @@ def balanced(
   return answer_controlled(facts, quota, seed)
 
 
-def answers_in(facts: Sequence[Fact], counts: _Counts, swap: bool = False) -> set[Answer]:
+def answers_in(
+  facts: Sequence[Fact],
+  counts: _Counts,
+  swap: bool = False,
+) -> set[Answer]:
   """Returns half of the answers of each relation.
 
   The answers of the facts and of the counts are ranked by pretraining count, ties by name; every
@@ -131,7 +145,11 @@ def answers_in(facts: Sequence[Fact], counts: _Counts, swap: bool = False) -> se
   return inside
 
 
-def natural(facts: Sequence[Fact], size: int | Mapping[str, int], seed: int) -> list[Fact]:
+def natural(
+  facts: Sequence[Fact],
+  size: int | Mapping[str, int],
+  seed: int,
+) -> list[Fact]:
   """Draws facts at random, so that answers come as often as they do.
 
   Args:
@@ -219,7 +237,12 @@ class _Blend:
 
   @classmethod
   def of(
-    cls, pool: Sequence[Fact], counts: _Counts, test: Sequence[Fact], size: int, seed: int
+    cls,
+    pool: Sequence[Fact],
+    counts: _Counts,
+    test: Sequence[Fact],
+    size: int,
+    seed: int,
   ) -> "_Blend":
     available = _by_answer(pool)
     answers = sorted(available)
@@ -256,7 +279,11 @@ class _Blend:
     return min(sets, key=lambda facts: abs(mismatch(facts, test) - target))
 
 
-def _fill(weights: np.ndarray, capacity: np.ndarray, size: int) -> np.ndarray:
+def _fill(
+  weights: np.ndarray,
+  capacity: np.ndarray,
+  size: int,
+) -> np.ndarray:
   """Returns whole numbers that sum to `size`, none above its capacity.
 
   They are in proportion to the weights, and where these are filled to the capacity.
@@ -279,7 +306,10 @@ def relation_sizes(facts: Iterable[Fact]) -> dict[str, int]:
   return dict(collections.Counter(fact["relation"] for fact in facts))
 
 
-def popular_half(facts: Sequence[Fact], by: str = "popularity") -> list[Fact]:
+def popular_half(
+  facts: Sequence[Fact],
+  by: str = "popularity",
+) -> list[Fact]:
   """Returns the more popular half of each relation's facts.
 
   The middle one of an odd number is in neither half (see `top_share`).
@@ -287,13 +317,19 @@ def popular_half(facts: Sequence[Fact], by: str = "popularity") -> list[Fact]:
   return top_share(facts, 0.5, by)
 
 
-def unpopular_half(facts: Sequence[Fact], by: str = "popularity") -> list[Fact]:
+def unpopular_half(
+  facts: Sequence[Fact],
+  by: str = "popularity",
+) -> list[Fact]:
   """Returns the less popular half of each relation's facts, as many as in `popular_half`."""
   return top_share(facts, 0.5, by, lowest=True)
 
 
 def top_share(
-  facts: Sequence[Fact], share: float, by: str = "popularity", lowest: bool = False
+  facts: Sequence[Fact],
+  share: float,
+  by: str = "popularity",
+  lowest: bool = False,
 ) -> list[Fact]:
   """Returns the share of each relation's facts that has the most of a column, rounded down.
 
@@ -349,7 +385,9 @@ def names_answer(fact: Fact) -> bool:
 
 
 def matched(
-  facts: Sequence[Fact], others: Sequence[Fact], by: str = "popularity"
+  facts: Sequence[Fact],
+  others: Sequence[Fact],
+  by: str = "popularity",
 ) -> tuple[list[Fact], list[Fact]]:
   """Returns pairs of some of the facts and as many of the others, as two lists.
 
@@ -377,7 +415,11 @@ def matched(
   return chosen
 
 
-def _highest_first(facts: Sequence[Fact], relation: str, by: str) -> list[Fact]:
+def _highest_first(
+  facts: Sequence[Fact],
+  relation: str,
+  by: str,
+) -> list[Fact]:
   """Returns the facts of a relation, those with the most of a column first."""
   of_relation = [fact for fact in facts if fact["relation"] == relation]
   return sorted(of_relation, key=lambda fact: (-_number(fact, by), fact["subject"], fact["object"]))
@@ -387,7 +429,11 @@ def _number(fact: Mapping[str, Any], column: str) -> float:
   return fact[column]
 
 
-def answer_weights(facts: Sequence[Fact], counts: _Counts, most: float = 10.0) -> np.ndarray:
+def answer_weights(
+  facts: Sequence[Fact],
+  counts: _Counts,
+  most: float = 10.0,
+) -> np.ndarray:
   """Returns weights of facts with which their answers weigh as the counts (plus 1) name them.
 
   That holds within each relation; the mean of all weights is 1.
@@ -412,7 +458,11 @@ def answer_weights(facts: Sequence[Fact], counts: _Counts, most: float = 10.0) -
   return weights / weights.mean()
 
 
-def answer_prior(facts: Iterable[Fact], relation: str, candidates: Sequence[str]) -> list[float]:
+def answer_prior(
+  facts: Iterable[Fact],
+  relation: str,
+  candidates: Sequence[str],
+) -> list[float]:
   """Returns probabilities of a relation's candidates by how often facts have them, and once more.
 
   None of them is 0.
@@ -501,7 +551,9 @@ def describe_against(facts: Sequence[Fact], test: Sequence[Fact]) -> str:
 
 
 def _assign(
-  strata: Mapping[tuple[str, ...], list[str]], shares: Mapping[str, float], seed: int
+  strata: Mapping[tuple[str, ...], list[str]],
+  shares: Mapping[str, float],
+  seed: int,
 ) -> dict[str, str]:
   """Returns the set of each subject; what rounding leaves over in a stratum goes to the next."""
   names = list(shares)
@@ -536,7 +588,11 @@ def _apportion(total: int, counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _draw(
-  facts: Sequence[Fact], rows: Sequence[int], count: int, seed: int, *stream: str
+  facts: Sequence[Fact],
+  rows: Sequence[int],
+  count: int,
+  seed: int,
+  *stream: str,
 ) -> list[int]:
   """Returns `count` of the row indices, at random, whatever order they come in."""
   ordered = sorted(rows, key=lambda i: _key(facts[i]))

@@ -243,7 +243,10 @@ def _relation_table(settings: WorldSettings) -> dict[str, WorldRelation]:
   return table
 
 
-def _facts(settings: WorldSettings, relations: Sequence[str]) -> dict[str, list[Fact]]:
+def _facts(
+  settings: WorldSettings,
+  relations: Sequence[str],
+) -> dict[str, list[Fact]]:
   """Returns the facts of each relation, in no order of popularity or answer."""
   each = settings.subjects_with_background
   seed = settings.seed
@@ -271,7 +274,11 @@ def _facts(settings: WorldSettings, relations: Sequence[str]) -> dict[str, list[
   return facts
 
 
-def _words(seed: int, answers: int, name_pieces: int) -> tuple[list[str], list[str], list[str]]:
+def _words(
+  seed: int,
+  answers: int,
+  name_pieces: int,
+) -> tuple[list[str], list[str], list[str]]:
   """Returns first pieces ("mira"), last pieces ("kelun"), answers ("tavoremi"): all different."""
   rng = _rng(seed, _WORDS)
   taken: set[str] = set()
@@ -283,7 +290,12 @@ def _words(seed: int, answers: int, name_pieces: int) -> tuple[list[str], list[s
   return first, last, _draw(rng, answers, taken, "cvcvcv")
 
 
-def _draw(rng: np.random.Generator, count: int, taken: set[str], shape: str) -> list[str]:
+def _draw(
+  rng: np.random.Generator,
+  count: int,
+  taken: set[str],
+  shape: str,
+) -> list[str]:
   """Returns made-up words of a shape of consonants and vowels.
 
   None of them is in `taken`, to which they go.
