@@ -329,6 +329,7 @@ def test_what_makes_a_prediction_empty_is_refused(changed, words, tmp_path):
   assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_a_loss_that_is_not_finite_is_said(tmp_path):
   with pytest.raises(
     UserError,

@@ -230,7 +230,8 @@ def _head_means(array_FxNxH: np.ndarray, known_F: np.ndarray | None = None) -> n
     known_F = ~np.isnan(array_FxNxH[:, 0, 0])
   if not known_F.any():
     return np.full(array_FxNxH.shape[1:], np.nan)
-  return np.mean(array_FxNxH, axis=0, dtype=np.float64, where=known_F[:, None, None])
+  mean_NxH = np.mean(array_FxNxH, axis=0, dtype=np.float64, where=known_F[:, None, None])
+  return np.asarray(mean_NxH)
 
 
 def _right(facts: Predictions, answers: Predictions, criterion: str) -> np.ndarray:

@@ -216,9 +216,10 @@ def _risks(count_RxK: np.ndarray, right_RxK: np.ndarray) -> np.ndarray:
   """Returns the share wrong at the first cut that reaches each coverage i / GRID: [R, GRID]."""
   coverage_G = np.arange(1, GRID + 1) / GRID
   wanted_RxG = np.ceil(count_RxK[:, -1:] * coverage_G - 1e-9)
-  cut_RxG = np.stack(
-    [np.searchsorted(count_K, wanted_G) for count_K, wanted_G in zip(count_RxK, wanted_RxG)]
-  )
+  cuts: list[np.ndarray] = [
+    np.searchsorted(count_K, wanted_G) for count_K, wanted_G in zip(count_RxK, wanted_RxG)
+  ]
+  cut_RxG = np.stack(cuts)
   count_RxG = np.take_along_axis(count_RxK, cut_RxG, axis=1)
   right_RxG = np.take_along_axis(right_RxK, cut_RxG, axis=1)
   return 1 - divide(right_RxG, count_RxG)

@@ -192,7 +192,7 @@ def _aliases(item: Any, context: str, year: str) -> list[str]:
       return items
   raise UserError(
     f"{context}: expected gold objects of edition {year} as lists of aliases (texts), got "
-    f"{str(item)[:60]!r}"
+    f"{str(cast(Any, item))[:60]!r}"
   )
 
 

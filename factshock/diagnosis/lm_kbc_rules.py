@@ -27,6 +27,7 @@ nothing; the scripts of 2025 and 2026 divide by it.
 """
 
 import collections
+import dataclasses
 import functools
 import string
 import unicodedata
@@ -65,7 +66,8 @@ class Counts(NamedTuple):
   says_empty: bool
 
 
-class Edition(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Edition:
   """One edition's rules.
 
   Attributes:

@@ -148,7 +148,7 @@ def _accuracy_plans(
   options: Options,
 ) -> Iterator[Plan]:
   """Yields plans of accuracy, of ranks (of candidates), by popularity and by relation."""
-  columns = dict(zip(("exact_match", "contains", "f1"), scores_Nx3.T))
+  columns: dict[str, np.ndarray] = dict(zip(accuracy.Scores._fields, scores_Nx3.T))
   columns["right"] = right_N.astype(float)
   if arm.rank is not None:
     columns |= accuracy.hits(arm.rank, arm.listed)
@@ -189,7 +189,7 @@ def _relation_plans(
   relations, code_N = np.unique(base.relation, return_inverse=True)
   if len(relations) < 2:
     return
-  names = [base.strings[relation] for relation in relations.tolist()]
+  names = [base.strings[int(relation)] for relation in relations]
   of_type: dict[str, list[int]] = {}
   for index, name in enumerate(names):
     if types.get(name):

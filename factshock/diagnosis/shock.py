@@ -318,6 +318,8 @@ def _spearman_block(y_RxE: np.ndarray, x_ranks_E: np.ndarray) -> np.ndarray:
 
   The value is a float32, whose bits sort like it where it is positive.
   """
+  rows: int
+  size: int
   rows, size = y_RxE.shape
   if not size:
     return np.full(rows, np.nan)

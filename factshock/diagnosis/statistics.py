@@ -231,8 +231,10 @@ def over_seeds(samples_SxR: np.ndarray, picks_RxS: np.ndarray) -> np.ndarray:
     samples_SxR: resamples of each seed.
     picks_RxS: as from `seed_picks`.
   """
+  resamples: int
+  seeds: int
   resamples, seeds = picks_RxS.shape
-  shift_S = np.arange(seeds) * (resamples // max(1, seeds))
+  shift_S: np.ndarray = np.arange(seeds) * (resamples // max(1, seeds))
   index_RxS = (np.arange(resamples)[:, None] + shift_S[None]) % samples_SxR.shape[1]
   return nan_mean(np.asarray(samples_SxR)[picks_RxS, index_RxS])
 

@@ -83,7 +83,7 @@ def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> 
   known = diagnosis["known"]
   if known in (reference, finetuned, corrected):
     known = None
-  evidence = {
+  evidence: dict[str, Any] = {
     "loss": against_reference["difference"],
     "prior": against_finetuned["difference"],
     "access": restored["difference" if known is None else "difference_known"],
@@ -95,7 +95,7 @@ def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> 
     known_share = 1 if known is None else diagnosis["arms"][known]["right"]["mean"]
     is_shifted, is_away = _main_causes(evidence, known_share)
   name = _name(is_shifted, is_away, is_lost)
-  share_of_loss = None
+  share_of_loss: float | None = None
   if is_lost:
     share_of_loss = evidence["prior"]["mean"] / -evidence["loss"]["mean"]
   return {

@@ -104,7 +104,7 @@ def scores(predictions: "Predictions") -> np.ndarray:
   texts = predictions.strings
   accepted = [[normalise(text) for text in answers] for answers in predictions.answers]
   pair_scores = np.array(
-    [_score(normalise(texts[pair // width]), accepted[pair % width]) for pair in pairs.tolist()]
+    [_score(normalise(texts[pair // width]), accepted[pair % width]) for pair in map(int, pairs)]
   )
   return pair_scores.reshape(-1, 3)[pair_N]
 

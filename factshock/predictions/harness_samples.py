@@ -81,7 +81,8 @@ def _answer(sample: JsonObject, context: str) -> tuple[JsonObject, list[str] | N
   if len(scores) != len(texts) or not scores or any(score != score for score in scores):
     raise UserError(
       f"{context}: expected a generated text or a log-probability of each choice in "
-      f"filtered_resps, got {str(responses)[:80]}; tasks of other kinds are no predictions"
+      f"filtered_resps, got {str(cast(Any, responses))[:80]}; tasks of other kinds are no "
+      "predictions"
     )
   best_first = sorted(range(len(texts)), key=lambda index: -scores[index])
   candidates = [[texts[index], scores[index]] for index in best_first]
@@ -100,8 +101,7 @@ def _choice_scores(responses: Any, count: int) -> list[float]:
 def _choices(sample: JsonObject, context: str) -> list[str]:
   """Returns the continuations of the document's own context, without the space before them."""
   arguments: Any = sample.get("arguments") or ()
-  requests: list[Any] = list(arguments.values() if isinstance(arguments, dict) else arguments)
-  pairs = [_request_pair(request) for request in requests]
+  pairs = [_request_pair(request) for request in _requests(arguments)]
   if not pairs or any(len(pair) < 2 or not isinstance(pair[1], str) for pair in pairs):
     raise UserError(
       f"{context}: expected a context and a continuation of each choice in arguments, got "
@@ -109,6 +109,12 @@ def _choices(sample: JsonObject, context: str) -> list[str]:
     )
   own_context = pairs[0][0]  # others are the same choices without a context
   return [pair[1].strip() for pair in pairs if pair[0] == own_context]
+
+
+def _requests(arguments: Any) -> list[Any]:
+  if isinstance(arguments, dict):
+    return list(cast(JsonObject, arguments).values())
+  return list(arguments)
 
 
 def _request_pair(request: Any) -> tuple[Any, ...]:

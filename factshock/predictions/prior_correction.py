@@ -103,7 +103,7 @@ def priors_of(tables: Tables) -> dict[str, np.ndarray]:
   return {relation: np.exp(table.log_p_QxC).mean(axis=0) for relation, table in tables.items()}
 
 
-def counted_priors(tables: Tables, counts: Mapping[Answer, float]) -> dict[str, np.ndarray]:
+def counted_priors(tables: Tables, counts: Mapping[Answer, int]) -> dict[str, np.ndarray]:
   """Returns priors from mentions in text, each count plus 1.
 
   Args:

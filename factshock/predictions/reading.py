@@ -227,7 +227,7 @@ def group_by_arm(files: Iterable[Predictions]) -> dict[str, dict[int, Prediction
     distinct_seeds, seed_N = np.unique(predictions.seed, return_inverse=True)
     pair_N = predictions.label.astype(np.int64) * len(distinct_seeds) + seed_N
     pairs, first = np.unique(pair_N, return_index=True)
-    for pair in pairs[np.argsort(first)].tolist():
+    for pair in map(int, pairs[np.argsort(first)]):
       label = predictions.strings[pair // len(distinct_seeds)]
       seed = int(distinct_seeds[pair % len(distinct_seeds)])
       group = predictions if len(pairs) == 1 else take(predictions, np.flatnonzero(pair_N == pair))
@@ -332,9 +332,10 @@ def _accepted_answers(gold: str, aliases: Any, path: str, line_number: int) -> t
   """Returns the accepted answers as a key; whether they are texts is checked when it is new."""
   if aliases is None:
     return (gold,)
-  if type(aliases) is list:
+  kind: type = type(aliases)
+  if kind is list:
     try:
-      key: tuple[str, ...] = (gold, *cast(list[str], aliases))
+      key = (gold, *aliases)
       hash(key)
       return key
     except TypeError:

@@ -79,9 +79,10 @@ def numbered_rows(path: str) -> Iterator[tuple[int, Any]]:
 
 
 def _parsed_lines(path: str) -> Iterator[tuple[int, Any]]:
+  scan = _scan
   for line_number, line in files.lines(path):
     try:
-      row, end = _scan(line, 0)
+      row, end = scan(line, 0)
       if end != len(line):
         row = _decoder.decode(line)
     except (StopIteration, ValueError, RecursionError):

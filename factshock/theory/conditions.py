@@ -148,7 +148,7 @@ def run(
   v_KxTxA = _of_subjects(v_KxSxA, world.test_KxT)
   answers_KxTxR = _of_subjects(world.answers_KxSxR, world.test_KxT)
 
-  def measure(w_kq: one_layer.KeyQuery) -> Arrays:
+  def measure(w_kq: Mapping[str, Array]) -> Arrays:
     return _as_numpy(
       measures.on_test(
         v_KxTxA,

@@ -2,7 +2,7 @@
 "holds."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from scipy import stats
@@ -135,7 +135,8 @@ def _monotone(condition: Condition) -> list[ClaimEstimate]:
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-  return float(stats.spearmanr(x, y).statistic)
+  result: Any = stats.spearmanr(x, y)
+  return float(result.statistic)
 
 
 def _signs(condition: Condition) -> list[ClaimEstimate]:

@@ -2,6 +2,7 @@
 "out."""
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ def on_test(
   v_KxRxA: Array,
   answers_KxTxR: Array,
   common_KxR: Array,
-  w_kq: one_layer.KeyQuery,
+  w_kq: Mapping[str, Array],
   *,
   bins: int,
   cosine: float = 0.0,

@@ -59,7 +59,8 @@ def pretrain(
       f_SxRxA = one_layer.logits(one_layer.subject_values(w_v, cosine), w_v["relation"], a_SxR)
       return one_layer.loss(f_SxRxA, answers_SxR, weights_SxR)
 
-    zero = one_layer.zero_values(*answers_SxR.shape, answers)
+    subjects, relations = answers_SxR.shape
+    zero = one_layer.zero_values(subjects, relations, answers)
     return descend(corpus_loss, zero, ends, learning_rate)
 
   return over_seeds(one_seed, answers_KxSxR, counts_KxSxR)
