@@ -34,7 +34,7 @@ accepted ones, extraction.json, calibration.json and report.html.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -44,7 +44,7 @@ from factshock.runtime.errors import UserError
 if TYPE_CHECKING:
   from factshock.facts.schema import Row
   from factshock.knowledge_graph import pipeline
-  from factshock.types import Fact, Relation
+  from factshock.types import Relation
 
 
 def define_flags() -> None:
@@ -270,9 +270,8 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
   )
   candidates.answer_queries(
     values.checkpoint,
-    # Facts whose `object` may be missing or null.
-    cast("list[Fact]", queries),
-    cast("list[Fact]", known),
+    queries,
+    known,
     [predictions, calibration],
     relations,
     options,

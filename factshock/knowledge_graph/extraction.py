@@ -99,13 +99,9 @@ def fit(
     fold_Q = calibration.assign_folds(labelled.subjects)
   guard = _Guard(labelled, answers, counts)
   over_predicted_N = guard.held_out(fold_Q)
+  relation_N = _relation_codes(labelled, relations)
   first, later, confidence_N = _fit_calibrations(
-    labelled,
-    right_N,
-    _relation_codes(labelled, relations),
-    fold_Q,
-    over_predicted_N,
-    method,
+    labelled, right_N, relation_N, fold_Q, over_predicted_N, method
   )
   flagged_first_N = over_predicted_N & (labelled.rank_N == 1)
   lowering = shock_guard.fit_lowering(confidence_N[flagged_first_N], right_N[flagged_first_N])

@@ -124,12 +124,7 @@ def check_folder(folder: str) -> None:
     raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
 
 
-def extract(
-  folder: str,
-  predictions: str,
-  calibration_path: str,
-  options: Options,
-) -> Summary:
+def extract(folder: str, predictions: str, calibration_path: str, options: Options) -> Summary:
   """Writes the triples, graph formats and curves of an extraction into a folder.
 
   See factshock/extract.py for what the files are.
@@ -152,7 +147,7 @@ def extract(
   extractor = _fit(inputs, options)
   decision = _decide(extractor, inputs, options)
   curves = _curves(extractor)
-  digests = [_file_digest(predictions), _file_digest(calibration_path)]
+  digests = [_file_digest(path) for path in (predictions, calibration_path)]
   run = _run_record(started, curves["identity"], digests, decision.threshold, options)
   outputs = _write_outputs(folder, inputs, decision, run, options)
   summary: Summary = {

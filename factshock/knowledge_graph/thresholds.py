@@ -1,4 +1,12 @@
-"""Acceptance of answers: by a promised precision, or by expected F1. Numpy on columns."""
+"""Acceptance of answers: by a promised precision, or by expected F1. Numpy on columns.
+
+A promised precision is tested at a few thresholds, at sizes of what is accepted that grow by equal
+factors, by the exact binomial lower bound (Clopper and Pearson 1934) from the highest threshold on.
+A failure ends a sequence of tests, and STARTS of them begin at equal distances, each with its share
+of the chance to fail (multi-start fixed sequence testing: Angelopoulos et al. 2021, "Learn then
+Test"). Answers about one subject count as fewer by the design effect (Kish 1965); so do answers of
+unequal weight.
+"""
 
 import dataclasses
 
@@ -42,12 +50,7 @@ def choose_threshold(
 ) -> Threshold:
   """Chooses the lowest threshold above which the precision on new queries is at least `target`.
 
-  The promise fails with a chance of at most `error`. At most LOOKS thresholds, at sizes of what is
-  accepted that grow by equal factors, are tested by the exact binomial lower bound (Clopper and
-  Pearson 1934) from the highest on; a failure ends a sequence of tests, and STARTS of them begin at
-  equal distances, each with its share of `error` (multi-start fixed sequence testing: Angelopoulos
-  et al. 2021, "Learn then Test"). Answers about one subject count as fewer by the design effect
-  (Kish 1965); so do answers of unequal weight.
+  At most LOOKS thresholds are tested (see the head of this module).
 
   Args:
     confidence_N: of calibration answers, by curves that have not seen them.
@@ -61,25 +64,21 @@ def choose_threshold(
     weight_N = np.ones(len(confidence_N))
   right_N = np.asarray(right_N, np.float64)
   weight_N = np.asarray(weight_N, np.float64)
-  units = len(confidence_N)
-  chosen = Threshold(target, None, None, None, 0, units)
+  chosen = Threshold(target, None, None, None, 0, len(confidence_N))
   goes_on = False
   for index, value in enumerate(_tested_values(confidence_N, queries_needed(target, error))):
     if index % (LOOKS // STARTS) == 0:
       goes_on = True
     if not goes_on:
       continue
-    accepted_N = confidence_N >= value
+    rows_N = confidence_N >= value
     precision, bound = lower_bound(
-      right_N[accepted_N],
-      cluster_N[accepted_N],
-      weight_N[accepted_N],
-      error / STARTS,
+      right_N[rows_N], cluster_N[rows_N], weight_N[rows_N], error / STARTS
     )
     goes_on = bound >= target
     if goes_on:
-      accepted = int(accepted_N.sum())
-      chosen = Threshold(target, float(value), bound, precision, accepted, units)
+      accepted = int(rows_N.sum())
+      chosen = Threshold(target, float(value), bound, precision, accepted, len(confidence_N))
   return chosen
 
 

@@ -50,7 +50,14 @@ class Trial(NamedTuple):
   reachable: int
 
 
-# Keys of JSON in promise.json, one of them a word of the language.
+# Keys of JSON in promise.json (`yield` is a word of Python, so that no class can have it):
+# - `splits`: trials; `held`: those in which the promise held; `held_by_seed`; `empty`: those in which
+#   nothing was accepted: the promise holds and says nothing;
+# - shares of queries with an accepted right answer (`yield`), with one at the best threshold by the
+#   asked half's own labels (`reachable`, what no rule can promise), with an accepted answer
+#   (`accepted_share`), and with a right first answer (`first_right`);
+# - `precision`, of all accepted answers;
+# - `difference`, of yield and reachable, from the first arm; None for that one.
 Comparison = TypedDict(
   "Comparison",
   {
@@ -155,9 +162,9 @@ def compare(
 ) -> dict[str, Comparison]:
   """Compares the trials of arms with those of the first arm.
 
-  Intervals: percentiles of a bootstrap that draws seeds, and of each drawn seed its splits, with
-  replacement, the same ones for every arm. The splits of one seed share their queries, so that with
-  one seed the interval is of splits alone.
+  Intervals are percentiles of a bootstrap that draws seeds, and of each drawn seed its splits, the
+  same for every arm. The splits of one seed share their queries, so that with one seed the interval
+  is of splits alone.
 
   Args:
     arms: trials by label and seed.
@@ -167,11 +174,7 @@ def compare(
     seed: of the bootstrap.
 
   Returns:
-    By label `splits`, `held`, `empty` (nothing accepted: the promise holds and says nothing),
-    `held_by_seed`; an estimate of each of MEASURES: the shares of queries with an accepted right
-    answer (`yield`), with one at the best threshold by the asked half's own labels (`reachable`,
-    what no rule can promise), with an accepted answer, and with a right first answer; `precision`
-    is of all accepted answers. And `difference`, of yield and reachable, from the first arm.
+    The comparison of each arm by its label.
 
   Raises:
     UserError: arms of other seeds than the first.

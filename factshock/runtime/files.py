@@ -58,11 +58,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def atomic_write(
-  path: Path,
-  binary: bool = False,
-  by_all: bool = False,
-) -> Iterator[IO[Any]]:
+def atomic_write(path: Path, binary: bool = False, by_all: bool = False) -> Iterator[IO[Any]]:
   """Opens a file to write, which appears at `path` only when all was written.
 
   On any error `path` is left as it was. Of several processes that work as one the first alone
@@ -93,15 +89,20 @@ def atomic_write(
         yield file
       raw.flush()
       os.fsync(raw.fileno())
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)
+    os.chmod(temporary, 0o666 & ~_umask())
     os.replace(temporary, path)
   except OSError as error:
     raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
   finally:
     if temporary and os.path.exists(temporary):
       os.unlink(temporary)
+
+
+def _umask() -> int:
+  """Returns the permissions that new files don't get."""
+  umask = os.umask(0)
+  os.umask(umask)
+  return umask
 
 
 @contextlib.contextmanager

@@ -145,10 +145,15 @@ def _start(
   _group = _Group(state.client, state.process_id, state.num_processes, itertools.count())
   threading.Thread(target=_watch, args=(_group,), daemon=True).start()
   if not is_first():
-    print(
-      f"process {process_index()} of {process_count()}: process 0 prints the progress", flush=True
-    )
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
+    _be_silent()
+
+
+def _be_silent() -> None:
+  """Drops what this process prints from here on: process 0 alone prints."""
+  print(
+    f"process {process_index()} of {process_count()}: process 0 prints the progress", flush=True
+  )
+  sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
 
 
 def _all_devices() -> list[int] | None:
