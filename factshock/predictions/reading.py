@@ -332,7 +332,7 @@ def _accepted_answers(gold: str, aliases: Any, path: str, line_number: int) -> t
   """Returns the accepted answers as a key; whether they are texts is checked when it is new."""
   if aliases is None:
     return (gold,)
-  kind: type = type(aliases)
+  kind: type[Any] = type(aliases)
   if kind is list:
     try:
       key = (gold, *aliases)
