@@ -42,7 +42,8 @@ def use_compilation_cache() -> None:
   JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
   """
   # JAX adds its settings to its config when it is imported, which no stub shows.
-  if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
+  folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+  if folder is not None:
     return
   cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
   folder = os.path.join(cache_home, "factshock", f"compiled-{_cpu_digest()}")

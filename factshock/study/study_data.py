@@ -115,7 +115,7 @@ def _with_popularity(fact: Fact, mentions: Mapping[Answer, int]) -> Fact:
 
 @dataclasses.dataclass(frozen=True)
 class _SetInputs:
-  """What a finetuning set is made of."""
+  """Inputs that a finetuning set is made of."""
 
   pool: list[Fact]
   test: list[Fact]

@@ -108,16 +108,15 @@ def train(
     trained = lora.init(params, jax.random.key(run.seed), adapters.rank, adapters.targets)
     frozen = layers.bits_on_cpu(params)
     params = trained
-
-  def weights(state: TrainState) -> Params:
-    average = optimizers.averaged(state)
-    if frozen is None or adapters is None:
-      return average
-    return lora.attach(frozen, average, adapters.scale)
-
-  evaluation = None
-  if evaluate and isinstance(section, FinetuningConfig):
-    evaluation = loop.Evaluation(evaluate, section.eval_steps, weights)
+  options = loop.Options(
+    mesh=run.mesh,
+    parallel=parallel,
+    label=name,
+    log_every=section.log_every,
+    checkpoint=_checkpointing(run, name, section),
+    evaluation=_evaluation(section, evaluate, frozen),
+    profile=_profile(run, profile_steps),
+  )
   with _open_metrics(run, name) as writer:
     state = loop.train(
       drivers.init_state(params, optimizer, run.mesh, parallel),
@@ -126,21 +125,31 @@ def train(
       steps=section.steps,
       key=jax.random.key(run.seed),
       frozen=frozen,
-      options=loop.Options(
-        mesh=run.mesh,
-        parallel=parallel,
-        label=name,
-        metrics=writer,
-        log_every=section.log_every,
-        checkpoint=_checkpointing(run, name, section),
-        evaluation=evaluation,
-        profile=_profile(run, profile_steps),
-      ),
+      options=dataclasses.replace(options, metrics=writer),
     )
   if processes.process_count() == 1:
     return state["params"]
   # Each process has shards of the weights; what comes after them computes with whole ones.
   return partitioning.fetch(state["params"])
+
+
+def _evaluation(
+  section: TrainingConfig,
+  evaluate: Callable[[int, Params], None] | None,
+  frozen: Params | None,
+) -> loop.Evaluation | None:
+  """Returns the evaluations at a section's eval_steps, of averaged weights, adapters attached."""
+  if evaluate is None or not isinstance(section, FinetuningConfig):
+    return None
+  adapters = section.adapters
+
+  def weights(state: TrainState) -> Params:
+    average = optimizers.averaged(state)
+    if frozen is None or adapters is None:
+      return average
+    return lora.attach(frozen, average, adapters.scale)
+
+  return loop.Evaluation(evaluate, section.eval_steps, weights)
 
 
 def _batches(

@@ -28,7 +28,7 @@ CompiledStep: TypeAlias = Callable[..., tuple[TrainState, Scalars]]
 
 
 class Driver(Protocol):
-  """What the training loop does with a state, a batch and a step."""
+  """Placement of a train state, its batches and its step on devices."""
 
   def place(self, tree: Tree) -> Tree:
     """Returns a tree on the devices."""

@@ -48,7 +48,7 @@ _PEAKS = tuple(
 
 
 class Device(Protocol):
-  """A JAX device."""
+  """JAX device, as far as it is asked here."""
 
   @property
   def device_kind(self) -> str: ...

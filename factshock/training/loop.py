@@ -27,7 +27,7 @@ _LATE = 30.0  # seconds after which the loop says that it waits for data
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-  """A trace of some steps of a run (jax.profiler; opened by TensorBoard or Perfetto).
+  """Trace of some steps of a run (jax.profiler; opened by TensorBoard or Perfetto).
 
   Attributes:
     folder: where it is written.
@@ -59,7 +59,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How a run is spread, reported, saved and evaluated.
+  """Choices of how a run is spread, reported, saved and evaluated.
 
   Attributes:
     mesh: of `partitioning.make_mesh`; None runs on one device.
