@@ -185,7 +185,9 @@ class Llama(layers.Part):
     """Returns the logits after each token: float32 [B, S, V]."""
     return self.head_of(self.hidden(tokens, segments))
 
-  def hidden(self, tokens: jax.Array, segments: jax.Array, kernel: str | None = None) -> jax.Array:
+  def hidden(
+    self, tokens: jax.Array, segments: jax.Array, kernel: fused.Kernel | None = None
+  ) -> jax.Array:
     """Returns the stream of whole rows after the last norm: [B, S, D]."""
     if kernel is None:
       seen = self._bias(segments)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
   from factshock.models.model_config import ModelConfig
 
 ATTENTIONS = ("xla", "cudnn", "auto")
+
+# The `implementation` of jax.nn.dot_product_attention.
+Kernel: TypeAlias = Literal["xla", "cudnn"]
+
 _CAPABILITY = (8, 0)  # of the GPUs that cuDNN's kernel runs on, at least
 
 
@@ -53,7 +57,7 @@ class Seen:
 
   bias: jax.Array | None
   lengths: jax.Array | None
-  kernel: str
+  kernel: Kernel
   causal: bool = False
   window: int | None = None
 
@@ -79,7 +83,7 @@ def attend(
     bias,
     scale=1.0,
     is_causal=seen.causal,
-    implementation=seen.kernel,  # pyright: ignore[reportArgumentType]  # a text of its choices
+    implementation=seen.kernel,
     query_seq_lengths=query_lengths,
     key_value_seq_lengths=seen.lengths,
     local_window_size=window,
@@ -111,7 +115,7 @@ def kernel(
   biased: bool,
   packed: bool,
   dropout: float = 0.0,
-) -> str | None:
+) -> Kernel | None:
   """Returns what `choose` does for the device that JAX computes on.
 
   It is None while products are counted (products.counted). For the arguments see `choose`.
@@ -129,7 +133,7 @@ def choose(
   biased: bool,
   packed: bool,
   dropout: float = 0.0,
-) -> str | None:
+) -> Kernel | None:
   """Returns the kernel that a config asks for: "cudnn", or None for matrix products and a softmax.
 
   Args:

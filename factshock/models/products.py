@@ -8,7 +8,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,12 @@ def _scores_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
 scores.defvjp(_scores_forward, _scores_backward)
 
 
-@functools.partial(jax.custom_vjp[jax.Array], nondiff_argnums=(1,))
+def _custom_vjp_of_first(function: Callable[..., jax.Array]) -> Any:
+  """Returns a function of two arguments, of which the second is not differentiated."""
+  return jax.custom_vjp(function, nondiff_argnums=(1,))
+
+
+@_custom_vjp_of_first
 def gated(both: jax.Array, activation: str) -> jax.Array:
   """Returns curve(gate) * up, [..., F]; the reverse pass computes the curve again.
 

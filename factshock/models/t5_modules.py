@@ -271,17 +271,17 @@ class T5(layers.Part):
     decoder_inputs: jax.Array,
     input_segments: jax.Array | None = None,
     target_segments: jax.Array | None = None,
-    kernel: str | None = None,
+    kernel: fused.Kernel | None = None,
   ) -> jax.Array:
     """Returns the decoder's output of whole rows: [B, T, D]."""
     encoded = self.encode(inputs, input_segments, kernel)
     segments = None
-    if target_segments is not None:
+    if input_segments is not None and target_segments is not None:
       segments = (input_segments, target_segments)
     return self.decoded(encoded, inputs, decoder_inputs, segments, kernel)
 
   def encode(
-    self, inputs: jax.Array, segments: jax.Array | None = None, kernel: str | None = None
+    self, inputs: jax.Array, segments: jax.Array | None = None, kernel: fused.Kernel | None = None
   ) -> jax.Array:
     """Returns the encoder's output: [B, S, D]."""
     bias = self.encoder.bias(inputs.shape[1], inputs.shape[1])
@@ -302,8 +302,8 @@ class T5(layers.Part):
     encoded: jax.Array,
     inputs: jax.Array,
     decoder_inputs: jax.Array,
-    segments: tuple[jax.Array | None, jax.Array] | None = None,
-    kernel: str | None = None,
+    segments: tuple[jax.Array, jax.Array] | None = None,
+    kernel: fused.Kernel | None = None,
   ) -> jax.Array:
     """Returns the decoder's output: [B, T, D]; `segments` are the inputs' and the targets'."""
     length = decoder_inputs.shape[1]

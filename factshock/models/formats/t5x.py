@@ -1,66 +1,105 @@
-"""T5 checkpoints of T5X: its msgpack file `checkpoint`, with arrays inside or beside it, and folders of zarr arrays.
+"""T5 checkpoints of T5X: its msgpack file `checkpoint`, and folders of zarr arrays.
 
-Names are those of T5X's T5 examples: "target.encoder.layers_0.attention.query.kernel". Layers that T5X scanned
-(stacked in one array) are not read.
+The msgpack file holds the arrays, or they stand beside it. Names are those of T5X's T5 examples:
+"target.encoder.layers_0.attention.query.kernel". Layers that T5X scanned (stacked in one array) are
+not read.
 """
 
+import dataclasses
 import math
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorstore
 from flax import serialization
 
-from factshock.models import model_config, t5
+from factshock.models import t5
 from factshock.models.formats.huggingface import names
+from factshock.models.formats.tensors import Tensor
+from factshock.models.model_config import DTYPES, ModelConfig
 from factshock.runtime.errors import UserError
+from factshock.types import FilePath, Params
 
 _TARGET = re.compile(r"^_?(?:optimizer\.)?target\.(.+)$")
+_TOP_NAMES = {
+  "embedding": ("token_embedder/embedding", False),
+  "head": ("decoder/logits_dense/kernel", True),
+}
 
 
-class Array(NamedTuple):
-  """An array of a checkpoint; `read()` gives it."""
+@dataclasses.dataclass(frozen=True)
+class Array:
+  """An array of a checkpoint.
 
-  shape: tuple
+  Attributes:
+    shape: as stored.
+    dtype: as stored.
+    read: gives the array.
+  """
+
+  shape: tuple[int, ...]
   dtype: np.dtype
-  read: object
+  read: Callable[[], np.ndarray]
 
 
-class Source(NamedTuple):
-  """A checkpoint that is open for reading leaf by leaf."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A checkpoint that is open for reading leaf by leaf.
+
+  Attributes:
+    folder: its path.
+    config: its sizes.
+    arrays: by T5X's name, with "/".
+  """
 
   folder: str
   config: t5.T5Config
-  arrays: dict  # T5X's name, with "/" -> Array
+  arrays: Mapping[str, Array]
 
-  def read_leaf(self, leaf, dtype=None):
-    """One leaf of our parameters, such as "encoder/layers/self_attention/query", as a numpy array."""
-    parts = names.by_leaf(self.config)[leaf]
-    out = np.empty(names.leaf_shape(parts), np.dtype(dtype or self.config.param_dtype))
-    for part in parts:
-      name, transposed = _name(part, self.config)
-      place = out if part.layer is None else out[part.layer]
+  def read_leaf(self, leaf: str, dtype: Any = None) -> np.ndarray:
+    """Returns one leaf of our parameters.
+
+    Args:
+      leaf: its key path, such as "encoder/layers/self_attention/query".
+      dtype: of the array; None takes that of the config's parameters.
+    """
+    tensors = names.by_leaf(self.config)[leaf]
+    out = np.empty(names.leaf_shape(tensors), np.dtype(dtype or self.config.param_dtype))
+    for tensor in tensors:
+      name, transposed = _name(tensor, self.config)
+      target = out if tensor.layer is None else out[tensor.layer]
       value = self.arrays[name].read()
-      place[...] = value.T if transposed else value.reshape(place.shape)
+      target[...] = value.T if transposed else value.reshape(target.shape)
     return out
 
 
-def is_checkpoint(path):
-  """Whether a path is a T5X checkpoint: the msgpack file, its folder, or a folder of zarr arrays."""
+def is_checkpoint(path: FilePath) -> bool:
+  """Returns whether a path is a T5X checkpoint: the msgpack file, its folder, or zarr arrays."""
   path = str(path)
   if os.path.isfile(path):
     return os.path.basename(path).startswith("checkpoint")
-  return os.path.isdir(path) and (
-    os.path.isfile(os.path.join(path, "checkpoint")) or any(map(_TARGET.match, os.listdir(path)))
+  if not os.path.isdir(path):
+    return False
+  return os.path.isfile(os.path.join(path, "checkpoint")) or any(
+    map(_TARGET.match, os.listdir(path))
   )
 
 
-def load(path, *, like=None, param_dtype=None):
-  """Reads a checkpoint whole: (params as nested dict of numpy arrays, T5Config). See `open_source`."""
+def load(
+  path: FilePath, *, like: ModelConfig | None = None, param_dtype: Any = None
+) -> tuple[Params, t5.T5Config]:
+  """Reads a checkpoint whole: (params of numpy arrays, T5Config).
+
+  Args:
+    path: as of `open_source`.
+    like: as of `open_source`.
+    param_dtype: of the parameters; None takes the stored one.
+  """
   source = open_source(path, like=like)
-  params = {}
+  params: Params = {}
   for leaf in names.by_leaf(source.config):
     *parents, last = leaf.split("/")
     inner = params
@@ -70,159 +109,163 @@ def load(path, *, like=None, param_dtype=None):
   return params, source.config
 
 
-def open_source(path, *, like=None):
+def open_source(path: FilePath, *, like: ModelConfig | None = None) -> Source:
   """Opens a checkpoint for reading leaf by leaf; sizes are read from the shapes.
 
   Args:
     path: the msgpack file, or the folder that holds it or zarr arrays.
-    like: a T5Config with what shapes do not tell: the gate's activation, distances of the relative bias,
-      dropout; None takes those of T5 v1.1 (v1.0 where there is no gate).
+    like: a config with what shapes do not tell: the gate's activation, distances of the relative
+      bias, dropout; None takes those of T5 v1.1 (v1.0 where there is no gate).
 
   Raises:
-    UserError: nothing there, damaged files, or arrays missing, unexpected or mis-shaped; names every one.
+    UserError: nothing there, damaged files, `like` of another family, or arrays missing, unexpected
+      or mis-shaped; names every one.
   """
   path = str(path)
+  if like is not None and not isinstance(like, t5.T5Config):
+    raise UserError(f"{path}: expected the config of a T5 beside it, got a {type(like).__name__}")
   arrays = _arrays(path)
   config = _config(path, arrays, like)
   expected = {}
-  for part in names.tensors(config):
-    name, transposed = _name(part, config)
-    ours = part.shape[::-1] if part.transposed else part.shape
+  for tensor in names.tensors(config):
+    name, transposed = _name(tensor, config)
+    ours = tensor.shape[::-1] if tensor.transposed else tensor.shape
     expected[name] = ours[::-1] if transposed else ours
-  lines = [
-    f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in arrays
-  ]
-  lines += [
-    f"unexpected {name} {list(arrays[name].shape)}"
-    for name in sorted(arrays)
-    if name not in expected
-  ]
-  lines += [
-    f"mis-shaped {name} expected {list(shape)} got {list(arrays[name].shape)}"
-    for name, shape in expected.items()
-    if name in arrays and not _fits(arrays[name].shape, shape)
-  ]
-  if lines:
-    raise UserError(f"{path}: expected a T5 of T5X's examples: {'; '.join(lines)}")
+  _check(path, arrays, expected)
   return Source(path, config, arrays)
 
 
-def _fits(shape, expected):
-  """Equal, or equal once [D, H, K] is [D, H*K] or [H, K, D] is [H*K, D]."""
+def _check(path: str, arrays: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]) -> None:
+  """Raises a UserError that names every array missing, unexpected or mis-shaped."""
+  lines = []
+  for name, shape in expected.items():
+    if name not in arrays:
+      lines.append(f"missing {name} {list(shape)}")
+  for name in sorted(arrays):
+    if name not in expected:
+      lines.append(f"unexpected {name} {list(arrays[name].shape)}")
+  for name, shape in expected.items():
+    if name in arrays and not _fits(arrays[name].shape, shape):
+      lines.append(f"mis-shaped {name} expected {list(shape)} got {list(arrays[name].shape)}")
+  if lines:
+    raise UserError(f"{path}: expected a T5 of T5X's examples: {'; '.join(lines)}")
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+  """Returns whether shapes are equal, once [D, H, K] is [D, H*K] or [H, K, D] is [H*K, D]."""
   if len(shape) != 3 or len(expected) != 2:
     return shape == expected
   first, middle, last = shape
   return expected in ((first, middle * last), (first * middle, last))
 
 
-def _name(part, config):
-  """(T5X's name of a tensor of ours, whether it is stored as our transpose)."""
-  side, *rest = part.leaf.split("/")
-  if not rest:
-    return {
-      "embedding": ("token_embedder/embedding", False),
-      "head": ("decoder/logits_dense/kernel", True),
-    }[side]
-  if rest[0] == "relative_bias":
+def _name(tensor: Tensor, config: t5.T5Config) -> tuple[str, bool]:
+  """Returns T5X's name of a tensor, and whether it is stored as our transpose."""
+  side, *inner = tensor.leaf.split("/")
+  if not inner:
+    return _TOP_NAMES[side]
+  if inner[0] == "relative_bias":
     return f"{side}/relpos_bias/rel_embedding", True
-  if rest[0] == "final_norm":
+  if inner[0] == "final_norm":
     return f"{side}/{side}_norm/scale", False
-  block, last = rest[1:]
-  own = {
+  block, last = inner[1:]
+  prefix = f"{side}/layers_{tensor.layer}"
+  if block.endswith("_norm"):
+    return f"{prefix}/{_norm_name(side, block.removesuffix('_norm'))}/{last}", False
+  blocks = {
     "self_attention": "attention" if side == "encoder" else "self_attention",
     "cross_attention": "encoder_decoder_attention",
     "feed_forward": "mlp",
   }
-  if block.endswith("_norm"):
-    kind = block.removesuffix("_norm")
-    if kind != "feed_forward" and side == "decoder":
-      theirs = f"pre_{kind}_layer_norm"
-    else:
-      theirs = "pre_attention_layer_norm" if kind != "feed_forward" else "pre_mlp_layer_norm"
-  else:
-    gated = config.feed_forward != "relu"
-    last = {"gate": "wi_0", "up": "wi_1" if gated else "wi", "down": "wo"}.get(last, last)
-    theirs = f"{own[block]}/{last}"
-    last = "kernel"
-  return f"{side}/layers_{part.layer}/{theirs}/{last}", False
+  up = "wi" if config.feed_forward == "relu" else "wi_1"
+  weight = {"gate": "wi_0", "up": up, "down": "wo"}.get(last, last)
+  return f"{prefix}/{blocks[block]}/{weight}/kernel", False
 
 
-def _config(path, arrays, like):
-  """The T5Config that the arrays' names and shapes tell, the rest from `like`."""
+def _norm_name(side: str, block: str) -> str:
+  """Returns T5X's name of the norm before a block of a layer."""
+  if block == "feed_forward":
+    return "pre_mlp_layer_norm"
+  return "pre_attention_layer_norm" if side == "encoder" else f"pre_{block}_layer_norm"
 
-  def shape(name):
+
+def _config(path: str, arrays: Mapping[str, Array], like: t5.T5Config | None) -> t5.T5Config:
+  """Returns the config that the arrays' names and shapes tell, the rest from `like`."""
+
+  def shape(name: str) -> tuple[int, ...]:
     if name not in arrays:
-      raise UserError(
-        f"{path}: expected a T5 of T5X's examples, got no {name}; found "
-        f"{', '.join(sorted(arrays)[:5]) or 'nothing'}"
-      )
+      present = ", ".join(sorted(arrays)[:5]) or "nothing"
+      raise UserError(f"{path}: expected a T5 of T5X's examples, got no {name}; found {present}")
     return arrays[name].shape
 
-  vocab, d_model = shape("token_embedder/embedding")
-  gated = "encoder/layers_0/mlp/wi_0/kernel" in arrays
+  vocab_size, d_model = shape("token_embedder/embedding")
   heads, buckets = shape("encoder/relpos_bias/rel_embedding")
-  depths = [
-    len({match[1] for match in map(re.compile(rf"{side}/layers_(\d+)/").match, arrays) if match})
-    for side in ("encoder", "decoder")
-  ]
-  feed_forward = (like.feed_forward if like else "gated-gelu") if gated else "relu"
-  rest = (
-    {
-      "relative_max_distance": like.relative_max_distance,
-      "dropout": like.dropout,
-      "dtype": like.dtype,
-      "epsilon": like.epsilon,
+  gated = "encoder/layers_0/mlp/wi_0/kernel" in arrays
+  feed_forward = "gated-gelu" if gated else "relu"
+  rest = {}
+  if like is not None:
+    feed_forward = like.feed_forward if gated else "relu"
+    rest = {
+      name: getattr(like, name) for name in ("relative_max_distance", "dropout", "dtype", "epsilon")
     }
-    if like
-    else {}
-  )
   dtype = arrays["token_embedder/embedding"].dtype.name
   return t5.T5Config(
-    vocab_size=vocab,
+    vocab_size=vocab_size,
     d_model=d_model,
     d_ff=shape(f"encoder/layers_0/mlp/{'wi_0' if gated else 'wi'}/kernel")[1],
     num_heads=heads,
     d_kv=math.prod(shape("encoder/layers_0/attention/query/kernel")[1:]) // heads,
-    encoder_layers=depths[0],
-    decoder_layers=max(1, depths[1]),
+    encoder_layers=_depth(arrays, "encoder"),
+    decoder_layers=max(1, _depth(arrays, "decoder")),
     relative_buckets=buckets,
     feed_forward=feed_forward,
     tie_head="decoder/logits_dense/kernel" not in arrays,
-    param_dtype=dtype if dtype in model_config.DTYPES else "float32",
+    param_dtype=dtype if dtype in DTYPES else "float32",
     **rest,
   )
 
 
-def _arrays(path):
-  """Dict of T5X's names, with "/", -> Array."""
+def _depth(arrays: Mapping[str, Array], side: str) -> int:
+  """Returns how many layers the arrays of the encoder or decoder name."""
+  layer = re.compile(rf"{side}/layers_(\d+)/")
+  matches = [layer.match(name) for name in arrays]
+  return len({match[1] for match in matches if match})
+
+
+def _arrays(path: str) -> dict[str, Array]:
+  """Returns the arrays of a checkpoint by T5X's name, with "/"."""
   folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
   file = path if os.path.isfile(path) else os.path.join(path, "checkpoint")
   if os.path.isfile(file):
     return {name: _array(folder, name, value) for name, value in _flat(_target(file))}
   if not os.path.isdir(path):
     raise UserError(f"{path}: expected a T5X checkpoint, got nothing there; check the path")
-  matches = filter(None, map(_TARGET.match, sorted(os.listdir(folder))))
-  return {match[1].replace(".", "/"): _zarr(os.path.join(folder, match[0])) for match in matches}
+  arrays = {}
+  for name in sorted(os.listdir(folder)):
+    match = _TARGET.match(name)
+    if match:
+      arrays[match[1].replace(".", "/")] = _zarr(os.path.join(folder, name))
+  return arrays
 
 
-def _target(file):
-  """The parameters' tree of a msgpack file: in `optimizer.target`, `target`, or all of it."""
-
+def _target(file: str) -> dict[str, Any]:
+  """Returns the parameters' tree of a msgpack file: `optimizer.target`, `target`, or all of it."""
   try:
     with open(file, "rb") as opened:
-      content = serialization.msgpack_restore(opened.read())
+      content: Any = serialization.msgpack_restore(opened.read())
     for key in ("optimizer", "target"):
       content = content.get(key, content)
     if not isinstance(content, dict):
       raise ValueError(f"a {type(content).__name__} instead of a tree")
     return content
-  except Exception as error:  # msgpack and flax raise errors of many types for a damaged file
+  except Exception as error:  # msgpack and flax raise many types for a damaged file
     raise UserError(
       f"{file}: expected a msgpack file of T5X, got a damaged one or another ({error})"
     ) from error
 
 
-def _flat(tree, prefix=""):
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Yields the path of each leaf of a tree, with "/", and the leaf."""
   for key, value in tree.items():
     if isinstance(value, dict) and "driver" not in value:
       yield from _flat(value, f"{prefix}{key}/")
@@ -230,47 +273,50 @@ def _flat(tree, prefix=""):
       yield prefix + key, value
 
 
-def _array(folder, name, value):
-  """An array of the msgpack file: itself, or the description of a zarr array that stands beside the file."""
+def _array(folder: str, name: str, value: Any) -> Array:
+  """Returns an array of the msgpack file.
+
+  That is the value itself, or the zarr array beside the file that it describes.
+  """
   if not isinstance(value, dict):
-    value = np.asarray(value)
-    return Array(value.shape, value.dtype, lambda: value)
-  path = (
-    value.get("kvstore", {}).get("path") or value.get("path") or f"target.{name.replace('/', '.')}"
-  )
+    array = np.asarray(value)
+    return Array(array.shape, array.dtype, lambda: array)
+  path = value.get("kvstore", {}).get("path") or value.get("path")
+  path = path or f"target.{name.replace('/', '.')}"
   return _zarr(os.path.join(folder, os.path.basename(path.rstrip("/"))))
 
 
-def _zarr(path):
-
+def _zarr(path: str) -> Array:
+  """Returns a zarr array, open for reading."""
+  settings = {"driver": "zarr", "kvstore": {"driver": "file", "path": path}}
   try:
-    store = tensorstore.open(
-      {"driver": "zarr", "kvstore": {"driver": "file", "path": path}}, open=True, read=True
-    ).result()
+    store = tensorstore.open(settings, open=True, read=True).result()
   except ValueError as error:
+    reason = " ".join(str(error).split())[:150]
     raise UserError(
-      f"{path}: expected a zarr array, got none that can be read "
-      f"({' '.join(str(error).split())[:150]})"
+      f"{path}: expected a zarr array, got none that can be read ({reason})"
     ) from error
 
-  def read():
+  def read() -> np.ndarray:
     _check_chunks(path, store)
     try:
       return np.asarray(store.read().result())
     except ValueError as error:
-      raise UserError(
-        f"{path}: damaged: {' '.join(str(error).split())[:150]}; copy it again"
-      ) from error
+      reason = " ".join(str(error).split())[:150]
+      raise UserError(f"{path}: damaged: {reason}; copy it again") from error
 
   return Array(tuple(store.shape), store.dtype.numpy_dtype, read)
 
 
-def _check_chunks(path, store):
-  """Raises a UserError where chunks are lost, which zarr reads as zeros; arrays that name a fill value may do so."""
-  grid = store.chunk_layout.read_chunk.shape
+def _check_chunks(path: str, store: tensorstore.TensorStore) -> None:
+  """Raises a UserError where chunks are lost, which zarr reads as zeros.
+
+  Arrays that name a fill value may leave chunks out.
+  """
+  grid: Any = store.chunk_layout.read_chunk.shape
   expected = math.prod(-(-size // chunk) for size, chunk in zip(store.shape, grid))
-  got = sum(
-    len([name for name in inside if not name.startswith(".")]) for _, _, inside in os.walk(path)
-  )
-  if got < expected and store.fill_value is None:
-    raise UserError(f"{path}: expected {expected} chunks, got {got}; copy it again")
+  count = 0
+  for _, _, file_names in os.walk(path):
+    count += sum(not name.startswith(".") for name in file_names)
+  if count < expected and store.fill_value is None:
+    raise UserError(f"{path}: expected {expected} chunks, got {count}; copy it again")

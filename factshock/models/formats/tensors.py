@@ -1,4 +1,4 @@
-"""What a family says of its models in the HuggingFace format: config.json and the tensors' names."""
+"""What a family says of the HuggingFace format: config.json and the names of tensors."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

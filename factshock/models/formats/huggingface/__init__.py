@@ -1,6 +1,7 @@
-"""Models and adapters in the HuggingFace format: config.json and safetensors, in and out, one tensor at a time.
+"""Models and adapters in the HuggingFace format: config.json and safetensors, in and out.
 
-`config_of` and `load` read a folder or a model on the hub, `save` writes a folder that transformers loads.
+`config_of` and `load` read a folder or a model on the hub, `save` writes a folder that transformers
+loads; all go one tensor at a time.
 """
 
 from factshock.models.formats.huggingface.adapters import Adapters

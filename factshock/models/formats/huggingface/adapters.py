@@ -1,139 +1,185 @@
-"""Low-rank adapters in PEFT's format: adapter_config.json and adapter_model.safetensors, in and out."""
+"""Low-rank adapters in PEFT's format: adapter_config.json and adapter_model.safetensors."""
 
+import dataclasses
 import json
 import math
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from factshock.models import families
 from factshock.models.formats.huggingface import files, names, writing
+from factshock.models.formats.huggingface.files import Stored
+from factshock.models.formats.tensors import Tensor
+from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
+from factshock.types import Array, FilePath, Params
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
+# Settings of PEFT's that must have these values; None stands for an empty one.
+_PLAIN = {
+  "peft_type": "LORA",
+  "use_dora": False,
+  "bias": "none",
+  "modules_to_save": None,
+  "fan_in_fan_out": False,
+}
 
-class Adapters(NamedTuple):
-  """Adapters as models/lora.py has them, and what they stand on.
+# The tensors "A" and "B" of each adapted module, by the module's name.
+_Pairs: TypeAlias = dict[str, dict[str, Stored]]
 
-  tree: nested dict, `a` [N, inputs, rank] and `b` [N, rank, outputs] of each adapted weight, float32; zero in a
-    layer without an adapter. scale = alpha / rank. base: path or hub id of the model they stand on.
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+  """Holds adapters as models/lora.py has them, and what they stand on.
+
+  Attributes:
+    tree: nested dict, `a` [N, inputs, rank] and `b` [N, rank, outputs] of each adapted weight,
+      float32; zero in a layer without an adapter.
+    rank: of every adapter.
+    alpha: their strength, scale = alpha / rank.
+    base: path or hub id of the model they stand on.
   """
 
-  tree: dict
+  tree: Params
   rank: int
   alpha: float
   base: str
 
   @property
-  def scale(self):
+  def scale(self) -> float:
+    """Returns alpha / rank."""
     return self.alpha / self.rank
 
-  def merge_into(self, leaf, array_NxIxO):
-    """Adds what the adapter of a leaf does to the leaf's weights, in float32, layer by layer, in place."""
+  def merge_into(self, leaf: str, array_NxIxO: np.ndarray) -> None:
+    """Adds what the adapter of a leaf does to its weights, in float32, layer by layer, in place."""
     pair = _find(self.tree, leaf)
-    if pair:
-      for layer, weight_IxO in enumerate(array_NxIxO):
-        change_IxO = (self.scale * np.asarray(pair["a"][layer], np.float32)) @ np.asarray(
-          pair["b"][layer], np.float32
-        )
-        weight_IxO[...] = (weight_IxO.astype(np.float32) + change_IxO).astype(weight_IxO.dtype)
+    if not pair:
+      return
+    for layer, weight_IxO in enumerate(array_NxIxO):
+      a = np.asarray(pair["a"][layer], np.float32)
+      b = np.asarray(pair["b"][layer], np.float32)
+      change_IxO = (self.scale * a) @ b
+      weight_IxO[...] = (weight_IxO.astype(np.float32) + change_IxO).astype(weight_IxO.dtype)
 
 
-def is_folder(folder):
-  """Whether a folder holds adapters and no model."""
-  return os.path.isfile(os.path.join(folder, CONFIG)) and not os.path.isfile(
-    os.path.join(folder, "config.json")
-  )
+def is_folder(folder: FilePath) -> bool:
+  """Returns whether a folder holds adapters and no model."""
+  has_adapters = os.path.isfile(os.path.join(folder, CONFIG))
+  return has_adapters and not os.path.isfile(os.path.join(folder, "config.json"))
 
 
-def base_of(folder):
-  """The model that a folder's adapters stand on: a path (relative ones are found beside the adapters too) or hub id."""
+def base_of(folder: FilePath) -> str:
+  """Returns the model that a folder's adapters stand on: a path or a hub id.
+
+  Relative paths are found beside the adapters too.
+  """
   base = _read_config(folder)["base_model_name_or_path"]
   beside = os.path.join(folder, base)
   return beside if not os.path.exists(base) and os.path.isdir(beside) else base
 
 
-def read(folder, config):
-  """The Adapters of a folder that PEFT or `write` made, for a model of `config`.
+def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
+  """Reads the adapters of a folder that PEFT or `write` made.
 
   A layer's own rank and alpha (rank_pattern, alpha_pattern, rslora) are folded into `b`.
 
+  Args:
+    folder: to read.
+    model_config: of the model they stand on.
+
   Raises:
-    UserError: something other than LoRA, a damaged file, or tensors that do not fit the model; names each.
+    UserError: something other than LoRA, a damaged file, or tensors that do not fit the model;
+      names each.
   """
-  found = _read_config(folder)
+  settings = _read_config(folder)
   path = os.path.join(folder, WEIGHTS)
   if not os.path.exists(path):
     raise UserError(
       f"{folder}: expected {WEIGHTS}, got none; let PEFT save the adapters as safetensors"
     )
-  stored = files.read_header(path)
   modules = {
-    _PREFIX + part.name.removesuffix(".weight"): part
-    for part in names.tensors(config)
-    if part.transposed
+    _PREFIX + _module(tensor): tensor for tensor in names.tensors(model_config) if tensor.transposed
   }
-  pairs, lines = _pairs(stored, modules)
-  if not pairs and not lines:
-    lines = ["it holds no adapter"]
-  if lines:
-    raise UserError(f"{path}: the adapters do not fit the model: {'; '.join(lines)}")
+  pairs = _pairs(path, files.read_header(path), modules)
   ranks = {module: pair["A"].shape[0] for module, pair in pairs.items()}
   rank = max(ranks.values())
   scales = {
-    module: _scale(found, module.removeprefix(_PREFIX), own) for module, own in ranks.items()
+    module: _scale(settings, module.removeprefix(_PREFIX), own) for module, own in ranks.items()
   }
   alpha = rank * next(iter(scales.values()))
-  tree = {}
-  depths = {leaf: len(parts) for leaf, parts in names.by_leaf(config).items()}
+  depths = {leaf: len(tensors) for leaf, tensors in names.by_leaf(model_config).items()}
+  tree: Params = {}
   for module, pair in pairs.items():
-    part = modules[module]
-    outputs, inputs = part.shape
-    leaf = _at(tree, part.leaf)
-    leaf.setdefault("a", np.zeros((depths[part.leaf], inputs, rank), np.float32))
-    leaf.setdefault("b", np.zeros((depths[part.leaf], rank, outputs), np.float32))
-    leaf["a"][part.layer, :, : ranks[module]] = pair["A"].read().astype(np.float32).T
-    leaf["b"][part.layer, : ranks[module]] = pair["B"].read().astype(np.float32).T * (
-      scales[module] / (alpha / rank)
-    )
+    tensor = modules[module]
+    outputs, inputs = tensor.shape
+    depth = depths[tensor.leaf]
+    leaf = _at(tree, tensor.leaf)
+    leaf.setdefault("a", np.zeros((depth, inputs, rank), np.float32))
+    leaf.setdefault("b", np.zeros((depth, rank, outputs), np.float32))
+    own = ranks[module]
+    a = pair["A"].read().astype(np.float32).T
+    b = pair["B"].read().astype(np.float32).T
+    leaf["a"][tensor.layer, :, :own] = a
+    leaf["b"][tensor.layer, :own] = b * (scales[module] / (alpha / rank))
   return Adapters(tree, rank, alpha, base_of(folder))
 
 
-def write(folder, adapters, config, tokenizer_from=None):
+def write(
+  folder: FilePath,
+  adapters: Adapters,
+  model_config: ModelConfig,
+  tokenizer_from: FilePath | None = None,
+) -> None:
   """Writes adapters as PEFT loads them, whole or not at all.
 
   Args:
     folder: to write; must not exist.
-    adapters: Adapters of a model of `config`; PEFT looks for the model at their `base`.
+    adapters: PEFT looks for the model at their `base`.
+    model_config: of the model they stand on.
     tokenizer_from: folder whose tokenizer files are copied along.
 
   Raises:
     UserError: the folder exists, or the disk fails.
   """
-  tensors = []
+  writables = []
   modules = []
-  for leaf, parts in names.by_leaf(config).items():
+  for leaf, tensors in names.by_leaf(model_config).items():
     pair = _find(adapters.tree, leaf)
-    for part in parts if pair else ():
-      modules.append(part.name.removesuffix(".weight"))
+    if not pair:
+      continue
+    for tensor in tensors:
+      module = _module(tensor)
+      modules.append(module)
       for letter, array_NxIxO in (("A", pair["a"]), ("B", pair["b"])):
-        tensors.append(
-          _writable(f"{_PREFIX}{modules[-1]}.lora_{letter}.weight", array_NxIxO, part.layer)
-        )
-  alpha = int(adapters.alpha) if float(adapters.alpha).is_integer() else adapters.alpha
-  settings = {
+        name = f"{_PREFIX}{module}.lora_{letter}.weight"
+        writables.append(_writable(name, array_NxIxO, tensor.layer))
+  with files.whole_folder(folder) as temporary:
+    files.write_file(os.path.join(temporary, WEIGHTS), writables)
+    writing.copy_tokenizer(tokenizer_from, temporary)
+    settings = _peft_settings(adapters, modules, model_config)
+    writing.write_json(os.path.join(temporary, CONFIG), settings)
+
+
+def _peft_settings(
+  adapters: Adapters, modules: Sequence[str], model_config: ModelConfig
+) -> dict[str, Any]:
+  """Returns the adapter_config.json of adapters of these modules."""
+  alpha = adapters.alpha
+  return {
     "peft_type": "LORA",
-    "task_type": families.of(config).huggingface.task_type,
+    "task_type": families.of(model_config).huggingface.task_type,
     "base_model_name_or_path": str(adapters.base),
     "r": adapters.rank,
-    "lora_alpha": alpha,
+    "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
     "lora_dropout": 0.0,
-    "target_modules": _targets(modules, config),
+    "target_modules": _targets(modules, model_config),
     "bias": "none",
     "fan_in_fan_out": False,
     "inference_mode": True,
@@ -145,101 +191,125 @@ def write(folder, adapters, config, tokenizer_from=None):
     "alpha_pattern": {},
     "revision": None,
   }
-  with files.whole_folder(folder) as temporary:
-    files.write_file(os.path.join(temporary, WEIGHTS), tensors)
-    writing.copy_tokenizer(tokenizer_from, temporary)
-    writing.write_json(os.path.join(temporary, CONFIG), settings)
 
 
-def _read_config(folder):
+def _read_config(folder: FilePath) -> dict[str, Any]:
+  """Returns the adapter_config.json of a folder, checked to be of plain LoRA."""
   path = os.path.join(folder, CONFIG)
   try:
     with open(path, encoding="utf-8") as file:
-      found = json.load(file)
-    found["base_model_name_or_path"] + ""
+      settings = json.load(file)
+    if not isinstance(settings["base_model_name_or_path"], str):
+      raise TypeError("base_model_name_or_path is no text")
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(
       f"{path}: expected PEFT's settings with base_model_name_or_path, got a broken file "
       f"({error!r}); copy it again"
     ) from error
   wrong = [
-    f"{key} {found[key]!r}"
-    for key, plain in (
-      ("peft_type", "LORA"),
-      ("use_dora", False),
-      ("bias", "none"),
-      ("modules_to_save", None),
-      ("fan_in_fan_out", False),
-    )
-    if found.get(key, plain) != plain and not (plain is None and not found[key])
+    f"{key} {settings[key]!r}"
+    for key, plain in _PLAIN.items()
+    if not _is_plain(settings.get(key, plain), plain)
   ]
   if wrong:
     raise UserError(
-      f"{path}: only plain LoRA is supported, got {', '.join(wrong)}; merge such adapters with PEFT "
-      "(merge_and_unload) and give the merged model"
+      f"{path}: only plain LoRA is supported, got {', '.join(wrong)}; merge such adapters with "
+      "PEFT (merge_and_unload) and give the merged model"
     )
-  return found
+  return settings
 
 
-def _pairs(stored, modules):
-  """({module: {"A", "B"}}, lines of what does not fit)."""
-  pairs = {}
+def _is_plain(value: Any, plain: Any) -> bool:
+  """Returns whether a setting has its plain value; None stands for an empty one."""
+  return value == plain or (plain is None and not value)
+
+
+def _pairs(path: str, stored: Mapping[str, Stored], modules: Mapping[str, Tensor]) -> _Pairs:
+  """Returns the tensors of each adapted module.
+
+  Args:
+    path: name of the file in errors.
+    stored: its tensors by name.
+    modules: the weights that may be adapted, by the name of their module.
+
+  Raises:
+    UserError: tensors that do not fit the modules, or none at all; names each.
+  """
+  pairs: _Pairs = {}
   lines = []
   for name, tensor in stored.items():
     match = re.fullmatch(r"(.+)\.lora_([AB])(\.default)?\.weight", name)
-    if not match or match[1] not in modules:
+    if match and match[1] in modules:
+      pairs.setdefault(match[1], {})[match[2]] = tensor
+    else:
       lines.append(f"unexpected {name} {list(tensor.shape)}")
-      continue
-    pairs.setdefault(match[1], {})[match[2]] = tensor
   for module, pair in pairs.items():
-    if len(pair) < 2:
-      lines.append(f"missing {module}.lora_{'B' if 'A' in pair else 'A'}.weight")
-      continue
-    outputs, inputs = modules[module].shape
-    rank = pair["A"].shape[0] if pair["A"].shape else 0
-    for letter, expected in (("A", (rank, inputs)), ("B", (outputs, rank))):
-      if pair[letter].shape != expected:
-        lines.append(
-          f"mis-shaped {module}.lora_{letter}.weight expected {list(expected)} got {list(pair[letter].shape)}"
-        )
-  return pairs, lines
+    lines += _pair_problems(module, pair, modules[module])
+  if not pairs and not lines:
+    lines = ["it holds no adapter"]
+  if lines:
+    raise UserError(f"{path}: the adapters do not fit the model: {'; '.join(lines)}")
+  return pairs
 
 
-def _scale(found, module, rank):
-  """alpha / rank of one module, as PEFT reads its settings."""
-  patterns = found.get("alpha_pattern") or {}
-  alpha = next(
-    (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)),
-    found.get("lora_alpha", 8),
-  )
-  return alpha / (math.sqrt(rank) if found.get("use_rslora") else rank)
+def _pair_problems(module: str, pair: Mapping[str, Stored], weight: Tensor) -> list[str]:
+  """Returns a line for each tensor of one module's adapter that is missing or mis-shaped."""
+  if len(pair) < 2:
+    return [f"missing {module}.lora_{'B' if 'A' in pair else 'A'}.weight"]
+  outputs, inputs = weight.shape
+  rank = pair["A"].shape[0] if pair["A"].shape else 0
+  lines = []
+  for letter, expected in (("A", (rank, inputs)), ("B", (outputs, rank))):
+    shape = pair[letter].shape
+    if shape != expected:
+      lines.append(
+        f"mis-shaped {module}.lora_{letter}.weight expected {list(expected)} got {list(shape)}"
+      )
+  return lines
 
 
-def _targets(modules, config):
-  """The modules by their last names where these name no others, else in full."""
+def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
+  """Returns alpha / rank of one module, as PEFT reads its settings."""
+  alpha = settings.get("lora_alpha", 8)
+  for pattern, value in (settings.get("alpha_pattern") or {}).items():
+    if re.match(rf"(.*\.)?({pattern})$", module):
+      alpha = value
+      break
+  return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _module(tensor: Tensor) -> str:
+  """Returns the name of the module whose weight a tensor is."""
+  return tensor.name.removesuffix(".weight")
+
+
+def _targets(modules: Sequence[str], model_config: ModelConfig) -> list[str]:
+  """Returns the modules by their last names where these name no others, else in full."""
   short = {module.rsplit(".", 1)[1] for module in modules}
-  everything = [part.name.removesuffix(".weight") for part in names.tensors(config)]
-  named = [module for module in everything if module.rsplit(".", 1)[-1] in short]
+  known = [_module(tensor) for tensor in names.tensors(model_config)]
+  named = [module for module in known if module.rsplit(".", 1)[-1] in short]
   return sorted(short) if sorted(named) == sorted(modules) else sorted(modules)
 
 
-def _writable(name, array_NxIxO, layer):
+def _writable(name: str, array_NxIxO: Array, layer: int | None) -> files.Writable:
+  """Returns one layer of an adapter to write, transposed as PEFT has it."""
+
+  def read() -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(array_NxIxO[layer], np.float32).T)
+
   shape = array_NxIxO.shape[:0:-1]
-  return files.Writable(
-    name,
-    shape,
-    np.dtype(np.float32),
-    lambda: np.ascontiguousarray(np.asarray(array_NxIxO[layer], np.float32).T),
-  )
+  return files.Writable(name, shape, np.dtype(np.float32), read)
 
 
-def _find(tree, leaf):
+def _find(tree: Params, leaf: str) -> Params:
+  """Returns the part of a nested dict at a key path, {} where there is none."""
   for name in leaf.split("/"):
     tree = tree.get(name, {})
   return tree
 
 
-def _at(tree, leaf):
+def _at(tree: Params, leaf: str) -> Params:
+  """Returns the part of a nested dict at a key path, made where there is none."""
   for name in leaf.split("/"):
     tree = tree.setdefault(name, {})
   return tree

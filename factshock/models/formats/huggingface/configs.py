@@ -10,9 +10,10 @@ from factshock.models.families import Family
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
+from factshock.types import FilePath
 
 
-def read_json(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_json(folder: FilePath) -> dict[str, Any]:
   """Returns the config.json of a folder.
 
   Raises:
@@ -33,7 +34,7 @@ def read_json(folder: str | os.PathLike[str]) -> dict[str, Any]:
   return values
 
 
-def from_json(values: Mapping[str, Any], path: str, dtype: str | None = None) -> ModelConfig:
+def from_json(values: Mapping[str, Any], path: FilePath, dtype: str | None = None) -> ModelConfig:
   """Returns the model config of a config.json.
 
   Args:
@@ -45,6 +46,7 @@ def from_json(values: Mapping[str, Any], path: str, dtype: str | None = None) ->
   Raises:
     UserError: another architecture, or a variant that is not supported; says what is.
   """
+  path = str(path)
   family = _family_of(values, path)
   if values.get("quantization_config"):
     raise UserError(

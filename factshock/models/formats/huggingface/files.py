@@ -1,6 +1,7 @@
-"""Files of tensors: safetensors read and written piece by piece, PyTorch's .bin where it is allowed."""
+"""Files of tensors: safetensors read and written piece by piece, PyTorch's .bin where allowed."""
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 import json
@@ -8,13 +9,16 @@ import math
 import os
 import shutil
 import struct
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any, Protocol
 
 import ml_dtypes
 import numpy as np
 
+from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.runtime.files import direct_write
+from factshock.types import FilePath
 
 INDEX = "model.safetensors.index.json"
 _DTYPES = {
@@ -25,38 +29,70 @@ _DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _ROWS = 256  # read or transposed at a time: about a second-level cache
-_LINE = 64  # bytes by which the rows of the buffer are longer: a power of two apart they would share cache lines
+# Bytes by which the rows of the buffer are longer: a power of two apart they would share cache
+# lines.
+_LINE = 64
+_LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors format
 
 
-class Stored(NamedTuple):
-  """A tensor in a safetensors file: where its bytes begin, and what they are."""
+class StoredTensor(Protocol):
+  """A tensor that can be read when it is wanted."""
+
+  @property
+  def dtype(self) -> np.dtype: ...
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+  def read_into(self, out: np.ndarray, transposed: bool = False) -> None: ...
+  def read(self) -> np.ndarray: ...
+  def blocks(self, count: int) -> Iterator[np.ndarray]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """A tensor in a safetensors file.
+
+  Attributes:
+    path: the file.
+    offset: where the tensor's bytes begin.
+    dtype: as stored.
+    shape: as stored.
+  """
 
   path: str
   offset: int
   dtype: np.dtype
-  shape: tuple
+  shape: tuple[int, ...]
 
-  def read_into(self, out, transposed=False):
-    """Fills `out` (our layout, any floating dtype) from the file, holding a few rows more than `out`."""
+  def read_into(self, out: np.ndarray, transposed: bool = False) -> None:
+    """Fills `out` from the file, holding a few rows more than `out`.
+
+    Args:
+      out: array of our layout, of any floating dtype.
+      transposed: whether it is the transpose of what is stored.
+    """
     with open(self.path, "rb", buffering=0) as file:
       if not transposed and out.dtype == self.dtype and out.flags.c_contiguous:
-        return self._fill(file, out, self.offset)
+        self._fill(file, out, self.offset)
+        return
       rows = (self.shape or (1,))[0]
       size = math.prod(self.shape[1:]) * self.dtype.itemsize
       block = np.empty((min(_ROWS, rows), *self.shape[1:]), self.dtype)
       for first in range(0, rows, _ROWS):
         part = block[: rows - first]
         self._fill(file, part, self.offset + first * size)
-        place(out, part, first, transposed)
+        put_rows(out, part, first, transposed)
 
-  def read(self):
-    """The tensor as an array of its own."""
+  def read(self) -> np.ndarray:
+    """Returns the tensor as an array of its own."""
     array = np.empty(self.shape, self.dtype)
     self.read_into(array)
     return array
 
-  def blocks(self, count):
-    """Yields the tensor's numbers in order, `count` at a time; each array is overwritten by the next."""
+  def blocks(self, count: int) -> Iterator[np.ndarray]:
+    """Yields the tensor's numbers in order, `count` at a time.
+
+    Each array is overwritten by the next.
+    """
     size = math.prod(self.shape)
     block = np.empty(min(count, size), self.dtype)
     with open(self.path, "rb", buffering=0) as file:
@@ -65,72 +101,81 @@ class Stored(NamedTuple):
         self._fill(file, part, self.offset + first * self.dtype.itemsize)
         yield part
 
-  def _fill(self, file, array, start):
+  def _fill(self, file: IO[bytes], array: np.ndarray, start: int) -> None:
+    """Reads an array's bytes from a position of the file."""
     left = _bytes(array)
     while left:  # one call reads 2 GiB at most
-      got = os.preadv(file.fileno(), [left], start)
-      if not got:
+      count = os.preadv(file.fileno(), [left], start)
+      if not count:
         raise UserError(f"{self.path}: the file ended while it was read; copy it again")
-      left = left[got:]
-      start = start + got
+      left = left[count:]
+      start = start + count
 
 
-class Held(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Held:
   """A tensor that is in memory already."""
 
   array: np.ndarray
 
   @property
-  def dtype(self):
+  def dtype(self) -> np.dtype:
+    """Returns the array's dtype."""
     return self.array.dtype
 
   @property
-  def shape(self):
+  def shape(self) -> tuple[int, ...]:
+    """Returns the array's shape."""
     return self.array.shape
 
-  def read_into(self, out, transposed=False):
-    """Fills `out` (our layout, any floating dtype)."""
+  def read_into(self, out: np.ndarray, transposed: bool = False) -> None:
+    """Fills `out`, of our layout and any floating dtype, or of the transpose."""
     if transposed:
-      return transpose_into(out, self.array)
-    out[...] = self.array
+      transpose_into(out, self.array)
+    else:
+      out[...] = self.array
 
-  def read(self):
-    """The array itself."""
+  def read(self) -> np.ndarray:
+    """Returns the array itself."""
     return self.array
 
-  def blocks(self, count):
+  def blocks(self, count: int) -> Iterator[np.ndarray]:
     """Yields the tensor's numbers in order, `count` at a time."""
     flat = np.ascontiguousarray(self.array).reshape(-1)
     for first in range(0, flat.size, count):
       yield flat[first : first + count]
 
 
-def place(out, block, first, transposed):
-  """Puts rows [first, ...) of a tensor into `out`, which is the tensor or its transpose."""
-  if out.dtype == block.dtype and not out.dtype.isbuiltin == 1:  # plain integers are copied faster
-    out, block = out.view(f"u{out.itemsize}"), block.view(f"u{out.itemsize}")
+def put_rows(out: np.ndarray, block: np.ndarray, first: int, transposed: bool) -> None:
+  """Puts rows of a tensor, from `first` on, into `out`, the tensor or its transpose."""
+  # Plain integers are copied faster.
+  if out.dtype == block.dtype and out.dtype.isbuiltin != 1:
+    out = out.view(f"u{out.itemsize}")
+    block = block.view(f"u{block.itemsize}")
   if transposed:
-    padded = np.empty((len(block), block.shape[1] + _LINE // block.itemsize), block.dtype)[
-      :, : block.shape[1]
-    ]
+    width = block.shape[1]
+    longer = np.empty((len(block), width + _LINE // block.itemsize), block.dtype)
+    padded = longer[:, :width]
     padded[...] = block
     out[:, first : first + len(block)] = padded.T
   else:
     out.reshape(-1, *block.shape[1:])[first : first + len(block)] = block
 
 
-def transpose_into(out, array):
-  """out[...] = array.T for two dimensions, block by block: ten times as fast as numpy at once."""
+def transpose_into(out: np.ndarray, array: np.ndarray) -> None:
+  """Fills `out` with array.T of two dimensions, block by block: ten times as fast as numpy."""
   for first in range(0, len(array), _ROWS):
-    place(out, array[first : first + _ROWS], first, True)
+    put_rows(out, array[first : first + _ROWS], first, True)
 
 
-def _bytes(array):
-  return memoryview(array.reshape(-1).view(np.uint8))
+def _bytes(array: np.ndarray) -> memoryview:
+  return memoryview(array.reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
 
 
-def safetensors_in(folder):
-  """Dict name -> Stored of a folder's safetensors, from their headers alone; None where it has none.
+def safetensors_in(folder: FilePath) -> dict[str, Stored] | None:
+  """Returns the tensors of a folder's safetensors by name, from their headers alone.
+
+  Returns None where it has none.
 
   Raises:
     UserError: an index that names what is not there, or a file that is cut short or damaged.
@@ -140,32 +185,34 @@ def safetensors_in(folder):
   if not os.path.exists(index):
     return read_header(single) if os.path.exists(single) else None
   weight_map = _weight_map(index)
-  found = {}
+  tensors: dict[str, Stored] = {}
   for name in sorted(set(weight_map.values())):
-    if not os.path.exists(os.path.join(folder, name)):
+    shard = os.path.join(folder, name)
+    if not os.path.exists(shard):
       raise UserError(f"{folder}: {INDEX} names the shard {name}, which is not there; copy it too")
-    found |= read_header(os.path.join(folder, name))
-  lost = sorted(weight_map.keys() - found.keys())
+    tensors |= read_header(shard)
+  lost = sorted(weight_map.keys() - tensors.keys())
   if lost:
     raise UserError(f"{folder}: {INDEX} names tensors that no shard holds: {', '.join(lost)}")
-  return found
+  return tensors
 
 
-def _weight_map(path):
+def _weight_map(path: str) -> dict[str, str]:
+  """Returns the file name of each tensor's shard, from an index."""
   try:
     with open(path, encoding="utf-8") as file:
-      found = json.load(file)["weight_map"]
-    if not found or any(os.path.basename(name) != name for name in found.values()):
+      shards = json.load(file)["weight_map"]
+    if not shards or any(os.path.basename(name) != name for name in shards.values()):
       raise ValueError("shards are not plain file names")
-    return found
+    return shards
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
       f"{path}: expected the index of safetensors, got a broken file ({error!r}); copy it again"
     ) from error
 
 
-def read_header(path):
-  """Dict name -> Stored of one safetensors file.
+def read_header(path: FilePath) -> dict[str, Stored]:
+  """Returns the tensors of one safetensors file by name.
 
   Raises:
     UserError: the file is cut short, or is no safetensors file, or holds dtypes other than floats.
@@ -174,38 +221,41 @@ def read_header(path):
   try:
     with open(path, "rb") as file:
       (length,) = struct.unpack("<Q", file.read(8))
-      if length > min(size, 100_000_000):
+      if length > min(size, _LONGEST_HEADER):
         raise ValueError(f"its header would be {length} bytes long")
       header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    ends = [8 + length + row["data_offsets"][1] for row in header.values()]
+    ends = [8 + length + entry["data_offsets"][1] for entry in header.values()]
   except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
     raise UserError(
       f"{path}: expected a safetensors file, got a damaged one or another ({error}); copy it again"
     ) from error
   if max(ends, default=0) > size:
     raise UserError(f"{path}: cut short: expected {max(ends)} bytes, got {size}; copy it again")
-  return {name: _stored(path, name, row, 8 + length) for name, row in header.items()}
+  return {name: _stored(str(path), name, entry, 8 + length) for name, entry in header.items()}
 
 
-def _stored(path, name, row, base):
-  dtype = _DTYPES.get(row.get("dtype"))
-  shape = tuple(row.get("shape", ()))
+def _stored(path: str, name: str, entry: Mapping[str, Any], base: int) -> Stored:
+  """Returns a tensor from its entry in the header, whose offsets count from `base`."""
+  dtype = _DTYPES.get(entry.get("dtype", ""))
+  shape = tuple(entry.get("shape", ()))
   if dtype is None:
     raise UserError(
-      f"{path}: {name} has dtype {row.get('dtype')}; expected one of {', '.join(_DTYPES)}"
+      f"{path}: {name} has dtype {entry.get('dtype')}; expected one of {', '.join(_DTYPES)}"
     )
-  begin, end = row["data_offsets"]
-  if begin < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+  begin, end = entry["data_offsets"]
+  size = math.prod(shape) * dtype.itemsize
+  if begin < 0 or end - begin != size:
     raise UserError(
-      f"{path}: damaged: {name} takes {end - begin} bytes, expected "
-      f"{math.prod(shape) * dtype.itemsize}; copy it again"
+      f"{path}: damaged: {name} takes {end - begin} bytes, expected {size}; copy it again"
     )
   return Stored(path, base + begin, dtype, shape)
 
 
-def pickled_in(folder):
-  """Dict name -> Held of a folder's pytorch_model*.bin, read by PyTorch's loader of weights only; or None.
+def pickled_in(folder: FilePath) -> dict[str, Held] | None:
+  """Returns the tensors of a folder's pytorch_model*.bin by name; None where it has none.
+
+  They are read by PyTorch's loader of weights only.
 
   Raises:
     UserError: PyTorch is not installed, or the files hold something other than tensors.
@@ -217,74 +267,114 @@ def pickled_in(folder):
   elif not os.path.exists(os.path.join(folder, names[0])):
     return None
   try:
-    import torch
+    import torch  # noqa: PLC0415  # an extra
   except ImportError as error:
     raise UserError(
       f"{folder}: reading {names[0]} needs PyTorch; install it (pip install torch) or use a model "
       "with safetensors"
     ) from error
-  found = {}
+  tensors: dict[str, Any] = {}
   for name in names:
+    path = os.path.join(folder, name)
     try:
-      found |= torch.load(os.path.join(folder, name), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many types for a damaged or unsafe file
-      first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-      raise UserError(f"{folder}/{name}: cannot be read as weights only ({first})") from error
-  return {name: Held(_numpy(tensor)) for name, tensor in found.items()}
+      tensors |= torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged or unsafe files
+      lines = str(error).strip().splitlines() or [type(error).__name__]
+      raise UserError(f"{folder}/{name}: cannot be read as weights only ({lines[0]})") from error
+  return {name: Held(_numpy(tensor)) for name, tensor in tensors.items()}
 
 
-def _numpy(tensor):
-  import torch
+def _numpy(tensor: Any) -> np.ndarray:
+  """Returns a PyTorch tensor as an array that shares its memory."""
+  import torch  # noqa: PLC0415  # an extra
 
   if tensor.dtype == torch.bfloat16:
     return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
   return tensor.numpy()
 
 
-class Writable(NamedTuple):
-  """A tensor to write: `read()` gives an array of this shape and dtype when its turn comes."""
+@dataclasses.dataclass(frozen=True)
+class Writable:
+  """A tensor to write.
+
+  Attributes:
+    name: its name in the file.
+    shape: as stored.
+    dtype: as stored.
+    read: gives its array when its turn comes.
+  """
 
   name: str
-  shape: tuple
+  shape: tuple[int, ...]
   dtype: np.dtype
-  read: object
+  read: Callable[[], np.ndarray]
 
   @property
-  def nbytes(self):
+  def nbytes(self) -> int:
+    """Returns how many bytes it takes in the file."""
     return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_safetensors(folder, tensors, shard_bytes, progress=None):
-  """Writes Writables into a folder as model.safetensors, or as shards of up to `shard_bytes` and their index."""
+def write_safetensors(
+  folder: FilePath,
+  tensors: Sequence[Writable],
+  shard_bytes: float,
+  progress: Progress | None = None,
+) -> None:
+  """Writes tensors into a folder as model.safetensors, or as shards and their index.
+
+  Args:
+    folder: an existing folder.
+    tensors: in the order of the files.
+    shard_bytes: largest size of a shard (one tensor may exceed it).
+    progress: told of each tensor that is written; None for no progress.
+  """
   shards = _shards(tensors, shard_bytes)
-  names = [
-    f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)
-  ]
-  if len(shards) == 1:
+  count = len(shards)
+  if count == 1:
     names = ["model.safetensors"]
   else:
-    index = {
-      "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
-      "weight_map": {tensor.name: name for name, shard in zip(names, shards) for tensor in shard},
-    }
-    with open(os.path.join(folder, INDEX), "w", encoding="utf-8") as file:
-      json.dump(index, file, indent=1)
-  count = itertools.count(1)
+    names = [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
+    _write_index(folder, names, shards)
+  written = itertools.count(1)
+
+  def update() -> None:
+    if progress is not None:
+      progress.update(next(written))
+
   for name, shard in zip(names, shards):
-    write_file(os.path.join(folder, name), shard, lambda: progress and progress.update(next(count)))
+    write_file(os.path.join(folder, name), shard, update)
 
 
-def write_file(path, tensors, after_each=lambda: None):
-  """Writes Writables as one safetensors file; calls `after_each` when one is written."""
+def _write_index(
+  folder: FilePath, names: Sequence[str], shards: Sequence[Sequence[Writable]]
+) -> None:
+  """Writes the index of shards: the shard of each tensor, and their size."""
+  weight_map = {}
+  total = 0
+  for name, shard in zip(names, shards):
+    for tensor in shard:
+      weight_map[tensor.name] = name
+      total += tensor.nbytes
+  with open(os.path.join(folder, INDEX), "w", encoding="utf-8") as file:
+    json.dump({"metadata": {"total_size": total}, "weight_map": weight_map}, file, indent=1)
+
+
+def write_file(
+  path: FilePath, tensors: Sequence[Writable], after_each: Callable[[], None] | None = None
+) -> None:
+  """Writes tensors as one safetensors file; calls `after_each` when one is written."""
   with direct_write(path) as write:
     write(_header(tensors))
     for tensor in tensors:
       write(_array_bytes(tensor))
-      after_each()
+      if after_each is not None:
+        after_each()
 
 
-def _shards(tensors, shard_bytes):
-  shards = [[]]
+def _shards(tensors: Sequence[Writable], shard_bytes: float) -> list[list[Writable]]:
+  """Returns the tensors in runs of at most `shard_bytes`."""
+  shards: list[list[Writable]] = [[]]
   size = 0
   for tensor in tensors:
     if shards[-1] and size + tensor.nbytes > shard_bytes:
@@ -295,8 +385,9 @@ def _shards(tensors, shard_bytes):
   return shards
 
 
-def _header(shard):
-  header = {"__metadata__": {"format": "pt"}}
+def _header(shard: Sequence[Writable]) -> bytes:
+  """Returns the header of a safetensors file, with its length in front."""
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
   offset = 0
   for tensor in shard:
     header[tensor.name] = {
@@ -310,7 +401,8 @@ def _header(shard):
   return struct.pack("<Q", len(text)) + text
 
 
-def _array_bytes(tensor):
+def _array_bytes(tensor: Writable) -> memoryview:
+  """Returns the bytes of a tensor's array, which must be as was declared."""
   array = np.ascontiguousarray(tensor.read())
   if array.shape != tuple(tensor.shape) or array.dtype != tensor.dtype:
     raise ValueError(
@@ -320,8 +412,8 @@ def _array_bytes(tensor):
 
 
 @contextlib.contextmanager
-def whole_folder(target):
-  """Context manager: a folder to fill, which appears as `target` when all is done; removed on any error.
+def whole_folder(target: FilePath) -> Iterator[str]:
+  """Yields a folder to fill, which appears as `target` when all is done; removed on any error.
 
   Raises:
     UserError: `target` exists, or the disk is full or fails.

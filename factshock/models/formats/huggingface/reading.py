@@ -1,4 +1,4 @@
-"""Loads a HuggingFace model: from headers to checked leaves, each filled tensor by tensor and put in its place."""
+"""Loads a HuggingFace model: from headers to checked leaves, each filled tensor by tensor."""
 
 import concurrent.futures
 import dataclasses
@@ -6,13 +6,19 @@ import functools
 import math
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from factshock.models.formats.huggingface import adapters, configs, files, names
+from factshock.models.formats.huggingface.adapters import Adapters
+from factshock.models.formats.huggingface.files import StoredTensor
+from factshock.models.formats.tensors import Tensor
+from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
+from factshock.types import FilePath, Params
 
 # What is fetched from the hub; weights as safetensors only, unless pickles are allowed.
 _WANTED = [
@@ -31,107 +37,135 @@ _WANTED = [
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
-class Source(NamedTuple):
-  """A model that is open for reading: its checked tensors, none of them read yet."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A model that is open for reading: its checked tensors, none of them read yet.
 
-  folder: str  # where its tokenizer is
-  json: dict  # its config.json
-  config: object  # T5Config or LlamaConfig; param_dtype is that of most of the stored bytes
-  tensors: dict  # name -> files.Stored or files.Held, without copies and leftovers
-  adapters: object = None  # Adapters that are merged into each leaf as it is read
+  Attributes:
+    folder: where its tokenizer is.
+    json: its config.json.
+    config: its sizes; param_dtype is that of most of the stored bytes.
+    tensors: by name, without copies and leftovers.
+    adapters: merged into each leaf as it is read; or None.
+  """
 
-  def read_leaf(self, leaf, dtype=None):
-    """One leaf of our parameters, such as "encoder/layers/self_attention/query", as an aligned numpy array."""
-    parts = names.by_leaf(self.config)[leaf]
-    out = _aligned(names.leaf_shape(parts), np.dtype(dtype or self.config.param_dtype))
+  folder: str
+  json: dict[str, Any]
+  config: ModelConfig
+  tensors: Mapping[str, StoredTensor]
+  adapters: Adapters | None = None
 
-    def read(part):
-      self.tensors[part.name].read_into(
-        out if part.layer is None else out[part.layer], part.transposed
-      )
+  def read_leaf(self, leaf: str, dtype: Any = None) -> np.ndarray:
+    """Returns one leaf of our parameters as an aligned array.
 
-    with concurrent.futures.ThreadPoolExecutor(
-      min(4, os.cpu_count() or 1)
-    ) as pool:  # numpy copies unlocked
-      list(pool.map(read, parts))
+    Args:
+      leaf: its key path, such as "encoder/layers/self_attention/query".
+      dtype: of the array; None takes that of the config's parameters.
+    """
+    tensors = names.by_leaf(self.config)[leaf]
+    out = _aligned(names.leaf_shape(tensors), np.dtype(dtype or self.config.param_dtype))
+
+    def read(tensor: Tensor) -> None:
+      target = out if tensor.layer is None else out[tensor.layer]
+      self.tensors[tensor.name].read_into(target, tensor.transposed)
+
+    # numpy copies without Python's lock.
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+      list(pool.map(read, tensors))
     if self.adapters:
       self.adapters.merge_into(leaf, out)
     return out
 
 
-def load(path, *, revision=None, param_dtype=None, dtype=None, sharding=None, allow_pickle=False):
+def load(
+  path: FilePath,
+  *,
+  revision: str | None = None,
+  param_dtype: Any = None,
+  dtype: str | None = None,
+  sharding: Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None] | None = None,
+  allow_pickle: bool = False,
+) -> tuple[Params, ModelConfig]:
   """Loads a model: (params, config). At its peak the host holds one copy and about one layer.
 
   Args:
-    path: folder that transformers saved, or the id of a model on the hub (fetched into its cache). A folder of
-      PEFT's with adapters gives the model they stand on, with the adapters merged.
+    path: folder that transformers saved, or the id of a model on the hub (fetched into its cache).
+      A folder of PEFT's with adapters gives the model they stand on, with the adapters merged.
     revision: branch, tag or commit on the hub.
     param_dtype: of the parameters; None takes the stored one (float16 becomes bfloat16).
     dtype: of the computation; None takes that of config.json.
-    sharding: function(leaf, shape) -> jax.sharding.Sharding or None; None puts all on the default device.
+    sharding: (leaf, shape) -> how the leaf is spread over devices; None puts all on the default
+      device.
     allow_pickle: whether pytorch_model.bin may be read where there are no safetensors.
 
   Raises:
-    UserError: nothing there, an unsupported architecture, damaged files, or tensors missing, unexpected or
-      mis-shaped: all are named, before anything is read.
+    UserError: nothing there, an unsupported architecture, damaged files, or tensors missing,
+      unexpected or mis-shaped: all are named, before anything is read.
   """
   source = open_source(path, revision=revision, dtype=dtype, allow_pickle=allow_pickle)
   if param_dtype:
-    source = source._replace(
-      config=dataclasses.replace(source.config, param_dtype=str(np.dtype(param_dtype)))
-    )
-  params = {}
+    config = dataclasses.replace(source.config, param_dtype=str(np.dtype(param_dtype)))
+    source = dataclasses.replace(source, config=config)
+  params: Params = {}
   for leaf in names.by_leaf(source.config):
     array = source.read_leaf(leaf)
-    place = sharding(leaf, array.shape) if sharding else None
-    # on a CPU device the aligned array becomes the leaf itself; elsewhere it is freed once copied
-    _put(params, leaf, jax.block_until_ready(jax.device_put(array, place)))
+    target = sharding(leaf, array.shape) if sharding else None
+    # On a CPU device the aligned array becomes the leaf itself; elsewhere it is freed once copied.
+    _put(params, leaf, jax.block_until_ready(jax.device_put(array, target)))
   return params, source.config
 
 
-def config_of(path, *, revision=None, dtype=None):
-  """The T5Config or LlamaConfig of a model: a folder, or the id of a model on the hub. Reads no weights."""
+def config_of(
+  path: FilePath, *, revision: str | None = None, dtype: str | None = None
+) -> ModelConfig:
+  """Returns the config of a model: a folder, or the id of a model on the hub. Reads no weights."""
   folder = _folder(path, revision, ["config.json", adapters.CONFIG])
   if adapters.is_folder(folder):
     return config_of(adapters.base_of(folder), dtype=dtype)
   return configs.from_json(configs.read_json(folder), os.path.join(folder, "config.json"), dtype)
 
 
-def is_source(path):
-  """Whether a path is a folder with a model or adapters, or may be the id of a model on the hub."""
+def is_source(path: FilePath) -> bool:
+  """Returns whether a path is a folder with a model or adapters, or may be a model's hub id."""
   path = str(path)
   if os.path.exists(path):
     return os.path.isfile(os.path.join(path, "config.json")) or adapters.is_folder(path)
-  return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) is not None and not os.path.isdir(
-    path.split("/")[0]
-  )
+  looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) is not None
+  return looks_like_id and not os.path.isdir(path.split("/")[0])
 
 
-def open_source(path, *, revision=None, dtype=None, allow_pickle=False):
+def open_source(
+  path: FilePath,
+  *,
+  revision: str | None = None,
+  dtype: str | None = None,
+  allow_pickle: bool = False,
+) -> Source:
   """Opens a model for reading leaf by leaf; see `load`, whose checks this makes."""
   folder = _folder(path, revision, _WANTED + _PICKLES * allow_pickle)
   if adapters.is_folder(folder):
     base = open_source(adapters.base_of(folder), dtype=dtype, allow_pickle=allow_pickle)
     own_tokenizer = os.path.exists(os.path.join(folder, "tokenizer_config.json"))
-    return base._replace(
-      folder=folder if own_tokenizer else base.folder, adapters=adapters.read(folder, base.config)
+    return dataclasses.replace(
+      base,
+      folder=folder if own_tokenizer else base.folder,
+      adapters=adapters.read(folder, base.config),
     )
-  where = os.path.join(folder, "config.json")
-  found = configs.read_json(folder)
-  config = configs.from_json(found, where, dtype)
-  tensors = _tensors(folder, allow_pickle)
-  if "scale_decoder_outputs" in found and "shared.weight" in tensors:
-    # transformers 5 ties a new T5's head even where the outputs are not scaled, and then stores one of the two
-    tensors.setdefault("lm_head.weight", tensors["shared.weight"])
-  _check(folder, config, tensors)
-  config = dataclasses.replace(config, param_dtype=_stored_dtype(tensors))
-  return Source(
-    folder, found, config, {part.name: tensors[part.name] for part in names.tensors(config)}
-  )
+  values = configs.read_json(folder)
+  config = configs.from_json(values, os.path.join(folder, "config.json"), dtype)
+  stored = _tensors(folder, allow_pickle)
+  if "scale_decoder_outputs" in values and "shared.weight" in stored:
+    # transformers 5 ties a new T5's head even where the outputs are not scaled, and then stores one
+    # of the two.
+    stored.setdefault("lm_head.weight", stored["shared.weight"])
+  _check(folder, config, stored)
+  config = dataclasses.replace(config, param_dtype=_stored_dtype(stored))
+  used = {tensor.name: stored[tensor.name] for tensor in names.tensors(config)}
+  return Source(folder, values, config, used)
 
 
-def _folder(path, revision, patterns):
-  """The local folder of a path or of a model on the hub, "org/name" or "org/name@revision"."""
+def _folder(path: FilePath, revision: str | None, patterns: Sequence[str]) -> str:
+  """Returns the local folder of a path or of a model on the hub, "org/name[@revision]"."""
   path = str(path)
   if os.path.isdir(path):
     return path
@@ -139,17 +173,16 @@ def _folder(path, revision, patterns):
     raise UserError(
       f"{path}: expected the folder of a model, got a file; give the folder that holds it"
     )
-  path, _, named = path.partition("@")  # "org/name@revision"
-  revision = revision or named or None
+  path, _, named_revision = path.partition("@")
   if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
     raise UserError(f"{path}: expected the folder of a model, got nothing there; check the path")
-  import huggingface_hub
+  import huggingface_hub  # noqa: PLC0415  # slow to import, and needed for the hub alone
 
   try:
-    return huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=patterns)
-  except (
-    Exception
-  ) as error:  # the client raises errors of many types: offline, missing, gated, misspelt
+    return huggingface_hub.snapshot_download(
+      path, revision=revision or named_revision or None, allow_patterns=list(patterns)
+    )
+  except Exception as error:  # of many types: offline, missing, gated, misspelt
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise UserError(
       f"{path}: no such folder, and it cannot be had from the HuggingFace hub ({reason}); check "
@@ -157,12 +190,14 @@ def _folder(path, revision, patterns):
     ) from error
 
 
-def _tensors(folder, allow_pickle):
-  found = files.safetensors_in(folder)
-  if found is None and allow_pickle:
-    found = files.pickled_in(folder)
-  if found is not None:
-    return found
+def _tensors(folder: str, allow_pickle: bool) -> dict[str, StoredTensor]:
+  """Returns all tensors of a folder by name."""
+  safe = files.safetensors_in(folder)
+  if safe is not None:
+    return dict(safe)
+  pickled = files.pickled_in(folder) if allow_pickle else None
+  if pickled is not None:
+    return dict(pickled)
   if any(name.startswith("pytorch_model") and ".bin" in name for name in os.listdir(folder)):
     raise UserError(
       f"{folder}: holds no safetensors, only a pickled pytorch_model.bin, which can run code when "
@@ -173,54 +208,56 @@ def _tensors(folder, allow_pickle):
   )
 
 
-def _check(folder, config, tensors):
-  """Raises a UserError that names every tensor missing, unexpected, mis-shaped or unlike the one it repeats."""
-  expected = {part.name: part.shape for part in names.tensors(config)}
-  repeated = {name: kept for name, kept in names.copies(config).items() if name in tensors}
-  lines = [
-    f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in tensors
-  ]
-  lines += [
-    f"unexpected {name} {list(tensors[name].shape)}"
-    for name in sorted(tensors)
-    if name not in expected and name not in repeated and not names.is_unused(config, name)
-  ]
-  lines += [
-    f"mis-shaped {name} expected {list(shape)} got {list(tensors[name].shape)}"
-    for name, shape in expected.items()
-    if name in tensors and tensors[name].shape != shape
-  ]
+def _check(folder: str, config: ModelConfig, stored: Mapping[str, StoredTensor]) -> None:
+  """Raises a UserError that names every tensor that does not fit the config.
+
+  That is one missing, unexpected, mis-shaped or unlike the one it repeats.
+  """
+  expected = {tensor.name: tensor.shape for tensor in names.tensors(config)}
+  repeated = {name: kept for name, kept in names.copies(config).items() if name in stored}
+  lines = []
+  for name, shape in expected.items():
+    if name not in stored:
+      lines.append(f"missing {name} {list(shape)}")
+  for name in sorted(stored):
+    known = name in expected or name in repeated or names.is_unused(config, name)
+    if not known:
+      lines.append(f"unexpected {name} {list(stored[name].shape)}")
+  for name, shape in expected.items():
+    if name in stored and stored[name].shape != shape:
+      lines.append(f"mis-shaped {name} expected {list(shape)} got {list(stored[name].shape)}")
   if not lines:
-    lines = [
-      f"{name} differs from {kept}, which the config says it equals"
-      for name, kept in repeated.items()
-      if not _equal(tensors[name], tensors[kept])
-    ]
+    for name, kept in repeated.items():
+      if not _equal(stored[name], stored[kept]):
+        lines.append(f"{name} differs from {kept}, which the config says it equals")
   if lines:
     raise UserError(f"{folder}: the weights do not fit config.json: {'; '.join(lines)}")
 
 
-def _equal(one, other):
-  return one.shape == other.shape and np.array_equal(one.read(), other.read())
+def _equal(tensor: StoredTensor, other: StoredTensor) -> bool:
+  return tensor.shape == other.shape and np.array_equal(tensor.read(), other.read())
 
 
-def _stored_dtype(tensors):
-  """The dtype of most bytes; parameters are float32 or bfloat16."""
-  sizes = {}
-  for tensor in tensors.values():
+def _stored_dtype(stored: Mapping[str, StoredTensor]) -> str:
+  """Returns the dtype of most bytes as one of parameters, float32 or bfloat16."""
+  sizes: dict[str, int] = {}
+  for tensor in stored.values():
     size = math.prod(tensor.shape) * tensor.dtype.itemsize
     sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + size
-  return "bfloat16" if max(sizes, key=sizes.get) in ("bfloat16", "float16") else "float32"
+  largest = max(sizes, key=lambda name: sizes[name])
+  return "bfloat16" if largest in ("bfloat16", "float16") else "float32"
 
 
-def _aligned(shape, dtype):
-  """An empty array that begins where XLA wants it, so that a CPU device takes it without a copy."""
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """Returns an empty array aligned as XLA wants it, so that a CPU device takes it uncopied."""
   size = math.prod(shape) * dtype.itemsize
-  room = np.empty(size + 64, np.uint8)
-  start = -room.ctypes.data % 64
-  return room[start : start + size].view(dtype).reshape(shape)
+  longer = np.empty(size + 64, np.uint8)
+  start = -longer.ctypes.data % 64
+  return longer[start : start + size].view(dtype).reshape(shape)
 
 
-def _put(tree, leaf, value):
+def _put(tree: Params, leaf: str, value: jax.Array) -> None:
+  """Puts a leaf into a nested dict by its key path."""
   *parents, last = leaf.split("/")
-  functools.reduce(lambda inner, key: inner.setdefault(key, {}), parents, tree)[last] = value
+  inner = functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)
+  inner[last] = value

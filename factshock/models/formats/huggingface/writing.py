@@ -3,11 +3,17 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from factshock.models.formats.huggingface import configs, files, names
+from factshock.models.formats.tensors import Tensor
+from factshock.models.model_config import ModelConfig
+from factshock.runtime.console import Progress
+from factshock.types import Array, FilePath, Params
 
 # A tokenizer's files, and the settings of generation, which transformers keeps beside config.json.
 BESIDE = (
@@ -22,115 +28,149 @@ BESIDE = (
   "vocab.json",
   "merges.txt",
 )
+_SHARD_BYTES = 5e9
 
 
-def save(folder, params, config, *, tokenizer_from=None, shard_bytes=5e9, base_config=None):
+def save(
+  folder: FilePath,
+  params: Params,
+  model_config: ModelConfig,
+  *,
+  tokenizer_from: FilePath | None = None,
+  shard_bytes: float = _SHARD_BYTES,
+  base_config: Mapping[str, Any] | None = None,
+) -> None:
   """Writes a folder that transformers loads; each leaf keeps its dtype.
 
   Args:
     folder: to write; must not exist. It appears when all is written.
     params: as from `load` or a family's `init`, numpy or JAX.
-    config: T5Config or LlamaConfig of the params.
+    model_config: of the params.
     tokenizer_from: a HuggingFace folder whose tokenizer files are copied along.
     shard_bytes: largest size of a file of weights (one tensor may exceed it).
-    base_config: the config.json (dict) that the model came with; values unknown to us are kept.
+    base_config: the config.json that the model came with; values unknown to us are kept.
 
   Raises:
     UserError: the folder exists, the disk fails, or base_config is of another model.
     ValueError: params that are not of this config; names every leaf.
   """
-  flat = {
+  leaves = {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
   }
-  shapes = {leaf: names.leaf_shape(parts) for leaf, parts in names.by_leaf(config).items()}
-  wrong = [
-    name
-    for name in sorted(shapes.keys() | flat.keys())
-    if name not in shapes or name not in flat or tuple(flat[name].shape) != shapes[name]
-  ]
-  if wrong:
-    raise ValueError(f"params are not those of the config: {', '.join(wrong)}")
+  _check_leaves(leaves, model_config)
   tensors = [
-    _writable(part, np.dtype(flat[part.leaf].dtype), flat.__getitem__)
-    for part in names.tensors(config)
+    _writable(tensor, np.dtype(leaves[tensor.leaf].dtype), leaves.__getitem__)
+    for tensor in names.tensors(model_config)
   ]
   write_folder(
     folder,
     tensors,
-    configs.to_json(config, flat["embedding"].dtype.name, base_config),
+    configs.to_json(model_config, leaves["embedding"].dtype.name, base_config),
     tokenizer_from=tokenizer_from,
     shard_bytes=shard_bytes,
   )
 
 
-def writables(config, dtypes, read_leaf):
-  """The tensors of a model as files.Writable, from a function that reads a leaf; the last leaf is kept.
+def _check_leaves(leaves: Mapping[str, Array], model_config: ModelConfig) -> None:
+  """Raises a ValueError where leaves are not those of a config; names every one."""
+  shapes = {}
+  for leaf, tensors in names.by_leaf(model_config).items():
+    shapes[leaf] = names.leaf_shape(tensors)
+  wrong = [
+    name
+    for name in sorted(shapes.keys() | leaves.keys())
+    if name not in shapes or name not in leaves or tuple(leaves[name].shape) != shapes[name]
+  ]
+  if wrong:
+    raise ValueError(f"params are not those of the config: {', '.join(wrong)}")
+
+
+def writables(
+  model_config: ModelConfig, dtypes: Mapping[str, Any], read_leaf: Callable[[str], Array]
+) -> list[files.Writable]:
+  """Returns the tensors of a model to write, from a function that reads a leaf.
+
+  The leaf that was read last is kept.
 
   Args:
-    config: T5Config or LlamaConfig.
-    dtypes: dict leaf -> dtype to write.
-    read_leaf: function(leaf) -> array.
+    model_config: of the model.
+    dtypes: the dtype to write each leaf in.
+    read_leaf: leaf -> its array.
   """
-  last = {}
+  last: dict[str, Array] = {}
 
-  def keep_last(leaf):
+  def keep_last(leaf: str) -> Array:
     if leaf not in last:
       last.clear()
       last[leaf] = read_leaf(leaf)
     return last[leaf]
 
-  return [_writable(part, np.dtype(dtypes[part.leaf]), keep_last) for part in names.tensors(config)]
+  return [
+    _writable(tensor, np.dtype(dtypes[tensor.leaf]), keep_last)
+    for tensor in names.tensors(model_config)
+  ]
 
 
 def write_folder(
-  folder,
-  tensors,
-  config_json,
+  folder: FilePath,
+  tensors: Sequence[files.Writable],
+  config_json: Mapping[str, Any],
   *,
-  tokenizer_from=None,
-  shard_bytes=5e9,
-  extra_files=None,
-  progress=None,
-):
-  """Writes files.Writables, config.json and what stands beside it; see `save`.
+  tokenizer_from: FilePath | None = None,
+  shard_bytes: float = _SHARD_BYTES,
+  extra_files: Mapping[str, Callable[[], Any]] | None = None,
+  progress: Progress | None = None,
+) -> None:
+  """Writes tensors, config.json and what stands beside it; see `save`.
 
   Args:
-    extra_files: dict file name -> function() that gives the JSON value to write once the tensors are.
-    progress: a console.Progress over the tensors, or None.
+    folder: to write; must not exist.
+    tensors: in the order of the files.
+    config_json: the JSON object of config.json.
+    tokenizer_from: as of `save`.
+    shard_bytes: as of `save`.
+    extra_files: file name -> function that gives the JSON value to write once the tensors are.
+    progress: over the tensors, or None.
   """
   with files.whole_folder(folder) as temporary:
     files.write_safetensors(temporary, tensors, shard_bytes, progress)
     copy_tokenizer(tokenizer_from, temporary)
-    values = {"config.json": config_json} | {
-      name: value() for name, value in (extra_files or {}).items()
-    }
+    values: dict[str, Any] = {"config.json": config_json}
+    for name, value_of in (extra_files or {}).items():
+      values[name] = value_of()
     for name, value in values.items():
       write_json(os.path.join(temporary, name), value)
 
 
-def copy_tokenizer(source, target):
-  """Copies a tokenizer's files, those that are there, from one folder to another; None copies nothing."""
-  for name in BESIDE if source else ():
-    if os.path.isfile(os.path.join(source, name)):
-      shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
+def copy_tokenizer(source: FilePath | None, target: FilePath) -> None:
+  """Copies those of a tokenizer's files that are there from one folder to another; None: none."""
+  if not source:
+    return
+  for name in BESIDE:
+    path = os.path.join(source, name)
+    if os.path.isfile(path):
+      shutil.copyfile(path, os.path.join(target, name))
 
 
-def write_json(path, value):
+def write_json(path: FilePath, value: Any) -> None:
   """Writes a value as JSON that people can read."""
   with open(path, "w", encoding="utf-8") as file:
     json.dump(value, file, indent=2, sort_keys=True)
     file.write("\n")
 
 
-def _writable(part, dtype, leaf_of):
-  def read():
-    array = leaf_of(part.leaf)
-    array = np.asarray(array if part.layer is None else array[part.layer]).astype(dtype, copy=False)
-    if not part.transposed:
+def _writable(tensor: Tensor, dtype: np.dtype, read_leaf: Callable[[str], Array]) -> files.Writable:
+  """Returns a tensor to write, from a function that reads a leaf."""
+
+  def read() -> np.ndarray:
+    leaf = read_leaf(tensor.leaf)
+    array = leaf if tensor.layer is None else leaf[tensor.layer]
+    array = np.asarray(array).astype(dtype, copy=False)
+    if not tensor.transposed:
       return array
-    out = np.empty(part.shape, dtype)
+    out = np.empty(tensor.shape, dtype)
     files.transpose_into(out, array)
     return out
 
-  return files.Writable(part.name, part.shape, dtype, read)
+  return files.Writable(tensor.name, tensor.shape, dtype, read)
