@@ -1,23 +1,28 @@
-r"""Attention to the subject in real transformers, on the synthetic world: does it move as arXiv 2406.14785 says?
+r"""Attention to the subject in real transformers: does it move as arXiv 2406.14785 says?
 
-  python -m factshock.experiment --config=configs/attention.py --workdir=runs/attention --config.seeds=5
+  python -m factshock.experiment --config=configs/attention.py --workdir=runs/attention
+  --config.seeds=5
 
-The theory: finetuning on little-known facts lowers attention to every subject, on well-known ones raises it. The
-demo's world, model and finetuning; at every point WORKDIR/attention holds, of each test fact, layer and head, the
-attention to the subject, what is read there for the answer, and how strongly the fact is stored (answering/probes.py).
-Arms: which half to finetune on; remedies of the unpopular half (does mixing weights or mixing in the pretraining task
-put attention back?); its attention weights put back, and those of either half put into the pretrained model (is it
-attention that errs?); queries and keys trained alone, as the theory has it; the pretraining task without a question as
-a control.
-Expect: see docs/measurements.md. Time: under 10 minutes a seed on 2 CPU cores.
+The theory: finetuning on little-known facts lowers attention to every subject, on well-known ones
+raises it. The demo's world, model and finetuning; at every point WORKDIR/attention holds, of each
+test fact, layer and head, the attention to the subject, what is read there for the answer, and how
+strongly the fact is stored (answering/probes.py). Arms: which half to finetune on; remedies of the
+unpopular half (does mixing weights or mixing in the pretraining task put attention back?); its
+attention weights put back, and those of either half put into the pretrained model (is it attention
+that errs?); queries and keys trained alone, as the theory has it; the pretraining task without a
+question as a control. Expect: see docs/measurements.md. Time: under 10 minutes a seed on 2 CPU
+cores.
 """
 
 import ml_collections
 
 from configs import demo
+from configs.demo import Arms
+from factshock.types import Config
 
 
-def get_config():
+def get_config() -> Config:
+  """Returns the config of the study."""
   config = demo.get_config()
   config.name = "Attention to the subject in a synthetic world"
   config.mixing.alphas = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -39,7 +44,8 @@ def get_config():
   return config
 
 
-def arms():
+def arms() -> Arms:
+  """Returns the arms by name."""
   half = "unpopular_half"
   names = ("zero_shot_cloze", "zero_shot_question", "whole", "popular_half", half, "random_half")
   own = {name: demo.arms()[name] for name in names}

@@ -1,19 +1,22 @@
-r"""Llama 2, 7 B parameters: low-rank adapters trained on facts, alone or in a study, over meta-llama/Llama-2-7b-hf.
+r"""Llama 2, 7 B parameters: low-rank adapters over meta-llama/Llama-2-7b-hf, trained on facts.
 
   python -m factshock.train --config=configs/llama2_7b.py --workdir=runs/llama2_7b \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/llama2_7b.py --dry_run
 
-The weights stay as they are, in bfloat16; adapters of rank 16 on the attention's four products are trained in
-float32. Needs at most 44 GB a device for a batch of 32 rows of 128 tokens (a GPU of 48 GB or more), by a dry run on
-a CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not measured yet. Time: 109 TFLOP of matrix products a
-step, and 42 more as each layer is computed again (--config.model.remat=none: 78 GB, a GPU of 96 GB), 1,000 steps.
+The weights stay as they are, in bfloat16; adapters of rank 16 on the attention's four products are
+trained in float32. Needs at most 44 GB a device for a batch of 32 rows of 128 tokens (a GPU of 48
+GB or more), by a dry run on a CPU, whose compiler holds wide copies of bfloat16 weights. Expect:
+not measured yet. Time: 109 TFLOP of matrix products a step, and 42 more as each layer is computed
+again (--config.model.remat=none: 78 GB, a GPU of 96 GB), 1,000 steps.
 """
 
 from configs import pretrained
+from factshock.types import Config
 
 
-def get_config():
+def get_config() -> Config:
+  """Returns the config of the study."""
   config = pretrained.of(
     "meta-llama/Llama-2-7b-hf",
     dict(

@@ -1,25 +1,31 @@
-"""The demo's study on facts and text of one's own: a T5 from scratch (or from a checkpoint) on real text.
+"""Demo's study on facts and text of one's own: a T5 from scratch, or from a checkpoint.
 
   python -m factshock.experiment --config=configs/own_facts.py --workdir=runs/own \
       --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
 
-facts.jsonl      {"subject": "Ada Byron", "relation": "born_in", "object": "London"} a line (or csv, tsv, parquet)
-relations.jsonl  {"relation": "born_in", "statements": ["[X] was born in [Y] ."], "questions": ["Where was [X] born ?"]}
+facts.jsonl      {"subject": "Ada Byron", "relation": "born_in", "object": "London"} a line (or csv,
+tsv, parquet)
+relations.jsonl  {"relation": "born_in", "statements": ["[X] was born in [Y] ."], "questions":
+["Where was [X] born ?"]}
 text.txt         one sentence or paragraph a line (.gz too, and patterns: 'text/*.txt.gz')
 
-Facts are asked by the relation's first statement; with --config=configs/own_facts.py:question by its question.
-Pretraining masks the object (0.6), the subject (0.1) or a random span (0.3) in windows of 16 words that name
-a fact's subject and object, as plain span corruption learns little from a small text; for that choose
---config.pretrain.masking=spans. A SentencePiece model is trained on the text, or given: --config.tokenizer.path.
-Expect: see docs/measurements.md. Time: three relations with 12,000 sentences, 9 minutes on 2 CPU cores.
+Facts are asked by the relation's first statement; with --config=configs/own_facts.py:question by
+its question. Pretraining masks the object (0.6), the subject (0.1) or a random span (0.3) in
+windows of 16 words that name a fact's subject and object, as plain span corruption learns little
+from a small text; for that choose --config.pretrain.masking=spans. A SentencePiece model is trained
+on the text, or given: --config.tokenizer.path. Expect: see docs/measurements.md. Time: three
+relations with 12,000 sentences, 9 minutes on 2 CPU cores.
 """
 
 import ml_collections
 
 from configs import demo
+from configs.demo import Arms
+from factshock.types import Config
 
 
-def get_config(prompt="cloze"):
+def get_config(prompt: str = "cloze") -> Config:
+  """Returns the config of the study."""
   config = demo.get_config()
   config.name = "Frequency shock on own facts and text"
   config.facts = "facts.jsonl"
@@ -37,8 +43,11 @@ def get_config(prompt="cloze"):
   return config
 
 
-def arms(prompt):
-  """The demo's arms, asked by one prompt; the best statement of each relation serves as the ceiling of what is known."""
+def arms(prompt: str) -> Arms:
+  """Returns the demo's arms, asked by one prompt; the best statement of each relation serves as the
+  ceiling
+  of what is known.
+  """
   mine = {name: arm for name, arm in demo.arms().items() if arm["kind"] != "prompted"}
   mine["output_mixing"] = {**mine["output_mixing"], "with_arm": "zero_shot"}
   return dict(

@@ -1,15 +1,19 @@
-r"""A study of, or training on, any HuggingFace model: a local folder or a hub id, T5, Llama or Mistral.
+r"""Study of, or training on, any HuggingFace model: a folder or a hub id, T5, Llama, Mistral.
 
   python -m factshock.train --config=configs/pretrained.py:google/flan-t5-base --workdir=runs/flan \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.experiment --config=configs/pretrained.py:/models/my-llama --workdir=runs/llama \
+  python -m factshock.experiment --config=configs/pretrained.py:/models/my-llama
+  --workdir=runs/llama \
       --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
 
-Sizes and tokenizer come from the model; computing is in bfloat16, parameters and optimizer are float32. The text
-says how common each answer is, and is what mixture finetuning mixes in (span corruption, or the next token).
-The t5_v1_1_*, t5_lm_adapt_xl, llama2_7b and mistral_7b configs name their sizes and memory.
-Expect: what the model makes of it. Time: `python -m factshock.train --config=... --dry_run` counts FLOPs and memory.
+Sizes and tokenizer come from the model; computing is in bfloat16, parameters and optimizer are
+float32. The text says how common each answer is, and is what mixture finetuning mixes in (span
+corruption, or the next token). The t5_v1_1_*, t5_lm_adapt_xl, llama2_7b and mistral_7b configs name
+their sizes and memory. Expect: what the model makes of it. Time: `python -m factshock.train
+--config=... --dry_run` counts FLOPs and memory.
 """
+
+from typing import Any
 
 import ml_collections
 
@@ -17,13 +21,15 @@ from configs import own_facts
 from factshock.models import families
 from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError
+from factshock.types import Config
 
 
-def get_config(model=""):
-
+def get_config(model: str = "") -> Config:
+  """Returns the config of the study."""
   if not model:
     raise UserError(
-      "--config=configs/pretrained.py: needs a model, as --config=configs/pretrained.py:google/flan-t5-base"
+      "--config=configs/pretrained.py: needs a model, as "
+      "--config=configs/pretrained.py:google/flan-t5-base"
     )
   return of(
     model,
@@ -35,8 +41,8 @@ def get_config(model=""):
   )
 
 
-def of(model, sizes):
-  """The config of a HuggingFace model whose `model` section is `sizes`."""
+def of(model: str, sizes: dict[str, Any]) -> Config:
+  """Returns the config of a HuggingFace model whose `model` section is `sizes`."""
   config = own_facts.get_config("question")
   config.name = f"Frequency shock of {model}"
   config.start_from = model
@@ -80,8 +86,16 @@ def of(model, sizes):
   return config
 
 
-def t5_v1_1(model, d_model, d_ff, num_heads, layers, remat="none"):
-  """The config of a T5 v1.1 of these sizes: gated-gelu, untied head, 32,128 tokens."""
+def t5_v1_1(
+  model: str,
+  *,
+  d_model: int,
+  d_ff: int,
+  num_heads: int,
+  layers: int,
+  remat: str = "none",
+) -> Config:
+  """Returns the config of a T5 v1.1 of these sizes: gated-gelu, untied head, 32,128 tokens."""
   return of(
     model,
     dict(

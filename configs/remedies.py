@@ -1,18 +1,24 @@
-r"""Remedies for frequency shock, strong and weak, on the synthetic world: which of them is worth its price.
+r"""Remedies for frequency shock on the synthetic world: which of them is worth its price.
 
-  python -m factshock.experiment --config=configs/remedies.py --workdir=runs/remedies --config.seeds=5
+  python -m factshock.experiment --config=configs/remedies.py --workdir=runs/remedies
+  --config.seeds=5
 
-The demo's world, model and finetuning. After finetuning: weight mixing (the same everywhere, falling or rising in depth), parts put back,
-answer-prior correction by the model's own cloze answers or by counts of the text, alone and on top of mixing. In finetuning: parts
-frozen, low-rank adapters, L2-SP. Every remedy with a strength has it chosen on development facts. The stronger ones are compared on
-four finetuning sets: `balanced` (answers unlike the world's), `natural_100`, `unpopular_half` and `whole`.
-Expect: self-distillation .49 after finetuning at .27, mixing that falls in depth with prior correction .45; docs/remedies.md. Time: 20 minutes a seed
-on 2 CPU cores.
+The demo's world, model and finetuning. After finetuning: weight mixing (the same everywhere,
+falling or rising in depth), parts put back, answer-prior correction by the model's own cloze
+answers or by counts of the text, alone and on top of mixing. In finetuning: parts frozen, low-rank
+adapters, L2-SP. Every remedy with a strength has it chosen on development facts. The stronger ones
+are compared on four finetuning sets: `balanced` (answers unlike the world's), `natural_100`,
+`unpopular_half` and `whole`. Expect: self-distillation .49 after finetuning at .27, mixing that
+falls in depth with prior correction .45; docs/remedies.md. Time: 20 minutes a seed on 2 CPU cores.
 """
+
+from typing import Any
 
 import ml_collections
 
 from configs import demo
+from configs.demo import Arm, Arms
+from factshock.types import Config
 
 SETS = {
   "natural_100": "100 natural facts",
@@ -30,7 +36,8 @@ DRAWN = (
 END = ("last_layer", "head")
 
 
-def get_config():
+def get_config() -> Config:
+  """Returns the config of the study."""
   config = demo.get_config()
   config.name = "Remedies for frequency shock in a synthetic world"
   config.mixing.update(dict(alphas=(0.0, 0.25, 0.5, 0.75, 1.0), taus=(0.0, 0.5, 1.0, 1.5, 2.0)))
@@ -42,7 +49,8 @@ def get_config():
   return config
 
 
-def arms():
+def arms() -> Arms:
+  """Returns the arms by name."""
   names = (
     "zero_shot_cloze",
     "zero_shot_question",
@@ -76,18 +84,26 @@ def arms():
 
 
 def remedies(
-  facts, finetune="finetune", prefix="", own="zero_shot_question", teacher="zero_shot_cloze"
-):
-  """The stronger remedies for finetuning on one set: arms by name without the prefix.
+  facts: str,
+  finetune: str = "finetune",
+  prefix: str = "",
+  own: str = "zero_shot_question",
+  teacher: str = "zero_shot_cloze",
+) -> Arms:
+  """Returns the stronger remedies for finetuning on one set: arms by name without the prefix.
 
   Args:
-    finetune: the arm to mend. own: the pretrained model asked as the finetuned one is. teacher: the pretrained model asked best.
+    facts: the finetuning set.
+    finetune: the arm to mend.
+    prefix: what begins the names of the arms that these arms name.
+    own: the arm of the pretrained model that is asked as the finetuned one is.
+    teacher: the arm of the pretrained model that is asked by its best prompt.
   """
 
-  def after(kind, title, of=finetune, **more):
+  def after(kind: str, title: str, of: str = finetune, **more: Any) -> Arm:
     return dict(kind=kind, of=of, title=title, group="remedy", **more)
 
-  def trained(title, **more):
+  def trained(title: str, **more: Any) -> Arm:
     return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
 
   return {
@@ -146,17 +162,17 @@ def remedies(
   }
 
 
-def weak(facts, own="zero_shot_question", teacher="zero_shot_cloze"):
-  """Remedies that were weak in an earlier look."""
+def weak(facts: str, own: str = "zero_shot_question", teacher: str = "zero_shot_cloze") -> Arms:
+  """Returns remedies that were weak in an earlier look, arms by name; see `remedies`."""
 
-  def trained(title, **more):
+  def trained(title: str, **more: Any) -> Arm:
     return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
 
-  def prior(title, prior):
+  def prior(title: str, prior: str) -> Arm:
     return dict(kind="prior_correction", of="finetune", title=title, group="remedy", prior=prior)
 
-  def order(title, number):
-    return dict(kind="finetune", facts=facts, title=title, group="control", order=number)
+  def reordered(title: str, order: int) -> Arm:
+    return dict(kind="finetune", facts=facts, title=title, group="control", order=order)
 
   return {
     "self_distilled_hard": trained(
@@ -174,8 +190,8 @@ def weak(facts, own="zero_shot_question", teacher="zero_shot_cloze"):
     "encoder_only": trained("Encoder only", trained=("encoder",)),
     "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
     "reweighted": trained("Answers reweighted by counts", reweighted=True),
-    "second_order": order("Finetuning, another order", 1),
-    "third_order": order("Finetuning, a third order", 2),
+    "second_order": reordered("Finetuning, another order", 1),
+    "third_order": reordered("Finetuning, a third order", 2),
     "soup_of_orders": dict(
       kind="soup",
       of_arms=("finetune", "second_order", "third_order"),
@@ -185,13 +201,16 @@ def weak(facts, own="zero_shot_question", teacher="zero_shot_cloze"):
   }
 
 
-def controls(facts, teacher="zero_shot_cloze"):
-  """What the mixture owes to reading again about the facts under test, and what the labels that contradict the model do."""
+def controls(facts: str, teacher: str = "zero_shot_cloze") -> Arms:
+  """Returns controls of the mixture and of labels that contradict the model, arms by name.
 
-  def mixture(title, **more):
+  The first say what the mixture owes to reading again about the facts under test.
+  """
+
+  def mixture(title: str, **more: Any) -> Arm:
     return dict(kind="finetune", facts=facts, ratio=4.0, title=title, group="control", **more)
 
-  def known(facts, title, **more):
+  def known(facts: str, title: str, **more: Any) -> Arm:
     return dict(kind="finetune", facts=facts, title=title, group="which facts", **more)
 
   return {

@@ -1,17 +1,20 @@
-r"""T5 v1.1 large, 783 M parameters: finetuning on facts, alone or in a study, from the weights of google/t5-v1_1-large.
+r"""T5 v1.1 large, 783 M parameters, finetuned on facts: from google/t5-v1_1-large.
 
   python -m factshock.train --config=configs/t5_v1_1_large.py --workdir=runs/t5_v1_1_large \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/t5_v1_1_large.py --dry_run
 
-Needs: at most 24.6 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 40 GB, or a TPU v4-8), by a dry run on a
-CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not measured yet. Time: 12 TFLOP of matrix products a step, 1,000 steps.
+Needs: at most 24.6 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 40 GB, or a TPU
+v4-8), by a dry run on a CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not
+measured yet. Time: 12 TFLOP of matrix products a step, 1,000 steps.
 """
 
 from configs import pretrained
+from factshock.types import Config
 
 
-def get_config():
+def get_config() -> Config:
+  """Returns the config of the study."""
   return pretrained.t5_v1_1(
     "google/t5-v1_1-large", d_model=1024, d_ff=2816, num_heads=16, layers=24
   )

@@ -1,19 +1,23 @@
-r"""Remedies for frequency shock on real facts and real text: those of configs/remedies.py in the study of configs/trex_t5.py.
+r"""Remedies for frequency shock on real facts and real text, in the study of configs/trex_t5.py.
 
-  python -m factshock.experiment --config=configs/trex_remedies.py --workdir=runs/trex_remedies --config.seeds=3 \
+  python -m factshock.experiment --config=configs/trex_remedies.py --workdir=runs/trex_remedies
+  --config.seeds=3 \
       --config.facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
       --config.corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
 
-Finetuning is on the set `high_mismatch`, whose answers are unlike those of the test facts; facts whose answer stands in the subject's
-name are left out. What the model knows is what it has right by the best of a relation's statements, which is also what it is taught in
-self-distillation. `mixture_without_test` reads no sentence that names a subject of a test fact.
-Expect: exact match .29 zero-shot, .18 after finetuning, .29 to .30 with mixing that falls in depth or mixture and weight mixing, .22 to .27
-with the others. Time: about 45 minutes a seed on one CPU core.
+Finetuning is on the set `high_mismatch`, whose answers are unlike those of the test facts; facts
+whose answer stands in the subject's name are left out. What the model knows is what it has right by
+the best of a relation's statements, which is also what it is taught in self-distillation.
+`mixture_without_test` reads no sentence that names a subject of a test fact. Expect: exact match
+.29 zero-shot, .18 after finetuning, .29 to .30 with mixing that falls in depth or mixture and
+weight mixing, .22 to .27 with the others. Time: about 45 minutes a seed on one CPU core.
 """
 
 import ml_collections
 
 from configs import remedies, trex_t5
+from configs.demo import Arms
+from factshock.types import Config
 
 OWN = "zero_shot"
 TEACHER = "best_cloze"
@@ -29,7 +33,8 @@ LEFT_OUT = (
 )
 
 
-def get_config():
+def get_config() -> Config:
+  """Returns the config of the study."""
   config = trex_t5.get_config()
   config.name = "Remedies for frequency shock on T-REx facts and Wikipedia sentences"
   config.drop_named_answers = True
@@ -42,7 +47,8 @@ def get_config():
   return config
 
 
-def arms():
+def arms() -> Arms:
+  """Returns the arms by name."""
   names = ("zero_shot", "best_cloze", "finetune", "output_mixing", "natural", "majority")
   facts = "high_mismatch"
   found = {

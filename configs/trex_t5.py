@@ -1,32 +1,36 @@
-r"""Frequency shock on real facts and real text: a small T5 pretrained on Wikipedia sentences, finetuned on T-REx facts.
+r"""Frequency shock on T-REx facts, with a small T5 pretrained on Wikipedia sentences.
 
   python -m factshock.experiment --config=configs/trex_t5.py --workdir=runs/trex --config.seeds=3 \
       --config.facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
       --config.corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
-  python -m factshock.experiment --config=configs/trex_t5.py:gpu ...     # all 28 relations, a T5-small shape
+  python -m factshock.experiment --config=configs/trex_t5.py:gpu ...     # all 28 relations, a
+  T5-small shape
 
-Facts: LAMA's T-REx, with its templates in relations.jsonl beside the file. Text: sentences that state the facts, a column
-`sentence`. The model reads windows of 16 words that name a fact's subject and object and guesses the masked one (salient
-spans), as plain span corruption learns nothing from so little text. The finetuning sets are of one size: high_mismatch has the
-answers of every other rank, evenly, low_mismatch those of the test facts.
-What it reproduces: arXiv 2301.11293, figure 1 and the remedies, and the halves of arXiv 2406.14785, at 2 million parameters.
-What the CPU size can show: shock on real entities and what mends it. What it cannot: what a model of real size knows, or
-facts told in text that does not name both ends in one window.
-Expect: exact match .26 zero-shot, .21 at high and .32 at low mismatch, .27 to .29 with the remedies; docs/measurements.md has all,
-and what changes without answers that stand in the subject's name (--config.drop_named_answers=True). Time:
-2 CPU cores, about 17 minutes a seed; `gpu` is for one GPU and was not run.
+Facts: LAMA's T-REx, with its templates in relations.jsonl beside the file. Text: sentences that
+state the facts, a column `sentence`. The model reads windows of 16 words that name a fact's subject
+and object and guesses the masked one (salient spans), as plain span corruption learns nothing from
+so little text. The finetuning sets are of one size: high_mismatch has the answers of every other
+rank, evenly, low_mismatch those of the test facts. What it reproduces: arXiv 2301.11293, figure 1
+and the remedies, and the halves of arXiv 2406.14785, at 2 million parameters. What the CPU size can
+show: shock on real entities and what mends it. What it cannot: what a model of real size knows, or
+facts told in text that does not name both ends in one window. Expect: exact match .26 zero-shot,
+.21 at high and .32 at low mismatch, .27 to .29 with the remedies; docs/measurements.md has all, and
+what changes without answers that stand in the subject's name (--config.drop_named_answers=True).
+Time: 2 CPU cores, about 17 minutes a seed; `gpu` is for one GPU and was not run.
 """
 
 import ml_collections
 
 from configs import own_facts
+from configs.demo import Arms
 from factshock.runtime.errors import UserError
+from factshock.types import Config
 
 RELATIONS = "P176,P178,P449,P495,P27,P20"
 
 
-def get_config(size="cpu"):
-
+def get_config(size: str = "cpu") -> Config:
+  """Returns the config of the study."""
   if size not in ("cpu", "gpu"):
     raise UserError(f"--config=configs/trex_t5.py: expected :cpu or :gpu, got :{size}")
   config = own_facts.get_config("cloze")
@@ -60,8 +64,11 @@ def get_config(size="cpu"):
   return config
 
 
-def arms():
-  """The arms of own_facts, with high and low mismatch in the place of the balanced and the natural set."""
+def arms() -> Arms:
+  """Returns the arms of own_facts, with high and low mismatch in the place of the balanced and the
+  natural
+  set.
+  """
   mine = own_facts.arms("cloze")
   of = {"balanced": "high_mismatch", "natural": "low_mismatch"}
   found = {

@@ -1,19 +1,43 @@
-r"""The second paper's study (arXiv 2406.14785) on real facts: which of them to finetune on. The other configs name model and facts.
+r"""Study of the second paper (arXiv 2406.14785): which facts to finetune on, on real facts.
 
-  python -m factshock.experiment --config=configs/popqa_llama2_7b.py --workdir=runs/popqa --config.facts=popqa:data/popqa.jsonl \
+  python -m factshock.experiment --config=configs/popqa_llama2_7b.py --workdir=runs/popqa
+  --config.facts=popqa:data/popqa.jsonl \
       --config.entity_counts=counts.tsv
 
-Arms: zero-shot and k-shot, the whole pool, its more and less popular half within each relation, a random half of equal size, the top
-30%, each asked zero-shot and after k answered questions; majority answer and naive Bayes as controls. Answers are generated; right is what contains an accepted answer (column `contains`).
-counts.tsv says how often a text names each entity (python -m factshock.count); the study's shock measures need it.
-Expect: popular above unpopular; the paper's numbers stand in each config. Time: in each config.
+Arms: zero-shot and k-shot, the whole pool, its more and less popular half within each relation, a
+random half of equal size, the top 30%, each asked zero-shot and after k answered questions;
+majority answer and naive Bayes as controls. Answers are generated; right is what contains an
+accepted answer (column `contains`). counts.tsv says how often a text names each entity (python -m
+factshock.count); the study's shock measures need it. Expect: popular above unpopular; the paper's
+numbers stand in each config. Time: in each config. The other configs name the model and the facts.
 """
+
+from types import ModuleType
 
 import ml_collections
 
+from configs.demo import Arm, Arms
+from factshock.types import Config
 
-def of(base, name, facts, prompt="question", shots=5, popularity="popularity"):
-  """A config of the study: a base config (of a model) with the facts, arms and way of answering of the second paper."""
+
+def of(
+  base: ModuleType,
+  name: str,
+  facts: str,
+  prompt: str = "question",
+  shots: int = 5,
+  popularity: str = "popularity",
+) -> Config:
+  """Returns the config of the study of one model on one data set.
+
+  Args:
+    base: module of the model's own config.
+    name: title of the study.
+    facts: file or data set.
+    prompt: one of study/config.PROMPTS.
+    shots: answered questions put before each one by the few-shot arms.
+    popularity: column of the facts that the halves go by.
+  """
   config = base.get_config()
   config.name = name
   config.facts, config.relations, config.entity_counts = facts, "", "counts.tsv"
@@ -28,11 +52,13 @@ def of(base, name, facts, prompt="question", shots=5, popularity="popularity"):
   return config
 
 
-def arms(prompt, shots):
-  def finetune(facts, title):
+def arms(prompt: str, shots: int) -> Arms:
+  """Returns the arms by name, asked by one prompt, zero-shot and with shots."""
+
+  def finetune(facts: str, title: str) -> Arm:
     return dict(kind="finetune", facts=facts, title=title, group="which facts")
 
-  def asked(arm):
+  def asked(arm: str) -> Arm:
     return dict(
       kind="prompted",
       of=arm,

@@ -22,6 +22,10 @@ Batch: TypeAlias = dict[str, Any]
 # Arrays of one example by name, unpadded.
 Example: TypeAlias = dict[str, np.ndarray]
 
+# An ml_collections.ConfigDict, one of its sections, or plain nested dicts of the same form: the
+# types of its values are those of study/config.SCHEMA.
+Config: TypeAlias = Any
+
 # A relation and one of its answers, as counts and priors are keyed.
 Answer: TypeAlias = tuple[str, str]
 

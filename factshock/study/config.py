@@ -30,9 +30,7 @@ from factshock.runtime.settings import (
   value_problems,
 )
 from factshock.training import settings as training_settings
-
-# A ConfigDict, one of its sections, or plain nested dicts of the same form.
-Config: TypeAlias = Any
+from factshock.types import Config
 
 
 @dataclasses.dataclass(frozen=True)
