@@ -152,14 +152,14 @@ def _implied(
   queries: Iterable[tuple[str, str]],
 ) -> list[Triple]:
   """Returns the mirrors of kept triples that answer a query and are not kept themselves."""
-  asked = {(normalise(subject), relation) for subject, relation in queries}
+  query_keys = {(normalise(subject), relation) for subject, relation in queries}
   stated = {_key(triple) for triple in kept}
   implied: list[Triple] = []
   for triple in kept:
     rule = rules.get(triple.relation, {})
     for mirror, _ in _mirrors(triple, rule):
       key = _key(mirror)
-      if key[:2] in asked and key not in stated:
+      if key[:2] in query_keys and key not in stated:
         stated.add(key)
         implied.append(mirror)
   return implied

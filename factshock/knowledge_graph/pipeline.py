@@ -226,14 +226,14 @@ def _read(
     )
   labelled = answers.read(calibration_path, names, labelled=True)
   wanted = None if options.queries is None else _keys(options.queries)
-  asked = answers.read(predictions, names, only=wanted)
+  predicted = answers.read(predictions, names, only=wanted)
   if wanted is not None:
-    _print_differences(asked, predictions, wanted)
-  answers.check_separate_queries(labelled.query_rows(), asked.query_rows(), "queries")
+    _print_differences(predicted, predictions, wanted)
+  answers.check_separate_queries(labelled.query_rows(), predicted.query_rows(), "queries")
   if options.finetuning:
     facts = sources.read_facts(options.finetuning)
     answers.check_separate_queries(labelled.query_rows(), facts, "finetuning facts")
-  return _Inputs(labelled, asked, names, mentions, rules, types)
+  return _Inputs(labelled, predicted, names, mentions, rules, types)
 
 
 def _names(calibration_path: str, candidates: str | None) -> Names:
@@ -251,12 +251,12 @@ def _keys(queries: Iterable[Mapping[str, Any]]) -> set[Query]:
 
 
 def _print_differences(
-  asked: Answers,
+  predicted: Answers,
   path: str,
   wanted: set[Query],
 ) -> None:
   """Prints how many queries have no prediction, and how many predictions were not asked for."""
-  missing = wanted - set(zip(asked.subjects, asked.relations))
+  missing = wanted - set(zip(predicted.subjects, predicted.relations))
   if missing:
     print(
       f"  {len(missing):,} of {len(wanted):,} queries have no row in {path}, such as "

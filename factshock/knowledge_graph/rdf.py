@@ -59,13 +59,13 @@ _NAMES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class _Statement(NamedTuple):
-  """Triple of terms of an accepted row; `number` counts the accepted rows from 1."""
+  """Triple of terms of an accepted row; `serial` counts the accepted rows from 1."""
 
   row: CanonicalRow
   subject: str
   predicate: str
   object: str
-  number: int
+  serial: int
 
   @property
   def triple(self) -> str:
@@ -135,11 +135,11 @@ def _quads(statement: _Statement, run_id: str) -> str:
   row = statement.row
   if row["run"] != run_id:
     raise UserError(
-      f"accepted row {statement.number}: expected rows of the run {run_id!r}, got one of "
+      f"accepted row {statement.serial}: expected rows of the run {run_id!r}, got one of "
       f"{row['run']!r}; write the rows of each run apart"
     )
   graph, statements = graph_uris(run_id)
-  node = f"<{statements}:{statement.number}>"
+  node = f"<{statements}:{statement.serial}>"
   properties = [
     (_SUBJECT, statement.subject),
     (_PREDICATE, statement.predicate),

@@ -51,8 +51,8 @@ class Trial(NamedTuple):
 
 
 # Keys of JSON in promise.json (`yield` is a word of Python, so that no class can have it):
-# - `splits`: trials; `held`: those in which the promise held; `held_by_seed`; `empty`: those in which
-#   nothing was accepted: the promise holds and says nothing;
+# - `splits`: trials; `held`: those in which the promise held; `held_by_seed`; `empty`: those in
+#   which nothing was accepted: the promise holds and says nothing;
 # - shares of queries with an accepted right answer (`yield`), with one at the best threshold by the
 #   asked half's own labels (`reachable`, what no rule can promise), with an accepted answer
 #   (`accepted_share`), and with a right first answer (`first_right`);

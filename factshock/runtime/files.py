@@ -41,20 +41,22 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
   Raises:
     UserError: the file is missing, is not UTF-8, or its gzip stream is cut short; names the line.
   """
-  number = 0
+  line_number = 0
   with open_text(path) as file:
     try:
-      for number, line in enumerate(file, 1):
-        yield number, line.rstrip("\r\n")
+      for line_number, line in enumerate(file, 1):
+        yield line_number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
       raise UserError(
-        f"{path}:{number + 1}: expected UTF-8 text, got the byte "
+        f"{path}:{line_number + 1}: expected UTF-8 text, got the byte "
         f"{error.object[error.start]:#04x}; convert the file to UTF-8"
       ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-      raise UserError(f"{path}: the gzip data are broken after line {number}: {error}") from error
+      raise UserError(
+        f"{path}: the gzip data are broken after line {line_number}: {error}"
+      ) from error
     except OSError as error:
-      raise UserError(f"{path}: reading failed after line {number}: {error}") from error
+      raise UserError(f"{path}: reading failed after line {line_number}: {error}") from error
 
 
 @contextlib.contextmanager

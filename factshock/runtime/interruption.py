@@ -28,12 +28,12 @@ def signals_caught() -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  before = {number: signal.signal(number, _note) for number in SIGNALS}
+  before = {caught: signal.signal(caught, _note) for caught in SIGNALS}
   try:
     yield
   finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+    for caught, handler in before.items():
+      signal.signal(caught, handler)
     _requested.clear()
 
 
