@@ -223,7 +223,7 @@ def without(diagnosis, *keys):
     ("curves", ["steps", "alpha"]),
     ("entities", ["pressure", "entities", "browser"]),
     ("comparisons", ["comparisons", "remedies"]),
-    ("run", ["remedies", "run"]),
+    ("run", ["run"]),
     ("remedies", ["remedies"]),
     ("notes", ["notes"]),
   ],

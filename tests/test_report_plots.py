@@ -16,12 +16,19 @@ def diagnosis():
   return make_diagnosis()
 
 
-def test_eight_arms_look_different_and_known_ones_always_the_same():
+def test_eight_arms_look_different_and_those_with_a_role_always_the_same(diagnosis):
   labels = ["a", "finetune", "weight_mixing", "b", "mixture", "combined", "c", "d"]
-  looks = plots.styles(labels)
+  looks = plots.styles(diagnosis, labels)
   assert len(set(looks.values())) == 8
-  assert plots.styles(["x", "finetune"])["finetune"] == looks["finetune"]
-  assert len(plots.styles([str(i) for i in range(20)])) == 20
+  assert plots.styles(diagnosis, ["x", "finetune"])["finetune"] == looks["finetune"]
+  assert len(plots.styles(diagnosis, [str(i) for i in range(20)])) == 20
+
+
+def test_looks_go_by_roles_and_not_by_names(diagnosis):
+  described = {"mine": diagnosis["descriptions"]["mixture"]}
+  looks = plots.styles({**diagnosis, "descriptions": described}, ["mixture", "mine"])
+  assert looks["mine"] == plots.styles(diagnosis, ["mixture"])["mixture"]
+  assert looks["mixture"] != looks["mine"]
 
 
 def test_points_are_in_doublings_and_smoothed():

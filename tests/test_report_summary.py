@@ -151,14 +151,20 @@ def test_shares_are_written_short(value, expected):
   assert numbers.share(value) == expected
 
 
-def test_roles_are_read_off_the_labels():
-  labels = ("zero_shot_cloze", "base", "finetune", "mix", "mix@0.1")
+def test_roles_that_are_not_given_are_those_asked_for():
+  labels = ("best", "base", "tuned", "mix", "mix@0.1")
   arms = {label: {"right": estimate(0.3)} for label in labels}
-  diagnosis = {"arms": arms, "reference": "base", "groups": {"mix": "remedy"}}
+  diagnosis = {
+    "arms": arms,
+    "reference": "base",
+    "known": "best",
+    "groups": {"mix": "remedy"},
+    "verdict": {"finetuned": "tuned"},
+  }
   assert reading.roles(diagnosis) == {
     "zero_shot": "base",
-    "ceiling": "zero_shot_cloze",
-    "finetuned": "finetune",
+    "ceiling": "best",
+    "finetuned": "tuned",
     "remedies": ["mix"],
   }
   assert (

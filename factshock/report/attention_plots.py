@@ -55,7 +55,7 @@ def drawn_labels(diagnosis: Diagnosis, most: int = 9) -> list[str]:
 def looks(diagnosis: Diagnosis) -> dict[str, Style]:
   """Returns the style of each drawn label, the same in all pictures; zero-shot has none."""
   zero_shot = reading.roles(diagnosis)["zero_shot"]
-  return plots.styles([label for label in drawn_labels(diagnosis) if label != zero_shot])
+  return plots.styles(diagnosis, [label for label in drawn_labels(diagnosis) if label != zero_shot])
 
 
 def head_panels(diagnosis: Diagnosis, site: str) -> list[Panel]:

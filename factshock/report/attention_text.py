@@ -102,7 +102,7 @@ def _remedies(diagnosis: Diagnosis) -> str | None:
 def _halves(diagnosis: Diagnosis) -> str | None:
   popular, unpopular, _ = reading.halves(diagnosis)
   site = attention.answering_site(diagnosis)
-  difference = _differences(diagnosis, site).get((popular, unpopular))
+  difference = _differences(diagnosis, site).get((popular or "", unpopular or ""))
   if difference is None:
     return None
   kind = {

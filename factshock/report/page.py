@@ -177,7 +177,20 @@ def _arms(diagnosis: Diagnosis) -> str:
     reading.estimate(diagnosis, label, "shock", "shock") for label in diagnosis["arms"]
   )
   body = tables.arms(diagnosis) + caption(_caption("arms", diagnosis, reference=reference))
+  body += _what_arms_are(diagnosis)
   return _section("arms", body if is_shock_known else body + _absent("shock"))
+
+
+def _what_arms_are(diagnosis: Diagnosis) -> str:
+  """Returns the captions of the arms, folded away; "" where the diagnosis describes none."""
+  captions = []
+  for label in reading.table_labels(diagnosis):
+    what = reading.description(diagnosis, label).get("caption")
+    if what:
+      captions.append((text(reading.title(diagnosis, label)), text(what)))
+  if not captions:
+    return ""
+  return f"<details><summary>What each arm is</summary>{document.pairs(captions)}</details>"
 
 
 def _comparisons(diagnosis: Diagnosis) -> str:

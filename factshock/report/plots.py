@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from factshock.predictions.points import Point
 from factshock.report import canvas, numbers, reading
 from factshock.report.canvas import DASHED, GREY, Panel, Style
 from factshock.report.numbers import KnownEstimate, known_estimate
@@ -17,20 +18,23 @@ from factshock.report.schema import Diagnosis, PopularityBin
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
-# The same arm looks the same in every picture; labels not named here take the styles left over.
+# An arm of the same role looks the same in every picture; the others take the styles left over.
 PREFERRED = {
-  "finetune": 0,
+  "finetuned": 0,
   "weight_mixing": 1,
   "mixture": 2,
   "combined": 3,
   "natural": 4,
+  "low_mismatch": 4,
   "output_mixing": 5,
-  "random_init": 7,
+  "from_random": 7,
   "popular_half": 1,
   "unpopular_half": 0,
   "whole": 6,
   "random_half": 4,
 }
+# Roles of the arms that are compared by popularity of the subject.
+_FACTS_COMPARED = ("popular_half", "unpopular_half", "random_half", "whole")
 # Groups whose curves are drawn first where there are too many.
 _PLAIN_GROUPS = ("baseline", "remedy", "control", "which facts", "")
 ALPHA_AXIS = "alpha (0: before finetuning, 1: finetuned)"
@@ -39,11 +43,11 @@ ALPHA_AXIS = "alpha (0: before finetuning, 1: finetuned)"
 BinEstimates = Sequence[tuple[PopularityBin, KnownEstimate]]
 
 
-def styles(labels: Sequence[str]) -> dict[str, Style]:
+def styles(diagnosis: Diagnosis, labels: Sequence[str]) -> dict[str, Style]:
   """Returns each label's colour, marker and line: all different for at most eight labels."""
   used: dict[str, int] = {}
   for label in labels:
-    wanted = PREFERRED.get(label)
+    wanted = _preferred(diagnosis, label)
     if wanted is not None and wanted not in used.values():
       used[label] = wanted
   free = [i for i in range(len(canvas.STYLES)) if i not in used.values()]
@@ -51,6 +55,12 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
   for count, label in enumerate(rest):
     used[label] = free[count] if count < len(free) else count % len(canvas.STYLES)
   return {label: canvas.STYLES[used[label]] for label in labels}
+
+
+def _preferred(diagnosis: Diagnosis, label: str) -> int | None:
+  """Returns the index of the style of the first of an arm's roles that has one."""
+  indices = [PREFERRED[role] for role in reading.roles_of(diagnosis, label) if role in PREFERRED]
+  return indices[0] if indices else None
 
 
 def short_title(
@@ -145,7 +155,7 @@ def _steps_panel(
 ) -> Panel:
   figure, axes = canvas.new_figure(4.2, 3.8)
   steps: set[float] = set()
-  for label, style in styles(labels).items():
+  for label, style in styles(diagnosis, labels).items():
     curve = reading.curve(diagnosis, "steps", label)
     points = [(row.x, row.right) for row in curve if row.right]
     steps |= {x for x, _ in points}
@@ -198,7 +208,7 @@ def _alpha_panel(
   picture: _AlphaPicture,
 ) -> Panel | None:
   figure, axes = canvas.new_figure(4.5, 3.6)
-  for label, style in styles(labels).items():
+  for label, style in styles(diagnosis, labels).items():
     points = curve_estimates(diagnosis, "alpha", label, picture.path)
     if points:
       selected = chosen(diagnosis, label, "alpha")
@@ -283,12 +293,7 @@ def main_arms(diagnosis: Diagnosis, most: int = 7) -> list[str]:
   These are the arms of the second paper with zero-shot, else the arms that play a part.
   """
   roles = reading.roles(diagnosis)
-  facts = [
-    label
-    for label in reading.table_labels(diagnosis)
-    if (reading.group(diagnosis, label) == "which facts" and not label.endswith("_early"))
-    or label in ("popular_half", "unpopular_half", "random_half", "whole")
-  ]
+  facts = [label for label in reading.table_labels(diagnosis) if _compares_facts(diagnosis, label)]
   if facts:
     wanted = [*facts[: most - 1], roles["zero_shot"]]
   else:
@@ -296,6 +301,14 @@ def main_arms(diagnosis: Diagnosis, most: int = 7) -> list[str]:
   if not any(wanted):
     wanted = reading.table_labels(diagnosis)
   return [label for label in dict.fromkeys(wanted) if label][:most]
+
+
+def _compares_facts(diagnosis: Diagnosis, label: str) -> bool:
+  """Returns whether an arm is one of the second paper's, at the end of its training."""
+  if Point.parse(label).is_early:
+    return False
+  in_group = reading.group(diagnosis, label) == "which facts"
+  return in_group or any(role in _FACTS_COMPARED for role in reading.roles_of(diagnosis, label))
 
 
 def _bins(
@@ -317,7 +330,7 @@ def by_popularity(diagnosis: Diagnosis) -> list[Panel]:
   if not bins:
     return []
   zero_shot = reading.roles(diagnosis)["zero_shot"]
-  looks = styles([label for label in bins if label != zero_shot])
+  looks = styles(diagnosis, [label for label in bins if label != zero_shot])
   picture = PopularityPicture(
     name="popularity",
     axis=_share_right(diagnosis),

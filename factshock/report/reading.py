@@ -1,12 +1,12 @@
 """Reads a diagnosis: its arms, their roles, titles, curves and differences, whatever is missing."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
 from factshock.predictions import points
 from factshock.report import numbers
 from factshock.report.numbers import KnownEstimate, known_estimate
-from factshock.report.schema import Diagnosis
+from factshock.report.schema import Description, Diagnosis
 
 GROUPS = {
   "rare_seen": "Rare, seen",
@@ -46,9 +46,9 @@ class Roles(TypedDict):
 class Halves(NamedTuple):
   """Labels of the arms finetuned on facts of popular and of unpopular subjects, and on all."""
 
-  popular: str
-  unpopular: str
-  whole: str
+  popular: str | None
+  unpopular: str | None
+  whole: str | None
 
 
 def criterion(diagnosis: Diagnosis) -> str:
@@ -147,23 +147,39 @@ def group(diagnosis: Diagnosis, label: str) -> str:
   return str((diagnosis.get("groups") or {}).get(label) or "")
 
 
-def roles(diagnosis: Diagnosis) -> Roles:
-  """Returns the arms that play a part: as the diagnosis says, else read off the labels.
+def description(diagnosis: Diagnosis, label: str) -> Description:
+  """Returns the description of an arm; empty where the diagnosis gives none."""
+  return (diagnosis.get("descriptions") or {}).get(label) or {}
 
-  Without `roles`, zero-shot is the reference arm, the ceiling is "zero_shot_cloze", the remedies
-  are the arms of that group, and the finetuned arm is "finetune" or the only arm beside the
-  reference.
+
+def roles_of(diagnosis: Diagnosis, label: str) -> list[str]:
+  """Returns what an arm is in the study: the roles of its description."""
+  return list(description(diagnosis, label).get("roles") or [])
+
+
+def with_role(diagnosis: Diagnosis, role: str) -> str | None:
+  """Returns the first arm of the table that has a role, or None."""
+  for label in table_labels(diagnosis):
+    if role in roles_of(diagnosis, label):
+      return label
+  return None
+
+
+def roles(diagnosis: Diagnosis) -> Roles:
+  """Returns the arms that play a part: as the diagnosis says, else as it was asked for.
+
+  Without `roles`, zero-shot is the reference arm, the ceiling the arm whose right answers are the
+  known facts, the remedies are the arms of that group, and the finetuned arm is that of the
+  verdict, or the only arm beside the reference.
   """
   arms = diagnosis.get("arms") or {}
   given = diagnosis.get("roles") or {}
   reference = diagnosis.get("reference")
   others = [label for label in table_labels(diagnosis) if label in arms and label != reference]
-
-  finetuned = others[0] if len(others) == 1 else None
   guesses = {
     "zero_shot": reference,
-    "ceiling": "zero_shot_cloze" if reference != "zero_shot_cloze" else None,
-    "finetuned": "finetune" if "finetune" in arms else finetuned,
+    "ceiling": diagnosis.get("known"),
+    "finetuned": _finetuned(diagnosis, others),
   }
   labels = {role: given.get(role, guess) for role, guess in guesses.items()}
   labels = {role: label if label in arms else None for role, label in labels.items()}
@@ -178,10 +194,21 @@ def roles(diagnosis: Diagnosis) -> Roles:
   }
 
 
+def _finetuned(diagnosis: Diagnosis, others: Sequence[str]) -> str | None:
+  """Returns the finetuned arm of the verdict, or the only one of the arms beside the reference."""
+  verdict = diagnosis.get("verdict")
+  if isinstance(verdict, Mapping) and verdict.get("finetuned"):
+    return verdict["finetuned"]
+  return others[0] if len(others) == 1 else None
+
+
 def halves(diagnosis: Diagnosis) -> Halves:
-  """Returns the arms of the second paper's comparison; the diagnosis need not hold them."""
-  del diagnosis
-  return Halves("popular_half", "unpopular_half", "whole")
+  """Returns the arms of the second paper's comparison, None for those that are not there."""
+  return Halves(
+    with_role(diagnosis, "popular_half"),
+    with_role(diagnosis, "unpopular_half"),
+    with_role(diagnosis, "whole"),
+  )
 
 
 def best_remedy(

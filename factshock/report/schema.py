@@ -101,6 +101,22 @@ class Verdict(TypedDict):
   share_of_loss: float | None
 
 
+class Description(TypedDict, total=False):
+  """Description of an arm, which the study gives: what it is, and what a report says of it.
+
+  `roles` are names of sets of facts that the arm was finetuned on alone, and "finetuned",
+  "mixture" and the like; pictures and sentences go by them. `needs`, `cost` and `use_when` are of
+  the arm as a remedy.
+  """
+
+  kind: str
+  roles: list[str]
+  needs: str
+  cost: str
+  use_when: str
+  caption: str
+
+
 class AttentionPart(TypedDict, total=False):
   """Attention to the subject: of each arm at each site, and of pairs of arms."""
 
@@ -128,6 +144,7 @@ class Diagnosis(TypedDict, total=False):
   table: list[str]
   titles: dict[str, str]
   groups: dict[str, str]
+  descriptions: dict[str, Description]
   roles: dict[str, Any]
   remedies: dict[str, str]
   selected: dict[str, dict[str, dict[str, Any]]]

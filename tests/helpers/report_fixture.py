@@ -205,12 +205,38 @@ def make_entities(rng, seeds):
   return rows
 
 
-REMEDIES = {
-  "weight_mixing": {"kind": "weight_mixing", "of": "finetune"},
-  "output_mixing": {"kind": "output_mixing", "of": "finetune"},
-  "mixture": {"kind": "finetune", "ratio": 4.0},
-  "combined": {"kind": "weight_mixing", "of": "mixture"},
+REMEDIES = ("weight_mixing", "output_mixing", "mixture", "combined")
+ROLES = {
+  "zero_shot_cloze": ["ceiling"],
+  "zero_shot_question": ["zero_shot"],
+  "finetune": ["balanced", "finetuned"],
+  "natural": ["natural"],
+  "output_mixing": ["output_mixing"],
+  "weight_mixing": ["weight_mixing"],
+  "mixture": ["mixture"],
+  "combined": ["combined"],
+  "language_model_only": ["text_alone"],
+  "random_init": ["from_random"],
+  "popular_half": ["popular_half"],
+  "unpopular_half": ["unpopular_half"],
+  "random_half": ["random_half"],
+  "whole": ["whole"],
 }
+
+
+def make_descriptions():
+  """What the study says of each arm."""
+  return {
+    label: {
+      "kind": "kind",
+      "roles": ROLES.get(label, []),
+      "needs": f"needs of {label}",
+      "cost": f"cost of {label}",
+      "use_when": f"when to use {label}",
+      "caption": f"What {label} is.",
+    }
+    for label in ARMS
+  }
 
 
 def make_comparisons(rng, arms, seeds):
@@ -293,6 +319,7 @@ def make_diagnosis(seeds=(0, 1, 2)):
     "table": list(ARMS),
     "titles": TITLES,
     "groups": GROUPS,
+    "descriptions": make_descriptions(),
     "selected": selected,
     "remedies": dict.fromkeys(REMEDIES, "finetune"),
     "roles": {
@@ -304,7 +331,7 @@ def make_diagnosis(seeds=(0, 1, 2)):
     "run": {
       "name": "demo",
       "config": {
-        "arms": {"finetune": {"kind": "finetune"}, **REMEDIES},
+        "arms": {label: {"kind": "kind"} for label in ("finetune", *REMEDIES)},
         "seeds": list(seeds),
         "finetune": {"steps": 200, "learning_rate": 3e-4},
         "mixture": {"ratio": 4},
