@@ -116,7 +116,7 @@ def plan_shapes(batches: Sequence[Batch], multiple: int = 1) -> Shapes:
   widths = [batches[0][side.tokens].shape[1] for side in sides]
   tried = _tried(sizes, widths, multiple)
   positions_C = np.array([rows * sum(lengths) for rows, lengths in tried], float)
-  holds_CxB = np.array([[_holds(shape, size_BxE) for size_BxE in sizes] for shape in tried])
+  holds_CxB = np.array([_holds_each(shape, sizes) for shape in tried])
   cost_CxB = np.where(holds_CxB, positions_C[:, None], np.inf)
   chosen = [int(np.argmin(cost_CxB.max(axis=1)))]
   best_B = cost_CxB[chosen[0]]
@@ -129,7 +129,8 @@ def plan_shapes(batches: Sequence[Batch], multiple: int = 1) -> Shapes:
   chosen.sort(key=lambda candidate: positions_C[candidate])
   shapes = tuple(tried[candidate] for candidate in chosen)
   largest_rows, _ = shapes[-1]
-  return Shapes(shapes, multiple * max(1, largest_rows // 8 // multiple))
+  step = max(1, largest_rows // 8 // multiple)
+  return Shapes(shapes, multiple * step)
 
 
 def _tried(
@@ -174,9 +175,14 @@ def _lengthened(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 def _holds(shape: Shape, size_BxE: np.ndarray) -> bool:
   """Returns whether a shape holds examples of these sizes."""
   rows, lengths = shape
-  if not (size_BxE.sum(axis=0) <= rows * np.asarray(lengths)).all():
+  total_E = size_BxE.sum(axis=0)
+  if (total_E > rows * np.asarray(lengths)).any():
     return False
   return fit(size_BxE, lengths).rows <= rows
+
+
+def _holds_each(shape: Shape, sizes: Sequence[np.ndarray]) -> list[bool]:
+  return [_holds(shape, size_BxE) for size_BxE in sizes]
 
 
 def _round_up_to_4(length: float) -> int:
@@ -207,12 +213,15 @@ def pack_batch(
   sides = _sides(batch)
   size_BxE = _sizes(batch, sides)
   if shapes is None:
-    shapes = Shapes(((0, tuple(batch[side.tokens].shape[1] for side in sides)),), 1)
+    widths = tuple(batch[side.tokens].shape[1] for side in sides)
+    shapes = Shapes(((0, widths),), step=1)
   (rows, lengths), placement = shapes.place(size_BxE)
   packed: Batch = {}
   for index, (length, side) in enumerate(zip(lengths, sides)):
-    example, column = np.nonzero(np.arange(length)[None] < size_BxE[:, index, None])
-    target = placement.row_B[example], placement.start_BxE[example, index] + column
+    is_token_BxL = np.arange(length)[None] < size_BxE[:, index, None]
+    example, column = np.nonzero(is_token_BxL)
+    start = placement.start_BxE[example, index]
+    target = placement.row_B[example], start + column
     for name in side.fields:
       if name not in batch:
         continue
@@ -239,9 +248,11 @@ def _sizes(
   sides: Sequence[Side],
 ) -> np.ndarray:
   """Returns how many tokens each example has on each side: [B, E]."""
-  return np.stack(
-    [np.count_nonzero(batch[side.tokens] != side.pad, axis=1) for side in sides], axis=1
-  )
+  sizes_E: list[np.ndarray] = []
+  for side in sides:
+    is_token = batch[side.tokens] != side.pad
+    sizes_E.append(np.count_nonzero(is_token, axis=1))
+  return np.stack(sizes_E, axis=1)
 
 
 def fit(size_BxE: np.ndarray, capacity: Sequence[int]) -> Fit:
@@ -253,7 +264,8 @@ def fit(size_BxE: np.ndarray, capacity: Sequence[int]) -> Fit:
   """
   row_B, segment_B = np.zeros((2, len(size_BxE)), np.int64)
   start_BxE = np.zeros_like(size_BxE)
-  order = np.argsort(-(size_BxE / np.asarray(capacity)).sum(axis=1), kind="stable")
+  share_B = (size_BxE / np.asarray(capacity)).sum(axis=1)
+  order = np.argsort(-share_B, kind="stable")
   first = capacity[0]
   last = capacity[-1]
   least = size_BxE.min(axis=0, initial=first).tolist()

@@ -312,14 +312,21 @@ def _cut(
 
   `bounds` are those of the words; None where both mentions do not fit.
   """
+  count = len(bounds)
+  # The words from `begin` up to before `stop` hold both mentions.
   begin = next(i for i, (_, end) in enumerate(bounds) if end > first[0])
-  stop = next(i for i in range(len(bounds) - 1, -1, -1) if bounds[i][0] < second[1]) + 1
+  stop = count
+  while bounds[stop - 1][0] >= second[1]:
+    stop -= 1
   spare = words - (stop - begin)
   if spare < 0:
     return None
-  left = min(begin, max(spare // 2, spare - (len(bounds) - stop)))
-  right = min(len(bounds), stop + spare - left)
-  return bounds[begin - left][0], bounds[right - 1][1]
+  spare_left = max(spare // 2, spare - (count - stop))
+  left = min(begin, spare_left)
+  right = min(count, stop + spare - left)
+  start, _ = bounds[begin - left]
+  _, end = bounds[right - 1]
+  return start, end
 
 
 def _tokenize_window(window: _Window, tokenizer: Tokenizer) -> _TokenWindow:

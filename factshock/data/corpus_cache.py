@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,9 +45,8 @@ def tokenized(
     np.load(os.path.join(home, "tokens.npy"), mmap_mode="r"),
     np.load(os.path.join(home, "offsets.npy"), mmap_mode="r"),
   )
-  print(
-    f"  {len(corpus.offsets) - 1:,} sequences, {len(corpus.tokens):,} tokens: {home}", flush=True
-  )
+  sequences = len(corpus.offsets) - 1
+  print(f"  {sequences:,} sequences, {len(corpus.tokens):,} tokens: {home}", flush=True)
   return corpus
 
 
@@ -79,15 +79,8 @@ def _tokenize_all(
   token_count = int(ends[-1])
   with files.atomic_write(os.path.join(home, "offsets.npy"), binary=True) as file:
     np.save(file, ends)
-  header = {
-    "descr": np.dtype(corpora.token_type(tokenizer)).str,
-    "fortran_order": False,
-    "shape": (token_count,),
-  }
-  with files.atomic_write(os.path.join(home, "tokens.npy"), binary=True) as file:
-    np.lib.format.write_array_header_1_0(file, header)
-    for part in tokenized_parts():
-      file.write(part["tokens"].tobytes())
+  dtype = np.dtype(corpora.token_type(tokenizer))
+  _write_tokens(os.path.join(home, "tokens.npy"), tokenized_parts(), dtype, token_count)
   record: dict[str, str | int] = {
     "corpus": pattern,
     "sequences": len(ends) - 1,
@@ -95,6 +88,24 @@ def _tokenize_all(
     "left_out": left_out,
   }
   _finish(home, record)
+
+
+def _write_tokens(
+  path: str,
+  parts: Iterator[Mapping[str, np.ndarray]],
+  dtype: np.dtype[Any],
+  token_count: int,
+) -> None:
+  """Writes the tokens of all parts into one file, a part at a time."""
+  header = {
+    "descr": dtype.str,
+    "fortran_order": False,
+    "shape": (token_count,),
+  }
+  with files.atomic_write(path, binary=True) as file:
+    np.lib.format.write_array_header_1_0(file, header)
+    for part in parts:
+      file.write(part["tokens"].tobytes())
 
 
 def salient_windows(

@@ -65,14 +65,16 @@ def select(
   index_B = np.zeros_like(here)
   rest = sum(ratios)
   for source, ratio in enumerate(ratios):
-    next_here = here * (rest - ratio) // rest
-    next_after = after * (rest - ratio) // rest
-    mine = (source_B < 0) & (here - next_here != after - next_after)
+    others = rest - ratio
+    next_here = here * others // rest
+    next_after = after * others // rest
+    index = here - next_here
+    mine = (source_B < 0) & (index != after - next_after)
     source_B[mine] = source
-    index_B[mine] = (here - next_here)[mine]
+    index_B[mine] = index[mine]
     here = next_here
     after = next_after
-    rest = rest - ratio
+    rest = others
   return source_B, index_B
 
 

@@ -128,8 +128,7 @@ def load(
 ) -> PretrainedTokenizer:
   """Reads the tokenizer of a HuggingFace model: a folder with its files, or a hub id.
 
-  No remote code is run. A folder of adapters without a tokenizer has that of the model they stand
-  on.
+  No remote code is run. A folder of adapters without a tokenizer has that of their base model.
 
   Args:
     source: the folder or the id.

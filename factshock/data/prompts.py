@@ -234,10 +234,12 @@ def choices_of(fact: Fact) -> list[str]:
 
 def _choices_text(fact: Fact, letters: bool) -> str:
   """Returns the question of a fact, its choices a line each if they have letters, and "Answer:"."""
-  listed = ""
+  text = fact.get("question") or fact["subject"]
+  text += "\n"
   if letters:
-    listed = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, choices_of(fact)))
-  return f"{fact.get('question') or fact['subject']}\n{listed}Answer:"
+    for letter, choice in zip(LETTERS, choices_of(fact)):
+      text += f"{letter}. {choice}\n"
+  return text + "Answer:"
 
 
 def choose_shots(
@@ -270,9 +272,10 @@ def choose_shots(
       f"relation {fact['relation']!r}: expected at least {k} facts about subjects other than "
       f"{fact['subject']!r} for {k} shots, got {len(others)}; ask for fewer shots"
     )
-  name = f"{fact['relation']}\t{fact['subject']}".encode()
-  key = span_corruption.keys(seed, [zlib.crc32(name)])
-  order = np.argsort(span_corruption.draw(key, len(others))[0], kind="stable")
+  name = f"{fact['relation']}\t{fact['subject']}"
+  key = span_corruption.keys(seed, [zlib.crc32(name.encode())])
+  random = span_corruption.draw(key, len(others))[0]
+  order = np.argsort(random, kind="stable")
   return [others[index] for index in order[:k]]
 
 

@@ -75,8 +75,9 @@ def keys(seed: int, indices_B: ArrayLike) -> np.ndarray:
 
   No two indices share a key.
   """
-  start = mix(np.asarray([seed % 2**64], np.uint64) + _GOLDEN)
-  return mix(start ^ mix(np.asarray(indices_B).astype(np.uint64)))
+  seed_1 = np.asarray([seed % 2**64], np.uint64)
+  index_B = np.asarray(indices_B).astype(np.uint64)
+  return mix(mix(seed_1 + _GOLDEN) ^ mix(index_B))
 
 
 def draw(
@@ -85,8 +86,10 @@ def draw(
   stream: int = 0,
 ) -> np.ndarray:
   """Returns random uint64 [B, count], a pure function of the keys; streams are independent."""
-  counters = np.arange(1, count + 1, dtype=np.uint64) + np.uint64(stream << 32)
-  return mix(np.asarray(keys_B)[:, None] + counters[None] * _GOLDEN)
+  counters = np.arange(1, count + 1, dtype=np.uint64)
+  counters = counters + np.uint64(stream << 32)
+  keys_Bx1 = np.asarray(keys_B)[:, None]
+  return mix(keys_Bx1 + counters[None] * _GOLDEN)
 
 
 def scale(random: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -95,7 +98,8 @@ def scale(random: np.ndarray, limits: np.ndarray) -> np.ndarray:
   The bias is below limit / 2**32.
   """
   high_bits = random >> np.uint64(32)
-  return ((high_bits * limits.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+  scaled = high_bits * limits.astype(np.uint64)
+  return (scaled >> np.uint64(32)).astype(np.int64)
 
 
 def noise_counts(
@@ -116,7 +120,8 @@ def noise_counts(
   lengths = np.asarray(lengths_B, np.int64)
   exact = lengths.astype(np.float32) * np.float32(noise.density)
   tokens = np.round(exact).astype(np.int64)
-  tokens = np.where(lengths < 2, 0, np.clip(tokens, 1, np.maximum(lengths - 1, 1)))
+  tokens = np.clip(tokens, 1, np.maximum(lengths - 1, 1))
+  tokens = np.where(lengths < 2, 0, tokens)
   exact = tokens.astype(np.float32) / np.float32(noise.mean_span_length)
   spans = np.round(exact).astype(np.int64)
   spans = np.clip(spans, 1, np.maximum(tokens, 1))
@@ -131,7 +136,9 @@ def span_lengths(length: int, noise: Noise = T5_NOISE) -> tuple[int, int]:
   """
   tokens, spans = map(int, noise_counts(length, noise))
   closing = int(length == 1 or bool(noise.roll and length))
-  return length - tokens + spans + 1, tokens + spans + closing + 1
+  inputs = length - tokens + spans + 1
+  targets = tokens + spans + closing + 1
+  return inputs, targets
 
 
 def raw_length(
@@ -174,7 +181,8 @@ def _choose(
   top = pools_R[:, None] - counts_R[:, None] + np.arange(most)[None]
   used = np.arange(most)[None] < counts_R[:, None]
   start = np.arange(rows)[:, None] * width
-  tries = np.where(used, scale(random_RxK, np.where(used, top + 1, 1)), width - 1) + start
+  limits = np.where(used, top + 1, 1)
+  tries = np.where(used, scale(random_RxK, limits), width - 1) + start
   top = np.where(used, top, width - 1) + start
   taken = np.zeros(rows * width, bool)
   picks = np.empty((most, rows), np.int64)
@@ -217,16 +225,31 @@ def noise_spans(
   random = np.concatenate([draw(keys_B, most), draw(keys_B, most, stream=1)])
   clear_pool = clear + 1 if noise.roll else np.maximum(clear - 1, 0)
   pools = np.concatenate([np.maximum(tokens - 1, 0), clear_pool])
-  picks = _choose(random, pools, np.concatenate([cuts, spans if noise.roll else cuts]))
+  counts = np.concatenate([cuts, spans if noise.roll else cuts])
+  picks = _choose(random, pools, counts)
   # Tokens of noise up to the end of each span, and of non-noise up to its start.
   noise_after = np.minimum(picks[:rows] + 1, tokens[:, None])
   clear_before = picks[rows:]
   if not noise.roll:
     clear_before = np.minimum(clear_before + 1, clear[:, None])
-  nothing = np.zeros((rows, 1), np.int64)
-  noise_before = np.concatenate([nothing, noise_after[:, :-1]], axis=1)[:, :most]
-  used = np.arange(most)[None] < spans[:, None]
-  return Spans(spans, (clear_before + noise_before)[used], (clear_before + noise_after)[used])
+  return _placed(spans, noise_after, clear_before)
+
+
+def _placed(
+  spans_B: np.ndarray,
+  noise_after: np.ndarray,
+  clear_before: np.ndarray,
+) -> Spans:
+  """Returns spans from the tokens of noise up to each one's end, and of non-noise up to its start.
+
+  Both are [B, K], K the most spans of a row.
+  """
+  noise_before = np.zeros_like(noise_after)
+  noise_before[:, 1:] = noise_after[:, :-1]
+  used = np.arange(noise_after.shape[1])[None] < spans_B[:, None]
+  starts = (clear_before + noise_before)[used]
+  ends = (clear_before + noise_after)[used]
+  return Spans(spans_B, starts, ends)
 
 
 def noise_mask(
@@ -256,9 +279,10 @@ def noise_mask(
 def mask_spans(noise_BxL: np.ndarray) -> Spans:
   """Returns the runs of True, the inverse of `noise_mask`."""
   width = noise_BxL.shape[1] + 1
-  before = np.pad(noise_BxL, ((0, 0), (1, 0)))
   # Runs do not cross rows: the last column of the padded grid is False, and so is the first.
-  edges = np.flatnonzero(before != np.pad(noise_BxL, ((0, 0), (0, 1))))
+  before = np.pad(noise_BxL, ((0, 0), (1, 0)))
+  after = np.pad(noise_BxL, ((0, 0), (0, 1)))
+  edges = np.flatnonzero(before != after)
   starts = edges[0::2]
   ends = edges[1::2]
   counts = np.bincount(starts // width, minlength=len(noise_BxL))
@@ -283,7 +307,8 @@ def _sum_before(values: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
   """Returns the sum of the values before each one in its row; rows have these counts of values."""
   total = np.cumsum(values) - values
   first = np.cumsum(counts_B) - counts_B
-  return total - np.repeat(np.append(total, 0)[first], counts_B)
+  before_B = np.append(total, 0)[first]
+  return total - np.repeat(before_B, counts_B)
 
 
 def _width(
@@ -383,12 +408,15 @@ def _inputs(
   size = stop - begin
   row = np.repeat(np.arange(len(counts)), counts + 1)
   before = _sum_before(size + 1, counts + 1)
-  inputs = np.zeros((len(counts), _width((before + size)[last], input_length, "inputs")), np.int32)
+  width = _width((before + size)[last], input_length, "inputs")
+  inputs = np.zeros((len(counts), width), np.int32)
   flat = inputs.reshape(-1)
-  destinations = row * inputs.shape[1] + before
-  _copy(tokens.reshape(-1), flat, row * tokens.shape[1] + begin, destinations, size)
-  flat[(destinations + size)[inner]] = sentinels
-  flat[(destinations + size)[last]] = eos
+  destinations = row * width + before
+  sources = row * tokens.shape[1] + begin
+  _copy(tokens.reshape(-1), flat, sources, destinations, size)
+  after = destinations + size
+  flat[after[inner]] = sentinels
+  flat[after[last]] = eos
   return inputs
 
 
@@ -413,10 +441,12 @@ def _targets(
   at_end = np.zeros(len(counts), np.int64)
   at_end[row] = ends  # the last one of a row is kept
   closing = at_end < lengths
-  targets = np.zeros((len(counts), _width(filled + closing, target_length, "targets")), np.int32)
+  width = _width(filled + closing, target_length, "targets")
+  targets = np.zeros((len(counts), width), np.int32)
   flat = targets.reshape(-1)
-  destinations = row * targets.shape[1] + before
-  _copy(tokens.reshape(-1), flat, row * tokens.shape[1] + starts, destinations + 1, size)
+  destinations = row * width + before
+  sources = row * tokens.shape[1] + starts
+  _copy(tokens.reshape(-1), flat, sources, destinations + 1, size)
   flat[destinations] = sentinels
   targets[rows, filled] = marks.sentinel0 - counts
   targets[rows, filled + closing] = marks.eos

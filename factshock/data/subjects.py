@@ -55,4 +55,8 @@ def _last_occurrence(text: str, subject: str) -> int | None:
 
 def _is_within_word(text: str, index: int) -> bool:
   """Returns whether the characters on both sides of an index are of one word."""
-  return 0 < index < len(text) and text[index - 1].isalnum() and text[index].isalnum()
+  if not 0 < index < len(text):
+    return False
+  before = text[index - 1]
+  after = text[index]
+  return before.isalnum() and after.isalnum()

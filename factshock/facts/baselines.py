@@ -52,9 +52,8 @@ def naive_bayes(
     relation = query["relation"]
     vocabulary = counts.vocabulary[relation]
     known = [word for word in _words(query) if word in vocabulary]
-    scores = np.array(
-      [_log_score(counts, (relation, answer), known, smoothing) for answer in candidates[relation]]
-    )
+    answers = [(relation, answer) for answer in candidates[relation]]
+    scores = np.array([_log_score(counts, answer, known, smoothing) for answer in answers])
     log_probabilities.append(scores - np.logaddexp.reduce(scores))
   return log_probabilities
 

@@ -210,8 +210,10 @@ def count_documents(
   }
   for chunk in _chunks(documents):
     text = "\n".join(chunk)
-    total["size"] += len(chunk), len(text.encode()) - (len(chunk) - 1)
-    if text.count("\n") >= len(chunk) or entities.folded or _BORDER in text or not text.isascii():
+    size = len(text.encode()) - (len(chunk) - 1)
+    total["size"] += len(chunk), size
+    has_line_breaks = text.count("\n") >= len(chunk)
+    if has_line_breaks or entities.folded or _BORDER in text or not text.isascii():
       text = "\n".join(_normalise(document, entities.folded) for document in chunk)
     _count_chunk(text, search, total)
   return total
@@ -347,7 +349,9 @@ class _Mentions(NamedTuple):
     """Returns the spans of an entity in a document."""
     first = np.searchsorted(self.pairs, pair)
     stop = np.searchsorted(self.pairs, pair, "right")
-    return list(zip(self.start[first:stop].tolist(), self.end[first:stop].tolist()))
+    starts = self.start[first:stop].tolist()
+    ends = self.end[first:stop].tolist()
+    return list(zip(starts, ends))
 
 
 def _mentions(lines: Sequence[str], search: Search) -> _Mentions:
@@ -376,10 +380,12 @@ def _expand(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns (all values of the keys, one after another; which key each is of)."""
   offsets, values = grouped
-  lengths = offsets[keys + 1] - offsets[keys]
+  first = offsets[keys]
+  lengths = offsets[keys + 1] - first
   which = np.repeat(np.arange(len(keys)), lengths)
   begin = np.cumsum(lengths) - lengths
-  return values[offsets[keys][which] + np.arange(len(which)) - begin[which]], which
+  index = first[which] + np.arange(len(which)) - begin[which]
+  return values[index], which
 
 
 def _leftmost_longest(start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -395,11 +401,14 @@ def _leftmost_longest(start: np.ndarray, end: np.ndarray) -> np.ndarray:
   end = end[order]
   reached = np.maximum.accumulate(end)
   # Runs of mentions that overlap.
-  first = np.flatnonzero(np.concatenate([[True], start[1:] >= reached[:-1]]))
+  begins_run = np.ones(len(start), bool)
+  begins_run[1:] = start[1:] >= reached[:-1]
+  first = np.flatnonzero(begins_run)
   last = np.append(first[1:], len(start)) - 1
   kept: list[int] = first.tolist()
   goes_on = reached[last] > end[first]  # more than one mention of the run may stay
-  for begin, stop in zip(first[goes_on].tolist(), last[goes_on].tolist()):
+  runs = zip(first[goes_on].tolist(), last[goes_on].tolist())
+  for begin, stop in runs:
     free = end[begin]
     for index in range(begin + 1, stop + 1):
       if start[index] >= free:

@@ -41,7 +41,8 @@ def split_subjects(
   Raises:
     UserError: shares that are negative or do not sum to 1.
   """
-  if any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+  total = sum(shares.values())
+  if min(shares.values(), default=0) < 0 or abs(total - 1) > 1e-6:
     raise UserError(f"split shares: expected numbers from 0 on that sum to 1, got {dict(shares)}")
   relations_of: dict[str, set[str]] = collections.defaultdict(set)
   for fact in facts:
@@ -137,7 +138,8 @@ def answers_in(
     swap: whether to return the other half.
   """
   relations = {fact["relation"] for fact in facts}
-  answers = {answer for answer in counts if answer[0] in relations} | _by_answer(facts).keys()
+  answers = {answer for answer in counts if answer[0] in relations}
+  answers |= set(map(_answer, facts))
   inside: set[Answer] = set()
   for _, group in itertools.groupby(sorted(answers), key=lambda answer: answer[0]):
     ranked = sorted(group, key=lambda answer: (-count_of(counts, *answer), answer))
@@ -401,14 +403,18 @@ def matched(
     by: a column of numbers.
   """
   chosen: tuple[list[Fact], list[Fact]] = ([], [])
-  shared = {fact["relation"] for fact in facts} & {fact["relation"] for fact in others}
+  shared = relation_sizes(facts).keys() & relation_sizes(others).keys()
   for relation in sorted(shared):
-    sides = [_highest_first(facts, relation, by), _highest_first(others, relation, by)]
+    sides = [
+      _highest_first(facts, relation, by),
+      _highest_first(others, relation, by),
+    ]
     small = int(len(sides[1]) < len(sides[0]))
     large = 1 - small
     left = list(sides[large])
     for fact in sides[small]:
-      distances = [abs(_number(other, by) - _number(fact, by)) for other in left]
+      value = _number(fact, by)
+      distances = [abs(_number(other, by) - value) for other in left]
       nearest = distances.index(min(distances))
       chosen[small].append(fact)
       chosen[large].append(left.pop(nearest))
@@ -451,8 +457,10 @@ def answer_weights(
 
   def weight(fact: Fact) -> float:
     relation = fact["relation"]
-    mention_share = (count_of(counts, relation, fact["object"]) + 1) / mentions[relation]
-    return mention_share / (len(answers[relation, fact["object"]]) / sizes[relation])
+    answer_mentions = count_of(counts, relation, fact["object"]) + 1
+    mention_share = answer_mentions / mentions[relation]
+    fact_share = len(answers[_answer(fact)]) / sizes[relation]
+    return mention_share / fact_share
 
   weights = np.minimum([weight(fact) for fact in facts], most)
   return weights / weights.mean()
@@ -472,8 +480,10 @@ def answer_prior(
     relation: whose candidates they are.
     candidates: answers.
   """
-  seen = collections.Counter(fact["object"] for fact in facts if fact["relation"] == relation)
-  return [(seen[answer] + 1) / (seen.total() + len(candidates)) for answer in candidates]
+  of_relation = (fact for fact in facts if fact["relation"] == relation)
+  seen = collections.Counter(fact["object"] for fact in of_relation)
+  total = seen.total() + len(candidates)
+  return [(seen[answer] + 1) / total for answer in candidates]
 
 
 def permuted_answers(facts: Sequence[Fact], seed: int) -> list[Fact]:
@@ -509,32 +519,41 @@ def mismatch(train: Sequence[Fact], test: Sequence[Fact]) -> float:
   """
   if not train or not test:
     raise UserError("mismatch: expected facts in both sets, got an empty one")
-  left = _by_answer(train)
-  right = _by_answer(test)
-  return 0.5 * sum(
-    abs(len(left.get(answer, ())) / len(train) - len(right.get(answer, ())) / len(test))
-    for answer in left.keys() | right.keys()
-  )
+  left = _histogram(train)
+  right = _histogram(test)
+  # Sorted, as the order of a set of texts, and with it the rounding, differs between processes.
+  answers = sorted(left.keys() | right.keys())
+  return 0.5 * sum(abs(left.get(answer, 0.0) - right.get(answer, 0.0)) for answer in answers)
+
+
+def _histogram(facts: Sequence[Fact]) -> dict[Answer, float]:
+  """Returns the share of the facts that each answer has."""
+  return {answer: len(rows) / len(facts) for answer, rows in _by_answer(facts).items()}
 
 
 def describe(name: str, facts: Sequence[Fact]) -> str:
   """Returns lines on a set: facts, relations, answers, share of the top answer, popularity."""
   if not facts:
     return f"{name}: 0 facts"
-  answers = collections.Counter((fact["relation"], fact["object"]) for fact in facts)
-  (_, top), count = min(answers.items(), key=lambda item: (-item[1], item[0]))
+  answers = collections.Counter(map(_answer, facts))
+  top = min(answers, key=lambda answer: (-answers[answer], answer))
+  percent = 100 * answers[top] / len(facts)
+  relations = relation_sizes(facts)
   text = (
-    f"{name}: {len(facts)} facts, relations: {len(relation_sizes(facts))}, answers: {len(answers)} "
-    f"(top: {top} {100 * count / len(facts):.1f}%)"
+    f"{name}: {len(facts)} facts, "
+    f"relations: {len(relations)}, "
+    f"answers: {len(answers)} (top: {top[1]} {percent:.1f}%)"
   )
   values = [fact.get("popularity") for fact in facts]
   popularity = [value for value in values if value is not None]
   if not popularity:
     return text
   quantiles = np.quantile(popularity, [0.05, 0.25, 0.5, 0.75, 0.95])
-  shown = " ".join(f"{value:.3g}" for value in quantiles)
-  known = "" if len(popularity) == len(facts) else f" ({len(popularity)} of them have one)"
-  return f"{text}\n  popularity 5/25/50/75/95%: {shown}{known}"
+  text += "\n  popularity 5/25/50/75/95%: "
+  text += " ".join(f"{value:.3g}" for value in quantiles)
+  if len(popularity) < len(facts):
+    text += f" ({len(popularity)} of them have one)"
+  return text
 
 
 def describe_against(facts: Sequence[Fact], test: Sequence[Fact]) -> str:
@@ -542,11 +561,12 @@ def describe_against(facts: Sequence[Fact], test: Sequence[Fact]) -> str:
 
   It says as well how many of these have an answer here.
   """
-  answers = {(fact["relation"], fact["object"]) for fact in facts}
-  seen = sum((fact["relation"], fact["object"]) in answers for fact in test) / len(test)
+  answers = set(map(_answer, facts))
+  seen = sum(_answer(fact) in answers for fact in test) / len(test)
+  distance = mismatch(facts, test)
   return (
-    f"  against the test facts: mismatch {mismatch(facts, test):.2f}, {seen:.0%} of them have an "
-    "answer seen here"
+    f"  against the test facts: mismatch {distance:.2f}, "
+    f"{seen:.0%} of them have an answer seen here"
   )
 
 
@@ -558,16 +578,18 @@ def _assign(
   """Returns the set of each subject; what rounding leaves over in a stratum goes to the next."""
   names = list(shares)
   set_of: dict[str, str] = {}
+  share_S = np.array([shares[name] for name in names])
   owed = np.zeros(len(names))
   for stratum in sorted(strata):
     subjects = strata[stratum]
-    owed += np.array([shares[name] for name in names]) * len(subjects)
+    owed += share_S * len(subjects)
     sizes = _round(owed, len(subjects))
     owed -= sizes
     order = _rng(seed, "split", *stratum).permutation(len(subjects))
     ends = np.cumsum(sizes)
     for position, i in enumerate(order):
-      set_of[subjects[i]] = names[int(np.searchsorted(ends, position, side="right"))]
+      index = int(np.searchsorted(ends, position, side="right"))
+      set_of[subjects[i]] = names[index]
   return set_of
 
 
@@ -575,16 +597,20 @@ def _round(targets: np.ndarray, total: int) -> np.ndarray:
   """Returns whole numbers from 0 on with a given sum, close to the targets (largest remainders)."""
   sizes = np.floor(np.maximum(targets, 0) + 1e-9).astype(int)
   while sizes.sum() < total:
-    sizes[np.argmax(targets - sizes)] += 1
+    remainders = targets - sizes
+    sizes[np.argmax(remainders)] += 1
   while sizes.sum() > total:
-    sizes[np.argmin(np.where(sizes > 0, targets - sizes, np.inf))] -= 1
+    remainders = np.where(sizes > 0, targets - sizes, np.inf)
+    sizes[np.argmin(remainders)] -= 1
   return sizes
 
 
 def _apportion(total: int, counts: Mapping[str, int]) -> dict[str, int]:
   """Returns numbers in proportion to the counts, with a given sum; none above its count."""
-  shares = np.array(list(counts.values())) * (total / max(1, sum(counts.values())))
-  return dict(zip(counts, _round(shares, total).tolist()))
+  count_R = np.array(list(counts.values()))
+  share = total / max(1, sum(counts.values()))
+  sizes = _round(count_R * share, total)
+  return dict(zip(counts, sizes.tolist()))
 
 
 def _draw(
@@ -596,7 +622,8 @@ def _draw(
 ) -> list[int]:
   """Returns `count` of the row indices, at random, whatever order they come in."""
   ordered = sorted(rows, key=lambda i: _key(facts[i]))
-  return [ordered[i] for i in _rng(seed, "draw", *stream).permutation(len(ordered))[:count]]
+  order = _rng(seed, "draw", *stream).permutation(len(ordered))
+  return [ordered[i] for i in order[:count]]
 
 
 def _by_relation(facts: Iterable[Fact]) -> dict[str, list[int]]:
@@ -611,8 +638,12 @@ def _by_answer(facts: Iterable[Fact]) -> dict[Answer, list[int]]:
   """Returns the indices of the facts of each answer."""
   rows: dict[Answer, list[int]] = collections.defaultdict(list)
   for i, fact in enumerate(facts):
-    rows[fact["relation"], fact["object"]].append(i)
+    rows[_answer(fact)].append(i)
   return rows
+
+
+def _answer(fact: Fact) -> Answer:
+  return fact["relation"], fact["object"]
 
 
 def _take(facts: Sequence[Fact], chosen: set[int]) -> list[Fact]:
