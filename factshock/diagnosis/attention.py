@@ -1,4 +1,4 @@
-"""How much models attend to the subjects of the test facts: all arms and seeds together.
+"""Attention of models to the subjects of the test facts: all arms and seeds together.
 
 Ghosal, Hashimoto and Raghunathan 2024 (arXiv 2406.14785): finetuning on facts that are stored
 poorly makes a model attend less to every subject.
@@ -6,7 +6,7 @@ poorly makes a model attend less to every subject.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -49,7 +49,7 @@ class _Measured:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Gathered:
-  """What the seeds measured so far gave.
+  """Measures of the seeds so far.
 
   Attributes:
     samples: key -> seed -> samples by name.
@@ -102,31 +102,43 @@ def diagnose(
   gathered = _Gathered(collections.defaultdict(dict), {}, {}, {})
   for index, seed in enumerate(seeds):
     of_seed = {label: by_seed[seed] for label, by_seed in paths.items() if seed in by_seed}
-    answers = {
-      label: by_seed[seed]
+    rng = np.random.default_rng([bootstrap.seed, index])
+    facts = _measure_files(seed, of_seed, reference, gathered)
+    right = {
+      label: _right(facts, by_seed[seed], criterion)
       for label, by_seed in (predictions or {}).items()
       if label in of_seed and seed in by_seed
     }
-    rng = np.random.default_rng([bootstrap.seed, index])
-    facts = _measure_files(seed, of_seed, reference, gathered)
-    right = {label: _right(facts, rows, criterion) for label, rows in answers.items()}
     _add_samples(
       seed, facts, right, _all_pairs(of_seed, reference, pairs), gathered, bootstrap, rng
     )
-
-  def finish(by_seed: Mapping[int, Sample]) -> SeedEstimate:
-    return statistics.estimate(by_seed, bootstrap)
-
-  sites = list(gathered.shapes)
   return {
     "reference": reference,
     "seeds": seeds,
     "resamples": bootstrap.resamples,
     "confidence": bootstrap.confidence,
     "notes": ATTENTION,
+    **_results(paths, reference, pairs, gathered, bootstrap),
+  }
+
+
+def _results(
+  labels: Iterable[str],
+  reference: str | None,
+  pairs: Sequence[Pair],
+  gathered: _Gathered,
+  bootstrap: Bootstrap,
+) -> Json:
+  """Returns the estimates of all arms and comparisons, at each site."""
+
+  def finish(by_seed: Mapping[int, Sample]) -> SeedEstimate:
+    return statistics.estimate(by_seed, bootstrap)
+
+  sites = list(gathered.shapes)
+  return {
     "arms": {
       label: {"sites": {site: _arm(label, site, reference, gathered, finish) for site in sites}}
-      for label in paths
+      for label in labels
     },
     "comparisons": [_comparison(pair, site, gathered, finish) for pair in pairs for site in sites],
   }

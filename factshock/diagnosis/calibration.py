@@ -36,7 +36,7 @@ class Reliability(NamedTuple):
 
 
 class Yield(NamedTuple):
-  """What can be answered at a precision.
+  """Queries that can be answered at a precision.
 
   Attributes:
     queries: how many get an answer.
@@ -96,8 +96,9 @@ def expected_calibration_error(
   Raises:
     UserError: as `reliability`.
   """
-  found = reliability(confidence_N, right_N, bins)
-  return float(np.sum(found.units * np.abs(found.confidence - found.right)) / found.units.sum())
+  table = reliability(confidence_N, right_N, bins)
+  gap_B = np.abs(table.confidence - table.right)
+  return float(np.sum(table.units * gap_B) / table.units.sum())
 
 
 def brier(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
@@ -195,7 +196,7 @@ def yield_at(
 
 
 class Cut(NamedTuple):
-  """The last cut at a precision: queries answered, right answers and answers, arrays [R]."""
+  """Last cut at a precision: queries answered, right answers and answers, arrays [R]."""
 
   queries: np.ndarray
   right: np.ndarray

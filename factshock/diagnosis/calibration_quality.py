@@ -66,8 +66,7 @@ def quality(
   pooled = _group(units, int(asked_K.sum()), settings, rng)
   by_relation: Json = {}
   for code, name in enumerate(relations):
-    is_chosen_N = units.relation == code
-    chosen = Units(*(column[is_chosen_N] for column in units))
+    chosen = _of_relation(units, code)
     by_relation[name] = _group(chosen, int(asked_K[code]), settings, rng)
   return {
     "units": len(units.right),
@@ -80,6 +79,11 @@ def quality(
     "relations": by_relation,
     "notes": notes.CALIBRATION,
   }
+
+
+def _of_relation(units: Units, code: int) -> Units:
+  is_chosen_N = units.relation == code
+  return Units(*(column[is_chosen_N] for column in units))
 
 
 def _asked_queries(

@@ -137,26 +137,10 @@ def diagnose(
     label: lm_kbc_files.align(rows, gold, year, strict) for label, rows in predictions.items()
   }
   sets = None if train is None else constant_sets(train, year, strict)
-  baselines: dict[str, list[Objects]] = {ALL_EMPTY: [[] for _ in gold.objects]}
-  if sets is not None:
-    baselines[CONSTANT] = [sets.get(relation, []) for _, relation in gold.objects]
-  answers = {label: objects for label, (objects, _) in aligned.items()}
-  sums = _sums(gold.objects, [*answers.values(), *baselines.values()], year, strict, bootstrap)
-  ratios = [measures(sums_LxRxM, sums.rows) for sums_LxRxM in sums.answers]
-  confidence = bootstrap.confidence
-  scores = [
-    _scores(by_name, sums_LxRxM[:, 0], sums, confidence)
-    for by_name, sums_LxRxM in zip(ratios, sums.answers)
-  ]
-  first_baseline = len(aligned)
-  systems: Json = {
-    label: {"counts": counts, **own} for (label, (_, counts)), own in zip(aligned.items(), scores)
-  }
-  differences = [
-    _difference(label, baseline, own, other, confidence)
-    for label, own in zip(aligned, ratios)
-    for baseline, other in zip(baselines, ratios[first_baseline:])
-  ]
+  baselines = _baselines(gold, sets)
+  answers = [*(objects for objects, _ in aligned.values()), *baselines.values()]
+  sums = _sums(gold.objects, answers, year, strict, bootstrap)
+  counts = {label: counts for label, (_, counts) in aligned.items()}
   return {
     "format": 1,
     "edition": year,
@@ -167,12 +151,50 @@ def diagnose(
     "gold_repeated": gold.repeated,
     "relations": sums.relations,
     **_about_train(train, gold, sums.relations, sets or {}, no_train),
-    "confidence": confidence,
+    "confidence": bootstrap.confidence,
     "resamples": bootstrap.resamples,
     "seed": bootstrap.seed,
     "notes": NOTES,
-    "systems": systems,
-    "baselines": dict(zip(baselines, scores[first_baseline:])),
+    **_results(counts, list(baselines), sums, bootstrap.confidence),
+  }
+
+
+def _baselines(gold: Rows, sets: Mapping[str, list[str]] | None) -> dict[str, list[Objects]]:
+  """Returns the answers that need no model, in the order of the gold rows."""
+  baselines: dict[str, list[Objects]] = {ALL_EMPTY: [[] for _ in gold.objects]}
+  if sets is not None:
+    baselines[CONSTANT] = [sets.get(relation, []) for _, relation in gold.objects]
+  return baselines
+
+
+def _results(
+  counts: Mapping[str, dict[str, int]],
+  baselines: Sequence[str],
+  sums: "_Sums",
+  confidence: float,
+) -> Json:
+  """Returns the scores of systems and baselines, and their differences.
+
+  Args:
+    counts: of what did not fit, by label of each system.
+    baselines: their names.
+    sums: of all answers, the systems' first.
+    confidence: of the intervals.
+  """
+  ratios = [measures(sums_LxRxM, sums.rows) for sums_LxRxM in sums.answers]
+  scores = [
+    _scores(by_name, sums_LxRxM[:, 0], sums, confidence)
+    for by_name, sums_LxRxM in zip(ratios, sums.answers)
+  ]
+  systems = len(counts)
+  differences = [
+    _difference(label, baseline, own, other, confidence)
+    for label, own in zip(counts, ratios)
+    for baseline, other in zip(baselines, ratios[systems:])
+  ]
+  return {
+    "systems": {label: {"counts": counts[label], **own} for label, own in zip(counts, scores)},
+    "baselines": dict(zip(baselines, scores[systems:])),
     "differences": differences,
   }
 

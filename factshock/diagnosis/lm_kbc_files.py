@@ -23,7 +23,7 @@ RowKey: TypeAlias = tuple[str, str]  # subject, relation
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """The rows of a file.
+  """Rows of a file.
 
   Attributes:
     path: the file, for messages.

@@ -115,9 +115,9 @@ def score(
     strict: counts no gold as found more than once, so that recall never exceeds 1.
   """
   counts = edition.count(predicted, gold, relation)
-  found = min(counts.found, counts.gold) if strict else counts.found
+  found_golds = min(counts.found, counts.gold) if strict else counts.found
   precision = counts.right / counts.predicted if counts.predicted else 1.0
-  recall = found / counts.gold if counts.gold else 1.0
+  recall = found_golds / counts.gold if counts.gold else 1.0
   is_empty = not counts.gold
   return Score(
     precision=precision,
@@ -125,7 +125,7 @@ def score(
     f1=f1(precision, recall),
     right=counts.right,
     predicted=counts.predicted,
-    found=found,
+    found=found_golds,
     gold=counts.gold,
     says_empty=counts.says_empty,
     is_empty=is_empty,
@@ -229,8 +229,8 @@ def _count_2022(predicted: Objects, gold: Objects, relation: str) -> Counts:
   texts = set(map(plain_2022, predicted))
   if len(texts) == 1 and texts <= NOTHING:
     texts = set[str]()
-  found = sum(not texts.isdisjoint(map(plain_2022, aliases)) for aliases in gold)
-  return Counts(min(found, len(texts)), len(texts), found, len(gold), not texts)
+  hit = sum(not texts.isdisjoint(map(plain_2022, aliases)) for aliases in gold)
+  return Counts(min(hit, len(texts)), len(texts), hit, len(gold), not texts)
 
 
 def _count_2023(predicted: Objects, gold: Objects, relation: str) -> Counts:

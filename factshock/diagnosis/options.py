@@ -13,7 +13,7 @@ CountsBySeed: TypeAlias = Mapping[int, Mapping[Answer, int] | None]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a diagnosis knows and compares.
+  """Options of a diagnosis: facts it knows, arms it compares.
 
   Attributes:
     finetuning: seed -> (relation, object), the gold answers of the finetuning facts.

@@ -24,7 +24,7 @@ class PopularityBin(TypedDict):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Queries:
-  """The test set of one seed: queries in an order that file order does not change.
+  """Test set of one seed: queries in an order that file order does not change.
 
   Attributes:
     label: the arm they were read from.

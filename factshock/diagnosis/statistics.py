@@ -45,7 +45,7 @@ DEFAULT_BOOTSTRAP = Bootstrap()
 
 
 class Draw(NamedTuple):
-  """How often each of N queries counts in R resamples: a table [N, R], None if it is too large."""
+  """Counts of N queries in R resamples: a table [N, R], None if it is too large."""
 
   queries: int
   resamples: int
@@ -54,14 +54,14 @@ class Draw(NamedTuple):
 
 
 class Sample(NamedTuple):
-  """A measure of one arm and seed, and its bootstrap resamples [R]."""
+  """Measure of one arm and seed, and its bootstrap resamples [R]."""
 
   value: float
   resamples: np.ndarray
 
 
 class SeedEstimate(Estimate):
-  """An estimate with the value of each seed; None where it is undefined."""
+  """Estimate with the value of each seed; None where it is undefined."""
 
   by_seed: dict[str, float | None]
 

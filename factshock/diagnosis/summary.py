@@ -1,4 +1,4 @@
-"""The contents of diagnosis.json: the measures of all arms and seeds together."""
+"""Contents of diagnosis.json: the measures of all arms and seeds together."""
 
 import collections
 import dataclasses
@@ -62,14 +62,30 @@ def diagnose(
     rng = np.random.default_rng([bootstrap.seed, index])
     of_seed = {label: by_seed[seed] for label, by_seed in arms.items() if seed in by_seed}
     gathered.add_seed(seed, of_seed, options, bootstrap.resamples, rng)
+  diagnosis = _contents(arms, seeds, gathered, options, bootstrap)
+  if options.finetuned is not None and options.corrected is not None:
+    diagnosis["verdict"] = verdicts.verdict(
+      diagnosis, reference, options.finetuned, options.corrected
+    )
+  return diagnosis
+
+
+def _contents(
+  arms: PredictionsByArm,
+  seeds: Sequence[int],
+  gathered: "_Gathered",
+  options: Options,
+  bootstrap: Bootstrap,
+) -> Json:
+  """Returns diagnosis.json without a verdict."""
 
   def finish(by_seed: Mapping[int, Sample]) -> SeedEstimate:
     return statistics.estimate(by_seed, bootstrap)
 
   samples = gathered.samples
-  diagnosis: Json = {
+  return {
     "format": 1,
-    "reference": reference,
+    "reference": options.reference,
     "known": options.known,
     "criterion": options.criterion,
     "confidence": bootstrap.confidence,
@@ -80,15 +96,10 @@ def diagnose(
     "comparisons": [_comparison(pair, samples[pair], finish) for pair in options.pairs],
     "entities": gathered.entities,
   }
-  if options.finetuned is not None and options.corrected is not None:
-    diagnosis["verdict"] = verdicts.verdict(
-      diagnosis, reference, options.finetuned, options.corrected
-    )
-  return diagnosis
 
 
 class _Gathered:
-  """What the seeds measured so far gave.
+  """Measures of the seeds so far.
 
   Attributes:
     samples: label or pair -> name of the measure -> seed -> sample.

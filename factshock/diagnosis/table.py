@@ -10,7 +10,7 @@ Json: TypeAlias = Mapping[str, Any]
 
 
 class Column(NamedTuple):
-  """A column of the table of arms.
+  """Column of the table of arms.
 
   Attributes:
     title: its head; None: the criterion.

@@ -1,6 +1,6 @@
 """Verdict on a finetuning: shifted answer prior or lost access to what was known; what to try."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from factshock.diagnosis.options import Pair
@@ -9,7 +9,7 @@ Json: TypeAlias = Mapping[str, Any]
 
 
 class Advice(NamedTuple):
-  """What a verdict means, and what to try first."""
+  """Meaning of a verdict, and what to try first."""
 
   text: str
   try_first: str
@@ -76,19 +76,11 @@ def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> 
   Returns:
     `verdict` (a key of VERDICTS), `text`, `try_first`, the labels and the evidence.
   """
-  rows = {(row["arm"], row["against"]): row for row in diagnosis["comparisons"]}
-  against_reference, against_finetuned, restored = (
-    rows[pair] for pair in pairs(reference, finetuned, corrected)
-  )
   known = diagnosis["known"]
   if known in (reference, finetuned, corrected):
     known = None
-  evidence: dict[str, Any] = {
-    "loss": against_reference["difference"],
-    "prior": against_finetuned["difference"],
-    "access": restored["difference" if known is None else "difference_known"],
-    "knowledge": None if known is None else against_reference["difference_unknown"],
-  }
+  compared = pairs(reference, finetuned, corrected)
+  evidence = _evidence(diagnosis["comparisons"], compared, known is not None)
   is_lost = sign(evidence["loss"]) < 0
   is_shifted, is_away = _causes(evidence)
   if is_shifted and is_away:  # both are clear: does either of them hardly matter?
@@ -108,6 +100,26 @@ def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> 
     "known": known,
     "evidence": evidence,
     "share_of_loss": share_of_loss,
+  }
+
+
+def _evidence(
+  comparisons: Iterable[Json], compared: Sequence[Pair], has_known: bool
+) -> dict[str, Any]:
+  """Returns the estimates that a verdict goes by.
+
+  Args:
+    comparisons: of the diagnosis.
+    compared: as from `pairs`.
+    has_known: whether a fourth arm tells the known facts.
+  """
+  rows = {(row["arm"], row["against"]): row for row in comparisons}
+  loss, prior, restored = (rows[pair] for pair in compared)
+  return {
+    "loss": loss["difference"],
+    "prior": prior["difference"],
+    "access": restored["difference_known" if has_known else "difference"],
+    "knowledge": loss["difference_unknown"] if has_known else None,
   }
 
 

@@ -1,1 +1,1 @@
-"""The predictions file: its rows, their reading and writing, accuracy, prior correction. No JAX."""
+"""Predictions files: their rows, reading and writing, accuracy, prior correction. No JAX."""

@@ -24,7 +24,7 @@ CRITERIA = ("exact_match", "contains")  # what makes an answer right
 
 
 class Scores(NamedTuple):
-  """How right one predicted text is, each the best over the accepted answers; from 0 to 1."""
+  """Scores of one predicted text, each the best over the accepted answers; from 0 to 1."""
 
   exact_match: float
   contains: float
@@ -32,7 +32,7 @@ class Scores(NamedTuple):
 
 
 class _Deletions(dict[int, str | None]):
-  """A translation table that deletes punctuation, filled as characters are met."""
+  """Translation table that deletes punctuation, filled as characters are met."""
 
   def __missing__(self, code: int) -> str | None:
     character = chr(code)

@@ -25,7 +25,7 @@ FLOOR = 1e-9  # the least a prior can be; what is below is counted
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
-  """The queries of one relation.
+  """Queries of one relation, with their candidates.
 
   Attributes:
     names: candidate answers, sorted [C].
@@ -43,7 +43,7 @@ Priors: TypeAlias = Mapping[str, np.ndarray]  # relation -> p of its candidates 
 
 
 class AnswerChange(NamedTuple):
-  """How often an answer is the prediction, before and after the correction."""
+  """Counts of an answer among the predictions, before and after the correction."""
 
   answer: str
   relation: str

@@ -96,7 +96,7 @@ def from_rows(rows: Iterable[tuple[int, Any]], path: str = "rows") -> Prediction
 
 
 class _Columns:
-  """The columns of a predictions file while it is read: codes of texts as they are first met."""
+  """Columns of a predictions file while it is read: codes of texts as they are first met."""
 
   def __init__(self, path: str) -> None:
     self.path = path

@@ -1,7 +1,7 @@
 """Rows of a predictions file from what models answered, and their writing."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -83,12 +83,19 @@ def prediction_rows(
   for relation, indices in _by_relation(facts).items():
     names = sorted(candidates[relation])
     scores_QxC = _score_matrix(relation, candidates[relation], scores, indices)
-    order_QxK = np.argsort(-scores_QxC, axis=1, kind="stable")[:, :top]
-    best_QxK = np.take_along_axis(scores_QxC, order_QxK, axis=1)
-    for index, best, order in zip(indices, best_QxK.tolist(), order_QxK.tolist()):
-      ranked: list[list[Any]] = [[names[column], score] for column, score in zip(order, best)]
+    for index, ranked in zip(indices, _ranked_candidates(names, scores_QxC, top)):
       rows[index] = _ranked_row(facts[index], ranked, labels)
   return rows
+
+
+def _ranked_candidates(
+  names: Sequence[str], scores_QxC: np.ndarray, top: int | None
+) -> Iterator[list[list[Any]]]:
+  """Yields the best [name, score] of each query, best first."""
+  order_QxK = np.argsort(-scores_QxC, axis=1, kind="stable")[:, :top]
+  best_QxK = np.take_along_axis(scores_QxC, order_QxK, axis=1)
+  for order, best in zip(order_QxK.tolist(), best_QxK.tolist()):
+    yield [[names[column], score] for column, score in zip(order, best)]
 
 
 def text_rows(

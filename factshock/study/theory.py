@@ -1,4 +1,4 @@
-"""The one-layer study in a workdir: checks, theory.json, facts.npz and the page."""
+"""Running the one-layer study in a workdir: checks, theory.json, facts.npz and the page."""
 
 import json
 import os

@@ -1,5 +1,4 @@
-"""One condition of the one-layer study: a world, how well it is stored, and finetuning on each "
-"set."""
+"""Condition of the one-layer study: a world, how well it is stored, finetuning on each set."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Facts:
-  """A finetuning set of K seeds.
+  """Finetuning set of K seeds.
 
   Attributes:
     subjects_KxF: int32.
@@ -149,30 +148,33 @@ def run(
   answers_KxTxR = _of_subjects(world.answers_KxSxR, world.test_KxT)
 
   def measure(w_kq: Mapping[str, Array]) -> Arrays:
-    return _as_numpy(
-      measures.on_test(
-        v_KxTxA,
-        v_KxRxA,
-        answers_KxTxR,
-        common_KxR,
-        w_kq,
-        bins=settings.bins,
-        cosine=settings.cosine,
-      )
+    on_test = measures.on_test(
+      v_KxTxA,
+      v_KxRxA,
+      answers_KxTxR,
+      common_KxR,
+      w_kq,
+      bins=settings.bins,
+      cosine=settings.cosine,
     )
+    return _as_numpy(on_test)
 
-  seeds, relations = common_KxR.shape
-  zero = {
-    "shared": np.zeros((seeds, 1, relations), np.float32),
-    "relation": np.zeros((seeds, 1, relations), np.float32),
-  }
   after: dict[str, Arrays] = {}
   last: dict[str, Arrays] = {}
   for name in sets or facts:
     w_kq = _finetune(v_KxSxA, v_KxRxA, world.answers_KxSxR, facts[name], settings)
     after[name] = measure(w_kq)
     last[name] = {key: np.asarray(array[:, -1]) for key, array in w_kq.items()}
-  return Condition(world, settings.steps, before, measure(zero), after, last)
+  untouched = measure(_zero_attention(*common_KxR.shape))
+  return Condition(world, settings.steps, before, untouched, after, last)
+
+
+def _zero_attention(seeds: int, relations: int) -> Arrays:
+  """Returns the entries of W_KQ before finetuning: [K, 1, R]."""
+  return {
+    "shared": np.zeros((seeds, 1, relations), np.float32),
+    "relation": np.zeros((seeds, 1, relations), np.float32),
+  }
 
 
 def _as_numpy(arrays: Mapping[str, Array]) -> Arrays:

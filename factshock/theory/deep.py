@@ -1,4 +1,4 @@
-"""The one-layer model with explicit embeddings and matrices, and what it leaves out.
+"""Models with explicit embeddings and matrices: the one-layer model, and what it leaves out.
 
 That is several heads, more layers, all weights trained. Tokens are subjects, then relations. At
 layer l each position j adds sum_h sum_(k <= j) a_hjk W_V_h x_k to its vector x_j, x = phi(token) at
@@ -125,11 +125,9 @@ def train(
     known: share of the queries.
   """
   frozen = {name: array for name, array in params.items() if name not in trained}
-
-  def trained_loss(weights: Weights) -> tuple[jax.Array, jax.Array]:
-    return loss({**frozen, **weights}, tokens_Nx2, answers_N, weights_N)
-
-  descent = jax.value_and_grad(trained_loss, has_aux=True)
+  descent = jax.value_and_grad(
+    lambda weights: loss({**frozen, **weights}, tokens_Nx2, answers_N, weights_N), has_aux=True
+  )
 
   def step(
     state: tuple[Weights, int, jax.Array, jax.Array],

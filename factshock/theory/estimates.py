@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 class SeedValues(Estimate):
-  """An estimate with the value of each seed; None where it is not defined."""
+  """Estimate with the value of each seed; None where it is not defined."""
 
   values: list[float | None]
 

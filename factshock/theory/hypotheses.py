@@ -1,5 +1,4 @@
-"""The five predictions of the theory as estimates over seeds: what each says, and whether it "
-"holds."""
+"""Five predictions of the theory as estimates over seeds: what each says, and if it holds."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -15,7 +14,7 @@ PARTS = 10  # tenths of subjects by popularity, of facts by salience
 
 
 class ClaimEstimate(SeedValues):
-  """An estimate that a prediction is about.
+  """Estimate that a prediction is about.
 
   `wanted` is "above" or "below" 0; `holds` is whether its interval lies there.
   """
@@ -26,7 +25,7 @@ class ClaimEstimate(SeedValues):
 
 
 class Claim(TypedDict):
-  """A prediction; its verdict is "holds", "holds in part" or "fails"."""
+  """Prediction; its verdict is "holds", "holds in part" or "fails"."""
 
   statement: str
   estimates: list[ClaimEstimate]
@@ -34,7 +33,7 @@ class Claim(TypedDict):
 
 
 class Row(TypedDict):
-  """A condition in short, estimates on test subjects.
+  """Condition in short, estimates on test subjects.
 
   `before` is accuracy, `gap` as from the function `gap`, `attention` its change by each set.
   """
@@ -163,8 +162,7 @@ def _signs(condition: Condition) -> list[ClaimEstimate]:
 
 
 def _auroc(score_N: np.ndarray, positive_N: np.ndarray) -> float:
-  """Returns the share of (positive, negative) pairs that a score has in order; NaN without "
-  "either."""
+  """Returns the share of (positive, negative) pairs that a score has in order, or NaN."""
   return calibration.auroc(np.zeros(len(score_N)), positive_N, score_N)
 
 

@@ -1,5 +1,4 @@
-"""What the one-layer model answers and attends to: before finetuning, and on subjects it left "
-"out."""
+"""Measures of the one-layer model: before finetuning, and on subjects that it left out."""
 
 import functools
 from collections.abc import Mapping
@@ -40,37 +39,47 @@ def on_test(
     are their relation's most common one, and `attention` [K, E, R], on the subject.
   """
 
-  def one_seed(
-    v_TxA: jax.Array,
-    v_RxA: jax.Array,
-    answers_TxR: jax.Array,
-    common_R: jax.Array,
-    shared_ExR: jax.Array,
-    relation_ExR: jax.Array,
-  ) -> dict[str, jax.Array]:
-    def at_step(_: None, entries: tuple[jax.Array, jax.Array]) -> tuple[None, dict[str, jax.Array]]:
-      shared_R, relation_R = entries
-      w_kq = {
-        **one_layer.zero_attention(*answers_TxR.shape),
-        "shared": shared_R,
-        "relation": relation_R,
-      }
-      a_TxR = one_layer.attention(w_kq, cosine)
-      predicted_TxR = one_layer.logits(v_TxA, v_RxA, a_TxR).argmax(axis=-1)
-      right_T = (predicted_TxR == answers_TxR).mean(axis=1)
-      by_bin = jnp.stack([part.mean() for part in jnp.array_split(right_T, bins)])
-      return None, {
-        "accuracy": right_T.mean(),
-        "accuracy_by_bin": by_bin,
-        "common": (predicted_TxR == common_R[None]).mean(),
-        "attention": a_TxR[0],
-      }
-
-    return jax.lax.scan(at_step, None, (shared_ExR, relation_ExR))[1]
-
+  of_seed = functools.partial(_on_test_of_seed, bins=bins, cosine=cosine)
   return training.over_seeds(
-    one_seed, v_KxTxA, v_KxRxA, answers_KxTxR, common_KxR, w_kq["shared"], w_kq["relation"]
+    of_seed, v_KxTxA, v_KxRxA, answers_KxTxR, common_KxR, w_kq["shared"], w_kq["relation"]
   )
+
+
+def _on_test_of_seed(
+  v_TxA: jax.Array,
+  v_RxA: jax.Array,
+  answers_TxR: jax.Array,
+  common_R: jax.Array,
+  shared_ExR: jax.Array,
+  relation_ExR: jax.Array,
+  *,
+  bins: int,
+  cosine: float,
+) -> dict[str, jax.Array]:
+  """Returns the measures of one seed; see `on_test`."""
+
+  def at_step(
+    _: None,
+    entries: tuple[jax.Array, jax.Array],
+  ) -> tuple[None, dict[str, jax.Array]]:
+    shared_R, relation_R = entries
+    w_kq = {
+      **one_layer.zero_attention(*answers_TxR.shape),
+      "shared": shared_R,
+      "relation": relation_R,
+    }
+    a_TxR = one_layer.attention(w_kq, cosine)
+    predicted_TxR = one_layer.logits(v_TxA, v_RxA, a_TxR).argmax(axis=-1)
+    right_T = (predicted_TxR == answers_TxR).mean(axis=1)
+    by_bin = jnp.stack([part.mean() for part in jnp.array_split(right_T, bins)])
+    return None, {
+      "accuracy": right_T.mean(),
+      "accuracy_by_bin": by_bin,
+      "common": (predicted_TxR == common_R[None]).mean(),
+      "attention": a_TxR[0],
+    }
+
+  return jax.lax.scan(at_step, None, (shared_ExR, relation_ExR))[1]
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""The one-layer, one-head transformer of arXiv 2406.14785 on [subject, relation], computed exactly.
+"""One-layer, one-head transformer of arXiv 2406.14785 on [subject, relation], computed exactly.
 
   f = W_H^T (a_s W_V phi(s) + a_r W_V phi(r)),  a = softmax over {s, r} of phi(.)^T W_KQ phi(r),
   cross-entropy loss.

@@ -1,5 +1,4 @@
-"""Where the harm begins: the one-layer study over Zipf exponents, sizes of sets, steps, "
-"pretraining."""
+"""Where the harm begins: over Zipf exponents, sizes of sets, steps, and pretraining."""
 
 import dataclasses
 import functools
@@ -50,7 +49,7 @@ class Cell(TypedDict):
 
 
 class StoredRow(hypotheses.Row):
-  """What depends on how well facts are stored, after a number of pretraining steps.
+  """Row of what depends on how well facts are stored, after a number of pretraining steps.
 
   `salience` is the mean over facts.
   """

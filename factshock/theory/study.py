@@ -1,4 +1,4 @@
-"""The one-layer study: stages from a config to what theory.json and facts.npz hold."""
+"""Stages of the one-layer study, from a config to what theory.json and facts.npz hold."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ Json: TypeAlias = dict[str, Any]
 
 
 class Stage(NamedTuple):
-  """A stage of the study.
+  """Stage of the study.
 
   Attributes:
     title: printed as it begins.
@@ -34,7 +34,7 @@ class Stage(NamedTuple):
 
 @dataclasses.dataclass
 class Results:
-  """What a study found so far.
+  """Results of a study so far.
 
   Attributes:
     theory: what theory.json holds.

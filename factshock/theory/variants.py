@@ -1,10 +1,10 @@
-"""What the one-layer theory leaves out: several heads, more layers, all weights trained.
+"""Variants that the one-layer theory leaves out: several heads, more layers, all weights trained.
 
 The same study in a small world.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from factshock.runtime.errors import UserError
 from factshock.runtime.settings import INSIDE, setting
 from factshock.theory import deep, training, worlds
-from factshock.theory.estimates import SeedValues, estimate
+from factshock.theory.estimates import estimate
 from factshock.theory.hypotheses import Row
 from factshock.theory.phases import Descent
 from factshock.theory.worlds import Sizes, World
@@ -38,7 +38,7 @@ class Pretraining(Descent):
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """A model and the arrays that its finetuning trains; pretraining trains W_V.
+  """Model, and the arrays that its finetuning trains; pretraining trains W_V.
 
   Attributes:
     title: its name in the report.
@@ -64,7 +64,7 @@ VARIANTS = {
 
 
 class VariantRow(Row):
-  """A variant in short, see hypotheses.Row; attention is the mean over layers and heads."""
+  """Variant in short, see hypotheses.Row; attention is the mean over layers and heads."""
 
   title: str
 
@@ -98,19 +98,32 @@ def run(
       f"variant {variant.title!r}: a loss is not finite; choose learning rates below those of "
       f"pretraining, {pretraining.learning_rate:g}, and finetuning, {finetuning.learning_rate:g}"
     )
+  return {"title": variant.title, **_row(measured)}
+
+
+def _row(measured: Mapping[str, Any]) -> Row:
   before_K, attention_K = measured["before"]
   popular_K, popular_attention_K = measured["popular"]
   unpopular_K, unpopular_attention_K = measured["unpopular"]
-  changes: dict[str, SeedValues] = {
-    "popular": estimate(popular_attention_K - attention_K),
-    "unpopular": estimate(unpopular_attention_K - attention_K),
-  }
   return {
-    "title": variant.title,
     "before": estimate(before_K),
     "gap": estimate(popular_K - unpopular_K),
-    "attention": changes,
+    "attention": {
+      "popular": estimate(popular_attention_K - attention_K),
+      "unpopular": estimate(unpopular_attention_K - attention_K),
+    },
   }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _SeedWorld:
+  """Facts of one seed; see worlds.World."""
+
+  answers_SxR: jax.Array
+  counts_SxR: jax.Array
+  test_T: jax.Array
+  popular_F: jax.Array
+  unpopular_F: jax.Array
 
 
 def _run(
@@ -122,52 +135,17 @@ def _run(
   finetuning: Descent,
 ) -> dict[str, Any]:
   """Returns (accuracy, attention) [K] before finetuning and after each half, and all losses."""
-  subjects, relations = world.answers_KxSxR.shape[1:]
-  learning_rate = pretraining.learning_rate / variant.layers / variant.heads
 
-  def one_seed(
-    seed: jax.Array,
-    answers_SxR: jax.Array,
-    counts_SxR: jax.Array,
-    test_T: jax.Array,
-    popular_F: jax.Array,
-    unpopular_F: jax.Array,
-  ) -> dict[str, Any]:
-    params = deep.init(
-      jax.random.key(seed),
-      subjects=subjects,
-      relations=relations,
-      answers=answers,
-      dim=subjects + relations + answers,
-      layers=variant.layers,
-      heads=variant.heads,
-      attention_scale=_SPREAD * (variant.layers * variant.heads > 1),
-    )
-    everyone = _queries(jnp.arange(subjects), answers_SxR)
-    weights_N = (counts_SxR / counts_SxR.sum()).ravel()
-    params, loss = deep.train(
-      params,
-      ("value",),
-      *everyone,
-      weights_N,
-      steps=pretraining.steps,
-      learning_rate=learning_rate,
-      known=pretraining.known,
-    )
+  def one_seed(seed: jax.Array, *facts: jax.Array) -> dict[str, Any]:
+    of_seed = _SeedWorld(*facts)
+    params = _random_params(variant, seed, of_seed.answers_SxR, answers)
+    params, loss = _pretrain(variant, params, of_seed, pretraining)
     losses = [loss]
-    test = _queries(test_T, answers_SxR)
+    test = _queries(of_seed.test_T, of_seed.answers_SxR)
     measured: dict[str, Any] = {}
-    for name, facts_F in (("popular", popular_F), ("unpopular", unpopular_F)):
-      tokens, gold = _queries(facts_F, answers_SxR)
-      tuned, loss = deep.train(
-        params,
-        variant.finetuned,
-        tokens,
-        gold,
-        jnp.full(gold.shape, 1 / gold.size),
-        steps=finetuning.steps,
-        learning_rate=finetuning.learning_rate,
-      )
+    halves = {"popular": of_seed.popular_F, "unpopular": of_seed.unpopular_F}
+    for name, subjects_F in halves.items():
+      tuned, loss = _finetune(variant, params, of_seed, subjects_F, finetuning)
       measured[name] = _measure(tuned, *test)
       losses.append(loss)
     return {**measured, "before": _measure(params, *test), "losses": jnp.stack(losses)}
@@ -180,6 +158,66 @@ def _run(
     world.test_KxT,
     world.sets["popular"],
     world.sets["unpopular"],
+  )
+
+
+def _random_params(
+  variant: Variant,
+  seed: jax.Array,
+  answers_SxR: jax.Array,
+  answers: int,
+) -> deep.Weights:
+  subjects, relations = answers_SxR.shape
+  return deep.init(
+    jax.random.key(seed),
+    subjects=subjects,
+    relations=relations,
+    answers=answers,
+    dim=subjects + relations + answers,
+    layers=variant.layers,
+    heads=variant.heads,
+    attention_scale=_SPREAD * (variant.layers * variant.heads > 1),
+  )
+
+
+def _pretrain(
+  variant: Variant,
+  params: deep.Weights,
+  world: _SeedWorld,
+  pretraining: Pretraining,
+) -> tuple[deep.Weights, jax.Array]:
+  """Returns the weights after pretraining W_V on all facts, and the last loss."""
+  subjects = len(world.answers_SxR)
+  tokens, gold = _queries(jnp.arange(subjects), world.answers_SxR)
+  return deep.train(
+    params,
+    ("value",),
+    tokens,
+    gold,
+    (world.counts_SxR / world.counts_SxR.sum()).ravel(),
+    steps=pretraining.steps,
+    learning_rate=pretraining.learning_rate / variant.layers / variant.heads,
+    known=pretraining.known,
+  )
+
+
+def _finetune(
+  variant: Variant,
+  params: deep.Weights,
+  world: _SeedWorld,
+  subjects_F: jax.Array,
+  finetuning: Descent,
+) -> tuple[deep.Weights, jax.Array]:
+  """Returns the weights after finetuning on the facts of some subjects, and the last loss."""
+  tokens, gold = _queries(subjects_F, world.answers_SxR)
+  return deep.train(
+    params,
+    variant.finetuned,
+    tokens,
+    gold,
+    jnp.full(gold.shape, 1 / gold.size),
+    steps=finetuning.steps,
+    learning_rate=finetuning.learning_rate,
   )
 
 

@@ -92,7 +92,7 @@ def make(sizes: Sizes, seeds: Sequence[int], size: int | None = None) -> World:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _SeedWorld:
-  """The world of one seed; see World."""
+  """World of one seed; see World."""
 
   answers_SxR: np.ndarray
   counts_SxR: np.ndarray
