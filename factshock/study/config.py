@@ -29,6 +29,7 @@ from factshock.runtime.settings import (
   unknown_key,
   value_problems,
 )
+from factshock.training import drivers
 from factshock.training import settings as training_settings
 from factshock.types import Config
 
@@ -66,7 +67,7 @@ SCHEMA: Schema = dict(
   popularity=TEXT,
   start_from=TEXT,
   cpu_devices=WHOLE,
-  parallel=choice("mesh", "pmap"),
+  parallel=choice(*drivers.PARALLEL),
   mesh=dict(data=_AXIS, fsdp=_AXIS, model=_AXIS),
   world=dict(
     relations=COUNT,
