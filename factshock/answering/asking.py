@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -103,22 +103,33 @@ def answer_facts(
   has_choices = options.mode in prompts.CHOICE_PROMPTS
   form = options.mode if has_choices else options.prompting.form_for(origin)
   texts = PromptWriter.of(model, form, options.prompting).write(rows, relations)
-  batch_size = origin.batch_size
+  size = {"batch_size": origin.batch_size}
   if has_choices:
-    letters = options.mode == "letters"
-    answers = choices.rows(model, rows, texts, letters=letters, batch_size=batch_size, **labels)
+    answers = choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
   elif options.mode == "generate":
-    generated, scores = decoding.generate(model, texts, options.decoding, batch_size=batch_size)
+    generated, scores = decoding.generate(model, texts, options.decoding, **size)
     answers = writing.text_rows(rows, generated, scores, **labels)
   else:
-    candidates, ranked = _rank(model, rows, texts, options.candidates, batch_size)
-    answers = writing.prediction_rows(rows, candidates, ranked, top=origin.top, **labels)
+    ranked = _rank(model, rows, texts, options.candidates, origin.batch_size)
+    answers = ranked.rows(rows, origin.top, labels)
     if options.pub_quiz:
-      complete = writing.prediction_rows(rows, candidates, ranked, top=None, **labels)
+      complete = ranked.rows(rows, None, labels)
       templates = _templates(complete, relations, form)
       pub_quiz.write(options.pub_quiz, complete, model=checkpoint, templates=templates)
   writing.write_predictions(output, answers)
   return answers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ranked:
+  """Holds the candidates of each relation, and their scores for each fact."""
+
+  candidates: Candidates
+  scores: list[np.ndarray]
+
+  def rows(self, facts: Sequence[Fact], top: int | None, labels: Mapping[str, Any]) -> list[Row]:
+    """Returns rows of a predictions file that keep `top` candidates; None is all."""
+    return writing.prediction_rows(facts, self.candidates, self.scores, top=top, **labels)
 
 
 def _rank(
@@ -127,13 +138,12 @@ def _rank(
   texts: Sequence[str],
   candidates_path: str | None,
   batch_size: int,
-) -> tuple[Candidates, list[np.ndarray]]:
-  """Returns the candidates of each relation, and their scores for each fact."""
+) -> _Ranked:
   relations = [fact["relation"] for fact in facts]
   source = sources.read_facts(candidates_path) if candidates_path else facts
   candidates = writing.candidates_of(source, dict.fromkeys(relations))
   scores = ranking.rank(model, texts, relations, candidates, batch_size=batch_size)
-  return candidates, scores
+  return _Ranked(candidates, scores)
 
 
 def _templates(rows: Sequence[Row], relations: Mapping[str, Relation], form: str) -> dict[str, str]:
@@ -173,33 +183,52 @@ def assess_knowledge(
   rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
   form = options.prompting.form_for(origin)
   writer = PromptWriter.of(model, form, options.prompting)
-  batch_size = origin.batch_size
 
   def prompts_of(set_index: int) -> list[str]:
     return writer.write(rows, relations, set_index)
+
+  if form in prompts.CHOICE_PROMPTS:
+    progress = Progress("asking", options.sets)
+    scores = []
+    size = {"batch_size": origin.batch_size}
+    for index in range(options.sets):
+      texts = prompts_of(index)
+      scores.append(choices.of_facts(model, rows, texts, letters=form == "letters", **size))
+      progress.update(index + 1)
+    known = knowledge.choice_columns(rows, scores)
+  else:
+    known = _assess_generated(model, prompts_of, rows, options, origin.batch_size)
+  schema.write_facts(output, known)
+  return known
+
+
+def _assess_generated(
+  model: LoadedModel,
+  prompts_of: Callable[[int], Sequence[str]],
+  facts: Sequence[Fact],
+  options: KnowledgeOptions,
+  batch_size: int,
+) -> list[knowledge.KnownFact]:
+  """Returns facts with what a model knows of each, from answers that it generates.
+
+  Args:
+    model: the model.
+    prompts_of: gives each fact's prompt with the set of shots of an index.
+    facts: the facts.
+    options: how many sets and samples, and how long answers may be.
+    batch_size: prompts at a time.
+  """
 
   def generate(texts: Sequence[str], **sampling: Any) -> list[str]:
     method = "sample" if sampling else "greedy"
     decoding_options = DecodingOptions(options.max_tokens, method=method, **sampling)
     return decoding.generate(model, texts, decoding_options, batch_size=batch_size)[0]
 
-  if form in prompts.CHOICE_PROMPTS:
-    letters = form == "letters"
-    progress = Progress("asking", options.sets)
-    scores = []
-    for index in range(options.sets):
-      texts = prompts_of(index)
-      scores.append(choices.of_facts(model, rows, texts, letters=letters, batch_size=batch_size))
-      progress.update(index + 1)
-    known = knowledge.choice_columns(rows, scores)
-  else:
-    known = knowledge.assess(
-      generate,
-      prompts_of,
-      rows,
-      sets=options.sets,
-      samples=options.samples,
-      progress=Progress("asking", options.sets * (1 + options.samples)),
-    )
-  schema.write_facts(output, known)
-  return known
+  return knowledge.assess(
+    generate,
+    prompts_of,
+    facts,
+    sets=options.sets,
+    samples=options.samples,
+    progress=Progress("asking", options.sets * (1 + options.samples)),
+  )

@@ -30,16 +30,7 @@ def search(
   max_length: int,
   batch_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the best of `beams` hypotheses for each prompt's token ids; see `search_all`.
-
-  Args:
-    model: the model to ask.
-    prompts: lists of ids.
-    ends: ids that end a text, as from `decoding.end_tokens`.
-    beams: hypotheses that are followed.
-    length_penalty: see `search_all`.
-    max_length: tokens at most.
-    batch_size: prompts at a time.
+  """Returns the best hypothesis for each prompt's token ids; see `search_all`.
 
   Returns:
     Tokens, int32 [prompts, max_length], batches.ENDED after a row's end, and log-probabilities,
@@ -87,19 +78,13 @@ def search_all(
     log-probabilities, float32 [prompts, beams], LOWEST where there are fewer hypotheses.
   """
   closing_E, opening = ends
+  config = model.model_config
+  first = np.int32(opening)
+  penalty = np.float32(length_penalty)
 
   def generate(params: Params, inputs_BxS: Array, _: Array, used: np.int32) -> tuple[Array, Array]:
-    return _search(
-      params,
-      model.model_config,
-      max_length,
-      beams,
-      inputs_BxS,
-      closing_E,
-      np.int32(opening),
-      used,
-      np.float32(length_penalty),
-    )
+    sizes = max_length, beams
+    return _search(params, config, *sizes, inputs_BxS, closing_E, first, used, penalty)
 
   tokens, scores = batches.run(generate, model, prompts, max_length, batch_size)
   # The shapes are those of no prompts too.
@@ -125,14 +110,7 @@ def _search(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wou
   Returns:
     The tokens [B, K, max_length] and scores [B, K].
   """
-  family = families.of(config)
-  batch = inputs_BxS.shape[0]
-  vocabulary = config.vocab_size
-  cache, first_B = family.start(params, config, inputs_BxS, max_length)
-  cache = dict(family.unstack(cache), weights=family.layer_weights(params))
-  rows_BxK = jnp.arange(batch * beams).reshape(batch, beams)
-  beams_R = rows_BxK.ravel() // beams
-  ids_V = jnp.arange(vocabulary)
+  ids_V = jnp.arange(config.vocab_size)
   ends_V = (ids_V[:, None] == closing_E[None]).any(axis=1)
 
   def goes_on(state: State) -> jax.Array:
@@ -140,32 +118,36 @@ def _search(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wou
 
   def advance(state: State) -> State:
     step = state["step"]
-    logits_RxV, cache = family.step(params, config, state["cache"], state["token_R"])
-    log_p_RxV = jax.nn.log_softmax(logits_RxV)
-    log_p_BxKxV = log_p_RxV.reshape(batch, beams, vocabulary) + state["log_p_BxK"][..., None]
-    closes_V = (ends_V & ~((step == 0) & (ids_V == opening))) | (step + 1 == max_length)
-    ended = _collect_ended(state, log_p_BxKxV, closes_V, length_penalty)
+    opens_V = (step == 0) & (ids_V == opening)
+    closes_V = (ends_V & ~opens_V) | (step + 1 == max_length)
+    return _add_token(params, config, state, closes_V, length_penalty)
 
-    # Hypotheses that go on are the best K that do not end.
-    log_p_BxK, place_BxK = _top(jnp.where(closes_V[None, None], LOWEST, log_p_BxKxV), beams)
-    better_B = log_p_BxK[:, 0] / (step + 1.0) ** length_penalty > ended["ended_BxK"][:, -1]
-    rows_R = (rows_BxK[:, :1] + place_BxK // vocabulary).ravel()
-    return {
-      **ended,
-      "step": step + 1,
-      "cache": family.reorder(cache, rows_R),
-      "token_R": (place_BxK % vocabulary).ravel(),
-      "log_p_BxK": log_p_BxK,
-      "tokens_BxKxT": _extend(state["tokens_BxKxT"], place_BxK, step, vocabulary),
-      "open_B": state["open_B"] & better_B,
-    }
+  begin = _begin(params, config, max_length, beams, inputs_BxS, used)
+  end = jax.lax.while_loop(goes_on, advance, begin)
+  scores_BxK = jnp.where(end["ended_BxK"] > LOWEST / 2, end["ended_log_p_BxK"], LOWEST)
+  return end["ended_tokens_BxKxT"], scores_BxK
 
+
+def _begin(
+  params: Params,
+  config: ModelConfig,
+  max_length: int,
+  beams: int,
+  inputs_BxS: Array,
+  used: Array,
+) -> State:
+  """Returns the state of a batch before its first token, one open hypothesis a prompt."""
+  family = families.of(config)
+  batch = inputs_BxS.shape[0]
+  cache, first_B = family.start(params, config, inputs_BxS, max_length)
+  cache = dict(family.unstack(cache), weights=family.layer_weights(params))
+  prompts_R = jnp.arange(batch * beams) // beams
   lowest_BxK = jnp.full((batch, beams), LOWEST)
   nothing_BxKxT = jnp.full((batch, beams, max_length), batches.ENDED, jnp.int32)
-  begin = {
+  return {
     "step": jnp.int32(0),
-    "cache": family.take_rows(cache, beams_R),
-    "token_R": first_B[beams_R],
+    "cache": family.take_rows(cache, prompts_R),
+    "token_R": first_B[prompts_R],
     "log_p_BxK": lowest_BxK.at[:, 0].set(0.0),
     "tokens_BxKxT": nothing_BxKxT,
     "ended_BxK": lowest_BxK,
@@ -173,9 +155,47 @@ def _search(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wou
     "ended_tokens_BxKxT": nothing_BxKxT,
     "open_B": jnp.arange(batch) < used,
   }
-  end = jax.lax.while_loop(goes_on, advance, begin)
-  scores_BxK = jnp.where(end["ended_BxK"] > LOWEST / 2, end["ended_log_p_BxK"], LOWEST)
-  return end["ended_tokens_BxKxT"], scores_BxK
+
+
+def _add_token(
+  params: Params,
+  config: ModelConfig,
+  state: State,
+  closes_V: jax.Array,
+  length_penalty: Array,
+) -> State:
+  """Returns the state with one more token.
+
+  Args:
+    params: the model's weights.
+    config: the model's config.
+    state: the state before.
+    closes_V: whether a token ends a hypothesis at this step.
+    length_penalty: exponent of the number of tokens.
+  """
+  family = families.of(config)
+  step = state["step"]
+  vocabulary = config.vocab_size
+  batch, beams = state["log_p_BxK"].shape
+  logits_RxV, cache = family.step(params, config, state["cache"], state["token_R"])
+  log_p_RxV = jax.nn.log_softmax(logits_RxV)
+  log_p_BxKxV = log_p_RxV.reshape(batch, beams, vocabulary) + state["log_p_BxK"][..., None]
+  ended = _collect_ended(state, log_p_BxKxV, closes_V, length_penalty)
+
+  # Hypotheses that go on are the best K that do not end.
+  log_p_BxK, place_BxK = _top(jnp.where(closes_V[None, None], LOWEST, log_p_BxKxV), beams)
+  better_B = log_p_BxK[:, 0] / (step + 1.0) ** length_penalty > ended["ended_BxK"][:, -1]
+  first_row_Bx1 = jnp.arange(batch * beams).reshape(batch, beams)[:, :1]
+  rows_R = (first_row_Bx1 + place_BxK // vocabulary).ravel()
+  return {
+    **ended,
+    "step": step + 1,
+    "cache": family.reorder(cache, rows_R),
+    "token_R": (place_BxK % vocabulary).ravel(),
+    "log_p_BxK": log_p_BxK,
+    "tokens_BxKxT": _extend(state["tokens_BxKxT"], place_BxK, step, vocabulary),
+    "open_B": state["open_B"] & better_B,
+  }
 
 
 def _collect_ended(

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import ml_collections
@@ -82,27 +82,21 @@ def rows(
   if options.method == "beam":
     answers = decoding.hypotheses(model, texts, decoding_options, batch_size=batch_size)
     return writing.listed_rows(facts, answers, **labels)
-
-  def sample(seed: int) -> list[str]:
-    sampling = DecodingOptions(
-      options.max_tokens, method="sample", temperature=options.temperature, seed=seed
-    )
-    return decoding.generate(model, texts, sampling, batch_size=batch_size)[0]
-
-  return writing.listed_rows(facts, _votes(sample, options.samples), **labels)
+  votes = _votes(model, texts, options, batch_size)
+  return writing.listed_rows(facts, votes, **labels)
 
 
-def _votes(sample: Callable[[int], list[str]], samples: int) -> list[list[tuple[str, float]]]:
-  """Returns for each prompt its answers with the log of their share of the samples.
-
-  Args:
-    sample: gives an answer to each prompt, by a seed.
-    samples: how many are drawn.
-  """
+def _votes(
+  model: LoadedModel, texts: Sequence[str], options: QueryOptions, batch_size: int
+) -> list[list[tuple[str, float]]]:
+  """Returns for each prompt its answers with the log of their share of the samples."""
+  samples = options.samples
+  sampling = DecodingOptions(options.max_tokens, method="sample", temperature=options.temperature)
   progress = Progress("sampling", samples)
   answers_MxN = []
   for seed in range(samples):
-    answers_MxN.append(sample(seed))
+    seeded = dataclasses.replace(sampling, seed=seed)
+    answers_MxN.append(decoding.generate(model, texts, seeded, batch_size=batch_size)[0])
     progress.update(seed + 1)
   votes = []
   for answers_M in zip(*answers_MxN):
@@ -144,9 +138,7 @@ def answer_queries(
   facts = list(unique.values())
   candidates = None
   if options.method == "rank":
-    source = [fact for fact in options.candidates or known_facts if fact.get("object")]
-    names = dict.fromkeys(fact["relation"] for fact in facts)
-    candidates = writing.candidates_of(source, names)
+    candidates = _candidates(facts, options.candidates or known_facts)
   form = options.prompting.form_for(origin)
   # A prompt is written of subject and relation alone, so that a query needs no object.
   queries_as_facts = cast(list[Fact], facts)
@@ -157,6 +149,12 @@ def answer_queries(
   for path, asked_rows in zip(outputs, (queries, known_facts)):
     written = (_with_answer(answer_of[row["subject"], row["relation"]], row) for row in asked_rows)
     writing.write_predictions(path, written)
+
+
+def _candidates(queries: Sequence[Row], facts: Sequence[Mapping[str, Any]]) -> Candidates:
+  """Returns the objects of facts by relation, for the relations of the queries."""
+  relations = dict.fromkeys(query["relation"] for query in queries)
+  return writing.candidates_of([fact for fact in facts if fact.get("object")], relations)
 
 
 def _unique_queries(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:

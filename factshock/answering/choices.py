@@ -41,14 +41,7 @@ def score(
     UserError: a choice without tokens or too long, a prompt too long, or another number of choices.
   """
   count = len(choices[0])
-  if any(len(texts) != count for texts in choices):
-    raise UserError(f"expected {count} choices for each question, as the first has, got others")
-  answers = []
-  for prompt, texts in zip(prompts, choices):
-    answers.append([_encode(model, prompt, text) for text in texts])
-  longest = max(len(tokens) for encoded in answers for tokens in encoded)
-  if longest > LONGEST:
-    raise UserError(f"expected choices of at most {LONGEST} tokens, got one of {longest}")
+  answers = _encode_all(model, prompts, choices)
   pairs = []
   for prompt, encoded in zip(prompts, answers):
     prompt_tokens = batches.encode_prompt(model, prompt)
@@ -57,6 +50,26 @@ def score(
   opening = 0 if model.decoder_only else 1  # <extra_id_0>
   sizes = np.array([[len(tokens) - opening for tokens in encoded] for encoded in answers])
   return scores.reshape(sizes.shape), sizes
+
+
+def _encode_all(
+  model: LoadedModel, prompts: Sequence[str], choices: Sequence[Sequence[str]]
+) -> list[list[list[int]]]:
+  """Returns the token ids of each prompt's choices.
+
+  Raises:
+    UserError: a choice without tokens or too long, or another number of choices.
+  """
+  count = len(choices[0])
+  if any(len(texts) != count for texts in choices):
+    raise UserError(f"expected {count} choices for each question, as the first has, got others")
+  answers = []
+  for prompt, texts in zip(prompts, choices):
+    answers.append([_encode(model, prompt, text) for text in texts])
+  longest = max(len(tokens) for encoded in answers for tokens in encoded)
+  if longest > LONGEST:
+    raise UserError(f"expected choices of at most {LONGEST} tokens, got one of {longest}")
+  return answers
 
 
 def rows(

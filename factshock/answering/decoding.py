@@ -81,27 +81,37 @@ def generate(
   stops = _stops(model, options)
   encoded = _encode(model, prompts, options.max_length)
   ends = end_tokens(model, stops)
+  tokens, scores = _generate_tokens(model, encoded, ends, options, batch_size)
+  return [cut(answer_text(model, row), stops) for row in tokens], scores
+
+
+def _generate_tokens(
+  model: LoadedModel,
+  prompts: Sequence[Sequence[int]],
+  ends: Ends,
+  options: DecodingOptions,
+  batch_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns token ids [prompts, max_length] and log-probabilities [prompts]."""
   if options.method == "beam":
-    tokens, scores = beams.search(
+    return beams.search(
       model,
-      encoded,
+      prompts,
       ends,
       beams=options.beams,
       length_penalty=options.length_penalty,
       max_length=options.max_length,
       batch_size=batch_size,
     )
-  else:
-    tokens, scores = sampling.sample(
-      model,
-      encoded,
-      ends,
-      max_length=options.max_length,
-      batch_size=batch_size,
-      temperature=options.temperature if options.method == "sample" else 0.0,
-      seed=options.seed,
-    )
-  return [cut(answer_text(model, row), stops) for row in tokens], scores
+  return sampling.sample(
+    model,
+    prompts,
+    ends,
+    max_length=options.max_length,
+    batch_size=batch_size,
+    temperature=options.temperature if options.method == "sample" else 0.0,
+    seed=options.seed,
+  )
 
 
 def hypotheses(

@@ -21,7 +21,7 @@ CATEGORIES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
 
 
 class KnownFact(Fact):
-  """A fact with what a model knows of it.
+  """Holds a fact with what a model knows of it.
 
   `known` is the category, `greedy_right` the share of the greedy answers that are right, and
   `confidence` the share of the sampled ones, or of facts with choices the probability of the right

@@ -77,34 +77,34 @@ def score(
   config = model.model_config
   left = model.decoder_only
   opening = 0 if left else 1  # <extra_id_0>
-  _check_sizes([len(continuation) for _, continuation in pairs], opening)
-  batches.check_vocabulary(model.tokenizer.size, config)
-  for prompt, continuation in pairs:
-    batches.check_length(len(prompt), config, len(continuation))
+  _check(model, pairs, opening)
   params, spread = batches.place(model.params, model.mesh)
   weights = sampling.unstack_layers(params, config)
   pending = []
   for entries, rows in _batches(pairs, batch_size):
     interruption.raise_if_requested()
-    prompts = [entry.inputs for entry in entries]
-    inputs_BxS = spread(batches.pad(prompts, range(len(entries)), rows, left))
+    inputs_BxS = spread(_inputs(entries, rows, left))
     targets_BxCxT = spread(_targets(entries, rows, pairs))
     results = _score_forced(params, config, opening, weights, inputs_BxS, targets_BxCxT)
     pending.append((entries, results))
   return _gather(pending, len(pairs), progress)
 
 
-def _check_sizes(sizes: Sequence[int], opening: int) -> None:
-  """Checks that continuations have from 1 to LENGTHS[-1] tokens, `opening` ones not counted.
+def _check(model: LoadedModel, pairs: Sequence[Pair], opening: int) -> None:
+  """Checks that continuations have 1 to LENGTHS[-1] tokens after `opening` ones, and pairs fit.
 
   Raises:
-    UserError: some have not.
+    UserError: some do not.
   """
+  sizes = [len(continuation) for _, continuation in pairs]
   if min(sizes, default=opening + 1) <= opening or max(sizes, default=0) > LENGTHS[-1]:
     raise UserError(
       f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {min(sizes) - opening} "
       f"and one of {max(sizes) - opening}"
     )
+  batches.check_vocabulary(model.tokenizer.size, model.model_config)
+  for prompt, continuation in pairs:
+    batches.check_length(len(prompt), model.model_config, len(continuation))
 
 
 def score_whole(
@@ -135,19 +135,27 @@ def score_whole(
   done = 0
   for indices, size in batches.split(order, batch_size):
     interruption.raise_if_requested()
-    length = -(-(len(rows[indices[-1]]) - 1) // WHOLE) * WHOLE + 1
-    tokens_BxS = np.full((size, length), decoder_text.PAD, np.int32)
-    counts_BxS = np.zeros((size, length), bool)
-    for row, index in enumerate(indices):
-      end = len(rows[index])
-      tokens_BxS[row, :end] = rows[index]
-      counts_BxS[row, end - counted[index] : end] = True
+    tokens_BxS, counts_BxS = _pad_whole(rows, counted, indices, size)
     sums_B = _sum_counted(params, model.model_config, spread(tokens_BxS), spread(counts_BxS))
     scores[list(indices)] = partitioning.fetch(sums_B)[: len(indices)]
     done += len(indices)
     if progress:
       progress(done)
   return scores
+
+
+def _pad_whole(
+  rows: Sequence[Sequence[int]], counted: Sequence[int], indices: Sequence[int], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns tokens of the rows at some indices, longest last, and which count: [size, S] each."""
+  length = -(-(len(rows[indices[-1]]) - 1) // WHOLE) * WHOLE + 1
+  tokens_BxS = np.full((size, length), decoder_text.PAD, np.int32)
+  counts_BxS = np.zeros((size, length), bool)
+  for row, index in enumerate(indices):
+    end = len(rows[index])
+    tokens_BxS[row, :end] = rows[index]
+    counts_BxS[row, end - counted[index] : end] = True
+  return tokens_BxS, counts_BxS
 
 
 def _batches(pairs: Sequence[Pair], batch_size: int) -> Iterator[tuple[tuple[_Entry, ...], int]]:
@@ -166,6 +174,11 @@ def _batches(pairs: Sequence[Pair], batch_size: int) -> Iterator[tuple[tuple[_En
   for size, entries in sorted(by_size.items()):
     entries.sort(key=lambda entry: (len(entry.inputs), len(pairs[entry.indices[-1]][1])))
     yield from batches.split(entries, max(1, batch_size // size))
+
+
+def _inputs(entries: Sequence[_Entry], rows: int, left: bool) -> np.ndarray:
+  """Returns the entries' prompts, int32 [rows, S], padded on one side."""
+  return batches.pad([entry.inputs for entry in entries], range(len(entries)), rows, left)
 
 
 def _targets(entries: Sequence[_Entry], rows: int, pairs: Sequence[Pair]) -> np.ndarray:
@@ -233,22 +246,22 @@ def _score_forced(
     logits_RxV, cache = family.step(params, config, cache, token_R)
     target_R = targets_TxR[step]
     next_R = jnp.maximum(target_R, 0)
-    logit_R = jnp.take_along_axis(logits_RxV, next_R[:, None], axis=1)[:, 0]
-    log_p_R = logit_R - jax.nn.logsumexp(logits_RxV, axis=-1)
+    log_p_R = _log_p(logits_RxV, next_R)
     counts_R = (target_R >= 0) & (step >= opening)
     greedy_R = greedy_R & (~counts_R | (logits_RxV.argmax(axis=-1) == target_R))
     total_R = total_R + jnp.where(counts_R, log_p_R, 0.0)
     return step + 1, cache, next_R, total_R, greedy_R
 
-  begin = (
-    jnp.int32(0),
-    cache,
-    first_B[prompts_R],
-    jnp.zeros(rows, jnp.float32),
-    jnp.ones(rows, bool),
-  )
+  zeros_R = jnp.zeros(rows, jnp.float32)
+  begin = (jnp.int32(0), cache, first_B[prompts_R], zeros_R, jnp.ones(rows, bool))
   *_, total_R, greedy_R = jax.lax.while_loop(goes_on, add_token, begin)
   return total_R.reshape(batch, count), greedy_R.reshape(batch, count)
+
+
+def _log_p(logits_RxV: jax.Array, tokens_R: jax.Array) -> jax.Array:
+  """Returns the log-probability of a token of each row, [R]."""
+  logit_R = jnp.take_along_axis(logits_RxV, tokens_R[:, None], axis=1)[:, 0]
+  return logit_R - jax.nn.logsumexp(logits_RxV, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -265,9 +278,7 @@ def _sum_counted(
   def sum_row(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     hidden_SxD, target_S, counts_S = row
     logits_SxV = family.head(params, config, hidden_SxD[None])[0]
-    targets_Sx1 = jnp.maximum(target_S, 0)[:, None]
-    logit_S = jnp.take_along_axis(logits_SxV, targets_Sx1, axis=1)[:, 0]
-    log_p_S = logit_S - jax.nn.logsumexp(logits_SxV, axis=-1)
+    log_p_S = _log_p(logits_SxV, jnp.maximum(target_S, 0))
     return jnp.where(counts_S, log_p_S, 0.0).sum()
 
   return jax.lax.map(sum_row, (hidden_BxSxD, tokens_BxS[:, 1:], counts_BxS[:, 1:]))

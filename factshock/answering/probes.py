@@ -174,23 +174,31 @@ def observe(model: LoadedModel, queries: ProbeQueries, *, batch_size: int = 64) 
     interruption.raise_if_requested()
     batch = _batch(queries, part, rows, config.vocab_size)
     pending.append((list(part), _observe(params, config, *map(spread, batch))))
-  progress = Progress("attention", len(indices))
-  observed: dict[str, np.ndarray] = {}
-  done = 0
-  for part, arrays in pending:  # only now wait for the devices
-    interruption.raise_if_requested()
-    for name, array in partitioning.fetch(arrays).items():
-      shape = (len(queries.prompts), *array.shape[1:])
-      values = observed.setdefault(name, np.full(shape, np.nan, np.float32))
-      values[part] = array[: len(part)]
-    done += len(part)
-    progress.update(done)
+  observed = _gather(pending, len(queries.prompts))
   return {
     "subject_tokens": np.array([len(marked) for marked in queries.marked], np.int32),
     "tokens": np.array(queries.seen, np.int32),
     "sites": [site for site in SITES if f"{site}/mass" in observed],
     **observed,
   }
+
+
+def _gather(
+  pending: Sequence[tuple[list[int], Mapping[str, jax.Array]]], count: int
+) -> dict[str, np.ndarray]:
+  """Returns the arrays of batches in the order of `count` facts, NaN where a fact is in none."""
+  progress = Progress("attention", sum(len(indices) for indices, _ in pending))
+  observed: dict[str, np.ndarray] = {}
+  done = 0
+  for indices, arrays in pending:  # only now wait for the devices
+    interruption.raise_if_requested()
+    for name, array in partitioning.fetch(arrays).items():
+      shape = (count, *array.shape[1:])
+      values = observed.setdefault(name, np.full(shape, np.nan, np.float32))
+      values[indices] = array[: len(indices)]
+    done += len(indices)
+    progress.update(done)
+  return observed
 
 
 def write(path: str, facts: Sequence[Fact], observations: Observations) -> None:

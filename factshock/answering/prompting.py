@@ -1,4 +1,4 @@
-"""How the facts of a file are put to a model: the form of the prompts and the answered shots."""
+"""Prompts for the facts of a file: their form, and the answered shots before them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

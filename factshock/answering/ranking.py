@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -120,9 +120,7 @@ def prepare(
   if batch_size < 1:
     raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
   tokens = [batches.encode_prompt(model, prompt) for prompt in prompts]
-  by_relation: dict[str, list[int]] = {}
-  for index, relation in enumerate(relations):
-    by_relation.setdefault(relation, []).append(index)
+  by_relation = _by_relation(relations)
   grown = {}
   for relation, indices in by_relation.items():
     token_sequences = sequences(model, relation, candidates, prompts[indices[0]])
@@ -132,9 +130,7 @@ def prepare(
     widest = max(trie.tokens_M.size for trie in grown[relation])
     size = min(batch_size, max(1, CONTEXTS[_device()] // widest))
     by_length = sorted(indices, key=lambda index: len(tokens[index]))
-    for part, rows in batches.split(by_length, size):
-      inputs_BxS = batches.pad(tokens, part, rows, model.decoder_only)
-      query_batches.append(QueryBatch(relation, part, inputs_BxS))
+    query_batches += _batches(relation, by_length, tokens, size, model.decoder_only)
   return Queries(
     batches=tuple(query_batches),
     tries=grown,
@@ -142,6 +138,22 @@ def prepare(
     ends=np.array(batches.closing_tokens(model), np.int32),
     vocabulary=model.tokenizer.size,
   )
+
+
+def _by_relation(relations: Sequence[str]) -> dict[str, list[int]]:
+  """Returns the indices of the queries of each relation."""
+  groups: dict[str, list[int]] = {}
+  for index, relation in enumerate(relations):
+    groups.setdefault(relation, []).append(index)
+  return groups
+
+
+def _batches(
+  relation: str, indices: list[int], tokens: Sequence[Sequence[int]], size: int, left: bool
+) -> Iterator[QueryBatch]:
+  """Yields the queries of a relation in batches of at most `size`, padded on one side."""
+  for part, rows in batches.split(indices, size):
+    yield QueryBatch(relation, part, batches.pad(tokens, part, rows, left))
 
 
 def rank_prepared(model: LoadedModel, queries: Queries) -> list[np.ndarray]:

@@ -56,6 +56,12 @@ def sample(
   smallest = NARROWEST if alone and jax.default_backend() == "cpu" else None
   placed, _ = batches.place(model.params, mesh)
   weights = unstack_layers(placed, config)
+  constants = {
+    "closing_E": closing_E,
+    "opening": np.int32(opening),
+    "temperature": np.float32(temperature or 1),
+    "key": jax.random.key(seed),
+  }
 
   def generate(
     params: Params, inputs_BxS: Array, indices_B: Array, used: np.int32
@@ -64,23 +70,24 @@ def sample(
     if alone:  # rows on a mesh would have to move
       packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only)
     state = _begin(params, config, max_length, inputs_BxS, indices_B, used, packed)
-    advance = functools.partial(
-      _advance,
-      params,
-      config,
-      temperature > 0,
-      weights,
-      closing_E=closing_E,
-      opening=np.int32(opening),
-      temperature=np.float32(temperature or 1),
-      key=jax.random.key(seed),
-    )
-    if smallest is None or len(inputs_BxS) < 2 * smallest:
-      state = advance(state, floor=np.int32(0))
-      return state["tokens_BxT"], state["scores_B"]
-    return _narrow(advance, config, state, smallest)
+    advance = functools.partial(_advance, params, config, temperature > 0, weights, **constants)
+    return _finish(advance, config, state, smallest)
 
   return batches.run(generate, model.with_params(placed), prompts, max_length, batch_size)
+
+
+def _finish(
+  advance: Callable[..., State], config: ModelConfig, state: State, smallest: int | None
+) -> tuple[Array, Array]:
+  """Runs a batch to its end, with fewer rows as they end where it has twice the `smallest`.
+
+  Returns:
+    The tokens [B, T] and scores [B].
+  """
+  if smallest is None or len(state["scores_B"]) < 2 * smallest:
+    state = advance(state, floor=np.int32(0))
+    return state["tokens_BxT"], state["scores_B"]
+  return _narrow(advance, config, state, smallest)
 
 
 def _narrow(
@@ -163,19 +170,16 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
   def goes_on(state: State) -> jax.Array:
     return (state["step"] < max_length) & ((~state["ended_B"]).sum() > floor)
 
-  def choose(logits_BxV: jax.Array, step: jax.Array) -> jax.Array:
-    if not random:
-      return logits_BxV.argmax(axis=-1).astype(jnp.int32)
-    step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
-    return jax.vmap(jax.random.categorical)(step_keys_B, logits_BxV / temperature).astype(jnp.int32)
-
   def add_token(state: State) -> State:
     step = state["step"]
     ended_B = state["ended_B"]
     cache = dict(state["cache"], weights=weights)
     logits_BxV, cache = family.step(params, config, cache, state["token_B"])
     del cache["weights"]
-    chosen_B = choose(logits_BxV, step)
+    if random:
+      chosen_B = _draw(keys_B, step, logits_BxV / temperature)
+    else:
+      chosen_B = logits_BxV.argmax(axis=-1).astype(jnp.int32)
     logit_B = jnp.take_along_axis(logits_BxV, chosen_B[:, None], axis=1)[:, 0]
     log_p_B = logit_B - jax.nn.logsumexp(logits_BxV, axis=-1)
     opens_B = (step == 0) & (chosen_B == opening)
@@ -192,6 +196,12 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
     )
 
   return jax.lax.while_loop(goes_on, add_token, state)
+
+
+def _draw(keys_B: jax.Array, step: jax.Array, logits_BxV: jax.Array) -> jax.Array:
+  """Draws a token of each row by its key and the step, int32 [B]."""
+  step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
+  return jax.vmap(jax.random.categorical)(step_keys_B, logits_BxV).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)

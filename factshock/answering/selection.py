@@ -61,9 +61,7 @@ def choose(
     UserError: models of different sizes, an alpha outside of 0 to 1, or facts that do not fit.
   """
   alphas = options.alphas
-  if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
-    shown = ", ".join(f"{alpha:g}" for alpha in alphas) or "none"
-    raise UserError(f"--alphas: expected numbers from 0 to 1, got {shown}")
+  _check_alphas(alphas)
   before, _ = loading.open_model(checkpoints[0], tokenizer=options.tokenizer)
   after, origin = loading.open_model(checkpoints[1], tokenizer=options.tokenizer)
   _check_sizes(checkpoints, before, after)
@@ -84,6 +82,12 @@ def choose(
     progress.update(count, f"alpha {alpha:g}: {share:.3f} right")
   best = max(share for _, share in curve)
   return min(alpha for alpha, share in curve if share == best), curve
+
+
+def _check_alphas(alphas: Sequence[float]) -> None:
+  if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+    shown = ", ".join(f"{alpha:g}" for alpha in alphas) or "none"
+    raise UserError(f"--alphas: expected numbers from 0 to 1, got {shown}")
 
 
 def _check_sizes(checkpoints: Sequence[str], before: LoadedModel, after: LoadedModel) -> None:

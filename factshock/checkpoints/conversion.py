@@ -1,4 +1,4 @@
-"""A model from one format to another, leaf by leaf: HuggingFace, T5X and our own checkpoints."""
+"""Conversion of models between formats, leaf by leaf: HuggingFace, T5X, our own checkpoints."""
 
 import dataclasses
 import os
@@ -89,13 +89,17 @@ def convert(
   )
   if dtype:
     model = model.in_dtype(dtype)
-  if to == "huggingface":
-    _write_huggingface(model, str(output))
-  elif to == "orbax":
-    _write_orbax(model, str(output))
-  else:
-    _write_peft(model, str(output), str(source))
+  _write(model, str(output), to, str(source))
   return model
+
+
+def _write(model: SourceModel, output: str, to: str, source: str) -> None:
+  if to == "huggingface":
+    _write_huggingface(model, output)
+  elif to == "orbax":
+    _write_orbax(model, output)
+  else:
+    _write_peft(model, output, source)
 
 
 def open_source(

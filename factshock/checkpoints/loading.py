@@ -47,7 +47,7 @@ class LoadedModel:
 
   @property
   def decoder_only(self) -> bool:
-    """Whether the model has a decoder alone, so that its answer goes on after the prompt."""
+    """Returns whether the model has a decoder alone: its answer goes on after the prompt."""
     return families.of(self.model_config).decoder_only
 
   def with_params(self, params: Params) -> "LoadedModel":
@@ -72,27 +72,27 @@ class Origin:
 
   @property
   def batch_size(self) -> int:
-    """Prompts at a time."""
+    """Returns how many prompts are answered at a time."""
     return self.experiment["answering"]["batch_size"]
 
   @property
   def top(self) -> int | None:
-    """How many candidates a row of predictions keeps; None is all."""
+    """Returns how many candidates a row of predictions keeps; None is all."""
     return self.experiment["answering"]["top"] or None
 
   @property
   def prompt(self) -> str:
-    """The form of prompts that the model was finetuned on, such as "question"."""
+    """Returns the form of prompts that the model was finetuned on, such as "question"."""
     return self.experiment["finetune"]["prompt"]
 
   @property
   def arm(self) -> str:
-    """The name of the arm in predictions files."""
+    """Returns the name of the arm in predictions files."""
     return self.record.get("arm") or "answers"
 
   @property
   def seed(self) -> int:
-    """The seed of the run that made the model; 0 where there was none."""
+    """Returns the seed of the run that made the model; 0 where there was none."""
     return self.record.get("seed", 0)
 
   def relations_path(self) -> str:
@@ -105,7 +105,7 @@ class Origin:
 
 
 class Identity(TypedDict):
-  """The digest of a model's weights and how they were mixed, both None where nothing says so."""
+  """Holds the digest of a model's weights and how they were mixed, None where nothing says so."""
 
   checkpoint: str | None
   mixing_weights: list[float] | None
@@ -154,7 +154,7 @@ def is_checkpoint(path: str) -> bool:
   return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path)
 
 
-def read_record(checkpoint: str) -> dict[str, Any]:
+def read_record(checkpoint: str) -> Mapping[str, Any]:
   """Returns the record of a checkpoint: arm, seed, workdir, experiment; {} where it has none."""
   return store.read_manifest(checkpoint)["config"] or {}
 

@@ -17,7 +17,7 @@ Spec: TypeAlias = tuple[tuple[int, ...], str]
 
 
 class LeafRecord(TypedDict):
-  """An array on disk; `parts` are the bounds and digests of the parts that processes wrote."""
+  """Describes an array on disk; `parts` has bounds and digest of each part a process wrote."""
 
   digest: str
   shape: list[int]
@@ -26,22 +26,22 @@ class LeafRecord(TypedDict):
 
 
 class CheckpointRecord(TypedDict):
-  """What a manifest holds besides the leaves; `config` says which run the checkpoint is of."""
+  """Holds what a manifest has besides the leaves; `config` says which run it is of."""
 
   step: int
   loader_state: Any
-  config: dict[str, Any] | None
+  config: Mapping[str, Any] | None
 
 
 class Manifest(CheckpointRecord):
-  """What a step folder holds; the leaves are by names such as "params/encoder/norm"."""
+  """Describes a step folder; its leaves are by names such as "params/encoder/norm"."""
 
   format: int
   leaves: dict[str, LeafRecord]
 
 
 class Checkpoint(CheckpointRecord):
-  """A checkpoint in memory.
+  """Holds a checkpoint in memory.
 
   `opt_state` is in the structure it was restored like, else its leaves by key path, or None.
   """

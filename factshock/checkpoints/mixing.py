@@ -35,7 +35,7 @@ Digests: TypeAlias = dict[str, Any]
 
 
 class MixInput(TypedDict):
-  """A model that was mixed; a HuggingFace model has no step."""
+  """Describes a model that was mixed; a HuggingFace model has no step."""
 
   path: str
   step: int | None
@@ -43,7 +43,7 @@ class MixInput(TypedDict):
 
 
 class MixRecord(TypedDict):
-  """What was mixed, as `mix.json` beside the result has it.
+  """Describes what was mixed, as `mix.json` beside the result does.
 
   One of weights and layerwise is None.
   """
@@ -134,7 +134,11 @@ def mix_checkpoints(
   mix = Mix.of(weights, layerwise, len(paths))
   if any(map(huggingface.is_source, paths)):
     return _mix_huggingface(paths, mix, output)
-  folders = [store.step_folder(path) for path in paths]
+  return _mix_own([store.step_folder(path) for path in paths], mix, output)
+
+
+def _mix_own(folders: Sequence[str], mix: Mix, output: FilePath) -> MixRecord:
+  """Mixes checkpoints of ours as `mix_checkpoints` does."""
   read = [store.read_manifest(folder) for folder in folders]
   _refuse_adapters(
     [folder for folder, manifest in zip(folders, read) if "lora" in (manifest["config"] or {})]
@@ -239,13 +243,7 @@ def _weighted_sum(values: Iterable[np.ndarray], shares: Shares) -> np.ndarray:
 
 def _mix_huggingface(paths: Sequence[FilePath], mix: Mix, output: FilePath) -> MixRecord:
   """Mixes HuggingFace models as `mix_checkpoints` does: tensor by tensor, as they are stored."""
-  other = [path for path in paths if not huggingface.is_source(path)]
-  if other:
-    first = next(filter(huggingface.is_source, paths))
-    raise UserError(
-      f"{other[0]}: is no HuggingFace model, but {first} is; "
-      "bring all into one format with factshock.convert"
-    )
+  _check_formats(paths)
   sources = [huggingface.open_source(path) for path in paths]
   _refuse_adapters([path for path, source in zip(paths, sources) if source.adapters])
   _check_tensors(paths, sources)
@@ -261,16 +259,13 @@ def _mix_huggingface(paths: Sequence[FilePath], mix: Mix, output: FilePath) -> M
     )
     return weight_files.Writable(tensor.name, tensor.shape, dtype, read)
 
-  written: dict[str, MixRecord] = {}
-
+  @functools.cache
   def record() -> MixRecord:
-    if not written:
-      inputs: list[MixInput] = []
-      for source, digest in zip(sources, digests):
-        path = os.path.abspath(source.folder)
-        inputs.append({"path": path, "step": None, "digest": manifests.tree_digest(digest)})
-      written["mix"] = mix.record(inputs, manifests.tree_digest(mixed_digests))
-    return written["mix"]
+    inputs: list[MixInput] = []
+    for source, digest in zip(sources, digests):
+      path = os.path.abspath(source.folder)
+      inputs.append({"path": path, "step": None, "digest": manifests.tree_digest(digest)})
+    return mix.record(inputs, manifests.tree_digest(mixed_digests))
 
   config_json = huggingface.to_json(
     sources[0].config, sources[0].config.param_dtype, sources[0].json
@@ -282,7 +277,22 @@ def _mix_huggingface(paths: Sequence[FilePath], mix: Mix, output: FilePath) -> M
     tokenizer_from=sources[0].folder,
     extra_files={"mix.json": record},
   )
-  return written["mix"]
+  return record()
+
+
+def _check_formats(paths: Sequence[FilePath]) -> None:
+  """Checks that all models are HuggingFace models, where one is.
+
+  Raises:
+    UserError: names one that is not.
+  """
+  other = [path for path in paths if not huggingface.is_source(path)]
+  if other:
+    first = next(filter(huggingface.is_source, paths))
+    raise UserError(
+      f"{other[0]}: is no HuggingFace model, but {first} is; "
+      "bring all into one format with factshock.convert"
+    )
 
 
 def _check_tensors(paths: Sequence[FilePath], sources: Sequence[huggingface.Source]) -> None:

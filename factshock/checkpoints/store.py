@@ -58,22 +58,27 @@ def save(
   """
   if processes.is_first():
     _remove_unfinished(folder)
-  trees = {"params": params, "opt_state": tree_files.nested(tree_files.flat_leaves(opt_state))}
-  target = os.path.join(str(folder), str(int(step)))
+  opt_leaves = tree_files.nested(tree_files.flat_leaves(opt_state))
   record: CheckpointRecord = {
     "step": int(step),
     "loader_state": loader_state,
-    "config": None if config is None else dict(config),
+    "config": config,
   }
   try:
-    write(target, trees, record)
+    target = os.path.join(str(folder), str(int(step)))
+    write(target, {"params": params, "opt_state": opt_leaves}, record)
   except UserError as error:
     good = latest_step(folder)
     last = "none: this was the first" if good is None else f"step {good} in {folder}"
     raise UserError(f"{error}; the last good checkpoint is {last}") from error
   if keep and processes.is_first():
-    for old in _steps(folder)[:-keep]:
-      shutil.rmtree(os.path.join(str(folder), str(old)))
+    _remove_old(folder, keep)
+
+
+def _remove_old(folder: FilePath, keep: int) -> None:
+  """Removes all but the `keep` newest steps."""
+  for step in _steps(folder)[:-keep]:
+    shutil.rmtree(os.path.join(str(folder), str(step)))
 
 
 def write(

@@ -30,12 +30,12 @@ _READERS = 4
 
 
 class Damaged(UserError):
-  """A checkpoint that cannot be read, or whose data are not those that were saved."""
+  """Says that a checkpoint cannot be read, or that its data are not those that were saved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
-  """A leaf that is computed when it is written.
+  """Computes a leaf when it is written.
 
   Attributes:
     shape: its shape.

@@ -75,7 +75,7 @@ class Generation:
 
 @register_model("factshock")
 class FactshockLM(LM):
-  """A checkpoint of ours or a HuggingFace folder or hub id, as the harness calls a model."""
+  """Wraps a checkpoint of ours or a HuggingFace model as the harness calls a model."""
 
   def __init__(
     self,

@@ -10,16 +10,15 @@ import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
+
+import datasets
 
 from factshock.data import prompts
 from factshock.facts import schema, sources
 from factshock.predictions import accuracy, writing
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, Relation
-
-if TYPE_CHECKING:
-  import datasets
 
 POPQA = "akariasai/PopQA?split=test"
 MASK = "[MASK]"
@@ -29,7 +28,7 @@ COLUMNS = ("subject", "relation", "object", "subject_id", "object_id", "populari
 Document: TypeAlias = dict[str, Any]
 
 
-def popqa(popqa: str = POPQA, **others: Any) -> "dict[str, datasets.Dataset]":
+def popqa(popqa: str = POPQA, **others: Any) -> dict[str, datasets.Dataset]:
   """Returns PopQA's questions; the data set on the hub unless --metadata names another.
 
   Args:
@@ -42,7 +41,7 @@ def popqa(popqa: str = POPQA, **others: Any) -> "dict[str, datasets.Dataset]":
 
 def entityquestions(
   entityquestions: str | None = None, **others: Any
-) -> "dict[str, datasets.Dataset]":
+) -> dict[str, datasets.Dataset]:
   """Returns EntityQuestions' questions.
 
   Args:
@@ -55,7 +54,7 @@ def entityquestions(
   return _dataset(_with_questions(facts, relations))
 
 
-def trex(trex: str | None = None, **others: Any) -> "dict[str, datasets.Dataset]":
+def trex(trex: str | None = None, **others: Any) -> dict[str, datasets.Dataset]:
   """Returns T-REx's facts as statements up to their object, for decoder-only models.
 
   The relation's objects are the choices.
@@ -77,7 +76,7 @@ def trex(trex: str | None = None, **others: Any) -> "dict[str, datasets.Dataset]
   return _dataset(_with_choices(kept, texts))
 
 
-def trex_t5(trex: str | None = None, **others: Any) -> "dict[str, datasets.Dataset]":
+def trex_t5(trex: str | None = None, **others: Any) -> dict[str, datasets.Dataset]:
   """Returns T-REx's facts as statements with <extra_id_0> in place of the object.
 
   The relation's objects are the choices.
@@ -92,7 +91,7 @@ def trex_t5(trex: str | None = None, **others: Any) -> "dict[str, datasets.Datas
   return _dataset(_with_choices(facts, texts))
 
 
-def lama(lama: str | None = None, **others: Any) -> "dict[str, datasets.Dataset]":
+def lama(lama: str | None = None, **others: Any) -> dict[str, datasets.Dataset]:
   """Returns LAMA's masked sentences up to their mask, those that hold nothing else after it.
 
   Args:
@@ -110,7 +109,7 @@ def lama(lama: str | None = None, **others: Any) -> "dict[str, datasets.Dataset]
   return _dataset(kept)
 
 
-def lama_t5(lama: str | None = None, **others: Any) -> "dict[str, datasets.Dataset]":
+def lama_t5(lama: str | None = None, **others: Any) -> dict[str, datasets.Dataset]:
   """Returns LAMA's masked sentences, <extra_id_0> in place of the mask.
 
   Args:
@@ -210,9 +209,7 @@ def _report_dropped(name: str, count: int, reason: str) -> None:
     print(f"  {name}: {count:,} rows dropped, {reason}", flush=True)
 
 
-def _dataset(documents: Sequence[Document]) -> "dict[str, datasets.Dataset]":
-  import datasets  # noqa: PLC0415 (an optional extra)
-
+def _dataset(documents: Sequence[Document]) -> dict[str, datasets.Dataset]:
   if not documents:
     raise UserError("expected at least one document, got none")
   return {"test": datasets.Dataset.from_list(list(documents))}
