@@ -202,7 +202,9 @@ def _verdict(diagnosis: Diagnosis) -> str:
   verdict = diagnosis.get("verdict")
   if not verdict:
     return _section("verdict", _absent("verdict"))
-  what = f"<p><b>{text(verdict['text'])}</b> Try first: {text(verdict['try_first'])}</p>"
+  finding = text(verdict.get("text") or "?")
+  advice = text(verdict.get("try_first") or "?")
+  what = f"<p><b>{finding}</b> Try first: {advice}</p>"
   return _captioned("verdict", diagnosis, what + tables.evidence(diagnosis))
 
 

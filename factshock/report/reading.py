@@ -196,9 +196,10 @@ def roles(diagnosis: Diagnosis) -> Roles:
 
 def _finetuned(diagnosis: Diagnosis, others: Sequence[str]) -> str | None:
   """Returns the finetuned arm of the verdict, or the only one of the arms beside the reference."""
-  verdict = diagnosis.get("verdict")
-  if isinstance(verdict, Mapping) and verdict.get("finetuned"):
-    return verdict["finetuned"]
+  verdict = diagnosis.get("verdict") or {}
+  finetuned = verdict.get("finetuned")
+  if finetuned:
+    return finetuned
   return others[0] if len(others) == 1 else None
 
 

@@ -87,7 +87,7 @@ class CurvePoint(TypedDict, total=False):
   alpha: float
 
 
-class Verdict(TypedDict):
+class Verdict(TypedDict, total=False):
   """Verdict on what finetuning did, by the differences in `evidence`."""
 
   verdict: str

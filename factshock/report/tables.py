@@ -132,14 +132,12 @@ def _listed(values: Sequence[Any]) -> str:
 def evidence(diagnosis: Diagnosis) -> str:
   """Returns the table of differences that a verdict rests on."""
   verdict = diagnosis.get("verdict") or {}
-  titles = {}
-  for role in ("reference", "finetuned", "corrected", "known"):
-    if verdict.get(role):
-      titles[role] = text(reading.title(diagnosis, verdict[role]))
-  finetuned = titles["finetuned"]
-  corrected = titles["corrected"]
-  reference = titles["reference"]
-  known = f" on facts that {titles['known']} has right" if "known" in titles else ""
+  finetuned = _titled(diagnosis, verdict.get("finetuned"))
+  corrected = _titled(diagnosis, verdict.get("corrected"))
+  reference = _titled(diagnosis, verdict.get("reference"))
+  known = ""
+  if verdict.get("known"):
+    known = f" on facts that {_titled(diagnosis, verdict.get('known'))} has right"
   compared = {
     "loss": ("Loss or gain", f"{finetuned} minus {reference}"),
     "prior": ("The prior", f"{corrected} minus {finetuned}"),
@@ -147,11 +145,17 @@ def evidence(diagnosis: Diagnosis) -> str:
     "knowledge": ("New knowledge", f"{finetuned} minus {reference} on the other facts"),
   }
   rows = []
+  differences = verdict.get("evidence") or {}
   for key, (head, pair) in compared.items():
-    size = known_estimate(verdict["evidence"].get(key))
+    size = known_estimate(differences.get(key))
     if size:
       rows.append([head, pair, difference(size)])
   return table(["", "Compared", "Difference"], rows, "pairs")
+
+
+def _titled(diagnosis: Diagnosis, label: str | None) -> str:
+  """Returns the title of an arm as HTML, "?" where it is not given."""
+  return text(reading.title(diagnosis, label)) if label else "?"
 
 
 def relations(diagnosis: Diagnosis) -> str | None:
