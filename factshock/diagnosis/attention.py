@@ -145,7 +145,9 @@ def _results(
 
 
 def _check_labels(
-  paths: Mapping[str, Mapping[int, str]], reference: str | None, pairs: Sequence[Pair]
+  paths: Mapping[str, Mapping[int, str]],
+  reference: str | None,
+  pairs: Sequence[Pair],
 ) -> None:
   if not paths or not all(paths.values()):
     raise UserError("attention: expected files of at least one arm and seed, got none")
@@ -165,7 +167,9 @@ def _check_labels(
 
 
 def _all_pairs(
-  of_seed: Mapping[str, str], reference: str | None, pairs: Sequence[Pair]
+  of_seed: Mapping[str, str],
+  reference: str | None,
+  pairs: Sequence[Pair],
 ) -> list[Pair]:
   """Returns the pairs of one seed: every arm against the reference, then those asked for."""
   compared: list[Pair] = []
@@ -176,7 +180,10 @@ def _all_pairs(
 
 
 def _measure_files(
-  seed: int, paths: Mapping[str, str], reference: str | None, gathered: _Gathered
+  seed: int,
+  paths: Mapping[str, str],
+  reference: str | None,
+  gathered: _Gathered,
 ) -> Predictions:
   """Measures all files of one seed, and returns the facts in an order that no file changes."""
   first = reference if reference is not None and reference in paths else next(iter(paths))
@@ -197,7 +204,11 @@ def _measure_files(
   return base.facts
 
 
-def _check_shapes(path: str, attention: Attention, shapes: dict[str, tuple[int, ...]]) -> None:
+def _check_shapes(
+  path: str,
+  attention: Attention,
+  shapes: dict[str, tuple[int, ...]],
+) -> None:
   """Remembers the sites, layers and heads of the first file; other files must have the same."""
   own = {site: arrays["mass"].shape[1:] for site, arrays in attention.sites.items()}
   if shapes and own != shapes:
@@ -225,7 +236,11 @@ def _measure(attention: Attention, reference: Attention | None) -> _Measured:
   return measured
 
 
-def _site_columns(site: str, arrays: Mapping[str, np.ndarray], uniform_F: np.ndarray) -> Columns:
+def _site_columns(
+  site: str,
+  arrays: Mapping[str, np.ndarray],
+  uniform_F: np.ndarray,
+) -> Columns:
   """Returns the measures of each fact at one site."""
   mass_F = arrays["mass"].mean(axis=(1, 2), dtype=np.float64)
   columns: Columns = {"mass": mass_F, "share_of_uniform": shock.divide(mass_F, uniform_F)}
@@ -246,7 +261,11 @@ def _head_means(array_FxNxH: np.ndarray, known_F: np.ndarray | None = None) -> n
   return np.asarray(mean_NxH)
 
 
-def _right(facts: Predictions, answers: Predictions, criterion: str) -> np.ndarray:
+def _right(
+  facts: Predictions,
+  answers: Predictions,
+  criterion: str,
+) -> np.ndarray:
   """Returns whether the answer to each fact is right: bool [F]."""
   rows = reading.match(facts, answers, ("the attention", "the predictions"))
   return accuracy.is_right(reading.take(answers, rows), criterion)
@@ -282,7 +301,9 @@ def _levels(
 
 
 def _changes(
-  files: Mapping[str, _Measured], right: Mapping[str, np.ndarray], pairs: Sequence[Pair]
+  files: Mapping[str, _Measured],
+  right: Mapping[str, np.ndarray],
+  pairs: Sequence[Pair],
 ) -> Iterator[tuple[Key, Columns]]:
   """Yields the columns of each pair of arms and site, the first less the second."""
   for label, against in pairs:
@@ -301,7 +322,11 @@ def _with_groups(columns: Columns, groups: Columns) -> Columns:
   return {**columns, **of_groups}
 
 
-def _means(draw: statistics.Draw, columns: Columns, bin_F: np.ndarray | None) -> Samples:
+def _means(
+  draw: statistics.Draw,
+  columns: Columns,
+  bin_F: np.ndarray | None,
+) -> Samples:
   """Returns the mean of what is not NaN in each column, and of mass in each quarter of popularity.
 
   With groups lost and kept their difference too.
@@ -324,7 +349,13 @@ def _means(draw: statistics.Draw, columns: Columns, bin_F: np.ndarray | None) ->
   return samples
 
 
-def _arm(label: str, site: str, reference: str | None, gathered: _Gathered, finish: Finish) -> Json:
+def _arm(
+  label: str,
+  site: str,
+  reference: str | None,
+  gathered: _Gathered,
+  finish: Finish,
+) -> Json:
   """Returns one arm at one site: counts, levels, tables by head, the change to the reference."""
   files = {seed: files[label] for seed, files in gathered.files.items() if label in files}
   known = [~np.isnan(file.columns[site]["mass"]) for file in files.values()]
@@ -350,20 +381,33 @@ def _arm(label: str, site: str, reference: str | None, gathered: _Gathered, fini
   return arm
 
 
-def _comparison(pair: Pair, site: str, gathered: _Gathered, finish: Finish) -> Json:
+def _comparison(
+  pair: Pair,
+  site: str,
+  gathered: _Gathered,
+  finish: Finish,
+) -> Json:
   label, against = pair
   change = _change(gathered.samples[label, against, site], gathered.bins, finish)
   return {"arm": label, "against": against, "site": site, **change}
 
 
-def _change(by_seed: Mapping[int, Samples], bins: Mapping[int, Bins], finish: Finish) -> Json:
+def _change(
+  by_seed: Mapping[int, Samples],
+  bins: Mapping[int, Bins],
+  finish: Finish,
+) -> Json:
   estimates = _estimates(by_seed, bins, finish)
   mean = estimates["mass"]["mean"] or 0
   same_sign = sum(samples["mass"].value * mean > 0 for samples in by_seed.values())
   return {**estimates, "seeds_same_sign": f"{same_sign}/{len(by_seed)}"}
 
 
-def _estimates(by_seed: Mapping[int, Samples], bins: Mapping[int, Bins], finish: Finish) -> Json:
+def _estimates(
+  by_seed: Mapping[int, Samples],
+  bins: Mapping[int, Bins],
+  finish: Finish,
+) -> Json:
   """Returns estimates by name, those of quarters of popularity as a list."""
   by_name: dict[str, dict[int, Sample]] = collections.defaultdict(dict)
   for seed, samples in by_seed.items():

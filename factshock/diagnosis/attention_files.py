@@ -101,7 +101,11 @@ def _load(path: str) -> dict[str, np.ndarray]:
 
 
 def _array(
-  path: str, arrays: Mapping[str, np.ndarray], name: str, kinds: str, shape: Shape
+  path: str,
+  arrays: Mapping[str, np.ndarray],
+  name: str,
+  kinds: str,
+  shape: Shape,
 ) -> np.ndarray:
   """Returns an array after checking its kind of type and its shape."""
   if name not in arrays:
@@ -120,7 +124,11 @@ def _array(
   return array
 
 
-def _uniform(path: str, take: Take, size: Shape) -> np.ndarray:
+def _uniform(
+  path: str,
+  take: Take,
+  size: Shape,
+) -> np.ndarray:
   """Returns the share of the subject's tokens among all [F]."""
   subject_F = take("subject_tokens", "iu", size)
   tokens_F = take("tokens", "iu", size)
@@ -133,7 +141,12 @@ def _uniform(path: str, take: Take, size: Shape) -> np.ndarray:
   return subject_F / tokens_F
 
 
-def _site_arrays(path: str, take: Take, site: str, size: tuple[int]) -> dict[str, np.ndarray]:
+def _site_arrays(
+  path: str,
+  take: Take,
+  site: str,
+  size: tuple[int],
+) -> dict[str, np.ndarray]:
   """Returns the arrays [F, N, H] of one site by name."""
   mass_FxNxH = take(f"{site}/mass", "f", (*size, None, None))
   arrays = {"mass": mass_FxNxH}

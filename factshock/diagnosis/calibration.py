@@ -53,7 +53,11 @@ class Yield(NamedTuple):
   threshold: float
 
 
-def reliability(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = BINS) -> Reliability:
+def reliability(
+  confidence_N: np.ndarray,
+  right_N: np.ndarray,
+  bins: int = BINS,
+) -> Reliability:
   """Returns mean confidence and share right in bins of equal mass.
 
   A unit's bin is floor(bins x the mean position of its tie / N), so that equal confidences are
@@ -81,7 +85,9 @@ def reliability(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = BINS)
 
 
 def expected_calibration_error(
-  confidence_N: np.ndarray, right_N: np.ndarray, bins: int = BINS
+  confidence_N: np.ndarray,
+  right_N: np.ndarray,
+  bins: int = BINS,
 ) -> float:
   """Returns the mean over units of |mean confidence - share right| in bins of equal mass.
 
@@ -112,7 +118,9 @@ def brier(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
 
 
 def auroc(
-  confidence_N: np.ndarray, right_N: np.ndarray, score_N: np.ndarray | None = None
+  confidence_N: np.ndarray,
+  right_N: np.ndarray,
+  score_N: np.ndarray | None = None,
 ) -> float:
   """Returns the chance that a right unit ranks above a wrong one, ties counted half.
 
@@ -131,7 +139,9 @@ def auroc(
 
 
 def risk_coverage(
-  confidence_N: np.ndarray, right_N: np.ndarray, score_N: np.ndarray | None = None
+  confidence_N: np.ndarray,
+  right_N: np.ndarray,
+  score_N: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
   """Returns the share wrong among the units answered as the cut falls, one point for each tie.
 
@@ -217,7 +227,11 @@ def cumulative_sums(ranking: Ranking, weights_RxN: np.ndarray) -> tuple[np.ndarr
   return count_RxK, right_RxK
 
 
-def answered_queries(ranking: Ranking, first_N: np.ndarray, weights_RxN: np.ndarray) -> np.ndarray:
+def answered_queries(
+  ranking: Ranking,
+  first_N: np.ndarray,
+  weights_RxN: np.ndarray,
+) -> np.ndarray:
   """Returns queries with an answer down to the end of each tie [R, K].
 
   Args:
@@ -260,7 +274,10 @@ def risk_area_of(count_RxK: np.ndarray, right_RxK: np.ndarray) -> np.ndarray:
 
 
 def last_cut(
-  count_RxK: np.ndarray, right_RxK: np.ndarray, queries_RxK: np.ndarray, precision: float
+  count_RxK: np.ndarray,
+  right_RxK: np.ndarray,
+  queries_RxK: np.ndarray,
+  precision: float,
 ) -> Cut:
   """Returns the last cut whose share right is at least `precision`; zeros where there is none.
 

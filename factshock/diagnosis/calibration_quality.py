@@ -87,7 +87,9 @@ def _of_relation(units: Units, code: int) -> Units:
 
 
 def _asked_queries(
-  units: Units, relations: int, queries: Sequence[int] | np.ndarray | None
+  units: Units,
+  relations: int,
+  queries: Sequence[int] | np.ndarray | None,
 ) -> np.ndarray:
   """Returns how many queries were asked of each relation [K]."""
   first_N = calibration.first_of_code(_query_codes(units))
@@ -107,7 +109,12 @@ def _query_codes(units: Units) -> np.ndarray:
   return units.relation * len(queries) + query_N
 
 
-def _group(units: Units, asked: int, settings: _Settings, rng: np.random.Generator) -> Json:
+def _group(
+  units: Units,
+  asked: int,
+  settings: _Settings,
+  rng: np.random.Generator,
+) -> Json:
   """Returns the measures of one set of units with their intervals; None where there is no unit."""
   count = len(units.right)
   head = {"units": count, "right": int(np.sum(units.right)), "queries": asked}
@@ -151,7 +158,11 @@ def _no_measures(precisions: Sequence[float]) -> Json:
 
 
 def _resampled(
-  code_N: np.ndarray, first_N: np.ndarray, asked: int, resamples: int, rng: np.random.Generator
+  code_N: np.ndarray,
+  first_N: np.ndarray,
+  asked: int,
+  resamples: int,
+  rng: np.random.Generator,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields (weights [r, N], queries asked [r]) of resampled clusters, a few resamples at a time.
 
@@ -229,14 +240,22 @@ def _risks(count_RxK: np.ndarray, right_RxK: np.ndarray) -> np.ndarray:
   return 1 - divide(right_RxG, count_RxG)
 
 
-def _estimate(value: float, samples_R: np.ndarray, confidence: float) -> Estimate:
+def _estimate(
+  value: float,
+  samples_R: np.ndarray,
+  confidence: float,
+) -> Estimate:
   low, high = np.nan, np.nan
   if not np.isnan(value):
     low, high = statistics.interval(samples_R, confidence)
   return {"mean": none_if_nan(value), "low": none_if_nan(low), "high": none_if_nan(high)}
 
 
-def _ece_estimates(ece: float, samples_R: np.ndarray, confidence: float) -> dict[str, Estimate]:
+def _ece_estimates(
+  ece: float,
+  samples_R: np.ndarray,
+  confidence: float,
+) -> dict[str, Estimate]:
   """Returns ECE, and less its bias, each with resamples moved so that their mean is the measure."""
   middle = float(statistics.nan_mean(samples_R))
   debiased = max(0.0, 2 * ece - middle)
@@ -248,7 +267,11 @@ def _ece_estimates(ece: float, samples_R: np.ndarray, confidence: float) -> dict
 
 
 def _yield_row(
-  precision: float, ranking: Ranking, exact: Measures, samples: Measures, confidence: float
+  precision: float,
+  ranking: Ranking,
+  exact: Measures,
+  samples: Measures,
+  confidence: float,
 ) -> Json:
   share = f"share@{precision}"
   right = f"right@{precision}"
@@ -263,7 +286,10 @@ def _yield_row(
 
 
 def _reliability_rows(
-  units: Units, bins: int, right_RxB: np.ndarray, confidence: float
+  units: Units,
+  bins: int,
+  right_RxB: np.ndarray,
+  confidence: float,
 ) -> list[Json]:
   columns = calibration.reliability(units.confidence, units.right, bins)
   rising = right_RxB.T[::-1]
@@ -280,7 +306,10 @@ def _reliability_rows(
 
 
 def _curve_rows(
-  ranking: Ranking, risk_G: np.ndarray, risk_RxG: np.ndarray, confidence: float
+  ranking: Ranking,
+  risk_G: np.ndarray,
+  risk_RxG: np.ndarray,
+  confidence: float,
 ) -> list[Json]:
   """Returns the curve at the cuts that first reach each coverage of the grid.
 

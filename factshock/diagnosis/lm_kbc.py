@@ -90,7 +90,11 @@ class _Sums:
   answers: list[np.ndarray]
 
 
-def constant_sets(train: Rows, year: str, strict: bool = False) -> dict[str, list[str]]:
+def constant_sets(
+  train: Rows,
+  year: str,
+  strict: bool = False,
+) -> dict[str, list[str]]:
   """Returns the constant answer of each relation that has the best mean F1 on train: see `notes`.
 
   Args:
@@ -243,7 +247,10 @@ def _about_train(
 
 
 def _best_prefix(
-  golds: Sequence[Objects], relation: str, edition: Edition, strict: bool
+  golds: Sequence[Objects],
+  relation: str,
+  edition: Edition,
+  strict: bool,
 ) -> list[str]:
   """Returns the first 0 to 5 of a relation's most frequent objects with the best mean F1."""
   counts = collections.Counter(
@@ -302,7 +309,11 @@ def _sums(
   return _Sums(relations, np.array(rows), list(np.moveaxis(sums_LxRxSxM, 2, 0)))
 
 
-def _resampled_sums(values_NxK: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _resampled_sums(
+  values_NxK: np.ndarray,
+  resamples: int,
+  rng: np.random.Generator,
+) -> np.ndarray:
   """Returns sums of the columns over the rows and, below, over each resample: [1 + R, K]."""
   cells_CxK, code_N = np.unique(values_NxK, axis=0, return_inverse=True)
   draw = statistics.make_draw(len(values_NxK), resamples, rng)
@@ -310,7 +321,11 @@ def _resampled_sums(values_NxK: np.ndarray, resamples: int, rng: np.random.Gener
   return np.vstack([values_NxK.sum(axis=0), counts_RxC @ cells_CxK])
 
 
-def _with_f1(average: str, precision_R: np.ndarray, recall_R: np.ndarray) -> Ratios:
+def _with_f1(
+  average: str,
+  precision_R: np.ndarray,
+  recall_R: np.ndarray,
+) -> Ratios:
   """Returns precision and recall with their harmonic mean, 0 where both are 0, NaN where one is."""
   both_R = precision_R + recall_R
   mean_R = 2 * precision_R * recall_R / np.where(both_R == 0, 1.0, both_R)
@@ -322,7 +337,11 @@ def _with_f1(average: str, precision_R: np.ndarray, recall_R: np.ndarray) -> Rat
   }
 
 
-def _divided(above_R: np.ndarray, below_R: np.ndarray, otherwise: float) -> np.ndarray:
+def _divided(
+  above_R: np.ndarray,
+  below_R: np.ndarray,
+  otherwise: float,
+) -> np.ndarray:
   return np.where(below_R > 0, above_R / np.where(below_R > 0, below_R, 1.0), otherwise)
 
 
@@ -335,7 +354,12 @@ def _estimate(values_R: np.ndarray, confidence: float) -> Estimate:
   return {"mean": value, "low": none_if_nan(low), "high": none_if_nan(high)}
 
 
-def _scores(by_name: Ratios, sums_LxM: np.ndarray, sums: _Sums, confidence: float) -> Json:
+def _scores(
+  by_name: Ratios,
+  sums_LxM: np.ndarray,
+  sums: _Sums,
+  confidence: float,
+) -> Json:
   """Returns the scores of one answer in the form of lm_kbc.json."""
   column = dict(zip(Score._fields, sums_LxM.T))
   scores: Json = {}
@@ -357,7 +381,13 @@ def _relation_rows(column: Mapping[str, np.ndarray], sums: _Sums) -> Iterator[tu
     yield relation, row
 
 
-def _difference(label: str, baseline: str, own: Ratios, other: Ratios, confidence: float) -> Json:
+def _difference(
+  label: str,
+  baseline: str,
+  own: Ratios,
+  other: Ratios,
+  confidence: float,
+) -> Json:
   estimates = {
     average: _estimate(own[average, "f1"] - other[average, "f1"], confidence)
     for average in AVERAGES

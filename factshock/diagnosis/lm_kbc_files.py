@@ -38,7 +38,11 @@ class Rows:
   dropped: int
 
 
-def read(path: FilePath, year: str, gold: bool = False) -> Rows:
+def read(
+  path: FilePath,
+  year: str,
+  gold: bool = False,
+) -> Rows:
   """Reads a file of gold or of predictions.
 
   Of rows with one subject and relation the last counts, as in the challenge.
@@ -96,7 +100,10 @@ def read_all(paths: Iterable[FilePath], year: str) -> dict[str, Rows]:
 
 
 def align(
-  predictions: Rows, gold: Rows, year: str, strict: bool = False
+  predictions: Rows,
+  gold: Rows,
+  year: str,
+  strict: bool = False,
 ) -> tuple[list[Objects], dict[str, int]]:
   """Returns predicted objects in the order of the gold rows, and counts of what did not fit.
 
@@ -140,7 +147,10 @@ def align(
 
 
 def _check_strict(
-  predictions: Rows, gold: Rows, counts: Mapping[str, int], unknown: list[RowKey]
+  predictions: Rows,
+  gold: Rows,
+  counts: Mapping[str, int],
+  unknown: list[RowKey],
 ) -> None:
   names = [name for name in ("unknown", "repeated", "dropped") if counts[name]]
   if not names:
@@ -164,7 +174,10 @@ def train_beside(gold: FilePath) -> tuple[str | None, str | None]:
 
 
 def _check_row(
-  row: Mapping[str, Any], column: str, context: str, year: str
+  row: Mapping[str, Any],
+  column: str,
+  context: str,
+  year: str,
 ) -> tuple[RowKey, list[Any]]:
   """Returns subject and relation of a row, and its list of objects."""
   for name in ("SubjectEntity", "Relation"):
@@ -182,7 +195,11 @@ def _shown(row: Mapping[str, Any], name: str) -> str:
   return f"{str(row[name])[:60]!r}" if name in row else f"none (columns: {', '.join(row)})"
 
 
-def _aliases(item: Any, context: str, year: str) -> list[str]:
+def _aliases(
+  item: Any,
+  context: str,
+  year: str,
+) -> list[str]:
   """Returns a gold object as a list of aliases; a single text is one where the edition does so."""
   if isinstance(item, str) and year == "2026":
     return [item]
@@ -196,7 +213,11 @@ def _aliases(item: Any, context: str, year: str) -> list[str]:
   )
 
 
-def _texts(listed: list[Any], context: str, year: str) -> list[str]:
+def _texts(
+  listed: list[Any],
+  context: str,
+  year: str,
+) -> list[str]:
   for item in listed:
     if not isinstance(item, str):
       raise UserError(

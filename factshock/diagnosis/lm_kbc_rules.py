@@ -103,7 +103,11 @@ class Score(NamedTuple):
 
 
 def score(
-  edition: Edition, predicted: Objects, gold: Objects, relation: str, strict: bool = False
+  edition: Edition,
+  predicted: Objects,
+  gold: Objects,
+  relation: str,
+  strict: bool = False,
 ) -> Score:
   """Returns the score of one row.
 
@@ -224,7 +228,11 @@ def _without_marks(character: str) -> str:
   return character
 
 
-def _count_2022(predicted: Objects, gold: Objects, relation: str) -> Counts:
+def _count_2022(
+  predicted: Objects,
+  gold: Objects,
+  relation: str,
+) -> Counts:
   del relation
   texts = set(map(plain_2022, predicted))
   if len(texts) == 1 and texts <= NOTHING:
@@ -233,20 +241,32 @@ def _count_2022(predicted: Objects, gold: Objects, relation: str) -> Counts:
   return Counts(min(hit, len(texts)), len(texts), hit, len(gold), not texts)
 
 
-def _count_2023(predicted: Objects, gold: Objects, relation: str) -> Counts:
+def _count_2023(
+  predicted: Objects,
+  gold: Objects,
+  relation: str,
+) -> Counts:
   del relation
   right = sum(text in gold for text in predicted)
   known = 0 if gold == [""] else len(gold)
   return Counts(right, len(predicted), right if known else 0, known, predicted in ([], [""]))
 
 
-def _count_2024(predicted: Objects, gold: Objects, relation: str) -> Counts:
+def _count_2024(
+  predicted: Objects,
+  gold: Objects,
+  relation: str,
+) -> Counts:
   del relation
   right = len(set(predicted) & set(gold))
   return Counts(right, len(set(predicted)), right, len(set(gold)), not predicted)
 
 
-def _count_2025(predicted: Objects, gold: Objects, relation: str) -> Counts:
+def _count_2025(
+  predicted: Objects,
+  gold: Objects,
+  relation: str,
+) -> Counts:
   texts: set[str] = set(predicted)
   known: set[str] = set(gold)
   if relation in NUMERIC:
@@ -257,7 +277,11 @@ def _count_2025(predicted: Objects, gold: Objects, relation: str) -> Counts:
   return Counts(right, len(texts), right, len(known), not texts)
 
 
-def _count_2026(predicted: Objects, gold: Objects, relation: str) -> Counts:
+def _count_2026(
+  predicted: Objects,
+  gold: Objects,
+  relation: str,
+) -> Counts:
   texts: dict[str, str] = {}
   for text in predicted:
     texts.setdefault(normalise_2026(text), text)

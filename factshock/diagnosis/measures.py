@@ -109,7 +109,10 @@ def entity_rows(
 
 
 def _entity_row(
-  seed: int, entities: shock.Entities, i: int, counts: Mapping[str, np.ndarray]
+  seed: int,
+  entities: shock.Entities,
+  i: int,
+  counts: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
   relation, name = entities.names[i]
   return {
@@ -169,7 +172,11 @@ def _mean_plan(name: str, values_N: np.ndarray) -> Plan:
   return Plan(code_N.astype(np.int32), len(levels), mean)
 
 
-def _popularity_plan(bin_N: np.ndarray, bin_rows: Sequence[Any], right_N: np.ndarray) -> Plan:
+def _popularity_plan(
+  bin_N: np.ndarray,
+  bin_rows: Sequence[Any],
+  right_N: np.ndarray,
+) -> Plan:
   filled = [i for i in range(BINS) if bin_rows[i]]
 
   def shares(counts_RxC: np.ndarray) -> Measures:
@@ -180,7 +187,9 @@ def _popularity_plan(bin_N: np.ndarray, bin_rows: Sequence[Any], right_N: np.nda
 
 
 def _relation_plans(
-  base: Predictions, right_N: np.ndarray, types: Mapping[str, str]
+  base: Predictions,
+  right_N: np.ndarray,
+  types: Mapping[str, str],
 ) -> Iterator[Plan]:
   """Yields a plan of the share right in each relation, and the mean of all and of each type.
 
@@ -256,7 +265,11 @@ def _flip_plan(right_N: np.ndarray, other_N: np.ndarray) -> Plan:
   return Plan(2 * right_N.astype(np.int32) + other_N, 4, shares)
 
 
-def _known_plan(right_N: np.ndarray, other_N: np.ndarray, known_N: np.ndarray) -> Plan:
+def _known_plan(
+  right_N: np.ndarray,
+  other_N: np.ndarray,
+  known_N: np.ndarray,
+) -> Plan:
   """Returns a plan of the difference of two arms' shares right among known queries and others.
 
   NaN where there are none.
@@ -284,7 +297,11 @@ def _kept_plan(right_N: np.ndarray, known_N: np.ndarray) -> Plan:
   return Plan(2 * known_N.astype(np.int32) + right_N, 4, kept)
 
 
-def _predicted_entities(arm: Predictions, queries: Queries, right_N: np.ndarray) -> np.ndarray:
+def _predicted_entities(
+  arm: Predictions,
+  queries: Queries,
+  right_N: np.ndarray,
+) -> np.ndarray:
   """Returns the index of each query's predicted entity [N]: where it is right, of the gold one."""
   pairs, pair_N = query_sets.distinct_pairs(arm.relation, arm.prediction, len(arm.strings))
   texts = [(arm.strings[relation], arm.strings[text]) for relation, text in pairs]
@@ -329,7 +346,11 @@ def _shock(
   return [plan], _samples(exact, resampled)
 
 
-def _centred(name: str, value: float, samples_R: np.ndarray) -> np.ndarray:
+def _centred(
+  name: str,
+  value: float,
+  samples_R: np.ndarray,
+) -> np.ndarray:
   """Returns resamples moved so that their mean is the measure.
 
   Resampling adds noise to the counts of entities, which these measures do not average out: total
@@ -340,7 +361,11 @@ def _centred(name: str, value: float, samples_R: np.ndarray) -> np.ndarray:
   return np.clip(samples_R + (value - statistics.nan_mean(samples_R)), low, high)
 
 
-def _blank_unknown(samples: Samples, finetuned: bool, counted: bool) -> None:
+def _blank_unknown(
+  samples: Samples,
+  finetuned: bool,
+  counted: bool,
+) -> None:
   """Makes NaN, in place, of the measures for which finetuning facts or counts are missing."""
   unknown: set[str] = set()
   if not finetuned:

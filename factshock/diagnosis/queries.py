@@ -98,7 +98,11 @@ def make_queries(
   )
 
 
-def rows_in_order(label: str, arm: Predictions, queries: Queries) -> np.ndarray:
+def rows_in_order(
+  label: str,
+  arm: Predictions,
+  queries: Queries,
+) -> np.ndarray:
   """Returns the index of an arm's row of each query [N]."""
   if arm is queries.source:
     return queries.order
@@ -106,7 +110,9 @@ def rows_in_order(label: str, arm: Predictions, queries: Queries) -> np.ndarray:
 
 
 def distinct_pairs(
-  first_N: np.ndarray, second_N: np.ndarray, width: int
+  first_N: np.ndarray,
+  second_N: np.ndarray,
+  width: int,
 ) -> tuple[list[tuple[int, int]], np.ndarray]:
   """Returns the distinct pairs of two integer columns, and the index of each row's pair [N].
 

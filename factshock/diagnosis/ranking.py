@@ -105,7 +105,9 @@ def check_units(units: Units, relations: Sequence[str]) -> Units:
 
 
 def check_columns(
-  confidence_N: np.ndarray, right_N: np.ndarray, score_N: np.ndarray | None = None
+  confidence_N: np.ndarray,
+  right_N: np.ndarray,
+  score_N: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns the columns as arrays of floats; scores are 0 where none are given.
 

@@ -111,7 +111,9 @@ def finetuned_on(entities: Entities, finetuning: Iterable[Answer]) -> Entities:
 
 
 def _tally(
-  counted: Iterable[tuple[Answer, int]], names: list[Answer], index: dict[Answer, int]
+  counted: Iterable[tuple[Answer, int]],
+  names: list[Answer],
+  index: dict[Answer, int],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns indices and weights of counted answers; adds new ones to names and index, in place."""
   indices: list[int] = []
@@ -135,7 +137,9 @@ def _counts_of_any_relation(index: Iterable[Answer], counts: Mapping[Answer, int
 
 
 def common(
-  pretraining_E: np.ndarray, relation_E: np.ndarray, names: Sequence[Answer]
+  pretraining_E: np.ndarray,
+  relation_E: np.ndarray,
+  names: Sequence[Answer],
 ) -> np.ndarray:
   """Returns whether each entity is in its relation's head set: bool [E]; ties go by name.
 
@@ -166,7 +170,9 @@ def _log_share(count_E: np.ndarray, relation_E: np.ndarray) -> np.ndarray:
 
 
 def predicted_entities(
-  pairs: Iterable[Answer], entities: Entities, aliases: Mapping[Answer, str]
+  pairs: Iterable[Answer],
+  entities: Entities,
+  aliases: Mapping[Answer, str],
 ) -> np.ndarray:
   """Returns the entity of each predicted text: int array of indices.
 
@@ -204,7 +210,10 @@ def alias_names(answers: Iterable[tuple[str, Sequence[str]]]) -> dict[Answer, st
 
 
 def cells(
-  entities: Entities, gold_N: np.ndarray, predicted_N: np.ndarray, right_N: np.ndarray
+  entities: Entities,
+  gold_N: np.ndarray,
+  predicted_N: np.ndarray,
+  right_N: np.ndarray,
 ) -> np.ndarray:
   """Returns one code a query for all group measures: int [N], below CELLS.
 
@@ -254,7 +263,9 @@ def group_measures(cells_RxC: np.ndarray) -> Measures:
 
 
 def entity_measures(
-  predicted_RxE: np.ndarray, gold_RxE: np.ndarray, entities: Entities
+  predicted_RxE: np.ndarray,
+  gold_RxE: np.ndarray,
+  entities: Entities,
 ) -> Measures:
   """Returns the measures over entities.
 

@@ -73,7 +73,11 @@ class McNemar(NamedTuple):
   middle: float
 
 
-def make_draw(queries: int, resamples: int, rng: np.random.Generator) -> Draw:
+def make_draw(
+  queries: int,
+  resamples: int,
+  rng: np.random.Generator,
+) -> Draw:
   """Returns a bootstrap draw for one set of queries."""
   if queries * resamples > TABLE_ENTRIES:
     return Draw(queries, resamples, None, rng)
@@ -85,7 +89,9 @@ def make_draw(queries: int, resamples: int, rng: np.random.Generator) -> Draw:
 
 
 def cell_counts(
-  draw: Draw, codes: Iterable[np.ndarray], sizes: Iterable[int]
+  draw: Draw,
+  codes: Iterable[np.ndarray],
+  sizes: Iterable[int],
 ) -> Iterator[np.ndarray]:
   """Yields resampled counts of each value of integer columns: float64 arrays [R, size].
 
@@ -139,7 +145,11 @@ def _spread(counts_RxK: np.ndarray, filled_C: np.ndarray) -> np.ndarray:
   return counts_RxC
 
 
-def histogram(draw: Draw, code_N: np.ndarray, cells: int) -> np.ndarray | None:
+def histogram(
+  draw: Draw,
+  code_N: np.ndarray,
+  cells: int,
+) -> np.ndarray | None:
   """Returns the resampled histogram of an integer column: float32 [cells, R].
 
   None where the draw has no table of counts.
@@ -147,7 +157,11 @@ def histogram(draw: Draw, code_N: np.ndarray, cells: int) -> np.ndarray | None:
   return None if draw.counts_NxR is None else _histogram(draw.counts_NxR, code_N, cells)
 
 
-def _histogram(counts_NxR: np.ndarray, code_N: np.ndarray, cells: int) -> np.ndarray:
+def _histogram(
+  counts_NxR: np.ndarray,
+  code_N: np.ndarray,
+  cells: int,
+) -> np.ndarray:
   counts_ExR = np.zeros((cells, counts_NxR.shape[1]), np.float32)
   for code, counts_R in zip(code_N.tolist(), counts_NxR):  # faster than np.add.reduceat
     counts_ExR[code] += counts_R
@@ -189,7 +203,10 @@ def histogram_pairs(
 
 
 def _pick_both(
-  draw: Draw, first_N: np.ndarray, second_N: np.ndarray, cells: int
+  draw: Draw,
+  first_N: np.ndarray,
+  second_N: np.ndarray,
+  cells: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns histograms [cells] of two columns in one resample of the same queries."""
   picks_N = draw.rng.integers(0, draw.queries, draw.queries, dtype=np.int32)
@@ -215,7 +232,11 @@ def sums(draw: Draw, values_NxK: np.ndarray) -> np.ndarray:
   return np.stack([np.bincount(picks_N, minlength=draw.queries) @ values_NxK for picks_N in picks])
 
 
-def seed_picks(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def seed_picks(
+  seeds: int,
+  resamples: int,
+  rng: np.random.Generator,
+) -> np.ndarray:
   """Returns which seeds each resample draws, with replacement: int array [resamples, seeds]."""
   return rng.integers(0, seeds, (resamples, seeds))
 
@@ -288,7 +309,11 @@ def estimate(by_seed: Mapping[int, Sample], bootstrap: Bootstrap) -> SeedEstimat
 
 
 @functools.lru_cache(maxsize=64)
-def _picks(seeds: int, resamples: int, seed: int) -> np.ndarray:
+def _picks(
+  seeds: int,
+  resamples: int,
+  seed: int,
+) -> np.ndarray:
   return seed_picks(seeds, resamples, np.random.default_rng([seed, seeds, 1]))
 
 

@@ -172,7 +172,11 @@ def _check_labels(arms: PredictionsByArm, options: Options) -> None:
       )
 
 
-def _compared_pairs(arms: Iterable[str], options: Options, reference: str) -> list[Pair]:
+def _compared_pairs(
+  arms: Iterable[str],
+  options: Options,
+  reference: str,
+) -> list[Pair]:
   """Returns the pairs to compare, each once; those of a verdict come last."""
   pairs = [(label, against) for label, against in options.pairs]
   if not pairs:
@@ -191,7 +195,11 @@ def _check_common_seeds(arms: PredictionsByArm, pairs: Iterable[Pair]) -> None:
       )
 
 
-def _of_seed(by_seed: Mapping[int, Value] | None, seed: int, what: str) -> Value | None:
+def _of_seed(
+  by_seed: Mapping[int, Value] | None,
+  seed: int,
+  what: str,
+) -> Value | None:
   if by_seed is None:
     return None
   if seed not in by_seed:
@@ -205,7 +213,10 @@ def _distinct_sets(sets: Iterable[Sequence[Answer] | None]) -> list[Sequence[Ans
 
 
 def _arm(
-  by_seed: Mapping[int, Predictions], samples: SamplesBySeed, bins: BinsBySeed, finish: Finish
+  by_seed: Mapping[int, Predictions],
+  samples: SamplesBySeed,
+  bins: BinsBySeed,
+  finish: Finish,
 ) -> Json:
   """Returns one arm of diagnosis.json."""
   arm: Json = {"queries": sum(map(len, by_seed.values()))}
@@ -230,11 +241,19 @@ def _arm(
   return arm
 
 
-def _estimates(names: Iterable[str], samples: SamplesBySeed, finish: Finish) -> Json:
+def _estimates(
+  names: Iterable[str],
+  samples: SamplesBySeed,
+  finish: Finish,
+) -> Json:
   return {name: finish(samples[name]) for name in names if name in samples}
 
 
-def _by_prefix(prefix: str, samples: SamplesBySeed, finish: Finish) -> Json:
+def _by_prefix(
+  prefix: str,
+  samples: SamplesBySeed,
+  finish: Finish,
+) -> Json:
   return {
     name.removeprefix(prefix): finish(by_seed)
     for name, by_seed in samples.items()
@@ -243,7 +262,10 @@ def _by_prefix(prefix: str, samples: SamplesBySeed, finish: Finish) -> Json:
 
 
 def _popularity_row(
-  i: int, by_seed: Mapping[int, Sample], bins: BinsBySeed, finish: Finish
+  i: int,
+  by_seed: Mapping[int, Sample],
+  bins: BinsBySeed,
+  finish: Finish,
 ) -> Json:
   rows = [cast(PopularityBin, bins[seed][i]) for seed in by_seed]
   return {
@@ -254,7 +276,11 @@ def _popularity_row(
   }
 
 
-def _ratio(group: str, samples: SamplesBySeed, finish: Finish) -> Json:
+def _ratio(
+  group: str,
+  samples: SamplesBySeed,
+  finish: Finish,
+) -> Json:
   return {
     **finish(samples["ratio/" + group]),
     "predicted": _total(samples["predicted/" + group]),
@@ -266,7 +292,11 @@ def _total(by_seed: Mapping[int, Sample]) -> int:
   return int(sum(sample.value for sample in by_seed.values()))
 
 
-def _comparison(pair: Pair, samples: SamplesBySeed, finish: Finish) -> Json:
+def _comparison(
+  pair: Pair,
+  samples: SamplesBySeed,
+  finish: Finish,
+) -> Json:
   """Returns one comparison of diagnosis.json."""
   wins = _total(samples["wins"])
   losses = _total(samples["losses"])

@@ -51,12 +51,21 @@ VERDICTS = {
 _MINOR = 0.25
 
 
-def pairs(reference: str, finetuned: str, corrected: str) -> list[Pair]:
+def pairs(
+  reference: str,
+  finetuned: str,
+  corrected: str,
+) -> list[Pair]:
   """Returns the comparisons a verdict is made of."""
   return [(finetuned, reference), (corrected, finetuned), (corrected, reference)]
 
 
-def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> dict[str, Any]:
+def verdict(
+  diagnosis: Json,
+  reference: str,
+  finetuned: str,
+  corrected: str,
+) -> dict[str, Any]:
   """Returns the verdict of a diagnosis.
 
   Evidence: `loss` (finetuned - reference), `prior` (corrected - finetuned), `access` (corrected -
@@ -104,7 +113,9 @@ def verdict(diagnosis: Json, reference: str, finetuned: str, corrected: str) -> 
 
 
 def _evidence(
-  comparisons: Iterable[Json], compared: Sequence[Pair], has_known: bool
+  comparisons: Iterable[Json],
+  compared: Sequence[Pair],
+  has_known: bool,
 ) -> dict[str, Any]:
   """Returns the estimates that a verdict goes by.
 
@@ -141,7 +152,11 @@ def _main_causes(evidence: Json, known_share: float) -> tuple[bool, bool]:
   return shift >= least, away >= least
 
 
-def _name(is_shifted: bool, is_away: bool, is_lost: bool) -> str:
+def _name(
+  is_shifted: bool,
+  is_away: bool,
+  is_lost: bool,
+) -> str:
   """Returns the key of VERDICTS."""
   if is_shifted:
     return "both" if is_away else "prior"

@@ -123,7 +123,12 @@ def _request_pair(request: Any) -> tuple[Any, ...]:
   return tuple(request)
 
 
-def _fact(sample: JsonObject, task: str, choices: list[str] | None, context: str) -> JsonObject:
+def _fact(
+  sample: JsonObject,
+  task: str,
+  choices: list[str] | None,
+  context: str,
+) -> JsonObject:
   document: JsonObject = sample["doc"]
   target = sample.get("target")
   fact: JsonObject = {name: _first_text(document, keys) for name, keys in NAMES.items()}

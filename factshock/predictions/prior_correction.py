@@ -76,7 +76,12 @@ def tables_of(rows: Sequence[Row], path: str) -> dict[str, Table]:
   }
 
 
-def _table(relation: str, rows: Sequence[Row], indices: list[int], path: str) -> Table:
+def _table(
+  relation: str,
+  rows: Sequence[Row],
+  indices: list[int],
+  path: str,
+) -> Table:
   names = sorted(name for name, _ in rows[indices[0]]["candidates"])
   column = {name: i for i, name in enumerate(names)}
   differing = [index for index in indices if not _has_candidates(rows[index], column, len(names))]
@@ -93,7 +98,11 @@ def _table(relation: str, rows: Sequence[Row], indices: list[int], path: str) ->
   return Table(names, indices, _normalised(log_p_QxC))
 
 
-def _has_candidates(row: Row, known: Mapping[str, int], count: int) -> bool:
+def _has_candidates(
+  row: Row,
+  known: Mapping[str, int],
+  count: int,
+) -> bool:
   candidates = row["candidates"]
   return len(candidates) == count and all(name in known for name, _ in candidates)
 
@@ -125,7 +134,9 @@ def uniform_priors(tables: Tables) -> dict[str, np.ndarray]:
 
 
 def estimated_priors(
-  tables: Tables, finetuning: Iterable[Answer], rounds: int = 100
+  tables: Tables,
+  finetuning: Iterable[Answer],
+  rounds: int = 100,
 ) -> dict[str, np.ndarray]:
   """Returns priors of the queries' own answers by expectation maximisation.
 
@@ -172,7 +183,11 @@ def log_ratios(tables: Tables, reference: Priors) -> tuple[dict[str, np.ndarray]
   return ratios, raised
 
 
-def correct(tables: Tables, ratios: Priors, tau: float) -> dict[str, Table]:
+def correct(
+  tables: Tables,
+  ratios: Priors,
+  tau: float,
+) -> dict[str, Table]:
   """Returns the tables with log p(o|q) + tau log ratio(o), normalised.
 
   Args:
@@ -204,7 +219,10 @@ def share_right(tables: Tables, rows: Sequence[Row]) -> float:
 
 
 def choose_tau(
-  tables: Tables, rows: Sequence[Row], ratios: Priors, taus: Iterable[float] = TAUS
+  tables: Tables,
+  rows: Sequence[Row],
+  ratios: Priors,
+  taus: Iterable[float] = TAUS,
 ) -> tuple[float, list[tuple[float, float]]]:
   """Chooses the tau with the most development rows right; of equals the nearest to 1, the smaller.
 
@@ -224,7 +242,10 @@ def choose_tau(
 
 
 def corrected_rows(
-  tables: Tables, rows: Sequence[Row], top: int | None = None, **labels: Any
+  tables: Tables,
+  rows: Sequence[Row],
+  top: int | None = None,
+  **labels: Any,
 ) -> list[Row]:
   """Returns the rows with prediction, score and candidates of the corrected tables.
 
@@ -261,7 +282,9 @@ def prior_distance(tables: Tables, reference: Priors) -> float:
 
 
 def most_changed_answers(
-  before: Iterable[Row], after: Iterable[Row], most: int = 5
+  before: Iterable[Row],
+  after: Iterable[Row],
+  most: int = 5,
 ) -> tuple[list[AnswerChange], list[AnswerChange]]:
   """Returns the answers that gained most and those that lost most, by how often they are predicted.
 
@@ -287,7 +310,10 @@ def _prediction_counts(rows: Iterable[Row]) -> collections.Counter[Answer]:
 
 
 def check_same_queries(
-  rows: Sequence[Row], path: str, others: Sequence[Row], other_path: str
+  rows: Sequence[Row],
+  path: str,
+  others: Sequence[Row],
+  other_path: str,
 ) -> None:
   """Checks that two files hold the same queries.
 
@@ -309,7 +335,12 @@ def _query_counts(rows: Iterable[Row]) -> collections.Counter[tuple[str, str, st
   return collections.Counter((row["subject"], row["relation"], row["object"]) for row in rows)
 
 
-def check_same_candidates(tables: Tables, path: str, others: Tables, other_path: str) -> None:
+def check_same_candidates(
+  tables: Tables,
+  path: str,
+  others: Tables,
+  other_path: str,
+) -> None:
   """Checks that two files have the same candidates in each relation.
 
   Raises:
@@ -328,7 +359,10 @@ def check_same_candidates(tables: Tables, path: str, others: Tables, other_path:
 
 
 def check_separate_subjects(
-  rows: Iterable[Mapping[str, Any]], path: str, others: Iterable[Mapping[str, Any]], other_path: str
+  rows: Iterable[Mapping[str, Any]],
+  path: str,
+  others: Iterable[Mapping[str, Any]],
+  other_path: str,
 ) -> None:
   """Checks that two sets share no subject in a relation: one must not tell about the other.
 

@@ -291,7 +291,11 @@ def canonical_order(predictions: Predictions) -> np.ndarray:
   return np.lexsort([rank_of_code[column] for column in columns[::-1]])
 
 
-def _difference(left: np.ndarray, right: np.ndarray, context: str) -> str:
+def _difference(
+  left: np.ndarray,
+  right: np.ndarray,
+  context: str,
+) -> str:
   """Returns how many keys of queries two files do not share, in words."""
   keys, code = np.unique(np.concatenate([left, right]), return_inverse=True)
   count = np.bincount(code[: len(left)], minlength=len(keys))
@@ -313,7 +317,11 @@ def _stem(path: str) -> str:
   return name
 
 
-def _bad_row(path: str, line_number: int, row: Any) -> UserError:
+def _bad_row(
+  path: str,
+  line_number: int,
+  row: Any,
+) -> UserError:
   context = f"{path}:{line_number}"
   if not isinstance(row, dict):
     return UserError(f"{context}: expected {EXPECTED}, got {type(row).__name__}")
@@ -328,7 +336,12 @@ def _bad_row(path: str, line_number: int, row: Any) -> UserError:
   return UserError(f"{context}: expected a text in {wrong}, got {columns[wrong]!r}")
 
 
-def _accepted_answers(gold: str, aliases: Any, path: str, line_number: int) -> tuple[str, ...]:
+def _accepted_answers(
+  gold: str,
+  aliases: Any,
+  path: str,
+  line_number: int,
+) -> tuple[str, ...]:
   """Returns the accepted answers as a key; whether they are texts is checked when it is new."""
   if aliases is None:
     return (gold,)
@@ -343,17 +356,30 @@ def _accepted_answers(gold: str, aliases: Any, path: str, line_number: int) -> t
   raise _bad_aliases(aliases, path, line_number)
 
 
-def _normalised_answers(key: tuple[Any, ...], path: str, line_number: int) -> frozenset[str]:
+def _normalised_answers(
+  key: tuple[Any, ...],
+  path: str,
+  line_number: int,
+) -> frozenset[str]:
   if any(type(answer) is not str for answer in key):
     raise _bad_aliases(list(key[1:]), path, line_number)
   return frozenset(map(accuracy.normalise, key))
 
 
-def _bad_aliases(aliases: Any, path: str, line_number: int) -> UserError:
+def _bad_aliases(
+  aliases: Any,
+  path: str,
+  line_number: int,
+) -> UserError:
   return UserError(f"{path}:{line_number}: expected a list of texts in aliases, got {aliases!r}")
 
 
-def label_of(row: Mapping[str, Any], default: str, path: str, line_number: int) -> str:
+def label_of(
+  row: Mapping[str, Any],
+  default: str,
+  path: str,
+  line_number: int,
+) -> str:
   """Returns a row's arm, with "@value" for a step or an alpha, unless its name ends so already.
 
   Args:
@@ -381,7 +407,11 @@ def label_of(row: Mapping[str, Any], default: str, path: str, line_number: int) 
   return label
 
 
-def seed_of(seed: Any, path: str, line_number: int) -> int:
+def seed_of(
+  seed: Any,
+  path: str,
+  line_number: int,
+) -> int:
   """Returns the seed a row gives, 0 where it gives none.
 
   Raises:
@@ -394,7 +424,12 @@ def seed_of(seed: Any, path: str, line_number: int) -> int:
   return seed
 
 
-def _number(value: Any, name: str, path: str, line_number: int) -> float:
+def _number(
+  value: Any,
+  name: str,
+  path: str,
+  line_number: int,
+) -> float:
   if value is None:
     return math.nan
   if type(value) not in (float, int) or value != value or value == math.inf:
@@ -405,7 +440,12 @@ def _number(value: Any, name: str, path: str, line_number: int) -> float:
   return value
 
 
-def _gold_rank(candidates: Any, accepted: frozenset[str], path: str, line_number: int) -> int:
+def _gold_rank(
+  candidates: Any,
+  accepted: frozenset[str],
+  path: str,
+  line_number: int,
+) -> int:
   """Returns the gold answer's rank; comparing and adding the scores shows what is no number too."""
   try:
     texts: tuple[Any, ...]

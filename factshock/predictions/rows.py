@@ -95,7 +95,11 @@ def _parsed_lines(path: str) -> Iterator[tuple[int, Any]]:
     yield line_number, row
 
 
-def _decode(line: str, path: str, line_number: int) -> Any:
+def _decode(
+  line: str,
+  path: str,
+  line_number: int,
+) -> Any:
   try:
     return _decoder.decode(line)
   except (ValueError, RecursionError) as error:
@@ -105,7 +109,12 @@ def _decode(line: str, path: str, line_number: int) -> Any:
     ) from None
 
 
-def _check_characters(row: Any, line: str, path: str, line_number: int) -> None:
+def _check_characters(
+  row: Any,
+  line: str,
+  path: str,
+  line_number: int,
+) -> None:
   if _SURROGATE.search(json.dumps(row, ensure_ascii=False)):
     raise UserError(
       f"{path}:{line_number}: expected text that UTF-8 can hold, got half a character in "

@@ -89,7 +89,9 @@ def prediction_rows(
 
 
 def _ranked_candidates(
-  names: Sequence[str], scores_QxC: np.ndarray, top: int | None
+  names: Sequence[str],
+  scores_QxC: np.ndarray,
+  top: int | None,
 ) -> Iterator[list[list[Any]]]:
   """Yields the best [name, score] of each query, best first."""
   order_QxK = np.argsort(-scores_QxC, axis=1, kind="stable")[:, :top]
@@ -186,7 +188,10 @@ def _by_relation(facts: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
 
 
 def _score_matrix(
-  relation: str, names: Sequence[str], scores: Sequence[Any], indices: Sequence[int]
+  relation: str,
+  names: Sequence[str],
+  scores: Sequence[Any],
+  indices: Sequence[int],
 ) -> np.ndarray:
   """Returns the scores [Q, C] of one relation's facts, columns in the order of sorted names."""
   for index in indices:
@@ -214,13 +219,20 @@ def _rounded(scores: np.ndarray) -> np.ndarray:
   return np.round(scores * unit) / unit + 0.0  # no -0.0
 
 
-def _row(fact: Mapping[str, Any], prediction: str, score: float, labels: Mapping[str, Any]) -> Row:
+def _row(
+  fact: Mapping[str, Any],
+  prediction: str,
+  score: float,
+  labels: Mapping[str, Any],
+) -> Row:
   row = {name: fact[name] for name in CARRIED if name in fact}
   return {**row, "prediction": prediction, "score": score, **labels}
 
 
 def _ranked_row(
-  fact: Mapping[str, Any], ranked: Sequence[Sequence[Any]], labels: Mapping[str, Any]
+  fact: Mapping[str, Any],
+  ranked: Sequence[Sequence[Any]],
+  labels: Mapping[str, Any],
 ) -> Row:
   """Returns a row with candidates, [text, score] best first, of which the first is predicted."""
   prediction, score = ranked[0]

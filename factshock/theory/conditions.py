@@ -187,7 +187,11 @@ def _of_subjects(array_KxSxN: Array, subjects_KxF: np.ndarray) -> np.ndarray:
 
 
 def _finetune(
-  v_KxSxA: Array, v_KxRxA: Array, answers_KxSxR: Array, facts: Facts, settings: Settings
+  v_KxSxA: Array,
+  v_KxRxA: Array,
+  answers_KxSxR: Array,
+  facts: Facts,
+  settings: Settings,
 ) -> one_layer.KeyQuery:
   w_kq, losses = training.finetune(
     _of_subjects(v_KxSxA, facts.subjects_KxF),
@@ -202,7 +206,11 @@ def _finetune(
   return w_kq
 
 
-def attention_of_own(condition: Condition, name: str, cosine: float) -> np.ndarray:
+def attention_of_own(
+  condition: Condition,
+  name: str,
+  cosine: float,
+) -> np.ndarray:
   """Returns the mean attention to the subjects of a set's facts after finetuning on it: [K].
 
   Args:
@@ -215,7 +223,11 @@ def attention_of_own(condition: Condition, name: str, cosine: float) -> np.ndarr
   return (of_set_KxFxR * facts.weights_KxFxR).sum(axis=(1, 2))
 
 
-def attention_of_facts(condition: Condition, name: str, cosine: float) -> np.ndarray:
+def attention_of_facts(
+  condition: Condition,
+  name: str,
+  cosine: float,
+) -> np.ndarray:
   """Returns the attention to the subject of every fact after finetuning on a set: [K, S, R].
 
   Before it is 1/2.

@@ -84,7 +84,10 @@ def forward(params: Weights, tokens_Nx2: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def loss(
-  params: Weights, tokens_Nx2: jax.Array, answers_N: jax.Array, weights_N: jax.Array
+  params: Weights,
+  tokens_Nx2: jax.Array,
+  answers_N: jax.Array,
+  weights_N: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the cross-entropy in nats, and the share of queries answered right.
 

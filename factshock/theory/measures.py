@@ -83,7 +83,11 @@ def _on_test_of_seed(
 
 
 @jax.jit
-def before(v_KxSxA: Array, v_KxRxA: Array, answers_KxSxR: Array) -> dict[str, jax.Array]:
+def before(
+  v_KxSxA: Array,
+  v_KxRxA: Array,
+  answers_KxSxR: Array,
+) -> dict[str, jax.Array]:
   """Returns measures of each fact before finetuning, at equal attention: arrays [K, S, R].
 
   `right`, `salience`, and `update`, minus the closed-form gradient of its own loss by the attention
@@ -91,7 +95,11 @@ def before(v_KxSxA: Array, v_KxRxA: Array, answers_KxSxR: Array) -> dict[str, ja
   lowers it on the relation.
   """
 
-  def one_seed(v_SxA: jax.Array, v_RxA: jax.Array, answers_SxR: jax.Array) -> dict[str, jax.Array]:
+  def one_seed(
+    v_SxA: jax.Array,
+    v_RxA: jax.Array,
+    answers_SxR: jax.Array,
+  ) -> dict[str, jax.Array]:
     a_SxR = jnp.full(answers_SxR.shape, 0.5)
     return {
       "right": one_layer.logits(v_SxA, v_RxA, a_SxR).argmax(axis=-1) == answers_SxR,
@@ -102,7 +110,11 @@ def before(v_KxSxA: Array, v_KxRxA: Array, answers_KxSxR: Array) -> dict[str, ja
   return training.over_seeds(one_seed, v_KxSxA, v_KxRxA, answers_KxSxR)
 
 
-def common_answers(answers_KxSxR: Array, counts_KxSxR: Array, answers: int) -> jax.Array:
+def common_answers(
+  answers_KxSxR: Array,
+  counts_KxSxR: Array,
+  answers: int,
+) -> jax.Array:
   """Returns the answer that the corpus gives most often in each relation: int [K, R].
 
   It is numbered as the answers are.

@@ -26,7 +26,11 @@ Values: TypeAlias = dict[str, jax.Array]
 KeyQuery: TypeAlias = dict[str, jax.Array]
 
 
-def zero_values(subjects: int, relations: int, answers: int) -> Values:
+def zero_values(
+  subjects: int,
+  relations: int,
+  answers: int,
+) -> Values:
   """Returns W_V of zeros; v_j = W_H^T W_V phi(j).
 
   `subject` is [S, A], `shared` [A] (of the direction u) and `relation` [R, A].
@@ -64,12 +68,20 @@ def attention(w_kq: KeyQuery, cosine: float = 0.0) -> jax.Array:
   return jax.nn.sigmoid(of_subject_SxR - w_kq["relation"][None])
 
 
-def logits(v_SxA: jax.Array, v_RxA: jax.Array, a_SxR: jax.Array) -> jax.Array:
+def logits(
+  v_SxA: jax.Array,
+  v_RxA: jax.Array,
+  a_SxR: jax.Array,
+) -> jax.Array:
   """Returns f = a_s v_s + a_r v_r of each fact's query: [S, R, A]."""
   return a_SxR[..., None] * v_SxA[:, None] + (1 - a_SxR[..., None]) * v_RxA[None]
 
 
-def loss(f_SxRxA: jax.Array, answers_SxR: jax.Array, weights_SxR: jax.Array) -> jax.Array:
+def loss(
+  f_SxRxA: jax.Array,
+  answers_SxR: jax.Array,
+  weights_SxR: jax.Array,
+) -> jax.Array:
   """Returns the cross-entropy in nats, averaged with weights that sum to 1."""
   of_answer = jnp.take_along_axis(f_SxRxA, answers_SxR[..., None], axis=-1)[..., 0]
   return jnp.sum(weights_SxR * (jax.nn.logsumexp(f_SxRxA, axis=-1) - of_answer))
@@ -84,7 +96,10 @@ def salience(v_SxA: jax.Array, answers_SxR: jax.Array) -> jax.Array:
 
 
 def attention_gradient(
-  v_SxA: jax.Array, v_RxA: jax.Array, a_SxR: jax.Array, answers_SxR: jax.Array
+  v_SxA: jax.Array,
+  v_RxA: jax.Array,
+  a_SxR: jax.Array,
+  answers_SxR: jax.Array,
 ) -> jax.Array:
   """Returns dL / d(attention logit of s) of each fact alone, in closed form: [S, R].
 

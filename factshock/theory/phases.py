@@ -96,7 +96,11 @@ def diagram(
   return cells
 
 
-def _cell(zipf: float, size: int, condition: Condition) -> Cell:
+def _cell(
+  zipf: float,
+  size: int,
+  condition: Condition,
+) -> Cell:
   before_K = condition.untouched["accuracy"][:, 0]
   popular_KxE = condition.after["popular"]["accuracy"]
   unpopular_KxE = condition.after["unpopular"]["accuracy"]
@@ -134,7 +138,11 @@ def begins(estimates: Sequence[Estimate], steps: Sequence[int]) -> int | None:
 
 
 def by_pretraining(
-  world: World, sizes: Sizes, ends: Sequence[int], learning_rate: float, settings: Settings
+  world: World,
+  sizes: Sizes,
+  ends: Sequence[int],
+  learning_rate: float,
+  settings: Settings,
 ) -> list[StoredRow]:
   """Returns what depends on how well facts are stored, a row for each number of pretraining steps.
 
@@ -160,7 +168,11 @@ def by_pretraining(
 
 
 def pretrained(
-  world: World, sizes: Sizes, ends: Sequence[int], learning_rate: float, cosine: float
+  world: World,
+  sizes: Sizes,
+  ends: Sequence[int],
+  learning_rate: float,
+  cosine: float,
 ) -> Arrays:
   """Returns W_V after each number of steps of pretraining, [K, E, ...].
 
@@ -186,7 +198,12 @@ def pretrained(
   return {name: np.asarray(array) for name, array in w_v.items()}
 
 
-def closed_form(world: World, answers: int, exposure: float, cosine: float) -> Arrays:
+def closed_form(
+  world: World,
+  answers: int,
+  exposure: float,
+  cosine: float,
+) -> Arrays:
   """Returns W_V of one step of gradient descent, [K, ...]; see one_layer.closed_form_values.
 
   Args:

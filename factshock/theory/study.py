@@ -92,7 +92,11 @@ def _world(config: Config) -> World:
   return worlds.make(sizes_of(config.world), seed_list(config.seeds))
 
 
-def _pretrained(config: Config, world: World, cosine: float) -> Arrays:
+def _pretrained(
+  config: Config,
+  world: World,
+  cosine: float,
+) -> Arrays:
   sizes = sizes_of(config.world)
   ends = (config.pretrain.steps,)
   return phases.at(phases.pretrained(world, sizes, ends, config.pretrain.learning_rate, cosine), 0)
@@ -227,7 +231,11 @@ def _add_phases(config: Config, results: Results) -> None:
   results.theory["phase_steps"] = list(grid.steps)
 
 
-def _add_variant(name: str, config: Config, results: Results) -> None:
+def _add_variant(
+  name: str,
+  config: Config,
+  results: Results,
+) -> None:
   """Adds the row of a variant of the model."""
   section = config.variants
   path = "config.variants"

@@ -95,7 +95,10 @@ def finetune(
   """
 
   def one_seed(
-    v_FxA: jax.Array, v_RxA: jax.Array, answers_FxR: jax.Array, weights_FxR: jax.Array
+    v_FxA: jax.Array,
+    v_RxA: jax.Array,
+    answers_FxR: jax.Array,
+    weights_FxR: jax.Array,
   ) -> tuple[one_layer.KeyQuery, jax.Array]:
     def facts_loss(w_kq: one_layer.KeyQuery) -> jax.Array:
       f_FxRxA = one_layer.logits(v_FxA, v_RxA, one_layer.attention(w_kq, cosine))
@@ -149,7 +152,11 @@ def descend(
   return jax.tree.map(lambda *arrays: jnp.stack(arrays), *kept), jnp.concatenate(losses)
 
 
-def check_finite(losses_KxE: Array, stage: str, learning_rate: float) -> None:
+def check_finite(
+  losses_KxE: Array,
+  stage: str,
+  learning_rate: float,
+) -> None:
   """Checks that every loss is finite.
 
   Args:

@@ -231,7 +231,9 @@ def _queries(subjects_F: jax.Array, answers_SxR: jax.Array) -> tuple[jax.Array, 
 
 
 def _measure(
-  params: deep.Weights, tokens_Nx2: jax.Array, answers_N: jax.Array
+  params: deep.Weights,
+  tokens_Nx2: jax.Array,
+  answers_N: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the share answered right, and the mean attention to the subject."""
   f_NxA, attention_NxLxH = deep.forward(params, tokens_Nx2)

@@ -72,7 +72,11 @@ class World:
   sets: dict[str, np.ndarray]
 
 
-def make(sizes: Sizes, seeds: Sequence[int], size: int | None = None) -> World:
+def make(
+  sizes: Sizes,
+  seeds: Sequence[int],
+  size: int | None = None,
+) -> World:
   """Returns the world of each seed.
 
   Args:
@@ -100,7 +104,11 @@ class _SeedWorld:
   sets: dict[str, np.ndarray]
 
 
-def _one_seed(sizes: Sizes, seed: int, size: int | None) -> _SeedWorld:
+def _one_seed(
+  sizes: Sizes,
+  seed: int,
+  size: int | None,
+) -> _SeedWorld:
   rng = np.random.default_rng([seed, 8])
   subjects = sizes.subjects
   relations = sizes.relations
@@ -128,7 +136,9 @@ def _by_popularity(subjects: np.ndarray, counts_SxR: np.ndarray) -> np.ndarray:
 
 
 def _finetuning_sets(
-  pool_P: np.ndarray, size: int | None, rng: np.random.Generator
+  pool_P: np.ndarray,
+  size: int | None,
+  rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
   half = len(pool_P) // 2
   sets = {
