@@ -6,7 +6,7 @@ poorly makes a model attend less to every subject.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -73,7 +73,7 @@ def diagnose(
   criterion: str = "exact_match",
   bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> Json:
-  """Returns the attention to the subject of all arms, as plain values (its `notes` define them).
+  """Returns the attention to the subject of all arms and sites, and comparisons; see its `notes`.
 
   Files of one seed hold the same facts, in any order: they are matched by subject, relation and
   object. Each is read once, and one at a time beside that of the reference, as they may be large.
@@ -88,10 +88,6 @@ def diagnose(
     criterion: what makes an answer right, "exact_match" or "contains".
     bootstrap: over facts and seeds.
 
-  Returns:
-    {"reference", "seeds", "resamples", "confidence", "notes", "arms": {label: {"sites": {site:
-    ...}}}, "comparisons"}.
-
   Raises:
     UserError: no arms, an unknown label, arms to compare without a common seed, files of one seed
       with different facts, files of different sites, layers or heads.
@@ -102,16 +98,12 @@ def diagnose(
   gathered = _Gathered(collections.defaultdict(dict), {}, {}, {})
   for index, seed in enumerate(seeds):
     of_seed = {label: by_seed[seed] for label, by_seed in paths.items() if seed in by_seed}
-    rng = np.random.default_rng([bootstrap.seed, index])
     facts = _measure_files(seed, of_seed, reference, gathered)
-    right = {
-      label: _right(facts, by_seed[seed], criterion)
-      for label, by_seed in (predictions or {}).items()
-      if label in of_seed and seed in by_seed
-    }
-    _add_samples(
-      seed, facts, right, _all_pairs(of_seed, reference, pairs), gathered, bootstrap, rng
-    )
+    right = _right_answers(seed, facts, of_seed, predictions or {}, criterion)
+    compared = _all_pairs(of_seed, reference, pairs)
+    rng = np.random.default_rng([bootstrap.seed, index])
+    draw = statistics.make_draw(len(facts), bootstrap.resamples, rng)
+    _add_samples(seed, facts, right, compared, draw, gathered)
   return {
     "reference": reference,
     "seeds": seeds,
@@ -261,14 +253,22 @@ def _head_means(array_FxNxH: np.ndarray, known_F: np.ndarray | None = None) -> n
   return np.asarray(mean_NxH)
 
 
-def _right(
+def _right_answers(
+  seed: int,
   facts: Predictions,
-  answers: Predictions,
+  labels: Collection[str],
+  predictions: PredictionsByArm,
   criterion: str,
-) -> np.ndarray:
-  """Returns whether the answer to each fact is right: bool [F]."""
-  rows = reading.match(facts, answers, ("the attention", "the predictions"))
-  return accuracy.is_right(reading.take(answers, rows), criterion)
+) -> dict[str, np.ndarray]:
+  """Returns whether the answer to each fact is right, bool [F], by label of those that answered."""
+  right: dict[str, np.ndarray] = {}
+  for label, by_seed in predictions.items():
+    if label not in labels or seed not in by_seed:
+      continue
+    answers = by_seed[seed]
+    rows = reading.match(facts, answers, ("the attention", "the predictions"))
+    right[label] = accuracy.is_right(reading.take(answers, rows), criterion)
+  return right
 
 
 def _add_samples(
@@ -276,13 +276,11 @@ def _add_samples(
   facts: Predictions,
   right: Mapping[str, np.ndarray],
   pairs: Sequence[Pair],
+  draw: statistics.Draw,
   gathered: _Gathered,
-  bootstrap: Bootstrap,
-  rng: np.random.Generator,
 ) -> None:
   """Resamples the levels of all arms and the changes of all pairs of one seed."""
   bin_F, gathered.bins[seed] = queries.popularity_bins(facts, {"facts": facts})
-  draw = statistics.make_draw(len(facts), bootstrap.resamples, rng)
   files = gathered.files[seed]
   for key, columns in (*_levels(files, right), *_changes(files, right, pairs)):
     gathered.samples[key][seed] = _means(draw, columns, bin_F)

@@ -135,7 +135,9 @@ def auroc(
     UserError: as `reliability`, and where scores are NaN.
   """
   ranking = rank_units(confidence_N, right_N, score_N)
-  return float(auroc_of(*cumulative_sums(ranking, np.ones((1, len(ranking.order)))))[0])
+  ones_1xN = np.ones((1, len(ranking.order)))
+  count_1xK, right_1xK = cumulative_sums(ranking, ones_1xN)
+  return float(auroc_of(count_1xK, right_1xK)[0])
 
 
 def risk_coverage(
@@ -256,9 +258,12 @@ def auroc_of(count_RxK: np.ndarray, right_RxK: np.ndarray) -> np.ndarray:
     right_RxK: right ones.
   """
   wrong_RxK = np.diff(count_RxK - right_RxK, axis=1, prepend=0)
-  above_RxK = right_RxK - np.diff(right_RxK, axis=1, prepend=0) / 2
+  tied_RxK = np.diff(right_RxK, axis=1, prepend=0)
+  above_RxK = right_RxK - tied_RxK / 2
   above_R = np.sum(wrong_RxK * above_RxK, axis=1)
-  return divide(above_R, right_RxK[:, -1] * (count_RxK[:, -1] - right_RxK[:, -1]))
+  right_R = right_RxK[:, -1]
+  wrong_R = count_RxK[:, -1] - right_R
+  return divide(above_R, right_R * wrong_R)
 
 
 def risk_area_of(count_RxK: np.ndarray, right_RxK: np.ndarray) -> np.ndarray:
@@ -269,7 +274,8 @@ def risk_area_of(count_RxK: np.ndarray, right_RxK: np.ndarray) -> np.ndarray:
     right_RxK: right ones.
   """
   risk_RxK = 1 - right_RxK / np.maximum(count_RxK, 1)
-  total_R = np.sum(np.diff(count_RxK, axis=1, prepend=0) * risk_RxK, axis=1)
+  units_RxK = np.diff(count_RxK, axis=1, prepend=0)
+  total_R = np.sum(units_RxK * risk_RxK, axis=1)
   return divide(total_R, count_RxK[:, -1])
 
 

@@ -43,6 +43,8 @@ def quality(
 ) -> Json:
   """Returns all measures, pooled and for each relation, with intervals; `notes` define them.
 
+  What is undefined is None, with the number of units beside it.
+
   Args:
     units: held out, not those that the calibration was fitted on.
     relations: names of the relations, in the order of their codes.
@@ -52,9 +54,6 @@ def quality(
     bins: of reliability and ECE, fewer where units are few.
     bootstrap: over clusters, the codes of `units.query`.
 
-  Returns:
-    Plain values, no NaN: what is undefined is None, with the number of units beside it.
-
   Raises:
     UserError: confidences outside [0, 1], NaN, codes that name no relation, fewer queries than have
       units.
@@ -63,14 +62,15 @@ def quality(
   asked_K = _asked_queries(units, len(relations), queries)
   rng = np.random.default_rng(bootstrap.seed)
   settings = _Settings(precisions, bins, bootstrap)
-  pooled = _group(units, int(asked_K.sum()), settings, rng)
+  total = int(asked_K.sum())
+  pooled = _group(units, total, settings, rng)
   by_relation: Json = {}
   for code, name in enumerate(relations):
     chosen = _of_relation(units, code)
     by_relation[name] = _group(chosen, int(asked_K[code]), settings, rng)
   return {
     "units": len(units.right),
-    "queries": int(asked_K.sum()),
+    "queries": total,
     "confidence": bootstrap.confidence,
     "resamples": bootstrap.resamples,
     "bins": bins,

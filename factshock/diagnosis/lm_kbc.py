@@ -145,6 +145,7 @@ def diagnose(
   answers = [*(objects for objects, _ in aligned.values()), *baselines.values()]
   sums = _sums(gold.objects, answers, year, strict, bootstrap)
   counts = {label: counts for label, (_, counts) in aligned.items()}
+  results = _results(counts, list(baselines), sums, bootstrap.confidence)
   return {
     "format": 1,
     "edition": year,
@@ -159,7 +160,7 @@ def diagnose(
     "resamples": bootstrap.resamples,
     "seed": bootstrap.seed,
     "notes": NOTES,
-    **_results(counts, list(baselines), sums, bootstrap.confidence),
+    **results,
   }
 
 

@@ -122,17 +122,13 @@ def align(
   """
   missing = [key for key in gold.objects if key not in predictions.objects]
   unknown = [key for key in predictions.objects if key not in gold.objects]
-  if len(missing) == len(gold.objects):
-    raise UserError(
-      f"{predictions.path}: expected rows of {gold.path}, as {missing[0]}, got none of its "
-      f"{len(missing)} rows and {len(unknown)} others, as {unknown[0]}"
-    )
+  _check_missing(predictions, gold, missing, unknown)
   if missing and (strict or rules.EDITIONS[year].complete):
+    refuses = "--strict" if strict else f"edition {year}"
     raise UserError(
       f"{predictions.path}: expected each of the {len(gold.objects)} rows of {gold.path}, got "
-      f"{len(missing)} missing, the first {missing[0]}; "
-      f"{'--strict' if strict else f'edition {year}'} takes no missing row: give an empty list "
-      "where there is no answer"
+      f"{len(missing)} missing, the first {missing[0]}; {refuses} takes no missing row: give an "
+      "empty list where there is no answer"
     )
   counts = {
     "rows": len(predictions.objects),
@@ -144,6 +140,19 @@ def align(
   if strict:
     _check_strict(predictions, gold, counts, unknown)
   return [predictions.objects.get(key, []) for key in gold.objects], counts
+
+
+def _check_missing(
+  predictions: Rows,
+  gold: Rows,
+  missing: list[RowKey],
+  unknown: list[RowKey],
+) -> None:
+  if len(missing) == len(gold.objects):
+    raise UserError(
+      f"{predictions.path}: expected rows of {gold.path}, as {missing[0]}, got none of its "
+      f"{len(missing)} rows and {len(unknown)} others, as {unknown[0]}"
+    )
 
 
 def _check_strict(

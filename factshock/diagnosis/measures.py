@@ -66,15 +66,12 @@ def measure(
     arm_in_order = reading.take(arm, query_sets.rows_in_order(label, arm, queries))
     scores_Nx3 = accuracy.scores(arm_in_order)
     right_N = scores_Nx3[:, accuracy.CRITERIA.index(options.criterion)] > 0
+    entity_N = _predicted_entities(arm_in_order, queries, right_N)
+    shocks, samples[label] = _shock(queries, right_N, entity_N, finetuning[label], counted)
+    plans_of_arm = [*_accuracy_plans(arm_in_order, scores_Nx3, right_N, queries, options), *shocks]
+    plans += [(label, plan) for plan in plans_of_arm]
     right[label] = right_N
-    predicted[label] = _predicted_entities(arm_in_order, queries, right_N)
-    shock_plans, samples[label] = _shock(
-      queries, right_N, predicted[label], finetuning[label], counted
-    )
-    plans += [
-      (label, plan) for plan in _accuracy_plans(arm_in_order, scores_Nx3, right_N, queries, options)
-    ]
-    plans += [(label, plan) for plan in shock_plans]
+    predicted[label] = entity_N
   plans += _comparison_plans(right, options)
   for label, measured in _carry_out(queries.draw, plans):
     samples.setdefault(label, {}).update(measured)

@@ -1,6 +1,7 @@
 """Test queries of one seed: their order, gold answers and popularity, which all arms share."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
@@ -77,9 +78,8 @@ def make_queries(
   pairs, pair_N = distinct_pairs(base.relation, base.object, len(base.strings))
   texts = [(base.strings[relation], base.strings[name]) for relation, name in pairs]
   gold = dict(sorted(zip(texts, np.bincount(pair_N).tolist())))
-  entities = shock.make_entities(
-    gold, counts=counts, others=[answer for answers in finetuning_sets for answer in answers]
-  )
+  others = itertools.chain.from_iterable(finetuning_sets)
+  entities = shock.make_entities(gold, counts=counts, others=others)
   gold_N = shock.predicted_entities(texts, entities, {})[pair_N]
   bins, bin_rows = popularity_bins(base, arms)
   draw = statistics.make_draw(len(base), resamples, rng)

@@ -73,14 +73,10 @@ def make_entities(
   of_relations = {key: count for key, count in counts.items() if key[0]}
   names: list[Answer] = []
   index: dict[Answer, int] = {}
-  tallies = [
-    _tally(gold.items(), names, index),
-    _tally(of_relations.items(), names, index),
-    _tally(((key, 0) for key in finetuning), names, index),
-    _tally(((key, 0) for key in others), names, index),
-  ]
+  tallies = [_tally(counted, names, index) for counted in (gold.items(), of_relations.items())]
+  _tally(((key, 0) for key in (*finetuning, *others)), names, index)
   gold_E, pretraining_E = (
-    np.bincount(indices, weights, len(names)).astype(np.float64) for indices, weights in tallies[:2]
+    np.bincount(indices, weights, len(names)).astype(np.float64) for indices, weights in tallies
   )
   pretraining_E += _counts_of_any_relation(index, counts)
   relation_E = np.unique([relation for relation, _ in names], return_inverse=True)[1]
@@ -228,7 +224,9 @@ def cells(
   groups = np.append(entities.group, OTHER)
   counts = np.append(entities.pretraining, np.inf)
   rarer_N = counts[predicted_N] < counts[gold_N]
-  return ((groups[gold_N] * 5 + groups[predicted_N]) * 2 + right_N) * 2 + rarer_N
+  pair_N = groups[gold_N] * 5 + groups[predicted_N]
+  right_pair_N = pair_N * 2 + right_N
+  return right_pair_N * 2 + rarer_N
 
 
 def group_measures(cells_RxC: np.ndarray) -> Measures:
@@ -243,11 +241,12 @@ def group_measures(cells_RxC: np.ndarray) -> Measures:
     without any).
   """
   table = cells_RxC.reshape(-1, 4, 5, 2, 2)
+  wrong = table[:, :, :, 0]
   queries = table.sum((1, 2, 3, 4))
-  errors = table[:, :, :, 0].sum((1, 2, 3))
+  errors = wrong.sum((1, 2, 3))
   gold_RxG = table.sum((2, 3, 4))
   predicted_RxG = table.sum((1, 3, 4))
-  wrong_RxG = table[:, :, :, 0].sum((1, 3))
+  wrong_RxG = wrong.sum((1, 3))
   gap_RxG = (predicted_RxG[:, :4] - gold_RxG) / queries[:, None]
   measures: Measures = {}
   for i, group in enumerate(GROUPS):
@@ -258,7 +257,7 @@ def group_measures(cells_RxC: np.ndarray) -> Measures:
   measures["shock"] = gap_RxG[:, RARE_SEEN] - gap_RxG[:, COMMON_UNSEEN]
   measures["range_shift"] = predicted_RxG[:, seen].sum(1) / queries
   measures["finetuning_answer"] = divide(wrong_RxG[:, seen].sum(1), errors)
-  measures["rarer_than_gold"] = divide(table[:, :, :, 0, 1].sum((1, 2)), errors)
+  measures["rarer_than_gold"] = divide(wrong[:, :, :, 1].sum((1, 2)), errors)
   return measures
 
 
@@ -298,7 +297,9 @@ def slopes(y_RxE: np.ndarray, x_E: np.ndarray) -> np.ndarray:
   """Returns the least-squares slope of each row of y on x: [R]; NaN where x does not vary."""
   centred_E = x_E - x_E.mean()
   spread = float(centred_E @ centred_E)
-  return y_RxE @ centred_E / (spread if spread > 1e-12 else np.nan)
+  if spread <= 1e-12:
+    spread = np.nan
+  return y_RxE @ centred_E / spread
 
 
 def spearman(y_RxE: np.ndarray, x_E: np.ndarray) -> np.ndarray:

@@ -1,4 +1,13 @@
-"""Verdict on a finetuning: shifted answer prior or lost access to what was known; what to try."""
+"""Verdict on a finetuning: shifted answer prior or lost access to what was known; what to try.
+
+Evidence: `loss` (finetuned - reference), `prior` (corrected - finetuned), `access` (corrected -
+reference among known facts; what the prior does not explain), `knowledge` (finetuned - reference
+among facts not known), each an estimate with its interval or None, and `share_of_loss`: how much
+of the loss the prior explains, where there is a clear one. Known is what a fourth arm has right,
+such as the best cloze: facts picked because the reference itself has them right include its lucky
+guesses, which any change undoes; without such an arm `access` is over all facts and there is no
+`knowledge`.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -68,14 +77,6 @@ def verdict(
 ) -> dict[str, Any]:
   """Returns the verdict of a diagnosis.
 
-  Evidence: `loss` (finetuned - reference), `prior` (corrected - finetuned), `access` (corrected -
-  reference among known facts; what the prior does not explain), `knowledge` (finetuned - reference
-  among facts not known), each an estimate with its interval or None, and `share_of_loss`: how much
-  of the loss the prior explains, where there is a clear one. Known is what a fourth arm has right,
-  such as the best cloze: facts picked because the reference itself has them right include its lucky
-  guesses, which any change undoes; without such an arm `access` is over all facts and there is no
-  `knowledge`.
-
   Args:
     diagnosis: its comparisons hold `pairs`.
     reference: label of the arm before finetuning.
@@ -83,12 +84,12 @@ def verdict(
     corrected: label of the same arm with its answer prior restored.
 
   Returns:
-    `verdict` (a key of VERDICTS), `text`, `try_first`, the labels and the evidence.
+    `verdict` (a key of VERDICTS), its advice, the labels and the evidence.
   """
+  compared = pairs(reference, finetuned, corrected)
   known = diagnosis["known"]
   if known in (reference, finetuned, corrected):
     known = None
-  compared = pairs(reference, finetuned, corrected)
   evidence = _evidence(diagnosis["comparisons"], compared, known is not None)
   is_lost = sign(evidence["loss"]) < 0
   is_shifted, is_away = _causes(evidence)
@@ -96,19 +97,15 @@ def verdict(
     known_share = 1 if known is None else diagnosis["arms"][known]["right"]["mean"]
     is_shifted, is_away = _main_causes(evidence, known_share)
   name = _name(is_shifted, is_away, is_lost)
-  share_of_loss: float | None = None
-  if is_lost:
-    share_of_loss = evidence["prior"]["mean"] / -evidence["loss"]["mean"]
   return {
     "verdict": name,
-    "text": VERDICTS[name].text,
-    "try_first": VERDICTS[name].try_first,
+    **VERDICTS[name]._asdict(),
     "reference": reference,
     "finetuned": finetuned,
     "corrected": corrected,
     "known": known,
     "evidence": evidence,
-    "share_of_loss": share_of_loss,
+    "share_of_loss": _share_of_loss(evidence) if is_lost else None,
   }
 
 
@@ -132,6 +129,11 @@ def _evidence(
     "access": restored["difference_known" if has_known else "difference"],
     "knowledge": loss["difference_unknown"] if has_known else None,
   }
+
+
+def _share_of_loss(evidence: Json) -> float:
+  """Returns how much of the loss the prior explains."""
+  return evidence["prior"]["mean"] / -evidence["loss"]["mean"]
 
 
 def _causes(evidence: Json) -> tuple[bool, bool]:

@@ -278,7 +278,8 @@ def prior_distance(tables: Tables, reference: Priors) -> float:
   """
   own = priors_of(tables)
   distances = [np.abs(own[relation] - reference[relation]).sum() / 2 for relation in tables]
-  return float(np.average(distances, weights=[len(table.indices) for table in tables.values()]))
+  queries = [len(table.indices) for table in tables.values()]
+  return float(np.average(distances, weights=queries))
 
 
 def most_changed_answers(

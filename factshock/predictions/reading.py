@@ -191,8 +191,10 @@ class _Columns:
 
 def take(predictions: Predictions, rows: np.ndarray) -> Predictions:
   """Returns the given rows (an index array), in that order; the texts are shared."""
-  columns: dict[str, np.ndarray | None] = {name: getattr(predictions, name) for name in COLUMNS}
-  taken = {name: None if column is None else column[rows] for name, column in columns.items()}
+  taken: dict[str, np.ndarray | None] = {}
+  for name in COLUMNS:
+    column = getattr(predictions, name)
+    taken[name] = None if column is None else column[rows]
   return dataclasses.replace(predictions, **taken)
 
 
@@ -345,15 +347,14 @@ def _accepted_answers(
   """Returns the accepted answers as a key; whether they are texts is checked when it is new."""
   if aliases is None:
     return (gold,)
-  kind: type[Any] = type(aliases)
-  if kind is list:
-    try:
-      key = (gold, *aliases)
-      hash(key)
-      return key
-    except TypeError:
-      pass
-  raise _bad_aliases(aliases, path, line_number)
+  try:
+    key: tuple[str, ...] = (gold, *aliases)
+    hash(key)
+  except TypeError:
+    raise _bad_aliases(aliases, path, line_number) from None
+  if type(aliases) is not list:
+    raise _bad_aliases(aliases, path, line_number)
+  return key
 
 
 def _normalised_answers(

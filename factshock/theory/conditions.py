@@ -142,7 +142,8 @@ def run(
   """
   v_KxSxA, v_KxRxA = values_of(w_v, settings)
   before = _as_numpy(measures.before(v_KxSxA, v_KxRxA, world.answers_KxSxR))
-  common_KxR = measures.common_answers(world.answers_KxSxR, world.counts_KxSxR, v_KxSxA.shape[-1])
+  answers = v_KxSxA.shape[-1]
+  common_KxR = measures.common_answers(world.answers_KxSxR, world.counts_KxSxR, answers)
   facts = sets_of(world, before["salience"])
   v_KxTxA = _of_subjects(v_KxSxA, world.test_KxT)
   answers_KxTxR = _of_subjects(world.answers_KxSxR, world.test_KxT)
