@@ -23,7 +23,7 @@ import functools
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TypeAlias, TypedDict, cast
 
 from factshock.facts import schema
@@ -52,6 +52,7 @@ KEYS = (
 )
 _OPTIONAL_TEXTS = ("subject_id", "relation_label", "object_id")
 _OPTIONAL = frozenset((*_OPTIONAL_TEXTS, "flags"))
+_STR = frozenset([str])
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
@@ -156,10 +157,7 @@ def _is_usual(row: Mapping[str, Any]) -> bool:
     confidence, score, threshold, rank, accepted, checkpoint, weights = _pick_others(row)
   except KeyError:
     return False
-  # Lists, as generators take longer.
-  texts_are_right = all([type(text) is str and text for text in texts])  # noqa: C419
   names = [row[key] for key in _OPTIONAL_TEXTS if key in row]
-  names_are_right = all([type(name) is str and name for name in names])  # noqa: C419
   numbers_are_right = (
     type(confidence) is type(score) is type(threshold) is float
     and 0 <= confidence <= 1
@@ -169,13 +167,18 @@ def _is_usual(row: Mapping[str, Any]) -> bool:
     and type(accepted) is bool
   )
   return bool(
-    texts_are_right
-    and names_are_right
+    _are_texts(texts)
+    and _are_texts(names)
     and numbers_are_right
     and (checkpoint is None or (type(checkpoint) is str and checkpoint))
     and (weights is None or _is_numbers(weights))
     and "flags" not in row
   )
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+  """Returns whether all values are texts that are not empty."""
+  return set(map(type, values)) <= _STR and all(values)
 
 
 def _ordered(row: CanonicalRow) -> dict[str, Any]:

@@ -51,6 +51,7 @@ _PROV = "http://www.w3.org/ns/prov#"
 _XSD = "http://www.w3.org/2001/XMLSchema#"
 
 _LABEL = f"<{_RDFS}label>"
+_DOUBLE = f"<{_XSD}double>"
 _CONFIDENCE = f"<{TERM}confidence>"
 _FLAG = f"<{TERM}flag>"
 _SUBJECT, _PREDICATE, _OBJECT = (f"<{_RDF}{name}>" for name in ("subject", "predicate", "object"))
@@ -140,15 +141,15 @@ def _quads(statement: _Statement, run_id: str) -> str:
     )
   graph, statements = graph_uris(run_id)
   node = f"<{statements}:{statement.serial}>"
-  properties = [
-    (_SUBJECT, statement.subject),
-    (_PREDICATE, statement.predicate),
-    (_OBJECT, statement.object),
-    (_CONFIDENCE, _confidence(row, f"<{_XSD}double>")),
-    *((_FLAG, literal(flag)) for flag in statement.flags),
-  ]
-  lines = [f"{node} {name} {value} <{statements}> .\n" for name, value in properties]
-  return f"{statement.triple} <{graph}> .\n" + "".join(lines)
+  end = f" <{statements}> .\n"
+  flags = "".join(f"{node} {_FLAG} {literal(flag)}{end}" for flag in statement.flags)
+  return (
+    f"{statement.triple} <{graph}> .\n"
+    f"{node} {_SUBJECT} {statement.subject}{end}"
+    f"{node} {_PREDICATE} {statement.predicate}{end}"
+    f"{node} {_OBJECT} {statement.object}{end}"
+    f"{node} {_CONFIDENCE} {_confidence(row, _DOUBLE)}{end}{flags}"
+  )
 
 
 def write_ttl(
@@ -272,22 +273,24 @@ def _write(
         counts["rows"],
       )
       file.write(lines_of(statement))
-      for node, label in _labels_of(statement):
-        if labels.add(node, label):
+      terms = (
+        (statement.subject, row["subject"]),
+        (statement.object, row["object"]),
+        (statement.predicate, _relation_label(statement)),
+      )
+      for node, label in terms:
+        if label is not None and labels.add(node, label):
           file.write(f"{node} {_LABEL} {literal(label)}{end}")
   return [path], counts
 
 
-def _labels_of(statement: _Statement) -> Iterator[tuple[str, str]]:
-  """Yields the terms of a statement with their labels; a relation with a URI of others has none."""
-  row = statement.row
-  yield statement.subject, row["subject"]
-  yield statement.object, row["object"]
-  relation_label = row.get("relation_label")
-  if relation_label:
-    yield statement.predicate, relation_label
-  elif statement.predicate.startswith(f"<{nodes.RELATION}"):
-    yield statement.predicate, row["relation"]
+def _relation_label(statement: _Statement) -> str | None:
+  """Returns the label of a statement's relation; one with a URI of others may have none."""
+  label = statement.row.get("relation_label")
+  if label:
+    return label
+  is_minted = statement.predicate.startswith(f"<{nodes.RELATION}")
+  return statement.row["relation"] if is_minted else None
 
 
 class _Labels:
