@@ -121,11 +121,13 @@ def plan_shapes(batches: Sequence[Batch], multiple: int = 1) -> Shapes:
   chosen = [int(np.argmin(cost_CxB.max(axis=1)))]
   best_B = cost_CxB[chosen[0]]
   while len(chosen) < _SHAPES:
+    # What the batches cost with each candidate beside those chosen.
     sums_C = np.minimum(cost_CxB, best_B).sum(axis=1)
     if sums_C.min() > (1 - _GAIN) * best_B.sum():
       break
-    chosen.append(int(sums_C.argmin()))
-    best_B = np.minimum(best_B, cost_CxB[chosen[-1]])
+    candidate = int(sums_C.argmin())
+    chosen.append(candidate)
+    best_B = np.minimum(best_B, cost_CxB[candidate])
   chosen.sort(key=lambda candidate: positions_C[candidate])
   shapes = tuple(tried[candidate] for candidate in chosen)
   largest_rows, _ = shapes[-1]
@@ -149,7 +151,8 @@ def _tried(
   most = max(1, _ceil_div(fullest, multiple))
   least_rows = int(np.ceil(means.max() / longest))
   least = min(most, max(1, _ceil_div(least_rows, multiple)))
-  row_counts = multiple * np.unique(np.geomspace(least, most, _SHAPES).round().astype(int))
+  multiples = np.geomspace(least, most, _SHAPES).round().astype(int)
+  row_counts = multiple * np.unique(multiples)
   # A dict in place of a set, as the order decides between shapes that are equally good.
   shapes: dict[Shape, None] = {(multiple * most, full_widths): None}
   for rows in row_counts.tolist():
@@ -186,7 +189,8 @@ def _holds_each(shape: Shape, sizes: Sequence[np.ndarray]) -> list[bool]:
 
 
 def _round_up_to_4(length: float) -> int:
-  return _ceil_div(int(np.ceil(length)), 4) * 4
+  fours = _ceil_div(int(np.ceil(length)), 4)
+  return 4 * fours
 
 
 def _ceil_div(a: int, b: int) -> int:

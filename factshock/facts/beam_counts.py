@@ -110,10 +110,12 @@ class _Count(beam.DoFn):
 def _sparse(counts: Mapping[str, np.ndarray]) -> Iterator[tuple[_Key, _Counts]]:
   """Yields the counts that are not 0, and the size."""
   of_entity = np.stack([counts[name] for name in _OF_ENTITY], axis=1)
-  for index in np.flatnonzero(of_entity.any(axis=1)).tolist():
+  counted = np.flatnonzero(of_entity.any(axis=1))
+  for index in counted.tolist():
     yield ("entity", index), tuple(of_entity[index].tolist())
-  for index in np.flatnonzero(counts["together"]).tolist():
-    yield ("fact", index), (int(counts["together"][index]),)
+  together = counts["together"]
+  for index in np.flatnonzero(together).tolist():
+    yield ("fact", index), (int(together[index]),)
   yield ("size", 0), tuple(counts["size"].tolist())
 
 

@@ -166,10 +166,10 @@ def _open(corpus: str) -> tuple[hub.DataSet, str | None]:
   prefix, _, rest = corpus.partition(":")
   name, _, query = rest.partition("?")
   options = dict(urllib.parse.parse_qsl(query))
-  if not name or not options.keys() <= set(_KEYS[prefix]):
+  keys = _KEYS[prefix]
+  if not name or not options.keys() <= set(keys):
     raise UserError(
-      f"{corpus}: expected {prefix}:NAME?split=... with keys of {', '.join(_KEYS[prefix])}, got "
-      f"{rest!r}"
+      f"{corpus}: expected {prefix}:NAME?split=... with keys of {', '.join(keys)}, got {rest!r}"
     )
   column = options.pop("column", None)
   if prefix == "hub":
