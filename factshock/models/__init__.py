@@ -1,1 +1,1 @@
-"""What a model is: Flax modules over plain nested-dict parameters."""
+"""Models: Flax modules over plain nested-dict parameters, and their families."""

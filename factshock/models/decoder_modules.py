@@ -1,4 +1,4 @@
-"""The Flax modules of Llama and Mistral: attention, layers, and the whole model."""
+"""Flax modules of Llama and Mistral: attention, layers, and the whole model."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -148,7 +148,7 @@ class Layer(layers.Part):
 
 
 class Llama(layers.Part):
-  """The whole model; the functions of models/decoder.py run its methods."""
+  """Whole model, whose methods the functions of models/decoder.py run."""
 
   config: LlamaConfig
 

@@ -1,4 +1,4 @@
-"""The families of models: one record each, found in the files `family_*.py` of this folder."""
+"""Families of models: one record each, found in the files `family_*.py` of this folder."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ _COMPUTING = (
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """A family of models: all that other code asks about it.
+  """Holds all that other code asks about a family of models.
 
   Every function but `init`, `layer_weights`, `unstack`, `take_rows` and `reorder` has the params
   and the model's config as its first two arguments.
@@ -114,11 +114,6 @@ def of(model_config: ModelConfig) -> Family:
       return family
   expected = " or ".join(family.config_type.__name__ for family in known())
   raise ValueError(f"expected a {expected}, got {type(model_config).__name__}")
-
-
-def register(family: Family) -> None:
-  """Adds a family whose record stands outside this folder."""
-  _registry()[family.name] = family
 
 
 def section_schema(name: str) -> dict[str, settings.Check]:

@@ -1,4 +1,4 @@
-"""The family "llama": Llama, Mistral and what else has their layers."""
+"""Family "llama": Llama, Mistral and other models with their layers."""
 
 import re
 from collections.abc import Mapping

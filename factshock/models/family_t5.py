@@ -1,4 +1,4 @@
-"""The family "t5": T5 v1.0 and v1.1, LM-adapted and Flan models."""
+"""Family "t5": T5 v1.0 and v1.1, LM-adapted and Flan models."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -27,7 +27,7 @@ _CAPABILITY = (8, 0)  # of the GPUs that cuDNN's kernel runs on, at least
 
 
 class Backend(NamedTuple):
-  """What JAX computes on.
+  """Says what JAX computes on.
 
   Attributes:
     platform: its name, such as "gpu".

@@ -1,4 +1,4 @@
-"""What T5 and Llama share: parameters cast for computing, adapters beside them, norm, caches."""
+"""Parts that T5 and Llama share: cast parameters with adapters beside them, norm, caches."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias

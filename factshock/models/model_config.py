@@ -1,4 +1,4 @@
-"""The sizes that every model's config has, and the checks of their values."""
+"""Sizes that every model's config has, and the checks of their values."""
 
 from typing import Any, ClassVar, Protocol
 
@@ -15,7 +15,7 @@ EVEN = settings.Check((int,), lambda v: v >= 2 and v % 2 == 0, "an even number o
 
 
 class ModelConfig(Protocol):
-  """The sizes and variants that generic code reads of a model's config, a frozen dataclass.
+  """Sizes and variants that generic code reads of a model's config, a frozen dataclass.
 
   `dtype` is that of the computation, `param_dtype` that of the parameters. `unroll` lays the layers
   out one after another. `remat` is one of remat.POLICIES, what the reverse pass keeps of each

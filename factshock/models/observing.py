@@ -1,4 +1,4 @@
-"""What one query of each row attends to, and how what it reads there moves the logits directly.
+"""Observes what a query attends to, and how what it reads there moves the logits directly.
 
 A head's output is a sum over keys of attention weight times value vector. Through the output
 projection each term is added to the residual stream, and where the statistic of the last norm is
@@ -53,14 +53,12 @@ def read(
   batch, queries, groups, shared, _ = query_BxSxGxRxK.shape
   rows_B = jnp.arange(batch)
   shape = (batch, bias.shape[1], queries, key_BxTxGxK.shape[1])
-  bias = jnp.broadcast_to(bias, shape)[rows_B, :, position_B]
-  if bias.shape[1] == 1:
-    bias = bias.reshape(batch, 1, 1, -1)
-  else:
-    bias = bias.reshape(batch, groups, shared, -1)
+  own_bias = jnp.broadcast_to(bias, shape)[rows_B, :, position_B]
+  heads = (1, 1) if bias.shape[1] == 1 else (groups, shared)
+  own_bias = own_bias.reshape(batch, *heads, -1)
   query_BxGxRxK = query_BxSxGxRxK[rows_B, position_B]
-  scores = jnp.einsum("bgrk,btgk->bgrt", query_BxGxRxK, key_BxTxGxK).astype(jnp.float32) + bias
-  weights = jax.nn.softmax(scores, axis=-1)
+  scores = jnp.einsum("bgrk,btgk->bgrt", query_BxGxRxK, key_BxTxGxK).astype(jnp.float32)
+  weights = jax.nn.softmax(scores + own_bias, axis=-1)
   value = value_BxTxGxK.astype(jnp.float32)
   share_BxT = marked_BxT / jnp.maximum(1, marked_BxT.sum(axis=1, keepdims=True)).astype(jnp.float32)
   marked = marked_BxT[:, None, None]

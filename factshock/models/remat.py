@@ -1,4 +1,4 @@
-"""What the reverse pass keeps of a layer's forward pass, by name; the rest it computes again."""
+"""Policies of what the reverse pass keeps of a layer; the rest it computes again."""
 
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar

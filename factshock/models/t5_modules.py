@@ -1,4 +1,4 @@
-"""The Flax modules of T5: attention, layers, their stacks, and the whole model."""
+"""Flax modules of T5: attention, layers, their stacks, and the whole model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -101,7 +101,7 @@ class EncoderLayer(layers.Part):
 
 
 class DecoderLayer(EncoderLayer):
-  """An encoder's layer with attention to the encoder's output in between."""
+  """Layer of an encoder with attention to the encoder's output in between."""
 
   def setup(self) -> None:
     super().setup()
@@ -247,7 +247,7 @@ class Stack(layers.Part):
 
 
 class T5(layers.Part):
-  """The whole model; the functions of models/t5.py run its methods."""
+  """Whole model, whose methods the functions of models/t5.py run."""
 
   config: T5Config
 

@@ -32,7 +32,7 @@ _TOP_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """An array of a checkpoint.
+  """Array of a checkpoint.
 
   Attributes:
     shape: as stored.
@@ -47,7 +47,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A checkpoint that is open for reading leaf by leaf.
+  """Checkpoint that is open for reading leaf by leaf.
 
   Attributes:
     folder: its path.

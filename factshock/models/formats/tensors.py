@@ -1,4 +1,4 @@
-"""What a family says of the HuggingFace format: config.json and the names of tensors."""
+"""Records of how a family's models are stored as HuggingFace folders: config.json and tensors."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Tensor(NamedTuple):
-  """A tensor of a HuggingFace file, and the part of which leaf of our parameters it is.
+  """Tensor of a HuggingFace file, and the part of our parameters that it is.
 
   Attributes:
     name: its name in the file.
@@ -24,7 +24,7 @@ class Tensor(NamedTuple):
 
 
 class LayerTensor(NamedTuple):
-  """A tensor that every layer of a stack has: our leaf and its name, both within the layer."""
+  """Tensor that every layer of a stack has: our leaf and its name, both within the layer."""
 
   leaf: str
   name: str
@@ -38,7 +38,7 @@ def _nothing_unused(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceFormat:
-  """How HuggingFace folders store the models of a family.
+  """Says how HuggingFace folders store the models of a family.
 
   Attributes:
     supported: what is read, in words, such as "llama, mistral".

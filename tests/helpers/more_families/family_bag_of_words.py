@@ -1,4 +1,4 @@
-"""A family of its own in one file: a decoder of one layer over the mean of the tokens before.
+"""Family of its own in one file: a decoder of one layer over the mean of the tokens before.
 
 It differs from Llama and T5 in its config, parameters, cache and tensors; tests put this folder
 beside factshock/models.

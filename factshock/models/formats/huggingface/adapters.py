@@ -114,21 +114,28 @@ def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
     module: _scale(settings, module.removeprefix(_PREFIX), own) for module, own in ranks.items()
   }
   alpha = rank * next(iter(scales.values()))
-  depths = {leaf: len(tensors) for leaf, tensors in names.by_leaf(model_config).items()}
+  leaf_tensors = names.by_leaf(model_config)
   tree: Params = {}
   for module, pair in pairs.items():
     tensor = modules[module]
-    outputs, inputs = tensor.shape
-    depth = depths[tensor.leaf]
     leaf = _at(tree, tensor.leaf)
-    leaf.setdefault("a", np.zeros((depth, inputs, rank), np.float32))
-    leaf.setdefault("b", np.zeros((depth, rank, outputs), np.float32))
+    if not leaf:
+      leaf |= _zeros(tensor, len(leaf_tensors[tensor.leaf]), rank)
     own = ranks[module]
     a = pair["A"].read().astype(np.float32).T
     b = pair["B"].read().astype(np.float32).T
     leaf["a"][tensor.layer, :, :own] = a
     leaf["b"][tensor.layer, :own] = b * (scales[module] / (alpha / rank))
   return Adapters(tree, rank, alpha, base_of(folder))
+
+
+def _zeros(weight: Tensor, depth: int, rank: int) -> Params:
+  """Returns an adapter that changes nothing, for the layers of a weight."""
+  outputs, inputs = weight.shape
+  return {
+    "a": np.zeros((depth, inputs, rank), np.float32),
+    "b": np.zeros((depth, rank, outputs), np.float32),
+  }
 
 
 def write(

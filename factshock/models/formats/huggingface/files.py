@@ -36,7 +36,7 @@ _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors format
 
 
 class StoredTensor(Protocol):
-  """A tensor that can be read when it is wanted."""
+  """Tensor that can be read when it is wanted."""
 
   @property
   def dtype(self) -> np.dtype: ...
@@ -49,7 +49,7 @@ class StoredTensor(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """A tensor in a safetensors file.
+  """Tensor in a safetensors file.
 
   Attributes:
     path: the file.
@@ -114,7 +114,7 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-  """A tensor that is in memory already."""
+  """Tensor that is in memory already."""
 
   array: np.ndarray
 
@@ -295,7 +295,7 @@ def _numpy(tensor: Any) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Writable:
-  """A tensor to write.
+  """Tensor to write.
 
   Attributes:
     name: its name in the file.

@@ -39,7 +39,7 @@ _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A model that is open for reading: its checked tensors, none of them read yet.
+  """Model that is open for reading: its checked tensors, none of them read yet.
 
   Attributes:
     folder: where its tokenizer is.
