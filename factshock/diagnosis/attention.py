@@ -94,9 +94,8 @@ def diagnose(
   """
   _check_labels(paths, reference, pairs)
   pairs = list(dict.fromkeys((label, against) for label, against in pairs))
-  seeds = sorted({seed for by_seed in paths.values() for seed in by_seed})
   gathered = _Gathered(collections.defaultdict(dict), {}, {}, {})
-  for index, seed in enumerate(seeds):
+  for index, seed in enumerate(_seeds(paths)):
     of_seed = {label: by_seed[seed] for label, by_seed in paths.items() if seed in by_seed}
     facts = _measure_files(seed, of_seed, reference, gathered)
     right = _right_answers(seed, facts, of_seed, predictions or {}, criterion)
@@ -106,12 +105,16 @@ def diagnose(
     _add_samples(seed, facts, right, compared, draw, gathered)
   return {
     "reference": reference,
-    "seeds": seeds,
+    "seeds": _seeds(paths),
     "resamples": bootstrap.resamples,
     "confidence": bootstrap.confidence,
     "notes": ATTENTION,
     **_results(paths, reference, pairs, gathered, bootstrap),
   }
+
+
+def _seeds(paths: Mapping[str, Mapping[int, str]]) -> list[int]:
+  return sorted({seed for by_seed in paths.values() for seed in by_seed})
 
 
 def _results(

@@ -64,10 +64,10 @@ def quality(
   settings = _Settings(precisions, bins, bootstrap)
   total = int(asked_K.sum())
   pooled = _group(units, total, settings, rng)
-  by_relation: Json = {}
-  for code, name in enumerate(relations):
-    chosen = _of_relation(units, code)
-    by_relation[name] = _group(chosen, int(asked_K[code]), settings, rng)
+  by_relation = [
+    _group(_of_relation(units, code), int(asked), settings, rng)
+    for code, asked in enumerate(asked_K)
+  ]
   return {
     "units": len(units.right),
     "queries": total,
@@ -76,7 +76,7 @@ def quality(
     "bins": bins,
     "precisions": list(precisions),
     "pooled": pooled,
-    "relations": by_relation,
+    "relations": dict(zip(relations, by_relation)),
     "notes": notes.CALIBRATION,
   }
 

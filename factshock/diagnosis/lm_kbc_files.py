@@ -107,8 +107,6 @@ def align(
 ) -> tuple[list[Objects], dict[str, int]]:
   """Returns predicted objects in the order of the gold rows, and counts of what did not fit.
 
-  The `notes` of a result define the counts.
-
   Args:
     predictions: rows of a system.
     gold: the gold rows.

@@ -78,11 +78,11 @@ def make_queries(
   pairs, pair_N = distinct_pairs(base.relation, base.object, len(base.strings))
   texts = [(base.strings[relation], base.strings[name]) for relation, name in pairs]
   gold = dict(sorted(zip(texts, np.bincount(pair_N).tolist())))
-  others = itertools.chain.from_iterable(finetuning_sets)
+  others = itertools.chain(*finetuning_sets)
   entities = shock.make_entities(gold, counts=counts, others=others)
   gold_N = shock.predicted_entities(texts, entities, {})[pair_N]
-  bins, bin_rows = popularity_bins(base, arms)
   draw = statistics.make_draw(len(base), resamples, rng)
+  bins, bin_rows = popularity_bins(base, arms)
   return Queries(
     label=label,
     source=arms[label],

@@ -62,8 +62,7 @@ def prediction_rows(
   Args:
     facts: the facts that were asked.
     candidates: candidate answers of each relation.
-    scores: for each fact the log-probabilities (natural log) of its relation's candidates, in their
-      order.
+    scores: of each fact's candidates in their order, log-probabilities (natural log).
     arm: label written to each row.
     seed: label written to each row.
     split: label written to each row.
@@ -74,10 +73,7 @@ def prediction_rows(
     ValueError: scores do not align with facts and candidates, or top is below 1.
     UserError: a score is NaN or positive infinity: the model has diverged.
   """
-  if len(scores) != len(facts):
-    raise ValueError(f"expected one array of scores a fact ({len(facts)}), got {len(scores)}")
-  if top is not None and top < 1:
-    raise ValueError(f"expected top of at least 1 or None, got {top}")
+  _check_ranked(len(facts), len(scores), top)
   labels = {"arm": arm, "seed": seed, "split": split, **extra}
   rows: list[Row] = [{} for _ in facts]
   for relation, indices in _by_relation(facts).items():
@@ -86,6 +82,13 @@ def prediction_rows(
     for index, ranked in zip(indices, _ranked_candidates(names, scores_QxC, top)):
       rows[index] = _ranked_row(facts[index], ranked, labels)
   return rows
+
+
+def _check_ranked(facts: int, arrays: int, top: int | None) -> None:
+  if arrays != facts:
+    raise ValueError(f"expected one array of scores a fact ({facts}), got {arrays}")
+  if top is not None and top < 1:
+    raise ValueError(f"expected top of at least 1 or None, got {top}")
 
 
 def _ranked_candidates(

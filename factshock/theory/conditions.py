@@ -149,16 +149,9 @@ def run(
   answers_KxTxR = _of_subjects(world.answers_KxSxR, world.test_KxT)
 
   def measure(w_kq: Mapping[str, Array]) -> Arrays:
-    on_test = measures.on_test(
-      v_KxTxA,
-      v_KxRxA,
-      answers_KxTxR,
-      common_KxR,
-      w_kq,
-      bins=settings.bins,
-      cosine=settings.cosine,
-    )
-    return _as_numpy(on_test)
+    options = {"bins": settings.bins, "cosine": settings.cosine}
+    arrays = measures.on_test(v_KxTxA, v_KxRxA, answers_KxTxR, common_KxR, w_kq, **options)
+    return _as_numpy(arrays)
 
   after: dict[str, Arrays] = {}
   last: dict[str, Arrays] = {}

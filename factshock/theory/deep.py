@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 # `embedding` [tokens, D], `head` [D, A], `value` and `key_query` [L, H, D, D].
 Weights: TypeAlias = dict[str, jax.Array]
+# Weights, steps done, the last loss and share right.
+_State: TypeAlias = tuple[Weights, int, jax.Array, jax.Array]
 
 
 def init(
@@ -44,11 +46,7 @@ def init(
     ValueError: so many vectors cannot be orthonormal.
   """
   tokens = subjects + relations
-  if dim < tokens + answers:
-    raise ValueError(
-      f"expected a dim of at least {tokens + answers} for {tokens} tokens and {answers} answers, "
-      f"got {dim}"
-    )
+  _check_dim(tokens, answers, dim)
   rotation_key, attention_key = jax.random.split(key)
   rotation_DxD = jnp.linalg.qr(jax.random.normal(rotation_key, (dim, dim)))[0]
   matrices = (layers, heads, dim, dim)
@@ -58,6 +56,14 @@ def init(
     "value": jnp.zeros(matrices),
     "key_query": attention_scale * jax.random.normal(attention_key, matrices),
   }
+
+
+def _check_dim(tokens: int, answers: int, dim: int) -> None:
+  if dim < tokens + answers:
+    raise ValueError(
+      f"expected a dim of at least {tokens + answers} for {tokens} tokens and {answers} answers, "
+      f"got {dim}"
+    )
 
 
 def forward(params: Weights, tokens_Nx2: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -115,26 +121,22 @@ def train(
 ) -> tuple[Weights, jax.Array]:
   """Returns the weights after full-batch gradient descent, and the last loss.
 
-  It ends after `steps`, or before, when the share `known` of the queries is answered right.
-
   Args:
     params: where it begins.
     trained: names of the arrays that are trained, the others are frozen.
     tokens_Nx2: subject and relation of each query.
     answers_N: right answers.
     weights_N: of each query in the loss; they sum to 1.
-    steps: at most.
+    steps: how many at most.
     learning_rate: of gradient descent.
-    known: share of the queries.
+    known: share of the queries answered right with which it ends before.
   """
   frozen = {name: array for name, array in params.items() if name not in trained}
   descent = jax.value_and_grad(
     lambda weights: loss({**frozen, **weights}, tokens_Nx2, answers_N, weights_N), has_aux=True
   )
 
-  def step(
-    state: tuple[Weights, int, jax.Array, jax.Array],
-  ) -> tuple[Weights, int, jax.Array, jax.Array]:
+  def step(state: _State) -> _State:
     weights, done, *_ = state
     (value, right), gradient = descent(weights)
     rate = jnp.where(right < known, learning_rate, 0.0)  # the weights that know enough are the last
