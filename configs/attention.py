@@ -1,7 +1,7 @@
 r"""Attention to the subject in real transformers: does it move as arXiv 2406.14785 says?
 
-  python -m factshock.experiment --config=configs/attention.py --workdir=runs/attention
-  --config.seeds=5
+  python -m factshock.experiment --config=configs/attention.py --workdir=runs/attention \
+      --config.seeds=5
 
 The theory: finetuning on little-known facts lowers attention to every subject, on well-known ones
 raises it. The demo's world, model and finetuning; at every point WORKDIR/attention holds, of each

@@ -1,7 +1,7 @@
 r"""EntityQuestions with Llama 2 7B: which facts to finetune on (arXiv 2406.14785).
 
-  python -m factshock.experiment --config=configs/entityquestions_llama2_7b.py
-  --workdir=runs/entityquestions \
+  python -m factshock.experiment --config=configs/entityquestions_llama2_7b.py \
+      --workdir=runs/entityquestions \
       --config.facts=entityquestions:data/entityquestions.jsonl --config.entity_counts=counts.tsv
 
 EntityQuestions has no popularity: it is taken from counts.tsv, how often a text names the subject.

@@ -2,8 +2,8 @@ r"""Study of, or training on, any HuggingFace model: a folder or a hub id, T5, L
 
   python -m factshock.train --config=configs/pretrained.py:google/flan-t5-base --workdir=runs/flan \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.experiment --config=configs/pretrained.py:/models/my-llama
-  --workdir=runs/llama \
+  python -m factshock.experiment --config=configs/pretrained.py:/models/my-llama \
+      --workdir=runs/llama \
       --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
 
 Sizes and tokenizer come from the model; computing is in bfloat16, parameters and optimizer are

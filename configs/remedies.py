@@ -1,7 +1,7 @@
 r"""Remedies for frequency shock on the synthetic world: which of them is worth its price.
 
-  python -m factshock.experiment --config=configs/remedies.py --workdir=runs/remedies
-  --config.seeds=5
+  python -m factshock.experiment --config=configs/remedies.py --workdir=runs/remedies \
+      --config.seeds=5
 
 The demo's world, model and finetuning. After finetuning: weight mixing (the same everywhere,
 falling or rising in depth), parts put back, answer-prior correction by the model's own cloze

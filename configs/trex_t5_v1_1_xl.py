@@ -1,7 +1,7 @@
 r"""T-REx with T5 v1.1 XL: shock at low and high mismatch, and remedies (arXiv 2301.11293).
 
-  python -m factshock.experiment --config=configs/trex_t5_v1_1_xl.py --workdir=runs/trex_xl
-  --config.facts=trex:data/trex/test.jsonl.gz \
+  python -m factshock.experiment --config=configs/trex_t5_v1_1_xl.py --workdir=runs/trex_xl \
+      --config.facts=trex:data/trex/test.jsonl.gz \
       --config.entity_counts=counts.tsv
 
 The text that mixture finetuning mixes in (span corruption) is ten files of C4, 3.6 million pages,

@@ -1,7 +1,7 @@
 r"""Study of the second paper (arXiv 2406.14785): which facts to finetune on, on real facts.
 
-  python -m factshock.experiment --config=configs/popqa_llama2_7b.py --workdir=runs/popqa
-  --config.facts=popqa:data/popqa.jsonl \
+  python -m factshock.experiment --config=configs/popqa_llama2_7b.py --workdir=runs/popqa \
+      --config.facts=popqa:data/popqa.jsonl \
       --config.entity_counts=counts.tsv
 
 Arms: zero-shot and k-shot, the whole pool, its more and less popular half within each relation, a

@@ -16,6 +16,7 @@ from absl import flags
 
 from factshock.runtime import console, processes
 from factshock.runtime.errors import UserError
+from factshock.runtime.workdir import Workdir
 
 
 def define_flags() -> None:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
   if diagnosis:  # the first of several processes alone has it
     lines: list[str] = summary_lines(diagnosis)
     print("\n".join(lines))
-    print(f"report: {os.path.join(workdir, 'report.html')}")
+    print(f"report: {Workdir(workdir).report}")
 
 
 def _default_workdir() -> str:

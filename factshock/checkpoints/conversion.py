@@ -17,6 +17,7 @@ from factshock.models.formats.huggingface import names, writing
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
+from factshock.runtime.workdir import Workdir
 from factshock.types import FilePath
 
 FORMATS = ("huggingface", "orbax", "peft")
@@ -170,7 +171,7 @@ def _open_checkpoint(source: str, config_from: str | None) -> SourceModel:
     array = tree_files.read_leaf(folder, f"params/{leaf}", manifest["leaves"])
     return array.astype(np.dtype(dtype), copy=False)
 
-  own_tokenizer = os.path.join(str(record.get("workdir")), "tokenizer", str(record.get("seed")))
+  own_tokenizer = Workdir(str(record.get("workdir"))).tokenizer(str(record.get("seed")))
   return SourceModel(
     config,
     {name: leaf["dtype"] for name, leaf in leaves.items()},
@@ -286,7 +287,7 @@ def _write_orbax(model: SourceModel, output: str) -> None:
   params = tree_files.nested({leaf: lazy(leaf) for leaf in by_leaf})
   store.write(output, {"params": params}, {"step": 0, "loader_state": None, "config": config})
   if model.tokenizer:
-    _copy_tokenizer(model.tokenizer, os.path.join(output, "tokenizer", "0"))
+    _copy_tokenizer(model.tokenizer, Workdir(output).tokenizer(0))
 
 
 def _copy_tokenizer(source: str, target: str) -> None:

@@ -18,6 +18,7 @@ from factshock.models import families, lora
 from factshock.models.formats import huggingface
 from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
+from factshock.runtime.workdir import Workdir
 from factshock.types import Params, Tokenizer
 
 # The settings of a model that comes without an experiment. One device where there is no
@@ -234,12 +235,11 @@ def _path_in_workdir(record: Mapping[str, Any], checkpoint: str, what: str) -> s
   Raises:
     UserError: nothing is there.
   """
-  workdir = record.get("workdir")
+  workdir = Workdir(record.get("workdir") or "")
   seed = str(record.get("seed"))
-  names = {"tokenizer": ("tokenizer", seed), "relations": ("facts", seed, "relations.jsonl")}
-  path = workdir and os.path.join(workdir, *names[what])
-  if not path or not os.path.exists(path):
+  path = workdir.tokenizer(seed) if what == "tokenizer" else workdir.relations(seed)
+  if not workdir.path or not os.path.exists(path):
     raise UserError(
-      f"{checkpoint}: its workdir ({workdir or 'unknown'}) is not there; say --{what}=PATH"
+      f"{checkpoint}: its workdir ({workdir.path or 'unknown'}) is not there; say --{what}=PATH"
     )
   return path

@@ -61,7 +61,7 @@ def pairs(config: Config, labels: list[str]) -> list[Pair]:
 
 
 def _of_remedies(config: Config, listed: set[str]) -> Iterator[Pair]:
-  """Yields pairs of each remedy and what it mends, also stopped early, and of both and zero-shot."""
+  """Yields pairs of each remedy and what it mends, also stopped early, and with zero-shot."""
   zero_shot = config.roles.zero_shot
   drawn = dict.fromkeys(config.roles.remedies, config.roles.finetuned)
   for remedy, mended in {**drawn, **remedies(config)}.items():

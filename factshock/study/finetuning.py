@@ -14,8 +14,8 @@ from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption, processes, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
-from factshock.study import ownership, seed_run, study_data, training, weights
 from factshock.study import config as configs
+from factshock.study import ownership, seed_run, study_data, training, weights
 from factshock.study.arms import registry
 from factshock.study.config import Config
 from factshock.study.finetuning_examples import FinetuningData

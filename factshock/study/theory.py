@@ -10,12 +10,13 @@ import numpy as np
 from factshock.report import theory_page
 from factshock.runtime import files, provenance
 from factshock.runtime.errors import UserError
+from factshock.runtime.workdir import Workdir
 from factshock.study import config as configs
 from factshock.study import ownership
 from factshock.theory import settings, study
 
 
-def run(config: configs.Config, workdir: str) -> dict[str, Any]:
+def run(config: configs.Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
   """Runs the study of a config; writes theory.json, facts.npz and report.html with its figures.
 
   Returns:
@@ -26,6 +27,7 @@ def run(config: configs.Config, workdir: str) -> dict[str, Any]:
       finite.
   """
   settings.check(config)
+  workdir = Workdir.of(workdir)
   _check_workdir(config, workdir)
   began = time.monotonic()
   start = provenance.describe_run()
@@ -37,18 +39,18 @@ def run(config: configs.Config, workdir: str) -> dict[str, Any]:
     "config": configs.to_dict(config),
   }
   # theory.json first: by it a rerun knows the workdir.
-  with files.atomic_write(os.path.join(workdir, "theory.json")) as file:
+  with files.atomic_write(workdir.theory) as file:
     json.dump(theory, file, allow_nan=False, indent=1)
-  with files.atomic_write(os.path.join(workdir, "facts.npz"), binary=True) as file:
+  with files.atomic_write(workdir.theory_facts, binary=True) as file:
     arrays: dict[str, Any] = dict(results.facts)  # the stubs take any array for allow_pickle
     np.savez_compressed(file, **arrays)
-  theory_page.write_report(theory, workdir)
+  theory_page.write_report(theory, workdir.path)
   return theory
 
 
-def _check_workdir(config: configs.Config, workdir: str) -> None:
+def _check_workdir(config: configs.Config, workdir: Workdir) -> None:
   """Checks that a folder holds nothing but an earlier run of the same config."""
-  path = os.path.join(workdir, "theory.json")
+  path = workdir.theory
   if not os.path.exists(path):
     if os.path.isdir(workdir) and os.listdir(workdir):
       raise UserError(

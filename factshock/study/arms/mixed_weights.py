@@ -114,7 +114,7 @@ def _soup_problems(config: Config, name: str) -> list[str]:
 
 
 def _averaged_arm_problems(config: Config, name: str, other: str) -> list[str]:
-  """Returns why an arm cannot be in a soup: it has no weights, has adapters, or keeps no such steps."""
+  """Returns why an arm cannot be in a soup: it trains nothing, has adapters, or lacks the steps."""
   trains = other in config.arms and config.arms[other].kind in registry.trained_kinds()
   if not trains or finetune.settings(config, other).lora_rank:
     expected = " or ".join(map(repr, registry.trained_kinds()))
