@@ -61,27 +61,29 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any] | Non
     with interruption.signals_caught():
       run_stages(config, workdir, mesh)
     return None
+  stages_run = _run_as_first(config, workdir, mesh)
+  print("diagnosis and report", flush=True)
+  seconds = round(time.monotonic() - began, 1)
+  run_facts = {**description, "seconds": seconds, "stages_run": stages_run}
+  diagnosed = diagnosis.diagnose(config, workdir, run_facts)
+  page.write_report(diagnosed, workdir.path)
+  return diagnosed
+
+
+def _run_as_first(config: Config, workdir: Workdir, mesh: jax.sharding.Mesh) -> int:
+  """Runs the stages in the process that chooses them; returns how many of all are done."""
   stages = _stages(config)
   clock = Clock(config, [stage for stage in stages if not is_done(config, workdir, *stage)])
-  to_run = len(clock.left)
+  done_before = len(stages) - len(clock.left)
   devices = mesh.devices.flat
   print(
-    f"{len(stages)} stages, {len(stages) - to_run} of them done before; "
+    f"{len(stages)} stages, {done_before} of them done before; "
     f"{len(devices)} {devices[0].platform} device(s)",
     flush=True,
   )
   with interruption.signals_caught():
     run_stages(config, workdir, mesh, clock)
-  print("diagnosis and report", flush=True)
-  seconds = round(time.monotonic() - began, 1)
-  run_facts = {
-    **description,
-    "seconds": seconds,
-    "stages_run": len(stages) - len(clock.left),
-  }
-  diagnosed = diagnosis.diagnose(config, workdir, run_facts)
-  page.write_report(diagnosed, workdir.path)
-  return diagnosed
+  return len(stages) - len(clock.left)
 
 
 def _stages(config: Config) -> list[Stage]:
