@@ -42,9 +42,11 @@ def relative_buckets(
     distance = np.maximum(-offsets, 0)
   exact = buckets // 2
   # float32 as in the original: the truncation below decides the bucket of distances on an edge.
-  logarithm = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+  positive = np.maximum(distance, 1).astype(np.float32)
+  logarithm = np.log(positive / np.float32(exact))
   ratio = logarithm / np.float32(np.log(max_distance / exact))
-  far = exact + np.maximum(ratio * np.float32(buckets - exact), 0).astype(np.int32)
+  beyond = np.maximum(ratio * np.float32(buckets - exact), 0)
+  far = exact + beyond.astype(np.int32)
   bucket = np.where(distance < exact, distance, np.minimum(far, buckets - 1))
   return (first + bucket).astype(np.int32)
 
@@ -78,7 +80,8 @@ def segment_mask(query_segments_BxS: jax.Array, key_segments_BxT: jax.Array) -> 
   Segment 0 is padding.
   """
   same = query_segments_BxS[:, :, None] == key_segments_BxT[:, None, :]
-  return _to_add(same & (key_segments_BxT != 0)[:, None, :])[:, None]
+  used = (key_segments_BxT != 0)[:, None, :]
+  return _to_add(same & used)[:, None]
 
 
 def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
@@ -88,7 +91,8 @@ def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
 
 def causal_mask(length: int) -> jax.Array:
   """Returns a mask [1, 1, length, length] to add to scores: MASKED where the key comes later."""
-  return _to_add(np.tril(np.ones((length, length), bool)))[None, None]
+  allowed = np.tril(np.ones((length, length), bool))
+  return _to_add(allowed)[None, None]
 
 
 def attend(
@@ -113,7 +117,8 @@ def attend(
   if isinstance(bias, fused.Seen):
     return fused.attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias)
   scores = products.scores(query_BxSxHxK, key_BxTxHxK).astype(jnp.float32)
-  weights = jax.nn.softmax(scores + bias, axis=-1).astype(value_BxTxHxK.dtype)
+  weights = jax.nn.softmax(scores + bias, axis=-1)
+  weights = weights.astype(value_BxTxHxK.dtype)
   if drop is not None:
     weights = drop(weights)
   return jnp.einsum("bhst,bthk->bshk", weights, value_BxTxHxK)
@@ -134,16 +139,20 @@ def attend_cached(
       None.
   """
   key, value, bias = cached
-  scores = jnp.einsum("bqgrk,bgkt->bgrqt", query_BxQxGxRxK, key).astype(jnp.float32) + bias
+  scores = jnp.einsum("bqgrk,bgkt->bgrqt", query_BxQxGxRxK, key)
+  scores = scores.astype(jnp.float32) + bias
   if new is not None:
-    new_scores = jnp.einsum("bqgrk,bsgk->bgrqs", query_BxQxGxRxK, new[0]).astype(jnp.float32)
-    scores = jnp.concatenate([scores, new_scores + new[2]], axis=-1)
+    new_key, _, new_bias = new
+    new_scores = jnp.einsum("bqgrk,bsgk->bgrqs", query_BxQxGxRxK, new_key)
+    new_scores = new_scores.astype(jnp.float32) + new_bias
+    scores = jnp.concatenate([scores, new_scores], axis=-1)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   past = value.shape[-1]
   y = jnp.einsum("bgrqt,bgkt->bqgrk", weights[..., :past], value)
   if new is None:
     return y
-  return y + jnp.einsum("bgrqs,bsgk->bqgrk", weights[..., past:], new[1])
+  _, new_value, _ = new
+  return y + jnp.einsum("bgrqs,bsgk->bqgrk", weights[..., past:], new_value)
 
 
 def tokens_last(array_BxTxGxK: jax.Array) -> jax.Array:

@@ -55,7 +55,8 @@ class Attention(layers.Part):
     if isinstance(bias, fused.Seen):
       query = query.reshape(*query.shape[:2], -1, query.shape[-1])
       return self._project(fused.attend(query, key, value, bias))
-    scores = jnp.einsum("bsgrk,btgk->bgrst", query, key).astype(jnp.float32) + bias[:, :, None]
+    scores = jnp.einsum("bsgrk,btgk->bgrst", query, key).astype(jnp.float32)
+    scores = scores + bias[:, :, None]
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return self._project(jnp.einsum("bgrst,btgk->bsgrk", weights, value))
 
@@ -308,10 +309,9 @@ class Llama(layers.Part):
     length = segments.shape[1]
     back = np.arange(length)[:, None] - np.arange(length)[None]
     window = length if self.config.sliding_window is None else self.config.sliding_window
-    return (
-      attention.segment_mask(segments, segments)
-      + jnp.where((back >= 0) & (back < window), 0.0, attention.MASKED)[None, None]
-    )
+    mask = attention.segment_mask(segments, segments)
+    within = (back >= 0) & (back < window)
+    return mask + jnp.where(within, 0.0, attention.MASKED)[None, None]
 
   def _embed(self, tokens: jax.Array) -> jax.Array:
     return self.embedding.astype(self.dtype)[jnp.maximum(tokens, 0)]
@@ -324,11 +324,14 @@ class Llama(layers.Part):
 def positions(segments_BxS: jax.Array) -> jax.Array:
   """Returns the position of each token in its segment, from 0: int32 [B, S]."""
   column_S = jnp.arange(segments_BxS.shape[1])
-  before = jnp.pad(segments_BxS[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  shift = ((0, 0), (1, 0))
+  before = jnp.pad(segments_BxS[:, :-1], shift, constant_values=-1)
   begin_BxS = jnp.where(segments_BxS != before, column_S[None], 0)
   return column_S[None] - jax.lax.cummax(begin_BxS, axis=1)
 
 
 def segments_of(tokens_BxS: jax.Array, segments_BxS: jax.Array | None) -> jax.Array:
   """Returns the segments given, or 1 for each token and 0 for padding."""
-  return (tokens_BxS != PAD).astype(jnp.int32) if segments_BxS is None else segments_BxS
+  if segments_BxS is not None:
+    return segments_BxS
+  return (tokens_BxS != PAD).astype(jnp.int32)

@@ -111,8 +111,8 @@ def bits_on_cpu(params: Params) -> Params:
     return params
 
   def bits(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-    stacked = any(getattr(key, "key", None) == "layers" for key in path) and leaf.ndim == 3
-    if not stacked or leaf.dtype != jnp.bfloat16:
+    in_layers = any(getattr(key, "key", None) == "layers" for key in path)
+    if not in_layers or leaf.ndim != 3 or leaf.dtype != jnp.bfloat16:
       return leaf
     return jax.device_put(np.asarray(leaf).view(np.uint16))
 
@@ -188,7 +188,8 @@ class Part(nn.Module):
     rate = self.config.dropout if self.train else 0.0
     if not rate:
       return x
-    keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, x.shape)
+    key = self.make_rng("dropout")
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
@@ -202,8 +203,10 @@ class Norm(Part):
     scale = self.param("scale", nn.initializers.ones, x.shape[-1:], dtype)
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
-    normed = (wide * jax.lax.rsqrt(mean_square + self.config.epsilon)).astype(self.dtype)
-    return normed * jnp.expand_dims(scale.astype(self.dtype), tuple(range(x.ndim - 1)))
+    normed = wide * jax.lax.rsqrt(mean_square + self.config.epsilon)
+    normed = normed.astype(self.dtype)
+    leading = tuple(range(x.ndim - 1))
+    return normed * jnp.expand_dims(scale.astype(self.dtype), leading)
 
 
 class FeedForward(Part):

@@ -36,16 +36,15 @@ def init(params: Params, key: jax.Array, rank: int, targets: Sequence[str]) -> P
     UserError: a target that matches no weight (naming what there is).
   """
   weights = {path: leaf for path, leaf in _flat(params).items() if path[-1] in WEIGHTS}
+  chosen = set()
   for target in targets:
-    if not _matches_one(weights, target):
-      known = ", ".join(sorted({"/".join(path) for path in weights}))
-      raise UserError(
-        f"LoRA target {target!r}: matches no weight; there are {known}, or just their last names"
-      )
-  chosen = sorted(path for path in weights if any(_matches(path, target) for target in targets))
+    matching = [path for path in weights if _matches(path, target)]
+    if not matching:
+      raise _no_weight(target, weights)
+    chosen.update(matching)
   keys = jax.random.split(key, max(1, len(chosen)))
   adapters = {}
-  for path, path_key in zip(chosen, keys):
+  for path, path_key in zip(sorted(chosen), keys):
     adapters[path] = _fresh(weights[path].shape, rank, path_key)
   return _nested(adapters)
 
@@ -54,8 +53,9 @@ def attach(params: Params, adapters: Params, scale: float | jax.Array) -> Params
   """Returns the params with adapters beside the weights they change; `scale` is alpha / rank."""
   joined = _flat(params)
   for path, pair in _pairs(adapters).items():
-    joined[(*path[:-1], f"{path[-1]}_lora_a")] = pair["a"]
-    joined[(*path[:-1], f"{path[-1]}_lora_b")] = pair["b"] * scale
+    *parents, name = path
+    joined[(*parents, f"{name}_lora_a")] = pair["a"]
+    joined[(*parents, f"{name}_lora_b")] = pair["b"] * scale
   return _nested(joined)
 
 
@@ -72,8 +72,11 @@ def merge(params: Params, adapters: Params, scale: float) -> Params:
 
 @jax.jit
 def _merged(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-  change = jnp.einsum("nir,nro->nio", a.astype(jnp.float32), b.astype(jnp.float32))
-  return (weight.astype(jnp.float32) + scale * change).astype(weight.dtype)
+  wide_a = a.astype(jnp.float32)
+  wide_b = b.astype(jnp.float32)
+  change = jnp.einsum("nir,nro->nio", wide_a, wide_b)
+  merged = weight.astype(jnp.float32) + scale * change
+  return merged.astype(weight.dtype)
 
 
 def _fresh(shape: tuple[int, ...], rank: int, key: jax.Array) -> Params:
@@ -86,8 +89,12 @@ def _fresh(shape: tuple[int, ...], rank: int, key: jax.Array) -> Params:
   }
 
 
-def _matches_one(paths: Iterable[Path], target: str) -> bool:
-  return any(_matches(path, target) for path in paths)
+def _no_weight(target: str, paths: Iterable[Path]) -> UserError:
+  """Returns the error of a target that matches no weight."""
+  known = ", ".join(sorted({"/".join(path) for path in paths}))
+  return UserError(
+    f"LoRA target {target!r}: matches no weight; there are {known}, or just their last names"
+  )
 
 
 def _matches(path: Path, target: str) -> bool:

@@ -61,10 +61,13 @@ def _dense_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
   x, weight = saved
   rows = tuple(range(x.ndim - 1))
   free = tuple(range(x.ndim - 1, gradient.ndim))
-  to_x = jax.lax.dot_general(gradient, weight, ((free, tuple(range(1, weight.ndim))), ((), ())))
+  outputs = tuple(range(1, weight.ndim))
+  to_x = jax.lax.dot_general(gradient, weight, ((free, outputs), ((), ())))
   if gradient.ndim == x.ndim and gradient.shape[-1] < x.shape[-1]:
-    return to_x, jax.lax.dot_general(gradient, x, ((rows, rows), ((), ()))).T
-  return to_x, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
+    transposed = jax.lax.dot_general(gradient, x, ((rows, rows), ((), ())))
+    return to_x, transposed.T
+  to_weight = jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
+  return to_x, to_weight
 
 
 dense.defvjp(_dense_forward, _dense_backward)
@@ -91,7 +94,8 @@ def _scores_forward(query: jax.Array, key: jax.Array) -> tuple[jax.Array, _Pair]
 def _scores_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
   query, key = saved
   to_key_BxHxKxT = jax.lax.dot_general(query, gradient, (((1,), (2,)), ((0, 2), (0, 1))))
-  return jnp.einsum("bhst,bthk->bshk", gradient, key), to_key_BxHxKxT.transpose(0, 3, 1, 2)
+  to_query = jnp.einsum("bhst,bthk->bshk", gradient, key)
+  return to_query, to_key_BxHxKxT.transpose(0, 3, 1, 2)
 
 
 scores.defvjp(_scores_forward, _scores_backward)
@@ -157,7 +161,9 @@ def _logits_forward(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, _Pair]:
 def _logits_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
   x, weight = saved
   gradient = gradient.astype(x.dtype)
-  return jnp.einsum("btv,vd->btd", gradient, weight), jnp.einsum("btv,btd->vd", gradient, x)
+  to_x = jnp.einsum("btv,vd->btd", gradient, weight)
+  to_weight = jnp.einsum("btv,btd->vd", gradient, x)
+  return to_x, to_weight
 
 
 logits.defvjp(_logits_forward, _logits_backward)

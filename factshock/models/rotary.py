@@ -20,24 +20,30 @@ def frequencies(size: int, theta: float, scaling: Sequence[float] | None = None)
 
   Source: Llama 3.1's reference code, as in transformers' modeling_rope_utils.
   """
-  plain = 1.0 / theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
+  exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+  plain = 1.0 / theta**exponents
   if scaling is None:
     return plain.astype(np.float32)
   factor, low, high, original = scaling
   turns = original * plain / (2 * math.pi)  # within the original context
   kept = np.clip((turns - low) / (high - low), 0, 1)
-  return (plain * (kept + (1 - kept) / factor)).astype(np.float32)
+  share = kept + (1 - kept) / factor
+  return (plain * share).astype(np.float32)
 
 
 def angles(positions_BxS: jax.Array, frequencies_J: np.ndarray) -> tuple[jax.Array, jax.Array]:
   """Returns (cosines, sines) of each position, float32 [B, S, 1, J]: the same for every head."""
-  turned = positions_BxS[..., None].astype(jnp.float32) * frequencies_J[None, None, :]
-  return jnp.cos(turned)[:, :, None], jnp.sin(turned)[:, :, None]
+  wide = positions_BxS[..., None].astype(jnp.float32)
+  turned = wide * frequencies_J[None, None, :]
+  cosines = jnp.cos(turned)[:, :, None]
+  sines = jnp.sin(turned)[:, :, None]
+  return cosines, sines
 
 
 def rotate(x_BxSxHxK: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
   """Returns the heads' vectors turned by their positions' angles, in their own dtype."""
-  first, second = jnp.split(x_BxSxHxK.astype(jnp.float32), 2, axis=-1)
+  wide = x_BxSxHxK.astype(jnp.float32)
+  first, second = jnp.split(wide, 2, axis=-1)
   turned_first = first * cosines - second * sines
   turned_second = second * cosines + first * sines
   turned = jnp.concatenate([turned_first, turned_second], axis=-1)
