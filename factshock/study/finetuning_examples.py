@@ -129,9 +129,8 @@ def _longest(examples: Sequence[Example]) -> Lengths:
   def longest(field: str) -> int:
     return max(len(example[field]) for example in examples)
 
-  if "tokens" in examples[0]:
-    return longest("tokens"), 0
-  return longest("inputs"), longest("targets")
+  input_length, *target_length = map(longest, batching.token_fields(examples[0]))
+  return input_length, sum(target_length)
 
 
 def fit_lengths(
