@@ -48,21 +48,17 @@ def arms() -> Arms:
   """Returns the arms by name."""
   half = "unpopular_half"
   names = ("zero_shot_cloze", "zero_shot_question", "whole", "popular_half", half, "random_half")
-  own = {name: demo.arms()[name] for name in names}
-  mixed = {
-    name: {**demo.arms()[name], "facts": half} for name in ("mixture", "language_model_only")
-  }
-  found = {
-    **own,
-    **mixed,
-    "weight_mixing": dict(kind="weight_mixing", of=half, title="Weight mixing"),
-    "combined": dict(kind="weight_mixing", of="mixture", title="Mixture and weight mixing"),
-    "attention_restored": dict(
-      kind="exchange", of=half, parts=("attention",), title="Attention put back", group="remedy"
-    ),
-  }
+  of_demo = demo.arms()
+  by_name = {name: of_demo[name] for name in names}
+  for name in ("mixture", "language_model_only"):
+    by_name[name] = {**of_demo[name], "facts": half}
+  by_name["weight_mixing"] = dict(kind="weight_mixing", of=half, title="Weight mixing")
+  by_name["combined"] = dict(kind="weight_mixing", of="mixture", title="Mixture and weight mixing")
+  by_name["attention_restored"] = dict(
+    kind="exchange", of=half, parts=("attention",), title="Attention put back", group="remedy"
+  )
   for name, title in (("popular_half", "Popular half"), (half, "Unpopular half")):
-    found[f"{name}_attention"] = dict(
+    by_name[f"{name}_attention"] = dict(
       kind="exchange",
       of=name,
       parts=("attention",),
@@ -70,11 +66,11 @@ def arms() -> Arms:
       group="which facts",
       title=f"{title}, its attention weights in the pretrained model",
     )
-    found[f"{name}_query_key"] = dict(
+    by_name[f"{name}_query_key"] = dict(
       kind="finetune",
       facts=name,
       trained=("query_key",),
       group="which facts",
       title=f"{title}, queries and keys trained alone",
     )
-  return {name: {**arm, "attention": True} for name, arm in found.items()}
+  return {name: {**arm, "attention": True} for name, arm in by_name.items()}

@@ -44,15 +44,15 @@ def get_config(prompt: str = "cloze") -> Config:
 
 
 def arms(prompt: str) -> Arms:
-  """Returns the demo's arms, asked by one prompt; the best statement of each relation serves as the
-  ceiling
-  of what is known.
+  """Returns the demo's arms, asked by one prompt.
+
+  The best statement of each relation serves as the ceiling of what is known.
   """
-  mine = {name: arm for name, arm in demo.arms().items() if arm["kind"] != "prompted"}
-  mine["output_mixing"] = {**mine["output_mixing"], "with_arm": "zero_shot"}
+  others = {name: arm for name, arm in demo.arms().items() if arm["kind"] != "prompted"}
+  others["output_mixing"]["with_arm"] = "zero_shot"
   return dict(
     zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
     k_shot=dict(kind="prompted", prompt=prompt, shots=2, title="2-shot"),
     best_cloze=dict(kind="best_cloze", title="Best cloze (known facts)"),
-    **mine,
+    **others,
   )

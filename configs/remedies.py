@@ -42,9 +42,8 @@ def get_config() -> Config:
   config.name = "Remedies for frequency shock in a synthetic world"
   config.mixing.update(dict(alphas=(0.0, 0.25, 0.5, 0.75, 1.0), taus=(0.0, 0.5, 1.0, 1.5, 2.0)))
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
-  config.roles.corrected = (
-    "prior_cloze"  # the finetuned arm with its answer prior restored, for the verdict
-  )
+  # The finetuned arm with its answer prior restored, for the verdict.
+  config.roles.corrected = "prior_cloze"
   config.roles.remedies = DRAWN
   return config
 
@@ -59,28 +58,24 @@ def arms() -> Arms:
     "natural",
     "majority",
   )
-  found = {
-    **{name: demo.arms()[name] for name in names},
-    **remedies("balanced"),
-    **weak("balanced"),
-    **controls("balanced"),
-  }
+  by_name = {name: demo.arms()[name] for name in names}
+  by_name |= remedies("balanced")
+  by_name |= weak("balanced")
+  by_name |= controls("balanced")
   for name, title in SETS.items():
-    found[name] = dict(
+    by_name[name] = dict(
       kind="finetune",
       facts=name,
       title=f"Finetuning, {title.lower()}",
       group=f"finetuning on {title.lower()}",
     )
-    found |= {
-      f"{name}_{remedy}": {
+    for remedy, arm in remedies(name, name, f"{name}_").items():
+      by_name[f"{name}_{remedy}"] = {
         **arm,
         "group": f"{arm['group']}, {title.lower()}",
         "title": f"{arm['title']} ({title.lower()})",
       }
-      for remedy, arm in remedies(name, name, f"{name}_").items()
-    }
-  return found
+  return by_name
 
 
 def remedies(

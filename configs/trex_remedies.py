@@ -38,10 +38,9 @@ def get_config() -> Config:
   config = trex_t5.get_config()
   config.name = "Remedies for frequency shock on T-REx facts and Wikipedia sentences"
   config.drop_named_answers = True
-  config.mixing.update(
-    dict(alphas=(0.5, 1.0), taus=(0.0, 0.5, 1.0, 1.5, 2.0))
-  )  # ranking takes most of the time
-  config.finetune.eval_steps = (25, 200)  # step 0 is the arm zero_shot
+  # Few points, as ranking takes most of the time; step 0 is the arm zero_shot.
+  config.mixing.update(dict(alphas=(0.5, 1.0), taus=(0.0, 0.5, 1.0, 1.5, 2.0)))
+  config.finetune.eval_steps = (25, 200)
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
   config.roles.update(dict(corrected="prior_own", remedies=remedies.DRAWN))
   return config
@@ -51,10 +50,8 @@ def arms() -> Arms:
   """Returns the arms by name."""
   names = ("zero_shot", "best_cloze", "finetune", "output_mixing", "natural", "majority")
   facts = "high_mismatch"
-  found = {
-    **{name: trex_t5.arms()[name] for name in names},
-    **remedies.remedies(facts, own=OWN, teacher=TEACHER),
-    **remedies.controls(facts, TEACHER),
-    **remedies.weak(facts, OWN, TEACHER),
-  }
-  return {name: arm for name, arm in found.items() if name not in LEFT_OUT}
+  by_name = {name: trex_t5.arms()[name] for name in names}
+  by_name |= remedies.remedies(facts, own=OWN, teacher=TEACHER)
+  by_name |= remedies.controls(facts, TEACHER)
+  by_name |= remedies.weak(facts, OWN, TEACHER)
+  return {name: arm for name, arm in by_name.items() if name not in LEFT_OUT}

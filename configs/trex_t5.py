@@ -65,19 +65,13 @@ def get_config(size: str = "cpu") -> Config:
 
 
 def arms() -> Arms:
-  """Returns the arms of own_facts, with high and low mismatch in the place of the balanced and the
-  natural
-  set.
-  """
-  mine = own_facts.arms("cloze")
-  of = {"balanced": "high_mismatch", "natural": "low_mismatch"}
-  found = {
-    name: {**arm, **({"facts": of[arm["facts"]]} if arm.get("facts") in of else {})}
-    for name, arm in mine.items()
-  }
-  found["finetune"]["title"] = "Finetuning, high mismatch"
-  found["natural"]["title"] = "Finetuning, low mismatch"
-  return {
-    **found,
-    "naive_bayes": dict(kind="naive_bayes", title="Naive Bayes on the subject's words"),
-  }
+  """Returns the arms of own_facts, at high and low mismatch for the balanced and natural sets."""
+  of_set = {"balanced": "high_mismatch", "natural": "low_mismatch"}
+  by_name = own_facts.arms("cloze")
+  for arm in by_name.values():
+    if arm.get("facts") in of_set:
+      arm["facts"] = of_set[arm["facts"]]
+  by_name["finetune"]["title"] = "Finetuning, high mismatch"
+  by_name["natural"]["title"] = "Finetuning, low mismatch"
+  by_name["naive_bayes"] = dict(kind="naive_bayes", title="Naive Bayes on the subject's words")
+  return by_name

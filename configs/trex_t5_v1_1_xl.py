@@ -22,7 +22,8 @@ def get_config() -> Config:
   """Returns the config of the study."""
   config = t5_v1_1_xl.get_config()
   config.name = "Frequency shock of T5 v1.1 XL on T-REx"
-  config.facts, config.relations = "trex:data/trex/test.jsonl.gz", ""
+  config.facts = "trex:data/trex/test.jsonl.gz"
+  config.relations = ""
   config.corpus = "hub:allenai/c4?split=train&data_files=en/c4-train.0000*-of-01024.json.gz"
   config.entity_counts = "counts.tsv"
   config.finetune.prompt = "cloze"

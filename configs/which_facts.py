@@ -19,6 +19,9 @@ import ml_collections
 from configs.demo import Arm, Arms
 from factshock.types import Config
 
+# Prompts with choices, of which the likeliest is the answer; nothing is generated.
+CHOICES = ("letters", "choices")
+
 
 def of(
   base: ModuleType,
@@ -34,19 +37,21 @@ def of(
     base: module of the model's own config.
     name: title of the study.
     facts: file or data set.
-    prompt: one of study/config.PROMPTS.
+    prompt: one of prompts.PROMPTS (data/prompts.py).
     shots: answered questions put before each one by the few-shot arms.
     popularity: column of the facts that the halves go by.
   """
   config = base.get_config()
   config.name = name
-  config.facts, config.relations, config.entity_counts = facts, "", "counts.tsv"
+  config.facts = facts
+  config.relations = ""
+  config.entity_counts = "counts.tsv"
   config.popularity = popularity
   config.finetune.prompt = prompt
   config.answering.mode = "generate"
-  config.diagnosis.criterion = (
-    "exact_match" if prompt in ("letters", "choices") else "contains"
-  )  # as PopQA is scored
+  has_choices = prompt in CHOICES
+  # PopQA is scored by "contains".
+  config.diagnosis.criterion = "exact_match" if has_choices else "contains"
   config.arms = ml_collections.ConfigDict(arms(prompt, shots), sort_keys=False)
   config.roles.update(dict(zero_shot="zero_shot", finetuned="whole", ceiling="", remedies=()))
   return config
@@ -64,11 +69,11 @@ def arms(prompt: str, shots: int) -> Arms:
       of=arm,
       prompt=prompt,
       shots=shots,
-      title=f"{found[arm]['title']}, {shots}-shot",
+      title=f"{by_name[arm]['title']}, {shots}-shot",
       group="which facts",
     )
 
-  found = dict(
+  by_name = dict(
     zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),
     k_shot=dict(kind="prompted", prompt=prompt, shots=shots, title=f"{shots}-shot"),
     whole=finetune("whole", "Whole pool"),
@@ -77,14 +82,9 @@ def arms(prompt: str, shots: int) -> Arms:
     random_half=finetune("random_half", "Random half"),
     top_30=finetune("top_30", "Top 30%"),
   )
-  found |= {
-    f"{arm}_k_shot": asked(arm)
-    for arm in ("whole", "popular_half", "unpopular_half", "random_half", "top_30")
-  }
-  if prompt in ("letters", "choices"):
-    return found
-  return {
-    **found,
-    "majority": dict(kind="majority", title="Majority answer"),
-    "naive_bayes": dict(kind="naive_bayes", title="Naive Bayes on the subject's words"),
-  }
+  for arm in ("whole", "popular_half", "unpopular_half", "random_half", "top_30"):
+    by_name[f"{arm}_k_shot"] = asked(arm)
+  if prompt not in CHOICES:
+    by_name["majority"] = dict(kind="majority", title="Majority answer")
+    by_name["naive_bayes"] = dict(kind="naive_bayes", title="Naive Bayes on the subject's words")
+  return by_name
