@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from factshock.models import decoder, families, layers, lora, remat, t5
+from factshock.runtime.errors import UserError
 from factshock.study import config as configs
 from factshock.training import train_step
 
@@ -189,7 +190,7 @@ def test_a_config_takes_every_name_that_a_model_takes():
   ] == []
   assert all(configs.model_problems({**section, "remat": name}) == [] for name in remat.POLICIES)
   with pytest.raises(
-    configs.UserError,
+    UserError,
     match="remat: expected one of 'none', 'full', 'dots', 'dots_no_batch', got 'everything'",
   ):
     families.from_section(section, 61)
