@@ -87,19 +87,15 @@ def answer_facts(
     facts: path of the facts, or a data set.
     output: path of the predictions file.
     options: how to answer.
-    config: the experiment's config; None is that of the checkpoint's own record, or
-      loading.DEFAULTS.
+    config: the experiment's config; None is that of the checkpoint, or loading.DEFAULTS.
 
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
   model, origin = loading.open_model(checkpoint, config, options.tokenizer)
   rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
-  labels = {
-    "arm": options.arm or origin.arm,
-    "seed": origin.seed,
-    "split": os.path.basename(facts).split(".")[0],
-  }
+  split = os.path.basename(facts).split(".")[0]
+  labels = {"arm": options.arm or origin.arm, "seed": origin.seed, "split": split}
   has_choices = options.mode in prompts.CHOICE_PROMPTS
   form = options.mode if has_choices else options.prompting.form_for(origin)
   texts = PromptWriter.of(model, form, options.prompting).write(rows, relations)
@@ -107,14 +103,14 @@ def answer_facts(
   if has_choices:
     answers = choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
   elif options.mode == "generate":
-    generated, scores = decoding.generate(model, texts, options.decoding, **size)
-    answers = writing.text_rows(rows, generated, scores, **labels)
+    generated = decoding.generate(model, texts, options.decoding, **size)
+    answers = writing.text_rows(rows, *generated, **labels)
   else:
     ranked = _rank(model, rows, texts, options.candidates, origin.batch_size)
     answers = ranked.rows(rows, origin.top, labels)
     if options.pub_quiz:
+      templates = _templates(answers, relations, form)
       complete = ranked.rows(rows, None, labels)
-      templates = _templates(complete, relations, form)
       pub_quiz.write(options.pub_quiz, complete, model=checkpoint, templates=templates)
   writing.write_predictions(output, answers)
   return answers
@@ -190,10 +186,9 @@ def assess_knowledge(
   if form in prompts.CHOICE_PROMPTS:
     progress = Progress("asking", options.sets)
     scores = []
-    size = {"batch_size": origin.batch_size}
+    size = {"letters": form == "letters", "batch_size": origin.batch_size}
     for index in range(options.sets):
-      texts = prompts_of(index)
-      scores.append(choices.of_facts(model, rows, texts, letters=form == "letters", **size))
+      scores.append(choices.of_facts(model, rows, prompts_of(index), **size))
       progress.update(index + 1)
     known = knowledge.choice_columns(rows, scores)
   else:

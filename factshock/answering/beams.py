@@ -87,7 +87,6 @@ def search_all(
     return _search(params, config, *sizes, inputs_BxS, closing_E, first, used, penalty)
 
   tokens, scores = batches.run(generate, model, prompts, max_length, batch_size)
-  # The shapes are those of no prompts too.
   return tokens.reshape(len(prompts), beams, max_length), scores.reshape(len(prompts), beams)
 
 

@@ -140,15 +140,22 @@ def answer_queries(
   if options.method == "rank":
     candidates = _candidates(facts, options.candidates or known_facts)
   form = options.prompting.form_for(origin)
-  # A prompt is written of subject and relation alone, so that a query needs no object.
-  queries_as_facts = cast(list[Fact], facts)
-  texts = PromptWriter.of(model, form, options.prompting).write(queries_as_facts, relations)
+  writer = PromptWriter.of(model, form, options.prompting)
+  texts = writer.write(cast(list[Fact], facts), relations)  # prompts need no object
   labels = {"arm": origin.arm, "seed": origin.seed, "split": "queries"}
   answers = rows(model, origin, facts, texts, options, candidates=candidates, **labels)
   answer_of = dict(zip(unique, answers))
-  for path, asked_rows in zip(outputs, (queries, known_facts)):
-    written = (_with_answer(answer_of[row["subject"], row["relation"]], row) for row in asked_rows)
-    writing.write_predictions(path, written)
+  for path, query_rows in zip(outputs, (queries, known_facts)):
+    _write(path, query_rows, answer_of)
+
+
+def _write(path: str, queries: Sequence[Row], answer_of: Mapping[tuple[str, str], Row]) -> None:
+  """Writes the predictions file of some queries from the answer to each (subject, relation)."""
+  rows = []
+  for query in queries:
+    answer = answer_of[query["subject"], query["relation"]]
+    rows.append(_with_answer(answer, query))
+  writing.write_predictions(path, rows)
 
 
 def _candidates(queries: Sequence[Row], facts: Sequence[Mapping[str, Any]]) -> Candidates:

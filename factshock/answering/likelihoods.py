@@ -246,7 +246,7 @@ def _score_forced(
     logits_RxV, cache = family.step(params, config, cache, token_R)
     target_R = targets_TxR[step]
     next_R = jnp.maximum(target_R, 0)
-    log_p_R = _log_p(logits_RxV, next_R)
+    log_p_R = sampling.log_p(logits_RxV, next_R)
     counts_R = (target_R >= 0) & (step >= opening)
     greedy_R = greedy_R & (~counts_R | (logits_RxV.argmax(axis=-1) == target_R))
     total_R = total_R + jnp.where(counts_R, log_p_R, 0.0)
@@ -256,12 +256,6 @@ def _score_forced(
   begin = (jnp.int32(0), cache, first_B[prompts_R], zeros_R, jnp.ones(rows, bool))
   *_, total_R, greedy_R = jax.lax.while_loop(goes_on, add_token, begin)
   return total_R.reshape(batch, count), greedy_R.reshape(batch, count)
-
-
-def _log_p(logits_RxV: jax.Array, tokens_R: jax.Array) -> jax.Array:
-  """Returns the log-probability of a token of each row, [R]."""
-  logit_R = jnp.take_along_axis(logits_RxV, tokens_R[:, None], axis=1)[:, 0]
-  return logit_R - jax.nn.logsumexp(logits_RxV, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -278,7 +272,7 @@ def _sum_counted(
   def sum_row(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     hidden_SxD, target_S, counts_S = row
     logits_SxV = family.head(params, config, hidden_SxD[None])[0]
-    log_p_S = _log_p(logits_SxV, jnp.maximum(target_S, 0))
+    log_p_S = sampling.log_p(logits_SxV, jnp.maximum(target_S, 0))
     return jnp.where(counts_S, log_p_S, 0.0).sum()
 
   return jax.lax.map(sum_row, (hidden_BxSxD, tokens_BxS[:, 1:], counts_BxS[:, 1:]))

@@ -122,22 +122,23 @@ def prepare(
   tokens = [batches.encode_prompt(model, prompt) for prompt in prompts]
   by_relation = _by_relation(relations)
   grown = {}
+  query_batches = []
   for relation, indices in by_relation.items():
     token_sequences = sequences(model, relation, candidates, prompts[indices[0]])
     grown[relation] = tries.build(token_sequences, model.tokenizer.eos)
-  query_batches = []
   for relation, indices in by_relation.items():
-    widest = max(trie.tokens_M.size for trie in grown[relation])
-    size = min(batch_size, max(1, CONTEXTS[_device()] // widest))
+    size = min(batch_size, _most_queries(grown[relation]))
     by_length = sorted(indices, key=lambda index: len(tokens[index]))
     query_batches += _batches(relation, by_length, tokens, size, model.decoder_only)
-  return Queries(
-    batches=tuple(query_batches),
-    tries=grown,
-    sizes=tuple(len(candidates[relation]) for relation in relations),
-    ends=np.array(batches.closing_tokens(model), np.int32),
-    vocabulary=model.tokenizer.size,
-  )
+  sizes = tuple(len(candidates[relation]) for relation in relations)
+  ends = np.array(batches.closing_tokens(model), np.int32)
+  return Queries(tuple(query_batches), grown, sizes, ends, model.tokenizer.size)
+
+
+def _most_queries(grown: Sequence[Trie]) -> int:
+  """Returns how many queries with these candidates go through the layers together, at least 1."""
+  widest = max(trie.tokens_M.size for trie in grown)
+  return max(1, CONTEXTS[_device()] // widest)
 
 
 def _by_relation(relations: Sequence[str]) -> dict[str, list[int]]:

@@ -48,7 +48,6 @@ def sample(
     Tokens, int32 [prompts, max_length], batches.ENDED after a row's end, and their summed natural
     log-probabilities (at temperature 1), float32 [prompts].
   """
-  closing_E, opening = ends
   config = model.model_config
   mesh = model.mesh
   # A CPU's time goes with the rows; an accelerator's hardly does.
@@ -56,24 +55,29 @@ def sample(
   smallest = NARROWEST if alone and jax.default_backend() == "cpu" else None
   placed, _ = batches.place(model.params, mesh)
   weights = unstack_layers(placed, config)
-  constants = {
-    "closing_E": closing_E,
-    "opening": np.int32(opening),
-    "temperature": np.float32(temperature or 1),
-    "key": jax.random.key(seed),
-  }
+  constants = _constants(ends, temperature, seed)
 
   def generate(
     params: Params, inputs_BxS: Array, indices_B: Array, used: np.int32
   ) -> tuple[Array, Array]:
-    packed = None
-    if alone:  # rows on a mesh would have to move
-      packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only)
+    # Rows on a mesh would have to move.
+    packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only) if alone else None
     state = _begin(params, config, max_length, inputs_BxS, indices_B, used, packed)
     advance = functools.partial(_advance, params, config, temperature > 0, weights, **constants)
     return _finish(advance, config, state, smallest)
 
   return batches.run(generate, model.with_params(placed), prompts, max_length, batch_size)
+
+
+def _constants(ends: Ends, temperature: float, seed: int) -> dict[str, Array]:
+  """Returns the arguments of `_advance` that are the same for all batches."""
+  closing_E, opening = ends
+  return {
+    "closing_E": closing_E,
+    "opening": np.asarray(opening, np.int32),
+    "temperature": np.asarray(temperature or 1, np.float32),
+    "key": jax.random.key(seed),
+  }
 
 
 def _finish(
@@ -180,8 +184,7 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
       chosen_B = _draw(keys_B, step, logits_BxV / temperature)
     else:
       chosen_B = logits_BxV.argmax(axis=-1).astype(jnp.int32)
-    logit_B = jnp.take_along_axis(logits_BxV, chosen_B[:, None], axis=1)[:, 0]
-    log_p_B = logit_B - jax.nn.logsumexp(logits_BxV, axis=-1)
+    log_p_B = log_p(logits_BxV, chosen_B)
     opens_B = (step == 0) & (chosen_B == opening)
     closes_B = (chosen_B[:, None] == closing_E[None]).any(axis=1)
     written_B = jnp.where(ended_B, batches.ENDED, chosen_B)
@@ -196,6 +199,12 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
     )
 
   return jax.lax.while_loop(goes_on, add_token, state)
+
+
+def log_p(logits_RxV: jax.Array, tokens_R: jax.Array) -> jax.Array:
+  """Returns the log-probability of a token of each row, [R]."""
+  logit_R = jnp.take_along_axis(logits_RxV, tokens_R[:, None], axis=1)[:, 0]
+  return logit_R - jax.nn.logsumexp(logits_RxV, axis=-1)
 
 
 def _draw(keys_B: jax.Array, step: jax.Array, logits_BxV: jax.Array) -> jax.Array:

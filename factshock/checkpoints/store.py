@@ -59,11 +59,7 @@ def save(
   if processes.is_first():
     _remove_unfinished(folder)
   opt_leaves = tree_files.nested(tree_files.flat_leaves(opt_state))
-  record: CheckpointRecord = {
-    "step": int(step),
-    "loader_state": loader_state,
-    "config": config,
-  }
+  record: CheckpointRecord = {"step": int(step), "loader_state": loader_state, "config": config}
   try:
     target = os.path.join(str(folder), str(int(step)))
     write(target, {"params": params, "opt_state": opt_leaves}, record)
