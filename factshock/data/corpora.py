@@ -44,7 +44,10 @@ class SalientWindows(NamedTuple):
   facts: np.ndarray
 
 
-def tokenize(texts: Iterable[str], tokenizer: Tokenizer) -> Corpus:
+def tokenize(
+  texts: Iterable[str],
+  tokenizer: Tokenizer,
+) -> Corpus:
   """Returns the corpus of some texts, one sequence each, without EOS.
 
   Texts without a token are left out, and those with a sentinel, as it would be taken for a masked
@@ -68,13 +71,15 @@ def tokenize_part(
   texts = iter(texts)
   dtype = token_type(tokenizer)
   while batch := list(itertools.islice(texts, _ENCODED_AT_ONCE)):
-    kept = [text for text in batch if not tokenizer.sentinels or _SENTINEL not in text]
+    kept = batch
+    if tokenizer.sentinels:
+      kept = [text for text in batch if _SENTINEL not in text]
     left_out += len(batch) - len(kept)
     encoded = [ids for ids in tokenizer.encode_all(kept) if len(ids)]
     lengths += map(len, encoded)
     tokens.append(np.fromiter(itertools.chain.from_iterable(encoded), dtype))
   return {
-    "tokens": np.concatenate(tokens) if tokens else np.zeros(0, dtype),
+    "tokens": np.concatenate([np.zeros(0, dtype), *tokens]),
     "lengths": np.asarray(lengths, np.int64),
     "left_out": np.asarray(left_out),
   }
@@ -82,20 +87,25 @@ def tokenize_part(
 
 def token_type(tokenizer: Tokenizer) -> type[np.uint16] | type[np.int32]:
   """Returns the smallest of uint16 and int32 that holds a tokenizer's ids."""
-  return np.uint16 if tokenizer.size <= 1 << 16 else np.int32
+  if tokenizer.size <= 1 << 16:
+    return np.uint16
+  return np.int32
 
 
 def join(parts: Iterable[PartArrays]) -> Corpus:
   """Returns the corpus of what `tokenize_part` gave."""
   parts = list(parts)
-  print_left_out(sum(int(part["left_out"]) for part in parts))
+  left_out = sum(int(part["left_out"]) for part in parts)
+  print_left_out(left_out)
   tokens = np.concatenate([part["tokens"] for part in parts])
-  return Corpus(tokens, offsets(np.concatenate([part["lengths"] for part in parts])))
+  lengths = np.concatenate([part["lengths"] for part in parts])
+  return Corpus(tokens, offsets(lengths))
 
 
 def offsets(lengths: np.ndarray) -> np.ndarray:
   """Returns int64 offsets of sequences of these lengths, one more than those."""
-  return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+  with_start = np.concatenate([[0], np.cumsum(lengths)])
+  return with_start.astype(np.int64)
 
 
 def print_left_out(count: int) -> None:
@@ -116,8 +126,10 @@ def cut(corpus: Corpus, most: int) -> Corpus:
   if not len(pieces) or pieces.max() <= 1:
     return corpus
   sequence = np.repeat(np.arange(len(pieces)), pieces)
-  index = np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-  starts = corpus.offsets[:-1][sequence] + index * lengths[sequence] // pieces[sequence]
+  pieces_before = np.cumsum(pieces) - pieces
+  index = np.arange(len(sequence)) - np.repeat(pieces_before, pieces)
+  done = index * lengths[sequence] // pieces[sequence]
+  starts = corpus.offsets[:-1][sequence] + done
   return Corpus(corpus.tokens, np.append(starts, corpus.offsets[-1]))
 
 
@@ -175,7 +187,8 @@ def prepare_windows(
     words: the most words of a window.
     per_fact: the most windows of a fact.
   """
-  search = entities.search_of(entities.entities_of(facts))
+  named = entities.entities_of(facts)
+  search = entities.search_of(named)
   return WindowFinder(search, facts, tokenizer, words, per_fact)
 
 
@@ -196,7 +209,12 @@ def windows_part(
     fact = finder.facts[index]
     if len(seen[index]) >= finder.per_fact or fact["object"] in fact["subject"]:
       continue
-    window = _window(mention.text, mention.subjects, mention.objects, finder.words)
+    window = _window(
+      mention.text,
+      mention.subjects,
+      mention.objects,
+      finder.words,
+    )
     if not window:
       continue
     text = "".join(window.pieces)
@@ -206,11 +224,12 @@ def windows_part(
     indices.append(index)
     windows.append(_tokenize_window(window, finder.tokenizer))
   sequences = [window.tokens for window in windows]
+  lengths = [len(tokens) for tokens in sequences]
   subjects = [window.subject for window in windows]
   objects = [window.object for window in windows]
   return {
     "tokens": np.concatenate([np.zeros(0, np.int32), *sequences]),
-    "lengths": np.array([len(tokens) for tokens in sequences], np.int64),
+    "lengths": np.array(lengths, np.int64),
     "subjects": np.array(subjects, np.int32).reshape(-1, 2),
     "objects": np.array(objects, np.int32).reshape(-1, 2),
     "facts": np.array(indices, np.int64),
@@ -233,22 +252,27 @@ def join_windows(
     UserError: there is no window.
   """
   parts = list(parts)
-  joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  joined: dict[str, np.ndarray] = {}
+  for name in parts[0]:
+    joined[name] = np.concatenate([part[name] for part in parts])
   ends = offsets(joined["lengths"])
   seen: dict[int, set[bytes]] = collections.defaultdict(set)
   kept: list[int] = []
+  kept_tokens: list[np.ndarray] = []
   for window, fact in enumerate(joined["facts"].tolist()):
-    text = joined["tokens"][ends[window] : ends[window + 1]].tobytes()
+    tokens = joined["tokens"][ends[window] : ends[window + 1]]
+    text = tokens.tobytes()
     if len(seen[fact]) < per_fact and text not in seen[fact]:
       seen[fact].add(text)
       kept.append(window)
+      kept_tokens.append(tokens)
   if not kept:
     raise UserError(
       f"no text names the subject and the object of one of {len(facts)} facts; "
       "check that the corpus and the facts belong together"
     )
   return SalientWindows(
-    np.concatenate([joined["tokens"][ends[window] : ends[window + 1]] for window in kept]),
+    np.concatenate(kept_tokens),
     offsets(joined["lengths"][kept]),
     joined["subjects"][kept],
     joined["objects"][kept],
@@ -278,28 +302,31 @@ def _window(
   words: int,
 ) -> _Window | None:
   """Returns the window around the nearest two names, or None where no window holds them."""
-  pairs = [
-    (subject, object_)
-    for subject in subjects
-    for object_ in objects
-    if subject[1] <= object_[0] or object_[1] <= subject[0]
-  ]
+  pairs: list[tuple[TextSpan, TextSpan]] = []
+  for subject, object_ in itertools.product(subjects, objects):
+    if subject[1] <= object_[0] or object_[1] <= subject[0]:
+      pairs.append((subject, object_))
   if not pairs:
     return None
   nearest = min(pairs, key=_extent)
   first, second = sorted(nearest)
-  bounds = _cut([match.span() for match in re.finditer(r"\S+", line)], first, second, words)
+  word_spans = [match.span() for match in re.finditer(r"\S+", line)]
+  bounds = _cut(word_spans, first, second, words)
   if not bounds:
     return None
-  edges = (bounds[0], *first, *second, bounds[1])
-  pieces = [line[start:end] for start, end in itertools.pairwise(edges)]
-  return _Window(pieces, nearest[0] < nearest[1])
+  start, end = bounds
+  edges = (start, *first, *second, end)
+  pieces = [line[begin:stop] for begin, stop in itertools.pairwise(edges)]
+  subject, object_ = nearest
+  return _Window(pieces, subject_first=subject < object_)
 
 
 def _extent(pair: tuple[TextSpan, TextSpan]) -> int:
   """Returns how many characters hold two spans."""
   subject, object_ = pair
-  return max(subject[1], object_[1]) - min(subject[0], object_[0])
+  start = min(subject[0], object_[0])
+  end = max(subject[1], object_[1])
+  return end - start
 
 
 def _cut(
@@ -321,7 +348,8 @@ def _cut(
   spare = words - (stop - begin)
   if spare < 0:
     return None
-  spare_left = max(spare // 2, spare - (count - stop))
+  words_behind = count - stop
+  spare_left = max(spare // 2, spare - words_behind)
   left = min(begin, spare_left)
   right = min(count, stop + spare - left)
   start, _ = bounds[begin - left]

@@ -39,9 +39,10 @@ def encode_example(
   """
   before = encode_prompt(tokenizer, prompt)
   answered = [*tokenizer.encode_continuation(prompt, answer), tokenizer.eos]
+  weights = [0] * len(before) + [1] * len(answered)
   return {
     "tokens": np.asarray(before + answered, np.int32),
-    "weights": np.asarray([0] * len(before) + [1] * len(answered), np.float32),
+    "weights": np.asarray(weights, np.float32),
   }
 
 
@@ -70,8 +71,9 @@ def _prepare_examples(
 ) -> Make:
   """Pads all examples into two matrices; the first that does not fit is a UserError."""
   length = input_length + target_length
-  tokens = np.full((len(examples), length), PAD, np.int32)
-  weights = np.zeros((len(examples), length), np.float32)
+  shape = (len(examples), length)
+  tokens = np.full(shape, PAD, np.int32)
+  weights = np.zeros(shape, np.float32)
   for row, example in enumerate(examples):
     size = len(example["tokens"])
     if size > length:
@@ -119,19 +121,23 @@ def _prepare_text(
 
   def make(rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
     offset_B = corpus.offsets[rows_B]
-    total_B = corpus.offsets[rows_B + 1] - offset_B + 1  # EOS counts
+    end_B = corpus.offsets[rows_B + 1]
+    total_B = end_B - offset_B + 1  # EOS counts
     size_B = np.minimum(total_B, width)
-    random_B = span_corruption.draw(keys_B, 1, stream=3)[:, 0]
-    start_B = span_corruption.scale(random_B, total_B - size_B + 1)
+    random_Bx1 = span_corruption.draw(keys_B, 1, stream=3)
+    start_B = span_corruption.scale(random_Bx1[:, 0], total_B - size_B + 1)
     position = start_B[:, None] + columns
-    source = np.minimum(offset_B[:, None] + position, len(corpus.tokens) - 1)
+    source = offset_B[:, None] + position
+    source = np.minimum(source, len(corpus.tokens) - 1)
     tokens = corpus.tokens[source].astype(np.int32)
-    tokens = np.where(position == total_B[:, None] - 1, tokenizer.eos, tokens)
+    is_eos = position == total_B[:, None] - 1
+    tokens = np.where(is_eos, tokenizer.eos, tokens)
     inside = columns < size_B[:, None]
     tokens = np.where(inside, tokens, PAD).astype(np.int32)
     if not opening:
       # Nothing predicts the first token.
-      return {"tokens": tokens, "weights": (inside & (columns > 0)).astype(np.float32)}
+      weights = inside & (columns > 0)
+      return {"tokens": tokens, "weights": weights.astype(np.float32)}
     opening_Bx1 = np.full((len(rows_B), 1), opening[0], np.int32)
     weights = np.concatenate([np.zeros(opening_Bx1.shape), inside], axis=1)
     return {
@@ -143,4 +149,6 @@ def _prepare_text(
 
 
 def _bos(tokenizer: Tokenizer) -> list[int]:
-  return [] if tokenizer.bos is None else [tokenizer.bos]
+  if tokenizer.bos is None:
+    return []
+  return [tokenizer.bos]

@@ -79,8 +79,9 @@ def _prepare_examples(
   target_length: int,
 ) -> Make:
   """Pads all examples into two matrices; the first that does not fit is a UserError."""
-  inputs = np.zeros((len(examples), input_length), np.int32)
-  targets = np.zeros((len(examples), target_length), np.int32)
+  count = len(examples)
+  inputs = np.zeros((count, input_length), np.int32)
+  targets = np.zeros((count, target_length), np.int32)
   for row, example in enumerate(examples):
     input_size = len(example["inputs"])
     target_size = len(example["targets"])
@@ -93,9 +94,11 @@ def _prepare_examples(
     targets[row, :target_size] = example["targets"]
   arrays: Batch = {"inputs": inputs, "targets": targets}
   if "weights" in examples[0]:
-    arrays["weights"] = np.zeros(targets.shape, np.float32)
+    weights = np.zeros(targets.shape, np.float32)
     for row, example in enumerate(examples):
-      arrays["weights"][row, : len(example["weights"])] = example["weights"]
+      size = len(example["weights"])
+      weights[row, :size] = example["weights"]
+    arrays["weights"] = weights
   return lambda rows_B, keys_B: {field: array[rows_B] for field, array in arrays.items()}
 
 
@@ -147,8 +150,10 @@ def _prepare_spans(
 ) -> Make:
   """Returns the function that gathers rows of the corpus and corrupts them to the lengths."""
   most = _most_tokens(noise, name, input_length, target_length)
-  longest = min(most, int(np.diff(corpus.offsets).max()))
-  spans = int(span_corruption.noise_counts(longest, noise)[1])
+  lengths = np.diff(corpus.offsets)
+  longest = min(most, int(lengths.max()))
+  _, span_count = span_corruption.noise_counts(longest, noise)
+  spans = int(span_count)
   if spans >= tokenizer.sentinels:
     raise UserError(
       f"source {name!r}: expected fewer noise spans than the tokenizer's {tokenizer.sentinels} "
@@ -158,7 +163,8 @@ def _prepare_spans(
 
   def make(rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
     starts_B = corpus.offsets[rows_B]
-    lengths_B = np.minimum(corpus.offsets[rows_B + 1] - starts_B, most)
+    ends_B = corpus.offsets[rows_B + 1]
+    lengths_B = np.minimum(ends_B - starts_B, most)
     inputs, targets = span_corruption.corrupt(
       _gather(corpus.tokens, starts_B, lengths_B),
       lengths_B,
@@ -240,14 +246,22 @@ def _prepare_salient(
 
   def make(rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
     random_Bx4 = span_corruption.draw(keys_B, 4, stream=2)
-    start, lengths = _crop(begin[rows_B], stop[rows_B], total[rows_B], most, random_Bx4)
+    start, lengths = _crop(
+      begin[rows_B],
+      stop[rows_B],
+      total[rows_B],
+      most,
+      random_Bx4,
+    )
     kind_B = _kinds(random_Bx4[:, 3] / 2.0**64, shares)
     name_B = np.minimum(kind_B, 1)
     named_B = (kind_B < 2) & fits_nx2[rows_B, name_B]
+    name_span_Bx2 = spans_nx2x2[rows_B, name_B] - start[:, None]
     random_mask = span_corruption.noise_mask(lengths, keys_B, noise)
-    name_mask = _span_mask(spans_nx2x2[rows_B, name_B] - start[:, None], random_mask.shape[1])
+    name_mask = _span_mask(name_span_Bx2, random_mask.shape[1])
+    tokens_BxL = _gather(windows.tokens, windows.offsets[rows_B] + start, lengths)
     inputs, targets = span_corruption.apply_mask(
-      _gather(windows.tokens, windows.offsets[rows_B] + start, lengths),
+      tokens_BxL,
       lengths,
       np.where(named_B[:, None], name_mask, random_mask),
       marks,
@@ -269,7 +283,9 @@ def _maskable(
   stop = spans_nx2x2[..., 1].max(axis=1)
   size = spans_nx2x2[..., 1] - spans_nx2x2[..., 0]
   # A masked name takes two sentinels and EOS beside its own tokens in the targets.
-  return (stop - begin <= most)[:, None] & (size > 0) & (size + 3 <= target_length)
+  window_fits = stop - begin <= most
+  target_fits_nx2 = size + 3 <= target_length
+  return window_fits[:, None] & (size > 0) & target_fits_nx2
 
 
 def _span_mask(span_Bx2: np.ndarray, width: int) -> np.ndarray:
@@ -317,8 +333,10 @@ def _crop(
   start = span_corruption.scale(random_Bx4[:, 0], begin_B + 1)
   end = stop_B + span_corruption.scale(random_Bx4[:, 1], total_B - stop_B + 1)
   excess = np.maximum(end - start - most, 0)
-  least = np.minimum(np.maximum(excess - (end - stop_B), 0), begin_B - start)
-  choices = np.minimum(excess, begin_B - start) - least + 1
+  spare_before = begin_B - start
+  spare_after = end - stop_B
+  least = np.minimum(np.maximum(excess - spare_after, 0), spare_before)
+  choices = np.minimum(excess, spare_before) - least + 1
   left = least + span_corruption.scale(random_Bx4[:, 2], choices)
   left = np.where(wide, 0, left)
   return start + left, np.minimum(end - start - left, most)
@@ -333,5 +351,7 @@ def _gather(
 
   Beyond a row's length lies what comes next.
   """
-  position = starts_B[:, None] + np.arange(int(lengths_B.max()))[None]
-  return tokens[np.minimum(position, len(tokens) - 1)].astype(np.int32)
+  columns = np.arange(int(lengths_B.max()))
+  position = starts_B[:, None] + columns[None]
+  inside = np.minimum(position, len(tokens) - 1)
+  return tokens[inside].astype(np.int32)

@@ -37,7 +37,8 @@ def whole_ratios(ratios: Sequence[float]) -> tuple[int, ...]:
   Raises:
     ValueError: one is not positive.
   """
-  exact = [fractions.Fraction(str(ratio)).limit_denominator(1000) for ratio in ratios]
+  given = [fractions.Fraction(str(ratio)) for ratio in ratios]
+  exact = [ratio.limit_denominator(1000) for ratio in given]
   if not exact or min(exact) <= 0:
     raise ValueError(f"expected positive ratios, got {list(ratios)}; leave out a source of ratio 0")
   scale = math.lcm(*(ratio.denominator for ratio in exact))
@@ -60,7 +61,7 @@ def select(
     ratios: examples of each source.
   """
   here = np.asarray(positions_B, np.int64)
-  after = np.asarray(positions_B, np.int64) + 1
+  after = here + 1
   source_B = np.full(here.shape, -1)
   index_B = np.zeros_like(here)
   rest = sum(ratios)
@@ -94,13 +95,15 @@ def permute(
     key: of the order.
   """
   passes, rows = np.divmod(np.asarray(indices_B, np.int64), size)
-  random_Bx6 = span_corruption.draw(span_corruption.keys(int(key), passes), 6)
+  pass_keys = span_corruption.keys(int(key), passes)
+  random_Bx6 = span_corruption.draw(pass_keys, 6)
   first_side = math.isqrt(size - 1) + 1
   sides = (first_side, -(-size // first_side))
   outside = np.arange(len(rows))
   while len(outside):
-    rows[outside] = _feistel(rows[outside], random_Bx6[outside], sides)
-    outside = outside[rows[outside] >= size]
+    walked = _feistel(rows[outside], random_Bx6[outside], sides)
+    rows[outside] = walked
+    outside = outside[walked >= size]
   return rows, passes
 
 
@@ -114,9 +117,10 @@ def _feistel(
   for step in range(random_BxR.shape[1]):
     mine = step % 2
     other = 1 - step % 2
-    shift = span_corruption.mix(halves[other].astype(np.uint64) + random_BxR[:, step])
-    shift = (shift % np.uint64(sides[mine])).astype(np.int64)
-    halves[mine] = (halves[mine] + shift) % sides[mine]
+    side = sides[mine]
+    mixed = span_corruption.mix(halves[other].astype(np.uint64) + random_BxR[:, step])
+    shift = (mixed % np.uint64(side)).astype(np.int64)
+    halves[mine] = (halves[mine] + shift) % side
   return halves[0] * sides[1] + halves[1]
 
 
@@ -143,22 +147,28 @@ def make_batch(
   Returns:
     The fields that the sources give, 0 in the rows of others, and `weights` (see `_weighted`).
   """
-  source_B, index_B = select(step * batch_size + np.arange(batch_size), ratios)
+  positions_B = step * batch_size + np.arange(batch_size)
+  source_B, index_B = select(positions_B, ratios)
   row_R = rows_of(batch_size)
   batch: Batch = {}
   for position, (source, make) in enumerate(zip(sources, makers)):
-    if not (source_B == position).any():
+    of_source_B = source_B == position
+    if not of_source_B.any():
       continue
-    mine = np.nonzero(source_B[row_R] == position)[0]
+    mine = np.flatnonzero(of_source_B[row_R])
+    count = len(mine)
     index_M = index_B[row_R[mine]]
-    if not len(mine):  # it makes one too: every process's batch needs its fields
-      index_M = index_B[source_B == position][:1]
+    if not count:  # it makes one too: every process's batch needs its fields
+      index_M = index_B[of_source_B][:1]
     key = span_corruption.keys(seed, [position])[0]
     rows, passes = permute(index_M, source.size, key)
-    made = make(rows, span_corruption.keys(int(key), rows + passes * source.size))
+    keys_M = span_corruption.keys(int(key), rows + passes * source.size)
+    made = make(rows, keys_M)
     for name, array in _weighted(made, source.loss_weight).items():
-      empty = np.zeros((len(row_R), *array.shape[1:]), array.dtype)
-      batch.setdefault(name, empty)[mine] = array[: len(mine)]
+      if name not in batch:
+        shape = (len(row_R), *array.shape[1:])
+        batch[name] = np.zeros(shape, array.dtype)
+      batch[name][mine] = array[:count]
   return batch
 
 
@@ -168,7 +178,8 @@ def _weighted(made: Batch, loss_weight: float) -> Batch:
   Where there are none they are 1 on target tokens and 0 on padding.
   """
   weights = made["weights"] if "weights" in made else made["targets"] != 0
-  return {**made, "weights": (weights * loss_weight).astype(np.float32)}
+  weighted = weights * loss_weight
+  return {**made, "weights": weighted.astype(np.float32)}
 
 
 def _packed(
@@ -183,8 +194,10 @@ def _packed(
   before its rows are handed out, as the rows hang together.
   """
   first = make(0)
-  batch_count = max(3, min(16, _PLANNED // len(first["weights"])))
-  first_batches = [first, *(make(step) for step in range(1, batch_count))]
+  rows_of_batch = len(first["weights"])
+  batch_count = max(3, min(16, _PLANNED // rows_of_batch))
+  later_batches = [make(step) for step in range(1, batch_count)]
+  first_batches = [first, *later_batches]
   shapes = batching.plan_shapes(first_batches, row_multiple)
 
   def packed(step: int) -> Batch:
@@ -226,7 +239,8 @@ class Batches(Iterator[Batch]):
 
   def get_state(self) -> dict[str, int | str]:
     """Returns what is needed to go on after the last batch handed out."""
-    return {**self._identity, "step": int(self._iterator.get_state()["next_index"])}
+    state = self._iterator.get_state()
+    return {**self._identity, "step": int(state["next_index"])}
 
   def set_state(self, state: Mapping[str, int | str]) -> None:
     """Goes to where `get_state` was called.
@@ -275,11 +289,15 @@ def batches(
     raise ValueError(f"expected one ratio for each of {len(sources)} sources, got {len(whole)}")
   makers = [source.prepare(input_length, target_length) for source in sources]
   make = functools.partial(make_batch, sources, makers, whole, batch_size, seed)
+  source_sizes = [f"{source.name}:{source.size}" for source in sources]
   identity: dict[str, int | str] = {
-    "sources": ",".join(f"{source.name}:{source.size}" for source in sources),
+    "sources": ",".join(source_sizes),
     "ratios": ":".join(map(str, whole)),
     "batch_size": batch_size,
     "seed": seed,
   }
-  make = _packed(make, pack_to, rows_of) if pack_to else functools.partial(make, rows_of=rows_of)
-  return Batches(grain.MapDataset.range(_STEPS).map(make), identity)
+  make_rows: Callable[[int], Batch] = functools.partial(make, rows_of=rows_of)
+  if pack_to:
+    make_rows = _packed(make, pack_to, rows_of)
+  dataset = grain.MapDataset.range(_STEPS).map(make_rows)
+  return Batches(dataset, identity)

@@ -43,18 +43,26 @@ def prompt_texts(
   Raises:
     UserError: a fact that the form has no text for, or too few facts of its relation in the pool.
   """
-  shots_of = [choose_shots(fact, pool, shots, seed) if shots else [] for fact in facts]
-  if form in CHOICE_PROMPTS:
-    blank = "" if decoder_only else BLANK
-    lettered = form == "letters"
-    return [choice_prompt(fact, chosen, blank, lettered) for fact, chosen in zip(facts, shots_of)]
+  blank = "" if decoder_only else BLANK
+  lettered = form == "letters"
   write = answer_prompt if decoder_only else k_shot_prompt
-  return [write(fact, relations, chosen, form) for fact, chosen in zip(facts, shots_of)]
+  texts: list[str] = []
+  # All are chosen before one is written, so that too few facts are the first to be reported.
+  shots_of = [choose_shots(fact, pool, shots, seed) if shots else [] for fact in facts]
+  for fact, chosen in zip(facts, shots_of):
+    if form in CHOICE_PROMPTS:
+      text = choice_prompt(fact, chosen, blank, lettered)
+    else:
+      text = write(fact, relations, chosen, form)
+    texts.append(text)
+  return texts
 
 
 def answer_text(fact: Fact, form: str) -> str:
   """Returns what a model has to say after a fact's prompt: its object, or its choice's letter."""
-  return answer_letter(fact) if form == "letters" else fact["object"]
+  if form == "letters":
+    return answer_letter(fact)
+  return fact["object"]
 
 
 def _relation_of(fact: Fact, relations: Mapping[str, Relation]) -> Relation:
@@ -124,16 +132,24 @@ def k_shot_prompt(
     shots: facts to answer before; none gives the prompt alone.
     form: "question", or "cloze": then shots are whole statements.
   """
+  texts: list[str] = []
   if form == "cloze":
-    stated = [_stated(shot, _relation_of(shot, relations)) for shot in shots]
-    return " ".join([*stated, cloze_prompt(fact, relations)])
-  answered = [f"{question_text(shot, relations)} {shot['object']}" for shot in shots]
-  return " ".join([*answered, question_prompt(fact, relations)])
+    for shot in shots:
+      relation = _relation_of(shot, relations)
+      texts.append(_stated(shot, relation))
+    texts.append(cloze_prompt(fact, relations))
+    return " ".join(texts)
+  for shot in shots:
+    question = question_text(shot, relations)
+    texts.append(f"{question} {shot['object']}")
+  texts.append(question_prompt(fact, relations))
+  return " ".join(texts)
 
 
 def _stated(fact: Fact, relation: Relation) -> str:
   """Returns a fact in the first statement of its relation."""
-  return relation_files.statement(relation["statements"][0], fact["subject"], fact["object"])
+  template = relation["statements"][0]
+  return relation_files.statement(template, fact["subject"], fact["object"])
 
 
 def answer_prompt(
@@ -158,8 +174,12 @@ def answer_prompt(
       questions.
   """
   if form == "question":
-    answered = [f"Q: {question_text(shot, relations)}\nA: {shot['object']}\n\n" for shot in shots]
-    return "".join(answered) + f"Q: {question_text(fact, relations)}\nA:"
+    text = ""
+    for shot in shots:
+      question = question_text(shot, relations)
+      text += f"Q: {question}\nA: {shot['object']}\n\n"
+    question = question_text(fact, relations)
+    return f"{text}Q: {question}\nA:"
   before, _, _ = cloze_prompt(fact, relations).partition(BLANK)
   first_statement = relations[fact["relation"]]["statements"][0]
   if not can_ask(first_statement, True):
@@ -168,8 +188,11 @@ def answer_prompt(
       f"decoder-only model reads no text after the answer; got {first_statement!r}: "
       "put such a statement first or ask questions"
     )
-  stated = [_stated(shot, relations[shot["relation"]]) + "\n" for shot in shots]
-  return "".join(stated) + before.rstrip()
+  text = ""
+  for shot in shots:
+    relation = relations[shot["relation"]]
+    text += _stated(shot, relation) + "\n"
+  return text + before.rstrip()
 
 
 def can_ask(statement: str, decoder_only: bool) -> bool:
@@ -180,7 +203,8 @@ def can_ask(statement: str, decoder_only: bool) -> bool:
   before, _, after = statement.partition("[Y]")
   if not decoder_only:
     return True
-  return bool(before.strip()) and not any(letter.isalnum() for letter in after)
+  goes_on = any(letter.isalnum() for letter in after)
+  return bool(before.strip()) and not goes_on
 
 
 def choice_prompt(
@@ -206,14 +230,19 @@ def choice_prompt(
   discipline = fact["relation"].replace("_", " ")
   head = f"The following are multiple choice questions (with answers) about {discipline}.\n\n"
   for shot in shots:
+    question = _choices_text(shot, letters)
     answer = answer_letter(shot) if letters else shot["object"]
-    head += f"{_choices_text(shot, letters)} {answer}\n\n"
-  return head + _choices_text(fact, letters) + (f" {blank}" if blank else "")
+    head += f"{question} {answer}\n\n"
+  text = head + _choices_text(fact, letters)
+  if blank:
+    text += f" {blank}"
+  return text
 
 
 def answer_letter(fact: Fact) -> str:
   """Returns the letter of a fact's right choice; UserError where its object is no choice."""
-  return LETTERS[choices_of(fact).index(fact["object"])]
+  index = choices_of(fact).index(fact["object"])
+  return LETTERS[index]
 
 
 def choices_of(fact: Fact) -> list[str]:
@@ -264,9 +293,10 @@ def choose_shots(
   seen = {fact["subject"]}
   others: list[Fact] = []
   for other in pool:
-    if other["relation"] == fact["relation"] and other["subject"] not in seen:
-      seen.add(other["subject"])
-      others.append(other)
+    if other["relation"] != fact["relation"] or other["subject"] in seen:
+      continue
+    seen.add(other["subject"])
+    others.append(other)
   if len(others) < k:
     raise UserError(
       f"relation {fact['relation']!r}: expected at least {k} facts about subjects other than "
@@ -308,4 +338,7 @@ def encode_example(
     )
   inputs = [*tokenizer.encode(prompt_text), tokenizer.eos]
   targets = [*tokenizer.encode(target_text(answer)), tokenizer.eos]
-  return {"inputs": np.asarray(inputs, np.int32), "targets": np.asarray(targets, np.int32)}
+  return {
+    "inputs": np.asarray(inputs, np.int32),
+    "targets": np.asarray(targets, np.int32),
+  }

@@ -23,6 +23,8 @@ Probabilities: TypeAlias = Sequence[float] | np.ndarray
 # one.
 _Following: TypeAlias = Mapping[int, tuple[float, float]]
 _Followers: TypeAlias = Mapping[tuple[int, ...], _Following]
+# Sums of belief, of prior and of a uniform distribution over answers.
+_Masses: TypeAlias = tuple[float, float, float]
 
 
 def soft_source(
@@ -56,8 +58,14 @@ def soft_source(
     name: of the source.
   """
   check_not_empty(belief, name)
-  encode = functools.cache(encode)
-  prepare = functools.partial(_prepare, encode, belief, prior, strength, pad)
+  prepare = functools.partial(
+    _prepare,
+    functools.cache(encode),
+    belief,
+    prior,
+    strength,
+    pad,
+  )
   return Source(name, len(belief), prepare, loss_weight)
 
 
@@ -71,24 +79,28 @@ def _prepare(
   target_length: int,
 ) -> Make:
   """Returns the function that draws answers and lays out what may stand at each of their tokens."""
-  example = encode(0, int(np.argmax(belief[0])))
-  predicted = list(batching.token_fields(example))[-1]
+  likeliest = int(np.argmax(belief[0]))
+  *_, predicted = batching.token_fields(encode(0, likeliest))
   followers: list[_Followers] = []
   for row, row_belief in enumerate(belief):
     row_prior = None if prior is None else prior[row]
     encode_answer = functools.partial(encode, row)
     followers.append(_followers(encode_answer, predicted, row_belief, row_prior))
+  whole_length = input_length + target_length
   lengths = {
     "inputs": input_length,
     "targets": target_length,
-    "tokens": input_length + target_length,
-    "weights": input_length + target_length,
+    "tokens": whole_length,
+    "weights": whole_length,
   }
+  most = 0
+  for row_followers in followers:
+    most = max(most, *map(len, row_followers.values()))
   labels = _SoftLabels(
     encode=encode,
     cumulative=[np.cumsum(probabilities) for probabilities in belief],
     followers=followers,
-    most=max(max(map(len, row_followers.values())) for row_followers in followers),
+    most=most,
     predicted=predicted,
     lengths=lengths,
     pad=pad,
@@ -117,23 +129,28 @@ class _SoftLabels:
   def make(self, rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
     """Returns a batch of the rows, with answers drawn anew."""
     rows: list[int] = rows_B.tolist()
-    random_B = span_corruption.draw(keys_B, 1, stream=5)[:, 0] / 2.0**64
-    examples = [
-      self.encode(row, self._draw_answer(row, share)) for row, share in zip(rows, random_B.tolist())
-    ]
+    random_Bx1 = span_corruption.draw(keys_B, 1, stream=5)
+    share_B = random_Bx1[:, 0] / 2.0**64
+    examples: list[Example] = []
+    for row, share in zip(rows, share_B.tolist()):
+      answer = self._draw_answer(row, share)
+      examples.append(self.encode(row, answer))
     batch = self._empty(examples)
     for index, (row, example) in enumerate(zip(rows, examples)):
       for field, array in example.items():
-        batch[field][index, : len(array)] = array
+        size = len(array)
+        batch[field][index, :size] = array
+      followers = self.followers[row]
       tokens = tuple(example[self.predicted].tolist())
       for position in _taught(example, self.predicted):
-        following = self.followers[row][tokens[:position]]
+        following = followers[tokens[:position]]
         self._lay_out(batch, (index, position), following)
     return batch
 
   def _draw_answer(self, row: int, random: float) -> int:
     sums = self.cumulative[row]
-    answer = np.searchsorted(sums, random * sums[-1], "right")
+    wanted = random * sums[-1]
+    answer = np.searchsorted(sums, wanted, "right")
     return min(int(answer), len(sums) - 1)
 
   def _empty(self, examples: Sequence[Example]) -> Batch:
@@ -141,8 +158,10 @@ class _SoftLabels:
     batch: Batch = {}
     for field, array in examples[0].items():
       fill = self.pad if field == "tokens" else 0
-      batch[field] = np.full((len(examples), self.lengths[field]), fill, array.dtype)
-    shape = (len(examples), self.lengths[self.predicted], self.most)
+      shape = (len(examples), self.lengths[field])
+      batch[field] = np.full(shape, fill, array.dtype)
+    predicted_length = self.lengths[self.predicted]
+    shape = (len(examples), predicted_length, self.most)
     batch["answer_tokens"] = np.full(shape, -1, np.int32)
     batch["answer_shares"] = np.zeros(shape, np.float32)
     if self.strength is not None:
@@ -157,10 +176,12 @@ class _SoftLabels:
   ) -> None:
     """Writes what may stand at a position of an example into its batch."""
     cells = (*place, slice(len(following)))
+    shares = [share for share, _ in following.values()]
     batch["answer_tokens"][cells] = list(following)
-    batch["answer_shares"][cells] = [share for share, _ in following.values()]
+    batch["answer_shares"][cells] = shares
     if self.strength is not None:
-      batch["answer_shifts"][cells] = [self.strength * shift for _, shift in following.values()]
+      shifts = [self.strength * shift for _, shift in following.values()]
+      batch["answer_shifts"][cells] = shifts
 
 
 def _followers(
@@ -172,16 +193,18 @@ def _followers(
   """Returns by the tokens before what may follow them in one row's answers."""
   answers = np.flatnonzero(belief) if prior is None else range(len(belief))
   uniform = 1 / len(belief)
-  masses: dict[tuple[int, ...], dict[int, tuple[float, float, float]]] = {}
+  masses: dict[tuple[int, ...], dict[int, _Masses]] = {}
   for answer in map(int, answers):
     example = encode_answer(answer)
+    answer_prior = 0 if prior is None else prior[answer]
     tokens = tuple(example[field].tolist())
     for position in _taught(example, field):
       following = masses.setdefault(tokens[:position], {})
-      of_belief, of_prior, of_uniform = following.get(tokens[position], (0, 0, 0))
-      following[tokens[position]] = (
+      token = tokens[position]
+      of_belief, of_prior, of_uniform = following.get(token, (0, 0, 0))
+      following[token] = (
         of_belief + belief[answer],
-        of_prior + (0 if prior is None else prior[answer]),
+        of_prior + answer_prior,
         of_uniform + uniform,
       )
   return {before: _shares(following) for before, following in masses.items()}
@@ -190,15 +213,19 @@ def _followers(
 def _taught(example: Example, field: str) -> Iterable[int]:
   """Returns the positions of an example's tokens that the loss counts."""
   if "weights" in example:
-    return np.flatnonzero(example["weights"]).tolist()
+    counted = np.flatnonzero(example["weights"])
+    return counted.tolist()
   return range(len(example[field]))
 
 
-def _shares(following: Mapping[int, tuple[float, float, float]]) -> _Following:
+def _shares(following: Mapping[int, _Masses]) -> _Following:
   """Returns shares of the masses by belief, and the log of the prior's over the uniform one's."""
   belief, prior, uniform = (sum(masses) or 1 for masses in zip(*following.values()))
   shares: dict[int, tuple[float, float]] = {}
   for token, (of_belief, of_prior, of_uniform) in following.items():
-    shift = math.log(of_prior / prior / (of_uniform / uniform)) if of_prior else 0.0
+    shift = 0.0
+    if of_prior:
+      uniform_share = of_uniform / uniform
+      shift = math.log(of_prior / prior / uniform_share)
     shares[token] = (of_belief / belief, shift)
   return shares

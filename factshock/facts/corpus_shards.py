@@ -54,11 +54,14 @@ def results(
     UserError: a part that cannot be read; what is done is kept.
   """
   _take_folder(folder, plan, key)
-  paths = [os.path.join(folder, f"{index:05d}.npz") for index in range(len(plan))]
-  tasks: list[_Task] = [
-    (part, path, work) for part, path in zip(plan, paths) if not os.path.exists(path)
-  ]
-  sizes = _run(tasks, prepare, processes or os.cpu_count() or 1)
+  names = [f"{index:05d}.npz" for index in range(len(plan))]
+  paths = [os.path.join(folder, name) for name in names]
+  tasks: list[_Task] = []
+  for part, path in zip(plan, paths):
+    if not os.path.exists(path):
+      tasks.append((part, path, work))
+  at_a_time = processes or os.cpu_count() or 1
+  sizes = _run(tasks, prepare, at_a_time)
   _show_progress(label, plan, tasks, sizes)
   for path in paths:
     with np.load(path) as arrays:  # each is read when it is asked for
@@ -79,8 +82,10 @@ def _show_progress(
       f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {done_before} of them done before",
       flush=True,
     )
-  done = total - sum(part.size for part, _, _ in tasks)
-  progress = Progress(f"{label}, MB", max(1, round(total / 1e6)))
+  left = sum(part.size for part, _, _ in tasks)
+  done = total - left
+  megabytes = max(1, round(total / 1e6))
+  progress = Progress(f"{label}, MB", megabytes)
   for size in sizes:
     done += size
     progress.update(round(done / 1e6))
@@ -88,7 +93,8 @@ def _show_progress(
 
 def identity(plan: Sequence[Part], key: str | Sequence[str]) -> str:
   """Returns a digest of parts and of what else a result depends on."""
-  return hashlib.sha256(json.dumps([*plan, key]).encode()).hexdigest()
+  source = json.dumps([*plan, key])
+  return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _take_folder(
@@ -108,7 +114,10 @@ def _take_folder(
 
 def _holds(path: str, digest: str) -> bool:
   """Returns whether a file holds a digest and nothing else."""
-  return os.path.exists(path) and [line for _, line in files.lines(path)] == [digest]
+  if not os.path.exists(path):
+    return False
+  lines = [line for _, line in files.lines(path)]
+  return lines == [digest]
 
 
 def _run(
@@ -122,7 +131,8 @@ def _run(
   if not tasks:
     return
   # A fork shares what was prepared, but must not be made beside JAX's threads.
-  can_fork = "fork" in multiprocessing.get_all_start_methods() and "jax" not in sys.modules
+  methods = multiprocessing.get_all_start_methods()
+  can_fork = "fork" in methods and "jax" not in sys.modules
   in_this_process = len(tasks) < 2 or processes < 2
   if can_fork or in_this_process:
     _prepared = prepare()
@@ -132,7 +142,8 @@ def _run(
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
     initializer = None if can_fork else _prepare
     arguments = () if can_fork else (prepare,)
-    with context.Pool(min(processes, len(tasks)), initializer, arguments) as pool:
+    size = min(processes, len(tasks))
+    with context.Pool(size, initializer, arguments) as pool:
       yield from pool.imap_unordered(_do, tasks)
   _prepared = None
 

@@ -9,7 +9,10 @@ from factshock.runtime.errors import UserError
 from factshock.types import Answer, FilePath
 
 
-def read_counts(path: FilePath, column: str = "count") -> dict[Answer, int]:
+def read_counts(
+  path: FilePath,
+  column: str = "count",
+) -> dict[Answer, int]:
   """Reads entity counts from a .tsv[.gz].
 
   Args:
@@ -26,8 +29,9 @@ def read_counts(path: FilePath, column: str = "count") -> dict[Answer, int]:
   """
   counts: dict[Answer, int] = {}
   records = (record for record in tsv_records(path) if record[1])
-  header = next(records, (1, list[str]()))[1]
-  if not {"entity", column} <= set(header) or len(set(header)) != len(header):
+  _, header = next(records, (1, list[str]()))
+  columns = set(header)
+  if not {"entity", column} <= columns or len(columns) != len(header):
     raise UserError(
       f"{path}:1: expected a header with the columns entity, {column} and, if wanted, relation, "
       f"separated by tabs, got {header}"
@@ -41,11 +45,12 @@ def read_counts(path: FilePath, column: str = "count") -> dict[Answer, int]:
     row = dict(zip(header, cells))
     relation = row.get("relation", "")
     entity = row["entity"]
-    if (relation, entity) in counts:
+    answer = (relation, entity)
+    if answer in counts:
       raise UserError(
         f"{location}: expected each entity once in a relation, got {entity!r} again in {relation!r}"
       )
-    counts[relation, entity] = _count(entity, row[column], location)
+    counts[answer] = _count(entity, row[column], location)
   if not counts:
     raise UserError(f"{path}: expected at least one count, got none")
   return counts
@@ -72,7 +77,8 @@ def write_counts(path: FilePath, counts: Mapping[Answer, int]) -> None:
   """
   with files.atomic_write(path) as file:
     file.write("entity\tcount\trelation\n")
-    for (relation, entity), count in sorted(counts.items(), key=_sort_key):
+    rows = sorted(counts.items(), key=_sort_key)
+    for (relation, entity), count in rows:
       if re.search(r"[\t\n\r]", relation + entity):
         raise UserError(
           f"{path}: expected names without tab or newline, got {entity!r} in relation {relation!r}"
@@ -86,7 +92,8 @@ def count_of(
   entity: str,
 ) -> int:
   """Returns the count of an entity in a relation, or in any where counts name none; else 0."""
-  return counts.get((relation, entity), counts.get(("", entity), 0))
+  anywhere = counts.get(("", entity), 0)
+  return counts.get((relation, entity), anywhere)
 
 
 def _sort_key(item: tuple[Answer, int]) -> tuple[str, int, str]:

@@ -21,7 +21,10 @@ FIELDS = ("text", "sentence")  # the columns that hold the text, the first there
 PART_BYTES = 64 << 20  # of a text file that is not compressed; other files are one part each
 PART_ROWS = 50_000  # of a data set
 _ROW_BYTES = 1000  # of a data set that does not say how large it is
-_KEYS = {"hub": ("split", "config", "data_files", "column"), "tfds": ("split", "column")}
+_KEYS = {
+  "hub": ("split", "config", "data_files", "column"),
+  "tfds": ("split", "column"),
+}
 
 
 class Part(NamedTuple):
@@ -42,7 +45,8 @@ class Part(NamedTuple):
 
 def corpora(pattern: str) -> list[str]:
   """Returns the corpora that a text names: those between its commas."""
-  return [corpus.strip() for corpus in pattern.split(",") if corpus.strip()]
+  stripped = [corpus.strip() for corpus in pattern.split(",")]
+  return [corpus for corpus in stripped if corpus]
 
 
 def parts(pattern: str) -> list[Part]:
@@ -53,7 +57,10 @@ def parts(pattern: str) -> list[Part]:
   """
   all_parts: list[Part] = []
   for corpus in corpora(pattern):
-    all_parts += _rows_parts(corpus) if is_data_set(corpus) else _file_parts(corpus)
+    if is_data_set(corpus):
+      all_parts += _rows_parts(corpus)
+    else:
+      all_parts += _file_parts(corpus)
   return all_parts
 
 
@@ -92,7 +99,7 @@ def paths(pattern: str) -> list[str]:
   Raises:
     UserError: there is none.
   """
-  matches = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+  matches = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
   if not matches:
     raise UserError(
       f"{pattern}: no such file; a corpus is text files (.gz too), .jsonl, .csv, .tsv or .parquet "
@@ -103,7 +110,8 @@ def paths(pattern: str) -> list[str]:
 
 def is_data_set(corpus: str) -> bool:
   """Returns whether a corpus is a data set of the hub or of TFDS, and not files."""
-  return corpus.partition(":")[0] in _KEYS
+  prefix, _, _ = corpus.partition(":")
+  return prefix in _KEYS
 
 
 def text_of(
@@ -142,8 +150,8 @@ def _file_parts(pattern: str) -> list[Part]:
     if path.endswith((*schema.SUFFIXES, ".gz")):
       file_parts.append(Part(path, 0, None, status.st_size, version))
       continue
-    edges = [*range(0, max(1, status.st_size), PART_BYTES), status.st_size]
-    for begin, end in itertools.pairwise(edges):
+    begins = range(0, max(1, status.st_size), PART_BYTES)
+    for begin, end in itertools.pairwise([*begins, status.st_size]):
       file_parts.append(Part(path, begin, end, end - begin, version))
   return file_parts
 
@@ -154,11 +162,12 @@ def _rows_parts(corpus: str) -> list[Part]:
   version = str(getattr(data_set, "_fingerprint", size))
   total_bytes = getattr(data_set, "dataset_size", None) or size * _ROW_BYTES
   row_bytes = total_bytes / max(1, size)
-  edges = [*range(0, max(1, size), PART_ROWS), size]
-  return [
-    Part(corpus, begin, end, round((end - begin) * row_bytes), version)
-    for begin, end in itertools.pairwise(edges)
-  ]
+  begins = range(0, max(1, size), PART_ROWS)
+  row_parts: list[Part] = []
+  for begin, end in itertools.pairwise([*begins, size]):
+    part_bytes = round((end - begin) * row_bytes)
+    row_parts.append(Part(corpus, begin, end, part_bytes, version))
+  return row_parts
 
 
 def _open(corpus: str) -> tuple[hub.DataSet, str | None]:
@@ -174,14 +183,16 @@ def _open(corpus: str) -> tuple[hub.DataSet, str | None]:
   column = options.pop("column", None)
   if prefix == "hub":
     return hub.open_hub(name, **options), column
-  return hub.open_tfds(name, options.get("split", "train")), column
+  split = options.get("split", "train")
+  return hub.open_tfds(name, split), column
 
 
 def _rows(part: Part) -> Iterator[str]:
   data_set, column = _open(part.path)
   end = len(data_set) if part.end is None else part.end
   for index in range(part.begin, end):
-    yield text_of(data_set[index], f"{part.path}: row {index + 1}", column)
+    location = f"{part.path}: row {index + 1}"
+    yield text_of(data_set[index], location, column)
 
 
 def _lines(part: Part, end: int) -> Iterator[str]:

@@ -29,6 +29,10 @@ from factshock.runtime.errors import UserError
 from factshock.types import Fact, FilePath
 
 Row: TypeAlias = dict[str, Any]  # a row of any table, by column
+# With the number of its line, or in parquet of the row.
+_NumberedRows: TypeAlias = Iterator[tuple[int, Row]]
+# Line number and cells.
+_Records: TypeAlias = Iterator[tuple[int, list[str]]]
 
 REQUIRED = ("subject", "relation", "object")
 _TEXTS = ("subject_id", "object_id", "question")
@@ -61,7 +65,8 @@ def read_facts(path: FilePath) -> list[Fact]:
       wrong kind, or a (subject, relation, object) given twice (both lines are named).
   """
   file_format = _format_of(path)
-  facts = _check_all(path, _unit_of(file_format), _READERS[file_format](path, REQUIRED))
+  rows = _READERS[file_format](path, REQUIRED)
+  facts = _check_all(path, _unit_of(file_format), rows)
   if not facts:
     raise UserError(f"{path}: expected at least one fact, got an empty file")
   return facts
@@ -144,7 +149,10 @@ def check_facts(
 
 def first_names(relations: Relations) -> str:
   """Returns the first eight names in alphabetical order, as errors show them."""
-  return ", ".join(sorted(relations)[:8]) + (", ..." if len(relations) > 8 else "")
+  listed = ", ".join(sorted(relations)[:8])
+  if len(relations) > 8:
+    return f"{listed}, ..."
+  return listed
 
 
 def check_fact(fact: Mapping[str, Any], location: str) -> None:
@@ -163,18 +171,26 @@ def json_object(line: str, location: str) -> Row:
   try:
     row: Any = json.loads(line)
   except json.JSONDecodeError as error:
-    reason = f"{error.msg} at column {error.colno}"
-    raise UserError(f"{location}: expected a JSON object, got {line[:60]!r} ({reason})") from error
+    reason = f" ({error.msg} at column {error.colno})"
+    raise _no_object(line, location, reason) from error
   except (ValueError, RecursionError) as error:
-    raise UserError(f"{location}: expected a JSON object, got {line[:60]!r} ({error})") from error
+    raise _no_object(line, location, f" ({error})") from error
   if not isinstance(row, dict):
-    raise UserError(f"{location}: expected a JSON object, got {line[:60]!r}")
+    raise _no_object(line, location)
   # JSON can escape half of a character, which no file could be written with again.
   if "\\u" in line and re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False)):
     raise UserError(
       f"{location}: expected text that UTF-8 can hold, got half a character in {line[:60]!r}"
     )
   return cast(Row, row)
+
+
+def _no_object(
+  line: str,
+  location: str,
+  reason: str = "",
+) -> UserError:
+  return UserError(f"{location}: expected a JSON object, got {line[:60]!r}{reason}")
 
 
 def _check_all(
@@ -217,7 +233,9 @@ def _location(
   unit: str,
   index: int,
 ) -> str:
-  return f"{path}:{index}" if unit == "line" else f"{path}: {unit} {index}"
+  if unit == "line":
+    return f"{path}:{index}"
+  return f"{path}: {unit} {index}"
 
 
 def _problem(fact: Mapping[str, Any]) -> str | None:
@@ -239,7 +257,9 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_texts(value: Any) -> bool:
-  return isinstance(value, list) and all(map(_is_text, cast(list[Any], value)))
+  if not isinstance(value, list):
+    return False
+  return all(map(_is_text, cast(list[Any], value)))
 
 
 def _is_finite(value: Any) -> bool:
@@ -275,7 +295,7 @@ def _format_of(path: FilePath) -> str:
 def _jsonl_rows(
   path: FilePath,
   _: Sequence[str],
-) -> Iterator[tuple[int, Row]]:
+) -> _NumberedRows:
   for line_number, line in files.lines(path):
     if line and not line.isspace():
       yield line_number, json_object(line, f"{path}:{line_number}")
@@ -284,14 +304,15 @@ def _jsonl_rows(
 def _csv_rows(
   path: FilePath,
   required: Sequence[str],
-) -> Iterator[tuple[int, Row]]:
+) -> _NumberedRows:
   yield from _table_rows(path, _csv_records(path), required)
 
 
-def _csv_records(path: FilePath) -> Iterator[tuple[int, list[str]]]:
+def _csv_records(path: FilePath) -> _Records:
   """Yields (line that a record begins in, its cells)."""
   # `lines` takes the newline off, which a quoted cell may hold.
-  reader = csv.reader((line + "\n" for _, line in files.lines(path)), strict=True)
+  lines = (line + "\n" for _, line in files.lines(path))
+  reader = csv.reader(lines, strict=True)
   while True:
     start = reader.line_num + 1
     try:
@@ -308,11 +329,11 @@ def _csv_records(path: FilePath) -> Iterator[tuple[int, list[str]]]:
 def _tsv_rows(
   path: FilePath,
   required: Sequence[str],
-) -> Iterator[tuple[int, Row]]:
+) -> _NumberedRows:
   yield from _table_rows(path, tsv_records(path), required)
 
 
-def tsv_records(path: FilePath) -> Iterator[tuple[int, list[str]]]:
+def tsv_records(path: FilePath) -> _Records:
   """Yields (line number, cells) of a file with tabs between cells; none of a blank line."""
   for line_number, line in files.lines(path):
     yield line_number, line.split("\t") if line else []
@@ -320,9 +341,9 @@ def tsv_records(path: FilePath) -> Iterator[tuple[int, list[str]]]:
 
 def _table_rows(
   path: FilePath,
-  records: Iterator[tuple[int, list[str]]],
+  records: _Records,
   required: Sequence[str],
-) -> Iterator[tuple[int, Row]]:
+) -> _NumberedRows:
   """Yields rows of (line, cells); the header names the columns.
 
   Empty cells of optional columns become None.
@@ -345,7 +366,9 @@ def _table_rows(
         f"{path}:{line_number}: expected {len(header)} cells as in the header, got {len(cells)}: "
         f"{cells[:8]}"
       )
-    row = {column: _value(path, line_number, column, cell) for column, cell in zip(header, cells)}
+    row: Row = {}
+    for column, cell in zip(header, cells):
+      row[column] = _value(path, line_number, column, cell)
     yield line_number, row
 
 
@@ -401,7 +424,8 @@ def _write_tsv(path: FilePath, facts: Sequence[Fact]) -> None:
   with files.atomic_write(path) as file:
     file.write("\t".join(columns) + "\n")
     for fact in facts:
-      file.write("\t".join(_cells(path, fact, columns, "\t\n\r")) + "\n")
+      cells = _cells(path, fact, columns, "\t\n\r")
+      file.write("\t".join(cells) + "\n")
 
 
 def _cells(
@@ -427,18 +451,22 @@ def _cell_of(value: Any) -> str:
   """Returns a value as text: strings as they are, nothing for None, JSON for the rest."""
   if value is None:
     return ""
-  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+  if isinstance(value, str):
+    return value
+  return json.dumps(value, ensure_ascii=False)
 
 
 def _write_parquet(
   path: FilePath,
   facts: Sequence[Mapping[str, Any]],
 ) -> None:
-  columns = {column: [fact.get(column) for fact in facts] for column in _columns(facts)}
+  columns: dict[str, list[Any]] = {}
+  for column in _columns(facts):
+    columns[column] = [fact.get(column) for fact in facts]
   parquet.write_columns(path, columns)
 
 
-_Reader: TypeAlias = Callable[[FilePath, Sequence[str]], Iterator[tuple[int, Row]]]
+_Reader: TypeAlias = Callable[[FilePath, Sequence[str]], _NumberedRows]
 _Writer: TypeAlias = Callable[[FilePath, Sequence[Fact]], None]
 
 _READERS: dict[str, _Reader] = {

@@ -22,7 +22,9 @@ from factshock.types import Fact, Relation
 # A location, and the fact that stands there or the reason why there is none.
 Item: TypeAlias = tuple[str, Fact | str]
 Options: TypeAlias = dict[str, str]
-Reader: TypeAlias = Callable[[str, Options], tuple[Iterable[Item], dict[str, Relation]]]
+# The facts of a data set, and the relations that it brings.
+Contents: TypeAlias = tuple[Iterable[Item], dict[str, Relation]]
+Reader: TypeAlias = Callable[[str, Options], Contents]
 
 _NO_SUBJECT = "whose question is not in its relation's template"
 
@@ -46,7 +48,9 @@ def _rows(
   if _is_local(path):
     rows = schema.read_rows(path, columns)
   else:
-    data_set = hub.open_hub(path, options.pop("split", None), options.pop("config", None))
+    split = options.pop("split", None)
+    config = options.pop("config", None)
+    data_set = hub.open_hub(path, split, config)
     rows = _located(f"{prefix}:{path}", data_set)
   for location, row in rows:
     missing = [column for column in columns if column not in row]
@@ -70,7 +74,8 @@ def _located(spec: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
 
 
 def _first_files(folder: str) -> str:
-  return ", ".join(sorted(os.listdir(folder))[:6])
+  names = sorted(os.listdir(folder))
+  return ", ".join(names[:6])
 
 
 def _texts(
@@ -113,7 +118,9 @@ def _fact(
   others = [alias for alias in aliases if alias != answer]
   if others:
     fact["aliases"] = others
-  fact |= {name: value for name, value in columns.items() if value is not None and value != ""}
+  for name, value in columns.items():
+    if value is not None and value != "":
+      fact[name] = value
   return cast(Fact, fact)
 
 
@@ -132,7 +139,7 @@ def _relations_beside(path: str) -> dict[str, Relation]:
 def _trex(
   path: str,
   options: Options,
-) -> tuple[Iterable[Item], dict[str, Relation]]:
+) -> Contents:
   paths = _trex_paths(path, options) if os.path.isdir(path) else [path]
   items = (item for file in paths for item in _trex_items(file, options))
   return items, _relations_beside(path)
@@ -145,7 +152,8 @@ def _trex_paths(folder: str, options: Options) -> list[str]:
   paths: list[str] = []
   for ending in ("", ".gz"):
     for pattern in patterns:
-      paths += sorted(glob.glob(os.path.join(folder, pattern + ending)))
+      whole_pattern = os.path.join(folder, pattern + ending)
+      paths += sorted(glob.glob(whole_pattern))
   if not paths:
     raise UserError(
       f"{folder}: expected {split}.jsonl, P*/{split}.jsonl or P*.jsonl, got {_first_files(folder)}"
@@ -173,18 +181,21 @@ def _trex_items(path: str, options: Options) -> Iterator[Item]:
 def _pararel(
   path: str,
   options: Options,
-) -> tuple[Iterable[Item], dict[str, Relation]]:
+) -> Contents:
   rows = _rows("pararel", path, options, ("relation", "sub_label", "obj_label"))
-  items = (
-    (location, _fact(row["relation"], row["sub_label"], row["obj_label"])) for location, row in rows
-  )
-  return items, _relations_beside(path)
+  return _pararel_items(rows), _relations_beside(path)
+
+
+def _pararel_items(rows: Iterable[tuple[str, Row]]) -> Iterator[Item]:
+  for location, row in rows:
+    fact = _fact(row["relation"], row["sub_label"], row["obj_label"])
+    yield location, fact
 
 
 def _popqa(
   path: str,
   options: Options,
-) -> tuple[Iterable[Item], dict[str, Relation]]:
+) -> Contents:
   rows = _rows("popqa", path, options, ("question", "possible_answers"))
   return _popqa_items(rows), templates.rows(templates.POPQA)
 
@@ -219,20 +230,24 @@ def _popqa_items(rows: Iterable[tuple[str, Row]]) -> Iterator[Item]:
 
 
 def _popularity(value: Any, location: str) -> float | None:
+  if value is None or value == "":
+    return None
   try:
-    return None if value is None or value == "" else float(value)
+    return float(value)
   except (TypeError, ValueError) as error:
     raise UserError(f"{location}: expected a number as popularity, got {value!r}") from error
 
 
 def _wikidata_id(uri: str | None) -> str | None:
-  return uri.rsplit("/", 1)[-1] if uri else None
+  if not uri:
+    return None
+  return uri.rsplit("/", 1)[-1]
 
 
 def _entityquestions(
   path: str,
   options: Options,
-) -> tuple[Iterable[Item], dict[str, Relation]]:
+) -> Contents:
   rows = _rows("entityquestions", path, options, ("q", "a"))
   return _entityquestions_items(rows, path), templates.rows(templates.ENTITYQUESTIONS)
 
@@ -256,14 +271,20 @@ def _entityquestions_items(
     if not subject:
       yield location, _NO_SUBJECT
       continue
-    answer = answers[0] if answers else None
-    yield location, _fact(relation, subject, answer, answers, question=row["q"])
+    fact = _fact(
+      relation,
+      subject,
+      answers[0] if answers else None,
+      answers,
+      question=row["q"],
+    )
+    yield location, fact
 
 
 def _mmlu(
   path: str,
   options: Options,
-) -> tuple[Iterable[Item], dict[str, Relation]]:
+) -> Contents:
   items = list(_mmlu_items(path, options))
   disciplines = {fact["relation"] for _, fact in items if not isinstance(fact, str)}
   return items, {name: _mmlu_relation(name) for name in sorted(disciplines)}
@@ -285,8 +306,14 @@ def _mmlu_items(path: str, options: Options) -> Iterator[Item]:
       yield from _mmlu_file(file)
     return
   for location, row in _rows("mmlu", path, options, ("question", "choices", "answer", "subject")):
-    choices = _texts(list(row["choices"]), location, "choices")
-    yield location, _mmlu_fact(location, row["subject"], row["question"], choices, row["answer"])
+    fact = _mmlu_fact(
+      location,
+      row["subject"],
+      row["question"],
+      _texts(list(row["choices"]), location, "choices"),
+      row["answer"],
+    )
+    yield location, fact
 
 
 def _mmlu_paths(path: str, options: Options) -> list[str]:
@@ -307,7 +334,8 @@ def _mmlu_file(path: str) -> Iterator[Item]:
 
   It has MMLU's own layout (no header, the answer a letter) or a header.
   """
-  discipline = re.sub(r"_(dev|test|val|train)$", "", os.path.basename(path).removesuffix(".csv"))
+  name = os.path.basename(path).removesuffix(".csv")
+  discipline = re.sub(r"_(dev|test|val|train)$", "", name)
   reader = csv.reader(line + "\n" for _, line in files.lines(path))
   for index, cells in enumerate(reader):
     location = f"{path}:{reader.line_num}"
@@ -318,7 +346,8 @@ def _mmlu_file(path: str) -> Iterator[Item]:
         f"{location}: expected a question, four choices and the answer, got {len(cells)} cells; "
         "is it a file of mmlu?"
       )
-    yield location, _mmlu_fact(location, discipline, cells[0], cells[1:5], cells[5])
+    question, *choices, answer = cells
+    yield location, _mmlu_fact(location, discipline, question, choices, answer)
 
 
 def _mmlu_fact(
@@ -337,7 +366,13 @@ def _mmlu_fact(
     )
   if not all(choice.strip() for choice in choices):
     return "with an empty choice"
-  return _fact(discipline, question, choices[index], question=question, choices=list(choices))
+  return _fact(
+    discipline,
+    question,
+    choices[index],
+    question=question,
+    choices=list(choices),
+  )
 
 
 def _choice_index(answer: Any) -> int:
@@ -354,7 +389,7 @@ _LM_KBC_COLUMNS = ("SubjectEntity", "Relation", "ObjectEntities")
 def _lm_kbc(
   path: str,
   options: Options,
-) -> tuple[Iterable[Item], dict[str, Relation]]:
+) -> Contents:
   path = _lm_kbc_file(path, options)
   rows = _rows("lm_kbc", path, options, _LM_KBC_COLUMNS)
   return _lm_kbc_items(rows), _lm_kbc_relations(path)
@@ -363,12 +398,14 @@ def _lm_kbc(
 def _lm_kbc_file(path: str, options: Options) -> str:
   if not os.path.isdir(path):
     return path
-  return os.path.join(path, f"{options.pop('split', 'train')}.jsonl")
+  split = options.pop("split", "train")
+  return os.path.join(path, f"{split}.jsonl")
 
 
 def unanswered_rows(path: str, options: Options) -> Iterator[Row]:
   """Yields `subject`, `relation` and `subject_id` of an LM-KBC file's rows without an answer."""
-  for _, row in _rows("lm_kbc", _lm_kbc_file(path, options), options, _LM_KBC_COLUMNS):
+  path = _lm_kbc_file(path, options)
+  for _, row in _rows("lm_kbc", path, options, _LM_KBC_COLUMNS):
     if row["ObjectEntities"] == []:
       yield {
         "subject": row["SubjectEntity"],
@@ -408,8 +445,9 @@ def _lm_kbc_relations(path: str) -> dict[str, Relation]:
   The prompts are masked_prompts.csv and question_prompts.csv.
   """
   questions = _lm_kbc_prompts(path, "question_prompts.csv", ("[X]",))
+  statements = _lm_kbc_prompts(path, "masked_prompts.csv", ("[X]", "[Y]"))
   relations: dict[str, Relation] = {}
-  for name, statement in _lm_kbc_prompts(path, "masked_prompts.csv", ("[X]", "[Y]")).items():
+  for name, statement in statements.items():
     relations[name] = {
       "relation": name,
       "label": name,
@@ -456,14 +494,17 @@ def _mapped(
       f"{', '.join(missing)}; say {prefix}:{name}?subject=COLUMN&relation='capital'&object=COLUMN"
     )
   for location, row in rows:
-    values = {key: _mapped_value(location, row, column) for key, column in options.items()}
+    values: dict[str, Any] = {}
+    for key, column in options.items():
+      values[key] = _mapped_value(location, row, column)
     for key in ("aliases", "choices"):
       if values.get(key) is not None:
         values[key] = _texts(values[key], location, options[key])
     if "popularity" in values:
       values["popularity"] = _popularity(values["popularity"], location)
     aliases: list[str] = values.pop("aliases", None) or []
-    yield location, _fact(answer=values.pop("object"), aliases=aliases, **values)
+    answer = values.pop("object")
+    yield location, _fact(answer=answer, aliases=aliases, **values)
 
 
 def _mapped_value(
@@ -483,15 +524,16 @@ def _mapped_value(
 def _hub(
   name: str,
   options: Options,
-) -> tuple[Iterable[Item], dict[str, Relation]]:
+) -> Contents:
   opening = {key: options.pop(key) for key in ("split", "config") if key in options}
-  return _mapped("hub", name, options, _rows("hub", name, opening, ())), {}
+  rows = _rows("hub", name, opening, ())
+  return _mapped("hub", name, options, rows), {}
 
 
 def _tfds(
   name: str,
   options: Options,
-) -> tuple[Iterable[Item], dict[str, Relation]]:
+) -> Contents:
   split = options.pop("split", "test")
   rows = _located(f"tfds:{name}", hub.open_tfds(name, split))
   return _mapped("tfds", name, options, rows), {}

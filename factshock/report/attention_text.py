@@ -30,11 +30,13 @@ def sentences(diagnosis: Diagnosis) -> list[str]:
 
 
 def _size(difference: KnownEstimate) -> str:
-  return f"{signed_share(difference['mean'])} {interval(difference)}".strip()
+  mean = signed_share(difference["mean"])
+  return f"{mean} {interval(difference)}".strip()
 
 
 def _quoted(diagnosis: Diagnosis, label: str | None) -> str:
-  return f"“{reading.title(diagnosis, label)}”"
+  title = reading.title(diagnosis, label)
+  return f"“{title}”"
 
 
 def _against_reference(diagnosis: Diagnosis) -> str | None:
@@ -47,12 +49,14 @@ def _against_reference(diagnosis: Diagnosis) -> str | None:
   for site in reversed(attention.sites(diagnosis)):
     change = attention.estimate(diagnosis, finetuned, site, "change", "mass")
     if change:
+      kind = kinds[clear_sign(change)]
       levels = _levels(diagnosis, [reference, finetuned], site)
-      parts.append(f"{kinds[clear_sign(change)]} in {SITES[site]} ({levels}: {_size(change)})")
+      parts.append(f"{kind} in {SITES[site]} ({levels}: {_size(change)})")
   if not parts:
     return None
   names = f"{_quoted(diagnosis, finetuned)} against {_quoted(diagnosis, reference)}"
-  return f"Attention to the subject, {names}: {', '.join(parts)}."
+  listed = ", ".join(parts)
+  return f"Attention to the subject, {names}: {listed}."
 
 
 def _levels(
@@ -61,8 +65,12 @@ def _levels(
   site: str,
 ) -> str:
   """Returns the attention of several arms at a site, ".31 to .25"."""
-  masses = [attention.estimate(diagnosis, label, site, "mass") for label in labels]
-  return " to ".join(share(mass["mean"]) for mass in masses if mass)
+  levels = []
+  for label in labels:
+    mass = attention.estimate(diagnosis, label, site, "mass")
+    if mass:
+      levels.append(share(mass["mean"]))
+  return " to ".join(levels)
 
 
 def _differences(
@@ -71,9 +79,11 @@ def _differences(
 ) -> dict[tuple[str, str], KnownEstimate]:
   """Returns the difference of attention at a site of each compared pair (arm, against)."""
   differences = {}
-  for row in attention.part(diagnosis).get("comparisons") or []:
+  comparisons = attention.part(diagnosis).get("comparisons") or []
+  for row in comparisons:
     if row.get("site") == site:
-      differences[row.get("arm"), row.get("against")] = known_estimate(row.get("mass"))
+      pair = (row.get("arm"), row.get("against"))
+      differences[pair] = known_estimate(row.get("mass"))
   return {pair: difference for pair, difference in differences.items() if difference}
 
 
@@ -86,23 +96,31 @@ def _remedies(diagnosis: Diagnosis) -> str | None:
   for label in roles["remedies"]:
     difference = differences.get((label, finetuned or ""))
     if difference:
-      remedy = f"{reading.title(diagnosis, label)} ({_size(difference)})"
-      by_sign[clear_sign(difference)].append(remedy)
+      title = reading.title(diagnosis, label)
+      sign = clear_sign(difference)
+      by_sign[sign].append(f"{title} ({_size(difference)})")
   kinds = {
     1: "clearly more with",
     -1: "clearly less with",
     0: "not clearly more or less with",
   }
-  parts = [f"{kinds[sign]} {', '.join(listed)}" for sign, listed in by_sign.items() if listed]
+  parts = []
+  for sign, listed in by_sign.items():
+    if listed:
+      remedies = ", ".join(listed)
+      parts.append(f"{kinds[sign]} {remedies}")
   if not parts:
     return None
-  return f"Against {_quoted(diagnosis, finetuned)}, in {SITES[site]}: {'; '.join(parts)}."
+  compared = _quoted(diagnosis, finetuned)
+  listed = "; ".join(parts)
+  return f"Against {compared}, in {SITES[site]}: {listed}."
 
 
 def _halves(diagnosis: Diagnosis) -> str | None:
   popular, unpopular, _ = reading.halves(diagnosis)
   site = attention.answering_site(diagnosis)
-  difference = _differences(diagnosis, site).get((popular or "", unpopular or ""))
+  pair = (popular or "", unpopular or "")
+  difference = _differences(diagnosis, site).get(pair)
   if difference is None:
     return None
   kind = {

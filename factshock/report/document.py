@@ -69,16 +69,20 @@ def absent(reason: str) -> str:
 
 def bullets(items: Sequence[str]) -> str:
   """Returns the list of sentences on top of a page; items are HTML, "" where there are none."""
+  if not items:
+    return ""
   listed = "".join(f"<li>{item}</li>" for item in items)
-  return f'<ul class="summary">{listed}</ul>' if items else ""
+  return f'<ul class="summary">{listed}</ul>'
 
 
 def tiles(rows: Sequence[tuple[str, str]]) -> str:
   """Returns numbers at a glance: (number, what it is) as HTML; "" where there are none."""
-  shown = "".join(
-    f'<div class="tile"><b>{number}</b><span>{label}</span></div>' for number, label in rows
-  )
-  return f'<div class="tiles">{shown}</div>' if rows else ""
+  if not rows:
+    return ""
+  shown = ""
+  for number, label in rows:
+    shown += f'<div class="tile"><b>{number}</b><span>{label}</span></div>'
+  return f'<div class="tiles">{shown}</div>'
 
 
 def figure(panels: Sequence[Panel], caption: str) -> str:
@@ -104,6 +108,8 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
 
 def definitions(notes: Mapping[str, Any]) -> str:
   """Returns what each number means, as a list of HTML."""
-  return pairs(
-    [(text(str(name).replace("_", " ")), text(plain_text(note))) for name, note in notes.items()]
-  )
+  rows = []
+  for name, note in notes.items():
+    spaced = str(name).replace("_", " ")
+    rows.append((text(spaced), text(plain_text(note))))
+  return pairs(rows)

@@ -18,7 +18,8 @@ from factshock.report.schema import Diagnosis, EntityRow
 
 POINTS = 3000  # the most that a scatter draws, those with the most answers first
 
-DIGEST = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+_SHA256 = hashlib.sha256(SCRIPT.encode()).digest()
+DIGEST = "sha256-" + base64.b64encode(_SHA256).decode()
 
 _HEADS = ("Answer", "Relation", "Gold", "In pretraining", "In finetuning", "Group")
 
@@ -46,10 +47,12 @@ class _Counts:
   pretraining: list[float] = field(default_factory=list)
 
   def add(self, row: EntityRow) -> None:
+    pretraining = finite(row.get("pretraining")) or 0
     self.gold += finite(row.get("gold")) or 0
     self.finetuning += finite(row.get("finetuning")) or 0
-    self.pretraining.append(finite(row.get("pretraining")) or 0)
-    for label, count in (row.get("predicted") or {}).items():
+    self.pretraining.append(pretraining)
+    predicted = row.get("predicted") or {}
+    for label, count in predicted.items():
       if finite(count) is not None:
         self.predicted[label] = (self.predicted[label] or 0) + count
 
@@ -63,13 +66,15 @@ def make_table(diagnosis: Diagnosis) -> Table:
   labels = _predicting_labels(entities)
   by_answer: dict[tuple[str, str], _Counts] = {}
   for row in entities:
-    key = str(row.get("entity")), reading.relation(diagnosis, row.get("relation", ""))
+    answer = str(row.get("entity"))
+    relation = reading.relation(diagnosis, row.get("relation", ""))
+    key = (answer, relation)
     if key not in by_answer:
       by_answer[key] = _Counts(row.get("group"), dict.fromkeys(labels))
     by_answer[key].add(row)
-  heads = [*_HEADS, *(reading.title(diagnosis, label) for label in labels)]
+  titles = [reading.title(diagnosis, label) for label in labels]
   rows = [[*key, *_cells(counts)] for key, counts in by_answer.items()]
-  return Table(heads, rows, labels)
+  return Table([*_HEADS, *titles], rows, labels)
 
 
 def _predicting_labels(entities: Sequence[EntityRow]) -> list[str]:
@@ -109,10 +114,15 @@ def _drawn(rows: Sequence[Sequence[Any]]) -> list[int]:
 
   def frequency(index: int) -> float:
     row = rows[index]
-    return row[2] + max(value or 0 for value in row[len(_HEADS) :])
+    predicted = row[len(_HEADS) :]
+    return row[2] + max(value or 0 for value in predicted)
 
-  drawn = [index for index, row in enumerate(rows) if row[2] > 0 or row[4] > 0]
-  return sorted(drawn, key=lambda index: -frequency(index))[:POINTS]
+  drawn = []
+  for index, row in enumerate(rows):
+    if row[2] > 0 or row[4] > 0:
+      drawn.append(index)
+  drawn.sort(key=lambda index: -frequency(index))
+  return drawn[:POINTS]
 
 
 def render(diagnosis: Diagnosis) -> str:
@@ -121,11 +131,12 @@ def render(diagnosis: Diagnosis) -> str:
   if not table.rows:
     return ""
   finetuned = reading.roles(diagnosis)["finetuned"]
+  arm = table.labels.index(finetuned) if finetuned in table.labels else 0
   data = {
     "heads": table.heads,
     "rows": table.rows,
     "points": _drawn(table.rows),
-    "arm": table.labels.index(finetuned) if finetuned in table.labels else 0,
+    "arm": arm,
   }
   # No name in the data may end the script element that holds it.
   source = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")

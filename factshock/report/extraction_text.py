@@ -36,12 +36,14 @@ def sentences(extraction: Extraction) -> list[tuple[str, str]]:
 
 def confidence(extraction: Extraction) -> float:
   """Returns the confidence of the intervals, .95 where the extraction says none."""
-  return finite((extraction.get("quality") or {}).get("confidence")) or 0.95
+  quality = extraction.get("quality") or {}
+  return finite(quality.get("confidence")) or 0.95
 
 
 def pooled(extraction: Extraction) -> QualityGroup:
   """Returns the measures of all relations together; empty where there are none."""
-  return (extraction.get("quality") or {}).get("pooled") or {}
+  quality = extraction.get("quality") or {}
+  return quality.get("pooled") or {}
 
 
 def shown_precision(extraction: Extraction) -> float | None:
@@ -49,12 +51,10 @@ def shown_precision(extraction: Extraction) -> float | None:
 
   It is the promised one if it was measured, else .9, else the first that was.
   """
-  measured = [
-    row["precision"]
-    for row in pooled(extraction).get("yields") or []
-    if finite(row.get("precision")) is not None
-  ]
-  target = finite((extraction.get("promise") or {}).get("target"))
+  rows = pooled(extraction).get("yields") or []
+  measured = [row["precision"] for row in rows if finite(row.get("precision")) is not None]
+  promise = extraction.get("promise") or {}
+  target = finite(promise.get("target"))
   for wanted in (target, 0.9):
     if wanted in measured:
       return wanted
@@ -148,7 +148,8 @@ def _bound(promise: dict[str, Any], target: float) -> str:
 
 
 def _with_interval(estimate: KnownEstimate) -> str:
-  return f"{share(estimate['mean'])} {interval(estimate)}"
+  level = share(estimate["mean"])
+  return f"{level} {interval(estimate)}"
 
 
 def _confidence(extraction: Extraction) -> str | None:
@@ -163,7 +164,8 @@ def _confidence(extraction: Extraction) -> str | None:
     1: "too high on the whole",
     -1: "too low on the whole",
   }[clear_sign(gap)]
-  size = f"{signed_share(gap['mean'])} {interval(gap)}".rstrip()
+  mean = signed_share(gap["mean"])
+  size = f"{mean} {interval(gap)}".rstrip()
   sentence = f"Held-out confidences are {verdict}: mean confidence less share right is {size}"
   if ece:
     sentence += f"; expected calibration error (ECE) {share(ece['mean'])}"
@@ -177,7 +179,8 @@ def _ranking(extraction: Extraction) -> str | None:
   auroc = known_estimate(group.get("auroc"))
   if auroc is None:
     return None
-  is_clear = auroc["low"] is not None and auroc["low"] > 0.5
+  low = auroc["low"]
+  is_clear = low is not None and low > 0.5
   verdict = "tells" if is_clear else "does not clearly tell"
   size = _with_interval(auroc).rstrip()
   sentence = f"Confidence {verdict} right from wrong answers: AUROC {size}"
@@ -188,30 +191,33 @@ def _ranking(extraction: Extraction) -> str | None:
   precision = percent(row["precision"])
   if answered["mean"] == 0:
     return f"{sentence}; no cut reaches {precision} precision on held-out answers."
-  return (
-    f"{sentence}; at {precision} precision {_with_interval(answered)} of held-out queries can be "
-    "answered."
-  )
+  part = _with_interval(answered)
+  return f"{sentence}; at {precision} precision {part} of held-out queries can be answered."
 
 
 def _relations(extraction: Extraction) -> str | None:
   gaps = {}
-  for name, group in ((extraction.get("quality") or {}).get("relations") or {}).items():
+  quality = extraction.get("quality") or {}
+  groups = quality.get("relations") or {}
+  for name, group in groups.items():
     gap = known_estimate(group.get("overconfidence"))
     if gap:
       gaps[name] = gap
   if len(gaps) < 2:
     return None
-  high = [name for name in gaps if clear_sign(gaps[name]) == 1]
-  low = [name for name in gaps if clear_sign(gaps[name]) == -1]
+  high = [name for name, gap in gaps.items() if clear_sign(gap) == 1]
+  low = [name for name, gap in gaps.items() if clear_sign(gap) == -1]
   if not high and not low:
     return f"In none of {len(gaps)} relations are confidences clearly too high or too low."
   # Intervals miss the truth in 5 of 100 relations even where every confidence holds.
-  by_chance = (1 - confidence(extraction)) * len(gaps)
-  furthest = sorted(high + low, key=lambda name: -abs(gaps[name]["mean"]))[:3]
-  listed = ", ".join(
-    f"{title(extraction, name)} ({signed_share(gaps[name]['mean'])})" for name in furthest
-  )
+  missed = 1 - confidence(extraction)
+  by_chance = missed * len(gaps)
+  furthest = sorted(high + low, key=lambda name: -abs(gaps[name]["mean"]))
+  worst = []
+  for name in furthest[:3]:
+    size = signed_share(gaps[name]["mean"])
+    worst.append(f"{title(extraction, name)} ({size})")
+  listed = ", ".join(worst)
   return (
     f"Of {len(gaps)} relations confidences are clearly too high in {len(high)} and too low in "
     f"{len(low)} (by chance alone, about {by_chance:.0f} in all); furthest off: {listed}."
@@ -224,14 +230,20 @@ def _shock(extraction: Extraction) -> str | None:
     return None
   if not rows:
     return "No answer is given far more often than the calibration answers and the counts support."
-  worst = max(rows, key=lambda row: finite(row.get("predicted")) or 0)
+
+  def frequency(row: dict[str, Any]) -> float:
+    return finite(row.get("predicted")) or 0
+
+  worst = max(rows, key=frequency)
   answers = "1 answer is" if len(rows) == 1 else f"{len(rows)} answers are"
   relation = title(extraction, worst.get("relation", "?"))
+  times = count(worst.get("predicted"))
+  given = share(worst.get("share"))
+  supported = share(worst.get("supported_share"))
   sentence = (
     f"{answers} given far more often than the calibration answers and the counts support; the most "
     f"frequent is “{worst.get('entity', '?')}” for {relation}: "
-    f"{count(worst.get('predicted'))} times, {share(worst.get('share'))} of its queries, where "
-    f"{share(worst.get('supported_share'))} is supported"
+    f"{times} times, {given} of its queries, where {supported} is supported"
   )
   before = finite(worst.get("confidence_before"))
   after = finite(worst.get("confidence_after"))

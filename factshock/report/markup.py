@@ -60,8 +60,11 @@ def cell(
   """Returns an estimate with its interval in small type below; a dash where there is none."""
   if estimate is None:
     return DASH
+  mean = write(estimate["mean"])
   ends = interval(estimate, write)
-  return write(estimate["mean"]) + (f"<small>{ends}</small>" if ends else "")
+  if not ends:
+    return mean
+  return f"{mean}<small>{ends}</small>"
 
 
 def difference(estimate: KnownEstimate | None) -> str:
@@ -77,12 +80,16 @@ def difference(estimate: KnownEstimate | None) -> str:
 
 def count_cell(value: Any) -> str:
   """Returns a number of things with commas; a dash where there is none."""
-  return DASH if finite(value) is None else numbers.count(value)
+  if finite(value) is None:
+    return DASH
+  return numbers.count(value)
 
 
 def share_cell(value: Any) -> str:
   """Returns a share in three digits; a dash where there is none."""
-  return DASH if finite(value) is None else share(value)
+  if finite(value) is None:
+    return DASH
+  return share(value)
 
 
 def bar(
@@ -101,19 +108,23 @@ def bar(
     return ""
   low = estimate["low"]
   high = estimate["high"]
+  left, right = span
   shapes = ""
-  if reference is not None and span[0] <= reference <= span[1]:
+  if reference is not None and left <= reference <= right:
     x = _x_of(reference, span)
     shapes += f'<line class="at" x1="{x}" x2="{x}" y1="0" y2="24"/>'
   if low is not None and high is not None:
     x1 = _x_of(low, span)
     x2 = _x_of(high, span)
     shapes += f'<line class="ci" x1="{x1}" x2="{x2}" y1="12" y2="12"/>'
-  shapes += f'<circle class="dot" cx="{_x_of(estimate["mean"], span)}" cy="12" r="2.8"/>'
+  x = _x_of(estimate["mean"], span)
+  shapes += f'<circle class="dot" cx="{x}" cy="12" r="2.8"/>'
   return (
     f'<svg class="bar" width="90" height="24" viewBox="0 0 90 24" aria-hidden="true">{shapes}</svg>'
   )
 
 
 def _x_of(value: float, span: tuple[float, float]) -> str:
-  return f"{3 + 84 * (value - span[0]) / (span[1] - span[0]):.1f}"
+  left, right = span
+  x = 3 + 84 * (value - left) / (right - left)
+  return f"{x:.1f}"

@@ -27,7 +27,9 @@ def finite(value: Any) -> float | None:
   """Returns the value as a float, or None where it is missing, not a number or not finite."""
   if isinstance(value, bool) or not isinstance(value, int | float):
     return None
-  return float(value) if math.isfinite(value) else None
+  if not math.isfinite(value):
+    return None
+  return float(value)
 
 
 def known_estimate(value: Any) -> KnownEstimate | None:
@@ -38,10 +40,11 @@ def known_estimate(value: Any) -> KnownEstimate | None:
   if mean is None:
     return None
   by_seed = {}
-  for seed, seed_value in (value.get("by_seed") or {}).items():
-    number = finite(seed_value)
-    if number is not None:
-      by_seed[str(seed)] = number
+  given = value.get("by_seed") or {}
+  for seed, seed_value in given.items():
+    known = finite(seed_value)
+    if known is not None:
+      by_seed[str(seed)] = known
   return {
     "mean": mean,
     "low": finite(value.get("low")),
@@ -62,7 +65,8 @@ def value_at(tree: Any, *path: str) -> Any:
 def without_none(tree: Any) -> Any:
   """Returns a copy of nested dicts and lists in which what is None is left out."""
   if isinstance(tree, dict):
-    return {key: without_none(value) for key, value in tree.items() if value is not None}
+    known = {key: value for key, value in tree.items() if value is not None}
+    return {key: without_none(value) for key, value in known.items()}
   if isinstance(tree, list):
     return [without_none(value) for value in tree if value is not None]
   return tree
@@ -70,11 +74,15 @@ def without_none(tree: Any) -> Any:
 
 def clear_sign(estimate: KnownEstimate | None) -> int:
   """Returns 1 or -1 where the whole interval lies above or below 0, else 0."""
-  if estimate is None or estimate["low"] is None or estimate["high"] is None:
+  if estimate is None:
     return 0
-  if estimate["low"] > 0:
+  low = estimate["low"]
+  high = estimate["high"]
+  if low is None or high is None:
+    return 0
+  if low > 0:
     return 1
-  if estimate["high"] < 0:
+  if high < 0:
     return -1
   return 0
 
@@ -86,9 +94,11 @@ def span_of(
   """Returns the range of all means and intervals, widened on either side by a share of itself."""
   values = []
   for estimate in estimates:
-    if estimate:
-      values += [estimate["low"], estimate["high"], estimate["mean"]]
-  values = [value for value in values if value is not None]
+    if not estimate:
+      continue
+    for value in (estimate["low"], estimate["high"], estimate["mean"]):
+      if value is not None:
+        values.append(value)
   if not values:
     return 0.0, 1.0
   low = min(values)
@@ -109,20 +119,25 @@ def signed_share(value: float | None) -> str:
 
 def ratio(value: float | None) -> str:
   """Returns a ratio in three figures at most: "2.46", ".53", "12.4"; a dash for None."""
-  digits = 1 if value is not None and abs(value) >= 10 else 2
+  is_large = value is not None and abs(value) >= 10
+  digits = 1 if is_large else 2
   return _short(value, digits, signed=False)
 
 
 def percent(value: float | None) -> str:
   """Returns a share as "90%", "97.5%"; a dash for None."""
   known = finite(value)
-  return DASH if known is None else f"{100 * known:.3g}%"
+  if known is None:
+    return DASH
+  return f"{100 * known:.3g}%"
 
 
 def count(value: float | None) -> str:
   """Returns a number of things with commas between thousands; a dash for None."""
   known = finite(value)
-  return DASH if known is None else f"{known:,.0f}"
+  if known is None:
+    return DASH
+  return f"{known:,.0f}"
 
 
 def _short(
@@ -139,7 +154,9 @@ def _short(
   # What rounds to zero has no minus sign.
   if known < 0 and float("0" + text) != 0:
     return MINUS + text
-  return "+" + text if signed and known > 0 else text
+  if signed and known > 0:
+    return "+" + text
+  return text
 
 
 def interval(

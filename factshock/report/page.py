@@ -73,8 +73,11 @@ def render(
   pictures: Mapping[str, Sequence[Panel]],
 ) -> str:
   """Returns the page, of a tidy diagnosis and its pictures."""
-  name = text((diagnosis.get("run") or {}).get("name") or "")
-  heading = "Frequency shock report" + (f": {name}" if name else "")
+  run = diagnosis.get("run") or {}
+  name = text(run.get("name") or "")
+  heading = "Frequency shock report"
+  if name:
+    heading += f": {name}"
   sections = [
     _top(diagnosis, heading),
     _arms(diagnosis),
@@ -107,9 +110,15 @@ def _absent(key: str) -> str:
 
 def _caption(key: str, diagnosis: Diagnosis, **labels: str) -> str:
   """Returns how to read a part, with the titles of the named arms in it."""
-  titles = {name: f"“{text(reading.title(diagnosis, label))}”" for name, label in labels.items()}
-  level = summary.confidence(diagnosis)
-  return READING[key].format(level=level, criterion=reading.criterion(diagnosis), **titles)
+  titles = {}
+  for name, label in labels.items():
+    title = text(reading.title(diagnosis, label))
+    titles[name] = f"“{title}”"
+  return READING[key].format(
+    level=summary.confidence(diagnosis),
+    criterion=reading.criterion(diagnosis),
+    **titles,
+  )
 
 
 def _captioned(
@@ -124,8 +133,10 @@ def _captioned(
 
 
 def _top(diagnosis: Diagnosis, heading: str) -> str:
-  sentences = summary.sentences(diagnosis)
-  listed = document.bullets([f"<b>{about}.</b> {text(what)}" for about, what in sentences])
+  items = []
+  for about, what in summary.sentences(diagnosis):
+    items.append(f"<b>{about}.</b> {text(what)}")
+  listed = document.bullets(items)
   return "\n".join(
     [
       f"<h1>{heading}</h1>",
@@ -139,7 +150,8 @@ def _top(diagnosis: Diagnosis, heading: str) -> str:
 
 def _size(diagnosis: Diagnosis) -> str:
   """Returns how many queries and seeds the diagnosis is of, as a text."""
-  queries = finite(max((arm.get("queries") or 0 for arm in diagnosis["arms"].values()), default=0))
+  of_arms = [arm.get("queries") or 0 for arm in diagnosis["arms"].values()]
+  queries = finite(max(of_arms, default=0))
   seeds = diagnosis.get("seeds") or []
   size = f"{queries:,.0f} test queries an arm" if queries else "Number of queries not given"
   if len(seeds) > 1:
@@ -158,16 +170,21 @@ def _tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     (finetuned, criterion),
     (best, f"{criterion} of the best remedy"),
   ]
-  ratios = [(finetuned, "rare seen answers, predicted / gold"), (best, "the same ratio")]
+  ratios = [
+    (finetuned, "rare seen answers, predicted / gold"),
+    (best, "the same ratio"),
+  ]
   tiles = []
   for label, what in accuracy:
     right = reading.mean(diagnosis, label, "right")
     if right is not None:
-      tiles.append((share(right), text(f"{what}, {reading.title(diagnosis, label)}")))
+      title = reading.title(diagnosis, label)
+      tiles.append((share(right), text(f"{what}, {title}")))
   for label, what in ratios:
     rare_seen = reading.prediction_ratio(diagnosis, label, "rare_seen")
     if rare_seen:
-      tiles.append((ratio(rare_seen["mean"]), text(f"{what}, {reading.title(diagnosis, label)}")))
+      title = reading.title(diagnosis, label)
+      tiles.append((ratio(rare_seen["mean"]), text(f"{what}, {title}")))
   return tiles
 
 
@@ -178,7 +195,9 @@ def _arms(diagnosis: Diagnosis) -> str:
   )
   body = tables.arms(diagnosis) + caption(_caption("arms", diagnosis, reference=reference))
   body += _what_arms_are(diagnosis)
-  return _section("arms", body if is_shock_known else body + _absent("shock"))
+  if not is_shock_known:
+    body += _absent("shock")
+  return _section("arms", body)
 
 
 def _what_arms_are(diagnosis: Diagnosis) -> str:
@@ -187,7 +206,8 @@ def _what_arms_are(diagnosis: Diagnosis) -> str:
   for label in reading.table_labels(diagnosis):
     what = reading.description(diagnosis, label).get("caption")
     if what:
-      captions.append((text(reading.title(diagnosis, label)), text(what)))
+      title = text(reading.title(diagnosis, label))
+      captions.append((title, text(what)))
   if not captions:
     return ""
   return f"<details><summary>What each arm is</summary>{document.pairs(captions)}</details>"
@@ -195,7 +215,8 @@ def _what_arms_are(diagnosis: Diagnosis) -> str:
 
 def _comparisons(diagnosis: Diagnosis) -> str:
   rows = diagnosis.get("comparisons")
-  return _captioned("comparisons", diagnosis, tables.comparisons(diagnosis) if rows else None)
+  body = tables.comparisons(diagnosis) if rows else None
+  return _captioned("comparisons", diagnosis, body)
 
 
 def _verdict(diagnosis: Diagnosis) -> str:
@@ -220,10 +241,12 @@ def _attention(
   sentences = [text(sentence) for sentence in attention_text.sentences(diagnosis)]
   parts = [document.bullets(sentences)]
   for key, table in attention_tables.tables(diagnosis).items():
-    parts.append(table + caption(_caption(key, diagnosis, reference=reference)))
+    how_to_read = _caption(key, diagnosis, reference=reference)
+    parts.append(table + caption(how_to_read))
   for key in attention.PICTURES:
     if pictures.get(key):
-      parts.append(document.figure(pictures[key], _caption(key, diagnosis, reference=reference)))
+      how_to_read = _caption(key, diagnosis, reference=reference)
+      parts.append(document.figure(pictures[key], how_to_read))
   notes = (diagnosis.get("attention") or {}).get("notes")
   if notes:
     listed = document.definitions(notes)
@@ -261,10 +284,12 @@ def _run(diagnosis: Diagnosis) -> str:
   run = diagnosis.get("run")
   if not run:
     return _section("run", _absent("run"))
+  command = text(run.get("command") or "")
+  seeds = diagnosis.get("seeds") or []
   rows = {
-    "Command": f"<code>{text(run['command'])}</code>" if run.get("command") else "",
+    "Command": f"<code>{command}</code>" if command else "",
     "Facts": _listed(run.get("facts")),
-    "Seeds": text(", ".join(map(str, diagnosis.get("seeds") or []))),
+    "Seeds": text(", ".join(map(str, seeds))),
     "Device": text(run.get("device") or ""),
     "Versions": _listed(run.get("versions")),
     "Started": text(run.get("started") or ""),
@@ -287,9 +312,12 @@ def _listed(values: Any) -> str:
   """Returns names and values, "train 1280, test 960"; "" for what is no dict."""
   if not isinstance(values, dict):
     return ""
-  return text(", ".join(f"{key} {value}" for key, value in values.items()))
+  listed = [f"{key} {value}" for key, value in values.items()]
+  return text(", ".join(listed))
 
 
 def _notes(diagnosis: Diagnosis) -> str:
   notes = diagnosis.get("notes")
-  return _section("notes", document.definitions(notes) if notes else _absent("notes"))
+  if not notes:
+    return _section("notes", _absent("notes"))
+  return _section("notes", document.definitions(notes))

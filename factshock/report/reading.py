@@ -53,7 +53,9 @@ class Halves(NamedTuple):
 
 def criterion(diagnosis: Diagnosis) -> str:
   """Returns what makes an answer right, as a text."""
-  return "contains match" if diagnosis.get("criterion") == "contains" else "exact match"
+  if diagnosis.get("criterion") == "contains":
+    return "contains match"
+  return "exact match"
 
 
 def tidy(diagnosis: Mapping[str, Any]) -> Diagnosis:
@@ -75,10 +77,15 @@ def relation(diagnosis: Diagnosis, name: str) -> str:
   return titled(diagnosis.get("relation_labels") or {}, name)
 
 
-def titled(labels: Mapping[str, str], name: str) -> str:
+def titled(
+  labels: Mapping[str, str],
+  name: str,
+) -> str:
   """Returns a relation's name, after its label where `labels` has another one: "label (name)"."""
   label = labels.get(name)
-  return f"{label} ({name})" if label and label != name else str(name)
+  if not label or label == name:
+    return str(name)
+  return f"{label} ({name})"
 
 
 def estimate(
@@ -87,7 +94,8 @@ def estimate(
   *path: str,
 ) -> KnownEstimate | None:
   """Returns the estimate of an arm under the keys of `path`, or None where it has no mean."""
-  arm = (diagnosis.get("arms") or {}).get(label or "")
+  arms = diagnosis.get("arms") or {}
+  arm = arms.get(label or "")
   return known_estimate(numbers.value_at(arm, *path))
 
 
@@ -117,7 +125,8 @@ def title(diagnosis: Diagnosis, label: str | None) -> str:
     return str(titles[label])
   arm, value = points.split(str(label))
   if value:
-    return f"{title(diagnosis, arm)} at {value}"
+    arm_title = title(diagnosis, arm)
+    return f"{arm_title} at {value}"
   spaced = str(label).replace("_", " ")
   return spaced[:1].upper() + spaced[1:]
 
@@ -125,10 +134,12 @@ def title(diagnosis: Diagnosis, label: str | None) -> str:
 def curve_labels(diagnosis: Diagnosis) -> set[str | None]:
   """Returns the labels that are points of a curve rather than arms of their own."""
   arms = diagnosis.get("arms") or {}
-  labels: set[str | None] = {label for label in arms if points.is_on_curve(label)}
-  for curves_of_kind in (diagnosis.get("curves") or {}).values():
+  labels: set[str | None] = set(filter(points.is_on_curve, arms))
+  curves_by_kind = diagnosis.get("curves") or {}
+  for curves_of_kind in curves_by_kind.values():
     for curve_points in curves_of_kind.values():
-      labels |= {point.get("label") for point in curve_points}
+      for point in curve_points:
+        labels.add(point.get("label"))
   return labels
 
 
@@ -144,17 +155,20 @@ def table_labels(diagnosis: Diagnosis) -> list[str]:
 
 def group(diagnosis: Diagnosis, label: str) -> str:
   """Returns the group of an arm ("remedy", "baseline", ...), or ""."""
-  return str((diagnosis.get("groups") or {}).get(label) or "")
+  groups = diagnosis.get("groups") or {}
+  return str(groups.get(label) or "")
 
 
 def description(diagnosis: Diagnosis, label: str) -> Description:
   """Returns the description of an arm; empty where the diagnosis gives none."""
-  return (diagnosis.get("descriptions") or {}).get(label) or {}
+  descriptions = diagnosis.get("descriptions") or {}
+  return descriptions.get(label) or {}
 
 
 def roles_of(diagnosis: Diagnosis, label: str) -> list[str]:
   """Returns what an arm is in the study: the roles of its description."""
-  return list(description(diagnosis, label).get("roles") or [])
+  described = description(diagnosis, label)
+  return list(described.get("roles") or [])
 
 
 def with_role(diagnosis: Diagnosis, role: str) -> str | None:
@@ -181,8 +195,10 @@ def roles(diagnosis: Diagnosis) -> Roles:
     "ceiling": diagnosis.get("known"),
     "finetuned": _finetuned(diagnosis, others),
   }
-  labels = {role: given.get(role, guess) for role, guess in guesses.items()}
-  labels = {role: label if label in arms else None for role, label in labels.items()}
+  labels = {}
+  for role, guess in guesses.items():
+    label = given.get(role, guess)
+    labels[role] = label if label in arms else None
   remedies = given.get("remedies")
   if remedies is None:
     remedies = [label for label in others if group(diagnosis, label) == "remedy"]
@@ -194,13 +210,18 @@ def roles(diagnosis: Diagnosis) -> Roles:
   }
 
 
-def _finetuned(diagnosis: Diagnosis, others: Sequence[str]) -> str | None:
+def _finetuned(
+  diagnosis: Diagnosis,
+  others: Sequence[str],
+) -> str | None:
   """Returns the finetuned arm of the verdict, or the only one of the arms beside the reference."""
   verdict = diagnosis.get("verdict") or {}
   finetuned = verdict.get("finetuned")
   if finetuned:
     return finetuned
-  return others[0] if len(others) == 1 else None
+  if len(others) == 1:
+    return others[0]
+  return None
 
 
 def halves(diagnosis: Diagnosis) -> Halves:
@@ -235,20 +256,28 @@ def curve(
   label: str,
 ) -> list[CurveRow]:
   """Returns the points of an arm's curve against "steps" or "alpha", ascending."""
-  given = ((diagnosis.get("curves") or {}).get(kind) or {}).get(label) or []
+  curves_by_kind = diagnosis.get("curves") or {}
+  curves_of_kind = curves_by_kind.get(kind) or {}
+  given = curves_of_kind.get(label) or []
   key = {"steps": "step", "alpha": "alpha"}[kind]
   rows = []
   for point in given:
     x = point.get(key)
-    if numbers.finite(x) is not None and "label" in point:
-      right = estimate(diagnosis, point["label"], "right")
-      rows.append(CurveRow(cast(float, x), point["label"], right))
+    if numbers.finite(x) is None or "label" not in point:
+      continue
+    row = CurveRow(
+      x=cast(float, x),
+      label=point["label"],
+      right=estimate(diagnosis, point["label"], "right"),
+    )
+    rows.append(row)
   return sorted(rows, key=lambda row: row.x)
 
 
 def curves(diagnosis: Diagnosis, kind: str) -> list[str]:
   """Returns the labels of the arms with at least two known points against "steps" or "alpha"."""
-  named = (diagnosis.get("curves") or {}).get(kind) or {}
+  curves_by_kind = diagnosis.get("curves") or {}
+  named = curves_by_kind.get(kind) or {}
   labels = []
   for label in named:
     known = [row for row in curve(diagnosis, kind, label) if row.right is not None]
@@ -271,7 +300,8 @@ def change(
   second = estimate(diagnosis, against, "right")
   if first is None or second is None:
     return None
-  for row in diagnosis.get("comparisons") or []:
+  comparisons = diagnosis.get("comparisons") or []
+  for row in comparisons:
     difference = known_estimate(row.get("difference"))
     compared = (row.get("arm"), row.get("against"))
     if difference and label != against:
@@ -285,18 +315,23 @@ def change(
 def _negative(estimate: KnownEstimate) -> KnownEstimate:
   low = estimate["low"]
   high = estimate["high"]
+  by_seed = {seed: -value for seed, value in estimate["by_seed"].items()}
   return {
     "mean": -estimate["mean"],
     "low": None if high is None else -high,
     "high": None if low is None else -low,
-    "by_seed": {seed: -value for seed, value in estimate["by_seed"].items()},
+    "by_seed": by_seed,
   }
 
 
 def _paired_change(difference: KnownEstimate) -> Change:
   clear = numbers.clear_sign(difference) != 0
   return Change(
-    difference["mean"], difference["low"], difference["high"], clear, "in a paired test"
+    difference["mean"],
+    difference["low"],
+    difference["high"],
+    clear,
+    "in a paired test",
   )
 
 
@@ -305,13 +340,14 @@ def _unpaired_change(
   second: KnownEstimate,
 ) -> Change:
   difference = first["mean"] - second["mean"]
-  by_seed = [
-    first["by_seed"][seed] - second["by_seed"][seed]
-    for seed in first["by_seed"]
-    if seed in second["by_seed"]
-  ]
+  by_seed = []
+  for seed, value in first["by_seed"].items():
+    if seed in second["by_seed"]:
+      by_seed.append(value - second["by_seed"][seed])
   if len(by_seed) >= 3:
-    same_sign = all(x > 0 for x in by_seed) or all(x < 0 for x in by_seed)
+    all_above = all(x > 0 for x in by_seed)
+    all_below = all(x < 0 for x in by_seed)
+    same_sign = all_above or all_below
     return Change(difference, None, None, same_sign, "by the sign in each seed")
   clear = _are_apart(first, second)
   return Change(difference, None, None, clear, "by intervals that do not overlap")
@@ -322,10 +358,14 @@ def _are_apart(first: KnownEstimate, second: KnownEstimate) -> bool:
   second_ends = _ends(second)
   if first_ends is None or second_ends is None:
     return False
-  return first_ends[0] > second_ends[1] or second_ends[0] > first_ends[1]
+  first_low, first_high = first_ends
+  second_low, second_high = second_ends
+  return first_low > second_high or second_low > first_high
 
 
 def _ends(estimate: KnownEstimate) -> tuple[float, float] | None:
-  if estimate["low"] is None or estimate["high"] is None:
+  low = estimate["low"]
+  high = estimate["high"]
+  if low is None or high is None:
     return None
-  return estimate["low"], estimate["high"]
+  return low, high

@@ -42,11 +42,13 @@ def ratios(diagnosis: Diagnosis) -> list[Panel]:
   if not labels:
     return []
   with canvas.settings():
-    figure, axes = canvas.new_figure(4.6, 1.4 + 0.37 * len(labels))
+    height = 1.4 + 0.37 * len(labels)
+    figure, axes = canvas.new_figure(4.6, height)
     ends = [1.0]
     for shift, name in zip(_SHIFTS, GROUP_STYLES):
       ends += _draw_ratios(diagnosis, axes, labels, name, shift)
-    _set_ratio_axes(axes, ends, [plots.short_title(diagnosis, label, 18) for label in labels])
+    names = [plots.short_title(diagnosis, label, 18) for label in labels]
+    _set_ratio_axes(axes, ends, names)
     canvas.legend(figure, axes)
     alt = "Prediction ratio of four groups of answers for each arm; 1 is right"
     return [canvas.panel(figure, "ratios", alt)]
@@ -69,14 +71,13 @@ def _draw_ratios(
   means = [estimate["mean"] for _, estimate in rows]
   lows = [_drawn_low(estimate) for _, estimate in rows]
   highs = [_drawn_high(estimate) for _, estimate in rows]
+  below = [mean - low for mean, low in zip(means, lows)]
+  above = [high - mean for mean, high in zip(means, highs)]
   colour, marker = GROUP_STYLES[name]
   axes.errorbar(
     means,
     [y for y, _ in rows],
-    xerr=[
-      [mean - low for mean, low in zip(means, lows)],
-      [high - mean for mean, high in zip(means, highs)],
-    ],
+    xerr=[below, above],
     color=colour,
     marker=marker,
     linestyle="",
@@ -92,7 +93,9 @@ def _draw_ratios(
 def _drawn_low(estimate: KnownEstimate) -> float:
   """Returns where the bar begins: an interval that reaches 0 is cut on the logarithmic axis."""
   low = estimate["low"]
-  return estimate["mean"] if low is None else max(low, estimate["mean"] / 8)
+  if low is None:
+    return estimate["mean"]
+  return max(low, estimate["mean"] / 8)
 
 
 def _drawn_high(estimate: KnownEstimate) -> float:
@@ -108,8 +111,10 @@ def _set_ratio_axes(
   names: Sequence[str],
 ) -> None:
   axes.set_xscale("log", base=2)
-  low = math.floor(math.log2(min(ends)) - 0.1)
-  high = math.ceil(math.log2(max(ends)) + 0.1)
+  lowest = math.log2(min(ends))
+  highest = math.log2(max(ends))
+  low = math.floor(lowest - 0.1)
+  high = math.ceil(highest + 0.1)
   axes.set_xlim(2.0**low, 2.0**high)
   canvas.factor_ticks(axes.set_xticks, low, high, lambda x: 2.0**x)
   axes.minorticks_off()
@@ -158,15 +163,21 @@ def pressure_points(
   """
   points = []
   for row in diagnosis.get("entities") or []:
-    predicted = finite((row.get("predicted") or {}).get(label))
+    by_arm = row.get("predicted") or {}
+    predicted = finite(by_arm.get(label))
     gold = finite(row.get("gold"))
     pressure = finite(row.get("pressure"))
     if predicted is None or gold is None or pressure is None:
       continue
-    if gold > 0 or (row.get("finetuning") or 0) > 0:
-      over_prediction = math.log2((predicted + 1) / (gold + 1))
-      doublings = pressure / math.log(2)
-      points.append(PressurePoint(doublings, over_prediction, gold, row.get("group")))
+    finetuning = row.get("finetuning") or 0
+    if gold > 0 or finetuning > 0:
+      point = PressurePoint(
+        pressure=pressure / math.log(2),
+        over_prediction=math.log2((predicted + 1) / (gold + 1)),
+        gold=gold,
+        group=row.get("group"),
+      )
+      points.append(point)
   return points
 
 
@@ -193,7 +204,9 @@ def by_pressure(diagnosis: Diagnosis) -> list[Panel]:
 
 def _whole_range(values: Sequence[float]) -> tuple[int, int]:
   """Returns the whole numbers around all values, not too close to any."""
-  return math.floor(min(values) - 0.2), math.ceil(max(values) + 0.2)
+  low = math.floor(min(values) - 0.2)
+  high = math.ceil(max(values) + 0.2)
+  return low, high
 
 
 def _pressure_panel(
@@ -205,9 +218,9 @@ def _pressure_panel(
 ) -> Panel:
   figure, axes = canvas.new_figure(3.9, 4.1)
   axes.axhline(0, color=BLACK, linewidth=0.9, zorder=2)
-  for name in GROUP_STYLES:
-    of_group = [point for point in points if point.group == name]
-    _draw_group(axes, of_group, name)
+  for group in GROUP_STYLES:
+    of_group = [point for point in points if point.group == group]
+    _draw_group(axes, of_group, group)
   estimate = reading.estimate(diagnosis, label, "shock", "slope")
   slope = _draw_slope(axes, points, estimate, x_range)
   canvas.factor_ticks(axes.set_xticks, *x_range, float)
@@ -218,11 +231,13 @@ def _pressure_panel(
     xlabel="Shock pressure: share in finetuning /\nshare in pretraining",
     ylabel="Predicted / gold",
   )
-  axes.set_title(f"{plots.short_title(diagnosis, label, 34)}\n{slope}")
+  short_title = plots.short_title(diagnosis, label, 34)
+  axes.set_title(f"{short_title}\n{slope}")
   canvas.legend(figure, axes)
   title = reading.title(diagnosis, label)
   alt = f"{title}: over-prediction of each answer against its shock pressure; {slope}"
-  return canvas.panel(figure, f"pressure_{canvas.file_name(label)}", alt)
+  name = canvas.file_name(label)
+  return canvas.panel(figure, f"pressure_{name}", alt)
 
 
 def _draw_group(
@@ -232,10 +247,11 @@ def _draw_group(
 ) -> None:
   """Draws the answers of one group, larger the more often they are gold."""
   colour, marker = GROUP_STYLES[name]
+  sizes = [9 + 5 * math.sqrt(point.gold) for point in points]
   axes.scatter(
     [point.pressure for point in points],
     [point.over_prediction for point in points],
-    s=[9 + 5 * math.sqrt(point.gold) for point in points],
+    s=sizes,
     color=colour,
     marker=marker,
     alpha=0.55,
@@ -255,15 +271,18 @@ def _draw_slope(
 
   The slope is the diagnosis's own where it has one, else that of least squares.
   """
-  x_mean = sum(point.pressure for point in points) / len(points)
-  y_mean = sum(point.over_prediction for point in points) / len(points)
+  count = len(points)
+  x_mean = sum(point.pressure for point in points) / count
+  y_mean = sum(point.over_prediction for point in points) / count
   spread = sum((point.pressure - x_mean) ** 2 for point in points)
   if estimate:
     slope = estimate["mean"]
   elif spread == 0:
     return "no slope"
   else:
-    products = [(point.pressure - x_mean) * (point.over_prediction - y_mean) for point in points]
+    products = []
+    for point in points:
+      products.append((point.pressure - x_mean) * (point.over_prediction - y_mean))
     slope = sum(products) / spread
   heights = [y_mean + slope * (x - x_mean) for x in x_range]
   axes.plot(

@@ -25,7 +25,8 @@ def opening(diagnosis: Diagnosis) -> str:
   """Returns a sentence on how many arms and seeds there are and what the intervals mean."""
   known = diagnosis.get("arms") or {}
   labels = [label for label in reading.table_labels(diagnosis) if label in known]
-  arms = "1 arm" if len(labels) == 1 else f"{len(labels)} arms"
+  count = len(labels)
+  arms = "1 arm" if count == 1 else f"{count} arms"
   seeds = diagnosis.get("seeds") or []
   level = confidence(diagnosis)
   if len(seeds) > 1:
@@ -42,7 +43,9 @@ def opening(diagnosis: Diagnosis) -> str:
 def confidence(diagnosis: Diagnosis) -> str:
   """Returns the confidence of the intervals as a text, "95%"."""
   level = numbers.finite(diagnosis.get("confidence"))
-  return f"{100 * (0.95 if level is None else level):g}%"
+  if level is None:
+    level = 0.95
+  return f"{100 * level:g}%"
 
 
 def _verdict(
@@ -65,7 +68,8 @@ def _finetuning(diagnosis: Diagnosis) -> str | None:
   curve = [row for row in reading.curve(diagnosis, "steps", finetuned) if row.right]
   zero_shot = estimate(diagnosis, roles["zero_shot"], "right")
   if curve and curve[0].x > 0 and zero_shot:
-    curve = [CurveRow(0, roles["zero_shot"] or "", zero_shot), *curve]
+    start = CurveRow(0, roles["zero_shot"] or "", zero_shot)
+    curve = [start, *curve]
   if len(curve) > 2:
     return _rise_and_fall(diagnosis, curve)
   return _before_and_after(diagnosis, roles)
@@ -102,21 +106,20 @@ def _rise_and_fall(
   rose = _clear_between(diagnosis, peak, start)
   fell = _clear_between(diagnosis, end, peak)
 
-  gain = f"Finetuning took {criterion} from {first} at step {start.x:g} to {top} at step {peak.x:g}"
-  no_gain = f"{criterion} was {first} at step {start.x:g}, at most {top} (step {peak.x:g})"
+  at_start = f"{first} at step {start.x:g}"
+  at_end = f"{last} at step {end.x:g}"
+  gain = f"Finetuning took {criterion} from {at_start} to {top} at step {peak.x:g}"
+  no_gain = f"{criterion} was {at_start}, at most {top} (step {peak.x:g})"
   if rose and fell:
     against_start = _against_start(diagnosis, start, end)
-    return f"{gain}, then down to {last} at step {end.x:g}, {against_start}."
+    return f"{gain}, then down to {at_end}, {against_start}."
   if rose:
-    tail = "" if peak.x == end.x else f" and {last} at step {end.x:g}"
+    tail = "" if peak.x == end.x else f" and {at_end}"
     return f"{gain}{tail}: no clear fall beyond a point is seen."
   if fell:
     against_start = _against_start(diagnosis, start, end)
-    return (
-      f"Finetuning brought no clear gain: {no_gain}, and fell to {last} at step {end.x:g}, "
-      f"{against_start}."
-    )
-  return f"Finetuning made no clear difference: {no_gain} and {last} at step {end.x:g}."
+    return f"Finetuning brought no clear gain: {no_gain}, and fell to {at_end}, {against_start}."
+  return f"Finetuning made no clear difference: {no_gain} and {at_end}."
 
 
 def _against_start(
@@ -129,7 +132,8 @@ def _against_start(
     size = signed_share(difference.difference if difference else None)
     return f"not clearly different from where it began ({size})"
   side = "below" if difference.difference < 0 else "above"
-  return f"{share(abs(difference.difference))} {side} where it began"
+  distance = share(abs(difference.difference))
+  return f"{distance} {side} where it began"
 
 
 def _before_and_after(
@@ -166,7 +170,9 @@ def _shock(diagnosis: Diagnosis) -> str | None:
     return None
   over = _is_beyond(rare, rare_before, side=1)
   under = _is_beyond(common, common_before, side=-1)
-  return f"After finetuning, {', and '.join(parts)}. {_shock_verdict(over, under)}"
+  observed = ", and ".join(parts)
+  verdict = _shock_verdict(over, under)
+  return f"After finetuning, {observed}. {verdict}"
 
 
 def _shock_verdict(over: bool, under: bool) -> str:
@@ -186,9 +192,11 @@ def _times_as_often(
   """Returns a prediction ratio with its interval, and with zero-shot's, as a text."""
   notes = [interval(estimate, ratio)]
   if before is not None:
-    notes.append(f"zero-shot {ratio(before['mean'])}")
+    ratio_before = ratio(before["mean"])
+    notes.append(f"zero-shot {ratio_before}")
   noted = "; ".join(note for note in notes if note)
-  times = f"{ratio(estimate['mean'])} times as often as they are right"
+  mean_ratio = ratio(estimate["mean"])
+  times = f"{mean_ratio} times as often as they are right"
   if not noted:
     return times
   return f"{times} ({noted})"
@@ -213,7 +221,8 @@ def _is_beyond(
     return False
   if before is None:
     return True
-  return side * (estimate["mean"] - before["mean"]) > 0
+  rise = estimate["mean"] - before["mean"]
+  return side * rise > 0
 
 
 def _remedies(diagnosis: Diagnosis) -> str | None:
@@ -230,12 +239,19 @@ def _remedies(diagnosis: Diagnosis) -> str | None:
   verdicts = ("clearly better", "clearly worse", "not clearly different")
   by_verdict: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
   for label in order:
-    size = signed_share(effects[label].difference)
-    verdict = _verdict(effects[label], *verdicts)
+    effect = effects[label]
+    size = signed_share(effect.difference)
+    verdict = _verdict(effect, *verdicts)
     by_verdict[verdict].append(f"{title(diagnosis, label)} ({size})")
-  listed = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
+  listed = []
+  for verdict, names in by_verdict.items():
+    if names:
+      joined = ", ".join(names)
+      listed.append(f"{verdict}: {joined}")
+  compared = "; ".join(listed)
   best = _best_remedy(diagnosis, roles, order[0])
-  return f"Against “{title(diagnosis, finetuned)}”, {'; '.join(listed)}. {best}"
+  against = title(diagnosis, finetuned)
+  return f"Against “{against}”, {compared}. {best}"
 
 
 def _best_remedy(
@@ -255,11 +271,14 @@ def _best_remedy(
   rare = reading.prediction_ratio(diagnosis, label, "rare_seen")
   common = reading.prediction_ratio(diagnosis, label, "common_unseen")
   if rare:
-    ratios.append(f"{ratio(rare['mean'])} (rare seen)")
+    rare_ratio = ratio(rare["mean"])
+    ratios.append(f"{rare_ratio} (rare seen)")
   if common:
-    ratios.append(f"{ratio(common['mean'])} (common unseen)")
+    common_ratio = ratio(common["mean"])
+    ratios.append(f"{common_ratio} (common unseen)")
   if ratios:
-    sentence += f"; its prediction ratios are {' and '.join(ratios)}"
+    listed = " and ".join(ratios)
+    sentence += f"; its prediction ratios are {listed}"
   return sentence + "."
 
 
@@ -271,11 +290,15 @@ def _which_facts(diagnosis: Diagnosis) -> str | None:
   popular = share(mean(diagnosis, halves.popular, "right"))
   unpopular = share(mean(diagnosis, halves.unpopular, "right"))
   verdict = _verdict(
-    difference, "the popular half is better", "the unpopular half is better", "no clear difference"
+    difference,
+    "the popular half is better",
+    "the unpopular half is better",
+    "no clear difference",
   )
+  size = signed_share(difference.difference)
   sentence = (
     f"Finetuned on the facts of popular subjects {popular}, of unpopular ones {unpopular}: "
-    f"{verdict} ({signed_share(difference.difference)})"
+    f"{verdict} ({size})"
   )
   against_whole = change(diagnosis, halves.popular, halves.whole)
   if against_whole:
@@ -301,4 +324,5 @@ def _ceiling(diagnosis: Diagnosis) -> str | None:
       kept.append(f"{share(value)} ({title(diagnosis, label)})")
   if not kept:
     return sentence
-  return f"{sentence} Of the facts known there, the share still answered is {' and '.join(kept)}."
+  listed = " and ".join(kept)
+  return f"{sentence} Of the facts known there, the share still answered is {listed}."

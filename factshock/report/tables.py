@@ -1,5 +1,6 @@
 """Tables of a diagnosis as HTML: arms, relations, comparisons, entities and the verdict."""
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -40,13 +41,14 @@ def arms(diagnosis: Diagnosis) -> str:
   Columns without any number are left out.
   """
   labels = reading.table_labels(diagnosis)
-  columns = [
-    column
-    for column in _arm_columns(diagnosis)
-    if any(column.cell_of(label) is not None for label in labels)
-  ]
+  columns = []
+  for column in _arm_columns(diagnosis):
+    cells = [column.cell_of(label) for label in labels]
+    if any(shown is not None for shown in cells):
+      columns.append(column)
   bars = span_of([estimate(diagnosis, label, "right") for label in labels])
-  zero_shot = reading.mean(diagnosis, reading.roles(diagnosis)["zero_shot"], "right")
+  roles = reading.roles(diagnosis)
+  zero_shot = reading.mean(diagnosis, roles["zero_shot"], "right")
   has_groups = any(reading.group(diagnosis, label) for label in labels)
 
   rows: list[Row] = []
@@ -59,9 +61,12 @@ def arms(diagnosis: Diagnosis) -> str:
     right = estimate(diagnosis, label, "right")
     title = text(reading.title(diagnosis, label))
     measures = [column.cell_of(label) or DASH for column in columns]
-    rows.append([title, cell(right), bar(right, bars, zero_shot), *measures])
-  head = ["Arm", reading.criterion(diagnosis).capitalize(), ""]
-  return table([*head, *(column.head for column in columns)], rows, "arms")
+    drawn = bar(right, bars, zero_shot)
+    rows.append([title, cell(right), drawn, *measures])
+  criterion = reading.criterion(diagnosis)
+  head = ["Arm", criterion.capitalize(), ""]
+  head += [column.head for column in columns]
+  return table(head, rows, "arms")
 
 
 def _by_group(
@@ -73,7 +78,11 @@ def _by_group(
     group = reading.group(diagnosis, label)
     if group not in groups:
       groups.append(group)
-  return sorted(labels, key=lambda label: groups.index(reading.group(diagnosis, label)))
+
+  def rank(label: str) -> int:
+    return groups.index(reading.group(diagnosis, label))
+
+  return sorted(labels, key=rank)
 
 
 def _arm_columns(diagnosis: Diagnosis) -> list[_Column]:
@@ -98,35 +107,46 @@ def _arm_columns(diagnosis: Diagnosis) -> list[_Column]:
     measure("Shock<br>slope", "shock", "slope"),
     measure("Total<br>variation", "shock", "total_variation"),
     measure("Known<br>kept", "known_kept"),
-    _Column("Gained<br>/ lost", lambda label: _flips(diagnosis, label)),
-    _Column("Chosen on<br>dev facts", lambda label: _selected(diagnosis, label)),
+    _Column("Gained<br>/ lost", functools.partial(_flips, diagnosis)),
+    _Column("Chosen on<br>dev facts", functools.partial(_selected, diagnosis)),
   ]
 
 
 def _flips(diagnosis: Diagnosis, label: str) -> str | None:
   gained = reading.mean(diagnosis, label, "flips", "gained")
   lost = reading.mean(diagnosis, label, "flips", "lost")
-  return None if gained is None or lost is None else f"{ratio(gained)} / {ratio(lost)}"
+  if gained is None or lost is None:
+    return None
+  return f"{ratio(gained)} / {ratio(lost)}"
 
 
 def _selected(diagnosis: Diagnosis, label: str) -> str | None:
   """Returns what was chosen on development facts, "alpha .4, .5", or None."""
-  by_seed = (diagnosis.get("selected") or {}).get(label) or {}
+  selected = diagnosis.get("selected") or {}
+  by_seed = selected.get(label) or {}
   keys: dict[str, None] = {}
   for row in by_seed.values():
-    keys |= {key: None for key in row if key != "development"}
+    for key in row:
+      if key != "development":
+        keys[key] = None
   lines = []
   for key in keys:
     values = [row[key] for row in by_seed.values() if key in row]
-    lines.append(f"{text(key)}<br>{text(_listed(values))}")
+    listed = text(_listed(values))
+    lines.append(f"{text(key)}<br>{listed}")
   return "<br>".join(lines) or None
 
 
 def _listed(values: Sequence[Any]) -> str:
   """Returns the values of all seeds, or the one value where all are the same."""
-  if len({json.dumps(value) for value in values}) == 1:
+  different = {json.dumps(value) for value in values}
+  if len(different) == 1:
     values = values[:1]
-  return ", ".join(f"{value:g}" if finite(value) is not None else str(value) for value in values)
+  texts = []
+  for value in values:
+    is_number = finite(value) is not None
+    texts.append(f"{value:g}" if is_number else str(value))
+  return ", ".join(texts)
 
 
 def evidence(diagnosis: Diagnosis) -> str:
@@ -137,7 +157,8 @@ def evidence(diagnosis: Diagnosis) -> str:
   reference = _titled(diagnosis, verdict.get("reference"))
   known = ""
   if verdict.get("known"):
-    known = f" on facts that {_titled(diagnosis, verdict.get('known'))} has right"
+    known_arm = _titled(diagnosis, verdict.get("known"))
+    known = f" on facts that {known_arm} has right"
   compared = {
     "loss": ("Loss or gain", f"{finetuned} minus {reference}"),
     "prior": ("The prior", f"{corrected} minus {finetuned}"),
@@ -155,7 +176,9 @@ def evidence(diagnosis: Diagnosis) -> str:
 
 def _titled(diagnosis: Diagnosis, label: str | None) -> str:
   """Returns the title of an arm as HTML, "?" where it is not given."""
-  return text(reading.title(diagnosis, label)) if label else "?"
+  if not label:
+    return "?"
+  return text(reading.title(diagnosis, label))
 
 
 def relations(diagnosis: Diagnosis) -> str | None:
@@ -163,15 +186,15 @@ def relations(diagnosis: Diagnosis) -> str | None:
 
   Its columns are the arms that are drawn by popularity.
   """
-  labels = [
-    label
-    for label in plots.main_arms(diagnosis)
-    if diagnosis["arms"].get(label, {}).get("by_relation")
-  ]
+  labels = []
+  for label in plots.main_arms(diagnosis):
+    arm = diagnosis["arms"].get(label, {})
+    if arm.get("by_relation"):
+      labels.append(label)
   if not labels:
     return None
-  means = [cell(estimate(diagnosis, label, "macro_right")) for label in labels]
-  rows: list[Row] = [["Mean of relations", *means]]
+  means = [estimate(diagnosis, label, "macro_right") for label in labels]
+  rows: list[Row] = [["Mean of relations", *map(cell, means)]]
   rows += _relation_rows(diagnosis, labels, "by_type", "Mean of the relations of a type")
   rows += _relation_rows(diagnosis, labels, "by_relation", "Relations")
   titles = [text(reading.title(diagnosis, label)) for label in labels]
@@ -193,21 +216,23 @@ def _relation_rows(
     return []
   rows: list[Row] = [heading]
   for name in names:
-    cells = [cell(estimate(diagnosis, label, key, name)) for label in labels]
+    estimates = [estimate(diagnosis, label, key, name) for label in labels]
     title = text(reading.relation(diagnosis, name))
-    rows.append([title, *cells])
+    rows.append([title, *map(cell, estimates)])
   return rows
 
 
 def comparisons(diagnosis: Diagnosis) -> str:
   """Returns the paired comparisons; differences whose interval excludes 0 are bold."""
   points = reading.curve_labels(diagnosis)
-  rows = [
-    (row, known_estimate(row.get("difference")))
-    for row in diagnosis.get("comparisons") or []
-    if row.get("arm") not in points and row.get("against") not in points
-  ]
-  bars = span_of([size for _, size in rows] + [ZERO])
+  rows = []
+  for row in diagnosis.get("comparisons") or []:
+    compared = {row.get("arm"), row.get("against")}
+    if not compared & points:
+      size = known_estimate(row.get("difference"))
+      rows.append((row, size))
+  sizes = [size for _, size in rows]
+  bars = span_of([*sizes, ZERO])
   head = [
     "Arm",
     "against",
@@ -218,7 +243,8 @@ def comparisons(diagnosis: Diagnosis) -> str:
     "Only other<br>right",
     "Seeds of<br>same sign",
   ]
-  return table(head, [_comparison(diagnosis, row, size, bars) for row, size in rows], "pairs")
+  cells = [_comparison(diagnosis, row, size, bars) for row, size in rows]
+  return table(head, cells, "pairs")
 
 
 def _comparison(
@@ -243,7 +269,9 @@ def _p_value(value: float | None) -> str:
   value = finite(value)
   if value is None:
     return DASH
-  return "&lt; .001" if value < 0.001 else share(value)
+  if value < 0.001:
+    return "&lt; .001"
+  return share(value)
 
 
 def extreme_entities(
@@ -256,14 +284,18 @@ def extreme_entities(
   The furthest come first; entities predicted as often as they are right are in neither list.
   """
   ranked = []
-  for row in diagnosis.get("entities") or []:
-    predicted = (row.get("predicted") or {}).get(label)
+  rows = diagnosis.get("entities") or []
+  for row in rows:
+    by_arm = row.get("predicted") or {}
+    predicted = by_arm.get(label)
     gold = row.get("gold")
     if predicted is not None and gold is not None:
       ranked.append((predicted - gold, row))
   ranked.sort(key=lambda pair: -pair[0])
-  over = [row for surplus, row in ranked[:most] if surplus > 0]
-  under = [row for surplus, row in reversed(ranked[-most:]) if surplus < 0]
+  highest = ranked[:most]
+  lowest = ranked[-most:]
+  over = [row for surplus, row in highest if surplus > 0]
+  under = [row for surplus, row in reversed(lowest) if surplus < 0]
   return over, under
 
 
@@ -272,20 +304,26 @@ def entities(diagnosis: Diagnosis, label: str) -> str:
   over, under = extreme_entities(diagnosis, label)
   others = [other for other in shock_plots.pressure_arms(diagnosis) if other != label]
   labels = [label, *others]
-  show_seed = len({row.get("seed") for row in diagnosis.get("entities") or []}) > 1
+  seeds = {row.get("seed") for row in diagnosis.get("entities") or []}
+  show_seed = len(seeds) > 1
   head = ["Answer", "Gold"]
-  head += [f"Predicted<br>{text(reading.title(diagnosis, arm))}" for arm in labels]
+  for arm in labels:
+    title = text(reading.title(diagnosis, arm))
+    head.append(f"Predicted<br>{title}")
   head += ["In pre-<br>training", "In fine-<br>tuning", "Group", "Relation"]
   if show_seed:
     head.append("Seed")
 
+  blocks = {"Most over-predicted": over, "Most under-predicted": under}
   rows: list[Row] = []
-  for heading, listed in (("Most over-predicted", over), ("Most under-predicted", under)):
+  for heading, listed in blocks.items():
     if listed:
       rows.append(heading)
     for row in listed:
-      seed = [text(row.get("seed"))] if show_seed else []
-      rows.append([*_entity(diagnosis, row, labels), *seed])
+      cells = _entity(diagnosis, row, labels)
+      if show_seed:
+        cells.append(text(row.get("seed")))
+      rows.append(cells)
   return table(head, rows, "entities")
 
 
@@ -295,8 +333,10 @@ def _entity(
   labels: Sequence[str],
 ) -> list[str]:
   by_arm = row.get("predicted") or {}
-  first, *others = [count_cell(by_arm.get(label)) for label in labels]
+  counts = [by_arm.get(label) for label in labels]
+  first, *others = map(count_cell, counts)
   group = row.get("group") or numbers.DASH
+  relation = reading.relation(diagnosis, row.get("relation", ""))
   return [
     text(row.get("entity")),
     count_cell(row.get("gold")),
@@ -305,5 +345,5 @@ def _entity(
     count_cell(row.get("pretraining")),
     count_cell(row.get("finetuning")),
     text(reading.GROUPS.get(group, group)),
-    text(reading.relation(diagnosis, row.get("relation", ""))),
+    text(relation),
   ]

@@ -15,9 +15,16 @@ from factshock.report.theory_captions import READING, TITLES
 from factshock.report.theory_plots import SETS
 from factshock.runtime.errors import UserError
 
-VERDICTS = {"holds": "Holds.", "holds in part": "Holds in part.", "fails": "Fails."}
+VERDICTS = {
+  "holds": "Holds.",
+  "holds in part": "Holds in part.",
+  "fails": "Fails.",
+}
 # What harm begins against, by the name of its measure.
-_HARMS = {"gap": "worse than the<br>popular half", "harm": "worse than<br>no finetuning"}
+_HARMS = {
+  "gap": "worse than the<br>popular half",
+  "harm": "worse than<br>no finetuning",
+}
 
 
 def write_report(
@@ -40,7 +47,8 @@ def write_report(
     )
   whole = cast(Theory, theory)
   pictures = theory_plots.draw(whole)
-  return document.write_files(render(whole, pictures), pictures, folder)
+  page = render(whole, pictures)
+  return document.write_files(page, pictures, folder)
 
 
 def render(
@@ -56,12 +64,14 @@ def render(
   parts["question"] = _sets(theory["question_sets"]) + parts["question"]
   if "phases" in parts:
     parts["phases"] = _begins(theory) + parts["phases"]
-  for key, rows in (
-    ("conditions", theory.get("conditions")),
-    ("variants", theory.get("variants")),
-  ):
+  tables = {
+    "conditions": theory.get("conditions"),
+    "variants": theory.get("variants"),
+  }
+  for key, rows in tables.items():
     if rows:
-      parts[key] = _conditions(rows) + caption(_caption(theory, key))
+      how_to_read = _caption(theory, key)
+      parts[key] = _conditions(rows) + caption(how_to_read)
   parts["run"] = _run(theory)
 
   heading = text(theory.get("name") or "The one-layer theory")
@@ -80,13 +90,18 @@ def _top(theory: Theory, heading: str) -> str:
 
 def _caption(theory: Theory, key: str) -> str:
   """Returns how to read a part, as HTML."""
-  config = (theory.get("run") or {}).get("config") or {}
+  run = theory.get("run") or {}
+  config = run.get("config") or {}
   variants = config.get("variants") or {}
+  world = variants.get("world") or {}
+  pretrain = variants.get("pretrain") or {}
+  level = theory["confidence"]
+  question = config.get("question", 1)
   return READING[key].format(
-    level=f"{theory['confidence']:.0%}",
-    question=f"{config.get('question', 1):g}",
-    subjects=(variants.get("world") or {}).get("subjects", "fewer"),
-    known=(variants.get("pretrain") or {}).get("known", ""),
+    level=f"{level:.0%}",
+    question=f"{question:g}",
+    subjects=world.get("subjects", "fewer"),
+    known=pretrain.get("known", ""),
   )
 
 
@@ -95,34 +110,41 @@ def _claims(theory: Theory) -> str:
   rows: list[markup.Row] = []
   for position, claim in enumerate(theory["claims"], 1):
     verdict = VERDICTS[claim["verdict"]]
-    rows.append(f"{position}. {text(claim['statement'])} {verdict}")
+    statement = text(claim["statement"])
+    rows.append(f"{position}. {statement} {verdict}")
     rows += _estimates(claim)
   head = ["Prediction and estimates", "Estimate", "Wanted", "Holds"]
-  return markup.table(head, rows) + caption(_caption(theory, "claims"))
+  how_to_read = _caption(theory, "claims")
+  return markup.table(head, rows) + caption(how_to_read)
 
 
 def _estimates(claim: Claim) -> list[list[str]]:
-  return [
-    [
+  rows = []
+  for row in claim["estimates"]:
+    cells = [
       text(row["what"]),
       cell(known_estimate(row), signed_share),
       f"{row['wanted']} 0",
       "yes" if row["holds"] else "<b>no</b>",
     ]
-    for row in claim["estimates"]
-  ]
+    rows.append(cells)
+  return rows
 
 
 def _conditions(rows: Sequence[ConditionRow]) -> str:
   """Returns a row a condition: what it knows, the gap of the halves, where attention moves."""
-  sets = [name for name in SETS if any(name in row["attention"] for row in rows)]
-  heads = [f"Attention,<br>{SETS[name][0].lower()}" for name in sets]
+  measured = set().union(*(row["attention"] for row in rows))
+  sets = [name for name in SETS if name in measured]
+  heads = []
+  for name in sets:
+    title, _ = SETS[name]
+    heads.append(f"Attention,<br>{title.lower()}")
   body = []
   for row in rows:
-    moves = [difference(known_estimate(row["attention"].get(name))) for name in sets]
+    moves = [known_estimate(row["attention"].get(name)) for name in sets]
     before = cell(known_estimate(row["before"]))
     gap = difference(known_estimate(row["gap"]))
-    body.append([text(row["title"]), before, gap, *moves])
+    body.append([text(row["title"]), before, gap, *map(difference, moves)])
   return markup.table(["", "Right<br>before", "Gap", *heads], body)
 
 
@@ -138,8 +160,9 @@ def _sets(sets: Mapping[str, Any]) -> str:
   rows = [["Nothing", *_measures(sets["whole"], 0), cell(None)]]
   for name, (title, _) in SETS.items():
     if name in sets:
-      own = cell(known_estimate(sets[name]["attention_of_own"]))
-      rows.append([title, *_measures(sets[name], -1), own])
+      curves = sets[name]
+      own = cell(known_estimate(curves["attention_of_own"]))
+      rows.append([title, *_measures(curves, -1), own])
   return markup.table(head, rows)
 
 
@@ -148,13 +171,17 @@ def _measures(
   index: int,
 ) -> list[str]:
   """Returns the cells of a set of facts at one of its steps."""
-  names = ("accuracy", "common", "attention")
-  return [cell(known_estimate(curves[name][index])) for name in names]
+  cells = []
+  for name in ("accuracy", "common", "attention"):
+    estimate = known_estimate(curves[name][index])
+    cells.append(cell(estimate))
+  return cells
 
 
 def _begins(theory: Theory) -> str:
   """Returns from which finetuning step on each harm is there, a row for each Zipf exponent."""
-  cells = {(row["zipf"], row["size"]): row for row in theory.get("phases") or []}
+  phases = theory.get("phases") or []
+  cells = {(row["zipf"], row["size"]): row for row in phases}
   exponents = sorted({zipf for zipf, _ in cells})
   sizes = sorted({size for _, size in cells})
   head = ["Zipf exponent", "Right<br>before"]
@@ -162,16 +189,21 @@ def _begins(theory: Theory) -> str:
     head += [f"{size} subjects:<br>{harm}" for harm in _HARMS.values()]
   rows = []
   for exponent in exponents:
-    row = [f"{exponent:g}", cell(known_estimate(cells[exponent, sizes[0]]["before"]))]
+    before = known_estimate(cells[exponent, sizes[0]]["before"])
+    row = [f"{exponent:g}", cell(before)]
     for size in sizes:
-      row.append(_from_step(cells[exponent, size]["gap_begins"]))
-      row.append(_from_step(cells[exponent, size]["harm_begins"]))
+      phase = cells[exponent, size]
+      row.append(_from_step(phase["gap_begins"]))
+      row.append(_from_step(phase["harm_begins"]))
     rows.append(row)
-  return markup.table(head, rows) + caption(_caption(theory, "begins"))
+  how_to_read = _caption(theory, "begins")
+  return markup.table(head, rows) + caption(how_to_read)
 
 
 def _from_step(step: int | None) -> str:
-  return cell(None) if step is None else f"from step {step}"
+  if step is None:
+    return cell(None)
+  return f"from step {step}"
 
 
 def _run(theory: Theory) -> str:
@@ -187,6 +219,6 @@ def _run(theory: Theory) -> str:
     value = run.get(key)
     if value is not None:
       rows.append((name, text(value)))
-  config = text(json.dumps(run.get("config"), indent=2, ensure_ascii=False))
-  details = f"<details><summary>Whole config</summary><pre>{config}</pre></details>"
+  config = json.dumps(run.get("config"), indent=2, ensure_ascii=False)
+  details = f"<details><summary>Whole config</summary><pre>{text(config)}</pre></details>"
   return document.pairs(rows) + details
