@@ -252,7 +252,12 @@ def _head_means(array_FxNxH: np.ndarray, known_F: np.ndarray | None = None) -> n
     known_F = ~np.isnan(array_FxNxH[:, 0, 0])
   if not known_F.any():
     return np.full(array_FxNxH.shape[1:], np.nan)
-  mean_NxH = np.mean(array_FxNxH, axis=0, dtype=np.float64, where=known_F[:, None, None])
+  mean_NxH = np.mean(
+    array_FxNxH,
+    axis=0,
+    dtype=np.float64,
+    where=known_F[:, None, None],
+  )
   return np.asarray(mean_NxH)
 
 
@@ -310,7 +315,10 @@ def _changes(
   for label, against in pairs:
     groups: Columns = {}
     if label in right and against in right:
-      groups = {"lost": right[against] & ~right[label], "kept": right[against] & right[label]}
+      groups = {
+        "lost": right[against] & ~right[label],
+        "kept": right[against] & right[label],
+      }
     for site, columns in files[label].columns.items():
       others = files[against].columns[site]
       changes = {name: columns[name] - others[name] for name in SITES[site]}

@@ -25,6 +25,8 @@ SITES = {
 }
 
 Shape: TypeAlias = Sequence[int | None]  # None is any number
+KINDS = {"U": "texts", "iu": "whole numbers"}  # numpy's kinds of types, in words
+
 Take: TypeAlias = Callable[[str, str, Shape], np.ndarray]
 
 
@@ -52,31 +54,35 @@ def read(path: str) -> Attention:
       holds what cannot be; names file and array, what was expected and what was got.
   """
   path = str(path)
-  take = functools.partial(_array, path, _load(path))
+  loaded = _load(path)
+  take = functools.partial(_array, path, loaded)
   subject_F = take("subject", "U", (None,))
   size = (len(subject_F),)
   if size == (0,):
     raise UserError(f"{path}: subject: expected at least one fact, got none")
-  texts = [subject_F, take("relation", "U", size), take("object", "U", size)]
+  relation_F = take("relation", "U", size)
+  object_F = take("object", "U", size)
+  texts = [subject_F, relation_F, object_F]
   popularity_F = take("popularity", "fiu", size).astype(np.float64)
   uniform_F = _uniform(path, take, size)
   sites: list[str] = take("sites", "U", (None,)).tolist()
   if not sites or not set(sites) <= SITES.keys():
-    raise UserError(
-      f"{path}: sites: expected some of {', '.join(SITES)}, got {', '.join(sites) or 'none'}"
-    )
+    allowed = ", ".join(SITES)
+    given = ", ".join(sites) or "none"
+    raise UserError(f"{path}: sites: expected some of {allowed}, got {given}")
   arrays = {site: _site_arrays(path, take, site, size) for site in sites}
-  facts = reading.from_rows(enumerate(_fact_rows(texts, popularity_F)), path)
+  rows = _fact_rows(texts, popularity_F)
+  facts = reading.from_rows(enumerate(rows), path)
   return Attention(facts, uniform_F, arrays)
 
 
 def in_order(attention: Attention, rows: np.ndarray) -> Attention:
   """Returns the given facts (an index array), in that order."""
-  sites = {
-    site: {name: array[rows] for name, array in arrays.items()}
-    for site, arrays in attention.sites.items()
-  }
-  return Attention(reading.take(attention.facts, rows), attention.uniform[rows], sites)
+  sites: dict[str, dict[str, np.ndarray]] = {}
+  for site, arrays in attention.sites.items():
+    sites[site] = {name: array[rows] for name, array in arrays.items()}
+  facts = reading.take(attention.facts, rows)
+  return Attention(facts, attention.uniform[rows], sites)
 
 
 def _load(path: str) -> dict[str, np.ndarray]:
@@ -109,19 +115,24 @@ def _array(
 ) -> np.ndarray:
   """Returns an array after checking its kind of type and its shape."""
   if name not in arrays:
-    raise UserError(f"{path}: expected an array {name!r}, got only {', '.join(arrays) or 'none'}")
+    present = ", ".join(arrays) or "none"
+    raise UserError(f"{path}: expected an array {name!r}, got only {present}")
   array = arrays[name]
-  has_shape = len(array.shape) == len(shape) and all(
-    expected in (None, size) for expected, size in zip(shape, array.shape)
-  )
-  if array.dtype.kind not in kinds or not has_shape:
-    kind = {"U": "texts", "iu": "whole numbers"}.get(kinds, "numbers")
-    expected_shape = ", ".join("any" if size is None else str(size) for size in shape)
+  if array.dtype.kind not in kinds or not _has_shape(array, shape):
+    kind = KINDS.get(kinds, "numbers")
+    sizes = ["any" if size is None else str(size) for size in shape]
+    expected_shape = ", ".join(sizes)
     raise UserError(
       f"{path}: {name}: expected {kind} of shape [{expected_shape}], got {array.dtype} of shape "
       f"{list(array.shape)}"
     )
   return array
+
+
+def _has_shape(array: np.ndarray, shape: Shape) -> bool:
+  if len(array.shape) != len(shape):
+    return False
+  return all(expected in (None, size) for expected, size in zip(shape, array.shape))
 
 
 def _uniform(
@@ -132,7 +143,9 @@ def _uniform(
   """Returns the share of the subject's tokens among all [F]."""
   subject_F = take("subject_tokens", "iu", size)
   tokens_F = take("tokens", "iu", size)
-  if not ((subject_F >= 0) & (subject_F <= tokens_F) & (tokens_F > 0)).all():
+  is_possible_F = (subject_F >= 0) & (subject_F <= tokens_F)
+  has_tokens_F = tokens_F > 0
+  if not (is_possible_F & has_tokens_F).all():
     raise UserError(
       f"{path}: subject_tokens, tokens: expected 0 <= subject_tokens <= tokens and tokens > 0 of "
       f"every fact, got {subject_F.min()} to {subject_F.max()} and {tokens_F.min()} to "
@@ -148,7 +161,8 @@ def _site_arrays(
   size: tuple[int],
 ) -> dict[str, np.ndarray]:
   """Returns the arrays [F, N, H] of one site by name."""
-  mass_FxNxH = take(f"{site}/mass", "f", (*size, None, None))
+  any_heads = (*size, None, None)
+  mass_FxNxH = take(f"{site}/mass", "f", any_heads)
   arrays = {"mass": mass_FxNxH}
   for name in SITES[site][1:]:
     arrays[name] = take(f"{site}/{name}", "f", mass_FxNxH.shape)
@@ -161,7 +175,9 @@ def _site_arrays(
     _check_finite(array, f"{path}: {site}/{name}")
   known = mass_FxNxH[~np.isnan(mass_FxNxH)]
   # bfloat16 weights may add up to a little over 1.
-  if known.size and (known.min() < 0 or known.max() > 1.01):
+  least = known.min(initial=0)
+  greatest = known.max(initial=0)
+  if least < 0 or greatest > 1.01:
     raise UserError(
       f"{path}: {site}/mass: expected shares from 0 to 1, got {known.min():g} to {known.max():g}"
     )
@@ -182,10 +198,11 @@ def _fact_rows(texts: Sequence[np.ndarray], popularity_F: np.ndarray) -> Iterato
   """Yields the facts as predictions that say nothing, so that they are matched as those are."""
   columns = [column.tolist() for column in (*texts, popularity_F)]
   for subject, relation, gold, popularity in zip(*columns):
+    known_popularity = None if np.isnan(popularity) else popularity
     yield {
       "subject": subject,
       "relation": relation,
       "object": gold,
       "prediction": "",
-      "popularity": None if np.isnan(popularity) else popularity,
+      "popularity": known_popularity,
     }

@@ -203,7 +203,11 @@ def yield_at(
   if queries is None:
     queries = int(first_N.sum())
   return Yield(
-    answered, answered / queries, int(cut.right[0]), answers, threshold(ranking, answers)
+    answered,
+    answered / queries,
+    int(cut.right[0]),
+    answers,
+    threshold(ranking, answers),
   )
 
 

@@ -65,7 +65,12 @@ def quality(
   total = int(asked_K.sum())
   pooled = _group(units, total, settings, rng)
   by_relation = [
-    _group(_of_relation(units, code), int(asked), settings, rng)
+    _group(
+      _of_relation(units, code),
+      int(asked),
+      settings,
+      rng,
+    )
     for code, asked in enumerate(asked_K)
   ]
   return {
@@ -124,7 +129,13 @@ def _group(
   bins = max(1, min(settings.bins, count // UNITS_A_BIN))
   ranking = rank_units(units.confidence, units.right, units.score, bins)
   first_N = calibration.first_of_code(_query_codes(units)[ranking.order])
-  exact = _measures(ranking, first_N, np.ones((1, count)), np.array([asked]), settings.precisions)
+  exact = _measures(
+    ranking,
+    first_N,
+    np.ones((1, count)),
+    np.array([asked]),
+    settings.precisions,
+  )
   chunks = [
     _measures(ranking, first_N, weights_RxN, queries_R, settings.precisions)
     for weights_RxN, queries_R in _resampled(
@@ -248,7 +259,11 @@ def _estimate(
   low, high = np.nan, np.nan
   if not np.isnan(value):
     low, high = statistics.interval(samples_R, confidence)
-  return {"mean": none_if_nan(value), "low": none_if_nan(low), "high": none_if_nan(high)}
+  return {
+    "mean": none_if_nan(value),
+    "low": none_if_nan(low),
+    "high": none_if_nan(high),
+  }
 
 
 def _ece_estimates(
@@ -263,7 +278,10 @@ def _ece_estimates(
   def centred(value: float) -> Estimate:
     return _estimate(value, np.clip(samples_R - middle + value, 0, 1), confidence)
 
-  return {"ece": centred(ece), "ece_debiased": centred(debiased)}
+  return {
+    "ece": centred(ece),
+    "ece_debiased": centred(debiased),
+  }
 
 
 def _yield_row(

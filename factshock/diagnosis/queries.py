@@ -157,7 +157,11 @@ def _popularity(base: Predictions, arms: Mapping[str, Predictions]) -> np.ndarra
 def _bin_row(values: np.ndarray) -> PopularityBin | None:
   if not len(values):
     return None
-  return {"low": float(values.min()), "high": float(values.max()), "queries": len(values)}
+  return {
+    "low": float(values.min()),
+    "high": float(values.max()),
+    "queries": len(values),
+  }
 
 
 def _alias_names(base: Predictions) -> dict[Answer, str]:

@@ -103,7 +103,12 @@ def finetuned_on(entities: Entities, finetuning: Iterable[Answer]) -> Entities:
   group_E = np.where(entities.common, COMMON_SEEN, RARE_SEEN) + (finetuning_E == 0)
   pressure_E = _log_share(finetuning_E, entities.relation)
   pressure_E -= _log_share(entities.pretraining, entities.relation)
-  return dataclasses.replace(entities, finetuning=finetuning_E, group=group_E, pressure=pressure_E)
+  return dataclasses.replace(
+    entities,
+    finetuning=finetuning_E,
+    group=group_E,
+    pressure=pressure_E,
+  )
 
 
 def _tally(

@@ -211,7 +211,11 @@ def to_json(calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
 
 def _curve_json(curve: Curve) -> dict[str, Any]:
   """Returns a curve as JSON values."""
-  return {"method": curve.method, "x": curve.x.tolist(), "y": curve.y.tolist()}
+  return {
+    "method": curve.method,
+    "x": curve.x.tolist(),
+    "y": curve.y.tolist(),
+  }
 
 
 def _fit_curves(

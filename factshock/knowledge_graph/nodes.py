@@ -80,7 +80,9 @@ def is_id(text: str) -> bool:
 
   That is a Wikidata id, or an absolute http, https or urn IRI.
   """
-  return text[:1] in _FIRST and bool(_WIKIDATA.fullmatch(text) or _IRI.fullmatch(text))
+  if text[:1] not in _FIRST:
+    return False
+  return bool(_WIKIDATA.fullmatch(text) or _IRI.fullmatch(text))
 
 
 def new_counts() -> Counts:
@@ -94,7 +96,8 @@ def edges(rows: Iterable[CanonicalRow], counts: Counts) -> Iterator[Edge]:
     if row["accepted"]:
       counts["rows"] += 1
       subject = _key("subject", row["subject"], row.get("subject_id"), counts)
-      yield Edge(row, subject, _key("object", row["object"], row.get("object_id"), counts))
+      object_ = _key("object", row["object"], row.get("object_id"), counts)
+      yield Edge(row, subject, object_)
 
 
 def of_key(key: str) -> tuple[str | None, str | None]:
@@ -106,15 +109,20 @@ def of_key(key: str) -> tuple[str | None, str | None]:
 
 def _label_of(key: str) -> str:
   """Returns the label of a key that is no id."""
-  return key[1:] if key[:1] == "\\" else key
+  if key[:1] == "\\":
+    return key[1:]
+  return key
 
 
 @functools.lru_cache(maxsize=1 << 16)  # a subject's rows stand together; some objects are frequent
 def uri(key: str) -> str:
   """Returns the URI of the node with a key."""
   if not is_id(key):
-    return ENTITY + urllib.parse.quote(_label_of(key), safe="")
-  return WIKIDATA_ENTITY + key if key[0] in "QPL" else key
+    label = _label_of(key)
+    return ENTITY + urllib.parse.quote(label, safe="")
+  if key[0] in "QPL":
+    return WIKIDATA_ENTITY + key
+  return key
 
 
 @functools.lru_cache(maxsize=1 << 12)
@@ -140,7 +148,9 @@ def _key(
     counts["unusable_ids"] += 1
     first = counts["first_unusable_id"]
     counts["first_unusable_id"] = first or f"{identifier!r} of the {end} {label!r}"
-  return "\\" + label if label[:1] == "\\" or is_id(label) else label
+  if label[:1] == "\\" or is_id(label):
+    return "\\" + label
+  return label
 
 
 def _short(identifier: str) -> str:

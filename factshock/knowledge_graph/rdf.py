@@ -54,9 +54,17 @@ _LABEL = f"<{_RDFS}label>"
 _DOUBLE = f"<{_XSD}double>"
 _CONFIDENCE = f"<{TERM}confidence>"
 _FLAG = f"<{TERM}flag>"
-_SUBJECT, _PREDICATE, _OBJECT = (f"<{_RDF}{name}>" for name in ("subject", "predicate", "object"))
+_SUBJECT = f"<{_RDF}subject>"
+_PREDICATE = f"<{_RDF}predicate>"
+_OBJECT = f"<{_RDF}object>"
 _ESCAPED = re.compile('["\\\\\x00-\x1f\x7f]')
-_NAMES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_NAMES = {
+  '"': '\\"',
+  "\\": "\\\\",
+  "\n": "\\n",
+  "\r": "\\r",
+  "\t": "\\t",
+}
 
 
 class _Statement(NamedTuple):
@@ -99,7 +107,11 @@ def write_nt(
     (paths written, counts).
   """
   path = os.path.join(folder, NT)
-  return _write(path, rows, lambda statement: f"{statement.triple} .\n", " .\n")
+
+  def line_of(statement: _Statement) -> str:
+    return f"{statement.triple} .\n"
+
+  return _write(path, rows, line_of, " .\n")
 
 
 def write_nq(
@@ -142,13 +154,16 @@ def _quads(statement: _Statement, run_id: str) -> str:
   graph, statements = graph_uris(run_id)
   node = f"<{statements}:{statement.serial}>"
   end = f" <{statements}> .\n"
-  flags = "".join(f"{node} {_FLAG} {literal(flag)}{end}" for flag in statement.flags)
-  return (
-    f"{statement.triple} <{graph}> .\n"
-    f"{node} {_SUBJECT} {statement.subject}{end}"
-    f"{node} {_PREDICATE} {statement.predicate}{end}"
-    f"{node} {_OBJECT} {statement.object}{end}"
-    f"{node} {_CONFIDENCE} {_confidence(row, _DOUBLE)}{end}{flags}"
+  flags = [f"{node} {_FLAG} {literal(flag)}{end}" for flag in statement.flags]
+  return "".join(
+    (
+      f"{statement.triple} <{graph}> .\n",
+      f"{node} {_SUBJECT} {statement.subject}{end}",
+      f"{node} {_PREDICATE} {statement.predicate}{end}",
+      f"{node} {_OBJECT} {statement.object}{end}",
+      f"{node} {_CONFIDENCE} {_confidence(row, _DOUBLE)}{end}",
+      *flags,
+    )
   )
 
 
@@ -174,7 +189,8 @@ def write_ttl(
     return f"{statement.triple} {{| f:confidence {confidence}{flags} |}} .\n"
 
   begin = f'VERSION "1.2"\nPREFIX f: <{TERM}>\nPREFIX x: <{_XSD}>\n'
-  return _write(os.path.join(folder, TTL), rows, annotated, " .\n", [begin])
+  path = os.path.join(folder, TTL)
+  return _write(path, rows, annotated, " .\n", [begin])
 
 
 @functools.lru_cache(maxsize=8)  # asked of every row
@@ -212,7 +228,11 @@ def provenance(run: Run) -> Iterator[str]:
   yield from _lines(activity, of_activity)
   yield from _lines(agent, _agent_properties(run))
   yield from _lines(model, _model_properties(run))
-  yield from _lines(calibration, [("type", "Entity"), ("label", literal(run["calibration"]))])
+  of_calibration = [
+    ("type", "Entity"),
+    ("label", literal(run["calibration"])),
+  ]
+  yield from _lines(calibration, of_calibration)
 
 
 def _agent_properties(run: Run) -> list[_Property]:
@@ -228,11 +248,12 @@ def _agent_properties(run: Run) -> list[_Property]:
 def _model_properties(run: Run) -> list[_Property]:
   """Returns the properties of the model."""
   weights = run.get("mixing_weights")
+  weights_text = None if weights is None else json.dumps(weights)
   return [
     ("type", "Entity"),
     ("label", literal(run["model"])),
     ("checkpoint", _text(run.get("checkpoint"))),
-    ("mixingWeights", None if weights is None else literal(json.dumps(weights))),
+    ("mixingWeights", _text(weights_text)),
   ]
 
 
@@ -264,24 +285,35 @@ def _write(
   labels = _Labels()
   with files.atomic_write(path) as file:
     file.writelines(first)
-    for row, subject, object_ in nodes.edges(rows(), counts):
-      statement = _Statement(
-        row,
-        f"<{nodes.uri(subject)}>",
-        f"<{nodes.relation_uri(row['relation'])}>",
-        f"<{nodes.uri(object_)}>",
-        counts["rows"],
-      )
+    for edge in nodes.edges(rows(), counts):
+      statement = _statement(edge, counts["rows"])
       file.write(lines_of(statement))
-      terms = (
-        (statement.subject, row["subject"]),
-        (statement.object, row["object"]),
-        (statement.predicate, _relation_label(statement)),
-      )
-      for node, label in terms:
+      for node, label in _term_labels(statement):
         if label is not None and labels.add(node, label):
           file.write(f"{node} {_LABEL} {literal(label)}{end}")
   return [path], counts
+
+
+def _statement(edge: nodes.Edge, serial: int) -> _Statement:
+  """Returns the terms of an accepted row."""
+  relation = edge.row["relation"]
+  return _Statement(
+    edge.row,
+    f"<{nodes.uri(edge.subject)}>",
+    f"<{nodes.relation_uri(relation)}>",
+    f"<{nodes.uri(edge.object)}>",
+    serial,
+  )
+
+
+def _term_labels(statement: _Statement) -> list[tuple[str, str | None]]:
+  """Returns the terms of a row with their labels."""
+  row = statement.row
+  return [
+    (statement.subject, row["subject"]),
+    (statement.object, row["object"]),
+    (statement.predicate, _relation_label(statement)),
+  ]
 
 
 def _relation_label(statement: _Statement) -> str | None:
@@ -336,23 +368,30 @@ _TERMS = {
 
 def _named(kind: str, *names: str | None) -> str:
   """Returns a URI of ours made of a kind and names; None is left out."""
-  quoted = [urllib.parse.quote(name, safe="") for name in names if name is not None]
+  known = [name for name in names if name is not None]
+  quoted = [urllib.parse.quote(name, safe="") for name in known]
   return ":".join([f"urn:factshock:{kind}", *quoted])
 
 
 def _text(text: str | None) -> str | None:
   """Returns a text as a literal, None for None."""
-  return None if text is None else literal(text)
+  if text is None:
+    return None
+  return literal(text)
 
 
 def _time(text: str | None) -> str | None:
   """Returns a time as a literal, None for None."""
-  return None if text is None else f"{literal(text)}^^<{_XSD}dateTime>"
+  if text is None:
+    return None
+  return f"{literal(text)}^^<{_XSD}dateTime>"
 
 
 def _number(value: float | None) -> str | None:
   """Returns a number as a literal, None for None."""
-  return None if value is None else f'"{value!r}"^^<{_XSD}double>'
+  if value is None:
+    return None
+  return f'"{value!r}"^^<{_XSD}double>'
 
 
 def _confidence(row: CanonicalRow, double: str) -> str:
@@ -362,4 +401,5 @@ def _confidence(row: CanonicalRow, double: str) -> str:
 
 def _escape(match: re.Match[str]) -> str:
   """Returns the escape of a character."""
-  return _NAMES.get(match[0]) or f"\\u{ord(match[0]):04X}"
+  letter = match[0]
+  return _NAMES.get(letter) or f"\\u{ord(letter):04X}"

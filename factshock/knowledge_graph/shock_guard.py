@@ -84,23 +84,33 @@ def find_over_predicted(
   """
   predicted = collections.Counter(first)
   right = collections.Counter(gold)
-  queries = collections.Counter(relation for relation, _ in predicted.elements())
-  labelled = collections.Counter(relation for relation, _ in right.elements())
+  queries = _by_relation(predicted)
+  labelled = _by_relation(right)
   answers: dict[str, list[str]] = collections.defaultdict(list)
   for relation, answer in dict.fromkeys([*predicted, *right]):
     answers[relation].append(answer)
   flagged: dict[Answer, OverPrediction] = {}
   for relation, names in answers.items():
+    predicted_counts = [predicted[relation, name] for name in names]
+    right_counts = [right[relation, name] for name in names]
+    mentions = None
+    if counts is not None:
+      mentions = _mentions(counts, relation, names)
     relation_counts = _RelationCounts(
-      np.array([predicted[relation, name] for name in names], float),
-      np.array([right[relation, name] for name in names], float),
+      np.array(predicted_counts, float),
+      np.array(right_counts, float),
       queries[relation],
       labelled[relation],
-      None if counts is None else _mentions(counts, relation, names),
+      mentions,
     )
     for flag in _flagged_of_relation(relation, names, relation_counts):
       flagged[relation, flag.answer] = flag
   return flagged
+
+
+def _by_relation(answers: collections.Counter[Answer]) -> collections.Counter[str]:
+  """Returns how many answers there are of each relation."""
+  return collections.Counter(relation for relation, _ in answers.elements())
 
 
 def _mentions(
@@ -109,7 +119,8 @@ def _mentions(
   names: Sequence[str],
 ) -> np.ndarray:
   """Returns the mentions of answers, each plus 1."""
-  return np.array([count_of(counts, relation, name) for name in names], float) + 1
+  mentions = [count_of(counts, relation, name) for name in names]
+  return np.array(mentions, float) + 1
 
 
 def _flagged_of_relation(
@@ -118,14 +129,17 @@ def _flagged_of_relation(
   counts: _RelationCounts,
 ) -> list[OverPrediction]:
   """Returns the over-predicted answers of one relation."""
-  share = (counts.right + 1) / (counts.labelled + len(names))
+  total = counts.labelled + len(names)
+  share = (counts.right + 1) / total
   chance = _chance_by_labels(counts)
   if counts.mentions is not None:
     mentioned = counts.mentions / counts.mentions.sum()
     share = np.maximum(share, mentioned)
-    chance = np.maximum(chance, _chance_by_mentions(counts, counts.mentions))
+    chance_by_mentions = _chance_by_mentions(counts, counts.mentions)
+    chance = np.maximum(chance, chance_by_mentions)
   supported = share * counts.queries
-  is_flagged = (counts.predicted > FACTOR * supported) & (chance < CHANCE)
+  is_frequent = counts.predicted > FACTOR * supported
+  is_flagged = is_frequent & (chance < CHANCE)
   return [
     OverPrediction(
       relation,
@@ -167,11 +181,13 @@ def fit_lowering(confidence_N: np.ndarray, right_N: np.ndarray) -> Lowering:
   """
   logit_N = _logit(np.asarray(confidence_N, np.float64))
   right_N = np.asarray(right_N, np.float64)
-  x_NxP = np.stack([logit_N, np.ones(len(logit_N))], axis=1)
+  ones_N = np.ones(len(logit_N))
+  x_NxP = np.stack([logit_N, ones_N], axis=1)
   slope, shift = _most_likely(x_NxP, right_N, np.array(NOT_LOWERED))
   if slope < 0:
     slope = 0.0
-    shift = _most_likely(np.ones((len(logit_N), 1)), right_N, np.zeros(1))[0]
+    ones_Nx1 = np.ones((len(logit_N), 1))
+    shift = _most_likely(ones_Nx1, right_N, np.zeros(1))[0]
   return Lowering(float(slope), float(shift))
 
 
@@ -185,11 +201,14 @@ def _most_likely(
   for _ in range(100):
     p_N = sigmoid(x_NxP @ weights_P)
     variance_N = p_N * (1 - p_N)
-    curvature_PxP = (x_NxP.T * variance_N) @ x_NxP + _PRIOR * np.eye(len(prior_P))
-    gradient_P = x_NxP.T @ (right_N - p_N) - _PRIOR * (weights_P - prior_P)
+    prior_curvature_PxP = _PRIOR * np.eye(len(prior_P))
+    curvature_PxP = (x_NxP.T * variance_N) @ x_NxP + prior_curvature_PxP
+    prior_gradient_P = _PRIOR * (weights_P - prior_P)
+    gradient_P = x_NxP.T @ (right_N - p_N) - prior_gradient_P
     step_P = np.linalg.solve(curvature_PxP, gradient_P)
     largest = np.abs(step_P).max()
-    weights_P = weights_P + step_P * min(1.0, 1.0 / max(largest, 1e-12))
+    shortening = min(1.0, 1.0 / max(largest, 1e-12))
+    weights_P = weights_P + step_P * shortening
     if largest < 1e-9:
       break
   return weights_P
@@ -201,7 +220,8 @@ def lower(
   lowering: Lowering,
 ) -> np.ndarray:
   """Returns confidences, those of flagged answers lowered; none is raised [N]."""
-  logit_N = lowering.slope * _logit(confidence_N) + lowering.shift
+  logit_N = _logit(confidence_N)
+  logit_N = lowering.slope * logit_N + lowering.shift
   lowered_N = np.minimum(confidence_N, sigmoid(logit_N))
   return np.where(flagged_N, lowered_N, confidence_N)
 

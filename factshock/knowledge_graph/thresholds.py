@@ -9,6 +9,7 @@ unequal weight.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special  # pyright: ignore[reportMissingTypeStubs] - scipy has none
@@ -62,23 +63,58 @@ def choose_threshold(
   """
   if weight_N is None:
     weight_N = np.ones(len(confidence_N))
-  right_N = np.asarray(right_N, np.float64)
-  weight_N = np.asarray(weight_N, np.float64)
-  chosen = Threshold(target, None, None, None, 0, len(confidence_N))
+  columns = _Columns(
+    confidence_N,
+    np.asarray(right_N, np.float64),
+    cluster_N,
+    np.asarray(weight_N, np.float64),
+  )
+  values = _tested_values(confidence_N, queries_needed(target, error))
+  return _lowest_passed(columns, values, target, error / STARTS)
+
+
+class _Columns(NamedTuple):
+  """Columns of calibration answers [N], as `choose_threshold` takes them."""
+
+  confidence_N: np.ndarray
+  right_N: np.ndarray
+  cluster_N: np.ndarray
+  weight_N: np.ndarray
+
+
+def _lowest_passed(
+  columns: _Columns,
+  values: np.ndarray,
+  target: float,
+  error: float,
+) -> Threshold:
+  """Tests thresholds from the highest on and returns the last that keeps the promise.
+
+  Args:
+    columns: of the calibration answers.
+    values: the thresholds, falling.
+    target: the precision to promise.
+    error: chance to fail of each sequence of tests.
+  """
+  confidence_N, right_N, cluster_N, weight_N = columns
+  units = len(confidence_N)
+  chosen = Threshold(target, None, None, None, 0, units)
   goes_on = False
-  for index, value in enumerate(_tested_values(confidence_N, queries_needed(target, error))):
-    if index % (LOOKS // STARTS) == 0:
-      goes_on = True
-    if not goes_on:
+  for index, value in enumerate(values):
+    is_start = index % (LOOKS // STARTS) == 0
+    if not (goes_on or is_start):
       continue
     rows_N = confidence_N >= value
     precision, bound = lower_bound(
-      right_N[rows_N], cluster_N[rows_N], weight_N[rows_N], error / STARTS
+      right_N[rows_N],
+      cluster_N[rows_N],
+      weight_N[rows_N],
+      error,
     )
     goes_on = bound >= target
     if goes_on:
       accepted = int(rows_N.sum())
-      chosen = Threshold(target, float(value), bound, precision, accepted, len(confidence_N))
+      chosen = Threshold(target, float(value), bound, precision, accepted, units)
   return chosen
 
 
@@ -100,7 +136,8 @@ def lower_bound(
   share = float(weight_N @ right_N / total)
   cluster_index_N = np.unique(cluster_N, return_inverse=True)[1]
   if 0 < share < 1:
-    cluster_sum = np.bincount(cluster_index_N, weight_N * (right_N - share))
+    deviation_N = weight_N * (right_N - share)
+    cluster_sum = np.bincount(cluster_index_N, deviation_N)
     plain = share * (1 - share) * total
   else:  # nothing varies: as if all answers about a subject were one
     cluster_sum = np.bincount(cluster_index_N, weight_N)
@@ -110,7 +147,9 @@ def lower_bound(
   by_clusters = total * plain / variance
   count = min(by_weights, by_clusters)
   right = share * count
-  return share, _binomial_lower_bound(right, count, error) if right > 0 else 0.0
+  if not right > 0:
+    return share, 0.0
+  return share, _binomial_lower_bound(right, count, error)
 
 
 def _binomial_lower_bound(
@@ -142,28 +181,39 @@ def accept_by_expected_f1(
   """
   if not len(confidence_N):
     return np.zeros(0, bool)
-  is_first_N = np.r_[True, query_N[1:] != query_N[:-1]]
+  is_new_N = query_N[1:] != query_N[:-1]
+  is_first_N = np.r_[True, is_new_N]
   first_Q = np.flatnonzero(is_first_N)
   size_Q = np.diff(np.r_[first_Q, len(query_N)])
-  index_N = np.repeat(np.arange(len(first_Q)), size_Q)
-  rank_N = np.arange(len(query_N)) - first_Q[index_N] + 1
+  index_Q = np.arange(len(first_Q))
+  index_N = np.repeat(index_Q, size_Q)
+  position_N = np.arange(len(query_N))
+  rank_N = position_N - first_Q[index_N] + 1
   sum_N = np.cumsum(confidence_N)
   before_Q = sum_N[first_Q] - confidence_N[first_Q]
   sum_N = sum_N - before_Q[index_N]
   expected_Q = np.bincount(index_N, confidence_N) + unlisted_N[first_Q]
   f1_N = 2 * sum_N / (rank_N + expected_Q[index_N])
   best_Q = np.maximum.reduceat(f1_N, first_Q)
-  log_wrong_N = np.log1p(-np.minimum(confidence_N, 1 - 1e-12))
-  no_answer_Q = np.exp(np.bincount(index_N, log_wrong_N)) * unanswerable_N[first_Q]
-  best_rank_N = np.where(f1_N >= best_Q[index_N], rank_N, len(rank_N) + 1)
+  no_answer_Q = _chance_all_wrong(confidence_N, index_N) * unanswerable_N[first_Q]
+  is_best_N = f1_N >= best_Q[index_N]
+  best_rank_N = np.where(is_best_N, rank_N, len(rank_N) + 1)
   cut_Q = np.minimum.reduceat(best_rank_N, first_Q)
   has_answer_Q = best_Q > no_answer_Q
   return (rank_N <= cut_Q[index_N]) & has_answer_Q[index_N]
 
 
+def _chance_all_wrong(confidence_N: np.ndarray, index_N: np.ndarray) -> np.ndarray:
+  """Returns the chance that no listed answer of a query is right [Q]."""
+  below_1_N = np.minimum(confidence_N, 1 - 1e-12)
+  log_wrong_N = np.log1p(-below_1_N)
+  return np.exp(np.bincount(index_N, log_wrong_N))
+
+
 def queries_needed(target: float, error: float = ERROR) -> int:
   """Returns the least number of answers that, all right, have a lower bound of `target`."""
-  return int(np.ceil(np.log(error / STARTS) / np.log(target)))
+  log_error = np.log(error / STARTS)
+  return int(np.ceil(log_error / np.log(target)))
 
 
 def _tested_values(confidence_N: np.ndarray, fewest: int) -> np.ndarray:
@@ -174,7 +224,9 @@ def _tested_values(confidence_N: np.ndarray, fewest: int) -> np.ndarray:
   """
   if len(confidence_N) < fewest:
     return np.zeros(0)
-  falling_N = np.sort(confidence_N)[::-1]
+  rising_N = np.sort(confidence_N)
+  falling_N = rising_N[::-1]
   spaced = np.geomspace(fewest, len(falling_N), LOOKS)
   sizes = np.unique(spaced.round().astype(int))
-  return np.unique(falling_N[sizes - 1])[::-1]
+  rising = np.unique(falling_N[sizes - 1])
+  return rising[::-1]

@@ -8,6 +8,7 @@ the relation and the sample's target the object. Of choices the likeliest is the
 
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -46,7 +47,9 @@ def as_predictions(
   if first is None:
     return rows
   rows = itertools.chain([first], rows)
-  return _convert(rows, path) if is_sample(first[1]) else rows
+  if is_sample(first[1]):
+    return _convert(rows, path)
+  return rows
 
 
 def is_sample(row: Any) -> bool:
@@ -55,8 +58,10 @@ def is_sample(row: Any) -> bool:
 
 
 def _convert(rows: Iterable[tuple[int, Any]], path: str) -> Iterator[tuple[int, JsonObject]]:
-  name = os.path.basename(path).removesuffix(".gz").removesuffix(".jsonl")
-  task = re.sub(r"_\d{4}-\d\d-\d\dT[\d:.-]+$", "", name.removeprefix("samples_"))
+  name = os.path.basename(path)
+  name = name.removesuffix(".gz").removesuffix(".jsonl")
+  dated_task = name.removeprefix("samples_")
+  task = re.sub(r"_\d{4}-\d\d-\d\dT[\d:.-]+$", "", dated_task)
   for line_number, sample in rows:
     context = f"{path}:{line_number}"
     if not is_sample(sample) or not isinstance(sample["doc"], dict):
@@ -65,9 +70,11 @@ def _convert(rows: Iterable[tuple[int, Any]], path: str) -> Iterator[tuple[int, 
         f"{str(sample)[:60]}"
       )
     answer, choices = _answer(sample, context)
-    row = {**_fact(sample, task, choices, context), **answer}
-    if sample.get("filter", "none") != "none":
-      row["arm"] = f"{name}/{sample['filter']}"
+    fact = _fact(sample, task, choices, context)
+    row = {**fact, **answer}
+    filter_name = sample.get("filter", "none")
+    if filter_name != "none":
+      row["arm"] = f"{name}/{filter_name}"
     yield line_number, row
 
 
@@ -75,19 +82,30 @@ def _answer(sample: JsonObject, context: str) -> tuple[JsonObject, list[str] | N
   """Returns the columns of the answer, and the texts of the choices in their order or None."""
   responses = sample["filtered_resps"]
   if isinstance(responses, list) and responses and isinstance(responses[0], str):
-    return {"prediction": responses[0].strip()}, None
+    text = responses[0].strip()
+    return {"prediction": text}, None
   texts = _choices(sample, context)
   scores = _choice_scores(responses, len(texts))
-  if len(scores) != len(texts) or not scores or any(score != score for score in scores):
+  has_all = len(scores) == len(texts) > 0
+  if not has_all or any(map(math.isnan, scores)):
     raise UserError(
       f"{context}: expected a generated text or a log-probability of each choice in "
       f"filtered_resps, got {str(cast(Any, responses))[:80]}; tasks of other kinds are no "
       "predictions"
     )
-  best_first = sorted(range(len(texts)), key=lambda index: -scores[index])
+
+  def falling(index: int) -> float:
+    return -scores[index]
+
+  best_first = sorted(range(len(texts)), key=falling)
   candidates = [[texts[index], scores[index]] for index in best_first]
   prediction, score = candidates[0]
-  return {"prediction": prediction, "score": score, "candidates": candidates}, texts
+  answer = {
+    "prediction": prediction,
+    "score": score,
+    "candidates": candidates,
+  }
+  return answer, texts
 
 
 def _choice_scores(responses: Any, count: int) -> list[float]:
@@ -102,13 +120,17 @@ def _choices(sample: JsonObject, context: str) -> list[str]:
   """Returns the continuations of the document's own context, without the space before them."""
   arguments: Any = sample.get("arguments") or ()
   pairs = [_request_pair(request) for request in _requests(arguments)]
-  if not pairs or any(len(pair) < 2 or not isinstance(pair[1], str) for pair in pairs):
+  if not pairs or not all(map(_is_continued, pairs)):
     raise UserError(
       f"{context}: expected a context and a continuation of each choice in arguments, got "
       f"{str(arguments)[:80]}"
     )
   own_context = pairs[0][0]  # others are the same choices without a context
   return [pair[1].strip() for pair in pairs if pair[0] == own_context]
+
+
+def _is_continued(pair: tuple[Any, ...]) -> bool:
+  return len(pair) >= 2 and isinstance(pair[1], str)
 
 
 def _requests(arguments: Any) -> list[Any]:
@@ -138,7 +160,7 @@ def _fact(
       "relation": task,
       "object": _target_text(target, choices),
     }
-  if not all(isinstance(text, str) and text for text in fact.values()):
+  if not all(map(_is_filled_text, fact.values())):
     raise UserError(
       f"{context}: expected a document with subject, relation and object, or with a question and a "
       f"target that is a text or a choice; got {', '.join(map(str, document))} and the target "
@@ -153,18 +175,29 @@ def _fact(
   return fact
 
 
+def _is_filled_text(value: Any) -> bool:
+  return isinstance(value, str) and value != ""
+
+
 def _first_text(document: JsonObject, keys: Iterable[str]) -> str | None:
-  return next((document[key] for key in keys if isinstance(document.get(key), str)), None)
+  for key in keys:
+    value = document.get(key)
+    if isinstance(value, str):
+      return value
+  return None
 
 
 def _target_text(target: Any, choices: list[str] | None) -> Any:
   """Returns the target itself, or of choices the one that it names by its index or its text."""
   if choices is None:
     return target
-  index = int(target) if str(target).isdigit() else -1
-  if 0 <= index < len(choices):
-    return choices[index]
-  return target if target in choices else None
+  if str(target).isdigit():
+    index = int(target)
+    if index < len(choices):
+      return choices[index]
+  if target in choices:
+    return target
+  return None
 
 
 def _aliases(document: JsonObject) -> list[str] | None:
@@ -185,4 +218,6 @@ def _text_list(value: Any) -> list[str] | None:
   if not isinstance(value, list):
     return None
   items = cast(list[Any], value)
-  return items if all(isinstance(item, str) for item in items) else None
+  if all(isinstance(item, str) for item in items):
+    return items
+  return None

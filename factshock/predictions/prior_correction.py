@@ -259,7 +259,13 @@ def corrected_rows(
   for relation, table in tables.items():
     facts = [_carried(rows[index]) for index in table.indices]
     answers = writing.prediction_rows(
-      facts, {relation: table.names}, list(table.log_p_QxC), top=top, arm="", seed=0, split=""
+      facts,
+      {relation: table.names},
+      list(table.log_p_QxC),
+      top=top,
+      arm="",
+      seed=0,
+      split="",
     )
     for index, answer in zip(table.indices, answers):
       columns = {name: answer[name] for name in ("prediction", "score", "candidates")}

@@ -12,7 +12,15 @@ from factshock.types import Candidates
 
 Row: TypeAlias = dict[str, Any]
 
-CARRIED = ("subject", "relation", "object", "aliases", "subject_id", "object_id", "popularity")
+CARRIED = (
+  "subject",
+  "relation",
+  "object",
+  "aliases",
+  "subject_id",
+  "object_id",
+  "popularity",
+)
 LOWEST = -1e9  # written in place of log 0, which JSON cannot hold
 DIGITS = 6
 
@@ -31,7 +39,8 @@ def candidates_of(
   """
   objects: dict[str, set[str]] = {}
   for fact in facts:
-    objects.setdefault(fact["relation"], set()).add(fact["object"])
+    of_relation = objects.setdefault(fact["relation"], set())
+    of_relation.add(fact["object"])
   wanted = sorted(objects) if relations is None else list(relations)
   missing = [relation for relation in wanted if relation not in objects]
   if missing:
@@ -74,17 +83,21 @@ def prediction_rows(
     UserError: a score is NaN or positive infinity: the model has diverged.
   """
   _check_ranked(len(facts), len(scores), top)
-  labels = {"arm": arm, "seed": seed, "split": split, **extra}
+  labels = _labels(arm, seed, split, extra)
   rows: list[Row] = [{} for _ in facts]
   for relation, indices in _by_relation(facts).items():
-    names = sorted(candidates[relation])
-    scores_QxC = _score_matrix(relation, candidates[relation], scores, indices)
-    for index, ranked in zip(indices, _ranked_candidates(names, scores_QxC, top)):
+    names = candidates[relation]
+    scores_QxC = _score_matrix(relation, names, scores, indices)
+    for index, ranked in zip(indices, _ranked_candidates(sorted(names), scores_QxC, top)):
       rows[index] = _ranked_row(facts[index], ranked, labels)
   return rows
 
 
-def _check_ranked(facts: int, arrays: int, top: int | None) -> None:
+def _check_ranked(
+  facts: int,
+  arrays: int,
+  top: int | None,
+) -> None:
   if arrays != facts:
     raise ValueError(f"expected one array of scores a fact ({facts}), got {arrays}")
   if top is not None and top < 1:
@@ -97,7 +110,8 @@ def _ranked_candidates(
   top: int | None,
 ) -> Iterator[list[list[Any]]]:
   """Yields the best [name, score] of each query, best first."""
-  order_QxK = np.argsort(-scores_QxC, axis=1, kind="stable")[:, :top]
+  order_QxC = np.argsort(-scores_QxC, axis=1, kind="stable")
+  order_QxK = order_QxC[:, :top]
   best_QxK = np.take_along_axis(scores_QxC, order_QxK, axis=1)
   for order, best in zip(order_QxK.tolist(), best_QxK.tolist()):
     yield [[names[column], score] for column, score in zip(order, best)]
@@ -132,9 +146,11 @@ def text_rows(
     raise ValueError(
       f"expected a text and a score a fact ({len(facts)}), got {len(texts)} and {len(scores)}"
     )
-  labels = {"arm": arm, "seed": seed, "split": split, **extra}
-  rounded: list[float] = _rounded(np.asarray(scores, np.float64)).tolist()
-  return [_row(fact, text, score, labels) for fact, text, score in zip(facts, texts, rounded)]
+  labels = _labels(arm, seed, split, extra)
+  raw_scores = np.asarray(scores, np.float64)
+  rounded: list[float] = _rounded(raw_scores).tolist()
+  answers = zip(facts, texts, rounded)
+  return [_row(fact, text, score, labels) for fact, text, score in answers]
 
 
 def listed_rows(
@@ -158,11 +174,14 @@ def listed_rows(
     split: label written to each row.
     **extra: more columns, equal in all rows.
   """
-  labels = {"arm": arm, "seed": seed, "split": split, **extra}
+  labels = _labels(arm, seed, split, extra)
   rows: list[Row] = []
   for fact, pairs in zip(facts, listed, strict=True):
-    scores: list[float] = _rounded(np.array([score for _, score in pairs], np.float64)).tolist()
-    ranked: list[list[Any]] = [[text, score] for (text, _), score in zip(pairs, scores)]
+    texts = [text for text, _ in pairs]
+    raw_scores = [score for _, score in pairs]
+    rounded = _rounded(np.array(raw_scores, np.float64))
+    scores: list[float] = rounded.tolist()
+    ranked: list[list[Any]] = [[text, score] for text, score in zip(texts, scores)]
     ranked.sort(key=lambda answer: (-answer[1], answer[0]))
     rows.append(_ranked_row(fact, ranked, labels))
   return rows
@@ -180,13 +199,15 @@ def write_predictions(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
     )
   with files.atomic_write(path) as file:
     for row in rows:
-      file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+      line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+      file.write(line + "\n")
 
 
 def _by_relation(facts: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
   groups: dict[str, list[int]] = {}
   for index, fact in enumerate(facts):
-    groups.setdefault(fact["relation"], []).append(index)
+    group = groups.setdefault(fact["relation"], [])
+    group.append(index)
   return groups
 
 
@@ -204,22 +225,40 @@ def _score_matrix(
         f"{index}, got {len(scores[index])}"
       )
   by_name = sorted(range(len(names)), key=names.__getitem__)
-  scores_QxC = np.stack([np.asarray(scores[index], np.float64) for index in indices])
+  rows = [np.asarray(scores[index], np.float64) for index in indices]
+  scores_QxC = np.stack(rows)
   return _rounded(scores_QxC)[:, by_name]
 
 
 def _rounded(scores: np.ndarray) -> np.ndarray:
   """Rounds to 6 significant digits and 17 decimals; log 0 becomes LOWEST."""
-  if np.isnan(scores).any() or np.isposinf(scores).any():
+  is_wrong = np.isnan(scores) | np.isposinf(scores)
+  if is_wrong.any():
     raise UserError(
       "scores: expected log-probabilities, got NaN or infinity; the model has diverged: "
       "lower the learning rate"
     )
   scores = np.maximum(scores, LOWEST)
   # Powers of ten are exact up to 1e22 only.
-  exponent = np.floor(np.log10(np.maximum(np.abs(scores), 1e-12)))
+  sizes = np.maximum(np.abs(scores), 1e-12)
+  exponent = np.floor(np.log10(sizes))
   unit = 10.0 ** (DIGITS - 1 - exponent)
-  return np.round(scores * unit) / unit + 0.0  # no -0.0
+  rounded = np.round(scores * unit) / unit
+  return rounded + 0.0  # no -0.0
+
+
+def _labels(
+  arm: str,
+  seed: int,
+  split: str,
+  extra: Mapping[str, Any],
+) -> Row:
+  return {
+    "arm": arm,
+    "seed": seed,
+    "split": split,
+    **extra,
+  }
 
 
 def _row(
@@ -229,7 +268,12 @@ def _row(
   labels: Mapping[str, Any],
 ) -> Row:
   row = {name: fact[name] for name in CARRIED if name in fact}
-  return {**row, "prediction": prediction, "score": score, **labels}
+  return {
+    **row,
+    "prediction": prediction,
+    "score": score,
+    **labels,
+  }
 
 
 def _ranked_row(

@@ -20,32 +20,71 @@ class Check:
     """Returns whether a value is of the types and accepted; a bool is no number."""
     if isinstance(value, bool) and bool not in self.types:
       return False
-    return isinstance(value, self.types) and self.accepts(value)
+    if not isinstance(value, self.types):
+      return False
+    return self.accepts(value)
 
 
 Schema: TypeAlias = Mapping[str, "Check | Schema"]
 
 _NUMBER = (int, float)
-COUNT = Check((int,), lambda v: v >= 1, "a whole number of at least 1")
-WHOLE = Check((int,), lambda v: v >= 0, "a whole number of at least 0")
-POSITIVE = Check(_NUMBER, lambda v: v > 0, "a number above 0")
-NOT_NEGATIVE = Check(_NUMBER, lambda v: v >= 0, "a number of at least 0")
-SHARE = Check(_NUMBER, lambda v: 0 <= v <= 1, "a number from 0 to 1")
-INSIDE = Check(_NUMBER, lambda v: 0 < v < 1, "a number between 0 and 1")
-TEXT = Check((str,), lambda v: True, "a text")
-FLAG = Check((bool,), lambda v: True, "True or False")
+COUNT = Check(
+  (int,),
+  lambda v: v >= 1,
+  "a whole number of at least 1",
+)
+WHOLE = Check(
+  (int,),
+  lambda v: v >= 0,
+  "a whole number of at least 0",
+)
+POSITIVE = Check(
+  _NUMBER,
+  lambda v: v > 0,
+  "a number above 0",
+)
+NOT_NEGATIVE = Check(
+  _NUMBER,
+  lambda v: v >= 0,
+  "a number of at least 0",
+)
+SHARE = Check(
+  _NUMBER,
+  lambda v: 0 <= v <= 1,
+  "a number from 0 to 1",
+)
+INSIDE = Check(
+  _NUMBER,
+  lambda v: 0 < v < 1,
+  "a number between 0 and 1",
+)
+TEXT = Check(
+  (str,),
+  lambda v: True,
+  "a text",
+)
+FLAG = Check(
+  (bool,),
+  lambda v: True,
+  "True or False",
+)
 
 
 def choice(*values: str) -> Check:
   """Returns the check of a text that is one of the values."""
-  return Check((str,), lambda v: v in values, "one of " + ", ".join(map(repr, values)))
+  listed = ", ".join(map(repr, values))
+  return Check((str,), lambda v: v in values, f"one of {listed}")
 
 
 def tuple_of(check: Check, least: int = 0) -> Check:
   """Returns the check of a list of at least `least` values that fit another check."""
+
+  def fits(values: Sequence[Any]) -> bool:
+    return len(values) >= least and all(map(check.fits, values))
+
   return Check(
     (tuple, list),
-    lambda values: len(values) >= least and all(map(check.fits, values)),
+    fits,
     f"a list of at least {least}, each {check.expected}",
   )
 
@@ -53,7 +92,10 @@ def tuple_of(check: Check, least: int = 0) -> Check:
 def _is_seeds(value: int | Sequence[int]) -> bool:
   if isinstance(value, int):
     return value >= 1
-  return len(value) >= 1 and len(set(value)) == len(value) and all(map(WHOLE.fits, value))
+  if not value:
+    return False
+  are_different = len(set(value)) == len(value)
+  return are_different and all(map(WHOLE.fits, value))
 
 
 SEEDS = Check(
@@ -65,7 +107,9 @@ SEEDS = Check(
 
 def seed_list(seeds: int | Sequence[int]) -> list[int]:
   """Returns the seeds that a value of SEEDS asks for."""
-  return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+  if isinstance(seeds, int):
+    return list(range(seeds))
+  return list(seeds)
 
 
 def setting(check: Check, **options: Any) -> Any:
@@ -80,11 +124,13 @@ def setting(check: Check, **options: Any) -> Any:
 
 def schema_of(settings: type) -> dict[str, Check]:
   """Returns the checks of a dataclass by field name, in the order of its fields."""
-  return {
-    field.name: field.metadata["check"]
-    for field in dataclasses.fields(settings)
-    if "check" in field.metadata
-  }
+  return {field.name: field.metadata["check"] for field in _settings_of(settings)}
+
+
+def _settings_of(settings: type) -> list["dataclasses.Field[Any]"]:
+  """Returns the fields of a dataclass that carry a check."""
+  fields = dataclasses.fields(settings)
+  return [field for field in fields if "check" in field.metadata]
 
 
 def check_fields(settings: Any, path: str) -> None:
@@ -121,19 +167,18 @@ def values_of(
   Raises:
     UserError: names the settings without a default that the section lacks.
   """
-  fields = [field for field in dataclasses.fields(settings) if "check" in field.metadata]
-  missing = [
-    field.name
-    for field in fields
-    if field.default is dataclasses.MISSING and field.name not in section
-  ]
+  fields = _settings_of(settings)
+  required = [field.name for field in fields if field.default is dataclasses.MISSING]
+  missing = [name for name in required if name not in section]
   if missing:
     raise UserError(f"{path}: expected a value for {', '.join(missing)}, got none")
   values: dict[str, Any] = {}
   for field in fields:
     if field.name in section:
       value = section[field.name]
-      values[field.name] = tuple(value) if isinstance(value, list) else value
+      if isinstance(value, list):
+        value = tuple(value)
+      values[field.name] = value
   return values
 
 
@@ -153,7 +198,10 @@ def raise_if_any(problems: Sequence[str]) -> None:
 
 
 def section_problems(
-  section: Any, schema: Schema, path: str, extra: Sequence[str] = ()
+  section: Any,
+  schema: Schema,
+  path: str,
+  extra: Sequence[str] = (),
 ) -> list[str]:
   """Returns what is wrong with a section's keys and values, a line each.
 
@@ -164,29 +212,41 @@ def section_problems(
     extra: keys that must be there too and are checked elsewhere.
   """
   known = [*schema, *extra]
-  problems = [unknown_key(f"{path}.{key}", key, known) for key in section if key not in known]
-  problems += [f"{path}.{key} is missing" for key in known if key not in section]
+  unknown = [key for key in section if key not in known]
+  missing = [key for key in known if key not in section]
+  problems = [unknown_key(f"{path}.{key}", key, known) for key in unknown]
+  problems += [f"{path}.{key} is missing" for key in missing]
   for key, check in schema.items():
     if key not in section:
       continue
     value = section[key]
+    key_path = f"{path}.{key}"
     if isinstance(check, Check):
-      problems += value_problems(value, check, f"{path}.{key}")
+      problems += value_problems(value, check, key_path)
     elif hasattr(value, "keys"):
-      problems += section_problems(value, check, f"{path}.{key}")
+      problems += section_problems(value, check, key_path)
     else:
-      problems.append(f"{path}.{key}: expected a section with {', '.join(check)}, got {value!r}")
+      keys = ", ".join(check)
+      problems.append(f"{key_path}: expected a section with {keys}, got {value!r}")
   return problems
 
 
-def value_problems(value: Any, check: Check, path: str) -> list[str]:
+def value_problems(
+  value: Any,
+  check: Check,
+  path: str,
+) -> list[str]:
   """Returns the line that says what is wrong with a value; none where it fits."""
   if check.fits(value):
     return []
   return [f"{path}: expected {check.expected}, got {value!r}"]
 
 
-def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
+def unknown_key(
+  path: str,
+  key: str,
+  known: Iterable[str],
+) -> str:
   """Returns the line on an unknown key, with the name that may have been meant.
 
   Args:
@@ -198,4 +258,5 @@ def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
   close = difflib.get_close_matches(key, keys, 1)
   if close:
     return f"{path} is unknown; did you mean {close[0]!r}?"
-  return f"{path} is unknown; known here: {', '.join(sorted(keys))}"
+  listed = ", ".join(sorted(keys))
+  return f"{path} is unknown; known here: {listed}"
