@@ -2,11 +2,13 @@
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from factshock.types import Answer, Candidates, Fact
+
+_Counter: TypeAlias = collections.Counter[str]
 
 
 def majority(
@@ -18,11 +20,12 @@ def majority(
   Returns:
     Natural logarithms [candidates] by relation.
   """
-  frequency = collections.Counter((fact["relation"], fact["object"]) for fact in facts)
+  frequency = collections.Counter(map(_answer, facts))
   log_probabilities: dict[str, np.ndarray] = {}
   for relation, answers in candidates.items():
-    counts = np.array([frequency[relation, answer] for answer in answers], float) + 1e-3
-    log_probabilities[relation] = np.log(counts / counts.sum())
+    counts = [frequency[relation, answer] for answer in answers]
+    smoothed = np.array(counts, float) + 1e-3
+    log_probabilities[relation] = np.log(smoothed / smoothed.sum())
   return log_probabilities
 
 
@@ -52,8 +55,11 @@ def naive_bayes(
     relation = query["relation"]
     vocabulary = counts.vocabulary[relation]
     known = [word for word in _words(query) if word in vocabulary]
-    answers = [(relation, answer) for answer in candidates[relation]]
-    scores = np.array([_log_score(counts, answer, known, smoothing) for answer in answers])
+    log_scores: list[float] = []
+    for candidate in candidates[relation]:
+      answer = (relation, candidate)
+      log_scores.append(_log_score(counts, answer, known, smoothing))
+    scores = np.array(log_scores)
     log_probabilities.append(scores - np.logaddexp.reduce(scores))
   return log_probabilities
 
@@ -62,23 +68,27 @@ class _WordCounts(NamedTuple):
   """Counts of facts by answer, of their subjects' words by answer, and the words by relation."""
 
   facts: collections.Counter[Answer]
-  words: Mapping[Answer, collections.Counter[str]]
+  words: Mapping[Answer, _Counter]
   totals: Mapping[Answer, int]
   vocabulary: Mapping[str, set[str]]
 
 
 def _word_counts(facts: Iterable[Fact]) -> _WordCounts:
   fact_counts: collections.Counter[Answer] = collections.Counter()
-  word_counts: dict[Answer, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+  word_counts: dict[Answer, _Counter] = collections.defaultdict(collections.Counter)
   vocabulary: dict[str, set[str]] = collections.defaultdict(set)
   for fact in facts:
     words = _words(fact)
-    answer = (fact["relation"], fact["object"])
+    answer = _answer(fact)
     fact_counts[answer] += 1
     word_counts[answer].update(words)
     vocabulary[fact["relation"]].update(words)
-  totals = {answer: sum(counter.values()) for answer, counter in word_counts.items()}
+  totals = {answer: counter.total() for answer, counter in word_counts.items()}
   return _WordCounts(fact_counts, word_counts, totals, vocabulary)
+
+
+def _answer(fact: Fact) -> Answer:
+  return fact["relation"], fact["object"]
 
 
 def _words(fact: Fact) -> list[str]:
@@ -92,10 +102,13 @@ def _log_score(
   smoothing: float,
 ) -> float:
   """Returns the log of an answer's frequency and of the words' likelihood under it."""
-  of_answer: Mapping[str, int] = counts.words.get(answer, collections.Counter[str]())
-  vocabulary = counts.vocabulary[answer[0]]
-  total = counts.totals.get(answer, 0) + smoothing * (len(vocabulary) + 1)
+  relation, _ = answer
+  of_answer: Mapping[str, int] = counts.words.get(answer, _Counter())
+  added = smoothing * (len(counts.vocabulary[relation]) + 1)
+  total = counts.totals.get(answer, 0) + added
   log_likelihood = 0.0
   for word in words:
-    log_likelihood += np.log((of_answer.get(word, 0) + smoothing) / total)
-  return np.log(counts.facts[answer] + smoothing) + log_likelihood
+    mass = of_answer.get(word, 0) + smoothing
+    log_likelihood += np.log(mass / total)
+  log_frequency = np.log(counts.facts[answer] + smoothing)
+  return log_frequency + log_likelihood

@@ -25,26 +25,38 @@ def read(spec: FilePath) -> list[Row]:
     UserError: a row without subject or relation, or of a wrong kind, a row twice, or no rows.
   """
   if sources.is_source(spec):
-    answered: list[Row] = [dict(fact) for fact in sources.read_facts(spec)]
-    unanswered = [row | {"object": None} for row in sources.read_unanswered(spec)]
-    return answered + unanswered
+    queries_of_source: list[Row] = [dict(fact) for fact in sources.read_facts(spec)]
+    for row in sources.read_unanswered(spec):
+      queries_of_source.append({**row, "object": None})
+    return queries_of_source
   queries: dict[tuple[str, str, Any], Row] = {}
   for location, row in schema.read_rows(spec, ("subject", "relation")):
-    schema.check_fact({**row, "object": row.get("object") or "-"}, location)
-    key = (row["subject"], row["relation"], row.get("object"))
+    answer = row.get("object")
+    schema.check_fact({**row, "object": answer or "-"}, location)
+    key = (row["subject"], row["relation"], answer)
     if key in queries:
       raise UserError(
         f"{location}: expected each query with its answer once, got {key} again; remove one"
       )
-    queries[key] = {
-      name: value for name, value in row.items() if value is not None or name == "object"
-    }
+    queries[key] = _without_nulls(row)
   if not queries:
     raise UserError(f"{spec}: expected queries, got no rows")
   return list(queries.values())
 
 
-def cross(subjects: FilePath, relations: Iterable[str]) -> list[Row]:
+def _without_nulls(row: Row) -> Row:
+  """Returns a query without columns that are null, but for its object."""
+  known: Row = {}
+  for name, value in row.items():
+    if value is not None or name == "object":
+      known[name] = value
+  return known
+
+
+def cross(
+  subjects: FilePath,
+  relations: Iterable[str],
+) -> list[Row]:
   """Asks every relation of every subject of a file.
 
   Args:
@@ -80,5 +92,6 @@ def _subject_rows(path: FilePath) -> Iterator[tuple[str, Row]]:
     yield from schema.read_rows(path, ("subject",))
     return
   for line_number, line in files.lines(path):
-    if line.strip():
-      yield f"{path}:{line_number}", {"subject": line.strip()}
+    name = line.strip()
+    if name:
+      yield f"{path}:{line_number}", {"subject": name}

@@ -40,6 +40,25 @@ from factshock.types import Fact, FilePath, Relation
 _Key: TypeAlias = tuple[str, str, str]
 
 
+class _Spec(NamedTuple):
+  """Text PREFIX:PATH?QUERY in its parts."""
+
+  prefix: str
+  path: str
+  query: str
+
+  @classmethod
+  def parse(cls, spec: FilePath) -> "_Spec":
+    prefix, _, rest = str(spec).partition(":")
+    path, _, query = rest.partition("?")
+    return cls(prefix, path, query)
+
+
+def _relations_of(option: str) -> list[str]:
+  """Returns the names of relations that the option `relations` holds, by commas."""
+  return [name for name in option.split(",") if name]
+
+
 class Source(NamedTuple):
   """Facts, the relations whose templates the data set brings ({} if none), and notes.
 
@@ -58,14 +77,14 @@ def files_of(spec: FilePath) -> list[str]:
   """
   path = str(spec)
   if is_source(spec):
-    path = path.partition(":")[2].partition("?")[0]
+    path = _Spec.parse(path).path
   pattern = os.path.join(path, "**") if os.path.isdir(path) else path
-  return sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
+  return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
 
 
 def is_source(spec: FilePath) -> bool:
   """Returns whether a text names a data set by its prefix, rather than a file."""
-  return str(spec).partition(":")[0] in source_readers.READERS
+  return _Spec.parse(spec).prefix in source_readers.READERS
 
 
 def read(spec: FilePath) -> Source:
@@ -77,12 +96,11 @@ def read(spec: FilePath) -> Source:
   """
   if not is_source(spec):
     return Source(schema.read_facts(spec), {}, [])
-  prefix, _, rest = str(spec).partition(":")
-  path, _, query = rest.partition("?")
+  prefix, path, query = _Spec.parse(spec)
   options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
   if not path:
     raise UserError(f"{spec}: expected {prefix}:PATH or {prefix}:NAME, got no path and no name")
-  wanted = options.pop("relations", "")
+  wanted = _relations_of(options.pop("relations", ""))
   known = {"split", "config", "relations"}
   if prefix in ("hub", "tfds"):
     known |= set(schema.COLUMNS)
@@ -90,8 +108,9 @@ def read(spec: FilePath) -> Source:
     raise UserError(
       f"{spec}: expected keys of {', '.join(sorted(known))} after ?, got {', '.join(options)}"
     )
-  items, relations = source_readers.READERS[prefix](path, options)
-  facts, note = _gather(str(spec), items, [name for name in wanted.split(",") if name])
+  read_items = source_readers.READERS[prefix]
+  items, relations = read_items(path, options)
+  facts, note = _gather(str(spec), items, wanted)
   return Source(facts, relations, [note])
 
 
@@ -129,7 +148,9 @@ def read_with_relations(
 
 def read_relations(path: FilePath) -> dict[str, Relation]:
   """Reads the relations of a relations file, or of a source that brings them."""
-  return read(path).relations if is_source(path) else relation_files.read_relations(path)
+  if is_source(path):
+    return read(path).relations
+  return relation_files.read_relations(path)
 
 
 def read_unanswered(spec: FilePath) -> list[schema.Row]:
@@ -140,12 +161,11 @@ def read_unanswered(spec: FilePath) -> list[schema.Row]:
   Returns:
     Rows of `subject`, `relation` and `subject_id`.
   """
-  prefix, _, rest = str(spec).partition(":")
+  prefix, path, query = _Spec.parse(spec)
   if prefix != "lm_kbc":
     return []
-  path, _, query = rest.partition("?")
   options = dict(urllib.parse.parse_qsl(query))
-  wanted = [name for name in options.pop("relations", "").split(",") if name]
+  wanted = _relations_of(options.pop("relations", ""))
   rows = source_readers.unanswered_rows(path, options)
   return [row for row in rows if not wanted or row["relation"] in wanted]
 
@@ -182,10 +202,12 @@ def _gather(
     _add(facts, fact, repeated)
   _check_gathered(spec, facts, dropped, wanted)
   clauses = [f"{spec}: {len(locations):,} rows, {len(facts):,} facts"]
-  if repeated["merged"]:
-    clauses.append(f"{repeated['merged']:,} merged, as they say the same fact again")
-  if repeated["numbered"]:
-    clauses.append(f"{repeated['numbered']:,} told apart by a number, as only their choices differ")
+  merged = repeated["merged"]
+  numbered = repeated["numbered"]
+  if merged:
+    clauses.append(f"{merged:,} merged, as they say the same fact again")
+  if numbered:
+    clauses.append(f"{numbered:,} told apart by a number, as only their choices differ")
   if dropped:
     clauses.append(f"dropped: {_counted(dropped)}")
   return list(facts.values()), "; ".join(clauses)
@@ -197,18 +219,21 @@ def _add(
   repeated: collections.Counter[str],
 ) -> None:
   """Adds a fact to those there are, merged or numbered where it comes again, which is counted."""
-  key = (fact["subject"], fact["relation"], fact["object"])
+  subject = fact["subject"]
+  key = (subject, fact["relation"], fact["object"])
   if key not in facts:
     facts[key] = fact
     return
-  if facts[key].get("choices") != fact.get("choices"):
+  known = facts[key]
+  if known.get("choices") != fact.get("choices"):
     repeated["numbered"] += 1
-    fact["subject"] = f"{fact['subject']} ({repeated['numbered'] + 1})"
+    number = repeated["numbered"] + 1
+    fact["subject"] = f"{subject} ({number})"
     facts[fact["subject"], *key[1:]] = fact
     return
   repeated["merged"] += 1
-  aliases = [*facts[key].get("aliases", []), *fact.get("aliases", [])]
-  merged: Fact = {**fact, **facts[key]}
+  aliases = [*known.get("aliases", []), *fact.get("aliases", [])]
+  merged: Fact = {**fact, **known}
   if aliases:
     merged["aliases"] = list(dict.fromkeys(aliases))
   facts[key] = merged
@@ -222,16 +247,15 @@ def _check_gathered(
 ) -> None:
   """Raises a UserError where there is no fact, or none of a relation wanted."""
   present = {fact["relation"] for fact in facts.values()}
-  absent = [name for name in wanted if name not in present]
+  absent = ", ".join(name for name in wanted if name not in present)
   if absent:
-    raise UserError(
-      f"{spec}: expected facts of the relations {', '.join(wanted)}, got none of "
-      f"{', '.join(absent)}"
-    )
+    expected = ", ".join(wanted)
+    raise UserError(f"{spec}: expected facts of the relations {expected}, got none of {absent}")
   if not facts:
     reasons = f" ({_counted(dropped)})" if dropped else ""
     raise UserError(f"{spec}: expected at least one fact, got none{reasons}")
 
 
 def _counted(reasons: collections.Counter[str]) -> str:
-  return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+  counted = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
+  return ", ".join(counted)

@@ -41,19 +41,22 @@ def split_subjects(
   Raises:
     UserError: shares that are negative or do not sum to 1.
   """
-  total = sum(shares.values())
-  if min(shares.values(), default=0) < 0 or abs(total - 1) > 1e-6:
+  least = min(shares.values(), default=0)
+  excess = sum(shares.values()) - 1
+  if least < 0 or abs(excess) > 1e-6:
     raise UserError(f"split shares: expected numbers from 0 on that sum to 1, got {dict(shares)}")
   relations_of: dict[str, set[str]] = collections.defaultdict(set)
   for fact in facts:
     relations_of[fact["subject"]].add(fact["relation"])
   strata: dict[tuple[str, ...], list[str]] = collections.defaultdict(list)
   for subject in sorted(relations_of):
-    strata[tuple(sorted(relations_of[subject]))].append(subject)
+    stratum = tuple(sorted(relations_of[subject]))
+    strata[stratum].append(subject)
   set_of = _assign(strata, shares, seed)
   sets: dict[str, list[Fact]] = {name: [] for name in shares}
   for fact in facts:
-    sets[set_of[fact["subject"]]].append(fact)
+    name = set_of[fact["subject"]]
+    sets[name].append(fact)
   return sets
 
 
@@ -75,20 +78,24 @@ def answer_controlled(
     UserError: an answer has fewer facts than its quota (every such answer is counted, the first
       named).
   """
-  if any(count < 0 for count in quota.values()):
-    raise UserError(f"answer-controlled set: expected numbers from 0 on, got {min(quota.values())}")
-  available = _by_answer(facts)
-  short = [answer for answer, count in quota.items() if count > len(available.get(answer, ()))]
+  least = min(quota.values(), default=0)
+  if least < 0:
+    raise UserError(f"answer-controlled set: expected numbers from 0 on, got {least}")
+  by_answer = _by_answer(facts)
+  available = {answer: by_answer.get(answer, []) for answer in quota}
+  short = [answer for answer, count in quota.items() if count > len(available[answer])]
   if short:
-    relation, name = short[0]
+    first = short[0]
+    relation, name = first
     raise UserError(
-      f"answer-controlled set: expected {quota[short[0]]} facts of relation {relation!r} with the "
-      f"answer {name!r}, got {len(available.get(short[0], ()))} in the pool ({len(short)} of "
+      f"answer-controlled set: expected {quota[first]} facts of relation {relation!r} with the "
+      f"answer {name!r}, got {len(available[first])} in the pool ({len(short)} of "
       f"{len(quota)} answers are short); lower the quota or widen the pool"
     )
   chosen: set[int] = set()
   for answer, count in quota.items():
-    chosen.update(_draw(facts, available.get(answer, []), count, seed, *answer))
+    drawn = _draw(facts, available[answer], count, seed, *answer)
+    chosen.update(drawn)
   return _take(facts, chosen)
 
 
@@ -114,11 +121,10 @@ def balanced(
   if per_answer < 1:
     raise UserError(f"balanced set: expected at least 1 fact an answer, got {per_answer}")
   inside = answers_in(facts, counts, swap)
-  quota = {
-    answer: min(per_answer, len(rows))
-    for answer, rows in _by_answer(facts).items()
-    if answer in inside
-  }
+  quota: dict[Answer, int] = {}
+  for answer, rows in _by_answer(facts).items():
+    if answer in inside:
+      quota[answer] = min(per_answer, len(rows))
   return answer_controlled(facts, quota, seed)
 
 
@@ -138,12 +144,20 @@ def answers_in(
     swap: whether to return the other half.
   """
   relations = {fact["relation"] for fact in facts}
-  answers = {answer for answer in counts if answer[0] in relations}
-  answers |= set(map(_answer, facts))
+  answers = set(map(_answer, facts))
+  for answer in counts:
+    relation, _ = answer
+    if relation in relations:
+      answers.add(answer)
+
+  def rank(answer: Answer) -> tuple[int, Answer]:
+    return -count_of(counts, *answer), answer
+
+  start = 0 if swap else 1
   inside: set[Answer] = set()
   for _, group in itertools.groupby(sorted(answers), key=lambda answer: answer[0]):
-    ranked = sorted(group, key=lambda answer: (-count_of(counts, *answer), answer))
-    inside.update(ranked[0 if swap else 1 :: 2])
+    ranked = sorted(group, key=rank)
+    inside.update(ranked[start::2])
   return inside
 
 
@@ -168,7 +182,8 @@ def natural(
       raise UserError(
         f"natural set: expected a size from 0 to the {len(facts)} facts of the pool, got {size}"
       )
-    size = _apportion(size, {relation: len(rows[relation]) for relation in sorted(rows)})
+    counts = {relation: len(rows[relation]) for relation in sorted(rows)}
+    size = _apportion(size, counts)
   chosen: set[int] = set()
   for relation, count in size.items():
     available = rows.get(relation, [])
@@ -177,7 +192,8 @@ def natural(
         f"natural set: expected at most the {len(available)} facts of relation "
         f"{relation!r} in the pool, got a size of {count}"
       )
-    chosen.update(_draw(facts, available, count, seed, relation))
+    drawn = _draw(facts, available, count, seed, relation)
+    chosen.update(drawn)
   return _take(facts, chosen)
 
 
@@ -212,10 +228,12 @@ def at_mismatch(
     )
   blend = _Blend.of(pool, counts, test, size, seed)
   ends = [mismatch(blend.draw(share), test) for share in (0.0, 1.0)]
-  if not min(ends) - 0.02 <= target <= max(ends) + 0.02:
+  low = min(ends)
+  high = max(ends)
+  if not low - 0.02 <= target <= high + 0.02:
     raise UserError(
-      f"config.mismatch: {size} facts of this pool can have a mismatch of {min(ends):.2f} to "
-      f"{max(ends):.2f} with the test facts, got a target of {target}; change the target or the "
+      f"config.mismatch: {size} facts of this pool can have a mismatch of {low:.2f} to "
+      f"{high:.2f} with the test facts, got a target of {target}; change the target or the "
       "size"
     )
   return blend.nearest(test, target)
@@ -249,23 +267,27 @@ class _Blend:
     available = _by_answer(pool)
     answers = sorted(available)
     inside = answers_in(pool, counts)
-    tested = _by_answer(test)
+    tested = _histogram(test)
+    test_shares = [tested.get(answer, 0.0) for answer in answers]
+    even = [1.0 if answer in inside else 0.0 for answer in answers]
+    capacity = [len(available[answer]) for answer in answers]
     return cls(
       pool,
       size,
       seed,
       answers,
-      test_shares=np.array([len(tested.get(answer, ())) / len(test) for answer in answers]),
-      even=np.array([1.0 if answer in inside else 0.0 for answer in answers]),
-      capacity=np.array([len(available[answer]) for answer in answers]),
+      test_shares=np.array(test_shares),
+      even=np.array(even),
+      capacity=np.array(capacity),
     )
 
   def draw(self, share: float) -> list[Fact]:
     """Returns a set whose histogram is `share` of the way from the test facts' to the even one."""
     even_weights = share * self.even / max(1, self.even.sum())
     weights = (1 - share) * self.test_shares + even_weights
-    quota = _fill(weights, self.capacity, self.size)
-    return answer_controlled(self.pool, dict(zip(self.answers, quota.tolist())), self.seed)
+    sizes = _fill(weights, self.capacity, self.size)
+    quota = dict(zip(self.answers, sizes.tolist()))
+    return answer_controlled(self.pool, quota, self.seed)
 
   def nearest(self, test: Sequence[Fact], target: float) -> list[Fact]:
     """Returns the set whose mismatch with the test facts is nearest to a target, by bisection."""
@@ -277,8 +299,12 @@ class _Blend:
         low = middle
       else:
         high = middle
+
+    def distance(facts: Sequence[Fact]) -> float:
+      return abs(mismatch(facts, test) - target)
+
     sets = [self.draw(low), self.draw(high)]
-    return min(sets, key=lambda facts: abs(mismatch(facts, test) - target))
+    return min(sets, key=distance)
 
 
 def _fill(
@@ -296,7 +322,8 @@ def _fill(
       free = (shares * (quota < capacity)).astype(float)
       if not free.sum() > 0:
         break
-      more = np.minimum(_round(free / free.sum() * left, int(left)), capacity - quota)
+      wanted = _round(free / free.sum() * left, int(left))
+      more = np.minimum(wanted, capacity - quota)
       quota += more
       if not more.any():
         break
@@ -360,7 +387,8 @@ def top_share(
     ranked = sorted(rows, key=rank)
     if not lowest:
       ranked.reverse()
-    chosen.update(ranked[: int(len(ranked) * share + 1e-9)])
+    count = int(len(ranked) * share + 1e-9)
+    chosen.update(ranked[:count])
   return _take(facts, chosen)
 
 
@@ -405,11 +433,10 @@ def matched(
   chosen: tuple[list[Fact], list[Fact]] = ([], [])
   shared = relation_sizes(facts).keys() & relation_sizes(others).keys()
   for relation in sorted(shared):
-    sides = [
-      _highest_first(facts, relation, by),
-      _highest_first(others, relation, by),
-    ]
-    small = int(len(sides[1]) < len(sides[0]))
+    of_facts = _highest_first(facts, relation, by)
+    of_others = _highest_first(others, relation, by)
+    sides = (of_facts, of_others)
+    small = int(len(of_others) < len(of_facts))
     large = 1 - small
     left = list(sides[large])
     for fact in sides[small]:
@@ -427,8 +454,12 @@ def _highest_first(
   by: str,
 ) -> list[Fact]:
   """Returns the facts of a relation, those with the most of a column first."""
+
+  def rank(fact: Fact) -> tuple[float, str, str]:
+    return -_number(fact, by), fact["subject"], fact["object"]
+
   of_relation = [fact for fact in facts if fact["relation"] == relation]
-  return sorted(of_relation, key=lambda fact: (-_number(fact, by), fact["subject"], fact["object"]))
+  return sorted(of_relation, key=rank)
 
 
 def _number(fact: Mapping[str, Any], column: str) -> float:
@@ -493,9 +524,11 @@ def permuted_answers(facts: Sequence[Fact], seed: int) -> list[Fact]:
   """
   permuted = list(facts)
   for relation, rows in sorted(_by_relation(facts).items()):
-    order = _rng(seed, relation, "permuted").permutation(len(rows))
+    random = _rng(seed, relation, "permuted")
+    order = random.permutation(len(rows))
     for row, other in zip(rows, order):
-      giver = facts[rows[int(other)]]
+      giver_row = rows[int(other)]
+      giver = facts[giver_row]
       fact = facts[row].copy()
       fact.pop("aliases", None)
       fact["object"] = giver["object"]
@@ -523,7 +556,8 @@ def mismatch(train: Sequence[Fact], test: Sequence[Fact]) -> float:
   right = _histogram(test)
   # Sorted, as the order of a set of texts, and with it the rounding, differs between processes.
   answers = sorted(left.keys() | right.keys())
-  return 0.5 * sum(abs(left.get(answer, 0.0) - right.get(answer, 0.0)) for answer in answers)
+  distances = [abs(left.get(answer, 0.0) - right.get(answer, 0.0)) for answer in answers]
+  return 0.5 * sum(distances)
 
 
 def _histogram(facts: Sequence[Fact]) -> dict[Answer, float]:
@@ -537,12 +571,13 @@ def describe(name: str, facts: Sequence[Fact]) -> str:
     return f"{name}: 0 facts"
   answers = collections.Counter(map(_answer, facts))
   top = min(answers, key=lambda answer: (-answers[answer], answer))
+  _, top_name = top
   percent = 100 * answers[top] / len(facts)
   relations = relation_sizes(facts)
   text = (
     f"{name}: {len(facts)} facts, "
     f"relations: {len(relations)}, "
-    f"answers: {len(answers)} (top: {top[1]} {percent:.1f}%)"
+    f"answers: {len(answers)} (top: {top_name} {percent:.1f}%)"
   )
   values = [fact.get("popularity") for fact in facts]
   popularity = [value for value in values if value is not None]
@@ -562,11 +597,12 @@ def describe_against(facts: Sequence[Fact], test: Sequence[Fact]) -> str:
   It says as well how many of these have an answer here.
   """
   answers = set(map(_answer, facts))
-  seen = sum(_answer(fact) in answers for fact in test) / len(test)
+  seen = sum(_answer(fact) in answers for fact in test)
+  seen_share = seen / len(test)
   distance = mismatch(facts, test)
   return (
     f"  against the test facts: mismatch {distance:.2f}, "
-    f"{seen:.0%} of them have an answer seen here"
+    f"{seen_share:.0%} of them have an answer seen here"
   )
 
 
@@ -585,7 +621,8 @@ def _assign(
     owed += share_S * len(subjects)
     sizes = _round(owed, len(subjects))
     owed -= sizes
-    order = _rng(seed, "split", *stratum).permutation(len(subjects))
+    random = _rng(seed, "split", *stratum)
+    order = random.permutation(len(subjects))
     ends = np.cumsum(sizes)
     for position, i in enumerate(order):
       index = int(np.searchsorted(ends, position, side="right"))
@@ -622,7 +659,8 @@ def _draw(
 ) -> list[int]:
   """Returns `count` of the row indices, at random, whatever order they come in."""
   ordered = sorted(rows, key=lambda i: _key(facts[i]))
-  order = _rng(seed, "draw", *stream).permutation(len(ordered))
+  random = _rng(seed, "draw", *stream)
+  order = random.permutation(len(ordered))
   return [ordered[i] for i in order[:count]]
 
 
@@ -655,7 +693,8 @@ def _key(fact: Fact) -> tuple[str, str, str]:
 
 
 def _checksum(*texts: str) -> int:
-  return zlib.crc32("\t".join(texts).encode())
+  joined = "\t".join(texts)
+  return zlib.crc32(joined.encode())
 
 
 def _rng(seed: int, *stream: str) -> np.random.Generator:
@@ -663,4 +702,5 @@ def _rng(seed: int, *stream: str) -> np.random.Generator:
 
   So one group's size does not move another's draw.
   """
-  return np.random.default_rng([int(seed), _checksum(*stream)])
+  seeds = [int(seed), _checksum(*stream)]
+  return np.random.default_rng(seeds)

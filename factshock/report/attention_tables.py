@@ -11,6 +11,8 @@ from factshock.report.schema import Diagnosis
 
 # An arm and the one it is compared with.
 Pair = tuple[str, str]
+# Measures by site.
+Blocks = dict[str, dict[str, Any]]
 
 
 class _Column(NamedTuple):
@@ -69,22 +71,35 @@ def _table_of_arms(
 ) -> str | None:
   """Returns a row for each arm with any number, or None; columns without one may be left out."""
   labels = attention.labels(diagnosis)
-  estimates = {
-    label: [attention.estimate(diagnosis, label, column.site, *column.path) for column in columns]
-    for label in labels
-  }
-  shown = [
-    index
-    for index in range(len(columns))
-    if all_columns or any(estimates[label][index] for label in labels)
-  ]
+  estimates = {label: _estimates(diagnosis, label, columns) for label in labels}
+  shown = []
+  for index in range(len(columns)):
+    is_known = any(of_arm[index] for of_arm in estimates.values())
+    if all_columns or is_known:
+      shown.append(index)
   rows = []
-  for label in labels:
-    if any(estimates[label]):
-      cells = [columns[index].write(estimates[label][index]) for index in shown]
-      rows.append([text(reading.title(diagnosis, label)), *cells])
-  head = ["Arm", *(columns[index].head for index in shown)]
-  return markup.table(head, rows) if rows else None
+  for label, of_arm in estimates.items():
+    if any(of_arm):
+      title = text(reading.title(diagnosis, label))
+      cells = [columns[index].write(of_arm[index]) for index in shown]
+      rows.append([title, *cells])
+  if not rows:
+    return None
+  heads = [columns[index].head for index in shown]
+  return markup.table(["Arm", *heads], rows)
+
+
+def _estimates(
+  diagnosis: Diagnosis,
+  label: str,
+  columns: Sequence[_Column],
+) -> list[KnownEstimate | None]:
+  """Returns an arm's estimate in each column."""
+  estimates = []
+  for column in columns:
+    estimate = attention.estimate(diagnosis, label, column.site, *column.path)
+    estimates.append(estimate)
+  return estimates
 
 
 def _changes(diagnosis: Diagnosis) -> str | None:
@@ -103,24 +118,41 @@ def _changes(diagnosis: Diagnosis) -> str | None:
     site: str,
     name: str,
   ) -> KnownEstimate | None:
-    return known_estimate(blocks[pair].get(site, {}).get(name))
+    block = blocks[pair].get(site, {})
+    return known_estimate(block.get(name))
 
-  bars = span_of([size(pair, main, "mass") for pair in blocks] + [ZERO])
-  names = [name for name in HEADS if any(size(pair, main, name) for pair in blocks)]
+  masses = [size(pair, main, "mass") for pair in blocks]
+  bars = span_of([*masses, ZERO])
+  names = []
+  for name in HEADS:
+    if any(size(pair, main, name) for pair in blocks):
+      names.append(name)
   rows = []
   for pair, by_site in blocks.items():
-    titles = [text(reading.title(diagnosis, label)) for label in pair]
-    by_place = [difference(size(pair, site, "mass")) for site in sites]
-    in_logits = [difference(size(pair, main, name)) for name in names]
-    same_sign = text(by_site.get(main, {}).get("seeds_same_sign") or numbers.DASH)
-    drawn = bar(size(pair, main, "mass"), bars, 0.0)
-    rows.append([*titles, *by_place, drawn, *in_logits, same_sign])
-  head = ["Arm", "against", *map(attention.heading, sites), ""]
-  head += [*(HEADS[name] for name in names), "Seeds of<br>same sign"]
+    at_main = by_site.get(main, {})
+    titles = [reading.title(diagnosis, label) for label in pair]
+    by_place = [size(pair, site, "mass") for site in sites]
+    in_logits = [size(pair, main, name) for name in names]
+    row = [
+      *map(text, titles),
+      *map(difference, by_place),
+      bar(size(pair, main, "mass"), bars, 0.0),
+      *map(difference, in_logits),
+      text(at_main.get("seeds_same_sign") or numbers.DASH),
+    ]
+    rows.append(row)
+  head = [
+    "Arm",
+    "against",
+    *map(attention.heading, sites),
+    "",
+    *(HEADS[name] for name in names),
+    "Seeds of<br>same sign",
+  ]
   return markup.table(head, rows, "pairs")
 
 
-def _difference_blocks(diagnosis: Diagnosis) -> dict[Pair, dict[str, dict[str, Any]]]:
+def _difference_blocks(diagnosis: Diagnosis) -> dict[Pair, Blocks]:
   """Returns the differences of each pair of arms of the table, by site; known ones alone."""
   labels = attention.labels(diagnosis)
   sites = attention.sites(diagnosis)
@@ -128,17 +160,23 @@ def _difference_blocks(diagnosis: Diagnosis) -> dict[Pair, dict[str, dict[str, A
   blocks: dict[Pair, dict[str, Any]] = {}
   if reference is not None:
     for label in labels:
-      blocks[label, reference] = {
-        site: attention.value_at(diagnosis, label, site, "change") for site in sites
-      }
-  for row in attention.part(diagnosis).get("comparisons") or []:
+      by_site = {}
+      for site in sites:
+        by_site[site] = attention.value_at(diagnosis, label, site, "change")
+      blocks[label, reference] = by_site
+  comparisons = attention.part(diagnosis).get("comparisons") or []
+  for row in comparisons:
     if row.get("arm") in labels and row.get("against") in labels:
-      blocks.setdefault((row["arm"], row["against"]), {})[row.get("site", "")] = row
+      pair = (row["arm"], row["against"])
+      site = row.get("site", "")
+      blocks.setdefault(pair, {})[site] = row
   known = {pair: _known_sites(by_site) for pair, by_site in blocks.items()}
   return {pair: by_site for pair, by_site in known.items() if by_site}
 
 
-def _known_sites(by_site: dict[str, Any]) -> dict[str, dict[str, Any]]:
-  return {
-    site: block for site, block in by_site.items() if block and known_estimate(block.get("mass"))
-  }
+def _known_sites(by_site: dict[str, Any]) -> Blocks:
+  known = {}
+  for site, block in by_site.items():
+    if block and known_estimate(block.get("mass")):
+      known[site] = block
+  return known
