@@ -65,7 +65,8 @@ def read(path: str) -> Attention:
   texts = [subject_F, relation_F, object_F]
   popularity_F = take("popularity", "fiu", size).astype(np.float64)
   uniform_F = _uniform(path, take, size)
-  sites: list[str] = take("sites", "U", (None,)).tolist()
+  sites_S = take("sites", "U", (None,))
+  sites: list[str] = sites_S.tolist()
   if not sites or not set(sites) <= SITES.keys():
     allowed = ", ".join(SITES)
     given = ", ".join(sites) or "none"
@@ -123,8 +124,8 @@ def _array(
     sizes = ["any" if size is None else str(size) for size in shape]
     expected_shape = ", ".join(sizes)
     raise UserError(
-      f"{path}: {name}: expected {kind} of shape [{expected_shape}], got {array.dtype} of shape "
-      f"{list(array.shape)}"
+      f"{path}: {name}: expected {kind} of shape [{expected_shape}], "
+      f"got {array.dtype} of shape {list(array.shape)}"
     )
   return array
 
@@ -165,7 +166,8 @@ def _site_arrays(
   mass_FxNxH = take(f"{site}/mass", "f", any_heads)
   arrays = {"mass": mass_FxNxH}
   for name in SITES[site][1:]:
-    arrays[name] = take(f"{site}/{name}", "f", mass_FxNxH.shape)
+    key = f"{site}/{name}"
+    arrays[name] = take(key, "f", mass_FxNxH.shape)
   if not mass_FxNxH.size:
     raise UserError(
       f"{path}: {site}/mass: expected at least one layer and head, got shape "
@@ -178,16 +180,16 @@ def _site_arrays(
   least = known.min(initial=0)
   greatest = known.max(initial=0)
   if least < 0 or greatest > 1.01:
-    raise UserError(
-      f"{path}: {site}/mass: expected shares from 0 to 1, got {known.min():g} to {known.max():g}"
-    )
+    extent = f"{known.min():g} to {known.max():g}"
+    raise UserError(f"{path}: {site}/mass: expected shares from 0 to 1, got {extent}")
   return arrays
 
 
 def _check_finite(array_FxNxH: np.ndarray, context: str) -> None:
   unknown_F = np.isnan(array_FxNxH).all(axis=(1, 2))
   if not np.isfinite(array_FxNxH[~unknown_F]).all():
-    good_F = np.isfinite(array_FxNxH).all(axis=(1, 2)) | unknown_F
+    finite_F = np.isfinite(array_FxNxH).all(axis=(1, 2))
+    good_F = finite_F | unknown_F
     raise UserError(
       f"{context}: expected finite numbers, or NaN in all layers and heads of a fact; fact "
       f"{int(np.argmin(good_F))} has others"

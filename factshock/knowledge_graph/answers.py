@@ -21,6 +21,7 @@ LISTED = 10  # candidates of a query that are kept, best first
 
 Query: TypeAlias = tuple[str, str]  # subject and relation
 Gold: TypeAlias = tuple[str, ...]  # normalised names of a right answer, its label's first
+ByRelation: TypeAlias = Mapping[tuple[str, str], str]  # (relation, name of an answer) -> text
 _Candidate: TypeAlias = tuple[str, float]  # text and log-probability
 
 T = TypeVar("T")
@@ -35,8 +36,8 @@ class Names:
     ids: id of each (relation, label).
   """
 
-  labels: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict[Any, str])
-  ids: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict[Any, str])
+  labels: ByRelation = dataclasses.field(default_factory=dict[Any, str])
+  ids: ByRelation = dataclasses.field(default_factory=dict[Any, str])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +77,13 @@ class Answers:
     """Returns a number for each query's subject, int64 [Q], equal for equal subjects."""
     distinct = dict.fromkeys(self.subjects)
     codes = {name: code for code, name in enumerate(distinct)}
-    return np.array([codes[name] for name in self.subjects], np.int64)
+    codes_Q = [codes[name] for name in self.subjects]
+    return np.array(codes_Q, np.int64)
 
   def query_rows(self) -> list[dict[str, str]]:
     """Returns subject and relation of each query."""
-    return [
-      {"subject": subject, "relation": relation}
-      for subject, relation in zip(self.subjects, self.relations)
-    ]
+    queries = zip(self.subjects, self.relations)
+    return [{"subject": subject, "relation": relation} for subject, relation in queries]
 
 
 def collect_names(facts: Iterable[Mapping[str, Any]]) -> Names:
@@ -112,13 +112,18 @@ def collect_names(facts: Iterable[Mapping[str, Any]]) -> Names:
         shared.add(key)
     if fact.get("object_id"):
       ids.setdefault((relation, label), fact["object_id"])
-  return Names({key: label for key, label in labels.items() if key not in shared}, ids)
+  for key in shared:
+    del labels[key]
+  return Names(labels, ids)
 
 
 def _aliases(fact: Mapping[str, Any]) -> list[str]:
   """Returns the aliases of a fact that are texts."""
   aliases: Any = fact.get("aliases")
-  return list(filter(_is_text, cast(list[Any], aliases))) if isinstance(aliases, list) else []
+  if not isinstance(aliases, list):
+    return []
+  values = cast(list[Any], aliases)
+  return [value for value in values if _is_text(value)]
 
 
 def read(
@@ -188,9 +193,11 @@ class _Builder:
     self.indices[query] = index
     self.first_candidates.append(candidates)
     self.subject_ids.append(row.get("subject_id"))
-    self.golds.append(([gold] if gold else []) if has_gold else None)
+    golds = [gold] if gold else []
+    self.golds.append(golds if has_gold else None)
     merged = _merge_names(query[1], candidates, self.names)
-    for rank, (text, score) in enumerate(merged[:LISTED], 1):
+    kept = merged[:LISTED]
+    for rank, (text, score) in enumerate(kept, 1):
       self.query_N.append(index)
       self.texts.append(text)
       self.rank_N.append(rank)
@@ -266,13 +273,14 @@ def take(answers: Answers, wanted_Q: np.ndarray) -> Answers:
   new_index_Q = np.cumsum(wanted_Q) - 1
   wanted_N = wanted_Q[answers.query_N]
   positions: list[int] = np.flatnonzero(wanted_N).tolist()
+  texts = [answers.texts[position] for position in positions]
   return Answers(
     _wanted(answers.subjects, wanted_Q),
     _wanted(answers.relations, wanted_Q),
     _wanted(answers.subject_ids, wanted_Q),
     _wanted(answers.golds, wanted_Q),
     new_index_Q[answers.query_N[wanted_N]],
-    [answers.texts[position] for position in positions],
+    texts,
     answers.rank_N[wanted_N],
     answers.score_N[wanted_N],
   )
@@ -300,14 +308,19 @@ def check_separate_queries(
   Raises:
     UserError: some are.
   """
-  queries = {(row["subject"], row["relation"]) for row in calibration}
-  other_queries = {(row["subject"], row["relation"]) for row in others}
+  queries = _query_set(calibration)
+  other_queries = _query_set(others)
   shared = queries & other_queries
   if shared:
     raise UserError(
       f"calibration: expected queries apart from the {kind}, got {len(shared):,} of "
       f"{len(queries):,} shared, such as {min(shared)}; take them out of the calibration file"
     )
+
+
+def _query_set(rows: Iterable[Mapping[str, Any]]) -> set[Query]:
+  """Returns subject and relation of rows."""
+  return {(row["subject"], row["relation"]) for row in rows}
 
 
 def _query(context: str, row: Row) -> Query:
@@ -340,13 +353,17 @@ def _gold(
       f"{aliases!r}"
     )
   normalised = [normalise(text) for text in (label, *aliases)]
-  merged_label = names.labels.get((row["relation"], normalised[0]), label)
+  key = row["relation"], normalised[0]
+  merged_label = names.labels.get(key, label)
   return tuple(dict.fromkeys([normalise(merged_label), *normalised]))
 
 
 def _is_list_of_texts(value: Any) -> bool:
   """Returns whether a value is a list of texts that are not empty."""
-  return isinstance(value, list) and all(map(_is_text, cast(list[Any], value)))
+  if not isinstance(value, list):
+    return False
+  items = cast(list[Any], value)
+  return all(map(_is_text, items))
 
 
 def _is_text(value: Any) -> bool:
@@ -388,7 +405,8 @@ def _is_same_answer(candidates: list[_Candidate], others: list[_Candidate]) -> b
   if len(candidates) != len(others):
     return False
   best = _best_score(candidates)
-  return abs(best - _best_score(others)) <= 1e-3 * max(1.0, abs(best))
+  difference = abs(best - _best_score(others))
+  return difference <= 1e-3 * max(1.0, abs(best))
 
 
 def _best_score(candidates: list[_Candidate]) -> float:
@@ -409,14 +427,22 @@ def _merge_names(
   for key, text, score in _named(relation, candidates, names):
     if key in sums:
       first_text, before = sums[key]
-      sums[key] = first_text, float(np.logaddexp(before, score))
+      both = np.logaddexp(before, score)
+      sums[key] = first_text, float(both)
     else:
       sums[key] = text, score
   merged = list(sums.values())
   if len(candidates) > 1 and merged:
-    total = _log_sum([score for _, score in merged])
+    scores = [score for _, score in merged]
+    total = _log_sum(scores)
     merged = [(text, score - total) for text, score in merged]
-  return sorted(merged, key=lambda pair: (-pair[1], pair[0]))
+  return sorted(merged, key=_best_first)
+
+
+def _best_first(candidate: _Candidate) -> tuple[float, str]:
+  """Returns the sorting key of candidates: the best first, ties by their texts."""
+  text, score = candidate
+  return -score, text
 
 
 def _log_sum(scores: Sequence[float]) -> float:
@@ -437,4 +463,7 @@ def _named(
     if not name:
       continue
     label = names.labels.get((relation, name))
-    yield (name, text, score) if label is None else (normalise(label), label or text, score)
+    if label is None:
+      yield name, text, score
+    else:
+      yield normalise(label), label or text, score

@@ -75,7 +75,11 @@ class _Data(NamedTuple):
 
   def take(self, wanted_N: np.ndarray) -> "_Data":
     """Returns the rows that are wanted."""
-    return _Data(self.x_N[wanted_N], self.right_N[wanted_N], self.relation_N[wanted_N])
+    return _Data(
+      self.x_N[wanted_N],
+      self.right_N[wanted_N],
+      self.relation_N[wanted_N],
+    )
 
 
 def logits(score_N: ArrayLike) -> np.ndarray:
@@ -92,8 +96,8 @@ def assign_folds(key_N: ArrayLike, count: int = FOLDS) -> np.ndarray:
   Rows of equal keys (subjects) share one, whatever the order of rows.
   """
   keys, index_N = np.unique(np.asarray(key_N, str), return_inverse=True)
-  numbers = [_hash(str(key)) for key in keys.tolist()]
-  order = np.argsort(np.array(numbers, np.int64), kind="stable")
+  hashes = [_hash(str(key)) for key in keys.tolist()]
+  order = np.argsort(np.array(hashes, np.int64), kind="stable")
   fold = np.empty(len(keys), np.int64)
   fold[order] = np.arange(len(keys)) % count
   return fold[index_N]
@@ -129,13 +133,16 @@ def fit(
   Raises:
     ValueError: no answers.
   """
-  data = _Data(logits(score_N), np.asarray(right_N, np.float64), np.asarray(relation_N))
+  data = _Data(
+    logits(score_N),
+    np.asarray(right_N, np.float64),
+    np.asarray(relation_N),
+  )
   if not len(data.x_N):
     raise ValueError("expected answers to calibrate on, got none")
   if fitted_N is None or not fitted_N.any():
     fitted_N = np.ones(len(data.x_N), bool)
-  methods = (method,) if method else METHODS
-  choices = [(name, strength) for name in methods for strength in STRENGTHS]
+  choices = _choices(method)
   held_out = _held_out_confidences(data, fold_N, fitted_N, choices)
   fitted = data.take(fitted_N)
 
@@ -144,6 +151,12 @@ def fit(
 
   best = min(choices, key=loss)
   return _fit_curves(fitted, *best), held_out[best]
+
+
+def _choices(method: str | None) -> list[_Choice]:
+  """Returns the choices of a method, or of all, in the order in which ties are decided."""
+  methods = (method,) if method else METHODS
+  return [(name, strength) for name in methods for strength in STRENGTHS]
 
 
 def _held_out_confidences(
@@ -179,7 +192,8 @@ def confidence(
     score_N: log-probabilities.
     relation_N: codes of relations.
   """
-  return _evaluate(calibration, logits(score_N), np.asarray(relation_N))
+  x_N = logits(score_N)
+  return _evaluate(calibration, x_N, np.asarray(relation_N))
 
 
 def log_loss(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
@@ -205,7 +219,8 @@ def to_json(calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
     "relations": curves,
     "units": {names[code]: count for code, count in calibration.units.items()},
   }
-  digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+  text = json.dumps(values, sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()
   return {**values, "identity": digest[:16]}
 
 
@@ -224,7 +239,8 @@ def _fit_curves(
   strength: float,
 ) -> Calibration:
   """Fits the pooled curve and one for each relation."""
-  pooled = _fit_curve(method, data.x_N, data.right_N, np.ones(len(data.x_N)))
+  ones_N = np.ones(len(data.x_N))
+  pooled = _fit_curve(method, data.x_N, data.right_N, ones_N)
   curves: dict[int, Curve] = {}
   units: dict[int, int] = {}
   for relation in np.unique(data.relation_N).tolist():
@@ -233,8 +249,9 @@ def _fit_curves(
     # Beside each of the relation's answers one of this weight is as the pooled curve says.
     prior = strength / count
     pooled_N = _curve_values(pooled, own.x_N)
-    target_N = (own.right_N + prior * pooled_N) / (1 + prior)
-    weight_N = np.full(count, 1 + prior)
+    weight = 1 + prior
+    target_N = (own.right_N + prior * pooled_N) / weight
+    weight_N = np.full(count, weight)
     curves[relation] = _fit_curve(method, own.x_N, target_N, weight_N)
     units[relation] = count
   return Calibration(method, strength, pooled, curves, units)
@@ -258,7 +275,8 @@ def _curve_values(curve: Curve, x_N: np.ndarray) -> np.ndarray:
   """Returns the confidences at logits [N]."""
   if curve.method == "isotonic":
     return np.interp(x_N, curve.x, curve.y)
-  slope, shift = curve.x[0], curve.y[0]
+  slope = curve.x[0]
+  shift = curve.y[0]
   p_N = sigmoid(slope * x_N + shift)
   least = np.exp(-_EDGE)
   return np.clip(p_N, least, 1 - least)
@@ -284,13 +302,15 @@ def _fit_isotonic(
   """Returns the never falling curve of least squares, kept off 0 and 1 by half an answer."""
   x, index_N = np.unique(x_N, return_inverse=True)
   weight = np.bincount(index_N, weight_N)
-  mean = np.bincount(index_N, weight_N * target_N) / weight
+  total = np.bincount(index_N, weight_N * target_N)
+  mean = total / weight
   y = _increasing(mean, weight)
   edge = 0.5 / (weight.sum() + 1)
   y = np.clip(y, edge, 1 - edge)
   is_corner = np.ones(len(x), bool)  # the ends of each level say all
-  rises_before = y[1:-1] != y[:-2]
-  rises_after = y[1:-1] != y[2:]
+  inner = y[1:-1]
+  rises_before = inner != y[:-2]
+  rises_after = inner != y[2:]
   is_corner[1:-1] = rises_before | rises_after
   return Curve("isotonic", x[is_corner], y[is_corner])
 
@@ -312,12 +332,14 @@ def _fit_platt(
   By Newton's method. One answer more, half right, stands at each end: without them answers that a
   threshold tells apart would have no best slope.
   """
-  x = np.concatenate([x_N, [x_N.min(), x_N.max()]])
+  ends = [x_N.min(), x_N.max()]
+  x = np.concatenate([x_N, ends])
   target = np.concatenate([target_N, [0.5, 0.5]])
   weight = np.concatenate([weight_N, [1.0, 1.0]])
   share = np.average(target, weights=weight)
   slope = 0.0
-  shift = float(np.log(share / (1 - share)))
+  odds = share / (1 - share)
+  shift = float(np.log(odds))
   level = shift  # the best where the slope is 0
   for _ in range(rounds):
     move = _newton_move(x, target, weight, slope, shift)
@@ -342,14 +364,19 @@ def _newton_move(
   p = sigmoid(slope * x + shift)
   error = weight * (target - p)
   curvature = weight * p * (1 - p) + 1e-12
-  gradient = np.array([error @ x, error.sum()])
+  slope_gradient = error @ x
+  shift_gradient = error.sum()
+  gradient = np.array([slope_gradient, shift_gradient])
   mixed = curvature @ x
-  hessian = np.array([[curvature @ (x * x), mixed], [mixed, curvature.sum()]])
+  of_slope = curvature @ (x * x)
+  of_shift = curvature.sum()
+  hessian = np.array([[of_slope, mixed], [mixed, of_shift]])
   hessian = hessian + 1e-9 * np.eye(2)
   move = np.linalg.solve(hessian, gradient)
   if not move.any():
     return move * 0.0
-  return move * min(1.0, 2.0 / np.abs(move).max())
+  largest = np.abs(move).max()
+  return move * min(1.0, 2.0 / largest)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

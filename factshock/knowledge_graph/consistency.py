@@ -16,8 +16,11 @@ from factshock.runtime.errors import UserError
 RULE_COLUMNS = ("type", "inverse", "symmetric", "object_type", "subject_type")
 
 Rules: TypeAlias = Mapping[str, Mapping[str, Any]]  # rows of the relations file by relation
+Rule: TypeAlias = dict[str, Any]  # a row of the relations file
 Types: TypeAlias = Mapping[str, Collection[str]]  # types of each entity
 _Key: TypeAlias = tuple[str, str, str]  # a statement by normalised names
+
+_End: TypeAlias = tuple[str, str]  # a subject and its relation, or a relation and its object
 
 
 class Triple(NamedTuple):
@@ -61,7 +64,7 @@ class _Statement(NamedTuple):
   kind: str
 
 
-def complete_rules(relations: Rules) -> dict[str, dict[str, Any]]:
+def complete_rules(relations: Rules) -> dict[str, Rule]:
   """Checks the columns that are read here, and fills in `inverse` on both sides.
 
   Args:
@@ -99,7 +102,9 @@ def _check_columns(name: str, row: Mapping[str, Any]) -> None:
     raise UserError(f"relation {name!r}: expected true or false in `symmetric`, got {symmetric!r}")
   for column in ("subject_type", "object_type", "inverse"):
     value = row.get(column)
-    if value is not None and not (isinstance(value, str) and value):
+    if value is None:
+      continue
+    if not isinstance(value, str) or not value:
       raise UserError(f"relation {name!r}: expected a text in `{column}`, got {value!r}")
 
 
@@ -159,7 +164,8 @@ def _implied(
     rule = rules.get(triple.relation, {})
     for mirror, _ in _mirrors(triple, rule):
       key = _key(mirror)
-      if key[:2] in query_keys and key not in stated:
+      answers_query = key[:2] in query_keys
+      if answers_query and key not in stated:
         stated.add(key)
         implied.append(mirror)
   return implied
@@ -173,8 +179,8 @@ class _Graph:
     self.keys: set[_Key] = set()
     # The first statement of a subject in a relation, and of a relation with an object: its kind,
     # and the triple that made it.
-    self.by_subject: dict[tuple[str, str], _Statement] = {}
-    self.by_object: dict[tuple[str, str], _Statement] = {}
+    self.by_subject: dict[_End, _Statement] = {}
+    self.by_object: dict[_End, _Statement] = {}
 
   def add(self, statements: list[_Statement]) -> None:
     """Adds a triple, first of the statements, and its mirrors."""
@@ -200,13 +206,18 @@ class _Graph:
     rule = self.rules.get(relation, {})
     if (subject, relation, object_) in self.keys:
       return None
-    other = self.by_subject.get((subject, relation)) if is_functional(rule) else None
-    if other is None and rule.get("type") == "1-1":
+    other = None
+    if is_functional(rule):
+      other = self.by_subject.get((subject, relation))
+    is_one_to_one = rule.get("type") == "1-1"
+    if other is None and is_one_to_one:
       other = self.by_object.get((relation, object_))
     if other is None:
       return None
     # Both are as they were made, or one of them is seen from its object's side and gives the kind.
-    kind = other.kind if statement.kind == "functional" else statement.kind
+    kind = statement.kind
+    if kind == "functional":
+      kind = other.kind
     return _Statement(other.triple, kind)
 
 
@@ -230,7 +241,8 @@ def read_types(path: str) -> dict[str, set[str]]:
       if cells != ["entity", "type"]:
         raise UserError(f"{path}:1: expected the header entity, tab, type, got {line[:60]!r}")
       continue
-    types.setdefault(cells[0], set()).add(cells[1])
+    entity, type_ = cells
+    types.setdefault(entity, set()).add(type_)
   return types
 
 
@@ -241,15 +253,19 @@ def is_functional(rule: Mapping[str, Any]) -> bool:
 
 def _key(triple: Triple) -> _Key:
   """Returns a triple by normalised names."""
-  return normalise(triple.subject), triple.relation, normalise(triple.object)
+  subject = normalise(triple.subject)
+  object_ = normalise(triple.object)
+  return subject, triple.relation, object_
 
 
 def _mirrors(triple: Triple, rule: Mapping[str, Any]) -> list[_Statement]:
   """Returns the same statement from its object's side, where the relation has one."""
   if rule.get("symmetric"):
-    relation, kind = triple.relation, "symmetric"
+    kind = "symmetric"
+    relation = triple.relation
   elif rule.get("inverse"):
-    relation, kind = rule["inverse"], "inverse"
+    kind = "inverse"
+    relation = rule["inverse"]
   else:
     return []
   mirror = Triple(triple.object, relation, triple.subject, triple.confidence, None)
@@ -262,7 +278,11 @@ def _type_misfit(
   types: Types,
 ) -> str | None:
   """Returns which entity has not the type that its relation asks for, or None."""
-  for column, entity in (("subject_type", triple.subject), ("object_type", triple.object)):
+  entities = {
+    "subject_type": triple.subject,
+    "object_type": triple.object,
+  }
+  for column, entity in entities.items():
     wanted = rule.get(column)
     if not wanted or entity not in types:
       continue

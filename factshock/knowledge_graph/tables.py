@@ -49,10 +49,19 @@ OPENKE = tuple(
   os.path.join("openke", name)
   for name in ("entity2id.txt", "relation2id.txt", "train2id.txt", LABELS)
 )
-NEO4J = tuple(os.path.join("neo4j", name) for name in ("nodes.csv", "relationships.csv"))
+NEO4J = (
+  os.path.join("neo4j", "nodes.csv"),
+  os.path.join("neo4j", "relationships.csv"),
+)
 
 _ESCAPED = re.compile('[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029]|\\A["\ufeff]|\\A\\s|\\s\\Z')
-_NAMES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"'}
+_NAMES = {
+  "\\": "\\\\",
+  "\t": "\\t",
+  "\n": "\\n",
+  "\r": "\\r",
+  '"': '\\"',
+}
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|(.?))", re.DOTALL)
 _LETTERS = {escape[1]: letter for letter, escape in _NAMES.items()}
 
@@ -70,7 +79,9 @@ class TableRow(TypedDict):
 
 def escape(text: str) -> str:
   """Returns a text as a TSV cell."""
-  return _ESCAPED.sub(_escape_letter, text) if _ESCAPED.search(text) else text
+  if not _ESCAPED.search(text):
+    return text
+  return _ESCAPED.sub(_escape_letter, text)
 
 
 def unescape(cell: str) -> str:
@@ -79,7 +90,9 @@ def unescape(cell: str) -> str:
   Raises:
     ValueError: an escape that `escape` does not write.
   """
-  return _ESCAPE.sub(_unescape_letter, cell) if "\\" in cell else cell
+  if "\\" not in cell:
+    return cell
+  return _ESCAPE.sub(_unescape_letter, cell)
 
 
 def write_tsv(
@@ -99,14 +112,19 @@ def write_tsv(
   Returns:
     (paths written, counts).
   """
-  path = os.path.join(folder, GRAPH_CONFIDENCE if confidence else GRAPH)
+  name = GRAPH_CONFIDENCE if confidence else GRAPH
+  path = os.path.join(folder, name)
   labels_path = os.path.join(folder, LABELS)
   counts = nodes.new_counts()
   labels: dict[str, str] = {}
   with files.atomic_write(path) as file:
     for edge in nodes.edges(rows(), counts):
       _note_labels(labels, edge)
-      cells = [escape(edge.subject), escape(edge.row["relation"]), escape(edge.object)]
+      cells = [
+        escape(edge.subject),
+        escape(edge.row["relation"]),
+        escape(edge.object),
+      ]
       if confidence:
         cells.append(repr(edge.row["confidence"]))
       file.write("\t".join(cells) + "\n")
@@ -152,7 +170,11 @@ def read_labels(path: str) -> dict[str, str]:
   Raises:
     UserError: a line of other than 2 cells, or a wrong escape.
   """
-  return {cells[0]: cells[1] for _, cells in _read_cells(path, (2,))}
+  labels: dict[str, str] = {}
+  for _, cells in _read_cells(path, (2,)):
+    key, label = cells
+    labels[key] = label
+  return labels
 
 
 def write_openke(
@@ -208,7 +230,11 @@ def write_neo4j(
     )
     for edge in nodes.edges(rows(), counts):
       row, subject, object_ = edge
-      for key, label in ((subject, row["subject"]), (object_, row["object"])):
+      ends = (
+        (subject, row["subject"]),
+        (object_, row["object"]),
+      )
+      for key, label in ends:
         if key not in keys:
           keys.add(key)
           line = _node(key, label)
@@ -225,14 +251,22 @@ def write_neo4j(
 def _node(key: str, label: str) -> str:
   """Returns the line of nodes.csv of a node."""
   uri = nodes.uri(key)
-  return f'{_quoted(key)},{_quoted(label)},{_quoted(uri)},"Entity"\n'
+  cells = [
+    _quoted(key),
+    _quoted(label),
+    _quoted(uri),
+    _quoted("Entity"),
+  ]
+  return ",".join(cells) + "\n"
 
 
 def _relationship(edge: Edge) -> str:
   """Returns the line of relationships.csv of an edge."""
   row = edge.row
   relation = row["relation"]
-  flags = json.dumps(row.get("flags"), ensure_ascii=False) if row.get("flags") else "[]"
+  flags = "[]"
+  if row.get("flags"):
+    flags = json.dumps(row.get("flags"), ensure_ascii=False)
   cells = [
     _quoted(edge.subject),
     _quoted(edge.object),
@@ -293,9 +327,8 @@ def _read_cells(path: str, sizes: Collection[int]) -> Iterator[tuple[str, list[s
     context = f"{path}:{line_number}"
     cells = line.split("\t")
     if len(cells) not in sizes:
-      raise UserError(
-        f"{context}: expected {' or '.join(map(str, sizes))} cells, got {len(cells)}: {line[:60]!r}"
-      )
+      wanted = " or ".join(map(str, sizes))
+      raise UserError(f"{context}: expected {wanted} cells, got {len(cells)}: {line[:60]!r}")
     try:
       texts = [unescape(cell) for cell in cells]
     except ValueError as error:
@@ -325,7 +358,6 @@ def _unescape_letter(match: re.Match[str]) -> str:
   if match[1]:
     return chr(int(match[1], 16))
   if match[2] not in _LETTERS:
-    raise ValueError(
-      f"expected one of the escapes {' '.join(_NAMES.values())} \\uXXXX, got {match[0]!r}"
-    )
+    escapes = " ".join(_NAMES.values())
+    raise ValueError(f"expected one of the escapes {escapes} \\uXXXX, got {match[0]!r}")
   return _LETTERS[match[2]]
