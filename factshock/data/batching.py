@@ -34,11 +34,24 @@ class Side(NamedTuple):
 
 # Of data/soft_labels.py, where they are given.
 _SOFT = ("answer_tokens", "answer_shares", "answer_shifts")
-_ENCODER_DECODER = (
-  Side("inputs", 0, ("inputs",), "input_segments"),
-  Side("targets", 0, ("targets", "weights", *_SOFT), "target_segments"),
+_INPUTS = Side(
+  tokens="inputs",
+  pad=0,
+  fields=("inputs",),
+  segments="input_segments",
 )
-_DECODER = (Side("tokens", -1, ("tokens", "weights", *_SOFT), "segments"),)
+_TARGETS = Side(
+  tokens="targets",
+  pad=0,
+  fields=("targets", "weights", *_SOFT),
+  segments="target_segments",
+)
+_TOKENS = Side(
+  tokens="tokens",
+  pad=-1,
+  fields=("tokens", "weights", *_SOFT),
+  segments="segments",
+)
 
 
 class Fit(NamedTuple):
@@ -51,7 +64,8 @@ class Fit(NamedTuple):
   @property
   def rows(self) -> int:
     """Returns how many rows are used."""
-    return int(self.row_B.max(initial=-1)) + 1
+    last = int(self.row_B.max(initial=-1))
+    return last + 1
 
 
 class Shapes(NamedTuple):
@@ -70,14 +84,18 @@ class Shapes(NamedTuple):
       size_BxE: tokens of each example on each side.
     """
     total_E = size_BxE.sum(axis=0)
-    for rows, lengths in self.shapes:
-      if (total_E <= rows * np.asarray(lengths)).all():
-        placement = fit(size_BxE, lengths)
-        if placement.rows <= rows:
-          return (rows, lengths), placement
+    for shape in self.shapes:
+      rows, lengths = shape
+      space_E = rows * np.asarray(lengths)
+      if (total_E > space_E).any():
+        continue
+      placement = fit(size_BxE, lengths)
+      if placement.rows <= rows:
+        return shape, placement
     rows, lengths = self.shapes[-1]
     placement = fit(size_BxE, lengths)
-    steps = max(0, _ceil_div(placement.rows - rows, self.step))
+    missing = placement.rows - rows
+    steps = max(0, _ceil_div(missing, self.step))
     return (rows + steps * self.step, lengths), placement
 
 
@@ -113,26 +131,30 @@ def plan_shapes(batches: Sequence[Batch], multiple: int = 1) -> Shapes:
   sides = _sides(batches[0])
   sizes = [_sizes(batch, sides) for batch in batches]
   # What no example of the run is longer than, seen here or not.
-  widths = [batches[0][side.tokens].shape[1] for side in sides]
+  widths = _widths(batches[0], sides)
   tried = _tried(sizes, widths, multiple)
-  positions_C = np.array([rows * sum(lengths) for rows, lengths in tried], float)
+  positions = [rows * sum(lengths) for rows, lengths in tried]
+  positions_C = np.array(positions, float)
   holds_CxB = np.array([_holds_each(shape, sizes) for shape in tried])
   cost_CxB = np.where(holds_CxB, positions_C[:, None], np.inf)
-  chosen = [int(np.argmin(cost_CxB.max(axis=1)))]
-  best_B = cost_CxB[chosen[0]]
+  highest_C = cost_CxB.max(axis=1)
+  first = int(highest_C.argmin())
+  chosen = [first]
+  best_B = cost_CxB[first]
   while len(chosen) < _SHAPES:
     # What the batches cost with each candidate beside those chosen.
     sums_C = np.minimum(cost_CxB, best_B).sum(axis=1)
-    if sums_C.min() > (1 - _GAIN) * best_B.sum():
+    needed = (1 - _GAIN) * best_B.sum()
+    if sums_C.min() > needed:
       break
     candidate = int(sums_C.argmin())
     chosen.append(candidate)
     best_B = np.minimum(best_B, cost_CxB[candidate])
   chosen.sort(key=lambda candidate: positions_C[candidate])
-  shapes = tuple(tried[candidate] for candidate in chosen)
+  shapes = [tried[candidate] for candidate in chosen]
   largest_rows, _ = shapes[-1]
   step = max(1, largest_rows // 8 // multiple)
-  return Shapes(shapes, multiple * step)
+  return Shapes(tuple(shapes), multiple * step)
 
 
 def _tried(
@@ -144,23 +166,26 @@ def _tried(
 
   The first ones hold every batch in rows of the arrays' widths.
   """
-  means = np.mean([size_BxE.sum(axis=0) for size_BxE in sizes], axis=0)
+  totals = [size_BxE.sum(axis=0) for size_BxE in sizes]
+  means = np.mean(totals, axis=0)
   full_widths = tuple(map(_round_up_to_4, widths))
-  fullest = max(fit(size_BxE, full_widths).rows for size_BxE in sizes)
+  fits = [fit(size_BxE, full_widths) for size_BxE in sizes]
+  fullest = max(placement.rows for placement in fits)
   longest = max(_LONGEST_ROW, *full_widths)
   most = max(1, _ceil_div(fullest, multiple))
   least_rows = int(np.ceil(means.max() / longest))
-  least = min(most, max(1, _ceil_div(least_rows, multiple)))
-  multiples = np.geomspace(least, most, _SHAPES).round().astype(int)
+  least = max(1, _ceil_div(least_rows, multiple))
+  steps = np.geomspace(min(most, least), most, _SHAPES)
+  multiples = steps.round().astype(int)
   row_counts = multiple * np.unique(multiples)
   # A dict in place of a set, as the order decides between shapes that are equally good.
   shapes: dict[Shape, None] = {(multiple * most, full_widths): None}
   for rows in row_counts.tolist():
     for slack in _SLACKS:
-      lengths = tuple(
-        max(width, _round_up_to_4(slack * mean / rows)) for width, mean in zip(full_widths, means)
-      )
-      shapes |= dict.fromkeys((rows, longer) for longer in _lengthened(lengths))
+      with_slack = [_round_up_to_4(slack * mean / rows) for mean in means]
+      lengths = tuple(map(max, full_widths, with_slack))
+      for longer in _lengthened(lengths):
+        shapes[rows, longer] = None
   return [shape for shape in shapes if max(shape[1]) <= longest + 8]
 
 
@@ -179,7 +204,8 @@ def _holds(shape: Shape, size_BxE: np.ndarray) -> bool:
   """Returns whether a shape holds examples of these sizes."""
   rows, lengths = shape
   total_E = size_BxE.sum(axis=0)
-  if (total_E > rows * np.asarray(lengths)).any():
+  space_E = rows * np.asarray(lengths)
+  if (total_E > space_E).any():
     return False
   return fit(size_BxE, lengths).rows <= rows
 
@@ -217,24 +243,28 @@ def pack_batch(
   sides = _sides(batch)
   size_BxE = _sizes(batch, sides)
   if shapes is None:
-    widths = tuple(batch[side.tokens].shape[1] for side in sides)
-    shapes = Shapes(((0, widths),), step=1)
+    no_rows = (0, tuple(_widths(batch, sides)))
+    shapes = Shapes((no_rows,), step=1)
   (rows, lengths), placement = shapes.place(size_BxE)
   packed: Batch = {}
   for index, (length, side) in enumerate(zip(lengths, sides)):
-    is_token_BxL = np.arange(length)[None] < size_BxE[:, index, None]
+    size_Bx1 = size_BxE[:, index, None]
+    is_token_BxL = np.arange(length)[None] < size_Bx1
     example, column = np.nonzero(is_token_BxL)
     start = placement.start_BxE[example, index]
-    target = placement.row_B[example], start + column
+    target = (placement.row_B[example], start + column)
     for name in side.fields:
       if name not in batch:
         continue
       array = batch[name]
+      shape = (rows, length, *array.shape[2:])
       fill = side.pad if name == side.tokens else 0
-      packed[name] = np.full((rows, length, *array.shape[2:]), fill, array.dtype)
-      packed[name][target] = array[example, column]
-    packed[side.segments] = np.zeros((rows, length), np.int32)
-    packed[side.segments][target] = placement.segment_B[example]
+      packed_field = np.full(shape, fill, array.dtype)
+      packed_field[target] = array[example, column]
+      packed[name] = packed_field
+    segments = np.zeros((rows, length), np.int32)
+    segments[target] = placement.segment_B[example]
+    packed[side.segments] = segments
   return packed
 
 
@@ -244,7 +274,21 @@ def token_fields(batch: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _sides(batch: Mapping[str, Any]) -> tuple[Side, ...]:
-  return _DECODER if "tokens" in batch else _ENCODER_DECODER
+  if "tokens" in batch:
+    return (_TOKENS,)
+  return (_INPUTS, _TARGETS)
+
+
+def _widths(
+  batch: Mapping[str, np.ndarray],
+  sides: Sequence[Side],
+) -> list[int]:
+  """Returns the width of the arrays of each side."""
+  widths: list[int] = []
+  for side in sides:
+    _, width = batch[side.tokens].shape
+    widths.append(width)
+  return widths
 
 
 def _sizes(
@@ -266,9 +310,12 @@ def fit(size_BxE: np.ndarray, capacity: Sequence[int]) -> Fit:
     size_BxE: tokens of each example on each side.
     capacity: tokens of a row on each side, of which there are one or two.
   """
-  row_B, segment_B = np.zeros((2, len(size_BxE)), np.int64)
+  count = len(size_BxE)
+  row_B = np.zeros(count, np.int64)
+  segment_B = np.zeros(count, np.int64)
   start_BxE = np.zeros_like(size_BxE)
-  share_B = (size_BxE / np.asarray(capacity)).sum(axis=1)
+  share_BxE = size_BxE / np.asarray(capacity)
+  share_B = share_BxE.sum(axis=1)
   order = np.argsort(-share_B, kind="stable")
   first = capacity[0]
   last = capacity[-1]
@@ -278,18 +325,19 @@ def fit(size_BxE: np.ndarray, capacity: Sequence[int]) -> Fit:
   placed: list[tuple[int, int, list[int]]] = []
   for size in size_BxE[order].tolist():  # plain ints, as numpy's cost more than the search
     for row in open_rows:
-      filled, count = used[row]
+      filled, examples = used[row]
       if filled[0] + size[0] <= first and filled[-1] + size[-1] <= last:
         break
     else:
       row = len(used)
       filled = [0] * len(size)
-      count = 0
-      used.append((filled, count))
+      examples = 0
+      used.append((filled, examples))
       open_rows.append(row)
-    placed.append((row, count + 1, filled))
-    filled = [a + b for a, b in zip(filled, size)]
-    used[row] = filled, count + 1
+    segment = examples + 1
+    placed.append((row, segment, filled))
+    filled = [before + more for before, more in zip(filled, size)]
+    used[row] = (filled, segment)
     if filled[0] + least[0] > first or filled[-1] + least[-1] > last:
       open_rows.remove(row)
   if placed:

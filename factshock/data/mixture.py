@@ -41,7 +41,8 @@ def whole_ratios(ratios: Sequence[float]) -> tuple[int, ...]:
   exact = [ratio.limit_denominator(1000) for ratio in given]
   if not exact or min(exact) <= 0:
     raise ValueError(f"expected positive ratios, got {list(ratios)}; leave out a source of ratio 0")
-  scale = math.lcm(*(ratio.denominator for ratio in exact))
+  denominators = [ratio.denominator for ratio in exact]
+  scale = math.lcm(*denominators)
   whole = [int(ratio * scale) for ratio in exact]
   divisor = math.gcd(*whole)
   return tuple(ratio // divisor for ratio in whole)
@@ -94,7 +95,8 @@ def permute(
     size: rows.
     key: of the order.
   """
-  passes, rows = np.divmod(np.asarray(indices_B, np.int64), size)
+  indices = np.asarray(indices_B, np.int64)
+  passes, rows = np.divmod(indices, size)
   pass_keys = span_corruption.keys(int(key), passes)
   random_Bx6 = span_corruption.draw(pass_keys, 6)
   first_side = math.isqrt(size - 1) + 1
@@ -116,9 +118,10 @@ def _feistel(
   halves = list(np.divmod(rows, sides[1]))
   for step in range(random_BxR.shape[1]):
     mine = step % 2
-    other = 1 - step % 2
+    other = 1 - mine
     side = sides[mine]
-    mixed = span_corruption.mix(halves[other].astype(np.uint64) + random_BxR[:, step])
+    other_half = halves[other].astype(np.uint64)
+    mixed = span_corruption.mix(other_half + random_BxR[:, step])
     shift = (mixed % np.uint64(side)).astype(np.int64)
     halves[mine] = (halves[mine] + shift) % side
   return halves[0] * sides[1] + halves[1]
@@ -163,8 +166,8 @@ def make_batch(
     key = span_corruption.keys(seed, [position])[0]
     rows, passes = permute(index_M, source.size, key)
     keys_M = span_corruption.keys(int(key), rows + passes * source.size)
-    made = make(rows, keys_M)
-    for name, array in _weighted(made, source.loss_weight).items():
+    made = _weighted(make(rows, keys_M), source.loss_weight)
+    for name, array in made.items():
       if name not in batch:
         shape = (len(row_R), *array.shape[1:])
         batch[name] = np.zeros(shape, array.dtype)
@@ -249,12 +252,14 @@ class Batches(Iterator[Batch]):
       UserError: it was called on other data or another order.
     """
     for name, value in self._identity.items():
-      if state.get(name) != value:
+      kept = state.get(name)
+      if kept != value:
         raise UserError(
-          f"loader state: expected {name} {value!r}, got {state.get(name)!r}: the checkpoint "
+          f"loader state: expected {name} {value!r}, got {kept!r}: the checkpoint "
           "is of other data or settings; restore them, or start anew"
         )
-    self._iterator.set_state({"next_index": int(state["step"])})
+    step = int(state["step"])
+    self._iterator.set_state({"next_index": step})
 
 
 def batches(

@@ -65,8 +65,10 @@ class Spans(NamedTuple):
 
 def mix(x: np.ndarray) -> np.ndarray:
   """Returns the splitmix64 finalizer (Steele, Lea, Flood 2014), a bijection of uint64 arrays."""
-  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  x = x ^ (x >> np.uint64(30))
+  x = x * np.uint64(0xBF58476D1CE4E5B9)
+  x = x ^ (x >> np.uint64(27))
+  x = x * np.uint64(0x94D049BB133111EB)
   return x ^ (x >> np.uint64(31))
 
 
@@ -77,7 +79,8 @@ def keys(seed: int, indices_B: ArrayLike) -> np.ndarray:
   """
   seed_1 = np.asarray([seed % 2**64], np.uint64)
   index_B = np.asarray(indices_B).astype(np.uint64)
-  return mix(mix(seed_1 + _GOLDEN) ^ mix(index_B))
+  mixed_seed_1 = mix(seed_1 + _GOLDEN)
+  return mix(mixed_seed_1 ^ mix(index_B))
 
 
 def draw(
@@ -88,8 +91,9 @@ def draw(
   """Returns random uint64 [B, count], a pure function of the keys; streams are independent."""
   counters = np.arange(1, count + 1, dtype=np.uint64)
   counters = counters + np.uint64(stream << 32)
+  steps = counters * _GOLDEN
   keys_Bx1 = np.asarray(keys_B)[:, None]
-  return mix(keys_Bx1 + counters[None] * _GOLDEN)
+  return mix(keys_Bx1 + steps[None])
 
 
 def scale(random: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -118,14 +122,16 @@ def noise_counts(
     noise: what is masked.
   """
   lengths = np.asarray(lengths_B, np.int64)
-  exact = lengths.astype(np.float32) * np.float32(noise.density)
-  tokens = np.round(exact).astype(np.int64)
-  tokens = np.clip(tokens, 1, np.maximum(lengths - 1, 1))
+  exact_tokens = lengths.astype(np.float32) * np.float32(noise.density)
+  tokens = np.round(exact_tokens).astype(np.int64)
+  most_tokens = np.maximum(lengths - 1, 1)
+  tokens = np.clip(tokens, 1, most_tokens)
   tokens = np.where(lengths < 2, 0, tokens)
-  exact = tokens.astype(np.float32) / np.float32(noise.mean_span_length)
-  spans = np.round(exact).astype(np.int64)
+  exact_spans = tokens.astype(np.float32) / np.float32(noise.mean_span_length)
+  spans = np.round(exact_spans).astype(np.int64)
   spans = np.clip(spans, 1, np.maximum(tokens, 1))
-  spans = np.minimum(spans, np.maximum(lengths - tokens, 1))
+  kept_apart = np.maximum(lengths - tokens, 1)
+  spans = np.minimum(spans, kept_apart)
   return tokens, np.where(tokens > 0, spans, 0)
 
 
@@ -135,7 +141,8 @@ def span_lengths(length: int, noise: Noise = T5_NOISE) -> tuple[int, int]:
   With `roll` the targets may end in a closing sentinel; T counts it.
   """
   tokens, spans = map(int, noise_counts(length, noise))
-  closing = int(length == 1 or bool(noise.roll and length))
+  has_closing = length == 1 or bool(noise.roll and length)
+  closing = int(has_closing)
   inputs = length - tokens + spans + 1
   targets = tokens + spans + closing + 1
   return inputs, targets
@@ -158,7 +165,9 @@ def raw_length(
 
   def fits(length: int) -> bool:
     inputs, targets = span_lengths(length, noise)
-    return inputs <= input_length and (target_length is None or targets <= target_length)
+    if inputs > input_length:
+      return False
+    return target_length is None or targets <= target_length
 
   length = 0
   while fits(length + 1):
@@ -177,22 +186,28 @@ def _choose(
   likely.
   """
   rows, most = random_RxK.shape
-  width = int(pools_R.max(initial=0)) + 1  # the last column takes what unused columns write
-  top = pools_R[:, None] - counts_R[:, None] + np.arange(most)[None]
-  used = np.arange(most)[None] < counts_R[:, None]
+  width = int(pools_R.max(initial=0)) + 1
+  unused = width - 1  # the last column takes what unused columns write
+  column_K = np.arange(most)
+  pools_Rx1 = pools_R[:, None]
+  counts_Rx1 = counts_R[:, None]
+  top = pools_Rx1 - counts_Rx1 + column_K[None]
+  used = column_K[None] < counts_Rx1
   start = np.arange(rows)[:, None] * width
   limits = np.where(used, top + 1, 1)
-  tries = np.where(used, scale(random_RxK, limits), width - 1) + start
-  top = np.where(used, top, width - 1) + start
+  tries = np.where(used, scale(random_RxK, limits), unused) + start
+  top = np.where(used, top, unused) + start
   taken = np.zeros(rows * width, bool)
   picks = np.empty((most, rows), np.int64)
   tries = np.ascontiguousarray(tries.T)
   top = np.ascontiguousarray(top.T)
   for column in range(most):
-    pick = np.where(taken[tries[column]], top[column], tries[column])
+    tried = tries[column]
+    pick = np.where(taken[tried], top[column], tried)
     taken[pick] = True
     picks[column] = pick
-  return np.sort(np.where(used, picks.T - start, pools_R[:, None]), axis=1)
+  chosen = np.where(used, picks.T - start, pools_Rx1)
+  return np.sort(chosen, axis=1)
 
 
 def noise_spans(
@@ -222,11 +237,14 @@ def noise_spans(
   most = int(spans.max(initial=0))
   clear = lengths - tokens
   cuts = np.maximum(spans - 1, 0)
-  random = np.concatenate([draw(keys_B, most), draw(keys_B, most, stream=1)])
+  token_pool = np.maximum(tokens - 1, 0)
   clear_pool = clear + 1 if noise.roll else np.maximum(clear - 1, 0)
-  pools = np.concatenate([np.maximum(tokens - 1, 0), clear_pool])
-  counts = np.concatenate([cuts, spans if noise.roll else cuts])
-  picks = _choose(random, pools, counts)
+  clear_cuts = spans if noise.roll else cuts
+  picks = _choose(
+    np.concatenate([draw(keys_B, most), draw(keys_B, most, stream=1)]),
+    np.concatenate([token_pool, clear_pool]),
+    np.concatenate([cuts, clear_cuts]),
+  )
   # Tokens of noise up to the end of each span, and of non-noise up to its start.
   noise_after = np.minimum(picks[:rows] + 1, tokens[:, None])
   clear_before = picks[rows:]
@@ -246,10 +264,11 @@ def _placed(
   """
   noise_before = np.zeros_like(noise_after)
   noise_before[:, 1:] = noise_after[:, :-1]
-  used = np.arange(noise_after.shape[1])[None] < spans_B[:, None]
-  starts = (clear_before + noise_before)[used]
-  ends = (clear_before + noise_after)[used]
-  return Spans(spans_B, starts, ends)
+  columns = np.arange(noise_after.shape[1])
+  used = columns[None] < spans_B[:, None]
+  starts = clear_before + noise_before
+  ends = clear_before + noise_after
+  return Spans(spans_B, starts[used], ends[used])
 
 
 def noise_mask(
@@ -267,13 +286,16 @@ def noise_mask(
     width: that of the longest row if not given.
   """
   lengths = np.asarray(lengths_B, np.int64)
-  width = int(lengths.max(initial=0)) if width is None else width
+  rows = len(lengths)
+  if width is None:
+    width = int(lengths.max(initial=0))
   spans = noise_spans(lengths, keys_B, noise)
-  row = np.repeat(np.arange(len(lengths)), spans.counts_B)
-  change = np.zeros((len(lengths), width + 1), np.int8)
+  row = np.repeat(np.arange(rows), spans.counts_B)
+  change = np.zeros((rows, width + 1), np.int8)
   change[row, spans.starts] = 1
   change[row, spans.ends] = -1
-  return np.cumsum(change[:, :width], axis=1, dtype=np.int8).astype(bool)
+  is_noise = np.cumsum(change[:, :width], axis=1, dtype=np.int8)
+  return is_noise.astype(bool)
 
 
 def mask_spans(noise_BxL: np.ndarray) -> Spans:
@@ -285,7 +307,8 @@ def mask_spans(noise_BxL: np.ndarray) -> Spans:
   edges = np.flatnonzero(before != after)
   starts = edges[0::2]
   ends = edges[1::2]
-  counts = np.bincount(starts // width, minlength=len(noise_BxL))
+  row = starts // width
+  counts = np.bincount(row, minlength=len(noise_BxL))
   return Spans(counts, starts % width, ends % width)
 
 
@@ -300,7 +323,8 @@ def _copy(
   done = np.cumsum(lengths) - lengths
   index = np.arange(lengths.sum())
   from_index = index + np.repeat(sources - done, lengths)
-  output[index + np.repeat(destinations - done, lengths)] = tokens[from_index]
+  to_index = index + np.repeat(destinations - done, lengths)
+  output[to_index] = tokens[from_index]
 
 
 def _sum_before(values: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
@@ -326,7 +350,9 @@ def _width(
     raise ValueError(
       f"expected corrupted {name} of at most {length} tokens, got {longest}; see raw_length"
     )
-  return longest if length is None else length
+  if length is None:
+    return longest
+  return length
 
 
 def apply_mask(
@@ -361,7 +387,8 @@ def apply_mask(
     ValueError: a row needs more sentinels than there are, or does not fit a given length.
   """
   lengths = np.asarray(lengths_B, np.int64)
-  inside = np.arange(np.shape(noise_BxL)[1])[None] < lengths[:, None]
+  columns = np.arange(np.shape(noise_BxL)[1])
+  inside = columns[None] < lengths[:, None]
   spans = mask_spans(noise_BxL & inside)
   return _replace(tokens_BxL, lengths, spans, marks, input_length, target_length)
 
@@ -381,7 +408,8 @@ def _replace(
       f"expected fewer noise spans than the {marks.sentinels} sentinels, got {counts.max()}"
     )
   tokens = np.ascontiguousarray(tokens_BxL)
-  sentinels = marks.sentinel0 - _sum_before(np.ones_like(spans.starts), counts)
+  spans_before = _sum_before(np.ones_like(spans.starts), counts)
+  sentinels = marks.sentinel0 - spans_before
   inputs = _inputs(tokens, lengths, spans, sentinels, marks.eos, input_length)
   return inputs, _targets(tokens, lengths, spans, sentinels, marks, target_length)
 
@@ -396,9 +424,11 @@ def _inputs(
 ) -> np.ndarray:
   """Returns [B, S]: the tokens without noise, and a sentinel in the place of each span."""
   counts, starts, ends = spans
+  rows = len(counts)
   # One run of non-noise before each span and one behind the last, any of which may be empty.
-  last = np.cumsum(counts + 1) - 1
-  begin = np.zeros(len(starts) + len(counts), np.int64)
+  run_counts = counts + 1
+  last = np.cumsum(run_counts) - 1
+  begin = np.zeros(len(starts) + rows, np.int64)
   stop = np.zeros_like(begin)
   inner = np.ones(len(begin), bool)
   inner[last] = False
@@ -406,10 +436,11 @@ def _inputs(
   stop[last] = lengths
   begin[1:][inner[:-1]] = ends
   size = stop - begin
-  row = np.repeat(np.arange(len(counts)), counts + 1)
-  before = _sum_before(size + 1, counts + 1)
-  width = _width((before + size)[last], input_length, "inputs")
-  inputs = np.zeros((len(counts), width), np.int32)
+  row = np.repeat(np.arange(rows), run_counts)
+  before = _sum_before(size + 1, run_counts)
+  filled = before + size
+  width = _width(filled[last], input_length, "inputs")
+  inputs = np.zeros((rows, width), np.int32)
   flat = inputs.reshape(-1)
   destinations = row * width + before
   sources = row * tokens.shape[1] + begin
@@ -433,16 +464,18 @@ def _targets(
   A closing sentinel follows where the row does not end with noise.
   """
   counts, starts, ends = spans
-  rows = np.arange(len(counts))
+  row_count = len(counts)
+  rows = np.arange(row_count)
   size = ends - starts
   row = np.repeat(rows, counts)
   before = _sum_before(size + 1, counts)
-  filled = np.bincount(row, size + 1, minlength=len(counts)).astype(np.int64)
-  at_end = np.zeros(len(counts), np.int64)
+  sums = np.bincount(row, size + 1, minlength=row_count)
+  filled = sums.astype(np.int64)
+  at_end = np.zeros(row_count, np.int64)
   at_end[row] = ends  # the last one of a row is kept
   closing = at_end < lengths
   width = _width(filled + closing, target_length, "targets")
-  targets = np.zeros((len(counts), width), np.int32)
+  targets = np.zeros((row_count, width), np.int32)
   flat = targets.reshape(-1)
   destinations = row * width + before
   sources = row * tokens.shape[1] + starts
@@ -502,7 +535,8 @@ def restore(
   Raises:
     ValueError: the sentinels of the inputs do not come in order, or the targets lack one of them.
   """
-  spans = _spans_by_sentinel(_content(targets_T, marks, pad), marks)
+  targets = _content(targets_T, marks, pad)
+  spans = _spans_by_sentinel(targets, marks)
   tokens: list[int] = []
   expected = 0
   for token in _content(inputs_S, marks, pad):
@@ -524,13 +558,18 @@ def _content(
 ) -> list[int]:
   """Returns a row's tokens before EOS, without padding."""
   tokens = [int(token) for token in row if token != pad]
-  return tokens[: tokens.index(marks.eos)] if marks.eos in tokens else tokens
+  if marks.eos not in tokens:
+    return tokens
+  end = tokens.index(marks.eos)
+  return tokens[:end]
 
 
 def _sentinel_index(token: int, marks: Marks) -> int | None:
   """Returns N of a token that is <extra_id_N>, else None."""
   index = marks.sentinel0 - token
-  return index if 0 <= index < marks.sentinels else None
+  if not 0 <= index < marks.sentinels:
+    return None
+  return index
 
 
 def _spans_by_sentinel(

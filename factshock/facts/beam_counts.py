@@ -57,7 +57,8 @@ def count(
   def text_of(line: str) -> str:
     return documents.text_of(schema.json_object(line, pattern), pattern)
 
-  with beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options])) as pipeline:
+  all_options = PipelineOptions([f"--runner={runner}", *options])
+  with beam.Pipeline(options=all_options) as pipeline:
     lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
     if pattern.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
       lines = lines | "text" >> beam.Map(text_of)
@@ -96,15 +97,18 @@ class _Count(beam.DoFn):
   def finish_bundle(self) -> Iterator[Any]:
     total = self._count()
     everywhere = beam.transforms.window.GlobalWindow()
+    end = everywhere.max_timestamp()
     for pair in _sparse(total):
-      yield beam.utils.windowed_value.WindowedValue(pair, everywhere.max_timestamp(), [everywhere])
+      yield beam.utils.windowed_value.WindowedValue(pair, end, [everywhere])
 
   def _count(self) -> dict[str, np.ndarray]:
-    counts = corpus_counts.count_part(self.texts, self.search)
-    self.total = counts if self.total is None else corpus_counts.add_up([self.total, counts])
+    total = corpus_counts.count_part(self.texts, self.search)
+    if self.total is not None:
+      total = corpus_counts.add_up([self.total, total])
+    self.total = total
     self.texts = []
     self.size = 0
-    return self.total
+    return total
 
 
 def _sparse(counts: Mapping[str, np.ndarray]) -> Iterator[tuple[_Key, _Counts]]:
@@ -112,11 +116,15 @@ def _sparse(counts: Mapping[str, np.ndarray]) -> Iterator[tuple[_Key, _Counts]]:
   of_entity = np.stack([counts[name] for name in _OF_ENTITY], axis=1)
   counted = np.flatnonzero(of_entity.any(axis=1))
   for index in counted.tolist():
-    yield ("entity", index), tuple(of_entity[index].tolist())
+    entity_counts = of_entity[index]
+    yield ("entity", index), tuple(entity_counts.tolist())
   together = counts["together"]
-  for index in np.flatnonzero(together).tolist():
-    yield ("fact", index), (int(together[index]),)
-  yield ("size", 0), tuple(counts["size"].tolist())
+  named = np.flatnonzero(together)
+  for index in named.tolist():
+    fact_count = int(together[index])
+    yield ("fact", index), (fact_count,)
+  size = counts["size"]
+  yield ("size", 0), tuple(size.tolist())
 
 
 def _add(tuples: Iterable[_Counts]) -> _Counts:
@@ -124,13 +132,18 @@ def _add(tuples: Iterable[_Counts]) -> _Counts:
 
 
 def _write_facts(path: str, facts: Iterable[Mapping[str, Any]]) -> None:
-  rows = ({name: fact[name] for name in _CARRIED if name in fact} for fact in facts)
-  _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+  _write(path, map(_fact_line, facts))
+
+
+def _fact_line(fact: Mapping[str, Any]) -> str:
+  row = {name: fact[name] for name in _CARRIED if name in fact}
+  return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _read_facts(path: str) -> list[Fact]:
   with FileSystems.open(path) as file:
-    return [json.loads(line) for line in file.read().decode("utf-8").splitlines()]
+    text: str = file.read().decode("utf-8")
+  return [json.loads(line) for line in text.splitlines()]
 
 
 def _write_counts(
@@ -141,14 +154,21 @@ def _write_counts(
 ) -> None:
   """Writes the two files of counts of all pairs."""
   counted = entities.entities_of(_read_facts(facts_path), folded)
-  counts = {name: np.zeros(len(counted.labels), np.int64) for name in _OF_ENTITY}
-  counts["together"] = np.zeros(len(counted.facts), np.int64)
-  names_of_kind = {"entity": _OF_ENTITY, "fact": ("together",), "size": ()}
+  entity_count = len(counted.labels)
+  fact_count = len(counted.facts)
+  counts = {name: np.zeros(entity_count, np.int64) for name in _OF_ENTITY}
+  counts["together"] = np.zeros(fact_count, np.int64)
+  names_of_kind = {
+    "entity": _OF_ENTITY,
+    "fact": ("together",),
+    "size": (),
+  }
   for (kind, index), values in pairs:
     for name, value in zip(names_of_kind[kind], values):
       counts[name][index] = value
+  facts_output = corpus_counts.facts_path(output)
   _write(output, corpus_counts.entity_lines(counted, counts))
-  _write(corpus_counts.facts_path(output), corpus_counts.fact_lines(counted, counts))
+  _write(facts_output, corpus_counts.fact_lines(counted, counts))
 
 
 def _write(path: str, lines: Iterable[str]) -> None:

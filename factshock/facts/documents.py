@@ -79,7 +79,8 @@ def read_part(part: Part) -> Iterator[str]:
   Raises:
     UserError: as `read`.
   """
-  return (text for text in _texts(part) if text and not text.isspace())
+  texts = _texts(part)
+  return (text for text in texts if text and not text.isspace())
 
 
 def _texts(part: Part) -> Iterable[str]:
@@ -101,9 +102,10 @@ def paths(pattern: str) -> list[str]:
   """
   matches = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
   if not matches:
+    columns = " or ".join(FIELDS)
     raise UserError(
       f"{pattern}: no such file; a corpus is text files (.gz too), .jsonl, .csv, .tsv or .parquet "
-      f"with a column {' or '.join(FIELDS)}, or a data set as hub:NAME or tfds:NAME"
+      f"with a column {columns}, or a data set as hub:NAME or tfds:NAME"
     )
   return matches
 
@@ -130,14 +132,16 @@ def text_of(
     UserError: there is none.
   """
   if not column:
-    column = next((name for name in FIELDS if name in row), None)
+    known_columns = (name for name in FIELDS if name in row)
+    column = next(known_columns, None)
   text = row.get(column) if column else None
   if isinstance(text, bytes):
     text = text.decode("utf-8")
   if not isinstance(text, str):
+    expected = " or ".join(FIELDS)
+    columns = ", ".join(map(str, row))
     raise UserError(
-      f"{location}: expected text in a column {' or '.join(FIELDS)}, got the columns "
-      f"{', '.join(map(str, row))[:200]}"
+      f"{location}: expected text in a column {expected}, got the columns {columns[:200]}"
     )
   return text
 
@@ -146,12 +150,13 @@ def _file_parts(pattern: str) -> list[Part]:
   file_parts: list[Part] = []
   for path in paths(pattern):
     status = os.stat(path)
-    version = f"{status.st_size} bytes of {status.st_mtime_ns}"
+    size = status.st_size
+    version = f"{size} bytes of {status.st_mtime_ns}"
     if path.endswith((*schema.SUFFIXES, ".gz")):
-      file_parts.append(Part(path, 0, None, status.st_size, version))
+      file_parts.append(Part(path, 0, None, size, version))
       continue
-    begins = range(0, max(1, status.st_size), PART_BYTES)
-    for begin, end in itertools.pairwise([*begins, status.st_size]):
+    begins = range(0, max(1, size), PART_BYTES)
+    for begin, end in itertools.pairwise([*begins, size]):
       file_parts.append(Part(path, begin, end, end - begin, version))
   return file_parts
 
@@ -159,10 +164,12 @@ def _file_parts(pattern: str) -> list[Part]:
 def _rows_parts(corpus: str) -> list[Part]:
   data_set, _ = _open(corpus)
   size = len(data_set)
+  at_least_1 = max(1, size)
   version = str(getattr(data_set, "_fingerprint", size))
-  total_bytes = getattr(data_set, "dataset_size", None) or size * _ROW_BYTES
-  row_bytes = total_bytes / max(1, size)
-  begins = range(0, max(1, size), PART_ROWS)
+  known_bytes = getattr(data_set, "dataset_size", None)
+  total_bytes = known_bytes or size * _ROW_BYTES
+  row_bytes = total_bytes / at_least_1
+  begins = range(0, at_least_1, PART_ROWS)
   row_parts: list[Part] = []
   for begin, end in itertools.pairwise([*begins, size]):
     part_bytes = round((end - begin) * row_bytes)
@@ -177,8 +184,9 @@ def _open(corpus: str) -> tuple[hub.DataSet, str | None]:
   options = dict(urllib.parse.parse_qsl(query))
   keys = _KEYS[prefix]
   if not name or not options.keys() <= set(keys):
+    listed = ", ".join(keys)
     raise UserError(
-      f"{corpus}: expected {prefix}:NAME?split=... with keys of {', '.join(keys)}, got {rest!r}"
+      f"{corpus}: expected {prefix}:NAME?split=... with keys of {listed}, got {rest!r}"
     )
   column = options.pop("column", None)
   if prefix == "hub":
@@ -205,7 +213,9 @@ def _lines(part: Part, end: int) -> Iterator[str]:
       try:
         yield line.decode("utf-8").rstrip("\r\n")
       except UnicodeDecodeError as error:
+        byte = line[error.start]
+        byte_position = position + error.start
         raise UserError(
-          f"{part.path}: expected UTF-8 text, got the byte {line[error.start]:#04x} at byte "
-          f"{position + error.start}; convert the file to UTF-8"
+          f"{part.path}: expected UTF-8 text, got the byte {byte:#04x} at byte "
+          f"{byte_position}; convert the file to UTF-8"
         ) from error

@@ -78,7 +78,10 @@ class FactMention(NamedTuple):
   objects: list[TextSpan]
 
 
-def entities_of(facts: Sequence[Fact], folded: bool = False) -> Entities:
+def entities_of(
+  facts: Sequence[Fact],
+  folded: bool = False,
+) -> Entities:
   """Returns the entities of facts; equal labels are one entity.
 
   Args:
@@ -88,12 +91,17 @@ def entities_of(facts: Sequence[Fact], folded: bool = False) -> Entities:
   aliases: dict[str, set[str]] = collections.defaultdict(set)
   ids: dict[str, set[str]] = collections.defaultdict(set)
   for fact in facts:
-    ends = (fact["subject"], fact.get("subject_id")), (fact["object"], fact.get("object_id"))
+    ends = (
+      (fact["subject"], fact.get("subject_id")),
+      (fact["object"], fact.get("object_id")),
+    )
     for label, entity_id in ends:
       aliases[label].add(_normalise(label, folded))
       if entity_id:
         ids[label].add(entity_id)
-    aliases[fact["object"]].update(_normalise(alias, folded) for alias in fact.get("aliases", ()))
+    names_of_object = aliases[fact["object"]]
+    for alias in fact.get("aliases", ()):
+      names_of_object.add(_normalise(alias, folded))
   labels = sorted(aliases)
   index_of = {label: index for index, label in enumerate(labels)}
   owners: dict[str, list[int]] = collections.defaultdict(list)
@@ -101,9 +109,13 @@ def entities_of(facts: Sequence[Fact], folded: bool = False) -> Entities:
     for name in aliases[label]:
       owners[name].append(index)
   names = sorted(owners)
-  pairs = [(name, entity) for name, text in enumerate(names) for entity in owners[text]]
+  pairs: list[tuple[int, int]] = []
+  for index, name in enumerate(names):
+    pairs += [(index, entity) for entity in owners[name]]
   name_of_pair, entity_of_pair = np.array(pairs, np.int64).reshape(-1, 2).T.copy()
-  fact_ends = [[index_of[fact["subject"]], index_of[fact["object"]]] for fact in facts]
+  fact_ends: list[tuple[int, int]] = []
+  for fact in facts:
+    fact_ends.append((index_of[fact["subject"]], index_of[fact["object"]]))
   return Entities(
     labels,
     names,
@@ -122,7 +134,10 @@ def _ambiguities(
   ids: dict[str, set[str]],
 ) -> list[str]:
   """Returns for each label why its count cannot be trusted, "" if it can."""
-  shared = {entity for entities in owners.values() if len(entities) > 1 for entity in entities}
+  shared: set[int] = set()
+  for entities in owners.values():
+    if len(entities) > 1:
+      shared.update(entities)
   reasons: list[str] = []
   for index, label in enumerate(labels):
     words: list[str] = []
@@ -140,7 +155,9 @@ def _normalise(text: str, folded: bool) -> str:
     text = unicodedata.normalize("NFC", text)
   if "\n" in text or _BORDER in text:
     text = text.replace("\n", " ").replace(_BORDER, " ")
-  return text.casefold() if folded else text
+  if folded:
+    return text.casefold()
+  return text
 
 
 def search_of(entities: Entities) -> Search:
@@ -151,17 +168,18 @@ def search_of(entities: Entities) -> Search:
     implementation=ahocorasick_rs.Implementation.ContiguousNFA,
     store_patterns=False,
   )
-  capitalised = [
-    (index, label)
-    for index, label in enumerate(entities.labels)
-    if label != label.lower() and re.fullmatch(r"\w+", label)
-  ]
+  capitalised: list[tuple[int, str]] = []
+  for index, label in enumerate(entities.labels):
+    if label != label.lower() and re.fullmatch(r"\w+", label):
+      capitalised.append((index, label))
+  subject_of_fact, object_of_fact = entities.facts.T
+  facts = np.arange(len(entities.facts))
   return Search(
     entities,
     automaton,
     _group(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
-    _group(entities.facts[:, 0], np.arange(len(entities.facts)), len(entities.labels)),
-    entities.facts[:, 1].copy(),
+    _group(subject_of_fact, facts, len(entities.labels)),
+    object_of_fact.copy(),
     capitalised,
   )
 
@@ -179,7 +197,8 @@ def _group(
 ) -> Grouped:
   """Returns values by key, of keys below `size`."""
   order = np.argsort(keys, kind="stable")
-  return Grouped(np.searchsorted(keys[order], np.arange(size + 1)), values[order])
+  offsets = np.searchsorted(keys[order], np.arange(size + 1))
+  return Grouped(offsets, values[order])
 
 
 def count_documents(
@@ -214,7 +233,8 @@ def count_documents(
     total["size"] += len(chunk), size
     has_line_breaks = text.count("\n") >= len(chunk)
     if has_line_breaks or entities.folded or _BORDER in text or not text.isascii():
-      text = "\n".join(_normalise(document, entities.folded) for document in chunk)
+      lines = [_normalise(document, entities.folded) for document in chunk]
+      text = "\n".join(lines)
     _count_chunk(text, search, total)
   return total
 
@@ -246,11 +266,14 @@ def _count_chunk(
   size = len(total["mentions"])
   entity, hit = _expand(search.entity_of_name, name)
   total["mentions"] += np.bincount(entity, minlength=size)
-  longest, _ = _expand(search.entity_of_name, name[_leftmost_longest(start, end)])
+  longest_names = name[_leftmost_longest(start, end)]
+  longest, _ = _expand(search.entity_of_name, longest_names)
   total["longest"] += np.bincount(longest, minlength=size)
-  named = _facts_named(document[hit] * size + entity, search)
+  pairs = document[hit] * size + entity
+  named = _facts_named(pairs, search)
   total["documents"] += np.bincount(named.pairs % size, minlength=size)
-  total["together"] += np.bincount(named.facts, minlength=len(total["together"]))
+  fact_count = len(total["together"])
+  total["together"] += np.bincount(named.facts, minlength=fact_count)
 
 
 def _line_breaks(codes: np.ndarray) -> np.ndarray:
@@ -266,7 +289,8 @@ def _find(
   The borders around the name are left out.
   """
   hits = search.automaton.find_matches_as_indexes(_as_text(codes), overlapping=True)
-  flat = np.fromiter(itertools.chain.from_iterable(hits), np.int64, 3 * len(hits))
+  values = itertools.chain.from_iterable(hits)
+  flat = np.fromiter(values, np.int64, 3 * len(hits))
   name, start, end = flat.reshape(-1, 3).T
   return name, start + 1, end - 1
 
@@ -300,8 +324,10 @@ def _facts_named(pairs: np.ndarray, search: Search) -> _Named:
   if not len(pairs):
     return _Named(pairs, fact, pair)
   # The same document, the fact's object.
-  wanted = (pairs - entity)[pair] + search.object_of_fact[fact]
-  nearest = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+  document_base = pairs - entity
+  wanted = document_base[pair] + search.object_of_fact[fact]
+  nearest = np.searchsorted(pairs, wanted)
+  nearest = np.minimum(nearest, len(pairs) - 1)
   together = np.flatnonzero(pairs[nearest] == wanted)
   return _Named(pairs, fact[together], pair[together])
 
@@ -311,8 +337,9 @@ def naming(documents: Sequence[str], search: Search) -> list[bool]:
   lines = (_normalise(document, search.entities.folded) for document in documents)
   codes, _ = _with_borders("\n".join(lines))
   _, start, _ = _find(codes, search)
+  document = np.searchsorted(_line_breaks(codes), start)
   named = np.zeros(len(documents), bool)
-  named[np.searchsorted(_line_breaks(codes), start)] = True
+  named[document] = True
   return named.tolist()
 
 
@@ -331,7 +358,10 @@ def facts_in(
       document = subject_pair // size
       object_pair = document * size + int(search.entities.facts[fact, 1])
       yield FactMention(
-        lines[document], fact, mentions.spans(subject_pair), mentions.spans(object_pair)
+        lines[document],
+        fact,
+        mentions.spans(subject_pair),
+        mentions.spans(object_pair),
       )
 
 
@@ -371,7 +401,9 @@ def _mentions(lines: Sequence[str], search: Search) -> _Mentions:
   pairs = document[hit] * size + entity
   order = np.argsort(pairs, kind="stable")
   hit = hit[order]
-  return _Mentions(pairs[order], (start - first)[hit], (end - first)[hit])
+  start_in_document = start - first
+  end_in_document = end - first
+  return _Mentions(pairs[order], start_in_document[hit], end_in_document[hit])
 
 
 def _expand(
@@ -426,7 +458,8 @@ def _with_borders(text: str) -> tuple[np.ndarray, np.ndarray]:
   code_counts = _code_counts()[codes]
   # A sign takes its border, itself and one more; all else one code.
   positions = np.cumsum(code_counts, dtype=np.int32)
-  out = np.zeros(int(positions[-1]) + 2 if len(codes) else 2, "<u4")
+  size = int(positions[-1]) + 2 if len(codes) else 2
+  out = np.zeros(size, "<u4")
   positions -= code_counts >> 1  # from the last code of each character to the character
   out[positions] = np.where(codes == ord(" "), np.uint32(0), codes)
   return out, positions
@@ -442,9 +475,9 @@ def _code_counts() -> np.ndarray:
 
   They are 1 for word characters and the space, 3 for other signs.
   """
-  counts = np.fromiter(
-    (1 if _is_word(chr(code)) else 3 for code in range(0x110000)), np.int8, 0x110000
-  )
+  total = 0x110000
+  each = (1 if _is_word(chr(code)) else 3 for code in range(total))
+  counts = np.fromiter(each, np.int8, total)
   counts[ord(" ")] = 1
   return counts
 
