@@ -29,9 +29,8 @@ def get_config() -> Config:
   )  # a seed draws facts, corpus and split anew
 
   # Subjects are Zipf distributed in the corpus, relations uniform, the `answers` of each relation
-  # Zipf distributed over its subjects; the corpus
-  # states every fact at least once. A share `test` of the subjects is asked about and never
-  # finetuned on.
+  # Zipf distributed over its subjects; the corpus states every fact at least once. A share `test`
+  # of the subjects is asked about and never finetuned on.
   config.world = ml_collections.ConfigDict(
     dict(
       subjects=1000, relations=5, answers=20, zipf=1.0, answer_zipf=1.0, sentences=100_000, test=0.5
@@ -42,8 +41,7 @@ def get_config() -> Config:
   config.question = 0.7
 
   # W_V learns the corpus with equal attention, then W_KQ the facts with W_V frozen. The steps of
-  # pretraining were set so that the model
-  # has about half of the facts right.
+  # pretraining were set so that the model has about half of the facts right.
   config.pretrain = ml_collections.ConfigDict(dict(steps=600, learning_rate=100.0))
   config.finetune = ml_collections.ConfigDict(
     dict(steps=(1, 2, 5, 10, 20, 50, 100, 200), learning_rate=1.0)
@@ -60,9 +58,15 @@ def get_config() -> Config:
   # `exposure`, the closed form).
   config.conditions = ml_collections.ConfigDict(dict(cosine=0.5, exposure=100.0))
   # What the theory leaves out, in a smaller world: several heads, more layers, all weights
-  # finetuned. Pretraining ends when the share
-  # `known` of the facts is right, so that all variants know as much, or after `steps`.
-  config.variants = ml_collections.ConfigDict(
+  # finetuned. Pretraining ends when the share `known` of the facts is right, so that all variants
+  # know as much, or after `steps`.
+  config.variants = _variants()
+  return config
+
+
+def _variants() -> Config:
+  """Returns the variants and their smaller world."""
+  return ml_collections.ConfigDict(
     dict(
       names=("one_layer", "all_weights", "four_heads", "two_layers"),
       world=dict(
@@ -72,4 +76,3 @@ def get_config() -> Config:
       finetune=dict(steps=600, learning_rate=0.3),
     )
   )
-  return config

@@ -55,30 +55,21 @@ def of(model: str, sizes: dict[str, Any]) -> Config:
   if decoder_only:  # which reads no statement that goes on after the answer
     del config.arms["best_cloze"]
     config.roles.ceiling = ""
-  config.pretrain.update(
-    dict(
-      steps=0,
-      batch_size=32,
-      input_length=128,
-      target_length=0 if decoder_only else 40,
-      masking="next_token" if decoder_only else "spans",
-      roll=False,
-    )
-  )
+  target_length = 0 if decoder_only else 40
+  masking = "next_token" if decoder_only else "spans"
+  rows = dict(batch_size=32, input_length=128, target_length=target_length)
+  config.pretrain.update(dict(rows, steps=0, masking=masking, roll=False))
+  optimizer = dict(optimizer="adafactor", learning_rate=1e-3, warmup=0)
+  if decoder_only:
+    optimizer = dict(optimizer="adamw", learning_rate=1e-5, warmup=50)
   config.finetune.update(
     dict(
+      rows,
       steps=1000,
-      batch_size=32,
-      input_length=128,
-      target_length=0 if decoder_only else 40,
       pack=True,
       eval_steps=(0, 25, 50, 100, 200, 500, 1000),
       checkpoint_every=500,
-      **(
-        dict(optimizer="adamw", learning_rate=1e-5, warmup=50)
-        if decoder_only
-        else dict(optimizer="adafactor", learning_rate=1e-3, warmup=0)
-      ),
+      **optimizer,
     )
   )
   config.answering.batch_size = 64

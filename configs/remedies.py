@@ -95,66 +95,82 @@ def remedies(
     teacher: the arm of the pretrained model that is asked by its best prompt.
   """
 
-  def after(kind: str, title: str, of: str = finetune, **more: Any) -> Arm:
-    return dict(kind=kind, of=of, title=title, group="remedy", **more)
+  return {
+    **_mixed(facts, finetune, prefix),
+    **_prior_corrections(finetune, prefix, own, teacher),
+    "l2_sp": _trained(facts, "L2-SP .1", l2_sp=0.1),
+    "self_distilled": _trained(
+      facts, "Self-distilled from the cloze", labels="soft", teacher=teacher
+    ),
+    **_averaged(facts, prefix),
+  }
 
-  def trained(title: str, **more: Any) -> Arm:
-    return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
+
+def _trained(facts: str, title: str, **more: Any) -> Arm:
+  """Returns a remedy in finetuning."""
+  return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
+
+
+def _after(kind: str, title: str, of: str, **more: Any) -> Arm:
+  """Returns a remedy after finetuning, of an arm."""
+  return dict(kind=kind, of=of, title=title, group="remedy", **more)
+
+
+def _mixed(facts: str, finetune: str, prefix: str) -> Arms:
+  """Returns the mixture, mixings of weights, and exchanges of some of them."""
+  weight_mixing = "weight_mixing"
+  falling = "Weight mixing, alpha falling in depth"
+  rising = "Weight mixing, alpha rising in depth"
+  end_put_back = "Last layer and head put back"
+  end_only = "Only last layer and head finetuned"
+  return {
+    "mixture": _trained(facts, "Mixture finetuning 4:1", ratio=4.0),
+    "weight_mixing": _after(weight_mixing, "Weight mixing", finetune),
+    "combined": _after(weight_mixing, "Mixture and weight mixing", f"{prefix}mixture"),
+    "decreasing_mixing": _after(weight_mixing, falling, finetune, profile="decreasing"),
+    "increasing_mixing": _after(weight_mixing, rising, finetune, profile="increasing"),
+    "last_layer_restored": _after("exchange", end_put_back, finetune, parts=END),
+    "last_layer_only": _after("exchange", end_only, finetune, parts=END, only=True),
+  }
+
+
+def _prior_corrections(finetune: str, prefix: str, own: str, teacher: str) -> Arms:
+  """Returns corrections of the answer prior, alone and on top of mixing."""
+
+  def corrected(title: str, of: str = finetune, **more: Any) -> Arm:
+    return _after("prior_correction", title, of, **more)
 
   return {
-    "mixture": trained("Mixture finetuning 4:1", ratio=4.0),
-    "weight_mixing": after("weight_mixing", "Weight mixing"),
-    "combined": after("weight_mixing", "Mixture and weight mixing", of=f"{prefix}mixture"),
-    "decreasing_mixing": after(
-      "weight_mixing", "Weight mixing, alpha falling in depth", profile="decreasing"
+    "prior_cloze": corrected("Prior correction by the cloze", prior="arm", with_arm=teacher),
+    "prior_own": corrected("Prior correction by its answers before", prior="arm", with_arm=own),
+    "prior_counts": corrected("Prior correction by counts", prior="counts"),
+    "mixing_prior_counts": corrected(
+      "Weight mixing .5 and prior correction", f"{prefix}weight_mixing", at=0.5, prior="counts"
     ),
-    "increasing_mixing": after(
-      "weight_mixing", "Weight mixing, alpha rising in depth", profile="increasing"
-    ),
-    "last_layer_restored": after("exchange", "Last layer and head put back", parts=END),
-    "last_layer_only": after(
-      "exchange", "Only last layer and head finetuned", parts=END, only=True
-    ),
-    "prior_cloze": after(
-      "prior_correction", "Prior correction by the cloze", prior="arm", with_arm=teacher
-    ),
-    "prior_own": after(
-      "prior_correction", "Prior correction by its answers before", prior="arm", with_arm=own
-    ),
-    "prior_counts": after("prior_correction", "Prior correction by counts", prior="counts"),
-    "mixing_prior_counts": after(
-      "prior_correction",
-      "Weight mixing .5 and prior correction",
-      of=f"{prefix}weight_mixing",
-      at=0.5,
-      prior="counts",
-    ),
-    "decreasing_prior_counts": after(
-      "prior_correction",
-      "Falling mixing and prior correction",
-      of=f"{prefix}decreasing_mixing",
-      at=1.0,
-      prior="counts",
-    ),
-    "l2_sp": trained("L2-SP .1", l2_sp=0.1),
-    "self_distilled": trained("Self-distilled from the cloze", labels="soft", teacher=teacher),
-    # The pretrained weights and four checkpoints of one run.
-    "kept": dict(
-      kind="finetune",
-      facts=facts,
-      title="Finetuning, checkpoints kept",
-      group="control",
-      checkpoint_every=50,
-      keep_checkpoints=True,
-    ),
-    "run_average": dict(
-      kind="soup",
-      of_arms=(f"{prefix}kept",),
-      steps=(0, 50, 100, 150, 200),
-      title="Average of one run and its start",
-      group="remedy",
+    "decreasing_prior_counts": corrected(
+      "Falling mixing and prior correction", f"{prefix}decreasing_mixing", at=1.0, prior="counts"
     ),
   }
+
+
+def _averaged(facts: str, prefix: str) -> Arms:
+  """Returns a run whose checkpoints are kept, and the average of four of them and of its start."""
+  kept = dict(
+    kind="finetune",
+    facts=facts,
+    title="Finetuning, checkpoints kept",
+    group="control",
+    checkpoint_every=50,
+    keep_checkpoints=True,
+  )
+  average = dict(
+    kind="soup",
+    of_arms=(f"{prefix}kept",),
+    steps=(0, 50, 100, 150, 200),
+    title="Average of one run and its start",
+    group="remedy",
+  )
+  return {"kept": kept, "run_average": average}
 
 
 def weak(facts: str, own: str = "zero_shot_question", teacher: str = "zero_shot_cloze") -> Arms:

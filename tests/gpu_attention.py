@@ -2,9 +2,8 @@
 where there is a GPU.
 
 Prints a line a model and length. Ends with exit code 1 where a gradient is further than TIMES from
-its float32 value than XLA's
-in bfloat16 is, with 2 where JAX sees no NVIDIA GPU. A length of 192 leaves the last tile of keys
-half full.
+its float32 value than XLA's in bfloat16 is, with 2 where JAX sees no NVIDIA GPU. A length of 192
+leaves the last tile of keys half full.
 """
 
 import dataclasses

@@ -112,7 +112,9 @@ def test_batches_of_uneven_length_have_little_padding():
     for one in packed
   )
   assert filled > 0.9 * sum(one["inputs"].size + one["targets"].size for one in packed)
-  assert len({one["inputs"].shape + one["targets"].shape for one in packed}) <= len(shapes.shapes) + 1
+  assert (
+    len({one["inputs"].shape + one["targets"].shape for one in packed}) <= len(shapes.shapes) + 1
+  )
 
 
 def test_long_rows_fill_better_where_examples_are_uneven():

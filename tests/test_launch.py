@@ -18,9 +18,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "launch").glob("*.s*"))
 
 # Takes the place of the Python that has factshock: records how it was called as a file of its
-# process id, prints, and does as the
-# verb's flags say. --exit_N=C: process N ends with code C; --wait: the others wait for a signal and
-# end with 75, as the verbs do.
+# process id, prints, and does as the verb's flags say. --exit_N=C: process N ends with code C;
+# --wait: the others wait for a signal and end with 75, as the verbs do.
 STAND_IN = """\
 import json, os, signal, sys, time
 argv = sys.argv[1:]

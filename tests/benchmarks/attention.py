@@ -3,14 +3,11 @@
   python tests/benchmarks/attention.py --lengths=128,512,1024,2048 --rounds=15
 
 T5-large (inputs of a length, targets of a quarter of it; all weights trained) and layers of Llama 2
-7B (4 of them, all weights
-trained), bfloat16 over float32 weights, no dropout, rows not packed and a quarter padding, as many
-rows as make 16,384 tokens;
-remat "dots_no_batch", with which either keeps no scores. A round is one untimed and one timed step
-of each side; the table has
-medians of the rounds, the median of the rounds' ratios, and the memory that the compiled step needs
-beside its arguments.
-Where there is no GPU it says so and ends with exit code 2.
+7B (4 of them, all weights trained), bfloat16 over float32 weights, no dropout, rows not packed and
+a quarter padding, as many rows as make 16,384 tokens; remat "dots_no_batch", with which either
+keeps no scores. A round is one untimed and one timed step of each side; the table has medians of
+the rounds, the median of the rounds' ratios, and the memory that the compiled step needs beside its
+arguments. Where there is no GPU it says so and ends with exit code 2.
 """
 
 import argparse

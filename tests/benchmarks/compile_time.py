@@ -4,13 +4,11 @@
   [--trained=lora,all] [--limit=600]
 
 The step is that of configs/t5_v1_1_xxl.py and configs/llama2_7b.py (32 rows of 128 + 40, or 128,
-tokens; what
-`train --dry_run` compiles), with their adapters, and with all weights trained. Nothing of the
-models is
-allocated. Each compilation is a process of its own, stopped after --limit seconds; unrolled
-(config.model.unroll) is compiled with the configs' own adapters alone. The goal: under 60 s,
-scanned. What
-limits it is the number of operations given to the compiler, stated as lines of StableHLO: those of
+tokens; what `train --dry_run` compiles), with their adapters, and with all weights trained. Nothing
+of the models is allocated. Each compilation is a process of its own, stopped after --limit seconds;
+unrolled (config.model.unroll) is compiled with the configs' own adapters alone. The goal: under 60
+s, scanned. What limits it is the number of operations given to the compiler, stated as lines of
+StableHLO: those of
   a layer of
 each stack scanned, of all layers unrolled.
 Time: 3 minutes, and up to 4 more for the unrolled ones, which are stopped at the goal.

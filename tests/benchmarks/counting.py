@@ -4,12 +4,10 @@
   [--text='docs/**/*.md']
 
 Names are the subjects, objects and aliases of EntityQuestions, PopQA and T-REx. FlashText (pip
-install flashtext) finds the longest
-names at word boundaries and no others; factshock finds all, counts documents and facts as well.
-Building either search is
-stated apart. Peak memory is of a process that does nothing else. The Spearman correlation is that
-of each T-REx subject's and object's
-mentions here with the passages of English Wikipedia that name it, from
+install flashtext) finds the longest names at word boundaries and no others; factshock finds all,
+counts documents and facts as well. Building either search is stated apart. Peak memory is of a
+process that does nothing else. The Spearman correlation is that of each T-REx subject's and
+object's mentions here with the passages of English Wikipedia that name it, from
 trex_wikipedia/fact_frequencies.tsv.gz.
 """
 

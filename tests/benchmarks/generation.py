@@ -7,12 +7,10 @@
 Prompts come in random order, as from a facts file: transformers takes --batch of them at a time,
   padded to the longest;
 factshock sorts them by length first. On CPU both use all cores. On a GPU --models=t5_large
---dtype=bfloat16 (transformers then runs on it too, if PyTorch sees
-it). Weights and prompts are random and no token ends an answer, so that both sides generate
---tokens of them; with --checkpoint, a
-HuggingFace folder, and --texts, a prompt a line, answers end where that model ends them. Times are
-medians after a first run,
-which is stated apart; the tokens of both sides are compared.
+--dtype=bfloat16 (transformers then runs on it too, if PyTorch sees it). Weights and prompts are
+random and no token ends an answer, so that both sides generate --tokens of them; with --checkpoint,
+a HuggingFace folder, and --texts, a prompt a line, answers end where that model ends them. Times
+are medians after a first run, which is stated apart; the tokens of both sides are compared.
 """
 
 import statistics

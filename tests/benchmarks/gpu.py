@@ -3,24 +3,18 @@
   PYTHONPATH=. python tests/benchmarks/gpu.py [--minutes=9] [--tiny]
 
 bfloat16 computation, weights random. T5: 512 + 114 tokens a row, float32 weights and Adafactor here
-(as
-configs/t5_v1_1_*.py), pure bfloat16 and fused AdamW there. Llama: 512 tokens a row; all weights
-(bfloat16,
-AdamW; its state is float32 here, bfloat16 there), and adapters of rank 16 on the attention's four
-products.
-Each measurement is a process of its own, which takes the largest batch that fits of those listed;
-steps are
-timed after two untimed ones, with the loss of each fetched, and the median counts. All take at most
---minutes
-together: the goals' rows come first, what there is no time left for is named. MFU is FLOPs of the
+(as configs/t5_v1_1_*.py), pure bfloat16 and fused AdamW there. Llama: 512 tokens a row; all weights
+(bfloat16, AdamW; its state is float32 here, bfloat16 there), and adapters of rank 16 on the
+attention's four products. Each measurement is a process of its own, which takes the largest batch
+that fits of those listed; steps are timed after two untimed ones, with the loss of each fetched,
+and the median counts. All take at most --minutes together: the goals' rows come first, what there
+is no time left for is named. MFU is FLOPs of the
   matrix
 products that the step needs (none made twice), over its time and the bfloat16 peak of the device
-(dense, as
-the vendor states it). Floors: those FLOPs at the peak, and weights and optimizer state read and
-written once
-at the memory's rate. Published for T5X at large and xl: 37% on A100; under 30% on H100. Without a
-GPU: exit
-code 2. --tiny runs all of it with small shapes on whatever device there is, to see that it works.
+(dense, as the vendor states it). Floors: those FLOPs at the peak, and weights and optimizer state
+read and written once at the memory's rate. Published for T5X at large and xl: 37% on A100; under
+30% on H100. Without a GPU: exit code 2. --tiny runs all of it with small shapes on whatever device
+there is, to see that it works.
 """
 
 import contextlib

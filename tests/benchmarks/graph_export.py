@@ -7,18 +7,15 @@
 A file of canonical rows is made: --triples accepted triples, and a candidate that was not accepted
   beside every
 second; 4 triples a subject, two objects in three among 100,000 frequent ones and the others once;
-40 Wikidata
-relations; names of two or three words, a twentieth of them not ASCII; ids on all subjects and 9 of
-10 objects. Then
-each format is written from it, in a process of its own: its time is that of the whole process, the
+40 Wikidata relations; names of two or three words, a twentieth of them not ASCII; ids on all
+subjects and 9 of 10 objects. Then each format is written from it, in a process of its own: its time
+is that of the whole process, the
   start of
 Python and the reading and checking of the rows included, until what it wrote is on the disk (sync),
-and its
-memory is the peak resident set.
-Compared are RDFLib and NetworkX on --compare triples (they hold the graph in memory): rows from the
-same file
-by the same reader, the graph built and written by their own serialisers, with the same labels.
-Time: about 5 minutes; needs 4 GB on the disk for a million triples.
+and its memory is the peak resident set. Compared are RDFLib and NetworkX on --compare triples (they
+hold the graph in memory): rows from the same file by the same reader, the graph built and written
+by their own serialisers, with the same labels. Time: about 5 minutes; needs 4 GB on the disk for a
+million triples.
 """
 
 import os

@@ -4,22 +4,16 @@
 
 Batches come from data.mixture, its background thread included, of the lengths of
 tests/benchmarks/train_step.py: random tokens in memory, corrupted anew, alone; 4:1 with questions
-of random
-lengths; and that packed. The loader runs alone, then the step of the same shape (this package,
-float32,
-AdamW, all cores): rows a second of each, and their ratio, which the goal wants above 10. Rows are
-of
-the step's lengths; packed ones are longer, and count as the positions that they have. The last
-column is the rate at which T5-large at 45% of an
-H200's bfloat16 peak would consume rows of small's lengths, from FLOPs alone. Where transformers is
-there, its
+of random lengths; and that packed. The loader runs alone, then the step of the same shape (this
+package, float32, AdamW, all cores): rows a second of each, and their ratio, which the goal wants
+above 10. Rows are of the step's lengths; packed ones are longer, and count as the positions that
+they have. The last column is the rate at which T5-large at 45% of an H200's bfloat16 peak would
+consume rows of small's lengths, from FLOPs alone. Where transformers is there, its
 DataCollatorForSeq2Seq pads the same questions to the longest of a batch, as the peer of padding
-(which
-shuffles, draws and mixes nothing). The T5 library's span corruption is the peer in
+(which shuffles, draws and mixes nothing). The T5 library's span corruption is the peer in
 tests/benchmarks/span_corruption.py. What limits a loader is one core: Python and numpy on a few
-arrays a
-batch, the same whatever the model, so that a step ten times as fast takes a tenth of the ratio.
-Time: about 2 minutes.
+arrays a batch, the same whatever the model, so that a step ten times as fast takes a tenth of the
+ratio. Time: about 2 minutes.
 """
 
 import statistics

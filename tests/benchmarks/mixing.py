@@ -4,20 +4,14 @@
   [--rounds=3] [--folder=DIR]
 
 Two models of --gigabytes each (a Llama 2048 wide in float32, deeper for more; as our checkpoints,
-whose
-leaves hold all layers of a weight, or as HuggingFace folders) are written under --folder and mixed
-half and
-half. Copied with `cp -r` are both of them: cp reads the bytes that mixing reads, and writes twice
-as many.
-Rates are bytes read a second. Both sides are whole processes, the start of Python included (stated
-apart, as
-the time to mix two models of a few kilobytes), and their time ends when what they wrote is on the
-disk
-(sync). They take turns, with the inputs out of the page cache ("cold") or in it ("warm") on both
-sides.
-Memory is the process's peak resident set, and that with the small models, which is what Python and
-JAX take.
-What limits it: a mix must read every byte, add and write it, and takes digests of what it reads and
+whose leaves hold all layers of a weight, or as HuggingFace folders) are written under --folder and
+mixed half and half. Copied with `cp -r` are both of them: cp reads the bytes that mixing reads, and
+writes twice as many. Rates are bytes read a second. Both sides are whole processes, the start of
+Python included (stated apart, as the time to mix two models of a few kilobytes), and their time
+ends when what they wrote is on the disk (sync). They take turns, with the inputs out of the page
+cache ("cold") or in it ("warm") on both sides. Memory is the process's peak resident set, and that
+with the small models, which is what Python and JAX take. What limits it: a mix must read every
+byte, add and write it, and takes digests of what it reads and
   writes.
 Time: about 10 minutes; needs five times the largest of --gigabytes on the disk.
 """

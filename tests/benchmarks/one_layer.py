@@ -3,9 +3,8 @@
   PYTHONPATH=. python tests/benchmarks/one_layer.py [--seeds=20]
 
 A world of 1,000 subjects and 5 relations, as configs/one_layer.py has it. PyTorch takes the same
-steps of the same loss by autograd,
-seed after seed or several in one batch (the faster one counts), with all cores. Time: half a
-minute.
+steps of the same loss by autograd, seed after seed or several in one batch (the faster one counts),
+with all cores. Time: half a minute.
 """
 
 import time

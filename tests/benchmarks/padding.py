@@ -5,16 +5,12 @@
 The batches are those that `train` and a study would read: questions of facts (one a row, of the
   lengths that
 the longest needs, or packed), alone and mixed 4:1 with span corruption of text. Facts: the demo's,
-as words;
-and, where --data holds them, 2,000 each of T-REx, PopQA and EntityQuestions in T5's own pieces,
-with T-REx
-sentences as the text, in the shapes of configs/pretrained.py. Padded: to the batch's lengths, and
-to the
-longest example of each batch, as a collator does it. Counted over --batches batches, input and
-target
-positions together in the last columns; the goal is under 10% for packed questions. A position costs
-the same
-products whether it is padding or not: positions an example, packed over padded, is what is left of
+as words; and, where --data holds them, 2,000 each of T-REx, PopQA and EntityQuestions in T5's own
+pieces, with T-REx sentences as the text, in the shapes of configs/pretrained.py. Padded: to the
+batch's lengths, and to the longest example of each batch, as a collator does it. Counted over
+--batches batches, input and target positions together in the last columns; the goal is under 10%
+for packed questions. A position costs the same products whether it is padding or not: positions an
+example, packed over padded, is what is left of
   the step's
 work.
 Time: about 2 minutes.

@@ -3,19 +3,16 @@
   PYTHONPATH=. python tests/benchmarks/saving.py [--shapes=demo,small] [--rounds=5] [--folder=DIR]
 
 Both sides run the same steps of the same T5 with AdamW on the same batch, in turn, one saving every
---every
-steps. Time is taken where the loop asks for batches, so that it does not matter whether a save is
-waited for
-or goes on beside the steps: a save stops training by what the steps with saves took longer, over
+--every steps. Time is taken where the loop asks for batches, so that it does not matter whether a
+save is waited for or goes on beside the steps: a save stops training by what the steps with saves
+took longer, over
   the number
 of saves, median of the rounds; a save that is still going on when the run ends is waited for, which
-is stated
-apart. The share of the time at one save a minute is that over 60 s; the goal is under 2%. Beside
-it: a save's
-bytes and their rate, and the rate at which a plain program writes as many to the same folder, fsync
-included:
-a save that waits for the disk cannot take less than that, one that does not must copy the arrays.
-Time: about 5 minutes; needs --folder (default: the folder of temporary files) with 3 GB free.
+is stated apart. The share of the time at one save a minute is that over 60 s; the goal is under 2%.
+Beside it: a save's bytes and their rate, and the rate at which a plain program writes as many to
+the same folder, fsync included: a save that waits for the disk cannot take less than that, one that
+does not must copy the arrays. Time: about 5 minutes; needs --folder (default: the folder of
+temporary files) with 3 GB free.
 """
 
 import contextlib

@@ -1,12 +1,9 @@
 """Span corruption: tokens a second of factshock and of the T5 library, on one core.
 
 Both sides take the same tokens in memory and give padded, EOS-ended batches as numpy arrays, in one
-process
-pinned to one core; they take turns, and the median over the turns counts. Rates are by CPU time of
-the
-process (all its threads), which other load on the machine disturbs less, and by wall time. Needs
-the `peers`
-extra (t5, seqio, tensorflow) and the repository on the path:
+process pinned to one core; they take turns, and the median over the turns counts. Rates are by CPU
+time of the process (all its threads), which other load on the machine disturbs less, and by wall
+time. Needs the `peers` extra (t5, seqio, tensorflow) and the repository on the path:
 
   PYTHONPATH=. python tests/benchmarks/span_corruption.py [--repeats=7] [--seconds=2]
 """

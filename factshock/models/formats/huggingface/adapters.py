@@ -99,11 +99,7 @@ def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
       names each.
   """
   settings = _read_config(folder)
-  path = os.path.join(folder, WEIGHTS)
-  if not os.path.exists(path):
-    raise UserError(
-      f"{folder}: expected {WEIGHTS}, got none; let PEFT save the adapters as safetensors"
-    )
+  path = _weights_path(folder)
   modules = {
     _PREFIX + _module(tensor): tensor for tensor in names.tensors(model_config) if tensor.transposed
   }
@@ -127,6 +123,16 @@ def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
     leaf["a"][tensor.layer, :, :own] = a
     leaf["b"][tensor.layer, :own] = b * (scales[module] / (alpha / rank))
   return Adapters(tree, rank, alpha, base_of(folder))
+
+
+def _weights_path(folder: FilePath) -> str:
+  """Returns the path of a folder's adapters; raises UserError where it has none."""
+  path = os.path.join(folder, WEIGHTS)
+  if not os.path.exists(path):
+    raise UserError(
+      f"{folder}: expected {WEIGHTS}, got none; let PEFT save the adapters as safetensors"
+    )
+  return path
 
 
 def _zeros(weight: Tensor, depth: int, rank: int) -> Params:
