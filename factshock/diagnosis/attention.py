@@ -6,7 +6,7 @@ poorly makes a model attend less to every subject.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -103,14 +103,7 @@ def diagnose(
     rng = np.random.default_rng([bootstrap.seed, index])
     draw = statistics.make_draw(len(facts), bootstrap.resamples, rng)
     _add_samples(seed, facts, right, compared, draw, gathered)
-  return {
-    "reference": reference,
-    "seeds": _seeds(paths),
-    "resamples": bootstrap.resamples,
-    "confidence": bootstrap.confidence,
-    "notes": ATTENTION,
-    **_results(paths, reference, pairs, gathered, bootstrap),
-  }
+  return _results(paths, reference, pairs, gathered, bootstrap)
 
 
 def _seeds(paths: Mapping[str, Mapping[int, str]]) -> list[int]:
@@ -118,24 +111,33 @@ def _seeds(paths: Mapping[str, Mapping[int, str]]) -> list[int]:
 
 
 def _results(
-  labels: Iterable[str],
+  paths: Mapping[str, Mapping[int, str]],
   reference: str | None,
   pairs: Sequence[Pair],
   gathered: _Gathered,
   bootstrap: Bootstrap,
 ) -> Json:
-  """Returns the estimates of all arms and comparisons, at each site."""
+  """Returns the result: its options, the estimates of all arms and comparisons, at each site."""
 
   def finish(by_seed: Mapping[int, Sample]) -> SeedEstimate:
     return statistics.estimate(by_seed, bootstrap)
 
+  arms: Json = {label: {"sites": {}} for label in paths}
+  comparisons: list[Json] = []
   sites = list(gathered.shapes)
+  for label, arm in arms.items():
+    for site in sites:
+      arm["sites"][site] = _arm(label, site, reference, gathered, finish)
+  for pair in pairs:
+    comparisons += [_comparison(pair, site, gathered, finish) for site in sites]
   return {
-    "arms": {
-      label: {"sites": {site: _arm(label, site, reference, gathered, finish) for site in sites}}
-      for label in labels
-    },
-    "comparisons": [_comparison(pair, site, gathered, finish) for pair in pairs for site in sites],
+    "reference": reference,
+    "seeds": _seeds(paths),
+    "resamples": bootstrap.resamples,
+    "confidence": bootstrap.confidence,
+    "notes": ATTENTION,
+    "arms": arms,
+    "comparisons": comparisons,
   }
 
 

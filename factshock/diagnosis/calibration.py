@@ -73,7 +73,8 @@ def reliability(
   """
   ranking = rank_units(confidence_N, right_N, bins=bins)
   starts = ranking.starts
-  units_B = np.diff(np.append(starts, len(ranking.order)))
+  ends = np.append(starts, len(ranking.order))
+  units_B = np.diff(ends)
   falling = Reliability(
     low=ranking.confidence[starts + units_B - 1],
     high=ranking.confidence[starts],
@@ -104,7 +105,8 @@ def expected_calibration_error(
   """
   table = reliability(confidence_N, right_N, bins)
   gap_B = np.abs(table.confidence - table.right)
-  return float(np.sum(table.units * gap_B) / table.units.sum())
+  total_gap = np.sum(table.units * gap_B)
+  return float(total_gap / table.units.sum())
 
 
 def brier(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
@@ -114,7 +116,8 @@ def brier(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
     UserError: as `reliability`.
   """
   ranking = rank_units(confidence_N, right_N)
-  return float(np.mean((ranking.confidence - ranking.right) ** 2))
+  gap_N = ranking.confidence - ranking.right
+  return float(np.mean(gap_N**2))
 
 
 def auroc(
@@ -162,10 +165,12 @@ def risk_coverage(
     UserError: as `auroc`.
   """
   ranking = rank_units(confidence_N, right_N, score_N)
-  count_1xK, right_1xK = cumulative_sums(ranking, np.ones((1, len(ranking.order))))
-  coverage_K = (count_1xK / count_1xK[:, -1:])[0]
-  risk_K = (1 - right_1xK / count_1xK)[0]
-  return coverage_K, risk_K, float(risk_area_of(count_1xK, right_1xK)[0])
+  ones_1xN = np.ones((1, len(ranking.order)))
+  count_1xK, right_1xK = cumulative_sums(ranking, ones_1xN)
+  coverage_1xK = count_1xK / count_1xK[:, -1:]
+  risk_1xK = 1 - right_1xK / count_1xK
+  area_1 = risk_area_of(count_1xK, right_1xK)
+  return coverage_1xK[0], risk_1xK[0], float(area_1[0])
 
 
 def yield_at(
@@ -193,22 +198,16 @@ def yield_at(
     UserError: as `auroc`.
   """
   ranking = rank_units(confidence_N, right_N, score_N)
-  query_N = np.arange(len(ranking.order)) if query_N is None else np.asarray(query_N)
-  first_N = first_of_code(query_N[ranking.order])
-  ones_1xN = np.ones((1, len(ranking.order)))
-  count_1xK, right_1xK = cumulative_sums(ranking, ones_1xN)
-  cut = last_cut(count_1xK, right_1xK, answered_queries(ranking, first_N, ones_1xN), precision)
+  if query_N is None:
+    query_N = np.arange(len(ranking.order))
+  first_N = first_of_code(np.asarray(query_N)[ranking.order])
+  cut = _cut_of_ranking(ranking, first_N, precision)
   answered = int(cut.queries[0])
   answers = int(cut.answers[0])
   if queries is None:
     queries = int(first_N.sum())
-  return Yield(
-    answered,
-    answered / queries,
-    int(cut.right[0]),
-    answers,
-    threshold(ranking, answers),
-  )
+  share = answered / queries
+  return Yield(answered, share, int(cut.right[0]), answers, threshold(ranking, answers))
 
 
 class Cut(NamedTuple):
@@ -219,17 +218,31 @@ class Cut(NamedTuple):
   answers: np.ndarray
 
 
+def _cut_of_ranking(
+  ranking: Ranking,
+  first_N: np.ndarray,
+  precision: float,
+) -> Cut:
+  """Returns the last cut at a precision, each unit counted once: arrays [1]."""
+  ones_1xN = np.ones((1, len(ranking.order)))
+  count_1xK, right_1xK = cumulative_sums(ranking, ones_1xN)
+  queries_1xK = answered_queries(ranking, first_N, ones_1xN)
+  return last_cut(count_1xK, right_1xK, queries_1xK, precision)
+
+
 def first_of_code(code_N: np.ndarray) -> np.ndarray:
   """Returns 1 where a code stands for the first time, else 0: float [N]."""
   first_N = np.zeros(len(code_N))
-  first_N[np.unique(code_N, return_index=True)[1]] = 1
+  _, first_index = np.unique(code_N, return_index=True)
+  first_N[first_index] = 1
   return first_N
 
 
 def cumulative_sums(ranking: Ranking, weights_RxN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns units, and right ones, down to the end of each tie: two arrays [R, K]."""
   count_RxK = _at_ends(ranking, np.cumsum(weights_RxN, axis=1))
-  right_RxK = _at_ends(ranking, np.cumsum(weights_RxN * ranking.right, axis=1))
+  right_weights_RxN = weights_RxN * ranking.right
+  right_RxK = _at_ends(ranking, np.cumsum(right_weights_RxN, axis=1))
   return count_RxK, right_RxK
 
 
@@ -298,17 +311,25 @@ def last_cut(
     precision: in (0, 1].
   """
   slack = 1e-9 * count_RxK[:, -1:]  # 7 of 10 are 70%, whatever 0.7 * 10 is in floating point
-  is_enough_RxK = (right_RxK >= precision * count_RxK - slack) & (right_RxK > 0)
-  last_R = is_enough_RxK.shape[1] - 1 - np.argmax(is_enough_RxK[:, ::-1], axis=1)
+  wanted_RxK = precision * count_RxK - slack
+  is_enough_RxK = (right_RxK >= wanted_RxK) & (right_RxK > 0)
+  from_end_R = np.argmax(is_enough_RxK[:, ::-1], axis=1)
+  last_R = is_enough_RxK.shape[1] - 1 - from_end_R
   any_R = is_enough_RxK.any(axis=1)
 
   def at_cut(values_RxK: np.ndarray) -> np.ndarray:
-    values_R = np.take_along_axis(values_RxK, last_R[:, None], axis=1)[:, 0]
-    return np.where(any_R, values_R, 0)
+    values_Rx1 = np.take_along_axis(values_RxK, last_R[:, None], axis=1)
+    return np.where(any_R, values_Rx1[:, 0], 0)
 
-  return Cut(at_cut(queries_RxK), at_cut(right_RxK), at_cut(count_RxK))
+  return Cut(
+    at_cut(queries_RxK),
+    at_cut(right_RxK),
+    at_cut(count_RxK),
+  )
 
 
 def threshold(ranking: Ranking, answers: int) -> float:
   """Returns the confidence of the last of the answers given; NaN where none is."""
-  return float(ranking.confidence[answers - 1]) if answers else np.nan
+  if not answers:
+    return np.nan
+  return float(ranking.confidence[answers - 1])

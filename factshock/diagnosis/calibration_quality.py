@@ -60,29 +60,36 @@ def quality(
   """
   units = check_units(units, relations)
   asked_K = _asked_queries(units, len(relations), queries)
-  rng = np.random.default_rng(bootstrap.seed)
   settings = _Settings(precisions, bins, bootstrap)
-  total = int(asked_K.sum())
-  pooled = _group(units, total, settings, rng)
-  by_relation = [
-    _group(
-      _of_relation(units, code),
-      int(asked),
-      settings,
-      rng,
-    )
-    for code, asked in enumerate(asked_K)
-  ]
   return {
     "units": len(units.right),
-    "queries": total,
+    "queries": int(asked_K.sum()),
     "confidence": bootstrap.confidence,
     "resamples": bootstrap.resamples,
     "bins": bins,
     "precisions": list(precisions),
-    "pooled": pooled,
-    "relations": dict(zip(relations, by_relation)),
+    **_all_groups(units, relations, asked_K, settings),
     "notes": notes.CALIBRATION,
+  }
+
+
+def _all_groups(
+  units: Units,
+  relations: Sequence[str],
+  asked_K: np.ndarray,
+  settings: _Settings,
+) -> Json:
+  """Returns the measures of all units, and of those of each relation."""
+  rng = np.random.default_rng(settings.bootstrap.seed)
+  asked = int(asked_K.sum())
+  pooled = _group(units, asked, settings, rng)
+  by_relation: dict[str, Json] = {}
+  for code, relation in enumerate(relations):
+    own = _of_relation(units, code)
+    by_relation[relation] = _group(own, int(asked_K[code]), settings, rng)
+  return {
+    "pooled": pooled,
+    "relations": by_relation,
   }
 
 
@@ -129,13 +136,8 @@ def _group(
   bins = max(1, min(settings.bins, count // UNITS_A_BIN))
   ranking = rank_units(units.confidence, units.right, units.score, bins)
   first_N = calibration.first_of_code(_query_codes(units)[ranking.order])
-  exact = _measures(
-    ranking,
-    first_N,
-    np.ones((1, count)),
-    np.array([asked]),
-    settings.precisions,
-  )
+  ones_1xN = np.ones((1, count))
+  exact = _measures(ranking, first_N, ones_1xN, np.array([asked]), settings.precisions)
   chunks = [
     _measures(ranking, first_N, weights_RxN, queries_R, settings.precisions)
     for weights_RxN, queries_R in _resampled(

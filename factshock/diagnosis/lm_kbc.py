@@ -35,6 +35,7 @@ RELATION_COUNTS = {
 }
 
 Json: TypeAlias = dict[str, Any]
+_Aligned: TypeAlias = tuple[list[Objects], dict[str, int]]  # as from lm_kbc_files.align
 Ratios: TypeAlias = dict[tuple[str, str], np.ndarray]  # (average, ratio) -> [R]
 
 _NOTES = """
@@ -137,15 +138,28 @@ def diagnose(
   Raises:
     UserError: as `lm_kbc_files.align`.
   """
-  aligned = {
-    label: lm_kbc_files.align(rows, gold, year, strict) for label, rows in predictions.items()
-  }
+  aligned = _aligned(predictions, gold, year, strict)
   sets = None if train is None else constant_sets(train, year, strict)
   baselines = _baselines(gold, sets)
   answers = [*(objects for objects, _ in aligned.values()), *baselines.values()]
   sums = _sums(gold.objects, answers, year, strict, bootstrap)
   counts = {label: counts for label, (_, counts) in aligned.items()}
-  results = _results(counts, list(baselines), sums, bootstrap.confidence)
+  return {
+    **_about_gold(gold, year, strict),
+    "relations": sums.relations,
+    **_about_train(train, gold, sums.relations, sets or {}, no_train),
+    **_about_bootstrap(bootstrap),
+    "notes": NOTES,
+    **_results(counts, list(baselines), sums, bootstrap.confidence),
+  }
+
+
+def _about_gold(
+  gold: Rows,
+  year: str,
+  strict: bool,
+) -> Json:
+  """Returns what the result says of the rules and the gold file."""
   return {
     "format": 1,
     "edition": year,
@@ -154,14 +168,28 @@ def diagnose(
     "gold": gold.path,
     "rows": len(gold.objects),
     "gold_repeated": gold.repeated,
-    "relations": sums.relations,
-    **_about_train(train, gold, sums.relations, sets or {}, no_train),
+  }
+
+
+def _about_bootstrap(bootstrap: Bootstrap) -> Json:
+  return {
     "confidence": bootstrap.confidence,
     "resamples": bootstrap.resamples,
     "seed": bootstrap.seed,
-    "notes": NOTES,
-    **results,
   }
+
+
+def _aligned(
+  predictions: Mapping[str, Rows],
+  gold: Rows,
+  year: str,
+  strict: bool,
+) -> dict[str, _Aligned]:
+  """Returns each system's objects in the order of the gold rows, and counts of what did not fit."""
+  aligned: dict[str, _Aligned] = {}
+  for label, rows in predictions.items():
+    aligned[label] = lm_kbc_files.align(rows, gold, year, strict)
+  return aligned
 
 
 def _baselines(gold: Rows, sets: Mapping[str, list[str]] | None) -> dict[str, list[Objects]]:

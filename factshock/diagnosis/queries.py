@@ -75,12 +75,7 @@ def make_queries(
   label = reference if reference in arms else next(iter(arms))
   order = reading.canonical_order(arms[label])
   base = reading.take(arms[label], order)
-  pairs, pair_N = distinct_pairs(base.relation, base.object, len(base.strings))
-  texts = [(base.strings[relation], base.strings[name]) for relation, name in pairs]
-  gold = dict(sorted(zip(texts, np.bincount(pair_N).tolist())))
-  others = itertools.chain(*finetuning_sets)
-  entities = shock.make_entities(gold, counts=counts, others=others)
-  gold_N = shock.predicted_entities(texts, entities, {})[pair_N]
+  entities, gold_N = _known_answers(base, finetuning_sets, counts)
   draw = statistics.make_draw(len(base), resamples, rng)
   bins, bin_rows = popularity_bins(base, arms)
   return Queries(
@@ -96,6 +91,22 @@ def make_queries(
     gold=gold_N,
     gold_ExR=statistics.histogram(draw, gold_N, len(entities.names) + 1),
   )
+
+
+def _known_answers(
+  base: Predictions,
+  finetuning_sets: Iterable[Sequence[Answer]],
+  counts: Mapping[Answer, int] | None,
+) -> tuple[shock.Entities, np.ndarray]:
+  """Returns the known answers, and the index among them of each query's gold answer [N]."""
+  pairs, pair_N = distinct_pairs(base.relation, base.object, len(base.strings))
+  texts = [(base.strings[relation], base.strings[name]) for relation, name in pairs]
+  queries_of_pair = np.bincount(pair_N).tolist()
+  gold = dict(sorted(zip(texts, queries_of_pair)))
+  others = itertools.chain(*finetuning_sets)
+  entities = shock.make_entities(gold, counts=counts, others=others)
+  entity_of_pair = shock.predicted_entities(texts, entities, {})
+  return entities, entity_of_pair[pair_N]
 
 
 def rows_in_order(

@@ -133,13 +133,7 @@ def fit(
   Raises:
     ValueError: no answers.
   """
-  data = _Data(
-    logits(score_N),
-    np.asarray(right_N, np.float64),
-    np.asarray(relation_N),
-  )
-  if not len(data.x_N):
-    raise ValueError("expected answers to calibrate on, got none")
+  data = _data(score_N, right_N, relation_N)
   if fitted_N is None or not fitted_N.any():
     fitted_N = np.ones(len(data.x_N), bool)
   choices = _choices(method)
@@ -151,6 +145,22 @@ def fit(
 
   best = min(choices, key=loss)
   return _fit_curves(fitted, *best), held_out[best]
+
+
+def _data(
+  score_N: ArrayLike,
+  right_N: ArrayLike,
+  relation_N: ArrayLike,
+) -> _Data:
+  """Returns the columns that curves are fitted to; a ValueError where there are no answers."""
+  data = _Data(
+    logits(score_N),
+    np.asarray(right_N, np.float64),
+    np.asarray(relation_N),
+  )
+  if not len(data.x_N):
+    raise ValueError("expected answers to calibrate on, got none")
+  return data
 
 
 def _choices(method: str | None) -> list[_Choice]:

@@ -94,17 +94,30 @@ def fit(
   _check_labelled(labelled, answers)
   relations = list(dict.fromkeys([*labelled.relations, *answers.relations]))
   multi_answer = _multi_answer_relations(labelled, answers, rules or {})
-  right_N = is_right(labelled)
   if fold_Q is None:
     fold_Q = calibration.assign_folds(labelled.subjects)
   guard = _Guard(labelled, answers, counts)
+  return _fit_extractor(labelled, guard, relations, multi_answer, method, fold_Q)
+
+
+def _fit_extractor(
+  labelled: Answers,
+  guard: "_Guard",
+  relations: list[str],
+  multi_answer: set[str],
+  method: str | None,
+  fold_Q: np.ndarray,
+) -> Extractor:
+  """Fits an extractor to calibration answers; relations are named in the order of their codes."""
+  right_N = is_right(labelled)
   over_predicted_N = guard.held_out(fold_Q)
   relation_N = _relation_codes(labelled, relations)
   first, later, confidence_N = _fit_calibrations(
     labelled, right_N, relation_N, fold_Q, over_predicted_N, method
   )
   flagged_first_N = over_predicted_N & (labelled.rank_N == 1)
-  lowering = shock_guard.fit_lowering(confidence_N[flagged_first_N], right_N[flagged_first_N])
+  flagged_confidence = confidence_N[flagged_first_N]
+  lowering = shock_guard.fit_lowering(flagged_confidence, right_N[flagged_first_N])
   confidence_N = shock_guard.lower(confidence_N, over_predicted_N, lowering)
   eligible_N = _eligible(labelled, confidence_N, multi_answer)
   unlisted, unanswerable = _absent_answers(labelled, right_N)

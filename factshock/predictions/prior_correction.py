@@ -41,6 +41,8 @@ class Table:
 Tables: TypeAlias = Mapping[str, Table]  # by relation
 Priors: TypeAlias = Mapping[str, np.ndarray]  # relation -> p of its candidates [C]
 
+ANSWER_COLUMNS = ("prediction", "score", "candidates")
+
 
 class AnswerChange(NamedTuple):
   """Counts of an answer among the predictions, before and after the correction."""
@@ -82,7 +84,8 @@ def _table(
   indices: list[int],
   path: str,
 ) -> Table:
-  names = sorted(name for name, _ in rows[indices[0]]["candidates"])
+  first = rows[indices[0]]
+  names = sorted(name for name, _ in first["candidates"])
   column = {name: i for i, name in enumerate(names)}
   differing = [index for index in indices if not _has_candidates(rows[index], column, len(names))]
   if differing or len(column) < len(names):
@@ -104,12 +107,18 @@ def _has_candidates(
   count: int,
 ) -> bool:
   candidates = row["candidates"]
-  return len(candidates) == count and all(name in known for name, _ in candidates)
+  if len(candidates) != count:
+    return False
+  return all(name in known for name, _ in candidates)
 
 
 def priors_of(tables: Tables) -> dict[str, np.ndarray]:
   """Returns the mean of p(candidate | query) over the queries of each relation [C]."""
-  return {relation: np.exp(table.log_p_QxC).mean(axis=0) for relation, table in tables.items()}
+  priors: dict[str, np.ndarray] = {}
+  for relation, table in tables.items():
+    p_QxC = np.exp(table.log_p_QxC)
+    priors[relation] = p_QxC.mean(axis=0)
+  return priors
 
 
 def counted_priors(tables: Tables, counts: Mapping[Answer, int]) -> dict[str, np.ndarray]:
@@ -121,16 +130,19 @@ def counted_priors(tables: Tables, counts: Mapping[Answer, int]) -> dict[str, np
   """
   priors: dict[str, np.ndarray] = {}
   for relation, table in tables.items():
-    mentions = np.array([count_of(counts, relation, name) for name in table.names], float) + 1
+    counts_C = [count_of(counts, relation, name) for name in table.names]
+    mentions = np.array(counts_C, float) + 1
     priors[relation] = mentions / mentions.sum()
   return priors
 
 
 def uniform_priors(tables: Tables) -> dict[str, np.ndarray]:
   """Returns priors in which all candidates of a relation are alike."""
-  return {
-    relation: np.full(len(table.names), 1 / len(table.names)) for relation, table in tables.items()
-  }
+  priors: dict[str, np.ndarray] = {}
+  for relation, table in tables.items():
+    count = len(table.names)
+    priors[relation] = np.full(count, 1 / count)
+  return priors
 
 
 def estimated_priors(
@@ -151,13 +163,15 @@ def estimated_priors(
   seen = collections.Counter(finetuning)
   priors: dict[str, np.ndarray] = {}
   for relation, table in tables.items():
-    trained_C = np.array([seen[relation, name] for name in table.names], float) + 1
+    seen_C = [seen[relation, name] for name in table.names]
+    trained_C = np.array(seen_C, float) + 1
     trained_C = trained_C / trained_C.sum()
     p_QxC = np.exp(table.log_p_QxC)
     prior_C = p_QxC.mean(axis=0)
     for _ in range(rounds):
       shifted_QxC = p_QxC * (prior_C / trained_C)
-      prior_C = (shifted_QxC / shifted_QxC.sum(axis=1, keepdims=True)).mean(axis=0)
+      total_Qx1 = shifted_QxC.sum(axis=1, keepdims=True)
+      prior_C = (shifted_QxC / total_Qx1).mean(axis=0)
     priors[relation] = prior_C
   return priors
 
@@ -195,12 +209,11 @@ def correct(
     ratios: logs of ratios, as from `log_ratios`.
     tau: strength of the correction; 0 changes nothing, 1 is Bayes' rule.
   """
-  return {
-    relation: dataclasses.replace(
-      table, log_p_QxC=_normalised(table.log_p_QxC + tau * ratios[relation])
-    )
-    for relation, table in tables.items()
-  }
+  corrected: dict[str, Table] = {}
+  for relation, table in tables.items():
+    log_p_QxC = table.log_p_QxC + tau * ratios[relation]
+    corrected[relation] = dataclasses.replace(table, log_p_QxC=_normalised(log_p_QxC))
+  return corrected
 
 
 def share_right(tables: Tables, rows: Sequence[Row]) -> float:
@@ -212,9 +225,11 @@ def share_right(tables: Tables, rows: Sequence[Row]) -> float:
   for table in tables.values():
     best_Q: list[int] = table.log_p_QxC.argmax(axis=1).tolist()
     for index, best in zip(table.indices, best_Q):
-      aliases: list[str] = rows[index].get("aliases") or []
-      accepted = [rows[index]["object"], *aliases]
-      right += accuracy.score(table.names[best], accepted).exact_match
+      row = rows[index]
+      aliases: list[str] = row.get("aliases") or []
+      accepted = [row["object"], *aliases]
+      scores = accuracy.score(table.names[best], accepted)
+      right += scores.exact_match
   return right / len(rows)
 
 
@@ -235,10 +250,14 @@ def choose_tau(
   Returns:
     (tau, [(tau, share right)]).
   """
-  curve = [(tau, share_right(correct(tables, ratios, tau), rows)) for tau in taus]
+  curve: list[tuple[float, float]] = []
+  for tau in taus:
+    corrected = correct(tables, ratios, tau)
+    curve.append((tau, share_right(corrected, rows)))
   best_share = max(share for _, share in curve)
   best_taus = [tau for tau, share in curve if share == best_share]
-  return min(best_taus, key=lambda tau: (abs(tau - 1), tau)), curve
+  best_tau = min(best_taus, key=lambda tau: (abs(tau - 1), tau))
+  return best_tau, curve
 
 
 def corrected_rows(
@@ -268,7 +287,7 @@ def corrected_rows(
       split="",
     )
     for index, answer in zip(table.indices, answers):
-      columns = {name: answer[name] for name in ("prediction", "score", "candidates")}
+      columns = {name: answer[name] for name in ANSWER_COLUMNS}
       corrected[index] = {**rows[index], **columns, **labels}
   return corrected
 
@@ -283,8 +302,12 @@ def prior_distance(tables: Tables, reference: Priors) -> float:
   It is the mean over relations, weighted by their queries.
   """
   own = priors_of(tables)
-  distances = [np.abs(own[relation] - reference[relation]).sum() / 2 for relation in tables]
-  queries = [len(table.indices) for table in tables.values()]
+  distances: list[float] = []
+  queries: list[int] = []
+  for relation, table in tables.items():
+    difference_C = np.abs(own[relation] - reference[relation])
+    distances.append(difference_C.sum() / 2)
+    queries.append(len(table.indices))
   return float(np.average(distances, weights=queries))
 
 
@@ -302,14 +325,20 @@ def most_changed_answers(
   """
   count_before = _prediction_counts(before)
   count_after = _prediction_counts(after)
-  changes = [
-    AnswerChange(answer, relation, count_before[relation, answer], count_after[relation, answer])
-    for relation, answer in count_before | count_after
-  ]
-  changes.sort(key=lambda change: (change.before - change.after, change.relation, change.answer))
+  changes: list[AnswerChange] = []
+  for relation, answer in count_before | count_after:
+    key = relation, answer
+    changes.append(AnswerChange(answer, relation, count_before[key], count_after[key]))
+  changes.sort(key=_most_gained_first)
   gained = [change for change in changes if change.after > change.before]
   lost = [change for change in changes if change.after < change.before]
-  return gained[:most], lost[::-1][:most]
+  lost.reverse()
+  return gained[:most], lost[:most]
+
+
+def _most_gained_first(change: AnswerChange) -> tuple[int, str, str]:
+  loss = change.before - change.after
+  return loss, change.relation, change.answer
 
 
 def _prediction_counts(rows: Iterable[Row]) -> collections.Counter[Answer]:
@@ -358,9 +387,11 @@ def check_same_candidates(
       continue
     names = set(table.names)
     other_names = set(others[relation].names)
+    extra = len(other_names - names)
+    missing = len(names - other_names)
     raise UserError(
       f"{other_path}: relation {relation!r}: expected the candidates of {path}, got "
-      f"{len(other_names - names):,} others and {len(names - other_names):,} missing; rank the "
+      f"{extra:,} others and {missing:,} missing; rank the "
       "same candidates (answer --candidates)"
     )
 
@@ -376,7 +407,8 @@ def check_separate_subjects(
   Raises:
     UserError: they share some; says how many.
   """
-  shared = _subject_keys(rows) & _subject_keys(others)
+  subjects = _subject_keys(rows)
+  shared = subjects & _subject_keys(others)
   if shared:
     raise UserError(
       f"{other_path}: expected subjects that are not asked about in {path}, got {len(shared):,} "
@@ -389,4 +421,5 @@ def _subject_keys(rows: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
 
 
 def _normalised(scores_QxC: np.ndarray) -> np.ndarray:
-  return scores_QxC - np.logaddexp.reduce(scores_QxC, axis=1, keepdims=True)
+  total_Qx1 = np.logaddexp.reduce(scores_QxC, axis=1, keepdims=True)
+  return scores_QxC - total_Qx1
