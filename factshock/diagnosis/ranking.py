@@ -71,10 +71,13 @@ def rank_units(
   score_N = score_N[order_N]
   last_K = _ends([confidence_N])
   size_K = np.diff(last_K, prepend=-1)
-  middle_N = np.repeat(last_K + 1 - size_K / 2, size_K)
+  middle_K = last_K + 1 - size_K / 2
+  middle_N = np.repeat(middle_K, size_K)
   bin_N = np.floor(bins * (middle_N / len(middle_N)))
-  starts_B = np.flatnonzero(np.append(True, bin_N[1:] != bin_N[:-1]))
-  return Ranking(order_N, confidence_N, right_N, _ends([confidence_N, score_N]), starts_B)
+  is_new_N = bin_N[1:] != bin_N[:-1]
+  starts_B = np.flatnonzero(np.append(True, is_new_N))
+  ends_K = _ends([confidence_N, score_N])
+  return Ranking(order_N, confidence_N, right_N, ends_K, starts_B)
 
 
 def check_units(units: Units, relations: Sequence[str]) -> Units:
@@ -88,7 +91,11 @@ def check_units(units: Units, relations: Sequence[str]) -> Units:
     UserError: columns of different lengths, confidences outside [0, 1], scores that are NaN, codes
       that name no relation.
   """
-  confidence_N, right_N, score_N = check_columns(units.confidence, units.right, units.score)
+  confidence_N, right_N, score_N = check_columns(
+    units.confidence,
+    units.right,
+    units.score,
+  )
   relation_N = np.asarray(units.relation, np.int64)
   query_N = np.asarray(units.query, np.int64)
   if not len(relation_N) == len(query_N) == len(confidence_N):
@@ -121,26 +128,32 @@ def check_columns(
   """
   confidence_N = np.asarray(confidence_N, float)
   right_N = np.asarray(right_N, float)
-  score_N = np.zeros(len(confidence_N)) if score_N is None else np.asarray(score_N, float)
+  if score_N is None:
+    score_N = np.zeros(len(confidence_N))
+  score_N = np.asarray(score_N, float)
   if not confidence_N.shape == right_N.shape == score_N.shape:
     raise UserError(
       f"calibration: expected a confidence, right or wrong, and a score for each unit, got "
       f"{len(confidence_N)}, {len(right_N)} and {len(score_N)}"
     )
-  outside_N = ~((confidence_N >= 0) & (confidence_N <= 1))
-  if outside_N.any():
+  inside_N = (confidence_N >= 0) & (confidence_N <= 1)
+  if not inside_N.all():
+    outside_N = ~inside_N
+    first = int(np.argmax(outside_N))
+    count = int(outside_N.sum())
     raise UserError(
-      f"calibration: expected confidences in [0, 1], got {confidence_N[outside_N][0]:g} (unit "
-      f"{int(np.argmax(outside_N))} from 0; {int(outside_N.sum())} of {len(outside_N)} are outside)"
+      f"calibration: expected confidences in [0, 1], got {confidence_N[first]:g} (unit "
+      f"{first} from 0; {count} of {len(outside_N)} are outside)"
     )
-  if np.isnan(score_N).any():
-    raise UserError(
-      f"calibration: expected scores that are numbers, got {int(np.isnan(score_N).sum())} NaN"
-    )
+  unknown = int(np.isnan(score_N).sum())
+  if unknown:
+    raise UserError(f"calibration: expected scores that are numbers, got {unknown} NaN")
   return confidence_N, right_N, score_N
 
 
 def _ends(columns: Sequence[np.ndarray]) -> np.ndarray:
   """Returns the position of the last unit of each run that is equal in all columns."""
-  differ_N = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-  return np.append(np.flatnonzero(differ_N), len(columns[0]) - 1)
+  changes = [column[1:] != column[:-1] for column in columns]
+  differ_N = np.any(changes, axis=0)
+  last = len(columns[0]) - 1
+  return np.append(np.flatnonzero(differ_N), last)

@@ -82,10 +82,12 @@ def make_draw(
   if queries * resamples > TABLE_ENTRIES:
     return Draw(queries, resamples, None, rng)
   picks_RxN = rng.integers(0, queries, (resamples, queries))
-  picks_RxN += np.arange(resamples)[:, None] * queries
+  offsets_R = np.arange(resamples) * queries
+  picks_RxN += offsets_R[:, None]
   counts = np.bincount(picks_RxN.ravel(), minlength=resamples * queries)
   counts_RxN = counts.reshape(resamples, queries)
-  return Draw(queries, resamples, np.ascontiguousarray(counts_RxN.T, np.float32), rng)
+  counts_NxR = np.ascontiguousarray(counts_RxN.T, np.float32)
+  return Draw(queries, resamples, counts_NxR, rng)
 
 
 def cell_counts(
@@ -132,10 +134,12 @@ def _table_counts(
   hot_NxK = np.zeros((queries, ends[-1]), np.float32)
   for (code_N, _), filled_C, end in zip(block, filled, ends):
     column_C = np.cumsum(filled_C) - 1
-    hot_NxK[np.arange(queries), end - filled_C.sum() + column_C[code_N]] = 1
-  sums = np.split(counts_NxR.T @ hot_NxK, ends[:-1], axis=1)
-  for sums_RxK, filled_C in zip(sums, filled):
-    yield _spread(sums_RxK, filled_C)
+    start = end - filled_C.sum()
+    hot_NxK[np.arange(queries), start + column_C[code_N]] = 1
+  sums_RxK = counts_NxR.T @ hot_NxK
+  sums = np.split(sums_RxK, ends[:-1], axis=1)
+  for block_sums, filled_C in zip(sums, filled):
+    yield _spread(block_sums, filled_C)
 
 
 def _spread(counts_RxK: np.ndarray, filled_C: np.ndarray) -> np.ndarray:
@@ -154,7 +158,9 @@ def histogram(
 
   None where the draw has no table of counts.
   """
-  return None if draw.counts_NxR is None else _histogram(draw.counts_NxR, code_N, cells)
+  if draw.counts_NxR is None:
+    return None
+  return _histogram(draw.counts_NxR, code_N, cells)
 
 
 def _histogram(
@@ -190,16 +196,18 @@ def histogram_pairs(
     step = max(1, CHUNK_ENTRIES // cells)
     first_ExR = _histogram(draw.counts_NxR, first_N, cells)
     for start in range(0, draw.resamples, step):
-      yield first_ExR[:, start : start + step].T, second_ExR[:, start : start + step].T
+      chunk = slice(start, start + step)
+      yield first_ExR[:, chunk].T, second_ExR[:, chunk].T
     return
   most = min(PICKS // draw.queries, CELL_PICKS // cells)
   resamples = min(draw.resamples, max(FEWEST_RESAMPLES, most))
   step = max(1, CELL_ENTRIES // cells)
   for start in range(0, resamples, step):
-    pairs = [
-      _pick_both(draw, first_N, second_N, cells) for _ in range(start, min(start + step, resamples))
-    ]
-    yield np.stack([first for first, _ in pairs]), np.stack([second for _, second in pairs])
+    count = min(step, resamples - start)
+    pairs = [_pick_both(draw, first_N, second_N, cells) for _ in range(count)]
+    firsts = [first for first, _ in pairs]
+    seconds = [second for _, second in pairs]
+    yield np.stack(firsts), np.stack(seconds)
 
 
 def _pick_both(
@@ -209,14 +217,20 @@ def _pick_both(
   cells: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns histograms [cells] of two columns in one resample of the same queries."""
-  picks_N = draw.rng.integers(0, draw.queries, draw.queries, dtype=np.int32)
+  picks_N = _picks_of_resample(draw)
   first_E = np.bincount(first_N[picks_N], minlength=cells)
   second_E = np.bincount(second_N[picks_N], minlength=cells)
   return first_E, second_E
 
 
+def _picks_of_resample(draw: Draw) -> np.ndarray:
+  """Returns the queries that one resample draws, with replacement [N]."""
+  return draw.rng.integers(0, draw.queries, draw.queries, dtype=np.int32)
+
+
 def _multinomial(draw: Draw, counts_K: np.ndarray) -> np.ndarray:
-  return draw.rng.multinomial(draw.queries, counts_K / draw.queries, draw.resamples)
+  shares_K = counts_K / draw.queries
+  return draw.rng.multinomial(draw.queries, shares_K, draw.resamples)
 
 
 def sums(draw: Draw, values_NxK: np.ndarray) -> np.ndarray:
@@ -226,10 +240,11 @@ def sums(draw: Draw, values_NxK: np.ndarray) -> np.ndarray:
   """
   if draw.counts_NxR is not None:
     return draw.counts_NxR.T @ values_NxK.astype(np.float32)
-  picks = (
-    draw.rng.integers(0, draw.queries, draw.queries, dtype=np.int32) for _ in range(draw.resamples)
-  )
-  return np.stack([np.bincount(picks_N, minlength=draw.queries) @ values_NxK for picks_N in picks])
+  sums_R: list[np.ndarray] = []
+  for _ in range(draw.resamples):
+    counts_N = np.bincount(_picks_of_resample(draw), minlength=draw.queries)
+    sums_R.append(counts_N @ values_NxK)
+  return np.stack(sums_R)
 
 
 def seed_picks(
@@ -255,8 +270,10 @@ def over_seeds(samples_SxR: np.ndarray, picks_RxS: np.ndarray) -> np.ndarray:
   resamples: int
   seeds: int
   resamples, seeds = picks_RxS.shape
-  shift_S: np.ndarray = np.arange(seeds) * (resamples // max(1, seeds))
-  index_RxS = (np.arange(resamples)[:, None] + shift_S[None]) % samples_SxR.shape[1]
+  step = resamples // max(1, seeds)
+  shift_S: np.ndarray = np.arange(seeds) * step
+  row_R = np.arange(resamples)
+  index_RxS = (row_R[:, None] + shift_S[None]) % samples_SxR.shape[1]
   return nan_mean(np.asarray(samples_SxR)[picks_RxS, index_RxS])
 
 
@@ -265,7 +282,8 @@ def nan_mean(values: np.ndarray) -> np.ndarray:
   known = ~np.isnan(values)
   count = known.sum(-1)
   total = np.where(known, values, 0.0).sum(-1)
-  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+  mean = total / np.maximum(count, 1)
+  return np.where(count > 0, mean, np.nan)
 
 
 def interval(samples_R: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -289,22 +307,27 @@ def estimate(by_seed: Mapping[int, Sample], bootstrap: Bootstrap) -> SeedEstimat
     bootstrap: over seeds; a single seed's own resamples give its interval.
   """
   seeds = sorted(by_seed)
-  values_S = np.array([by_seed[seed].value for seed in seeds])
-  shortest = min(len(by_seed[seed].resamples) for seed in seeds)
-  samples_SxR = np.stack([by_seed[seed].resamples[:shortest] for seed in seeds])
+  samples = [by_seed[seed] for seed in seeds]
+  values_S = np.array([sample.value for sample in samples])
+  shortest = min(len(sample.resamples) for sample in samples)
+  samples_SxR = np.stack([sample.resamples[:shortest] for sample in samples])
   samples_R = samples_SxR[0]
   if len(seeds) > 1:
-    samples_R = over_seeds(samples_SxR, _picks(len(seeds), bootstrap.resamples, bootstrap.seed))
+    picks_RxS = _picks(len(seeds), bootstrap.resamples, bootstrap.seed)
+    samples_R = over_seeds(samples_SxR, picks_RxS)
   low, high = interval(samples_R, bootstrap.confidence)
   mean = float(nan_mean(values_S))
   if math.isnan(mean):
     low = math.nan
     high = math.nan
+  value_of_seed: dict[str, float | None] = {}
+  for seed, value in zip(seeds, values_S.tolist()):
+    value_of_seed[str(seed)] = none_if_nan(value)
   return {
     "mean": none_if_nan(mean),
     "low": none_if_nan(low),
     "high": none_if_nan(high),
-    "by_seed": {str(seed): none_if_nan(value) for seed, value in zip(seeds, values_S.tolist())},
+    "by_seed": value_of_seed,
   }
 
 
@@ -314,12 +337,15 @@ def _picks(
   resamples: int,
   seed: int,
 ) -> np.ndarray:
-  return seed_picks(seeds, resamples, np.random.default_rng([seed, seeds, 1]))
+  rng = np.random.default_rng([seed, seeds, 1])
+  return seed_picks(seeds, resamples, rng)
 
 
 def none_if_nan(value: float) -> float | None:
   """Returns a number as JSON can hold it: None for NaN."""
-  return None if math.isnan(value) else float(value)
+  if math.isnan(value):
+    return None
+  return float(value)
 
 
 def mcnemar(wins: int, losses: int) -> McNemar:
@@ -335,10 +361,13 @@ def mcnemar(wins: int, losses: int) -> McNemar:
   fewer = min(wins, losses)
   if total == 0:
     return McNemar(1.0, 1.0)
-  log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])
+  log_numbers = np.log(np.arange(1, total + 1))
+  log_factorial = np.concatenate([[0.0], np.cumsum(log_numbers)])
   log_first = log_factorial[: fewer + 1]
-  log_second = log_factorial[total - fewer :][::-1][: fewer + 1]
+  falling = log_factorial[total - fewer :][::-1]
+  log_second = falling[: fewer + 1]
   log_ways = log_factorial[total] - log_first - log_second
   terms = np.exp(log_ways - total * np.log(2))
   tail = 2 * float(np.sum(terms))
-  return McNemar(min(1.0, tail), min(1.0, tail - float(terms[-1])))
+  middle = tail - float(terms[-1])
+  return McNemar(min(1.0, tail), min(1.0, middle))

@@ -50,8 +50,10 @@ def lines(diagnosis: Json) -> list[str]:
   """Returns lines of two tables, the arms and the paired comparisons, and of the verdict."""
   seeds = len(diagnosis["seeds"])
   criterion = CRITERIA[diagnosis["criterion"]]
+  plural = "" if seeds == 1 else "s"
+  percent = 100 * diagnosis["confidence"]
   text = [
-    f"Arms ({seeds} seed{'' if seeds == 1 else 's'}, {100 * diagnosis['confidence']:g}% bootstrap "
+    f"Arms ({seeds} seed{plural}, {percent:g}% bootstrap "
     "intervals; rare seen, common unseen: predicted / gold)",
     *aligned(_arm_rows(diagnosis["arms"], criterion)),
   ]
@@ -64,11 +66,20 @@ def lines(diagnosis: Json) -> list[str]:
 
 
 def _arm_rows(arms: Mapping[str, Json], criterion: str) -> Iterator[list[str]]:
-  columns = [column for column in COLUMNS if any(_at(arm, column.keys) for arm in arms.values())]
-  yield ["arm", "queries", *(column.title or criterion for column in columns)]
+  columns = [column for column in COLUMNS if _is_known(column, arms)]
+  titles = [column.title or criterion for column in columns]
+  yield ["arm", "queries", *titles]
   for label, arm in arms.items():
-    cells = [estimate(_at(arm, column.keys), column.with_interval) for column in columns]
+    cells: list[str] = []
+    for column in columns:
+      value = _at(arm, column.keys)
+      cells.append(estimate(value, column.with_interval))
     yield [label, str(arm["queries"]), *cells]
+
+
+def _is_known(column: Column, arms: Mapping[str, Json]) -> bool:
+  """Returns whether some arm has the column's estimate."""
+  return any(_at(arm, column.keys) for arm in arms.values())
 
 
 def _comparison_rows(comparisons: Iterable[Json], criterion: str) -> Iterator[list[str]]:
@@ -97,7 +108,9 @@ def calibration_lines(quality: Json) -> list[str]:
     "equal mass)"
   )
   rows = [["measure", "value", ""]]
-  rows += [[title, estimate(pooled[name]), ""] for title, name in CALIBRATION_MEASURES.items()]
+  for title, name in CALIBRATION_MEASURES.items():
+    value = estimate(pooled[name])
+    rows.append([title, value, ""])
   rows += [_yield_row(row) for row in pooled["yields"]]
   return [head, *aligned(rows)]
 
@@ -105,8 +118,14 @@ def calibration_lines(quality: Json) -> list[str]:
 def _yield_row(row: Json) -> list[str]:
   answers = ""
   if row["answers"] is not None:
-    answers = f"{row['right']['mean']:.0f} right of {row['answers']} answers"
-  return [f"yield at {100 * row['precision']:g}% precision", estimate(row["share"]), answers]
+    right = row["right"]["mean"]
+    answers = f"{right:.0f} right of {row['answers']} answers"
+  percent = 100 * row["precision"]
+  return [
+    f"yield at {percent:g}% precision",
+    estimate(row["share"]),
+    answers,
+  ]
 
 
 def _at(arm: Json | None, keys: Iterable[str]) -> Any:
@@ -125,17 +144,20 @@ def estimate(value: Estimate | None, with_interval: bool = True) -> str:
   """
   if not value or value["mean"] is None:
     return "-"
+  mean = f"{value['mean']:.3f}"
   if not with_interval or value["low"] is None:
-    return f"{value['mean']:.3f}"
-  return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return mean
+  return f"{mean} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
   """Returns lines of a table of texts: the first column to the left, the others to the right."""
   rows = list(rows)
-  first_width, *widths = (max(map(len, column)) for column in zip(*rows))
+  columns = zip(*rows)
+  first_width, *widths = (max(map(len, column)) for column in columns)
   text: list[str] = []
   for first, *others in rows:
     cells = [cell.rjust(width) for cell, width in zip(others, widths)]
-    text.append("  " + "  ".join([first.ljust(first_width), *cells]).rstrip())
+    line = "  ".join([first.ljust(first_width), *cells])
+    text.append("  " + line.rstrip())
   return text

@@ -36,7 +36,8 @@ class _Deletions(dict[int, str | None]):
 
   def __missing__(self, code: int) -> str | None:
     character = chr(code)
-    drop = character in string.punctuation or unicodedata.category(character).startswith("P")
+    category = unicodedata.category(character)
+    drop = character in string.punctuation or category.startswith("P")
     self[code] = None if drop else character
     return self[code]
 
@@ -68,8 +69,10 @@ def token_f1(prediction: str, answer: str) -> float:
   if len(distinct) == len(predicted):
     shared = len(distinct.intersection(gold))
   else:
-    shared = (collections.Counter(predicted) & collections.Counter(gold)).total()
-  return 2.0 * shared / (len(predicted) + len(gold))
+    common = collections.Counter(predicted) & collections.Counter(gold)
+    shared = common.total()
+  total = len(predicted) + len(gold)
+  return 2.0 * shared / total
 
 
 def score(prediction: str, answers: Iterable[str]) -> Scores:
@@ -82,14 +85,16 @@ def score(prediction: str, answers: Iterable[str]) -> Scores:
     prediction: the text as it was answered.
     answers: the accepted answers, at least one.
   """
-  return _score(normalise(prediction), [normalise(answer) for answer in answers])
+  accepted = [normalise(answer) for answer in answers]
+  return _score(normalise(prediction), accepted)
 
 
 def _score(text: str, accepted: Collection[str]) -> Scores:
   if text in accepted:
     return Scores(1.0, 1.0, 1.0)
   contains = any(answer in text for answer in accepted if answer)
-  return Scores(0.0, float(contains), max(token_f1(text, answer) for answer in accepted))
+  f1 = max(token_f1(text, answer) for answer in accepted)
+  return Scores(0.0, float(contains), f1)
 
 
 def scores(predictions: "Predictions") -> np.ndarray:
@@ -98,15 +103,17 @@ def scores(predictions: "Predictions") -> np.ndarray:
   Equal pairs of prediction and accepted answers are scored once.
   """
   width = max(1, len(predictions.answers))
-  pairs, pair_N = np.unique(
-    predictions.prediction.astype(np.int64) * width + predictions.answer, return_inverse=True
-  )
-  texts = predictions.strings
-  accepted = [[normalise(text) for text in answers] for answers in predictions.answers]
-  pair_scores = np.array(
-    [_score(normalise(texts[pair // width]), accepted[pair % width]) for pair in map(int, pairs)]
-  )
-  return pair_scores.reshape(-1, 3)[pair_N]
+  code_N = predictions.prediction.astype(np.int64) * width + predictions.answer
+  pairs, pair_N = np.unique(code_N, return_inverse=True)
+  accepted = [list(map(normalise, answers)) for answers in predictions.answers]
+  pair_scores: list[Scores] = []
+  codes: list[int] = pairs.tolist()
+  for code in codes:
+    prediction, answer = divmod(code, width)
+    text = normalise(predictions.strings[prediction])
+    pair_scores.append(_score(text, accepted[answer]))
+  scores_Px3 = np.array(pair_scores).reshape(-1, 3)
+  return scores_Px3[pair_N]
 
 
 def exact_match(predictions: "Predictions") -> np.ndarray:
@@ -124,7 +131,8 @@ def gold_rank(texts: Iterable[str], accepted: frozenset[str]) -> int:
   names = list(map(normalise, texts))
   if accepted.isdisjoint(names):
     return 0
-  return min(names.index(answer) for answer in accepted if answer in names) + 1
+  listed = accepted.intersection(names)
+  return min(names.index(answer) for answer in listed) + 1
 
 
 def hits(rank_N: np.ndarray, listed: int) -> dict[str, np.ndarray]:
@@ -136,15 +144,18 @@ def hits(rank_N: np.ndarray, listed: int) -> dict[str, np.ndarray]:
   """
   by_name: dict[str, np.ndarray] = {}
   for k in HITS:
-    among_N = (rank_N > 0) & (rank_N <= k)
-    unknown_N = np.full(len(rank_N), np.nan)
-    by_name[f"hits@{k}"] = among_N.astype(np.float64) if k <= listed else unknown_N
+    hit_N = np.full(len(rank_N), np.nan)
+    if k <= listed:
+      among_N = (rank_N > 0) & (rank_N <= k)
+      hit_N = among_N.astype(np.float64)
+    by_name[f"hits@{k}"] = hit_N
   return by_name
 
 
 def reciprocal_rank(rank_N: np.ndarray) -> np.ndarray:
   """Returns 1 / rank of each gold answer, 0 where it is not listed: array [N]."""
-  return np.where(rank_N > 0, 1.0 / np.maximum(rank_N, 1), 0.0)
+  reciprocal_N = 1.0 / np.maximum(rank_N, 1)
+  return np.where(rank_N > 0, reciprocal_N, 0.0)
 
 
 def is_right(predictions: "Predictions", criterion: str) -> np.ndarray:

@@ -205,7 +205,8 @@ def select_split(predictions: Predictions, split: str | None = None) -> Predicti
     UserError: no row of that split, or several splits and none named.
   """
   codes: list[int] = np.unique(predictions.split).tolist()
-  names = sorted("(none)" if code < 0 else predictions.strings[code] for code in codes)
+  strings = predictions.strings
+  names = sorted("(none)" if code < 0 else strings[code] for code in codes)
   if split is None:
     if len(codes) > 1:
       raise UserError(
@@ -215,7 +216,8 @@ def select_split(predictions: Predictions, split: str | None = None) -> Predicti
     return predictions
   if split not in names:
     raise UserError(f"{predictions.path}: expected rows of split {split!r}, got {', '.join(names)}")
-  return take(predictions, np.flatnonzero(predictions.split == predictions.strings.index(split)))
+  is_wanted_N = predictions.split == strings.index(split)
+  return take(predictions, np.flatnonzero(is_wanted_N))
 
 
 def group_by_arm(files: Iterable[Predictions]) -> dict[str, dict[int, Predictions]]:
@@ -232,7 +234,9 @@ def group_by_arm(files: Iterable[Predictions]) -> dict[str, dict[int, Prediction
     for pair in map(int, pairs[np.argsort(first)]):
       label = predictions.strings[pair // len(distinct_seeds)]
       seed = int(distinct_seeds[pair % len(distinct_seeds)])
-      group = predictions if len(pairs) == 1 else take(predictions, np.flatnonzero(pair_N == pair))
+      group = predictions
+      if len(pairs) > 1:
+        group = take(predictions, np.flatnonzero(pair_N == pair))
       other = arms.setdefault(label, {}).setdefault(seed, group)
       if other is not group:
         raise UserError(
@@ -267,15 +271,18 @@ def match(
   subjects, relations, objects = (
     np.concatenate(pair) for pair in zip(columns, other_columns, strict=True)
   )
-  _, pair = np.unique(relations * len(code_of) + objects, return_inverse=True)
-  keys = subjects * (int(pair.max()) + 1) + pair
+  pairs = relations * len(code_of) + objects
+  _, pair = np.unique(pairs, return_inverse=True)
+  count = int(pair.max()) + 1
+  keys = subjects * count + pair
   left = keys[: len(reference)]
   right = keys[len(reference) :]
   order = np.argsort(left, kind="stable")
   other_order = np.argsort(right, kind="stable")
   if len(left) != len(right) or (left[order] != right[other_order]).any():
     context = f"{labels[1]} as in {labels[0]} of {reference.path}"
-    raise UserError(f"{other.path}: " + _difference(left, right, context))
+    difference = _difference(left, right, context)
+    raise UserError(f"{other.path}: {difference}")
   rows = np.empty(len(left), np.int64)
   rows[order] = other_order
   return rows
@@ -289,8 +296,10 @@ def canonical_order(predictions: Predictions) -> np.ndarray:
   columns = [getattr(predictions, name) for name in QUERY_COLUMNS]
   used: list[int] = np.unique(np.concatenate(columns)).tolist()
   rank_of_code = np.empty(len(predictions.strings), np.int64)
-  rank_of_code[sorted(used, key=predictions.strings.__getitem__)] = np.arange(len(used))
-  return np.lexsort([rank_of_code[column] for column in columns[::-1]])
+  by_name = sorted(used, key=predictions.strings.__getitem__)
+  rank_of_code[by_name] = np.arange(len(used))
+  ranks = [rank_of_code[column] for column in columns[::-1]]
+  return np.lexsort(ranks)
 
 
 def _difference(
@@ -299,9 +308,12 @@ def _difference(
   context: str,
 ) -> str:
   """Returns how many keys of queries two files do not share, in words."""
-  keys, code = np.unique(np.concatenate([left, right]), return_inverse=True)
-  count = np.bincount(code[: len(left)], minlength=len(keys))
-  other_count = np.bincount(code[len(left) :], minlength=len(keys))
+  both = np.concatenate([left, right])
+  keys, code = np.unique(both, return_inverse=True)
+  left_code = code[: len(left)]
+  right_code = code[len(left) :]
+  count = np.bincount(left_code, minlength=len(keys))
+  other_count = np.bincount(right_code, minlength=len(keys))
   missing = int(np.maximum(count - other_count, 0).sum())
   extra = int(np.maximum(other_count - count, 0).sum())
   return (
