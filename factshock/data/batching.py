@@ -248,24 +248,32 @@ def pack_batch(
   (rows, lengths), placement = shapes.place(size_BxE)
   packed: Batch = {}
   for index, (length, side) in enumerate(zip(lengths, sides)):
-    size_Bx1 = size_BxE[:, index, None]
-    is_token_BxL = np.arange(length)[None] < size_Bx1
+    is_token_BxL = np.arange(length)[None] < size_BxE[:, index, None]
     example, column = np.nonzero(is_token_BxL)
     start = placement.start_BxE[example, index]
     target = (placement.row_B[example], start + column)
     for name in side.fields:
       if name not in batch:
         continue
-      array = batch[name]
-      shape = (rows, length, *array.shape[2:])
       fill = side.pad if name == side.tokens else 0
-      packed_field = np.full(shape, fill, array.dtype)
-      packed_field[target] = array[example, column]
-      packed[name] = packed_field
-    segments = np.zeros((rows, length), np.int32)
-    segments[target] = placement.segment_B[example]
-    packed[side.segments] = segments
+      values = batch[name][example, column]
+      packed[name] = _spread(values, target, (rows, length), fill)
+    segments = placement.segment_B[example].astype(np.int32)
+    packed[side.segments] = _spread(segments, target, (rows, length), 0)
   return packed
+
+
+def _spread(
+  values: np.ndarray,
+  target: tuple[np.ndarray, np.ndarray],
+  shape: tuple[int, int],
+  fill: int,
+) -> np.ndarray:
+  """Returns an array [*shape, ...] with the values at the (rows, columns) of `target`."""
+  whole_shape = (*shape, *values.shape[1:])
+  spread = np.full(whole_shape, fill, values.dtype)
+  spread[target] = values
+  return spread
 
 
 def token_fields(batch: Mapping[str, Any]) -> dict[str, int]:
@@ -303,6 +311,13 @@ def _sizes(
   return np.stack(sizes_E, axis=1)
 
 
+def _longest_first(size_BxE: np.ndarray, capacity: Sequence[int]) -> np.ndarray:
+  """Returns the order of examples by the shares of a row that they fill, the largest first."""
+  share_BxE = size_BxE / np.asarray(capacity)
+  share_B = share_BxE.sum(axis=1)
+  return np.argsort(-share_B, kind="stable")
+
+
 def fit(size_BxE: np.ndarray, capacity: Sequence[int]) -> Fit:
   """Places each example into the first row with space for all its sides, the longest first.
 
@@ -310,13 +325,10 @@ def fit(size_BxE: np.ndarray, capacity: Sequence[int]) -> Fit:
     size_BxE: tokens of each example on each side.
     capacity: tokens of a row on each side, of which there are one or two.
   """
-  count = len(size_BxE)
-  row_B = np.zeros(count, np.int64)
-  segment_B = np.zeros(count, np.int64)
+  row_B = np.zeros(len(size_BxE), np.int64)
+  segment_B = np.zeros_like(row_B)
   start_BxE = np.zeros_like(size_BxE)
-  share_BxE = size_BxE / np.asarray(capacity)
-  share_B = share_BxE.sum(axis=1)
-  order = np.argsort(-share_B, kind="stable")
+  order = _longest_first(size_BxE, capacity)
   first = capacity[0]
   last = capacity[-1]
   least = size_BxE.min(axis=0, initial=first).tolist()

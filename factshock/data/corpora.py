@@ -223,6 +223,14 @@ def windows_part(
     seen[index].add(text)
     indices.append(index)
     windows.append(_tokenize_window(window, finder.tokenizer))
+  return _window_arrays(windows, indices)
+
+
+def _window_arrays(
+  windows: Sequence["_TokenWindow"],
+  facts: Sequence[int],
+) -> dict[str, np.ndarray]:
+  """Returns the arrays of windows, each of a fact."""
   sequences = [window.tokens for window in windows]
   lengths = [len(tokens) for tokens in sequences]
   subjects = [window.subject for window in windows]
@@ -232,7 +240,7 @@ def windows_part(
     "lengths": np.array(lengths, np.int64),
     "subjects": np.array(subjects, np.int32).reshape(-1, 2),
     "objects": np.array(objects, np.int32).reshape(-1, 2),
-    "facts": np.array(indices, np.int64),
+    "facts": np.array(facts, np.int64),
   }
 
 
@@ -251,10 +259,7 @@ def join_windows(
   Raises:
     UserError: there is no window.
   """
-  parts = list(parts)
-  joined: dict[str, np.ndarray] = {}
-  for name in parts[0]:
-    joined[name] = np.concatenate([part[name] for part in parts])
+  joined = _joined(parts)
   ends = offsets(joined["lengths"])
   seen: dict[int, set[bytes]] = collections.defaultdict(set)
   kept: list[int] = []
@@ -278,6 +283,15 @@ def join_windows(
     joined["objects"][kept],
     joined["facts"][kept],
   )
+
+
+def _joined(parts: Iterable[PartArrays]) -> dict[str, np.ndarray]:
+  """Returns each array of all parts, one part after the other."""
+  parts = list(parts)
+  joined: dict[str, np.ndarray] = {}
+  for name in parts[0]:
+    joined[name] = np.concatenate([part[name] for part in parts])
+  return joined
 
 
 class _Window(NamedTuple):

@@ -237,40 +237,77 @@ def _prepare_salient(
   most = min(input_length - 1, _most_tokens(noise, name, input_length, target_length))
   # Of each window's object (0) and subject (1).
   spans_nx2x2 = np.stack([windows.objects, windows.subjects], axis=1).astype(np.int64)
-  begin = spans_nx2x2[..., 0].min(axis=1)
-  stop = spans_nx2x2[..., 1].max(axis=1)
-  fits_nx2 = _maskable(spans_nx2x2, most, target_length)
-  _print_misfits(name, fits_nx2, input_length, target_length)
-  total = np.diff(windows.offsets)
-  marks = Marks.of(tokenizer)
+  masking = _SalientMasking(
+    windows=windows,
+    spans_nx2x2=spans_nx2x2,
+    fits_nx2=_maskable(spans_nx2x2, most, target_length),
+    marks=Marks.of(tokenizer),
+    noise=noise,
+    shares=shares,
+    most=most,
+    input_length=input_length,
+    target_length=target_length,
+  )
+  _print_misfits(name, masking.fits_nx2, input_length, target_length)
+  return masking.make
 
-  def make(rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
+
+@dataclasses.dataclass(frozen=True)
+class _SalientMasking:
+  """Windows to crop to `most` tokens and mask, with the spans of object and subject in each.
+
+  `fits_nx2` says whether each of them can be masked at these lengths.
+  """
+
+  windows: SalientWindows
+  spans_nx2x2: np.ndarray
+  fits_nx2: np.ndarray
+  marks: Marks
+  noise: Noise
+  shares: _Shares
+  most: int
+  input_length: int
+  target_length: int
+
+  def make(self, rows_B: np.ndarray, keys_B: np.ndarray) -> Batch:
+    """Returns a batch of the rows, cropped and masked anew."""
+    starts_B = self.windows.offsets[rows_B]
+    total_B = self.windows.offsets[rows_B + 1] - starts_B
+    begin_B, stop_B = _extent(self.spans_nx2x2[rows_B])
     random_Bx4 = span_corruption.draw(keys_B, 4, stream=2)
-    start, lengths = _crop(
-      begin[rows_B],
-      stop[rows_B],
-      total[rows_B],
-      most,
-      random_Bx4,
-    )
-    kind_B = _kinds(random_Bx4[:, 3] / 2.0**64, shares)
+    start, lengths = _crop(begin_B, stop_B, total_B, self.most, random_Bx4)
+    kind_B = _kinds(random_Bx4[:, 3] / 2.0**64, self.shares)
     name_B = np.minimum(kind_B, 1)
-    named_B = (kind_B < 2) & fits_nx2[rows_B, name_B]
-    name_span_Bx2 = spans_nx2x2[rows_B, name_B] - start[:, None]
-    random_mask = span_corruption.noise_mask(lengths, keys_B, noise)
-    name_mask = _span_mask(name_span_Bx2, random_mask.shape[1])
-    tokens_BxL = _gather(windows.tokens, windows.offsets[rows_B] + start, lengths)
+    named_B = (kind_B < 2) & self.fits_nx2[rows_B, name_B]
+    name_span_Bx2 = self.spans_nx2x2[rows_B, name_B] - start[:, None]
+    random_mask = span_corruption.noise_mask(lengths, keys_B, self.noise)
+    tokens_BxL = _gather(self.windows.tokens, starts_B + start, lengths)
     inputs, targets = span_corruption.apply_mask(
       tokens_BxL,
       lengths,
-      np.where(named_B[:, None], name_mask, random_mask),
-      marks,
-      input_length=input_length,
-      target_length=target_length,
+      _with_names(random_mask, named_B, name_span_Bx2),
+      self.marks,
+      input_length=self.input_length,
+      target_length=self.target_length,
     )
     return {"inputs": inputs, "targets": targets}
 
-  return make
+
+def _extent(spans_nx2x2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the first token of each window's two names, and the one after their last."""
+  starts_nx2 = spans_nx2x2[..., 0]
+  ends_nx2 = spans_nx2x2[..., 1]
+  return starts_nx2.min(axis=1), ends_nx2.max(axis=1)
+
+
+def _with_names(
+  random_mask: np.ndarray,
+  named_B: np.ndarray,
+  name_span_Bx2: np.ndarray,
+) -> np.ndarray:
+  """Returns masks of the names in the rows that are masked by name, of random spans elsewhere."""
+  name_mask = _span_mask(name_span_Bx2, random_mask.shape[1])
+  return np.where(named_B[:, None], name_mask, random_mask)
 
 
 def _maskable(
@@ -279,8 +316,7 @@ def _maskable(
   target_length: int,
 ) -> np.ndarray:
   """Returns whether each window's object and subject can be masked at the lengths: bool [n, 2]."""
-  begin = spans_nx2x2[..., 0].min(axis=1)
-  stop = spans_nx2x2[..., 1].max(axis=1)
+  begin, stop = _extent(spans_nx2x2)
   size = spans_nx2x2[..., 1] - spans_nx2x2[..., 0]
   # A masked name takes two sentinels and EOS beside its own tokens in the targets.
   window_fits = stop - begin <= most

@@ -153,26 +153,41 @@ def make_batch(
   positions_B = step * batch_size + np.arange(batch_size)
   source_B, index_B = select(positions_B, ratios)
   row_R = rows_of(batch_size)
+  source_keys = span_corruption.keys(seed, np.arange(len(sources)))
   batch: Batch = {}
   for position, (source, make) in enumerate(zip(sources, makers)):
     of_source_B = source_B == position
     if not of_source_B.any():
       continue
     mine = np.flatnonzero(of_source_B[row_R])
-    count = len(mine)
-    index_M = index_B[row_R[mine]]
-    if not count:  # it makes one too: every process's batch needs its fields
-      index_M = index_B[of_source_B][:1]
-    key = span_corruption.keys(seed, [position])[0]
-    rows, passes = permute(index_M, source.size, key)
-    keys_M = span_corruption.keys(int(key), rows + passes * source.size)
-    made = _weighted(make(rows, keys_M), source.loss_weight)
+    # Without a row of its own it makes one too: every process's batch needs its fields.
+    positions_M = row_R[mine] if len(mine) else np.flatnonzero(of_source_B)[:1]
+    index_M = index_B[positions_M]
+    made = _examples(source, make, int(source_keys[position]), index_M)
     for name, array in made.items():
       if name not in batch:
-        shape = (len(row_R), *array.shape[1:])
-        batch[name] = np.zeros(shape, array.dtype)
-      batch[name][mine] = array[:count]
+        batch[name] = _empty(len(row_R), array)
+      batch[name][mine] = array[: len(mine)]
   return batch
+
+
+def _empty(rows: int, like: np.ndarray) -> np.ndarray:
+  """Returns an array of zeros, of so many rows as those of another array."""
+  shape = (rows, *like.shape[1:])
+  return np.zeros(shape, like.dtype)
+
+
+def _examples(
+  source: Source,
+  make: Make,
+  key: int,
+  index_M: np.ndarray,
+) -> Batch:
+  """Returns the examples that come at some places of a source's order, weighted."""
+  rows, passes = permute(index_M, source.size, key)
+  keys_M = span_corruption.keys(key, rows + passes * source.size)
+  made = make(rows, keys_M)
+  return _weighted(made, source.loss_weight)
 
 
 def _weighted(made: Batch, loss_weight: float) -> Batch:
@@ -294,15 +309,24 @@ def batches(
     raise ValueError(f"expected one ratio for each of {len(sources)} sources, got {len(whole)}")
   makers = [source.prepare(input_length, target_length) for source in sources]
   make = functools.partial(make_batch, sources, makers, whole, batch_size, seed)
-  source_sizes = [f"{source.name}:{source.size}" for source in sources]
-  identity: dict[str, int | str] = {
-    "sources": ",".join(source_sizes),
-    "ratios": ":".join(map(str, whole)),
-    "batch_size": batch_size,
-    "seed": seed,
-  }
   make_rows: Callable[[int], Batch] = functools.partial(make, rows_of=rows_of)
   if pack_to:
     make_rows = _packed(make, pack_to, rows_of)
   dataset = grain.MapDataset.range(_STEPS).map(make_rows)
-  return Batches(dataset, identity)
+  return Batches(dataset, _identity(sources, whole, batch_size, seed))
+
+
+def _identity(
+  sources: Sequence[Source],
+  ratios: Sequence[int],
+  batch_size: int,
+  seed: int,
+) -> dict[str, int | str]:
+  """Returns what the batches depend on, as kept in the loader's state."""
+  source_sizes = [f"{source.name}:{source.size}" for source in sources]
+  return {
+    "sources": ",".join(source_sizes),
+    "ratios": ":".join(map(str, ratios)),
+    "batch_size": batch_size,
+    "seed": seed,
+  }

@@ -181,18 +181,23 @@ def answer_prompt(
     question = question_text(fact, relations)
     return f"{text}Q: {question}\nA:"
   before, _, _ = cloze_prompt(fact, relations).partition(BLANK)
-  first_statement = relations[fact["relation"]]["statements"][0]
-  if not can_ask(first_statement, True):
-    raise UserError(
-      f"relation {fact['relation']!r}: expected a first statement that ends with [Y], as a "
-      f"decoder-only model reads no text after the answer; got {first_statement!r}: "
-      "put such a statement first or ask questions"
-    )
+  name = fact["relation"]
+  _check_ends_with_answer(name, relations[name]["statements"][0])
   text = ""
   for shot in shots:
     relation = relations[shot["relation"]]
     text += _stated(shot, relation) + "\n"
   return text + before.rstrip()
+
+
+def _check_ends_with_answer(name: str, statement: str) -> None:
+  """Raises a UserError where text follows the answer in the first statement of a relation."""
+  if not can_ask(statement, True):
+    raise UserError(
+      f"relation {name!r}: expected a first statement that ends with [Y], as a "
+      f"decoder-only model reads no text after the answer; got {statement!r}: "
+      "put such a statement first or ask questions"
+    )
 
 
 def can_ask(statement: str, decoder_only: bool) -> bool:

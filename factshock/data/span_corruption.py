@@ -232,7 +232,6 @@ def noise_spans(
     noise: what is masked.
   """
   lengths = np.asarray(lengths_B, np.int64)
-  rows = len(lengths)
   tokens, spans = noise_counts(lengths, noise)
   most = int(spans.max(initial=0))
   clear = lengths - tokens
@@ -246,8 +245,8 @@ def noise_spans(
     np.concatenate([cuts, clear_cuts]),
   )
   # Tokens of noise up to the end of each span, and of non-noise up to its start.
-  noise_after = np.minimum(picks[:rows] + 1, tokens[:, None])
-  clear_before = picks[rows:]
+  noise_after, clear_before = np.split(picks, 2)
+  noise_after = np.minimum(noise_after + 1, tokens[:, None])
   if not noise.roll:
     clear_before = np.minimum(clear_before + 1, clear[:, None])
   return _placed(spans, noise_after, clear_before)

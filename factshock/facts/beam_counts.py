@@ -53,15 +53,11 @@ def count(
   """
   facts_path = f"{output}.entities.jsonl"
   _write_facts(facts_path, facts)
-
-  def text_of(line: str) -> str:
-    return documents.text_of(schema.json_object(line, pattern), pattern)
-
   all_options = PipelineOptions([f"--runner={runner}", *options])
   with beam.Pipeline(options=all_options) as pipeline:
     lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
     if pattern.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-      lines = lines | "text" >> beam.Map(text_of)
+      lines = lines | "text" >> beam.Map(_text_of, pattern)
     _ = (
       lines
       | "count" >> beam.ParDo(_Count(facts_path, folded))
@@ -69,6 +65,11 @@ def count(
       | "gather" >> beam.combiners.ToList()
       | "write" >> beam.Map(_write_counts, facts_path, folded, output)
     )
+
+
+def _text_of(line: str, pattern: str) -> str:
+  row = schema.json_object(line, pattern)
+  return documents.text_of(row, pattern)
 
 
 class _Count(beam.DoFn):

@@ -1,7 +1,7 @@
 """Files of entity counts: how often a text names each answer."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from factshock.facts.schema import tsv_records
 from factshock.runtime import files
@@ -30,12 +30,7 @@ def read_counts(
   counts: dict[Answer, int] = {}
   records = (record for record in tsv_records(path) if record[1])
   _, header = next(records, (1, list[str]()))
-  columns = set(header)
-  if not {"entity", column} <= columns or len(columns) != len(header):
-    raise UserError(
-      f"{path}:1: expected a header with the columns entity, {column} and, if wanted, relation, "
-      f"separated by tabs, got {header}"
-    )
+  _check_header(path, header, column)
   for line_number, cells in records:
     location = f"{path}:{line_number}"
     if len(cells) != len(header):
@@ -54,6 +49,19 @@ def read_counts(
   if not counts:
     raise UserError(f"{path}: expected at least one count, got none")
   return counts
+
+
+def _check_header(
+  path: FilePath,
+  header: Sequence[str],
+  column: str,
+) -> None:
+  columns = set(header)
+  if not {"entity", column} <= columns or len(columns) != len(header):
+    raise UserError(
+      f"{path}:1: expected a header with the columns entity, {column} and, if wanted, relation, "
+      f"separated by tabs, got {header}"
+    )
 
 
 def _count(

@@ -88,20 +88,7 @@ def entities_of(
     facts: their subjects go by name, their objects by name and aliases.
     folded: whether names count without regard to case.
   """
-  aliases: dict[str, set[str]] = collections.defaultdict(set)
-  ids: dict[str, set[str]] = collections.defaultdict(set)
-  for fact in facts:
-    ends = (
-      (fact["subject"], fact.get("subject_id")),
-      (fact["object"], fact.get("object_id")),
-    )
-    for label, entity_id in ends:
-      aliases[label].add(_normalise(label, folded))
-      if entity_id:
-        ids[label].add(entity_id)
-    names_of_object = aliases[fact["object"]]
-    for alias in fact.get("aliases", ()):
-      names_of_object.add(_normalise(alias, folded))
+  aliases, ids = _names_and_ids(facts, folded)
   labels = sorted(aliases)
   index_of = {label: index for index, label in enumerate(labels)}
   owners: dict[str, list[int]] = collections.defaultdict(list)
@@ -125,6 +112,28 @@ def entities_of(
     np.array(fact_ends, np.int64),
     folded,
   )
+
+
+def _names_and_ids(
+  facts: Sequence[Fact],
+  folded: bool,
+) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+  """Returns the names of each label, itself included, and the identifiers that facts give it."""
+  names: dict[str, set[str]] = collections.defaultdict(set)
+  ids: dict[str, set[str]] = collections.defaultdict(set)
+  for fact in facts:
+    ends = (
+      (fact["subject"], fact.get("subject_id")),
+      (fact["object"], fact.get("object_id")),
+    )
+    for label, entity_id in ends:
+      names[label].add(_normalise(label, folded))
+      if entity_id:
+        ids[label].add(entity_id)
+    names_of_object = names[fact["object"]]
+    for alias in fact.get("aliases", ()):
+      names_of_object.add(_normalise(alias, folded))
+  return names, ids
 
 
 def _ambiguities(

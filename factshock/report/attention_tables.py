@@ -107,36 +107,27 @@ def _changes(diagnosis: Diagnosis) -> str | None:
 
   The bar and the measures in logits are of the site that answers are read from.
   """
-  blocks = _difference_blocks(diagnosis)
-  if not blocks:
+  by_pair = _difference_blocks(diagnosis)
+  if not by_pair:
     return None
   sites = attention.sites(diagnosis)
   main = sites[-1]
-
-  def size(
-    pair: Pair,
-    site: str,
-    name: str,
-  ) -> KnownEstimate | None:
-    block = blocks[pair].get(site, {})
-    return known_estimate(block.get(name))
-
-  masses = [size(pair, main, "mass") for pair in blocks]
+  masses = [_measure(blocks, main, "mass") for blocks in by_pair.values()]
   bars = span_of([*masses, ZERO])
   names = []
   for name in HEADS:
-    if any(size(pair, main, name) for pair in blocks):
+    if any(_measure(blocks, main, name) for blocks in by_pair.values()):
       names.append(name)
   rows = []
-  for pair, by_site in blocks.items():
-    at_main = by_site.get(main, {})
+  for pair, blocks in by_pair.items():
+    at_main = blocks.get(main, {})
     titles = [reading.title(diagnosis, label) for label in pair]
-    by_place = [size(pair, site, "mass") for site in sites]
-    in_logits = [size(pair, main, name) for name in names]
+    by_place = [_measure(blocks, site, "mass") for site in sites]
+    in_logits = [_measure(blocks, main, name) for name in names]
     row = [
       *map(text, titles),
       *map(difference, by_place),
-      bar(size(pair, main, "mass"), bars, 0.0),
+      bar(_measure(blocks, main, "mass"), bars, 0.0),
       *map(difference, in_logits),
       text(at_main.get("seeds_same_sign") or numbers.DASH),
     ]
@@ -150,6 +141,15 @@ def _changes(diagnosis: Diagnosis) -> str | None:
     "Seeds of<br>same sign",
   ]
   return markup.table(head, rows, "pairs")
+
+
+def _measure(
+  blocks: Blocks,
+  site: str,
+  name: str,
+) -> KnownEstimate | None:
+  block = blocks.get(site, {})
+  return known_estimate(block.get(name))
 
 
 def _difference_blocks(diagnosis: Diagnosis) -> dict[Pair, Blocks]:

@@ -210,13 +210,19 @@ def _yields(extraction: Extraction) -> str | None:
   return _captioned(extraction, "yields", markup.table(head, body))
 
 
-def _relations(extraction: Extraction) -> str | None:
-  """Returns a row a relation, most accepted first: what was accepted, and how it does held out."""
-  groups = (extraction.get("quality") or {}).get("relations") or {}
+def _rows_by_relation(extraction: Extraction) -> dict[str, dict[str, Any]]:
   rows = {}
   for row in extraction.get("relations") or []:
     if row.get("relation") is not None:
       rows[row["relation"]] = row
+  return rows
+
+
+def _relations(extraction: Extraction) -> str | None:
+  """Returns a row a relation, most accepted first: what was accepted, and how it does held out."""
+  quality = extraction.get("quality") or {}
+  groups = quality.get("relations") or {}
+  rows = _rows_by_relation(extraction)
 
   def accepted(name: str) -> float:
     return finite(rows.get(name, {}).get("accepted")) or 0
@@ -226,7 +232,23 @@ def _relations(extraction: Extraction) -> str | None:
     return None
   precision = shown_precision(extraction)
   bars = span_of([_yield(groups.get(name), precision) for name in names])
-  head = [
+  body = []
+  for name in names:
+    group = groups.get(name) or {}
+    answered = _yield(group, precision)
+    cells = [
+      text(title(extraction, name)),
+      *_accepted(rows.get(name) or {}),
+      *_held_out(group),
+      cell(answered),
+      bar(answered, bars),
+    ]
+    body.append(cells)
+  return _captioned(extraction, "relations", _long_table(_relation_heads(precision), body))
+
+
+def _relation_heads(precision: float | None) -> list[str]:
+  return [
     "Relation",
     "Queries",
     "Accepted",
@@ -241,20 +263,6 @@ def _relations(extraction: Extraction) -> str | None:
     f"Yield at {percent(precision)}" if precision is not None else "Yield",
     "",
   ]
-  body = []
-  for name in names:
-    group = groups.get(name) or {}
-    answered = _yield(group, precision)
-    body.append(
-      [
-        text(title(extraction, name)),
-        *_accepted(rows.get(name) or {}),
-        *_held_out(group),
-        cell(answered),
-        bar(answered, bars),
-      ]
-    )
-  return _captioned(extraction, "relations", _long_table(head, body))
 
 
 def _accepted(row: Mapping[str, Any]) -> list[str]:
