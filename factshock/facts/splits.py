@@ -7,12 +7,12 @@ Every set comes back in the order of the facts it was drawn from.
 import collections
 import dataclasses
 import itertools
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from factshock.facts import draws
 from factshock.facts.counts import count_of
 from factshock.runtime.errors import UserError
 from factshock.types import Answer, Fact
@@ -81,7 +81,7 @@ def answer_controlled(
   least = min(quota.values(), default=0)
   if least < 0:
     raise UserError(f"answer-controlled set: expected numbers from 0 on, got {least}")
-  by_answer = _by_answer(facts)
+  by_answer = draws.by_answer(facts)
   available = {answer: by_answer.get(answer, []) for answer in quota}
   short = [answer for answer, count in quota.items() if count > len(available[answer])]
   if short:
@@ -94,9 +94,9 @@ def answer_controlled(
     )
   chosen: set[int] = set()
   for answer, count in quota.items():
-    drawn = _draw(facts, available[answer], count, seed, *answer)
+    drawn = draws.draw(facts, available[answer], count, seed, *answer)
     chosen.update(drawn)
-  return _take(facts, chosen)
+  return draws.take(facts, chosen)
 
 
 def balanced(
@@ -122,7 +122,7 @@ def balanced(
     raise UserError(f"balanced set: expected at least 1 fact an answer, got {per_answer}")
   inside = answers_in(facts, counts, swap)
   quota: dict[Answer, int] = {}
-  for answer, rows in _by_answer(facts).items():
+  for answer, rows in draws.by_answer(facts).items():
     if answer in inside:
       quota[answer] = min(per_answer, len(rows))
   return answer_controlled(facts, quota, seed)
@@ -144,7 +144,7 @@ def answers_in(
     swap: whether to return the other half.
   """
   relations = {fact["relation"] for fact in facts}
-  answers = set(map(_answer, facts))
+  answers = set(map(draws.answer_of, facts))
   for answer in counts:
     relation, _ = answer
     if relation in relations:
@@ -176,14 +176,14 @@ def natural(
   Raises:
     UserError: more facts asked for than there are.
   """
-  rows = _by_relation(facts)
+  rows = draws.by_relation(facts)
   if not isinstance(size, Mapping):
     if not 0 <= size <= len(facts):
       raise UserError(
         f"natural set: expected a size from 0 to the {len(facts)} facts of the pool, got {size}"
       )
     counts = {relation: len(rows[relation]) for relation in sorted(rows)}
-    size = _apportion(size, counts)
+    size = draws.apportion(size, counts)
   chosen: set[int] = set()
   for relation, count in size.items():
     available = rows.get(relation, [])
@@ -192,9 +192,9 @@ def natural(
         f"natural set: expected at most the {len(available)} facts of relation "
         f"{relation!r} in the pool, got a size of {count}"
       )
-    drawn = _draw(facts, available, count, seed, relation)
+    drawn = draws.draw(facts, available, count, seed, relation)
     chosen.update(drawn)
-  return _take(facts, chosen)
+  return draws.take(facts, chosen)
 
 
 def at_mismatch(
@@ -264,7 +264,7 @@ class _Blend:
     size: int,
     seed: int,
   ) -> "_Blend":
-    available = _by_answer(pool)
+    available = draws.by_answer(pool)
     answers = sorted(available)
     inside = answers_in(pool, counts)
     tested = _histogram(test)
@@ -285,7 +285,7 @@ class _Blend:
     """Returns a set whose histogram is `share` of the way from the test facts' to the even one."""
     even_weights = share * self.even / max(1, self.even.sum())
     weights = (1 - share) * self.test_shares + even_weights
-    sizes = _fill(weights, self.capacity, self.size)
+    sizes = draws.fill(weights, self.capacity, self.size)
     quota = dict(zip(self.answers, sizes.tolist()))
     return answer_controlled(self.pool, quota, self.seed)
 
@@ -305,29 +305,6 @@ class _Blend:
 
     sets = [self.draw(low), self.draw(high)]
     return min(sets, key=distance)
-
-
-def _fill(
-  weights: np.ndarray,
-  capacity: np.ndarray,
-  size: int,
-) -> np.ndarray:
-  """Returns whole numbers that sum to `size`, none above its capacity.
-
-  They are in proportion to the weights, and where these are filled to the capacity.
-  """
-  quota = np.zeros(len(capacity), int)
-  for shares in (weights, weights > 0, capacity > 0):
-    while (left := size - quota.sum()) > 0:
-      free = (shares * (quota < capacity)).astype(float)
-      if not free.sum() > 0:
-        break
-      wanted = _round(free / free.sum() * left, int(left))
-      more = np.minimum(wanted, capacity - quota)
-      quota += more
-      if not more.any():
-        break
-  return quota
 
 
 def relation_sizes(facts: Iterable[Fact]) -> dict[str, int]:
@@ -379,17 +356,17 @@ def top_share(
   values = [_value(fact, by) for fact in facts]
 
   def rank(index: int) -> tuple[float, int, tuple[str, str, str]]:
-    key = _key(facts[index])
-    return values[index], _checksum(*key), key
+    key = draws.key_of(facts[index])
+    return values[index], draws.checksum(*key), key
 
   chosen: set[int] = set()
-  for rows in _by_relation(facts).values():
+  for rows in draws.by_relation(facts).values():
     ranked = sorted(rows, key=rank)
     if not lowest:
       ranked.reverse()
     count = int(len(ranked) * share + 1e-9)
     chosen.update(ranked[:count])
-  return _take(facts, chosen)
+  return draws.take(facts, chosen)
 
 
 def _value(fact: Fact, column: str) -> float:
@@ -480,7 +457,7 @@ def answer_weights(
     counts: mentions of answers.
     most: no weight is above it, before the mean is taken.
   """
-  answers = _by_answer(facts)
+  answers = draws.by_answer(facts)
   mentions: collections.Counter[str] = collections.Counter()
   for relation, answer in answers:
     mentions[relation] += count_of(counts, relation, answer) + 1
@@ -490,7 +467,7 @@ def answer_weights(
     relation = fact["relation"]
     answer_mentions = count_of(counts, relation, fact["object"]) + 1
     mention_share = answer_mentions / mentions[relation]
-    fact_share = len(answers[_answer(fact)]) / sizes[relation]
+    fact_share = len(answers[draws.answer_of(fact)]) / sizes[relation]
     return mention_share / fact_share
 
   weights = np.minimum([weight(fact) for fact in facts], most)
@@ -523,8 +500,8 @@ def permuted_answers(facts: Sequence[Fact], seed: int) -> list[Fact]:
   Every answer comes as often as before, no subject's own but by chance.
   """
   permuted = list(facts)
-  for relation, rows in sorted(_by_relation(facts).items()):
-    random = _rng(seed, relation, "permuted")
+  for relation, rows in sorted(draws.by_relation(facts).items()):
+    random = draws.generator(seed, relation, "permuted")
     order = random.permutation(len(rows))
     for row, other in zip(rows, order):
       giver_row = rows[int(other)]
@@ -562,14 +539,14 @@ def mismatch(train: Sequence[Fact], test: Sequence[Fact]) -> float:
 
 def _histogram(facts: Sequence[Fact]) -> dict[Answer, float]:
   """Returns the share of the facts that each answer has."""
-  return {answer: len(rows) / len(facts) for answer, rows in _by_answer(facts).items()}
+  return {answer: len(rows) / len(facts) for answer, rows in draws.by_answer(facts).items()}
 
 
 def describe(name: str, facts: Sequence[Fact]) -> str:
   """Returns lines on a set: facts, relations, answers, share of the top answer, popularity."""
   if not facts:
     return f"{name}: 0 facts"
-  answers = collections.Counter(map(_answer, facts))
+  answers = collections.Counter(map(draws.answer_of, facts))
   top = min(answers, key=lambda answer: (-answers[answer], answer))
   _, top_name = top
   percent = 100 * answers[top] / len(facts)
@@ -596,8 +573,8 @@ def describe_against(facts: Sequence[Fact], test: Sequence[Fact]) -> str:
 
   It says as well how many of these have an answer here.
   """
-  answers = set(map(_answer, facts))
-  seen = sum(_answer(fact) in answers for fact in test)
+  answers = set(map(draws.answer_of, facts))
+  seen = sum(draws.answer_of(fact) in answers for fact in test)
   seen_share = seen / len(test)
   distance = mismatch(facts, test)
   return (
@@ -619,88 +596,12 @@ def _assign(
   for stratum in sorted(strata):
     subjects = strata[stratum]
     owed += share_S * len(subjects)
-    sizes = _round(owed, len(subjects))
+    sizes = draws.round_to(owed, len(subjects))
     owed -= sizes
-    random = _rng(seed, "split", *stratum)
+    random = draws.generator(seed, "split", *stratum)
     order = random.permutation(len(subjects))
     ends = np.cumsum(sizes)
     for position, i in enumerate(order):
       index = int(np.searchsorted(ends, position, side="right"))
       set_of[subjects[i]] = names[index]
   return set_of
-
-
-def _round(targets: np.ndarray, total: int) -> np.ndarray:
-  """Returns whole numbers from 0 on with a given sum, close to the targets (largest remainders)."""
-  sizes = np.floor(np.maximum(targets, 0) + 1e-9).astype(int)
-  while sizes.sum() < total:
-    remainders = targets - sizes
-    sizes[np.argmax(remainders)] += 1
-  while sizes.sum() > total:
-    remainders = np.where(sizes > 0, targets - sizes, np.inf)
-    sizes[np.argmin(remainders)] -= 1
-  return sizes
-
-
-def _apportion(total: int, counts: Mapping[str, int]) -> dict[str, int]:
-  """Returns numbers in proportion to the counts, with a given sum; none above its count."""
-  count_R = np.array(list(counts.values()))
-  share = total / max(1, sum(counts.values()))
-  sizes = _round(count_R * share, total)
-  return dict(zip(counts, sizes.tolist()))
-
-
-def _draw(
-  facts: Sequence[Fact],
-  rows: Sequence[int],
-  count: int,
-  seed: int,
-  *stream: str,
-) -> list[int]:
-  """Returns `count` of the row indices, at random, whatever order they come in."""
-  ordered = sorted(rows, key=lambda i: _key(facts[i]))
-  random = _rng(seed, "draw", *stream)
-  order = random.permutation(len(ordered))
-  return [ordered[i] for i in order[:count]]
-
-
-def _by_relation(facts: Iterable[Fact]) -> dict[str, list[int]]:
-  """Returns the indices of the facts of each relation."""
-  rows: dict[str, list[int]] = collections.defaultdict(list)
-  for i, fact in enumerate(facts):
-    rows[fact["relation"]].append(i)
-  return rows
-
-
-def _by_answer(facts: Iterable[Fact]) -> dict[Answer, list[int]]:
-  """Returns the indices of the facts of each answer."""
-  rows: dict[Answer, list[int]] = collections.defaultdict(list)
-  for i, fact in enumerate(facts):
-    rows[_answer(fact)].append(i)
-  return rows
-
-
-def _answer(fact: Fact) -> Answer:
-  return fact["relation"], fact["object"]
-
-
-def _take(facts: Sequence[Fact], chosen: set[int]) -> list[Fact]:
-  return [fact for i, fact in enumerate(facts) if i in chosen]
-
-
-def _key(fact: Fact) -> tuple[str, str, str]:
-  return fact["subject"], fact["relation"], fact["object"]
-
-
-def _checksum(*texts: str) -> int:
-  joined = "\t".join(texts)
-  return zlib.crc32(joined.encode())
-
-
-def _rng(seed: int, *stream: str) -> np.random.Generator:
-  """Returns a generator of its own for each named group.
-
-  So one group's size does not move another's draw.
-  """
-  seeds = [int(seed), _checksum(*stream)]
-  return np.random.default_rng(seeds)
