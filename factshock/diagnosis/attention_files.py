@@ -63,7 +63,8 @@ def read(path: str) -> Attention:
   relation_F = take("relation", "U", size)
   object_F = take("object", "U", size)
   texts = [subject_F, relation_F, object_F]
-  popularity_F = take("popularity", "fiu", size).astype(np.float64)
+  popularity_F = take("popularity", "fiu", size)
+  popularity_F = popularity_F.astype(np.float64)
   uniform_F = _uniform(path, take, size)
   sites_S = take("sites", "U", (None,))
   sites: list[str] = sites_S.tolist()
@@ -71,7 +72,9 @@ def read(path: str) -> Attention:
     allowed = ", ".join(SITES)
     given = ", ".join(sites) or "none"
     raise UserError(f"{path}: sites: expected some of {allowed}, got {given}")
-  arrays = {site: _site_arrays(path, take, site, size) for site in sites}
+  arrays: dict[str, dict[str, np.ndarray]] = {}
+  for site in sites:
+    arrays[site] = _site_arrays(path, take, site, size)
   rows = _fact_rows(texts, popularity_F)
   facts = reading.from_rows(enumerate(rows), path)
   return Attention(facts, uniform_F, arrays)
@@ -123,10 +126,9 @@ def _array(
     kind = KINDS.get(kinds, "numbers")
     sizes = ["any" if size is None else str(size) for size in shape]
     expected_shape = ", ".join(sizes)
-    raise UserError(
-      f"{path}: {name}: expected {kind} of shape [{expected_shape}], "
-      f"got {array.dtype} of shape {list(array.shape)}"
-    )
+    expected = f"{kind} of shape [{expected_shape}]"
+    given = f"{array.dtype} of shape {list(array.shape)}"
+    raise UserError(f"{path}: {name}: expected {expected}, got {given}")
   return array
 
 
@@ -187,18 +189,20 @@ def _site_arrays(
 
 def _check_finite(array_FxNxH: np.ndarray, context: str) -> None:
   unknown_F = np.isnan(array_FxNxH).all(axis=(1, 2))
-  if not np.isfinite(array_FxNxH[~unknown_F]).all():
-    finite_F = np.isfinite(array_FxNxH).all(axis=(1, 2))
-    good_F = finite_F | unknown_F
+  finite_F = np.isfinite(array_FxNxH).all(axis=(1, 2))
+  good_F = finite_F | unknown_F
+  if not good_F.all():
+    index = int(np.argmin(good_F))
     raise UserError(
       f"{context}: expected finite numbers, or NaN in all layers and heads of a fact; fact "
-      f"{int(np.argmin(good_F))} has others"
+      f"{index} has others"
     )
 
 
 def _fact_rows(texts: Sequence[np.ndarray], popularity_F: np.ndarray) -> Iterator[dict[str, Any]]:
   """Yields the facts as predictions that say nothing, so that they are matched as those are."""
-  columns = [column.tolist() for column in (*texts, popularity_F)]
+  arrays = (*texts, popularity_F)
+  columns = [array.tolist() for array in arrays]
   for subject, relation, gold, popularity in zip(*columns):
     known_popularity = None if np.isnan(popularity) else popularity
     yield {

@@ -46,14 +46,21 @@ def lines(scores: Json) -> list[str]:
 
 
 def _score_rows(answers: Mapping[str, Json], headline: str) -> Iterator[list[str]]:
-  titles = [title + (" *" if average == headline else "") for average, title in TITLES.items()]
+  titles: list[str] = []
+  for average, title in TITLES.items():
+    mark = " *" if average == headline else ""
+    titles.append(title + mark)
   yield ["answers", "precision", "recall", *titles, "micro P", "micro R"]
   for label, scores in answers.items():
+    headline_scores = scores[headline]
+    micro_scores = scores["micro"]
     yield [
       label,
-      *(estimate(scores[headline][name], False) for name in ("precision", "recall")),
+      estimate(headline_scores["precision"], False),
+      estimate(headline_scores["recall"], False),
       *(estimate(scores[average]["f1"]) for average in TITLES),
-      *(estimate(scores["micro"][name], False) for name in ("precision", "recall")),
+      estimate(micro_scores["precision"], False),
+      estimate(micro_scores["recall"], False),
     ]
 
 
@@ -63,8 +70,12 @@ def _empty_rows(answers: Mapping[str, Json]) -> Iterator[list[str]]:
     empty = scores["empty"]
     yield [
       label,
-      *(str(empty[name]) for name in ("gold", "predicted", "both")),
-      *(estimate(empty[name], False) for name in ("precision", "recall", "f1")),
+      str(empty["gold"]),
+      str(empty["predicted"]),
+      str(empty["both"]),
+      estimate(empty["precision"], False),
+      estimate(empty["recall"], False),
+      estimate(empty["f1"], False),
     ]
 
 
@@ -77,17 +88,31 @@ def _relation_rows(answers: Mapping[str, Json], scores: Json) -> Iterator[list[s
   titles += [f"F1 {label}" for label in baselines]
   yield ["relation", "rows", "gold objects", "gold empty", *titles]
   for relation in scores["relations"]:
-    rows = {label: answer["by_relation"][relation] for label, answer in answers.items()}
+    rows: dict[str, Json] = {}
+    for label, answer in answers.items():
+      rows[label] = answer["by_relation"][relation]
     gold = rows[baselines[0]]
-    cells = [relation, str(gold["rows"]), str(gold["gold_objects"]), str(gold["gold_empty"])]
+    cells = [
+      relation,
+      str(gold["rows"]),
+      str(gold["gold_objects"]),
+      str(gold["gold_empty"]),
+    ]
     for label in systems:
       cells += _system_cells(rows[label])
-    yield [*cells, *(f"{rows[label]['f1']:.3f}" for label in baselines)]
+    for label in baselines:
+      cells.append(f"{rows[label]['f1']:.3f}")
+    yield cells
 
 
 def _system_cells(row: Json) -> list[str]:
-  ratios = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
-  return [*ratios, str(row["objects"]), str(row["empty"])]
+  return [
+    f"{row['precision']:.3f}",
+    f"{row['recall']:.3f}",
+    f"{row['f1']:.3f}",
+    str(row["objects"]),
+    str(row["empty"]),
+  ]
 
 
 def _difference_rows(scores: Json) -> Iterator[list[str]]:

@@ -149,7 +149,12 @@ def common(
     relation_E: code of its relation.
     names: (relation, name) of each.
   """
-  alphabet = sorted(range(len(names)), key=lambda i: (normalise(names[i][1]), names[i][1]))
+
+  def by_name(index: int) -> tuple[str, str]:
+    _, name = names[index]
+    return normalise(name), name
+
+  alphabet = sorted(range(len(names)), key=by_name)
   name_rank_E = np.empty(len(names), np.int64)
   name_rank_E[alphabet] = np.arange(len(names))
   order_E = np.lexsort([name_rank_E, -pretraining_E, relation_E])
@@ -290,11 +295,12 @@ def entity_measures(
   share_E = np.append(entities.finetuning, 0) / (trained or np.nan)
   among = np.flatnonzero((entities.gold > 0) | (entities.finetuning > 0))
   ratio_RxE = (predicted_RxE[:, among] + 1) / (gold_RxE[:, among] + 1)
+  pressure_E = entities.pressure[among]
   return {
     "total_variation": 0.5 * np.abs(predicted_RxE - gold_RxE).sum(1) / queries_R,
     "mismatch": 0.5 * np.abs(gold_RxE / queries_R[:, None] - share_E[None]).sum(1),
-    "slope": slopes(np.log(ratio_RxE), entities.pressure[among]),
-    "spearman": spearman(ratio_RxE, entities.pressure[among]),
+    "slope": slopes(np.log(ratio_RxE), pressure_E),
+    "spearman": spearman(ratio_RxE, pressure_E),
   }
 
 
@@ -326,7 +332,8 @@ def _centred_ranks(x_E: np.ndarray) -> np.ndarray:
   order_E = np.argsort(x_E, kind="stable")
   _, run_E, sizes = np.unique(x_E[order_E], return_inverse=True, return_counts=True)
   ranks_E = np.empty(len(x_E))
-  ranks_E[order_E] = (np.cumsum(sizes) - sizes + (sizes - 1) / 2)[run_E]
+  mean_ranks = np.cumsum(sizes) - sizes + (sizes - 1) / 2
+  ranks_E[order_E] = mean_ranks[run_E]
   return ranks_E - (len(x_E) - 1) / 2
 
 
@@ -352,8 +359,10 @@ def _spearman_block(y_RxE: np.ndarray, x_ranks_E: np.ndarray) -> np.ndarray:
   ranks = starts % size + (sizes - 1) / 2 - (size - 1) / 2
   sums = np.add.reduceat(x_ranks_E[key_RxE & 0xFFFFFFFF].ravel(), starts)
   row = starts // size
-  spread_R = np.bincount(row, ranks * ranks * sizes, rows) * (x_ranks_E @ x_ranks_E)
-  return divide(np.bincount(row, ranks * sums, rows), np.sqrt(spread_R))
+  y_spread_R = np.bincount(row, ranks * ranks * sizes, rows)
+  spread_R = y_spread_R * (x_ranks_E @ x_ranks_E)
+  product_R = np.bincount(row, ranks * sums, rows)
+  return divide(product_R, np.sqrt(spread_R))
 
 
 def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -86,8 +86,9 @@ def logits(score_N: ArrayLike) -> np.ndarray:
   """Returns logit p of log-probabilities: log p - log(1 - p), within +-30."""
   log_p_N = np.asarray(score_N, np.float64)
   log_p_N = np.minimum(log_p_N, -1e-13)
-  log_rest_N = np.log(-np.expm1(log_p_N))
-  return np.clip(log_p_N - log_rest_N, -_EDGE, _EDGE)
+  rest_N = -np.expm1(log_p_N)
+  logit_N = log_p_N - np.log(rest_N)
+  return np.clip(logit_N, -_EDGE, _EDGE)
 
 
 def assign_folds(key_N: ArrayLike, count: int = FOLDS) -> np.ndarray:
@@ -96,10 +97,12 @@ def assign_folds(key_N: ArrayLike, count: int = FOLDS) -> np.ndarray:
   Rows of equal keys (subjects) share one, whatever the order of rows.
   """
   keys, index_N = np.unique(np.asarray(key_N, str), return_inverse=True)
-  hashes = [_hash(str(key)) for key in keys.tolist()]
-  order = np.argsort(np.array(hashes, np.int64), kind="stable")
+  texts = map(str, keys.tolist())
+  hashes = np.array([_hash(text) for text in texts], np.int64)
+  order = np.argsort(hashes, kind="stable")
   fold = np.empty(len(keys), np.int64)
-  fold[order] = np.arange(len(keys)) % count
+  position = np.arange(len(keys))
+  fold[order] = position % count
   return fold[index_N]
 
 
@@ -186,7 +189,8 @@ def _held_out_confidences(
     outside = data.take(outside_N)
     for choice in choices:
       curves = _fit_curves(outside, *choice)
-      held_out[choice][inside_N] = _evaluate(curves, inside.x_N, inside.relation_N)
+      values_N = _evaluate(curves, inside.x_N, inside.relation_N)
+      held_out[choice][inside_N] = values_N
   return held_out
 
 
@@ -211,7 +215,8 @@ def log_loss(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
   if_right_N = np.log(confidence_N)
   if_wrong_N = np.log1p(-confidence_N)
   log_likelihood_N = np.where(right_N > 0, if_right_N, if_wrong_N)
-  return float(-np.mean(log_likelihood_N))
+  mean = np.mean(log_likelihood_N)
+  return float(-mean)
 
 
 def to_json(calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
@@ -221,13 +226,18 @@ def to_json(calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
     calibration: of `fit`.
     names: the relations' names by their codes.
   """
-  curves = {names[code]: _curve_json(curve) for code, curve in calibration.relations.items()}
+  curves: dict[str, Any] = {}
+  for code, curve in calibration.relations.items():
+    curves[names[code]] = _curve_json(curve)
+  units: dict[str, int] = {}
+  for code, count in calibration.units.items():
+    units[names[code]] = count
   values = {
     "method": calibration.method,
     "strength": calibration.strength,
     "pooled": _curve_json(calibration.pooled),
     "relations": curves,
-    "units": {names[code]: count for code, count in calibration.units.items()},
+    "units": units,
   }
   text = json.dumps(values, sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()
@@ -277,7 +287,8 @@ def _evaluate(
   for relation in np.unique(relation_N).tolist():
     own_N = relation_N == relation
     curve = calibration.relations.get(relation, calibration.pooled)
-    confidence_N[own_N] = _curve_values(curve, x_N[own_N])
+    own_confidence_N = _curve_values(curve, x_N[own_N])
+    confidence_N[own_N] = own_confidence_N
   return confidence_N
 
 
@@ -322,7 +333,9 @@ def _fit_isotonic(
   rises_before = inner != y[:-2]
   rises_after = inner != y[2:]
   is_corner[1:-1] = rises_before | rises_after
-  return Curve("isotonic", x[is_corner], y[is_corner])
+  x_corners = x[is_corner]
+  y_corners = y[is_corner]
+  return Curve("isotonic", x_corners, y_corners)
 
 
 def _increasing(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -360,7 +373,9 @@ def _fit_platt(
   if not slope > 0:
     slope = 0.0
     shift = level
-  return Curve("platt", np.array([slope]), np.array([shift]))
+  x_1 = np.array([slope])
+  y_1 = np.array([shift])
+  return Curve("platt", x_1, y_1)
 
 
 def _newton_move(
@@ -391,4 +406,5 @@ def _newton_move(
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
   """Returns 1 / (1 + exp(-x)), without overflow."""
-  return 0.5 * (1 + np.tanh(0.5 * x))
+  half = 0.5 * x
+  return 0.5 * (1 + np.tanh(half))
