@@ -29,7 +29,12 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
   except (AttributeError, OSError, TypeError):
     return False
-  settings = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 1 << 26}
+  settings = {
+    _M_ARENA_MAX: 1,
+    _M_MMAP_MAX: 0,
+    _M_TRIM_THRESHOLD: -1,
+    _M_TOP_PAD: 1 << 26,
+  }
   return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 
@@ -45,7 +50,8 @@ def use_compilation_cache() -> None:
   folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
   if folder is not None:
     return
-  cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+  home_cache = os.path.join(os.path.expanduser("~"), ".cache")
+  cache_home = os.environ.get("XDG_CACHE_HOME") or home_cache
   folder = os.path.join(cache_home, "factshock", f"compiled-{_cpu_digest()}")
   jax.config.update("jax_compilation_cache_dir", folder)
   jax.config.update("jax_compilation_cache_max_size", _COMPILED_BYTES)
@@ -53,10 +59,10 @@ def use_compilation_cache() -> None:
 
 def _cpu_digest() -> str:
   """Returns a digest of the CPU's model and features; of nothing where they are not known."""
-  described = [
-    line for line in _lines("/proc/cpuinfo") if line.startswith(("flags", "Features", "model name"))
-  ]
-  return hashlib.sha256("".join(described[:2]).encode()).hexdigest()[:12]
+  openings = ("flags", "Features", "model name")
+  described = [line for line in _lines("/proc/cpuinfo") if line.startswith(openings)]
+  text = "".join(described[:2])
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def free_memory_bytes() -> int:
@@ -64,15 +70,16 @@ def free_memory_bytes() -> int:
 
   It is the smaller of what the machine and what its control group leave; 0 where neither is known.
   """
-  limits = [
-    int(line.split()[1]) * 1024
-    for line in _lines("/proc/meminfo")
-    if line.startswith("MemAvailable:")
-  ]
+  limits = []
+  for line in _lines("/proc/meminfo"):
+    if line.startswith("MemAvailable:"):
+      kibibytes = int(line.split()[1])
+      limits.append(kibibytes * 1024)
   group_limit = _lines("/sys/fs/cgroup/memory.max")
   group_used = _lines("/sys/fs/cgroup/memory.current")
   if group_limit and group_used and group_limit[0].isdecimal():
-    limits.append(int(group_limit[0]) - int(group_used[0]))
+    limit = int(group_limit[0])
+    limits.append(limit - int(group_used[0]))
   return min(limits, default=0)
 
 

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.tree_util import KeyPath
 
 from factshock.models import sharding
 from factshock.runtime import processes
@@ -32,7 +34,8 @@ def usable_cores() -> int:
     cores = len(os.sched_getaffinity(0))
   except AttributeError:  # not on macOS
     cores = os.cpu_count() or 1
-  return 1 << (min(cores, 8).bit_length() - 1)
+  exponent = min(cores, 8).bit_length() - 1
+  return 1 << exponent
 
 
 def use_cpu_devices(count: int = 0) -> None:
@@ -55,8 +58,9 @@ def use_cpu_devices(count: int = 0) -> None:
 
 
 def make_mesh(
-  sizes: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None
-) -> jax.sharding.Mesh:
+  sizes: Mapping[str, int] | None = None,
+  devices: Sequence[Any] | None = None,
+) -> Mesh:
   """Returns a mesh of devices with the axes of AXES.
 
   Args:
@@ -70,9 +74,8 @@ def make_mesh(
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(sizes or {}, len(devices))
   # Explicit axes are the default of jax >= 0.9; the compiler shall place intermediates (Auto).
-  return jax.make_mesh(
-    shape, AXES, devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
-  )
+  axis_types = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(shape, AXES, devices=devices, axis_types=axis_types)
 
 
 def mesh_shape(sizes: Mapping[str, int], device_count: int) -> tuple[int, ...]:
@@ -81,46 +84,57 @@ def mesh_shape(sizes: Mapping[str, int], device_count: int) -> tuple[int, ...]:
   Raises:
     UserError: as `make_mesh`.
   """
-  shape = [sizes.get(axis, -1 if axis == "data" else 1) for axis in AXES]
-  shape_text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
-  if shape.count(-1) > 1:
+  given = {"data": -1, "fsdp": 1, "model": 1, **sizes}
+  shape = [given[axis] for axis in AXES]
+  shape_text = " x ".join(f"{axis}={given[axis]}" for axis in AXES)
+  open_count = shape.count(-1)
+  if open_count > 1:
     raise UserError(
       f"config.mesh: expected at most one size of -1, which is what is left, got {shape_text}"
     )
-  known = math.prod(size for size in shape if size != -1)
-  if device_count % known or (-1 not in shape and known != device_count):
+  known_sizes = [size for size in shape if size != -1]
+  left, remainder = divmod(device_count, math.prod(known_sizes))
+  is_short = open_count == 0 and left != 1
+  if remainder or is_short:
     raise UserError(
       f"config.mesh: expected sizes that share {device_count} device(s), got {shape_text}"
     )
-  return tuple(device_count // known if size == -1 else size for size in shape)
+  return tuple(left if size == -1 else size for size in shape)
 
 
-def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of an array that lies whole on every device of the mesh."""
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return NamedSharding(mesh, PartitionSpec())
 
 
-def param_shardings(params: Params, mesh: jax.sharding.Mesh) -> Shardings:
+def param_shardings(params: Params, mesh: Mesh) -> Shardings:
   """Returns how each weight is cut, by the rules of models/sharding.py: a tree like `params`."""
-  return jax.tree.map_with_path(
-    lambda path, leaf: _named(mesh, sharding.spec(_name(path), leaf.shape, mesh.shape)), params
-  )
+
+  def of_weight(path: KeyPath, leaf: jax.Array) -> NamedSharding:
+    axes = sharding.spec(_name(path), leaf.shape, mesh.shape)
+    return _named(mesh, axes)
+
+  return jax.tree.map_with_path(of_weight, params)
 
 
-def state_shardings(state: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[str, Shardings]:
+def state_shardings(state: Mapping[str, Any], mesh: Mesh) -> dict[str, Shardings]:
   """Returns how the arrays of a train state are cut: a tree like `state`.
 
   The optimizer's arrays are cut as the parameter they belong to, where they have its shape.
   """
-  params = {
-    _name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state["params"])[0]
-  }
+  leaves, _ = jax.tree_util.tree_flatten_with_path(state["params"])
+  params = {_name(path): leaf for path, leaf in leaves}
 
-  def of_optimizer(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.sharding.NamedSharding:
+  def of_optimizer(path: KeyPath, leaf: jax.Array) -> NamedSharding:
     owner = _owner(_name(path), leaf.shape, params)
-    return _named(mesh, sharding.spec(owner, leaf.shape, mesh.shape) if owner else ())
+    if not owner:
+      return replicated(mesh)
+    axes = sharding.spec(owner, leaf.shape, mesh.shape)
+    return _named(mesh, axes)
 
-  others = {name: tree for name, tree in state.items() if name not in ("params", "opt_state")}
+  others = dict(state)
+  del others["params"]
+  del others["opt_state"]
   return {
     **jax.tree.map(lambda _: replicated(mesh), others),
     "params": param_shardings(state["params"], mesh),
@@ -128,7 +142,11 @@ def state_shardings(state: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[s
   }
 
 
-def _owner(name: str, shape: tuple[int, ...], params: Mapping[str, jax.Array]) -> str | None:
+def _owner(
+  name: str,
+  shape: tuple[int, ...],
+  params: Mapping[str, jax.Array],
+) -> str | None:
   """Returns the name of the parameter that an array of the optimizer belongs to, if any."""
   for param_name, param in params.items():
     is_named = name == param_name or name.endswith("/" + param_name)
@@ -137,15 +155,16 @@ def _owner(name: str, shape: tuple[int, ...], params: Mapping[str, jax.Array]) -
   return None
 
 
-def _name(path: jax.tree_util.KeyPath) -> str:
+def _name(path: KeyPath) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _named(mesh: jax.sharding.Mesh, axes: Sequence[Any]) -> jax.sharding.NamedSharding:
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+def _named(mesh: Mesh, axes: Sequence[Any]) -> NamedSharding:
+  spec = PartitionSpec(*axes)
+  return NamedSharding(mesh, spec)
 
 
-def place_params(params: Params, mesh: jax.sharding.Mesh) -> Params:
+def place_params(params: Params, mesh: Mesh) -> Params:
   """Puts parameters on the mesh, each weight cut as the rules say.
 
   What lies there already is not copied.
@@ -163,12 +182,13 @@ def place(tree: Params, shardings: Shardings) -> Params:
   return jax.tree.map(_put, tree, shardings)
 
 
-def _put(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+def _put(array: Any, sharding: Sharding) -> jax.Array:
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
     return jax.device_put(array, sharding)
   if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
     key_data = _put(jax.random.key_data(array), sharding)
-    return jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(array))
+    key_impl = jax.random.key_impl(array)
+    return jax.random.wrap_key_data(key_data, impl=key_impl)
   # device_put would compare the arrays of all processes first, and takes no array that lies on one
   # device.
   host_array = np.asarray(array)
@@ -184,25 +204,24 @@ def fetch(tree: Any) -> Any:
 
 
 def _fetch_array(array: Any) -> np.ndarray:
-  is_here = (
-    not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated
-  )
-  if not is_here:
-    array = multihost_utils.process_allgather(array, tiled=True)
+  if isinstance(array, jax.Array):
+    is_here = array.is_fully_addressable or array.is_fully_replicated
+    if not is_here:
+      array = multihost_utils.process_allgather(array, tiled=True)
   return np.asarray(array)
 
 
-def batch_shard_count(mesh: jax.sharding.Mesh) -> int:
+def batch_shard_count(mesh: Mesh) -> int:
   """Returns how many shards a batch is cut into: the devices along "data" and "fsdp"."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns how an array [B, ...] of a batch is cut."""
   return _named(mesh, [("data", "fsdp")])
 
 
-def shard_batch(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
   """Cuts every array of a batch along its first axis over the mesh's "data" and "fsdp" axes.
 
   Args:
@@ -215,23 +234,28 @@ def shard_batch(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
   _check_divides(batch, batch_shard_count(mesh))
   if processes.process_count() == 1:
     return jax.device_put(batch, batch_sharding(mesh))
-  own_rows = {name: array[local_rows(mesh, len(array))] for name, array in batch.items()}
+  own_rows = {}
+  for name, array in batch.items():
+    rows = local_rows(mesh, len(array))
+    own_rows[name] = array[rows]
   return join_rows(own_rows, mesh)
 
 
-def local_rows(mesh: jax.sharding.Mesh | None, row_count: int) -> np.ndarray:
+def local_rows(mesh: Mesh | None, row_count: int) -> np.ndarray:
   """Returns which of a batch's rows this process needs: ints, ascending.
 
   Over an axis "model" several processes may need the same rows. Without a mesh there is one
   process, which needs all.
   """
+  rows = np.arange(row_count)
   if mesh is None or processes.process_count() == 1:
-    return np.arange(row_count)
-  owned = batch_sharding(mesh).addressable_devices_indices_map((row_count,)).values()
-  return np.unique(np.concatenate([np.arange(row_count)[index] for index in owned]))
+    return rows
+  index_of_device = batch_sharding(mesh).addressable_devices_indices_map((row_count,))
+  owned = [rows[index] for index in index_of_device.values()]
+  return np.unique(np.concatenate(owned))
 
 
-def join_rows(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+def join_rows(batch: Batch, mesh: Mesh) -> Batch:
   """Returns the whole batch on the mesh, arrays [B, ...] by name.
 
   Args:
@@ -246,15 +270,15 @@ def join_rows(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
   shards = batch_shard_count(mesh)
   own_shards = len(local_rows(mesh, shards))
   _check_divides(batch, own_shards)
-  return {
-    name: jax.make_array_from_process_local_data(
-      batch_sharding(mesh), array, (len(array) // own_shards * shards, *array.shape[1:])
-    )
-    for name, array in batch.items()
-  }
+  joined = {}
+  for name, array in batch.items():
+    own_count, *others = array.shape
+    shape = (own_count // own_shards * shards, *others)
+    joined[name] = jax.make_array_from_process_local_data(batch_sharding(mesh), array, shape)
+  return joined
 
 
-def make_agreement(mesh: jax.sharding.Mesh | None) -> Callable[[Any], bool]:
+def make_agreement(mesh: Mesh | None) -> Callable[[Any], bool]:
   """Returns a function of a flag on which all processes agree; alone, it returns the flag itself.
 
   All processes call it together. It returns whether the flag was set in any of them when they
@@ -263,7 +287,7 @@ def make_agreement(mesh: jax.sharding.Mesh | None) -> Callable[[Any], bool]:
   """
   if mesh is None or processes.process_count() == 1:
     return bool
-  over_all_axes = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXES))
+  over_all_axes = _named(mesh, [AXES])
   total = jax.jit(jax.numpy.sum, out_shardings=replicated(mesh))
   totals: list[jax.Array] = []
 
@@ -271,15 +295,19 @@ def make_agreement(mesh: jax.sharding.Mesh | None) -> Callable[[Any], bool]:
     own_flags = np.full(len(mesh.local_devices), bool(flag), np.int32)
     flags = jax.make_array_from_process_local_data(over_all_axes, own_flags, (mesh.size,))
     totals.append(total(flags))
-    return len(totals) > 1 and int(totals.pop(0)) > 0
+    if len(totals) == 1:
+      return False
+    count_before = int(totals.pop(0))
+    return count_before > 0
 
   return agreed
 
 
 def _check_divides(batch: Batch, shards: int) -> None:
   for name, array in batch.items():
-    if array.shape[0] % shards:
+    rows = array.shape[0]
+    if rows % shards:
       raise UserError(
-        f"expected a batch size that {shards} devices share evenly, got {array.shape[0]} "
-        f"({name}); choose a multiple of {shards}"
+        f"expected a batch size that {shards} devices share evenly, got {rows} ({name}); choose a "
+        f"multiple of {shards}"
       )

@@ -20,7 +20,12 @@ SPLITS = ("development", "test")
 _LEAST_TAUGHT = 1e-3  # less likely answers are not taught
 
 
-def scores(run: SeedRun, params: Params, split: str, question: Question) -> list[np.ndarray]:
+def scores(
+  run: SeedRun,
+  params: Params,
+  split: str,
+  question: Question,
+) -> list[np.ndarray]:
   """Returns the log-probabilities of every candidate for each fact of a split, [candidates]."""
   model = run.loaded(params)
 
@@ -39,7 +44,10 @@ def scores(run: SeedRun, params: Params, split: str, question: Question) -> list
 
 
 def cloze_scores(
-  run: SeedRun, params: Params, split: str, index: int
+  run: SeedRun,
+  params: Params,
+  split: str,
+  index: int,
 ) -> dict[str, list[np.ndarray]]:
   """Returns the scores of a split's facts by relation, asked by one statement of each relation.
 
@@ -69,7 +77,10 @@ def cloze_scores(
 
 
 def share_right(
-  run: SeedRun, split: str, relation: str, scores_by_fact: Sequence[np.ndarray]
+  run: SeedRun,
+  split: str,
+  relation: str,
+  scores_by_fact: Sequence[np.ndarray],
 ) -> float:
   """Returns the share of a relation's facts whose best candidate is the object; 0 without facts."""
   facts = [fact for fact in run.sets[split] if fact["relation"] == relation]
@@ -82,7 +93,11 @@ def share_right(
 
 
 def teacher_belief(
-  run: SeedRun, params: Params, facts: Sequence[Fact], question: Question, best: bool = False
+  run: SeedRun,
+  params: Params,
+  facts: Sequence[Fact],
+  question: Question,
+  best: bool = False,
 ) -> list[np.ndarray]:
   """Returns what a model believes of each fact: probabilities of the candidates, [candidates].
 
@@ -117,7 +132,12 @@ def observes(config: Config, arm: str) -> bool:
   return config.arms[arm].get("attention", False)
 
 
-def answered(config: Config, workdir: Workdir, point: Point, seed: int) -> bool:
+def answered(
+  config: Config,
+  workdir: Workdir,
+  point: Point,
+  seed: int,
+) -> bool:
   """Returns whether a point's predictions are there, and its attention if the arm asks for it."""
   paths = [workdir.predictions(point.label, seed, split) for split in SPLITS]
   if observes(config, point.arm):
@@ -164,7 +184,12 @@ def kept_candidates(config: Config, arm: str) -> int | None:
   return config.answering.top or None
 
 
-def write_rows(run: SeedRun, point: Point, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(
+  run: SeedRun,
+  point: Point,
+  split: str,
+  rows: Sequence[Mapping[str, Any]],
+) -> None:
   """Writes ready rows as the predictions file of a point and split."""
   writing.write_predictions(run.workdir.predictions(point.label, run.seed, split), rows)
 
@@ -193,7 +218,12 @@ def answer(run: SeedRun, point: Point, params: Params, question: Question, **col
     _write_attention(run, point, params, question)
 
 
-def _write_attention(run: SeedRun, point: Point, params: Params, question: Question) -> None:
+def _write_attention(
+  run: SeedRun,
+  point: Point,
+  params: Params,
+  question: Question,
+) -> None:
   model = run.loaded(params)
   facts = run.sets["test"]
 
@@ -229,6 +259,10 @@ def _write_generated(
   write_rows(run, point, split, rows)
 
 
-def _origin(run: SeedRun, point: Point, split: str) -> dict[str, Any]:
+def _origin(
+  run: SeedRun,
+  point: Point,
+  split: str,
+) -> dict[str, Any]:
   """Returns the columns that say where a row is from."""
   return {"arm": point.arm, "seed": run.seed, "split": split}

@@ -149,7 +149,11 @@ def _arms_problems(config: Config, kinds: Mapping[str, ArmSchema]) -> list[str]:
   return problems
 
 
-def _arm_problems(arm: Config, schema: ArmSchema, path: str) -> list[str]:
+def _arm_problems(
+  arm: Config,
+  schema: ArmSchema,
+  path: str,
+) -> list[str]:
   """Returns what is wrong with the keys and values of an arm."""
   required_keys = [key for key, arm_key in schema.items() if arm_key.is_required]
   problems = [f"{path}.{key} is missing" for key in required_keys if key not in arm]
@@ -163,7 +167,11 @@ def _arm_problems(arm: Config, schema: ArmSchema, path: str) -> list[str]:
   return problems
 
 
-def _reference_problems(arm: Config, arms: Config, path: str) -> list[str]:
+def _reference_problems(
+  arm: Config,
+  arms: Config,
+  path: str,
+) -> list[str]:
   """Returns a line for each other arm that an arm names and that is not there."""
   return [
     f"{path}.{key}: there is no arm {arm[key]!r}; the arms are {', '.join(arms)}"

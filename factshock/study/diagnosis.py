@@ -34,7 +34,7 @@ from factshock.study import comparisons, descriptions, roles
 from factshock.study import config as configs
 from factshock.study.arms import registry
 from factshock.study.config import Config
-from factshock.types import Answer
+from factshock.types import Answer, Relation
 
 # Of a label the label of the files that hold its answers, by seed.
 _Files: TypeAlias = dict[int, str]
@@ -60,7 +60,11 @@ class _Listing:
   selected: dict[str, dict[str, dict[str, float]]] = dataclasses.field(default_factory=dict)
 
 
-def diagnose(config: Config, workdir: Workdir, run_facts: Mapping[str, Any]) -> _Diagnosis:
+def diagnose(
+  config: Config,
+  workdir: Workdir,
+  run_facts: Mapping[str, Any],
+) -> _Diagnosis:
   """Diagnoses all predictions of a workdir and writes diagnosis.json.
 
   Args:
@@ -71,34 +75,54 @@ def diagnose(config: Config, workdir: Workdir, run_facts: Mapping[str, Any]) -> 
   Returns:
     What it wrote.
   """
-  seeds = configs.seeds(config)
   listing = _list_labels(config, workdir)
-  labels = list(listing.titles)
-  read = functools.cache(lambda label, seed: _read(workdir, label, seed, "test"))
-  arms = {
-    label: {seed: read(file_label, seed) for seed, file_label in by_seed.items()}
-    for label, by_seed in listing.files.items()
-  }
-  relations = relation_files.read_relations(workdir.relations(seeds[0]))
+  arms = _predictions(workdir, listing)
+  first_seed = configs.seeds(config)[0]
+  relations = relation_files.read_relations(workdir.relations(first_seed))
   types = {name: relation["type"] for name, relation in relations.items()}
   options = _options(config, workdir, listing, types)
   diagnosis = summary.diagnose(arms, options, _bootstrap(config))
-  diagnosis |= {
-    "curves": {"steps": listing.curves["step"], "alpha": listing.curves["alpha"]},
+  diagnosis |= _report_entries(config, listing, relations)
+  diagnosis["run"] = _run_record(config, workdir, run_facts)
+  diagnosis |= _attention(config, workdir, listing, arms)
+  with files.atomic_write(workdir.diagnosis) as file:
+    json.dump(diagnosis, file, allow_nan=False)
+  return diagnosis
+
+
+def _predictions(workdir: Workdir, listing: _Listing) -> dict[str, dict[int, Predictions]]:
+  """Returns the predictions of test facts by label and seed; each file is read once."""
+  read = functools.cache(lambda label, seed: _read(workdir, label, seed, "test"))
+  return {
+    label: {seed: read(file_label, seed) for seed, file_label in by_seed.items()}
+    for label, by_seed in listing.files.items()
+  }
+
+
+def _report_entries(
+  config: Config,
+  listing: _Listing,
+  relations: Mapping[str, Relation],
+) -> _Diagnosis:
+  """Returns what the report needs of the study's labels, arms and relations."""
+  labels = list(listing.titles)
+  return {
+    "curves": {
+      "steps": listing.curves["step"],
+      "alpha": listing.curves["alpha"],
+    },
     "table": labels,
     "titles": listing.titles,
     "groups": {label: descriptions.group(config, label) for label in labels},
     "descriptions": {label: descriptions.describe(config, label) for label in labels},
     "selected": listing.selected,
     "relation_labels": {name: relation["label"] for name, relation in relations.items()},
-    "roles": {**config.roles.to_dict(), "remedies": list(config.roles.remedies)},
+    "roles": {
+      **config.roles.to_dict(),
+      "remedies": list(config.roles.remedies),
+    },
     "remedies": comparisons.remedies(config),
-    "run": _run_record(config, workdir, run_facts),
   }
-  diagnosis |= _attention(config, workdir, listing, arms)
-  with files.atomic_write(workdir.diagnosis) as file:
-    json.dump(diagnosis, file, allow_nan=False)
-  return diagnosis
 
 
 def summary_lines(diagnosis: _Diagnosis) -> list[str]:
@@ -116,7 +140,12 @@ def _list_labels(config: Config, workdir: Workdir) -> _Listing:
   return listing
 
 
-def _list_arm(config: Config, workdir: Workdir, name: str, listing: _Listing) -> None:
+def _list_arm(
+  config: Config,
+  workdir: Workdir,
+  name: str,
+  listing: _Listing,
+) -> None:
   """Adds an arm's labels: its points, the arm as a whole, and the arm stopped early."""
   seeds = configs.seeds(config)
   points = registry.points(config, name)
@@ -147,7 +176,10 @@ def _number(point: Point) -> float:
 
 
 def _best_point(
-  config: Config, workdir: Workdir, points: Sequence[Point], seed: int
+  config: Config,
+  workdir: Workdir,
+  points: Sequence[Point],
+  seed: int,
 ) -> tuple[Point, float]:
   """Returns the point with most development facts right, the first of equals, and their share."""
   column = accuracy.CRITERIA.index(config.diagnosis.criterion)
@@ -160,7 +192,10 @@ def _best_point(
 
 
 def _options(
-  config: Config, workdir: Workdir, listing: _Listing, types: Mapping[str, str]
+  config: Config,
+  workdir: Workdir,
+  listing: _Listing,
+  types: Mapping[str, str],
 ) -> summary.Options:
   """Returns what the diagnosis knows of the facts, and the arms that it compares."""
   seeds = configs.seeds(config)
@@ -186,7 +221,9 @@ def _options(
 
 
 def _finetuning_answers(
-  config: Config, labels: Iterable[str], read: Callable[[str], dict[int, list[Answer]]]
+  config: Config,
+  labels: Iterable[str],
+  read: Callable[[str], dict[int, list[Answer]]],
 ) -> dict[str, dict[int, list[Answer]]]:
   """Returns the answers of the facts that the arm behind each label has learned, by seed."""
   by_label = {}
@@ -197,14 +234,17 @@ def _finetuning_answers(
   return by_label
 
 
-def _answers_by_seed(workdir: Workdir, seeds: Sequence[int], name: str) -> dict[int, list[Answer]]:
+def _answers_by_seed(
+  workdir: Workdir,
+  seeds: Sequence[int],
+  name: str,
+) -> dict[int, list[Answer]]:
   """Returns relation and object of each fact of a set, by seed."""
-  return {
-    seed: [
-      (fact["relation"], fact["object"]) for fact in schema.read_facts(workdir.fact_set(seed, name))
-    ]
-    for seed in seeds
-  }
+  answers = {}
+  for seed in seeds:
+    facts = schema.read_facts(workdir.fact_set(seed, name))
+    answers[seed] = [(fact["relation"], fact["object"]) for fact in facts]
+  return answers
 
 
 def _attention(
@@ -217,16 +257,15 @@ def _attention(
   paths = _attention_paths(config, workdir, listing.files)
   if not paths:
     return {}
-  reference = config.roles.zero_shot if config.roles.zero_shot in paths else None
-  labels = [label for label in listing.titles if label in paths]
-  pairs = [
-    (arm, against)
-    for arm, against in comparisons.pairs(config, list(listing.titles))
-    if against != reference
-    and arm in labels
-    and against in labels
-    and paths[arm].keys() & paths[against].keys()
-  ]
+  zero_shot = config.roles.zero_shot
+  reference = zero_shot if zero_shot in paths else None
+  labels = {label for label in listing.titles if label in paths}
+  pairs = []
+  for arm, against in comparisons.pairs(config, list(listing.titles)):
+    if against == reference or not labels.issuperset((arm, against)):
+      continue
+    if paths[arm].keys() & paths[against].keys():
+      pairs.append((arm, against))
   return {
     "attention": attention.diagnose(
       paths,
@@ -240,7 +279,9 @@ def _attention(
 
 
 def _attention_paths(
-  config: Config, workdir: Workdir, files_of: Mapping[str, _Files]
+  config: Config,
+  workdir: Workdir,
+  files_of: Mapping[str, _Files],
 ) -> dict[str, dict[int, str]]:
   """Returns the attention files that are there, by label and seed; names those that are not."""
   paths: dict[str, dict[int, str]] = {}
@@ -265,11 +306,20 @@ def _bootstrap(config: Config) -> summary.Bootstrap:
   return summary.Bootstrap(config.diagnosis.resamples, config.diagnosis.confidence)
 
 
-def _read(workdir: Workdir, label: str, seed: int, split: str) -> Predictions:
+def _read(
+  workdir: Workdir,
+  label: str,
+  seed: int,
+  split: str,
+) -> Predictions:
   return reading.read(workdir.predictions(label, seed, split))
 
 
-def _run_record(config: Config, workdir: Workdir, run_facts: Mapping[str, Any]) -> dict[str, Any]:
+def _run_record(
+  config: Config,
+  workdir: Workdir,
+  run_facts: Mapping[str, Any],
+) -> dict[str, Any]:
   """Returns what the report says of the run: its config, and how many facts each set has."""
   folder = workdir.facts(configs.seeds(config)[0])
   sizes = {}

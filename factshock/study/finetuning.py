@@ -65,6 +65,15 @@ def run(
     return checkpoints
   with processes.first_process_first("facts and text"):
     study_run = _assemble(config, workdir, seed, mesh)
+  _finetune_on_pool(study_run, ratio, profile_steps)
+  return checkpoints
+
+
+def _finetune_on_pool(
+  study_run: SeedRun,
+  ratio: float,
+  profile_steps: int,
+) -> None:
   facts = study_run.sets["pool"]
   print("  " + splits.describe("facts", facts), flush=True)
   with interruption.signals_caught():
@@ -72,15 +81,18 @@ def run(
       study_run,
       NAME,
       FinetuningData(facts, ratio=ratio),
-      FinetuningConfig.of(config.finetune),
+      FinetuningConfig.of(study_run.config.finetune),
       weights.pretrained(study_run),
       profile_steps=profile_steps,
     )
-  return checkpoints
 
 
 def reproducible(
-  config: Config, *, seed: int = 0, ratio: float = 0.0, steps: int = 20
+  config: Config,
+  *,
+  seed: int = 0,
+  ratio: float = 0.0,
+  steps: int = 20,
 ) -> list[str]:
   """Trains the first steps twice from the start weights and compares all bits.
 
@@ -118,7 +130,12 @@ def _train_once(
     return {name: np.asarray(leaf) for name, leaf in tree_files.flat_leaves(trained).items()}
 
 
-def _assemble(config: Config, workdir: Workdir, seed: int, mesh: jax.sharding.Mesh) -> SeedRun:
+def _assemble(
+  config: Config,
+  workdir: Workdir,
+  seed: int,
+  mesh: jax.sharding.Mesh,
+) -> SeedRun:
   """Returns a run that has all facts of a config in its pool."""
   data = study_data.load(config, workdir, seed)
   return seed_run.assemble(config, workdir, seed, mesh, data, {"pool": data.facts})
@@ -178,7 +195,11 @@ def dry_run(config: Config, ratio: float = 0.0) -> list[str]:
   ]
 
 
-def _batch_shapes(model_config: ModelConfig, section: FinetuningConfig, rows: int) -> Batch:
+def _batch_shapes(
+  model_config: ModelConfig,
+  section: FinetuningConfig,
+  rows: int,
+) -> Batch:
   """Returns a batch of zeros, of the shapes that the section's batches have."""
   if families.of(model_config).decoder_only:
     length = section.input_length + section.target_length

@@ -46,7 +46,9 @@ class FinetuningData:
 
 
 def question_source(
-  run: SeedRun, data: FinetuningData, prompt: str
+  run: SeedRun,
+  data: FinetuningData,
+  prompt: str,
 ) -> tuple[example_sources.Source, Lengths]:
   """Returns a source of examples, each fact's prompt and its answer, and their longest lengths.
 
@@ -63,7 +65,11 @@ def question_source(
   return source, _longest(examples)
 
 
-def _encode(run: SeedRun, text: str, answer: str) -> Example:
+def _encode(
+  run: SeedRun,
+  text: str,
+  answer: str,
+) -> Example:
   """Returns the example of a prompt and its answer for the run's model."""
   if run.is_decoder:
     return decoder_text.encode_example(run.tokenizer, text, answer)
@@ -71,7 +77,10 @@ def _encode(run: SeedRun, text: str, answer: str) -> Example:
 
 
 def _gold_examples(
-  run: SeedRun, data: FinetuningData, texts: Sequence[str], prompt: str
+  run: SeedRun,
+  data: FinetuningData,
+  texts: Sequence[str],
+  prompt: str,
 ) -> tuple[example_sources.Source, list[Example]]:
   """Returns the source of the facts' own answers, and its examples."""
   examples = [
@@ -87,7 +96,9 @@ def _gold_examples(
 
 
 def _soft_examples(
-  run: SeedRun, data: FinetuningData, texts: Sequence[str]
+  run: SeedRun,
+  data: FinetuningData,
+  texts: Sequence[str],
 ) -> tuple[example_sources.Source, list[Example]]:
   """Returns the source that teaches distributions over candidates, and an example of each answer.
 
@@ -134,7 +145,9 @@ def _longest(examples: Sequence[Example]) -> Lengths:
 
 
 def fit_lengths(
-  section: FinetuningConfig, needs: Lengths, text: TrainingConfig | None = None
+  section: FinetuningConfig,
+  needs: Lengths,
+  text: TrainingConfig | None = None,
 ) -> FinetuningConfig:
   """Returns a section whose lengths are no longer than its examples ask for.
 

@@ -70,7 +70,11 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any] | Non
   return diagnosed
 
 
-def _run_as_first(config: Config, workdir: Workdir, mesh: jax.sharding.Mesh) -> int:
+def _run_as_first(
+  config: Config,
+  workdir: Workdir,
+  mesh: jax.sharding.Mesh,
+) -> int:
   """Runs the stages in the process that chooses them; returns how many of all are done."""
   stages = _stages(config)
   clock = Clock(config, [stage for stage in stages if not is_done(config, workdir, *stage)])
@@ -109,7 +113,10 @@ def order(config: Config) -> list[str]:
 
 
 def run_stages(
-  config: Config, workdir: Workdir, mesh: jax.sharding.Mesh, clock: "Clock | None" = None
+  config: Config,
+  workdir: Workdir,
+  mesh: jax.sharding.Mesh,
+  clock: "Clock | None" = None,
 ) -> None:
   """Runs the stages that are not done yet, each under a lock.
 
@@ -134,7 +141,10 @@ def run_stages(
 
 
 def _next_stage(
-  config: Config, workdir: Workdir, clock: "Clock | None", held: contextlib.ExitStack
+  config: Config,
+  workdir: Workdir,
+  clock: "Clock | None",
+  held: contextlib.ExitStack,
 ) -> Stage | None:
   """Returns a stage that is to be run, having taken its lock.
 
@@ -173,7 +183,10 @@ def _next_stage(
 
 
 def _run_stage(
-  seed: int, name: str, prepared: Callable[[int], SeedRun], clock: "Clock | None"
+  seed: int,
+  name: str,
+  prepared: Callable[[int], SeedRun],
+  clock: "Clock | None",
 ) -> None:
   run_of_seed = prepared(seed)
   print(f"seed {seed}: {name} ({clock.describe() if clock else ''})", flush=True)
@@ -185,7 +198,12 @@ def _run_stage(
     clock.finish(seed, name)
 
 
-def _prepared(config: Config, workdir: Workdir, mesh: jax.sharding.Mesh, seed: int) -> SeedRun:
+def _prepared(
+  config: Config,
+  workdir: Workdir,
+  mesh: jax.sharding.Mesh,
+  seed: int,
+) -> SeedRun:
   """Returns a seed, and prints its sets; one process at a time, as all write the same files."""
   lock = locks.wait_for_lock(
     workdir.lock(seed, PREPARING),
@@ -204,7 +222,12 @@ def _prepared(config: Config, workdir: Workdir, mesh: jax.sharding.Mesh, seed: i
   return prepared
 
 
-def is_ready(config: Config, workdir: Workdir, seed: int, name: str) -> bool:
+def is_ready(
+  config: Config,
+  workdir: Workdir,
+  seed: int,
+  name: str,
+) -> bool:
   """Returns whether all that a stage needs is there, and nobody is at it any more."""
   if name == PRETRAINED:
     return True
@@ -214,7 +237,12 @@ def is_ready(config: Config, workdir: Workdir, seed: int, name: str) -> bool:
   )
 
 
-def is_done(config: Config, workdir: Workdir, seed: int, name: str) -> bool:
+def is_done(
+  config: Config,
+  workdir: Workdir,
+  seed: int,
+  name: str,
+) -> bool:
   """Returns whether a stage's results are all there.
 
   They are its answers, and its weights where arms that are not done need them.
@@ -234,7 +262,12 @@ def is_done(config: Config, workdir: Workdir, seed: int, name: str) -> bool:
   return all(is_done(config, workdir, seed, other) for other in needing)
 
 
-def _is_trained(steps: int, workdir: Workdir, seed: int, name: str) -> bool:
+def _is_trained(
+  steps: int,
+  workdir: Workdir,
+  seed: int,
+  name: str,
+) -> bool:
   return store.latest_step(workdir.checkpoints(name, seed)) == steps
 
 

@@ -32,7 +32,11 @@ _SEARCHED_AT_ONCE = 1000  # documents in which entities are searched for togethe
 WeightedSources: TypeAlias = list[tuple[example_sources.Source, float]]
 
 
-def tokenizer(config: Config, data: StudyData, folder: str) -> Tokenizer:
+def tokenizer(
+  config: Config,
+  data: StudyData,
+  folder: str,
+) -> Tokenizer:
   """Returns the tokenizer stored in a folder, or the one the config asks for.
 
   A SentencePiece model that is trained here is kept in the folder.
@@ -176,17 +180,28 @@ def _shuffled(texts: Iterable[str], seed: int) -> Iterator[str]:
 
 
 def _without_test(
-  texts: Iterable[str], data: StudyData, sets: FactSets, seed: int
+  texts: Iterable[str],
+  data: StudyData,
+  sets: FactSets,
+  seed: int,
 ) -> Iterator[str]:
   return _without_subjects(texts, sets["test"] + sets["development"])
 
 
-def _background(texts: Iterable[str], data: StudyData, sets: FactSets, seed: int) -> Iterator[str]:
+def _background(
+  texts: Iterable[str],
+  data: StudyData,
+  sets: FactSets,
+  seed: int,
+) -> Iterator[str]:
   return _without_subjects(texts, data.facts)
 
 
 def _random_words(
-  texts: Iterable[str], data: StudyData, sets: FactSets, seed: int
+  texts: Iterable[str],
+  data: StudyData,
+  sets: FactSets,
+  seed: int,
 ) -> Iterator[str]:
   return _shuffled(texts, seed)
 

@@ -115,7 +115,12 @@ def asked_by(relation: Relation, statement: str) -> Relation:
   return {**relation, "statements": [statement]}
 
 
-def prepare(config: Config, workdir: Workdir, seed: int, mesh: jax.sharding.Mesh) -> SeedRun:
+def prepare(
+  config: Config,
+  workdir: Workdir,
+  seed: int,
+  mesh: jax.sharding.Mesh,
+) -> SeedRun:
   """Builds one seed of an experiment from config and seed alone, but for what is stored.
 
   Writes facts/<seed>/ (every set, relations, answer counts) and tokenizer/<seed>/ in the workdir.

@@ -39,7 +39,11 @@ class StudyData:
   counts: dict[Answer, int]
 
 
-def load(config: Config, workdir: Workdir, seed: int) -> StudyData:
+def load(
+  config: Config,
+  workdir: Workdir,
+  seed: int,
+) -> StudyData:
   """Returns the data of a config: the synthetic world of a seed, or one's own files."""
   if config.facts == "world":
     return make_world(config, seed)
@@ -49,7 +53,13 @@ def load(config: Config, workdir: Workdir, seed: int) -> StudyData:
 def make_world(config: Config, seed: int) -> StudyData:
   """Returns the synthetic world of a seed."""
   made = world.make_world(seed, **config.world.to_dict())
-  return StudyData(made.facts, made.background, made.relations, [made.sentences], made.counts)
+  return StudyData(
+    facts=made.facts,
+    background=made.background,
+    relations=made.relations,
+    texts=[made.sentences],
+    counts=made.counts,
+  )
 
 
 def read_files(config: Config, counts_path: str) -> StudyData:
@@ -74,18 +84,25 @@ def read_files(config: Config, counts_path: str) -> StudyData:
   if not counted_in:
     return StudyData(facts, [], relations, texts, {})
   mentions = _read_mentions(config, facts, counts_path)
-  counts = {
-    (fact["relation"], fact["object"]): counting.count_of(
-      mentions, fact["relation"], fact["object"]
-    )
-    for fact in facts
-  }
+  counts = _answer_counts(facts, mentions)
   if not any(counts.values()):
     raise UserError(f"{counted_in}: names no answer of {config.facts}; is it the right text?")
   if any("popularity" not in fact for fact in facts):
     print(f"  facts without popularity: taken as how often {counted_in} names the subject")
     facts = [_with_popularity(fact, mentions) for fact in facts]
   return StudyData(facts, [], relations, texts, counts)
+
+
+def _answer_counts(
+  facts: Sequence[Fact],
+  mentions: Mapping[Answer, int],
+) -> dict[Answer, int]:
+  """Returns how often the text names each answer of the facts."""
+  counts = {}
+  for fact in facts:
+    answer = (fact["relation"], fact["object"])
+    counts[answer] = counting.count_of(mentions, *answer)
+  return counts
 
 
 def _without_named_answers(facts: Sequence[Fact]) -> list[Fact]:
@@ -95,7 +112,11 @@ def _without_named_answers(facts: Sequence[Fact]) -> list[Fact]:
   return kept
 
 
-def _read_mentions(config: Config, facts: Sequence[Fact], path: str) -> dict[Answer, int]:
+def _read_mentions(
+  config: Config,
+  facts: Sequence[Fact],
+  path: str,
+) -> dict[Answer, int]:
   """Returns how often the text names each entity; of a corpus they are counted if need be.
 
   In a corpus the longest name counts where one stands within another.
@@ -109,8 +130,8 @@ def _read_mentions(config: Config, facts: Sequence[Fact], path: str) -> dict[Ans
 
 def _with_popularity(fact: Fact, mentions: Mapping[Answer, int]) -> Fact:
   """Returns a fact that has a popularity, as the first of its columns where it had none."""
-  popularity = float(counting.count_of(mentions, fact["relation"], fact["subject"]))
-  return {"popularity": popularity, **fact}
+  count = counting.count_of(mentions, fact["relation"], fact["subject"])
+  return {"popularity": float(count), **fact}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +146,24 @@ class _SetInputs:
 
 
 def _balanced(inputs: _SetInputs, swap: bool = False) -> list[Fact]:
-  per_answer = inputs.config.balanced.per_answer
-  return splits.balanced(inputs.pool, inputs.counts, per_answer, inputs.seed, swap=swap)
+  return splits.balanced(
+    inputs.pool,
+    inputs.counts,
+    inputs.config.balanced.per_answer,
+    inputs.seed,
+    swap=swap,
+  )
 
 
 def _at_mismatch(inputs: _SetInputs, target: float) -> list[Fact]:
-  size = inputs.config.mismatch.size
-  return splits.at_mismatch(inputs.pool, inputs.counts, inputs.test, target, size, inputs.seed)
+  return splits.at_mismatch(
+    inputs.pool,
+    inputs.counts,
+    inputs.test,
+    target,
+    inputs.config.mismatch.size,
+    inputs.seed,
+  )
 
 
 def _natural(inputs: _SetInputs) -> list[Fact]:
@@ -156,7 +188,11 @@ FINETUNING_SETS: Mapping[str, Callable[[_SetInputs], list[Fact]]] = {
 }
 
 
-def make_sets(data: StudyData, config: Config, seed: int) -> FactSets:
+def make_sets(
+  data: StudyData,
+  config: Config,
+  seed: int,
+) -> FactSets:
   """Returns subject-disjoint pool, development and test facts, and the sets that the arms name.
 
   Raises:
@@ -177,9 +213,16 @@ def make_sets(data: StudyData, config: Config, seed: int) -> FactSets:
   return sets
 
 
-def write_facts(folder: str, sets: FactSets, data: StudyData) -> None:
+def write_facts(
+  folder: str,
+  sets: FactSets,
+  data: StudyData,
+) -> None:
   """Writes every set, the relations and the answer counts, for verbs that run on them alone."""
   for name, facts in sets.items():
-    schema.write_facts(os.path.join(folder, f"{name}.jsonl"), facts)
-  relation_files.write_relations(os.path.join(folder, "relations.jsonl"), data.relations)
-  counting.write_counts(os.path.join(folder, "counts.tsv"), data.counts)
+    path = os.path.join(folder, f"{name}.jsonl")
+    schema.write_facts(path, facts)
+  relations_path = os.path.join(folder, "relations.jsonl")
+  counts_path = os.path.join(folder, "counts.tsv")
+  relation_files.write_relations(relations_path, data.relations)
+  counting.write_counts(counts_path, data.counts)

@@ -59,7 +59,10 @@ def train_step(
 
 def _adapter_loss(model_config: ModelConfig, lora_scale: float) -> LossFn:
   def loss(
-    adapters: Params, frozen: Params, batch: Batch, key: jax.Array | None = None
+    adapters: Params,
+    frozen: Params,
+    batch: Batch,
+    key: jax.Array | None = None,
   ) -> tuple[jax.Array, Scalars]:
     params = lora.attach(frozen, adapters, lora_scale)
     return steps.loss_fn(params, model_config, batch=batch, key=key)
@@ -94,34 +97,54 @@ def train(
   Returns:
     The trained parameters, or adapters.
   """
-  adapters = section.adapters
-  parallel = run.config.parallel
-  step_fn, optimizer = train_step(
-    run.model_config,
-    section.optimizer,
-    section.accumulate,
-    adapters.scale if adapters else None,
-    drivers.AXIS if parallel == "pmap" else None,
-  )
-  frozen = None
-  if adapters:
-    trained = lora.init(params, jax.random.key(run.seed), adapters.rank, adapters.targets)
-    frozen = layers.bits_on_cpu(params)
-    params = trained
+  trained, frozen = _split(run, section, params)
   options = loop.Options(
     mesh=run.mesh,
-    parallel=parallel,
+    parallel=run.config.parallel,
     label=name,
     log_every=section.log_every,
     checkpoint=_checkpointing(run, name, section),
     evaluation=_evaluation(section, evaluate, frozen),
     profile=_profile(run, profile_steps),
   )
-  with _open_metrics(run, name) as writer:
+  return _run_loop(run, section, _batches(run, section, sources, order), trained, frozen, options)
+
+
+def _split(
+  run: SeedRun,
+  section: TrainingConfig,
+  params: Params,
+) -> tuple[Params, Params | None]:
+  """Returns the parameters to train and those to leave as they are: with adapters the weights."""
+  adapters = section.adapters
+  if adapters is None:
+    return params, None
+  trained = lora.init(params, jax.random.key(run.seed), adapters.rank, adapters.targets)
+  return trained, layers.bits_on_cpu(params)
+
+
+def _run_loop(
+  run: SeedRun,
+  section: TrainingConfig,
+  batches: mixture.Batches,
+  params: Params,
+  frozen: Params | None,
+  options: loop.Options,
+) -> Params:
+  """Runs the training loop with the metrics open; returns the trained parameters, whole."""
+  adapters = section.adapters
+  step_fn, optimizer = train_step(
+    run.model_config,
+    section.optimizer,
+    section.accumulate,
+    adapters.scale if adapters else None,
+    drivers.AXIS if options.parallel == "pmap" else None,
+  )
+  with _open_metrics(run, options.label) as writer:
     state = loop.train(
-      drivers.init_state(params, optimizer, run.mesh, parallel),
+      drivers.init_state(params, optimizer, run.mesh, options.parallel),
       step_fn,
-      _batches(run, section, sources, order),
+      batches,
       steps=section.steps,
       key=jax.random.key(run.seed),
       frozen=frozen,
@@ -180,7 +203,11 @@ def _open_metrics(run: SeedRun, name: str) -> Iterator[metrics.Metrics | None]:
     yield writer
 
 
-def _checkpointing(run: SeedRun, name: str, section: TrainingConfig) -> saving.Checkpointing:
+def _checkpointing(
+  run: SeedRun,
+  name: str,
+  section: TrainingConfig,
+) -> saving.Checkpointing:
   return saving.Checkpointing(
     run.workdir.checkpoints(name, run.seed),
     section.checkpoint_every,
@@ -243,7 +270,11 @@ def row_multiple(run: SeedRun, section: TrainingConfig) -> int:
   return math.lcm(partitioning.batch_shard_count(run.mesh), section.accumulate)
 
 
-def provenance(run: SeedRun, arm: str, section: TrainingConfig | None = None) -> dict[str, Any]:
+def provenance(
+  run: SeedRun,
+  arm: str,
+  section: TrainingConfig | None = None,
+) -> dict[str, Any]:
   """Returns what a checkpoint says of itself.
 
   That is its experiment, the workdir with its tokenizer and relations, and for adapters the weights

@@ -35,7 +35,11 @@ def pretrained(run: SeedRun) -> Params:
   return params
 
 
-def finetuned(run: SeedRun, arm: str, step: int | None = None) -> Params:
+def finetuned(
+  run: SeedRun,
+  arm: str,
+  step: int | None = None,
+) -> Params:
   """Returns the weights of a finetuned arm; adapters are merged into the pretrained weights.
 
   Args:
@@ -48,13 +52,15 @@ def finetuned(run: SeedRun, arm: str, step: int | None = None) -> Params:
   record: Any = store.read_manifest(folder, step)["config"]
   if "lora" not in record:
     return params
-  scale = record["lora"]["alpha"] / record["lora"]["rank"]
+  adapters = record["lora"]
+  scale = adapters["alpha"] / adapters["rank"]
   return lora.merge(pretrained(run), params, scale)
 
 
 def random_params(run: SeedRun) -> Params:
   """Returns random weights of the study's model, by its seed."""
-  return families.of(run.model_config).init(run.model_config, jax.random.key(run.seed))
+  family = families.of(run.model_config)
+  return family.init(run.model_config, jax.random.key(run.seed))
 
 
 def start_weights(run: SeedRun) -> Params:
@@ -67,10 +73,8 @@ def start_weights(run: SeedRun) -> Params:
   """
   source = run.config.start_from
   if loading.is_checkpoint(source):
-    like = jax.eval_shape(
-      lambda: families.of(run.model_config).init(run.model_config, jax.random.key(0))
-    )
-    return store.restore(source, like={"params": like})["params"]
+    like = {"params": jax.eval_shape(lambda: random_params(run))}
+    return store.restore(source, like=like)["params"]
   differing = families.differences(huggingface.config_of(source), run.model_config)
   if differing:
     raise UserError(
@@ -78,4 +82,5 @@ def start_weights(run: SeedRun) -> Params:
       + "\n  ".join(differing)
       + "\n  configs/pretrained.py:PATH takes the sizes from the model"
     )
-  return huggingface.load(source, param_dtype=run.model_config.param_dtype)[0]
+  params, *_ = huggingface.load(source, param_dtype=run.model_config.param_dtype)
+  return params

@@ -38,7 +38,12 @@ class Driver(Protocol):
     """Returns the whole batch on the devices from the rows of this process."""
     ...
 
-  def compile(self, step_fn: StepFn, state: TrainState, has_frozen: bool) -> CompiledStep:
+  def compile(
+    self,
+    step_fn: StepFn,
+    state: TrainState,
+    has_frozen: bool,
+  ) -> CompiledStep:
     """Returns the compiled step.
 
     Args:
@@ -62,7 +67,12 @@ class _OneDevice:
   def shard(self, batch: Batch) -> Batch:
     return jax.device_put(batch)
 
-  def compile(self, step_fn: StepFn, state: TrainState, has_frozen: bool) -> CompiledStep:
+  def compile(
+    self,
+    step_fn: StepFn,
+    state: TrainState,
+    has_frozen: bool,
+  ) -> CompiledStep:
     return _compile(step_fn, state)
 
   def unplace(self, tree: Tree) -> Tree:
@@ -83,7 +93,12 @@ class _OnMesh:
   def shard(self, batch: Batch) -> Batch:
     return partitioning.join_rows(batch, self._mesh)
 
-  def compile(self, step_fn: StepFn, state: TrainState, has_frozen: bool) -> CompiledStep:
+  def compile(
+    self,
+    step_fn: StepFn,
+    state: TrainState,
+    has_frozen: bool,
+  ) -> CompiledStep:
     return _compile(step_fn, state)
 
   def unplace(self, tree: Tree) -> Tree:
@@ -123,7 +138,12 @@ class _Replicated:
       for name, array in batch.items()
     }
 
-  def compile(self, step_fn: StepFn, state: TrainState, has_frozen: bool) -> CompiledStep:
+  def compile(
+    self,
+    step_fn: StepFn,
+    state: TrainState,
+    has_frozen: bool,
+  ) -> CompiledStep:
     compiled = _pmapped(step_fn, has_frozen)
 
     def run(*arguments: Tree) -> tuple[TrainState, Scalars]:

@@ -66,7 +66,10 @@ def describe(
 
 
 def _place(
-  state: TrainState, batch: Batch, mesh: jax.sharding.Mesh, frozen: Params | None
+  state: TrainState,
+  batch: Batch,
+  mesh: jax.sharding.Mesh,
+  frozen: Params | None,
 ) -> _Placed:
   key = jax.eval_shape(lambda: jax.random.key(0))
   arguments: list[Any] = [state, batch, key]
@@ -89,7 +92,11 @@ def _place(
 
 
 def _memory_line(
-  step_fn: StepFn, state: TrainState, batch: Batch, mesh: jax.sharding.Mesh, placed: _Placed
+  step_fn: StepFn,
+  state: TrainState,
+  batch: Batch,
+  mesh: jax.sharding.Mesh,
+  placed: _Placed,
 ) -> str:
   trained = _device_bytes(placed.trained, placed.trained_shardings)
   weights = trained
@@ -107,7 +114,11 @@ def _memory_line(
   )
 
 
-def _flops_line(step_fn: StepFn, arguments: Sequence[Any], devices: int) -> str:
+def _flops_line(
+  step_fn: StepFn,
+  arguments: Sequence[Any],
+  devices: int,
+) -> str:
   needed = flops.model_flops(step_fn, *arguments)
   made = flops.step_flops(step_fn, *arguments)
   line = (
@@ -142,7 +153,11 @@ def _device_bytes(tree: Params, shardings: Shardings) -> int:
   )
 
 
-def _scratch_bytes(step_fn: StepFn, placed: _Placed, mesh: jax.sharding.Mesh) -> int:
+def _scratch_bytes(
+  step_fn: StepFn,
+  placed: _Placed,
+  mesh: jax.sharding.Mesh,
+) -> int:
   """Returns the bytes a device needs beside the arguments while the compiled step runs."""
   jitted = jax.jit(
     step_fn,

@@ -191,7 +191,12 @@ class _Pauses:
       return False
     return step == self._steps or (checkpoint.every > 0 and step % checkpoint.every == 0)
 
-  def _evaluate(self, evaluation: Evaluation, step: int, state: TrainState) -> None:
+  def _evaluate(
+    self,
+    evaluation: Evaluation,
+    step: int,
+    state: TrainState,
+  ) -> None:
     """Evaluates; an interrupted evaluation saves its step, and alone is to be done again."""
     try:
       evaluation.evaluate(step, evaluation.weights(state))
@@ -201,7 +206,11 @@ class _Pauses:
       raise
 
 
-def _reporter(options: Options, steps: int, work: Work) -> Reporter:
+def _reporter(
+  options: Options,
+  steps: int,
+  work: Work,
+) -> Reporter:
   folder = options.checkpoint.folder if options.checkpoint else None
   return Reporter(options.label, steps, work, options.metrics, options.log_every, folder)
 
@@ -220,7 +229,10 @@ def _own(place: Callable[[TrainState], TrainState], state: TrainState) -> TrainS
 
 
 def _resume(
-  state: TrainState, batches: Iterator[Batch], checkpoint: Checkpointing | None, steps: int
+  state: TrainState,
+  batches: Iterator[Batch],
+  checkpoint: Checkpointing | None,
+  steps: int,
 ) -> tuple[TrainState, int]:
   """Returns (state, steps done) of the newest checkpoint, or as given; sets the loader's state."""
   if checkpoint is None:
@@ -260,7 +272,11 @@ def _traced(profile: Profile | None, step: int) -> Iterator[None]:
     print(f"  trace of {profile.steps} steps: {profile.folder}", flush=True)
 
 
-def _next_batch(batches: Iterator[Batch], label: str, step: int) -> Batch:
+def _next_batch(
+  batches: Iterator[Batch],
+  label: str,
+  step: int,
+) -> Batch:
   """Returns the next batch; says so where it takes long to come."""
   late = threading.Timer(_LATE, _print_late, [label, step])
   late.daemon = True

@@ -38,7 +38,12 @@ class Metrics:
         file.writelines(line + "\n" for line in kept)
     self._writers[label] = self._open_tensorboard(label, step)
 
-  def write(self, label: str, step: int, values: Mapping[str, float]) -> None:
+  def write(
+    self,
+    label: str,
+    step: int,
+    values: Mapping[str, float],
+  ) -> None:
     """Appends one entry: numbers by name, measured after `step` steps of `label`."""
     values = {name: float(value) for name, value in values.items()}
     entry = {"label": label, "step": int(step), "time": round(time.time(), 3), **values}
@@ -104,6 +109,10 @@ def _whole_lines(path: FilePath) -> Iterator[str]:
     yield line
 
 
-def _is_beyond(line: str, label: str, step: int) -> bool:
+def _is_beyond(
+  line: str,
+  label: str,
+  step: int,
+) -> bool:
   entry = json.loads(line)
   return entry["label"] == label and entry["step"] > step

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import KeyPath
+from jax.typing import ArrayLike
 
 from factshock.models import weight_groups
 from factshock.runtime import settings
@@ -20,7 +22,11 @@ Tree: TypeAlias = Any
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
-_BELOW_ONE = settings.Check((int, float), lambda v: 0 <= v < 1, "a number from 0 to below 1")
+_BELOW_ONE = settings.Check(
+  (int, float),
+  lambda v: 0 <= v < 1,
+  "a number from 0 to below 1",
+)
 _WEIGHT_GROUPS = settings.tuple_of(settings.choice(*weight_groups.GROUPS))
 
 
@@ -108,7 +114,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   return _in_float32(optax.chain(*steps))
 
 
-def make_schedule(config: OptimizerConfig) -> Callable[[jax.typing.ArrayLike], jax.Array]:
+def make_schedule(config: OptimizerConfig) -> Callable[[ArrayLike], jax.Array]:
   """Returns the learning rate as a function of the step, which counts from 0.
 
   A linear warmup to the peak, then the named shape: "cosine" and "linear" fall to `final` times the
@@ -118,7 +124,8 @@ def make_schedule(config: OptimizerConfig) -> Callable[[jax.typing.ArrayLike], j
   Raises:
     UserError: a "cosine" or "linear" schedule that ends within its warmup.
   """
-  if config.schedule in ("cosine", "linear") and config.steps <= config.warmup:
+  ends = config.schedule in ("cosine", "linear")
+  if ends and config.steps <= config.warmup:
     raise UserError(
       f"optimizer.steps: expected more steps than the warmup's {config.warmup}, got {config.steps}"
     )
@@ -126,9 +133,10 @@ def make_schedule(config: OptimizerConfig) -> Callable[[jax.typing.ArrayLike], j
   peak = config.learning_rate
   warmup = max(config.warmup, 1)
 
-  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+  def schedule(step: ArrayLike) -> jax.Array:
     # The first step of the warmup is 1/warmup and not 0, which would be a step for nothing.
-    return peak * jnp.minimum(1.0, (step + 1) / warmup) * shape(step)
+    warmed = jnp.minimum(1.0, (step + 1) / warmup)
+    return peak * warmed * shape(step)
 
   return schedule
 
@@ -144,11 +152,14 @@ def averaged(state: Mapping[str, Any]) -> Params:
 
   nodes = jax.tree.leaves(state["opt_state"], is_leaf=is_average)
   averages = [node.average for node in nodes if is_average(node)]
+  params = state["params"]
   if not averages:
-    return state["params"]
-  return jax.tree.map(
-    lambda param, average: average.astype(param.dtype), state["params"], averages[0]
-  )
+    return params
+
+  def cast(param: jax.Array, average: jax.Array) -> jax.Array:
+    return average.astype(param.dtype)
+
+  return jax.tree.map(cast, params, averages[0])
 
 
 def _pull_to_start(strength: float) -> optax.GradientTransformation:
@@ -161,8 +172,19 @@ def _pull_to_start(strength: float) -> optax.GradientTransformation:
     # A copy: the first parameters' own buffers are given up by the first step.
     return jax.tree.map(jnp.copy, params)
 
-  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
-    pulled = jax.tree.map(lambda u, p, s: u + strength * (p - s), updates, params, state)
+  def pull(
+    leaf_update: jax.Array,
+    param: jax.Array,
+    start: jax.Array,
+  ) -> jax.Array:
+    return leaf_update + strength * (param - start)
+
+  def update(
+    updates: Tree,
+    state: Tree,
+    params: Tree = None,
+  ) -> tuple[Tree, Tree]:
+    pulled = jax.tree.map(pull, updates, params, state)
     return pulled, state
 
   return optax.GradientTransformation(init, update)
@@ -177,39 +199,69 @@ def _moving_average(decay: float) -> optax.GradientTransformation:
   def init(params: Tree) -> _Average:
     return _Average(jax.tree.map(jnp.copy, params))
 
-  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
-    average = jax.tree.map(
-      lambda a, p, u: decay * a + (1 - decay) * (p + u), state.average, params, updates
-    )
+  def move(
+    average: jax.Array,
+    param: jax.Array,
+    leaf_update: jax.Array,
+  ) -> jax.Array:
+    new_param = param + leaf_update
+    return decay * average + (1 - decay) * new_param
+
+  def update(
+    updates: Tree,
+    state: Tree,
+    params: Tree = None,
+  ) -> tuple[Tree, Tree]:
+    average = jax.tree.map(move, state.average, params, updates)
     return updates, _Average(average)
 
   return optax.GradientTransformation(init, update)
 
 
-def _train_only(trained: tuple[str, ...], frozen: tuple[str, ...]) -> optax.GradientTransformation:
+def _train_only(
+  trained: tuple[str, ...],
+  frozen: tuple[str, ...],
+) -> optax.GradientTransformation:
   """Sets the updates of the weight groups that are not trained to 0."""
+
+  def keep(
+    leaf_update: jax.Array,
+    is_trained: jax.Array,
+    is_frozen: jax.Array,
+  ) -> jax.Array:
+    named = is_trained if trained else 1
+    return leaf_update * (named * (1 - is_frozen))
 
   def update(updates: Tree, params: Tree) -> Tree:
     trained_mask = weight_groups.mask(params, trained)
     frozen_mask = weight_groups.mask(params, frozen)
-    return jax.tree.map(
-      lambda u, t, f: u * ((t if trained else 1) * (1 - f)), updates, trained_mask, frozen_mask
-    )
+    return jax.tree.map(keep, updates, trained_mask, frozen_mask)
 
   return optax.stateless(update)
 
 
-def _shape(config: OptimizerConfig) -> Callable[[jax.typing.ArrayLike], Any]:
+def _shape(config: OptimizerConfig) -> Callable[[ArrayLike], Any]:
   """Returns the share of the peak by step, from the end of the warmup on."""
   warmup = config.warmup
   final = config.final
+
+  def rsqrt(step: ArrayLike) -> jax.Array:
+    least = max(warmup, 1)
+    count = jnp.maximum(step + 1, least)
+    return jnp.sqrt(least / count)
+
+  def falling(step: ArrayLike) -> jax.Array:
+    progress = (step - warmup) / span
+    share = curve(jnp.clip(progress, 0, 1))
+    return final + (1 - final) * share
+
   if config.schedule == "constant":
     return lambda step: 1.0
   if config.schedule == "rsqrt":
-    return lambda step: jnp.sqrt(max(warmup, 1) / jnp.maximum(step + 1, max(warmup, 1)))
+    return rsqrt
   span = max(config.steps - warmup, 1)
   curve = _cosine if config.schedule == "cosine" else _line
-  return lambda step: final + (1 - final) * curve(jnp.clip((step - warmup) / span, 0, 1))
+  return falling
 
 
 def _cosine(share: jax.Array) -> jax.Array:
@@ -227,9 +279,14 @@ def _adafactor() -> optax.GradientTransformation:
   Source: Shazeer and Stern 2018.
   """
   of_layer = optax.chain(
-    optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+    optax.scale_by_factored_rms(),
+    optax.clip_by_block_rms(1.0),
+    optax.scale_by_param_block_rms(),
   )
-  of_stack = optax.GradientTransformation(jax.vmap(of_layer.init), jax.vmap(of_layer.update))
+  of_stack = optax.GradientTransformation(
+    jax.vmap(of_layer.init),
+    jax.vmap(of_layer.update),
+  )
   return _leaf_by_leaf(lambda names: of_stack if "layers" in names else of_layer)
 
 
@@ -242,7 +299,11 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
   def init(params: Tree) -> Tree:
     return inner.init(widen(params))
 
-  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+  def update(
+    updates: Tree,
+    state: Tree,
+    params: Tree = None,
+  ) -> tuple[Tree, Tree]:
     return inner.update(widen(updates), state, widen(params))
 
   return optax.GradientTransformation(init, update)
@@ -253,31 +314,41 @@ def _leaf_by_leaf(
 ) -> optax.GradientTransformation:
   """Applies to each leaf, alone, the transformation that `choose` gives for its path's names."""
 
-  def init(params: Tree) -> Tree:
-    return jax.tree_util.tree_map_with_path(
-      lambda path, leaf: choose(_names(path)).init(leaf), params
-    )
+  def init_leaf(path: KeyPath, leaf: jax.Array) -> Tree:
+    transformation = choose(_names(path))
+    return transformation.init(leaf)
 
-  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+  def init(params: Tree) -> Tree:
+    return jax.tree_util.tree_map_with_path(init_leaf, params)
+
+  def update(
+    updates: Tree,
+    state: Tree,
+    params: Tree = None,
+  ) -> tuple[Tree, Tree]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
     states = structure.flatten_up_to(state)
-    pairs = [
-      choose(_names(path)).update(leaf_update, leaf_state, leaf)
-      for (path, leaf_update), leaf_state, leaf in zip(
-        leaves, states, jax.tree.leaves(params), strict=True
-      )
-    ]
-    new_updates = structure.unflatten([pair[0] for pair in pairs])
-    new_state = structure.unflatten([pair[1] for pair in pairs])
-    return new_updates, new_state
+    params_of = jax.tree.leaves(params)
+    new_updates = []
+    new_states = []
+    for (path, leaf_update), leaf_state, leaf in zip(leaves, states, params_of, strict=True):
+      transformation = choose(_names(path))
+      new_update, new_state = transformation.update(leaf_update, leaf_state, leaf)
+      new_updates.append(new_update)
+      new_states.append(new_state)
+    return structure.unflatten(new_updates), structure.unflatten(new_states)
 
   return optax.GradientTransformation(init, update)
 
 
 def _is_decayed(params: Tree) -> Tree:
   """Returns True for every leaf but the scales of norms."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] != "scale", params)
+
+  def is_decayed(path: KeyPath, _leaf: jax.Array) -> bool:
+    return _names(path)[-1] != "scale"
+
+  return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
-def _names(path: jax.tree_util.KeyPath) -> list[str]:
+def _names(path: KeyPath) -> list[str]:
   return [getattr(key, "key", "") for key in path]

@@ -4,8 +4,8 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -18,8 +18,11 @@ from factshock.training.metrics import Metrics
 from factshock.training.train_step import Scalars, StepFn
 from factshock.types import Batch, FilePath
 
+# A step function, and name and shape of each array of a batch.
+_Counted: TypeAlias = tuple[StepFn, tuple[tuple[str, tuple[int, ...]], ...]]
+
 # FLOPs by step function and the shapes of a batch, kept for later calls.
-_counted: dict[tuple[StepFn, tuple[tuple[str, tuple[int, ...]], ...]], float] = {}
+_counted: dict[_Counted, float] = {}
 
 
 class Work:
@@ -42,10 +45,15 @@ class Work:
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments
     )
     self._axis = drivers.AXIS if parallel == "pmap" else None
-    devices = [jax.local_devices()[0]] if mesh is None else list(mesh.devices.flatten())
-    shards = 1 if mesh is None else partitioning.batch_shard_count(mesh)
+    if mesh is None:
+      devices = [jax.local_devices()[0]]
+      shards = 1
+    else:
+      devices = list(mesh.devices.flatten())
+      shards = partitioning.batch_shard_count(mesh)
+    own_shards = len(partitioning.local_rows(mesh, shards))
     # Of the whole batch this process has one part of so many.
-    self._parts = shards // len(partitioning.local_rows(mesh, shards))
+    self._parts = shards // own_shards
     peak = flops.peak_flops(devices[0])
     self.peak = peak and peak * len(devices)
 
@@ -54,14 +62,17 @@ class Work:
 
     It is traced once for each step and shape.
     """
-    shapes = {
-      name: jax.ShapeDtypeStruct((self._parts * array.shape[0], *array.shape[1:]), array.dtype)
-      for name, array in batch.items()
-    }
-    key = self._step_fn, tuple((name, shape.shape) for name, shape in shapes.items())
+    structs = {}
+    for name, array in batch.items():
+      own_rows, *others = array.shape
+      shape = (self._parts * own_rows, *others)
+      structs[name] = jax.ShapeDtypeStruct(shape, array.dtype)
+    shapes = tuple((name, struct.shape) for name, struct in structs.items())
+    key = (self._step_fn, shapes)
     if key not in _counted:
-      state, *others = self._shapes
-      _counted[key] = flops.model_flops(self._step_fn, state, shapes, *others, axis=self._axis)
+      state, *constants = self._shapes
+      arguments = (state, structs, *constants)
+      _counted[key] = flops.model_flops(self._step_fn, *arguments, axis=self._axis)
     return _counted[key]
 
 
@@ -97,7 +108,12 @@ class Reporter:
     self._pending: tuple[int, Scalars, Batch] | None = None
     self._restart()
 
-  def add(self, step: int, scalars: Scalars, batch: Batch) -> None:
+  def add(
+    self,
+    step: int,
+    scalars: Scalars,
+    batch: Batch,
+  ) -> None:
     """Takes the (unfinished) metrics of a step and its batch; reads those of the step before."""
     previous = self._pending
     self._pending = (step, scalars, batch)
@@ -138,13 +154,9 @@ class Reporter:
     self._read_tokens += values.get("read_tokens", values["tokens"])
     self._flops += self._work.flops(batch)
     rates = self._rates()
-    mfu = f", MFU {rates['mfu']:.1%}" if "mfu" in rates else ""
-    self._progress.update(
-      step,
-      f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.3f}, gradient "
-      f"{values['gradient_norm']:.2f}, {rates['tokens_per_second']:,.0f} tokens/s{mfu}",
-    )
-    if self._metrics and (step % self._log_every == 0 or step == self._steps):
+    self._progress.update(step, _describe(values, rates))
+    is_logged = step % self._log_every == 0 or step == self._steps
+    if self._metrics and is_logged:
       self._metrics.write(self._label, step, values | rates)
       self._restart()
 
@@ -170,7 +182,21 @@ class Reporter:
     # Each process has rows of its own.
     several = processes.process_count() > 1
     process = f".process_{processes.process_index()}" if several else ""
-    path = os.path.join(self._folder, f"batch_of_step_{step}{process}.npz")
+    file_name = f"batch_of_step_{step}{process}.npz"
+    path = os.path.join(self._folder, file_name)
     with files.atomic_write(path, binary=True, by_all=True) as file:
       np.savez(file, **batch)
     return f", {path}"
+
+
+def _describe(values: Mapping[str, float], rates: Mapping[str, float]) -> str:
+  """Returns a step's metrics and rates in words, for the terminal."""
+  described = [
+    f"loss {values['loss']:.3f}",
+    f"accuracy {values['accuracy']:.3f}",
+    f"gradient {values['gradient_norm']:.2f}",
+    f"{rates['tokens_per_second']:,.0f} tokens/s",
+  ]
+  if "mfu" in rates:
+    described.append(f"MFU {rates['mfu']:.1%}")
+  return ", ".join(described)

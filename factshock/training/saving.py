@@ -71,7 +71,12 @@ class Saver:
       self._copying.shutdown()
       self._writing.shutdown()
 
-  def save(self, step: int, state: TrainState, wait: bool = False) -> None:
+  def save(
+    self,
+    step: int,
+    state: TrainState,
+    wait: bool = False,
+  ) -> None:
     """Saves the state after a step, unless it is saved already.
 
     With `wait`, without the memory for a copy, and among several processes it writes at once.

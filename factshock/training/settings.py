@@ -13,6 +13,11 @@ from factshock.runtime import settings
 from factshock.runtime.settings import Check, setting
 from factshock.training.optimizers import OptimizerConfig
 
+_EVAL_STEPS = settings.tuple_of(settings.WHOLE, 1)
+_LORA_TARGETS = settings.tuple_of(settings.TEXT)
+_MASKING = settings.choice("spans", "salient", "next_token")
+_PROMPT = settings.choice(*prompts.PROMPTS)
+
 # Settings that an arm may have and the sections of a config do not.
 ARM_SETTINGS = ("l2_sp", "ema", "trained", "frozen", "keep_checkpoints")
 
@@ -78,11 +83,13 @@ class TrainingConfig:
       UserError: a value is missing, or one of the optimizer's is out of range.
     """
     optimizer = OptimizerConfig.of(section)
-    return cls(optimizer=optimizer, **settings.values_of(cls, section, "training"))
+    values = settings.values_of(cls, section, "training")
+    return cls(optimizer=optimizer, **values)
 
   def with_steps(self, steps: int) -> Self:
     """Returns the same settings with another number of steps."""
-    return dataclasses.replace(self, optimizer=dataclasses.replace(self.optimizer, steps=steps))
+    optimizer = dataclasses.replace(self.optimizer, steps=steps)
+    return dataclasses.replace(self, optimizer=optimizer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +108,7 @@ class PretrainingConfig(TrainingConfig):
     windows_per_fact: salient windows kept of a fact, at most.
   """
 
-  masking: str = setting(settings.choice("spans", "salient", "next_token"))
+  masking: str = setting(_MASKING)
   noise_density: float = setting(settings.INSIDE)
   mean_span_length: float = setting(settings.POSITIVE)
   roll: bool = setting(settings.FLAG)
@@ -124,16 +131,18 @@ class FinetuningConfig(TrainingConfig):
     lora_targets: names of the matrices that have adapters.
   """
 
-  eval_steps: tuple[int, ...] = setting(settings.tuple_of(settings.WHOLE, 1))
-  prompt: str = setting(settings.choice(*prompts.PROMPTS))
+  eval_steps: tuple[int, ...] = setting(_EVAL_STEPS)
+  prompt: str = setting(_PROMPT)
   lora_rank: int = setting(settings.WHOLE)
   lora_alpha: float = setting(settings.POSITIVE)
-  lora_targets: tuple[str, ...] = setting(settings.tuple_of(settings.TEXT))
+  lora_targets: tuple[str, ...] = setting(_LORA_TARGETS)
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    measured = {step for step in self.eval_steps if step < self.steps} | {self.steps}
-    object.__setattr__(self, "eval_steps", tuple(sorted(measured)))
+    measured = {step for step in self.eval_steps if step < self.steps}
+    measured.add(self.steps)
+    eval_steps = tuple(sorted(measured))
+    object.__setattr__(self, "eval_steps", eval_steps)
 
   @property
   def adapters(self) -> AdapterConfig | None:
@@ -145,8 +154,10 @@ class FinetuningConfig(TrainingConfig):
 
 def section_schema(section: type[TrainingConfig]) -> dict[str, Check]:
   """Returns the checks of a flat section of a config by key, all of them required."""
-  checks = settings.schema_of(OptimizerConfig) | settings.schema_of(section)
-  return {name: check for name, check in checks.items() if name not in ARM_SETTINGS}
+  checks = arm_schema(section)
+  for name in ARM_SETTINGS:
+    checks.pop(name, None)
+  return checks
 
 
 def arm_schema(section: type[TrainingConfig]) -> dict[str, Check]:

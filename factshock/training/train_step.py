@@ -22,6 +22,9 @@ Scalars: TypeAlias = dict[str, jax.Array]
 # Function of (params, batch=, key=, and frozen= of adapters): the loss's sum, and sums for metrics.
 LossFn: TypeAlias = Callable[..., tuple[jax.Array, Scalars]]
 
+# A batch's loss sum, its other sums, and the gradient of the loss sum.
+_Total: TypeAlias = tuple[jax.Array, Scalars, Params]
+
 
 class TrainState(TypedDict):
   """State between two steps; `step` is an int32 scalar, the number of steps done."""
@@ -36,7 +39,10 @@ StepFn: TypeAlias = Callable[..., tuple[TrainState, Scalars]]
 
 
 def loss_fn(
-  params: Params, model_config: ModelConfig, batch: Batch, key: jax.Array | None = None
+  params: Params,
+  model_config: ModelConfig,
+  batch: Batch,
+  key: jax.Array | None = None,
 ) -> tuple[jax.Array, Scalars]:
   """Returns the weighted sum of the negative log-likelihood of a batch's targets.
 
@@ -60,21 +66,35 @@ def loss_fn(
 
   def sums(places: Params) -> tuple[jax.Array, Scalars]:
     logits = family.head(params, model_config, places["hidden"])
-    if places["soft"]:
-      nll_BxT, correct_BxT = soft_losses(logits, places["targets"], **places["soft"])
-    else:
-      nll_BxT, correct_BxT = token_losses(logits, places["targets"])
-    loss = jnp.sum(places["weights"] * nll_BxT)
-    correct = jnp.sum(places["weights"] * correct_BxT)
-    return loss, {"correct": correct, "tokens": jnp.sum(places["weights"])}
+    return _weighted_sums(logits, places)
 
   pieces = _piece_count(places["targets"].shape, model_config.vocab_size)
   if pieces == 1:
     return sums(places)
   # Logits are computed again in the backward pass, a piece of the positions at a time: they are
   # never there as a whole.
-  cut = jax.tree.map(functools.partial(_cut_positions, pieces), places)
-  return jax.tree.map(jnp.sum, jax.lax.map(remat.checkpoint(sums), cut))
+  cut_positions = functools.partial(_cut_positions, pieces)
+  cut = jax.tree.map(cut_positions, places)
+  sums_by_piece = jax.lax.map(remat.checkpoint(sums), cut)
+  return jax.tree.map(jnp.sum, sums_by_piece)
+
+
+def _weighted_sums(
+  logits: jax.Array,
+  places: Params,
+) -> tuple[jax.Array, Scalars]:
+  """Returns the loss's sum, and the sums `correct` and `tokens`, over positions with logits."""
+  targets = places["targets"]
+  weights = places["weights"]
+  soft = places["soft"]
+  if soft:
+    nll_BxT, correct_BxT = soft_losses(logits, targets, **soft)
+  else:
+    nll_BxT, correct_BxT = token_losses(logits, targets)
+  loss = jnp.sum(weights * nll_BxT)
+  correct = jnp.sum(weights * correct_BxT)
+  tokens = jnp.sum(weights)
+  return loss, {"correct": correct, "tokens": tokens}
 
 
 def _labels(batch: Batch, decoder_only: bool) -> dict[str, Any]:
@@ -82,12 +102,17 @@ def _labels(batch: Batch, decoder_only: bool) -> dict[str, Any]:
   soft = {name: array for name, array in batch.items() if name.startswith("answer_")}
   if decoder_only:
     # Each position predicts the token after it; the last one none.
-    targets, weights, soft = jax.tree.map(_next_position, (batch["tokens"], batch["weights"], soft))
+    own = (batch["tokens"], batch["weights"], soft)
+    targets, weights, soft = jax.tree.map(_next_position, own)
     weights = weights.at[:, -1].set(0)
   else:
     targets = batch["targets"]
     weights = batch["weights"]
-  return {"targets": targets, "weights": weights.astype(jnp.float32), "soft": soft}
+  return {
+    "targets": targets,
+    "weights": weights.astype(jnp.float32),
+    "soft": soft,
+  }
 
 
 def _next_position(array_BxS: jax.Array) -> jax.Array:
@@ -97,31 +122,42 @@ def _next_position(array_BxS: jax.Array) -> jax.Array:
 def _cut_positions(pieces: int, array: jax.Array) -> jax.Array:
   """Turns [B, T, ...] into [pieces, B, T / pieces, ...]."""
   rows, positions, *others = array.shape
-  return jnp.moveaxis(array.reshape(rows, pieces, positions // pieces, *others), 1, 0)
+  length = positions // pieces
+  cut = array.reshape(rows, pieces, length, *others)
+  return jnp.moveaxis(cut, 1, 0)
 
 
 def _piece_count(shape: tuple[int, ...], vocab_size: int) -> int:
   """Returns into how many pieces positions are cut so that a piece's logits fit LOGIT_BYTES."""
   rows, positions = shape
   for pieces in range(1, positions + 1):
+    is_even = positions % pieces == 0
     logit_bytes = 4 * rows * positions // pieces * vocab_size
-    if positions % pieces == 0 and logit_bytes <= LOGIT_BYTES:
+    if is_even and logit_bytes <= LOGIT_BYTES:
       return pieces
   return positions
 
 
-def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def token_losses(
+  logits_BxTxV: jax.Array,
+  targets_BxT: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
   """Returns each target's negative log-likelihood, and 1.0 where no token is likelier.
 
   Both are float32 [B, T], natural log. The target's logit is picked by comparing indices, which XLA
   fuses: no one-hot array, no scatter.
   """
   logits = logits_BxTxV.astype(jnp.float32)
-  is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets_BxT[:, :, None]
+  token_ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
+  is_target = token_ids == targets_BxT[:, :, None]
   target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
   largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
-  log_sum = largest + jnp.log(jnp.sum(jnp.exp(logits - largest[:, :, None]), axis=-1))
-  return log_sum - target_logit, (target_logit >= largest).astype(jnp.float32)
+  relative = logits - largest[:, :, None]
+  relative_sum = jnp.sum(jnp.exp(relative), axis=-1)
+  log_sum = largest + jnp.log(relative_sum)
+  nll_BxT = log_sum - target_logit
+  is_best = target_logit >= largest
+  return nll_BxT, is_best.astype(jnp.float32)
 
 
 def soft_losses(
@@ -143,21 +179,29 @@ def soft_losses(
   """
   logits = jnp.asarray(logits_BxTxV, jnp.float32)
   is_answer = answer_tokens >= 0
-  rows, positions = jnp.indices(answer_tokens.shape, sparse=True)[:2]
-  indices = (rows, positions, jnp.maximum(answer_tokens, 0))
+  rows, positions, _ = jnp.indices(answer_tokens.shape, sparse=True)
+  token_ids = jnp.maximum(answer_tokens, 0)
+  indices = (rows, positions, token_ids)
   if answer_shifts is not None:
-    logits = logits.at[indices].add(jnp.where(is_answer, answer_shifts, 0.0))
+    shifts = jnp.where(is_answer, answer_shifts, 0.0)
+    logits = logits.at[indices].add(shifts)
   hard_BxT, correct_BxT = token_losses(logits, targets_BxT)
   shares = jnp.where(is_answer, answer_shares, 0.0)
-  target_logit = jnp.take_along_axis(logits, targets_BxT[:, :, None].clip(0), axis=2)
+  target_ids = targets_BxT[:, :, None].clip(0)
+  target_logit = jnp.take_along_axis(logits, target_ids, axis=2)
   # The target's own loss, and by how much a mixture of labels has another logit than the target.
-  soft_BxT = hard_BxT + jnp.sum(shares * (target_logit - logits[indices]), axis=2)
+  gaps = target_logit - logits[indices]
+  soft_BxT = hard_BxT + jnp.sum(shares * gaps, axis=2)
   return soft_BxT, correct_BxT
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
   """Returns the state before the first step."""
-  return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+  return {
+    "params": params,
+    "opt_state": optimizer.init(params),
+    "step": jnp.zeros((), jnp.int32),
+  }
 
 
 def make_train_step(
@@ -183,81 +227,149 @@ def make_train_step(
   """
 
   def step(
-    state: TrainState, batch: Batch, key: jax.Array, frozen: Params | None = None
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    frozen: Params | None = None,
   ) -> tuple[TrainState, Scalars]:
-    key = jax.random.fold_in(key, state["step"])
-    if axis:
-      key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+    step_key = _step_key(key, state["step"], axis)
     loss_of = loss_fn if frozen is None else functools.partial(loss_fn, frozen=frozen)
-    loss, sums, gradients = _gradients(loss_of, state["params"], batch, key, accumulate)
-    sums = {**sums, **_token_counts(batch)}
-    if axis:
-      # Sums, not means: the shares of a batch may hold different numbers of tokens.
-      loss, sums, gradients = jax.lax.psum((loss, sums, gradients), axis)
-    # A batch of padding alone has a loss of 0, not of 0/0.
-    tokens = jnp.maximum(sums["tokens"], 1e-9)
-    gradients = jax.tree.map(lambda x: (x / tokens).astype(x.dtype), gradients)
-    updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
-    metrics = {
-      "loss": loss / tokens,
-      "accuracy": sums["correct"] / tokens,
-      "gradient_norm": _norm(gradients),
-      **{name: sums[name] for name in ("tokens", "read_tokens", "places")},
-    }
-    params: Any = optax.apply_updates(state["params"], updates)
-    return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
+    total = _gradients(loss_of, state["params"], batch, step_key, accumulate)
+    loss, sums, gradients = _with_token_counts(total, batch, axis)
+    return _updated(state, optimizer, loss, sums, gradients)
 
   return step
 
 
+def _step_key(
+  key: jax.Array,
+  step: jax.Array,
+  axis: str | None,
+) -> jax.Array:
+  """Returns the random key of a step, of each member of a mapped axis another."""
+  step_key = jax.random.fold_in(key, step)
+  if axis:
+    return jax.random.fold_in(step_key, jax.lax.axis_index(axis))
+  return step_key
+
+
+def _with_token_counts(
+  total: _Total,
+  batch: Batch,
+  axis: str | None,
+) -> _Total:
+  """Returns a batch's sums with its token counts, summed over the mapped axis if there is one."""
+  loss, sums, gradients = total
+  total = (loss, {**sums, **_token_counts(batch)}, gradients)
+  if axis:
+    # Sums, not means: the shares of a batch may hold different numbers of tokens.
+    return jax.lax.psum(total, axis)
+  return total
+
+
+def _updated(
+  state: TrainState,
+  optimizer: optax.GradientTransformation,
+  loss: jax.Array,
+  sums: Scalars,
+  gradients: Params,
+) -> tuple[TrainState, Scalars]:
+  """Returns the state after a step with the sums of its batch, and the step's metrics."""
+  params = state["params"]
+  # A batch of padding alone has a loss of 0, not of 0/0.
+  tokens = jnp.maximum(sums["tokens"], 1e-9)
+
+  def mean(gradient: jax.Array) -> jax.Array:
+    return (gradient / tokens).astype(gradient.dtype)
+
+  gradients = jax.tree.map(mean, gradients)
+  opt_state = state["opt_state"]
+  updates, opt_state = optimizer.update(gradients, opt_state, params)
+  metrics = {
+    "loss": loss / tokens,
+    "accuracy": sums["correct"] / tokens,
+    "gradient_norm": _norm(gradients),
+    "tokens": sums["tokens"],
+    "read_tokens": sums["read_tokens"],
+    "places": sums["places"],
+  }
+  new_params: Any = optax.apply_updates(params, updates)
+  new_state: TrainState = {
+    "params": new_params,
+    "opt_state": opt_state,
+    "step": state["step"] + 1,
+  }
+  return new_state, metrics
+
+
 def _token_counts(batch: Batch) -> Scalars:
   """Returns how many of a batch's tokens are no padding, and how many positions there are."""
-  padded = [(batch[name], pad) for name, pad in batching.token_fields(batch).items()]
-  read: Any = sum(jnp.sum(tokens != pad) for tokens, pad in padded)
-  positions = sum(tokens.size for tokens, _ in padded)
-  return {"read_tokens": read.astype(jnp.float32), "places": jnp.float32(positions)}
+  read: Any = 0
+  positions = 0
+  for name, pad in batching.token_fields(batch).items():
+    tokens = batch[name]
+    read += jnp.sum(tokens != pad)
+    positions += tokens.size
+  return {
+    "read_tokens": read.astype(jnp.float32),
+    "places": jnp.float32(positions),
+  }
 
 
 def _norm(tree: Params) -> jax.Array:
   """Returns the Euclidean norm of all numbers of a tree, in float32."""
-  squares = (jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
+  squares = []
+  for leaf in jax.tree.leaves(tree):
+    wide = leaf.astype(jnp.float32)
+    squares.append(jnp.sum(jnp.square(wide)))
   return jnp.sqrt(sum(squares))
 
 
 def _gradients(
-  loss_fn: LossFn, params: Params, batch: Batch, key: jax.Array, accumulate: int
-) -> tuple[jax.Array, Scalars, Params]:
+  loss_fn: LossFn,
+  params: Params,
+  batch: Batch,
+  key: jax.Array,
+  accumulate: int,
+) -> _Total:
   """Returns (loss sum, other sums, gradient of the loss sum), summed over the microbatches."""
+  value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-  def gradient(batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars, Params]:
-    (loss, sums), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, batch=batch, key=key
-    )
+  def gradient(batch: Batch, key: jax.Array) -> _Total:
+    (loss, sums), gradients = value_and_grad(params, batch=batch, key=key)
     return loss, sums, gradients
 
   if accumulate == 1:
     return gradient(batch, key)
   microbatches = {name: _split(name, array, accumulate) for name, array in batch.items()}
   keys = jax.random.split(key, accumulate)
-  first = jax.tree.map(lambda x: x[0], microbatches)
+  first = {name: array[0] for name, array in microbatches.items()}
   shapes = jax.eval_shape(gradient, first, keys[0])
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
 
   def add(total: Any, batch_and_key: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-    return jax.tree.map(jnp.add, total, gradient(*batch_and_key)), None
+    added = gradient(*batch_and_key)
+    return jax.tree.map(jnp.add, total, added), None
 
-  total: Any = jax.lax.scan(add, zeros, (microbatches, keys))[0]
+  batches_and_keys = (microbatches, keys)
+  total, _ = jax.lax.scan(add, zeros, batches_and_keys)
   return total
 
 
-def _split(name: str, array: jax.Array, count: int) -> jax.Array:
+def _split(
+  name: str,
+  array: jax.Array,
+  count: int,
+) -> jax.Array:
   """Turns [B, ...] into [count, B / count, ...].
 
   Microbatch i has the rows i, i + count, ..., so that a batch sharded in runs of rows over devices
   stays where it is.
   """
-  if array.shape[0] % count:
+  rows, *others = array.shape
+  if rows % count:
     raise UserError(
-      f"accumulate: expected a divisor of the batch size {array.shape[0]} ({name}), got {count}"
+      f"accumulate: expected a divisor of the batch size {rows} ({name}), got {count}"
     )
-  return jnp.moveaxis(array.reshape(array.shape[0] // count, count, *array.shape[1:]), 1, 0)
+  cut = array.reshape(rows // count, count, *others)
+  return jnp.moveaxis(cut, 1, 0)
