@@ -123,7 +123,12 @@ class _Ranked:
   candidates: Candidates
   scores: list[np.ndarray]
 
-  def rows(self, facts: Sequence[Fact], top: int | None, labels: Mapping[str, Any]) -> list[Row]:
+  def rows(
+    self,
+    facts: Sequence[Fact],
+    top: int | None,
+    labels: Mapping[str, Any],
+  ) -> list[Row]:
     """Returns rows of a predictions file that keep `top` candidates; None is all."""
     return writing.prediction_rows(facts, self.candidates, self.scores, top=top, **labels)
 
@@ -142,7 +147,11 @@ def _rank(
   return _Ranked(candidates, scores)
 
 
-def _templates(rows: Sequence[Row], relations: Mapping[str, Relation], form: str) -> dict[str, str]:
+def _templates(
+  rows: Sequence[Row],
+  relations: Mapping[str, Relation],
+  form: str,
+) -> dict[str, str]:
   """Returns the text with [X] and [Y] by which each relation of the rows was put to the model."""
   templates = {}
   for name in dict.fromkeys(row["relation"] for row in rows):

@@ -31,13 +31,22 @@ class Generate(Protocol):
   """Generates for one batch, of whose rows only the first `used` count."""
 
   def __call__(
-    self, params: Params, inputs_BxS: Array, indices_B: Array, used: np.int32, /
+    self,
+    params: Params,
+    inputs_BxS: Array,
+    indices_B: Array,
+    used: np.int32,
+    /,
   ) -> tuple[Array, Array]:
     """Returns tokens [B, ..., T] and scores [B, ...] of prompts with these indices."""
     ...
 
 
-def encode_prompt(model: LoadedModel, prompt: str, longest: int = LONGEST) -> list[int]:
+def encode_prompt(
+  model: LoadedModel,
+  prompt: str,
+  longest: int = LONGEST,
+) -> list[int]:
   """Returns the token ids of a prompt.
 
   For a T5 EOS is at the end; for a decoder-only model BOS, if it has one, is before it.
@@ -86,7 +95,11 @@ def stop_tokens(tokenizer: Tokenizer, stops: Iterable[str]) -> list[int]:
   return tokens
 
 
-def check_length(longest: int, model_config: ModelConfig, more: int) -> None:
+def check_length(
+  longest: int,
+  model_config: ModelConfig,
+  more: int,
+) -> None:
   """Checks that a prompt of `longest` tokens and `more` fit into the model's positions, if limited.
 
   Raises:
@@ -131,7 +144,10 @@ def split(items: Sequence[T], size: int) -> list[tuple[tuple[T, ...], int]]:
 
 
 def pad(
-  tokens: Sequence[Sequence[int]], indices: Sequence[int], rows: int, left: bool = False
+  tokens: Sequence[Sequence[int]],
+  indices: Sequence[int],
+  rows: int,
+  left: bool = False,
 ) -> np.ndarray:
   """Returns the token lists at some indices as one array, int32 [rows, S].
 

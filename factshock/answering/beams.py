@@ -82,7 +82,12 @@ def search_all(
   first = np.int32(opening)
   penalty = np.float32(length_penalty)
 
-  def generate(params: Params, inputs_BxS: Array, _: Array, used: np.int32) -> tuple[Array, Array]:
+  def generate(
+    params: Params,
+    inputs_BxS: Array,
+    _: Array,
+    used: np.int32,
+  ) -> tuple[Array, Array]:
     sizes = max_length, beams
     return _search(params, config, *sizes, inputs_BxS, closing_E, first, used, penalty)
 
@@ -198,7 +203,10 @@ def _add_token(
 
 
 def _collect_ended(
-  state: State, log_p_BxKxV: jax.Array, closes_V: jax.Array, length_penalty: Array
+  state: State,
+  log_p_BxKxV: jax.Array,
+  closes_V: jax.Array,
+  length_penalty: Array,
 ) -> State:
   """Returns the best K ended hypotheses: those there were, and those among the best K that end now.
 
@@ -227,7 +235,10 @@ def _collect_ended(
 
 
 def _extend(
-  tokens_BxKxT: jax.Array, place_BxK: jax.Array, step: jax.Array, vocabulary: int
+  tokens_BxKxT: jax.Array,
+  place_BxK: jax.Array,
+  step: jax.Array,
+  vocabulary: int,
 ) -> jax.Array:
   """Returns each hypothesis with the token at its place in [K * V] added."""
   taken_BxKxT = jnp.take_along_axis(tokens_BxKxT, (place_BxK // vocabulary)[..., None], axis=1)

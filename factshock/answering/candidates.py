@@ -87,7 +87,10 @@ def rows(
 
 
 def _votes(
-  model: LoadedModel, texts: Sequence[str], options: QueryOptions, batch_size: int
+  model: LoadedModel,
+  texts: Sequence[str],
+  options: QueryOptions,
+  batch_size: int,
 ) -> list[list[tuple[str, float]]]:
   """Returns for each prompt its answers with the log of their share of the samples."""
   samples = options.samples
@@ -149,7 +152,11 @@ def answer_queries(
     _write(path, query_rows, answer_of)
 
 
-def _write(path: str, queries: Sequence[Row], answer_of: Mapping[tuple[str, str], Row]) -> None:
+def _write(
+  path: str,
+  queries: Sequence[Row],
+  answer_of: Mapping[tuple[str, str], Row],
+) -> None:
   """Writes the predictions file of some queries from the answer to each (subject, relation)."""
   rows = []
   for query in queries:

@@ -53,7 +53,9 @@ def score(
 
 
 def _encode_all(
-  model: LoadedModel, prompts: Sequence[str], choices: Sequence[Sequence[str]]
+  model: LoadedModel,
+  prompts: Sequence[str],
+  choices: Sequence[Sequence[str]],
 ) -> list[list[list[int]]]:
   """Returns the token ids of each prompt's choices.
 
@@ -139,7 +141,11 @@ def normalised(scores: np.ndarray, choices: Sequence[Sequence[str]]) -> np.ndarr
   return scores / np.array([[len(text.encode("utf-8")) for text in texts] for texts in choices])
 
 
-def _encode(model: LoadedModel, prompt: str, choice: str) -> list[int]:
+def _encode(
+  model: LoadedModel,
+  prompt: str,
+  choice: str,
+) -> list[int]:
   if model.decoder_only:
     return model.tokenizer.encode_continuation(prompt, choice)
   tokens = model.tokenizer.encode(prompt_texts.target_text(choice))

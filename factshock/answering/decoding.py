@@ -54,7 +54,11 @@ class DecodingOptions:
 
 
 def generate(
-  model: LoadedModel, prompts: Sequence[str], options: DecodingOptions, *, batch_size: int = 256
+  model: LoadedModel,
+  prompts: Sequence[str],
+  options: DecodingOptions,
+  *,
+  batch_size: int = 256,
 ) -> tuple[list[str], np.ndarray]:
   """Returns a model's answers to prompts, and their log-probabilities.
 
@@ -115,7 +119,11 @@ def _generate_tokens(
 
 
 def hypotheses(
-  model: LoadedModel, prompts: Sequence[str], options: DecodingOptions, *, batch_size: int = 256
+  model: LoadedModel,
+  prompts: Sequence[str],
+  options: DecodingOptions,
+  *,
+  batch_size: int = 256,
 ) -> list[list[tuple[str, float]]]:
   """Returns the answers of a beam search to each prompt, the best first.
 
@@ -157,7 +165,11 @@ def _stops(model: LoadedModel, options: DecodingOptions) -> tuple[str, ...]:
   return (decoder_text.STOP,) if model.decoder_only else ()
 
 
-def _encode(model: LoadedModel, prompts: Sequence[str], max_length: int) -> list[list[int]]:
+def _encode(
+  model: LoadedModel,
+  prompts: Sequence[str],
+  max_length: int,
+) -> list[list[int]]:
   """Returns the token ids of the prompts, checked against the model."""
   batches.check_vocabulary(model.tokenizer.size, model.model_config)
   encoded = [batches.encode_prompt(model, prompt) for prompt in prompts]

@@ -109,7 +109,10 @@ def choice_columns(facts: Sequence[Fact], log_p_ExNxC: Sequence[np.ndarray]) -> 
 
 
 def _known_fact(
-  fact: Fact, greedy_right_E: np.ndarray, sampled_right: np.ndarray, confidence: float
+  fact: Fact,
+  greedy_right_E: np.ndarray,
+  sampled_right: np.ndarray,
+  confidence: float,
 ) -> KnownFact:
   columns_of_fact = {
     **fact,

@@ -90,7 +90,11 @@ def score(
   return _gather(pending, len(pairs), progress)
 
 
-def _check(model: LoadedModel, pairs: Sequence[Pair], opening: int) -> None:
+def _check(
+  model: LoadedModel,
+  pairs: Sequence[Pair],
+  opening: int,
+) -> None:
   """Checks that continuations have 1 to LENGTHS[-1] tokens after `opening` ones, and pairs fit.
 
   Raises:
@@ -145,7 +149,10 @@ def score_whole(
 
 
 def _pad_whole(
-  rows: Sequence[Sequence[int]], counted: Sequence[int], indices: Sequence[int], size: int
+  rows: Sequence[Sequence[int]],
+  counted: Sequence[int],
+  indices: Sequence[int],
+  size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns tokens of the rows at some indices, longest last, and which count: [size, S] each."""
   length = -(-(len(rows[indices[-1]]) - 1) // WHOLE) * WHOLE + 1
@@ -176,12 +183,20 @@ def _batches(pairs: Sequence[Pair], batch_size: int) -> Iterator[tuple[tuple[_En
     yield from batches.split(entries, max(1, batch_size // size))
 
 
-def _inputs(entries: Sequence[_Entry], rows: int, left: bool) -> np.ndarray:
+def _inputs(
+  entries: Sequence[_Entry],
+  rows: int,
+  left: bool,
+) -> np.ndarray:
   """Returns the entries' prompts, int32 [rows, S], padded on one side."""
   return batches.pad([entry.inputs for entry in entries], range(len(entries)), rows, left)
 
 
-def _targets(entries: Sequence[_Entry], rows: int, pairs: Sequence[Pair]) -> np.ndarray:
+def _targets(
+  entries: Sequence[_Entry],
+  rows: int,
+  pairs: Sequence[Pair],
+) -> np.ndarray:
   """Returns the entries' continuations, int32 [rows, entry size, T], -1 after their ends."""
   longest = max(len(pairs[index][1]) for entry in entries for index in entry.indices)
   length = next(size for size in LENGTHS if size >= longest)
@@ -260,7 +275,10 @@ def _score_forced(
 
 @functools.partial(jax.jit, static_argnums=1)
 def _sum_counted(
-  params: Params, config: ModelConfig, tokens_BxS: Array, counts_BxS: Array
+  params: Params,
+  config: ModelConfig,
+  tokens_BxS: Array,
+  counts_BxS: Array,
 ) -> jax.Array:
   """Returns summed log-probabilities [B] of the tokens that count, each after those before it.
 

@@ -81,7 +81,10 @@ class _ProbeBatch(NamedTuple):
 
 
 def prepare(
-  model: LoadedModel, facts: Sequence[Fact], texts: Sequence[str], candidates: Candidates
+  model: LoadedModel,
+  facts: Sequence[Fact],
+  texts: Sequence[str],
+  candidates: Candidates,
 ) -> ProbeQueries:
   """Tokenizes facts' prompts and answers once, for any number of weights; prints how many it can't.
 
@@ -120,14 +123,21 @@ def prepare(
   )
 
 
-def _subject_positions(model: LoadedModel, text: str, subject: str) -> list[int]:
+def _subject_positions(
+  model: LoadedModel,
+  text: str,
+  subject: str,
+) -> list[int]:
   """Returns the positions of the subject's tokens in a prompt, with BOS counted."""
   opening = 1 if model.decoder_only and model.tokenizer.bos is not None else 0
   return [opening + index for index in subjects.tokens_of(model.tokenizer, text, subject)]
 
 
 def _first_tokens(
-  model: LoadedModel, facts: Sequence[Fact], texts: Sequence[str], candidates: Candidates
+  model: LoadedModel,
+  facts: Sequence[Fact],
+  texts: Sequence[str],
+  candidates: Candidates,
 ) -> dict[str, dict[str, int]]:
   """Returns the first token of each relation's answers, as they go on after its first prompt."""
   first_text: dict[str, str] = {}
@@ -142,7 +152,12 @@ def _first_tokens(
   return first_tokens
 
 
-def observe(model: LoadedModel, queries: ProbeQueries, *, batch_size: int = 64) -> Observations:
+def observe(
+  model: LoadedModel,
+  queries: ProbeQueries,
+  *,
+  batch_size: int = 64,
+) -> Observations:
   """Returns what a model attends to of facts' subjects, and what it reads there.
 
   Args:
@@ -201,7 +216,11 @@ def _gather(
   return observed
 
 
-def write(path: str, facts: Sequence[Fact], observations: Observations) -> None:
+def write(
+  path: str,
+  facts: Sequence[Fact],
+  observations: Observations,
+) -> None:
   """Writes what `observe` returned for facts: a .npz file without pickles, whole or not at all.
 
   Beside its arrays there are `subject`, `relation`, `object` (texts) and `popularity` (float64, NaN
@@ -220,7 +239,9 @@ def write(path: str, facts: Sequence[Fact], observations: Observations) -> None:
 
 
 def _report_missing(
-  facts: Sequence[Fact], texts: Sequence[str], marked: Sequence[Sequence[int]]
+  facts: Sequence[Fact],
+  texts: Sequence[str],
+  marked: Sequence[Sequence[int]],
 ) -> None:
   """Prints how many facts have no subject in their prompt.
 
@@ -243,7 +264,10 @@ def _report_missing(
 
 
 def _batch(
-  queries: ProbeQueries, indices: Sequence[int], rows: int, vocabulary: int
+  queries: ProbeQueries,
+  indices: Sequence[int],
+  rows: int,
+  vocabulary: int,
 ) -> _ProbeBatch:
   """Returns the batch of some facts, padded to a number of rows."""
   inputs_BxS = batches.pad(queries.prompts, indices, rows, queries.left)

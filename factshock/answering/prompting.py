@@ -59,12 +59,20 @@ class PromptWriter:
   pool: Sequence[Fact]
 
   @classmethod
-  def of(cls, model: LoadedModel, form: str, prompting: Prompting) -> "PromptWriter":
+  def of(
+    cls,
+    model: LoadedModel,
+    form: str,
+    prompting: Prompting,
+  ) -> "PromptWriter":
     """Returns the writer of prompts for a model, with the pool of shots read."""
     return cls(form, model.decoder_only, prompting.shots, prompting.read_pool())
 
   def write(
-    self, facts: Sequence[Fact], relations: Mapping[str, Relation], seed: int = 0
+    self,
+    facts: Sequence[Fact],
+    relations: Mapping[str, Relation],
+    seed: int = 0,
   ) -> list[str]:
     """Returns the prompt of each fact, with the shots of a seed."""
     return prompts.prompt_texts(

@@ -85,7 +85,11 @@ def _table(relation: str, rows: Sequence[Row]) -> tuple[Space, list[dict[str, An
   return _space(relation, names, rows), instances
 
 
-def _space(relation: str, names: Sequence[str], rows: Sequence[Row]) -> Space:
+def _space(
+  relation: str,
+  names: Sequence[str],
+  rows: Sequence[Row],
+) -> Space:
   """Returns the id of each answer: the facts' own where each has one and no two the same."""
   own = {row["object"]: row["object_id"] for row in rows if row.get("object_id")}
   if len(set(own.values())) == len(own) == len(names):
@@ -93,7 +97,12 @@ def _space(relation: str, names: Sequence[str], rows: Sequence[Row]) -> Space:
   return {name: f"{relation}-{index}" for index, name in enumerate(names)}
 
 
-def _metadata(space: Space, count: int, model: str, template: str | None) -> dict[str, Any]:
+def _metadata(
+  space: Space,
+  count: int,
+  model: str,
+  template: str | None,
+) -> dict[str, Any]:
   return {
     "templates": [template] if template else [],
     "template_index": 0,

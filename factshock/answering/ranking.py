@@ -150,7 +150,11 @@ def _by_relation(relations: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _batches(
-  relation: str, indices: list[int], tokens: Sequence[Sequence[int]], size: int, left: bool
+  relation: str,
+  indices: list[int],
+  tokens: Sequence[Sequence[int]],
+  size: int,
+  left: bool,
 ) -> Iterator[QueryBatch]:
   """Yields the queries of a relation in batches of at most `size`, padded on one side."""
   for part, rows in batches.split(indices, size):
@@ -205,7 +209,10 @@ def _check_fits(config: ModelConfig, queries: Queries) -> None:
 
 
 def sequences(
-  model: LoadedModel, relation: str, candidates: Candidates, prompt: str
+  model: LoadedModel,
+  relation: str,
+  candidates: Candidates,
+  prompt: str,
 ) -> list[tuple[int, ...]]:
   """Returns the token sequences of a relation's candidates.
 
@@ -233,7 +240,11 @@ def sequences(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _start(params: Params, config: ModelConfig, inputs_BxS: Array) -> tuple[Any, jax.Array]:
+def _start(
+  params: Params,
+  config: ModelConfig,
+  inputs_BxS: Array,
+) -> tuple[Any, jax.Array]:
   """Returns the cache of a batch's inputs and the first token of each row."""
   return families.of(config).start(params, config, inputs_BxS, 1)
 
@@ -275,7 +286,11 @@ def _score(
   return scores_PxGxC.swapaxes(0, 1).reshape(len(first_B), -1)
 
 
-def _parts(queries: int, logit_bytes: int, devices: int) -> int:
+def _parts(
+  queries: int,
+  logit_bytes: int,
+  devices: int,
+) -> int:
   """Returns into how many equal parts queries are cut.
 
   A part's logits take no more than LOGIT_BYTES a device, where it has more than one query.

@@ -58,7 +58,10 @@ def sample(
   constants = _constants(ends, temperature, seed)
 
   def generate(
-    params: Params, inputs_BxS: Array, indices_B: Array, used: np.int32
+    params: Params,
+    inputs_BxS: Array,
+    indices_B: Array,
+    used: np.int32,
   ) -> tuple[Array, Array]:
     # Rows on a mesh would have to move.
     packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only) if alone else None
@@ -69,7 +72,11 @@ def sample(
   return batches.run(generate, model.with_params(placed), prompts, max_length, batch_size)
 
 
-def _constants(ends: Ends, temperature: float, seed: int) -> dict[str, Array]:
+def _constants(
+  ends: Ends,
+  temperature: float,
+  seed: int,
+) -> dict[str, Array]:
   """Returns the arguments of `_advance` that are the same for all batches."""
   closing_E, opening = ends
   return {
@@ -81,7 +88,10 @@ def _constants(ends: Ends, temperature: float, seed: int) -> dict[str, Array]:
 
 
 def _finish(
-  advance: Callable[..., State], config: ModelConfig, state: State, smallest: int | None
+  advance: Callable[..., State],
+  config: ModelConfig,
+  state: State,
+  smallest: int | None,
 ) -> tuple[Array, Array]:
   """Runs a batch to its end, with fewer rows as they end where it has twice the `smallest`.
 
@@ -95,7 +105,10 @@ def _finish(
 
 
 def _narrow(
-  advance: Callable[..., State], config: ModelConfig, state: State, smallest: int
+  advance: Callable[..., State],
+  config: ModelConfig,
+  state: State,
+  smallest: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Runs a batch to its end, going on with half of its rows whenever half have ended.
 
@@ -207,14 +220,22 @@ def log_p(logits_RxV: jax.Array, tokens_R: jax.Array) -> jax.Array:
   return logit_R - jax.nn.logsumexp(logits_RxV, axis=-1)
 
 
-def _draw(keys_B: jax.Array, step: jax.Array, logits_BxV: jax.Array) -> jax.Array:
+def _draw(
+  keys_B: jax.Array,
+  step: jax.Array,
+  logits_BxV: jax.Array,
+) -> jax.Array:
   """Draws a token of each row by its key and the step, int32 [B]."""
   step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
   return jax.vmap(jax.random.categorical)(step_keys_B, logits_BxV).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _take(config: ModelConfig, state: State, rows_R: jax.Array) -> State:
+def _take(
+  config: ModelConfig,
+  state: State,
+  rows_R: jax.Array,
+) -> State:
   """Returns the state of these rows alone."""
   kept = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
   cache = families.of(config).take_rows(state["cache"], rows_R)

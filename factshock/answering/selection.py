@@ -44,7 +44,9 @@ class SelectionOptions:
 
 
 def choose(
-  checkpoints: Sequence[str], facts: str, options: SelectionOptions = SelectionOptions()
+  checkpoints: Sequence[str],
+  facts: str,
+  options: SelectionOptions = SelectionOptions(),
 ) -> tuple[float, list[tuple[float, float]]]:
   """Returns the best alpha of mixes of two models on facts, and the curve; of equals the smaller.
 
@@ -90,7 +92,11 @@ def _check_alphas(alphas: Sequence[float]) -> None:
     raise UserError(f"--alphas: expected numbers from 0 to 1, got {shown}")
 
 
-def _check_sizes(checkpoints: Sequence[str], before: LoadedModel, after: LoadedModel) -> None:
+def _check_sizes(
+  checkpoints: Sequence[str],
+  before: LoadedModel,
+  after: LoadedModel,
+) -> None:
   """Checks that two models are of the same sizes.
 
   Raises:
@@ -105,7 +111,9 @@ def _check_sizes(checkpoints: Sequence[str], before: LoadedModel, after: LoadedM
 
 
 def _share_right(
-  facts: Sequence[Fact], candidates: Candidates, scores: Sequence[np.ndarray]
+  facts: Sequence[Fact],
+  candidates: Candidates,
+  scores: Sequence[np.ndarray],
 ) -> float:
   """Returns the share of facts whose best candidate is the object or an alias."""
   right = []

@@ -32,7 +32,11 @@ class Trie(NamedTuple):
   members: tuple[int, ...]
 
 
-def build(sequences: Sequence[tuple[int, ...]], closing: int, limit: int = NODES) -> list[Trie]:
+def build(
+  sequences: Sequence[tuple[int, ...]],
+  closing: int,
+  limit: int = NODES,
+) -> list[Trie]:
   """Builds tries over token sequences: together they hold each once, at most `limit` contexts each.
 
   A sequence that another one continues gets the token `closing` at its end, so that no two of the

@@ -94,7 +94,12 @@ def convert(
   return model
 
 
-def _write(model: SourceModel, output: str, to: str, source: str) -> None:
+def _write(
+  model: SourceModel,
+  output: str,
+  to: str,
+  source: str,
+) -> None:
   if to == "huggingface":
     _write_huggingface(model, output)
   elif to == "orbax":
@@ -181,7 +186,11 @@ def _open_checkpoint(source: str, config_from: str | None) -> SourceModel:
   )
 
 
-def _open_adapters(folder: str, record: Mapping[str, Any], config_from: str | None) -> SourceModel:
+def _open_adapters(
+  folder: str,
+  record: Mapping[str, Any],
+  config_from: str | None,
+) -> SourceModel:
   """Opens the model that a checkpoint's adapters stand on, with the adapters merged into it."""
   section = record["lora"]
   base = open_source(section["base"], config_from=config_from)
@@ -197,7 +206,11 @@ def _open_adapters(folder: str, record: Mapping[str, Any], config_from: str | No
   return dataclasses.replace(base, read_leaf=read_leaf, adapters=adapters)
 
 
-def _check_shapes(folder: str, config: ModelConfig, leaves: Mapping[str, LeafRecord]) -> None:
+def _check_shapes(
+  folder: str,
+  config: ModelConfig,
+  leaves: Mapping[str, LeafRecord],
+) -> None:
   """Checks that a checkpoint's parameters are those of its model.
 
   Raises:
@@ -256,7 +269,11 @@ def _write_huggingface(model: SourceModel, output: str) -> None:
   )
 
 
-def _write_peft(model: SourceModel, output: str, source: str) -> None:
+def _write_peft(
+  model: SourceModel,
+  output: str,
+  source: str,
+) -> None:
   if not model.adapters:
     raise UserError(
       f"{source}: holds whole weights, no low-rank adapters; --to=huggingface writes those"

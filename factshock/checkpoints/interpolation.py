@@ -58,7 +58,12 @@ def interpolate(trees: Sequence[Params], weights: Sequence[float] | str) -> Para
   return _average(tuple(trees), jnp.asarray(numbers, jnp.float32))
 
 
-def mix_by_profile(a: Params, b: Params, alpha: float, profile: str = "uniform") -> Params:
+def mix_by_profile(
+  a: Params,
+  b: Params,
+  alpha: float,
+  profile: str = "uniform",
+) -> Params:
   """Returns (1 - alpha) a + alpha b, where alpha is the same everywhere or linear in depth.
 
   Args:
@@ -78,19 +83,32 @@ def layer_alphas(alpha: float, profile: str) -> tuple[float, float]:
   return {"decreasing": (alpha, 0.0), "increasing": (0.0, alpha)}[profile]
 
 
-def interpolate_layerwise(a: Params, b: Params, alpha_bottom: float, alpha_top: float) -> Params:
+def interpolate_layerwise(
+  a: Params,
+  b: Params,
+  alpha_bottom: float,
+  alpha_top: float,
+) -> Params:
   """Returns (1 - alpha) a + alpha b with an alpha linear in depth; see `layerwise_weights`."""
   _check_same([a, b])
   return _average_layerwise(a, b, layerwise_weights(a, alpha_bottom, alpha_top))
 
 
-def exchange(a: Params, b: Params, groups: Sequence[str]) -> Params:
+def exchange(
+  a: Params,
+  b: Params,
+  groups: Sequence[str],
+) -> Params:
   """Returns the tree `b` with the weights of some groups (models/weight_groups.py) from `a`."""
   _check_same([a, b])
   return _average_layerwise(b, a, weight_groups.mask(a, groups))
 
 
-def layerwise_weights(params: Params, bottom: float, top: float) -> Params:
+def layerwise_weights(
+  params: Params,
+  bottom: float,
+  top: float,
+) -> Params:
   """Returns a tree of float32 alphas, linear in depth, each broadcastable to its parameter.
 
   The embedding gets `bottom`; layer i of the N encoder and decoder layers counted through gets
@@ -119,7 +137,11 @@ def layerwise_weights(params: Params, bottom: float, top: float) -> Params:
   return jax.tree.unflatten(jax.tree.structure(params), alphas)
 
 
-def _position(name: str, encoder: int, decoder: int) -> np.ndarray | np.float64:
+def _position(
+  name: str,
+  encoder: int,
+  decoder: int,
+) -> np.ndarray | np.float64:
   """Returns where one leaf stands among the layers: a scalar, or [layers] for a stacked leaf.
 
   Args:
@@ -157,7 +179,11 @@ def _depth(flat: Mapping[str, Any], stack: str) -> int:
   return counts.pop()
 
 
-def mix_probabilities(scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, alpha: float) -> np.ndarray:
+def mix_probabilities(
+  scores_a: npt.ArrayLike,
+  scores_b: npt.ArrayLike,
+  alpha: float,
+) -> np.ndarray:
   """Returns log((1 - alpha) softmax(a) + alpha softmax(b)) over a query's candidates.
 
   Args:
@@ -191,8 +217,16 @@ def _average(trees: tuple[Params, ...], weights: jax.Array) -> Params:
 
 
 @jax.jit
-def _average_layerwise(a: Params, b: Params, alphas: Params) -> Params:
-  def average_leaf(a: jax.Array, b: jax.Array, alpha: jax.Array) -> jax.Array:
+def _average_layerwise(
+  a: Params,
+  b: Params,
+  alphas: Params,
+) -> Params:
+  def average_leaf(
+    a: jax.Array,
+    b: jax.Array,
+    alpha: jax.Array,
+  ) -> jax.Array:
     mixed = (1 - alpha) * a.astype(jnp.float32) + alpha * b.astype(jnp.float32)
     return mixed.astype(a.dtype)
 

@@ -45,7 +45,10 @@ def digest(array: Array) -> str:
 
 
 def digest_of_blocks(
-  dtype: npt.DTypeLike, shape: Sequence[int], blocks: Iterable[np.ndarray], like: str = _XXH3
+  dtype: npt.DTypeLike,
+  shape: Sequence[int],
+  blocks: Iterable[np.ndarray],
+  like: str = _XXH3,
 ) -> str:
   """Returns the `digest` of an array that comes as blocks in C order.
 
@@ -61,7 +64,11 @@ def digest_of_blocks(
   return spell(hasher, like)
 
 
-def new_hasher(dtype: npt.DTypeLike, shape: Sequence[int], like: str = _XXH3) -> Hasher:
+def new_hasher(
+  dtype: npt.DTypeLike,
+  shape: Sequence[int],
+  like: str = _XXH3,
+) -> Hasher:
   """Returns what is updated with an array's bytes, for `spell` to give its digest.
 
   Args:
@@ -80,7 +87,10 @@ def spell(hasher: Hasher, like: str = _XXH3) -> str:
 
 
 def write(
-  folder: str, shape: Sequence[int], dtype: npt.DTypeLike, blocks: Iterable[np.ndarray]
+  folder: str,
+  shape: Sequence[int],
+  dtype: npt.DTypeLike,
+  blocks: Iterable[np.ndarray],
 ) -> str:
   """Writes a leaf's folder from blocks in C order, one after the other; returns the digest.
 
@@ -117,7 +127,11 @@ def write(
   return spell(hasher)
 
 
-def is_plain(folder: str, shape: Sequence[int], dtype: npt.DTypeLike) -> bool:
+def is_plain(
+  folder: str,
+  shape: Sequence[int],
+  dtype: npt.DTypeLike,
+) -> bool:
   """Returns whether a leaf's folder is laid out as `write` does it."""
   try:
     with open(os.path.join(folder, ".zarray"), encoding="utf-8") as file:
@@ -140,7 +154,10 @@ def is_plain(folder: str, shape: Sequence[int], dtype: npt.DTypeLike) -> bool:
 
 
 def read(
-  folder: str, shape: Sequence[int], dtype: npt.DTypeLike, counts: Iterable[int]
+  folder: str,
+  shape: Sequence[int],
+  dtype: npt.DTypeLike,
+  counts: Iterable[int],
 ) -> Iterator[np.ndarray]:
   """Yields the numbers of a plain leaf as arrays [count], for each of the counts.
 

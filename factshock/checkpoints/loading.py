@@ -229,7 +229,11 @@ def _open_pretrained(source: str, tokenizer_path: str | None) -> LoadedModel:
   return LoadedModel(params, model_config, tokenizer)
 
 
-def _path_in_workdir(record: Mapping[str, Any], checkpoint: str, what: str) -> str:
+def _path_in_workdir(
+  record: Mapping[str, Any],
+  checkpoint: str,
+  what: str,
+) -> str:
   """Returns the path of the "tokenizer" or the "relations" in the workdir that a record names.
 
   Raises:

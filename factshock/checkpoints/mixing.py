@@ -137,7 +137,11 @@ def mix_checkpoints(
   return _mix_own([store.step_folder(path) for path in paths], mix, output)
 
 
-def _mix_own(folders: Sequence[str], mix: Mix, output: FilePath) -> MixRecord:
+def _mix_own(
+  folders: Sequence[str],
+  mix: Mix,
+  output: FilePath,
+) -> MixRecord:
   """Mixes checkpoints of ours as `mix_checkpoints` does."""
   read = [store.read_manifest(folder) for folder in folders]
   _refuse_adapters(
@@ -196,7 +200,9 @@ def _raise_differing(first: FilePath, lines: Sequence[str]) -> None:
 
 
 def _lazy_mix(
-  folders: Sequence[str], leaves: Sequence[Mapping[str, LeafRecord]], mix: Mix
+  folders: Sequence[str],
+  leaves: Sequence[Mapping[str, LeafRecord]],
+  mix: Mix,
 ) -> dict[str, Any]:
   """Returns the mixed parameters, a nested dict of leaves that are computed as they are written."""
   shapes = {}
@@ -213,7 +219,10 @@ def _lazy_mix(
 
 
 def _mixed_blocks(
-  folders: Sequence[str], leaves: Sequence[LeafRecord], name: str, shares: Shares
+  folders: Sequence[str],
+  leaves: Sequence[LeafRecord],
+  name: str,
+  shares: Shares,
 ) -> Iterator[np.ndarray]:
   """Yields the weighted sum of one leaf of each folder, in blocks."""
   per_layer = [np.ravel(share) for share in shares]
@@ -241,7 +250,11 @@ def _weighted_sum(values: Iterable[np.ndarray], shares: Shares) -> np.ndarray:
   return total.astype(dtype, copy=False)
 
 
-def _mix_huggingface(paths: Sequence[FilePath], mix: Mix, output: FilePath) -> MixRecord:
+def _mix_huggingface(
+  paths: Sequence[FilePath],
+  mix: Mix,
+  output: FilePath,
+) -> MixRecord:
   """Mixes HuggingFace models as `mix_checkpoints` does: tensor by tensor, as they are stored."""
   _check_formats(paths)
   sources = [huggingface.open_source(path) for path in paths]
@@ -315,7 +328,11 @@ def _check_tensors(paths: Sequence[FilePath], sources: Sequence[huggingface.Sour
   _raise_differing(paths[0], lines)
 
 
-def _tensor_shares(config: ModelConfig, tensors: Sequence[Tensor], mix: Mix) -> dict[str, Shares]:
+def _tensor_shares(
+  config: ModelConfig,
+  tensors: Sequence[Tensor],
+  mix: Mix,
+) -> dict[str, Shares]:
   """Returns the shares of the models by tensor."""
   if mix.layerwise is None:
     return {tensor.name: mix.weights or [] for tensor in tensors}

@@ -171,7 +171,9 @@ def read_manifest(folder: FilePath, step: int | None = None) -> Manifest:
 
 
 def restore(
-  folder: FilePath, step: int | None = None, like: Mapping[str, Any] | None = None
+  folder: FilePath,
+  step: int | None = None,
+  like: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
   """Reads a checkpoint whole and verifies every digest.
 
@@ -191,7 +193,11 @@ def restore(
   return _together(functools.partial(_restore, folder, step, like or {}))
 
 
-def _restore(folder: FilePath, step: int | None, like: Mapping[str, Any]) -> Checkpoint:
+def _restore(
+  folder: FilePath,
+  step: int | None,
+  like: Mapping[str, Any],
+) -> Checkpoint:
   folder = step_folder(folder, step)
   manifest = read_manifest(folder)
   leaves = manifest["leaves"]
@@ -254,7 +260,11 @@ def _without_manifest(folder: FilePath) -> list[str]:
   return unfinished
 
 
-def set_aside(folder: FilePath, step: int | str, reason: object) -> None:
+def set_aside(
+  folder: FilePath,
+  step: int | str,
+  reason: object,
+) -> None:
   """Renames a damaged step to `damaged-<step>`, which counts as no step; nothing is deleted.
 
   Args:
@@ -288,7 +298,11 @@ def unflatten_like(like: Any, leaves: Mapping[str, Any]) -> Any:
   return jax.tree.unflatten(jax.tree.structure(like), ordered)
 
 
-def _check_like(folder: str, leaves: Mapping[str, LeafRecord], like: Mapping[str, Any]) -> None:
+def _check_like(
+  folder: str,
+  leaves: Mapping[str, LeafRecord],
+  like: Mapping[str, Any],
+) -> None:
   """Checks that a checkpoint's trees have the leaves of those of `like`.
 
   Raises:

@@ -59,7 +59,11 @@ class Lazy:
     return map(np.asarray, [self.read()])
 
 
-def write_tree(folder: str, tree_name: str, tree: Any) -> dict[str, LeafRecord]:
+def write_tree(
+  folder: str,
+  tree_name: str,
+  tree: Any,
+) -> dict[str, LeafRecord]:
   """Writes one tree through orbax.
 
   Args:
@@ -88,7 +92,11 @@ def write_tree(folder: str, tree_name: str, tree: Any) -> dict[str, LeafRecord]:
   return {f"{tree_name}/{name}": written[name.replace("/", ".")] for name in names}
 
 
-def read_tree(folder: str, tree_name: str, leaves: Mapping[str, LeafRecord]) -> dict[str, Any]:
+def read_tree(
+  folder: str,
+  tree_name: str,
+  leaves: Mapping[str, LeafRecord],
+) -> dict[str, Any]:
   """Reads a whole tree as numpy arrays and verifies it; {} where the checkpoint has none.
 
   Args:
@@ -115,7 +123,11 @@ def read_tree(folder: str, tree_name: str, leaves: Mapping[str, LeafRecord]) -> 
   return nested({name.removeprefix(prefix): values[name] for name in names})
 
 
-def read_leaf(folder: str, name: str, leaves: Mapping[str, LeafRecord]) -> np.ndarray:
+def read_leaf(
+  folder: str,
+  name: str,
+  leaves: Mapping[str, LeafRecord],
+) -> np.ndarray:
   """Reads one leaf, such as "params/encoder/norm", of a step folder and verifies its digest.
 
   Raises:
@@ -131,7 +143,10 @@ def read_leaf(folder: str, name: str, leaves: Mapping[str, LeafRecord]) -> np.nd
 
 
 def leaf_blocks(
-  folder: str, name: str, leaf: LeafRecord, counts: Sequence[int]
+  folder: str,
+  name: str,
+  leaf: LeafRecord,
+  counts: Sequence[int],
 ) -> Iterator[np.ndarray]:
   """Yields one leaf as arrays [count] in C order; verifies its digest at the end.
 
@@ -180,7 +195,11 @@ def _leaf_path(folder: str, name: str) -> str:
   return os.path.join(folder, tree_name, rest.replace("/", "."))
 
 
-def _is_plain(folder: str, name: str, leaf: LeafRecord) -> bool:
+def _is_plain(
+  folder: str,
+  name: str,
+  leaf: LeafRecord,
+) -> bool:
   """Returns whether a leaf is one plain file, that one process wrote."""
   if "parts" in leaf:
     return False
@@ -192,7 +211,11 @@ def _is_cut(leaf: Any) -> bool:
   return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
-def _write_parts(folder: str, tree_name: str, tree: Any) -> dict[str, LeafRecord]:
+def _write_parts(
+  folder: str,
+  tree_name: str,
+  tree: Any,
+) -> dict[str, LeafRecord]:
   """Writes a tree as `write_tree` where each process has parts.
 
   Each writes its own, and their digests beside them for the first to join.
@@ -292,7 +315,10 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
     self._written = written
 
   async def serialize(
-    self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
+    self,
+    values: Sequence[Any],
+    infos: Sequence[Any],
+    args: Sequence[Any] | None = None,
   ) -> list[Any]:
     """Writes Lazy leaves where orbax says."""
     for value, info in zip(values, infos):
@@ -314,7 +340,11 @@ def _lazy(leaf: Any) -> Lazy:
   return Lazy(tuple(np.shape(leaf)), np.dtype(dtype), lambda: np.asarray(leaf))
 
 
-def _read_plain(folder: str, name: str, leaf: LeafRecord) -> np.ndarray:
+def _read_plain(
+  folder: str,
+  name: str,
+  leaf: LeafRecord,
+) -> np.ndarray:
   path = _leaf_path(folder, name)
   size = math.prod(leaf["shape"])
   try:
@@ -345,7 +375,12 @@ def _damaged(path: str, reason: object) -> Damaged:
   )
 
 
-def _verify(folder: str, name: str, value: np.ndarray, leaf: LeafRecord) -> None:
+def _verify(
+  folder: str,
+  name: str,
+  value: np.ndarray,
+  leaf: LeafRecord,
+) -> None:
   """Checks that a leaf's data are those that were saved.
 
   Raises:
@@ -363,7 +398,12 @@ def _verify(folder: str, name: str, value: np.ndarray, leaf: LeafRecord) -> None
   _check_digest(folder, name, digest, leaf)
 
 
-def _check_digest(folder: str, name: str, digest: str, leaf: LeafRecord) -> None:
+def _check_digest(
+  folder: str,
+  name: str,
+  digest: str,
+  leaf: LeafRecord,
+) -> None:
   if digest != leaf["digest"]:
     raise Damaged(
       f"{folder}: the data of leaf {name} are damaged (their digest is not the one of the "
