@@ -2,6 +2,18 @@
 
 import setuptools
 
+TEST = [
+  "pytest>=8",
+  "pytest-xdist>=3.7",
+  "hypothesis>=6.100",
+  "torch==2.13.0",
+  "safetensors>=0.4",
+  "peft>=0.15",
+  "pyoxigraph>=0.5",
+  "rdflib>=7",
+  "networkx>=3.4",
+]
+
 setuptools.setup(
   packages=setuptools.find_packages(include=["factshock", "factshock.*"]),
   package_data={"factshock": ["py.typed"], "factshock.harness.tasks": ["*.yaml"]},
@@ -37,19 +49,10 @@ setuptools.setup(
     "lm_eval": ["lm_eval>=0.4.13"],
     "pub_quiz": ["lm-pub-quiz>=0.3.3"],
     "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
-    "test": [
-      "pytest>=8",
-      "pytest-xdist>=3.7",
-      "hypothesis>=6.100",
-      "torch==2.13.0",
-      "safetensors>=0.4",
-      "peft>=0.15",
-      "pyoxigraph>=0.5",
-      "rdflib>=7",
-      "networkx>=3.4",
-    ],
+    "test": TEST,
     # Whoever changes the code runs these: launch/check.sh.
     "dev": [
+      *TEST,
       "import-linter>=2.3,<3",
       "pre-commit>=4",
       "pyright[nodejs]>=1.1.400,<1.2",
