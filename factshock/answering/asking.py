@@ -12,7 +12,7 @@ from factshock.answering import choices, decoding, knowledge, pub_quiz, ranking
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
-from factshock.checkpoints.loading import LoadedModel
+from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.data import prompts
 from factshock.facts import schema, sources
 from factshock.predictions import writing
@@ -94,8 +94,7 @@ def answer_facts(
   """
   model, origin = loading.open_model(checkpoint, config, options.tokenizer)
   rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
-  split = os.path.basename(facts).split(".")[0]
-  labels = {"arm": options.arm or origin.arm, "seed": origin.seed, "split": split}
+  labels = _labels(options, origin, facts)
   has_choices = options.mode in prompts.CHOICE_PROMPTS
   form = options.mode if has_choices else options.prompting.form_for(origin)
   texts = PromptWriter.of(model, form, options.prompting).write(rows, relations)
@@ -109,11 +108,24 @@ def answer_facts(
     ranked = _rank(model, rows, texts, options.candidates, origin.batch_size)
     answers = ranked.rows(rows, origin.top, labels)
     if options.pub_quiz:
-      templates = _templates(answers, relations, form)
       complete = ranked.rows(rows, None, labels)
-      pub_quiz.write(options.pub_quiz, complete, model=checkpoint, templates=templates)
+      _write_pub_quiz(options.pub_quiz, checkpoint, complete, relations, form)
   writing.write_predictions(output, answers)
   return answers
+
+
+def _labels(
+  options: AnswerOptions,
+  origin: Origin,
+  facts_path: str,
+) -> dict[str, Any]:
+  """Returns the columns of every row: arm, seed, and as split the name of the facts file."""
+  split, *_ = os.path.basename(facts_path).split(".")
+  return {
+    "arm": options.arm or origin.arm,
+    "seed": origin.seed,
+    "split": split,
+  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +157,18 @@ def _rank(
   candidates = writing.candidates_of(source, dict.fromkeys(relations))
   scores = ranking.rank(model, texts, relations, candidates, batch_size=batch_size)
   return _Ranked(candidates, scores)
+
+
+def _write_pub_quiz(
+  folder: str,
+  model: str,
+  rows: Sequence[Row],
+  relations: Mapping[str, Relation],
+  form: str,
+) -> None:
+  """Writes rows with all their candidates as results of lm-pub-quiz too."""
+  templates = _templates(rows, relations, form)
+  pub_quiz.write(folder, rows, model=model, templates=templates)
 
 
 def _templates(

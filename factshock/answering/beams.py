@@ -77,8 +77,20 @@ def search_all(
     Tokens, int32 [prompts, beams, max_length], batches.ENDED after a row's end, and
     log-probabilities, float32 [prompts, beams], LOWEST where there are fewer hypotheses.
   """
+  generate = _generator(model.model_config, ends, max_length, beams, length_penalty)
+  tokens, scores = batches.run(generate, model, prompts, max_length, batch_size)
+  return tokens.reshape(len(prompts), beams, max_length), scores.reshape(len(prompts), beams)
+
+
+def _generator(
+  config: ModelConfig,
+  ends: Ends,
+  max_length: int,
+  beams: int,
+  length_penalty: float,
+) -> batches.Generate:
+  """Returns the search of one batch, as `batches.run` calls it."""
   closing_E, opening = ends
-  config = model.model_config
   first = np.int32(opening)
   penalty = np.float32(length_penalty)
 
@@ -91,8 +103,7 @@ def search_all(
     sizes = max_length, beams
     return _search(params, config, *sizes, inputs_BxS, closing_E, first, used, penalty)
 
-  tokens, scores = batches.run(generate, model, prompts, max_length, batch_size)
-  return tokens.reshape(len(prompts), beams, max_length), scores.reshape(len(prompts), beams)
+  return generate
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

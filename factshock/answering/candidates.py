@@ -99,7 +99,8 @@ def _votes(
   answers_MxN = []
   for seed in range(samples):
     seeded = dataclasses.replace(sampling, seed=seed)
-    answers_MxN.append(decoding.generate(model, texts, seeded, batch_size=batch_size)[0])
+    answers_M, _ = decoding.generate(model, texts, seeded, batch_size=batch_size)
+    answers_MxN.append(answers_M)
     progress.update(seed + 1)
   votes = []
   for answers_M in zip(*answers_MxN):
@@ -142,14 +143,25 @@ def answer_queries(
   candidates = None
   if options.method == "rank":
     candidates = _candidates(facts, options.candidates or known_facts)
-  form = options.prompting.form_for(origin)
-  writer = PromptWriter.of(model, form, options.prompting)
-  texts = writer.write(cast(list[Fact], facts), relations)  # prompts need no object
+  texts = _write_prompts(model, origin, facts, relations, options.prompting)
   labels = {"arm": origin.arm, "seed": origin.seed, "split": "queries"}
   answers = rows(model, origin, facts, texts, options, candidates=candidates, **labels)
   answer_of = dict(zip(unique, answers))
   for path, query_rows in zip(outputs, (queries, known_facts)):
     _write(path, query_rows, answer_of)
+
+
+def _write_prompts(
+  model: LoadedModel,
+  origin: Origin,
+  queries: Sequence[Row],
+  relations: Mapping[str, Relation],
+  prompting: Prompting,
+) -> list[str]:
+  """Returns the prompt of each query."""
+  form = prompting.form_for(origin)
+  writer = PromptWriter.of(model, form, prompting)
+  return writer.write(cast(list[Fact], queries), relations)  # prompts need no object
 
 
 def _write(
@@ -168,7 +180,8 @@ def _write(
 def _candidates(queries: Sequence[Row], facts: Sequence[Mapping[str, Any]]) -> Candidates:
   """Returns the objects of facts by relation, for the relations of the queries."""
   relations = dict.fromkeys(query["relation"] for query in queries)
-  return writing.candidates_of([fact for fact in facts if fact.get("object")], relations)
+  answered = [fact for fact in facts if fact.get("object")]
+  return writing.candidates_of(answered, relations)
 
 
 def _unique_queries(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:

@@ -129,8 +129,10 @@ def of_facts(
   choices = [prompt_texts.choices_of(fact) for fact in facts]
   if letters:
     names = [list(prompt_texts.LETTERS[: len(of_fact)]) for of_fact in choices]
-    return score(model, texts, names, batch_size=batch_size)[0]
-  return normalised(score(model, texts, choices, batch_size=batch_size)[0], choices)
+    scores, _ = score(model, texts, names, batch_size=batch_size)
+    return scores
+  scores, _ = score(model, texts, choices, batch_size=batch_size)
+  return normalised(scores, choices)
 
 
 def normalised(scores: np.ndarray, choices: Sequence[Sequence[str]]) -> np.ndarray:
@@ -138,7 +140,8 @@ def normalised(scores: np.ndarray, choices: Sequence[Sequence[str]]) -> np.ndarr
 
   That is `acc_norm` of the LM evaluation harness.
   """
-  return scores / np.array([[len(text.encode("utf-8")) for text in texts] for texts in choices])
+  sizes = [[len(text.encode("utf-8")) for text in texts] for texts in choices]
+  return scores / np.array(sizes)
 
 
 def _encode(

@@ -101,10 +101,12 @@ def _check(
     UserError: some do not.
   """
   sizes = [len(continuation) for _, continuation in pairs]
-  if min(sizes, default=opening + 1) <= opening or max(sizes, default=0) > LENGTHS[-1]:
+  shortest = min(sizes, default=opening + 1)
+  longest = max(sizes, default=0)
+  if shortest <= opening or longest > LENGTHS[-1]:
     raise UserError(
-      f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {min(sizes) - opening} "
-      f"and one of {max(sizes) - opening}"
+      f"expected continuations of 1 to {LENGTHS[-1]} tokens, got one of {shortest - opening} "
+      f"and one of {longest - opening}"
     )
   batches.check_vocabulary(model.tokenizer.size, model.model_config)
   for prompt, continuation in pairs:
@@ -141,7 +143,8 @@ def score_whole(
     interruption.raise_if_requested()
     tokens_BxS, counts_BxS = _pad_whole(rows, counted, indices, size)
     sums_B = _sum_counted(params, model.model_config, spread(tokens_BxS), spread(counts_BxS))
-    scores[list(indices)] = partitioning.fetch(sums_B)[: len(indices)]
+    fetched_B = partitioning.fetch(sums_B)
+    scores[list(indices)] = fetched_B[: len(indices)]
     done += len(indices)
     if progress:
       progress(done)
@@ -155,7 +158,9 @@ def _pad_whole(
   size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns tokens of the rows at some indices, longest last, and which count: [size, S] each."""
-  length = -(-(len(rows[indices[-1]]) - 1) // WHOLE) * WHOLE + 1
+  longest = len(rows[indices[-1]])
+  blocks = -(-(longest - 1) // WHOLE)
+  length = blocks * WHOLE + 1
   tokens_BxS = np.full((size, length), decoder_text.PAD, np.int32)
   counts_BxS = np.zeros((size, length), bool)
   for row, index in enumerate(indices):
@@ -167,20 +172,32 @@ def _pad_whole(
 
 def _batches(pairs: Sequence[Pair], batch_size: int) -> Iterator[tuple[tuple[_Entry, ...], int]]:
   """Yields entries of one size and like lengths, with the number of rows to pad them to."""
+  widest = max(size for size in SIZES if size <= max(1, batch_size))
+  by_size: dict[int, list[_Entry]] = {}
+  for entry in _entries(pairs, widest):
+    by_size.setdefault(entry.size, []).append(entry)
+
+  def lengths(entry: _Entry) -> tuple[int, int]:
+    _, longest = pairs[entry.indices[-1]]
+    return len(entry.inputs), len(longest)
+
+  for size, entries in sorted(by_size.items()):
+    entries.sort(key=lengths)
+    rows = max(1, batch_size // size)
+    yield from batches.split(entries, rows)
+
+
+def _entries(pairs: Sequence[Pair], widest: int) -> Iterator[_Entry]:
+  """Yields each prompt with at most `widest` of its continuations, shorter ones first."""
   groups: dict[tuple[int, ...], list[int]] = {}
   for index, (prompt, _) in enumerate(pairs):
     groups.setdefault(tuple(prompt), []).append(index)
-  widest = max(size for size in SIZES if size <= max(1, batch_size))
-  by_size: dict[int, list[_Entry]] = {}
   for prompt, indices in groups.items():
     indices.sort(key=lambda index: len(pairs[index][1]))
     for start in range(0, len(indices), widest):
       part = tuple(indices[start : start + widest])
       size = next(size for size in SIZES if size >= len(part))
-      by_size.setdefault(size, []).append(_Entry(prompt, part, size))
-  for size, entries in sorted(by_size.items()):
-    entries.sort(key=lambda entry: (len(entry.inputs), len(pairs[entry.indices[-1]][1])))
-    yield from batches.split(entries, max(1, batch_size // size))
+      yield _Entry(prompt, part, size)
 
 
 def _inputs(
@@ -189,7 +206,8 @@ def _inputs(
   left: bool,
 ) -> np.ndarray:
   """Returns the entries' prompts, int32 [rows, S], padded on one side."""
-  return batches.pad([entry.inputs for entry in entries], range(len(entries)), rows, left)
+  prompts = [entry.inputs for entry in entries]
+  return batches.pad(prompts, range(len(prompts)), rows, left)
 
 
 def _targets(
@@ -246,15 +264,13 @@ def _score_forced(
   """
   family = families.of(config)
   batch, count, length = targets_BxCxT.shape
-  rows = batch * count
-  cache, first_B = family.start(params, config, inputs_BxS, length)
-  prompts_R = jnp.arange(rows) // count
-  cache = family.take_rows(dict(family.unstack(cache), weights=weights), prompts_R)
+  begin = _begin(params, config, weights, inputs_BxS, targets_BxCxT.shape)
   targets_TxR = targets_BxCxT.reshape(-1, length).T
 
   def goes_on(carry: _Carry) -> jax.Array:
     step = carry[0]
-    return (step < length) & (targets_TxR[jnp.minimum(step, length - 1)] >= 0).any()
+    target_R = targets_TxR[jnp.minimum(step, length - 1)]
+    return (step < length) & (target_R >= 0).any()
 
   def add_token(carry: _Carry) -> _Carry:
     step, cache, token_R, total_R, greedy_R = carry
@@ -263,14 +279,36 @@ def _score_forced(
     next_R = jnp.maximum(target_R, 0)
     log_p_R = sampling.log_p(logits_RxV, next_R)
     counts_R = (target_R >= 0) & (step >= opening)
-    greedy_R = greedy_R & (~counts_R | (logits_RxV.argmax(axis=-1) == target_R))
+    is_likeliest_R = logits_RxV.argmax(axis=-1) == target_R
+    greedy_R = greedy_R & (~counts_R | is_likeliest_R)
     total_R = total_R + jnp.where(counts_R, log_p_R, 0.0)
     return step + 1, cache, next_R, total_R, greedy_R
 
-  zeros_R = jnp.zeros(rows, jnp.float32)
-  begin = (jnp.int32(0), cache, first_B[prompts_R], zeros_R, jnp.ones(rows, bool))
   *_, total_R, greedy_R = jax.lax.while_loop(goes_on, add_token, begin)
   return total_R.reshape(batch, count), greedy_R.reshape(batch, count)
+
+
+def _begin(
+  params: Params,
+  config: ModelConfig,
+  weights: list[Params] | None,
+  inputs_BxS: Array,
+  shape: tuple[int, ...],
+) -> _Carry:
+  """Returns what is carried before the first target token of a batch of shape [B, C, T]."""
+  batch, count, length = shape
+  rows = batch * count
+  family = families.of(config)
+  cache, first_B = family.start(params, config, inputs_BxS, length)
+  prompts_R = jnp.arange(rows) // count
+  cache = dict(family.unstack(cache), weights=weights)
+  return (
+    jnp.int32(0),
+    family.take_rows(cache, prompts_R),
+    first_B[prompts_R],
+    jnp.zeros(rows, jnp.float32),
+    jnp.ones(rows, bool),
+  )
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -36,6 +36,9 @@ SITES = ("encoder", "cross", "self")
 # What `observe` returns: arrays by name, and the names of the sites.
 Observations: TypeAlias = dict[str, Any]
 
+# The indices of a batch's facts, and the arrays of `observe` for it, on the devices.
+_Pending: TypeAlias = tuple[list[int], Mapping[str, jax.Array]]
+
 
 @dataclasses.dataclass(frozen=True)
 class ProbeQueries:
@@ -102,8 +105,7 @@ def prepare(
   prompts = [batches.encode_prompt(model, text) for text in texts]
   longest = max(map(len, prompts), default=0)
   batches.check_length(longest, model.model_config, 0)
-  window = getattr(model.model_config, "sliding_window", None)
-  seen = [min(len(tokens), window or len(tokens)) for tokens in prompts]
+  seen = [_seen_count(model.model_config, tokens) for tokens in prompts]
   marked = []
   for fact, text, tokens, count in zip(facts, texts, prompts, seen):
     positions = _subject_positions(model, text, fact["subject"])
@@ -123,14 +125,24 @@ def prepare(
   )
 
 
+def _seen_count(config: ModelConfig, tokens: Sequence[int]) -> int:
+  """Returns how many of a prompt's tokens its last one sees: as far back as its window goes."""
+  window = getattr(config, "sliding_window", None)
+  if not window:
+    return len(tokens)
+  return min(len(tokens), window)
+
+
 def _subject_positions(
   model: LoadedModel,
   text: str,
   subject: str,
 ) -> list[int]:
   """Returns the positions of the subject's tokens in a prompt, with BOS counted."""
-  opening = 1 if model.decoder_only and model.tokenizer.bos is not None else 0
-  return [opening + index for index in subjects.tokens_of(model.tokenizer, text, subject)]
+  tokenizer = model.tokenizer
+  has_opening = model.decoder_only and tokenizer.bos is not None
+  opening = 1 if has_opening else 0
+  return [opening + index for index in subjects.tokens_of(tokenizer, text, subject)]
 
 
 def _first_tokens(
@@ -148,7 +160,8 @@ def _first_tokens(
   for relation, text in first_text.items():
     sequences = ranking.sequences(model, relation, candidates, text)
     answers = candidates[relation]
-    first_tokens[relation] = {answer: tokens[index] for answer, tokens in zip(answers, sequences)}
+    firsts = [tokens[index] for tokens in sequences]
+    first_tokens[relation] = dict(zip(answers, firsts))
   return first_tokens
 
 
@@ -180,16 +193,7 @@ def observe(
     tokens. The paper's S(s, r, a) = phi(a)^T W_V phi(s), how strongly the fact is stored in what
     the head would read of the subject.
   """
-  config = model.model_config
-  params, spread = batches.place(model.params, model.mesh)
-  indices = [index for index, marked in enumerate(queries.marked) if marked]
-  indices.sort(key=lambda index: len(queries.prompts[index]))
-  pending = []
-  for part, rows in batches.split(indices, batch_size):
-    interruption.raise_if_requested()
-    batch = _batch(queries, part, rows, config.vocab_size)
-    pending.append((list(part), _observe(params, config, *map(spread, batch))))
-  observed = _gather(pending, len(queries.prompts))
+  observed = _gather(_observe_all(model, queries, batch_size), len(queries.prompts))
   return {
     "subject_tokens": np.array([len(marked) for marked in queries.marked], np.int32),
     "tokens": np.array(queries.seen, np.int32),
@@ -198,9 +202,26 @@ def observe(
   }
 
 
-def _gather(
-  pending: Sequence[tuple[list[int], Mapping[str, jax.Array]]], count: int
-) -> dict[str, np.ndarray]:
+def _observe_all(
+  model: LoadedModel,
+  queries: ProbeQueries,
+  batch_size: int,
+) -> list[_Pending]:
+  """Returns the arrays of all batches of facts that have their subject, maybe not yet computed."""
+  config = model.model_config
+  params, spread = batches.place(model.params, model.mesh)
+  indices = [index for index, marked in enumerate(queries.marked) if marked]
+  indices.sort(key=lambda index: len(queries.prompts[index]))
+  pending = []
+  for part, rows in batches.split(indices, batch_size):
+    interruption.raise_if_requested()
+    batch = _batch(queries, part, rows, config.vocab_size)
+    arrays = _observe(params, config, *map(spread, batch))
+    pending.append((list(part), arrays))
+  return pending
+
+
+def _gather(pending: Sequence[_Pending], count: int) -> dict[str, np.ndarray]:
   """Returns the arrays of batches in the order of `count` facts, NaN where a fact is in none."""
   progress = Progress("attention", sum(len(indices) for indices, _ in pending))
   observed: dict[str, np.ndarray] = {}
@@ -272,18 +293,22 @@ def _batch(
   """Returns the batch of some facts, padded to a number of rows."""
   inputs_BxS = batches.pad(queries.prompts, indices, rows, queries.left)
   length = inputs_BxS.shape[1]
-  position_B = np.full(rows, length - 1 if queries.left else 0, np.int32)
+  last = length - 1 if queries.left else 0
+  position_B = np.full(rows, last, np.int32)
   gold_B = np.zeros(rows, np.int32)
   marked_BxS = np.zeros((rows, length), bool)
   among_BxV = np.zeros((rows, vocabulary), bool)
   for row, index in enumerate(indices):
     tokens = queries.prompts[index]
     start = length - len(tokens) if queries.left else 0
-    marked_BxS[row, start + np.array(queries.marked[index])] = True
+    columns = start + np.array(queries.marked[index])
+    marked_BxS[row, columns] = True
     if queries.blank is not None:
-      position_B[row] = len(tokens) - 1 - tokens[::-1].index(queries.blank)
+      after_blank = tokens[::-1].index(queries.blank)
+      position_B[row] = len(tokens) - 1 - after_blank
     gold_B[row] = queries.gold[index]
-    among_BxV[row, queries.among[queries.relations[index]]] = True
+    relation = queries.relations[index]
+    among_BxV[row, queries.among[relation]] = True
   return _ProbeBatch(inputs_BxS, position_B, marked_BxS, gold_B, among_BxV)
 
 

@@ -40,7 +40,8 @@ def write(
     UserError: results there already, rows without candidates, candidates that differ within a
       relation or lack the object, or a relation that is no name of a file.
   """
-  if os.path.exists(os.path.join(folder, METADATA)):
+  metadata_path = os.path.join(folder, METADATA)
+  if os.path.exists(metadata_path):
     raise UserError(f"{folder}: holds results already; name another folder")
   by_relation: dict[str, list[Row]] = {}
   for row in rows:
@@ -50,10 +51,12 @@ def write(
   for relation, (space, instances) in tables.items():
     template = (templates or {}).get(relation)
     metadata[relation] = _metadata(space, len(instances), model, template)
-    with files.atomic_write(os.path.join(folder, f"{relation}_results.jsonl")) as file:
+    path = os.path.join(folder, f"{relation}_results.jsonl")
+    with files.atomic_write(path) as file:
       for instance in instances:
-        file.write(json.dumps(instance, ensure_ascii=False, allow_nan=False) + "\n")
-  with files.atomic_write(os.path.join(folder, METADATA)) as file:  # last: where it stands, all do
+        line = json.dumps(instance, ensure_ascii=False, allow_nan=False)
+        file.write(line + "\n")
+  with files.atomic_write(metadata_path) as file:  # last: where it stands, all do
     file.write(json.dumps(metadata, ensure_ascii=False, indent=1) + "\n")
 
 

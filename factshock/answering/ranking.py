@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -91,7 +92,8 @@ def rank(
     ValueError: as `prepare`.
     UserError: as `prepare` and `rank_prepared`.
   """
-  return rank_prepared(model, prepare(model, prompts, relations, candidates, batch_size))
+  queries = prepare(model, prompts, relations, candidates, batch_size)
+  return rank_prepared(model, queries)
 
 
 def prepare(
@@ -158,7 +160,8 @@ def _batches(
 ) -> Iterator[QueryBatch]:
   """Yields the queries of a relation in batches of at most `size`, padded on one side."""
   for part, rows in batches.split(indices, size):
-    yield QueryBatch(relation, part, batches.pad(tokens, part, rows, left))
+    inputs_BxS = batches.pad(tokens, part, rows, left)
+    yield QueryBatch(relation, part, inputs_BxS)
 
 
 def rank_prepared(model: LoadedModel, queries: Queries) -> list[np.ndarray]:
@@ -180,7 +183,8 @@ def rank_prepared(model: LoadedModel, queries: Queries) -> list[np.ndarray]:
   pending = []
   for batch in queries.batches:
     interruption.raise_if_requested()
-    cache, first_B = _start(params, config, spread(batch.inputs_BxS))
+    inputs_BxS = spread(batch.inputs_BxS)
+    cache, first_B = _start(params, config, inputs_BxS)
     for trie in queries.tries[batch.relation]:
       logit_bytes = 4 * trie.tokens_M.size * config.vocab_size
       parts = _parts(len(first_B), logit_bytes, devices)
@@ -204,8 +208,9 @@ def _check_fits(config: ModelConfig, queries: Queries) -> None:
   """
   batches.check_vocabulary(queries.vocabulary, config)
   longest = max(batch.inputs_BxS.shape[1] for batch in queries.batches)
-  depths = [trie.distance_MxM.max() + 1 for grown in queries.tries.values() for trie in grown]
-  batches.check_length(longest, config, max(depths))
+  tries_of_all = itertools.chain.from_iterable(queries.tries.values())
+  deepest = max(trie.distance_MxM.max() + 1 for trie in tries_of_all)
+  batches.check_length(longest, config, deepest)
 
 
 def sequences(
@@ -272,13 +277,15 @@ def _score(
     logits_GxMxV = family.logits_of_tree(params, config, hidden_GxMxD)
     total_GxM = jax.nn.logsumexp(logits_GxMxV, axis=-1)
     ended_GxM = jax.nn.logsumexp(logits_GxMxV[..., ends], axis=-1)
+    closes_CxL = trie.next_CxL == ends[0]
     picked_GxCxL = jnp.where(
-      (trie.next_CxL == ends[0])[None],
+      closes_CxL[None],
       ended_GxM[:, trie.nodes_CxL],
       logits_GxMxV[:, trie.nodes_CxL, trie.next_CxL],
     )
     log_p_GxCxL = picked_GxCxL - total_GxM[:, trie.nodes_CxL]
-    return jnp.where(trie.used_CxL[None], log_p_GxCxL, 0.0).sum(axis=-1)
+    counted_GxCxL = jnp.where(trie.used_CxL[None], log_p_GxCxL, 0.0)
+    return counted_GxCxL.sum(axis=-1)
 
   # Every part takes queries of all devices: a batch is cut over them along its first axis.
   hidden_GxPxMxD = hidden_BxMxD.reshape(-1, parts, *hidden_BxMxD.shape[1:])
@@ -297,7 +304,8 @@ def _parts(
   """
   limit = LOGIT_BYTES[_device()] * devices
   for parts in range(1, queries):
-    if queries % parts == 0 and queries // parts * logit_bytes <= limit:
+    bytes_of_part = queries // parts * logit_bytes
+    if queries % parts == 0 and bytes_of_part <= limit:
       return parts
   return queries
 

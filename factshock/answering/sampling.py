@@ -1,7 +1,7 @@
 """Generation token by token with a key-value cache under jit: greedily, or by sampling."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -48,14 +48,24 @@ def sample(
     Tokens, int32 [prompts, max_length], batches.ENDED after a row's end, and their summed natural
     log-probabilities (at temperature 1), float32 [prompts].
   """
+  params, _ = batches.place(model.params, model.mesh)
+  placed = model.with_params(params)
+  generate = _generator(placed, max_length, temperature > 0, _constants(ends, temperature, seed))
+  return batches.run(generate, placed, prompts, max_length, batch_size)
+
+
+def _generator(
+  model: LoadedModel,
+  max_length: int,
+  random: bool,
+  constants: Mapping[str, Array],
+) -> batches.Generate:
+  """Returns what generates for one batch, as `batches.run` calls it."""
   config = model.model_config
-  mesh = model.mesh
   # A CPU's time goes with the rows; an accelerator's hardly does.
-  alone = mesh is None or mesh.size == 1
+  alone = model.mesh is None or model.mesh.size == 1
   smallest = NARROWEST if alone and jax.default_backend() == "cpu" else None
-  placed, _ = batches.place(model.params, mesh)
-  weights = unstack_layers(placed, config)
-  constants = _constants(ends, temperature, seed)
+  weights = unstack_layers(model.params, config)
 
   def generate(
     params: Params,
@@ -66,10 +76,10 @@ def sample(
     # Rows on a mesh would have to move.
     packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only) if alone else None
     state = _begin(params, config, max_length, inputs_BxS, indices_B, used, packed)
-    advance = functools.partial(_advance, params, config, temperature > 0, weights, **constants)
+    advance = functools.partial(_advance, params, config, random, weights, **constants)
     return _finish(advance, config, state, smallest)
 
-  return batches.run(generate, model.with_params(placed), prompts, max_length, batch_size)
+  return generate
 
 
 def _constants(
@@ -189,7 +199,6 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
 
   def add_token(state: State) -> State:
     step = state["step"]
-    ended_B = state["ended_B"]
     cache = dict(state["cache"], weights=weights)
     logits_BxV, cache = family.step(params, config, cache, state["token_B"])
     del cache["weights"]
@@ -200,18 +209,36 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
     log_p_B = log_p(logits_BxV, chosen_B)
     opens_B = (step == 0) & (chosen_B == opening)
     closes_B = (chosen_B[:, None] == closing_E[None]).any(axis=1)
-    written_B = jnp.where(ended_B, batches.ENDED, chosen_B)
-    return dict(
-      state,
-      step=step + 1,
-      cache=cache,
-      token_B=jnp.where(ended_B, 0, chosen_B),
-      ended_B=ended_B | (closes_B & ~opens_B),
-      tokens_BxT=state["tokens_BxT"].at[:, step].set(written_B),
-      scores_B=state["scores_B"] + jnp.where(ended_B, 0.0, log_p_B),
-    )
+    return _append(dict(state, cache=cache), chosen_B, log_p_B, closes_B & ~opens_B)
 
   return jax.lax.while_loop(goes_on, add_token, state)
+
+
+def _append(
+  state: State,
+  chosen_B: jax.Array,
+  log_p_B: jax.Array,
+  ends_B: jax.Array,
+) -> State:
+  """Returns the state with a token added to each row that goes on.
+
+  Args:
+    state: the state before, with the cache after the step.
+    chosen_B: the tokens.
+    log_p_B: their log-probabilities.
+    ends_B: whether they end their rows.
+  """
+  step = state["step"]
+  ended_B = state["ended_B"]
+  written_B = jnp.where(ended_B, batches.ENDED, chosen_B)
+  return dict(
+    state,
+    step=step + 1,
+    token_B=jnp.where(ended_B, 0, chosen_B),
+    ended_B=ended_B | ends_B,
+    tokens_BxT=state["tokens_BxT"].at[:, step].set(written_B),
+    scores_B=state["scores_B"] + jnp.where(ended_B, 0.0, log_p_B),
+  )
 
 
 def log_p(logits_RxV: jax.Array, tokens_R: jax.Array) -> jax.Array:

@@ -82,12 +82,18 @@ def choose(
     share = _share_right(rows, candidates, scores)
     curve.append((alpha, share))
     progress.update(count, f"alpha {alpha:g}: {share:.3f} right")
+  return _best_alpha(curve), curve
+
+
+def _best_alpha(curve: Sequence[tuple[float, float]]) -> float:
+  """Returns the alpha with the largest share of right answers, of equals the smallest."""
   best = max(share for _, share in curve)
-  return min(alpha for alpha, share in curve if share == best), curve
+  return min(alpha for alpha, share in curve if share == best)
 
 
 def _check_alphas(alphas: Sequence[float]) -> None:
-  if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+  are_shares = all(0 <= alpha <= 1 for alpha in alphas)
+  if not alphas or not are_shares:
     shown = ", ".join(f"{alpha:g}" for alpha in alphas) or "none"
     raise UserError(f"--alphas: expected numbers from 0 to 1, got {shown}")
 
@@ -118,6 +124,9 @@ def _share_right(
   """Returns the share of facts whose best candidate is the object or an alias."""
   right = []
   for fact, scores_C in zip(facts, scores):
-    answer = candidates[fact["relation"]][int(scores_C.argmax())]
-    right.append(accuracy.score(answer, [fact["object"], *fact.get("aliases", ())])[0])
+    best = int(scores_C.argmax())
+    answer = candidates[fact["relation"]][best]
+    accepted = [fact["object"], *fact.get("aliases", ())]
+    is_right, *_ = accuracy.score(answer, accepted)
+    right.append(is_right)
   return sum(right) / len(right)

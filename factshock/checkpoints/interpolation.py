@@ -34,9 +34,9 @@ def check_weights(weights: Sequence[float] | str, count: int) -> list[float]:
     )
   total = sum(numbers)
   if not abs(total - 1.0) <= 1e-6:  # also false where a weight is not a number
+    terms = " + ".join(map(str, numbers))
     raise UserError(
-      f"expected weights that sum to 1, got {' + '.join(map(str, numbers))} = {total:.6g}; "
-      "scale them so that the sum is 1"
+      f"expected weights that sum to 1, got {terms} = {total:.6g}; scale them so that the sum is 1"
     )
   return numbers
 
@@ -80,7 +80,11 @@ def mix_by_profile(
 
 def layer_alphas(alpha: float, profile: str) -> tuple[float, float]:
   """Returns the alphas at the embedding and at the head of a profile in depth."""
-  return {"decreasing": (alpha, 0.0), "increasing": (0.0, alpha)}[profile]
+  ends = {
+    "decreasing": (alpha, 0.0),
+    "increasing": (0.0, alpha),
+  }
+  return ends[profile]
 
 
 def interpolate_layerwise(
@@ -91,7 +95,8 @@ def interpolate_layerwise(
 ) -> Params:
   """Returns (1 - alpha) a + alpha b with an alpha linear in depth; see `layerwise_weights`."""
   _check_same([a, b])
-  return _average_layerwise(a, b, layerwise_weights(a, alpha_bottom, alpha_top))
+  alphas = layerwise_weights(a, alpha_bottom, alpha_top)
+  return _average_layerwise(a, b, alphas)
 
 
 def exchange(
@@ -101,7 +106,8 @@ def exchange(
 ) -> Params:
   """Returns the tree `b` with the weights of some groups (models/weight_groups.py) from `a`."""
   _check_same([a, b])
-  return _average_layerwise(b, a, weight_groups.mask(a, groups))
+  taken = weight_groups.mask(a, groups)
+  return _average_layerwise(b, a, taken)
 
 
 def layerwise_weights(
@@ -130,9 +136,11 @@ def layerwise_weights(
 
   alphas = []
   for name, leaf in flat.items():
-    alpha = alpha_at(_position(name, encoder, decoder))
+    position = _position(name, encoder, decoder)
+    alpha = alpha_at(position)
     if alpha.ndim:
-      alpha = alpha.reshape((-1,) + (1,) * (leaf.ndim - 1))
+      others = [1] * (leaf.ndim - 1)
+      alpha = alpha.reshape(-1, *others)
     alphas.append(alpha)
   return jax.tree.unflatten(jax.tree.structure(params), alphas)
 
@@ -149,16 +157,22 @@ def _position(
     encoder: layers of the encoder.
     decoder: layers of the decoder.
   """
-  in_encoder = name.startswith("encoder/")
-  last = encoder + decoder + 1
+  after_all = encoder + decoder + 1
   if not name.startswith(("encoder/", "decoder/", "layers/")):
-    return np.float64(0 if "embedding" in name else last)
-  first = 1 if in_encoder else 1 + encoder
+    return np.float64(0 if "embedding" in name else after_all)
+  if name.startswith("encoder/"):
+    first = 1
+    layers = encoder
+    norm = encoder
+  else:
+    first = 1 + encoder
+    layers = decoder
+    norm = after_all
   if "/layers/" in f"/{name}":
-    return first + np.arange(encoder if in_encoder else decoder)
+    return first + np.arange(layers)
   if "relative" in name:
     return np.float64(first)
-  return np.float64(encoder if in_encoder else last)
+  return np.float64(norm)
 
 
 def _depths(flat: Mapping[str, Any]) -> tuple[int, int]:
@@ -209,8 +223,9 @@ def _normalise(scores: npt.ArrayLike) -> np.ndarray:
 @jax.jit
 def _average(trees: tuple[Params, ...], weights: jax.Array) -> Params:
   def average_leaf(*values: jax.Array) -> jax.Array:
-    terms = (weight * value.astype(jnp.float32) for weight, value in zip(weights, values))
-    total: Any = sum(terms)
+    total: Any = 0
+    for weight, value in zip(weights, values):
+      total += weight * value.astype(jnp.float32)
     return total.astype(values[0].dtype)
 
   return jax.tree.map(average_leaf, *trees)
@@ -227,7 +242,9 @@ def _average_layerwise(
     b: jax.Array,
     alpha: jax.Array,
   ) -> jax.Array:
-    mixed = (1 - alpha) * a.astype(jnp.float32) + alpha * b.astype(jnp.float32)
+    share_a = (1 - alpha) * a.astype(jnp.float32)
+    share_b = alpha * b.astype(jnp.float32)
+    mixed = share_a + share_b
     return mixed.astype(a.dtype)
 
   return jax.tree.map(average_leaf, a, b, alphas)
@@ -239,9 +256,9 @@ def _check_same(trees: Sequence[Params]) -> None:
   Raises:
     UserError: names every leaf in which a model differs from the first.
   """
-  specs = [_specs(tree) for tree in trees]
-  for count, spec in enumerate(specs[1:], 2):
-    lines = manifests.differences(specs[0], spec)
+  first, *others = [_specs(tree) for tree in trees]
+  for count, specs in enumerate(others, 2):
+    lines = manifests.differences(first, specs)
     if lines:
       raise UserError(f"model {count} differs from model 1: {'; '.join(lines)}")
 

@@ -91,7 +91,8 @@ class Mix:
     if self.layerwise is None:
       return {name: self.weights or [] for name in shapes}
     tree = tree_files.nested(shapes)
-    alphas = tree_files.flat_leaves(interpolation.layerwise_weights(tree, *self.layerwise))
+    weights = interpolation.layerwise_weights(tree, *self.layerwise)
+    alphas = tree_files.flat_leaves(weights)
     return {name: [1 - alpha, alpha] for name, alpha in alphas.items()}
 
   def record(self, inputs: list[MixInput], digest: str) -> MixRecord:
@@ -134,7 +135,8 @@ def mix_checkpoints(
   mix = Mix.of(weights, layerwise, len(paths))
   if any(map(huggingface.is_source, paths)):
     return _mix_huggingface(paths, mix, output)
-  return _mix_own([store.step_folder(path) for path in paths], mix, output)
+  folders = [store.step_folder(path) for path in paths]
+  return _mix_own(folders, mix, output)
 
 
 def _mix_own(
@@ -144,19 +146,26 @@ def _mix_own(
 ) -> MixRecord:
   """Mixes checkpoints of ours as `mix_checkpoints` does."""
   read = [store.read_manifest(folder) for folder in folders]
-  _refuse_adapters(
-    [folder for folder, manifest in zip(folders, read) if "lora" in (manifest["config"] or {})]
-  )
+  adapters = []
+  for folder, manifest in zip(folders, read):
+    if "lora" in (manifest["config"] or {}):
+      adapters.append(folder)
+  _refuse_adapters(adapters)
   leaves = [manifests.params_only(manifest["leaves"]) for manifest in read]
   _check_leaves(folders, leaves)
   inputs: list[MixInput] = []
   for folder, manifest, params in zip(folders, read, leaves):
-    path = os.path.abspath(folder)
-    digest = manifests.tree_digest(params)
-    inputs.append({"path": path, "step": manifest["step"], "digest": digest})
+    inputs.append(
+      {
+        "path": os.path.abspath(folder),
+        "step": manifest["step"],
+        "digest": manifests.tree_digest(params),
+      }
+    )
 
   def record_of(manifest: Manifest) -> MixRecord:
-    return mix.record(inputs, manifests.tree_digest(manifest["leaves"]))
+    digest = manifests.tree_digest(manifest["leaves"])
+    return mix.record(inputs, digest)
 
   record: CheckpointRecord = {
     "step": read[0]["step"],
@@ -170,8 +179,9 @@ def _mix_own(
 
 def _refuse_adapters(paths: Sequence[FilePath]) -> None:
   if paths:  # the average of two products is not the product of two averages
+    shown = ", ".join(map(str, paths))
     raise UserError(
-      f"{', '.join(map(str, paths))}: low-rank adapters cannot be averaged as models; merge them "
+      f"{shown}: low-rank adapters cannot be averaged as models; merge them "
       "into their model first: python -m factshock.convert --input=ADAPTERS --output=MERGED "
       "--to=huggingface (or orbax)"
     )
@@ -186,7 +196,8 @@ def _check_leaves(folders: Sequence[str], leaves: Sequence[Mapping[str, LeafReco
   first = manifests.leaf_specs(leaves[0])
   lines = []
   for folder, other in zip(folders[1:], leaves[1:]):
-    differing = manifests.differences(first, manifests.leaf_specs(other))
+    specs = manifests.leaf_specs(other)
+    differing = manifests.differences(first, specs)
     lines += [f"{folder}: {line}" for line in differing]
   for name, (_, dtype) in first.items():
     if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
@@ -226,13 +237,15 @@ def _mixed_blocks(
 ) -> Iterator[np.ndarray]:
   """Yields the weighted sum of one leaf of each folder, in blocks."""
   per_layer = [np.ravel(share) for share in shares]
-  cuts = leaf_files.counts(max(map(len, per_layer)), math.prod(leaves[0]["shape"]))
+  layers = max(map(len, per_layer))
+  size = math.prod(leaves[0]["shape"])
+  cuts = leaf_files.counts(layers, size)
   counts = [count for _, count in cuts]
   blocks = [
     tree_files.leaf_blocks(folder, name, leaf, counts) for folder, leaf in zip(folders, leaves)
   ]
   for (layer, _), *values in zip(cuts, *blocks, strict=True):
-    of_layer = [share[layer if len(share) > 1 else 0] for share in per_layer]
+    of_layer = [share[0] if len(share) == 1 else share[layer] for share in per_layer]
     yield _weighted_sum(values, of_layer)
 
 
@@ -244,7 +257,8 @@ def _weighted_sum(values: Iterable[np.ndarray], shares: Shares) -> np.ndarray:
     dtype = value.dtype
     scaled = value.astype(np.float32)
     scaled *= np.asarray(share, np.float32)
-    total = np.add(0 if total is None else total, scaled, out=total)
+    before = 0 if total is None else total
+    total = np.add(before, scaled, out=total)
   if total is None:
     raise ValueError("expected arrays to sum, got none")
   return total.astype(dtype, copy=False)
@@ -260,37 +274,48 @@ def _mix_huggingface(
   sources = [huggingface.open_source(path) for path in paths]
   _refuse_adapters([path for path, source in zip(paths, sources) if source.adapters])
   _check_tensors(paths, sources)
-  tensors = tensor_names.tensors(sources[0].config)
-  shares = _tensor_shares(sources[0].config, tensors, mix)
+  first = sources[0]
+  tensors = tensor_names.tensors(first.config)
+  shares = _tensor_shares(first.config, tensors, mix)
   digests: list[Digests] = [{} for _ in sources]
   mixed_digests: Digests = {}
 
   def writable(tensor: Tensor) -> weight_files.Writable:
-    dtype = sources[0].tensors[tensor.name].dtype
-    read = functools.partial(
-      _mix_tensor, sources, tensor.name, shares[tensor.name], [*digests, mixed_digests]
-    )
-    return weight_files.Writable(tensor.name, tensor.shape, dtype, read)
+    name = tensor.name
+    all_digests = [*digests, mixed_digests]
+    read = functools.partial(_mix_tensor, sources, name, shares[name], all_digests)
+    return weight_files.Writable(name, tensor.shape, first.tensors[name].dtype, read)
 
   @functools.cache
   def record() -> MixRecord:
-    inputs: list[MixInput] = []
-    for source, digest in zip(sources, digests):
-      path = os.path.abspath(source.folder)
-      inputs.append({"path": path, "step": None, "digest": manifests.tree_digest(digest)})
+    inputs = _describe_sources(sources, digests)
     return mix.record(inputs, manifests.tree_digest(mixed_digests))
 
-  config_json = huggingface.to_json(
-    sources[0].config, sources[0].config.param_dtype, sources[0].json
-  )
   huggingface.write_folder(
     output,
     list(map(writable, tensors)),
-    config_json,
-    tokenizer_from=sources[0].folder,
+    huggingface.to_json(first.config, first.config.param_dtype, first.json),
+    tokenizer_from=first.folder,
     extra_files={"mix.json": record},
   )
   return record()
+
+
+def _describe_sources(
+  sources: Sequence[huggingface.Source],
+  digests: Sequence[Digests],
+) -> list[MixInput]:
+  """Returns path and digest of each HuggingFace model."""
+  inputs: list[MixInput] = []
+  for source, digest in zip(sources, digests):
+    inputs.append(
+      {
+        "path": os.path.abspath(source.folder),
+        "step": None,
+        "digest": manifests.tree_digest(digest),
+      }
+    )
+  return inputs
 
 
 def _check_formats(paths: Sequence[FilePath]) -> None:
@@ -314,11 +339,7 @@ def _check_tensors(paths: Sequence[FilePath], sources: Sequence[huggingface.Sour
   Raises:
     UserError: names every difference.
   """
-  specs = []
-  for source in sources:
-    specs.append(
-      {name: (tensor.shape, tensor.dtype.name) for name, tensor in source.tensors.items()}
-    )
+  specs = [_tensor_specs(source) for source in sources]
   lines = []
   for path, spec in zip(paths[1:], specs[1:]):
     lines += [f"{path}: {line}" for line in manifests.differences(specs[0], spec)]
@@ -326,6 +347,12 @@ def _check_tensors(paths: Sequence[FilePath], sources: Sequence[huggingface.Sour
     differing = families.differences(sources[0].config, source.config)
     lines += [f"{path}: {line}" for line in differing]
   _raise_differing(paths[0], lines)
+
+
+def _tensor_specs(source: huggingface.Source) -> dict[str, manifests.Spec]:
+  """Returns shape and dtype name of each tensor."""
+  tensors = source.tensors.items()
+  return {name: (tensor.shape, tensor.dtype.name) for name, tensor in tensors}
 
 
 def _tensor_shares(
@@ -338,11 +365,13 @@ def _tensor_shares(
     return {tensor.name: mix.weights or [] for tensor in tensors}
   shapes = {}
   for leaf, leaf_tensors in tensor_names.by_leaf(config).items():
-    shapes[leaf] = jax.ShapeDtypeStruct(tensor_names.leaf_shape(leaf_tensors), jnp.float32)
+    shape = tensor_names.leaf_shape(leaf_tensors)
+    shapes[leaf] = jax.ShapeDtypeStruct(shape, jnp.float32)
   leaf_shares = mix.shares(shapes)
   shares = {}
   for tensor in tensors:
-    alpha = np.ravel(leaf_shares[tensor.leaf][1])[tensor.layer or 0]
+    _, leaf_alphas = leaf_shares[tensor.leaf]
+    alpha = np.ravel(leaf_alphas)[tensor.layer or 0]
     shares[tensor.name] = [1 - alpha, alpha]
   return shares
 
@@ -364,9 +393,11 @@ def _mix_tensor(
   tensors = [source.tensors[name] for source in sources]
   mixed = np.empty(tensors[0].shape, tensors[0].dtype)
   flat = mixed.reshape(-1)
-  hashers = [leaf_files.new_hasher(tensor.dtype, tensor.shape) for tensor in (*tensors, mixed)]
+  arrays = (*tensors, mixed)
+  hashers = [leaf_files.new_hasher(array.dtype, array.shape) for array in arrays]
   start = 0
-  for blocks in zip(*(tensor.blocks(leaf_files.BLOCK) for tensor in tensors), strict=True):
+  blocks_of = [tensor.blocks(leaf_files.BLOCK) for tensor in tensors]
+  for blocks in zip(*blocks_of, strict=True):
     cut = slice(start, start + len(blocks[0]))
     flat[cut] = _weighted_sum(blocks, shares)
     for hasher, block in zip(hashers, (*blocks, flat[cut])):

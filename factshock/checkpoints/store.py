@@ -59,10 +59,13 @@ def save(
   if processes.is_first():
     _remove_unfinished(folder)
   opt_leaves = tree_files.nested(tree_files.flat_leaves(opt_state))
-  record: CheckpointRecord = {"step": int(step), "loader_state": loader_state, "config": config}
+  record: CheckpointRecord = {
+    "step": int(step),
+    "loader_state": loader_state,
+    "config": config,
+  }
   try:
-    target = os.path.join(str(folder), str(int(step)))
-    write(target, {"params": params, "opt_state": opt_leaves}, record)
+    write(_step_path(folder, int(step)), {"params": params, "opt_state": opt_leaves}, record)
   except UserError as error:
     good = latest_step(folder)
     last = "none: this was the first" if good is None else f"step {good} in {folder}"
@@ -74,7 +77,11 @@ def save(
 def _remove_old(folder: FilePath, keep: int) -> None:
   """Removes all but the `keep` newest steps."""
   for step in _steps(folder)[:-keep]:
-    shutil.rmtree(os.path.join(str(folder), str(step)))
+    shutil.rmtree(_step_path(folder, step))
+
+
+def _step_path(folder: FilePath, step: int | str) -> str:
+  return os.path.join(str(folder), str(step))
 
 
 def write(
@@ -100,19 +107,24 @@ def write(
   target = os.path.abspath(target)
   if processes.broadcast(lambda: os.path.exists(target), "checkpoint exists"):
     raise UserError(f"{target}: already exists; remove it or choose another folder")
-  parent, name = os.path.split(target)
-  temporary = processes.broadcast(
-    lambda: os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}"), "folder to save in"
-  )
+  temporary = processes.broadcast(lambda: _temporary_path(target), "folder to save in")
   with _whole_or_absent(temporary, target):
     leaves: dict[str, LeafRecord] = {}
     for tree_name, tree in trees.items():
-      leaves |= tree_files.write_tree(os.path.join(temporary, tree_name), tree_name, tree)
+      tree_path = os.path.join(temporary, tree_name)
+      leaves |= tree_files.write_tree(tree_path, tree_name, tree)
     manifest: Manifest = {"format": manifests.FORMAT, **record, "leaves": leaves}
     _write_json(os.path.join(temporary, manifests.NAME), manifest)
     for file_name, value_of in (extra_files or {}).items():
-      _write_json(os.path.join(temporary, file_name), value_of(manifest))
+      path = os.path.join(temporary, file_name)
+      _write_json(path, value_of(manifest))
   return manifest
+
+
+def _temporary_path(target: str) -> str:
+  """Returns the path beside a folder under which this process writes it at first."""
+  parent, name = os.path.split(target)
+  return os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}")
 
 
 def latest_step(folder: FilePath) -> int | None:
@@ -137,14 +149,17 @@ def step_folder(folder: FilePath, step: int | None = None) -> str:
   if step is None and os.path.exists(os.path.join(folder, manifests.NAME)):
     return folder
   steps = _steps(folder)
-  if not steps or (step is not None and step not in steps):
+  is_missing = step is not None and step not in steps
+  if not steps or is_missing:
     wanted = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     got = f"only steps {steps}" if steps else "none"
     raise UserError(
       f"{folder}: expected {wanted}, got {got}; "
       "give a step folder or a folder of steps that factshock wrote"
     )
-  return os.path.join(folder, str(max(steps) if step is None else step))
+  if step is None:
+    step = max(steps)
+  return _step_path(folder, step)
 
 
 def read_manifest(folder: FilePath, step: int | None = None) -> Manifest:
@@ -155,7 +170,8 @@ def read_manifest(folder: FilePath, step: int | None = None) -> Manifest:
   """
   path = os.path.join(step_folder(folder, step), manifests.NAME)
   try:
-    manifest = json.loads("\n".join(line for _, line in files.lines(path)))
+    text = "\n".join(line for _, line in files.lines(path))
+    manifest = json.loads(text)
     format_number = manifest["format"] if manifest["leaves"] else None
   except (ValueError, KeyError, TypeError) as error:
     if isinstance(error, UserError):
@@ -202,7 +218,8 @@ def _restore(
   manifest = read_manifest(folder)
   leaves = manifest["leaves"]
   _check_like(folder, leaves, like)
-  opt_state: Any = tree_files.flat_leaves(tree_files.read_tree(folder, "opt_state", leaves)) or None
+  opt_tree = tree_files.read_tree(folder, "opt_state", leaves)
+  opt_state: Any = tree_files.flat_leaves(opt_tree) or None
   if like.get("opt_state") is not None:
     opt_state = unflatten_like(like["opt_state"], opt_state or {})
   return {
@@ -277,7 +294,7 @@ def set_aside(
     aside = os.path.join(str(folder), f"damaged-{step}")
     while os.path.exists(aside):
       aside += "-again"
-    os.rename(os.path.join(str(folder), str(step)), aside)
+    os.rename(_step_path(folder, step), aside)
     return aside
 
   aside = processes.broadcast(rename, "damaged checkpoint")
@@ -289,7 +306,12 @@ def set_aside(
 def restore_params(folder: FilePath, step: int | None = None) -> Params:
   """Reads only the parameters of a checkpoint: a nested dict of numpy arrays, digests verified."""
   path = step_folder(folder, step)
-  return _together(lambda: tree_files.read_tree(path, "params", read_manifest(path)["leaves"]))
+
+  def read() -> Params:
+    leaves = read_manifest(path)["leaves"]
+    return tree_files.read_tree(path, "params", leaves)
+
+  return _together(read)
 
 
 def unflatten_like(like: Any, leaves: Mapping[str, Any]) -> Any:
@@ -342,7 +364,8 @@ def _remove_unfinished(folder: FilePath) -> None:
   with contextlib.suppress(FileNotFoundError):
     for name in os.listdir(folder):
       if name.startswith(_TEMPORARY):
-        shutil.rmtree(os.path.join(str(folder), name), ignore_errors=True)
+        path = os.path.join(str(folder), name)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -379,9 +402,11 @@ def _disk_error(error: BaseException | None) -> str | None:
   while error is not None:
     if isinstance(error, OSError) and error.errno:
       return os.strerror(error.errno)
+    text = str(error).lower()
     for code in codes:
-      if os.strerror(code).lower() in str(error).lower():
-        return os.strerror(code)
+      reason = os.strerror(code)
+      if reason.lower() in text:
+        return reason
     error = error.__cause__ or error.__context__
   return None
 

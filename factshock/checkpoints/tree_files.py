@@ -6,7 +6,6 @@ Of several processes each writes, and digests, the parts that it has.
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -113,13 +112,20 @@ def read_tree(
   others = [name.removeprefix(prefix) for name in names if name not in set(plain)]
   values: dict[str, np.ndarray] = {}
   if others:
-    restored = _orbax_restore(os.path.join(folder, tree_name), nested(dict.fromkeys(others, 0)))
+    tree_path = os.path.join(folder, tree_name)
+    restored = _orbax_restore(tree_path, nested(dict.fromkeys(others, 0)))
     values |= {prefix + name: value for name, value in flat_leaves(restored).items()}
+
+  def read(name: str) -> np.ndarray:
+    return _read_plain(folder, name, leaves[name])
+
+  def verify(name: str) -> None:
+    _verify(folder, name, values[name], leaves[name])
+
   # Reading and hashing release the interpreter lock.
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    read = pool.map(lambda name: _read_plain(folder, name, leaves[name]), plain)
-    values |= dict(zip(plain, read))
-    list(pool.map(lambda name: _verify(folder, name, values[name], leaves[name]), names))
+    values |= dict(zip(plain, pool.map(read, plain)))
+    list(pool.map(verify, names))
   return nested({name.removeprefix(prefix): values[name] for name in names})
 
 
@@ -134,7 +140,9 @@ def read_leaf(
     Damaged: it cannot be read, or its data are not those that were saved.
   """
   tree_name, *keys = name.split("/")
-  tree = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), 0)
+  tree: Any = 0
+  for key in reversed(keys):
+    tree = {key: tree}
   value = _orbax_restore(os.path.join(folder, tree_name), tree)
   for key in keys:
     value = value[key]
@@ -163,19 +171,26 @@ def leaf_blocks(
   """
   if not _is_plain(folder, name, leaf):
     flat = read_leaf(folder, name, {name: leaf}).reshape(-1)
-    yield from np.split(flat, np.cumsum(counts)[:-1])
+    ends = np.cumsum(counts)
+    yield from np.split(flat, ends[:-1])
     return
+  path = _leaf_path(folder, name)
   hasher = leaf_files.new_hasher(leaf["dtype"], leaf["shape"], leaf["digest"])
-  for block in leaf_files.read(_leaf_path(folder, name), leaf["shape"], leaf["dtype"], counts):
+  for block in leaf_files.read(path, leaf["shape"], leaf["dtype"], counts):
     hasher.update(block.view(np.uint8))
     yield block
-  _check_digest(folder, name, leaf_files.spell(hasher, leaf["digest"]), leaf)
+  digest = leaf_files.spell(hasher, leaf["digest"])
+  _check_digest(folder, name, digest, leaf)
 
 
 def flat_leaves(tree: Any) -> dict[str, Any]:
   """Returns a pytree's leaves by key path, such as "0/mu/encoder/norm"; None gives {}."""
-  paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+  paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+  leaves = {}
+  for path, leaf in paths:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    leaves[name] = leaf
+  return leaves
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,7 +287,8 @@ def _own_parts(leaf: Array) -> list[tuple[Bounds, str]]:
     return parts
   if not processes.is_first():
     return []
-  return [([[0, size] for size in leaf.shape], leaf_files.digest(leaf))]
+  whole = [[0, size] for size in leaf.shape]
+  return [(whole, leaf_files.digest(leaf))]
 
 
 def _joint_digest(parts: Iterable[tuple[Bounds, str]]) -> str:
@@ -337,7 +353,8 @@ def _lazy(leaf: Any) -> Lazy:
   if isinstance(leaf, Lazy):
     return leaf
   dtype: npt.DTypeLike = getattr(leaf, "dtype", None) or np.asarray(leaf).dtype
-  return Lazy(tuple(np.shape(leaf)), np.dtype(dtype), lambda: np.asarray(leaf))
+  shape = tuple(np.shape(leaf))
+  return Lazy(shape, np.dtype(dtype), lambda: np.asarray(leaf))
 
 
 def _read_plain(
@@ -358,14 +375,17 @@ def _orbax_restore(path: str, tree: Any) -> Any:
   """Restores the leaves of `tree` (whose values do not matter) from one orbax folder."""
   arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
   try:
+    request = ocp.args.PyTreeRestore(
+      item=tree,
+      restore_args=arguments,
+      partial_restore=True,
+    )
     with _orbax() as checkpointer:
-      return checkpointer.restore(
-        os.path.abspath(path),
-        args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True),
-      )
+      return checkpointer.restore(os.path.abspath(path), args=request)
   # Orbax and tensorstore raise errors of many types for a damaged folder.
   except Exception as error:
-    raise _damaged(path, " ".join(str(error).split())[:300]) from error
+    reason = " ".join(str(error).split())
+    raise _damaged(path, reason[:300]) from error
 
 
 def _damaged(path: str, reason: object) -> Damaged:
