@@ -281,8 +281,6 @@ from absl import flags
 from factshock.runtime import processes
 from factshock.devices import partitioning
 
-# JAX's key of what is compiled leaves out the order of devices, which differs here from that of runs.
-jax.config.update("jax_enable_compilation_cache", False)
 processes.define_flags()
 flags.FLAGS(sys.argv)
 processes.join()

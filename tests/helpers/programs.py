@@ -34,5 +34,5 @@ def environment(**variables: str) -> dict[str, str]:
   return {**os.environ, "XLA_FLAGS": xla_flags(), "PYTHONPATH": path, **variables}
 
 
-# Read before tests/conftest.py adds its own.
-_USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
+# Those from before tests/conftest.py adds its own; workers of pytest-xdist inherit both.
+_USERS_FLAGS = os.environ.setdefault("XLA_FLAGS_OF_USER", os.environ.get("XLA_FLAGS", ""))
