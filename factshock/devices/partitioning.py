@@ -231,7 +231,7 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
   Raises:
     UserError: the batch size is no multiple of the number of shards.
   """
-  _check_divides(batch, batch_shard_count(mesh))
+  check_divides(batch, batch_shard_count(mesh))
   if processes.process_count() == 1:
     return jax.device_put(batch, batch_sharding(mesh))
   own_rows = {}
@@ -269,7 +269,7 @@ def join_rows(batch: Batch, mesh: Mesh) -> Batch:
     return shard_batch(batch, mesh)
   shards = batch_shard_count(mesh)
   own_shards = len(local_rows(mesh, shards))
-  _check_divides(batch, own_shards)
+  check_divides(batch, own_shards)
   joined = {}
   for name, array in batch.items():
     own_count, *others = array.shape
@@ -303,7 +303,8 @@ def make_agreement(mesh: Mesh | None) -> Callable[[Any], bool]:
   return agreed
 
 
-def _check_divides(batch: Batch, shards: int) -> None:
+def check_divides(batch: Batch, shards: int) -> None:
+  """Raises UserError where a batch has rows that so many devices cannot share evenly."""
   for name, array in batch.items():
     rows = array.shape[0]
     if rows % shards:

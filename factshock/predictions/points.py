@@ -61,7 +61,7 @@ class Point:
 
   @property
   def label(self) -> str:
-    """The label, as files and diagnosis.json have it."""
+    """Returns the label, as files and diagnosis.json have it."""
     if self.is_early:
       return self.arm + _EARLY
     if self.value is None:
@@ -70,19 +70,19 @@ class Point:
 
   @property
   def printed_value(self) -> str:
-    """The value as a label has it: "25", "0.3"; "" for a point without one."""
+    """Returns the value as a label has it: "25", "0.3"; "" for a point without one."""
     if self.value is None:
       return ""
     return str(self.value) if isinstance(self.value, int) else f"{self.value:g}"
 
   @property
   def whole(self) -> "Point":
-    """The arm as a whole."""
+    """Returns the arm as a whole."""
     return Point(self.arm)
 
   @property
   def early(self) -> "Point":
-    """The arm stopped early."""
+    """Returns the arm stopped early."""
     return Point(self.arm, is_early=True)
 
   def __str__(self) -> str:

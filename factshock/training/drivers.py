@@ -127,12 +127,7 @@ class _Replicated:
   def shard(self, batch: Batch) -> Batch:
     """Returns each array [B, ...] of a batch as [devices, B / devices, ...]."""
     count = len(self._devices)
-    for name, array in batch.items():
-      if array.shape[0] % count:
-        raise UserError(
-          f"expected a batch size that {count} devices share evenly, got {array.shape[0]} "
-          f"({name}); choose a multiple of {count}"
-        )
+    partitioning.check_divides(batch, count)
     return {
       name: jax.device_put(np.reshape(array, (count, -1, *array.shape[1:])), self._sharding)
       for name, array in batch.items()
