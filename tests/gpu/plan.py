@@ -1,0 +1,55 @@
+"""What is measured, in the order of its worth, and what is aimed at."""
+
+from gpu.results import OURS, Goal, Measurement
+
+EAGER = "PyTorch eager"
+COMPILED = "PyTorch compiled"
+TRANSFORMERS = "transformers"
+
+_DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+
+ORDER = (
+  Measurement("ceilings", "product and copy", limit=60),
+  Measurement("parity", "T5"),
+  Measurement("train_step", "T5 large"),
+  Measurement("generation", "T5 large", limit=60),
+  Measurement("generation", "T5 large", TRANSFORMERS),
+  Measurement("train_step", "Llama 7B, LoRA"),
+  Measurement("parity", "decoder"),
+  Measurement("ranking", "T5 large"),
+  Measurement("train_step", "T5 large", COMPILED, limit=120),
+  Measurement("train_step", "T5 xl"),
+  Measurement("train_step", "Llama 7B, all"),
+  Measurement("ranking", "T5 large", TRANSFORMERS, limit=60),
+  Measurement("train_step", "Llama 7B, LoRA", COMPILED, limit=120),
+  Measurement("generation", "Llama 1B", limit=60),
+  Measurement("generation", "Llama 1B", TRANSFORMERS),
+  Measurement("train_step", "T5 xl", COMPILED, limit=120),
+  Measurement("train_step", "Llama 7B, all", COMPILED, limit=120),
+  Measurement("saving", "Llama 7B"),
+  Measurement("resuming", "train, killed once", limit=120),
+  Measurement("train_step", "T5 large, attention by XLA"),
+  Measurement("train_step", "T5 large, deterministic", environment=_DETERMINISTIC),
+  Measurement("train_step", "T5 large, pmap"),
+  Measurement("train_step", "T5 large, mesh"),
+  Measurement("ranking", "Llama 1B"),
+  Measurement("ranking", "Llama 1B", TRANSFORMERS, limit=60),
+  Measurement("studies", "trex_t5", limit=300),
+  Measurement("studies", "smollm2_135m", limit=300),
+  Measurement("train_step", "T5 large", EAGER),
+  Measurement("train_step", "Llama 7B, LoRA", EAGER),
+)
+
+PARTS = tuple(sorted({measurement.part for measurement in ORDER}))
+
+GOALS = (
+  Goal("train_step", "T5 large", 0.45),
+  Goal("train_step", "T5 xl", 0.45),
+  Goal("train_step", "Llama 7B, LoRA", 0.5),
+  Goal("train_step", "Llama 7B, all", 0.5),
+  Goal("generation", "T5 large", 5.0, TRANSFORMERS),
+  Goal("generation", "Llama 1B", 5.0, TRANSFORMERS),
+  Goal("ranking", "T5 large", 10.0, TRANSFORMERS),
+  Goal("ranking", "Llama 1B", 10.0, TRANSFORMERS),
+)
+__all__ = ["COMPILED", "EAGER", "GOALS", "ORDER", "OURS", "PARTS", "TRANSFORMERS"]
