@@ -2,13 +2,14 @@ r"""Runs the benchmarks of tests/benchmarks one after the other and writes their
 
   python -m factshock.benchmark --list
   python -m factshock.benchmark --only=padding,mixing
-  python -m factshock.benchmark --only=gpu --output=docs/measurements.md
+  python -m factshock.benchmark --only=attention --output=docs/measurements.md
 
 Each benchmark is a script that measures both sides in one run, in a process of its own, and prints
 medians, ratios, and whether its goal is met; by itself, `python tests/benchmarks/NAME.py --help`
 explains what it measures, how, how long it takes and what can be changed. Benchmarks that take
 real facts look for them in $FACTSHOCK_DATA. One that cannot run here (no GPU, a missing package)
-gives the reason and the others go on. Measure on a machine that does nothing else.
+gives the reason and the others go on. What is measured on a GPU alone has a script of its own:
+launch/gpu_check.sh. Measure on a machine that does nothing else.
 
 --output, a Markdown file, is made where it is missing. In a file that exists, the part between the
 lines `<!-- benchmarks -->` and `<!-- end of benchmarks -->` is written anew after each benchmark:
@@ -248,13 +249,14 @@ def update_document(document: str, sections: Mapping[str, str]) -> str:
 
 def _run(path: str, folder: str) -> _Output:
   """Runs a script in a process of its own, and passes on what it prints."""
+  searched = os.pathsep.join([folder, os.path.join(folder, "tests")])
   process = subprocess.Popen(
     [sys.executable, path],
     cwd=folder,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-    env={**os.environ, "PYTHONPATH": folder, "PYTHONUNBUFFERED": "1"},
+    env={**os.environ, "PYTHONPATH": searched, "PYTHONUNBUFFERED": "1"},
   )
   assert process.stdout and process.stderr  # they are pipes
   errors: list[str] = []

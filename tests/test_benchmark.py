@@ -67,9 +67,9 @@ def test_those_of_this_clone_say_what_they_are():
     "span_corruption",
     "train_step",
     "compile_time",
-    "gpu",
+    "attention",
   } <= scripts.keys()
-  assert not {"tables", "models", "gpu_sides"} & scripts.keys()
+  assert not {"tables", "models"} & scripts.keys()
   for path in scripts.values():
     assert benchmark.summary(path).endswith(".")
     assert f"python tests/benchmarks/{os.path.basename(path)}" in pathlib.Path(path).read_text(

@@ -1,6 +1,6 @@
 """What the loader gives against what a train step consumes, in one run.
 
-  PYTHONPATH=. python tests/benchmarks/loader.py [--shapes=tiny,small] [--seconds=5]
+  PYTHONPATH=.:tests python tests/benchmarks/loader.py [--shapes=tiny,small] [--seconds=5]
 
 Batches come from data.mixture, its background thread included, of the lengths of
 tests/benchmarks/train_step.py: random tokens in memory, corrupted anew, alone; 4:1 with questions
@@ -20,7 +20,6 @@ import statistics
 import sys
 import time
 
-import gpu_sides
 import numpy as np
 import tables
 import train_step as benchmark
@@ -29,6 +28,8 @@ from absl import flags
 from factshock.data import corpora, example_sources, mixture, span_corruption, tokenizers
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
+from gpu import shapes
+from gpu.parts import train_step as gpu_step
 
 SHAPES = flags.DEFINE_list("shapes", ["tiny", "small"], "of tests/benchmarks/train_step.py")
 SECONDS = flags.DEFINE_float("seconds", 5.0, "of one measurement of the loader")
@@ -150,6 +151,12 @@ def step_rows(shape):
   return shape["batch"] / statistics.median(times)
 
 
+def row_flops():
+  """FLOPs of a train step of T5-large by row of its batch."""
+  config = shapes.config_of(shapes.T5_LARGE, tiny=False)
+  return gpu_step.needed(config, "all", gpu_step.random_batch(config, 1, tiny=False))[0]
+
+
 def main(_):
   unknown = set(SHAPES.value) - set(benchmark.SHAPES)
   if unknown:
@@ -161,7 +168,7 @@ def main(_):
   for name, rates in found.items():
     shape = benchmark.SHAPES[name]
     print(f"  {name}: the step", file=sys.stderr, flush=True)
-    step, gpu = step_rows(shape), 0.45 * H200 / gpu_sides.needed("T5 large")[0]
+    step, gpu = step_rows(shape), 0.45 * H200 / row_flops()
     lengths = f"{shape['batch']} x ({shape['inputs']}+{shape['targets']})"
     for kind, rate in rates.items():
       ours = "transformers" not in kind

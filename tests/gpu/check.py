@@ -29,7 +29,7 @@ from absl import flags
 from factshock.runtime import console, provenance
 from factshock.runtime.errors import UserError
 from gpu import machine, plan, results
-from gpu.results import Document, Measurement, Outcome
+from gpu.results import Description, Document, Measurement, Outcome
 
 # Seconds: kept for writing, and with less than which nothing more is started.
 _RESERVE = 5.0
@@ -167,7 +167,11 @@ class _Run:
     text = results.markdown(
       document,
       plan.ORDER,
-      {part: _description(part) for part in plan.PARTS},
+      {
+        part: _description(part)
+        for part in plan.PARTS
+        if importlib.util.find_spec(f"gpu.parts.{part}")
+      },
       plan.GOALS,
       machine.peaks_of(document["about"]["device"]),
     )
@@ -218,7 +222,7 @@ def _work(key: str, tiny: bool) -> Any:
   measurement = next(one for one in plan.ORDER if one.key == key)
   module = importlib.import_module(f"gpu.parts.{measurement.part}")
   if measurement.side != results.OURS:
-    importlib.import_module("gpu.peers")
+    importlib.import_module("transformers")
   sys.stdin.readline()
   print(f"--- {key}", file=sys.stderr, flush=True)
   found = module.measure(measurement.name, measurement.side, tiny)
@@ -227,9 +231,10 @@ def _work(key: str, tiny: bool) -> Any:
   return {"checks": [dataclasses.asdict(check) for check in found]}
 
 
-def _description(part: str) -> str:
-  """Returns what a part's docstring says."""
-  return inspect.getdoc(importlib.import_module(f"gpu.parts.{part}")) or ""
+def _description(part: str) -> Description:
+  """Returns what a part says of itself."""
+  module = importlib.import_module(f"gpu.parts.{part}")
+  return Description(inspect.getdoc(module) or "", getattr(module, "TO_TRY", {}))
 
 
 def _brief(outcome: Outcome) -> str:

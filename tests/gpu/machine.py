@@ -96,18 +96,17 @@ def timed(run: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, float]
 
 
 @contextlib.contextmanager
-def compilations() -> Iterator[list[str]]:
-  """Gives a list that grows by each program that XLA compiles meanwhile."""
-  compiled: list[str] = []
+def compilations() -> Iterator[list[float]]:
+  """Gives a list that grows by the seconds of each compilation by XLA meanwhile."""
+  seconds: list[float] = []
 
   def listen(event: str, duration: float, **_: Any) -> None:
-    del duration
     if event.endswith("backend_compile_duration"):
-      compiled.append(event)
+      seconds.append(duration)
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    yield compiled
+    yield seconds
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
 

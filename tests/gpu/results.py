@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from factshock.runtime import files
 
@@ -23,7 +23,7 @@ _SPEED_COLUMNS = (
   "share of peak FLOP/s; of bytes/s",
   "time of one, over ours",
   "peak GB",
-  "s to the first",
+  "s to the first; of it XLA compiling",
   "compiled while timed",
 )
 
@@ -50,6 +50,7 @@ class Speed:
     flops: FLOPs of the matrix products that one repeat needs, none made twice.
     bytes: bytes that one repeat must read and write in the device's memory at least.
     gigabytes: peak of the device's memory, 0 where it is not known.
+    compiling: seconds of `first` in which XLA compiled; None where it is not counted.
     compiled: programs compiled while repeats were timed; None where it is not counted.
     note: what else is worth saying.
   """
@@ -63,6 +64,7 @@ class Speed:
   flops: float
   bytes: float
   gigabytes: float = 0.0
+  compiling: float | None = None
   compiled: int | None = None
   note: str = ""
 
@@ -128,6 +130,18 @@ class Goal:
   than: str | None = None
 
 
+class Description(NamedTuple):
+  """Holds what a part says of itself.
+
+  Attributes:
+    text: its docstring.
+    to_try: the next thing to try by what limits a measurement: "FLOPs", "bytes" or "neither".
+  """
+
+  text: str
+  to_try: Mapping[str, str]
+
+
 class Outcome(TypedDict, total=False):
   """Holds what a measurement's process printed: one of the three, and when and how it ran."""
 
@@ -180,7 +194,7 @@ def failures(plan: Sequence[Measurement], outcomes: Mapping[str, Outcome]) -> li
 def markdown(
   document: Document,
   plan: Sequence[Measurement],
-  descriptions: Mapping[str, str],
+  descriptions: Mapping[str, Description],
   goals: Sequence[Goal],
   peaks: Peaks | None,
 ) -> str:
@@ -193,7 +207,9 @@ def markdown(
   pieces.append(_goals_text(goals, outcomes, peaks))
   for part in dict.fromkeys(measurement.part for measurement in plan):
     of_part = [measurement for measurement in plan if measurement.part == part]
-    pieces += [f"## {part}", descriptions[part], *_part_tables(of_part, outcomes, peaks)]
+    pieces += [f"## {part}", descriptions[part].text]
+    pieces += _part_tables(of_part, outcomes, peaks)
+    pieces.append(_next_text(of_part, outcomes, descriptions[part].to_try, peaks))
   pieces.append(_missing_text(plan, outcomes))
   return "\n\n".join(piece for piece in pieces if piece) + "\n"
 
@@ -242,22 +258,52 @@ def _speed_row(
     shares,
     ratio,
     f"{speed.gigabytes:.1f}" if speed.gigabytes else "",
-    f"{speed.first:.1f}",
+    f"{speed.first:.1f}" + ("" if speed.compiling is None else f"; {speed.compiling:.1f}"),
     "" if speed.compiled is None else str(speed.compiled),
   ]
 
 
 def _roofline(speed: Speed, peaks: Peaks | None) -> tuple[str, str, str]:
-  """Returns the floors, which of them is higher, and the shares of both peaks reached."""
+  """Returns the floors, what limits, and the shares of both peaks reached."""
   if peaks is None:
     return "", "peak not known", ""
-  by_flops, by_bytes = speed.flops / peaks.flops, speed.bytes / peaks.bytes
+  by_flops = speed.flops / peaks.flops
+  by_bytes = speed.bytes / peaks.bytes
   floors = f"{1e3 * by_flops:.2f}; {1e3 * by_bytes:.2f}"
-  limit = "FLOPs" if by_flops > by_bytes else "bytes"
-  if speed.seconds > 3 * max(by_flops, by_bytes):
-    limit = f"neither ({limit} next): launches, host, small products"
   shares = f"{by_flops / speed.seconds:.1%}; {by_bytes / speed.seconds:.1%}"
-  return floors, limit, shares
+  return floors, limited_by(speed, peaks), shares
+
+
+def limited_by(speed: Speed, peaks: Peaks) -> str:
+  """Returns "FLOPs" or "bytes", or "neither" over three times the higher floor.
+
+  Then launches, the host, small products or work that is not counted take the time.
+  """
+  by_flops = speed.flops / peaks.flops
+  by_bytes = speed.bytes / peaks.bytes
+  if speed.seconds > 3 * max(by_flops, by_bytes):
+    return "neither"
+  return "FLOPs" if by_flops > by_bytes else "bytes"
+
+
+def _next_text(
+  plan: Sequence[Measurement],
+  outcomes: Mapping[str, Outcome],
+  to_try: Mapping[str, str],
+  peaks: Peaks | None,
+) -> str:
+  """Returns what to try next, for each limit that a measurement of ours has run into."""
+  names: dict[str, list[str]] = {}
+  for measurement in plan:
+    speed = _speed(outcomes.get(measurement.key, {}))
+    if measurement.side == OURS and speed is not None and peaks is not None:
+      names.setdefault(limited_by(speed, peaks), []).append(measurement.name)
+  lines = [
+    f"- {', '.join(of_limit)} (limited by {limit}): {to_try[limit]}"
+    for limit, of_limit in names.items()
+    if limit in to_try
+  ]
+  return "To try next:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _check_row(measurement: Measurement, check: Check) -> list[str]:
@@ -266,9 +312,7 @@ def _check_row(measurement: Measurement, check: Check) -> list[str]:
   return [measurement.name, check.what, f"{check.distance:.3g}", f"{check.limit:.3g}", passed]
 
 
-def _goals_text(
-  goals: Sequence[Goal], outcomes: Mapping[str, Outcome], peaks: Peaks | None
-) -> str:
+def _goals_text(goals: Sequence[Goal], outcomes: Mapping[str, Outcome], peaks: Peaks | None) -> str:
   """Returns whether each goal is met, missed, or open because a number is missing."""
   lines = [f"- {_goal_text(goal, outcomes, peaks)}" for goal in goals]
   counts = [speed.compiled for speed in map(_speed, outcomes.values()) if speed is not None]
