@@ -167,11 +167,7 @@ class _Run:
     text = results.markdown(
       document,
       plan.ORDER,
-      {
-        part: _description(part)
-        for part in plan.PARTS
-        if importlib.util.find_spec(f"gpu.parts.{part}")
-      },
+      {part: _description(part) for part in plan.PARTS},
       plan.GOALS,
       machine.peaks_of(document["about"]["device"]),
     )
