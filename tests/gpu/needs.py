@@ -45,7 +45,7 @@ def missing(modules: Sequence[str]) -> list[str]:
       is_itself = error.name == module.split(".")[0]
       found.append(module if is_itself else f"{module} ({error})")
     # A package that is there, but not for this machine, raises whatever it likes.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
       reason = " ".join(str(error).split())
       found.append(f"{module} ({reason[:200]})")
   return found

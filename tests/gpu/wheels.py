@@ -1,8 +1,8 @@
 """Works out which wheels a machine lacks; launch/wheels.sh calls it. Needs Python alone.
 
-  python tests/gpu/wheels.py pins HAVE             the versions that are there, for pip to keep to
-  python tests/gpu/wheels.py missing HAVE REPORT   NAME==VERSION of what is not there
-  python tests/gpu/wheels.py sizes FOLDER          what is in a folder, and whether it is small enough
+python tests/gpu/wheels.py pins HAVE             the versions that are there, for pip to keep to
+python tests/gpu/wheels.py missing HAVE REPORT   NAME==VERSION of what is not there
+python tests/gpu/wheels.py sizes FOLDER          what is in a folder, and whether it is small enough
 """
 
 import json
