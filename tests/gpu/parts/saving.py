@@ -29,6 +29,10 @@ from factshock.training.train_step import TrainState
 from gpu import machine, shapes
 from gpu.results import Check, Speed
 
+TO_TRY = {
+  "neither": "if one file alone is written faster, copies and digests take the time: write several "
+  "leaves at once; a stop longer than the bytes over the bus: copy into pinned host memory",
+}
 _FOLDER = os.path.join(".gpu_check", "saving")
 # Seconds that writing may take, and the largest share of the free disk that is filled.
 _LONGEST = 30.0
