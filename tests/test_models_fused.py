@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 
-import gpu_attention
 import hf_t5
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ import pytest
 from factshock.models import attention, decoder, families, fused, products, t5
 from factshock.runtime.errors import UserError
 from factshock.training import train_step
+from gpu import cases
 
 T5 = t5.T5Config(
   vocab_size=61,
@@ -67,7 +67,7 @@ def test_lengths_and_causality_equal_masks(name, monkeypatch):
   gradient of every weight.
   """
   config = MODELS[name]
-  batch = gpu_attention.batch_of(config, 14)
+  batch = cases.batch_of(config, 14)
   params = spread(families.of(config).init(config, jax.random.key(0)))
   (expected, sums), gradients = loss_and_gradients(params, config, batch, None)
   monkeypatch.setattr(fused, "kernel", lambda *_, **__: "xla")
@@ -84,7 +84,7 @@ def test_lengths_and_causality_equal_masks(name, monkeypatch):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(others))
   far = {
     weight: distance
-    for weight, distance in gpu_attention.distances(others, gradients).items()
+    for weight, distance in cases.distances(others, gradients).items()
     if not distance < 1e-5
   }
   assert not far
@@ -97,7 +97,7 @@ def test_lengths_and_causality_equal_masks(name, monkeypatch):
 
 def test_without_lengths_or_bias_it_would_show(monkeypatch):
   """The comparison above sees a lost bias and lost lengths."""
-  batch, params = gpu_attention.batch_of(T5, 14), spread(t5.init(T5, jax.random.key(0)))
+  batch, params = cases.batch_of(T5, 14), spread(t5.init(T5, jax.random.key(0)))
   expected = float(loss_and_gradients(params, T5, batch, None)[0][0])
   monkeypatch.setattr(fused, "kernel", lambda *_, **__: "xla")
   attend = fused.attend
@@ -119,7 +119,7 @@ def test_without_lengths_or_bias_it_would_show(monkeypatch):
     (WANTED, fused.Backend("gpu", (8, 0)), (64, 16), {}, "cudnn"),
     (dataclasses.replace(WANTED, attention="cudnn"), GPU, (64, 16), {}, "cudnn"),
     (dataclasses.replace(WANTED, attention="xla"), GPU, (64, 16), {}, None),
-    (WANTED, GPU, (63, 15), dict(biased=False), "cudnn"),
+    (WANTED, GPU, (63,), {}, "needs even lengths, got 63"),
     (
       WANTED,
       fused.Backend("cpu"),
@@ -145,13 +145,13 @@ def test_without_lengths_or_bias_it_would_show(monkeypatch):
       "a multiple of 8 up to 128, got 256",
     ),
     (dataclasses.replace(WANTED, d_kv=20), GPU, (64, 16), {}, "a multiple of 8 up to 128, got 20"),
-    (WANTED, GPU, (64, 15), {}, "needs even lengths beside a position bias, got 64 and 15"),
+    (WANTED, GPU, (64, 15), {}, "needs even lengths, got 64 and 15"),
     (WANTED, GPU, (64, 16), dict(packed=True), "reads no packed rows"),
     (WANTED, GPU, (64, 16), dict(dropout=0.1), "set config.model.dropout=0.0, got 0.1"),
   ],
 )
 def test_the_kernel_goes_by_config_device_and_shapes(config, where, sizes, options, expected):
-  options = {"biased": True, "packed": False, **options}
+  options = {"packed": False, **options}
   if expected in ("cudnn", None):
     assert fused.choose(config, where, sizes, **options) == expected
     return
@@ -177,7 +177,7 @@ def test_on_a_gpu_the_kernel_is_asked_for_where_rows_train(config, monkeypatch):
   monkeypatch.setattr(
     jax.nn, "dot_product_attention", lambda q, k, v, bias, **how: asked.append((bias, how)) or q
   )
-  batch = gpu_attention.batch_of(config, 16)
+  batch = cases.batch_of(config, 16)
   params = jax.eval_shape(lambda: families.of(config).init(config, jax.random.key(0)))
   jax.eval_shape(lambda params: train_step.loss_fn(params, config, batch), params)
   assert {how["implementation"] for _, how in asked} == {"cudnn"} and {
@@ -209,7 +209,7 @@ def test_on_a_gpu_the_kernel_is_asked_for_where_rows_train(config, monkeypatch):
 def test_cudnn_on_a_cpu_is_an_error():
   config = dataclasses.replace(WANTED, attention="cudnn")
   with pytest.raises(UserError, match="needs an NVIDIA GPU .* got a cpu"):
-    train_step.loss_fn(None, config, gpu_attention.batch_of(config, 16))
+    train_step.loss_fn(None, config, cases.batch_of(config, 16))
   with pytest.raises(
     UserError, match="attention: expected one of 'xla', 'cudnn', 'auto', got 'flash'"
   ):
@@ -227,20 +227,20 @@ def test_lengths_are_those_before_the_padding():
 
 @pytest.mark.skipif(
   shutil.which("nvidia-smi") is None,
-  reason="no NVIDIA GPU here: cuDNN's kernel is not compared with XLA's",
+  reason="no NVIDIA GPU here: neither cuDNN nor XLA is compared with the references there",
 )
-def test_cudnn_equals_xla_on_a_gpu():
+def test_the_part_parity_passes_on_a_gpu(tmp_path):
   env = {
     key: value for key, value in os.environ.items() if key not in ("JAX_PLATFORMS", "XLA_FLAGS")
   }
   root = pathlib.Path(__file__).parents[1]
   done = subprocess.run(
-    [sys.executable, "tests/gpu_attention.py"],
+    [sys.executable, "-m", "gpu.check", "--only=parity", f"--output={tmp_path}"],
     cwd=root,
     capture_output=True,
     text=True,
-    env={**env, "PYTHONPATH": str(root)},
+    env={**env, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])},
   )
   if done.returncode == 2:
-    pytest.skip(f"no GPU for JAX: {done.stdout.strip()}")
+    pytest.skip(f"no GPU for JAX: {done.stderr.strip()}")
   assert done.returncode == 0, done.stdout + done.stderr

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import types
 
-import gpu_attention
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,6 +13,7 @@ import pytest
 
 from factshock.models import decoder, families, lora, products, t5
 from factshock.training import flops, train_step
+from gpu import cases
 
 LLAMA = decoder.LlamaConfig(
   vocab_size=50, d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3
@@ -58,7 +58,7 @@ def forward_flops(config):
 def arguments_of(config):
   params = jax.eval_shape(lambda: families.of(config).init(config, jax.random.key(0)))
   state = jax.eval_shape(functools.partial(train_step.init_state, optimizer=OPTIMIZER), params)
-  return state, gpu_attention.batch_of(config, LENGTH, ROWS), jax.random.key(0)
+  return state, cases.batch_of(config, LENGTH, ROWS), jax.random.key(0)
 
 
 def step_of(config, **options):

@@ -63,9 +63,7 @@ def hidden(
     tokens_BxS: int32, PAD at the end of a row.
     segments_BxS: as of `forward`.
   """
-  kernel = fused.kernel(
-    model_config, (tokens_BxS.shape[1],), biased=False, packed=segments_BxS is not None
-  )
+  kernel = fused.kernel(model_config, (tokens_BxS.shape[1],), packed=segments_BxS is not None)
   segments = segments_of(tokens_BxS, segments_BxS)
   return _apply(params, model_config, Llama.hidden, tokens_BxS, segments, kernel)
 

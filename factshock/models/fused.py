@@ -112,7 +112,6 @@ def kernel(
   model_config: "ModelConfig",
   sizes: Sequence[int],
   *,
-  biased: bool,
   packed: bool,
   dropout: float = 0.0,
 ) -> Kernel | None:
@@ -122,7 +121,7 @@ def kernel(
   """
   if products.each_counts_once():
     return None
-  return choose(model_config, backend(), sizes, biased=biased, packed=packed, dropout=dropout)
+  return choose(model_config, backend(), sizes, packed=packed, dropout=dropout)
 
 
 def choose(
@@ -130,7 +129,6 @@ def choose(
   device: Backend,
   sizes: Sequence[int],
   *,
-  biased: bool,
   packed: bool,
   dropout: float = 0.0,
 ) -> Kernel | None:
@@ -140,7 +138,6 @@ def choose(
     model_config: its `attention` ("auto" takes cuDNN where it can), `dtype` and `d_kv` count.
     device: what JAX computes on.
     sizes: the lengths of queries and keys.
-    biased: whether there is a position bias, whose gradient is wanted.
     packed: whether rows hold segments, which lengths cannot tell.
     dropout: that of attention weights, 0 where it is off.
 
@@ -149,10 +146,7 @@ def choose(
   """
   if model_config.attention == "xla":
     return None
-  problems = [
-    *_device_problems(device),
-    *_size_problems(model_config, sizes if biased else ()),
-  ]
+  problems = [*_device_problems(device), *_size_problems(model_config, sizes)]
   if packed:
     problems.append("reads no packed rows; set pack=False")
   if dropout:
@@ -185,17 +179,18 @@ def _device_problems(device: Backend) -> list[str]:
   ]
 
 
-def _size_problems(model_config: "ModelConfig", biased_sizes: Sequence[int]) -> list[str]:
-  """Returns why cuDNN cannot take a model's sizes, or the lengths beside a position bias.
+def _size_problems(model_config: "ModelConfig", sizes: Sequence[int]) -> list[str]:
+  """Returns why cuDNN cannot take a model's sizes, or the lengths of a batch.
 
-  Source: what jax/_src/cudnn/fused_attention_stablehlo.py checks.
+  Source: what jax/_src/cudnn/fused_attention_stablehlo.py checks. Its forward rule refuses odd
+  lengths without a bias too, as it takes the empty array that stands for none for a bias.
   """
   problems = []
   if model_config.dtype != "bfloat16":
     problems.append(f"needs config.model.dtype='bfloat16', got {model_config.dtype!r}")
   if model_config.d_kv % 8 or model_config.d_kv > 128:
     problems.append(f"needs config.model.d_kv a multiple of 8 up to 128, got {model_config.d_kv}")
-  if any(size % 2 for size in biased_sizes):
-    lengths_text = " and ".join(map(str, biased_sizes))
-    problems.append(f"needs even lengths beside a position bias, got {lengths_text}")
+  if any(size % 2 for size in sizes):
+    lengths_text = " and ".join(map(str, sizes))
+    problems.append(f"needs even lengths, got {lengths_text}")
   return problems

@@ -74,7 +74,7 @@ def merge(params: Params, adapters: Params, scale: float) -> Params:
 def _merged(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
   wide_a = a.astype(jnp.float32)
   wide_b = b.astype(jnp.float32)
-  change = jnp.einsum("nir,nro->nio", wide_a, wide_b)
+  change = jnp.einsum("nir,nro->nio", wide_a, wide_b, precision="highest")
   merged = weight.astype(jnp.float32) + scale * change
   return merged.astype(weight.dtype)
 

@@ -83,7 +83,6 @@ def hidden(
   kernel = fused.kernel(
     model_config,
     (inputs_BxS.shape[1], targets_BxT.shape[1]),
-    biased=True,
     packed=input_segments is not None,
     dropout=0.0 if key is None else model_config.dropout,
   )

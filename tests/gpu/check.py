@@ -224,6 +224,8 @@ def _work(key: str, tiny: bool) -> Any:
   found = module.measure(measurement.name, measurement.side, tiny)
   if isinstance(found, results.Speed):
     return {"speed": dataclasses.asdict(found)}
+  if isinstance(found, results.Checked):
+    return dataclasses.asdict(found)
   return {"checks": [dataclasses.asdict(check) for check in found]}
 
 

@@ -90,6 +90,14 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
+class Checked:
+  """Holds a part's checks, and what of it this device cannot run, by name."""
+
+  checks: list[Check]
+  left_out: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Measurement:
   """Names one measurement: a process of its own.
 
@@ -143,10 +151,14 @@ class Description(NamedTuple):
 
 
 class Outcome(TypedDict, total=False):
-  """Holds what a measurement's process printed: one of the three, and when and how it ran."""
+  """Holds what a measurement's process printed: one of the three, and when and how it ran.
+
+  `left_out` names the checks that the device cannot run.
+  """
 
   speed: dict[str, Any]
   checks: list[dict[str, Any]]
+  left_out: list[str]
   error: str
   revision: str
   took: float
@@ -338,6 +350,15 @@ def _goal_text(goal: Goal, outcomes: Mapping[str, Outcome], peaks: Peaks | None)
     return f"{words}: open"
   reached = theirs.seconds / theirs.amount / (ours.seconds / ours.amount)
   return f"{words}: {reached:.2f}, **{'met' if reached >= goal.least else 'missed'}**"
+
+
+def _left_out_text(plan: Sequence[Measurement], outcomes: Mapping[str, Outcome]) -> str:
+  """Returns which checks of a part the device cannot run."""
+  lines = []
+  for measurement in plan:
+    left_out = outcomes.get(measurement.key, {}).get("left_out", [])
+    lines.extend(f"- {measurement.name}: {line}" for line in left_out)
+  return "Left out, as this device cannot run it:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _missing_text(plan: Sequence[Measurement], outcomes: Mapping[str, Outcome]) -> str:
