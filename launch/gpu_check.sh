@@ -5,11 +5,12 @@
 #
 # The results stand in OUTPUT/gpu_check.md and .json. The most telling come first, and what there was no time for is named; the same
 # command again goes on with it. --tiny runs tiny shapes on any device: it shows that the script works. --only runs some parts:
-# `python -m gpu.check --help` with tests/ on the path names them.
+# ceilings, parity, train_step and so on, as gpu_check.md has them.
 # The Python is $FACTSHOCK_PYTHON, that of .venv, or a python3 that has JAX; where there is none, .venv is made (some minutes, and a
 # network; they do not count). What it lacks may lie as wheels in the folder WHEELS, with parts of larger files (launch/wheels.sh
 # downloads both): they are installed into .gpu_check/site, and not into that Python. MINUTES hold all else: installing the wheels,
-# making the references on the CPU (.gpu_check/references.npz, once), and measuring.
+# making the references on the CPU, and measuring. The references are kept in .gpu_check/references.npz (or where
+# $FACTSHOCK_GPU_REFERENCES says): made beforehand (python -m gpu.references) and copied along, they leave more time.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 KEPT=.gpu_check  # what one call makes for the next: git ignores it
@@ -24,7 +25,7 @@ choose_python() {
   elif python3 -c "import jax" 2>/dev/null; then
     python=python3
   else
-    bash launch/setup.sh "$extra"
+    bash launch/setup.sh "$([ -n "$tiny" ] && echo "test" || echo gpu)"
     python=.venv/bin/python
     SECONDS=0
   fi
@@ -76,20 +77,26 @@ check_modules() {
     fail "$python lacks modules: ${missing:-$(tail -n 1 "$KEPT/needs.log")}; launch/wheels.sh downloads them into a folder for --wheels"
 }
 
+# Whoever needs them checks them, and makes them anew where they are of another version.
 make_references() {
-  export FACTSHOCK_GPU_REFERENCES="$PWD/$KEPT/references.npz"
-  [ -f tests/gpu/references.py ] && [ ! -f "$FACTSHOCK_GPU_REFERENCES" ] || return 0
+  local name=references.npz
+  [ -z "$tiny" ] || name=references_tiny.npz
+  export FACTSHOCK_GPU_REFERENCES="${FACTSHOCK_GPU_REFERENCES:-$PWD/$KEPT/$name}"
+  [[ -z "$only" || ",$only," == *,parity,* ]] || return 0
+  [ ! -f "$FACTSHOCK_GPU_REFERENCES" ] || return 0
   echo "making the references on the CPU"
-  JAX_PLATFORMS=cpu "$python" -m gpu.references "--output=$FACTSHOCK_GPU_REFERENCES"
+  JAX_PLATFORMS=cpu "$python" -m gpu.references "--output=$FACTSHOCK_GPU_REFERENCES" ${tiny:+--tiny} ||
+    echo "note: without references, there is no parity to be seen" >&2
 }
 
-minutes=9 wheels="" extra=gpu arguments=()
+minutes=9 wheels="" only="" tiny="" arguments=()
 for argument in "$@"; do
   case "$argument" in
     --minutes=*) minutes="${argument#*=}" ;;
     --wheels=*) wheels="${argument#*=}" ;;
-    --tiny) extra=test; arguments+=("$argument") ;;
-    --output=* | --only=*) arguments+=("$argument") ;;
+    --only=*) only="${argument#*=}"; arguments+=("$argument") ;;
+    --tiny) tiny=yes; arguments+=("$argument") ;;
+    --output=*) arguments+=("$argument") ;;
     --help | -h) usage gpu_check.sh; exit 0 ;;
     *) fail "unknown option $argument (bash launch/gpu_check.sh --help)" ;;
   esac

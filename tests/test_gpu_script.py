@@ -34,7 +34,8 @@ case "$*" in
     while [ "$1" != --target ]; do shift; done
     mkdir -p "$2"
     sha256sum "${@:3}" >"$2/given" ;;
-  *gpu.references*) touch "$PWD/.gpu_check/references.npz" ;;
+  *gpu.references*)
+    for argument in "$@"; do case "$argument" in --output=*) touch "${argument#*=}" ;; esac; done ;;
 esac
 """
 
@@ -81,7 +82,6 @@ def tree(tmp_path):
   copy = tmp_path / "tree"
   shutil.copytree(ROOT / "launch", copy / "launch")
   shutil.copytree(ROOT / "tests" / "gpu", copy / "tests" / "gpu")
-  (copy / "tests" / "gpu" / "references.py").unlink(missing_ok=True)
   return copy
 
 
@@ -164,8 +164,8 @@ def test_the_check_gets_its_options_and_the_minutes_that_are_left(tree, stand_in
   found = re.fullmatch(r"-m gpu.check --minutes=([\d.]+) --tiny --only=a,b --output=c d", arguments)
   assert 8.5 < float(found[1]) <= 9
   assert path == f"{tree}:{tree}/tests"
-  assert references == f"{tree}/.gpu_check/references.npz"
-  assert not calls(tmp_path, "gpu.references")
+  assert references == f"{tree}/.gpu_check/references_tiny.npz"
+  assert not calls(tmp_path, "gpu.references"), "no part needs them"
 
 
 def test_time_that_is_over_leaves_none(tree, stand_in, tmp_path):
@@ -174,11 +174,20 @@ def test_time_that_is_over_leaves_none(tree, stand_in, tmp_path):
 
 
 def test_references_are_made_once_on_the_cpu(tree, stand_in, tmp_path):
-  (tree / "tests" / "gpu" / "references.py").touch()
-  for _ in range(2):
-    run(tree, "gpu_check.sh", env=stand_in)
-  [(_, platforms, *_)] = calls(tmp_path, "-m gpu.references")
-  assert platforms == "cpu"
+  for arguments in [[], ["--only=ceilings,parity"]]:
+    run(tree, "gpu_check.sh", *arguments, env=stand_in)
+  run(tree, "gpu_check.sh", "--tiny", env=stand_in)
+  made = calls(tmp_path, "-m gpu.references")
+  assert [(arguments.split()[2:], platform) for arguments, platform, *_ in made] == [
+    ([f"--output={tree}/.gpu_check/references.npz"], "cpu"),
+    ([f"--output={tree}/.gpu_check/references_tiny.npz", "--tiny"], "cpu"),
+  ]
+
+
+def test_without_references_the_rest_is_measured(tree, stand_in, tmp_path):
+  program(tmp_path / "python", STAND_IN.replace("*gpu.references*)", "*gpu.references*) exit 2;"))
+  _, errors = run(tree, "gpu_check.sh", env=stand_in)
+  assert errors.startswith("note: without references") and calls(tmp_path, "-m gpu.check")
 
 
 def test_a_file_in_parts_is_joined_and_installed_once(tree, stand_in, tmp_path):
