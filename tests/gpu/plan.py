@@ -10,12 +10,12 @@ _DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 ORDER = (
   Measurement("ceilings", "product and copy", limit=60),
-  Measurement("parity", "T5"),
+  Measurement("parity", "T5", limit=120),
   Measurement("train_step", "T5 large"),
   Measurement("generation", "T5 large", limit=60),
   Measurement("generation", "T5 large", TRANSFORMERS),
   Measurement("train_step", "Llama 7B, LoRA"),
-  Measurement("parity", "decoder"),
+  Measurement("parity", "decoder", limit=120),
   Measurement("ranking", "T5 large"),
   Measurement("train_step", "T5 large", COMPILED, limit=120),
   Measurement("train_step", "T5 xl"),

@@ -58,13 +58,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def load(tiny: bool) -> References:
-  """Returns the references: of the file that FACTSHOCK_GPU_REFERENCES names, else made here.
+  """Returns the references: of the file that FACTSHOCK_GPU_REFERENCES names, or made here.
+
+  They are made under that name where no file is there.
 
   Raises:
     UserError: no file is there, and none can be made.
   """
-  default = os.path.join(_cache_folder(), f"gpu_references_{stamp(tiny)[:12]}.npz")
-  path = os.environ.get(VARIABLE) or default
+  named = os.environ.get(VARIABLE, "")
+  path = named
+  if not named or (os.path.exists(named) and not is_whole(named, tiny)):
+    # A file of other settings, of the shapes that are not tiny say, is left as it is.
+    folder = os.path.dirname(named) if named else _cache_folder()
+    path = os.path.join(folder, f"gpu_references_{stamp(tiny)[:12]}.npz")
   if not is_whole(path, tiny):
     _make_apart(path, tiny)
   with np.load(path) as arrays:

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,6 +57,12 @@ _THREADS = min(8, os.cpu_count() or 1)
 
 # What a program gives: the loss's sum, logits at picked positions (or None), gradients.
 _Results = tuple[jax.Array, jax.Array | None, Params]
+
+# A program that is being compiled, or why it is not.
+_Compiling = concurrent.futures.Future[Any] | str
+
+# What JAX raises where a program cannot be lowered, compiled or run.
+_ERRORS = (RuntimeError, ValueError, TypeError)
 
 # The params that are trained, frozen ones beside adapters, and the batch.
 _Arguments = tuple[Params, Params | None, Batch]
@@ -112,29 +118,33 @@ def measure(name: str, side: str, tiny: bool) -> Checked:
     wanted = [variant for variant in wanted if variant.name not in left_out]
   checks = []
   of_xla: dict[tuple[str, Shape], dict[str, float]] = {}
-  for variant, results in _computed(wanted, _QUICK if tiny else {}):
-    if isinstance(results, str):
-      found = [Check(f"{variant.name}: {results}", float("inf"), 0.0)]
-    else:
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    generating = [
+      pool.submit(_greedy, case, arrays) for case in cases.cases_of(name, tiny) if case.generates
+    ]
+    compiling = _compiling(pool, wanted, _QUICK if tiny else {})
+    for future in generating:
+      checks += _told(_of_generating(future))
+    for variant, future in zip(wanted, compiling, strict=True):
+      results = _run(variant, future)
+      if isinstance(results, str):
+        checks += _told([Check(f"{variant.name}: {results}", float("inf"), 0.0)])
+        continue
       distances = _distances(variant, results, arrays)
       if variant.arithmetic == "bfloat16" and variant.kind == "plain":
         of_xla[variant.case.name, variant.shape] = distances
       xla = of_xla.get((variant.case.name, variant.shape))
       if variant.arithmetic == "cudnn" and xla is not None:
-        found = _against_xla(variant, distances, xla)
+        checks += _told(_against_xla(variant, distances, xla))
       else:
-        found = _against_roundoff(variant, distances)
-    checks += _told(found)
-  for case in cases.cases_of(name, tiny):
-    if case.generates:
-      checks += _told([_greedy(case, arrays)])
+        checks += _told(_against_roundoff(variant, distances))
   for line in left_out:
     print(f"left out on a {device.platform}: {line}", file=sys.stderr, flush=True)
   return Checked(checks, left_out)
 
 
 def variants_of(name: str, tiny: bool) -> list[Variant]:
-  """Returns the programs of "T5" or "decoder", XLA's in bfloat16 before cuDNN's."""
+  """Returns the programs of "T5" or "decoder", cuDNN's last: one may leave the device broken."""
   wanted = []
   for index, case in enumerate(cases.cases_of(name, tiny)):
     for shape in case.shapes:
@@ -152,7 +162,7 @@ def variants_of(name: str, tiny: bool) -> list[Variant]:
       ]
     if index == 0 or getattr(case.config, "sliding_window", None):
       wanted += [Variant(case, first, each, kind="packed") for each in ("highest", "bfloat16")]
-  return wanted
+  return sorted(wanted, key=lambda variant: variant.arithmetic == "cudnn")
 
 
 def program(
@@ -207,25 +217,35 @@ def _results(
   return loss, family.head(params, config, hidden[:, picked]), gradients
 
 
-def _computed(
-  wanted: list[Variant], options: dict[str, int]
-) -> Iterator[tuple[Variant, _Results | str]]:
-  """Yields each variant's results in order, or what it stopped with; all compile at once."""
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    compiling = []
-    for variant in wanted:
-      try:
-        compiling.append(pool.submit(lowered(variant).compile, options))
-      except (RuntimeError, ValueError, TypeError) as error:
-        compiling.append(_first_line(error))
-    for variant, future in zip(wanted, compiling, strict=True):
-      if isinstance(future, str):
-        yield variant, future
-        continue
-      try:
-        yield variant, jax.device_get(future.result()(*program(variant)[1]))
-      except (RuntimeError, ValueError, TypeError) as error:
-        yield variant, _first_line(error)
+def _compiling(
+  pool: concurrent.futures.Executor, wanted: list[Variant], options: dict[str, int]
+) -> list[_Compiling]:
+  """Returns each variant's program, which compiles beside the others, or why it cannot."""
+  compiling: list[_Compiling] = []
+  for variant in wanted:
+    try:
+      compiling.append(pool.submit(lowered(variant).compile, options))
+    except _ERRORS as error:
+      compiling.append(_first_line(error))
+  return compiling
+
+
+def _run(variant: Variant, compiling: _Compiling) -> _Results | str:
+  """Returns a variant's results, or what it stopped with."""
+  if isinstance(compiling, str):
+    return compiling
+  try:
+    return jax.device_get(compiling.result()(*program(variant)[1]))
+  except _ERRORS as error:
+    return _first_line(error)
+
+
+def _of_generating(future: concurrent.futures.Future[Check]) -> list[Check]:
+  """Returns the check of greedy tokens, one that does not pass where they could not be made."""
+  try:
+    return [future.result()]
+  except _ERRORS as error:
+    return [Check(f"greedy tokens: {_first_line(error)}", float("inf"), 0.0)]
 
 
 def _first_line(error: Exception) -> str:
