@@ -214,7 +214,7 @@ def run(
     Tokens, int32 [prompts, ..., max_length], ENDED after a row's end, and scores, float32
     [prompts, ...], in the order of the prompts.
   """
-  params, spread = place(model.params, model.mesh)
+  params, spread = place(model)
   order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
   pending = []
   for indices, rows in split(order, batch_size):
@@ -235,13 +235,15 @@ def run(
   return tokens, scores
 
 
-def place(params: Params, mesh: jax.sharding.Mesh | None) -> tuple[Params, Spread]:
-  """Puts weights on their devices; returns them and what puts a batch there.
+def place(model: LoadedModel) -> tuple[Params, Spread]:
+  """Puts a model's weights on their devices; returns them and what puts a batch there.
 
-  Without a mesh all is on the default device; else the weights are on the mesh as partitioning's
+  The weights are as they are computed with (layers.narrowed). Without a mesh all is on the default
+  device; else the weights are on the mesh as partitioning's
   rules say and each batch is cut over it, padded to a multiple of the parts.
   """
-  params = layers.bits_on_cpu(params)
+  params = layers.bits_on_cpu(layers.narrowed(model.params, model.model_config.dtype))
+  mesh = model.mesh
   if mesh is None:
     return jax.device_put(params), lambda batch: batch
 

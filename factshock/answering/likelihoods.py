@@ -78,7 +78,7 @@ def score(
   left = model.decoder_only
   opening = 0 if left else 1  # <extra_id_0>
   _check(model, pairs, opening)
-  params, spread = batches.place(model.params, model.mesh)
+  params, spread = batches.place(model)
   weights = sampling.unstack_layers(params, config)
   pending = []
   for entries, rows in _batches(pairs, batch_size):
@@ -135,7 +135,7 @@ def score_whole(
   """
   longest = max(map(len, rows), default=0)
   batches.check_length(longest, model.model_config, -1)  # nothing reads a row's last token
-  params, spread = batches.place(model.params, model.mesh)
+  params, spread = batches.place(model)
   scores = np.zeros(len(rows))
   order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
   done = 0

@@ -209,7 +209,7 @@ def _observe_all(
 ) -> list[_Pending]:
   """Returns the arrays of all batches of facts that have their subject, maybe not yet computed."""
   config = model.model_config
-  params, spread = batches.place(model.params, model.mesh)
+  params, spread = batches.place(model)
   indices = [index for index, marked in enumerate(queries.marked) if marked]
   indices.sort(key=lambda index: len(queries.prompts[index]))
   pending = []

@@ -179,7 +179,7 @@ def rank_prepared(model: LoadedModel, queries: Queries) -> list[np.ndarray]:
   config = model.model_config
   _check_fits(config, queries)
   devices = model.mesh.size if model.mesh else 1
-  params, spread = batches.place(model.params, model.mesh)
+  params, spread = batches.place(model)
   pending = []
   for batch in queries.batches:
     interruption.raise_if_requested()

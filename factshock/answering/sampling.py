@@ -10,7 +10,7 @@ import numpy as np
 
 from factshock.answering import batches
 from factshock.checkpoints.loading import LoadedModel
-from factshock.models import families
+from factshock.models import families, layers
 from factshock.models.model_config import ModelConfig
 from factshock.types import Array, Params
 
@@ -48,7 +48,7 @@ def sample(
     Tokens, int32 [prompts, max_length], batches.ENDED after a row's end, and their summed natural
     log-probabilities (at temperature 1), float32 [prompts].
   """
-  params, _ = batches.place(model.params, model.mesh)
+  params, _ = batches.place(model)
   placed = model.with_params(params)
   generate = _generator(placed, max_length, temperature > 0, _constants(ends, temperature, seed))
   return batches.run(generate, placed, prompts, max_length, batch_size)
@@ -62,9 +62,11 @@ def _generator(
 ) -> batches.Generate:
   """Returns what generates for one batch, as `batches.run` calls it."""
   config = model.model_config
-  # A CPU's time goes with the rows; an accelerator's hardly does.
+  # A CPU's time goes with the rows and tokens. An accelerator's hardly does, but it waits for every
+  # number of rows to be compiled.
   alone = model.mesh is None or model.mesh.size == 1
-  smallest = NARROWEST if alone and jax.default_backend() == "cpu" else None
+  saves = alone and layers.on_cpu()
+  smallest = NARROWEST if saves else None
   weights = unstack_layers(model.params, config)
 
   def generate(
@@ -74,7 +76,7 @@ def _generator(
     used: np.int32,
   ) -> tuple[Array, Array]:
     # Rows on a mesh would have to move.
-    packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only) if alone else None
+    packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only) if saves else None
     state = _begin(params, config, max_length, inputs_BxS, indices_B, used, packed)
     advance = functools.partial(_advance, params, config, random, weights, **constants)
     return _finish(advance, config, state, smallest)

@@ -12,6 +12,9 @@ from factshock.models import fused, products
 # Added to a score in float32: no underflow to -inf, so that a fully masked row stays finite.
 MASKED = -1e9
 
+# What is added to float32 scores: arrays that each broadcast to [B, H, S, T].
+Biases: TypeAlias = tuple[jax.Array, ...]
+
 # Keys, values and the float32 bias that their queries see them by.
 Cached: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -99,7 +102,7 @@ def attend(
   query_BxSxHxK: jax.Array,
   key_BxTxHxK: jax.Array,
   value_BxTxHxK: jax.Array,
-  bias: jax.Array | fused.Seen,
+  biases: Biases | fused.Seen,
   drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
   """Returns softmax attention without a scale: [B, S, H, K] in the dtype of the value.
@@ -110,15 +113,16 @@ def attend(
     query_BxSxHxK: queries.
     key_BxTxHxK: keys.
     value_BxTxHxK: values.
-    bias: float32, broadcasts to [B, H, S, T]; position bias and masks added up. Or a fused.Seen,
-      for a kernel.
+    biases: float32, each broadcasts to [B, H, S, T]: position bias and masks, apart, so that no
+      array of all rows and heads holds their sum, nor its gradient. Or a fused.Seen, for a kernel.
     drop: applied to the attention weights (dropout), or None; not by a kernel.
   """
-  if isinstance(bias, fused.Seen):
-    return fused.attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, bias)
+  if isinstance(biases, fused.Seen):
+    return fused.attend(query_BxSxHxK, key_BxTxHxK, value_BxTxHxK, biases)
   scores = products.scores(query_BxSxHxK, key_BxTxHxK).astype(jnp.float32)
-  weights = jax.nn.softmax(scores + bias, axis=-1)
-  weights = weights.astype(value_BxTxHxK.dtype)
+  for bias in biases:
+    scores = scores + bias
+  weights = products.softmax(scores, value_BxTxHxK.dtype)
   if drop is not None:
     weights = drop(weights)
   return jnp.einsum("bhst,bthk->bshk", weights, value_BxTxHxK)

@@ -39,11 +39,16 @@ class Attention(layers.Part):
     The first two are turned by their positions, and the query is scaled.
     """
     config = self.config
-    y = products.dense(x, self.joined(query=self.query, key=self.key, value=self.value))
-    ends = (config.num_heads * config.d_kv, (config.num_heads + config.num_kv_heads) * config.d_kv)
+    weights = {"query": self.query, "key": self.key, "value": self.value}
+    if self.joins(*weights):
+      y = products.dense(x, self.joined(**weights))
+      wide = config.num_heads * config.d_kv
+      parts = jnp.split(y, (wide, wide + config.num_kv_heads * config.d_kv), axis=-1)
+    else:
+      parts = [products.dense(x, weight) for weight in weights.values()]
     heads = [
       self.adapted(name, x, part).reshape(*x.shape[:-1], -1, config.d_kv)
-      for name, part in zip(("query", "key", "value"), jnp.split(y, ends, axis=-1))
+      for name, part in zip(weights, parts)
     ]
     query, key = (rotary.rotate(part, *turn) for part in heads[:2])
     query = query * jnp.asarray(config.d_kv**-0.5, self.dtype)
@@ -57,7 +62,7 @@ class Attention(layers.Part):
       return self._project(fused.attend(query, key, value, bias))
     scores = jnp.einsum("bsgrk,btgk->bgrst", query, key).astype(jnp.float32)
     scores = scores + bias[:, :, None]
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = products.softmax(scores, value.dtype)
     return self._project(jnp.einsum("bgrst,btgk->bsgrk", weights, value))
 
   def cached(

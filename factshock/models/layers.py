@@ -15,6 +15,8 @@ from factshock.types import Batch, Params
 # Layers' weights are taken out of their stack once, before a loop over tokens, where the stack is
 # no larger than this; else a layer's are copied at every token.
 UNSTACKED_BYTES = 1 << 30
+# Times as large on an accelerator, whose loops wait for every copy.
+_ON_ACCELERATORS = 4
 
 # Weights of the same inputs, read in one product.
 _JOINED = (("query", "key", "value"), ("gate", "up"))
@@ -31,7 +33,8 @@ def layer_weights(stacked: Params) -> list[Params] | None:
   again. None where the copy would be too large.
   """
   leaves = jax.tree.leaves(stacked)
-  if sum(leaf.nbytes for leaf in leaves) > UNSTACKED_BYTES:
+  limit = UNSTACKED_BYTES if on_cpu() else UNSTACKED_BYTES * _ON_ACCELERATORS
+  if sum(leaf.nbytes for leaf in leaves) > limit:
     return None
   return [_with_joined(_take(stacked, layer)) for layer in range(len(leaves[0]))]
 
@@ -100,6 +103,25 @@ def write_token(
   )
 
 
+def on_cpu() -> bool:
+  """Returns whether JAX computes on a CPU."""
+  return jax.default_backend() == "cpu"
+
+
+def narrowed(params: Params, dtype: str) -> Params:
+  """Returns params that are not trained in the dtype of the computation, where that is narrower.
+
+  The models cast every parameter when they read it; a loop over tokens would cast it at each.
+  """
+  narrow = jnp.dtype(dtype)
+
+  def cast(leaf: jax.Array) -> jax.Array:
+    wider = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize > narrow.itemsize
+    return leaf.astype(narrow) if wider else leaf
+
+  return jax.tree.map(cast, params)
+
+
 def bits_on_cpu(params: Params) -> Params:
   """Returns params that are not trained; large bfloat16 layers as uint16 of the same bits on a CPU.
 
@@ -107,7 +129,7 @@ def bits_on_cpu(params: Params) -> Params:
   them, which takes twice the model's memory more; bits are widened layer by layer. No copy is made.
   """
   large = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) > UNSTACKED_BYTES
-  if not large or jax.default_backend() != "cpu":
+  if not large or not on_cpu():
     return params
 
   def bits(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -144,6 +166,15 @@ class Part(nn.Module):
     if value.dtype == jnp.uint16:  # from `bits_on_cpu`
       value = jax.lax.bitcast_convert_type(value, jnp.bfloat16)
     return value.astype(self.dtype)
+
+  def joins(self, *names: str) -> bool:
+    """Returns whether weights of the same inputs are read in one product.
+
+    Joining them is a copy, and one more to keep for the reverse pass; taking the results apart is
+    another. A CPU's product gains more than that, an accelerator's does not, unless `layer_weights`
+    has joined them for good.
+    """
+    return on_cpu() or self.has_variable("params", "_".join(names))
 
   def joined(self, **weights: jax.Array) -> jax.Array:
     """Returns weights [D, F] of the same inputs as one, [D, sum of F], in this order.
@@ -201,12 +232,18 @@ class Norm(Part):
     """Returns x divided by its root mean square and scaled."""
     dtype = jnp.dtype(self.config.param_dtype)
     scale = self.param("scale", nn.initializers.ones, x.shape[-1:], dtype)
-    wide = x.astype(jnp.float32)
-    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
-    normed = wide * jax.lax.rsqrt(mean_square + self.config.epsilon)
-    normed = normed.astype(self.dtype)
-    leading = tuple(range(x.ndim - 1))
-    return normed * jnp.expand_dims(scale.astype(self.dtype), leading)
+
+    def normed(x: jax.Array, scale: jax.Array) -> jax.Array:
+      wide = x.astype(jnp.float32)
+      mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+      divided = wide * jax.lax.rsqrt(mean_square + self.config.epsilon)
+      leading = tuple(range(x.ndim - 1))
+      return divided.astype(self.dtype) * jnp.expand_dims(scale.astype(self.dtype), leading)
+
+    if self.dtype == jnp.float32:
+      return normed(x, scale)
+    # The reverse pass reads x again, so that no wider copy of it is kept.
+    return jax.checkpoint(normed, prevent_cse=False)(x, scale)
 
 
 class FeedForward(Part):
@@ -219,8 +256,14 @@ class FeedForward(Part):
     if config.feed_forward == "relu":
       up = self._input_weight("up")
       hidden = jax.nn.relu(self.adapted("up", x, products.dense(x, up)))
-    else:
+    elif self.joins("gate", "up"):
       hidden = products.gated(self._gate_and_up(x), config.feed_forward)
+    else:
+      gate, up = (
+        self.adapted(name, x, products.dense(x, self._input_weight(name)))
+        for name in ("gate", "up")
+      )
+      hidden = products.gated_apart(gate, up, config.feed_forward)
     down = self.weight("down", config.d_ff**-0.5, config.d_ff, config.d_model)
     hidden = self.drop(hidden)
     return self.adapted("down", hidden, products.dense(hidden, down))

@@ -106,6 +106,11 @@ def _custom_vjp_of_first(function: Callable[..., jax.Array]) -> Any:
   return jax.custom_vjp(function, nondiff_argnums=(1,))
 
 
+def _custom_vjp_of_first_two(function: Callable[..., jax.Array]) -> Any:
+  """Returns a function of three arguments, of which the third is not differentiated."""
+  return jax.custom_vjp(function, nondiff_argnums=(2,))
+
+
 @_custom_vjp_of_first
 def gated(both: jax.Array, activation: str) -> jax.Array:
   """Returns curve(gate) * up, [..., F]; the reverse pass computes the curve again.
@@ -126,19 +131,73 @@ def _gated_forward(both: jax.Array, activation: str) -> _Pair:
 
 
 def _gated_backward(activation: str, both: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-  gate = both[..., 0, :]
-  up = both[..., 1, :]
-  value, to_gate = jax.jvp(_curve(activation), (gate,), (gradient * up,))
-  return (jnp.stack([to_gate, gradient * value], axis=-2),)
+  saved = (both[..., 0, :], both[..., 1, :])
+  return (jnp.stack(_gated_apart_backward(activation, saved, gradient), axis=-2),)
 
 
 gated.defvjp(_gated_forward, _gated_backward)
+
+
+@_custom_vjp_of_first_two
+def gated_apart(gate: jax.Array, up: jax.Array, activation: str) -> jax.Array:
+  """Returns what `gated` does of a gate and up that are two arrays, each [..., F]."""
+  return _gated_apart(gate, up, activation)
+
+
+def _gated_apart(gate: jax.Array, up: jax.Array, activation: str) -> jax.Array:
+  return _curve(activation)(gate) * up
+
+
+def _gated_apart_forward(
+  gate: jax.Array, up: jax.Array, activation: str
+) -> tuple[jax.Array, _Pair]:
+  return _gated_apart(gate, up, activation), (gate, up)
+
+
+def _gated_apart_backward(activation: str, saved: _Pair, gradient: jax.Array) -> _Pair:
+  gate, up = saved
+  value, to_gate = jax.jvp(_curve(activation), (gate,), (gradient * up,))
+  return to_gate, gradient * value
+
+
+gated_apart.defvjp(_gated_apart_forward, _gated_apart_backward)
 
 
 def _curve(activation: str) -> Callable[[jax.Array], jax.Array]:
   if activation == "gated-gelu":
     return functools.partial(jax.nn.gelu, approximate=True)
   return jax.nn.silu
+
+
+@_custom_vjp_of_first
+def softmax(scores_BxHxSxT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """Returns the softmax over the last axis of float32 scores, in a dtype.
+
+  The reverse pass reads the weights as they were rounded, which the product with the values keeps
+  anyway: in a bfloat16 model no float32 array [B, H, S, T] is kept.
+  """
+  return _softmax(scores_BxHxSxT, dtype)
+
+
+def _softmax(scores: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  return jax.nn.softmax(scores, axis=-1).astype(dtype)
+
+
+def _softmax_forward(scores: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+  weights = _softmax(scores, dtype)
+  return weights, weights
+
+
+def _softmax_backward(
+  dtype: jnp.dtype, weights: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
+  del dtype
+  wide = weights.astype(jnp.float32)
+  weighted = wide * gradient.astype(jnp.float32)
+  return (weighted - wide * jnp.sum(weighted, axis=-1, keepdims=True),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 @jax.custom_vjp

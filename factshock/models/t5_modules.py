@@ -15,8 +15,8 @@ from factshock.types import Batch
 # Arrays of a cache that hold a layer's keys and values on their first axis.
 CACHED = ("key", "value", "cross_key", "cross_value")
 
-# What queries see: a bias to add to scores, or its description for a kernel.
-Bias: TypeAlias = jax.Array | fused.Seen
+# What queries see: biases to add to scores, or their description for a kernel.
+Seen: TypeAlias = attention.Biases | fused.Seen
 
 
 class Attention(layers.Part):
@@ -46,9 +46,9 @@ class Attention(layers.Part):
     query, key, value = self._heads(x, "query", "key", "value")
     return query, key, value
 
-  def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array, bias: Bias) -> jax.Array:
-    """Returns the output [B, S, D] of queries that see keys by a bias."""
-    y = attention.attend(query, key, value, bias, self.drop)
+  def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array, seen: Seen) -> jax.Array:
+    """Returns the output [B, S, D] of queries that see keys by their biases."""
+    y = attention.attend(query, key, value, seen, self.drop)
     y = y.reshape(*y.shape[:-2], -1)
     return self.adapted("out", y, products.dense(y, self.out))
 
@@ -63,13 +63,17 @@ class Attention(layers.Part):
     return self.backed("out", self.out, direction)
 
   def _heads(self, x: jax.Array, *names: str) -> list[jax.Array]:
-    """Returns the heads that the weights of these names make of a stream, in one product."""
-    weight = self.joined(**{name: getattr(self, name) for name in names})
-    y = products.dense(x, weight.reshape(len(weight), len(names), -1))
+    """Returns the heads that the weights of these names make of a stream."""
+    weights = {name: getattr(self, name) for name in names}
+    if self.joins(*names):
+      weight = self.joined(**weights)
+      y = products.dense(x, weight.reshape(len(weight), len(names), -1))
+      parts = [y[..., i, :] for i in range(len(names))]
+    else:
+      parts = [products.dense(x, weight) for weight in weights.values()]
     heads = (self.config.num_heads, self.config.d_kv)
     return [
-      self.adapted(name, x, y[..., i, :]).reshape(*x.shape[:-1], *heads)
-      for i, name in enumerate(names)
+      self.adapted(name, x, part).reshape(*x.shape[:-1], *heads) for name, part in zip(names, parts)
     ]
 
 
@@ -84,10 +88,10 @@ class EncoderLayer(layers.Part):
     self.feed_forward_norm = layers.Norm(self.config)
     self.feed_forward = layers.FeedForward(self.config, self.train)
 
-  def __call__(self, x: jax.Array, bias: Bias) -> tuple[jax.Array, None]:
+  def __call__(self, x: jax.Array, seen: Seen) -> tuple[jax.Array, None]:
     """Returns the stream after the layer; None, as nn.scan collects nothing."""
     y = self.self_attention_norm(x)
-    x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
+    x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), seen))
     return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
 
   def observe(
@@ -95,7 +99,7 @@ class EncoderLayer(layers.Part):
   ) -> tuple[jax.Array, observing.Read]:
     """Returns the stream after the layer, and what the query at a position of each row reads."""
     query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
-    x = x + self.self_attention(query, key, value, bias)
+    x = x + self.self_attention(query, key, value, (bias,))
     read = observing.read(query[:, :, :, None], key, value, bias, position, marked)
     return x + self.feed_forward(self.feed_forward_norm(x)), read
 
@@ -109,14 +113,14 @@ class DecoderLayer(EncoderLayer):
     self.cross_attention = Attention(self.config, self.train)
 
   def __call__(
-    self, x: jax.Array, encoded: jax.Array, bias: Bias, cross_bias: Bias
+    self, x: jax.Array, encoded: jax.Array, seen: Seen, cross_seen: Seen
   ) -> tuple[jax.Array, None]:
     """Returns the stream after the layer; None, as nn.scan collects nothing."""
     y = self.self_attention_norm(x)
-    x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), bias))
+    x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), seen))
     query = self._cross_query(x)
     keys_values = self.cross_attention.keys_values(encoded)
-    x = x + self.drop(self.cross_attention(query, *keys_values, cross_bias))
+    x = x + self.drop(self.cross_attention(query, *keys_values, cross_seen))
     return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
 
   def observe(
@@ -130,10 +134,10 @@ class DecoderLayer(EncoderLayer):
   ) -> tuple[jax.Array, observing.Read]:
     """Returns the stream after the layer, and what a query reads of the encoder's output."""
     y = self.self_attention_norm(x)
-    x = x + self.self_attention(*self.self_attention.queries_keys_values(y), bias)
+    x = x + self.self_attention(*self.self_attention.queries_keys_values(y), (bias,))
     query = self._cross_query(x)
     key, value = self.cross_attention.keys_values(encoded)
-    x = x + self.cross_attention(query, key, value, cross_bias)
+    x = x + self.cross_attention(query, key, value, (cross_bias,))
     read = observing.read(query[:, :, :, None], key, value, cross_bias, position, marked)
     return x + self.feed_forward(self.feed_forward_norm(x)), read
 
@@ -173,7 +177,7 @@ class DecoderLayer(EncoderLayer):
   ) -> tuple[jax.Array, None]:
     """Returns the stream of the tokens of a tree, with the cross-attention's cached keys."""
     y = self.self_attention_norm(x)
-    x = x + self.self_attention(*self.self_attention.queries_keys_values(y), bias)
+    x = x + self.self_attention(*self.self_attention.queries_keys_values(y), (bias,))
     return self._after_self_attention(x, (*cross, cross_bias)), None
 
   def _after_self_attention(self, x: jax.Array, cross: attention.Cached) -> jax.Array:
@@ -291,7 +295,7 @@ class T5(layers.Part):
       mask = attention.padding_mask(inputs)
     else:
       mask = attention.segment_mask(segments, segments)
-    return self.encoder(self._embed(inputs), bias + mask)
+    return self.encoder(self._embed(inputs), (bias, mask))
 
   def decode(self, encoded: jax.Array, inputs: jax.Array, decoder_inputs: jax.Array) -> jax.Array:
     """Returns the logits after each decoder input: float32 [B, T, V]."""
@@ -312,14 +316,14 @@ class T5(layers.Part):
       seen = fused.Seen(bias, fused.full(decoder_inputs), kernel, causal=True)
       x = self._embed(decoder_inputs)
       return self.decoder(x, encoded, seen, fused.Seen(None, fused.lengths(inputs), kernel))
-    bias = bias + attention.causal_mask(length)
+    biases = (bias + attention.causal_mask(length),)
     if segments is None:
       cross_mask = attention.padding_mask(inputs)
     else:
       input_segments, target_segments = segments
-      bias = bias + attention.segment_mask(target_segments, target_segments)
+      biases = (*biases, attention.segment_mask(target_segments, target_segments))
       cross_mask = attention.segment_mask(target_segments, input_segments)
-    return self.decoder(self._embed(decoder_inputs), encoded, bias, cross_mask)
+    return self.decoder(self._embed(decoder_inputs), encoded, biases, (cross_mask,))
 
   def observe(
     self,

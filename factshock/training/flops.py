@@ -109,15 +109,21 @@ def count_flops(jaxpr: Jaxpr) -> int:
   """Returns the FLOPs of a jaxpr's matrix products, loops of known length included."""
   total = 0
   for equation in jaxpr.eqns:
-    name = equation.primitive.name
-    if name == "dot_general":
-      contracted = equation.params["dimension_numbers"][0][0]
-      shape = _shape(equation.invars[0])
-      sums = math.prod(shape[axis] for axis in contracted)
-      total += 2 * math.prod(_shape(equation.outvars[0])) * sums
-    repetitions = equation.params.get("length", 1) if name == "scan" else 1
-    total += repetitions * sum(count_flops(inner) for inner in _inner_jaxprs(equation.params))
+    total += product_flops(equation)
+    is_scan = equation.primitive.name == "scan"
+    repetitions = equation.params.get("length", 1) if is_scan else 1
+    total += repetitions * sum(count_flops(inner) for inner in inner_jaxprs(equation.params))
   return total
+
+
+def product_flops(equation: Any) -> int:
+  """Returns the FLOPs of an equation of a jaxpr that is a matrix product; else 0."""
+  if equation.primitive.name != "dot_general":
+    return 0
+  contracted = equation.params["dimension_numbers"][0][0]
+  shape = _shape(equation.invars[0])
+  sums = math.prod(shape[axis] for axis in contracted)
+  return 2 * math.prod(_shape(equation.outvars[0])) * sums
 
 
 def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
@@ -142,7 +148,7 @@ def _as_one_member(step_fn: StepFn, axis: str) -> StepFn:
   return step
 
 
-def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
+def inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
   """Yields the jaxprs that an equation calls."""
   for value in params.values():
     items = value if isinstance(value, (tuple, list)) else (value,)
