@@ -2,6 +2,7 @@
 input.
 """
 
+import dataclasses
 import functools
 
 import hf_t5
@@ -137,6 +138,29 @@ def test_packed_prompts_stand_where_their_places_say(left):
   assert len({*places[used].tolist()}) == used.sum() == (segments > 0).sum()
   for row in range(len(inputs)):
     assert len(set(segments.ravel()[places[row][used[row]]])) <= 1  # one prompt, one segment
+
+
+def test_packing_reads_at_most_a_row_more_than_padding():
+  """Prompts too long for two in a row of PACKED, and of lengths that leave much of it free."""
+  for longest in (5, 40, 72, 200):
+    inputs = batches.pad([[7] * (longest - row % 3) for row in range(32)], range(32), 32)
+    tokens, segments, _ = batches.pack(inputs)
+    assert tokens.size < inputs.size + tokens.shape[1]
+    assert (segments > 0).sum() == (inputs > 0).sum()
+
+
+def test_weights_are_narrowed_once_and_answers_stay():
+  """float32 weights of a bfloat16 model, placed in bfloat16."""
+  config = dataclasses.replace(CONFIG, dtype="bfloat16")
+  params = make_params(0)
+  placed, _ = batches.place(LoadedModel(params, config, TOKENIZER))
+  assert {leaf.dtype for leaf in jax.tree.leaves(placed)} == {jnp.dtype("bfloat16")}
+  logits = []
+  for weights in (placed, params):
+    cache, first = t5.start(weights, config, np.array([[5, 6, 1]], np.int32), 2)
+    cache = dict(t5.unstack(cache), weights=t5.layer_weights(weights))
+    logits.append(t5.step(weights, config, cache, first)[0])
+  np.testing.assert_array_equal(*logits)
 
 
 def test_other_weights_compile_nothing():

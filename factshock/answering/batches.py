@@ -18,7 +18,7 @@ from factshock.types import Array, Params, Tokenizer
 
 ENDED = -1  # in place of a token, after the end of a generated answer
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
-PACKED = 64  # tokens of a row that holds several prompts, at least
+PACKED = 128  # tokens of a row that holds several prompts, about
 LENGTHS = (*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16), *range(128, LONGEST + 1, 64))
 
 T = TypeVar("T")
@@ -169,20 +169,24 @@ def pad(
 def pack(inputs_BxS: np.ndarray, left: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Puts several prompts from `pad` into each row, as a family's `start` takes them.
 
-  With `left` the last token of each prompt is left out. R is rounded up, as every number of rows is
-  compiled anew.
+  With `left` the last token of each prompt is left out. L is a multiple of S, so that no more than
+  a row is added to the tokens of `inputs_BxS`. R is rounded up, as every number of rows is compiled
+  anew.
 
   Returns:
     The tokens [R, L], their segments [R, L] and positions [B, S], the flat index of each prompt's
     tokens among the R * L.
   """
   filler = decoder_text.PAD if left else 0
+  batch, width = inputs_BxS.shape
+  whole = max(1, PACKED // width)  # prompts of full width a row
+  length = whole * width
   inputs_BxS = inputs_BxS[:, :-1] if left else inputs_BxS
   used_BxS = inputs_BxS != filler
-  length = max(PACKED, inputs_BxS.shape[1])
   row_B, start_Bx1, segment_B = batching.fit(used_BxS.sum(axis=1)[:, None], (length,))
-  step = max(1, inputs_BxS.size // length // 16)
-  rows = -(-(int(row_B.max()) + 1) // step) * step
+  most = -(-batch // whole)
+  step = max(1, most // 16)
+  rows = min(-(-(int(row_B.max()) + 1) // step) * step, most)
   prompts_U, columns_U = np.nonzero(used_BxS)
   shift_B = row_B * length + start_Bx1[:, 0] - used_BxS.argmax(axis=1)
   positions_BxS = np.zeros(inputs_BxS.shape, np.int32)

@@ -20,6 +20,9 @@ __all__ = ["PAD", "LlamaConfig", "positions"]
 
 _CACHED = ("key", "value")
 
+# Caches are of a multiple of so many tokens: a GPU's products would copy others to fill them up.
+_MULTIPLE = 8
+
 
 def init(model_config: LlamaConfig, key: jax.Array) -> Params:
   """Returns random parameters, normal with variance 1 / inputs."""
@@ -120,16 +123,17 @@ def start(
       read.
 
   Returns:
-    The cache, which holds all but the last token: a dict of `key` and `value`
-    [N, B, G, K, S - 1 + length], `step` (int32 scalar: tokens read since), `used` [B, S - 1] (bool:
-    no padding) and `offset` [B] (tokens in the prompt but the last); and first_B.
+    The cache, which holds all but the last token: a dict of `key` and `value` [N, B, G, K, L], L
+    at least S - 1 + length, `step` (int32 scalar: tokens read since), `used` [B, S - 1] (bool: no
+    padding) and `offset` [B] (tokens in the prompt but the last); and first_B.
   """
   before_BxP = inputs_BxS[:, :-1]
   first_B = inputs_BxS[:, -1]
   used_BxP = before_BxP != PAD
   prompts = packed or (before_BxP, used_BxP.astype(jnp.int32), None)
   key, value = _apply(params, model_config, Llama.prefill, *prompts)
-  more = ((0, 0), (0, 0), (0, 0), (0, 0), (0, length))
+  filler = -(key.shape[-1] + length) % _MULTIPLE
+  more = ((0, 0), (0, 0), (0, 0), (0, 0), (0, length + filler))
   cache = {
     "key": jnp.pad(key, more),
     "value": jnp.pad(value, more),

@@ -16,14 +16,16 @@ are medians after a first run, which is stated apart; the tokens of both sides a
 import statistics
 import time
 
+import answering_sides
+import answering_tasks
 import jax
 import models
 import numpy as np
+import torch
 from absl import app, flags
 
 from factshock.answering import sampling
 from factshock.checkpoints.loading import LoadedModel
-from factshock.models import families
 
 CHECKPOINT = flags.DEFINE_string(
   "checkpoint", None, "HuggingFace folder of a model to take in place of --models"
@@ -39,41 +41,6 @@ TOKENS = flags.DEFINE_integer("tokens", 16, "new tokens a prompt")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of both sides")
 BEAMS = flags.DEFINE_integer("beams", 1, "1 is greedy")
 REPEATS = flags.DEFINE_integer("repeats", 5, "runs of each side, in turn; the median counts")
-
-
-def transformers_side(model, prompts, left, closing):
-  import torch
-
-  device = "cuda" if torch.cuda.is_available() else "cpu"
-  model = model.to(device)
-  ends = closing.tolist() or None
-  model.generation_config.eos_token_id = None
-
-  def answer(part):
-    longest = max(map(len, part))
-    inputs, mask = np.zeros((2, len(part), longest), np.int64)
-    for row, prompt in enumerate(part):
-      place = slice(longest - len(prompt), longest) if left else slice(0, len(prompt))
-      inputs[row, place], mask[row, place] = prompt, 1
-    rows = model.generate(
-      torch.tensor(inputs, device=device),
-      attention_mask=torch.tensor(mask, device=device),
-      max_new_tokens=TOKENS.value,
-      do_sample=False,
-      pad_token_id=0,
-      eos_token_id=ends,
-      num_beams=BEAMS.value,
-    )
-    rows = rows[:, longest if left else 1 :].cpu().numpy()
-    return np.pad(rows, ((0, 0), (0, TOKENS.value - rows.shape[1])))
-
-  def run():
-    with torch.inference_mode():
-      return np.concatenate(
-        [answer(prompts[at : at + BATCH.value]) for at in range(0, len(prompts), BATCH.value)]
-      )
-
-  return run
 
 
 def our_side(params, config, prompts, closing):
@@ -92,10 +59,7 @@ def our_side(params, config, prompts, closing):
 def random_task(name):
   """(config, params, transformers' model, prompts, tokens that end an answer: none)."""
   random = np.random.default_rng(0)
-  prompts = [
-    random.integers(5, 32000, random.integers(8, LONGEST.value + 1)).tolist()
-    for _ in range(PROMPTS.value)
-  ]
+  prompts = answering_tasks.random_prompts(random, PROMPTS.value, LONGEST.value, 32000)
   return *models.make(name, DTYPE.value), prompts, np.zeros(0, np.int32)
 
 
@@ -124,9 +88,10 @@ def main(_):
     config, params, model, prompts, closing = (
       task_of(name) if CHECKPOINT.value else random_task(name)
     )
-    left = families.of(config).decoder_only
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    options = (BATCH.value, TOKENS.value, closing.tolist(), BEAMS.value)
     sides = {
-      "transformers": transformers_side(model, prompts, left, closing),
+      "transformers": answering_sides.generator(model, prompts, *options),
       "factshock": our_side(params, config, prompts, closing),
     }
     first, times, said = {}, {side: [] for side in sides}, {}

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -85,6 +85,38 @@ def torch_device(tiny: bool) -> str | None:
   return "cpu" if tiny else None
 
 
+class Timing(NamedTuple):
+  """Holds how long a side took: see results.Speed, whose fields have these names."""
+
+  seconds: float
+  least: float
+  first: float
+  gigabytes: float
+  compiling: float | None
+  compiled: int | None
+
+
+def timing(make: Callable[[], Callable[[], Any]], ours: bool, repeats: int) -> Timing:
+  """Returns how long a side takes.
+
+  Args:
+    make: makes weights and returns a function that waits for its result.
+    ours: whether the side is JAX's, else it is PyTorch's.
+    repeats: how many are timed, after two.
+  """
+  began = time.perf_counter()
+  with compilations() as compiling:
+    run = make()
+    run()
+  first = time.perf_counter() - began
+  run()
+  with compilations() as compiled:
+    median, least = timed(run, repeats)
+  if not ours:
+    return Timing(median, least, first, torch_peak_gigabytes(), None, None)
+  return Timing(median, least, first, peak_gigabytes(), sum(compiling), len(compiled))
+
+
 def timed(run: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, float]:
   """Returns (median, least) seconds of a function that waits for its result."""
   seconds = []
@@ -115,6 +147,13 @@ def peak_gigabytes() -> float:
   """Returns the most memory that JAX has held on its first device, 0 where it is not known."""
   statistics_of_memory = jax.devices()[0].memory_stats() or {}
   return statistics_of_memory.get("peak_bytes_in_use", 0) / 1e9
+
+
+def torch_peak_gigabytes() -> float:
+  """Returns the most memory that PyTorch has held on a GPU, 0 without one."""
+  import torch  # a peer, which may be missing
+
+  return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
 
 
 def is_out_of_memory(error: Exception) -> bool:

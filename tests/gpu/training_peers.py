@@ -1,14 +1,15 @@
 """Train steps of PyTorch transformers and PEFT in bfloat16: the peers of parts.train_step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import peft
 import torch
-import transformers
 
 from factshock.models.decoder import LlamaConfig
 from factshock.models.t5 import T5Config
 from factshock.types import Batch
+from gpu import peer_models
 from gpu.parts import train_step
 
 _NAMES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
@@ -42,11 +43,6 @@ def runner(
   return run
 
 
-def peak_gigabytes() -> float:
-  """Returns the most memory that PyTorch has held on a GPU, 0 without one."""
-  return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
-
-
 def _arguments(batch: Batch, device: str) -> dict[str, torch.Tensor]:
   """Returns a batch as a transformers model takes it."""
   tensors = {
@@ -59,37 +55,9 @@ def _arguments(batch: Batch, device: str) -> dict[str, torch.Tensor]:
   return {"input_ids": tensors["tokens"], "labels": tensors["tokens"]}
 
 
-def _model(config: T5Config | LlamaConfig, trained: str) -> torch.nn.Module:
+def _model(config: T5Config | LlamaConfig, trained: str) -> Any:
   """Returns a transformers model of the same sizes."""
-  if isinstance(config, T5Config):
-    return transformers.T5ForConditionalGeneration(
-      transformers.T5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.d_model,
-        d_kv=config.d_kv,
-        d_ff=config.d_ff,
-        num_layers=config.encoder_layers,
-        num_heads=config.num_heads,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        decoder_start_token_id=0,
-      )
-    )
-  model = transformers.LlamaForCausalLM(
-    transformers.LlamaConfig(
-      vocab_size=config.vocab_size,
-      hidden_size=config.d_model,
-      intermediate_size=config.d_ff,
-      num_hidden_layers=config.layers,
-      num_attention_heads=config.num_heads,
-      num_key_value_heads=config.num_kv_heads,
-      tie_word_embeddings=config.tie_head,
-      pad_token_id=0,
-      use_cache=False,
-    )
-  )
+  model = peer_models.make(config)
   if trained == "all":
     return model
   targets = [_NAMES[name] for name in train_step.TARGETS]

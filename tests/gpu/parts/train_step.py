@@ -134,7 +134,7 @@ def _measure_attempt(row: Row, attempt: Attempt, side: str, tiny: bool) -> Speed
   needed_flops, needed_bytes = needed(config, row.trained, batch)
   lengths = "+".join(str(batch[name].shape[1]) for name in batch if name != "weights")
   tokens = sum(batch[name].size for name in batch if name != "weights")
-  gigabytes = machine.peak_gigabytes() if side == OURS else _peers().peak_gigabytes()
+  gigabytes = machine.peak_gigabytes() if side == OURS else machine.torch_peak_gigabytes()
   return Speed(
     seconds=median,
     least=least,
