@@ -11,7 +11,7 @@ import pytest
 
 from factshock.models import decoder, fused
 from factshock.runtime.errors import UserError
-from gpu import cases, references
+from gpu import cases, references, results
 from gpu.parts import parity
 
 CUDNN = [
@@ -154,3 +154,16 @@ def test_a_file_of_other_settings_is_left_as_it_is(monkeypatch, tmp_path):
   assert made == ["references.npz", f"gpu_references_{references.stamp(True)[:12]}.npz"]
   assert references.is_whole(str(named), tiny=False)
   assert not references.is_whole(str(named), tiny=True)
+
+
+def test_what_was_left_out_is_shown():
+  measurement = results.Measurement("parity", "T5")
+  check = dataclasses.asdict(results.Check("logits", float("inf"), 1.0))
+  document = {
+    "about": {"device": "cpu"},
+    "outcomes": {measurement.key: {"checks": [check], "left_out": ["v1.1, cudnn"]}},
+  }
+  descriptions = {"parity": results.Description("What it is.", {})}
+  text = results.markdown(document, [measurement], descriptions, [], None)
+  assert "this device cannot run it:\n\n- T5: v1.1, cudnn\n" in text
+  assert results.failures([measurement], document["outcomes"]) == ["parity: T5: factshock: logits"]

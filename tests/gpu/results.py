@@ -221,6 +221,7 @@ def markdown(
     of_part = [measurement for measurement in plan if measurement.part == part]
     pieces += [f"## {part}", descriptions[part].text]
     pieces += _part_tables(of_part, outcomes, peaks)
+    pieces.append(_left_out_text(of_part, outcomes))
     pieces.append(_next_text(of_part, outcomes, descriptions[part].to_try, peaks))
   pieces.append(_missing_text(plan, outcomes))
   return "\n\n".join(piece for piece in pieces if piece) + "\n"
