@@ -106,6 +106,9 @@ def test_no_time_is_no_failure_and_an_error_is():
   outcomes = {SLOW.key: {"error": "exit code 1: broken"}}
   assert results.failures([FAST, SLOW], outcomes) == ["speeds: large: peer: exit code 1: broken"]
   assert "- speeds: large: peer: exit code 1: broken" in page(outcomes)
+  missing = {SLOW.key: {"error": "cannot run here: no data"}}
+  assert not results.failures([FAST, SLOW], missing)
+  assert "- speeds: large: peer: cannot run here: no data" in page(missing)
 
 
 def test_every_goal_names_measurements_of_the_plan():
@@ -203,6 +206,7 @@ def test_a_worker_that_fails_or_hangs_is_an_error(tmp_path):
   controller = check._Run(str(tmp_path), True, deadline=0.0)
   for code, limit, expected in (
     ("import sys; sys.stdin.readline(); sys.exit('broken here')", 60, "exit code 1: broken here"),
+    ("import sys; sys.exit(2)", 60, "cannot run here: broken here"),
     ("import time; time.sleep(600)", 1, "stopped after 1 s"),
   ):
     with open(controller.path("log"), "a") as log:

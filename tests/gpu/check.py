@@ -8,7 +8,8 @@ what there is no time left for is named. After each, all that is known stands in
 OUTPUT/gpu_check.json and OUTPUT/gpu_check.md; what the processes print is in OUTPUT/gpu_check.log.
 The same command again goes on with what is missing or failed; another --output starts anew.
 
-Exit codes: 0; 1 where a measurement failed or a check did not pass; 2 where JAX sees no GPU.
+Exit codes: 0; 1 where a measurement failed or a check did not pass; 2 where JAX sees no GPU. What
+lacks data or a config file is named and is no failure.
 """
 
 import contextlib
@@ -205,6 +206,9 @@ class _Run:
       return {"error": f"stopped after {limit:.0f} s"}
     finally:
       _end(process)
+    # A UserError: the part says what it lacks.
+    if process.returncode == 2:
+      return {"error": results.CANNOT_RUN + _last_line(self.path("log"))}
     if process.returncode or not printed:
       return {"error": f"exit code {process.returncode}: {_last_line(self.path('log'))}"}
     return json.loads(printed[-1])
@@ -237,12 +241,12 @@ def _description(part: str) -> Description:
 
 def _brief(outcome: Outcome) -> str:
   """Returns an outcome in a few words."""
-  if "error" in outcome:
-    return f"FAILED: {outcome['error']}"
+  error = outcome.get("error")
+  if error is not None:
+    return error if error.startswith(results.CANNOT_RUN) else f"FAILED: {error}"
   if "speed" in outcome:
     speed = results.Speed(**outcome["speed"])
-    rate = speed.amount / speed.seconds
-    return f"{1e3 * speed.seconds:,.1f} ms, {rate:,.0f} {speed.unit} a second"
+    return f"{1e3 * speed.seconds:,.1f} ms, {results.rate_of(speed)} {speed.unit} a second"
   checks = [results.Check(**check) for check in outcome["checks"]]
   return f"{sum(check.passed for check in checks)} of {len(checks)} checks passed"
 

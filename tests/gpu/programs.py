@@ -260,7 +260,8 @@ def report_of(program: Program, compiler: str) -> Report:
     host=sorted(target for target in targets if "callback" in target or "host" in target.lower()),
     faults=faults.read(traced.jaxpr.jaxpr, program.vocab_size),
   )
-  if compiler == "none" or (compiler == "cpu" and "dot_product_attention" in str(targets) + text):
+  has_cudnn = any("cudnn" in target for target in targets)
+  if compiler == "none" or (compiler == "cpu" and has_cudnn):
     return report
   memory = _compiled(traced, compiler, program.options).memory_analysis()
   return dataclasses.replace(

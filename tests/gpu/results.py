@@ -10,6 +10,7 @@ from factshock.runtime import files
 
 OURS = "factshock"
 NO_TIME = "no time was left"
+CANNOT_RUN = "cannot run here: "  # before what is missing: data, or a config
 _SPEED_COLUMNS = (
   "what",
   "side",
@@ -191,12 +192,12 @@ def is_measured(outcome: Outcome | None) -> bool:
 
 
 def failures(plan: Sequence[Measurement], outcomes: Mapping[str, Outcome]) -> list[str]:
-  """Returns what failed, by key; what there was no time for is no failure."""
+  """Returns what failed, by key; what had no time or cannot run here is no failure."""
   found = []
   for measurement in plan:
     outcome = outcomes.get(measurement.key, {"error": NO_TIME})
     error = outcome.get("error")
-    if error is not None and error != NO_TIME:
+    if error is not None and error != NO_TIME and not error.startswith(CANNOT_RUN):
       found.append(f"{measurement.key}: {error}")
     far = [check for check in _checks(outcome) if not check.passed]
     found.extend(f"{measurement.key}: {check.what}" for check in far)
@@ -264,7 +265,7 @@ def _speed_row(
     speed.shape,
     f"{1e3 * speed.seconds:,.1f}",
     f"{1e3 * speed.least:,.1f}",
-    f"{speed.amount / speed.seconds:,.0f} {speed.unit}",
+    f"{rate_of(speed)} {speed.unit}",
     f"{speed.flops / 1e12:.3g}; {speed.bytes / 1e9:.3g}",
     floors,
     limit,
@@ -274,6 +275,12 @@ def _speed_row(
     f"{speed.first:.1f}" + ("" if speed.compiling is None else f"; {speed.compiling:.1f}"),
     "" if speed.compiled is None else str(speed.compiled),
   ]
+
+
+def rate_of(speed: Speed) -> str:
+  """Returns how much is done a second, as text."""
+  rate = speed.amount / speed.seconds
+  return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _roofline(speed: Speed, peaks: Peaks | None) -> tuple[str, str, str]:
