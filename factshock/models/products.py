@@ -169,14 +169,20 @@ def _curve(activation: str) -> Callable[[jax.Array], jax.Array]:
   return jax.nn.silu
 
 
-@_custom_vjp_of_first
 def softmax(scores_BxHxSxT: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """Returns the softmax over the last axis of float32 scores, in a dtype.
 
-  The reverse pass reads the weights as they were rounded, which the product with the values keeps
-  anyway: in a bfloat16 model no float32 array [B, H, S, T] is kept.
+  Where that is narrower the reverse pass reads the weights as they were rounded, which the product
+  with the values keeps anyway: in a bfloat16 model no float32 array [B, H, S, T] is kept.
   """
-  return _softmax(scores_BxHxSxT, dtype)
+  if dtype == jnp.float32:
+    return jax.nn.softmax(scores_BxHxSxT, axis=-1)
+  return _rounded_softmax(scores_BxHxSxT, dtype)
+
+
+@_custom_vjp_of_first
+def _rounded_softmax(scores: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  return _softmax(scores, dtype)
 
 
 def _softmax(scores: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -197,7 +203,7 @@ def _softmax_backward(
   return (weighted - wide * jnp.sum(weighted, axis=-1, keepdims=True),)
 
 
-softmax.defvjp(_softmax_forward, _softmax_backward)
+_rounded_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 @jax.custom_vjp
