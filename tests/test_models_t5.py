@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 
-from factshock.models import attention, layers, t5
+from factshock.models import (
+  attention,
+  decoder,
+  decoder_modules,
+  families,
+  layers,
+  t5,
+  t5_modules,
+)
 from factshock.runtime.errors import UserError
 from factshock.training import train_step
 
@@ -99,6 +107,34 @@ def test_bfloat16_is_as_near_to_float32_as_that_of_transformers():
   assert ours.dtype == np.float32
   assert error < 1.5 * np.sqrt(np.mean((theirs.float().numpy() - exact)[real] ** 2))
   assert error < 0.02 * np.sqrt(np.mean(exact[real] ** 2))
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_gradients_of_a_frequent_token_are_added_up_in_float32(family):
+  if family == "t5":
+    config = dataclasses.replace(SMALL, dtype="bfloat16")
+    module = t5_modules.T5(config)
+  else:
+    config = decoder.LlamaConfig(
+      vocab_size=60,
+      d_model=32,
+      d_ff=40,
+      num_heads=4,
+      num_kv_heads=2,
+      d_kv=8,
+      layers=2,
+      dtype="bfloat16",
+    )
+    module = decoder_modules.Llama(config)
+  params = families.of(config).init(config, jax.random.key(0))
+  tokens = jnp.full((1, 1000), 3, jnp.int32)
+
+  def total(params):
+    embedded = module.apply({"params": params}, tokens, method="_embed")
+    return embedded.astype(jnp.float32).sum()
+
+  gradient_VxD = jax.grad(total)(params)["embedding"]
+  np.testing.assert_array_equal(gradient_VxD[3], 1000)  # of bfloat16 additions: 256
 
 
 @pytest.mark.slow

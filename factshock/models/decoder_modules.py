@@ -319,7 +319,7 @@ class Llama(layers.Part):
     return mask + jnp.where(within, 0.0, attention.MASKED)[None, None]
 
   def _embed(self, tokens: jax.Array) -> jax.Array:
-    return self.embedding.astype(self.dtype)[jnp.maximum(tokens, 0)]
+    return layers.embed(self.embedding, jnp.maximum(tokens, 0), self.dtype)
 
   def _head(self) -> jax.Array:
     weight = self.embedding if self.config.tie_head else self.head

@@ -146,6 +146,15 @@ def normal(scale: float) -> nn.initializers.Initializer:
   return nn.initializers.normal(scale)
 
 
+def embed(embedding_VxD: jax.Array, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """Returns the rows of tokens in a dtype: [..., D].
+
+  They are narrowed when they have been read, so that the gradients of a token that stands in many
+  places are added up in the dtype of the parameter: in bfloat16 a thousand ones make 256.
+  """
+  return embedding_VxD[tokens].astype(dtype)
+
+
 class Part(nn.Module):
   """Part of a model: its config, dropout switched on by `train`, parameters cast for computing."""
 

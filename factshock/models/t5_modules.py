@@ -418,7 +418,7 @@ class T5(layers.Part):
     return products.logits(scaled, self._head())
 
   def _embed(self, tokens: jax.Array) -> jax.Array:
-    return self.embedding.astype(self.dtype)[tokens]
+    return layers.embed(self.embedding, tokens, self.dtype)
 
   def _head(self) -> jax.Array:
     weight = self.embedding if self.config.tie_head else self.head
