@@ -1,5 +1,34 @@
 """Errors that every module may raise."""
 
+_LINE = 600  # characters of a line that are shown,
+_HEAD = 380  # and of a longer one these at its beginning
+_TAIL = 180  # and these at its end
+_LINES = 40  # lines that are shown
+
 
 class UserError(ValueError):
-  """Something the user can put right: printed as one line, without a traceback; exit code 2."""
+  """Something the user can put right: printed as one line, without a traceback; exit code 2.
+
+  What an error quotes of a file may be of any size: of a long line its beginning and end are kept,
+  of many lines the first.
+  """
+
+  def __init__(self, message: object = "") -> None:
+    """Keeps the message, shortened."""
+    super().__init__(_shortened(str(message)))
+
+
+def _shortened(message: str) -> str:
+  """Returns a message of no more than a screen."""
+  lines = message.split("\n", _LINES)
+  if len(lines) > _LINES:
+    more = message.count("\n") + 2 - _LINES
+    lines = [*lines[: _LINES - 1], f"... ({more:,} more lines)"]
+  return "\n".join(map(_shortened_line, lines))
+
+
+def _shortened_line(line: str) -> str:
+  if len(line) <= _LINE:
+    return line
+  left_out = len(line) - _HEAD - _TAIL
+  return f"{line[:_HEAD]} ... ({left_out:,} characters) ... {line[-_TAIL:]}"
