@@ -2,7 +2,6 @@
 refused.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factshock.checkpoints import interpolation, mixing, store
+from factshock.checkpoints import interpolation, mix_record, mixing, store
 from factshock.models import t5
 from factshock.runtime.errors import UserError
 
@@ -219,7 +218,7 @@ def test_mixing_on_disk_is_mixing_in_memory_with_provenance(tmp_path, dtype):
   restored = store.restore(tmp_path / "out", like={"params": trees[0]})
   assert_close(restored["params"], average(trees, weights))
   assert restored["opt_state"] is None and restored["config"] == {"name": 0}
-  provenance = json.loads((tmp_path / "out" / "mix.json").read_text())
+  provenance = mix_record.read(tmp_path / "out")
   assert provenance == result
   assert provenance["weights"] == weights
   assert [entry["step"] for entry in provenance["inputs"]] == [10, 11, 12]

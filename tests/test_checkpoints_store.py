@@ -116,10 +116,10 @@ def test_a_truncated_or_missing_array_is_one_error(tmp_path):
   store.save(tmp_path, 1, params=make_params())
   path = array_file(tmp_path / "1", "head")
   path.write_bytes(path.read_bytes()[:-4])
-  with pytest.raises(UserError, match="params: the checkpoint cannot be read"):
+  with pytest.raises(UserError, match="params(/head)?: the checkpoint cannot be read"):
     store.restore(tmp_path)
   shutil.rmtree(path.parent)
-  with pytest.raises(UserError, match="params: the checkpoint cannot be read"):
+  with pytest.raises(UserError, match="params(/head)?: the checkpoint cannot be read"):
     store.restore(tmp_path)
 
 
@@ -127,12 +127,15 @@ def test_a_broken_manifest_is_one_error(tmp_path):
   store.save(tmp_path, 1, params=make_params())
   manifest = tmp_path / "1" / "manifest.json"
   value = json.loads(manifest.read_text())
+  del value["file_digest"]  # as older ones are
+  manifest.write_text(json.dumps(value))
+  assert_same(make_params(), store.restore_params(tmp_path))
   manifest.write_text(json.dumps({**value, "format": 99}))
   with pytest.raises(UserError, match="expected format 1, got 99"):
     store.restore(tmp_path)
   for text in ("{", "[]", "{}"):
     manifest.write_text(text)
-    with pytest.raises(UserError, match="manifest.json: expected the manifest"):
+    with pytest.raises(UserError, match="manifest.json: expected .*(manifest|JSON)"):
       store.restore(tmp_path)
 
 
@@ -240,3 +243,86 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     leaf = tree_files.Lazy((1,), np.dtype("float32"), stop)
     store.write(tmp_path / "x", {"params": {"w": leaf}}, {})
   assert not os.listdir(tmp_path)
+
+
+def flip(path, bit):
+  data = bytearray(path.read_bytes())
+  data[bit // 8 % len(data)] ^= 1 << bit % 8
+  path.write_bytes(data)
+
+
+def test_each_flipped_bit_of_a_checkpoint_is_one_error_or_changes_nothing(tmp_path):
+  """Flips single bits of the manifest, of every leaf's file and of what zarr says of it."""
+  params = make_params()
+  config = {"lr": 1e-05, "text": "a b", "lora": None}
+  loader_state = {"next": [1, 20]}
+  store.save(tmp_path, 1, params=params, opt_state=params, loader_state=loader_state, config=config)
+  whole = store.restore(tmp_path)
+  random = np.random.default_rng(0)
+  files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+  manifest = tmp_path / "1" / "manifest.json"
+  for path in [manifest] * 300 + [files[i] for i in random.integers(0, len(files), 200)]:
+    content = path.read_bytes()
+    flip(path, int(random.integers(0, 8 * max(1, len(content)))))
+    try:
+      restored = store.restore(tmp_path)
+      assert path != manifest
+      assert_same(restored["params"], whole["params"])
+    except UserError as error:
+      assert isinstance(error, tree_files.Damaged) and str(tmp_path) in str(error)
+    path.write_bytes(content)
+  assert_same(store.restore(tmp_path)["params"], whole["params"])
+
+
+def older(path, change):
+  """Changes a manifest as it was once, without a digest."""
+  value = json.loads(path.read_text())
+  del value["file_digest"]
+  change(value)
+  path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda value: value.update(step="1"),
+    lambda value: value.update(step=True),
+    lambda value: value.update(config=[1]),
+    lambda value: value.update(leaves=[]),
+    lambda value: value.update(extra=1),
+    lambda value: value.pop("loader_state"),
+    lambda value: value["leaves"].update(
+      {"params/heaD": value["leaves"].pop("params/head")}  # one bit
+    ),
+    lambda value: value["leaves"].update({"params/head/x": value["leaves"]["params/head"]}),
+    lambda value: value["leaves"].update({"params/../x": value["leaves"]["params/head"]}),
+    lambda value: value["leaves"]["params/head"].update(shape=[10**12, 10**6]),
+    lambda value: value["leaves"]["params/head"].update(shape=[-5, 3]),
+    lambda value: value["leaves"]["params/head"].update(shape=[5.0, 3]),
+    lambda value: value["leaves"]["params/head"].update(shape=15),
+    lambda value: value["leaves"]["params/head"].update(shape=[10**30]),
+    lambda value: value["leaves"]["params/head"].update(dtype="float31"),
+    lambda value: value["leaves"]["params/head"].update(dtype="O"),
+    lambda value: value["leaves"]["params/head"].update(dtype=None),
+    lambda value: value["leaves"]["params/head"].update(digest=1),
+    lambda value: value["leaves"]["params/head"].update(parts=[[[[0, 9], [0, 3]], "xxh3-128:0"]]),
+    lambda value: value["leaves"]["params/head"].update(parts=[3]),
+  ],
+)
+def test_values_of_a_manifest_that_cannot_be_are_one_error(tmp_path, change):
+  store.save(tmp_path, 1, params=make_params())
+  older(tmp_path / "1" / "manifest.json", change)
+  with pytest.raises(tree_files.Damaged):
+    store.restore(tmp_path)
+
+
+def test_a_manifest_that_is_a_pipe_or_a_nest_is_one_error(tmp_path):
+  store.save(tmp_path, 1, params=make_params())
+  manifest = tmp_path / "1" / "manifest.json"
+  manifest.write_text('{"leaves": ' + "[" * 100_000)
+  with pytest.raises(tree_files.Damaged, match="manifest.json: expected JSON"):
+    store.restore(tmp_path)
+  manifest.unlink()
+  os.mkfifo(manifest)
+  with pytest.raises(UserError, match="expected a file, got a pipe"):
+    store.restore(tmp_path)

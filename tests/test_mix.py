@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from factshock.checkpoints import interpolation, mixing, store, tree_files
+from factshock.checkpoints import interpolation, mix_record, mixing, store, tree_files
 from factshock.models import decoder, t5
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import names
@@ -128,7 +128,7 @@ def test_huggingface_models_are_mixed_into_another(tmp_path, config, dtype):
     mixed,
     *models,
   )
-  provenance = json.loads((tmp_path / "out" / "mix.json").read_text())
+  provenance = mix_record.read(tmp_path / "out")
   assert provenance == written and provenance["weights"] == weights
   assert len({entry["digest"] for entry in provenance["inputs"]} | {provenance["digest"]}) == 4
   assert (tmp_path / "out" / "tokenizer.json").read_text() == "0"

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from factshock.runtime import files
+from factshock.runtime import files, json_files
+from factshock.runtime.errors import UserError
 from factshock.types import Array
 
 BLOCK = 1 << 20  # numbers of a block: few megabytes, which caches hold
@@ -133,11 +134,7 @@ def is_plain(
   dtype: npt.DTypeLike,
 ) -> bool:
   """Returns whether a leaf's folder is laid out as `write` does it."""
-  try:
-    with open(os.path.join(folder, ".zarray"), encoding="utf-8") as file:
-      layout = json.load(file)
-  except (OSError, ValueError):
-    return False
+  layout = _layout(folder)
   expected = {
     "chunks": list(shape),
     "compressor": None,
@@ -150,7 +147,21 @@ def is_plain(
     return False
   size = np.dtype(dtype).itemsize * math.prod(shape)
   path = os.path.join(folder, _chunk_name(shape))
-  return os.path.exists(path) and os.path.getsize(path) == size
+  return os.path.isfile(path) and os.path.getsize(path) == size
+
+
+def stored_shape(folder: str) -> list[int] | None:
+  """Returns the shape of a leaf as its folder says, None where it does not."""
+  shape = _layout(folder).get("shape")
+  return shape if isinstance(shape, list) else None
+
+
+def _layout(folder: str) -> dict[str, Any]:
+  """Returns what zarr says of a leaf; {} where it cannot be read."""
+  try:
+    return json_files.read(os.path.join(folder, ".zarray"))
+  except UserError:
+    return {}
 
 
 def read(

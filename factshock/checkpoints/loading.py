@@ -1,7 +1,6 @@
 """Opening of a stored model: its weights, config and tokenizer, and what its folder says of it."""
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ import jax
 import ml_collections
 
 from factshock.checkpoints import manifest as manifests
-from factshock.checkpoints import store
+from factshock.checkpoints import mix_record, store
 from factshock.data import pretrained_tokenizers, tokenizers
 from factshock.devices import host, partitioning
 from factshock.models import families, lora
@@ -175,14 +174,14 @@ def identity_of(checkpoint: str) -> Identity:
   """Returns what tells a model from others, as its folder says: see Identity."""
   own = is_checkpoint(checkpoint)
   folder = store.step_folder(checkpoint) if own else checkpoint
-  path = os.path.join(folder, "mix.json")
-  mix = {}
-  if os.path.exists(path):
-    with open(path, encoding="utf-8") as file:
-      mix = json.load(file)
-  digest = mix.get("digest")
-  if own and not digest:
-    digest = _params_digest(folder)
+  mix: Mapping[str, Any] = {}
+  if os.path.exists(os.path.join(folder, mix_record.NAME)):
+    mix = mix_record.read(folder)
+  digest = _params_digest(folder) if own else mix.get("digest")
+  if own and mix.get("digest", digest) != digest:
+    raise UserError(
+      f"{folder}: {mix_record.NAME} is of another checkpoint; restore it from a copy or remove it"
+    )
   return {"checkpoint": digest, "mixing_weights": mix.get("weights") or mix.get("layerwise")}
 
 

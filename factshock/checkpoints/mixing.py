@@ -8,16 +8,17 @@ import functools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import factshock
-from factshock.checkpoints import interpolation, leaf_files, store, tree_files
+from factshock.checkpoints import interpolation, leaf_files, mix_record, store, tree_files
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints.manifest import CheckpointRecord, LeafRecord, Manifest
+from factshock.checkpoints.mix_record import MixInput, MixRecord
 from factshock.models import families
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import files as weight_files
@@ -32,27 +33,6 @@ Shares: TypeAlias = Sequence[Any]
 
 # The digest of each tensor by name, {"digest": ...}.
 Digests: TypeAlias = dict[str, Any]
-
-
-class MixInput(TypedDict):
-  """Describes a model that was mixed; a HuggingFace model has no step."""
-
-  path: str
-  step: int | None
-  digest: str
-
-
-class MixRecord(TypedDict):
-  """Describes what was mixed, as `mix.json` beside the result does.
-
-  One of weights and layerwise is None.
-  """
-
-  version: str
-  weights: list[float] | None
-  layerwise: list[float] | None
-  inputs: list[MixInput]
-  digest: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +153,7 @@ def _mix_own(
     "config": read[0]["config"],
   }
   tree = _lazy_mix(folders, leaves, mix)
-  manifest = store.write(output, {"params": tree}, record, {"mix.json": record_of})
+  manifest = store.write(output, {"params": tree}, record, {mix_record.NAME: record_of})
   return record_of(manifest)
 
 
@@ -296,7 +276,7 @@ def _mix_huggingface(
     list(map(writable, tensors)),
     huggingface.to_json(first.config, first.config.param_dtype, first.json),
     tokenizer_from=first.folder,
-    extra_files={"mix.json": record},
+    extra_files={mix_record.NAME: record},
   )
   return record()
 

@@ -1,8 +1,9 @@
 """Checkpoints: orbax arrays plus a manifest with a digest of every leaf, whole or absent on disk.
 
 A step folder `<folder>/<step>/` holds `params/` and, in training, `opt_state/` (orbax arrays, one
-folder a leaf) and `manifest.json`: step, loader state, config, and of each leaf digest, shape and
-dtype. It is written under a temporary name and renamed, so a step folder that exists is complete.
+folder a leaf) and `manifest.json`: step, loader state, config, of each leaf digest, shape and
+dtype, and a digest of its own text. It is written under a temporary name and renamed, so a step
+folder that exists is complete.
 
 Of several processes each writes, and digests, the parts of the weights that it has; any number of
 processes reads what they wrote. All of them must call what saves or restores.
@@ -11,7 +12,6 @@ processes reads what they wrote. All of them must call what saves or restores.
 import contextlib
 import errno
 import functools
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ import jax
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints import tree_files
 from factshock.checkpoints.manifest import Checkpoint, CheckpointRecord, LeafRecord, Manifest
-from factshock.runtime import files, processes
+from factshock.runtime import json_files, processes
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
@@ -96,7 +96,7 @@ def write(
     target: the folder to make; must not exist.
     trees: "params" and "opt_state" (nested dicts of arrays or `Lazy`); empty ones are left out.
     record: what the manifest holds besides the leaves.
-    extra_files: by file name what gives the JSON value to write there.
+    extra_files: by file name what gives the JSON object to write there, with its own digest.
 
   Returns:
     The manifest.
@@ -114,10 +114,10 @@ def write(
       tree_path = os.path.join(temporary, tree_name)
       leaves |= tree_files.write_tree(tree_path, tree_name, tree)
     manifest: Manifest = {"format": manifests.FORMAT, **record, "leaves": leaves}
-    _write_json(os.path.join(temporary, manifests.NAME), manifest)
+    manifests.write(os.path.join(temporary, manifests.NAME), manifest)
     for file_name, value_of in (extra_files or {}).items():
       path = os.path.join(temporary, file_name)
-      _write_json(path, value_of(manifest))
+      json_files.write_sealed(path, value_of(manifest))
   return manifest
 
 
@@ -170,20 +170,11 @@ def read_manifest(folder: FilePath, step: int | None = None) -> Manifest:
   """
   path = os.path.join(step_folder(folder, step), manifests.NAME)
   try:
-    text = "\n".join(line for _, line in files.lines(path))
-    manifest = json.loads(text)
-    format_number = manifest["format"] if manifest["leaves"] else None
-  except (ValueError, KeyError, TypeError) as error:
-    if isinstance(error, UserError):
-      raise
+    return manifests.read(path)
+  except json_files.Broken as error:
     raise tree_files.Damaged(
-      f"{path}: expected the manifest of a checkpoint, got a broken file ({error})"
+      f"{error}; restore it from a copy or remove this step to use the one before"
     ) from error
-  if format_number != manifests.FORMAT:
-    raise UserError(
-      f"{path}: expected format {manifests.FORMAT}, got {format_number}; it is from another version"
-    )
-  return manifest
 
 
 def restore(
@@ -417,8 +408,3 @@ def _sync(path: str) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
-
-
-def _write_json(path: str, value: Any) -> None:
-  with files.atomic_write(path) as file:
-    json.dump(value, file, indent=1)

@@ -112,6 +112,8 @@ def read_tree(
   others = [name.removeprefix(prefix) for name in names if name not in set(plain)]
   values: dict[str, np.ndarray] = {}
   if others:
+    for name in others:
+      _check_stored(folder, prefix + name, leaves[prefix + name])
     tree_path = os.path.join(folder, tree_name)
     restored = _orbax_restore(tree_path, nested(dict.fromkeys(others, 0)))
     values |= {prefix + name: value for name, value in flat_leaves(restored).items()}
@@ -143,6 +145,7 @@ def read_leaf(
   tree: Any = 0
   for key in reversed(keys):
     tree = {key: tree}
+  _check_stored(folder, name, leaves[name])
   value = _orbax_restore(os.path.join(folder, tree_name), tree)
   for key in keys:
     value = value[key]
@@ -176,9 +179,12 @@ def leaf_blocks(
     return
   path = _leaf_path(folder, name)
   hasher = leaf_files.new_hasher(leaf["dtype"], leaf["shape"], leaf["digest"])
-  for block in leaf_files.read(path, leaf["shape"], leaf["dtype"], counts):
-    hasher.update(block.view(np.uint8))
-    yield block
+  try:
+    for block in leaf_files.read(path, leaf["shape"], leaf["dtype"], counts):
+      hasher.update(block.view(np.uint8))
+      yield block
+  except OSError as error:
+    raise _damaged(path, error) from error
   digest = leaf_files.spell(hasher, leaf["digest"])
   _check_digest(folder, name, digest, leaf)
 
@@ -371,6 +377,25 @@ def _read_plain(
   return array.reshape(leaf["shape"])
 
 
+def _check_stored(
+  folder: str,
+  name: str,
+  leaf: LeafRecord,
+) -> None:
+  """Checks that a leaf that orbax is to read is stored in the shape that the manifest says.
+
+  Otherwise what a damaged file says would be allocated.
+
+  Raises:
+    Damaged: it is not there, or has another shape.
+  """
+  path = _leaf_path(folder, name)
+  shape = leaf_files.stored_shape(path)
+  if shape != leaf["shape"]:
+    got = "nothing that can be read" if shape is None else shape
+    raise _damaged(path, f"expected an array {leaf['shape']}, got {got}")
+
+
 def _orbax_restore(path: str, tree: Any) -> Any:
   """Restores the leaves of `tree` (whose values do not matter) from one orbax folder."""
   arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
@@ -407,6 +432,8 @@ def _verify(
     Damaged: they are not.
   """
   parts = leaf.get("parts")
+  if list(value.shape) != leaf["shape"] or value.dtype.name != leaf["dtype"]:
+    raise _damaged(_leaf_path(folder, name), f"an array {value.dtype.name}{list(value.shape)}")
   if parts is None:
     digest = leaf_files.digest_of_blocks(value.dtype, value.shape, [value], leaf["digest"])
   else:

@@ -12,6 +12,7 @@ import numpy as np
 from factshock.models.formats.huggingface import configs, files, names
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
+from factshock.runtime import json_files
 from factshock.runtime.console import Progress
 from factshock.types import Array, FilePath, Params
 
@@ -130,17 +131,16 @@ def write_folder(
     config_json: the JSON object of config.json.
     tokenizer_from: as of `save`.
     shard_bytes: as of `save`.
-    extra_files: file name -> function that gives the JSON value to write once the tensors are.
+    extra_files: file name -> function that gives the JSON object to write, with its own digest,
+      once the tensors are.
     progress: over the tensors, or None.
   """
   with files.whole_folder(folder) as temporary:
     files.write_safetensors(temporary, tensors, shard_bytes, progress)
     copy_tokenizer(tokenizer_from, temporary)
-    values: dict[str, Any] = {"config.json": config_json}
+    write_json(os.path.join(temporary, "config.json"), config_json)
     for name, value_of in (extra_files or {}).items():
-      values[name] = value_of()
-    for name, value in values.items():
-      write_json(os.path.join(temporary, name), value)
+      json_files.write_sealed(os.path.join(temporary, name), value_of())
 
 
 def copy_tokenizer(source: FilePath | None, target: FilePath) -> None:
