@@ -113,8 +113,9 @@ def attend(
     query_BxSxHxK: queries.
     key_BxTxHxK: keys.
     value_BxTxHxK: values.
-    biases: float32, each broadcasts to [B, H, S, T]: position bias and masks, apart, so that no
-      array of all rows and heads holds their sum, nor its gradient. Or a fused.Seen, for a kernel.
+    biases: float32, each broadcasts to [B, H, S, T]: position bias and masks. Where they are apart,
+      no array of all rows and heads holds their sum, nor its gradient. Or a fused.Seen, for a
+      kernel.
     drop: applied to the attention weights (dropout), or None; not by a kernel.
   """
   if isinstance(biases, fused.Seen):

@@ -295,7 +295,7 @@ class T5(layers.Part):
       mask = attention.padding_mask(inputs)
     else:
       mask = attention.segment_mask(segments, segments)
-    return self.encoder(self._embed(inputs), (bias, mask))
+    return self.encoder(self._embed(inputs), _biases(bias, mask))
 
   def decode(self, encoded: jax.Array, inputs: jax.Array, decoder_inputs: jax.Array) -> jax.Array:
     """Returns the logits after each decoder input: float32 [B, T, V]."""
@@ -316,12 +316,13 @@ class T5(layers.Part):
       seen = fused.Seen(bias, fused.full(decoder_inputs), kernel, causal=True)
       x = self._embed(decoder_inputs)
       return self.decoder(x, encoded, seen, fused.Seen(None, fused.lengths(inputs), kernel))
-    biases = (bias + attention.causal_mask(length),)
+    bias = bias + attention.causal_mask(length)
+    biases = _biases(bias)
     if segments is None:
       cross_mask = attention.padding_mask(inputs)
     else:
       input_segments, target_segments = segments
-      biases = (*biases, attention.segment_mask(target_segments, target_segments))
+      biases = _biases(bias, attention.segment_mask(target_segments, target_segments))
       cross_mask = attention.segment_mask(target_segments, input_segments)
     return self.decoder(self._embed(decoder_inputs), encoded, biases, (cross_mask,))
 
@@ -427,3 +428,14 @@ class T5(layers.Part):
   def _head_scale(self) -> float:
     """Returns what a tied head's inputs are multiplied by, as in T5 v1.0."""
     return self.config.d_model**-0.5 if self.config.tie_head else 1.0
+
+
+def _biases(bias: jax.Array, *masks: jax.Array) -> attention.Biases:
+  """Returns a position bias [1, H, S, T] and masks [B, 1, S, T], as layers are to add them.
+
+  Where they stay apart, the gradient of the bias is summed over the rows in each layer. A CPU takes
+  longer for that than to sum the gradient of all rows and heads over the layers, and gets one sum.
+  """
+  if not layers.on_cpu():
+    return bias, *masks
+  return (sum(masks, start=bias),)
