@@ -3,6 +3,8 @@ data sets as corpora.
 """
 
 import json
+import pathlib
+import shutil
 import sys
 import types
 
@@ -200,3 +202,91 @@ def test_several_corpora_are_named_by_commas(tmp_path):
   (tmp_path / "b.jsonl").write_text('{"text": "two"}\n')
   both = f"{tmp_path}/a.txt, {tmp_path}/b.jsonl"
   assert list(documents.read(both)) == ["one", "two"] and len(documents.corpora(both)) == 2
+
+
+def flip(path, bit):
+  data = bytearray(path.read_bytes())
+  data[bit // 8 % len(data)] ^= 1 << bit % 8
+  path.write_bytes(data)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+  """A pattern of one small file in three parts, and the folder of its cache."""
+  monkeypatch.setattr("os.cpu_count", lambda: 1)
+  monkeypatch.setattr(documents, "PART_BYTES", 100)
+  (tmp_path / "a.txt").write_text("\n".join(lines(40)) + "\n")
+  return str(tmp_path / "a.txt"), str(tmp_path / "cache")
+
+
+def home_of(cache):
+  (home,) = pathlib.Path(cache).iterdir()
+  return home
+
+
+def test_each_flipped_bit_of_a_cache_is_noticed_and_it_is_made_again(small, capsys):
+  pattern, cache = small
+  expected = corpora.tokenize(lines(40), TOKENIZER)
+  corpus_cache.tokenized(pattern, TOKENIZER, cache)
+  random = np.random.default_rng(0)
+  for name in ("tokens.npy", "offsets.npy", "corpus.json"):
+    for _ in range(30):
+      path = home_of(cache) / name
+      flip(path, int(random.integers(0, 8 * path.stat().st_size)))
+      capsys.readouterr()
+      same(corpus_cache.tokenized(pattern, TOKENIZER, cache), expected)
+      assert "made again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "offsets.npy", "corpus.json"])
+@pytest.mark.parametrize("has_digests", [True, False])
+@pytest.mark.parametrize("damage", ["cut", "empty", "lost", "other"])
+def test_a_cache_with_a_broken_file_is_made_again(small, name, has_digests, damage):
+  pattern, cache = small
+  expected = corpora.tokenize(lines(40), TOKENIZER)
+  corpus_cache.tokenized(pattern, TOKENIZER, cache)
+  if not has_digests:  # as they were once
+    record = json.loads((home_of(cache) / "corpus.json").read_text())
+    del record["digests"], record["file_digest"]
+    (home_of(cache) / "corpus.json").write_text(json.dumps(record))
+    same(corpus_cache.tokenized(pattern, TOKENIZER, cache), expected)
+  path = home_of(cache) / name
+  content = path.read_bytes()
+  path.unlink()
+  if damage != "lost":
+    path.write_bytes({"cut": content[:-9], "empty": b"", "other": b"[1]"}[damage])
+  same(corpus_cache.tokenized(pattern, TOKENIZER, cache), expected)
+
+
+def test_damaged_windows_are_found_again(small, capsys):
+  pattern, cache = small
+  sizes = dict(words=4, per_fact=20)
+  expected = corpus_cache.salient_windows(pattern, FACTS, TOKENIZER, cache, **sizes)
+  random = np.random.default_rng(0)
+  for _ in range(20):
+    path = home_of(cache) / "windows.npz"
+    flip(path, int(random.integers(0, 8 * path.stat().st_size)))
+    capsys.readouterr()
+    found = corpus_cache.salient_windows(pattern, FACTS, TOKENIZER, cache, **sizes)
+    for array, other in zip(found, expected):
+      np.testing.assert_array_equal(array, other)
+    assert "made again" in capsys.readouterr().out
+
+
+def test_damaged_parts_of_an_interrupted_cache_are_done_again(small, monkeypatch):
+  pattern, cache = small
+  expected = corpora.tokenize(lines(40), TOKENIZER)
+  with monkeypatch.context() as patched:
+    patched.setattr(corpus_cache, "_write_tokens", None)
+    with pytest.raises(TypeError):
+      corpus_cache.tokenized(pattern, TOKENIZER, cache)
+  (parts,) = pathlib.Path(cache).glob("*.parts")
+  kept = pathlib.Path(cache).parent / "kept"
+  shutil.copytree(parts, kept)
+  random = np.random.default_rng(0)
+  for _ in range(40):
+    shutil.rmtree(cache)
+    shutil.copytree(kept, parts)
+    path = parts / f"{int(random.integers(0, 2)):05d}.npz"
+    flip(path, int(random.integers(0, 8 * path.stat().st_size)))
+    same(corpus_cache.tokenized(pattern, TOKENIZER, cache), expected)

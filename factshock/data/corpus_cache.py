@@ -2,15 +2,16 @@
 
 The work can be resumed. A cache is a folder named by a digest of what it was made of: the corpus
 (its files' sizes and times of change), the tokenizer and the settings. It holds tokens.npy and
-offsets.npy (corpora.Corpus) or windows.npz, and corpus.json, which says what it is.
+offsets.npy (corpora.Corpus) or windows.npz, and corpus.json, which says what it is, with a digest
+of each file and of itself. One that is damaged is made again.
 """
 
 import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,8 +19,13 @@ from factshock.data import corpora
 from factshock.data.corpora import Corpus, SalientWindows
 from factshock.facts import corpus_shards, documents
 from factshock.facts.documents import Part
-from factshock.runtime import files
+from factshock.runtime import digests, files, json_files, processes
 from factshock.types import Fact, FilePath, Tokenizer
+
+_RECORD = "corpus.json"
+_KEYS = ("corpus", "sequences", "tokens", "left_out", "windows", "facts", "digests")
+
+T = TypeVar("T")
 
 
 def tokenized(
@@ -39,15 +45,36 @@ def tokenized(
   """
   plan = documents.parts(pattern)
   home = _home(folder, pattern, plan, f"tokens {tokenizer.digest}")
-  if not _is_made(home):
+  corpus = _read_whole(home, _map_corpus)
+  if corpus is None:
     _tokenize_all(pattern, plan, tokenizer, home)
-  corpus = Corpus(
-    np.load(os.path.join(home, "tokens.npy"), mmap_mode="r"),
-    np.load(os.path.join(home, "offsets.npy"), mmap_mode="r"),
-  )
+    corpus = _map_corpus(home)
   sequences = len(corpus.offsets) - 1
   print(f"  {sequences:,} sequences, {len(corpus.tokens):,} tokens: {home}", flush=True)
   return corpus
+
+
+def _map_corpus(home: str) -> Corpus:
+  tokens = np.load(os.path.join(home, "tokens.npy"), mmap_mode="r")
+  ends = np.load(os.path.join(home, "offsets.npy"), mmap_mode="r")
+  return Corpus(tokens, _checked_offsets(ends, tokens))
+
+
+def _checked_offsets(ends: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+  """Returns the offsets of sequences of tokens; raises a ValueError where they cannot be."""
+  whole = (
+    tokens.ndim == 1
+    and tokens.dtype.kind in "iu"
+    and ends.dtype == np.int64
+    and ends.ndim == 1
+    and len(ends) > 0
+    and ends[0] == 0
+    and ends[-1] == len(tokens)
+    and bool(np.all(ends[1:] >= ends[:-1]))
+  )
+  if not whole:
+    raise ValueError("offsets that are not those of its tokens")
+  return ends
 
 
 def _tokenize_all(
@@ -81,13 +108,13 @@ def _tokenize_all(
     np.save(file, ends)
   dtype = np.dtype(corpora.token_type(tokenizer))
   _write_tokens(os.path.join(home, "tokens.npy"), tokenized_parts(), dtype, token_count)
-  record: dict[str, str | int] = {
+  record: dict[str, Any] = {
     "corpus": pattern,
     "sequences": len(ends) - 1,
     "tokens": token_count,
     "left_out": left_out,
   }
-  _finish(home, record)
+  _finish(home, record, ["tokens.npy", "offsets.npy"])
 
 
 def _write_tokens(
@@ -134,7 +161,8 @@ def salient_windows(
   key = json.dumps(["windows", tokenizer.digest, words, per_fact, names])
   plan = documents.parts(pattern)
   home = _home(folder, pattern, plan, key)
-  if not _is_made(home):
+  windows = _read_whole(home, _read_windows)
+  if windows is None:
     window_parts = corpus_shards.results(
       plan,
       f"{home}.parts",
@@ -146,7 +174,7 @@ def salient_windows(
     # Each part is read in full before it is closed.
     windows = corpora.join_windows(map(dict, window_parts), facts, per_fact)
     _write_windows(home, pattern, windows)
-  return _read_windows(home)
+  return windows
 
 
 def _write_windows(
@@ -156,17 +184,19 @@ def _write_windows(
 ) -> None:
   with files.atomic_write(os.path.join(home, "windows.npz"), binary=True) as file:
     np.savez(file, **windows._asdict())
-  record: dict[str, str | int] = {
+  record: dict[str, Any] = {
     "corpus": pattern,
     "windows": len(windows.facts),
     "facts": len(np.unique(windows.facts)),
   }
-  _finish(home, record)
+  _finish(home, record, ["windows.npz"])
 
 
 def _read_windows(home: str) -> SalientWindows:
   with np.load(os.path.join(home, "windows.npz")) as arrays:
-    return SalientWindows(*(arrays[name] for name in SalientWindows._fields))
+    windows = SalientWindows(*(arrays[name] for name in SalientWindows._fields))
+  _checked_offsets(windows.offsets, windows.tokens)
+  return windows
 
 
 def _identity(tokenizer: Tokenizer) -> Tokenizer:
@@ -184,12 +214,44 @@ def _home(
   return os.path.join(folder, corpus_shards.identity(plan, [pattern, key])[:16])
 
 
-def _is_made(home: str) -> bool:
-  return os.path.exists(os.path.join(home, "corpus.json"))
+def _read_whole(home: str, read: Callable[[str], T]) -> T | None:
+  """Returns what `read` gives of a cache; None where it is not made, or is damaged and removed."""
+  path = os.path.join(home, _RECORD)
+  if not os.path.exists(path):
+    return None
+  try:
+    _check_digests(home, json_files.read_sealed(path, _KEYS))
+    return read(home)
+  except corpus_shards.DAMAGE as error:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    print(f"  {home}: damaged ({reason}), made again", flush=True)
+    if processes.is_first():
+      shutil.rmtree(home)
+    return None
 
 
-def _finish(home: str, record: Mapping[str, str | int]) -> None:
-  """Marks a cache as whole, and removes the parts it was made of."""
-  with files.atomic_write(os.path.join(home, "corpus.json")) as file:
-    json.dump(record, file, indent=1)
-  shutil.rmtree(f"{home}.parts")
+def _check_digests(home: str, record: Mapping[str, Any]) -> None:
+  """Checks the files of a cache; one that was made before there were digests has none.
+
+  Raises:
+    ValueError: a file is not what was written.
+    OSError: a file cannot be read.
+  """
+  for name, digest in record.get("digests", {}).items():
+    if digests.of_file(os.path.join(home, name)) != digest:
+      raise ValueError(f"{name}: its digest is not the one of {_RECORD}")
+
+
+def _finish(home: str, record: Mapping[str, Any], names: Sequence[str]) -> None:
+  """Marks a cache as whole, and removes the parts it was made of.
+
+  Args:
+    home: the cache.
+    record: what it is.
+    names: of its files, whose digests are recorded.
+  """
+  # Only the first process writes; the others take its word.
+  if processes.is_first():
+    of_files = {name: digests.of_file(os.path.join(home, name)) for name in names}
+    json_files.write_sealed(os.path.join(home, _RECORD), {**record, "digests": of_files})
+  shutil.rmtree(f"{home}.parts", ignore_errors=True)

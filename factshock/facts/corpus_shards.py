@@ -4,20 +4,49 @@ Each part's result is kept, so that an interrupted run goes on.
 """
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import shutil
+import struct
 import sys
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
+import xxhash
 
 from factshock.facts import documents
 from factshock.facts.documents import Part
 from factshock.runtime import files
 from factshock.runtime.console import Progress
+from factshock.runtime.errors import UserError
+
+# What numpy raises for arrays in files that are not what was written: its own errors, those of zip
+# files, and those of the Python literal in a header.
+DAMAGE = (
+  OSError,
+  EOFError,
+  ValueError,
+  TypeError,
+  KeyError,
+  AttributeError,
+  SyntaxError,
+  NotImplementedError,
+  RuntimeError,
+  MemoryError,
+  OverflowError,
+  struct.error,
+  tokenize.TokenError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
+
+_DIGEST_BYTES = 16
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Iterable[str], T], Mapping[str, np.ndarray]]
@@ -38,7 +67,7 @@ def results(
 ) -> Iterator[Mapping[str, np.ndarray]]:
   """Runs `work` on every part that is not done yet, then yields each part's result in order.
 
-  A result is open until the next.
+  A result that is damaged is made again.
 
   Args:
     plan: the parts.
@@ -63,9 +92,40 @@ def results(
   at_a_time = processes or os.cpu_count() or 1
   sizes = _run(tasks, prepare, at_a_time)
   _show_progress(label, plan, tasks, sizes)
-  for path in paths:
-    with np.load(path) as arrays:  # each is read when it is asked for
-      yield arrays
+  for part, path in zip(plan, paths):
+    arrays = _read(path)
+    if arrays is None:
+      print(f"  {path}: damaged, done again", flush=True)
+      for _ in _run([(part, path, work)], prepare, 1):
+        pass
+      arrays = _read(path)
+    if arrays is None:
+      raise UserError(f"{path}: cannot be read after it was written; choose another folder")
+    yield arrays
+
+
+def _read(path: str) -> Mapping[str, np.ndarray] | None:
+  """Returns the arrays of a part's result; None where it is not what `_write` wrote."""
+  try:
+    with open(path, "rb") as file:
+      content = file.read()
+    stored, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if xxhash.xxh3_128_digest(stored) != digest:
+      return None
+    with np.load(io.BytesIO(stored)) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except DAMAGE:
+    return None
+
+
+def _write(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes a part's result, followed by the digest of its bytes."""
+  buffer = io.BytesIO()
+  np.savez(buffer, **cast(dict[str, Any], arrays))
+  stored = buffer.getbuffer()
+  with files.atomic_write(path, binary=True) as file:
+    file.write(stored)
+    file.write(xxhash.xxh3_128_digest(stored))
 
 
 def _show_progress(
@@ -116,8 +176,8 @@ def _holds(path: str, digest: str) -> bool:
   """Returns whether a file holds a digest and nothing else."""
   if not os.path.exists(path):
     return False
-  lines = [line for _, line in files.lines(path)]
-  return lines == [digest]
+  with open(path, "rb") as file:
+    return file.read() == digest.encode()
 
 
 def _run(
@@ -157,6 +217,5 @@ def _do(task: _Task) -> int:
   """Does one part, keeps the result, and returns the part's size."""
   part, path, work = task
   arrays = work(documents.read_part(part), _prepared)
-  with files.atomic_write(path, binary=True) as file:
-    np.savez(file, **cast(dict[str, Any], arrays))
+  _write(path, arrays)
   return part.size
