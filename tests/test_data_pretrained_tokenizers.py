@@ -3,7 +3,9 @@ folders.
 """
 
 import json
+import os
 import pickle
+import random
 
 import hf_tokenizers
 import pytest
@@ -103,3 +105,39 @@ def test_no_remote_code_is_run(tmp_path):
   except UserError:
     pass
   assert not (tmp_path / "ran").exists()
+
+
+def test_each_flipped_bit_of_a_tokenizer_in_a_workdir_is_one_error(t5, tmp_path):
+  rng = random.Random(0)
+  tokenizers.save(t5, tmp_path)
+  same = tokenizers.load(tmp_path)
+  tokenizers.save(same, tmp_path)  # onto itself
+  assert same.digest == t5.digest
+  for path in sorted(tmp_path.iterdir()):
+    content = path.read_bytes()
+    for _ in range(10):
+      data = bytearray(content)
+      data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+      path.write_bytes(data)
+      with pytest.raises(UserError, match=str(tmp_path)):
+        tokenizers.load(tmp_path)
+    path.unlink()
+    if path.name != "tokenizer_digests.json":
+      with pytest.raises(UserError, match=str(tmp_path)):
+        tokenizers.load(tmp_path)
+    path.write_bytes(content)
+  assert tokenizers.load(tmp_path).digest == t5.digest
+
+
+def test_tokenizers_that_cannot_be(t5, tmp_path):
+  t5.save(tmp_path)
+  (tmp_path / "tokenizer_digests.json").unlink()
+  path = tmp_path / "tokenizer.json"
+  for content in ("[1]", "{}", "[" * 100_000, '{"model": {"type": "BPE"}}', "\x00", ""):
+    path.write_text(content)
+    with pytest.raises(UserError, match=str(tmp_path)):
+      pretrained_tokenizers.load(tmp_path)
+  path.unlink()
+  os.mkfifo(path)
+  with pytest.raises(UserError, match="expected a file, got a pipe"):
+    pretrained_tokenizers.load(tmp_path)

@@ -1,8 +1,12 @@
 """Tokenizers: round trips, T5 parity, training, files, and what users get wrong."""
 
+import json
 import os
 import pickle
+import random
 import shutil
+import types
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -10,6 +14,7 @@ import pytest
 
 from factshock.data import tokenizers
 from factshock.runtime.errors import UserError
+from factshock.study import pretraining_text
 
 WORDS = ["where", "was", "Ada", "Byron", "born", "?", "London", "."]
 
@@ -162,3 +167,65 @@ def test_files_that_are_not_tokenizers(text, tmp_path):
 def test_special_ids_other_than_t5s(data_dir):
   with pytest.raises(UserError, match=r"pad, eos, unk = 0, 1, 2 as T5 has, got \(-1, 2, 0\)"):
     tokenizers.sentencepiece_tokenizer(data_dir / "tokenizers" / "mistral-v0.1.tokenizer.model")
+
+
+def test_each_flipped_bit_of_a_saved_tokenizer_is_one_error(text, tmp_path):
+  rng = random.Random(0)
+  for tokenizer in (
+    tokenizers.word_tokenizer([*WORDS, "Zürich"], 4),
+    tokenizers.train_sentencepiece(text, tmp_path / "a.model", 50, sentinels=10),
+  ):
+    folder = tmp_path / tokenizer.kind
+    tokenizers.save(tokenizer, folder)
+    for path in sorted(folder.iterdir()):
+      content = path.read_bytes()
+      for _ in range(100):
+        data = bytearray(content)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=str(folder)):
+          tokenizers.load(folder)
+      path.write_bytes(content)
+    assert tokenizers.load(folder) == tokenizer
+
+
+@pytest.mark.parametrize(
+  "record",
+  [
+    {"kind": "words", "words": ["a", 1], "sentinels": 3},
+    {"kind": "words", "words": "ab", "sentinels": 3},
+    {"kind": "words", "words": ["a"], "sentinels": -1},
+    {"kind": "words", "words": ["a"], "sentinels": 10**12},
+    {"kind": "words", "words": ["a"], "sentinels": "3"},
+    {"kind": "words", "words": ["a"]},
+    {"kind": ["words"], "words": ["a"], "sentinels": 3},
+    {"kind": "words", "words": ["a"], "sentinels": 3, "more": 1},
+    [1],
+  ],
+)
+def test_records_that_are_no_tokenizer(tmp_path, record):
+  (tmp_path / "tokenizer.json").write_text(json.dumps(record))
+  with pytest.raises(UserError, match="expected a saved tokenizer"):
+    tokenizers.load(tmp_path)
+
+
+def test_a_saved_tokenizer_of_before_there_were_digests(tmp_path):
+  tokenizers.save(tokenizers.word_tokenizer(WORDS, 4), tmp_path)
+  record = json.loads((tmp_path / "tokenizer.json").read_text())
+  del record["file_digest"]
+  (tmp_path / "tokenizer.json").write_text(json.dumps(record))
+  assert tokenizers.load(tmp_path) == tokenizers.word_tokenizer(WORDS, 4)
+
+
+@pytest.mark.parametrize("kind", ["words", "sentencepiece"])
+def test_a_damaged_tokenizer_of_a_workdir_is_made_again(text, tmp_path, capsys, kind):
+  section = types.SimpleNamespace(kind=kind, path="", size=50, sentinels=10)
+  config: Any = types.SimpleNamespace(tokenizer=section)
+  data: Any = types.SimpleNamespace(texts=[text], relations={})
+  folder = tmp_path / "tokenizer"
+  made = pretraining_text.tokenizer(config, data, str(folder))
+  tokenizers.save(made, folder)
+  name = "tokenizer.json" if kind == "words" else "spiece.model"
+  (folder / name).write_bytes((folder / name).read_bytes()[:-3])
+  assert pretraining_text.tokenizer(config, data, str(folder)) == made
+  assert "made again" in capsys.readouterr().out

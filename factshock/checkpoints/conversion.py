@@ -11,6 +11,7 @@ import numpy as np
 from factshock.checkpoints import loading, store, tree_files
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints.manifest import LeafRecord
+from factshock.data import tokenizer_files
 from factshock.models import families
 from factshock.models.formats import huggingface, t5x
 from factshock.models.formats.huggingface import names, writing
@@ -313,3 +314,4 @@ def _copy_tokenizer(source: str, target: str) -> None:
   for name in (*writing.BESIDE, "config.json"):
     if os.path.isfile(os.path.join(source, name)):
       shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
+  tokenizer_files.write_digests(target)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from factshock.data import tokenizer_files
 from factshock.models.formats.huggingface import adapters
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Tokenizer
@@ -76,8 +77,10 @@ class PretrainedTokenizer:
     )
 
   def save(self, folder: FilePath) -> None:
-    """Writes the tokenizer's own files into a folder, as transformers names them."""
-    self._tokenizer.save_pretrained(folder)
+    """Writes the tokenizer's own files into a folder, as transformers names them, and digests."""
+    if os.path.realpath(self.source) != os.path.realpath(folder):
+      self._tokenizer.save_pretrained(folder)
+    tokenizer_files.write_digests(folder)
 
   @functools.cached_property
   def _tokenizer(self) -> Any:
@@ -188,7 +191,9 @@ def _read(source: FilePath, revision: str | None) -> Any:
     raise UserError(
       f"{source}: expected a folder with a tokenizer, got a file; give the model's folder"
     )
-  if not os.path.isdir(source):
+  if os.path.isdir(source):
+    tokenizer_files.check(source)
+  else:
     source, _, named_revision = str(source).partition("@")
     revision = revision or named_revision or None
   # It takes most of a second to import, which runs with tokenizers of our own need not wait for.
@@ -197,9 +202,12 @@ def _read(source: FilePath, revision: str | None) -> Any:
     return transformers.AutoTokenizer.from_pretrained(
       source, revision=revision, trust_remote_code=False
     )
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  # Of many types for files that are no tokenizer; a panic of Rust's is no Exception.
+  except BaseException as error:
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+      raise
     message = str(error).strip()
-    reason = message.splitlines()[0] if message else type(error).__name__
+    reason = message.splitlines()[0][:300] if message else type(error).__name__
     raise UserError(
       f"{source}: no tokenizer can be read there ({reason}); give a folder with tokenizer.json or "
       "tokenizer.model, or the id of a model on the hub"

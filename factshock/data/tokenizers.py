@@ -9,7 +9,6 @@ import functools
 import hashlib
 import io
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -19,11 +18,16 @@ import sentencepiece
 
 from factshock.data import pretrained_tokenizers
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
-from factshock.runtime import files
+from factshock.runtime import files, json_files, settings
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Tokenizer
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
+
+# The keys of a saved tokenizer, and what two of them may be.
+_RECORD_KEYS = ("format", "kind", "sentinels", "words", "sha256")
+_SENTINELS = settings.Check((int,), lambda v: 0 <= v <= 1_000_000, "a number of sentinels")
+_WORDS = settings.tuple_of(settings.TEXT)
 
 # How SentencePiece is trained: with T5's special ids, and so that equal text gives an equal model.
 _TRAINING = {
@@ -216,15 +220,18 @@ def sentencepiece_tokenizer(
   Raises:
     UserError: no such file, not a SentencePiece model, or special ids other than T5's.
   """
+  return _from_model(_model_bytes(model_path), sentinels, model_path)
+
+
+def _model_bytes(path: FilePath) -> bytes:
+  json_files.check_regular(path)
   try:
-    with open(model_path, "rb") as file:
-      model = file.read()
+    with open(path, "rb") as file:
+      return file.read()
   except OSError as error:
     raise UserError(
-      f"{model_path}: cannot be read: {error.strerror or error}; give the path of a "
-      "SentencePiece model"
+      f"{path}: cannot be read: {error.strerror or error}; give the path of a SentencePiece model"
     ) from error
-  return _from_model(model, sentinels, model_path)
 
 
 def _from_model(
@@ -311,7 +318,7 @@ def _size_error(
 
 
 def save(tokenizer: Tokenizer, folder: FilePath) -> None:
-  """Writes a tokenizer into a folder, made where missing.
+  """Writes a tokenizer into a folder, made where missing, with digests of its files.
 
   One of our own is `tokenizer.json`, and `spiece.model` where there is one.
   """
@@ -332,8 +339,7 @@ def save(tokenizer: Tokenizer, folder: FilePath) -> None:
     with files.atomic_write(os.path.join(folder, "spiece.model"), binary=True) as file:
       file.write(tokenizer.model)
     record["sha256"] = hashlib.sha256(tokenizer.model).hexdigest()
-  with files.atomic_write(os.path.join(folder, "tokenizer.json")) as file:
-    json.dump(record, file, ensure_ascii=False, indent=1)
+  json_files.write_sealed(os.path.join(folder, "tokenizer.json"), record, ascii_only=False)
 
 
 def load(folder: FilePath) -> VocabularyTokenizer | PretrainedTokenizer:
@@ -346,21 +352,26 @@ def load(folder: FilePath) -> VocabularyTokenizer | PretrainedTokenizer:
     return pretrained_tokenizers.load(folder)
   path = os.path.join(folder, "tokenizer.json")
   try:
-    record = json.loads("\n".join(line for _, line in files.lines(path)))
+    record = json_files.read_sealed(path, _RECORD_KEYS)
+  except json_files.Broken as error:
+    raise UserError(f"{error}: expected a saved tokenizer; copy it again") from error
+  try:
+    if not _SENTINELS.fits(record["sentinels"]):
+      raise ValueError(f"sentinels {record['sentinels']!r:.60}")
     if record["kind"] == "words":
+      if not _WORDS.fits(record["words"]):
+        raise ValueError("words that are no texts")
       return word_tokenizer(record["words"], record["sentinels"])
     if record["kind"] != "sentencepiece":
-      raise ValueError(f"the kind {record['kind']!r}")
+      raise ValueError(f"the kind {record['kind']!r:.60}")
     digest = record["sha256"]
-    sentinels = record["sentinels"]
-  except UserError:
-    raise
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f"{path}: expected a saved tokenizer, got {error!r}; save it anew") from error
-  tokenizer = sentencepiece_tokenizer(os.path.join(folder, "spiece.model"), sentinels)
-  if hashlib.sha256(tokenizer.model).hexdigest() != digest:
+  except (ValueError, KeyError) as error:
+    raise UserError(f"{path}: expected a saved tokenizer, got {error!r}; copy it again") from error
+  model_path = os.path.join(folder, "spiece.model")
+  model = _model_bytes(model_path)
+  if hashlib.sha256(model).hexdigest() != digest:
     raise UserError(
-      f"{folder}/spiece.model: expected the model that tokenizer.json was saved with, got "
+      f"{model_path}: expected the model that tokenizer.json was saved with, got "
       "another; copy both files together"
     )
-  return tokenizer
+  return _from_model(model, record["sentinels"], model_path)

@@ -19,6 +19,7 @@ from factshock.data import (
 )
 from factshock.facts import documents, entities
 from factshock.runtime import files, locks
+from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study.config import Config
 from factshock.study.study_data import FactSets, StudyData, Text
@@ -39,11 +40,15 @@ def tokenizer(
 ) -> Tokenizer:
   """Returns the tokenizer stored in a folder, or the one the config asks for.
 
+  One that is damaged is made again, equal as text and settings are: a workdir keeps to its own.
   A SentencePiece model that is trained here is kept in the folder.
   """
   section = config.tokenizer
   if os.path.exists(os.path.join(folder, "tokenizer.json")):
-    return tokenizers.load(folder)
+    try:
+      return tokenizers.load(folder)
+    except UserError as error:
+      print(f"  {error}; the tokenizer is made again", flush=True)
   if section.kind == "huggingface":
     return pretrained_tokenizers.load(section.path or config.start_from)
   if section.kind == "words":
