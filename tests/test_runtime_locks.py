@@ -1,14 +1,19 @@
 """Claims on work: one holder at a time, whoever dies."""
 
 import concurrent.futures
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 
+import pytest
+
 from factshock.runtime import locks
+from factshock.runtime.errors import UserError
 
 
 def test_a_claim_has_one_holder_and_is_free_again_after_it(tmp_path):
@@ -53,6 +58,80 @@ def test_the_claim_of_another_host_is_stale_when_it_was_not_touched_for_long(tmp
   os.utime(path, (time.time() - locks.STALE_SECONDS - 5,) * 2)
   with locks.try_lock(str(path)) as ours:
     assert ours
+
+
+def test_a_process_id_of_another_place_says_nothing(tmp_path):
+  """Containers of one host name number their processes alike: 999999999 may live in another."""
+  path = tmp_path / "claim"
+  holder = {"host": socket.gethostname(), "pid": 999999999, "token": "x"}
+  for place in ({}, {"place": f"{socket.gethostname()} boot pid:[1]"}):
+    path.write_text(json.dumps({**holder, **place}))
+    with locks.try_lock(str(path)) as ours:
+      assert not ours
+  path.write_text(json.dumps({**holder, "place": locks._place()}))
+  with locks.try_lock(str(path)) as ours:
+    assert ours
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"host": "a", "pid": "b", "token": "c"}'])
+def test_a_claim_that_names_nobody_is_taken_over_after_a_moment(tmp_path, text):
+  path = tmp_path / "claim"
+  path.write_text(text)
+  with locks.try_lock(str(path)) as ours:
+    assert not ours
+  os.utime(path, (time.time() - locks.EMPTY_SECONDS - 1,) * 2)
+  with locks.try_lock(str(path)) as ours:
+    assert ours
+
+
+def test_a_claim_of_a_clock_a_day_ahead_is_stale_when_it_stays_as_it_is(tmp_path, monkeypatch):
+  monkeypatch.setattr(locks, "STALE_SECONDS", 0.5)
+  path = tmp_path / "claim"
+  path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x", "place": "y"}))
+  ahead = time.time() + 86400
+  for beat in range(4):  # alive: it changes, whatever the date
+    os.utime(path, (ahead + beat,) * 2)
+    assert locks.is_locked(str(path))
+    time.sleep(0.2)
+  assert locks.is_locked(str(path))
+  time.sleep(0.6)
+  assert not locks.is_locked(str(path))
+
+
+def test_a_folder_in_place_of_a_claim_is_named(tmp_path):
+  (tmp_path / "claim").mkdir()
+  with pytest.raises(UserError, match="claim: expected a lock file, got a folder"):
+    with locks.wait_for_lock(str(tmp_path / "claim")):
+      pass
+
+
+def test_nothing_is_left_of_a_claim_that_a_full_disk_refuses(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(locks.json, "dump", full)
+  with pytest.raises(UserError, match="claim: the lock cannot be written: No space left"):
+    with locks.try_lock(str(tmp_path / "claim")):
+      pass
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_holder_that_lost_its_claim_ends(tmp_path):
+  path = tmp_path / "claim"
+  code = (
+    "import time; from factshock.runtime import locks; locks.BEAT_SECONDS = 0.05; "
+    f"mine = locks.try_lock({str(path)!r}); mine.__enter__(); print(flush=True); time.sleep(60)"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+  process.stdout.readline()
+  other = {"host": "elsewhere", "pid": 1, "token": "x", "place": "y"}
+  path.write_text(json.dumps(other))
+  _, errors = process.communicate(timeout=30)
+  assert process.returncode == locks.LOST_CODE
+  assert "process 1 of elsewhere has taken over this lock" in errors and errors.count("\n") == 1
+  assert json.loads(path.read_text()) == other
 
 
 def test_a_holder_keeps_its_claim_alive(tmp_path, monkeypatch):

@@ -1,25 +1,52 @@
-"""Lock files in a shared folder, by which processes or machines share work: none is done twice."""
+"""Lock files in a shared folder, by which processes or machines share work: none is done twice.
+
+Whoever holds a lock touches its file while it lives, and ends at once where another process has
+taken the lock over: it was thought dead (stopped, say, or its machine asleep).
+"""
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NoReturn, TypedDict
+
+from factshock.runtime.errors import UserError
 
 BEAT_SECONDS = 15.0  # a holder touches its lock file this often
 STALE_SECONDS = 180.0  # a lock file that was not touched for so long is taken over
+EMPTY_SECONDS = 10.0  # and one that names nobody: its disk was full, or its process died just then
+LOST_CODE = 1  # exit code of a process whose lock another one has taken over
 
 
 class _Holder(TypedDict):
-  """Holds who holds a lock, as its file says."""
+  """Holds who holds a lock, as its file says.
+
+  `place` says where the process id means something; files of older versions lack it.
+  """
 
   host: str
   pid: int
   token: str
+  place: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sight:
+  """Holds how a lock file looked, and when it was first seen so by this process's own clock."""
+
+  looks: tuple[int, int]
+  since: float
+
+
+# Clocks of machines differ, and by a day where one is set wrongly: a file that has not changed for
+# long while this process looked on is stale whatever its date.
+_seen: dict[str, _Sight] = {}
 
 
 @contextlib.contextmanager
@@ -27,13 +54,17 @@ def try_lock(path: str) -> Iterator[bool]:
   """Tries to take a lock file and yields whether it was taken; releases it at the end.
 
   The file names host and process, and is kept alive inside. It is taken over where its holder is
-  a dead process of this host, or has not touched it for STALE_SECONDS by the clock of the file
-  system.
+  a dead process of this machine and PID namespace, or has not touched it for STALE_SECONDS, by the
+  clock of the file system or while this process looked on. A holder whose lock was taken over ends
+  its process.
 
   Args:
     path: the lock file; its folder is made where it is missing.
+
+  Raises:
+    UserError: the lock cannot be written, or there is a folder in its place.
   """
-  mine = _Holder(host=socket.gethostname(), pid=os.getpid(), token=uuid.uuid4().hex)
+  mine = _Holder(host=socket.gethostname(), pid=os.getpid(), token=uuid.uuid4().hex, place=_place())
   if not _take(path, mine):
     yield False
     return
@@ -75,7 +106,13 @@ def wait_for_lock(
 
 def is_locked(path: str) -> bool:
   """Returns whether somebody holds a lock file that is not stale."""
-  return os.path.exists(path) and not _is_stale(path, socket.gethostname())
+  return os.path.exists(path) and not _is_stale(path)
+
+
+def holder_of(path: str) -> str:
+  """Returns in words which process holds a lock."""
+  holder = _holder(path)
+  return f"process {holder['pid']} of {holder['host']}" if holder else "another process"
 
 
 def _take(path: str, mine: _Holder) -> bool:
@@ -84,7 +121,7 @@ def _take(path: str, mine: _Holder) -> bool:
   try:
     _create(path, mine)
   except FileExistsError:
-    return _is_stale(path, mine["host"]) and _take_over(path, mine)
+    return _is_stale(path) and _take_over(path, mine)
   return True
 
 
@@ -98,12 +135,12 @@ def _take_over(path: str, mine: _Holder) -> bool:
   try:
     _create(guard, mine)
   except FileExistsError:
-    if _is_stale(guard, mine["host"]):
+    if _is_stale(guard):
       with contextlib.suppress(FileNotFoundError):
         os.unlink(guard)  # its process died in that moment; the next try finds it gone
     return False
   try:
-    if not (os.path.exists(path) and _is_stale(path, mine["host"])):
+    if not (os.path.exists(path) and _is_stale(path)):
       return False
     _create(fresh, mine)
     os.replace(fresh, path)
@@ -113,21 +150,65 @@ def _take_over(path: str, mine: _Holder) -> bool:
 
 
 def _create(path: str, mine: _Holder) -> None:
-  """Writes a lock file; raises FileExistsError where there is one."""
-  descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-  with os.fdopen(descriptor, "w") as file:
-    json.dump(mine, file)
+  """Writes a lock file; raises FileExistsError where there is one.
+
+  Raises:
+    UserError: it cannot be written, as on a full disk; nothing is left of it.
+  """
+  try:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+  except FileExistsError:
+    raise
+  except OSError as error:
+    raise UserError(f"{path}: the lock cannot be written: {error.strerror}") from error
+  try:
+    with os.fdopen(descriptor, "w") as file:
+      json.dump(mine, file)
+  except OSError as error:
+    os.unlink(path)
+    raise UserError(f"{path}: the lock cannot be written: {error.strerror}") from error
 
 
-def _is_stale(path: str, host: str) -> bool:
-  """Returns whether the holder of a lock is dead, or was not heard of for long."""
+def _is_stale(path: str) -> bool:
+  """Returns whether the holder of a lock is dead, or was not heard of for long.
+
+  Raises:
+    UserError: there is a folder in its place.
+  """
   holder = _holder(path)
-  if holder and holder["host"] == host and not _is_alive(holder["pid"]):
+  if holder and holder.get("place") == _place() and not _is_alive(holder["pid"]):
     return True
   try:
-    return _now(os.path.dirname(path)) - os.stat(path).st_mtime > STALE_SECONDS
+    status = os.stat(path)
   except FileNotFoundError:
     return True
+  longest = STALE_SECONDS if holder else EMPTY_SECONDS
+  if _now(os.path.dirname(path)) - status.st_mtime > longest:
+    return True
+  return _unchanged_for(path, (status.st_mtime_ns, status.st_ino)) > longest
+
+
+def _unchanged_for(path: str, looks: tuple[int, int]) -> float:
+  """Returns for how many seconds a file has looked as it does whenever this process looked."""
+  now = time.monotonic()
+  sight = _seen.get(path)
+  if sight is None or sight.looks != looks:
+    sight = _Sight(looks, now)
+    _seen[path] = sight
+  return now - sight.since
+
+
+def _place() -> str:
+  """Returns what tells apart machines, their starts, and PID namespaces, such as containers'.
+
+  Containers may bear one host's name and number their processes alike.
+  """
+  try:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+      boot = file.read().strip()
+    return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+  except OSError:  # not Linux: no containers that share a kernel
+    return socket.gethostname()
 
 
 def _now(folder: str) -> float:
@@ -140,12 +221,20 @@ def _now(folder: str) -> float:
 
 
 def _holder(path: str) -> _Holder | None:
-  """Returns who holds a lock, or None where it is gone or being written."""
+  """Returns who holds a lock, or None where it is gone, being written, or names nobody.
+
+  Raises:
+    UserError: there is a folder in its place.
+  """
   try:
     with open(path, encoding="utf-8") as file:
-      return json.load(file)
+      holder = json.load(file)
+  except IsADirectoryError as error:
+    raise UserError(f"{path}: expected a lock file, got a folder; remove it") from error
   except (FileNotFoundError, ValueError):
     return None
+  is_whole = isinstance(holder, dict) and isinstance(holder.get("pid"), int)
+  return holder if is_whole and "host" in holder and "token" in holder else None
 
 
 def _is_alive(pid: int) -> bool:
@@ -164,9 +253,21 @@ def _keep_alive(
   mine: _Holder,
   stopped: threading.Event,
 ) -> None:
-  """Touches a lock file until stopped, or until another process has taken it over."""
+  """Touches a lock file until stopped; ends the process where another has taken it over."""
   while not stopped.wait(BEAT_SECONDS):
-    if _holder(path) != mine:
-      return
+    holder = _holder(path)
+    if holder is not None and holder != mine:
+      _end_as_lost(path)
     with contextlib.suppress(FileNotFoundError):
       os.utime(path)
+
+
+def _end_as_lost(path: str) -> NoReturn:
+  """Ends this process at once: what it went on to write, another one writes too."""
+  print(
+    f"error: {path}: {holder_of(path)} has taken over this lock, as nothing was heard of this "
+    "process for long; it ends here and leaves the work to the other",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(LOST_CODE)
