@@ -1,5 +1,6 @@
 """Running a verb: user errors as one line, exit codes, and progress lines with an ETA."""
 
+import errno
 import sys
 import time
 import traceback
@@ -10,6 +11,7 @@ from absl import app, flags, logging
 from factshock.runtime import interruption, processes
 from factshock.runtime.errors import UserError
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HELP_FLAGS = {"--help", "-help", "--helpshort", "--helpfull", "-h"}
 
 
@@ -51,6 +53,8 @@ def _guarded(main: Callable[[Sequence[str]], int | None], argv: list[str]) -> in
     if isinstance(error, OSError) and str(error).startswith("Configuration is not available"):
       reason = " ".join(str(error).split("config_config")[-1].split())
       return _end(f"error: --config cannot be read: {reason}", 2)
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+      return _end(f"error: {error.filename or 'a file'}: {error.strerror}", 2)
     if processes.process_count() > 1:
       _end(traceback.format_exc(), 1)
     raise

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from factshock.runtime import processes
@@ -25,16 +25,36 @@ def signals_caught() -> Iterator[None]:
   The second signal of a kind acts as ever, at once. Outside of the main thread, the only one that
   signals reach, it does nothing.
   """
+  try:
+    with _handled_by(_note):
+      yield
+  finally:
+    if threading.current_thread() is threading.main_thread():
+      _requested.clear()
+
+
+@contextlib.contextmanager
+def signals_end_run() -> Iterator[None]:
+  """Raises Interrupted inside when SIGTERM or Ctrl-C comes, but for where `signals_caught` does.
+
+  That is before and after the work: there is nothing to save, and files are written whole or not
+  at all. One of several processes that work as one ends as ever, as the others wait for it.
+  """
+  with _handled_by(_raise):
+    yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  before = {caught: signal.signal(caught, _note) for caught in SIGNALS}
+  before = {caught: signal.signal(caught, handler) for caught in SIGNALS}
   try:
     yield
   finally:
-    for caught, handler in before.items():
-      signal.signal(caught, handler)
-    _requested.clear()
+    for caught, old in before.items():
+      signal.signal(caught, old)
 
 
 def requested_signal() -> str | None:
@@ -62,3 +82,13 @@ def _note(signal_number: int, frame: FrameType | None) -> None:
   else:
     signal.signal(signal_number, signal.SIG_DFL)
   print(f"{name}: saving and stopping; once more to stop at once", file=sys.stderr, flush=True)
+
+
+def _raise(signal_number: int, frame: FrameType | None) -> None:
+  """Ends the run: by an exception where this process works alone."""
+  del frame
+  name = signal.Signals(signal_number).name
+  if processes.process_count() == 1:
+    raise Interrupted(name)
+  signal.signal(signal_number, signal.SIG_DFL)
+  signal.raise_signal(signal_number)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from factshock.runtime import processes
+from factshock.runtime.errors import UserError
 
 PACKAGES = ("factshock", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -51,11 +52,17 @@ def append_run(path: str | os.PathLike[str], description: Mapping[str, Any]) -> 
   """Appends a run's description to a file (`Workdir.runs`), a line for every start.
 
   Of several processes that work as one the first alone writes.
+
+  Raises:
+    UserError: the file cannot be written.
   """
   if not processes.is_first():
     return
-  with open(path, "a", encoding="utf-8") as file:
-    file.write(json.dumps(description) + "\n")
+  try:
+    with open(path, "a", encoding="utf-8") as file:
+      file.write(json.dumps(description) + "\n")
+  except OSError as error:
+    raise UserError(f"{path}: the run cannot be noted there: {error.strerror}") from error
 
 
 def revision() -> str:

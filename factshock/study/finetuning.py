@@ -1,7 +1,9 @@
 """Finetuning of one model on all facts of a file, outside of a study: the train verb."""
 
+import contextlib
 import functools
 import tempfile
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from factshock.devices import host, partitioning
 from factshock.facts import splits
 from factshock.models import families, lora
 from factshock.models.model_config import ModelConfig
-from factshock.runtime import interruption, processes, provenance
+from factshock.runtime import interruption, locks, processes, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study import config as configs
@@ -54,7 +56,42 @@ def run(
   """
   check(config, ratio)
   workdir = Workdir.of(folder)
-  ownership.claim(config, workdir)
+  told = {"train": {"ratio": ratio}}
+  with (
+    interruption.signals_end_run(),
+    ownership.at_work(config, workdir, told),
+    _training_alone(workdir, seed),
+  ):
+    return _run_at_work(config, workdir, seed, ratio, profile_steps)
+
+
+@contextlib.contextmanager
+def _training_alone(workdir: Workdir, seed: int) -> Iterator[None]:
+  """Keeps other processes from training the same seed in a workdir.
+
+  Raises:
+    UserError: one is at it.
+  """
+  if not processes.is_first():
+    yield
+    return
+  path = workdir.lock(seed, NAME)
+  with locks.try_lock(path) as is_ours:
+    if not is_ours:
+      raise UserError(
+        f"{workdir}: {locks.holder_of(path)} is training seed {seed} there; wait for it, or "
+        "choose another --workdir or --seed"
+      )
+    yield
+
+
+def _run_at_work(
+  config: Config,
+  workdir: Workdir,
+  seed: int,
+  ratio: float,
+  profile_steps: int,
+) -> str:
   host.keep_freed_memory()
   host.use_compilation_cache()
   mesh = _make_mesh(config)

@@ -1,14 +1,17 @@
 """Whose a workdir is: an experiment's, of which a rerun may change some things only."""
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from factshock.facts import documents, sources
-from factshock.runtime import files, processes
+from factshock.runtime import files, locks, processes
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study import config as configs
@@ -33,34 +36,71 @@ HOW_COMPUTED = ("remat", "attention")
 _INPUTS = ("facts", "relations", "corpus", "entity_counts")
 _MOST_DIGESTED = 1 << 30  # bytes of a file; of larger ones the size counts
 _BLOCK = 1 << 20
+_PRESENT = "present."  # before the names of the locks that say who is at work in a workdir
+_TRAIN = "train"  # what `train` is told beside its config; older workdirs lack it
 
 
-def claim(config: Config, workdir: Workdir) -> None:
+@contextlib.contextmanager
+def at_work(
+  config: Config,
+  workdir: Workdir,
+  more: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
   """Stores the config in a new workdir, or checks that an old one is of the same experiment.
 
-  Seeds, arms and what only concerns the report may be added on a rerun.
+  Inside, other processes see that this one is at work there. Seeds, arms and what only concerns
+  the report may be added on a rerun.
+
+  Args:
+    config: of the experiment.
+    workdir: where it stands.
+    more: what else makes the run what it is, by name.
 
   Raises:
-    UserError: the workdir is of another experiment (naming what differs), or holds other files.
+    UserError: the workdir is of another experiment (naming what differs), holds other files, or
+      others are at work there with another config.
   """
-  with processes.first_process_first("claiming the workdir"):
-    _claim(config, workdir)
+  record = configs.to_dict(config) | input_digests(config) | dict(more or {})
+  with contextlib.ExitStack() as held:
+    with processes.first_process_first("claiming the workdir"):
+      if processes.is_first():
+        _check_folder(workdir)
+        # What is told apart here, no other process changes meanwhile.
+        with locks.wait_for_lock(os.path.join(workdir.locks, "starting")):
+          _claim(record, workdir)
+          presence = os.path.join(workdir.locks, f"{_PRESENT}{uuid.uuid4().hex}")
+          held.enter_context(locks.try_lock(presence))
+      else:
+        _check_seen(record, workdir)
+    yield
 
 
-def _claim(config: Config, workdir: Workdir) -> None:
-  record = configs.to_dict(config) | input_digests(config)
-  exists = os.path.exists(workdir.config)
-  if not exists and not processes.is_first():
+def _check_folder(workdir: Workdir) -> None:
+  """Checks that a folder is a workdir, or may become one; writes nothing.
+
+  Raises:
+    UserError: it holds other files.
+  """
+  if os.path.exists(workdir.config) or not os.path.isdir(workdir):
+    return
+  if set(os.listdir(workdir)) - {os.path.basename(workdir.locks)}:
+    raise UserError(
+      f"{workdir}: not empty, and no workdir of an experiment; choose another --workdir"
+    )
+
+
+def _check_seen(record: Mapping[str, Any], workdir: Workdir) -> None:
+  """Checks in a process that is not the first that it sees what that one has written."""
+  if not os.path.exists(workdir.config) or differences(_read_json(workdir.config), record):
     raise UserError(
       f"{workdir}: process {processes.process_index()} does not see what process 0 wrote there; "
       "choose a --workdir on a file system that all machines share"
     )
-  if exists:
+
+
+def _claim(record: Mapping[str, Any], workdir: Workdir) -> None:
+  if os.path.exists(workdir.config):
     _check_same(record, workdir)
-  elif os.path.isdir(workdir) and os.listdir(workdir):
-    raise UserError(
-      f"{workdir}: not empty, and no workdir of an experiment; choose another --workdir"
-    )
   with files.atomic_write(workdir.config) as file:
     json.dump(record, file, indent=1)
 
@@ -69,19 +109,35 @@ def _check_same(record: Mapping[str, Any], workdir: Workdir) -> None:
   """Checks that a workdir's config is that of a record; what is only prepared starts over.
 
   Raises:
-    UserError: they differ, and the workdir has results.
+    UserError: they differ, and the workdir has results, or others are at work there.
   """
   differing = differences(_read_json(workdir.config), record)
   if not differing:
     return
-  if any(map(os.path.exists, (workdir.all_checkpoints, workdir.all_predictions))):
-    raise UserError(
-      f"{workdir}: is the workdir of another experiment; choose another --workdir or remove it. "
-      "What differs (there, here):\n  " + "\n  ".join(differing)
-    )
-  # An attempt that ended before any training, as with a mistake in its flags: start over.
-  for folder in (workdir.all_facts, workdir.all_tokenizers):
-    shutil.rmtree(folder, ignore_errors=True)
+  advice = "choose another --workdir"
+  present = _others_present(workdir)
+  if present:
+    state = f"is where {present} works on another experiment"
+  elif any(map(os.path.exists, (workdir.all_checkpoints, workdir.all_predictions))):
+    state = "is the workdir of another experiment"
+    advice += " or remove it"
+  else:
+    # An attempt that ended before any training, as with a mistake in its flags: start over.
+    for folder in (workdir.all_facts, workdir.all_tokenizers):
+      shutil.rmtree(folder, ignore_errors=True)
+    return
+  lines = "\n  ".join(differing)
+  raise UserError(f"{workdir}: {state}; {advice}. What differs (there, here):\n  {lines}")
+
+
+def _others_present(workdir: Workdir) -> str | None:
+  """Returns in words a process that is at work in a workdir; clears what dead ones have left."""
+  for path in sorted(glob.glob(os.path.join(glob.escape(workdir.locks), f"{_PRESENT}*"))):
+    if locks.is_locked(path):
+      return locks.holder_of(path)
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(path)
+  return None
 
 
 def input_digests(config: Config) -> dict[str, dict[str, str]]:
@@ -140,7 +196,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "con
 def _may_differ(path: str, key: str, both_have_it: bool) -> bool:
   """Returns whether a rerun may change a key of a section."""
   if path == "config":
-    return key in MAY_CHANGE
+    return key in MAY_CHANGE or (key == _TRAIN and not both_have_it)
   if path == "config.arms":
     return not both_have_it
   if path == "config.model":

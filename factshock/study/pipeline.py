@@ -49,7 +49,11 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any] | Non
   """
   checks.check(config)
   workdir = Workdir.of(workdir)
-  ownership.claim(config, workdir)
+  with interruption.signals_end_run(), ownership.at_work(config, workdir):
+    return _run_at_work(config, workdir)
+
+
+def _run_at_work(config: Config, workdir: Workdir) -> dict[str, Any] | None:
   host.keep_freed_memory()
   host.use_compilation_cache()
   partitioning.use_cpu_devices(config.cpu_devices)
