@@ -1,5 +1,7 @@
 """Shock measures on a hand-made relation with known answers, against scipy, and by property."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -171,19 +173,81 @@ def test_predictions_are_matched_by_name_and_by_unambiguous_alias():
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(2, 40), st.integers(0, 10**6))
-def test_spearman_and_slope_agree_with_scipy_row_by_row(size, seed):
+@given(st.integers(2, 40), st.integers(0, 10**6), st.sampled_from([5, 10**6]))
+def test_spearman_and_slope_agree_with_scipy_row_by_row(size, seed, most):
   rng = np.random.default_rng(seed)
   x = rng.integers(0, 6, size).astype(float)
-  y = (rng.integers(0, 5, (3, size)) + 1) / (rng.integers(0, 4, (3, size)) + 1)
-  for row, rank, slope in zip(y, shock.spearman(y, x), shock.slopes(y, x)):
-    if len(set(x)) == 1:
-      assert np.isnan(slope) and np.isnan(rank)
-    elif len(set(row)) == 1:
-      assert np.isnan(rank)
+  above = rng.integers(most - 5, most, (3, size)) + 1
+  below = rng.integers(most - 5, most, (3, size)) + 1
+  x_ranks = scipy.stats.rankdata(x) - (size + 1) / 2
+  correlations = shock.spearman(above, below, x_ranks)
+  for row_above, row_below, correlation in zip(above, below, correlations):
+    exact = [Fraction(*pair) for pair in zip(row_above.tolist(), row_below.tolist())]
+    places = [sorted(set(exact)).index(quotient) for quotient in exact]
+    if len(set(x)) == 1 or len(set(places)) == 1:
+      assert np.isnan(correlation)
     else:
-      assert rank == pytest.approx(scipy.stats.spearmanr(row, x)[0], abs=1e-12)
+      assert correlation == pytest.approx(scipy.stats.spearmanr(places, x)[0], abs=1e-12)
+  if len(set(x)) > 1:
+    y = above / below
+    for row, slope in zip(y, shock.slopes(y, x)):
       assert slope == pytest.approx(scipy.stats.linregress(x, row).slope, abs=1e-12)
+
+
+def of_counts(pretraining, finetuning, gold, predicted):
+  """Returns the measures of one relation whose answers have these counts."""
+  names = list("abcdefgh"[: len(gold)])
+
+  def repeated(counts):
+    return [name for name, count in zip(names, counts) for _ in range(count)]
+
+  entities = entities_of(dict(zip(names, pretraining)), repeated(finetuning), repeated(gold))
+  return entities, entity_measures(entities, repeated(gold), repeated(predicted))
+
+
+def test_equal_pressures_have_equal_ranks():
+  # (f + 1) / (p + 1) is 4/8, 4/5, 3/6, 3/6, 2/4: four of the five are equal.
+  _, found = of_counts([7, 4, 5, 5, 3], [3, 3, 2, 2, 1], [2, 1, 2, 3, 3], [0, 1, 4, 4, 2])
+  assert found["spearman"] == 0.0
+
+
+def test_no_pressure_varies_where_all_quotients_are_equal():
+  _, found = of_counts([7, 5, 3], [3, 2, 1], [2, 1, 2], [0, 1, 4])
+  assert np.isnan(found["spearman"]) and np.isnan(found["slope"])
+
+
+count_lists = st.lists(st.tuples(*[st.integers(0, 7)] * 4), min_size=2, max_size=8)
+
+
+@settings(deadline=None, max_examples=100)
+@given(count_lists)
+def test_spearman_is_that_of_exact_quotients(counts):
+  counts = [(p, f, gold + 1, predicted) for p, f, gold, predicted in counts]
+  _, found = of_counts(*zip(*counts))
+  pressures = [Fraction(f + 1, p + 1) for p, f, _, _ in counts]
+  ratios = [Fraction(predicted + 1, gold + 1) for _, _, gold, predicted in counts]
+  if len(set(pressures)) == 1 or len(set(ratios)) == 1:
+    assert np.isnan(found["spearman"])
+    return
+  places = [[sorted(values).index(value) for value in values] for values in (pressures, ratios)]
+  assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(*places)[0], abs=1e-12)
+
+
+def test_pressures_are_compared_exactly_over_relations():
+  counts = {("r", "a"): 6, ("r", "b"): 2, ("s", "a"): 13, ("s", "b"): 5}
+  gold = dict.fromkeys(counts, 1)
+  finetuning = [("r", "a"), ("s", "a"), ("s", "a"), ("s", "a"), ("s", "b")]
+  entities = shock.make_entities(gold, finetuning, counts)
+  exact = []
+  for relation, name in entities.names:
+    of_relation = [key for key in counts if key[0] == relation]
+    finetuned = sum(finetuning.count(key) + 1 for key in of_relation)
+    pretrained = sum(counts[key] + 1 for key in of_relation)
+    share = Fraction(finetuning.count((relation, name)) + 1, finetuned)
+    exact.append(share / Fraction(counts[relation, name] + 1, pretrained))
+  expected = scipy.stats.rankdata([sorted(set(exact)).index(value) for value in exact])
+  assert entities.pressure_rank.tolist() == (expected - expected.mean()).tolist()
+  assert len(set(exact)) == 2  # a of both relations, b of both
 
 
 names = st.lists(st.sampled_from([*COUNTS, "nowhere"]), min_size=1, max_size=30)

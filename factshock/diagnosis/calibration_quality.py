@@ -242,8 +242,7 @@ def _measures(
 
 def _risks(count_RxK: np.ndarray, right_RxK: np.ndarray) -> np.ndarray:
   """Returns the share wrong at the first cut that reaches each coverage i / GRID: [R, GRID]."""
-  coverage_G = np.arange(1, GRID + 1) / GRID
-  wanted_RxG = np.ceil(count_RxK[:, -1:] * coverage_G - 1e-9)
+  wanted_RxG = np.ceil(count_RxK[:, -1:] * np.arange(1, GRID + 1) / GRID)
   cuts: list[np.ndarray] = [
     np.searchsorted(count_K, wanted_G) for count_K, wanted_G in zip(count_RxK, wanted_RxG)
   ]
@@ -337,7 +336,8 @@ def _curve_rows(
   """
   count = len(ranking.order)
   ends = ranking.ends + 1
-  cut_G = np.searchsorted(ends, np.ceil(count * np.arange(1, GRID + 1) / GRID - 1e-9))
+  wanted_G = -(-count * np.arange(1, GRID + 1) // GRID)
+  cut_G = np.searchsorted(ends, wanted_G)
   rows: dict[int, Json] = {}
   for cut, risk, risk_R in zip(cut_G.tolist(), risk_G, risk_RxG.T):
     rows[cut] = {

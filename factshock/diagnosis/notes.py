@@ -34,7 +34,7 @@ pressure: s(e) = log of the share in finetuning - log of the share in pretrainin
   relation, each count plus 1.
 slope: least-squares slope of log r(e) = log (predicted + 1) - log (gold + 1) on s(e), over the
   answers that are test gold or finetuning answers, all relations together.
-spearman: Spearman correlation of the same.
+spearman: Spearman correlation of the same, by ranks of exact quotients of counts.
 total_variation: half the sum of |predicted - gold share| over (relation, answer); predictions of
   no known answer count as one answer. With few queries an answer it is far from 0 for a perfect
   frequency match too.

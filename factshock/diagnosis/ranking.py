@@ -71,9 +71,9 @@ def rank_units(
   score_N = score_N[order_N]
   last_K = _ends([confidence_N])
   size_K = np.diff(last_K, prepend=-1)
-  middle_K = last_K + 1 - size_K / 2
-  middle_N = np.repeat(middle_K, size_K)
-  bin_N = np.floor(bins * (middle_N / len(middle_N)))
+  twice_middle_K = 2 * (last_K + 1) - size_K
+  twice_middle_N = np.repeat(twice_middle_K, size_K)
+  bin_N = bins * twice_middle_N // (2 * len(twice_middle_N))  # in whole numbers: exact
   is_new_N = bin_N[1:] != bin_N[:-1]
   starts_B = np.flatnonzero(np.append(True, is_new_N))
   ends_K = _ends([confidence_N, score_N])

@@ -9,6 +9,7 @@ functions of counts, so that the same code gives a measure and its bootstrap res
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ OTHER = 4  # predictions that are no known answer of their relation
 CELLS = 4 * 5 * 2 * 2  # gold group x predicted group x right x rarer than gold
 ENTITY_MEASURES = ("slope", "spearman", "total_variation", "mismatch")
 BLOCK_ENTRIES = 1 << 15  # what is sorted at a time stays in the processor's cache
+FLOAT32_TERMS = 1 << 11  # quotients of whole numbers up to it that differ do so in float32
 
 Measures: TypeAlias = dict[str, np.ndarray]  # name -> [R]
 
@@ -42,6 +44,9 @@ class Entities:
     group: int index into GROUPS; seen = a finetuning answer.
     pressure: float64 s(e), the natural log of the smoothed share in finetuning over that in
       pretraining.
+    among: indices [A] of the test gold and finetuning answers, which the measures go over.
+    pressure_rank: float64 ranks [A] of their pressures minus the mean rank, ties averaged; by the
+      exact quotients, as equal pressures may differ in floating point.
   """
 
   names: list[Answer]
@@ -53,6 +58,8 @@ class Entities:
   common: np.ndarray
   group: np.ndarray
   pressure: np.ndarray
+  among: np.ndarray
+  pressure_rank: np.ndarray
 
 
 def make_entities(
@@ -91,6 +98,8 @@ def make_entities(
     common=common(pretraining_E, relation_E, names),
     group=nothing_E,
     pressure=nothing_E,
+    among=np.flatnonzero(gold_E),
+    pressure_rank=np.zeros(0),
   )
   return finetuned_on(bare, finetuning)
 
@@ -103,11 +112,15 @@ def finetuned_on(entities: Entities, finetuning: Iterable[Answer]) -> Entities:
   group_E = np.where(entities.common, COMMON_SEEN, RARE_SEEN) + (finetuning_E == 0)
   pressure_E = _log_share(finetuning_E, entities.relation)
   pressure_E -= _log_share(entities.pretraining, entities.relation)
+  among = np.flatnonzero((entities.gold > 0) | (finetuning_E > 0))
+  order_A = _order_of_pressures(finetuning_E, entities.pretraining, entities.relation, among)
   return dataclasses.replace(
     entities,
     finetuning=finetuning_E,
     group=group_E,
     pressure=pressure_E,
+    among=among,
+    pressure_rank=_centred_ranks(order_A),
   )
 
 
@@ -173,6 +186,33 @@ def _log_share(count_E: np.ndarray, relation_E: np.ndarray) -> np.ndarray:
   """Returns the natural log of each entity's share within its relation, every count plus one."""
   totals = np.bincount(relation_E, count_E + 1)
   return np.log((count_E + 1) / totals[relation_E])
+
+
+def _order_of_pressures(
+  finetuning_E: np.ndarray,
+  pretraining_E: np.ndarray,
+  relation_E: np.ndarray,
+  among: np.ndarray,
+) -> np.ndarray:
+  """Returns the place of some entities' pressures among their distinct ones: int [A].
+
+  It is that of (f + 1) T2 / ((p + 1) T1), exactly: f and p are the counts in finetuning and
+  pretraining, T1 and T2 the totals of the relation, every count plus one.
+  """
+  counts_ExK = np.stack([relation_E, finetuning_E + 1, pretraining_E + 1], axis=1)
+  distinct_DxK, index_A = np.unique(counts_ExK[among], axis=0, return_inverse=True)
+  totals = np.bincount(relation_E, finetuning_E + 1).tolist()
+  pretraining_totals = np.bincount(relation_E, pretraining_E + 1).tolist()
+  quotients: list[Fraction] = []
+  for relation, finetuning, pretraining in distinct_DxK.astype(np.int64).tolist():
+    above = finetuning * int(pretraining_totals[relation])
+    below = pretraining * int(totals[relation])
+    quotients.append(Fraction(above, below))
+  # The nearest float decides most comparisons, and much faster.
+  ordered = sorted(set(quotients), key=lambda quotient: (float(quotient), quotient))
+  place = {quotient: index for index, quotient in enumerate(ordered)}
+  places_D = np.array([place[quotient] for quotient in quotients], np.int64)
+  return places_D[index_A.reshape(-1)]
 
 
 def predicted_entities(
@@ -293,38 +333,62 @@ def entity_measures(
   queries_R = gold_RxE.sum(1)
   trained = entities.finetuning.sum()
   share_E = np.append(entities.finetuning, 0) / (trained or np.nan)
-  among = np.flatnonzero((entities.gold > 0) | (entities.finetuning > 0))
-  ratio_RxE = (predicted_RxE[:, among] + 1) / (gold_RxE[:, among] + 1)
-  pressure_E = entities.pressure[among]
+  among = entities.among
+  predicted_RxA = predicted_RxE[:, among] + 1
+  gold_RxA = gold_RxE[:, among] + 1
+  slope_R = np.full(len(queries_R), np.nan)
+  if entities.pressure_rank.any():
+    slope_R = slopes(np.log(predicted_RxA / gold_RxA), entities.pressure[among])
   return {
     "total_variation": 0.5 * np.abs(predicted_RxE - gold_RxE).sum(1) / queries_R,
     "mismatch": 0.5 * np.abs(gold_RxE / queries_R[:, None] - share_E[None]).sum(1),
-    "slope": slopes(np.log(ratio_RxE), pressure_E),
-    "spearman": spearman(ratio_RxE, pressure_E),
+    "slope": slope_R,
+    "spearman": spearman(predicted_RxA, gold_RxA, entities.pressure_rank),
   }
 
 
 def slopes(y_RxE: np.ndarray, x_E: np.ndarray) -> np.ndarray:
-  """Returns the least-squares slope of each row of y on x: [R]; NaN where x does not vary."""
+  """Returns the least-squares slope of each row of y on x, which varies: [R]."""
   centred_E = x_E - x_E.mean()
-  spread = float(centred_E @ centred_E)
-  if spread <= 1e-12:
-    spread = np.nan
-  return y_RxE @ centred_E / spread
+  return y_RxE @ centred_E / float(centred_E @ centred_E)
 
 
-def spearman(y_RxE: np.ndarray, x_E: np.ndarray) -> np.ndarray:
-  """Returns Spearman's correlation of each row of y (> 0) with x, ties averaged: [R].
+def spearman(
+  above_RxE: np.ndarray,
+  below_RxE: np.ndarray,
+  x_ranks_E: np.ndarray,
+) -> np.ndarray:
+  """Returns Spearman's correlation of quotients of whole numbers with x, ties averaged: [R].
 
   NaN where one is constant.
+
+  Args:
+    above_RxE: whole numbers from 1 on.
+    below_RxE: what they are divided by, whole numbers from 1 on.
+    x_ranks_E: the ranks of x minus their mean.
   """
-  size = len(x_E)
-  x_ranks_E = _centred_ranks(np.asarray(x_E, np.float64))
+  rows, size = above_RxE.shape
   step = max(1, BLOCK_ENTRIES // max(1, size))
-  blocks = [
-    _spearman_block(y_RxE[start : start + step], x_ranks_E) for start in range(0, len(y_RxE), step)
-  ]
+  blocks: list[np.ndarray] = []
+  for start in range(0, rows, step):
+    block = slice(start, start + step)
+    keys_RxE = _quotient_keys(above_RxE[block], below_RxE[block])
+    blocks.append(_spearman_block(keys_RxE, x_ranks_E))
   return np.concatenate(blocks)
+
+
+def _quotient_keys(above_RxE: np.ndarray, below_RxE: np.ndarray) -> np.ndarray:
+  """Returns int64 below 2**31 that are equal and sort as the exact quotients do.
+
+  Two quotients a / b and c / d that differ do so by 1 / (b d) at least, far more than a float64 of
+  counts below 2**26 is rounded; small ones stay apart in a float32, whose bits sort like it.
+  """
+  quotient_RxE = above_RxE / below_RxE
+  largest = max(above_RxE.max(initial=1), below_RxE.max(initial=1))
+  if largest <= FLOAT32_TERMS:
+    return quotient_RxE.astype(np.float32).view(np.int32).astype(np.int64)
+  _, key = np.unique(quotient_RxE, return_inverse=True)
+  return key.reshape(quotient_RxE.shape).astype(np.int64)
 
 
 def _centred_ranks(x_E: np.ndarray) -> np.ndarray:
@@ -337,18 +401,19 @@ def _centred_ranks(x_E: np.ndarray) -> np.ndarray:
   return ranks_E - (len(x_E) - 1) / 2
 
 
-def _spearman_block(y_RxE: np.ndarray, x_ranks_E: np.ndarray) -> np.ndarray:
+def _spearman_block(keys_RxE: np.ndarray, x_ranks_E: np.ndarray) -> np.ndarray:
   """Returns the correlation of a few rows; sorts value and column in one 64-bit key.
 
-  The value is a float32, whose bits sort like it where it is positive.
+  Args:
+    keys_RxE: int64 from 0 to 2**31, which sort as the values.
+    x_ranks_E: the ranks of x minus their mean.
   """
   rows: int
   size: int
-  rows, size = y_RxE.shape
+  rows, size = keys_RxE.shape
   if not size:
     return np.full(rows, np.nan)
-  bits_RxE = y_RxE.astype(np.float32).view(np.int32).astype(np.int64)
-  key_RxE = (bits_RxE << 32) | np.arange(size)[None]
+  key_RxE = (keys_RxE << 32) | np.arange(size)[None]
   key_RxE.sort(axis=1)
   values = (key_RxE >> 32).ravel()
   is_new = np.ones(values.size, bool)

@@ -130,14 +130,14 @@ def _flagged_of_relation(
 ) -> list[OverPrediction]:
   """Returns the over-predicted answers of one relation."""
   total = counts.labelled + len(names)
-  share = (counts.right + 1) / total
+  supported = (counts.right + 1) * counts.queries / total
   chance = _chance_by_labels(counts)
   if counts.mentions is not None:
-    mentioned = counts.mentions / counts.mentions.sum()
-    share = np.maximum(share, mentioned)
+    # Whole numbers first and one division: what is equal is equal.
+    by_mentions = counts.mentions * counts.queries / counts.mentions.sum()
+    supported = np.maximum(supported, by_mentions)
     chance_by_mentions = _chance_by_mentions(counts, counts.mentions)
     chance = np.maximum(chance, chance_by_mentions)
-  supported = share * counts.queries
   is_frequent = counts.predicted > FACTOR * supported
   is_flagged = is_frequent & (chance < CHANCE)
   return [
