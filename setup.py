@@ -32,6 +32,8 @@ setuptools.setup(
     "optax>=0.2.4",
     "orbax-checkpoint>=0.11.20",
     "pyarrow>=15",
+    # transformers needs it too. Its matching can be given a time, which re's cannot.
+    "regex>=2024.4",
     "scipy>=1.13",
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",

@@ -254,7 +254,7 @@ def edit(path, **values):
     ({"peft_type": "IA3"}, "only plain LoRA is supported, got peft_type 'IA3'"),
     ({"use_dora": True}, "use_dora True"),
     ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    ({"base_model_name_or_path": None}, "broken file"),
+    ({"base_model_name_or_path": None}, "expected the path or hub id of a model"),
     ({"base_model_name_or_path": "/no/where"}, "/no/where: .*nothing there"),
   ],
 )

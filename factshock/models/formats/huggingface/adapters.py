@@ -1,8 +1,6 @@
 """Low-rank adapters in PEFT's format: adapter_config.json and adapter_model.safetensors."""
 
 import dataclasses
-import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,25 +9,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from factshock.models import families
-from factshock.models.formats.huggingface import files, names, writing
+from factshock.models.formats.huggingface import adapter_settings, files, names, writing
+from factshock.models.formats.huggingface.adapter_settings import CONFIG, AdapterSettings
 from factshock.models.formats.huggingface.files import Stored
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
 from factshock.types import Array, FilePath, Params
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-
-# Settings of PEFT's that must have these values; None stands for an empty one.
-_PLAIN = {
-  "peft_type": "LORA",
-  "use_dora": False,
-  "bias": "none",
-  "modules_to_save": None,
-  "fan_in_fan_out": False,
-}
+_MOST_LINES = 10
 
 # The tensors "A" and "B" of each adapted module, by the module's name.
 _Pairs: TypeAlias = dict[str, dict[str, Stored]]
@@ -71,18 +61,24 @@ class Adapters:
 
 def is_folder(folder: FilePath) -> bool:
   """Returns whether a folder holds adapters and no model."""
-  has_adapters = os.path.isfile(os.path.join(folder, CONFIG))
-  return has_adapters and not os.path.isfile(os.path.join(folder, "config.json"))
+  return adapter_settings.has_settings(folder) and not os.path.isfile(
+    os.path.join(folder, "config.json")
+  )
 
 
 def base_of(folder: FilePath) -> str:
-  """Returns the model that a folder's adapters stand on: a path or a hub id.
+  """Returns the model that a folder's adapters stand on: a path, or a hub id and its revision.
 
   Relative paths are found beside the adapters too.
   """
-  base = _read_config(folder)["base_model_name_or_path"]
+  settings = adapter_settings.read(folder)
+  base = settings.base
+  if os.path.exists(base):
+    return base
   beside = os.path.join(folder, base)
-  return beside if not os.path.exists(base) and os.path.isdir(beside) else base
+  if os.path.isdir(beside):
+    return beside
+  return f"{base}@{settings.revision}" if settings.revision and "@" not in base else base
 
 
 def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
@@ -95,21 +91,20 @@ def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
     model_config: of the model they stand on.
 
   Raises:
-    UserError: something other than LoRA, a damaged file, or tensors that do not fit the model;
-      names each.
+    UserError: something other than LoRA, a damaged file, or tensors that do not fit the model or
+      the settings; names each.
   """
-  settings = _read_config(folder)
+  settings = adapter_settings.read(folder)
   path = _weights_path(folder)
   modules = {
     _PREFIX + _module(tensor): tensor for tensor in names.tensors(model_config) if tensor.transposed
   }
   pairs = _pairs(path, files.read_header(path), modules)
-  ranks = {module: pair["A"].shape[0] for module, pair in pairs.items()}
-  rank = max(ranks.values())
-  scales = {
-    module: _scale(settings, module.removeprefix(_PREFIX), own) for module, own in ranks.items()
-  }
-  alpha = rank * next(iter(scales.values()))
+  _check_settings(path, pairs, settings)
+  scales = {module: settings.scale_of(module.removeprefix(_PREFIX)) for module in pairs}
+  rank = max(pair["A"].shape[0] for pair in pairs.values())
+  # The first scale is that of all adapters, if it can be divided by.
+  scale = next((value for value in scales.values() if value), 1.0)
   leaf_tensors = names.by_leaf(model_config)
   tree: Params = {}
   for module, pair in pairs.items():
@@ -117,12 +112,30 @@ def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
     leaf = _at(tree, tensor.leaf)
     if not leaf:
       leaf |= _zeros(tensor, len(leaf_tensors[tensor.leaf]), rank)
-    own = ranks[module]
+    own = pair["A"].shape[0]
     a = pair["A"].read().astype(np.float32).T
     b = pair["B"].read().astype(np.float32).T
     leaf["a"][tensor.layer, :, :own] = a
-    leaf["b"][tensor.layer, :own] = b * (scales[module] / (alpha / rank))
-  return Adapters(tree, rank, alpha, base_of(folder))
+    leaf["b"][tensor.layer, :own] = b * (scales[module] / scale)
+  return Adapters(tree, rank, rank * scale, base_of(folder))
+
+
+def _check_settings(path: str, pairs: _Pairs, settings: AdapterSettings) -> None:
+  """Raises a UserError where PEFT would leave out an adapter by the settings, or fail."""
+  lines = []
+  for module, pair in pairs.items():
+    name = module.removeprefix(_PREFIX)
+    rank = pair["A"].shape[0]
+    if not settings.targets_module(name):
+      lines.append(f"{name} is none of the modules that the settings name")
+    elif settings.rank_of(name) != rank:
+      lines.append(f"{name} expected rank {settings.rank_of(name)} got {rank}")
+  if lines:
+    more = f"; and {len(lines) - _MOST_LINES} more" if len(lines) > _MOST_LINES else ""
+    raise UserError(
+      f"{path}: the adapters are not those of {CONFIG}: {'; '.join(lines[:_MOST_LINES])}{more}; "
+      "copy both files again"
+    )
 
 
 def _weights_path(folder: FilePath) -> str:
@@ -185,10 +198,13 @@ def _peft_settings(
 ) -> dict[str, Any]:
   """Returns the adapter_config.json of adapters of these modules."""
   alpha = adapters.alpha
+  base, _, revision = str(adapters.base).partition("@")
+  if os.path.exists(adapters.base) or not revision:
+    base, revision = str(adapters.base), None
   return {
     "peft_type": "LORA",
     "task_type": families.of(model_config).huggingface.task_type,
-    "base_model_name_or_path": str(adapters.base),
+    "base_model_name_or_path": base,
     "r": adapters.rank,
     "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
     "lora_dropout": 0.0,
@@ -202,39 +218,8 @@ def _peft_settings(
     "modules_to_save": None,
     "rank_pattern": {},
     "alpha_pattern": {},
-    "revision": None,
+    "revision": revision,
   }
-
-
-def _read_config(folder: FilePath) -> dict[str, Any]:
-  """Returns the adapter_config.json of a folder, checked to be of plain LoRA."""
-  path = os.path.join(folder, CONFIG)
-  try:
-    with open(path, encoding="utf-8") as file:
-      settings = json.load(file)
-    if not isinstance(settings["base_model_name_or_path"], str):
-      raise TypeError("base_model_name_or_path is no text")
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(
-      f"{path}: expected PEFT's settings with base_model_name_or_path, got a broken file "
-      f"({error!r}); copy it again"
-    ) from error
-  wrong = [
-    f"{key} {settings[key]!r}"
-    for key, plain in _PLAIN.items()
-    if not _is_plain(settings.get(key, plain), plain)
-  ]
-  if wrong:
-    raise UserError(
-      f"{path}: only plain LoRA is supported, got {', '.join(wrong)}; merge such adapters with "
-      "PEFT (merge_and_unload) and give the merged model"
-    )
-  return settings
-
-
-def _is_plain(value: Any, plain: Any) -> bool:
-  """Returns whether a setting has its plain value; None stands for an empty one."""
-  return value == plain or (plain is None and not value)
 
 
 def _pairs(path: str, stored: Mapping[str, Stored], modules: Mapping[str, Tensor]) -> _Pairs:
@@ -252,7 +237,9 @@ def _pairs(path: str, stored: Mapping[str, Stored], modules: Mapping[str, Tensor
   lines = []
   for name, tensor in stored.items():
     match = re.fullmatch(r"(.+)\.lora_([AB])(\.default)?\.weight", name)
-    if match and match[1] in modules:
+    if match and match[1] in modules and match[2] in pairs.get(match[1], {}):
+      lines.append(f"twice {match[1]}.lora_{match[2]}.weight")
+    elif match and match[1] in modules:
       pairs.setdefault(match[1], {})[match[2]] = tensor
     else:
       lines.append(f"unexpected {name} {list(tensor.shape)}")
@@ -279,16 +266,6 @@ def _pair_problems(module: str, pair: Mapping[str, Stored], weight: Tensor) -> l
         f"mis-shaped {module}.lora_{letter}.weight expected {list(expected)} got {list(shape)}"
       )
   return lines
-
-
-def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
-  """Returns alpha / rank of one module, as PEFT reads its settings."""
-  alpha = settings.get("lora_alpha", 8)
-  for pattern, value in (settings.get("alpha_pattern") or {}).items():
-    if re.match(rf"(.*\.)?({pattern})$", module):
-      alpha = value
-      break
-  return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 def _module(tensor: Tensor) -> str:
