@@ -11,11 +11,13 @@ is a facts file or a data set (popqa:PATH and the like, see factshock/facts/sour
 
 counts.tsv has one row an entity, the most mentioned first, and these columns:
   entity     its name
-  count      how many times one of its names occurs as whole words
+  count      how many times one of its names occurs as whole words; all spaces are one, typographic
+             apostrophes and hyphens are plain ones, and vowel signs are part of their word
   longest    how many of these are not within a longer name
   documents  how many documents name it
   ambiguous  why the count may be of something else: "several" entities have the name, it is a
-             "word" seen more often in lower case, or one "letter"
+             "word" seen more often in lower case, one "letter", or in a "script" without spaces
+             between words (Han, Kana, Thai, Lao, Khmer, Burmese), found within longer words too
 counts.facts.tsv holds, for each fact in its order, how many documents name subject and object
 together, and each of them. `diagnose --entity_counts` and `experiment --config.entity_counts` read
 counts.tsv.
@@ -82,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
   began = time.monotonic()
   facts = sources.read_facts(values.entities)
   counted = entities.entities_of(facts, values.folded)
-  _print_letters(counted)
+  _print_ambiguous(counted)
   if values.runner:
     _count_by_beam(facts)
   else:
@@ -109,17 +111,21 @@ def _count_by_beam(facts: "Sequence[Fact]") -> None:
   beam_counts.count(values.corpus, facts, values.folded, values.output, values.runner, options)
 
 
-def _print_letters(counted: "Entities") -> None:
-  """Prints which entities have a name of one letter."""
-  letters = [
-    label for label, reason in zip(counted.labels, counted.ambiguous) if "letter" in reason
-  ]
-  if letters:
-    more = ", ..." if len(letters) > 5 else ""
-    print(
-      f"  {len(letters)} entities have a name of one letter ({', '.join(letters[:5])}{more}): "
-      "counted, and flagged as ambiguous"
-    )
+def _print_ambiguous(counted: "Entities") -> None:
+  """Prints which entities have a name of one letter, or one that is found within words too."""
+  reasons = {
+    "letter": "a name of one letter",
+    "script": "a name in a script without spaces, found within longer words too",
+  }
+  for reason, words in reasons.items():
+    pairs = zip(counted.labels, counted.ambiguous)
+    labels = [label for label, why in pairs if reason in why.split()]
+    if labels:
+      more = ", ..." if len(labels) > 5 else ""
+      print(
+        f"  {len(labels):,} entities have {words} ({', '.join(labels[:5])}{more}): counted, and "
+        "flagged as ambiguous"
+      )
 
 
 def _print_summary(counted: "Entities", counts: "Mapping[str, np.ndarray]", seconds: float) -> None:

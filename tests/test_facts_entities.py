@@ -12,18 +12,52 @@ from factshock.facts import documents, entities, sources
 from factshock.facts.world import make_world
 
 
+HIDDEN = "\u00ad\u200b\u200d\ufe0f"
+SAME = str.maketrans("‘’‐‑\u00a0\u2009\t", "''--   ", HIDDEN)
+
+
+def canonical(text):
+  """The text with one sign for all its variants, spaces in a row as one."""
+  return re.sub(" +", " ", text.translate(SAME))
+
+
+def is_unspaced(letter):
+  return bool(re.match("[\u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]", letter))
+
+
+def is_mark(letter):
+  return unicodedata.category(letter).startswith("M")
+
+
+def goes_on(name, text, at):
+  """Whether a word that the name is a part of stands at this place."""
+  before, after = text[max(0, at - 1) : at], text[at + len(name) : at + len(name) + 1]
+
+  def is_word(letter):
+    return re.match(r"\w", letter) or is_mark(letter)
+
+  from_before = before and is_word(before) and not is_unspaced(before)
+  on_after = after and is_word(after) and (is_mark(after) or not is_unspaced(after))
+  return (from_before and not is_unspaced(name[0])) or (
+    on_after and (not is_unspaced(name[-1]) or (is_mark(after) and is_unspaced(after)))
+  )
+
+
 def brute_force(texts, facts, folded=False):
   """The same counts, place by place, with regular expressions."""
 
   def normal(text):
     text = unicodedata.normalize("NFC", text).replace("\n", " ")
-    return text.casefold() if folded else text
+    return canonical(text.casefold() if folded else text)
+
+  def normal_name(name):
+    return normal(name).strip()
 
   names = {}
   for fact in facts:
-    names.setdefault(fact["subject"], set()).add(normal(fact["subject"]))
+    names.setdefault(fact["subject"], set()).add(normal_name(fact["subject"]))
     names.setdefault(fact["object"], set()).update(
-      map(normal, [fact["object"], *fact.get("aliases", [])])
+      map(normal_name, [fact["object"], *fact.get("aliases", [])])
     )
   labels = sorted(names)
   counts = {key: np.zeros(len(labels), int) for key in ("mentions", "longest", "documents")}
@@ -32,11 +66,9 @@ def brute_force(texts, facts, folded=False):
     spans = {
       label: {
         (at, at + len(name))
-        for name in names[label]
+        for name in names[label] - {""}
         for at in range(len(text))
-        if text.startswith(name, at)
-        and not (at and re.match(r"\w", text[at - 1]))
-        and not re.match(r"\w", text[at + len(name) : at + len(name) + 1])
+        if text.startswith(name, at) and not goes_on(name, text, at)
       }
       for label in labels
     }
@@ -126,13 +158,14 @@ def test_ambiguous_names_are_flagged():
   }
 
 
-ALPHABET = st.text(alphabet="aAéß '.-1", min_size=1, max_size=4).filter(lambda text: text.strip())
+LETTERS = "aAéß '.-1’\u00a0\u00ad東กี\u0301"
+ALPHABET = st.text(alphabet=LETTERS, min_size=1, max_size=4).filter(lambda text: text.strip())
 
 
 @settings(max_examples=200, deadline=None)
 @given(
   st.lists(st.tuples(ALPHABET, ALPHABET, ALPHABET), min_size=1, max_size=6),
-  st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4),
+  st.lists(st.text(alphabet=LETTERS, max_size=30), max_size=4),
   st.booleans(),
 )
 def test_equals_brute_force(names, texts, folded):
@@ -154,19 +187,28 @@ def test_counting_the_world_gives_the_counts_of_the_world():
 @settings(max_examples=200, deadline=None)
 @given(
   st.lists(st.tuples(ALPHABET, ALPHABET, ALPHABET), min_size=1, max_size=6),
-  st.lists(st.text(alphabet="aAéß '.-1", max_size=30), max_size=4),
+  st.lists(st.text(alphabet=LETTERS, max_size=30), max_size=4),
 )
 def test_facts_in_documents_and_the_places_of_their_names(names, texts):
   """As many mentions of each as the longest ones that are counted, each at its name, in the
   documents that hold both.
   """
+
+  def plain(name):
+    return canonical(unicodedata.normalize("NFC", name)).strip()
+
   facts = [fact(a, b, c) for a, b, c in names]
   found = entities.entities_of(facts)
   search, expected = entities.search_of(found), []
   for text in texts:
     longest = dict(zip(found.labels, entities.count_documents([text], search)["longest"].tolist()))
     expected += [
-      (text, number, longest[one["subject"]], longest[one["object"]])
+      (
+        unicodedata.normalize("NFC", text),
+        number,
+        longest[one["subject"]],
+        longest[one["object"]],
+      )
       for number, one in enumerate(facts)
       if longest[one["subject"]] and longest[one["object"]]
     ]
@@ -176,11 +218,56 @@ def test_facts_in_documents_and_the_places_of_their_names(names, texts):
   ) == sorted(expected)
   names_of = collections.defaultdict(set)
   for one in facts:
-    names_of[one["subject"]].add(one["subject"])
-    names_of[one["object"]].update([one["object"], *one["aliases"]])
+    names_of[one["subject"]].add(plain(one["subject"]))
+    names_of[one["object"]].update(map(plain, [one["object"], *one["aliases"]]))
   for text, number, subjects, objects in got:
-    assert {text[a:b] for a, b in subjects} <= names_of[facts[number]["subject"]]
-    assert {text[a:b] for a, b in objects} <= names_of[facts[number]["object"]]
+    assert {plain(text[a:b]) for a, b in subjects} <= names_of[facts[number]["subject"]]
+    assert {plain(text[a:b]) for a, b in objects} <= names_of[facts[number]["object"]]
+
+
+TEXT = """\
+Paris Paris-Nord Paris's "Paris" Parisian Paris_1
+istanbul İstanbul ISTANBUL İSTANBUL
+東京は日本の首都。東京都
+New York and New\u00a0York and New  York and New\u2009York and New York City
+L'Aquila L’Aquila
+हिन्दी हिन्द
+STRASSE straße Strasse Straße
+Jean-Luc Jean‑Luc
+I like C++ and C++11 and (C++).
+O'Brien O’Brien
+ครูกรุงเทพฯ 東京2020 Tokyo東京Tokyo กี
+co\u00adoperate \ufeffBOM
+"""
+RIGHT = {  # mentions: case kept, folded
+  "Paris": (4, 4),
+  "İstanbul": (1, 2),
+  "東京": (4, 4),
+  "日本": (1, 1),
+  "New York": (5, 5),
+  "L'Aquila": (2, 2),
+  "हिन्द": (1, 1),
+  "Straße": (1, 4),
+  "Jean-Luc": (2, 2),
+  "C++": (2, 2),
+  "O’Brien": (2, 2),
+  "กรุงเทพ": (1, 1),
+  "Tokyo": (2, 2),
+  "ก": (1, 1),  # of กรุง; in กี a vowel sign goes on
+  "cooperate": (1, 1),
+  "BOM": (1, 1),
+  "\u200b": (0, 0),
+}
+
+
+def test_spaces_apostrophes_hyphens_marks_and_scripts_without_spaces():
+  facts = [fact(label, "Nothing") for label in RIGHT]
+  for folded in (False, True):
+    found, counts = check(TEXT.split("\n"), facts, folded)
+    mentions = dict(zip(found.labels, counts["mentions"].tolist()))
+    assert mentions == {label: right[folded] for label, right in RIGHT.items()} | {"Nothing": 0}
+  flagged = {label for label, why in zip(found.labels, found.ambiguous) if "script" in why}
+  assert flagged == {"東京", "日本", "กรุงเทพ", "ก"}
 
 
 def test_no_documents_and_no_mentions():

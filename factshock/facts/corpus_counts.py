@@ -17,6 +17,7 @@ from factshock.facts import corpus_shards, documents, entities
 from factshock.facts.entities import Entities, Search
 from factshock.runtime import files
 
+_VERSION = 2  # of what a mention is: parts counted by another are not taken
 _SAMPLE = 1 << 20  # characters of a part in which single words are compared with their lower case
 
 
@@ -61,7 +62,9 @@ def count(
 
 
 def _digest(counted: Entities) -> str:
-  digest = hashlib.sha256(json.dumps([counted.labels, counted.names, counted.folded]).encode())
+  digest = hashlib.sha256(
+    json.dumps([_VERSION, counted.labels, counted.names, counted.folded]).encode()
+  )
   for array in (counted.name_of_pair, counted.entity_of_pair, counted.facts):
     digest.update(array.tobytes())
   return digest.hexdigest()

@@ -1,7 +1,6 @@
 """Entities of facts and how often text names them: Aho-Corasick search for all names at once."""
 
 import collections
-import functools
 import itertools
 import re
 import unicodedata
@@ -11,14 +10,15 @@ from typing import NamedTuple, TypeAlias
 import ahocorasick_rs
 import numpy as np
 
+from factshock.facts import lettering
 from factshock.types import Fact
 
 # In what is searched it takes the place of each space and stands on both sides of every other sign,
 # in names and in text, and names begin and end with one more: the search itself then finds names
 # only where no word goes on before or after them. (Two thirds of the hits without it are parts of
-# words.) A text has one such form, and no other text the same.
+# words.) Letters of scripts without spaces between words (facts/lettering.py) are signs here, and
+# names have no border more on the side where such a one stands.
 _BORDER = "\x00"
-_SIGN = re.compile(r"[^\w ]")  # as _code_counts tells them
 _CHUNK = 1 << 20  # characters searched at a time
 
 # First character of a mention in a text, and the one after its last.
@@ -28,10 +28,10 @@ TextSpan: TypeAlias = tuple[int, int]
 class Entities(NamedTuple):
   """Entities and their names.
 
-  `labels` and `names` are sorted; names are in NFC, folded where asked for. The pairs (name,
-  entity) say whose name it is. `ambiguous` says for each label why its count cannot be trusted:
-  "several" entities, one "letter", or both; else "". `facts` [facts, 2] are the indices of subject
-  and object.
+  `labels` and `names` are sorted; names are in NFC, folded where asked for, with the signs of
+  facts/lettering.py. The pairs (name, entity) say whose name it is. `ambiguous` says for each label
+  why its count cannot be trusted: "several" entities, one "letter", a "script" without spaces, or
+  several of these; else "". `facts` [facts, 2] are the indices of subject and object.
   """
 
   labels: list[str]
@@ -53,12 +53,14 @@ class Grouped(NamedTuple):
 class Search(NamedTuple):
   """Entities ready for `count_documents`.
 
-  The automaton holds the names with borders. `object_of_fact` [facts] are indices; `capitalised`
+  The automaton holds the names with borders. `is_unspaced` [names] says which end in a script
+  without spaces; it is None where none does. `object_of_fact` [facts] are indices; `capitalised`
   are (index, label) of entities whose label is one word and not in lower case.
   """
 
   entities: Entities
   automaton: ahocorasick_rs.AhoCorasick
+  is_unspaced: np.ndarray | None
   entity_of_name: Grouped
   facts_of_subject: Grouped
   object_of_fact: np.ndarray
@@ -127,13 +129,19 @@ def _names_and_ids(
       (fact["object"], fact.get("object_id")),
     )
     for label, entity_id in ends:
-      names[label].add(_normalise(label, folded))
+      names[label].add(_name(label, folded))
       if entity_id:
         ids[label].add(entity_id)
     names_of_object = names[fact["object"]]
     for alias in fact.get("aliases", ()):
-      names_of_object.add(_normalise(alias, folded))
+      names_of_object.add(_name(alias, folded))
+  for names_of_label in names.values():
+    names_of_label.discard("")  # nothing of it is seen
   return names, ids
+
+
+def _name(text: str, folded: bool) -> str:
+  return lettering.canonical(_normalise(text, folded))
 
 
 def _ambiguities(
@@ -154,8 +162,15 @@ def _ambiguities(
       words.append("several")
     if any(len(name) == 1 for name in aliases[label]):
       words.append("letter")
+    if any(map(_has_unspaced_end, aliases[label])):
+      words.append("script")
     reasons.append(" ".join(words))
   return reasons
+
+
+def _has_unspaced_end(name: str) -> bool:
+  """Returns whether a name is found without a word border on one side or both."""
+  return not name.isascii() and any(map(lettering.is_unspaced, (name[0], name[-1])))
 
 
 def _normalise(text: str, folded: bool) -> str:
@@ -172,7 +187,7 @@ def _normalise(text: str, folded: bool) -> str:
 def search_of(entities: Entities) -> Search:
   """Returns the search for all names of entities."""
   automaton = ahocorasick_rs.AhoCorasick(
-    [_with_borders_around(name) for name in entities.names],
+    _patterns(entities.names),
     matchkind=ahocorasick_rs.MatchKind.Standard,
     implementation=ahocorasick_rs.Implementation.ContiguousNFA,
     store_patterns=False,
@@ -183,9 +198,13 @@ def search_of(entities: Entities) -> Search:
       capitalised.append((index, label))
   subject_of_fact, object_of_fact = entities.facts.T
   facts = np.arange(len(entities.facts))
+  is_unspaced = np.fromiter(
+    (lettering.is_unspaced(name[-1]) for name in entities.names), bool, len(entities.names)
+  )
   return Search(
     entities,
     automaton,
+    is_unspaced if is_unspaced.any() else None,
     _group(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
     _group(subject_of_fact, facts, len(entities.labels)),
     object_of_fact.copy(),
@@ -193,10 +212,24 @@ def search_of(entities: Entities) -> Search:
   )
 
 
-def _with_borders_around(name: str) -> str:
-  """Returns a name as it stands in a text with borders."""
-  signs = _SIGN.sub(rf"{_BORDER}\g<0>{_BORDER}", name)
-  return _BORDER + signs.replace(" ", _BORDER) + _BORDER
+def _patterns(names: Sequence[str]) -> list[str]:
+  """Returns names as they stand in a text with borders."""
+  if not names:
+    return []
+  codes, _ = _with_borders("\n".join(names))
+  patterns = _as_text(codes).split("\n")
+  return [_ends_opened(pattern, name) for pattern, name in zip(patterns, names, strict=True)]
+
+
+def _ends_opened(pattern: str, name: str) -> str:
+  """Returns a pattern without a border more where a letter of a script without spaces stands."""
+  if name.isascii():
+    return pattern
+  if lettering.is_unspaced(name[0]):
+    pattern = pattern[1:]
+  if lettering.is_unspaced(name[-1]):
+    pattern = pattern[:-1]
+  return pattern
 
 
 def _group(
@@ -221,8 +254,8 @@ def count_documents(
     search: for the names of entities.
 
   Returns:
-    int64 arrays. `mentions` [entities]: spans where a name stands with no word character (regex \w)
-    right before or after it, each span once however many names of the entity it is. `longest`
+    int64 arrays. `mentions` [entities]: spans where a name stands with no word character right
+    before or after it (facts/lettering.py says what is one), each span once however many names of the entity it is. `longest`
     [entities]: of those the ones that remain when, from left to right, the longest mention is taken
     and what overlaps it left out. `documents` [entities]: documents with a mention. `together`
     [facts]: documents that mention subject and object. `size` [2]: documents and bytes read.
@@ -300,8 +333,24 @@ def _find(
   hits = search.automaton.find_matches_as_indexes(_as_text(codes), overlapping=True)
   values = itertools.chain.from_iterable(hits)
   flat = np.fromiter(values, np.int64, 3 * len(hits))
-  name, start, end = flat.reshape(-1, 3).T
+  found = flat.reshape(-1, 3).T
+  if search.is_unspaced is not None:
+    found = found[:, ~_goes_on(codes, search.is_unspaced, found)]
+  name, start, end = found
   return name, start + 1, end - 1
+
+
+def _goes_on(
+  codes: np.ndarray,
+  is_unspaced: np.ndarray,
+  found: np.ndarray,
+) -> np.ndarray:
+  """Returns which names of scripts without spaces have a mark behind them: part of a syllable."""
+  name, _, end = found
+  goes_on = is_unspaced[name] & (end < len(codes))
+  which = np.flatnonzero(goes_on)
+  goes_on[which] = lettering.unspaced_marks()[codes[end[which]]]
+  return goes_on
 
 
 class _Named(NamedTuple):
@@ -464,32 +513,25 @@ def _with_borders(text: str) -> tuple[np.ndarray, np.ndarray]:
   The text begins and ends with a border; a space's position is its border's, which stands for it.
   """
   codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-  code_counts = _code_counts()[codes]
-  # A sign takes its border, itself and one more; all else one code.
+  code_counts = lettering.code_counts()[codes]
+  searched = lettering.searched_codes()[codes]
+  is_kept = None
+  if not text.isascii() or "  " in text or "\t" in text or "\r" in text:
+    # Of spaces in a row the first alone counts, and what is not seen takes no code.
+    is_space = searched == 0
+    code_counts[1:][is_space[1:] & is_space[:-1]] = 0
+    is_kept = code_counts > 0
+  # A sign takes its border, itself and one more; most else one code.
   positions = np.cumsum(code_counts, dtype=np.int32)
   size = int(positions[-1]) + 2 if len(codes) else 2
   out = np.zeros(size, "<u4")
   positions -= code_counts >> 1  # from the last code of each character to the character
-  out[positions] = np.where(codes == ord(" "), np.uint32(0), codes)
+  if is_kept is None or is_kept.all():
+    out[positions] = searched
+  else:
+    out[positions[is_kept]] = searched[is_kept]
   return out, positions
 
 
 def _as_text(codes: np.ndarray) -> str:
   return codes.tobytes().decode("utf-32-le")
-
-
-@functools.cache
-def _code_counts() -> np.ndarray:
-  """Returns int8 [all code points]: the codes that each takes with borders.
-
-  They are 1 for word characters and the space, 3 for other signs.
-  """
-  total = 0x110000
-  each = (1 if _is_word(chr(code)) else 3 for code in range(total))
-  counts = np.fromiter(each, np.int8, total)
-  counts[ord(" ")] = 1
-  return counts
-
-
-def _is_word(letter: str) -> bool:
-  return letter.isalnum() or letter == "_"
