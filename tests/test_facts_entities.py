@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from factshock.facts import documents, entities, sources
 from factshock.facts.world import make_world
 
-
 HIDDEN = "\u00ad\u200b\u200d\ufe0f"
 SAME = str.maketrans("‘’‐‑\u00a0\u2009\t", "''--   ", HIDDEN)
 
@@ -38,7 +37,8 @@ def goes_on(name, text, at):
 
   from_before = before and is_word(before) and not is_unspaced(before)
   on_after = after and is_word(after) and (is_mark(after) or not is_unspaced(after))
-  return (from_before and not is_unspaced(name[0])) or (
+  opens = is_unspaced(name[0]) and not is_mark(name[0])
+  return (from_before and not opens) or (
     on_after and (not is_unspaced(name[-1]) or (is_mark(after) and is_unspaced(after)))
   )
 

@@ -225,7 +225,7 @@ def _ends_opened(pattern: str, name: str) -> str:
   """Returns a pattern without a border more where a letter of a script without spaces stands."""
   if name.isascii():
     return pattern
-  if lettering.is_unspaced(name[0]):
+  if lettering.is_unspaced(name[0]) and pattern.startswith(_BORDER * 2):
     pattern = pattern[1:]
   if lettering.is_unspaced(name[-1]):
     pattern = pattern[:-1]
@@ -255,10 +255,11 @@ def count_documents(
 
   Returns:
     int64 arrays. `mentions` [entities]: spans where a name stands with no word character right
-    before or after it (facts/lettering.py says what is one), each span once however many names of the entity it is. `longest`
-    [entities]: of those the ones that remain when, from left to right, the longest mention is taken
-    and what overlaps it left out. `documents` [entities]: documents with a mention. `together`
-    [facts]: documents that mention subject and object. `size` [2]: documents and bytes read.
+    before or after it (facts/lettering.py says what is one), each span once however many names of
+    the entity it is. `longest` [entities]: of those the ones that remain when, from left to right,
+    the longest mention is taken and what overlaps it left out. `documents` [entities]: documents
+    with a mention. `together` [facts]: documents that mention subject and object. `size` [2]:
+    documents and bytes read.
   """
   entities = search.entities
   entity_count = len(entities.labels)
