@@ -131,7 +131,7 @@ def test_predictions_with_a_column_doc_stay_predictions(tmp_path):
     ({**SAID, "doc": {"text": "It was"}}, "expected a document with subject, relation and object"),
     ({**SAID, "doc": {"question": "Where?"}, "target": None}, "expected a document with subject"),
     (
-      {**SAID, "filtered_resps": [["-12.5"]]},
+      {**SAID, "arguments": {"gen_args_0": {"arg_0": "Q"}}, "filtered_resps": [["-12.5"]]},
       "expected a context and a continuation of each choice",
     ),
     (
@@ -142,9 +142,111 @@ def test_predictions_with_a_column_doc_stay_predictions(tmp_path):
       {**CHOSEN, "filtered_resps": [["nan", "False"]] * 3},
       "expected a generated text or a log-probability",
     ),
+    (
+      {**SAID, "filtered_resps": [["Oslo", "Rome"]]},
+      "expected one generated text in filtered_resps",
+    ),
+    ({**SAID, "doc": {"question": "Where?"}, "target": "[]"}, "expected a document with subject"),
     ({"subject": "s"}, "expected a sample with doc and filtered_resps"),
   ],
 )
 def test_samples_that_are_no_predictions(tmp_path, row, words):
   with pytest.raises(UserError, match=rf"{NAME}:2: .*{words}"):
     read(tmp_path, SAID, row)
+
+
+def asked(question, answer, target, prediction, right):
+  """Returns a sample of a question as the harness (0.4.13) writes it."""
+  return {
+    **SAID,
+    "doc": {"question": question, "answer": answer},
+    "target": target,
+    "filtered_resps": [prediction],
+    "filter": "remove_whitespace",
+    "metrics": ["exact_match"],
+    "exact_match": right,
+  }
+
+
+TRIVIAQA = [
+  asked(
+    "What is the capital of France",
+    {"value": "Paris", "aliases": ["Paris", "City of Light"]},
+    "['Paris', 'City of Light']",
+    "City of Light",
+    1.0,
+  ),
+  asked(
+    "What is the capital of Japan",
+    {"value": "Tokyo", "aliases": ["Edo", "Tokyo"]},
+    "['Edo', 'Tokyo']",
+    "Paris",
+    0.0,
+  ),
+]
+NQ_OPEN = [
+  asked("who sang it", ["Ann's", 'The "B"'], '["Ann\'s", \'The "B"\']', "b", 1.0),
+  asked("who wrote it", ["Bo"], "['Bo']", "Ann's", 0.0),
+]
+
+
+@pytest.mark.parametrize("rows, gold", [(TRIVIAQA, ["Paris", "Tokyo"]), (NQ_OPEN, ["Ann's", "Bo"])])
+def test_a_target_that_is_a_list_is_answers(tmp_path, capsys, rows, gold):
+  found = read(tmp_path, *rows)
+  assert texts(found, "object") == gold
+  assert accuracy.exact_match(found).tolist() == [1, 0]
+  assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+  "doc, target, accepted",
+  [
+    ({"answer": "Oslo"}, "Oslo", ("Oslo",)),
+    (
+      {"answers": {"text": ["Oslo", "in Oslo"], "answer_start": [3, 1]}},
+      "Oslo",
+      ("Oslo", "in Oslo"),
+    ),
+    ({"answers": ["Oslo", "Rome"], "choices": 2}, "Bern", ("Bern",)),
+    ({"aliases": ["Christiania"]}, "Oslo", ("Oslo", "Christiania")),
+    ({"answer": ["Oslo", "Christiania"]}, None, ("Oslo", "Christiania")),
+    ({}, "[2, 3.5]", ("2", "3.5")),
+    ({}, "[Verse 1]", ("[Verse 1]",)),
+    ({}, ["Oslo", "Christiania"], ("Oslo", "Christiania")),
+  ],
+)
+def test_answers_of_questions(tmp_path, doc, target, accepted):
+  row = {**SAID, "doc": {"question": "Where?", **doc}, "target": target, "exact_match": None}
+  assert read(tmp_path, row).answers == [accepted]
+
+
+def test_targets_in_words_beside_a_fact_are_aliases(tmp_path):
+  found = read(tmp_path, {**SAID, "target": "['Oslo', 'Oslo, Norway']"})
+  assert found.answers == [("Oslo", "Christiania", "Oslo, Norway")]
+
+
+def test_several_choices_are_right(tmp_path, capsys):
+  """As in webqs, whose target is a list of indices; documents list wrong choices too."""
+  doc = {"question": "Where?", "answers": ["Rome", "Oslo", "Bern"]}
+  row = {**CHOSEN, "doc": doc, "target": "[0, 2]", "acc": 0.0}
+  found = read(tmp_path, row)
+  assert found.answers == [("Rome", "Bern")] and accuracy.exact_match(found).tolist() == [0]
+  assert capsys.readouterr().out == ""
+
+
+def test_texts_in_lists_are_generated_where_a_filter_leaves_one(tmp_path):
+  rows = [{**SAID, "filtered_resps": responses} for responses in ([[" Oslo"]], [["Oslo", "Oslo "]])]
+  assert texts(read(tmp_path, *rows), "prediction") == ["Oslo"] * 2
+
+
+def test_where_the_own_metric_differs_is_said(tmp_path, capsys):
+  rows = [
+    {**SAID, "filter": "strict", "exact_match": 0.0},
+    {**SAID, "filter": "loose"},
+    {**SAID, "filter": "strict", "exact_match": 0.0, "filtered_resps": ["Rome"]},
+  ]
+  read(tmp_path, *rows)
+  assert capsys.readouterr().out == (
+    f"  {tmp_path / NAME}: the samples' own exact_match after the filter strict is 0.0%, our exact "
+    "match 50.0%; they differ in 1 of 2 (line 1)\n"
+  )

@@ -2,18 +2,24 @@
 
 A row's `doc` gives the fact: subject, relation and object by our names or by those of PopQA and
 LAMA; where it has none but a `question`, as most tasks do, the question is the subject, the task
-the relation and the sample's target the object. Of choices the likeliest is the prediction (what
-`acc` counts) and all are candidates; a generated text is the prediction after the task's filter.
+the relation and the sample's target the object. A target that is a list, which the harness writes
+as Python does, is the object and its aliases; so is what the document's own `answer` or `answers`
+hold, where the target is among them. Of choices the likeliest is the prediction (what `acc` counts)
+and all are candidates; a generated text is the prediction after the task's filter. Where the
+sample's own metric counts an answer otherwise than we do, a line says so.
 """
 
+import ast
+import dataclasses
 import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
+from factshock.predictions import accuracy
 from factshock.runtime.errors import UserError
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -23,7 +29,10 @@ NAMES = {
   "relation": ("relation", "prop", "predicate_id", "pred"),
   "object": ("object", "obj", "obj_label"),
 }
-ALIASES = ("aliases", "possible_answers", "answers")
+ALIASES = ("aliases", "possible_answers")
+ANSWER_LISTS = ("answer", "answers")  # of a document that holds no fact
+ANSWER_TEXTS = ("value", "text", "aliases")  # of an answer that is an object, as in TriviaQA, SQuAD
+METRICS = ("exact_match", "em", "exact")  # of generated texts
 CARRIED = ("subject_id", "object_id", "popularity")
 
 
@@ -32,7 +41,8 @@ def as_predictions(
 ) -> Iterator[tuple[int, Any]]:
   """Returns the rows of a samples file as rows of a predictions file, those of others as they are.
 
-  Rows of a filter other than "none" get the arm FILE/FILTER, as a task may have several.
+  Rows of a filter other than "none" get the arm FILE/FILTER, as a task may have several. After the
+  last row a line for each filter says where the samples' own metric is another than ours.
 
   Args:
     numbered_rows: (line number, parsed line) pairs.
@@ -62,6 +72,7 @@ def _convert(rows: Iterable[tuple[int, Any]], path: str) -> Iterator[tuple[int, 
   name = name.removesuffix(".gz").removesuffix(".jsonl")
   dated_task = name.removeprefix("samples_")
   task = re.sub(r"_\d{4}-\d\d-\d\dT[\d:.-]+$", "", dated_task)
+  comparisons: dict[tuple[str, str], _Comparison] = {}
   for line_number, sample in rows:
     context = f"{path}:{line_number}"
     if not is_sample(sample) or not isinstance(sample["doc"], dict):
@@ -75,15 +86,61 @@ def _convert(rows: Iterable[tuple[int, Any]], path: str) -> Iterator[tuple[int, 
     filter_name = sample.get("filter", "none")
     if filter_name != "none":
       row["arm"] = f"{name}/{filter_name}"
+    _compare(sample, row, line_number, comparisons)
     yield line_number, row
+  for (filter_name, metric), comparison in comparisons.items():
+    if comparison.differing:
+      print(f"  {path}: {comparison.text(filter_name, metric)}", flush=True)
+
+
+@dataclasses.dataclass
+class _Comparison:
+  """Counts of a metric of the samples and of our exact match; lines where the two differ."""
+
+  count: int = 0
+  theirs: float = 0.0
+  ours: float = 0.0
+  differing: list[int] = dataclasses.field(default_factory=list[int])
+
+  def text(self, filter_name: str, metric: str) -> str:
+    """Returns the two shares and the first lines where they differ, in words."""
+    lines = ", ".join(map(str, self.differing[:5]))
+    if len(self.differing) > 5:
+      lines += ", ..."
+    of_filter = "" if filter_name == "none" else f" after the filter {filter_name}"
+    return (
+      f"the samples' own {metric}{of_filter} is {self.theirs / self.count:.1%}, our exact match "
+      f"{self.ours / self.count:.1%}; they differ in {len(self.differing):,} of {self.count:,} "
+      f"(line {lines})"
+    )
+
+
+def _compare(
+  sample: JsonObject,
+  row: JsonObject,
+  line_number: int,
+  comparisons: dict[tuple[str, str], _Comparison],
+) -> None:
+  """Adds a sample to the comparison of its filter and metric, in place."""
+  names = ("acc",) if "candidates" in row else METRICS
+  metric = next((name for name in names if isinstance(sample.get(name), int | float)), None)
+  if metric is None:
+    return
+  comparison = comparisons.setdefault((sample.get("filter", "none"), metric), _Comparison())
+  theirs = float(sample[metric])
+  ours = accuracy.score(row["prediction"], [row["object"], *row.get("aliases", ())]).exact_match
+  comparison.count += 1
+  comparison.theirs += theirs
+  comparison.ours += ours
+  if theirs != ours:
+    comparison.differing.append(line_number)
 
 
 def _answer(sample: JsonObject, context: str) -> tuple[JsonObject, list[str] | None]:
   """Returns the columns of the answer, and the texts of the choices in their order or None."""
   responses = sample["filtered_resps"]
-  if isinstance(responses, list) and responses and isinstance(responses[0], str):
-    text = responses[0].strip()
-    return {"prediction": text}, None
+  if _is_generated(sample):
+    return {"prediction": _generated_text(responses, context)}, None
   texts = _choices(sample, context)
   scores = _choice_scores(responses, len(texts))
   has_all = len(scores) == len(texts) > 0
@@ -106,6 +163,31 @@ def _answer(sample: JsonObject, context: str) -> tuple[JsonObject, list[str] | N
     "candidates": candidates,
   }
   return answer, texts
+
+
+def _is_generated(sample: JsonObject) -> bool:
+  """Returns whether the answer is a text: by its requests, or where there are none by itself."""
+  requests = _requests(sample.get("arguments") or ())
+  pairs = [_request_pair(request) for request in requests if isinstance(request, Collection)]
+  if pairs and len(pairs[0]) > 1 and isinstance(pairs[0][1], Mapping):
+    return True  # the second argument holds settings of generation
+  responses: Any = sample["filtered_resps"]
+  return isinstance(responses, list) and bool(responses) and isinstance(responses[0], str)
+
+
+def _generated_text(responses: Any, context: str) -> str:
+  """Returns the text generated; one that is left of several where they are equal."""
+  texts: set[Any] = set()
+  if isinstance(responses, list):
+    for response in cast(list[Any], responses):
+      of_filter: Any = response if isinstance(response, list) else [response]
+      texts.update(text.strip() if isinstance(text, str) else None for text in of_filter)
+  if len(texts) != 1 or None in texts:
+    raise UserError(
+      f"{context}: expected one generated text in filtered_resps, got {str(responses)[:80]}; let a "
+      "filter of the task choose one (take_first, majority_vote)"
+    )
+  return texts.pop()
 
 
 def _choice_scores(responses: Any, count: int) -> list[float]:
@@ -152,21 +234,30 @@ def _fact(
   context: str,
 ) -> JsonObject:
   document: JsonObject = sample["doc"]
-  target = sample.get("target")
+  targets = _targets(sample.get("target"), choices)
   fact: JsonObject = {name: _first_text(document, keys) for name, keys in NAMES.items()}
+  aliases: list[str] = []
   if None in fact.values():
+    accepted = targets
+    if choices is None:
+      accepted = _with_answers_of(document, targets)
     fact = {
       "subject": document.get("question"),
       "relation": task,
-      "object": _target_text(target, choices),
+      "object": accepted[0] if accepted else None,
     }
+    aliases = accepted[1:] + _aliases(document, ALIASES)
+  else:
+    aliases = _aliases(document, (*ALIASES, "answers"))
+    if choices is None:
+      aliases = aliases + targets
   if not all(map(_is_filled_text, fact.values())):
     raise UserError(
       f"{context}: expected a document with subject, relation and object, or with a question and a "
-      f"target that is a text or a choice; got {', '.join(map(str, document))} and the target "
-      f"{str(target)[:60]!r}"
+      f"target that is a text, a list of them or a choice; got {', '.join(map(str, document))} and "
+      f"the target {str(sample.get('target'))[:60]!r}"
     )
-  aliases = _aliases(document)
+  aliases = [alias for alias in dict.fromkeys(aliases) if alias != fact["object"]]
   if aliases:
     fact["aliases"] = aliases
   for name in CARRIED:
@@ -187,25 +278,76 @@ def _first_text(document: JsonObject, keys: Iterable[str]) -> str | None:
   return None
 
 
-def _target_text(target: Any, choices: list[str] | None) -> Any:
-  """Returns the target itself, or of choices the one that it names by its index or its text."""
-  if choices is None:
-    return target
-  if str(target).isdigit():
-    index = int(target)
+def _targets(target: Any, choices: list[str] | None) -> list[str]:
+  """Returns the right answers that a target names: of choices by their index or their text.
+
+  The harness writes every target as Python's text of it, so that a list is read as it reads one.
+  """
+  if isinstance(target, str) and target.startswith("[") and target.endswith("]"):
+    target = _python_list(target)
+  items: list[Any] = cast(list[Any], target) if isinstance(target, list) else [target]
+  texts: list[str] = []
+  for item in items:
+    text = item if choices is None else _choice(item, choices)
+    if isinstance(text, int | float) and not isinstance(text, bool):
+      text = str(text)
+    if not isinstance(text, str):
+      return []
+    if text.strip():
+      texts.append(text.strip())
+  return texts
+
+
+def _python_list(text: str) -> Any:
+  """Returns the list that a text is in Python; the text itself where it is none."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError, RecursionError, MemoryError):
+    return text
+
+
+def _choice(target: Any, choices: Sequence[str]) -> str | None:
+  """Returns the choice that a target names by its index or its text."""
+  if str(target).isdecimal():
+    index = int(str(target)[:9])
     if index < len(choices):
       return choices[index]
-  if target in choices:
-    return target
-  return None
+  return target if target in choices else None
 
 
-def _aliases(document: JsonObject) -> list[str] | None:
-  for name in ALIASES:
-    texts = _text_list(document.get(name))
-    if texts:
-      return texts
-  return None
+def _with_answers_of(document: JsonObject, targets: Sequence[str]) -> list[str]:
+  """Returns the targets and the document's own answers where some target is among them.
+
+  A value that stands before its aliases, as in TriviaQA, comes first.
+  """
+  accepted = list(targets)
+  wanted = set(map(accuracy.normalise, targets))
+  for name in ANSWER_LISTS:
+    answers = _answer_texts(document.get(name))
+    if not targets and not accepted:
+      accepted = answers
+    elif wanted.intersection(map(accuracy.normalise, answers)):
+      has_value = isinstance(document[name], Mapping) and "value" in document[name]
+      accepted = [*answers, *accepted] if has_value else [*accepted, *answers]
+  return list(dict.fromkeys(accepted))
+
+
+def _answer_texts(value: Any) -> list[str]:
+  """Returns the answers in a text, a list of texts, or an object with a value and aliases."""
+  if isinstance(value, Mapping):
+    answer = cast(Mapping[str, Any], value)
+    lists = [_answer_texts(answer.get(name)) for name in ANSWER_TEXTS]
+    return list(itertools.chain(*lists))
+  texts = _text_list(value)
+  if texts is None and isinstance(value, str):
+    texts = [value]
+  return [text.strip() for text in texts or () if text.strip()]
+
+
+def _aliases(document: JsonObject, names: Iterable[str]) -> list[str]:
+  """Returns the first list of texts under some names of a document; an empty one for none."""
+  lists = (_text_list(document.get(name)) for name in names)
+  return next(filter(None, lists), [])
 
 
 def _text_list(value: Any) -> list[str] | None:
@@ -213,7 +355,7 @@ def _text_list(value: Any) -> list[str] | None:
   if isinstance(value, str):
     try:
       value = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
       return None
   if not isinstance(value, list):
     return None
