@@ -1,6 +1,7 @@
 """Running a verb: user errors as one line, exit codes, and progress lines with an ETA."""
 
 import errno
+import functools
 import sys
 import time
 import traceback
@@ -88,6 +89,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
     text = " ".join(str(error).split())
     print(f"error: the flags or the config cannot be read: {text}", file=sys.stderr)
     sys.exit(2)
+
+
+@functools.cache
+def say_once(line: str) -> None:
+  """Prints a line on stderr that says what was decided, once however often it is decided."""
+  if processes.is_first():
+    print(line, file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:

@@ -14,10 +14,12 @@ from factshock.models.formats.huggingface.adapter_settings import CONFIG, Adapte
 from factshock.models.formats.huggingface.files import Stored
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
+from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.types import Array, FilePath, Params
 
 WEIGHTS = "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _MOST_LINES = 10
 
@@ -70,18 +72,30 @@ def base_of(folder: FilePath) -> str:
   """Returns the model that a folder's adapters stand on: a path, or a hub id and its revision.
 
   Relative paths are found beside the adapters too.
+
+  Raises:
+    UserError: broken settings, or a base that holds adapters itself.
   """
   settings = adapter_settings.read(folder)
   base = settings.base
-  if os.path.exists(base):
-    return base
   beside = os.path.join(folder, base)
-  if os.path.isdir(beside):
-    return beside
-  return f"{base}@{settings.revision}" if settings.revision and "@" not in base else base
+  if not os.path.exists(base) and os.path.isdir(beside):
+    base = beside
+  if adapter_settings.has_settings(base):
+    raise upon_adapters(folder, base)
+  has_revision = settings.revision and not os.path.exists(base) and "@" not in base
+  return f"{base}@{settings.revision}" if has_revision else base
 
 
-def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
+def upon_adapters(folder: FilePath, base: str) -> UserError:
+  """Returns the error of adapters that stand on adapters."""
+  return UserError(
+    f"{folder}: its adapters stand on {base}, which holds adapters itself; merge those with PEFT "
+    "(merge_and_unload) and name the merged model as the base"
+  )
+
+
+def read(folder: FilePath, model_config: ModelConfig, base: str | None = None) -> Adapters:
   """Reads the adapters of a folder that PEFT or `write` made.
 
   A layer's own rank and alpha (rank_pattern, alpha_pattern, rslora) are folded into `b`.
@@ -89,6 +103,7 @@ def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
   Args:
     folder: to read.
     model_config: of the model they stand on.
+    base: that model; None is the one that they name.
 
   Raises:
     UserError: something other than LoRA, a damaged file, or tensors that do not fit the model or
@@ -117,7 +132,7 @@ def read(folder: FilePath, model_config: ModelConfig) -> Adapters:
     b = pair["B"].read().astype(np.float32).T
     leaf["a"][tensor.layer, :, :own] = a
     leaf["b"][tensor.layer, :own] = b * (scales[module] / scale)
-  return Adapters(tree, rank, rank * scale, base_of(folder))
+  return Adapters(tree, rank, rank * scale, base or base_of(folder))
 
 
 def _check_settings(path: str, pairs: _Pairs, settings: AdapterSettings) -> None:
@@ -141,10 +156,12 @@ def _check_settings(path: str, pairs: _Pairs, settings: AdapterSettings) -> None
 def _weights_path(folder: FilePath) -> str:
   """Returns the path of a folder's adapters; raises UserError where it has none."""
   path = os.path.join(folder, WEIGHTS)
-  if not os.path.exists(path):
+  if not os.path.isfile(path):
     raise UserError(
       f"{folder}: expected {WEIGHTS}, got none; let PEFT save the adapters as safetensors"
     )
+  if os.path.isfile(os.path.join(folder, _PICKLED)):
+    console.say_once(f"{folder}: holds {WEIGHTS} and {_PICKLED}; {WEIGHTS} is read, as by PEFT")
   return path
 
 
@@ -172,8 +189,13 @@ def write(
     tokenizer_from: folder whose tokenizer files are copied along.
 
   Raises:
-    UserError: the folder exists, or the disk fails.
+    UserError: the folder exists, the disk fails, or the base holds adapters itself.
   """
+  if adapter_settings.has_settings(adapters.base):
+    raise UserError(
+      f"{adapters.base}: holds adapters beside its model, so that others cannot name it as their "
+      "base; move its adapter files into a folder of their own and convert that"
+    )
   writables = []
   modules = []
   for leaf, tensors in names.by_leaf(model_config).items():

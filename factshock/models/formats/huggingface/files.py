@@ -20,7 +20,13 @@ from factshock.runtime.errors import UserError
 from factshock.runtime.files import direct_write
 from factshock.types import FilePath
 
+# Files of weights, in the order in which transformers looks for them: the first that is there is
+# read, and none of the others (its _get_resolved_checkpoint_files).
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+WEIGHTS = (SINGLE, INDEX, PICKLED, PICKLED_INDEX)
 _DTYPES = {
   "F32": np.dtype(np.float32),
   "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -172,29 +178,53 @@ def _bytes(array: np.ndarray) -> memoryview:
   return memoryview(array.reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
 
 
+def weights_in(folder: FilePath) -> list[str]:
+  """Returns those files of WEIGHTS that are in a folder; the first is the one that is read."""
+  return [name for name in WEIGHTS if os.path.isfile(os.path.join(folder, name))]
+
+
 def safetensors_in(folder: FilePath) -> dict[str, Stored] | None:
   """Returns the tensors of a folder's safetensors by name, from their headers alone.
 
-  Returns None where it has none.
+  Of a single file and an index the single file is read, as by transformers. Returns None where it
+  has neither.
 
   Raises:
     UserError: an index that names what is not there, or a file that is cut short or damaged.
   """
-  index = os.path.join(folder, INDEX)
-  single = os.path.join(folder, "model.safetensors")
-  if not os.path.exists(index):
-    return read_header(single) if os.path.exists(single) else None
-  weight_map = _weight_map(index)
+  present = weights_in(folder)
+  if SINGLE in present:
+    return read_header(os.path.join(folder, SINGLE))
+  return _sharded_in(folder) if INDEX in present else None
+
+
+def _sharded_in(folder: FilePath) -> dict[str, Stored]:
+  """Returns the tensors of all shards that an index names."""
+  weight_map = _weight_map(os.path.join(folder, INDEX))
   tensors: dict[str, Stored] = {}
   for name in sorted(set(weight_map.values())):
     shard = os.path.join(folder, name)
-    if not os.path.exists(shard):
+    if not os.path.isfile(shard):
       raise UserError(f"{folder}: {INDEX} names the shard {name}, which is not there; copy it too")
-    tensors |= read_header(shard)
+    header = read_header(shard)
+    _check_new(folder, name, header, tensors)
+    tensors |= header
   lost = sorted(weight_map.keys() - tensors.keys())
   if lost:
     raise UserError(f"{folder}: {INDEX} names tensors that no shard holds: {', '.join(lost)}")
   return tensors
+
+
+def _check_new(
+  folder: FilePath, shard: str, read: Mapping[str, Any], before: Mapping[str, Any]
+) -> None:
+  """Raises a UserError where a shard holds tensors that those before it hold too."""
+  twice = sorted(read.keys() & before.keys())
+  if twice:
+    raise UserError(
+      f"{folder}: {shard} holds {', '.join(twice[:3])}, as another shard does; these may be shards "
+      "of two models: copy all of one again"
+    )
 
 
 def _weight_map(path: str) -> dict[str, str]:
@@ -260,11 +290,12 @@ def pickled_in(folder: FilePath) -> dict[str, Held] | None:
   Raises:
     UserError: PyTorch is not installed, or the files hold something other than tensors.
   """
-  index = os.path.join(folder, "pytorch_model.bin.index.json")
-  names = ["pytorch_model.bin"]
-  if os.path.exists(index):
-    names = sorted(set(_weight_map(index).values()))
-  elif not os.path.exists(os.path.join(folder, names[0])):
+  present = weights_in(folder)
+  if PICKLED in present:
+    names = [PICKLED]
+  elif PICKLED_INDEX in present:
+    names = sorted(set(_weight_map(os.path.join(folder, PICKLED_INDEX)).values()))
+  else:
     return None
   try:
     import torch  # noqa: PLC0415  # an extra
@@ -277,10 +308,12 @@ def pickled_in(folder: FilePath) -> dict[str, Held] | None:
   for name in names:
     path = os.path.join(folder, name)
     try:
-      tensors |= torch.load(path, map_location="cpu", weights_only=True)
+      read = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged or unsafe files
       lines = str(error).strip().splitlines() or [type(error).__name__]
       raise UserError(f"{folder}/{name}: cannot be read as weights only ({lines[0]})") from error
+    _check_new(folder, name, read, tensors)
+    tensors |= read
   return {name: Held(_numpy(tensor)) for name, tensor in tensors.items()}
 
 
@@ -332,7 +365,7 @@ def write_safetensors(
   shards = _shards(tensors, shard_bytes)
   count = len(shards)
   if count == 1:
-    names = ["model.safetensors"]
+    names = [SINGLE]
   else:
     names = [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
     _write_index(folder, names, shards)

@@ -1,4 +1,10 @@
-"""Loads a HuggingFace model: from headers to checked leaves, each filled tensor by tensor."""
+"""Loads a HuggingFace model: from headers to checked leaves, each filled tensor by tensor.
+
+Of what a folder may hold beside one another, that is read which transformers reads, and a line says
+so: model.safetensors before its index, both before PyTorch's .bin (files.WEIGHTS); adapters
+beside a whole model are applied to that model, whatever base they name. A model on the hub is
+another matter: there adapters are applied to the base that they name.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -12,11 +18,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from factshock.models.formats.huggingface import adapters, configs, files, names
+from factshock.models.formats.huggingface import (
+  adapter_settings,
+  adapters,
+  configs,
+  files,
+  names,
+)
 from factshock.models.formats.huggingface.adapters import Adapters
 from factshock.models.formats.huggingface.files import StoredTensor
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
+from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
@@ -120,9 +133,21 @@ def config_of(
 ) -> ModelConfig:
   """Returns the config of a model: a folder, or the id of a model on the hub. Reads no weights."""
   folder = _folder(path, revision, ["config.json", adapters.CONFIG])
-  if adapters.is_folder(folder):
+  if not _is_whole(path, folder):
     return config_of(adapters.base_of(folder), dtype=dtype)
   return configs.from_json(configs.read_json(folder), os.path.join(folder, "config.json"), dtype)
+
+
+def _is_whole(path: FilePath, folder: str) -> bool:
+  """Returns whether a folder's own model is read, and not one that its adapters name.
+
+  Args:
+    path: as it was given.
+    folder: where it is.
+  """
+  if not adapter_settings.has_settings(folder):
+    return True
+  return os.path.isdir(path) and os.path.isfile(os.path.join(folder, "config.json"))
 
 
 def is_source(path: FilePath) -> bool:
@@ -143,17 +168,39 @@ def open_source(
 ) -> Source:
   """Opens a model for reading leaf by leaf; see `load`, whose checks this makes."""
   folder = _folder(path, revision, _WANTED + _PICKLES * allow_pickle)
-  if adapters.is_folder(folder):
-    base = open_source(adapters.base_of(folder), dtype=dtype, allow_pickle=allow_pickle)
-    own_tokenizer = os.path.exists(os.path.join(folder, "tokenizer_config.json"))
-    return dataclasses.replace(
-      base,
-      folder=folder if own_tokenizer else base.folder,
-      adapters=adapters.read(folder, base.config),
+  if not adapter_settings.has_settings(folder):
+    return _open_whole(folder, dtype, allow_pickle)
+  is_whole = _is_whole(path, folder)
+  if is_whole:
+    console.say_once(
+      f"{folder}: holds a whole model and adapters; the adapters are applied to that model, as by "
+      "transformers"
     )
+    base = _open_whole(folder, dtype, allow_pickle)
+  else:
+    base = _open_base(folder, dtype, allow_pickle)
+  own_tokenizer = os.path.exists(os.path.join(folder, "tokenizer_config.json"))
+  return dataclasses.replace(
+    base,
+    folder=folder if own_tokenizer else base.folder,
+    adapters=adapters.read(folder, base.config, folder if is_whole else None),
+  )
+
+
+def _open_base(folder: str, dtype: str | None, allow_pickle: bool) -> Source:
+  """Opens the model that a folder's adapters name; UserError where it holds adapters itself."""
+  path = adapters.base_of(folder)
+  base = open_source(path, dtype=dtype, allow_pickle=allow_pickle)
+  if base.adapters:
+    raise adapters.upon_adapters(folder, path)
+  return base
+
+
+def _open_whole(folder: str, dtype: str | None, allow_pickle: bool) -> Source:
+  """Opens the whole model of a folder."""
   values = configs.read_json(folder)
   config = configs.from_json(values, os.path.join(folder, "config.json"), dtype)
-  stored = _tensors(folder, allow_pickle)
+  stored = _tensors(folder, values, allow_pickle)
   if "scale_decoder_outputs" in values and "shared.weight" in stored:
     # transformers 5 ties a new T5's head even where the outputs are not scaled, and then stores one
     # of the two.
@@ -190,8 +237,15 @@ def _folder(path: FilePath, revision: str | None, patterns: Sequence[str]) -> st
     ) from error
 
 
-def _tensors(folder: str, allow_pickle: bool) -> dict[str, StoredTensor]:
-  """Returns all tensors of a folder by name."""
+def _tensors(folder: str, values: Mapping[str, Any], allow_pickle: bool) -> dict[str, StoredTensor]:
+  """Returns all tensors of a folder by name.
+
+  Args:
+    folder: to read.
+    values: its config.json.
+    allow_pickle: whether PyTorch's .bin files are read where there are no safetensors.
+  """
+  _say_which(folder, values)
   safe = files.safetensors_in(folder)
   if safe is not None:
     return dict(safe)
@@ -204,8 +258,27 @@ def _tensors(folder: str, allow_pickle: bool) -> dict[str, StoredTensor]:
       "read; pass --allow_pickle if you trust it"
     )
   raise UserError(
-    f"{folder}: expected model.safetensors or {files.INDEX}, got neither; copy the weights too"
+    f"{folder}: expected {files.SINGLE} or {files.INDEX}, got neither; copy the weights too"
   )
+
+
+def _say_which(folder: str, values: Mapping[str, Any]) -> None:
+  """Says which of several files of weights is read.
+
+  Raises:
+    UserError: config.json names another one.
+  """
+  present = files.weights_in(folder)
+  named = values.get("transformers_weights")
+  if named is not None and present[:1] != [named]:
+    raise UserError(
+      f"{folder}: config.json names its weights {str(named)[:80]!r} (transformers_weights), which "
+      f"is not supported; name the file {files.SINGLE} and take that line out"
+    )
+  if len(present) > 1:
+    console.say_once(
+      f"{folder}: holds {' and '.join(present)}; {present[0]} is read, as by transformers"
+    )
 
 
 def _check(folder: str, config: ModelConfig, stored: Mapping[str, StoredTensor]) -> None:
