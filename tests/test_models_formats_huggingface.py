@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factshock.checkpoints import belongings
 from factshock.models import decoder, t5
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import files, names
@@ -636,8 +637,6 @@ def test_loading_holds_one_copy(tmp_path):
 def test_a_revision_may_stand_behind_the_hubs_name(monkeypatch, tmp_path):
   import huggingface_hub
 
-  from factshock.checkpoints import loading
-
   asked = []
   monkeypatch.setattr(
     huggingface_hub,
@@ -645,7 +644,7 @@ def test_a_revision_may_stand_behind_the_hubs_name(monkeypatch, tmp_path):
     lambda name, revision, allow_patterns: asked.append((name, revision)) or str(tmp_path),
   )
   for path in ("org/name@v1.0", "org/name", "name@refs/pr/3"):
-    assert not loading.is_checkpoint(path)
+    assert not belongings.is_checkpoint(path)
     with pytest.raises(UserError, match="config.json"):
       huggingface.config_of(path)
   assert asked == [("org/name", "v1.0"), ("org/name", None), ("name", "refs/pr/3")]

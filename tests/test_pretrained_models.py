@@ -23,7 +23,7 @@ from configs import remedies
 from factshock.answering import asking
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting
-from factshock.checkpoints import conversion, mixing, store
+from factshock.checkpoints import belongings, conversion, mixing, store
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
 from factshock.models import decoder, lora, t5
@@ -188,7 +188,9 @@ def test_generating_with_shots_and_saying_what_is_known(home, trained, tmp_path)
 def test_adapters_train_alone_and_answer_as_their_exports_do(home, adapted, tmp_path):
   family, checkpoint = adapted
   record = store.read_manifest(checkpoint)["config"]["lora"]
-  assert record == {"rank": 3, "alpha": 16.0, "base": str(home / family)}
+  base = str(home / family)
+  digest = belongings.model_digest(base)
+  assert record == {"rank": 3, "alpha": 16.0, "base": base, "base_digest": digest}
   tree = store.restore_params(checkpoint)
   assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree)) > 0.01
   rows = ask(home, checkpoint, tmp_path / "ours.jsonl")

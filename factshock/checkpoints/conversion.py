@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from factshock.checkpoints import loading, store, tree_files
+from factshock.checkpoints import belongings, loading, store, tree_files
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints.manifest import LeafRecord
 from factshock.data import tokenizer_files
@@ -177,14 +177,23 @@ def _open_checkpoint(source: str, config_from: str | None) -> SourceModel:
     array = tree_files.read_leaf(folder, f"params/{leaf}", manifest["leaves"])
     return array.astype(np.dtype(dtype), copy=False)
 
-  own_tokenizer = Workdir(str(record.get("workdir"))).tokenizer(str(record.get("seed")))
   return SourceModel(
     config,
     {name: leaf["dtype"] for name, leaf in leaves.items()},
     read_leaf,
     _base_json(config, record, experiment, config_from),
-    _with_tokenizer(config_from or own_tokenizer),
+    _with_tokenizer(config_from or _own_tokenizer(folder, record)),
   )
+
+
+def _own_tokenizer(folder: str, record: Mapping[str, Any]) -> str | None:
+  """Returns the folder of a checkpoint's tokenizer, None where there is none any more.
+
+  Raises:
+    UserError: another one stands in its place.
+  """
+  path = belongings.workdir_of(folder, record).tokenizer(str(record.get("seed")))
+  return belongings.path_of(folder, record, "tokenizer") if os.path.exists(path) else None
 
 
 def _open_adapters(
@@ -194,9 +203,10 @@ def _open_adapters(
 ) -> SourceModel:
   """Opens the model that a checkpoint's adapters stand on, with the adapters merged into it."""
   section = record["lora"]
-  base = open_source(section["base"], config_from=config_from)
+  base_name = belongings.base_of(folder, record)
+  base = open_source(base_name, config_from=config_from)
   adapters = huggingface.Adapters(
-    store.restore_params(folder), section["rank"], section["alpha"], section["base"]
+    store.restore_params(folder), section["rank"], section["alpha"], base_name
   )
 
   def read_leaf(leaf: str, dtype: str) -> np.ndarray:

@@ -2,22 +2,19 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import jax
 import ml_collections
 
-from factshock.checkpoints import manifest as manifests
-from factshock.checkpoints import mix_record, store
+from factshock.checkpoints import belongings, mix_record, store
 from factshock.data import pretrained_tokenizers, tokenizers
 from factshock.devices import host, partitioning
 from factshock.models import families, lora
 from factshock.models.formats import huggingface
 from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
-from factshock.runtime.workdir import Workdir
 from factshock.types import Params, Tokenizer
 
 # The settings of a model that comes without an experiment. One device where there is no
@@ -101,7 +98,7 @@ class Origin:
     Raises:
       UserError: there is none.
     """
-    return _path_in_workdir(self.record, self.checkpoint, "relations")
+    return belongings.path_of(self.checkpoint, self.record, "relations")
 
 
 class Identity(TypedDict):
@@ -128,7 +125,7 @@ def open_model(
     UserError: nothing there, or something that does not fit the config or the tokenizer.
   """
   host.use_compilation_cache()
-  own = is_checkpoint(checkpoint)
+  own = belongings.is_checkpoint(checkpoint)
   record = read_record(checkpoint) if own else {}
   given = config.to_dict() if config is not None else {}
   experiment = given or record.get("experiment") or DEFAULTS
@@ -143,17 +140,6 @@ def open_model(
   return dataclasses.replace(model, mesh=mesh), origin
 
 
-def is_checkpoint(path: str) -> bool:
-  """Returns whether a path is meant as a checkpoint of ours.
-
-  Anything else is a HuggingFace folder or hub id: "org/name" or "org/name@revision".
-  """
-  if os.path.isdir(path):
-    names = ("config.json", "adapter_config.json")
-    return not any(os.path.exists(os.path.join(path, name)) for name in names)
-  return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path)
-
-
 def read_record(checkpoint: str) -> Mapping[str, Any]:
   """Returns the record of a checkpoint: arm, seed, workdir, experiment; {} where it has none."""
   return store.read_manifest(checkpoint)["config"] or {}
@@ -165,29 +151,24 @@ def relations_path(checkpoint: str) -> str:
   Raises:
     UserError: there is none, as of a HuggingFace model.
   """
-  if not is_checkpoint(checkpoint):
+  if not belongings.is_checkpoint(checkpoint):
     raise UserError(f"{checkpoint}: brings no templates of relations; say --relations=PATH")
-  return _path_in_workdir(read_record(checkpoint), checkpoint, "relations")
+  return belongings.path_of(checkpoint, read_record(checkpoint), "relations")
 
 
 def identity_of(checkpoint: str) -> Identity:
   """Returns what tells a model from others, as its folder says: see Identity."""
-  own = is_checkpoint(checkpoint)
+  own = belongings.is_checkpoint(checkpoint)
   folder = store.step_folder(checkpoint) if own else checkpoint
   mix: Mapping[str, Any] = {}
   if os.path.exists(os.path.join(folder, mix_record.NAME)):
     mix = mix_record.read(folder)
-  digest = _params_digest(folder) if own else mix.get("digest")
+  digest = belongings.model_digest(folder) if own else mix.get("digest")
   if own and mix.get("digest", digest) != digest:
     raise UserError(
       f"{folder}: {mix_record.NAME} is of another checkpoint; restore it from a copy or remove it"
     )
   return {"checkpoint": digest, "mixing_weights": mix.get("weights") or mix.get("layerwise")}
-
-
-def _params_digest(folder: str) -> str:
-  leaves = store.read_manifest(folder)["leaves"]
-  return manifests.tree_digest(manifests.params_only(leaves))
 
 
 def _open_checkpoint(
@@ -196,7 +177,7 @@ def _open_checkpoint(
   record: Mapping[str, Any],
   tokenizer_path: str | None,
 ) -> LoadedModel:
-  tokenizer_path = tokenizer_path or _path_in_workdir(record, checkpoint, "tokenizer")
+  tokenizer_path = tokenizer_path or belongings.path_of(checkpoint, record, "tokenizer")
   tokenizer = tokenizers.load(tokenizer_path)
   model_config = families.from_section(experiment["model"], tokenizer.size)
   if "lora" in record:
@@ -210,8 +191,8 @@ def _open_checkpoint(
 def _with_adapters(checkpoint: str, record: Mapping[str, Any]) -> Params:
   """Returns the weights that a checkpoint's adapters stand on, with the adapters attached."""
   section = record["lora"]
-  base = section["base"]
-  if is_checkpoint(base):
+  base = belongings.base_of(checkpoint, record)
+  if belongings.is_checkpoint(base):
     params = store.restore_params(base)
   else:
     dtype = record["experiment"]["model"]["param_dtype"]
@@ -226,23 +207,3 @@ def _open_pretrained(source: str, tokenizer_path: str | None) -> LoadedModel:
   pretrained_tokenizers.check_fits(tokenizer, model_config.vocab_size, source)
   params, model_config = huggingface.load(source)
   return LoadedModel(params, model_config, tokenizer)
-
-
-def _path_in_workdir(
-  record: Mapping[str, Any],
-  checkpoint: str,
-  what: str,
-) -> str:
-  """Returns the path of the "tokenizer" or the "relations" in the workdir that a record names.
-
-  Raises:
-    UserError: nothing is there.
-  """
-  workdir = Workdir(record.get("workdir") or "")
-  seed = str(record.get("seed"))
-  path = workdir.tokenizer(seed) if what == "tokenizer" else workdir.relations(seed)
-  if not workdir.path or not os.path.exists(path):
-    raise UserError(
-      f"{checkpoint}: its workdir ({workdir.path or 'unknown'}) is not there; say --{what}=PATH"
-    )
-  return path

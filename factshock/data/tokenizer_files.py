@@ -1,5 +1,6 @@
 """Digests of the files of a HuggingFace tokenizer that we keep, so that damage is noticed."""
 
+import hashlib
 import os
 
 from factshock.models.formats.huggingface import writing
@@ -37,6 +38,13 @@ def check(folder: FilePath) -> None:
         f"{os.path.join(folder, name)}: the tokenizer's file is damaged or was changed (its digest "
         f"is not the one of {NAME}); restore it from a copy"
       )
+
+
+def folder_digest(folder: FilePath) -> str:
+  """Returns one digest of all files of a tokenizer's folder, whatever its kind."""
+  names = sorted(name for name in os.listdir(folder) if name != NAME)
+  lines = [f"{name} {digests.of_file(os.path.join(folder, name))}" for name in names]
+  return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _digests(folder: FilePath) -> dict[str, str]:

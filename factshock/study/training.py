@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import optax
 
-from factshock.checkpoints import loading
-from factshock.data import example_sources, mixture
+from factshock.checkpoints import belongings
+from factshock.data import example_sources, mixture, tokenizer_files
 from factshock.devices import partitioning
 from factshock.models import layers, lora
 from factshock.models.model_config import ModelConfig
@@ -286,9 +286,18 @@ def provenance(
     "workdir": run.workdir.absolute_path,
     "experiment": configs.to_dict(run.config),
   }
+  tokenizer = run.workdir.tokenizer(run.seed)
+  if os.path.isdir(tokenizer):
+    record[belongings.TOKENIZER_DIGEST] = tokenizer_files.folder_digest(tokenizer)
   adapters = section.adapters if section else None
   if adapters:
-    record["lora"] = {"rank": adapters.rank, "alpha": adapters.alpha, "base": _base(run)}
+    base = _base(run)
+    record["lora"] = {
+      "rank": adapters.rank,
+      "alpha": adapters.alpha,
+      "base": base,
+      belongings.BASE_DIGEST: belongings.model_digest(base),
+    }
   return record
 
 
@@ -307,5 +316,5 @@ def starts_ready(config: configs.Config) -> bool:
   return (
     bool(config.start_from)
     and config.pretrain.steps == 0
-    and not loading.is_checkpoint(config.start_from)
+    and not belongings.is_checkpoint(config.start_from)
   )

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from factshock.checkpoints import loading, store, tree_files
+from factshock.checkpoints import belongings, store, tree_files
 from factshock.models import families, lora
 from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError
@@ -72,7 +72,7 @@ def start_weights(run: SeedRun) -> Params:
     UserError: nothing there, or a model of other sizes than config.model (naming each).
   """
   source = run.config.start_from
-  if loading.is_checkpoint(source):
+  if belongings.is_checkpoint(source):
     like = {"params": jax.eval_shape(lambda: random_params(run))}
     return store.restore(source, like=like)["params"]
   differing = families.differences(huggingface.config_of(source), run.model_config)

@@ -6,6 +6,8 @@ EAGER = "PyTorch eager"
 COMPILED = "PyTorch compiled"
 TRANSFORMERS = "transformers"
 
+# As training.drivers.GPU_OPTIONS, which pmap does not take.
+_WITHOUT_SLICE_FUSION = {"XLA_FLAGS": "--xla_gpu_enable_dynamic_slice_fusion=false"}
 _DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 ORDER = (
@@ -30,8 +32,9 @@ ORDER = (
   Measurement("resuming", "train, killed once", limit=150),
   Measurement("train_step", "T5 large, attention by XLA"),
   Measurement("train_step", "T5 large, deterministic", environment=_DETERMINISTIC),
-  Measurement("train_step", "T5 large, pmap"),
+  Measurement("train_step", "T5 large, pmap", environment=_WITHOUT_SLICE_FUSION),
   Measurement("train_step", "T5 large, mesh"),
+  Measurement("train_step", "T5 large, unrolled", limit=240),
   Measurement("ranking", "Llama 1B"),
   Measurement("ranking", "Llama 1B", TRANSFORMERS, limit=60),
   Measurement("studies", "trex_t5", limit=300),

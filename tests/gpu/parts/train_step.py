@@ -8,7 +8,8 @@ attention's four products. Attention by cuDNN where it can, unless the name says
 batch of those listed is taken that fits. A step is timed until its loss has been fetched. FLOPs are
 those of the matrix products that the step needs, none counted twice, so that their share of the
 peak is MFU; bytes are weights and optimizer state read and written once. "deterministic" runs with
---xla_gpu_deterministic_ops=true; "pmap" and "mesh" are the two ways over devices (README), here
+--xla_gpu_deterministic_ops=true; "unrolled" without a loop over layers, which
+compiles for minutes; "pmap" and "mesh" are the two ways over devices (README), here
 over one, so that the difference is what they cost. Published for T5X at large and xl: 37% MFU on
 A100.
 """
@@ -67,6 +68,7 @@ class Row(NamedTuple):
     trained: "all" or "lora".
     attention: config.model.attention.
     parallel: None for one device, else one of drivers.PARALLEL.
+    unroll: config.model.unroll.
   """
 
   model: str
@@ -74,6 +76,7 @@ class Row(NamedTuple):
   trained: str = "all"
   attention: str = "auto"
   parallel: str | None = None
+  unroll: bool = False
 
 
 # The first of each needs, by XLA's compiler for an H100, 47 to 63 of its 80 GB (gpu.programs).
@@ -89,6 +92,7 @@ ROWS = {
   "T5 large, attention by XLA": Row(shapes.T5_LARGE, _LARGE_XLA, attention="xla"),
   "T5 large, mesh": Row(shapes.T5_LARGE, _LARGE, parallel="mesh"),
   "T5 large, pmap": Row(shapes.T5_LARGE, _LARGE, parallel="pmap"),
+  "T5 large, unrolled": Row(shapes.T5_LARGE, _LARGE, unroll=True),
   "T5 xl": Row(shapes.T5_XL, _XL),
   "Llama 7B, LoRA": Row(shapes.LLAMA_7B, _ADAPTERS, trained="lora"),
   "Llama 7B, all": Row(shapes.LLAMA_7B, _ALL),
@@ -116,7 +120,10 @@ def measure(name: str, side: str, tiny: bool) -> Speed:
 def _measure_attempt(row: Row, attempt: Attempt, side: str, tiny: bool) -> Speed:
   """Returns the speed of a step with one batch."""
   config = dataclasses.replace(
-    shapes.config_of(row.model, tiny), attention=row.attention, remat=attempt.remat
+    shapes.config_of(row.model, tiny),
+    attention=row.attention,
+    remat=attempt.remat,
+    unroll=row.unroll,
   )
   batch = random_batch(config, attempt.rows, tiny)
   began = time.perf_counter()
