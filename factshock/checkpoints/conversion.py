@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints.manifest import LeafRecord
 from factshock.data import tokenizer_files
 from factshock.models import families
-from factshock.models.formats import huggingface, t5x
+from factshock.models.formats import finite, huggingface, t5x
 from factshock.models.formats.huggingface import names, writing
+from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
@@ -22,6 +23,7 @@ from factshock.runtime.workdir import Workdir
 from factshock.types import FilePath
 
 FORMATS = ("huggingface", "orbax", "peft")
+FLOATS = ("float32", "bfloat16", "float16", "float64")  # what leaves may be stored in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +47,34 @@ class SourceModel:
   adapters: huggingface.Adapters | None = None
 
   def read(self, leaf: str) -> np.ndarray:
-    """Returns a leaf in the dtype it is stored in."""
-    return self.read_leaf(leaf, self.dtypes[leaf])
+    """Returns a leaf in the dtype it is stored in.
+
+    Raises:
+      UserError: it cannot be read, or holds NaN or infinite numbers; names the tensor.
+    """
+    array = self.read_leaf(leaf, self.dtypes[leaf])
+    if not finite.is_finite(array):
+      raise _not_finite(array, names.by_leaf(self.config)[leaf])
+    return array
 
   def in_dtype(self, dtype: str) -> "SourceModel":
     """Returns the model with all its leaves in a dtype."""
     values: Any = self.config
     config = dataclasses.replace(values, dtype=dtype, param_dtype=dtype)
     return dataclasses.replace(self, config=config, dtypes=dict.fromkeys(self.dtypes, dtype))
+
+
+def _not_finite(array: np.ndarray, tensors: Sequence[Tensor]) -> UserError:
+  """Returns the error of a leaf, made up of these tensors, that holds NaN or infinite numbers."""
+  broken = tensors[0]
+  for tensor in tensors:
+    if tensor.layer is not None and not finite.is_finite(array[tensor.layer]):
+      broken = tensor
+      break
+  return UserError(
+    f"{broken.name}: holds NaN or infinite numbers in {array.dtype}, so the model is broken; train "
+    "it again, or convert it to a dtype that holds its numbers"
+  )
 
 
 def convert(
@@ -231,6 +253,8 @@ def _check_shapes(
   expected = {}
   for leaf, tensors in names.by_leaf(config).items():
     dtype = leaves[leaf]["dtype"] if leaf in leaves else "None"
+    if leaf in leaves and dtype not in FLOATS:
+      dtype = "float32"
     expected[leaf] = (names.leaf_shape(tensors), dtype)
   lines = manifests.differences(expected, got)
   if lines:
@@ -289,6 +313,9 @@ def _write_peft(
     raise UserError(
       f"{source}: holds whole weights, no low-rank adapters; --to=huggingface writes those"
     )
+  for leaf, array in tree_files.flat_leaves(model.adapters.tree).items():
+    if not finite.is_finite(array):
+      raise UserError(f"{source}: the adapter {leaf} holds NaN or infinite numbers; train it again")
   huggingface.write_adapters(output, model.adapters, model.config, tokenizer_from=model.tokenizer)
 
 

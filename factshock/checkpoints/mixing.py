@@ -20,7 +20,7 @@ from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints.manifest import CheckpointRecord, LeafRecord, Manifest
 from factshock.checkpoints.mix_record import MixInput, MixRecord
 from factshock.models import families
-from factshock.models.formats import huggingface
+from factshock.models.formats import finite, huggingface
 from factshock.models.formats.huggingface import files as weight_files
 from factshock.models.formats.huggingface import names as tensor_names
 from factshock.models.formats.tensors import Tensor
@@ -64,6 +64,8 @@ class Mix:
     if count != 2:
       raise UserError(f"expected two checkpoints for layer-wise mixing, got {count}")
     bottom, top = layerwise
+    if not all(map(math.isfinite, (bottom, top))):
+      raise UserError(f"expected two finite alphas for layer-wise mixing, got {bottom}, {top}")
     return cls(None, (bottom, top))
 
   def shares(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Shares]:
@@ -226,7 +228,9 @@ def _mixed_blocks(
   ]
   for (layer, _), *values in zip(cuts, *blocks, strict=True):
     of_layer = [share[0] if len(share) == 1 else share[layer] for share in per_layer]
-    yield _weighted_sum(values, of_layer)
+    mixed = _weighted_sum(values, of_layer)
+    _check_finite(mixed, values, folders, name)
+    yield mixed
 
 
 def _weighted_sum(values: Iterable[np.ndarray], shares: Shares) -> np.ndarray:
@@ -242,6 +246,33 @@ def _weighted_sum(values: Iterable[np.ndarray], shares: Shares) -> np.ndarray:
   if total is None:
     raise ValueError("expected arrays to sum, got none")
   return total.astype(dtype, copy=False)
+
+
+def _check_finite(
+  mixed: np.ndarray,
+  values: Sequence[np.ndarray],
+  paths: Sequence[FilePath],
+  name: str,
+) -> None:
+  """Checks that a part of a mixture is of finite numbers: NaN stays NaN, whatever its share.
+
+  Args:
+    mixed: the weighted sum.
+    values: what was summed.
+    paths: of the models that hold the values.
+    name: of the array in errors.
+
+  Raises:
+    UserError: it is not, or one of the values is not.
+  """
+  if finite.is_finite(mixed):
+    return
+  broken = [path for path, value in zip(paths, values) if not finite.is_finite(value)]
+  if broken:
+    raise UserError(
+      f"{broken[0]}: {name} holds NaN or infinite numbers; such a model is broken, train it again"
+    )
+  raise UserError(f"{name}: the mixture is too large for {mixed.dtype}; choose smaller weights")
 
 
 def _mix_huggingface(
@@ -380,6 +411,7 @@ def _mix_tensor(
   for blocks in zip(*blocks_of, strict=True):
     cut = slice(start, start + len(blocks[0]))
     flat[cut] = _weighted_sum(blocks, shares)
+    _check_finite(flat[cut], blocks, [source.folder for source in sources], name)
     for hasher, block in zip(hashers, (*blocks, flat[cut])):
       hasher.update(block.view(np.uint8))
     start = cut.stop

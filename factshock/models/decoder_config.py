@@ -2,14 +2,16 @@
 
 import dataclasses
 
-from factshock.models.model_config import ATTENTION, DTYPE, EVEN, REMAT
+from factshock.models.model_config import ATTENTION, DEPTH, DTYPE, EVEN, REMAT, SCALE, SIZE
 from factshock.runtime.errors import UserError
-from factshock.runtime.settings import COUNT, FLAG, POSITIVE, Check, check_fields, setting
+from factshock.runtime.settings import FLAG, Check, check_fields, setting
 
 PAD = -1  # the token that stands for padding
 
 _ROPE_SCALING = Check(
-  (type(None), tuple, list), lambda v: v is None or len(v) == 4, "None or four numbers"
+  (type(None), tuple, list),
+  lambda v: v is None or (len(v) == 4 and all(map(SCALE.fits, v))),
+  "None or four numbers above 0",
 )
 _WINDOW = Check(
   (type(None), int), lambda v: v is None or v >= 1, "None or a whole number of at least 1"
@@ -27,24 +29,24 @@ class LlamaConfig:
     UserError: a value out of range.
   """
 
-  vocab_size: int = setting(COUNT)
-  d_model: int = setting(COUNT)
-  d_ff: int = setting(COUNT)
-  num_heads: int = setting(COUNT)
-  num_kv_heads: int = setting(COUNT)
+  vocab_size: int = setting(SIZE)
+  d_model: int = setting(SIZE)
+  d_ff: int = setting(SIZE)
+  num_heads: int = setting(SIZE)
+  num_kv_heads: int = setting(SIZE)
   d_kv: int = setting(EVEN)  # positions turn pairs of it
-  layers: int = setting(COUNT)
-  rope_theta: float = setting(POSITIVE, default=10000.0)
+  layers: int = setting(DEPTH)
+  rope_theta: float = setting(SCALE, default=10000.0)
   rope_scaling: tuple[float, ...] | None = setting(_ROPE_SCALING, default=None)
   sliding_window: int | None = setting(_WINDOW, default=None)
-  max_length: int = setting(COUNT, default=4096)
+  max_length: int = setting(SIZE, default=4096)
   tie_head: bool = setting(FLAG, default=False)
   dtype: str = setting(DTYPE, default="float32")
   param_dtype: str = setting(DTYPE, default="float32")
   unroll: bool = setting(FLAG, default=False)
   remat: str = setting(REMAT, default="none")
   attention: str = setting(ATTENTION, default="xla")
-  epsilon: float = setting(POSITIVE, default=1e-5)
+  epsilon: float = setting(SCALE, default=1e-5)
 
   def __post_init__(self) -> None:
     check_fields(self, "model")

@@ -9,7 +9,9 @@ import jax
 from factshock.models import decoder
 from factshock.models.families import Family
 from factshock.models.formats.tensors import HuggingFaceFormat, LayerTensor, Tensor, stacked
+from factshock.models.model_config import DEPTH, SCALE, SIZE
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import FLAG, TEXT, Check, known_problems, tuple_of
 from factshock.types import Batch, Params
 
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -17,6 +19,12 @@ _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 _MAX_LENGTHS = {"llama": 2048, "mistral": 131072}  # transformers' defaults
 _MISTRAL_KV_HEADS = 8  # transformers' default, as is the window
 _MISTRAL_WINDOW = 4096
+_SECTION = Check((dict,), lambda v: True, "an object")
+_ROPE_SCHEMA = {
+  **dict.fromkeys((*_LLAMA3, "rope_theta", "partial_rotary_factor"), SCALE),
+  "rope_type": TEXT,
+  "type": TEXT,
+}
 _ROTARY_FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
@@ -157,6 +165,9 @@ def _rope(values: Mapping[str, Any], path: str) -> tuple[float, tuple[float, ...
   rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
   theta = rope.get("rope_theta") or values.get("rope_theta") or 10000.0
   rope_type = rope.get("rope_type", rope.get("type", "default"))
+  problems = known_problems(rope, _ROPE_SCHEMA)
+  if problems:
+    raise UserError(f"{path}: rope_parameters: {'; '.join(problems)}")
   whole_heads = rope.get("partial_rotary_factor", 1.0) == 1.0
   if rope_type not in ("default", "llama3") or not whole_heads:
     raise UserError(
@@ -167,6 +178,32 @@ def _rope(values: Mapping[str, Any], path: str) -> tuple[float, tuple[float, ...
     return float(theta), None
   return float(theta), tuple(rope[key] for key in _LLAMA3)
 
+
+_SCHEMA = {
+  **dict.fromkeys(
+    (
+      "vocab_size",
+      "hidden_size",
+      "intermediate_size",
+      "num_attention_heads",
+      "num_key_value_heads",
+      "head_dim",
+      "sliding_window",
+      "max_position_embeddings",
+    ),
+    SIZE,
+  ),
+  "num_hidden_layers": DEPTH,
+  "rope_theta": SCALE,
+  "rms_norm_eps": SCALE,
+  "hidden_act": TEXT,
+  "tie_word_embeddings": FLAG,
+  "attention_bias": FLAG,
+  "mlp_bias": FLAG,
+  "layer_types": tuple_of(TEXT),
+  "rope_parameters": _SECTION,
+  "rope_scaling": _SECTION,
+}
 
 FAMILY = Family(
   name="llama",
@@ -188,6 +225,7 @@ FAMILY = Family(
     supported="llama, mistral",
     model_types=("llama", "mistral"),
     task_type="CAUSAL_LM",
+    schema=_SCHEMA,
     read_config=read_config,
     write_config=write_config,
     tensors=tensors,

@@ -8,7 +8,9 @@ import jax
 from factshock.models import t5
 from factshock.models.families import Family
 from factshock.models.formats.tensors import HuggingFaceFormat, LayerTensor, Tensor, stacked
+from factshock.models.model_config import DEPTH, DROPOUT, SCALE, SIZE
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import FLAG, TEXT
 from factshock.types import Batch, Params
 
 
@@ -192,6 +194,28 @@ def _feed_forward_tensors(model_config: t5.T5Config, prefix: str) -> list[LayerT
   ]
 
 
+_SCHEMA = {
+  **dict.fromkeys(
+    (
+      "vocab_size",
+      "d_model",
+      "d_ff",
+      "num_heads",
+      "d_kv",
+      "relative_attention_num_buckets",
+      "relative_attention_max_distance",
+    ),
+    SIZE,
+  ),
+  "num_layers": DEPTH,
+  "num_decoder_layers": DEPTH,
+  "feed_forward_proj": TEXT,
+  "scale_decoder_outputs": FLAG,
+  "tie_word_embeddings": FLAG,
+  "dropout_rate": DROPOUT,
+  "layer_norm_epsilon": SCALE,
+}
+
 FAMILY = Family(
   name="t5",
   config_type=t5.T5Config,
@@ -212,6 +236,7 @@ FAMILY = Family(
     supported="t5 (v1.0, v1.1, LM-adapted, flan)",
     model_types=("t5",),
     task_type="SEQ_2_SEQ_LM",
+    schema=_SCHEMA,
     read_config=read_config,
     write_config=write_config,
     tensors=tensors,

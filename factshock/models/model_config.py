@@ -11,7 +11,13 @@ DTYPE = settings.choice(*DTYPES)
 REMAT = settings.choice(*remat.POLICIES)
 ATTENTION = settings.choice(*fused.ATTENTIONS)
 DROPOUT = settings.Check((int, float), lambda v: 0 <= v < 1, "a share from 0 to below 1")
-EVEN = settings.Check((int,), lambda v: v >= 2 and v % 2 == 0, "an even number of at least 2")
+# More layers would be listed for minutes before anything said that they are not there.
+DEPTH = settings.Check((int,), lambda v: 1 <= v <= 10_000, "a whole number from 1 to 10,000")
+SIZE = settings.Check((int,), lambda v: 1 <= v < 1 << 31, "a whole number from 1 to 2,147,483,647")
+SCALE = settings.Check((int, float), lambda v: 0 < v < float("inf"), "a finite number above 0")
+EVEN = settings.Check(
+  (int,), lambda v: 2 <= v < 1 << 31 and v % 2 == 0, "an even number of at least 2"
+)
 
 
 class ModelConfig(Protocol):

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from factshock.models.model_config import ATTENTION, DROPOUT, DTYPE, REMAT
+from factshock.models.model_config import ATTENTION, DEPTH, DROPOUT, DTYPE, REMAT, SCALE, SIZE
 from factshock.runtime.errors import UserError
-from factshock.runtime.settings import COUNT, FLAG, POSITIVE, Check, check_fields, choice, setting
+from factshock.runtime.settings import FLAG, Check, check_fields, choice, setting
 
 FEED_FORWARDS = ("gated-gelu", "gated-silu", "relu")
-_BUCKETS = Check((int,), lambda v: v >= 4 and v % 2 == 0, "an even number from 4")
+_BUCKETS = Check((int,), lambda v: 4 <= v < 1 << 31 and v % 2 == 0, "an even number from 4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +21,15 @@ class T5Config:
     UserError: a value out of range.
   """
 
-  vocab_size: int = setting(COUNT)
-  d_model: int = setting(COUNT)
-  d_ff: int = setting(COUNT)
-  num_heads: int = setting(COUNT)
-  d_kv: int = setting(COUNT)
-  encoder_layers: int = setting(COUNT)
-  decoder_layers: int = setting(COUNT)
+  vocab_size: int = setting(SIZE)
+  d_model: int = setting(SIZE)
+  d_ff: int = setting(SIZE)
+  num_heads: int = setting(SIZE)
+  d_kv: int = setting(SIZE)
+  encoder_layers: int = setting(DEPTH)
+  decoder_layers: int = setting(DEPTH)
   relative_buckets: int = setting(_BUCKETS, default=32)
-  relative_max_distance: int = setting(COUNT, default=128)
+  relative_max_distance: int = setting(SIZE, default=128)
   feed_forward: str = setting(choice(*FEED_FORWARDS), default="gated-gelu")
   tie_head: bool = setting(FLAG, default=False)
   dropout: float = setting(DROPOUT, default=0.0)
@@ -38,7 +38,7 @@ class T5Config:
   unroll: bool = setting(FLAG, default=False)
   remat: str = setting(REMAT, default="none")
   attention: str = setting(ATTENTION, default="xla")
-  epsilon: float = setting(POSITIVE, default=1e-6)
+  epsilon: float = setting(SCALE, default=1e-6)
 
   def __post_init__(self) -> None:
     check_fields(self, "model")

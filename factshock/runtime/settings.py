@@ -28,6 +28,7 @@ class Check:
 Schema: TypeAlias = Mapping[str, "Check | Schema"]
 
 _NUMBER = (int, float)
+_INFINITY = float("inf")
 COUNT = Check(
   (int,),
   lambda v: v >= 1,
@@ -52,6 +53,11 @@ SHARE = Check(
   _NUMBER,
   lambda v: 0 <= v <= 1,
   "a number from 0 to 1",
+)
+FINITE = Check(
+  _NUMBER,
+  lambda v: abs(v) < _INFINITY,
+  "a finite number",
 )
 INSIDE = Check(
   _NUMBER,
@@ -240,6 +246,21 @@ def value_problems(
   if check.fits(value):
     return []
   return [f"{path}: expected {check.expected}, got {value!r}"]
+
+
+def known_problems(values: Mapping[str, Any], schema: Mapping[str, Check]) -> list[str]:
+  """Returns what is wrong with values that other programs wrote, a line each.
+
+  Args:
+    values: by key; a missing one, None, and keys without a check are left to the reader.
+    schema: checks by key.
+  """
+  problems: list[str] = []
+  for key, check in schema.items():
+    value = values.get(key)
+    if value is not None and not check.fits(value):
+      problems.append(f"{key}: expected {check.expected}, got {value!r:.60}")
+  return problems
 
 
 def unknown_key(

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from factshock.runtime.settings import Check
+
 
 class Tensor(NamedTuple):
   """Tensor of a HuggingFace file, and the part of our parameters that it is.
@@ -50,6 +52,7 @@ class HuggingFaceFormat:
     copies: model config -> tensors that may stand in a file beside the one they equal, by name.
     is_unused: whether a tensor of this name, which published files hold, has no use.
     kept_keys: keys of config.json that keep the value of the model that a model was made from.
+    schema: checks of the keys of config.json that are read, which null passes too.
   """
 
   supported: str
@@ -61,6 +64,7 @@ class HuggingFaceFormat:
   copies: Callable[[Any], dict[str, str]] = lambda model_config: {}
   is_unused: Callable[[str], bool] = _nothing_unused
   kept_keys: tuple[str, ...] = ()
+  schema: Mapping[str, Check] = dataclasses.field(default_factory=dict[str, Check])
 
 
 def stacked(

@@ -1,6 +1,5 @@
 """config.json of HuggingFace models as our configs and back, as transformers 4 and 5 write it."""
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from factshock.models import families
 from factshock.models.families import Family
 from factshock.models.model_config import ModelConfig
-from factshock.runtime import files
+from factshock.runtime import json_files, settings
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath
 
@@ -26,12 +25,9 @@ def read_json(folder: FilePath) -> dict[str, Any]:
       "transformers saved"
     )
   try:
-    values = json.loads("\n".join(line for _, line in files.lines(path)))
-  except json.JSONDecodeError as error:
-    raise UserError(f"{path}: expected JSON, got a broken file ({error}); copy it again") from error
-  if not isinstance(values, dict):
-    raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}")
-  return values
+    return json_files.read(path)
+  except json_files.Broken as error:
+    raise UserError(f"{error}; copy it again") from error
 
 
 def from_json(values: Mapping[str, Any], path: FilePath, dtype: str | None = None) -> ModelConfig:
@@ -52,6 +48,9 @@ def from_json(values: Mapping[str, Any], path: FilePath, dtype: str | None = Non
     raise UserError(
       f"{path}: quantized weights are not supported; use the model in float32 or bfloat16"
     )
+  problems = settings.known_problems(values, family.huggingface.schema)
+  if problems:
+    raise UserError(f"{path}: {'; '.join(problems)}")
   try:
     return family.huggingface.read_config(values, path, dtype or _dtype(values))
   except KeyError as error:
@@ -60,6 +59,10 @@ def from_json(values: Mapping[str, Any], path: FilePath, dtype: str | None = Non
     if str(error).startswith(path):
       raise
     raise UserError(f"{path}: {error}") from error
+  except (TypeError, AttributeError, ArithmeticError) as error:
+    raise UserError(
+      f"{path}: expected the config of a model, got {error!r}; copy it again"
+    ) from error
 
 
 def to_json(
@@ -100,7 +103,9 @@ def _family_of(values: Mapping[str, Any], path: str) -> Family:
     if model_type in family.huggingface.model_types:
       return family
   supported = ", ".join(family.huggingface.supported for family in families.known())
-  raise UserError(f"{path}: model_type {model_type!r} is not supported; supported are {supported}")
+  raise UserError(
+    f"{path}: model_type {model_type!r:.60} is not supported; supported are {supported}"
+  )
 
 
 def _dtype(values: Mapping[str, Any]) -> str:

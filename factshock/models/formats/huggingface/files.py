@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol
 import ml_dtypes
 import numpy as np
 
+from factshock.runtime import json_files, settings
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.runtime.files import direct_write
@@ -33,11 +34,16 @@ _DTYPES = {
   "F16": np.dtype(np.float16),
   "F64": np.dtype(np.float64),
 }
+_PICKLED = ("float32", "bfloat16", "float16", "float64")
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _ROWS = 256  # read or transposed at a time: about a second-level cache
 # Bytes by which the rows of the buffer are longer: a power of two apart they would share cache
 # lines.
 _LINE = 64
+_MOST_AXES = 32  # of numpy's arrays
+_WHOLE_NUMBERS = settings.tuple_of(
+  settings.Check((int,), lambda v: 0 <= v < 1 << 62, "a whole number")
+)
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors format
 
 
@@ -68,6 +74,11 @@ class Stored:
   offset: int
   dtype: np.dtype
   shape: tuple[int, ...]
+
+  @property
+  def nbytes(self) -> int:
+    """Returns how many bytes it takes in the file."""
+    return math.prod(self.shape) * self.dtype.itemsize
 
   def read_into(self, out: np.ndarray, transposed: bool = False) -> None:
     """Fills `out` from the file, holding a few rows more than `out`.
@@ -230,15 +241,20 @@ def _check_new(
 def _weight_map(path: str) -> dict[str, str]:
   """Returns the file name of each tensor's shard, from an index."""
   try:
-    with open(path, encoding="utf-8") as file:
-      shards = json.load(file)["weight_map"]
-    if not shards or any(os.path.basename(name) != name for name in shards.values()):
+    shards = json_files.read(path).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(map(_is_file_name, shards.values())):
       raise ValueError("shards are not plain file names")
     return shards
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+  except ValueError as error:
     raise UserError(
       f"{path}: expected the index of safetensors, got a broken file ({error!r}); copy it again"
     ) from error
+
+
+def _is_file_name(name: Any) -> bool:
+  if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name:
+    return False
+  return os.path.basename(name) == name
 
 
 def read_header(path: FilePath) -> dict[str, Stored]:
@@ -247,35 +263,68 @@ def read_header(path: FilePath) -> dict[str, Stored]:
   Raises:
     UserError: the file is cut short, or is no safetensors file, or holds dtypes other than floats.
   """
-  size = os.path.getsize(path)
+  size = json_files.check_regular(path)
   try:
     with open(path, "rb") as file:
       (length,) = struct.unpack("<Q", file.read(8))
       if length > min(size, _LONGEST_HEADER):
         raise ValueError(f"its header would be {length} bytes long")
       header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+      raise ValueError(f"its header is a {type(header).__name__}")
     header.pop("__metadata__", None)
-    ends = [8 + length + entry["data_offsets"][1] for entry in header.values()]
-  except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    for name, entry in header.items():
+      _check_entry(name, entry)
+  except (OSError, ValueError, RecursionError, struct.error) as error:
     raise UserError(
       f"{path}: expected a safetensors file, got a damaged one or another ({error}); copy it again"
     ) from error
-  if max(ends, default=0) > size:
-    raise UserError(f"{path}: cut short: expected {max(ends)} bytes, got {size}; copy it again")
-  return {name: _stored(str(path), name, entry, 8 + length) for name, entry in header.items()}
+  stored = {name: _stored(str(path), name, entry, 8 + length) for name, entry in header.items()}
+  _check_layout(path, stored, 8 + length, size)
+  return stored
+
+
+def _check_entry(name: str, entry: Any) -> None:
+  """Raises a ValueError where a tensor's entry in a header lacks a dtype, a shape or offsets."""
+  if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+    raise ValueError(f"no dtype of {name!r:.60}")
+  shape, offsets = entry.get("shape"), entry.get("data_offsets")
+  if not _WHOLE_NUMBERS.fits(shape) or len(shape) > _MOST_AXES:
+    raise ValueError(f"{name!r:.60} has the shape {shape!r:.60}")
+  if not _WHOLE_NUMBERS.fits(offsets) or len(offsets) != 2:
+    raise ValueError(f"{name!r:.60} has the offsets {offsets!r:.60}")
+
+
+def _check_layout(path: FilePath, stored: Mapping[str, Stored], base: int, size: int) -> None:
+  """Checks that the tensors of a file follow one another from `base` to its end, as they must.
+
+  Raises:
+    UserError: the file is cut short or too long, or tensors share bytes.
+  """
+  end = base
+  for tensor in sorted(stored.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
+    if tensor.offset != end:
+      raise UserError(
+        f"{path}: damaged: a tensor begins at byte {tensor.offset}, expected {end}; copy it again"
+      )
+    end += tensor.nbytes
+  if end > size:
+    raise UserError(f"{path}: cut short: expected {end} bytes, got {size}; copy it again")
+  if end < size:
+    raise UserError(f"{path}: damaged: expected {end} bytes, got {size}; copy it again")
 
 
 def _stored(path: str, name: str, entry: Mapping[str, Any], base: int) -> Stored:
   """Returns a tensor from its entry in the header, whose offsets count from `base`."""
-  dtype = _DTYPES.get(entry.get("dtype", ""))
-  shape = tuple(entry.get("shape", ()))
+  dtype = _DTYPES.get(entry["dtype"])
+  shape = tuple(entry["shape"])
   if dtype is None:
     raise UserError(
-      f"{path}: {name} has dtype {entry.get('dtype')}; expected one of {', '.join(_DTYPES)}"
+      f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(_DTYPES)}"
     )
   begin, end = entry["data_offsets"]
   size = math.prod(shape) * dtype.itemsize
-  if begin < 0 or end - begin != size:
+  if end - begin != size:
     raise UserError(
       f"{path}: damaged: {name} takes {end - begin} bytes, expected {size}; copy it again"
     )
@@ -307,23 +356,39 @@ def pickled_in(folder: FilePath) -> dict[str, Held] | None:
   tensors: dict[str, Any] = {}
   for name in names:
     path = os.path.join(folder, name)
+    json_files.check_regular(path)
     try:
-      read = torch.load(path, map_location="cpu", weights_only=True)
+      loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged or unsafe files
       lines = str(error).strip().splitlines() or [type(error).__name__]
       raise UserError(f"{folder}/{name}: cannot be read as weights only ({lines[0]})") from error
-    _check_new(folder, name, read, tensors)
-    tensors |= read
-  return {name: Held(_numpy(tensor)) for name, tensor in tensors.items()}
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+      raise UserError(f"{path}: expected tensors by name, got a {type(loaded).__name__}")
+    _check_new(folder, name, loaded, tensors)
+    tensors |= loaded
+  return {name: Held(_numpy(folder, name, tensor)) for name, tensor in tensors.items()}
 
 
-def _numpy(tensor: Any) -> np.ndarray:
-  """Returns a PyTorch tensor as an array that shares its memory."""
+def _numpy(folder: FilePath, name: str, tensor: Any) -> np.ndarray:
+  """Returns a PyTorch tensor as an array that shares its memory.
+
+  Raises:
+    UserError: it is no tensor, or not a dense one of floating point in memory.
+  """
   import torch  # noqa: PLC0415  # an extra
 
-  if tensor.dtype == torch.bfloat16:
-    return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-  return tensor.numpy()
+  got = f"a {type(tensor).__name__}"
+  if isinstance(tensor, torch.Tensor):
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if is_dense and str(tensor.dtype).removeprefix("torch.") in _PICKLED:
+      tensor = tensor.detach()
+      if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+      return tensor.resolve_neg().numpy()
+    got = f"{tensor.dtype} ({tensor.layout}, on {tensor.device.type})"
+  raise UserError(
+    f"{folder}: {name!r:.80} of its pickled weights is {got}; expected one of {', '.join(_PICKLED)}"
+  )
 
 
 @dataclasses.dataclass(frozen=True)
