@@ -454,7 +454,7 @@ def test_every_misfit_is_named_in_one_error(tmp_path):
     ({"hidden_size": "DROP"}, "'hidden_size'"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn' is not supported"),
     ({"quantization_config": {"bits": 4}}, "quantized"),
-    ({"vocab_size": "many"}, "config.json: model.vocab_size"),
+    ({"vocab_size": "many"}, "config.json: vocab_size"),
   ],
 )
 def test_configs_that_are_not_supported(tmp_path, changes, words):

@@ -31,6 +31,8 @@ from factshock.types import FilePath
 # What share of a leaf each model has: a number, or one for each layer [N, 1, ...].
 Shares: TypeAlias = Sequence[Any]
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 # The digest of each tensor by name, {"digest": ...}.
 Digests: TypeAlias = dict[str, Any]
 
@@ -64,7 +66,7 @@ class Mix:
     if count != 2:
       raise UserError(f"expected two checkpoints for layer-wise mixing, got {count}")
     bottom, top = layerwise
-    if not all(map(math.isfinite, (bottom, top))):
+    if not all(abs(alpha) <= _LARGEST for alpha in (bottom, top)):  # false for NaN too
       raise UserError(f"expected two finite alphas for layer-wise mixing, got {bottom}, {top}")
     return cls(None, (bottom, top))
 
@@ -189,7 +191,7 @@ def _check_leaves(folders: Sequence[str], leaves: Sequence[Mapping[str, LeafReco
 
 def _raise_differing(first: FilePath, lines: Sequence[str]) -> None:
   if lines:
-    raise UserError(f"models that differ from {first} cannot be mixed: {'; '.join(lines)}")
+    raise UserError(f"models that differ from {first} cannot be mixed:\n  " + "\n  ".join(lines))
 
 
 def _lazy_mix(
@@ -237,15 +239,17 @@ def _weighted_sum(values: Iterable[np.ndarray], shares: Shares) -> np.ndarray:
   """Returns the weighted sum of arrays, in float32 and then in their dtype."""
   total = None
   dtype = None
-  for value, share in zip(values, shares):
-    dtype = value.dtype
-    scaled = value.astype(np.float32)
-    scaled *= np.asarray(share, np.float32)
-    before = 0 if total is None else total
-    total = np.add(before, scaled, out=total)
-  if total is None:
-    raise ValueError("expected arrays to sum, got none")
-  return total.astype(dtype, copy=False)
+  # What is not finite is an error of its own, with the name of the array.
+  with np.errstate(over="ignore", invalid="ignore"):
+    for value, share in zip(values, shares):
+      dtype = value.dtype
+      scaled = value.astype(np.float32)
+      scaled *= np.asarray(share, np.float32)
+      before = 0 if total is None else total
+      total = np.add(before, scaled, out=total)
+    if total is None:
+      raise ValueError("expected arrays to sum, got none")
+    return total.astype(dtype, copy=False)
 
 
 def _check_finite(

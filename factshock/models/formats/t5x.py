@@ -24,6 +24,7 @@ from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
 _TARGET = re.compile(r"^_?(?:optimizer\.)?target\.(.+)$")
+_MOST_PACKED = 5000  # how many times an array may be larger than its compressed files
 _TOP_NAMES = {
   "embedding": ("token_embedder/embedding", False),
   "head": ("decoder/logits_dense/kernel", True),
@@ -125,7 +126,11 @@ def open_source(path: FilePath, *, like: ModelConfig | None = None) -> Source:
   if like is not None and not isinstance(like, t5.T5Config):
     raise UserError(f"{path}: expected the config of a T5 beside it, got a {type(like).__name__}")
   arrays = _arrays(path)
-  config = _config(path, arrays, like)
+  _check_dtypes(path, arrays)
+  try:
+    config = _config(path, arrays, like)
+  except UserError as error:
+    raise error if path in str(error) else UserError(f"{path}: {error}") from error
   expected = {}
   for tensor in names.tensors(config):
     name, transposed = _name(tensor, config)
@@ -133,6 +138,19 @@ def open_source(path: FilePath, *, like: ModelConfig | None = None) -> Source:
     expected[name] = ours[::-1] if transposed else ours
   _check(path, arrays, expected)
   return Source(path, config, arrays)
+
+
+def _check_dtypes(path: str, arrays: Mapping[str, Array]) -> None:
+  """Raises a UserError that names the arrays that are not of floating point."""
+  others = [
+    f"{name} {array.dtype.name}" for name, array in arrays.items() if not _is_float(array.dtype)
+  ]
+  if others:
+    raise UserError(f"{path}: expected arrays of floating point, got {', '.join(others[:5])}")
+
+
+def _is_float(dtype: np.dtype) -> bool:
+  return dtype.name in ("float32", "bfloat16", "float16", "float64")
 
 
 def _check(path: str, arrays: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -192,11 +210,14 @@ def _norm_name(side: str, block: str) -> str:
 def _config(path: str, arrays: Mapping[str, Array], like: t5.T5Config | None) -> t5.T5Config:
   """Returns the config that the arrays' names and shapes tell, the rest from `like`."""
 
-  def shape(name: str) -> tuple[int, ...]:
+  def shape(name: str, axes: int = 2) -> tuple[int, ...]:
     if name not in arrays:
       present = ", ".join(sorted(arrays)[:5]) or "nothing"
       raise UserError(f"{path}: expected a T5 of T5X's examples, got no {name}; found {present}")
-    return arrays[name].shape
+    got = arrays[name].shape
+    if not 2 <= len(got) <= axes or 0 in got:
+      raise UserError(f"{path}: expected a T5 of T5X's examples, got {name} of shape {list(got)}")
+    return got
 
   vocab_size, d_model = shape("token_embedder/embedding")
   heads, buckets = shape("encoder/relpos_bias/rel_embedding")
@@ -214,7 +235,7 @@ def _config(path: str, arrays: Mapping[str, Array], like: t5.T5Config | None) ->
     d_model=d_model,
     d_ff=shape(f"encoder/layers_0/mlp/{'wi_0' if gated else 'wi'}/kernel")[1],
     num_heads=heads,
-    d_kv=math.prod(shape("encoder/layers_0/attention/query/kernel")[1:]) // heads,
+    d_kv=math.prod(shape("encoder/layers_0/attention/query/kernel", 3)[1:]) // heads,
     encoder_layers=_depth(arrays, "encoder"),
     decoder_layers=max(1, _depth(arrays, "decoder")),
     relative_buckets=buckets,
@@ -237,7 +258,7 @@ def _arrays(path: str) -> dict[str, Array]:
   folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
   file = path if os.path.isfile(path) else os.path.join(path, "checkpoint")
   if os.path.isfile(file):
-    return {name: _array(folder, name, value) for name, value in _flat(_target(file))}
+    return {name: _array(folder, name, value) for name, value in _target(file).items()}
   if not os.path.isdir(path):
     raise UserError(f"{path}: expected a T5X checkpoint, got nothing there; check the path")
   arrays = {}
@@ -249,7 +270,7 @@ def _arrays(path: str) -> dict[str, Array]:
 
 
 def _target(file: str) -> dict[str, Any]:
-  """Returns the parameters' tree of a msgpack file: `optimizer.target`, `target`, or all of it."""
+  """Returns the parameters of a msgpack file: those of `optimizer.target`, `target`, or all."""
   try:
     with open(file, "rb") as opened:
       content: Any = serialization.msgpack_restore(opened.read())
@@ -257,7 +278,7 @@ def _target(file: str) -> dict[str, Any]:
       content = content.get(key, content)
     if not isinstance(content, dict):
       raise ValueError(f"a {type(content).__name__} instead of a tree")
-    return content
+    return dict(_flat(content))
   except Exception as error:  # msgpack and flax raise many types for a damaged file
     raise UserError(
       f"{file}: expected a msgpack file of T5X, got a damaged one or another ({error})"
@@ -270,7 +291,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
     if isinstance(value, dict) and "driver" not in value:
       yield from _flat(value, f"{prefix}{key}/")
     else:
-      yield prefix + key, value
+      yield f"{prefix}{key}", value
 
 
 def _array(folder: str, name: str, value: Any) -> Array:
@@ -281,8 +302,11 @@ def _array(folder: str, name: str, value: Any) -> Array:
   if not isinstance(value, dict):
     array = np.asarray(value)
     return Array(array.shape, array.dtype, lambda: array)
-  path = value.get("kvstore", {}).get("path") or value.get("path")
+  store = value.get("kvstore")
+  path = store.get("path") if isinstance(store, dict) else value.get("path")
   path = path or f"target.{name.replace('/', '.')}"
+  if not isinstance(path, str):
+    raise UserError(f"{folder}: expected the path of the array {name}, got {path!r:.60}")
   return _zarr(os.path.join(folder, os.path.basename(path.rstrip("/"))))
 
 
@@ -291,7 +315,7 @@ def _zarr(path: str) -> Array:
   settings = {"driver": "zarr", "kvstore": {"driver": "file", "path": path}}
   try:
     store = tensorstore.open(settings, open=True, read=True).result()
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     reason = " ".join(str(error).split())[:150]
     raise UserError(
       f"{path}: expected a zarr array, got none that can be read ({reason})"
@@ -309,14 +333,19 @@ def _zarr(path: str) -> Array:
 
 
 def _check_chunks(path: str, store: tensorstore.TensorStore) -> None:
-  """Raises a UserError where chunks are lost, which zarr reads as zeros.
+  """Raises a UserError where chunks are lost, which zarr reads as zeros, or too small.
 
   Arrays that name a fill value may leave chunks out.
   """
   grid: Any = store.chunk_layout.read_chunk.shape
   expected = math.prod(-(-size // chunk) for size, chunk in zip(store.shape, grid))
   count = 0
-  for _, _, file_names in os.walk(path):
+  stored = 0
+  for folder, _, file_names in os.walk(path):
     count += sum(not name.startswith(".") for name in file_names)
+    stored += sum(os.path.getsize(os.path.join(folder, name)) for name in file_names)
   if count < expected and store.fill_value is None:
     raise UserError(f"{path}: expected {expected} chunks, got {count}; copy it again")
+  size = math.prod(store.shape) * store.dtype.numpy_dtype.itemsize
+  if size > _MOST_PACKED * max(stored, 1 << 10):  # before as much is allocated
+    raise UserError(f"{path}: expected {size:,} bytes, got {stored:,} on the disk; copy it again")
