@@ -11,7 +11,7 @@ import itertools
 import os
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from factshock.facts import hub, schema
 from factshock.runtime import files
@@ -20,6 +20,7 @@ from factshock.runtime.errors import UserError
 FIELDS = ("text", "sentence")  # the columns that hold the text, the first there is
 PART_BYTES = 64 << 20  # of a text file that is not compressed; other files are one part each
 PART_ROWS = 50_000  # of a data set
+_PIECE = 1 << 20  # bytes of a line that is skipped, at a time
 _ROW_BYTES = 1000  # of a data set that does not say how large it is
 _KEYS = {
   "hub": ("split", "config", "data_files", "column"),
@@ -88,10 +89,13 @@ def _texts(part: Part) -> Iterable[str]:
     return _rows(part)
   if part.end is not None:
     return _lines(part, part.end)
+  if part.path.endswith(schema.JSON_SUFFIXES):
+    rows = schema.json_rows(part.path, files.LONGEST_DOCUMENT)
+    return (text_of(row, f"{part.path}:{line_number}") for line_number, row in rows)
   if part.path.endswith(schema.SUFFIXES):
     rows = schema.read_rows(part.path, ())
     return (text_of(row, location) for location, row in rows)
-  return (line for _, line in files.lines(part.path))
+  return (line for _, line in files.lines(part.path, files.LONGEST_DOCUMENT))
 
 
 def paths(pattern: str) -> list[str]:
@@ -208,8 +212,11 @@ def _lines(part: Part, end: int) -> Iterator[str]:
   with open(part.path, "rb") as file:
     file.seek(max(0, part.begin - 1))
     if part.begin:
-      file.readline()  # the rest of a line of the part before, or its line break
-    while (position := file.tell()) < end and (line := file.readline()):
+      _skip_line(file)  # the rest of a line of the part before, or its line break
+    longest = files.LONGEST_DOCUMENT
+    while (position := file.tell()) < end and (line := file.readline(longest + 1)):
+      if len(line) > longest:
+        raise files.too_long(f"{part.path}: byte {position}", longest)
       try:
         yield line.decode("utf-8").rstrip("\r\n")
       except UnicodeDecodeError as error:
@@ -219,3 +226,9 @@ def _lines(part: Part, end: int) -> Iterator[str]:
           f"{part.path}: expected UTF-8 text, got the byte {byte:#04x} at byte "
           f"{byte_position}; convert the file to UTF-8"
         ) from error
+
+
+def _skip_line(file: IO[bytes]) -> None:
+  """Reads up to the next line break, a piece at a time."""
+  while (piece := file.readline(_PIECE)) and not piece.endswith(b"\n"):
+    pass

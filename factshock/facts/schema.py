@@ -24,7 +24,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from typing import Any, Protocol, TypeAlias, cast
 
 from factshock.facts import parquet
-from factshock.runtime import files
+from factshock.runtime import files, json_text
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, FilePath
 
@@ -39,12 +39,10 @@ _TEXTS = ("subject_id", "object_id", "question")
 _LISTS = ("aliases", "choices")
 COLUMNS = (*REQUIRED, "aliases", "subject_id", "object_id", "popularity", "question", "choices")
 _OPTIONAL = frozenset(COLUMNS[3:])
+JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 # What read_rows reads.
 SUFFIXES = (
-  ".jsonl",
-  ".jsonl.gz",
-  ".json",
-  ".json.gz",
+  *JSON_SUFFIXES,
   ".csv",
   ".csv.gz",
   ".tsv",
@@ -169,11 +167,11 @@ def json_object(line: str, location: str) -> Row:
     UserError: there is none; the error begins with `location`.
   """
   try:
-    row: Any = json.loads(line)
+    row: Any = json_text.loads(line)
   except json.JSONDecodeError as error:
     reason = f" ({error.msg} at column {error.colno})"
     raise _no_object(line, location, reason) from error
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise _no_object(line, location, f" ({error})") from error
   if not isinstance(row, dict):
     raise _no_object(line, location)
@@ -296,7 +294,12 @@ def _jsonl_rows(
   path: FilePath,
   _: Sequence[str],
 ) -> _NumberedRows:
-  for line_number, line in files.lines(path):
+  return json_rows(path)
+
+
+def json_rows(path: FilePath, longest: int = files.LONGEST_LINE) -> _NumberedRows:
+  """Yields (line number, object) of a file of JSON lines of at most so many characters."""
+  for line_number, line in files.lines(path, longest):
     if line and not line.isspace():
       yield line_number, json_object(line, f"{path}:{line_number}")
 
@@ -385,11 +388,11 @@ def _value(
     return None
   try:
     if column in _LISTS:
-      return json.loads(cell)
+      return json_text.loads(cell)
     if column == "popularity":
       # Python reads "1_000" as 1000; nobody who writes it in a table can be relied on to mean that.
       return float(cell.replace("_", "?"))
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     expected = "a JSON list of strings" if column in _LISTS else "a number"
     raise UserError(
       f"{path}:{line_number}: expected {expected} in column `{column}`, got {cell!r}"

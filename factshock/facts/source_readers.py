@@ -6,7 +6,6 @@ file and line as errors name them. It takes the options that it uses out of thos
 
 import csv
 import glob
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, TypeAlias, cast
 from factshock.facts import hub, schema, templates
 from factshock.facts import relations as relation_files
 from factshock.facts.schema import Row
-from factshock.runtime import files
+from factshock.runtime import files, json_text
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, Relation
 
@@ -90,7 +89,7 @@ def _texts(
   """
   if isinstance(value, str):
     try:
-      value = json.loads(value)
+      value = json_text.loads(value)
     except ValueError as error:
       raise UserError(
         f"{location}: expected a list of texts in column `{column}`, got {value[:60]!r}"

@@ -54,7 +54,8 @@ class Counts(TypedDict):
     rows: rows written.
     unusable_ids: ends of rows whose id is neither a Wikidata id nor an IRI.
     first_unusable_id: the first of them and where it was, or None.
-    entities, relations, line_breaks, queries, without_answer: what some formats count besides.
+    entities, relations, line_breaks, formulas, queries, without_answer: what some formats count
+      besides.
   """
 
   rows: int
@@ -63,6 +64,7 @@ class Counts(TypedDict):
   entities: NotRequired[int]
   relations: NotRequired[int]
   line_breaks: NotRequired[int]
+  formulas: NotRequired[int]
   queries: NotRequired[int]
   without_answer: NotRequired[int]
 

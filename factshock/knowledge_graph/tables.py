@@ -24,6 +24,8 @@ that differs from others'). Names are escaped as in TSV.
 
 Every text is quoted, since unquoted white space at its ends is trimmed. --multiline-fields is
 needed only where a label holds a line break; the count `line_breaks` says of how many lines.
+The files are for programs, and kept to the letter: a spreadsheet runs a cell that begins with = + -
+or @ as a formula, so import them there as text; the count `formulas` says of how many lines.
 `flags` is a JSON list.
 """
 
@@ -54,6 +56,7 @@ NEO4J = (
   os.path.join("neo4j", "relationships.csv"),
 )
 
+_FORMULA = re.compile(r'(?:\A|,)"[=+@-]')
 _ESCAPED = re.compile('[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029]|\\A["\ufeff]|\\A\\s|\\s\\Z')
 _NAMES = {
   "\\": "\\\\",
@@ -221,6 +224,7 @@ def write_neo4j(
   counts = nodes.new_counts()
   keys: set[str] = set()
   line_breaks = 0
+  formulas = 0
   with contextlib.ExitStack() as stack:
     node_file = stack.enter_context(files.atomic_write(node_path))
     relationship_file = stack.enter_context(files.atomic_write(relationship_path))
@@ -239,12 +243,15 @@ def write_neo4j(
           keys.add(key)
           line = _node(key, label)
           line_breaks += _has_line_break(line)
+          formulas += _has_formula(line)
           node_file.write(line)
       line = _relationship(edge)
       line_breaks += _has_line_break(line)
+      formulas += _has_formula(line)
       relationship_file.write(line)
   counts["entities"] = len(keys)
   counts["line_breaks"] = line_breaks
+  counts["formulas"] = formulas
   return [node_path, relationship_path], counts
 
 
@@ -290,6 +297,11 @@ def _quoted(text: str) -> str:
 def _has_line_break(line: str) -> bool:
   """Returns whether a label in a line holds a line break."""
   return line.count("\n") > 1 or "\r" in line
+
+
+def _has_formula(line: str) -> bool:
+  """Returns whether a spreadsheet would run a cell of a line of quoted cells."""
+  return _FORMULA.search(line) is not None
 
 
 def _note_labels(labels: dict[str, str], edge: Edge) -> None:

@@ -12,7 +12,6 @@ sample's own metric counts an answer otherwise than we do, a line says so.
 import ast
 import dataclasses
 import itertools
-import json
 import math
 import os
 import re
@@ -20,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from factshock.predictions import accuracy
+from factshock.runtime import json_text
 from factshock.runtime.errors import UserError
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -354,8 +354,8 @@ def _text_list(value: Any) -> list[str] | None:
   """Returns a list of texts, written as JSON or not; None for anything else."""
   if isinstance(value, str):
     try:
-      value = json.loads(value)
-    except (ValueError, RecursionError):
+      value = json_text.loads(value)
+    except ValueError:
       return None
   if not isinstance(value, list):
     return None

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import operator
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -58,6 +59,7 @@ class Predictions:
 # Predictions by arm (or point of an arm) and seed.
 PredictionsByArm: TypeAlias = Mapping[str, Mapping[int, Predictions]]
 
+_LARGEST = sys.float_info.max  # JSON's integers have no bound
 QUERY_COLUMNS = ("subject", "relation", "object")
 CODED = ("subject", "relation", "object", "prediction", "answer", "label", "split", "rank")
 COLUMNS = (*CODED, "seed", "score", "popularity")
@@ -445,7 +447,8 @@ def _number(
 ) -> float:
   if value is None:
     return math.nan
-  if type(value) not in (float, int) or value != value or value == math.inf:
+  is_number = type(value) in (float, int)
+  if not is_number or not (-_LARGEST <= value <= _LARGEST or value == -math.inf):
     raise UserError(
       f"{path}:{line_number}: expected a number in {name}, got {value!r}; leave it out "
       "where unknown"

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 from factshock.facts import schema
 from factshock.predictions import harness_samples
-from factshock.runtime import files
+from factshock.runtime import files, json_text
 from factshock.runtime.errors import UserError
 
 Row: TypeAlias = dict[str, Any]
@@ -85,6 +85,7 @@ def _parsed_lines(path: str) -> Iterator[tuple[int, Any]]:
       row, end = scan(line, 0)
       if end != len(line):
         row = _decoder.decode(line)
+      json_text.check_depth(line, row)
     except (StopIteration, ValueError, RecursionError):
       if not line.strip():
         continue
@@ -101,8 +102,8 @@ def _decode(
   line_number: int,
 ) -> Any:
   try:
-    return _decoder.decode(line)
-  except (ValueError, RecursionError) as error:
+    return json_text.loads(line)
+  except ValueError as error:
     raise UserError(
       f"{path}:{line_number}: expected {EXPECTED}, got a line that is not JSON ({error}): "
       f"{line[:60]!r}"

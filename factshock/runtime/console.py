@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import sys
 import time
 import traceback
@@ -25,12 +26,20 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   Args:
     main: takes the command line, the program's name first, and returns the exit code, None for 0.
   """
+  _print_everything()
   try:
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
   except SystemExit as end:
     # absl ends with 1 after --help, which to a shell script means that something went wrong.
     is_help = bool(_HELP_FLAGS & set(sys.argv[1:]))
     sys.exit(0 if is_help and end.code == 1 else end.code)
+
+
+def _print_everything() -> None:
+  """Makes what the terminal's encoding lacks be printed as escapes, and not end the verb."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
 
 
 def _guarded(main: Callable[[Sequence[str]], int | None], argv: list[str]) -> int | None:

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import errno
 import fcntl
+import functools
 import gzip
 import io
 import mmap
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Path: TypeAlias = str | os.PathLike[str]
 
+LONGEST_LINE = 1 << 23  # characters: of what is longer no more is read
+LONGEST_DOCUMENT = 1 << 26  # of texts: the longest books have some ten million
+
 _PIECE = 1 << 21  # bytes that are written at a time past the page cache,
 _BLOCK = 1 << 12  # in multiples of this
 
@@ -35,16 +39,24 @@ def open_text(path: Path) -> TextIO:
     raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
   """Yields (line number from 1, line without its newline) of a text file, gzipped or not.
 
+  Args:
+    path: the file.
+    longest: characters that a line may have; no more of it is held in memory.
+
   Raises:
-    UserError: the file is missing, is not UTF-8, or its gzip stream is cut short; names the line.
+    UserError: the file is missing, is not UTF-8, its gzip stream is cut short, or a line is too
+      long; names the line.
   """
   line_number = 0
   with open_text(path) as file:
     try:
-      for line_number, line in enumerate(file, 1):
+      read_line = functools.partial(file.readline, longest + 1)
+      for line_number, line in enumerate(iter(read_line, ""), 1):
+        if len(line) > longest:
+          raise too_long(f"{path}:{line_number}", longest)
         yield line_number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
       raise UserError(
@@ -57,6 +69,14 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
       ) from error
     except OSError as error:
       raise UserError(f"{path}: reading failed after line {line_number}: {error}") from error
+
+
+def too_long(location: str, longest: int) -> UserError:
+  """Returns the error of a line of more characters or bytes than are held in memory."""
+  return UserError(
+    f"{location}: expected a line of at most {longest:,} characters, got a longer one; is it a "
+    "text file with a row or a document a line?"
+  )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from factshock.runtime import files
+from factshock.runtime import files, json_text
 from factshock.runtime.errors import UserError
 from factshock.runtime.files import Path
 
@@ -100,8 +100,8 @@ def _bytes_of(path: Path) -> bytes:
 
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
   try:
-    value = json.loads(content.decode("utf-8-sig"))
-  except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of integers of many digits
+    value = json_text.loads(content.decode("utf-8-sig"))
+  except ValueError as error:  # of UTF-8, of JSON, of integers of many digits
     raise Broken(f"{path}: expected JSON, got a broken file ({error})") from error
   if not isinstance(value, dict):
     raise Broken(f"{path}: expected a JSON object, got {type(value).__name__}")
