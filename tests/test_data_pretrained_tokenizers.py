@@ -69,6 +69,25 @@ def test_saved_beside_a_checkpoint_and_read_by_the_same_call(llama, t5, tmp_path
   assert pickle.loads(pickle.dumps(llama)).encode("Rome") == llama.encode("Rome")
 
 
+def test_tokens_that_were_added_stand_above_the_sentinels(t5, tmp_path):
+  import transformers
+
+  theirs = transformers.AutoTokenizer.from_pretrained(t5.source)
+  theirs.add_tokens(["Zyx", "<fact>"])
+  theirs.save_pretrained(tmp_path / "more")
+  more = pretrained_tokenizers.load(tmp_path / "more")
+  assert (more.size, more.sentinels) == (t5.size + 2, t5.sentinels)
+  assert [more.sentinel(n) for n in range(10)] == [t5.sentinel(n) for n in range(10)]
+  for text in ("Ada was born in <extra_id_0> .", "Zyx <fact> Ada", "Rome<extra_id_9>Zyx"):
+    assert more.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+  assert more.decode(more.encode("Ada Zyx <extra_id_3>")) == theirs.decode(
+    theirs.encode("Ada Zyx <extra_id_3>", add_special_tokens=False)
+  )
+  tokenizers.save(more, tmp_path / "kept")
+  again = tokenizers.load(tmp_path / "kept")
+  assert (again.size, again.sentinel(9)) == (more.size, t5.sentinel(9))
+
+
 def test_bad_folders(tmp_path, t5):
   with pytest.raises(UserError, match="no tokenizer can be read"):
     pretrained_tokenizers.load(str(tmp_path))
@@ -87,7 +106,7 @@ def test_bad_folders(tmp_path, t5):
         token["content"]
       ]
   path.write_text(json.dumps(record))
-  with pytest.raises(UserError, match=f"<extra_id_0> to have id {ids['<extra_id_0>']}"):
+  with pytest.raises(UserError, match=f"<extra_id_1> to have id {ids['<extra_id_1>'] - 1}"):
     pretrained_tokenizers.load(folder)
 
 

@@ -19,8 +19,9 @@ class PretrainedTokenizer:
   """Tokenizer of a model folder (or hub id) `source`.
 
   `size` ids can be given. `pad`, `eos` and `bos` are ids, None where it has none. Of the
-  `sentinels` each <extra_id_N> descends from the top of the vocabulary, as T5's do; decoder-only
-  models have 0.
+  `sentinels` each <extra_id_N> has the id before that of the one before, as in T5; decoder-only
+  models have 0. `first_sentinel` is the id of <extra_id_0>: the last one of T5's own vocabulary
+  (None), before tokens that were added to it.
   """
 
   source: str
@@ -30,12 +31,14 @@ class PretrainedTokenizer:
   pad: int | None = None
   bos: int | None = None
   kind: str = "huggingface"
+  first_sentinel: int | None = None
 
   def sentinel(self, n: int) -> int:
     """Returns the id of <extra_id_n>; ValueError where there is none."""
     if not 0 <= n < self.sentinels:
       raise ValueError(f"expected a sentinel below {self.sentinels}, got {n}")
-    return self.size - 1 - n
+    first = self.size - 1 if self.first_sentinel is None else self.first_sentinel
+    return first - n
 
   def encode(self, text: str) -> list[int]:
     """Returns the token ids of a text, which for a T5 may hold "<extra_id_N>"; no BOS or EOS."""
@@ -144,7 +147,7 @@ def load(
     return load(adapters.base_of(source))
   tokenizer = _read(source, revision)
   size = len(tokenizer)
-  sentinels = _count_sentinels(tokenizer, source, size)
+  first_sentinel, sentinels = _find_sentinels(tokenizer, source)
   eos = tokenizer.eos_token_id
   if eos is None:
     raise UserError(
@@ -164,6 +167,7 @@ def load(
     eos=eos,
     pad=pad,
     bos=None if sentinels else tokenizer.bos_token_id,
+    first_sentinel=first_sentinel,
   )
 
 
@@ -214,21 +218,22 @@ def _read(source: FilePath, revision: str | None) -> Any:
     ) from error
 
 
-def _count_sentinels(
+def _find_sentinels(
   tokenizer: Any,
   source: FilePath,
-  size: int,
-) -> int:
-  """Returns how many <extra_id_N> there are, checked to descend from the top of the vocabulary."""
+) -> tuple[int | None, int]:
+  """Returns the id of <extra_id_0>, None without, and how many there are, checked to descend."""
   ids: dict[str, int] = tokenizer.get_vocab()
+  first = ids.get("<extra_id_0>")
   count = 0
   while f"<extra_id_{count}>" in ids:
     count += 1
   for n in range(count):
     token = ids[f"<extra_id_{n}>"]
-    if token != size - 1 - n:
+    expected = ids["<extra_id_0>"] - n
+    if token != expected:
       raise UserError(
-        f"{source}: expected <extra_id_{n}> to have id {size - 1 - n}, as in T5, got {token}; "
-        "such a tokenizer is not supported"
+        f"{source}: expected <extra_id_{n}> to have id {expected}, as in T5, got {token}; such a "
+        "tokenizer is not supported"
       )
-  return count
+  return first, count

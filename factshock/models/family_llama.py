@@ -230,6 +230,7 @@ FAMILY = Family(
     write_config=write_config,
     tensors=tensors,
     copies=copies,
+    base_prefix="model.",
     is_unused=is_unused,
     kept_keys=("max_position_embeddings",),
   ),

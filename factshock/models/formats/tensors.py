@@ -50,6 +50,7 @@ class HuggingFaceFormat:
     write_config: model config -> config.json, without its dtype.
     tensors: model config -> every tensor, ordered by leaf, then layer; a tied head has none.
     copies: model config -> tensors that may stand in a file beside the one they equal, by name.
+    base_prefix: what AutoModel, which saves a model without its head, leaves out before its names.
     is_unused: whether a tensor of this name, which published files hold, has no use.
     kept_keys: keys of config.json that keep the value of the model that a model was made from.
     schema: checks of the keys of config.json that are read, which null passes too.
@@ -62,6 +63,7 @@ class HuggingFaceFormat:
   write_config: Callable[[Any], dict[str, Any]]
   tensors: Callable[[Any], list[Tensor]]
   copies: Callable[[Any], dict[str, str]] = lambda model_config: {}
+  base_prefix: str = ""
   is_unused: Callable[[str], bool] = _nothing_unused
   kept_keys: tuple[str, ...] = ()
   schema: Mapping[str, Check] = dataclasses.field(default_factory=dict[str, Check])

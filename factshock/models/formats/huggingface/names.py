@@ -1,6 +1,6 @@
 """Which tensor of a HuggingFace model is which part of which leaf of our parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from factshock.models import families
 from factshock.models.formats.tensors import Tensor
@@ -25,6 +25,22 @@ def leaf_shape(leaf_tensors: Sequence[Tensor]) -> tuple[int, ...]:
   first = leaf_tensors[0]
   shape = first.shape[::-1] if first.transposed else first.shape
   return shape if first.layer is None else (len(leaf_tensors), *shape)
+
+
+def full_names(model_config: ModelConfig, stored: Iterable[str]) -> dict[str, str]:
+  """Returns the tensors' own names by those they are stored under.
+
+  AutoModel leaves out "model." before a Llama's; transformers adds it where the name is then known.
+  """
+  prefix = families.of(model_config).huggingface.base_prefix
+  known = {tensor.name for tensor in tensors(model_config)} | copies(model_config).keys()
+
+  def full(name: str) -> str:
+    longer = f"{prefix}{name}"
+    is_short = name not in known and (longer in known or is_unused(model_config, longer))
+    return longer if is_short else name
+
+  return {name: full(name) for name in stored}
 
 
 def copies(model_config: ModelConfig) -> dict[str, str]:

@@ -200,11 +200,8 @@ def _open_whole(folder: str, dtype: str | None, allow_pickle: bool) -> Source:
   """Opens the whole model of a folder."""
   values = configs.read_json(folder)
   config = configs.from_json(values, os.path.join(folder, "config.json"), dtype)
-  stored = _tensors(folder, values, allow_pickle)
-  if "scale_decoder_outputs" in values and "shared.weight" in stored:
-    # transformers 5 ties a new T5's head even where the outputs are not scaled, and then stores one
-    # of the two.
-    stored.setdefault("lm_head.weight", stored["shared.weight"])
+  stored = _named_in_full(folder, config, _tensors(folder, values, allow_pickle))
+  _fill_tied(folder, config, values, stored)
   _check(folder, config, stored)
   config = dataclasses.replace(config, param_dtype=_stored_dtype(stored))
   used = {tensor.name: stored[tensor.name] for tensor in names.tensors(config)}
@@ -260,6 +257,47 @@ def _tensors(folder: str, values: Mapping[str, Any], allow_pickle: bool) -> dict
   raise UserError(
     f"{folder}: expected {files.SINGLE} or {files.INDEX}, got neither; copy the weights too"
   )
+
+
+def _named_in_full(
+  folder: str, config: ModelConfig, stored: Mapping[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+  """Returns the tensors by their own names; UserError where two of a file have the same."""
+  named: dict[str, StoredTensor] = {}
+  for short, name in names.full_names(config, stored).items():
+    if name in named or (short != name and name in stored):
+      raise UserError(
+        f"{folder}: holds {name} and {short}, which are two names of one tensor; remove that which "
+        "is not meant"
+      )
+    named[name] = stored[short]
+  return named
+
+
+def _fill_tied(
+  folder: str,
+  config: ModelConfig,
+  values: Mapping[str, Any],
+  stored: dict[str, StoredTensor],
+) -> None:
+  """Adds tensors that stand in a file under the name of another that they equal.
+
+  Which one is stored is up to the program that saved them: safetensors' save_model keeps one name
+  of each memory, whichever comes first.
+  """
+  for name, kept in sorted(names.copies(config).items()):
+    if kept not in stored and name in stored:
+      stored[kept] = stored[name]
+  if "scale_decoder_outputs" not in values:
+    return
+  # transformers 5 ties a T5's head where it finds only one of the two, even where the outputs are
+  # not scaled, as those of a model whose head is its own.
+  expected = {tensor.name for tensor in names.tensors(config)}
+  pair = ("shared.weight", "lm_head.weight")
+  for name, other in (pair, pair[::-1]):
+    if name in expected and name not in stored and other in stored:
+      console.say_once(f"{folder}: holds no {name}; {other} is read for it, as by transformers")
+      stored[name] = stored[other]
 
 
 def _say_which(folder: str, values: Mapping[str, Any]) -> None:
