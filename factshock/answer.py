@@ -12,8 +12,10 @@ counts. With it --config.mesh.fsdp=4 cuts the weights over four devices
 (configs/pretrained.py:MODEL for a HuggingFace model); without it each device holds all of them.
 
 What --mode does:
-  rank      scores every candidate answer of the fact's relation; the candidates are the
-            objects in --candidates, a facts file, by default --facts itself.
+  rank      scores every answer known of the fact's relation: the objects in --facts, in
+            --shot_facts, in the facts of the checkpoint's workdir (finetuning facts and all
+            others) and in --candidates, a facts file. How many there are is printed, and stands in
+            the predictions file as `among`.
   generate  decodes greedily, with --method=beam by beams (--beams), with --method=sample by
             sampling (--temperature, --sampling_seed).
   letters   for questions with choices (mmlu:PATH): by the likelihood of A to D after the lettered
@@ -88,7 +90,7 @@ def _define_question_flags() -> None:
     "shot_facts", None, "Facts to draw the shots from, such as the finetuning facts."
   )
   flags.DEFINE_string(
-    "candidates", None, "Facts whose objects are the candidates; default: --facts."
+    "candidates", None, "Facts whose objects are candidates too; see --mode=rank."
   )
   flags.DEFINE_enum(
     "prompt",

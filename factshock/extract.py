@@ -10,7 +10,8 @@ The queries are --queries, a table with columns subject and relation (.jsonl, .c
 a facts file will do; subject_id goes into the graph); or --subjects, names one a line or such a
 table, each asked every relation of --ask. --checkpoint, a checkpoint of factshock or a HuggingFace
 model, answers them: with --method=rank the candidates of a relation are the objects of
---candidates (a facts file; by default those of --calibration); greedy, beam (--beams) and votes
+--candidates (a facts file; by default all that are known: those of --calibration, --shot_facts and
+the facts of the checkpoint's workdir; their number is printed); greedy, beam (--beams) and votes
 (--samples answers drawn, their shares the probabilities) generate answers. Or the answers are
 --predictions, of any program, each row with subject, relation, prediction and score
 (log-probability) or candidates.

@@ -58,7 +58,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "candidates",
     None,
-    "Facts whose objects are the candidates of --select; default: --select itself.",
+    "Facts whose objects are candidates of --select too, beside its own and those of the finetuned "
+    "model's workdir.",
   )
   flags.DEFINE_string(
     "tokenizer", None, "Folder of the tokenizer for --select; default: the checkpoint's workdir's."

@@ -306,6 +306,14 @@ def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, mode):
   facts = (workdir / "facts/0/test.jsonl").read_text().splitlines()
   rows = [json.loads(line) for line in output.read_text().splitlines()]
   assert [row["subject"] for row in rows] == [json.loads(line)["subject"] for line in facts]
+  if mode == "rank":
+    assert "among " in done.stdout and "/facts/0/pool.jsonl" in done.stdout
+    with gzip.open(workdir / "predictions" / "finetune@8.seed0.test.jsonl.gz", "rt") as file:
+      written = [json.loads(line) for line in file]
+    columns = ("prediction", "among")
+    for row, expected in zip(rows, written, strict=True):
+      assert [row[name] for name in columns] == [expected[name] for name in columns]
+      assert row["score"] == pytest.approx(expected["score"], abs=1e-4)
 
 
 def test_a_config_that_is_given_cuts_the_weights_of_the_model_that_is_asked(finished, tmp_path):

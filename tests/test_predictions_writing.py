@@ -43,6 +43,7 @@ def test_rows_keep_order_and_carry_the_fact():
     "seed": 0,
     "split": "test",
     "step": 25,
+    "among": 3,
   }
   assert rows[1]["candidates"] == [["baker", -0.5]]
   assert rows[2]["subject_id"] == "Q1" and "popularity" not in rows[2]

@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from factshock.answering import choices, decoding, knowledge, pub_quiz, ranking
+from factshock.answering import choices, decoding, knowledge, known_answers, pub_quiz, ranking
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
@@ -33,7 +33,8 @@ class AnswerOptions:
     mode: "rank", "generate", or of facts with choices "letters" or "choices".
     prompting: how the facts are put to it; with choices the mode is the form.
     decoding: how "generate" does it.
-    candidates: path of facts whose objects "rank" compares; None is those that are answered.
+    candidates: path of facts whose objects "rank" compares too, beside those of the facts asked, of
+      the shots and of the checkpoint's workdir; None adds none.
     tokenizer: folder of the tokenizer; None is the checkpoint's own.
     relations: path of the relations; None is those of the data set or of the checkpoint's workdir.
     arm: name of the arm in the rows; None is the checkpoint's.
@@ -105,7 +106,11 @@ def answer_facts(
     generated = decoding.generate(model, texts, options.decoding, **size)
     answers = writing.text_rows(rows, *generated, **labels)
   else:
-    ranked = _rank(model, rows, texts, options.candidates, origin.batch_size)
+    others = [options.prompting.shot_facts, options.candidates]
+    names = [fact["relation"] for fact in rows]
+    candidates = known_answers.of_relations(rows, facts, names, origin, others)
+    scores = ranking.rank(model, texts, names, candidates, **size)
+    ranked = _Ranked(candidates, scores)
     answers = ranked.rows(rows, origin.top, labels)
     if options.pub_quiz:
       complete = ranked.rows(rows, None, labels)
@@ -143,20 +148,6 @@ class _Ranked:
   ) -> list[Row]:
     """Returns rows of a predictions file that keep `top` candidates; None is all."""
     return writing.prediction_rows(facts, self.candidates, self.scores, top=top, **labels)
-
-
-def _rank(
-  model: LoadedModel,
-  facts: Sequence[Fact],
-  texts: Sequence[str],
-  candidates_path: str | None,
-  batch_size: int,
-) -> _Ranked:
-  relations = [fact["relation"] for fact in facts]
-  source = sources.read_facts(candidates_path) if candidates_path else facts
-  candidates = writing.candidates_of(source, dict.fromkeys(relations))
-  scores = ranking.rank(model, texts, relations, candidates, batch_size=batch_size)
-  return _Ranked(candidates, scores)
 
 
 def _write_pub_quiz(

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import ml_collections
 
-from factshock.answering import decoding, ranking
+from factshock.answering import decoding, known_answers, ranking
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
@@ -29,7 +29,8 @@ class QueryOptions:
   Attributes:
     method: one of METHODS.
     prompting: how the queries are put to the model.
-    candidates: facts whose objects "rank" compares; None is the facts with known answers.
+    candidates: facts whose objects "rank" compares; None is all that are known: the facts with
+      known answers, the shots and the facts of the checkpoint's workdir.
     max_tokens: longest generated answer.
     beams: hypotheses of "beam".
     samples: of "votes": an answer's probability is the share of samples that give it.
@@ -142,7 +143,7 @@ def answer_queries(
   facts = list(unique.values())
   candidates = None
   if options.method == "rank":
-    candidates = _candidates(facts, options.candidates or known_facts)
+    candidates = _candidates(facts, known_facts, origin, options)
   texts = _write_prompts(model, origin, facts, relations, options.prompting)
   labels = {"arm": origin.arm, "seed": origin.seed, "split": "queries"}
   answers = rows(model, origin, facts, texts, options, candidates=candidates, **labels)
@@ -177,11 +178,26 @@ def _write(
   writing.write_predictions(path, rows)
 
 
-def _candidates(queries: Sequence[Row], facts: Sequence[Mapping[str, Any]]) -> Candidates:
-  """Returns the objects of facts by relation, for the relations of the queries."""
-  relations = dict.fromkeys(query["relation"] for query in queries)
-  answered = [fact for fact in facts if fact.get("object")]
-  return writing.candidates_of(answered, relations)
+def _candidates(
+  queries: Sequence[Row],
+  known_facts: Sequence[Row],
+  origin: Origin,
+  options: QueryOptions,
+) -> Candidates:
+  """Returns the answers that are compared, of the relations of the queries.
+
+  They are those of the candidates given alone, or else all that are known: candidates that hold the
+  calibration facts' answers for certain would make these look easier than the queries are.
+  """
+  relations = [query["relation"] for query in queries]
+  if options.candidates is None:
+    shot_facts = options.prompting.shot_facts
+    name = "the calibration facts"
+    return known_answers.of_relations(known_facts, name, relations, origin, [shot_facts])
+  answered = [fact for fact in options.candidates if fact.get("object")]
+  candidates = writing.candidates_of(answered, dict.fromkeys(relations))
+  known_answers.show(candidates, ["--candidates"])
+  return candidates
 
 
 def _unique_queries(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:

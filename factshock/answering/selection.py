@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from factshock.answering import ranking
+from factshock.answering import known_answers, ranking
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import interpolation, loading
 from factshock.checkpoints.loading import LoadedModel
 from factshock.facts import sources
 from factshock.models import families
-from factshock.predictions import accuracy, writing
+from factshock.predictions import accuracy
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.types import Candidates, Fact
@@ -31,7 +31,8 @@ class SelectionOptions:
     alphas: shares of the finetuned model, 0 to 1.
     prompt: "cloze" or "question"; None is the finetuned model's config.finetune.prompt.
     relations: path of the relations; None is those of the data set or of the finetuned model.
-    candidates: path of facts whose objects are the candidates; None is the facts themselves.
+    candidates: path of facts whose objects are candidates too, beside those of the facts themselves
+      and of the finetuned model's workdir; None adds none.
     tokenizer: folder of the tokenizer; None is the models' own.
   """
 
@@ -69,8 +70,7 @@ def choose(
   _check_sizes(checkpoints, before, after)
   rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
   names = [fact["relation"] for fact in rows]
-  source = sources.read_facts(options.candidates) if options.candidates else rows
-  candidates = writing.candidates_of(source, dict.fromkeys(names))
+  candidates = known_answers.of_relations(rows, facts, names, origin, [options.candidates])
   form = options.prompt or origin.prompt
   texts = PromptWriter.of(after, form, Prompting()).write(rows, relations)
   queries = ranking.prepare(after, texts, names, candidates, origin.batch_size)

@@ -66,7 +66,7 @@ def prediction_rows(
 
   Scores are rounded to 6 significant digits *before* they are ordered, and ties go to the candidate
   whose name sorts first: equal files from runs that differ only in the last bits, and an order that
-  can be had again from the file.
+  can be had again from the file. The column `among` holds the number of candidates.
 
   Args:
     facts: the facts that were asked.
@@ -89,7 +89,7 @@ def prediction_rows(
     names = candidates[relation]
     scores_QxC = _score_matrix(relation, names, scores, indices)
     for index, ranked in zip(indices, _ranked_candidates(sorted(names), scores_QxC, top)):
-      rows[index] = _ranked_row(facts[index], ranked, labels)
+      rows[index] = {**_ranked_row(facts[index], ranked, labels), "among": len(names)}
   return rows
 
 
