@@ -22,11 +22,10 @@ import jax
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints import tree_files
 from factshock.checkpoints.manifest import Checkpoint, CheckpointRecord, LeafRecord, Manifest
-from factshock.runtime import json_files, processes
+from factshock.runtime import folders, json_files, processes
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
-_TEMPORARY = ".saving-"
 _TREES = ("params", "opt_state")
 
 T = TypeVar("T")
@@ -45,7 +44,7 @@ def save(
   """Writes `<folder>/<step>/`; all of it appears at once, or nothing does.
 
   Args:
-    folder: the run's folder; what an interrupted save left there is removed.
+    folder: the run's folder; what a killed process left there of a save is removed.
     step: number of training steps done.
     params: nested dict of arrays.
     opt_state: any pytree of arrays (optax), stored as its leaves by key path.
@@ -56,8 +55,6 @@ def save(
   Raises:
     UserError: the step exists, or the disk is full or fails; the last good step is untouched.
   """
-  if processes.is_first():
-    _remove_unfinished(folder)
   opt_leaves = tree_files.nested(tree_files.flat_leaves(opt_state))
   record: CheckpointRecord = {
     "step": int(step),
@@ -107,7 +104,7 @@ def write(
   target = os.path.abspath(target)
   if processes.broadcast(lambda: os.path.exists(target), "checkpoint exists"):
     raise UserError(f"{target}: already exists; remove it or choose another folder")
-  temporary = processes.broadcast(lambda: _temporary_path(target), "folder to save in")
+  temporary = processes.broadcast(lambda: folders.temporary_path(target), "folder to save in")
   with _whole_or_absent(temporary, target):
     leaves: dict[str, LeafRecord] = {}
     for tree_name, tree in trees.items():
@@ -119,12 +116,6 @@ def write(
       path = os.path.join(temporary, file_name)
       json_files.write_sealed(path, value_of(manifest))
   return manifest
-
-
-def _temporary_path(target: str) -> str:
-  """Returns the path beside a folder under which this process writes it at first."""
-  parent, name = os.path.split(target)
-  return os.path.join(parent, f"{_TEMPORARY}{name}-{os.getpid()}")
 
 
 def latest_step(folder: FilePath) -> int | None:
@@ -245,6 +236,8 @@ def restore_newest(folder: FilePath, like: Mapping[str, Any] | None = None) -> C
   Raises:
     UserError: the newest whole step is of another model, or of another version.
   """
+  if processes.is_first():
+    folders.remove_abandoned(folder)
   names = processes.broadcast(lambda: _without_manifest(folder), "unfinished checkpoints")
   for name in names:
     path = os.path.join(folder, name)
@@ -351,25 +344,16 @@ def _steps(folder: FilePath) -> list[int]:
   return sorted(steps)
 
 
-def _remove_unfinished(folder: FilePath) -> None:
-  with contextlib.suppress(FileNotFoundError):
-    for name in os.listdir(folder):
-      if name.startswith(_TEMPORARY):
-        path = os.path.join(str(folder), name)
-        shutil.rmtree(path, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def _whole_or_absent(temporary: str, target: str) -> Iterator[None]:
   """Makes the folder `temporary`, renamed to `target` at the end, removed on any error."""
   try:
-    if processes.is_first():
-      os.makedirs(temporary)
-    yield
-    processes.barrier("checkpoint written")
-    if processes.is_first():
-      os.rename(temporary, target)
-      _sync(os.path.dirname(target))
+    with folders.filling(temporary) if processes.is_first() else contextlib.nullcontext():
+      yield
+      processes.barrier("checkpoint written")
+      if processes.is_first():
+        os.rename(temporary, target)
+        _sync(os.path.dirname(target))
     processes.barrier("checkpoint there")
   except Exception as error:
     shutil.rmtree(temporary, ignore_errors=True)

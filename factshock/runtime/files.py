@@ -25,6 +25,7 @@ Path: TypeAlias = str | os.PathLike[str]
 LONGEST_LINE = 1 << 23  # characters: of what is longer no more is read
 LONGEST_DOCUMENT = 1 << 26  # of texts: the longest books have some ten million
 
+TEMPORARY = ".writing-"  # before the names of files that are being written
 _PIECE = 1 << 21  # bytes that are written at a time past the page cache,
 _BLOCK = 1 << 12  # in multiples of this
 
@@ -105,8 +106,11 @@ def atomic_write(path: Path, binary: bool = False, by_all: bool = False) -> Iter
   temporary = None
   try:
     os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=folder)
+    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
     with os.fdopen(descriptor, "wb") as raw:
+      # Says to who clears up after killed processes that this one lives; some disks have no locks.
+      with contextlib.suppress(OSError):
+        fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
       with _layered(raw, is_gzipped, binary) as file:
         yield file
       raw.flush()

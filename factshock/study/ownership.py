@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from factshock.facts import documents, sources
-from factshock.runtime import files, locks, processes
+from factshock.runtime import files, folders, locks, processes
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study import config as configs
@@ -68,6 +68,8 @@ def at_work(
         # What is told apart here, no other process changes meanwhile.
         with locks.wait_for_lock(os.path.join(workdir.locks, "starting")):
           _claim(record, workdir)
+          if not _others_present(workdir):
+            folders.remove_all_abandoned(workdir)
           presence = os.path.join(workdir.locks, f"{_PRESENT}{uuid.uuid4().hex}")
           held.enter_context(locks.try_lock(presence))
       else:

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, Protocol
@@ -15,7 +14,7 @@ from typing import IO, Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from factshock.runtime import json_files, settings
+from factshock.runtime import folders, json_files, settings
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.runtime.files import direct_write
@@ -519,17 +518,14 @@ def whole_folder(target: FilePath) -> Iterator[str]:
   target = os.path.abspath(str(target))
   if os.path.exists(target):
     raise UserError(f"{target}: already exists; remove it or choose another folder")
-  parent, name = os.path.split(target)
-  temporary = os.path.join(parent, f".saving-{name}-{os.getpid()}")
+  temporary = folders.temporary_path(target)
   try:
-    os.makedirs(temporary)
-    yield temporary
-    os.rename(temporary, target)
+    with folders.filling(temporary):
+      yield temporary
+      os.rename(temporary, target)
   except OSError as error:
     reason = os.strerror(error.errno) if error.errno else error
     hint = "free space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     raise UserError(
       f"{target}: cannot be written: {reason}; {hint}choose another folder"
     ) from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
