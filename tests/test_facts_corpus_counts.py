@@ -145,7 +145,7 @@ def test_bad_files_are_named(tmp_path):
     corpus_counts.count(str(tmp_path / "cut.txt.gz"), FOUND, output)
   (tmp_path / "latin.txt").write_bytes("good line\nZürich\n".encode("latin-1"))
   with pytest.raises(
-    UserError, match="latin.txt: expected UTF-8 text, got the byte 0xfc at byte 11"
+    UserError, match="latin.txt:2: expected UTF-8 text, got the byte 0xfc at byte 11"
   ):
     corpus_counts.count(str(tmp_path / "latin.txt"), FOUND, output)
   (tmp_path / "rows.jsonl").write_text('{"body": "x"}\n')

@@ -3,10 +3,10 @@
 A corpus is written as the path of a file or a glob pattern; as hub:NAME?split=train (further keys:
 config, data_files and column) or as tfds:NAME?split=train (further key: column); or as several of
 these with commas between. Files are text, a document a line, or tables (.jsonl, .json of an object
-a line, .csv, .tsv, .parquet) with a column `text` or `sentence`; .gz too but for parquet.
+a line, .csv, .tsv, .parquet) with a column `text` or `sentence`; compressed too (.gz, .bz2, .xz,
+.zst), but for parquet.
 """
 
-import glob
 import itertools
 import os
 import urllib.parse
@@ -104,12 +104,13 @@ def paths(pattern: str) -> list[str]:
   Raises:
     UserError: there is none.
   """
-  matches = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+  matches = files.matching(pattern)
   if not matches:
     columns = " or ".join(FIELDS)
     raise UserError(
-      f"{pattern}: no such file; a corpus is text files (.gz too), .jsonl, .csv, .tsv or .parquet "
-      f"with a column {columns}, or a data set as hub:NAME or tfds:NAME"
+      f"{pattern}: no such file; a corpus is text files, .jsonl, .csv or .tsv (each also with "
+      f"{files.LISTED_COMPRESSIONS}) or .parquet with a column {columns}, or a data "
+      "set as hub:NAME or tfds:NAME"
     )
   return matches
 
@@ -156,7 +157,7 @@ def _file_parts(pattern: str) -> list[Part]:
     status = os.stat(path)
     size = status.st_size
     version = f"{size} bytes of {status.st_mtime_ns}"
-    if path.endswith((*schema.SUFFIXES, ".gz")):
+    if path.endswith((*schema.SUFFIXES, *files.COMPRESSIONS)):
       file_parts.append(Part(path, 0, None, size, version))
       continue
     begins = range(0, max(1, size), PART_BYTES)
@@ -218,14 +219,9 @@ def _lines(part: Part, end: int) -> Iterator[str]:
       if len(line) > longest:
         raise files.too_long(f"{part.path}: byte {position}", longest)
       try:
-        yield line.decode("utf-8").rstrip("\r\n")
+        yield line.decode("utf-8" if position else "utf-8-sig").rstrip("\r\n")
       except UnicodeDecodeError as error:
-        byte = line[error.start]
-        byte_position = position + error.start
-        raise UserError(
-          f"{part.path}: expected UTF-8 text, got the byte {byte:#04x} at byte "
-          f"{byte_position}; convert the file to UTF-8"
-        ) from error
+        raise files.not_utf8(part.path, error) from error
 
 
 def _skip_line(file: IO[bytes]) -> None:

@@ -88,7 +88,7 @@ def cross(
 
 def _subject_rows(path: FilePath) -> Iterator[tuple[str, Row]]:
   """Yields (location, row) of each subject of a file."""
-  if not str(path).endswith((".txt", ".txt.gz")):
+  if not str(path).endswith(files.with_compressions(".txt")):
     yield from schema.read_rows(path, ("subject",))
     return
   for line_number, line in files.lines(path):

@@ -5,10 +5,13 @@ A fact is a dict with `subject`, `relation`, `object` (non-empty strings) and, w
 subject), `question` (text that replaces the relation's template) and `choices` (list). Other
 columns are carried along. Files, by suffix:
 
-- `.jsonl`, `.jsonl.gz`: one object a line; blank lines are skipped.
-- `.csv`, `.csv.gz`: a header; double quotes around cells that need them.
-- `.tsv`, `.tsv.gz`: a header; no quoting, so a cell holds no tab and no newline.
+- `.jsonl`: one object a line; blank lines are skipped.
+- `.csv`: a header; double quotes around cells that need them.
+- `.tsv`: a header; a cell holds no tab and no newline. Quotes are text, but for those of programs
+  that quote (a cell that begins and ends with a quote, all quotes inside doubled): taken off.
 - `.parquet`.
+
+All but parquet also with .gz, .bz2, .xz or .zst behind it.
 
 In csv and tsv `aliases` and `choices` are JSON lists, and other columns are read as text. An
 optional column that is null, or an empty cell, counts as not given. Text is kept to the letter;
@@ -39,16 +42,9 @@ _TEXTS = ("subject_id", "object_id", "question")
 _LISTS = ("aliases", "choices")
 COLUMNS = (*REQUIRED, "aliases", "subject_id", "object_id", "popularity", "question", "choices")
 _OPTIONAL = frozenset(COLUMNS[3:])
-JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+JSON_SUFFIXES = files.with_compressions(".jsonl", ".json")
 # What read_rows reads.
-SUFFIXES = (
-  *JSON_SUFFIXES,
-  ".csv",
-  ".csv.gz",
-  ".tsv",
-  ".tsv.gz",
-  ".parquet",
-)
+SUFFIXES = (*JSON_SUFFIXES, *files.with_compressions(".csv", ".tsv"), ".parquet")
 
 
 class Relations(Sized, Iterable[str], Container[str], Protocol):
@@ -86,7 +82,7 @@ def read_rows(
     UserError: as `read_facts`, and for a table that lacks one of the columns.
   """
   # Other people's .json is often an object a line, as C4's .json.gz is.
-  is_json = str(path).endswith((".json", ".json.gz"))
+  is_json = str(path).endswith(files.with_compressions(".json"))
   file_format = "jsonl" if is_json else _format_of(path)
   unit = _unit_of(file_format)
   for index, row in _READERS[file_format](path, columns):
@@ -280,12 +276,12 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _format_of(path: FilePath) -> str:
   """Returns the format that a file's name ends in, such as "csv"."""
   name = str(path)
-  stem = name.removesuffix(".gz")
+  stem = name.removesuffix(files.compression(path))
   file_format = stem.rpartition(".")[2]
   if file_format not in _READERS or (file_format == "parquet" and stem != name):
     raise UserError(
-      f"{path}: expected a file name that ends in .jsonl, .csv, .tsv (each also with .gz) or "
-      f".parquet; rename or convert the file"
+      f"{path}: expected a file name that ends in .jsonl, .csv, .tsv (each also with "
+      f"{files.LISTED_COMPRESSIONS}) or .parquet; rename or convert the file"
     )
   return file_format
 

@@ -5,7 +5,6 @@ file and line as errors name them. It takes the options that it uses out of thos
 """
 
 import csv
-import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -149,10 +148,9 @@ def _trex_paths(folder: str, options: Options) -> list[str]:
   split = options.pop("split", "test")
   patterns = (f"{split}.jsonl", f"P*/{split}.jsonl", "P*.jsonl")
   paths: list[str] = []
-  for ending in ("", ".gz"):
+  for ending in ("", *files.COMPRESSIONS):
     for pattern in patterns:
-      whole_pattern = os.path.join(folder, pattern + ending)
-      paths += sorted(glob.glob(whole_pattern))
+      paths += files.matching(folder, pattern + ending)
   if not paths:
     raise UserError(
       f"{folder}: expected {split}.jsonl, P*/{split}.jsonl or P*.jsonl, got {_first_files(folder)}"
@@ -322,7 +320,7 @@ def _mmlu_paths(path: str, options: Options) -> list[str]:
     return [path]
   paths: list[str] = []
   for folder in (path, os.path.join(path, split)):
-    paths += sorted(glob.glob(os.path.join(folder, "*.csv")))
+    paths += files.matching(folder, "*.csv")
   if not paths:
     raise UserError(f"{path}: expected {split}/*.csv, got {_first_files(path)}")
   return paths

@@ -1,9 +1,9 @@
 """Data sets of facts by name, as the fact schema: `popqa:PATH`, `trex:PATH` and the like.
 
 A source is written PREFIX:PATH or PREFIX:PATH?key=value&key=value. PATH is a file (.jsonl, .csv,
-.tsv, each also with .gz, or .parquet), for trex, mmlu and lm_kbc also a folder, or in its place the
-name of a data set on the hub. Keys: `relations`, those to keep, by commas; `split` and `config` of
-a hub data set, `split` of a folder; and for `hub:` and `tfds:` the columns:
+.tsv, each also compressed, or .parquet), for trex, mmlu and lm_kbc also a folder, or in its place
+the name of a data set on the hub. Keys: `relations`, those to keep, by commas; `split` and `config`
+of a hub data set, `split` of a folder; and for `hub:` and `tfds:` the columns:
 subject=NAME&relation=NAME&object=NAME, and any other column of the schema. A value in quotes is a
 text, the same in every row: relation='capital'.
 
@@ -25,7 +25,6 @@ Nothing is dropped in silence: Source.notes counts what was dropped, merged or r
 """
 
 import collections
-import glob
 import os
 import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +33,7 @@ from typing import NamedTuple, TypeAlias
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, source_readers
 from factshock.facts.source_readers import Item
+from factshock.runtime import files
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, FilePath, Relation
 
@@ -78,8 +78,7 @@ def files_of(spec: FilePath) -> list[str]:
   path = str(spec)
   if is_source(spec):
     path = _Spec.parse(path).path
-  pattern = os.path.join(path, "**") if os.path.isdir(path) else path
-  return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+  return files.matching(path, "**") if os.path.isdir(path) else files.matching(path)
 
 
 def is_source(spec: FilePath) -> bool:

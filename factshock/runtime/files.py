@@ -1,18 +1,27 @@
-"""Opening text that may be gzipped, and writing files that are whole or absent."""
+"""Opening text as others write it, and writing files that are whole or absent.
 
+Text is UTF-8, with or without a byte order mark, its lines ended in any of the usual ways, and
+compressed where the file's name ends in one of COMPRESSIONS.
+"""
+
+import bz2
+import codecs
 import concurrent.futures
 import contextlib
 import errno
 import fcntl
 import functools
+import glob
 import gzip
+import importlib
 import io
+import lzma
 import mmap
 import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any, TextIO, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TextIO, TypeAlias, cast
 
 from factshock.runtime import processes
 from factshock.runtime.errors import UserError
@@ -24,52 +33,189 @@ Path: TypeAlias = str | os.PathLike[str]
 
 LONGEST_LINE = 1 << 23  # characters: of what is longer no more is read
 LONGEST_DOCUMENT = 1 << 26  # of texts: the longest books have some ten million
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+LISTED_COMPRESSIONS = ", ".join(COMPRESSIONS[:-1]) + f" or {COMPRESSIONS[-1]}"  # in errors
+# What a file that is not text begins with, and what it is then.
+_MAGIC = {
+  b"\x1f\x8b": "gzipped: name it .gz",
+  b"BZh": "compressed: name it .bz2",
+  b"\xfd7zXZ": "compressed: name it .xz",
+  b"\x28\xb5\x2f\xfd": "compressed: name it .zst",
+  b"\xff\xfe": "UTF-16, not UTF-8: convert it",
+  b"\xfe\xff": "UTF-16, not UTF-8: convert it",
+  b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as .csv",
+  b"PAR1": "parquet: name it .parquet",
+}
+
+_READING_ERRORS = (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError)
 
 TEMPORARY = ".writing-"  # before the names of files that are being written
 _PIECE = 1 << 21  # bytes that are written at a time past the page cache,
 _BLOCK = 1 << 12  # in multiples of this
 
 
+def compression(path: Path) -> str:
+  """Returns the ending of a file's name that says how it is compressed, or nothing."""
+  name = str(path)
+  return next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
+
+
+def with_compressions(*endings: str) -> tuple[str, ...]:
+  """Returns endings of names, each as it is and with each compression's behind it."""
+  return tuple(ending + further for ending in endings for further in ("", *COMPRESSIONS))
+
+
+def matching(pattern: Path, *parts: str) -> list[str]:
+  """Returns the files that a glob pattern names, sorted.
+
+  A path where there is such a file is that file, whatever characters it holds.
+
+  Args:
+    pattern: a pattern; where `parts` follow it is a folder, to the letter.
+    *parts: pattern below that folder.
+  """
+  path = str(pattern)
+  if parts:
+    path = os.path.join(glob.escape(path), *parts)
+  elif os.path.isfile(path):
+    return [path]
+  return sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+
+
 def open_text(path: Path) -> TextIO:
-  """Opens a UTF-8 text file for reading, gunzipping it where its name ends in .gz."""
+  """Opens a UTF-8 text file for reading, unpacked where its name says that it is compressed.
+
+  A byte order mark at its beginning is no part of the text.
+  """
   try:
-    if str(path).endswith(".gz"):
-      return gzip.open(path, "rt", encoding="utf-8")  # pyright: ignore[reportReturnType] - is one
-    return open(path, encoding="utf-8")
+    return io.TextIOWrapper(_open_unpacked(path), encoding="utf-8-sig")
   except OSError as error:
     raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def read_text(path: Path) -> str:
+  """Returns the whole text of a file, its lines ended by newlines.
+
+  Raises:
+    UserError: as `lines`; longer than LONGEST_DOCUMENT.
+  """
+  try:
+    with open_text(path) as file:
+      text = file.read(LONGEST_DOCUMENT + 1)
+  except _READING_ERRORS as error:
+    raise _reading_error(path, error, "") from error
+  if len(text) > LONGEST_DOCUMENT:
+    raise UserError(f"{path}: expected at most {LONGEST_DOCUMENT:,} characters, got more")
+  return text
+
+
 def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
-  """Yields (line number from 1, line without its newline) of a text file, gzipped or not.
+  """Yields (line number from 1, line without its newline) of a text file, compressed or not.
 
   Args:
     path: the file.
     longest: characters that a line may have; no more of it is held in memory.
 
   Raises:
-    UserError: the file is missing, is not UTF-8, its gzip stream is cut short, or a line is too
-      long; names the line.
+    UserError: the file is missing, is not UTF-8, its compressed data are cut short, or a line is
+      too long; names the line.
   """
   line_number = 0
-  with open_text(path) as file:
-    try:
+  try:
+    with open_text(path) as file:
       read_line = functools.partial(file.readline, longest + 1)
       for line_number, line in enumerate(iter(read_line, ""), 1):
         if len(line) > longest:
           raise too_long(f"{path}:{line_number}", longest)
         yield line_number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-      raise UserError(
-        f"{path}:{line_number + 1}: expected UTF-8 text, got the byte "
-        f"{error.object[error.start]:#04x}; convert the file to UTF-8"
-      ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-      raise UserError(
-        f"{path}: the gzip data are broken after line {line_number}: {error}"
-      ) from error
-    except OSError as error:
-      raise UserError(f"{path}: reading failed after line {line_number}: {error}") from error
+  except _READING_ERRORS as error:
+    raise _reading_error(path, error, f" after line {line_number}") from error
+
+
+def _reading_error(
+  path: Path,
+  error: Exception,
+  where: str,
+) -> UserError:
+  """Returns what went wrong in reading a text file as an error that names it."""
+  if isinstance(error, UnicodeDecodeError):
+    return not_utf8(path, error)
+  if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+    return UserError(f"{path}: reading failed{where}: {error}")
+  form = {".gz": "gzip", ".bz2": "bzip2"}.get(compression(path), "compressed")
+  return UserError(f"{path}: the {form} data are broken{where}: {error}")
+
+
+def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
+  """Returns the error of a file that is not UTF-8: its first bad byte, and the line of that.
+
+  Args:
+    path: the file; it is read again up to that byte, as decoders work on pieces of unknown place.
+    error: of the decoder, for a file that can be read but once.
+  """
+  located = _first_bad_byte(path) if os.path.isfile(path) else None
+  if located is None:
+    byte = error.object[error.start]
+    return UserError(
+      f"{path}: expected UTF-8 text, got the byte {byte:#04x}; convert the file to UTF-8"
+    )
+  line_number, position, byte, start = located
+  advice = "convert the file to UTF-8"
+  for magic, kind in _MAGIC.items():
+    if start.startswith(magic):
+      advice = f"it is {kind}"
+  return UserError(
+    f"{path}:{line_number}: expected UTF-8 text, got the byte {byte:#04x} at byte {position} of "
+    f"the file; {advice}"
+  )
+
+
+def _first_bad_byte(path: Path) -> tuple[int, int, int, bytes] | None:
+  """Returns line, position and value of a file's first byte that is no UTF-8, and its beginning."""
+  decoder = codecs.getincrementaldecoder("utf-8")()
+  start = b""
+  line_number = 1
+  position = 0  # of what the decoder has not taken yet
+  ended_with_return = False
+  with _open_unpacked(path) as file:
+    while True:
+      piece = file.read(_PIECE)
+      start = start or piece[:8]
+      held = decoder.getstate()[0]
+      try:
+        decoder.decode(piece, final=not piece)
+      except UnicodeDecodeError as error:
+        good = piece[: max(0, error.start - len(held))]
+        line_number += _line_ends(good, ended_with_return)
+        return line_number, position + error.start, error.object[error.start], start
+      if not piece:
+        return None
+      line_number += _line_ends(piece, ended_with_return)
+      ended_with_return = piece.endswith(b"\r")
+      position += len(held) + len(piece) - len(decoder.getstate()[0])
+
+
+def _line_ends(data: bytes, after_return: bool) -> int:
+  """Returns how many lines end in bytes: by newline, carriage return, or both as one."""
+  ends = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+  return ends - (after_return and data.startswith(b"\n"))
+
+
+def _open_unpacked(path: Path) -> IO[bytes]:
+  """Opens the bytes of a file, unpacked where its name says that it is compressed."""
+  ending = compression(path)
+  if ending == ".gz":
+    return cast(IO[bytes], gzip.open(path, "rb"))
+  if ending == ".bz2":
+    return cast(IO[bytes], bz2.open(path, "rb"))
+  if ending == ".xz":
+    return cast(IO[bytes], lzma.open(path, "rb"))
+  if ending == ".zst":
+    pyarrow = importlib.import_module("pyarrow")  # no types, and a fifth of a second to import
+    with open(path, "rb"):  # whose errors say more than pyarrow's
+      pass
+    return io.BufferedReader(pyarrow.input_stream(os.fspath(path), compression="zstd"))
+  return open(path, "rb")
 
 
 def too_long(location: str, longest: int) -> UserError:
@@ -88,8 +234,8 @@ def atomic_write(path: Path, binary: bool = False, by_all: bool = False) -> Iter
   writes; what the others write is dropped.
 
   Args:
-    path: its folder is made where it is missing; a name ending in .gz is gzipped (with no time
-      stamp, so that equal content gives equal bytes).
+    path: its folder is made where it is missing; a name ending in one of COMPRESSIONS is
+      compressed (gzip with no time stamp, so that equal content gives equal bytes).
     binary: yields a file of bytes, not of text (UTF-8).
     by_all: every process writes, as to a folder of its own.
 
@@ -97,9 +243,9 @@ def atomic_write(path: Path, binary: bool = False, by_all: bool = False) -> Iter
     UserError: the file cannot be written.
   """
   path = str(path)
-  is_gzipped = path.endswith(".gz")
+  ending = compression(path)
   if not (processes.is_first() or by_all):
-    with open(os.devnull, "wb") as raw, _layered(raw, is_gzipped, binary) as file:
+    with open(os.devnull, "wb") as raw, _layered(raw, ending, binary) as file:
       yield file
     return
   folder = os.path.dirname(path) or "."
@@ -111,7 +257,7 @@ def atomic_write(path: Path, binary: bool = False, by_all: bool = False) -> Iter
       # Says to who clears up after killed processes that this one lives; some disks have no locks.
       with contextlib.suppress(OSError):
         fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      with _layered(raw, is_gzipped, binary) as file:
+      with _layered(raw, ending, binary) as file:
         yield file
       raw.flush()
       os.fsync(raw.fileno())
@@ -134,14 +280,14 @@ def _umask() -> int:
 @contextlib.contextmanager
 def _layered(
   raw: IO[bytes],
-  is_gzipped: bool,
+  ending: str,
   is_binary: bool,
 ) -> Iterator[IO[Any]]:
-  """Puts gzip and text encoding, where asked for, around a file of bytes."""
+  """Puts compression and text encoding, where asked for, around a file of bytes."""
   with contextlib.ExitStack() as stack:
     file: Any = raw
-    if is_gzipped:
-      file = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
+    if ending:
+      file = stack.enter_context(_packed(raw, ending))
     if is_binary:
       yield file
       return
@@ -149,6 +295,19 @@ def _layered(
     yield text
     text.flush()
     text.detach()
+
+
+def _packed(raw: IO[bytes], ending: str) -> Any:
+  """Returns a file that compresses what is written to it into another, which stays open."""
+  if ending == ".gz":
+    return gzip.GzipFile("", "wb", 6, raw, mtime=0)
+  if ending == ".bz2":
+    return bz2.BZ2File(raw, "wb")
+  if ending == ".xz":
+    return lzma.LZMAFile(raw, "wb")
+  pyarrow = importlib.import_module("pyarrow")
+  kept_open = os.fdopen(os.dup(raw.fileno()), "wb", buffering=0)  # pyarrow closes what it is given
+  return pyarrow.CompressedOutputStream(pyarrow.PythonFile(kept_open, mode="w"), "zstd")
 
 
 @contextlib.contextmanager
