@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from typing import NoReturn, TypedDict
+from typing import NoReturn, TypedDict, cast
 
 from factshock.runtime.errors import UserError
 
@@ -234,7 +234,9 @@ def _holder(path: str) -> _Holder | None:
   except (FileNotFoundError, ValueError):
     return None
   is_whole = isinstance(holder, dict) and isinstance(holder.get("pid"), int)
-  return holder if is_whole and "host" in holder and "token" in holder else None
+  if is_whole and "host" in holder and "token" in holder:
+    return cast(_Holder, holder)
+  return None
 
 
 def _is_alive(pid: int) -> bool:
