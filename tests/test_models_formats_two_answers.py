@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import test_models_formats_adapters as cases
 
-from factshock.checkpoints import conversion, mixing
+from factshock.checkpoints import conversion, loading, mixing
 from factshock.data import pretrained_tokenizers
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import files
@@ -216,3 +216,23 @@ def test_adapters_as_a_pickle_too(tmp_path, capsys):
   (folder / "adapter_model.safetensors").unlink()
   with pytest.raises(UserError, match="let PEFT save the adapters as safetensors"):
     huggingface.load(folder)
+
+
+def test_two_formats_in_one_folder_are_refused(tmp_path):
+  folder = saved(tmp_path / "model", LLAMA, 1)
+  conversion.convert(folder, tmp_path / "own", "orbax")
+  readers = (
+    lambda path: loading.open_model(str(path)),
+    lambda path: conversion.convert(path, tmp_path / "out", "huggingface"),
+    lambda path: mixing.mix_checkpoints([path, path], [0.5, 0.5], str(tmp_path / "out")),
+  )
+  shutil.copy(folder / "config.json", tmp_path / "own")
+  (folder / "checkpoint").write_bytes(b"t5x")
+  for path, other in (
+    (tmp_path / "own", "a checkpoint of factshock's and a HuggingFace model"),
+    (folder, "a HuggingFace model and a T5X checkpoint"),
+  ):
+    for read in readers:
+      with pytest.raises(UserError, match=f"holds {other}; move one of them"):
+        read(path)
+  assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints import store
 from factshock.data import tokenizer_files
+from factshock.models.formats import t5x
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 
@@ -31,11 +32,35 @@ def is_checkpoint(path: str) -> bool:
   """Returns whether a path is meant as a checkpoint of ours.
 
   Anything else is a HuggingFace folder or hub id: "org/name" or "org/name@revision".
+
+  Raises:
+    UserError: it is a folder that holds models of two formats.
   """
   if os.path.isdir(path):
-    names = ("config.json", "adapter_config.json")
-    return not any(os.path.exists(os.path.join(path, name)) for name in names)
+    check_one_format(path)
+    return not _is_pretrained(path)
   return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path)
+
+
+def check_one_format(path: str) -> None:
+  """Raises a UserError where a folder holds models of two formats, of which only one is meant."""
+  if not os.path.isdir(path):
+    return
+  formats = {
+    "a checkpoint of factshock's": os.path.exists(os.path.join(path, manifests.NAME)),
+    "a HuggingFace model": _is_pretrained(path),
+    "a T5X checkpoint": t5x.is_checkpoint(path),
+  }
+  present = [name for name, is_there in formats.items() if is_there]
+  if len(present) > 1:
+    raise UserError(
+      f"{path}: holds {' and '.join(present)}; move one of them into a folder of its own"
+    )
+
+
+def _is_pretrained(path: str) -> bool:
+  names = ("config.json", "adapter_config.json")
+  return any(os.path.exists(os.path.join(path, name)) for name in names)
 
 
 def workdir_of(checkpoint: str, record: Mapping[str, Any]) -> Workdir:

@@ -146,6 +146,7 @@ def open_source(
     allow_pickle: as for `convert`.
     config_from: as for `convert`.
   """
+  belongings.check_one_format(source)
   if t5x.is_checkpoint(source):
     return _open_t5x(source, config_from)
   if not huggingface.is_source(source):

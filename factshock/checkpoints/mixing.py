@@ -15,7 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import factshock
-from factshock.checkpoints import interpolation, leaf_files, mix_record, store, tree_files
+from factshock.checkpoints import (
+  belongings,
+  interpolation,
+  leaf_files,
+  mix_record,
+  store,
+  tree_files,
+)
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints.manifest import CheckpointRecord, LeafRecord, Manifest
 from factshock.checkpoints.mix_record import MixInput, MixRecord
@@ -117,6 +124,8 @@ def mix_checkpoints(
   if os.path.exists(output):
     raise UserError(f"{output}: already exists; remove it or choose another --output")
   mix = Mix.of(weights, layerwise, len(paths))
+  for path in paths:
+    belongings.check_one_format(str(path))
   if any(map(huggingface.is_source, paths)):
     return _mix_huggingface(paths, mix, output)
   folders = [store.step_folder(path) for path in paths]
