@@ -30,7 +30,8 @@ relations file may give type (1-1, N-1, N-M), inverse, symmetric, subject_type, 
 --types the entities' types (.tsv).
 
 Writes OUTPUT/triples.jsonl (all candidates with their confidence), the --format files of the
-accepted ones, extraction.json, calibration.json and report.html.
+accepted ones, extraction.json (last), calibration.json and report.html. A folder that holds
+extraction.unfinished is at work or was interrupted; the same command makes it again.
 """
 
 import os
@@ -191,9 +192,10 @@ def run(
   from factshock.knowledge_graph import pipeline
   from factshock.report import extraction_page
 
-  summary = pipeline.extract(folder, predictions, calibration, options)
-  page = extraction_page.write_report(summary, folder)
-  pipeline.write_summary(summary, folder, page)
+  with pipeline.whole_or_absent(folder):
+    summary = pipeline.extract(folder, predictions, calibration, options)
+    page = extraction_page.write_report(summary, folder)
+    pipeline.write_summary(summary, folder, page)
   return summary
 
 

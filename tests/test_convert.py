@@ -321,3 +321,15 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
   done = verb(*(argument.replace("{}", str(tmp_path)) for argument in arguments))
   assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
   assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_appears_with_its_tokenizer_or_not_at_all(tmp_path, monkeypatch):
+  def fail(source, target):
+    raise OSError(28, "No space left on device")
+
+  huggingface.save(tmp_path / "hf", random_params(MISTRAL), MISTRAL)
+  (tmp_path / "hf" / "tokenizer.json").write_text("{}")
+  monkeypatch.setattr(conversion, "_copy_tokenizer", fail)
+  with pytest.raises(UserError, match="could not be saved: No space left"):
+    conversion.convert(tmp_path / "hf", tmp_path / "ours", "orbax")
+  assert [path.name for path in tmp_path.iterdir()] == ["hf"]

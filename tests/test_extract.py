@@ -11,6 +11,7 @@ from test_knowledge_graph_extraction import world
 from factshock import extract
 from factshock.knowledge_graph import canonical, formats, pipeline
 from factshock.predictions import accuracy
+from factshock.runtime import locks
 from factshock.runtime.errors import UserError
 
 MODEL = {"model": "simulated", "checkpoint": "abc", "mixing_weights": [0.5, 0.5]}
@@ -295,6 +296,69 @@ def test_bad_files_are_refused_and_nothing_is_written(tmp_path, change, words):
       pipeline.Options(model=MODEL),
     )
   assert not (tmp_path / "g").exists()
+
+
+SMALL = pipeline.Options(model=MODEL, graph_formats=("tsv",))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("small")
+  asked, known = (list(rows_of(world(seed, 100, relations=("r",)))) for seed in (0, 1))
+  return write(folder / "a.jsonl", asked), write(folder / "k.jsonl", known)
+
+
+def leave_half(folder, place):
+  """Leaves what an extraction killed while it wrote its formats leaves."""
+  folder.mkdir()
+  (folder / "triples.jsonl").write_text("old")
+  (folder / "graph.nt").write_text("old")
+  holder = {"host": "a", "pid": 999999999, "token": "b", "place": place}
+  (folder / pipeline.UNFINISHED).write_text(json.dumps(holder))
+
+
+def test_an_extraction_that_was_killed_is_made_again_whole(small, tmp_path, capsys):
+  leave_half(tmp_path / "g", locks._place())
+  extract.run(str(tmp_path / "g"), *small, SMALL)
+  assert "did not end; it is made again" in capsys.readouterr().out
+  names = sorted(path.name for path in (tmp_path / "g").iterdir() if path.is_file())
+  assert names == [
+    "calibration.json",
+    "extraction.json",
+    "graph.tsv",
+    "labels.tsv",
+    "report.html",
+    "triples.jsonl",
+  ]
+
+
+def test_an_extraction_at_work_is_left_alone(small, tmp_path):
+  leave_half(tmp_path / "g", "another")
+  with pytest.raises(UserError, match="process 999999999 of a extracts there"):
+    extract.run(str(tmp_path / "g"), *small, SMALL)
+  assert (tmp_path / "g" / "triples.jsonl").read_text() == "old"
+
+
+def test_half_an_extraction_without_a_mark_is_named(small, tmp_path):
+  (tmp_path / "g").mkdir()
+  (tmp_path / "g" / "graph.nt").write_text("mine")
+  with pytest.raises(UserError, match="holds graph.nt but no extraction.json"):
+    extract.run(str(tmp_path / "g"), *small, SMALL)
+  assert [path.name for path in (tmp_path / "g").iterdir()] == ["graph.nt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError("disk")])
+def test_an_extraction_that_fails_late_leaves_nothing(small, tmp_path, monkeypatch, error):
+  def fail(*args):
+    raise error
+
+  monkeypatch.setattr(pipeline, "write_summary", fail)
+  (tmp_path / "g").mkdir()
+  (tmp_path / "g" / "notes.txt").write_text("mine")
+  with pytest.raises(type(error) if isinstance(error, UserError) else error):
+    extract.run(str(tmp_path / "g"), *small, SMALL)
+  left = {path.name for path in (tmp_path / "g").iterdir()}
+  assert left <= {"notes.txt", "report.html", "figures"} and "notes.txt" in left
 
 
 def test_help_names_every_format():

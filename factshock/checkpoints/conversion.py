@@ -1,6 +1,7 @@
 """Conversion of models between formats, leaf by leaf: HuggingFace, T5X, our own checkpoints."""
 
 import dataclasses
+import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from factshock.checkpoints import belongings, loading, store, tree_files
 from factshock.checkpoints import manifest as manifests
-from factshock.checkpoints.manifest import LeafRecord
+from factshock.checkpoints.manifest import CheckpointRecord, LeafRecord
 from factshock.data import tokenizer_files
 from factshock.models import families
 from factshock.models.formats import finite, huggingface, t5x
@@ -341,9 +342,13 @@ def _write_orbax(model: SourceModel, output: str) -> None:
     "experiment": {**loading.DEFAULTS, "model": families.to_section(model.config)},
   }
   params = tree_files.nested({leaf: lazy(leaf) for leaf in by_leaf})
-  store.write(output, {"params": params}, {"step": 0, "loader_state": None, "config": config})
+  extra_folders = {}
   if model.tokenizer:
-    _copy_tokenizer(model.tokenizer, Workdir(output).tokenizer(0))
+    # With the weights or not at all: a checkpoint without its tokenizer answers nobody.
+    path = os.path.relpath(Workdir(output).tokenizer(0), output)
+    extra_folders[path] = functools.partial(_copy_tokenizer, model.tokenizer)
+  record: CheckpointRecord = {"step": 0, "loader_state": None, "config": config}
+  store.write(output, {"params": params}, record, extra_folders=extra_folders)
 
 
 def _copy_tokenizer(source: str, target: str) -> None:

@@ -86,6 +86,7 @@ def write(
   trees: Mapping[str, Any],
   record: CheckpointRecord,
   extra_files: Mapping[str, Callable[[Manifest], Any]] | None = None,
+  extra_folders: Mapping[str, Callable[[str], None]] | None = None,
 ) -> Manifest:
   """Writes a checkpoint folder leaf by leaf, so that `Lazy` leaves are in memory one at a time.
 
@@ -94,6 +95,7 @@ def write(
     trees: "params" and "opt_state" (nested dicts of arrays or `Lazy`); empty ones are left out.
     record: what the manifest holds besides the leaves.
     extra_files: by file name what gives the JSON object to write there, with its own digest.
+    extra_folders: by a path within the folder what makes and fills the folder there.
 
   Returns:
     The manifest.
@@ -115,6 +117,9 @@ def write(
     for file_name, value_of in (extra_files or {}).items():
       path = os.path.join(temporary, file_name)
       json_files.write_sealed(path, value_of(manifest))
+    if processes.is_first():
+      for name, fill in (extra_folders or {}).items():
+        fill(os.path.join(temporary, name))
   return manifest
 
 

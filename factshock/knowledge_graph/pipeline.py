@@ -1,6 +1,7 @@
 """Extraction from files to files: predictions in; triples, graph formats, curves, summary out."""
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -31,13 +32,16 @@ from factshock.knowledge_graph.extraction import Extractor
 from factshock.knowledge_graph.records import Outcome
 from factshock.predictions import prior_correction, writing
 from factshock.predictions.rows import Row, read_all_rows, read_rows
-from factshock.runtime import files, provenance
+from factshock.runtime import files, locks, provenance
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.types import Answer
 
 SUMMARY = "extraction.json"
 CURVES = "calibration.json"
+# A lock file: in a folder without a summary, the mark that an extraction is at work or was killed.
+UNFINISHED = "extraction.unfinished"
+_CORRECTED = ("corrected_predictions.jsonl.gz", "corrected_calibration.jsonl.gz")
 NOTES = {
   "confidence": "The probability that an answer is right, by calibration queries that the curves "
   "have not seen.",
@@ -119,9 +123,67 @@ class _Decision(NamedTuple):
 
 
 def check_folder(folder: str) -> None:
-  """Raises a UserError if an extraction lies in the folder already."""
+  """Raises a UserError if an extraction lies in the folder already, or is at work there."""
   if os.path.exists(os.path.join(folder, SUMMARY)):
     raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
+  mark = os.path.join(folder, UNFINISHED)
+  if locks.is_locked(mark):
+    raise UserError(
+      f"{folder}: {locks.holder_of(mark)} extracts there; wait for it, or choose another --output"
+    )
+  if not os.path.exists(mark) and (there := _outputs_in(folder)):
+    raise UserError(
+      f"{folder}: holds {', '.join(there)} but no {SUMMARY}: an extraction that did not end, or "
+      "something else; remove these or choose another --output"
+    )
+
+
+@contextlib.contextmanager
+def whole_or_absent(folder: str) -> Iterator[None]:
+  """Marks a folder as unfinished inside; after an error the outputs written there are removed.
+
+  What a killed process has left of an extraction is removed first, which is printed.
+
+  Args:
+    folder: made where it is missing; must not hold an extraction.
+
+  Raises:
+    UserError: it holds one, another process is at work there, or it cannot be written.
+  """
+  check_folder(folder)
+  is_new = not os.path.isdir(folder)
+  mark = os.path.join(folder, UNFINISHED)
+  is_left = os.path.exists(mark)
+  try:
+    with locks.try_lock(mark) as is_ours:
+      if not is_ours:
+        check_folder(folder)
+        raise UserError(f"{folder}: another process extracts there; choose another --output")
+      if is_left:
+        print(f"  {folder}: the extraction there did not end; it is made again", flush=True)
+        _remove_outputs(folder)
+      try:
+        yield
+      except BaseException:
+        _remove_outputs(folder)
+        raise
+  except BaseException:
+    if is_new:
+      with contextlib.suppress(OSError):
+        os.rmdir(folder)
+    raise
+
+
+def _outputs_in(folder: str) -> list[str]:
+  """Returns the names of the files in a folder that only an extraction writes."""
+  names = {name for known in formats.FORMATS.values() for name in known.files}
+  names |= {CURVES, *_CORRECTED}
+  return sorted(name for name in names if os.path.exists(os.path.join(folder, name)))
+
+
+def _remove_outputs(folder: str) -> None:
+  for name in _outputs_in(folder):
+    os.unlink(os.path.join(folder, name))
 
 
 def extract(folder: str, predictions: str, calibration_path: str, options: Options) -> Summary:
@@ -130,7 +192,7 @@ def extract(folder: str, predictions: str, calibration_path: str, options: Optio
   See factshock/extract.py for what the files are.
 
   Args:
-    folder: made where it is missing; must not hold an extraction.
+    folder: made where it is missing; to be marked by `whole_or_absent`.
     predictions: path of the predictions on the queries.
     calibration_path: path of the predictions on the calibration facts.
     options: how answers are calibrated and accepted, and what is written.
@@ -141,7 +203,6 @@ def extract(folder: str, predictions: str, calibration_path: str, options: Optio
   Raises:
     UserError: files that are missing, malformed, or do not fit each other.
   """
-  check_folder(folder)
   started = _now()
   inputs = _read(folder, predictions, calibration_path, options)
   extractor = _fit(inputs, options)
@@ -296,8 +357,7 @@ def _correct_priors(
   priors = _reference_priors(rows, tables, context, reference, mentions)
   ratios, _ = prior_correction.log_ratios(tables, priors)
   corrected = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, 1.0), rows)
-  corrected_predictions = os.path.join(folder, "corrected_predictions.jsonl.gz")
-  corrected_calibration = os.path.join(folder, "corrected_calibration.jsonl.gz")
+  corrected_predictions, corrected_calibration = (os.path.join(folder, name) for name in _CORRECTED)
   writing.write_predictions(corrected_predictions, corrected[: len(query_rows)])
   writing.write_predictions(corrected_calibration, corrected[len(query_rows) :])
   return corrected_predictions, corrected_calibration
