@@ -328,7 +328,8 @@ def test_a_checkpoint_appears_with_its_tokenizer_or_not_at_all(tmp_path, monkeyp
     raise OSError(28, "No space left on device")
 
   huggingface.save(tmp_path / "hf", random_params(MISTRAL), MISTRAL)
-  (tmp_path / "hf" / "tokenizer.json").write_text("{}")
+  for name in ("tokenizer.json", "tokenizer_config.json"):
+    (tmp_path / "hf" / name).write_text('{"a": 1}')
   monkeypatch.setattr(conversion, "_copy_tokenizer", fail)
   with pytest.raises(UserError, match="could not be saved: No space left"):
     conversion.convert(tmp_path / "hf", tmp_path / "ours", "orbax")
