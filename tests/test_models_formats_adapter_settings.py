@@ -139,6 +139,7 @@ REFUSED_VALUES = [
   ({"target_modules": ["q_proj"]}, "v_proj is none of the modules that the settings name"),
   ({"exclude_modules": ["v_proj"]}, "v_proj is none of the modules"),
   ({"layers_to_transform": [1]}, "layers.0.self_attn.q_proj is none of the modules"),
+  ({"layers_to_transform": 0, "layers_pattern": "(?P<index>l.*?)|x"}, "is none of the modules"),
   ({"alpha_pattern": {"(": 4}}, "expected regular expressions as patterns of modules"),
   ({"init_lora_weights": "corda"}, "init_lora_weights 'corda'"),
   ({"init_lora_weights": "loftq"}, "init_lora_weights 'loftq'"),

@@ -142,7 +142,8 @@ class AdapterSettings:
     patterns = [rf"(?:^|.*?\.){pattern}\.(?P<index>\d+)\." for pattern in self.layers_patterns]
     for pattern in patterns or [r".*?\.[^.]*\.(?P<index>\d+)\."]:
       match = self._match(pattern, module)
-      if match:
+      # A pattern may name a group so, too.
+      if match and (match["index"] or "").isdecimal():
         return int(match["index"])
     return None
 
