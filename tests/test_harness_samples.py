@@ -7,11 +7,11 @@ import glob
 import pytest
 
 evaluator = pytest.importorskip("lm_eval.evaluator")
+tasks = pytest.importorskip("lm_eval.tasks")
+LM = pytest.importorskip("lm_eval.api.model").LM
+EvaluationTracker = pytest.importorskip("lm_eval.loggers").EvaluationTracker
 
 import datasets
-from lm_eval import tasks
-from lm_eval.api.model import LM
-from lm_eval.loggers import EvaluationTracker
 
 from factshock.predictions import accuracy, reading
 

@@ -137,11 +137,14 @@ def test_generated_answers_score_in_the_harness_as_in_diagnose(
   assert found["popqa"].popularity.tolist() == [fact["popularity"] for fact in facts]
 
 
-@pytest.mark.parametrize("family, task", [("llama", "popqa"), ("t5", "popqa_t5")])
-def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, task):
+@pytest.mark.parametrize(
+  "family, task, data",
+  [("llama", "entityquestions", "entityquestions"), ("t5", "popqa_t5", "popqa")],
+)
+def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, task, data):
   """Its answers are those of `answer --mode=generate`, so its prompts are."""
-  _, samples = run(home / family, task, tmp_path / "harness", *metadata(data_dir, "popqa"))
-  source = f"popqa:{data_dir / FILES['popqa']}"
+  _, samples = run(home / family, task, tmp_path / "harness", *metadata(data_dir, data))
+  source = f"{data}:{data_dir / FILES[data]}"
   facts = sources.read_facts(source)[:LIMIT]
   from factshock.facts import schema
 
@@ -197,6 +200,57 @@ def test_shots_are_other_documents(home, data_dir, tmp_path):
     text = row["arguments"]["gen_args_0"]["arg_0"]
     assert text.endswith(row["doc"]["question"]) and text.count(row["doc"]["question"]) == 1
     assert text.count("?") >= 3 and "\n" not in text
+
+
+def test_popqa_is_asked_as_by_its_authors(home, data_dir, tmp_path):
+  """As their run_model.py does: the prompt, the number of new tokens, no end but that."""
+  _, samples = run(
+    home / "llama", "popqa", tmp_path, "--num_fewshot", "1", *metadata(data_dir, "popqa"), limit=2
+  )
+  for line in open(samples["popqa"]):
+    row = json.loads(line)
+    prompt = row["arguments"]["gen_args_0"]["arg_0"]
+    settings = row["arguments"]["gen_args_0"]["arg_1"]
+    shot, question = prompt.split("\n\n")
+    assert question == f"Q: {row['doc']['question']} A:"
+    assert shot.startswith("Q: ") and "? A: " in shot
+    assert settings["max_gen_toks"] == 15 and settings["until"] == []
+
+
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("\n\n Oslo\nQ: next", "Oslo"),
+    (" Oslo", "Oslo"),
+    ("\nOslo", ""),
+    (" Oslo, the\n\ncity", "Oslo, the"),
+    ("", ""),
+  ],
+)
+def test_popqa_reads_the_first_line(text, expected):
+  """As run_model.py does, but for spaces around it."""
+  extraction = pytest.importorskip("lm_eval.filters.extraction")
+  path = os.path.join(os.path.dirname(documents.__file__), "popqa.yaml")
+  (line,) = [line for line in open(path) if "regex_pattern" in line]
+  (inner,) = extraction.RegexFilter(json.loads(line.partition(":")[2])).apply([[text]], [{}])
+  assert inner == [expected]
+
+
+@pytest.mark.parametrize(
+  "text, right",
+  [
+    ("Oslo", 1),
+    (" Oslo-based", 1),
+    ("Oslo/Norway", 1),
+    ('"Oslo"', 1),
+    ("Oslos", 0),
+    ("The Oslo", 0),
+    ("", 0),
+    ("...", 0),
+  ],
+)
+def test_the_first_word_ends_where_no_word_character_stands(text, right):
+  assert documents.first_word({"object": "Oslo"}, [text]) == {"precision_at_1": right}
 
 
 def test_what_counts_as_right():

@@ -30,7 +30,35 @@ def squad_normalise(text):
     ("The The", "the the"),
     ("A", "a"),
     ("!!!", "!!!"),
-    ("C++", "c"),
+    ("C++", "c++"),
+    ("C#", "c#"),
+    ("(C#).", "c#"),
+    ("C++11", "c++11"),
+    ("C#/C++", "cc++"),
+    ("an A+", "a+"),
+    ("a + b", "b"),
+    ("a+b #1", "ab 1"),
+    ("1.5", "1.5"),
+    ("1.5.", "1.5"),
+    (".5", ".5"),
+    ("...5", "5"),
+    ("1,000", "1000"),
+    ("1,000.25", "1000.25"),
+    ("No. 5", "no 5"),
+    ("No.5", "no5"),
+    ("v1.2.3", "v1.2.3"),
+    ("-5", "-5"),
+    ("\u22125", "-5"),
+    ("+5", "5"),
+    ("“-5”", "-5"),
+    ("-$5 or $-.5", "-5 or -.5"),
+    ("€-5", "-€5"),
+    ("-€5", "-€5"),
+    ("1990-1995", "19901995"),
+    ("1990–1995", "19901995"),
+    ("Apollo-11", "apollo11"),
+    ("-(5)", "5"),
+    ("−", "-"),
     ("t.h.e. end", "end"),
     ("", ""),
   ],
@@ -47,6 +75,28 @@ def test_normalise_agrees_with_squad_wherever_that_leaves_something(text):
   if squad_normalise(text):
     assert accuracy.normalise(text) == squad_normalise(text)
   assert accuracy.normalise(accuracy.normalise(text)) == accuracy.normalise(text)
+
+
+marked = st.text("aC15.-−+#$€°_,( é", max_size=12)
+
+
+@given(marked)
+def test_normalise_changes_nothing_the_second_time(text):
+  assert accuracy.normalise(accuracy.normalise(text)) == accuracy.normalise(text)
+
+
+@pytest.mark.parametrize("mark", "+.-#$,")
+def test_normalise_takes_a_time_in_proportion_to_the_text(mark):
+  text = ("a" + mark * 100_000 + "b") * 2
+  assert accuracy.normalise(text) == "abab"
+
+
+@pytest.mark.parametrize(
+  "one, other", [("1.5", "15"), ("-5", "5"), ("C#", "C"), ("C++", "C"), (".5", "5"), ("−5", "5")]
+)
+def test_answers_that_differ_in_a_sign_differ(one, other):
+  assert accuracy.score(one, [other]).exact_match == 0
+  assert accuracy.score(other, [one]).exact_match == 0
 
 
 @pytest.mark.parametrize(

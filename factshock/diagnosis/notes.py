@@ -8,7 +8,9 @@ estimates: mean over seeds; low and high are the percentile interval of a bootst
   queries within each, as if seeds had different queries); with few seeds it is on the narrow
   side. null is undefined.
 exact_match: the prediction equals the object or one of its aliases after normalisation: Unicode
-  NFKC, lower case, punctuation deleted, articles (a, an, the) dropped, white space squeezed.
+  NFKC, lower case, punctuation deleted, articles (a, an, the) dropped, white space squeezed. Other
+  than in SQuAD the decimal point and the minus of a number stay ("1.5" is not "15"), and # and + at
+  the end of a name ("C#" is not "C").
 contains: an accepted answer stands in the prediction, both normalised (substring, as in PopQA).
 f1: token F1 of normalised texts, best over the accepted answers.
 hits: share of queries whose gold answer (or an alias) is among the first k candidates; null where

@@ -147,7 +147,7 @@ def _answer(sample: JsonObject, context: str) -> tuple[JsonObject, list[str] | N
   if not has_all or any(map(math.isnan, scores)):
     raise UserError(
       f"{context}: expected a generated text or a log-probability of each choice in "
-      f"filtered_resps, got {str(cast(Any, responses))[:80]}; tasks of other kinds are no "
+      f"filtered_resps, got {str(responses)[:80]}; tasks of other kinds are no "
       "predictions"
     )
 
@@ -171,20 +171,23 @@ def _is_generated(sample: JsonObject) -> bool:
   pairs = [_request_pair(request) for request in requests if isinstance(request, Collection)]
   if pairs and len(pairs[0]) > 1 and isinstance(pairs[0][1], Mapping):
     return True  # the second argument holds settings of generation
-  responses: Any = sample["filtered_resps"]
-  return isinstance(responses, list) and bool(responses) and isinstance(responses[0], str)
+  match sample["filtered_resps"]:
+    case [str(), *_]:
+      return True
+    case _:
+      return False
 
 
 def _generated_text(responses: Any, context: str) -> str:
   """Returns the text generated; one that is left of several where they are equal."""
   texts: set[Any] = set()
-  if isinstance(responses, list):
-    for response in cast(list[Any], responses):
-      of_filter: Any = response if isinstance(response, list) else [response]
-      texts.update(text.strip() if isinstance(text, str) else None for text in of_filter)
+  for response in cast(list[Any], responses) if isinstance(responses, list) else ():
+    of_filter = cast(list[Any], response) if isinstance(response, list) else [response]
+    texts.update(text.strip() if isinstance(text, str) else None for text in of_filter)
   if len(texts) != 1 or None in texts:
+    shown = str(cast(Any, responses))[:80]
     raise UserError(
-      f"{context}: expected one generated text in filtered_resps, got {str(responses)[:80]}; let a "
+      f"{context}: expected one generated text in filtered_resps, got {shown}; let a "
       "filter of the task choose one (take_first, majority_vote)"
     )
   return texts.pop()
@@ -347,7 +350,7 @@ def _answer_texts(value: Any) -> list[str]:
 def _aliases(document: JsonObject, names: Iterable[str]) -> list[str]:
   """Returns the first list of texts under some names of a document; an empty one for none."""
   lists = (_text_list(document.get(name)) for name in names)
-  return next(filter(None, lists), [])
+  return next(filter(None, lists), list[str]())
 
 
 def _text_list(value: Any) -> list[str] | None:

@@ -141,10 +141,12 @@ def generated(doc: Document, results: Sequence[str]) -> dict[str, float]:
 def first_word(doc: Document, results: Sequence[str]) -> dict[str, float]:
   """Returns LAMA's precision at 1 over an open vocabulary.
 
-  It is 1 where the first word generated is the object, in LAMA a single word.
+  It is 1 where the first word generated is the object, in LAMA a single word. A word ends before
+  the first character that is no part of one: "Paris-based" says Paris, "The Oslo" says The.
   """
-  words = accuracy.normalise(results[0]).split()
-  return {"precision_at_1": float(words[:1] == accuracy.normalise(doc["object"]).split())}
+  word = re.sub(r"\A\W+|(?<=\w)\W.*", "", results[0], flags=re.DOTALL)
+  is_object = accuracy.normalise(word) == accuracy.normalise(doc["object"])
+  return {"precision_at_1": float(is_object)}
 
 
 def _with_questions(facts: Sequence[Fact], relations: Mapping[str, Relation]) -> list[Document]:
