@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from factshock.runtime import console
+from factshock.runtime import console, files
 from factshock.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,8 +76,10 @@ def main(argv: Sequence[str]) -> None:
   from factshock.facts import corpus_counts, entities, sources
 
   values = flags.FLAGS
-  if not values.output.endswith((".tsv", ".tsv.gz")):
-    raise UserError(f"--output={values.output}: expected a name that ends in .tsv or .tsv.gz")
+  if not values.output.endswith(files.with_compressions(".tsv")):
+    raise UserError(
+      f"--output={values.output}: expected a name that ends in .tsv, compressed or not"
+    )
   # A third of the time is the kernel's zeroing of memory just handed back.
   host.keep_freed_memory()
   gc.disable()  # millions of hits are made, and none in a circle

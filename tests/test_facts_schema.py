@@ -184,7 +184,7 @@ def test_a_bad_line_is_named(tmp_path, line, expected):
     (
       "subject,relation,object,aliases\na,r,o,b;c\n",
       ":2: ",
-      "JSON list of strings in column `aliases`",
+      "list of texts (JSON, a Python list, or texts with | between them) in column `aliases`",
     ),
     (
       "subject,relation,object,aliases\na,r,o,3\n",
@@ -220,7 +220,7 @@ def test_duplicates_name_both_lines(tmp_path):
 
 
 def test_broken_files_are_named(tmp_path):
-  assert "ends in .jsonl" in message(tmp_path / "facts.json")
+  assert "ends in .jsonl" in message(tmp_path / "facts.txt")
   assert "ends in .jsonl" in message(tmp_path / "facts.parquet.gz")
   assert "cannot be read" in message(tmp_path / "absent.jsonl")
   (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress((BASE + "}\n").encode())[:-9])

@@ -167,7 +167,7 @@ def test_hub_name_offline_says_how_to_point_at_a_copy():
     (
       "popqa",
       {"question": "q", "possible_answers": "none", "prop": "father"},
-      "expected a list of texts in column `possible_answers`",
+      "expected a list of texts .* in column `possible_answers`",
     ),
     (
       "popqa",

@@ -13,10 +13,9 @@ from typing import Any, TypeAlias, cast
 from factshock.diagnosis import lm_kbc_rules as rules
 from factshock.diagnosis.lm_kbc_rules import Objects
 from factshock.facts import schema
+from factshock.runtime import files
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath
-
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 
 RowKey: TypeAlias = tuple[str, str]  # subject, relation
 
@@ -57,9 +56,10 @@ def read(
       relation or a list of objects as the edition wants it; names file and line.
   """
   path = str(path)
-  if not path.endswith(SUFFIXES):
+  if not path.endswith(schema.JSON_SUFFIXES):
     raise UserError(
-      f"{path}: expected LM-KBC rows in a file that ends in {', '.join(SUFFIXES)}; convert it"
+      f"{path}: expected LM-KBC rows in a file that ends in .jsonl or .json, compressed or "
+      "not; convert it"
     )
   edition = rules.EDITIONS[year]
   objects: dict[RowKey, Objects] = {}
@@ -87,7 +87,8 @@ def read_all(paths: Iterable[FilePath], year: str) -> dict[str, Rows]:
   """
   systems: dict[str, Rows] = {}
   for path in paths:
-    label = re.sub(r"\.jsonl?(\.gz)?$", "", os.path.basename(path))
+    name = os.path.basename(path)
+    label = re.sub(r"\.jsonl?$", "", name.removesuffix(files.compression(name)))
     if label in systems:
       raise UserError(
         f"{path}: expected files of different names, got {label!r} as in {systems[label].path}; "

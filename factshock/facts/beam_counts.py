@@ -56,7 +56,7 @@ def count(
   all_options = PipelineOptions([f"--runner={runner}", *options])
   with beam.Pipeline(options=all_options) as pipeline:
     lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
-    if pattern.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
+    if pattern.endswith(schema.JSON_SUFFIXES):
       lines = lines | "text" >> beam.Map(_text_of, pattern)
     _ = (
       lines

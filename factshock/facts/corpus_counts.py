@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from factshock.facts import corpus_shards, documents, entities
+from factshock.facts import corpus_shards, documents, entities, schema
 from factshock.facts.entities import Entities, Search
 from factshock.runtime import files
 
@@ -113,7 +113,8 @@ def add_up(part_counts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndar
 
 def facts_path(output: str) -> str:
   """Returns where the counts of facts stand: counts.tsv -> counts.facts.tsv."""
-  return re.sub(r"(\.tsv)?(\.gz)?$", r".facts.tsv\2", output, count=1)
+  ending = files.compression(output)
+  return output.removesuffix(ending).removesuffix(".tsv") + ".facts.tsv" + ending
 
 
 def write(
@@ -152,7 +153,7 @@ def entity_lines(
       f"{counts['documents'][i]}",
       " ".join(filter(None, flags)),
     )
-    yield "\t".join(cells) + "\n"
+    yield schema.tsv_line(cells)
 
 
 def fact_lines(
@@ -171,7 +172,7 @@ def fact_lines(
       f"{in_documents[subject]}",
       f"{in_documents[answer]}",
     )
-    yield "\t".join(cells) + "\n"
+    yield schema.tsv_line(cells)
 
 
 def _cell(text: str) -> str:

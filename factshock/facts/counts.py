@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from factshock.facts.schema import tsv_records
+from factshock.facts.schema import tsv_line, tsv_records
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 from factshock.types import Answer, FilePath
@@ -13,7 +13,7 @@ def read_counts(
   path: FilePath,
   column: str = "count",
 ) -> dict[Answer, int]:
-  """Reads entity counts from a .tsv[.gz].
+  """Reads entity counts from a .tsv, compressed or not.
 
   Args:
     path: a table with the columns `entity`, `relation` and `column` in any order.
@@ -91,7 +91,7 @@ def write_counts(path: FilePath, counts: Mapping[Answer, int]) -> None:
         raise UserError(
           f"{path}: expected names without tab or newline, got {entity!r} in relation {relation!r}"
         )
-      file.write(f"{entity}\t{count}\t{relation}\n")
+      file.write(tsv_line((entity, str(count), relation)))
 
 
 def count_of(

@@ -5,28 +5,30 @@ A fact is a dict with `subject`, `relation`, `object` (non-empty strings) and, w
 subject), `question` (text that replaces the relation's template) and `choices` (list). Other
 columns are carried along. Files, by suffix:
 
-- `.jsonl`: one object a line; blank lines are skipped.
+- `.jsonl`, `.json`: one object a line, or in .json one array of objects; blank lines are skipped.
 - `.csv`: a header; double quotes around cells that need them.
-- `.tsv`: a header; a cell holds no tab and no newline. Quotes are text, but for those of programs
-  that quote (a cell that begins and ends with a quote, all quotes inside doubled): taken off.
+- `.tsv`: a header; a cell holds no tab and no newline. Quotes are text, but around a whole cell
+  in which all others are doubled, as programs write that quote: "Bath", "say ""Heroes"" again".
 - `.parquet`.
 
 All but parquet also with .gz, .bz2, .xz or .zst behind it.
 
-In csv and tsv `aliases` and `choices` are JSON lists, and other columns are read as text. An
-optional column that is null, or an empty cell, counts as not given. Text is kept to the letter;
-popularity becomes a float. Errors name the line (the row in parquet), what was expected and what
-was got.
+In csv and tsv `aliases` and `choices` are lists in JSON or as Python prints them, or texts with |
+between them (facts/listed.py), and other columns are read as text. An optional column that is null,
+or an empty cell, counts as not given. Text is kept to the letter; popularity becomes a float.
+Errors name the line (the row in parquet), what was expected and what was got.
 """
 
+import contextlib
 import csv
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol, TypeAlias, cast
 
-from factshock.facts import parquet
+from factshock.facts import listed, parquet
 from factshock.runtime import files, json_text
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, FilePath
@@ -45,6 +47,10 @@ _OPTIONAL = frozenset(COLUMNS[3:])
 JSON_SUFFIXES = files.with_compressions(".jsonl", ".json")
 # What read_rows reads.
 SUFFIXES = (*JSON_SUFFIXES, *files.with_compressions(".csv", ".tsv"), ".parquet")
+
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a whole cell in quotes
+_BETWEEN = re.compile(r"[\s,]*")  # objects of an array
 
 
 class Relations(Sized, Iterable[str], Container[str], Protocol):
@@ -81,9 +87,7 @@ def read_rows(
   Raises:
     UserError: as `read_facts`, and for a table that lacks one of the columns.
   """
-  # Other people's .json is often an object a line, as C4's .json.gz is.
-  is_json = str(path).endswith(files.with_compressions(".json"))
-  file_format = "jsonl" if is_json else _format_of(path)
+  file_format = _format_of(path)
   unit = _unit_of(file_format)
   for index, row in _READERS[file_format](path, columns):
     yield _location(path, unit, index), row
@@ -96,7 +100,7 @@ def write_facts(path: FilePath, facts: Iterable[Mapping[str, Any]]) -> None:
     UserError: unknown suffix, no facts, facts that `read_facts` would refuse, or a cell that the
       format cannot hold.
   """
-  file_format = _format_of(path)
+  file_format = _format_of(path, _WRITERS)
   checked = _check_all(path, "fact", enumerate(facts, 1))
   if not checked:
     raise UserError(f"{path}: expected at least one fact to write, got none")
@@ -273,12 +277,12 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _format_of(path: FilePath) -> str:
+def _format_of(path: FilePath, formats: Container[str] | None = None) -> str:
   """Returns the format that a file's name ends in, such as "csv"."""
   name = str(path)
   stem = name.removesuffix(files.compression(path))
   file_format = stem.rpartition(".")[2]
-  if file_format not in _READERS or (file_format == "parquet" and stem != name):
+  if file_format not in (formats or _READERS) or (file_format == "parquet" and stem != name):
     raise UserError(
       f"{path}: expected a file name that ends in .jsonl, .csv, .tsv (each also with "
       f"{files.LISTED_COMPRESSIONS}) or .parquet; rename or convert the file"
@@ -300,15 +304,59 @@ def json_rows(path: FilePath, longest: int = files.LONGEST_LINE) -> _NumberedRow
       yield line_number, json_object(line, f"{path}:{line_number}")
 
 
+def _json_rows(
+  path: FilePath,
+  _: Sequence[str],
+) -> _NumberedRows:
+  """Yields the objects of lines or of one array: other people's .json is either."""
+  return array_rows(path) if holds_array(path) else json_rows(path)
+
+
+def holds_array(path: FilePath) -> bool:
+  """Returns whether a file is a JSON array, and not an object a line."""
+  if not os.path.isfile(path):
+    return False
+  with contextlib.suppress(UserError):
+    for _, line in files.lines(path):
+      if line and not line.isspace():
+        return line.lstrip().startswith("[")
+  return False
+
+
+def array_rows(path: FilePath) -> _NumberedRows:
+  """Yields (line that an object begins in, object) of a file that is one JSON array of objects."""
+  text = files.read_text(path)
+  try:
+    rows: list[Any] = json_text.loads(text)
+  except json.JSONDecodeError as error:
+    raise UserError(f"{path}:{error.lineno}: expected a JSON array, got {error.msg}") from error
+  except ValueError as error:
+    raise UserError(f"{path}: expected a JSON array of objects, got one with {error}") from error
+  decoder = json.JSONDecoder()
+  line_number = 1
+  position = 0
+  end = text.index("[") + 1
+  for row in rows:
+    begin = cast(re.Match[str], _BETWEEN.match(text, end)).end()
+    line_number += text.count("\n", position, begin)
+    position = begin
+    if not isinstance(row, dict):
+      raise _no_object(text[begin : begin + 60], f"{path}:{line_number}")
+    _, end = decoder.raw_decode(text, begin)
+    yield line_number, json_object(text[begin:end], f"{path}:{line_number}")
+
+
 def _csv_rows(
   path: FilePath,
   required: Sequence[str],
 ) -> _NumberedRows:
-  yield from _table_rows(path, _csv_records(path), required)
+  yield from _table_rows(path, csv_records(path), required)
 
 
-def _csv_records(path: FilePath) -> _Records:
+def csv_records(path: FilePath) -> _Records:
   """Yields (line that a record begins in, its cells)."""
+  if csv.field_size_limit() < files.LONGEST_LINE:  # Python's is 131,072 characters
+    csv.field_size_limit(files.LONGEST_LINE)
   # `lines` takes the newline off, which a quoted cell may hold.
   lines = (line + "\n" for _, line in files.lines(path))
   reader = csv.reader(lines, strict=True)
@@ -333,9 +381,32 @@ def _tsv_rows(
 
 
 def tsv_records(path: FilePath) -> _Records:
-  """Yields (line number, cells) of a file with tabs between cells; none of a blank line."""
+  """Yields (line number, cells) of a file with tabs between cells; none of a blank line.
+
+  Quotes around a whole cell, all others in it doubled, are taken off.
+  """
   for line_number, line in files.lines(path):
-    yield line_number, line.split("\t") if line else []
+    cells = line.split("\t") if line else []
+    if '"' in line:
+      cells = list(map(_unquoted, cells))
+    yield line_number, cells
+
+
+def _unquoted(cell: str) -> str:
+  return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
+
+
+def tsv_line(cells: Iterable[str]) -> str:
+  """Returns a line that `tsv_records` reads these cells from; they hold no tab and no newline."""
+  return "\t".join(map(_quoted, cells)) + "\n"
+
+
+def _quoted(cell: str) -> str:
+  """Returns a cell as it is, or in quotes where some would else be taken off."""
+  if not _QUOTED.fullmatch(cell):
+    return cell
+  doubled = cell.replace('"', '""')
+  return f'"{doubled}"'
 
 
 def _table_rows(
@@ -384,12 +455,12 @@ def _value(
     return None
   try:
     if column in _LISTS:
-      return json_text.loads(cell)
+      return listed.parse(cell)
     if column == "popularity":
       # Python reads "1_000" as 1000; nobody who writes it in a table can be relied on to mean that.
       return float(cell.replace("_", "?"))
   except ValueError as error:
-    expected = "a JSON list of strings" if column in _LISTS else "a number"
+    expected = listed.EXPECTED if column in _LISTS else "a number"
     raise UserError(
       f"{path}:{line_number}: expected {expected} in column `{column}`, got {cell!r}"
     ) from error
@@ -421,10 +492,10 @@ def _write_csv(path: FilePath, facts: Sequence[Fact]) -> None:
 def _write_tsv(path: FilePath, facts: Sequence[Fact]) -> None:
   columns = _columns(facts)
   with files.atomic_write(path) as file:
-    file.write("\t".join(columns) + "\n")
+    file.write(tsv_line(columns))
     for fact in facts:
       cells = _cells(path, fact, columns, "\t\n\r")
-      file.write("\t".join(cells) + "\n")
+      file.write(tsv_line(cells))
 
 
 def _cells(
@@ -470,6 +541,7 @@ _Writer: TypeAlias = Callable[[FilePath, Sequence[Fact]], None]
 
 _READERS: dict[str, _Reader] = {
   "jsonl": _jsonl_rows,
+  "json": _json_rows,
   "csv": _csv_rows,
   "tsv": _tsv_rows,
   "parquet": parquet.read_rows,

@@ -4,16 +4,15 @@ A reader gives (location, fact) or (location, reason why the row is no fact), wh
 file and line as errors name them. It takes the options that it uses out of those of the source.
 """
 
-import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from factshock.facts import hub, schema, templates
+from factshock.facts import hub, listed, schema, templates
 from factshock.facts import relations as relation_files
 from factshock.facts.schema import Row
-from factshock.runtime import files, json_text
+from factshock.runtime import files
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, Relation
 
@@ -81,23 +80,18 @@ def _texts(
   location: str,
   column: str,
 ) -> list[str]:
-  """Returns a list of texts, written as JSON or not; empty texts and repeats are left out.
+  """Returns a list of texts, or one that a cell holds; empty texts and repeats are left out.
 
   Raises:
     UserError: anything else.
   """
-  if isinstance(value, str):
-    try:
-      value = json_text.loads(value)
-    except ValueError as error:
-      raise UserError(
-        f"{location}: expected a list of texts in column `{column}`, got {value[:60]!r}"
-      ) from error
-  if isinstance(value, list):
-    texts = cast(list[Any], value)
-    if all(isinstance(text, str) for text in texts):
-      return [text for text in dict.fromkeys(texts) if text.strip()]
-  raise UserError(f"{location}: expected a list of texts in column `{column}`, got {value!r}")
+  is_bare = isinstance(value, str) and not re.search(r"^\s*\[|\|", value)
+  texts = None if is_bare else listed.texts(value)
+  if texts is None:
+    raise UserError(
+      f"{location}: expected {listed.EXPECTED} in column `{column}`, got {str(value)[:60]!r}"
+    )
+  return [text for text in dict.fromkeys(texts) if text.strip()]
 
 
 def _fact(
@@ -122,16 +116,25 @@ def _fact(
   return cast(Fact, fact)
 
 
-def _beside(path: str, name: str) -> str | None:
-  """Returns the path of a file in a folder, or in the one of a file; None if there is none."""
+def _beside(path: str, *names: str) -> str | None:
+  """Returns the first path there is of names in a folder, or in the one of a file; or None."""
   folder = path if os.path.isdir(path) else os.path.dirname(path)
-  neighbour = os.path.join(folder, name)
-  return neighbour if os.path.exists(neighbour) else None
+  neighbours = (os.path.join(folder, name) for name in names)
+  return next(filter(os.path.exists, neighbours), None)
 
 
 def _relations_beside(path: str) -> dict[str, Relation]:
-  neighbour = _beside(path, "relations.jsonl")
+  """Returns the relations of relations.jsonl beside a file, or one folder up as LAMA has it."""
+  above = os.path.join(os.pardir, "relations.jsonl")
+  neighbour = _beside(path, "relations.jsonl", above)
   return relation_files.read_relations(neighbour) if neighbour else {}
+
+
+def _relation_named(path: str) -> str | None:
+  """Returns the relation that a file or its folder is named after: P19.jsonl, P19/test.jsonl."""
+  folder, name = os.path.split(path)
+  match = re.match(r"(P\d+)\.", name) or re.fullmatch(r"(P\d+)", os.path.basename(folder))
+  return match.group(1) if match else None
 
 
 def _trex(
@@ -159,10 +162,8 @@ def _trex_paths(folder: str, options: Options) -> list[str]:
 
 
 def _trex_items(path: str, options: Options) -> Iterator[Item]:
-  folder = os.path.basename(os.path.dirname(path))
-  folder_relation = folder if re.fullmatch(r"P\d+", folder) else None
   for location, row in _rows("trex", path, options, ("sub_label", "obj_label")):
-    relation = row.get("relation") or row.get("predicate_id") or folder_relation
+    relation = row.get("relation") or row.get("predicate_id") or _relation_named(path)
     if not relation:
       raise UserError(f"{location}: expected a `relation` or `predicate_id`, got {', '.join(row)}")
     fact = _fact(
@@ -179,13 +180,36 @@ def _pararel(
   path: str,
   options: Options,
 ) -> Contents:
-  rows = _rows("pararel", path, options, ("relation", "sub_label", "obj_label"))
-  return _pararel_items(rows), _relations_beside(path)
+  paths = [path]
+  if os.path.isdir(path):
+    paths = _relation_files(path)
+  items = (item for file in paths for item in _pararel_items(file, options))
+  return items, _relations_beside(path)
 
 
-def _pararel_items(rows: Iterable[tuple[str, Row]]) -> Iterator[Item]:
-  for location, row in rows:
-    fact = _fact(row["relation"], row["sub_label"], row["obj_label"])
+def _relation_files(folder: str) -> list[str]:
+  """Returns the files of a folder that are named after relations."""
+  paths = [path for path in files.matching(folder, "P*.jsonl*") if path.endswith(schema.SUFFIXES)]
+  if not paths:
+    raise UserError(f"{folder}: expected files P*.jsonl, got {_first_files(folder)}")
+  return paths
+
+
+def _pararel_items(path: str, options: Options) -> Iterator[Item]:
+  for location, row in _rows("pararel", path, options, ("sub_label", "obj_label")):
+    relation = row.get("relation") or _relation_named(path)
+    if not relation:
+      raise UserError(
+        f"{location}: expected a `relation`, or a file named after one such as P19.jsonl, got "
+        f"{', '.join(row)}"
+      )
+    fact = _fact(
+      relation,
+      row["sub_label"],
+      row["obj_label"],
+      subject_id=row.get("sub_uri"),
+      object_id=row.get("obj_uri"),
+    )
     yield location, fact
 
 
@@ -245,19 +269,37 @@ def _entityquestions(
   path: str,
   options: Options,
 ) -> Contents:
-  rows = _rows("entityquestions", path, options, ("q", "a"))
-  return _entityquestions_items(rows, path), templates.rows(templates.ENTITYQUESTIONS)
+  paths = _entityquestions_paths(path, options) if os.path.isdir(path) else [path]
+  items = (item for file in paths for item in _entityquestions_items(file, options))
+  return items, templates.rows(templates.ENTITYQUESTIONS)
 
 
-def _entityquestions_items(
-  rows: Iterable[tuple[str, Row]],
-  path: str,
-) -> Iterator[Item]:
-  # The data set's own files are named by relation.
-  file_match = re.match(r"(P\d+)\.", os.path.basename(path))
-  file_relation = file_match.group(1) if file_match else None
-  for location, row in rows:
-    relation: Any = row.get("r") or file_relation
+def _entityquestions_paths(folder: str, options: Options) -> list[str]:
+  """Returns the files of a split: of the data set's folder, of one of its splits, or one file.
+
+  Without an option `split` it is the one there is, or else test.
+  """
+  paths_of: dict[str, list[str]] = {}
+  for pattern in ("P*.json*", "*/P*.json*", "*.jsonl*"):
+    for path in files.matching(folder, pattern):
+      match = re.search(r"([a-z]+)\.jsonl?$", path.removesuffix(files.compression(path)))
+      if match:
+        paths_of.setdefault(match.group(1), []).append(path)
+    if paths_of:
+      break
+  split = options.pop("split", None if len(paths_of) == 1 else "test") or next(iter(paths_of))
+  if split not in paths_of:
+    raise UserError(
+      f"{folder}: expected files P*.{split}.json, {split}/P*.{split}.json or {split}.jsonl, got "
+      f"{', '.join(sorted(paths_of)) or _first_files(folder)}"
+    )
+  return paths_of[split]
+
+
+def _entityquestions_items(path: str, options: Options) -> Iterator[Item]:
+  for location, own_row in _rows("entityquestions", path, options, ()):
+    row = _question_and_answers(own_row, location)
+    relation: Any = row.get("r") or _relation_named(path)
     if relation not in templates.ENTITYQUESTIONS:
       raise UserError(
         f"{location}: expected one of EntityQuestions' relations in `r`, got {relation!r}"
@@ -276,6 +318,17 @@ def _entityquestions_items(
       question=row["q"],
     )
     yield location, fact
+
+
+def _question_and_answers(row: Row, location: str) -> Row:
+  """Returns a row with q and a, which the data set's own files call question and answers."""
+  named = {"q": row.get("q", row.get("question")), "a": row.get("a", row.get("answers"))}
+  if named["q"] is None or named["a"] is None:
+    raise UserError(
+      f"{location}: expected a row of entityquestions with q, a (or question, answers), got "
+      f"{', '.join(map(str, row))}; is it a file of entityquestions?"
+    )
+  return {**row, **named}
 
 
 def _mmlu(
@@ -298,7 +351,7 @@ def _mmlu_relation(discipline: str) -> Relation:
 
 
 def _mmlu_items(path: str, options: Options) -> Iterator[Item]:
-  if os.path.isdir(path) or path.endswith(".csv"):
+  if os.path.isdir(path) or path.endswith(files.with_compressions(".csv")):
     for file in _mmlu_paths(path, options):
       yield from _mmlu_file(file)
     return
@@ -316,7 +369,7 @@ def _mmlu_items(path: str, options: Options) -> Iterator[Item]:
 def _mmlu_paths(path: str, options: Options) -> list[str]:
   """Returns the csv files of a folder, one a discipline, or the file itself."""
   split = options.pop("split", "test")
-  if path.endswith(".csv"):
+  if path.endswith(files.with_compressions(".csv")):
     return [path]
   paths: list[str] = []
   for folder in (path, os.path.join(path, split)):
@@ -331,11 +384,10 @@ def _mmlu_file(path: str) -> Iterator[Item]:
 
   It has MMLU's own layout (no header, the answer a letter) or a header.
   """
-  name = os.path.basename(path).removesuffix(".csv")
+  name = os.path.basename(path).removesuffix(files.compression(path)).removesuffix(".csv")
   discipline = re.sub(r"_(dev|test|val|train)$", "", name)
-  reader = csv.reader(line + "\n" for _, line in files.lines(path))
-  for index, cells in enumerate(reader):
-    location = f"{path}:{reader.line_num}"
+  for index, (line_number, cells) in enumerate(schema.csv_records(path)):
+    location = f"{path}:{line_number}"
     if index == 0 and cells[:1] == ["question"]:
       continue
     if len(cells) != 6:

@@ -8,13 +8,15 @@ subject=NAME&relation=NAME&object=NAME, and any other column of the schema. A va
 text, the same in every row: relation='capital'.
 
   trex             LAMA's T-REx as AutoPrompt and LAMA lay it out: sub_label, obj_label, sub_uri,
-                   obj_uri and relation or predicate_id; templates from relations.jsonl beside it
-  popqa            PopQA: popularity s_pop, aliases from possible_answers
-  entityquestions  EntityQuestions: r, q, a; the subject is what stands in the relation's question
-                   template
+                   obj_uri and relation or predicate_id; templates from relations.jsonl beside
+                   it or a folder up
+  popqa            PopQA: popularity s_pop, aliases from possible_answers (a list, JSON or Python)
+  entityquestions  EntityQuestions, its own arrays (P19.test.json) and folders, or lines of r, q, a;
+                   the subject is what stands in the relation's question template
   mmlu             MMLU: relation is the discipline, question and subject are the question, choices
                    the four answers
-  pararel          ParaRel: relation, sub_label, obj_label; templates from relations.jsonl beside it
+  pararel          ParaRel: sub_label, obj_label and relation, or files named after it (P19.jsonl);
+                   templates as for trex
   lm_kbc           LM-KBC challenges: a fact for each object of a row; templates from the prompts
                    beside it
   hub, tfds        any data set of the HuggingFace hub or of TFDS, with columns

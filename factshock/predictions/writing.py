@@ -193,9 +193,10 @@ def write_predictions(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
   Raises:
     UserError: another suffix, or the file cannot be written.
   """
-  if not str(path).endswith((".jsonl", ".jsonl.gz")):
+  if not str(path).endswith(files.with_compressions(".jsonl")):
     raise UserError(
-      f"{path}: expected a name ending in .jsonl or .jsonl.gz for predictions; rename it"
+      f"{path}: expected a name ending in .jsonl (or that and "
+      f"{files.LISTED_COMPRESSIONS}) for predictions; rename it"
     )
   with files.atomic_write(path) as file:
     for row in rows:
