@@ -251,7 +251,7 @@ def flip(path, bit):
 def test_each_flipped_bit_of_a_checkpoint_is_one_error_or_changes_nothing(tmp_path):
   """Flips single bits of the manifest, of every leaf's file and of what zarr says of it."""
   params = make_params()
-  config = {"lr": 1e-05, "text": "a b", "lora": None}
+  config = {"lr": 1e-05, "text": "a b", "more": None}
   loader_state = {"next": [1, 20]}
   store.save(tmp_path, 1, params=params, opt_state=params, loader_state=loader_state, config=config)
   whole = store.restore(tmp_path)

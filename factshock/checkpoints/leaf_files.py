@@ -150,6 +150,18 @@ def is_plain(
   return os.path.isfile(path) and os.path.getsize(path) == size
 
 
+def check_regular(*folders: str) -> None:
+  """Checks that files, links and folders alone stand in some folders: a pipe would be waited for.
+
+  Raises:
+    UserError: names something else.
+  """
+  for folder in filter(os.path.isdir, folders):
+    for entry in os.scandir(folder):
+      if os.path.exists(entry.path) and not entry.is_dir():
+        json_files.check_regular(entry.path)
+
+
 def stored_shape(folder: str) -> list[int] | None:
   """Returns the shape of a leaf as its folder says, None where it does not."""
   shape = _layout(folder).get("shape")

@@ -390,6 +390,7 @@ def _check_stored(
     Damaged: it is not there, or has another shape.
   """
   path = _leaf_path(folder, name)
+  leaf_files.check_regular(os.path.dirname(path), path)
   shape = leaf_files.stored_shape(path)
   if shape != leaf["shape"]:
     got = "nothing that can be read" if shape is None else shape

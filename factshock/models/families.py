@@ -92,7 +92,7 @@ def names() -> tuple[str, ...]:
   return tuple(family.name for family in known())
 
 
-def named(name: str) -> Family:
+def named(name: str | None) -> Family:
   """Returns the family of a name.
 
   Raises:
@@ -139,10 +139,15 @@ def from_section(section: Mapping[str, Any], vocab_size: int) -> ModelConfig:
   for key, value in values.items():
     if isinstance(value, list):
       values[key] = tuple(value)
-  family = named(values.pop("family"))
+  family = named(values.pop("family", None))
+  known = [field.name for field in dataclasses.fields(family.config_type)]
+  unknown = [key for key in values if key not in known]
+  if unknown:
+    raise UserError(settings.unknown_key(f"config.model.{unknown[0]}", unknown[0], known))
+  settings.values_of(family.config_type, {"vocab_size": vocab_size, **values}, "config.model")
   if not values.get("vocab_size"):
     values["vocab_size"] = vocab_size
-  if values["vocab_size"] < vocab_size:
+  if not settings.COUNT.fits(values["vocab_size"]) or values["vocab_size"] < vocab_size:
     raise UserError(
       f"config.model.vocab_size: expected at least the tokenizer's {vocab_size}, got "
       f"{values['vocab_size']}"

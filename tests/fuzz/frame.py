@@ -103,8 +103,17 @@ def keep(tally: Tally, folder: pathlib.Path | None) -> None:
   for failure in tally.failures if folder else []:
     assert folder
     shutil.copytree(
-      failure.folder, folder / f"{tally.name}-{failure.case}", dirs_exist_ok=True, symlinks=True
+      failure.folder,
+      folder / f"{tally.name}-{failure.case}",
+      dirs_exist_ok=True,
+      symlinks=True,
+      ignore=_pipes,
     )
+
+
+def _pipes(folder: str, names: list[str]) -> list[str]:
+  """Returns the names of those that cannot be copied."""
+  return [name for name in names if (pathlib.Path(folder) / name).is_fifo()]
 
 
 def outcome_of(case: Case) -> tuple[str, str]:

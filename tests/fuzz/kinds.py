@@ -9,6 +9,11 @@ MODULES = {
   "predictions": "fuzz.tables",
   "counts": "fuzz.tables",
   "corpora": "fuzz.texts",
+  "huggingface": "fuzz.models",
+  "adapters": "fuzz.models",
+  "t5x": "fuzz.models",
+  "checkpoints": "fuzz.models",
+  "manifests": "fuzz.models",
 }
 
 

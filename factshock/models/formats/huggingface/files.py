@@ -271,7 +271,9 @@ def read_header(path: FilePath) -> dict[str, Stored]:
       header = json.loads(file.read(length))
     if not isinstance(header, dict):
       raise ValueError(f"its header is a {type(header).__name__}")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(map(settings.TEXT.fits, metadata.values())):
+      raise ValueError(f"its metadata are {metadata!r:.60}")
     for name, entry in header.items():
       _check_entry(name, entry)
   except (OSError, ValueError, RecursionError, struct.error) as error:
