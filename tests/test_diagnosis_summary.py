@@ -59,6 +59,29 @@ def random_arms(seeds, accuracy, queries=400):
   return arms
 
 
+def test_prediction_ratios_are_compared_in_pairs():
+  options = summary.Options(finetuning=FINETUNING, counts=COUNTS)
+  found = summary.diagnose(two_arms(), options, summary.Bootstrap(resamples=200))
+  (row,) = found["comparisons"]
+  ratios = {label: arm["shock"]["ratio"] for label, arm in found["arms"].items()}
+  for group, difference in row["ratio_difference"].items():
+    after, before = ratios["tuned"][group]["mean"], ratios["zero"][group]["mean"]
+    if after is None:
+      assert difference["mean"] is None
+    else:
+      assert difference["mean"] == pytest.approx(after - before)
+      assert difference["low"] <= difference["mean"] <= difference["high"]
+  arms = two_arms()
+  arms["same"] = arms["zero"]
+  same = summary.diagnose(arms, options, summary.Bootstrap(resamples=200))["comparisons"][1]
+  assert same["arm"] == "same"
+  known = [row for row in same["ratio_difference"].values() if row["mean"] is not None]
+  assert known and all((row["low"], row["high"]) == (0, 0) for row in known)
+  uncounted = summary.Options(finetuning=FINETUNING)
+  (row,) = summary.diagnose(two_arms(), uncounted)["comparisons"]
+  assert "ratio_difference" not in row
+
+
 def test_everything_about_two_arms_worked_by_hand():
   found = summary.diagnose(
     two_arms(),

@@ -80,7 +80,7 @@ def forgets(gold, knows, share=0.6):
     (lambda gold, knows: scores(gold, knows), "none"),
     (
       lambda gold, knows: scores(gold, knows | (np.arange(len(gold)) % 3 == 0)),
-      "none",
+      "gain",
     ),  # new knowledge alone
   ],
 )
@@ -97,6 +97,53 @@ def test_the_evidence_is_that_of_the_cases():
   )["verdict"]
   assert verdict.sign(gained["evidence"]["knowledge"]) == 1 and gained["share_of_loss"] is None
   assert verdict.sign(gained["evidence"]["access"]) >= 0
+
+
+def around(mean, half=0.02):
+  return {"mean": mean, "low": mean - half, "high": mean + half, "by_seed": {"0": mean}}
+
+
+def judged(loss, prior, access, knowledge=None, known_share=0.5):
+  """The verdict of hand-made differences."""
+  compared = verdict.pairs("a", "b", "c")
+  differences = (loss, prior, around(loss["mean"] + prior["mean"]))
+  rows = [
+    {"arm": arm, "against": against, "difference": difference}
+    for (arm, against), difference in zip(compared, differences)
+  ]
+  rows[0] |= {"difference_unknown": knowledge}
+  rows[2] |= {"difference_known": access}
+  arms = {"d": {"right": {"mean": known_share}}}
+  return verdict.verdict({"comparisons": rows, "known": "d", "arms": arms}, "a", "b", "c")
+
+
+@pytest.mark.parametrize(
+  "loss, prior, access, expected",
+  [
+    (around(0.0), around(0.0), around(-0.3), "none"),  # as good as before
+    (around(0.0), around(0.1), around(-0.3), "none"),
+    (around(-0.01), around(0.1), around(0.0), "none"),  # a loss that is not clear
+    (around(0.215), around(0.0), around(-0.3), "gain"),
+    (around(0.215), around(0.1), around(0.1), "gain"),
+    (around(-0.1), around(0.0), around(-0.3), "access"),
+    (around(-0.1), around(0.1), around(-0.3), "both"),
+    (around(-0.1), around(0.1), around(0.0), "prior"),
+    (around(-0.1), around(0.0), around(0.0), "unclear"),
+    (around(-0.1), around(-0.1), around(0.0), "unclear"),
+  ],
+)
+def test_only_a_clear_loss_is_blamed_on_something(loss, prior, access, expected):
+  found = judged(loss, prior, access)
+  text = "\n".join(verdict.lines(found))
+  assert found["verdict"] == expected
+  is_lost = loss["high"] < 0
+  assert (found["share_of_loss"] is not None) == is_lost
+  assert ("lost" in found["text"] or "shifted" in found["text"]) == is_lost
+  assert ("Nothing needs mending" in text) == (not is_lost)
+  assert ("would still gain" in text) == (not is_lost and prior["low"] > 0)
+  assert ("of the loss" in text or "times the loss" in text) == (is_lost and prior["low"] > 0)
+  assert ("clearly better than before" in text) == (loss["low"] > 0)
+  assert ("Weight mixing" in text) == (is_lost and expected != "unclear")
 
 
 def test_few_queries_are_not_judged():

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import tiny_remedies
 
+from configs import demo as configs_demo
 from configs import remedies as configs_remedies
+from configs import trex_remedies as configs_trex_remedies
 from factshock.data import example_sources, mixture, soft_labels
 from factshock.facts import entities, splits
 from factshock.report import remedies
@@ -313,6 +315,21 @@ def test_remedies_are_compared_with_plain_finetuning_on_the_same_facts():
   assert not {"finetune", "mixture_permuted", "kept", "second_order", "zero_shot_cloze"} & set(
     found
   )
+
+
+@pytest.mark.parametrize("module", [configs_demo, configs_trex_remedies])
+def test_what_the_headline_compares_is_compared_in_pairs(module):
+  config = module.get_config()
+  labels = [*config.arms, "finetune_early", "mixture_early"]
+  pairs = comparisons.pairs(config, labels)
+  zero_shot = config.roles.zero_shot
+  first = min(config.finetune.eval_steps)
+  steps = [f"finetune@{step}" for step in config.finetune.eval_steps]
+  start = zero_shot if first else "finetune@0"
+  assert {(step, start) for step in steps if step != start} <= set(pairs)
+  assert {(steps[-1], step) for step in (start, *steps[:-1])} <= set(pairs)
+  for remedy in ("finetune_early", "mixture_early", *config.roles.remedies):
+    assert (remedy, "finetune") in pairs and (remedy, zero_shot) in pairs, remedy
 
 
 def test_every_remedy_says_what_it_needs():

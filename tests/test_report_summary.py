@@ -3,9 +3,11 @@
 import copy
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from report_fixture import make_diagnosis
 
-from factshock.report import numbers, reading, summary
+from factshock.report import numbers, page, reading, summary
 
 
 def estimate(mean, half=0.02, seeds=("0",)):
@@ -17,8 +19,26 @@ def estimate(mean, half=0.02, seeds=("0",)):
   }
 
 
+def compared(arm, against, mean, half=0.02):
+  """A paired comparison; one that is clear where the mean is beyond `half`."""
+  return {"arm": arm, "against": against, "difference": estimate(mean, half)}
+
+
 def curve_diagnosis(values, half=0.02):
-  """A finetuning curve over steps 0, 1, 2, ... and nothing else."""
+  """A finetuning curve over steps 0, 1, 2, ... and the comparisons of its points."""
+  labels = {f"finetune@{step}": value for step, value in enumerate(values)}
+  labels |= {"finetune": values[-1], "zero": values[0]}
+  pairs = [
+    compared(arm, against, labels[arm] - labels[against], half)
+    for arm in labels
+    for against in labels
+    if arm < against
+  ]
+  return {**uncompared_curve(values), "comparisons": pairs}
+
+
+def uncompared_curve(values, half=0.2):
+  """The same without comparisons; the intervals of all points overlap."""
   arms = {f"finetune@{step}": {"right": estimate(value, half)} for step, value in enumerate(values)}
   arms |= {"finetune": arms[f"finetune@{len(values) - 1}"], "zero": arms["finetune@0"]}
   points = [{"step": step, "label": f"finetune@{step}"} for step in range(len(values))]
@@ -47,7 +67,7 @@ def about(diagnosis, topic):
     ([0.3, 0.4, 0.39], "to .400 at step 1 and .390 at step 2: no clear fall"),
     (
       [0.3, 0.31, 0.2],
-      "no clear gain: exact match was .300 at step 0, at most .310 (step 1), and fell to .200",
+      "no clear gain: exact match was .300 at step 0, at most .310 at step 1, and fell to .200",
     ),
     ([0.3, 0.31, 0.3], "made no clear difference"),
   ],
@@ -59,7 +79,79 @@ def test_the_curve_is_told_as_it_is(values, expected):
 def test_a_curve_without_step_0_starts_at_zero_shot():
   diagnosis = curve_diagnosis([0.3, 0.4, 0.2])
   del diagnosis["curves"]["steps"]["finetune"][0]
-  assert "from .300 at step 0 to .400" in about(diagnosis, "Finetuning")
+  assert "from .300 zero-shot to .400 at step 1" in about(diagnosis, "Finetuning")
+
+
+def has_zero_at_start(values, with_zero):
+  diagnosis = curve_diagnosis(values)
+  if not with_zero:
+    del diagnosis["curves"]["steps"]["finetune"][0]
+  return diagnosis
+
+
+def set_pair(diagnosis, arm, against, low, high):
+  for row in diagnosis["comparisons"]:
+    if {row["arm"], row["against"]} == {arm, against}:
+      sign = 1 if row["arm"] == arm else -1
+      ends = sorted((sign * low, sign * high))
+      row["difference"] |= {"mean": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+
+
+def test_the_stored_test_is_what_the_sentence_says_where_intervals_overlap():
+  diagnosis = has_zero_at_start([0.380, 0.350, 0.329], with_zero=False)
+  diagnosis["comparisons"] = [
+    compared("finetune@1", "zero", -0.03, 0.046),
+    compared("finetune@2", "zero", -0.05, 0.047),
+    compared("finetune@2", "finetune@1", -0.021, 0.04),
+  ]
+  assert about(diagnosis, "Finetuning") == (
+    "Finetuning took exact match from .380 zero-shot down to .329 at step 2, .050 below where it "
+    "began."
+  )
+
+
+POINT = st.integers(0, 1000).map(lambda value: value / 1000)
+
+
+@given(
+  values=st.lists(POINT, min_size=3, max_size=5),
+  halves=st.lists(POINT, min_size=12, max_size=12),
+  with_zero=st.booleans(),
+)
+def test_every_claim_on_the_curve_is_its_paired_comparison(values, halves, with_zero):
+  diagnosis = has_zero_at_start(values, with_zero)
+  names = [f"finetune@{step}" for step in range(len(values))]
+  if not with_zero:
+    names[0] = "zero"
+  pairs = [(i, j) for i in range(len(values)) for j in range(i)]
+  signs = {}
+  for (i, j), half in zip(pairs, halves):
+    half /= 2
+    difference = values[i] - values[j]
+    set_pair(diagnosis, names[i], names[j], difference - half, difference + half)
+    signs[i, j] = (difference - half > 0) - (difference + half < 0)
+    signs[j, i] = -signs[i, j]
+  said = about(diagnosis, "Finetuning")
+  last, peak = len(values) - 1, max(range(len(values)), key=values.__getitem__)
+  rose, fell = signs.get((peak, 0), 0) > 0, signs.get((last, peak), 0) < 0
+  overall = signs[last, 0]
+  assert ("where it began" not in said) or (
+    ("below where it began" in said, "above where it began" in said) == (overall < 0, overall > 0)
+  )
+  assert ("no clear difference" in said) == (not rose and not fell and overall == 0)
+  assert ("no clear gain" in said) <= (not rose and overall <= 0)
+  assert ("then down to" in said) == (rose and fell)
+  assert ("no clear fall" in said) <= (rose and not fell)
+  assert ("Finetuning took" in said) <= (rose or overall != 0 or fell)
+  assert numbers.share(values[0]) in said and numbers.share(values[-1]) in said
+
+
+def test_without_a_comparison_nothing_is_claimed():
+  said = about(uncompared_curve([0.3, 0.9, 0.1]), "Finetuning")
+  assert ".300 at step 0, at most .900 at step 1, and .100 at step 2" in said
+  assert said.endswith("so neither a gain nor a loss is claimed.")
+  before_and_after = uncompared_curve([0.3, 0.9, 0.1]) | {"curves": {}}
+  assert about(before_and_after, "Finetuning").endswith(": not compared on the same queries.")
 
 
 def test_without_a_curve_before_and_after_are_compared():
@@ -89,12 +181,24 @@ def test_shock_is_claimed_only_where_the_interval_excludes_1(rare, common, expec
   assert expected in said and numbers.ratio(rare) in said
 
 
-def test_shock_that_zero_shot_has_already_is_not_claimed():
+@pytest.mark.parametrize(
+  "before, half, expected",
+  [
+    (3.0, 0.1, "No clear frequency shock"),
+    (1.8, 0.1, "only the over-prediction"),
+    (1.8, 0.3, "No clear frequency shock"),
+    (1.8, None, "No clear frequency shock"),
+  ],
+)
+def test_shock_that_zero_shot_has_already_is_not_claimed(before, half, expected):
   diagnosis = curve_diagnosis([0.3, 0.4, 0.2])
-  for label, rare in (("zero", 3.0), ("finetune", 2.0)):
+  for label, rare in (("zero", before), ("finetune", 2.0)):
     found = {"ratio": {"rare_seen": estimate(rare, 0.1)}}
     diagnosis["arms"][label] = diagnosis["arms"][label] | {"shock": found}
-  assert "No clear frequency shock" in about(diagnosis, "Frequency shock")
+  for row in diagnosis["comparisons"]:
+    if (row["arm"], row["against"]) == ("finetune", "zero") and half:
+      row["ratio_difference"] = {"rare_seen": estimate(2.0 - before, half)}
+  assert expected in about(diagnosis, "Frequency shock")
 
 
 def test_remedies_are_sorted_by_what_they_did():
@@ -108,7 +212,91 @@ def test_remedies_are_sorted_by_what_they_did():
   assert "clearly better: Both combined (+.141), Weight mixing (+.131)" in said
   assert "clearly worse: Output mixing (−.050)" in said
   assert "not clearly different: Mixture finetuning (+.010)" in said
+  assert (
+    "The highest, Both combined, reaches .420, not clearly above Weight mixing (.410); " in said
+  )
+  assert "it is above zero-shot (.339)" in said
+  for row in diagnosis["comparisons"]:
+    if row["against"] == "weight_mixing":
+      row["difference"] = {"mean": 0.01, "low": 0.001, "high": 0.02, "by_seed": {}}
+  others = [("combined", label, 0.05) for label in ("mixture", "output_mixing", "finetune_early")]
+  diagnosis["comparisons"] += [compared(*row) for row in others]
+  said = about(diagnosis, "Remedies")
   assert "The best, Both combined, reaches .420, above zero-shot (.339)" in said
+
+
+def early_diagnosis(steps, early, others, seeds=("0", "1", "2")):
+  """A finetuned arm, stopped early, and other remedies: label to share right."""
+  shares = {"zero": 0.3, "tuned": 0.2, "tuned_early": early, **others}
+  diagnosis = {
+    "arms": {label: {"right": estimate(share)} for label, share in shares.items()},
+    "titles": {"tuned_early": "Tuned, stopped early"},
+    "reference": "zero",
+    "roles": {"zero_shot": "zero", "finetuned": "tuned", "remedies": list(others)},
+    "table": list(shares),
+    "selected": {
+      "tuned_early": {seed: {"step": step, "development": 0.4} for seed, step in zip(seeds, steps)}
+    },
+    "remedies": dict.fromkeys(["tuned_early", *others], "tuned"),
+  }
+  diagnosis["comparisons"] = [
+    compared(arm, against, shares[arm] - shares[against])
+    for arm in shares
+    for against in shares
+    if arm != against
+  ]
+  return diagnosis
+
+
+def test_early_stopping_is_among_the_remedies():
+  diagnosis = early_diagnosis((25, 50, 25), 0.415, {"mix": 0.389})
+  said = about(diagnosis, "Remedies")
+  assert "clearly better: Tuned, stopped early (+.215), Mix (+.189)" in said
+  assert "The best, Tuned, stopped early, reaches .415, above zero-shot (.300)" in said
+  assert reading.best_remedy(diagnosis) == "tuned_early"
+  page_text = page.render(diagnosis, {})
+  assert "exact match of the best remedy, Tuned, stopped early" in page_text
+
+
+def test_what_is_stopped_early_at_step_0_is_no_finetuning():
+  diagnosis = early_diagnosis((0, 0, 0), 0.415, {"mix": 0.389})
+  diagnosis["descriptions"] = {"tuned_early": {"use_when": "always"}}
+  said = about(diagnosis, "Remedies")
+  assert "Tuned, stopped early (+.215; step 0 chosen: no finetuning)" in said
+  assert "The best, Mix, reaches .389" in said
+  page_text = page.render(diagnosis, {})
+  assert "exact match of the best remedy, Mix" in page_text
+  assert "always" not in page_text and "not here: step 0 chosen: no finetuning" in page_text
+  alone = early_diagnosis((0, 0, 0), 0.415, {})
+  assert "Development facts chose to do nothing in every seed." in about(alone, "Remedies")
+  assert "best remedy" not in page.render(alone, {})
+
+
+def test_step_0_in_some_seeds_is_said():
+  diagnosis = early_diagnosis((0, 25, 0), 0.415, {"mix": 0.389})
+  said = about(diagnosis, "Remedies")
+  assert "(+.215; step 0 chosen in 2 of 3 seeds: no finetuning)" in said
+
+
+def test_no_mixing_and_no_correction_are_no_remedies():
+  diagnosis = early_diagnosis((25, 25, 25), 0.25, {"mix": 0.31, "prior": 0.2, "last": 0.2})
+  diagnosis["selected"] |= {
+    "mix": {"0": {"alpha": 0.0, "development": 0.4}},
+    "prior": {"0": {"tau": 0.0, "development": 0.4}},
+    "last": {"0": {"alpha": 1.0, "development": 0.4}},
+  }
+  said = about(diagnosis, "Remedies")
+  assert "Mix (+.110; alpha 0 chosen: no finetuning)" in said
+  assert "Prior (.000; tau 0 chosen: no correction)" in said
+  assert "Last (.000; alpha 1 chosen: no mixing)" in said
+  assert "The best, Tuned, stopped early" in said
+
+
+@pytest.mark.parametrize("lead, rank", [(0.03, "best"), (0.01, "highest")])
+def test_best_is_said_only_where_the_paired_test_says_so(lead, rank):
+  diagnosis = early_diagnosis((25, 25, 25), 0.4, {"mix": 0.4 + lead})
+  assert f"The {rank}, Mix" in about(diagnosis, "Remedies")
+  assert f"exact match of the {rank} remedy, Mix" in page.render(diagnosis, {})
 
 
 def test_popular_against_unpopular_half():
@@ -122,16 +310,14 @@ def test_nothing_to_say_gives_no_sentence():
   assert summary.sentences({"arms": {"mine": {"right": estimate(0.5)}}}) == []
 
 
-def test_change_turns_a_comparison_round_and_falls_back_on_seeds():
+def test_change_turns_a_comparison_round_and_knows_nothing_else():
   arms = {"a": {"right": estimate(0.4)}, "b": {"right": estimate(0.3)}}
   row = {"arm": "a", "against": "b", "difference": {"mean": 0.1, "low": -0.01, "high": 0.2}}
   found = reading.change({"arms": arms, "comparisons": [row]}, "b", "a")
   assert (found.difference, found.low, found.high, found.clear) == (-0.1, -0.2, 0.01, False)
   seeds = ("0", "1", "2")
   wide = {label: {"right": estimate(mean, 0.5, seeds)} for label, mean in (("a", 0.4), ("b", 0.3))}
-  assert reading.change({"arms": wide}, "a", "b").clear
-  wide["a"]["right"]["by_seed"]["1"] = 0.2
-  assert not reading.change({"arms": wide}, "a", "b").clear
+  assert reading.change({"arms": wide}, "a", "b") is None
   assert reading.change({"arms": wide}, "a", "missing") is None
 
 

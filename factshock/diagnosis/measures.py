@@ -73,6 +73,8 @@ def measure(
     right[label] = right_N
     predicted[label] = entity_N
   plans += _comparison_plans(right, options)
+  if counted:
+    plans += _ratio_plans(predicted, queries, finetuning, options)
   for label, measured in _carry_out(queries.draw, plans):
     samples.setdefault(label, {}).update(measured)
   for label in arms:
@@ -236,6 +238,50 @@ def _comparison_plans(
     yield (label, against), _flip_plan(right[label], right[against])
     if known_N is not None:
       yield (label, against), _known_plan(right[label], right[against], known_N)
+
+
+def _ratio_plans(
+  predicted: Mapping[str, np.ndarray],
+  queries: Queries,
+  finetuning: Mapping[str, Sequence[Answer] | None],
+  options: Options,
+) -> Iterator[tuple[Label, Plan]]:
+  """Yields plans of the differences of prediction ratios, of arms beside the reference.
+
+  Both arms' answers are grouped by what the first was finetuned on.
+  """
+  for label, against in options.pairs:
+    answers = finetuning.get(label)
+    if against != options.reference or answers is None or against not in predicted:
+      continue
+    entities = shock.finetuned_on(queries.entities, answers)
+    groups = (queries.gold, predicted[label], predicted[against])
+    yield (label, against), _ratio_plan(*(shock.groups_of(entities, code_N) for code_N in groups))
+
+
+def _ratio_plan(
+  gold_N: np.ndarray,
+  first_N: np.ndarray,
+  second_N: np.ndarray,
+) -> Plan:
+  """Returns a plan of the difference of two arms' prediction ratios, NaN without gold answers.
+
+  Args:
+    gold_N: group of each gold answer.
+    first_N: group of each answer of the first arm, shock.OTHER where it is in none.
+    second_N: group of each answer of the second arm.
+  """
+  names = [f"ratio_difference/{group}" for group in shock.GROUPS]
+  width = shock.OTHER + 1
+
+  def differences(counts_RxC: np.ndarray) -> Measures:
+    table = counts_RxC.reshape(-1, width, width, width)
+    more_RxG = table.sum((1, 3)) - table.sum((1, 2))
+    ratios_RxG = shock.divide(more_RxG, table.sum((2, 3)))
+    return {name: ratios_RxG[:, index] for index, name in enumerate(names)}
+
+  code_N = (gold_N * width + first_N) * width + second_N
+  return Plan(code_N.astype(np.int32), width**3, differences)
 
 
 def _right_of(right: Mapping[str, np.ndarray], label: str | None) -> np.ndarray | None:

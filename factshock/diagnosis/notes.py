@@ -56,6 +56,8 @@ comparisons: difference of share right, arm - against, paired by query and seed;
   sign of its mean.
 difference_known, difference_unknown: the same among the queries that the known arm answers right,
   and among the others.
+ratio_difference: of an arm beside the reference, difference of its prediction ratios and the
+  reference's, both with the arm's groups of answers, paired by query and seed.
 verdict: whether finetuning shifted the answer prior (the corrected arm is clearly above the
   finetuned one), lost access (the corrected arm is clearly below the reference among the facts
   that a fourth arm, the known one, has right; without one among all facts) or both; clear is an

@@ -271,12 +271,16 @@ def cells(
     predicted_N: index of each prediction, `len(entities.names)` for no known answer.
     right_N: whether each is right.
   """
-  groups = np.append(entities.group, OTHER)
   counts = np.append(entities.pretraining, np.inf)
   rarer_N = counts[predicted_N] < counts[gold_N]
-  pair_N = groups[gold_N] * 5 + groups[predicted_N]
+  pair_N = groups_of(entities, gold_N) * 5 + groups_of(entities, predicted_N)
   right_pair_N = pair_N * 2 + right_N
   return right_pair_N * 2 + rarer_N
+
+
+def groups_of(entities: Entities, entity_N: np.ndarray) -> np.ndarray:
+  """Returns the group of each entity [N]; OTHER for `len(entities.names)`, no known answer."""
+  return np.append(entities.group, OTHER)[entity_N]
 
 
 def group_measures(cells_RxC: np.ndarray) -> Measures:

@@ -309,9 +309,16 @@ def _comparison(
     "against": pair[1],
     "difference": difference,
     **_estimates(("difference_known", "difference_unknown"), samples, finish),
+    **_ratio_differences(samples, finish),
     "mcnemar_p": test.exact,
     "mcnemar_mid_p": test.middle,
     "wins": wins,
     "losses": losses,
     "seeds_same_sign": f"{same_sign}/{len(samples['difference'])}",
   }
+
+
+def _ratio_differences(samples: SamplesBySeed, finish: Finish) -> Json:
+  """Returns {"ratio_difference": ...} by group of answers; nothing where ratios are unknown."""
+  by_group = _by_prefix("ratio_difference/", samples, finish)
+  return {"ratio_difference": by_group} if by_group else {}

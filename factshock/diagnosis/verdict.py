@@ -3,7 +3,8 @@
 Evidence: `loss` (finetuned - reference), `prior` (corrected - finetuned), `access` (corrected -
 reference among known facts; what the prior does not explain), `knowledge` (finetuned - reference
 among facts not known), each an estimate with its interval or None, and `share_of_loss`: how much
-of the loss the prior explains, where there is a clear one. Known is what a fourth arm has right,
+of the loss the prior explains, where there is a clear one. Without a clear loss there is nothing to
+blame finetuning for, whatever the others are. Known is what a fourth arm has right,
 such as the best cloze: facts picked because the reference itself has them right include its lucky
 guesses, which any change undoes; without such an arm `access` is over all facts and there is no
 `knowledge`.
@@ -26,7 +27,11 @@ class Advice(NamedTuple):
 
 VERDICTS = {
   "none": Advice(
-    "Finetuning did no clear harm: neither a shifted answer prior nor lost access is seen.",
+    "Finetuning did no clear harm: the model is not clearly worse than before.",
+    "Nothing needs mending.",
+  ),
+  "gain": Advice(
+    "Finetuning did no harm: the model is clearly better than before.",
     "Nothing needs mending.",
   ),
   "prior": Advice(
@@ -54,6 +59,11 @@ VERDICTS = {
     "More test facts, or more seeds; stopping earlier is safe to try.",
   ),
 }
+
+# Advice where nothing was lost and restoring the frequencies of answers would still gain.
+_STILL_GAINS = (
+  "Nothing needs mending; answer-prior correction (python -m factshock.correct) would still gain."
+)
 
 # Of two causes, one smaller than this share of the other is not named in the verdict; the evidence
 # shows it.
@@ -92,14 +102,16 @@ def verdict(
     known = None
   evidence = _evidence(diagnosis["comparisons"], compared, known is not None)
   is_lost = sign(evidence["loss"]) < 0
-  is_shifted, is_away = _causes(evidence)
-  if is_shifted and is_away:  # both are clear: does either of them hardly matter?
-    known_share = 1 if known is None else diagnosis["arms"][known]["right"]["mean"]
-    is_shifted, is_away = _main_causes(evidence, known_share)
-  name = _name(is_shifted, is_away, is_lost)
+  if is_lost:
+    name = _name_of_loss(evidence, diagnosis, known)
+  else:
+    name = "gain" if sign(evidence["loss"]) > 0 else "none"
+  advice = VERDICTS[name]
+  if not is_lost and sign(evidence["prior"]) > 0:
+    advice = advice._replace(try_first=_STILL_GAINS)
   return {
     "verdict": name,
-    **VERDICTS[name]._asdict(),
+    **advice._asdict(),
     "reference": reference,
     "finetuned": finetuned,
     "corrected": corrected,
@@ -136,11 +148,6 @@ def _share_of_loss(evidence: Json) -> float:
   return evidence["prior"]["mean"] / -evidence["loss"]["mean"]
 
 
-def _causes(evidence: Json) -> tuple[bool, bool]:
-  """Returns whether the prior has clearly shifted, and whether access is clearly lost."""
-  return sign(evidence["prior"]) > 0, sign(evidence["access"]) < 0
-
-
 def _main_causes(evidence: Json, known_share: float) -> tuple[bool, bool]:
   """Returns which of two clear causes matter: not one much smaller than the other.
 
@@ -154,17 +161,26 @@ def _main_causes(evidence: Json, known_share: float) -> tuple[bool, bool]:
   return shift >= least, away >= least
 
 
-def _name(
-  is_shifted: bool,
-  is_away: bool,
-  is_lost: bool,
+def _name_of_loss(
+  evidence: Json,
+  diagnosis: Json,
+  known: str | None,
 ) -> str:
-  """Returns the key of VERDICTS."""
+  """Returns the key of VERDICTS of a clear loss.
+
+  Args:
+    evidence: estimates by name.
+    diagnosis: holds the known arm.
+    known: label of the arm that tells the known facts, or None.
+  """
+  is_shifted = sign(evidence["prior"]) > 0
+  is_away = sign(evidence["access"]) < 0
+  if is_shifted and is_away:  # both are clear: does either of them hardly matter?
+    known_share = 1 if known is None else diagnosis["arms"][known]["right"]["mean"]
+    is_shifted, is_away = _main_causes(evidence, known_share)
   if is_shifted:
     return "both" if is_away else "prior"
-  if is_away:
-    return "access"
-  return "unclear" if is_lost else "none"
+  return "access" if is_away else "unclear"
 
 
 def lines(verdict: Json) -> list[str]:
@@ -187,7 +203,7 @@ def lines(verdict: Json) -> list[str]:
     for name, estimate in verdict["evidence"].items()
     if estimate and estimate["mean"] is not None and estimate["low"] is not None
   ]
-  if verdict["share_of_loss"] is not None:
+  if verdict["share_of_loss"] is not None and sign(verdict["evidence"]["prior"]) > 0:
     text.append(_explained(verdict["share_of_loss"]))
   return [*text, f"Try first: {verdict['try_first']}"]
 

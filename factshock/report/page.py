@@ -164,11 +164,12 @@ def _tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
   roles = reading.roles(diagnosis)
   finetuned = roles["finetuned"]
   best = reading.best_remedy(diagnosis)
+  rank = "highest" if reading.rivals(diagnosis, best) else "best"
   criterion = reading.criterion(diagnosis)
   accuracy = [
     (roles["zero_shot"], criterion),
     (finetuned, criterion),
-    (best, f"{criterion} of the best remedy"),
+    (best, f"{criterion} of the {rank} remedy"),
   ]
   ratios = [
     (finetuned, "rare seen answers, predicted / gold"),

@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
 from factshock.predictions import points
+from factshock.predictions.points import Point
 from factshock.report import numbers
 from factshock.report.numbers import KnownEstimate, known_estimate
-from factshock.report.schema import Description, Diagnosis
+from factshock.report.schema import Comparison, Description, Diagnosis
 
 GROUPS = {
   "rare_seen": "Rare, seen",
@@ -17,13 +18,15 @@ GROUPS = {
 
 
 class Change(NamedTuple):
-  """Share right of one arm minus another's; `clear` is False where chance may explain it."""
+  """Share right of one arm minus another's on the same queries.
+
+  `clear` is True where the interval of the paired comparison excludes 0.
+  """
 
   difference: float
   low: float | None
   high: float | None
   clear: bool
-  how: str
 
 
 class CurveRow(NamedTuple):
@@ -237,17 +240,97 @@ def best_remedy(
   diagnosis: Diagnosis,
   among: Collection[str] | None = None,
 ) -> str | None:
-  """Returns the remedy with the most right answers (of those in `among`), or None."""
+  """Returns the remedy with the most right answers (of those in `among`), or None.
+
+  What was chosen to be the model before finetuning, at step 0 say, is no remedy.
+  """
   best = None
   best_mean = None
-  for label in roles(diagnosis)["remedies"]:
+  for label in remedies(diagnosis):
     right = mean(diagnosis, label, "right")
     if right is None or (among is not None and label not in among):
+      continue
+    if nothing_chosen(diagnosis, label) is not None:
       continue
     if best_mean is None or right > best_mean:
       best = label
       best_mean = right
   return best
+
+
+def rivals(diagnosis: Diagnosis, best: str | None) -> list[str]:
+  """Returns the remedies that the best one is not known to be clearly better than."""
+  close = []
+  for label in remedies(diagnosis):
+    is_none = nothing_chosen(diagnosis, label) is not None
+    if label == best or is_none or mean(diagnosis, label, "right") is None:
+      continue
+    lead = change(diagnosis, best, label)
+    if lead is None or not lead.clear or lead.difference < 0:
+      close.append(label)
+  return close
+
+
+def remedies(diagnosis: Diagnosis) -> list[str]:
+  """Returns all remedies for the finetuned arm that the diagnosis knows of.
+
+  First is the finetuned arm stopped early, then the remedies of the roles and the others that mend
+  it; of each that trains also the arm stopped early.
+  """
+  arms = diagnosis.get("arms") or {}
+  parts = roles(diagnosis)
+  finetuned = parts["finetuned"]
+  if finetuned is None:
+    return parts["remedies"]
+  mended_by_remedy = diagnosis.get("remedies") or {}
+  mending = [label for label, mended in mended_by_remedy.items() if mended == finetuned]
+  found = [Point(finetuned).early.label]
+  for label in (*parts["remedies"], *mending):
+    point = Point.parse(label)
+    found += [label] if point.is_early else [label, point.early.label]
+  return [label for label in dict.fromkeys(found) if label in arms and label != finetuned]
+
+
+# What a value that was chosen on development facts amounts to.
+_NOTHING = {
+  ("step", 0): "no finetuning",
+  ("alpha", 0): "no finetuning",
+  ("alpha", 1): "no mixing",
+  ("tau", 0): "no correction",
+}
+
+
+def nothing_chosen(diagnosis: Diagnosis, label: str) -> str | None:
+  """Returns what was chosen for an arm in every seed where that does nothing, else None.
+
+  It is "no finetuning" for step 0 and for alpha 0, which are the model before finetuning.
+  """
+  by_seed = (diagnosis.get("selected") or {}).get(label) or {}
+  nothings = {_nothing(row) for row in by_seed.values()}
+  return nothings.pop() if len(nothings) == 1 else None
+
+
+def chosen_note(diagnosis: Diagnosis, label: str) -> str | None:
+  """Returns in which seeds a choice that does nothing was made, as a text; None for no seed."""
+  by_seed = (diagnosis.get("selected") or {}).get(label) or {}
+  notes = []
+  for nothing in dict.fromkeys(_NOTHING.values()):
+    rows = [row for row in by_seed.values() if _nothing(row) == nothing]
+    if not rows:
+      continue
+    (key, value), *_ = [pair for pair in _values(rows[0]) if pair in _NOTHING]
+    seeds = "" if len(rows) == len(by_seed) else f" in {len(rows)} of {len(by_seed)} seeds"
+    notes.append(f"{key} {value:g} chosen{seeds}: {nothing}")
+  return "; ".join(notes) or None
+
+
+def _nothing(row: Mapping[str, Any]) -> str | None:
+  return next((_NOTHING[pair] for pair in _values(row) if pair in _NOTHING), None)
+
+
+def _values(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+  values = {key: numbers.finite(value) for key, value in row.items() if key != "development"}
+  return [(key, value) for key, value in values.items() if value is not None]
 
 
 def curve(
@@ -291,81 +374,38 @@ def change(
   label: str | None,
   against: str | None,
 ) -> Change | None:
-  """Returns the share right of `label` minus that of `against`, or None where either is missing.
+  """Returns the share right of `label` minus that of `against`, or None where it is not known.
 
-  Clear is: the paired interval excludes 0, where the diagnosis compares the two; else the same
-  sign in each of three or more seeds; else intervals that do not overlap.
+  Only the paired comparison that the diagnosis holds counts, either way round: intervals of two
+  arms asked the same queries may overlap where the paired one excludes 0, and the reverse.
   """
-  first = estimate(diagnosis, label, "right")
-  second = estimate(diagnosis, against, "right")
-  if first is None or second is None:
+  row = comparison(diagnosis, label, against)
+  if row is not None:
+    return _paired_change(row.get("difference"), 1)
+  row = comparison(diagnosis, against, label)
+  if row is not None:
+    return _paired_change(row.get("difference"), -1)
+  return None
+
+
+def comparison(
+  diagnosis: Diagnosis,
+  label: str | None,
+  against: str | None,
+) -> Comparison | None:
+  """Returns the paired comparison of an arm with another one, or None where there is none."""
+  for row in diagnosis.get("comparisons") or []:
+    if (row.get("arm"), row.get("against")) == (label, against) and label != against:
+      return row
+  return None
+
+
+def _paired_change(raw: Any, sign: int) -> Change | None:
+  """Returns a stored difference, turned round where `sign` is -1."""
+  difference = known_estimate(raw)
+  if difference is None:
     return None
-  comparisons = diagnosis.get("comparisons") or []
-  for row in comparisons:
-    difference = known_estimate(row.get("difference"))
-    compared = (row.get("arm"), row.get("against"))
-    if difference and label != against:
-      if compared == (label, against):
-        return _paired_change(difference)
-      if compared == (against, label):
-        return _paired_change(_negative(difference))
-  return _unpaired_change(first, second)
-
-
-def _negative(estimate: KnownEstimate) -> KnownEstimate:
-  low = estimate["low"]
-  high = estimate["high"]
-  by_seed = {seed: -value for seed, value in estimate["by_seed"].items()}
-  return {
-    "mean": -estimate["mean"],
-    "low": None if high is None else -high,
-    "high": None if low is None else -low,
-    "by_seed": by_seed,
-  }
-
-
-def _paired_change(difference: KnownEstimate) -> Change:
-  clear = numbers.clear_sign(difference) != 0
-  return Change(
-    difference["mean"],
-    difference["low"],
-    difference["high"],
-    clear,
-    "in a paired test",
-  )
-
-
-def _unpaired_change(
-  first: KnownEstimate,
-  second: KnownEstimate,
-) -> Change:
-  difference = first["mean"] - second["mean"]
-  by_seed = []
-  for seed, value in first["by_seed"].items():
-    if seed in second["by_seed"]:
-      by_seed.append(value - second["by_seed"][seed])
-  if len(by_seed) >= 3:
-    all_above = all(x > 0 for x in by_seed)
-    all_below = all(x < 0 for x in by_seed)
-    same_sign = all_above or all_below
-    return Change(difference, None, None, same_sign, "by the sign in each seed")
-  clear = _are_apart(first, second)
-  return Change(difference, None, None, clear, "by intervals that do not overlap")
-
-
-def _are_apart(first: KnownEstimate, second: KnownEstimate) -> bool:
-  first_ends = _ends(first)
-  second_ends = _ends(second)
-  if first_ends is None or second_ends is None:
-    return False
-  first_low, first_high = first_ends
-  second_low, second_high = second_ends
-  return first_low > second_high or second_low > first_high
-
-
-def _ends(estimate: KnownEstimate) -> tuple[float, float] | None:
-  low = estimate["low"]
-  high = estimate["high"]
-  if low is None or high is None:
-    return None
-  return low, high
+  low, high = difference["low"], difference["high"]
+  if sign < 0:
+    low, high = (None if high is None else -high), (None if low is None else -low)
+  return Change(sign * difference["mean"], low, high, numbers.clear_sign(difference) != 0)

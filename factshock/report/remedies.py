@@ -31,7 +31,7 @@ class _Remedy:
 
 
 def table(diagnosis: Diagnosis) -> str | None:
-  """Returns a part for each arm that is mended, the best remedy first; None without remedies."""
+  """Returns a part for each arm that is mended, the highest effect first; None without any."""
   remedies = _remedies(diagnosis)
   if not remedies:
     return None
@@ -111,8 +111,11 @@ def _remedies(diagnosis: Diagnosis) -> list[_Remedy]:
 def _texts(diagnosis: Diagnosis, label: str) -> tuple[str, str, str]:
   """Returns what a remedy needs, what it costs and when to use it, as its description says."""
   description = reading.description(diagnosis, label)
+  use_when = description.get("use_when") or DASH
+  if reading.nothing_chosen(diagnosis, label):
+    use_when = f"not here: {reading.chosen_note(diagnosis, label)}"
   return (
     description.get("needs") or DASH,
     description.get("cost") or DASH,
-    description.get("use_when") or DASH,
+    use_when,
   )

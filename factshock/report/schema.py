@@ -59,6 +59,7 @@ class Comparison(TypedDict, total=False):
   arm: str
   against: str
   difference: RawEstimate
+  ratio_difference: dict[str, RawEstimate]
   mcnemar_p: float
   wins: int
   losses: int

@@ -1,8 +1,12 @@
 """Summary of a diagnosis in sentences, computed from its numbers.
 
-An effect that is absent is said to be absent.
+An effect that is absent is said to be absent. Of two arms one is called better only by their paired
+comparison on the same queries.
 """
 
+from collections.abc import Sequence
+
+from factshock.predictions.points import Point
 from factshock.report import numbers, reading
 from factshock.report.numbers import KnownEstimate, interval, ratio, share, signed_share
 from factshock.report.reading import Change, CurveRow, Roles, change, estimate, mean, title
@@ -79,16 +83,23 @@ def _height(row: CurveRow) -> float:
   return row.right["mean"] if row.right else float("-inf")
 
 
-def _clear_between(
+def _between(
   diagnosis: Diagnosis,
   row: CurveRow,
   other: CurveRow,
-) -> bool:
-  """Returns whether two different points of a curve differ clearly."""
-  if row.x == other.x:
-    return False
-  difference = change(diagnosis, row.label, other.label)
-  return difference is not None and difference.clear
+) -> Change | None:
+  """Returns the paired change between two points of a curve; between a point and itself, none."""
+  if row.label == other.label:
+    return Change(0.0, 0.0, 0.0, False)
+  return change(diagnosis, row.label, other.label)
+
+
+def _place(diagnosis: Diagnosis, row: CurveRow) -> str:
+  """Returns what was measured at a point of the main curve, and where: ".380 at step 25"."""
+  height = share(_height(row))
+  if row.label == reading.roles(diagnosis)["zero_shot"]:
+    return f"{height} zero-shot"
+  return f"{height} at step {row.x:g}"
 
 
 def _rise_and_fall(
@@ -100,40 +111,50 @@ def _rise_and_fall(
   end = curve[-1]
   peak = max(curve, key=_height)
   criterion = reading.criterion(diagnosis)
-  first = share(_height(start))
-  top = share(_height(peak))
-  last = share(_height(end))
-  rose = _clear_between(diagnosis, peak, start)
-  fell = _clear_between(diagnosis, end, peak)
-
-  at_start = f"{first} at step {start.x:g}"
-  at_end = f"{last} at step {end.x:g}"
-  gain = f"Finetuning took {criterion} from {at_start} to {top} at step {peak.x:g}"
-  no_gain = f"{criterion} was {at_start}, at most {top} (step {peak.x:g})"
-  if rose and fell:
-    against_start = _against_start(diagnosis, start, end)
-    return f"{gain}, then down to {at_end}, {against_start}."
-  if rose:
+  at_start = _place(diagnosis, start)
+  at_peak = _place(diagnosis, peak)
+  at_end = _place(diagnosis, end)
+  rise = _between(diagnosis, peak, start)
+  fall = _between(diagnosis, end, peak)
+  whole = _between(diagnosis, end, start)
+  if rise is None or fall is None or whole is None:
+    return (
+      f"{criterion.capitalize()} was {at_start}, at most {at_peak}, and {at_end}; the diagnosis "
+      "does not compare them on the same queries, so neither a gain nor a loss is claimed."
+    )
+  against_start = _against_start(whole)
+  if rise.clear and fall.clear:
+    return (
+      f"Finetuning took {criterion} from {at_start} to {at_peak}, then down to {at_end}, "
+      f"{against_start}."
+    )
+  if rise.clear:
     tail = "" if peak.x == end.x else f" and {at_end}"
-    return f"{gain}{tail}: no clear fall beyond a point is seen."
-  if fell:
-    against_start = _against_start(diagnosis, start, end)
-    return f"Finetuning brought no clear gain: {no_gain}, and fell to {at_end}, {against_start}."
-  return f"Finetuning made no clear difference: {no_gain} and {at_end}."
+    return (
+      f"Finetuning took {criterion} from {at_start} to {at_peak}{tail}: no clear fall beyond a "
+      "point is seen."
+    )
+  if whole.clear and whole.difference > 0:
+    return f"Finetuning took {criterion} from {at_start} to {at_end}, {against_start}."
+  if not fall.clear and not whole.clear:
+    return (
+      f"Finetuning made no clear difference: {criterion} was {at_start}, at most {at_peak}, and "
+      f"{at_end}, {against_start}."
+    )
+  if peak.x == start.x:
+    return f"Finetuning took {criterion} from {at_start} down to {at_end}, {against_start}."
+  return (
+    f"Finetuning brought no clear gain: {criterion} was {at_start}, at most {at_peak}, and fell to "
+    f"{at_end}, {against_start}."
+  )
 
 
-def _against_start(
-  diagnosis: Diagnosis,
-  start: CurveRow,
-  end: CurveRow,
-) -> str:
-  difference = change(diagnosis, end.label, start.label)
-  if difference is None or not difference.clear:
-    size = signed_share(difference.difference if difference else None)
-    return f"not clearly different from where it began ({size})"
-  side = "below" if difference.difference < 0 else "above"
-  distance = share(abs(difference.difference))
-  return f"{distance} {side} where it began"
+def _against_start(whole: Change) -> str:
+  """Returns how the end of a curve compares with its start."""
+  if not whole.clear:
+    return f"not clearly different from where it began ({signed_share(whole.difference)})"
+  side = "below" if whole.difference < 0 else "above"
+  return f"{share(abs(whole.difference))} {side} where it began"
 
 
 def _before_and_after(
@@ -142,12 +163,14 @@ def _before_and_after(
 ) -> str | None:
   finetuned = roles["finetuned"]
   zero_shot = roles["zero_shot"]
-  difference = change(diagnosis, finetuned, zero_shot)
-  if difference is None:
-    return None
   before = mean(diagnosis, zero_shot, "right")
   after = mean(diagnosis, finetuned, "right")
-  verdict = _verdict(difference, "a clear gain", "a clear loss", "no clear difference")
+  if before is None or after is None or finetuned == zero_shot:
+    return None
+  difference = change(diagnosis, finetuned, zero_shot)
+  verdict = "not compared on the same queries"
+  if difference is not None:
+    verdict = _verdict(difference, "a clear gain", "a clear loss", "no clear difference")
   criterion = reading.criterion(diagnosis)
   return f"Finetuning moved {criterion} from {share(before)} to {share(after)}: {verdict}."
 
@@ -168,8 +191,8 @@ def _shock(diagnosis: Diagnosis) -> str | None:
     parts.append(f"common answers not seen in it {times}")
   if not parts:
     return None
-  over = _is_beyond(rare, rare_before, side=1)
-  under = _is_beyond(common, common_before, side=-1)
+  over = _is_beyond(diagnosis, "rare_seen", side=1)
+  under = _is_beyond(diagnosis, "common_unseen", side=-1)
   observed = ", and ".join(parts)
   verdict = _shock_verdict(over, under)
   return f"After finetuning, {observed}. {verdict}"
@@ -203,83 +226,105 @@ def _times_as_often(
 
 
 def _is_beyond(
-  estimate: KnownEstimate | None,
-  before: KnownEstimate | None,
+  diagnosis: Diagnosis,
+  group: str,
   side: int,
 ) -> bool:
-  """Returns whether a ratio is clearly beyond 1, and further that way than before finetuning.
+  """Returns whether a group's ratio is clearly beyond 1, and clearly further than zero-shot's.
 
   Args:
-    estimate: the ratio after finetuning.
-    before: the ratio before it.
-    side: 1 for above, -1 for below.
+    diagnosis: compares the ratios of the two arms on the same queries.
+    group: of answers.
+    side: 1 for above 1, -1 for below.
   """
-  if estimate is None:
+  roles = reading.roles(diagnosis)
+  after = reading.prediction_ratio(diagnosis, roles["finetuned"], group)
+  if after is None:
     return False
-  edge = estimate["low"] if side > 0 else estimate["high"]
+  edge = after["low"] if side > 0 else after["high"]
   if edge is None or side * (edge - 1) <= 0:
     return False
-  if before is None:
+  if reading.prediction_ratio(diagnosis, roles["zero_shot"], group) is None:
     return True
-  rise = estimate["mean"] - before["mean"]
-  return side * rise > 0
+  row = reading.comparison(diagnosis, roles["finetuned"], roles["zero_shot"]) or {}
+  rise = numbers.known_estimate((row.get("ratio_difference") or {}).get(group))
+  return side * numbers.clear_sign(rise) > 0
 
 
 def _remedies(diagnosis: Diagnosis) -> str | None:
-  roles = reading.roles(diagnosis)
-  finetuned = roles["finetuned"]
-  effects = {}
-  for label in roles["remedies"]:
-    effect = change(diagnosis, label, finetuned)
-    if effect and label != finetuned:
-      effects[label] = effect
-  if not effects:
+  finetuned = reading.roles(diagnosis)["finetuned"]
+  listed = _listed_remedies(diagnosis)
+  effects = {label: change(diagnosis, label, finetuned) for label in listed}
+  known = {label: effect for label, effect in effects.items() if effect}
+  if not known:
     return None
-  order = sorted(effects, key=lambda label: -effects[label].difference)
   verdicts = ("clearly better", "clearly worse", "not clearly different")
   by_verdict: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
-  for label in order:
-    effect = effects[label]
-    size = signed_share(effect.difference)
-    verdict = _verdict(effect, *verdicts)
-    by_verdict[verdict].append(f"{title(diagnosis, label)} ({size})")
-  listed = []
-  for verdict, names in by_verdict.items():
-    if names:
-      joined = ", ".join(names)
-      listed.append(f"{verdict}: {joined}")
-  compared = "; ".join(listed)
-  best = _best_remedy(diagnosis, roles, order[0])
+  for label in sorted(known, key=lambda label: -known[label].difference):
+    notes = [signed_share(known[label].difference), reading.chosen_note(diagnosis, label)]
+    noted = "; ".join(note for note in notes if note)
+    verdict = _verdict(known[label], *verdicts)
+    by_verdict[verdict].append(f"{title(diagnosis, label)} ({noted})")
+  joined = {verdict: ", ".join(names) for verdict, names in by_verdict.items() if names}
+  compared = "; ".join(f"{verdict}: {names}" for verdict, names in joined.items())
   against = title(diagnosis, finetuned)
-  return f"Against “{against}”, {compared}. {best}"
+  return f"Against “{against}”, {compared}. {_best_remedy(diagnosis)}"
 
 
-def _best_remedy(
-  diagnosis: Diagnosis,
-  roles: Roles,
-  label: str,
-) -> str:
-  """Returns what the best remedy reaches: its accuracy, against zero-shot, and its ratios."""
+def _listed_remedies(diagnosis: Diagnosis) -> list[str]:
+  """Returns the remedies to name: finetuning stopped early, those of the roles, and the best."""
+  parts = reading.roles(diagnosis)
+  labels = reading.remedies(diagnosis)
+  early = Point(parts["finetuned"] or "").early.label
+  wanted = {early, *parts["remedies"], reading.best_remedy(diagnosis)}
+  return [label for label in labels if label in wanted and label != parts["finetuned"]]
+
+
+def _best_remedy(diagnosis: Diagnosis) -> str:
+  """Returns what the best remedy reaches: its accuracy, against others and zero-shot, its ratios.
+
+  It is called the best where it is clearly better than every other.
+  """
+  label = reading.best_remedy(diagnosis)
+  if label is None:
+    return "Development facts chose to do nothing in every seed."
+  rivals = reading.rivals(diagnosis, label)
+  rank = "highest" if rivals else "best"
   reached = mean(diagnosis, label, "right")
-  sentence = f"The best, {title(diagnosis, label)}, reaches {share(reached)}"
-  difference = change(diagnosis, label, roles["zero_shot"])
+  sentence = f"The {rank}, {title(diagnosis, label)}, reaches {share(reached)}"
+  compared = [rival for rival in rivals if change(diagnosis, label, rival)]
+  if compared:
+    sentence += f", not clearly above {_listed_rivals(diagnosis, compared)}"
+  zero_shot = reading.roles(diagnosis)["zero_shot"]
+  difference = change(diagnosis, label, zero_shot)
   if difference:
     side = _verdict(difference, "above", "below", "not clearly different from")
-    zero_shot = mean(diagnosis, roles["zero_shot"], "right")
-    sentence += f", {side} zero-shot ({share(zero_shot)})"
+    link = "; it is" if compared else ","
+    sentence += f"{link} {side} zero-shot ({share(mean(diagnosis, zero_shot, 'right'))})"
   ratios = []
-  rare = reading.prediction_ratio(diagnosis, label, "rare_seen")
-  common = reading.prediction_ratio(diagnosis, label, "common_unseen")
-  if rare:
-    rare_ratio = ratio(rare["mean"])
-    ratios.append(f"{rare_ratio} (rare seen)")
-  if common:
-    common_ratio = ratio(common["mean"])
-    ratios.append(f"{common_ratio} (common unseen)")
+  for group, name in (("rare_seen", "rare seen"), ("common_unseen", "common unseen")):
+    known = reading.prediction_ratio(diagnosis, label, group)
+    if known:
+      ratios.append(f"{ratio(known['mean'])} ({name})")
   if ratios:
     listed = " and ".join(ratios)
     sentence += f"; its prediction ratios are {listed}"
   return sentence + "."
+
+
+def _listed_rivals(
+  diagnosis: Diagnosis,
+  labels: Sequence[str],
+  most: int = 3,
+) -> str:
+  """Returns the arms with what they reach, the highest first; beyond a few only how many."""
+  reached = {label: mean(diagnosis, label, "right") or 0.0 for label in labels}
+  order = sorted(labels, key=lambda label: -reached[label])
+  names = [f"{title(diagnosis, label)} ({share(reached[label])})" for label in order[:most]]
+  more = len(order) - most
+  if more > 0:
+    names.append(f"{more} more")
+  return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _which_facts(diagnosis: Diagnosis) -> str | None:

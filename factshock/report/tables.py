@@ -134,6 +134,8 @@ def _selected(diagnosis: Diagnosis, label: str) -> str | None:
     values = [row[key] for row in by_seed.values() if key in row]
     listed = text(_listed(values))
     lines.append(f"{text(key)}<br>{listed}")
+  if reading.nothing_chosen(diagnosis, label):
+    lines.append(text(f"({reading.nothing_chosen(diagnosis, label)})"))
   return "<br>".join(lines) or None
 
 

@@ -1,6 +1,6 @@
 """Pairs of arms that a study compares: by their roles and kinds, whatever their names are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from factshock.predictions.points import Point
 from factshock.study import roles
@@ -57,19 +57,31 @@ def pairs(config: Config, labels: list[str]) -> list[Pair]:
     *_of_contrasts(config),
   ]
   there = [pair for pair in wanted if listed.issuperset(pair) and pair[0] != pair[1]]
-  return [*dict.fromkeys(there), *_of_main_curve(config)]
+  return [*dict.fromkeys(there), *_of_main_curve(config, listed)]
 
 
 def _of_remedies(config: Config, listed: set[str]) -> Iterator[Pair]:
   """Yields pairs of each remedy and what it mends, also stopped early, and with zero-shot."""
   zero_shot = config.roles.zero_shot
-  drawn = dict.fromkeys(config.roles.remedies, config.roles.finetuned)
-  for remedy, mended in {**drawn, **remedies(config)}.items():
+  drawn = [(remedy, config.roles.finetuned) for remedy in config.roles.remedies]
+  for remedy, mended in dict.fromkeys([*drawn, *remedies(config).items()]):
     early = Point(remedy).early.label
     yield remedy, mended
+    yield early, mended
+    yield early, zero_shot
     yield early if early in listed else remedy, Point(mended).early.label
     yield remedy, zero_shot
     yield mended, zero_shot
+
+
+def of_best_remedy(best: str | None, others: Iterable[str]) -> list[Pair]:
+  """Returns pairs of the remedy that has most right with every other, so that it may be called so.
+
+  Args:
+    best: its label, None where there is no remedy.
+    others: labels of the remedies.
+  """
+  return [(best, other) for other in others if other != best] if best else []
 
 
 def _of_kinds(config: Config) -> Iterator[Pair]:
@@ -104,14 +116,20 @@ def _of_contrasts(config: Config) -> Iterator[Pair]:
           yield Point(alike[facts]).early.label, Point(alike[other]).early.label
 
 
-def _of_main_curve(config: Config) -> list[Pair]:
+def _of_main_curve(config: Config, labels: set[str]) -> list[Pair]:
   """Returns pairs of the main curve's points, so that a report can say if it rises and falls.
 
-  Each is compared with the first, and those between with the last.
+  Each is compared with the first, and those between with the last. A curve that does not begin at
+  step 0 begins at zero-shot.
   """
   if not config.roles.finetuned:
     return []
-  first, *others = [point.label for point in registry.points(config, config.roles.finetuned)]
+  points = registry.points(config, config.roles.finetuned)
+  curve = [point.label for point in points]
+  zero_shot = config.roles.zero_shot
+  if zero_shot in labels and points[0].value != 0:
+    curve = [zero_shot, *curve]
+  first, *others = curve
   rise = [(label, first) for label in others]
   fall = [(others[-1], label) for label in others[:-1]]
   return rise + fall

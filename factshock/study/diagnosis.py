@@ -28,11 +28,13 @@ from factshock.facts import schema
 from factshock.predictions import accuracy, reading
 from factshock.predictions.points import Point
 from factshock.predictions.reading import Predictions
+from factshock.report import reading as report
 from factshock.runtime import files
 from factshock.runtime.workdir import Workdir
 from factshock.study import comparisons, descriptions, roles
 from factshock.study import config as configs
 from factshock.study.arms import registry
+from factshock.study.arms.kind import Pair
 from factshock.study.config import Config
 from factshock.types import Answer, Relation
 
@@ -80,9 +82,11 @@ def diagnose(
   first_seed = configs.seeds(config)[0]
   relations = relation_files.read_relations(workdir.relations(first_seed))
   types = {name: relation["type"] for name, relation in relations.items()}
+  entries = _report_entries(config, listing, relations)
   options = _options(config, workdir, listing, types)
-  diagnosis = summary.diagnose(arms, options, _bootstrap(config))
-  diagnosis |= _report_entries(config, listing, relations)
+  pairs = [*options.pairs, *_best_remedy_pairs(config, arms, entries)]
+  options = dataclasses.replace(options, pairs=list(dict.fromkeys(pairs)))
+  diagnosis = summary.diagnose(arms, options, _bootstrap(config)) | entries
   diagnosis["run"] = _run_record(config, workdir, run_facts)
   diagnosis |= _attention(config, workdir, listing, arms)
   with files.atomic_write(workdir.diagnosis) as file:
@@ -97,6 +101,21 @@ def _predictions(workdir: Workdir, listing: _Listing) -> dict[str, dict[int, Pre
     label: {seed: read(file_label, seed) for seed, file_label in by_seed.items()}
     for label, by_seed in listing.files.items()
   }
+
+
+def _best_remedy_pairs(
+  config: Config,
+  arms: Mapping[str, Mapping[int, Predictions]],
+  entries: _Diagnosis,
+) -> list[Pair]:
+  """Returns pairs of the remedy that has most right with the others, to be compared."""
+  column = accuracy.CRITERIA.index(config.diagnosis.criterion)
+  shares = {}
+  for label in entries["table"]:
+    of_seeds = [accuracy.scores(arm)[:, column].mean() for arm in arms[label].values()]
+    shares[label] = {"right": {"mean": sum(map(float, of_seeds)) / len(of_seeds)}}
+  shown = report.tidy({**entries, "arms": shares})
+  return comparisons.of_best_remedy(report.best_remedy(shown), report.remedies(shown))
 
 
 def _report_entries(
@@ -204,7 +223,8 @@ def _options(
   corrected = config.roles.corrected or None
   finetuning_set = roles.finetuning_set(config, finetuned) if finetuned else None
   read = functools.cache(lambda name: _answers_by_seed(workdir, seeds, name))
-  listed_entities = (config.roles.zero_shot, finetuned, *config.roles.remedies)
+  early = Point(finetuned).early.label if finetuned else None
+  listed_entities = (config.roles.zero_shot, finetuned, early, *config.roles.remedies)
   return summary.Options(
     counts={seed: counting.read_counts(workdir.counts(seed)) for seed in seeds},
     reference=config.roles.zero_shot or None,
