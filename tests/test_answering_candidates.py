@@ -151,14 +151,26 @@ def test_queries_and_what_they_cannot_be(tmp_path):
     ('{"subject": "Ada"}', "expected a column `relation`"),
     ('{"subject": "", "relation": "r"}', "non-empty string"),
     ("", "got no rows"),
-    ('{"subject": "Ada", "relation": "r"}\n' * 2, "q.jsonl:2: expected each query"),
   ):
     (tmp_path / "q.jsonl").write_text(text)
     with pytest.raises(UserError, match=words):
       query_room.read(str(tmp_path / "q.jsonl"))
-  (tmp_path / "s.txt").write_text("Ada\nAda\n")
-  with pytest.raises(UserError, match="s.txt:2: expected each subject once"):
-    query_room.cross(str(tmp_path / "s.txt"), ["r"])
+
+
+def test_queries_and_subjects_that_come_again_are_merged_and_counted(tmp_path, capsys):
+  (tmp_path / "s.txt").write_text("Ada\nBob\nAda\n")
+  crossed = query_room.cross(str(tmp_path / "s.txt"), ["r"])
+  assert [row["subject"] for row in crossed] == ["Ada", "Bob"]
+  assert "s.txt: 3 rows; 1 merged, as they say the same subject again" in capsys.readouterr().out
+  rows = [
+    {"subject": "Ada", "relation": "r", "object": "x", "aliases": ["y"]},
+    {"subject": "Ada", "relation": "r", "object": "z"},
+    {"subject": "Ada", "relation": "r", "object": "x", "aliases": ["w"], "subject_id": "Q1"},
+  ]
+  (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  merged = {**rows[0], "aliases": ["y", "w"], "subject_id": "Q1"}
+  assert query_room.read(str(tmp_path / "q.jsonl")) == [merged, rows[1]]
+  assert "q.jsonl: 3 rows; 1 merged" in capsys.readouterr().out
 
 
 def test_queries_without_an_answer_are_read_from_lm_kbc(tmp_path):

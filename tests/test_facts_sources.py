@@ -17,6 +17,24 @@ def jsonl(path, *rows):
   return path
 
 
+def test_facts_that_a_file_says_again_are_merged_and_counted(tmp_path, capsys):
+  fact = {"subject": "Ada", "relation": "r", "object": "x"}
+  again = {**fact, "aliases": ["y"], "popularity": 2.0}
+  choice = {**fact, "object": "c", "choices": ["c", "d"]}
+  other_choices = {**choice, "choices": ["c", "e"]}
+  path = jsonl(tmp_path / "f.jsonl", fact, again, choice, other_choices, fact)
+  assert sources.read_facts(path) == [
+    again,
+    choice,
+    {**other_choices, "subject": "Ada (2)"},
+  ]
+  assert capsys.readouterr().out == (
+    f"  {path}: 5 rows, 3 facts; 2 merged, as they say the same fact again; 1 told apart by a "
+    "number, as only their choices differ\n"
+  )
+  assert sources.read(jsonl(tmp_path / "g.jsonl", fact)).notes == []
+
+
 TREX = {"sub_label": "Ada", "obj_label": "London", "sub_uri": "Q1", "obj_uri": "Q84"}
 
 

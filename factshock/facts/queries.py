@@ -18,11 +18,13 @@ _CARRIED = ("subject_id", "question")
 def read(spec: FilePath) -> list[Row]:
   """Reads the queries of a data set, or of a table with the columns subject and relation.
 
+  Rows that say the same again are merged, which is printed.
+
   Returns:
     Rows with `object` where it is given, None where it is null.
 
   Raises:
-    UserError: a row without subject or relation, or of a wrong kind, a row twice, or no rows.
+    UserError: a row without subject or relation, or of a wrong kind, or no rows.
   """
   if sources.is_source(spec):
     queries_of_source: list[Row] = [dict(fact) for fact in sources.read_facts(spec)]
@@ -30,17 +32,16 @@ def read(spec: FilePath) -> list[Row]:
       queries_of_source.append({**row, "object": None})
     return queries_of_source
   queries: dict[tuple[str, str, Any], Row] = {}
+  row_count = 0
   for location, row in schema.read_rows(spec, ("subject", "relation")):
     answer = row.get("object")
     schema.check_fact({**row, "object": answer or "-"}, location)
     key = (row["subject"], row["relation"], answer)
-    if key in queries:
-      raise UserError(
-        f"{location}: expected each query with its answer once, got {key} again; remove one"
-      )
-    queries[key] = _without_nulls(row)
+    row_count += 1
+    queries[key] = sources.merged(queries.get(key, {}), _without_nulls(row))
   if not queries:
     raise UserError(f"{spec}: expected queries, got no rows")
+  _print_merged(spec, row_count, len(queries), "query and answer")
   return list(queries.values())
 
 
@@ -67,23 +68,35 @@ def cross(
     Queries, subject by subject.
 
   Raises:
-    UserError: no subjects, or one twice.
+    UserError: no subjects.
   """
   row_of: dict[str, Row] = {}
+  row_count = 0
   for location, row in _subject_rows(subjects):
     schema.check_fact({**row, "relation": "-", "object": "-"}, location)
     name = row["subject"]
-    if name in row_of:
-      raise UserError(f"{location}: expected each subject once, got {name!r} again; remove one")
-    row_of[name] = row
+    row_count += 1
+    row_of[name] = {**row, **row_of.get(name, {})}
   if not row_of:
     raise UserError(f"{subjects}: expected subjects, got none")
+  _print_merged(subjects, row_count, len(row_of), "subject")
   queries: list[Row] = []
   for name, row in row_of.items():
     carried = {key: row[key] for key in _CARRIED if row.get(key)}
     for relation in relations:
       queries.append({"subject": name, "relation": relation, **carried})
   return queries
+
+
+def _print_merged(
+  path: FilePath,
+  row_count: int,
+  count: int,
+  what: str,
+) -> None:
+  merged = row_count - count
+  if merged:
+    print(f"  {path}: {row_count:,} rows; {merged:,} merged, as they say the same {what} again")
 
 
 def _subject_rows(path: FilePath) -> Iterator[tuple[str, Row]]:

@@ -72,6 +72,19 @@ def read_facts(path: FilePath) -> list[Fact]:
   return facts
 
 
+def located_facts(path: FilePath) -> Iterator[tuple[str, Fact]]:
+  """Yields (file and line as errors name them, fact) of a file of facts, which may say some twice.
+
+  Raises:
+    UserError: as `read_facts`, but for an empty file and facts given twice.
+  """
+  file_format = _format_of(path)
+  unit = _unit_of(file_format)
+  for index, row in _READERS[file_format](path, REQUIRED):
+    location = _location(path, unit, index)
+    yield location, _checked_fact(row, location)
+
+
 def read_rows(
   path: FilePath,
   columns: Sequence[str],
@@ -200,20 +213,24 @@ def _check_all(
   facts: list[Fact] = []
   first: dict[tuple[str, str, str], int] = {}
   for index, row in rows:
-    fact = _without_nulls(row)
-    problem = _problem(fact)
-    if problem:
-      raise UserError(f"{_location(path, unit, index)}: {problem}")
-    if "popularity" in fact:
-      fact["popularity"] = float(fact["popularity"])
+    fact = _checked_fact(row, _location(path, unit, index))
     key = (fact["subject"], fact["relation"], fact["object"])
     if first.setdefault(key, index) != index:
       raise UserError(
         f"{_location(path, unit, index)}: expected each fact once, got {key} again (first in "
         f"{unit} {first[key]}); remove one"
       )
-    facts.append(cast(Fact, fact))
+    facts.append(fact)
   return facts
+
+
+def _checked_fact(row: Mapping[str, Any], location: str) -> Fact:
+  """Returns the fact of a row, without optional columns that are null."""
+  fact = _without_nulls(row)
+  check_fact(fact, location)
+  if "popularity" in fact:
+    fact["popularity"] = float(fact["popularity"])
+  return cast(Fact, fact)
 
 
 def _without_nulls(row: Mapping[str, Any]) -> Row:

@@ -22,6 +22,8 @@ text, the same in every row: relation='capital'.
   hub, tfds        any data set of the HuggingFace hub or of TFDS, with columns
 Anything else is the path of a facts file (facts/schema.py).
 
+A fact that a file says again is merged with the first, in either.
+
 Nothing is dropped in silence: Source.notes counts what was dropped, merged or repaired, and
 `read_facts` prints them.
 """
@@ -29,8 +31,8 @@ Nothing is dropped in silence: Source.notes counts what was dropped, merged or r
 import collections
 import os
 import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, source_readers
@@ -96,7 +98,7 @@ def read(spec: FilePath) -> Source:
       what was got.
   """
   if not is_source(spec):
-    return Source(schema.read_facts(spec), {}, [])
+    return _read_file(spec)
   prefix, path, query = _Spec.parse(spec)
   options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
   if not path:
@@ -113,6 +115,23 @@ def read(spec: FilePath) -> Source:
   items, relations = read_items(path, options)
   facts, note = _gather(str(spec), items, wanted)
   return Source(facts, relations, [note])
+
+
+def _read_file(path: FilePath) -> Source:
+  """Reads a file of facts; those given again are merged, which a note counts."""
+  facts: dict[_Key, Fact] = {}
+  repeated: collections.Counter[str] = collections.Counter()
+  row_count = 0
+  for _, fact in schema.located_facts(path):
+    row_count += 1
+    _add(facts, fact, repeated)
+  if not facts:
+    raise UserError(f"{path}: expected at least one fact, got an empty file")
+  notes: list[str] = []
+  if repeated:
+    clauses = [f"{path}: {row_count:,} rows, {len(facts):,} facts", *_repeat_clauses(repeated)]
+    notes.append("; ".join(clauses))
+  return Source(list(facts.values()), {}, notes)
 
 
 def read_facts(spec: FilePath) -> list[Fact]:
@@ -202,16 +221,20 @@ def _gather(
     schema.check_fact(fact, location)
     _add(facts, fact, repeated)
   _check_gathered(spec, facts, dropped, wanted)
-  clauses = [f"{spec}: {len(locations):,} rows, {len(facts):,} facts"]
-  merged = repeated["merged"]
-  numbered = repeated["numbered"]
-  if merged:
-    clauses.append(f"{merged:,} merged, as they say the same fact again")
-  if numbered:
-    clauses.append(f"{numbered:,} told apart by a number, as only their choices differ")
+  clauses = [f"{spec}: {len(locations):,} rows, {len(facts):,} facts", *_repeat_clauses(repeated)]
   if dropped:
     clauses.append(f"dropped: {_counted(dropped)}")
   return list(facts.values()), "; ".join(clauses)
+
+
+def _repeat_clauses(repeated: collections.Counter[str]) -> list[str]:
+  """Returns in words what became of the facts that came again."""
+  clauses: list[str] = []
+  if count := repeated["merged"]:
+    clauses.append(f"{count:,} merged, as they say the same fact again")
+  if count := repeated["numbered"]:
+    clauses.append(f"{count:,} told apart by a number, as only their choices differ")
+  return clauses
 
 
 def _add(
@@ -233,11 +256,21 @@ def _add(
     facts[fact["subject"], *key[1:]] = fact
     return
   repeated["merged"] += 1
-  aliases = [*known.get("aliases", []), *fact.get("aliases", [])]
-  merged: Fact = {**fact, **known}
+  facts[key] = cast(Fact, merged(known, fact))
+
+
+def merged(known: Mapping[str, Any], again: Mapping[str, Any]) -> schema.Row:
+  """Returns a row with what another row of the same says beside it; the aliases are those of both.
+
+  Args:
+    known: the row, whose own values stay.
+    again: the other.
+  """
+  row = {**again, **known}
+  aliases = [*(known.get("aliases") or []), *(again.get("aliases") or [])]
   if aliases:
-    merged["aliases"] = list(dict.fromkeys(aliases))
-  facts[key] = merged
+    row["aliases"] = list(dict.fromkeys(aliases))
+  return row
 
 
 def _check_gathered(
