@@ -40,11 +40,12 @@ def test_counts_without_relation_hold_in_any(tmp_path):
     ("entity\tcount\nRome\n", ":2: expected 2 cells as in the header, got 1"),
     (
       "entity\tcount\nRome\tmany\n",
-      ":2: expected an entity and a whole number from 0 on, got 'Rome' and",
+      ":2: expected an entity and a whole number from 0 on (18 digits at most), got 'Rome' and",
     ),
     ("entity\tcount\nRome\t-1\n", "whole number"),
     ("entity\tcount\nRome\t1.5\n", "whole number"),
     ("entity\tcount\n\t1\n", "whole number"),
+    (f"entity\tcount\nRome\t{'9' * 5000}\n", "18 digits at most"),
     ("entity\tcount\nRome\t1\n\nRome\t2\n", ":4: expected each entity once"),
   ],
 )

@@ -9,7 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
+from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.study import checks, finetuning, finetuning_examples, pipeline
 from factshock.study import config as configs
@@ -236,6 +239,34 @@ def test_the_settings_of_a_section_are_declared_once(name, settings):
   values = dataclasses.asdict(config) | dataclasses.asdict(config.optimizer)
   assert set(section) == set(configs.SCHEMA[name]) == set(values) - set(ARM_SETTINGS)
   assert {key: values[key] for key in section} == section.to_dict()
+
+
+RAISING = {
+  "c = ml_collections.ConfigDict(": ":4: the config cannot be read: '(' was never closed",
+  "ml_collections.ConfigDict()['a.b'] = 1": ":4: the config cannot be read: ConfigDict does not",
+  "1 / 0": ":4: the config cannot be read: ZeroDivisionError: division by zero",
+  "ml_collections.ConfigDict({'a': 1}).a = 'x'": ":4: the config cannot be read: TypeError",
+  "import nothing_there": ":4: the config cannot be read: ModuleNotFoundError: No module named",
+  "return [1]": "must return an ml_collections.ConfigDict, got list",
+  "pass": "must return an ml_collections.ConfigDict, got NoneType",
+  "return ml_collections.ConfigDict({1: 2})": "config.1 is unknown",
+  "return ml_collections.ConfigDict({'arms': 3})": "config.arms: expected a section with arms",
+}
+
+
+@pytest.mark.parametrize("line", RAISING)
+def test_what_a_config_file_raises_is_one_error_with_its_place(line, tmp_path):
+  path = tmp_path / "own.py"
+  path.write_text(f"import ml_collections\n\ndef get_config():\n  {line}\n", encoding="utf-8")
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+
+  with pytest.raises(UserError) as caught:
+    console.parse_flags(values, ["experiment", f"--config={path}"])
+    checks.check(values.config)
+
+  place = str(path) if RAISING[line].startswith(":") else ""
+  assert f"{place}{RAISING[line]}" in str(caught.value)
 
 
 def test_a_config_file_that_is_not_there_is_one_line():

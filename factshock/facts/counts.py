@@ -70,9 +70,10 @@ def _count(
   location: str,
 ) -> int:
   """Returns the count in a cell; a UserError where it, or the entity, is none."""
-  if not entity or not re.fullmatch("[0-9]+", cell):
+  if not entity or not re.fullmatch("0*[0-9]{1,18}", cell):
     raise UserError(
-      f"{location}: expected an entity and a whole number from 0 on, got {entity!r} and {cell!r}"
+      f"{location}: expected an entity and a whole number from 0 on (18 digits at most), "
+      f"got {entity!r} and {cell!r}"
     )
   return int(cell)
 

@@ -470,7 +470,7 @@ def _gold_rank(
     total = sum(scores)
     if type(candidates) is list and total == total and all(map(operator.ge, scores, scores[1:])):
       return accuracy.gold_rank(texts, accepted)
-  except (TypeError, ValueError, AttributeError):
+  except (TypeError, ValueError, AttributeError, OverflowError):
     pass
   raise UserError(
     f"{path}:{line_number}: expected candidates as a list of [text, log-probability], best first, "

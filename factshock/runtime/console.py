@@ -14,6 +14,8 @@ from factshock.runtime import interruption, processes
 from factshock.runtime.errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CONFIG_MODULE = "config_config"  # what ml_collections calls the module of --config
+_CONFIG_ERROR = "flag --config="  # what opens absl's errors of a config file
 _HELP_FLAGS = {"--help", "-help", "--helpshort", "--helpfull", "-h"}
 
 
@@ -84,20 +86,86 @@ def _end(message: str, code: int) -> int:
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses the flags by absl, with the errors of a config file or a config flag as one line."""
   try:
-    return app.parse_flags_with_usage(argv)
-  except (
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-    OSError,
-    ImportError,
-    SyntaxError,
-    flags.Error,
-  ) as error:
-    text = " ".join(str(error).split())
-    print(f"error: the flags or the config cannot be read: {text}", file=sys.stderr)
+    return parse_flags(flags.FLAGS, argv)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+  except flags.Error as error:
+    # As absl says it; asked again, it would say something else.
+    print(f"FATAL Flags parsing error: {error}", file=sys.stderr)
+    print("Pass --helpshort or --helpfull to see help on flags.", file=sys.stderr)
+    sys.exit(1)
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+  """Parses flags, among them those of a config file, which is a program and may raise anything.
+
+  Args:
+    values: the flags that there are, which get their values.
+    argv: the command line, the program's name first.
+
+  Returns:
+    What is left of the command line.
+
+  Raises:
+    UserError: the config file, or a flag of the config, cannot be read; names file and line.
+    flags.Error: another flag is wrong.
+  """
+  try:
+    arguments: list[str] = values(argv)
+    _check_config(values)
+    return arguments
+  except UserError:
+    raise
+  except flags.Error as error:
+    if _place_in_config(error) is None and not str(error).startswith(_CONFIG_ERROR):
+      raise
+    raise _config_error(error) from error
+  except Exception as error:
+    raise _config_error(error) from error
+
+
+def _check_config(values: flags.FlagValues) -> None:
+  """Raises a UserError where the config file has returned something else than a config."""
+  if "config" not in values or not values["config"].present:
+    return
+  config: object = values["config"].value
+  # One that could not be read is such an object too, which says so when it is used.
+  if not type(config).__module__.startswith("ml_collections"):
+    raise UserError(
+      "the config cannot be read: get_config() must return an ml_collections.ConfigDict, got "
+      f"{type(config).__name__}"
+    )
+
+
+def _config_error(error: BaseException) -> UserError:
+  """Returns what a config file raised as one line, with the place where it did."""
+  place = _place_in_config(error)
+  if not place and not isinstance(error, flags.Error):  # of a flag of the config
+    kind = "there is no key " if isinstance(error, KeyError) else ""
+    text = " ".join(str(error).split())
+    return UserError(f"the flags or the config cannot be read: {kind}{text}")
+  while error.__context__ is not None:  # what came first
+    error = error.__context__
+  reason = error.msg if isinstance(error, SyntaxError) else str(error)
+  text = " ".join(reason.split())
+  if not isinstance(error, (SyntaxError, ValueError, AttributeError)):
+    text = f"{type(error).__name__}: {text}"
+  where = f"{place}: the config" if place else "the flags or the config"
+  return UserError(f"{where} cannot be read: {text}")
+
+
+def _place_in_config(error: BaseException | None) -> str | None:
+  """Returns "file:line" of the config file where an error began, None where it did not there."""
+  place = None
+  while error is not None:
+    if isinstance(error, SyntaxError) and error.filename:
+      place = f"{error.filename}:{error.lineno}"
+    for frame, line_number in traceback.walk_tb(error.__traceback__):
+      if frame.f_globals.get("__name__") == _CONFIG_MODULE:
+        place = f"{frame.f_code.co_filename}:{line_number}"
+    error = error.__context__
+  return place
 
 
 @functools.cache

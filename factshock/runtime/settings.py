@@ -100,8 +100,7 @@ def _is_seeds(value: int | Sequence[int]) -> bool:
     return value >= 1
   if not value:
     return False
-  are_different = len(set(value)) == len(value)
-  return are_different and all(map(WHOLE.fits, value))
+  return all(map(WHOLE.fits, value)) and len(set(value)) == len(value)
 
 
 SEEDS = Check(
@@ -276,7 +275,7 @@ def unknown_key(
     known: the keys that there are.
   """
   keys = list(known)
-  close = difflib.get_close_matches(key, keys, 1)
+  close = difflib.get_close_matches(str(key), keys, 1)  # a config file may name it by a number
   if close:
     return f"{path} is unknown; did you mean {close[0]!r}?"
   listed = ", ".join(sorted(keys))

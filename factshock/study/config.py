@@ -121,6 +121,8 @@ def check(config: Config, kinds: Mapping[str, ArmSchema]) -> None:
   problems = section_problems(config, SCHEMA, "config", extra=_SPECIAL)
   if "model" in config:
     problems += model_problems(config.model)
+  if not hasattr(config.get("arms", {}), "keys"):
+    problems.append(f"config.arms: expected a section with arms by name, got {config.arms!r}")
   if not problems:
     problems = _arms_problems(config, kinds) + _joint_problems(config)
   raise_if_any(problems)
@@ -141,7 +143,7 @@ def _arms_problems(config: Config, kinds: Mapping[str, ArmSchema]) -> list[str]:
     path = f"config.arms.{name}"
     is_section = hasattr(arm, "keys")
     kind = arm.get("kind") if is_section else arm
-    if is_section and kind in kinds:
+    if is_section and isinstance(kind, str) and kind in kinds:
       problems += _arm_problems(arm, kinds[kind], path)
       problems += _reference_problems(arm, config.arms, path)
     else:
@@ -176,7 +178,7 @@ def _reference_problems(
   return [
     f"{path}.{key}: there is no arm {arm[key]!r}; the arms are {', '.join(arms)}"
     for key in ("of", "with_arm")
-    if key in arm and arm[key] not in arms
+    if isinstance(arm.get(key), str) and arm[key] not in arms
   ]
 
 

@@ -14,6 +14,7 @@ MODULES = {
   "t5x": "fuzz.models",
   "checkpoints": "fuzz.models",
   "manifests": "fuzz.models",
+  "configs": "fuzz.configs",
 }
 
 

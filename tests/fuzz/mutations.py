@@ -140,7 +140,7 @@ def changed_value(rng: random.Random, value: Any, changes: int = 2) -> Any:
     elif change < 0.5 and type(parent[key]) is str:
       parent[key] = _changed_text(rng, parent[key])
     elif change < 0.6 and type(parent[key]) in (int, float):
-      parent[key] = parent[key] * rng.choice((-1, 0, 10, 0.5, 1e12))
+      parent[key] = parent[key] * rng.choice((-1, 0, 10, 10**12))
     else:
       parent[key] = copy.deepcopy(rng.choice(VALUES))
   return value

@@ -145,7 +145,7 @@ def rows_of(path: pathlib.Path) -> Rows | None:
       cells = list(csv.reader(io.StringIO(text), strict=True))
     else:
       cells = [line.split("\t") if line else [] for line in text.split("\n")]
-    header, *rest = [row for row in cells if row]
+    header, *rest = [row for row in cells if row] or [[]]
     return [dict(zip(header, row, strict=True)) for row in rest]
   except (ValueError, RecursionError, csv.Error):
     return None
