@@ -139,7 +139,10 @@ def _reading_error(
 ) -> UserError:
   """Returns what went wrong in reading a text file as an error that names it."""
   if isinstance(error, UnicodeDecodeError):
-    return not_utf8(path, error)
+    try:
+      return not_utf8(path, error)
+    except _READING_ERRORS as broken:  # compressed data that are broken before that byte
+      error = broken
   if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
     return UserError(f"{path}: reading failed{where}: {error}")
   form = {".gz": "gzip", ".bz2": "bzip2"}.get(compression(path), "compressed")

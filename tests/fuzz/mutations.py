@@ -1,11 +1,15 @@
 """Changes by a seed: of bytes, of text, of JSON values, and of how a file is stored."""
 
+import bz2
 import copy
 import gzip
 import json
+import lzma
 import random
 from collections.abc import Callable
 from typing import Any
+
+import pyarrow
 
 # What other programs, people and attackers put where something else is expected.
 PIECES = (
@@ -175,6 +179,9 @@ def dumps(value: Any) -> str:
 _STORED: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
   ("", lambda data: data),
   (".gz", lambda data: gzip.compress(data, 1)),
+  (".bz2", bz2.compress),
+  (".xz", lzma.compress),
+  (".zst", lambda data: bytes(memoryview(pyarrow.compress(data, "zstd")))),
 )
 
 
