@@ -10,6 +10,7 @@ import lzma
 import math
 import pathlib
 import random
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -131,7 +132,7 @@ def text_of(path: pathlib.Path) -> str | None:
   data = path.read_bytes()
   try:
     text = _OPENERS.get(path.suffix, bytes)(data).decode("utf-8-sig")
-  except (OSError, EOFError, ValueError, lzma.LZMAError, gzip.zlib.error):
+  except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
     return None
   return text.replace("\r\n", "\n").replace("\r", "\n")
 
