@@ -205,6 +205,9 @@ def _diagnose() -> None:
   arms = reading.group_by_arm(
     reading.select_split(reading.read(path), values.split) for path in values.predictions
   )
+  note = reading.candidates_note(arms)
+  if note:
+    print(f"  {note}", flush=True)
   seeds = {seed for by_seed in arms.values() for seed in by_seed}
   options = summary.Options(
     finetuning=_for_each_seed(seeds, _finetuning_answers(values.finetuning_facts)),

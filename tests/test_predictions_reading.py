@@ -174,3 +174,18 @@ def test_bad_rows_give_one_clear_error(tmp_path, text, message):
 def test_escaped_pairs_of_half_characters_are_characters(tmp_path):
   (tmp_path / "a.jsonl").write_text(json.dumps({**ROW, "subject": "\N{GRINNING FACE}"}))
   assert reading.read(tmp_path / "a.jsonl").strings[0] == "\N{GRINNING FACE}"
+
+
+def test_arms_ranked_among_different_numbers_of_candidates_are_noticed():
+  def arms_of(**among):
+    rows = []
+    for arm, numbers in among.items():
+      for subject, number in enumerate(numbers):
+        row = {"subject": str(subject), "relation": "r", "object": "o", "prediction": "p"}
+        rows.append({**row, "arm": arm, "among": number})
+    return reading.group_by_arm([reading.from_rows(enumerate(rows, 1))])
+
+  assert reading.candidates_note(arms_of(a=[3, 4], b=[3, 4], c=[None, None])) is None
+  assert reading.candidates_note(arms_of(a=[3, 4], b=["many", 1])) is None
+  note = reading.candidates_note(arms_of(before=[3, 4], after=[1200, 4]))
+  assert note is not None and "before 3.5, after 602)" in note

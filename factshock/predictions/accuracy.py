@@ -70,7 +70,7 @@ def normalise(text: str) -> str:
 
 def _without_punctuation(text: str) -> str:
   """Returns the text without punctuation but for what is part of a number or of a name."""
-  if not _SPECIAL.search(text):  # most texts: three times as fast
+  if not _SPECIAL.search(text):  # as in most texts: the quick way
     return text.translate(_DELETIONS)
   pieces: list[str] = []
   end = 0

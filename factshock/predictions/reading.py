@@ -33,6 +33,7 @@ class Predictions:
       without any candidates.
     listed: length of the longest list of candidates.
     popularity: float64, NaN where a row gives none; None where no row does.
+    among: int32, how many candidates the prediction was ranked among; 0 where a row does not say.
   """
 
   path: str
@@ -50,6 +51,7 @@ class Predictions:
   rank: np.ndarray | None
   listed: int
   popularity: np.ndarray | None
+  among: np.ndarray
 
   def __len__(self) -> int:
     """Returns the number of queries."""
@@ -61,7 +63,7 @@ PredictionsByArm: TypeAlias = Mapping[str, Mapping[int, Predictions]]
 
 _LARGEST = sys.float_info.max  # JSON's integers have no bound
 QUERY_COLUMNS = ("subject", "relation", "object")
-CODED = ("subject", "relation", "object", "prediction", "answer", "label", "split", "rank")
+CODED = ("subject", "relation", "object", "prediction", "answer", "label", "split", "rank", "among")
 COLUMNS = (*CODED, "seed", "score", "popularity")
 
 
@@ -126,6 +128,7 @@ class _Columns:
       add_label,
       add_split,
       add_rank,
+      add_among,
     ) = [column.append for column in self.codes.values()]
     add_seed = self.seeds.append
     add_score = self.scores.append
@@ -159,6 +162,7 @@ class _Columns:
       add_seed(seed_of(get("seed"), path, line_number))
       add_score(_number(get("score"), "score", path, line_number))
       add_popularity(_number(get("popularity"), "popularity", path, line_number))
+      add_among(_among(get("among")))
       candidates = get("candidates")
       if candidates is None:
         add_rank(-1)
@@ -247,6 +251,28 @@ def group_by_arm(files: Iterable[Predictions]) -> dict[str, dict[int, Prediction
           "name"
         )
   return arms
+
+
+def candidates_note(arms: PredictionsByArm) -> str | None:
+  """Returns a line where arms are ranked among different numbers of candidates; else None.
+
+  Their shares right are not of one task then. Arms that say no number are passed over.
+
+  Args:
+    arms: predictions by label and seed, of the same queries.
+  """
+  by_label: dict[str, float] = {}
+  for label, by_seed in arms.items():
+    among = [seed.among for seed in by_seed.values() if seed.among.all()]
+    if among:
+      by_label[label] = float(np.concatenate(among).mean())
+  if len(set(by_label.values())) < 2:
+    return None
+  numbers = ", ".join(f"{label} {mean:,.6g}" for label, mean in by_label.items())
+  return (
+    f"arms are ranked among different numbers of candidates (mean of a query: {numbers}): fewer "
+    "are easier; rank all among the same (--candidates)"
+  )
 
 
 def match(
@@ -454,6 +480,11 @@ def _number(
       "where unknown"
     )
   return value
+
+
+def _among(value: Any) -> int:
+  """Returns a number of candidates, 0 where it is none: a column of this name may be another's."""
+  return value if type(value) is int and 0 < value < 1 << 31 else 0
 
 
 def _gold_rank(
