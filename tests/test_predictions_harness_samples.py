@@ -147,6 +147,7 @@ def test_predictions_with_a_column_doc_stay_predictions(tmp_path):
       "expected one generated text in filtered_resps",
     ),
     ({**SAID, "doc": {"question": "Where?"}, "target": "[]"}, "expected a document with subject"),
+    ({**SAID, "doc": {"question": "?"}, "target": "['a' 'b']"}, "expected a document with subject"),
     ({"subject": "s"}, "expected a sample with doc and filtered_resps"),
   ],
 )
@@ -213,6 +214,7 @@ def test_a_target_that_is_a_list_is_answers(tmp_path, capsys, rows, gold):
     ({}, "[2, 3.5]", ("2", "3.5")),
     ({}, "[Verse 1]", ("[Verse 1]",)),
     ({}, ["Oslo", "Christiania"], ("Oslo", "Christiania")),
+    ({}, '["Oslo","Christiania"]', ("Oslo", "Christiania")),
   ],
 )
 def test_answers_of_questions(tmp_path, doc, target, accepted):

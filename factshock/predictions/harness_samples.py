@@ -18,6 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
+from factshock.facts import listed
 from factshock.predictions import accuracy
 from factshock.runtime import json_text
 from factshock.runtime.errors import UserError
@@ -287,7 +288,7 @@ def _targets(target: Any, choices: list[str] | None) -> list[str]:
   The harness writes every target as Python's text of it, so that a list is read as it reads one.
   """
   if isinstance(target, str) and target.startswith("[") and target.endswith("]"):
-    target = _python_list(target)
+    target = _list_in(target)
   items: list[Any] = cast(list[Any], target) if isinstance(target, list) else [target]
   texts: list[str] = []
   for item in items:
@@ -301,12 +302,21 @@ def _targets(target: Any, choices: list[str] | None) -> list[str]:
   return texts
 
 
-def _python_list(text: str) -> Any:
-  """Returns the list that a text is in Python; the text itself where it is none."""
+def _list_in(text: str) -> Any:
+  """Returns the list that a text is as Python or JSON writes it; another text as it is.
+
+  None for texts in brackets that are no such list, as numpy writes them: Python would join them.
+  """
   try:
-    return ast.literal_eval(text)
+    value = ast.literal_eval(text)
+    if str(value) == text:
+      return value
   except (ValueError, SyntaxError, RecursionError, MemoryError):
-    return text
+    pass
+  try:
+    return listed.parse(text)
+  except ValueError:
+    return None if text[1:2] in ("'", '"') else text
 
 
 def _choice(target: Any, choices: Sequence[str]) -> str | None:
