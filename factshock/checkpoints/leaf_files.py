@@ -157,9 +157,10 @@ def check_regular(*folders: str) -> None:
     UserError: names something else.
   """
   for folder in filter(os.path.isdir, folders):
-    for entry in os.scandir(folder):
-      if os.path.exists(entry.path) and not entry.is_dir():
-        json_files.check_regular(entry.path)
+    for name in os.listdir(folder):
+      path = os.path.join(folder, name)
+      if os.path.exists(path) and not os.path.isdir(path):
+        json_files.check_regular(path)
 
 
 def stored_shape(folder: str) -> list[int] | None:

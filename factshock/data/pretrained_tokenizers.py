@@ -203,9 +203,11 @@ def _read(source: FilePath, revision: str | None) -> Any:
   # It takes most of a second to import, which runs with tokenizers of our own need not wait for.
   transformers = importlib.import_module("transformers")
   try:
-    return transformers.AutoTokenizer.from_pretrained(
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
       source, revision=revision, trust_remote_code=False
     )
+    tokenizer.encode("a", add_special_tokens=False)  # some settings are not looked at before
+    return tokenizer
   # Of many types for files that are no tokenizer; a panic of Rust's is no Exception.
   except BaseException as error:
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

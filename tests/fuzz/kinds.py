@@ -15,6 +15,7 @@ MODULES = {
   "checkpoints": "fuzz.models",
   "manifests": "fuzz.models",
   "configs": "fuzz.configs",
+  "tokenizers": "fuzz.tokens",
 }
 
 

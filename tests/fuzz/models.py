@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors.numpy
+import tensorstore
 import torch
 from flax import serialization
 
@@ -297,14 +298,41 @@ def t5x_files(folder: pathlib.Path) -> Make:
       inner = inner.setdefault(key, {})
     inner[last] = np.ascontiguousarray(value.T if transposed else value)
   content = serialization.msgpack_serialize({"target": tree})
-  del folder
+  for name, array in flat(tree).items():
+    _write_zarr(folder / f"target.{name.replace('/', '.')}", array)
 
   def make(rng: random.Random, own: pathlib.Path) -> Case:
+    if rng.random() < 0.5:
+      return _zarr_case(rng, folder, own)
     path = own / "checkpoint"
     path.write_bytes(mutations.changed_bytes(rng, content))
     return Case(lambda: t5x.load(path), lambda got: _wrong_t5x(path, got))
 
   return make
+
+
+def _write_zarr(path: pathlib.Path, array: np.ndarray) -> None:
+  settings = {
+    "driver": "zarr",
+    "kvstore": {"driver": "file", "path": str(path)},
+    "metadata": {"compressor": {"id": "gzip", "level": 1}, "shape": array.shape, "dtype": "<f4"},
+  }
+  tensorstore.open(settings, create=True, open=True).result().write(array).result()
+
+
+def _zarr_case(rng: random.Random, folder: pathlib.Path, own: pathlib.Path) -> Case:
+  """Returns a folder of zarr arrays, one of whose files is changed."""
+  shutil.copytree(folder, own / "zarr")
+  expected = flat(t5x.load(folder)[0])
+  path = rng.choice(sorted(path for path in (own / "zarr").rglob("*") if path.is_file()))
+  if rng.random() < 0.1:
+    replace(rng, path)
+  elif path.name == ".zarray":
+    change_json(rng, path)
+    return Case(lambda: t5x.load(own / "zarr"))
+  else:
+    change_bytes(rng, path)
+  return Case(lambda: t5x.load(own / "zarr"), lambda got: differing(flat(got[0]), expected))
 
 
 def _wrong_t5x(path: pathlib.Path, got: Any) -> str | None:

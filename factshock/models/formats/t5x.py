@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from factshock.models import t5
 from factshock.models.formats.huggingface import names
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import DTYPES, ModelConfig
+from factshock.runtime import json_files
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
@@ -300,6 +302,8 @@ def _array(folder: str, name: str, value: Any) -> Array:
   That is the value itself, or the zarr array beside the file that it describes.
   """
   if not isinstance(value, dict):
+    if not isinstance(value, np.ndarray | np.generic):
+      raise UserError(f"{folder}: expected the array {name}, got a {type(value).__name__}")
     array = np.asarray(value)
     return Array(array.shape, array.dtype, lambda: array)
   store = value.get("kvstore")
@@ -312,6 +316,9 @@ def _array(folder: str, name: str, value: Any) -> Array:
 
 def _zarr(path: str) -> Array:
   """Returns a zarr array, open for reading."""
+  for folder, _, file_names in os.walk(path):  # a pipe would be waited for
+    for file_name in file_names:
+      json_files.check_regular(os.path.join(folder, file_name))
   settings = {"driver": "zarr", "kvstore": {"driver": "file", "path": path}}
   try:
     store = tensorstore.open(settings, open=True, read=True).result()
@@ -339,13 +346,38 @@ def _check_chunks(path: str, store: tensorstore.TensorStore) -> None:
   """
   grid: Any = store.chunk_layout.read_chunk.shape
   expected = math.prod(-(-size // chunk) for size, chunk in zip(store.shape, grid))
+  itemsize = store.dtype.numpy_dtype.itemsize
+  gzipped = _gzipped_size(path, math.prod(grid) * itemsize)
   count = 0
   stored = 0
   for folder, _, file_names in os.walk(path):
-    count += sum(not name.startswith(".") for name in file_names)
-    stored += sum(os.path.getsize(os.path.join(folder, name)) for name in file_names)
+    for name in file_names:
+      file = os.path.join(folder, name)
+      stored += json_files.check_regular(file)
+      if not name.startswith("."):
+        count += 1
+        _check_end(file, gzipped)
   if count < expected and store.fill_value is None:
     raise UserError(f"{path}: expected {expected} chunks, got {count}; copy it again")
-  size = math.prod(store.shape) * store.dtype.numpy_dtype.itemsize
+  size = math.prod(store.shape) * itemsize
   if size > _MOST_PACKED * max(stored, 1 << 10):  # before as much is allocated
     raise UserError(f"{path}: expected {size:,} bytes, got {stored:,} on the disk; copy it again")
+
+
+def _gzipped_size(path: str, chunk_bytes: int) -> bytes | None:
+  """Returns the last bytes of each gzipped chunk of an array, its size; None where none are."""
+  compressor = json_files.read(os.path.join(path, ".zarray")).get("compressor")
+  if not isinstance(compressor, dict) or compressor.get("id") != "gzip":
+    return None
+  return struct.pack("<I", chunk_bytes & 0xFFFFFFFF)
+
+
+def _check_end(file: str, expected: bytes | None) -> None:
+  """Raises a UserError where a gzipped chunk is cut short, which tensorstore does not notice."""
+  if expected is None:
+    return
+  with open(file, "rb") as opened:
+    opened.seek(max(0, os.path.getsize(file) - len(expected)))
+    if opened.read() != expected:
+      folder, name = os.path.split(file)
+      raise UserError(f"{folder}: damaged: the gzip data of {name} are cut short; copy it again")

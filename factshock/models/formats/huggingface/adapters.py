@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from factshock.models import families
+from factshock.models.formats import finite
 from factshock.models.formats.huggingface import adapter_settings, files, names, writing
 from factshock.models.formats.huggingface.adapter_settings import CONFIG, AdapterSettings
 from factshock.models.formats.huggingface.files import Stored
@@ -50,14 +51,24 @@ class Adapters:
     return self.alpha / self.rank
 
   def merge_into(self, leaf: str, array_NxIxO: np.ndarray) -> None:
-    """Adds what the adapter of a leaf does to its weights, in float32, layer by layer, in place."""
+    """Adds what the adapter of a leaf does to its weights, in float32, layer by layer, in place.
+
+    Raises:
+      UserError: it adds NaN or infinite numbers.
+    """
     pair = _find(self.tree, leaf)
     if not pair:
       return
     for layer, weight_IxO in enumerate(array_NxIxO):
       a = np.asarray(pair["a"][layer], np.float32)
       b = np.asarray(pair["b"][layer], np.float32)
-      change_IxO = (self.scale * a) @ b
+      with np.errstate(over="ignore", invalid="ignore"):
+        change_IxO = (self.scale * a) @ b
+      if not finite.is_finite(change_IxO):
+        raise UserError(
+          f"the adapter of {leaf} (of {self.base}) makes NaN or infinite numbers in layer {layer}; "
+          "train it again, or copy it again"
+        )
       weight_IxO[...] = (weight_IxO.astype(np.float32) + change_IxO).astype(weight_IxO.dtype)
 
 

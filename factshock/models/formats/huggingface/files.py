@@ -271,8 +271,8 @@ def read_header(path: FilePath) -> dict[str, Stored]:
       header = json.loads(file.read(length))
     if not isinstance(header, dict):
       raise ValueError(f"its header is a {type(header).__name__}")
-    metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(map(settings.TEXT.fits, metadata.values())):
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and not _is_metadata(metadata):
       raise ValueError(f"its metadata are {metadata!r:.60}")
     for name, entry in header.items():
       _check_entry(name, entry)
@@ -283,6 +283,11 @@ def read_header(path: FilePath) -> dict[str, Stored]:
   stored = {name: _stored(str(path), name, entry, 8 + length) for name, entry in header.items()}
   _check_layout(path, stored, 8 + length, size)
   return stored
+
+
+def _is_metadata(value: Any) -> bool:
+  """Returns whether a value is texts by name, as the metadata of a header must be."""
+  return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _check_entry(name: str, entry: Any) -> None:
