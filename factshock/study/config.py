@@ -118,14 +118,18 @@ def check(config: Config, kinds: Mapping[str, ArmSchema]) -> None:
   Raises:
     UserError: names every unknown or missing key and every value out of its range.
   """
+  raise_if_any(key_problems(config))
+  raise_if_any(arms_problems(config, kinds) + joint_problems(config))
+
+
+def key_problems(config: Config) -> list[str]:
+  """Returns what is wrong with the keys and values of the sections, but for arms, a line each."""
   problems = section_problems(config, SCHEMA, "config", extra=_SPECIAL)
   if "model" in config:
     problems += model_problems(config.model)
   if not hasattr(config.get("arms", {}), "keys"):
     problems.append(f"config.arms: expected a section with arms by name, got {config.arms!r}")
-  if not problems:
-    problems = _arms_problems(config, kinds) + _joint_problems(config)
-  raise_if_any(problems)
+  return problems
 
 
 def model_problems(section: Any) -> list[str]:
@@ -137,7 +141,8 @@ def model_problems(section: Any) -> list[str]:
   return section_problems(section, families.section_schema(family), "config.model")
 
 
-def _arms_problems(config: Config, kinds: Mapping[str, ArmSchema]) -> list[str]:
+def arms_problems(config: Config, kinds: Mapping[str, ArmSchema]) -> list[str]:
+  """Returns what is wrong with the keys and values of the arms, a line each."""
   problems: list[str] = []
   for name, arm in config.arms.items():
     path = f"config.arms.{name}"
@@ -182,8 +187,8 @@ def _reference_problems(
   ]
 
 
-def _joint_problems(config: Config) -> list[str]:
-  """Returns the problems that need two values to be seen."""
+def joint_problems(config: Config) -> list[str]:
+  """Returns the problems that need two values to be seen, but for those of arms, a line each."""
   return [
     *_facts_problems(config),
     *_tokenizer_problems(config),

@@ -15,9 +15,18 @@ from factshock.models import families, lora
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption, locks, processes, provenance
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import raise_if_any
 from factshock.runtime.workdir import Workdir
+from factshock.study import (
+  checks,
+  input_checks,
+  ownership,
+  seed_run,
+  study_data,
+  training,
+  weights,
+)
 from factshock.study import config as configs
-from factshock.study import ownership, seed_run, study_data, training, weights
 from factshock.study.arms import registry
 from factshock.study.config import Config
 from factshock.study.finetuning_examples import FinetuningData
@@ -55,6 +64,7 @@ def run(
     interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
   check(config, ratio)
+  check_inputs(config)
   workdir = Workdir.of(folder)
   told = {"train": {"ratio": ratio}}
   with (
@@ -95,6 +105,8 @@ def _run_at_work(
   host.keep_freed_memory()
   host.use_compilation_cache()
   mesh = _make_mesh(config)
+  trainings = checks.trainings_of_one(config, ratio)
+  raise_if_any(checks.device_problems(trainings, mesh, config.parallel))
   provenance.append_run(workdir.runs, {**provenance.describe_run(), "seed": seed, "ratio": ratio})
   checkpoints = workdir.checkpoints(NAME, seed)
   if store.agreed_latest_step(checkpoints) == config.finetune.steps:
@@ -190,8 +202,19 @@ def check(config: Config, ratio: float) -> None:
     UserError: names every problem.
   """
   configs.check(config, registry.schemas())
+  problems = checks.training_problems(checks.trainings_of_one(config, ratio))
   if ratio and config.facts != "world" and not config.corpus:
-    raise UserError(f"--ratio={ratio:g} needs config.corpus=PATH, the text of the pretraining task")
+    problems.append(f"--ratio={ratio:g} needs config.corpus=PATH, the text of the pretraining task")
+  raise_if_any(problems)
+
+
+def check_inputs(config: Config) -> None:
+  """Checks the files that a checked config names, and that all facts can be asked.
+
+  Raises:
+    UserError: names every problem.
+  """
+  raise_if_any(input_checks.problems(config, {config.finetune.prompt: ["train"]}))
 
 
 def dry_run(config: Config, ratio: float = 0.0) -> list[str]:

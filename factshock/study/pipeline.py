@@ -48,6 +48,9 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any] | Non
     interruption.Interrupted: SIGTERM or Ctrl-C came; what was done is kept.
   """
   checks.check(config)
+  checks.check_inputs(config)
+  for note in checks.notes(config):
+    print(f"  {note}", flush=True)
   workdir = Workdir.of(workdir)
   with interruption.signals_end_run(), ownership.at_work(config, workdir):
     return _run_at_work(config, workdir)
@@ -58,6 +61,7 @@ def _run_at_work(config: Config, workdir: Workdir) -> dict[str, Any] | None:
   host.use_compilation_cache()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
+  checks.check_devices(config, mesh)
   began = time.monotonic()
   description = provenance.describe_run()
   provenance.append_run(workdir.runs, description)
@@ -219,6 +223,7 @@ def _prepared(
   ):
     print(f"seed {seed}: preparing facts and text", flush=True)
     prepared = seed_run.prepare(config, workdir, seed, mesh)
+    checks.check_shots(prepared)
   for name, facts in prepared.sets.items():
     print("  " + splits.describe(name, facts), flush=True)
     if name not in ("pool", *answers.SPLITS):

@@ -29,9 +29,9 @@ def pretrained(run: SeedRun) -> Params:
     except tree_files.Damaged as error:
       store.set_aside(folder, section.steps, error)
   params = start_weights(run) if run.config.start_from else random_params(run)
-  params = training.train(run, "pretrained", section, run.texts("whole"), params)
-  if section.steps == 0:
-    store.save(folder, 0, params=params, config=training.provenance(run, "pretrained"))
+  if section.steps:
+    return training.train(run, "pretrained", section, run.texts("whole"), params)
+  store.save(folder, 0, params=params, config=training.provenance(run, "pretrained"))
   return params
 
 

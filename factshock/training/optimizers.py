@@ -124,11 +124,9 @@ def make_schedule(config: OptimizerConfig) -> Callable[[ArrayLike], jax.Array]:
   Raises:
     UserError: a "cosine" or "linear" schedule that ends within its warmup.
   """
-  ends = config.schedule in ("cosine", "linear")
-  if ends and config.steps <= config.warmup:
-    raise UserError(
-      f"optimizer.steps: expected more steps than the warmup's {config.warmup}, got {config.steps}"
-    )
+  problem = schedule_problem(config)
+  if problem:
+    raise UserError(f"optimizer.{problem}")
   shape = _shape(config)
   peak = config.learning_rate
   warmup = max(config.warmup, 1)
@@ -139,6 +137,13 @@ def make_schedule(config: OptimizerConfig) -> Callable[[ArrayLike], jax.Array]:
     return peak * warmed * shape(step)
 
   return schedule
+
+
+def schedule_problem(config: OptimizerConfig) -> str | None:
+  """Returns why there is no such schedule, beginning with the setting's name; None if there is."""
+  if config.schedule in ("cosine", "linear") and config.steps <= config.warmup:
+    return f"steps: expected more steps than the warmup's {config.warmup}, got {config.steps}"
+  return None
 
 
 def averaged(state: Mapping[str, Any]) -> Params:
