@@ -267,7 +267,7 @@ def merged(known: Mapping[str, Any], again: Mapping[str, Any]) -> schema.Row:
     again: the other.
   """
   row = {**again, **known}
-  aliases = [*(known.get("aliases") or []), *(again.get("aliases") or [])]
+  aliases: list[str] = [*(known.get("aliases") or ()), *(again.get("aliases") or ())]
   if aliases:
     row["aliases"] = list(dict.fromkeys(aliases))
   return row

@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
@@ -139,7 +139,7 @@ def check_folder(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_or_absent(folder: str) -> Iterator[None]:
+def whole_or_absent(folder: str) -> Generator[None]:
   """Marks a folder as unfinished inside; after an error the outputs written there are removed.
 
   What a killed process has left of an extraction is removed first, which is printed.
