@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from factshock.runtime import console
+from factshock.checkpoints import manifest_schema
 from factshock.runtime.errors import UserError
 from factshock.study import checks, finetuning, finetuning_examples, pipeline
 from factshock.study import config as configs
@@ -48,6 +49,13 @@ def test_config_is_usable_and_as_recorded(name):
   if os.environ.get("FACTSHOCK_WRITE_GOLDEN"):
     path.write_text(text)
   assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_checkpoints_of_every_config_can_be_read(name):
+  """What a manifest's record may hold is checked on reading: it fits all that configs say."""
+  record = {"seed": 0, "arm": "finetune", "experiment": configs.to_dict(load(name))}
+  assert list(manifest_schema._record_problems(record)) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,7 +30,7 @@ _EXPERIMENT = {
   "model": _SECTION,
   "answering": _SECTION,
   "finetune": _SECTION,
-  "cpu_devices": COUNT,
+  "cpu_devices": WHOLE,
   "start_from": TEXT,
 }
 _SECTIONS = {
