@@ -495,9 +495,10 @@ def _write_format(
       f"  {name}: {written['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids "
       f"nor IRIs, such as {written['first_unusable_id']!r}: not used, the label names the node"
     )
-  if written.get("formulas"):
+  formulas = written.get("formulas", 0)
+  if formulas:
     print(
-      f"  {name}: {written['formulas']:,} lines hold a cell that begins with = + - or @, which a "
+      f"  {name}: {formulas:,} lines hold a cell that begins with = + - or @, which a "
       "spreadsheet runs as a formula: import the files there as text"
     )
   return {"format": name, "path": ", ".join(paths), "rows": written["rows"]}
