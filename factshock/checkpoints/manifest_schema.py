@@ -125,11 +125,11 @@ def _is_part(part: Any, shape: list[int]) -> bool:
 
 def _is_dtype(name: Any) -> bool:
   """Returns whether a value names a dtype of numbers."""
-  if not isinstance(name, str):
+  if not isinstance(name, str) or not name.isascii():
     return False
   try:
     kind = np.dtype(name).kind
-  except TypeError:
+  except (TypeError, ValueError, SyntaxError):
     return isinstance(getattr(ml_dtypes, name, None), type)
   return kind in "biufcV" and np.dtype(name).itemsize > 0 and np.dtype(name).names is None
 
