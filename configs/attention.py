@@ -32,6 +32,7 @@ def get_config() -> Config:
       zero_shot="zero_shot_question",
       finetuned="unpopular_half",
       ceiling="zero_shot_cloze",
+      corrected="",
       remedies=(
         "weight_mixing",
         "mixture",

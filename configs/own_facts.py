@@ -39,16 +39,28 @@ def get_config(prompt: str = "cloze") -> Config:
     dict(input_length=40, target_length=16, pack=True, learning_rate=1e-3, prompt=prompt)
   )
   config.arms = ml_collections.ConfigDict(arms(prompt), sort_keys=False)
-  config.roles.update(dict(zero_shot="zero_shot", ceiling="best_cloze"))
+  config.roles.update(
+    dict(
+      zero_shot="zero_shot",
+      ceiling="best_cloze",
+      corrected="",
+      remedies=demo.PAPERS_REMEDIES,
+    )
+  )
   return config
 
 
 def arms(prompt: str) -> Arms:
   """Returns the demo's arms, asked by one prompt.
 
-  The best statement of each relation serves as the ceiling of what is known.
+  The best statement of each relation serves as the ceiling of what is known. Left out are the
+  prior corrections, for which every candidate's score would have to be kept: many, of own facts.
   """
-  others = {name: arm for name, arm in demo.arms().items() if arm["kind"] != "prompted"}
+  others = {
+    name: arm
+    for name, arm in demo.arms().items()
+    if arm["kind"] != "prompted" and name not in demo.CHEAP_REMEDIES
+  }
   others["output_mixing"]["with_arm"] = "zero_shot"
   return dict(
     zero_shot=dict(kind="prompted", prompt=prompt, title="Zero-shot"),

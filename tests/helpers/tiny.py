@@ -37,4 +37,5 @@ def get_config():
   config.arms = ml_collections.ConfigDict(
     {name: demo.arms()[name] for name in KEEP}, sort_keys=False
   )
+  config.roles.update(dict(corrected="", remedies=demo.PAPERS_REMEDIES))
   return config
