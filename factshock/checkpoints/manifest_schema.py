@@ -125,7 +125,7 @@ def _is_part(part: Any, shape: list[int]) -> bool:
 
 def _is_dtype(name: Any) -> bool:
   """Returns whether a value names a dtype of numbers."""
-  if not isinstance(name, str) or not name.isascii():
+  if not isinstance(name, str) or not name.isascii() or not name.isidentifier():
     return False
   try:
     kind = np.dtype(name).kind

@@ -295,9 +295,9 @@ def _check_entry(name: str, entry: Any) -> None:
   if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
     raise ValueError(f"no dtype of {name!r:.60}")
   shape, offsets = entry.get("shape"), entry.get("data_offsets")
-  if not _WHOLE_NUMBERS.fits(shape) or len(shape) > _MOST_AXES:
+  if shape is None or not _WHOLE_NUMBERS.fits(shape) or len(shape) > _MOST_AXES:
     raise ValueError(f"{name!r:.60} has the shape {shape!r:.60}")
-  if not _WHOLE_NUMBERS.fits(offsets) or len(offsets) != 2:
+  if offsets is None or not _WHOLE_NUMBERS.fits(offsets) or len(offsets) != 2:
     raise ValueError(f"{name!r:.60} has the offsets {offsets!r:.60}")
 
 
