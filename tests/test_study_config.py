@@ -12,8 +12,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from factshock.runtime import console
 from factshock.checkpoints import manifest_schema
+from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.study import checks, finetuning, finetuning_examples, pipeline
 from factshock.study import config as configs
