@@ -5,14 +5,15 @@
   python -m factshock.diagnose --lm_kbc=2022|2023|2024|2025|2026 --predictions=a.jsonl[,b.jsonl]
       --gold=val.jsonl [--train=train.jsonl] [--strict] [--output=DIR]
 
-A predictions file (.jsonl or .jsonl.gz) holds a JSON object a line: subject, relation, object and
-prediction (texts); optional aliases (list of accepted answers), score (log-probability),
-candidates (list of [text, log-probability], best first), popularity (of the subject), arm, seed,
-split. Any program may write it. The lm-evaluation-harness's samples_*.jsonl (--log_samples) are
-read too: factshock/predictions/harness_samples.py. Rows are grouped by arm (default: the file's
-name) and seed; a step or alpha column makes the label "arm@value". All arms must answer the same
-queries. The shock measures need the finetuning facts and how often the pretraining text names each
-entity. Prints a table and writes DIR/diagnosis.json, whose `notes` define each number.
+A predictions file (.jsonl, .json, .csv, .tsv, each also compressed, or .parquet) has a row a query:
+subject, object and prediction (texts); optional relation, aliases (list of accepted answers; in
+tables JSON, a Python list or a|b), score (log-probability), candidates (list of [text,
+log-probability], best first), popularity (of the subject), arm, seed, split. Any program may write
+it. The lm-evaluation-harness's samples_*.jsonl (--log_samples) are read too:
+factshock/predictions/harness_samples.py. Rows are grouped by arm (default: the file's name) and
+seed; a step or alpha column makes the label "arm@value". All arms must answer the same queries. The
+shock measures need the finetuning facts and how often the pretraining text names each entity.
+Prints a table and writes DIR/diagnosis.json, whose `notes` define each number.
 
 With --lm_kbc the files hold rows of that challenge instead (SubjectEntity, Relation, and a list
 ObjectEntities or ObjectEntitiesID) and are scored by the rules of that edition, beside the
@@ -50,6 +51,7 @@ _MODE_FLAGS = {
 _FLAGS_OF_ONE_MODE = ("gold", "train", "strict", "splits")
 # The flags of the usual mode that not every other mode has.
 _USUAL_FLAGS = (
+  "columns",
   "finetuning_facts",
   "entity_counts",
   "reference",
@@ -64,7 +66,15 @@ _USUAL_FLAGS = (
 
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
-  flags.DEFINE_list("predictions", None, "Predictions files, separated by commas.")
+  flags.DEFINE_list(
+    "predictions", None, "Predictions files, separated by commas; NAME=FILE names the arm of one."
+  )
+  flags.DEFINE_list(
+    "columns",
+    [],
+    "Names of the files' columns that differ from ours: "
+    "subject=question,object=answer,prediction=text.",
+  )
   flags.DEFINE_string(
     "output",
     None,
@@ -199,15 +209,20 @@ def _why_unfit(name: str, mode: str | None) -> str:
 def _diagnose() -> None:
   """Diagnoses accuracy and frequency shock, and writes diagnosis.json."""
   from factshock.diagnosis import summary, table
-  from factshock.predictions import reading
+  from factshock.predictions import foreign, reading, repeats, verbosity
 
   values = flags.FLAGS
+  columns = foreign.parse_columns(values.columns)
   arms = reading.group_by_arm(
-    reading.select_split(reading.read(path), values.split) for path in values.predictions
+    reading.select_split(reading.read(path, arm, columns), values.split)
+    for arm, path in map(_arm_and_path, values.predictions)
   )
   note = reading.candidates_note(arms)
   if note:
     print(f"  {note}", flush=True)
+  repeats.check(arms)
+  if values.finetuning_facts:
+    repeats.check_relations(arms)
   seeds = {seed for by_seed in arms.values() for seed in by_seed}
   options = summary.Options(
     finetuning=_for_each_seed(seeds, _finetuning_answers(values.finetuning_facts)),
@@ -222,7 +237,18 @@ def _diagnose() -> None:
   )
   bootstrap = summary.Bootstrap(values.resamples, values.confidence, values.seed)
   diagnosis = summary.diagnose(arms, options, bootstrap)
-  _write("diagnosis.json", diagnosis, table.lines(diagnosis))
+  hints = verbosity.hints(arms) if values.criterion == "exact_match" else []
+  _write("diagnosis.json", diagnosis, [*table.lines(diagnosis), *hints])
+
+
+def _arm_and_path(value: str) -> tuple[str | None, str]:
+  """Returns name and path of NAME=PATH; no name of a path alone."""
+  name, equals, path = value.partition("=")
+  if not equals or os.path.exists(value) or os.sep in name:
+    return None, value
+  if not name or not path:
+    raise UserError(f"--predictions={value}: expected a path or NAME=PATH")
+  return name, path
 
 
 def _diagnose_lm_kbc() -> None:

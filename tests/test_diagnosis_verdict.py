@@ -24,7 +24,8 @@ def scores(gold, knows, strength=4.0, seed=0):
 
 def rows_of(log_p_QxC, gold):
   found = []
-  for number, (scores_C, right) in enumerate(zip(log_p_QxC, gold)):
+  normalised_QxC = log_p_QxC - np.logaddexp.reduce(log_p_QxC, axis=1, keepdims=True)
+  for number, (scores_C, right) in enumerate(zip(normalised_QxC, gold)):
     ranked = sorted(
       ([name, float(score)] for name, score in zip(ANSWERS, scores_C)), key=lambda pair: -pair[1]
     )

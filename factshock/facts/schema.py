@@ -106,6 +106,11 @@ def read_rows(
     yield _location(path, unit, index), row
 
 
+def numbered_rows(path: FilePath) -> _NumberedRows:
+  """Returns pairs of a line (in parquet of a row) and the row, as `read_rows` reads them."""
+  return _READERS[_format_of(path)](path, ())
+
+
 def write_facts(path: FilePath, facts: Iterable[Mapping[str, Any]]) -> None:
   """Writes facts in the format of the suffix; the file appears whole or not at all.
 

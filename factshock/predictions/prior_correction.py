@@ -41,6 +41,7 @@ class Table:
 Tables: TypeAlias = Mapping[str, Table]  # by relation
 Priors: TypeAlias = Mapping[str, np.ndarray]  # relation -> p of its candidates [C]
 
+_ROUNDING = 1e-6  # a log-probability may be above 0 by
 ANSWER_COLUMNS = ("prediction", "score", "candidates")
 
 
@@ -98,6 +99,11 @@ def _table(
   for query, index in enumerate(indices):
     for name, score in rows[index]["candidates"]:
       log_p_QxC[query, column[name]] = score
+  if log_p_QxC.max(initial=0.0) > _ROUNDING:
+    raise UserError(
+      f"{path}: relation {relation!r}: expected log-probabilities, at most 0, in candidates, got "
+      f"{log_p_QxC.max():g}; are they probabilities? write their natural logarithms"
+    )
   return Table(names, indices, _normalised(log_p_QxC))
 
 

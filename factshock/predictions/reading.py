@@ -11,8 +11,9 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from factshock.predictions import accuracy, points
-from factshock.predictions.rows import EXPECTED, SUFFIXES, TEXT_COLUMNS, numbered_rows
+from factshock.facts import schema
+from factshock.predictions import accuracy, foreign, points
+from factshock.predictions.rows import EXPECTED, TEXT_COLUMNS, numbered_rows
 from factshock.runtime.errors import UserError
 
 
@@ -62,27 +63,55 @@ class Predictions:
 PredictionsByArm: TypeAlias = Mapping[str, Mapping[int, Predictions]]
 
 _LARGEST = sys.float_info.max  # JSON's integers have no bound
+_ROUNDING = 1e-6  # a log-probability may be above 0 by
+_missing: Any = None
+_texts_of = operator.itemgetter(*TEXT_COLUMNS)
 QUERY_COLUMNS = ("subject", "relation", "object")
 CODED = ("subject", "relation", "object", "prediction", "answer", "label", "split", "rank", "among")
 COLUMNS = (*CODED, "seed", "score", "popularity")
 
 
-def read(path: str | os.PathLike[str]) -> Predictions:
-  """Reads a predictions file (.jsonl, .jsonl.gz).
+def read(
+  path: str | os.PathLike[str],
+  arm: str | None = None,
+  columns: Mapping[str, str] | None = None,
+) -> Predictions:
+  """Reads a predictions file (.jsonl, .json, .csv, .tsv, compressed or not, or .parquet).
 
-  Rows need no arm, seed, score, aliases or candidates. The lm-evaluation-harness's samples_*.jsonl
-  is read too (harness_samples.py).
+  Rows need no relation, arm, seed, score, aliases or candidates. The lm-evaluation-harness's
+  samples_*.jsonl is read too (harness_samples.py).
+
+  Args:
+    path: the file.
+    arm: names the arm of its rows, which must be one.
+    columns: our names of columns -> the file's, where they differ.
 
   Raises:
-    UserError: empty file, malformed line, missing column, wrong type, NaN score, candidates not
-      best first or only in some rows; names file and line, what was expected and what was got.
+    UserError: empty file, malformed line, missing column, wrong type, a score that is NaN or above
+      0, candidates not best first or only in some rows, rows of several arms with `arm`; names file
+      and line, what was expected and what was got.
   """
   path = str(path)
-  if not path.endswith(SUFFIXES):
+  predictions = from_rows(numbered_rows(path, columns), path)
+  return predictions if arm is None else _with_arm(predictions, arm)
+
+
+def _with_arm(predictions: Predictions, arm: str) -> Predictions:
+  """Returns predictions of one arm under another name; points of its curve stay such."""
+  strings = list(predictions.strings)
+  codes: list[int] = np.unique(predictions.label).tolist()
+  stems = {points.Point.parse(strings[code]).arm for code in codes}
+  if len(stems) > 1:
     raise UserError(
-      f"{path}: expected predictions in a .jsonl or .jsonl.gz file; convert or rename it"
+      f"{predictions.path}: expected rows of one arm, to be named {arm!r}, got "
+      f"{', '.join(sorted(stems))}"
     )
-  return from_rows(numbered_rows(path), path)
+  code_of = np.arange(len(strings) + len(codes))
+  for code in codes:
+    code_of[code] = len(strings)
+    strings.append(arm + strings[code].removeprefix(*stems))
+  label_N = code_of[predictions.label].astype(np.int32)
+  return dataclasses.replace(predictions, strings=strings, label=label_N)
 
 
 def from_rows(rows: Iterable[tuple[int, Any]], path: str = "rows") -> Predictions:
@@ -135,22 +164,23 @@ class _Columns:
     add_popularity = self.popularities.append
     listed = self.listed
     default = _stem(path)
-    for line_number, row in rows:
+    for line_number, row_as_read in rows:
+      row = row_as_read
       try:
-        subject = row["subject"]
-        relation = row["relation"]
-        gold = row["object"]
-        prediction = row["prediction"]
-        get = row.get
-      except (KeyError, TypeError, IndexError, AttributeError):
-        raise _bad_row(path, line_number, row) from None
+        subject, relation, gold, prediction = _texts_of(row)
+      except (KeyError, TypeError, IndexError):
+        subject = relation = gold = prediction = _missing
       if not type(subject) is type(relation) is type(gold) is type(prediction) is str:
-        raise _bad_row(path, line_number, row)
+        row = _with_texts(path, line_number, row)
+        subject, relation, gold, prediction = _texts_of(row)
+      get = row.get
       key = _accepted_answers(gold, get("aliases"), path, line_number)
       answer = answers.get(key)
       if answer is None:
-        answer = answers[key] = len(answers)
-        accepted.append(_normalised_answers(key, path, line_number))
+        key = _with_numbers_as_texts(key)
+        answer = answers.setdefault(key, len(accepted))
+        if answer == len(accepted):
+          accepted.append(_normalised_answers(key, path, line_number))
       add_subject(code(subject, len(strings)))
       add_relation(code(relation, len(strings)))
       add_object(code(gold, len(strings)))
@@ -160,7 +190,10 @@ class _Columns:
       split = get("split")
       add_split(-1 if split is None else code(str(split), len(strings)))
       add_seed(seed_of(get("seed"), path, line_number))
-      add_score(_number(get("score"), "score", path, line_number))
+      score = _number(get("score"), "score", path, line_number)
+      if score > _ROUNDING:
+        raise _no_log_probability(score, path, line_number)
+      add_score(score)
       add_popularity(_number(get("popularity"), "popularity", path, line_number))
       add_among(_among(get("among")))
       candidates = get("candidates")
@@ -353,10 +386,24 @@ def _difference(
 
 def _stem(path: str) -> str:
   name = os.path.basename(path)
-  for suffix in SUFFIXES[::-1]:
-    if name.endswith(suffix):
-      return name.removesuffix(suffix)
-  return name
+  suffix = max(filter(name.endswith, schema.SUFFIXES), key=len, default="")
+  return name.removesuffix(suffix)
+
+
+def _with_texts(
+  path: str,
+  line_number: int,
+  row: Any,
+) -> dict[str, Any]:
+  """Returns a row whose numbers are texts and whose relation may be missing.
+
+  Raises:
+    UserError: something else is no text.
+  """
+  mended = foreign.with_texts(cast(dict[str, Any], row)) if isinstance(row, dict) else None
+  if mended is None or any(type(mended.get(name)) is not str for name in TEXT_COLUMNS):
+    raise _bad_row(path, line_number, row)
+  return mended
 
 
 def _bad_row(
@@ -368,13 +415,14 @@ def _bad_row(
   if not isinstance(row, dict):
     return UserError(f"{context}: expected {EXPECTED}, got {type(row).__name__}")
   columns = cast(dict[str, Any], row)
-  missing = [name for name in TEXT_COLUMNS if name not in columns]
+  missing = [name for name in TEXT_COLUMNS if name not in columns and name != "relation"]
   if missing:
     return UserError(
       f"{context}: expected {EXPECTED}, got no {', '.join(missing)} (columns: "
-      f"{', '.join(map(str, columns))})"
+      f"{', '.join(map(str, columns))}); columns of other names: --columns={missing[0]}=NAME"
     )
-  wrong = next(name for name in TEXT_COLUMNS if type(columns[name]) is not str)
+  texts = foreign.with_texts(columns)
+  wrong = next(name for name in TEXT_COLUMNS if type(texts.get(name)) is not str)
   return UserError(f"{context}: expected a text in {wrong}, got {columns[wrong]!r}")
 
 
@@ -387,6 +435,8 @@ def _accepted_answers(
   """Returns the accepted answers as a key; whether they are texts is checked when it is new."""
   if aliases is None:
     return (gold,)
+  if type(aliases) is str:
+    aliases = foreign.listed_texts(aliases)
   try:
     key: tuple[str, ...] = (gold, *aliases)
     hash(key)
@@ -395,6 +445,13 @@ def _accepted_answers(
   if type(aliases) is not list:
     raise _bad_aliases(aliases, path, line_number)
   return key
+
+
+def _with_numbers_as_texts(key: tuple[Any, ...]) -> tuple[Any, ...]:
+  """Returns accepted answers, numbers among them as texts."""
+  if all(type(answer) is str for answer in key):
+    return key
+  return tuple(foreign.listed_texts(list(key)))
 
 
 def _normalised_answers(
@@ -499,13 +556,28 @@ def _gold_rank(
     scores: tuple[Any, ...]
     texts, scores = zip(*candidates) if candidates else ((), ())
     total = sum(scores)
-    if type(candidates) is list and total == total and all(map(operator.ge, scores, scores[1:])):
+    best = scores[0] if scores else 0.0
+    is_ordered = total == total and all(map(operator.ge, scores, scores[1:]))
+    if type(candidates) is list and is_ordered and best <= _ROUNDING:
       return accuracy.gold_rank(texts, accepted)
   except (TypeError, ValueError, AttributeError, OverflowError):
-    pass
+    best = 0.0
+  if best > _ROUNDING:
+    raise _no_log_probability(best, path, line_number)
   raise UserError(
     f"{path}:{line_number}: expected candidates as a list of [text, log-probability], best first, "
     f"got {str(cast(Any, candidates))[:80]}"
+  )
+
+
+def _no_log_probability(
+  score: float,
+  path: str,
+  line_number: int,
+) -> UserError:
+  return UserError(
+    f"{path}:{line_number}: expected a log-probability, at most 0, as score, got {score!r}; is it "
+    "a probability? write its natural logarithm"
   )
 
 

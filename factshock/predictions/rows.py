@@ -6,11 +6,11 @@ row's columns hold is checked by whoever uses them.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from factshock.facts import schema
-from factshock.predictions import harness_samples
+from factshock.predictions import foreign, harness_samples
 from factshock.runtime import files, json_text
 from factshock.runtime.errors import UserError
 
@@ -18,8 +18,7 @@ Row: TypeAlias = dict[str, Any]
 
 TEXT_COLUMNS = ("subject", "relation", "object", "prediction")
 EXPECTED = "a JSON object with the texts subject, relation, object, prediction"
-SUFFIXES = (".jsonl", ".jsonl.gz")
-_JSON_SUFFIXES = (*SUFFIXES, ".json", ".json.gz")  # other people's .json is often an object a line
+_LINES = files.with_compressions(".jsonl")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -32,15 +31,17 @@ def read_rows(path: str, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row
   """Yields each row of a predictions file with its context, the file and line for messages.
 
   Args:
-    path: a file in any format of facts: .jsonl, .json, .csv, .tsv (each also .gz) or .parquet.
+    path: a file in any format of facts: .jsonl, .json, .csv, .tsv (compressed or not) or
+      .parquet.
     columns: names that the header of a table must have; a JSON row is not checked for them.
 
   Raises:
     UserError: an unknown suffix, a file that cannot be read, a line that is no JSON object.
   """
   path = str(path)
-  if not path.endswith(_JSON_SUFFIXES):
-    yield from schema.read_rows(path, columns)
+  if not path.endswith(schema.JSON_SUFFIXES):
+    for context, row in schema.read_rows(path, columns):
+      yield context, foreign.typed(row, context)
     return
   for line_number, row in numbered_rows(path):
     context = f"{path}:{line_number}"
@@ -53,29 +54,40 @@ def read_all_rows(path: str) -> list[Row]:
   """Returns all rows of a predictions file.
 
   Raises:
-    UserError: a row without subject, relation or object, no rows, or as `read_rows`.
+    UserError: a row without subject or object, no rows, or as `read_rows`.
   """
   rows: list[Row] = []
   for context, row in read_rows(path):
-    missing = [name for name in schema.REQUIRED if name not in row]
+    missing = [name for name in ("subject", "object") if name not in row]
     if missing:
       raise UserError(
-        f"{context}: expected a JSON object with subject, relation and object, got no "
-        f"{', '.join(missing)}"
+        f"{context}: expected a JSON object with subject and object, got no {', '.join(missing)}"
       )
-    rows.append(row)
+    rows.append({"relation": foreign.NO_RELATION, **row})
   if not rows:
     raise UserError(f"{path}: expected predictions, got no rows")
   return rows
 
 
-def numbered_rows(path: str) -> Iterator[tuple[int, Any]]:
-  """Yields (line number, parsed line) of a file of JSON lines; samples of the harness as rows.
+def numbered_rows(
+  path: str,
+  columns: Mapping[str, str] | None = None,
+) -> Iterator[tuple[int, Any]]:
+  """Returns (line number, row) of a predictions file in any format; samples of the harness as rows.
+
+  Args:
+    path: the file.
+    columns: our names of columns -> the file's, where they differ.
 
   Raises:
-    UserError: a line that is not JSON, or holds half of a character.
+    UserError: an unknown suffix, a line that is not JSON, or holds half of a character.
   """
-  return harness_samples.as_predictions(_parsed_lines(path), path)
+  if not path.endswith(schema.JSON_SUFFIXES):
+    return foreign.mapped(schema.numbered_rows(path), columns or {}, path)
+  is_array = not path.endswith(_LINES) and schema.holds_array(path)
+  parsed: Iterator[tuple[int, Any]] = schema.array_rows(path) if is_array else _parsed_lines(path)
+  rows = harness_samples.as_predictions(parsed, path)
+  return foreign.mapped(rows, columns, path) if columns else rows
 
 
 def _parsed_lines(path: str) -> Iterator[tuple[int, Any]]:

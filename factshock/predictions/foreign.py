@@ -1,0 +1,167 @@
+"""Rows of predictions as other programs write them: other columns, numbers, nulls, lists as text.
+
+Numbers are read as texts where texts are expected (of whole ones the digits alone), a prediction
+that is null as no answer, lists as JSON, as Python prints them or as a|b.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from factshock.facts import listed
+from factshock.runtime import json_text
+from factshock.runtime.errors import UserError
+
+Row: TypeAlias = dict[str, Any]
+
+NO_RELATION = "(none)"  # of rows that name none
+_FLOATS = ("score", "popularity", "alpha")
+_INTEGERS = ("seed", "step")
+COLUMNS = (
+  *("subject", "relation", "object", "prediction", "aliases", "arm", "split", "candidates"),
+  *_FLOATS,
+  *_INTEGERS,
+)
+
+
+def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
+  """Returns our name -> the file's of texts "our=theirs".
+
+  Raises:
+    UserError: one that is not written so, of a column that we don't have, or given twice.
+  """
+  columns: dict[str, str] = {}
+  for pair in pairs:
+    name, equals, theirs = pair.partition("=")
+    if not equals or name not in COLUMNS or name in columns or not theirs:
+      raise UserError(
+        f"--columns={','.join(pairs)}: expected OURS=THEIRS with each of {', '.join(COLUMNS)} at "
+        f"most once, got {pair!r}"
+      )
+    columns[name] = theirs
+  return columns
+
+
+def mapped(
+  rows: Iterable[tuple[int, Any]],
+  columns: Mapping[str, str],
+  path: str,
+) -> Iterator[tuple[int, Any]]:
+  """Yields (line number, row) with our names of columns and values of our types.
+
+  Args:
+    rows: pairs of a line number and a row.
+    columns: our name -> the file's; others are as they are named.
+    path: the file, for messages.
+
+  Raises:
+    UserError: a column that no row has, or a cell that is no number where one is expected.
+  """
+  missing = set(columns.values())
+  names: dict[str, None] = {}
+  for line_number, row in rows:
+    if not isinstance(row, dict):
+      yield line_number, row
+      continue
+    own = cast(Row, row)
+    if missing:
+      missing.difference_update(own)
+      names.update(dict.fromkeys(own))
+    renamed = {**own, **{name: own.get(theirs) for name, theirs in columns.items()}}
+    yield line_number, typed(renamed, f"{path}:{line_number}")
+  if missing:
+    raise UserError(
+      f"{path}: expected the columns {', '.join(sorted(missing))} that --columns names, got "
+      f"{', '.join(names)}"
+    )
+
+
+def typed(row: Row, context: str) -> Row:
+  """Returns a row in which what is no text in our files is none, though it came from a table."""
+  for names, convert in ((_FLOATS, _float), (_INTEGERS, _integer), (("candidates",), _json)):
+    for name in row.keys() & set(names):
+      value = row[name]
+      if _is_null(value) or value == "":
+        row[name] = None
+      else:
+        row[name] = convert(value, name, context)
+  for name in row.keys() & {"arm", "split"}:
+    if _is_null(row[name]) or row[name] == "":
+      row[name] = None
+  return with_texts(row)
+
+
+def with_texts(row: Row) -> Row:
+  """Returns a row whose subject, relation, object and prediction are texts where they can be."""
+  texts = dict(row)
+  texts["subject"] = _text(row.get("subject"))
+  relation = _text(row.get("relation"))
+  texts["relation"] = NO_RELATION if relation in (None, "") else relation
+  if "prediction" in row:
+    prediction = _text(row["prediction"])
+    texts["prediction"] = "" if prediction is None else prediction
+  answers = _answers(row.get("object"))
+  if answers:
+    texts["object"] = answers[0]
+    more = listed_texts(row.get("aliases"))
+    texts["aliases"] = [*answers[1:], *(more or [])] if len(answers) > 1 else row.get("aliases")
+  else:
+    texts["object"] = _text(row.get("object"))
+  return {name: value for name, value in texts.items() if value is not None or name in row}
+
+
+def _answers(value: Any) -> list[str] | None:
+  """Returns the answers of a list, or of a text that is one; None for other values."""
+  if isinstance(value, str) and not value.lstrip().startswith("["):
+    return None
+  return listed_texts(value) if isinstance(value, (str, list)) else None
+
+
+def listed_texts(value: Any) -> Any:
+  """Returns a list of texts, numbers among them as texts; [] for none; else the value itself."""
+  if _is_null(value) or value == "":
+    return []
+  if isinstance(value, str):
+    texts = listed.texts(value)
+    return value if texts is None else texts
+  if isinstance(value, list):
+    return [_text(item) for item in cast(list[Any], value)]
+  return value
+
+
+def _text(value: Any) -> Any:
+  """Returns a number as text, None for null, and other values as they are."""
+  if _is_null(value):
+    return None
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)  # a column of whole numbers with nulls is one of floats in many programs
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    return str(value)
+  return value
+
+
+def _is_null(value: Any) -> bool:
+  return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _float(value: Any, name: str, context: str) -> Any:
+  if not isinstance(value, str):
+    return value
+  try:
+    return float(value.replace("_", "?"))
+  except ValueError:
+    raise UserError(f"{context}: expected a number in {name}, got {value[:60]!r}") from None
+
+
+def _integer(value: Any, name: str, context: str) -> Any:
+  number = _float(value, name, context)
+  return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def _json(value: Any, name: str, context: str) -> Any:
+  if not isinstance(value, str):
+    return value
+  try:
+    return json_text.loads(value)
+  except ValueError:
+    raise UserError(f"{context}: expected JSON in {name}, got {value[:60]!r}") from None
