@@ -205,5 +205,7 @@ def _open_pretrained(source: str, tokenizer_path: str | None) -> LoadedModel:
   model_config = huggingface.config_of(source)  # first of all: is there a model that can be read?
   tokenizer = pretrained_tokenizers.load(tokenizer_path or source)
   pretrained_tokenizers.check_fits(tokenizer, model_config.vocab_size, source)
+  if not families.of(model_config).decoder_only:
+    pretrained_tokenizers.check_has_sentinels(tokenizer, tokenizer_path or source)
   params, model_config = huggingface.load(source)
   return LoadedModel(params, model_config, tokenizer)

@@ -306,9 +306,15 @@ def _sizes(
   """Returns how many tokens each example has on each side: [B, E]."""
   sizes_E: list[np.ndarray] = []
   for side in sides:
-    is_token = batch[side.tokens] != side.pad
-    sizes_E.append(np.count_nonzero(is_token, axis=1))
+    sizes_E.append(lengths_of(batch[side.tokens], side.pad))
   return np.stack(sizes_E, axis=1)
+
+
+def lengths_of(tokens_BxL: np.ndarray, pad: int = 0) -> np.ndarray:
+  """Returns the tokens of each row, int64 [B]: up to the last that is no padding, which is EOS."""
+  is_token = tokens_BxL != pad
+  behind_B = np.argmax(is_token[:, ::-1], axis=1)
+  return np.where(is_token.any(axis=1), tokens_BxL.shape[1] - behind_B, 0)
 
 
 def _longest_first(size_BxE: np.ndarray, capacity: Sequence[int]) -> np.ndarray:

@@ -13,7 +13,6 @@ from factshock.facts.entities import Search, TextSpan
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, Tokenizer
 
-_SENTINEL = "<extra_id_"
 _ENCODED_AT_ONCE = 1000  # texts
 
 # Arrays of a part of a corpus by name, as `tokenize_part` and `windows_part` make them.
@@ -50,8 +49,8 @@ def tokenize(
 ) -> Corpus:
   """Returns the corpus of some texts, one sequence each, without EOS.
 
-  Texts without a token are left out, and those with a sentinel, as it would be taken for a masked
-  span; how many is printed.
+  Texts without a token are left out. A special token in a text, such as "<pad>", "</s>" or
+  "<extra_id_0>", is text like any other.
   """
   return join([tokenize_part(texts, tokenizer)])
 
@@ -63,25 +62,19 @@ def tokenize_part(
   """Tokenises some texts, for `join`.
 
   Returns:
-    `tokens`, `lengths` [sequences] and `left_out`, the number of texts with a sentinel.
+    `tokens` and `lengths` [sequences].
   """
   tokens: list[np.ndarray] = []
   lengths: list[int] = []
-  left_out = 0
   texts = iter(texts)
   dtype = token_type(tokenizer)
   while batch := list(itertools.islice(texts, _ENCODED_AT_ONCE)):
-    kept = batch
-    if tokenizer.sentinels:
-      kept = [text for text in batch if _SENTINEL not in text]
-    left_out += len(batch) - len(kept)
-    encoded = [ids for ids in tokenizer.encode_all(kept) if len(ids)]
+    encoded = [ids for ids in tokenizer.encode_all(batch) if len(ids)]
     lengths += map(len, encoded)
     tokens.append(np.fromiter(itertools.chain.from_iterable(encoded), dtype))
   return {
     "tokens": np.concatenate([np.zeros(0, dtype), *tokens]),
     "lengths": np.asarray(lengths, np.int64),
-    "left_out": np.asarray(left_out),
   }
 
 
@@ -95,8 +88,6 @@ def token_type(tokenizer: Tokenizer) -> type[np.uint16] | type[np.int32]:
 def join(parts: Iterable[PartArrays]) -> Corpus:
   """Returns the corpus of what `tokenize_part` gave."""
   parts = list(parts)
-  left_out = sum(int(part["left_out"]) for part in parts)
-  print_left_out(left_out)
   tokens = np.concatenate([part["tokens"] for part in parts])
   lengths = np.concatenate([part["lengths"] for part in parts])
   return Corpus(tokens, offsets(lengths))
@@ -106,12 +97,6 @@ def offsets(lengths: np.ndarray) -> np.ndarray:
   """Returns int64 offsets of sequences of these lengths, one more than those."""
   with_start = np.concatenate([[0], np.cumsum(lengths)])
   return with_start.astype(np.int64)
-
-
-def print_left_out(count: int) -> None:
-  """Prints how many documents were left out for a sentinel in them, if any."""
-  if count:
-    print(f"  {count:,} documents left out, as a sentinel <extra_id_N> stands in them", flush=True)
 
 
 def cut(corpus: Corpus, most: int) -> Corpus:
@@ -372,7 +357,7 @@ def _cut(
 
 
 def _tokenize_window(window: _Window, tokenizer: Tokenizer) -> _TokenWindow:
-  encoded = [tokenizer.encode(piece) for piece in window.pieces]
+  encoded = tokenizer.encode_all(window.pieces)
   edges = np.cumsum([0, *map(len, encoded)])
   first = (edges[1], edges[2])
   second = (edges[3], edges[4])

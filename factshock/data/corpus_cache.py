@@ -23,7 +23,7 @@ from factshock.runtime import digests, files, json_files, processes
 from factshock.types import Fact, FilePath, Tokenizer
 
 _RECORD = "corpus.json"
-_KEYS = ("corpus", "sequences", "tokens", "left_out", "windows", "facts", "digests")
+_KEYS = ("corpus", "sequences", "tokens", "windows", "facts", "digests")
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def tokenized(
     UserError: files that cannot be read; what was tokenised is kept and not done again.
   """
   plan = documents.parts(pattern)
-  home = _home(folder, pattern, plan, f"tokens {tokenizer.digest}")
+  home = _home(folder, pattern, plan, f"tokens of plain text {tokenizer.digest}")
   corpus = _read_whole(home, _map_corpus)
   if corpus is None:
     _tokenize_all(pattern, plan, tokenizer, home)
@@ -96,12 +96,9 @@ def _tokenize_all(
     )
 
   lengths: list[np.ndarray] = []
-  left_out = 0
   # Lengths first: the tokens of all parts are more than memory may hold.
   for part in tokenized_parts():
     lengths.append(part["lengths"])
-    left_out += int(part["left_out"])
-  corpora.print_left_out(left_out)
   ends = corpora.offsets(np.concatenate(lengths))
   token_count = int(ends[-1])
   with files.atomic_write(os.path.join(home, "offsets.npy"), binary=True) as file:
@@ -112,7 +109,6 @@ def _tokenize_all(
     "corpus": pattern,
     "sequences": len(ends) - 1,
     "tokens": token_count,
-    "left_out": left_out,
   }
   _finish(home, record, ["tokens.npy", "offsets.npy"])
 
@@ -158,7 +154,7 @@ def salient_windows(
     UserError: files that cannot be read, or none that names a fact's subject and object.
   """
   names = [[fact["subject"], fact["object"], *fact.get("aliases", ())] for fact in facts]
-  key = json.dumps(["windows", tokenizer.digest, words, per_fact, names])
+  key = json.dumps(["windows of plain text", tokenizer.digest, words, per_fact, names])
   plan = documents.parts(pattern)
   home = _home(folder, pattern, plan, key)
   windows = _read_whole(home, _read_windows)

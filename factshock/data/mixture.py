@@ -195,9 +195,15 @@ def _weighted(made: Batch, loss_weight: float) -> Batch:
 
   Where there are none they are 1 on target tokens and 0 on padding.
   """
-  weights = made["weights"] if "weights" in made else made["targets"] != 0
+  weights = made["weights"] if "weights" in made else _inside(made["targets"])
   weighted = weights * loss_weight
   return {**made, "weights": weighted.astype(np.float32)}
+
+
+def _inside(targets_BxT: np.ndarray) -> np.ndarray:
+  """Returns bool [B, T], True within each row's length."""
+  columns = np.arange(targets_BxT.shape[1])[None]
+  return columns < batching.lengths_of(targets_BxT)[:, None]
 
 
 def _packed(

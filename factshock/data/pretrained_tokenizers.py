@@ -5,13 +5,17 @@ import functools
 import hashlib
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from factshock.data import tokenizer_files
+from factshock.data import special_tokens, tokenizer_files
 from factshock.models.formats.huggingface import adapters
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Tokenizer
+
+# A sentinel, and what follows it without a space up to the next space or sentinel.
+_TIGHT = re.compile(r"<extra_id_(\d{1,9})>((?:(?!<extra_id_\d)\S)+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +45,57 @@ class PretrainedTokenizer:
     return first - n
 
   def encode(self, text: str) -> list[int]:
-    """Returns the token ids of a text, which for a T5 may hold "<extra_id_N>"; no BOS or EOS."""
-    return self._tokenizer.encode(text, add_special_tokens=False)
+    """Returns the token ids of a text, which for a T5 may hold "<extra_id_N>"; no BOS or EOS.
+
+    Other special tokens in it, such as "<pad>" and "</s>", are text, unlike with transformers. What
+    follows "<extra_id_N>" without a space is tokenised as inside a text: "<extra_id_0>." is
+    [32099, 5], as in T5's pretraining, where transformers gives [32099, 3, 5].
+    """
+    ids: list[int] = []
+    for start, stop, is_tight in self._parts(text):
+      part = text[start:stop]
+      if is_tight:
+        ids += self._tight.encode(part, add_special_tokens=False).ids
+        continue
+      part_ids = self._tokenizer.encode(part, add_special_tokens=False)
+      if self._plain_prompt.is_needed(part, part_ids):
+        part_ids = self._plain_prompt.encode(part).ids
+      ids += part_ids
+    return ids
 
   def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-    """Returns the token ids of each text as by `encode`; the Rust tokenizers use all cores."""
+    """Returns the token ids of each text; "<extra_id_N>" in it is text, too.
+
+    The Rust tokenizers use all cores.
+    """
     encoding = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
-    return encoding["input_ids"]
+    encoded = encoding["input_ids"]
+    for index, text in enumerate(texts):
+      if self._plain.is_needed(text, encoded[index]):
+        encoded[index] = self._plain.encode(text).ids
+    return encoded
 
   def spans(self, text: str) -> list[tuple[int, int]]:
     """Returns for each token of `encode(text)` its first character and the one after its last.
 
     A token may hold the space before it; several that are bytes of one character have one span.
     """
-    encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return encoding["offset_mapping"]
+    spans: list[tuple[int, int]] = []
+    for start, stop, is_tight in self._parts(text):
+      part = text[start:stop]
+      if is_tight:
+        offsets = self._tight.encode(part, add_special_tokens=False).offsets
+      else:
+        encoding = self._tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = encoding["offset_mapping"]
+        if self._plain_prompt.is_needed(part, encoding["input_ids"]):
+          offsets = self._plain_prompt.encode(part).offsets
+      spans += [(start + first, start + last) for first, last in offsets]
+    return spans
+
+  def token_ids(self) -> dict[str, int]:
+    """Returns the id of each token."""
+    return self._tokenizer.get_vocab()
 
   @property
   def digest(self) -> str:
@@ -84,6 +124,34 @@ class PretrainedTokenizer:
     if os.path.realpath(self.source) != os.path.realpath(folder):
       self._tokenizer.save_pretrained(folder)
     tokenizer_files.write_digests(folder)
+
+  def _parts(self, text: str) -> list[tuple[int, int, bool]]:
+    """Returns the parts of a text, and whether each follows a sentinel without a space."""
+    parts: list[tuple[int, int, bool]] = []
+    done = 0
+    for match in _TIGHT.finditer(text):
+      if int(match[1]) >= self.sentinels:
+        continue
+      first, last = match.span(2)
+      parts += [(done, first, False), (first, last, True)]
+      done = last
+    if done < len(text) or not parts:
+      parts.append((done, len(text), False))
+    return parts
+
+  @functools.cached_property
+  def _tight(self) -> Any:
+    return special_tokens.as_text(self._tokenizer.backend_tokenizer, prefix=False)
+
+  @functools.cached_property
+  def _plain(self) -> special_tokens.PlainText:
+    return special_tokens.PlainText(self._tokenizer.backend_tokenizer, self._tokenizer.unk_token)
+
+  @functools.cached_property
+  def _plain_prompt(self) -> special_tokens.PlainText:
+    kept = [f"<extra_id_{n}>" for n in range(self.sentinels)]
+    backend = self._tokenizer.backend_tokenizer
+    return special_tokens.PlainText(backend, self._tokenizer.unk_token, kept)
 
   @functools.cached_property
   def _tokenizer(self) -> Any:
@@ -186,6 +254,16 @@ def check_fits(
     raise UserError(
       f"{source}: the tokenizer gives ids up to {tokenizer.size - 1}, the model has {vocab_size} "
       "tokens; use the tokenizer the model was trained with"
+    )
+
+
+def check_has_sentinels(tokenizer: Tokenizer, source: FilePath) -> None:
+  """Raises a UserError where a tokenizer lacks what masks text for an encoder-decoder."""
+  if tokenizer.sentinels < 2:
+    raise UserError(
+      f"{source}: expected a tokenizer with <extra_id_0> and <extra_id_1>, as an encoder-decoder "
+      f"needs them, got {tokenizer.sentinels} such tokens; use the tokenizer the model was trained "
+      "with (extra_ids=100)"
     )
 
 

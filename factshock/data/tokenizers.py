@@ -29,6 +29,10 @@ _RECORD_KEYS = ("format", "kind", "sentinels", "words", "sha256")
 _SENTINELS = settings.Check((int,), lambda v: 0 <= v <= 1_000_000, "a number of sentinels")
 _WORDS = settings.tuple_of(settings.TEXT)
 
+# Behind a model's bytes: ModelProto.normalizer_spec (3) with add_dummy_prefix (3) false. Of two
+# messages one behind the other protobuf takes the last value of each field.
+_WITHOUT_PREFIX = bytes([3 << 3 | 2, 2, 3 << 3, 0])
+
 # How SentencePiece is trained: with T5's special ids, and so that equal text gives an equal model.
 _TRAINING = {
   "model_type": "unigram",
@@ -75,12 +79,16 @@ class VocabularyTokenizer:
     return self.size - 1 - n
 
   def encode(self, text: str) -> list[int]:
-    """Returns the token ids of a text, which may hold "<extra_id_N>"; no EOS is added."""
+    """Returns the token ids of a text, which may hold "<extra_id_N>"; no EOS is added.
+
+    What follows "<extra_id_N>" without a space is tokenised as inside a text, as in T5's
+    pretraining: "<extra_id_0>." is [32099, 5], where transformers gives [32099, 3, 5].
+    """
     ids: list[int] = []
     # re.split with one group: texts at even positions, sentinel numbers at odd ones.
     for position, piece in enumerate(_SENTINEL.split(text)):
       if position % 2 == 0:
-        ids += self._encode_plain(piece)
+        ids += self._encode_plain(piece, position > 0)
       elif int(piece) < self.sentinels:
         ids.append(self.sentinel(int(piece)))
       else:
@@ -91,8 +99,8 @@ class VocabularyTokenizer:
     return ids
 
   def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-    """Returns the token ids of each text, as by `encode`."""
-    return [self.encode(text) for text in texts]
+    """Returns the token ids of each text; "<extra_id_N>" in it is text, too."""
+    return [self._encode_plain(text) for text in texts]
 
   def encode_continuation(self, prompt: str, text: str) -> list[int]:
     """Returns the token ids that follow those of `prompt` in "PROMPT TEXT".
@@ -115,6 +123,15 @@ class VocabularyTokenizer:
       start = sentinel.end()
     return spans + self._spans_plain(text, start, len(text))
 
+  def token_ids(self) -> dict[str, int]:
+    """Returns the id of each word or piece, and of each sentinel."""
+    if self.kind == "words":
+      ids = dict(self._ids)
+    else:
+      processor = self._processor
+      ids = {processor.id_to_piece(token): token for token in range(self.size - self.sentinels)}
+    return ids | {f"<extra_id_{n}>": self.sentinel(n) for n in range(self.sentinels)}
+
   @property
   def digest(self) -> str:
     """Returns a text that differs where the tokenizer does."""
@@ -136,10 +153,15 @@ class VocabularyTokenizer:
     pieces.append(self._decode_plain(plain))
     return " ".join(piece for piece in pieces if piece)
 
-  def _encode_plain(self, text: str) -> list[int]:
+  def _encode_plain(self, text: str, follows: bool = False) -> list[int]:
+    """Returns the tokens of a text, or of the part of one that follows a sentinel."""
     if self.kind == "words":
       return [self._ids.get(word, self.unk) for word in text.split()]
-    return self._processor.encode(text) if text.strip() else []
+    return self._processor_of(text, follows).encode(text) if text.strip() else []
+
+  def _processor_of(self, text: str, follows: bool) -> Any:
+    is_tight = follows and not text[:1].isspace()
+    return self._processor_without_prefix if is_tight else self._processor
 
   def _spans_plain(
     self,
@@ -155,7 +177,7 @@ class VocabularyTokenizer:
       return []
     # The name and the unit of positions (characters, bytes) differ between versions; what a piece
     # stands for does not.
-    processor = self._processor
+    processor = self._processor_of(part, start > 0)
     encode = getattr(processor, "EncodeAsProto", None) or processor.EncodeAsImmutableProto
     surfaces = [piece.surface for piece in encode(part).pieces]
     begin = start + part.find("".join(surfaces))
@@ -174,6 +196,11 @@ class VocabularyTokenizer:
   @functools.cached_property
   def _processor(self) -> Any:
     return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+
+  @functools.cached_property
+  def _processor_without_prefix(self) -> Any:
+    model = self.model + _WITHOUT_PREFIX
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
 
   def __getstate__(self) -> dict[str, Any]:
     # Without what is cached, which cannot be pickled.
