@@ -64,6 +64,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "tokenizer", None, "Folder of the tokenizer for --select; default: the checkpoint's workdir's."
   )
+  flags.DEFINE_bool(
+    "allow_other_tokenizer", False, "Mix models even if their tokens have other ids."
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -83,7 +86,9 @@ def main(argv: Sequence[str]) -> None:
     weights, layerwise = _select()
   # Two thirds of the time was the kernel's, mostly for memory that had just been handed back.
   host.keep_freed_memory()
-  record = mixing.mix_checkpoints(values.checkpoints, weights, values.output, layerwise)
+  record = mixing.mix_checkpoints(
+    values.checkpoints, weights, values.output, layerwise, values.allow_other_tokenizer
+  )
   print(
     f"mixed {len(values.checkpoints)} checkpoints into {values.output} "
     f"(digest {record['digest'][:16]}); what was mixed: {values.output}/mix.json"

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 import time
 
+import hf_tokenizers
 import jax
 import numpy as np
 import pytest
@@ -185,3 +187,34 @@ def test_the_verb_mixes_huggingface_models(tmp_path):
     rtol=1e-5,
     atol=1e-6,
   )
+
+
+def test_models_of_other_tokenizers_are_refused(tmp_path):
+  paths, _ = saved_models(tmp_path, LLAMA)
+  lines = ["Ada was born in London .", "Grace Hopper was born in New York ."]
+  for path, text in zip(paths, (lines, [line[::-1] for line in lines])):
+    hf_tokenizers.llama_like(path, lines=text)
+  with pytest.raises(UserError, match="another tokenizer than .* is .* --allow_other_tokenizer"):
+    mixing.mix_checkpoints(paths, "uniform", tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+  mixing.mix_checkpoints(paths, "uniform", tmp_path / "out", allow_other_tokenizer=True)
+  mixing.mix_checkpoints([paths[0], paths[0]], "uniform", tmp_path / "same")
+
+
+def test_other_dtypes_are_named_in_one_line(tmp_path):
+  wide, _ = saved_models(tmp_path / "wide", LLAMA, count=1)
+  narrow, _ = saved_models(tmp_path / "narrow", LLAMA, count=1, dtype="bfloat16")
+  with pytest.raises(UserError) as error:
+    mixing.mix_checkpoints([*wide, *narrow], "uniform", tmp_path / "out")
+  message = str(error.value)
+  assert "its dtype is bfloat16" in message and "--dtype=float32" in message
+  assert "\n" not in message and len(message) < 600
+
+
+def test_generation_settings_go_along(tmp_path):
+  paths, _ = saved_models(tmp_path, LLAMA)
+  for path in paths:
+    hf_tokenizers.llama_like(path)
+    (pathlib.Path(path) / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
+  mixing.mix_checkpoints(paths, "uniform", tmp_path / "out")
+  assert "[2, 5]" in (tmp_path / "out" / "generation_config.json").read_text()

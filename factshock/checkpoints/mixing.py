@@ -26,6 +26,7 @@ from factshock.checkpoints import (
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints.manifest import CheckpointRecord, LeafRecord, Manifest
 from factshock.checkpoints.mix_record import MixInput, MixRecord
+from factshock.data import pretrained_tokenizers, tokenizers
 from factshock.models import families
 from factshock.models.formats import finite, huggingface
 from factshock.models.formats.huggingface import files as weight_files
@@ -102,6 +103,7 @@ def mix_checkpoints(
   weights: Sequence[float] | str | None,
   output: FilePath,
   layerwise: Sequence[float] | None = None,
+  allow_other_tokenizer: bool = False,
 ) -> MixRecord:
   """Writes the weighted average of models, holding about one leaf of each in memory.
 
@@ -114,6 +116,7 @@ def mix_checkpoints(
     weights: as for `interpolation.interpolate`; None with `layerwise`.
     output: the folder to write; must not exist.
     layerwise: (bottom, top) alphas of the second of two checkpoints instead of weights.
+    allow_other_tokenizer: whether models are mixed whose tokens have other ids.
 
   Returns:
     The record that was written.
@@ -124,12 +127,55 @@ def mix_checkpoints(
   if os.path.exists(output):
     raise UserError(f"{output}: already exists; remove it or choose another --output")
   mix = Mix.of(weights, layerwise, len(paths))
+  if not allow_other_tokenizer:
+    _check_tokenizers(paths)
   for path in paths:
     belongings.check_one_format(str(path))
   if any(map(huggingface.is_source, paths)):
     return _mix_huggingface(paths, mix, output)
   folders = [store.step_folder(path) for path in paths]
   return _mix_own(folders, mix, output)
+
+
+def _check_tokenizers(paths: Sequence[FilePath]) -> None:
+  """Checks that tokens have the same ids in all models that bring a tokenizer.
+
+  Raises:
+    UserError: names two models and a token that differs.
+  """
+  first: tuple[FilePath, dict[str, int]] | None = None
+  for path in paths:
+    tokens = _token_ids(path)
+    if tokens is None:
+      continue
+    if first is None:
+      first = (path, tokens)
+    elif first[1] != tokens:
+      differing = dict(sorted(first[1].items() ^ tokens.items()))
+      token = min(
+        differing, key=lambda name: (min(first[1].get(name, 0), tokens.get(name, 0)), name)
+      )
+      ids = [str(of_model.get(token, "none")) for of_model in (first[1], tokens)]
+      raise UserError(
+        f"{path}: has another tokenizer than {first[0]}: the id of {token[:40]!r} is {ids[1]} and "
+        f"{ids[0]}, so that their average means nothing; say --allow_other_tokenizer to insist"
+      )
+
+
+def _token_ids(path: FilePath) -> dict[str, int] | None:
+  """Returns the ids of a model's tokens; None where it brings no tokenizer."""
+  if huggingface.is_source(path):
+    folder = huggingface.open_source(path).folder
+    if not pretrained_tokenizers.is_folder(folder):
+      return None
+    return pretrained_tokenizers.load(folder).token_ids()
+  folder = store.step_folder(path)
+  record = store.read_manifest(folder)["config"] or {}
+  workdir = belongings.workdir_of(folder, record)
+  tokenizer = workdir.tokenizer(str(record.get("seed")))
+  if not workdir.path or not os.path.exists(tokenizer):
+    return None
+  return tokenizers.load(tokenizer).token_ids()
 
 
 def _mix_own(
@@ -187,6 +233,7 @@ def _check_leaves(folders: Sequence[str], leaves: Sequence[Mapping[str, LeafReco
     UserError: names every leaf that differs.
   """
   first = manifests.leaf_specs(leaves[0])
+  _check_dtypes(folders, [manifests.leaf_specs(of_folder) for of_folder in leaves])
   lines = []
   for folder, other in zip(folders[1:], leaves[1:]):
     specs = manifests.leaf_specs(other)
@@ -196,6 +243,33 @@ def _check_leaves(folders: Sequence[str], leaves: Sequence[Mapping[str, LeafReco
     if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
       lines.append(f"{folders[0]}: {name} is not floating point")
   _raise_differing(folders[0], lines)
+
+
+def _check_dtypes(
+  paths: Sequence[FilePath],
+  specs: Sequence[Mapping[str, manifests.Spec]],
+) -> None:
+  """Checks that models of equal shapes are stored in equal dtypes.
+
+  Raises:
+    UserError: they are not; says how to bring them into one.
+  """
+  first = {name: dtype for name, (_, dtype) in specs[0].items()}
+  for path, spec in zip(paths[1:], specs[1:]):
+    other = {name: dtype for name, (_, dtype) in spec.items()}
+    if first == other or first.keys() != other.keys():
+      continue
+    name = next(name for name in first if first[name] != other[name])
+    common = _common_dtype(first[name])
+    raise UserError(
+      f"{path}: its dtype is {other[name]}, that of {paths[0]} is {first[name]}; bring it into "
+      f"one: python -m factshock.convert --input={path} --output=OTHER --dtype={common}"
+    )
+
+
+def _common_dtype(dtype: str) -> str:
+  """Returns the dtype of parameters, as `convert` writes it, that holds values of another."""
+  return "bfloat16" if dtype == "bfloat16" else "float32"
 
 
 def _raise_differing(first: FilePath, lines: Sequence[str]) -> None:
@@ -364,6 +438,7 @@ def _check_tensors(paths: Sequence[FilePath], sources: Sequence[huggingface.Sour
     UserError: names every difference.
   """
   specs = [_tensor_specs(source) for source in sources]
+  _check_dtypes(paths, specs)
   lines = []
   for path, spec in zip(paths[1:], specs[1:]):
     lines += [f"{path}: {line}" for line in manifests.differences(specs[0], spec)]

@@ -105,7 +105,8 @@ def load(
     path: folder that transformers saved, or the id of a model on the hub (fetched into its cache).
       A folder of PEFT's with adapters gives the model they stand on, with the adapters merged.
     revision: branch, tag or commit on the hub.
-    param_dtype: of the parameters; None takes the stored one (float16 becomes bfloat16).
+    param_dtype: of the parameters; None takes the stored one (float16 becomes float32, which holds
+      its values).
     dtype: of the computation; None takes that of config.json.
     sharding: (leaf, shape) -> how the leaf is spread over devices; None puts all on the default
       device.
@@ -356,7 +357,8 @@ def _stored_dtype(stored: Mapping[str, StoredTensor]) -> str:
     size = math.prod(tensor.shape) * tensor.dtype.itemsize
     sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + size
   largest = max(sizes, key=lambda name: sizes[name])
-  return "bfloat16" if largest in ("bfloat16", "float16") else "float32"
+  # bfloat16 would round most float16 values.
+  return "bfloat16" if largest == "bfloat16" else "float32"
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
