@@ -123,6 +123,15 @@ def test_page_holds_the_numbers(source):
   assert not any(sentence in source for sentence in WHY_NOT.values())
 
 
+def test_parts_without_data_are_folded_away_with_what_would_fill_them():
+  arms = {"before": {"right": {"mean": 0.3}}, "after": {"right": {"mean": 0.4}}}
+  shown = page.render(page.reading.tidy({"arms": arms, "reference": "before"}), {})
+  told, folded = shown.split("What is not shown, and what would show it")
+  for key in ("verdict", "remedies", "comparisons", "relations", "run"):
+    assert WHY_NOT[key] in folded and f"<h2>{page.TITLES[key]}</h2>" not in told
+  assert "prior_correction" in folded and "configs/demo.py" in folded
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
   probed = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)

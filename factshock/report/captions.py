@@ -171,8 +171,10 @@ WHY_NOT = {
     "it with."
   ),
   "verdict": (
-    "No verdict: no arm restores the answer frequencies of before finetuning (roles.corrected of "
-    "the config; --corrected of diagnose)."
+    "No verdict: it needs an arm that restores the answer frequencies of before finetuning. Add an "
+    "arm of kind prior_correction and name it as roles.corrected in the config, as configs/demo.py "
+    "does; or give diagnose --finetuned and --corrected, and the predictions that "
+    "factshock.correct writes."
   ),
   "popularity": "Not drawn: the test facts carry no popularity of their subjects.",
   "entities": (

@@ -78,26 +78,36 @@ def render(
   heading = "Frequency shock report"
   if name:
     heading += f": {name}"
-  sections = [
-    _top(diagnosis, heading),
-    _arms(diagnosis),
-    _verdict(diagnosis),
-    _remedies(diagnosis),
-    _comparisons(diagnosis),
-  ]
+  parts: dict[str, str | None] = {
+    "arms": _arms(diagnosis),
+    "verdict": _verdict(diagnosis),
+    "remedies": _captioned("remedies", diagnosis, remedies.table(diagnosis)),
+    "comparisons": _comparisons(diagnosis),
+  }
   for key, panels in pictures.items():
     if key not in attention.PICTURES:
-      sections.append(_picture(diagnosis, key, panels))
+      parts[key] = _picture(diagnosis, key, panels)
   if attention.labels(diagnosis):
-    sections.append(_attention(diagnosis, pictures))
-  sections += [
-    _relations(diagnosis),
-    _entities(diagnosis),
-    _browser(diagnosis),
-    _run(diagnosis),
-    _notes(diagnosis),
-  ]
-  return document.document(heading, "\n".join(sections), POLICY)
+    parts["attention"] = _attention(diagnosis, pictures)
+  parts |= {
+    "relations": _captioned("relations", diagnosis, tables.relations(diagnosis)),
+    "entities": _entities(diagnosis),
+    "browser": _captioned("browser", diagnosis, entity_browser.render(diagnosis)),
+    "run": _run(diagnosis),
+    "notes": _notes(diagnosis),
+  }
+  sections = [section for section in parts.values() if section]
+  missing = [key for key, section in parts.items() if not section]
+  body = "\n".join([_top(diagnosis, heading), *sections, _left_out(missing)])
+  return document.document(heading, body, POLICY)
+
+
+def _left_out(keys: Sequence[str]) -> str:
+  """Returns which parts have no data and what would fill them, folded away; "" for no part."""
+  if not keys:
+    return ""
+  listed = document.pairs([(TITLES[key], WHY_NOT[key]) for key in keys])
+  return f"<details><summary>What is not shown, and what would show it</summary>{listed}</details>"
 
 
 def _section(key: str, body: str) -> str:
@@ -125,10 +135,10 @@ def _captioned(
   key: str,
   diagnosis: Diagnosis,
   body: str | None,
-) -> str:
-  """Returns a section with its caption below, or with the reason why it is missing."""
+) -> str | None:
+  """Returns a section with its caption below; None where it has no data."""
   if not body:
-    return _section(key, _absent(key))
+    return None
   return _section(key, body + caption(_caption(key, diagnosis)))
 
 
@@ -214,24 +224,20 @@ def _what_arms_are(diagnosis: Diagnosis) -> str:
   return f"<details><summary>What each arm is</summary>{document.pairs(captions)}</details>"
 
 
-def _comparisons(diagnosis: Diagnosis) -> str:
+def _comparisons(diagnosis: Diagnosis) -> str | None:
   rows = diagnosis.get("comparisons")
   body = tables.comparisons(diagnosis) if rows else None
   return _captioned("comparisons", diagnosis, body)
 
 
-def _verdict(diagnosis: Diagnosis) -> str:
+def _verdict(diagnosis: Diagnosis) -> str | None:
   verdict = diagnosis.get("verdict")
   if not verdict:
-    return _section("verdict", _absent("verdict"))
+    return None
   finding = text(verdict.get("text") or "?")
   advice = text(verdict.get("try_first") or "?")
   what = f"<p><b>{finding}</b> Try first: {advice}</p>"
   return _captioned("verdict", diagnosis, what + tables.evidence(diagnosis))
-
-
-def _remedies(diagnosis: Diagnosis) -> str:
-  return _captioned("remedies", diagnosis, remedies.table(diagnosis))
 
 
 def _attention(
@@ -259,32 +265,24 @@ def _picture(
   diagnosis: Diagnosis,
   key: str,
   panels: Sequence[Panel],
-) -> str:
+) -> str | None:
   if not panels:
-    return _section(key, _absent(key))
+    return None
   return _section(key, document.figure(panels, _caption(key, diagnosis)))
 
 
-def _relations(diagnosis: Diagnosis) -> str:
-  return _captioned("relations", diagnosis, tables.relations(diagnosis))
-
-
-def _entities(diagnosis: Diagnosis) -> str:
+def _entities(diagnosis: Diagnosis) -> str | None:
   label = reading.roles(diagnosis)["finetuned"]
   if label is None or not any(tables.extreme_entities(diagnosis, label)):
-    return _section("entities", _absent("entities"))
+    return None
   how_to_read = caption(_caption("entities", diagnosis, arm=label))
   return _section("entities", tables.entities(diagnosis, label) + how_to_read)
 
 
-def _browser(diagnosis: Diagnosis) -> str:
-  return _captioned("browser", diagnosis, entity_browser.render(diagnosis))
-
-
-def _run(diagnosis: Diagnosis) -> str:
+def _run(diagnosis: Diagnosis) -> str | None:
   run = diagnosis.get("run")
   if not run:
-    return _section("run", _absent("run"))
+    return None
   command = text(run.get("command") or "")
   seeds = diagnosis.get("seeds") or []
   rows = {
@@ -317,8 +315,8 @@ def _listed(values: Any) -> str:
   return text(", ".join(listed))
 
 
-def _notes(diagnosis: Diagnosis) -> str:
+def _notes(diagnosis: Diagnosis) -> str | None:
   notes = diagnosis.get("notes")
   if not notes:
-    return _section("notes", _absent("notes"))
+    return None
   return _section("notes", document.definitions(notes))

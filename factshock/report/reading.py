@@ -291,11 +291,11 @@ def remedies(diagnosis: Diagnosis) -> list[str]:
   return [label for label in dict.fromkeys(found) if label in arms and label != finetuned]
 
 
-# What a value that was chosen on development facts amounts to.
+# What a value that was chosen on development facts amounts to. Alpha 1 may be a mixing, where alpha
+# falls in depth.
 _NOTHING = {
   ("step", 0): "no finetuning",
   ("alpha", 0): "no finetuning",
-  ("alpha", 1): "no mixing",
   ("tau", 0): "no correction",
 }
 
