@@ -274,6 +274,7 @@ def read_header(path: FilePath) -> dict[str, Stored]:
     metadata = header.pop("__metadata__", None)
     if metadata is not None and not _is_metadata(metadata):
       raise ValueError(f"its metadata are {metadata!r:.60}")
+    "".join((*header, *(metadata or {}), *(metadata or {}).values())).encode()  # no half characters
     for name, entry in header.items():
       _check_entry(name, entry)
   except (OSError, ValueError, RecursionError, struct.error) as error:
