@@ -207,7 +207,7 @@ def test_bfloat16_is_as_near_as_transformers_own():
   [
     (dict(num_kv_heads=3), "num_kv_heads: expected a divisor of num_heads"),
     (dict(d_kv=7), "d_kv: expected an even"),
-    (dict(layers=0), "layers: expected a whole number of at least 1"),
+    (dict(layers=0), "layers: expected a whole number from 1 to 10,000"),
     (dict(sliding_window=0), "sliding_window"),
     (dict(dtype="float16"), "dtype: expected one of"),
     (dict(rope_scaling=(1.0,)), "rope_scaling"),

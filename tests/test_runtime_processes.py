@@ -366,7 +366,12 @@ def test_a_part_that_is_damaged_is_found(tmp_path):
     [[[0, 2], [0, 3]], leaf_files.digest(whole[:2])],
     [[[2, 4], [0, 3]], leaf_files.digest(whole[2:])],
   ]
-  leaf = {"digest": tree_files._joint_digest(parts), "parts": parts}
+  leaf = {
+    "digest": tree_files._joint_digest(parts),
+    "parts": parts,
+    "shape": list(whole.shape),
+    "dtype": whole.dtype.name,
+  }
   tree_files._verify("folder", "leaf", whole, leaf)
   whole[3, 2] = 0
   with pytest.raises(UserError, match="leaf leaf are damaged"):

@@ -26,6 +26,7 @@ MODULES = (
   "optax",
   "orbax.checkpoint",
   "pyarrow",
+  "regex",
   "scipy",
   "sentencepiece",
   "tensorboardX",
