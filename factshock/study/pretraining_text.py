@@ -18,6 +18,7 @@ from factshock.data import (
   tokenizers,
 )
 from factshock.facts import documents, entities
+from factshock.models import families
 from factshock.runtime import files, locks
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
@@ -50,7 +51,11 @@ def tokenizer(
     except UserError as error:
       print(f"  {error}; the tokenizer is made again", flush=True)
   if section.kind == "huggingface":
-    return pretrained_tokenizers.load(section.path or config.start_from)
+    source = section.path or config.start_from
+    pretrained = pretrained_tokenizers.load(source)
+    if not families.named(config.model.family).decoder_only:
+      pretrained_tokenizers.check_has_sentinels(pretrained, source)
+    return pretrained
   if section.kind == "words":
     return tokenizers.word_tokenizer(_vocabulary(data), section.sentinels)
   if section.path:
