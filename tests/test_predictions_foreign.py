@@ -78,12 +78,27 @@ def test_numbers_nulls_and_lists(tmp_path):
   found = reading.read(jsonl(tmp_path / "a.jsonl", row, null))
   assert texts(found, "subject") == ["7", "Bo"] and texts(found, "prediction") == ["1969", ""]
   assert found.answers == [("1969", "'69", "69"), ("Bath", "Baths")]
+  found = reading.read(
+    jsonl(tmp_path / "a.jsonl", {**ROWS[0], "object": "[null]", "subject": 1e308})
+  )
+  assert texts(found, "object") == ["[null]"] and texts(found, "subject") == ["1e+308"]
   for cell in ('["x", "y"]', "['x', 'y']", "x|y"):
     found = reading.read(jsonl(tmp_path / "a.jsonl", {**ROWS[0], "aliases": cell}))
     assert found.answers == [("Bath", "x", "y")]
-  for broken in ({"object": None}, {"subject": True}, {"prediction": {"a": 1}}):
+  for broken in (
+    {"object": None},
+    {"subject": True},
+    {"prediction": {"a": 1}},
+    {"relation": None},
+  ):
     with pytest.raises(UserError, match="a.jsonl:1: expected a text in"):
       reading.read(jsonl(tmp_path / "a.jsonl", {**ROWS[0], **broken}))
+
+
+def test_relations_in_some_rows_alone_are_refused(tmp_path):
+  without = {name: value for name, value in ROWS[1].items() if name != "relation"}
+  with pytest.raises(UserError, match="in every row or in none, got none in 1 of 2"):
+    reading.read(jsonl(tmp_path / "a.jsonl", ROWS[0], without))
 
 
 def test_probabilities_are_refused(tmp_path):

@@ -14,6 +14,7 @@ from factshock.runtime.errors import UserError
 
 Row: TypeAlias = dict[str, Any]
 
+_EXACT = 1 << 53  # whole numbers below it are exact as floats
 NO_RELATION = "(none)"  # of rows that name none
 _FLOATS = ("score", "popularity", "alpha")
 _INTEGERS = ("seed", "step")
@@ -95,8 +96,7 @@ def with_texts(row: Row) -> Row:
   """Returns a row whose subject, relation, object and prediction are texts where they can be."""
   texts = dict(row)
   texts["subject"] = _text(row.get("subject"))
-  relation = _text(row.get("relation"))
-  texts["relation"] = NO_RELATION if relation in (None, "") else relation
+  texts["relation"] = _text(row.get("relation", NO_RELATION))
   if "prediction" in row:
     prediction = _text(row["prediction"])
     texts["prediction"] = "" if prediction is None else prediction
@@ -114,7 +114,11 @@ def _answers(value: Any) -> list[str] | None:
   """Returns the answers of a list, or of a text that is one; None for other values."""
   if isinstance(value, str) and not value.lstrip().startswith("["):
     return None
-  return listed_texts(value) if isinstance(value, (str, list)) else None
+  texts = listed_texts(value) if isinstance(value, (str, list)) else None
+  is_list = isinstance(texts, list) and all(
+    isinstance(text, str) for text in cast(list[Any], texts)
+  )
+  return texts if is_list else None
 
 
 def listed_texts(value: Any) -> Any:
@@ -133,7 +137,7 @@ def _text(value: Any) -> Any:
   """Returns a number as text, None for null, and other values as they are."""
   if _is_null(value):
     return None
-  if isinstance(value, float) and value.is_integer():
+  if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
     value = int(value)  # a column of whole numbers with nulls is one of floats in many programs
   if isinstance(value, (int, float)) and not isinstance(value, bool):
     return str(value)

@@ -215,6 +215,13 @@ class _Columns:
     columns = {name: np.frombuffer(codes, np.int32) for name, codes in self.codes.items()}
     rank_N = columns.pop("rank")
     popularity_N = np.frombuffer(self.popularities, np.float64)
+    none = self.strings.get(foreign.NO_RELATION)
+    without = int((columns["relation"] == none).sum()) if none is not None else 0
+    if 0 < without < len(self.seeds):
+      raise UserError(
+        f"{self.path}: expected a relation in every row or in none, got none in {without:,} of "
+        f"{len(self.seeds):,} rows"
+      )
     return Predictions(
       self.path,
       list(self.strings),
