@@ -114,7 +114,7 @@ def _answers(value: Any) -> list[str] | None:
   """Returns the answers of a list, or of a text that is one; None for other values."""
   if isinstance(value, str) and not value.lstrip().startswith("["):
     return None
-  texts = listed_texts(value) if isinstance(value, (str, list)) else None
+  texts: Any = listed_texts(value) if isinstance(value, (str, list)) else None
   is_list = isinstance(texts, list) and all(
     isinstance(text, str) for text in cast(list[Any], texts)
   )
