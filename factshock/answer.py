@@ -36,7 +36,8 @@ written); their relations come with them.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -202,10 +203,20 @@ def _answer() -> None:
   rows = asking.answer_facts(
     values.checkpoint, values.facts, values.output, options, config=values.config
   )
-  right = sum(row["prediction"] in [row["object"], *row.get("aliases", [])] for row in rows)
-  print(
-    f"{len(rows):,} answers, {right:,} of them word for word right ({right / len(rows):.1%}): "
-    f"{os.path.abspath(values.output)}"
+  print(f"{_how_many_right(rows)}: {os.path.abspath(values.output)}")
+
+
+def _how_many_right(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Returns how many answers are right word for word, and how many hold an accepted answer."""
+  from factshock.predictions import accuracy
+
+  accepted = [[row["object"], *row.get("aliases", [])] for row in rows]
+  right = sum(row["prediction"] in names for row, names in zip(rows, accepted))
+  scores = [accuracy.score(row["prediction"], names) for row, names in zip(rows, accepted)]
+  holding = round(sum(score.contains for score in scores))
+  return (
+    f"{len(rows):,} answers, {right:,} of them word for word right ({right / len(rows):.1%}), "
+    f"{holding:,} hold an accepted answer ({holding / len(rows):.1%})"
   )
 
 

@@ -106,6 +106,15 @@ def test_equals_scoring_each_pair_alone(change):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_ranking_says_how_far_it_is(params, monkeypatch, capsys):
+  loud = functools.partial(ranking.Progress, every=0.0)
+  monkeypatch.setattr(ranking, "Progress", loud)
+  ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES, batch_size=2)
+  total = sum(len(CANDIDATES[key]) for key in KEYS)
+  last = capsys.readouterr().out.splitlines()[-1]
+  assert last.startswith(f"  ranking, answers scored {total}/{total} 100%")
+
+
 def test_scores_do_not_depend_on_batch_size_or_company(params):
   together = ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES)
   apart = ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES, batch_size=2)

@@ -1,8 +1,9 @@
 """Prompts as padded batches of few sizes, on one device or shared over a mesh."""
 
 import bisect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -13,10 +14,12 @@ from factshock.devices import partitioning
 from factshock.models import layers
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption
+from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.types import Array, Params, Tokenizer
 
 ENDED = -1  # in place of a token, after the end of a generated answer
+IN_FLIGHT = 8  # batches that devices are given before the first is waited for
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
 PACKED = 128  # tokens of a row that holds several prompts, about
 LENGTHS = (*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16), *range(128, LONGEST + 1, 64))
@@ -205,7 +208,9 @@ def run(
   max_length: int,
   batch_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Generates for prompts in batches of like length, without waiting between them.
+  """Generates for prompts in batches of like length, a few at a time on their way.
+
+  Prints how far it is where that takes long.
 
   Args:
     generate: what runs one batch.
@@ -220,23 +225,45 @@ def run(
   """
   params, spread = place(model)
   order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-  pending = []
-  for indices, rows in split(order, batch_size):
-    interruption.raise_if_requested()
-    filler = [0] * (rows - len(indices))
-    indices_B = spread(np.array([*indices, *filler], np.int32))
-    inputs_BxS = spread(pad(prompts, indices, rows, model.decoder_only))
-    results = generate(params, inputs_BxS, indices_B, np.int32(len(indices)))
-    pending.append((list(indices), results))
-  between = pending[0][1][1].shape[1:] if pending else ()
+
+  def results() -> Iterator[tuple[list[int], Any]]:
+    for indices, rows in split(order, batch_size):
+      interruption.raise_if_requested()
+      filler = [0] * (rows - len(indices))
+      indices_B = spread(np.array([*indices, *filler], np.int32))
+      inputs_BxS = spread(pad(prompts, indices, rows, model.decoder_only))
+      yield list(indices), generate(params, inputs_BxS, indices_B, np.int32(len(indices)))
+
+  fetched = []
+  done = 0
+  progress = Progress("generating", len(prompts))
+  for indices, (tokens_B, scores_B) in fetched_in_turn(results()):
+    fetched.append((indices, tokens_B[: len(indices)], scores_B[: len(indices)]))
+    done += len(indices)
+    progress.update(done)
+  between = fetched[0][2].shape[1:] if fetched else ()
   tokens = np.full((len(prompts), *between, max_length), ENDED, np.int32)
   scores = np.zeros((len(prompts), *between), np.float32)
-  for indices, results in pending:  # only now wait for the devices
-    interruption.raise_if_requested()
-    tokens_B, scores_B = partitioning.fetch(results)
-    tokens[indices] = tokens_B[: len(indices)]
-    scores[indices] = scores_B[: len(indices)]
+  for indices, tokens_B, scores_B in fetched:
+    tokens[indices] = tokens_B
+    scores[indices] = scores_B
   return tokens, scores
+
+
+def fetched_in_turn(started: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, Any]]:
+  """Yields what devices are computing, as NumPy arrays, each with what came beside it.
+
+  Up to IN_FLIGHT are started before the first is waited for.
+  """
+  waiting: collections.deque[tuple[T, Any]] = collections.deque()
+  for item in started:
+    waiting.append(item)
+    if len(waiting) > IN_FLIGHT:
+      beside, arrays = waiting.popleft()
+      yield beside, partitioning.fetch(arrays)
+  for beside, arrays in waiting:
+    interruption.raise_if_requested()
+    yield beside, partitioning.fetch(arrays)
 
 
 def place(model: LoadedModel) -> tuple[Params, Spread]:

@@ -14,10 +14,10 @@ from factshock.answering import batches, tries
 from factshock.answering.tries import Trie
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data.prompts import target_text
-from factshock.devices import partitioning
 from factshock.models import families
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption
+from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.types import Array, Candidates, Params
 
@@ -167,7 +167,8 @@ def _batches(
 def rank_prepared(model: LoadedModel, queries: Queries) -> list[np.ndarray]:
   """Returns the scores of the queries from `prepare`, as `rank` does.
 
-  Compiled once for each config and sizes of batch, length and trie; other weights compile nothing.
+  Prints how far it is where that takes long. Compiled once for each config and sizes of batch,
+  length and trie; other weights compile nothing.
 
   Args:
     model: the model to ask.
@@ -180,23 +181,28 @@ def rank_prepared(model: LoadedModel, queries: Queries) -> list[np.ndarray]:
   _check_fits(config, queries)
   devices = model.mesh.size if model.mesh else 1
   params, spread = batches.place(model)
-  pending = []
-  for batch in queries.batches:
-    interruption.raise_if_requested()
-    inputs_BxS = spread(batch.inputs_BxS)
-    cache, first_B = _start(params, config, inputs_BxS)
-    for trie in queries.tries[batch.relation]:
-      logit_bytes = 4 * trie.tokens_M.size * config.vocab_size
-      parts = _parts(len(first_B), logit_bytes, devices)
-      shared = trie._replace(members=())  # which candidates they are is no matter of the program
-      scores_BxC = _score(params, config, parts, cache, first_B, queries.ends, shared)
-      pending.append((batch.indices, list(trie.members), scores_BxC))
+
+  def started() -> Iterator[tuple[tuple[QueryBatch, Trie], jax.Array]]:
+    for batch in queries.batches:
+      interruption.raise_if_requested()
+      inputs_BxS = spread(batch.inputs_BxS)
+      cache, first_B = _start(params, config, inputs_BxS)
+      for trie in queries.tries[batch.relation]:
+        logit_bytes = 4 * trie.tokens_M.size * config.vocab_size
+        parts = _parts(len(first_B), logit_bytes, devices)
+        shared = trie._replace(members=())  # which candidates they are is no matter of the program
+        scores_BxC = _score(params, config, parts, cache, first_B, queries.ends, shared)
+        yield (batch, trie), scores_BxC
+
   scores = [np.empty(size, np.float32) for size in queries.sizes]
-  for indices, members, scores_BxC in pending:  # only now wait for the devices
-    interruption.raise_if_requested()
-    fetched_BxC = partitioning.fetch(scores_BxC)
-    for row, index in enumerate(indices):
-      scores[index][members] = fetched_BxC[row, : len(members)]
+  progress = Progress("ranking, answers scored", sum(queries.sizes))
+  done = 0
+  for (batch, trie), scores_BxC in batches.fetched_in_turn(started()):
+    members = list(trie.members)
+    for row, index in enumerate(batch.indices):
+      scores[index][members] = scores_BxC[row, : len(members)]
+    done += len(batch.indices) * len(members)
+    progress.update(done)
   return scores
 
 

@@ -293,7 +293,7 @@ def remedies(diagnosis: Diagnosis) -> list[str]:
 
 # What a value that was chosen on development facts amounts to. Alpha 1 may be a mixing, where alpha
 # falls in depth.
-_NOTHING = {
+_NOTHING: dict[tuple[str, float], str] = {
   ("step", 0): "no finetuning",
   ("alpha", 0): "no finetuning",
   ("tau", 0): "no correction",

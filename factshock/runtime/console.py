@@ -186,6 +186,7 @@ class Progress:
   """Prints "label 1200/3000 40% (note), 0:51 elapsed, ETA 1:17", at most a line every few seconds.
 
   The ETA counts from the first update on: what comes before it (compilation, say) is not repeated.
+  It comes once a hundredth has been done since.
   """
 
   def __init__(
@@ -236,5 +237,7 @@ class Progress:
     if done >= self.total or self.first is None:
       return line
     began, done_before = self.first
+    if done - done_before < max(1, self.total / 100):
+      return line
     eta = (now - began) * (self.total - done) / max(1, done - done_before)
     return f"{line}, ETA {format_duration(eta)}"

@@ -29,6 +29,7 @@ PRETRAINED = "pretrained"
 PREPARING = "preparing"
 
 _WAIT_SECONDS = 2.0  # between two looks at what other processes do
+_SEEN = 0.05  # share of the work that must be done before the time left is estimated
 _EXAMPLES_ASKED = 3000.0  # by a point, roughly; they count in estimates of the time left
 
 # A seed and an arm, or PRETRAINED in its place.
@@ -99,7 +100,9 @@ def _run_as_first(
 
 
 def _stages(config: Config) -> list[Stage]:
-  names = [PRETRAINED, *order(config)]
+  names = order(config)
+  if not training.starts_ready(config):  # else there is nothing to pretrain
+    names = [PRETRAINED, *names]
   return [(seed, name) for seed in configs.seeds(config) for name in names]
 
 
@@ -291,6 +294,7 @@ class Clock:
     self.left = list(stages)
     self._config = config
     self._finished_work = 0.0
+    self._finished_stages = 0
     self._began = time.monotonic()
 
   def work(self, name: str) -> float:
@@ -309,6 +313,7 @@ class Clock:
     """Takes out a stage that this process has run, and counts its work."""
     self.forget(seed, name)
     self._finished_work += self.work(name)
+    self._finished_stages += 1
 
   def forget(self, seed: int, name: str) -> None:
     """Takes out a stage that this process need not run."""
@@ -318,7 +323,8 @@ class Clock:
     """Returns how many stages are left and the time they may take, in words."""
     elapsed = time.monotonic() - self._began
     described = f"{len(self.left)} stages to go, {format_duration(elapsed)} elapsed"
-    if not self._finished_work:
-      return described
     work_left = sum(self.work(name) for _, name in self.left)
+    seen = self._finished_work / max(self._finished_work + work_left, 1e-9)
+    if self._finished_stages < 2 or seen < _SEEN:
+      return described
     return described + f", about {format_duration(elapsed * work_left / self._finished_work)} left"

@@ -195,7 +195,7 @@ def _describe(values: Mapping[str, float], rates: Mapping[str, float]) -> str:
     f"loss {values['loss']:.3f}",
     f"accuracy {values['accuracy']:.3f}",
     f"gradient {values['gradient_norm']:.2f}",
-    f"{rates['tokens_per_second']:,.0f} tokens/s",
+    f"{rates['tokens_per_second']:,.0f} tokens/s in and out",
   ]
   if "mfu" in rates:
     described.append(f"MFU {rates['mfu']:.1%}")
