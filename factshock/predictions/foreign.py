@@ -115,10 +115,10 @@ def _answers(value: Any) -> list[str] | None:
   if isinstance(value, str) and not value.lstrip().startswith("["):
     return None
   texts: Any = listed_texts(value) if isinstance(value, (str, list)) else None
-  is_list = isinstance(texts, list) and all(
-    isinstance(text, str) for text in cast(list[Any], texts)
-  )
-  return texts if is_list else None
+  if not isinstance(texts, list):
+    return None
+  items = cast(list[Any], texts)
+  return items if all(isinstance(item, str) for item in items) else None
 
 
 def listed_texts(value: Any) -> Any:
