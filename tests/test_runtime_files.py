@@ -82,7 +82,7 @@ def test_line_and_byte_of_an_error_hold_for_pieces_of_any_size(pieces, data):
 @pytest.mark.parametrize(
   "data, advice",
   [
-    (gzip.compress(b"text"), "name it .gz"),
+    (gzip.compress(b"text", mtime=0), "name it .gz"),
     ("text".encode("utf-16"), "UTF-16"),
     (b"PAR1\x15\x04\xff\xfe", "name it .parquet"),
     (b"PK\x03\x04\xff\xfe", "spreadsheet"),

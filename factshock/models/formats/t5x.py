@@ -6,10 +6,11 @@ not read.
 """
 
 import dataclasses
+import gzip
 import math
 import os
 import re
-import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
 _TARGET = re.compile(r"^_?(?:optimizer\.)?target\.(.+)$")
+_BLOCK = 1 << 20
 _MOST_PACKED = 5000  # how many times an array may be larger than its compressed files
 _TOP_NAMES = {
   "embedding": ("token_embedder/embedding", False),
@@ -356,7 +358,7 @@ def _check_chunks(path: str, store: tensorstore.TensorStore) -> None:
       stored += json_files.check_regular(file)
       if not name.startswith("."):
         count += 1
-        _check_end(file, gzipped)
+        _check_gzip(file, gzipped)
   if count < expected and store.fill_value is None:
     raise UserError(f"{path}: expected {expected} chunks, got {count}; copy it again")
   size = math.prod(store.shape) * itemsize
@@ -364,20 +366,27 @@ def _check_chunks(path: str, store: tensorstore.TensorStore) -> None:
     raise UserError(f"{path}: expected {size:,} bytes, got {stored:,} on the disk; copy it again")
 
 
-def _gzipped_size(path: str, chunk_bytes: int) -> bytes | None:
-  """Returns the last bytes of each gzipped chunk of an array, its size; None where none are."""
+def _gzipped_size(path: str, chunk_bytes: int) -> int | None:
+  """Returns the bytes of each gzipped chunk of an array; None where chunks are no gzip."""
   compressor = json_files.read(os.path.join(path, ".zarray")).get("compressor")
   if not isinstance(compressor, dict) or compressor.get("id") != "gzip":
     return None
-  return struct.pack("<I", chunk_bytes & 0xFFFFFFFF)
+  return chunk_bytes
 
 
-def _check_end(file: str, expected: bytes | None) -> None:
-  """Raises a UserError where a gzipped chunk is cut short, which tensorstore does not notice."""
+def _check_gzip(file: str, expected: int | None) -> None:
+  """Raises a UserError where a gzipped chunk is damaged: tensorstore compares no checksum."""
   if expected is None:
     return
-  with open(file, "rb") as opened:
-    opened.seek(max(0, os.path.getsize(file) - len(expected)))
-    if opened.read() != expected:
-      folder, name = os.path.split(file)
-      raise UserError(f"{folder}: damaged: the gzip data of {name} are cut short; copy it again")
+  size = 0
+  reason = "its size is another"
+  try:
+    with gzip.open(file, "rb") as opened:
+      while size <= expected and (block := opened.read(_BLOCK)):
+        size += len(block)
+  except (OSError, EOFError, zlib.error) as error:
+    reason = " ".join(str(error).split())[:100]
+    size = -1
+  if size != expected:
+    folder, name = os.path.split(file)
+    raise UserError(f"{folder}: damaged: the gzip data of {name} ({reason}); copy it again")
