@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 
 import hf_tokenizers
 import pytest
@@ -160,3 +161,13 @@ def test_tokenizers_that_cannot_be(t5, tmp_path):
   os.mkfifo(path)
   with pytest.raises(UserError, match="expected a file, got a pipe"):
     pretrained_tokenizers.load(tmp_path)
+
+
+def test_the_generation_config_goes_along(t5, tmp_path):
+  folder = t5.source
+  source = tmp_path / "source"
+  shutil.copytree(folder, source)
+  (source / "generation_config.json").write_text('{"eos_token_id": [1, 5]}')
+  kept = tmp_path / "kept"
+  pretrained_tokenizers.load(str(source)).save(kept)
+  assert "[1, 5]" in (kept / "generation_config.json").read_text()

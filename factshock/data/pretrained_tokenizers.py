@@ -6,11 +6,13 @@ import hashlib
 import importlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from factshock.data import special_tokens, tokenizer_files
 from factshock.models.formats.huggingface import adapters
+from factshock.models.formats.huggingface.writing import GENERATION
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Tokenizer
 
@@ -120,9 +122,15 @@ class PretrainedTokenizer:
     )
 
   def save(self, folder: FilePath) -> None:
-    """Writes the tokenizer's own files into a folder, as transformers names them, and digests."""
+    """Writes the tokenizer's own files into a folder, as transformers names them, and digests.
+
+    The model's generation_config.json goes along, as exports take it from there.
+    """
     if os.path.realpath(self.source) != os.path.realpath(folder):
       self._tokenizer.save_pretrained(folder)
+      generation = os.path.join(self.source, GENERATION)
+      if os.path.isfile(generation):
+        shutil.copyfile(generation, os.path.join(folder, GENERATION))
     tokenizer_files.write_digests(folder)
 
   def _parts(self, text: str) -> list[tuple[int, int, bool]]:

@@ -17,6 +17,7 @@ from factshock.runtime.console import Progress
 from factshock.types import Array, FilePath, Params
 
 # A tokenizer's files, and the settings of generation, which transformers keeps beside config.json.
+GENERATION = "generation_config.json"
 BESIDE = (
   "tokenizer.json",
   "tokenizer.model",
@@ -25,7 +26,7 @@ BESIDE = (
   "special_tokens_map.json",
   "added_tokens.json",
   "chat_template.jinja",
-  "generation_config.json",
+  GENERATION,
   "vocab.json",
   "merges.txt",
 )
