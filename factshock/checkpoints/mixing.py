@@ -127,10 +127,10 @@ def mix_checkpoints(
   if os.path.exists(output):
     raise UserError(f"{output}: already exists; remove it or choose another --output")
   mix = Mix.of(weights, layerwise, len(paths))
-  if not allow_other_tokenizer:
-    _check_tokenizers(paths)
   for path in paths:
     belongings.check_one_format(str(path))
+  if not allow_other_tokenizer:
+    _check_tokenizers(paths)
   if any(map(huggingface.is_source, paths)):
     return _mix_huggingface(paths, mix, output)
   folders = [store.step_folder(path) for path in paths]
