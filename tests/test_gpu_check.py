@@ -108,6 +108,7 @@ def test_no_time_is_no_failure_and_an_error_is():
   assert "- speeds: large: peer: exit code 1: broken" in page(outcomes)
   missing = {SLOW.key: {"error": "cannot run here: no data"}}
   assert not results.failures([FAST, SLOW], missing)
+  assert len(results.failures([FAST, SLOW], missing, tiny=True)) == 1
   assert "- speeds: large: peer: cannot run here: no data" in page(missing)
 
 

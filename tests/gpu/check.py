@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
   run = _Run(values.output, values.tiny, deadline)
   document = run.start()
   run.measure_all(chosen, document)
-  failed = results.failures(chosen, document["outcomes"])
+  failed = results.failures(chosen, document["outcomes"], values.tiny)
   missing = [one.key for one in chosen if one.key not in document["outcomes"]]
   for line in failed:
     print(f"failed: {line}")

@@ -191,13 +191,19 @@ def is_measured(outcome: Outcome | None) -> bool:
   return outcome is not None and "error" not in outcome
 
 
-def failures(plan: Sequence[Measurement], outcomes: Mapping[str, Outcome]) -> list[str]:
-  """Returns what failed, by key; what had no time or cannot run here is no failure."""
+def failures(
+  plan: Sequence[Measurement], outcomes: Mapping[str, Outcome], tiny: bool = False
+) -> list[str]:
+  """Returns what failed, by key.
+
+  What had no time is no failure, and what cannot run here neither, but for tiny shapes: they run
+  anywhere.
+  """
   found = []
   for measurement in plan:
     outcome = outcomes.get(measurement.key, {"error": NO_TIME})
     error = outcome.get("error")
-    if error is not None and error != NO_TIME and not error.startswith(CANNOT_RUN):
+    if error is not None and error != NO_TIME and (tiny or not error.startswith(CANNOT_RUN)):
       found.append(f"{measurement.key}: {error}")
     far = [check for check in _checks(outcome) if not check.passed]
     found.extend(f"{measurement.key}: {check.what}" for check in far)

@@ -19,7 +19,7 @@ def get_config(name: str = "demo") -> Config:
   config = importlib.import_module(f"configs.{name}").get_config()
   arms = {arm: config.arms[arm].to_dict() for arm in _ARMS[name]}
   config.arms = ml_collections.ConfigDict(arms, sort_keys=False)
-  config.roles.update(dict(ceiling="", remedies=()))
+  config.roles.update(dict(ceiling="", corrected="", remedies=()))
   config.world.update(dict(relations=2, subjects=40, answers=8, mean_mentions=3.0))
   config.mismatch.size = 20
   config.tokenizer.size = 600
