@@ -166,14 +166,18 @@ def _trex_items(path: str, options: Options) -> Iterator[Item]:
     relation = row.get("relation") or row.get("predicate_id") or _relation_named(path)
     if not relation:
       raise UserError(f"{location}: expected a `relation` or `predicate_id`, got {', '.join(row)}")
-    fact = _fact(
-      relation,
-      row["sub_label"],
-      row["obj_label"],
-      subject_id=row.get("sub_uri"),
-      object_id=row.get("obj_uri"),
-    )
-    yield location, fact
+    yield location, _lama_fact(relation, row)
+
+
+def _lama_fact(relation: Any, row: Row) -> Fact | str:
+  """Returns the fact of a row whose columns are called as LAMA calls them, or why there is none."""
+  return _fact(
+    relation,
+    row["sub_label"],
+    row["obj_label"],
+    subject_id=row.get("sub_uri"),
+    object_id=row.get("obj_uri"),
+  )
 
 
 def _pararel(
@@ -203,14 +207,7 @@ def _pararel_items(path: str, options: Options) -> Iterator[Item]:
         f"{location}: expected a `relation`, or a file named after one such as P19.jsonl, got "
         f"{', '.join(row)}"
       )
-    fact = _fact(
-      relation,
-      row["sub_label"],
-      row["obj_label"],
-      subject_id=row.get("sub_uri"),
-      object_id=row.get("obj_uri"),
-    )
-    yield location, fact
+    yield location, _lama_fact(relation, row)
 
 
 def _popqa(

@@ -62,14 +62,8 @@ class Driver(Protocol):
     ...
 
 
-class _OneDevice:
-  """Driver of the first device of this process."""
-
-  def place(self, tree: Tree) -> Tree:
-    return jax.device_put(tree, jax.local_devices()[0])
-
-  def shard(self, batch: Batch) -> Batch:
-    return jax.device_put(batch)
+class _Jitted:
+  """What drivers of jitted steps share: the state stays as it was placed."""
 
   def compile(
     self,
@@ -83,7 +77,17 @@ class _OneDevice:
     return tree
 
 
-class _OnMesh:
+class _OneDevice(_Jitted):
+  """Driver of the first device of this process."""
+
+  def place(self, tree: Tree) -> Tree:
+    return jax.device_put(tree, jax.local_devices()[0])
+
+  def shard(self, batch: Batch) -> Batch:
+    return jax.device_put(batch)
+
+
+class _OnMesh(_Jitted):
   """Driver of a mesh: weights and batches are cut over it, XLA adds what devices exchange."""
 
   def __init__(self, mesh: jax.sharding.Mesh) -> None:
@@ -96,17 +100,6 @@ class _OnMesh:
 
   def shard(self, batch: Batch) -> Batch:
     return partitioning.join_rows(batch, self._mesh)
-
-  def compile(
-    self,
-    step_fn: StepFn,
-    state: TrainState,
-    has_frozen: bool,
-  ) -> CompiledStep:
-    return _compile(step_fn, state)
-
-  def unplace(self, tree: Tree) -> Tree:
-    return tree
 
 
 class _Replicated:
