@@ -145,3 +145,9 @@ def test_the_verb_names_arms(tmp_path):
   assert diagnose._arm_and_path(path) == (None, path)
   assert diagnose._arm_and_path(f"before={path}") == ("before", path)
   assert diagnose._arm_and_path("none.jsonl") == (None, "none.jsonl")
+
+
+@pytest.mark.parametrize("text", ["9007199254740993", "-7", "+7", "4000000000000000001", "-0.0"])
+def test_whole_numbers_in_texts_are_exact(tmp_path, text):
+  path = write(tmp_path / "a.csv", table([{**ROWS[0], "seed": text}], ","))
+  assert reading.read(path).seed.tolist() == [int(text.removesuffix(".0"))]

@@ -3,12 +3,17 @@
 import functools
 import json
 import os
+import shutil
 
+import hf_tokenizers
 import jax
 import pytest
 import tiny
+import tiny_folders
 import tiny_own
+import tiny_pretrained
 
+from factshock.checkpoints import conversion, token_maps
 from factshock.devices import partitioning
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
@@ -168,3 +173,146 @@ def test_facts_of_relations_that_are_not_there_are_named(config, made):
   relation_files.write_relations(config.relations, rows)
   message = problems_of(lambda: checks.check_inputs(config))
   assert "have an unknown relation" in message and json.dumps(first)[1:-1] in message
+
+
+def converted(folder, target):
+  """Writes the checkpoint of a HuggingFace folder's model; returns its folder."""
+  conversion.convert(folder, target, "orbax")
+  return str(target)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, made):
+  """A folder with the HuggingFace folders of a T5 and a Llama."""
+  folder = tmp_path_factory.mktemp("folders")
+  tiny_folders.make(folder, made.sentences)
+  return folder
+
+
+def pretrained_config(config, model):
+  """Returns the config of a model's study, with the files of `config`."""
+  of_model = tiny_pretrained.get_config(str(model))
+  for name in ("facts", "relations", "corpus"):
+    of_model[name] = config[name]
+  of_model.cpu_devices = 0  # the tests have their own
+  return of_model
+
+
+def all_starts(call, folder):
+  """Returns the error of `call`, which must leave nothing in a folder."""
+  message = problems_of(call)
+  assert not folder.exists()
+  return message
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "checkpoint"])
+def test_a_start_of_other_sizes_is_found_before_anything_is_written(
+  config, folders, tmp_path, kind
+):
+  config = pretrained_config(config, folders / "llama")
+  if kind == "checkpoint":
+    config.tokenizer.path = config.start_from
+    config.start_from = converted(folders / "llama", tmp_path / "start")
+  checks.check_inputs(config)  # fits as it is
+  config.model.update(d_ff=40, rope_theta=5000.0)
+  os.unlink(config.corpus)
+  for run in (pipeline.run, finetuning.run):
+    message = all_starts(lambda run=run: run(config, tmp_path / "run"), tmp_path / "run")
+    assert "config.start_from=" in message and "(there, here)" in message
+    assert "d_ff: 24 and 40" in message and "rope_theta: 10000.0 and 5000.0" in message
+    assert str(config.corpus) in message
+
+
+def test_a_start_of_another_family_is_named_with_all_else(config, folders, tmp_path):
+  config = pretrained_config(config, folders / "llama")
+  config.start_from = str(folders / "t5")
+  config.tokenizer.path = str(tmp_path)
+  message = all_starts(lambda: pipeline.run(config, tmp_path / "run"), tmp_path / "run")
+  assert "config.tokenizer: " in message and "no tokenizer can be read there" in message
+  config.tokenizer.path = str(folders / "llama")
+  message = problems_of(lambda: checks.check_inputs(config))
+  assert "family: t5 and llama" in message
+
+
+def test_a_checkpoint_of_another_family_or_of_another_dtype_is_named(config, folders, tmp_path):
+  start = converted(folders / "t5", tmp_path / "start")
+  config = pretrained_config(config, folders / "llama")
+  config.update(dict(start_from=start, tokenizer=dict(path=str(folders / "llama"))))
+  assert "family: t5 and llama" in problems_of(lambda: checks.check_inputs(config))
+  config = pretrained_config(config, folders / "t5")
+  config.update(dict(start_from=start, tokenizer=dict(path=str(folders / "t5"))))
+  checks.check_inputs(config)
+  config.model.param_dtype = "bfloat16"
+  assert "checkpoint of another model: " in problems_of(lambda: checks.check_inputs(config))
+
+
+def test_tokens_of_a_start_must_be_those_of_the_study(config, folders, made, tmp_path):
+  start = converted(folders / "llama", tmp_path / "start")
+  config = pretrained_config(config, folders / "llama")
+  config.start_from = start
+  lines = ["zebras quietly juggle turnips", *reversed(made.sentences)]
+  other = hf_tokenizers.llama_like(tmp_path / "other", lines=lines)
+  config.tokenizer.path = other
+  message = problems_of(lambda: checks.check_inputs(config))
+  assert "was trained with another tokenizer than the study's (" in message
+
+
+@pytest.mark.parametrize(
+  "name,expected",
+  [
+    ("nothing/here/or/there", "nothing there"),
+    ("empty", "got none"),
+    ("a/b.gguf", "got a file"),
+    ("no_weights", "expected model.safetensors or model.safetensors.index.json"),
+    ("cut", "model.safetensors"),
+    ("no_tokenizer", "no tokenizer can be read there"),
+    ("t5x", "is a T5X checkpoint; convert it first"),
+    ("of_no_kind", "config.json"),
+  ],
+)
+def test_what_is_no_model_to_start_from_is_said(config, folders, tmp_path, name, expected):
+  config = pretrained_config(config, folders / "llama")
+  start = tmp_path / name
+  if name in ("no_weights", "cut", "no_tokenizer", "of_no_kind"):
+    shutil.copytree(folders / "llama", start)
+  if name == "no_weights":
+    (start / "model.safetensors").unlink()
+  elif name == "cut":
+    with open(start / "model.safetensors", "r+b") as file:
+      file.truncate(1000)
+  elif name == "no_tokenizer":
+    for path in start.glob("*token*"):
+      path.unlink()
+  elif name == "of_no_kind":
+    (start / "config.json").write_text('{"model_type": "bert"}')
+  elif name == "empty":
+    start.mkdir()
+  elif name == "a/b.gguf":
+    start.parent.mkdir()
+    start.write_bytes(b"GGUF")
+  elif name == "t5x":
+    start.mkdir()
+    (start / "checkpoint").write_bytes(b"x")
+  config.start_from = str(start)
+  message = all_starts(lambda: finetuning.run(config, tmp_path / "run"), tmp_path / "run")
+  assert expected in message and str(start) in message
+
+
+def test_adapters_are_no_model_to_start_from(config, folders, tmp_path):
+  start = converted(folders / "llama", tmp_path / "start")
+  config = pretrained_config(config, folders / "llama")
+  path = tmp_path / "start" / "manifest.json"
+  record = json.loads(path.read_text())
+  del record["file_digest"]
+  record["config"]["lora"] = {"base": str(folders / "llama"), "rank": 2, "alpha": 4.0}
+  path.write_text(json.dumps(record))
+  config.start_from = start
+  assert "holds adapters, not a whole model" in problems_of(lambda: checks.check_inputs(config))
+
+
+def test_tokens_contradict_where_an_id_or_a_token_has_another():
+  conflict = token_maps.conflict
+  assert conflict({"a": 0, "b": 1}, {"a": 0, "b": 1, "new": 2}) is None
+  assert conflict({"a": 0, "b": 1, "new": 2}, {"a": 0, "b": 1}) is None
+  assert conflict({"a": 0, "b": 1}, {"a": 0, "c": 1}) == "id 1 is 'b' there and 'c' here"
+  assert conflict({"a": 0, "b": 1}, {"a": 0, "b": 2}) == "the id of 'b' is 1 there and 2 here"

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from factshock.checkpoints import belongings, loading, store, tree_files
-from factshock.checkpoints import manifest as manifests
-from factshock.checkpoints.manifest import CheckpointRecord, LeafRecord
+from factshock.checkpoints import belongings, loading, recorded_models, store, tree_files
+from factshock.checkpoints.manifest import CheckpointRecord
 from factshock.data import tokenizer_files
 from factshock.models import families
 from factshock.models.formats import finite, huggingface, t5x
@@ -24,7 +23,6 @@ from factshock.runtime.workdir import Workdir
 from factshock.types import FilePath
 
 FORMATS = ("huggingface", "orbax", "peft")
-FLOATS = ("float32", "bfloat16", "float16", "float64")  # what leaves may be stored in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,17 +183,8 @@ def _open_checkpoint(source: str, config_from: str | None) -> SourceModel:
   experiment = record.get("experiment") or {}
   if "lora" in record:
     return _open_adapters(folder, record, config_from)
-  params = manifests.params_only(manifest["leaves"])
-  leaves = {name.removeprefix("params/"): leaf for name, leaf in params.items()}
-  if "model" not in experiment or "embedding" not in leaves:
-    raise UserError(
-      f"{folder}: its manifest does not say which model it is; expected a checkpoint of an "
-      "experiment or of convert"
-    )
-  embedding = leaves["embedding"]
-  values: Any = families.from_section(experiment["model"], embedding["shape"][0])
-  config = dataclasses.replace(values, param_dtype=embedding["dtype"])
-  _check_shapes(folder, config, leaves)
+  config = recorded_models.config_of(folder, manifest)
+  leaves = recorded_models.leaves(manifest)
 
   def read_leaf(leaf: str, dtype: str) -> np.ndarray:
     array = tree_files.read_leaf(folder, f"params/{leaf}", manifest["leaves"])
@@ -239,30 +228,6 @@ def _open_adapters(
     return array
 
   return dataclasses.replace(base, read_leaf=read_leaf, adapters=adapters)
-
-
-def _check_shapes(
-  folder: str,
-  config: ModelConfig,
-  leaves: Mapping[str, LeafRecord],
-) -> None:
-  """Checks that a checkpoint's parameters are those of its model.
-
-  Raises:
-    UserError: names every leaf that differs.
-  """
-  got = manifests.leaf_specs(leaves)
-  expected = {}
-  for leaf, tensors in names.by_leaf(config).items():
-    dtype = leaves[leaf]["dtype"] if leaf in leaves else "None"
-    if leaf in leaves and dtype not in FLOATS:
-      dtype = "float32"
-    expected[leaf] = (names.leaf_shape(tensors), dtype)
-  lines = manifests.differences(expected, got)
-  if lines:
-    raise UserError(
-      f"{folder}: its parameters are not those of the model it names: {'; '.join(lines)}"
-    )
 
 
 def _base_json(

@@ -21,12 +21,12 @@ from factshock.checkpoints import (
   leaf_files,
   mix_record,
   store,
+  token_maps,
   tree_files,
 )
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints.manifest import CheckpointRecord, LeafRecord, Manifest
 from factshock.checkpoints.mix_record import MixInput, MixRecord
-from factshock.data import pretrained_tokenizers, tokenizers
 from factshock.models import families
 from factshock.models.formats import finite, huggingface
 from factshock.models.formats.huggingface import files as weight_files
@@ -145,7 +145,7 @@ def _check_tokenizers(paths: Sequence[FilePath]) -> None:
   """
   first: tuple[FilePath, dict[str, int]] | None = None
   for path in paths:
-    tokens = _token_ids(path)
+    tokens = token_maps.of_model(path)
     if tokens is None:
       continue
     if first is None:
@@ -160,22 +160,6 @@ def _check_tokenizers(paths: Sequence[FilePath]) -> None:
         f"{path}: has another tokenizer than {first[0]}: the id of {token[:40]!r} is {ids[1]} and "
         f"{ids[0]}, so that their average means nothing; say --allow_other_tokenizer to insist"
       )
-
-
-def _token_ids(path: FilePath) -> dict[str, int] | None:
-  """Returns the ids of a model's tokens; None where it brings no tokenizer."""
-  if huggingface.is_source(path):
-    folder = huggingface.open_source(path).folder
-    if not pretrained_tokenizers.is_folder(folder):
-      return None
-    return pretrained_tokenizers.load(folder).token_ids()
-  folder = store.step_folder(path)
-  record = store.read_manifest(folder)["config"] or {}
-  workdir = belongings.workdir_of(folder, record)
-  tokenizer = workdir.tokenizer(str(record.get("seed")))
-  if not workdir.path or not os.path.exists(tokenizer):
-    return None
-  return tokenizers.load(tokenizer).token_ids()
 
 
 def _mix_own(

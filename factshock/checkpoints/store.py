@@ -204,7 +204,7 @@ def _restore(
   folder = step_folder(folder, step)
   manifest = read_manifest(folder)
   leaves = manifest["leaves"]
-  _check_like(folder, leaves, like)
+  check_like(folder, leaves, like)
   opt_tree = tree_files.read_tree(folder, "opt_state", leaves)
   opt_state: Any = tree_files.flat_leaves(opt_tree) or None
   if like.get("opt_state") is not None:
@@ -309,7 +309,7 @@ def unflatten_like(like: Any, leaves: Mapping[str, Any]) -> Any:
   return jax.tree.unflatten(jax.tree.structure(like), ordered)
 
 
-def _check_like(
+def check_like(
   folder: str,
   leaves: Mapping[str, LeafRecord],
   like: Mapping[str, Any],

@@ -5,6 +5,7 @@ that is null as no answer, lists as JSON, as Python prints them or as a|b.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -15,6 +16,7 @@ from factshock.runtime.errors import UserError
 Row: TypeAlias = dict[str, Any]
 
 _EXACT = 1 << 53  # whole numbers below it are exact as floats
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 NO_RELATION = "(none)"  # of rows that name none
 _FLOATS = ("score", "popularity", "alpha")
 _INTEGERS = ("seed", "step")
@@ -158,6 +160,8 @@ def _float(value: Any, name: str, context: str) -> Any:
 
 
 def _integer(value: Any, name: str, context: str) -> Any:
+  if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+    return int(value)  # a float would round those beyond 2**53
   number = _float(value, name, context)
   return int(number) if isinstance(number, float) and number.is_integer() else number
 

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from factshock.runtime.errors import UserError
 
@@ -24,6 +24,8 @@ class Check:
       return False
     return self.accepts(value)
 
+
+T = TypeVar("T")
 
 Schema: TypeAlias = Mapping[str, "Check | Schema"]
 
@@ -200,6 +202,19 @@ def raise_if_any(problems: Sequence[str]) -> None:
   """Raises a UserError with a config's problems, a line each, unless there are none."""
   if problems:
     raise UserError("the config cannot be used:\n  " + "\n  ".join(problems))
+
+
+def attempt(
+  read: Callable[[], T],
+  problems: list[str],
+  prefix: str = "",
+) -> T | None:
+  """Returns what `read()` gives; None where it raises a UserError, which is added to problems."""
+  try:
+    return read()
+  except UserError as error:
+    problems.append(f"{prefix}{error}")
+    return None
 
 
 def section_problems(

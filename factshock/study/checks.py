@@ -12,7 +12,7 @@ import jax
 
 from factshock.devices import partitioning
 from factshock.predictions import points
-from factshock.runtime.settings import raise_if_any
+from factshock.runtime.settings import attempt, raise_if_any
 from factshock.study import answers, input_checks
 from factshock.study import config as configs
 from factshock.study.arms import finetune, registry
@@ -76,7 +76,7 @@ def check_shots(run: SeedRun) -> None:
       question = Question(arm.prompt, arm.shots, arm.get("facts", "pool"))
       for split in answers.SPLITS:
         ask = functools.partial(run.prompt_texts, run.sets[split], question)
-        input_checks.attempt(ask, problems, f"config.arms.{name}: ")
+        attempt(ask, problems, f"config.arms.{name}: ")
   raise_if_any(problems)
 
 
@@ -159,7 +159,7 @@ def device_problems(
 ) -> list[str]:
   """Returns the trainings whose batches the devices of a mesh cannot share evenly, a line each."""
   problems: list[str] = []
-  input_checks.attempt(functools.partial(drivers.driver, mesh, parallel), problems)
+  attempt(functools.partial(drivers.driver, mesh, parallel), problems)
   devices = partitioning.batch_shard_count(mesh)
   for path, section, rows in trainings:
     multiple = math.lcm(devices, section.accumulate)

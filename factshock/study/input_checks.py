@@ -1,33 +1,17 @@
 """Checks of the files that a config names, before any work: are they there, can facts be asked?"""
 
 import functools
-import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
-from factshock.checkpoints import belongings, store
 from factshock.data import prompts
 from factshock.facts import counts as counting
 from factshock.facts import documents, schema, sources, splits
 from factshock.models import families
 from factshock.runtime.errors import UserError
+from factshock.runtime.settings import attempt
+from factshock.study import start_checks
 from factshock.study.config import Config
 from factshock.types import Fact, Relation
-
-T = TypeVar("T")
-
-
-def attempt(
-  read: Callable[[], T],
-  problems: list[str],
-  prefix: str = "",
-) -> T | None:
-  """Returns what `read()` gives; None where it raises a UserError, which is added to problems."""
-  try:
-    return read()
-  except UserError as error:
-    problems.append(f"{prefix}{error}")
-    return None
 
 
 def problems(
@@ -42,7 +26,7 @@ def problems(
     asked_by: what asks facts, by the form of the prompt.
     cloze_askers: what chooses among the statements of a relation.
   """
-  lines = _model_problems(config)
+  lines = start_checks.problems(config)
   if config.facts == "world":
     return lines
   for corpus in documents.corpora(config.corpus):
@@ -68,19 +52,6 @@ def problems(
     lines += _prompt_problems(facts, relations, form, decoder_only, askers)
   if cloze_askers:
     lines += _statement_problems(facts, relations, decoder_only, cloze_askers)
-  return lines
-
-
-def _model_problems(config: Config) -> list[str]:
-  """Returns which of the models and tokenizers that a config names are not there, a line each."""
-  lines: list[str] = []
-  start = config.start_from
-  if start and belongings.is_checkpoint(start):
-    attempt(functools.partial(store.step_folder, start), lines, "config.start_from: ")
-  path = config.tokenizer.path
-  is_file = config.tokenizer.kind == "sentencepiece"
-  if path and not os.path.exists(path) and (is_file or belongings.is_checkpoint(path)):
-    lines.append(f"config.tokenizer.path: {path}: no such file or folder; check the path")
   return lines
 
 

@@ -7,8 +7,8 @@ import jax
 from factshock.checkpoints import belongings, store, tree_files
 from factshock.models import families, lora
 from factshock.models.formats import huggingface
-from factshock.runtime.errors import UserError
-from factshock.study import training
+from factshock.runtime.settings import raise_if_any
+from factshock.study import start_checks, training
 from factshock.study.seed_run import SeedRun
 from factshock.training.settings import PretrainingConfig
 from factshock.types import Params
@@ -69,18 +69,13 @@ def start_weights(run: SeedRun) -> Params:
   That is a checkpoint of ours, or a HuggingFace folder or hub id.
 
   Raises:
-    UserError: nothing there, or a model of other sizes than config.model (naming each).
+    UserError: nothing there, or a model of other sizes than config.model, or of other tokens than
+      the run's tokenizer (naming each).
   """
   source = run.config.start_from
+  raise_if_any(start_checks.start_problems(source, run.model_config, run.tokenizer))
   if belongings.is_checkpoint(source):
     like = {"params": jax.eval_shape(lambda: random_params(run))}
     return store.restore(source, like=like)["params"]
-  differing = families.differences(huggingface.config_of(source), run.model_config)
-  if differing:
-    raise UserError(
-      f"config.start_from={source}: is another model than config.model says (there, here):\n  "
-      + "\n  ".join(differing)
-      + "\n  configs/pretrained.py:PATH takes the sizes from the model"
-    )
   params, *_ = huggingface.load(source, param_dtype=run.model_config.param_dtype)
   return params

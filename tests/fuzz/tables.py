@@ -179,6 +179,14 @@ def _same_number(value: float | None, plain: Any) -> bool:
     return False
 
 
+def _whole(plain: Any) -> float:
+  """Returns the whole number that a cell holds, as a text too, which may be "3.0" or "-0.0"."""
+  try:
+    return int(plain)
+  except ValueError:
+    return float(plain)
+
+
 def _same_texts(value: Sequence[str], plain: Any) -> bool:
   """Returns whether aliases read are those of a row, in any of the ways to write a list."""
   if plain in (None, "", []):
@@ -247,7 +255,7 @@ def _wrong_predictions(path: pathlib.Path) -> Callable[[reading.Predictions], st
       for column, value in (("score", float(read.score[index])), ("popularity", popularity)):
         if not _same_number(value, row.get(column)):
           return f"{column}: {value!r} of {row.get(column)!r}"
-      if int(read.seed[index]) != int(row.get("seed") or 0):
+      if int(read.seed[index]) != _whole(row.get("seed") or 0):
         return f"seed: {int(read.seed[index])} of {row.get('seed')!r}"
     return None
 
