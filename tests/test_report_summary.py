@@ -1,13 +1,14 @@
 """The summary says what the numbers say, also when an effect is absent."""
 
 import copy
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_fixture import make_diagnosis
 
-from factshock.report import numbers, page, reading, summary
+from factshock.report import numbers, page, reading, remedies, summary
 
 
 def estimate(mean, half=0.02, seeds=("0",)):
@@ -256,6 +257,32 @@ def test_early_stopping_is_among_the_remedies():
   assert reading.best_remedy(diagnosis) == "tuned_early"
   page_text = page.render(diagnosis, {})
   assert "exact match of the best remedy, Tuned, stopped early" in page_text
+
+
+def test_remedies_that_train_are_named_stopped_early_too():
+  shares = {"mixture": 0.3, "mixture_early": 0.425, "weight_mixing": 0.389}
+  diagnosis = early_diagnosis((25, 50, 25), 0.415, shares)
+  diagnosis["titles"]["mixture_early"] = "Mixture, stopped early"
+  # As an experiment writes it: roles and remedies name arms, not what of them stops early.
+  diagnosis["roles"]["remedies"] = ["mixture", "weight_mixing"]
+  del diagnosis["remedies"]["mixture_early"]
+  said = about(diagnosis, "Remedies")
+  assert (
+    "clearly better: Mixture, stopped early (+.225), Tuned, stopped early (+.215), Weight mixing "
+    "(+.189), Mixture (+.100)" in said
+  )
+  assert "The highest, Mixture, stopped early, reaches .425" in said
+  assert "not clearly above Tuned, stopped early (.415)" in said
+  page_text = page.render(diagnosis, {})
+  assert "exact match of the highest remedy, Mixture, stopped early" in page_text
+  rows = re.findall("<tr><th scope=row>(.*?)</th>(.*?)</tr>", remedies.table(diagnosis) or "")
+  early, late = dict(rows)["Mixture, stopped early"], dict(rows)["Mixture"]
+  assert "+.225" in early and "+.010" in early  # over finetuning, and over it stopped early
+  assert "+.100" in late and "−.115" in late
+  diagnosis["selected"]["mixture_early"] = {"0": {"step": 0, "development": 0.4}}
+  said = about(diagnosis, "Remedies")
+  assert "Mixture, stopped early (+.225; step 0 chosen: no finetuning)" in said
+  assert "The best, Tuned, stopped early" in said
 
 
 def test_what_is_stopped_early_at_step_0_is_no_finetuning():

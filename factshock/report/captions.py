@@ -52,8 +52,9 @@ READING = {
   "remedies": (
     "Each remedy against plain finetuning on the same facts: difference in share right, by "
     "{criterion}, on the same queries, bold where its {level} interval excludes 0 (the dashed "
-    "line); beside it the same against finetuning that was stopped early, the remedy stopped early "
-    "too where it trains; then share right, shock and known facts kept as in the table of arms. "
+    "line); beside it the same against finetuning that was stopped early; then share right, shock "
+    "and known facts kept as in the table of arms. A remedy that trains has a row stopped early, "
+    "too. "
     "Strengths and steps are chosen on development facts. <b>Needs</b> and <b>cost</b> are what "
     "comes on top of plain finetuning."
   ),

@@ -79,22 +79,17 @@ def _row(
 
 
 def _remedies(diagnosis: Diagnosis) -> list[_Remedy]:
-  """Returns the remedies that are compared with the arm they mend."""
-  compared = {}
+  """Returns the remedies that are compared with the arm they mend, also stopped early."""
+  compared: dict[tuple[str | None, str | None], Comparison] = {}
   for row in diagnosis.get("comparisons") or []:
-    pair = (row.get("arm"), row.get("against"))
-    compared[pair] = row
+    compared[row.get("arm"), row.get("against")] = row
   remedies = []
-  for label, mended in (diagnosis.get("remedies") or {}).items():
+  for label, mended in _labels(diagnosis).items():
     row: Comparison = compared.get((label, mended)) or {}
     effect = known_estimate(row.get("difference"))
     if not effect:
       continue
-    # A remedy that trains is stopped early too; another is the same beside any finetuning.
-    mended_early = Point(mended).early.label
-    both_early = compared.get((Point(label).early.label, mended_early))
-    one_early = compared.get((label, mended_early))
-    early: Comparison = both_early or one_early or {}
+    early = compared.get((label, Point(mended).early.label)) or {}
     remedies.append(
       _Remedy(
         label=label,
@@ -106,6 +101,17 @@ def _remedies(diagnosis: Diagnosis) -> list[_Remedy]:
       )
     )
   return remedies
+
+
+def _labels(diagnosis: Diagnosis) -> dict[str, str]:
+  """Returns the arm that each remedy is to mend; of remedies that train, also stopped early."""
+  mended_by_label = {}
+  for label, mended in (diagnosis.get("remedies") or {}).items():
+    mended_by_label[label] = mended
+    point = Point.parse(label)
+    if point.early.label in diagnosis["arms"]:
+      mended_by_label[point.early.label] = mended
+  return mended_by_label
 
 
 def _texts(diagnosis: Diagnosis, label: str) -> tuple[str, str, str]:

@@ -272,12 +272,16 @@ def _remedies(diagnosis: Diagnosis) -> str | None:
 
 
 def _listed_remedies(diagnosis: Diagnosis) -> list[str]:
-  """Returns the remedies to name: finetuning stopped early, those of the roles, and the best."""
+  """Returns the remedies to name: those of the roles, the best, and what of these stops early.
+
+  Finetuning stopped early is one of them.
+  """
   parts = reading.roles(diagnosis)
+  finetuned = parts["finetuned"]
+  listed = [finetuned, *parts["remedies"], reading.best_remedy(diagnosis)]
+  arms = {Point.parse(label).arm for label in listed if label}
   labels = reading.remedies(diagnosis)
-  early = Point(parts["finetuned"] or "").early.label
-  wanted = {early, *parts["remedies"], reading.best_remedy(diagnosis)}
-  return [label for label in labels if label in wanted and label != parts["finetuned"]]
+  return [label for label in labels if Point.parse(label).arm in arms and label != finetuned]
 
 
 def _best_remedy(diagnosis: Diagnosis) -> str:

@@ -51,7 +51,7 @@ def pairs(config: Config, labels: list[str]) -> list[Pair]:
   """
   listed = set(labels)
   wanted = [
-    *_of_remedies(config, listed),
+    *_of_remedies(config),
     *_of_kinds(config),
     *_of_roles(config),
     *_of_contrasts(config),
@@ -60,7 +60,7 @@ def pairs(config: Config, labels: list[str]) -> list[Pair]:
   return [*dict.fromkeys(there), *_of_main_curve(config, listed)]
 
 
-def _of_remedies(config: Config, listed: set[str]) -> Iterator[Pair]:
+def _of_remedies(config: Config) -> Iterator[Pair]:
   """Yields pairs of each remedy and what it mends, also stopped early, and with zero-shot."""
   zero_shot = config.roles.zero_shot
   drawn = [(remedy, config.roles.finetuned) for remedy in config.roles.remedies]
@@ -69,7 +69,8 @@ def _of_remedies(config: Config, listed: set[str]) -> Iterator[Pair]:
     yield remedy, mended
     yield early, mended
     yield early, zero_shot
-    yield early if early in listed else remedy, Point(mended).early.label
+    yield early, Point(mended).early.label
+    yield remedy, Point(mended).early.label
     yield remedy, zero_shot
     yield mended, zero_shot
 
