@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from factshock.predictions import columns
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_string(
-    "predictions", None, "Predictions to correct: .jsonl or .jsonl.gz, with candidates."
+    "predictions", None, "Predictions to correct, in any format of diagnose, with candidates."
   )
   flags.DEFINE_string(
     "reference", None, "Predictions of the model before finetuning on the same queries."
@@ -54,6 +55,7 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "tau", 1.0, "How much of the correction is applied; 0: nothing.", lower_bound=0.0
   )
+  columns.define_flag()
   flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
   flags.mark_flags_as_required(["predictions", "output"])
 
@@ -68,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
   if bool(values.reference) == bool(values.entity_counts):
     given = "both" if values.reference else "neither"
     raise UserError(f"expected one of --reference and --entity_counts, got {given}; see --help")
-  rows = read_all_rows(values.predictions)
+  rows = read_all_rows(values.predictions, columns.given())
   tables = prior_correction.tables_of(rows, values.predictions)
   reference = _reference_priors(rows, tables)
   ratios, raised = prior_correction.log_ratios(tables, reference)
@@ -119,7 +121,7 @@ def _reference_priors(
   values = flags.FLAGS
   if values.entity_counts:
     return prior_correction.counted_priors(tables, counts.read_counts(values.entity_counts))
-  reference_rows = read_all_rows(values.reference)
+  reference_rows = read_all_rows(values.reference, columns.given())
   prior_correction.check_same_queries(rows, values.predictions, reference_rows, values.reference)
   reference_tables = prior_correction.tables_of(reference_rows, values.reference)
   prior_correction.check_same_candidates(
@@ -140,7 +142,7 @@ def _choose_tau(
 
   values = flags.FLAGS
   path = values.development
-  development_rows = read_all_rows(path)
+  development_rows = read_all_rows(path, columns.given())
   prior_correction.check_separate_subjects(rows, values.predictions, development_rows, path)
   if values.finetuning_facts:
     facts = sources.read_facts(values.finetuning_facts)

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags
 
+from factshock.predictions import columns
 from factshock.runtime import console, files
 from factshock.runtime.errors import UserError
 
@@ -45,7 +46,7 @@ T = TypeVar("T")
 # The flags of each mode but the usual one: its own, and those that it shares with the usual one.
 _MODE_FLAGS = {
   "lm_kbc": ("gold", "train", "strict", "resamples", "confidence", "seed"),
-  "promise": ("splits", "entity_counts", "resamples", "confidence", "seed"),
+  "promise": ("splits", "columns", "entity_counts", "resamples", "confidence", "seed"),
 }
 # The flags that only one of these modes has.
 _FLAGS_OF_ONE_MODE = ("gold", "train", "strict", "splits")
@@ -69,12 +70,7 @@ def define_flags() -> None:
   flags.DEFINE_list(
     "predictions", None, "Predictions files, separated by commas; NAME=FILE names the arm of one."
   )
-  flags.DEFINE_list(
-    "columns",
-    [],
-    "Names of the files' columns that differ from ours: "
-    "subject=question,object=answer,prediction=text.",
-  )
+  columns.define_flag()
   flags.DEFINE_string(
     "output",
     None,
@@ -209,12 +205,12 @@ def _why_unfit(name: str, mode: str | None) -> str:
 def _diagnose() -> None:
   """Diagnoses accuracy and frequency shock, and writes diagnosis.json."""
   from factshock.diagnosis import summary, table
-  from factshock.predictions import foreign, reading, repeats, verbosity
+  from factshock.predictions import reading, repeats, verbosity
 
   values = flags.FLAGS
-  columns = foreign.parse_columns(values.columns)
+  names = columns.given()
   arms = reading.group_by_arm(
-    reading.select_split(reading.read(path, arm, columns), values.split)
+    reading.select_split(reading.read(path, arm, names), values.split)
     for arm, path in map(_arm_and_path, values.predictions)
   )
   note = reading.candidates_note(arms)
@@ -302,9 +298,11 @@ def _trials_by_arm() -> "dict[str, dict[int, list[Trial]]]":
   counts = _entity_counts(values.entity_counts)
   arms: dict[str, dict[int, list[Trial]]] = {}
   progress = console.Progress("trials", len(values.predictions))
-  for done, path in enumerate(values.predictions, 1):
-    first_row = next((row for _, row in rows.read_rows(path)), {})
-    label = reading.label_of(first_row, os.path.basename(path).split(".")[0], path, 1)
+  names = columns.given()
+  for done, value in enumerate(values.predictions, 1):
+    arm, path = _arm_and_path(value)
+    first_row = next((row for _, row in rows.read_rows(path, columns=names)), {})
+    label = arm or reading.label_of(first_row, os.path.basename(path).split(".")[0], path, 1)
     seed = reading.seed_of(first_row.get("seed"), path, 1)
     by_seed = arms.setdefault(label, {})
     if seed in by_seed:
@@ -313,7 +311,7 @@ def _trials_by_arm() -> "dict[str, dict[int, list[Trial]]]":
         "again"
       )
     by_seed[seed] = trials.run(
-      answers.read(path, labelled=True),
+      answers.read(path, labelled=True, columns=names),
       values.promise,
       splits=values.splits,
       seed=values.seed + seed,

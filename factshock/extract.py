@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from factshock.predictions import columns
 from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
@@ -58,8 +59,9 @@ def define_flags() -> None:
   )
   flags.DEFINE_string("checkpoint", None, "A checkpoint's folder, or a HuggingFace model.")
   flags.DEFINE_string(
-    "predictions", None, "A predictions file in place of a model: .jsonl or .jsonl.gz."
+    "predictions", None, "A predictions file in place of a model, in any format of diagnose."
   )
+  columns.define_flag()
   flags.DEFINE_string("queries", None, "What to ask: a table with columns subject and relation.")
   flags.DEFINE_string(
     "subjects",
@@ -143,6 +145,8 @@ def main(argv: Sequence[str]) -> None:
   if bool(values.checkpoint) == bool(values.predictions):
     given = "both" if values.checkpoint else "neither"
     raise UserError(f"expected one of --checkpoint and --predictions, got {given}; see --help")
+  if values.checkpoint and values.columns:
+    raise UserError("--columns: only with --predictions, whose columns it names")
   formats.check_names(values.format)
   if values.prior_correction == "counts" and not values.entity_counts:
     raise UserError("--prior_correction=counts needs --entity_counts=FILE")
@@ -167,6 +171,7 @@ def main(argv: Sequence[str]) -> None:
     candidates=values.candidates,
     queries=queries,
     prior_correction=values.prior_correction,
+    columns=columns.given(),
   )
   summary = run(values.output, predictions, calibration, options)
   print("\n".join(pipeline.summary_lines(summary, values.output)))

@@ -170,6 +170,39 @@ def test_the_verb_writes_corrected_predictions_and_says_what_moved(tmp_path):
   assert done.returncode == 0 and "development, right by tau: 0 0.250" in done.stdout, done.stderr
 
 
+def test_the_verb_reads_columns_of_other_names(tmp_path):
+  gold = [0, 1, 2]
+  tuned = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.5, 0.2, 0.3]])
+  before = np.array([[0.4, 0.3, 0.3], [0.2, 0.6, 0.2], [0.3, 0.3, 0.4]])
+  names = {"subject": "question", "object": "answer", "prediction": "text"}
+  paths = {}
+  for name, p_QxC in (("tuned", tuned), ("before", before)):
+    rows = list(rows_of(p_QxC, gold))
+    paths[name] = write(tmp_path / f"{name}.jsonl", rows)
+    others = [{names.get(key, key): value for key, value in row.items()} for row in rows]
+    paths[f"other_{name}"] = write(tmp_path / f"other_{name}.jsonl", others)
+  columns = "--columns=" + ",".join(f"{ours}={theirs}" for ours, theirs in names.items())
+  for prefix, given in (("", []), ("other_", [columns])):
+    done = run(
+      f"--predictions={paths[prefix + 'tuned']}",
+      f"--reference={paths[prefix + 'before']}",
+      f"--output={tmp_path}/{prefix}out.jsonl",
+      *given,
+    )
+    assert done.returncode == 0, done.stderr
+  expected, found = (
+    [json.loads(line) for line in (tmp_path / f"{prefix}out.jsonl").read_text().splitlines()]
+    for prefix in ("", "other_")
+  )
+  assert found == expected  # and no `text` that still holds what was predicted before
+  done = run(
+    f"--predictions={paths['other_tuned']}",
+    f"--reference={paths['before']}",
+    f"--output={tmp_path}/no.jsonl",
+  )
+  assert done.returncode == 2 and "columns of other names: --columns=subject=NAME" in done.stderr
+
+
 @pytest.mark.parametrize(
   "change, words",
   [

@@ -115,6 +115,39 @@ def test_the_same_inputs_give_the_same_triples_and_run(inputs, tmp_path):
   assert other["run"]["id"] != one["run"]["id"]
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+def test_columns_of_other_names_change_nothing(tmp_path, corrected):
+  names = {"subject": "question", "object": "answer", "prediction": "text", "score": "logprob"}
+  known, asked = (
+    list(rows_of(world(seed, 60, relations=("r",), listed=20))) for seed in (0, 1)
+  )
+  files = {"asked": asked, "known": known, "before": asked + known}
+  found = []
+  for folder, columns in (("ours", {}), ("theirs", names)):
+    paths = {
+      name: write(
+        tmp_path / f"{folder}_{name}.jsonl",
+        [{columns.get(key, key): value for key, value in row.items()} for row in rows],
+      )
+      for name, rows in files.items()
+    }
+    options = pipeline.Options(
+      MODEL, columns=columns, prior_correction=paths["before"] if corrected else None
+    )
+    extract.run(str(tmp_path / folder), paths["asked"], paths["known"], options)
+    rows = canonical.read(str(tmp_path / folder / "triples.jsonl"))
+    found.append([{**row, "run": "", "calibration": ""} for row in rows])
+  assert found[0] == found[1] and found[0]
+
+
+def test_predictions_without_a_relation_are_refused(tmp_path):
+  row = {"question": "Ada", "text": "Bath", "object": "Bath", "score": -1.0}
+  path = write(tmp_path / "a.jsonl", [row])
+  columns = {"subject": "question", "prediction": "text"}
+  with pytest.raises(UserError, match="a.jsonl:1: expected a non-empty text in `relation`"):
+    extract.run(str(tmp_path / "g"), path, path, pipeline.Options(MODEL, columns=columns))
+
+
 def test_a_promise_that_cannot_be_kept_gives_no_triples_and_says_so(inputs, tmp_path):
   summary = extract.run(
     str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, precision=0.999)
@@ -397,6 +430,10 @@ def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
     (
       ["--predictions=a", "--calibration=k", "--output=g", "--subjects=s.txt"],
       "--subjects needs --relations",
+    ),
+    (
+      ["--checkpoint=a", "--calibration=k", "--output=g", "--columns=subject=question"],
+      "--columns: only with --predictions",
     ),
   ],
 )

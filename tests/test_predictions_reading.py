@@ -161,7 +161,7 @@ def test_rows_of_every_format_are_read_in_one_place(tmp_path):
   [
     ("", "a.jsonl: expected predictions, got no rows"),
     ("[1]\n", "a.jsonl:1: expected a JSON object .* got list"),
-    ('{"subject": "x"}\n', "a.jsonl:1: expected a JSON object .* got no object"),
+    ('{"subject": "x"}\n', "a.jsonl:1: expected a row .* got no object .*--columns=object=NAME"),
     ('{"subject": "\\ud83d"}\n', "a.jsonl:1: expected text that UTF-8 can hold, got half a char"),
   ],
 )

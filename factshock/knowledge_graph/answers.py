@@ -14,6 +14,7 @@ import numpy as np
 
 from factshock.predictions import rows as prediction_rows
 from factshock.predictions.accuracy import normalise
+from factshock.predictions.foreign import NO_RELATION
 from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
 
@@ -131,6 +132,7 @@ def read(
   names: Names | None = None,
   labelled: bool = False,
   only: Collection[Query] | None = None,
+  columns: Mapping[str, str] | None = None,
 ) -> Answers:
   """Reads the answers in a predictions file.
 
@@ -139,14 +141,15 @@ def read(
     names: names by which answers are merged; None: each has one name.
     labelled: each row must say what is right (`object`; null: there is no answer).
     only: the queries that are wanted; None: all.
+    columns: our names of columns -> the file's, where they differ.
 
   Raises:
     UserError: rows that are no predictions, without score, with a score above 0 or NaN, or two
       answers to one query.
   """
   builder = _Builder(names or Names(), labelled)
-  columns = ("subject", "relation", "prediction")
-  for context, row in prediction_rows.read_rows(path, columns):
+  required = ("subject", "relation", "prediction")
+  for context, row in prediction_rows.read_rows(path, required, columns):
     query = _query(context, row)
     if only is None or query in only:
       builder.add(context, row, query)
@@ -327,7 +330,7 @@ def _query(context: str, row: Row) -> Query:
   """Returns subject and relation of a row."""
   for name in ("subject", "relation"):
     value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or value == NO_RELATION:
       raise UserError(f"{context}: expected a non-empty text in `{name}`, got {value!r}")
   return row["subject"], row["relation"]
 

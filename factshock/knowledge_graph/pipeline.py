@@ -83,6 +83,7 @@ class Options:
     queries: rows to which the predictions are limited, or None: all that are predicted.
     prior_correction: "counts", or the path of predictions before finetuning on queries and
       calibration together, or None.
+    columns: our names of columns -> those of the predictions files, where they differ.
   """
 
   model: ModelIdentity
@@ -97,6 +98,7 @@ class Options:
   candidates: str | None = None
   queries: Sequence[Mapping[str, Any]] | None = None
   prior_correction: str | None = None
+  columns: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 class _Inputs(NamedTuple):
@@ -280,16 +282,18 @@ def _read(
   rules = consistency.complete_rules(options.relations)
   types = consistency.read_types(options.types) if options.types else {}
   mentions = counts.read_counts(options.counts) if options.counts else None
-  names = _names(calibration_path, options.candidates)
+  columns = options.columns
+  names = _names(calibration_path, options.candidates, columns)
   if options.prior_correction:
     predictions, calibration_path = _correct_priors(
-      folder, predictions, calibration_path, options.prior_correction, mentions
+      folder, predictions, calibration_path, options, mentions
     )
-  labelled = answers.read(calibration_path, names, labelled=True)
+    columns = {}  # the corrected files have our names
+  labelled = answers.read(calibration_path, names, labelled=True, columns=columns)
   wanted = None if options.queries is None else _keys(options.queries)
-  predicted = answers.read(predictions, names, only=wanted)
+  predicted = answers.read(predictions, names, only=wanted, columns=columns)
   if wanted is not None:
-    _print_differences(predicted, predictions, wanted)
+    _print_differences(predicted, predictions, wanted, columns)
   answers.check_separate_queries(labelled.query_rows(), predicted.query_rows(), "queries")
   if options.finetuning:
     facts = sources.read_facts(options.finetuning)
@@ -297,12 +301,17 @@ def _read(
   return _Inputs(labelled, predicted, names, mentions, rules, types)
 
 
-def _names(calibration_path: str, candidates: str | None) -> Names:
+def _names(
+  calibration_path: str,
+  candidates: str | None,
+  columns: Mapping[str, str],
+) -> Names:
   """Returns the names of answers, of the candidates and of the calibration facts."""
   facts: list[Mapping[str, Any]] = []
   if candidates:
     facts += sources.read_facts(candidates)
-  facts += [row for _, row in read_rows(calibration_path) if isinstance(row.get("relation"), str)]
+  rows = read_rows(calibration_path, columns=columns)
+  facts += [row for _, row in rows if isinstance(row.get("relation"), str)]
   return answers.collect_names(facts)
 
 
@@ -315,6 +324,7 @@ def _print_differences(
   predicted: Answers,
   path: str,
   wanted: set[Query],
+  columns: Mapping[str, str],
 ) -> None:
   """Prints how many queries have no prediction, and how many predictions were not asked for."""
   missing = wanted - set(zip(predicted.subjects, predicted.relations))
@@ -323,7 +333,8 @@ def _print_differences(
       f"  {len(missing):,} of {len(wanted):,} queries have no row in {path}, such as "
       f"{min(missing)}: no answer is given"
     )
-  others = {(row.get("subject"), row.get("relation")) for _, row in read_rows(path)} - wanted
+  rows = read_rows(path, columns=columns)
+  others = {(row.get("subject"), row.get("relation")) for _, row in rows} - wanted
   if others:
     print(
       f"  {len(others):,} queries in {path} were not asked, such as "
@@ -335,7 +346,7 @@ def _correct_priors(
   folder: str,
   predictions: str,
   calibration_path: str,
-  reference: str,
+  options: Options,
   mentions: Mapping[Answer, int] | None,
 ) -> tuple[str, str]:
   """Writes both predictions files with the answer prior of a reference (prior_correction.py).
@@ -344,17 +355,17 @@ def _correct_priors(
     folder: gets the corrected files.
     predictions: path of the predictions on the queries.
     calibration_path: path of those on the calibration facts.
-    reference: "counts", or the path of predictions before finetuning on both.
-    mentions: for "counts".
+    options: name the reference, and the columns of all these files.
+    mentions: for the reference "counts".
 
   Returns:
     The paths of the corrected files.
   """
-  query_rows = read_all_rows(predictions)
-  rows = query_rows + read_all_rows(calibration_path)
+  query_rows = read_all_rows(predictions, options.columns)
+  rows = query_rows + read_all_rows(calibration_path, options.columns)
   context = f"{predictions} and {calibration_path}"
   tables = prior_correction.tables_of(rows, context)
-  priors = _reference_priors(rows, tables, context, reference, mentions)
+  priors = _reference_priors(rows, tables, context, options, mentions)
   ratios, _ = prior_correction.log_ratios(tables, priors)
   corrected = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, 1.0), rows)
   corrected_predictions, corrected_calibration = (os.path.join(folder, name) for name in _CORRECTED)
@@ -367,15 +378,16 @@ def _reference_priors(
   rows: list[Row],
   tables: Mapping[str, prior_correction.Table],
   context: str,
-  reference: str,
+  options: Options,
   mentions: Mapping[Answer, int] | None,
 ) -> dict[str, np.ndarray]:
   """Returns the prior of each relation's candidates by a reference (see `_correct_priors`)."""
+  reference = options.prior_correction or "counts"
   if reference == "counts":
     if mentions is None:
       raise UserError("--prior_correction=counts needs --entity_counts=FILE")
     return prior_correction.counted_priors(tables, mentions)
-  others = read_all_rows(reference)
+  others = read_all_rows(reference, options.columns)
   prior_correction.check_same_queries(rows, context, others, reference)
   reference_tables = prior_correction.tables_of(others, reference)
   prior_correction.check_same_candidates(tables, context, reference_tables, reference)

@@ -7,13 +7,14 @@ that is null as no answer, lists as JSON, as Python prints them or as a|b.
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from factshock.facts import listed
 from factshock.runtime import json_text
 from factshock.runtime.errors import UserError
 
 Row: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 _EXACT = 1 << 53  # whole numbers below it are exact as floats
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
@@ -60,18 +61,40 @@ def mapped(
   Raises:
     UserError: a column that no row has, or a cell that is no number where one is expected.
   """
+  for line_number, row in renamed(rows, columns, path):
+    if isinstance(row, dict):
+      row = typed(cast(Row, row), f"{path}:{line_number}")
+    yield line_number, row
+
+
+def renamed(
+  rows: Iterable[tuple[T, Any]],
+  columns: Mapping[str, str],
+  path: str,
+) -> Iterator[tuple[T, Any]]:
+  """Yields rows with our names of columns, in place of the file's, each with what stood before it.
+
+  Args:
+    rows: pairs of anything and a row.
+    columns: our name -> the file's; others are as they are named.
+    path: the file, for messages.
+
+  Raises:
+    UserError: a column that no row has.
+  """
   missing = set(columns.values())
+  replaced = missing - columns.keys()
   names: dict[str, None] = {}
-  for line_number, row in rows:
-    if not isinstance(row, dict):
-      yield line_number, row
+  for key, row in rows:
+    if not columns or not isinstance(row, dict):
+      yield key, row
       continue
     own = cast(Row, row)
     if missing:
       missing.difference_update(own)
       names.update(dict.fromkeys(own))
-    renamed = {**own, **{name: own.get(theirs) for name, theirs in columns.items()}}
-    yield line_number, typed(renamed, f"{path}:{line_number}")
+    kept = {name: value for name, value in own.items() if name not in replaced}
+    yield key, {**kept, **{name: own.get(theirs) for name, theirs in columns.items()}}
   if missing:
     raise UserError(
       f"{path}: expected the columns {', '.join(sorted(missing))} that --columns names, got "

@@ -27,41 +27,54 @@ _decoder = json.JSONDecoder()
 _scan = cast(Callable[[str, int], tuple[Any, int]], vars(_decoder)["scan_once"])
 
 
-def read_rows(path: str, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
+def read_rows(
+  path: str,
+  required: Sequence[str] = (),
+  columns: Mapping[str, str] | None = None,
+) -> Iterator[tuple[str, Row]]:
   """Yields each row of a predictions file with its context, the file and line for messages.
 
   Args:
     path: a file in any format of facts: .jsonl, .json, .csv, .tsv (compressed or not) or
       .parquet.
-    columns: names that the header of a table must have; a JSON row is not checked for them.
+    required: columns that a table must have; a JSON row is not checked for them.
+    columns: our names of columns -> the file's, where they differ.
 
   Raises:
     UserError: an unknown suffix, a file that cannot be read, a line that is no JSON object.
   """
   path = str(path)
   if not path.endswith(schema.JSON_SUFFIXES):
-    for context, row in schema.read_rows(path, columns):
+    columns = columns or {}
+    table = schema.read_rows(path, [columns.get(name, name) for name in required])
+    for context, row in foreign.renamed(table, columns, path):
       yield context, foreign.typed(row, context)
     return
-  for line_number, row in numbered_rows(path):
+  for line_number, row in numbered_rows(path, columns):
     context = f"{path}:{line_number}"
     if not isinstance(row, dict):
       raise UserError(f"{context}: expected {EXPECTED}, got {type(row).__name__}")
     yield context, row
 
 
-def read_all_rows(path: str) -> list[Row]:
+def read_all_rows(path: str, columns: Mapping[str, str] | None = None) -> list[Row]:
   """Returns all rows of a predictions file.
+
+  Args:
+    path: the file.
+    columns: our names of columns -> the file's, where they differ.
 
   Raises:
     UserError: a row without subject or object, no rows, or as `read_rows`.
   """
   rows: list[Row] = []
-  for context, row in read_rows(path):
+  for context, row in read_rows(path, columns=columns):
     missing = [name for name in ("subject", "object") if name not in row]
     if missing:
       raise UserError(
-        f"{context}: expected a JSON object with subject and object, got no {', '.join(missing)}"
+        f"{context}: expected a row with subject and object, got no {', '.join(missing)} "
+        f"(columns: {', '.join(map(str, row))}); columns of other names: "
+        f"--columns={missing[0]}=NAME"
       )
     rows.append({"relation": foreign.NO_RELATION, **row})
   if not rows:
