@@ -132,6 +132,25 @@ def test_several_models_and_repeated_rows_in_a_file(tmp_path, capsys):
   assert capsys.readouterr().out == ""
 
 
+def test_models_of_different_queries_in_a_file(tmp_path):
+  rows = [{**row, "model": name} for row, name in zip(ROWS, ("small", "large"))]
+  path = jsonl(tmp_path / "a.jsonl", *rows)
+  message = r"'small' and 'large' in column `model`; name them as arms, --columns=arm=model"
+  with pytest.raises(UserError, match=message):
+    reading.read(path)
+  assert texts(reading.read(path, columns={"arm": "model"}), "label") == ["small", "large"]
+  with pytest.raises(UserError, match="`model`; give each a file"):
+    prediction_rows.read_all_rows(path)
+  one = jsonl(tmp_path / "b.jsonl", *({**row, "model": "small"} for row in ROWS))
+  assert len(reading.read(one)) == len(prediction_rows.read_all_rows(one)) == 2
+  for name, values in (("arm", "ab"), ("seed", (0, 1))):
+    rows = [{**row, name: value, "model": value} for row, value in zip(ROWS, values)]
+    path = jsonl(tmp_path / f"{name}.jsonl", *rows)
+    with pytest.raises(UserError, match=f"in column `{name}`; give each a file"):
+      prediction_rows.read_all_rows(path)
+  assert texts(reading.read(str(tmp_path / "arm.jsonl")), "label") == ["a", "b"]
+
+
 def test_verbose_answers_bring_a_hint(tmp_path):
   verbose = [{**row, "prediction": f"It is {row['object']}."} for row in ROWS]
   for rows, count in ((ROWS, 0), (verbose, 1)):

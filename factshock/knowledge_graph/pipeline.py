@@ -442,6 +442,8 @@ def _run_record(
     str(options.precision),
     json.dumps(options.model),
   ]
+  if options.columns:
+    determining.append(json.dumps(options.columns, sort_keys=True))
   return {
     "id": _digest("\n".join(determining)),
     "started": started,

@@ -102,6 +102,49 @@ def renamed(
     )
 
 
+def of_one_model(
+  rows: Iterable[tuple[T, Any]],
+  path: str,
+  *,
+  several_arms: bool = False,
+) -> Iterator[tuple[T, Any]]:
+  """Yields rows as they are, as long as no column names a second model.
+
+  What no column tells can't be noticed: that two models answered different queries, say.
+
+  Args:
+    rows: pairs of anything and a row.
+    path: the file, for the message.
+    several_arms: whether a column `arm` may tell models apart.
+
+  Raises:
+    UserError: a second model, or without `several_arms` a second arm or seed.
+  """
+  names = ("model",) if several_arms else ("arm", "seed", "model")
+  firsts: dict[str, Any] = {}
+  for key, row in rows:
+    if isinstance(row, dict) and not (several_arms and row.get("arm") is not None):
+      for name in names:
+        value = row.get(name)
+        if value is not None and firsts.setdefault(name, value) != value:
+          raise _several_models(path, name, firsts[name], value, several_arms)
+    yield key, row
+
+
+def _several_models(
+  path: str,
+  name: str,
+  first: Any,
+  second: Any,
+  several_arms: bool,
+) -> UserError:
+  advice = "name them as arms, --columns=arm=model" if several_arms else "give each a file"
+  return UserError(
+    f"{path}: expected answers of one model, got {first!r} and {second!r} in column `{name}`; "
+    f"{advice}"
+  )
+
+
 def typed(row: Row, context: str) -> Row:
   """Returns a row in which what is no text in our files is none, though it came from a table."""
   for names, convert in ((_FLOATS, _float), (_INTEGERS, _integer), (("candidates",), _json)):

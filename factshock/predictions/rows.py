@@ -32,7 +32,7 @@ def read_rows(
   required: Sequence[str] = (),
   columns: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, Row]]:
-  """Yields each row of a predictions file with its context, the file and line for messages.
+  """Yields each row of one model's predictions with its context, the file and line for messages.
 
   Args:
     path: a file in any format of facts: .jsonl, .json, .csv, .tsv (compressed or not) or
@@ -41,16 +41,23 @@ def read_rows(
     columns: our names of columns -> the file's, where they differ.
 
   Raises:
-    UserError: an unknown suffix, a file that cannot be read, a line that is no JSON object.
+    UserError: an unknown suffix, a file that cannot be read, a line that is no JSON object, a
+      second model, arm or seed.
   """
-  path = str(path)
+  return foreign.of_one_model(_read_rows(str(path), required, columns or {}), path)
+
+
+def _read_rows(
+  path: str,
+  required: Sequence[str],
+  columns: Mapping[str, str],
+) -> Iterator[tuple[str, Row]]:
   if not path.endswith(schema.JSON_SUFFIXES):
-    columns = columns or {}
     table = schema.read_rows(path, [columns.get(name, name) for name in required])
     for context, row in foreign.renamed(table, columns, path):
       yield context, foreign.typed(row, context)
     return
-  for line_number, row in numbered_rows(path, columns):
+  for line_number, row in _numbered_rows(path, columns):
     context = f"{path}:{line_number}"
     if not isinstance(row, dict):
       raise UserError(f"{context}: expected {EXPECTED}, got {type(row).__name__}")
@@ -93,10 +100,16 @@ def numbered_rows(
     columns: our names of columns -> the file's, where they differ.
 
   Raises:
-    UserError: an unknown suffix, a line that is not JSON, or holds half of a character.
+    UserError: an unknown suffix, a line that is not JSON, or holds half of a character, a second
+      model and no arms.
   """
+  rows = _numbered_rows(path, columns or {})
+  return foreign.of_one_model(rows, path, several_arms=True)
+
+
+def _numbered_rows(path: str, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
   if not path.endswith(schema.JSON_SUFFIXES):
-    return foreign.mapped(schema.numbered_rows(path), columns or {}, path)
+    return foreign.mapped(schema.numbered_rows(path), columns, path)
   is_array = not path.endswith(_LINES) and schema.holds_array(path)
   parsed: Iterator[tuple[int, Any]] = schema.array_rows(path) if is_array else _parsed_lines(path)
   rows = harness_samples.as_predictions(parsed, path)
