@@ -156,16 +156,52 @@ def test_bad_files_are_named(tmp_path):
     list(documents.read(str(tmp_path / "rows.jsonl")))
 
 
+def endings(text):
+  """The same lines ended in several ways, with a byte order mark."""
+  return "\ufeff" + text.replace("\n", "\r\n", 20).replace("\n", "\r", 3)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl"])
+def test_lines_end_in_any_way(tmp_path, name):
+  texts = lines(40)
+  rows = [json.dumps({"text": text}) for text in texts] if name == "a.jsonl" else texts
+  data = endings("\n".join(rows)).encode()
+  (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+  assert [text for text in documents.read(str(tmp_path / name)) if text] == texts
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_beam_writes_the_same_files(tmp_path):
   pytest.importorskip("apache_beam", reason="factshock[beam] is not installed")
   from factshock.facts import beam_counts
 
-  (tmp_path / "a.txt").write_text("\n".join(lines()[:300]), encoding="utf-8")
-  (tmp_path / "b.txt").write_text("\n".join(lines()[300:]), encoding="utf-8")
-  corpus_counts.count(str(tmp_path / "*.txt"), FOUND, str(tmp_path / "alone.tsv"), 1)
-  beam_counts.count(
-    str(tmp_path / "*.txt"), FACTS, False, str(tmp_path / "beam.tsv"), "DirectRunner", []
-  )
+  (tmp_path / "a.txt").write_text("\n".join(lines()[:200]), encoding="utf-8")
+  (tmp_path / "b.txt").write_text(endings("\n".join(lines()[200:300])), encoding="utf-8")
+  rows = [json.dumps({"text": text}) for text in lines()[300:]]
+  (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(endings("\n".join(rows)).encode()))
+  pattern = f"{tmp_path}/*.txt, {tmp_path}/*.gz"
+  corpus_counts.count(pattern, FOUND, str(tmp_path / "alone.tsv"), 1)
+  beam_counts.count(pattern, FACTS, False, str(tmp_path / "beam.tsv"), "DirectRunner", [])
   for end in (".tsv", ".facts.tsv"):
     assert (tmp_path / f"beam{end}").read_bytes() == (tmp_path / f"alone{end}").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+  "name, message",
+  [
+    ("a.csv", "a.csv: with --runner expected text or .jsonl"),
+    ("a[1].txt", "expected text or .jsonl files without"),
+    ("none.txt", "none.txt: no such file"),
+    ("hub:org/name", "hub:org/name: --runner counts in files alone"),
+  ],
+)
+def test_beam_refuses_what_it_would_read_otherwise(tmp_path, name, message):
+  pytest.importorskip("apache_beam", reason="factshock[beam] is not installed")
+  from factshock.facts import beam_counts
+
+  for file in ("a.csv", "a[1].txt"):
+    (tmp_path / file).write_text("text\nPerson 1 went to Town 2\n")
+  pattern = name if name.startswith("hub:") else str(tmp_path / name.replace("[1]", "*"))
+  with pytest.raises(UserError, match=message):
+    beam_counts.count(pattern, FACTS, False, str(tmp_path / "o.tsv"), "DirectRunner", [])

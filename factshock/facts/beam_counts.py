@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from factshock.facts import corpus_counts, documents, entities, schema
+from factshock.runtime import files
+from factshock.runtime.errors import UserError
 from factshock.types import Fact
 
 # apache-beam is an extra, and untyped.
@@ -42,24 +44,28 @@ def count(
   for a pipeline's own description.
 
   Args:
-    pattern: as in corpus_counts.count.
+    pattern: as in corpus_counts.count, of text and .jsonl files.
     facts: whose entities are counted.
     folded: whether names count without regard to case.
     output: as in corpus_counts.count; both on file systems of Beam's.
     runner: a Beam runner's name.
     options: "--name=value" for it.
 
-  Whatever the runner raises for what is not there is passed on.
+  Raises:
+    UserError: no such files, or files of another kind.
+
+  Whatever the runner raises is passed on.
   """
+  paths = _paths(pattern)
   facts_path = f"{output}.entities.jsonl"
   _write_facts(facts_path, facts)
   all_options = PipelineOptions([f"--runner={runner}", *options])
   with beam.Pipeline(options=all_options) as pipeline:
-    lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
-    if pattern.endswith(schema.JSON_SUFFIXES):
-      lines = lines | "text" >> beam.Map(_text_of, pattern)
     _ = (
-      lines
+      pipeline
+      | "files" >> beam.Create(paths)
+      | "read" >> beam.io.ReadAllFromText(coder=beam.coders.BytesCoder(), with_filename=True)
+      | "text" >> beam.FlatMap(_documents)
       | "count" >> beam.ParDo(_Count(facts_path, folded))
       | "add up" >> beam.CombinePerKey(_add)
       | "gather" >> beam.combiners.ToList()
@@ -67,9 +73,45 @@ def count(
     )
 
 
-def _text_of(line: str, pattern: str) -> str:
-  row = schema.json_object(line, pattern)
-  return documents.text_of(row, pattern)
+def _paths(pattern: str) -> list[str]:
+  """Returns the files of a corpus on any file system of Beam's.
+
+  Raises:
+    UserError: there is none, or one that a pipeline doesn't read as corpus_counts does.
+  """
+  paths: list[str] = []
+  for corpus in documents.corpora(pattern):
+    if documents.is_data_set(corpus):
+      raise UserError(f"{corpus}: --runner counts in files alone; leave it out to count here")
+    matches: list[Any] = FileSystems.match([corpus])[0].metadata_list
+    if not matches:
+      raise UserError(f"{corpus}: no such file; --runner counts in text and .jsonl files")
+    paths += [match.path for match in matches]
+  for path in paths:
+    is_table = path.endswith(schema.SUFFIXES) and not path.endswith(schema.JSON_SUFFIXES)
+    if is_table or set(path) & set("[*?"):
+      raise UserError(
+        f"{path}: with --runner expected text or .jsonl files without [, * or ? in their names; "
+        "convert or rename it, or leave --runner out"
+      )
+  return paths
+
+
+def _documents(named_line: tuple[str, bytes]) -> Iterator[str]:
+  """Yields the documents of a line of a file, read as runtime/files.py reads them.
+
+  A byte order mark is no part of a line, and a return alone ends one too.
+  """
+  path, line = named_line
+  try:
+    text = line.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise files.not_utf8(path, error) from error
+  for piece in text.split("\r"):
+    if not path.endswith(schema.JSON_SUFFIXES):
+      yield piece
+    elif piece and not piece.isspace():
+      yield documents.text_of(schema.json_object(piece, path), path)
 
 
 class _Count(beam.DoFn):

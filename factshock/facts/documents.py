@@ -219,9 +219,10 @@ def _lines(part: Part, end: int) -> Iterator[str]:
       if len(line) > longest:
         raise files.too_long(f"{part.path}: byte {position}", longest)
       try:
-        yield line.decode("utf-8" if position else "utf-8-sig").rstrip("\r\n")
+        text = line.decode("utf-8" if position else "utf-8-sig")
       except UnicodeDecodeError as error:
         raise files.not_utf8(part.path, error) from error
+      yield from text.rstrip("\r\n").split("\r")  # a return alone ends a line, as in `files.lines`
 
 
 def _skip_line(file: IO[bytes]) -> None:
