@@ -81,7 +81,7 @@ def test_pararel_files_named_after_their_relation(tmp_path):
     sources.read(f"pararel:{write(tmp_path / 'all.jsonl', row)}")
 
 
-def test_lama_with_its_relations_one_folder_up(tmp_path):
+def test_lama_with_its_relations_one_folder_up(tmp_path, capsys):
   row = {"uuid": "u", "predicate_id": "P19", "sub_label": "Ada", "obj_label": "Bath"}
   path = write(tmp_path / "data" / "TREx" / "P19.jsonl", json.dumps(row) + "\n")
   relation = {"relation": "P19", "template": "[X] was born in [Y] .", "type": "N-1"}
@@ -89,6 +89,11 @@ def test_lama_with_its_relations_one_folder_up(tmp_path):
   for spec in (f"trex:{path}", f"trex:{path.parent}"):
     assert triples(spec) == [("Ada", "P19", "Bath")]
     assert sources.read(spec).relations["P19"]["statements"] == ["[X] was born in [Y] ."]
+  used = tmp_path / "data" / "relations.jsonl"
+  assert capsys.readouterr().err.splitlines() == [
+    f"  {place}: templates of {used}, where no other relations are given"
+    for place in (path, path.parent)
+  ]
 
 
 def test_a_wholly_quoted_tsv_cell_is_unquoted(tmp_path):

@@ -110,6 +110,20 @@ def test_a_bad_row_is_named(tmp_path, row, expected):
   assert expected in str(caught.value)
 
 
+def test_all_problems_of_a_file_are_named_at_once(tmp_path):
+  rows = [ROW, "{", ROW, {**ROW, "relation": "P1", "questions": ["who ?"]}]
+  with pytest.raises(UserError) as caught:
+    read(tmp_path, *rows)
+  lines = str(caught.value).splitlines()
+  assert len(lines) == 3
+  assert "relations.jsonl:2: expected a JSON object" in lines[0]
+  assert "relations.jsonl:3: expected each relation once, got 'P19' again" in lines[1]
+  assert "(first in line 1)" in lines[1]
+  assert "relations.jsonl:4: expected 1 [X] in the question 'who ?', got 0" in lines[2]
+  with pytest.raises(UserError, match=r"relations.jsonl:11: .*\n  and 5 more$"):
+    read(tmp_path, *[ROW] * 16)
+
+
 def test_an_empty_file_is_refused(tmp_path):
   with pytest.raises(UserError, match="empty file"):
     read(tmp_path, "")

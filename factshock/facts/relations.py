@@ -9,12 +9,12 @@ to an empty string. Other columns are carried along. Templates are kept to the l
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from factshock.facts.schema import Row, first_names, json_object
 from factshock.runtime import files
-from factshock.runtime.errors import UserError
+from factshock.runtime.errors import UserError, joined
 from factshock.types import FilePath, Relation
 
 _BLANK = re.compile(r"\[[XY]\]")
@@ -28,27 +28,39 @@ def read_relations(path: FilePath) -> dict[str, Relation]:
     Each relation's row by its id, in the order of the file.
 
   Raises:
-    UserError: a malformed line, a missing column, a template without exactly one [X] (and one [Y]
-      in a statement), a relation given twice, or an empty file; each names file and line.
+    UserError: malformed lines, missing columns, templates without exactly one [X] (and one [Y] in a
+      statement), relations given twice, or an empty file; names file and line of each of the first.
   """
   relations: dict[str, Relation] = {}
+  problems = joined(_read_into(relations, path))
+  if problems:
+    raise UserError(problems)
+  if not relations:
+    raise UserError(f"{path}: expected one relation a line, got an empty file")
+  return relations
+
+
+def _read_into(relations: dict[str, Relation], path: FilePath) -> Iterator[str]:
+  """Adds the relations of a file by their names, and yields what is wrong with its other lines."""
   first_line: dict[str, int] = {}
   for line_number, line in files.lines(path):
     if not line.strip():
       continue
     location = f"{path}:{line_number}"
-    relation = _checked_relation(json_object(line, location), location)
+    try:
+      relation = _checked_relation(json_object(line, location), location)
+    except UserError as error:
+      yield str(error)
+      continue
     name = relation["relation"]
     if name in relations:
-      raise UserError(
+      yield (
         f"{location}: expected each relation once, got {name!r} again "
         f"(first in line {first_line[name]})"
       )
+      continue
     relations[name] = relation
     first_line[name] = line_number
-  if not relations:
-    raise UserError(f"{path}: expected one relation a line, got an empty file")
-  return relations
 
 
 def write_relations(

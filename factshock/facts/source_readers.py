@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 from factshock.facts import hub, listed, schema, templates
 from factshock.facts import relations as relation_files
 from factshock.facts.schema import Row
-from factshock.runtime import files
+from factshock.runtime import console, files
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, Relation
 
@@ -124,10 +124,17 @@ def _beside(path: str, *names: str) -> str | None:
 
 
 def _relations_beside(path: str) -> dict[str, Relation]:
-  """Returns the relations of relations.jsonl beside a file, or one folder up as LAMA has it."""
+  """Returns the relations of relations.jsonl beside a file, or one folder up as LAMA has it.
+
+  Says once which file that is.
+  """
   above = os.path.join(os.pardir, "relations.jsonl")
   neighbour = _beside(path, "relations.jsonl", above)
-  return relation_files.read_relations(neighbour) if neighbour else {}
+  if neighbour is None:
+    return {}
+  neighbour = os.path.normpath(neighbour)
+  console.say_once(f"  {path}: templates of {neighbour}, where no other relations are given")
+  return relation_files.read_relations(neighbour)
 
 
 def _relation_named(path: str) -> str | None:

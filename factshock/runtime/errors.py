@@ -1,9 +1,13 @@
 """Errors that every module may raise."""
 
+import itertools
+from collections.abc import Iterable
+
 _LINE = 600  # characters of a line that are shown,
 _HEAD = 380  # and of a longer one these at its beginning
 _TAIL = 180  # and these at its end
 _LINES = 40  # lines that are shown
+_PROBLEMS = 10  # problems of one file that are shown
 
 
 class UserError(ValueError):
@@ -16,6 +20,16 @@ class UserError(ValueError):
   def __init__(self, message: object = "") -> None:
     """Keeps the message, shortened."""
     super().__init__(_shortened(str(message)))
+
+
+def joined(problems: Iterable[str]) -> str:
+  """Returns problems of one file, a line each: the first few, and how many more there are."""
+  rest = iter(problems)
+  shown = list(itertools.islice(rest, _PROBLEMS))
+  more = sum(1 for _ in rest)
+  if more:
+    shown.append(f"and {more:,} more")
+  return "\n  ".join(shown)
 
 
 def _shortened(message: str) -> str:
