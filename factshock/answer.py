@@ -14,8 +14,8 @@ counts. With it --config.mesh.fsdp=4 cuts the weights over four devices
 What --mode does:
   rank      scores every answer known of the fact's relation: the objects in --facts, in
             --shot_facts, in the facts of the checkpoint's workdir (finetuning facts and all
-            others) and in --candidates, a facts file. How many there are is printed, and stands in
-            the predictions file as `among`.
+            others) and in --candidates, a facts file. With --candidates_only those of --candidates
+            alone. How many there are is printed, and stands in the predictions file as `among`.
   generate  decodes greedily, with --method=beam by beams (--beams), with --method=sample by
             sampling (--temperature, --sampling_seed).
   letters   for questions with choices (mmlu:PATH): by the likelihood of A to D after the lettered
@@ -93,6 +93,9 @@ def _define_question_flags() -> None:
   flags.DEFINE_string(
     "candidates", None, "Facts whose objects are candidates too; see --mode=rank."
   )
+  flags.DEFINE_bool(
+    "candidates_only", False, "The candidates of --mode=rank are those of --candidates alone."
+  )
   flags.DEFINE_enum(
     "prompt",
     None,
@@ -148,6 +151,10 @@ def _check_flags() -> None:
     raise UserError(
       f"--prompt={values.prompt} goes with --mode=known; give --mode={values.prompt} to answer so"
     )
+  if values.candidates and values.mode != "rank":
+    raise UserError(f"--candidates: only with --mode=rank, got --mode={values.mode}")
+  if values.candidates_only and not values.candidates:
+    raise UserError("--candidates_only: expected the candidates too; name them with --candidates")
   if values.pub_quiz and values.mode != "rank":
     raise UserError(
       f"--pub_quiz holds rankings and goes with --mode=rank, got --mode={values.mode}"
@@ -195,6 +202,7 @@ def _answer() -> None:
       beams=values.beams,
     ),
     candidates=values.candidates,
+    candidates_only=values.candidates_only,
     tokenizer=values.tokenizer,
     relations=values.relations,
     arm=values.arm,

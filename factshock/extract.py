@@ -87,7 +87,7 @@ def _define_question_flags() -> None:
   """Defines the flags of how a model is asked."""
   flags.DEFINE_enum("method", "rank", ["rank", "greedy", "beam", "votes"], "How a model is asked.")
   flags.DEFINE_string(
-    "candidates", None, "Facts whose objects are the candidates of --method=rank."
+    "candidates", None, "Facts whose objects alone are the candidates of --method=rank."
   )
   flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
   flags.DEFINE_integer("shots", 0, "Answered questions put before each one.", lower_bound=0)
@@ -256,7 +256,6 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
   from factshock.answering import candidates
   from factshock.answering.prompting import Prompting
   from factshock.facts import queries as query_files
-  from factshock.facts import sources
   from factshock.knowledge_graph import answers
 
   values = flags.FLAGS
@@ -270,7 +269,7 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
   options = candidates.QueryOptions(
     method=values.method,
     prompting=Prompting(values.prompt, values.shots, values.shot_facts),
-    candidates=sources.read_facts(values.candidates) if values.candidates else None,
+    candidates=values.candidates,
     max_tokens=values.max_tokens,
     beams=values.beams,
     samples=values.samples,

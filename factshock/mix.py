@@ -61,6 +61,9 @@ def define_flags() -> None:
     "Facts whose objects are candidates of --select too, beside its own and those of the finetuned "
     "model's workdir.",
   )
+  flags.DEFINE_bool(
+    "candidates_only", False, "The candidates of --select are those of --candidates alone."
+  )
   flags.DEFINE_string(
     "tokenizer", None, "Folder of the tokenizer for --select; default: the checkpoint's workdir's."
   )
@@ -111,6 +114,10 @@ def _check_flags() -> None:
     )
   if given[0] != "weights" and count != 2:
     raise UserError(f"--{given[0]}: expected two checkpoints, got {count}")
+  if values.candidates and not values.select:
+    raise UserError("--candidates: only with --select, which compares them")
+  if values.candidates_only and not values.candidates:
+    raise UserError("--candidates_only: expected the candidates too; name them with --candidates")
   if os.path.exists(values.output):  # before hours of choosing
     raise UserError(f"{values.output}: already exists; remove it or choose another --output")
 
@@ -134,6 +141,7 @@ def _select() -> tuple[list[float] | None, list[float] | None]:
       prompt=values.prompt,
       relations=values.relations,
       candidates=values.candidates,
+      candidates_only=values.candidates_only,
       tokenizer=values.tokenizer,
     ),
   )

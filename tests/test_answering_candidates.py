@@ -10,7 +10,7 @@ import pytest
 import tiny_folders
 
 from factshock import extract
-from factshock.answering import candidates, decoding
+from factshock.answering import asking, candidates, decoding
 from factshock.answering.prompting import Prompting
 from factshock.checkpoints import loading
 from factshock.data import prompts
@@ -75,7 +75,7 @@ def test_every_method_answers_each_query_once(home, tmp_path, family, method):
     beams=3,
     samples=6,
     max_tokens=6,
-    candidates=facts,
+    candidates=str(home / "facts.jsonl"),
   )
   assert [row["subject_id"] for row in asked] == [row["subject_id"] for row in queries] and not any(
     "object" in row for row in asked
@@ -94,6 +94,39 @@ def test_every_method_answers_each_query_once(home, tmp_path, family, method):
       assert all(abs(6 * np.exp(score) - round(6 * np.exp(score))) < 1e-4 for _, score in listed)
     if method == "beam":
       assert 1 <= len(listed) <= 3
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_the_candidates_are_those_given_alone_where_asked(home, tmp_path, capsys, only):
+  facts = schema.read_facts(home / "facts.jsonl")
+  relation = facts[0]["relation"]
+  asked = [fact for fact in facts if fact["relation"] == relation][:4]
+  schema.write_facts(tmp_path / "test.jsonl", asked)
+  listed = sorted({"Elsewhere", "Nowhere", asked[0]["object"]})
+  given = [{"subject": "s", "relation": relation, "object": name} for name in listed]
+  path = str(tmp_path / "candidates.jsonl")
+  schema.write_facts(path, given)
+  options = asking.AnswerOptions(
+    prompting=Prompting("question"),
+    candidates=path,
+    candidates_only=only,
+    relations=str(home / "relations.jsonl"),
+  )
+  test, output = str(tmp_path / "test.jsonl"), str(tmp_path / "out.jsonl")
+  predicted = asking.answer_facts(str(home / "t5"), test, output, options)
+  known = sorted({*listed, *(fact["object"] for fact in asked)})
+  expected = listed if only else known
+  assert all(row["among"] == len(expected) for row in predicted)
+  assert {name for name, _ in predicted[0]["candidates"]} == set(expected)
+  sources_named = path if only else f"{test}, {path}"
+  lines = [f"  among {len(expected)} candidates from {sources_named}"]
+  without = sum(fact["object"] not in listed for fact in asked)
+  if only:
+    assert without
+    lines.append(
+      f"  {without} of 4 facts have no answer among them: no prediction of these can be right"
+    )
+  assert [line for line in capsys.readouterr().out.splitlines() if "among" in line] == lines
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -58,3 +58,16 @@ def test_a_model_without_a_workdir_has_the_facts_given(capsys):
 def test_a_relation_without_any_answer_is_named():
   with pytest.raises(UserError, match="got none of 'q'"):
     known_answers.of_relations(facts_of("r", "a"), "mine", ["q"], origin_of())
+
+
+def test_a_file_alone(tmp_path, capsys):
+  path = str(tmp_path / "mine.jsonl")
+  schema.write_facts(path, facts_of("r", "Oslo", "Rome") + facts_of("q", "x"))
+  facts = [*facts_of("r", "Rome", "Bern"), {**facts_of("r", "Roma")[0], "aliases": ["Rome"]}]
+  assert known_answers.of_file(path, ["r"], facts) == {"r": ["Oslo", "Rome"]}
+  assert capsys.readouterr().out == (
+    f"  among 2 candidates from {path}\n"
+    "  1 of 3 facts have no answer among them: no prediction of these can be right\n"
+  )
+  with pytest.raises(UserError, match="mine.jsonl: .*got none of 'p'"):
+    known_answers.of_file(path, ["p"], [])

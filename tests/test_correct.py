@@ -182,12 +182,12 @@ def test_the_verb_reads_columns_of_other_names(tmp_path):
     others = [{names.get(key, key): value for key, value in row.items()} for row in rows]
     paths[f"other_{name}"] = write(tmp_path / f"other_{name}.jsonl", others)
   columns = "--columns=" + ",".join(f"{ours}={theirs}" for ours, theirs in names.items())
-  for prefix, given in (("", []), ("other_", [columns])):
+  for prefix, more in (("", []), ("other_", [columns])):
     done = run(
       f"--predictions={paths[prefix + 'tuned']}",
       f"--reference={paths[prefix + 'before']}",
       f"--output={tmp_path}/{prefix}out.jsonl",
-      *given,
+      *more,
     )
     assert done.returncode == 0, done.stderr
   expected, found = (

@@ -383,6 +383,7 @@ def test_mixing_chosen_on_facts_has_the_curve_of_the_experiment(finished, tmp_pa
       "--prompt=question",
       f"--select={workdir}/facts/0/development.jsonl",
       f"--candidates={tmp_path}/all.jsonl",
+      "--candidates_only",
       f"--output={tmp_path}/mixed",
     ],
     cwd=ROOT,
@@ -391,6 +392,7 @@ def test_mixing_chosen_on_facts_has_the_curve_of_the_experiment(finished, tmp_pa
     env=environment,
   )
   assert done.returncode == 0, done.stderr
+  assert f" from {tmp_path}/all.jsonl\n" in done.stdout
   expected = []
   for alpha in ("0", "0.5", "1"):
     with gzip.open(

@@ -118,9 +118,7 @@ def test_the_same_inputs_give_the_same_triples_and_run(inputs, tmp_path):
 @pytest.mark.parametrize("corrected", [False, True])
 def test_columns_of_other_names_change_nothing(tmp_path, corrected):
   names = {"subject": "question", "object": "answer", "prediction": "text", "score": "logprob"}
-  known, asked = (
-    list(rows_of(world(seed, 60, relations=("r",), listed=20))) for seed in (0, 1)
-  )
+  known, asked = (list(rows_of(world(seed, 60, relations=("r",), listed=20))) for seed in (0, 1))
   files = {"asked": asked, "known": known, "before": asked + known}
   found = []
   for folder, columns in (("ours", {}), ("theirs", names)):

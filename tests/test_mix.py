@@ -75,6 +75,10 @@ def test_help_has_an_example_and_is_quick():
     (["--checkpoints={}/a,{}/b", "--weights=0.3,0.6"], "sum to 1, got 0.3 + 0.6 = 0.9"),
     (["--checkpoints={}/a,{}/b", "--weights=0.3,0.3,0.4"], "expected 2 numbers, got 3"),
     (["--checkpoints={}/a,{}/b", "--weights=0.3,much"], "expected numbers, got 0.3,much"),
+    (
+      ["--checkpoints={}/a,{}/b", "--weights=uniform", "--candidates=c.jsonl"],
+      "--candidates: only with --select",
+    ),
     (["--checkpoints={}/a,{}/b"], "expected one of --weights, --layerwise and --select, got none"),
     (
       ["--checkpoints={}/a,{}/b", "--weights=uniform", "--layerwise=0,1"],

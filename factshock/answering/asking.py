@@ -35,6 +35,7 @@ class AnswerOptions:
     decoding: how "generate" does it.
     candidates: path of facts whose objects "rank" compares too, beside those of the facts asked, of
       the shots and of the checkpoint's workdir; None adds none.
+    candidates_only: whether "rank" compares the objects of `candidates` alone.
     tokenizer: folder of the tokenizer; None is the checkpoint's own.
     relations: path of the relations; None is those of the data set or of the checkpoint's workdir.
     arm: name of the arm in the rows; None is the checkpoint's.
@@ -45,6 +46,7 @@ class AnswerOptions:
   prompting: Prompting = _NO_SHOTS
   decoding: DecodingOptions = _GREEDY
   candidates: str | None = None
+  candidates_only: bool = False
   tokenizer: str | None = None
   relations: str | None = None
   arm: str | None = None
@@ -106,9 +108,12 @@ def answer_facts(
     generated = decoding.generate(model, texts, options.decoding, **size)
     answers = writing.text_rows(rows, *generated, **labels)
   else:
-    others = [options.prompting.shot_facts, options.candidates]
     names = [fact["relation"] for fact in rows]
-    candidates = known_answers.of_relations(rows, facts, names, origin, others)
+    if options.candidates and options.candidates_only:
+      candidates = known_answers.of_file(options.candidates, names, rows)
+    else:
+      others = [options.prompting.shot_facts, options.candidates]
+      candidates = known_answers.of_relations(rows, facts, names, origin, others)
     scores = ranking.rank(model, texts, names, candidates, **size)
     ranked = _Ranked(candidates, scores)
     answers = ranked.rows(rows, origin.top, labels)

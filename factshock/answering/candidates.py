@@ -29,8 +29,8 @@ class QueryOptions:
   Attributes:
     method: one of METHODS.
     prompting: how the queries are put to the model.
-    candidates: facts whose objects "rank" compares; None is all that are known: the facts with
-      known answers, the shots and the facts of the checkpoint's workdir.
+    candidates: path of facts whose objects "rank" compares alone; None is all that are
+      known: the facts with known answers, the shots and the facts of the checkpoint's workdir.
     max_tokens: longest generated answer.
     beams: hypotheses of "beam".
     samples: of "votes": an answer's probability is the share of samples that give it.
@@ -40,7 +40,7 @@ class QueryOptions:
 
   method: str = "rank"
   prompting: Prompting = _NO_SHOTS
-  candidates: Sequence[Mapping[str, Any]] | None = None
+  candidates: str | None = None
   max_tokens: int = 16
   beams: int = 4
   samples: int = 16
@@ -194,10 +194,7 @@ def _candidates(
     shot_facts = options.prompting.shot_facts
     name = "the calibration facts"
     return known_answers.of_relations(known_facts, name, relations, origin, [shot_facts])
-  answered = [fact for fact in options.candidates if fact.get("object")]
-  candidates = writing.candidates_of(answered, dict.fromkeys(relations))
-  known_answers.show(candidates, ["--candidates"])
-  return candidates
+  return known_answers.of_file(options.candidates, relations, known_facts)
 
 
 def _unique_queries(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:

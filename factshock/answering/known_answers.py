@@ -12,6 +12,7 @@ from typing import Any
 from factshock.checkpoints.loading import Origin
 from factshock.facts import schema, sources
 from factshock.predictions import writing
+from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.types import Candidates
 
@@ -53,6 +54,45 @@ def of_relations(
   used = [path for path, read in by_source.items() if any(f["relation"] in wanted for f in read)]
   show(candidates, used)
   return candidates
+
+
+def of_file(
+  path: str,
+  relations: Iterable[str],
+  facts: Sequence[Mapping[str, Any]],
+) -> Candidates:
+  """Returns the answers of a file alone, by relation and sorted; prints how many there are.
+
+  Prints also how many facts have no answer among them.
+
+  Args:
+    path: of facts, or a data set.
+    relations: the relations that are asked for.
+    facts: facts with objects; a fact without one is not counted.
+
+  Raises:
+    UserError: a relation without any answer, or a file that cannot be read.
+  """
+  answered = [fact for fact in sources.read_facts(path) if fact.get("object")]
+  try:
+    candidates = writing.candidates_of(answered, dict.fromkeys(relations))
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
+  show(candidates, [path])
+  asked = [fact for fact in facts if fact.get("object")]
+  without = sum(not _is_among(fact, candidates) for fact in asked)
+  if without:
+    print(
+      f"  {without:,} of {len(asked):,} facts have no answer among them: no prediction of these "
+      "can be right",
+      flush=True,
+    )
+  return candidates
+
+
+def _is_among(fact: Mapping[str, Any], candidates: Candidates) -> bool:
+  accepted = [fact["object"], *(fact.get("aliases") or ())]
+  return not set(accepted).isdisjoint(candidates.get(fact["relation"], ()))
 
 
 def show(candidates: Candidates, source_names: Sequence[str]) -> None:

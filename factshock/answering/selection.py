@@ -33,6 +33,7 @@ class SelectionOptions:
     relations: path of the relations; None is those of the data set or of the finetuned model.
     candidates: path of facts whose objects are candidates too, beside those of the facts themselves
       and of the finetuned model's workdir; None adds none.
+    candidates_only: whether the objects of `candidates` are the candidates alone.
     tokenizer: folder of the tokenizer; None is the models' own.
   """
 
@@ -41,6 +42,7 @@ class SelectionOptions:
   prompt: str | None = None
   relations: str | None = None
   candidates: str | None = None
+  candidates_only: bool = False
   tokenizer: str | None = None
 
 
@@ -70,7 +72,10 @@ def choose(
   _check_sizes(checkpoints, before, after)
   rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
   names = [fact["relation"] for fact in rows]
-  candidates = known_answers.of_relations(rows, facts, names, origin, [options.candidates])
+  if options.candidates and options.candidates_only:
+    candidates = known_answers.of_file(options.candidates, names, rows)
+  else:
+    candidates = known_answers.of_relations(rows, facts, names, origin, [options.candidates])
   form = options.prompt or origin.prompt
   texts = PromptWriter.of(after, form, Prompting()).write(rows, relations)
   queries = ranking.prepare(after, texts, names, candidates, origin.batch_size)

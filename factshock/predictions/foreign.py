@@ -62,9 +62,8 @@ def mapped(
     UserError: a column that no row has, or a cell that is no number where one is expected.
   """
   for line_number, row in renamed(rows, columns, path):
-    if isinstance(row, dict):
-      row = typed(cast(Row, row), f"{path}:{line_number}")
-    yield line_number, row
+    is_row = isinstance(row, dict)
+    yield line_number, typed(cast(Row, row), f"{path}:{line_number}") if is_row else row
 
 
 def renamed(
