@@ -92,7 +92,12 @@ def brute_force(params, config, prompt, names):
 
 
 @pytest.mark.parametrize(
-  "change", [{}, {"feed_forward": "relu", "tie_head": True, "decoder_layers": 1}]
+  "change",
+  [
+    {},
+    {"feed_forward": "relu", "tie_head": True, "decoder_layers": 1},
+    {"bias_in_every_layer": True},
+  ],
 )
 def test_equals_scoring_each_pair_alone(change):
   config = dataclasses.replace(CONFIG, **change)

@@ -131,13 +131,28 @@ _SIDES = {
 }
 
 
+def scanned(arrays, config):
+  """The arrays as T5X's scan stacks them: one of all layers, which are its second axis."""
+  stacked = {}
+  for name in arrays:
+    side, _, rest = name.partition(".layers_0.")
+    if rest:
+      depth = getattr(config, f"{side}_layers")
+      layers = [arrays[f"{side}.layers_{i}.{rest}"] for i in range(depth)]
+      stacked[f"{side}.{side}.{rest}"] = np.stack(layers, axis=1)
+    elif ".layers_" not in name:
+      stacked[name] = arrays[name]
+  return stacked
+
+
 def t5x_arrays(params, config):
   arrays = {"token_embedder.embedding": params["embedding"]}
   if "head" in params:
     arrays["decoder.logits_dense.kernel"] = params["head"].T
   for side, blocks in _SIDES.items():
     tree = params[side]
-    arrays[f"{side}.relpos_bias.rel_embedding"] = tree["relative_bias"].T
+    if not config.bias_in_every_layer:
+      arrays[f"{side}.relpos_bias.rel_embedding"] = tree["relative_bias"].T
     arrays[f"{side}.{side}_norm.scale"] = tree["final_norm"]["scale"]
     for i in range(getattr(config, f"{side}_layers")):
       layer, prefix = jax.tree.map(lambda leaf: leaf[i], tree["layers"]), f"{side}.layers_{i}"
@@ -145,6 +160,8 @@ def t5x_arrays(params, config):
         for name in ("query", "key", "value", "out"):
           arrays[f"{prefix}.{theirs}.{name}.kernel"] = layer[ours][name]
         arrays[f"{prefix}.{norm}.scale"] = layer[f"{ours}_norm"]["scale"]
+      if config.bias_in_every_layer:
+        arrays[f"{prefix}.relpos_bias.rel_embedding"] = layer["relative_bias"].T
       arrays[f"{prefix}.pre_mlp_layer_norm.scale"] = layer["feed_forward_norm"]["scale"]
       feed = layer["feed_forward"]
       gated = {"mlp.wi_0.kernel": feed.get("gate"), "mlp.wi_1.kernel": feed["up"]}
@@ -194,14 +211,53 @@ def write_t5x(folder, arrays, how):
     (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
 
 
+UMT5 = dataclasses.replace(V1_1, bias_in_every_layer=True)
+
+
 @pytest.mark.parametrize("how", ["msgpack", "specs", "zarr"])
-@pytest.mark.parametrize("config", [V1_1, V1_0], ids=["v1.1", "v1.0"])
+@pytest.mark.parametrize("config", [V1_1, V1_0, UMT5], ids=["v1.1", "v1.0", "umt5"])
 def test_t5x_is_read(tmp_path, config, how):
   params = random_params(config)
-  write_t5x(tmp_path / "t5x", t5x_arrays(params, config), how)
+  arrays = t5x_arrays(params, config)
+  if config is UMT5:  # as its checkpoints are
+    arrays = scanned(arrays, config)
+    assert arrays["encoder.encoder.relpos_bias.rel_embedding"].shape == (3, 3, 8)
+  write_t5x(tmp_path / "t5x", arrays, how)
   found, read = t5x.load(tmp_path / "t5x")
   assert read == config
   equal(found, params)
+
+
+def test_layers_of_t5x_are_read_one_by_one_or_scanned(tmp_path):
+  for config, name in ((UMT5, "apart"), (V1_1, "scanned")):
+    params = random_params(config)
+    arrays = t5x_arrays(params, config)
+    heads_apart = {}
+    for key, value in (arrays if name == "apart" else scanned(arrays, config)).items():
+      if key.endswith((".query.kernel", ".key.kernel", ".value.kernel")):
+        value = value.reshape(*value.shape[:-1], 3, 16)
+      elif key.endswith(".out.kernel"):
+        split = value.reshape(3, 16, *value.shape[1:])
+        value = split if value.ndim == 2 else split.transpose(0, 2, 1, 3)
+      heads_apart[key] = value
+    write_t5x(tmp_path / name, heads_apart, "msgpack")
+    found, read = t5x.load(tmp_path / name)
+    assert read == config
+    equal(found, params)
+
+
+def test_misfits_of_scanned_t5x_are_named(tmp_path):
+  arrays = scanned(t5x_arrays(random_params(UMT5), UMT5), UMT5)
+  del arrays["decoder.decoder.relpos_bias.rel_embedding"]
+  arrays["encoder.encoder.mlp.wo.kernel"] = np.ones((40, 2, 24), np.float32)
+  write_t5x(tmp_path / "t5x", arrays, "msgpack")
+  with pytest.raises(UserError) as error:
+    t5x.load(tmp_path / "t5x")
+  for words in (
+    "missing decoder/decoder/relpos_bias/rel_embedding [3, 2, 8]",
+    "mis-shaped encoder/encoder/mlp/wo/kernel expected [40, 3, 24] got [40, 2, 24]",
+  ):
+    assert words in str(error.value)
 
 
 def test_t5x_in_bfloat16_with_heads_apart_converts(tmp_path):

@@ -1,5 +1,6 @@
 """Meshes, shards, and the devices a CPU host shows."""
 
+import dataclasses
 import functools
 import os
 import re
@@ -113,13 +114,18 @@ LLAMA = decoder.LlamaConfig(
 )
 
 
-@pytest.mark.parametrize("config", [T5, LLAMA])
+UMT5 = dataclasses.replace(T5, bias_in_every_layer=True)
+
+
+@pytest.mark.parametrize("config", [T5, UMT5, LLAMA])
 def test_every_weight_has_a_rule_and_matrices_are_cut_both_ways(config):
   params = jax.eval_shape(lambda: families.of(config).init(config, jax.random.key(0)))
   mesh = partitioning.make_mesh({"fsdp": 2, "model": 4})
   for name, leaf in tree_files.flat_leaves(params).items():
     assert any(re.search(pattern, name) for pattern, _ in sharding.RULES), name
     spec = sharding.spec(name, leaf.shape, mesh.shape)
+    if name.endswith("relative_bias"):
+      assert spec[-2:] == (None, "model")
     if name.endswith(("query", "gate", "down", "out")):
       assert set(spec) == {None, "fsdp", "model"}
     assert all(size % mesh.shape[axis] == 0 for size, axis in zip(leaf.shape, spec) if axis)

@@ -20,6 +20,7 @@ LLAMA = dict(vocab_size=60, d_model=24, d_ff=40, num_heads=4, num_kv_heads=4, d_
 CONFIGS = {
   "t5 v1.1": t5.T5Config(**T5),
   "t5 v1.0": t5.T5Config(**T5, feed_forward="relu", tie_head=True),
+  "umt5": t5.T5Config(**T5, bias_in_every_layer=True),
   "llama": decoder.LlamaConfig(**LLAMA),
   "llama 3": decoder.LlamaConfig(
     **{**LLAMA, "num_kv_heads": 2}, rope_theta=5e5, rope_scaling=(8.0, 1.0, 4.0, 16), tie_head=True
@@ -107,7 +108,7 @@ def test_greedy(name):
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "umt5"])  # its step is T5's
 def test_beams(name, length_penalty):
   pytest.importorskip("torch")
   expected, penalised = theirs(name, num_beams=4, length_penalty=length_penalty)

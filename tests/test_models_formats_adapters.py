@@ -2,6 +2,7 @@
 every verb; bad input.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -46,6 +47,7 @@ RELU = t5.T5Config(
   feed_forward="relu",
   tie_head=True,
 )
+UMT5 = dataclasses.replace(T5, bias_in_every_layer=True)
 CASES = {  # config, PEFT's targets, ours
   "llama": (LLAMA, ["q_proj", "v_proj", "down_proj"], ["query", "value", "down"]),
   "mistral": (
@@ -55,6 +57,7 @@ CASES = {  # config, PEFT's targets, ours
   ),
   "t5": (T5, ["q", "v"], ["query", "value"]),
   "relu": (RELU, ["q", "o", "wi", "wo"], ["query", "out", "up", "down"]),
+  "umt5": (UMT5, ["q", "v", "wi_0"], ["query", "value", "gate"]),
 }
 
 

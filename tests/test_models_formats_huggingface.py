@@ -48,6 +48,7 @@ ALL = {
   "t5-v1.0": V1_0,
   "t5-v1.1": V1_1,
   "t5-silu": SILU,
+  "umt5": dataclasses.replace(V1_1, bias_in_every_layer=True),
   "llama": LLAMA,
   "llama3": LLAMA3,
   "mistral": MISTRAL,

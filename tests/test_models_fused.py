@@ -38,6 +38,7 @@ GROUPED = decoder.LlamaConfig(
 MODELS = {
   "t5": T5,
   "t5, remat": dataclasses.replace(T5, remat="full"),
+  "t5, umt5": dataclasses.replace(T5, bias_in_every_layer=True),
   "llama in groups": GROUPED,
   "mistral": dataclasses.replace(GROUPED, sliding_window=5),
 }
@@ -89,10 +90,11 @@ def test_lengths_and_causality_equal_masks(name, monkeypatch):
   }
   assert not far
   if "t5" in name:
-    assert all(
-      float(jnp.abs(gradients[side]["relative_bias"]).max()) > 1e-2
+    biases = [
+      gradients[side]["layers"] if config.bias_in_every_layer else gradients[side]
       for side in ("encoder", "decoder")
-    )
+    ]
+    assert all(float(jnp.abs(tree["relative_bias"]).max()) > 1e-2 for tree in biases)
 
 
 def test_without_lengths_or_bias_it_would_show(monkeypatch):
@@ -165,8 +167,12 @@ def test_the_kernel_goes_by_config_device_and_shapes(config, where, sizes, optio
 
 @pytest.mark.parametrize(
   "config",
-  [WANTED, dataclasses.replace(GROUPED, attention="auto", dtype="bfloat16")],
-  ids=["t5", "llama"],
+  [
+    WANTED,
+    dataclasses.replace(WANTED, bias_in_every_layer=True),
+    dataclasses.replace(GROUPED, attention="auto", dtype="bfloat16"),
+  ],
+  ids=["t5", "umt5", "llama"],
 )
 def test_on_a_gpu_the_kernel_is_asked_for_where_rows_train(config, monkeypatch):
   """What JAX is asked for, as a CPU cannot run it: lengths where keys are padded or a bias is

@@ -28,6 +28,9 @@ CONFIGS = {
   "t5_v1_0": t5.T5Config(
     num_heads=2, encoder_layers=3, decoder_layers=2, feed_forward="relu", tie_head=True, **SIZES
   ),
+  "t5_umt5": t5.T5Config(
+    num_heads=2, encoder_layers=2, decoder_layers=2, bias_in_every_layer=True, **SIZES
+  ),
   "llama": decoder.LlamaConfig(num_heads=4, num_kv_heads=2, layers=3, **SIZES),
   "mistral": decoder.LlamaConfig(num_heads=6, num_kv_heads=2, layers=2, sliding_window=5, **SIZES),
 }

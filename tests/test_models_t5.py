@@ -37,6 +37,8 @@ SMALL = t5.T5Config(
 )
 V1_0 = dataclasses.replace(SMALL, feed_forward="relu", tie_head=True)
 SILU = dataclasses.replace(SMALL, feed_forward="gated-silu", encoder_layers=1, decoder_layers=3)
+UMT5 = dataclasses.replace(SMALL, bias_in_every_layer=True)
+BYT5 = dataclasses.replace(SMALL, vocab_size=384, encoder_layers=3, decoder_layers=1)
 
 forward, encode, decode, step = (
   hf_t5.quick_jit(function, static_argnums=1)
@@ -56,10 +58,10 @@ def _relative(ours, theirs):
   return np.abs(np.asarray(ours, np.float32) - theirs).max() / np.abs(theirs).max()
 
 
-def _torch_run(config, batch):
+def _torch_run(config, batch, kind=None):
   import torch
 
-  model = hf_t5.peer(config)
+  model = hf_t5.peer(config, kind=kind)
   targets = torch.tensor(batch["targets"], dtype=torch.long)
   out = model(
     input_ids=torch.tensor(batch["inputs"], dtype=torch.long),
@@ -71,10 +73,14 @@ def _torch_run(config, batch):
   return model, out.loss.item(), out.logits.detach().numpy()
 
 
-@pytest.mark.parametrize("config", [SMALL, V1_0, SILU], ids=["v1.1", "v1.0", "gated-silu"])
-def test_logits_loss_and_every_gradient_equal_transformers(config):
+@pytest.mark.parametrize(
+  "config, kind",
+  [(SMALL, None), (V1_0, None), (SILU, None), (SMALL, "MT5"), (UMT5, None), (BYT5, None)],
+  ids=["v1.1", "v1.0", "gated-silu", "mt5", "umt5", "byt5"],
+)
+def test_logits_loss_and_every_gradient_equal_transformers(config, kind):
   batch = hf_t5.random_batch(config)
-  model, loss, logits = _torch_run(config, batch)
+  model, loss, logits = _torch_run(config, batch, kind)
   params = hf_t5.params(config, model.state_dict())
   real = batch["targets"] != 0
   ours = forward(params, config, batch["inputs"], batch["targets"])
@@ -189,15 +195,16 @@ def _pack(batch, rows):
   return packed
 
 
-def test_packed_rows_give_the_logits_and_gradients_of_unpacked_ones():
-  batch = hf_t5.random_batch(SMALL)
+@pytest.mark.parametrize("config", [SMALL, UMT5], ids=["v1.1", "umt5"])
+def test_packed_rows_give_the_logits_and_gradients_of_unpacked_ones(config):
+  batch = hf_t5.random_batch(config)
   packed = _pack(batch, [[0, 2], [1]])
-  params = _init(SMALL)
-  apart = np.asarray(forward(params, SMALL, batch["inputs"], batch["targets"]))
+  params = _init(config)
+  apart = np.asarray(forward(params, config, batch["inputs"], batch["targets"]))
   together = np.asarray(
     forward(
       params,
-      SMALL,
+      config,
       packed["inputs"],
       packed["targets"],
       input_segments=packed["input_segments"],
@@ -211,7 +218,7 @@ def test_packed_rows_give_the_logits_and_gradients_of_unpacked_ones():
       apart[example][batch["targets"][example] != 0],
       atol=2e-5,
     )
-  gradients = [loss_and_gradient(params, SMALL, data, None)[1] for data in (packed, batch)]
+  gradients = [loss_and_gradient(params, config, data, None)[1] for data in (packed, batch)]
   assert max(jax.tree.leaves(jax.tree.map(_relative, *jax.tree.map(np.asarray, gradients)))) < 1e-4
 
 
@@ -233,8 +240,10 @@ def test_padding_changes_nothing():
     (SMALL, 0),
     (V1_0, 1 << 30),
     (dataclasses.replace(SMALL, dtype="bfloat16"), 1 << 30),
+    (UMT5, 1 << 30),
+    (UMT5, 0),
   ],
-  ids=["v1.1", "too large for a copy", "v1.0", "bfloat16"],
+  ids=["v1.1", "too large for a copy", "v1.0", "bfloat16", "umt5", "umt5, too large"],
 )
 def test_cached_decoding_equals_teacher_forcing(config, room, monkeypatch):
   monkeypatch.setattr(layers, "UNSTACKED_BYTES", room)
@@ -257,12 +266,13 @@ def test_cached_decoding_equals_teacher_forcing(config, room, monkeypatch):
     )
 
 
-def test_scanned_layers_equal_unrolled_ones():
-  batch = hf_t5.random_batch(SMALL)
-  unrolled = dataclasses.replace(SMALL, unroll=True)
-  params = _init(SMALL)
+@pytest.mark.parametrize("config", [SMALL, UMT5], ids=["v1.1", "umt5"])
+def test_scanned_layers_equal_unrolled_ones(config):
+  batch = hf_t5.random_batch(config)
+  unrolled = dataclasses.replace(config, unroll=True)
+  params = _init(config)
   jax.tree.map(np.testing.assert_array_equal, params, _init(unrolled))
-  runs = [loss_and_gradient(params, config, batch, None)[1] for config in (SMALL, unrolled)]
+  runs = [loss_and_gradient(params, each, batch, None)[1] for each in (config, unrolled)]
   assert max(jax.tree.leaves(jax.tree.map(_relative, *jax.tree.map(np.asarray, runs)))) < 1e-5
 
 
@@ -307,6 +317,23 @@ def test_initial_scales_are_those_of_t5():
   assert float(jnp.std(params["decoder"]["relative_bias"])) == pytest.approx(96**-0.5, rel=0.3)
   assert np.all(np.asarray(params["encoder"]["final_norm"]["scale"]) == 1)
   assert not np.array_equal(layer["feed_forward"]["up"][0], layer["feed_forward"]["up"][1])
+
+
+def test_one_bias_in_every_layer_computes_what_one_for_all_does():
+  batch = hf_t5.random_batch(SMALL)
+  shared = _init(SMALL)
+  own = jax.tree.map(lambda leaf: leaf, shared)
+  for side, depth in (("encoder", 3), ("decoder", 2)):
+    own[side] = dict(shared[side], layers=dict(shared[side]["layers"]))
+    bias = own[side].pop("relative_bias")
+    own[side]["layers"]["relative_bias"] = jnp.stack([bias] * depth)
+  assert jax.tree.structure(own) == jax.tree.structure(_init(UMT5))
+  expected = np.asarray(forward(shared, SMALL, batch["inputs"], batch["targets"]))
+  got = np.asarray(forward(own, UMT5, batch["inputs"], batch["targets"]))
+  assert _relative(got, expected) < 1e-6
+  own["decoder"]["layers"]["relative_bias"] *= np.array([1, 9])[:, None, None]  # of the last alone
+  other = np.asarray(forward(own, UMT5, batch["inputs"], batch["targets"]))
+  assert _relative(other, expected) > 1e-3
 
 
 def test_params_are_a_plain_dict_with_stacked_layers_in_the_asked_dtype():

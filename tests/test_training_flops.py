@@ -67,7 +67,10 @@ def step_of(config, **options):
   )
 
 
-@pytest.mark.parametrize("config", [LLAMA, T5], ids=["llama", "t5"])
+UMT5 = dataclasses.replace(T5, bias_in_every_layer=True)
+
+
+@pytest.mark.parametrize("config", [LLAMA, T5, UMT5], ids=["llama", "t5", "umt5"])
 def test_a_step_takes_three_passes_whatever_is_computed_again(config, monkeypatch):
   expected, arguments = 3 * forward_flops(config), arguments_of(config)
   assert flops.model_flops(step_of(config), *arguments) == expected

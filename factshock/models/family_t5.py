@@ -1,4 +1,4 @@
-"""Family "t5": T5 v1.0 and v1.1, LM-adapted and Flan models."""
+"""Family "t5": T5 v1.0 and v1.1, LM-adapted and Flan models, and their relatives mT5, UMT5, ByT5."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +38,7 @@ def hidden(
 
 
 def read_config(values: Mapping[str, Any], path: str, dtype: str) -> t5.T5Config:
-  """Returns the config of a T5's config.json.
+  """Returns the config of the config.json of a T5 or of a relative.
 
   Args:
     values: its JSON object.
@@ -46,17 +46,16 @@ def read_config(values: Mapping[str, Any], path: str, dtype: str) -> t5.T5Config
     dtype: of the computation.
 
   Raises:
-    UserError: a feed-forward layer that is not supported, or a value out of range.
+    UserError: a feed-forward layer or a head that is not supported, or a value out of range.
     KeyError: a size is missing.
   """
-  feed_forward = values.get("feed_forward_proj", "relu")
+  kind = values.get("model_type", "t5")
+  feed_forward = values.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu")
   if feed_forward not in t5.FEED_FORWARDS:
     raise UserError(
       f"{path}: feed_forward_proj {feed_forward!r} is not supported; supported are "
       f"{', '.join(t5.FEED_FORWARDS)}"
     )
-  # transformers 5 always writes tie_word_embeddings true and keeps what was meant in the other key.
-  tied = values.get("scale_decoder_outputs", values.get("tie_word_embeddings") is not False)
   depth = values["num_layers"]
   return t5.T5Config(
     vocab_size=values["vocab_size"],
@@ -68,19 +67,45 @@ def read_config(values: Mapping[str, Any], path: str, dtype: str) -> t5.T5Config
     decoder_layers=values.get("num_decoder_layers") or depth,
     relative_buckets=values.get("relative_attention_num_buckets", 32),
     relative_max_distance=values.get("relative_attention_max_distance", 128),
+    bias_in_every_layer=kind == "umt5",
     feed_forward=feed_forward,
-    tie_head=bool(tied),
+    tie_head=_is_tied(values, path),
     dropout=values.get("dropout_rate", 0.1),
     dtype=dtype,
     epsilon=values.get("layer_norm_epsilon", 1e-6),
   )
 
 
+def _is_tied(values: Mapping[str, Any], path: str) -> bool:
+  """Returns whether the head is the embedding, and so the decoder's outputs are scaled.
+
+  transformers 5 always writes tie_word_embeddings true. What was meant it keeps in the key
+  scale_decoder_outputs, except of an mT5, whose outputs it never scales: its head is then one of
+  its own, even where a file stores it once, being equal to the embedding.
+
+  Raises:
+    UserError: an mT5 that transformers 4 has tied, and so scaled.
+  """
+  if values.get("model_type") != "mt5":
+    return bool(
+      values.get("scale_decoder_outputs", values.get("tie_word_embeddings") is not False)
+    )
+  is_old = str(values.get("transformers_version", "")).startswith("4.")
+  if is_old and values.get("tie_word_embeddings") is True:
+    raise UserError(
+      f"{path}: an mT5 with tie_word_embeddings true, as written by transformers 4, which scaled "
+      "the outputs of such a one while transformers 5 scales none; if it was trained so, write "
+      'model_type "t5", which is the same architecture with scaled outputs'
+    )
+  return False
+
+
 def write_config(model_config: t5.T5Config) -> dict[str, Any]:
-  """Returns the config.json of a T5, without its dtype."""
+  """Returns the config.json of a T5, or of a UMT5 by its biases, without its dtype."""
+  kind = "umt5" if model_config.bias_in_every_layer else "t5"
   return {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
+    "architectures": [f"{kind.upper()}ForConditionalGeneration"],
+    "model_type": kind,
     "is_encoder_decoder": True,
     "vocab_size": model_config.vocab_size,
     "d_model": model_config.d_model,
@@ -129,13 +154,7 @@ def is_unused(name: str) -> bool:
 def _stack_tensors(model_config: t5.T5Config, side: str, depth: int) -> list[Tensor]:
   """Returns the tensors of the encoder or the decoder."""
   listed = [
-    Tensor(
-      f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-      f"{side}/relative_bias",
-      None,
-      False,
-      (model_config.relative_buckets, model_config.num_heads),
-    ),
+    *_bias_tensors(model_config, side, depth),
     Tensor(
       f"{side}.final_layer_norm.weight",
       f"{side}/final_norm/scale",
@@ -151,6 +170,16 @@ def _stack_tensors(model_config: t5.T5Config, side: str, depth: int) -> list[Ten
   else:
     in_layer += _feed_forward_tensors(model_config, "layer.1")
   return listed + stacked(in_layer, depth, f"{side}/layers", f"{side}.block")
+
+
+def _bias_tensors(model_config: t5.T5Config, side: str, depth: int) -> list[Tensor]:
+  """Returns the relative position biases of the encoder or the decoder."""
+  shape = (model_config.relative_buckets, model_config.num_heads)
+  name = f"{side}.block.%d.layer.0.SelfAttention.relative_attention_bias.weight"
+  if not model_config.bias_in_every_layer:
+    return [Tensor(name % 0, f"{side}/relative_bias", None, False, shape)]
+  leaf = f"{side}/layers/relative_bias"
+  return [Tensor(name % layer, leaf, layer, False, shape) for layer in range(depth)]
 
 
 def _attention_tensors(
@@ -233,8 +262,8 @@ FAMILY = Family(
   take_rows=t5.take_rows,
   reorder=t5.reorder,
   huggingface=HuggingFaceFormat(
-    supported="t5 (v1.0, v1.1, LM-adapted, flan)",
-    model_types=("t5",),
+    supported="t5 (v1.0, v1.1, LM-adapted, flan, ByT5), mt5, umt5",
+    model_types=("t5", "mt5", "umt5"),
     task_type="SEQ_2_SEQ_LM",
     schema=_SCHEMA,
     read_config=read_config,

@@ -14,7 +14,9 @@ _BUCKETS = Check((int,), lambda v: 4 <= v < 1 << 31 and v % 2 == 0, "an even num
 class T5Config:
   """Holds the sizes and variants of a T5 model (see ModelConfig for those that all models have).
 
-  v1.1 is feed_forward="gated-gelu", tie_head=False; v1.0 is feed_forward="relu", tie_head=True.
+  v1.1, mT5 and ByT5 are feed_forward="gated-gelu", tie_head=False; v1.0 is feed_forward="relu",
+  tie_head=True. UMT5 is v1.1 with bias_in_every_layer=True: a relative position bias of its own in
+  each layer, where the others have one for all layers of the encoder and one for the decoder's.
   `unroll` gives faster steps for shallow models and longer compilation.
 
   Raises:
@@ -30,6 +32,7 @@ class T5Config:
   decoder_layers: int = setting(DEPTH)
   relative_buckets: int = setting(_BUCKETS, default=32)
   relative_max_distance: int = setting(SIZE, default=128)
+  bias_in_every_layer: bool = setting(FLAG, default=False)
   feed_forward: str = setting(choice(*FEED_FORWARDS), default="gated-gelu")
   tie_head: bool = setting(FLAG, default=False)
   dropout: float = setting(DROPOUT, default=0.0)

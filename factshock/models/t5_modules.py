@@ -1,7 +1,8 @@
 """Flax modules of T5: attention, layers, their stacks, and the whole model."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -77,12 +78,27 @@ class Attention(layers.Part):
     ]
 
 
-class EncoderLayer(layers.Part):
-  """Self-attention and feed-forward, each after a norm and added to the stream."""
+class Biased(layers.Part):
+  """Part of a stack that may hold a relative position bias: the stack, or each of its layers."""
 
   config: T5Config
 
+  def bias_weight(self) -> jax.Array:
+    """Returns the parameter, [buckets, H]."""
+    config = self.config
+    return self.weight(
+      "relative_bias", config.d_model**-0.5, config.relative_buckets, config.num_heads
+    )
+
+
+class EncoderLayer(Biased):
+  """Self-attention and feed-forward, each after a norm and added to the stream."""
+
+  decodes: ClassVar[bool] = False
+
   def setup(self) -> None:
+    if self.config.bias_in_every_layer:
+      self.relative_bias = self.bias_weight()
     self.self_attention_norm = layers.Norm(self.config)
     self.self_attention = Attention(self.config, self.train)
     self.feed_forward_norm = layers.Norm(self.config)
@@ -90,22 +106,40 @@ class EncoderLayer(layers.Part):
 
   def __call__(self, x: jax.Array, seen: Seen) -> tuple[jax.Array, None]:
     """Returns the stream after the layer; None, as nn.scan collects nothing."""
+    seen = self.with_own_bias(seen, x.shape[1])
     y = self.self_attention_norm(x)
     x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), seen))
     return x + self.drop(self.feed_forward(self.feed_forward_norm(x))), None
+
+  def with_own_bias(self, seen: Seen, length: int) -> Seen:
+    """Returns what queries of a row see, the layer's own position bias in it if it has one."""
+    if not self.config.bias_in_every_layer:
+      return seen
+    bias = _bias(self.config, self.relative_bias, length, decodes=self.decodes)
+    if isinstance(seen, fused.Seen):
+      return dataclasses.replace(seen, bias=bias)
+    return _biases(bias, *seen)
 
   def observe(
     self, x: jax.Array, bias: jax.Array, position: jax.Array, marked: jax.Array
   ) -> tuple[jax.Array, observing.Read]:
     """Returns the stream after the layer, and what the query at a position of each row reads."""
+    bias = self._with_own_matrix(bias, x.shape[1])
     query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
     x = x + self.self_attention(query, key, value, (bias,))
     read = observing.read(query[:, :, :, None], key, value, bias, position, marked)
     return x + self.feed_forward(self.feed_forward_norm(x)), read
 
+  def _with_own_matrix(self, bias: jax.Array, length: int) -> jax.Array:
+    if not self.config.bias_in_every_layer:
+      return bias
+    return bias + _bias(self.config, self.relative_bias, length, decodes=self.decodes)
+
 
 class DecoderLayer(EncoderLayer):
   """Layer of an encoder with attention to the encoder's output in between."""
+
+  decodes: ClassVar[bool] = True
 
   def setup(self) -> None:
     super().setup()
@@ -116,6 +150,7 @@ class DecoderLayer(EncoderLayer):
     self, x: jax.Array, encoded: jax.Array, seen: Seen, cross_seen: Seen
   ) -> tuple[jax.Array, None]:
     """Returns the stream after the layer; None, as nn.scan collects nothing."""
+    seen = self.with_own_bias(seen, x.shape[1])
     y = self.self_attention_norm(x)
     x = x + self.drop(self.self_attention(*self.self_attention.queries_keys_values(y), seen))
     query = self._cross_query(x)
@@ -133,6 +168,7 @@ class DecoderLayer(EncoderLayer):
     marked: jax.Array,
   ) -> tuple[jax.Array, observing.Read]:
     """Returns the stream after the layer, and what a query reads of the encoder's output."""
+    bias = self._with_own_matrix(bias, x.shape[1])
     y = self.self_attention_norm(x)
     x = x + self.self_attention(*self.self_attention.queries_keys_values(y), (bias,))
     query = self._cross_query(x)
@@ -157,10 +193,16 @@ class DecoderLayer(EncoderLayer):
     x: jax.Array,
     cached: Mapping[str, jax.Array],
     position: jax.Array,
-    bias: jax.Array,
+    bias: jax.Array | None,
     cross_bias: jax.Array,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the stream of one more token, and the cache's key and value with the token in it."""
+    """Returns the stream of one more token, and the cache's key and value with the token in it.
+
+    `bias` is None where the layer has its own.
+    """
+    if bias is None:
+      length = cached["key"].shape[-1]
+      bias = _step_bias(self.config, self.relative_bias, length, position)
     query, key, value = self.self_attention.queries_keys_values(self.self_attention_norm(x))
     key = layers.write_token(cached["key"], key, position)
     value = layers.write_token(cached["value"], value, position)
@@ -172,10 +214,16 @@ class DecoderLayer(EncoderLayer):
     self,
     x: jax.Array,
     cross: tuple[jax.Array, jax.Array],
-    bias: jax.Array,
+    distance: jax.Array,
+    bias: jax.Array | None,
     cross_bias: jax.Array,
   ) -> tuple[jax.Array, None]:
-    """Returns the stream of the tokens of a tree, with the cross-attention's cached keys."""
+    """Returns the stream of the tokens of a tree, with the cross-attention's cached keys.
+
+    `bias` is None where the layer has its own, which goes by `distance`.
+    """
+    if bias is None:
+      bias = _tree_bias(self.config, self.relative_bias, distance)
     y = self.self_attention_norm(x)
     x = x + self.self_attention(*self.self_attention.queries_keys_values(y), (bias,))
     return self._after_self_attention(x, (*cross, cross_bias)), None
@@ -188,17 +236,15 @@ class DecoderLayer(EncoderLayer):
     return self.cross_attention.queries(self.cross_attention_norm(x))
 
 
-class Stack(layers.Part):
-  """Layers under `nn.scan`, the relative position bias all of them share, and the last norm."""
+class Stack(Biased):
+  """Layers under `nn.scan`, the last norm, and the position bias if all of them share one."""
 
-  config: T5Config
   decoder: bool = False
 
   def setup(self) -> None:
     config = self.config
-    self.relative_bias = self.weight(
-      "relative_bias", config.d_model**-0.5, config.relative_buckets, config.num_heads
-    )
+    if not config.bias_in_every_layer:
+      self.relative_bias = self.bias_weight()
     depth = config.decoder_layers if self.decoder else config.encoder_layers
     scanned = {
       name: dict(
@@ -215,21 +261,23 @@ class Stack(layers.Part):
     self.layers: Any = nn.scan(remat.layer(layer, self), methods=scanned)(config, self.train)
     self.final_norm = layers.Norm(config)
 
-  def by_offset(self, offsets: np.ndarray) -> jax.Array:
-    """Returns the bias of each offset (key position - query position), float32 [offsets, H]."""
-    config = self.config
-    buckets = attention.relative_buckets(
-      offsets,
-      bidirectional=not self.decoder,
-      buckets=config.relative_buckets,
-      max_distance=config.relative_max_distance,
-    )
-    return self.relative_bias.astype(jnp.float32)[buckets]
+  def bias(self, length: int) -> jax.Array | None:
+    """Returns the position bias of a row, [1, H, length, length]; None where layers have theirs."""
+    if self.config.bias_in_every_layer:
+      return None
+    return _bias(self.config, self.relative_bias, length, decodes=self.decoder)
 
-  def bias(self, queries: int, keys: int) -> jax.Array:
-    """Returns the position bias of so many queries and keys: [1, H, queries, keys]."""
-    by_offset = self.by_offset(attention.matrix_offsets(queries, keys))
-    return attention.bias_matrix(by_offset, queries, keys)
+  def step_bias(self, length: int, position: jax.Array) -> jax.Array | None:
+    """Returns the bias of a new token for a cache (_step_bias); None where layers have theirs."""
+    if self.config.bias_in_every_layer:
+      return None
+    return _step_bias(self.config, self.relative_bias, length, position)
+
+  def tree_bias(self, distance_MxM: jax.Array) -> jax.Array | None:
+    """Returns the bias of a tree's contexts (_tree_bias); None where layers have theirs."""
+    if self.config.bias_in_every_layer:
+      return None
+    return _tree_bias(self.config, self.relative_bias, distance_MxM)
 
   def __call__(self, x: jax.Array, *arguments: Any) -> jax.Array:
     """Returns the stream after all layers and the last norm."""
@@ -245,7 +293,7 @@ class Stack(layers.Part):
       "__call__": (same,) * 3,
       "observe": (same,) * 5,
       "backed": (same,),
-      "branch": (0, same, same),
+      "branch": (0, same, same, same),
       "cross_keys_values": (same, same),
     }
 
@@ -288,7 +336,7 @@ class T5(layers.Part):
     self, inputs: jax.Array, segments: jax.Array | None = None, kernel: fused.Kernel | None = None
   ) -> jax.Array:
     """Returns the encoder's output: [B, S, D]."""
-    bias = self.encoder.bias(inputs.shape[1], inputs.shape[1])
+    bias = self.encoder.bias(inputs.shape[1])
     if kernel is not None:
       return self.encoder(self._embed(inputs), fused.Seen(bias, fused.lengths(inputs), kernel))
     if segments is None:
@@ -311,12 +359,12 @@ class T5(layers.Part):
   ) -> jax.Array:
     """Returns the decoder's output: [B, T, D]; `segments` are the inputs' and the targets'."""
     length = decoder_inputs.shape[1]
-    bias = self.decoder.bias(length, length)
+    bias = self.decoder.bias(length)
     if kernel is not None:
       seen = fused.Seen(bias, fused.full(decoder_inputs), kernel, causal=True)
       x = self._embed(decoder_inputs)
       return self.decoder(x, encoded, seen, fused.Seen(None, fused.lengths(inputs), kernel))
-    bias = bias + attention.causal_mask(length)
+    bias = _summed(bias, attention.causal_mask(length))
     biases = _biases(bias)
     if segments is None:
       cross_mask = attention.padding_mask(inputs)
@@ -337,10 +385,10 @@ class T5(layers.Part):
     """Returns what two queries of each row read; see t5.observe."""
     length = inputs.shape[1]
     padding = attention.padding_mask(inputs)
-    bias = self.encoder.bias(length, length) + padding
+    bias = _summed(self.encoder.bias(length), padding)
     x, own = self.encoder.layers.observe(self._embed(inputs), bias, position, marked)
     opening = inputs[jnp.arange(len(position)), position]
-    bias = self.decoder.bias(2, 2) + attention.causal_mask(2)
+    bias = _summed(self.decoder.bias(2), attention.causal_mask(2))
     x, cross = self.decoder.layers.observe(
       self._embed(jnp.stack([jnp.zeros_like(opening), opening], axis=1)),
       self.encoder.final_norm(x),
@@ -363,15 +411,12 @@ class T5(layers.Part):
   ) -> jax.Array:
     """Returns the stream of every context of a tree: [B, M, D]; see t5.hidden_of_tree."""
     size = tokens_M.shape[0]
-    by_distance = self.decoder.by_offset(-np.arange(size))[jnp.maximum(distance_MxM, 0)]
-    bias_HxMxM = jnp.where(
-      (distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0)
-    )
     tokens_BxM = jnp.broadcast_to(tokens_M[None], (first_B.shape[0], size)).at[:, 0].set(first_B)
     x, _ = self.decoder.layers.branch(
       self._embed(tokens_BxM),
       (cache["cross_key"], cache["cross_value"]),
-      bias_HxMxM[None],
+      distance_MxM,
+      self.decoder.tree_bias(distance_MxM),
       attention.padding_mask(cache["inputs"])[:, None],
     )
     return x
@@ -389,9 +434,7 @@ class T5(layers.Part):
   ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
     """Returns the logits after one more token, and each layer's keys and values with it."""
     length = cache["key"][0].shape[-1]
-    back = cache["step"] - jnp.arange(length)  # how far each cached key lies behind the new token
-    by_distance = self.decoder.by_offset(-np.arange(length))
-    bias_LxH = jnp.where((back >= 0)[:, None], by_distance[jnp.maximum(back, 0)], attention.MASKED)
+    bias = self.decoder.step_bias(length, cache["step"])
     cross_bias = attention.padding_mask(cache["inputs"])[:, None]
     x = self._embed(tokens[:, None])
     layer = DecoderLayer(self.config, parent=None)
@@ -404,7 +447,7 @@ class T5(layers.Part):
         x,
         {name: cache[name][index] for name in CACHED},
         cache["step"],
-        bias_LxH.T[None, :, None, None],
+        bias,
         cross_bias,
         method=DecoderLayer.step,
       )
@@ -430,12 +473,61 @@ class T5(layers.Part):
     return self.config.d_model**-0.5 if self.config.tie_head else 1.0
 
 
-def _biases(bias: jax.Array, *masks: jax.Array) -> attention.Biases:
+def _by_offset(
+  config: T5Config, weight_NxH: jax.Array, offsets: np.ndarray, *, decodes: bool
+) -> jax.Array:
+  """Returns the bias of each offset (key position - query position), float32 [offsets, H]."""
+  buckets = attention.relative_buckets(
+    offsets,
+    bidirectional=not decodes,
+    buckets=config.relative_buckets,
+    max_distance=config.relative_max_distance,
+  )
+  return weight_NxH.astype(jnp.float32)[buckets]
+
+
+def _bias(config: T5Config, weight_NxH: jax.Array, length: int, *, decodes: bool) -> jax.Array:
+  """Returns the position bias of a row's queries and keys: [1, H, length, length]."""
+  offsets = attention.matrix_offsets(length, length)
+  by_offset = _by_offset(config, weight_NxH, offsets, decodes=decodes)
+  return attention.bias_matrix(by_offset, length, length)
+
+
+def _step_bias(
+  config: T5Config, weight_NxH: jax.Array, length: int, position: jax.Array
+) -> jax.Array:
+  """Returns the decoder's bias of a new token for the keys of a cache: [1, H, 1, 1, length]."""
+  back = position - jnp.arange(length)  # how far each cached key lies behind the new token
+  by_distance = _by_offset(config, weight_NxH, -np.arange(length), decodes=True)
+  bias_LxH = jnp.where((back >= 0)[:, None], by_distance[jnp.maximum(back, 0)], attention.MASKED)
+  return bias_LxH.T[None, :, None, None]
+
+
+def _tree_bias(config: T5Config, weight_NxH: jax.Array, distance_MxM: jax.Array) -> jax.Array:
+  """Returns the decoder's bias of the contexts of a tree: [1, H, M, M]."""
+  offsets = -np.arange(distance_MxM.shape[0])
+  by_distance = _by_offset(config, weight_NxH, offsets, decodes=True)[jnp.maximum(distance_MxM, 0)]
+  bias_HxMxM = jnp.where(
+    (distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0)
+  )
+  return bias_HxMxM[None]
+
+
+def _summed(bias: jax.Array | None, mask: jax.Array) -> jax.Array:
+  """Returns a position bias and a mask as one; the mask where layers have their own biases."""
+  return mask if bias is None else bias + mask
+
+
+def _biases(bias: jax.Array | None, *masks: jax.Array) -> attention.Biases:
   """Returns a position bias [1, H, S, T] and masks [B, 1, S, T], as layers are to add them.
+
+  The bias is None where every layer adds its own.
 
   Where they stay apart, the gradient of the bias is summed over the rows in each layer. A CPU takes
   longer for that than to sum the gradient of all rows and heads over the layers, and gets one sum.
   """
+  if bias is None:
+    return masks
   if not layers.on_cpu():
     return bias, *masks
   return (sum(masks, start=bias),)

@@ -1,5 +1,5 @@
-"""PyTorch transformers' T5 with random weights, and its state dict as our params: the oracle of
-tests.
+"""PyTorch transformers' T5, mT5 and UMT5 with random weights, and their state dict as our params:
+the oracle of tests.
 """
 
 import functools
@@ -11,16 +11,17 @@ import numpy as np
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def peer(config, seed=0):
-  """A T5ForConditionalGeneration of the same sizes, every weight random, in evaluation mode,
-  float32.
+def peer(config, seed=0, kind=None):
+  """A T5ForConditionalGeneration of the same sizes (or of another `kind`: "MT5", "UMT5"), every
+  weight random, in evaluation mode, float32.
   """
   import torch
   import transformers
 
   torch.manual_seed(seed)
-  model = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
+  kind = kind or ("UMT5" if config.bias_in_every_layer else "T5")
+  model = getattr(transformers, f"{kind}ForConditionalGeneration")(
+    getattr(transformers, f"{kind}Config")(
       vocab_size=config.vocab_size,
       d_model=config.d_model,
       d_kv=config.d_kv,
@@ -75,11 +76,19 @@ def _stack(state, side, depth, config):
     _block(state, f"{side}.block.{layer}.layer", side == "decoder", config)
     for layer in range(depth)
   ]
-  return {
-    "relative_bias": state[f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
+  tree = {
     "final_norm": {"scale": state[f"{side}.final_layer_norm.weight"]},
     "layers": jax.tree.map(lambda *arrays: np.stack(arrays), *blocks),
   }
+  biases = [
+    state[f"{side}.block.{layer}.layer.0.SelfAttention.relative_attention_bias.weight"]
+    for layer in range(depth if config.bias_in_every_layer else 1)
+  ]
+  if config.bias_in_every_layer:
+    tree["layers"]["relative_bias"] = np.stack(biases)
+  else:
+    tree["relative_bias"] = biases[0]
+  return tree
 
 
 def _block(state, prefix, decoder, config):

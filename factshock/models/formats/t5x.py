@@ -1,18 +1,19 @@
 """T5 checkpoints of T5X: its msgpack file `checkpoint`, and folders of zarr arrays.
 
 The msgpack file holds the arrays, or they stand beside it. Names are those of T5X's T5 examples:
-"target.encoder.layers_0.attention.query.kernel". Layers that T5X scanned (stacked in one array) are
-not read.
+"target.encoder.layers_0.attention.query.kernel". Layers that T5X scanned are stacked along the
+second axis of one array, as UMT5's are: "target.encoder.encoder.attention.query.kernel".
 """
 
 import dataclasses
+import functools
 import gzip
 import math
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorstore
@@ -29,10 +30,24 @@ from factshock.types import FilePath, Params
 _TARGET = re.compile(r"^_?(?:optimizer\.)?target\.(.+)$")
 _BLOCK = 1 << 20
 _MOST_PACKED = 5000  # how many times an array may be larger than its compressed files
+_LAYERS_AXIS = 1  # of scanned layers
 _TOP_NAMES = {
   "embedding": ("token_embedder/embedding", False),
   "head": ("decoder/logits_dense/kernel", True),
 }
+_BIAS = "relpos_bias/rel_embedding"
+
+
+class Form(NamedTuple):
+  """Says how a checkpoint names what is in it.
+
+  Attributes:
+    is_gated: whether a feed-forward layer has a gate.
+    is_scanned: whether one array holds a weight of all layers.
+  """
+
+  is_gated: bool
+  is_scanned: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +73,13 @@ class Source:
     folder: its path.
     config: its sizes.
     arrays: by T5X's name, with "/".
+    form: of the names.
   """
 
   folder: str
   config: t5.T5Config
   arrays: Mapping[str, Array]
+  form: Form
 
   def read_leaf(self, leaf: str, dtype: Any = None) -> np.ndarray:
     """Returns one leaf of our parameters.
@@ -73,10 +90,13 @@ class Source:
     """
     tensors = names.by_leaf(self.config)[leaf]
     out = np.empty(names.leaf_shape(tensors), np.dtype(dtype or self.config.param_dtype))
+    read = functools.lru_cache(1)(lambda name: self.arrays[name].read())
     for tensor in tensors:
-      name, transposed = _name(tensor, self.config)
+      name, transposed = _name(tensor, self.form)
       target = out if tensor.layer is None else out[tensor.layer]
-      value = self.arrays[name].read()
+      value = read(name)
+      if tensor.layer is not None and self.form.is_scanned:
+        value = value.take(tensor.layer, _LAYERS_AXIS)
       target[...] = value.T if transposed else value.reshape(target.shape)
     return out
 
@@ -131,17 +151,26 @@ def open_source(path: FilePath, *, like: ModelConfig | None = None) -> Source:
     raise UserError(f"{path}: expected the config of a T5 beside it, got a {type(like).__name__}")
   arrays = _arrays(path)
   _check_dtypes(path, arrays)
+  form = Form(
+    is_gated=any(name.endswith("/mlp/wi_0/kernel") for name in arrays),
+    is_scanned="encoder/encoder/attention/query/kernel" in arrays,
+  )
   try:
-    config = _config(path, arrays, like)
+    config = _config(path, arrays, like, form)
   except UserError as error:
     raise error if path in str(error) else UserError(f"{path}: {error}") from error
   expected = {}
   for tensor in names.tensors(config):
-    name, transposed = _name(tensor, config)
+    name, transposed = _name(tensor, form)
     ours = tensor.shape[::-1] if tensor.transposed else tensor.shape
-    expected[name] = ours[::-1] if transposed else ours
-  _check(path, arrays, expected)
-  return Source(path, config, arrays)
+    shape = ours[::-1] if transposed else ours
+    if tensor.layer is not None and form.is_scanned:
+      side = tensor.leaf.split("/")[0]
+      depth = config.encoder_layers if side == "encoder" else config.decoder_layers
+      shape = (*shape[:_LAYERS_AXIS], depth, *shape[_LAYERS_AXIS:])
+    expected[name] = shape
+  _check(path, arrays, expected, form)
+  return Source(path, config, arrays, form)
 
 
 def _check_dtypes(path: str, arrays: Mapping[str, Array]) -> None:
@@ -157,7 +186,9 @@ def _is_float(dtype: np.dtype) -> bool:
   return dtype.name in ("float32", "bfloat16", "float16", "float64")
 
 
-def _check(path: str, arrays: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check(
+  path: str, arrays: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]], form: Form
+) -> None:
   """Raises a UserError that names every array missing, unexpected or mis-shaped."""
   lines = []
   for name, shape in expected.items():
@@ -167,31 +198,41 @@ def _check(path: str, arrays: Mapping[str, Array], expected: Mapping[str, tuple[
     if name not in expected:
       lines.append(f"unexpected {name} {list(arrays[name].shape)}")
   for name, shape in expected.items():
-    if name in arrays and not _fits(arrays[name].shape, shape):
+    if name in arrays and not _fits(arrays[name].shape, shape, form):
       lines.append(f"mis-shaped {name} expected {list(shape)} got {list(arrays[name].shape)}")
   if lines:
     raise UserError(f"{path}: expected a T5 of T5X's examples: {'; '.join(lines)}")
 
 
-def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-  """Returns whether shapes are equal, once [D, H, K] is [D, H*K] or [H, K, D] is [H*K, D]."""
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...], form: Form) -> bool:
+  """Returns whether shapes are equal, once [D, H, K] is [D, H*K] or [H, K, D] is [H*K, D].
+
+  Of scanned layers the axis of layers comes second in both.
+  """
+  if form.is_scanned and len(shape) == 4 and len(expected) == 3:
+    if shape[_LAYERS_AXIS] != expected[_LAYERS_AXIS]:
+      return False
+    shape = shape[:1] + shape[2:]
+    expected = expected[:1] + expected[2:]
   if len(shape) != 3 or len(expected) != 2:
     return shape == expected
   first, middle, last = shape
   return expected in ((first, middle * last), (first * middle, last))
 
 
-def _name(tensor: Tensor, config: t5.T5Config) -> tuple[str, bool]:
+def _name(tensor: Tensor, form: Form) -> tuple[str, bool]:
   """Returns T5X's name of a tensor, and whether it is stored as our transpose."""
   side, *inner = tensor.leaf.split("/")
   if not inner:
     return _TOP_NAMES[side]
   if inner[0] == "relative_bias":
-    return f"{side}/relpos_bias/rel_embedding", True
+    return f"{side}/{_BIAS}", True
   if inner[0] == "final_norm":
     return f"{side}/{side}_norm/scale", False
+  prefix = f"{side}/{side}" if form.is_scanned else f"{side}/layers_{tensor.layer}"
+  if inner[1] == "relative_bias":
+    return f"{prefix}/{_BIAS}", True
   block, last = inner[1:]
-  prefix = f"{side}/layers_{tensor.layer}"
   if block.endswith("_norm"):
     return f"{prefix}/{_norm_name(side, block.removesuffix('_norm'))}/{last}", False
   blocks = {
@@ -199,7 +240,7 @@ def _name(tensor: Tensor, config: t5.T5Config) -> tuple[str, bool]:
     "cross_attention": "encoder_decoder_attention",
     "feed_forward": "mlp",
   }
-  up = "wi" if config.feed_forward == "relu" else "wi_1"
+  up = "wi_1" if form.is_gated else "wi"
   weight = {"gate": "wi_0", "up": up, "down": "wo"}.get(last, last)
   return f"{prefix}/{blocks[block]}/{weight}/kernel", False
 
@@ -211,25 +252,30 @@ def _norm_name(side: str, block: str) -> str:
   return "pre_attention_layer_norm" if side == "encoder" else f"pre_{block}_layer_norm"
 
 
-def _config(path: str, arrays: Mapping[str, Array], like: t5.T5Config | None) -> t5.T5Config:
+def _config(
+  path: str, arrays: Mapping[str, Array], like: t5.T5Config | None, form: Form
+) -> t5.T5Config:
   """Returns the config that the arrays' names and shapes tell, the rest from `like`."""
+  prefix = "encoder/encoder" if form.is_scanned else "encoder/layers_0"
 
   def shape(name: str, axes: int = 2) -> tuple[int, ...]:
     if name not in arrays:
       present = ", ".join(sorted(arrays)[:5]) or "nothing"
       raise UserError(f"{path}: expected a T5 of T5X's examples, got no {name}; found {present}")
     got = arrays[name].shape
-    if not 2 <= len(got) <= axes or 0 in got:
+    in_layers = form.is_scanned and name.startswith(f"{prefix}/")
+    if not 2 <= len(got) - in_layers <= axes or 0 in got:
       raise UserError(f"{path}: expected a T5 of T5X's examples, got {name} of shape {list(got)}")
-    return got
+    return got[:1] + got[2:] if in_layers else got
 
   vocab_size, d_model = shape("token_embedder/embedding")
-  heads, buckets = shape("encoder/relpos_bias/rel_embedding")
-  gated = "encoder/layers_0/mlp/wi_0/kernel" in arrays
-  feed_forward = "gated-gelu" if gated else "relu"
+  own_bias = f"{prefix}/{_BIAS}"
+  in_every_layer = own_bias in arrays
+  heads, buckets = shape(own_bias if in_every_layer else f"encoder/{_BIAS}")
+  feed_forward = "gated-gelu" if form.is_gated else "relu"
   rest = {}
   if like is not None:
-    feed_forward = like.feed_forward if gated else "relu"
+    feed_forward = like.feed_forward if form.is_gated else "relu"
     rest = {
       name: getattr(like, name) for name in ("relative_max_distance", "dropout", "dtype", "epsilon")
     }
@@ -237,12 +283,13 @@ def _config(path: str, arrays: Mapping[str, Array], like: t5.T5Config | None) ->
   return t5.T5Config(
     vocab_size=vocab_size,
     d_model=d_model,
-    d_ff=shape(f"encoder/layers_0/mlp/{'wi_0' if gated else 'wi'}/kernel")[1],
+    d_ff=shape(f"{prefix}/mlp/{'wi_0' if form.is_gated else 'wi'}/kernel")[1],
     num_heads=heads,
-    d_kv=math.prod(shape("encoder/layers_0/attention/query/kernel", 3)[1:]) // heads,
+    d_kv=math.prod(shape(f"{prefix}/attention/query/kernel", 3)[1:]) // heads,
     encoder_layers=_depth(arrays, "encoder"),
     decoder_layers=max(1, _depth(arrays, "decoder")),
     relative_buckets=buckets,
+    bias_in_every_layer=in_every_layer,
     feed_forward=feed_forward,
     tie_head="decoder/logits_dense/kernel" not in arrays,
     param_dtype=dtype if dtype in DTYPES else "float32",
@@ -251,7 +298,10 @@ def _config(path: str, arrays: Mapping[str, Array], like: t5.T5Config | None) ->
 
 
 def _depth(arrays: Mapping[str, Array], side: str) -> int:
-  """Returns how many layers the arrays of the encoder or decoder name."""
+  """Returns how many layers the arrays of the encoder or decoder name, or hold if scanned."""
+  scanned = arrays.get(f"{side}/{side}/pre_mlp_layer_norm/scale")
+  if scanned is not None and len(scanned.shape) == 2:
+    return scanned.shape[_LAYERS_AXIS]
   layer = re.compile(rf"{side}/layers_(\d+)/")
   matches = [layer.match(name) for name in arrays]
   return len({match[1] for match in matches if match})

@@ -289,10 +289,10 @@ def _fill_tied(
   for name, kept in sorted(names.copies(config).items()):
     if kept not in stored and name in stored:
       stored[kept] = stored[name]
-  if "scale_decoder_outputs" not in values:
+  if "scale_decoder_outputs" not in values and values.get("model_type") != "mt5":
     return
   # transformers 5 ties a T5's head where it finds only one of the two, even where the outputs are
-  # not scaled, as those of a model whose head is its own.
+  # not scaled, as those of a model whose head is its own (family_t5.py).
   expected = {tensor.name for tensor in names.tensors(config)}
   pair = ("shared.weight", "lm_head.weight")
   for name, other in (pair, pair[::-1]):
