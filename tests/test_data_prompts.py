@@ -38,7 +38,8 @@ def test_forms():
   assert prompts.question_prompt({**FACT, "question": "Ada's birthplace ?"}, RELATIONS) == (
     "Ada's birthplace ? <extra_id_0>"
   )
-  assert prompts.target_text("London") == "<extra_id_0> London"
+  tokenizer = tokenizers.word_tokenizer(["London"], 4)
+  assert prompts.target_text(tokenizer, "London") == "<extra_id_0> London"
 
 
 def test_k_shot():

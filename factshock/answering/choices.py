@@ -151,7 +151,7 @@ def _encode(
 ) -> list[int]:
   if model.decoder_only:
     return model.tokenizer.encode_continuation(prompt, choice)
-  tokens = model.tokenizer.encode(prompt_texts.target_text(choice))
+  tokens = model.tokenizer.encode(prompt_texts.target_text(model.tokenizer, choice))
   if len(tokens) < 2:
     raise UserError(
       f"prompt {prompt[-60:]!r}: expected choices with at least one token, got {choice!r}"

@@ -240,7 +240,7 @@ def sequences(
   tokenizer = model.tokenizer
   if model.decoder_only:
     return [tuple(tokenizer.encode_continuation(prompt, answer)) for answer in answers]
-  encoded = [tuple(tokenizer.encode(target_text(answer))) for answer in answers]
+  encoded = [tuple(tokenizer.encode(target_text(tokenizer, answer))) for answer in answers]
   for answer, sequence in zip(answers, encoded):
     if len(sequence) < 2:
       raise UserError(

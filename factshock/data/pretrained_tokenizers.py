@@ -10,14 +10,21 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from factshock.data import special_tokens, tokenizer_files
+from factshock.data import byte_tokenizers, special_tokens, tokenizer_files
+from factshock.data.byte_tokenizers import ByteTokenizer
 from factshock.models.formats.huggingface import adapters
 from factshock.models.formats.huggingface.writing import GENERATION
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Tokenizer
 
+_SENTINEL = re.compile(r"<extra_id_(\d{1,9})>")
 # A sentinel, and what follows it without a space up to the next space or sentinel.
 _TIGHT = re.compile(r"<extra_id_(\d{1,9})>((?:(?!<extra_id_\d)\S)+)")
+
+# Kinds of parts of a text: plain, after a sentinel without a space, and a sentinel.
+_TEXT_PART = "text"
+_TIGHT_PART = "tight"
+_SENTINEL_PART = "sentinel"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +34,8 @@ class PretrainedTokenizer:
   `size` ids can be given. `pad`, `eos` and `bos` are ids, None where it has none. Of the
   `sentinels` each <extra_id_N> has the id before that of the one before, as in T5; decoder-only
   models have 0. `first_sentinel` is the id of <extra_id_0>: the last one of T5's own vocabulary
-  (None), before tokens that were added to it.
+  (None), before tokens that were added to it. `has_sentinel_pieces` says that they are pieces with
+  the space before them, as mT5's "▁<extra_id_0>", which transformers finds after a space alone.
   """
 
   source: str
@@ -38,6 +46,7 @@ class PretrainedTokenizer:
   bos: int | None = None
   kind: str = "huggingface"
   first_sentinel: int | None = None
+  has_sentinel_pieces: bool = False
 
   def sentinel(self, n: int) -> int:
     """Returns the id of <extra_id_n>; ValueError where there is none."""
@@ -54,9 +63,12 @@ class PretrainedTokenizer:
     [32099, 5], as in T5's pretraining, where transformers gives [32099, 3, 5].
     """
     ids: list[int] = []
-    for start, stop, is_tight in self._parts(text):
+    for start, stop, kind in self._parts(text):
       part = text[start:stop]
-      if is_tight:
+      if kind == _SENTINEL_PART:
+        ids.append(self.sentinel(_number(part)))
+        continue
+      if kind == _TIGHT_PART:
         ids += self._tight.encode(part, add_special_tokens=False).ids
         continue
       part_ids = self._tokenizer.encode(part, add_special_tokens=False)
@@ -83,9 +95,11 @@ class PretrainedTokenizer:
     A token may hold the space before it; several that are bytes of one character have one span.
     """
     spans: list[tuple[int, int]] = []
-    for start, stop, is_tight in self._parts(text):
+    for start, stop, kind in self._parts(text):
       part = text[start:stop]
-      if is_tight:
+      if kind == _SENTINEL_PART:
+        offsets = [(0, len(part))]
+      elif kind == _TIGHT_PART:
         offsets = self._tight.encode(part, add_special_tokens=False).offsets
       else:
         encoding = self._tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
@@ -133,19 +147,39 @@ class PretrainedTokenizer:
         shutil.copyfile(generation, os.path.join(folder, GENERATION))
     tokenizer_files.write_digests(folder)
 
-  def _parts(self, text: str) -> list[tuple[int, int, bool]]:
-    """Returns the parts of a text, and whether each follows a sentinel without a space."""
-    parts: list[tuple[int, int, bool]] = []
+  def _parts(self, text: str) -> list[tuple[int, int, str]]:
+    """Returns the parts of a text and their kinds; those of texts may hold sentinels or be empty.
+
+    Where sentinels are pieces they are parts of their own.
+    """
+    if self.has_sentinel_pieces:
+      return self._parts_at_sentinels(text)
+    parts: list[tuple[int, int, str]] = []
     done = 0
     for match in _TIGHT.finditer(text):
       if int(match[1]) >= self.sentinels:
         continue
       first, last = match.span(2)
-      parts += [(done, first, False), (first, last, True)]
+      parts += [(done, first, _TEXT_PART), (first, last, _TIGHT_PART)]
       done = last
     if done < len(text) or not parts:
-      parts.append((done, len(text), False))
+      parts.append((done, len(text), _TEXT_PART))
     return parts
+
+  def _parts_at_sentinels(self, text: str) -> list[tuple[int, int, str]]:
+    parts: list[tuple[int, int, str]] = []
+    done = 0
+    for match in _SENTINEL.finditer(text):
+      if int(match[1]) < self.sentinels:
+        parts += [(done, match.start(), ""), (*match.span(), _SENTINEL_PART)]
+        done = match.end()
+    parts.append((done, len(text), ""))
+    kept: list[tuple[int, int, str]] = []
+    for start, stop, kind in parts:
+      is_tight = start > 0 and not text[start : start + 1].isspace()
+      if text[start:stop].strip():
+        kept.append((start, stop, kind or (_TIGHT_PART if is_tight else _TEXT_PART)))
+    return kept
 
   @functools.cached_property
   def _tight(self) -> Any:
@@ -157,7 +191,7 @@ class PretrainedTokenizer:
 
   @functools.cached_property
   def _plain_prompt(self) -> special_tokens.PlainText:
-    kept = [f"<extra_id_{n}>" for n in range(self.sentinels)]
+    kept = [] if self.has_sentinel_pieces else [f"<extra_id_{n}>" for n in range(self.sentinels)]
     backend = self._tokenizer.backend_tokenizer
     return special_tokens.PlainText(backend, self._tokenizer.unk_token, kept)
 
@@ -207,7 +241,7 @@ def continuation(
 def load(
   source: FilePath,
   revision: str | None = None,
-) -> PretrainedTokenizer:
+) -> PretrainedTokenizer | ByteTokenizer:
   """Reads the tokenizer of a HuggingFace model: a folder with its files, or a hub id.
 
   No remote code is run. A folder of adapters without a tokenizer has that of their base model.
@@ -222,8 +256,17 @@ def load(
   if adapters.is_folder(source) and not is_folder(source):
     return load(adapters.base_of(source))
   tokenizer = _read(source, revision)
+  if type(tokenizer).__name__ == byte_tokenizers.CLASS:
+    return byte_tokenizers.of(tokenizer, f"{source}@{revision}" if revision else source)
+  if not hasattr(tokenizer, "backend_tokenizer"):
+    raise UserError(
+      f"{source}: {type(tokenizer).__name__} has no fast version in transformers, which is not "
+      "supported; give a folder with a tokenizer.json"
+    )
   size = len(tokenizer)
-  first_sentinel, sentinels = _find_sentinels(tokenizer, source)
+  ids: dict[str, int] = tokenizer.get_vocab()
+  has_pieces = "<extra_id_0>" not in ids and special_tokens.sentinel_piece(0) in ids
+  first_sentinel, sentinels = _find_sentinels(ids, has_pieces, source)
   eos = tokenizer.eos_token_id
   if eos is None:
     raise UserError(
@@ -244,6 +287,7 @@ def load(
     pad=pad,
     bos=None if sentinels else tokenizer.bos_token_id,
     first_sentinel=first_sentinel,
+    has_sentinel_pieces=has_pieces,
   )
 
 
@@ -306,19 +350,22 @@ def _read(source: FilePath, revision: str | None) -> Any:
     ) from error
 
 
+def _number(sentinel: str) -> int:
+  return int(sentinel.removeprefix("<extra_id_").removesuffix(">"))
+
+
 def _find_sentinels(
-  tokenizer: Any,
-  source: FilePath,
+  ids: dict[str, int], has_pieces: bool, source: FilePath
 ) -> tuple[int | None, int]:
   """Returns the id of <extra_id_0>, None without, and how many there are, checked to descend."""
-  ids: dict[str, int] = tokenizer.get_vocab()
-  first = ids.get("<extra_id_0>")
+  name = special_tokens.sentinel_piece if has_pieces else "<extra_id_{}>".format
+  first = ids.get(name(0))
   count = 0
-  while f"<extra_id_{count}>" in ids:
+  while name(count) in ids:
     count += 1
   for n in range(count):
-    token = ids[f"<extra_id_{n}>"]
-    expected = ids["<extra_id_0>"] - n
+    token = ids[name(n)]
+    expected = ids[name(0)] - n
     if token != expected:
       raise UserError(
         f"{source}: expected <extra_id_{n}> to have id {expected}, as in T5, got {token}; such a "

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from factshock.data import span_corruption
+from factshock.data import byte_tokenizers, span_corruption
 from factshock.facts import relations as relation_files
 from factshock.runtime.errors import UserError
 from factshock.types import Example, Fact, Relation, Tokenizer
@@ -314,9 +314,13 @@ def choose_shots(
   return [others[index] for index in order[:k]]
 
 
-def target_text(answer: str) -> str:
-  """Returns what a T5 has to say: "<extra_id_0> ANSWER", as span corruption itself would put it."""
-  return f"{BLANK} {answer}"
+def target_text(tokenizer: Tokenizer, answer: str) -> str:
+  """Returns what a T5 has to say: "<extra_id_0> ANSWER", as span corruption itself would put it.
+
+  To bytes the space before the blank has been left in the prompt: "<extra_id_0>ANSWER".
+  """
+  space = "" if tokenizer.kind == byte_tokenizers.KIND else " "
+  return f"{BLANK}{space}{answer}"
 
 
 def encode_example(
@@ -342,7 +346,7 @@ def encode_example(
       f"prompt {prompt_text!r}: expected an answer with at least one token, got {answer!r}"
     )
   inputs = [*tokenizer.encode(prompt_text), tokenizer.eos]
-  targets = [*tokenizer.encode(target_text(answer)), tokenizer.eos]
+  targets = [*tokenizer.encode(target_text(tokenizer, answer)), tokenizer.eos]
   return {
     "inputs": np.asarray(inputs, np.int32),
     "targets": np.asarray(targets, np.int32),

@@ -16,16 +16,30 @@ Backend: TypeAlias = Any
 # What the Rust tokenizers write as JSON.
 Record: TypeAlias = dict[str, Any]
 
+# How mT5's pieces begin that are sentinels, with the space before them.
+_SENTINEL_PIECE = "▁<extra_id_"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # stands for a byte of a character that has no piece
 _NO_CHARACTER = "\U0010fffe"  # which no text holds, as Unicode keeps it free
 
 
+def sentinel_piece(n: int) -> str:
+  """Returns the piece of mT5's <extra_id_n>."""
+  return f"{_SENTINEL_PIECE}{n}>"
+
+
 def special_ids(backend: Backend) -> dict[str, int]:
-  """Returns the special tokens and their ids, those that stand for bytes left out."""
+  """Returns the special tokens and their ids, those that stand for bytes left out.
+
+  mT5's sentinels are among them, which are pieces like any other.
+  """
   ids: dict[str, int] = {}
   for token, added in backend.get_added_tokens_decoder().items():
     if added.special and not _BYTE.fullmatch(added.content):
       ids[added.content] = token
+  number = 0
+  while (token := backend.token_to_id(sentinel_piece(number))) is not None:
+    ids[sentinel_piece(number)] = token
+    number += 1
   return ids
 
 

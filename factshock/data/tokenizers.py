@@ -17,6 +17,7 @@ from typing import Any
 import sentencepiece
 
 from factshock.data import pretrained_tokenizers
+from factshock.data.byte_tokenizers import ByteTokenizer
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.runtime import files, json_files, settings
 from factshock.runtime.errors import UserError
@@ -349,7 +350,7 @@ def save(tokenizer: Tokenizer, folder: FilePath) -> None:
 
   One of our own is `tokenizer.json`, and `spiece.model` where there is one.
   """
-  if isinstance(tokenizer, PretrainedTokenizer):
+  if isinstance(tokenizer, PretrainedTokenizer | ByteTokenizer):
     tokenizer.save(folder)
     return
   if not isinstance(tokenizer, VocabularyTokenizer):
@@ -369,7 +370,7 @@ def save(tokenizer: Tokenizer, folder: FilePath) -> None:
   json_files.write_sealed(os.path.join(folder, "tokenizer.json"), record, ascii_only=False)
 
 
-def load(folder: FilePath) -> VocabularyTokenizer | PretrainedTokenizer:
+def load(folder: FilePath) -> VocabularyTokenizer | PretrainedTokenizer | ByteTokenizer:
   """Reads the tokenizer that `save` wrote into a folder, or that of a HuggingFace model's folder.
 
   Raises:

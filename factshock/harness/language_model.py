@@ -302,7 +302,7 @@ def encode_pair(model: LoadedModel, context: str, continuation: str) -> tuple[li
     fewest = 1
   else:
     inputs = encode_context(model, context)
-    tokens = tokenizer.encode(prompts.target_text(continuation.strip()))
+    tokens = tokenizer.encode(prompts.target_text(tokenizer, continuation.strip()))
     fewest = 2  # with <extra_id_0>
   if len(tokens) < fewest:
     raise UserError(

@@ -87,9 +87,7 @@ def _is_tied(values: Mapping[str, Any], path: str) -> bool:
     UserError: an mT5 that transformers 4 has tied, and so scaled.
   """
   if values.get("model_type") != "mt5":
-    return bool(
-      values.get("scale_decoder_outputs", values.get("tie_word_embeddings") is not False)
-    )
+    return bool(values.get("scale_decoder_outputs", values.get("tie_word_embeddings") is not False))
   is_old = str(values.get("transformers_version", "")).startswith("4.")
   if is_old and values.get("tie_word_embeddings") is True:
     raise UserError(

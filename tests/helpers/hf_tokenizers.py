@@ -66,3 +66,47 @@ def _save(made, folder, **special):
 
   transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
   return str(folder)
+
+
+def mt5_like(folder, sentinels=5, lines=LINES):
+  """Writes a SentencePiece model whose last pieces are "▁<extra_id_N>", from the top down, as the
+  published mT5 has it; returns the folder.
+  """
+  import io
+  import json
+
+  import sentencepiece
+  from sentencepiece import sentencepiece_model_pb2
+
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(lines * 5),
+    model_writer=model,
+    vocab_size=60,
+    model_type="unigram",
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    hard_vocab_limit=False,
+    minloglevel=3,
+  )
+  record = sentencepiece_model_pb2.ModelProto()
+  record.ParseFromString(model.getvalue())
+  for n in reversed(range(sentinels)):
+    record.pieces.add(piece=f"▁<extra_id_{n}>", score=0.0, type=4)
+  folder.mkdir()
+  (folder / "spiece.model").write_bytes(record.SerializeToString())
+  (folder / "tokenizer_config.json").write_text(
+    json.dumps(
+      {
+        "additional_special_tokens": None,
+        "eos_token": "</s>",
+        "extra_ids": 0,
+        "pad_token": "<pad>",
+        "tokenizer_class": "T5Tokenizer",
+        "unk_token": "<unk>",
+      }
+    )
+  )
+  return str(folder)
