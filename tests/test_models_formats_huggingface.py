@@ -379,6 +379,64 @@ def test_configs_of_published_models():
   )
 
 
+def test_configs_of_t5s_relatives():
+  sizes = dict(vocab_size=384, d_model=1472, d_ff=3584, d_kv=64, num_heads=6, num_layers=12)
+  read = lambda **found: huggingface.from_json(dict(sizes, **found), "x")
+  byt5 = read(
+    model_type="t5",
+    num_decoder_layers=4,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+    tokenizer_class="ByT5Tokenizer",
+  )
+  assert (byt5.encoder_layers, byt5.decoder_layers, byt5.tie_head) == (12, 4, False)
+  umt5 = read(model_type="umt5", tie_word_embeddings=False, scalable_attention=True)
+  assert (umt5.bias_in_every_layer, umt5.feed_forward, umt5.tie_head) == (True, "gated-gelu", False)
+  # transformers 5 writes tie_word_embeddings true of every mT5, and scales no outputs
+  for found in (dict(tie_word_embeddings=False), dict(tie_word_embeddings=True), {}):
+    mt5 = read(model_type="mt5", **found)
+    assert (mt5.bias_in_every_layer, mt5.feed_forward, mt5.tie_head) == (False, "gated-gelu", False)
+  with pytest.raises(UserError, match='scaled the outputs .* write model_type "t5"'):
+    read(model_type="mt5", tie_word_embeddings=True, transformers_version="4.40.1")
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_an_mt5_keeps_its_name_and_its_logits(tmp_path, is_tied):
+  import torch
+  import transformers
+
+  model = hf_t5.peer(V1_1, kind="MT5")
+  if is_tied:
+    model.lm_head.weight = model.shared.weight
+  model.save_pretrained(tmp_path / "theirs")
+  assert ("lm_head.weight" in raw(tmp_path / "theirs")) != is_tied
+  params, config = huggingface.load(tmp_path / "theirs")
+  assert config == V1_1
+  base = json.loads((tmp_path / "theirs" / "config.json").read_text())
+  huggingface.save(tmp_path / "ours", params, config, base_config=base)
+  written = json.loads((tmp_path / "ours" / "config.json").read_text())
+  assert written["architectures"] == ["MT5ForConditionalGeneration"]
+  tensors = raw(tmp_path / "ours")
+  assert {name: tensors[name] for name in raw(tmp_path / "theirs")} == raw(tmp_path / "theirs")
+  again = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours").eval()
+  assert type(again).__name__ == "MT5ForConditionalGeneration"
+  tokens = np.random.default_rng(0).integers(2, config.vocab_size, (2, 9)).astype(np.int32)
+  given = torch.tensor(tokens, dtype=torch.long)
+  with torch.no_grad():
+    logits = [
+      each(input_ids=given, decoder_input_ids=given).logits.numpy() for each in (model, again)
+    ]
+  np.testing.assert_array_equal(*logits)
+  ours = hf_t5.quick_jit(t5.decode, static_argnums=1)(
+    params,
+    config,
+    hf_t5.quick_jit(t5.encode, static_argnums=1)(params, config, tokens),
+    tokens,
+    tokens,
+  )
+  assert np.abs(np.asarray(ours) - logits[0]).max() < 1e-5 * np.abs(logits[0]).max()
+
+
 def test_known_extras_are_accepted_and_copies_that_differ_are_not(tmp_path):
   import safetensors.torch
 

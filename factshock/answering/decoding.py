@@ -9,9 +9,12 @@ import numpy as np
 from factshock.answering import batches, beams, sampling
 from factshock.answering.sampling import Ends
 from factshock.checkpoints.loading import LoadedModel
-from factshock.data import decoder_text
+from factshock.data import byte_tokenizers, decoder_text
+from factshock.runtime import console
 
 METHODS = ("greedy", "sample", "beam")
+
+_FEW_BYTES = 32  # a tenth of T-REx's objects are longer than 20 characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,7 @@ def generate(
     raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
   stops = _stops(model, options)
   encoded = _encode(model, prompts, options.max_length)
+  _say_how_short(model, options.max_length)
   ends = end_tokens(model, stops)
   tokens, scores = _generate_tokens(model, encoded, ends, options, batch_size)
   return [cut(answer_text(model, row), stops) for row in tokens], scores
@@ -157,6 +161,15 @@ def hypotheses(
       ]
     )
   return answers
+
+
+def _say_how_short(model: LoadedModel, max_length: int) -> None:
+  """Says how little text a token is to a model that writes bytes, where answers may be cut."""
+  if getattr(model.tokenizer, "kind", "") == byte_tokenizers.KIND and max_length < _FEW_BYTES:
+    console.say_once(
+      f"the model writes bytes: answers end after {max_length} of them, <extra_id_0> and the end "
+      "included; say --max_tokens=64 (config.answering.max_tokens) for longer ones"
+    )
 
 
 def _stops(model: LoadedModel, options: DecodingOptions) -> tuple[str, ...]:

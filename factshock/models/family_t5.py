@@ -1,4 +1,4 @@
-"""Family "t5": T5 v1.0 and v1.1, LM-adapted and Flan models, and their relatives mT5, UMT5, ByT5."""
+"""Family "t5": T5 v1.0 and v1.1, LM-adapted and Flan models, and the relatives mT5, UMT5, ByT5."""
 
 from collections.abc import Mapping
 from typing import Any
