@@ -273,7 +273,7 @@ def test_progress_says_loss_and_tokens_per_second(capsys, monkeypatch):
   assert (
     len(lines) == 2
   )  # none for the first step: without a second there is no rate, and so no ETA
-  for word in ("toy 2/3 66%", "loss ", "accuracy ", "gradient ", "tokens/s", "ETA"):
+  for word in ("toy 2/3 66%", "loss ", "accuracy ", "gradient ", "tokens/s in and out", "ETA"):
     assert word in lines[0]
 
 

@@ -288,7 +288,7 @@ def _read(
     predictions, calibration_path = _correct_priors(
       folder, predictions, calibration_path, options, mentions
     )
-    columns = {}  # the corrected files have our names
+    columns = dict[str, str]()  # the corrected files have our names
   labelled = answers.read(calibration_path, names, labelled=True, columns=columns)
   wanted = None if options.queries is None else _keys(options.queries)
   predicted = answers.read(predictions, names, only=wanted, columns=columns)

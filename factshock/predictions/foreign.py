@@ -122,9 +122,10 @@ def of_one_model(
   names = ("model",) if several_arms else ("arm", "seed", "model")
   firsts: dict[str, Any] = {}
   for key, row in rows:
-    if isinstance(row, dict) and not (several_arms and row.get("arm") is not None):
+    own = cast(Row, row) if isinstance(row, dict) else Row()
+    if not several_arms or own.get("arm") is None:
       for name in names:
-        value = row.get(name)
+        value = own.get(name)
         if value is not None and firsts.setdefault(name, value) != value:
           raise _several_models(path, name, firsts[name], value, several_arms)
     yield key, row
