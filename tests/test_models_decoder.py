@@ -210,7 +210,7 @@ def test_bfloat16_is_as_near_as_transformers_own():
     (dict(layers=0), "layers: expected a whole number from 1 to 10,000"),
     (dict(sliding_window=0), "sliding_window"),
     (dict(dtype="float16"), "dtype: expected one of"),
-    (dict(rope_scaling=(1.0,)), "rope_scaling"),
+    (dict(rope_scaling=(1.0, 2.0)), "rope_scaling"),
   ],
 )
 def test_values_out_of_range(change, expected):

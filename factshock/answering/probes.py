@@ -127,7 +127,7 @@ def prepare(
 
 def _seen_count(config: ModelConfig, tokens: Sequence[int]) -> int:
   """Returns how many of a prompt's tokens its last one sees: as far back as its window goes."""
-  window = getattr(config, "sliding_window", None)
+  window = getattr(config, "reach", None)
   if not window:
     return len(tokens)
   return min(len(tokens), window)

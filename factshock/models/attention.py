@@ -129,8 +129,16 @@ def attend(
   return jnp.einsum("bhst,bthk->bshk", weights, value_BxTxHxK)
 
 
+def softcapped(scores: jax.Array, cap: float | None) -> jax.Array:
+  """Returns float32 scores s as cap * tanh(s / cap); as they are where the cap is None."""
+  return scores if cap is None else cap * jnp.tanh(scores / cap)
+
+
 def attend_cached(
-  query_BxQxGxRxK: jax.Array, cached: Cached, new: Cached | None = None
+  query_BxQxGxRxK: jax.Array,
+  cached: Cached,
+  new: Cached | None = None,
+  softcap: float | None = None,
 ) -> jax.Array:
   """Returns softmax attention to a cache, and to the queries' own tokens: [B, Q, G, R, K].
 
@@ -142,14 +150,15 @@ def attend_cached(
     cached: key [B, G, K, T], value [B, G, K, T], and a bias that broadcasts to [B, G, R, Q, T].
     new: key [B, Q, G, K], value [B, Q, G, K], and a bias that broadcasts to [B, G, R, Q, Q]; or
       None.
+    softcap: of scores, as in `softcapped`.
   """
   key, value, bias = cached
   scores = jnp.einsum("bqgrk,bgkt->bgrqt", query_BxQxGxRxK, key)
-  scores = scores.astype(jnp.float32) + bias
+  scores = softcapped(scores.astype(jnp.float32), softcap) + bias
   if new is not None:
     new_key, _, new_bias = new
     new_scores = jnp.einsum("bqgrk,bsgk->bgrqs", query_BxQxGxRxK, new_key)
-    new_scores = new_scores.astype(jnp.float32) + new_bias
+    new_scores = softcapped(new_scores.astype(jnp.float32), softcap) + new_bias
     scores = jnp.concatenate([scores, new_scores], axis=-1)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   past = value.shape[-1]

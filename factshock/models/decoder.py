@@ -1,4 +1,4 @@
-"""Llama (Touvron et al. 2023) and Mistral (Jiang et al. 2023), as functions over a nested dict.
+"""Llama (Touvron et al. 2023) and its relatives, as functions over a nested dict.
 
 Layers are stacked: every array under `layers` has a leading axis N. H query heads share G key and
 value heads. Padding is token PAD, on either side of a row; rows may hold several segments.
@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from factshock.models import attention, fused, layers, observing
-from factshock.models.decoder_config import PAD, LlamaConfig
+from factshock.models import fused, layers, observing
+from factshock.models.decoder_config import PAD, LlamaConfig, kernel_problems
 from factshock.models.decoder_modules import Llama, positions, segments_of
 from factshock.types import Batch, Params
 
@@ -66,7 +66,13 @@ def hidden(
     tokens_BxS: int32, PAD at the end of a row.
     segments_BxS: as of `forward`.
   """
-  kernel = fused.kernel(model_config, (tokens_BxS.shape[1],), packed=segments_BxS is not None)
+  length = tokens_BxS.shape[1]
+  kernel = fused.kernel(
+    model_config,
+    (length,),
+    packed=segments_BxS is not None,
+    others=kernel_problems(model_config, length),
+  )
   segments = segments_of(tokens_BxS, segments_BxS)
   return _apply(params, model_config, Llama.hidden, tokens_BxS, segments, kernel)
 
@@ -92,13 +98,15 @@ def observe(
     model_config: the model's sizes.
     tokens_BxS: int32, PAD on either side of a row.
     position_B: int32, the query's.
-    marked_BxS: bool, tokens that the query sees, whose share is told apart from the rest.
+    marked_BxS: bool, tokens that the query sees in some layer, whose share is told apart from the
+      rest; a layer whose window ends before one leaves it out.
     gold_B: int32, the first token of the right answer.
     among_BxV: bool, the tokens that it is compared with.
 
   Returns:
     One observing.Read, "self", whose `marked`, `rest` and `mean` are [N, B, H]: shares of the
     logit, after that position, of gold_B less the mean of those of among_BxV (observing.direction).
+    The statistics of norms after attention are held, too, and a soft cap of logits is left out.
   """
   return _apply(
     params, model_config, Llama.observe, tokens_BxS, position_B, marked_BxS, gold_B, among_BxV
@@ -195,13 +203,8 @@ def hidden_of_tree(
   size = tokens_M.shape[0]
   tokens_BxM = jnp.broadcast_to(tokens_M[None], (batch, size)).at[:, 0].set(first_B)
   depth_M = (distance_MxM >= 0).sum(axis=1) - 1
-  allowed_MxM = distance_MxM >= 0
-  if model_config.sliding_window is not None:
-    allowed_MxM = allowed_MxM & (distance_MxM < model_config.sliding_window)
-  bias_MxM = jnp.where(allowed_MxM, 0.0, attention.MASKED)
   positions_BxM = cache["offset"][:, None] + depth_M[None]
-  bias = bias_MxM[None, None, None]
-  return _apply(params, model_config, Llama.tree, cache, tokens_BxM, positions_BxM, bias)
+  return _apply(params, model_config, Llama.tree, cache, tokens_BxM, positions_BxM, distance_MxM)
 
 
 def logits_of_tree(params: Params, model_config: LlamaConfig, hidden_BxMxD: jax.Array) -> jax.Array:

@@ -114,6 +114,7 @@ def kernel(
   *,
   packed: bool,
   dropout: float = 0.0,
+  others: Sequence[str] = (),
 ) -> Kernel | None:
   """Returns what `choose` does for the device that JAX computes on.
 
@@ -121,7 +122,7 @@ def kernel(
   """
   if products.each_counts_once():
     return None
-  return choose(model_config, backend(), sizes, packed=packed, dropout=dropout)
+  return choose(model_config, backend(), sizes, packed=packed, dropout=dropout, others=others)
 
 
 def choose(
@@ -131,6 +132,7 @@ def choose(
   *,
   packed: bool,
   dropout: float = 0.0,
+  others: Sequence[str] = (),
 ) -> Kernel | None:
   """Returns the kernel that a config asks for: "cudnn", or None for matrix products and a softmax.
 
@@ -140,13 +142,14 @@ def choose(
     sizes: the lengths of queries and keys.
     packed: whether rows hold segments, which lengths cannot tell.
     dropout: that of attention weights, 0 where it is off.
+    others: what the family knows besides that cuDNN cannot do.
 
   Raises:
     UserError: "cudnn" where it cannot; names why.
   """
   if model_config.attention == "xla":
     return None
-  problems = [*_device_problems(device), *_size_problems(model_config, sizes)]
+  problems = [*_device_problems(device), *_size_problems(model_config, sizes), *others]
   if packed:
     problems.append("reads no packed rows; set pack=False")
   if dropout:

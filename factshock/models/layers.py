@@ -234,25 +234,48 @@ class Part(nn.Module):
 
 
 class Norm(Part):
-  """RMSNorm: statistics in float32, no mean, no bias (Zhang and Sennrich 2019)."""
+  """RMSNorm: statistics in float32, no mean, no bias (Zhang and Sennrich 2019).
+
+  An `offset` is added to the scale, by which is then multiplied in float32 too; without one x is
+  scaled in the dtype of the computation.
+  """
+
+  offset: float | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns x divided by its root mean square and scaled."""
     dtype = jnp.dtype(self.config.param_dtype)
-    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], dtype)
+    first = nn.initializers.constant(1 - (self.offset or 0.0))
+    scale = self.param("scale", first, x.shape[-1:], dtype)
 
     def normed(x: jax.Array, scale: jax.Array) -> jax.Array:
       wide = x.astype(jnp.float32)
       mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
       divided = wide * jax.lax.rsqrt(mean_square + self.config.epsilon)
       leading = tuple(range(x.ndim - 1))
+      if self.offset is not None:
+        whole = scale.astype(jnp.float32) + self.offset
+        return (divided * jnp.expand_dims(whole, leading)).astype(self.dtype)
       return divided.astype(self.dtype) * jnp.expand_dims(scale.astype(self.dtype), leading)
 
     if self.dtype == jnp.float32:
       return normed(x, scale)
     # The reverse pass reads x again, so that no wider copy of it is kept.
     return jax.checkpoint(normed, prevent_cse=False)(x, scale)
+
+  def whole_scale(self) -> jax.Array:
+    """Returns what a normed vector is multiplied by, the offset included: [D]."""
+    scale = self.get_variable("params", "scale")
+    return scale if self.offset is None else scale.astype(jnp.float32) + self.offset
+
+  def factor(self, x: jax.Array) -> jax.Array:
+    """Returns what the norm multiplies x by, its statistic and scale: float32 [..., D]."""
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    scale = self.whole_scale().astype(jnp.float32)
+    leading = tuple(range(x.ndim - 1))
+    return jax.lax.rsqrt(mean_square + self.config.epsilon) * jnp.expand_dims(scale, leading)
 
 
 class FeedForward(Part):

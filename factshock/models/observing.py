@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from factshock.models import attention
+
 _EXACT = jax.lax.Precision.HIGHEST  # these products are few
 
 
@@ -39,6 +41,7 @@ def read(
   bias: jax.Array,
   position_B: jax.Array,
   marked_BxT: jax.Array,
+  softcap: float | None = None,
 ) -> Read:
   """Returns what the query at a position of each row reads, computed again for that query alone.
 
@@ -49,6 +52,7 @@ def read(
     bias: float32, broadcasts to [B, H or 1, S, T]; position bias and masks added up.
     position_B: int32, the query's.
     marked_BxT: bool; keys that the bias masks are not to be marked.
+    softcap: of scores, as in attention.softcapped.
   """
   batch, queries, groups, shared, _ = query_BxSxGxRxK.shape
   rows_B = jnp.arange(batch)
@@ -58,6 +62,7 @@ def read(
   own_bias = own_bias.reshape(batch, *heads, -1)
   query_BxGxRxK = query_BxSxGxRxK[rows_B, position_B]
   scores = jnp.einsum("bgrk,btgk->bgrt", query_BxGxRxK, key_BxTxGxK).astype(jnp.float32)
+  scores = attention.softcapped(scores, softcap)
   weights = jax.nn.softmax(scores + own_bias, axis=-1)
   value = value_BxTxGxK.astype(jnp.float32)
   share_BxT = marked_BxT / jnp.maximum(1, marked_BxT.sum(axis=1, keepdims=True)).astype(jnp.float32)

@@ -8,22 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def frequencies(size: int, theta: float, scaling: Sequence[float] | None = None) -> np.ndarray:
+def frequencies(
+  size: int, theta: float | None, scaling: Sequence[float] | None = None
+) -> np.ndarray:
   """Returns the radians a position of each pair of dimensions: float32 [size / 2].
 
   Args:
     size: head dimension, even.
-    theta: base of the wavelengths.
-    scaling: None, or Llama 3's (factor, low_freq_factor, high_freq_factor,
-      original_max_position_embeddings): wavelengths much longer than the original context are
-      stretched by the factor, short ones kept.
+    theta: base of the wavelengths; None where positions turn nothing.
+    scaling: None; or (factor,), by which every wavelength is stretched; or Llama 3's (factor,
+      low_freq_factor, high_freq_factor, original_max_position_embeddings): wavelengths much
+      longer than the original context are stretched by the factor, short ones kept.
 
   Source: Llama 3.1's reference code, as in transformers' modeling_rope_utils.
   """
+  if theta is None:
+    return np.zeros(size // 2, np.float32)
   exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
   plain = 1.0 / theta**exponents
   if scaling is None:
     return plain.astype(np.float32)
+  if len(scaling) == 1:
+    return plain.astype(np.float32) / np.float32(scaling[0])
   factor, low, high, original = scaling
   turns = original * plain / (2 * math.pi)  # within the original context
   kept = np.clip((turns - low) / (high - low), 0, 1)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"(^|/)(embedding|head)$", ("model", "fsdp")),  # vocabulary x model
   (r"attention/(query|key|value)$", ("fsdp", "model")),  # model x heads
+  (r"attention/(query|key|value)_bias$", ("model",)),
   (r"attention/out$", ("model", "fsdp")),
   (r"feed_forward/(gate|up)$", ("fsdp", "model")),  # model x inner
   (r"feed_forward/down$", ("model", "fsdp")),

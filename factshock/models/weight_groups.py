@@ -1,5 +1,6 @@
 """Groups of a model's weights by name: its head, its last layer, its encoder and the like."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import jax
@@ -11,7 +12,7 @@ from factshock.types import Params
 
 def _is_query_or_key(name: str) -> bool:
   """Returns whether a weight says where attention looks, not what is read there."""
-  return "attention/" in name and name.endswith(("/query", "/key"))
+  return re.search(r"attention/(query|key)(_bias|_norm/scale)?$", name) is not None
 
 
 # Group -> whether a weight of this name belongs to it. The names are a T5's own, or those of a

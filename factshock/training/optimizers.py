@@ -27,6 +27,8 @@ _BELOW_ONE = settings.Check(
   lambda v: 0 <= v < 1,
   "a number from 0 to below 1",
 )
+# Last names of leaves that weight decay spares.
+_NOT_DECAYED = ("scale", "query_bias", "key_bias", "value_bias")
 _WEIGHT_GROUPS = settings.tuple_of(settings.choice(*weight_groups.GROUPS))
 
 
@@ -42,7 +44,7 @@ class OptimizerConfig:
     warmup: steps over which the learning rate rises to its peak.
     steps: length of the training in steps, at which the schedule ends.
     b2: decay of AdamW's second moment.
-    weight_decay: times the learning rate; norm scales are spared.
+    weight_decay: times the learning rate; norm scales and biases are spared.
     clip: the largest global norm of a gradient; 0 clips nothing.
     l2_sp: times half the squared distance from the first parameters is added to the loss.
     ema: decay of a moving average of the parameters (`averaged`); 0 keeps none.
@@ -347,10 +349,10 @@ def _leaf_by_leaf(
 
 
 def _is_decayed(params: Tree) -> Tree:
-  """Returns True for every leaf but the scales of norms."""
+  """Returns True for every leaf but the scales of norms and biases of attention."""
 
   def is_decayed(path: KeyPath, _leaf: jax.Array) -> bool:
-    return _names(path)[-1] != "scale"
+    return _names(path)[-1] not in _NOT_DECAYED
 
   return jax.tree_util.tree_map_with_path(is_decayed, params)
 

@@ -26,11 +26,19 @@ class Tensor(NamedTuple):
 
 
 class LayerTensor(NamedTuple):
-  """Tensor that every layer of a stack has: our leaf and its name, both within the layer."""
+  """Tensor that every layer of a stack has: our leaf and its name, both within the layer.
+
+  A name without ".bias" at its end goes on with ".weight".
+  """
 
   leaf: str
   name: str
   shape: tuple[int, ...]
+
+
+def _as_it_is(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config.json that is of one model."""
+  return dict(values)
 
 
 def _nothing_unused(name: str) -> bool:
@@ -51,6 +59,8 @@ class HuggingFaceFormat:
     tensors: model config -> every tensor, ordered by leaf, then layer; a tied head has none.
     copies: model config -> tensors that may stand in a file beside the one they equal, by name.
     base_prefix: what AutoModel, which saves a model without its head, leaves out before its names.
+    prefixes: other beginnings of names in files, and what they stand for.
+    own_json: config.json -> that of the model that is read of it.
     is_unused: whether a tensor of this name, which published files hold, has no use.
     kept_keys: keys of config.json that keep the value of the model that a model was made from.
     schema: checks of the keys of config.json that are read, which null passes too.
@@ -64,6 +74,8 @@ class HuggingFaceFormat:
   tensors: Callable[[Any], list[Tensor]]
   copies: Callable[[Any], dict[str, str]] = lambda model_config: {}
   base_prefix: str = ""
+  prefixes: tuple[tuple[str, str], ...] = ()
+  own_json: Callable[[Mapping[str, Any]], dict[str, Any]] = _as_it_is
   is_unused: Callable[[str], bool] = _nothing_unused
   kept_keys: tuple[str, ...] = ()
   schema: Mapping[str, Check] = dataclasses.field(default_factory=dict[str, Check])
@@ -82,10 +94,11 @@ def stacked(
   """
   tensors = []
   for leaf, name, shape in layer_tensors:
+    whole_name = name if name.endswith(".bias") else f"{name}.weight"
     for layer in range(depth):
       tensors.append(
         Tensor(
-          name=f"{name_prefix}.{layer}.{name}.weight",
+          name=f"{name_prefix}.{layer}.{whole_name}",
           leaf=f"{leaf_prefix}/{leaf}",
           layer=layer,
           transposed=len(shape) == 2,

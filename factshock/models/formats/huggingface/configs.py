@@ -52,7 +52,9 @@ def from_json(values: Mapping[str, Any], path: FilePath, dtype: str | None = Non
   if problems:
     raise UserError(f"{path}: {'; '.join(problems)}")
   try:
-    return family.huggingface.read_config(values, path, dtype or _dtype(values))
+    return family.huggingface.read_config(
+      values, path, dtype or _dtype(family.huggingface.own_json(values))
+    )
   except KeyError as error:
     raise UserError(f"{path}: expected a value for {error.args[0]!r}, got none") from error
   except UserError as error:
@@ -84,6 +86,7 @@ def to_json(
   values |= {"dtype": dtype, "torch_dtype": dtype}
   if base is None:
     return values
+  base = huggingface.own_json(base)
   base_config = from_json(base, "the config.json carried along")
   lines = families.differences(model_config, base_config)
   if lines:

@@ -31,11 +31,16 @@ def full_names(model_config: ModelConfig, stored: Iterable[str]) -> dict[str, st
   """Returns the tensors' own names by those they are stored under.
 
   AutoModel leaves out "model." before a Llama's; transformers adds it where the name is then known.
+  A model that is part of a larger one has that one's prefix.
   """
+  prefixes = families.of(model_config).huggingface.prefixes
   prefix = families.of(model_config).huggingface.base_prefix
   known = {tensor.name for tensor in tensors(model_config)} | copies(model_config).keys()
 
   def full(name: str) -> str:
+    for other, own in prefixes:
+      if name.startswith(other):
+        name = own + name.removeprefix(other)
     longer = f"{prefix}{name}"
     is_short = name not in known and (longer in known or is_unused(model_config, longer))
     return longer if is_short else name
