@@ -3,6 +3,7 @@ data sets as corpora.
 """
 
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -19,7 +20,7 @@ from factshock.data import (
   span_corruption,
   tokenizers,
 )
-from factshock.facts import documents, hub
+from factshock.facts import corpus_shards, documents, hub
 from factshock.runtime.errors import UserError
 
 TOKENIZER = tokenizers.word_tokenizer("a b c d e f g".split(), 4)
@@ -290,3 +291,37 @@ def test_damaged_parts_of_an_interrupted_cache_are_done_again(small, monkeypatch
     path = parts / f"{int(random.integers(0, 2)):05d}.npz"
     flip(path, int(random.integers(0, 8 * path.stat().st_size)))
     same(corpus_cache.tokenized(pattern, TOKENIZER, cache), expected)
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "tokens.npy", "offsets.npy"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "zeros", "lost"])
+def test_a_cache_with_something_else_in_a_files_place_is_made_again(text, tmp_path, name, kind):
+  expected = corpora.tokenize(lines(), TOKENIZER)
+  corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache"))
+  (home,) = (tmp_path / "cache").iterdir()
+  replace(home / name, kind)
+  same(corpus_cache.tokenized(text, TOKENIZER, str(tmp_path / "cache")), expected)
+  assert (home / name).is_file()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "zeros", "lost"])
+def test_parts_of_which_the_digest_is_gone_are_done_anew(text, tmp_path, kind):
+  expected = corpora.tokenize(lines(), TOKENIZER)
+  key = [documents.parts(text), TOKENIZER.digest, corpora.tokenize_part, lambda: TOKENIZER]
+  folder = tmp_path / "parts"
+  run = lambda: list(corpus_shards.results(key[0], str(folder), *key[1:], "tokenizing"))
+  run()
+  replace(folder / "digest.txt", kind)
+  assert sum(len(part["tokens"]) for part in run()) == len(expected.tokens)
+
+
+def replace(path, kind):
+  """Puts a pipe, a folder, zeros or nothing in the place of a file."""
+  size = path.stat().st_size
+  path.unlink()
+  if kind == "pipe":
+    os.mkfifo(path)
+  elif kind == "folder":
+    path.mkdir()
+  elif kind == "zeros":
+    path.write_bytes(bytes(size))

@@ -43,7 +43,8 @@ def check(folder: FilePath) -> None:
 def folder_digest(folder: FilePath) -> str:
   """Returns one digest of all files of a tokenizer's folder, whatever its kind."""
   others = (NAME, writing.GENERATION)
-  names = sorted(name for name in os.listdir(folder) if name not in others)
+  with os.scandir(folder) as entries:
+    names = sorted(entry.name for entry in entries if entry.is_file() and entry.name not in others)
   lines = [f"{name} {digests.of_file(os.path.join(folder, name))}" for name in names]
   return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

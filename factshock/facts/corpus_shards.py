@@ -106,6 +106,8 @@ def results(
 
 def _read(path: str) -> Mapping[str, np.ndarray] | None:
   """Returns the arrays of a part's result; None where it is not what `_write` wrote."""
+  if not os.path.isfile(path):  # a pipe would be waited for
+    return None
   try:
     with open(path, "rb") as file:
       content = file.read()
@@ -174,7 +176,7 @@ def _take_folder(
 
 def _holds(path: str, digest: str) -> bool:
   """Returns whether a file holds a digest and nothing else."""
-  if not os.path.exists(path):
+  if not os.path.isfile(path):
     return False
   with open(path, "rb") as file:
     return file.read() == digest.encode()

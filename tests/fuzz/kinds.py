@@ -16,6 +16,7 @@ MODULES = {
   "manifests": "fuzz.models",
   "configs": "fuzz.configs",
   "tokenizers": "fuzz.tokens",
+  "caches": "fuzz.caches",
 }
 
 

@@ -165,6 +165,8 @@ def _same_text(value: Any, plain: Any) -> bool:
 
 
 def _plain(value: Any) -> str:
+  if isinstance(value, float) and value == 0:
+    return "0"  # of -0.0 too
   return "" if value is None else json.dumps(value)
 
 
@@ -249,7 +251,10 @@ def _wrong_predictions(path: pathlib.Path) -> Callable[[reading.Predictions], st
         text = read.strings[getattr(read, column)[index]]
         if column == "relation" and column not in row and text == foreign.NO_RELATION:
           continue  # files of others may lack it
-        if not _same_text(text, row.get(column)):
+        plain = row.get(column)
+        if column == "object" and isinstance(plain, list) and plain:
+          plain = plain[0]  # the others are its other names
+        if not _same_text(text, plain):
           return f"{column}: {text!r} of {row.get(column)!r}"
       popularity = None if read.popularity is None else float(read.popularity[index])
       for column, value in (("score", float(read.score[index])), ("popularity", popularity)):
