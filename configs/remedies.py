@@ -61,6 +61,7 @@ def arms() -> Arms:
   by_name = {name: demo.arms()[name] for name in names}
   by_name |= remedies("balanced")
   by_name |= weak("balanced")
+  by_name |= own_text_and_answers("balanced")
   by_name |= controls("balanced")
   for name, title in SETS.items():
     by_name[name] = dict(
@@ -209,6 +210,24 @@ def weak(facts: str, own: str = "zero_shot_question", teacher: str = "zero_shot_
       title="Average of three orders",
       group="remedy",
     ),
+  }
+
+
+def own_text_and_answers(facts: str, teacher: str = "zero_shot_cloze") -> Arms:
+  """Returns remedies that need the pretrained model alone, no text, and one less the labels.
+
+  `replay` mixes in text that the model wrote itself; `believed` teaches the answers that it is
+  surest of (arXiv 2507.08371), `surest` the objects of the same facts.
+  """
+
+  def trained(title: str, **more: Any) -> Arm:
+    return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
+
+  sure = dict(teacher=teacher, sure_share=0.5)
+  return {
+    "replay": trained("Mixture 1:1 with the model's own text", ratio=1.0, text="replay"),
+    "believed": trained("Answers it is surest of", labels="best", **sure),
+    "surest": trained("Facts it is surest of", **sure),
   }
 
 

@@ -244,7 +244,7 @@ def test_random_words_keep_lengths_and_words():
     ),
     (
       dict(self_distilled=dict(labels="gold")),
-      "labels='soft' or 'best' and teacher=ARM go together",
+      "labels='soft' or 'best', or sure_share, and teacher=ARM go together",
     ),
     (
       dict(self_distilled=dict(teacher="finetune")),

@@ -13,7 +13,7 @@ import jax
 from factshock.devices import partitioning
 from factshock.predictions import points
 from factshock.runtime.settings import attempt, raise_if_any
-from factshock.study import answers, input_checks
+from factshock.study import answers, input_checks, pretraining_text
 from factshock.study import config as configs
 from factshock.study.arms import finetune, registry
 from factshock.study.config import Config
@@ -183,7 +183,11 @@ def _text_problems(config: Config) -> list[str]:
       "that, that says which answers are common (or config.entity_counts=PATH, from "
       "`python -m factshock.count`)"
     )
-  readers = [name for name, arm in config.arms.items() if arm.get("ratio", 0) > 0]
+  readers = [
+    name
+    for name, arm in config.arms.items()
+    if arm.get("ratio", 0) > 0 and arm.get("text") != pretraining_text.REPLAY
+  ]
   if readers or config.pretrain.steps > 0:
     needed_by = ", ".join(readers) or "pretraining"
     problems.append(f"config.corpus=PATH: is needed by {needed_by}, which read text")

@@ -122,12 +122,16 @@ def sources(
     tokenizer: of the study.
     kind: one of KINDS.
   """
-  texts = [
-    _of_kind(text, kind, workdir.text(seed, kind, index), data, sets, seed)
-    for index, text in enumerate(data.texts)
-  ]
-  weights = config.corpus_weights or (1,) * len(data.texts)
-  names = ["corpus", *(f"corpus {count}" for count in range(2, len(data.texts) + 1))]
+  if kind == REPLAY:
+    texts: list[Text] = [workdir.text(seed, kind, 0)]
+    weights = (1,)
+  else:
+    texts = [
+      _of_kind(text, kind, workdir.text(seed, kind, index), data, sets, seed)
+      for index, text in enumerate(data.texts)
+    ]
+    weights = config.corpus_weights or (1,) * len(texts)
+  names = ["corpus", *(f"corpus {count}" for count in range(2, len(texts) + 1))]
   cache = config.corpus_cache or workdir.corpus_cache
   lock_folder = config.corpus_cache or workdir.locks
   section = PretrainingConfig.of(config.pretrain)
@@ -223,7 +227,9 @@ _CHANGES: Mapping[str, _Change] = {
   "background": _background,
   "random_words": _random_words,
 }
-KINDS = ("whole", *_CHANGES)
+# Text that the model wrote itself (study/replay.py), which needs no corpus.
+REPLAY = "replay"
+KINDS = ("whole", *_CHANGES, REPLAY)
 
 
 def _text_source(

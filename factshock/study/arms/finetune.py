@@ -1,12 +1,13 @@
 """Arms that finetune: on facts alone or mixed with the pretraining task, with many options."""
 
+import math
 import shutil
 
 from factshock.checkpoints import store, tree_files
 from factshock.facts import splits
 from factshock.predictions.points import Point
 from factshock.runtime import processes
-from factshock.study import answers, pretraining_text, roles, training, weights
+from factshock.study import answers, pretraining_text, replay, roles, training, weights
 from factshock.study import config as configs
 from factshock.study.arms import requirements, taught
 from factshock.study.arms.kind import Advice, Kind, Pair
@@ -27,6 +28,9 @@ _ADVICE = {
     "a prompt that the model answers well; no labels",
     "a forward pass a question",
     "the model knows more than it answers to questions",
+  ),
+  "sure_share": Advice(
+    _BEFORE, "a forward pass a question", "some of the facts may be left out of finetuning"
   ),
   "l2_sp": Advice(_BEFORE, "a copy of the weights in memory", "one run is to do without mixing"),
   "lora_rank": Advice("nothing", "less memory", "memory is short"),
@@ -91,6 +95,8 @@ def _run(run: SeedRun, name: str) -> None:
     if not _is_answered(run, point):
       answers.answer(run, point, params, Question(section.prompt), step=step)
 
+  if arm.get("ratio") and arm.get("text") == pretraining_text.REPLAY:
+    replay.write_if_missing(run, _replayed_documents(run.config))
   facts, belief = taught.taught(run, name)
   data = FinetuningData(
     facts,
@@ -103,6 +109,16 @@ def _run(run: SeedRun, name: str) -> None:
     fact_weights=splits.answer_weights(facts, run.counts) if arm.get("reweighted") else None,
   )
   training.finetune(run, name, data, section, start, evaluate=evaluate)
+
+
+def _replayed_documents(config: Config) -> int:
+  """Returns how many documents the arms that read the model's own text take at most."""
+  counts = [
+    settings(config, name).steps * settings(config, name).batch_size * arm.get("ratio", 0)
+    for name, arm in config.arms.items()
+    if arm.get("text") == pretraining_text.REPLAY
+  ]
+  return math.ceil(max(counts))
 
 
 def _drop_if_answers_are_missing(run: SeedRun, name: str) -> None:
@@ -128,6 +144,8 @@ def _is_answered(run: SeedRun, point: Point) -> bool:
 def _problems(config: Config, name: str) -> list[str]:
   arm = config.arms[name]
   problems = []
+  if arm.get("text") == pretraining_text.REPLAY:
+    problems += _replay_problems(config, name)
   if arm.get("text") in ("background", "random_words") and config.pretrain.masking == "salient":
     problems.append(
       f"config.arms.{name}.text: {arm.text!r} leaves no sentence that names a fact's two ends, "
@@ -141,8 +159,27 @@ def _problems(config: Config, name: str) -> list[str]:
   ]
 
 
+def _replay_problems(config: Config, name: str) -> list[str]:
+  """Returns what keeps an arm from reading the model's own text, a line each."""
+  problems = []
+  if not config.arms[name].get("ratio"):
+    problems.append(f"config.arms.{name}: text='replay' is read by arms with a ratio; give one")
+  if config.pretrain.masking == "salient":
+    problems.append(
+      f"config.arms.{name}.text: 'replay' hardly names a fact's two ends, which "
+      "config.pretrain.masking='salient' needs; choose masking 'spans'"
+    )
+  return problems
+
+
 def _advice(config: Config, name: str) -> Advice:
   arm = config.arms[name]
+  if arm.get("ratio") and arm.get("text") == pretraining_text.REPLAY:
+    return Advice(
+      _BEFORE,
+      f"{arm.ratio:g} examples of its own text to a question, written once",
+      "training is to be done anyway, and text like that of pretraining is not at hand",
+    )
   if arm.get("ratio"):
     return Advice(
       "text like that of pretraining",
@@ -169,7 +206,8 @@ def _roles(config: Config, name: str) -> list[str]:
 def _is_control(config: Config, name: str) -> bool:
   """Returns whether an arm reads an altered text or learns the objects of other facts."""
   arm = config.arms[name]
-  return arm.get("text", "whole") != "whole" or arm.get("labels") == "permuted"
+  altered = arm.get("text", "whole") not in ("whole", pretraining_text.REPLAY)
+  return altered or arm.get("labels") == "permuted"
 
 
 def _comparisons(config: Config, name: str) -> list[Pair]:
@@ -208,6 +246,7 @@ KINDS = [
       teacher=configs.optional(configs.TEXT),
       labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")),
       gold_share=configs.optional(configs.SHARE),
+      sure_share=configs.optional(configs.INSIDE),
       logit_adjustment=configs.optional(configs.NOT_NEGATIVE),
       attention=configs.optional(configs.FLAG),
       **configs.finetune_overrides(),

@@ -1,5 +1,7 @@
 """Facts and labels of finetuning: its set, and what is taught in the place of the objects."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from factshock.facts import schema, splits
@@ -25,9 +27,16 @@ def taught(run: SeedRun, name: str) -> tuple[list[Fact], list[np.ndarray] | None
   it or its likeliest answer; of it `gold_share` is the object all the same. (A share g of the
   object and 1 - g of a belief has the gradient of a loss on the object and (1 - g) / g times the
   divergence from the belief, up to a factor.)
+
+  `sure_share` keeps that share of each relation's facts, those whose likeliest answer the teacher
+  is surest of: with "best" the answers that the model believes (Newman et al. 2025, arXiv
+  2507.08371), with the objects the facts of which it is sure of something.
   """
   arm = run.config.arms[name]
   facts = facts_of(run, arm.facts)
+  if "sure_share" in arm:
+    facts = _surest(run, facts, arm.teacher, arm.sure_share)
+    print("  " + splits.describe(f"{name}, surest", facts), flush=True)
   labels = arm.get("labels", "gold")
   if labels == "permuted":
     return splits.permuted_answers(facts, run.seed), None
@@ -76,7 +85,34 @@ def _make_model_sets(run: SeedRun) -> None:
     print("  " + splits.describe(name, facts), flush=True)
 
 
-def _beliefs(run: SeedRun, facts: list[Fact], teacher: str, best: bool) -> list[np.ndarray]:
+def _surest(
+  run: SeedRun,
+  facts: Sequence[Fact],
+  teacher: str,
+  share: float,
+) -> list[Fact]:
+  """Returns a share of each relation's facts, those a teacher is surest of, in their order.
+
+  How sure it is of a fact is the probability of its likeliest answer among the candidates. Each
+  relation keeps one fact at least.
+  """
+  beliefs = _beliefs(run, facts, teacher, best=False)
+  by_relation: dict[str, list[int]] = {}
+  for row, fact in enumerate(facts):
+    by_relation.setdefault(fact["relation"], []).append(row)
+  kept: set[int] = set()
+  for rows in by_relation.values():
+    surest_first = sorted(rows, key=lambda row: -beliefs[row].max())
+    kept.update(surest_first[: max(1, round(share * len(rows)))])
+  return [facts[row] for row in sorted(kept)]
+
+
+def _beliefs(
+  run: SeedRun,
+  facts: Sequence[Fact],
+  teacher: str,
+  best: bool,
+) -> list[np.ndarray]:
   """Returns what the pretrained model believes of facts, asked as the arm `teacher` is."""
   question_of = registry.kind_of(run.config, teacher).question
   if question_of is None:
@@ -94,11 +130,11 @@ def problems(config: Config, name: str, ranks: bool) -> list[str]:
       f"config.arms.{name}.facts: {arm.facts!r} needs an arm that ranks as config.roles.ceiling: "
       "what it has right is known"
     )
-  has_belief = arm.get("labels") in ("soft", "best")
-  if ("teacher" in arm) != has_belief:
+  asks_teacher = arm.get("labels") in ("soft", "best") or "sure_share" in arm
+  if ("teacher" in arm) != asks_teacher:
     lines.append(
-      f"config.arms.{name}: labels='soft' or 'best' and teacher=ARM go together, got "
-      f"labels={arm.get('labels')!r} and teacher={arm.get('teacher')!r}"
+      f"config.arms.{name}: labels='soft' or 'best', or sure_share, and teacher=ARM go together, "
+      f"got labels={arm.get('labels')!r} and teacher={arm.get('teacher')!r}"
     )
   elif "teacher" in arm and not (ranks and _can_teach(config, arm.teacher)):
     expected = " or ".join(map(repr, registry.asking_kinds()))
@@ -106,9 +142,9 @@ def problems(config: Config, name: str, ranks: bool) -> list[str]:
       f"config.arms.{name}.teacher: expected an arm of kind {expected} that ranks, got "
       f"{arm.teacher!r}"
     )
-  without_teacher = "gold_share" in arm and "teacher" not in arm
+  without_belief = "gold_share" in arm and arm.get("labels") not in ("soft", "best")
   adjusted = arm.get("logit_adjustment") and (not ranks or arm.get("reweighted"))
-  if without_teacher or adjusted:
+  if without_belief or adjusted:
     lines.append(
       f"config.arms.{name}: gold_share goes with a teacher, and logit_adjustment with answers that "
       "are ranked, without reweighted"
