@@ -8,6 +8,7 @@ TEST = [
   "hypothesis>=6.100",
   "torch==2.13.0",
   "safetensors>=0.4",
+  "gguf>=0.17",
   "peft>=0.15",
   "pyoxigraph>=0.5",
   "rdflib>=7",
@@ -46,6 +47,8 @@ setuptools.setup(
     # large, where it is installed).
     "graph": ["pyoxigraph>=0.5", "rdflib>=7", "networkx>=3.4"],
     "beam": ["apache-beam>=2.60"],
+    # Models as .gguf files, llama.cpp's format.
+    "gguf": ["gguf>=0.17"],
     "gpu": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     "lm_eval": ["lm_eval>=0.4.13"],

@@ -5,8 +5,9 @@ r"""Turns a model into another format: HuggingFace folders, T5X checkpoints, and
     python -m factshock.convert --input=google/t5-v1_1-small --output=checkpoints/small --to=orbax \
         --dtype=bfloat16
 
-The input is a HuggingFace folder or hub id, a T5X checkpoint (msgpack or zarr), or a checkpoint of
-factshock (a step folder, or a folder of steps: its newest). Low-rank adapters, PEFT's or those of
+The input is a HuggingFace folder or hub id, a .gguf file (package gguf: pip install
+'factshock[gguf]'), a T5X checkpoint (msgpack or zarr), or a checkpoint of factshock (a step folder,
+or a folder of steps: its newest). Low-rank adapters, PEFT's or those of
 a checkpoint trained with config.finetune.lora_rank, are merged into the model they belong to;
 --to=peft writes the adapters alone, for PEFT. What is written as `huggingface` loads in
 transformers, vLLM and mergekit, with the tokenizer where the input has one in their format. Memory
@@ -24,7 +25,7 @@ from factshock.runtime.errors import UserError
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_string(
-    "input", "", "Model to read: a folder, or the id of a model on the HuggingFace hub."
+    "input", "", "Model to read: a folder, a .gguf file, or the id of a model on the HuggingFace hub."
   )
   flags.DEFINE_string("output", "", "Folder to write; must not exist.")
   flags.DEFINE_enum(

@@ -14,6 +14,7 @@ from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints import store
 from factshock.data import tokenizer_files
 from factshock.models.formats import t5x
+from factshock.models.formats.gguf import files as gguf_files
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 
@@ -31,7 +32,7 @@ _WEIGHTS = re.compile(r".*\.(safetensors|bin|gguf)")
 def is_checkpoint(path: str) -> bool:
   """Returns whether a path is meant as a checkpoint of ours.
 
-  Anything else is a HuggingFace folder or hub id: "org/name" or "org/name@revision".
+  Anything else is a GGUF file, a HuggingFace folder or hub id: "org/name" or "org/name@revision".
 
   Raises:
     UserError: it is a folder that holds models of two formats.
@@ -39,6 +40,8 @@ def is_checkpoint(path: str) -> bool:
   if os.path.isdir(path):
     check_one_format(path)
     return not _is_pretrained(path)
+  if gguf_files.is_file(path):
+    return False
   return not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path)
 
 
@@ -98,7 +101,7 @@ def path_of(checkpoint: str, record: Mapping[str, Any], what: What) -> str:
 
 
 def base_of(checkpoint: str, record: Mapping[str, Any]) -> str:
-  """Returns the model that a checkpoint's adapters stand on: a folder or a hub id.
+  """Returns the model that a checkpoint's adapters stand on: a folder, a GGUF file or a hub id.
 
   Raises:
     UserError: it is not the one that they were trained on.
@@ -122,14 +125,19 @@ def base_of(checkpoint: str, record: Mapping[str, Any]) -> str:
 def model_digest(source: str) -> str | None:
   """Returns a text that differs where a model's weights do; None of a hub id.
 
-  Of a HuggingFace folder it is made from the names, sizes and samples of the files of weights.
+  Of a HuggingFace folder it is made from the names, sizes and samples of the files of weights, of a
+  GGUF file from its size and samples.
   """
   if is_checkpoint(source):
     folder = store.step_folder(source)
     return manifests.tree_digest(manifests.params_only(store.read_manifest(folder)["leaves"]))
+  digest = hashlib.sha256()
+  if os.path.isfile(source):
+    for sample in _samples(source):
+      digest.update(sample)
+    return digest.hexdigest()
   if not os.path.isdir(source):
     return None
-  digest = hashlib.sha256()
   for name in sorted(filter(_WEIGHTS.fullmatch, os.listdir(source))):
     digest.update(f"{name}\n".encode())
     for sample in _samples(os.path.join(source, name)):

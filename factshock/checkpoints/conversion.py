@@ -11,9 +11,10 @@ import numpy as np
 
 from factshock.checkpoints import belongings, loading, recorded_models, store, tree_files
 from factshock.checkpoints.manifest import CheckpointRecord
-from factshock.data import tokenizer_files
+from factshock.data import pretrained_tokenizers, tokenizer_files
 from factshock.models import families
 from factshock.models.formats import finite, huggingface, t5x
+from factshock.models.formats.gguf import files as gguf_files
 from factshock.models.formats.huggingface import names, writing
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
@@ -34,7 +35,7 @@ class SourceModel:
     dtypes: the dtype that each leaf is stored in.
     read_leaf: (leaf, dtype) -> the leaf's array; adapters are merged into it.
     json: the config.json it came with.
-    tokenizer: HuggingFace folder of its tokenizer.
+    tokenizer: HuggingFace folder, or GGUF file, of its tokenizer.
     adapters: its low-rank adapters, if it has some.
   """
 
@@ -89,8 +90,8 @@ def convert(
   """Writes a model in another format, holding about one leaf of it in memory.
 
   Args:
-    source: a HuggingFace folder or hub id, a T5X checkpoint, or one of ours (a step folder, or a
-      folder of steps).
+    source: a HuggingFace folder or hub id, a GGUF file, a T5X checkpoint, or one of ours (a step
+      folder, or a folder of steps).
     output: folder to write; must not exist. For "orbax" it is a step folder.
     to: "huggingface" or "orbax", with adapters merged; or "peft", the adapters alone.
     dtype: "float32" or "bfloat16"; None keeps the stored one.
@@ -245,7 +246,8 @@ def _base_json(
   if record.get("huggingface"):
     return record["huggingface"]
   start = experiment.get("start_from")
-  if not start or not os.path.isfile(os.path.join(start, "config.json")):
+  has_json = bool(start) and os.path.isfile(os.path.join(start, "config.json"))
+  if not has_json and not os.path.isfile(start or ""):
     return None
   base = huggingface.read_json(start)
   differing = families.differences(config, huggingface.from_json(base, start))
@@ -254,9 +256,7 @@ def _base_json(
 
 def _with_tokenizer(folder: str | None) -> str | None:
   """Returns the folder, or None where it has no tokenizer in HuggingFace's format."""
-  if folder and os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
-    return folder
-  return None
+  return folder if folder and pretrained_tokenizers.is_folder(folder) else None
 
 
 def _write_huggingface(model: SourceModel, output: str) -> None:
@@ -318,6 +318,8 @@ def _write_orbax(model: SourceModel, output: str) -> None:
 
 def _copy_tokenizer(source: str, target: str) -> None:
   os.makedirs(target)
+  if gguf_files.is_file(source):
+    writing.copy_tokenizer(source, target)
   # Transformers may ask config.json which tokenizer it is.
   for name in (*writing.BESIDE, "config.json"):
     if os.path.isfile(os.path.join(source, name)):

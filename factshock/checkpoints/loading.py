@@ -13,6 +13,7 @@ from factshock.data import pretrained_tokenizers, tokenizers
 from factshock.devices import host, partitioning
 from factshock.models import families, lora
 from factshock.models.formats import huggingface
+from factshock.models.formats.gguf import files as gguf_files
 from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
 from factshock.types import Params, Tokenizer
@@ -113,7 +114,7 @@ def open_model(
   config: ml_collections.ConfigDict | None = None,
   tokenizer: str | None = None,
 ) -> tuple[LoadedModel, Origin]:
-  """Opens a checkpoint of ours, or a HuggingFace folder or hub id.
+  """Opens a checkpoint of ours, a HuggingFace folder or hub id, or a GGUF file.
 
   Args:
     checkpoint: its path, or "org/name", "org/name@revision".
@@ -135,7 +136,8 @@ def open_model(
     model = _open_checkpoint(checkpoint, experiment, record, tokenizer)
   else:
     model = _open_pretrained(checkpoint, tokenizer)
-    record = {"arm": os.path.basename(os.path.normpath(checkpoint))}
+    name = os.path.basename(os.path.normpath(checkpoint))
+    record = {"arm": name.removesuffix(gguf_files.ENDING)}
   origin = Origin(checkpoint, experiment, record)
   return dataclasses.replace(model, mesh=mesh), origin
 

@@ -7,11 +7,14 @@ import importlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from factshock.data import byte_tokenizers, special_tokens, tokenizer_files
 from factshock.data.byte_tokenizers import ByteTokenizer
+from factshock.models.formats.gguf import files as gguf_files
+from factshock.models.formats.gguf import tokenizers as gguf_tokenizers
 from factshock.models.formats.huggingface import adapters
 from factshock.models.formats.huggingface.writing import GENERATION
 from factshock.runtime.errors import UserError
@@ -140,7 +143,9 @@ class PretrainedTokenizer:
 
     The model's generation_config.json goes along, as exports take it from there.
     """
-    if os.path.realpath(self.source) != os.path.realpath(folder):
+    if gguf_files.is_file(self.source):
+      gguf_tokenizers.write(self.source, folder)
+    elif os.path.realpath(self.source) != os.path.realpath(folder):
       self._tokenizer.save_pretrained(folder)
       generation = os.path.join(self.source, GENERATION)
       if os.path.isfile(generation):
@@ -242,12 +247,12 @@ def load(
   source: FilePath,
   revision: str | None = None,
 ) -> PretrainedTokenizer | ByteTokenizer:
-  """Reads the tokenizer of a HuggingFace model: a folder with its files, or a hub id.
+  """Reads the tokenizer of a HuggingFace model: a folder with its files, a hub id, or a GGUF file.
 
   No remote code is run. A folder of adapters without a tokenizer has that of their base model.
 
   Args:
-    source: the folder or the id.
+    source: the folder, the id or the file.
     revision: of a hub id.
 
   Raises:
@@ -292,7 +297,9 @@ def load(
 
 
 def is_folder(folder: FilePath) -> bool:
-  """Returns whether a folder holds a tokenizer as transformers writes it."""
+  """Returns whether a folder holds a tokenizer as transformers writes it, or is a GGUF file."""
+  if gguf_files.is_file(folder):
+    return True
   return os.path.exists(os.path.join(folder, "tokenizer_config.json"))
 
 
@@ -320,7 +327,17 @@ def check_has_sentinels(tokenizer: Tokenizer, source: FilePath) -> None:
 
 
 def _read(source: FilePath, revision: str | None) -> Any:
-  """Returns the transformers tokenizer of a folder or of a hub id, "org/name@revision" too."""
+  """Returns the transformers tokenizer of a folder, a GGUF file or a hub id.
+
+  Args:
+    source: the folder, the file, or "org/name", "org/name@revision".
+    revision: of a hub id.
+  """
+  if gguf_files.is_file(source):
+    # The same files as an export has, so that both give the same tokens.
+    with tempfile.TemporaryDirectory() as folder:
+      gguf_tokenizers.write(source, folder)
+      return _read(folder, None)
   if os.path.exists(source) and not os.path.isdir(source):
     raise UserError(
       f"{source}: expected a folder with a tokenizer, got a file; give the model's folder"

@@ -6,6 +6,8 @@ from typing import Any
 
 from factshock.models import families
 from factshock.models.families import Family
+from factshock.models.formats.gguf import files as gguf_files
+from factshock.models.formats.gguf import models as gguf_models
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import json_files, settings
 from factshock.runtime.errors import UserError
@@ -13,11 +15,13 @@ from factshock.types import FilePath
 
 
 def read_json(folder: FilePath) -> dict[str, Any]:
-  """Returns the config.json of a folder.
+  """Returns the config.json of a folder, or what a GGUF file says in its place.
 
   Raises:
     UserError: no such file, or no JSON object in it.
   """
+  if gguf_files.is_file(folder):
+    return gguf_models.read_json(folder)
   path = os.path.join(str(folder), "config.json")
   if not os.path.exists(path):
     raise UserError(

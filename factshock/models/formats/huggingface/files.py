@@ -14,6 +14,7 @@ from typing import IO, Any, Protocol
 import ml_dtypes
 import numpy as np
 
+from factshock.models.formats import layout
 from factshock.runtime import folders, json_files, settings
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
@@ -35,10 +36,6 @@ _DTYPES = {
 }
 _PICKLED = ("float32", "bfloat16", "float16", "float64")
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_ROWS = 256  # read or transposed at a time: about a second-level cache
-# Bytes by which the rows of the buffer are longer: a power of two apart they would share cache
-# lines.
-_LINE = 64
 _MOST_AXES = 32  # of numpy's arrays
 _WHOLE_NUMBERS = settings.tuple_of(
   settings.Check((int,), lambda v: 0 <= v < 1 << 62, "a whole number")
@@ -92,11 +89,11 @@ class Stored:
         return
       rows = (self.shape or (1,))[0]
       size = math.prod(self.shape[1:]) * self.dtype.itemsize
-      block = np.empty((min(_ROWS, rows), *self.shape[1:]), self.dtype)
-      for first in range(0, rows, _ROWS):
+      block = np.empty((min(layout.ROWS, rows), *self.shape[1:]), self.dtype)
+      for first in range(0, rows, layout.ROWS):
         part = block[: rows - first]
         self._fill(file, part, self.offset + first * size)
-        put_rows(out, part, first, transposed)
+        layout.put_rows(out, part, first, transposed)
 
   def read(self) -> np.ndarray:
     """Returns the tensor as an array of its own."""
@@ -147,7 +144,7 @@ class Held:
   def read_into(self, out: np.ndarray, transposed: bool = False) -> None:
     """Fills `out`, of our layout and any floating dtype, or of the transpose."""
     if transposed:
-      transpose_into(out, self.array)
+      layout.transpose_into(out, self.array)
     else:
       out[...] = self.array
 
@@ -160,28 +157,6 @@ class Held:
     flat = np.ascontiguousarray(self.array).reshape(-1)
     for first in range(0, flat.size, count):
       yield flat[first : first + count]
-
-
-def put_rows(out: np.ndarray, block: np.ndarray, first: int, transposed: bool) -> None:
-  """Puts rows of a tensor, from `first` on, into `out`, the tensor or its transpose."""
-  # Plain integers are copied faster.
-  if out.dtype == block.dtype and out.dtype.isbuiltin != 1:
-    out = out.view(f"u{out.itemsize}")
-    block = block.view(f"u{block.itemsize}")
-  if transposed:
-    width = block.shape[1]
-    longer = np.empty((len(block), width + _LINE // block.itemsize), block.dtype)
-    padded = longer[:, :width]
-    padded[...] = block
-    out[:, first : first + len(block)] = padded.T
-  else:
-    out.reshape(-1, *block.shape[1:])[first : first + len(block)] = block
-
-
-def transpose_into(out: np.ndarray, array: np.ndarray) -> None:
-  """Fills `out` with array.T of two dimensions, block by block: ten times as fast as numpy."""
-  for first in range(0, len(array), _ROWS):
-    put_rows(out, array[first : first + _ROWS], first, True)
 
 
 def _bytes(array: np.ndarray) -> memoryview:

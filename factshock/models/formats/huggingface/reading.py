@@ -1,5 +1,7 @@
 """Loads a HuggingFace model: from headers to checked leaves, each filled tensor by tensor.
 
+A GGUF file is read as the folder that it stands for (formats/gguf).
+
 Of what a folder may hold beside one another, that is read which transformers reads, and a line says
 so: model.safetensors before its index, both before PyTorch's .bin (files.WEIGHTS); adapters
 beside a whole model are applied to that model, whatever base they name. A model on the hub is
@@ -18,6 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from factshock.models.formats.gguf import files as gguf_files
+from factshock.models.formats.gguf import models as gguf_models
 from factshock.models.formats.huggingface import (
   adapter_settings,
   adapters,
@@ -55,7 +59,7 @@ class Source:
   """Model that is open for reading: its checked tensors, none of them read yet.
 
   Attributes:
-    folder: where its tokenizer is.
+    folder: where its tokenizer is; of a GGUF file the file itself.
     json: its config.json.
     config: its sizes; param_dtype is that of most of the stored bytes.
     tensors: by name, without copies and leftovers.
@@ -102,7 +106,8 @@ def load(
   """Loads a model: (params, config). At its peak the host holds one copy and about one layer.
 
   Args:
-    path: folder that transformers saved, or the id of a model on the hub (fetched into its cache).
+    path: folder that transformers saved, the id of a model on the hub (fetched into its cache), or
+      a GGUF file.
       A folder of PEFT's with adapters gives the model they stand on, with the adapters merged.
     revision: branch, tag or commit on the hub.
     param_dtype: of the parameters; None takes the stored one (float16 becomes float32, which holds
@@ -132,7 +137,9 @@ def load(
 def config_of(
   path: FilePath, *, revision: str | None = None, dtype: str | None = None
 ) -> ModelConfig:
-  """Returns the config of a model: a folder, or the id of a model on the hub. Reads no weights."""
+  """Returns the config of a model, of which no weights are read; see `load`."""
+  if gguf_files.is_file(path):
+    return configs.from_json(configs.read_json(path), path, dtype)
   folder = _folder(path, revision, ["config.json", adapters.CONFIG])
   if not _is_whole(path, folder):
     return config_of(adapters.base_of(folder), dtype=dtype)
@@ -152,8 +159,10 @@ def _is_whole(path: FilePath, folder: str) -> bool:
 
 
 def is_source(path: FilePath) -> bool:
-  """Returns whether a path is a folder with a model or adapters, or may be a model's hub id."""
+  """Returns whether a path is a folder with a model or adapters, a GGUF file, or maybe a hub id."""
   path = str(path)
+  if gguf_files.is_file(path):
+    return True
   if os.path.exists(path):
     return os.path.isfile(os.path.join(path, "config.json")) or adapters.is_folder(path)
   looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) is not None
@@ -168,6 +177,8 @@ def open_source(
   allow_pickle: bool = False,
 ) -> Source:
   """Opens a model for reading leaf by leaf; see `load`, whose checks this makes."""
+  if gguf_files.is_file(path):
+    return _open_gguf(str(path), dtype)
   folder = _folder(path, revision, _WANTED + _PICKLES * allow_pickle)
   if not adapter_settings.has_settings(folder):
     return _open_whole(folder, dtype, allow_pickle)
@@ -207,6 +218,16 @@ def _open_whole(folder: str, dtype: str | None, allow_pickle: bool) -> Source:
   config = dataclasses.replace(config, param_dtype=_stored_dtype(stored))
   used = {tensor.name: stored[tensor.name] for tensor in names.tensors(config)}
   return Source(folder, values, config, used)
+
+
+def _open_gguf(path: str, dtype: str | None) -> Source:
+  """Opens the model of a GGUF file."""
+  values, stored = gguf_models.open_model(path)
+  config = configs.from_json(values, path, dtype)
+  _check(path, config, stored, "its metadata")
+  config = dataclasses.replace(config, param_dtype=_stored_dtype(stored))
+  used = {tensor.name: stored[tensor.name] for tensor in names.tensors(config)}
+  return Source(path, values, config, used)
 
 
 def _folder(path: FilePath, revision: str | None, patterns: Sequence[str]) -> str:
@@ -320,10 +341,21 @@ def _say_which(folder: str, values: Mapping[str, Any]) -> None:
     )
 
 
-def _check(folder: str, config: ModelConfig, stored: Mapping[str, StoredTensor]) -> None:
+def _check(
+  folder: str,
+  config: ModelConfig,
+  stored: Mapping[str, StoredTensor],
+  described_by: str = "config.json",
+) -> None:
   """Raises a UserError that names every tensor that does not fit the config.
 
   That is one missing, unexpected, mis-shaped or unlike the one it repeats.
+
+  Args:
+    folder: the model, for errors.
+    config: its sizes.
+    stored: its tensors by name.
+    described_by: what the config was read from, for errors.
   """
   expected = {tensor.name: tensor.shape for tensor in names.tensors(config)}
   repeated = {name: kept for name, kept in names.copies(config).items() if name in stored}
@@ -343,7 +375,7 @@ def _check(folder: str, config: ModelConfig, stored: Mapping[str, StoredTensor])
       if not _equal(stored[name], stored[kept]):
         lines.append(f"{name} differs from {kept}, which the config says it equals")
   if lines:
-    raise UserError(f"{folder}: the weights do not fit config.json: {'; '.join(lines)}")
+    raise UserError(f"{folder}: the weights do not fit {described_by}: {'; '.join(lines)}")
 
 
 def _equal(tensor: StoredTensor, other: StoredTensor) -> bool:

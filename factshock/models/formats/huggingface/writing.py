@@ -9,6 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from factshock.models.formats import layout
+from factshock.models.formats.gguf import files as gguf_files
+from factshock.models.formats.gguf import tokenizers as gguf_tokenizers
 from factshock.models.formats.huggingface import configs, files, names
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
@@ -48,7 +51,7 @@ def save(
     folder: to write; must not exist. It appears when all is written.
     params: as from `load` or a family's `init`, numpy or JAX.
     model_config: of the params.
-    tokenizer_from: a HuggingFace folder whose tokenizer files are copied along.
+    tokenizer_from: a HuggingFace folder, or a GGUF file, whose tokenizer is copied along.
     shard_bytes: largest size of a file of weights (one tensor may exceed it).
     base_config: the config.json that the model came with; values unknown to us are kept.
 
@@ -145,8 +148,16 @@ def write_folder(
 
 
 def copy_tokenizer(source: FilePath | None, target: FilePath) -> None:
-  """Copies those of a tokenizer's files that are there from one folder to another; None: none."""
+  """Copies those of a tokenizer's files that are there from one folder to another.
+
+  Args:
+    source: the folder, a GGUF file whose tokenizer is written instead, or None: nothing is copied.
+    target: the folder that they get into.
+  """
   if not source:
+    return
+  if gguf_files.is_file(source):
+    gguf_tokenizers.write(source, target)
     return
   for name in BESIDE:
     path = os.path.join(source, name)
@@ -171,7 +182,7 @@ def _writable(tensor: Tensor, dtype: np.dtype, read_leaf: Callable[[str], Array]
     if not tensor.transposed:
       return array
     out = np.empty(tensor.shape, dtype)
-    files.transpose_into(out, array)
+    layout.transpose_into(out, array)
     return out
 
   return files.Writable(tensor.name, tensor.shape, dtype, read)
