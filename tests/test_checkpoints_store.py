@@ -321,5 +321,20 @@ def test_a_manifest_that_is_a_pipe_or_a_nest_is_one_error(tmp_path):
     store.restore(tmp_path)
   manifest.unlink()
   os.mkfifo(manifest)
-  with pytest.raises(UserError, match="expected a file, got a pipe"):
+  with pytest.raises(tree_files.Damaged, match="expected a file, got a pipe"):
     store.restore(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "params/head/.zarray", "params/head/0.0"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_in_a_checkpoint_is_set_aside_for_the_one_before(
+  tmp_path, capsys, name, make
+):
+  for step in (1, 2):
+    store.save(tmp_path, step, params=make_params(), loader_state={"step": step})
+  path = tmp_path / "2" / name
+  path.unlink()
+  make(path)
+  assert store.restore_newest(tmp_path)["loader_state"] == {"step": 1}
+  assert "set aside as" in capsys.readouterr().out
+  assert sorted(os.listdir(tmp_path)) == ["1", "damaged-2"]

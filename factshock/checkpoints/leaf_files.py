@@ -154,7 +154,7 @@ def check_regular(*folders: str) -> None:
   """Checks that files, links and folders alone stand in some folders: a pipe would be waited for.
 
   Raises:
-    UserError: names something else.
+    json_files.Broken: names something else.
   """
   for folder in filter(os.path.isdir, folders):
     for name in os.listdir(folder):

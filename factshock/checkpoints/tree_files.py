@@ -21,7 +21,7 @@ from absl import logging
 
 from factshock.checkpoints import leaf_files
 from factshock.checkpoints.manifest import Bounds, LeafRecord
-from factshock.runtime import files, processes
+from factshock.runtime import files, json_files, processes
 from factshock.runtime.errors import UserError
 from factshock.types import Array
 
@@ -387,10 +387,13 @@ def _check_stored(
   Otherwise what a damaged file says would be allocated.
 
   Raises:
-    Damaged: it is not there, or has another shape.
+    Damaged: it is not there, or has another shape, or a pipe stands among its files.
   """
   path = _leaf_path(folder, name)
-  leaf_files.check_regular(os.path.dirname(path), path)
+  try:
+    leaf_files.check_regular(os.path.dirname(path), path)
+  except json_files.Broken as error:
+    raise _damaged(path, error) from error
   shape = leaf_files.stored_shape(path)
   if shape != leaf["shape"]:
     got = "nothing that can be read" if shape is None else shape

@@ -19,7 +19,7 @@ _SEALED = re.compile(rb'(.*),\n "file_digest": "([0-9a-f]{64})"\n}\n?', re.DOTAL
 
 
 class Broken(UserError):
-  """Says that a file is not what was written, or holds something else than a JSON object."""
+  """Says that a file is no file, not what was written, or something else than a JSON object."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -74,7 +74,8 @@ def check_regular(path: Path) -> int:
   """Returns the size of a plain file.
 
   Raises:
-    UserError: it is missing, or is no plain file (a pipe, which would be waited for, or a folder).
+    UserError: it is missing, or (Broken) no plain file: a pipe, which would be waited for, or a
+      folder.
   """
   try:
     status = os.stat(path)
@@ -83,7 +84,7 @@ def check_regular(path: Path) -> int:
     raise UserError(f"{path}: cannot be read: {reason}") from error
   if not stat.S_ISREG(status.st_mode):
     kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-    raise UserError(f"{path}: expected a file, got {kind}; give a plain file")
+    raise Broken(f"{path}: expected a file, got {kind}; give a plain file")
   return status.st_size
 
 
