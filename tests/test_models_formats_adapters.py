@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 
 import hf_llama
 import hf_t5
@@ -236,6 +237,30 @@ def test_a_base_beside_the_adapters_is_found(tmp_path, trained):
   conversion.convert(folder, tmp_path / "peft", "peft")
   edit(tmp_path / "peft" / "adapter_config.json", base_model_name_or_path="../base")
   assert os.path.samefile(peft_format.base_of(str(tmp_path / "peft")), base)
+
+
+def test_a_base_beside_the_adapters_goes_before_one_of_the_current_folder(
+  tmp_path, trained, monkeypatch, capsys
+):
+  folder, base, _ = trained
+  conversion.convert(folder, tmp_path / "peft", "peft")
+  edit(tmp_path / "peft" / "adapter_config.json", base_model_name_or_path="../base")
+  expected, _ = huggingface.load(tmp_path / "peft")
+  (tmp_path / "elsewhere" / "here").mkdir(parents=True)
+  shutil.copytree(base, tmp_path / "elsewhere" / "base")
+  settings = tmp_path / "elsewhere" / "base" / "config.json"
+  edit(settings, vocab_size=7)  # a model that the adapters do not fit
+  monkeypatch.chdir(tmp_path / "elsewhere" / "here")
+  for path in (tmp_path / "peft", "../../peft"):
+    assert os.path.samefile(peft_format.base_of(path), base)
+  found, _ = huggingface.load("../../peft")
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert "its base ../base is read from beside it" in capsys.readouterr().err
+  edit(tmp_path / "peft" / "adapter_config.json", base_model_name_or_path="../../base")
+  assert os.path.samefile(peft_format.base_of(tmp_path / "peft"), base)  # as PEFT, from here
+  edit(tmp_path / "peft" / "adapter_config.json", base_model_name_or_path="../nowhere")
+  with pytest.raises(UserError, match="nowhere"):
+    huggingface.load(tmp_path / "peft")
 
 
 def test_adapters_are_not_averaged(tmp_path, trained):

@@ -304,7 +304,9 @@ def provenance(
 def _base(run: SeedRun) -> str:
   """Returns the path of the pretrained weights: a checkpoint's folder or a HuggingFace model."""
   if starts_ready(run.config):
-    return run.config.start_from
+    start = run.config.start_from
+    # Not relative: the checkpoint may be read from another folder.
+    return os.path.abspath(start) if os.path.isdir(start) else start
   return os.path.abspath(run.workdir.checkpoints("pretrained", run.seed))
 
 

@@ -82,20 +82,31 @@ def is_folder(folder: FilePath) -> bool:
 def base_of(folder: FilePath) -> str:
   """Returns the model that a folder's adapters stand on: a path, or a hub id and its revision.
 
-  Relative paths are found beside the adapters too.
+  A relative path is one from the adapters' own folder; with nothing there, from the current one,
+  as PEFT has it.
 
   Raises:
     UserError: broken settings, or a base that holds adapters itself.
   """
   settings = adapter_settings.read(folder)
-  base = settings.base
-  beside = os.path.join(folder, base)
-  if not os.path.exists(base) and os.path.isdir(beside):
-    base = beside
+  base = _beside(folder, settings.base) or settings.base
   if adapter_settings.has_settings(base):
     raise upon_adapters(folder, base)
   has_revision = settings.revision and not os.path.exists(base) and "@" not in base
   return f"{base}@{settings.revision}" if has_revision else base
+
+
+def _beside(folder: FilePath, base: str) -> str | None:
+  """Returns the folder that a base's relative path leads to from the adapters, None without one."""
+  path = os.path.join(folder, base)
+  if not os.path.isdir(path):
+    return None
+  if os.path.isdir(base) and not os.path.samefile(path, base):
+    console.say_once(
+      f"{folder}: its base {base} is read from beside it, not from the current folder, where PEFT "
+      "looks"
+    )
+  return path
 
 
 def upon_adapters(folder: FilePath, base: str) -> UserError:
