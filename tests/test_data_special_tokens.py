@@ -1,13 +1,17 @@
 """Special tokens in a text are text: no padding, no end, no masked span comes of them."""
 
+import json
 import shutil
 
 import hf_tokenizers
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from factshock.answering import batches
 from factshock.data import batching, corpora, decoder_text, pretrained_tokenizers, tokenizers
-from factshock.data.span_corruption import Marks, corrupt, keys
+from factshock.data.span_corruption import Marks, corrupt, keys, restore
+from factshock.models import attention, fused
 from factshock.runtime.errors import UserError
 
 # Text of a page about markup, with each token that means something to some model.
@@ -72,6 +76,32 @@ def test_packed_examples_keep_their_ends(kind, tmp_path):
 def test_lengths_reach_to_the_last_token():
   tokens = np.array([[5, 0, 7, 1, 0], [0, 0, 0, 0, 0], [3, 1, 0, 0, 0]])
   assert batching.lengths_of(tokens).tolist() == [4, 0, 2]
+
+
+def test_a_token_0_within_a_row_is_no_padding():
+  tokens = np.array([[5, 0, 7, 1, 0, 0], [3, 1, 0, 0, 0, 0], [0, 6, 0, 0, 1, 0]], np.int32)
+  lengths = [4, 2, 5]
+  assert fused.lengths(jnp.asarray(tokens)).tolist() == lengths
+  mask_BxS = attention.padding_mask(jnp.asarray(tokens))[:, 0, 0]
+  assert (mask_BxS == 0).tolist() == (np.arange(6) < np.array(lengths)[:, None]).tolist()
+  packed, segments, positions_BxS = batches.pack(tokens)
+  assert np.count_nonzero(segments) == sum(lengths)
+  for row, length in enumerate(lengths):
+    places = positions_BxS[row, :length]
+    assert packed.flat[places].tolist() == tokens[row, :length].tolist()
+    assert places.tolist() == list(range(places[0], places[0] + length))
+  inputs, targets, marks = [5, 0, 999, 1, 0], [999, 0, 8, 998, 1, 0], Marks(999, 1)
+  assert restore(inputs, targets, marks).tolist() == [5, 0, 0, 8]
+
+
+@pytest.mark.parametrize("name", ["eos", "unk"])
+def test_padding_that_stands_for_more_is_refused(name, tmp_path):
+  folder = hf_tokenizers.t5_like(tmp_path)
+  path = tmp_path / "tokenizer_config.json"
+  settings = json.loads(path.read_text())
+  path.write_text(json.dumps(settings | {f"{name}_token": "<pad>"}))
+  with pytest.raises(UserError, match="expected padding that stands for nothing else"):
+    pretrained_tokenizers.load(folder)
 
 
 def test_other_ids_and_unknown_characters_stay(tmp_path):

@@ -24,10 +24,8 @@ def read(tmp_path, *rows):
 
 def test_filling_templates():
   assert relations.statement("[Y] bore [X] .", "Ann", "Rome") == "Rome bore Ann ."
-  assert (
-    relations.cloze("[X] was born in [Y] .", "Ann", "<extra_id_0>")
-    == "Ann was born in <extra_id_0> ."
-  )
+  assert relations.around_answer("[X] was born in [Y] .", "A[Y]") == ("A[Y] was born in ", " .")
+  assert relations.around_answer("[Y] bore [X] .", "Ann") == ("", " bore Ann .")
   assert relations.question("where was [X] born ?", "Ann") == "where was Ann born ?"
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from factshock.checkpoints.loading import LoadedModel
-from factshock.data import batching, decoder_text
+from factshock.data import batching, decoder_text, sentinels
 from factshock.devices import partitioning
 from factshock.models import layers
 from factshock.models.model_config import ModelConfig
@@ -57,7 +57,8 @@ def encode_prompt(
   Raises:
     UserError: no token, for a T5 no blank for the answer, or more than `longest` tokens.
   """
-  shown = prompt if len(prompt) <= 80 else prompt[:77] + "..."
+  text = sentinels.as_read(prompt)
+  shown = text if len(text) <= 80 else text[:77] + "..."
   tokenizer = model.tokenizer
   if model.decoder_only:
     tokens = decoder_text.encode_prompt(tokenizer, prompt)
@@ -92,7 +93,7 @@ def stop_tokens(tokenizer: Tokenizer, stops: Iterable[str]) -> list[int]:
   r"""Returns the ids of the stop strings that are one token of their own, as "\n" is of Llama's."""
   tokens = []
   for stop in stops:
-    last = tokenizer.encode(stop)[-1:]
+    last = tokenizer.encode(sentinels.as_text(stop))[-1:]
     if last and tokenizer.decode(last).strip(" ") == stop:
       tokens.append(last[0])
   return tokens
@@ -186,6 +187,9 @@ def pack(inputs_BxS: np.ndarray, left: bool = False) -> tuple[np.ndarray, np.nda
   length = whole * width
   inputs_BxS = inputs_BxS[:, :-1] if left else inputs_BxS
   used_BxS = inputs_BxS != filler
+  if not left:
+    length_B = batching.lengths_of(inputs_BxS, filler)
+    used_BxS = np.arange(width)[None] < length_B[:, None]
   row_B, start_Bx1, segment_B = batching.fit(used_BxS.sum(axis=1)[:, None], (length,))
   most = -(-batch // whole)
   step = max(1, most // 16)

@@ -8,6 +8,7 @@ import numpy as np
 from factshock.answering import batches, likelihoods
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import prompts as prompt_texts
+from factshock.data import sentinels
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
@@ -153,7 +154,6 @@ def _encode(
     return model.tokenizer.encode_continuation(prompt, choice)
   tokens = model.tokenizer.encode(prompt_texts.target_text(model.tokenizer, choice))
   if len(tokens) < 2:
-    raise UserError(
-      f"prompt {prompt[-60:]!r}: expected choices with at least one token, got {choice!r}"
-    )
+    shown = sentinels.as_read(prompt)[-60:]
+    raise UserError(f"prompt {shown!r}: expected choices with at least one token, got {choice!r}")
   return tokens

@@ -22,7 +22,7 @@ import numpy as np
 
 from factshock.answering import batches, ranking
 from factshock.checkpoints.loading import LoadedModel
-from factshock.data import subjects
+from factshock.data import sentinels, subjects
 from factshock.devices import partitioning
 from factshock.models import families
 from factshock.models.model_config import ModelConfig
@@ -140,6 +140,7 @@ def _subject_positions(
 ) -> list[int]:
   """Returns the positions of the subject's tokens in a prompt, with BOS counted."""
   tokenizer = model.tokenizer
+  text = sentinels.as_text(text) if model.decoder_only else text
   has_opening = model.decoder_only and tokenizer.bos is not None
   opening = 1 if has_opening else 0
   return [opening + index for index in subjects.tokens_of(tokenizer, text, subject)]

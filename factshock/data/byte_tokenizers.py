@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from factshock.data import tokenizer_files
+from factshock.data import sentinels, tokenizer_files
 from factshock.models.formats.huggingface import writing
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath
@@ -63,7 +63,9 @@ class ByteTokenizer:
     ids: list[int] = []
     # re.split with one group: texts at even positions, sentinel numbers at odd ones.
     for position, piece in enumerate(_SENTINEL.split(text)):
-      ids += [self._sentinel_in(text, int(piece))] if position % 2 else _bytes(piece)
+      ids += (
+        [self._sentinel_in(text, int(piece))] if position % 2 else _bytes(sentinels.as_read(piece))
+      )
     return ids
 
   def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
@@ -76,17 +78,18 @@ class ByteTokenizer:
       raise UserError(
         f"prompt {prompt[-60:]!r}: expected an answer with at least one token, got {text!r}"
       )
-    return self.encode(f" {text}")
+    return _bytes(f" {text}")
 
   def spans(self, text: str) -> list[tuple[int, int]]:
     """Returns for each token of `encode(text)` its first character and the one after its last."""
     spans: list[tuple[int, int]] = []
     start = 0
-    for sentinel in _SENTINEL.finditer(text):
-      spans += _spans(text, start, sentinel.start())
-      spans.append(sentinel.span())
-      start = sentinel.end()
-    return spans + _spans(text, start, len(text))
+    for position, piece in enumerate(_SENTINEL.split(text)):
+      is_sentinel = position % 2 == 1
+      part = f"<extra_id_{piece}>" if is_sentinel else sentinels.as_read(piece)
+      spans += [(start, start + len(part))] if is_sentinel else _spans(part, start)
+      start += len(part)
+    return spans
 
   def token_ids(self) -> dict[str, int]:
     """Returns the id of each token; that of a byte is named by its value, "<0x41>"."""
@@ -180,9 +183,9 @@ def _bytes(text: str) -> list[int]:
     ) from error
 
 
-def _spans(text: str, start: int, stop: int) -> list[tuple[int, int]]:
-  """Returns the spans of the tokens of a part of a text: a character's bytes have the same."""
+def _spans(part: str, start: int) -> list[tuple[int, int]]:
+  """Returns the spans of the tokens of a text's part from `start` on: a character's are the same."""
   spans: list[tuple[int, int]] = []
-  for index in range(start, stop):
-    spans += [(index, index + 1)] * len(_bytes(text[index]))
+  for index, character in enumerate(part, start):
+    spans += [(index, index + 1)] * len(_bytes(character))
   return spans

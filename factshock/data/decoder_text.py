@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from factshock.data import span_corruption
+from factshock.data import sentinels, span_corruption
 from factshock.data.corpora import Corpus
 from factshock.data.example_sources import Make, Source, check_has_text, check_not_empty
 from factshock.runtime.errors import UserError
@@ -20,8 +20,8 @@ STOP = "\n"  # what ends an answer in a k-shot prompt
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-  """Returns the token ids of a prompt, BOS before it where the model has one."""
-  return _bos(tokenizer) + tokenizer.encode(prompt)
+  """Returns the token ids of a prompt, all of it text; BOS before it where the model has one."""
+  return _bos(tokenizer) + tokenizer.encode(sentinels.as_text(prompt))
 
 
 def encode_example(

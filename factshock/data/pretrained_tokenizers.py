@@ -11,14 +11,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from factshock.data import byte_tokenizers, special_tokens, tokenizer_files
+from factshock.data import byte_tokenizers, sentinels, special_tokens, tokenizer_files
 from factshock.data.byte_tokenizers import ByteTokenizer
 from factshock.models.formats.gguf import files as gguf_files
 from factshock.models.formats.gguf import tokenizers as gguf_tokenizers
 from factshock.models.formats.huggingface import adapters
 from factshock.models.formats.huggingface.writing import GENERATION
 from factshock.runtime.errors import UserError
-from factshock.types import FilePath, Tokenizer
+from factshock.types import FilePath, TokenIds, Tokenizer
 
 _SENTINEL = re.compile(r"<extra_id_(\d{1,9})>")
 # A sentinel, and what follows it without a space up to the next space or sentinel.
@@ -59,24 +59,16 @@ class PretrainedTokenizer:
     return first - n
 
   def encode(self, text: str) -> list[int]:
-    """Returns the token ids of a text, which for a T5 may hold "<extra_id_N>"; no BOS or EOS.
+    """Returns the token ids of a prompt, which for a T5 may hold "<extra_id_N>"; no BOS or EOS.
 
-    Other special tokens in it, such as "<pad>" and "</s>", are text, unlike with transformers. What
-    follows "<extra_id_N>" without a space is tokenised as inside a text: "<extra_id_0>." is
-    [32099, 5], as in T5's pretraining, where transformers gives [32099, 3, 5].
+    It is text where `sentinels.as_text` marked it. Other special tokens in it, such as "<pad>" and
+    "</s>", are text, unlike with transformers. What follows "<extra_id_N>" without a space is
+    tokenised as inside a text: "<extra_id_0>." is [32099, 5], as in T5's pretraining, where
+    transformers gives [32099, 3, 5].
     """
     ids: list[int] = []
-    for start, stop, kind in self._parts(text):
-      part = text[start:stop]
-      if kind == _SENTINEL_PART:
-        ids.append(self.sentinel(_number(part)))
-        continue
-      if kind == _TIGHT_PART:
-        ids += self._tight.encode(part, add_special_tokens=False).ids
-        continue
-      part_ids = self._tokenizer.encode(part, add_special_tokens=False)
-      if self._plain_prompt.is_needed(part, part_ids):
-        part_ids = self._plain_prompt.encode(part).ids
+    for part, kind in self._parts(text):
+      part_ids, _ = self._encode_part(part, kind)
       ids += part_ids
     return ids
 
@@ -89,30 +81,41 @@ class PretrainedTokenizer:
     encoded = encoding["input_ids"]
     for index, text in enumerate(texts):
       if self._plain.is_needed(text, encoded[index]):
-        encoded[index] = self._plain.encode(text).ids
+        encoded[index], _ = self._plain.encode(text)
     return encoded
 
   def spans(self, text: str) -> list[tuple[int, int]]:
     """Returns for each token of `encode(text)` its first character and the one after its last.
 
-    A token may hold the space before it; several that are bytes of one character have one span.
+    They are those of `sentinels.as_read(text)`. A token may hold the space before it; several that
+    are bytes of one character have one span.
     """
     spans: list[tuple[int, int]] = []
-    for start, stop, kind in self._parts(text):
-      part = text[start:stop]
-      if kind == _SENTINEL_PART:
-        offsets = [(0, len(part))]
-      elif kind == _TIGHT_PART:
-        offsets = self._tight.encode(part, add_special_tokens=False).offsets
-      else:
-        encoding = self._tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoding["offset_mapping"]
-        if self._plain_prompt.is_needed(part, encoding["input_ids"]):
-          offsets = self._plain_prompt.encode(part).offsets
+    start = 0
+    for part, kind in self._parts(text):
+      _, offsets = self._encode_part(part, kind)
       spans += [(start + first, start + last) for first, last in offsets]
+      start += len(sentinels.as_read(part))
     return spans
 
-  def token_ids(self) -> dict[str, int]:
+  def _encode_part(self, part: str, kind: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Returns the ids of a part of a prompt, and the span of each in it as it is read."""
+    if kind == _SENTINEL_PART:
+      return [self.sentinel(_number(part))], [(0, len(part))]
+    if self.has_sentinel_pieces and not part.strip():
+      return [], []
+    if kind == _TIGHT_PART:
+      encoding = self._tight.encode(sentinels.as_read(part), add_special_tokens=False)
+      return encoding.ids, encoding.offsets
+    if self.sentinels and sentinels.has_text(part):
+      return self._plain_prompt.encode(part)
+    text = sentinels.as_read(part)
+    encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if self._plain_prompt.is_needed(text, encoding["input_ids"]):
+      return self._plain_prompt.encode(text)
+    return encoding["input_ids"], encoding["offset_mapping"]
+
+  def token_ids(self) -> TokenIds:
     """Returns the id of each token."""
     return self._tokenizer.get_vocab()
 
@@ -122,7 +125,7 @@ class PretrainedTokenizer:
     return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
   def encode_continuation(self, prompt: str, text: str) -> list[int]:
-    """Returns the token ids that follow those of `prompt` in "PROMPT TEXT".
+    """Returns the token ids that follow those of `prompt` in "PROMPT TEXT", all of it text.
 
     Raises:
       UserError: the text is empty, or the prompt's end and the text become one token.
@@ -152,39 +155,39 @@ class PretrainedTokenizer:
         shutil.copyfile(generation, os.path.join(folder, GENERATION))
     tokenizer_files.write_digests(folder)
 
-  def _parts(self, text: str) -> list[tuple[int, int, str]]:
+  def _parts(self, text: str) -> list[tuple[str, str]]:
     """Returns the parts of a text and their kinds; those of texts may hold sentinels or be empty.
 
     Where sentinels are pieces they are parts of their own.
     """
     if self.has_sentinel_pieces:
       return self._parts_at_sentinels(text)
-    parts: list[tuple[int, int, str]] = []
+    parts: list[tuple[str, str]] = []
     done = 0
     for match in _TIGHT.finditer(text):
       if int(match[1]) >= self.sentinels:
         continue
       first, last = match.span(2)
-      parts += [(done, first, _TEXT_PART), (first, last, _TIGHT_PART)]
+      parts += [(text[done:first], _TEXT_PART), (text[first:last], _TIGHT_PART)]
       done = last
     if done < len(text) or not parts:
-      parts.append((done, len(text), _TEXT_PART))
+      parts.append((text[done:], _TEXT_PART))
     return parts
 
-  def _parts_at_sentinels(self, text: str) -> list[tuple[int, int, str]]:
-    parts: list[tuple[int, int, str]] = []
+  def _parts_at_sentinels(self, text: str) -> list[tuple[str, str]]:
+    spans: list[tuple[int, int, str]] = []
     done = 0
     for match in _SENTINEL.finditer(text):
       if int(match[1]) < self.sentinels:
-        parts += [(done, match.start(), ""), (*match.span(), _SENTINEL_PART)]
+        spans += [(done, match.start(), ""), (*match.span(), _SENTINEL_PART)]
         done = match.end()
-    parts.append((done, len(text), ""))
-    kept: list[tuple[int, int, str]] = []
-    for start, stop, kind in parts:
-      is_tight = start > 0 and not text[start : start + 1].isspace()
-      if text[start:stop].strip():
-        kept.append((start, stop, kind or (_TIGHT_PART if is_tight else _TEXT_PART)))
-    return kept
+    spans.append((done, len(text), ""))
+    parts: list[tuple[str, str]] = []
+    for start, stop, kind in spans:
+      part = text[start:stop]
+      is_tight = start > 0 and not part[:1].isspace()
+      parts.append((part, kind or (_TIGHT_PART if is_tight else _TEXT_PART)))
+    return parts
 
   @functools.cached_property
   def _tight(self) -> Any:
@@ -218,7 +221,7 @@ def continuation(
   prompt: str,
   text: str,
 ) -> list[int]:
-  """Returns the token ids that follow those of a prompt in "PROMPT TEXT".
+  """Returns the token ids that follow those of a prompt in "PROMPT TEXT", all of it text.
 
   Args:
     encode: returns a text's token ids.
@@ -233,8 +236,8 @@ def continuation(
     raise UserError(
       f"prompt {prompt[-60:]!r}: expected an answer with at least one token, got {text!r}"
     )
-  before = encode(prompt)
-  both = encode(f"{prompt} {text}")
+  before = encode(sentinels.as_text(prompt))
+  both = encode(sentinels.as_text(f"{prompt} {text}"))
   if both[: len(before)] != before or len(both) == len(before):
     raise UserError(
       f"prompt {prompt[-60:]!r} and answer {text!r}: the tokenizer of {source} does not keep "
@@ -282,6 +285,12 @@ def load(
   if sentinels and pad != 0:
     raise UserError(
       f"{source}: expected padding with id 0, as T5 has, got {pad}; use the model's own tokenizer"
+    )
+  if sentinels and pad in (eos, tokenizer.unk_token_id):
+    raise UserError(
+      f"{source}: expected padding that stands for nothing else, as T5 has, but {eos=} "
+      f"unknown={tokenizer.unk_token_id} {pad=}: its texts would hold padding; use the model's own "
+      "tokenizer"
     )
   # Llama's family has no padding token; padding is then masked and never looked up.
   return PretrainedTokenizer(

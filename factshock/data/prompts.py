@@ -1,6 +1,7 @@
 """Facts as text: cloze, question, k-shot and multiple-choice prompts.
 
-A prompt of a T5 has <extra_id_0> where the answer goes.
+A prompt of a T5 has <extra_id_0> where the answer goes; what facts and relations say is text, such
+a token in it too (data/sentinels.py).
 """
 
 import zlib
@@ -8,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from factshock.data import byte_tokenizers, span_corruption
+from factshock.data import byte_tokenizers, sentinels, span_corruption
 from factshock.facts import relations as relation_files
 from factshock.runtime.errors import UserError
 from factshock.types import Example, Fact, Relation, Tokenizer
 
-BLANK = "<extra_id_0>"
+BLANK = sentinels.BLANK
 # Prompts that score a fact's own choices: by their letters, or by their whole texts.
 CHOICE_PROMPTS = ("letters", "choices")
 PROMPTS = ("cloze", "question", *CHOICE_PROMPTS)
@@ -87,13 +88,23 @@ def cloze_prompt(
     relations: their templates.
     template: index of the statement.
   """
+  before, after = _around_answer(fact, relations, template)
+  return sentinels.with_blank(before, after)
+
+
+def _around_answer(
+  fact: Fact,
+  relations: Mapping[str, Relation],
+  template: int = 0,
+) -> tuple[str, str]:
+  """Returns what a statement about a fact says before its answer and after it."""
   statements = _relation_of(fact, relations)["statements"]
   if not 0 <= template < len(statements):
     raise UserError(
       f"relation {fact['relation']!r}: expected a template below {len(statements)}, got "
       f"{template}; add statements to the relations file"
     )
-  return relation_files.cloze(statements[template], fact["subject"], BLANK)
+  return relation_files.around_answer(statements[template], fact["subject"])
 
 
 def question_text(fact: Fact, relations: Mapping[str, Relation]) -> str:
@@ -115,7 +126,8 @@ def question_prompt(fact: Fact, relations: Mapping[str, Relation]) -> str:
 
   The fact's own `question` goes before that of its relation.
   """
-  return f"{question_text(fact, relations)} {BLANK}"
+  question = question_text(fact, relations)
+  return sentinels.with_blank(f"{question} ")
 
 
 def k_shot_prompt(
@@ -136,12 +148,14 @@ def k_shot_prompt(
   if form == "cloze":
     for shot in shots:
       relation = _relation_of(shot, relations)
-      texts.append(_stated(shot, relation))
+      stated = _stated(shot, relation)
+      texts.append(sentinels.as_text(stated))
     texts.append(cloze_prompt(fact, relations))
     return " ".join(texts)
   for shot in shots:
     question = question_text(shot, relations)
-    texts.append(f"{question} {shot['object']}")
+    answered = f"{question} {shot['object']}"
+    texts.append(sentinels.as_text(answered))
   texts.append(question_prompt(fact, relations))
   return " ".join(texts)
 
@@ -158,7 +172,7 @@ def answer_prompt(
   shots: Iterable[Fact] = (),
   form: str = "question",
 ) -> str:
-  r"""Returns what a decoder-only model reads before the answer.
+  r"""Returns what a decoder-only model reads before the answer, all of it text.
 
   Such as "Q: where was Ada Byron born ?\nA:".
 
@@ -180,7 +194,7 @@ def answer_prompt(
       text += f"Q: {question}\nA: {shot['object']}\n\n"
     question = question_text(fact, relations)
     return f"{text}Q: {question}\nA:"
-  before, _, _ = cloze_prompt(fact, relations).partition(BLANK)
+  before, _ = _around_answer(fact, relations)
   name = fact["relation"]
   _check_ends_with_answer(name, relations[name]["statements"][0])
   text = ""
@@ -239,9 +253,7 @@ def choice_prompt(
     answer = answer_letter(shot) if letters else shot["object"]
     head += f"{question} {answer}\n\n"
   text = head + _choices_text(fact, letters)
-  if blank:
-    text += f" {blank}"
-  return text
+  return f"{sentinels.as_text(text)} {blank}" if blank else text
 
 
 def answer_letter(fact: Fact) -> str:
@@ -320,7 +332,7 @@ def target_text(tokenizer: Tokenizer, answer: str) -> str:
   To bytes the space before the blank has been left in the prompt: "<extra_id_0>ANSWER".
   """
   space = "" if tokenizer.kind == byte_tokenizers.KIND else " "
-  return f"{BLANK}{space}{answer}"
+  return sentinels.with_blank("", f"{space}{answer}")
 
 
 def encode_example(
@@ -336,15 +348,13 @@ def encode_example(
   Raises:
     UserError: the prompt has no blank or several, or the answer has no token.
   """
+  shown = sentinels.as_read(prompt_text)
   if prompt_text.count(BLANK) != 1:
     raise UserError(
-      f"prompt {prompt_text!r}: expected {BLANK} once, got it {prompt_text.count(BLANK)} "
-      "times; take it out of the facts and relations"
+      f"prompt {shown!r}: expected {BLANK} once, got it {prompt_text.count(BLANK)} times"
     )
-  if not tokenizer.encode(answer):
-    raise UserError(
-      f"prompt {prompt_text!r}: expected an answer with at least one token, got {answer!r}"
-    )
+  if not tokenizer.encode(sentinels.as_text(answer)):
+    raise UserError(f"prompt {shown!r}: expected an answer with at least one token, got {answer!r}")
   inputs = [*tokenizer.encode(prompt_text), tokenizer.eos]
   targets = [*tokenizer.encode(target_text(tokenizer, answer)), tokenizer.eos]
   return {

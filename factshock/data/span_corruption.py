@@ -555,8 +555,10 @@ def _content(
   marks: Marks,
   pad: int,
 ) -> list[int]:
-  """Returns a row's tokens before EOS, without padding."""
-  tokens = [int(token) for token in row if token != pad]
+  """Returns a row's tokens before EOS, without the padding behind them."""
+  tokens = [int(token) for token in row]
+  while tokens and tokens[-1] == pad:
+    tokens.pop()
   if marks.eos not in tokens:
     return tokens
   end = tokens.index(marks.eos)

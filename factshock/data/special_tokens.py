@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any, TypeAlias
 
+from factshock.data import sentinels
+
 # A tokenizers.Tokenizer: the Rust one inside a tokenizer of transformers.
 Backend: TypeAlias = Any
 
@@ -19,6 +21,7 @@ Record: TypeAlias = dict[str, Any]
 # How mT5's pieces begin that are sentinels, with the space before them.
 _SENTINEL_PIECE = "▁<extra_id_"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # stands for a byte of a character that has no piece
+_SENTINEL = re.compile(r"(<extra_id_\d+>)")
 _NO_CHARACTER = "\U0010fffe"  # which no text holds, as Unicode keeps it free
 
 
@@ -45,30 +48,33 @@ def special_ids(backend: Backend) -> dict[str, int]:
 
 def as_text(
   backend: Backend,
-  kept: Collection[str] = (),
   prefix: bool = True,
 ) -> Backend:
   """Returns a copy that takes special tokens in a text for text: none of their ids comes of it.
 
   Args:
     backend: the tokenizer; other ids are as it gives them.
-    kept: special tokens that stay special.
     prefix: whether a text begins with a space where it does for `backend`.
   """
   record: Record = json.loads(backend.to_str())
   record |= {"post_processor": None, "truncation": None, "padding": None}
   names: dict[str, str] = {}
   for content, token in special_ids(backend).items():
-    if content not in kept:
-      names[content] = f"{_NO_CHARACTER}{token}{_NO_CHARACTER}"
+    names[content] = _name_of(token)
   # Renamed and not taken out, so that every token keeps its id.
   for added in record["added_tokens"]:
-    added["content"] = names.get(added["content"], added["content"])
+    if added["content"] in names:
+      added |= {"content": names[added["content"]], "normalized": False}
   _rename_pieces(record["model"], names)
   if not prefix:
     for step in ("normalizer", "pre_tokenizer"):
       record[step] = _without_prefix(record[step])
   return type(backend).from_str(json.dumps(record))
+
+
+def _name_of(token: int) -> str:
+  """Returns what stands for a special token in texts for the copies of `as_text`."""
+  return f"{_NO_CHARACTER}{token}{_NO_CHARACTER}"
 
 
 def _rename_pieces(model: Record, names: dict[str, str]) -> None:
@@ -113,22 +119,20 @@ class PlainText:
     self,
     backend: Backend,
     unknown: str | None,
-    kept: Collection[str] = (),
+    kept: Iterable[str] = (),
   ) -> None:
     """Looks for the special tokens of a tokenizer; its copy is made when one is found.
 
     Args:
       backend: the tokenizer.
       unknown: its token of unknown characters, which may come of other text.
-      kept: special tokens that stay special.
+      kept: sentinels, which stay special where `sentinels.as_text` did not mark them.
     """
     ids = special_ids(backend)
     self._backend = backend
-    self._kept = frozenset(kept)
+    self._kept = {content: ids[content] for content in kept if content in ids}
     self._unknown = unknown
-    self._ids = frozenset(
-      token for content, token in ids.items() if content not in self._kept | {unknown}
-    )
+    self._ids = frozenset(ids.values()) - {*self._kept.values(), ids.get(unknown or "")}
 
   def is_needed(self, text: str, ids: Iterable[int]) -> bool:
     """Returns whether the tokens `ids` of a text may hold special ones."""
@@ -136,10 +140,30 @@ class PlainText:
       return True
     return not self._ids.isdisjoint(ids)
 
-  def encode(self, text: str) -> Any:
-    """Returns the encoding of a text (`ids` and `offsets`)."""
-    return self._copy.encode(text, add_special_tokens=False)
+  def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Returns the ids of a text, and the span of each in `sentinels.as_read(text)`."""
+    renamed, starts = self._renamed(text)
+    encoding = self._copy.encode(renamed, add_special_tokens=False)
+    return encoding.ids, [(starts[first], starts[last]) for first, last in encoding.offsets]
+
+  def _renamed(self, text: str) -> tuple[str, list[int]]:
+    """Returns a text as the copy reads it, and where each of its characters stands in the text."""
+    pieces: list[str] = []
+    starts: list[int] = []
+    start = 0
+    for piece in _SENTINEL.split(text):
+      is_kept = piece in self._kept
+      read = piece if is_kept else sentinels.as_read(piece)
+      stop = start + len(read)
+      if is_kept:
+        pieces.append(_name_of(self._kept[piece]))
+        starts += [start] * len(pieces[-1])
+      else:
+        pieces.append(read)
+        starts += range(start, stop)
+      start = stop
+    return "".join(pieces), [*starts, start]
 
   @functools.cached_property
   def _copy(self) -> Backend:
-    return as_text(self._backend, self._kept)
+    return as_text(self._backend)

@@ -1,6 +1,6 @@
 """Positions of a subject's tokens in a prompt."""
 
-from factshock.data.prompts import BLANK
+from factshock.data import sentinels
 from factshock.types import Tokenizer
 
 # Opens the answer of a question (prompts.answer_prompt): no subject "A" stands there.
@@ -26,7 +26,9 @@ def tokens_of(
     Positions in tokenizer.encode(prompt); none where the subject does not stand in the prompt
     verbatim.
   """
-  text = prompt.removesuffix(_ANSWER).replace(BLANK, "\0" * len(BLANK))
+  blank = sentinels.BLANK
+  hidden = prompt.removesuffix(_ANSWER).replace(blank, "\0" * len(blank))
+  text = sentinels.as_read(hidden)
   begin = _last_occurrence(text, subject)
   if begin is None:
     return []

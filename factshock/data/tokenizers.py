@@ -16,12 +16,12 @@ from typing import Any
 
 import sentencepiece
 
-from factshock.data import pretrained_tokenizers
+from factshock.data import pretrained_tokenizers, sentinels
 from factshock.data.byte_tokenizers import ByteTokenizer
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.runtime import files, json_files, settings
 from factshock.runtime.errors import UserError
-from factshock.types import FilePath, Tokenizer
+from factshock.types import FilePath, TokenIds, Tokenizer
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
@@ -80,16 +80,17 @@ class VocabularyTokenizer:
     return self.size - 1 - n
 
   def encode(self, text: str) -> list[int]:
-    """Returns the token ids of a text, which may hold "<extra_id_N>"; no EOS is added.
+    """Returns the token ids of a prompt, which may hold "<extra_id_N>"; no EOS is added.
 
-    What follows "<extra_id_N>" without a space is tokenised as inside a text, as in T5's
-    pretraining: "<extra_id_0>." is [32099, 5], where transformers gives [32099, 3, 5].
+    It is text where `sentinels.as_text` marked it. What follows "<extra_id_N>" without a space is
+    tokenised as inside a text, as in T5's pretraining: "<extra_id_0>." is [32099, 5], where
+    transformers gives [32099, 3, 5].
     """
     ids: list[int] = []
     # re.split with one group: texts at even positions, sentinel numbers at odd ones.
     for position, piece in enumerate(_SENTINEL.split(text)):
       if position % 2 == 0:
-        ids += self._encode_plain(piece, position > 0)
+        ids += self._encode_plain(sentinels.as_read(piece), position > 0)
       elif int(piece) < self.sentinels:
         ids.append(self.sentinel(int(piece)))
       else:
@@ -104,7 +105,7 @@ class VocabularyTokenizer:
     return [self._encode_plain(text) for text in texts]
 
   def encode_continuation(self, prompt: str, text: str) -> list[int]:
-    """Returns the token ids that follow those of `prompt` in "PROMPT TEXT".
+    """Returns the token ids that follow those of `prompt` in "PROMPT TEXT", all of it text.
 
     Raises:
       UserError: the text is empty, or the prompt's end and the text become one token.
@@ -114,17 +115,23 @@ class VocabularyTokenizer:
   def spans(self, text: str) -> list[tuple[int, int]]:
     """Returns for each token of `encode(text)` its first character and the one after its last.
 
-    A token may hold the space before it, or no character, where SentencePiece makes several of one.
+    They are those of `sentinels.as_read(text)`. A token may hold the space before it, or no
+    character, where SentencePiece makes several of one.
     """
     spans: list[tuple[int, int]] = []
     start = 0
-    for sentinel in _SENTINEL.finditer(text):
-      spans += self._spans_plain(text, start, sentinel.start())
-      spans.append(sentinel.span())
-      start = sentinel.end()
-    return spans + self._spans_plain(text, start, len(text))
+    for position, piece in enumerate(_SENTINEL.split(text)):
+      is_sentinel = position % 2 == 1
+      part = f"<extra_id_{piece}>" if is_sentinel else sentinels.as_read(piece)
+      stop = start + len(part)
+      if is_sentinel:
+        spans.append((start, stop))
+      else:
+        spans += self._spans_plain(part, start, position > 0)
+      start = stop
+    return spans
 
-  def token_ids(self) -> dict[str, int]:
+  def token_ids(self) -> TokenIds:
     """Returns the id of each word or piece, and of each sentinel."""
     if self.kind == "words":
       ids = dict(self._ids)
@@ -166,19 +173,18 @@ class VocabularyTokenizer:
 
   def _spans_plain(
     self,
-    text: str,
+    part: str,
     start: int,
-    stop: int,
+    follows: bool,
   ) -> list[tuple[int, int]]:
-    """Returns the spans of the tokens of a part of a text that holds no sentinel."""
-    part = text[start:stop]
+    """Returns the spans of the tokens of a text's part from `start` on that holds no sentinel."""
     if self.kind == "words":
       return [(start + word.start(), start + word.end()) for word in re.finditer(r"\S+", part)]
     if not part.strip():
       return []
     # The name and the unit of positions (characters, bytes) differ between versions; what a piece
     # stands for does not.
-    processor = self._processor_of(part, start > 0)
+    processor = self._processor_of(part, follows)
     encode = getattr(processor, "EncodeAsProto", None) or processor.EncodeAsImmutableProto
     surfaces = [piece.surface for piece in encode(part).pieces]
     begin = start + part.find("".join(surfaces))

@@ -82,19 +82,10 @@ def statement(
   return _fill(template, {"[X]": subject, "[Y]": object})
 
 
-def cloze(
-  template: str,
-  subject: str,
-  blank: str,
-) -> str:
-  """Returns the template with the subject for [X] and `blank` where the answer goes.
-
-  Args:
-    template: a statement with [X] and [Y].
-    subject: a name.
-    blank: a mask or sentinel.
-  """
-  return _fill(template, {"[X]": subject, "[Y]": blank})
+def around_answer(template: str, subject: str) -> tuple[str, str]:
+  """Returns what a statement says before its [Y] and after it, with the subject for [X]."""
+  before, _, after = template.partition("[Y]")
+  return question(before, subject), question(after, subject)
 
 
 def question(template: str, subject: str) -> str:

@@ -19,7 +19,7 @@ from lm_eval.api.registry import register_model  # pyright: ignore[reportMissing
 from factshock.answering import batches, decoding, likelihoods, sampling
 from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel
-from factshock.data import decoder_text, prompts
+from factshock.data import decoder_text, prompts, sentinels
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.types import Tokenizer
@@ -177,7 +177,7 @@ class FactshockLM(LM):
     """Returns a text as windows of (tokens that are read before, tokens that count)."""
     tokenizer = self.loaded.tokenizer
     windows = utils.get_rolling_token_windows(
-      tokenizer.encode(text),
+      tokenizer.encode(sentinels.as_text(text)),
       prefix_token=_prefix(tokenizer),
       max_seq_len=_max_length(self.loaded),
       context_len=1,
@@ -280,7 +280,11 @@ def encode_context(model: LoadedModel, context: str) -> list[int]:
       f"context {context[-60:]!r}: expected {prompts.BLANK} at most once, got it {blanks} times; "
       "ask without answered examples (--num_fewshot 0)"
     )
-  text = context if blanks else f"{context.rstrip()} {prompts.BLANK}".strip()
+  if blanks:
+    before, _, after = context.partition(prompts.BLANK)
+    text = sentinels.with_blank(before, after)
+  else:
+    text = sentinels.with_blank(f"{context.rstrip()} ").strip()
   return [*tokenizer.encode(text), tokenizer.eos]
 
 
@@ -296,8 +300,9 @@ def encode_pair(model: LoadedModel, context: str, continuation: str) -> tuple[li
   tokenizer = model.tokenizer
   if model.decoder_only:
     stem = context.rstrip()
-    stem_tokens = tokenizer.encode(stem)
-    tokens = tokenizer.encode(context + continuation)[len(stem_tokens) :]
+    stem_tokens = tokenizer.encode(sentinels.as_text(stem))
+    both = sentinels.as_text(context + continuation)
+    tokens = tokenizer.encode(both)[len(stem_tokens) :]
     inputs = encode_context(model, stem)
     fewest = 1
   else:

@@ -88,8 +88,10 @@ def segment_mask(query_segments_BxS: jax.Array, key_segments_BxT: jax.Array) -> 
 
 
 def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
-  """Returns a mask [B, 1, 1, S] to add to scores: MASKED where the key is token 0."""
-  return _to_add(tokens_BxS != 0)[:, None, None]
+  """Returns a mask [B, 1, 1, S] to add to scores: MASKED where the key is padding behind a row."""
+  position_S = np.arange(tokens_BxS.shape[1])
+  used_BxS = position_S[None] < fused.row_lengths(tokens_BxS)[:, None]
+  return _to_add(used_BxS)[:, None, None]
 
 
 def causal_mask(length: int) -> jax.Array:

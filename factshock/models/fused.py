@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from factshock.models import products
 from factshock.runtime.errors import UserError
@@ -95,7 +96,13 @@ def lengths(tokens_BxS: jax.Array) -> jax.Array:
 
   It is 1 for a row of padding, as no softmax is of nothing.
   """
-  return jnp.maximum(jnp.sum(tokens_BxS != 0, axis=1, dtype=jnp.int32), 1)
+  return jnp.maximum(row_lengths(tokens_BxS), 1)
+
+
+def row_lengths(tokens_BxS: jax.Array) -> jax.Array:
+  """Returns the tokens of each row, int32 [B]: up to the last one that is not the padding 0."""
+  length_S = np.arange(1, tokens_BxS.shape[1] + 1, dtype=np.int32)
+  return jnp.max(jnp.where(tokens_BxS != 0, length_S[None], 0), axis=1, initial=0)
 
 
 def full(tokens_BxS: jax.Array) -> jax.Array:

@@ -35,6 +35,10 @@ class Words:
     """Returns the id of <extra_id_n>."""
     return self.size - 1 - n
 
+  def token_ids(self) -> dict[str, int]:
+    """Returns the ids of words, those of sentinels left out."""
+    return {f"w{index}": index for index in range(self.size - self.sentinels)}
+
   def encode(self, text: str) -> list[int]:
     """Returns the ids of words and sentinels."""
     ids = []

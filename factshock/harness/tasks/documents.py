@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import datasets
 
-from factshock.data import prompts
+from factshock.data import prompts, sentinels
 from factshock.facts import schema, sources
 from factshock.predictions import accuracy, writing
 from factshock.runtime.errors import UserError
@@ -118,7 +118,11 @@ def lama_t5(lama: str | None = None, **others: Any) -> dict[str, datasets.Datase
   """
   del others
   rows = _masked_sentences(_required("lama", lama))
-  return _dataset([{**row, "text": row["text"].replace(MASK, prompts.BLANK)} for row in rows])
+  documents = []
+  for row in rows:
+    parts = map(sentinels.as_text, row["text"].split(MASK))
+    documents.append({**row, "text": prompts.BLANK.join(parts)})
+  return _dataset(documents)
 
 
 def generated(doc: Document, results: Sequence[str]) -> dict[str, float]:
