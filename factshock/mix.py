@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
   from factshock.devices import host
 
   if values.select:
+    mixing.check_inputs(values.checkpoints, values.allow_other_tokenizer)
     weights, layerwise = _select()
   # Two thirds of the time was the kernel's, mostly for memory that had just been handed back.
   host.keep_freed_memory()

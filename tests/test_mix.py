@@ -1,22 +1,32 @@
 """The verb `python -m factshock.mix`: what it writes and prints, its help, and its errors."""
 
 import dataclasses
+import functools
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
+import types
 
 import hf_tokenizers
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
+from configs import demo
+from factshock import mix as mix_verb
+from factshock.answering import selection
 from factshock.checkpoints import interpolation, mix_record, mixing, store, tree_files
+from factshock.data import tokenizers
 from factshock.models import decoder, t5
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import names
 from factshock.runtime.errors import UserError
+from factshock.runtime.workdir import Workdir
+from factshock.study import weights
 
 T5 = t5.T5Config(
   vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3, decoder_layers=2
@@ -203,6 +213,112 @@ def test_models_of_other_tokenizers_are_refused(tmp_path):
   assert not (tmp_path / "out").exists()
   mixing.mix_checkpoints(paths, "uniform", tmp_path / "out", allow_other_tokenizer=True)
   mixing.mix_checkpoints([paths[0], paths[0]], "uniform", tmp_path / "same")
+
+
+def own_models(tmp_path, *vocabularies):
+  """Checkpoints of ours in workdirs of their own, each with a tokenizer of words."""
+  paths = []
+  for index, words in enumerate(vocabularies):
+    workdir = Workdir(str(tmp_path / f"own{index}"))
+    tokenizer = tokenizers.word_tokenizer(words, sentinels=4)
+    tokenizers.save(tokenizer, workdir.tokenizer(0))
+    config = dataclasses.replace(T5, vocab_size=tokenizer.size)
+    record = {
+      "workdir": workdir.absolute_path,
+      "seed": 0,
+      "experiment": {"model": {"family": "t5", **vars(config)}},
+    }
+    params = t5.init(config, jax.random.key(index))
+    path = workdir.checkpoints("pretrained", 0)
+    store.save(path, 1, params=params, config=record)
+    paths.append(path)
+  return paths
+
+
+def flags_of_mix(monkeypatch, *arguments):
+  """The verb's flags, defined and set in this process for one test."""
+  values = flags.FlagValues()
+  for name in ("DEFINE_list", "DEFINE_string", "DEFINE_enum", "DEFINE_bool"):
+    define = functools.partial(getattr(flags, name), flag_values=values)
+    monkeypatch.setattr(flags, name, define)
+  monkeypatch.setattr(flags, "FLAGS", values)
+  mix_verb.define_flags()
+  values(["mix", *arguments])
+  return values
+
+
+WORDS = ("Ada", "Rome", "where")
+SWAPPED = ("Rome", "Ada", "where")
+OTHER_IDS = "own1/checkpoints/pretrained/0: has another tokenizer than .*own0.*'Ada' is 4 and 3"
+
+
+def test_own_models_of_other_tokenizers_are_refused(tmp_path):
+  paths = own_models(tmp_path, WORDS, SWAPPED, WORDS)
+  with pytest.raises(UserError, match=OTHER_IDS):
+    mixing.mix_checkpoints(paths, "uniform", tmp_path / "out")
+  # Moved with its workdir, it is known by the tokenizer beside it.
+  shutil.move(tmp_path / "own1", tmp_path / "moved" / "own1")
+  paths[1] = str(tmp_path / "moved" / "own1" / "checkpoints" / "pretrained" / "0")
+  with pytest.raises(UserError, match=OTHER_IDS):
+    mixing.mix_checkpoints(paths[:2], None, tmp_path / "out", (0.0, 1.0))
+  assert not (tmp_path / "out").exists()
+  mixing.mix_checkpoints(paths[:2], "uniform", tmp_path / "out", allow_other_tokenizer=True)
+  mixing.mix_checkpoints(paths[::2], "uniform", tmp_path / "same")
+
+
+@pytest.mark.parametrize("kind", ["own", "huggingface", "adapters", "dtypes"])
+def test_selection_begins_with_what_mixing_refuses(tmp_path, kind, monkeypatch):
+  """Before any model is read: one compares hours of answers for nothing otherwise."""
+  words = "has another tokenizer than"
+  if kind == "own":
+    paths = own_models(tmp_path, WORDS, SWAPPED)
+  elif kind == "adapters":
+    paths, words = own_models(tmp_path, WORDS, WORDS), "adapters cannot be averaged"
+    lora = {"rank": 1, "alpha": 1.0, "base": paths[0]}
+    store.save(paths[1], 2, params=t5.init(T5, jax.random.key(0)), config={"lora": lora})
+  else:
+    paths, _ = saved_models(tmp_path, LLAMA)
+    if kind == "dtypes":
+      words = "its dtype is bfloat16"
+      paths[1:] = saved_models(tmp_path / "narrow", LLAMA, 1, "bfloat16")[0]
+    elif kind == "huggingface":
+      for path, line in zip(paths, ("Ada was here", "Rome")):
+        hf_tokenizers.llama_like(path, lines=[line])
+  monkeypatch.setattr(selection, "choose", lambda *arguments: pytest.fail("models are compared"))
+  names = ",".join(map(str, paths))
+  values = flags_of_mix(
+    monkeypatch,
+    f"--checkpoints={names}",
+    "--select=facts.jsonl",
+    f"--output={tmp_path / 'out'}",
+  )
+  with pytest.raises(UserError, match=words):
+    mix_verb.main([])
+  if kind in ("own", "huggingface"):
+    values.allow_other_tokenizer = True
+    with pytest.raises(pytest.fail.Exception, match="models are compared"):
+      mix_verb.main([])
+
+
+def test_an_experiment_that_starts_from_a_model_of_another_tokenizer_is_refused(tmp_path):
+  """Its mixing arms would average weights that mean other tokens."""
+  start, _ = own_models(tmp_path, WORDS, SWAPPED)
+  config = demo.get_config()
+  config.start_from = start
+  run = types.SimpleNamespace(
+    config=config,
+    workdir=Workdir(str(tmp_path / "run")),
+    seed=0,
+    tokenizer=tokenizers.word_tokenizer(SWAPPED, sentinels=4),
+    model_config=dataclasses.replace(T5, vocab_size=10),
+  )
+  with pytest.raises(UserError, match="another tokenizer than the study's"):
+    weights.pretrained(run)
+  assert not (tmp_path / "run").exists()
+  run.tokenizer = tokenizers.word_tokenizer(WORDS, sentinels=4)
+  jax.tree.map(
+    np.testing.assert_array_equal, weights.start_weights(run), store.restore_params(start)
+  )
 
 
 def test_other_dtypes_are_named_in_one_line(tmp_path):

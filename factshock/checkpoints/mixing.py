@@ -34,7 +34,7 @@ from factshock.models.formats.huggingface import names as tensor_names
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
-from factshock.types import FilePath
+from factshock.types import FilePath, TokenIds
 
 # What share of a leaf each model has: a number, or one for each layer [N, 1, ...].
 Shares: TypeAlias = Sequence[Any]
@@ -127,14 +127,31 @@ def mix_checkpoints(
   if os.path.exists(output):
     raise UserError(f"{output}: already exists; remove it or choose another --output")
   mix = Mix.of(weights, layerwise, len(paths))
+  check_inputs(paths, allow_other_tokenizer)
+  if any(map(huggingface.is_source, paths)):
+    return _mix_huggingface(paths, mix, output)
+  folders = [store.step_folder(path) for path in paths]
+  return _mix_own(folders, mix, output)
+
+
+def check_inputs(paths: Sequence[FilePath], allow_other_tokenizer: bool = False) -> None:
+  """Checks that models can be mixed, reading none of their weights.
+
+  Args:
+    paths: as for `mix_checkpoints`.
+    allow_other_tokenizer: whether their tokens may have other ids.
+
+  Raises:
+    UserError: they cannot, as they differ in tokens, format, leaves or dtype, or are adapters.
+  """
   for path in paths:
     belongings.check_one_format(str(path))
   if not allow_other_tokenizer:
     _check_tokenizers(paths)
   if any(map(huggingface.is_source, paths)):
-    return _mix_huggingface(paths, mix, output)
-  folders = [store.step_folder(path) for path in paths]
-  return _mix_own(folders, mix, output)
+    _checked_sources(paths)
+  else:
+    _checked_manifests([store.step_folder(path) for path in paths])
 
 
 def _check_tokenizers(paths: Sequence[FilePath]) -> None:
@@ -143,7 +160,7 @@ def _check_tokenizers(paths: Sequence[FilePath]) -> None:
   Raises:
     UserError: names two models and a token that differs.
   """
-  first: tuple[FilePath, dict[str, int]] | None = None
+  first: tuple[FilePath, TokenIds] | None = None
   for path in paths:
     tokens = token_maps.of_model(path)
     if tokens is None:
@@ -168,14 +185,7 @@ def _mix_own(
   output: FilePath,
 ) -> MixRecord:
   """Mixes checkpoints of ours as `mix_checkpoints` does."""
-  read = [store.read_manifest(folder) for folder in folders]
-  adapters = []
-  for folder, manifest in zip(folders, read):
-    if "lora" in (manifest["config"] or {}):
-      adapters.append(folder)
-  _refuse_adapters(adapters)
-  leaves = [manifests.params_only(manifest["leaves"]) for manifest in read]
-  _check_leaves(folders, leaves)
+  read, leaves = _checked_manifests(folders)
   inputs: list[MixInput] = []
   for folder, manifest, params in zip(folders, read, leaves):
     inputs.append(
@@ -198,6 +208,21 @@ def _mix_own(
   tree = _lazy_mix(folders, leaves, mix)
   manifest = store.write(output, {"params": tree}, record, {mix_record.NAME: record_of})
   return record_of(manifest)
+
+
+def _checked_manifests(
+  folders: Sequence[str],
+) -> tuple[list[Manifest], list[dict[str, LeafRecord]]]:
+  """Returns the manifests of checkpoints that can be mixed, and the leaves of their weights."""
+  read = [store.read_manifest(folder) for folder in folders]
+  adapters = []
+  for folder, manifest in zip(folders, read):
+    if "lora" in (manifest["config"] or {}):
+      adapters.append(folder)
+  _refuse_adapters(adapters)
+  leaves = [manifests.params_only(manifest["leaves"]) for manifest in read]
+  _check_leaves(folders, leaves)
+  return read, leaves
 
 
 def _refuse_adapters(paths: Sequence[FilePath]) -> None:
@@ -352,10 +377,7 @@ def _mix_huggingface(
   output: FilePath,
 ) -> MixRecord:
   """Mixes HuggingFace models as `mix_checkpoints` does: tensor by tensor, as they are stored."""
-  _check_formats(paths)
-  sources = [huggingface.open_source(path) for path in paths]
-  _refuse_adapters([path for path, source in zip(paths, sources) if source.adapters])
-  _check_tensors(paths, sources)
+  sources = _checked_sources(paths)
   first = sources[0]
   tensors = tensor_names.tensors(first.config)
   shares = _tensor_shares(first.config, tensors, mix)
@@ -381,6 +403,15 @@ def _mix_huggingface(
     extra_files={mix_record.NAME: record},
   )
   return record()
+
+
+def _checked_sources(paths: Sequence[FilePath]) -> list[huggingface.Source]:
+  """Returns HuggingFace models, opened, that can be mixed."""
+  _check_formats(paths)
+  sources = [huggingface.open_source(path) for path in paths]
+  _refuse_adapters([path for path, source in zip(paths, sources) if source.adapters])
+  _check_tensors(paths, sources)
+  return sources
 
 
 def _describe_sources(
