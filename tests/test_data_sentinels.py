@@ -49,11 +49,10 @@ def sentinel_ids(tokenizer):
   return [tokenizer.sentinel(n) for n in range(tokenizer.sentinels)]
 
 
+@pytest.mark.parametrize("tokenizer", ["words", "sentencepiece", "t5"], indirect=True)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["cloze", "question", "choices"])
 def test_only_the_blank_of_a_t5_prompt_is_a_sentinel(tokenizer, name, form):
-  if not tokenizer.sentinels:
-    pytest.skip("no T5 has such a tokenizer")
   asked = {**fact(name), "choices": [name, "Rome"]}
   shots = {} if form == "choices" else {"shots": 1, "pool": [{**fact("Bo <extra_id_0>"), "q": ""}]}
   [text] = prompts.prompt_texts([asked], RELATIONS, form, False, **shots)
