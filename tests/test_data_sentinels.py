@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factshock.data import (
+  byte_tokenizers,
   decoder_text,
   pretrained_tokenizers,
   prompts,
@@ -29,7 +30,7 @@ RELATIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=["words", "sentencepiece", "t5", "llama"])
+@pytest.fixture(scope="module", params=["words", "sentencepiece", "t5", "bytes", "llama"])
 def tokenizer(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
   if request.param == "words":
@@ -37,6 +38,8 @@ def tokenizer(request, tmp_path_factory):
     return tokenizers.word_tokenizer(sorted(set(words)), sentinels=10)
   if request.param == "sentencepiece":
     return tokenizers.train_sentencepiece(LINES * 3, folder / "a.model", 66, sentinels=10)
+  if request.param == "bytes":
+    return byte_tokenizers.ByteTokenizer(str(folder))
   write = hf_tokenizers.t5_like if request.param == "t5" else hf_tokenizers.llama_like
   return pretrained_tokenizers.load(write(folder, lines=LINES))
 
@@ -49,7 +52,7 @@ def sentinel_ids(tokenizer):
   return [tokenizer.sentinel(n) for n in range(tokenizer.sentinels)]
 
 
-@pytest.mark.parametrize("tokenizer", ["words", "sentencepiece", "t5"], indirect=True)
+@pytest.mark.parametrize("tokenizer", ["words", "sentencepiece", "t5", "bytes"], indirect=True)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["cloze", "question", "choices"])
 def test_only_the_blank_of_a_t5_prompt_is_a_sentinel(tokenizer, name, form):

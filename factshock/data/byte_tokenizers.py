@@ -184,7 +184,7 @@ def _bytes(text: str) -> list[int]:
 
 
 def _spans(part: str, start: int) -> list[tuple[int, int]]:
-  """Returns the spans of the tokens of a text's part from `start` on: a character's are the same."""
+  """Returns the spans of the tokens of a text's part from `start` on, one a character."""
   spans: list[tuple[int, int]] = []
   for index, character in enumerate(part, start):
     spans += [(index, index + 1)] * len(_bytes(character))
