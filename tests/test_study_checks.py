@@ -262,7 +262,7 @@ def test_tokens_of_a_start_must_be_those_of_the_study(config, folders, made, tmp
   [
     ("nothing/here/or/there", "nothing there"),
     ("empty", "got none"),
-    ("a/b.gguf", "got a file"),
+    ("a/b.bin", "got a file"),
     ("no_weights", "expected model.safetensors or model.safetensors.index.json"),
     ("cut", "model.safetensors"),
     ("no_tokenizer", "no tokenizer can be read there"),
@@ -287,9 +287,9 @@ def test_what_is_no_model_to_start_from_is_said(config, folders, tmp_path, name,
     (start / "config.json").write_text('{"model_type": "bert"}')
   elif name == "empty":
     start.mkdir()
-  elif name == "a/b.gguf":
+  elif name == "a/b.bin":
     start.parent.mkdir()
-    start.write_bytes(b"GGUF")
+    start.write_bytes(b"x")
   elif name == "t5x":
     start.mkdir()
     (start / "checkpoint").write_bytes(b"x")

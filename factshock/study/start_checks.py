@@ -95,7 +95,7 @@ def _stored_config(start: str) -> ModelConfig | None:
   if not belongings.is_checkpoint(start):
     # Headers of weights too, but for a model on the hub, whose weights are fetched when they are
     # read.
-    if os.path.isdir(start):
+    if os.path.exists(start):
       return huggingface.open_source(start).config
     return huggingface.config_of(start)
   if t5x.is_checkpoint(start):
@@ -103,7 +103,7 @@ def _stored_config(start: str) -> ModelConfig | None:
       f"{start}: is a T5X checkpoint; convert it first (python -m factshock.convert "
       "--input=... --to=huggingface)"
     )
-  if os.path.exists(start) and not os.path.isdir(start):
+  if os.path.exists(start) and not os.path.exists(start):
     raise UserError(f"{start}: expected the folder of a model, got a file; give the folder")
   folder = store.step_folder(start)
   manifest = store.read_manifest(folder)
