@@ -103,7 +103,7 @@ def _stored_config(start: str) -> ModelConfig | None:
       f"{start}: is a T5X checkpoint; convert it first (python -m factshock.convert "
       "--input=... --to=huggingface)"
     )
-  if os.path.exists(start) and not os.path.exists(start):
+  if os.path.exists(start) and not os.path.isdir(start):
     raise UserError(f"{start}: expected the folder of a model, got a file; give the folder")
   folder = store.step_folder(start)
   manifest = store.read_manifest(folder)
