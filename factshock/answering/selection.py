@@ -12,6 +12,7 @@ from factshock.answering import known_answers, ranking
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import interpolation, loading
 from factshock.checkpoints.loading import LoadedModel
+from factshock.data import prompts
 from factshock.facts import sources
 from factshock.models import families
 from factshock.predictions import accuracy
@@ -70,12 +71,17 @@ def choose(
   before, _ = loading.open_model(checkpoints[0], tokenizer=options.tokenizer)
   after, origin = loading.open_model(checkpoints[1], tokenizer=options.tokenizer)
   _check_sizes(checkpoints, before, after)
-  rows, relations = sources.read_with_relations(facts, options.relations, origin.relations_path)
+  counter = prompts.token_counter(after.tokenizer)
+  rows, relations = sources.read_with_relations(
+    facts, options.relations, origin.relations_path, counter
+  )
   names = [fact["relation"] for fact in rows]
   if options.candidates and options.candidates_only:
-    candidates = known_answers.of_file(options.candidates, names, rows)
+    candidates = known_answers.of_file(options.candidates, names, rows, counter)
   else:
-    candidates = known_answers.of_relations(rows, facts, names, origin, [options.candidates])
+    candidates = known_answers.of_relations(
+      rows, facts, names, origin, [options.candidates], counter
+    )
   form = options.prompt or origin.prompt
   texts = PromptWriter.of(after, form, Prompting()).write(rows, relations)
   queries = ranking.prepare(after, texts, names, candidates, origin.batch_size)

@@ -266,15 +266,36 @@ def load(
   tokenizer = _read(source, revision)
   if type(tokenizer).__name__ == byte_tokenizers.CLASS:
     return byte_tokenizers.of(tokenizer, f"{source}@{revision}" if revision else source)
+  size = len(tokenizer)
+  _check_is_fast(tokenizer, source)
+  ids: dict[str, int] = tokenizer.get_vocab()
+  has_pieces = "<extra_id_0>" not in ids and special_tokens.sentinel_piece(0) in ids
+  first_sentinel, sentinels = _find_sentinels(ids, has_pieces, source)
+  _check_special(tokenizer, sentinels, source)
+  # Llama's family has no padding token; padding is then masked and never looked up.
+  return PretrainedTokenizer(
+    source=str(source),
+    size=size,
+    sentinels=sentinels,
+    eos=tokenizer.eos_token_id,
+    pad=tokenizer.pad_token_id,
+    bos=None if sentinels else tokenizer.bos_token_id,
+    first_sentinel=first_sentinel,
+    has_sentinel_pieces=has_pieces,
+  )
+
+
+def _check_is_fast(tokenizer: Any, source: FilePath) -> None:
+  """Raises a UserError where a tokenizer is one of those that transformers has in Python alone."""
   if not hasattr(tokenizer, "backend_tokenizer"):
     raise UserError(
       f"{source}: {type(tokenizer).__name__} has no fast version in transformers, which is not "
       "supported; give a folder with a tokenizer.json"
     )
-  size = len(tokenizer)
-  ids: dict[str, int] = tokenizer.get_vocab()
-  has_pieces = "<extra_id_0>" not in ids and special_tokens.sentinel_piece(0) in ids
-  first_sentinel, sentinels = _find_sentinels(ids, has_pieces, source)
+
+
+def _check_special(tokenizer: Any, sentinels: int, source: FilePath) -> None:
+  """Raises a UserError where there is no end, or the padding is not that of a T5 with sentinels."""
   eos = tokenizer.eos_token_id
   if eos is None:
     raise UserError(
@@ -292,17 +313,6 @@ def load(
       f"unknown={tokenizer.unk_token_id} {pad=}: its texts would hold padding; use the model's own "
       "tokenizer"
     )
-  # Llama's family has no padding token; padding is then masked and never looked up.
-  return PretrainedTokenizer(
-    source=str(source),
-    size=size,
-    sentinels=sentinels,
-    eos=eos,
-    pad=pad,
-    bos=None if sentinels else tokenizer.bos_token_id,
-    first_sentinel=first_sentinel,
-    has_sentinel_pieces=has_pieces,
-  )
 
 
 def is_folder(folder: FilePath) -> bool:

@@ -4,8 +4,9 @@ A prompt of a T5 has <extra_id_0> where the answer goes; what facts and relation
 a token in it too (data/sentinels.py).
 """
 
+import functools
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -333,6 +334,18 @@ def target_text(tokenizer: Tokenizer, answer: str) -> str:
   """
   space = "" if tokenizer.kind == byte_tokenizers.KIND else " "
   return sentinels.with_blank("", f"{space}{answer}")
+
+
+def answer_tokens(tokenizer: Tokenizer, answer: str) -> int:
+  """Returns how many tokens a model has to say for an answer, its end and <extra_id_0> aside."""
+  if tokenizer.sentinels:
+    return len(tokenizer.encode(target_text(tokenizer, answer))) - 1
+  return len(tokenizer.encode_continuation("a", answer))
+
+
+def token_counter(tokenizer: Tokenizer) -> Callable[[str], int]:
+  """Returns `answer_tokens` of a tokenizer, as sources.read takes it."""
+  return functools.partial(answer_tokens, tokenizer)
 
 
 def encode_example(

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from factshock.facts.word_frequencies import WordFrequencies
 from factshock.predictions.accuracy import normalise
 from factshock.types import Answer
 
@@ -143,6 +144,8 @@ def _tally(
 
 def _counts_of_any_relation(index: Iterable[Answer], counts: Mapping[Answer, int]) -> np.ndarray:
   """Returns counts [E] of entities that are counted for no relation in particular."""
+  if isinstance(counts, WordFrequencies):
+    return np.array([counts["", name] for _, name in index], np.float64)
   by_name: dict[str, int] = {}
   for (relation, name), count in counts.items():
     if not relation:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from factshock.facts.schema import tsv_line, tsv_records
+from factshock.facts.word_frequencies import PREFIX, WordFrequencies
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 from factshock.types import Answer, FilePath
@@ -12,11 +13,12 @@ from factshock.types import Answer, FilePath
 def read_counts(
   path: FilePath,
   column: str = "count",
-) -> dict[Answer, int]:
-  """Reads entity counts from a .tsv, compressed or not.
+) -> Mapping[Answer, int]:
+  """Reads entity counts from a .tsv, compressed or not, or opens those of "wordfreq:LANGUAGE".
 
   Args:
-    path: a table with the columns `entity`, `relation` and `column` in any order.
+    path: a language of the package wordfreq (word_frequencies.WordFrequencies), or a table with the
+      columns `entity`, `relation` and `column` in any order.
     column: name of the column that holds the counts.
 
   Returns:
@@ -27,6 +29,16 @@ def read_counts(
     UserError: a missing column, a malformed line, a count that is no whole number from 0 on, an
       entity twice in a relation, or an empty file; names file and line.
   """
+  if str(path).startswith(PREFIX):
+    return WordFrequencies(str(path).removeprefix(PREFIX))
+  counts = _table(path, column)
+  if not counts:
+    raise UserError(f"{path}: expected at least one count, got none")
+  return counts
+
+
+def _table(path: FilePath, column: str) -> dict[Answer, int]:
+  """Returns the counts of a .tsv."""
   counts: dict[Answer, int] = {}
   records = (record for record in tsv_records(path) if record[1])
   _, header = next(records, (1, list[str]()))
@@ -46,8 +58,6 @@ def read_counts(
         f"{location}: expected each entity once in a relation, got {entity!r} again in {relation!r}"
       )
     counts[answer] = _count(entity, row[column], location)
-  if not counts:
-    raise UserError(f"{path}: expected at least one count, got none")
   return counts
 
 

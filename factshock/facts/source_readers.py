@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from factshock.facts import hub, listed, schema, templates
+from factshock.facts import geonames, hub, listed, schema, templates
 from factshock.facts import relations as relation_files
 from factshock.facts.schema import Row
 from factshock.runtime import console, files
@@ -592,6 +592,15 @@ def _tfds(
   return _mapped("tfds", name, options, rows), {}
 
 
+def _geonames(
+  name: str,
+  options: Options,
+) -> Contents:
+  if name:
+    raise UserError(f"geonames:{name}: expected geonames: alone or geonames:?KEY=VALUE, got a name")
+  return geonames.items(), templates.rows(geonames.TEMPLATES)
+
+
 READERS: dict[str, Reader] = {
   "trex": _trex,
   "popqa": _popqa,
@@ -599,6 +608,7 @@ READERS: dict[str, Reader] = {
   "mmlu": _mmlu,
   "pararel": _pararel,
   "lm_kbc": _lm_kbc,
+  "geonames": _geonames,
   "hub": _hub,
   "tfds": _tfds,
 }

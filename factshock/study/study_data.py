@@ -1,17 +1,19 @@
 """Data of a study before a model: facts, relations, text and counts, and the sets of facts."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from factshock.data import pretrained_tokenizers, prompts
 from factshock.facts import corpus_counts, documents, entities, schema, sources, splits, world
 from factshock.facts import counts as counting
 from factshock.facts import relations as relation_files
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study.config import Config
-from factshock.types import Answer, Fact, Relation
+from factshock.types import Answer, Fact, Relation, Tokenizer
 
 # A text: its sentences, or the name of a corpus (facts/documents.py).
 Text: TypeAlias = Sequence[str] | str
@@ -74,7 +76,9 @@ def read_files(config: Config, counts_path: str) -> StudyData:
   Raises:
     UserError: a file that does not fit its format or the others.
   """
-  facts, relations = sources.read_with_relations(config.facts, config.relations)
+  facts, relations = sources.read_with_relations(
+    config.facts, config.relations, count_tokens=token_counter(config)
+  )
   if config.drop_named_answers:
     facts = _without_named_answers(facts)
   used = {fact["relation"] for fact in facts}
@@ -91,6 +95,18 @@ def read_files(config: Config, counts_path: str) -> StudyData:
     print(f"  facts without popularity: taken as how often {counted_in} names the subject")
     facts = [_with_popularity(fact, mentions) for fact in facts]
   return StudyData(facts, [], relations, texts, counts)
+
+
+def token_counter(config: Config) -> sources.CountTokens | None:
+  """Returns what counts the tokens of answers, where the config names a tokenizer that is there."""
+  if config.tokenizer.kind != "huggingface":
+    return None
+
+  @functools.cache
+  def tokenizer() -> Tokenizer:
+    return pretrained_tokenizers.load(config.tokenizer.path or config.start_from)
+
+  return lambda answer: prompts.answer_tokens(tokenizer(), answer)
 
 
 def _answer_counts(
@@ -116,7 +132,7 @@ def _read_mentions(
   config: Config,
   facts: Sequence[Fact],
   path: str,
-) -> dict[Answer, int]:
+) -> Mapping[Answer, int]:
   """Returns how often the text names each entity; of a corpus they are counted if need be.
 
   In a corpus the longest name counts where one stands within another.

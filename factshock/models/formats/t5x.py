@@ -35,6 +35,7 @@ _TOP_NAMES = {
   "embedding": ("token_embedder/embedding", False),
   "head": ("decoder/logits_dense/kernel", True),
 }
+_UNTOLD = ("relative_max_distance", "dropout", "dtype", "epsilon")  # by shapes
 _BIAS = "relpos_bias/rel_embedding"
 
 
@@ -269,28 +270,24 @@ def _config(
     return got[:1] + got[2:] if in_layers else got
 
   vocab_size, d_model = shape("token_embedder/embedding")
+  query = shape(f"{prefix}/attention/query/kernel", 3)
   own_bias = f"{prefix}/{_BIAS}"
   in_every_layer = own_bias in arrays
   heads, buckets = shape(own_bias if in_every_layer else f"encoder/{_BIAS}")
-  feed_forward = "gated-gelu" if form.is_gated else "relu"
-  rest = {}
-  if like is not None:
-    feed_forward = like.feed_forward if form.is_gated else "relu"
-    rest = {
-      name: getattr(like, name) for name in ("relative_max_distance", "dropout", "dtype", "epsilon")
-    }
+  rest = {} if like is None else {name: getattr(like, name) for name in _UNTOLD}
+  gate = "gated-gelu" if like is None else like.feed_forward
   dtype = arrays["token_embedder/embedding"].dtype.name
   return t5.T5Config(
     vocab_size=vocab_size,
     d_model=d_model,
     d_ff=shape(f"{prefix}/mlp/{'wi_0' if form.is_gated else 'wi'}/kernel")[1],
     num_heads=heads,
-    d_kv=math.prod(shape(f"{prefix}/attention/query/kernel", 3)[1:]) // heads,
+    d_kv=math.prod(query[1:]) // heads,
     encoder_layers=_depth(arrays, "encoder"),
     decoder_layers=max(1, _depth(arrays, "decoder")),
     relative_buckets=buckets,
     bias_in_every_layer=in_every_layer,
-    feed_forward=feed_forward,
+    feed_forward=gate if form.is_gated else "relu",
     tie_head="decoder/logits_dense/kernel" not in arrays,
     param_dtype=dtype if dtype in DTYPES else "float32",
     **rest,
