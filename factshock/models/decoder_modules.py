@@ -465,7 +465,7 @@ def _joined(of_kinds: Sequence[_Arrays]) -> _Arrays:
   """Returns the arrays of the only kind of layers, or those of all kinds stacked."""
   if len(of_kinds) == 1:
     return of_kinds[0]
-  return jax.tree.map(lambda *arrays: jnp.stack(arrays), *of_kinds)
+  return jax.tree.map(lambda *arrays: jnp.stack(jnp.broadcast_arrays(*arrays)), *of_kinds)
 
 
 def positions(segments_BxS: jax.Array) -> jax.Array:

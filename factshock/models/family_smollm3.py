@@ -18,6 +18,7 @@ _DEFAULTS: dict[str, Any] = {
   "no_rope_layer_interval": 4,
 }
 _THETA = 2e6
+_PAD_ID = 128004
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,10 @@ def read_config(values: Mapping[str, Any], path: str, dtype: str) -> SmolLM3Conf
 def write_config(model_config: SmolLM3Config) -> dict[str, Any]:
   """Returns the config.json of a SmolLM3; without dtype."""
   without = model_config.no_rope_layers
+  # transformers' own padding is no token of a smaller vocabulary, and it refuses one that is none.
+  padding = {} if model_config.vocab_size > _PAD_ID else {"pad_token_id": None}
   return {
+    **padding,
     **decoder_family.write_sizes(model_config, "smollm3", "SmolLM3ForCausalLM"),
     **decoder_family.write_windows(model_config),
     "use_sliding_window": model_config.sliding_window is not None,
@@ -105,6 +109,7 @@ FAMILY = decoder_family.family(
     model_types=("smollm3",),
     read_config=read_config,
     write_config=write_config,
+    kept_keys=("max_position_embeddings", "pad_token_id"),
     schema=_SCHEMA,
   ),
 )

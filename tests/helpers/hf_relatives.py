@@ -33,7 +33,7 @@ _LINEAR = {
 }
 # Name -> class of transformers' config, and its settings.
 PEERS = {
-  "gemma3": ("Gemma3TextConfig", dict(_GEMMA, num_hidden_layers=7)),
+  "gemma3": ("Gemma3TextConfig", dict(_GEMMA, num_hidden_layers=3, sliding_window_pattern=2)),
   "gemma3 wide": (
     "Gemma3TextConfig",
     dict(
