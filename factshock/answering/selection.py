@@ -11,7 +11,7 @@ import numpy as np
 from factshock.answering import known_answers, ranking
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import interpolation, loading
-from factshock.checkpoints.loading import LoadedModel
+from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.data import prompts
 from factshock.facts import sources
 from factshock.models import families
@@ -76,12 +76,7 @@ def choose(
     facts, options.relations, origin.relations_path, counter
   )
   names = [fact["relation"] for fact in rows]
-  if options.candidates and options.candidates_only:
-    candidates = known_answers.of_file(options.candidates, names, rows, counter)
-  else:
-    candidates = known_answers.of_relations(
-      rows, facts, names, origin, [options.candidates], counter
-    )
+  candidates = _candidates(rows, facts, origin, options, counter)
   form = options.prompt or origin.prompt
   texts = PromptWriter.of(after, form, Prompting()).write(rows, relations)
   queries = ranking.prepare(after, texts, names, candidates, origin.batch_size)
@@ -94,6 +89,20 @@ def choose(
     curve.append((alpha, share))
     progress.update(count, f"alpha {alpha:g}: {share:.3f} right")
   return _best_alpha(curve), curve
+
+
+def _candidates(
+  rows: Sequence[Fact],
+  facts: str,
+  origin: Origin,
+  options: SelectionOptions,
+  counter: sources.CountTokens,
+) -> Candidates:
+  """Returns the answers that are compared: those of a file alone, or all that are known."""
+  names = [fact["relation"] for fact in rows]
+  if options.candidates and options.candidates_only:
+    return known_answers.of_file(options.candidates, names, rows, counter)
+  return known_answers.of_relations(rows, facts, names, origin, [options.candidates], counter)
 
 
 def _best_alpha(curve: Sequence[tuple[float, float]]) -> float:

@@ -342,7 +342,7 @@ def _wrong_t5x(path: pathlib.Path, got: Any) -> str | None:
   tree = tree.get("target", tree)
   leaves = flat(params)
   for tensor in names.tensors(config):
-    name, transposed = t5x._name(tensor, config)
+    name, transposed = t5x._name(tensor, t5x.Form(is_gated=config.feed_forward != "relu", is_scanned=False))
     expected = tree
     for key in name.split("/"):
       expected = expected[key]
