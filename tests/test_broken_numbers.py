@@ -220,7 +220,7 @@ def t5x_tree(tmp_path):
   params = jax.tree.map(np.asarray, t5.init(T5, jax.random.key(0)))
   tree = {}
   for tensor in huggingface_names(T5):
-    name, transposed = t5x._name(tensor, T5)
+    name, transposed = t5x._name(tensor, t5x.Form(is_gated=True, is_scanned=False))
     value = params
     for key in tensor.leaf.split("/"):
       value = value[key]

@@ -289,7 +289,7 @@ def t5x_files(folder: pathlib.Path) -> Make:
   leaves = flat(params)
   tree: dict[str, Any] = {}
   for tensor in names.tensors(T5):
-    name, transposed = t5x._name(tensor, T5)
+    name, transposed = t5x._name(tensor, t5x.Form(is_gated=True, is_scanned=False))
     value = leaves[tensor.leaf]
     value = value if tensor.layer is None else value[tensor.layer]
     *parents, last = name.split("/")
@@ -342,7 +342,8 @@ def _wrong_t5x(path: pathlib.Path, got: Any) -> str | None:
   tree = tree.get("target", tree)
   leaves = flat(params)
   for tensor in names.tensors(config):
-    name, transposed = t5x._name(tensor, t5x.Form(is_gated=config.feed_forward != "relu", is_scanned=False))
+    form = t5x.Form(is_gated=config.feed_forward != "relu", is_scanned=False)
+    name, transposed = t5x._name(tensor, form)
     expected = tree
     for key in name.split("/"):
       expected = expected[key]
