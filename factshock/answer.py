@@ -6,9 +6,9 @@ r"""Asks a model for facts and writes a predictions file.
       --relations=relations.jsonl --output=predictions.jsonl --mode=generate --shots=4 \
       --shot_facts=train.jsonl
 
---checkpoint is a checkpoint of factshock, or a HuggingFace model: a folder with its files, a hub id,
-or a .gguf file in its place. --config may name the config of a checkpoint; without it that of the checkpoint's own record
-counts. With it --config.mesh.fsdp=4 cuts the weights over four devices
+--checkpoint is a checkpoint of factshock, or a HuggingFace model: a folder with its files, a hub
+id, or a .gguf file in its place. --config may name the config of a checkpoint; without it that of
+the checkpoint's own record counts. With it --config.mesh.fsdp=4 cuts the weights over four devices
 (configs/pretrained.py:MODEL for a HuggingFace model); without it each device holds all of them.
 
 What --mode does:
