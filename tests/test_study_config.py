@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from factshock.checkpoints import manifest_schema
 from factshock.runtime import console
+from factshock.models import families
 from factshock.runtime.errors import UserError
 from factshock.study import checks, finetuning, finetuning_examples, pipeline
 from factshock.study import config as configs
@@ -94,7 +95,7 @@ def test_every_config_says_what_it_is_for(name):
     ),
     (
       lambda c: c.model.update(family="gpt"),
-      "config.model.family: expected one of llama, t5, got 'gpt'",
+      f"config.model.family: expected one of {', '.join(families.names())}, got 'gpt'",
     ),
     (lambda c: c.model.update(layers=3), "config.model.layers is unknown; did you mean"),
     (

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from factshock.runtime.errors import UserError
@@ -134,6 +134,12 @@ def schema_of(settings: type) -> dict[str, Check]:
   return {field.name: field.metadata["check"] for field in _settings_of(settings)}
 
 
+def with_defaults(settings: type) -> list[str]:
+  """Returns the fields of a dataclass that have a check and a default."""
+  fields = _settings_of(settings)
+  return [field.name for field in fields if field.default is not dataclasses.MISSING]
+
+
 def _settings_of(settings: type) -> list["dataclasses.Field[Any]"]:
   """Returns the fields of a dataclass that carry a check."""
   fields = dataclasses.fields(settings)
@@ -222,6 +228,7 @@ def section_problems(
   schema: Schema,
   path: str,
   extra: Sequence[str] = (),
+  optional: Collection[str] = (),
 ) -> list[str]:
   """Returns what is wrong with a section's keys and values, a line each.
 
@@ -230,10 +237,11 @@ def section_problems(
     schema: checks by key.
     path: name of the section in the lines.
     extra: keys that must be there too and are checked elsewhere.
+    optional: keys that may be left out.
   """
   known = [*schema, *extra]
   unknown = [key for key in section if key not in known]
-  missing = [key for key in known if key not in section]
+  missing = [key for key in known if key not in section and key not in optional]
   problems = [unknown_key(f"{path}.{key}", key, known) for key in unknown]
   problems += [f"{path}.{key} is missing" for key in missing]
   for key, check in schema.items():

@@ -28,6 +28,7 @@ from factshock.runtime.settings import (
   tuple_of,
   unknown_key,
   value_problems,
+  with_defaults,
 )
 from factshock.training import drivers
 from factshock.training import settings as training_settings
@@ -94,9 +95,6 @@ SCHEMA: Schema = dict(
   roles=dict(zero_shot=TEXT, finetuned=TEXT, ceiling=TEXT, corrected=TEXT, remedies=tuple_of(TEXT)),
 )
 
-# Keys of config.model that configs of before leave out: what they stand for is not there.
-_OPTIONAL = ("bias_in_every_layer",)
-
 _SPECIAL = ("arms", "model")  # the keys of an arm go by its kind, those of a model by its family
 
 
@@ -141,9 +139,12 @@ def model_problems(section: Any) -> list[str]:
   if family not in families.names():
     known = ", ".join(families.names())
     return [f"config.model.family: expected one of {known}, got {family!r}"]
-  schema = families.section_schema(family)
-  wanted = {key: check for key, check in schema.items() if key in section or key not in _OPTIONAL}
-  return section_problems(section, wanted, "config.model")
+  return section_problems(
+    section,
+    families.section_schema(family),
+    "config.model",
+    optional=with_defaults(families.named(family).config_type),
+  )
 
 
 def arms_problems(config: Config, kinds: Mapping[str, ArmSchema]) -> list[str]:
