@@ -13,8 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from factshock.checkpoints import manifest_schema
-from factshock.runtime import console
 from factshock.models import families
+from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.study import checks, finetuning, finetuning_examples, pipeline
 from factshock.study import config as configs
