@@ -206,7 +206,7 @@ def _why_unfit(name: str, mode: str | None) -> str:
 def _diagnose() -> None:
   """Diagnoses accuracy and frequency shock, and writes diagnosis.json."""
   from factshock.diagnosis import summary, table
-  from factshock.predictions import reading, repeats, verbosity
+  from factshock.predictions import reading, repeats
 
   values = flags.FLAGS
   names = columns.given()
@@ -234,8 +234,7 @@ def _diagnose() -> None:
   )
   bootstrap = summary.Bootstrap(values.resamples, values.confidence, values.seed)
   diagnosis = summary.diagnose(arms, options, bootstrap)
-  hints = verbosity.hints(arms) if values.criterion == "exact_match" else []
-  _write("diagnosis.json", diagnosis, [*table.lines(diagnosis), *hints])
+  _write("diagnosis.json", diagnosis, table.lines(diagnosis))
 
 
 def _arm_and_path(value: str) -> tuple[str | None, str]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from factshock import diagnose
-from factshock.predictions import foreign, prior_correction, reading, repeats, verbosity
+from factshock.predictions import foreign, prior_correction, reading, repeats
 from factshock.predictions import rows as prediction_rows
 from factshock.runtime.errors import UserError
 
@@ -149,14 +149,6 @@ def test_models_of_different_queries_in_a_file(tmp_path):
     with pytest.raises(UserError, match=f"in column `{name}`; give each a file"):
       prediction_rows.read_all_rows(path)
   assert texts(reading.read(str(tmp_path / "arm.jsonl")), "label") == ["a", "b"]
-
-
-def test_verbose_answers_bring_a_hint(tmp_path):
-  verbose = [{**row, "prediction": f"It is {row['object']}."} for row in ROWS]
-  for rows, count in ((ROWS, 0), (verbose, 1)):
-    arms = reading.group_by_arm([reading.read(jsonl(tmp_path / "a.jsonl", *rows))])
-    hints = verbosity.hints(arms)
-    assert len(hints) == count and all("2 of 2 answers" in hint for hint in hints)
 
 
 def test_the_verb_names_arms(tmp_path):

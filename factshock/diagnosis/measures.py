@@ -7,6 +7,7 @@ import numpy as np
 
 from factshock.diagnosis import queries as query_sets
 from factshock.diagnosis import shock, statistics
+from factshock.diagnosis.linking import Links
 from factshock.diagnosis.options import Options, Pair
 from factshock.diagnosis.queries import BINS, Queries
 from factshock.diagnosis.shock import Measures
@@ -44,7 +45,7 @@ def measure(
   finetuning: Mapping[str, Sequence[Answer] | None],
   counted: bool,
   options: Options,
-) -> tuple[dict[Label, Samples], dict[str, np.ndarray]]:
+) -> tuple[dict[Label, Samples], dict[str, Links]]:
   """Measures all arms of one seed.
 
   Args:
@@ -56,17 +57,19 @@ def measure(
       are passed over.
 
   Returns:
-    (samples by label or pair, index of each query's predicted entity by label).
+    (samples by label or pair, each query's predicted entity by label).
   """
   samples: dict[Label, Samples] = {}
   plans: list[tuple[Label, Plan]] = []
   right: dict[str, np.ndarray] = {}
   predicted: dict[str, np.ndarray] = {}
+  links: dict[str, Links] = {}
   for label, arm in arms.items():
     arm_in_order = reading.take(arm, query_sets.rows_in_order(label, arm, queries))
     scores_Nx3 = accuracy.scores(arm_in_order)
     right_N = scores_Nx3[:, accuracy.CRITERIA.index(options.criterion)] > 0
-    entity_N = _predicted_entities(arm_in_order, queries, right_N)
+    links[label] = _predicted_entities(arm_in_order, queries, right_N)
+    entity_N = links[label].entity
     shocks, samples[label] = _shock(queries, right_N, entity_N, finetuning[label], counted)
     plans_of_arm = [*_accuracy_plans(arm_in_order, scores_Nx3, right_N, queries, options), *shocks]
     plans += [(label, plan) for plan in plans_of_arm]
@@ -79,7 +82,7 @@ def measure(
     samples.setdefault(label, {}).update(measured)
   for label in arms:
     _blank_unknown(samples[label], finetuning[label] is not None, counted)
-  return samples, predicted
+  return samples, links
 
 
 def entity_rows(
@@ -344,12 +347,22 @@ def _predicted_entities(
   arm: Predictions,
   queries: Queries,
   right_N: np.ndarray,
-) -> np.ndarray:
-  """Returns the index of each query's predicted entity [N]: where it is right, of the gold one."""
+) -> Links:
+  """Returns each query's predicted entity: where it is right, the gold one."""
   pairs, pair_N = query_sets.distinct_pairs(arm.relation, arm.prediction, len(arm.strings))
   texts = [(arm.strings[relation], arm.strings[text]) for relation, text in pairs]
-  entity_of_pair = shock.predicted_entities(texts, queries.entities, queries.aliases)
-  return np.where(right_N, queries.gold, entity_of_pair[pair_N])
+  entity_P = shock.predicted_entities(texts, queries.entities, queries.aliases)
+  nothing = len(queries.entities.names)
+  other_P = np.flatnonzero(entity_P == nothing)
+  for place, entity in zip(
+    other_P.tolist(), queries.linker.link([texts[place] for place in other_P])
+  ):
+    entity_P[place] = nothing if entity is None else entity
+  entity_N = np.where(right_N, queries.gold, entity_P[pair_N])
+  was_other_P = np.zeros(len(texts), bool)
+  was_other_P[other_P] = True
+  unknown_N = entity_N == nothing
+  return Links(entity_N, was_other_P[pair_N] & ~unknown_N, unknown_N)
 
 
 def _shock(

@@ -24,7 +24,11 @@ by_popularity: quartiles of the popularity of the test queries' subjects, of eac
   without a popularity are left out.
 entity: an answer of a relation: test gold, finetuning answer (of any arm) or counted entity. A
   prediction is matched to it by its normalised name, or by an alias that only one answer of the
-  relation has; other predictions belong to no group.
+  relation has; a text that is more than a name is linked to the answer whose name or alias it
+  mentions first (whole words with their case, of several that begin there the longest); other
+  predictions belong to no group.
+answers: how many predictions are a known answer or right (exact), were linked to one in a text
+  (linked), and name none; left out where all are exact.
 groups: common: the smallest head set of a relation's answers, by pretraining count, that holds at
   least half of the mentions of the relation's answers (ties by name); rare: the rest; seen: an
   answer of the finetuning facts of that arm and seed; unseen: the rest.

@@ -8,6 +8,7 @@ from typing import TypedDict
 import numpy as np
 
 from factshock.diagnosis import shock, statistics
+from factshock.diagnosis.linking import Linker
 from factshock.predictions import reading
 from factshock.predictions.reading import Predictions
 from factshock.types import Answer
@@ -37,6 +38,7 @@ class Queries:
     bin_rows: the bins, None for an empty one.
     aliases: (relation, normalised alias) -> normalised object.
     entities: the known answers.
+    linker: finds them in texts.
     gold: index of each gold answer in `entities` [N].
     gold_ExR: its resampled histogram, or None (see statistics.histogram).
   """
@@ -50,6 +52,7 @@ class Queries:
   bin_rows: list[PopularityBin | None]
   aliases: dict[Answer, str]
   entities: shock.Entities
+  linker: Linker
   gold: np.ndarray
   gold_ExR: np.ndarray | None
 
@@ -78,6 +81,8 @@ def make_queries(
   entities, gold_N = _known_answers(base, finetuning_sets, counts)
   draw = statistics.make_draw(len(base), resamples, rng)
   bins, bin_rows = popularity_bins(base, arms)
+  answers = _accepted(base)
+  aliases = shock.alias_names(answers)
   return Queries(
     label=label,
     source=arms[label],
@@ -86,8 +91,9 @@ def make_queries(
     draw=draw,
     bins=bins,
     bin_rows=bin_rows,
-    aliases=_alias_names(base),
+    aliases=aliases,
     entities=entities,
+    linker=Linker.of(entities, answers, aliases),
     gold=gold_N,
     gold_ExR=statistics.histogram(draw, gold_N, len(entities.names) + 1),
   )
@@ -175,8 +181,7 @@ def _bin_row(values: np.ndarray) -> PopularityBin | None:
   }
 
 
-def _alias_names(base: Predictions) -> dict[Answer, str]:
+def _accepted(base: Predictions) -> list[tuple[str, Sequence[str]]]:
+  """Returns the different (relation, accepted answers with the object first) pairs."""
   pairs, _ = distinct_pairs(base.relation, base.answer, len(base.answers))
-  return shock.alias_names(
-    (base.strings[relation], base.answers[answer]) for relation, answer in pairs
-  )
+  return [(base.strings[relation], base.answers[answer]) for relation, answer in pairs]

@@ -92,7 +92,13 @@ def _contents(
     "resamples": bootstrap.resamples,
     "seeds": seeds,
     "notes": NOTES,
-    "arms": {label: _arm(arms[label], samples[label], gathered.bins, finish) for label in arms},
+    "arms": {
+      label: {
+        **_arm(arms[label], samples[label], gathered.bins, finish),
+        **gathered.links_of(label),
+      }
+      for label in arms
+    },
     "comparisons": [_comparison(pair, samples[pair], finish) for pair in options.pairs],
     "entities": gathered.entities,
   }
@@ -105,6 +111,7 @@ class _Gathered:
     samples: label or pair -> name of the measure -> seed -> sample.
     bins: seed -> popularity bins.
     entities: rows of the entity table.
+    links: label -> how many answers are known ones, were linked to one, and name none.
   """
 
   def __init__(self) -> None:
@@ -113,6 +120,12 @@ class _Gathered:
     )
     self.bins: dict[int, list[PopularityBin | None]] = {}
     self.entities: list[Json] = []
+    self.links: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+
+  def links_of(self, label: str) -> Json:
+    """Returns {"answers": counts} of an arm; nothing where all its answers are known ones."""
+    counts = dict(self.links[label])
+    return {"answers": counts} if counts.get("linked") or counts.get("none") else {}
 
   def add_seed(
     self,
@@ -139,7 +152,10 @@ class _Gathered:
       rng,
     )
     self.bins[seed] = queries.bin_rows
-    measured, predicted = measures.measure(arms, queries, trained, counts is not None, options)
+    measured, links = measures.measure(arms, queries, trained, counts is not None, options)
+    predicted = {label: links_of_arm.entity for label, links_of_arm in links.items()}
+    for label, links_of_arm in links.items():
+      self.links[label].update(links_of_arm.counts())
     for label, by_name in measured.items():
       for name, sample in by_name.items():
         self.samples[label][name][seed] = sample

@@ -35,6 +35,7 @@ COLUMNS = (
   Column("common unseen", ("shock", "ratio", "common_unseen")),
   Column("range shift", ("shock", "range_shift")),
 )
+_VERBOSE = 0.1  # between exact match and contains, from which on a line says which fits
 CRITERIA = {"exact_match": "exact match", "contains": "contains match"}
 CALIBRATION_MEASURES = {
   "share right": "share_right",
@@ -57,12 +58,59 @@ def lines(diagnosis: Json) -> list[str]:
     "intervals; rare seen, common unseen: predicted / gold)",
     *aligned(_arm_rows(diagnosis["arms"], criterion)),
   ]
+  text += link_lines(diagnosis["arms"])
+  if diagnosis["criterion"] == "exact_match":
+    text += verbose_lines(diagnosis["arms"])
   if diagnosis["comparisons"]:
     rows = _comparison_rows(diagnosis["comparisons"], criterion)
     text += ["", "Paired comparisons", *aligned(rows)]
   if diagnosis.get("verdict"):
     text += ["", *verdict.lines(diagnosis["verdict"])]
   return text
+
+
+def link_lines(arms: Mapping[str, Json]) -> list[str]:
+  """Returns a line for each arm with shock measures some of whose answers are no known ones."""
+  text: list[str] = []
+  for label, arm in arms.items():
+    counts = arm.get("answers")
+    if not counts or not arm.get("shock"):
+      continue
+    total = sum(counts.values())
+    line = (
+      f"{label}: of {total:,} answers {counts['exact']:,} are an answer of their relation, "
+      f"{counts['linked']:,} were linked to the first that they name, {counts['none']:,} name none"
+    )
+    if 2 * counts["none"] > total:
+      line += (
+        ": the shock measures are of the fewer; give more answers or aliases (--entity_counts of "
+        "all answers of a relation), or rank them (answer --mode=rank)"
+      )
+    text.append(line)
+  return text
+
+
+def verbose_lines(arms: Mapping[str, Json]) -> list[str]:
+  """Returns a line for each arm many of whose answers hold an accepted one but equal none.
+
+  It says both accuracies, and which of them fits.
+  """
+  text: list[str] = []
+  for label, arm in arms.items():
+    exact = _mean(arm, "exact_match")
+    contains = _mean(arm, "contains")
+    if contains - exact >= _VERBOSE:
+      text.append(
+        f"{label}: exact match {exact:.3f}, contains {contains:.3f}: many answers hold an accepted "
+        "one and more; --criterion=contains fits them (config.diagnosis.criterion), or stop "
+        "strings that end an answer (answer --stop)"
+      )
+  return text
+
+
+def _mean(arm: Json, name: str) -> float:
+  mean = _at(arm, (name, "mean"))
+  return 0.0 if mean is None else mean
 
 
 def _arm_rows(arms: Mapping[str, Json], criterion: str) -> Iterator[list[str]]:

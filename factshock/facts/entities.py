@@ -402,6 +402,44 @@ def naming(documents: Sequence[str], search: Search) -> list[bool]:
   return named.tolist()
 
 
+def search_of_names(names: Iterable[str]) -> Search:
+  """Returns the search for names as they stand; those of no letter or one are not searched."""
+  canonical = {_name(name, False) for name in names}
+  searched = sorted(name for name in canonical if len(name) > 1 or _has_unspaced_end(name))
+  index = np.arange(len(searched))
+  nothing = [""] * len(searched)
+  facts = np.zeros((0, 2), np.int64)
+  return search_of(Entities(searched, searched, index, index, nothing, facts, False))
+
+
+def first_names(texts: Sequence[str], search: Search) -> list[str | None]:
+  """Returns the name that each text mentions first, of several there the longest; None for none.
+
+  Args:
+    texts: what is searched, as documents of `count_documents` are.
+    search: of `search_of_names`.
+
+  Returns:
+    Names as `canonical_name` gives them.
+  """
+  found: list[str | None] = [None] * len(texts)
+  if not search.entities.names or not texts:
+    return found
+  codes, _ = _with_borders("\n".join(_normalise(text, False) for text in texts))
+  name, start, end = _find(codes, search)
+  order = np.argsort((start << 32) - end, kind="stable")  # by start, the longest first
+  document = np.searchsorted(_line_breaks(codes), start[order])
+  first_of, places = np.unique(document, return_index=True)
+  for index, place in zip(first_of.tolist(), places.tolist()):
+    found[index] = search.entities.names[int(name[order[place]])]
+  return found
+
+
+def canonical_name(text: str) -> str:
+  """Returns a name in NFC with the signs of facts/lettering.py, as it is searched."""
+  return _name(text, False)
+
+
 def facts_in(
   documents: Iterable[str],
   search: Search,

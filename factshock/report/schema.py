@@ -40,6 +40,7 @@ class Arm(TypedDict, total=False):
   queries: int
   right: RawEstimate
   exact_match: RawEstimate
+  answers: dict[str, int]
   contains: RawEstimate
   f1: RawEstimate
   mrr: RawEstimate
