@@ -48,6 +48,8 @@ setuptools.setup(
     # Writing a graph needs none of these: tests read back with them (and with PyKEEN, which is
     # large, where it is installed).
     "graph": ["pyoxigraph>=0.5", "rdflib>=7", "networkx>=3.4"],
+    # A chat model's template is filled in by it (--prompt=chat).
+    "chat": ["jinja2>=3.1"],
     "beam": ["apache-beam>=2.60"],
     # Models as .gguf files, llama.cpp's format.
     "gguf": ["gguf>=0.17"],

@@ -55,6 +55,9 @@ def of(model: str, sizes: dict[str, Any]) -> Config:
   if decoder_only:  # which reads no statement that goes on after the answer
     del config.arms["best_cloze"]
     config.roles.ceiling = ""
+    # () and "auto" go by the prompts: factshock/data/decoder_text.py (`stops_of`, `end_of`).
+    config.answering.stop = ()
+    config.finetune.end = "auto"
   target_length = 0 if decoder_only else 40
   masking = "next_token" if decoder_only else "spans"
   rows = dict(batch_size=32, input_length=128, target_length=target_length)

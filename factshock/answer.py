@@ -27,6 +27,10 @@ What --mode does:
             questions with choices give --prompt=letters (or choices); `confidence` is then the
             probability of the right choice.
 
+An answer ends with a token that the model's files name as an end (the tokenizer's EOS, those of
+config.json and generation_config.json), or before the first --stop string. --prompt=chat asks a
+chat model in its own template.
+
 --shots=K puts K answered questions of --shot_facts before each question. The tokenizer and the
 relations are those of the checkpoint's workdir, unless --tokenizer and --relations name others.
 
@@ -100,8 +104,9 @@ def _define_question_flags() -> None:
   flags.DEFINE_enum(
     "prompt",
     None,
-    ["cloze", "question", "letters", "choices"],
-    "Default: config.finetune.prompt; letters and choices are for --mode=known.",
+    ["cloze", "question", "chat", "letters", "choices"],
+    "Default: config.finetune.prompt; chat is a question in a chat model's own template; letters "
+    "and choices are for --mode=known.",
   )
   flags.DEFINE_string(
     "tokenizer", None, "Folder of the tokenizer; default: the checkpoint's workdir's."
@@ -126,6 +131,13 @@ def _define_generation_flags() -> None:
   )
   flags.DEFINE_integer("sampling_seed", 0, "Random seed of --method=sample.", lower_bound=0)
   flags.DEFINE_integer("max_tokens", 16, "Longest generated answer, in tokens.", lower_bound=1)
+  flags.DEFINE_multi_string(
+    "stop",
+    None,
+    "Text that ends an answer, such as . or \\n; may be given several times, --stop= for none. "
+    "Default for a decoder-only model: the end of the line; for a pretrained one asked by clozes a "
+    "full stop and a comma, too; in a chat none.",
+  )
   flags.DEFINE_integer("sets", 10, "Sets of shots of --mode=known.", lower_bound=1)
   flags.DEFINE_integer(
     "samples", 16, "Samples a set of --mode=known, at temperature 0.5.", lower_bound=1
@@ -170,7 +182,7 @@ def _assess() -> None:
   values = flags.FLAGS
   shots = 4 if values.shots is None else values.shots
   options = asking.KnowledgeOptions(
-    prompting=Prompting(values.prompt, shots, values.shot_facts),
+    prompting=Prompting(values.prompt, shots, values.shot_facts, _stops()),
     max_tokens=values.max_tokens,
     sets=values.sets,
     samples=values.samples,
@@ -194,7 +206,7 @@ def _answer() -> None:
   values = flags.FLAGS
   options = asking.AnswerOptions(
     mode=values.mode,
-    prompting=Prompting(values.prompt, values.shots or 0, values.shot_facts),
+    prompting=Prompting(values.prompt, values.shots or 0, values.shot_facts, _stops()),
     decoding=DecodingOptions(
       values.max_tokens,
       method=values.method,
@@ -213,6 +225,15 @@ def _answer() -> None:
     values.checkpoint, values.facts, values.output, options, config=values.config
   )
   print(f"{_how_many_right(rows)}: {os.path.abspath(values.output)}")
+
+
+def _stops() -> tuple[str, ...] | None:
+  """Returns the strings of --stop, with \\n and \\t read as signs; None where it is not given."""
+  given = flags.FLAGS.stop
+  if given is None:
+    return None
+  written = (text.replace("\\n", "\n").replace("\\t", "\t") for text in given)
+  return tuple(text for text in written if text)
 
 
 def _how_many_right(rows: Sequence[Mapping[str, Any]]) -> str:

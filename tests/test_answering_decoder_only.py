@@ -230,3 +230,40 @@ def test_samples_depend_on_seed_and_place_alone(name):
 def test_bad_options(options, words):
   with pytest.raises(ValueError, match=words):
     decoding.DecodingOptions(LENGTH, **options)
+
+
+def test_a_stop_across_tokens_ends_generation_whatever_the_batch(tokenizer):
+  """The text is what stands before the stop, and the score that of the tokens up to its last one,
+  alone or beside rows that go on.
+  """
+  config, params = model(tokenizer.size)
+  loaded = LoadedModel(params, config, tokenizer)
+  options = decoding.DecodingOptions(LENGTH)
+  plain, _ = decoding.generate(loaded, PROMPTS, options, batch_size=3)
+  said, _ = greedy_by_hand(params, config, tokenizer, PROMPTS[0], [tokenizer.eos])
+  pieces = [decoding.answer_text(loaded, said[:size]) for size in range(len(said) + 1)]
+  size = next(size for size in range(2, len(said)) if len(pieces[size]) > len(pieces[size - 1]) > 1)
+  stop = pieces[size][len(pieces[size - 1]) - 1 :]  # the end of one token and the next
+  size = next(size for size in range(len(said)) if stop in pieces[size])
+  stopping = decoding.DecodingOptions(LENGTH, stops=(stop,))
+  for batch_size in (1, 2, len(PROMPTS)):
+    texts, scores = decoding.generate(loaded, PROMPTS, stopping, batch_size=batch_size)
+    assert texts == [text.split(stop)[0].strip() for text in plain] != plain
+    log_p = log_p_after(
+      params, config, [tokenizer.bos, *tokenizer.encode(PROMPTS[0]), *said[:size]]
+    )
+    expected = sum(log_p[place - size - 1, said[place]] for place in range(size))
+    assert scores[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_end_of_a_model_ends_its_answer(tokenizer):
+  config, params = model(tokenizer.size)
+  said, _ = greedy_by_hand(params, config, tokenizer, PROMPTS[0], [tokenizer.eos])
+  end = said[3]
+  ending = dataclasses.replace(tokenizer, more_ends=(end,))
+  texts, scores = decoding.generate(
+    LoadedModel(params, config, ending), PROMPTS[:1], decoding.DecodingOptions(LENGTH, stops=())
+  )
+  tokens, expected = greedy_by_hand(params, config, tokenizer, PROMPTS[0], [tokenizer.eos, end])
+  assert texts == [tokenizer.decode(tokens[:-1]).strip()]
+  assert scores[0] == pytest.approx(expected, rel=1e-4)

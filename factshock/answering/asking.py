@@ -14,10 +14,12 @@ from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.data import prompts
+from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.facts import schema, sources
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
 from factshock.runtime.console import Progress
+from factshock.runtime.errors import UserError
 from factshock.types import Candidates, Fact, Relation
 
 _NO_SHOTS = Prompting()
@@ -105,12 +107,18 @@ def answer_facts(
   labels = _labels(options, origin, facts)
   has_choices = options.mode in prompts.CHOICE_PROMPTS
   form = options.mode if has_choices else options.prompting.form_for(origin)
+  model = in_form(model, form)
   texts = PromptWriter.of(model, form, options.prompting).write(rows, relations)
   size = {"batch_size": origin.batch_size}
+  stops = options.decoding.stops
+  if stops is None:
+    stops = options.prompting.stops_for(model, origin)
   if has_choices:
     answers = choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
   elif options.mode == "generate":
-    generated = decoding.generate(model, texts, options.decoding, **size)
+    show_unsayable(rows, stops)
+    decoding_options = dataclasses.replace(options.decoding, stops=stops)
+    generated = decoding.generate(model, texts, decoding_options, **size)
     answers = writing.text_rows(rows, *generated, **labels)
   else:
     names = [fact["relation"] for fact in rows]
@@ -120,7 +128,7 @@ def answer_facts(
     else:
       others = [options.prompting.shot_facts, options.candidates]
       candidates = known_answers.of_relations(rows, facts, names, origin, others, counter)
-    scores = ranking.rank(model, texts, names, candidates, **size)
+    scores = ranking.rank(model, texts, names, candidates, stops=stops, **size)
     ranked = _Ranked(candidates, scores)
     answers = ranked.rows(rows, origin.top, labels)
     if options.pub_quiz:
@@ -128,6 +136,39 @@ def answer_facts(
       _write_pub_quiz(options.pub_quiz, checkpoint, complete, relations, form)
   writing.write_predictions(output, answers)
   return answers
+
+
+def in_form(model: LoadedModel, form: str) -> LoadedModel:
+  """Returns a model that reads prompts of a form: those of a chat in its own template.
+
+  Raises:
+    UserError: a chat with a model that has no template.
+  """
+  if form != prompts.CHAT:
+    return model
+  tokenizer = model.tokenizer
+  if not model.decoder_only or not isinstance(tokenizer, PretrainedTokenizer):
+    raise UserError(
+      "--prompt=chat: expected a decoder-only model with a chat template, got a T5; choose "
+      "--prompt=question"
+    )
+  return dataclasses.replace(model, tokenizer=tokenizer.in_chat())
+
+
+def show_unsayable(facts: Sequence[Fact], stops: Sequence[str]) -> None:
+  """Prints how many facts have no accepted answer without a stop string, if any."""
+  unsayable = []
+  for fact in facts:
+    accepted = [fact["object"], *(fact.get("aliases") or [])]
+    if all(any(stop in answer for stop in stops) for answer in accepted):
+      unsayable.append(fact["object"])
+  if unsayable:
+    print(
+      f"  {len(unsayable):,} of {len(facts):,} facts have no accepted answer without a stop string "
+      f"({', '.join(map(repr, stops))}), such as {unsayable[0][:60]!r}: no answer can be theirs "
+      "word for word; --stop names other stop strings",
+      flush=True,
+    )
 
 
 def _labels(
@@ -218,6 +259,7 @@ def assess_knowledge(
     prompts.token_counter(model.tokenizer),
   )
   form = options.prompting.form_for(origin)
+  model = in_form(model, form)
   writer = PromptWriter.of(model, form, options.prompting)
 
   def prompts_of(set_index: int) -> list[str]:
@@ -232,32 +274,34 @@ def assess_knowledge(
       progress.update(index + 1)
     known = knowledge.choice_columns(rows, scores)
   else:
-    known = _assess_generated(model, prompts_of, rows, options, origin.batch_size)
+    known = _assess_generated(model, origin, prompts_of, rows, options)
   schema.write_facts(output, known)
   return known
 
 
 def _assess_generated(
   model: LoadedModel,
+  origin: Origin,
   prompts_of: Callable[[int], Sequence[str]],
   facts: Sequence[Fact],
   options: KnowledgeOptions,
-  batch_size: int,
 ) -> list[knowledge.KnownFact]:
   """Returns facts with what a model knows of each, from answers that it generates.
 
   Args:
     model: the model.
+    origin: what its folder says of it.
     prompts_of: gives each fact's prompt with the set of shots of an index.
     facts: the facts.
     options: how many sets and samples, and how long answers may be.
-    batch_size: prompts at a time.
   """
+  stops = options.prompting.stops_for(model, origin)
+  show_unsayable(facts, stops)
 
   def generate(texts: Sequence[str], **sampling: Any) -> list[str]:
     method = "sample" if sampling else "greedy"
-    decoding_options = DecodingOptions(options.max_tokens, method=method, **sampling)
-    return decoding.generate(model, texts, decoding_options, batch_size=batch_size)[0]
+    decoding_options = DecodingOptions(options.max_tokens, method=method, stops=stops, **sampling)
+    return decoding.generate(model, texts, decoding_options, batch_size=origin.batch_size)[0]
 
   return knowledge.assess(
     generate,

@@ -52,7 +52,7 @@ def encode_prompt(
 ) -> list[int]:
   """Returns the token ids of a prompt.
 
-  For a T5 EOS is at the end; for a decoder-only model BOS, if it has one, is before it.
+  For a T5 EOS is at the end; for a decoder-only model what its tokenizer adds (BOS) is before it.
 
   Raises:
     UserError: no token, for a T5 no blank for the answer, or more than `longest` tokens.
@@ -78,25 +78,30 @@ def encode_prompt(
   return tokens
 
 
-def closing_tokens(model: LoadedModel) -> list[int]:
+def closing_tokens(
+  model: LoadedModel,
+  stops: Sequence[str] = (decoder_text.STOP,),
+) -> list[int]:
   """Returns the tokens that end an answer, EOS first.
 
-  The other is <extra_id_1>, or for a decoder-only model the end of the line.
+  The others are <extra_id_1>, or for a decoder-only model the stop strings that are a token of
+  their own, with or without a space before.
   """
   tokenizer = model.tokenizer
   if not model.decoder_only:
-    return [tokenizer.eos, tokenizer.sentinel(1)]
-  return [tokenizer.eos, *stop_tokens(tokenizer, (decoder_text.STOP,))]
+    return [*tokenizer.ends, tokenizer.sentinel(1)]
+  texts = tokenizer.token_texts()
+  alone = [token for token, text in enumerate(texts) if text.strip(" ") in stops]
+  return [*tokenizer.ends, *alone]
 
 
 def stop_tokens(tokenizer: Tokenizer, stops: Iterable[str]) -> list[int]:
-  r"""Returns the ids of the stop strings that are one token of their own, as "\n" is of Llama's."""
-  tokens = []
-  for stop in stops:
-    last = tokenizer.encode(sentinels.as_text(stop))[-1:]
-    if last and tokenizer.decode(last).strip(" ") == stop:
-      tokens.append(last[0])
-  return tokens
+  r"""Returns the ids of all tokens that hold a stop string, as "\n\n" and "\n" hold "\n"."""
+  wanted = tuple(stops)
+  if not wanted:
+    return []
+  texts = tokenizer.token_texts()
+  return [token for token, text in enumerate(texts) if any(stop in text for stop in wanted)]
 
 
 def check_length(

@@ -126,7 +126,7 @@ def _search(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wou
     The tokens [B, K, max_length] and scores [B, K].
   """
   ids_V = jnp.arange(config.vocab_size)
-  ends_V = (ids_V[:, None] == closing_E[None]).any(axis=1)
+  ends_V = jnp.zeros(config.vocab_size, bool).at[closing_E].set(True)
 
   def goes_on(state: State) -> jax.Array:
     return (state["step"] < max_length) & state["open_B"].any()

@@ -70,20 +70,21 @@ def rows(
     **labels: columns of every row (arm, seed, split).
   """
   batch_size = origin.batch_size
+  stops = options.prompting.stops_for(model, origin)
   if options.method == "rank":
     relations = [fact["relation"] for fact in facts]
     candidates = candidates or {}
-    scores = ranking.rank(model, texts, relations, candidates, batch_size=batch_size)
+    scores = ranking.rank(model, texts, relations, candidates, batch_size=batch_size, stops=stops)
     top = None if options.list_all else origin.top
     return writing.prediction_rows(facts, candidates, scores, top=top, **labels)
-  decoding_options = DecodingOptions(options.max_tokens, beams=options.beams)
+  decoding_options = DecodingOptions(options.max_tokens, beams=options.beams, stops=stops)
   if options.method == "greedy":
     generated, scores = decoding.generate(model, texts, decoding_options, batch_size=batch_size)
     return writing.text_rows(facts, generated, scores, **labels)
   if options.method == "beam":
     answers = decoding.hypotheses(model, texts, decoding_options, batch_size=batch_size)
     return writing.listed_rows(facts, answers, **labels)
-  votes = _votes(model, texts, options, batch_size)
+  votes = _votes(model, texts, options, stops, batch_size)
   return writing.listed_rows(facts, votes, **labels)
 
 
@@ -91,11 +92,14 @@ def _votes(
   model: LoadedModel,
   texts: Sequence[str],
   options: QueryOptions,
+  stops: tuple[str, ...],
   batch_size: int,
 ) -> list[list[tuple[str, float]]]:
   """Returns for each prompt its answers with the log of their share of the samples."""
   samples = options.samples
-  sampling = DecodingOptions(options.max_tokens, method="sample", temperature=options.temperature)
+  sampling = DecodingOptions(
+    options.max_tokens, method="sample", temperature=options.temperature, stops=stops
+  )
   progress = Progress("sampling", samples)
   answers_MxN = []
   for seed in range(samples):

@@ -30,8 +30,8 @@ class DecodingOptions:
     seed: of "sample".
     beams: hypotheses of "beam".
     length_penalty: of "beam".
-    stops: strings that end an answer; where one is a token of its own, generation ends there too.
-      None is the end of the line for a decoder-only model, nothing for a T5.
+    stops: strings that end an answer, of which it holds nothing, wherever they begin among its
+      tokens. None is the end of the line for a decoder-only model, nothing for a T5.
 
   Raises:
     ValueError: a value out of range, or an unknown method.
@@ -88,19 +88,19 @@ def generate(
   stops = _stops(model, options)
   encoded = _encode(model, prompts, options.max_length)
   _say_how_short(model, options.max_length)
-  ends = end_tokens(model, stops)
-  tokens, scores = _generate_tokens(model, encoded, ends, options, batch_size)
+  tokens, scores = _generate_tokens(model, encoded, stops, options, batch_size)
   return [cut(answer_text(model, row), stops) for row in tokens], scores
 
 
 def _generate_tokens(
   model: LoadedModel,
   prompts: Sequence[Sequence[int]],
-  ends: Ends,
+  stops: Sequence[str],
   options: DecodingOptions,
   batch_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns token ids [prompts, max_length] and log-probabilities [prompts]."""
+  ends = end_tokens(model, stops)
   if options.method == "beam":
     return beams.search(
       model,
@@ -119,6 +119,7 @@ def _generate_tokens(
     batch_size=batch_size,
     temperature=options.temperature if options.method == "sample" else 0.0,
     seed=options.seed,
+    stopped=stopped_after(model, stops),
   )
 
 
@@ -192,13 +193,37 @@ def _encode(
 
 
 def end_tokens(model: LoadedModel, stops: Iterable[str] = ()) -> Ends:
-  """Returns the ids that end a text, and the id that may open it without ending it, or -1."""
+  """Returns the ids that end a text, and the id that may open it without ending it, or -1.
+
+  Among the former are all tokens that hold a stop string.
+  """
   tokenizer = model.tokenizer
+  stop_tokens = batches.stop_tokens(tokenizer, stops)
   if model.decoder_only:
-    stop_tokens = batches.stop_tokens(tokenizer, stops)
-    return np.array([tokenizer.eos, *stop_tokens], np.int32), -1
+    return np.array([*tokenizer.ends, *stop_tokens], np.int32), -1
   sentinels = [tokenizer.sentinel(index) for index in range(tokenizer.sentinels)]
-  return np.array([tokenizer.eos, 0, *sentinels], np.int32), tokenizer.sentinel(0)
+  return np.array([*tokenizer.ends, 0, *sentinels, *stop_tokens], np.int32), tokenizer.sentinel(0)
+
+
+def stopped_after(model: LoadedModel, stops: Iterable[str]) -> sampling.StoppedAfter | None:
+  """Returns what tells after how many tokens the first stop string of several tokens is whole.
+
+  None where no stop string can have several: a sign that is a byte stands in one token.
+  """
+  spanning = tuple(stop for stop in stops if len(stop.encode()) > 1)
+  if not spanning:
+    return None
+
+  def is_stopped(tokens: np.ndarray) -> bool:
+    text = answer_text(model, tokens)
+    return any(stop in text for stop in spanning)
+
+  def count(tokens: np.ndarray) -> int | None:
+    if not is_stopped(tokens):
+      return None
+    return next(size for size in range(1, len(tokens) + 1) if is_stopped(tokens[:size]))
+
+  return count
 
 
 def answer_tokens(model: LoadedModel, tokens: Iterable[int]) -> list[int]:
@@ -208,7 +233,7 @@ def answer_tokens(model: LoadedModel, tokens: Iterable[int]) -> list[int]:
   """
   tokenizer = model.tokenizer
   ids = [int(token) for token in tokens]
-  closing: set[int | None] = {tokenizer.eos, batches.ENDED}
+  closing: set[int | None] = {*tokenizer.ends, batches.ENDED}
   lowest = math.inf
   if not model.decoder_only:
     closing.add(tokenizer.pad)

@@ -138,11 +138,10 @@ def _subject_positions(
   text: str,
   subject: str,
 ) -> list[int]:
-  """Returns the positions of the subject's tokens in a prompt, with BOS counted."""
+  """Returns the positions of the subject's tokens in a prompt, with BOS counted where it is."""
   tokenizer = model.tokenizer
   text = sentinels.as_text(text) if model.decoder_only else text
-  has_opening = model.decoder_only and tokenizer.bos is not None
-  opening = 1 if has_opening else 0
+  opening = len(tokenizer.opening) if model.decoder_only else 0
   return [opening + index for index in subjects.tokens_of(tokenizer, text, subject)]
 
 

@@ -19,15 +19,27 @@ class Prompting:
       that the model was finetuned on.
     shots: how many answered facts stand before each prompt.
     shot_facts: the facts file to draw them from.
+    stops: strings that end an answer; None are those that the form and the model call for.
   """
 
   form: str | None = None
   shots: int = 0
   shot_facts: str | None = None
+  stops: tuple[str, ...] | None = None
 
   def form_for(self, origin: Origin) -> str:
     """Returns the form of prompts for a model."""
     return self.form or origin.prompt
+
+  def stops_for(
+    self,
+    model: LoadedModel,
+    origin: Origin,
+  ) -> tuple[str, ...]:
+    """Returns the strings that end a model's answers."""
+    if self.stops is not None:
+      return self.stops
+    return origin.stops(self.form_for(origin)) if model.decoder_only else ()
 
   def read_pool(self, count_tokens: sources.CountTokens | None = None) -> list[Fact]:
     """Returns the facts to draw shots from.

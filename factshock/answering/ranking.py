@@ -13,6 +13,7 @@ import numpy as np
 from factshock.answering import batches, tries
 from factshock.answering.tries import Trie
 from factshock.checkpoints.loading import LoadedModel
+from factshock.data import decoder_text
 from factshock.data.prompts import target_text
 from factshock.models import families
 from factshock.models.model_config import ModelConfig
@@ -68,6 +69,7 @@ def rank(
   candidates: Candidates,
   *,
   batch_size: int = 256,
+  stops: Sequence[str] = (decoder_text.STOP,),
 ) -> list[np.ndarray]:
   """Returns the log-probability that the answer begins with each candidate of a query's relation.
 
@@ -80,10 +82,11 @@ def rank(
     model: the model to ask.
     prompts: texts holding "<extra_id_0>" where the answer goes; for a decoder-only model ending
       there, and the candidate's probability is that of " CANDIDATE" after the prompt, closed by EOS
-      or the end of the line.
+      or a stop string.
     relations: the relation of each prompt.
     candidates: candidate answers by relation.
     batch_size: queries at a time; fewer where they have more than CONTEXTS.
+    stops: strings that end the answer of a decoder-only model, as of decoding.DecodingOptions.
 
   Returns:
     Float32 [candidates of the relation] for each prompt.
@@ -92,7 +95,7 @@ def rank(
     ValueError: as `prepare`.
     UserError: as `prepare` and `rank_prepared`.
   """
-  queries = prepare(model, prompts, relations, candidates, batch_size)
+  queries = prepare(model, prompts, relations, candidates, batch_size, stops)
   return rank_prepared(model, queries)
 
 
@@ -102,6 +105,7 @@ def prepare(
   relations: Sequence[str],
   candidates: Candidates,
   batch_size: int = 256,
+  stops: Sequence[str] = (decoder_text.STOP,),
 ) -> Queries:
   """Tokenizes and batches queries once, to be ranked with any number of weights.
 
@@ -111,11 +115,11 @@ def prepare(
     relations: the relation of each prompt.
     candidates: candidate answers by relation.
     batch_size: queries at a time.
+    stops: as for `rank`.
 
   Raises:
     ValueError: not one relation a prompt, or batch_size below 1.
-    UserError: a relation without candidates, a candidate without tokens, a prompt without a blank
-      for the answer or too long.
+    UserError: a relation without candidates, a candidate without tokens, a prompt that is too long.
   """
   if len(prompts) != len(relations):
     raise ValueError(f"expected one relation a prompt ({len(prompts)}), got {len(relations)}")
@@ -133,7 +137,7 @@ def prepare(
     by_length = sorted(indices, key=lambda index: len(tokens[index]))
     query_batches += _batches(relation, by_length, tokens, size, model.decoder_only)
   sizes = tuple(len(candidates[relation]) for relation in relations)
-  ends = np.array(batches.closing_tokens(model), np.int32)
+  ends = np.array(batches.closing_tokens(model, stops), np.int32)
   return Queries(tuple(query_batches), grown, sizes, ends, model.tokenizer.size)
 
 

@@ -10,14 +10,19 @@ import numpy as np
 
 from factshock.answering import batches
 from factshock.checkpoints.loading import LoadedModel
+from factshock.devices import partitioning
 from factshock.models import families, layers
 from factshock.models.model_config import ModelConfig
 from factshock.types import Array, Params
 
 NARROWEST = 8  # rows; fewer at a time cost a CPU nearly as much
+STRIDE = 4  # tokens between two looks for stop strings of several tokens
 
 # The ids that end a text, int32 [E], and the id that may open it without ending it, or -1.
 Ends: TypeAlias = tuple[np.ndarray, int]
+
+# After how many of the ids generated so far a stop string is whole; None where none is yet.
+StoppedAfter: TypeAlias = Callable[[np.ndarray], int | None]
 
 # What is carried from token to token: arrays by name, and the family's cache.
 State: TypeAlias = dict[str, Any]
@@ -32,6 +37,7 @@ def sample(
   batch_size: int = 256,
   temperature: float = 0.0,
   seed: int = 0,
+  stopped: StoppedAfter | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Generates token ids after each prompt's token ids.
 
@@ -43,6 +49,7 @@ def sample(
     batch_size: prompts at a time.
     temperature: of the distribution sampled from; 0 takes the likeliest token.
     seed: of the random keys.
+    stopped: finds stop strings of several tokens, which end a text like the ids of `ends`.
 
   Returns:
     Tokens, int32 [prompts, max_length], batches.ENDED after a row's end, and their summed natural
@@ -50,7 +57,8 @@ def sample(
   """
   params, _ = batches.place(model)
   placed = model.with_params(params)
-  generate = _generator(placed, max_length, temperature > 0, _constants(ends, temperature, seed))
+  constants = _constants(ends, temperature, seed)
+  generate = _generator(placed, max_length, temperature > 0, constants, stopped)
   return batches.run(generate, placed, prompts, max_length, batch_size)
 
 
@@ -59,6 +67,7 @@ def _generator(
   max_length: int,
   random: bool,
   constants: Mapping[str, Array],
+  stopped: StoppedAfter | None,
 ) -> batches.Generate:
   """Returns what generates for one batch, as `batches.run` calls it."""
   config = model.model_config
@@ -79,6 +88,8 @@ def _generator(
     packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only) if saves else None
     state = _begin(params, config, max_length, inputs_BxS, indices_B, used, packed)
     advance = functools.partial(_advance, params, config, random, weights, **constants)
+    if stopped is not None:
+      return _finish_stopping(advance, state, max_length, stopped)
     return _finish(advance, config, state, smallest)
 
   return generate
@@ -114,6 +125,39 @@ def _finish(
     state = advance(state, floor=np.int32(0))
     return state["tokens_BxT"], state["scores_B"]
   return _narrow(advance, config, state, smallest)
+
+
+def _finish_stopping(
+  advance: Callable[..., State],
+  state: State,
+  max_length: int,
+  stopped: StoppedAfter,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Runs a batch until all rows have ended or hold a stop string of several tokens.
+
+  What a row has beyond the token that completes one is taken back, so that its answer and score do
+  not hang on the others.
+
+  Returns:
+    The tokens [B, T] and scores [B].
+  """
+  state = {**state, "log_p_BxT": jnp.zeros(state["tokens_BxT"].shape, jnp.float32)}
+  sizes: dict[int, int] = {}
+  for limit in (*range(STRIDE, max_length, STRIDE), max_length):
+    state = advance(state, floor=np.int32(0), limit=np.int32(limit))
+    tokens_BxT, ended_B = map(np.array, partitioning.fetch((state["tokens_BxT"], state["ended_B"])))
+    for row, tokens_T in enumerate(tokens_BxT):
+      size = None if row in sizes else stopped(tokens_T[tokens_T != batches.ENDED])
+      if size is not None:
+        sizes[row] = size
+        ended_B[row] = True
+    if ended_B.all():
+      break
+    state = {**state, "ended_B": jnp.asarray(ended_B)}
+  for row, size in sizes.items():
+    tokens_BxT[row, size:] = batches.ENDED
+  log_p_BxT = np.where(tokens_BxT == batches.ENDED, 0, partitioning.fetch(state["log_p_BxT"]))
+  return tokens_BxT, np.cumsum(log_p_BxT, axis=1, dtype=np.float32)[:, -1]
 
 
 def _narrow(
@@ -186,14 +230,15 @@ def _advance(  # noqa: PLR0913 (arguments of a compiled function: a dataclass wo
   state: State,
   *,
   floor: Array,
+  limit: "Array | None" = None,
   closing_E: Array,
   opening: Array,
   temperature: Array,
   key: jax.Array,
 ) -> State:
-  """Generates tokens until at most `floor` rows go on, or the tokens are full."""
+  """Generates tokens until at most `floor` rows go on, or there are `limit` (None: all) of them."""
   family = families.of(config)
-  max_length = state["tokens_BxT"].shape[1]
+  max_length = state["tokens_BxT"].shape[1] if limit is None else limit
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, state["which_B"]) if random else key
 
   def goes_on(state: State) -> jax.Array:
@@ -233,6 +278,8 @@ def _append(
   step = state["step"]
   ended_B = state["ended_B"]
   written_B = jnp.where(ended_B, batches.ENDED, chosen_B)
+  if "log_p_BxT" in state:
+    state = {**state, "log_p_BxT": state["log_p_BxT"].at[:, step].set(log_p_B)}
   return dict(
     state,
     step=step + 1,

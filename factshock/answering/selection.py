@@ -79,7 +79,7 @@ def choose(
   candidates = _candidates(rows, facts, origin, options, counter)
   form = options.prompt or origin.prompt
   texts = PromptWriter.of(after, form, Prompting()).write(rows, relations)
-  queries = ranking.prepare(after, texts, names, candidates, origin.batch_size)
+  queries = ranking.prepare(after, texts, names, candidates, origin.batch_size, origin.stops(form))
   progress = Progress("mixing", len(alphas))
   curve = []
   for count, alpha in enumerate(alphas, 1):

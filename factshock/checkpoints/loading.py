@@ -1,6 +1,7 @@
 """Opening of a stored model: its weights, config and tokenizer, and what its folder says of it."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -9,7 +10,8 @@ import jax
 import ml_collections
 
 from factshock.checkpoints import belongings, mix_record, store
-from factshock.data import pretrained_tokenizers, tokenizers
+from factshock.data import decoder_text, pretrained_tokenizers, tokenizers
+from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.devices import host, partitioning
 from factshock.models import families, lora
 from factshock.models.formats import huggingface
@@ -25,6 +27,9 @@ DEFAULTS: dict[str, Any] = {
   "finetune": {"prompt": "question"},
   "cpu_devices": 1,
 }
+
+
+OPENING = "opening"  # of a checkpoint's record: the ids before each text that it was trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,10 @@ class Origin:
   def prompt(self) -> str:
     """Returns the form of prompts that the model was finetuned on, such as "question"."""
     return self.experiment["finetune"]["prompt"]
+
+  def stops(self, form: str) -> tuple[str, ...]:
+    """Returns the strings that end a decoder-only model's answer to prompts of a form."""
+    return stops_of(self.experiment, form)
 
   @property
   def arm(self) -> str:
@@ -142,6 +151,41 @@ def open_model(
   return dataclasses.replace(model, mesh=mesh), origin
 
 
+def is_pretrained(experiment: Mapping[str, Any]) -> bool:
+  """Returns whether the weights of an experiment began as those of other people's model.
+
+  Not so where the experiment made them from nothing, or started from a checkpoint of one that did.
+  """
+  start = experiment.get("start_from")
+  if start and os.path.isdir(start) and belongings.is_checkpoint(start):
+    return _is_checkpoint_pretrained(start)
+  return start != ""
+
+
+@functools.cache
+def _is_checkpoint_pretrained(checkpoint: str) -> bool:
+  return is_pretrained(read_record(checkpoint).get("experiment") or {})
+
+
+def stops_of(experiment: Mapping[str, Any], form: str) -> tuple[str, ...]:
+  """Returns the strings that end a decoder-only model's answer, as an experiment says.
+
+  What any of its arms is taught as an end is among them.
+
+  Args:
+    experiment: its config, or DEFAULTS.
+    form: of the prompts, such as "cloze".
+  """
+  stops = tuple(experiment["answering"].get("stop") or ())
+  stops = stops or decoder_text.stops_of(form, pretrained=is_pretrained(experiment))
+  arms: Mapping[str, Mapping[str, Any]] = experiment.get("arms") or {}
+  for section in (experiment["finetune"], *arms.values()):
+    end = section.get("end", "auto") if isinstance(section, Mapping) else "auto"
+    if end not in (*decoder_text.ENDS, *stops):
+      stops = (*stops, end)
+  return stops
+
+
 def read_record(checkpoint: str) -> Mapping[str, Any]:
   """Returns the record of a checkpoint: arm, seed, workdir, experiment; {} where it has none."""
   return store.read_manifest(checkpoint)["config"] or {}
@@ -180,7 +224,7 @@ def _open_checkpoint(
   tokenizer_path: str | None,
 ) -> LoadedModel:
   tokenizer_path = tokenizer_path or belongings.path_of(checkpoint, record, "tokenizer")
-  tokenizer = tokenizers.load(tokenizer_path)
+  tokenizer = _as_read(tokenizers.load(tokenizer_path), record)
   model_config = families.from_section(experiment["model"], tokenizer.size)
   if "lora" in record:
     return LoadedModel(_with_adapters(checkpoint, record), model_config, tokenizer)
@@ -188,6 +232,17 @@ def _open_checkpoint(
   like = jax.eval_shape(lambda: family.init(model_config, jax.random.key(0)))
   params = store.restore(checkpoint, like={"params": like})["params"]
   return LoadedModel(params, model_config, tokenizer)
+
+
+def _as_read(tokenizer: Tokenizer, record: Mapping[str, Any]) -> Tokenizer:
+  """Returns a tokenizer that puts before a text what it did when the checkpoint was trained.
+
+  A BOS was once put there whenever there is one; checkpoints of that time say nothing of it.
+  """
+  if not isinstance(tokenizer, PretrainedTokenizer) or "arm" not in record:
+    return tokenizer
+  before = [] if tokenizer.bos is None else [tokenizer.bos]
+  return dataclasses.replace(tokenizer, opening=tuple(record.get(OPENING, before)))
 
 
 def _with_adapters(checkpoint: str, record: Mapping[str, Any]) -> Params:

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from factshock.runtime import settings
-from factshock.runtime.settings import COUNT, FINITE, TEXT, WHOLE, Check
+from factshock.runtime.settings import COUNT, FINITE, TEXT, WHOLE, Check, tuple_of
 
 KEYS = ("format", "step", "loader_state", "config", "leaves")
 _LEAF_KEYS = {"digest", "shape", "dtype", "parts"}
@@ -25,18 +25,20 @@ _RECORD = {
   "experiment": _SECTION,
   "huggingface": _SECTION,
   "tokenizer_digest": TEXT,
+  "opening": tuple_of(WHOLE),
 }
 _EXPERIMENT = {
   "model": _SECTION,
   "answering": _SECTION,
   "finetune": _SECTION,
+  "arms": _SECTION,
   "cpu_devices": WHOLE,
   "start_from": TEXT,
 }
 _SECTIONS = {
   "model": {"family": TEXT},
-  "answering": {"batch_size": COUNT, "top": WHOLE},
-  "finetune": {"prompt": TEXT},
+  "answering": {"batch_size": COUNT, "top": WHOLE, "stop": tuple_of(TEXT)},
+  "finetune": {"prompt": TEXT, "end": TEXT},
 }
 _ADAPTERS = {"base": TEXT, "rank": COUNT, "alpha": FINITE}
 

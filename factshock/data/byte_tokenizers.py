@@ -48,6 +48,21 @@ class ByteTokenizer:
   bos: None = None
   kind: str = KIND
 
+  @property
+  def opening(self) -> tuple[int, ...]:
+    """Returns the ids that it puts before a text: none."""
+    return ()
+
+  @property
+  def tail(self) -> tuple[int, ...]:
+    """Returns the ids between a prompt and its answer: none."""
+    return ()
+
+  @property
+  def ends(self) -> tuple[int, ...]:
+    """Returns the ids that end an answer: EOS."""
+    return (self.eos,)
+
   def sentinel(self, n: int) -> int:
     """Returns the id of <extra_id_n>; ValueError where there is none."""
     if not 0 <= n < self.sentinels:
@@ -116,6 +131,10 @@ class ByteTokenizer:
       elif _OFFSET <= token < lowest:
         encoded += bytes([token - _OFFSET])
     return encoded.decode("utf-8", errors="ignore")
+
+  def token_texts(self) -> list[str]:
+    """Returns the text of each token by itself, in the order of their ids; "" of half a character."""
+    return [self.decode([token]) for token in range(self.size)]
 
   def save(self, folder: FilePath) -> None:
     """Writes the tokenizer's own files into a folder, and digests.

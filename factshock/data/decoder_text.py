@@ -17,28 +17,85 @@ from factshock.types import Batch, Example, Tokenizer
 
 PAD = -1  # no token id: Llama's vocabulary has no padding token, and its id 0 is a real one
 STOP = "\n"  # what ends an answer in a k-shot prompt
+# What ends the answer of a pretrained model to a cloze, which it goes on after as text does; those
+# of the lm-evaluation-harness's tasks of short answers.
+CLOZE_STOPS = (STOP, ".", ",")
+
+# What may be taught as the end of an answer, beside a text of its own: EOS, or what `end_of` says.
+ENDS = ("auto", "eos")
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-  """Returns the token ids of a prompt, all of it text; BOS before it where the model has one."""
-  return _bos(tokenizer) + tokenizer.encode(sentinels.as_text(prompt))
+  """Returns the token ids of a prompt, with what the tokenizer puts around it, such as BOS."""
+  return [*tokenizer.opening, *tokenizer.encode(sentinels.as_text(prompt)), *tokenizer.tail]
+
+
+def stops_of(form: str, *, pretrained: bool) -> tuple[str, ...]:
+  """Returns the strings that end a decoder-only model's answer where none are named.
+
+  Args:
+    form: of its prompts, such as "cloze"; in a "chat" its own end alone counts.
+    pretrained: whether it learnt to read from other text than the study's own.
+  """
+  if form == "chat":
+    return ()
+  return CLOZE_STOPS if form == "cloze" and pretrained else (STOP,)
+
+
+def end_of(
+  end: str,
+  form: str,
+  statement: str,
+  *,
+  pretrained: bool,
+) -> str | None:
+  """Returns the text that finetuning teaches as the end of an answer; None is EOS.
+
+  A pretrained model has read no EOS after a cloze, and so loses much before it has learnt one. It
+  ends an answer as text goes on: with the mark after [Y] in the statement, where that is one of
+  CLOZE_STOPS, else with a full stop; and a line of questions and answers with the end of the line.
+
+  Args:
+    end: "eos", the text itself, or "auto": of a pretrained model as above, of others EOS.
+    form: of the prompts, such as "cloze".
+    statement: the statement of a cloze, with [Y].
+    pretrained: whether the model learnt to read from other text than the study's own.
+  """
+  if end == "eos" or (end == "auto" and not pretrained):
+    return None
+  if end != "auto":
+    return end
+  if form != "cloze":
+    return STOP
+  mark = statement.partition("[Y]")[2].strip(" ")[:1]
+  return mark if mark in CLOZE_STOPS else "."
 
 
 def encode_example(
   tokenizer: Tokenizer,
   prompt: str,
   answer: str,
+  end: str | None = None,
 ) -> Example:
   """Returns a finetuning example.
 
+  Args:
+    tokenizer: of the model.
+    prompt: what it reads.
+    answer: what it has to say.
+    end: text that ends the answer; None is the tokenizer's EOS.
+
   Returns:
-    `tokens` (prompt, answer, EOS) and `weights`, 1 on the answer and EOS, else 0.
+    `tokens` (prompt, answer, end) and `weights`, 1 on the answer and its end, else 0.
 
   Raises:
     UserError: the tokenizer does not keep prompt and answer apart.
   """
   before = encode_prompt(tokenizer, prompt)
-  answered = [*tokenizer.encode_continuation(prompt, answer), tokenizer.eos]
+  if end is None:
+    answered = [*tokenizer.encode_continuation(prompt, answer), tokenizer.eos]
+  else:
+    answered = tokenizer.encode_continuation(prompt, answer + end)
   weights = [0] * len(before) + [1] * len(answered)
   return {
     "tokens": np.asarray(before + answered, np.int32),
@@ -92,7 +149,9 @@ def text_source(
   loss_weight: float = 1.0,
   name: str = "corpus",
 ) -> Source:
-  """Returns a source of next-token prediction: BOS, a sequence, EOS; the loss on all but BOS.
+  """Returns a source of next-token prediction: a sequence and EOS, with the loss on both.
+
+  What the tokenizer puts before a text (BOS, or nothing) stands before it.
 
   Sequences longer than a row are cut to it, each time at a position drawn anew, without an EOS
   where not at the end.
@@ -115,7 +174,7 @@ def _prepare_text(
   target_length: int,
 ) -> Make:
   """Returns the function that cuts rows out of the corpus's sequences."""
-  opening = _bos(tokenizer)
+  opening = np.array(tokenizer.opening, np.int32)
   width = input_length + target_length - len(opening)
   columns = np.arange(width)[None]
 
@@ -134,21 +193,15 @@ def _prepare_text(
     tokens = np.where(is_eos, tokenizer.eos, tokens)
     inside = columns < size_B[:, None]
     tokens = np.where(inside, tokens, PAD).astype(np.int32)
-    if not opening:
+    if not len(opening):
       # Nothing predicts the first token.
       weights = inside & (columns > 0)
       return {"tokens": tokens, "weights": weights.astype(np.float32)}
-    opening_Bx1 = np.full((len(rows_B), 1), opening[0], np.int32)
-    weights = np.concatenate([np.zeros(opening_Bx1.shape), inside], axis=1)
+    opening_BxO = np.tile(opening, (len(rows_B), 1))
+    weights = np.concatenate([np.zeros(opening_BxO.shape), inside], axis=1)
     return {
-      "tokens": np.concatenate([opening_Bx1, tokens], axis=1),
+      "tokens": np.concatenate([opening_BxO, tokens], axis=1),
       "weights": weights.astype(np.float32),
     }
 
   return make
-
-
-def _bos(tokenizer: Tokenizer) -> list[int]:
-  if tokenizer.bos is None:
-    return []
-  return [tokenizer.bos]

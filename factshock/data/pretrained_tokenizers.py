@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from factshock.data import byte_tokenizers, sentinels, special_tokens, tokenizer_files
+from factshock.data import answer_ends, byte_tokenizers, sentinels, special_tokens, tokenizer_files
 from factshock.data.byte_tokenizers import ByteTokenizer
+from factshock.models.formats.gguf import ends as gguf_ends
 from factshock.models.formats.gguf import files as gguf_files
 from factshock.models.formats.gguf import tokenizers as gguf_tokenizers
 from factshock.models.formats.huggingface import adapters
@@ -34,8 +35,10 @@ _SENTINEL_PART = "sentinel"
 class PretrainedTokenizer:
   """Tokenizer of a model folder (or hub id) `source`.
 
-  `size` ids can be given. `pad`, `eos` and `bos` are ids, None where it has none. Of the
-  `sentinels` each <extra_id_N> has the id before that of the one before, as in T5; decoder-only
+  `size` ids can be given. `pad`, `eos` and `bos` are ids, None where it has none. `opening` are the
+  ids that it puts before a text by itself, which need not be its BOS; `tail` those that stand
+  between a prompt and the answer (`in_chat`); `more_ends` those that end an answer beside EOS. Of
+  the `sentinels` each <extra_id_N> has the id before that of the one before, as in T5; decoder-only
   models have 0. `first_sentinel` is the id of <extra_id_0>: the last one of T5's own vocabulary
   (None), before tokens that were added to it. `has_sentinel_pieces` says that they are pieces with
   the space before them, as mT5's "▁<extra_id_0>", which transformers finds after a space alone.
@@ -50,6 +53,14 @@ class PretrainedTokenizer:
   kind: str = "huggingface"
   first_sentinel: int | None = None
   has_sentinel_pieces: bool = False
+  opening: tuple[int, ...] = ()
+  tail: tuple[int, ...] = ()
+  more_ends: tuple[int, ...] = ()
+
+  @property
+  def ends(self) -> tuple[int, ...]:
+    """Returns the ids that end an answer, EOS first."""
+    return (self.eos, *self.more_ends)
 
   def sentinel(self, n: int) -> int:
     """Returns the id of <extra_id_n>; ValueError where there is none."""
@@ -130,21 +141,28 @@ class PretrainedTokenizer:
     Raises:
       UserError: the text is empty, or the prompt's end and the text become one token.
     """
+    if self.tail:  # which stands between them
+      return encode_alone(self.encode, text)
     return continuation(self.encode, self.source, prompt, text)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Returns the text of token ids; padding, BOS and EOS are left out, sentinels are not."""
-    hidden = (self.pad, self.eos, self.bos)
+    """Returns the text of token ids without special tokens, but for sentinels and a T5's <unk>."""
+    hidden = self._hidden
     return self._tokenizer.decode(
       [int(token) for token in ids if int(token) not in hidden],
       skip_special_tokens=False,
       clean_up_tokenization_spaces=False,
     )
 
+  def token_texts(self) -> list[str]:
+    """Returns the text of each token by itself, in the order of their ids."""
+    return self._token_texts
+
   def save(self, folder: FilePath) -> None:
     """Writes the tokenizer's own files into a folder, as transformers names them, and digests.
 
-    The model's generation_config.json goes along, as exports take it from there.
+    The model's generation_config.json goes along, as exports take it from there, and names all ends
+    of an answer, those of config.json too.
     """
     if gguf_files.is_file(self.source):
       gguf_tokenizers.write(self.source, folder)
@@ -153,7 +171,49 @@ class PretrainedTokenizer:
       generation = os.path.join(self.source, GENERATION)
       if os.path.isfile(generation):
         shutil.copyfile(generation, os.path.join(folder, GENERATION))
+      if self.more_ends:
+        answer_ends.write(folder, self.ends)
     tokenizer_files.write_digests(folder)
+
+  def in_chat(self) -> "PretrainedTokenizer":
+    """Returns the tokenizer for which a prompt is what a user says in the model's chat template.
+
+    Special tokens in a prompt are text then too, and none of the template's.
+
+    Raises:
+      UserError: no chat template, or one that does not keep to what the user says; or jinja2, which
+        fills it in, is not installed.
+    """
+    probe = "Who was born here?"
+    text = self._chat_text(probe)
+    ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+    before, found, _ = text.partition(probe)
+    asked = self.encode(probe)
+    for start in (before, before.rstrip(" ")):
+      opening: list[int] = self._tokenizer(start, add_special_tokens=False).input_ids
+      size = len(opening) + len(asked)
+      if found and ids[:size] == opening + asked and ids[size:]:
+        return dataclasses.replace(self, opening=tuple(opening), tail=tuple(ids[size:]))
+    raise UserError(
+      f"{self.source}: its chat template does not keep a question as it is; choose "
+      "--prompt=question"
+    )
+
+  def _chat_text(self, question: str) -> str:
+    """Returns the chat in which a user asks a question, up to where the answer begins."""
+    if not self._tokenizer.chat_template:
+      raise UserError(
+        f"{self.source}: expected a tokenizer with a chat template, got none; choose "
+        "--prompt=question or cloze, or a model that was made for chat"
+      )
+    try:
+      return self._tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+      )
+    except ImportError as error:
+      raise UserError("--prompt=chat needs jinja2: pip install 'factshock[chat]'") from error
+    except Exception as error:
+      raise UserError(f"{self.source}: its chat template cannot be used: {error}") from error
 
   def _parts(self, text: str) -> list[tuple[str, str]]:
     """Returns the parts of a text and their kinds; those of texts may hold sentinels or be empty.
@@ -188,6 +248,19 @@ class PretrainedTokenizer:
       is_tight = start > 0 and not part[:1].isspace()
       parts.append((part, kind or (_TIGHT_PART if is_tight else _TEXT_PART)))
     return parts
+
+  @functools.cached_property
+  def _hidden(self) -> frozenset[int | None]:
+    special = special_tokens.special_ids(self._tokenizer.backend_tokenizer)
+    if self.sentinels:
+      special.pop(self._tokenizer.unk_token, None)  # of characters that a T5 has no piece for
+    shown = set(map(self.sentinel, range(self.sentinels)))
+    return frozenset({*special.values(), self.pad, self.eos, self.bos} - shown)
+
+  @functools.cached_property
+  def _token_texts(self) -> list[str]:
+    shown = [[] if token in self._hidden else [token] for token in range(self.size)]
+    return self._tokenizer.backend_tokenizer.decode_batch(shown, skip_special_tokens=False)
 
   @functools.cached_property
   def _tight(self) -> Any:
@@ -246,6 +319,18 @@ def continuation(
   return both[len(before) :]
 
 
+def encode_alone(encode: Callable[[str], list[int]], text: str) -> list[int]:
+  """Returns the token ids of an answer that begins a turn of its own.
+
+  Raises:
+    UserError: it has none.
+  """
+  ids = encode(sentinels.as_text(text.strip()))
+  if not ids:
+    raise UserError(f"expected an answer with at least one token, got {text!r}")
+  return ids
+
+
 def load(
   source: FilePath,
   revision: str | None = None,
@@ -282,6 +367,8 @@ def load(
     bos=None if sentinels else tokenizer.bos_token_id,
     first_sentinel=first_sentinel,
     has_sentinel_pieces=has_pieces,
+    opening=() if sentinels else _opening(tokenizer),
+    more_ends=_more_ends(source, revision, size, tokenizer.eos_token_id),
   )
 
 
@@ -313,6 +400,53 @@ def _check_special(tokenizer: Any, sentinels: int, source: FilePath) -> None:
       f"unknown={tokenizer.unk_token_id} {pad=}: its texts would hold padding; use the model's own "
       "tokenizer"
     )
+
+
+def _opening(tokenizer: Any) -> tuple[int, ...]:
+  """Returns the ids that a tokenizer of transformers puts before a text: its BOS, or none, say."""
+  ids: list[int] = tokenizer("a").input_ids
+  plain: list[int] = tokenizer("a", add_special_tokens=False).input_ids
+  for start in range(len(ids) - len(plain) + 1):
+    if ids[start : start + len(plain)] == plain:
+      return tuple(ids[:start])
+  return ()
+
+
+def _more_ends(
+  source: FilePath,
+  revision: str | None,
+  size: int,
+  eos: int,
+) -> tuple[int, ...]:
+  """Returns the ids beside EOS that a model's files name as ends of its answers."""
+  if gguf_files.is_file(source):
+    values = gguf_ends.of(gguf_files.read_metadata(source), str(source))
+    return tuple(end for end in answer_ends.of_values(values, source, size) if end != eos)
+  paths = [_beside(source, revision, name) for name in answer_ends.FILES]
+  if adapters.is_folder(source):
+    base = adapters.base_of(source)
+    paths += [_beside(base, None, name) for name in answer_ends.FILES]
+  ends = answer_ends.read([path for path in paths if path], size)
+  return tuple(end for end in ends if end != eos)
+
+
+def _beside(
+  source: FilePath,
+  revision: str | None,
+  name: str,
+) -> str | None:
+  """Returns the path of a file of a model's folder or hub id; None where it has none."""
+  if os.path.isdir(source):
+    return os.path.join(source, name)
+  hub_id, _, named_revision = str(source).partition("@")
+  utils = importlib.import_module("transformers.utils")
+  return utils.cached_file(
+    hub_id,
+    name,
+    revision=revision or named_revision or None,
+    _raise_exceptions_for_missing_entries=False,
+    _raise_exceptions_for_connection_errors=False,
+  )
 
 
 def is_folder(folder: FilePath) -> bool:

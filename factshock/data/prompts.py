@@ -19,6 +19,7 @@ BLANK = sentinels.BLANK
 # Prompts that score a fact's own choices: by their letters, or by their whole texts.
 CHOICE_PROMPTS = ("letters", "choices")
 PROMPTS = ("cloze", "question", *CHOICE_PROMPTS)
+CHAT = "chat"  # the form of a question that a chat model is asked in its own template
 LETTERS = "ABCDEFGH"
 
 
@@ -36,7 +37,7 @@ def prompt_texts(
   Args:
     facts: what is asked for.
     relations: their templates.
-    form: "cloze", "question", or of facts with choices "letters" or "choices".
+    form: "cloze", "question", "chat", or of facts with choices "letters" or "choices".
     decoder_only: whether the prompts are for a decoder-only model.
     shots: how many answered facts go before each.
     pool: facts that these are chosen from.
@@ -54,6 +55,8 @@ def prompt_texts(
   for fact, chosen in zip(facts, shots_of):
     if form in CHOICE_PROMPTS:
       text = choice_prompt(fact, chosen, blank, lettered)
+    elif form == CHAT:
+      text = chat_prompt(fact, relations, chosen)
     else:
       text = write(fact, relations, chosen, form)
     texts.append(text)
@@ -203,6 +206,17 @@ def answer_prompt(
     relation = relations[shot["relation"]]
     text += _stated(shot, relation) + "\n"
   return text + before.rstrip()
+
+
+def chat_prompt(
+  fact: Fact,
+  relations: Mapping[str, Relation],
+  shots: Iterable[Fact] = (),
+) -> str:
+  """Returns what a chat model is asked: the question, after other ones with their answers."""
+  text = "".join(f"Q: {question_text(shot, relations)}\nA: {shot['object']}\n\n" for shot in shots)
+  question = question_text(fact, relations)
+  return f"{text}Q: {question}" if text else question
 
 
 def _check_ends_with_answer(name: str, statement: str) -> None:

@@ -69,6 +69,21 @@ class VocabularyTokenizer:
     """Returns None: such a tokenizer has no token for a beginning."""
     return None
 
+  @property
+  def opening(self) -> tuple[int, ...]:
+    """Returns the ids that it puts before a text: none."""
+    return ()
+
+  @property
+  def tail(self) -> tuple[int, ...]:
+    """Returns the ids between a prompt and its answer: none."""
+    return ()
+
+  @property
+  def ends(self) -> tuple[int, ...]:
+    """Returns the ids that end an answer: EOS."""
+    return (self.eos,)
+
   def sentinel(self, n: int) -> int:
     """Returns the id of <extra_id_n>: they descend from the top of the vocabulary.
 
@@ -160,6 +175,10 @@ class VocabularyTokenizer:
         plain.append(token)
     pieces.append(self._decode_plain(plain))
     return " ".join(piece for piece in pieces if piece)
+
+  def token_texts(self) -> list[str]:
+    """Returns the text of each token by itself, in the order of their ids."""
+    return [self.decode([token]) for token in range(self.size)]
 
   def _encode_plain(self, text: str, follows: bool = False) -> list[int]:
     """Returns the tokens of a text, or of the part of one that follows a sentinel."""

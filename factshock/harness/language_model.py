@@ -1,10 +1,10 @@
 """Models of factshock as the `factshock` model of the lm-evaluation-harness: T5, Llama, Mistral.
 
-A decoder-only model reads a context as it is, BOS before it where it has one. A T5 reads the
-context with <extra_id_0> after it (or where the context holds one already), as our own prompts do,
-and gives the continuation after <extra_id_0>, which itself does not count. A context that is too
-long for a decoder-only model loses its first tokens, as in the harness's own models; how many did
-is printed.
+A decoder-only model reads a context as it is, BOS before it where its tokenizer puts one there. A
+T5 reads the context with <extra_id_0> after it (or where the context holds one already), as our own
+prompts do, and gives the continuation after <extra_id_0>, which itself does not count. A context
+that is too long for a decoder-only model loses its first tokens, as in the harness's own models;
+how many did is printed.
 """
 
 import dataclasses
@@ -227,6 +227,7 @@ class FactshockLM(LM):
       batch_size=self.batch_size,
       temperature=generation.temperature,
       seed=seed,
+      stopped=decoding.stopped_after(model, generation.until),
     )
     texts = [model.tokenizer.decode(decoding.answer_tokens(model, row)) for row in tokens]
     return [decoding.before_stop(text, generation.until) for text in texts]

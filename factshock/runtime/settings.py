@@ -10,11 +10,19 @@ from factshock.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """Requirement on a setting's value: its types, a predicate, and what was expected in words."""
+  """Requirement on a setting's value.
+
+  Attributes:
+    types: of the value.
+    accepts: whether a value of these types will do.
+    expected: what is expected, in words.
+    required: whether a section must have the setting.
+  """
 
   types: tuple[type, ...]
   accepts: Callable[[Any], bool]
   expected: str
+  required: bool = True
 
   def fits(self, value: Any) -> bool:
     """Returns whether a value is of the types and accepted; a bool is no number."""
@@ -76,6 +84,11 @@ FLAG = Check(
   lambda v: True,
   "True or False",
 )
+
+
+def optional(check: Check) -> Check:
+  """Returns the check of a setting that a section may leave out."""
+  return dataclasses.replace(check, required=False)
 
 
 def choice(*values: str) -> Check:
@@ -241,7 +254,8 @@ def section_problems(
   """
   known = [*schema, *extra]
   unknown = [key for key in section if key not in known]
-  missing = [key for key in known if key not in section and key not in optional]
+  left_out = [key for key in known if key not in section and key not in optional]
+  missing = [key for key in left_out if _is_required(schema.get(key))]
   problems = [unknown_key(f"{path}.{key}", key, known) for key in unknown]
   problems += [f"{path}.{key} is missing" for key in missing]
   for key, check in schema.items():
@@ -257,6 +271,10 @@ def section_problems(
       keys = ", ".join(check)
       problems.append(f"{key_path}: expected a section with {keys}, got {value!r}")
   return problems
+
+
+def _is_required(check: "Check | Schema | None") -> bool:
+  return not isinstance(check, Check) or check.required
 
 
 def value_problems(

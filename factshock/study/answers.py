@@ -37,6 +37,7 @@ def scores(
       [fact["relation"] for fact in facts],
       run.candidates,
       run.config.answering.batch_size,
+      run.stops(question.prompt) or (),
     )
 
   queries = run.prepared(("ranking", question, split), prepare)
@@ -253,7 +254,8 @@ def _write_generated(
     letters = question.prompt == "letters"
     rows = choices.rows(model, facts, texts, letters=letters, batch_size=batch_size, **columns)
   else:
-    options = decoding.DecodingOptions(run.config.answering.max_tokens)
+    stops = run.stops(question.prompt)
+    options = decoding.DecodingOptions(run.config.answering.max_tokens, stops=stops)
     generated, generated_scores = decoding.generate(model, texts, options, batch_size=batch_size)
     rows = writing.text_rows(facts, generated, generated_scores, **columns)
   write_rows(run, point, split, rows)

@@ -30,6 +30,7 @@ from factshock.runtime.settings import (
   value_problems,
   with_defaults,
 )
+from factshock.runtime.settings import optional as optional_setting
 from factshock.training import drivers
 from factshock.training import settings as training_settings
 from factshock.types import Config
@@ -90,7 +91,13 @@ SCHEMA: Schema = dict(
   pretrain=training_settings.section_schema(training_settings.PretrainingConfig),
   finetune=training_settings.section_schema(training_settings.FinetuningConfig),
   mixing=dict(alphas=tuple_of(SHARE, 1), taus=TAUS),
-  answering=dict(batch_size=COUNT, top=WHOLE, mode=choice("rank", "generate"), max_tokens=COUNT),
+  answering=dict(
+    batch_size=COUNT,
+    top=WHOLE,
+    mode=choice("rank", "generate"),
+    max_tokens=COUNT,
+    stop=optional_setting(tuple_of(TEXT)),
+  ),
   diagnosis=dict(criterion=choice("exact_match", "contains"), resamples=COUNT, confidence=INSIDE),
   roles=dict(zero_shot=TEXT, finetuned=TEXT, ceiling=TEXT, corrected=TEXT, remedies=tuple_of(TEXT)),
 )

@@ -7,15 +7,20 @@ from typing import TypeAlias
 
 import numpy as np
 
+from factshock.checkpoints import loading
 from factshock.data import batching, decoder_text, example_sources, prompts, soft_labels
 from factshock.facts import splits
 from factshock.study import answers
+from factshock.study import config as configs
 from factshock.study.seed_run import Question, SeedRun
 from factshock.training.settings import FinetuningConfig, TrainingConfig
 from factshock.types import Example, Fact
 
 # The most input and target tokens of an example; a decoder-only model's has no targets.
 Lengths: TypeAlias = tuple[int, int]
+
+# A prompt, and the text that ends its answer; None is EOS.
+Asked: TypeAlias = tuple[str, str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,7 @@ def question_source(
   run: SeedRun,
   data: FinetuningData,
   prompt: str,
+  end: str = "auto",
 ) -> tuple[example_sources.Source, Lengths]:
   """Returns a source of examples, each fact's prompt and its answer, and their longest lengths.
 
@@ -56,35 +62,58 @@ def question_source(
     run: the seed's.
     data: the facts and what is taught of them.
     prompt: one of prompts.PROMPTS.
+    end: what is taught as the end of an answer, as decoder_text.end_of takes it.
   """
   texts = run.prompt_texts(data.facts, Question(prompt))
+  asked = list(zip(texts, _ends(run, data.facts, prompt, end)))
   if data.belief is not None or data.adjustment:
-    source, examples = _soft_examples(run, data, texts)
+    source, examples = _soft_examples(run, data, asked)
   else:
-    source, examples = _gold_examples(run, data, texts, prompt)
+    source, examples = _gold_examples(run, data, asked, prompt)
   return source, _longest(examples)
+
+
+def _ends(
+  run: SeedRun,
+  facts: Sequence[Fact],
+  prompt: str,
+  end: str,
+) -> list[str | None]:
+  """Returns what ends the answer to each fact, None for EOS."""
+  pretrained = loading.is_pretrained(configs.to_dict(run.config))
+
+  @functools.cache
+  def end_of(relation: str) -> str | None:
+    statements = run.relations[relation]["statements"] if prompt == "cloze" else [""]
+    return decoder_text.end_of(end, prompt, statements[0], pretrained=pretrained)
+
+  if not run.is_decoder:
+    return [None] * len(facts)
+  return [end_of(fact["relation"]) for fact in facts]
 
 
 def _encode(
   run: SeedRun,
-  text: str,
+  asked: Asked,
   answer: str,
 ) -> Example:
   """Returns the example of a prompt and its answer for the run's model."""
+  text, end = asked
   if run.is_decoder:
-    return decoder_text.encode_example(run.tokenizer, text, answer)
+    return decoder_text.encode_example(run.tokenizer, text, answer, end)
   return prompts.encode_example(run.tokenizer, text, answer)
 
 
 def _gold_examples(
   run: SeedRun,
   data: FinetuningData,
-  texts: Sequence[str],
+  asked: Sequence[Asked],
   prompt: str,
 ) -> tuple[example_sources.Source, list[Example]]:
   """Returns the source of the facts' own answers, and its examples."""
   examples = [
-    _encode(run, text, prompts.answer_text(fact, prompt)) for text, fact in zip(texts, data.facts)
+    _encode(run, prompt_and_end, prompts.answer_text(fact, prompt))
+    for prompt_and_end, fact in zip(asked, data.facts)
   ]
   weights = () if data.fact_weights is None else data.fact_weights
   predicted = "tokens" if run.is_decoder else "targets"
@@ -98,7 +127,7 @@ def _gold_examples(
 def _soft_examples(
   run: SeedRun,
   data: FinetuningData,
-  texts: Sequence[str],
+  asked: Sequence[Asked],
 ) -> tuple[example_sources.Source, list[Example]]:
   """Returns the source that teaches distributions over candidates, and an example of each answer.
 
@@ -108,7 +137,7 @@ def _soft_examples(
 
   def encode(row: int, index: int) -> Example:
     candidates = run.candidates[data.facts[row]["relation"]]
-    return _encode(run, texts[row], candidates[index])
+    return _encode(run, asked[row], candidates[index])
 
   source = soft_labels.soft_source(
     encode,

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import prompts, tokenizers
 from factshock.models import families
@@ -14,6 +15,7 @@ from factshock.models.model_config import ModelConfig
 from factshock.predictions import writing
 from factshock.runtime import processes
 from factshock.runtime.workdir import Workdir
+from factshock.study import config as configs
 from factshock.study import pretraining_text, study_data
 from factshock.study.config import Config
 from factshock.study.pretraining_text import WeightedSources
@@ -82,6 +84,12 @@ class SeedRun:
   def loaded(self, params: Params) -> LoadedModel:
     """Returns the model with these weights, ready to be asked."""
     return LoadedModel(params, self.model_config, self.tokenizer, self.mesh)
+
+  def stops(self, form: str) -> tuple[str, ...] | None:
+    """Returns the strings that end the answers to prompts of a form; None: those of the model."""
+    if not self.is_decoder:
+      return self.config.answering.get("stop") or None
+    return loading.stops_of(configs.to_dict(self.config), form)
 
   def with_relations(self, relations: Mapping[str, Relation]) -> "SeedRun":
     """Returns the run with other templates, none of its queries prepared."""

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import optax
 
-from factshock.checkpoints import belongings
+from factshock.checkpoints import belongings, loading
 from factshock.data import example_sources, mixture, tokenizer_files
 from factshock.devices import partitioning
 from factshock.models import layers, lora
@@ -245,7 +245,7 @@ def finetune(
   Returns:
     The finetuned parameters, or adapters.
   """
-  questions, needs = finetuning_examples.question_source(run, data, section.prompt)
+  questions, needs = finetuning_examples.question_source(run, data, section.prompt, section.end)
   text = PretrainingConfig.of(run.config.pretrain) if data.ratio else None
   section = finetuning_examples.fit_lengths(section, needs, text)
   section = dataclasses.replace(section, batch_size=round(section.batch_size * (1 + data.ratio)))
@@ -289,6 +289,8 @@ def provenance(
   tokenizer = run.workdir.tokenizer(run.seed)
   if os.path.isdir(tokenizer):
     record[belongings.TOKENIZER_DIGEST] = tokenizer_files.folder_digest(tokenizer)
+  if run.is_decoder:
+    record[loading.OPENING] = list(run.tokenizer.opening)
   adapters = section.adapters if section else None
   if adapters:
     base = _base(run)

@@ -17,6 +17,7 @@ _EVAL_STEPS = settings.tuple_of(settings.WHOLE, 1)
 _LORA_TARGETS = settings.tuple_of(settings.TEXT)
 _MASKING = settings.choice("spans", "salient", "next_token")
 _PROMPT = settings.choice(*prompts.PROMPTS)
+_END = Check((str,), bool, "'auto', 'eos' or a text such as '.'", required=False)
 
 # Settings that an arm may have and the sections of a config do not.
 ARM_SETTINGS = ("l2_sp", "ema", "trained", "frozen", "keep_checkpoints")
@@ -129,6 +130,8 @@ class FinetuningConfig(TrainingConfig):
     lora_rank: rank of the adapters that are trained in place of the weights; 0 trains the weights.
     lora_alpha: numerator of the adapters' scale, alpha / rank.
     lora_targets: names of the matrices that have adapters.
+    end: what is taught to a decoder-only model as the end of an answer: "eos", a text such as ".",
+      or "auto", the way that a pretrained model would end it (study/finetuning_examples.py).
   """
 
   eval_steps: tuple[int, ...] = setting(_EVAL_STEPS)
@@ -136,6 +139,7 @@ class FinetuningConfig(TrainingConfig):
   lora_rank: int = setting(settings.WHOLE)
   lora_alpha: float = setting(settings.POSITIVE)
   lora_targets: tuple[str, ...] = setting(_LORA_TARGETS)
+  end: str = setting(_END, default="auto")
 
   def __post_init__(self) -> None:
     super().__post_init__()

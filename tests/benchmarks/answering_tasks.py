@@ -20,6 +20,9 @@ class Words:
     eos: ends a text.
     pad: fills rows up.
     bos: begins a decoder-only model's text.
+    opening: what stands before a text.
+    tail: what stands between a prompt and its answer, nothing.
+    ends: what ends an answer.
   """
 
   def __init__(self, size: int, sentinels: int) -> None:
@@ -30,6 +33,9 @@ class Words:
     self.eos = EOS
     self.pad = 0
     self.bos = None if sentinels else BOS
+    self.opening = () if sentinels else (BOS,)
+    self.tail = ()
+    self.ends = (EOS,)
 
   def sentinel(self, n: int) -> int:
     """Returns the id of <extra_id_n>."""
@@ -63,6 +69,10 @@ class Words:
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the words of ids."""
     return " ".join(f"w{token}" for token in ids)
+
+  def token_texts(self) -> list[str]:
+    """Returns the text of each token."""
+    return [self.decode([token]) for token in range(self.size)]
 
 
 def random_prompts(

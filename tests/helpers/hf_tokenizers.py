@@ -10,12 +10,13 @@ LINES = [
 ]
 
 
-def llama_like(folder, bos=True, lines=LINES):
-  """Writes a BPE tokenizer with <unk>, <s>, </s> and no padding token; returns the folder as
-  text.
+def llama_like(folder, bos=True, lines=LINES, adds_bos=True):
+  """Writes a BPE tokenizer with <unk>, <s>, </s> and no padding token; returns the folder as text.
+
+  With `adds_bos` it puts <s> before a text, as Llama's does; SmolLM2's has a BOS and does not.
   """
   import tokenizers
-  from tokenizers import decoders, models, pre_tokenizers, trainers
+  from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
   made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
   made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -31,6 +32,8 @@ def llama_like(folder, bos=True, lines=LINES):
   made.train_from_iterator(
     lines, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
   )
+  if bos and adds_bos:
+    made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
   return _save(
     made, folder, unk_token="<unk>", eos_token="</s>", **({"bos_token": "<s>"} if bos else {})
   )
