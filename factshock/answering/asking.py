@@ -246,10 +246,7 @@ def assess_knowledge(
     facts: path of the facts, or a data set.
     output: path of the facts file to write, with the columns of knowledge.KnownFact.
     options: how to find it out.
-    config: as for `answer_facts`.
-
-  Raises:
-    UserError: as `answer_facts`.
+    config: as for `answer_facts`, and so are errors.
   """
   model, origin = loading.open_model(checkpoint, config, options.tokenizer)
   rows, relations = sources.read_with_relations(

@@ -133,7 +133,7 @@ class ByteTokenizer:
     return encoded.decode("utf-8", errors="ignore")
 
   def token_texts(self) -> list[str]:
-    """Returns the text of each token by itself, in the order of their ids; "" of half a character."""
+    """Returns the text of each token by itself in the order of ids, "" of half a character."""
     return [self.decode([token]) for token in range(self.size)]
 
   def save(self, folder: FilePath) -> None:
