@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factshock.diagnosis import shock, summary, table
@@ -62,6 +62,7 @@ def test_scripts_without_spaces_and_unknown_relations():
 NAMES = st.text(st.characters(categories=("L", "N", "P", "Zs")), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(st.lists(NAMES, min_size=1, max_size=8), st.data())
 def test_linking_a_known_answer_gives_itself(names, data):
   """Whatever the others are: by its name, and where it is found in text at all, by the search."""
@@ -76,6 +77,7 @@ def test_linking_a_known_answer_gives_itself(names, data):
     assert same(entities.names[found][1]) == same(first)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["Rome", "New Rome", "rome", "Oslo", "x", "."]), max_size=8))
 def test_the_search_equals_a_plain_one(words):
   text = " ".join(words)
