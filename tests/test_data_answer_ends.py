@@ -5,9 +5,15 @@ import pathlib
 
 import hf_tokenizers
 import pytest
+import tiny_folders
 
+from factshock.answering import batches
+from factshock.checkpoints import conversion, loading
+from factshock.checkpoints.loading import LoadedModel
 from factshock.data import answer_ends, decoder_text, pretrained_tokenizers, tokenizers
+from factshock.models import decoder
 from factshock.runtime.errors import UserError
+from factshock.runtime.workdir import Workdir
 
 CHAT = (
   "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -146,3 +152,46 @@ def test_stops_of_each_form():
   assert decoder_text.stops_of("cloze", pretrained=False) == ("\n",)
   assert decoder_text.stops_of("question", pretrained=True) == ("\n",)
   assert decoder_text.stops_of("chat", pretrained=True) == ()
+
+
+def test_stops_of_a_candidate_stand_with_or_without_a_space(smol):
+  config = decoder.LlamaConfig(
+    vocab_size=smol.size, d_model=4, d_ff=4, num_heads=1, num_kv_heads=1, d_kv=4, layers=1
+  )
+  closing = batches.closing_tokens(LoadedModel({}, config, smol), (".", "\n"))
+  assert closing[0] == smol.eos and {smol.token_texts()[token] for token in closing[1:]} == {
+    text for text in smol.token_texts() if text.strip(" ") in (".", "\n")
+  }
+  assert smol.encode(".")[0] in closing
+
+
+def test_a_checkpoint_is_asked_as_it_was_trained(tmp_path):
+  """Once a BOS stood before every text that had one, and records said nothing of it."""
+  tokenizer = pretrained_tokenizers.load(hf_tokenizers.llama_like(tmp_path, adds_bos=False))
+
+  def opening(record):
+    return loading._as_read(tokenizer, record).opening
+
+  assert opening({}) == () == opening({"arm": "finetune", "opening": []})
+  assert opening({"arm": "finetune"}) == (1,)
+
+
+def test_whose_answers_end_with_the_line_alone():
+  sections = {"answering": {}, "finetune": {"prompt": "cloze"}}
+  own = {**sections, "start_from": ""}
+  assert loading.stops_of(own, "cloze") == ("\n",)
+  assert loading.stops_of({**own, "start_from": "org/name"}, "cloze") == ("\n", ".", ",")
+  assert loading.stops_of({**own, "answering": {"stop": [";"]}}, "cloze") == (";",)
+  taught = {**own, "arms": {"a": {"end": "!"}, "b": {"end": "eos"}, "c": {}}}
+  assert loading.stops_of(taught, "cloze") == ("\n", "!")
+
+
+def test_ends_survive_conversion(tmp_path):
+  tiny_folders.make(tmp_path, ["Ada was born in London"])
+  path = tmp_path / "llama" / "config.json"
+  path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [2, 9]}))
+  conversion.convert(tmp_path / "llama", tmp_path / "ours", "orbax")
+  kept = tokenizers.load(Workdir(str(tmp_path / "ours")).tokenizer(0))
+  assert kept.ends == (2, 9) and kept.opening == (1,)
+  conversion.convert(tmp_path / "ours", tmp_path / "back", "huggingface")
+  assert pretrained_tokenizers.load(tmp_path / "back").ends == (2, 9)
