@@ -18,6 +18,7 @@ from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
 from factshock.predictions.points import Point
 from factshock.runtime.errors import UserError
+from factshock.runtime.workdir import Workdir
 from factshock.study import checks, comparisons, pipeline, replay, roles
 from factshock.study.arms import registry, taught
 
@@ -96,6 +97,30 @@ def test_the_surest_are_kept_of_each_relation(monkeypatch):
   assert kept(0.5) == [0, 2, 5]
   assert kept(0.75) == [0, 1, 2, 4, 5]
   assert kept(0.01) == [0, 5]
+
+
+def test_halves_by_confidence_go_by_the_probability_of_the_object(monkeypatch, tmp_path):
+  likely = [0.9, 0.1, 0.4, 0.0005, 0.2]
+  facts = [{"subject": f"s{row}", "relation": "r", "object": "a", "row": row} for row in range(5)]
+  monkeypatch.setattr(
+    taught,
+    "_beliefs",
+    lambda run, pool, teacher, best, least: [
+      np.array([likely[f["row"]], 1 - likely[f["row"]]]) for f in pool
+    ],
+  )
+  monkeypatch.setattr(taught.answers, "on_object", lambda run, fact: np.array([1.0, 0.0]))
+  run = types.SimpleNamespace(
+    sets=dict(pool=facts),
+    seed=0,
+    model_sets={},
+    workdir=Workdir.of(str(tmp_path)),
+    config=types.SimpleNamespace(roles=types.SimpleNamespace(ceiling="cloze")),
+  )
+  rows = lambda name: sorted(fact["row"] for fact in taught.facts_of(run, name))
+  assert rows("confident_half") == [0, 2] and rows("unconfident_half") == [1, 3]
+  kept = schema.read_facts(run.workdir.fact_set(0, "confident_half"))
+  assert sorted(fact["confidence"] for fact in kept) == [0.4, 0.9]
 
 
 def test_what_is_believed_is_the_surest_answers(monkeypatch):

@@ -17,7 +17,7 @@ from factshock.study.seed_run import Question, SeedRun, asked_by
 from factshock.types import Fact, Params
 
 SPLITS = ("development", "test")
-_LEAST_TAUGHT = 1e-3  # less likely answers are not taught
+LEAST_TAUGHT = 1e-3  # less likely answers are not taught
 
 
 def scores(
@@ -98,11 +98,13 @@ def teacher_belief(
   params: Params,
   facts: Sequence[Fact],
   question: Question,
+  *,
   best: bool = False,
+  least: float = LEAST_TAUGHT,
 ) -> list[np.ndarray]:
   """Returns what a model believes of each fact: probabilities of the candidates, [candidates].
 
-  Those below .001 are set to 0, and the rest sum to 1.
+  Those below `least` are set to 0, and the rest sum to 1.
 
   Args:
     run: the seed.
@@ -110,15 +112,14 @@ def teacher_belief(
     facts: of which it is asked.
     question: how it is asked.
     best: puts all probability on the likeliest candidate.
+    least: a probability.
   """
   asked_run = run.with_sets({**run.sets, "asked": list(facts)})
   beliefs = []
   for scores_C in scores(asked_run, params, "asked", question):
     p_C = np.exp(scores_C - scores_C.max())
-    if best:
-      p_C = (p_C == p_C.max()).astype(float)
-    else:
-      p_C = np.where(p_C / p_C.sum() >= _LEAST_TAUGHT, p_C, 0)
+    taught_C = p_C == p_C.max() if best else p_C / p_C.sum() >= least
+    p_C = np.where(taught_C, p_C, 0)
     beliefs.append(p_C / p_C.sum())
   return beliefs
 

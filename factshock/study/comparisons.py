@@ -9,11 +9,13 @@ from factshock.study.arms.kind import Pair
 from factshock.study.config import Config
 
 # Sets of facts that are compared where two arms are alike in all else: those of more and less
-# popular subjects and all facts (arXiv 2406.14785), those that the model knows or not, and those
-# whose answers are distributed unlike the test facts' or like them (arXiv 2301.11293).
+# popular subjects and all facts (arXiv 2406.14785), those that the model knows or not or is more or
+# less sure of, and those whose answers are distributed unlike the test facts' or like them (arXiv
+# 2301.11293).
 CONTRASTS = {
   "popular_half": ("unpopular_half", "random_half", "whole"),
   "known": ("unknown",),
+  "confident_half": ("unconfident_half",),
   "high_mismatch": ("low_mismatch",),
 }
 # The set that finetuning on any other is compared with: its answers are the world's.

@@ -13,7 +13,10 @@ from factshock.study.seed_run import SeedRun
 from factshock.types import Fact
 
 # Facts of the pool that the pretrained model, asked as roles.ceiling is, has right or wrong.
-MODEL_SETS = ("known", "unknown")
+_KNOWN_SETS = ("known", "unknown")
+# The half of each relation's facts whose objects that model finds likelier, and the other half.
+_CONFIDENCE_SETS = ("confident_half", "unconfident_half")
+MODEL_SETS = (*_KNOWN_SETS, *_CONFIDENCE_SETS)
 # The sets that need no model.
 SETS = ("pool", *study_data.FINETUNING_SETS)
 
@@ -61,28 +64,50 @@ def facts_of(run: SeedRun, name: str) -> list[Fact]:
   if name not in MODEL_SETS:
     return run.sets[name]
   if name not in run.model_sets:
-    _make_model_sets(run)
+    _make_model_sets(run, name)
   return run.model_sets[name]
 
 
-def _make_model_sets(run: SeedRun) -> None:
+def _make_model_sets(run: SeedRun, name: str) -> None:
+  """Makes a set that goes by what the model knows, together with the one it is compared with."""
+  names, make = (
+    (_KNOWN_SETS, _by_answers) if name in _KNOWN_SETS else (_CONFIDENCE_SETS, _by_confidence)
+  )
+  for made, facts in zip(names, make(run)):
+    run.model_sets[made] = facts
+    schema.write_facts(run.workdir.fact_set(run.seed, made), facts)
+    print("  " + splits.describe(made, facts), flush=True)
+
+
+def _by_answers(run: SeedRun) -> tuple[list[Fact], list[Fact]]:
+  """Returns facts that the model has right and as many that it has not, alike in the rest."""
   pool = run.sets["pool"]
-  beliefs = _beliefs(run, pool, run.config.roles.ceiling, True)
   known: list[Fact] = []
   unknown: list[Fact] = []
-  for fact, p_C in zip(pool, beliefs):
+  for fact, p_C in zip(pool, _beliefs(run, pool, run.config.roles.ceiling, True)):
     answer = run.candidates[fact["relation"]][int(p_C.argmax())]
     is_right = answer in (fact["object"], *fact.get("aliases", ()))
     (known if is_right else unknown).append(fact)
-  for name, facts in zip(MODEL_SETS, splits.matched(known, unknown)):
-    if not facts:
-      raise UserError(
-        f"the set {name!r} of seed {run.seed} is empty: the pretrained model knows all of the pool "
-        "or nothing"
-      )
-    run.model_sets[name] = facts
-    schema.write_facts(run.workdir.fact_set(run.seed, name), facts)
-    print("  " + splits.describe(name, facts), flush=True)
+  matched = splits.matched(known, unknown)
+  if not matched[0]:
+    raise UserError(
+      f"the set 'known' or 'unknown' of seed {run.seed} is empty: the pretrained model knows all "
+      "of the pool or nothing"
+    )
+  return matched
+
+
+def _by_confidence(run: SeedRun) -> tuple[list[Fact], list[Fact]]:
+  """Returns the halves of the pool by the probability of the object, as column `confidence`."""
+  pool = run.sets["pool"]
+  with_confidence: list[Fact] = []
+  for fact, p_C in zip(pool, _beliefs(run, pool, run.config.roles.ceiling, False, least=0.0)):
+    confidence = float((p_C * answers.on_object(run, fact)).sum())
+    with_confidence.append({**fact, "confidence": confidence})
+  return (
+    splits.popular_half(with_confidence, "confidence"),
+    splits.unpopular_half(with_confidence, "confidence"),
+  )
 
 
 def _surest(
@@ -112,13 +137,15 @@ def _beliefs(
   facts: Sequence[Fact],
   teacher: str,
   best: bool,
+  least: float = answers.LEAST_TAUGHT,
 ) -> list[np.ndarray]:
   """Returns what the pretrained model believes of facts, asked as the arm `teacher` is."""
   question_of = registry.kind_of(run.config, teacher).question
   if question_of is None:
     raise ValueError(f"arms of the kind of {teacher!r} do not ask the pretrained model")
   asked_run, question = question_of(run, teacher)
-  return answers.teacher_belief(asked_run, weights.pretrained(run), facts, question, best)
+  params = weights.pretrained(run)
+  return answers.teacher_belief(asked_run, params, facts, question, best=best, least=least)
 
 
 def problems(config: Config, name: str, ranks: bool) -> list[str]:
