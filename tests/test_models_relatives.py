@@ -346,10 +346,10 @@ def test_a_kernel_reads_layers_of_two_kinds_as_masks_do(monkeypatch):
   config, params = settings_and_params("gemma3")
   config = dataclasses.replace(config, sliding_window=12)
   tokens = hf_llama.tokens(config)
-  hidden = lambda tokens: decoder.hidden(params, config, tokens)
-  expected = hf_t5.quick_jit(hidden)(tokens)
+  hidden = lambda params, tokens: decoder.hidden(params, config, tokens)
+  expected = hf_t5.quick_jit(hidden)(params, tokens)
   monkeypatch.setattr(fused, "kernel", lambda *_, **__: "xla")
-  got = hf_t5.quick_jit(lambda tokens: hidden(tokens))(tokens)
+  got = hf_t5.quick_jit(lambda *arguments: hidden(*arguments))(params, tokens)
   used = tokens != PAD
   assert relative(np.asarray(got)[used], np.asarray(expected)[used]) < 1e-5
 

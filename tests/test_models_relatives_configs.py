@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from factshock.models import decoder, families
+from factshock.checkpoints import conversion
+from factshock.models import decoder, families, lora
 from factshock.models.decoder_config import kinds
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import configs
@@ -317,3 +318,9 @@ def test_the_text_of_a_model_of_texts_and_images_is_read_and_said(tmp_path, caps
   assert type(theirs).__name__ == "Gemma3ForCausalLM"
   again, _ = huggingface.load(tmp_path / "text")
   jax.tree.map(np.testing.assert_array_equal, again, params)
+
+  fresh = lora.init(params, jax.random.key(1), 2, ["query"])
+  adapters = huggingface.Adapters(jax.tree.map(np.asarray, fresh), 2, 2.0, str(tmp_path / "whole"))
+  huggingface.write_adapters(tmp_path / "adapters", adapters, ours)
+  with pytest.raises(UserError, match="reads images too, and PEFT names the weights"):
+    conversion.convert(tmp_path / "adapters", tmp_path / "peft", "peft")

@@ -7,7 +7,7 @@ site:
   "encoder": T5; the query of the blank <extra_id_0> among the inputs.
   "cross":   T5; the query of the decoder that predicts the answer's first token (inputs: 0,
              <extra_id_0>), over the encoder's output.
-  "self":    Llama, Mistral; the query of the prompt's last token, which predicts the answer's
+  "self":    decoders; the query of the prompt's last token, which predicts the answer's
              first, as far back as its window goes.
 """
 

@@ -280,6 +280,12 @@ def _write_peft(
     raise UserError(
       f"{source}: holds whole weights, no low-rank adapters; --to=huggingface writes those"
     )
+  if model.json and huggingface.is_part(model.json, source):
+    raise UserError(
+      f"{source}: its base {model.adapters.base} reads images too, and PEFT names the weights of "
+      "its text otherwise; write that text as a model (convert --to=huggingface) and train the "
+      "adapters on it, or merge them (--to=huggingface)"
+    )
   for leaf, array in tree_files.flat_leaves(model.adapters.tree).items():
     if not finite.is_finite(array):
       raise UserError(f"{source}: the adapter {leaf} holds NaN or infinite numbers; train it again")

@@ -38,7 +38,7 @@ class LoadedModel:
 
   Attributes:
     params: its weights.
-    model_config: its sizes, a T5Config or LlamaConfig.
+    model_config: its sizes, a T5Config or a LlamaConfig or one of its classes.
     tokenizer: what turns its text into token ids and back.
     mesh: devices that each batch is shared over (axis "data"); None is the default device.
   """

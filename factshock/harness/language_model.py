@@ -1,4 +1,4 @@
-"""Models of factshock as the `factshock` model of the lm-evaluation-harness: T5, Llama, Mistral.
+"""Models of factshock as the `factshock` model of the lm-evaluation-harness: T5, Llama, relatives.
 
 A decoder-only model reads a context as it is, BOS before it where its tokenizer puts one there. A
 T5 reads the context with <extra_id_0> after it (or where the context holds one already), as our own

@@ -250,7 +250,8 @@ class Llama(layers.Part):
     config = self.config
     shape = (config.vocab_size, config.d_model)
     dtype = jnp.dtype(config.param_dtype)
-    self.embedding = self.param("embedding", layers.normal(1.0), shape, dtype)
+    first = layers.normal(1 / (config.variant.embedding_scale or 1.0))
+    self.embedding = self.param("embedding", first, shape, dtype)
     if not config.tie_head:
       self.head = self.param("head", layers.normal(config.d_model**-0.5), shape, dtype)
     same = nn.broadcast  # every layer gets the argument as it is

@@ -65,17 +65,21 @@ def read(
   scores = attention.softcapped(scores, softcap)
   weights = jax.nn.softmax(scores + own_bias, axis=-1)
   value = value_BxTxGxK.astype(jnp.float32)
+  arrays = [weights]
+  for weighting in _weightings(weights, marked_BxT):
+    arrays.append(jnp.einsum("bgrt,btgk->bgrk", weighting, value, precision=_EXACT))
+  return Read(*(array.reshape(batch, groups * shared, -1) for array in arrays))
+
+
+def _weightings(weights: jax.Array, marked_BxT: jax.Array) -> list[jax.Array]:
+  """Returns what values are multiplied by for `marked`, `rest` and `mean` of a Read."""
   share_BxT = marked_BxT / jnp.maximum(1, marked_BxT.sum(axis=1, keepdims=True)).astype(jnp.float32)
   marked = marked_BxT[:, None, None]
-  weightings = [
+  return [
     jnp.where(marked, weights, 0),
     jnp.where(marked, 0, weights),
     jnp.broadcast_to(share_BxT[:, None, None], weights.shape),
   ]
-  arrays = [weights]
-  for weighting in weightings:
-    arrays.append(jnp.einsum("bgrt,btgk->bgrk", weighting, value, precision=_EXACT))
-  return Read(*(array.reshape(batch, groups * shared, -1) for array in arrays))
 
 
 def direction(

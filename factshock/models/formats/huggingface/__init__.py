@@ -6,7 +6,7 @@ loads; all go one tensor at a time.
 
 from factshock.models.formats.huggingface.adapters import Adapters
 from factshock.models.formats.huggingface.adapters import write as write_adapters
-from factshock.models.formats.huggingface.configs import from_json, read_json, to_json
+from factshock.models.formats.huggingface.configs import from_json, is_part, read_json, to_json
 from factshock.models.formats.huggingface.reading import (
   Source,
   config_of,
@@ -21,6 +21,7 @@ __all__ = [
   "Source",
   "config_of",
   "from_json",
+  "is_part",
   "is_source",
   "load",
   "open_source",

@@ -103,6 +103,12 @@ def to_json(
   return merged
 
 
+def is_part(values: Mapping[str, Any], path: FilePath) -> bool:
+  """Returns whether what is read of a config.json is part of a larger model, its text say."""
+  own = _family_of(values, str(path)).huggingface.own_json(values)
+  return own.get("model_type") != values.get("model_type")
+
+
 def _family_of(values: Mapping[str, Any], path: str) -> Family:
   """Returns the family of a config.json's model_type."""
   model_type = values.get("model_type")
