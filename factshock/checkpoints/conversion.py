@@ -246,8 +246,7 @@ def _base_json(
   if record.get("huggingface"):
     return record["huggingface"]
   start = experiment.get("start_from")
-  has_json = bool(start) and os.path.isfile(os.path.join(start, "config.json"))
-  if not has_json and not os.path.isfile(start or ""):
+  if not start or not any(map(os.path.isfile, (start, os.path.join(start, "config.json")))):
     return None
   base = huggingface.read_json(start)
   differing = families.differences(config, huggingface.from_json(base, start))

@@ -12,6 +12,7 @@ MODULES = {
   "huggingface": "fuzz.models",
   "adapters": "fuzz.models",
   "t5x": "fuzz.models",
+  "gguf": "fuzz.gguf_files",
   "checkpoints": "fuzz.models",
   "manifests": "fuzz.models",
   "configs": "fuzz.configs",

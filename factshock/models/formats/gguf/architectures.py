@@ -90,6 +90,16 @@ class Metadata:
       )
     return value
 
+  def layers(self) -> int:
+    """Returns how many layers there are; UserError where the file has fewer tensors."""
+    layers = self.whole("block_count")
+    if layers > len(self.file.tensors):
+      raise UserError(
+        f"{self.file.path}: holds {len(self.file.tensors):,} tensors, too few for the {layers:,} "
+        f"layers of {self.architecture}.block_count; copy it again"
+      )
+    return layers
+
   def check_all_read(self) -> None:
     """Raises a UserError where a value has to do with the model and nobody asked for it."""
     prefix = f"{self.architecture}."
@@ -148,7 +158,7 @@ def _decoder(metadata: Metadata) -> Json:
     "vocab_size": metadata.vocab_size,
     "hidden_size": width,
     "intermediate_size": metadata.whole("feed_forward_length"),
-    "num_hidden_layers": metadata.whole("block_count"),
+    "num_hidden_layers": metadata.layers(),
     "num_attention_heads": heads,
     "num_key_value_heads": metadata.get("attention.head_count_kv", heads),
     "head_dim": metadata.get("attention.key_length", width // heads),
@@ -319,7 +329,7 @@ def _gemma3(metadata: Metadata) -> Json:
 def _t5(metadata: Metadata) -> Json:
   """Returns the config.json of a T5, or of a UMT5, which has a relative bias in every layer."""
   gated = metadata.has("enc.blk.0.ffn_gate.weight")
-  layers = metadata.whole("block_count")
+  layers = metadata.layers()
   tied = not metadata.has("output.weight")
   values = {
     "vocab_size": metadata.vocab_size,

@@ -55,13 +55,14 @@ def derived(
   merges: list[tuple[str, str]] = []
   for number in order:
     token = tokens[number]
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for cut in range(1, len(token)):
       left = merging.get(token[:cut])
       right = merging.get(token[cut:])
       if left is not None and right is not None:
         pairs.append((left, right))
-    merges += [(tokens[left], tokens[right]) for left, right in sorted(pairs)]
+    for left, right in sorted(pairs):
+      merges.append((tokens[left], tokens[right]))
   return merges
 
 
