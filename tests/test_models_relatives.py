@@ -9,12 +9,16 @@ import re
 import hf_llama
 import hf_relatives
 import hf_t5
+import hf_tokenizers
 import jax
 import numpy as np
 import pytest
 
+from factshock.answering import batches, decoding, ranking
+from factshock.checkpoints import loading
+from factshock.data import pretrained_tokenizers
 from factshock.devices import partitioning
-from factshock.models import decoder, fused, lora, sharding, weight_groups
+from factshock.models import decoder, families, fused, lora, sharding, weight_groups
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import adapters as peft_format
 from factshock.runtime.errors import UserError
@@ -119,6 +123,38 @@ def test_a_tree_gives_the_logits_of_each_path(name):
   whole = np.asarray(forward(params, config, np.concatenate(rows)))[:, -1]
   expected = whole.reshape(len(paths), 3, -1).transpose(1, 0, 2)
   assert relative(logits, expected) < 1e-5
+
+
+def test_answers_and_ranks_are_those_of_whole_rows(tmp_path):
+  """Prompts of different lengths, several of which share a row while they are read."""
+  tokenizer = pretrained_tokenizers.load(hf_tokenizers.llama_like(tmp_path))
+  section = {"family": "gemma3", "sliding_window": 4, "global_layers": (1,), "query_scalar": 8.0}
+  sizes = dict(d_model=32, d_ff=40, num_heads=4, num_kv_heads=2, d_kv=8, layers=3)
+  config = families.from_section(section | sizes, tokenizer.size)
+  params = decoder.init(config, jax.random.key(3))
+  model = loading.LoadedModel(params, config, tokenizer)
+  prompts = ["Q: where was Ada Byron born ?\nA:", "Q: who ?\nA:", "Q: Rome or Paris ?\nA:"]
+  candidates = {"answer": ["London", "Grace Hopper", "Tokyo", "Berlin"]}
+
+  def log_p_after(tokens):
+    row = np.pad(tokens, (60 - len(tokens), 0), constant_values=PAD)[None].astype(np.int32)
+    return np.asarray(jax.nn.log_softmax(forward(params, config, row)[0, -1]))
+
+  scores = ranking.rank(model, prompts, ["answer"] * 3, candidates)
+  options = decoding.DecodingOptions(max_length=4)
+  texts, _ = decoding.generate(model, prompts, options)
+  for prompt, row, text in zip(prompts, scores, texts):
+    before = batches.encode_prompt(model, prompt)
+    for answer, score in zip(candidates["answer"], row):
+      tokens = tokenizer.encode_continuation(prompt, answer)
+      expected = [
+        log_p_after([*before, *tokens[:index]])[token] for index, token in enumerate(tokens)
+      ]
+      assert score == pytest.approx(sum(expected), rel=1e-4)
+    said = []
+    while len(said) < 4 and tokenizer.eos not in said:
+      said.append(int(log_p_after([*before, *said]).argmax()))
+    assert text == tokenizer.decode([token for token in said if token != tokenizer.eos]).strip()
 
 
 def reads_of(model, config, tokens, place):
