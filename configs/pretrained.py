@@ -6,11 +6,12 @@ r"""Study of, or training on, any HuggingFace model: a folder or a hub id, T5, L
       --workdir=runs/llama \
       --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
 
-Sizes and tokenizer come from the model; computing is in bfloat16, parameters and optimizer are
-float32. The text says how common each answer is, and is what mixture finetuning mixes in (span
-corruption, or the next token). The t5_v1_1_*, t5_lm_adapt_xl, llama2_7b and mistral_7b configs name
-their sizes and memory. Expect: what the model makes of it. Time: `python -m factshock.train
---config=... --dry_run` counts FLOPs and memory.
+Sizes and tokenizer come from the model; computing is in float32 on a CPU and in bfloat16 elsewhere
+(--config.model.dtype=bfloat16 names one), parameters and optimizer are float32. The text says how
+common each answer is, and is what mixture finetuning mixes in (span corruption, or the next token).
+The t5_v1_1_*, t5_lm_adapt_xl, llama2_7b and mistral_7b configs name their sizes and memory. Expect:
+what the model makes of it. Time: `python -m factshock.train --config=... --dry_run` counts FLOPs
+and memory.
 """
 
 from typing import Any
@@ -35,7 +36,7 @@ def get_config(model: str = "") -> Config:
     model,
     {
       **families.to_section(huggingface.config_of(model)),
-      "dtype": "bfloat16",
+      "dtype": "auto",
       "param_dtype": "float32",
     },
   )

@@ -1,6 +1,7 @@
 """The dry run: sizes of trees, and what the verb prints."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import programs
+import pytest
 
 from factshock.training import dry_run
 
@@ -45,6 +47,7 @@ def test_the_verb_says_what_training_takes_and_leaves_nothing(tmp_path):
   assert "parameters: 76,961,152, of them trained 76,961,152" in done.stdout  # as published: 77 M
   assert (
     "memory a device:" in done.stdout
+    and "memory of the process:" in done.stdout
     and "TFLOP" in done.stdout
     and "are computed again" in done.stdout
     and not (tmp_path / "w").exists()
@@ -54,3 +57,83 @@ def test_the_verb_says_what_training_takes_and_leaves_nothing(tmp_path):
 def test_a_vocabulary_left_to_the_tokenizer_is_an_error():
   done = run("--config=configs/demo.py", "--dry_run")
   assert done.returncode == 2 and "config.model.vocab_size: a dry run needs" in done.stderr
+
+
+def numbers(line):
+  return [float(number) * (1 if unit == "GB" else 1e-3) for number, unit in NUMBER.findall(line)]
+
+
+NUMBER = re.compile(r"([\d.]+) (GB|MB)")
+
+
+def process_line(lines):
+  (line,) = [line for line in lines if line.startswith("memory of the process")]
+  return numbers(line)
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_the_memory_of_the_process_is_that_of_all_devices_and_its_own(saves):
+  import optax
+
+  from factshock.devices import partitioning
+  from factshock.training import train_step
+
+  def loss(params, batch, key=None):
+    total = jnp.sum(batch["tokens"].astype(jnp.float32) @ params["w"])
+    return total, {"tokens": jnp.float32(1), "correct": jnp.float32(0)}
+
+  optimizer = optax.adam(1.0)
+  params = {"w": jax.ShapeDtypeStruct((8000, 1000), jnp.float32)}
+  state = jax.eval_shape(lambda params: train_step.init_state(params, optimizer), params)
+  batch = {"tokens": np.zeros((8, 8000), np.int32)}
+  step = train_step.make_train_step(loss, optimizer)
+  mesh = partitioning.make_mesh()
+  lines = dry_run.describe(step, state, batch, mesh, saves=saves)
+  (device,) = [numbers(line) for line in lines if line.startswith("memory a device")]
+  total, devices, own, *copy = process_line(lines)
+  np.testing.assert_allclose(devices, device[0] * mesh.size, rtol=0.1)
+  np.testing.assert_allclose(total, devices + own + sum(copy), atol=0.02)
+  assert own > 0.1 and len(copy) == saves
+  np.testing.assert_allclose(sum(copy), saves * 0.096, atol=1e-3)  # the weights, and twice as much
+
+
+MEASURED = """
+import atexit, runpy, sys
+atexit.register(lambda: print(open("/proc/self/status").read()))
+sys.argv = ["train", *sys.argv[1:]]
+runpy.run_module("factshock.train", run_name="__main__")
+"""
+
+
+@pytest.mark.slow  # 50 s; tests/benchmarks/memory.py measures a whole study
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_the_dry_run_says_what_training_holds_at_most(tmp_path):
+  flags = [
+    "--config=configs/demo.py",
+    "--config.model.d_model=512",
+    "--config.model.d_ff=2048",
+    "--config.model.encoder_layers=5",
+    "--config.model.decoder_layers=5",
+    "--config.model.vocab_size=600",
+    "--config.pretrain.steps=0",
+    "--config.pretrain.warmup=0",
+    "--config.finetune.steps=3",
+    "--config.finetune.warmup=1",
+    "--config.finetune.batch_size=8",
+    "--config.finetune.checkpoint_every=9",
+    "--config.cpu_devices=1",
+  ]
+  said = run(*flags, "--dry_run")
+  assert said.returncode == 0, said.stderr
+  total, *_ = process_line(said.stdout.splitlines())
+  done = subprocess.run(
+    [sys.executable, "-c", MEASURED, *flags, f"--workdir={tmp_path}/w"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=programs.environment(),
+  )
+  assert done.returncode == 0, done.stderr
+  held = int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout).group(1)) * 1024 / 1e9
+  assert held > 0.7, "too small a model to tell"
+  assert abs(total / held - 1) < 0.2, (said.stdout, held)

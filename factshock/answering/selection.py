@@ -82,8 +82,11 @@ def choose(
   queries = ranking.prepare(after, texts, names, candidates, origin.batch_size, origin.stops(form))
   progress = Progress("mixing", len(alphas))
   curve = []
+  params = None
   for count, alpha in enumerate(alphas, 1):
-    params = interpolation.mix_by_profile(before.params, after.params, alpha, options.profile)
+    params = interpolation.mix_by_profile(
+      before.params, after.params, alpha, options.profile, into=params
+    )
     scores = ranking.rank_prepared(after.with_params(params), queries)
     share = _share_right(rows, candidates, scores)
     curve.append((alpha, share))

@@ -4,7 +4,8 @@ Weight mixing follows Wortsman et al. 2022 (WiSE-FT) and the weighted averages o
 models on disk it is in mixing.py.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +42,11 @@ def check_weights(weights: Sequence[float] | str, count: int) -> list[float]:
   return numbers
 
 
-def interpolate(trees: Sequence[Params], weights: Sequence[float] | str) -> Params:
+def interpolate(
+  trees: Sequence[Params],
+  weights: Sequence[float] | str,
+  into: Params | None = None,
+) -> Params:
   """Returns the weighted average of trees of the same structure.
 
   It is accumulated in float32, and in the stored dtypes.
@@ -49,13 +54,19 @@ def interpolate(trees: Sequence[Params], weights: Sequence[float] | str) -> Para
   Args:
     trees: pytrees of floating arrays.
     weights: numbers that sum to 1 (one may be negative or above 1), or "uniform".
+    into: a tree of before, whose memory is used again: its arrays are given up.
 
   Returns:
     A tree of JAX arrays like trees[0].
   """
   numbers = check_weights(weights, len(trees))
   _check_same(trees)
-  return _average(tuple(trees), jnp.asarray(numbers, jnp.float32))
+  shares = jnp.asarray(numbers, jnp.float32)
+
+  def average(buffer: jax.Array | None, *values: jax.Array) -> jax.Array:
+    return _average(buffer, values, shares)
+
+  return _leaf_by_leaf(average, trees, into)
 
 
 def mix_by_profile(
@@ -63,6 +74,7 @@ def mix_by_profile(
   b: Params,
   alpha: float,
   profile: str = "uniform",
+  into: Params | None = None,
 ) -> Params:
   """Returns (1 - alpha) a + alpha b, where alpha is the same everywhere or linear in depth.
 
@@ -72,10 +84,11 @@ def mix_by_profile(
     alpha: the share.
     profile: "uniform"; "decreasing": alpha at the embedding, 0 at the head; "increasing": 0 at the
       embedding, alpha at the head (as LiNeS scales updates, Wang et al. 2024).
+    into: as in `interpolate`.
   """
   if profile == "uniform":
-    return interpolate([a, b], [1.0 - alpha, alpha])
-  return interpolate_layerwise(a, b, *layer_alphas(alpha, profile))
+    return interpolate([a, b], [1.0 - alpha, alpha], into)
+  return interpolate_layerwise(a, b, *layer_alphas(alpha, profile), into)
 
 
 def layer_alphas(alpha: float, profile: str) -> tuple[float, float]:
@@ -92,11 +105,15 @@ def interpolate_layerwise(
   b: Params,
   alpha_bottom: float,
   alpha_top: float,
+  into: Params | None = None,
 ) -> Params:
-  """Returns (1 - alpha) a + alpha b with an alpha linear in depth; see `layerwise_weights`."""
+  """Returns (1 - alpha) a + alpha b with an alpha linear in depth; see `layerwise_weights`.
+
+  `into` is as in `interpolate`.
+  """
   _check_same([a, b])
   alphas = layerwise_weights(a, alpha_bottom, alpha_top)
-  return _average_layerwise(a, b, alphas)
+  return _leaf_by_leaf(_average_layerwise, [a, b, alphas], into)
 
 
 def exchange(
@@ -107,7 +124,7 @@ def exchange(
   """Returns the tree `b` with the weights of some groups (models/weight_groups.py) from `a`."""
   _check_same([a, b])
   taken = weight_groups.mask(a, groups)
-  return _average_layerwise(b, a, taken)
+  return _leaf_by_leaf(_average_layerwise, [b, a, taken])
 
 
 def layerwise_weights(
@@ -220,34 +237,42 @@ def _normalise(scores: npt.ArrayLike) -> np.ndarray:
   return scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True)
 
 
-@jax.jit
-def _average(trees: tuple[Params, ...], weights: jax.Array) -> Params:
-  def average_leaf(*values: jax.Array) -> jax.Array:
-    total: Any = 0
-    for weight, value in zip(weights, values):
-      total += weight * value.astype(jnp.float32)
-    return total.astype(values[0].dtype)
-
-  return jax.tree.map(average_leaf, *trees)
-
-
-@jax.jit
-def _average_layerwise(
-  a: Params,
-  b: Params,
-  alphas: Params,
+def _leaf_by_leaf(
+  average: Callable[..., jax.Array],
+  trees: Sequence[Params],
+  into: Params | None = None,
 ) -> Params:
-  def average_leaf(
-    a: jax.Array,
-    b: jax.Array,
-    alpha: jax.Array,
-  ) -> jax.Array:
-    share_a = (1 - alpha) * a.astype(jnp.float32)
-    share_b = alpha * b.astype(jnp.float32)
-    mixed = share_a + share_b
-    return mixed.astype(a.dtype)
+  """Returns the tree of average(buffer, *leaves), a leaf at a time; buffers are those of `into`."""
+  structure = jax.tree.structure(trees[0])
+  leaves = [jax.tree.leaves(tree) for tree in trees]
+  buffers = [None] * structure.num_leaves if into is None else jax.tree.leaves(into)
+  return structure.unflatten(map(average, buffers, *leaves))
 
-  return jax.tree.map(average_leaf, a, b, alphas)
+
+# A buffer that is given up has the result, though nothing of it is read.
+@functools.partial(jax.jit, donate_argnums=0, keep_unused=True)
+def _average(
+  buffer: jax.Array | None,
+  values: tuple[jax.Array, ...],
+  weights: jax.Array,
+) -> jax.Array:
+  total: Any = 0
+  for weight, value in zip(weights, values):
+    total += weight * value.astype(jnp.float32)
+  return total.astype(values[0].dtype)
+
+
+@functools.partial(jax.jit, donate_argnums=0, keep_unused=True)
+def _average_layerwise(
+  buffer: jax.Array | None,
+  a: jax.Array,
+  b: jax.Array,
+  alpha: jax.Array,
+) -> jax.Array:
+  share_a = (1 - alpha) * a.astype(jnp.float32)
+  share_b = alpha * b.astype(jnp.float32)
+  mixed = share_a + share_b
+  return mixed.astype(a.dtype)
 
 
 def _check_same(trees: Sequence[Params]) -> None:

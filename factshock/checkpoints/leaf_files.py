@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from factshock.devices import host
 from factshock.runtime import files, json_files
 from factshock.runtime.errors import UserError
 from factshock.types import Array
@@ -190,7 +191,7 @@ def read(
   """
   with open(os.path.join(folder, _chunk_name(shape)), "rb", buffering=0) as file:
     for count in counts:
-      block = np.empty(count, dtype)
+      block = host.aligned([count], dtype)
       data = _bytes(block)
       got = 0
       while got < data.nbytes:

@@ -13,10 +13,11 @@ from factshock.checkpoints import belongings, mix_record, store
 from factshock.data import decoder_text, pretrained_tokenizers, tokenizers
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.devices import host, partitioning
-from factshock.models import families, lora
+from factshock.models import families, lora, model_config
 from factshock.models.formats import huggingface
 from factshock.models.formats.gguf import files as gguf_files
 from factshock.models.model_config import ModelConfig
+from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.types import Params, Tokenizer
 
@@ -141,10 +142,12 @@ def open_model(
   experiment = given or record.get("experiment") or DEFAULTS
   partitioning.use_cpu_devices(experiment["cpu_devices"])
   mesh = partitioning.make_mesh(given.get("mesh"))
+  platform = mesh.devices.flat[0].platform
   if own:
-    model = _open_checkpoint(checkpoint, experiment, record, tokenizer)
+    model = _open_checkpoint(checkpoint, experiment, record, tokenizer, platform)
   else:
-    model = _open_pretrained(checkpoint, tokenizer)
+    named_dtype = given.get("model", {}).get("dtype", model_config.AUTO)
+    model = _open_pretrained(checkpoint, tokenizer, named_dtype, platform)
     name = os.path.basename(os.path.normpath(checkpoint))
     record = {"arm": name.removesuffix(gguf_files.ENDING)}
   origin = Origin(checkpoint, experiment, record)
@@ -222,16 +225,17 @@ def _open_checkpoint(
   experiment: Mapping[str, Any],
   record: Mapping[str, Any],
   tokenizer_path: str | None,
+  platform: str,
 ) -> LoadedModel:
   tokenizer_path = tokenizer_path or belongings.path_of(checkpoint, record, "tokenizer")
   tokenizer = _as_read(tokenizers.load(tokenizer_path), record)
-  model_config = families.from_section(experiment["model"], tokenizer.size)
+  config = families.from_section(experiment["model"], tokenizer.size, platform)
   if "lora" in record:
-    return LoadedModel(_with_adapters(checkpoint, record), model_config, tokenizer)
-  family = families.of(model_config)
-  like = jax.eval_shape(lambda: family.init(model_config, jax.random.key(0)))
+    return LoadedModel(_with_adapters(checkpoint, record), config, tokenizer)
+  family = families.of(config)
+  like = jax.eval_shape(lambda: family.init(config, jax.random.key(0)))
   params = store.restore(checkpoint, like={"params": like})["params"]
-  return LoadedModel(params, model_config, tokenizer)
+  return LoadedModel(params, config, tokenizer)
 
 
 def _as_read(tokenizer: Tokenizer, record: Mapping[str, Any]) -> Tokenizer:
@@ -258,11 +262,20 @@ def _with_adapters(checkpoint: str, record: Mapping[str, Any]) -> Params:
   return lora.attach(params, store.restore_params(checkpoint), scale)
 
 
-def _open_pretrained(source: str, tokenizer_path: str | None) -> LoadedModel:
-  model_config = huggingface.config_of(source)  # first of all: is there a model that can be read?
+def _open_pretrained(
+  source: str,
+  tokenizer_path: str | None,
+  dtype: str,
+  platform: str,
+) -> LoadedModel:
+  """Opens a HuggingFace model, to compute in a dtype; "auto" is its own, but float32 on a CPU."""
+  config = huggingface.config_of(source)  # first of all: is there a model that can be read?
   tokenizer = pretrained_tokenizers.load(tokenizer_path or source)
-  pretrained_tokenizers.check_fits(tokenizer, model_config.vocab_size, source)
-  if not families.of(model_config).decoder_only:
+  pretrained_tokenizers.check_fits(tokenizer, config.vocab_size, source)
+  if not families.of(config).decoder_only:
     pretrained_tokenizers.check_has_sentinels(tokenizer, tokenizer_path or source)
-  params, model_config = huggingface.load(source)
-  return LoadedModel(params, model_config, tokenizer)
+  if dtype == model_config.AUTO and platform == "cpu" and config.dtype != "float32":
+    console.say_once(f"{source}: computed in float32, as a CPU is faster at it than at bfloat16")
+    dtype = "float32"
+  params, config = huggingface.load(source, dtype=None if dtype == model_config.AUTO else dtype)
+  return LoadedModel(params, config, tokenizer)

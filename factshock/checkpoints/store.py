@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import jax
+import numpy as np
 
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints import tree_files
@@ -69,6 +70,20 @@ def save(
     raise UserError(f"{error}; the last good checkpoint is {last}") from error
   if keep and processes.is_first():
     _remove_old(folder, keep)
+
+
+def drop_optimizer(folder: FilePath) -> None:
+  """Takes the optimizer's state out of all steps of a folder; weights, and their digests, stay."""
+  if not processes.is_first():
+    return
+  for step in _steps(folder):
+    path = _step_path(folder, step)
+    manifest = read_manifest(path)
+    leaves = manifests.params_only(manifest["leaves"])
+    if leaves != manifest["leaves"]:
+      # First the manifest: a leaf that it names is there, whenever this ends.
+      manifests.write(os.path.join(path, manifests.NAME), {**manifest, "leaves": leaves})
+    shutil.rmtree(os.path.join(path, "opt_state"), ignore_errors=True)
 
 
 def _remove_old(folder: FilePath, keep: int) -> None:
@@ -177,6 +192,7 @@ def restore(
   folder: FilePath,
   step: int | None = None,
   like: Mapping[str, Any] | None = None,
+  or_weights: bool = False,
 ) -> Checkpoint:
   """Reads a checkpoint whole and verifies every digest.
 
@@ -184,26 +200,30 @@ def restore(
     folder: a step folder, or the folder of steps.
     step: which step; None takes the newest.
     like: `params` and, to go on training, `opt_state`: trees of arrays or ShapeDtypeStructs.
+    or_weights: whether weights alone will do where `like` has an opt_state.
 
   Returns:
     The checkpoint, params as a nested dict of numpy arrays, opt_state in the structure of
-    like["opt_state"]; without it a dict of leaves by key path, or None.
+    like["opt_state"]; without it a dict of leaves by key path. Of weights alone it is None.
 
   Raises:
     UserError: no checkpoint, a leaf that is damaged (Damaged), or leaves missing, extra or of
       another shape.
   """
-  return _together(functools.partial(_restore, folder, step, like or {}))
+  return _together(functools.partial(_restore, folder, step, like or {}, or_weights))
 
 
 def _restore(
   folder: FilePath,
   step: int | None,
   like: Mapping[str, Any],
+  or_weights: bool,
 ) -> Checkpoint:
   folder = step_folder(folder, step)
   manifest = read_manifest(folder)
   leaves = manifest["leaves"]
+  if or_weights and leaves == manifests.params_only(leaves):
+    like = {"params": like["params"]}
   check_like(folder, leaves, like)
   opt_tree = tree_files.read_tree(folder, "opt_state", leaves)
   opt_state: Any = tree_files.flat_leaves(opt_tree) or None
@@ -233,10 +253,19 @@ def _together(read: Callable[[], T]) -> T:
   return cast(T, result)
 
 
-def restore_newest(folder: FilePath, like: Mapping[str, Any] | None = None) -> Checkpoint | None:
+def restore_newest(
+  folder: FilePath,
+  like: Mapping[str, Any] | None = None,
+  finished: int | None = None,
+) -> Checkpoint | None:
   """Restores the newest step that is whole, as `restore` does; None where there is none.
 
   Steps that are not whole are set aside, which is printed.
+
+  Args:
+    folder: the run's folder.
+    like: as for `restore`.
+    finished: the last step of the run, whose weights alone will do.
 
   Raises:
     UserError: the newest whole step is of another model, or of another version.
@@ -249,7 +278,7 @@ def restore_newest(folder: FilePath, like: Mapping[str, Any] | None = None) -> C
     set_aside(folder, name, f"{path}: the checkpoint is unfinished, it has no {manifests.NAME}")
   while (step := agreed_latest_step(folder)) is not None:
     try:
-      return restore(folder, step, like)
+      return restore(folder, step, like, or_weights=step == finished)
     except tree_files.Damaged as error:
       set_aside(folder, step, error)
   return None
@@ -299,6 +328,18 @@ def restore_params(folder: FilePath, step: int | None = None) -> Params:
   def read() -> Params:
     leaves = read_manifest(path)["leaves"]
     return tree_files.read_tree(path, "params", leaves)
+
+  return _together(read)
+
+
+def restore_leaf(folder: FilePath, name: str) -> np.ndarray:
+  """Reads one parameter of a step folder by its key path, its digest verified."""
+  full_name = f"params/{name}"
+
+  def read() -> np.ndarray:
+    leaf = read_manifest(folder)["leaves"][full_name]
+    tree = tree_files.read_tree(str(folder), "params", {full_name: leaf})
+    return tree_files.flat_leaves(tree)[name]
 
   return _together(read)
 

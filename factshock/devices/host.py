@@ -1,16 +1,22 @@
 """Settings of the host that a training process makes before its first step."""
 
+import contextlib
 import ctypes
 import hashlib
+import math
 import os
+from collections.abc import Sequence
 
 import jax
+import numpy as np
+import numpy.typing as npt
 
 _M_TRIM_THRESHOLD = -1  # <malloc.h> of glibc
 _M_TOP_PAD = -2
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _COMPILED_BYTES = 4 << 30
+_ALIGNMENT = 64  # bytes
 
 
 def keep_freed_memory() -> bool:
@@ -38,6 +44,25 @@ def keep_freed_memory() -> bool:
   return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 
+def release_freed_memory() -> None:
+  """Hands back to the kernel what `keep_freed_memory` keeps; does nothing without glibc.
+
+  Between two parts of a run that need memory in blocks of other sizes: what one has freed is in
+  pieces by then that the other cannot use, and would stay beside its own.
+  """
+  with contextlib.suppress(AttributeError, OSError, TypeError):
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def aligned(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
+  """Returns an empty array aligned as XLA wants it, so that a CPU device takes it uncopied."""
+  dtype = np.dtype(dtype)
+  size = math.prod(shape) * dtype.itemsize
+  longer = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -longer.ctypes.data % _ALIGNMENT
+  return longer[start : start + size].view(dtype).reshape(shape)
+
+
 def use_compilation_cache() -> None:
   """Keeps what takes more than a second to compile for later processes.
 
@@ -63,6 +88,14 @@ def _cpu_digest() -> str:
   described = [line for line in _lines("/proc/cpuinfo") if line.startswith(openings)]
   text = "".join(described[:2])
   return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def held_memory_bytes() -> int:
+  """Returns how many bytes of memory this process holds; 0 where that is not known."""
+  for line in _lines("/proc/self/status"):
+    if line.startswith("VmRSS:"):
+      return int(line.split()[1]) * 1024
+  return 0
 
 
 def free_memory_bytes() -> int:

@@ -11,7 +11,7 @@ import jax
 
 from factshock import models
 from factshock.models.formats.tensors import HuggingFaceFormat
-from factshock.models.model_config import ModelConfig
+from factshock.models.model_config import AUTO, DTYPES, ModelConfig
 from factshock.runtime import settings
 from factshock.runtime.errors import UserError
 from factshock.types import Batch, Params
@@ -119,18 +119,29 @@ def of(model_config: ModelConfig) -> Family:
 def section_schema(name: str) -> dict[str, settings.Check]:
   """Returns the checks of a config's `model` section of one family, by key.
 
-  A `vocab_size` of 0 stands for the tokenizer's.
+  A `vocab_size` of 0 stands for the tokenizer's, a `dtype` of "auto" for that of the device.
   """
   checks = settings.schema_of(named(name).config_type)
-  return {"family": settings.choice(*names()), **checks, "vocab_size": settings.WHOLE}
+  own = {"vocab_size": settings.WHOLE, "dtype": settings.choice(AUTO, *DTYPES)}
+  return {"family": settings.choice(*names()), **checks, **own}
 
 
-def from_section(section: Mapping[str, Any], vocab_size: int) -> ModelConfig:
+def dtype_on(platform: str) -> str:
+  """Returns the dtype that computing is fastest in: a CPU has no products of bfloat16 numbers."""
+  return "float32" if platform == "cpu" else "bfloat16"
+
+
+def from_section(
+  section: Mapping[str, Any],
+  vocab_size: int,
+  platform: str = "cpu",
+) -> ModelConfig:
   """Returns the model config of a config's `model` section.
 
   Args:
     section: the keys of `section_schema`.
     vocab_size: the tokenizer's, which a `vocab_size` that is 0 or left out takes.
+    platform: of the devices that will compute, which a `dtype` of "auto" goes by.
 
   Raises:
     UserError: a value out of range, or a vocabulary smaller than the tokenizer's.
@@ -139,6 +150,8 @@ def from_section(section: Mapping[str, Any], vocab_size: int) -> ModelConfig:
   for key, value in values.items():
     if isinstance(value, list):
       values[key] = tuple(value)
+  if values.get("dtype") == AUTO:
+    values["dtype"] = dtype_on(platform)
   family = named(values.pop("family", None))
   known = [field.name for field in dataclasses.fields(family.config_type)]
   unknown = [key for key in values if key not in known]

@@ -6,6 +6,7 @@ from factshock.models import fused, remat
 from factshock.runtime import settings
 
 DTYPES = ("float32", "bfloat16")
+AUTO = "auto"  # in a config: the dtype that the device at hand is fastest in
 
 DTYPE = settings.choice(*DTYPES)
 REMAT = settings.choice(*remat.POLICIES)

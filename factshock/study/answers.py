@@ -1,15 +1,18 @@
 """Asking of a study's models, and the predictions files that come of it."""
 
 import os
-from collections.abc import Mapping, Sequence
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from factshock.answering import choices, decoding, probes, ranking
 from factshock.data import prompts
+from factshock.predictions import rows as prediction_rows
 from factshock.predictions import writing
 from factshock.predictions.points import Point
+from factshock.runtime import files, processes
 from factshock.runtime.workdir import Workdir
 from factshock.study.arms import registry
 from factshock.study.config import Config
@@ -184,6 +187,68 @@ def kept_candidates(config: Config, arm: str) -> int | None:
     if is_read and registry.kind_of(config, reader).reads_candidates:
       return None
   return config.answering.top or None
+
+
+def reuse(
+  run: SeedRun,
+  point: Point,
+  sources: Iterable[Point],
+  **columns: Any,
+) -> bool:
+  """Writes the answers of a point from those of the same model to the same questions.
+
+  Args:
+    run: the seed.
+    point: what is to be answered by.
+    sources: points whose model and questions are the same; the first that has all is taken.
+    **columns: of the rows, in place of the source's step or alpha.
+
+  Returns:
+    False where none is there, or none keeps what the point's own answers would; nothing is written.
+  """
+  found = processes.broadcast(
+    lambda: next((source for source in sources if _has_all(run, source, point)), None), "answers"
+  )
+  if found is None:
+    return False
+  for split in SPLITS:
+    path = run.workdir.predictions(found.label, run.seed, split)
+    rows = [_relabelled(row, run, point, columns) for _, row in prediction_rows.read_rows(path)]
+    write_rows(run, point, split, rows)
+  if observes(run.config, point.arm):
+    with files.atomic_write(run.workdir.attention(point.label, run.seed), binary=True) as file:
+      file.write(pathlib.Path(run.workdir.attention(found.label, run.seed)).read_bytes())
+  return True
+
+
+def _has_all(run: SeedRun, source: Point, point: Point) -> bool:
+  """Returns whether a point's answers are there and keep what another's would."""
+  if not answered(run.config, run.workdir, source, run.seed):
+    return False
+  if observes(run.config, point.arm) and not observes(run.config, source.arm):
+    return False
+  kept = kept_candidates(run.config, source.arm)
+  return kept is None or kept == kept_candidates(run.config, point.arm)
+
+
+def _relabelled(
+  row: Mapping[str, Any],
+  run: SeedRun,
+  point: Point,
+  columns: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Returns a row as the point itself would have it, columns in the same order."""
+  new: dict[str, Any] = {}
+  for name, value in row.items():
+    if name in ("step", "alpha"):
+      continue
+    new[name] = value
+    if name == "split":
+      new |= columns
+  new["arm"] = point.arm
+  if "candidates" in new:
+    new["candidates"] = new["candidates"][: kept_candidates(run.config, point.arm)]
+  return new
 
 
 def write_rows(

@@ -131,7 +131,7 @@ def _finetune_on_pool(
       NAME,
       FinetuningData(facts, ratio=ratio),
       FinetuningConfig.of(study_run.config.finetune),
-      weights.pretrained(study_run),
+      functools.partial(weights.pretrained, study_run),
       profile_steps=profile_steps,
     )
 
@@ -173,7 +173,8 @@ def _train_once(
   """Returns the weights by name after a training in a folder that is removed."""
   with tempfile.TemporaryDirectory() as folder:
     run = _assemble(config, Workdir(folder), seed, mesh)
-    start = weights.start_weights(run) if config.start_from else weights.random_params(run)
+    read = weights.start_weights if config.start_from else weights.random_params
+    start = functools.partial(read, run)
     data = FinetuningData(run.sets["pool"], ratio=ratio)
     trained = training.finetune(run, NAME, data, section, start)
     return {name: np.asarray(leaf) for name, leaf in tree_files.flat_leaves(trained).items()}
@@ -233,7 +234,8 @@ def dry_run(config: Config, ratio: float = 0.0) -> list[str]:
     )
   mesh = _make_mesh(config)
   section = FinetuningConfig.of(config.finetune)
-  model_config = families.from_section(config.model.to_dict(), 0)
+  platform = mesh.devices.flat[0].platform
+  model_config = families.from_section(config.model.to_dict(), 0, platform)
   adapters = section.adapters
   step_fn, optimizer = training.train_step(
     model_config, section.optimizer, section.accumulate, adapters.scale if adapters else None
@@ -251,7 +253,9 @@ def dry_run(config: Config, ratio: float = 0.0) -> list[str]:
   return [
     f"{config.model.family}: {rows:,} rows of {section.input_length} + {section.target_length} "
     f"tokens a step, {section.steps:,} steps",
-    *planning.describe(step_fn, state, batch, mesh, frozen),
+    *planning.describe(
+      step_fn, state, batch, mesh, frozen, saves=section.checkpoint_every < section.steps
+    ),
   ]
 
 

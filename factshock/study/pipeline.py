@@ -205,6 +205,7 @@ def _run_stage(
     weights.pretrained(run_of_seed)
   else:
     registry.run(run_of_seed, name)
+  host.release_freed_memory()
   if clock:
     clock.finish(seed, name)
 

@@ -10,7 +10,7 @@ import jax
 from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import prompts, tokenizers
-from factshock.models import families
+from factshock.models import families, model_config
 from factshock.models.model_config import ModelConfig
 from factshock.predictions import writing
 from factshock.runtime import processes
@@ -158,6 +158,9 @@ def assemble(
     with processes.first_process_first("text"):  # text is tokenised once, and then there for all
       return pretraining_text.sources(config, workdir, seed, data, sets, tokenizer, kind)
 
+  platform = mesh.devices.flat[0].platform
+  if config.model.dtype == model_config.AUTO:
+    print(f"  computing in {families.dtype_on(platform)} on {platform} (config.model.dtype='auto')")
   return SeedRun(
     config=config,
     workdir=workdir,
@@ -168,6 +171,6 @@ def assemble(
     counts=data.counts,
     candidates=writing.candidates_of(data.facts + data.background),
     tokenizer=tokenizer,
-    model_config=families.from_section(config.model.to_dict(), tokenizer.size),
+    model_config=families.from_section(config.model.to_dict(), tokenizer.size, platform),
     texts=functools.cache(read_texts),
   )

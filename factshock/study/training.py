@@ -75,7 +75,7 @@ def train(
   name: str,
   section: TrainingConfig,
   sources: Sequence[tuple[example_sources.Source, float]],
-  params: Params,
+  start: Callable[[], Params],
   *,
   order: int = 0,
   evaluate: Callable[[int, Params], None] | None = None,
@@ -88,7 +88,8 @@ def train(
     name: of the arm; its checkpoints and metrics stand under it.
     section: settings of the training. Where it asks for adapters these are trained.
     sources: each with its part of a batch, any positive numbers.
-    params: the weights that training starts from.
+    start: gives the weights that training starts from; nobody else holds them, so that they are in
+      memory once.
     order: of the examples, together with the seed.
     evaluate: function of (step, params), called at a FinetuningConfig's eval_steps; its params have
       the adapters attached.
@@ -97,7 +98,7 @@ def train(
   Returns:
     The trained parameters, or adapters.
   """
-  trained, frozen = _split(run, section, params)
+  trained, frozen = _split(run, section, start)
   options = loop.Options(
     mesh=run.mesh,
     parallel=run.config.parallel,
@@ -113,21 +114,25 @@ def train(
 def _split(
   run: SeedRun,
   section: TrainingConfig,
-  params: Params,
-) -> tuple[Params, Params | None]:
-  """Returns the parameters to train and those to leave as they are: with adapters the weights."""
+  start: Callable[[], Params],
+) -> tuple[Callable[[], Params], Params | None]:
+  """Returns what gives the parameters to train, and those to leave as they are.
+
+  The latter are the weights where there are adapters, else None.
+  """
   adapters = section.adapters
   if adapters is None:
-    return params, None
+    return start, None
+  params = start()
   trained = lora.init(params, jax.random.key(run.seed), adapters.rank, adapters.targets)
-  return trained, layers.bits_on_cpu(params)
+  return lambda: trained, layers.bits_on_cpu(params)
 
 
 def _run_loop(
   run: SeedRun,
   section: TrainingConfig,
   batches: mixture.Batches,
-  params: Params,
+  trained: Callable[[], Params],
   frozen: Params | None,
   options: loop.Options,
 ) -> Params:
@@ -140,9 +145,13 @@ def _run_loop(
     adapters.scale if adapters else None,
     drivers.AXIS if options.parallel == "pmap" else None,
   )
+
+  def first() -> TrainState:
+    return drivers.init_state(trained(), optimizer, run.mesh, options.parallel)
+
   with _open_metrics(run, options.label) as writer:
     state = loop.train(
-      drivers.init_state(params, optimizer, run.mesh, options.parallel),
+      first,
       step_fn,
       batches,
       steps=section.steps,
@@ -213,6 +222,7 @@ def _checkpointing(
     section.checkpoint_every,
     provenance(run, name, section),
     None if section.keep_checkpoints else 2,
+    section.keeps_optimizer,
   )
 
 
@@ -225,7 +235,7 @@ def finetune(
   name: str,
   data: FinetuningData,
   section: FinetuningConfig,
-  params: Params,
+  start: Callable[[], Params],
   *,
   evaluate: Callable[[int, Params], None] | None = None,
   profile_steps: int = 0,
@@ -238,7 +248,7 @@ def finetune(
     data: the facts, what is taught of them and what is mixed in.
     section: settings of the finetuning; its lengths are the most a row may have, its batch size
       counts the questions.
-    params: the weights that finetuning starts from.
+    start: as in `train`.
     evaluate: function of (step, params), called at the section's eval_steps.
     profile_steps: as in `train`.
 
@@ -255,7 +265,7 @@ def finetune(
     name,
     section,
     [(questions, 1.0), *((source, data.ratio * share) for source, share in texts)],
-    params,
+    start,
     order=data.order,
     evaluate=evaluate,
     profile_steps=profile_steps,

@@ -1,5 +1,6 @@
 """Weights of a study: pretrained, finetuned, random, or those it starts from."""
 
+import functools
 from typing import Any
 
 import jax
@@ -28,9 +29,13 @@ def pretrained(run: SeedRun) -> Params:
       return store.restore_params(folder)
     except tree_files.Damaged as error:
       store.set_aside(folder, section.steps, error)
-  params = start_weights(run) if run.config.start_from else random_params(run)
+  start = functools.partial(random_params, run)
+  if run.config.start_from:
+    _check_start(run)  # before text is read and a file is written
+    start = functools.partial(start_weights, run)
   if section.steps:
-    return training.train(run, "pretrained", section, run.texts("whole"), params)
+    return training.train(run, "pretrained", section, run.texts("whole"), start)
+  params = start()
   store.save(folder, 0, params=params, config=training.provenance(run, "pretrained"))
   return params
 
@@ -73,9 +78,14 @@ def start_weights(run: SeedRun) -> Params:
       the run's tokenizer (naming each).
   """
   source = run.config.start_from
-  raise_if_any(start_checks.start_problems(source, run.model_config, run.tokenizer))
+  _check_start(run)
   if belongings.is_checkpoint(source):
     like = {"params": jax.eval_shape(lambda: random_params(run))}
     return store.restore(source, like=like)["params"]
   params, *_ = huggingface.load(source, param_dtype=run.model_config.param_dtype)
   return params
+
+
+def _check_start(run: SeedRun) -> None:
+  source = run.config.start_from
+  raise_if_any(start_checks.start_problems(source, run.model_config, run.tokenizer))

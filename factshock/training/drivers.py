@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from factshock.devices import partitioning
+from factshock.devices import host, partitioning
 from factshock.runtime.errors import UserError
 from factshock.training import train_step
 from factshock.training.train_step import Scalars, StepFn, TrainState
@@ -207,8 +207,17 @@ def _compile(step_fn: StepFn, state: TrainState) -> CompiledStep:
   """Returns the jitted step; the state stays where it is."""
   leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
   compiled = _jitted(step_fn, tuple(leaves), structure)
+  on_cpu = jax.default_backend() == "cpu"
+  seen: set[Any] = set()
 
   def run(*arguments: Tree) -> tuple[TrainState, Scalars]:
+    shapes = tuple((name, array.shape) for name, array in arguments[1].items())
+    if on_cpu and shapes not in seen:
+      seen.add(shapes)
+      # What the compiler leaves would stand beside the step's scratch. (The call below compiles
+      # nothing again.)
+      compiled.lower(*arguments).compile()
+      host.release_freed_memory()
     # What a step reads is on the devices already (pmap puts its arguments there itself).
     with jax.transfer_guard("disallow"):
       return compiled(*arguments)
@@ -221,7 +230,7 @@ def _jitted(
   step_fn: StepFn,
   shardings: tuple[jax.sharding.Sharding, ...],
   structure: TreeStructure,
-) -> CompiledStep:
+) -> Any:
   """Returns the jitted step; the cache keeps it, and so its compiled code, for later calls."""
   return jax.jit(
     step_fn,

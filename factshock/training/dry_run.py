@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from factshock.checkpoints import tree_files
-from factshock.devices import partitioning
+from factshock.devices import host, partitioning
 from factshock.devices.partitioning import Shardings
 from factshock.training import flops
 from factshock.training.train_step import StepFn, TrainState
@@ -37,6 +37,7 @@ def describe(
   batch: Batch,
   mesh: jax.sharding.Mesh,
   frozen: Params | None = None,
+  saves: bool = False,
 ) -> list[str]:
   """Returns lines that say what training will take; nothing of the model is allocated.
 
@@ -46,6 +47,7 @@ def describe(
     batch: arrays or shapes [B, ...] by name, the whole batch.
     mesh: the mesh of the run.
     frozen: shapes of the weights that are not trained, or None.
+    saves: whether checkpoints are written on the way, each from a copy.
   """
   batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
   placed = _place(state, batch, mesh, frozen)
@@ -54,13 +56,16 @@ def describe(
   device_rows = rows // partitioning.batch_shard_count(mesh)
   axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   trained_size = tree_size(state["params"])
+  needed = _device_memory(step_fn, state, batch, mesh, placed)
+  copied = tree_bytes(state) if saves else 0
   return [
     f"parameters: {trained_size + tree_size(frozen):,}, of them trained {trained_size:,}",
     f"devices: {devices} {_platform(mesh)}, {axes}; {device_rows:,} of {rows:,} rows of a batch on "
     "each",
     "weights, with the mesh axis that each dimension is cut over:",
     *_cut_lines(placed.weights, placed.weight_shardings),
-    _memory_line(step_fn, state, batch, mesh, placed),
+    _memory_line(needed, mesh),
+    *([_process_line(needed, copied, mesh)] if _platform(mesh) == "cpu" else []),
     _flops_line(step_fn, placed.arguments, devices),
   ]
 
@@ -91,13 +96,32 @@ def _place(
   )
 
 
-def _memory_line(
+@dataclasses.dataclass(frozen=True)
+class _Memory:
+  """Bytes that a device needs: `trained` those of the weights that are trained, in `weights` too.
+
+  `scratch` is what a step needs beside its arguments, gradients and activations.
+  """
+
+  weights: int
+  trained: int
+  optimizer: int
+  batch: int
+  scratch: int
+
+  @property
+  def total(self) -> int:
+    """Returns all bytes."""
+    return self.weights + self.optimizer + self.batch + self.scratch
+
+
+def _device_memory(
   step_fn: StepFn,
   state: TrainState,
   batch: Batch,
   mesh: jax.sharding.Mesh,
   placed: _Placed,
-) -> str:
+) -> _Memory:
   trained = _device_bytes(placed.trained, placed.trained_shardings)
   weights = trained
   if placed.weights is not placed.trained:
@@ -105,13 +129,33 @@ def _memory_line(
   optimizer = _device_bytes(state["opt_state"], placed.shardings[0]["opt_state"])
   batch_bytes = tree_bytes(batch) // partitioning.batch_shard_count(mesh)
   scratch = _scratch_bytes(step_fn, placed, mesh)
-  total = weights + optimizer + batch_bytes + scratch
+  return _Memory(weights, trained, optimizer, batch_bytes, scratch)
+
+
+def _memory_line(needed: _Memory, mesh: jax.sharding.Mesh) -> str:
   note = "; on a CPU with wide copies of bfloat16 weights" if _platform(mesh) == "cpu" else ""
   return (
-    f"memory a device: {gigabytes(total)} = parameters {gigabytes(weights)} + optimizer state "
-    f"{gigabytes(optimizer)} + gradients ({gigabytes(trained)}) and activations "
-    f"{gigabytes(scratch)} (the compiler's scratch{note})"
+    f"memory a device: {gigabytes(needed.total)} = parameters {gigabytes(needed.weights)} + "
+    f"optimizer state {gigabytes(needed.optimizer)} + gradients ({gigabytes(needed.trained)}) and "
+    f"activations {gigabytes(needed.scratch)} (the compiler's scratch{note})"
   )
+
+
+def _process_line(needed: _Memory, copied: int, mesh: jax.sharding.Mesh) -> str:
+  """Returns what the process will hold at most where the devices' memory is its own.
+
+  Code and libraries are taken to be what this process holds, which has compiled the same step.
+  """
+  host.release_freed_memory()
+  devices = mesh.size * needed.total
+  own = host.held_memory_bytes()
+  line = (
+    f"memory of the process: {gigabytes(devices + own + copied)} = devices {gigabytes(devices)} + "
+    f"libraries and compiled code {gigabytes(own)}"
+  )
+  if copied:
+    line += f" + a copy while a checkpoint is written {gigabytes(copied)}"
+  return line
 
 
 def _flops_line(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import operator
 import sys
 import threading
@@ -10,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from factshock.checkpoints import store
-from factshock.devices import partitioning
+from factshock.devices import host, partitioning
 from factshock.runtime import interruption, processes
 from factshock.runtime.errors import UserError
 from factshock.training import drivers
@@ -86,7 +88,7 @@ _DEFAULTS = Options()
 
 
 def train(
-  state: TrainState,
+  state: TrainState | Callable[[], TrainState],
   step_fn: StepFn,
   batches: Iterator[Batch],
   *,
@@ -101,7 +103,8 @@ def train(
   included, as `step_fn` is a pure function and the checkpoint holds the loader's state.
 
   Args:
-    state: that before the first step; copied, so the caller's arrays stay valid.
+    state: that before the first step, copied, so that the caller's arrays stay valid; or a function
+      that gives it, so that it is in memory once.
     step_fn: pure `(state, batch, key) -> (state, metrics)` with scalar metrics `loss`, `accuracy`,
       `gradient_norm`, `tokens`; compiled once for the same function, mesh and shapes, across calls.
     batches: arrays [B, ...] by name (of several processes each has its partitioning.local_rows);
@@ -119,12 +122,17 @@ def train(
       another model or beyond `steps`, or saving fails.
     interruption.Interrupted: SIGTERM or Ctrl-C came; the last step done is saved.
   """
-  state, start = _resume(state, batches, options.checkpoint, steps)
+  first = state if callable(state) else functools.partial(_itself, state)
+  del state
   driver = drivers.driver(options.mesh, options.parallel)
   constants: list[Any] = [key] if frozen is None else [key, frozen]
-  work = Work(step_fn, (state, *constants), options.mesh, options.parallel)
+  begun = [_resume(first, batches, options.checkpoint, steps)]
+  shapes = _shapes(begun[0])
+  start = int(begun[0]["step"])
+  work = Work(step_fn, (shapes, *constants), options.mesh, options.parallel)
   reporter = _reporter(options, steps, work)
-  state = _own(driver.place, state)
+  state = _own(driver.place, begun.pop())
+  host.release_freed_memory()
   constants = [driver.place(tree) for tree in constants]
   if options.metrics:
     options.metrics.rewind(options.label, start)
@@ -182,7 +190,9 @@ class _Pauses:
     with self._reporter.pause():
       if evaluation is not None and is_evaluated:
         self._evaluate(evaluation, step, self._driver.unplace(state))
-      if is_saved:
+      if is_saved and step == self._steps:
+        self._saver.finish(step, self._driver.unplace(state))
+      elif is_saved:
         self._saver.save(step, self._driver.unplace(state))
 
   def _is_saved_after(self, step: int) -> bool:
@@ -215,36 +225,51 @@ def _reporter(
   return Reporter(options.label, steps, work, options.metrics, options.log_every, folder)
 
 
+def _itself(state: TrainState) -> TrainState:
+  return state
+
+
+def _shapes(tree: Any) -> Any:
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
+
+
 def _own(place: Callable[[TrainState], TrainState], state: TrainState) -> TrainState:
   """Returns a placed state, every leaf copied, one at a time.
+
+  A leaf that nobody else holds is freed when it is copied.
 
   The first step donates its input, which must not be the caller's. `device_put(...,
   may_alias=False)` is not enough: replicating still hands over the buffer of the device on which
   the array lies already.
   """
   leaves, structure = jax.tree.flatten(place(state))
+  del state
   for index in range(len(leaves)):
     leaves[index] = jnp.array(leaves[index], copy=True)
   return structure.unflatten(leaves)
 
 
 def _resume(
-  state: TrainState,
+  first: Callable[[], TrainState],
   batches: Iterator[Batch],
   checkpoint: Checkpointing | None,
   steps: int,
-) -> tuple[TrainState, int]:
-  """Returns (state, steps done) of the newest checkpoint, or as given; sets the loader's state."""
+) -> TrainState:
+  """Returns the state of the newest checkpoint, or the first; sets the loader's state."""
   if checkpoint is None:
-    return state, int(state["step"])
+    return first()
   if not isinstance(batches, ResumableBatches):
     raise ValueError(
       "expected batches with get_state and set_state, as the checkpoint holds their state"
     )
-  like = {"params": state["params"], "opt_state": state["opt_state"]}
-  saved = store.restore_newest(checkpoint.folder, like)
+  begun = [first()]
+  shapes = _shapes(begun[0])
+  if store.agreed_latest_step(checkpoint.folder) is not None:
+    begun.clear()  # not both in memory
+  like = {"params": shapes["params"], "opt_state": shapes["opt_state"]}
+  saved = store.restore_newest(checkpoint.folder, like, finished=steps)
   if saved is None:
-    return state, int(state["step"])
+    return begun.pop() if begun else first()
   step = saved["step"]
   if step > steps:
     raise UserError(
@@ -252,12 +277,13 @@ def _resume(
       f"{step}; ask for as many steps or choose another folder"
     )
   batches.set_state(saved["loader_state"])
-  restored: TrainState = {
+  has_all = saved["opt_state"] is not None
+  return {
     "params": saved["params"],
-    "opt_state": saved["opt_state"],
+    # A finished training's is not read any more.
+    "opt_state": saved["opt_state"] if has_all else first()["opt_state"],
     "step": jnp.asarray(step, jnp.int32),
   }
-  return {**state, **restored}, step
 
 
 @contextlib.contextmanager

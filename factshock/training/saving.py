@@ -26,12 +26,16 @@ class Checkpointing:
     record: what the checkpoints say of their run (JSON).
     keep: how many of the newest are kept, None for all: one more than is needed, in case the newest
       is found damaged.
+    keep_optimizer: whether the optimizer's state is kept when the run has finished; else its last
+      checkpoint has weights alone, and so have those before it, of which `keep` None alone leaves
+      any.
   """
 
   folder: FilePath
   every: int = 0
   record: dict[str, Any] | None = None
   keep: int | None = 2
+  keep_optimizer: bool = True
 
 
 @runtime_checkable
@@ -79,7 +83,8 @@ class Saver:
   ) -> None:
     """Saves the state after a step, unless it is saved already.
 
-    With `wait`, without the memory for a copy, and among several processes it writes at once.
+    With `wait`, where a copy would take too much memory, and among several processes it writes at
+    once.
     """
     self._finish_pending()
     checkpoint = self._checkpoint
@@ -98,6 +103,27 @@ class Saver:
       write(**trees)
     else:
       self._pending = self._writing.submit(write, **self._copy(trees))
+
+  def finish(self, step: int, state: TrainState) -> None:
+    """Saves the state after the last step: what the finished run keeps, at once and without a copy.
+
+    Where the optimizer's state is not kept, it goes from earlier checkpoints too.
+    """
+    checkpoint = self._checkpoint
+    if checkpoint is None or checkpoint.keep_optimizer:
+      self.save(step, state, wait=True)
+      return
+    self._finish_pending()
+    if store.agreed_latest_step(checkpoint.folder) != step:
+      store.save(
+        checkpoint.folder,
+        step,
+        params=state["params"],
+        loader_state=self._batches.get_state(),
+        config=checkpoint.record,
+        keep=checkpoint.keep and 1,
+      )
+    store.drop_optimizer(checkpoint.folder)
 
   def _copy(self, trees: Params) -> Params:
     """Returns a copy on the host: the next step overwrites the arrays."""

@@ -20,7 +20,7 @@ _PROMPT = settings.choice(*prompts.PROMPTS)
 _END = Check((str,), bool, "'auto', 'eos' or a text such as '.'", required=False)
 
 # Settings that an arm may have and the sections of a config do not.
-ARM_SETTINGS = ("l2_sp", "ema", "trained", "frozen", "keep_checkpoints")
+ARM_SETTINGS = ("l2_sp", "ema", "trained", "frozen", "keep_checkpoints", "keep_optimizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,11 @@ class TrainingConfig:
   def adapters(self) -> AdapterConfig | None:
     """Settings of the adapters that are trained; None where the weights themselves are."""
     return None
+
+  @property
+  def keeps_optimizer(self) -> bool:
+    """Whether the last checkpoint of the finished training has the optimizer's state."""
+    return True
 
   @classmethod
   def of(cls, section: Mapping[str, Any]) -> Self:
@@ -132,6 +137,8 @@ class FinetuningConfig(TrainingConfig):
     lora_targets: names of the matrices that have adapters.
     end: what is taught to a decoder-only model as the end of an answer: "eos", a text such as ".",
       or "auto", the way that a pretrained model would end it (study/finetuning_examples.py).
+    keep_optimizer: keeps the optimizer's state when the training has finished: with AdamW twice the
+      room of the weights.
   """
 
   eval_steps: tuple[int, ...] = setting(_EVAL_STEPS)
@@ -140,6 +147,7 @@ class FinetuningConfig(TrainingConfig):
   lora_alpha: float = setting(settings.POSITIVE)
   lora_targets: tuple[str, ...] = setting(_LORA_TARGETS)
   end: str = setting(_END, default="auto")
+  keep_optimizer: bool = setting(settings.FLAG, default=False)
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -154,6 +162,14 @@ class FinetuningConfig(TrainingConfig):
     if not self.lora_rank:
       return None
     return AdapterConfig(self.lora_rank, self.lora_alpha, self.lora_targets)
+
+  @property
+  def keeps_optimizer(self) -> bool:
+    """Whether the last checkpoint of the finished training has the optimizer's state.
+
+    A moving average of the weights, which then answers, is part of it.
+    """
+    return self.keep_optimizer or bool(self.optimizer.ema)
 
 
 def section_schema(section: type[TrainingConfig]) -> dict[str, Check]:

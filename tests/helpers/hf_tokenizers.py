@@ -10,7 +10,7 @@ LINES = [
 ]
 
 
-def llama_like(folder, bos=True, lines=LINES, adds_bos=True):
+def llama_like(folder, bos=True, lines=LINES, adds_bos=True, size=400):
   """Writes a BPE tokenizer with <unk>, <s>, </s> and no padding token; returns the folder as text.
 
   With `adds_bos` it puts <s> before a text, as Llama's does; SmolLM2's has a BOS and does not.
@@ -30,7 +30,7 @@ def llama_like(folder, bos=True, lines=LINES, adds_bos=True):
   )
   special = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
   made.train_from_iterator(
-    lines, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    lines, trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
   )
   if bos and adds_bos:
     made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])

@@ -1,5 +1,6 @@
 """Arms that finetune: on facts alone or mixed with the pretraining task, with many options."""
 
+import functools
 import math
 import shutil
 
@@ -88,7 +89,7 @@ def _run(run: SeedRun, name: str) -> None:
   arm = run.config.arms[name]
   section = settings(run.config, name)
   from_random = arm.get("start") == "random"
-  start = weights.random_params(run) if from_random else weights.pretrained(run)
+  start = functools.partial(weights.random_params if from_random else weights.pretrained, run)
 
   def evaluate(step: int, params: Params) -> None:
     point = Point(name, step)

@@ -1,6 +1,9 @@
 """Arms whose weights are mixed from those of other arms: interpolated, averaged, or exchanged."""
 
-from factshock.checkpoints import interpolation
+from collections.abc import Sequence
+
+from factshock.checkpoints import interpolation, store, tree_files
+from factshock.checkpoints import manifest as manifests
 from factshock.predictions.points import Point
 from factshock.study import answers, roles, weights
 from factshock.study import config as configs
@@ -8,6 +11,7 @@ from factshock.study.arms import finetune, registry, requirements
 from factshock.study.arms.kind import Advice, Kind, Pair
 from factshock.study.config import Config
 from factshock.study.seed_run import SeedRun
+from factshock.types import Params
 
 # Of alpha in depth, see interpolation.mix_by_profile.
 PROFILES = ("uniform", "decreasing", "increasing")
@@ -27,13 +31,44 @@ def _run_weight_mixing(run: SeedRun, name: str) -> None:
   to 0 at the head ("decreasing") or rises from 0 at the embedding ("increasing").
   """
   arm = run.config.arms[name]
+  left = []
+  for alpha, point in zip(run.config.mixing.alphas, alpha_points(run.config, name)):
+    if not answers.reuse(run, point, _same_models(run.config, name, alpha), alpha=alpha):
+      left.append((alpha, point))
+  if not left:
+    return
   finetuned = finetune.weights_of(run, arm.of)
   pretrained = weights.pretrained(run)
   question = finetune.question(run.config, arm.of)
   profile = arm.get("profile", "uniform")
-  for alpha, point in zip(run.config.mixing.alphas, alpha_points(run.config, name)):
-    params = interpolation.mix_by_profile(pretrained, finetuned, alpha, profile)
+  params = None
+  for alpha, point in left:
+    params = interpolation.mix_by_profile(pretrained, finetuned, alpha, profile, into=params)
     answers.answer(run, point, params, question, alpha=alpha)
+
+
+def _same_models(config: Config, name: str, alpha: float) -> list[Point]:
+  """Returns the points that ask, in the same words, the very weights that an alpha gives.
+
+  They are the pretrained ones at 0, whatever the profile, and the finetuned ones at 1.
+  """
+  of = config.arms[name].of
+  section = finetune.settings(config, of)
+  if section.adapters:  # added to the products and not to the weights: other bits
+    return []
+  if alpha == 1 and _is_uniform(config, name):
+    return [Point(of, section.steps)]
+  if alpha != 0:
+    return []
+  prompted = [
+    Point(other)
+    for other, arm in config.arms.items()
+    if arm.kind == "prompted" and arm.prompt == section.prompt
+    if "of" not in arm and not arm.get("shots")
+  ]
+  is_from_random = config.arms[of].get("start") == "random"
+  starts = 0 in section.eval_steps and section.steps and not is_from_random
+  return [Point(of, 0), *prompted] if starts else prompted
 
 
 def _mixing_problems(config: Config, name: str) -> list[str]:
@@ -92,12 +127,40 @@ def _run_soup(run: SeedRun, name: str) -> None:
   """
   arm = run.config.arms[name]
   checkpoints = [(other, step) for other in arm.of_arms for step in arm.get("steps", (None,))]
-  several = [
-    weights.pretrained(run) if step == 0 else finetune.weights_of(run, other, step)
-    for other, step in checkpoints
-  ]
-  params = interpolation.interpolate(several, "uniform")
+  try:
+    params = _averaged(run, checkpoints)
+  except tree_files.Damaged:
+    for other, step in checkpoints:
+      if step != 0:
+        finetune.weights_of(run, other, step)  # trains what is damaged again, or says what is
+    params = _averaged(run, checkpoints)
   answers.answer(run, Point(name), params, finetune.question(run.config, arm.of_arms[0]))
+
+
+def _averaged(run: SeedRun, checkpoints: Sequence[tuple[str, int | None]]) -> Params:
+  """Returns the average of the weights of arms at steps, which are in memory a leaf at a time.
+
+  Raises:
+    tree_files.Damaged: a checkpoint is damaged.
+  """
+  with_start = any(step == 0 for _, step in checkpoints)
+  start = tree_files.flat_leaves(weights.pretrained(run)) if with_start else {}
+  folders = [
+    store.step_folder(run.workdir.checkpoints(other, run.seed), step)
+    for other, step in checkpoints
+    if step != 0
+  ]
+  first = manifests.params_only(store.read_manifest(folders[0])["leaves"])
+  averaged = {}
+  for full_name in first:
+    name = full_name.removeprefix("params/")
+    rest = iter(folders)
+    one_leaf = [
+      {"leaf": start[name] if step == 0 else store.restore_leaf(next(rest), name)}
+      for _, step in checkpoints
+    ]
+    averaged[name] = interpolation.interpolate(one_leaf, "uniform")["leaf"]
+  return tree_files.nested(averaged)
 
 
 def _soup_problems(config: Config, name: str) -> list[str]:

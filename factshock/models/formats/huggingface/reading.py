@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from factshock.devices import host
 from factshock.models.formats.gguf import files as gguf_files
 from factshock.models.formats.gguf import models as gguf_models
 from factshock.models.formats.huggingface import (
@@ -80,7 +81,7 @@ class Source:
       dtype: of the array; None takes that of the config's parameters.
     """
     tensors = names.by_leaf(self.config)[leaf]
-    out = _aligned(names.leaf_shape(tensors), np.dtype(dtype or self.config.param_dtype))
+    out = host.aligned(names.leaf_shape(tensors), dtype or self.config.param_dtype)
 
     def read(tensor: Tensor) -> None:
       target = out if tensor.layer is None else out[tensor.layer]
@@ -391,14 +392,6 @@ def _stored_dtype(stored: Mapping[str, StoredTensor]) -> str:
   largest = max(sizes, key=lambda name: sizes[name])
   # bfloat16 would round most float16 values.
   return "bfloat16" if largest == "bfloat16" else "float32"
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-  """Returns an empty array aligned as XLA wants it, so that a CPU device takes it uncopied."""
-  size = math.prod(shape) * dtype.itemsize
-  longer = np.empty(size + 64, np.uint8)
-  start = -longer.ctypes.data % 64
-  return longer[start : start + size].view(dtype).reshape(shape)
 
 
 def _put(tree: Params, leaf: str, value: jax.Array) -> None:
