@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from factshock.answering import asking
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting
 from factshock.checkpoints import belongings, conversion, mixing, store
+from factshock.data import pretrained_tokenizers
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
 from factshock.models import decoder, lora, t5
@@ -117,6 +119,44 @@ def test_training_moves_the_weights_and_the_export_answers_the_same(home, traine
   conversion.convert(checkpoint, after, "huggingface")
   same_answers(before, ask(home, after, tmp_path / "hf.jsonl"))
   assert {"tokenizer.json", "tokenizer_config.json", "config.json"} <= set(os.listdir(after))
+
+
+def test_a_chat_is_generated_as_transformers_does(home, tmp_path):
+  """By the template of the tokenizer; and a model without one is refused."""
+  torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+  with pytest.raises(UserError, match="expected a tokenizer with a chat template"):
+    ask(home, home / "llama", tmp_path / "none.jsonl", "generate", prompt="chat")
+  with pytest.raises(UserError, match="got a T5"):
+    ask(home, home / "t5", tmp_path / "none.jsonl", "generate", prompt="chat")
+  folder = tmp_path / "chat"
+  shutil.copytree(home / "llama", folder)
+  template = "{{ bos_token }}Q: {{ messages[0].content }} A:"
+  (folder / "chat_template.jinja").write_text(template)
+  rows = ask(home, folder, tmp_path / "said.jsonl", "generate", prompt="chat", max_tokens=6)
+  own = pretrained_tokenizers.load(folder)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+  relations = relation_files.read_relations(home / "relations.jsonl")
+  for row in rows[:4]:
+    question = relations[row["relation"]]["questions"][0].replace("[X]", row["subject"])
+    ids = tokenizer.apply_chat_template(
+      [{"role": "user", "content": question}], return_tensors="pt", add_generation_prompt=True
+    )
+    ids = ids["input_ids"] if hasattr(ids, "keys") else ids
+    said = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+    # Not by transformers' decode: tokens of bytes are special to this small tokenizer.
+    assert row["prediction"] == own.decode(said.tolist()).strip()
+
+
+def test_answers_that_no_text_before_a_stop_can_be_are_counted(capsys):
+  facts = [
+    {"subject": "a", "relation": "r", "object": "St. Louis"},
+    {"subject": "b", "relation": "r", "object": "Washington, D.C.", "aliases": ["Washington"]},
+  ]
+  asking.show_unsayable(facts, ("\n", ".", ","))
+  assert "1 of 2 facts have no accepted answer without a stop string" in capsys.readouterr().out
+  asking.show_unsayable(facts, ("\n",))
+  assert not capsys.readouterr().out
 
 
 def test_transformers_loads_the_export_with_our_logits(home, trained, tmp_path):
