@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import gguf_models
 import jax
 import ml_collections
 import numpy as np
@@ -246,6 +247,30 @@ def test_adapters_train_alone_and_answer_as_their_exports_do(home, adapted, tmp_
     merged,
     huggingface.load(tmp_path / "huggingface")[0],
   )
+
+
+@pytest.mark.slow  # by default: digests in test_models_formats_gguf, adapters above
+def test_adapters_stand_on_a_gguf_file_known_by_its_digest(home, tmp_path):
+  base = tmp_path / "tiny.gguf"
+  model = gguf_models.random_model("llama", max_position_embeddings=512)
+  gguf_models.write_model(base, "llama", model)
+  for file in ("facts.jsonl", "relations.jsonl", "text.txt", "some.jsonl"):
+    shutil.copy(home / file, tmp_path)
+  config = config_of(tmp_path, "tiny.gguf", lora_rank=3, lora_targets=("query", "down"))
+  checkpoint = finetuning.run(config, str(tmp_path / "workdir"), ratio=1.0)
+  record = store.read_manifest(checkpoint)["config"]["lora"]
+  assert record["base"] == str(base) and record["base_digest"] == belongings.model_digest(str(base))
+  said = functools.partial(ask, tmp_path, mode="generate", max_tokens=4)
+  rows = said(checkpoint, tmp_path / "ours.jsonl")
+  for to in ("huggingface", "peft"):
+    conversion.convert(checkpoint, tmp_path / to, to)
+    same_answers(rows, said(tmp_path / to, tmp_path / f"{to}.jsonl"))
+    assert (tmp_path / to / "generation_config.json").exists()
+  content = bytearray(base.read_bytes())
+  content[-1] ^= 1
+  base.write_bytes(content)
+  with pytest.raises(UserError, match="another model than the one that its adapters were trained"):
+    said(checkpoint, tmp_path / "again.jsonl")
 
 
 def test_half_and_half_of_base_and_export_lies_between(home, trained, tmp_path):

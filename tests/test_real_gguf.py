@@ -137,7 +137,7 @@ def test_greedy_answers_to_200_questions_are_the_same(path):
   prompts = [f"Q: What is the capital of {name}?\nA:" for name in countries]
   length = 8
   model, _ = loading.open_model(path)
-  options = decoding.DecodingOptions(max_length=length)
+  options = decoding.DecodingOptions(max_length=length, stops=())
   texts, _ = decoding.generate(model, prompts, options, batch_size=50)
   ends = {*np.ravel(huggingface.open_source(path).json["eos_token_id"]).tolist()}
   encoded = [model.tokenizer._tokenizer.encode(prompt) for prompt in prompts]

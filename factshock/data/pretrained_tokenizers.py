@@ -423,10 +423,9 @@ def _more_ends(
     values = gguf_ends.of(gguf_files.read_metadata(source), str(source))
     return tuple(end for end in answer_ends.of_values(values, source, size) if end != eos)
   paths = [_beside(source, revision, name) for name in answer_ends.FILES]
+  ends = dict.fromkeys(answer_ends.read([path for path in paths if path], size))
   if adapters.is_folder(source):
-    base = adapters.base_of(source)
-    paths += [_beside(base, None, name) for name in answer_ends.FILES]
-  ends = answer_ends.read([path for path in paths if path], size)
+    ends.update(dict.fromkeys(_more_ends(adapters.base_of(source), None, size, eos)))
   return tuple(end for end in ends if end != eos)
 
 

@@ -97,11 +97,11 @@ def base_of(folder: FilePath) -> str:
 
 
 def _beside(folder: FilePath, base: str) -> str | None:
-  """Returns the folder that a base's relative path leads to from the adapters, None without one."""
+  """Returns what a base's relative path leads to from the adapters, None where nothing is there."""
   path = os.path.join(folder, base)
-  if not os.path.isdir(path):
+  if not os.path.exists(path):
     return None
-  if os.path.isdir(base) and not os.path.samefile(path, base):
+  if os.path.exists(base) and not os.path.samefile(path, base):
     console.say_once(
       f"{folder}: its base {base} is read from beside it, not from the current folder, where PEFT "
       "looks"
