@@ -1,21 +1,22 @@
 """Study of both papers' claims on a pretrained decoder of the hub or of a package, on facts alone.
 
-smollm2_135m and gemma3_270m name the models; `bash launch/real_model.sh` runs the first. Facts are
+smollm2_135m and gemma3_270m name the models; `bash launch/real_model.sh` runs the first, as does
+`python -m factshock.experiment --config=configs/smollm2_135m.py` where its packages are. Facts are
 asked by clozes and ranked among all known answers of their relation. Finetuning is short, as a
 model that knows something is soon changed: see docs/measurements/real_models.md, also for how the
 settings were chosen.
+Expect: see docs/measurements/real_models.md. Time: in each config.
 """
 
 import importlib.util
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from configs import demo, pretrained, remedies
 from configs.demo import Arm, Arms
-from factshock.models import families
-from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError
 from factshock.types import Config
 
@@ -38,22 +39,23 @@ def packaged(package: str, pattern: str, hub: str) -> str:
   return hub
 
 
-def of(model: str, name: str, variant: str = "") -> Config:
+def of(
+  model: str,
+  name: str,
+  sizes: Mapping[str, Any],
+  variant: str = "",
+) -> Config:
   """Returns the config of the study of a model.
 
   Args:
     model: a GGUF file, a HuggingFace folder or a hub id of a decoder.
     name: the model's, in titles.
+    sizes: its `model` section, but for how it computes.
     variant: "text" adds the mixtures with sentences of config.corpus, which is then needed.
   """
   if variant not in VARIANTS:
     raise UserError(f"expected a config's variant to be :text or nothing, got :{variant}")
-  sizes = {
-    **families.to_section(huggingface.config_of(model)),
-    "dtype": "float32",
-    "param_dtype": "float32",
-  }
-  config = pretrained.of(model, sizes)
+  config = pretrained.of(model, {**sizes, "dtype": "auto", "param_dtype": "float32"})
   config.name = f"Frequency shock of {name}"
   config.facts = GEONAMES
   config.relations = ""  # those of the source

@@ -7,11 +7,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import unittest.mock
 
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from configs import real_models
 from factshock.checkpoints import manifest_schema
 from factshock.models import families
 from factshock.runtime import console
@@ -24,11 +26,15 @@ from factshock.training.settings import ARM_SETTINGS, FinetuningConfig, Pretrain
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = [path.stem for path in sorted((ROOT / "configs").glob("*.py"))]
-SIZED = [name for name in NAMES if name not in ("pretrained", "which_facts")]  # these need a model
+OF_A_MODEL = ("pretrained", "real_models", "which_facts")  # these need to be told which
+SIZED = [name for name in NAMES if name not in OF_A_MODEL]
 
 
 def load(name):
-  return importlib.import_module(f"configs.{name}").get_config()
+  """Returns a config as it is where no package brings its model."""
+  module = importlib.import_module(f"configs.{name}")
+  with unittest.mock.patch.object(real_models, "packaged", lambda package, pattern, hub: hub):
+    return module.get_config()
 
 
 def check(config):
