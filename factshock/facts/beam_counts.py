@@ -40,8 +40,7 @@ def count(
 ) -> None:
   """Counts the entities of facts in text or .jsonl files that Beam opens and writes the counts.
 
-  The facts travel by a file beside the output, as they are too many
-  for a pipeline's own description.
+  The facts travel by a file beside the output: too many for a pipeline's own description.
 
   Args:
     pattern: as in corpus_counts.count, of text and .jsonl files.

@@ -122,15 +122,10 @@ def sources(
     tokenizer: of the study.
     kind: one of KINDS.
   """
-  if kind == REPLAY:
-    texts: list[Text] = [workdir.text(seed, kind, 0)]
-    weights = (1,)
-  else:
-    texts = [
-      _of_kind(text, kind, workdir.text(seed, kind, index), data, sets, seed)
-      for index, text in enumerate(data.texts)
-    ]
-    weights = config.corpus_weights or (1,) * len(texts)
+  texts = _texts(workdir, seed, data, sets, kind)
+  weights = config.corpus_weights
+  if len(weights) != len(texts):
+    weights = (1,) * len(texts)
   names = ["corpus", *(f"corpus {count}" for count in range(2, len(texts) + 1))]
   cache = config.corpus_cache or workdir.corpus_cache
   lock_folder = config.corpus_cache or workdir.locks
@@ -142,6 +137,22 @@ def sources(
       (_text_source(section, text, data.facts, tokenizer, cache, name), weight / sum(weights))
       for text, weight, name in zip(texts, weights, names)
     ]
+
+
+def _texts(
+  workdir: Workdir,
+  seed: int,
+  data: StudyData,
+  sets: FactSets,
+  kind: str,
+) -> list[Text]:
+  """Returns the texts of a kind: those of the study, whole or changed, or the model's own."""
+  if kind == REPLAY:
+    return [workdir.text(seed, kind, 0)]
+  return [
+    _of_kind(text, kind, workdir.text(seed, kind, index), data, sets, seed)
+    for index, text in enumerate(data.texts)
+  ]
 
 
 def _of_kind(
