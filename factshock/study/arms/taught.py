@@ -1,6 +1,7 @@
 """Facts and labels of finetuning: its set, and what is taught in the place of the objects."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def _by_confidence(run: SeedRun) -> tuple[list[Fact], list[Fact]]:
   with_confidence: list[Fact] = []
   for fact, p_C in zip(pool, _beliefs(run, pool, run.config.roles.ceiling, False, least=0.0)):
     confidence = float((p_C * answers.on_object(run, fact)).sum())
-    with_confidence.append({**fact, "confidence": confidence})
+    with_confidence.append(cast(Fact, {**fact, "confidence": confidence}))
   return (
     splits.popular_half(with_confidence, "confidence"),
     splits.unpopular_half(with_confidence, "confidence"),
