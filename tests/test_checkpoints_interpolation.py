@@ -286,3 +286,15 @@ def test_probabilities_are_mixed_over_candidates():
   np.testing.assert_allclose(far, [-0.3132617, -1.3132617], rtol=1e-6)
   with pytest.raises(ValueError, match="between 0 and 1"):
     interpolation.mix_probabilities(a, b, 1.5)
+
+
+@pytest.mark.parametrize("profile", ["uniform", "decreasing"])
+def test_memory_of_a_mixture_before_is_used_again(profile):
+  a, b = a_t5(0), a_t5(1)
+  before = interpolation.mix_by_profile(a, b, 0.3, profile)
+  pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(before)]
+  again = interpolation.mix_by_profile(a, b, 0.6, profile, into=before)
+  assert [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(again)] == pointers
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+  fresh = interpolation.mix_by_profile(a, b, 0.6, profile)
+  jax.tree.map(np.testing.assert_array_equal, again, fresh)

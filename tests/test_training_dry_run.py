@@ -119,7 +119,7 @@ def test_the_dry_run_says_what_training_holds_at_most(tmp_path):
     "--config.pretrain.warmup=0",
     "--config.finetune.steps=3",
     "--config.finetune.warmup=1",
-    "--config.finetune.batch_size=8",
+    "--config.finetune.batch_size=256",
     "--config.finetune.checkpoint_every=9",
     "--config.cpu_devices=1",
   ]

@@ -208,7 +208,7 @@ def _compile(step_fn: StepFn, state: TrainState) -> CompiledStep:
   leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
   compiled = _jitted(step_fn, tuple(leaves), structure)
   on_cpu = jax.default_backend() == "cpu"
-  seen: set[Any] = set()
+  seen = _compiled_shapes(compiled)
 
   def run(*arguments: Tree) -> tuple[TrainState, Scalars]:
     shapes = tuple((name, array.shape) for name, array in arguments[1].items())
@@ -238,6 +238,12 @@ def _jitted(
     out_shardings=(structure.unflatten(shardings), None),
     compiler_options=GPU_OPTIONS if jax.default_backend() == "gpu" else None,
   )
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_shapes(compiled: CompiledStep) -> set[Any]:
+  """Returns the shapes of batches that a step was compiled for so far, to be added to."""
+  return set()
 
 
 @functools.lru_cache(maxsize=32)

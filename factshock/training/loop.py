@@ -245,7 +245,8 @@ def _own(place: Callable[[TrainState], TrainState], state: TrainState) -> TrainS
   leaves, structure = jax.tree.flatten(place(state))
   del state
   for index in range(len(leaves)):
-    leaves[index] = jnp.array(leaves[index], copy=True)
+    # Waited for: copies that are only asked for would all have their memory at once.
+    leaves[index] = jax.block_until_ready(jnp.array(leaves[index], copy=True))
   return structure.unflatten(leaves)
 
 
