@@ -85,7 +85,6 @@ def logits_of(model, ids):
   return np.asarray(family.head(model.params, model.model_config, hidden))[0]
 
 
-@pytest.mark.slow
 def test_tensors_are_bit_equal_and_logits_close(path):
   theirs = torch_model(path)
   state = theirs.state_dict()
@@ -100,7 +99,6 @@ def test_tensors_are_bit_equal_and_logits_close(path):
     assert abs(logits_of(model, ids) - expected).max() <= 1e-3 * abs(expected).max()
 
 
-@pytest.mark.slow
 def test_texts_have_the_same_tokens(path):
   folder, name = os.path.split(path)
   theirs = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
