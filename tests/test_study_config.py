@@ -200,7 +200,7 @@ def test_arms_run_after_those_they_need():
 @pytest.mark.parametrize(
   "flags, expected",
   [
-    (["--config.finetune.stpes=3"], 'Did you mean "steps"'),
+    (["--config.finetune.stpes=3"], "there is no key 'stpes'; did you mean 'steps'?"),
     (["--config.finetune.steps=many"], "config.finetune.steps"),
     (["--nothing=1"], "nothing"),
   ],
@@ -283,6 +283,47 @@ def test_what_a_config_file_raises_is_one_error_with_its_place(line, tmp_path):
 
   place = str(path) if RAISING[line].startswith(":") else ""
   assert f"{place}{RAISING[line]}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "flag, reason",
+  [
+    ("finetun.steps=3", "there is no key 'finetun'; did you mean 'finetune'?"),
+    ("finetune.step=3", "there is no key 'step'; did you mean 'steps'?"),
+    ("arms.mixture.ratoi=3", "there is no key 'ratoi'; did you mean 'ratio'?"),
+    ("xyzxyz=3", "there is no key 'xyzxyz'"),
+  ],
+)
+def test_a_flag_of_a_key_that_the_config_lacks_is_one_line(flag, reason):
+  with pytest.raises(UserError) as caught:
+    _parsed(ROOT / "configs" / "demo.py", f"--config.{flag}")
+  assert str(caught.value) == f"the flags or the config cannot be read: {reason}"
+
+
+def test_a_variant_that_a_config_file_does_not_take_is_refused():
+  with pytest.raises(UserError, match="takes no variant"):
+    _parsed(f"{ROOT}/configs/demo.py:text")
+
+
+def test_a_config_file_without_get_config_is_refused(tmp_path):
+  path = tmp_path / "own.py"
+  path.write_text("def config():\n  pass\n", encoding="utf-8")
+  done = subprocess.run(
+    [sys.executable, "-m", "factshock.train", f"--config={path}", "--dry_run"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+  assert "must define a function get_config" in done.stderr
+
+
+def _parsed(config, *more):
+  values = flags.FlagValues()
+  argv = ["experiment", f"--config={config}", *more]
+  config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+  console.parse_flags(values, argv)
+  assert values.config
 
 
 def test_a_config_file_that_is_not_there_is_one_line():

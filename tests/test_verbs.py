@@ -57,3 +57,10 @@ def test_an_unknown_verb_is_one_error(verb, hint):
   done = run(verb)
   assert done.returncode == 2 and done.stdout == ""
   assert done.stderr == f"error: expected one of the verbs {', '.join(VERBS)}, got {verb!r}{hint}\n"
+
+
+@pytest.mark.parametrize(
+  "verb, flag", [("diagnose", "--columns"), ("extract", "--columns"), ("train", "--coordinator")]
+)
+def test_help_shows_the_flags_that_verbs_share(verb, flag):
+  assert f"  {flag}:" in run(verb, "--help").stdout

@@ -4,6 +4,8 @@ from absl import flags
 
 from factshock.predictions import foreign
 
+flags.disclaim_key_flags()  # --help of a verb lists the flag among its own
+
 
 def define_flag() -> None:
   """Defines the flag."""

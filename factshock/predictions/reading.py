@@ -424,9 +424,11 @@ def _bad_row(
   columns = cast(dict[str, Any], row)
   missing = [name for name in TEXT_COLUMNS if name not in columns and name != "relation"]
   if missing:
+    own = [name for name in columns if columns[name] != foreign.NO_RELATION]  # not one of ours
     return UserError(
-      f"{context}: expected {EXPECTED}, got no {', '.join(missing)} (columns: "
-      f"{', '.join(map(str, columns))}); columns of other names: --columns={missing[0]}=NAME"
+      f"{context}: expected the texts subject, object, prediction (and relation, if there are "
+      f"several), got no {', '.join(missing)} (columns: {', '.join(map(str, own))}); columns of "
+      f"other names: --columns={missing[0]}=NAME"
     )
   texts = foreign.with_texts(columns)
   wrong = next(name for name in TEXT_COLUMNS if type(texts.get(name)) is not str)

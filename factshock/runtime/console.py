@@ -3,6 +3,7 @@
 import errno
 import functools
 import io
+import re
 import sys
 import time
 import traceback
@@ -16,6 +17,10 @@ from factshock.runtime.errors import UserError
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONFIG_MODULE = "config_config"  # what ml_collections calls the module of --config
 _CONFIG_ERROR = "flag --config="  # what opens absl's errors of a config file
+# What ml_collections says of a key that is not there: a name in quotes, at times those of a repr.
+_UNKNOWN_KEY = re.compile(
+  r"""['"\\]*([\w.]+)['"\\]*(?:\s|\\n)*(?:Did you mean "(\w+)" instead of "\w+"\?)?['"]*"""
+)
 _HELP_FLAGS = {"--help", "-help", "--helpshort", "--helpfull", "-h"}
 
 
@@ -142,17 +147,29 @@ def _config_error(error: BaseException) -> UserError:
   """Returns what a config file raised as one line, with the place where it did."""
   place = _place_in_config(error)
   if not place and not isinstance(error, flags.Error):  # of a flag of the config
-    kind = "there is no key " if isinstance(error, KeyError) else ""
-    text = " ".join(str(error).split())
-    return UserError(f"the flags or the config cannot be read: {kind}{text}")
+    return UserError(f"the flags or the config cannot be read: {_of_a_flag(error)}")
   while error.__context__ is not None:  # what came first
     error = error.__context__
+  if isinstance(error, TypeError) and "get_config() takes 0 pos" in str(error):
+    return UserError("--config=FILE:VARIANT: the get_config() of this file takes no variant")
   reason = error.msg if isinstance(error, SyntaxError) else str(error)
   text = " ".join(reason.split())
   if not isinstance(error, (SyntaxError, ValueError, AttributeError)):
     text = f"{type(error).__name__}: {text}"
   where = f"{place}: the config" if place else "the flags or the config"
   return UserError(f"{where} cannot be read: {text}")
+
+
+def _of_a_flag(error: BaseException) -> str:
+  """Returns why a flag of the config cannot be set, or where the config file is no such file."""
+  text = " ".join(str(error).split())
+  unknown = _UNKNOWN_KEY.fullmatch(text)
+  if unknown:
+    name, better = unknown.groups()
+    return f"there is no key {name!r}" + (f"; did you mean {better!r}?" if better else "")
+  if "no attribute 'get_config'" in text:
+    return "the config file must define a function get_config()"
+  return text
 
 
 def _place_in_config(error: BaseException | None) -> str | None:

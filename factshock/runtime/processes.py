@@ -19,6 +19,8 @@ from absl import flags
 
 from factshock.runtime.errors import UserError
 
+flags.disclaim_key_flags()  # --help of a verb lists the flags of define_flags among its own
+
 # Seconds after which a process that is not heard of counts as dead, and the others end.
 HEARTBEAT = 30
 _FAILED = "factshock/failed"  # the key under which a process says that it failed
