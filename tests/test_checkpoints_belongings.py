@@ -75,3 +75,19 @@ def test_weights_of_a_huggingface_folder_are_told_apart(tmp_path):
   weights.write_bytes(content)
   assert belongings.model_digest(str(tmp_path)) != first
   assert belongings.model_digest("google/flan-t5-large") is None
+
+
+def test_a_workdir_in_place_of_a_checkpoint_is_refused_with_those_that_it_holds(tmp_path):
+  workdir, _ = make(tmp_path / "run", ["a", "b"])
+  (tmp_path / "run" / "config.json").write_text("{}")
+  with pytest.raises(UserError, match="expected a checkpoint.* such as .*pretrained/0"):
+    belongings.is_checkpoint(workdir.path)
+  with pytest.raises(UserError, match="such as .*pretrained/0"):
+    store.step_folder(workdir.all_checkpoints)
+  with pytest.raises(UserError, match="a HuggingFace model's folder has a config.json"):
+    store.step_folder(workdir.all_tokenizers)
+
+
+def test_a_model_without_a_workdir_brings_no_relations():
+  with pytest.raises(UserError, match="llama: brings no relations; say --relations=PATH"):
+    belongings.path_of("llama", {}, "relations")

@@ -134,7 +134,8 @@ def test_without_the_packages(monkeypatch):
     ("geonames:?sample=99", "at least 99 facts to draw, got 20"),
     ("geonames:?seed=1", "seed goes with sample=N"),
     ("geonames:?max_answer_tokens=2", "needs the tokenizer of a model"),
-    ("geonames:?relations=mayor", "got none of mayor"),
+    ("geonames:?relations=mayor", "got none of mayor; others there: capital"),
+    ("geonames", "no such file; if a data set is meant, its name is geonames:"),
   ],
 )
 def test_keys_that_cannot_be(world, spec, words):

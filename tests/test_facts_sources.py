@@ -238,6 +238,8 @@ def test_unknown_keys_and_empty_places_are_named(tmp_path):
     sources.read("popqa:x?spilt=test")
   with pytest.raises(UserError, match="got no path and no name"):
     sources.read("popqa:")
+  with pytest.raises(UserError, match="popqq:x: no such file; .* its name is popqa:PATH"):
+    sources.read("popqq:x")
   with pytest.raises(UserError, match="got a folder that holds a.jsonl; say popqa:"):
     jsonl(tmp_path / "a.jsonl", {})
     sources.read(f"popqa:{tmp_path}")

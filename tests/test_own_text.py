@@ -73,7 +73,7 @@ def test_a_decoder_needs_no_corpus_to_mix_in_its_own_text(tmp_path):
   config.facts = str(tmp_path / "facts.jsonl")
   config.relations = str(tmp_path / "relations.jsonl")
   config.entity_counts = str(tmp_path / "counts.tsv")
-  with pytest.raises(UserError, match="config.corpus=PATH: is needed by mixture"):
+  with pytest.raises(UserError, match="config.corpus=PATH: a text, is needed by mixture"):
     checks.check(config)
   with config.unlocked():
     config.arms.mixture.update(dict(text="replay", ratio=1.0))

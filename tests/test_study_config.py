@@ -89,6 +89,7 @@ def test_every_config_says_what_it_is_for(name):
       "expected one of 'gated-gelu', 'gated-silu', 'relu', got 'swish'",
     ),
     (lambda c: c.update(facts="facts.jsonl"), "needs config.relations=PATH too"),
+    (lambda c: c.update(entity_counts="wordfreq:en"), "config.entity_counts go with config.facts="),
     (
       lambda c: c.update(
         facts="facts.jsonl", relations="r.jsonl", tokenizer={**c.tokenizer, "kind": "sentencepiece"}

@@ -35,7 +35,7 @@ def is_checkpoint(path: str) -> bool:
   Anything else is a GGUF file, a HuggingFace folder or hub id: "org/name" or "org/name@revision".
 
   Raises:
-    UserError: it is a folder that holds models of two formats.
+    UserError: it is a folder that holds models of two formats, or a whole workdir.
   """
   if os.path.isdir(path):
     check_one_format(path)
@@ -46,9 +46,11 @@ def is_checkpoint(path: str) -> bool:
 
 
 def check_one_format(path: str) -> None:
-  """Raises a UserError where a folder holds models of two formats, of which only one is meant."""
+  """Raises a UserError where a folder holds models of two formats, or is a whole workdir."""
   if not os.path.isdir(path):
     return
+  if os.path.isdir(Workdir(path).all_checkpoints) and os.path.isdir(Workdir(path).all_tokenizers):
+    store.step_folder(path)  # it holds no step itself: the error names those that it holds
   formats = {
     "a checkpoint of factshock's": os.path.exists(os.path.join(path, manifests.NAME)),
     "a HuggingFace model": _is_pretrained(path),
@@ -88,9 +90,8 @@ def path_of(checkpoint: str, record: Mapping[str, Any], what: What) -> str:
   seed = str(record.get("seed"))
   path = workdir.tokenizer(seed) if what == "tokenizer" else workdir.relations(seed)
   if not workdir.path or not os.path.exists(path):
-    raise UserError(
-      f"{checkpoint}: its workdir ({workdir.path or 'unknown'}) is not there; say --{what}=PATH"
-    )
+    lacks = f"its workdir ({workdir.path}) is not there" if workdir.path else f"brings no {what}"
+    raise UserError(f"{checkpoint}: {lacks}; say --{what}=PATH")
   expected = record.get(TOKENIZER_DIGEST) if what == "tokenizer" else None
   if expected and tokenizer_files.folder_digest(path) != expected:
     raise UserError(

@@ -12,6 +12,7 @@ processes reads what they wrote. All of them must call what saves or restores.
 import contextlib
 import errno
 import functools
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
 _TREES = ("params", "opt_state")
+_LOOKED_AT = 100  # folders looked at for steps, for an error's hint
 
 T = TypeVar("T")
 
@@ -165,8 +167,8 @@ def step_folder(folder: FilePath, step: int | None = None) -> str:
     wanted = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     got = f"only steps {steps}" if steps else "none"
     raise UserError(
-      f"{folder}: expected {wanted}, got {got}; "
-      "give a step folder or a folder of steps that factshock wrote"
+      f"{folder}: expected {wanted}, got {got}; give a step folder or a folder of steps that "
+      f"factshock wrote{_such_as(folder)}"
     )
   if step is None:
     step = max(steps)
@@ -374,6 +376,19 @@ def check_like(
   lines = manifests.differences(expected, got)
   if lines:
     raise UserError(f"{folder}: checkpoint of another model: {'; '.join(lines)}")
+
+
+def _such_as(folder: str) -> str:
+  """Returns in words the first folders of steps below one, or what else a model could be."""
+  below = [
+    path
+    for pattern in ("*", "*/*", "checkpoints/*/*")
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))[:_LOOKED_AT]
+    if _steps(path)
+  ]
+  if not below:
+    return " (a HuggingFace model's folder has a config.json)"
+  return f", such as {', '.join(below[:3])}"
 
 
 def _steps(folder: FilePath) -> list[int]:

@@ -39,6 +39,7 @@ Nothing is dropped in silence: Source.notes counts what was dropped, merged or r
 """
 
 import collections
+import difflib
 import os
 import re
 import urllib.parse
@@ -103,7 +104,7 @@ def files_of(spec: FilePath) -> list[str]:
 
 def is_source(spec: FilePath) -> bool:
   """Returns whether a text names a data set by its prefix, rather than a file."""
-  return _Spec.parse(spec).prefix in source_readers.READERS
+  return ":" in str(spec) and _Spec.parse(spec).prefix in source_readers.READERS
 
 
 def credits_of(specs: Iterable[FilePath]) -> list[str]:
@@ -126,6 +127,7 @@ def read(spec: FilePath, count_tokens: CountTokens | None = None) -> Source:
       what was got.
   """
   if not is_source(spec):
+    _check_prefix(str(spec))
     return _read_file(spec)
   prefix, path, query = _Spec.parse(spec)
   options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
@@ -153,6 +155,15 @@ def read(spec: FilePath, count_tokens: CountTokens | None = None) -> Source:
   facts, note = _gather(str(spec), items, wanted)
   facts, clauses = _chosen(str(spec), facts, numbers, count_tokens)
   return Source(facts, relations, ["; ".join([note, *clauses])])
+
+
+def _check_prefix(spec: str) -> None:
+  """Raises a UserError where no file is there and the text is close to a data set's prefix."""
+  prefix, _, _ = spec.partition(":")
+  near = difflib.get_close_matches(prefix, source_readers.READERS, n=1, cutoff=0.75)
+  if near and not os.path.exists(spec):
+    example = "geonames:" if near[0] == "geonames" else f"{near[0]}:PATH"
+    raise UserError(f"{spec}: no such file; if a data set is meant, its name is {example}")
 
 
 def _numbers(spec: FilePath, options: dict[str, str]) -> dict[str, int]:
@@ -304,6 +315,7 @@ def _gather(
   dropped: collections.Counter[str] = collections.Counter()
   repeated: collections.Counter[str] = collections.Counter()
   locations: set[str] = set()
+  others: set[str] = set()
   for location, fact in items:
     locations.add(location)
     if isinstance(fact, str):
@@ -311,10 +323,11 @@ def _gather(
       continue
     if wanted and fact["relation"] not in wanted:
       dropped["of other relations"] += 1
+      others.add(fact["relation"])
       continue
     schema.check_fact(fact, location)
     _add(facts, fact, repeated)
-  _check_gathered(spec, facts, dropped, wanted)
+  _check_gathered(spec, facts, dropped, wanted, others)
   clauses = [f"{spec}: {len(locations):,} rows, {len(facts):,} facts", *_repeat_clauses(repeated)]
   if dropped:
     clauses.append(f"dropped: {_counted(dropped)}")
@@ -372,13 +385,17 @@ def _check_gathered(
   facts: dict[_Key, Fact],
   dropped: collections.Counter[str],
   wanted: Sequence[str],
+  others: Iterable[str],
 ) -> None:
-  """Raises a UserError where there is no fact, or none of a relation wanted."""
+  """Raises a UserError where there is no fact, or none of a relation wanted; names the others."""
   present = {fact["relation"] for fact in facts.values()}
   absent = ", ".join(name for name in wanted if name not in present)
   if absent:
     expected = ", ".join(wanted)
-    raise UserError(f"{spec}: expected facts of the relations {expected}, got none of {absent}")
+    there = f"; others there: {', '.join(sorted(others)[:20])}" if others else ""
+    raise UserError(
+      f"{spec}: expected facts of the relations {expected}, got none of {absent}{there}"
+    )
   if not facts:
     reasons = f" ({_counted(dropped)})" if dropped else ""
     raise UserError(f"{spec}: expected at least one fact, got none{reasons}")

@@ -190,7 +190,7 @@ def _text_problems(config: Config) -> list[str]:
   ]
   if readers or config.pretrain.steps > 0:
     needed_by = ", ".join(readers) or "pretraining"
-    problems.append(f"config.corpus=PATH: is needed by {needed_by}, which read text")
+    problems.append(f"config.corpus=PATH: a text, is needed by {needed_by}")
   return problems
 
 

@@ -215,10 +215,10 @@ def _facts_problems(config: Config) -> list[str]:
   total = sum(config.split.values())
   if abs(total - 1) > 1e-6:
     problems.append(f"config.split: expected shares that sum to 1, got {total:g}")
-  if config.facts == "world" and (config.relations or config.corpus):
+  if config.facts == "world" and (config.relations or config.corpus or config.entity_counts):
     problems.append(
-      "config.relations and config.corpus go with config.facts=PATH; with config.facts='world' "
-      "leave them empty"
+      "config.relations, config.corpus and config.entity_counts go with config.facts=PATH; with "
+      "config.facts='world' leave them empty"
     )
   corpora = len(documents.corpora(config.corpus))
   weights = len(config.corpus_weights)
