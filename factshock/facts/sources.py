@@ -46,7 +46,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from factshock.facts import draws, geonames, schema, source_readers, word_frequencies
+from factshock.facts import draws, schema, source_readers
 from factshock.facts import relations as relation_files
 from factshock.facts.source_readers import Item
 from factshock.runtime import files
@@ -105,14 +105,6 @@ def files_of(spec: FilePath) -> list[str]:
 def is_source(spec: FilePath) -> bool:
   """Returns whether a text names a data set by its prefix, rather than a file."""
   return ":" in str(spec) and _Spec.parse(spec).prefix in source_readers.READERS
-
-
-def credits_of(specs: Iterable[FilePath]) -> list[str]:
-  """Returns whom sources of facts and of counts are to be credited to, where they ask for it."""
-  credit_of = {"geonames:": geonames.CREDIT, word_frequencies.PREFIX: word_frequencies.CREDIT}
-  return [
-    credit for prefix, credit in credit_of.items() if any(str(s).startswith(prefix) for s in specs)
-  ]
 
 
 def read(spec: FilePath, count_tokens: CountTokens | None = None) -> Source:

@@ -1,6 +1,6 @@
 """How common answers are in text, from the package `wordfreq`: counts without a corpus.
 
-Its data are licensed under CC BY-SA 4.0, and have to be named (CREDIT).
+Its data are licensed under CC BY-SA 4.0, and have to be named (credits.py).
 """
 
 import importlib
@@ -11,10 +11,6 @@ from factshock.runtime.errors import UserError
 from factshock.types import Answer
 
 PREFIX = "wordfreq:"
-CREDIT = (
-  "word frequencies of wordfreq (Robyn Speer, https://github.com/rspeer/wordfreq), data licensed "
-  "under CC BY-SA 4.0"
-)
 _WORDS = 1_000_000_000  # counts are of so many words of text
 
 

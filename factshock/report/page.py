@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from factshock.facts import sources
+from factshock.facts import credits
 from factshock.report import (
   attention,
   attention_plots,
@@ -289,7 +289,7 @@ def _run(diagnosis: Diagnosis) -> str | None:
   rows = {
     "Command": f"<code>{command}</code>" if command else "",
     "Facts": _listed(run.get("facts")),
-    "Data": text("; ".join(sources.credits_of(_named_sources(run.get("config"))))),
+    "Data": text("; ".join(credits.credits_of(_named_sources(run.get("config"))))),
     "Seeds": text(", ".join(map(str, seeds))),
     "Device": text(run.get("device") or ""),
     "Versions": _listed(run.get("versions")),
