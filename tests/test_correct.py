@@ -118,6 +118,8 @@ def test_counts_and_uniform_and_floor():
     prior_correction.counted_priors(tables, {("r", "x"): 4, ("", "z"): 2})["r"],
     np.array([5, 1, 3]) / 9,
   )
+  with pytest.raises(UserError, match="expected some candidates among them, got none, not even"):
+    prior_correction.counted_priors(tables, {("r", "other"): 4})
   np.testing.assert_allclose(prior_correction.uniform_priors(tables)["r"], 1 / 3)
   ratios, raised = prior_correction.log_ratios(tables, {"r": np.array([1.0, 0.0, 0.0])})
   assert raised == 2 and np.isfinite(ratios["r"]).all()

@@ -133,12 +133,23 @@ def counted_priors(tables: Tables, counts: Mapping[Answer, int]) -> dict[str, np
   Args:
     tables: the candidates of each relation.
     counts: mentions of (relation or "", entity).
+
+  Raises:
+    UserError: the text names no candidate of any relation, which would make all of them alike.
   """
   priors: dict[str, np.ndarray] = {}
+  is_named = False
   for relation, table in tables.items():
     counts_C = [count_of(counts, relation, name) for name in table.names]
+    is_named |= any(counts_C)
     mentions = np.array(counts_C, float) + 1
     priors[relation] = mentions / mentions.sum()
+  if priors and not is_named:
+    name = next(name for table in tables.values() for name in table.names)
+    raise UserError(
+      f"entity counts: expected some candidates among them, got none, not even {name!r}; are they "
+      "of the right text?"
+    )
   return priors
 
 
