@@ -22,14 +22,15 @@ What --mode does:
             choices.
   choices   for questions with choices: by the likelihood of each choice's whole text, per byte.
   known     asks what the model knows before finetuning: each fact with --sets sets of --shots shots
-            (4), greedily and by --samples samples. Writes the facts with columns `known`
-            (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and `confidence`. For
-            questions with choices give --prompt=letters (or choices); `confidence` is then the
-            probability of the right choice.
+            (4, of --shot_facts), greedily and by --samples samples. Writes the facts with columns
+            `known` (HighlyKnown, MaybeKnown, WeaklyKnown, Unknown), `greedy_right` and
+            `confidence`. For questions with choices give --prompt=letters (or choices);
+            `confidence` is then the probability of the right choice.
 
 An answer ends with a token that the model's files name as an end (the tokenizer's EOS, those of
 config.json and generation_config.json), or before the first --stop string. --prompt=chat asks a
-chat model in its own template.
+chat model in its own template; it answers in sentences, for which --max_tokens=64 leaves room, and
+`diagnose --criterion=contains` judges them.
 
 --shots=K puts K answered questions of --shot_facts before each question. The tokenizer and the
 relations are those of the checkpoint's workdir, unless --tokenizer and --relations name others.
@@ -62,7 +63,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "checkpoint",
     None,
-    "A checkpoint's folder (its newest step, or one step), or a HuggingFace model.",
+    "A checkpoint's folder (its newest step, or one step), a HuggingFace model or a .gguf file.",
   )
   flags.DEFINE_string(
     "facts",
@@ -134,9 +135,9 @@ def _define_generation_flags() -> None:
   flags.DEFINE_multi_string(
     "stop",
     None,
-    "Text that ends an answer, such as . or \\n; may be given several times, --stop= for none. "
-    "Default for a decoder-only model: the end of the line; for a pretrained one asked by clozes a "
-    "full stop and a comma, too; in a chat none.",
+    "Text that ends an answer, such as . or \\n; may be given several times, in place of the "
+    "default; --stop= for none. Default for a decoder-only model: the end of the line; for a "
+    "pretrained one asked by clozes a full stop and a comma, too; in a chat none",
   )
   flags.DEFINE_integer("sets", 10, "Sets of shots of --mode=known.", lower_bound=1)
   flags.DEFINE_integer(

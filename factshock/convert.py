@@ -1,4 +1,4 @@
-r"""Turns a model into another format: HuggingFace folders, T5X checkpoints, and factshock's own.
+r"""Turns a model into another format: HuggingFace, PEFT or factshock's own, from GGUF and T5X too.
 
     python -m factshock.convert --input=runs/mine/checkpoints/mixed/0 --output=mine-hf \
         --to=huggingface
@@ -7,11 +7,10 @@ r"""Turns a model into another format: HuggingFace folders, T5X checkpoints, and
 
 The input is a HuggingFace folder or hub id, a .gguf file (package gguf: pip install
 'factshock[gguf]'), a T5X checkpoint (msgpack or zarr), or a checkpoint of factshock (a step folder,
-or a folder of steps: its newest). Low-rank adapters, PEFT's or those of
-a checkpoint trained with config.finetune.lora_rank, are merged into the model they belong to;
---to=peft writes the adapters alone, for PEFT. What is written as `huggingface` loads in
-transformers, vLLM and mergekit, with the tokenizer where the input has one in their format. Memory
-stays near one leaf (one parameter array).
+or a folder of steps: its newest). Low-rank adapters, PEFT's or those of a checkpoint trained with
+config.finetune.lora_rank, are merged into the model they belong to; --to=peft writes the adapters
+alone, for PEFT. What is written as `huggingface` loads in transformers, vLLM and mergekit, with the
+tokenizer where the input has one in their format. Memory stays near one leaf (one parameter array).
 """
 
 from collections.abc import Sequence

@@ -44,7 +44,9 @@ def define_flags() -> None:
     "reference", None, "Predictions of the model before finetuning on the same queries."
   )
   flags.DEFINE_string(
-    "entity_counts", None, "How often a text names each answer: .tsv of entity and count."
+    "entity_counts",
+    None,
+    "How often a text names each answer: .tsv of entity and count, or wordfreq:en.",
   )
   flags.DEFINE_string(
     "development", None, "The finetuned model's predictions on development facts, to choose tau."

@@ -9,7 +9,8 @@ A predictions file (.jsonl, .json, .csv, .tsv, each also compressed, or .parquet
 subject, object and prediction (texts); optional relation, aliases (list of accepted answers; in
 tables JSON, a Python list or a|b), score (log-probability), candidates (list of [text,
 log-probability], best first), popularity (of the subject), arm, seed, split. Any program may write
-it. The lm-evaluation-harness's samples_*.jsonl (--log_samples) are read too:
+it; --columns=subject=question,object=answer,prediction=text names columns called otherwise. The
+lm-evaluation-harness's samples_*.jsonl (--log_samples) are read too:
 factshock/predictions/harness_samples.py. Rows are grouped by arm (default: the file's name) and
 seed; a step or alpha column makes the label "arm@value". All arms must answer the same queries. The
 shock measures need the finetuning facts and how often the pretraining text names each entity.

@@ -57,7 +57,9 @@ def define_flags() -> None:
   config_flags.DEFINE_config_file(
     "config", None, "Config file the checkpoint was trained with; may be left out."
   )
-  flags.DEFINE_string("checkpoint", None, "A checkpoint's folder, or a HuggingFace model.")
+  flags.DEFINE_string(
+    "checkpoint", None, "A checkpoint's folder, a HuggingFace model or a .gguf file."
+  )
   flags.DEFINE_string(
     "predictions", None, "A predictions file in place of a model, in any format of diagnose."
   )
@@ -128,7 +130,9 @@ def _define_decision_flags() -> None:
     "finetuning_facts", None, "Facts finetuned on: calibration must be apart from them."
   )
   flags.DEFINE_string(
-    "entity_counts", None, "How often pretraining names each answer: .tsv of entity and count."
+    "entity_counts",
+    None,
+    "How often pretraining names each answer: .tsv of entity and count, or wordfreq:en.",
   )
   flags.DEFINE_string(
     "prior_correction", None, '"counts" (of --entity_counts), or predictions before finetuning.'

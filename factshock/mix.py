@@ -5,11 +5,11 @@ r"""Averages checkpoints into a new one.
     python -m factshock.mix --checkpoints=google/t5-v1_1-large,runs/mine/hf --select=dev.jsonl \
         --relations=relations.jsonl --output=mixed
 
-Each checkpoint is a step folder, or a folder of steps (its newest is taken); or all are
-HuggingFace models (folders or hub ids), and so is the result then, with the first one's tokenizer.
+Each checkpoint is a step folder, or a folder of steps (its newest is taken); or all are HuggingFace
+models (folders, hub ids, .gguf files), and so is the result then, with the first one's tokenizer.
 The weights sum to 1, or are `uniform`. `--layerwise=0.9,0.1` (for two checkpoints, in the place of
---weights) takes a share of the second that grows or falls linearly in depth: the first value at
-the embedding, the second at the head.
+--weights) takes a share of the second that grows or falls linearly in depth: the first value at the
+embedding, the second at the head.
 
 With --select the share of the second of two models (before and after finetuning) is chosen by how
 many development facts the mix answers right, by ranking the answers of each relation: the curve

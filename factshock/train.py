@@ -1,6 +1,6 @@
 r"""Finetunes one model on all the facts of a file, alone or mixed with its pretraining task.
 
-  python -m factshock.train --config=configs/t5_v1_1_small.py --workdir=runs/mine \\
+  python -m factshock.train --config=configs/t5_v1_1_small.py --workdir=runs/mine \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
   python -m factshock.train --config=configs/llama2_7b.py --dry_run
 
