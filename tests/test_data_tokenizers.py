@@ -119,12 +119,12 @@ def test_trained_model_is_deterministic_and_has_t5_ids(text, tmp_path):
 
 def test_sizes_that_do_not_fit_name_one_that_does(text, tmp_path):
   with pytest.raises(
-    UserError, match=r"too few for 5000 pieces; set the .* size to \d+ or"
+    UserError, match=r"too few for 5000 pieces; set config.tokenizer.size to \d+ or"
   ) as caught:
     tokenizers.train_sentencepiece(text, tmp_path / "a.model", 5000)
   fitting = int(str(caught.value).split(" or less")[0].split()[-1])
   assert tokenizers.train_sentencepiece(text, tmp_path / "a.model", fitting).size == fitting + 100
-  with pytest.raises(UserError, match=r"set the vocabulary size to \d+ or more"):
+  with pytest.raises(UserError, match=r"set config.tokenizer.size to \d+ or more"):
     tokenizers.train_sentencepiece(text, tmp_path / "b.model", 5)
   with pytest.raises(UserError, match="expected text"):
     tokenizers.train_sentencepiece(["", " "], tmp_path / "b.model", 50)

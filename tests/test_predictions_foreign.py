@@ -67,6 +67,9 @@ def test_columns_of_other_names_and_no_relation(tmp_path):
     reading.read(path)
   with pytest.raises(UserError, match=r"expected .*columns answers|expected a text in object"):
     reading.read(path, columns={**columns, "object": "answers"})
+  ours = jsonl(tmp_path / "ours.jsonl", ROWS[0])
+  with pytest.raises(UserError, match="expected the columns answer, .* is for every file"):
+    reading.read(ours, columns=columns)
   for pairs in (["subject"], ["nothing=a"], ["subject=a", "subject=b"], ["subject="]):
     with pytest.raises(UserError, match="expected OURS=THEIRS"):
       foreign.parse_columns(pairs)

@@ -358,12 +358,12 @@ def _size_error(
   text = f"{model_path}: {line_count} lines of text"
   if high:
     return UserError(
-      f"{text} are too few for {size} pieces; set the vocabulary size to {high.group(1)} or less"
+      f"{text} are too few for {size} pieces; set config.tokenizer.size to {high.group(1)} or less"
     )
   if low:
     return UserError(
-      f"{text} have more different characters than {size} pieces can hold; set the "
-      f"vocabulary size to {low.group(2)} or more"
+      f"{text} have more different characters than {size} pieces can hold; set "
+      f"config.tokenizer.size to {low.group(2)} or more"
     )
   return UserError(
     f"{text}: SentencePiece could not be trained with {size} pieces: {message.strip()}"

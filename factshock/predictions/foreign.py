@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _EXACT = 1 << 53  # whole numbers below it are exact as floats
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+_NEEDED = ("subject", "object", "prediction")  # the texts that every row has
 NO_RELATION = "(none)"  # of rows that name none
 _FLOATS = ("score", "popularity", "alpha")
 _INTEGERS = ("seed", "step")
@@ -92,12 +93,14 @@ def renamed(
     if missing:
       missing.difference_update(own)
       names.update(dict.fromkeys(own))
+      if missing == set(columns.values()) and not columns.keys().isdisjoint(_NEEDED):
+        break  # a file that has our names, maybe
     kept = {name: value for name, value in own.items() if name not in replaced}
     yield key, {**kept, **{name: own.get(theirs) for name, theirs in columns.items()}}
   if missing:
     raise UserError(
       f"{path}: expected the columns {', '.join(sorted(missing))} that --columns names, got "
-      f"{', '.join(names)}"
+      f"{', '.join(names)} (--columns is for every file)"
     )
 
 
