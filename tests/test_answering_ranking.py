@@ -142,17 +142,17 @@ def test_candidates_cut_into_several_tries_score_the_same(params, monkeypatch):
 def test_queries_whose_logits_are_made_in_parts_score_the_same(params, monkeypatch):
   whole = ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES)
   monkeypatch.setattr(ranking, "LOGIT_BYTES", {"cpu": 1})
-  assert [ranking._parts(count, 10, 1) for count in (1, 6)] == [1, 6]
+  assert [ranking.count_parts(count, 10, 1) for count in (1, 6)] == [1, 6]
   for one, other in zip(whole, ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES)):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
   monkeypatch.setattr(ranking, "LOGIT_BYTES", {"cpu": 30})
-  assert [ranking._parts(count, 10, 1) for count in (1, 3, 4, 7, 12)] == [
+  assert [ranking.count_parts(count, 10, 1) for count in (1, 3, 4, 7, 12)] == [
     1,
     1,
     2,
     7,
     4,
-  ] and ranking._parts(12, 10, 4) == 1
+  ] and ranking.count_parts(12, 10, 4) == 1
 
 
 def test_a_mesh_gives_the_same_scores(params):
@@ -197,7 +197,7 @@ def test_all_texts_of_a_closed_language_add_up_to_one():
   params = dict(params, embedding=params["embedding"][:2], head=params["head"][:2])
   grown = tries.build([(a - 3, b - 3) for a, b in sequences], 1)
   inputs = jnp.ones((1, 4), jnp.int32)
-  cache, first = ranking._start(params, config, inputs)
+  cache, first = ranking.start(params, config, inputs)
   scores = ranking._score(
     params, config, 1, cache, first, np.array([9, 9]), grown[0]._replace(members=())
   )
@@ -242,11 +242,11 @@ def test_single_token_candidates_take_two_contexts_whatever_their_number():
 def test_other_weights_compile_nothing(params):
   queries = ranking.prepare(loaded(None), PROMPTS, KEYS, CANDIDATES)
   first = ranking.rank_prepared(loaded(params), queries)
-  before = ranking._start._cache_size(), ranking._score._cache_size()
+  before = ranking.start._cache_size(), ranking._score._cache_size()
   second = ranking.rank_prepared(loaded(make_params(5)), queries)
   ranking.rank(loaded(make_params(6)), PROMPTS, KEYS, CANDIDATES)
   ranking.rank_prepared(loaded(jax.tree.map(np.asarray, params)), queries)
-  assert (ranking._start._cache_size(), ranking._score._cache_size()) == before
+  assert (ranking.start._cache_size(), ranking._score._cache_size()) == before
   assert not np.allclose(first[0], second[0])
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
-import numpy as np
 
-from factshock.answering import choices, decoding, knowledge, known_answers, pub_quiz, ranking
+from factshock.answering import best_first, choices, decoding, knowledge, known_answers, pub_quiz
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
@@ -20,7 +19,7 @@ from factshock.predictions import writing
 from factshock.predictions.rows import Row
 from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
-from factshock.types import Candidates, Fact, Relation
+from factshock.types import Fact, Relation
 
 _NO_SHOTS = Prompting()
 _FOUR_SHOTS = Prompting(shots=4)
@@ -128,12 +127,13 @@ def answer_facts(
     else:
       others = [options.prompting.shot_facts, options.candidates]
       candidates = known_answers.of_relations(rows, facts, names, origin, others, counter)
-    scores = ranking.rank(model, texts, names, candidates, stops=stops, **size)
-    ranked = _Ranked(candidates, scores)
-    answers = ranked.rows(rows, origin.top, labels)
+    top = None if options.pub_quiz else origin.top
+    answers = best_first.rows(
+      model, rows, texts, candidates, top=top, stops=stops, **size, **labels
+    )
     if options.pub_quiz:
-      complete = ranked.rows(rows, None, labels)
-      _write_pub_quiz(options.pub_quiz, checkpoint, complete, relations, form)
+      _write_pub_quiz(options.pub_quiz, checkpoint, answers, relations, form)
+      answers = writing.shortened(answers, origin.top)
   writing.write_predictions(output, answers)
   return answers
 
@@ -183,23 +183,6 @@ def _labels(
     "seed": origin.seed,
     "split": split,
   }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ranked:
-  """Holds the candidates of each relation, and their scores for each fact."""
-
-  candidates: Candidates
-  scores: list[np.ndarray]
-
-  def rows(
-    self,
-    facts: Sequence[Fact],
-    top: int | None,
-    labels: Mapping[str, Any],
-  ) -> list[Row]:
-    """Returns rows of a predictions file that keep `top` candidates; None is all."""
-    return writing.prediction_rows(facts, self.candidates, self.scores, top=top, **labels)
 
 
 def _write_pub_quiz(

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import ml_collections
 
-from factshock.answering import decoding, known_answers, ranking
+from factshock.answering import best_first, decoding, known_answers
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
@@ -72,11 +72,9 @@ def rows(
   batch_size = origin.batch_size
   stops = options.prompting.stops_for(model, origin)
   if options.method == "rank":
-    relations = [fact["relation"] for fact in facts]
-    candidates = candidates or {}
-    scores = ranking.rank(model, texts, relations, candidates, batch_size=batch_size, stops=stops)
     top = None if options.list_all else origin.top
-    return writing.prediction_rows(facts, candidates, scores, top=top, **labels)
+    size = {"batch_size": batch_size, "stops": stops}
+    return best_first.rows(model, facts, texts, candidates or {}, top=top, **size, **labels)
   decoding_options = DecodingOptions(options.max_tokens, beams=options.beams, stops=stops)
   if options.method == "greedy":
     generated, scores = decoding.generate(model, texts, decoding_options, batch_size=batch_size)

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.answering import batches, tries
+from factshock.answering import batches, prefix_trees, tries
+from factshock.answering.prefix_trees import PrefixTree
 from factshock.answering.tries import Trie
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import decoder_text
@@ -26,6 +27,12 @@ from factshock.types import Array, Candidates, Params
 CONTEXTS = {"cpu": 2048, "other": 1 << 16}
 # What their logits may take at a time: on CPU near the size of the caches.
 LOGIT_BYTES = {"cpu": 24 << 20, "other": 1 << 30}
+# Of a score, by which others may lie below it and still be written as equal: 6 digits are kept.
+SLACK = 2e-5
+# Candidates with fewer contexts are all read, as searching takes rounds.
+SEARCHED_FROM = 128
+# About how many contexts of a query are then read at a time.
+SEARCHED_AT_A_TIME = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +50,33 @@ class QueryBatch:
   inputs_BxS: np.ndarray
 
 
+class Listed(NamedTuple):
+  """Holds the best candidates of a query, in no order.
+
+  Attributes:
+    places: int64 [K], which of the relation's candidates they are.
+    scores: float32 [K], their log-probabilities, as `rank` gives them.
+  """
+
+  places: np.ndarray
+  scores: np.ndarray
+
+  @property
+  def best(self) -> int:
+    """Returns the place of the best, the first among equals."""
+    by_place = np.argsort(self.places)
+    return int(self.places[by_place][self.scores[by_place].argmax()])
+
+
 @dataclasses.dataclass(frozen=True)
 class Queries:
-  """Holds everything that `rank_prepared` needs beside the weights.
+  """Holds everything that asking needs beside the weights.
 
   Attributes:
     batches: the queries.
-    tries: the candidates of each relation.
+    tries: the candidates of each relation whose candidates are all scored.
+    trees: the candidates of each relation that is searched for the best.
+    top: how many of the best are wanted; None is the scores of all.
     sizes: number of candidates of each query.
     ends: int32 [E], the tokens that end an answer.
     vocabulary: number of tokens of the tokenizer.
@@ -57,6 +84,8 @@ class Queries:
 
   batches: tuple[QueryBatch, ...]
   tries: dict[str, list[Trie]]
+  trees: dict[str, PrefixTree]
+  top: int | None
   sizes: tuple[int, ...]
   ends: np.ndarray
   vocabulary: int
@@ -106,6 +135,7 @@ def prepare(
   candidates: Candidates,
   batch_size: int = 256,
   stops: Sequence[str] = (decoder_text.STOP,),
+  top: int | None = None,
 ) -> Queries:
   """Tokenizes and batches queries once, to be ranked with any number of weights.
 
@@ -116,6 +146,8 @@ def prepare(
     candidates: candidate answers by relation.
     batch_size: queries at a time.
     stops: as for `rank`.
+    top: how many of the best candidates are wanted, for best_first.list_best; None is the scores of
+      all, for `rank_prepared`.
 
   Raises:
     ValueError: not one relation a prompt, or batch_size below 1.
@@ -128,23 +160,43 @@ def prepare(
   tokens = [batches.encode_prompt(model, prompt) for prompt in prompts]
   by_relation = _by_relation(relations)
   grown = {}
+  trees = {}
   query_batches = []
   for relation, indices in by_relation.items():
     token_sequences = sequences(model, relation, candidates, prompts[indices[0]])
-    grown[relation] = tries.build(token_sequences, model.tokenizer.eos)
+    tree = _searched(token_sequences, model.tokenizer.eos, top)
+    if tree is None:
+      grown[relation] = tries.build(token_sequences, model.tokenizer.eos)
+    else:
+      trees[relation] = tree
   for relation, indices in by_relation.items():
-    size = min(batch_size, _most_queries(grown[relation]))
+    size = min(batch_size, _most_queries(grown.get(relation)))
     by_length = sorted(indices, key=lambda index: len(tokens[index]))
     query_batches += _batches(relation, by_length, tokens, size, model.decoder_only)
   sizes = tuple(len(candidates[relation]) for relation in relations)
   ends = np.array(batches.closing_tokens(model, stops), np.int32)
-  return Queries(tuple(query_batches), grown, sizes, ends, model.tokenizer.size)
+  return Queries(tuple(query_batches), grown, trees, top, sizes, ends, model.tokenizer.size)
 
 
-def _most_queries(grown: Sequence[Trie]) -> int:
-  """Returns how many queries with these candidates go through the layers together, at least 1."""
-  widest = max(trie.tokens_M.size for trie in grown)
-  return max(1, CONTEXTS[_device()] // widest)
+def _searched(
+  token_sequences: Sequence[tuple[int, ...]],
+  closing: int,
+  top: int | None,
+) -> PrefixTree | None:
+  """Returns the tree to search for the `top` best; None where reading all is faster."""
+  if top is None or 2 * top >= len(token_sequences):
+    return None
+  tree = prefix_trees.build(token_sequences, closing)
+  return tree if tree.contexts >= SEARCHED_FROM else None
+
+
+def _most_queries(grown: Sequence[Trie] | None) -> int:
+  """Returns how many queries with these candidates go through the layers together, at least 1.
+
+  None is candidates that are searched: a few contexts of each query at a time.
+  """
+  widest = max(trie.tokens_M.size for trie in grown) if grown else SEARCHED_AT_A_TIME
+  return max(1, CONTEXTS[device()] // widest)
 
 
 def _by_relation(relations: Sequence[str]) -> dict[str, list[int]]:
@@ -179,38 +231,78 @@ def rank_prepared(model: LoadedModel, queries: Queries) -> list[np.ndarray]:
     queries: from `prepare`.
 
   Raises:
+    ValueError: queries of which the best candidates alone are wanted.
     UserError: the model has fewer tokens than the tokenizer, or reads fewer than a query has.
   """
-  config = model.model_config
-  _check_fits(config, queries)
-  devices = model.mesh.size if model.mesh else 1
+  if queries.top is not None:
+    raise ValueError(f"expected queries of which all is wanted, got the {queries.top} best")
+  check_fits(model.model_config, queries)
   params, spread = batches.place(model)
+  scores = [np.empty(0, np.float32)] * len(queries.sizes)
+  progress = Scored(sum(queries.sizes))
+  for batch, scores_RxC in scored_batches(model, params, spread, queries, progress):
+    for index, scores_C in zip(batch.indices, scores_RxC):
+      scores[index] = scores_C
+  return scores
+
+
+class Scored:
+  """Prints how many answers have a score, where that takes long."""
+
+  def __init__(self, total: int) -> None:
+    self._progress = Progress("ranking, answers scored", total)
+    self._done = 0
+
+  def add(self, answers: int) -> None:
+    """Counts answers more."""
+    self._done += answers
+    self._progress.update(self._done)
+
+
+def scored_batches(
+  model: LoadedModel,
+  params: Params,
+  spread: batches.Spread,
+  queries: Queries,
+  progress: Scored,
+) -> Iterator[tuple[QueryBatch, np.ndarray]]:
+  """Yields each batch whose candidates are all scored, with their scores, float32 [R, C].
+
+  Args:
+    model: the model to ask.
+    params: its weights, from `batches.place`.
+    spread: from `batches.place`.
+    queries: from `prepare`.
+    progress: is told of every answer.
+  """
+  config = model.model_config
+  devices = model.mesh.size if model.mesh else 1
 
   def started() -> Iterator[tuple[tuple[QueryBatch, Trie], jax.Array]]:
     for batch in queries.batches:
+      if batch.relation not in queries.tries:
+        continue
       interruption.raise_if_requested()
       inputs_BxS = spread(batch.inputs_BxS)
-      cache, first_B = _start(params, config, inputs_BxS)
+      cache, first_B = start(params, config, inputs_BxS)
       for trie in queries.tries[batch.relation]:
         logit_bytes = 4 * trie.tokens_M.size * config.vocab_size
-        parts = _parts(len(first_B), logit_bytes, devices)
+        parts = count_parts(len(first_B), logit_bytes, devices)
         shared = trie._replace(members=())  # which candidates they are is no matter of the program
         scores_BxC = _score(params, config, parts, cache, first_B, queries.ends, shared)
         yield (batch, trie), scores_BxC
 
-  scores = [np.empty(size, np.float32) for size in queries.sizes]
-  progress = Progress("ranking, answers scored", sum(queries.sizes))
-  done = 0
   for (batch, trie), scores_BxC in batches.fetched_in_turn(started()):
-    members = list(trie.members)
-    for row, index in enumerate(batch.indices):
-      scores[index][members] = scores_BxC[row, : len(members)]
-    done += len(batch.indices) * len(members)
-    progress.update(done)
-  return scores
+    rows = len(batch.indices)
+    if trie is queries.tries[batch.relation][0]:
+      scores_RxC = np.empty((rows, queries.sizes[batch.indices[0]]), np.float32)
+    scores_RxC[:, list(trie.members)] = scores_BxC[:rows, : len(trie.members)]
+    progress.add(rows * len(trie.members))
+    if trie is queries.tries[batch.relation][-1]:
+      yield batch, scores_RxC
 
 
-def _check_fits(config: ModelConfig, queries: Queries) -> None:
+def check_fits(config: ModelConfig, queries: Queries) -> None:
   """Checks that a model has the tokens and positions that the queries take.
 
   Raises:
@@ -219,7 +311,9 @@ def _check_fits(config: ModelConfig, queries: Queries) -> None:
   batches.check_vocabulary(queries.vocabulary, config)
   longest = max(batch.inputs_BxS.shape[1] for batch in queries.batches)
   tries_of_all = itertools.chain.from_iterable(queries.tries.values())
-  deepest = max(trie.distance_MxM.max() + 1 for trie in tries_of_all)
+  depths = [trie.distance_MxM.max() + 1 for trie in tries_of_all]
+  depths += [tree.depth_P.max() for tree in queries.trees.values()]
+  deepest = int(max(depths))
   batches.check_length(longest, config, deepest)
 
 
@@ -255,7 +349,7 @@ def sequences(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _start(
+def start(
   params: Params,
   config: ModelConfig,
   inputs_BxS: Array,
@@ -303,7 +397,7 @@ def _score(
   return scores_PxGxC.swapaxes(0, 1).reshape(len(first_B), -1)
 
 
-def _parts(
+def count_parts(
   queries: int,
   logit_bytes: int,
   devices: int,
@@ -312,7 +406,7 @@ def _parts(
 
   A part's logits take no more than LOGIT_BYTES a device, where it has more than one query.
   """
-  limit = LOGIT_BYTES[_device()] * devices
+  limit = LOGIT_BYTES[device()] * devices
   for parts in range(1, queries):
     bytes_of_part = queries // parts * logit_bytes
     if queries % parts == 0 and bytes_of_part <= limit:
@@ -320,5 +414,6 @@ def _parts(
   return queries
 
 
-def _device() -> str:
+def device() -> str:
+  """Returns the key of CONTEXTS and LOGIT_BYTES for the devices at hand."""
   return "cpu" if jax.default_backend() == "cpu" else "other"

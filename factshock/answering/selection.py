@@ -6,9 +6,7 @@ No mix is written to disk.
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
-from factshock.answering import known_answers, ranking
+from factshock.answering import best_first, known_answers, ranking
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import interpolation, loading
 from factshock.checkpoints.loading import LoadedModel, Origin
@@ -79,7 +77,8 @@ def choose(
   candidates = _candidates(rows, facts, origin, options, counter)
   form = options.prompt or origin.prompt
   texts = PromptWriter.of(after, form, Prompting()).write(rows, relations)
-  queries = ranking.prepare(after, texts, names, candidates, origin.batch_size, origin.stops(form))
+  stops = origin.stops(form)
+  queries = ranking.prepare(after, texts, names, candidates, origin.batch_size, stops, top=1)
   progress = Progress("mixing", len(alphas))
   curve = []
   params = None
@@ -87,8 +86,8 @@ def choose(
     params = interpolation.mix_by_profile(
       before.params, after.params, alpha, options.profile, into=params
     )
-    scores = ranking.rank_prepared(after.with_params(params), queries)
-    share = _share_right(rows, candidates, scores)
+    best = best_first.list_best(after.with_params(params), queries)
+    share = _share_right(rows, candidates, best)
     curve.append((alpha, share))
     progress.update(count, f"alpha {alpha:g}: {share:.3f} right")
   return _best_alpha(curve), curve
@@ -142,13 +141,12 @@ def _check_sizes(
 def _share_right(
   facts: Sequence[Fact],
   candidates: Candidates,
-  scores: Sequence[np.ndarray],
+  best: Sequence[ranking.Listed],
 ) -> float:
   """Returns the share of facts whose best candidate is the object or an alias."""
   right = []
-  for fact, scores_C in zip(facts, scores):
-    best = int(scores_C.argmax())
-    answer = candidates[fact["relation"]][best]
+  for fact, listed in zip(facts, best):
+    answer = candidates[fact["relation"]][listed.best]
     accepted = [fact["object"], *fact.get("aliases", ())]
     is_right, *_ = accuracy.score(answer, accepted)
     right.append(is_right)

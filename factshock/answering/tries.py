@@ -1,6 +1,7 @@
 """Candidate answers as tries of tokens: each context that candidates share stands once."""
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,8 +52,7 @@ def build(
   Returns:
     The tries, padded to few sizes.
   """
-  continued = {sequence[:end] for sequence in sequences for end in range(len(sequence))}
-  closed = [(*sequence, closing) if sequence in continued else sequence for sequence in sequences]
+  closed = close(sequences, closing)
   order = sorted(range(len(closed)), key=closed.__getitem__)
   tries = []
   members: list[int] = []
@@ -66,6 +66,15 @@ def build(
     members.append(index)
     contexts |= own
   return [*tries, _trie(closed, members, list(contexts))]
+
+
+def close(sequences: Sequence[tuple[int, ...]], closing: int) -> list[tuple[int, ...]]:
+  """Returns the sequences, with `closing` at the end of those that another one continues."""
+  continued: set[tuple[int, ...]] = set()
+  for shorter, longer in itertools.pairwise(sorted(set(sequences))):
+    if longer[: len(shorter)] == shorter:
+      continued.add(shorter)
+  return [(*sequence, closing) if sequence in continued else sequence for sequence in sequences]
 
 
 def bucket(size: int, steps: Sequence[int]) -> int:

@@ -182,8 +182,8 @@ def hidden_of_tree(
   model_config: LlamaConfig,
   cache: Batch,
   first_B: jax.Array,
-  tokens_M: jax.Array,
-  distance_MxM: jax.Array,
+  tokens: jax.Array,
+  distance: jax.Array,
 ) -> jax.Array:
   """Returns what `logits_of_tree` makes logits of, for each context of a tree of continuations.
 
@@ -192,19 +192,17 @@ def hidden_of_tree(
     model_config: the model's sizes.
     cache: as from `start`.
     first_B: as from `start`, the token of the root, node 0.
-    tokens_M: int32, the last token of each context.
-    distance_MxM: int32, by how many tokens context j is shorter than context i where i begins with
-      j; else -1.
+    tokens: int32 [M], the last token of each context; [B, M] where each row has its own tree.
+    distance: int32 [M, M] or [B, M, M], by how many tokens context j is shorter than context i
+      where i begins with j; else -1.
 
   Returns:
     An array [B, M, D].
   """
-  batch = first_B.shape[0]
-  size = tokens_M.shape[0]
-  tokens_BxM = jnp.broadcast_to(tokens_M[None], (batch, size)).at[:, 0].set(first_B)
-  depth_M = (distance_MxM >= 0).sum(axis=1) - 1
-  positions_BxM = cache["offset"][:, None] + depth_M[None]
-  return _apply(params, model_config, Llama.tree, cache, tokens_BxM, positions_BxM, distance_MxM)
+  tokens_BxM, distance_BxMxM = layers.tree_of_rows(first_B, tokens, distance)
+  depth_BxM = (distance_BxMxM >= 0).sum(axis=2) - 1
+  positions_BxM = cache["offset"][:, None] + depth_BxM
+  return _apply(params, model_config, Llama.tree, cache, tokens_BxM, positions_BxM, distance_BxMxM)
 
 
 def logits_of_tree(params: Params, model_config: LlamaConfig, hidden_BxMxD: jax.Array) -> jax.Array:
@@ -213,7 +211,7 @@ def logits_of_tree(params: Params, model_config: LlamaConfig, hidden_BxMxD: jax.
 
 
 def take_rows(cache: Batch, rows_R: jax.Array) -> Batch:
-  """Returns the cache (from `unstack`) of these rows, in this order.
+  """Returns the cache (from `start` or `unstack`) of these rows, in this order.
 
   A row may come several times, as for beams.
   """

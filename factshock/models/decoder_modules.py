@@ -351,15 +351,15 @@ class Llama(layers.Part):
     return self.logits(x)[:, 0], keys, values
 
   def tree(
-    self, cache: Batch, tokens: jax.Array, positions_BxM: jax.Array, distance_MxM: jax.Array
+    self, cache: Batch, tokens: jax.Array, positions_BxM: jax.Array, distance_BxMxM: jax.Array
   ) -> jax.Array:
     """Returns the stream of every context of a tree: [B, M, D]; see decoder.hidden_of_tree."""
 
     def bias(kind: Kind) -> jax.Array:
-      allowed_MxM = distance_MxM >= 0
+      allowed_BxMxM = distance_BxMxM >= 0
       if kind.window is not None:
-        allowed_MxM = allowed_MxM & (distance_MxM < kind.window)
-      return jnp.where(allowed_MxM, 0.0, attention.MASKED)[None, None, None]
+        allowed_BxMxM = allowed_BxMxM & (distance_BxMxM < kind.window)
+      return jnp.where(allowed_BxMxM, 0.0, attention.MASKED)[:, None, None]
 
     x, _ = self.layers.extend(
       self._embed(tokens),

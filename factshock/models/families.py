@@ -55,8 +55,9 @@ class Family:
       `layer_weights`.
     step: (params, model_config, cache, tokens_B) -> (logits of the next token, float32 [B, V],
       cache).
-    hidden_of_tree: (params, model_config, cache, first_B, tokens_M, distance_MxM) -> what
-      `logits_of_tree` makes logits of, for every context of a tree of continuations, [B, M, D].
+    hidden_of_tree: (params, model_config, cache, first_B, tokens, distance) -> what
+      `logits_of_tree` makes logits of, for every context of a tree of continuations, [B, M, D];
+      tokens are [M] and distances [M, M], or [B, M] and [B, M, M], a tree for each row.
     logits_of_tree: (params, model_config, hidden_BxMxD) -> logits, float32 [B, M, V].
     take_rows: (cache, rows_R) -> the cache of these rows.
     reorder: (cache, rows_R) -> the same where each row is replaced by one of the same inputs.

@@ -61,11 +61,37 @@ def unstack(cache: Batch, names: Sequence[str]) -> Batch:
 
 
 def take_cached(cache: Batch, names: Sequence[str], rows_R: jax.Array) -> Batch:
-  """Returns a cache whose lists of these names have the given rows of each layer's array."""
+  """Returns a cache with the given rows of each layer's arrays of these names.
+
+  The arrays are lists, or stand with layers on the first axis.
+  """
   taken = {}
   for name in names:
-    taken[name] = [layer[rows_R] for layer in cache[name]]
+    cached = cache[name]
+    is_list = isinstance(cached, list)
+    taken[name] = [layer[rows_R] for layer in cached] if is_list else cached[:, rows_R]
   return dict(cache, **taken)
+
+
+def tree_of_rows(
+  first_B: jax.Array,
+  tokens: jax.Array,
+  distance: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns a family's tree with its batch, the first tokens at the root.
+
+  Args:
+    first_B: int32, the token of each row's root, node 0.
+    tokens: int32 [M] or [B, M], the last token of each context.
+    distance: int32 [M, M] or [B, M, M].
+
+  Returns:
+    Tokens [B, M] and distances [B, M, M], or [1, M, M] where all rows have one tree.
+  """
+  shape = (first_B.shape[0], tokens.shape[-1])
+  one_a_row = tokens if tokens.ndim == 2 else tokens[None]
+  tokens_BxM = jnp.broadcast_to(one_a_row, shape).at[:, 0].set(first_B)
+  return tokens_BxM, distance if distance.ndim == 3 else distance[None]
 
 
 def weights_of(cache: Batch, stacked: Params, layer: int, x: jax.Array) -> Params:

@@ -273,11 +273,11 @@ class Stack(Biased):
       return None
     return _step_bias(self.config, self.relative_bias, length, position)
 
-  def tree_bias(self, distance_MxM: jax.Array) -> jax.Array | None:
+  def tree_bias(self, distance_BxMxM: jax.Array) -> jax.Array | None:
     """Returns the bias of a tree's contexts (_tree_bias); None where layers have theirs."""
     if self.config.bias_in_every_layer:
       return None
-    return _tree_bias(self.config, self.relative_bias, distance_MxM)
+    return _tree_bias(self.config, self.relative_bias, distance_BxMxM)
 
   def __call__(self, x: jax.Array, *arguments: Any) -> jax.Array:
     """Returns the stream after all layers and the last norm."""
@@ -406,17 +406,13 @@ class T5(layers.Part):
     backed = self.decoder.layers.backed(None, direction)[1]
     return {"encoder": own, "cross": observing.shares(cross, backed)}
 
-  def tree(
-    self, cache: Batch, first_B: jax.Array, tokens_M: jax.Array, distance_MxM: jax.Array
-  ) -> jax.Array:
+  def tree(self, cache: Batch, tokens_BxM: jax.Array, distance_BxMxM: jax.Array) -> jax.Array:
     """Returns the stream of every context of a tree: [B, M, D]; see t5.hidden_of_tree."""
-    size = tokens_M.shape[0]
-    tokens_BxM = jnp.broadcast_to(tokens_M[None], (first_B.shape[0], size)).at[:, 0].set(first_B)
     x, _ = self.decoder.layers.branch(
       self._embed(tokens_BxM),
       (cache["cross_key"], cache["cross_value"]),
-      distance_MxM,
-      self.decoder.tree_bias(distance_MxM),
+      distance_BxMxM,
+      self.decoder.tree_bias(distance_BxMxM),
       attention.padding_mask(cache["inputs"])[:, None],
     )
     return x
@@ -503,14 +499,12 @@ def _step_bias(
   return bias_LxH.T[None, :, None, None]
 
 
-def _tree_bias(config: T5Config, weight_NxH: jax.Array, distance_MxM: jax.Array) -> jax.Array:
-  """Returns the decoder's bias of the contexts of a tree: [1, H, M, M]."""
-  offsets = -np.arange(distance_MxM.shape[0])
-  by_distance = _by_offset(config, weight_NxH, offsets, decodes=True)[jnp.maximum(distance_MxM, 0)]
-  bias_HxMxM = jnp.where(
-    (distance_MxM < 0)[None], attention.MASKED, jnp.moveaxis(by_distance, -1, 0)
-  )
-  return bias_HxMxM[None]
+def _tree_bias(config: T5Config, weight_NxH: jax.Array, distance_BxMxM: jax.Array) -> jax.Array:
+  """Returns the decoder's bias of the contexts of a tree: [B, H, M, M], B 1 for one tree."""
+  offsets = -np.arange(distance_BxMxM.shape[-1])
+  by_offset = _by_offset(config, weight_NxH, offsets, decodes=True)
+  by_distance_BxHxMxM = jnp.moveaxis(by_offset[jnp.maximum(distance_BxMxM, 0)], -1, 1)
+  return jnp.where((distance_BxMxM < 0)[:, None], attention.MASKED, by_distance_BxHxMxM)
 
 
 def _summed(bias: jax.Array | None, mask: jax.Array) -> jax.Array:

@@ -93,6 +93,58 @@ def prediction_rows(
   return rows
 
 
+def best_rows(
+  facts: Sequence[Mapping[str, Any]],
+  candidates: Candidates,
+  best: Sequence[tuple[np.ndarray, np.ndarray]],
+  *,
+  arm: str,
+  seed: int,
+  split: str,
+  top: int,
+  **extra: Any,
+) -> list[Row]:
+  """Returns the rows of `prediction_rows` from the best candidates of each fact alone.
+
+  Args:
+    facts: the facts that were asked.
+    candidates: candidate answers of each relation.
+    best: of each fact, places among its candidates and their scores: at least the `top` best, and
+      all that are equal to the last of them when rounded.
+    arm: label written to each row.
+    seed: label written to each row.
+    split: label written to each row.
+    top: how many candidates a row keeps, best first.
+    **extra: more columns, equal in all rows.
+
+  Raises:
+    ValueError: `best` does not align with the facts, or top is below 1.
+    UserError: as `prediction_rows`.
+  """
+  _check_ranked(len(facts), len(best), top)
+  labels = _labels(arm, seed, split, extra)
+  rows: list[Row] = []
+  for fact, (places, raw_scores) in zip(facts, best):
+    names = candidates[fact["relation"]]
+    texts: list[str] = [names[place] for place in places.tolist()]
+    ranked = _in_order(texts, raw_scores)
+    rows.append({**_ranked_row(fact, ranked[:top], labels), "among": len(names)})
+  return rows
+
+
+def shortened(rows: Iterable[Row], top: int | None) -> list[Row]:
+  """Returns rows of `prediction_rows` that keep `top` candidates; None is all."""
+  return [{**row, "candidates": row["candidates"][:top]} for row in rows]
+
+
+def _in_order(texts: Sequence[str], raw_scores: Sequence[float] | np.ndarray) -> list[list[Any]]:
+  """Returns [text, rounded score] of each text, best first, ties by their names."""
+  scores: list[float] = _rounded(np.array(raw_scores, np.float64)).tolist()
+  ranked: list[list[Any]] = [[text, score] for text, score in zip(texts, scores)]
+  ranked.sort(key=lambda answer: (-answer[1], answer[0]))
+  return ranked
+
+
 def _check_ranked(
   facts: int,
   arrays: int,
@@ -177,12 +229,7 @@ def listed_rows(
   labels = _labels(arm, seed, split, extra)
   rows: list[Row] = []
   for fact, pairs in zip(facts, listed, strict=True):
-    texts = [text for text, _ in pairs]
-    raw_scores = [score for _, score in pairs]
-    rounded = _rounded(np.array(raw_scores, np.float64))
-    scores: list[float] = rounded.tolist()
-    ranked: list[list[Any]] = [[text, score] for text, score in zip(texts, scores)]
-    ranked.sort(key=lambda answer: (-answer[1], answer[0]))
+    ranked = _in_order([text for text, _ in pairs], [score for _, score in pairs])
     rows.append(_ranked_row(fact, ranked, labels))
   return rows
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from factshock.answering import choices, decoding, probes, ranking
+from factshock.answering import best_first, choices, decoding, probes, ranking
 from factshock.data import prompts
 from factshock.predictions import rows as prediction_rows
 from factshock.predictions import writing
@@ -30,31 +30,43 @@ def scores(
   question: Question,
 ) -> list[np.ndarray]:
   """Returns the log-probabilities of every candidate for each fact of a split, [candidates]."""
-  model = run.loaded(params)
+  queries = _queries(run, params, split, question, None)
+  return ranking.rank_prepared(run.loaded(params), queries)
+
+
+def _queries(
+  run: SeedRun,
+  params: Params,
+  split: str,
+  question: Question,
+  top: int | None,
+) -> ranking.Queries:
+  """Returns the queries of a split, prepared once; `top` is how many of the best are wanted."""
 
   def prepare() -> ranking.Queries:
     facts = run.sets[split]
     return ranking.prepare(
-      model,
+      run.loaded(params),
       run.prompt_texts(facts, question),
       [fact["relation"] for fact in facts],
       run.candidates,
       run.config.answering.batch_size,
       run.stops(question.prompt) or (),
+      top,
     )
 
-  queries = run.prepared(("ranking", question, split), prepare)
-  return ranking.rank_prepared(model, queries)
+  return run.prepared(("ranking", question, split, top), prepare)
 
 
-def cloze_scores(
+def cloze_shares(
   run: SeedRun,
   params: Params,
   split: str,
   index: int,
-) -> dict[str, list[np.ndarray]]:
-  """Returns the scores of a split's facts by relation, asked by one statement of each relation.
+) -> dict[str, float]:
+  """Returns the share of each relation's facts whose best candidate is the object.
 
+  Facts are asked by one statement of each relation; a relation without facts has the share 0.
   Relations with fewer statements are left out, and of a decoder-only model those whose statement
   goes on after the answer.
 
@@ -74,26 +86,12 @@ def cloze_scores(
   if not facts:
     return {}
   asked_run = run.with_relations(relations).with_sets({split: facts})
-  by_relation: dict[str, list[np.ndarray]] = {name: [] for name in relations}
-  for fact, scores_C in zip(facts, scores(asked_run, params, split, Question("cloze"))):
-    by_relation[fact["relation"]].append(scores_C)
-  return by_relation
-
-
-def share_right(
-  run: SeedRun,
-  split: str,
-  relation: str,
-  scores_by_fact: Sequence[np.ndarray],
-) -> float:
-  """Returns the share of a relation's facts whose best candidate is the object; 0 without facts."""
-  facts = [fact for fact in run.sets[split] if fact["relation"] == relation]
-  candidates = run.candidates[relation]
-  right = [
-    candidates[int(scores_C.argmax())] == fact["object"]
-    for fact, scores_C in zip(facts, scores_by_fact)
-  ]
-  return sum(right) / max(1, len(right))
+  queries = _queries(asked_run, params, split, Question("cloze"), 1)
+  right: dict[str, list[bool]] = {name: [] for name in relations}
+  for fact, listed in zip(facts, best_first.list_best(run.loaded(params), queries)):
+    answer = run.candidates[fact["relation"]][listed.best]
+    right[fact["relation"]].append(answer == fact["object"])
+  return {name: sum(of_facts) / max(1, len(of_facts)) for name, of_facts in right.items()}
 
 
 def teacher_belief(
@@ -278,7 +276,12 @@ def answer(run: SeedRun, point: Point, params: Params, question: Question, **col
   has_choices = question.prompt in prompts.CHOICE_PROMPTS
   for split in SPLITS:
     if run.config.answering.mode == "rank" and not has_choices:
-      write_answers(run, point, split, scores(run, params, split, question), **columns)
+      queries = _queries(run, params, split, question, kept_candidates(run.config, point.arm))
+      labels = {**_origin(run, point, split), **columns}
+      rows = best_first.rows_prepared(
+        run.loaded(params), queries, run.sets[split], run.candidates, **labels
+      )
+      write_rows(run, point, split, rows)
     else:
       _write_generated(run, point, split, params, question, columns)
   if observes(run.config, point.arm):
@@ -297,7 +300,7 @@ def _write_attention(
   def prepare() -> Any:
     return probes.prepare(model, facts, run.prompt_texts(facts, question), run.candidates)
 
-  queries = run.prepared(("attention", question, "test"), prepare)
+  queries = run.prepared(("attention", question, "test", None), prepare)
   observed = probes.observe(model, queries, batch_size=run.config.answering.batch_size)
   probes.write(run.workdir.attention(point.label, run.seed), facts, observed)
 

@@ -39,7 +39,7 @@ class Question:
 
 
 # Prepared queries by what they are for, how they are asked, and the split.
-QueryKey: TypeAlias = tuple[str, Question, str]
+QueryKey: TypeAlias = tuple[str, Question, str, int | None]
 
 
 @dataclasses.dataclass(frozen=True)

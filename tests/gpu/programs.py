@@ -172,12 +172,12 @@ def _ranking(model: str, tiny: bool) -> Program:
   trie = _trie(config, 8 if tiny else CANDIDATES)
   with as_on_gpu():
     rows = 4 if tiny else min(PROMPTS, ranking._most_queries([trie]))
-    parts = ranking._parts(rows, 4 * trie.tokens_M.size * config.vocab_size, 1)
+    parts = ranking.count_parts(rows, 4 * trie.tokens_M.size * config.vocab_size, 1)
   inputs = _ints(rows, 8 if tiny else PROMPT_TOKENS)
 
   def trace() -> Any:
     cache, first = jax.eval_shape(
-      lambda params, inputs: ranking._start(params, config, inputs), params, inputs
+      lambda params, inputs: ranking.start(params, config, inputs), params, inputs
     )
     shared = jax.tree.map(_shape_of, trie._replace(members=()))
     return ranking._score.trace(params, config, parts, cache, first, _ints(2), shared)

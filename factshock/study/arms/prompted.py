@@ -81,9 +81,8 @@ def _best_statements(run: SeedRun) -> dict[str, str]:
   statements: dict[str, str] = {}
   most = max(len(relation["statements"]) for relation in run.relations.values())
   for index in range(most):
-    by_relation = answers.cloze_scores(run, params, "development", index)
-    for relation, scores_by_fact in by_relation.items():
-      right = answers.share_right(run, "development", relation, scores_by_fact)
+    by_relation = answers.cloze_shares(run, params, "development", index)
+    for relation, right in by_relation.items():
       if relation not in shares or right > shares[relation]:
         shares[relation] = right
         statements[relation] = run.relations[relation]["statements"][index]

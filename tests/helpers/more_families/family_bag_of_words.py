@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from factshock.models import model_config
+from factshock.models import layers, model_config
 from factshock.models.families import Family
 from factshock.models.formats.tensors import HuggingFaceFormat, Tensor
 from factshock.runtime.settings import COUNT, check_fields, setting
@@ -77,12 +77,12 @@ def step(params, config, cache, tokens_B):
   return logits, dict(cache, total=total, count=count)
 
 
-def hidden_of_tree(params, config, cache, first_B, tokens_M, distance_MxM):
-  shape = (len(first_B), len(tokens_M))
-  tokens_BxM = jnp.broadcast_to(tokens_M[None], shape).at[:, 0].set(first_B)
-  within = (distance_MxM >= 0).astype(jnp.float32)
-  total = cache["total"][:, None] + jnp.einsum("mn,bnd->bmd", within, _embed(params, tokens_BxM))
-  return _mix(params, total, cache["count"][:, None] + within.sum(axis=1)[None])
+def hidden_of_tree(params, config, cache, first_B, tokens, distance):
+  tokens_BxM, distance_BxMxM = layers.tree_of_rows(first_B, tokens, distance)
+  within = (distance_BxMxM >= 0).astype(jnp.float32)
+  within = jnp.broadcast_to(within, (*tokens_BxM.shape, within.shape[-1]))
+  total = cache["total"][:, None] + jnp.einsum("bmn,bnd->bmd", within, _embed(params, tokens_BxM))
+  return _mix(params, total, cache["count"][:, None] + within.sum(axis=2))
 
 
 def take_rows(cache, rows_R):
