@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -159,16 +159,8 @@ def prepare(
     raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
   tokens = [batches.encode_prompt(model, prompt) for prompt in prompts]
   by_relation = _by_relation(relations)
-  grown = {}
-  trees = {}
+  grown, trees = _grow(model, prompts, by_relation, candidates, top)
   query_batches = []
-  for relation, indices in by_relation.items():
-    token_sequences = sequences(model, relation, candidates, prompts[indices[0]])
-    tree = _searched(token_sequences, model.tokenizer.eos, top)
-    if tree is None:
-      grown[relation] = tries.build(token_sequences, model.tokenizer.eos)
-    else:
-      trees[relation] = tree
   for relation, indices in by_relation.items():
     size = min(batch_size, _most_queries(grown.get(relation)))
     by_length = sorted(indices, key=lambda index: len(tokens[index]))
@@ -176,6 +168,35 @@ def prepare(
   sizes = tuple(len(candidates[relation]) for relation in relations)
   ends = np.array(batches.closing_tokens(model, stops), np.int32)
   return Queries(tuple(query_batches), grown, trees, top, sizes, ends, model.tokenizer.size)
+
+
+def _grow(
+  model: LoadedModel,
+  prompts: Sequence[str],
+  by_relation: Mapping[str, Sequence[int]],
+  candidates: Candidates,
+  top: int | None,
+) -> tuple[dict[str, list[Trie]], dict[str, PrefixTree]]:
+  """Returns the tries of relations whose candidates are all scored, and the trees of others.
+
+  Args:
+    model: of the tokenizer.
+    prompts: texts of all queries.
+    by_relation: the queries of each relation.
+    candidates: candidate answers by relation.
+    top: as for `prepare`.
+  """
+  closing = model.tokenizer.eos
+  grown = {}
+  trees = {}
+  for relation, indices in by_relation.items():
+    token_sequences = sequences(model, relation, candidates, prompts[indices[0]])
+    tree = _searched(token_sequences, closing, top)
+    if tree is None:
+      grown[relation] = tries.build(token_sequences, closing)
+    else:
+      trees[relation] = tree
+  return grown, trees
 
 
 def _searched(
@@ -275,24 +296,8 @@ def scored_batches(
     queries: from `prepare`.
     progress: is told of every answer.
   """
-  config = model.model_config
-  devices = model.mesh.size if model.mesh else 1
-
-  def started() -> Iterator[tuple[tuple[QueryBatch, Trie], jax.Array]]:
-    for batch in queries.batches:
-      if batch.relation not in queries.tries:
-        continue
-      interruption.raise_if_requested()
-      inputs_BxS = spread(batch.inputs_BxS)
-      cache, first_B = start(params, config, inputs_BxS)
-      for trie in queries.tries[batch.relation]:
-        logit_bytes = 4 * trie.tokens_M.size * config.vocab_size
-        parts = count_parts(len(first_B), logit_bytes, devices)
-        shared = trie._replace(members=())  # which candidates they are is no matter of the program
-        scores_BxC = _score(params, config, parts, cache, first_B, queries.ends, shared)
-        yield (batch, trie), scores_BxC
-
-  for (batch, trie), scores_BxC in batches.fetched_in_turn(started()):
+  started = _started(model, params, spread, queries)
+  for (batch, trie), scores_BxC in batches.fetched_in_turn(started):
     rows = len(batch.indices)
     if trie is queries.tries[batch.relation][0]:
       scores_RxC = np.empty((rows, queries.sizes[batch.indices[0]]), np.float32)
@@ -300,6 +305,29 @@ def scored_batches(
     progress.add(rows * len(trie.members))
     if trie is queries.tries[batch.relation][-1]:
       yield batch, scores_RxC
+
+
+def _started(
+  model: LoadedModel,
+  params: Params,
+  spread: batches.Spread,
+  queries: Queries,
+) -> Iterator[tuple[tuple[QueryBatch, Trie], jax.Array]]:
+  """Yields batches and tries with the scores [B, C] that devices are computing."""
+  config = model.model_config
+  devices = model.mesh.size if model.mesh else 1
+  for batch in queries.batches:
+    if batch.relation not in queries.tries:
+      continue
+    interruption.raise_if_requested()
+    inputs_BxS = spread(batch.inputs_BxS)
+    cache, first_B = start(params, config, inputs_BxS)
+    for trie in queries.tries[batch.relation]:
+      logit_bytes = 4 * trie.tokens_M.size * config.vocab_size
+      parts = count_parts(len(first_B), logit_bytes, devices)
+      shared = trie._replace(members=())  # which candidates they are is no matter of the program
+      scores_BxC = _score(params, config, parts, cache, first_B, queries.ends, shared)
+      yield (batch, trie), scores_BxC
 
 
 def check_fits(config: ModelConfig, queries: Queries) -> None:

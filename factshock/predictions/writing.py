@@ -126,7 +126,8 @@ def best_rows(
   rows: list[Row] = []
   for fact, (places, raw_scores) in zip(facts, best):
     names = candidates[fact["relation"]]
-    texts: list[str] = [names[place] for place in places.tolist()]
+    indices: list[int] = places.tolist()
+    texts = [names[index] for index in indices]
     ranked = _in_order(texts, raw_scores)
     rows.append({**_ranked_row(fact, ranked[:top], labels), "among": len(names)})
   return rows
