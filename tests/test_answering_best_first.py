@@ -200,6 +200,7 @@ def test_equals_the_scores_of_all(kind, batch_size, decoder_model, monkeypatch):
   candidates = {"r": names, "one": names[:3]}
   whole = ranking.rank(model, prompts, keys, candidates)
   monkeypatch.setattr(ranking, "SEARCHED_FROM", 8)
+  monkeypatch.setattr(ranking, "SEARCHED_FROM_TIMES_TOP", 1)
   for top in (1, 7):
     queries = ranking.prepare(model, prompts, keys, candidates, batch_size, top=top)
     assert list(queries.trees) == ["r"] and list(queries.tries) == ["one"]
@@ -226,6 +227,7 @@ def test_equals_the_scores_of_all(kind, batch_size, decoder_model, monkeypatch):
 def test_a_mesh_finds_the_same(decoder_model, monkeypatch):
   model, prompts, names = of_kind("t5", decoder_model)
   monkeypatch.setattr(ranking, "SEARCHED_FROM", 8)
+  monkeypatch.setattr(ranking, "SEARCHED_FROM_TIMES_TOP", 1)
   queries = ranking.prepare(model, prompts, ["r"] * len(prompts), {"r": names}, top=3)
   mesh = partitioning.make_mesh(devices=jax.devices()[:3])
   shared = best_first.list_best(dataclasses.replace(model, mesh=mesh), queries)
@@ -237,6 +239,7 @@ def test_a_mesh_finds_the_same(decoder_model, monkeypatch):
 def test_other_weights_compile_nothing(decoder_model, monkeypatch):
   model, prompts, names = of_kind("t5", decoder_model)
   monkeypatch.setattr(ranking, "SEARCHED_FROM", 8)
+  monkeypatch.setattr(ranking, "SEARCHED_FROM_TIMES_TOP", 1)
   queries = ranking.prepare(model, prompts, ["r"] * len(prompts), {"r": names}, top=1)
   best_first.list_best(model, queries)
   before = best_first._read._cache_size()

@@ -27,8 +27,8 @@ from factshock.runtime import interruption
 from factshock.types import Array, Candidates, Params
 
 # Contexts of a query that are read at a time, with those before them; each is compiled.
-WIDTHS = (2, 8, 16, 32, 64, 128)
-GROWTH = 2  # how much wider the next round may be: the first ones show what need not be read
+WIDTHS = (2, 8, 32, 128)
+GROWTH = 4  # how much wider the next round may be: the first ones show what need not be read
 FEWEST = 8  # queries of a round; fewer are padded
 _DIVERGED = Listed(np.zeros(1, np.int64), np.full(1, np.nan, np.float32))
 EDGES = (64, 512, 4096)  # next tokens asked of a query's contexts at a time

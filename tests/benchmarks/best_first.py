@@ -99,7 +99,7 @@ def score_all(model, prompts, names):
 
 def main(_):
   if SEARCH_ALL.value:
-    ranking.SEARCHED_FROM = 1
+    ranking.SEARCHED_FROM = ranking.SEARCHED_FROM_TIMES_TOP = 1
   counts = sorted(map(int, CANDIDATES.value))
   model, prompts, names = (made if MODEL.value in models.CONFIGS else real)(counts[-1])
   prompts = prompts[: QUERIES.value]
