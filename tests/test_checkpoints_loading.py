@@ -6,10 +6,11 @@ import hf_tokenizers
 import jax
 import pytest
 
-from configs import pretrained
+from configs import demo, pretrained
 from factshock.checkpoints import loading
 from factshock.models import decoder, families
 from factshock.models.formats import huggingface
+from factshock.runtime.errors import UserError
 
 CONFIG = decoder.LlamaConfig(
   vocab_size=400, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=1
@@ -57,3 +58,10 @@ def test_a_config_that_names_a_dtype_counts(folder, named, expected):
   config.cpu_devices = 0
   model, _ = loading.open_model(folder, config)
   assert model.model_config.dtype == expected
+
+
+def test_a_config_of_another_model_is_refused(folder):
+  config = demo.get_config()
+  config.cpu_devices = 0
+  with pytest.raises(UserError, match="than the checkpoint.*\n  family: llama and t5"):
+    loading.open_model(folder, config)

@@ -148,10 +148,33 @@ def open_model(
   else:
     named_dtype = given.get("model", {}).get("dtype", model_config.AUTO)
     model = _open_pretrained(checkpoint, tokenizer, named_dtype, platform)
+    _check_same_model(model, given, platform)
     name = os.path.basename(os.path.normpath(checkpoint))
     record = {"arm": name.removesuffix(gguf_files.ENDING)}
   origin = Origin(checkpoint, experiment, record)
   return dataclasses.replace(model, mesh=mesh), origin
+
+
+def _check_same_model(
+  model: LoadedModel,
+  experiment: Mapping[str, Any],
+  platform: str,
+) -> None:
+  """Checks that a config which is given is of the model that was opened.
+
+  Raises:
+    UserError: it is of another family or size, and names each.
+  """
+  if not experiment.get("model"):
+    return
+  named = families.from_section(experiment["model"], model.tokenizer.size, platform)
+  differing = families.differences(model.model_config, named)
+  if differing:
+    raise UserError(
+      "--config: config.model is another model than the checkpoint (there, here):\n  "
+      + "\n  ".join(differing)
+      + "\n  leave --config out: a pretrained model says its sizes itself"
+    )
 
 
 def is_pretrained(experiment: Mapping[str, Any]) -> bool:
