@@ -12,10 +12,13 @@ the checkpoint's own record counts. With it --config.mesh.fsdp=4 cuts the weight
 (configs/pretrained.py:MODEL for a HuggingFace model); without it each device holds all of them.
 
 What --mode does:
-  rank      scores every answer known of the fact's relation: the objects in --facts, in
+  rank      compares every answer known of the fact's relation: the objects in --facts, in
             --shot_facts, in the facts of the checkpoint's workdir (finetuning facts and all
             others) and in --candidates, a facts file. With --candidates_only those of --candidates
             alone. How many there are is printed, and stands in the predictions file as `among`.
+            The file keeps the best (config.answering.top, 10). From 128 beginnings of answers on
+            these are searched, exactly, and what lies below them is not read; with --pub_quiz or
+            top=0 all are scored.
   generate  decodes greedily, with --method=beam by beams (--beams), with --method=sample by
             sampling (--temperature, --sampling_seed).
   letters   for questions with choices (mmlu:PATH): by the likelihood of A to D after the lettered

@@ -193,6 +193,29 @@ def of_kind(kind, decoder_model):
   return decoder_model, [f"Q: {word} ?\nA:" for word in words] * 2, names
 
 
+def test_a_t5_with_biases_in_every_layer_reads_a_tree_for_each_row_as_one_for_all():
+  config = dataclasses.replace(t5_model().model_config, bias_in_every_layer=True)
+  params = t5.init(config, jax.random.key(1))
+  inputs = jnp.array([[5, 6, 7, 0], [8, 9, 5, 6], [7, 0, 0, 0]], jnp.int32)
+  tokens = np.array([0, 5, 6, 7, 5], np.int32)
+  parents = [None, 0, 1, 2, 0]
+  distance = np.full((5, 5), -1, np.int32)
+  for node in range(5):
+    step, at = 0, node
+    while at is not None:
+      distance[node, at] = step
+      step, at = step + 1, parents[at]
+  tree = jax.jit(t5.hidden_of_tree, static_argnums=1)
+  cache, first = jax.jit(t5.start, static_argnums=(1, 3))(params, config, inputs, 1)
+  whole = np.asarray(tree(params, config, cache, first, tokens, distance))
+  rows = np.array([1, 2, 0])
+  order = np.array([[0, 1, 2, 3, 4], [0, 4, 3, 2, 1], [0, 3, 1, 4, 2]])
+  distances = np.stack([distance[np.ix_(of_row, of_row)] for of_row in order])
+  taken = t5.take_rows(cache, rows)
+  own = np.asarray(tree(params, config, taken, first[rows], tokens[order], distances))
+  np.testing.assert_allclose(own, whole[rows[:, None], order], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind, batch_size", [("t5", 16), ("decoder", 32)])
 def test_equals_the_scores_of_all(kind, batch_size, decoder_model, monkeypatch):
   model, prompts, names = of_kind(kind, decoder_model)

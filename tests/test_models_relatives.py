@@ -104,15 +104,23 @@ def test_greedy_tokens_equal_transformers(name):
   np.testing.assert_array_equal(np.stack(ours, axis=1), theirs[:, 7:].numpy())
 
 
+PATHS = [(), (7,), (7, 8), (7, 9), (11,), (7, 8, 12), (7, 8, 12, 5), (7, 8, 12, 5, 6)]
+
+
+def tree_of(paths):
+  """The last token of each path, and how much longer each is than those that it begins with."""
+  tokens = np.array([path[-1] if path else 0 for path in paths], np.int32)
+  return tokens, np.array(
+    [[len(a) - len(b) if a[: len(b)] == b else -1 for b in paths] for a in paths], np.int32
+  )
+
+
 @pytest.mark.parametrize("name", [*EACH_FAMILY, "gemma3 wide"])
 def test_a_tree_gives_the_logits_of_each_path(name):
   config, params = settings_and_params(name)
   prompt = hf_llama.tokens(config, length=6, left=True)
-  paths = [(), (7,), (7, 8), (7, 9), (11,), (7, 8, 12), (7, 8, 12, 5), (7, 8, 12, 5, 6)]
-  tokens = np.array([path[-1] if path else 0 for path in paths], np.int32)
-  distance = np.array(
-    [[len(a) - len(b) if a[: len(b)] == b else -1 for b in paths] for a in paths], np.int32
-  )
+  paths = PATHS
+  tokens, distance = tree_of(paths)
   cache, first = start(params, config, prompt, 1)
   hidden = hidden_of_tree(params, config, cache, first, tokens, distance)
   logits = np.asarray(logits_of_tree(params, config, hidden))
@@ -123,6 +131,21 @@ def test_a_tree_gives_the_logits_of_each_path(name):
   whole = np.asarray(forward(params, config, np.concatenate(rows)))[:, -1]
   expected = whole.reshape(len(paths), 3, -1).transpose(1, 0, 2)
   assert relative(logits, expected) < 1e-5
+
+
+def test_rows_with_trees_of_their_own_are_read_as_with_one():
+  """In a model whose layers differ in their windows, of rows that are taken from the cache."""
+  config, params = settings_and_params("gemma3 wide")
+  prompt = hf_llama.tokens(config, length=6, left=True)
+  cache, first = start(params, config, prompt, 1)
+  whole = np.asarray(hidden_of_tree(params, config, cache, first, *tree_of(PATHS)))
+  rows = np.array([2, 0, 1])
+  order = np.array([[0, *np.roll(np.arange(1, len(PATHS)), by)] for by in (1, 3, 0)])
+  trees = [tree_of([PATHS[node] for node in of_row]) for of_row in order]
+  taken = decoder.take_rows(cache, rows)
+  tokens, distances = map(np.stack, zip(*trees))
+  own = np.asarray(hidden_of_tree(params, config, taken, first[rows], tokens, distances))
+  assert relative(own, whole[rows[:, None], order]) < 1e-5
 
 
 def test_answers_and_ranks_are_those_of_whole_rows(tmp_path):
