@@ -9,6 +9,7 @@ TEST = [
   "torch==2.13.0",
   "safetensors>=0.4",
   "gguf>=0.17",
+  "jinja2>=3.1",
   "peft>=0.15",
   "pyoxigraph>=0.5",
   "rdflib>=7",
