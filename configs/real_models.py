@@ -128,11 +128,11 @@ def _mended() -> Arms:
   return dict(
     weight_mixing=after["weight_mixing"],
     decreasing_mixing=after["decreasing_mixing"],
-    output_mixing=_titled(demo.arms()["output_mixing"], with_arm="zero_shot"),
+    output_mixing=dict(demo.arms()["output_mixing"], with_arm="zero_shot"),
     replay=own["replay"],
-    combined=_titled(after["combined"], of="replay", title="Own text and weight mixing"),
+    combined=dict(after["combined"], of="replay", title="Own text and weight mixing"),
     prior_own=after["prior_own"],
-    self_distilled=_titled(after["self_distilled"], title="Self-distilled from zero-shot"),
+    self_distilled=dict(after["self_distilled"], title="Self-distilled from zero-shot"),
     believed=own["believed"],
     surest=own["surest"],
   )
@@ -149,10 +149,6 @@ def _with_text() -> Arms:
   )
   both = dict(kind="weight_mixing", of="mixture", title="Sentences and weight mixing")
   return dict(mixture=mixture, mixture_mixed=both)
-
-
-def _titled(arm: Arm, **more: Any) -> Arm:
-  return {**arm, **more}
 
 
 def _remedies(variant: str) -> tuple[str, ...]:

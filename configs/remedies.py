@@ -177,9 +177,6 @@ def _averaged(facts: str, prefix: str) -> Arms:
 def weak(facts: str, own: str = "zero_shot_question", teacher: str = "zero_shot_cloze") -> Arms:
   """Returns remedies that were weak in an earlier look, arms by name; see `remedies`."""
 
-  def trained(title: str, **more: Any) -> Arm:
-    return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
-
   def prior(title: str, prior: str) -> Arm:
     return dict(kind="prior_correction", of="finetune", title=title, group="remedy", prior=prior)
 
@@ -187,21 +184,21 @@ def weak(facts: str, own: str = "zero_shot_question", teacher: str = "zero_shot_
     return dict(kind="finetune", facts=facts, title=title, group="control", order=order)
 
   return {
-    "self_distilled_hard": trained(
-      "Taught the cloze's best answers", labels="best", teacher=teacher
+    "self_distilled_hard": _trained(
+      facts, "Taught the cloze's best answers", labels="best", teacher=teacher
     ),
-    "near_own_answers": trained(
-      "Near its own answers to questions (KL)", labels="soft", teacher=own, gold_share=0.5
+    "near_own_answers": _trained(
+      facts, "Near its own answers to questions (KL)", labels="soft", teacher=own, gold_share=0.5
     ),
-    "logit_adjusted": trained("Logit-adjusted loss", logit_adjustment=1.0),
-    "moving_average": trained("Moving average of weights .99", ema=0.99),
+    "logit_adjusted": _trained(facts, "Logit-adjusted loss", logit_adjustment=1.0),
+    "moving_average": _trained(facts, "Moving average of weights .99", ema=0.99),
     "prior_uniform": prior("Prior correction to uniform", "uniform"),
     "prior_estimated": prior("Prior correction, estimated (EM)", "estimated"),
-    "last_layer_frozen": trained("Last layer and head frozen", frozen=END),
-    "attention_only": trained("Attention only", trained=("attention",)),
-    "encoder_only": trained("Encoder only", trained=("encoder",)),
-    "lora": trained("Low-rank adapters", lora_rank=8, learning_rate=3e-3),
-    "reweighted": trained("Answers reweighted by counts", reweighted=True),
+    "last_layer_frozen": _trained(facts, "Last layer and head frozen", frozen=END),
+    "attention_only": _trained(facts, "Attention only", trained=("attention",)),
+    "encoder_only": _trained(facts, "Encoder only", trained=("encoder",)),
+    "lora": _trained(facts, "Low-rank adapters", lora_rank=8, learning_rate=3e-3),
+    "reweighted": _trained(facts, "Answers reweighted by counts", reweighted=True),
     "second_order": reordered("Finetuning, another order", 1),
     "third_order": reordered("Finetuning, a third order", 2),
     "soup_of_orders": dict(
@@ -220,14 +217,11 @@ def own_text_and_answers(facts: str, teacher: str = "zero_shot_cloze") -> Arms:
   surest of (arXiv 2507.08371), `surest` the objects of the same facts.
   """
 
-  def trained(title: str, **more: Any) -> Arm:
-    return dict(kind="finetune", facts=facts, title=title, group="remedy", **more)
-
   sure = dict(teacher=teacher, sure_share=0.5)
   return {
-    "replay": trained("Mixture 1:1 with the model's own text", ratio=1.0, text="replay"),
-    "believed": trained("Answers it is surest of", labels="best", **sure),
-    "surest": trained("Facts it is surest of", **sure),
+    "replay": _trained(facts, "Mixture 1:1 with the model's own text", ratio=1.0, text="replay"),
+    "believed": _trained(facts, "Answers it is surest of", labels="best", **sure),
+    "surest": _trained(facts, "Facts it is surest of", **sure),
   }
 
 
