@@ -82,18 +82,14 @@ def test_a_decoder_needs_no_corpus_to_mix_in_its_own_text(tmp_path):
   assert len(set(texts)) > 1
 
 
-def test_the_surest_are_kept_of_each_relation(monkeypatch):
+def test_the_surest_are_kept_of_each_relation():
   beliefs = [[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.5, 0.5], [0.51, 0.49], [0.55, 0.45]]
   facts = [
     {"subject": f"s{row}", "relation": "rq"[row // 4], "object": "a", "row": row}
     for row in range(6)
   ]
-  monkeypatch.setattr(
-    taught,
-    "_beliefs",
-    lambda run, facts, teacher, best: [np.array(beliefs[f["row"]]) for f in facts],
-  )
-  kept = lambda share: [fact["row"] for fact in taught._surest(None, facts, "teacher", share)]
+  beliefs = [np.array(belief) for belief in beliefs]
+  kept = lambda share: taught._surest(facts, beliefs, share)
   assert kept(0.5) == [0, 2, 5]
   assert kept(0.75) == [0, 1, 2, 4, 5]
   assert kept(0.01) == [0, 5]
@@ -105,7 +101,7 @@ def test_halves_by_confidence_go_by_the_probability_of_the_object(monkeypatch, t
   monkeypatch.setattr(
     taught,
     "_beliefs",
-    lambda run, pool, teacher, best, least: [
+    lambda run, pool, teacher, least: [
       np.array([likely[f["row"]], 1 - likely[f["row"]]]) for f in pool
     ],
   )
@@ -141,10 +137,9 @@ def test_what_is_believed_is_the_surest_answers(monkeypatch):
   )
   beliefs = [np.array([0.6, 0.4]), np.array([0.1, 0.9])]
 
-  def believed(run, facts, teacher, best):
+  def believed(run, facts, teacher):
     assert teacher == "cloze"
-    found = [beliefs[fact["row"]] for fact in facts]
-    return [(p_C == p_C.max()).astype(float) for p_C in found] if best else found
+    return [beliefs[fact["row"]] for fact in facts]
 
   monkeypatch.setattr(taught, "_beliefs", believed)
   monkeypatch.setattr(taught.answers, "on_object", lambda run, fact: np.array([1.0, 0.0]))

@@ -99,30 +99,33 @@ def teacher_belief(
   params: Params,
   facts: Sequence[Fact],
   question: Question,
-  *,
-  best: bool = False,
   least: float = LEAST_TAUGHT,
 ) -> list[np.ndarray]:
   """Returns what a model believes of each fact: probabilities of the candidates, [candidates].
 
-  Those below `least` are set to 0, and the rest sum to 1.
+  Those below `least` are set to 0, but for the likeliest, and the rest sum to 1.
 
   Args:
     run: the seed.
     params: weights of the model.
     facts: of which it is asked.
     question: how it is asked.
-    best: puts all probability on the likeliest candidate.
     least: a probability.
   """
   asked_run = run.with_sets({**run.sets, "asked": list(facts)})
   beliefs = []
   for scores_C in scores(asked_run, params, "asked", question):
     p_C = np.exp(scores_C - scores_C.max())
-    taught_C = p_C == p_C.max() if best else p_C / p_C.sum() >= least
-    p_C = np.where(taught_C, p_C, 0)
+    kept_C = (p_C / p_C.sum() >= least) | (p_C == p_C.max())
+    p_C = np.where(kept_C, p_C, 0)
     beliefs.append(p_C / p_C.sum())
   return beliefs
+
+
+def on_likeliest(belief_C: np.ndarray) -> np.ndarray:
+  """Returns all probability on the likeliest candidate of a belief, shared where several are."""
+  likeliest_C = (belief_C == belief_C.max()).astype(float)
+  return likeliest_C / likeliest_C.sum()
 
 
 def on_object(run: SeedRun, fact: Fact) -> np.ndarray:

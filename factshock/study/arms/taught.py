@@ -38,8 +38,11 @@ def taught(run: SeedRun, name: str) -> tuple[list[Fact], list[np.ndarray] | None
   """
   arm = run.config.arms[name]
   facts = facts_of(run, arm.facts)
+  beliefs = _beliefs(run, facts, arm.teacher) if "teacher" in arm else []
   if "sure_share" in arm:
-    facts = _surest(run, facts, arm.teacher, arm.sure_share)
+    rows = _surest(facts, beliefs, arm.sure_share)
+    facts = [facts[row] for row in rows]
+    beliefs = [beliefs[row] for row in rows]
     print("  " + splits.describe(f"{name}, surest", facts), flush=True)
   labels = arm.get("labels", "gold")
   if labels == "permuted":
@@ -47,7 +50,8 @@ def taught(run: SeedRun, name: str) -> tuple[list[Fact], list[np.ndarray] | None
   if labels == "gold":
     return facts, None
   share = arm.get("gold_share", 0.0)
-  beliefs = _beliefs(run, facts, arm.teacher, labels == "best")
+  if labels == "best":
+    beliefs = [answers.on_likeliest(p_C) for p_C in beliefs]
   return facts, [
     share * answers.on_object(run, fact) + (1 - share) * p_C for fact, p_C in zip(facts, beliefs)
   ]
@@ -85,7 +89,7 @@ def _by_answers(run: SeedRun) -> tuple[list[Fact], list[Fact]]:
   pool = run.sets["pool"]
   known: list[Fact] = []
   unknown: list[Fact] = []
-  for fact, p_C in zip(pool, _beliefs(run, pool, run.config.roles.ceiling, True)):
+  for fact, p_C in zip(pool, _beliefs(run, pool, run.config.roles.ceiling)):
     answer = run.candidates[fact["relation"]][int(p_C.argmax())]
     is_right = answer in (fact["object"], *fact.get("aliases", ()))
     (known if is_right else unknown).append(fact)
@@ -102,7 +106,7 @@ def _by_confidence(run: SeedRun) -> tuple[list[Fact], list[Fact]]:
   """Returns the halves of the pool by the probability of the object, as column `confidence`."""
   pool = run.sets["pool"]
   with_confidence: list[Fact] = []
-  for fact, p_C in zip(pool, _beliefs(run, pool, run.config.roles.ceiling, False, least=0.0)):
+  for fact, p_C in zip(pool, _beliefs(run, pool, run.config.roles.ceiling, least=0.0)):
     confidence = float((p_C * answers.on_object(run, fact)).sum())
     with_confidence.append(cast(Fact, {**fact, "confidence": confidence}))
   return (
@@ -112,32 +116,29 @@ def _by_confidence(run: SeedRun) -> tuple[list[Fact], list[Fact]]:
 
 
 def _surest(
-  run: SeedRun,
   facts: Sequence[Fact],
-  teacher: str,
+  beliefs: Sequence[np.ndarray],
   share: float,
-) -> list[Fact]:
-  """Returns a share of each relation's facts, those a teacher is surest of, in their order.
+) -> list[int]:
+  """Returns the rows of a share of each relation's facts, those a teacher is surest of.
 
   How sure it is of a fact is the probability of its likeliest answer among the candidates. Each
   relation keeps one fact at least.
   """
-  beliefs = _beliefs(run, facts, teacher, best=False)
   by_relation: dict[str, list[int]] = {}
   for row, fact in enumerate(facts):
     by_relation.setdefault(fact["relation"], []).append(row)
-  kept: set[int] = set()
+  kept: list[int] = []
   for rows in by_relation.values():
     surest_first = sorted(rows, key=lambda row: -beliefs[row].max())
-    kept.update(surest_first[: max(1, round(share * len(rows)))])
-  return [facts[row] for row in sorted(kept)]
+    kept += surest_first[: max(1, round(share * len(rows)))]
+  return sorted(kept)
 
 
 def _beliefs(
   run: SeedRun,
   facts: Sequence[Fact],
   teacher: str,
-  best: bool,
   least: float = answers.LEAST_TAUGHT,
 ) -> list[np.ndarray]:
   """Returns what the pretrained model believes of facts, asked as the arm `teacher` is."""
@@ -146,7 +147,7 @@ def _beliefs(
     raise ValueError(f"arms of the kind of {teacher!r} do not ask the pretrained model")
   asked_run, question = question_of(run, teacher)
   params = weights.pretrained(run)
-  return answers.teacher_belief(asked_run, params, facts, question, best=best, least=least)
+  return answers.teacher_belief(asked_run, params, facts, question, least)
 
 
 def problems(config: Config, name: str, ranks: bool) -> list[str]:
