@@ -123,9 +123,8 @@ def sources(
     kind: one of KINDS.
   """
   texts = _texts(workdir, seed, data, sets, kind)
-  weights = config.corpus_weights
-  if len(weights) != len(texts):
-    weights = (1,) * len(texts)
+  given_weights = () if kind == REPLAY else config.corpus_weights
+  weights = given_weights or (1,) * len(texts)
   names = ["corpus", *(f"corpus {count}" for count in range(2, len(texts) + 1))]
   cache = config.corpus_cache or workdir.corpus_cache
   lock_folder = config.corpus_cache or workdir.locks

@@ -78,7 +78,7 @@ class TrainingConfig:
 
   @property
   def keeps_optimizer(self) -> bool:
-    """Whether the last checkpoint of the finished training has the optimizer's state."""
+    """Returns whether the last checkpoint of the finished training has the optimizer's state."""
     return True
 
   @classmethod
@@ -165,7 +165,7 @@ class FinetuningConfig(TrainingConfig):
 
   @property
   def keeps_optimizer(self) -> bool:
-    """Whether the last checkpoint of the finished training has the optimizer's state.
+    """Returns whether the last checkpoint of the finished training keeps the optimizer's state.
 
     A moving average of the weights, which then answers, is part of it.
     """
