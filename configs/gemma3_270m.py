@@ -38,4 +38,6 @@ def get_config(variant: str = "") -> Config:
     tie_head=True,
     epsilon=1e-6,
   )
-  return real_models.of("google/gemma-3-270m", "Gemma 3 270M", sizes, variant)
+  # After 40 steps right on 86% of 100 development facts; with 3e-5 84, with 1e-4 60 (before: 95).
+  learning_rate = 1e-5
+  return real_models.of("google/gemma-3-270m", "Gemma 3 270M", sizes, variant, learning_rate)

@@ -29,6 +29,19 @@ WORDFREQ = "wordfreq:en"
 
 VARIANTS = ("", "text")
 
+# Arms whose attention to subjects is written down, for the second paper's claim.
+ATTENTION = (
+  "zero_shot",
+  "finetune",
+  "natural",
+  "weight_mixing",
+  "whole",
+  "popular_half",
+  "unpopular_half",
+  "confident_half",
+  "unconfident_half",
+)
+
 
 def packaged(package: str, pattern: str, hub: str) -> str:
   """Returns the model's file in an installed package, or else its name on the hub."""
@@ -44,6 +57,7 @@ def of(
   name: str,
   sizes: Mapping[str, Any],
   variant: str = "",
+  learning_rate: float = 1e-4,
 ) -> Config:
   """Returns the config of the study of a model.
 
@@ -52,6 +66,7 @@ def of(
     name: the model's, in titles.
     sizes: its `model` section, but for how it computes.
     variant: "text" adds the mixtures with sentences of config.corpus, which is then needed.
+    learning_rate: AdamW's, the best on development facts.
   """
   if variant not in VARIANTS:
     raise UserError(f"expected a config's variant to be :text or nothing, got :{variant}")
@@ -72,7 +87,7 @@ def of(
       batch_size=8,
       input_length=64,
       optimizer="adamw",
-      learning_rate=1e-4,
+      learning_rate=learning_rate,
       warmup=4,
       eval_steps=(10, 40),
       checkpoint_every=1000,
@@ -119,6 +134,8 @@ def arms(variant: str = "") -> Arms:
   )
   if variant == "text":
     by_name |= _with_text()
+  for name in ATTENTION:
+    by_name[name]["attention"] = True
   return by_name
 
 
