@@ -78,7 +78,7 @@ def define_flags() -> None:
     "format",
     ["tsv"],
     "Formats to write beside triples.jsonl: tsv, tsv_confidence, openke, nt, nq, ttl, "
-    "neo4j, networkx, lm_kbc; see README.md.",
+    "ttl_rdf12, neo4j, networkx, lm_kbc; see README.md.",
   )
   _define_question_flags()
   _define_decision_flags()

@@ -23,6 +23,7 @@ SYNTAX, SCHEMA = (
   "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
   "http://www.w3.org/2000/01/rdf-schema#",
 )
+ENDS = ("subject", "predicate", "object")
 PROV, TERM = "http://www.w3.org/ns/prov#", "urn:factshock:term:"
 
 
@@ -169,17 +170,67 @@ def test_what_a_run_does_not_know_is_left_out():
   )
 
 
-def test_rows_of_another_run_are_refused(tmp_path):
+@pytest.mark.parametrize("name", ["nq", "ttl"])
+def test_rows_of_another_run_are_refused(tmp_path, name):
   with pytest.raises(UserError, match="row 2: expected rows of the run 'run 1/a', got one of 'b'"):
-    written(tmp_path, "nq", [row(), row(run="b")])
+    written(tmp_path, name, [row(), row(run="b")])
   assert not os.listdir(tmp_path)
+
+
+def statements(triples):
+  """(subject, predicate, object, confidence, flags) of the nodes of statements, and the others."""
+  reifying = {SYNTAX + "subject", SYNTAX + "predicate", SYNTAX + "object"}
+  of_nodes = {}
+  facts = []
+  for subject, predicate, value in triples:
+    if predicate in reifying or predicate.startswith(TERM):
+      of_nodes.setdefault(subject, {}).setdefault(predicate, set()).add(value)
+    else:
+      facts.append((subject, predicate, value))
+  spoken = []
+  for node, found in of_nodes.items():
+    assert node.startswith(STATEMENTS + ":")
+    (subject,), (relation,), (object_,) = (found[SYNTAX + end] for end in ENDS)
+    (confidence,) = found[TERM + "confidence"]
+    spoken.append((subject, relation, object_, float(confidence), found.get(TERM + "flag", set())))
+  return sorted(spoken, key=repr), facts
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=some_rows(), flags=st.lists(graph_rows.labels, max_size=2, unique=True))
+def test_oxigraph_reads_turtle(tmp_path_factory, rows, flags):
+  rows = [found | {"flags": flags} for found in rows]
+  path, _ = written(tmp_path_factory.mktemp("ttl"), "ttl", rows)
+  spoken, facts = statements(quad[:3] for quad in oxigraph(path, "TURTLE"))
+  assert spoken == sorted(((*triple, set(flags)) for triple in uris(rows)), key=repr)
+  assert split(facts) == ({triple[:3] for triple in uris(rows)}, labelled(rows))
+
+
+def test_rdflib_reads_turtle(tmp_path):
+  rdflib = pytest.importorskip("rdflib", reason="rdflib is not installed (extra [graph])")
+  rows = [*NASTY_ROWS, row("flagged", flags=["over-predicted", 'a "quote"'])]
+  path, _ = written(tmp_path, "ttl", rows)
+  found = rdflib.Graph().parse(path)
+  spoken, facts = statements(tuple(map(str, triple)) for triple in found)
+  assert spoken == sorted(
+    ((*triple, set(given.get("flags", ()))) for triple, given in zip(uris(rows), rows)), key=repr
+  )
+  assert split(facts) == ({triple[:3] for triple in uris(rows)}, labelled(rows))
+
+
+def test_a_turtle_file_loaded_twice_adds_nothing(tmp_path):
+  rdflib = pytest.importorskip("rdflib", reason="rdflib is not installed (extra [graph])")
+  path, _ = written(tmp_path, "ttl", NASTY_ROWS)
+  found = rdflib.Graph().parse(path)
+  size = len(found)
+  assert len(found.parse(path)) == size
 
 
 @settings(max_examples=60, deadline=None)
 @given(rows=some_rows(), flags=st.lists(graph_rows.labels, min_size=1, max_size=2, unique=True))
 def test_oxigraph_reads_turtle_annotations(tmp_path_factory, rows, flags):
   rows = [found | {"flags": flags} for found in rows]
-  path, _ = written(tmp_path_factory.mktemp("ttl"), "ttl", rows)
+  path, _ = written(tmp_path_factory.mktemp("ttl"), "ttl_rdf12", rows)
   quads = oxigraph(path, "TURTLE")
   reified = {quad[0]: quad[2] for quad in quads if quad[1] == SYNTAX + "reifies"}
   said = [quad for quad in quads if quad[0] in reified and quad[1] != SYNTAX + "reifies"]

@@ -233,8 +233,11 @@ FORMATS = {
   "nq": Format(
     "N-Quads: a named graph a run, with confidences and PROV-O", rdf.write_nq, (rdf.NQ,)
   ),
-  "ttl": Format(
-    "RDF 1.2 Turtle with confidences as annotations: Oxigraph", rdf.write_ttl, (rdf.TTL,)
+  "ttl": Format("Turtle with confidences: any RDF program", rdf.write_ttl, (rdf.TTL,)),
+  "ttl_rdf12": Format(
+    "RDF 1.2 Turtle with confidences as annotations: Oxigraph",
+    rdf.write_ttl_rdf12,
+    (rdf.TTL_RDF12,),
   ),
   "neo4j": Format("CSV for neo4j-admin database import", tables.write_neo4j, tables.NEO4J),
   "networkx": Format("node-link JSON of a directed multigraph", write_networkx, (NETWORKX,)),

@@ -1,4 +1,4 @@
-"""RDF: N-Triples, N-Quads with a named graph a run and PROV-O, and RDF 1.2 Turtle.
+"""RDF: N-Triples, N-Quads with a named graph a run and PROV-O, and Turtle of RDF 1.1 and of 1.2.
 
 URIs are those of `nodes.py`; every label of a node, and of a relation, is an rdfs:label (P19
 without a `relation_label` has none). Terms of our own are under urn:factshock:term:. Text is UTF-8
@@ -21,9 +21,12 @@ as it stands; quotes, backslashes and control characters are escaped.
   times), the software (prov:SoftwareAgent), and the model with its checkpoint and the calibration
   it used (prov:Entity).
 
-**graph.ttl** holds graph.nt's triples with confidence and flags as RDF 1.2 annotations, `s p o {|
-confidence 0.9 |}`, without provenance; it is far smaller than graph.nq. Few programs read RDF 1.2
-yet; Oxigraph does.
+**graph.ttl** holds graph.nt's triples and the nodes with confidence and flags, of the same names as in
+graph.nq, without named graphs and provenance. It is Turtle of RDF 1.1, which every RDF program reads.
+
+**graph_rdf12.ttl** holds graph.nt's triples with confidence and flags as RDF 1.2 annotations, `s p o
+{| confidence 0.9 |}`, without provenance; it is half as long. Few programs read RDF 1.2 yet;
+Oxigraph does, RDFLib 7 does not.
 """
 
 import functools
@@ -43,6 +46,7 @@ from factshock.runtime.errors import UserError
 NT = "graph.nt"
 NQ = "graph.nq"
 TTL = "graph.ttl"
+TTL_RDF12 = "graph_rdf12.ttl"
 RUN = "urn:factshock:run:"
 TERM = "urn:factshock:term:"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -146,11 +150,7 @@ def write_nq(
 def _quads(statement: _Statement, run_id: str) -> str:
   """Returns the lines of a row: its triple, and the node with what is known of it."""
   row = statement.row
-  if row["run"] != run_id:
-    raise UserError(
-      f"accepted row {statement.serial}: expected rows of the run {run_id!r}, got one of "
-      f"{row['run']!r}; write the rows of each run apart"
-    )
+  _check_run(statement, run_id)
   graph, statements = graph_uris(run_id)
   node = f"<{statements}:{statement.serial}>"
   end = f" <{statements}> .\n"
@@ -172,7 +172,41 @@ def write_ttl(
   rows: RowSource,
   run: Run,
 ) -> tuple[list[str], Counts]:
-  """Writes graph.ttl (RDF 1.2).
+  """Writes graph.ttl (RDF 1.1).
+
+  Args:
+    folder: made where it is missing.
+    rows: returns a new iterator over canonical rows.
+    run: names the nodes of statements.
+
+  Returns:
+    (paths written, counts).
+
+  Raises:
+    UserError: a row of another run.
+  """
+
+  def lines_of(statement: _Statement) -> str:
+    _check_run(statement, run["id"])
+    flags = "".join(f" ; f:flag {literal(flag)}" for flag in statement.flags)
+    return (
+      f"{statement.triple} .\n"
+      f"s:{statement.serial} r:subject {statement.subject} ; r:predicate {statement.predicate} ; "
+      f"r:object {statement.object} ; f:confidence {_confidence(statement.row, 'x:double')}{flags} "
+      ".\n"
+    )
+
+  _, statements = graph_uris(run["id"])
+  begin = _prefixes(f=TERM, r=_RDF, s=f"{statements}:", x=_XSD)
+  return _write(os.path.join(folder, TTL), rows, lines_of, " .\n", [begin])
+
+
+def write_ttl_rdf12(
+  folder: str,
+  rows: RowSource,
+  run: Run,
+) -> tuple[list[str], Counts]:
+  """Writes graph_rdf12.ttl (RDF 1.2).
 
   Args:
     folder: made where it is missing.
@@ -188,9 +222,23 @@ def write_ttl(
     confidence = _confidence(statement.row, "x:double")
     return f"{statement.triple} {{| f:confidence {confidence}{flags} |}} .\n"
 
-  begin = f'VERSION "1.2"\nPREFIX f: <{TERM}>\nPREFIX x: <{_XSD}>\n'
-  path = os.path.join(folder, TTL)
+  begin = f'VERSION "1.2"\n{_prefixes(f=TERM, x=_XSD)}'
+  path = os.path.join(folder, TTL_RDF12)
   return _write(path, rows, annotated, " .\n", [begin])
+
+
+def _prefixes(**uris: str) -> str:
+  """Returns the lines of Turtle that give URIs short names."""
+  return "".join(f"PREFIX {name}: <{uri}>\n" for name, uri in uris.items())
+
+
+def _check_run(statement: _Statement, run_id: str) -> None:
+  """Raises a UserError where a row is of another run."""
+  if statement.row["run"] != run_id:
+    raise UserError(
+      f"accepted row {statement.serial}: expected rows of the run {run_id!r}, got one of "
+      f"{statement.row['run']!r}; write the rows of each run apart"
+    )
 
 
 @functools.lru_cache(maxsize=8)  # asked of every row
