@@ -21,11 +21,12 @@ as it stands; quotes, backslashes and control characters are escaped.
   times), the software (prov:SoftwareAgent), and the model with its checkpoint and the calibration
   it used (prov:Entity).
 
-**graph.ttl** holds graph.nt's triples and the nodes with confidence and flags, of the same names as in
-graph.nq, without named graphs and provenance. It is Turtle of RDF 1.1, which every RDF program reads.
+**graph.ttl** holds graph.nt's triples and the nodes with confidence and flags, of the same names as
+in graph.nq, without named graphs and provenance. It is Turtle of RDF 1.1, which every RDF program
+reads.
 
-**graph_rdf12.ttl** holds graph.nt's triples with confidence and flags as RDF 1.2 annotations, `s p o
-{| confidence 0.9 |}`, without provenance; it is half as long. Few programs read RDF 1.2 yet;
+**graph_rdf12.ttl** holds graph.nt's triples with confidence and flags as RDF 1.2 annotations,
+`s p o {| confidence 0.9 |}`, without provenance; it is half as long. Few programs read RDF 1.2 yet;
 Oxigraph does, RDFLib 7 does not.
 """
 
