@@ -42,6 +42,7 @@ setuptools.setup(
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
     "tensorstore>=0.1.70",
+    "tqdm>=4.60",
     "transformers>=4.50",
     "xxhash>=3.0",
   ],

@@ -39,6 +39,7 @@ from absl import flags
 import factshock
 from factshock.runtime import console, files, provenance
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import format_duration
 
 BEGIN = "<!-- benchmarks -->"
 END = "<!-- end of benchmarks -->"
@@ -194,7 +195,7 @@ def measure(name: str, path: str) -> tuple[str, str]:
   began = time.monotonic()
   load = os.getloadavg()[0]
   output = _run(path, folder)
-  duration = console.format_duration(time.monotonic() - began)
+  duration = format_duration(time.monotonic() - began)
   paragraphs = [
     f"### {name}",
     summary(path),

@@ -39,6 +39,7 @@ from absl import flags
 
 from factshock.runtime import console, files
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import format_duration
 
 if TYPE_CHECKING:
   import numpy as np
@@ -138,7 +139,7 @@ def _print_summary(counted: "Entities", counts: "Mapping[str, np.ndarray]", seco
   together = (counts["together"] > 0).sum()
   print(
     f"{documents:,} documents, {size / 1e6:,.1f} MB of text in "
-    f"{console.format_duration(seconds)}: {mentions.sum():,} mentions of {mentioned:,} of "
+    f"{format_duration(seconds)}: {mentions.sum():,} mentions of {mentioned:,} of "
     f"{len(counted.labels):,} entities, {together:,} of {len(counted.facts):,} facts in some "
     "document"
   )

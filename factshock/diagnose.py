@@ -38,6 +38,7 @@ from absl import flags
 from factshock.predictions import columns
 from factshock.runtime import console, files
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 
 if TYPE_CHECKING:
   from factshock.knowledge_graph.trials import Trial
@@ -298,7 +299,7 @@ def _trials_by_arm() -> "dict[str, dict[int, list[Trial]]]":
   values = flags.FLAGS
   counts = _entity_counts(values.entity_counts)
   arms: dict[str, dict[int, list[Trial]]] = {}
-  progress = console.Progress("trials", len(values.predictions))
+  progress = Progress("trials", len(values.predictions))
   names = columns.given()
   for done, value in enumerate(values.predictions, 1):
     arm, path = _arm_and_path(value)

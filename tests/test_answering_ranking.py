@@ -116,7 +116,7 @@ def test_ranking_says_how_far_it_is(params, monkeypatch, capsys):
   monkeypatch.setattr(ranking, "Progress", loud)
   ranking.rank(loaded(params), PROMPTS, KEYS, CANDIDATES, batch_size=2)
   total = sum(len(CANDIDATES[key]) for key in KEYS)
-  last = capsys.readouterr().out.splitlines()[-1]
+  last = capsys.readouterr().err.splitlines()[-1]
   assert last.startswith(f"  ranking, answers scored {total}/{total} 100%")
 
 

@@ -1,12 +1,16 @@
 """Progress lines and the time left of an experiment: said only once there is something to go by."""
 
+import io
+import re
+import time
+
 import numpy as np
 import pytest
 import tiny
 
 from factshock import answer
 from factshock.answering import batches
-from factshock.runtime import console
+from factshock.runtime import progress
 from factshock.study import pipeline
 
 
@@ -18,15 +22,63 @@ def clock(monkeypatch):
   return now
 
 
-def test_an_eta_comes_once_a_hundredth_is_done(clock, capsys):
-  progress = console.Progress("ranking", 1000)
-  for seconds, done in ((1, 0), (10, 5), (10, 10), (10, 500)):
+def test_a_log_has_a_line_every_half_minute_on_stderr(clock, capsys):
+  counted = progress.Progress("ranking", 1000)
+  for seconds, done in ((1, 0), (30, 5), (10, 8), (20, 10), (30, 500), (1, 1000)):
     clock[0] += seconds
-    progress.update(done)
-  first, second, third = capsys.readouterr().out.splitlines()
-  assert first == "  ranking 5/1000 0%, 0:11 elapsed"
-  assert second == "  ranking 10/1000 1%, 0:21 elapsed, ETA 33:00"
-  assert third == "  ranking 500/1000 50%, 0:31 elapsed, ETA 0:30"
+    counted.update(done)
+  out, err = capsys.readouterr()
+  assert out == ""
+  assert err.splitlines() == [
+    "  ranking 5/1000 0%, 0:31 elapsed",
+    "  ranking 10/1000 1%, 1:01 elapsed, ETA 1:39:00",
+    "  ranking 500/1000 50%, 1:31 elapsed, ETA 1:30",
+    "  ranking 1000/1000 100%, 1:32 elapsed",
+  ]
+
+
+def test_a_short_step_says_nothing_in_a_log(clock, capsys):
+  assert list(progress.over("reading", "abc", 3)) == ["a", "b", "c"]
+  assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_says_that_a_long_wait_was_for_a_compiler(clock, capsys):
+  counted = progress.Progress("finetune", 100, compiles=True)
+  clock[0] += 40
+  counted.update(1, "loss 2.3")
+  assert capsys.readouterr().err == "  finetune 1/100 1% (compiled; loss 2.3), 0:40 elapsed\n"
+
+
+class Terminal(io.StringIO):
+  """Text that takes itself for a terminal."""
+
+  def isatty(self):
+    return True
+
+
+def test_a_terminal_gets_a_bar_that_says_when_it_compiles(clock, monkeypatch):
+  screen = Terminal()
+  monkeypatch.setattr("sys.stderr", screen)
+  counted = progress.Progress("finetune", 100, compiles=True)
+  assert "finetune   0%|" in screen.getvalue() and "compiling" in screen.getvalue()
+  clock[0] += 40
+  counted.update(1)
+  shown = len(screen.getvalue())
+  clock[0] += 10
+  time.sleep(0.11)  # tqdm draws ten times a second at most, by the real clock
+  counted.update(11, "loss 2.3")
+  last = screen.getvalue()[shown:]
+  assert "11/100" in last and "ETA 1:29, loss 2.3" in last and "compiling" not in last
+  assert max(map(len, re.split("[\r\n]", screen.getvalue()))) <= 101
+  counted.update(100)
+  assert "100/100" in screen.getvalue()
+
+
+def test_a_terminal_gets_no_bar_of_a_short_step(monkeypatch):
+  screen = Terminal()
+  monkeypatch.setattr("sys.stderr", screen)
+  assert list(progress.over("reading", "abc", 3)) == ["a", "b", "c"]
+  assert screen.getvalue().strip() == ""
 
 
 def test_the_time_left_is_not_told_by_one_stage(clock):

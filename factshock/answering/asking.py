@@ -17,8 +17,8 @@ from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.facts import schema, sources
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import Fact, Relation
 
 _NO_SHOTS = Prompting()

@@ -14,8 +14,8 @@ from factshock.devices import partitioning
 from factshock.models import layers
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import Array, Params, Tokenizer
 
 ENDED = -1  # in place of a token, after the end of a generated answer
@@ -245,7 +245,7 @@ def run(
 
   fetched = []
   done = 0
-  progress = Progress("generating", len(prompts))
+  progress = Progress("generating", len(prompts), compiles=True)
   for indices, (tokens_B, scores_B) in fetched_in_turn(results()):
     fetched.append((indices, tokens_B[: len(indices)], scores_B[: len(indices)]))
     done += len(indices)

@@ -15,7 +15,7 @@ from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
-from factshock.runtime.console import Progress
+from factshock.runtime.progress import Progress
 from factshock.types import Candidates, Fact, Relation
 
 METHODS = ("rank", "greedy", "beam", "votes")

@@ -14,7 +14,7 @@ import numpy as np
 
 from factshock.data import prompts
 from factshock.predictions import accuracy
-from factshock.runtime.console import Progress
+from factshock.runtime.progress import Progress
 from factshock.types import Fact
 
 CATEGORIES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")

@@ -27,8 +27,8 @@ from factshock.devices import partitioning
 from factshock.models import families
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import files, interruption
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import Array, Candidates, Fact, Params
 
 SITES = ("encoder", "cross", "self")
@@ -223,7 +223,7 @@ def _observe_all(
 
 def _gather(pending: Sequence[_Pending], count: int) -> dict[str, np.ndarray]:
   """Returns the arrays of batches in the order of `count` facts, NaN where a fact is in none."""
-  progress = Progress("attention", sum(len(indices) for indices, _ in pending))
+  progress = Progress("attention", sum(len(indices) for indices, _ in pending), compiles=True)
   observed: dict[str, np.ndarray] = {}
   done = 0
   for indices, arrays in pending:  # only now wait for the devices

@@ -19,8 +19,8 @@ from factshock.data.prompts import target_text
 from factshock.models import families
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import interruption
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import Array, Candidates, Params
 
 # Contexts that go through the layers together: enough to fill the device.
@@ -274,7 +274,7 @@ class Scored:
   """Prints how many answers have a score, where that takes long."""
 
   def __init__(self, total: int) -> None:
-    self._progress = Progress("ranking, answers scored", total)
+    self._progress = Progress("ranking, answers scored", total, compiles=True)
     self._done = 0
 
   def add(self, answers: int) -> None:

@@ -14,8 +14,8 @@ from factshock.data import prompts
 from factshock.facts import sources
 from factshock.models import families
 from factshock.predictions import accuracy
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import Candidates, Fact
 
 ALPHAS = tuple(step / 10 for step in range(11))

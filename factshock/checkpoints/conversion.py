@@ -18,8 +18,8 @@ from factshock.models.formats.gguf import files as gguf_files
 from factshock.models.formats.huggingface import names, writing
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
-from factshock.runtime import console
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.runtime.workdir import Workdir
 from factshock.types import FilePath
 
@@ -266,7 +266,7 @@ def _write_huggingface(model: SourceModel, output: str) -> None:
     tensors,
     huggingface.to_json(model.config, dtype, model.json),
     tokenizer_from=model.tokenizer,
-    progress=console.Progress("tensors", len(tensors)),
+    progress=Progress("tensors", len(tensors)),
   )
 
 
@@ -293,7 +293,7 @@ def _write_peft(
 
 def _write_orbax(model: SourceModel, output: str) -> None:
   by_leaf = names.by_leaf(model.config)
-  progress = console.Progress("leaves", len(by_leaf))
+  progress = Progress("leaves", len(by_leaf))
   done = []
 
   def lazy(leaf: str) -> tree_files.Lazy:

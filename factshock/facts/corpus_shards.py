@@ -23,8 +23,8 @@ import xxhash
 from factshock.facts import documents
 from factshock.facts.documents import Part
 from factshock.runtime import files
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 
 # What numpy raises for arrays in files that are not what was written: its own errors, those of zip
 # files, and those of the Python literal in a header.

@@ -20,8 +20,8 @@ from factshock.answering import batches, decoding, likelihoods, sampling
 from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import decoder_text, prompts, sentinels
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import Tokenizer
 
 CHUNK = 16  # batches of prompts between two lines of progress

@@ -33,8 +33,8 @@ from factshock.knowledge_graph.records import Outcome
 from factshock.predictions import prior_correction, writing
 from factshock.predictions.rows import Row, read_all_rows, read_rows
 from factshock.runtime import files, locks, provenance
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import Answer
 
 SUMMARY = "extraction.json"

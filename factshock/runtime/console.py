@@ -1,11 +1,10 @@
-"""Running a verb: user errors as one line, exit codes, and progress lines with an ETA."""
+"""Running a verb: user errors as one line, and exit codes."""
 
 import errno
 import functools
 import io
 import re
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -190,71 +189,3 @@ def say_once(line: str) -> None:
   """Prints a line on stderr that says what was decided, once however often it is decided."""
   if processes.is_first():
     print(line, file=sys.stderr, flush=True)
-
-
-def format_duration(seconds: float) -> str:
-  """Returns seconds as "m:ss" or "h:mm:ss"."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-class Progress:
-  """Prints "label 1200/3000 40% (note), 0:51 elapsed, ETA 1:17", at most a line every few seconds.
-
-  The ETA counts from the first update on: what comes before it (compilation, say) is not repeated.
-  It comes once a hundredth has been done since.
-  """
-
-  def __init__(
-    self,
-    label: str,
-    total: int,
-    *,
-    every: float = 5.0,
-  ) -> None:
-    """Starts the clock.
-
-    Args:
-      label: what is being done.
-      total: how many units there are to do.
-      every: seconds between two lines, at least.
-    """
-    self.label = label
-    self.total = total
-    self.every = every
-    self.began = time.monotonic()
-    self.printed = self.began  # when the last line was printed
-    self.first: tuple[float, int] | None = None  # time and units done of the first update
-
-  def update(self, done: int, note: str = "") -> None:
-    """Takes note of the units done; prints if it is time to, or if all are done."""
-    now = time.monotonic()
-    if self.first is None:
-      self.first = now, done
-    finished = done >= self.total
-    since = now - (self.began if finished else self.printed)
-    is_first = done == self.first[1] < self.total
-    if since < self.every or is_first:
-      return
-    self.printed = now
-    print(self._line(now, done, note), flush=True)
-
-  def _line(
-    self,
-    now: float,
-    done: int,
-    note: str,
-  ) -> str:
-    """Returns the line that says how far things are."""
-    percent = 100 * done // max(1, self.total)
-    remark = f" ({note})" if note else ""
-    elapsed = format_duration(now - self.began)
-    line = f"  {self.label} {done}/{self.total} {percent}%{remark}, {elapsed} elapsed"
-    if done >= self.total or self.first is None:
-      return line
-    began, done_before = self.first
-    if done - done_before < max(1, self.total / 100):
-      return line
-    eta = (now - began) * (self.total - done) / max(1, done - done_before)
-    return f"{line}, ETA {format_duration(eta)}"

@@ -14,8 +14,8 @@ from factshock.devices import host, partitioning
 from factshock.facts import splits
 from factshock.report import page
 from factshock.runtime import interruption, locks, processes, provenance
-from factshock.runtime.console import format_duration
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import format_duration
 from factshock.runtime.workdir import Workdir
 from factshock.study import answers, checks, diagnosis, ownership, seed_run, training, weights
 from factshock.study import config as configs

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from factshock.runtime import console
+from factshock.runtime.progress import Progress
 from factshock.runtime.settings import seed_list, values_of
 from factshock.theory import conditions, hypotheses, one_layer, phases, variants, worlds
 from factshock.theory.conditions import Arrays, Condition
@@ -55,7 +55,7 @@ def compute(config: Config) -> Results:
     UserError: a loss that is not finite.
   """
   stages = list(_stages(config))
-  progress = console.Progress("theory", sum(stage.work for stage in stages), every=2.0)
+  progress = Progress("theory", sum(stage.work for stage in stages))
   theory: Json = {
     "format": 1,
     "name": config.name,
@@ -218,7 +218,7 @@ def _add_stored(config: Config, results: Results) -> None:
 def _add_phases(config: Config, results: Results) -> None:
   """Adds the phase diagram."""
   grid = config.phases
-  progress = console.Progress("phase diagram", len(grid.zipf) * len(grid.sizes))
+  progress = Progress("phase diagram", len(grid.zipf) * len(grid.sizes))
   results.theory["phases"] = phases.diagram(
     sizes_of(config.world),
     seed_list(config.seeds),

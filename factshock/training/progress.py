@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from factshock.devices import partitioning
-from factshock.runtime import console, files, processes
+from factshock.runtime import files, processes
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.training import drivers, flops
 from factshock.training.metrics import Metrics
 from factshock.training.train_step import Scalars, StepFn
@@ -104,7 +105,7 @@ class Reporter:
     self._metrics = metrics
     self._log_every = log_every
     self._folder = folder
-    self._progress = console.Progress(label, steps)
+    self._progress = Progress(label, steps, compiles=True)
     self._pending: tuple[int, Scalars, Batch] | None = None
     self._restart()
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from factshock.models.formats import layout
 from factshock.runtime import folders, json_files, settings
-from factshock.runtime.console import Progress
 from factshock.runtime.errors import UserError
 from factshock.runtime.files import direct_write
+from factshock.runtime.progress import Progress
 from factshock.types import FilePath
 
 # Files of weights, in the order in which transformers looks for them: the first that is there is

@@ -16,7 +16,7 @@ from factshock.models.formats.huggingface import configs, files, names
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import json_files
-from factshock.runtime.console import Progress
+from factshock.runtime.progress import Progress
 from factshock.types import Array, FilePath, Params
 
 # A tokenizer's files, and the settings of generation, which transformers keeps beside config.json.
