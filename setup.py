@@ -19,6 +19,7 @@ TEST = [
 ]
 
 setuptools.setup(
+  # factshock/configs is a link to configs/: what it leads to comes along in a wheel.
   packages=setuptools.find_packages(include=["factshock", "factshock.*"]),
   package_data={"factshock": ["py.typed"], "factshock.harness.tasks": ["*.yaml"]},
   install_requires=[
@@ -35,6 +36,7 @@ setuptools.setup(
     "numpy>=1.26",
     "optax>=0.2.4",
     "orbax-checkpoint>=0.11.20",
+    "pandas>=2",
     "pyarrow>=15",
     # transformers needs it too. Its matching can be given a time, which re's cannot.
     "regex>=2024.4",
@@ -55,7 +57,8 @@ setuptools.setup(
     "beam": ["apache-beam>=2.60"],
     # Models as .gguf files, llama.cpp's format.
     "gguf": ["gguf>=0.17"],
-    "gpu": ["jax[cuda12]"],
+    "gpu": ["jax[cuda13]"],
+    "gpu_cuda12": ["jax[cuda12]"],  # for drivers before 580
     "tpu": ["jax[tpu]"],
     "lm_eval": ["lm_eval>=0.4.13"],
     "pub_quiz": ["lm-pub-quiz>=0.3.3"],

@@ -16,8 +16,8 @@ cores.
 
 import ml_collections
 
-from configs import demo
-from configs.demo import Arms
+from factshock.configs import demo
+from factshock.configs.demo import Arms
 from factshock.types import Config
 
 

@@ -10,7 +10,7 @@ to 10 points above the unpopular one (the paper's claim). Not run by us. Needs: 
 Time: not measured; 109 TFLOP a step and 42 computed again, 1,000 steps an arm, 5 arms.
 """
 
-from configs import llama2_7b, which_facts
+from factshock.configs import llama2_7b, which_facts
 from factshock.types import Config
 
 

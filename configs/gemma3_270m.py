@@ -12,7 +12,7 @@ wordfreq's (CC BY-SA 4.0).
 Expect: docs/measurements/real_models.md. Time: not measured yet.
 """
 
-from configs import real_models
+from factshock.configs import real_models
 from factshock.types import Config
 
 

@@ -11,7 +11,7 @@ not measured yet. Time: 109 TFLOP of matrix products a step, and 42 more as each
 again (--config.model.remat=none: 78 GB, a GPU of 96 GB), 1,000 steps.
 """
 
-from configs import pretrained
+from factshock.configs import pretrained
 from factshock.types import Config
 
 

@@ -17,7 +17,7 @@ paper is reported to have 61.4 for the known half, 55.6 for the unknown one, 58.
 run by us. Needs: a GPU of 96 GB. Time: not measured; five-shot prompts take up to 1,000 tokens.
 """
 
-from configs import llama2_7b, which_facts
+from factshock.configs import llama2_7b, which_facts
 from factshock.types import Config
 
 

@@ -19,8 +19,8 @@ relations with 12,000 sentences, 9 minutes on 2 CPU cores.
 
 import ml_collections
 
-from configs import demo
-from configs.demo import Arms
+from factshock.configs import demo
+from factshock.configs.demo import Arms
 from factshock.types import Config
 
 

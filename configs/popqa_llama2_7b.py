@@ -10,7 +10,7 @@ Needs: a GPU of 48 GB. Time: not measured; 109 TFLOP a step and 42 computed agai
 arm, 5 arms.
 """
 
-from configs import llama2_7b, which_facts
+from factshock.configs import llama2_7b, which_facts
 from factshock.types import Config
 
 

@@ -9,7 +9,7 @@ one; no number of the paper is known to us. Not run by us. Needs: a GPU of 64 GB
 measured; 118 TFLOP a step and 42 computed again, 1,000 steps an arm, 5 arms.
 """
 
-from configs import mistral_7b, which_facts
+from factshock.configs import mistral_7b, which_facts
 from factshock.types import Config
 
 

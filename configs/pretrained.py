@@ -18,7 +18,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import own_facts
+from factshock.configs import own_facts
 from factshock.models import families
 from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError

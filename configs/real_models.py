@@ -15,8 +15,8 @@ from typing import Any
 
 import ml_collections
 
-from configs import demo, pretrained, remedies
-from configs.demo import Arm, Arms
+from factshock.configs import demo, pretrained, remedies
+from factshock.configs.demo import Arm, Arms
 from factshock.runtime.errors import UserError
 from factshock.types import Config
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import ml_collections
 
-from configs import demo
-from configs.demo import Arm, Arms
+from factshock.configs import demo
+from factshock.configs.demo import Arm, Arms
 from factshock.types import Config
 
 SETS = {

@@ -13,7 +13,7 @@ Expect: docs/measurements/real_models.md. Time: 16 minutes a seed on 2 CPU cores
 5.6 GB of memory.
 """
 
-from configs import real_models
+from factshock.configs import real_models
 from factshock.types import Config
 
 

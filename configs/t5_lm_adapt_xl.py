@@ -11,7 +11,7 @@ pass makes again what is not a product of weights (--config.model.remat=none: 63
 weights are those of google/t5-xl-lm-adapt. Finetuning is alone (train) or in a study (experiment).
 """
 
-from configs import pretrained
+from factshock.configs import pretrained
 from factshock.types import Config
 
 

@@ -9,7 +9,7 @@ v4-8), by a dry run on a CPU, whose compiler holds wide copies of bfloat16 weigh
 measured yet. Time: 12 TFLOP of matrix products a step, 1,000 steps.
 """
 
-from configs import pretrained
+from factshock.configs import pretrained
 from factshock.types import Config
 
 

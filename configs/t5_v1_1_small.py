@@ -9,7 +9,7 @@ GPU), by a dry run on a CPU, whose compiler holds wide copies of bfloat16 weight
 measured yet. Time: 0.86 TFLOP of matrix products a step, 1,000 steps.
 """
 
-from configs import pretrained
+from factshock.configs import pretrained
 from factshock.types import Config
 
 

@@ -10,7 +10,7 @@ pass makes again what is not a product of weights (--config.model.remat=none: 63
 12 TFLOP more). Expect: not measured yet. Time: 45 TFLOP of matrix products a step, 1,000 steps.
 """
 
-from configs import pretrained
+from factshock.configs import pretrained
 from factshock.types import Config
 
 

@@ -11,7 +11,7 @@ Time: 119 TFLOP of matrix products a step, and 48 more as each layer is computed
 (--config.model.remat=none: 120 GB, a GPU of 141 GB), 1,000 steps.
 """
 
-from configs import pretrained
+from factshock.configs import pretrained
 from factshock.types import Config
 
 

@@ -15,8 +15,8 @@ weight mixing, .22 to .27 with the others. Time: about 45 minutes a seed on one 
 
 import ml_collections
 
-from configs import remedies, trex_t5
-from configs.demo import Arms
+from factshock.configs import remedies, trex_t5
+from factshock.configs.demo import Arms
 from factshock.types import Config
 
 OWN = "zero_shot"

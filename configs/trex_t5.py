@@ -21,8 +21,8 @@ Time: 2 CPU cores, about 17 minutes a seed; `gpu` is for one GPU and was not run
 
 import ml_collections
 
-from configs import own_facts
-from configs.demo import Arms
+from factshock.configs import own_facts
+from factshock.configs.demo import Arms
 from factshock.runtime.errors import UserError
 from factshock.types import Config
 

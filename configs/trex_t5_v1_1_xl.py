@@ -14,7 +14,7 @@ step, 1,000 steps an arm.
 
 import ml_collections
 
-from configs import t5_v1_1_xl, trex_t5
+from factshock.configs import t5_v1_1_xl, trex_t5
 from factshock.types import Config
 
 

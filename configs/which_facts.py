@@ -16,7 +16,7 @@ from types import ModuleType
 
 import ml_collections
 
-from configs.demo import Arm, Arms
+from factshock.configs.demo import Arm, Arms
 from factshock.types import Config
 
 # Prompts with choices, of which the likeliest is the answer; nothing is generated.

@@ -1,7 +1,7 @@
-"""Lists the verbs of factshock, or starts one: `python -m factshock VERB --flag=value ...`.
+"""Lists the verbs of factshock, or starts one: `factshock VERB --flag=value ...`.
 
-`python -m factshock VERB` is the same as `python -m factshock.VERB`; `python -m factshock VERB
---help` explains its flags.
+`factshock VERB --help` explains the flags of a verb. `python -m factshock VERB` and `python -m
+factshock.VERB` do the same.
 """
 
 import ast
@@ -10,6 +10,8 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+
+import factshock
 
 VERBS = (
   "experiment",
@@ -27,17 +29,21 @@ VERBS = (
 _HELP = ("--help", "-help", "-h", "help")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Lists the verbs or runs one of them.
 
   Args:
-    argv: the command line, the program's name first.
+    argv: the command line, the program's name first; None takes the process's own.
 
   Returns:
     The exit code: 0, or 2 for an unknown verb. A verb that runs ends the process with its own.
   """
+  argv = sys.argv if argv is None else argv
   if len(argv) < 2 or argv[1] in _HELP:
     print("\n".join(_listing()))
+    return 0
+  if argv[1] == "--version":
+    print(f"factshock {factshock.__version__}")
     return 0
   verb = argv[1]
   if verb not in VERBS:
@@ -51,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def _listing() -> list[str]:
   """Returns the lines that name each verb and what it does."""
   width = max(map(len, VERBS))
-  lines = ["usage: python -m factshock VERB --flag=value ... (VERB --help explains the flags)", ""]
+  lines = ["usage: factshock VERB --flag=value ... (factshock VERB --help explains the flags)", ""]
   return lines + [f"  {verb:{width}}  {_summary(verb)}" for verb in VERBS]
 
 
@@ -71,4 +77,4 @@ def _unknown(verb: str) -> str:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

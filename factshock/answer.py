@@ -9,7 +9,7 @@ r"""Asks a model for facts and writes a predictions file.
 --checkpoint is a checkpoint of factshock, or a HuggingFace model: a folder with its files, a hub
 id, or a .gguf file in its place. --config may name the config of a checkpoint; without it that of
 the checkpoint's own record counts. With it --config.mesh.fsdp=4 cuts the weights over four devices
-(configs/pretrained.py:MODEL for a HuggingFace model); without it each device holds all of them.
+(--config=pretrained:MODEL for a HuggingFace model); without it each device holds all of them.
 
 What --mode does:
   rank      compares every answer known of the fact's relation: the objects in --facts, in
@@ -58,11 +58,9 @@ _CHOICE_PROMPTS = ("letters", "choices")
 
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
-  from ml_collections import config_flags
+  from factshock.runtime import config_files
 
-  config_flags.DEFINE_config_file(
-    "config", None, "Config file the checkpoint was trained with; may be left out."
-  )
+  config_files.define_flag("Config the checkpoint was trained with; may be left out.")
   flags.DEFINE_string(
     "checkpoint",
     None,

@@ -1,6 +1,6 @@
 r"""Runs an experiment: pretrains, finetunes, repairs and diagnoses every arm, and writes a report.
 
-  python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo
+  factshock experiment --config=demo --workdir=runs/demo
 
 An arm is one way to train or repair a model; the config file lists the arms to compare. Any value
 of the config can be changed on the command line: --config.finetune.steps=400 --config.seeds=3
@@ -21,13 +21,13 @@ from factshock.runtime.workdir import Workdir
 
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
-  from ml_collections import config_flags
+  from factshock.runtime import config_files
 
-  config_flags.DEFINE_config_file("config", None, "Config file, such as configs/demo.py.")
+  config_files.define_flag("Config: a name, such as demo, or a file, such as mine.py.")
   flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for everything the experiment writes; by default runs/NAME of the config file NAME.py.",
+    "Folder for everything the experiment writes; by default runs/NAME of the config NAME.",
   )
   processes.define_flags()
 
@@ -38,7 +38,9 @@ def main(argv: Sequence[str]) -> None:
   processes.join()
   config = flags.FLAGS.config
   if config is None:
-    raise UserError("needs --config=FILE; --help explains")
+    raise UserError(
+      "needs --config=NAME or --config=FILE.py, such as --config=demo; --help explains"
+    )
   if config.get("study") == "one_layer":
     from factshock.study.theory import run
     from factshock.theory.study import summary_lines
@@ -54,11 +56,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _default_workdir() -> str:
-  """Returns runs/NAME of the config file NAME.py."""
+  """Returns runs/NAME of the config NAME."""
   from ml_collections import config_flags
 
-  path = config_flags.get_config_filename(flags.FLAGS["config"])
-  return os.path.join("runs", os.path.splitext(os.path.basename(path))[0])
+  from factshock.runtime import config_files
+
+  value = config_flags.get_config_filename(flags.FLAGS["config"])
+  return os.path.join("runs", config_files.stem(value))
 
 
 if __name__ == "__main__":

@@ -52,11 +52,9 @@ if TYPE_CHECKING:
 
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
-  from ml_collections import config_flags
+  from factshock.runtime import config_files
 
-  config_flags.DEFINE_config_file(
-    "config", None, "Config file the checkpoint was trained with; may be left out."
-  )
+  config_files.define_flag("Config the checkpoint was trained with; may be left out.")
   flags.DEFINE_string(
     "checkpoint", None, "A checkpoint's folder, a HuggingFace model or a .gguf file."
   )

@@ -1,8 +1,8 @@
 r"""Finetunes one model on all the facts of a file, alone or mixed with its pretraining task.
 
-  python -m factshock.train --config=configs/t5_v1_1_small.py --workdir=runs/mine \
+  factshock train --config=t5_v1_1_small --workdir=runs/mine \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.train --config=configs/llama2_7b.py --dry_run
+  factshock train --config=llama2_7b --dry_run
 
 --ratio=4 --config.corpus=text.txt puts four examples of the pretraining task beside each question
 of a batch: the remedy for frequency shock. The checkpoint is WORKDIR/checkpoints/finetuned/SEED;
@@ -23,9 +23,9 @@ from factshock.runtime.errors import UserError
 
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
-  from ml_collections import config_flags
+  from factshock.runtime import config_files
 
-  config_flags.DEFINE_config_file("config", None, "Config file, such as configs/t5_v1_1_small.py.")
+  config_files.define_flag("Config: a name, such as t5_v1_1_small, or a file, such as mine.py.")
   flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tokenizer and facts.")
   flags.DEFINE_integer(
     "seed",
@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> None:
     values.workdir or values.dry_run or values.check_reproducibility
   ):
     raise UserError(
-      "needs --config=FILE and --workdir=DIR (or --dry_run, --check_reproducibility); "
-      "--help explains"
+      "needs --config=NAME (or --config=FILE.py) and --workdir=DIR (or --dry_run, "
+      "--check_reproducibility); --help explains"
     )
   if values.dry_run:
     print("\n".join(finetuning.dry_run(values.config, values.ratio)))

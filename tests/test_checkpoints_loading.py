@@ -6,8 +6,8 @@ import hf_tokenizers
 import jax
 import pytest
 
-from configs import demo, pretrained
 from factshock.checkpoints import loading
+from factshock.configs import demo, pretrained
 from factshock.models import decoder, families
 from factshock.models.formats import huggingface
 from factshock.runtime.errors import UserError

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from configs import demo
 from factshock import mix as mix_verb
 from factshock.answering import selection
 from factshock.checkpoints import interpolation, mix_record, mixing, store, tree_files
+from factshock.configs import demo
 from factshock.data import tokenizers
 from factshock.models import decoder, t5
 from factshock.models.formats import huggingface

@@ -13,7 +13,7 @@ import tiny
 import tiny_folders
 import tiny_pretrained
 
-from configs import remedies
+from factshock.configs import remedies
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
 from factshock.predictions.points import Point

@@ -21,11 +21,11 @@ import pytest
 import tiny_folders
 import tiny_pretrained
 
-from configs import remedies
 from factshock.answering import asking
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting
 from factshock.checkpoints import belongings, conversion, mixing, store
+from factshock.configs import remedies
 from factshock.data import pretrained_tokenizers
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world

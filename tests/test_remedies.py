@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tiny_remedies
 
-from configs import demo as configs_demo
-from configs import remedies as configs_remedies
-from configs import trex_remedies as configs_trex_remedies
+from factshock.configs import demo as configs_demo
+from factshock.configs import remedies as configs_remedies
+from factshock.configs import trex_remedies as configs_trex_remedies
 from factshock.data import example_sources, mixture, soft_labels
 from factshock.facts import entities, splits
 from factshock.report import remedies

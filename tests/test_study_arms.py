@@ -9,7 +9,7 @@ import tiny
 import tiny_attention
 import tiny_remedies
 
-from configs import attention, demo, remedies, trex_t5, which_facts
+from factshock.configs import attention, demo, remedies, trex_t5, which_facts
 from factshock.predictions import points
 from factshock.predictions.points import Point
 from factshock.report import page, plots, reading

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from configs import one_layer as one_layer_config
+from factshock.configs import one_layer as one_layer_config
 from factshock.report import theory_page
 from factshock.runtime.errors import UserError
 from factshock.study import theory as pipeline

@@ -8,7 +8,7 @@ import hf_tokenizers
 import jax
 import pytest
 
-from configs import pretrained, which_facts
+from factshock.configs import pretrained, which_facts
 from factshock.data import pretrained_tokenizers
 from factshock.facts import schema, templates
 from factshock.models import decoder

@@ -149,12 +149,16 @@ def _config_error(error: BaseException) -> UserError:
     return UserError(f"the flags or the config cannot be read: {_of_a_flag(error)}")
   while error.__context__ is not None:  # what came first
     error = error.__context__
+  if isinstance(error, UserError) and not place:  # no config has the name
+    return error
   if isinstance(error, TypeError) and "get_config() takes 0 pos" in str(error):
     return UserError("--config=FILE:VARIANT: the get_config() of this file takes no variant")
   reason = error.msg if isinstance(error, SyntaxError) else str(error)
   text = " ".join(reason.split())
   if not isinstance(error, (SyntaxError, ValueError, AttributeError)):
     text = f"{type(error).__name__}: {text}"
+  if isinstance(error, ModuleNotFoundError) and error.name == "configs":
+    text += " (those that come along: from factshock.configs import demo)"
   where = f"{place}: the config" if place else "the flags or the config"
   return UserError(f"{where} cannot be read: {text}")
 

@@ -66,8 +66,12 @@ def append_run(path: str | os.PathLike[str], description: Mapping[str, Any]) -> 
 
 
 def revision() -> str:
-  """Returns the git revision of the code, with "+" where it has changes; "unknown" without git."""
+  """Returns the git revision of the code, with "+" where it has changes.
+
+  It is "unknown" without git, and where the code is installed, even inside another project's clone.
+  """
   try:
+    _git("ls-files", "--error-unmatch", "--", os.path.basename(__file__))
     head = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
   except (OSError, subprocess.SubprocessError):

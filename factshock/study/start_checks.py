@@ -77,7 +77,7 @@ def start_problems(
     lines.append(
       f"config.start_from={start}: is another model than config.model says (there, here):\n  "
       + "\n  ".join(differing)
-      + "\n  configs/pretrained.py:PATH takes the sizes from the model"
+      + "\n  --config=pretrained:PATH takes the sizes from the model"
     )
   if not lines and belongings.is_checkpoint(start):
     attempt(functools.partial(_check_leaves, start, model_config), lines, "config.start_from: ")

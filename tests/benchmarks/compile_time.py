@@ -38,7 +38,7 @@ def case_of(model, trained, unrolled):
   import jax
   import numpy as np
 
-  from configs import llama2_7b, t5_v1_1_xxl
+  from factshock.configs import llama2_7b, t5_v1_1_xxl
   from factshock.models import families, lora
   from factshock.study import training
   from factshock.training import train_step

@@ -105,7 +105,7 @@ def write_study(folder):
 def config_of(folder):
   import ml_collections
 
-  from configs import pretrained
+  from factshock.configs import pretrained
 
   config = pretrained.get_config(os.path.join(folder, "model"))
   for name in ("facts", "relations"):

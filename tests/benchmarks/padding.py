@@ -26,7 +26,7 @@ import numpy as np
 import tables
 from absl import flags
 
-from configs import demo, pretrained
+from factshock.configs import demo, pretrained
 from factshock.data import mixture
 from factshock.devices import partitioning
 from factshock.facts import documents, sources

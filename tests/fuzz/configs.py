@@ -7,9 +7,8 @@ import runpy
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from factshock.runtime import console
+from factshock.runtime import config_files, console
 from factshock.study import checks
 from fuzz import mutations
 from fuzz.frame import Case, Fuzzer, Make
@@ -30,7 +29,7 @@ def get_config():
 
 def _load(path: pathlib.Path) -> Any:
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+  config_files.define_flag("", values)
   console.parse_flags(values, ["experiment", f"--config={path}"])
   checks.check(values.config)
   return values.config.to_dict()

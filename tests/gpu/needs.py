@@ -25,6 +25,7 @@ MODULES = (
   "numpy",
   "optax",
   "orbax.checkpoint",
+  "pandas",
   "pyarrow",
   "regex",
   "scipy",

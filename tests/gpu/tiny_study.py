@@ -16,7 +16,7 @@ _ARMS = {"trex_t5": ("zero_shot", "finetune"), "demo": ("zero_shot_question", "f
 
 def get_config(name: str = "demo") -> Config:
   """Returns the config of the study."""
-  config = importlib.import_module(f"configs.{name}").get_config()
+  config = importlib.import_module(f"factshock.configs.{name}").get_config()
   arms = {arm: config.arms[arm].to_dict() for arm in _ARMS[name]}
   config.arms = ml_collections.ConfigDict(arms, sort_keys=False)
   config.roles.update(dict(ceiling="", corrected="", remedies=()))

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs import demo
+from factshock.configs import demo
 
 KEEP = (
   "zero_shot_cloze",

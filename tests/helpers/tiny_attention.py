@@ -5,7 +5,7 @@ observed.
 import ml_collections
 import tiny
 
-from configs import attention
+from factshock.configs import attention
 
 KEEP = ("zero_shot_cloze", "unpopular_half", "weight_mixing", "attention_restored")
 

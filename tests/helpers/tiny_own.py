@@ -3,7 +3,7 @@
 import ml_collections
 import tiny
 
-from configs import own_facts
+from factshock.configs import own_facts
 
 KEEP = ("zero_shot", "best_cloze", "mixture", "combined")
 

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs import own_facts, pretrained
+from factshock.configs import own_facts, pretrained
 
 KEEP = ("zero_shot", "mixture", "weight_mixing")
 

@@ -3,7 +3,7 @@
 import ml_collections
 import tiny
 
-from configs import remedies
+from factshock.configs import remedies
 
 KEEP = (
   "zero_shot_cloze",

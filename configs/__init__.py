@@ -1,0 +1,1 @@
+"""Experiments that come along: a config file each, named by `--config=NAME`."""
