@@ -10,7 +10,7 @@ strongly the fact is stored (answering/probes.py). Arms: which half to finetune 
 unpopular half (does mixing weights or mixing in the pretraining task put attention back?); its
 attention weights put back, and those of either half put into the pretrained model (is it attention
 that errs?); queries and keys trained alone, as the theory has it; the pretraining task without a
-question as a control. Expect: see docs/measurements.md. Time: under 10 minutes a seed on 2 CPU
+question as a control. Expect: see docs/measurements. Time: under 10 minutes a seed on 2 CPU
 cores.
 """
 

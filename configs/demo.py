@@ -5,7 +5,7 @@ harms beyond a point: rare answers that finetuning names are over-predicted and 
 does not name are under-predicted (arXiv 2301.11293). Mixing weights and mixing in the pretraining
 task repair it. Well-known facts are the better ones to finetune on (arXiv 2406.14785). Beyond the
 papers: mixing that falls in depth and correction of the answer prior, which train nothing.
-Expect: see docs/measurements.md. Time: under 10 minutes a seed on 2 CPU cores.
+Expect: see docs/measurements. Time: under 10 minutes a seed on 2 CPU cores.
 
   bash launch/demo.sh
   python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo --config.seeds=3

@@ -4,7 +4,7 @@ What it asks: is a fact stored the better the more often pretraining stated it; 
 salience decide whether finetuning on it turns attention to the subject or to the relation; does
 finetuning on lesser-known facts therefore make the model ignore every subject of a relation; and
 where do the harms begin? The page says of each of the theory's five predictions whether it holds.
-Expect: see docs/measurements.md; most of them hold, in part. The least stored fifth of facts lowers
+Expect: see docs/measurements; most of them hold, in part. The least stored fifth of facts lowers
 attention to subjects and the best stored fifth raises it; but the unpopular half of subjects raises
 it too, only less than the popular half does; the gap is largest for subjects of middling
 popularity; and when all is stored well the unpopular half is the better one. Time: about 5 minutes

@@ -13,7 +13,7 @@ Facts are asked by the relation's first statement; with --config=configs/own_fac
 its question. Pretraining masks the object (0.6), the subject (0.1) or a random span (0.3) in
 windows of 16 words that name a fact's subject and object, as plain span corruption learns little
 from a small text; for that choose --config.pretrain.masking=spans. A SentencePiece model is trained
-on the text, or given: --config.tokenizer.path. Expect: see docs/measurements.md. Time: three
+on the text, or given: --config.tokenizer.path. Expect: see docs/measurements. Time: three
 relations with 12,000 sentences, 9 minutes on 2 CPU cores.
 """
 

@@ -14,7 +14,7 @@ rank, evenly, low_mismatch those of the test facts. What it reproduces: arXiv 23
 and the remedies, and the halves of arXiv 2406.14785, at 2 million parameters. What the CPU size can
 show: shock on real entities and what mends it. What it cannot: what a model of real size knows, or
 facts told in text that does not name both ends in one window. Expect: exact match .26 zero-shot,
-.21 at high and .32 at low mismatch, .27 to .29 with the remedies; docs/measurements.md has all, and
+.21 at high and .32 at low mismatch, .27 to .29 with the remedies; docs/measurements has all, and
 what changes without answers that stand in the subject's name (--config.drop_named_answers=True).
 Time: 2 CPU cores, about 17 minutes a seed; `gpu` is for one GPU and was not run.
 """
