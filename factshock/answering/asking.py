@@ -17,6 +17,7 @@ from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.facts import schema, sources
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Fact, Relation
@@ -163,11 +164,10 @@ def show_unsayable(facts: Sequence[Fact], stops: Sequence[str]) -> None:
     if all(any(stop in answer for stop in stops) for answer in accepted):
       unsayable.append(fact["object"])
   if unsayable:
-    print(
+    messages.say(
       f"  {len(unsayable):,} of {len(facts):,} facts have no accepted answer without a stop string "
       f"({', '.join(map(repr, stops))}), such as {unsayable[0][:60]!r}: no answer can be theirs "
-      "word for word; --stop names other stop strings",
-      flush=True,
+      "word for word; --stop names other stop strings"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from factshock.checkpoints.loading import Origin
 from factshock.facts import schema, sources
 from factshock.predictions import writing
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.types import Candidates
@@ -86,10 +87,9 @@ def of_file(
   asked = [fact for fact in facts if fact.get("object")]
   without = sum(not _is_among(fact, candidates) for fact in asked)
   if without:
-    print(
+    messages.say(
       f"  {without:,} of {len(asked):,} facts have no answer among them: no prediction of these "
-      "can be right",
-      flush=True,
+      "can be right"
     )
   return candidates
 
@@ -103,7 +103,7 @@ def show(candidates: Candidates, source_names: Sequence[str]) -> None:
   """Prints how many candidates there are and where they come from."""
   total = sum(map(len, candidates.values()))
   in_relations = f" of {len(candidates):,} relations" if len(candidates) > 1 else ""
-  print(f"  among {total:,} candidates{in_relations} from {', '.join(source_names)}", flush=True)
+  messages.say(f"  among {total:,} candidates{in_relations} from {', '.join(source_names)}")
 
 
 def _facts_of_workdir(origin: Origin) -> list[str]:

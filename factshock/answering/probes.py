@@ -26,7 +26,7 @@ from factshock.data import sentinels, subjects
 from factshock.devices import partitioning
 from factshock.models import families
 from factshock.models.model_config import ModelConfig
-from factshock.runtime import files, interruption
+from factshock.runtime import files, interruption, messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Array, Candidates, Fact, Params
@@ -277,10 +277,9 @@ def _report_missing(
       f"{len(facts)} facts{example}; leave out attention=True"
     )
   if missing:
-    print(
+    messages.say(
       f"  attention: {missing} of {len(facts)} facts are left out, as their prompts do not hold "
-      "the subject word for word",
-      flush=True,
+      "the subject word for word"
     )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints import tree_files
 from factshock.checkpoints.manifest import Checkpoint, CheckpointRecord, LeafRecord, Manifest
-from factshock.runtime import folders, json_files, processes
+from factshock.runtime import folders, json_files, messages, processes
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
@@ -320,7 +320,7 @@ def set_aside(
   aside = processes.broadcast(rename, "damaged checkpoint")
   good = agreed_latest_step(folder)
   start = "the start" if good is None else f"step {good}"
-  print(f"  {reason}; set aside as {aside}, going on from {start}", flush=True)
+  messages.say(f"  {reason}; set aside as {aside}, going on from {start}")
 
 
 def restore_params(folder: FilePath, step: int | None = None) -> Params:

@@ -19,7 +19,7 @@ from factshock.data import corpora
 from factshock.data.corpora import Corpus, SalientWindows
 from factshock.facts import corpus_shards, documents
 from factshock.facts.documents import Part
-from factshock.runtime import digests, files, json_files, processes
+from factshock.runtime import digests, files, json_files, messages, processes
 from factshock.types import Fact, FilePath, Tokenizer
 
 _RECORD = "corpus.json"
@@ -50,7 +50,7 @@ def tokenized(
     _tokenize_all(pattern, plan, tokenizer, home)
     corpus = _map_corpus(home)
   sequences = len(corpus.offsets) - 1
-  print(f"  {sequences:,} sequences, {len(corpus.tokens):,} tokens: {home}", flush=True)
+  messages.say(f"  {sequences:,} sequences, {len(corpus.tokens):,} tokens: {home}")
   return corpus
 
 
@@ -220,7 +220,7 @@ def _read_whole(home: str, read: Callable[[str], T]) -> T | None:
     return read(home)
   except corpus_shards.DAMAGE as error:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    print(f"  {home}: damaged ({reason}), made again", flush=True)
+    messages.say(f"  {home}: damaged ({reason}), made again")
     if processes.is_first():
       shutil.rmtree(home)
     return None

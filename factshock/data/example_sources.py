@@ -13,6 +13,7 @@ import numpy as np
 from factshock.data import span_corruption
 from factshock.data.corpora import Corpus, SalientWindows
 from factshock.data.span_corruption import T5_NOISE, Marks, Noise
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.types import Batch, Example, Tokenizer
 
@@ -345,10 +346,9 @@ def _print_misfits(
   """Prints how many windows have a name that cannot be masked at these lengths, if any."""
   misfits = (~fits_nx2).sum(axis=0)
   if misfits.any():
-    print(
+    messages.say(
       f"  source {name}: {misfits[0]} objects and {misfits[1]} subjects of {len(fits_nx2)} windows "
-      f"do not fit lengths {input_length} and {target_length}: random spans are masked instead",
-      flush=True,
+      f"do not fit lengths {input_length} and {target_length}: random spans are masked instead"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from factshock.facts import corpus_shards, documents, entities, schema
 from factshock.facts.entities import Entities, Search
-from factshock.runtime import files
+from factshock.runtime import files, messages
 
 _VERSION = 2  # of what a mention is: parts counted by another are not taken
 _SAMPLE = 1 << 20  # characters of a part in which single words are compared with their lower case
@@ -45,7 +45,7 @@ def count(
     UserError: no such files, or a broken one (nothing counted is lost).
   """
   folder = f"{output}.parts"
-  print(f"  {len(counted.labels):,} entities by {len(counted.names):,} names", flush=True)
+  messages.say(f"  {len(counted.labels):,} entities by {len(counted.names):,} names")
   part_counts = corpus_shards.results(
     documents.parts(pattern),
     folder,

@@ -22,7 +22,7 @@ import xxhash
 
 from factshock.facts import documents
 from factshock.facts.documents import Part
-from factshock.runtime import files
+from factshock.runtime import files, messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 
@@ -95,7 +95,7 @@ def results(
   for part, path in zip(plan, paths):
     arrays = _read(path)
     if arrays is None:
-      print(f"  {path}: damaged, done again", flush=True)
+      messages.say(f"  {path}: damaged, done again")
       for _ in _run([(part, path, work)], prepare, 1):
         pass
       arrays = _read(path)
@@ -140,9 +140,8 @@ def _show_progress(
   total = sum(part.size for part in plan)
   if tasks:
     done_before = len(plan) - len(tasks)
-    print(
-      f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {done_before} of them done before",
-      flush=True,
+    messages.say(
+      f"  {label}: {total / 1e6:,.1f} MB in {len(plan)} parts, {done_before} of them done before"
     )
   left = sum(part.size for part, _, _ in tasks)
   done = total - left
@@ -168,7 +167,7 @@ def _take_folder(
   digest = identity(plan, key)
   path = os.path.join(folder, "digest.txt")
   if os.path.isdir(folder) and not _holds(path, digest):
-    print(f"  {folder}: parts of other files or settings, done anew", flush=True)
+    messages.say(f"  {folder}: parts of other files or settings, done anew")
     shutil.rmtree(folder)
   with files.atomic_write(path) as file:
     file.write(digest)

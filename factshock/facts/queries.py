@@ -8,7 +8,7 @@ from typing import Any
 
 from factshock.facts import schema, sources
 from factshock.facts.schema import Row
-from factshock.runtime import files
+from factshock.runtime import files, messages
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath
 
@@ -96,7 +96,9 @@ def _print_merged(
 ) -> None:
   merged = row_count - count
   if merged:
-    print(f"  {path}: {row_count:,} rows; {merged:,} merged, as they say the same {what} again")
+    messages.say(
+      f"  {path}: {row_count:,} rows; {merged:,} merged, as they say the same {what} again"
+    )
 
 
 def _subject_rows(path: FilePath) -> Iterator[tuple[str, Row]]:

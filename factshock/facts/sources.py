@@ -49,7 +49,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 from factshock.facts import draws, schema, source_readers
 from factshock.facts import relations as relation_files
 from factshock.facts.source_readers import Item
-from factshock.runtime import files
+from factshock.runtime import files, messages
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, FilePath, Relation
 
@@ -289,7 +289,7 @@ def read_unanswered(spec: FilePath) -> list[schema.Row]:
 
 def _with_notes_printed(source: Source) -> Source:
   for note in source.notes:
-    print(f"  {note}", flush=True)
+    messages.say(f"  {note}")
   return source
 
 

@@ -20,6 +20,7 @@ from factshock.answering import batches, decoding, likelihoods, sampling
 from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import decoder_text, prompts, sentinels
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Tokenizer
@@ -258,10 +259,9 @@ class FactshockLM(LM):
       shortened.append(tokens[:opening] + tokens[opening + excess :])
       cut += excess > 0
     if cut:
-      print(
+      messages.say(
         f"  {cut:,} of {len(contexts):,} contexts are longer than the model reads and lost their "
-        "first tokens",
-        flush=True,
+        "first tokens"
       )
     return shortened
 

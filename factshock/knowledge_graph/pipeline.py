@@ -32,7 +32,7 @@ from factshock.knowledge_graph.extraction import Extractor
 from factshock.knowledge_graph.records import Outcome
 from factshock.predictions import prior_correction, writing
 from factshock.predictions.rows import Row, read_all_rows, read_rows
-from factshock.runtime import files, locks, provenance
+from factshock.runtime import files, locks, messages, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Answer
@@ -162,7 +162,7 @@ def whole_or_absent(folder: str) -> Generator[None]:
         check_folder(folder)
         raise UserError(f"{folder}: another process extracts there; choose another --output")
       if is_left:
-        print(f"  {folder}: the extraction there did not end; it is made again", flush=True)
+        messages.say(f"  {folder}: the extraction there did not end; it is made again")
         _remove_outputs(folder)
       try:
         yield
@@ -329,14 +329,14 @@ def _print_differences(
   """Prints how many queries have no prediction, and how many predictions were not asked for."""
   missing = wanted - set(zip(predicted.subjects, predicted.relations))
   if missing:
-    print(
+    messages.say(
       f"  {len(missing):,} of {len(wanted):,} queries have no row in {path}, such as "
       f"{min(missing)}: no answer is given"
     )
   rows = read_rows(path, columns=columns)
   others = {(row.get("subject"), row.get("relation")) for _, row in rows} - wanted
   if others:
-    print(
+    messages.say(
       f"  {len(others):,} queries in {path} were not asked, such as "
       f"{min(map(str, others))}: left out"
     )
@@ -505,13 +505,13 @@ def _write_format(
     name, folder, lambda: canonical.read(os.path.join(folder, canonical.FILE)), run
   )
   if written["unusable_ids"]:
-    print(
+    messages.say(
       f"  {name}: {written['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids "
       f"nor IRIs, such as {written['first_unusable_id']!r}: not used, the label names the node"
     )
   formulas = written.get("formulas", 0)
   if formulas:
-    print(
+    messages.say(
       f"  {name}: {formulas:,} lines hold a cell that begins with = + - or @, which a "
       "spreadsheet runs as a formula: import the files there as text"
     )

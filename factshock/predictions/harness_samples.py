@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, cast
 
 from factshock.facts import listed
 from factshock.predictions import accuracy
-from factshock.runtime import json_text
+from factshock.runtime import json_text, messages
 from factshock.runtime.errors import UserError
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -91,7 +91,7 @@ def _convert(rows: Iterable[tuple[int, Any]], path: str) -> Iterator[tuple[int, 
     yield line_number, row
   for (filter_name, metric), comparison in comparisons.items():
     if comparison.differing:
-      print(f"  {path}: {comparison.text(filter_name, metric)}", flush=True)
+      messages.say(f"  {path}: {comparison.text(filter_name, metric)}")
 
 
 @dataclasses.dataclass

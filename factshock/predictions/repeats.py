@@ -4,6 +4,7 @@ import numpy as np
 
 from factshock.predictions.foreign import NO_RELATION
 from factshock.predictions.reading import QUERY_COLUMNS, Predictions, PredictionsByArm
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 
 
@@ -33,7 +34,7 @@ def _check(label: str, predictions: Predictions) -> None:
       "several models name the arm of each row in a column `arm` (--columns=arm=NAME), of several "
       "runs a `seed`"
     )
-  print(f"  {predictions.path}: arm {label!r} has {counts}; each row counts", flush=True)
+  messages.say(f"  {predictions.path}: arm {label!r} has {counts}; each row counts")
 
 
 def check_relations(arms: PredictionsByArm) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from factshock.runtime import interruption, processes
+from factshock.runtime import interruption, messages, processes
 from factshock.runtime.errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -192,4 +192,4 @@ def _place_in_config(error: BaseException | None) -> str | None:
 def say_once(line: str) -> None:
   """Prints a line on stderr that says what was decided, once however often it is decided."""
   if processes.is_first():
-    print(line, file=sys.stderr, flush=True)
+    messages.say_aside(line)

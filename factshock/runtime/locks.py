@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from typing import NoReturn, TypedDict, cast
 
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 
 BEAT_SECONDS = 15.0  # a holder touches its lock file this often
@@ -99,7 +100,7 @@ def wait_for_lock(
         yield
         return
     if message:
-      print(message, flush=True)
+      messages.say(message)
       message = None
     time.sleep(every)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tqdm
 
-from factshock.runtime import processes
+from factshock.runtime import messages, processes
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class Progress:
     self.printed = now
     if is_first:
       note = f"compiled; {note}" if note else "compiled"
-    print(self._line(now, done, note), file=sys.stderr, flush=True)
+    messages.say_aside(self._line(now, done, note))
 
   def _line(
     self,
@@ -148,8 +148,11 @@ def over(
 
 
 def _has_terminal() -> bool:
-  """Returns whether this process shows bars: it is the first, and stderr is a terminal."""
-  return sys.stderr.isatty() and processes.is_first()
+  """Returns whether this process shows bars: it is the first, and stderr is a terminal.
+
+  Whoever listens to messages gets lines in their place.
+  """
+  return sys.stderr.isatty() and processes.is_first() and messages.listener() is None
 
 
 def _new_bar(

@@ -29,7 +29,7 @@ from factshock.predictions import accuracy, reading
 from factshock.predictions.points import Point
 from factshock.predictions.reading import Predictions
 from factshock.report import reading as report
-from factshock.runtime import files
+from factshock.runtime import files, messages
 from factshock.runtime.workdir import Workdir
 from factshock.study import comparisons, descriptions, roles
 from factshock.study import config as configs
@@ -317,7 +317,7 @@ def _attention_paths(
         missing.append(path)
   if missing:
     names = ", ".join(dict.fromkeys(missing))
-    print(f"  attention: left out as they are not there: {names}", flush=True)
+    messages.say(f"  attention: left out as they are not there: {names}")
   return paths
 
 

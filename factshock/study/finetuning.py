@@ -13,7 +13,7 @@ from factshock.devices import host, partitioning
 from factshock.facts import splits
 from factshock.models import families, lora
 from factshock.models.model_config import ModelConfig
-from factshock.runtime import interruption, locks, processes, provenance
+from factshock.runtime import interruption, locks, messages, processes, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.settings import raise_if_any
 from factshock.runtime.workdir import Workdir
@@ -110,7 +110,9 @@ def _run_at_work(
   provenance.append_run(workdir.runs, {**provenance.describe_run(), "seed": seed, "ratio": ratio})
   checkpoints = workdir.checkpoints(NAME, seed)
   if store.agreed_latest_step(checkpoints) == config.finetune.steps:
-    print(f"{checkpoints}: finished before, nothing to do; choose another --workdir to train anew")
+    messages.say(
+      f"{checkpoints}: finished before, nothing to do; choose another --workdir to train anew"
+    )
     return checkpoints
   with processes.first_process_first("facts and text"):
     study_run = _assemble(config, workdir, seed, mesh)
@@ -124,7 +126,7 @@ def _finetune_on_pool(
   profile_steps: int,
 ) -> None:
   facts = study_run.sets["pool"]
-  print("  " + splits.describe("facts", facts), flush=True)
+  messages.say("  " + splits.describe("facts", facts))
   with interruption.signals_caught():
     training.finetune(
       study_run,

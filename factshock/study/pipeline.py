@@ -13,7 +13,7 @@ from factshock.checkpoints import store
 from factshock.devices import host, partitioning
 from factshock.facts import splits
 from factshock.report import page
-from factshock.runtime import interruption, locks, processes, provenance
+from factshock.runtime import interruption, locks, messages, processes, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import format_duration
 from factshock.runtime.workdir import Workdir
@@ -51,7 +51,7 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any] | Non
   checks.check(config)
   checks.check_inputs(config)
   for note in checks.notes(config):
-    print(f"  {note}", flush=True)
+    messages.say(f"  {note}")
   workdir = Workdir.of(workdir)
   with interruption.signals_end_run(), ownership.at_work(config, workdir):
     return _run_at_work(config, workdir)
@@ -71,7 +71,7 @@ def _run_at_work(config: Config, workdir: Workdir) -> dict[str, Any] | None:
       run_stages(config, workdir, mesh)
     return None
   stages_run = _run_as_first(config, workdir, mesh)
-  print("diagnosis and report", flush=True)
+  messages.say("diagnosis and report")
   seconds = round(time.monotonic() - began, 1)
   run_facts = {**description, "seconds": seconds, "stages_run": stages_run}
   diagnosed = diagnosis.diagnose(config, workdir, run_facts)
@@ -89,10 +89,9 @@ def _run_as_first(
   clock = Clock(config, [stage for stage in stages if not is_done(config, workdir, *stage)])
   done_before = len(stages) - len(clock.left)
   devices = mesh.devices.flat
-  print(
+  messages.say(
     f"{len(stages)} stages, {done_before} of them done before; "
-    f"{len(devices)} {devices[0].platform} device(s)",
-    flush=True,
+    f"{len(devices)} {devices[0].platform} device(s)"
   )
   with interruption.signals_caught():
     run_stages(config, workdir, mesh, clock)
@@ -184,9 +183,8 @@ def _next_stage(
         lock.close()
     if clock.left:
       if not waited:
-        print(
-          f"waiting for {len(clock.left)} stages that other processes are at, or that need these",
-          flush=True,
+        messages.say(
+          f"waiting for {len(clock.left)} stages that other processes are at, or that need these"
         )
       waited = True
       time.sleep(_WAIT_SECONDS)
@@ -200,7 +198,7 @@ def _run_stage(
   clock: "Clock | None",
 ) -> None:
   run_of_seed = prepared(seed)
-  print(f"seed {seed}: {name} ({clock.describe() if clock else ''})", flush=True)
+  messages.say(f"seed {seed}: {name} ({clock.describe() if clock else ''})")
   if name == PRETRAINED:
     weights.pretrained(run_of_seed)
   else:
@@ -225,13 +223,13 @@ def _prepared(
     processes.first_process_first("facts and text"),
     lock if processes.is_first() else contextlib.nullcontext(),
   ):
-    print(f"seed {seed}: preparing facts and text", flush=True)
+    messages.say(f"seed {seed}: preparing facts and text")
     prepared = seed_run.prepare(config, workdir, seed, mesh)
     checks.check_shots(prepared)
   for name, facts in prepared.sets.items():
-    print("  " + splits.describe(name, facts), flush=True)
+    messages.say("  " + splits.describe(name, facts))
     if name not in ("pool", *answers.SPLITS):
-      print("  " + splits.describe_against(facts, prepared.sets["test"]), flush=True)
+      messages.say("  " + splits.describe_against(facts, prepared.sets["test"]))
   return prepared
 
 

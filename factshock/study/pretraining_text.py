@@ -19,7 +19,7 @@ from factshock.data import (
 )
 from factshock.facts import documents, entities
 from factshock.models import families
-from factshock.runtime import files, locks
+from factshock.runtime import files, locks, messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study.config import Config
@@ -49,7 +49,7 @@ def tokenizer(
     try:
       return tokenizers.load(folder)
     except UserError as error:
-      print(f"  {error}; the tokenizer is made again", flush=True)
+      messages.say(f"  {error}; the tokenizer is made again")
   if section.kind == "huggingface":
     source = section.path or config.start_from
     pretrained = pretrained_tokenizers.load(source)
@@ -63,10 +63,7 @@ def tokenizer(
   os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, "trained.model")
   lines = _sample(data.texts)
-  print(
-    f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines",
-    flush=True,
-  )
+  messages.say(f"  training a SentencePiece model of {section.size} pieces on {len(lines):,} lines")
   return tokenizers.train_sentencepiece(lines, path, section.size, section.sentinels)
 
 
@@ -285,7 +282,7 @@ def _salient_source(
     windows = corpora.salient_windows(text, facts, tokenizer, **sizes)
   window_count = len(windows.offsets) - 1
   fact_count = len(set(windows.facts.tolist()))
-  print(f"  {window_count:,} windows of text hold the two ends of {fact_count:,} facts", flush=True)
+  messages.say(f"  {window_count:,} windows of text hold the two ends of {fact_count:,} facts")
   return example_sources.salient_source(
     windows,
     tokenizer,

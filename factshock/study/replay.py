@@ -10,7 +10,7 @@ import os
 from factshock.answering import batches, decoding, sampling
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import prompts as prompt_texts
-from factshock.runtime import files, processes
+from factshock.runtime import files, messages, processes
 from factshock.runtime.errors import UserError
 from factshock.study import pretraining_text, weights
 from factshock.study.seed_run import SeedRun
@@ -37,9 +37,7 @@ def write_if_missing(run: SeedRun, documents: int) -> None:
   count = min(documents, _MOST_DOCUMENTS)
   section = PretrainingConfig.of(run.config.pretrain)
   length = max(1, section.input_length + section.target_length - 2)  # BOS and EOS are added
-  print(
-    f"  replay: the pretrained model writes {count:,} texts of up to {length} tokens", flush=True
-  )
+  messages.say(f"  replay: the pretrained model writes {count:,} texts of up to {length} tokens")
   model = run.loaded(weights.pretrained(run))
   write = _continued if model.decoder_only else _filled
   texts = [text for text in write(model, run, count, length) if text]
@@ -48,7 +46,7 @@ def write_if_missing(run: SeedRun, documents: int) -> None:
       f"config.start_from={run.config.start_from!r}: the model writes no text of its own to replay;"
       " leave out the arms with text='replay'"
     )
-  print(f"  replay: {len(texts):,} texts in {path}, the first: {texts[0][:80]!r}", flush=True)
+  messages.say(f"  replay: {len(texts):,} texts in {path}, the first: {texts[0][:80]!r}")
   with files.atomic_write(path) as file:
     for text in texts:
       file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")

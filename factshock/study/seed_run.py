@@ -13,7 +13,7 @@ from factshock.data import prompts, tokenizers
 from factshock.models import families, model_config
 from factshock.models.model_config import ModelConfig
 from factshock.predictions import writing
-from factshock.runtime import processes
+from factshock.runtime import messages, processes
 from factshock.runtime.workdir import Workdir
 from factshock.study import config as configs
 from factshock.study import pretraining_text, study_data
@@ -160,7 +160,9 @@ def assemble(
 
   platform = mesh.devices.flat[0].platform
   if config.model.dtype == model_config.AUTO:
-    print(f"  computing in {families.dtype_on(platform)} on {platform} (config.model.dtype='auto')")
+    messages.say(
+      f"  computing in {families.dtype_on(platform)} on {platform} (config.model.dtype='auto')"
+    )
   return SeedRun(
     config=config,
     workdir=workdir,

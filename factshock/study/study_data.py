@@ -10,6 +10,7 @@ from factshock.data import pretrained_tokenizers, prompts
 from factshock.facts import corpus_counts, documents, entities, schema, sources, splits, world
 from factshock.facts import counts as counting
 from factshock.facts import relations as relation_files
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study.config import Config
@@ -92,7 +93,7 @@ def read_files(config: Config, counts_path: str) -> StudyData:
   if not any(counts.values()):
     raise UserError(f"{counted_in}: names no answer of {config.facts}; is it the right text?")
   if any("popularity" not in fact for fact in facts):
-    print(f"  facts without popularity: taken as how often {counted_in} names the subject")
+    messages.say(f"  facts without popularity: taken as how often {counted_in} names the subject")
     facts = [_with_popularity(fact, mentions) for fact in facts]
   return StudyData(facts, [], relations, texts, counts)
 
@@ -124,7 +125,9 @@ def _answer_counts(
 def _without_named_answers(facts: Sequence[Fact]) -> list[Fact]:
   kept = [fact for fact in facts if not splits.names_answer(fact)]
   left_out = len(facts) - len(kept)
-  print(f"  {left_out:,} of {len(facts):,} facts left out, as the subject's name holds the answer")
+  messages.say(
+    f"  {left_out:,} of {len(facts):,} facts left out, as the subject's name holds the answer"
+  )
   return kept
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from factshock.runtime import messages
 from factshock.runtime.progress import Progress
 from factshock.runtime.settings import seed_list, values_of
 from factshock.theory import conditions, hypotheses, one_layer, phases, variants, worlds
@@ -65,7 +66,7 @@ def compute(config: Config) -> Results:
   results = Results(theory, {})
   done = 0
   for stage in stages:
-    print(stage.title, flush=True)
+    messages.say(stage.title)
     stage.run(config, results)
     done += stage.work
     progress.update(done)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import operator
-import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from factshock.checkpoints import store
 from factshock.devices import host, partitioning
-from factshock.runtime import interruption, processes
+from factshock.runtime import interruption, messages, processes
 from factshock.runtime.errors import UserError
 from factshock.training import drivers
 from factshock.training.metrics import Metrics
@@ -296,7 +295,7 @@ def _traced(profile: Profile | None, step: int) -> Iterator[None]:
   if profile and step == profile.skip + profile.steps:
     jax.effects_barrier()
     jax.profiler.stop_trace()
-    print(f"  trace of {profile.steps} steps: {profile.folder}", flush=True)
+    messages.say(f"  trace of {profile.steps} steps: {profile.folder}")
 
 
 def _next_batch(
@@ -319,9 +318,8 @@ def _next_batch(
 
 
 def _print_late(label: str, step: int) -> None:
-  print(
+  say = messages.say if processes.is_first() else messages.say_aside
+  say(
     f"  {label}: waiting for the data of step {step} for {_LATE:g} s now; is their disk slow or "
-    "gone?",
-    flush=True,
-    file=sys.stdout if processes.is_first() else sys.stderr,
+    "gone?"
   )

@@ -17,6 +17,7 @@ import datasets
 from factshock.data import prompts, sentinels
 from factshock.facts import schema, sources
 from factshock.predictions import accuracy, writing
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, Relation
 
@@ -212,7 +213,7 @@ def _required(name: str, path: str | None) -> str:
 
 def _report_dropped(name: str, count: int, reason: str) -> None:
   if count:
-    print(f"  {name}: {count:,} rows dropped, {reason}", flush=True)
+    messages.say(f"  {name}: {count:,} rows dropped, {reason}")
 
 
 def _dataset(documents: Sequence[Document]) -> dict[str, datasets.Dataset]:

@@ -7,7 +7,7 @@ import shutil
 from factshock.checkpoints import store, tree_files
 from factshock.facts import splits
 from factshock.predictions.points import Point
-from factshock.runtime import processes
+from factshock.runtime import messages, processes
 from factshock.study import answers, pretraining_text, replay, roles, training, weights
 from factshock.study import config as configs
 from factshock.study.arms import requirements, taught
@@ -131,7 +131,9 @@ def _drop_if_answers_are_missing(run: SeedRun, name: str) -> None:
   last_step = store.agreed_latest_step(folder) or -1
   missing = [point for point in _points(run.config, name) if not _is_answered(run, point)]
   if any(point.value is not None and point.value < last_step for point in missing):
-    print(f"  {name}: answers before step {last_step} are missing; training again from the start")
+    messages.say(
+      f"  {name}: answers before step {last_step} are missing; training again from the start"
+    )
     with processes.first_process_first("training again"):
       shutil.rmtree(folder, ignore_errors=not processes.is_first())
 

@@ -5,7 +5,7 @@ import os
 
 from factshock.data import prompts
 from factshock.predictions.points import Point
-from factshock.runtime import files, processes
+from factshock.runtime import files, messages, processes
 from factshock.runtime.errors import UserError
 from factshock.study import answers, weights
 from factshock.study import config as configs
@@ -93,9 +93,8 @@ def _best_statements(run: SeedRun) -> dict[str, str]:
       "add one"
     )
   for relation, statement in statements.items():
-    print(
-      f"  best cloze: {relation} by {statement!r}, {shares[relation]:.3f} right on development",
-      flush=True,
+    messages.say(
+      f"  best cloze: {relation} by {statement!r}, {shares[relation]:.3f} right on development"
     )
   return statements
 

@@ -6,6 +6,7 @@ from typing import cast
 import numpy as np
 
 from factshock.facts import schema, splits
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.study import answers, study_data, weights
 from factshock.study.arms import registry
@@ -43,7 +44,7 @@ def taught(run: SeedRun, name: str) -> tuple[list[Fact], list[np.ndarray] | None
     rows = _surest(facts, beliefs, arm.sure_share)
     facts = [facts[row] for row in rows]
     beliefs = [beliefs[row] for row in rows]
-    print("  " + splits.describe(f"{name}, surest", facts), flush=True)
+    messages.say("  " + splits.describe(f"{name}, surest", facts))
   labels = arm.get("labels", "gold")
   if labels == "permuted":
     return splits.permuted_answers(facts, run.seed), None
@@ -81,7 +82,7 @@ def _make_model_sets(run: SeedRun, name: str) -> None:
   for made, facts in zip(names, make(run)):
     run.model_sets[made] = facts
     schema.write_facts(run.workdir.fact_set(run.seed, made), facts)
-    print("  " + splits.describe(made, facts), flush=True)
+    messages.say("  " + splits.describe(made, facts))
 
 
 def _by_answers(run: SeedRun) -> tuple[list[Fact], list[Fact]]:

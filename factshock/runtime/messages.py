@@ -1,0 +1,55 @@
+"""One way out for what a long step has to say: on stdout for a verb, elsewhere for the Python API.
+
+A verb prints messages on stdout, beside its result. Who calls from Python has them on stderr, or
+gives a function that takes them.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+Listener: TypeAlias = Callable[[str], None]
+
+# Process-wide, not a context variable: what a thread of a step says goes the same way.
+_listeners: list[Listener] = []
+
+
+def say(text: str) -> None:
+  """Prints a line on stdout, or hands it to whoever listens."""
+  if _listeners:
+    _listeners[-1](text)
+  else:
+    print(text, flush=True)
+
+
+def say_aside(text: str) -> None:
+  """Prints a line on stderr, where it is beside the result, or hands it to whoever listens."""
+  (listener() or _print_on_stderr)(text)
+
+
+def listener() -> Listener | None:
+  """Returns who listens, who gets the lines of progress too; None where these go to stderr."""
+  current = _listeners[-1] if _listeners else None
+  return None if current is _print_on_stderr else current
+
+
+@contextlib.contextmanager
+def sent_to(listener: Listener) -> Iterator[None]:
+  """Hands messages and lines of progress to a function while the context lasts."""
+  _listeners.append(listener)
+  try:
+    yield
+  finally:
+    _listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def kept_off_stdout() -> Iterator[None]:
+  """Prints messages on stderr while the context lasts, unless somebody listens already."""
+  with contextlib.nullcontext() if _listeners else sent_to(_print_on_stderr):
+    yield
+
+
+def _print_on_stderr(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
