@@ -31,7 +31,7 @@ Prints how often the promise held, what it yielded, and what the best threshold 
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -42,8 +42,6 @@ from factshock.runtime.progress import Progress
 
 if TYPE_CHECKING:
   from factshock.knowledge_graph.trials import Trial
-
-T = TypeVar("T")
 
 # The flags of each mode but the usual one: its own, and those that it shares with the usual one.
 _MODE_FLAGS = {
@@ -207,35 +205,26 @@ def _why_unfit(name: str, mode: str | None) -> str:
 
 def _diagnose() -> None:
   """Diagnoses accuracy and frequency shock, and writes diagnosis.json."""
-  from factshock.diagnosis import summary, table
-  from factshock.predictions import reading, repeats
+  from factshock.diagnosis import of_files, table
+  from factshock.diagnosis.statistics import Bootstrap
 
   values = flags.FLAGS
-  names = columns.given()
-  arms = reading.group_by_arm(
-    reading.select_split(reading.read(path, arm, names), values.split)
-    for arm, path in map(_arm_and_path, values.predictions)
+  diagnosis = of_files.diagnose(
+    map(_arm_and_path, values.predictions),
+    of_files.FileOptions(
+      finetuning=values.finetuning_facts,
+      counts=values.entity_counts,
+      relations=values.relations,
+      reference=values.reference,
+      known=values.known,
+      finetuned=values.finetuned,
+      corrected=values.corrected,
+      criterion=values.criterion,
+      split=values.split,
+      columns=columns.given(),
+    ),
+    Bootstrap(values.resamples, values.confidence, values.seed),
   )
-  note = reading.candidates_note(arms)
-  if note:
-    print(f"  {note}", flush=True)
-  repeats.check(arms)
-  if values.finetuning_facts:
-    repeats.check_relations(arms)
-  seeds = {seed for by_seed in arms.values() for seed in by_seed}
-  options = summary.Options(
-    finetuning=_for_each_seed(seeds, _finetuning_answers(values.finetuning_facts)),
-    counts=_for_each_seed(seeds, _entity_counts(values.entity_counts)),
-    reference=values.reference,
-    known=values.known,
-    entity_arms=list(arms),
-    criterion=values.criterion,
-    types=_relation_types(values.relations),
-    finetuned=values.finetuned,
-    corrected=values.corrected,
-  )
-  bootstrap = summary.Bootstrap(values.resamples, values.confidence, values.seed)
-  diagnosis = summary.diagnose(arms, options, bootstrap)
   _write("diagnosis.json", diagnosis, table.lines(diagnosis))
 
 
@@ -347,15 +336,6 @@ def _json_text(result: Mapping[str, Any]) -> str:
   return "{" + ",\n".join(members) + "}\n"
 
 
-def _finetuning_answers(path: str | None) -> list[tuple[str, str]] | None:
-  """Returns (relation, object) of each finetuning fact."""
-  if path is None:
-    return None
-  from factshock.facts import sources
-
-  return [(fact["relation"], fact["object"]) for fact in sources.read_facts(path)]
-
-
 def _entity_counts(path: str | None) -> Mapping[tuple[str, str], int] | None:
   """Returns how often text names each (relation or "", entity)."""
   if path is None:
@@ -363,20 +343,6 @@ def _entity_counts(path: str | None) -> Mapping[tuple[str, str], int] | None:
   from factshock.facts import counts
 
   return counts.read_counts(path)
-
-
-def _relation_types(path: str | None) -> dict[str, str] | None:
-  """Returns the type of each relation of a relations file."""
-  if path is None:
-    return None
-  from factshock.facts import sources
-
-  return {name: row["type"] for name, row in sources.read_relations(path).items()}
-
-
-def _for_each_seed(seeds: Iterable[int], value: T | None) -> dict[int, T] | None:
-  """Returns one value for every seed."""
-  return None if value is None else dict.fromkeys(seeds, value)
 
 
 if __name__ == "__main__":
