@@ -51,8 +51,8 @@ def read(folder, dtype="float32"):
   params, config = huggingface.load(folder, param_dtype=dtype)
   config = dataclasses.replace(config, dtype=dtype)
   kind = (
-    transformers.LlamaForCausalLM
-    if isinstance(config, decoder.LlamaConfig)
+    transformers.AutoModelForCausalLM
+    if families.of(config).decoder_only
     else transformers.T5ForConditionalGeneration
   )
   return config, params, kind.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()

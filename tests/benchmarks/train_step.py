@@ -1,6 +1,7 @@
 """Train step of T5 against PyTorch transformers, both sides in one run, step by step in turn.
 
   python tests/benchmarks/train_step.py --shapes=demo,tiny,small --rounds=15
+  python tests/benchmarks/train_step.py --checkpoint=FOLDER --rows=8 --tokens=16
 
 Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `--threads` CPU
 devices, PyTorch runs as many threads. Each side is a process of its own, waiting while another
@@ -10,10 +11,13 @@ package. Run it on a quiet machine: other work disturbs all sides, but PyTorch's
 wait for one another by spinning. Where it is not quiet, compare the CPU times of --threads=1 under
 `taskset -c 0`. "PyTorch compiled, kept memory" has the setting of devices/host.py. What limits it:
 the matrix products of a step, counted for this package, at the rate of one product of 2048 x 2048
-matrices that XLA makes with as many threads. Time: 8 minutes for all shapes.
+matrices that XLA makes with as many threads. Time: 8 minutes for all shapes. With --checkpoint, a
+HuggingFace folder of a decoder-only model, the step is that of its finetuning: rows of random
+tokens, all of them predicted, the weights in float32.
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import platform
@@ -76,14 +80,13 @@ def jax_side(shape, batch, *, threads, unroll, learning_rate):
   from jax.sharding import NamedSharding, PartitionSpec
 
   from factshock.devices import host
-  from factshock.models import t5
   from factshock.training import optimizers, train_step
 
   host.keep_freed_memory()
   mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  config = t5.T5Config(**_sizes(shape), unroll=unroll)
+  config, params = _ours(shape, unroll)
   optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig("adamw", learning_rate))
-  state = train_step.init_state(t5.init(config, jax.random.key(0)), optimizer)
+  state = train_step.init_state(params, optimizer)
   state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
   batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
   step = jax.jit(
@@ -101,12 +104,60 @@ def jax_side(shape, batch, *, threads, unroll, learning_rate):
   return run
 
 
+def _ours(shape, unroll):
+  """(config, params) of a shape, random or those of its checkpoint."""
+  import jax
+
+  from factshock.models import t5
+  from factshock.models.formats import huggingface
+
+  if "checkpoint" in shape:
+    params, config = huggingface.load(shape["checkpoint"], param_dtype="float32")
+    return dataclasses.replace(config, dtype="float32", param_dtype="float32"), params
+  config = t5.T5Config(**_sizes(shape), unroll=unroll)
+  return config, t5.init(config, jax.random.key(0))
+
+
 def torch_side(shape, batch, *, threads, compiled, learning_rate):
   """The same for PyTorch transformers; `compiled` needs a C++ compiler."""
   import torch
-  import transformers
 
   torch.set_num_threads(threads)
+  model = (_decoder(shape) if "checkpoint" in shape else _t5(shape)).train()
+  optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+  call = torch.compile(model) if compiled else model
+  if "checkpoint" in shape:
+    tokens = torch.tensor(batch["tokens"], dtype=torch.long)
+    arguments = dict(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=tokens)
+  else:
+    inputs = torch.tensor(batch["inputs"], dtype=torch.long)
+    labels = torch.tensor(batch["targets"], dtype=torch.long)
+    arguments = dict(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=labels)
+
+  def run():
+    optimizer.zero_grad()
+    loss = call(**arguments).loss
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+  return run
+
+
+def _decoder(shape):
+  """PyTorch transformers' model of a folder, its weights in float32."""
+  import torch
+  import transformers
+
+  path = shape["checkpoint"]
+  return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def _t5(shape):
+  """PyTorch transformers' T5 of a shape's sizes, of random weights."""
+  import torch
+  import transformers
+
   sizes = _sizes(shape)
   model = transformers.T5ForConditionalGeneration(
     transformers.T5Config(
@@ -124,23 +175,11 @@ def torch_side(shape, batch, *, threads, compiled, learning_rate):
       eos_token_id=1,
       decoder_start_token_id=0,
     )
-  ).train()
+  )
   model.lm_head.weight = torch.nn.Parameter(
     torch.randn(sizes["vocab_size"], sizes["d_model"]) * sizes["d_model"] ** -0.5
   )
-  optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-  inputs, targets = (torch.tensor(batch[name], dtype=torch.long) for name in ("inputs", "targets"))
-  mask = torch.ones_like(inputs)
-  call = torch.compile(model) if compiled else model
-
-  def run():
-    optimizer.zero_grad()
-    loss = call(input_ids=inputs, attention_mask=mask, labels=targets).loss
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-  return run
+  return model
 
 
 def random_batch(shape):
@@ -148,6 +187,11 @@ def random_batch(shape):
   import numpy as np
 
   random = np.random.default_rng(0)
+  if "checkpoint" in shape:
+    tokens = random.integers(2, 32000, (shape["batch"], shape["inputs"])).astype(np.int32)
+    weights = np.ones(tokens.shape, np.float32)
+    weights[:, 0] = 0  # nothing stands before the first token
+    return dict(tokens=tokens, weights=weights)
   arrays = {
     name: random.integers(2, shape["vocab_size"], (shape["batch"], shape[name])).astype(np.int32)
     for name in ("inputs", "targets")
@@ -174,7 +218,7 @@ def worker(side, shape, threads):
     print(f"seconds {time.perf_counter() - began} {time.process_time() - cpu}", flush=True)
 
 
-def measure(sides, shape_name, threads, rounds):
+def measure(sides, shape_name, threads, rounds, arguments=()):
   """(Wall, CPU) seconds of each timed step: dict side -> list; a side that fails is left out and
   named.
   """
@@ -186,6 +230,7 @@ def measure(sides, shape_name, threads, rounds):
         f"--worker={side}",
         f"--shapes={shape_name}",
         f"--threads={threads}",
+        *arguments,
       ],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -246,11 +291,9 @@ def limit(shape_name, shape, seconds, threads):
   import jax
 
   jax.config.update("jax_platforms", "cpu")
-  from factshock.models import t5
   from factshock.training import flops, train_step
 
-  config = t5.T5Config(**_sizes(shape))
-  params = jax.eval_shape(functools.partial(t5.init, config), jax.random.key(0))
+  config, params = _ours(shape, True)
   loss = jax.grad(lambda params, batch: train_step.loss_fn(params, config, batch)[0])
   products = flops.count_flops(jax.make_jaxpr(loss)(params, random_batch(shape)).jaxpr)
   rate, best = (
@@ -335,6 +378,9 @@ def main():
   parser.add_argument(
     "--shapes", default="demo,tiny,small", help=f"comma list of {', '.join(SHAPES)}"
   )
+  parser.add_argument("--checkpoint", help="HuggingFace folder of a decoder, in place of --shapes")
+  parser.add_argument("--rows", type=int, default=8, help="of a step with --checkpoint")
+  parser.add_argument("--tokens", type=int, default=16, help="a row with --checkpoint")
   parser.add_argument("--rounds", type=int, default=15)
   parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
   parser.add_argument(
@@ -343,6 +389,13 @@ def main():
   parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   names = arguments.shapes.split(",")
+  own = []
+  if arguments.checkpoint:
+    names = ["checkpoint"]
+    SHAPES["checkpoint"] = dict(
+      batch=arguments.rows, inputs=arguments.tokens, targets=0, checkpoint=arguments.checkpoint
+    )
+    own = [f"--{name}={getattr(arguments, name)}" for name in ("checkpoint", "rows", "tokens")]
   unknown = set(names) - set(SHAPES)
   if unknown:
     parser.error(
@@ -359,7 +412,11 @@ def main():
   found = {}
   for name in names:
     found[name] = measure(
-      SIDES if arguments.compiled else SIDES[:2], name, arguments.threads, arguments.rounds
+      SIDES if arguments.compiled else SIDES[:2],
+      name,
+      arguments.threads,
+      arguments.rounds,
+      own,
     )
     print("\n".join(table(name, SHAPES[name], found[name])), flush=True)
   print()
