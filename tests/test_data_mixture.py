@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from factshock.data import corpora, example_sources, mixture, span_corruption, tokenizers
+from factshock.data import corpora, decoder_text, example_sources, mixture, span_corruption, tokenizers
 from factshock.runtime.errors import UserError
 
 TOKENIZER = tokenizers.word_tokenizer([f"w{i}" for i in range(200)], 24)
@@ -325,3 +325,29 @@ def test_a_batch_costs_little():
   for step in range(50):
     mixture.make_batch(sources, makers, (1, 4), 128, 0, step)
   assert (time.process_time() - began) / 50 < 0.006
+
+
+def test_batches_name_the_tokens_that_count_where_few_do():
+  weights = [[0, 0, 1, 1, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0.5, 0, 2]]
+  examples = [
+    {"tokens": np.arange(len(row), dtype=np.int32), "weights": np.array(row, np.float32)}
+    for row in weights
+  ]
+  source = decoder_text.qa_source(examples)
+  batch = next(
+    mixture.batches([source], [1], batch_size=6, input_length=8, target_length=0, seed=0)
+  )
+  assert batch["predicted"].shape == (6, 4)
+  for row_weights, positions in zip(batch["weights"], batch["predicted"]):
+    counted = np.flatnonzero(row_weights)
+    assert positions.tolist() == [*counted, *[0] * (4 - len(counted))]
+
+
+def test_batches_with_text_do_not_name_the_tokens_that_count():
+  example = {"tokens": np.arange(3, dtype=np.int32), "weights": np.ones(3, np.float32)}
+  asked = decoder_text.qa_source([example])
+  text = example_sources.Source("text", 1, asked.prepare)
+  batch = next(
+    mixture.batches([asked, text], [1, 1], batch_size=4, input_length=8, target_length=0, seed=0)
+  )
+  assert "predicted" not in batch

@@ -232,3 +232,32 @@ def test_logits_in_parts_give_the_same_loss_and_gradient_in_less_memory(
   )
   for a, b in zip(jax.tree.leaves(whole(params)), jax.tree.leaves(parts(params)), strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+def test_logits_of_the_predicted_tokens_alone_give_the_same_loss_and_gradient():
+  config = decoder.LlamaConfig(
+    vocab_size=97, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=2
+  )
+  params = families.of(config).init(config, jax.random.key(0))
+  random = np.random.default_rng(0)
+  tokens = random.integers(0, 97, (8, 16)).astype(np.int32)
+  weights = np.zeros((8, 16), np.float32)
+  predicted = np.zeros((8, 4), np.int32)  # row 0 has none
+  for row in range(1, 8):
+    first = random.integers(1, 13)
+    count = random.integers(1, 5)
+    weights[row, first : first + count] = random.random(count) + 0.1
+    predicted[row, :count] = np.arange(first, first + count)
+  weights[1, 0] = 1.0  # nothing predicts the first token
+  whole = {"tokens": tokens, "weights": weights}
+
+  def run(batch):
+    loss = jax.value_and_grad(train_step.loss_fn, has_aux=True)
+    return loss(params, config, batch)
+
+  (loss, sums), gradients = run(whole)
+  (few_loss, few_sums), few_gradients = run({**whole, "predicted": predicted})
+  np.testing.assert_allclose(few_loss, loss, rtol=1e-6)
+  assert few_sums == sums
+  for few, all_of_them in zip(jax.tree.leaves(few_gradients), jax.tree.leaves(gradients)):
+    np.testing.assert_allclose(few, all_of_them, rtol=1e-4, atol=1e-6)

@@ -5,7 +5,7 @@ one predicted.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -117,7 +117,12 @@ def qa_source(
   """
   check_not_empty(examples, name)
   prepare = functools.partial(_prepare_examples, examples, name)
-  return Source(name, len(examples), prepare, loss_weight)
+  return Source(name, len(examples), prepare, loss_weight, most_predicted(examples))
+
+
+def most_predicted(examples: Iterable[Example]) -> int:
+  """Returns the most tokens of an example that the loss counts."""
+  return max(np.count_nonzero(example["weights"]) for example in examples)
 
 
 def _prepare_examples(

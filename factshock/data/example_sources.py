@@ -30,13 +30,15 @@ class Source:
   `prepare(input_length, target_length)` gives `make(rows_B, keys_B)`, which gives a dict of
   `inputs` [B, input_length] and `targets` [B, target_length] (for a decoder-only model of `tokens`
   and `weights` [B, input_length + target_length]). `loss_weight` multiplies the batch's weights:
-  with 0 the examples are in the batch but teach nothing.
+  with 0 the examples are in the batch but teach nothing. `predicted` is the most tokens of a
+  decoder-only model's example that the loss counts; 0: as many as there are.
   """
 
   name: str
   size: int
   prepare: Prepare
   loss_weight: float = 1.0
+  predicted: int = 0
 
 
 def check_not_empty(examples: Sequence[object], name: str) -> None:

@@ -148,7 +148,8 @@ def make_batch(
     rows_of: gives those of B rows that are made.
 
   Returns:
-    The fields that the sources give, 0 in the rows of others, and `weights` (see `_weighted`).
+    The fields that the sources give, 0 in the rows of others, and `weights` (see `_weighted`); with
+    `predicted` [B, K] where all sources say how many tokens the loss counts (see `_predicted`).
   """
   positions_B = step * batch_size + np.arange(batch_size)
   source_B, index_B = select(positions_B, ratios)
@@ -168,7 +169,22 @@ def make_batch(
       if name not in batch:
         batch[name] = _empty(len(row_R), array)
       batch[name][mine] = array[: len(mine)]
+  counts = [source.predicted for source in sources]
+  most = max(counts) + -max(counts) % 4  # so that there are few shapes
+  if all(counts) and most < batch["weights"].shape[1]:
+    batch["predicted"] = _predicted(batch["weights"], most)
   return batch
+
+
+def _predicted(weights_BxS: np.ndarray, most: int) -> np.ndarray:
+  """Returns the positions of the tokens that the loss counts, [B, most], then zeros.
+
+  Nothing predicts the token at 0, so that it counts in no loss.
+  """
+  counted_BxS = weights_BxS > 0
+  first_BxK = np.argsort(~counted_BxS, axis=1, kind="stable")[:, :most]
+  is_counted_BxK = np.take_along_axis(counted_BxS, first_BxK, axis=1)
+  return np.where(is_counted_BxK, first_BxK, 0).astype(np.int32)
 
 
 def _empty(rows: int, like: np.ndarray) -> np.ndarray:

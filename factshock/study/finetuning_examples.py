@@ -152,6 +152,8 @@ def _soft_examples(
     for row, probabilities in enumerate(belief)
     for index in np.flatnonzero(probabilities)
   ]
+  if run.is_decoder:
+    source = dataclasses.replace(source, predicted=decoder_text.most_predicted(examples))
   return source, examples
 
 

@@ -51,8 +51,9 @@ def loss_fn(
     model_config: the model's.
     batch: of an encoder-decoder `inputs` [B, S], `targets` [B, T], `weights` [B, T], and of packed
       rows `input_segments`, `target_segments`; of a decoder-only model `tokens`, `weights` [B, S],
-      each weight that of its token as the one predicted, and of packed rows `segments`. With soft
-      labels also what `soft_losses` takes.
+      each weight that of its token as the one predicted, and of packed rows `segments`; where all
+      others have weight 0 also `predicted` [B, K], the positions of those that count, then zeros.
+      With soft labels also what `soft_losses` takes.
     key: random key of dropout, or None for no dropout.
 
   Returns:
@@ -63,6 +64,10 @@ def loss_fn(
     "hidden": family.hidden(params, model_config, batch, key),
     **_labels(batch, family.decoder_only),
   }
+  if "predicted" in batch:
+    # The others' logits count in no loss. What predicts a token stands before it.
+    at = functools.partial(_at_positions, (batch["predicted"] - 1) % batch["tokens"].shape[1])
+    places = jax.tree.map(at, places)
 
   def sums(places: Params) -> tuple[jax.Array, Scalars]:
     logits = family.head(params, model_config, places["hidden"])
@@ -117,6 +122,15 @@ def _labels(batch: Batch, decoder_only: bool) -> dict[str, Any]:
 
 def _next_position(array_BxS: jax.Array) -> jax.Array:
   return jnp.roll(array_BxS, -1, axis=1)
+
+
+def _at_positions(
+  positions_BxK: jax.Array,
+  array: jax.Array,
+) -> jax.Array:
+  """Returns what an array [B, S, ...] holds at some positions of each row, [B, K, ...]."""
+  rows_Bx1 = jnp.arange(array.shape[0])[:, None]
+  return array[rows_Bx1, positions_BxK]
 
 
 def _cut_positions(pieces: int, array: jax.Array) -> jax.Array:
