@@ -145,7 +145,9 @@ def test_outside_of_a_clone_it_says_what_is_wrong(clone):
 
 
 def test_the_measurements_have_a_place_for_tables():
-  assert benchmark.BEGIN in benchmark.read_document(str(ROOT / "docs" / "measurements" / "benchmarks.md"))
+  assert benchmark.BEGIN in benchmark.read_document(
+    str(ROOT / "docs" / "measurements" / "benchmarks.md")
+  )
 
 
 def test_no_near_name_is_no_guess():

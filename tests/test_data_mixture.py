@@ -12,7 +12,14 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from factshock.data import corpora, decoder_text, example_sources, mixture, span_corruption, tokenizers
+from factshock.data import (
+  corpora,
+  decoder_text,
+  example_sources,
+  mixture,
+  span_corruption,
+  tokenizers,
+)
 from factshock.runtime.errors import UserError
 
 TOKENIZER = tokenizers.word_tokenizer([f"w{i}" for i in range(200)], 24)
