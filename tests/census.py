@@ -20,6 +20,7 @@ EXTRAS = (
   "lm_pub_quiz",
   "tensorflow_datasets",
   "torch",
+  "wandb",
   "wordfreq",
 )
 # Slow to load and seldom needed; and JAX, which the folders on files alone (runtime) do without.

@@ -31,7 +31,7 @@ from factshock.runtime.settings import (
   with_defaults,
 )
 from factshock.runtime.settings import optional as optional_setting
-from factshock.training import drivers
+from factshock.training import drivers, loggers
 from factshock.training import settings as training_settings
 from factshock.types import Config
 
@@ -99,6 +99,7 @@ SCHEMA: Schema = dict(
     stop=optional_setting(tuple_of(TEXT)),
   ),
   diagnosis=dict(criterion=choice("exact_match", "contains"), resamples=COUNT, confidence=INSIDE),
+  loggers=loggers.CHECK,
   roles=dict(zero_shot=TEXT, finetuned=TEXT, ceiling=TEXT, corrected=TEXT, remedies=tuple_of(TEXT)),
 )
 
@@ -207,6 +208,7 @@ def joint_problems(config: Config) -> list[str]:
     *_tokenizer_problems(config),
     *_family_problems(config),
     *_role_problems(config),
+    *_logger_problems(config),
   ]
 
 
@@ -264,6 +266,11 @@ def _family_problems(config: Config) -> list[str]:
     decoders = " or ".join(repr(other.name) for other in families.known() if other.decoder_only)
     problems.append(f"config.pretrain.masking='next_token' needs config.model.family={decoders}")
   return problems
+
+
+def _logger_problems(config: Config) -> list[str]:
+  problem = loggers.missing_package(config.get("loggers", loggers.DEFAULT))
+  return [f"config.loggers: {problem}"] if problem else []
 
 
 def _role_problems(config: Config) -> list[str]:

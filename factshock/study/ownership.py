@@ -24,6 +24,7 @@ MAY_CHANGE = (
   "diagnosis",
   "roles",
   "name",
+  "loggers",
   "cpu_devices",
   "mesh",
   "parallel",

@@ -21,7 +21,7 @@ from factshock.study import config as configs
 from factshock.study import finetuning_examples
 from factshock.study.finetuning_examples import FinetuningData
 from factshock.study.seed_run import SeedRun
-from factshock.training import drivers, loop, metrics, optimizers, saving
+from factshock.training import drivers, loggers, loop, metrics, optimizers, saving
 from factshock.training import train_step as steps
 from factshock.training.optimizers import OptimizerConfig
 from factshock.training.settings import FinetuningConfig, PretrainingConfig, TrainingConfig
@@ -208,7 +208,9 @@ def _open_metrics(run: SeedRun, name: str) -> Iterator[metrics.Metrics | None]:
   if not processes.is_first():
     yield None
     return
-  with metrics.Metrics(run.workdir.metrics(name, run.seed)) as writer:
+  names = loggers.names_of(run.config.get("loggers", loggers.DEFAULT))
+  info = loggers.RunInfo(run.config.name, run.seed, configs.to_dict(run.config))
+  with metrics.Metrics(run.workdir.metrics(name, run.seed), names, info) as writer:
     yield writer
 
 
