@@ -19,20 +19,12 @@ answers gained and lost.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from absl import flags
 
 from factshock.predictions import columns
 from factshock.runtime import console
-from factshock.runtime.errors import UserError
-
-if TYPE_CHECKING:
-  import numpy as np
-
-  from factshock.predictions.prior_correction import Table
-  from factshock.predictions.rows import Row
 
 
 def define_flags() -> None:
@@ -65,102 +57,23 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
   """Corrects the predictions, and prints what moved."""
   del argv
-  from factshock.predictions import prior_correction, writing
-  from factshock.predictions.rows import read_all_rows
+  from factshock.predictions import correcting, writing
 
   values = flags.FLAGS
-  if bool(values.reference) == bool(values.entity_counts):
-    given = "both" if values.reference else "neither"
-    raise UserError(f"expected one of --reference and --entity_counts, got {given}; see --help")
-  rows = read_all_rows(values.predictions, columns.given())
-  tables = prior_correction.tables_of(rows, values.predictions)
-  reference = _reference_priors(rows, tables)
-  ratios, raised = prior_correction.log_ratios(tables, reference)
-  if raised:
-    print(f"{raised:,} priors below {prior_correction.FLOOR:g} taken as that")
-  tau = _choose_tau(rows, tables, ratios) if values.development else values.tau
-  corrected = prior_correction.correct(tables, ratios, tau)
-  corrected_rows = prior_correction.corrected_rows(corrected, rows)
-  for row in corrected_rows:
-    row |= {"arm": f"{row.get('arm') or 'answers'}_corrected", "tau": tau}
-  writing.write_predictions(values.output, corrected_rows)
-  before = prior_correction.prior_distance(tables, reference)
-  after = prior_correction.prior_distance(corrected, reference)
-  print(
-    f"the answer prior was {before:.3f} from the reference's (total variation, mean of "
-    f"{len(tables)} relations), {after:.3f} after the correction with tau {tau:g}"
+  correction = correcting.correct(
+    values.predictions,
+    correcting.CorrectionOptions(
+      reference=values.reference,
+      counts=values.entity_counts,
+      development=values.development,
+      finetuning=values.finetuning_facts,
+      tau=values.tau,
+      columns=columns.given(),
+    ),
   )
-  _print_changes(rows, corrected_rows)
-  right_before = prior_correction.share_right(tables, rows)
-  right_after = prior_correction.share_right(corrected, rows)
-  print(
-    f"{len(rows):,} queries, right {right_before:.3f} before and {right_after:.3f} after: "
-    f"{os.path.abspath(values.output)}"
-  )
-
-
-def _print_changes(rows: "Sequence[Row]", corrected_rows: "Sequence[Row]") -> None:
-  """Prints which answers gained and which lost most."""
-  from factshock.predictions import prior_correction
-
-  gained, lost = prior_correction.most_changed_answers(rows, corrected_rows)
-  for name, changes in (("gained", gained), ("lost", lost)):
-    texts = [
-      f"{answer} ({relation}) {before:,} -> {after:,}"
-      for answer, relation, before, after in changes
-    ]
-    print(f"  {name}: {'; '.join(texts) or 'none'}")
-
-
-def _reference_priors(
-  rows: "Sequence[Row]", tables: "Mapping[str, Table]"
-) -> "dict[str, np.ndarray]":
-  """Returns the reference's prior of each relation's candidates."""
-  from factshock.facts import counts
-  from factshock.predictions import prior_correction
-  from factshock.predictions.rows import read_all_rows
-
-  values = flags.FLAGS
-  if values.entity_counts:
-    return prior_correction.counted_priors(tables, counts.read_counts(values.entity_counts))
-  reference_rows = read_all_rows(values.reference, columns.given())
-  prior_correction.check_same_queries(rows, values.predictions, reference_rows, values.reference)
-  reference_tables = prior_correction.tables_of(reference_rows, values.reference)
-  prior_correction.check_same_candidates(
-    tables, values.predictions, reference_tables, values.reference
-  )
-  return prior_correction.priors_of(reference_tables)
-
-
-def _choose_tau(
-  rows: "Sequence[Row]",
-  tables: "Mapping[str, Table]",
-  ratios: "Mapping[str, np.ndarray]",
-) -> float:
-  """Returns the tau that is best on the development predictions, and prints the curve."""
-  from factshock.facts import sources
-  from factshock.predictions import prior_correction
-  from factshock.predictions.rows import read_all_rows
-
-  values = flags.FLAGS
-  path = values.development
-  development_rows = read_all_rows(path, columns.given())
-  prior_correction.check_separate_subjects(rows, values.predictions, development_rows, path)
-  if values.finetuning_facts:
-    facts = sources.read_facts(values.finetuning_facts)
-    prior_correction.check_separate_subjects(facts, values.finetuning_facts, development_rows, path)
-  development_tables = prior_correction.tables_of(development_rows, path)
-  unknown = [relation for relation in development_tables if relation not in tables]
-  if unknown:
-    raise UserError(f"{path}: expected relations of {values.predictions}, got {', '.join(unknown)}")
-  shared_tables = {relation: tables[relation] for relation in development_tables}
-  prior_correction.check_same_candidates(
-    shared_tables, values.predictions, development_tables, path
-  )
-  tau, curve = prior_correction.choose_tau(development_tables, development_rows, ratios)
-  points = ", ".join(f"{value:g} {share:.3f}" for value, share in curve)
-  print(f"development, right by tau: {points}; tau {tau:g} is taken")
-  return tau
+  writing.write_predictions(values.output, correction.rows)
+  *changes, summary = correcting.lines(correction)
+  print("\n".join([*changes, f"{summary}: {os.path.abspath(values.output)}"]))
 
 
 if __name__ == "__main__":
