@@ -1,26 +1,26 @@
 r"""Asks a model for facts and writes a predictions file.
 
-  python -m factshock.answer --checkpoint=runs/demo/checkpoints/finetune/0 \
-      --facts=runs/demo/facts/0/test.jsonl --output=predictions.jsonl --mode=rank
-  python -m factshock.answer --checkpoint=google/flan-t5-large --facts=test.jsonl \
-      --relations=relations.jsonl --output=predictions.jsonl --mode=generate --shots=4 \
-      --shot_facts=train.jsonl
+  factshock answer --model=runs/demo/checkpoints/finetune/0 \
+      --facts=runs/demo/facts/0/test.jsonl --output=predictions.jsonl
+  factshock answer --model=google/flan-t5-large --facts=test.jsonl --relations=relations.jsonl \
+      --output=predictions.jsonl --method=greedy --shots=4 --shot_facts=train.jsonl
 
---checkpoint is a checkpoint of factshock, or a HuggingFace model: a folder with its files, a hub
+--model is a checkpoint of factshock, or a HuggingFace model: a folder with its files, a hub
 id, or a .gguf file in its place. --config may name the config of a checkpoint; without it that of
 the checkpoint's own record counts. With it --config.mesh.fsdp=4 cuts the weights over four devices
 (--config=pretrained:MODEL for a HuggingFace model); without it each device holds all of them.
 
-What --mode does:
+What --method does:
   rank      compares every answer known of the fact's relation: the objects in --facts, in
             --shot_facts, in the facts of the checkpoint's workdir (finetuning facts and all
             others) and in --candidates, a facts file. With --candidates_only those of --candidates
             alone. How many there are is printed, and stands in the predictions file as `among`.
-            The file keeps the best (config.answering.top, 10). From 128 beginnings of answers on
+            The file keeps the best (--top, 10; --top=0 all). From 128 beginnings of answers on
             these are searched, exactly, and what lies below them is not read; with --pub_quiz or
-            top=0 all are scored.
-  generate  decodes greedily, with --method=beam by beams (--beams), with --method=sample by
-            sampling (--temperature, --sampling_seed).
+            --top=0 all are scored.
+  greedy    generates an answer, always by its likeliest token.
+  beam      generates an answer by beams (--beams).
+  sample    generates an answer by sampling (--temperature, --sampling_seed).
   letters   for questions with choices (mmlu:PATH): by the likelihood of A to D after the lettered
             choices.
   choices   for questions with choices: by the likelihood of each choice's whole text, per byte.
@@ -50,10 +50,11 @@ from typing import Any
 
 from absl import flags
 
-from factshock.runtime import console
+from factshock.runtime import console, flag_names
 from factshock.runtime.errors import UserError
 
 _CHOICE_PROMPTS = ("letters", "choices")
+_GENERATING = ("greedy", "beam", "sample")
 
 
 def define_flags() -> None:
@@ -62,9 +63,10 @@ def define_flags() -> None:
 
   config_files.define_flag("Config the checkpoint was trained with; may be left out.")
   flags.DEFINE_string(
-    "checkpoint",
+    "model",
     None,
-    "A checkpoint's folder (its newest step, or one step), a HuggingFace model or a .gguf file.",
+    "Model to ask: a checkpoint's folder (its newest step, or one step), a HuggingFace model or a "
+    ".gguf file.",
   )
   flags.DEFINE_string(
     "facts",
@@ -73,17 +75,19 @@ def define_flags() -> None:
   )
   flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
   flags.DEFINE_enum(
-    "mode",
+    "method",
     "rank",
-    ["rank", "generate", "letters", "choices", "known"],
-    "Rank the candidates, generate an answer, score a fact's own choices, or assess what the model "
-    "knows.",
+    ["rank", *_GENERATING, "letters", "choices", "known"],
+    "How: rank the candidates, generate an answer, score a fact's own choices, or assess what the "
+    "model knows.",
   )
   flags.DEFINE_string(
     "arm", None, "Name of the arm in the predictions file; default: the checkpoint's folder."
   )
   _define_question_flags()
   _define_generation_flags()
+  flag_names.rename("checkpoint", "model")
+  flag_names.rename("mode", "method", {"generate": _GENERATING})
 
 
 def _define_question_flags() -> None:
@@ -91,39 +95,43 @@ def _define_question_flags() -> None:
   flags.DEFINE_integer(
     "shots",
     None,
-    "Answered questions put before each one; default 0, for --mode=known 4.",
+    "Answered questions put before each one; default 0, for --method=known 4.",
     lower_bound=0,
   )
   flags.DEFINE_string(
     "shot_facts", None, "Facts to draw the shots from, such as the finetuning facts."
   )
   flags.DEFINE_string(
-    "candidates", None, "Facts whose objects are candidates too; see --mode=rank."
+    "candidates", None, "Facts whose objects are candidates too; see --method=rank."
   )
   flags.DEFINE_bool(
-    "candidates_only", False, "The candidates of --mode=rank are those of --candidates alone."
+    "candidates_only", False, "The candidates of --method=rank are those of --candidates alone."
   )
   flags.DEFINE_enum(
     "prompt",
     None,
     ["cloze", "question", "chat", "letters", "choices"],
     "Default: config.finetune.prompt; chat is a question in a chat model's own template; letters "
-    "and choices are for --mode=known.",
+    "and choices are for --method=known.",
   )
   flags.DEFINE_string(
     "tokenizer", None, "Folder of the tokenizer; default: the checkpoint's workdir's."
   )
   flags.DEFINE_string("relations", None, "Relations file; default: the checkpoint's workdir's.")
+  flags.DEFINE_integer(
+    "top",
+    None,
+    "How many candidates --method=rank keeps of each fact, the best; 0: all. Default: 10, or "
+    "config.answering.top.",
+    lower_bound=0,
+  )
   flags.DEFINE_string(
     "pub_quiz", None, "Folder for the whole ranking, as results of lm-pub-quiz (BEAR)."
   )
 
 
 def _define_generation_flags() -> None:
-  """Defines the flags of --mode=generate and --mode=known."""
-  flags.DEFINE_enum(
-    "method", "greedy", ["greedy", "beam", "sample"], "How --mode=generate decodes."
-  )
+  """Defines the flags of the methods that generate, and of --method=known."""
   flags.DEFINE_integer("beams", 4, "Hypotheses of --method=beam.", lower_bound=1)
   flags.DEFINE_float(
     "temperature",
@@ -140,9 +148,9 @@ def _define_generation_flags() -> None:
     "default; --stop= for none. Default for a decoder-only model: the end of the line; for a "
     "pretrained one asked by clozes a full stop and a comma, too; in a chat none",
   )
-  flags.DEFINE_integer("sets", 10, "Sets of shots of --mode=known.", lower_bound=1)
+  flags.DEFINE_integer("sets", 10, "Sets of shots of --method=known.", lower_bound=1)
   flags.DEFINE_integer(
-    "samples", 16, "Samples a set of --mode=known, at temperature 0.5.", lower_bound=1
+    "samples", 16, "Samples a set of --method=known, at temperature 0.5.", lower_bound=1
   )
 
 
@@ -150,7 +158,7 @@ def main(argv: Sequence[str]) -> None:
   """Asks the model, and prints how many answers are right and where the file is."""
   del argv
   _check_flags()
-  if flags.FLAGS.mode == "known":
+  if flags.FLAGS.method == "known":
     _assess()
   else:
     _answer()
@@ -159,21 +167,21 @@ def main(argv: Sequence[str]) -> None:
 def _check_flags() -> None:
   """Raises a UserError for flags that are missing or do not go together."""
   values = flags.FLAGS
-  for name in ("checkpoint", "facts", "output"):
+  for name in ("model", "facts", "output"):
     if values[name].value is None:
       raise UserError(f"needs --{name}; --help explains")
-  if values.prompt in _CHOICE_PROMPTS and values.mode != "known":
+  if values.prompt in _CHOICE_PROMPTS and values.method != "known":
     raise UserError(
-      f"--prompt={values.prompt} goes with --mode=known; give --mode={values.prompt} to answer so"
+      f"--prompt={values.prompt} goes with --method=known; give --method={values.prompt} to answer "
+      "so"
     )
-  if values.candidates and values.mode != "rank":
-    raise UserError(f"--candidates: only with --mode=rank, got --mode={values.mode}")
+  for name in ("candidates", "pub_quiz", "top"):
+    if values[name].value is not None and values.method != "rank":
+      raise UserError(
+        f"--{name}: only with --method=rank, which ranks, got --method={values.method}"
+      )
   if values.candidates_only and not values.candidates:
     raise UserError("--candidates_only: expected the candidates too; name them with --candidates")
-  if values.pub_quiz and values.mode != "rank":
-    raise UserError(
-      f"--pub_quiz holds rankings and goes with --mode=rank, got --mode={values.mode}"
-    )
 
 
 def _assess() -> None:
@@ -192,7 +200,7 @@ def _assess() -> None:
     relations=values.relations,
   )
   rows = asking.assess_knowledge(
-    values.checkpoint, values.facts, values.output, options, config=values.config
+    values.model, values.facts, values.output, options, config=values.config
   )
   counts = {name: sum(row["known"] == name for row in rows) for name in knowledge.CATEGORIES}
   shares = [f"{name} {count:,} ({count / len(rows):.1%})" for name, count in counts.items()]
@@ -206,12 +214,13 @@ def _answer() -> None:
   from factshock.answering.prompting import Prompting
 
   values = flags.FLAGS
+  generates = values.method in _GENERATING
   options = asking.AnswerOptions(
-    mode=values.mode,
+    mode="generate" if generates else values.method,
     prompting=Prompting(values.prompt, values.shots or 0, values.shot_facts, _stops()),
     decoding=DecodingOptions(
       values.max_tokens,
-      method=values.method,
+      method=values.method if generates else "greedy",
       temperature=values.temperature,
       seed=values.sampling_seed,
       beams=values.beams,
@@ -221,10 +230,11 @@ def _answer() -> None:
     tokenizer=values.tokenizer,
     relations=values.relations,
     arm=values.arm,
+    top=values.top,
     pub_quiz=values.pub_quiz,
   )
   rows = asking.answer_facts(
-    values.checkpoint, values.facts, values.output, options, config=values.config
+    values.model, values.facts, values.output, options, config=values.config
   )
   print(f"{_how_many_right(rows)}: {os.path.abspath(values.output)}")
 

@@ -1,8 +1,8 @@
 r"""Runs the benchmarks of tests/benchmarks one after the other and writes their tables into a file.
 
-  python -m factshock.benchmark --list
-  python -m factshock.benchmark --only=padding,mixing
-  python -m factshock.benchmark --only=attention --output=docs/measurements/benchmarks.md
+  factshock benchmark --list
+  factshock benchmark --only=padding,mixing
+  factshock benchmark --only=attention --output=docs/measurements/benchmarks.md
 
 Each benchmark is a script that measures both sides in one run, in a process of its own, and prints
 medians, ratios, and whether its goal is met; by itself, `python tests/benchmarks/NAME.py --help`

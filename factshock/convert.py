@@ -1,30 +1,29 @@
 r"""Turns a model into another format: HuggingFace, PEFT or factshock's own, from GGUF and T5X too.
 
-    python -m factshock.convert --input=runs/mine/checkpoints/mixed/0 --output=mine-hf \
-        --to=huggingface
-    python -m factshock.convert --input=google/t5-v1_1-small --output=checkpoints/small --to=orbax \
+    factshock convert --model=runs/mine/checkpoints/mixed/0 --output=mine-hf --to=huggingface
+    factshock convert --model=google/t5-v1_1-small --output=checkpoints/small --to=orbax \
         --dtype=bfloat16
 
-The input is a HuggingFace folder or hub id, a .gguf file (package gguf: pip install
+The model is a HuggingFace folder or hub id, a .gguf file (package gguf: pip install
 'factshock[gguf]'), a T5X checkpoint (msgpack or zarr), or a checkpoint of factshock (a step folder,
 or a folder of steps: its newest). Low-rank adapters, PEFT's or those of a checkpoint trained with
 config.finetune.lora_rank, are merged into the model they belong to; --to=peft writes the adapters
 alone, for PEFT. What is written as `huggingface` loads in transformers, vLLM and mergekit, with the
-tokenizer where the input has one in their format. Memory stays near one leaf (one parameter array).
+tokenizer where it has one in their format. Memory stays near one leaf (one parameter array).
 """
 
 from collections.abc import Sequence
 
 from absl import flags
 
-from factshock.runtime import console
+from factshock.runtime import console, flag_names
 from factshock.runtime.errors import UserError
 
 
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_string(
-    "input",
+    "model",
     "",
     "Model to read: a folder, a .gguf file, or the id of a model on the HuggingFace hub.",
   )
@@ -46,19 +45,20 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "config_from", None, "HuggingFace folder whose config.json and tokenizer the result takes."
   )
+  flag_names.rename("input", "model")
 
 
 def main(argv: Sequence[str]) -> None:
   """Converts what the flags name, and prints where the result is."""
   del argv
   values = flags.FLAGS
-  for name in ("input", "output", "to"):
+  for name in ("model", "output", "to"):
     if not values[name].value:
       raise UserError(f"--{name}: expected a value, got none; see --help")
   from factshock.checkpoints import conversion
 
   opened = conversion.convert(
-    values.input,
+    values.model,
     values.output,
     values.to,
     dtype=values.dtype,
@@ -69,10 +69,10 @@ def main(argv: Sequence[str]) -> None:
   remark = ""
   if not opened.tokenizer:
     remark = (
-      " (without a tokenizer: the input has none in HuggingFace's format; "
+      " (without a tokenizer: the model has none in HuggingFace's format; "
       "--config_from=FOLDER takes that of another model)"
     )
-  print(f"wrote {values.input} as {values.to} to {values.output}{remark}")
+  print(f"wrote {values.model} as {values.to} to {values.output}{remark}")
 
 
 if __name__ == "__main__":

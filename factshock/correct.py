@@ -1,8 +1,8 @@
 r"""Moves the answers of a finetuned model back to the answer frequencies of a reference.
 
-  python -m factshock.correct --predictions=finetuned.jsonl --reference=pretrained.jsonl \
+  factshock correct --predictions=finetuned.jsonl --reference=pretrained.jsonl \
       --output=corrected.jsonl
-  python -m factshock.correct --predictions=finetuned.jsonl --entity_counts=counts.tsv \
+  factshock correct --predictions=finetuned.jsonl --entity_counts=counts.tsv \
       --development=dev.jsonl --output=corrected.jsonl
 
 Reads predictions and writes predictions. Finetuning shifts which answers a model prefers, whatever
@@ -10,9 +10,9 @@ the question. Within the candidates of a relation, p(answer | question) is multi
 the reference / prior of the finetuned model) ^ tau; a model's prior is the mean of its answers'
 probabilities over the queries, so no labels are needed. The reference is what the pretrained model
 answered to the same queries (asked by its best prompt), or how often a text names each answer
-(python -m factshock.count), each count plus 1.
+(factshock count), each count plus 1.
 
-Predictions need the `candidates` of each row, all of the relation's (config.answering.top=0); any
+Predictions need the `candidates` of each row, all of the relation's (factshock answer --top=0); any
 program may write them. tau is 1, or --tau, or is chosen on --development: the same model's
 predictions on labelled facts about other subjects. Prints how far the prior moved and which
 answers gained and lost.

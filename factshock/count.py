@@ -1,12 +1,11 @@
 r"""Counts how often text names each entity of some facts: subjects, objects and their aliases.
 
-  python -m factshock.count --corpus='c4/*.json.gz' --entities=facts.jsonl --output=counts.tsv
-  python -m factshock.count --corpus=wiki.txt --entities=popqa:popqa.csv --output=counts.tsv \
-      --folded
+  factshock count --corpus='c4/*.json.gz' --facts=facts.jsonl --output=counts.tsv
+  factshock count --corpus=wiki.txt --facts=popqa:popqa.csv --output=counts.tsv --folded
 
 --corpus is a file or a pattern in quotes: text with a document a line, or .jsonl, .csv, .tsv (.gz
 too) or .parquet with a column `text` or `sentence`, or a data set (hub:NAME?split=...,
-tfds:NAME?split=..., see factshock/facts/documents.py); several are separated by commas. --entities
+tfds:NAME?split=..., see factshock/facts/documents.py); several are separated by commas. --facts
 is a facts file or a data set (popqa:PATH and the like, see factshock/facts/sources.py).
 
 counts.tsv has one row an entity, the most mentioned first, and these columns:
@@ -37,7 +36,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from factshock.runtime import console, files
+from factshock.runtime import console, files, flag_names
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import format_duration
 
@@ -56,7 +55,7 @@ def define_flags() -> None:
     "Text: a path, a pattern in quotes, or a data set; several are separated by commas.",
   )
   flags.DEFINE_string(
-    "entities", None, "Facts whose subjects and objects are counted: a file or a data set."
+    "facts", None, "Facts whose subjects and objects are counted: a file or a data set."
   )
   flags.DEFINE_string("output", None, "File to write: .tsv or .tsv.gz.")
   flags.DEFINE_bool("folded", False, "Count names without regard to upper and lower case.")
@@ -67,7 +66,8 @@ def define_flags() -> None:
     "runner", None, "Apache Beam's runner; without it this machine counts by itself."
   )
   flags.DEFINE_string("beam_options", "", "Options for the Beam runner, as on its command line.")
-  flags.mark_flags_as_required(["corpus", "entities", "output"])
+  flags.mark_flags_as_required(["corpus", "facts", "output"])
+  flag_names.rename("entities", "facts")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
   host.keep_freed_memory()
   gc.disable()  # millions of hits are made, and none in a circle
   began = time.monotonic()
-  facts = sources.read_facts(values.entities)
+  facts = sources.read_facts(values.facts)
   counted = entities.entities_of(facts, values.folded)
   _print_ambiguous(counted)
   if values.runner:

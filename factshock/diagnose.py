@@ -1,8 +1,8 @@
 """Diagnoses predictions files: accuracy, frequency shock, and paired comparisons of arms.
 
-  python -m factshock.diagnose --predictions=a.jsonl[,b.jsonl] [--finetuning_facts=train.jsonl]
+  factshock diagnose --predictions=a.jsonl[,b.jsonl] [--finetuning_facts=train.jsonl]
       [--entity_counts=counts.tsv] [--reference=LABEL] --output=DIR
-  python -m factshock.diagnose --lm_kbc=2022|2023|2024|2025|2026 --predictions=a.jsonl[,b.jsonl]
+  factshock diagnose --lm_kbc=2022|2023|2024|2025|2026 --predictions=a.jsonl[,b.jsonl]
       --gold=val.jsonl [--train=train.jsonl] [--strict] [--output=DIR]
 
 A predictions file (.jsonl, .json, .csv, .tsv, each also compressed, or .parquet) has a row a query:
@@ -154,7 +154,7 @@ def _define_shock_flags() -> None:
   flags.DEFINE_string(
     "corrected",
     None,
-    "Label of that arm with its answer prior restored (python -m factshock.correct). The verdict "
+    "Label of that arm with its answer prior restored (factshock correct). The verdict "
     "then tells whether the prior shifted or access was lost, and what to try first. Give --known "
     "too: an arm that is none of these, such as the model's answers to its best cloze.",
   )

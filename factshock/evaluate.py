@@ -1,16 +1,16 @@
 r"""Evaluates a model by the lm-evaluation-harness, on its tasks and on tasks on facts.
 
-    python -m factshock.evaluate --model_args checkpoint=google/flan-t5-large --tasks popqa_t5 \
+    factshock evaluate --model_args checkpoint=google/flan-t5-large --tasks popqa_t5 \
         --metadata popqa=data/popqa.jsonl --output_path results/flan/results.json --log_samples
-    python -m factshock.evaluate --model_args checkpoint=runs/mine/checkpoints/mixed/0 \
+    factshock evaluate --model_args checkpoint=runs/mine/checkpoints/mixed/0 \
         --tasks trex,arc_easy --metadata trex=data/trex
-    python -m factshock.diagnose --predictions=results/flan/samples_popqa_t5_DATE.jsonl \
+    factshock diagnose --predictions=results/flan/samples_popqa_t5_DATE.jsonl \
         --output=diagnosis
 
 Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Defaults that differ: --model
 is `factshock`, --include_path the folder of factshock's tasks and --batch_size `auto`, here 64;
 --device means nothing, as JAX takes the devices it finds. Keys of --model_args: checkpoint (as
---checkpoint of factshock.answer), tokenizer, max_gen_toks and seed. The tasks on facts, each with
+--model of factshock answer), tokenizer, max_gen_toks and seed. The tasks on facts, each with
 its data named in --metadata:
 
     popqa, popqa_t5                        popqa=PATH (the data set on the hub where left out)

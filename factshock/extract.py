@@ -1,14 +1,13 @@
 r"""Extracts a knowledge graph: calibrates answers and writes the triples that can be trusted.
 
-  python -m factshock.extract --predictions=test.jsonl --calibration=development.jsonl \
-      --output=graph
-  python -m factshock.extract --checkpoint=google/flan-t5-large --queries=queries.jsonl \
+  factshock extract --predictions=test.jsonl --calibration=development.jsonl --output=graph
+  factshock extract --model=google/flan-t5-large --queries=queries.jsonl \
       --relations=relations.jsonl --calibration=known.jsonl --output=graph --precision=0.9 \
       --format=tsv,nt
 
 The queries are --queries, a table with columns subject and relation (.jsonl, .csv, .tsv, .parquet;
 a facts file will do; subject_id goes into the graph); or --subjects, names one a line or such a
-table, each asked every relation of --ask. --checkpoint, a checkpoint of factshock or a HuggingFace
+table, each asked every relation of --ask. --model, a checkpoint of factshock or a HuggingFace
 model, answers them: with --method=rank the candidates of a relation are the objects of
 --candidates (a facts file; by default all that are known: those of --calibration, --shot_facts and
 the facts of the checkpoint's workdir; their number is printed); greedy, beam (--beams) and votes
@@ -41,7 +40,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from factshock.predictions import columns
-from factshock.runtime import console
+from factshock.runtime import console, flag_names
 from factshock.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def define_flags() -> None:
 
   config_files.define_flag("Config the checkpoint was trained with; may be left out.")
   flags.DEFINE_string(
-    "checkpoint", None, "A checkpoint's folder, a HuggingFace model or a .gguf file."
+    "model", None, "Model to ask: a checkpoint's folder, a HuggingFace model or a .gguf file."
   )
   flags.DEFINE_string(
     "predictions", None, "A predictions file in place of a model, in any format of diagnose."
@@ -81,6 +80,7 @@ def define_flags() -> None:
   _define_question_flags()
   _define_decision_flags()
   flags.mark_flags_as_required(["calibration", "output"])
+  flag_names.rename("checkpoint", "model")
 
 
 def _define_question_flags() -> None:
@@ -144,10 +144,10 @@ def main(argv: Sequence[str]) -> None:
   from factshock.knowledge_graph import formats, pipeline
 
   values = flags.FLAGS
-  if bool(values.checkpoint) == bool(values.predictions):
-    given = "both" if values.checkpoint else "neither"
-    raise UserError(f"expected one of --checkpoint and --predictions, got {given}; see --help")
-  if values.checkpoint and values.columns:
+  if bool(values.model) == bool(values.predictions):
+    given = "both" if values.model else "neither"
+    raise UserError(f"expected one of --model and --predictions, got {given}; see --help")
+  if values.model and values.columns:
     raise UserError("--columns: only with --predictions, whose columns it names")
   formats.check_names(values.format)
   if values.prior_correction == "counts" and not values.entity_counts:
@@ -224,7 +224,7 @@ def _relations() -> "dict[str, Relation]":
     return {}
   from factshock.checkpoints import loading
 
-  return sources.read_relations(loading.relations_path(values.checkpoint))
+  return sources.read_relations(loading.relations_path(values.model))
 
 
 def _queries(relations: "Mapping[str, Relation]") -> "list[Row] | None":
@@ -278,7 +278,7 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
     list_all=bool(values.prior_correction),
   )
   candidates.answer_queries(
-    values.checkpoint,
+    values.model,
     queries,
     known,
     [predictions, calibration],
@@ -297,9 +297,9 @@ def _model_identity() -> "pipeline.ModelIdentity":
     return {"model": values.predictions, "checkpoint": None, "mixing_weights": None}
   from factshock.checkpoints import loading
 
-  identity = loading.identity_of(values.checkpoint)
+  identity = loading.identity_of(values.model)
   return {
-    "model": values.checkpoint,
+    "model": values.model,
     "checkpoint": identity["checkpoint"],
     "mixing_weights": identity["mixing_weights"],
   }

@@ -1,11 +1,11 @@
-r"""Averages checkpoints into a new one.
+r"""Averages the weights of models into a new one.
 
-    python -m factshock.mix --checkpoints=runs/demo/pretrained,runs/demo/finetuned \
-        --weights=0.6,0.4 --output=runs/demo/mixed
-    python -m factshock.mix --checkpoints=google/t5-v1_1-large,runs/mine/hf --select=dev.jsonl \
+    factshock mix --models=runs/demo/pretrained,runs/demo/finetuned --weights=0.6,0.4 \
+        --output=runs/demo/mixed
+    factshock mix --models=google/t5-v1_1-large,runs/mine/hf --select=dev.jsonl \
         --relations=relations.jsonl --output=mixed
 
-Each checkpoint is a step folder, or a folder of steps (its newest is taken); or all are HuggingFace
+Each model is a step folder, or a folder of steps (its newest is taken); or all are HuggingFace
 models (folders, hub ids, .gguf files), and so is the result then, with the first one's tokenizer.
 The weights sum to 1, or are `uniform`. `--layerwise=0.9,0.1` (for two checkpoints, in the place of
 --weights) takes a share of the second that grows or falls linearly in depth: the first value at the
@@ -25,15 +25,15 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from factshock.runtime import console
+from factshock.runtime import console, flag_names
 from factshock.runtime.errors import UserError
 
 
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
-  flags.DEFINE_list("checkpoints", [], "Folders of the checkpoints to mix: A,B[,C...].")
-  flags.DEFINE_list("weights", [], "A weight for each checkpoint (sum 1), or `uniform`.")
-  flags.DEFINE_list("layerwise", [], "bottom,top: shares of the second of two checkpoints.")
+  flags.DEFINE_list("models", [], "Models to mix: A,B[,C...], checkpoints or HuggingFace models.")
+  flags.DEFINE_list("weights", [], "A weight for each model (sum 1), or `uniform`.")
+  flags.DEFINE_list("layerwise", [], "bottom,top: shares of the second of two models.")
   flags.DEFINE_string("output", "", "Folder to write; must not exist.")
   flags.DEFINE_string(
     "select",
@@ -70,6 +70,8 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     "allow_other_tokenizer", False, "Mix models even if their tokens have other ids."
   )
+  flag_names.rename("checkpoints", "models")
+  flag_names.rename("model", "models")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -79,22 +81,22 @@ def main(argv: Sequence[str]) -> None:
   _check_flags()
   weights = layerwise = None
   if values.weights:
-    weights = _weights(values.weights, len(values.checkpoints))
+    weights = _weights(values.weights, len(values.models))
   if values.layerwise:
     layerwise = _parse_floats("--layerwise", values.layerwise, 2)
   from factshock.checkpoints import mixing
   from factshock.devices import host
 
   if values.select:
-    mixing.check_inputs(values.checkpoints, values.allow_other_tokenizer)
+    mixing.check_inputs(values.models, values.allow_other_tokenizer)
     weights, layerwise = _select()
   # Two thirds of the time was the kernel's, mostly for memory that had just been handed back.
   host.keep_freed_memory()
   record = mixing.mix_checkpoints(
-    values.checkpoints, weights, values.output, layerwise, values.allow_other_tokenizer
+    values.models, weights, values.output, layerwise, values.allow_other_tokenizer
   )
   print(
-    f"mixed {len(values.checkpoints)} checkpoints into {values.output} "
+    f"mixed {len(values.models)} models into {values.output} "
     f"(digest {record['digest'][:16]}); what was mixed: {values.output}/mix.json"
   )
 
@@ -102,9 +104,9 @@ def main(argv: Sequence[str]) -> None:
 def _check_flags() -> None:
   """Raises a UserError for flags that are missing or don't fit, or an output that exists."""
   values = flags.FLAGS
-  count = len(values.checkpoints)
+  count = len(values.models)
   if count < 2:
-    raise UserError(f"--checkpoints: expected two or more folders, got {count}; see --help")
+    raise UserError(f"--models: expected two or more, got {count}; see --help")
   if not values.output:
     raise UserError("--output: expected a folder to write, got none; see --help")
   given = [name for name in ("weights", "layerwise", "select") if values[name].value]
@@ -114,7 +116,7 @@ def _check_flags() -> None:
       f"got {' and '.join(given) or 'none'}; see --help"
     )
   if given[0] != "weights" and count != 2:
-    raise UserError(f"--{given[0]}: expected two checkpoints, got {count}")
+    raise UserError(f"--{given[0]}: expected two models, got {count}")
   if values.candidates and not values.select:
     raise UserError("--candidates: only with --select, which compares them")
   if values.candidates_only and not values.candidates:
@@ -134,7 +136,7 @@ def _select() -> tuple[list[float] | None, list[float] | None]:
 
   values = flags.FLAGS
   alpha, curve = selection.choose(
-    values.checkpoints,
+    values.models,
     values.select,
     selection.SelectionOptions(
       profile=values.profile,

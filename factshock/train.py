@@ -6,8 +6,8 @@ r"""Finetunes one model on all the facts of a file, alone or mixed with its pret
 
 --ratio=4 --config.corpus=text.txt puts four examples of the pretraining task beside each question
 of a batch: the remedy for frequency shock. The checkpoint is WORKDIR/checkpoints/finetuned/SEED;
-ask it with `python -m factshock.answer --checkpoint=...`, write it for other programs with `python
--m factshock.convert`. An interrupted run goes on from its last checkpoint: SIGTERM and Ctrl-C save
+ask it with `factshock answer --model=...`, write it for other programs with `factshock
+convert`. An interrupted run goes on from its last checkpoint: SIGTERM and Ctrl-C save
 the step and end with exit code 75, and the same command goes on. --dry_run only prints what the
 run would take: parameters, sharding, memory a device, FLOPs a step. --check_reproducibility trains
 20 steps twice, compares every bit and keeps nothing.

@@ -343,7 +343,7 @@ def verb(*arguments):
 def test_the_verb_converts_and_says_where(tmp_path):
   huggingface.save(tmp_path / "hf", random_params(V1_1), V1_1)
   done = verb(
-    f"--input={tmp_path}/hf", f"--output={tmp_path}/ours", "--to=orbax", "--dtype=bfloat16"
+    f"--model={tmp_path}/hf", f"--output={tmp_path}/ours", "--to=orbax", "--dtype=bfloat16"
   )
   assert done.returncode == 0, done.stderr
   assert f"{tmp_path}/ours" in done.stdout and "without a tokenizer" in done.stdout
@@ -357,20 +357,20 @@ def test_help_has_examples_and_is_quick():
   began = time.monotonic()
   done = verb("--help")
   assert time.monotonic() - began < 2
-  assert "python -m factshock.convert --input=" in done.stdout and "allow_pickle" in done.stdout
+  assert "factshock convert --model=" in done.stdout and "allow_pickle" in done.stdout
 
 
 @pytest.mark.parametrize(
   "arguments,message",
   [
     ([], "--input: expected a value"),
-    (["--input={}"], "--output: expected a value"),
-    (["--input={}", "--output={}/x"], "--to: expected a value"),
+    (["--model={}"], "--output: expected a value"),
+    (["--model={}", "--output={}/x"], "--to: expected a value"),
     (
-      ["--input={}/none", "--output={}/x", "--to=orbax"],
+      ["--model={}/none", "--output={}/x", "--to=orbax"],
       "expected a checkpoint folder, got nothing",
     ),
-    (["--input={}", "--output={}/x", "--to=orbax"], "expected a checkpoint, got none"),
+    (["--model={}", "--output={}/x", "--to=orbax"], "expected a checkpoint, got none"),
   ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, message):

@@ -278,8 +278,8 @@ def test_a_folder_of_other_files_is_refused(environment, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("mode", ["rank", "generate"])
-def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, mode):
+@pytest.mark.parametrize("method", ["rank", "greedy"])
+def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, method):
   """Ranking by the verb gives the predictions the experiment wrote, when it ranks the same
   candidates.
   """
@@ -291,9 +291,9 @@ def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, mode):
       "-m",
       "factshock.answer",
       "--config=tests/helpers/tiny.py",
-      f"--mode={mode}",
+      f"--method={method}",
       f"--output={output}",
-      f"--checkpoint={workdir}/checkpoints/finetune/0",
+      f"--model={workdir}/checkpoints/finetune/0",
       f"--facts={workdir}/facts/0/test.jsonl",
     ],
     cwd=ROOT,
@@ -306,7 +306,7 @@ def test_answer_verb_asks_a_checkpoint(finished, environment, tmp_path, mode):
   facts = (workdir / "facts/0/test.jsonl").read_text().splitlines()
   rows = [json.loads(line) for line in output.read_text().splitlines()]
   assert [row["subject"] for row in rows] == [json.loads(line)["subject"] for line in facts]
-  if mode == "rank":
+  if method == "rank":
     assert "among " in done.stdout and "/facts/0/pool.jsonl" in done.stdout
     with gzip.open(workdir / "predictions" / "finetune@8.seed0.test.jsonl.gz", "rt") as file:
       written = [json.loads(line) for line in file]
@@ -350,7 +350,7 @@ def test_answer_verb_refuses_a_checkpoint_of_another_model(finished, environment
       "--config=tests/helpers/tiny.py",
       "--config.model.d_ff=24",
       f"--output={tmp_path}/a.jsonl",
-      f"--checkpoint={workdir}/checkpoints/finetune/0",
+      f"--model={workdir}/checkpoints/finetune/0",
       f"--facts={workdir}/facts/0/test.jsonl",
     ],
     cwd=ROOT,
@@ -378,7 +378,7 @@ def test_mixing_chosen_on_facts_has_the_curve_of_the_experiment(finished, tmp_pa
       sys.executable,
       "-m",
       "factshock.mix",
-      f"--checkpoints={','.join(folders)}",
+      f"--models={','.join(folders)}",
       "--alphas=0,0.5,1",
       "--prompt=question",
       f"--select={workdir}/facts/0/development.jsonl",

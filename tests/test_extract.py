@@ -416,7 +416,7 @@ def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
   [
     (
       ["--calibration=k", "--output=g"],
-      "expected one of --checkpoint and --predictions, got neither",
+      "expected one of --model and --predictions, got neither",
     ),
     (["--predictions=a", "--calibration=k", "--output=g", "--format=tvs"], "tvs"),
     (
@@ -424,13 +424,13 @@ def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
       "needs --entity_counts",
     ),
     (["--predictions=a.jsonl", "--calibration=k.jsonl", "--output=g"], "k.jsonl: cannot be read"),
-    (["--checkpoint=nowhere/at/all", "--calibration=k", "--output=g"], "nowhere/at/all"),
+    (["--model=nowhere/at/all", "--calibration=k", "--output=g"], "nowhere/at/all"),
     (
       ["--predictions=a", "--calibration=k", "--output=g", "--subjects=s.txt"],
       "--subjects needs --relations",
     ),
     (
-      ["--checkpoint=a", "--calibration=k", "--output=g", "--columns=subject=question"],
+      ["--model=a", "--calibration=k", "--output=g", "--columns=subject=question"],
       "--columns: only with --predictions",
     ),
   ],

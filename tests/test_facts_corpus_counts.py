@@ -72,7 +72,7 @@ def test_the_verb_counts_by_several_processes(expected, tmp_path):
       "-m",
       "factshock.count",
       f"--corpus={tmp_path}/*.txt",
-      f"--entities={tmp_path}/facts.jsonl",
+      f"--facts={tmp_path}/facts.jsonl",
       f"--output={tmp_path}/counts.tsv",
       "--processes=3",
     ],

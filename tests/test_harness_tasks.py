@@ -142,7 +142,7 @@ def test_generated_answers_score_in_the_harness_as_in_diagnose(
   [("llama", "entityquestions", "entityquestions"), ("t5", "popqa_t5", "popqa")],
 )
 def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, task, data):
-  """Its answers are those of `answer --mode=generate`, so its prompts are."""
+  """Its answers are those of `answer --method=greedy`, so its prompts are."""
   _, samples = run(home / family, task, tmp_path / "harness", *metadata(data_dir, data))
   source = f"{data}:{data_dir / FILES[data]}"
   facts = sources.read_facts(source)[:LIMIT]

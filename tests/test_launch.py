@@ -180,10 +180,10 @@ def test_gpu_dry_run():
 def test_gpu_runs_the_verb_where_there_is_a_gpu(stand_in, tmp_path):
   _program(tmp_path / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: Stand-in'\n")
   stand_in["PATH"] = f"{tmp_path}:{stand_in['PATH']}"
-  out, _ = _run("gpu.sh", "answer", "--checkpoint=a b", "--exit_0=0", env=stand_in)
+  out, _ = _run("gpu.sh", "answer", "--model=a b", "--exit_0=0", env=stand_in)
   assert "GPU 0: Stand-in" in out
   [record] = _records(tmp_path, 1)
-  assert record["argv"] == ["-m", "factshock.answer", "--checkpoint=a b", "--exit_0=0"]
+  assert record["argv"] == ["-m", "factshock.answer", "--model=a b", "--exit_0=0"]
   assert record["JAX_PLATFORMS"] == "cuda,cpu"
 
 

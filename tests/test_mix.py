@@ -51,9 +51,7 @@ def mix(*arguments):
 
 
 def test_it_mixes_and_says_where(folder):
-  done = mix(
-    f"--checkpoints={folder}/a,{folder}/b/5", "--weights=0.3,0.7", f"--output={folder}/out"
-  )
+  done = mix(f"--models={folder}/a,{folder}/b/5", "--weights=0.3,0.7", f"--output={folder}/out")
   assert done.returncode == 0, done.stderr
   digest = json.loads((folder / "out" / "mix.json").read_text())["digest"]
   assert f"{folder}/out" in done.stdout and digest[:16] in done.stdout
@@ -62,7 +60,7 @@ def test_it_mixes_and_says_where(folder):
 
 def test_uniform(folder):
   done = mix(
-    f"--checkpoints={folder}/a,{folder}/b,{folder}/b",
+    f"--models={folder}/a,{folder}/b,{folder}/b",
     "--weights=uniform",
     f"--output={folder}/uniform",
   )
@@ -76,32 +74,32 @@ def test_help_has_an_example_and_is_quick():
   began = time.monotonic()
   done = mix("--help")
   assert time.monotonic() - began < 2
-  assert "python -m factshock.mix --checkpoints=" in done.stdout and "--layerwise" in done.stdout
+  assert "factshock mix --models=" in done.stdout and "--layerwise" in done.stdout
 
 
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    (["--checkpoints={}/a,{}/b", "--weights=0.3,0.6"], "sum to 1, got 0.3 + 0.6 = 0.9"),
-    (["--checkpoints={}/a,{}/b", "--weights=0.3,0.3,0.4"], "expected 2 numbers, got 3"),
-    (["--checkpoints={}/a,{}/b", "--weights=0.3,much"], "expected numbers, got 0.3,much"),
+    (["--models={}/a,{}/b", "--weights=0.3,0.6"], "sum to 1, got 0.3 + 0.6 = 0.9"),
+    (["--models={}/a,{}/b", "--weights=0.3,0.3,0.4"], "expected 2 numbers, got 3"),
+    (["--models={}/a,{}/b", "--weights=0.3,much"], "expected numbers, got 0.3,much"),
     (
-      ["--checkpoints={}/a,{}/b", "--weights=uniform", "--candidates=c.jsonl"],
+      ["--models={}/a,{}/b", "--weights=uniform", "--candidates=c.jsonl"],
       "--candidates: only with --select",
     ),
-    (["--checkpoints={}/a,{}/b"], "expected one of --weights, --layerwise and --select, got none"),
+    (["--models={}/a,{}/b"], "expected one of --weights, --layerwise and --select, got none"),
     (
-      ["--checkpoints={}/a,{}/b", "--weights=uniform", "--layerwise=0,1"],
+      ["--models={}/a,{}/b", "--weights=uniform", "--layerwise=0,1"],
       "got weights and layerwise",
     ),
-    (["--checkpoints={}/a,{}/b,{}/b", "--layerwise=0,1"], "expected two checkpoints, got 3"),
-    (["--checkpoints={}/a", "--weights=1"], "expected two or more folders, got 1"),
+    (["--models={}/a,{}/b,{}/b", "--layerwise=0,1"], "expected two models, got 3"),
+    (["--models={}/a", "--weights=1"], "expected two or more, got 1"),
     (
-      ["--checkpoints={}/a,{}/none", "--weights=uniform"],
+      ["--models={}/a,{}/none", "--weights=uniform"],
       "none: expected a checkpoint folder, got nothing",
     ),
-    (["--checkpoints={}/a,{}/b", "--weights=uniform", "--output={}/a"], "a: already exists"),
-    (["--checkpoints={}/a,{}/b", "--weights=uniform", "--output="], "--output: expected a folder"),
+    (["--models={}/a,{}/b", "--weights=uniform", "--output={}/a"], "a: already exists"),
+    (["--models={}/a,{}/b", "--weights=uniform", "--output="], "--output: expected a folder"),
   ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(folder, arguments, message):
@@ -190,9 +188,7 @@ def test_huggingface_models_that_do_not_fit(tmp_path, folder):
 
 def test_the_verb_mixes_huggingface_models(tmp_path):
   paths, models = saved_models(tmp_path, LLAMA)
-  done = mix(
-    f"--checkpoints={paths[0]},{paths[1]}", "--weights=0.25,0.75", f"--output={tmp_path}/out"
-  )
+  done = mix(f"--models={paths[0]},{paths[1]}", "--weights=0.25,0.75", f"--output={tmp_path}/out")
   assert done.returncode == 0, done.stderr
   mixed, _ = huggingface.load(tmp_path / "out")
   np.testing.assert_allclose(
@@ -288,7 +284,7 @@ def test_selection_begins_with_what_mixing_refuses(tmp_path, kind, monkeypatch):
   names = ",".join(map(str, paths))
   values = flags_of_mix(
     monkeypatch,
-    f"--checkpoints={names}",
+    f"--models={names}",
     "--select=facts.jsonl",
     f"--output={tmp_path / 'out'}",
   )

@@ -47,9 +47,9 @@ def test_the_program_starts_a_verb():
   )
   assert done.returncode == 0 and done.stdout == direct.stdout
   assert "--layerwise" in done.stdout
-  done = run("mix", "--checkpoints=a")
+  done = run("mix", "--models=a")
   assert done.returncode == 2 and done.stdout == ""
-  assert done.stderr == "error: --checkpoints: expected two or more folders, got 1; see --help\n"
+  assert done.stderr == "error: --models: expected two or more, got 1; see --help\n"
 
 
 @pytest.mark.parametrize("verb, hint", [("trian", "; did you mean 'train'?"), ("xyz", "")])

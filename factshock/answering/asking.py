@@ -41,6 +41,8 @@ class AnswerOptions:
     tokenizer: folder of the tokenizer; None is the checkpoint's own.
     relations: path of the relations; None is those of the data set or of the checkpoint's workdir.
     arm: name of the arm in the rows; None is the checkpoint's.
+    top: how many candidates a row of "rank" keeps, the best; 0 is all, None as many as the config
+      says.
     pub_quiz: folder to write the ranking of all candidates to as well, as results of lm-pub-quiz.
   """
 
@@ -52,6 +54,7 @@ class AnswerOptions:
   tokenizer: str | None = None
   relations: str | None = None
   arm: str | None = None
+  top: int | None = None
   pub_quiz: str | None = None
 
 
@@ -128,13 +131,14 @@ def answer_facts(
     else:
       others = [options.prompting.shot_facts, options.candidates]
       candidates = known_answers.of_relations(rows, facts, names, origin, others, counter)
-    top = None if options.pub_quiz else origin.top
+    kept = origin.top if options.top is None else options.top or None
+    top = None if options.pub_quiz else kept
     answers = best_first.rows(
       model, rows, texts, candidates, top=top, stops=stops, **size, **labels
     )
     if options.pub_quiz:
       _write_pub_quiz(options.pub_quiz, checkpoint, answers, relations, form)
-      answers = writing.shortened(answers, origin.top)
+      answers = writing.shortened(answers, kept)
   writing.write_predictions(output, answers)
   return answers
 

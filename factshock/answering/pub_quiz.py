@@ -75,7 +75,7 @@ def _table(relation: str, rows: Sequence[Row]) -> tuple[Space, list[dict[str, An
       raise UserError(
         f"relation {relation!r}: expected all its {len(names)} candidates, the object among them, "
         f"in every row, got {len(scores)} for {row['subject']!r}; rank the answers "
-        "(answer --mode=rank) and keep all (config.answering.top=0)"
+        "(answer --method=rank) and keep all (--top=0)"
       )
     instances.append(
       {

@@ -230,7 +230,7 @@ def _refuse_adapters(paths: Sequence[FilePath]) -> None:
     shown = ", ".join(map(str, paths))
     raise UserError(
       f"{shown}: low-rank adapters cannot be averaged as models; merge them "
-      "into their model first: python -m factshock.convert --input=ADAPTERS --output=MERGED "
+      "into their model first: factshock convert --model=ADAPTERS --output=MERGED "
       "--to=huggingface (or orbax)"
     )
 
@@ -272,7 +272,7 @@ def _check_dtypes(
     common = _common_dtype(first[name])
     raise UserError(
       f"{path}: its dtype is {other[name]}, that of {paths[0]} is {first[name]}; bring it into "
-      f"one: python -m factshock.convert --input={path} --output=OTHER --dtype={common}"
+      f"one: factshock convert --model={path} --output=OTHER --dtype={common}"
     )
 
 

@@ -84,7 +84,7 @@ def link_lines(arms: Mapping[str, Json]) -> list[str]:
     if 2 * counts["none"] > total:
       line += (
         ": the shock measures are of the fewer; give more answers or aliases (--entity_counts of "
-        "all answers of a relation), or rank them (answer --mode=rank)"
+        "all answers of a relation), or rank them (answer --method=rank)"
       )
     text.append(line)
   return text

@@ -37,19 +37,19 @@ VERDICTS = {
   "prior": Advice(
     "The answer prior has shifted: with the frequencies of answers restored the model answers "
     "better, and what it knew is still within reach.",
-    "Answer-prior correction (python -m factshock.correct): no training, and no labels. Weight "
+    "Answer-prior correction (factshock correct): no training, and no labels. Weight "
     "mixing on top of it.",
   ),
   "access": Advice(
     "Access to what the model knew is lost: facts it had right are wrong even with the frequencies "
     "of answers restored.",
-    "Weight mixing, alpha falling in depth (python -m factshock.mix --select "
+    "Weight mixing, alpha falling in depth (factshock mix --select "
     "--profile=decreasing), or mixture finetuning; finetune on facts that the model knows. Prior "
     "correction will do little.",
   ),
   "both": Advice(
     "The answer prior has shifted and access to what the model knew is lost.",
-    "Weight mixing, alpha falling in depth (python -m factshock.mix --select "
+    "Weight mixing, alpha falling in depth (factshock mix --select "
     "--profile=decreasing), then answer-prior correction on top of it, if development facts say "
     "so.",
   ),
@@ -62,7 +62,7 @@ VERDICTS = {
 
 # Advice where nothing was lost and restoring the frequencies of answers would still gain.
 _STILL_GAINS = (
-  "Nothing needs mending; answer-prior correction (python -m factshock.correct) would still gain."
+  "Nothing needs mending; answer-prior correction (factshock correct) would still gain."
 )
 
 # Of two causes, one smaller than this share of the other is not named in the verdict; the evidence

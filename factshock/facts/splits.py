@@ -347,7 +347,8 @@ def top_share(
     facts: the pool.
     share: from 0 to 1.
     by: "popularity" (of the subject), or any column of numbers, such as the `confidence` of
-      `answer --mode=known`, or its `known`: HighlyKnown before MaybeKnown, WeaklyKnown and Unknown.
+      `answer --method=known`, or its `known`: HighlyKnown before MaybeKnown, WeaklyKnown and
+      Unknown.
     lowest: whether to take those that have the least.
 
   Raises:

@@ -91,7 +91,7 @@ class FactshockLM(LM):
     """Opens the model.
 
     Args:
-      checkpoint: as --checkpoint of factshock.answer.
+      checkpoint: as --model of `factshock answer`.
       tokenizer: as there; the checkpoint's own by default.
       batch_size: continuations or prompts at a time.
       max_gen_toks: tokens generated where a task names no number.

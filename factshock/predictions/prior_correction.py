@@ -69,7 +69,7 @@ def tables_of(rows: Sequence[Row], path: str) -> dict[str, Table]:
   if without:
     raise UserError(
       f"{path}: expected candidates in every row, got none in {without:,} of {len(rows):,}; rank "
-      "the answers (answer --mode=rank) instead of generating them"
+      "the answers (answer --method=rank) instead of generating them"
     )
   indices: dict[str, list[int]] = collections.defaultdict(list)
   for index, row in enumerate(rows):

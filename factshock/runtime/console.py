@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from factshock.runtime import interruption, messages, processes
+from factshock.runtime import flag_names, interruption, messages, processes
 from factshock.runtime.errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -112,11 +112,13 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     What is left of the command line.
 
   Raises:
-    UserError: the config file, or a flag of the config, cannot be read; names file and line.
+    UserError: the config file, or a flag of the config, cannot be read; names file and line. Or a
+      flag is given under its old name and its new one, with values that differ.
     flags.Error: another flag is wrong.
   """
   try:
     arguments: list[str] = values(argv)
+    flag_names.check(values)
     _check_config(values)
     return arguments
   except UserError:

@@ -181,7 +181,7 @@ def _text_problems(config: Config) -> list[str]:
     problems.append(
       f"config.facts={config.facts!r} needs config.corpus=PATH too: a text, pretrained on or like "
       "that, that says which answers are common (or config.entity_counts=PATH, from "
-      "`python -m factshock.count`)"
+      "`factshock count`)"
     )
   readers = [
     name

@@ -100,8 +100,8 @@ def _stored_config(start: str) -> ModelConfig | None:
     return huggingface.config_of(start)
   if t5x.is_checkpoint(start):
     raise UserError(
-      f"{start}: is a T5X checkpoint; convert it first (python -m factshock.convert "
-      "--input=... --to=huggingface)"
+      f"{start}: is a T5X checkpoint; convert it first (factshock convert "
+      "--model=... --to=huggingface)"
     )
   if os.path.exists(start) and not os.path.isdir(start):
     raise UserError(f"{start}: expected the folder of a model, got a file; give the folder")
@@ -110,8 +110,8 @@ def _stored_config(start: str) -> ModelConfig | None:
   record = manifest["config"] or {}
   if "lora" in record:
     raise UserError(
-      f"{folder}: holds adapters, not a whole model; merge them first (python -m "
-      "factshock.convert --input=... --to=orbax)"
+      f"{folder}: holds adapters, not a whole model; merge them first "
+      "(factshock convert --model=... --to=orbax)"
     )
   if "model" not in (record.get("experiment") or {}):
     return None

@@ -136,7 +136,7 @@ def sides_of(a, b, output):
       sys.executable,
       "-m",
       "factshock.mix",
-      f"--checkpoints={a},{b}",
+      f"--models={a},{b}",
       "--weights=0.5,0.5",
       f"--output={output}",
     ],
