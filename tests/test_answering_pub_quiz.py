@@ -96,7 +96,7 @@ def test_ids_of_objects_are_kept_where_all_are_known_and_differ(tmp_path):
 
 
 def test_rankings_that_cannot_be_written(tmp_path):
-  with pytest.raises(UserError, match="expected all its 2 candidates, .*answering.top=0"):
+  with pytest.raises(UserError, match="expected all its 2 candidates, .*--top=0"):
     pub_quiz.write(tmp_path / "quiz", ranked(top=2), model="m")
   with pytest.raises(UserError, match="expected all its 0 candidates"):
     pub_quiz.write(

@@ -363,7 +363,7 @@ def test_help_has_examples_and_is_quick():
 @pytest.mark.parametrize(
   "arguments,message",
   [
-    ([], "--input: expected a value"),
+    ([], "--model: expected a value"),
     (["--model={}"], "--output: expected a value"),
     (["--model={}", "--output={}/x"], "--to: expected a value"),
     (

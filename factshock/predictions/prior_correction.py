@@ -93,7 +93,7 @@ def _table(
     raise UserError(
       f"{path}: relation {relation!r}: expected the same candidates in each of {len(indices):,} "
       f"rows, got others in {len(differing):,}; write all of them, not the best few "
-      "(config.answering.top=0)"
+      "(answer --top=0, or config.answering.top=0)"
     )
   log_p_QxC = np.empty((len(indices), len(names)))
   for query, index in enumerate(indices):
