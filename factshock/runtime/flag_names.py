@@ -1,11 +1,11 @@
 """Flags under their old names, which go on working and say what they are called now."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 
 _NO_OTHER_VALUES: Mapping[str, Sequence[str]] = {}
@@ -55,7 +55,7 @@ class _OldName(flags.Flag[str]):
     now = self._meant(argument)[0]
     if not self.present:
       instead = target.name if now == argument else f"{target.name}={now}"
-      print(f"--{self.name} is now called --{instead}", file=sys.stderr)
+      messages.say_aside(f"--{self.name} is now called --{instead}")
     if target.present == self._handed:
       target.parse(now)
       target.using_default_value = False
