@@ -82,7 +82,7 @@ def test_the_workdir_holds_every_file_of_the_plan(finished):
     "checkpoints/pretrained/0/30",
   ):
     assert (workdir / name).exists(), name
-  assert list((workdir / "figures").glob("*.png"))
+  assert list((workdir / "figures").glob("*.svg"))
 
 
 def test_the_diagnosis_holds_all_arms_points_and_choices(finished):

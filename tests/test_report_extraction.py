@@ -7,7 +7,6 @@ import html
 import json
 import pathlib
 import re
-import struct
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ import pytest
 from extraction_fixture import make_extraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_fixture import size_of
 from test_report_page import EVIL, PROBE, chromium, paths, without
 
 from factshock.report import extraction_page, extraction_plots, extraction_text, numbers
@@ -57,15 +57,15 @@ def source(folder):
 
 def test_files_are_written(folder, source):
   figures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
-  assert set(figures) == {"reliability.png", "relations.png", "risk_coverage.png"}
+  assert set(figures) == {"reliability.svg", "relations.svg", "risk_coverage.svg"}
   for data in figures.values():
-    width, height = struct.unpack(">II", data[16:24])
-    assert data.startswith(b"\x89PNG") and 800 <= width <= 1100 and height <= 1.4 * width
-  assert source.count("data:image/png;base64,") == len(figures)
+    width, height = size_of(data)
+    assert data.startswith(b"<?xml") and 250 <= width <= 400 and height <= 1.4 * width
+  assert source.count("data:image/svg+xml;base64,") == len(figures)
 
 
 def test_page_refers_to_nothing_and_runs_nothing(source):
-  bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "data:", source)
+  bare = re.sub(r"data:image/svg.xml;base64,[A-Za-z0-9+/=]+", "data:", source)
   assert re.findall(r'(?:src|href|srcset|action)="(?!data:")', bare) == []
   assert "<script" not in source and "script-src" not in source and "default-src 'none'" in source
 
@@ -287,7 +287,7 @@ def test_any_gap_still_gives_a_page(gaps, cells):
   assert page.endswith("</html>\n") and "NaN" not in page and ">None<" not in page
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 1200])
 def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
   probed = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
   path = tmp_path / "copy.html"
@@ -296,4 +296,6 @@ def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
   found = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', dom).group(1)))
   assert found["scroll"] <= found["inner"] and found["loaded"] == []
   assert len(found["images"]) == 3 and all(found["images"])
+  if width > 1000:
+    assert found["clipped"] == [], "no table of a wide window scrolls sideways"
   assert "<title>taken" not in dom and dom.count("<script") == 1, "the probe of this test alone"

@@ -33,9 +33,12 @@ FLAGS = [
 ]
 EVIL = '<script>document.title="taken"</script><img src="https://evil.example/x.png">'
 PROBE = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(details => { details.open = true; });
   const found = {scroll: document.documentElement.scrollWidth, inner: innerWidth,
     images: [...document.images].map(
       i => i.naturalWidth > 0 && i.getBoundingClientRect().right <= innerWidth),
+    clipped: [...document.querySelectorAll(".scroll")]
+      .filter(box => box.scrollWidth > box.clientWidth).map(box => box.firstChild.className),
     loaded: performance.getEntriesByType("resource").map(e => e.name)
       .filter(n => !n.startsWith("data:"))};
   document.body.setAttribute("data-probe", JSON.stringify(found));
@@ -83,19 +86,19 @@ def chromium(tmp_path, url, *flags, width=390, height=844):
 def test_files_are_written(folder, source):
   figures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
   assert {
-    "steps.png",
-    "alpha_accuracy.png",
-    "alpha_variation.png",
-    "ratios.png",
-    "popularity.png",
-    "pressure_finetune.png",
+    "steps.svg",
+    "alpha_accuracy.svg",
+    "alpha_variation.svg",
+    "ratios.svg",
+    "popularity.svg",
+    "pressure_finetune.svg",
   } <= set(figures)
-  assert all(data.startswith(b"\x89PNG") for data in figures.values())
-  assert source.count("data:image/png;base64,") == len(figures)
+  assert all(data.startswith(b"<?xml") for data in figures.values())
+  assert source.count("data:image/svg+xml;base64,") == len(figures)
 
 
 def test_page_refers_to_nothing_outside(source):
-  bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "data:", source)
+  bare = re.sub(r"data:image/svg.xml;base64,[A-Za-z0-9+/=]+", "data:", source)
   assert re.findall(r'(?:src|href|srcset|action)="(?!data:")', bare) == []
   assert "@import" not in bare and "url(" not in bare and "<link" not in bare
 
@@ -115,7 +118,7 @@ def test_page_holds_the_numbers(source):
     "python -m factshock.experiment",
     "−.060",
     "McNemar",
-    "alpha<br>0.4, 0.3, 0.5",
+    "<small>alpha 0.4, 0.3, 0.5</small>",
     "learning_rate",
     "Known<br>kept",
   ):
@@ -132,7 +135,64 @@ def test_parts_without_data_are_folded_away_with_what_would_fill_them():
   assert "prior_correction" in folded and "configs/demo.py" in folded
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+def test_arms_that_play_a_part_come_first_and_the_others_are_folded(source):
+  shown, folded = re.split(r"<summary>The other \d+ arms</summary>", source)[:2]
+  for label in ("finetune", "zero_shot_question", "finetune_early"):
+    assert f"<th scope=row>{title(label)}" in shown
+  assert f"<th scope=row>{title('random_init')}" not in shown
+  assert f"<th scope=row>{title('random_init')}" in folded
+
+
+def title(label):
+  return html.escape(page.reading.title(make_diagnosis(), label))
+
+
+def test_a_page_without_a_name_is_called_after_its_arms():
+  arms = {"before": {}, "after": {}, "mixed": {}, "cloze": {}, "prior": {}}
+  for count, name in (
+    (1, "Before"),
+    (2, "Before and After"),
+    (5, "Before, After, Mixed and 2 more"),
+  ):
+    some = dict(list(arms.items())[:count])
+    shown = page.render(page.reading.tidy({"arms": some}), {})
+    assert f"<h1>{name}</h1>" in shown and f"<title>{name}: frequency shock report" in shown
+
+
+def test_a_page_is_dark_where_the_readers_system_is(folder, tmp_path):
+  from matplotlib import image
+
+  shares = []
+  for scheme in (0, 1):
+    shot = tmp_path / f"shot{scheme}.png"
+    chosen = f"--blink-settings=preferredColorScheme={scheme}"
+    chromium(tmp_path, (folder / "report.html").as_uri(), f"--screenshot={shot}", chosen)
+    shares.append((image.imread(shot)[..., :3].max(-1) < 0.4).mean())
+  assert shares[0] > 0.7 and shares[1] < 0.3
+
+
+def test_legends_are_within_their_figures(monkeypatch):
+  drawn = []
+  original = canvas.panel
+
+  def panel(figure, name, alt):
+    made = original(figure, name, alt)
+    drawn.append(figure)
+    return made
+
+  monkeypatch.setattr(canvas, "panel", panel)
+  diagnosis = make_diagnosis()
+  long = "A title of an arm that is as long as titles get"
+  diagnosis["titles"] = {label: f"{long} {label}" for label in diagnosis["titles"]}
+  page.draw(diagnosis)
+  assert len(drawn) > 5
+  for figure in drawn:
+    for legend in figure.legends:
+      box = legend.get_window_extent(canvas._renderer(figure))
+      assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+
+
+@pytest.mark.parametrize("width", [390, 1200])
 def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
   probed = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
   path = tmp_path / "copy.html"
@@ -143,7 +203,9 @@ def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
   assert found["scroll"] <= found["inner"]
   assert found["loaded"] == []
   assert found["images"] and all(found["images"])
-  assert "<title>Frequency shock report: demo</title>" in dom
+  if width > 1000:
+    assert found["clipped"] == [], "no table of a wide window scrolls sideways"
+  assert "<title>demo: frequency shock report</title>" in dom
   assert "&lt;script&gt;document.title=" in dom, "the hostile name is text"
   assert dom.count("<script") == 3, "our data and script, and the probe of this test"
 
@@ -206,7 +268,7 @@ def test_browser_draws_the_page(folder, tmp_path):
   pixels = image.imread(shot)
   assert pixels.shape[0] == 3000
   dark = (pixels[..., :3].max(-1) < 0.4).any(1)
-  assert dark[:1000].sum() > 200 and dark[2000:].sum() > 200, "text from the top to far down"
+  assert dark[:1000].sum() > 200 and dark[2000:].sum() > 100, "text from the top to far down"
 
 
 def test_without_arms_is_an_error(tmp_path):

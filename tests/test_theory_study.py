@@ -372,7 +372,7 @@ def test_the_verb_writes_numbers_facts_and_page_and_says_where(finished):
     assert claim["statement"] in done.stdout
   page = (workdir / "report.html").read_text()
   assert "The theory&#x27;s predictions" in page or "The theory's predictions" in page
-  assert page.count("data:image/png;base64,") == len(list((workdir / "figures").iterdir()))
+  assert page.count("data:image/svg+xml;base64,") == len(list((workdir / "figures").iterdir()))
   with np.load(workdir / "facts.npz") as facts:
     assert facts["salience"].shape == facts["attention/unpopular"].shape == (2, 60, 3)
 

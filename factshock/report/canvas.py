@@ -17,6 +17,7 @@ from factshock.report.numbers import KnownEstimate
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
+  from matplotlib.backend_bases import RendererBase
   from matplotlib.colors import Colormap
   from matplotlib.figure import Figure
   from matplotlib.typing import RcKeyType
@@ -74,15 +75,20 @@ SETTINGS: "dict[RcKeyType, Any]" = {
   "lines.linewidth": 1.7,
   "lines.markersize": 5.5,
   "figure.facecolor": "white",
-  "savefig.dpi": 200,
+  "savefig.dpi": 200,  # of what is drawn as pixels within an image
+  "svg.fonttype": "path",  # letters as drawn: another machine's fonts would have other widths
+  "svg.hashsalt": "factshock",  # the same picture is the same bytes
 }
+_LEGEND = 0.45  # inches of a legend of two lines
+# Marks beyond which they are drawn as pixels: each would be an element of the image.
+MANY_MARKS = 200
 
 
 class Panel(NamedTuple):
-  """One image: file name without suffix, PNG bytes, and a text for who cannot see it."""
+  """One image: file name without suffix, SVG bytes, and a text for who cannot see it."""
 
   name: str
-  png: bytes
+  svg: bytes
   alt: str
 
 
@@ -125,9 +131,9 @@ def panel(
   name: str,
   alt: str,
 ) -> Panel:
-  """Returns a figure as a PNG image with its name and its text."""
+  """Returns a figure as an SVG image with its name and its text."""
   buffer = io.BytesIO()
-  figure.savefig(buffer, format="png")
+  figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
   return Panel(name, buffer.getvalue(), alt)
 
 
@@ -154,10 +160,31 @@ def legend(
   axes: "Axes",
   columns: int = 2,
 ) -> None:
-  """Draws the legend of the axes below them."""
-  figure.legend(
-    *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, columnspacing=1.2
-  )
+  """Draws the legend of the axes below them, in fewer columns where these are wider than it.
+
+  The figure's height is that with a legend of two lines: more make it taller, not the axes smaller.
+  """
+  handles, labels = axes.get_legend_handles_labels()
+  if not handles:
+    return
+  renderer = _renderer(figure)
+  for count in range(columns, 0, -1):
+    drawn = figure.legend(
+      handles, labels, loc="outside lower center", ncols=count, columnspacing=1.2
+    )
+    size = drawn.get_window_extent(renderer)
+    if size.width <= figure.bbox.width or count == 1:
+      break
+    drawn.remove()
+  width, height = figure.get_size_inches()
+  figure.set_size_inches(width, height + size.height / figure.dpi - _LEGEND)
+
+
+def _renderer(figure: "Figure") -> "RendererBase":
+  """Returns what measures texts of a figure."""
+  from matplotlib.backends import backend_agg  # noqa: PLC0415  loaded when drawn, see above
+
+  return backend_agg.FigureCanvasAgg(figure).get_renderer()
 
 
 def line(

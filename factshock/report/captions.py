@@ -33,9 +33,9 @@ READING = {
     "all). <b>Total variation</b>: distance between the frequencies of predicted and of right "
     "answers. <b>Known kept</b>: of the facts that the model is known to hold (the ceiling arm "
     "answers them), the share that this arm still answers. <b>Gained / lost</b>: share of queries "
-    "right here and wrong for {reference}, and the reverse. <b>Chosen on dev facts</b>: the "
-    "strength or step that was best on development facts, which are not those of the test. A "
-    "narrow screen scrolls the table sideways."
+    "right here and wrong for {reference}, and the reverse. Below an arm's name stands the "
+    "step or strength that was best on development facts, which are not those of the test, one a "
+    "seed where they differ."
   ),
   "comparisons": (
     "Difference in share right, by {criterion}, of two arms on the same queries; bold where its "
@@ -52,7 +52,8 @@ READING = {
   "remedies": (
     "Each remedy against plain finetuning on the same facts: difference in share right, by "
     "{criterion}, on the same queries, bold where its {level} interval excludes 0 (the dashed "
-    "line); beside it the same against finetuning that was stopped early; then share right, shock "
+    "line), with the number of seeds that have its sign; beside it the same against finetuning "
+    "that was stopped early; then share right, shock "
     "and known facts kept as in the table of arms. A remedy that trains has a row stopped early, "
     "too. "
     "Strengths and steps are chosen on development facts. <b>Needs</b> and <b>cost</b> are what "
@@ -72,7 +73,7 @@ READING = {
     "on development facts. Bands are {level} intervals."
   ),
   "ratios": (
-    "How to read: each row is an arm, each mark a group of answers; 1 (the black line) means "
+    "How to read: each row is an arm, each mark a group of answers; 1 (the thick line) means "
     "predicted as often as right, 2 twice too often. <b>Rare</b> and <b>common</b> are by "
     "frequency in the pretraining text; <b>seen</b> means an answer of the finetuning facts. "
     "Frequency shock is the circle (rare, seen) to the right and the square (common, unseen) to "

@@ -13,6 +13,11 @@ from factshock.runtime import files
 # What a page may load and run that has no script: images within the page, and its own style.
 STATIC_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
+_FOOT = (
+  '<p class="foot">This page is one file that loads nothing: send it or publish it as it is. '
+  "Save a figure as SVG by a right click, or take it from the folder figures beside this page.</p>"
+)
+
 
 def write_files(
   source: str,
@@ -22,9 +27,9 @@ def write_files(
   """Writes folder/report.html and the panels under folder/figures; returns the page's path."""
   for panels in pictures.values():
     for panel in panels:
-      path = os.path.join(folder, "figures", panel.name + ".png")
+      path = os.path.join(folder, "figures", panel.name + ".svg")
       with files.atomic_write(path, binary=True) as file:
-        file.write(panel.png)
+        file.write(panel.svg)
   path = os.path.join(folder, "report.html")
   with files.atomic_write(path) as file:
     file.write(source)
@@ -32,23 +37,23 @@ def write_files(
 
 
 def document(
-  heading: str,
+  title: str,
   body: str,
   policy: str,
 ) -> str:
-  """Returns a whole page of HTML.
+  """Returns a whole page of HTML, with a line at its end that says how to share it.
 
   Args:
-    heading: the title, escaped already.
+    title: what the browser's tab says, escaped already.
     body: the HTML of the page.
     policy: what the page may load and run, a Content-Security-Policy.
   """
   return (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    f"<title>{heading}</title>\n"
+    f"<title>{title}</title>\n"
     f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    f"<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n{_FOOT}\n</main>\n</body>\n</html>\n"
   )
 
 
@@ -60,6 +65,18 @@ def section(title: str, body: str) -> str:
 def caption(source: str) -> str:
   """Returns a caption of HTML below a table."""
   return f'<p class="caption">{source}</p>'
+
+
+def folded(title: str, body: str) -> str:
+  """Returns HTML that is folded away under a title."""
+  return f"<details><summary>{title}</summary>\n{body}\n</details>"
+
+
+def left_out(rows: Sequence[tuple[str, str]]) -> str:
+  """Returns which parts a page has no data for and why, folded away; "" for no part."""
+  if not rows:
+    return ""
+  return folded("What is not shown, and what would show it", pairs(rows))
 
 
 def absent(reason: str) -> str:
@@ -96,8 +113,8 @@ def figure(panels: Sequence[Panel], caption: str) -> str:
 
 
 def _image(panel: Panel) -> str:
-  encoded = base64.b64encode(panel.png).decode("ascii")
-  return f'<img alt="{text(panel.alt)}" src="data:image/png;base64,{encoded}">'
+  encoded = base64.b64encode(panel.svg).decode("ascii")
+  return f'<img alt="{text(panel.alt)}" src="data:image/svg+xml;base64,{encoded}">'
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> str:

@@ -33,7 +33,7 @@ def write_report(
   extraction: Mapping[str, Any],
   folder: str | os.PathLike[str],
 ) -> str:
-  """Writes folder/report.html and folder/figures/*.png; returns the path of the page.
+  """Writes folder/report.html and folder/figures/*.svg; returns the path of the page.
 
   Parts that are missing are left out of the page, with a sentence that says why.
 
@@ -60,8 +60,7 @@ def render(
   pictures: Mapping[str, Sequence[Panel]],
 ) -> str:
   """Returns the page, of an extraction without None and its pictures."""
-  name = (extraction.get("run") or {}).get("id")
-  heading = "Knowledge graph extraction" + (f": {text(name)}" if name else "")
+  heading = text(_name(extraction))
   parts = {
     "quality": _quality(extraction),
     "reliability": _picture(extraction, pictures, "reliability"),
@@ -74,12 +73,19 @@ def render(
     "run": _run(extraction),
     "notes": _notes(extraction),
   }
-  sections = [
-    document.section(TITLES[key], part or document.absent(WHY_NOT[key]))
-    for key, part in parts.items()
-  ]
-  body = "\n".join([_top(extraction, heading), *sections])
+  sections = [document.section(TITLES[key], part) for key, part in parts.items() if part]
+  missing = [(TITLES[key], WHY_NOT[key]) for key, part in parts.items() if not part]
+  body = "\n".join([_top(extraction, heading), *sections, document.left_out(missing)])
   return document.document(heading, body, document.STATIC_POLICY)
+
+
+def _name(extraction: Extraction) -> str:
+  """Returns what the page is of: the graph of a model, where the model is known."""
+  run = extraction.get("run") or {}
+  model = run.get("model")
+  if not model and run.get("checkpoint"):
+    model = "/".join(str(run["checkpoint"]).strip("/").split("/")[-2:])
+  return f"Knowledge graph of {model}" if model else "Knowledge graph"
 
 
 def _caption(extraction: Extraction, key: str) -> str:
@@ -104,13 +110,13 @@ def _captioned(
 
 def _top(extraction: Extraction, heading: str) -> str:
   run = extraction.get("run") or {}
-  under = ", ".join(str(run[key]) for key in ("model", "checkpoint") if run.get(key))
+  under = ", ".join(str(run[key]) for key in ("model", "checkpoint", "id") if run.get(key))
   tiles = document.tiles(_tiles(extraction))
   sentences = extraction_text.sentences(extraction)
   listed = document.bullets([f"<b>{about}.</b> {text(what)}" for about, what in sentences])
   lines = [
     f"<h1>{heading}</h1>",
-    f'<p class="under">{text(under)}</p>' if under else "",
+    f'<p class="under">Knowledge graph extraction: {text(under)}</p>' if under else "",
     tiles,
     listed or document.absent(WHY_NOT["summary"]),
   ]
@@ -404,4 +410,4 @@ def _run(extraction: Extraction) -> str | None:
 def _notes(extraction: Extraction) -> str | None:
   of_quality = (extraction.get("quality") or {}).get("notes") or {}
   notes = {**of_quality, **(extraction.get("notes") or {})}
-  return document.definitions(notes) if notes else None
+  return document.folded("What each number is", document.definitions(notes)) if notes else None

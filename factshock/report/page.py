@@ -36,7 +36,7 @@ def write_report(
   diagnosis: Mapping[str, Any],
   folder: str | os.PathLike[str],
 ) -> str:
-  """Writes folder/report.html and folder/figures/*.png; returns the path of the page.
+  """Writes folder/report.html and folder/figures/*.svg; returns the path of the page.
 
   Parts of the diagnosis that are missing are left out of the page, with a sentence that says why.
 
@@ -74,11 +74,7 @@ def render(
   pictures: Mapping[str, Sequence[Panel]],
 ) -> str:
   """Returns the page, of a tidy diagnosis and its pictures."""
-  run = diagnosis.get("run") or {}
-  name = text(run.get("name") or "")
-  heading = "Frequency shock report"
-  if name:
-    heading += f": {name}"
+  heading = text(reading.name(diagnosis))
   parts: dict[str, str | None] = {
     "arms": _arms(diagnosis),
     "verdict": _verdict(diagnosis),
@@ -98,17 +94,9 @@ def render(
     "notes": _notes(diagnosis),
   }
   sections = [section for section in parts.values() if section]
-  missing = [key for key, section in parts.items() if not section]
-  body = "\n".join([_top(diagnosis, heading), *sections, _left_out(missing)])
-  return document.document(heading, body, POLICY)
-
-
-def _left_out(keys: Sequence[str]) -> str:
-  """Returns which parts have no data and what would fill them, folded away; "" for no part."""
-  if not keys:
-    return ""
-  listed = document.pairs([(TITLES[key], WHY_NOT[key]) for key in keys])
-  return f"<details><summary>What is not shown, and what would show it</summary>{listed}</details>"
+  missing = [(TITLES[key], WHY_NOT[key]) for key, section in parts.items() if not section]
+  body = "\n".join([_top(diagnosis, heading), *sections, document.left_out(missing)])
+  return document.document(f"{heading}: frequency shock report", body, POLICY)
 
 
 def _section(key: str, body: str) -> str:
@@ -151,7 +139,7 @@ def _top(diagnosis: Diagnosis, heading: str) -> str:
   return "\n".join(
     [
       f"<h1>{heading}</h1>",
-      f'<p class="under">{_size(diagnosis)}</p>',
+      f'<p class="under">Frequency shock report: {_size(diagnosis)}</p>',
       document.tiles(_tiles(diagnosis)),
       listed or _absent("summary"),
       caption(text(summary.opening(diagnosis))),
@@ -164,7 +152,7 @@ def _size(diagnosis: Diagnosis) -> str:
   of_arms = [arm.get("queries") or 0 for arm in diagnosis["arms"].values()]
   queries = finite(max(of_arms, default=0))
   seeds = diagnosis.get("seeds") or []
-  size = f"{queries:,.0f} test queries an arm" if queries else "Number of queries not given"
+  size = f"{queries:,.0f} test queries an arm" if queries else "number of queries not given"
   if len(seeds) > 1:
     return f"{size} over {len(seeds)} seeds"
   return f"{size}, one seed" if seeds else size
@@ -222,7 +210,7 @@ def _what_arms_are(diagnosis: Diagnosis) -> str:
       captions.append((title, text(what)))
   if not captions:
     return ""
-  return f"<details><summary>What each arm is</summary>{document.pairs(captions)}</details>"
+  return document.folded("What each arm is", document.pairs(captions))
 
 
 def _comparisons(diagnosis: Diagnosis) -> str | None:
@@ -258,7 +246,7 @@ def _attention(
   notes = (diagnosis.get("attention") or {}).get("notes")
   if notes:
     listed = document.definitions(notes)
-    parts.append(f"<details><summary>Definitions</summary>{listed}</details>")
+    parts.append(document.folded("Definitions", listed))
   return _section("attention", "\n".join(part for part in parts if part))
 
 
@@ -313,7 +301,7 @@ def _whole_config(config: Any) -> str:
   if not config:
     return ""
   source = text(json.dumps(config, indent=2, ensure_ascii=False, default=str))
-  return f"<details><summary>Whole config</summary><pre>{source}</pre></details>"
+  return document.folded("Whole config", f"<pre>{source}</pre>")
 
 
 def _listed(values: Any) -> str:
@@ -328,4 +316,4 @@ def _notes(diagnosis: Diagnosis) -> str | None:
   notes = diagnosis.get("notes")
   if not notes:
     return None
-  return _section("notes", document.definitions(notes))
+  return _section("notes", document.folded("What each number is", document.definitions(notes)))

@@ -61,6 +61,18 @@ def criterion(diagnosis: Diagnosis) -> str:
   return "exact match"
 
 
+def name(diagnosis: Diagnosis, most: int = 3) -> str:
+  """Returns what a report is of: the run's name, else the arms of the table, "before and after"."""
+  run = diagnosis.get("run") or {}
+  given = run.get("name")
+  if given:
+    return str(given)
+  titles = [title(diagnosis, label) for label in table_labels(diagnosis)]
+  if len(titles) > most + 1:
+    titles = [*titles[:most], f"{len(titles) - most} more"]
+  return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+
+
 def tidy(diagnosis: Mapping[str, Any]) -> Diagnosis:
   """Returns a copy in which nothing is None and every arm is a dict.
 
@@ -225,6 +237,23 @@ def _finetuned(
   if len(others) == 1:
     return others[0]
   return None
+
+
+def main_labels(diagnosis: Diagnosis, few: int = 12) -> list[str]:
+  """Returns the labels of the table that matter first, in its order.
+
+  They are those that play a part and the finetuned arm stopped early; all where these are few, or
+  where no arm plays a part.
+  """
+  labels = table_labels(diagnosis)
+  parts = roles(diagnosis)
+  finetuned = parts["finetuned"]
+  if len(labels) <= few or finetuned is None:
+    return labels
+  verdict = diagnosis.get("verdict") or {}
+  main = {parts["zero_shot"], parts["ceiling"], finetuned, Point(finetuned).early.label}
+  main |= {*parts["remedies"], best_remedy(diagnosis), verdict.get("corrected")}
+  return [label for label in labels if label in main]
 
 
 def halves(diagnosis: Diagnosis) -> Halves:

@@ -47,8 +47,7 @@ def table(diagnosis: Diagnosis) -> str | None:
     "Remedy",
     "Effect",
     "",
-    "Seeds of<br>same sign",
-    "Over finetuning<br>stopped early",
+    "Over<br>finetuning<br>stopped early",
     reading.criterion(diagnosis).capitalize(),
     "Shock",
     "Known<br>kept",
@@ -67,15 +66,21 @@ def _row(
   label = remedy.label
   return [
     text(reading.title(diagnosis, label)),
-    difference(remedy.effect),
+    difference(remedy.effect) + _seeds(remedy.same_sign),
     bar(remedy.effect, bars, 0.0),
-    text(remedy.same_sign),
     difference(remedy.early),
     cell(estimate(diagnosis, label, "right")),
     cell(estimate(diagnosis, label, "shock", "shock"), ratio),
     cell(estimate(diagnosis, label, "known_kept"), ratio),
     *map(text, remedy.texts),
   ]
+
+
+def _seeds(same_sign: str) -> str:
+  """Returns in how many seeds the effect has its sign, in small type; "" where it is one."""
+  if same_sign == DASH or same_sign.endswith("/1"):
+    return ""
+  return f"<small>{text(same_sign)} seeds</small>"
 
 
 def _remedies(diagnosis: Diagnosis) -> list[_Remedy]:

@@ -24,15 +24,15 @@ _SHIFTS = (-0.24, -0.08, 0.08, 0.24)
 
 
 def ratio_arms(diagnosis: Diagnosis, most: int = 12) -> list[str]:
-  """Returns the labels with prediction ratios; the first paper's alone where all are too many."""
+  """Returns the labels with prediction ratios; those that play a part where all are too many."""
   labels = []
   for label in reading.table_labels(diagnosis):
     ratios_of_arm = [reading.prediction_ratio(diagnosis, label, name) for name in reading.GROUPS]
     if any(ratios_of_arm):
       labels.append(label)
   if len(labels) > most:
-    others = ("which facts", "control")
-    labels = [label for label in labels if reading.group(diagnosis, label) not in others]
+    main = reading.main_labels(diagnosis)
+    labels = [label for label in labels if label in main]
   return labels[:most]
 
 
@@ -231,7 +231,7 @@ def _pressure_panel(
     xlabel="Shock pressure: share in finetuning /\nshare in pretraining",
     ylabel="Predicted / gold",
   )
-  short_title = plots.short_title(diagnosis, label, 34)
+  short_title = plots.short_title(diagnosis, label, 40)
   axes.set_title(f"{short_title}\n{slope}")
   canvas.legend(figure, axes)
   title = reading.title(diagnosis, label)
@@ -256,6 +256,7 @@ def _draw_group(
     marker=marker,
     alpha=0.55,
     linewidths=0,
+    rasterized=len(points) > canvas.MANY_MARKS,
     label=reading.GROUPS[name],
     zorder=3,
   )

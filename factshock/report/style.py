@@ -1,18 +1,37 @@
-"""Style sheet of the reports."""
+"""Style sheet of the reports: light, or dark where the reader's system is."""
 
 CSS = """
 :root {
   color-scheme: light;
+  --paper: #fff;
   --ink: #1d2329;
   --soft: #5a646e;
+  --faint: #a5adb5;
   --rule: #dfe3e7;
   --wash: #f5f7f9;
   --blue: #0072b2;
 }
+@media screen and (prefers-color-scheme: dark) {
+  :root {
+    color-scheme: dark;
+    --paper: #15191d;
+    --ink: #e4e8eb;
+    --soft: #a4aeb7;
+    --faint: #69737c;
+    --rule: #343b42;
+    --wash: #1f252a;
+    --blue: #5cb3e8;
+  }
+  /* Figures are drawn on white: light and dark change places, colours stay what they are. */
+  .panels img {
+    filter: invert(1) hue-rotate(180deg);
+    mix-blend-mode: screen;
+  }
+}
 * { box-sizing: border-box; }
 body {
   margin: 0;
-  background: #fff;
+  background: var(--paper);
   color: var(--ink);
   overflow-wrap: anywhere;
   -webkit-text-size-adjust: 100%;
@@ -83,6 +102,7 @@ th, td {
   border-bottom: 1px solid var(--rule);
 }
 thead th {
+  white-space: normal;
   vertical-align: bottom;
   color: var(--soft);
   font-weight: 600;
@@ -92,7 +112,7 @@ th:first-child {
   text-align: left;
   position: sticky;
   left: 0;
-  background: #fff;
+  background: var(--paper);
   white-space: normal;
   min-width: 118px;
   max-width: 220px;
@@ -124,21 +144,23 @@ tbody tr:last-child th, tbody tr:last-child td { border-bottom: 0; }
 table.remedies td:nth-last-child(-n+3) {
   white-space: normal;
   text-align: left;
-  min-width: 8.5em;
+  min-width: 11em;
   font-size: .8rem;
 }
 table.remedies th:nth-last-child(-n+3) { text-align: left; }
-td small {
+td small, th small {
   display: block;
   color: var(--soft);
   font-size: .78em;
+  font-weight: 400;
 }
-.none { color: #a5adb5; }
+td .wrap { white-space: normal; }
+.none { color: var(--faint); }
 .bar { display: block; }
 .bar .ci { stroke: var(--blue); stroke-width: 2.4; }
 .bar .dot { fill: var(--blue); }
 .bar .at {
-  stroke: #9aa3ab;
+  stroke: var(--faint);
   stroke-width: 1.2;
   stroke-dasharray: 3 2;
 }
@@ -199,7 +221,7 @@ summary {
 #entity-plot circle { fill: #56b4e9; fill-opacity: .55; }
 #entity-plot circle:hover { fill-opacity: 1; stroke: var(--ink); }
 #entity-plot .rare--seen { fill: #d55e00; }
-#entity-plot .common--unseen { fill: #0072b2; }
+#entity-plot .common--unseen { fill: var(--blue); }
 #entity-plot .rare--unseen { fill: #8a8f94; }
 .browser thead button {
   font: inherit;
@@ -219,6 +241,14 @@ input[type=search] {
   padding: 4px 8px;
   width: 240px;
   max-width: 60vw;
+}
+section > details { margin-top: 10px; }
+.foot {
+  color: var(--soft);
+  font-size: .86rem;
+  margin: 48px 0 0;
+  padding-top: 14px;
+  border-top: 1px solid var(--rule);
 }
 .tall .scroll { max-height: 620px; overflow-y: auto; }
 .tall thead th {
@@ -249,7 +279,7 @@ table.words td.number { text-align: right; min-width: 0; }
     display: grid;
     grid-template-columns: minmax(0, 600px) minmax(0, 1fr);
     gap: 28px;
-    align-items: center;
+    align-items: start;
   }
 }
 @media (max-width: 480px) {
@@ -259,7 +289,15 @@ table.words td.number { text-align: right; min-width: 0; }
 }
 @media print {
   .scroll { overflow: visible; }
-  .tall .scroll { max-height: none; }
+  section > details { margin-top: 10px; }
+.foot {
+  color: var(--soft);
+  font-size: .86rem;
+  margin: 48px 0 0;
+  padding-top: 14px;
+  border-top: 1px solid var(--rule);
+}
+.tall .scroll { max-height: none; }
   h2 { break-after: avoid; }
   figure { break-inside: avoid; }
 }

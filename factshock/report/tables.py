@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from factshock.report import numbers, plots, reading, shock_plots
+from factshock.report.document import folded
 from factshock.report.markup import DASH, Row, bar, cell, count_cell, difference, table, text
 from factshock.report.numbers import (
   ZERO,
@@ -38,18 +39,34 @@ class _Column(NamedTuple):
 def arms(diagnosis: Diagnosis) -> str:
   """Returns the table of arms: share right in numbers and drawn, and measures of shock.
 
-  Columns without any number are left out.
+  The arms that play a part come first, the others below are folded. Columns without any number are
+  left out.
   """
   labels = reading.table_labels(diagnosis)
+  main = reading.main_labels(diagnosis)
   columns = []
   for column in _arm_columns(diagnosis):
     cells = [column.cell_of(label) for label in labels]
     if any(shown is not None for shown in cells):
       columns.append(column)
-  bars = span_of([estimate(diagnosis, label, "right") for label in labels])
+  rest = [label for label in labels if label not in main]
+  source = _arms_table(diagnosis, main, columns)
+  if rest:
+    source += folded(f"The other {len(rest)} arms", _arms_table(diagnosis, rest, columns))
+  return source
+
+
+def _arms_table(
+  diagnosis: Diagnosis,
+  labels: Sequence[str],
+  columns: Sequence[_Column],
+) -> str:
+  """Returns a table of some of the arms; all such tables have the same columns and scale."""
+  every_label = reading.table_labels(diagnosis)
+  bars = span_of([estimate(diagnosis, label, "right") for label in every_label])
   roles = reading.roles(diagnosis)
   zero_shot = reading.mean(diagnosis, roles["zero_shot"], "right")
-  has_groups = any(reading.group(diagnosis, label) for label in labels)
+  has_groups = any(reading.group(diagnosis, label) for label in every_label)
 
   rows: list[Row] = []
   last_group = None
@@ -59,7 +76,7 @@ def arms(diagnosis: Diagnosis) -> str:
       rows.append(text(GROUP_TITLES.get(group, group)))
     last_group = group
     right = estimate(diagnosis, label, "right")
-    title = text(reading.title(diagnosis, label))
+    title = text(reading.title(diagnosis, label)) + _selected(diagnosis, label)
     measures = [column.cell_of(label) or DASH for column in columns]
     drawn = bar(right, bars, zero_shot)
     rows.append([title, cell(right), drawn, *measures])
@@ -108,7 +125,6 @@ def _arm_columns(diagnosis: Diagnosis) -> list[_Column]:
     measure("Total<br>variation", "shock", "total_variation"),
     measure("Known<br>kept", "known_kept"),
     _Column("Gained<br>/ lost", functools.partial(_flips, diagnosis)),
-    _Column("Chosen on<br>dev facts", functools.partial(_selected, diagnosis)),
   ]
 
 
@@ -120,8 +136,8 @@ def _flips(diagnosis: Diagnosis, label: str) -> str | None:
   return f"{ratio(gained)} / {ratio(lost)}"
 
 
-def _selected(diagnosis: Diagnosis, label: str) -> str | None:
-  """Returns what was chosen on development facts, "alpha .4, .5", or None."""
+def _selected(diagnosis: Diagnosis, label: str) -> str:
+  """Returns what was chosen on development facts, "alpha .4, .5", in small type; "" for nothing."""
   selected = diagnosis.get("selected") or {}
   by_seed = selected.get(label) or {}
   keys: dict[str, None] = {}
@@ -133,10 +149,10 @@ def _selected(diagnosis: Diagnosis, label: str) -> str | None:
   for key in keys:
     values = [row[key] for row in by_seed.values() if key in row]
     listed = text(_listed(values))
-    lines.append(f"{text(key)}<br>{listed}")
+    lines.append(f"{text(key)} {listed}")
   if reading.nothing_chosen(diagnosis, label):
     lines.append(text(f"({reading.nothing_chosen(diagnosis, label)})"))
-  return "<br>".join(lines) or None
+  return f"<small>{'<br>'.join(lines)}</small>" if lines else ""
 
 
 def _listed(values: Sequence[Any]) -> str:
@@ -224,8 +240,12 @@ def _relation_rows(
   return rows
 
 
-def comparisons(diagnosis: Diagnosis) -> str:
-  """Returns the paired comparisons; differences whose interval excludes 0 are bold."""
+def comparisons(diagnosis: Diagnosis, few: int = 12) -> str:
+  """Returns the paired comparisons; differences whose interval excludes 0 are bold.
+
+  Those of arms that play a part with finetuning and zero-shot come first, the others below are
+  folded; none is where there are few.
+  """
   points = reading.curve_labels(diagnosis)
   rows = []
   for row in diagnosis.get("comparisons") or []:
@@ -235,6 +255,25 @@ def comparisons(diagnosis: Diagnosis) -> str:
       rows.append((row, size))
   sizes = [size for _, size in rows]
   bars = span_of([*sizes, ZERO])
+  main = {row for row, _ in enumerate(rows) if _is_main(diagnosis, rows[row][0])}
+  if len(rows) <= few or not main:
+    main = set(range(len(rows)))
+  cells = [_comparison(diagnosis, row, size, bars) for row, size in rows]
+  source = _pairs([row for index, row in enumerate(cells) if index in main])
+  rest = [row for index, row in enumerate(cells) if index not in main]
+  if rest:
+    source += folded(f"The other {len(rest)} comparisons", _pairs(rest))
+  return source
+
+
+def _is_main(diagnosis: Diagnosis, row: Comparison) -> bool:
+  """Returns whether an arm that plays a part is compared with finetuning or zero-shot."""
+  roles = reading.roles(diagnosis)
+  against = (roles["finetuned"], roles["zero_shot"])
+  return row.get("against") in against and row.get("arm") in reading.main_labels(diagnosis)
+
+
+def _pairs(rows: Sequence[Row]) -> str:
   head = [
     "Arm",
     "against",
@@ -245,8 +284,7 @@ def comparisons(diagnosis: Diagnosis) -> str:
     "Only other<br>right",
     "Seeds of<br>same sign",
   ]
-  cells = [_comparison(diagnosis, row, size, bars) for row, size in rows]
-  return table(head, cells, "pairs")
+  return table(head, rows, "pairs")
 
 
 def _comparison(
@@ -347,5 +385,5 @@ def _entity(
     count_cell(row.get("pretraining")),
     count_cell(row.get("finetuning")),
     text(reading.GROUPS.get(group, group)),
-    text(relation),
+    f'<span class="wrap">{text(relation)}</span>',
   ]

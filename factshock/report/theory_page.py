@@ -31,7 +31,7 @@ def write_report(
   theory: Mapping[str, Any],
   folder: str | os.PathLike[str],
 ) -> str:
-  """Writes folder/report.html and folder/figures/*.png; returns the path of the page.
+  """Writes folder/report.html and folder/figures/*.svg; returns the path of the page.
 
   Args:
     theory: what theory.json holds.

@@ -3,6 +3,7 @@ experiment.
 """
 
 import math
+import re
 
 import numpy as np
 
@@ -345,3 +346,9 @@ def make_diagnosis(seeds=(0, 1, 2)):
       "command": "python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo",
     },
   }
+
+
+def size_of(svg):
+  """Returns the width and height of an SVG image in points."""
+  width, height = re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', svg).groups()
+  return float(width), float(height)
