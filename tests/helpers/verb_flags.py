@@ -7,7 +7,7 @@ import inspect
 from absl import flags
 from ml_collections import config_flags
 
-from factshock.runtime import console
+from factshock.runtime import config_files, console
 
 flags.disclaim_key_flags()  # the flags are the verb's, not this module's
 
@@ -20,6 +20,8 @@ def defined(monkeypatch, verb):
       if "flag_values" in inspect.signature(function).parameters:
         monkeypatch.setattr(module, name, _defining(function, values))
   monkeypatch.setattr(flags, "FLAGS", values)
+  of_config = functools.partial(config_files.define_flag, values=values)
+  monkeypatch.setattr(config_files, "define_flag", of_config)
   importlib.import_module(f"factshock.{verb}").define_flags()
   return values
 
