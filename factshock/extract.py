@@ -33,7 +33,6 @@ accepted ones, extraction.json (last), calibration.json and report.html. A folde
 extraction.unfinished is at work or was interrupted; the same command makes it again.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -141,6 +140,7 @@ def _define_decision_flags() -> None:
 def main(argv: Sequence[str]) -> None:
   """Checks the flags, extracts, and prints what was extracted and where it is."""
   del argv
+  from factshock.interface import extracting
   from factshock.knowledge_graph import formats, pipeline
 
   values = flags.FLAGS
@@ -153,13 +153,15 @@ def main(argv: Sequence[str]) -> None:
   if values.prior_correction == "counts" and not values.entity_counts:
     raise UserError("--prior_correction=counts needs --entity_counts=FILE")
   pipeline.check_folder(values.output)
-  relations = _relations()
-  if values.predictions:
-    predictions, calibration = values.predictions, values.calibration
-    queries = _queries(relations)
-  else:
-    predictions, calibration = _ask_model(relations)
-    queries = None
+  relations = extracting.find_relations(
+    values.relations,
+    (values.queries, values.calibration),
+    None if values.predictions else _relations_of_model,
+  )
+  queries = extracting.find_queries(values.queries, values.subjects, values.ask, relations)
+  predictions, calibration = values.predictions, values.calibration
+  if not values.predictions:
+    predictions, calibration = _ask_model(queries, relations)
   options = pipeline.Options(
     model=_model_identity(),
     rule=values.rule,
@@ -171,103 +173,38 @@ def main(argv: Sequence[str]) -> None:
     types=values.types,
     finetuning=values.finetuning_facts,
     candidates=values.candidates,
-    queries=queries,
+    queries=queries if values.predictions else None,
     prior_correction=values.prior_correction,
     columns=columns.given(),
   )
-  summary = run(values.output, predictions, calibration, options)
+  summary = extracting.extract(values.output, predictions, calibration, options)
   print("\n".join(pipeline.summary_lines(summary, values.output)))
 
 
-def run(
-  folder: str,
-  predictions: str,
-  calibration: str,
-  options: "pipeline.Options",
-) -> "pipeline.Summary":
-  """Extracts a graph from predictions files into a folder, with its report and summary.
-
-  Args:
-    folder: made where it is missing; must not hold an extraction.
-    predictions: path of the predictions on the queries.
-    calibration: path of the predictions on the calibration facts.
-    options: how answers are calibrated and accepted, and what is written.
-
-  Returns:
-    The summary, as extraction.json holds it.
-  """
-  from factshock.knowledge_graph import pipeline
-  from factshock.report import extraction_page
-
-  with pipeline.whole_or_absent(folder):
-    summary = pipeline.extract(folder, predictions, calibration, options)
-    page = extraction_page.write_report(summary, folder)
-    pipeline.write_summary(summary, folder, page)
-  return summary
-
-
-def _relations() -> "dict[str, Relation]":
-  """Returns the relations by name.
-
-  They are those of --relations, of a data set asked about, or of the checkpoint's workdir; none
-  with --predictions and without these.
-  """
-  from factshock.facts import sources
-
-  values = flags.FLAGS
-  for spec in (values.relations, values.queries, values.calibration):
-    if spec and (spec == values.relations or sources.is_source(spec)):
-      relations = sources.read_relations(spec)
-      if relations:
-        return relations
-  if values.predictions:
-    return {}
+def _relations_of_model() -> str:
+  """Returns the path of the relations of the checkpoint's workdir."""
   from factshock.checkpoints import loading
 
-  return sources.read_relations(loading.relations_path(values.model))
+  return loading.relations_path(flags.FLAGS.model)
 
 
-def _queries(relations: "Mapping[str, Relation]") -> "list[Row] | None":
-  """Returns the rows of --queries, or of --subjects times relations; None without either."""
-  from factshock.facts import queries
-
-  values = flags.FLAGS
-  if values.queries and values.subjects:
-    raise UserError("expected one of --queries and --subjects, got both; see --help")
-  if values.queries:
-    return queries.read(values.queries)
-  unknown = set(values.ask or ()) - set(relations)
-  if unknown:
-    known = ", ".join(sorted(relations)) or "those of --relations"
-    raise UserError(f"--ask: expected relations among {known}, got {', '.join(sorted(unknown))}")
-  if not values.subjects:
-    return None
-  if not relations:
-    raise UserError(
-      "--subjects needs --relations=FILE: every relation of it, or of --ask, is asked"
-    )
-  return queries.cross(values.subjects, values.ask or list(relations))
-
-
-def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
-  """Asks the checkpoint the queries and the calibration facts.
+def _ask_model(
+  queries: "Sequence[Row] | None",
+  relations: "Mapping[str, Relation]",
+) -> tuple[str, str]:
+  """Asks the model the queries and the calibration facts.
 
   Returns:
     The paths of the predictions on queries and on calibration facts, in the output folder.
   """
   from factshock.answering import candidates
   from factshock.answering.prompting import Prompting
-  from factshock.facts import queries as query_files
-  from factshock.knowledge_graph import answers
+  from factshock.checkpoints import loading
+  from factshock.interface import extracting
 
   values = flags.FLAGS
-  queries = _queries(relations)
-  if queries is None:
-    raise UserError("expected one of --queries and --subjects, got neither; see --help")
-  known = query_files.read(values.calibration)
-  answers.check_separate_queries(known, queries, "queries")
-  predictions = os.path.join(values.output, "predictions.jsonl.gz")
-  calibration = os.path.join(values.output, "calibration_predictions.jsonl.gz")
+  known = extracting.read_calibration(values.calibration, queries)
+  paths = extracting.paths_of_answers(values.output)
   options = candidates.QueryOptions(
     method=values.method,
     prompting=Prompting(values.prompt, values.shots, values.shot_facts),
@@ -277,17 +214,9 @@ def _ask_model(relations: "Mapping[str, Relation]") -> tuple[str, str]:
     samples=values.samples,
     list_all=bool(values.prior_correction),
   )
-  candidates.answer_queries(
-    values.model,
-    queries,
-    known,
-    [predictions, calibration],
-    relations,
-    options,
-    config=values.config,
-    tokenizer=values.tokenizer,
-  )
-  return predictions, calibration
+  opened = loading.open_model(values.model, values.config, values.tokenizer)
+  candidates.answer_queries(*opened, queries or [], known, paths, relations, options)
+  return paths
 
 
 def _model_identity() -> "pipeline.ModelIdentity":
@@ -297,12 +226,7 @@ def _model_identity() -> "pipeline.ModelIdentity":
     return {"model": values.predictions, "checkpoint": None, "mixing_weights": None}
   from factshock.checkpoints import loading
 
-  identity = loading.identity_of(values.model)
-  return {
-    "model": values.model,
-    "checkpoint": identity["checkpoint"],
-    "mixing_weights": identity["mixing_weights"],
-  }
+  return {"model": values.model, **loading.identity_of(values.model)}
 
 
 if __name__ == "__main__":

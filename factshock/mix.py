@@ -126,16 +126,11 @@ def _check_flags() -> None:
 
 
 def _select() -> tuple[list[float] | None, list[float] | None]:
-  """Chooses the share of the second model on development facts, and prints the curve.
-
-  Returns:
-    (weights, layerwise) of which one is None.
-  """
+  """Returns (weights, layerwise), one of them None, with the share chosen on development facts."""
   from factshock.answering import selection
-  from factshock.checkpoints import interpolation
 
   values = flags.FLAGS
-  alpha, curve = selection.choose(
+  return selection.choose_mix(
     values.models,
     values.select,
     selection.SelectionOptions(
@@ -148,12 +143,6 @@ def _select() -> tuple[list[float] | None, list[float] | None]:
       tokenizer=values.tokenizer,
     ),
   )
-  points = ", ".join(f"{x:g} {share:.3f}" for x, share in curve)
-  profile = "" if values.profile == "uniform" else f", {values.profile} in depth"
-  print(f"right on development by alpha: {points}; alpha {alpha:g} is taken{profile}")
-  if values.profile == "uniform":
-    return [1 - alpha, alpha], None
-  return None, list(interpolation.layer_alphas(alpha, values.profile))
 
 
 def _weights(texts: Sequence[str], count: int) -> str | list[float]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tiny_folders
 
-from factshock import extract
 from factshock.answering import asking, candidates, decoding
 from factshock.answering.prompting import Prompting
 from factshock.checkpoints import loading
@@ -17,6 +16,7 @@ from factshock.data import prompts
 from factshock.facts import queries as query_room
 from factshock.facts import relations as relation_files
 from factshock.facts import schema, world
+from factshock.interface import extracting
 from factshock.knowledge_graph import canonical, pipeline
 from factshock.runtime.errors import UserError
 
@@ -42,7 +42,7 @@ def rows(path):
 def ask(home, family, folder, method, queries, known, **options):
   paths = [str(folder / f"{name}.jsonl.gz") for name in ("asked", "known")]
   candidates.answer_queries(
-    str(home / family),
+    *loading.open_model(str(home / family)),
     queries,
     known,
     paths,
@@ -156,7 +156,7 @@ def test_from_a_model_to_a_graph(home, tmp_path):
     facts[20:],
   )
   assert len(asked[0]) == 20
-  summary = extract.run(
+  summary = extracting.extract(
     str(tmp_path / "g"),
     str(tmp_path / "asked.jsonl.gz"),
     str(tmp_path / "known.jsonl.gz"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_knowledge_graph_extraction import world
 
-from factshock import extract
+from factshock.interface import extracting
 from factshock.knowledge_graph import canonical, formats, pipeline
 from factshock.predictions import accuracy
 from factshock.runtime import locks
@@ -60,7 +60,7 @@ def test_an_extraction_keeps_its_promise_and_says_all(inputs, tmp_path):
   asked, known, truth = inputs
   folder = str(tmp_path / "graph")
   relations = {name: {"relation": name, "label": f"the {name}", "type": "N-1"} for name in "rs"}
-  summary = extract.run(
+  summary = extracting.extract(
     folder,
     asked,
     known,
@@ -99,17 +99,19 @@ def test_an_extraction_keeps_its_promise_and_says_all(inputs, tmp_path):
   said = "\n".join(pipeline.summary_lines(summary, folder))
   assert "precision of at least 80% is promised" in said and "baku" in said
   with pytest.raises(UserError, match="holds an extraction already"):
-    extract.run(folder, asked, known, pipeline.Options(model=MODEL))
+    extracting.extract(folder, asked, known, pipeline.Options(model=MODEL))
 
 
 def test_the_same_inputs_give_the_same_triples_and_run(inputs, tmp_path):
   one, two = (
-    extract.run(str(tmp_path / name), *inputs[:2], pipeline.Options(model=MODEL, graph_formats=()))
+    extracting.extract(
+      str(tmp_path / name), *inputs[:2], pipeline.Options(model=MODEL, graph_formats=())
+    )
     for name in "ab"
   )
   assert one["run"]["id"] == two["run"]["id"]
   assert (tmp_path / "a/triples.jsonl").read_bytes() == (tmp_path / "b/triples.jsonl").read_bytes()
-  other = extract.run(
+  other = extracting.extract(
     str(tmp_path / "c"), *inputs[:2], pipeline.Options(model=MODEL, graph_formats=(), precision=0.7)
   )
   assert other["run"]["id"] != one["run"]["id"]
@@ -132,7 +134,7 @@ def test_columns_of_other_names_change_nothing(tmp_path, corrected):
     options = pipeline.Options(
       MODEL, columns=columns, prior_correction=paths["before"] if corrected else None
     )
-    extract.run(str(tmp_path / folder), paths["asked"], paths["known"], options)
+    extracting.extract(str(tmp_path / folder), paths["asked"], paths["known"], options)
     rows = canonical.read(str(tmp_path / folder / "triples.jsonl"))
     found.append([{**row, "run": "", "calibration": ""} for row in rows])
   assert found[0] == found[1] and found[0]
@@ -143,11 +145,11 @@ def test_predictions_without_a_relation_are_refused(tmp_path):
   path = write(tmp_path / "a.jsonl", [row])
   columns = {"subject": "question", "prediction": "text"}
   with pytest.raises(UserError, match="a.jsonl:1: expected a non-empty text in `relation`"):
-    extract.run(str(tmp_path / "g"), path, path, pipeline.Options(MODEL, columns=columns))
+    extracting.extract(str(tmp_path / "g"), path, path, pipeline.Options(MODEL, columns=columns))
 
 
 def test_a_promise_that_cannot_be_kept_gives_no_triples_and_says_so(inputs, tmp_path):
-  summary = extract.run(
+  summary = extracting.extract(
     str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, precision=0.999)
   )
   assert summary["counts"]["triples"] == 0 and summary["promise"]["threshold"] is None
@@ -156,14 +158,16 @@ def test_a_promise_that_cannot_be_kept_gives_no_triples_and_says_so(inputs, tmp_
 
 
 def test_the_f1_rule_answers_more_and_needs_no_promise(inputs, tmp_path):
-  summary = extract.run(str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, rule="f1"))
+  summary = extracting.extract(
+    str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, rule="f1")
+  )
   assert summary["counts"]["triples"] == 1000 and summary["promise"]["target"] is None
   assert {row["threshold"] for row in canonical.read(str(tmp_path / "g/triples.jsonl"))} == {None}
 
 
 def test_ids_that_no_uri_can_be_made_of_are_counted(inputs, tmp_path, capsys):
   rows = [json.loads(line) | {"subject_id": "no id at all"} for line in open(inputs[0])]
-  summary = extract.run(
+  summary = extracting.extract(
     str(tmp_path / "g"),
     write(tmp_path / "a.jsonl", rows),
     inputs[1],
@@ -197,7 +201,7 @@ def test_inverse_statements_that_follow_are_in_the_graph(tmp_path):
       say("Sweden", "s", "e4", 0.999),
     ],
   )
-  summary = extract.run(
+  summary = extracting.extract(
     str(tmp_path / "g"),
     asked,
     known,
@@ -239,7 +243,7 @@ def test_prior_correction_moves_answers_before_they_are_judged(tmp_path):
     if row["rank"] == 1
   ]
   for folder, options in (("plain", {}), ("corrected", {"prior_correction": reference})):
-    extract.run(
+    extracting.extract(
       str(tmp_path / folder), *paths, pipeline.Options(model=MODEL, graph_formats=(), **options)
     )
   truth = [row["prediction"] for row in asked]
@@ -320,7 +324,7 @@ def test_bad_files_are_refused_and_nothing_is_written(tmp_path, change, words):
   asked, known = (list(rows_of(world(seed, 100, relations=("r",)))) for seed in (0, 1))
   change(asked, known)
   with pytest.raises(UserError, match=words):
-    extract.run(
+    extracting.extract(
       str(tmp_path / "g"),
       write(tmp_path / "a.jsonl", asked),
       write(tmp_path / "k.jsonl", known),
@@ -350,7 +354,7 @@ def leave_half(folder, place):
 
 def test_an_extraction_that_was_killed_is_made_again_whole(small, tmp_path, capsys):
   leave_half(tmp_path / "g", locks._place())
-  extract.run(str(tmp_path / "g"), *small, SMALL)
+  extracting.extract(str(tmp_path / "g"), *small, SMALL)
   assert "did not end; it is made again" in capsys.readouterr().out
   names = sorted(path.name for path in (tmp_path / "g").iterdir() if path.is_file())
   assert names == [
@@ -366,7 +370,7 @@ def test_an_extraction_that_was_killed_is_made_again_whole(small, tmp_path, caps
 def test_an_extraction_at_work_is_left_alone(small, tmp_path):
   leave_half(tmp_path / "g", "another")
   with pytest.raises(UserError, match="process 999999999 of a extracts there"):
-    extract.run(str(tmp_path / "g"), *small, SMALL)
+    extracting.extract(str(tmp_path / "g"), *small, SMALL)
   assert (tmp_path / "g" / "triples.jsonl").read_text() == "old"
 
 
@@ -374,7 +378,7 @@ def test_half_an_extraction_without_a_mark_is_named(small, tmp_path):
   (tmp_path / "g").mkdir()
   (tmp_path / "g" / "graph.nt").write_text("mine")
   with pytest.raises(UserError, match="holds graph.nt but no extraction.json"):
-    extract.run(str(tmp_path / "g"), *small, SMALL)
+    extracting.extract(str(tmp_path / "g"), *small, SMALL)
   assert [path.name for path in (tmp_path / "g").iterdir()] == ["graph.nt"]
 
 
@@ -387,7 +391,7 @@ def test_an_extraction_that_fails_late_leaves_nothing(small, tmp_path, monkeypat
   (tmp_path / "g").mkdir()
   (tmp_path / "g" / "notes.txt").write_text("mine")
   with pytest.raises(type(error) if isinstance(error, UserError) else error):
-    extract.run(str(tmp_path / "g"), *small, SMALL)
+    extracting.extract(str(tmp_path / "g"), *small, SMALL)
   left = {path.name for path in (tmp_path / "g").iterdir()}
   assert left <= {"notes.txt", "report.html", "figures"} and "notes.txt" in left
 
@@ -408,7 +412,9 @@ def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
     [{"subject": row["subject"], "relation": row["relation"], "object": "x"} for row in rows],
   )
   with pytest.raises(UserError, match="apart from the finetuning facts, got 2 of 1,500"):
-    extract.run(str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, finetuning=facts))
+    extracting.extract(
+      str(tmp_path / "g"), *inputs[:2], pipeline.Options(model=MODEL, finetuning=facts)
+    )
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,29 @@ def answer_facts(
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
-  model, origin = loading.open_model(checkpoint, config, options.tokenizer)
+  opened = loading.open_model(checkpoint, config, options.tokenizer)
+  answers = answers_of(*opened, facts, options)
+  writing.write_predictions(output, answers)
+  return answers
+
+
+def answers_of(
+  model: LoadedModel,
+  origin: Origin,
+  facts: str,
+  options: AnswerOptions,
+) -> list[Row]:
+  """Returns the predictions of an opened model on a facts file; its tokenizer is the model's.
+
+  Args:
+    model: the model.
+    origin: what its folder says of it.
+    facts: path of the facts, or a data set.
+    options: how to answer.
+
+  Raises:
+    UserError: as `answer_facts`.
+  """
   rows, relations = sources.read_with_relations(
     facts,
     options.relations,
@@ -137,9 +159,8 @@ def answer_facts(
       model, rows, texts, candidates, top=top, stops=stops, **size, **labels
     )
     if options.pub_quiz:
-      _write_pub_quiz(options.pub_quiz, checkpoint, answers, relations, form)
+      _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
       answers = writing.shortened(answers, kept)
-  writing.write_predictions(output, answers)
   return answers
 
 
@@ -235,7 +256,29 @@ def assess_knowledge(
     options: how to find it out.
     config: as for `answer_facts`, and so are errors.
   """
-  model, origin = loading.open_model(checkpoint, config, options.tokenizer)
+  opened = loading.open_model(checkpoint, config, options.tokenizer)
+  known = knowledge_of(*opened, facts, options)
+  schema.write_facts(output, known)
+  return known
+
+
+def knowledge_of(
+  model: LoadedModel,
+  origin: Origin,
+  facts: str,
+  options: KnowledgeOptions,
+) -> list[knowledge.KnownFact]:
+  """Returns the facts of a file with what an opened model knows of each.
+
+  Args:
+    model: the model; its tokenizer is used.
+    origin: what its folder says of it.
+    facts: path of the facts, or a data set.
+    options: how to find it out.
+
+  Raises:
+    UserError: as `answer_facts`.
+  """
   rows, relations = sources.read_with_relations(
     facts,
     options.relations,
@@ -256,11 +299,8 @@ def assess_knowledge(
     for index in range(options.sets):
       scores.append(choices.of_facts(model, rows, prompts_of(index), **size))
       progress.update(index + 1)
-    known = knowledge.choice_columns(rows, scores)
-  else:
-    known = _assess_generated(model, origin, prompts_of, rows, options)
-  schema.write_facts(output, known)
-  return known
+    return knowledge.choice_columns(rows, scores)
+  return _assess_generated(model, origin, prompts_of, rows, options)
 
 
 def _assess_generated(

@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import ml_collections
-
 from factshock.answering import best_first, decoding, known_answers
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting, PromptWriter
-from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
@@ -113,34 +110,30 @@ def _votes(
 
 
 def answer_queries(
-  checkpoint: str,
+  model: LoadedModel,
+  origin: Origin,
   queries: Sequence[Row],
   known_facts: Sequence[Row],
   outputs: Sequence[str],
   relations: Mapping[str, Relation],
   options: QueryOptions,
-  *,
-  config: ml_collections.ConfigDict | None = None,
-  tokenizer: str | None = None,
 ) -> None:
   """Answers queries and calibration facts, and writes a predictions file of each.
 
   Each (subject, relation) is put to the model once.
 
   Args:
-    checkpoint: a checkpoint, or a HuggingFace model: a folder or a hub id.
+    model: the model to ask.
+    origin: what its folder says of it.
     queries: rows of facts/queries.py.
     known_facts: calibration facts, rows of facts/queries.py with their answers.
     outputs: the paths of the two predictions files.
     relations: relations with templates, by name.
     options: how to answer.
-    config: the experiment's config; None is that of the checkpoint's own record.
-    tokenizer: folder of the tokenizer; None is the checkpoint's own.
 
   Raises:
-    UserError: a relation without templates or candidates, or what `loading.open_model` raises.
+    UserError: a relation without templates or candidates.
   """
-  model, origin = loading.open_model(checkpoint, config, tokenizer)
   unique = _unique_queries([*queries, *known_facts])
   facts = list(unique.values())
   candidates = None

@@ -14,6 +14,7 @@ from factshock.data import prompts
 from factshock.facts import sources
 from factshock.models import families
 from factshock.predictions import accuracy
+from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Candidates, Fact
@@ -91,6 +92,25 @@ def choose(
     curve.append((alpha, share))
     progress.update(count, f"alpha {alpha:g}: {share:.3f} right")
   return _best_alpha(curve), curve
+
+
+def choose_mix(
+  checkpoints: Sequence[str],
+  facts: str,
+  options: SelectionOptions = SelectionOptions(),
+) -> tuple[list[float] | None, list[float] | None]:
+  """Returns the mix of two models with the share that `choose` finds best, and tells the curve.
+
+  Returns:
+    (weights, layerwise) of mixing.mix_checkpoints, of which one is None.
+  """
+  alpha, curve = choose(checkpoints, facts, options)
+  points = ", ".join(f"{x:g} {share:.3f}" for x, share in curve)
+  profile = "" if options.profile == "uniform" else f", {options.profile} in depth"
+  messages.say(f"right on development by alpha: {points}; alpha {alpha:g} is taken{profile}")
+  if options.profile == "uniform":
+    return [1 - alpha, alpha], None
+  return None, list(interpolation.layer_alphas(alpha, options.profile))
 
 
 def _candidates(

@@ -1,0 +1,111 @@
+"""Extraction of a knowledge graph: what to ask, the graph itself, and its page."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from factshock.facts import queries as query_files
+from factshock.facts import sources
+from factshock.facts.schema import Row
+from factshock.knowledge_graph import answers, pipeline
+from factshock.report import extraction_page
+from factshock.runtime.errors import UserError
+from factshock.types import FilePath, Relation
+
+PREDICTIONS = "predictions.jsonl.gz"
+CALIBRATION = "calibration_predictions.jsonl.gz"
+
+
+def extract(
+  folder: str,
+  predictions: str,
+  calibration: str,
+  options: pipeline.Options,
+) -> pipeline.Summary:
+  """Extracts a graph from predictions files into a folder, with its report and summary.
+
+  Args:
+    folder: made where it is missing; must not hold an extraction.
+    predictions: path of the predictions on the queries.
+    calibration: path of the predictions on the calibration facts.
+    options: how answers are calibrated and accepted, and what is written.
+
+  Returns:
+    The summary, as extraction.json holds it.
+  """
+  with pipeline.whole_or_absent(folder):
+    summary = pipeline.extract(folder, predictions, calibration, options)
+    page = extraction_page.write_report(summary, folder)
+    pipeline.write_summary(summary, folder, page)
+  return summary
+
+
+def find_relations(
+  given: str | None,
+  specs: Iterable[str | None],
+  default_path: Callable[[], FilePath] | None,
+) -> dict[str, Relation]:
+  """Returns the relations by name: those given, of a data set asked about, or of the default.
+
+  Args:
+    given: path of the relations, or a data set that brings them.
+    specs: paths and data sets of what is asked.
+    default_path: returns the path of the relations where these bring none; None: there are none.
+  """
+  if given and (relations := sources.read_relations(given)):
+    return relations
+  for spec in specs:
+    if spec and sources.is_source(spec) and (relations := sources.read_relations(spec)):
+      return relations
+  return sources.read_relations(default_path()) if default_path else {}
+
+
+def find_queries(
+  queries: str | None,
+  subjects: str | None,
+  ask: Sequence[str] | None,
+  relations: Mapping[str, Relation],
+) -> list[Row] | None:
+  """Returns the queries of a file, or those of subjects times relations; None without either.
+
+  Args:
+    queries: path of queries, or a data set.
+    subjects: path of subjects.
+    ask: the relations they are asked; None is all.
+    relations: those that there are.
+
+  Raises:
+    UserError: both are given, or relations that there are not.
+  """
+  if queries and subjects:
+    raise UserError("expected one of --queries and --subjects, got both; see --help")
+  if queries:
+    return query_files.read(queries)
+  unknown = set(ask or ()) - set(relations)
+  if unknown:
+    known = ", ".join(sorted(relations)) or "those of --relations"
+    raise UserError(f"--ask: expected relations among {known}, got {', '.join(sorted(unknown))}")
+  if not subjects:
+    return None
+  if not relations:
+    raise UserError(
+      "--subjects needs --relations=FILE: every relation of it, or of --ask, is asked"
+    )
+  return query_files.cross(subjects, ask or list(relations))
+
+
+def read_calibration(path: str, queries: Sequence[Row] | None) -> list[Row]:
+  """Returns the calibration facts of a file.
+
+  Raises:
+    UserError: there are no queries, or some are calibrated on.
+  """
+  if queries is None:
+    raise UserError("expected one of --queries and --subjects, got neither; see --help")
+  known = query_files.read(path)
+  answers.check_separate_queries(known, queries, "queries")
+  return known
+
+
+def paths_of_answers(folder: str) -> tuple[str, str]:
+  """Returns where an extraction that asks a model keeps its answers to queries and calibration."""
+  return os.path.join(folder, PREDICTIONS), os.path.join(folder, CALIBRATION)
