@@ -73,9 +73,14 @@ class Variant:
 class LlamaConfig:
   """Holds the sizes of a Llama or Mistral (see ModelConfig for those that all models have).
 
-  `rope_scaling` is None, one number by which positions are divided (linear), or Llama 3's four
-  (rotary.frequencies). `sliding_window` is None, or how many tokens back a query sees, itself
-  included.
+  Attributes:
+    num_kv_heads: heads of keys and values, each shared by as many heads of queries.
+    layers: how many.
+    rope_theta: base of the wavelengths of positions.
+    rope_scaling: None, one number by which positions are divided (linear), or Llama 3's four
+      (rotary.frequencies).
+    sliding_window: how many tokens back a query sees, itself included; None for all.
+    max_length: tokens of a row, at most.
 
   Raises:
     UserError: a value out of range.
@@ -140,7 +145,9 @@ class LlamaConfig:
 class MixedConfig(LlamaConfig):
   """Holds the sizes of a model some of whose layers see all tokens.
 
-  `global_layers` are their indices, from 0; the others see `sliding_window` tokens.
+  Attributes:
+    global_layers: indices of the layers that see all tokens, from 0; the others see
+      `sliding_window`.
   """
 
   global_layers: tuple[int, ...] = setting(LAYERS, default=())

@@ -123,8 +123,16 @@ def section_schema(name: str) -> dict[str, settings.Check]:
   A `vocab_size` of 0 stands for the tokenizer's, a `dtype` of "auto" for that of the device.
   """
   checks = settings.schema_of(named(name).config_type)
-  own = {"vocab_size": settings.WHOLE, "dtype": settings.choice(AUTO, *DTYPES)}
-  return {"family": settings.choice(*names()), **checks, **own}
+  shared = settings.meanings_of(ModelConfig)
+  for key, check in checks.items():
+    if not check.meaning:
+      checks[key] = check.means(shared.get(key, ""))
+  family = settings.choice(*names()).means("family of the model.")
+  vocabulary = settings.WHOLE.means("tokens that it knows; 0 is the tokenizer's number.")
+  dtype = dataclasses.replace(
+    settings.choice(AUTO, *DTYPES), meaning=shared["dtype"], default=checks["dtype"].default
+  )
+  return {"family": family, **checks, "vocab_size": vocabulary, "dtype": dtype}
 
 
 def dtype_on(platform: str) -> str:

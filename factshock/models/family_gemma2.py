@@ -32,7 +32,10 @@ _OFF = ("attention_bias", "use_bidirectional_attention")
 class Gemma2Config(MixedConfig):
   """Holds the sizes of a Gemma 2.
 
-  Queries are scaled by query_scalar ** -0.5. The soft caps are those of decoder_config.Variant.
+  Attributes:
+    query_scalar: queries are scaled by query_scalar ** -0.5.
+    attention_softcap: scores s become cap * tanh(s / cap); None leaves them.
+    logits_softcap: likewise of logits.
   """
 
   epsilon: float = setting(SCALE, default=1e-6)

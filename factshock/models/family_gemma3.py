@@ -48,9 +48,12 @@ _OFF = ("attention_bias", "use_bidirectional_attention", "attn_logit_softcapping
 class Gemma3Config(MixedConfig):
   """Holds the sizes of a Gemma 3.
 
-  `rope_theta` and `rope_scaling` are those of `global_layers`; the layers with a window have
-  wavelengths of their own, `rope_theta_local`. Queries are scaled by query_scalar ** -0.5.
-  `logits_softcap` is that of decoder_config.Variant.
+  `rope_theta` and `rope_scaling` are those of `global_layers`.
+
+  Attributes:
+    rope_theta_local: base of the wavelengths of positions in the layers with a window.
+    query_scalar: queries are scaled by query_scalar ** -0.5.
+    logits_softcap: logits s become cap * tanh(s / cap); None leaves them.
   """
 
   epsilon: float = setting(SCALE, default=1e-6)

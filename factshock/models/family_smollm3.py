@@ -23,9 +23,12 @@ _PAD_ID = 128004
 
 @dataclasses.dataclass(frozen=True)
 class SmolLM3Config(MixedConfig):
-  """Holds the sizes of a SmolLM3; `no_rope_layers` are the layers without positions, from 0.
+  """Holds the sizes of a SmolLM3.
 
   Source: Yang et al. 2025, arXiv 2501.18795 (NoPE in some layers).
+
+  Attributes:
+    no_rope_layers: indices of the layers without positions, from 0.
   """
 
   epsilon: float = setting(SCALE, default=1e-6)

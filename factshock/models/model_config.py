@@ -24,9 +24,24 @@ EVEN = settings.Check(
 class ModelConfig(Protocol):
   """Sizes and variants that generic code reads of a model's config, a frozen dataclass.
 
-  `dtype` is that of the computation, `param_dtype` that of the parameters. `unroll` lays the layers
-  out one after another. `remat` is one of remat.POLICIES, what the reverse pass keeps of each
-  layer. `attention` is one of fused.ATTENTIONS, how whole rows are read in training.
+  Attributes:
+    vocab_size: tokens that it knows.
+    d_model: width of the stream between layers.
+    d_ff: width inside the feed-forward layers.
+    num_heads: heads of attention.
+    d_kv: width of a head.
+    feed_forward: activation of the feed-forward layers, and whether another product gates it.
+    tie_head: makes logits by the embedding, without a head of its own.
+    dropout: share of the values that training drops.
+    dtype: of the computation; "auto" is what the device is fastest in.
+    param_dtype: of the parameters.
+    unroll: lays the layers out one after another: faster steps of shallow models, and longer
+      compilation.
+    remat: what the reverse pass keeps of each layer: all ("none"), least ("full": it computes the
+      rest again), or something between.
+    attention: how whole rows are read in training: "xla"; "cudnn", a kernel for bfloat16 on NVIDIA
+      GPUs, without packed rows and dropout; or "auto", that kernel where it can be used.
+    epsilon: added to the mean square that norms divide by.
   """
 
   __dataclass_fields__: ClassVar[dict[str, Any]]

@@ -17,7 +17,13 @@ class T5Config:
   v1.1, mT5 and ByT5 are feed_forward="gated-gelu", tie_head=False; v1.0 is feed_forward="relu",
   tie_head=True. UMT5 is v1.1 with bias_in_every_layer=True: a relative position bias of its own in
   each layer, where the others have one for all layers of the encoder and one for the decoder's.
-  `unroll` gives faster steps for shallow models and longer compilation.
+
+  Attributes:
+    encoder_layers: how many.
+    decoder_layers: how many.
+    relative_buckets: groups of distances between tokens, each with a bias of its own.
+    relative_max_distance: distance from which on all are one group.
+    bias_in_every_layer: gives each layer a relative position bias of its own, as UMT5 does.
 
   Raises:
     UserError: a value out of range.

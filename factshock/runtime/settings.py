@@ -2,6 +2,9 @@
 
 import dataclasses
 import difflib
+import functools
+import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,12 +20,20 @@ class Check:
     accepts: whether a value of these types will do.
     expected: what is expected, in words.
     required: whether a section must have the setting.
+    meaning: what the setting says, for whoever looks it up.
+    default: its value where a section leaves it out; MISSING where it has none.
   """
 
   types: tuple[type, ...]
   accepts: Callable[[Any], bool]
   expected: str
   required: bool = True
+  meaning: str = ""
+  default: Any = dataclasses.MISSING
+
+  def means(self, meaning: str) -> "Check":
+    """Returns the same check of a setting that says this."""
+    return dataclasses.replace(self, meaning=meaning)
 
   def fits(self, value: Any) -> bool:
     """Returns whether a value is of the types and accepted; a bool is no number."""
@@ -34,6 +45,10 @@ class Check:
 
 
 T = TypeVar("T")
+
+# An entry "name: text" of a docstring's section; its further lines are indented by more.
+_ENTRY = re.compile(r"  (\w+): (.*)")
+_SECTIONS = ("Args:", "Attributes:")
 
 Schema: TypeAlias = Mapping[str, "Check | Schema"]
 
@@ -143,8 +158,43 @@ def setting(check: Check, **options: Any) -> Any:
 
 
 def schema_of(settings: type) -> dict[str, Check]:
-  """Returns the checks of a dataclass by field name, in the order of its fields."""
-  return {field.name: field.metadata["check"] for field in _settings_of(settings)}
+  """Returns the checks of a dataclass by field name, in the order of its fields.
+
+  What a setting means is read from the docstring of its class, where the code's readers find it.
+  """
+  meanings = meanings_of(settings)
+  return {
+    field.name: dataclasses.replace(
+      field.metadata["check"], meaning=meanings.get(field.name, ""), default=field.default
+    )
+    for field in _settings_of(settings)
+  }
+
+
+@functools.cache
+def meanings_of(settings: type) -> Mapping[str, str]:
+  """Returns what the docstrings of a class and of its bases say of its attributes, by name."""
+  meanings: dict[str, str] = {}
+  for base in reversed(settings.__mro__):
+    meanings |= _entries(inspect.cleandoc(base.__doc__ or ""))
+  return meanings
+
+
+def _entries(docstring: str) -> dict[str, str]:
+  """Returns the entries of a docstring's list of attributes or arguments, by name."""
+  entries: dict[str, str] = {}
+  name = ""
+  is_inside = False
+  for line in docstring.splitlines():
+    if line and not line.startswith(" "):
+      is_inside = line in _SECTIONS
+      continue
+    entry = _ENTRY.fullmatch(line)
+    if is_inside and entry:
+      name, entries[entry[1]] = entry[1], entry[2]
+    elif is_inside and name and line.strip():
+      entries[name] += f" {line.strip()}"
+  return entries
 
 
 def with_defaults(settings: type) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
-from factshock.facts import documents, sources
+from factshock.facts import documents, sources, world
 from factshock.models import families, weight_groups
 from factshock.runtime.settings import (
   COUNT,
@@ -23,6 +23,7 @@ from factshock.runtime.settings import (
   Schema,
   choice,
   raise_if_any,
+  schema_of,
   section_problems,
   seed_list,
   tuple_of,
@@ -48,6 +49,8 @@ class ArmKey:
 ArmSchema: TypeAlias = Mapping[str, ArmKey]
 
 
+ATTENTION = FLAG.means("writes how much attention goes to the subject, too (WORKDIR/attention).")
+OF = TEXT.means("the arm that it makes something of.")
 TEXTS = tuple_of(TEXT, 1)
 STEPS = tuple_of(WHOLE, 1)
 TAUS = tuple_of(NOT_NEGATIVE, 1)
@@ -56,51 +59,105 @@ _AXIS = Check(
   (int,), lambda v: v >= 1 or v == -1, "a whole number of at least 1, or -1 for what is left"
 )
 
+_WORLD = schema_of(world.WorldSettings)
+
 SCHEMA: Schema = dict(
-  name=TEXT,
-  seeds=SEEDS,
-  facts=TEXT,
-  relations=TEXT,
-  corpus=TEXT,
-  corpus_weights=tuple_of(POSITIVE),
-  corpus_cache=TEXT,
-  entity_counts=TEXT,
-  drop_named_answers=FLAG,
-  popularity=TEXT,
-  start_from=TEXT,
-  cpu_devices=WHOLE,
-  parallel=choice(*drivers.PARALLEL),
-  mesh=dict(data=_AXIS, fsdp=_AXIS, model=_AXIS),
-  world=dict(
-    relations=COUNT,
-    subjects=COUNT,
-    answers=COUNT,
-    zipf=NOT_NEGATIVE,
-    mean_mentions=POSITIVE,
-    popularity_sigma=NOT_NEGATIVE,
-    templates=COUNT,
-    background=SHARE,
-    name_pieces=COUNT,
+  name=TEXT.means("title of the study, as the report has it."),
+  seeds=SEEDS.means(
+    "how many seeds run, from 0 on, or which: 3, or 0,4,7. A seed changes all that is random."
   ),
-  split=dict(pool=INSIDE, development=INSIDE, test=INSIDE),
-  balanced=dict(per_answer=COUNT),
-  mismatch=dict(low=SHARE, high=SHARE, size=COUNT),
+  facts=TEXT.means(
+    "where facts come from: 'world' makes them; else a facts file (.jsonl, .csv, .tsv, .parquet) "
+    "or a data set, such as popqa:PATH."
+  ),
+  relations=TEXT.means(
+    "relations file of a facts file: how each relation is stated and asked; empty for a world, and "
+    "for data sets, which bring theirs."
+  ),
+  corpus=TEXT.means(
+    "text to pretrain on, which also says how common answers are: a file, a pattern or a data set, "
+    "or several by commas; empty for a world, which makes it."
+  ),
+  corpus_weights=tuple_of(POSITIVE).means(
+    "of several corpora: the share of each in the pretraining task."
+  ),
+  corpus_cache=TEXT.means("folder where a corpus is kept tokenised; if empty, WORKDIR/corpus."),
+  entity_counts=TEXT.means(
+    "file that `factshock count` has written, in the place of counting in the corpus; empty counts."
+  ),
+  drop_named_answers=FLAG.means("leave out facts whose subject's name holds the answer."),
+  popularity=TEXT.means(
+    "column of the facts by which halves are made: popularity, one of your own, or `confidence` or "
+    "`known`, as `factshock answer --method=known` writes them."
+  ),
+  start_from=TEXT.means(
+    "checkpoint or HuggingFace model to start from; empty for random weights, which are pretrained."
+  ),
+  cpu_devices=WHOLE.means("devices that a CPU is made to be; 0 is one a core, at most 8."),
+  parallel=choice(*drivers.PARALLEL).means(
+    "how several devices work together: over a mesh, or by pmap with all weights on each."
+  ),
+  mesh=dict(
+    data=_AXIS.means("devices that batches are cut over."),
+    fsdp=_AXIS.means("devices that batches and weights are cut over."),
+    model=_AXIS.means("devices that weights alone are cut over."),
+  ),
+  world={key: check_ for key, check_ in _WORLD.items() if key != "seed"},
+  split=dict(
+    pool=INSIDE.means("share of the subjects whose facts may be finetuned on."),
+    development=INSIDE.means("share of the subjects on whose facts steps and alphas are chosen."),
+    test=INSIDE.means("share of the subjects on whose facts arms are judged."),
+  ),
+  balanced=dict(
+    per_answer=COUNT.means(
+      "facts of an answer, at most, in the set `balanced`: it has every other answer by rank."
+    )
+  ),
+  mismatch=dict(
+    low=SHARE.means("total variation of the answers of `low_mismatch` from the test facts."),
+    high=SHARE.means("the same of `high_mismatch`."),
+    size=COUNT.means("facts of each of these two finetuning sets."),
+  ),
   tokenizer=dict(
-    kind=choice("words", "sentencepiece", "huggingface"), path=TEXT, size=COUNT, sentinels=COUNT
+    kind=choice("words", "sentencepiece", "huggingface").means(
+      "a word of the made world a token, SentencePiece trained on the text, or a pretrained one."
+    ),
+    path=TEXT.means("a SentencePiece model or HuggingFace tokenizer that is there already."),
+    size=COUNT.means("pieces of a SentencePiece model that is trained."),
+    sentinels=COUNT.means("tokens that stand for masked spans."),
   ),
   pretrain=training_settings.section_schema(training_settings.PretrainingConfig),
   finetune=training_settings.section_schema(training_settings.FinetuningConfig),
-  mixing=dict(alphas=tuple_of(SHARE, 1), taus=TAUS),
-  answering=dict(
-    batch_size=COUNT,
-    top=WHOLE,
-    mode=choice("rank", "generate"),
-    max_tokens=COUNT,
-    stop=optional_setting(tuple_of(TEXT)),
+  mixing=dict(
+    alphas=tuple_of(SHARE, 1).means("shares of the finetuned model at which mixings are judged."),
+    taus=TAUS.means("strengths at which prior corrections are judged."),
   ),
-  diagnosis=dict(criterion=choice("exact_match", "contains"), resamples=COUNT, confidence=INSIDE),
-  loggers=loggers.CHECK,
-  roles=dict(zero_shot=TEXT, finetuned=TEXT, ceiling=TEXT, corrected=TEXT, remedies=tuple_of(TEXT)),
+  answering=dict(
+    batch_size=COUNT.means("questions answered at once."),
+    top=WHOLE.means("candidates of each question that predictions files keep; 0 keeps all."),
+    mode=choice("rank", "generate").means(
+      "'rank' scores every answer that the relation has; 'generate' lets the model write one."
+    ),
+    max_tokens=COUNT.means("tokens of a generated answer, at most."),
+    stop=optional_setting(tuple_of(TEXT)).means("texts before which a generated answer ends."),
+  ),
+  diagnosis=dict(
+    criterion=choice("exact_match", "contains").means(
+      "when an answer is right: if it is an accepted one, or if it contains one."
+    ),
+    resamples=COUNT.means("resamples of the bootstrap that intervals come from."),
+    confidence=INSIDE.means("share of the intervals that are to hold the true value."),
+  ),
+  loggers=loggers.CHECK.means(
+    "where metrics are written, by commas: jsonl, tensorboard, wandb (its extra is needed)."
+  ),
+  roles=dict(
+    zero_shot=TEXT.means("arm asked as the finetuned one is, before finetuning."),
+    finetuned=TEXT.means("arm that is plainly finetuned, with which remedies are compared."),
+    ceiling=TEXT.means("arm that shows what the model knows."),
+    corrected=TEXT.means("the finetuned arm with its answer prior put back, for the verdict."),
+    remedies=tuple_of(TEXT).means("arms that mend the finetuned one."),
+  ),
 )
 
 _SPECIAL = ("arms", "model")  # the keys of an arm go by its kind, those of a model by its family
@@ -289,7 +346,9 @@ def _role_problems(config: Config) -> list[str]:
 
 def arm_schema(**keys: ArmKey) -> ArmSchema:
   """Returns the schema of an arm's kind: its own keys, and the title and group any arm may have."""
-  return dict(title=optional(TEXT), group=optional(TEXT)) | keys
+  title = TEXT.means("its name in the report; else that of its section.")
+  group = TEXT.means("its part of the report; else that of its kind.")
+  return dict(title=optional(title), group=optional(group)) | keys
 
 
 def finetune_overrides() -> ArmSchema:

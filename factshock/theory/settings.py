@@ -31,19 +31,31 @@ _RISING = Check(
   "rising whole numbers from 1",
 )
 SCHEMA: Schema = {
-  "study": choice("one_layer"),
-  "name": TEXT,
-  "seeds": SEEDS,
+  "study": choice("one_layer").means("the study of this page."),
+  "name": TEXT.means("title of the study, as the page has it."),
+  "seeds": SEEDS.means("how many seeds run, from 0 on, or which; each draws a world of its own."),
   "world": schema_of(Sizes),
-  "cosine": _COSINE,
-  "question": Check((int, float), lambda v: 0 < v <= 1, "a cosine above 0, up to 1"),
+  "cosine": _COSINE.means("between the embeddings of two subjects; at 0 they are orthogonal."),
+  "question": Check((int, float), lambda v: 0 < v <= 1, "a cosine above 0, up to 1").means(
+    "between a relation's token in questions and in pretraining, for the fifth prediction."
+  ),
   "pretrain": schema_of(Descent),
-  "finetune": {"steps": _RISING, "learning_rate": POSITIVE},
-  "phases": {"zipf": tuple_of(EXPONENT), "sizes": _RISING, "steps": _RISING},
-  "stored": _RISING,
-  "conditions": {"cosine": _COSINE, "exposure": POSITIVE},
+  "finetune": {
+    "steps": _RISING.means("steps after which the model is judged."),
+    "learning_rate": POSITIVE.means("of each step."),
+  },
+  "phases": {
+    "zipf": tuple_of(EXPONENT).means("exponents of the frequency of subjects; () leaves it out."),
+    "sizes": _RISING.means("numbers of finetuned subjects."),
+    "steps": _RISING.means("numbers of finetuning steps."),
+  },
+  "stored": _RISING.means("numbers of pretraining steps, by which facts are stored more or less."),
+  "conditions": {
+    "cosine": _COSINE.means("between subjects, where they are not orthogonal."),
+    "exposure": POSITIVE.means("size of the one step in which facts are stored otherwise."),
+  },
   "variants": {
-    "names": tuple_of(choice(*variants.VARIANTS)),
+    "names": tuple_of(choice(*variants.VARIANTS)).means("models beyond the theory's own."),
     "world": schema_of(Sizes),
     "pretrain": schema_of(variants.Pretraining),
     "finetune": schema_of(Descent),

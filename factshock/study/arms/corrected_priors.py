@@ -129,11 +129,18 @@ KINDS = [
   Kind(
     name="prior_correction",
     keys=configs.arm_schema(
-      of=configs.required(configs.TEXT),
-      at=configs.optional(configs.NOT_NEGATIVE),
-      taus=configs.optional(configs.TAUS),
-      prior=configs.required(configs.choice(*_PRIORS)),
-      with_arm=configs.optional(configs.TEXT),
+      of=configs.required(configs.OF),
+      at=configs.optional(
+        configs.NOT_NEGATIVE.means("the step or alpha of that arm to correct; else the last.")
+      ),
+      taus=configs.optional(configs.TAUS.means("strengths, in the place of config.mixing.taus.")),
+      prior=configs.required(
+        configs.choice(*_PRIORS).means(
+          "where the frequencies of the reference come from: the answers of with_arm, counts in "
+          "text, all alike, or an estimate from the finetuning answers."
+        )
+      ),
+      with_arm=configs.optional(configs.TEXT.means("the arm whose answers are the reference.")),
     ),
     run=_run,
     group="remedy",

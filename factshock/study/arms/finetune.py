@@ -12,7 +12,7 @@ from factshock.study import answers, pretraining_text, replay, roles, training, 
 from factshock.study import config as configs
 from factshock.study.arms import requirements, taught
 from factshock.study.arms.kind import Advice, Kind, Pair
-from factshock.study.config import Config
+from factshock.study.config import ArmSchema, Config
 from factshock.study.finetuning_examples import FinetuningData
 from factshock.study.seed_run import Question, SeedRun
 from factshock.training.settings import FinetuningConfig
@@ -235,23 +235,40 @@ def _is_with_objects(config: Config, name: str, other: str) -> bool:
   return roles.options(config, other) == options
 
 
+def _own_keys() -> ArmSchema:
+  """Returns the keys that say what such an arm learns; the others are those of config.finetune."""
+  options = dict(
+    ratio=configs.NOT_NEGATIVE.means("examples of the pretraining task to each question; else 0."),
+    question_weight=configs.NOT_NEGATIVE.means("multiplies the questions' loss; else 1."),
+    start=configs.choice("pretrained", "random").means("the weights that it begins with."),
+    order=configs.WHOLE.means("another number gives another order of the examples; else 0."),
+    reweighted=configs.FLAG.means("weights facts by how common their answers are in text."),
+    text=configs.choice(*pretraining_text.KINDS).means(
+      "the text of the pretraining task: whole; without sentences on test facts; without any of "
+      "the facts; random words; or text that the model itself has written."
+    ),
+    teacher=configs.TEXT.means("the arm as which the model of before is asked what it believes."),
+    labels=configs.choice("gold", "permuted", "soft", "best").means(
+      "what is taught: the objects; objects of other facts of the relation; the teacher's "
+      "probabilities; or its likeliest answer."
+    ),
+    gold_share=configs.SHARE.means("share of the object in what soft or best labels teach."),
+    sure_share=configs.INSIDE.means("keeps a share of the facts, those the teacher is surest of."),
+    logit_adjustment=configs.NOT_NEGATIVE.means(
+      "strength of the logit adjustment by how often the facts have each answer; else 0."
+    ),
+    attention=configs.ATTENTION,
+  )
+  facts = configs.choice(*taught.SETS, *taught.MODEL_SETS).means("set of facts that it learns.")
+  optional = {key: configs.optional(check) for key, check in options.items()}
+  return {"facts": configs.required(facts), **optional}
+
+
 KINDS = [
   Kind(
     name="finetune",
     keys=configs.arm_schema(
-      facts=configs.required(configs.choice(*taught.SETS, *taught.MODEL_SETS)),
-      ratio=configs.optional(configs.NOT_NEGATIVE),
-      question_weight=configs.optional(configs.NOT_NEGATIVE),
-      start=configs.optional(configs.choice("pretrained", "random")),
-      order=configs.optional(configs.WHOLE),
-      reweighted=configs.optional(configs.FLAG),
-      text=configs.optional(configs.choice(*pretraining_text.KINDS)),
-      teacher=configs.optional(configs.TEXT),
-      labels=configs.optional(configs.choice("gold", "permuted", "soft", "best")),
-      gold_share=configs.optional(configs.SHARE),
-      sure_share=configs.optional(configs.INSIDE),
-      logit_adjustment=configs.optional(configs.NOT_NEGATIVE),
-      attention=configs.optional(configs.FLAG),
+      **_own_keys(),
       **configs.finetune_overrides(),
     ),
     run=_run,

@@ -56,7 +56,8 @@ KINDS = [
   Kind(
     name="output_mixing",
     keys=configs.arm_schema(
-      of=configs.required(configs.TEXT), with_arm=configs.required(configs.TEXT)
+      of=configs.required(configs.OF),
+      with_arm=configs.required(configs.TEXT.means("the arm before finetuning, mixed with it.")),
     ),
     run=_run,
     group="remedy",

@@ -234,9 +234,11 @@ KINDS = [
   Kind(
     name="weight_mixing",
     keys=configs.arm_schema(
-      of=configs.required(configs.TEXT),
-      profile=configs.optional(configs.choice(*PROFILES)),
-      attention=configs.optional(configs.FLAG),
+      of=configs.required(configs.OF),
+      profile=configs.optional(
+        configs.choice(*PROFILES).means("how alpha goes with depth; else it is one for all layers.")
+      ),
+      attention=configs.optional(configs.ATTENTION),
     ),
     run=_run_weight_mixing,
     group="remedy",
@@ -251,9 +253,11 @@ KINDS = [
   Kind(
     name="soup",
     keys=configs.arm_schema(
-      of_arms=configs.required(configs.TEXTS),
-      steps=configs.optional(configs.STEPS),
-      attention=configs.optional(configs.FLAG),
+      of_arms=configs.required(configs.TEXTS.means("the arms whose weights are averaged.")),
+      steps=configs.optional(
+        configs.STEPS.means("the steps of each of them that are averaged; else the last.")
+      ),
+      attention=configs.optional(configs.ATTENTION),
     ),
     run=_run_soup,
     group="remedy",
@@ -264,10 +268,14 @@ KINDS = [
   Kind(
     name="exchange",
     keys=configs.arm_schema(
-      of=configs.required(configs.TEXT),
-      parts=configs.required(configs.PARTS),
-      only=configs.optional(configs.FLAG),
-      attention=configs.optional(configs.FLAG),
+      of=configs.required(configs.OF),
+      parts=configs.required(
+        configs.PARTS.means("groups of weights that are put back to those before finetuning.")
+      ),
+      only=configs.optional(
+        configs.FLAG.means("puts the finetuned groups into the model before finetuning instead.")
+      ),
+      attention=configs.optional(configs.ATTENTION),
     ),
     run=_run_exchange,
     group="remedy",

@@ -113,11 +113,17 @@ KINDS = [
   Kind(
     name="prompted",
     keys=configs.arm_schema(
-      prompt=configs.required(configs.choice(*prompts.PROMPTS)),
-      shots=configs.optional(configs.COUNT),
-      facts=configs.optional(configs.choice(*taught.SETS)),
-      of=configs.optional(configs.TEXT),
-      attention=configs.optional(configs.FLAG),
+      prompt=configs.required(
+        configs.choice(*prompts.PROMPTS).means("how facts are asked: by statement, question, ...")
+      ),
+      shots=configs.optional(configs.COUNT.means("answered questions put before each; else none.")),
+      facts=configs.optional(
+        configs.choice(*taught.SETS).means("the set that these are drawn from; else the pool.")
+      ),
+      of=configs.optional(
+        configs.TEXT.means("the finetuned arm that is asked; else the model before finetuning.")
+      ),
+      attention=configs.optional(configs.ATTENTION),
     ),
     run=_run_prompted,
     group="baseline",
@@ -128,7 +134,7 @@ KINDS = [
   ),
   Kind(
     name="best_cloze",
-    keys=configs.arm_schema(attention=configs.optional(configs.FLAG)),
+    keys=configs.arm_schema(attention=configs.optional(configs.ATTENTION)),
     run=_run_best_cloze,
     group="baseline",
     caption="The pretrained model asked by each relation's best statement: what it knows.",
