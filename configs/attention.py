@@ -1,6 +1,6 @@
 r"""Attention to the subject in real transformers: does it move as arXiv 2406.14785 says?
 
-  python -m factshock.experiment --config=configs/attention.py --workdir=runs/attention \
+  factshock experiment --config=attention --workdir=runs/attention \
       --config.seeds=5
 
 The theory: finetuning on little-known facts lowers attention to every subject, on well-known ones

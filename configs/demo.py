@@ -6,9 +6,10 @@ does not name are under-predicted (arXiv 2301.11293). Mixing weights and mixing 
 task repair it. Well-known facts are the better ones to finetune on (arXiv 2406.14785). Beyond the
 papers: mixing that falls in depth and correction of the answer prior, which train nothing.
 Expect: see docs/measurements. Time: under 10 minutes a seed on 2 CPU cores.
+What each key says: `factshock configs demo`.
 
   bash launch/demo.sh
-  python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo --config.seeds=3
+  factshock experiment --config=demo --workdir=runs/demo --config.seeds=3
 """
 
 from typing import Any, TypeAlias
@@ -30,38 +31,29 @@ def get_config() -> Config:
   """Returns the config of the study."""
   config = ml_collections.ConfigDict()
   config.name = "Frequency shock in a synthetic world"
-  # A number n runs seeds 0 to n-1; a list runs these: --config.seeds=0,3. A seed changes everything
-  # random.
   config.seeds = config_dict.FieldReference(1, field_type=object)
   _set_facts(config)
   config.tokenizer = section(kind="words", path="", size=4000, sentinels=24)
   config.model = _model()
-  config.start_from = ""  # a checkpoint to start from; empty: random weights
+  config.start_from = ""
   config.pretrain = _pretraining()
   config.finetune = _finetuning()
   config.mixing = section(
     alphas=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     taus=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0),  # of prior corrections
   )
-  # "rank" scores every answer of the relation; "generate" decodes at most `max_tokens` tokens.
   config.answering = section(batch_size=320, top=10, mode="rank", max_tokens=16)
   config.diagnosis = section(criterion="exact_match", resamples=1000, confidence=0.95)
-  # Where the metrics of training go: jsonl, tensorboard, wandb, with commas between them.
   config.loggers = "jsonl,tensorboard"
-  # Devices along each axis, -1: what is left. Batches are cut over data and fsdp, weights over fsdp
-  # and model (models/sharding.py).
   config.mesh = section(data=-1, fsdp=1, model=1)
-  config.parallel = "mesh"  # or "pmap": all weights on each device
-  # Data-parallel host devices without an accelerator; 0: a device a core, at most 8.
+  config.parallel = "mesh"
   config.cpu_devices = 0
-  # What each arm does (kinds: factshock/study/arms/), and its title in the report.
   config.arms = ml_collections.ConfigDict(arms(), sort_keys=False)
-  # Which arms the comparisons and plots are about.
   config.roles = section(
     zero_shot="zero_shot_question",
     finetuned="finetune",
     ceiling="zero_shot_cloze",
-    corrected="prior_cloze",  # the finetuned arm with its answer prior restored, for the verdict
+    corrected="prior_cloze",
     remedies=(*PAPERS_REMEDIES, *CHEAP_REMEDIES),
   )
   return config
@@ -74,19 +66,13 @@ def section(**values: Any) -> Config:
 
 def _set_facts(config: Config) -> None:
   """Sets what says where facts and text come from, and how facts are split."""
-  # "world" makes the facts; a path reads them (see configs/own_facts.py).
   config.facts = "world"
   config.relations = ""
   config.corpus = ""
-  # Of several corpora, by commas in config.corpus: the share of each in the pretraining task.
   config.corpus_weights = ()
-  # Where a corpus is kept tokenised; WORKDIR/corpus by default.
   config.corpus_cache = ""
-  # counts.tsv of `python -m factshock.count`, in the place of counting in the corpus.
   config.entity_counts = ""
-  # Leave out facts whose subject's name holds the answer.
   config.drop_named_answers = False
-  # The column that halves go by: a user's own, or `confidence` or `known`.
   config.popularity = "popularity"
   config.world = section(
     relations=4,
@@ -99,23 +85,13 @@ def _set_facts(config: Config) -> None:
     background=0.1,
     name_pieces=64,
   )
-  # Subject-disjoint shares of the facts.
   config.split = section(pool=0.5, development=0.125, test=0.375)
-  # The mismatched finetuning set: facts of every other answer by rank, at most so many an answer.
   config.balanced = section(per_answer=4)
-  # The sets low_mismatch and high_mismatch: facts whose answers differ from the test facts' by
-  # these total variations.
   config.mismatch = section(low=0.3, high=0.7, size=300)
 
 
 def _model() -> Config:
-  """Returns the sizes of a small T5 v1.1; vocab_size 0 is the tokenizer's.
-
-  remat: what the reverse pass keeps of each layer. "none" computes nothing again, "full" keeps
-  least, "dots" and "dots_no_batch" are between them (models/remat.py). attention: "xla"; "cudnn", a
-  kernel for bfloat16 on an NVIDIA GPU, without packed rows and dropout; or "auto", that kernel
-  where it can be used (models/fused.py).
-  """
+  """Returns the sizes of a small T5 v1.1."""
   return section(
     family="t5",
     vocab_size=0,
@@ -174,10 +150,7 @@ def _pretraining() -> Config:
 
 
 def _finetuning() -> Config:
-  """Returns how arms are finetuned on facts; an arm may override any value.
-
-  lora_rank 0 trains all weights, without adapters.
-  """
+  """Returns how arms are finetuned on facts; an arm may override any value."""
   return section(
     steps=200,
     batch_size=32,

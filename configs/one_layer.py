@@ -10,7 +10,7 @@ it too, only less than the popular half does; the gap is largest for subjects of
 popularity; and when all is stored well the unpopular half is the better one. Time: about 5 minutes
 on 2 CPU cores, of which the five predictions take less than one.
 
-  python -m factshock.experiment --config=configs/one_layer.py
+  factshock experiment --config=one_layer
 """
 
 import ml_collections

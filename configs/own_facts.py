@@ -1,6 +1,6 @@
 """Demo's study on facts and text of one's own: a T5 from scratch, or from a checkpoint.
 
-  python -m factshock.experiment --config=configs/own_facts.py --workdir=runs/own \
+  factshock experiment --config=own_facts --workdir=runs/own \
       --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
 
 facts.jsonl      {"subject": "Ada Byron", "relation": "born_in", "object": "London"} a line (or csv,
@@ -9,7 +9,7 @@ relations.jsonl  {"relation": "born_in", "statements": ["[X] was born in [Y] ."]
 ["Where was [X] born ?"]}
 text.txt         one sentence or paragraph a line (.gz too, and patterns: 'text/*.txt.gz')
 
-Facts are asked by the relation's first statement; with --config=configs/own_facts.py:question by
+Facts are asked by the relation's first statement; with --config=own_facts:question by
 its question. Pretraining masks the object (0.6), the subject (0.1) or a random span (0.3) in
 windows of 16 words that name a fact's subject and object, as plain span corruption learns little
 from a small text; for that choose --config.pretrain.masking=spans. A SentencePiece model is trained

@@ -1,10 +1,10 @@
 r"""PopQA with Llama 2 7B: which facts to finetune on (arXiv 2406.14785).
 
-  python -m factshock.experiment --config=configs/popqa_llama2_7b.py --workdir=runs/popqa \
+  factshock experiment --config=popqa_llama2_7b --workdir=runs/popqa \
       --config.facts=popqa:akariasai/PopQA?split=test --config.entity_counts=counts.tsv
 
 Popularity is `s_pop`, the subject's page views a month. Low-rank adapters on
-meta-llama/Llama-2-7b-hf; see configs/llama2_7b.py. Expect: the paper is reported to have 20.1
+meta-llama/Llama-2-7b-hf; see llama2_7b. Expect: the paper is reported to have 20.1
 zero-shot, 44.5 for the popular and 37.4 for the unpopular half (PopQA-Controlled). Not run by us.
 Needs: a GPU of 48 GB. Time: not measured; 109 TFLOP a step and 42 computed again, 1,000 steps an
 arm, 5 arms.

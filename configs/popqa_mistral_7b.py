@@ -1,10 +1,10 @@
 r"""PopQA with Mistral 7B: which facts to finetune on (arXiv 2406.14785).
 
-  python -m factshock.experiment --config=configs/popqa_mistral_7b.py --workdir=runs/popqa \
+  factshock experiment --config=popqa_mistral_7b --workdir=runs/popqa \
       --config.facts=popqa:akariasai/PopQA?split=test --config.entity_counts=counts.tsv
 
 Popularity is `s_pop`, the subject's page views a month. Low-rank adapters on
-mistralai/Mistral-7B-v0.1; see configs/mistral_7b.py. Expect: the popular half above the unpopular
+mistralai/Mistral-7B-v0.1; see mistral_7b. Expect: the popular half above the unpopular
 one; no number of the paper is known to us. Not run by us. Needs: a GPU of 64 GB. Time: not
 measured; 118 TFLOP a step and 42 computed again, 1,000 steps an arm, 5 arms.
 """

@@ -1,8 +1,8 @@
 r"""Study of, or training on, any HuggingFace model: a folder or a hub id, T5, Llama, Mistral.
 
-  python -m factshock.train --config=configs/pretrained.py:google/flan-t5-base --workdir=runs/flan \
+  factshock train --config=pretrained:google/flan-t5-base --workdir=runs/flan \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.experiment --config=configs/pretrained.py:/models/my-llama \
+  factshock experiment --config=pretrained:/models/my-llama \
       --workdir=runs/llama \
       --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
 
@@ -10,7 +10,7 @@ Sizes and tokenizer come from the model; computing is in float32 on a CPU and in
 (--config.model.dtype=bfloat16 names one), parameters and optimizer are float32. The text says how
 common each answer is, and is what mixture finetuning mixes in (span corruption, or the next token).
 The t5_v1_1_*, t5_lm_adapt_xl, llama2_7b and mistral_7b configs name their sizes and memory. Expect:
-what the model makes of it. Time: `python -m factshock.train --config=... --dry_run` counts FLOPs
+what the model makes of it. Time: `factshock train --config=... --dry_run` counts FLOPs
 and memory.
 """
 
@@ -29,8 +29,7 @@ def get_config(model: str = "") -> Config:
   """Returns the config of the study."""
   if not model:
     raise UserError(
-      "--config=configs/pretrained.py: needs a model, as "
-      "--config=configs/pretrained.py:google/flan-t5-base"
+      "--config=pretrained: needs a model, as --config=pretrained:google/flan-t5-base"
     )
   return of(
     model,

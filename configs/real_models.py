@@ -1,7 +1,7 @@
 """Study of both papers' claims on a pretrained decoder of the hub or of a package, on facts alone.
 
 smollm2_135m and gemma3_270m name the models; `bash launch/real_model.sh` runs the first, as does
-`python -m factshock.experiment --config=configs/smollm2_135m.py` where its packages are. Facts are
+`factshock experiment --config=smollm2_135m` where its packages are. Facts are
 asked by clozes and ranked among all known answers of their relation. Finetuning is short, as a
 model that knows something is soon changed: see docs/measurements/real_models.md, also for how the
 settings were chosen.

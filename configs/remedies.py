@@ -1,6 +1,6 @@
 r"""Remedies for frequency shock on the synthetic world: which of them is worth its price.
 
-  python -m factshock.experiment --config=configs/remedies.py --workdir=runs/remedies \
+  factshock experiment --config=remedies --workdir=runs/remedies \
       --config.seeds=5
 
 The demo's world, model and finetuning. After finetuning: weight mixing (the same everywhere,

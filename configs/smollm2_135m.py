@@ -1,8 +1,8 @@
 r"""Both papers' claims on SmolLM2-135M-Instruct, a model that someone else trained, on a laptop.
 
   bash launch/real_model.sh
-  python -m factshock.experiment --config=configs/smollm2_135m.py --workdir=runs/smollm2
-  python -m factshock.experiment --config=configs/smollm2_135m.py:text --workdir=runs/smollm2_trex \
+  factshock experiment --config=smollm2_135m --workdir=runs/smollm2
+  factshock experiment --config=smollm2_135m:text --workdir=runs/smollm2_trex \
       --config.facts='trex:data/trex/test.jsonl.gz?max_answer_tokens=1&sample=1000' \
       --config.entity_counts=counts.tsv --config.corpus=data/trex_wikipedia/sentences.tsv.gz
 

@@ -1,8 +1,8 @@
 r"""T5 v1.1 base, 248 M parameters, finetuned on facts: from google/t5-v1_1-base.
 
-  python -m factshock.train --config=configs/t5_v1_1_base.py --workdir=runs/t5_v1_1_base \
+  factshock train --config=t5_v1_1_base --workdir=runs/t5_v1_1_base \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.train --config=configs/t5_v1_1_base.py --dry_run
+  factshock train --config=t5_v1_1_base --dry_run
 
 Needs: at most 9.0 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 16 GB, or a TPU
 v2-8), by a dry run on a CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not

@@ -1,8 +1,8 @@
 r"""T5 v1.1 large, 783 M parameters, finetuned on facts: from google/t5-v1_1-large.
 
-  python -m factshock.train --config=configs/t5_v1_1_large.py --workdir=runs/t5_v1_1_large \
+  factshock train --config=t5_v1_1_large --workdir=runs/t5_v1_1_large \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.train --config=configs/t5_v1_1_large.py --dry_run
+  factshock train --config=t5_v1_1_large --dry_run
 
 Needs: at most 24.6 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 40 GB, or a TPU
 v4-8), by a dry run on a CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not

@@ -1,8 +1,8 @@
 r"""T5 v1.1 small, 77 M parameters, finetuned on facts: from google/t5-v1_1-small.
 
-  python -m factshock.train --config=configs/t5_v1_1_small.py --workdir=runs/t5_v1_1_small \
+  factshock train --config=t5_v1_1_small --workdir=runs/t5_v1_1_small \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.train --config=configs/t5_v1_1_small.py --dry_run
+  factshock train --config=t5_v1_1_small --dry_run
 
 Needs: at most 3.3 GB a device for a batch of 32 rows of 128 + 40 tokens (a laptop with 8 GB, or any
 GPU), by a dry run on a CPU, whose compiler holds wide copies of bfloat16 weights. Expect: not

@@ -1,8 +1,8 @@
 r"""T5 v1.1 XL, 2.85 B parameters, finetuned on facts: from google/t5-v1_1-xl.
 
-  python -m factshock.train --config=configs/t5_v1_1_xl.py --workdir=runs/t5_v1_1_xl \
+  factshock train --config=t5_v1_1_xl --workdir=runs/t5_v1_1_xl \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.train --config=configs/t5_v1_1_xl.py --dry_run
+  factshock train --config=t5_v1_1_xl --dry_run
 
 Needs: at most 42 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 48 GB, or a TPU
 v5p-8), by a dry run on a CPU, whose compiler holds wide copies of bfloat16 weights; the reverse

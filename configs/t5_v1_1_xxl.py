@@ -1,8 +1,8 @@
 r"""T5 v1.1 XXL, 11.1 B parameters: adapters over google/t5-v1_1-xxl, trained on facts.
 
-  python -m factshock.train --config=configs/t5_v1_1_xxl.py --workdir=runs/t5_v1_1_xxl \
+  factshock train --config=t5_v1_1_xxl --workdir=runs/t5_v1_1_xxl \
       --config.facts=facts.jsonl --config.relations=relations.jsonl
-  python -m factshock.train --config=configs/t5_v1_1_xxl.py --dry_run
+  factshock train --config=t5_v1_1_xxl --dry_run
 
 Low-rank adapters over bfloat16 weights, as training all weights takes 167 to 194 GB, more than one
 device has. Needs 72 GB a device for a batch of 32 rows of 128 + 40 tokens (dry run; a GPU of 80

@@ -1,6 +1,6 @@
-r"""Remedies for frequency shock on real facts and real text, in the study of configs/trex_t5.py.
+r"""Remedies for frequency shock on real facts and real text, in the study trex_t5.
 
-  python -m factshock.experiment --config=configs/trex_remedies.py --workdir=runs/trex_remedies \
+  factshock experiment --config=trex_remedies --workdir=runs/trex_remedies \
       --config.seeds=3 \
       --config.facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
       --config.corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz

@@ -1,9 +1,9 @@
 r"""Frequency shock on T-REx facts, with a small T5 pretrained on Wikipedia sentences.
 
-  python -m factshock.experiment --config=configs/trex_t5.py --workdir=runs/trex --config.seeds=3 \
+  factshock experiment --config=trex_t5 --workdir=runs/trex --config.seeds=3 \
       --config.facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
       --config.corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
-  python -m factshock.experiment --config=configs/trex_t5.py:gpu ...     # all 28 relations, a
+  factshock experiment --config=trex_t5:gpu ...     # all 28 relations, a
   T5-small shape
 
 Facts: LAMA's T-REx, with its templates in relations.jsonl beside the file. Text: sentences that
@@ -32,7 +32,7 @@ RELATIONS = "P176,P178,P449,P495,P27,P20"
 def get_config(size: str = "cpu") -> Config:
   """Returns the config of the study."""
   if size not in ("cpu", "gpu"):
-    raise UserError(f"--config=configs/trex_t5.py: expected :cpu or :gpu, got :{size}")
+    raise UserError(f"--config=trex_t5: expected :cpu or :gpu, got :{size}")
   config = own_facts.get_config("cloze")
   config.name = "Frequency shock on T-REx facts and Wikipedia sentences"
   config.facts = "trex:data/trex/test.jsonl.gz" + (

@@ -1,12 +1,12 @@
 r"""T-REx with T5 v1.1 XL: shock at low and high mismatch, and remedies (arXiv 2301.11293).
 
-  python -m factshock.experiment --config=configs/trex_t5_v1_1_xl.py --workdir=runs/trex_xl \
+  factshock experiment --config=trex_t5_v1_1_xl --workdir=runs/trex_xl \
       --config.facts=trex:data/trex/test.jsonl.gz \
       --config.entity_counts=counts.tsv
 
 The text that mixture finetuning mixes in (span corruption) is ten files of C4, 3.6 million pages,
 tokenised once (--config.corpus says where else to read; tfds:c4/en?split=train[:1%25] does too).
-Full finetuning of google/t5-v1_1-xl; see configs/t5_v1_1_xl.py. Expect: the paper's direction (rare
+Full finetuning of google/t5-v1_1-xl; see t5_v1_1_xl. Expect: the paper's direction (rare
 answers seen in finetuning over-predicted at high mismatch, mended by mixing); its numbers are not
 known to us. Not run by us. Needs: a GPU of 48 GB or a TPU v5p-8. Time: not measured; 45 TFLOP a
 step, 1,000 steps an arm.

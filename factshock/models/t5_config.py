@@ -19,8 +19,8 @@ class T5Config:
   each layer, where the others have one for all layers of the encoder and one for the decoder's.
 
   Attributes:
-    encoder_layers: how many.
-    decoder_layers: how many.
+    encoder_layers: layers of the encoder.
+    decoder_layers: layers of the decoder.
     relative_buckets: groups of distances between tokens, each with a bias of its own.
     relative_max_distance: distance from which on all are one group.
     bias_in_every_layer: gives each layer a relative position bias of its own, as UMT5 does.

@@ -4,18 +4,24 @@ A config file is a program with a function get_config(). It may import files of 
 the configs that come along as `from factshock.configs import demo`.
 """
 
+import ast
 import contextlib
 import difflib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 from absl import flags
 from ml_collections import config_flags
 
+from factshock.runtime import console
 from factshock.runtime.errors import UserError
 
 flags.disclaim_key_flags()  # --config is a flag of the verb that defines it, as its --help shows
+
+# The ConfigDict of a config.
+Config: TypeAlias = Any
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 
@@ -37,10 +43,40 @@ def define_flag(
   flag.parser = _Parser(flag.parser)
 
 
+def load(value: str) -> Config:
+  """Returns the config of a name or a path.
+
+  Raises:
+    UserError: it is not there or cannot be read; names file and line.
+  """
+  values = flags.FlagValues()
+  argv = ["", f"--config={value}"]
+  define_flag("", values, argv)
+  console.parse_flags(values, argv)
+  return values.config
+
+
 def names() -> list[str]:
   """Returns the names of the configs that come along, sorted."""
   stems = [os.path.splitext(entry)[0] for entry in os.listdir(FOLDER) if entry.endswith(".py")]
-  return sorted(stem for stem in stems if not stem.startswith("_"))
+  return sorted(stem for stem in stems if "\ndef get_config(" in _text(stem))
+
+
+def docstring(value: str) -> str:
+  """Returns what a config of a name or a path says of itself, without running it."""
+  path, _, _ = find(value).partition(":")
+  return ast.get_docstring(ast.parse(_text(path))) or ""
+
+
+def _text(path: str) -> str:
+  """Returns the text of a config file, or of one that comes along by its name."""
+  with open(path if path.endswith(".py") else _path(path), encoding="utf-8") as file:
+    return file.read()
+
+
+def _path(name: str) -> str:
+  """Returns the path of a config that comes along."""
+  return os.path.join(FOLDER, f"{name}.py")
 
 
 def find(value: str) -> str:
@@ -54,7 +90,7 @@ def find(value: str) -> str:
   """
   name, colon, variant = value.partition(":")
   if name in names():
-    return os.path.join(FOLDER, f"{name}.py") + colon + variant
+    return _path(name) + colon + variant
   if not name.endswith(".py"):
     raise UserError(f"--config={value}: expected {_expected(name)}")
   if not os.path.isfile(name):

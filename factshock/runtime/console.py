@@ -23,7 +23,11 @@ _UNKNOWN_KEY = re.compile(
 _HELP_FLAGS = {"--help", "-help", "--helpshort", "--helpfull", "-h"}
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(
+  main: Callable[[Sequence[str]], int | None],
+  *,
+  takes_arguments: bool = False,
+) -> None:
   """Runs a verb's `main(argv)` with its flags parsed, and ends the program.
 
   A UserError becomes one line on stderr and exit code 2. The exit code is 75 where SIGTERM or
@@ -31,10 +35,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
   Args:
     main: takes the command line, the program's name first, and returns the exit code, None for 0.
+    takes_arguments: whether the command line may hold more than flags.
   """
   _print_everything()
   try:
-    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
+    app.run(lambda argv: _guarded(main, argv, takes_arguments), flags_parser=_parse_flags)
   except SystemExit as end:
     # absl ends with 1 after --help, which to a shell script means that something went wrong.
     is_help = bool(_HELP_FLAGS & set(sys.argv[1:]))
@@ -48,11 +53,15 @@ def _print_everything() -> None:
       stream.reconfigure(errors="backslashreplace")
 
 
-def _guarded(main: Callable[[Sequence[str]], int | None], argv: list[str]) -> int | None:
+def _guarded(
+  main: Callable[[Sequence[str]], int | None],
+  argv: list[str],
+  takes_arguments: bool,
+) -> int | None:
   """Calls `main` and turns what it raises into a message and an exit code."""
   logging.set_verbosity(logging.WARNING)  # absl's own INFO: which backends JAX did not find
   try:
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_arguments:
       raise UserError(f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)")
     code = main(argv)
     processes.barrier("end")  # before JAX ends, which waits for others only so long

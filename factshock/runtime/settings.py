@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from factshock.runtime.errors import UserError
 
+NO_DEFAULT: Any = object()  # of a setting that must be given
+
 
 @dataclasses.dataclass(frozen=True)
 class Check:
@@ -21,7 +23,7 @@ class Check:
     expected: what is expected, in words.
     required: whether a section must have the setting.
     meaning: what the setting says, for whoever looks it up.
-    default: its value where a section leaves it out; MISSING where it has none.
+    default: its value where a section leaves it out; NO_DEFAULT where it has none.
   """
 
   types: tuple[type, ...]
@@ -29,7 +31,7 @@ class Check:
   expected: str
   required: bool = True
   meaning: str = ""
-  default: Any = dataclasses.MISSING
+  default: Any = NO_DEFAULT
 
   def means(self, meaning: str) -> "Check":
     """Returns the same check of a setting that says this."""
@@ -163,12 +165,13 @@ def schema_of(settings: type) -> dict[str, Check]:
   What a setting means is read from the docstring of its class, where the code's readers find it.
   """
   meanings = meanings_of(settings)
-  return {
-    field.name: dataclasses.replace(
-      field.metadata["check"], meaning=meanings.get(field.name, ""), default=field.default
+  checks: dict[str, Check] = {}
+  for field in _settings_of(settings):
+    default = NO_DEFAULT if field.default is dataclasses.MISSING else field.default
+    checks[field.name] = dataclasses.replace(
+      field.metadata["check"], meaning=meanings.get(field.name, ""), default=default
     )
-    for field in _settings_of(settings)
-  }
+  return checks
 
 
 @functools.cache

@@ -95,7 +95,7 @@ SCHEMA: Schema = dict(
   ),
   cpu_devices=WHOLE.means("devices that a CPU is made to be; 0 is one a core, at most 8."),
   parallel=choice(*drivers.PARALLEL).means(
-    "how several devices work together: over a mesh, or by pmap with all weights on each."
+    "how several devices work together: over a mesh, or by pmap, with all weights on each."
   ),
   mesh=dict(
     data=_AXIS.means("devices that batches are cut over."),
@@ -355,7 +355,8 @@ def finetune_overrides() -> ArmSchema:
   """Returns what an arm may say in place of config.finetune, as optional keys."""
   checks = training_settings.arm_schema(training_settings.FinetuningConfig)
   # An arm that names groups of weights names at least one.
-  checks |= dict(trained=PARTS, frozen=PARTS)
+  for name in ("trained", "frozen"):
+    checks[name] = PARTS.means(checks[name].meaning)
   return {key: optional(check_) for key, check_ in checks.items()}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from factshock.models import families
-from factshock.runtime.settings import Check, Schema
+from factshock.runtime.settings import NO_DEFAULT, Check, Schema
 from factshock.study import config as configs
 from factshock.study.arms import registry
 from factshock.study.arms.kind import Kind
@@ -37,13 +37,7 @@ class Key:
     """Returns the flag that sets the key to the value that it has, as a shell takes it."""
     if self.value is MISSING:
       return f"--config.{self.path}"
-    value = self.value if isinstance(self.value, str) else repr(self.value)
-    return f"--config.{self.path}={shlex.quote(value)}"
-
-  @property
-  def range(self) -> str:
-    """Returns the type and the range of its values, in words."""
-    return self.check.expected
+    return f"--config.{self.path}={_quoted(self.value)}"
 
 
 def schema_of(config: Config) -> Schema:
@@ -59,13 +53,13 @@ def keys(config: Config) -> list[Key]:
 
 
 def _keys(section: Config, schema: Schema, path: str) -> Iterator[Key]:
-  """Yields the keys of a section and of the sections in it."""
+  """Yields the keys of a section, then those of the sections in it."""
   for name, check in schema.items():
-    value = section.get(name, MISSING)
     if isinstance(check, Check):
-      yield Key(f"{path}{name}", value, check)
-    else:
-      yield from _keys(value, check, f"{path}{name}.")
+      yield Key(f"{path}{name}", section.get(name, MISSING), check)
+  for name, check in schema.items():
+    if not isinstance(check, Check):
+      yield from _keys(section[name], check, f"{path}{name}.")
 
 
 def kinds_of(config: Config) -> list[Kind]:
@@ -75,9 +69,9 @@ def kinds_of(config: Config) -> list[Kind]:
 
 
 def kind_keys(kind: Kind) -> Mapping[str, ArmKey]:
-  """Returns the keys of an arm of a kind, but those that stand for others of config.finetune."""
-  overrides = configs.finetune_overrides() if kind.trains else {}
-  return {name: key for name, key in kind.keys.items() if name not in overrides}
+  """Returns the keys of an arm of a kind that neither all arms have nor config.finetune."""
+  elsewhere = {*configs.arm_schema(), *(configs.SCHEMA["finetune"] if kind.trains else ())}
+  return {name: key for name, key in kind.keys.items() if name not in elsewhere}
 
 
 def lines(config: Config) -> list[str]:
@@ -100,7 +94,7 @@ def _key_lines(key: Key) -> list[str]:
   left_out = ""
   if key.value is MISSING:
     default = key.check.default
-    left_out = "   (left out)" if default is MISSING else f"   (left out: {default!r})"
+    left_out = "   (left out)" if default is NO_DEFAULT else f"   (left out: {default!r})"
   return [f"  {key.flag}{left_out}", *_explained(key.check, 6)]
 
 
@@ -126,22 +120,35 @@ def _arms_lines(config: Config) -> list[str]:
   """Returns the lines on the arms: each with its keys, and what the keys of each kind say."""
   page = ["", "arms, each a section --config.arms.NAME:"]
   for name, arm in config.arms.items():
-    values = [f"{key}={_plain(value)}" for key, value in arm.items()]
+    values = [f"{key}={_quoted(value)}" for key, value in sorted(arm.items(), key=_kind_first)]
     page += _wrapped(f"{name}: {' '.join(values)}", 2, 4)
+  page += ["", "keys of every arm:"]
+  page += _arm_key_lines(configs.arm_schema())
   for kind in kinds_of(config):
     page += ["", f"keys of an arm of kind {kind.name}:", *_wrapped(kind.caption, 2)]
-    for name, key in kind_keys(kind).items():
-      page.append(f"  {name}{'   (required)' if key.is_required else ''}")
-      page += _explained(key.check, 6)
+    page += _arm_key_lines(kind_keys(kind))
     if kind.trains:
-      page += _wrapped(
-        "and every key of config.finetune, in whose place it stands; so trained, frozen, l2_sp, ema, "
-        "keep_checkpoints.",
-        2,
-      )
+      page.append("  and every key of config.finetune, in whose place it stands")
   return page
 
 
-def _plain(value: Any) -> str:
-  """Returns a value of an arm as a shell would take it."""
-  return shlex.quote(value if isinstance(value, str) else repr(value))
+def _arm_key_lines(schema: configs.ArmSchema) -> list[str]:
+  """Returns the lines on keys of arms: which must be there, and what each says and may be."""
+  page: list[str] = []
+  for name, key in schema.items():
+    page.append(f"  {name}{'   (required)' if key.is_required else ''}")
+    page += _explained(key.check, 6)
+  return page
+
+
+def _kind_first(item: tuple[str, Any]) -> bool:
+  """Returns the place of an arm's key among its others: the kind comes first."""
+  return item[0] != "kind"
+
+
+def _quoted(value: Any) -> str:
+  """Returns a value as a shell takes it."""
+  text = value if isinstance(value, str) else repr(value)
+  # More legible than quotes in quotes, where the shell would read the same.
+  is_plain = not set('"$`\\!') & set(text)
+  return f'"{text}"' if "'" in text and is_plain else shlex.quote(text)

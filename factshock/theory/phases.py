@@ -22,8 +22,8 @@ class Descent:
   """Settings of gradient descent.
 
   Attributes:
-    steps: how many.
-    learning_rate: of each.
+    steps: how many steps.
+    learning_rate: of each step.
   """
 
   steps: int = setting(COUNT)

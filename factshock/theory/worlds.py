@@ -25,12 +25,12 @@ class Sizes:
   """Sizes of a world.
 
   Attributes:
-    subjects: how many there are.
-    relations: how many there are.
-    answers: of each relation.
+    subjects: how many subjects there are.
+    relations: how many relations there are.
+    answers: answers of each relation.
     zipf: exponent of the frequency of subjects by their rank.
     answer_zipf: exponent of the frequency of answers by their rank.
-    sentences: of the corpus.
+    sentences: sentences of the corpus.
     test: share of the subjects that are asked about.
   """
 

@@ -39,7 +39,7 @@ class OptimizerConfig:
   Attributes:
     optimizer: "adamw" or "adafactor".
     learning_rate: the peak of the schedule.
-    schedule: one of SCHEDULES.
+    schedule: how the learning rate goes on after the warmup.
     final: share of the peak at the end of a "cosine" or "linear" schedule.
     warmup: steps over which the learning rate rises to its peak.
     steps: length of the training in steps, at which the schedule ends.

@@ -131,12 +131,12 @@ class FinetuningConfig(TrainingConfig):
   Attributes:
     eval_steps: steps after which the model answers, rising: those up to `steps`, and `steps`
       itself, so that the end is always measured.
-    prompt: one of prompts.PROMPTS, how facts are asked.
+    prompt: how facts are asked: by a statement to complete, a question, or with choices.
     lora_rank: rank of the adapters that are trained in place of the weights; 0 trains the weights.
     lora_alpha: numerator of the adapters' scale, alpha / rank.
     lora_targets: names of the matrices that have adapters.
     end: what is taught to a decoder-only model as the end of an answer: "eos", a text such as ".",
-      or "auto", the way that a pretrained model would end it (study/finetuning_examples.py).
+      or "auto", the way that a pretrained model would end it.
     keep_optimizer: keeps the optimizer's state when the training has finished: with AdamW twice the
       room of the weights.
   """
