@@ -24,9 +24,7 @@ def get_config() -> Config:
   config = ml_collections.ConfigDict()
   config.study = "one_layer"
   config.name = "The one-layer theory"
-  config.seeds = config_dict.FieldReference(
-    20, field_type=object
-  )  # a seed draws facts, corpus and split anew
+  config.seeds = config_dict.FieldReference(20, field_type=object)
 
   # Subjects are Zipf distributed in the corpus, relations uniform, the `answers` of each relation
   # Zipf distributed over its subjects; the corpus states every fact at least once. A share `test`
@@ -36,8 +34,7 @@ def get_config() -> Config:
       subjects=1000, relations=5, answers=20, zipf=1.0, answer_zipf=1.0, sentences=100_000, test=0.5
     )
   )
-  config.cosine = 0.0  # between the embeddings of two subjects; 0: orthogonal
-  # between a relation's token in questions and its token in pretraining, for the fifth prediction
+  config.cosine = 0.0
   config.question = 0.7
 
   # W_V learns the corpus with equal attention, then W_KQ the facts with W_V frozen. The steps of
