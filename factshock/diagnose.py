@@ -14,7 +14,9 @@ lm-evaluation-harness's samples_*.jsonl (--log_samples) are read too:
 factshock/predictions/harness_samples.py. Rows are grouped by arm (default: the file's name) and
 seed; a step or alpha column makes the label "arm@value". All arms must answer the same queries. The
 shock measures need the finetuning facts and how often the pretraining text names each entity.
-Prints a table and writes DIR/diagnosis.json, whose `notes` define each number.
+Prints what the numbers say in sentences, then a table of 100 columns (--wide: all of it), and
+writes DIR/report.html, the page to look at and send on; arms.csv, comparisons.csv and entities.csv,
+the tables; and diagnosis.json, whose `notes` define each number.
 
 With --lm_kbc the files hold rows of that challenge instead (SubjectEntity, Relation, and a list
 ObjectEntities or ObjectEntitiesID) and are scored by the rules of that edition, beside the
@@ -28,7 +30,6 @@ Prints how often the promise held, what it yielded, and what the best threshold 
 --output, where given, gets promise.json.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from factshock.predictions import columns
-from factshock.runtime import console, files
+from factshock.runtime import console, files, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 
@@ -62,6 +63,7 @@ _USUAL_FLAGS = (
   "criterion",
   "relations",
   "split",
+  "wide",
 )
 
 
@@ -74,7 +76,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "output",
     None,
-    "Folder for diagnosis.json; for lm_kbc.json and promise.json, where it may be left out.",
+    "Folder for report.html, arms.csv, comparisons.csv, entities.csv and diagnosis.json; for "
+    "lm_kbc.json and promise.json, where it may be left out.",
   )
   _define_mode_flags()
   _define_shock_flags()
@@ -90,6 +93,7 @@ def define_flags() -> None:
     "Relations file, or a data set as mmlu:PATH: averages over its types of relations too.",
   )
   flags.DEFINE_string("split", None, "Only rows of this split.")
+  flags.DEFINE_bool("wide", False, "Print all columns of the tables, however wide they are.")
   flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", lower_bound=100)
   flags.DEFINE_float(
     "confidence", 0.95, "Confidence level of the intervals.", lower_bound=0.5, upper_bound=0.999
@@ -204,9 +208,10 @@ def _why_unfit(name: str, mode: str | None) -> str:
 
 
 def _diagnose() -> None:
-  """Diagnoses accuracy and frequency shock, and writes diagnosis.json."""
+  """Diagnoses accuracy and frequency shock, and writes page, tables and diagnosis.json."""
   from factshock.diagnosis import of_files, table
   from factshock.diagnosis.statistics import Bootstrap
+  from factshock.report import folder
 
   values = flags.FLAGS
   diagnosis = of_files.diagnose(
@@ -225,7 +230,11 @@ def _diagnose() -> None:
     ),
     Bootstrap(values.resamples, values.confidence, values.seed),
   )
-  _write("diagnosis.json", diagnosis, table.lines(diagnosis))
+  diagnosis["run"] = provenance.describe_start()
+  paths = folder.write(diagnosis, values.output)
+  print("\n".join(folder.lines(diagnosis, None if values.wide else table.WIDTH)))
+  names = ", ".join(os.path.basename(path) for path in paths)
+  print(f"wrote to {values.output}: {names}")
 
 
 def _arm_and_path(value: str) -> tuple[str | None, str]:
@@ -318,22 +327,15 @@ def _write(
   lines: Iterable[str],
 ) -> None:
   """Writes a result as JSON to the output folder, if any, and prints the lines about it."""
+  from factshock.report import folder
+
   path = flags.FLAGS.output and os.path.join(flags.FLAGS.output, name)
   if path:
     with files.atomic_write(path) as file:
-      file.write(_json_text(result))
+      file.write(folder.to_json(result))
   print("\n".join(lines))
   if path:
     print(f"wrote {path}")
-
-
-def _json_text(result: Mapping[str, Any]) -> str:
-  """Returns JSON with a line for each key: indenting many entities would take seconds."""
-  members = (
-    f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-    for name, value in result.items()
-  )
-  return "{" + ",\n".join(members) + "}\n"
 
 
 def _entity_counts(path: str | None) -> Mapping[tuple[str, str], int] | None:

@@ -1,5 +1,6 @@
 """diagnose(): the whole of diagnosis.json on hand-made arms, seeds and bad input; and the verb."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -335,7 +336,16 @@ def test_the_verb_writes_a_diagnosis(tmp_path):
     f"--output={tmp_path / 'out'}",
   )
   assert done.returncode == 0, done.stderr
-  assert "tuned - zero" in done.stdout and "wrote" in done.stdout
+  assert done.stdout.startswith("Finetuning: Finetuning moved exact match from ")
+  assert "tuned - zero" in done.stdout and "wrote to" in done.stdout
+  assert max(map(len, done.stdout.splitlines())) <= max(100, len(f"wrote to {tmp_path}") + 90)
+  written = {path.name for path in (tmp_path / "out").iterdir()}
+  tables = {"arms.csv", "comparisons.csv", "entities.csv"}
+  assert written == {"diagnosis.json", "report.html", "figures", *tables}
+  (_, tuned_row) = csv.DictReader((tmp_path / "out" / "arms.csv").open())
+  assert tuned_row["arm"] == "tuned" and float(tuned_row["shock"]) == pytest.approx(0.5)
+  page = (tmp_path / "out" / "report.html").read_text()
+  assert "<h1>Zero and Tuned</h1>" in page and "factshock.diagnose --predictions" in page
   found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
   assert found["arms"]["tuned"]["shock"]["shock"]["mean"] == pytest.approx(0.5)
   assert found["format"] == 1 and "slope" in found["notes"]
@@ -396,7 +406,7 @@ def test_macro_average_counts_relations_alike():
     means(some["by_relation"]) == {"a": 0.25, "b": 1.0}
     and found["arms"]["all"]["macro_right"]["mean"] == 1
   )
-  assert "macro" in table.lines(found)[1] and some["macro_right"]["low"] < 0.625
+  assert "macro" in table.lines(found, width=None)[1] and some["macro_right"]["low"] < 0.625
 
 
 def test_right_may_mean_that_an_accepted_answer_is_contained():
@@ -447,3 +457,20 @@ def test_types_of_relations_are_averaged_by_relation():
     summary.Bootstrap(resamples=200),
   )
   assert means(found["arms"]["a"]["by_type"]) == {"history": 0.75, "law": 0}
+
+
+def test_a_terminals_table_has_a_hundred_columns_and_says_what_it_leaves_out():
+  names = [f"{'long' * 12}{index}" for index in range(3)]
+  arms = {name: {0: arm(hand.ANSWERS)} for name in names}
+  found = summary.diagnose(
+    arms,
+    summary.Options(finetuning=FINETUNING, counts=COUNTS),
+    summary.Bootstrap(resamples=100),
+  )
+  narrow, wide = table.lines(found), table.lines(found, width=None)
+  assert max(map(len, narrow)) <= 100 < max(map(len, wide))
+  assert all(any(line.lstrip().startswith(name) for line in wide) for name in names)
+  shortened = [line for line in narrow if line.lstrip().startswith("long") and "…" in line]
+  assert len(shortened) == 5, "three arms and two comparisons, each with both its ends"
+  (left_out,) = [line for line in narrow[:8] if "no room for" in line]
+  assert "range shift" in left_out and "rare seen" in narrow[1] and "range shift" in wide[1]

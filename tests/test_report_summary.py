@@ -46,6 +46,7 @@ def uncompared_curve(values, half=0.2):
   return {
     "arms": arms,
     "reference": "zero",
+    "roles": {"finetuned": "finetune"},
     "curves": {"steps": {"finetune": points}},
     "seeds": [0],
   }
@@ -333,8 +334,26 @@ def test_popular_against_unpopular_half():
   )
 
 
+def test_arms_none_of_which_is_finetuned_are_compared_with_the_reference():
+  assert summary.sentences({"arms": {"mine": {"right": estimate(0.5)}}}) == [
+    ("Arms", "“Mine” has .500 [.480, .520] of its answers right.")
+  ]
+  arms = {name: {"right": estimate(0.5)} for name in ("base", "better", "worse", "same")}
+  rows = [
+    compared("better", "base", 0.1),
+    compared("worse", "base", -0.1),
+    compared("same", "base", 0.01),
+  ]
+  diagnosis = {"arms": arms, "reference": "base", "comparisons": rows}
+  assert about(diagnosis, "Finetuning") is None
+  assert about(diagnosis, "Arms") == (
+    "“Base” has .500 [.480, .520] of its answers right. Against “Base”, clearly better: Better "
+    "(+.100); clearly worse: Worse (−.100); not clearly different: Same (+.010)."
+  )
+
+
 def test_nothing_to_say_gives_no_sentence():
-  assert summary.sentences({"arms": {"mine": {"right": estimate(0.5)}}}) == []
+  assert summary.sentences({"arms": {"mine": {}}}) == []
 
 
 def test_change_turns_a_comparison_round_and_knows_nothing_else():
@@ -383,6 +402,12 @@ def test_roles_that_are_not_given_are_those_asked_for():
   assert (
     reading.roles(diagnosis | {"roles": {"finetuned": "gone", "remedies": []}})["finetuned"] is None
   )
-  assert (
-    reading.roles({"arms": {"base": {}, "other": {}}, "reference": "base"})["finetuned"] == "other"
-  )
+  shocked = {"shock": {"shock": estimate(0.1)}}
+  for arms, finetuned in (
+    ({"base": {}, "other": shocked}, "other"),
+    ({"base": {}, "other@25": shocked, "best": shocked}, "other@25"),
+    ({"base": {}, "other": {}}, None),
+    ({"base": {}, "other": shocked, "third": shocked}, None),
+  ):
+    diagnosis = {"arms": arms, "reference": "base", "known": "best"}
+    assert reading.roles(diagnosis)["finetuned"] == finetuned

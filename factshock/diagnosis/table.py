@@ -1,5 +1,6 @@
 """Lines for the terminal of a diagnosis, and of the quality of a calibration."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,6 +23,28 @@ class Column(NamedTuple):
   keys: tuple[str, ...]
   with_interval: bool = False
 
+
+WIDTH = 100  # columns of a terminal that the tables fit into
+_LABEL = 40  # characters of a label there
+# Titles of columns in the order in which they are kept where there is no room for all.
+_IMPORTANT = (
+  "exact match",
+  "contains match",
+  "rare seen",
+  "common unseen",
+  "shock",
+  "known kept",
+  "McNemar p",
+  "same sign",
+  "queries",
+  "wins",
+  "losses",
+  "hits@5",
+  "F1",
+  "macro",
+  "slope",
+  "range shift",
+)
 
 COLUMNS = (
   Column(None, ("right",), with_interval=True),
@@ -47,8 +70,14 @@ CALIBRATION_MEASURES = {
 }
 
 
-def lines(diagnosis: Json) -> list[str]:
-  """Returns lines of two tables, the arms and the paired comparisons, and of the verdict."""
+def lines(diagnosis: Json, width: int | None = WIDTH) -> list[str]:
+  """Returns lines of two tables, the arms and the paired comparisons, and of the verdict.
+
+  Args:
+    diagnosis: as from `summary.diagnose`.
+    width: columns of the terminal, into which the most important columns of the tables go; None for
+      all of them.
+  """
   seeds = len(diagnosis["seeds"])
   criterion = CRITERIA[diagnosis["criterion"]]
   plural = "" if seeds == 1 else "s"
@@ -56,17 +85,63 @@ def lines(diagnosis: Json) -> list[str]:
   text = [
     f"Arms ({seeds} seed{plural}, {percent:g}% bootstrap "
     "intervals; rare seen, common unseen: predicted / gold)",
-    *aligned(_arm_rows(diagnosis["arms"], criterion)),
+    *_fitted(_arm_rows(diagnosis["arms"], criterion, width is not None), width),
   ]
-  text += link_lines(diagnosis["arms"])
+  text += wrapped(link_lines(diagnosis["arms"]))
   if diagnosis["criterion"] == "exact_match":
-    text += verbose_lines(diagnosis["arms"])
+    text += wrapped(verbose_lines(diagnosis["arms"]))
   if diagnosis["comparisons"]:
     rows = _comparison_rows(diagnosis["comparisons"], criterion)
-    text += ["", "Paired comparisons", *aligned(rows)]
+    text += ["", "Paired comparisons", *_fitted(rows, width)]
   if diagnosis.get("verdict"):
-    text += ["", *verdict.lines(diagnosis["verdict"])]
+    text += ["", *wrapped(verdict.lines(diagnosis["verdict"]))]
   return text
+
+
+def wrapped(text: Iterable[str], width: int = WIDTH) -> list[str]:
+  """Returns lines of at most so many characters, those that go on indented by two more."""
+  short: list[str] = []
+  for line in text:
+    indent = " " * (len(line) - len(line.lstrip()))
+    short += textwrap.wrap(
+      line,
+      width,
+      subsequent_indent=indent + "  ",
+      break_long_words=False,
+      break_on_hyphens=False,
+    ) or [""]
+  return short
+
+
+def _fitted(rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
+  """Returns lines of a table of at most so many characters, and which columns that leaves out."""
+  rows = [list(row) for row in rows]
+  if width is None:
+    return aligned(rows)
+  rows = [[_shortened(row[0]), *row[1:]] for row in rows]
+  head = rows[0]
+  ranks = {title: rank for rank, title in enumerate(_IMPORTANT)}
+  order = sorted(range(1, len(head)), key=lambda column: ranks.get(head[column], len(ranks)))
+  room = width - 2 - max(len(row[0]) for row in rows)
+  kept: list[int] = []
+  for column in order:
+    room -= 2 + max(len(row[column]) for row in rows)
+    if room < 0:
+      break
+    kept.append(column)
+  text = aligned([row[0], *(row[column] for column in sorted(kept))] for row in rows)
+  if len(kept) < len(order):
+    left_out = ", ".join(head[column] for column in sorted(set(order) - set(kept)))
+    text += wrapped([f"  (no room for: {left_out})"], width)
+  return text
+
+
+def _shortened(label: str) -> str:
+  """Returns a label with dots for its middle where it is long."""
+  if len(label) <= _LABEL:
+    return label
+  half = (_LABEL - 1) // 2
+  return f"{label[: _LABEL - 1 - half]}…{label[-half:]}"
 
 
 def link_lines(arms: Mapping[str, Json]) -> list[str]:
@@ -113,7 +188,12 @@ def _mean(arm: Json, name: str) -> float:
   return 0.0 if mean is None else mean
 
 
-def _arm_rows(arms: Mapping[str, Json], criterion: str) -> Iterator[list[str]]:
+def _arm_rows(
+  arms: Mapping[str, Json],
+  criterion: str,
+  is_narrow: bool,
+) -> Iterator[list[str]]:
+  """Yields the rows of the table of arms, whose only interval is the criterion's where narrow."""
   columns = [column for column in COLUMNS if _is_known(column, arms)]
   titles = [column.title or criterion for column in columns]
   yield ["arm", "queries", *titles]
@@ -121,7 +201,8 @@ def _arm_rows(arms: Mapping[str, Json], criterion: str) -> Iterator[list[str]]:
     cells: list[str] = []
     for column in columns:
       value = _at(arm, column.keys)
-      cells.append(estimate(value, column.with_interval))
+      has_interval = column.with_interval and not (is_narrow and column.title)
+      cells.append(estimate(value, has_interval))
     yield [label, str(arm["queries"]), *cells]
 
 

@@ -21,21 +21,34 @@ TITLES = {
   "notes": "Definitions",
 }
 
+# What stands in each column of the table of arms, by what its arms have.
+COLUMNS = {
+  "ratio": (
+    "<b>Ratio</b>: how often a group of answers is predicted for each time one of them is the "
+    "right answer; 1 is as often as right. Answers are rare or common in the pretraining text, and "
+    "seen or unseen in the finetuning facts. <b>Shock</b>: share of predictions that moved from "
+    "common unseen to rare seen answers. <b>Shock slope</b>: how far over-prediction follows the "
+    "frequencies of finetuning (0: not at all). <b>Total variation</b>: distance between the "
+    "frequencies of predicted and of right answers."
+  ),
+  "known": (
+    "<b>Known kept</b>: of the facts that the model is known to hold (the ceiling arm answers "
+    "them), the share that this arm still answers."
+  ),
+  "flips": (
+    "<b>Gained / lost</b>: share of queries right here and wrong for {reference}, and the reverse."
+  ),
+  "selected": (
+    "Below an arm's name stands the step or strength that was best on development facts, which are "
+    "not those of the test, one a seed where they differ."
+  ),
+}
+
 READING = {
   "arms": (
     "An arm is one way to get answers: a prompt, a finetuned model, a mix of models. Share of "
     "queries right by {criterion}, with its {level} interval in brackets below; the dashed line is "
-    "zero-shot, the model before finetuning. <b>Ratio</b>: how often a group of answers is "
-    "predicted for each time one of them is the right answer; 1 is as often as right. Answers are "
-    "rare or common in the pretraining text, and seen or unseen in the finetuning facts. "
-    "<b>Shock</b>: share of predictions that moved from common unseen to rare seen answers. "
-    "<b>Shock slope</b>: how far over-prediction follows the frequencies of finetuning (0: not at "
-    "all). <b>Total variation</b>: distance between the frequencies of predicted and of right "
-    "answers. <b>Known kept</b>: of the facts that the model is known to hold (the ceiling arm "
-    "answers them), the share that this arm still answers. <b>Gained / lost</b>: share of queries "
-    "right here and wrong for {reference}, and the reverse. Below an arm's name stands the "
-    "step or strength that was best on development facts, which are not those of the test, one a "
-    "seed where they differ."
+    "{reference}."
   ),
   "comparisons": (
     "Difference in share right, by {criterion}, of two arms on the same queries; bold where its "

@@ -21,7 +21,7 @@ from factshock.report import (
   tables,
 )
 from factshock.report.canvas import Panel
-from factshock.report.captions import READING, TITLES, WHY_NOT
+from factshock.report.captions import COLUMNS, READING, TITLES, WHY_NOT
 from factshock.report.document import caption
 from factshock.report.markup import text
 from factshock.report.numbers import finite, ratio, share
@@ -109,11 +109,16 @@ def _absent(key: str) -> str:
 
 def _caption(key: str, diagnosis: Diagnosis, **labels: str) -> str:
   """Returns how to read a part, with the titles of the named arms in it."""
+  return _filled(READING[key], diagnosis, **labels)
+
+
+def _filled(source: str, diagnosis: Diagnosis, **labels: str) -> str:
+  """Returns a text with level, criterion and the titles of the named arms in it."""
   titles = {}
   for name, label in labels.items():
     title = text(reading.title(diagnosis, label))
     titles[name] = f"“{title}”"
-  return READING[key].format(
+  return source.format(
     level=summary.confidence(diagnosis),
     criterion=reading.criterion(diagnosis),
     **titles,
@@ -189,15 +194,27 @@ def _tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
 
 
 def _arms(diagnosis: Diagnosis) -> str:
+  columns = _columns(diagnosis)
   reference = diagnosis.get("reference") or "the reference arm"
-  is_shock_known = any(
-    reading.estimate(diagnosis, label, "shock", "shock") for label in diagnosis["arms"]
-  )
-  body = tables.arms(diagnosis) + caption(_caption("arms", diagnosis, reference=reference))
+  sentences = [READING["arms"], *(COLUMNS[name] for name in columns)]
+  how_to_read = _filled(" ".join(sentences), diagnosis, reference=reference)
+  body = tables.arms(diagnosis) + caption(how_to_read)
   body += _what_arms_are(diagnosis)
-  if not is_shock_known:
+  if "ratio" not in columns:
     body += _absent("shock")
   return _section("arms", body)
+
+
+def _columns(diagnosis: Diagnosis) -> list[str]:
+  """Returns which of COLUMNS the table of arms has."""
+  labels = reading.table_labels(diagnosis)
+  has = {
+    "ratio": any(reading.estimate(diagnosis, label, "shock", "shock") for label in labels),
+    "known": any(reading.estimate(diagnosis, label, "known_kept") for label in labels),
+    "flips": any(reading.estimate(diagnosis, label, "flips", "gained") for label in labels),
+    "selected": bool(diagnosis.get("selected")),
+  }
+  return [name for name in COLUMNS if has[name]]
 
 
 def _what_arms_are(diagnosis: Diagnosis) -> str:

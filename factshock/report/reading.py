@@ -147,9 +147,15 @@ def title(diagnosis: Diagnosis, label: str | None) -> str:
 
 
 def curve_labels(diagnosis: Diagnosis) -> set[str | None]:
-  """Returns the labels that are points of a curve rather than arms of their own."""
+  """Returns the labels that are points of a curve rather than arms of their own.
+
+  They are those of the curves, and what has "@" in its label where the whole arm is there too.
+  """
   arms = diagnosis.get("arms") or {}
-  labels: set[str | None] = set(filter(points.is_on_curve, arms))
+  labels: set[str | None] = set()
+  for label in arms:
+    if points.is_on_curve(label) and points.split(label)[0] in arms:
+      labels.add(label)
   curves_by_kind = diagnosis.get("curves") or {}
   for curves_of_kind in curves_by_kind.values():
     for curve_points in curves_of_kind.values():
@@ -199,7 +205,7 @@ def roles(diagnosis: Diagnosis) -> Roles:
 
   Without `roles`, zero-shot is the reference arm, the ceiling the arm whose right answers are the
   known facts, the remedies are the arms of that group, and the finetuned arm is that of the
-  verdict, or the only arm beside the reference.
+  verdict, or the only arm beside these of a diagnosis that knows the finetuning facts.
   """
   arms = diagnosis.get("arms") or {}
   given = diagnosis.get("roles") or {}
@@ -229,12 +235,13 @@ def _finetuned(
   diagnosis: Diagnosis,
   others: Sequence[str],
 ) -> str | None:
-  """Returns the finetuned arm of the verdict, or the only one of the arms beside the reference."""
+  """Returns the finetuned arm of the verdict, or the only other one where shock is measured."""
   verdict = diagnosis.get("verdict") or {}
   finetuned = verdict.get("finetuned")
   if finetuned:
     return finetuned
-  if len(others) == 1:
+  others = [label for label in others if label != diagnosis.get("known")]
+  if len(others) == 1 and diagnosis["arms"][others[0]].get("shock"):
     return others[0]
   return None
 

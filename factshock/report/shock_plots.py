@@ -190,8 +190,8 @@ def by_pressure(diagnosis: Diagnosis) -> list[Panel]:
     if points:
       by_arm[label] = points
       drawn += points
-  if not drawn:
-    return []
+  if len({point.pressure for point in drawn}) < 2:
+    return []  # none, or nothing is known of finetuning
   # All panels have the same axes.
   x_range = _whole_range([point.pressure for point in drawn])
   y_range = _whole_range([point.over_prediction for point in drawn])

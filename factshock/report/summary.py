@@ -16,6 +16,7 @@ from factshock.report.schema import Diagnosis
 def sentences(diagnosis: Diagnosis) -> list[tuple[str, str]]:
   """Returns the summary, most important first: what a sentence is about, and it as plain text."""
   parts = [
+    ("Arms", _arms(diagnosis)),
     ("Finetuning", _finetuning(diagnosis)),
     ("Frequency shock", _shock(diagnosis)),
     ("Remedies", _remedies(diagnosis)),
@@ -30,16 +31,16 @@ def opening(diagnosis: Diagnosis) -> str:
   known = diagnosis.get("arms") or {}
   labels = [label for label in reading.table_labels(diagnosis) if label in known]
   count = len(labels)
-  arms = "1 arm" if count == 1 else f"{count} arms"
+  arms = "1 arm was" if count == 1 else f"{count} arms were"
   seeds = diagnosis.get("seeds") or []
   level = confidence(diagnosis)
   if len(seeds) > 1:
     return (
-      f"{arms} were compared over {len(seeds)} seeds; numbers are means over the seeds, "
+      f"{arms} compared over {len(seeds)} seeds; numbers are means over the seeds, "
       f"with {level} intervals in brackets."
     )
   return (
-    f"{arms} were compared on one seed; intervals ({level}, in brackets) say how far "
+    f"{arms} compared on one seed; intervals ({level}, in brackets) say how far "
     "other test questions could change a number, not how far another seed could."
   )
 
@@ -62,6 +63,46 @@ def _verdict(
   if not difference.clear:
     return neither
   return better if difference.difference > 0 else worse
+
+
+def _arms(diagnosis: Diagnosis) -> str | None:
+  """Returns how the arms compare with the reference, where none of them is the finetuned one."""
+  roles = reading.roles(diagnosis)
+  reference = diagnosis.get("reference")
+  known = diagnosis.get("arms") or {}
+  labels = [label for label in reading.table_labels(diagnosis) if label in known]
+  if roles["finetuned"] is not None or not labels:
+    return None
+  compared = _against(diagnosis, [label for label in labels if label != reference], reference)
+  named = reference if reference in known else labels[0]
+  right = estimate(diagnosis, named, "right")
+  if right is None:
+    return compared and f"{compared}."
+  level = f"{share(right['mean'])} {interval(right)}".strip()
+  sentence = f"“{title(diagnosis, named)}” has {level} of its answers right"
+  return f"{sentence}. {compared}." if compared else f"{sentence}."
+
+
+def _against(
+  diagnosis: Diagnosis,
+  labels: Sequence[str],
+  against: str | None,
+) -> str | None:
+  """Returns which arms are clearly better or worse than another, and by how much."""
+  effects = {label: change(diagnosis, label, against) for label in labels}
+  known = {label: effect for label, effect in effects.items() if effect}
+  if not known:
+    return None
+  verdicts = ("clearly better", "clearly worse", "not clearly different")
+  by_verdict: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
+  for label in sorted(known, key=lambda label: -known[label].difference):
+    notes = [signed_share(known[label].difference), reading.chosen_note(diagnosis, label)]
+    noted = "; ".join(note for note in notes if note)
+    verdict = _verdict(known[label], *verdicts)
+    by_verdict[verdict].append(f"{title(diagnosis, label)} ({noted})")
+  joined = {verdict: ", ".join(names) for verdict, names in by_verdict.items() if names}
+  compared = "; ".join(f"{verdict}: {names}" for verdict, names in joined.items())
+  return f"Against “{title(diagnosis, against)}”, {compared}"
 
 
 def _finetuning(diagnosis: Diagnosis) -> str | None:
@@ -253,22 +294,8 @@ def _is_beyond(
 
 def _remedies(diagnosis: Diagnosis) -> str | None:
   finetuned = reading.roles(diagnosis)["finetuned"]
-  listed = _listed_remedies(diagnosis)
-  effects = {label: change(diagnosis, label, finetuned) for label in listed}
-  known = {label: effect for label, effect in effects.items() if effect}
-  if not known:
-    return None
-  verdicts = ("clearly better", "clearly worse", "not clearly different")
-  by_verdict: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
-  for label in sorted(known, key=lambda label: -known[label].difference):
-    notes = [signed_share(known[label].difference), reading.chosen_note(diagnosis, label)]
-    noted = "; ".join(note for note in notes if note)
-    verdict = _verdict(known[label], *verdicts)
-    by_verdict[verdict].append(f"{title(diagnosis, label)} ({noted})")
-  joined = {verdict: ", ".join(names) for verdict, names in by_verdict.items() if names}
-  compared = "; ".join(f"{verdict}: {names}" for verdict, names in joined.items())
-  against = title(diagnosis, finetuned)
-  return f"Against “{against}”, {compared}. {_best_remedy(diagnosis)}"
+  compared = _against(diagnosis, _listed_remedies(diagnosis), finetuned)
+  return compared and f"{compared}. {_best_remedy(diagnosis)}"
 
 
 def _listed_remedies(diagnosis: Diagnosis) -> list[str]:

@@ -16,6 +16,8 @@ from factshock.runtime.errors import UserError
 
 PACKAGES = ("factshock", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
+_PACKAGES_WITHOUT_JAX = ("factshock", "numpy")
+
 
 class RunDescription(TypedDict):
   """Holds when, by which command and code, and on what a run was started; `started` is in UTC."""
@@ -29,6 +31,19 @@ class RunDescription(TypedDict):
   host: str
 
 
+def describe_start() -> dict[str, Any]:
+  """Returns when and by which command and code this program was started, for one without JAX."""
+  return {
+    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "command": _command(),
+    "revision": revision(),
+    "versions": {
+      "python": platform.python_version(),
+      **{name: _version(name) for name in _PACKAGES_WITHOUT_JAX},
+    },
+  }
+
+
 def describe_run() -> RunDescription:
   """Returns the description of this start of a run."""
   import jax  # noqa: PLC0415 - runtime is free of JAX; whoever trains has loaded it already
@@ -39,7 +54,7 @@ def describe_run() -> RunDescription:
     versions[name] = _version(name)
   return {
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": " ".join([f"python -m {_module()}", *sys.argv[1:]]),
+    "command": _command(),
     "revision": revision(),
     "versions": versions,
     "device": f"{jax.device_count()} x {devices[0].device_kind} ({devices[0].platform})",
@@ -85,6 +100,11 @@ def _git(*arguments: str) -> str:
   command = ["git", "-C", folder, *arguments]
   done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
   return done.stdout
+
+
+def _command() -> str:
+  """Returns the command line that started this program."""
+  return " ".join([f"python -m {_module()}", *sys.argv[1:]])
 
 
 def _module() -> str:

@@ -28,6 +28,7 @@ from factshock.facts import schema
 from factshock.predictions import accuracy, reading
 from factshock.predictions.points import Point
 from factshock.predictions.reading import Predictions
+from factshock.report import folder
 from factshock.report import reading as report
 from factshock.runtime import files, messages
 from factshock.runtime.workdir import Workdir
@@ -145,11 +146,15 @@ def _report_entries(
 
 
 def summary_lines(diagnosis: _Diagnosis) -> list[str]:
-  """Returns the table of arms and the paired comparisons as lines, without points of curves."""
+  """Returns the report's sentences, the table of arms and the paired comparisons as lines.
+
+  Points of curves are left out of the tables.
+  """
   listed = set(diagnosis["table"])
   arms = {label: diagnosis["arms"][label] for label in diagnosis["table"]}
   compared = [row for row in diagnosis["comparisons"] if listed >= {row["arm"], row["against"]}]
-  return table.lines({**diagnosis, "arms": arms, "comparisons": compared})
+  tables = table.lines({**diagnosis, "arms": arms, "comparisons": compared})
+  return [*folder.sentences(diagnosis), "", *tables]
 
 
 def _list_labels(config: Config, workdir: Workdir) -> _Listing:
