@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
-# What a change must pass beside the tests: format, lint, floors, census, types. bash launch/check.sh --fix mends what can be.
+# What a change must pass beside the tests: format, lint, floors, census, types.
+#
+#   bash launch/check.sh
+#   bash launch/check.sh --fix      # mends what can be mended first
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh" "$@"
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "dev"
 case "${1:-}" in
   "") ;;

@@ -54,6 +54,13 @@ workdir_of() {
   done
 }
 
+# The extra with JAX for the CUDA that the NVIDIA driver here can run: CUDA 13 needs driver 580 or a later one.
+gpu_extra() {
+  local driver=""
+  read -r driver < <(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null) || true
+  if [[ "$driver" =~ ^([0-9]+)\. ]] && [ "${BASH_REMATCH[1]}" -lt 580 ]; then echo gpu_cuda12; else echo gpu; fi
+}
+
 # Sets `python`: that of .venv, made with the extra $1 (launch/setup.sh); or $FACTSHOCK_PYTHON, an interpreter that has factshock already.
 # shellcheck disable=SC2034  # its callers use it
 prepare_python() {

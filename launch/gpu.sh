@@ -2,10 +2,10 @@
 # Runs a verb on the NVIDIA GPUs of this machine; one process drives all of them:
 #
 #   bash launch/gpu.sh [--dry_run] VERB ARGUMENTS
-#   bash launch/gpu.sh train --config=configs/t5_v1_1_large.py --workdir=runs/x
-#   bash launch/gpu.sh experiment --config=configs/trex_t5.py --workdir=runs/trex --config.mesh.fsdp=4
+#   bash launch/gpu.sh train --config=t5_v1_1_large --workdir=runs/x
+#   bash launch/gpu.sh experiment --config=trex_t5 --workdir=runs/trex --config.mesh.fsdp=4
 #
-# Makes .venv with JAX for CUDA 12 first ($FACTSHOCK_PYTHON names an interpreter that has factshock and such a JAX already), and
+# Makes .venv with JAX for CUDA first ($FACTSHOCK_PYTHON names an interpreter that has factshock and such a JAX already), and
 # ends with an error, rather than compute on the CPU, where there is no driver or JAX finds no GPU.
 # --dry_run before the verb prints the commands and runs none; after it, it is the verb's own flag (what would training take?).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -29,7 +29,7 @@ grep -qs 'console.run(main)' "factshock/$verb.py" || fail "factshock has no verb
 shift
 
 if $dry_run; then run nvidia-smi -L; else check_driver; fi
-prepare_python gpu
+prepare_python "$(gpu_extra)"
 # With platforms named, JAX raises where the first cannot be had.
 platforms="JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}"
 look=(env "$platforms" "$python" -c 'import jax; print("JAX finds", *jax.devices("cuda"))')

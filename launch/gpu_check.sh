@@ -25,7 +25,7 @@ choose_python() {
   elif python3 -c "import jax" 2>/dev/null; then
     python=python3
   else
-    bash launch/setup.sh "$([ -n "$tiny" ] && echo "test" || echo gpu)"
+    bash launch/setup.sh "$([ -n "$tiny" ] && echo "test" || gpu_extra)"
     python=.venv/bin/python
     SECONDS=0
   fi

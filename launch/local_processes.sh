@@ -2,7 +2,7 @@
 # Runs a verb in N processes of this machine that work as one, each on its share of the cores:
 #
 #   bash launch/local_processes.sh [--dry_run] [--port=PORT] [--logs=DIR] N VERB ARGUMENTS
-#   bash launch/local_processes.sh 2 train --config=configs/t5_v1_1_small.py --workdir=runs/x
+#   bash launch/local_processes.sh 2 train --config=t5_v1_1_small --workdir=runs/x
 #
 # VERB is train or experiment. The processes meet on PORT of the loopback (a free one unless named). Process I writes
 # DIR/process-I.log (WORKDIR.logs unless named, runs/logs without a workdir), process 0 on the terminal too. SIGTERM and Ctrl-C

@@ -1,10 +1,19 @@
-# Sourced by the other scripts: makes .venv with factshock and the extras named in $1 (say "test"), once.
-# Uses the first Python from 3.11 to 3.13 on the PATH, or $PYTHON.
+#!/usr/bin/env bash
+# Makes .venv with factshock and the extras that are named, once; the other scripts do it by this one:
+#
+#   bash launch/setup.sh
+#   bash launch/setup.sh gpu
+#   bash launch/setup.sh test,docs
+#
+# Uses the first Python from 3.11 to 3.13 on the PATH, or $PYTHON. The extras stand in setup.py.
+[ "${BASH_SOURCE[0]}" != "$0" ] || source "$(dirname "$0")/help.sh" "$@"
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras="${1:-}"
 
 fail() { echo "error: $*" >&2; exit 1; }
+
+[[ "$extras" =~ ^[a-z0-9_,]*$ ]] || fail "expected the extras of setup.py with commas between them, got $extras"
 
 find_python() {
   local name

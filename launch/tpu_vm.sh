@@ -17,7 +17,7 @@
 #   tpu() { bash launch/tpu_vm.sh --name=mine --zone=us-east5-b --type=v6e-16 --spot "$@"; }
 #   tpu create && tpu copy && tpu install
 #   tpu ssh 'sudo apt-get install -y nfs-common && sudo mkdir -p /mnt/share && sudo mount 10.0.0.2:/share /mnt/share'
-#   tpu start train --config=configs/t5_v1_1_xl.py --workdir=/mnt/share/runs/x
+#   tpu start train --config=t5_v1_1_xl --workdir=/mnt/share/runs/x
 #
 # Several workers (a v4-32 has four) need a --workdir that all of them see: Filestore (NFS) as above, or a bucket mounted with
 # gcsfuse; a single one's own disk will do. A preempted TPU VM is gone with its disk: tpu delete, then the same commands again, and

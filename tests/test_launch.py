@@ -123,6 +123,33 @@ def test_help_says_how_to_call_it(script, tmp_path):
 
 
 @pytest.mark.parametrize(
+  "script",
+  ["check.sh", "demo.sh", "gpu_check.sh", "real_model.sh", "setup.sh", "test.sh", "wheels.sh"],
+)
+def test_help_of_scripts_that_install_says_how_to_call_them_and_installs_nothing(script, tmp_path):
+  shutil.copytree(ROOT / "launch", tmp_path / "launch")
+  done = subprocess.run(
+    ["bash", f"launch/{script}", "--help"],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0 and not done.stderr
+  assert f"bash launch/{script}" in done.stdout and "source" not in done.stdout
+  assert [path.name for path in tmp_path.iterdir()] == ["launch"]
+
+
+@pytest.mark.parametrize(
+  "driver, extra",
+  [("570.86.15", "gpu_cuda12"), ("580.65.06", "gpu"), ("no devices were found", "gpu")],
+)
+def test_the_extra_for_gpus_goes_by_the_driver(driver, extra, tmp_path):
+  _program(tmp_path / "nvidia-smi", f"#!/bin/sh\necho '{driver}'\n")
+  env = _environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
+  assert ["bash", "launch/setup.sh", extra] in _dry("gpu.sh", "train", env=env)
+
+
+@pytest.mark.parametrize(
   "script, arguments, says",
   [
     ("gpu.sh", [], "which verb?"),

@@ -32,6 +32,7 @@ MODULES = (
   "sentencepiece",
   "tensorboardX",
   "tensorstore",
+  "tqdm",
   "transformers",
   "xxhash",
 )
