@@ -115,7 +115,7 @@ def test_page_holds_the_numbers(source):
     "2.46",
     "[2.24, 2.68]",
     "Both combined",
-    "python -m factshock.experiment",
+    "factshock experiment",
     "−.060",
     "McNemar",
     "<small>alpha 0.4, 0.3, 0.5</small>",
@@ -132,7 +132,7 @@ def test_parts_without_data_are_folded_away_with_what_would_fill_them():
   told, folded = shown.split("What is not shown, and what would show it")
   for key in ("verdict", "remedies", "comparisons", "relations", "run"):
     assert WHY_NOT[key] in folded and f"<h2>{page.TITLES[key]}</h2>" not in told
-  assert "prior_correction" in folded and "configs/demo.py" in folded
+  assert "prior_correction" in folded and "the config demo" in folded
 
 
 def test_arms_that_play_a_part_come_first_and_the_others_are_folded(source):

@@ -187,7 +187,7 @@ WHY_NOT = {
   ),
   "verdict": (
     "No verdict: it needs an arm that restores the answer frequencies of before finetuning. Add an "
-    "arm of kind prior_correction and name it as roles.corrected in the config, as configs/demo.py "
+    "arm of kind prior_correction and name it as roles.corrected in the config, as the config demo "
     "does; or give diagnose --finetuned and --corrected, and the predictions that "
     "factshock.correct writes."
   ),

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -103,14 +104,14 @@ def _git(*arguments: str) -> str:
 
 
 def _command() -> str:
-  """Returns the command line that started this program."""
-  return " ".join([f"python -m {_module()}", *sys.argv[1:]])
-
-
-def _module() -> str:
-  """Returns the name of the module that runs as the program."""
+  """Returns the command line that started this program, as a shell takes it."""
   spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-  return spec.name if spec else "factshock"
+  module = spec.name if spec else ""
+  package, _, verb = module.partition(".")
+  if package == "factshock" and verb not in ("", "__main__"):
+    return shlex.join(["factshock", verb, *sys.argv[1:]])
+  program = ["python", "-m", module] if module else sys.argv[:1]
+  return shlex.join([*program, *sys.argv[1:]])
 
 
 def _version(name: str) -> str:

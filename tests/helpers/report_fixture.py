@@ -343,7 +343,7 @@ def make_diagnosis(seeds=(0, 1, 2)):
       "started": "2025-01-31 12:00",
       "seconds": 431.0,
       "facts": {"train": 1280, "development": 320, "test": 960},
-      "command": "python -m factshock.experiment --config=configs/demo.py --workdir=runs/demo",
+      "command": "factshock experiment --config=demo --workdir=runs/demo",
     },
   }
 
