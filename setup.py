@@ -18,6 +18,8 @@ TEST = [
   "wordfreq>=3.1",
 ]
 
+DOCS = ["mkdocs-material>=9.6,<10"]
+
 setuptools.setup(
   # factshock/configs is a link to configs/: what it leads to comes along in a wheel.
   packages=setuptools.find_packages(include=["factshock", "factshock.*"]),
@@ -68,9 +70,12 @@ setuptools.setup(
     # config.loggers=wandb.
     "wandb": ["wandb>=0.20"],
     "test": TEST,
+    # These pages as a site: mkdocs serve.
+    "docs": DOCS,
     # Whoever changes the code runs these: launch/check.sh.
     "dev": [
       *TEST,
+      *DOCS,
       "import-linter>=2.3,<3",
       "pre-commit>=4",
       "pyright[nodejs]>=1.1.400,<1.2",

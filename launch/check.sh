@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a change must pass beside the tests: format, lint, floors, census, types.
+# What a change must pass beside the tests: format, lint, floors, census, documentation, types.
 #
 #   bash launch/check.sh
 #   bash launch/check.sh --fix      # mends what can be mended first
@@ -14,4 +14,5 @@ echo "format"; .venv/bin/ruff format --check --quiet . || fail "not formatted: b
 echo "lint"; .venv/bin/ruff check .
 echo "floors"; .venv/bin/lint-imports --no-logo
 echo "census"; .venv/bin/python tests/census.py
+echo "documentation"; NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir="$(mktemp -d)"
 echo "types"; .venv/bin/pyright

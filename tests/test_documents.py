@@ -1,0 +1,96 @@
+"""README.md and docs/: every command is run on the examples, or checked and marked why not."""
+
+import re
+
+import documents
+import pytest
+import verb_flags
+
+from factshock.__main__ import VERBS
+
+PAGES = documents.pages()
+BLOCKS = [block for page in PAGES for block in documents.blocks(page)]
+RUN = ("console", "python")
+# Configs that read a model of the hub, or that a page defines: another one is checked.
+_OTHER_CONFIGS = ("--config=pretrained:", "--config=gentle.py", "--config=...")
+
+
+def names(blocks):
+  return [block.name() for block in blocks]
+
+
+def of_pages(*languages):
+  """Returns the pages that have blocks to run in these languages."""
+  return [
+    page
+    for page in PAGES
+    if any(b.language in languages and not b.reason for b in documents.blocks(page))
+  ]
+
+
+@pytest.mark.parametrize(
+  "page", of_pages(*RUN), ids=lambda page: str(page.relative_to(documents.ROOT))
+)
+def test_what_a_page_shows_is_what_its_commands_print(page, tmp_path):
+  folder = documents.Folder(tmp_path)
+  for block in documents.blocks(page):
+    if block.language == "console" and not block.reason:
+      for command, shown in documents.steps(block):
+        printed = folder.run(command)
+        assert not documents.missing(shown, printed), f"{block.name()}\n$ {command}\n{printed}"
+    if block.language == "python" and not block.reason:
+      (folder.folder / "of_page.py").write_text("\n".join(block.lines))
+      folder.run("python of_page.py")
+
+
+def test_every_command_is_run_or_says_why_not():
+  silent = [
+    block
+    for block in BLOCKS
+    if not block.reason and block.language not in (*RUN, "json", "bibtex", "text", "yaml")
+  ]
+  assert names(silent) == []
+
+
+def commands():
+  """Returns (place, verb, arguments) of all factshock commands in the pages."""
+  found = []
+  for block in BLOCKS:
+    if block.language not in ("sh", "console"):
+      continue
+    lines = block.lines
+    if block.language == "console":
+      lines = [command for command, _ in documents.steps(block)]
+    for line in documents.joined(lines):
+      if "factshock" in line and "<<" not in line:
+        found += [(block.name(), *call) for call in documents.verbs_and_flags(line)]
+  return found
+
+
+def test_verbs_and_flags_of_all_commands_are_there(monkeypatch, capsys):
+  for place, verb, arguments in commands():
+    assert verb in VERBS, f"{place}: {verb}"
+    if verb in ("evaluate", "configs"):
+      continue  # evaluate takes the harness's flags
+    kept = [a for a in arguments if a.startswith("--")]
+    kept = ["--config=own_facts" if a.startswith(_OTHER_CONFIGS) else a for a in kept]
+    with monkeypatch.context() as patch:
+      try:
+        verb_flags.parsed(patch, verb, *kept)
+      except (Exception, SystemExit) as error:
+        raise AssertionError(f"{place}: {verb} {kept}: {error}") from error
+      assert "is now called" not in capsys.readouterr().err, place
+
+
+def test_links_between_pages_lead_somewhere():
+  for page in PAGES:
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+      if "://" not in target:
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_is_short():
+  text = (documents.ROOT / "README.md").read_text(encoding="utf-8")
+  assert len(text.split()) <= 900
+  assert max(map(len, text.splitlines())) < 120
