@@ -9,7 +9,9 @@ The model is a HuggingFace folder or hub id, a .gguf file (package gguf: pip ins
 or a folder of steps: its newest). Low-rank adapters, PEFT's or those of a checkpoint trained with
 config.finetune.lora_rank, are merged into the model they belong to; --to=peft writes the adapters
 alone, for PEFT. What is written as `huggingface` loads in transformers, vLLM and mergekit, with the
-tokenizer where it has one in their format. Memory stays near one leaf (one parameter array).
+tokenizer where it has one in their format, and with a model card (README.md: base and licence,
+data, arm, scores, mixing weights). --push_to_hub=org/name uploads it after that. Memory stays near
+one leaf (one parameter array).
 """
 
 from collections.abc import Sequence
@@ -45,6 +47,12 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "config_from", None, "HuggingFace folder whose config.json and tokenizer the result takes."
   )
+  flags.DEFINE_string(
+    "push_to_hub",
+    None,
+    "org/name on the HuggingFace hub to upload the written model to; a new one is private. Log in "
+    "by `hf auth login`, or set HF_TOKEN.",
+  )
   flag_names.rename("input", "model")
 
 
@@ -55,8 +63,11 @@ def main(argv: Sequence[str]) -> None:
   for name in ("model", "output", "to"):
     if not values[name].value:
       raise UserError(f"--{name}: expected a value, got none; see --help")
-  from factshock.checkpoints import conversion
+  if values.push_to_hub and values.to != "huggingface":
+    raise UserError(f"--push_to_hub: expected --to=huggingface, got --to={values.to}")
+  from factshock.checkpoints import conversion, hub_upload
 
+  upload = hub_upload.Upload(values.push_to_hub) if values.push_to_hub else None
   opened = conversion.convert(
     values.model,
     values.output,
@@ -73,6 +84,8 @@ def main(argv: Sequence[str]) -> None:
       "--config_from=FOLDER takes that of another model)"
     )
   print(f"wrote {values.model} as {values.to} to {values.output}{remark}")
+  if upload:
+    print(upload.push(values.output))
 
 
 if __name__ == "__main__":

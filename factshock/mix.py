@@ -16,8 +16,9 @@ many development facts the mix answers right, by ranking the answers of each rel
 over --alphas is printed, and no mix but the chosen one is written. --profile sets whether the
 share is the same everywhere (uniform), falls in depth to 0 at the head (decreasing) or rises from
 0 (increasing). The facts must be about other subjects than those one tests on or finetuned on.
-Beside the result, `mix.json` records what was mixed. Memory stays near one leaf (one parameter
-array) of each checkpoint; --select holds both models and their mix.
+Beside the result, `mix.json` records what was mixed, and README.md is its model card: base and
+licence, shares, data, scores. --push_to_hub=org/name uploads a mix of HuggingFace models. Memory
+stays near one leaf (one parameter array) of each model; --select holds both models and their mix.
 """
 
 import os
@@ -35,6 +36,22 @@ def define_flags() -> None:
   flags.DEFINE_list("weights", [], "A weight for each model (sum 1), or `uniform`.")
   flags.DEFINE_list("layerwise", [], "bottom,top: shares of the second of two models.")
   flags.DEFINE_string("output", "", "Folder to write; must not exist.")
+  flags.DEFINE_bool(
+    "allow_other_tokenizer", False, "Mix models even if their tokens have other ids."
+  )
+  flags.DEFINE_string(
+    "push_to_hub",
+    None,
+    "org/name on the HuggingFace hub to upload a mix of HuggingFace models to; a new one is "
+    "private. Log in by `hf auth login`, or set HF_TOKEN.",
+  )
+  _define_selection_flags()
+  flag_names.rename("checkpoints", "models")
+  flag_names.rename("model", "models")
+
+
+def _define_selection_flags() -> None:
+  """Defines --select and the flags that go with it."""
   flags.DEFINE_string(
     "select",
     "",
@@ -67,11 +84,6 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "tokenizer", None, "Folder of the tokenizer for --select; default: the checkpoint's workdir's."
   )
-  flags.DEFINE_bool(
-    "allow_other_tokenizer", False, "Mix models even if their tokens have other ids."
-  )
-  flag_names.rename("checkpoints", "models")
-  flag_names.rename("model", "models")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -84,9 +96,13 @@ def main(argv: Sequence[str]) -> None:
     weights = _weights(values.weights, len(values.models))
   if values.layerwise:
     layerwise = _parse_floats("--layerwise", values.layerwise, 2)
-  from factshock.checkpoints import mixing
+  from factshock.checkpoints import hub_upload, mixing
   from factshock.devices import host
 
+  upload = None
+  if values.push_to_hub:
+    mixing.check_for_hub(values.models)
+    upload = hub_upload.Upload(values.push_to_hub)
   if values.select:
     mixing.check_inputs(values.models, values.allow_other_tokenizer)
     weights, layerwise = _select()
@@ -99,6 +115,8 @@ def main(argv: Sequence[str]) -> None:
     f"mixed {len(values.models)} models into {values.output} "
     f"(digest {record['digest'][:16]}); what was mixed: {values.output}/mix.json"
   )
+  if upload:
+    print(upload.push(values.output))
 
 
 def _check_flags() -> None:

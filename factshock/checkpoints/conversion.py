@@ -9,8 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from factshock.checkpoints import belongings, loading, recorded_models, store, tree_files
+from factshock.checkpoints import (
+  belongings,
+  loading,
+  model_card,
+  origins,
+  recorded_models,
+  store,
+  tree_files,
+)
 from factshock.checkpoints.manifest import CheckpointRecord
+from factshock.checkpoints.origins import Origin
 from factshock.data import pretrained_tokenizers, tokenizer_files
 from factshock.models import families
 from factshock.models.formats import finite, huggingface, t5x
@@ -113,7 +122,8 @@ def convert(
   )
   if dtype:
     model = model.in_dtype(dtype)
-  _write(model, str(output), to, str(source))
+  origin = origins.of(f"{source}@{revision}" if revision else str(source))
+  _write(model, str(output), to, str(source), origin)
   return model
 
 
@@ -122,13 +132,24 @@ def _write(
   output: str,
   to: str,
   source: str,
+  origin: Origin,
 ) -> None:
   if to == "huggingface":
-    _write_huggingface(model, output)
+    _write_huggingface(model, output, origin)
   elif to == "orbax":
-    _write_orbax(model, output)
+    _write_orbax(model, output, origin)
   else:
-    _write_peft(model, output, source)
+    _write_peft(model, output, source, origin)
+
+
+def _card(
+  model: SourceModel,
+  output: str,
+  origin: Origin,
+  library: str,
+) -> str:
+  title = os.path.basename(os.path.normpath(output))
+  return model_card.text_of(title, origin, model.config, library=library)
 
 
 def open_source(
@@ -258,7 +279,11 @@ def _with_tokenizer(folder: str | None) -> str | None:
   return folder if folder and pretrained_tokenizers.is_folder(folder) else None
 
 
-def _write_huggingface(model: SourceModel, output: str) -> None:
+def _write_huggingface(
+  model: SourceModel,
+  output: str,
+  origin: Origin,
+) -> None:
   tensors = writing.writables(model.config, model.dtypes, model.read)
   dtype = str(np.dtype(model.dtypes["embedding"]))
   huggingface.write_folder(
@@ -266,6 +291,7 @@ def _write_huggingface(model: SourceModel, output: str) -> None:
     tensors,
     huggingface.to_json(model.config, dtype, model.json),
     tokenizer_from=model.tokenizer,
+    card=lambda: _card(model, output, origin, "transformers"),
     progress=Progress("tensors", len(tensors)),
   )
 
@@ -274,6 +300,7 @@ def _write_peft(
   model: SourceModel,
   output: str,
   source: str,
+  origin: Origin,
 ) -> None:
   if not model.adapters:
     raise UserError(
@@ -288,10 +315,20 @@ def _write_peft(
   for leaf, array in tree_files.flat_leaves(model.adapters.tree).items():
     if not finite.is_finite(array):
       raise UserError(f"{source}: the adapter {leaf} holds NaN or infinite numbers; train it again")
-  huggingface.write_adapters(output, model.adapters, model.config, tokenizer_from=model.tokenizer)
+  huggingface.write_adapters(
+    output,
+    model.adapters,
+    model.config,
+    tokenizer_from=model.tokenizer,
+    card=_card(model, output, origin, "peft"),
+  )
 
 
-def _write_orbax(model: SourceModel, output: str) -> None:
+def _write_orbax(
+  model: SourceModel,
+  output: str,
+  origin: Origin,
+) -> None:
   by_leaf = names.by_leaf(model.config)
   progress = Progress("leaves", len(by_leaf))
   done = []
@@ -311,6 +348,8 @@ def _write_orbax(model: SourceModel, output: str) -> None:
     "huggingface": model.json,
     "experiment": {**loading.DEFAULTS, "model": families.to_section(model.config)},
   }
+  if origin.base:
+    config[origins.CONVERTED] = {"name": origin.base, **origin.licence}
   params = tree_files.nested({leaf: lazy(leaf) for leaf in by_leaf})
   extra_folders = {}
   if model.tokenizer:

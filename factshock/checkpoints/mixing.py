@@ -19,7 +19,9 @@ from factshock.checkpoints import (
   belongings,
   interpolation,
   leaf_files,
+  mix_card,
   mix_record,
+  origins,
   store,
   token_maps,
   tree_files,
@@ -154,6 +156,17 @@ def check_inputs(paths: Sequence[FilePath], allow_other_tokenizer: bool = False)
     _checked_manifests([store.step_folder(path) for path in paths])
 
 
+def check_for_hub(paths: Sequence[FilePath]) -> None:
+  """Raises a UserError where a mix of models would not be one that the hub takes."""
+  other = [path for path in paths if not huggingface.is_source(path)]
+  if other:
+    raise UserError(
+      f"--push_to_hub: {other[0]} is a checkpoint of factshock, and the hub takes HuggingFace "
+      "models; mix without it, then: factshock convert --model=MIX --output=FOLDER "
+      "--to=huggingface --push_to_hub=org/name"
+    )
+
+
 def _check_tokenizers(paths: Sequence[FilePath]) -> None:
   """Checks that tokens have the same ids in all models that bring a tokenizer.
 
@@ -206,7 +219,10 @@ def _mix_own(
     "config": read[0]["config"],
   }
   tree = _lazy_mix(folders, leaves, mix)
-  manifest = store.write(output, {"params": tree}, record, {mix_record.NAME: record_of})
+  card = functools.partial(mix_card.write, folders, read[0], output)
+  manifest = store.write(
+    output, {"params": tree}, record, {mix_record.NAME: record_of}, {origins.CARD: card}
+  )
   return record_of(manifest)
 
 
@@ -401,6 +417,7 @@ def _mix_huggingface(
     huggingface.to_json(first.config, first.config.param_dtype, first.json),
     tokenizer_from=first.folder,
     extra_files={mix_record.NAME: record},
+    card=lambda: mix_card.text_of(paths, first.config, output, record()),
   )
   return record()
 

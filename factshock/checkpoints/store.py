@@ -112,7 +112,7 @@ def write(
     trees: "params" and "opt_state" (nested dicts of arrays or `Lazy`); empty ones are left out.
     record: what the manifest holds besides the leaves.
     extra_files: by file name what gives the JSON object to write there, with its own digest.
-    extra_folders: by a path within the folder what makes and fills the folder there.
+    extra_folders: by a path within the folder what makes the folder, or file, there; called last.
 
   Returns:
     The manifest.

@@ -201,6 +201,7 @@ def write(
   adapters: Adapters,
   model_config: ModelConfig,
   tokenizer_from: FilePath | None = None,
+  card: str | None = None,
 ) -> None:
   """Writes adapters as PEFT loads them, whole or not at all.
 
@@ -209,15 +210,12 @@ def write(
     adapters: PEFT looks for the model at their `base`.
     model_config: of the model they stand on.
     tokenizer_from: folder whose tokenizer files are copied along.
+    card: the text of README.md; None writes none.
 
   Raises:
     UserError: the folder exists, the disk fails, or the base holds adapters itself.
   """
-  if adapter_settings.has_settings(adapters.base):
-    raise UserError(
-      f"{adapters.base}: holds adapters beside its model, so that others cannot name it as their "
-      "base; move its adapter files into a folder of their own and convert that"
-    )
+  _check_base(adapters.base)
   writables = []
   modules = []
   for leaf, tensors in names.by_leaf(model_config).items():
@@ -235,6 +233,17 @@ def write(
     writing.copy_tokenizer(tokenizer_from, temporary)
     settings = _peft_settings(adapters, modules, model_config)
     writing.write_json(os.path.join(temporary, CONFIG), settings)
+    if card is not None:
+      writing.write_text(os.path.join(temporary, writing.CARD), card)
+
+
+def _check_base(base: str) -> None:
+  """Raises a UserError where a model holds adapters itself."""
+  if adapter_settings.has_settings(base):
+    raise UserError(
+      f"{base}: holds adapters beside its model, so that others cannot name it as their base; move "
+      "its adapter files into a folder of their own and convert that"
+    )
 
 
 def _peft_settings(

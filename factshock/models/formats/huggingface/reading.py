@@ -41,6 +41,7 @@ from factshock.types import FilePath, Params
 # What is fetched from the hub; weights as safetensors only, unless pickles are allowed.
 _WANTED = [
   "config.json",
+  "README.md",  # its licence goes into the cards of models that are made of it
   adapters.CONFIG,
   adapters.WEIGHTS,
   "generation_config.json",

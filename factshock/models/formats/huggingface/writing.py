@@ -21,6 +21,7 @@ from factshock.types import Array, FilePath, Params
 
 # A tokenizer's files, and the settings of generation, which transformers keeps beside config.json.
 GENERATION = "generation_config.json"
+CARD = "README.md"
 BESIDE = (
   "tokenizer.json",
   "tokenizer.model",
@@ -125,6 +126,7 @@ def write_folder(
   tokenizer_from: FilePath | None = None,
   shard_bytes: float = _SHARD_BYTES,
   extra_files: Mapping[str, Callable[[], Any]] | None = None,
+  card: Callable[[], str] | None = None,
   progress: Progress | None = None,
 ) -> None:
   """Writes tensors, config.json and what stands beside it; see `save`.
@@ -137,6 +139,7 @@ def write_folder(
     shard_bytes: as of `save`.
     extra_files: file name -> function that gives the JSON object to write, with its own digest,
       once the tensors are.
+    card: gives the text of README.md, once the tensors are written; None writes none.
     progress: over the tensors, or None.
   """
   with files.whole_folder(folder) as temporary:
@@ -145,6 +148,14 @@ def write_folder(
     write_json(os.path.join(temporary, "config.json"), config_json)
     for name, value_of in (extra_files or {}).items():
       json_files.write_sealed(os.path.join(temporary, name), value_of())
+    if card is not None:
+      write_text(os.path.join(temporary, CARD), card())
+
+
+def write_text(path: FilePath, text: str) -> None:
+  """Writes a text as UTF-8."""
+  with open(path, "w", encoding="utf-8") as file:
+    file.write(text)
 
 
 def copy_tokenizer(source: FilePath | None, target: FilePath) -> None:
