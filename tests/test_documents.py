@@ -2,6 +2,7 @@
 
 import re
 
+import config_reference
 import documents
 import pytest
 import verb_flags
@@ -94,3 +95,8 @@ def test_the_readme_is_short():
   text = (documents.ROOT / "README.md").read_text(encoding="utf-8")
   assert len(text.split()) <= 900
   assert max(map(len, text.splitlines())) < 120
+
+
+def test_the_reference_of_configs_is_as_the_schema_says():
+  shown = config_reference.PAGE.read_text(encoding="utf-8")
+  assert shown == config_reference.page(), "write it anew: python tests/helpers/config_reference.py"
