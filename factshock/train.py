@@ -1,24 +1,33 @@
 r"""Finetunes one model on all the facts of a file, alone or mixed with its pretraining task.
 
-  factshock train --config=t5_v1_1_small --workdir=runs/mine \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+  factshock train --model=google/flan-t5-base --facts=facts.jsonl --relations=relations.jsonl \
+      --workdir=runs/mine
+  factshock train --config=t5_v1_1_small --facts=popqa:popqa.csv --workdir=runs/popqa \
+      --config.finetune.steps=2000
   factshock train --config=llama2_7b --dry_run
 
---ratio=4 --config.corpus=text.txt puts four examples of the pretraining task beside each question
-of a batch: the remedy for frequency shock. The checkpoint is WORKDIR/checkpoints/finetuned/SEED;
-ask it with `factshock answer --model=...`, write it for other programs with `factshock
-convert`. An interrupted run goes on from its last checkpoint: SIGTERM and Ctrl-C save
-the step and end with exit code 75, and the same command goes on. --dry_run only prints what the
-run would take: parameters, sharding, memory a device, FLOPs a step. --check_reproducibility trains
-20 steps twice, compares every bit and keeps nothing.
+--model alone means --config=pretrained:MODEL. --ratio=4 --corpus=text.txt puts four examples of the
+pretraining task beside each question of a batch: the remedy for frequency shock. The checkpoint is
+WORKDIR/checkpoints/finetuned/SEED; ask it with `factshock answer --model=...`, write it for other
+programs with `factshock convert`.
+
+--dry_run only prints what the run would take: parameters, sharding, memory a device, FLOPs a step.
+--check_reproducibility trains 20 steps twice, compares every bit and keeps nothing.
+
+An interrupted run goes on from its last checkpoint by the same command. Exit code: 0; 2 for a
+mistake in flags or files; 75 after SIGTERM or Ctrl-C, with the step saved.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from factshock.runtime import console, processes
+from factshock.runtime import console, processes, study_flags
 from factshock.runtime.errors import UserError
+
+if TYPE_CHECKING:
+  from factshock.types import Config
 
 
 def define_flags() -> None:
@@ -26,6 +35,7 @@ def define_flags() -> None:
   from factshock.runtime import config_files
 
   config_files.define_flag("Config: a name, such as t5_v1_1_small, or a file, such as mine.py.")
+  study_flags.define()
   flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tokenizer and facts.")
   flags.DEFINE_integer(
     "seed",
@@ -58,20 +68,16 @@ def main(argv: Sequence[str]) -> None:
 
   processes.join()
   values = flags.FLAGS
-  if values.config is None or not (
-    values.workdir or values.dry_run or values.check_reproducibility
-  ):
-    raise UserError(
-      "needs --config=NAME (or --config=FILE.py) and --workdir=DIR (or --dry_run, "
-      "--check_reproducibility); --help explains"
-    )
+  if not (values.workdir or values.dry_run or values.check_reproducibility):
+    raise UserError("needs --workdir=DIR (or --dry_run, --check_reproducibility); --help explains")
+  config = _config()
   if values.dry_run:
-    print("\n".join(finetuning.dry_run(values.config, values.ratio)))
+    print("\n".join(finetuning.dry_run(config, values.ratio)))
   elif values.check_reproducibility:
-    _check_reproducibility()
+    _check_reproducibility(config)
   else:
     folder = finetuning.run(
-      values.config,
+      config,
       values.workdir,
       seed=values.seed,
       ratio=values.ratio,
@@ -80,7 +86,23 @@ def main(argv: Sequence[str]) -> None:
     print(f"checkpoint: {folder}")
 
 
-def _check_reproducibility() -> None:
+def _config() -> "Config":
+  """Returns the config that the flags name, with the model, facts and relations of theirs."""
+  from factshock.study import inputs
+
+  values = flags.FLAGS
+  config = values.config
+  if config is None and values.model is None:
+    raise UserError("needs --model=MODEL, or --config=NAME or --config=FILE.py; --help explains")
+  if config is None:
+    from factshock.configs import pretrained
+
+    config = pretrained.get_config(values.model)
+  inputs.put(config, **study_flags.given())
+  return config
+
+
+def _check_reproducibility(config: "Config") -> None:
   """Trains twice and compares the weights.
 
   Raises:
@@ -93,7 +115,7 @@ def _check_reproducibility() -> None:
     raise UserError(
       "--check_reproducibility is for one process; it trains in a folder that others do not see"
     )
-  differing = finetuning.reproducible(values.config, seed=values.seed, ratio=values.ratio)
+  differing = finetuning.reproducible(config, seed=values.seed, ratio=values.ratio)
   if differing:
     raise UserError(
       f"20 steps gave other bits the second time in {len(differing)} weights, such as "

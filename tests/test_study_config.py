@@ -200,7 +200,7 @@ def test_arms_run_after_those_they_need():
 @pytest.mark.parametrize(
   "flags, expected",
   [
-    (["--config.finetune.stpes=3"], "there is no key 'stpes'; did you mean 'steps'?"),
+    (["--config.finetune.stpes=3"], "--config.finetune.stpes is unknown; did you mean 'steps'?"),
     (["--config.finetune.steps=many"], "config.finetune.steps"),
     (["--nothing=1"], "nothing"),
   ],

@@ -8,10 +8,12 @@ import ast
 import contextlib
 import difflib
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -22,6 +24,10 @@ flags.disclaim_key_flags()  # --config is a flag of the verb that defines it, as
 
 # The ConfigDict of a config.
 Config: TypeAlias = Any
+# Adds a key, given by its path, to a config that lacks it.
+AddKey: TypeAlias = Callable[[Config, Sequence[str]], None]
+
+_KEY_FLAG = re.compile(r"--?(?:no)?config\.([\w.]+)(?:=|$)")
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 
@@ -30,6 +36,7 @@ def define_flag(
   help_text: str,
   values: flags.FlagValues = flags.FLAGS,
   argv: list[str] | None = None,
+  add_key: AddKey | None = None,
 ) -> None:
   """Defines --config, whose value is a name or a path, with `:VARIANT` where the config has any.
 
@@ -37,10 +44,12 @@ def define_flag(
     help_text: what --help says of it.
     values: the flags that it joins.
     argv: the command line in which flags of single keys are looked for; None takes the process's.
+    add_key: adds a key to the config, given by its path, where a flag sets it and the config lacks
+      it; None leaves that an error.
   """
   config_flags.DEFINE_config_file("config", None, help_text, flag_values=values, sys_argv=argv)
   flag = values["config"]
-  flag.parser = _Parser(flag.parser)
+  flag.parser = _Parser(flag.parser, argv, add_key)
 
 
 def load(value: str) -> Config:
@@ -129,9 +138,16 @@ def _importable(folders: list[str]) -> Iterator[None]:
 class _Parser(flags.ArgumentParser[object]):
   """Parser of --config that knows configs by name and lets a file import its neighbours."""
 
-  def __init__(self, parser: flags.ArgumentParser[object]) -> None:
-    """Keeps the parser of ml_collections, which loads the file."""
+  def __init__(
+    self,
+    parser: flags.ArgumentParser[object],
+    argv: list[str] | None,
+    add_key: AddKey | None,
+  ) -> None:
+    """Keeps the parser of ml_collections, which loads the file, and arguments of `define_flag`."""
     self._parser = parser
+    self._argv = argv
+    self._add_key = add_key
 
   def parse(self, argument: str) -> object:
     """Returns the config of a name or a path."""
@@ -139,7 +155,17 @@ class _Parser(flags.ArgumentParser[object]):
     folder = os.path.dirname(os.path.abspath(path.partition(":")[0]))
     # As `python -m` has it: where the command was given.
     with _importable([folder, os.getcwd()]):
-      return self._parser.parse(path)
+      config = self._parser.parse(path)
+    if self._add_key and isinstance(config, ml_collections.ConfigDict):
+      for key_path in self._paths_set():
+        self._add_key(config, key_path)
+    return config
+
+  def _paths_set(self) -> list[list[str]]:
+    """Returns the path of each key that a flag sets."""
+    argv = sys.argv if self._argv is None else self._argv
+    matches = (_KEY_FLAG.match(argument) for argument in argv)
+    return [match[1].split(".") for match in matches if match]
 
   def flag_type(self) -> str:
     """Returns what --help says the value is."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from factshock.runtime import flag_names, interruption, messages, processes
+from factshock.runtime import flag_errors, flag_names, interruption, messages, processes
 from factshock.runtime.errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -97,17 +97,15 @@ def _end(message: str, code: int) -> int:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-  """Parses the flags by absl, with the errors of a config file or a config flag as one line."""
+  """Parses the flags by absl; what is wrong with them is one line, and exit code 2."""
   try:
     return parse_flags(flags.FLAGS, argv)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
   except flags.Error as error:
-    # As absl says it; asked again, it would say something else.
-    print(f"FATAL Flags parsing error: {error}", file=sys.stderr)
-    print("Pass --helpshort or --helpfull to see help on flags.", file=sys.stderr)
-    sys.exit(1)
+    print(f"error: {flag_errors.describe(error, flags.FLAGS)}", file=sys.stderr)
+    sys.exit(2)
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:

@@ -27,6 +27,12 @@ def rename(
   flags.DEFINE_flag(_OldName(old, flags.FLAGS[new], values), flags.FLAGS, __name__)
 
 
+def current(given: flags.FlagValues, name: str) -> str:
+  """Returns what a flag of some name is called now."""
+  flag = given[name]
+  return flag.current_name if isinstance(flag, _OldName) else name
+
+
 def check(given: flags.FlagValues) -> None:
   """Raises a UserError where a flag is given under both names with values that differ."""
   for name in given:
@@ -48,6 +54,11 @@ class _OldName(flags.Flag[str]):
     self._target = target
     self._values = values
     self._handed = 0  # how often
+
+  @property
+  def current_name(self) -> str:
+    """Returns the name of the flag that it hands its value to."""
+    return self._target.name
 
   def parse(self, argument: str) -> None:
     """Says what the flag is called now, and sets it unless that name was given before."""

@@ -11,8 +11,7 @@ import numpy as np
 from factshock.checkpoints import store, tree_files
 from factshock.devices import host, partitioning
 from factshock.facts import splits
-from factshock.models import families, lora
-from factshock.models.model_config import ModelConfig
+from factshock.models import families
 from factshock.runtime import interruption, locks, messages, processes, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.settings import raise_if_any
@@ -22,6 +21,7 @@ from factshock.study import (
   input_checks,
   ownership,
   seed_run,
+  step_shapes,
   study_data,
   training,
   weights,
@@ -32,9 +32,8 @@ from factshock.study.config import Config
 from factshock.study.finetuning_examples import FinetuningData
 from factshock.study.seed_run import SeedRun
 from factshock.training import dry_run as planning
-from factshock.training import train_step as steps
 from factshock.training.settings import FinetuningConfig
-from factshock.types import Batch, FilePath
+from factshock.types import FilePath
 
 NAME = "finetuned"
 
@@ -238,49 +237,17 @@ def dry_run(config: Config, ratio: float = 0.0) -> list[str]:
   section = FinetuningConfig.of(config.finetune)
   platform = mesh.devices.flat[0].platform
   model_config = families.from_section(config.model.to_dict(), 0, platform)
-  adapters = section.adapters
-  step_fn, optimizer = training.train_step(
-    model_config, section.optimizer, section.accumulate, adapters.scale if adapters else None
-  )
-  init = functools.partial(families.of(model_config).init, model_config)
-  params = jax.eval_shape(init, jax.random.key(0))
-  frozen = None
-  if adapters:
-    frozen = params
-    init_adapters = functools.partial(lora.init, rank=adapters.rank, targets=adapters.targets)
-    params = jax.eval_shape(init_adapters, params, jax.random.key(0))
-  state = jax.eval_shape(functools.partial(steps.init_state, optimizer=optimizer), params)
   rows = round(section.batch_size * (1 + ratio))
-  batch = _batch_shapes(model_config, section, rows)
+  shapes = step_shapes.of(model_config, section, rows)
   return [
     f"{config.model.family}: {rows:,} rows of {section.input_length} + {section.target_length} "
     f"tokens a step, {section.steps:,} steps",
     *planning.describe(
-      step_fn, state, batch, mesh, frozen, saves=section.checkpoint_every < section.steps
+      shapes.step_fn,
+      shapes.state,
+      shapes.batch,
+      mesh,
+      shapes.frozen,
+      saves=section.checkpoint_every < section.steps,
     ),
   ]
-
-
-def _batch_shapes(
-  model_config: ModelConfig,
-  section: FinetuningConfig,
-  rows: int,
-) -> Batch:
-  """Returns a batch of zeros, of the shapes that the section's batches have."""
-  if families.of(model_config).decoder_only:
-    length = section.input_length + section.target_length
-    batch = {
-      "tokens": np.zeros((rows, length), np.int32),
-      "weights": np.zeros((rows, length), np.float32),
-    }
-    segments = {"segments": "tokens"}
-  else:
-    batch = {
-      "inputs": np.zeros((rows, section.input_length), np.int32),
-      "targets": np.zeros((rows, section.target_length), np.int32),
-      "weights": np.zeros((rows, section.target_length), np.float32),
-    }
-    segments = {"input_segments": "inputs", "target_segments": "targets"}
-  if section.pack:
-    batch |= {name: batch[field] for name, field in segments.items()}
-  return batch

@@ -103,20 +103,23 @@ def _check_seen(record: Mapping[str, Any], workdir: Workdir) -> None:
 
 def _claim(record: Mapping[str, Any], workdir: Workdir) -> None:
   if os.path.exists(workdir.config):
-    _check_same(record, workdir)
+    former = _read_json(workdir.config)
+    if _is_same(former, record, workdir):
+      # Arms that this run leaves out have results there that a later one takes as they are.
+      record = {**record, "arms": {**former.get("arms", {}), **record.get("arms", {})}}
   with files.atomic_write(workdir.config) as file:
     json.dump(record, file, indent=1)
 
 
-def _check_same(record: Mapping[str, Any], workdir: Workdir) -> None:
-  """Checks that a workdir's config is that of a record; what is only prepared starts over.
+def _is_same(former: Mapping[str, Any], record: Mapping[str, Any], workdir: Workdir) -> bool:
+  """Returns whether a workdir's config is that of a record; if not, what is prepared is removed.
 
   Raises:
     UserError: they differ, and the workdir has results, or others are at work there.
   """
-  differing = differences(_read_json(workdir.config), record)
+  differing = differences(former, record)
   if not differing:
-    return
+    return True
   advice = "choose another --workdir"
   present = _others_present(workdir)
   if present:
@@ -128,7 +131,7 @@ def _check_same(record: Mapping[str, Any], workdir: Workdir) -> None:
     # An attempt that ended before any training, as with a mistake in its flags: start over.
     for folder in (workdir.all_facts, workdir.all_tokenizers):
       shutil.rmtree(folder, ignore_errors=True)
-    return
+    return False
   lines = "\n  ".join(differing)
   raise UserError(f"{workdir}: {state}; {advice}. What differs (there, here):\n  {lines}")
 

@@ -99,10 +99,14 @@ def _run_as_first(
 
 
 def _stages(config: Config) -> list[Stage]:
-  names = order(config)
-  if not training.starts_ready(config):  # else there is nothing to pretrain
-    names = [PRETRAINED, *names]
+  names = stage_names(config)
   return [(seed, name) for seed in configs.seeds(config) for name in names]
+
+
+def stage_names(config: Config) -> list[str]:
+  """Returns the stages of a seed: PRETRAINED, unless there is nothing to pretrain, and the arms."""
+  names = order(config)
+  return names if training.starts_ready(config) else [PRETRAINED, *names]
 
 
 def order(config: Config) -> list[str]:

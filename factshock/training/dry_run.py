@@ -57,17 +57,51 @@ def describe(
   axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   trained_size = tree_size(state["params"])
   needed = _device_memory(step_fn, state, batch, mesh, placed)
-  copied = tree_bytes(state) if saves else 0
   return [
     f"parameters: {trained_size + tree_size(frozen):,}, of them trained {trained_size:,}",
     f"devices: {devices} {_platform(mesh)}, {axes}; {device_rows:,} of {rows:,} rows of a batch on "
     "each",
     "weights, with the mesh axis that each dimension is cut over:",
     *_cut_lines(placed.weights, placed.weight_shardings),
-    _memory_line(needed, mesh),
-    *([_process_line(needed, copied, mesh)] if _platform(mesh) == "cpu" else []),
+    *_memory_lines(needed, state, mesh, saves),
     _flops_line(step_fn, placed.arguments, devices),
   ]
+
+
+def memory(
+  step_fn: StepFn,
+  state: TrainState,
+  batch: Batch,
+  mesh: jax.sharding.Mesh,
+  frozen: Params | None = None,
+  saves: bool = False,
+) -> tuple[list[str], int]:
+  """Returns lines on the memory that training will take, and the bytes of it that devices take.
+
+  Args:
+    step_fn: as for `describe`, and so are the others.
+    state: shapes.
+    batch: arrays or shapes [B, ...] by name.
+    mesh: the mesh of the run.
+    frozen: shapes of the weights that are not trained, or None.
+    saves: whether checkpoints are written on the way.
+  """
+  batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
+  placed = _place(state, batch, mesh, frozen)
+  needed = _device_memory(step_fn, state, batch, mesh, placed)
+  return _memory_lines(needed, state, mesh, saves), mesh.size * needed.total
+
+
+def _memory_lines(
+  needed: "_Memory",
+  state: TrainState,
+  mesh: jax.sharding.Mesh,
+  saves: bool,
+) -> list[str]:
+  lines = [_memory_line(needed, mesh)]
+  if _platform(mesh) == "cpu":
+    lines.append(_process_line(needed, tree_bytes(state) if saves else 0, mesh))
+  return lines
 
 
 def _place(
