@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -36,6 +36,7 @@ from factshock.models.formats.huggingface import names as tensor_names
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import FilePath, TokenIds
 
 # What share of a leaf each model has: a number, or one for each layer [N, 1, ...].
@@ -313,12 +314,22 @@ def _lazy_mix(
     shapes[name.removeprefix("params/")] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
   shares = mix.shares(shapes)
   lazy = {}
+  progress = Progress("mixing", len(shapes))
   for name, shape in shapes.items():
     full_name = f"params/{name}"
     records = [of_folder[full_name] for of_folder in leaves]
-    blocks = functools.partial(_mixed_blocks, folders, records, full_name, shares[name])
+    mixed = functools.partial(_mixed_blocks, folders, records, full_name, shares[name])
+    blocks = functools.partial(_with_progress, mixed, progress)
     lazy[name] = tree_files.Lazy(shape.shape, shape.dtype, blocks=blocks)
   return tree_files.nested(lazy)
+
+
+def _with_progress(
+  blocks: Callable[[], Iterator[np.ndarray]], progress: Progress
+) -> Iterator[np.ndarray]:
+  """Yields the blocks of a leaf, which is one unit of progress."""
+  yield from blocks()
+  progress.advance()
 
 
 def _mixed_blocks(
@@ -416,6 +427,7 @@ def _mix_huggingface(
     list(map(writable, tensors)),
     huggingface.to_json(first.config, first.config.param_dtype, first.json),
     tokenizer_from=first.folder,
+    progress=Progress("mixing", len(tensors)),
     extra_files={mix_record.NAME: record},
     card=lambda: mix_card.text_of(paths, first.config, output, record()),
   )

@@ -21,7 +21,7 @@ from absl import logging
 
 from factshock.checkpoints import leaf_files
 from factshock.checkpoints.manifest import Bounds, LeafRecord
-from factshock.runtime import files, json_files, processes
+from factshock.runtime import files, json_files, processes, progress
 from factshock.runtime.errors import UserError
 from factshock.types import Array
 
@@ -126,7 +126,8 @@ def read_tree(
 
   # Reading and hashing release the interpreter lock.
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    values |= dict(zip(plain, pool.map(read, plain)))
+    arrays = progress.over("reading weights", pool.map(read, plain), len(plain))
+    values |= dict(zip(plain, arrays))
     list(pool.map(verify, names))
   return nested({name.removeprefix(prefix): values[name] for name in names})
 

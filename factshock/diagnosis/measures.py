@@ -14,6 +14,7 @@ from factshock.diagnosis.shock import Measures
 from factshock.diagnosis.statistics import Sample
 from factshock.predictions import accuracy, reading
 from factshock.predictions.reading import Predictions
+from factshock.runtime.progress import Progress
 from factshock.types import Answer
 
 NEED_BOTH = ("shock", "slope", "spearman", *("ratio/" + group for group in shock.GROUPS))
@@ -45,6 +46,7 @@ def measure(
   finetuning: Mapping[str, Sequence[Answer] | None],
   counted: bool,
   options: Options,
+  progress: Progress,
 ) -> tuple[dict[Label, Samples], dict[str, Links]]:
   """Measures all arms of one seed.
 
@@ -55,6 +57,7 @@ def measure(
     counted: whether pretraining counts are known.
     options: reference, known arm, pairs, criterion and types; labels that are not among the arms
       are passed over.
+    progress: gets two units an arm.
 
   Returns:
     (samples by label or pair, each query's predicted entity by label).
@@ -75,11 +78,14 @@ def measure(
     plans += [(label, plan) for plan in plans_of_arm]
     right[label] = right_N
     predicted[label] = entity_N
+    progress.advance()
   plans += _comparison_plans(right, options)
   if counted:
     plans += _ratio_plans(predicted, queries, finetuning, options)
-  for label, measured in _carry_out(queries.draw, plans):
+  done = progress.done
+  for count, (label, measured) in enumerate(_carry_out(queries.draw, plans), 1):
     samples.setdefault(label, {}).update(measured)
+    progress.update(done + len(arms) * count // len(plans))
   for label in arms:
     _blank_unknown(samples[label], finetuning[label] is not None, counted)
   return samples, links

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from factshock.diagnosis import summary
 from factshock.facts import counts, sources
 from factshock.predictions import reading, repeats
-from factshock.runtime import messages
+from factshock.runtime import messages, progress
 from factshock.types import Answer
 
 T = TypeVar("T")
@@ -58,9 +58,10 @@ def diagnose(
   Raises:
     UserError: files that are missing, malformed, or do not fit each other.
   """
+  named = list(predictions)
   arms = reading.group_by_arm(
     reading.select_split(reading.read(path, arm, options.columns), options.split)
-    for arm, path in predictions
+    for arm, path in progress.over("reading predictions", named, len(named))
   )
   note = reading.candidates_note(arms)
   if note:

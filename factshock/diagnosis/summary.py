@@ -17,6 +17,7 @@ from factshock.diagnosis.statistics import DEFAULT_BOOTSTRAP, Bootstrap, Sample,
 from factshock.predictions import accuracy
 from factshock.predictions.reading import Predictions, PredictionsByArm
 from factshock.runtime.errors import UserError
+from factshock.runtime.progress import Progress
 from factshock.types import Answer
 
 ACCURACY = ("right", "exact_match", "contains", "f1")
@@ -57,7 +58,8 @@ def diagnose(
   )
   _check_common_seeds(arms, options.pairs)
   seeds = sorted({seed for by_seed in arms.values() for seed in by_seed})
-  gathered = _Gathered()
+  measured_twice = 2 * sum(map(len, arms.values()))  # as they are, then resampled
+  gathered = _Gathered(Progress("diagnosing", measured_twice))
   for index, seed in enumerate(seeds):
     rng = np.random.default_rng([bootstrap.seed, index])
     of_seed = {label: by_seed[seed] for label, by_seed in arms.items() if seed in by_seed}
@@ -114,7 +116,8 @@ class _Gathered:
     links: label -> how many answers are known ones, were linked to one, and name none.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, progress: Progress) -> None:
+    self._progress = progress
     self.samples: dict[measures.Label, SamplesBySeed] = collections.defaultdict(
       lambda: collections.defaultdict(dict)
     )
@@ -152,7 +155,9 @@ class _Gathered:
       rng,
     )
     self.bins[seed] = queries.bin_rows
-    measured, links = measures.measure(arms, queries, trained, counts is not None, options)
+    measured, links = measures.measure(
+      arms, queries, trained, counts is not None, options, self._progress
+    )
     predicted = {label: links_of_arm.entity for label, links_of_arm in links.items()}
     for label, links_of_arm in links.items():
       self.links[label].update(links_of_arm.counts())

@@ -32,7 +32,7 @@ from factshock.knowledge_graph.extraction import Extractor
 from factshock.knowledge_graph.records import Outcome
 from factshock.predictions import prior_correction, writing
 from factshock.predictions.rows import Row, read_all_rows, read_rows
-from factshock.runtime import files, locks, messages, provenance
+from factshock.runtime import files, locks, messages, progress, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Answer
@@ -206,9 +206,13 @@ def extract(folder: str, predictions: str, calibration_path: str, options: Optio
     UserError: files that are missing, malformed, or do not fit each other.
   """
   started = _now()
+  steps = Progress("extracting", 4)
   inputs = _read(folder, predictions, calibration_path, options)
+  steps.advance("calibrating")
   extractor = _fit(inputs, options)
+  steps.advance("accepting")
   decision = _decide(extractor, inputs, options)
+  steps.advance("writing")
   curves = _curves(extractor)
   digests = [_file_digest(path) for path in (predictions, calibration_path)]
   run = _run_record(started, curves["identity"], digests, decision.threshold, options)
@@ -223,6 +227,7 @@ def extract(folder: str, predictions: str, calibration_path: str, options: Optio
     "notes": NOTES,
   }
   _write_json(os.path.join(folder, CURVES), curves)
+  steps.advance()
   return summary
 
 
@@ -471,8 +476,9 @@ def _write_outputs(
   }
   rows = records.canonical_rows(decision.outcome, inputs.names, inputs.labels, columns)
   outputs = [_write_rows(folder, rows, run, len(inputs.answers.texts))]
+  total = outputs[0]["rows"]
   for name in options.graph_formats:
-    outputs.append(_write_format(name, folder, {**run, "ended": _now()}))
+    outputs.append(_write_format(name, folder, {**run, "ended": _now()}, total))
   return outputs
 
 
@@ -483,13 +489,9 @@ def _write_rows(
   total: int,
 ) -> dict[str, Any]:
   """Writes triples.jsonl, with progress."""
-  progress = Progress("writing triples", total)
 
   def with_progress() -> Iterator[CanonicalRow]:
-    for count, row in enumerate(rows, 1):
-      yield row
-      if count % 10000 == 0:
-        progress.update(min(count, total))
+    return progress.over("writing triples", rows, total)
 
   paths, written = formats.write("jsonl", folder, with_progress, run)
   return {"format": "jsonl", "path": paths[0], "rows": written["rows"]}
@@ -499,11 +501,15 @@ def _write_format(
   name: str,
   folder: str,
   run: canonical.Run,
+  total: int,
 ) -> dict[str, Any]:
-  """Writes triples.jsonl in another format."""
-  paths, written = formats.write(
-    name, folder, lambda: canonical.read(os.path.join(folder, canonical.FILE)), run
-  )
+  """Writes triples.jsonl, of `total` rows, in another format."""
+
+  def rows() -> Iterator[CanonicalRow]:
+    read = canonical.read(os.path.join(folder, canonical.FILE))
+    return progress.over(f"writing {name}", read, total)
+
+  paths, written = formats.write(name, folder, rows, run)
   if written["unusable_ids"]:
     messages.say(
       f"  {name}: {written['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids "

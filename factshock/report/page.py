@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from factshock.facts import credits
@@ -26,6 +26,7 @@ from factshock.report.document import caption
 from factshock.report.markup import text
 from factshock.report.numbers import finite, ratio, share
 from factshock.report.schema import Diagnosis
+from factshock.runtime import progress
 from factshock.runtime.errors import UserError
 
 # The page may load nothing and run nothing but our own script, whatever a name in the data says.
@@ -59,14 +60,17 @@ def write_report(
 
 def draw(diagnosis: Diagnosis) -> dict[str, list[Panel]]:
   """Draws all pictures; one whose data the diagnosis lacks has no panels."""
-  return {
-    "steps": plots.accuracy_by_steps(diagnosis),
-    "alpha": plots.by_alpha(diagnosis),
-    "ratios": shock_plots.ratios(diagnosis),
-    "pressure": shock_plots.by_pressure(diagnosis),
-    "popularity": plots.by_popularity(diagnosis),
-    **attention_plots.draw(diagnosis),
+  drawers: dict[str, Callable[[Diagnosis], list[Panel]]] = {
+    "steps": plots.accuracy_by_steps,
+    "alpha": plots.by_alpha,
+    "ratios": shock_plots.ratios,
+    "pressure": shock_plots.by_pressure,
+    "popularity": plots.by_popularity,
   }
+  pictures: dict[str, list[Panel]] = {}
+  for key, draw_panels in progress.over("drawing", drawers.items(), len(drawers)):
+    pictures[key] = draw_panels(diagnosis)
+  return pictures | attention_plots.draw(diagnosis)
 
 
 def render(

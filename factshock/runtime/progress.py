@@ -1,6 +1,7 @@
 """Progress of long steps on stderr: a bar on a terminal, a line now and then in pipes and logs."""
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ _SHORT = 1.0  # seconds before which a step shows no bar
 _WORTH_KEEPING = 3.0  # seconds that a step takes whose full bar stays on the terminal
 _FORMAT = "  {desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {elapsed}{postfix}"
 _WIDTH = 100
+_SHOWN = 1000  # of many items how often it is shown how many are done
 _COMPILING = "compiling"
 
 tqdm.tqdm.monitor_interval = 0  # no thread that watches the bars: steps may fork processes
@@ -60,18 +62,24 @@ class Progress:
     self.began = time.monotonic()
     self.printed = self.began  # when the last line was printed
     self.first: tuple[float, int] | None = None  # time and units done of the first update
+    self.done = 0
     self._compiles = compiles
     self._bar = _new_bar(label, total, compiles) if _has_terminal() else None
 
   def update(self, done: int, note: str = "") -> None:
     """Takes note of the units done; shows them if it is time to, or if all are done."""
     now = time.monotonic()
+    self.done = done
     if self.first is None:
       self.first = now, done
     if self._bar is not None:
       self._draw(self._bar, now, done, note)
     elif processes.is_first():
       self._log(now, done, note)
+
+  def advance(self, note: str = "") -> None:
+    """Takes note of one unit more."""
+    self.update(min(self.done + 1, self.total), note)
 
   def close(self) -> None:
     """Ends the bar of a step that ends before all is done."""
@@ -139,12 +147,14 @@ def over(
   items: Iterable[T],
   total: int,
 ) -> Iterator[T]:
-  """Yields items and shows how many of `total` are done."""
+  """Yields items and shows how many of `total`, about, are done."""
   progress = Progress(label, total)
+  every = max(1, total // _SHOWN)
   with contextlib.closing(progress):
     for done, item in enumerate(items, 1):
       yield item
-      progress.update(done)
+      if done % every == 0:
+        progress.update(min(done, total))
 
 
 def _has_terminal() -> bool:
@@ -161,11 +171,13 @@ def _new_bar(
   compiles: bool,
 ) -> "tqdm.tqdm[Any]":
   """Returns a bar that shows itself once a step is not short, or at once while it compiles."""
+  columns, lines = shutil.get_terminal_size()
   bar: tqdm.tqdm[Any] = tqdm.tqdm(
     desc=label,
     total=total,
     bar_format=_FORMAT,
-    ncols=_WIDTH,
+    ncols=min(_WIDTH, columns),
+    nrows=lines,
     miniters=1,
     delay=0 if compiles else _SHORT,
     leave=None,  # a bar within another's step goes away when it is full

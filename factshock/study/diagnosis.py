@@ -30,7 +30,7 @@ from factshock.predictions.points import Point
 from factshock.predictions.reading import Predictions
 from factshock.report import folder
 from factshock.report import reading as report
-from factshock.runtime import files, messages
+from factshock.runtime import files, messages, progress
 from factshock.runtime.workdir import Workdir
 from factshock.study import comparisons, descriptions, roles
 from factshock.study import config as configs
@@ -98,9 +98,10 @@ def diagnose(
 def _predictions(workdir: Workdir, listing: _Listing) -> dict[str, dict[int, Predictions]]:
   """Returns the predictions of test facts by label and seed; each file is read once."""
   read = functools.cache(lambda label, seed: _read(workdir, label, seed, "test"))
+  labels = progress.over("reading predictions", listing.files.items(), len(listing.files))
   return {
     label: {seed: read(file_label, seed) for seed, file_label in by_seed.items()}
-    for label, by_seed in listing.files.items()
+    for label, by_seed in labels
   }
 
 

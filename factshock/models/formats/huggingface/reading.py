@@ -34,7 +34,7 @@ from factshock.models.formats.huggingface.adapters import Adapters
 from factshock.models.formats.huggingface.files import StoredTensor
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
-from factshock.runtime import console
+from factshock.runtime import console, progress
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath, Params
 
@@ -128,7 +128,8 @@ def load(
     config = dataclasses.replace(source.config, param_dtype=str(np.dtype(param_dtype)))
     source = dataclasses.replace(source, config=config)
   params: Params = {}
-  for leaf in names.by_leaf(source.config):
+  leaves = names.by_leaf(source.config)
+  for leaf in progress.over("reading weights", leaves, len(leaves)):
     array = source.read_leaf(leaf)
     target = sharding(leaf, array.shape) if sharding else None
     # On a CPU device the aligned array becomes the leaf itself; elsewhere it is freed once copied.
