@@ -21,6 +21,7 @@ EXTRAS = (
   "gguf",
   "lm_eval",
   "lm_pub_quiz",
+  "networkx",
   "tensorflow_datasets",
   "torch",
   "wandb",
@@ -64,6 +65,18 @@ def modules(folders: list[str]) -> Iterator[tuple[pathlib.Path, str, ast.Module]
 def functions(tree: ast.Module) -> list[Function]:
   """Returns all functions of a module, methods and nested ones included."""
   return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def length(path: pathlib.Path, function: Function) -> int:
+  """Returns how many lines a function has; of the Python API, how many its body has.
+
+  Whoever calls the API reads its parameters and what each means there.
+  """
+  first = function.body[0]
+  is_documented = ast.get_docstring(function) is not None
+  if path.parts[-2:] == ("factshock", "api.py") and is_documented:
+    return function.end_lineno - first.end_lineno
+  return function.end_lineno - function.lineno + 1
 
 
 def arguments(function: Function) -> list[ast.arg]:
@@ -135,7 +148,7 @@ def census(folders: list[str]) -> dict[str, float]:
       counts["annotated"] += sum(arg.annotation is not None for arg in given)
       counts["functions"] += 1
       counts["returns"] += function.returns is not None
-      counts["long functions"] += function.end_lineno - function.lineno + 1 > LONGEST_FUNCTION
+      counts["long functions"] += length(path, function) > LONGEST_FUNCTION
     docstrings = [text for node in documented if (text := ast.get_docstring(node))]
     counts["docstrings"] += len(docstrings)
     counts["openings"] += sum(bool(opening.match(text)) for text in docstrings)

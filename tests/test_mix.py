@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import pathlib
 import shutil
@@ -16,7 +17,6 @@ import numpy as np
 import pytest
 from absl import flags
 
-from factshock import mix as mix_verb
 from factshock.answering import selection
 from factshock.checkpoints import interpolation, mix_record, mixing, store, tree_files
 from factshock.configs import demo
@@ -27,6 +27,8 @@ from factshock.models.formats.huggingface import names
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study import weights
+
+mix_verb = importlib.import_module("factshock.mix")
 
 T5 = t5.T5Config(
   vocab_size=67, d_model=24, d_ff=40, num_heads=3, d_kv=16, encoder_layers=3, decoder_layers=2

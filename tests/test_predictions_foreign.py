@@ -1,13 +1,15 @@
 """Predictions as other programs write them, and what is refused of them."""
 
+import importlib
 import json
 
 import pytest
 
-from factshock import diagnose
 from factshock.predictions import foreign, prior_correction, reading, repeats
 from factshock.predictions import rows as prediction_rows
 from factshock.runtime.errors import UserError
+
+diagnose = importlib.import_module("factshock.diagnose")
 
 ROWS = [
   {"subject": "Ada", "relation": "r", "object": "Bath", "prediction": "bath", "score": -0.5},

@@ -146,22 +146,40 @@ def answers_of(
     generated = decoding.generate(model, texts, decoding_options, **size)
     answers = writing.text_rows(rows, *generated, **labels)
   else:
-    names = [fact["relation"] for fact in rows]
-    counter = prompts.token_counter(model.tokenizer)
-    if options.candidates and options.candidates_only:
-      candidates = known_answers.of_file(options.candidates, names, rows, counter)
-    else:
-      others = [options.prompting.shot_facts, options.candidates]
-      candidates = known_answers.of_relations(rows, facts, names, origin, others, counter)
-    kept = origin.top if options.top is None else options.top or None
-    top = None if options.pub_quiz else kept
-    answers = best_first.rows(
-      model, rows, texts, candidates, top=top, stops=stops, **size, **labels
-    )
+    prompted = (model, rows, texts, stops)
+    answers = _ranked(*prompted, origin, facts, options, labels)
     if options.pub_quiz:
       _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
-      answers = writing.shortened(answers, kept)
+      answers = writing.shortened(answers, _kept(origin, options))
   return answers
+
+
+def _ranked(
+  model: LoadedModel,
+  facts: Sequence[Fact],
+  texts: Sequence[str],
+  stops: Sequence[str],
+  origin: Origin,
+  path: str,
+  options: AnswerOptions,
+  labels: Mapping[str, Any],
+) -> list[Row]:
+  """Returns rows of the best answers of each fact's relation, of all for lm-pub-quiz."""
+  names = [fact["relation"] for fact in facts]
+  counter = prompts.token_counter(model.tokenizer)
+  if options.candidates and options.candidates_only:
+    candidates = known_answers.of_file(options.candidates, names, facts, counter)
+  else:
+    others = [options.prompting.shot_facts, options.candidates]
+    candidates = known_answers.of_relations(facts, path, names, origin, others, counter)
+  top = None if options.pub_quiz else _kept(origin, options)
+  size = {"batch_size": origin.batch_size, "top": top, "stops": stops}
+  return best_first.rows(model, facts, texts, candidates, **size, **labels)
+
+
+def _kept(origin: Origin, options: AnswerOptions) -> int | None:
+  """Returns how many candidates a row keeps; None is all."""
+  return origin.top if options.top is None else options.top or None
 
 
 def in_form(model: LoadedModel, form: str) -> LoadedModel:

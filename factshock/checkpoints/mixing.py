@@ -127,14 +127,19 @@ def mix_checkpoints(
   Raises:
     UserError: counts, weights or folders that do not fit, or trees that differ; names every leaf.
   """
-  if os.path.exists(output):
-    raise UserError(f"{output}: already exists; remove it or choose another --output")
+  check_new(output)
   mix = Mix.of(weights, layerwise, len(paths))
   check_inputs(paths, allow_other_tokenizer)
   if any(map(huggingface.is_source, paths)):
     return _mix_huggingface(paths, mix, output)
   folders = [store.step_folder(path) for path in paths]
   return _mix_own(folders, mix, output)
+
+
+def check_new(output: FilePath) -> None:
+  """Raises a UserError where the folder to write is there already."""
+  if os.path.exists(output):
+    raise UserError(f"{output}: already exists; remove it or choose another --output")
 
 
 def check_inputs(paths: Sequence[FilePath], allow_other_tokenizer: bool = False) -> None:

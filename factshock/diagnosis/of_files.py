@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from factshock.diagnosis import summary
 from factshock.facts import counts, sources
 from factshock.predictions import reading, repeats
+from factshock.predictions.reading import PredictionsByArm
 from factshock.runtime import messages, progress
 from factshock.types import Answer
 
@@ -69,21 +70,23 @@ def diagnose(
   repeats.check(arms)
   if options.finetuning:
     repeats.check_relations(arms)
+  return summary.diagnose(arms, _options(arms, options), bootstrap)
+
+
+def _options(arms: PredictionsByArm, options: FileOptions) -> summary.Options:
+  """Returns options with what their files hold, the same for every seed."""
   seeds = sorted({seed for by_seed in arms.values() for seed in by_seed})
-  return summary.diagnose(
-    arms,
-    summary.Options(
-      finetuning=_for_each_seed(seeds, _finetuning_answers(options.finetuning)),
-      counts=_for_each_seed(seeds, counts.read_counts(options.counts) if options.counts else None),
-      reference=options.reference,
-      known=options.known,
-      entity_arms=list(arms),
-      criterion=options.criterion,
-      types=_relation_types(options.relations),
-      finetuned=options.finetuned,
-      corrected=options.corrected,
-    ),
-    bootstrap,
+  mentions = counts.read_counts(options.counts) if options.counts else None
+  return summary.Options(
+    finetuning=_for_each_seed(seeds, _finetuning_answers(options.finetuning)),
+    counts=_for_each_seed(seeds, mentions),
+    reference=options.reference,
+    known=options.known,
+    entity_arms=list(arms),
+    criterion=options.criterion,
+    types=_relation_types(options.relations),
+    finetuned=options.finetuned,
+    corrected=options.corrected,
   )
 
 

@@ -1,5 +1,6 @@
 """Extraction of a knowledge graph: what to ask, the graph itself, and its page."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -13,6 +14,38 @@ from factshock.types import FilePath, Relation
 
 PREDICTIONS = "predictions.jsonl.gz"
 CALIBRATION = "calibration_predictions.jsonl.gz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Holds the files that say what an extraction is about.
+
+  Attributes:
+    queries: path of what is asked, or a data set; None is all that is answered.
+    calibration: path of the calibration facts, or of the answers to them.
+    relations: path of the relations, or a data set that brings them.
+  """
+
+  queries: str | None
+  calibration: str
+  relations: str | None
+
+  def read(
+    self,
+    default_path: Callable[[], FilePath] | None = None,
+  ) -> tuple[dict[str, Relation], list[Row] | None]:
+    """Returns relations and queries.
+
+    Args:
+      default_path: as of `find_relations`.
+    """
+    relations = find_relations(self.relations, (self.queries, self.calibration), default_path)
+    return relations, find_queries(self.queries, None, None, relations)
+
+  def limited(self, options: pipeline.Options) -> pipeline.Options:
+    """Returns options with the relations, and with the queries that answers are limited to."""
+    relations, queries = self.read()
+    return dataclasses.replace(options, relations=relations, queries=queries)
 
 
 def extract(

@@ -48,14 +48,24 @@ def write_report(
   Raises:
     UserError: the diagnosis holds no arms, or the folder cannot be written.
   """
+  tidied = _tidied(diagnosis)
+  pictures = draw(tidied)
+  return document.write_files(render(tidied, pictures), pictures, folder)
+
+
+def html(diagnosis: Mapping[str, Any]) -> str:
+  """Returns the page that `write_report` writes."""
+  tidied = _tidied(diagnosis)
+  return render(tidied, draw(tidied))
+
+
+def _tidied(diagnosis: Mapping[str, Any]) -> Diagnosis:
   if not isinstance(diagnosis, dict) or not diagnosis.get("arms"):
     raise UserError(
       'diagnosis: expected a dict with at least one arm under "arms", got none; '
       "run diagnose on a predictions file first"
     )
-  tidied = reading.tidy(diagnosis)
-  pictures = draw(tidied)
-  return document.write_files(render(tidied, pictures), pictures, folder)
+  return reading.tidy(diagnosis)
 
 
 def draw(diagnosis: Diagnosis) -> dict[str, list[Panel]]:

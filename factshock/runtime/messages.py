@@ -11,21 +11,22 @@ from typing import TypeAlias
 
 Listener: TypeAlias = Callable[[str], None]
 
-# Process-wide, not a context variable: what a thread of a step says goes the same way.
+# Process-wide, not context variables: what a thread of a step says goes the same way.
 _listeners: list[Listener] = []
+_rewordings: list[Callable[[str], str]] = []
 
 
 def say(text: str) -> None:
   """Prints a line on stdout, or hands it to whoever listens."""
   if _listeners:
-    _listeners[-1](text)
+    _listeners[-1](_reworded(text))
   else:
-    print(text, flush=True)
+    print(_reworded(text), flush=True)
 
 
 def say_aside(text: str) -> None:
   """Prints a line on stderr, where it is beside the result, or hands it to whoever listens."""
-  (listener() or _print_on_stderr)(text)
+  (listener() or _print_on_stderr)(_reworded(text))
 
 
 def listener() -> Listener | None:
@@ -49,6 +50,22 @@ def kept_off_stdout() -> Iterator[None]:
   """Prints messages on stderr while the context lasts, unless somebody listens already."""
   with contextlib.nullcontext() if _listeners else sent_to(_print_on_stderr):
     yield
+
+
+@contextlib.contextmanager
+def reworded(reword: Callable[[str], str]) -> Iterator[None]:
+  """Changes the words of messages while the context lasts."""
+  _rewordings.append(reword)
+  try:
+    yield
+  finally:
+    _rewordings.remove(reword)
+
+
+def _reworded(text: str) -> str:
+  for reword in reversed(_rewordings):
+    text = reword(text)
+  return text
 
 
 def _print_on_stderr(text: str) -> None:

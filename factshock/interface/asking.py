@@ -1,0 +1,83 @@
+"""Asking of models from Python: an opened model in, rows or files of answers out."""
+
+import dataclasses
+from typing import Any
+
+from factshock.answering import asking, candidates
+from factshock.answering.asking import AnswerOptions, KnowledgeOptions
+from factshock.answering.prompting import Prompting
+from factshock.facts import schema
+from factshock.interface import extracting
+from factshock.interface.models import Model
+from factshock.knowledge_graph import pipeline
+from factshock.predictions import writing
+from factshock.runtime.errors import UserError
+
+MODES = ("rank", "greedy", "beam", "sample", "letters", "choices", "known")
+# The name of a mode -> how an answer is generated.
+DECODING = {"generate": "greedy", "greedy": "greedy", "beam": "beam", "sample": "sample"}
+
+
+def answer(
+  model: Model,
+  facts: str,
+  options: AnswerOptions | KnowledgeOptions,
+  output: str | None,
+) -> list[dict[str, Any]]:
+  """Returns a model's answers to a facts file, or what it knows of the facts.
+
+  Args:
+    model: the model.
+    facts: path of the facts, or a data set.
+    options: how to answer, or how to find out what is known.
+    output: path of the file to write as well; None is none.
+  """
+  if isinstance(options, KnowledgeOptions):
+    known = asking.knowledge_of(model.loaded, model.origin, facts, options)
+    if output is not None:
+      schema.write_facts(output, known)
+    return [dict(fact) for fact in known]
+  rows = asking.answers_of(model.loaded, model.origin, facts, options)
+  if output is not None:
+    writing.write_predictions(output, rows)
+  return rows
+
+
+def answer_extraction(
+  model: Model,
+  source: extracting.Source,
+  folder: str,
+  options: pipeline.Options,
+  mode: str,
+  prompt: str | None,
+) -> tuple[tuple[str, str], pipeline.Options]:
+  """Asks a model the queries and the calibration facts of an extraction.
+
+  Args:
+    model: the model.
+    source: the files of queries, calibration facts and relations.
+    folder: that of the extraction.
+    options: of the extraction.
+    mode: how the model is asked, one of candidates.METHODS.
+    prompt: "cloze" or "question"; None is as it was finetuned.
+
+  Returns:
+    The paths of the predictions on queries and on calibration facts, and the options with the
+    relations.
+
+  Raises:
+    UserError: there are no queries, or some are calibrated on.
+  """
+  if mode not in candidates.METHODS:
+    raise UserError(f"mode: expected one of {', '.join(candidates.METHODS)}, got {mode!r}")
+  relations, queries = source.read(model.origin.relations_path)
+  known = extracting.read_calibration(source.calibration, queries)
+  paths = extracting.paths_of_answers(folder)
+  how = candidates.QueryOptions(
+    mode,
+    Prompting(prompt),
+    options.candidates,
+    list_all=bool(options.prior_correction),
+  )
+  candidates.answer_queries(model.loaded, model.origin, queries or [], known, paths, relations, how)
+  return paths, dataclasses.replace(options, relations=relations)
