@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import weakref
@@ -24,6 +25,7 @@ NASTY_ROWS = [
   row(label, f"r{number % 3}", NASTY[-number - 1], rank=number + 1)
   for number, label in enumerate(NASTY)
 ]
+IMPLIED = row("implied") | {"score": None, "rank": None}  # by another triple
 
 
 def written(tmp_path, name, rows, run=RUN):
@@ -295,6 +297,29 @@ def test_pykeen_reads_tsv(tmp_path):
   }
 
 
+def test_pykeen_trains_on_a_graph(tmp_path, monkeypatch):
+  monkeypatch.setenv("PYSTOW_HOME", str(tmp_path / "pystow"))
+  pytest.importorskip("pykeen", reason="pykeen is not installed")
+  from pykeen.pipeline import pipeline
+  from pykeen.triples import TriplesFactory
+
+  rows = [row(f"s{number}", f"r{number % 3}", f"o{number % 7}") for number in range(60)]
+  (path, _), _ = written(tmp_path, "tsv", [*rows, *NASTY_ROWS])
+  factory = TriplesFactory.from_path(path)
+  done = pipeline(
+    training=factory,
+    testing=factory,
+    model="TransE",
+    model_kwargs={"embedding_dim": 8},
+    training_kwargs={"num_epochs": 3, "use_tqdm": False},
+    evaluation_kwargs={"use_tqdm": False},
+    random_seed=0,
+    device="cpu",
+  )
+  assert len(done.losses) == 3 and done.losses[-1] < done.losses[0]
+  assert 0 < done.get_metric("hits@10") <= 1
+
+
 # --- OpenKE, Neo4j, NetworkX, LM-KBC
 
 
@@ -360,6 +385,37 @@ def test_neo4j_quotes_all_texts_and_counts_line_breaks(tmp_path):
     '"[""over-predicted""]"'
   )
   assert counts["line_breaks"] == 1 and counts["entities"] == 4
+
+
+def test_neo4j_gets_no_property_where_there_is_no_number(tmp_path):
+  written(tmp_path, "neo4j", [IMPLIED])
+  with open(tmp_path / "neo4j" / "relationships.csv", newline="", encoding="utf-8") as file:
+    (edge,) = csv.DictReader(file)
+  assert (edge["score:double"], edge["rank:int"]) == ("", "")
+
+
+def test_neo4j_imports_the_files(tmp_path):
+  """Asks neo4j-admin, where it is installed; it writes into its own data folder."""
+  if not shutil.which("neo4j-admin"):
+    pytest.skip("neo4j-admin is not installed")
+  # Neo4j holds any text but one with a zero.
+  rows = [*filter(lambda found: "\0" not in "".join(keys([found])[0]), NASTY_ROWS)]
+  rows += [row("flagged", flags=["over-predicted"]), IMPLIED]
+  (of_nodes, of_edges), counts = written(tmp_path, "neo4j", rows)
+  done = subprocess.run(
+    [
+      "neo4j-admin",
+      *("database", "import", "full", "--overwrite-destination", "--multiline-fields=true"),
+      f"--nodes={of_nodes}",
+      f"--relationships={of_edges}",
+      f"--report-file={tmp_path / 'report'}",
+      "neo4j",
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert f"{counts['entities']} nodes" in done.stdout and f"{len(rows)} rel" in done.stdout
 
 
 @settings(max_examples=30, deadline=None)

@@ -281,12 +281,17 @@ def _relationship(edge: Edge) -> str:
     _quoted(nodes.relation_uri(relation)),
     _quoted(row.get("relation_label") or relation),
     f"{row['confidence']!r}",
-    f"{row['score']!r}",
-    f"{row['rank']}",
+    _number(row["score"]),
+    _number(row["rank"]),
     _quoted(row["run"]),
     _quoted(flags),
   ]
   return ",".join(cells) + "\n"
+
+
+def _number(value: float | None) -> str:
+  """Returns a number as a CSV cell; an empty one, of a triple that others imply, is no property."""
+  return "" if value is None else f"{value!r}"
 
 
 def _quoted(text: str) -> str:

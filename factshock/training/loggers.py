@@ -163,7 +163,8 @@ def _begin_run(
   Raises:
     UserError: it cannot; says what to do.
   """
-  import wandb  # noqa: PLC0415  (an extra)
+  # An extra.
+  import wandb  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
   try:
     return wandb.init(
