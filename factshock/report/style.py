@@ -235,7 +235,11 @@ summary {
 .browser th[aria-sort=descending] button::after { content: " ▾"; }
 .browser th[aria-sort=ascending] button::after { content: " ▴"; }
 .browser td:nth-child(2), .browser td:nth-child(6) { text-align: left; }
-.browser thead th { white-space: normal; min-width: 70px; }
+table.browser { font-size: .78rem; }
+.browser th, .browser td { padding: 4px 5px; }
+.browser th:first-child { min-width: 90px; }
+.browser thead th { hyphens: auto; font-size: .72rem; }
+.browser td:nth-child(2), .browser td:nth-child(6) { white-space: normal; }
 input[type=search] {
   font: inherit;
   padding: 4px 8px;
