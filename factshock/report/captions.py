@@ -132,7 +132,7 @@ READING = {
     "less to the subject than in {reference}; blue: more. Numbers are means over seeds; heads at "
     "the same place in models of different seeds have nothing else in common. All panels of one "
     "kind of attention have the same scale; in large models the strongest hundredth of the heads "
-    "is beyond it, in the darkest colour."
+    "is beyond it, in the strongest colour."
   ),
   "attention_popularity": (
     "How to read: test questions are sorted by the popularity of their subject, least popular on "
