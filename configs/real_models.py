@@ -117,7 +117,7 @@ def arms(variant: str = "") -> Arms:
   def finetune(facts: str, title: str, group: str = "which facts") -> Arm:
     return dict(kind="finetune", facts=facts, title=title, group=group)
 
-  by_name = dict(
+  by_name: Arms = dict(
     zero_shot=dict(kind="prompted", prompt="cloze", title="Zero-shot"),
     k_shot=dict(kind="prompted", prompt="cloze", shots=4, title="4-shot"),
     finetune=finetune("high_mismatch", "Finetuning, high mismatch", "baseline"),

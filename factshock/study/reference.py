@@ -13,6 +13,7 @@ from factshock.study.arms import registry
 from factshock.study.arms.kind import Kind
 from factshock.study.config import ArmKey, Config
 from factshock.theory import settings as theory_settings
+from factshock.training import settings as training_settings
 
 _COLUMNS = 100
 MISSING = dataclasses.MISSING
@@ -70,7 +71,9 @@ def kinds_of(config: Config) -> list[Kind]:
 
 def kind_keys(kind: Kind) -> Mapping[str, ArmKey]:
   """Returns the keys of an arm of a kind that neither all arms have nor config.finetune."""
-  elsewhere = {*configs.arm_schema(), *(configs.SCHEMA["finetune"] if kind.trains else ())}
+  elsewhere = set(configs.arm_schema())
+  if kind.trains:
+    elsewhere |= set(training_settings.section_schema(training_settings.FinetuningConfig))
   return {name: key for name, key in kind.keys.items() if name not in elsewhere}
 
 
