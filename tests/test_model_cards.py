@@ -1,10 +1,15 @@
 """Model cards: what they say of base, data, arm, scores and mix; and their way to the hub."""
 
 import dataclasses
+import importlib
 import json
+import os
+import subprocess
+import sys
 import types
 import unittest.mock
 
+import hub_stand_in
 import huggingface_hub
 import jax
 import numpy as np
@@ -13,8 +18,6 @@ import tiny
 from absl import flags
 from huggingface_hub.utils import filter_repo_objects
 
-from factshock import convert as convert_verb
-from factshock import mix as mix_verb
 from factshock.checkpoints import conversion, hub_upload, mixing, origins, store
 from factshock.models import t5
 from factshock.models.formats import huggingface
@@ -23,6 +26,8 @@ from factshock.runtime import console
 from factshock.runtime.errors import UserError
 from factshock.study import config as configs
 
+convert_verb = importlib.import_module("factshock.convert")
+mix_verb = importlib.import_module("factshock.mix")
 T5 = t5.T5Config(
   vocab_size=67, d_model=8, d_ff=8, num_heads=2, d_kv=4, encoder_layers=1, decoder_layers=1
 )
@@ -241,6 +246,33 @@ def test_a_converted_model_is_uploaded_to_a_new_private_repository(tmp_path, bas
   assert (sent["repo_id"], sent["folder_path"]) == ("org/mine", str(output))
   said = capsys.readouterr().out
   assert f"uploaded {output} to org/mine, a new, private one: https://hub/org/mine/c1" in said
+
+
+def test_the_hubs_own_client_uploads_with_the_token_of_the_environment(tmp_path, base):
+  command = [sys.executable, "-m", "factshock", "convert", "--to=huggingface"]
+  flags_of_run = [f"--model={base}", f"--output={tmp_path / 'mine'}", "--push_to_hub=org/mine"]
+  with hub_stand_in.serving() as server:
+    variables = {
+      "HF_ENDPOINT": server.url,
+      "HF_HUB_OFFLINE": "0",
+      "HF_HUB_DISABLE_XET": "1",
+      "HF_HOME": str(tmp_path / "home"),
+      "HF_TOKEN": "hf_of_the_environment",
+    }
+    done = subprocess.run(
+      [*command, *flags_of_run],
+      capture_output=True,
+      text=True,
+      env={**os.environ, **variables},
+    )
+  assert done.returncode == 0, done.stderr
+  assert f"a new, private one: {server.url}/org/mine/commit/ab12" in done.stdout
+  assert server.created == [{"name": "mine", "organization": "org", "visibility": "private"}]
+  written = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+  assert server.files == written and "README.md" in written
+  tokens = {token for _, path, token in server.asked if "org/mine" in path or "whoami" in path}
+  assert tokens == {"Bearer hf_of_the_environment"}
+  assert "hf_of_the_environment" not in done.stdout + done.stderr
 
 
 def test_a_repository_that_is_there_gets_a_commit(tmp_path, base, hub, capsys):

@@ -23,7 +23,7 @@ class Upload:
     Raises:
       UserError: another name, no login, or no answer from the hub.
     """
-    import huggingface_hub  # noqa: PLC0415  # slow to import, and needed for the hub alone
+    import huggingface_hub.utils  # noqa: PLC0415  # slow to import, and needed for the hub alone
 
     self._repository = repository
     if repository.count("/") != 1:
