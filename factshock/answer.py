@@ -50,7 +50,7 @@ from typing import Any
 
 from absl import flags
 
-from factshock.runtime import console, flag_names
+from factshock.runtime import console, flag_names, outputs
 from factshock.runtime.errors import UserError
 
 _CHOICE_PROMPTS = ("letters", "choices")
@@ -74,6 +74,7 @@ def define_flags() -> None:
     "Facts to ask for: .jsonl, .csv, .tsv (.gz too), .parquet, or a data set as popqa:PATH.",
   )
   flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
+  outputs.define_flag()
   flags.DEFINE_enum(
     "method",
     "rank",
@@ -182,6 +183,9 @@ def _check_flags() -> None:
       )
   if values.candidates_only and not values.candidates:
     raise UserError("--candidates_only: expected the candidates too; name them with --candidates")
+  for path in (values.output, values.pub_quiz):
+    if path:
+      outputs.check_new(path)
 
 
 def _assess() -> None:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from factshock.predictions import columns
-from factshock.runtime import console
+from factshock.runtime import console, outputs
 
 
 def define_flags() -> None:
@@ -51,6 +51,7 @@ def define_flags() -> None:
   )
   columns.define_flag()
   flags.DEFINE_string("output", None, "Predictions file to write: .jsonl or .jsonl.gz.")
+  outputs.define_flag()
   flags.mark_flags_as_required(["predictions", "output"])
 
 
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
   from factshock.predictions import correcting, writing
 
   values = flags.FLAGS
+  outputs.check_new(values.output)
   correction = correcting.correct(
     values.predictions,
     correcting.CorrectionOptions(

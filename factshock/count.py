@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from factshock.runtime import console, files, flag_names
+from factshock.runtime import console, files, flag_names, outputs
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import format_duration
 
@@ -58,6 +58,7 @@ def define_flags() -> None:
     "facts", None, "Facts whose subjects and objects are counted: a file or a data set."
   )
   flags.DEFINE_string("output", None, "File to write: .tsv or .tsv.gz.")
+  outputs.define_flag()
   flags.DEFINE_bool("folded", False, "Count names without regard to upper and lower case.")
   flags.DEFINE_integer(
     "processes", 0, "Processes at a time; 0: as many as the machine has cores.", lower_bound=0
@@ -81,6 +82,9 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(
       f"--output={values.output}: expected a name that ends in .tsv, compressed or not"
     )
+  if not os.path.isdir(corpus_counts.parts_folder(values.output)):  # else it was interrupted
+    outputs.check_new(values.output)
+    outputs.check_new(corpus_counts.facts_path(values.output))
   # A third of the time is the kernel's zeroing of memory just handed back.
   host.keep_freed_memory()
   gc.disable()  # millions of hits are made, and none in a circle

@@ -37,13 +37,19 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from factshock.predictions import columns
-from factshock.runtime import console, files, provenance
+from factshock.runtime import console, files, outputs, provenance
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 
 if TYPE_CHECKING:
   from factshock.knowledge_graph.trials import Trial
 
+# The files in --output by mode, None the usual one, that an older diagnosis or study may have left.
+_OUTPUTS = {
+  None: ("diagnosis.json", "report.html", "arms.csv", "comparisons.csv", "entities.csv"),
+  "lm_kbc": ("lm_kbc.json",),
+  "promise": ("promise.json",),
+}
 # The flags of each mode but the usual one: its own, and those that it shares with the usual one.
 _MODE_FLAGS = {
   "lm_kbc": ("gold", "train", "strict", "resamples", "confidence", "seed"),
@@ -79,6 +85,7 @@ def define_flags() -> None:
     "Folder for report.html, arms.csv, comparisons.csv, entities.csv and diagnosis.json; for "
     "lm_kbc.json and promise.json, where it may be left out.",
   )
+  outputs.define_flag()
   _define_mode_flags()
   _define_shock_flags()
   flags.DEFINE_enum(
@@ -168,6 +175,9 @@ def main(argv: Sequence[str]) -> None:
   """Diagnoses the predictions in the mode of the flags, prints a table and writes a file."""
   del argv
   mode = _mode()
+  if flags.FLAGS.output:
+    for name in _OUTPUTS[mode]:
+      outputs.check_new(os.path.join(flags.FLAGS.output, name))
   if mode == "lm_kbc":
     _diagnose_lm_kbc()
   elif mode == "promise":

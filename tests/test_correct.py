@@ -168,6 +168,7 @@ def test_the_verb_writes_corrected_predictions_and_says_what_moved(tmp_path):
     f"--entity_counts={counts}",
     f"--development={dev}",
     f"--output={tmp_path}/out.jsonl",
+    "--overwrite",
   )
   assert done.returncode == 0 and "development, right by tau: 0 0.250" in done.stdout, done.stderr
 

@@ -44,7 +44,7 @@ def count(
   Raises:
     UserError: no such files, or a broken one (nothing counted is lost).
   """
-  folder = f"{output}.parts"
+  folder = parts_folder(output)
   messages.say(f"  {len(counted.labels):,} entities by {len(counted.names):,} names")
   part_counts = corpus_shards.results(
     documents.parts(pattern),
@@ -109,6 +109,11 @@ def add_up(part_counts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndar
     for name, array in counts.items():
       total[name] = total[name] + array if name in total else array.copy()
   return total
+
+
+def parts_folder(output: str) -> str:
+  """Returns the folder of what is counted so far, which is removed once all is."""
+  return f"{output}.parts"
 
 
 def facts_path(output: str) -> str:
