@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -345,10 +346,27 @@ def test_the_verb_writes_a_diagnosis(tmp_path):
   (_, tuned_row) = csv.DictReader((tmp_path / "out" / "arms.csv").open())
   assert tuned_row["arm"] == "tuned" and float(tuned_row["shock"]) == pytest.approx(0.5)
   page = (tmp_path / "out" / "report.html").read_text()
+<<<<<<< Updated upstream
   assert "<h1>Zero and Tuned</h1>" in page and "factshock diagnose --predictions" in page
+=======
+  assert "<h1>Zero and Tuned</h1>" in page and "diagnose --predictions=" in page
+>>>>>>> Stashed changes
   found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
   assert found["arms"]["tuned"]["shock"]["shock"]["mean"] == pytest.approx(0.5)
   assert found["format"] == 1 and "slope" in found["notes"]
+
+
+def test_a_reader_who_has_read_enough_ends_the_verb_without_a_word(tmp_path):
+  path = write(tmp_path / "a.jsonl", rows_of(hand.ANSWERS))
+  command = [sys.executable, "-u", "-m", "factshock.diagnose", f"--predictions={path}"]
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer, "w") as closed:
+    done = subprocess.run(
+      [*command, f"--output={tmp_path / 'out'}"], stdout=closed, stderr=subprocess.PIPE, text=True
+    )
+  assert (done.returncode, done.stderr) == (141, "")
+  assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def predictions(workdir):
 def test_the_run_prints_the_table_and_says_where_the_report_is(finished):
   workdir, done = finished
   for name in tiny.KEEP:
-    assert re.search(rf"^  {name} +\d+ ", done.stdout, re.M), done.stdout
+    assert re.search(rf"^  {name} +[-\d]", done.stdout, re.M), done.stdout
+  assert "\nFinetuning: Finetuning " in done.stdout, "sentences come before the tables"
   assert f"report: {workdir}/report.html" in done.stdout
   assert "Warning" not in done.stderr and "WARNING" not in done.stderr, done.stderr
 

@@ -3,6 +3,7 @@
 import errno
 import functools
 import io
+import os
 import re
 import sys
 import traceback
@@ -13,6 +14,7 @@ from absl import app, flags, logging
 from factshock.runtime import flag_errors, flag_names, interruption, messages, processes
 from factshock.runtime.errors import UserError
 
+_PIPE_CLOSED = 128 + 13  # as a shell says of a program that SIGPIPE ended
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONFIG_MODULE = "config_config"  # what ml_collections calls the module of --config
 _CONFIG_ERROR = "flag --config="  # what opens absl's errors of a config file
@@ -73,6 +75,9 @@ def _guarded(
     return interruption.EXIT_CODE
   except KeyboardInterrupt:
     return _end("interrupted: run the same command again to go on", 130)
+  except BrokenPipeError:  # whoever read what is printed has read enough, as `head` does
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    return _PIPE_CLOSED
   except Exception as error:
     # ml_collections finds only on first use that a config file is missing.
     if isinstance(error, OSError) and str(error).startswith("Configuration is not available"):
