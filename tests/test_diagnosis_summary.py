@@ -346,11 +346,7 @@ def test_the_verb_writes_a_diagnosis(tmp_path):
   (_, tuned_row) = csv.DictReader((tmp_path / "out" / "arms.csv").open())
   assert tuned_row["arm"] == "tuned" and float(tuned_row["shock"]) == pytest.approx(0.5)
   page = (tmp_path / "out" / "report.html").read_text()
-<<<<<<< Updated upstream
   assert "<h1>Zero and Tuned</h1>" in page and "factshock diagnose --predictions" in page
-=======
-  assert "<h1>Zero and Tuned</h1>" in page and "diagnose --predictions=" in page
->>>>>>> Stashed changes
   found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
   assert found["arms"]["tuned"]["shock"]["shock"]["mean"] == pytest.approx(0.5)
   assert found["format"] == 1 and "slope" in found["notes"]
