@@ -158,12 +158,18 @@ def _top(diagnosis: Diagnosis, heading: str) -> str:
   return "\n".join(
     [
       f"<h1>{heading}</h1>",
-      f'<p class="under">Frequency shock report: {_size(diagnosis)}</p>',
+      f'<p class="under">Frequency shock report{_date(diagnosis)}: {_size(diagnosis)}</p>',
       document.tiles(_tiles(diagnosis)),
       listed or _absent("summary"),
       caption(text(summary.opening(diagnosis))),
     ]
   )
+
+
+def _date(diagnosis: Diagnosis) -> str:
+  """Returns " of 2026-11-27", the day on which the run was started; "" where that is not known."""
+  started = (diagnosis.get("run") or {}).get("started")
+  return f" of {text(started[:10])}" if isinstance(started, str) else ""
 
 
 def _size(diagnosis: Diagnosis) -> str:
