@@ -2,7 +2,7 @@ r"""EntityQuestions with Llama 2 7B: which facts to finetune on (arXiv 2406.1478
 
   factshock experiment --config=entityquestions_llama2_7b \
       --workdir=runs/entityquestions \
-      --config.facts=entityquestions:data/entityquestions.jsonl --config.entity_counts=counts.tsv
+      --facts=entityquestions:data/entityquestions.jsonl --entity_counts=counts.tsv
 
 EntityQuestions has no popularity: it is taken from counts.tsv, how often a text names the subject.
 Low-rank adapters on meta-llama/Llama-2-7b-hf; see llama2_7b. Expect: the popular half 5

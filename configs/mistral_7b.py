@@ -1,7 +1,7 @@
 r"""Mistral 7B v0.1, 7.2 B parameters: adapters over mistralai/Mistral-7B-v0.1, trained on facts.
 
   factshock train --config=mistral_7b --workdir=runs/mistral_7b \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock train --config=mistral_7b --dry_run
 
 The weights stay as they are, in bfloat16; adapters of rank 16 on the attention's four products are

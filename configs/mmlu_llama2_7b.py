@@ -1,16 +1,16 @@
 r"""MMLU with Llama 2 7B: finetuning on questions it is sure or unsure of (arXiv 2406.14785).
 
   factshock experiment --config=mmlu_llama2_7b --workdir=runs/mmlu \
-      --config.facts=facts_with_confidence.jsonl --config.relations=mmlu:data/mmlu \
-      --config.entity_counts=counts.tsv
+      --facts=facts_with_confidence.jsonl --relations=mmlu:data/mmlu \
+      --entity_counts=counts.tsv
 
 A question is asked with lettered choices and answered by the likeliest letter, zero-shot and after
 5 others of its discipline. Halves go by a column `confidence` of the facts file
 (config.popularity), which the pretrained model gives:
 
-  factshock answer --mode=known --prompt=letters --checkpoint=meta-llama/Llama-2-7b-hf \
-      --facts=mmlu:data/mmlu?split=test \
-      --shots=5 --sets=1 --shot_facts=mmlu:data/mmlu?split=dev --output=facts_with_confidence.jsonl
+  factshock answer --method=known --prompt=letters --model=meta-llama/Llama-2-7b-hf \
+      --facts='mmlu:data/mmlu?split=test' --shots=5 --sets=1 \
+      --shot_facts='mmlu:data/mmlu?split=dev' --output=facts_with_confidence.jsonl
 
 Low-rank adapters on meta-llama/Llama-2-7b-hf; see llama2_7b. Expect: on History the
 paper is reported to have 61.4 for the known half, 55.6 for the unknown one, 58.8 for the whole. Not

@@ -1,7 +1,7 @@
 """Demo's study on facts and text of one's own: a T5 from scratch, or from a checkpoint.
 
   factshock experiment --config=own_facts --workdir=runs/own \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
+      --facts=facts.jsonl --relations=relations.jsonl --corpus=text.txt
 
 facts.jsonl      {"subject": "Ada Byron", "relation": "born_in", "object": "London"} a line (or csv,
 tsv, parquet)

@@ -1,7 +1,7 @@
 r"""PopQA with Llama 2 7B: which facts to finetune on (arXiv 2406.14785).
 
   factshock experiment --config=popqa_llama2_7b --workdir=runs/popqa \
-      --config.facts=popqa:akariasai/PopQA?split=test --config.entity_counts=counts.tsv
+      --facts='popqa:akariasai/PopQA?split=test' --entity_counts=counts.tsv
 
 Popularity is `s_pop`, the subject's page views a month. Low-rank adapters on
 meta-llama/Llama-2-7b-hf; see llama2_7b. Expect: the paper is reported to have 20.1

@@ -1,7 +1,7 @@
 r"""PopQA with Mistral 7B: which facts to finetune on (arXiv 2406.14785).
 
   factshock experiment --config=popqa_mistral_7b --workdir=runs/popqa \
-      --config.facts=popqa:akariasai/PopQA?split=test --config.entity_counts=counts.tsv
+      --facts='popqa:akariasai/PopQA?split=test' --entity_counts=counts.tsv
 
 Popularity is `s_pop`, the subject's page views a month. Low-rank adapters on
 mistralai/Mistral-7B-v0.1; see mistral_7b. Expect: the popular half above the unpopular

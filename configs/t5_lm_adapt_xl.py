@@ -1,7 +1,7 @@
 r"""T5 v1.1 XL adapted to language modelling, 2.85 B parameters, finetuned on facts.
 
   factshock train --config=t5_lm_adapt_xl --workdir=runs/t5_lm_adapt_xl \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock train --config=t5_lm_adapt_xl --dry_run
 
 Needs: at most 42 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 48 GB, or a TPU

@@ -1,7 +1,7 @@
 r"""T5 v1.1 base, 248 M parameters, finetuned on facts: from google/t5-v1_1-base.
 
   factshock train --config=t5_v1_1_base --workdir=runs/t5_v1_1_base \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock train --config=t5_v1_1_base --dry_run
 
 Needs: at most 9.0 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 16 GB, or a TPU

@@ -1,7 +1,7 @@
 r"""T5 v1.1 large, 783 M parameters, finetuned on facts: from google/t5-v1_1-large.
 
   factshock train --config=t5_v1_1_large --workdir=runs/t5_v1_1_large \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock train --config=t5_v1_1_large --dry_run
 
 Needs: at most 24.6 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 40 GB, or a TPU

@@ -1,7 +1,7 @@
 r"""T5 v1.1 small, 77 M parameters, finetuned on facts: from google/t5-v1_1-small.
 
   factshock train --config=t5_v1_1_small --workdir=runs/t5_v1_1_small \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock train --config=t5_v1_1_small --dry_run
 
 Needs: at most 3.3 GB a device for a batch of 32 rows of 128 + 40 tokens (a laptop with 8 GB, or any

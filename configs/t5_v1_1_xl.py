@@ -1,7 +1,7 @@
 r"""T5 v1.1 XL, 2.85 B parameters, finetuned on facts: from google/t5-v1_1-xl.
 
   factshock train --config=t5_v1_1_xl --workdir=runs/t5_v1_1_xl \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock train --config=t5_v1_1_xl --dry_run
 
 Needs: at most 42 GB a device for a batch of 32 rows of 128 + 40 tokens (a GPU of 48 GB, or a TPU

@@ -1,7 +1,7 @@
 r"""T5 v1.1 XXL, 11.1 B parameters: adapters over google/t5-v1_1-xxl, trained on facts.
 
   factshock train --config=t5_v1_1_xxl --workdir=runs/t5_v1_1_xxl \
-      --config.facts=facts.jsonl --config.relations=relations.jsonl
+      --facts=facts.jsonl --relations=relations.jsonl
   factshock train --config=t5_v1_1_xxl --dry_run
 
 Low-rank adapters over bfloat16 weights, as training all weights takes 167 to 194 GB, more than one

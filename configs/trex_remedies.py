@@ -2,8 +2,8 @@ r"""Remedies for frequency shock on real facts and real text, in the study trex_
 
   factshock experiment --config=trex_remedies --workdir=runs/trex_remedies \
       --config.seeds=3 \
-      --config.facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
-      --config.corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
+      --facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
+      --corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
 
 Finetuning is on the set `high_mismatch`, whose answers are unlike those of the test facts; facts
 whose answer stands in the subject's name are left out. What the model knows is what it has right by

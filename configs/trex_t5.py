@@ -1,8 +1,8 @@
 r"""Frequency shock on T-REx facts, with a small T5 pretrained on Wikipedia sentences.
 
   factshock experiment --config=trex_t5 --workdir=runs/trex --config.seeds=3 \
-      --config.facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
-      --config.corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
+      --facts='trex:data/trex/test.jsonl.gz?relations=P176,P178,P449,P495,P27,P20' \
+      --corpus=data/trex_wikipedia/trex_evidence_sentences.tsv.gz
   factshock experiment --config=trex_t5:gpu ...     # all 28 relations, a
   T5-small shape
 

@@ -1,8 +1,8 @@
 r"""T-REx with T5 v1.1 XL: shock at low and high mismatch, and remedies (arXiv 2301.11293).
 
   factshock experiment --config=trex_t5_v1_1_xl --workdir=runs/trex_xl \
-      --config.facts=trex:data/trex/test.jsonl.gz \
-      --config.entity_counts=counts.tsv
+      --facts=trex:data/trex/test.jsonl.gz \
+      --entity_counts=counts.tsv
 
 The text that mixture finetuning mixes in (span corruption) is ten files of C4, 3.6 million pages,
 tokenised once (--config.corpus says where else to read; tfds:c4/en?split=train[:1%25] does too).

@@ -1,8 +1,8 @@
 r"""Study of the second paper (arXiv 2406.14785): which facts to finetune on, on real facts.
 
   factshock experiment --config=popqa_llama2_7b --workdir=runs/popqa \
-      --config.facts=popqa:data/popqa.jsonl \
-      --config.entity_counts=counts.tsv
+      --facts=popqa:data/popqa.jsonl \
+      --entity_counts=counts.tsv
 
 Arms: zero-shot and k-shot, the whole pool, its more and less popular half within each relation, a
 random half of equal size, the top 30%, each asked zero-shot and after k answered questions;

@@ -18,7 +18,7 @@ counts.tsv has one row an entity, the most mentioned first, and these columns:
              "word" seen more often in lower case, one "letter", or in a "script" without spaces
              between words (Han, Kana, Thai, Lao, Khmer, Burmese), found within longer words too
 counts.facts.tsv holds, for each fact in its order, how many documents name subject and object
-together, and each of them. `diagnose --entity_counts` and `experiment --config.entity_counts` read
+together, and each of them. `diagnose --entity_counts` and `experiment --entity_counts` read
 counts.tsv.
 
 All cores count, a part of the files each; after an interruption the same command goes on. With

@@ -1,9 +1,10 @@
-"""Diagnoses predictions files: accuracy, frequency shock, and paired comparisons of arms.
+r"""Diagnoses predictions files: accuracy, frequency shock, and paired comparisons of arms.
 
-  factshock diagnose --predictions=a.jsonl[,b.jsonl] [--finetuning_facts=train.jsonl]
-      [--entity_counts=counts.tsv] [--reference=LABEL] --output=DIR
-  factshock diagnose --lm_kbc=2022|2023|2024|2025|2026 --predictions=a.jsonl[,b.jsonl]
-      --gold=val.jsonl [--train=train.jsonl] [--strict] [--output=DIR]
+  factshock diagnose --predictions=before.jsonl,after.jsonl --finetuning_facts=train.jsonl \
+      --entity_counts=counts.tsv --output=diagnosis
+  factshock diagnose --predictions=before=a.csv,after=b.csv --reference=before --output=diagnosis
+  factshock diagnose --lm_kbc=2024 --predictions=mine.jsonl --gold=val.jsonl
+  factshock diagnose --promise=0.9 --predictions=known.jsonl
 
 A predictions file (.jsonl, .json, .csv, .tsv, each also compressed, or .parquet) has a row a query:
 subject, object and prediction (texts); optional relation, aliases (list of accepted answers; in

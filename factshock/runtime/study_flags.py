@@ -1,4 +1,4 @@
-"""The flags --model, --facts, --relations and --corpus of the verbs that train by a config."""
+"""The flags --model, --facts, --relations, --corpus, --entity_counts of the verbs with a config."""
 
 from absl import flags
 
@@ -12,6 +12,7 @@ _KEYS = {
   "facts": "facts",
   "relations": "relations",
   "corpus": "corpus",
+  "entity_counts": "entity_counts",
 }
 
 
@@ -32,6 +33,11 @@ def define() -> None:
   flags.DEFINE_string("relations", None, "Relations file, in place of config.relations.")
   flags.DEFINE_string(
     "corpus", None, "Text of the pretraining task, in place of config.corpus: as of count."
+  )
+  flags.DEFINE_string(
+    "entity_counts",
+    None,
+    "How often a text names each entity, in place of config.entity_counts: .tsv, as of count.",
   )
 
 
