@@ -1,12 +1,12 @@
 """Some arms of a config with what they need, inputs by flags of their own, and a plan of it all."""
 
+import importlib
 import json
 
 import pytest
 import tiny
 import verb_flags
 
-from factshock import experiment
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
 from factshock.study import checks, chosen_arms, inputs, ownership, plan
@@ -82,7 +82,7 @@ def test_a_plan_names_stages_steps_tokens_memory_and_time(monkeypatch, capsys, t
     "--dry_run",
     "--config.seeds=2",
   )
-  experiment.main([])
+  importlib.import_module("factshock.experiment").main([])
   printed = capsys.readouterr().out.splitlines()
   config = tiny.get_config()
   rows = config.finetune.batch_size * (1 + config.arms.mixture.ratio)
