@@ -17,8 +17,10 @@ import pytest
 import tiny
 from absl import flags
 from huggingface_hub.utils import filter_repo_objects
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factshock.checkpoints import conversion, hub_upload, mixing, origins, store
+from factshock.checkpoints import conversion, hub_upload, mixing, model_card, origins, store
 from factshock.models import t5
 from factshock.models.formats import huggingface
 from factshock.models.formats.huggingface import names
@@ -131,6 +133,27 @@ def test_a_study_without_scores_is_said(tmp_path, capsys):
   assert "the model card will be without scores" in capsys.readouterr().err
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+  changes=st.dictionaries(
+    st.sampled_from(["arms", "table", "titles", "seeds", "confidence", "verdict", "run"]),
+    st.recursive(
+      st.none() | st.integers() | st.text(max_size=3),
+      lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["finetune", "right", "mean", "facts", "text"]), inner)
+      ),
+    ),
+  )
+)
+def test_a_diagnosis_of_any_shape_makes_a_card(changes):
+  estimates = {"finetune": {"right": estimate(0.5), "queries": 3}}
+  record = {"arm": "finetune", "experiment": configs.to_dict(tiny.get_config())}
+  origin = origins.Origin("x", record=record, diagnosis={"arms": estimates, **changes})
+  text = model_card.text_of("x", origin, T5)
+  assert text.startswith("---\n") and "## Data" in text
+
+
 def test_base_and_licence_live_through_our_own_format(tmp_path, base):
   conversion.convert(base, tmp_path / "ours", "orbax")
   conversion.convert(tmp_path / "ours", tmp_path / "back", "huggingface")
@@ -149,6 +172,8 @@ def test_a_mix_of_arms_tells_shares_and_scores_before_and_after_conversion(tmp_p
     assert f"| 0.6 | `pretrained of seed 0` | 8 | `{digests[0]}` |" in card.text
     assert f"| 0.4 | `finetune of seed 0` | 8 | `{digests[1]}` |" in card.text
     assert "Zero-shot" in card.text and "none is this very mix" in card.text
+    assert "finetuned on the set: balanced" in card.text
+    assert "Of `finetune of seed 0`:\n\n| setting | value |" in card.text
     assert card.data.license_name == "gemma" and card.data.library_name == library
     assert str(tmp_path) not in card.content
 

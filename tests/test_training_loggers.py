@@ -156,14 +156,16 @@ def test_a_config_without_loggers_is_one_of_before():
 def test_wandb_offline_holds_every_step(tmp_path, monkeypatch, capsys):
   pytest.importorskip("wandb", reason="wandb is not installed (extra [wandb])")
   monkeypatch.setenv("WANDB_MODE", "offline")
-  with Metrics(tmp_path, ["jsonl", "wandb"], INFO) as metrics:
-    metrics.rewind("finetune", 0)
-    for step in (2, 4, 6):
-      metrics.write("finetune", step, {"loss": 1 / step})
+  for begins_at, steps in ((0, (2, 4)), (4, (6,))):  # the second goes on after an interruption
+    with Metrics(tmp_path, ["jsonl", "wandb"], INFO) as metrics:
+      metrics.rewind("finetune", begins_at)
+      for step in steps:
+        metrics.write("finetune", step, {"loss": 1 / step})
 
   records = list(offline_entries(tmp_path))
-  (run,) = [record.run for record in records if record.HasField("run")]
-  assert (run.run_group, run.display_name) == ("a study", "finetune, seed 3")
+  first, second = [record.run for record in records if record.HasField("run")]
+  assert first.run_id == second.run_id
+  assert (first.run_group, first.display_name) == ("a study", "finetune, seed 3")
   found = []
   for record in records:
     if record.HasField("history"):

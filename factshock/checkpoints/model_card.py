@@ -123,8 +123,7 @@ def _summary(origin: Origin, config: ModelConfig | None) -> str:
 
 
 def _arm_title(origin: Origin) -> str:
-  arm = (origin.experiment.get("arms") or {}).get(origin.arm) or {}
-  return _plain(arm.get("title") or origin.arm)
+  return _plain(_arm(origin).get("title") or origin.arm)
 
 
 def _licence_lines(origin: Origin) -> list[str]:
@@ -182,14 +181,15 @@ def _data_lines(origin: Origin) -> list[str]:
   facts = experiment.get("facts")
   if not facts:
     return []
-  sets = (origin.diagnosis.get("run") or {}).get("facts") or {}
+  sets = _object(_object(origin.diagnosis.get("run")).get("facts"))
   lines = [f"- facts: {_source('a synthetic world of facts' if facts == 'world' else facts)}"]
   if sets:
-    listed = ", ".join(f"{_plain(name)} {count:,}" for name, count in sets.items())
+    listed = ", ".join(f"{_plain(name)} {_count(count)}" for name, count in sets.items())
     lines.append(f"- sets of facts: {listed}")
-  arm = (experiment.get("arms") or {}).get(origin.arm) or {}
-  if arm.get("facts"):
-    lines.append(f"- finetuned on the set: {_plain(arm['facts'])}")
+  finetuned_on = [_arm(one).get("facts") for one in (origin, *origin.inputs)]
+  if any(finetuned_on):
+    listed = ", ".join(dict.fromkeys(_plain(name) for name in finetuned_on if name))
+    lines.append(f"- finetuned on the set: {listed}")
   corpus = experiment.get("corpus")
   if corpus or facts == "world":
     lines.append(f"- text: {_source(corpus or 'sentences that state the facts of that world')}")
@@ -203,13 +203,27 @@ def _source(spec: str) -> str:
   return _plain(_FOLDERS.sub("", str(spec)))
 
 
+def _arm(origin: Origin) -> Mapping[str, Any]:
+  """Returns the section of the study's config on a model's arm, empty where it is none."""
+  return _object(_object(origin.experiment.get("arms")).get(origin.arm))
+
+
 def _training_lines(origin: Origin) -> list[str]:
+  """Returns the settings of a model's training, or of each that was mixed into it."""
+  lines = _settings_table(origin)
+  for one in origin.inputs:
+    table = _settings_table(one)
+    lines += ["", f"Of `{_plain(one.name)}`:", "", *table] if table else []
+  return lines[1:] if lines[:1] == [""] else lines
+
+
+def _settings_table(origin: Origin) -> list[str]:
   experiment = origin.experiment
-  arm = (experiment.get("arms") or {}).get(origin.arm)
+  arm = _arm(origin)
   if not origin.arm or not (arm or origin.arm in ("pretrained", "finetuned")):
     return []
   section = "pretrain" if origin.arm == "pretrained" else "finetune"
-  values = {**(experiment.get(section) or {}), **(arm or {})}
+  values = {**_object(experiment.get(section)), **arm}
   if not values.get("lora_rank"):
     values.pop("lora_alpha", None)
   rows = [["setting", "value"]]
@@ -223,7 +237,8 @@ def _score_lines(origin: Origin) -> list[str]:
   if not isinstance(arms, dict) or not arms:
     return ["Not measured: there was no diagnosis beside the model."] if origin.experiment else []
   rows = [["arm", "right, %", "interval, %", "queries"]]
-  for label in diagnosis.get("table") or list(arms):
+  table = diagnosis.get("table")
+  for label in map(str, table if isinstance(table, list) else arms):
     row = _score_row(diagnosis, label, is_this=label == origin.arm)
     rows += [row] if row else []
   return [*_score_words(origin), "", *_table(rows)]
@@ -233,7 +248,8 @@ def _score_words(origin: Origin) -> list[str]:
   """Returns the sentences before the table of scores."""
   diagnosis = origin.diagnosis
   share = _number(diagnosis.get("confidence"))
-  seeds = list(map(str, diagnosis.get("seeds") or []))
+  given = diagnosis.get("seeds")
+  seeds = list(map(_plain, given if isinstance(given, list) else []))
   of_seeds = f"mean over seeds {', '.join(seeds)}" if len(seeds) > 1 else "one seed"
   interval = "Intervals" if share is None else f"Intervals of {100 * share:g}%"
   lines = [f"Answers to the study's test facts, {of_seeds}. {interval} are bootstrap's."]
@@ -241,7 +257,7 @@ def _score_words(origin: Origin) -> list[str]:
     lines.append("The row of this model is bold.")
   elif origin.mix:
     lines.append("They are of the study that the mixed models are of; none is this very mix.")
-  verdict = (diagnosis.get("verdict") or {}).get("text")
+  verdict = _object(diagnosis.get("verdict")).get("text")
   if verdict:
     lines.append(f"On the study's finetuning: {_plain(verdict)}")
   return [" ".join(lines)]
@@ -253,17 +269,27 @@ def _score_row(
   is_this: bool,
 ) -> list[str] | None:
   """Returns the row of an arm; None where it has no score."""
-  arm = diagnosis["arms"].get(label) or {}
-  right = arm.get("right") or {}
+  arm = _object(diagnosis["arms"].get(label))
+  right = _object(arm.get("right"))
   mean = _number(right.get("mean"))
   if mean is None:
     return None
-  title = _plain((diagnosis.get("titles") or {}).get(label) or label)
+  title = _plain(_object(diagnosis.get("titles")).get(label) or label)
   low = _number(right.get("low"))
   high = _number(right.get("high"))
   interval = "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
-  cells = [title, f"{100 * mean:.1f}", interval, str(arm.get("queries") or "")]
+  cells = [title, f"{100 * mean:.1f}", interval, _count(arm.get("queries"))]
   return [f"**{cell}**" if cell else "" for cell in cells] if is_this else cells
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+  """Returns what was read where it is a JSON object, else an empty one."""
+  return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> str:
+  number = _number(value)
+  return "" if number is None else f"{number:,.0f}"
 
 
 def _number(value: Any) -> float | None:
