@@ -5,6 +5,7 @@ Titles, how to read each part, and why one is missing.
 
 TITLES = {
   "arms": "Arms",
+  "claims": "Claims of both papers, and whether they hold here",
   "comparisons": "Paired comparisons",
   "verdict": "What finetuning did, and what to try first",
   "remedies": "Remedies: what each needs, costs and gives",
@@ -61,6 +62,14 @@ READING = {
     "what is gained when answers are again given as often as before finetuning. <b>Access</b>: "
     "what is still lost then among facts that the model knew. <b>New knowledge</b>: what "
     "finetuning gained on the other facts."
+  ),
+  "claims": (
+    "What Frequency Shock (arXiv 2301.11293) and Which facts (arXiv 2406.14785) say, beside the "
+    "paired difference of two arms here: in share right, by {criterion}, in how often a group of "
+    "answers is predicted over how often it is right, or in attention to the subject. A claim "
+    "holds where the {level} interval lies on the side that it names, fails where it lies on the "
+    "other, and is unclear otherwise; “as good” and “no better” allow for .02. The last column is "
+    "the least true difference that a test of this size would see four times out of five."
   ),
   "remedies": (
     "Each remedy against plain finetuning on the same facts: difference in share right, by "
@@ -181,6 +190,7 @@ WHY_NOT = {
     "pretraining counts of answers."
   ),
   "relations": "Not listed: there is one relation.",
+  "claims": "No claims of the papers: they are told of an experiment's arms alone.",
   "remedies": (
     "No remedies: the diagnosis has no remedy with plain finetuning on the same facts to compare "
     "it with."

@@ -93,6 +93,7 @@ def render(
     "arms": _arms(diagnosis),
     "verdict": _verdict(diagnosis),
     "remedies": _captioned("remedies", diagnosis, remedies.table(diagnosis)),
+    "claims": _captioned("claims", diagnosis, tables.claims(diagnosis)),
     "comparisons": _comparisons(diagnosis),
   }
   for key, panels in pictures.items():

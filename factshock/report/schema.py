@@ -67,6 +67,19 @@ class Comparison(TypedDict, total=False):
   seeds_same_sign: str
 
 
+class Claim(TypedDict, total=False):
+  """Claim of a paper about the difference of two arms, and whether it holds (study/claims.py)."""
+
+  paper: str
+  claim: str
+  arm: str
+  against: str
+  measure: str
+  difference: RawEstimate
+  visible: float | None
+  finding: str
+
+
 class EntityRow(TypedDict, total=False):
   """One answer of a relation and seed: how often it is right, seen and predicted by each arm."""
 
@@ -140,6 +153,7 @@ class Diagnosis(TypedDict, total=False):
   seeds: list[int]
   notes: dict[str, Any]
   comparisons: list[Comparison]
+  claims: list[Claim]
   entities: list[EntityRow]
   verdict: Verdict
   curves: dict[str, dict[str, list[CurvePoint]]]

@@ -18,7 +18,7 @@ from factshock.report.numbers import (
   span_of,
 )
 from factshock.report.reading import estimate
-from factshock.report.schema import Comparison, Diagnosis, EntityRow
+from factshock.report.schema import Claim, Comparison, Diagnosis, EntityRow
 
 GROUP_TITLES = {
   "baseline": "Baselines",
@@ -312,6 +312,41 @@ def _p_value(value: float | None) -> str:
   if value < 0.001:
     return "&lt; .001"
   return share(value)
+
+
+def claims(diagnosis: Diagnosis) -> str | None:
+  """Returns the papers' claims with what was found of each, a part a paper; None without any."""
+  rows = diagnosis.get("claims") or []
+  if not rows:
+    return None
+  body: list[Row] = []
+  for paper in dict.fromkeys(row.get("paper") or "" for row in rows):
+    body.append(text(paper))
+    body += [_claim(diagnosis, row) for row in rows if row.get("paper") == paper]
+  head = ["Claim", "Here", "Compared", "Against", "Measure", "Difference", "Visible"]
+  return table(head, body, "claims")
+
+
+_CLAIMED = {
+  "right": "share right",
+  "rare_seen": "rare answers seen, predicted / right",
+  "common_unseen": "common answers not seen, predicted / right",
+  "attention": "attention to the subject",
+}
+
+
+def _claim(diagnosis: Diagnosis, row: Claim) -> list[str]:
+  measure = row.get("measure") or ""
+  visible = finite(row.get("visible"))
+  return [
+    text(row.get("claim") or ""),
+    f"<b>{text(row.get('finding') or numbers.DASH)}</b>",
+    text(reading.title(diagnosis, row.get("arm"))),
+    text(reading.title(diagnosis, row.get("against"))),
+    text(_CLAIMED.get(measure, measure)),
+    difference(known_estimate(row.get("difference"))),
+    DASH if visible is None else share(visible),
+  ]
 
 
 def extreme_entities(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from factshock.predictions.points import Point
-from factshock.study import roles
+from factshock.study import claims, roles
 from factshock.study.arms import registry
 from factshock.study.arms.kind import Pair
 from factshock.study.config import Config
@@ -57,6 +57,7 @@ def pairs(config: Config, labels: list[str]) -> list[Pair]:
     *_of_kinds(config),
     *_of_roles(config),
     *_of_contrasts(config),
+    *claims.pairs(config),
   ]
   there = [pair for pair in wanted if listed.issuperset(pair) and pair[0] != pair[1]]
   return [*dict.fromkeys(there), *_of_main_curve(config, listed)]

@@ -12,6 +12,7 @@ Beside what diagnosis/summary.py gives, diagnosis.json holds for the report:
   remedies         {label of a remedy: label of what it mends}
   relation_labels  {relation: its label}
   run              what was run: the config, the facts' numbers, versions, device, times
+  claims           of both papers, whether they hold here (study/claims.py)
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from factshock.report import folder
 from factshock.report import reading as report
 from factshock.runtime import files, messages, progress
 from factshock.runtime.workdir import Workdir
-from factshock.study import comparisons, descriptions, roles
+from factshock.study import claims, comparisons, descriptions, roles
 from factshock.study import config as configs
 from factshock.study.arms import registry
 from factshock.study.arms.kind import Pair
@@ -90,6 +91,7 @@ def diagnose(
   diagnosis = summary.diagnose(arms, options, _bootstrap(config)) | entries
   diagnosis["run"] = _run_record(config, workdir, run_facts)
   diagnosis |= _attention(config, workdir, listing, arms)
+  diagnosis["claims"] = claims.rows(config, diagnosis)
   with files.atomic_write(workdir.diagnosis) as file:
     json.dump(diagnosis, file, allow_nan=False)
   return diagnosis
@@ -147,7 +149,7 @@ def _report_entries(
 
 
 def summary_lines(diagnosis: _Diagnosis) -> list[str]:
-  """Returns the report's sentences, the table of arms and the paired comparisons as lines.
+  """Returns the report's sentences, the claims, and tables of arms and comparisons as lines.
 
   Points of curves are left out of the tables.
   """
@@ -155,7 +157,9 @@ def summary_lines(diagnosis: _Diagnosis) -> list[str]:
   arms = {label: diagnosis["arms"][label] for label in diagnosis["table"]}
   compared = [row for row in diagnosis["comparisons"] if listed >= {row["arm"], row["against"]}]
   tables = table.lines({**diagnosis, "arms": arms, "comparisons": compared})
-  return [*folder.sentences(diagnosis), "", *tables]
+  told = claims.lines(diagnosis.get("claims", []), diagnosis["titles"])
+  heading = ["", "Claims of the papers, here:"] if told else []
+  return [*folder.sentences(diagnosis), *heading, *told, "", *tables]
 
 
 def _list_labels(config: Config, workdir: Workdir) -> _Listing:

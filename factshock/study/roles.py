@@ -23,6 +23,8 @@ OUTPUT_MIXING = "output_mixing"
 COMBINED = "combined"
 # Finetuning of random weights.
 FROM_RANDOM = "from_random"
+# The model before finetuning, asked with answered questions in the prompt.
+K_SHOT = "k_shot"
 
 _OF_CONFIG = (FINETUNED, ZERO_SHOT, CEILING, CORRECTED)
 

@@ -7,7 +7,7 @@ from factshock.data import prompts
 from factshock.predictions.points import Point
 from factshock.runtime import files, messages, processes
 from factshock.runtime.errors import UserError
-from factshock.study import answers, weights
+from factshock.study import answers, roles, weights
 from factshock.study import config as configs
 from factshock.study.arms import finetune, registry, requirements, taught
 from factshock.study.arms.kind import Advice, Kind
@@ -34,6 +34,11 @@ def _prompted_problems(config: Config, name: str) -> list[str]:
     *requirements.averaged_problems(config, name),
     *requirements.attention_problems(config, name, [name]),
   ]
+
+
+def _prompted_roles(config: Config, name: str) -> list[str]:
+  arm = config.arms[name]
+  return [roles.K_SHOT] if arm.get("shots") and "of" not in arm else []
 
 
 def _prompted_advice(config: Config, name: str) -> Advice:
@@ -129,6 +134,7 @@ KINDS = [
     group="baseline",
     caption="A model asked by a prompt, with no training of its own.",
     advice=_prompted_advice,
+    roles=_prompted_roles,
     problems=_prompted_problems,
     question=_prompted_question,
   ),
