@@ -67,7 +67,7 @@ class Comparison(TypedDict, total=False):
   seeds_same_sign: str
 
 
-class Claim(TypedDict, total=False):
+class PaperClaim(TypedDict, total=False):
   """Claim of a paper about the difference of two arms, and whether it holds (study/claims.py)."""
 
   paper: str
@@ -153,7 +153,7 @@ class Diagnosis(TypedDict, total=False):
   seeds: list[int]
   notes: dict[str, Any]
   comparisons: list[Comparison]
-  claims: list[Claim]
+  claims: list[PaperClaim]
   entities: list[EntityRow]
   verdict: Verdict
   curves: dict[str, dict[str, list[CurvePoint]]]

@@ -18,7 +18,7 @@ from factshock.report.numbers import (
   span_of,
 )
 from factshock.report.reading import estimate
-from factshock.report.schema import Claim, Comparison, Diagnosis, EntityRow
+from factshock.report.schema import Comparison, Diagnosis, EntityRow, PaperClaim
 
 GROUP_TITLES = {
   "baseline": "Baselines",
@@ -335,7 +335,7 @@ _CLAIMED = {
 }
 
 
-def _claim(diagnosis: Diagnosis, row: Claim) -> list[str]:
+def _claim(diagnosis: Diagnosis, row: PaperClaim) -> list[str]:
   measure = row.get("measure") or ""
   visible = finite(row.get("visible"))
   return [

@@ -314,6 +314,18 @@ def make_diagnosis(seeds=(0, 1, 2)):
     "notes": NOTES,
     "arms": arms,
     "comparisons": make_comparisons(rng, arms, seeds),
+    "claims": [
+      {
+        "paper": "Which facts",
+        "claim": "popular facts are better than unpopular ones",
+        "arm": "popular_half",
+        "against": "unpopular_half",
+        "measure": "right",
+        "difference": {"mean": 0.07, "low": 0.05, "high": 0.09, "by_seed": {}},
+        "visible": 0.0286,
+        "finding": "holds",
+      }
+    ],
     "entities": make_entities(rng, seeds),
     "verdict": make_verdict(rng, seeds),
     "curves": curves,
