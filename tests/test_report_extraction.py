@@ -299,3 +299,23 @@ def test_browser_shows_the_page_without_overflow(source, tmp_path, width):
   if width > 1000:
     assert found["clipped"] == [], "no table of a wide window scrolls sideways"
   assert "<title>taken" not in dom and dom.count("<script") == 1, "the probe of this test alone"
+
+
+@pytest.mark.parametrize(
+  "run, name",
+  [
+    ({"model": "google/flan-t5-large"}, "google/flan-t5-large"),
+    ({"model": "/data/runs/cloze.jsonl.gz"}, "cloze.jsonl.gz"),
+    ({"checkpoint": "runs/mine/checkpoints/mixture/0"}, "mixture/0"),
+    ({"model": "mine", "checkpoint": "runs/mine/checkpoints/mixture/0"}, "mine"),
+  ],
+)
+def test_the_title_says_whose_graph_it_is(run, name):
+  assert f"<h1>Knowledge graph of {name}</h1>" in shown({"run": run, "counts": {"queries": 2}})
+
+
+def test_what_was_looked_for_and_not_found_is_folded():
+  page = shown({"counts": {"queries": 2}, "over_predicted": [], "conflicts": {}})
+  told, folded = page.split("What is not shown, and why")
+  for key in ("no_over_predicted", "no_conflicts", "quality"):
+    assert WHY_NOT[key] in folded and WHY_NOT[key] not in told

@@ -129,7 +129,7 @@ def test_page_holds_the_numbers(source):
 def test_parts_without_data_are_folded_away_with_what_would_fill_them():
   arms = {"before": {"right": {"mean": 0.3}}, "after": {"right": {"mean": 0.4}}}
   shown = page.render(page.reading.tidy({"arms": arms, "reference": "before"}), {})
-  told, folded = shown.split("What is not shown, and what would show it")
+  told, folded = shown.split("What is not shown, and why")
   for key in ("verdict", "remedies", "comparisons", "relations", "run"):
     assert WHY_NOT[key] in folded and f"<h2>{page.TITLES[key]}</h2>" not in told
   assert "prior_correction" in folded and "the config demo" in folded

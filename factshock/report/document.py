@@ -76,7 +76,7 @@ def left_out(rows: Sequence[tuple[str, str]]) -> str:
   """Returns which parts a page has no data for and why, folded away; "" for no part."""
   if not rows:
     return ""
-  return folded("What is not shown, and what would show it", pairs(rows))
+  return folded("What is not shown, and why", pairs(rows))
 
 
 def absent(reason: str) -> str:

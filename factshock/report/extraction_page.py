@@ -26,8 +26,6 @@ from factshock.report.numbers import (
 from factshock.report.schema import Extraction, QualityGroup
 from factshock.runtime.errors import UserError
 
-MANY = 25  # rows beyond which a table scrolls in a box of its own
-
 
 def write_report(
   extraction: Mapping[str, Any],
@@ -74,7 +72,7 @@ def render(
     "notes": _notes(extraction),
   }
   sections = [document.section(TITLES[key], part) for key, part in parts.items() if part]
-  missing = [(TITLES[key], WHY_NOT[key]) for key, part in parts.items() if not part]
+  missing = [(TITLES[key], _why_not(extraction, key)) for key, part in parts.items() if not part]
   body = "\n".join([_top(extraction, heading), *sections, document.left_out(missing)])
   return document.document(heading, body, document.STATIC_POLICY)
 
@@ -82,10 +80,22 @@ def render(
 def _name(extraction: Extraction) -> str:
   """Returns what the page is of: the graph of a model, where the model is known."""
   run = extraction.get("run") or {}
-  model = run.get("model")
-  if not model and run.get("checkpoint"):
-    model = "/".join(str(run["checkpoint"]).strip("/").split("/")[-2:])
-  return f"Knowledge graph of {model}" if model else "Knowledge graph"
+  model = str(run.get("model") or run.get("checkpoint") or "").rstrip("/")
+  *folders, name = model.split("/")
+  if len(folders) < 2:
+    name = model  # a name, as that on the hub
+  elif name.isdigit():
+    name = f"{folders[-1]}/{name}"  # the step of a checkpoint
+  return f"Knowledge graph of {name}" if name else "Knowledge graph"
+
+
+def _why_not(extraction: Extraction, key: str) -> str:
+  """Returns why a part is not shown: nothing was found, or it was not looked for."""
+  was_looked_for = {
+    "over_predicted": extraction.get("over_predicted") is not None,
+    "conflicts": extraction.get("conflicts") is not None,
+  }
+  return WHY_NOT[f"no_{key}" if was_looked_for.get(key) else key]
 
 
 def _caption(extraction: Extraction, key: str) -> str:
@@ -144,16 +154,6 @@ def _tiles(extraction: Extraction) -> list[tuple[str, str]]:
     ),
   ]
   return [(write(value), what) for value, write, what in rows if finite(value) is not None]
-
-
-def _long_table(
-  head: Sequence[str],
-  rows: Sequence[markup.Row],
-  kind: str = "",
-) -> str:
-  """Returns a table, in a box that scrolls where it has many rows."""
-  source = markup.table(head, rows, kind)
-  return f'<div class="tall">{source}</div>' if len(rows) > MANY else source
 
 
 def _quality(extraction: Extraction) -> str | None:
@@ -250,7 +250,7 @@ def _relations(extraction: Extraction) -> str | None:
       bar(answered, bars),
     ]
     body.append(cells)
-  return _captioned(extraction, "relations", _long_table(_relation_heads(precision), body))
+  return _captioned(extraction, "relations", markup.long_table(_relation_heads(precision), body))
 
 
 def _relation_heads(precision: float | None) -> list[str]:
@@ -308,10 +308,8 @@ def _yield(
 
 def _over_predicted(extraction: Extraction) -> str | None:
   rows = extraction.get("over_predicted")
-  if rows is None:
-    return None
   if not rows:
-    return document.absent(WHY_NOT["no_over_predicted"])
+    return None
   ordered = sorted(rows, key=lambda row: -(finite(row.get("predicted")) or 0))
   head = [
     "Answer",
@@ -324,7 +322,7 @@ def _over_predicted(extraction: Extraction) -> str | None:
     "Displaced",
   ]
   body = [_over_predicted_row(extraction, row) for row in ordered]
-  return _captioned(extraction, "over_predicted", _long_table(head, body, "words"))
+  return _captioned(extraction, "over_predicted", markup.long_table(head, body, "words"))
 
 
 def _over_predicted_row(
@@ -365,7 +363,7 @@ def _conflicts(extraction: Extraction) -> str | None:
   counts = {kind: value for kind, value in given.items() if finite(value)}
   examples = conflicts.get("examples") or []
   if not counts and not examples:
-    return document.absent(WHY_NOT["no_conflicts"])
+    return None
   source = ""
   if counts:
     rows = [[text(kind), count_cell(value)] for kind, value in counts.items()]
@@ -375,7 +373,7 @@ def _conflicts(extraction: Extraction) -> str | None:
       [text(row.get("kind", "?")), _triple(row.get("kept")), _triple(row.get("dropped"))]
       for row in examples
     ]
-    source += _long_table(["Kind", "Kept", "Dropped"], rows, "words")
+    source += markup.long_table(["Kind", "Kept", "Dropped"], rows, "words")
   return _captioned(extraction, "conflicts", source)
 
 

@@ -11,6 +11,8 @@ from factshock.report.numbers import KnownEstimate, Writer, finite, interval, sh
 # A row of a table: its cells as HTML, or the heading of the rows below it.
 Row: TypeAlias = Sequence[str] | str
 
+MANY = 25  # rows beyond which a table scrolls in a box of its own
+
 DASH = f'<span class="none">{numbers.DASH}</span>'
 
 
@@ -44,6 +46,16 @@ def table(
     f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{heads}</tr></thead>'
     f"<tbody>{body}</tbody></table></div>"
   )
+
+
+def long_table(
+  head: Sequence[str],
+  rows: Sequence[Row],
+  kind: str = "",
+) -> str:
+  """Returns a table, in a box that scrolls down too where it has many rows."""
+  source = table(head, rows, kind)
+  return f'<div class="tall">{source}</div>' if len(rows) > MANY else source
 
 
 def _table_row(row: Row, width: int) -> str:

@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 
 from factshock.report import numbers, plots, reading, shock_plots
 from factshock.report.document import folded
-from factshock.report.markup import DASH, Row, bar, cell, count_cell, difference, table, text
+from factshock.report.markup import (
+  DASH,
+  Row,
+  bar,
+  cell,
+  count_cell,
+  difference,
+  long_table,
+  table,
+  text,
+)
 from factshock.report.numbers import (
   ZERO,
   KnownEstimate,
@@ -216,7 +226,7 @@ def relations(diagnosis: Diagnosis) -> str | None:
   rows += _relation_rows(diagnosis, labels, "by_type", "Mean of the relations of a type")
   rows += _relation_rows(diagnosis, labels, "by_relation", "Relations")
   titles = [text(reading.title(diagnosis, label)) for label in labels]
-  return table(["Relation", *titles], rows, "relations")
+  return long_table(["Relation", *titles], rows, "relations")
 
 
 def _relation_rows(
