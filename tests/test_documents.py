@@ -104,6 +104,14 @@ def test_links_between_pages_lead_somewhere():
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_files_that_pages_name_are_there():
+  named = re.compile(r"(?:launch|tests|factshock|docs|configs)/[\w./-]+\.\w+")
+  for page in PAGES:
+    if page.parent.name != "examples":
+      for path in named.findall(page.read_text(encoding="utf-8")):
+        assert "NAME" in path or (documents.ROOT / path).exists(), f"{page.name}: {path}"
+
+
 def test_the_readme_is_short():
   text = (documents.ROOT / "README.md").read_text(encoding="utf-8")
   assert len(text.split()) <= 900
