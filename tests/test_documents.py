@@ -38,9 +38,10 @@ def test_what_a_page_shows_is_what_its_commands_print(page, tmp_path):
       for command, shown in documents.steps(block):
         printed = folder.run(command)
         assert not documents.missing(shown, printed), f"{block.name()}\n$ {command}\n{printed}"
-    if block.language == "python" and not block.reason:
-      (folder.folder / "of_page.py").write_text("\n".join(block.lines))
-      folder.run("python of_page.py")
+  code = [b.lines for b in documents.blocks(page) if b.language == "python" and not b.reason]
+  if code:
+    (folder.folder / "of_page.py").write_text("\n".join(line for lines in code for line in lines))
+    folder.run("python of_page.py")
 
 
 @pytest.mark.slow  # the model itself; flags and shown verbs are checked by default
