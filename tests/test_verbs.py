@@ -3,6 +3,8 @@ factshock`.
 """
 
 import importlib
+import os
+import signal
 import subprocess
 import sys
 
@@ -74,3 +76,14 @@ def test_the_version_and_the_configs_are_printed():
   done = run("configs", "dmeo")
   assert done.returncode == 2 and done.stdout == ""
   assert len(done.stderr.splitlines()) == 1 and "did you mean --config=demo?" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["diagnose", "--help"], ["configs"]])
+def test_a_reader_that_has_read_enough_is_no_error(arguments):
+  read, write = os.pipe()
+  os.close(read)
+  done = subprocess.run(
+    [sys.executable, "-m", "factshock", *arguments], stdout=write, stderr=subprocess.PIPE
+  )
+  os.close(write)
+  assert done.returncode in (128 + signal.SIGPIPE, -signal.SIGPIPE) and not done.stderr

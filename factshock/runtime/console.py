@@ -46,6 +46,9 @@ def run(
     # absl ends with 1 after --help, which to a shell script means that something went wrong.
     is_help = bool(_HELP_FLAGS & set(sys.argv[1:]))
     sys.exit(0 if is_help and end.code == 1 else end.code)
+  except BrokenPipeError:  # whoever read what is printed has read enough, as `head` does
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    sys.exit(_PIPE_CLOSED)
 
 
 def _print_everything() -> None:
@@ -75,9 +78,8 @@ def _guarded(
     return interruption.EXIT_CODE
   except KeyboardInterrupt:
     return _end("interrupted: run the same command again to go on", 130)
-  except BrokenPipeError:  # whoever read what is printed has read enough, as `head` does
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
-    return _PIPE_CLOSED
+  except BrokenPipeError:
+    raise
   except Exception as error:
     # ml_collections finds only on first use that a config file is missing.
     if isinstance(error, OSError) and str(error).startswith("Configuration is not available"):
@@ -133,7 +135,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     flag_names.check(values)
     _check_config(values)
     return arguments
-  except UserError:
+  except (UserError, BrokenPipeError):  # the latter of --help
     raise
   except flags.Error as error:
     if _place_in_config(error) is None and not str(error).startswith(_CONFIG_ERROR):
