@@ -52,10 +52,12 @@ def test_a_path_with_a_variant_is_left_as_it_is(tmp_path):
     ("demo.json", "expected a file of your own that ends with .py"),
     ("configs/demo.py", "there is no file configs/demo.py;.*did you mean --config=demo"),
     ("", "expected a file of your own"),
+    ("own", "expected a file of your own.*did you mean --config=own.py"),
   ],
 )
 def test_a_config_that_is_not_there_is_one_line(value, words, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  (tmp_path / "own.py").touch()
   with pytest.raises(UserError, match=f"^--config={value}: {words}") as caught:
     load(f"--config={value}")
   assert "\n" not in str(caught.value)

@@ -119,7 +119,8 @@ def stem(value: str) -> str:
 
 def _expected(name: str) -> str:
   """Returns what --config may be, with the name that is nearest to one that there is not."""
-  close = difflib.get_close_matches(name, names(), 1)
+  own = f"{name}.py"
+  close = [own] if os.path.isfile(own) else difflib.get_close_matches(name, names(), 1)
   hint = f"; did you mean --config={close[0]}?" if close else ""
   return f"a file of your own that ends with .py, or a name that `factshock configs` lists{hint}"
 
