@@ -30,6 +30,10 @@ VERBS = (
 )
 # Verbs whose module has another name: factshock.configs are the configs themselves.
 _MODULES = {"configs": "list_configs"}
+_EXIT_CODES = (
+  "exit code: 0 all is done; 2 a mistake in flags, a config or a file, told in a line on stderr; 75",
+  "interrupted, with the work saved: the same command goes on; 130 interrupted by Ctrl-C otherwise",
+)
 _HELP = ("--help", "-help", "-h", "help")
 
 
@@ -69,7 +73,8 @@ def _listing() -> list[str]:
   """Returns the lines that name each verb and what it does."""
   width = max(map(len, VERBS))
   lines = ["usage: factshock VERB --flag=value ... (factshock VERB --help explains the flags)", ""]
-  return lines + [f"  {verb:{width}}  {_summary(verb)}" for verb in VERBS]
+  lines += [f"  {verb:{width}}  {_summary(verb)}" for verb in VERBS]
+  return [*lines, "", *_EXIT_CODES]
 
 
 def _summary(verb: str) -> str:

@@ -1,6 +1,6 @@
 r"""Turns a model into another format: HuggingFace, PEFT or factshock's own, from GGUF and T5X too.
 
-    factshock convert --model=runs/mine/checkpoints/mixed/0 --output=mine-hf --to=huggingface
+    factshock convert --model=runs/mine/checkpoints/finetuned/0 --output=mine-hf --to=huggingface
     factshock convert --model=google/t5-v1_1-small --output=checkpoints/small --to=orbax \
         --dtype=bfloat16
 

@@ -1,9 +1,9 @@
 r"""Averages the weights of models into a new one.
 
-    factshock mix --models=runs/demo/pretrained,runs/demo/finetuned --weights=0.6,0.4 \
-        --output=runs/demo/mixed
-    factshock mix --models=google/t5-v1_1-large,runs/mine/hf --select=dev.jsonl \
-        --relations=relations.jsonl --output=mixed
+    factshock mix --weights=0.6,0.4 --output=mixed \
+        --models=runs/demo/checkpoints/pretrained/0,runs/demo/checkpoints/finetune/0
+    factshock mix --models=google/flan-t5-base,mine-hf --select=dev.jsonl \
+        --relations=relations.jsonl --output=mixed-hf
 
 Each model is a step folder, or a folder of steps (its newest is taken); or all are HuggingFace
 models (folders, hub ids, .gguf files), and so is the result then, with the first one's tokenizer.
