@@ -31,8 +31,8 @@ VERBS = (
 # Verbs whose module has another name: factshock.configs are the configs themselves.
 _MODULES = {"configs": "list_configs"}
 _EXIT_CODES = (
-  "exit code: 0 all is done; 2 a mistake in flags, a config or a file, told in a line on stderr; 75",
-  "interrupted, with the work saved: the same command goes on; 130 interrupted by Ctrl-C otherwise",
+  "exit code: 0 all is done; 2 a mistake in flags, a config or a file, told in a line on stderr;",
+  "75 interrupted, with the work saved: the same command goes on; 130 interrupted by Ctrl-C",
 )
 _HELP = ("--help", "-help", "-h", "help")
 

@@ -122,6 +122,13 @@ def test_training_moves_the_weights_and_the_export_answers_the_same(home, traine
   assert {"tokenizer.json", "tokenizer_config.json", "config.json"} <= set(os.listdir(after))
 
 
+def test_as_many_candidates_are_kept_as_top_says(home, tmp_path):
+  all_rows, two = (ask(home, home / "llama", tmp_path / f"{top}.jsonl", top=top) for top in (0, 2))
+  for row, best in zip(all_rows, two, strict=True):
+    assert len(row["candidates"]) == row["among"] > 2
+    assert [name for name, _ in best["candidates"]] == [name for name, _ in row["candidates"][:2]]
+
+
 def test_a_chat_is_generated_as_transformers_does(home, tmp_path):
   """By the template of the tokenizer; and a model without one is refused."""
   torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")

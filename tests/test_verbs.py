@@ -41,6 +41,7 @@ def test_the_program_lists_every_verb_with_a_line():
   lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  ")]
   assert [verb for verb, _ in lines] == list(VERBS)
   assert all(summary.endswith(".") for _, summary in lines)
+  assert "exit code: 0 all is done; 2 a mistake" in done.stdout
 
 
 def test_the_program_starts_a_verb():
