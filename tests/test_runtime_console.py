@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from factshock.answering import batches
-from factshock.runtime import progress
+from factshock.runtime import messages, progress
 from factshock.study import pipeline
 
 answer = importlib.import_module("factshock.answer")  # the verb; factshock.answer is the API's
@@ -129,3 +129,23 @@ def test_answers_that_hold_a_right_one_are_counted_too():
   assert answer._how_many_right(rows) == (
     "4 answers, 1 of them word for word right (25.0%), 3 hold an accepted answer (75.0%)"
   )
+
+
+def test_a_line_is_printed_above_the_bars_and_none_is_left_at_the_end(monkeypatch):
+  screen = Terminal()
+  monkeypatch.setattr("sys.stderr", screen)
+  monkeypatch.setattr("sys.stdout", screen)
+  progress.Progress("short", 10).update(1)
+  counted = progress.Progress("finetune", 100, compiles=True)
+  shown = len(screen.getvalue())
+  messages.say("  a line")
+  lines = re.split("[\r\n]", screen.getvalue()[shown:])
+  said = lines.index("  a line")
+  assert lines[said - 1].strip() == "" < lines[said - 1], "what was there is blanked"
+  assert "finetune" in "".join(lines[said + 1 :]) and "short" not in screen.getvalue()
+  messages.end_drawings()
+  assert re.split("[\r\n]", screen.getvalue())[-2].strip() == ""
+  shown = len(screen.getvalue())
+  messages.say("  the last line")
+  assert screen.getvalue()[shown:] == "  the last line\n"
+  del counted

@@ -68,7 +68,10 @@ def _guarded(
   try:
     if len(argv) > 1 and not takes_arguments:
       raise UserError(f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)")
-    code = main(argv)
+    try:
+      code = main(argv)
+    finally:
+      messages.end_drawings()
     processes.barrier("end")  # before JAX ends, which waits for others only so long
     return code
   except UserError as error:

@@ -7,7 +7,8 @@ gives a function that takes them.
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from contextlib import AbstractContextManager
+from typing import Protocol, TextIO, TypeAlias
 
 Listener: TypeAlias = Callable[[str], None]
 
@@ -16,12 +17,27 @@ _listeners: list[Listener] = []
 _rewordings: list[Callable[[str], str]] = []
 
 
+class Drawing(Protocol):
+  """What is drawn on the terminal, where lines are printed too."""
+
+  def hidden(self) -> AbstractContextManager[None]:
+    """Takes it off the terminal while the context lasts."""
+    ...
+
+  def end(self) -> None:
+    """Takes it off for good."""
+    ...
+
+
+_drawings: list[Drawing] = []
+
+
 def say(text: str) -> None:
   """Prints a line on stdout, or hands it to whoever listens."""
   if _listeners:
     _listeners[-1](_reworded(text))
   else:
-    print(_reworded(text), flush=True)
+    _print(_reworded(text), sys.stdout)
 
 
 def say_aside(text: str) -> None:
@@ -68,5 +84,23 @@ def _reworded(text: str) -> str:
   return text
 
 
+def make_way_for_lines(drawing: Drawing) -> None:
+  """Has something that is drawn on the terminal taken off it while a line is printed."""
+  _drawings.append(drawing)
+
+
+def end_drawings() -> None:
+  """Takes off the terminal what is drawn there; a program calls it before its last words."""
+  for drawing in _drawings:
+    drawing.end()
+
+
 def _print_on_stderr(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
+  _print(text, sys.stderr)
+
+
+def _print(text: str, file: TextIO) -> None:
+  with contextlib.ExitStack() as stack:
+    for drawing in _drawings:
+      stack.enter_context(drawing.hidden())
+    print(text, file=file, flush=True)

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -29,6 +30,40 @@ def format_duration(seconds: float) -> str:
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class _Bars:
+  """Keeps the bars that are on the terminal, so that lines can be printed above them."""
+
+  def __init__(self) -> None:
+    self.shown: weakref.WeakSet[tqdm.tqdm[Any]] = weakref.WeakSet()
+
+  @contextlib.contextmanager
+  def hidden(self) -> Iterator[None]:
+    """Takes the bars off the terminal while the context lasts."""
+    shown = list(self.shown)
+    for bar in shown:
+      bar.clear()
+    try:
+      yield
+    finally:
+      for bar in shown:
+        bar.refresh()
+
+  def end(self) -> None:
+    """Takes the bars off the terminal for good."""
+    for bar in list(self.shown):
+      bar.leave = False
+      self.close(bar)
+
+  def close(self, bar: "tqdm.tqdm[Any]") -> None:
+    """Ends a bar."""
+    self.shown.discard(bar)
+    bar.close()
+
+
+_bars = _Bars()
+messages.make_way_for_lines(_bars)
 
 
 class Progress:
@@ -84,7 +119,7 @@ class Progress:
   def close(self) -> None:
     """Ends the bar of a step that ends before all is done."""
     if self._bar is not None:
-      self._bar.close()
+      _bars.close(self._bar)
 
   def _draw(
     self,
@@ -95,10 +130,11 @@ class Progress:
   ) -> None:
     eta = self._eta(now, done)
     bar.set_postfix_str(", ".join(text for text in (eta, note) if text), refresh=False)
-    bar.update(done - bar.n)
+    if bar.update(done - bar.n):  # it was drawn
+      _bars.shown.add(bar)
     if done >= self.total:
       bar.leave = bar.leave if now - self.began > _WORTH_KEEPING else False
-      bar.close()
+      _bars.close(bar)
 
   def _log(
     self,
@@ -185,4 +221,5 @@ def _new_bar(
   )
   if compiles:
     bar.set_postfix_str(_COMPILING)  # at once: the first update may be minutes away
+    _bars.shown.add(bar)
   return bar

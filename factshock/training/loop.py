@@ -150,7 +150,7 @@ def train(
         reporter.catch_up()
         saver.save(step, driver.unplace(state), wait=True)
         interruption.raise_if_requested()
-    reporter.catch_up()
+    reporter.close()
   return driver.unplace(state)
 
 

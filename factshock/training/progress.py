@@ -130,6 +130,11 @@ class Reporter:
     self._pending = None
     self._read(previous)
 
+  def close(self) -> None:
+    """Reads the metrics of the last step, and ends what is shown of the run."""
+    self.catch_up()
+    self._progress.close()
+
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
     """Leaves the time inside the context out of the rates."""
