@@ -195,7 +195,7 @@ def diagnose(  # noqa: PLR0913 - what a caller may choose, each by its name
     relations: relations with their types, where averages over types are wanted.
     reference: the arm that others are compared with; None is the first.
     known: the arm whose right answers count as known facts.
-    finetuned: the finetuned arm that a verdict is about; with `corrected`.
+    finetuned: the finetuned arm, which sentences are about; with `corrected` a verdict, too.
     corrected: that arm with its answer prior restored.
     criterion: "exact_match" or "contains": what makes an answer right.
     split: only rows of this split.

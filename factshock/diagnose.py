@@ -161,7 +161,9 @@ def _define_shock_flags() -> None:
   )
   flags.DEFINE_string("known", None, "Label of the arm whose right answers count as known facts.")
   flags.DEFINE_string(
-    "finetuned", None, "Label of the finetuned arm that the verdict is about; with --corrected."
+    "finetuned",
+    None,
+    "Label of the finetuned arm, which the sentences are about; with --corrected the verdict, too.",
   )
   flags.DEFINE_string(
     "corrected",

@@ -207,6 +207,14 @@ def test_a_diagnosis_is_the_verbs(tmp_path, silent):
   pd.testing.assert_frame_equal(again.arms, found.arms)
 
 
+def test_sentences_are_about_the_arm_named_as_finetuned():
+  three = {**arms(), "mixed": arms()["tuned"]}
+  found = fs.diagnose(three, finetuned="tuned", resamples=100)
+  assert any(line.startswith("Finetuning: ") for line in found.sentences)
+  unnamed = fs.diagnose(three, resamples=100)
+  assert not any(line.startswith("Finetuning: ") for line in unnamed.sentences)
+
+
 def test_a_report_is_shown_in_a_cell(tmp_path, silent):
   report = fs.diagnose(arms(), resamples=100).report()
   cell = report._repr_html_()

@@ -24,7 +24,7 @@ class FileOptions:
     relations: path of the relations, where averages over their types are wanted.
     reference: label of the arm that others are compared with; None is the first.
     known: label of the arm whose right answers are the known facts.
-    finetuned: label of the finetuned arm, for a verdict.
+    finetuned: label of the finetuned arm, for sentences and a verdict.
     corrected: label of the same arm with its answer prior restored, for a verdict.
     criterion: what makes an answer right, "exact_match" or "contains".
     split: the split whose rows are read; None where files have one alone.

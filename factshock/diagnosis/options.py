@@ -26,7 +26,7 @@ class Options:
     criterion: what makes an answer right, "exact_match" or "contains".
     types: relation -> its type (MMLU's "history", LAMA's "N-1"), where averages over each type are
       wanted.
-    finetuned: label of the finetuned arm, for a verdict (verdict.py).
+    finetuned: label of the finetuned arm, for sentences and a verdict (verdict.py).
     corrected: label of the same arm with its answer prior restored, for a verdict; with `known` the
       verdict tells prior and access apart.
   """

@@ -65,6 +65,8 @@ def diagnose(
     of_seed = {label: by_seed[seed] for label, by_seed in arms.items() if seed in by_seed}
     gathered.add_seed(seed, of_seed, options, bootstrap.resamples, rng)
   diagnosis = _contents(arms, seeds, gathered, options, bootstrap)
+  if options.finetuned is not None:
+    diagnosis["finetuned"] = options.finetuned
   if options.finetuned is not None and options.corrected is not None:
     diagnosis["verdict"] = verdicts.verdict(
       diagnosis, reference, options.finetuned, options.corrected

@@ -235,9 +235,9 @@ def _finetuned(
   diagnosis: Diagnosis,
   others: Sequence[str],
 ) -> str | None:
-  """Returns the finetuned arm of the verdict, or the only other one where shock is measured."""
+  """Returns the arm named as finetuned, or the only other one where shock is measured."""
   verdict = diagnosis.get("verdict") or {}
-  finetuned = verdict.get("finetuned")
+  finetuned = verdict.get("finetuned") or diagnosis.get("finetuned")
   if finetuned:
     return finetuned
   others = [label for label in others if label != diagnosis.get("known")]

@@ -155,6 +155,7 @@ class Diagnosis(TypedDict, total=False):
   comparisons: list[Comparison]
   claims: list[PaperClaim]
   entities: list[EntityRow]
+  finetuned: str
   verdict: Verdict
   curves: dict[str, dict[str, list[CurvePoint]]]
   table: list[str]
