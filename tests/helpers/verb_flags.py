@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 
+import grain  # noqa: F401 - it defines flags when it is loaded first, and reads them later
 from absl import flags
 from ml_collections import config_flags
 
