@@ -53,6 +53,13 @@ def test_a_wrong_flag_is_told_in_one_line(monkeypatch, verb, argument):
   assert flag_errors.describe(caught.value, flags.FLAGS) == WRONG[verb, argument]
 
 
+def test_a_key_of_the_config_of_a_model_is_told(monkeypatch):
+  with pytest.raises(flags.Error) as caught:
+    verb_flags.parsed(monkeypatch, "train", "--model=a/b", "--config.finetune.steps=3")
+  told = flag_errors.describe(caught.value, flags.FLAGS)
+  assert told.endswith("sets (--config=pretrained:a/b in the place of --model)")
+
+
 def test_a_key_of_the_config_before_the_config_is_told(monkeypatch):
   with pytest.raises(flags.Error) as caught:
     verb_flags.parsed(monkeypatch, "experiment", "--config.finetune.steps=3", "--config=demo")

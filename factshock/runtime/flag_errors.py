@@ -49,7 +49,10 @@ def _unknown(error: flags.UnrecognizedFlagError, values: flags.FlagValues) -> st
   """Returns that there is no such flag, and which is near."""
   name = error.flagname
   if name.startswith(_CONFIG_KEY) and "config" in values:
-    return f"--{name}: needs --config=NAME too, the config whose key it sets"
+    # The verbs that have a workdir take a model in the place of its config.
+    model = values["model"].value if {"model", "workdir"} <= set(values) else None
+    instead = f" (--config=pretrained:{model} in the place of --model)" if model else ""
+    return f"--{name}: needs --config=NAME too, the config whose key it sets{instead}"
   names = [other for other in values if flag_names.current(values, other) == other]
   close = difflib.get_close_matches
   near = close(name, names, 1) or close(name, list(values), 1)
