@@ -17,8 +17,8 @@ T = TypeVar("T")
 EVERY = 30.0  # seconds between two lines of a log
 _SHORT = 1.0  # seconds before which a step shows no bar
 _WORTH_KEEPING = 3.0  # seconds that a step takes whose full bar stays on the terminal
-_FORMAT = "  {desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {elapsed}{postfix}"
-_WIDTH = 100
+_FORMAT = "  {desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}, {elapsed}{postfix}"
+_WIDTH = 120  # what stands behind is cut off
 _SHOWN = 1000  # of many items how often it is shown how many are done
 _COMPILING = "compiling"
 
