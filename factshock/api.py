@@ -130,11 +130,23 @@ def answer(  # noqa: PLR0913 - what a caller may choose, each by its name
   from factshock.answering.asking import AnswerOptions, KnowledgeOptions
   from factshock.answering.decoding import DecodingOptions
   from factshock.answering.prompting import Prompting
-  from factshock.interface import asking, inputs, models
+  from factshock.interface import asking, inputs, models, parameters
   from factshock.runtime import tables
 
   generates = mode in asking.DECODING
-  _check_among("mode", "greedy" if generates else mode, asking.MODES)
+  parameters.check_among("mode", "greedy" if generates else mode, asking.MODES)
+  parameters.check_prompt(prompt, mode)
+  parameters.check_ranking(mode, {"candidates": candidates, "top": top}, candidates_only)
+  parameters.check_numbers(
+    shots=shots,
+    top=top,
+    max_tokens=max_tokens,
+    beams=beams,
+    temperature=temperature,
+    seed=seed,
+    sets=sets,
+    samples=samples,
+  )
   with inputs.tables_as_files() as given:
     default_shots = 4 if mode == "known" else 0
     prompting = Prompting(
@@ -210,9 +222,10 @@ def diagnose(  # noqa: PLR0913 - what a caller may choose, each by its name
   """
   from factshock.diagnosis import of_files
   from factshock.diagnosis.statistics import Bootstrap
-  from factshock.interface import inputs, results
+  from factshock.interface import inputs, parameters, results
 
-  _check_among("criterion", criterion, ("exact_match", "contains"))
+  parameters.check_numbers(resamples=resamples, confidence=confidence, seed=seed)
+  parameters.check_among("criterion", criterion, ("exact_match", "contains"))
   with inputs.tables_as_files() as given:
     options = of_files.FileOptions(
       finetuning=given.table(finetuning, "finetuning"),
@@ -281,10 +294,11 @@ def correct(
   Raises:
     UserError: not one of reference and counts, or tables that do not fit each other.
   """
-  from factshock.interface import inputs
+  from factshock.interface import inputs, parameters
   from factshock.predictions import correcting, writing
   from factshock.runtime import tables
 
+  parameters.check_numbers(tau=tau)
   with inputs.tables_as_files() as given:
     options = correcting.CorrectionOptions(
       reference=given.table(reference, "reference"),
@@ -349,11 +363,14 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
   """
   import tempfile
 
-  from factshock.interface import extracting, inputs, results
+  from factshock.interface import extracting, inputs, parameters, results
   from factshock.knowledge_graph import formats as graph_formats
   from factshock.knowledge_graph import pipeline
 
-  _check_among("rule", rule, ("precision", "f1"))
+  parameters.check_numbers(precision=precision)
+  parameters.check_among("rule", rule, ("precision", "f1"))
+  parameters.check_among("calibrator", calibrator, ("isotonic", "platt"))
+  parameters.check_among("prompt", prompt, ("cloze", "question"))
   graph_formats.check_names(formats)
   kept = tempfile.TemporaryDirectory(prefix="factshock-graph-") if output is None else None
   folder = kept.name if kept else os.fspath(output or "")
@@ -420,15 +437,13 @@ def mix(
   """
   from factshock.answering import selection
   from factshock.checkpoints import mixing
-  from factshock.interface import inputs
+  from factshock.interface import inputs, parameters
   from factshock.interface import models as opened
 
   paths = [opened.source_of(model) for model in models]
   ways = {"weights": weights, "layerwise": layerwise, "select": select}
-  chosen = [name for name, value in ways.items() if value is not None]
-  if len(chosen) != 1:
-    given_ways = " and ".join(chosen) or "none"
-    raise UserError(f"expected one of weights, layerwise and select, got {given_ways}")
+  parameters.check_ways_to_mix(len(paths), ways)
+  parameters.check_among("profile", profile, ("uniform", "decreasing", "increasing"))
   with inputs.tables_as_files() as given:
     if select is not None:
       mixing.check_new(output)
@@ -466,9 +481,10 @@ def finetune(
   Raises:
     UserError: a config that cannot be used, or a workdir of something else.
   """
-  from factshock.interface import configs, inputs
+  from factshock.interface import configs, inputs, parameters
   from factshock.study import finetuning
 
+  parameters.check_numbers(ratio=ratio, seed=seed)
   folder = os.fspath(output)
   with inputs.tables_as_files() as given:
     own = configs.load(config, settings)
@@ -534,9 +550,9 @@ def convert(
     UserError: a source that cannot be read, or an output that exists.
   """
   from factshock.checkpoints import conversion
-  from factshock.interface import inputs, models
+  from factshock.interface import inputs, models, parameters
 
-  _check_among("to", to, ("huggingface", "orbax", "peft"))
+  parameters.check_among("to", to, ("huggingface", "orbax", "peft"))
   with inputs.tables_as_files():
     conversion.convert(
       models.source_of(source),
@@ -596,12 +612,6 @@ def _identity(answers: "Table | Model") -> "ModelIdentity":
   known = getattr(answers, "attrs", {}).get(_MODEL)
   name = os.fspath(answers) if isinstance(answers, (str, os.PathLike)) else "answers"
   return known or {"model": name, "checkpoint": None, "mixing_weights": None}
-
-
-def _check_among(name: str, value: str, known: Sequence[str]) -> None:
-  """Raises a UserError where a parameter has none of the values that it may have."""
-  if value not in known:
-    raise UserError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
 
 
 def _path(given: "FilePath | None") -> str | None:

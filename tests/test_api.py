@@ -149,6 +149,50 @@ def test_errors_are_in_the_callers_words(home, model):
     fs.answer(model, [{**facts[0], "more": object()}], TEMPLATES)
 
 
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"prompt": "clozes"}, "prompt: expected one of cloze, question, chat.*got 'clozes'"),
+    ({"prompt": "letters"}, "prompt='letters' goes with mode='known'"),
+    ({"candidates_only": True}, "candidates_only: expected the candidates too"),
+    ({"mode": "greedy", "top": 0}, "top: only with mode='rank', which ranks, got mode='greedy'"),
+    ({"mode": "beam", "beams": 0}, "beams: expected a number from 1 on, got 0"),
+    ({"mode": "sample", "temperature": 0}, "temperature: expected a number from 0.001 on, got 0"),
+    ({"shots": "2"}, "shots: expected a number from 0 on, got '2'"),
+  ],
+)
+def test_options_that_flags_would_refuse(model, options, message):
+  facts = [{"subject": "Norway", "relation": "capital", "object": "Oslo"}]
+  with pytest.raises(fs.UserError, match=message):
+    fs.answer(model, facts, TEMPLATES, **options)
+
+
+def test_numbers_out_of_range_and_single_models(home, tmp_path):
+  with pytest.raises(fs.UserError, match="resamples: expected a number from 100 on, got 0"):
+    fs.diagnose(arms(), resamples=0)
+  with pytest.raises(fs.UserError, match="precision: expected a number from 0.01 to 0.999, got 2"):
+    fs.extract([], [], precision=2)
+  with pytest.raises(fs.UserError, match="models: expected two or more, got 1"):
+    fs.mix([home / "t5"], [1.0], tmp_path / "one")
+  with pytest.raises(fs.UserError, match="select: expected two models, got 3"):
+    fs.mix([home / "t5"] * 3, None, tmp_path / "three", select="facts.jsonl")
+
+
+def test_lists_in_cells_are_read_as_of_a_csv_file(tmp_path):
+  rows = [
+    {"subject": "Norway", "relation": "r", "object": "Oslo", "aliases": "Christiania|Kristiania"},
+    {"subject": "Chad", "relation": "r", "object": "N'Djamena", "aliases": "['Fort-Lamy']"},
+  ]
+  answered = pd.DataFrame(rows).assign(
+    prediction=["Kristiania", "Fort-Lamy"], candidates='[["Kristiania", -0.1], ["Oslo", -3]]'
+  )
+  arms = fs.diagnose(answered, resamples=100).arms
+  assert arms["right"].tolist() == [1.0] and arms["hits@1"].tolist() == [0.5]
+  answered.to_csv(tmp_path / "answered.csv", index=False)
+  of_file = fs.diagnose(tmp_path / "answered.csv", resamples=100).arms
+  assert of_file.iloc[0].to_dict() == arms.iloc[0].to_dict()
+
+
 def test_notes_go_to_a_function_or_stderr(home, model, capsys):
   facts = [{"subject": "Norway", "relation": "capital", "object": "Oslo"}] * 2
   lines = []
@@ -348,7 +392,7 @@ def test_models_are_mixed_and_converted(home, model, tmp_path, silent):
     [model, model], None, tmp_path / "best", select=facts, relations=home / "relations.jsonl"
   )
   assert json.loads(open(f"{chosen}/mix.json").read())["weights"] == [1.0, 0.0]
-  with pytest.raises(fs.UserError, match="expected one of weights, layerwise and select, got none"):
+  with pytest.raises(fs.UserError, match="expected one of weights, layerwise, select, got none"):
     fs.mix([model, model], None, tmp_path / "none")
   own = fs.convert(model, tmp_path / "own", "orbax", dtype="bfloat16")
   assert own == str(tmp_path / "own") and fs.load(own).parameters == model.parameters

@@ -7,11 +7,10 @@ from factshock.answering import asking, candidates
 from factshock.answering.asking import AnswerOptions, KnowledgeOptions
 from factshock.answering.prompting import Prompting
 from factshock.facts import schema
-from factshock.interface import extracting
+from factshock.interface import extracting, parameters
 from factshock.interface.models import Model
 from factshock.knowledge_graph import pipeline
 from factshock.predictions import writing
-from factshock.runtime.errors import UserError
 
 MODES = ("rank", "greedy", "beam", "sample", "letters", "choices", "known")
 # The name of a mode -> how an answer is generated.
@@ -68,8 +67,7 @@ def answer_extraction(
   Raises:
     UserError: there are no queries, or some are calibrated on.
   """
-  if mode not in candidates.METHODS:
-    raise UserError(f"mode: expected one of {', '.join(candidates.METHODS)}, got {mode!r}")
+  parameters.check_among("mode", mode, candidates.METHODS)
   relations, queries = source.read(model.origin.relations_path)
   known = extracting.read_calibration(source.calibration, queries)
   paths = extracting.paths_of_answers(folder)

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard, cast
 
-from factshock.runtime import messages, tables
+from factshock.facts import listed
+from factshock.runtime import json_text, messages, tables
 from factshock.runtime.errors import UserError
 from factshock.types import FilePath
 
@@ -27,6 +28,7 @@ Arms: TypeAlias = Mapping[str, Table | Sequence[Table]] | Table | Sequence[Table
 # Columns of texts, in which DataFrames have numbers where all are digits. The first four are there
 # where they are empty: of a fact that is a mistake, of a prediction no answer.
 _TEXTS = ("subject", "relation", "object", "prediction", "subject_id", "object_id")
+_LISTS = ("aliases", "choices")
 # Flags that errors name, and the parameters that are called otherwise.
 _PARAMETERS = {
   "finetuning_facts": "finetuning",
@@ -59,7 +61,7 @@ class Files:
     """
     if given is None or isinstance(given, (str, os.PathLike)):
       return None if given is None else os.fspath(given)
-    rows = [_with_texts(row) for row in _rows(given, name)]
+    rows = [_as_read(row) for row in _rows(given, name)]
     # Rows that name no arm or split are called by the file's name.
     stem = name if name.isidentifier() else f"table{len(self._names)}"
     path = path or os.path.join(self._folder, f"{stem}.jsonl")
@@ -164,12 +166,21 @@ def _rows(given: object, name: str) -> list[dict[str, Any]]:
   return tables.rows(given)
 
 
-def _with_texts(row: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a row with whole numbers as texts where a text belongs, as a csv file has them."""
-  return {
-    name: str(value) if name in _TEXTS and type(value) is int else value
-    for name, value in row.items()
-  }
+def _as_read(row: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a row whose cells are as those of a csv file would be read."""
+  return {name: _cell(name, value) for name, value in row.items()}
+
+
+def _cell(name: str, value: Any) -> Any:
+  """Returns a whole number as a text where a text belongs, and a text as the list it stands for."""
+  if name in _TEXTS and type(value) is int:
+    return str(value)
+  if name in _LISTS and isinstance(value, str):
+    return listed.texts(value) or value
+  if name == "candidates" and isinstance(value, str):
+    with contextlib.suppress(ValueError):
+      return json_text.loads(value)
+  return value
 
 
 def _write_lines(path: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
