@@ -21,6 +21,7 @@ What --method does:
   greedy    generates an answer, always by its likeliest token.
   beam      generates an answer by beams (--beams).
   sample    generates an answer by sampling (--temperature, --sampling_seed).
+  votes     samples --samples answers; their shares are the probabilities.
   letters   for questions with choices (mmlu:PATH): by the likelihood of A to D after the lettered
             choices.
   choices   for questions with choices: by the likelihood of each choice's whole text, per byte.
@@ -78,7 +79,7 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     "method",
     "rank",
-    ["rank", *_GENERATING, "letters", "choices", "known"],
+    ["rank", *_GENERATING, "votes", "letters", "choices", "known"],
     "How: rank the candidates, generate an answer, score a fact's own choices, or assess what the "
     "model knows.",
   )
@@ -137,10 +138,12 @@ def _define_generation_flags() -> None:
   flags.DEFINE_float(
     "temperature",
     1.0,
-    "Temperature of --method=sample; below 1 makes likely answers likelier.",
+    "Temperature of --method=sample and votes; below 1 makes likely answers likelier.",
     lower_bound=1e-3,
   )
-  flags.DEFINE_integer("sampling_seed", 0, "Random seed of --method=sample.", lower_bound=0)
+  flags.DEFINE_integer(
+    "sampling_seed", 0, "Random seed of --method=sample and votes.", lower_bound=0
+  )
   flags.DEFINE_integer("max_tokens", 16, "Longest generated answer, in tokens.", lower_bound=1)
   flags.DEFINE_multi_string(
     "stop",
@@ -151,7 +154,10 @@ def _define_generation_flags() -> None:
   )
   flags.DEFINE_integer("sets", 10, "Sets of shots of --method=known.", lower_bound=1)
   flags.DEFINE_integer(
-    "samples", 16, "Samples a set of --method=known, at temperature 0.5.", lower_bound=1
+    "samples",
+    16,
+    "Samples of --method=votes; of --method=known a set, at temperature 0.5.",
+    lower_bound=1,
   )
 
 
@@ -236,6 +242,7 @@ def _answer() -> None:
     arm=values.arm,
     top=values.top,
     pub_quiz=values.pub_quiz,
+    samples=values.samples,
   )
   rows = asking.answer_facts(
     values.model, values.facts, values.output, options, config=values.config

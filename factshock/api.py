@@ -102,8 +102,9 @@ def answer(  # noqa: PLR0913 - what a caller may choose, each by its name
     facts: what is asked: subject, relation, object; a data set as "popqa:PATH".
     relations: templates by relation, {"capital": "The capital of [X] is [Y] ."}, or a table or
       path; None are those of the data set or of the checkpoint's workdir.
-    mode: "rank" compares candidates; "greedy", "beam" and "sample" generate; "letters" and
-      "choices" are for facts with choices; "known" says what the model knows of each fact.
+    mode: "rank" compares candidates; "greedy", "beam" and "sample" generate; "votes" samples
+      several, whose shares are the probabilities; "letters" and "choices" are for facts with
+      choices; "known" says what the model knows of each fact.
     prompt: "cloze", "question" or "chat"; None is the form that the model was finetuned on.
     shots: answered facts before each question; None is 0, with "known" 4.
     shot_facts: the facts to draw them from.
@@ -113,10 +114,10 @@ def answer(  # noqa: PLR0913 - what a caller may choose, each by its name
     max_tokens: longest generated answer.
     stop: texts that end a generated answer; None are those that fit the prompt.
     beams: hypotheses of "beam".
-    temperature: of "sample".
-    seed: of "sample".
+    temperature: of "sample" and "votes".
+    seed: of "sample" and "votes".
     sets: sets of shots of "known".
-    samples: samples a set of "known".
+    samples: of "votes"; of "known" a set.
     arm: name of the arm in the answers; None is the model's.
     output: file to write the answers to as well.
 
@@ -170,6 +171,7 @@ def answer(  # noqa: PLR0913 - what a caller may choose, each by its name
         relations=relations_path,
         arm=arm,
         top=top,
+        samples=samples,
       )
     path = given.needed(facts, "facts")
     opened = models.opened(model)

@@ -4,6 +4,7 @@ experiment; T5 and Llama.
 
 import functools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -127,6 +128,22 @@ def test_as_many_candidates_are_kept_as_top_says(home, tmp_path):
   for row, best in zip(all_rows, two, strict=True):
     assert len(row["candidates"]) == row["among"] > 2
     assert [name for name, _ in best["candidates"]] == [name for name, _ in row["candidates"][:2]]
+
+
+def test_votes_are_the_shares_of_sampled_answers(home, tmp_path):
+  options = {"method": "sample", "seed": 3, "temperature": 0.7}
+  asked = functools.partial(ask, home, home / "llama")
+  voted = asked(tmp_path / "votes.jsonl", "votes", samples=3, decoding_options=options)
+  drawn = [
+    asked(tmp_path / f"{seed}.jsonl", "generate", decoding_options={**options, "seed": seed})
+    for seed in (3, 4, 5)
+  ]
+  for row, *samples in zip(voted, *drawn, strict=True):
+    texts = [sample["prediction"] for sample in samples]
+    shares = {text: texts.count(text) / 3 for text in texts}
+    found = {text: round(math.exp(score), 3) for text, score in row["candidates"]}
+    assert found == {text: round(share, 3) for text, share in shares.items()}
+    assert shares[row["prediction"]] == max(shares.values())
 
 
 def test_a_chat_is_generated_as_transformers_does(home, tmp_path):

@@ -11,6 +11,7 @@ from factshock.runtime import flag_errors
 from factshock.runtime.errors import UserError
 
 CONFIG = "--config.KEY=VALUE sets a key of the config"
+METHODS = "rank, greedy, beam, sample, votes, letters, choices, known"
 WRONG = {
   ("answer", "--shots=-1"): "--shots: expected a whole number of at least 0, got '-1'",
   ("answer", "--shots=x"): "--shots: expected a whole number of at least 0, got 'x'",
@@ -18,11 +19,11 @@ WRONG = {
   (
     "answer",
     "--method=best",
-  ): "--method: expected one of rank, greedy, beam, sample, letters, choices, known, got 'best'",
+  ): f"--method: expected one of {METHODS}, got 'best'",
   (
     "answer",
     "--mode=best",
-  ): "--method: expected one of rank, greedy, beam, sample, letters, choices, known, got 'best'",
+  ): f"--method: expected one of {METHODS}, got 'best'",
   ("answer", "--candidates_only=maybe"): "--candidates_only: expected true or false, got 'maybe'",
   ("answer", "--model"): "--model: expected a value, got nothing",
   (

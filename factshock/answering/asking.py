@@ -7,7 +7,15 @@ from typing import Any
 
 import ml_collections
 
-from factshock.answering import best_first, choices, decoding, knowledge, known_answers, pub_quiz
+from factshock.answering import (
+  best_first,
+  candidates,
+  choices,
+  decoding,
+  knowledge,
+  known_answers,
+  pub_quiz,
+)
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
@@ -32,9 +40,9 @@ class AnswerOptions:
   """Says how a model answers the facts of a file; see factshock/answer.py.
 
   Attributes:
-    mode: "rank", "generate", or of facts with choices "letters" or "choices".
+    mode: "rank", "generate", "votes", or of facts with choices "letters" or "choices".
     prompting: how the facts are put to it; with choices the mode is the form.
-    decoding: how "generate" does it.
+    decoding: how "generate" does it, and "votes" draws each answer.
     candidates: path of facts whose objects "rank" compares too, beside those of the facts asked, of
       the shots and of the checkpoint's workdir; None adds none.
     candidates_only: whether "rank" compares the objects of `candidates` alone.
@@ -44,6 +52,7 @@ class AnswerOptions:
     top: how many candidates a row of "rank" keeps, the best; 0 is all, None as many as the config
       says.
     pub_quiz: folder to write the ranking of all candidates to as well, as results of lm-pub-quiz.
+    samples: answers that "votes" draws to each question; their shares are the probabilities.
   """
 
   mode: str = "rank"
@@ -56,6 +65,7 @@ class AnswerOptions:
   arm: str | None = None
   top: int | None = None
   pub_quiz: str | None = None
+  samples: int = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +150,9 @@ def answers_of(
     stops = options.prompting.stops_for(model, origin)
   if has_choices:
     answers = choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
-  elif options.mode == "generate":
+  elif options.mode in ("generate", "votes"):
     show_unsayable(rows, stops)
-    decoding_options = dataclasses.replace(options.decoding, stops=stops)
-    generated = decoding.generate(model, texts, decoding_options, **size)
-    answers = writing.text_rows(rows, *generated, **labels)
+    answers = _generated(model, rows, texts, stops, options, origin.batch_size, labels)
   else:
     prompted = (model, rows, texts, stops)
     answers = _ranked(*prompted, origin, facts, options, labels)
@@ -152,6 +160,25 @@ def answers_of(
       _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
       answers = writing.shortened(answers, _kept(origin, options))
   return answers
+
+
+def _generated(
+  model: LoadedModel,
+  facts: Sequence[Fact],
+  texts: Sequence[str],
+  stops: tuple[str, ...],
+  options: AnswerOptions,
+  batch_size: int,
+  labels: Mapping[str, Any],
+) -> list[Row]:
+  """Returns rows of answers that the model generates, or of votes among those that it samples."""
+  how = dataclasses.replace(options.decoding, stops=stops)
+  if options.mode == "votes":
+    sampling = dataclasses.replace(how, method="sample")
+    votes = candidates.votes(model, texts, sampling, options.samples, batch_size)
+    return writing.listed_rows(facts, votes, **labels)
+  generated = decoding.generate(model, texts, how, batch_size=batch_size)
+  return writing.text_rows(facts, *generated, **labels)
 
 
 def _ranked(
@@ -168,13 +195,13 @@ def _ranked(
   names = [fact["relation"] for fact in facts]
   counter = prompts.token_counter(model.tokenizer)
   if options.candidates and options.candidates_only:
-    candidates = known_answers.of_file(options.candidates, names, facts, counter)
+    answers = known_answers.of_file(options.candidates, names, facts, counter)
   else:
     others = [options.prompting.shot_facts, options.candidates]
-    candidates = known_answers.of_relations(facts, path, names, origin, others, counter)
+    answers = known_answers.of_relations(facts, path, names, origin, others, counter)
   top = None if options.pub_quiz else _kept(origin, options)
   size = {"batch_size": origin.batch_size, "top": top, "stops": stops}
-  return best_first.rows(model, facts, texts, candidates, **size, **labels)
+  return best_first.rows(model, facts, texts, answers, **size, **labels)
 
 
 def _kept(origin: Origin, options: AnswerOptions) -> int | None:

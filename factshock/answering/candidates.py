@@ -79,34 +79,39 @@ def rows(
   if options.method == "beam":
     answers = decoding.hypotheses(model, texts, decoding_options, batch_size=batch_size)
     return writing.listed_rows(facts, answers, **labels)
-  votes = _votes(model, texts, options, stops, batch_size)
-  return writing.listed_rows(facts, votes, **labels)
+  sampling = dataclasses.replace(decoding_options, method="sample", temperature=options.temperature)
+  sampled = votes(model, texts, sampling, options.samples, batch_size)
+  return writing.listed_rows(facts, sampled, **labels)
 
 
-def _votes(
+def votes(
   model: LoadedModel,
   texts: Sequence[str],
-  options: QueryOptions,
-  stops: tuple[str, ...],
+  sampling: DecodingOptions,
+  samples: int,
   batch_size: int,
 ) -> list[list[tuple[str, float]]]:
-  """Returns for each prompt its answers with the log of their share of the samples."""
-  samples = options.samples
-  sampling = DecodingOptions(
-    options.max_tokens, method="sample", temperature=options.temperature, stops=stops
-  )
+  """Returns for each prompt its answers with the log of their share of the samples.
+
+  Args:
+    model: the model to ask.
+    texts: the prompts.
+    sampling: how a sample is drawn; its seed is that of the first, the next ones follow.
+    samples: how many answers are drawn to each prompt.
+    batch_size: prompts at a time.
+  """
   progress = Progress("sampling", samples)
   answers_MxN = []
-  for seed in range(samples):
-    seeded = dataclasses.replace(sampling, seed=seed)
+  for index in range(samples):
+    seeded = dataclasses.replace(sampling, seed=sampling.seed + index)
     answers_M, _ = decoding.generate(model, texts, seeded, batch_size=batch_size)
     answers_MxN.append(answers_M)
-    progress.update(seed + 1)
-  votes = []
+    progress.update(index + 1)
+  listed = []
   for answers_M in zip(*answers_MxN):
     counts = collections.Counter(answers_M)
-    votes.append([(text, math.log(count / samples)) for text, count in counts.items()])
-  return votes
+    listed.append([(text, math.log(count / samples)) for text, count in counts.items()])
+  return listed
 
 
 def answer_queries(

@@ -12,7 +12,7 @@ from factshock.interface.models import Model
 from factshock.knowledge_graph import pipeline
 from factshock.predictions import writing
 
-MODES = ("rank", "greedy", "beam", "sample", "letters", "choices", "known")
+MODES = ("rank", "greedy", "beam", "sample", "votes", "letters", "choices", "known")
 # The name of a mode -> how an answer is generated.
 DECODING = {"generate": "greedy", "greedy": "greedy", "beam": "beam", "sample": "sample"}
 
