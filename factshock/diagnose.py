@@ -70,7 +70,6 @@ _USUAL_FLAGS = (
   "criterion",
   "relations",
   "split",
-  "wide",
 )
 
 
@@ -222,7 +221,7 @@ def _why_unfit(name: str, mode: str | None) -> str:
 
 def _diagnose() -> None:
   """Diagnoses accuracy and frequency shock, and writes page, tables and diagnosis.json."""
-  from factshock.diagnosis import of_files, table
+  from factshock.diagnosis import of_files
   from factshock.diagnosis.statistics import Bootstrap
   from factshock.report import folder
 
@@ -245,9 +244,16 @@ def _diagnose() -> None:
   )
   diagnosis["run"] = provenance.describe_start()
   paths = folder.write(diagnosis, values.output)
-  print("\n".join(folder.lines(diagnosis, None if values.wide else table.WIDTH)))
+  print("\n".join(folder.lines(diagnosis, _width())))
   names = ", ".join(os.path.basename(path) for path in paths)
   print(f"wrote to {values.output}: {names}")
+
+
+def _width() -> int | None:
+  """Returns how wide the tables may be; None for as wide as they are."""
+  from factshock.diagnosis import table
+
+  return None if flags.FLAGS.wide else table.WIDTH
 
 
 def _arm_and_path(value: str) -> tuple[str | None, str]:
@@ -279,7 +285,7 @@ def _diagnose_lm_kbc() -> None:
     strict=values.strict,
     bootstrap=Bootstrap(values.resamples, values.confidence, values.seed),
   )
-  _write("lm_kbc.json", diagnosis, lm_kbc_table.lines(diagnosis))
+  _write("lm_kbc.json", diagnosis, lm_kbc_table.lines(diagnosis, _width()))
 
 
 def _try_promise() -> None:
@@ -295,7 +301,7 @@ def _try_promise() -> None:
     seed=values.seed,
   )
   result = {"target": values.promise, "arms": comparison}
-  _write("promise.json", result, trials.summary_lines(comparison, values.promise))
+  _write("promise.json", result, trials.summary_lines(comparison, values.promise, _width()))
 
 
 def _trials_by_arm() -> "dict[str, dict[int, list[Trial]]]":

@@ -342,7 +342,7 @@ def test_the_constant_set_is_the_best_prefix_on_train(tmp_path):
   constant = found["baselines"]["constant_set"]
   assert constant["rows"]["f1"]["mean"] == pytest.approx((1 + TWO_THIRDS + 0 + 1 + 0) / 5)
   assert [row["baseline"] for row in found["differences"]] == ["all_empty", "constant_set"]
-  assert "lacks the relation: c" in lm_kbc_table.lines(found)[-1]
+  assert "lacks the relation: c" in lm_kbc_table.lines(found, width=None)[-1]
 
 
 def test_equally_frequent_objects_go_by_name_and_equal_sets_by_size(tmp_path):
@@ -510,6 +510,7 @@ def test_the_verb_prints_tables_and_writes_where_asked(tmp_path):
   gold = write(tmp_path / "val.jsonl", rows_of(*GOLD))
   done = run_verb("--lm_kbc=2024", f"--predictions={said[0]},{said[1]}", f"--gold={gold}")
   assert done.returncode == 0, done.stderr
+  assert max(map(len, done.stdout.splitlines())) <= 100 and "no room for: " in done.stdout
   assert "F1 over rows *" in done.stdout and "no constant set: there is no" in done.stdout
   assert "two - (all empty)" in done.stdout and "wrote" not in done.stdout
   write(tmp_path / "train.jsonl", rows_of(*GOLD[:1]))

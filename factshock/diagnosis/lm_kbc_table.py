@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from factshock.diagnosis.table import aligned, estimate
+from factshock.diagnosis.table import WIDTH, estimate, fitted, wrapped
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -17,31 +17,36 @@ COUNTS = {
 }
 
 
-def lines(scores: Json) -> list[str]:
+def lines(scores: Json, width: int | None = WIDTH) -> list[str]:
   """Returns lines of scores, empty answers, relations, differences, and of what was odd.
 
   Args:
     scores: as from `lm_kbc.diagnose`.
+    width: columns of the terminal, into which the first columns of each table go; None for all.
   """
   answers: dict[str, Json] = dict(scores["systems"])
   for name, baseline in scores["baselines"].items():
     answers[BASELINES[name]] = baseline
   strict = ", strict" if scores["strict"] else ""
   return [
-    f"LM-KBC {scores['edition']}{strict}: {scores['rows']} rows, {len(scores['relations'])} "
-    f"relations of {scores['gold']} ({100 * scores['confidence']:g}% bootstrap intervals; *: "
-    "ranked the edition's systems)",
-    *aligned(_score_rows(answers, scores["headline"])),
+    *wrapped(
+      [
+        f"LM-KBC {scores['edition']}{strict}: {scores['rows']} rows, {len(scores['relations'])} "
+        f"relations of {scores['gold']} ({100 * scores['confidence']:g}% bootstrap intervals; *: "
+        "ranked the edition's systems)"
+      ]
+    ),
+    *fitted(_score_rows(answers, scores["headline"]), width),
     "",
     "Empty answers (rows of which gold, and of which the answer, has no object)",
-    *aligned(_empty_rows(answers)),
+    *fitted(_empty_rows(answers), width),
     "",
     "Relations (means over the rows of each)",
-    *aligned(_relation_rows(answers, scores)),
+    *fitted(_relation_rows(answers, scores), width),
     "",
     "Paired differences",
-    *aligned(_difference_rows(scores)),
-    *_remarks(scores),
+    *fitted(_difference_rows(scores), width),
+    *(wrapped(_remarks(scores), width) if width else _remarks(scores)),
   ]
 
 

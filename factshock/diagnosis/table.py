@@ -85,14 +85,14 @@ def lines(diagnosis: Json, width: int | None = WIDTH) -> list[str]:
   text = [
     f"Arms ({seeds} seed{plural}, {percent:g}% bootstrap "
     "intervals; rare seen, common unseen: predicted / gold)",
-    *_fitted(_arm_rows(diagnosis["arms"], criterion, width is not None), width),
+    *fitted(_arm_rows(diagnosis["arms"], criterion, width is not None), width),
   ]
   text += wrapped(link_lines(diagnosis["arms"]))
   if diagnosis["criterion"] == "exact_match":
     text += wrapped(verbose_lines(diagnosis["arms"]))
   if diagnosis["comparisons"]:
     rows = _comparison_rows(diagnosis["comparisons"], criterion)
-    text += ["", "Paired comparisons", *_fitted(rows, width)]
+    text += ["", "Paired comparisons", *fitted(rows, width)]
   if diagnosis.get("verdict"):
     text += ["", *wrapped(verdict.lines(diagnosis["verdict"]))]
   return text
@@ -113,7 +113,7 @@ def wrapped(text: Iterable[str], width: int = WIDTH) -> list[str]:
   return short
 
 
-def _fitted(rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
+def fitted(rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
   """Returns lines of a table of at most so many characters, and which columns that leaves out."""
   rows = [list(row) for row in rows]
   if width is None:

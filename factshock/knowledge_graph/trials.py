@@ -255,8 +255,12 @@ def _estimate_difference(
   return _estimate(mean - base_mean, samples_R - base_R, confidence)
 
 
-def summary_lines(comparisons: Mapping[str, Comparison], target: float) -> list[str]:
-  """Returns the comparison as lines of a table for the terminal."""
+def summary_lines(
+  comparisons: Mapping[str, Comparison],
+  target: float,
+  width: int | None = table.WIDTH,
+) -> list[str]:
+  """Returns the comparison as lines of a table of at most so many characters; None for any."""
   rows = [_HEADER]
   for label, comparison in comparisons.items():
     difference = comparison["difference"] or {}
@@ -272,7 +276,7 @@ def summary_lines(comparisons: Mapping[str, Comparison], target: float) -> list[
     empty = f"{comparison['empty']}/{comparison['splits']}"
     rows.append([label, held, empty, *map(table.estimate, estimates)])
   title = f"A precision of {target:.0%} promised on half of the subjects, and what it gave on the "
-  return [title + "other half", *table.aligned(rows)]
+  return [title + "other half", *table.fitted(rows, width)]
 
 
 def _check_seeds(arms: Mapping[str, Mapping[int, Sequence[Trial]]]) -> None:
