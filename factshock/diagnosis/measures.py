@@ -40,6 +40,15 @@ class Plan(NamedTuple):
   measures: Callable[[np.ndarray], Measures]
 
 
+class _Measured(NamedTuple):
+  """What is measured of an arm: right answers, entities, samples, and what is left to resample."""
+
+  right: np.ndarray
+  links: Links
+  samples: Samples
+  plans: list[Plan]
+
+
 def measure(
   arms: Mapping[str, Predictions],
   queries: Queries,
@@ -62,33 +71,54 @@ def measure(
   Returns:
     (samples by label or pair, each query's predicted entity by label).
   """
-  samples: dict[Label, Samples] = {}
-  plans: list[tuple[Label, Plan]] = []
-  right: dict[str, np.ndarray] = {}
-  predicted: dict[str, np.ndarray] = {}
-  links: dict[str, Links] = {}
+  measured: dict[str, _Measured] = {}
   for label, arm in arms.items():
     arm_in_order = reading.take(arm, query_sets.rows_in_order(label, arm, queries))
-    scores_Nx3 = accuracy.scores(arm_in_order)
-    right_N = scores_Nx3[:, accuracy.CRITERIA.index(options.criterion)] > 0
-    links[label] = _predicted_entities(arm_in_order, queries, right_N)
-    entity_N = links[label].entity
-    shocks, samples[label] = _shock(queries, right_N, entity_N, finetuning[label], counted)
-    plans_of_arm = [*_accuracy_plans(arm_in_order, scores_Nx3, right_N, queries, options), *shocks]
-    plans += [(label, plan) for plan in plans_of_arm]
-    right[label] = right_N
-    predicted[label] = entity_N
+    measured[label] = _measure_arm(arm_in_order, queries, finetuning[label], counted, options)
     progress.advance()
-  plans += _comparison_plans(right, options)
+  samples: dict[Label, Samples] = {label: of_arm.samples for label, of_arm in measured.items()}
+  plans: list[tuple[Label, Plan]] = [
+    (label, plan) for label, of_arm in measured.items() for plan in of_arm.plans
+  ]
+  plans += _comparison_plans({label: of_arm.right for label, of_arm in measured.items()}, options)
+  links = {label: of_arm.links for label, of_arm in measured.items()}
   if counted:
+    predicted = {label: links_of_arm.entity for label, links_of_arm in links.items()}
     plans += _ratio_plans(predicted, queries, finetuning, options)
-  done = progress.done
-  for count, (label, measured) in enumerate(_carry_out(queries.draw, plans), 1):
-    samples.setdefault(label, {}).update(measured)
-    progress.update(done + len(arms) * count // len(plans))
+  _carry_out_all(queries.draw, plans, samples, progress, len(arms))
   for label in arms:
     _blank_unknown(samples[label], finetuning[label] is not None, counted)
   return samples, links
+
+
+def _measure_arm(
+  arm: Predictions,
+  queries: Queries,
+  finetuning: Sequence[Answer] | None,
+  counted: bool,
+  options: Options,
+) -> _Measured:
+  """Returns what is measured of an arm's predictions in the order of the queries."""
+  scores_Nx3 = accuracy.scores(arm)
+  right_N = scores_Nx3[:, accuracy.CRITERIA.index(options.criterion)] > 0
+  links = _predicted_entities(arm, queries, right_N)
+  shocks, samples = _shock(queries, right_N, links.entity, finetuning, counted)
+  plans = [*_accuracy_plans(arm, scores_Nx3, right_N, queries, options), *shocks]
+  return _Measured(right_N, links, samples, plans)
+
+
+def _carry_out_all(
+  draw: statistics.Draw,
+  plans: Sequence[tuple[Label, Plan]],
+  samples: dict[Label, Samples],
+  progress: Progress,
+  units: int,
+) -> None:
+  """Adds what plans measure to the samples of their labels, in so many units of progress."""
+  done = progress.done
+  for count, (label, measured) in enumerate(_carry_out(draw, plans), 1):
+    samples.setdefault(label, {}).update(measured)
+    progress.update(done + units * count // len(plans))
 
 
 def entity_rows(

@@ -191,8 +191,6 @@ def _remove_outputs(folder: str) -> None:
 def extract(folder: str, predictions: str, calibration_path: str, options: Options) -> Summary:
   """Writes the triples, graph formats and curves of an extraction into a folder.
 
-  See factshock/extract.py for what the files are.
-
   Args:
     folder: made where it is missing; to be marked by `whole_or_absent`.
     predictions: path of the predictions on the queries.
