@@ -129,43 +129,27 @@ def answer(  # noqa: PLR0913 - what a caller may choose, each by its name
     UserError: facts, relations or options that do not fit.
   """
   from factshock.answering.asking import AnswerOptions, KnowledgeOptions
-  from factshock.answering.decoding import DecodingOptions
   from factshock.answering.prompting import Prompting
   from factshock.interface import asking, inputs, models, parameters
   from factshock.runtime import tables
 
-  generates = mode in asking.DECODING
-  parameters.check_among("mode", "greedy" if generates else mode, asking.MODES)
   parameters.check_prompt(prompt, mode)
   parameters.check_ranking(mode, {"candidates": candidates, "top": top}, candidates_only)
-  parameters.check_numbers(
-    shots=shots,
-    top=top,
-    max_tokens=max_tokens,
-    beams=beams,
-    temperature=temperature,
-    seed=seed,
-    sets=sets,
-    samples=samples,
-  )
+  parameters.check_numbers(shots=shots, top=top, sets=sets, samples=samples)
+  decoding = asking.decoding(mode, max_tokens, beams=beams, temperature=temperature, seed=seed)
+  shot_count = asking.DEFAULT_SHOTS.get(mode, 0) if shots is None else shots
   with inputs.tables_as_files() as given:
-    default_shots = 4 if mode == "known" else 0
-    prompting = Prompting(
-      prompt,
-      default_shots if shots is None else shots,
-      given.table(shot_facts, "shot_facts"),
-      None if stop is None else tuple(stop),
-    )
+    shot_path = given.table(shot_facts, "shot_facts")
     relations_path = given.relations(relations)
+    prompting = Prompting(prompt, shot_count, shot_path, None if stop is None else tuple(stop))
     options: AnswerOptions | KnowledgeOptions
     if mode == "known":
       options = KnowledgeOptions(prompting, max_tokens, sets, samples, relations=relations_path)
     else:
-      method = asking.DECODING.get(mode, "greedy")
       options = AnswerOptions(
-        "generate" if generates else mode,
+        "generate" if mode in asking.DECODING else mode,
         prompting,
-        DecodingOptions(max_tokens, method=method, temperature=temperature, seed=seed, beams=beams),
+        decoding,
         given.table(candidates, "candidates"),
         candidates_only,
         relations=relations_path,
@@ -391,11 +375,9 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
       prior_correction=given.table(prior_correction, "prior_correction"),
       columns=columns or {},
     )
-    source = extracting.Source(
-      given.table(queries, "queries"),
-      given.needed(calibration, "calibration"),
-      given.relations(relations),
-    )
+    calibration_path = given.needed(calibration, "calibration")
+    queries_path = given.table(queries, "queries")
+    source = extracting.Source(queries_path, calibration_path, given.relations(relations))
     if _is_model(answers):
       from factshock.interface import asking
 

@@ -93,7 +93,7 @@ def test_facts_may_be_a_path_a_frame_or_rows(home, model, silent):
   assert by_rows.attrs["model"]["model"] == str(home / "t5")
 
 
-@pytest.mark.parametrize("mode", ["greedy", "beam", "sample"])
+@pytest.mark.parametrize("mode", ["greedy", "beam", "sample", "votes"])
 def test_every_mode_answers(home, model, tmp_path, silent, mode):
   facts = schema.read_facts(home / "facts.jsonl")[:3]
   output = tmp_path / "answers.jsonl"

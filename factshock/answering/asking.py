@@ -124,14 +124,7 @@ def answers_of(
 ) -> list[Row]:
   """Returns the predictions of an opened model on a facts file; its tokenizer is the model's.
 
-  Args:
-    model: the model.
-    origin: what its folder says of it.
-    facts: path of the facts, or a data set.
-    options: how to answer.
-
-  Raises:
-    UserError: as `answer_facts`.
+  Arguments and errors are those of `answer_facts`; `origin` is what the model's folder says of it.
   """
   rows, relations = sources.read_with_relations(
     facts,
@@ -145,21 +138,19 @@ def answers_of(
   model = in_form(model, form)
   texts = PromptWriter.of(model, form, options.prompting).write(rows, relations)
   size = {"batch_size": origin.batch_size}
+  if has_choices:
+    return choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
   stops = options.decoding.stops
   if stops is None:
     stops = options.prompting.stops_for(model, origin)
-  if has_choices:
-    answers = choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
-  elif options.mode in ("generate", "votes"):
+  if options.mode in ("generate", "votes"):
     show_unsayable(rows, stops)
-    answers = _generated(model, rows, texts, stops, options, origin.batch_size, labels)
-  else:
-    prompted = (model, rows, texts, stops)
-    answers = _ranked(*prompted, origin, facts, options, labels)
-    if options.pub_quiz:
-      _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
-      answers = writing.shortened(answers, _kept(origin, options))
-  return answers
+    return _generated(model, rows, texts, stops, options, origin.batch_size, labels)
+  answers = _ranked(model, rows, texts, stops, origin, facts, options, labels)
+  if not options.pub_quiz:
+    return answers
+  _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
+  return writing.shortened(answers, _kept(origin, options))
 
 
 def _generated(

@@ -5,6 +5,7 @@ from typing import Any
 
 from factshock.answering import asking, candidates
 from factshock.answering.asking import AnswerOptions, KnowledgeOptions
+from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting
 from factshock.facts import schema
 from factshock.interface import extracting, parameters
@@ -15,6 +16,27 @@ from factshock.predictions import writing
 MODES = ("rank", "greedy", "beam", "sample", "votes", "letters", "choices", "known")
 # The name of a mode -> how an answer is generated.
 DECODING = {"generate": "greedy", "greedy": "greedy", "beam": "beam", "sample": "sample"}
+
+DEFAULT_SHOTS = {"known": 4}
+
+
+def decoding(
+  mode: str,
+  max_tokens: int,
+  *,
+  beams: int,
+  temperature: float,
+  seed: int,
+) -> DecodingOptions:
+  """Returns how a mode generates an answer.
+
+  Raises:
+    UserError: there is no such mode, or a number out of its range.
+  """
+  method = DECODING.get(mode, "greedy")
+  parameters.check_among("mode", "greedy" if mode in DECODING else mode, MODES)
+  parameters.check_numbers(max_tokens=max_tokens, beams=beams, temperature=temperature, seed=seed)
+  return DecodingOptions(max_tokens, method=method, beams=beams, temperature=temperature, seed=seed)
 
 
 def answer(
