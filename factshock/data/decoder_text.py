@@ -122,7 +122,7 @@ def qa_source(
 
 def most_predicted(examples: Iterable[Example]) -> int:
   """Returns the most tokens of an example that the loss counts."""
-  return max(np.count_nonzero(example["weights"]) for example in examples)
+  return max(int(np.count_nonzero(example["weights"])) for example in examples)
 
 
 def _prepare_examples(
