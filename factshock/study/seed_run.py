@@ -137,6 +137,8 @@ def prepare(
     UserError: facts, relations or text that do not fit each other or the config.
   """
   data = study_data.load(config, workdir, seed)
+  if config.facts != "world" and seed == configs.seeds(config)[0]:
+    study_data.check_seeds(data, config)
   return assemble(config, workdir, seed, mesh, data, study_data.make_sets(data, config, seed))
 
 

@@ -13,6 +13,7 @@ from factshock.facts import relations as relation_files
 from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
+from factshock.study import config as configs
 from factshock.study.config import Config
 from factshock.types import Answer, Fact, Relation, Tokenizer
 
@@ -230,6 +231,19 @@ def make_sets(
         f"the set {name!r} of seed {seed} is empty: give more facts or change config.split"
       )
   return sets
+
+
+def check_seeds(data: StudyData, config: Config) -> None:
+  """Checks that one's own facts give the sets of every seed, before there is work of the first.
+
+  Raises:
+    UserError: names the seed whose sets cannot be made.
+  """
+  for seed in configs.seeds(config):
+    try:
+      make_sets(data, config, seed)
+    except UserError as error:
+      raise UserError(f"seed {seed}: {error}") from error
 
 
 def write_facts(
