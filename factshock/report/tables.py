@@ -333,7 +333,7 @@ def claims(diagnosis: Diagnosis) -> str | None:
   for paper in dict.fromkeys(row.get("paper") or "" for row in rows):
     body.append(text(paper))
     body += [_claim(diagnosis, row) for row in rows if row.get("paper") == paper]
-  head = ["Claim", "Here", "Compared", "Against", "Measure", "Difference", "Visible"]
+  head = ["Claim", "Here", "Compared", "Difference", "Visible"]
   return table(head, body, "claims")
 
 
@@ -348,12 +348,12 @@ _CLAIMED = {
 def _claim(diagnosis: Diagnosis, row: PaperClaim) -> list[str]:
   measure = row.get("measure") or ""
   visible = finite(row.get("visible"))
+  arm = text(reading.title(diagnosis, row.get("arm")))
+  against = text(reading.title(diagnosis, row.get("against")))
   return [
     text(row.get("claim") or ""),
     f"<b>{text(row.get('finding') or numbers.DASH)}</b>",
-    text(reading.title(diagnosis, row.get("arm"))),
-    text(reading.title(diagnosis, row.get("against"))),
-    text(_CLAIMED.get(measure, measure)),
+    f"{arm} − {against}<br><small>{text(_CLAIMED.get(measure, measure))}</small>",
     difference(known_estimate(row.get("difference"))),
     DASH if visible is None else share(visible),
   ]

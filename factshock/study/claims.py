@@ -82,7 +82,7 @@ CLAIMS = (
   ),
   Claim(
     SHOCK,
-    "it gives common answers that it has not seen less often than before",
+    "finetuned, it gives common answers that it has not seen less often than before",
     roles.FINETUNED,
     _ZERO_SHOT,
     "below",
