@@ -159,6 +159,7 @@ def test_arms_are_compared_on_the_same_splits():
   np.testing.assert_allclose(
     apart["mean"], found["better"]["reachable"]["mean"] - found["worse"]["reachable"]["mean"]
   )
-  assert len(trials.summary_lines(found, 0.8)) == 4
+  lines = trials.summary_lines(found, 0.8)
+  assert len(lines) == 5 and lines[-1].startswith("  (no room for:") and "worse" in lines[2]
   with pytest.raises(UserError, match="expected the seeds of the first arm"):
     trials.compare({"worse": worse, "better": {0: better[0]}}, 0.8)
