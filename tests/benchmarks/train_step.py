@@ -4,16 +4,16 @@
   python tests/benchmarks/train_step.py --checkpoint=FOLDER --rows=8 --tokens=16
 
 Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `--threads` CPU
-devices, PyTorch runs as many threads. Each side is a process of its own, waiting while another
-steps. A round is one untimed and one timed step of each side in turn; the table has the median of
-the rounds, the least, the least CPU time of all threads, and the first two as ratios to this
-package. Run it on a quiet machine: other work disturbs all sides, but PyTorch's most, whose threads
+devices (with --checkpoint it has one), PyTorch runs as many threads. Each side is a process of its
+own, waiting while another steps. A round is one untimed and one timed step of each side in turn;
+the table has the median of the rounds, the least, the least CPU time of all threads, and the first
+two as ratios to this package. Run it on a quiet machine: other work disturbs all sides, but PyTorch's most, whose threads
 wait for one another by spinning. Where it is not quiet, compare the CPU times of --threads=1 under
 `taskset -c 0`. "PyTorch compiled, kept memory" has the setting of devices/host.py. What limits it:
 the matrix products of a step, counted for this package, at the rate of one product of 2048 x 2048
 matrices that XLA makes with as many threads. Time: 8 minutes for all shapes. With --checkpoint, a
-HuggingFace folder of a decoder-only model, the step is that of its finetuning: rows of random
-tokens, all of them predicted, the weights in float32.
+HuggingFace folder of a decoder-only model, the step is that of its finetuning on facts: rows of
+random tokens, of which the last ones alone (--predicted) count in the loss, the weights in float32.
 """
 
 import argparse
@@ -76,7 +76,8 @@ def jax_side(shape, batch, *, threads, unroll, learning_rate):
   import jax
 
   jax.config.update("jax_platforms", "cpu")
-  jax.config.update("jax_num_cpu_devices", threads)
+  # One device has all threads; so a large model is in memory once.
+  jax.config.update("jax_num_cpu_devices", 1 if "checkpoint" in shape else threads)
   from jax.sharding import NamedSharding, PartitionSpec
 
   from factshock.devices import host
@@ -128,7 +129,8 @@ def torch_side(shape, batch, *, threads, compiled, learning_rate):
   call = torch.compile(model) if compiled else model
   if "checkpoint" in shape:
     tokens = torch.tensor(batch["tokens"], dtype=torch.long)
-    arguments = dict(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=tokens)
+    labels = tokens.masked_fill(torch.tensor(batch["weights"] == 0), -100)
+    arguments = dict(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels)
   else:
     inputs = torch.tensor(batch["inputs"], dtype=torch.long)
     labels = torch.tensor(batch["targets"], dtype=torch.long)
@@ -189,9 +191,11 @@ def random_batch(shape):
   random = np.random.default_rng(0)
   if "checkpoint" in shape:
     tokens = random.integers(2, 32000, (shape["batch"], shape["inputs"])).astype(np.int32)
-    weights = np.ones(tokens.shape, np.float32)
-    weights[:, 0] = 0  # nothing stands before the first token
-    return dict(tokens=tokens, weights=weights)
+    counted = np.arange(shape["inputs"] - shape["predicted"], shape["inputs"])
+    weights = np.zeros(tokens.shape, np.float32)
+    weights[:, counted] = 1
+    predicted = np.tile(counted.astype(np.int32), (len(tokens), 1))
+    return dict(tokens=tokens, weights=weights, predicted=predicted)
   arrays = {
     name: random.integers(2, shape["vocab_size"], (shape["batch"], shape[name])).astype(np.int32)
     for name in ("inputs", "targets")
@@ -381,6 +385,7 @@ def main():
   parser.add_argument("--checkpoint", help="HuggingFace folder of a decoder, in place of --shapes")
   parser.add_argument("--rows", type=int, default=8, help="of a step with --checkpoint")
   parser.add_argument("--tokens", type=int, default=16, help="a row with --checkpoint")
+  parser.add_argument("--predicted", type=int, default=4, help="of them in the loss")
   parser.add_argument("--rounds", type=int, default=15)
   parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
   parser.add_argument(
@@ -393,9 +398,14 @@ def main():
   if arguments.checkpoint:
     names = ["checkpoint"]
     SHAPES["checkpoint"] = dict(
-      batch=arguments.rows, inputs=arguments.tokens, targets=0, checkpoint=arguments.checkpoint
+      batch=arguments.rows,
+      inputs=arguments.tokens,
+      targets=0,
+      predicted=arguments.predicted,
+      checkpoint=arguments.checkpoint,
     )
-    own = [f"--{name}={getattr(arguments, name)}" for name in ("checkpoint", "rows", "tokens")]
+    passed = ("checkpoint", "rows", "tokens", "predicted")
+    own = [f"--{name}={getattr(arguments, name)}" for name in passed]
   unknown = set(names) - set(SHAPES)
   if unknown:
     parser.error(
