@@ -353,7 +353,7 @@ def _claim(diagnosis: Diagnosis, row: PaperClaim) -> list[str]:
   return [
     text(row.get("claim") or ""),
     f"<b>{text(row.get('finding') or numbers.DASH)}</b>",
-    f"{arm} − {against}<br><small>{text(_CLAIMED.get(measure, measure))}</small>",
+    f"{arm} &minus; {against}<br><small>{text(_CLAIMED.get(measure, measure))}</small>",
     difference(known_estimate(row.get("difference"))),
     DASH if visible is None else share(visible),
   ]

@@ -7,13 +7,14 @@ Same sizes, batch, AdamW and float32 on both sides. JAX shards the batch over `-
 devices (with --checkpoint it has one), PyTorch runs as many threads. Each side is a process of its
 own, waiting while another steps. A round is one untimed and one timed step of each side in turn;
 the table has the median of the rounds, the least, the least CPU time of all threads, and the first
-two as ratios to this package. Run it on a quiet machine: other work disturbs all sides, but PyTorch's most, whose threads
-wait for one another by spinning. Where it is not quiet, compare the CPU times of --threads=1 under
-`taskset -c 0`. "PyTorch compiled, kept memory" has the setting of devices/host.py. What limits it:
-the matrix products of a step, counted for this package, at the rate of one product of 2048 x 2048
-matrices that XLA makes with as many threads. Time: 8 minutes for all shapes. With --checkpoint, a
-HuggingFace folder of a decoder-only model, the step is that of its finetuning on facts: rows of
-random tokens, of which the last ones alone (--predicted) count in the loss, the weights in float32.
+two as ratios to this package. Run it on a quiet machine: other work disturbs all sides, but
+PyTorch's most, whose threads wait for one another by spinning. Where it is not quiet, compare the
+CPU times of --threads=1 under `taskset -c 0`. "PyTorch compiled, kept memory" has the setting of
+devices/host.py. What limits it: the matrix products of a step, counted for this package, at the
+rate of one product of 2048 x 2048 matrices that XLA makes with as many threads. Time: 8 minutes for
+all shapes. With --checkpoint, a HuggingFace folder of a decoder-only model, the step is that of its
+finetuning on facts: rows of random tokens, of which the last ones alone (--predicted) count in the
+loss, the weights in float32.
 """
 
 import argparse
