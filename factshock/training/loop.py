@@ -144,6 +144,9 @@ def train(
       batch = _next_batch(batches, options.label, step)
       with _traced(options.profile, step - start):
         state, scalars = compiled(state, driver.shard(batch), *constants)
+      if jax.default_backend() == "cpu":
+        # A step that is only asked for has its scratch memory beside that of the step at work.
+        jax.block_until_ready(scalars)
       reporter.add(step, scalars, batch)
       pauses.after(step, state)
       if agree_to_stop(interruption.requested_signal()):
