@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Both papers' claims on a model that someone else trained: SmolLM2-135M, on facts about cities and countries, from packages alone;
-# 16 minutes on 2 cores (docs/measurements).
+# 12 minutes on 2 cores (docs/measurements).
 #
 #   bash launch/real_model.sh
 #   bash launch/real_model.sh --config.seeds=3 --workdir=runs/three
