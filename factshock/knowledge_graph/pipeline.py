@@ -30,7 +30,7 @@ from factshock.knowledge_graph.answers import Answers, Names, Query
 from factshock.knowledge_graph.canonical import CanonicalRow
 from factshock.knowledge_graph.extraction import Extractor
 from factshock.knowledge_graph.records import Outcome
-from factshock.predictions import prior_correction, writing
+from factshock.predictions import correcting, prior_correction, writing
 from factshock.predictions.rows import Row, read_all_rows, read_rows
 from factshock.runtime import files, locks, messages, progress, provenance
 from factshock.runtime.errors import UserError
@@ -390,11 +390,7 @@ def _reference_priors(
     if mentions is None:
       raise UserError("--prior_correction=counts needs --entity_counts=FILE")
     return prior_correction.counted_priors(tables, mentions)
-  others = read_all_rows(reference, options.columns)
-  prior_correction.check_same_queries(rows, context, others, reference)
-  reference_tables = prior_correction.tables_of(others, reference)
-  prior_correction.check_same_candidates(tables, context, reference_tables, reference)
-  return prior_correction.priors_of(reference_tables)
+  return correcting.priors_before(context, rows, tables, reference, options.columns)
 
 
 def _decide(

@@ -137,8 +137,29 @@ def _reference_priors(
   """Returns the reference's prior of each relation's candidates."""
   if options.counts:
     return prior_correction.counted_priors(tables, counts.read_counts(options.counts))
-  reference = options.reference or ""
-  reference_rows = read_all_rows(reference, options.columns)
+  return priors_before(path, rows, tables, options.reference or "", options.columns)
+
+
+def priors_before(
+  path: str,
+  rows: Sequence[Row],
+  tables: Tables,
+  reference: str,
+  columns: Mapping[str, str] | None,
+) -> dict[str, np.ndarray]:
+  """Returns the prior of each relation's candidates in predictions of the model before.
+
+  Args:
+    path: of the predictions to correct, or what they are, for errors.
+    rows: those predictions.
+    tables: of their candidates.
+    reference: path of the predictions before.
+    columns: names of its columns, as `read_all_rows` takes them.
+
+  Raises:
+    UserError: the two are not of the same queries and candidates.
+  """
+  reference_rows = read_all_rows(reference, columns)
   prior_correction.check_same_queries(rows, path, reference_rows, reference)
   reference_tables = prior_correction.tables_of(reference_rows, reference)
   prior_correction.check_same_candidates(tables, path, reference_tables, reference)
