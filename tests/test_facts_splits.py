@@ -261,6 +261,17 @@ def test_at_mismatch_reaches_its_target_with_its_size(target):
   assert found == splits.at_mismatch(pool[::-1], counts, test, target, 300, 0)[::-1]
 
 
+@pytest.mark.parametrize("target", [0.62, 0.64, 0.65])
+def test_at_mismatch_reaches_a_target_where_answers_run_out_of_facts(target):
+  """Of the answers that are IN there are few facts: near the even histogram it jumps."""
+  test = [fact for fact in _skewed(3000, 1) if int(fact["object"][1:]) % 2 == 0]
+  rare = _skewed(60, 2)
+  pool = test[:600] + [dict(fact, object=f"o{41 + 2 * n}") for n, fact in enumerate(rare)]
+  counts = {("r", f"o{n}"): 1000 - n for n in range(200)}
+  found = splits.at_mismatch(pool, counts, test, target, 100, 0)
+  assert abs(splits.mismatch(found, test) - target) < 0.02
+
+
 def test_at_mismatch_says_what_can_be_reached():
   pool, test = _skewed(2000, 0), _skewed(1000, 1)
   with pytest.raises(

@@ -208,8 +208,8 @@ def at_mismatch(
   """Returns facts whose answers differ from those of a test set by a given total variation.
 
   The answer histogram lies between that of the test facts and an even one over the answers that are
-  IN (`answers_in`); where between is found by bisection. Low and high mismatch are of one size and
-  one pool.
+  IN (`answers_in`); where between is searched for. Low and high mismatch are of one size and one
+  pool.
 
   Args:
     pool: facts to draw from.
@@ -227,7 +227,7 @@ def at_mismatch(
       f"config.mismatch.size: expected 1 to the {len(pool)} facts of the pool, got {size}"
     )
   blend = _Blend.of(pool, counts, test, size, seed)
-  ends = [mismatch(blend.draw(share), test) for share in (0.0, 1.0)]
+  ends = [mismatch(blend.draw(blend.quota(share)), test) for share in (0.0, 1.0)]
   low = min(ends)
   high = max(ends)
   if not low - 0.02 <= target <= high + 0.02:
@@ -281,30 +281,43 @@ class _Blend:
       capacity=np.array(capacity),
     )
 
-  def draw(self, share: float) -> list[Fact]:
-    """Returns a set whose histogram is `share` of the way from the test facts' to the even one."""
+  def quota(self, share: float) -> np.ndarray:
+    """Returns how many facts of each answer lie `share` of the way to the even histogram."""
     even_weights = share * self.even / max(1, self.even.sum())
     weights = (1 - share) * self.test_shares + even_weights
-    sizes = draws.fill(weights, self.capacity, self.size)
-    quota = dict(zip(self.answers, sizes.tolist()))
-    return answer_controlled(self.pool, quota, self.seed)
+    return draws.fill(weights, self.capacity, self.size)
+
+  def draw(self, quota: np.ndarray) -> list[Fact]:
+    """Returns a set with so many facts of each answer."""
+    quota_of = dict(zip(self.answers, quota.tolist()))
+    return answer_controlled(self.pool, quota_of, self.seed)
 
   def nearest(self, test: Sequence[Fact], target: float) -> list[Fact]:
-    """Returns the set whose mismatch with the test facts is nearest to a target, by bisection."""
-    low = 0.0
-    high = 1.0
-    for _ in range(20):
-      middle = (low + high) / 2
-      if mismatch(self.draw(middle), test) < target:
-        low = middle
-      else:
-        high = middle
+    """Returns the set whose mismatch with the test facts is nearest to a target."""
+    low, high = self._around(test, target)
+    # Between the two the histogram may jump, as where answers run out of facts: exchange one fact
+    # after the other.
+    exchanged = int(np.abs(high - low).sum()) // 2
+    shares = np.linspace(0, 1, exchanged + 1)
+    quotas = [draws.round_to((1 - share) * low + share * high, self.size) for share in shares]
 
     def distance(facts: Sequence[Fact]) -> float:
       return abs(mismatch(facts, test) - target)
 
-    sets = [self.draw(low), self.draw(high)]
-    return min(sets, key=distance)
+    return min(map(self.draw, quotas), key=distance)
+
+  def _around(self, test: Sequence[Fact], target: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the quotas of two shares side by side, on both sides of a target, by bisection."""
+    low = 0.0
+    high = 1.0
+    for _ in range(20):
+      middle = (low + high) / 2
+      drawn = self.draw(self.quota(middle))
+      if mismatch(drawn, test) < target:
+        low = middle
+      else:
+        high = middle
+    return self.quota(low), self.quota(high)
 
 
 def relation_sizes(facts: Iterable[Fact]) -> dict[str, int]:
