@@ -71,6 +71,26 @@ def process_line(lines):
   return numbers(line)
 
 
+@pytest.mark.slow
+def test_a_study_holds_what_the_dry_run_says_within_a_fifth(tmp_path):
+  """A decoder of 72 million, its weights read from a folder and all trained."""
+  done = subprocess.run(
+    [
+      sys.executable,
+      "tests/benchmarks/memory.py",
+      "--sizes=middle",
+      "--arms=1",
+      f"--folder={tmp_path}",
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=programs.environment(),
+  )
+  assert done.returncode == 0, done.stderr
+  assert re.search(r"the dry run within 20%; .* here: \*\*met", done.stdout), done.stdout
+
+
 @pytest.mark.parametrize("saves", [False, True])
 def test_the_memory_of_the_process_is_that_of_all_devices_and_its_own(saves):
   import optax

@@ -478,6 +478,15 @@ def check_has_sentinels(tokenizer: Tokenizer, source: FilePath) -> None:
     )
 
 
+def import_library() -> Any:
+  """Returns the class of transformers that reads tokenizers, for which the library is imported.
+
+  That takes most of a second, which runs with tokenizers of our own need not wait for, and .1 GB of
+  memory (.3 where PyTorch is installed).
+  """
+  return importlib.import_module("transformers").AutoTokenizer
+
+
 def _read(source: FilePath, revision: str | None) -> Any:
   """Returns the transformers tokenizer of a folder, a GGUF file or a hub id.
 
@@ -499,10 +508,9 @@ def _read(source: FilePath, revision: str | None) -> Any:
   else:
     source, _, named_revision = str(source).partition("@")
     revision = revision or named_revision or None
-  # It takes most of a second to import, which runs with tokenizers of our own need not wait for.
-  transformers = importlib.import_module("transformers")
+  auto_tokenizer = import_library()
   try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
+    tokenizer = auto_tokenizer.from_pretrained(
       source, revision=revision, trust_remote_code=False
     )
     tokenizer.encode("a", add_special_tokens=False)  # some settings are not looked at before

@@ -54,6 +54,16 @@ def release_freed_memory() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
+def run_programs_in_turn() -> None:
+  """Has JAX end a program on the CPU before it goes on; call it before devices are first used.
+
+  A program that is only asked for has its scratch memory beside that of the one at work, and one
+  that is waited for (`block_until_ready`) still has its own for a moment: two or three times a
+  step's scratch were held. Other devices are not concerned.
+  """
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
 def aligned(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
   """Returns an empty array aligned as XLA wants it, so that a CPU device takes it uncopied."""
   dtype = np.dtype(dtype)

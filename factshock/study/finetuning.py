@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from factshock.checkpoints import store, tree_files
+from factshock.data import pretrained_tokenizers
 from factshock.devices import host, partitioning
 from factshock.facts import splits
 from factshock.models import families
@@ -102,6 +103,7 @@ def _run_at_work(
   profile_steps: int,
 ) -> str:
   host.keep_freed_memory()
+  host.run_programs_in_turn()
   host.use_compilation_cache()
   mesh = _make_mesh(config)
   trainings = checks.trainings_of_one(config, ratio)
@@ -233,6 +235,8 @@ def dry_run(config: Config, ratio: float = 0.0) -> list[str]:
       "config.model.vocab_size: a dry run needs the number of tokens, got 0 (the tokenizer's); "
       "give it"
     )
+  if config.tokenizer.kind == "huggingface":
+    pretrained_tokenizers.import_library()  # as it is a part of what a process holds
   mesh = _make_mesh(config)
   section = FinetuningConfig.of(config.finetune)
   platform = mesh.devices.flat[0].platform

@@ -59,6 +59,7 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any] | Non
 
 def _run_at_work(config: Config, workdir: Workdir) -> dict[str, Any] | None:
   host.keep_freed_memory()
+  host.run_programs_in_turn()
   host.use_compilation_cache()
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())

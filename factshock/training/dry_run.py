@@ -56,7 +56,8 @@ def describe(
   device_rows = rows // partitioning.batch_shard_count(mesh)
   axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   trained_size = tree_size(state["params"])
-  needed = _device_memory(step_fn, state, batch, mesh, placed)
+  compiled = _compile(step_fn, placed, mesh)
+  needed = _device_memory(compiled, state, batch, mesh, placed)
   return [
     f"parameters: {trained_size + tree_size(frozen):,}, of them trained {trained_size:,}",
     f"devices: {devices} {_platform(mesh)}, {axes}; {device_rows:,} of {rows:,} rows of a batch on "
@@ -88,7 +89,8 @@ def memory(
   """
   batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
   placed = _place(state, batch, mesh, frozen)
-  needed = _device_memory(step_fn, state, batch, mesh, placed)
+  compiled = _compile(step_fn, placed, mesh)
+  needed = _device_memory(compiled, state, batch, mesh, placed)
   return _memory_lines(needed, state, mesh, saves), mesh.size * needed.total
 
 
@@ -150,7 +152,7 @@ class _Memory:
 
 
 def _device_memory(
-  step_fn: StepFn,
+  compiled: jax.stages.Compiled,
   state: TrainState,
   batch: Batch,
   mesh: jax.sharding.Mesh,
@@ -162,7 +164,8 @@ def _device_memory(
     weights += _device_bytes(placed.weights, placed.weight_shardings)
   optimizer = _device_bytes(state["opt_state"], placed.shardings[0]["opt_state"])
   batch_bytes = tree_bytes(batch) // partitioning.batch_shard_count(mesh)
-  scratch = _scratch_bytes(step_fn, placed, mesh)
+  analysis: Any = compiled.memory_analysis()
+  scratch = analysis.temp_size_in_bytes
   return _Memory(weights, trained, optimizer, batch_bytes, scratch)
 
 
@@ -178,7 +181,7 @@ def _memory_line(needed: _Memory, mesh: jax.sharding.Mesh) -> str:
 def _process_line(needed: _Memory, copied: int, mesh: jax.sharding.Mesh) -> str:
   """Returns what the process will hold at most where the devices' memory is its own.
 
-  Code and libraries are taken to be what this process holds, which has compiled the same step.
+  Code and libraries are taken to be what this process holds, the compiled step among it.
   """
   host.release_freed_memory()
   devices = mesh.size * needed.total
@@ -231,20 +234,19 @@ def _device_bytes(tree: Params, shardings: Shardings) -> int:
   )
 
 
-def _scratch_bytes(
+def _compile(
   step_fn: StepFn,
   placed: _Placed,
   mesh: jax.sharding.Mesh,
-) -> int:
-  """Returns the bytes a device needs beside the arguments while the compiled step runs."""
+) -> jax.stages.Compiled:
+  """Returns the compiled step, which is itself a part of what a process holds."""
   jitted = jax.jit(
     step_fn,
     donate_argnums=0,
     in_shardings=tuple(placed.shardings),
     out_shardings=(placed.shardings[0], partitioning.replicated(mesh)),
   )
-  analysis: Any = jitted.lower(*placed.arguments).compile().memory_analysis()
-  return analysis.temp_size_in_bytes
+  return jitted.lower(*placed.arguments).compile()
 
 
 def tree_size(tree: Any) -> int:

@@ -145,7 +145,7 @@ def train(
       with _traced(options.profile, step - start):
         state, scalars = compiled(state, driver.shard(batch), *constants)
       if jax.default_backend() == "cpu":
-        # A step that is only asked for has its scratch memory beside that of the step at work.
+        # For a process that used its devices before host.run_programs_in_turn was called.
         jax.block_until_ready(scalars)
       reporter.add(step, scalars, batch)
       pauses.after(step, state)

@@ -28,7 +28,7 @@ from factshock.runtime import console
 
 ARMS = flags.DEFINE_integer("arms", 3, "arms that finetune", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 3, "steps of each", lower_bound=1)
-SIZES = flags.DEFINE_enum("sizes", "smollm2", ["smollm2", "small"], "of the model")
+SIZES = flags.DEFINE_enum("sizes", "smollm2", ["smollm2", "middle", "small"], "of the model")
 DTYPE = flags.DEFINE_string("dtype", "float32", "of the computation")
 EVERY = flags.DEFINE_integer("checkpoint_every", 1000, "steps between checkpoints", lower_bound=1)
 KEEP = flags.DEFINE_bool("keep", False, "keeps the optimizer's state of finished arms")
@@ -38,6 +38,7 @@ STUDY = flags.DEFINE_string("study", None, "a process of the benchmark: the fold
 PART = flags.DEFINE_enum("part", "run", ["write", "run", "dry_run"], "what that process does")
 MODELS = {
   "smollm2": dict(layers=30, d_model=576, num_heads=9, num_kv_heads=3, d_ff=1536, vocab_size=49152),
+  "middle": dict(layers=4, d_model=1024, num_heads=16, num_kv_heads=8, d_ff=4096, vocab_size=8192),
   "small": dict(layers=4, d_model=256, num_heads=4, num_kv_heads=2, d_ff=1024, vocab_size=8192),
 }
 GIGA = 1e9
