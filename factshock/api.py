@@ -314,38 +314,53 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
   calibrator: str | None = None,
   finetuning: "Table | None" = None,
   counts: "Counts | None" = None,
-  candidates: "Table | None" = None,
+  answer_set: "Table | None" = None,
   prior_correction: "Table | None" = None,
   types: "FilePath | None" = None,
   formats: Sequence[str] = (),
   columns: Mapping[str, str] | None = None,
   mode: str = "rank",
   prompt: str | None = None,
+  shots: int | None = None,
+  shot_facts: "Table | None" = None,
+  max_tokens: int = 16,
+  beams: int = 4,
+  samples: int = 16,
   output: "FilePath | None" = None,
+  overwrite: bool = False,
 ) -> "Graph":
   """Extracts a knowledge graph: calibrates answers and accepts the triples that can be trusted.
 
   Args:
-    answers: what a model answered to the queries; or the model (`load`), which is asked.
+    answers: what a model answered to the queries; or the model, which is asked: of `load`, which
+      takes its tokenizer and config.
     calibration: its answers to facts apart from the queries; of a model, these facts.
     queries: what a model is asked (subject, relation), or to which answers are limited.
     relations: relations with their types (1-1, N-1), inverses and symmetries, where known.
-    precision: what is promised of the accepted answers.
+    precision: what is promised of the accepted answers; a lower one may by chance accept slightly
+      fewer, as a promise is tested at a few thresholds, whose places depend on it.
     rule: "precision", or "f1": what has the greatest expected F1.
     calibrator: "isotonic" or "platt"; None is the better of both.
     finetuning: facts finetuned on, which calibration must be apart from.
     counts: how often pretraining names each answer.
-    candidates: facts that tell ids and aliases of answers; of a model, those it compares.
+    answer_set: facts that tell ids and aliases of answers; their objects alone are what "rank"
+      compares. None compares all answers known.
     prior_correction: answers of the model before finetuning, or "counts".
     types: path of the entities' types.
     formats: graph formats to write to `output`, such as "nt" or "neo4j".
     columns: our names of columns -> those of the tables.
     mode: how a model is asked: "rank", "greedy", "beam" or "votes".
     prompt: how a model is asked: "cloze" or "question"; None is as it was finetuned.
-    output: folder to write, which holds no extraction; None is a temporary one.
+    shots: answered facts before each question to a model; None is 0.
+    shot_facts: the facts to draw them from.
+    max_tokens: longest generated answer.
+    beams: hypotheses of "beam".
+    samples: of "votes".
+    output: folder to write; None is a temporary one.
+    overwrite: whether an extraction that is there is written anew; after an error it stays.
 
   Raises:
-    UserError: tables that do not fit each other, or a folder that holds an extraction.
+    UserError: tables that do not fit each other, or an output that is there already.
   """
   import tempfile
 
@@ -353,7 +368,11 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
   from factshock.knowledge_graph import formats as graph_formats
   from factshock.knowledge_graph import pipeline
 
-  parameters.check_numbers(precision=precision)
+  parameters.check_numbers(
+    precision=precision, shots=shots, max_tokens=max_tokens, beams=beams, samples=samples
+  )
+  if not _is_model(answers):
+    parameters.check_asks_a_model(prompt=prompt, shots=shots, shot_facts=shot_facts)
   parameters.check_among("rule", rule, ("precision", "f1"))
   parameters.check_among("calibrator", calibrator, ("isotonic", "platt"))
   parameters.check_among("prompt", prompt, ("cloze", "question"))
@@ -361,7 +380,7 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
   kept = tempfile.TemporaryDirectory(prefix="factshock-graph-") if output is None else None
   folder = kept.name if kept else os.fspath(output or "")
   with inputs.tables_as_files() as given:
-    pipeline.check_folder(folder)
+    extracting.check_new(folder, asks=_is_model(answers), overwrite=overwrite)
     options = pipeline.Options(
       model=_identity(answers),
       rule=rule,
@@ -371,7 +390,7 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
       counts=given.counts(counts),
       types=_path(types),
       finetuning=given.table(finetuning, "finetuning"),
-      candidates=given.table(candidates, "candidates"),
+      answer_set=given.table(answer_set, "answer_set"),
       prior_correction=given.table(prior_correction, "prior_correction"),
       columns=columns or {},
     )
@@ -379,13 +398,17 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
     queries_path = given.table(queries, "queries")
     source = extracting.Source(queries_path, calibration_path, given.relations(relations))
     if _is_model(answers):
+      from factshock.answering.candidates import QueryOptions
+      from factshock.answering.prompting import Prompting
       from factshock.interface import asking
 
-      paths, options = asking.answer_extraction(answers, source, folder, options, mode, prompt)
+      prompting = Prompting(prompt, shots or 0, given.table(shot_facts, "shot_facts"))
+      how = QueryOptions(mode, prompting, max_tokens=max_tokens, beams=beams, samples=samples)
+      paths, options = asking.answer_extraction(answers, source, folder, options, how)
     else:
       paths = given.needed(cast("Table", answers), "answers"), source.calibration
       options = source.limited(options)
-    summary = extracting.extract(folder, *paths, options)
+    summary = extracting.extract(folder, *paths, options, overwrite)
     return results.Graph(folder, summary, kept)
 
 

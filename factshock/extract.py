@@ -9,10 +9,10 @@ The queries are --queries, a table with columns subject and relation (.jsonl, .c
 a facts file will do; subject_id goes into the graph); or --subjects, names one a line or such a
 table, each asked every relation of --ask. --model, a checkpoint of factshock or a HuggingFace
 model, answers them: with --method=rank the candidates of a relation are the objects of
---candidates (a facts file; by default all that are known: those of --calibration, --shot_facts and
-the facts of the checkpoint's workdir; their number is printed); greedy, beam (--beams) and votes
-(--samples answers drawn, their shares the probabilities) generate answers. Or the answers are
---predictions, of any program, each row with subject, relation, prediction and score
+--answer_set alone (a facts file; by default all that are known: those of --calibration,
+--shot_facts and the facts of the checkpoint's workdir; their number is printed); greedy, beam
+(--beams) and votes (--samples answers drawn, their shares the probabilities) generate answers. Or
+the answers are --predictions, of any program, each row with subject, relation, prediction and score
 (log-probability) or candidates.
 
 --calibration are facts that are apart from the queries and from the facts finetuned on
@@ -30,7 +30,9 @@ relations file may give type (1-1, N-1, N-M), inverse, symmetric, subject_type, 
 
 Writes OUTPUT/triples.jsonl (all candidates with their confidence), the --format files of the
 accepted ones, extraction.json (last), calibration.json and report.html. A folder that holds
-extraction.unfinished is at work or was interrupted; the same command makes it again.
+extraction.unfinished is at work or was interrupted; the same command makes it again. One that holds
+an extraction, a report.html or answers is refused without --overwrite; what was extracted before
+then stays until the new extraction is whole, and after an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +41,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from factshock.predictions import columns
-from factshock.runtime import console, flag_names
+from factshock.runtime import console, flag_names, outputs
 from factshock.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +71,8 @@ def define_flags() -> None:
   flags.DEFINE_list(
     "ask", None, "Relations to ask --subjects about; default: all of the relations file."
   )
-  flags.DEFINE_string("output", None, "Folder to write; must not hold an extraction.")
+  flags.DEFINE_string("output", None, "Folder to write.")
+  outputs.define_flag()
   flags.DEFINE_list(
     "format",
     ["tsv"],
@@ -80,13 +83,16 @@ def define_flags() -> None:
   _define_decision_flags()
   flags.mark_flags_as_required(["calibration", "output"])
   flag_names.rename("checkpoint", "model")
+  flag_names.rename("candidates", "answer_set")
 
 
 def _define_question_flags() -> None:
   """Defines the flags of how a model is asked."""
   flags.DEFINE_enum("method", "rank", ["rank", "greedy", "beam", "votes"], "How a model is asked.")
   flags.DEFINE_string(
-    "candidates", None, "Facts whose objects alone are the candidates of --method=rank."
+    "answer_set",
+    None,
+    "Facts whose objects alone --method=rank compares; of every answer they tell ids and aliases.",
   )
   flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
   flags.DEFINE_integer("shots", 0, "Answered questions put before each one.", lower_bound=0)
@@ -113,7 +119,8 @@ def _define_decision_flags() -> None:
   flags.DEFINE_float(
     "precision",
     0.9,
-    "Precision that --rule=precision promises.",
+    "Precision that --rule=precision promises. A lower one may by chance accept slightly fewer, as "
+    "a promise is tested at a few thresholds, whose places depend on it.",
     lower_bound=0.01,
     upper_bound=0.999,
   )
@@ -152,7 +159,7 @@ def main(argv: Sequence[str]) -> None:
   formats.check_names(values.format)
   if values.prior_correction == "counts" and not values.entity_counts:
     raise UserError("--prior_correction=counts needs --entity_counts=FILE")
-  pipeline.check_folder(values.output)
+  extracting.check_new(values.output, asks=not values.predictions, overwrite=values.overwrite)
   relations = extracting.find_relations(
     values.relations,
     (values.queries, values.calibration),
@@ -172,13 +179,13 @@ def main(argv: Sequence[str]) -> None:
     counts=values.entity_counts,
     types=values.types,
     finetuning=values.finetuning_facts,
-    candidates=values.candidates,
+    answer_set=values.answer_set,
     queries=queries if values.predictions else None,
     prior_correction=values.prior_correction,
     columns=columns.given(),
   )
-  summary = extracting.extract(values.output, predictions, calibration, options)
-  print("\n".join(pipeline.summary_lines(summary, values.output)))
+  summary = extracting.extract(values.output, predictions, calibration, options, values.overwrite)
+  print("\n".join(pipeline.terminal_lines(summary, values.output)))
 
 
 def _relations_of_model() -> str:
@@ -208,7 +215,7 @@ def _ask_model(
   options = candidates.QueryOptions(
     method=values.method,
     prompting=Prompting(values.prompt, values.shots, values.shot_facts),
-    candidates=values.candidates,
+    answer_set=values.answer_set,
     max_tokens=values.max_tokens,
     beams=values.beams,
     samples=values.samples,

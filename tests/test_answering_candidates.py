@@ -75,7 +75,7 @@ def test_every_method_answers_each_query_once(home, tmp_path, family, method):
     beams=3,
     samples=6,
     max_tokens=6,
-    candidates=str(home / "facts.jsonl"),
+    answer_set=str(home / "facts.jsonl"),
   )
   assert [row["subject_id"] for row in asked] == [row["subject_id"] for row in queries] and not any(
     "object" in row for row in asked

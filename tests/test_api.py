@@ -363,6 +363,10 @@ def test_a_graph_is_tables_files_and_networkx(answers, tmp_path, silent):
   assert (tmp_path / "graph" / "graph.tsv").exists()
   with pytest.raises(fs.UserError, match="holds an extraction already"):
     fs.extract(*files, output=tmp_path / "graph")
+  again = fs.extract(*files, rule="f1", output=tmp_path / "graph", overwrite=True)
+  assert len(again.triples) == len(asked) and not (tmp_path / "graph" / "graph.tsv").exists()
+  with pytest.raises(fs.UserError, match="^shots: only where a model is asked, got answers"):
+    fs.extract(*files, shots=4)
 
 
 def test_an_extraction_asks_a_model(home, model, tmp_path, silent):
@@ -378,6 +382,24 @@ def test_an_extraction_asks_a_model(home, model, tmp_path, silent):
   )
   assert graph.summary["counts"]["queries"] == 8
   assert graph.summary["run"]["model"] == str(home / "t5")
+  by_beams = fs.extract(
+    model,
+    facts[8:],
+    queries=queries,
+    relations=home / "relations.jsonl",
+    rule="f1",
+    mode="beam",
+    prompt="question",
+    shots=2,
+    shot_facts=facts[8:],
+    beams=3,
+    max_tokens=4,
+    output=tmp_path / "beams",
+  )
+  answered = list(schema.read_rows(tmp_path / "beams" / "predictions.jsonl.gz", []))
+  assert len(answered) == 8
+  assert all(1 <= len(row["candidates"]) <= 3 for _, row in answered)
+  assert by_beams.summary["counts"]["queries"] == 8
   with pytest.raises(fs.UserError, match="expected one of queries and subjects, got neither$"):
     fs.extract(model, facts[8:], relations=home / "relations.jsonl")
 

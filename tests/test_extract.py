@@ -1,11 +1,13 @@
 """The extract verb, from files to files: what is written, what is promised, what is refused."""
 
+import importlib
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import verb_flags
 from test_knowledge_graph_extraction import world
 
 from factshock.interface import extracting
@@ -345,7 +347,7 @@ def small(tmp_path_factory):
 
 def leave_half(folder, place):
   """Leaves what an extraction killed while it wrote its formats leaves."""
-  folder.mkdir()
+  folder.mkdir(exist_ok=True)
   (folder / "triples.jsonl").write_text("old")
   (folder / "graph.nt").write_text("old")
   holder = {"host": "a", "pid": 999999999, "token": "b", "place": place}
@@ -394,6 +396,72 @@ def test_an_extraction_that_fails_late_leaves_nothing(small, tmp_path, monkeypat
     extracting.extract(str(tmp_path / "g"), *small, SMALL)
   left = {path.name for path in (tmp_path / "g").iterdir()}
   assert left <= {"notes.txt", "report.html", "figures"} and "notes.txt" in left
+
+
+def verb(monkeypatch, *arguments):
+  with monkeypatch.context() as patch:
+    verb_flags.parsed(patch, "extract", *arguments)
+    importlib.import_module("factshock.extract").main(["extract"])
+
+
+def contents(folder):
+  return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_an_extraction_is_written_anew_by_overwrite_alone(small, tmp_path, monkeypatch, capsys):
+  folder = tmp_path / "g"
+  command = [f"--predictions={small[0]}", f"--calibration={small[1]}", f"--output={folder}"]
+  verb(monkeypatch, *command, "--format=tsv,nt")
+  before = contents(folder)
+  with pytest.raises(UserError, match="holds an extraction already; .* --overwrite to write it"):
+    verb(monkeypatch, *command)
+  wrong = write(tmp_path / "wrong.jsonl", [{"subject": "a", "relation": "r"}])
+  with pytest.raises(UserError, match=r"wrong.jsonl:1"):
+    verb(monkeypatch, f"--predictions={wrong}", *command[1:], "--overwrite")
+  assert contents(folder) == before  # what there was, after an error
+  capsys.readouterr()
+  verb(monkeypatch, *command, "--overwrite", "--rule=f1")
+  assert {*contents(folder)} == {*before} - {"graph.nt"}  # of which nothing old is left
+  assert json.loads(contents(folder)["extraction.json"])["promise"]["rule"] == "f1"
+  assert not (folder / "extraction.previous").exists()
+  lines = capsys.readouterr().out.splitlines()
+  assert all(len(line) <= 100 or line.startswith("  ") for line in lines)
+
+
+def test_an_overwriting_extraction_that_was_killed(small, tmp_path, capsys):
+  """The one before is brought back where the next one fails, and goes where it does not."""
+  folder = tmp_path / "g"
+  extracting.extract(str(folder), *small, SMALL)
+  before = contents(folder)
+  (folder / "extraction.previous").mkdir()
+  for name in before:
+    (folder / name).rename(folder / "extraction.previous" / name)
+  leave_half(folder, locks._place())
+  with pytest.raises(UserError, match="nowhere"):
+    extracting.extract(str(folder), "nowhere", small[1], SMALL)
+  assert contents(folder) == before
+  extracting.extract(str(folder), *small, SMALL, overwrite=True)
+  assert {path.name for path in folder.iterdir()} == {*before, "figures"}
+
+
+@pytest.mark.parametrize("name", ["report.html", "predictions.jsonl.gz"])
+def test_other_files_of_these_names_are_kept(small, tmp_path, monkeypatch, name):
+  (tmp_path / "g").mkdir()
+  (tmp_path / "g" / name).write_text("mine")
+  command = ["--model=nowhere/at/all", f"--calibration={small[1]}", f"--output={tmp_path}/g"]
+  with pytest.raises(UserError, match=f"{name}.*--overwrite"):
+    verb(monkeypatch, *command)
+  with pytest.raises(UserError, match="nowhere/at/all"):
+    verb(monkeypatch, *command, "--overwrite")
+  assert (tmp_path / "g" / name).read_text() == "mine"
+
+
+def test_the_answers_compared_alone_have_a_name_of_their_own(monkeypatch, capsys):
+  values = verb_flags.parsed(
+    monkeypatch, "extract", "--candidates=a", "--calibration=k", "--output=g"
+  )
+  assert values.answer_set == "a"
+  assert "--candidates is now called --answer_set" in capsys.readouterr().err
 
 
 def test_help_names_every_format():

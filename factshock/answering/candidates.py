@@ -26,7 +26,7 @@ class QueryOptions:
   Attributes:
     method: one of METHODS.
     prompting: how the queries are put to the model.
-    candidates: path of facts whose objects "rank" compares alone; None is all that are
+    answer_set: path of facts whose objects "rank" compares alone; None is all that are
       known: the facts with known answers, the shots and the facts of the checkpoint's workdir.
     max_tokens: longest generated answer.
     beams: hypotheses of "beam".
@@ -37,7 +37,7 @@ class QueryOptions:
 
   method: str = "rank"
   prompting: Prompting = _NO_SHOTS
-  candidates: str | None = None
+  answer_set: str | None = None
   max_tokens: int = 16
   beams: int = 4
   samples: int = 16
@@ -186,15 +186,15 @@ def _candidates(
 ) -> Candidates:
   """Returns the answers that are compared, of the relations of the queries.
 
-  They are those of the candidates given alone, or else all that are known: candidates that hold the
+  They are those of the answer set alone, or else all that are known: candidates that hold the
   calibration facts' answers for certain would make these look easier than the queries are.
   """
   relations = [query["relation"] for query in queries]
-  if options.candidates is None:
+  if options.answer_set is None:
     shot_facts = options.prompting.shot_facts
     name = "the calibration facts"
     return known_answers.of_relations(known_facts, name, relations, origin, [shot_facts])
-  return known_answers.of_file(options.candidates, relations, known_facts)
+  return known_answers.of_file(options.answer_set, relations, known_facts)
 
 
 def _unique_queries(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from factshock.answering import asking, candidates
 from factshock.answering.asking import AnswerOptions, KnowledgeOptions
+from factshock.answering.candidates import QueryOptions
 from factshock.answering.decoding import DecodingOptions
-from factshock.answering.prompting import Prompting
 from factshock.facts import schema
 from factshock.interface import extracting, parameters
 from factshock.interface.models import Model
@@ -69,8 +69,7 @@ def answer_extraction(
   source: extracting.Source,
   folder: str,
   options: pipeline.Options,
-  mode: str,
-  prompt: str | None,
+  how: QueryOptions,
 ) -> tuple[tuple[str, str], pipeline.Options]:
   """Asks a model the queries and the calibration facts of an extraction.
 
@@ -79,8 +78,7 @@ def answer_extraction(
     source: the files of queries, calibration facts and relations.
     folder: that of the extraction.
     options: of the extraction.
-    mode: how the model is asked, one of candidates.METHODS.
-    prompt: "cloze" or "question"; None is as it was finetuned.
+    how: how the model is asked; the answers that it compares are those of the extraction.
 
   Returns:
     The paths of the predictions on queries and on calibration facts, and the options with the
@@ -89,15 +87,12 @@ def answer_extraction(
   Raises:
     UserError: there are no queries, or some are calibrated on.
   """
-  parameters.check_among("mode", mode, candidates.METHODS)
+  parameters.check_among("mode", how.method, candidates.METHODS)
   relations, queries = source.read(model.origin.relations_path)
   known = extracting.read_calibration(source.calibration, queries)
   paths = extracting.paths_of_answers(folder)
-  how = candidates.QueryOptions(
-    mode,
-    Prompting(prompt),
-    options.candidates,
-    list_all=bool(options.prior_correction),
+  how = dataclasses.replace(
+    how, answer_set=options.answer_set, list_all=bool(options.prior_correction)
   )
   candidates.answer_queries(model.loaded, model.origin, queries or [], known, paths, relations, how)
   return paths, dataclasses.replace(options, relations=relations)

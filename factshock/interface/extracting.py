@@ -53,19 +53,21 @@ def extract(
   predictions: str,
   calibration: str,
   options: pipeline.Options,
+  overwrite: bool = False,
 ) -> pipeline.Summary:
   """Extracts a graph from predictions files into a folder, with its report and summary.
 
   Args:
-    folder: made where it is missing; must not hold an extraction.
+    folder: made where it is missing.
     predictions: path of the predictions on the queries.
     calibration: path of the predictions on the calibration facts.
     options: how answers are calibrated and accepted, and what is written.
+    overwrite: whether an extraction that lies in the folder is written anew.
 
   Returns:
     The summary, as extraction.json holds it.
   """
-  with pipeline.whole_or_absent(folder):
+  with pipeline.whole_or_absent(folder, overwrite):
     summary = pipeline.extract(folder, predictions, calibration, options)
     page = extraction_page.write_report(summary, folder)
     pipeline.write_summary(summary, folder, page)
@@ -137,6 +139,29 @@ def read_calibration(path: str, queries: Sequence[Row] | None) -> list[Row]:
   known = query_files.read(path)
   answers.check_separate_queries(known, queries, "queries")
   return known
+
+
+def check_new(
+  folder: str,
+  asks: bool,
+  overwrite: bool,
+) -> None:
+  """Raises a UserError where outputs are there already that are not to be written anew.
+
+  Args:
+    folder: that of the extraction.
+    asks: whether a model is asked, whose answers are written there too.
+    overwrite: whether what is there is written anew.
+  """
+  pipeline.check_folder(folder, overwrite)
+  if not asks or overwrite or pipeline.is_left_unfinished(folder):
+    return
+  for path in paths_of_answers(folder):
+    if os.path.exists(path):
+      raise UserError(
+        f"{path}: already exists; choose another --output, or give --overwrite to ask anew; to "
+        "extract from these answers, give them as --predictions and --calibration"
+      )
 
 
 def paths_of_answers(folder: str) -> tuple[str, str]:

@@ -69,6 +69,13 @@ def check_ranking(
     raise UserError("candidates_only: expected the candidates too; give candidates")
 
 
+def check_asks_a_model(**given: object) -> None:
+  """Raises a UserError where parameters are given that go with a model, and none is asked."""
+  for name, value in given.items():
+    if value is not None:
+      raise UserError(f"{name}: only where a model is asked, got answers; give a model of load")
+
+
 def check_ways_to_mix(count: int, ways: Mapping[str, object]) -> None:
   """Raises a UserError where there are too few models, or not one way to weigh them.
 

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypedDict
 
@@ -41,6 +42,9 @@ SUMMARY = "extraction.json"
 CURVES = "calibration.json"
 # A lock file: in a folder without a summary, the mark that an extraction is at work or was killed.
 UNFINISHED = "extraction.unfinished"
+# Where the extraction that is to be written anew stands until the new one is there.
+_PREVIOUS = "extraction.previous"
+REPORT = "report.html"
 _CORRECTED = ("corrected_predictions.jsonl.gz", "corrected_calibration.jsonl.gz")
 NOTES = {
   "confidence": "The probability that an answer is right, by calibration queries that the curves "
@@ -79,7 +83,7 @@ class Options:
     counts: path of the entity counts, or None.
     types: path of the entities' types, or None.
     finetuning: path of the facts finetuned on, which calibration must be apart from, or None.
-    candidates: path of facts that tell ids and aliases of answers, or None.
+    answer_set: path of facts that tell ids and aliases of answers, or None.
     queries: rows to which the predictions are limited, or None: all that are predicted.
     prior_correction: "counts", or the path of predictions before finetuning on queries and
       calibration together, or None.
@@ -95,7 +99,7 @@ class Options:
   counts: str | None = None
   types: str | None = None
   finetuning: str | None = None
-  candidates: str | None = None
+  answer_set: str | None = None
   queries: Sequence[Mapping[str, Any]] | None = None
   prior_correction: str | None = None
   columns: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
@@ -124,51 +128,74 @@ class _Decision(NamedTuple):
   outcome: Outcome
 
 
-def check_folder(folder: str) -> None:
-  """Raises a UserError if an extraction lies in the folder already, or is at work there."""
-  if os.path.exists(os.path.join(folder, SUMMARY)):
-    raise UserError(f"{folder}: holds an extraction already; remove it or choose another --output")
+def check_folder(folder: str, overwrite: bool = False) -> None:
+  """Checks that no extraction is at work in a folder, and none lies there that is to be kept.
+
+  Args:
+    folder: that of the extraction.
+    overwrite: whether one that lies there is to be written anew.
+
+  Raises:
+    UserError: there is one.
+  """
+  if not overwrite and os.path.exists(os.path.join(folder, SUMMARY)):
+    raise UserError(
+      f"{folder}: holds an extraction already; choose another --output, or give --overwrite to "
+      "write it anew"
+    )
   mark = os.path.join(folder, UNFINISHED)
   if locks.is_locked(mark):
     raise UserError(
       f"{folder}: {locks.holder_of(mark)} extracts there; wait for it, or choose another --output"
     )
-  if not os.path.exists(mark) and (there := _outputs_in(folder)):
+  if not overwrite and not is_left_unfinished(folder) and (there := _outputs_in(folder)):
     raise UserError(
       f"{folder}: holds {', '.join(there)} but no {SUMMARY}: an extraction that did not end, or "
-      "something else; remove these or choose another --output"
+      "something else; choose another --output, or give --overwrite to write them anew"
     )
 
 
+def is_left_unfinished(folder: str) -> bool:
+  """Returns whether an extraction was begun in a folder and did not end."""
+  return os.path.exists(os.path.join(folder, UNFINISHED))
+
+
 @contextlib.contextmanager
-def whole_or_absent(folder: str) -> Generator[None]:
+def whole_or_absent(folder: str, overwrite: bool = False) -> Generator[None]:
   """Marks a folder as unfinished inside; after an error the outputs written there are removed.
 
-  What a killed process has left of an extraction is removed first, which is printed.
+  What a killed process has left of an extraction is removed first, which is printed. One that is
+  written anew goes when the new one is whole, and is brought back after an error.
 
   Args:
-    folder: made where it is missing; must not hold an extraction.
+    folder: made where it is missing.
+    overwrite: whether an extraction that lies there is written anew.
 
   Raises:
-    UserError: it holds one, another process is at work there, or it cannot be written.
+    UserError: it holds one that is not, another process is at work there, or it cannot be written.
   """
-  check_folder(folder)
+  check_folder(folder, overwrite)
   is_new = not os.path.isdir(folder)
-  mark = os.path.join(folder, UNFINISHED)
-  is_left = os.path.exists(mark)
+  is_left = is_left_unfinished(folder)
+  previous = os.path.join(folder, _PREVIOUS)
   try:
-    with locks.try_lock(mark) as is_ours:
+    with locks.try_lock(os.path.join(folder, UNFINISHED)) as is_ours:
       if not is_ours:
-        check_folder(folder)
+        check_folder(folder, overwrite)
         raise UserError(f"{folder}: another process extracts there; choose another --output")
-      if is_left:
+      if overwrite and (not is_left or os.path.exists(os.path.join(folder, SUMMARY))):
+        _move_outputs(folder, previous)
+      elif is_left:
         messages.say(f"  {folder}: the extraction there did not end; it is made again")
         _remove_outputs(folder)
       try:
         yield
       except BaseException:
         _remove_outputs(folder)
+        _move_outputs(previous, folder)
         raise
+      finally:
+        shutil.rmtree(previous, ignore_errors=True)
   except BaseException:
     if is_new:
       with contextlib.suppress(OSError):
@@ -177,10 +204,18 @@ def whole_or_absent(folder: str) -> Generator[None]:
 
 
 def _outputs_in(folder: str) -> list[str]:
-  """Returns the names of the files in a folder that only an extraction writes."""
+  """Returns the names of the files in a folder that an extraction writes, the last one last."""
   names = {name for known in formats.FORMATS.values() for name in known.files}
-  names |= {CURVES, *_CORRECTED}
-  return sorted(name for name in names if os.path.exists(os.path.join(folder, name)))
+  names |= {CURVES, REPORT, *_CORRECTED}
+  return [name for name in (*sorted(names), SUMMARY) if os.path.exists(os.path.join(folder, name))]
+
+
+def _move_outputs(source: str, target: str) -> None:
+  names = _outputs_in(source)
+  if names:
+    os.makedirs(target, exist_ok=True)
+  for name in names:
+    os.replace(os.path.join(source, name), os.path.join(target, name))
 
 
 def _remove_outputs(folder: str) -> None:
@@ -286,7 +321,7 @@ def _read(
   types = consistency.read_types(options.types) if options.types else {}
   mentions = counts.read_counts(options.counts) if options.counts else None
   columns = options.columns
-  names = _names(calibration_path, options.candidates, columns)
+  names = _names(calibration_path, options.answer_set, columns)
   if options.prior_correction:
     predictions, calibration_path = _correct_priors(
       folder, predictions, calibration_path, options, mentions
@@ -306,13 +341,13 @@ def _read(
 
 def _names(
   calibration_path: str,
-  candidates: str | None,
+  answer_set: str | None,
   columns: Mapping[str, str],
 ) -> Names:
-  """Returns the names of answers, of the candidates and of the calibration facts."""
+  """Returns the names of answers, of the answer set and of the calibration facts."""
   facts: list[Mapping[str, Any]] = []
-  if candidates:
-    facts += sources.read_facts(candidates)
+  if answer_set:
+    facts += sources.read_facts(answer_set)
   rows = read_rows(calibration_path, columns=columns)
   facts += [row for _, row in rows if isinstance(row.get("relation"), str)]
   return answers.collect_names(facts)
@@ -603,6 +638,14 @@ def summary_lines(summary: Summary, folder: str) -> list[str]:
     rows = "" if output["rows"] is None else f" ({output['rows']:,} rows)"
     lines.append(f"  {output['format']}: {output['path']}{rows}")
   return [*lines, f"  summary: {os.path.join(folder, SUMMARY)}"]
+
+
+def terminal_lines(summary: Summary, folder: str) -> list[str]:
+  """Returns an extraction in lines of a terminal's width; paths stay whole."""
+  lines: list[str] = []
+  for line in summary_lines(summary, folder):
+    lines += [line] if line.startswith(" ") else table.wrapped([line])
+  return lines
 
 
 def _pooled_lines(summary: Summary) -> list[str]:
