@@ -4,6 +4,7 @@ parts, what is handed on; and those of its parts that write files.
 
 import ast
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import sys
 
 import pytest
 
-from gpu import needs, wheels
+from gpu import needs, plan, wheels
 from gpu.parts import resuming, saving, studies
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -283,6 +284,13 @@ def test_a_study_without_its_config_or_data_says_so(tmp_path, monkeypatch):
   monkeypatch.setenv("FACTSHOCK_DATA", "none")
   with pytest.raises(studies.UserError, match="expected none/trex/test.jsonl.gz"):
     studies.measure("trex_t5", "factshock", False)
+
+
+@pytest.mark.parametrize("name", [m.name for m in plan.ORDER if m.part == "studies"])
+def test_the_config_of_a_study_takes_its_variant(name):
+  path, _, variant = studies._study(name).config.partition(":")
+  module = importlib.import_module(f"factshock.{path.removesuffix('.py').replace('/', '.')}")
+  assert module.get_config(*([variant] if variant else [])).name
 
 
 def test_a_study_that_was_stopped_goes_on_with_its_time(tmp_path, monkeypatch):

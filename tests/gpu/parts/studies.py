@@ -77,11 +77,11 @@ def measure(name: str, side: str, tiny: bool) -> Speed | list[Check]:
 
 def _study(name: str) -> _Study:
   """Returns a study at its GPU's size."""
-  config = f"configs/{name}.py:gpu"
   if name != "trex_t5":
-    return _Study(config)
+    return _Study(f"configs/{name}.py")
   facts, corpus = _data(_FACTS), _data(_CORPUS)
-  return _Study(config, {"facts": f"trex:{facts}", "corpus": corpus}, (facts, corpus))
+  settings = {"facts": f"trex:{facts}", "corpus": corpus}
+  return _Study(f"configs/{name}.py:gpu", settings, (facts, corpus))
 
 
 def _tiny(name: str) -> _Study:
