@@ -2,7 +2,7 @@ r"""Runs the benchmarks of tests/benchmarks one after the other and writes their
 
   factshock benchmark --list
   factshock benchmark --only=padding,mixing
-  factshock benchmark --only=attention --output=docs/measurements/benchmarks.md
+  factshock benchmark --only=attention --output=docs/measurements/benchmarks_tables.md
 
 Each benchmark is a script that measures both sides in one run, in a process of its own, and prints
 medians, ratios, and whether its goal is met; by itself, `python tests/benchmarks/NAME.py --help`
