@@ -21,9 +21,13 @@ TEST = [
 DOCS = ["mkdocs-material>=9.6,<10"]
 
 setuptools.setup(
-  # factshock/configs is a link to configs/: what it leads to comes along in a wheel.
+  # factshock/configs is a link to configs/, factshock/example_files one to docs/examples: what they
+  # lead to comes along in a wheel.
   packages=setuptools.find_packages(include=["factshock", "factshock.*"]),
-  package_data={"factshock": ["py.typed"], "factshock.harness.tasks": ["*.yaml"]},
+  package_data={
+    "factshock": ["py.typed", "example_files/*"],
+    "factshock.harness.tasks": ["*.yaml"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "ahocorasick_rs>=0.22",

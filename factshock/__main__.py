@@ -17,6 +17,7 @@ import factshock
 VERBS = (
   "experiment",
   "configs",
+  "examples",
   "train",
   "answer",
   "mix",

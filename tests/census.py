@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator
 
 VERBS = (
-  "answer api benchmark convert correct count diagnose evaluate experiment extract "
-  "list_configs mix train"
+  "answer api benchmark convert correct count diagnose evaluate examples experiment "
+  "extract list_configs mix train"
 )
 EXTRAS = (
   "apache_beam",

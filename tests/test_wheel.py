@@ -11,7 +11,10 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PARTS = ("configs", "factshock", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("factshock", "configs", "docs/examples")
+PARTS = (*FOLDERS, "setup.py", "pyproject.toml", "README.md", "LICENSE")
+# Links in the code, and what they lead to.
+LINKS = {"factshock/configs": "configs", "factshock/example_files": "docs/examples"}
 
 # What is importable here must not be taken for what is installed there.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -78,14 +81,24 @@ def test_the_wheel_holds_the_code_and_the_configs_as_one_package(wheel):
   with zipfile.ZipFile(wheel) as file:
     names = {name for name in file.namelist() if ".dist-info/" not in name}
   listed = subprocess.run(
-    ["git", "ls-files", "factshock", "configs"],
+    ["git", "ls-files", *FOLDERS],
     cwd=ROOT,
     capture_output=True,
     text=True,
     check=True,
   ).stdout.splitlines()
-  code = {f"factshock/{name}" if name.startswith("configs/") else name for name in listed}
-  assert code - {"factshock/configs"} == names
+  for link, folder in LINKS.items():
+    listed = [
+      link + name.removeprefix(folder) if name.startswith(f"{folder}/") else name for name in listed
+    ]
+  assert set(listed) - set(LINKS) == names
+
+
+def test_the_first_door_opens_in_the_examples(run, tmp_path):
+  run("examples", "--output=.")
+  first = "--predictions=before.jsonl,after.jsonl"
+  assert "After (+.013)" in run("diagnose", first, "--output=out")
+  assert (tmp_path / "out" / "arms.csv").is_file()
 
 
 def test_the_command_lists_verbs_and_configs_and_explains_keys(run):

@@ -510,9 +510,7 @@ def _read(source: FilePath, revision: str | None) -> Any:
     revision = revision or named_revision or None
   auto_tokenizer = import_library()
   try:
-    tokenizer = auto_tokenizer.from_pretrained(
-      source, revision=revision, trust_remote_code=False
-    )
+    tokenizer = auto_tokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     tokenizer.encode("a", add_special_tokens=False)  # some settings are not looked at before
     return tokenizer
   # Of many types for files that are no tokenizer; a panic of Rust's is no Exception.
