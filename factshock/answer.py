@@ -45,7 +45,6 @@ is written); their relations come with them. After ? stand keys that choose: rel
 max_answer_tokens=N, sample=N&seed=S, limit=N.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -214,7 +213,7 @@ def _assess() -> None:
   )
   counts = {name: sum(row["known"] == name for row in rows) for name in knowledge.CATEGORIES}
   shares = [f"{name} {count:,} ({count / len(rows):.1%})" for name, count in counts.items()]
-  print(f"{', '.join(shares)}: {os.path.abspath(values.output)}")
+  print(f"{', '.join(shares)}: {values.output}")
 
 
 def _answer() -> None:
@@ -247,7 +246,7 @@ def _answer() -> None:
   rows = asking.answer_facts(
     values.model, values.facts, values.output, options, config=values.config
   )
-  print(f"{_how_many_right(rows)}: {os.path.abspath(values.output)}")
+  print(f"{_how_many_right(rows)}: {values.output}")
 
 
 def _stops() -> tuple[str, ...] | None:

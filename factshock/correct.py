@@ -18,7 +18,6 @@ predictions on labelled facts about other subjects. Prints how far the prior mov
 answers gained and lost.
 """
 
-import os
 from collections.abc import Sequence
 
 from absl import flags
@@ -75,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
   )
   writing.write_predictions(values.output, correction.rows)
   *changes, summary = correcting.lines(correction)
-  print("\n".join([*changes, f"{summary}: {os.path.abspath(values.output)}"]))
+  print("\n".join([*changes, f"{summary}: {values.output}"]))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ its data named in --metadata:
 
 Those that end in _t5 ask as factshock asks a T5, by a question or a statement with <extra_id_0> in
 place of the answer; the others ask "Q: ...\nA:" or with the statement up to its object. Needs the
-extra: pip install factshock[lm_eval].
+extra: pip install 'factshock[lm_eval]'.
 """
 
 import os
@@ -81,7 +81,7 @@ def _run(given: Sequence[str]) -> None:
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports] - an extra
   except ImportError as error:
     raise UserError(
-      f"needs the lm-evaluation-harness ({error}); pip install factshock[lm_eval]"
+      f"needs the lm-evaluation-harness ({error}): pip install 'factshock[lm_eval]'"
     ) from error
   from factshock.harness import language_model
 

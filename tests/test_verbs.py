@@ -70,6 +70,12 @@ def test_help_shows_the_flags_that_verbs_share(verb, flag):
   assert f"  {flag}:" in run(verb, "--help").stdout
 
 
+def test_a_second_file_after_a_space_is_one_error_that_says_how():
+  done = run("diagnose", "--output=o", "--predictions", "before.jsonl", "after.jsonl")
+  assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+  assert "unexpected argument 'after.jsonl'" in done.stderr and "--flag=a,b" in done.stderr
+
+
 def test_the_version_and_the_configs_are_printed():
   assert run("--version").stdout == f"factshock {factshock.__version__}\n"
   done = run("configs")

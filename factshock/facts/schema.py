@@ -206,7 +206,14 @@ def _no_object(
   location: str,
   reason: str = "",
 ) -> UserError:
-  return UserError(f"{location}: expected a JSON object, got {line[:60]!r}{reason}")
+  got = f"{line[:60]!r}{reason}{array_hint(line)}"
+  return UserError(f"{location}: expected a JSON object, got {got}")
+
+
+def array_hint(line: str) -> str:
+  """Returns what to do where a line that should be an object begins an array; "" for others."""
+  is_array = line.lstrip().startswith("[")
+  return "; a file that is one JSON array has a name that ends with .json" if is_array else ""
 
 
 def _check_all(

@@ -30,7 +30,7 @@ class WordFrequencies(Mapping[Answer, int]):
       self._wordfreq: Any = importlib.import_module("wordfreq")
     except ImportError as error:
       raise UserError(
-        f"{PREFIX}{language}: needs the package wordfreq; install factshock[wordfreq]"
+        f"{PREFIX}{language}: needs the package wordfreq: pip install 'factshock[wordfreq]'"
       ) from error
     languages = sorted(self._wordfreq.available_languages())
     if language not in languages:

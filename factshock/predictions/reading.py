@@ -13,7 +13,7 @@ import numpy as np
 
 from factshock.facts import schema
 from factshock.predictions import accuracy, foreign, points
-from factshock.predictions.rows import EXPECTED, TEXT_COLUMNS, numbered_rows
+from factshock.predictions.rows import TEXT_COLUMNS, no_object, numbered_rows
 from factshock.runtime.errors import UserError
 
 
@@ -420,7 +420,7 @@ def _bad_row(
 ) -> UserError:
   context = f"{path}:{line_number}"
   if not isinstance(row, dict):
-    return UserError(f"{context}: expected {EXPECTED}, got {type(row).__name__}")
+    return no_object(row, context)
   columns = cast(dict[str, Any], row)
   missing = [name for name in TEXT_COLUMNS if name not in columns and name != "relation"]
   if missing:

@@ -60,8 +60,14 @@ def _read_rows(
   for line_number, row in _numbered_rows(path, columns):
     context = f"{path}:{line_number}"
     if not isinstance(row, dict):
-      raise UserError(f"{context}: expected {EXPECTED}, got {type(row).__name__}")
+      raise no_object(row, context)
     yield context, row
+
+
+def no_object(value: Any, context: str) -> UserError:
+  """Returns the error of a line that holds another JSON value than an object."""
+  hint = schema.array_hint(json.dumps(value))
+  return UserError(f"{context}: expected {EXPECTED}, got {type(value).__name__}{hint}")
 
 
 def read_all_rows(path: str, columns: Mapping[str, str] | None = None) -> list[Row]:
@@ -144,7 +150,7 @@ def _decode(
   except ValueError as error:
     raise UserError(
       f"{path}:{line_number}: expected {EXPECTED}, got a line that is not JSON ({error}): "
-      f"{line[:60]!r}"
+      f"{line[:60]!r}{schema.array_hint(line)}"
     ) from None
 
 

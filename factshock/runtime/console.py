@@ -67,7 +67,10 @@ def _guarded(
   logging.set_verbosity(logging.WARNING)  # absl's own INFO: which backends JAX did not find
   try:
     if len(argv) > 1 and not takes_arguments:
-      raise UserError(f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)")
+      raise UserError(
+        f"unexpected argument {argv[1]!r}: every option is a --flag, several values have commas "
+        "between, --flag=a,b (see --help)"
+      )
     try:
       code = main(argv)
     finally:
