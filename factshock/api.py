@@ -412,7 +412,7 @@ def extract(  # noqa: PLR0913 - what a caller may choose, each by its name
     return results.Graph(folder, summary, kept)
 
 
-def mix(
+def mix(  # noqa: PLR0913 - what a caller may choose, each by its name
   models: "Sequence[Model | FilePath]",
   weights: Sequence[float] | str | None,
   output: "FilePath",
@@ -422,8 +422,11 @@ def mix(
   profile: str = "uniform",
   relations: "Relations | None" = None,
   allow_other_tokenizer: bool = False,
+  push_to_hub: str | None = None,
 ) -> str:
   """Averages models into a new one; `mix.json` in its folder says of what.
+
+  Where one is a HuggingFace model, so is the result.
 
   Args:
     models: two or more, of `load` or what `load` takes.
@@ -435,29 +438,36 @@ def mix(
       "increasing".
     relations: for select; None are those of the data set or of the model's workdir.
     allow_other_tokenizer: whether models are mixed whose tokens have other ids.
+    push_to_hub: "org/name" on the HuggingFace hub to upload the mix to, as `convert` does.
 
   Returns:
     The folder, which `load` takes.
 
   Raises:
-    UserError: models that do not fit each other, or an output that exists.
+    UserError: models that do not fit each other, an output that exists, or no login at the hub.
   """
   from factshock.answering import selection
-  from factshock.checkpoints import mixing
+  from factshock.checkpoints import hub_upload, mixing
   from factshock.interface import inputs, parameters
   from factshock.interface import models as opened
+  from factshock.runtime import messages
 
   paths = [opened.source_of(model) for model in models]
   ways = {"weights": weights, "layerwise": layerwise, "select": select}
   parameters.check_ways_to_mix(len(paths), ways)
   parameters.check_among("profile", profile, ("uniform", "decreasing", "increasing"))
   with inputs.tables_as_files() as given:
+    if push_to_hub is not None:
+      mixing.check_for_hub(paths)
+    upload = hub_upload.Upload(push_to_hub) if push_to_hub is not None else None
     if select is not None:
       mixing.check_new(output)
       mixing.check_inputs(paths, allow_other_tokenizer)
       options = selection.SelectionOptions(profile=profile, relations=given.relations(relations))
       weights, layerwise = selection.choose_mix(paths, given.needed(select, "select"), options)
     mixing.mix_checkpoints(paths, weights, output, layerwise, allow_other_tokenizer)
+    if upload:
+      messages.say(upload.push(output))
     return os.fspath(output)
 
 
@@ -538,6 +548,7 @@ def convert(
   revision: str | None = None,
   allow_pickle: bool = False,
   config_from: str | None = None,
+  push_to_hub: str | None = None,
 ) -> str:
   """Writes a model in another format.
 
@@ -549,18 +560,24 @@ def convert(
     revision: of a hub id.
     allow_pickle: whether PyTorch's .bin files are read, which can run code.
     config_from: HuggingFace folder whose config.json and tokenizer the result takes.
+    push_to_hub: "org/name" on the HuggingFace hub to upload what is written to; a new one is
+      private. The login is that of `hf auth login`, or HF_TOKEN.
 
   Returns:
     The folder.
 
   Raises:
-    UserError: a source that cannot be read, or an output that exists.
+    UserError: a source that cannot be read, an output that exists, or no login at the hub.
   """
-  from factshock.checkpoints import conversion
+  from factshock.checkpoints import conversion, hub_upload
   from factshock.interface import inputs, models, parameters
+  from factshock.runtime import messages
 
   parameters.check_among("to", to, ("huggingface", "orbax", "peft"))
+  if push_to_hub is not None and to != "huggingface":
+    raise UserError(f"push_to_hub: expected to='huggingface', got to={to!r}")
   with inputs.tables_as_files():
+    upload = hub_upload.Upload(push_to_hub) if push_to_hub is not None else None
     conversion.convert(
       models.source_of(source),
       os.fspath(output),
@@ -570,6 +587,8 @@ def convert(
       allow_pickle=allow_pickle,
       config_from=config_from,
     )
+    if upload:
+      messages.say(upload.push(output))
     return os.fspath(output)
 
 

@@ -5,8 +5,9 @@ r"""Averages the weights of models into a new one.
     factshock mix --models=google/flan-t5-base,mine-hf --select=dev.jsonl \
         --relations=relations.jsonl --output=mixed-hf
 
-Each model is a step folder, or a folder of steps (its newest is taken); or all are HuggingFace
-models (folders, hub ids, .gguf files), and so is the result then, with the first one's tokenizer.
+Each model is a step folder, or a folder of steps (its newest is taken), or a HuggingFace model
+(folder, hub id, .gguf file). Where one is a HuggingFace model, so is the result, with the tokenizer
+of the first of these; checkpoints are then mixed as `convert --to=huggingface` would write them.
 The weights sum to 1, or are `uniform`. `--layerwise=0.9,0.1` (for two checkpoints, in the place of
 --weights) takes a share of the second that grows or falls linearly in depth: the first value at the
 embedding, the second at the head.
@@ -17,8 +18,9 @@ over --alphas is printed, and no mix but the chosen one is written. --profile se
 share is the same everywhere (uniform), falls in depth to 0 at the head (decreasing) or rises from
 0 (increasing). The facts must be about other subjects than those one tests on or finetuned on.
 Beside the result, `mix.json` records what was mixed, and README.md is its model card: base and
-licence, shares, data, scores. --push_to_hub=org/name uploads a mix of HuggingFace models. Memory
-stays near one leaf (one parameter array) of each model; --select holds both models and their mix.
+licence, shares, data, scores. --push_to_hub=org/name uploads a mix that is a HuggingFace model.
+Memory stays near one leaf (one parameter array) of each model; --select holds both models and their
+mix.
 """
 
 import os
@@ -42,7 +44,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "push_to_hub",
     None,
-    "org/name on the HuggingFace hub to upload a mix of HuggingFace models to; a new one is "
+    "org/name on the HuggingFace hub to upload a mix with HuggingFace models to; a new one is "
     "private. Log in by `hf auth login`, or set HF_TOKEN.",
   )
   _define_selection_flags()

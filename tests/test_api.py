@@ -439,6 +439,11 @@ def test_a_model_is_finetuned_on_rows(home, tmp_path, silent):
   finetuned = fs.load(folder)
   answers = fs.answer(finetuned, facts, arm="after")
   assert len(answers) == 8 and set(answers["arm"]) == {"after"}
+  mixed = fs.mix(  # with the HuggingFace model that it was before
+    [home / "t5", finetuned], None, tmp_path / "mixed", select=facts, relations=relations
+  )
+  assert fs.load(mixed).parameters == finetuned.parameters
+  assert (tmp_path / "mixed" / "model.safetensors").exists()
   with pytest.raises(fs.UserError, match="settings: expected keys and values of the config.*stepz"):
     fs.finetune(config, tmp_path / "other", facts=facts, settings={"finetune.stepz": 2})
   with pytest.raises(fs.UserError, match="did you mean"):

@@ -18,7 +18,7 @@ import pytest
 from absl import flags
 
 from factshock.answering import selection
-from factshock.checkpoints import interpolation, mix_record, mixing, store, tree_files
+from factshock.checkpoints import conversion, interpolation, mix_record, mixing, store, tree_files
 from factshock.configs import demo
 from factshock.data import tokenizers
 from factshock.models import decoder, t5
@@ -183,9 +183,33 @@ def test_huggingface_models_that_do_not_fit(tmp_path, folder):
     "feed_forward: 'gated-gelu' and 'gated-silu'",
   ):
     assert words in str(error.value)
-  with pytest.raises(UserError, match="is no HuggingFace model"):
+  with pytest.raises(
+    UserError, match="a/5: its manifest does not say which model"
+  ):  # arrays of no model
     mixing.mix_checkpoints([paths[0], folder / "a"], "uniform", tmp_path / "out")
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shares", [{"weights": [0.25, 0.75]}, {"layerwise": (0.9, 0.1)}])
+@pytest.mark.parametrize("config", [T5, LLAMA], ids=["t5", "llama"])
+def test_a_checkpoint_is_mixed_as_the_huggingface_model_it_would_be(tmp_path, config, shares):
+  paths, _ = saved_models(tmp_path, config)
+  own, converted = tmp_path / "own", tmp_path / "converted"
+  conversion.convert(paths[1], own, "orbax")
+  conversion.convert(own, converted, "huggingface")
+  weights, layerwise = shares.get("weights"), shares.get("layerwise")
+  for other, name in ((own, "mixed"), (converted, "expected")):
+    mixing.mix_checkpoints([paths[0], other], weights, tmp_path / name, layerwise)
+    mixing.mix_checkpoints([other, paths[0]], weights, tmp_path / f"{name}_back", layerwise)
+  for back in ("", "_back"):
+    mixed, expected = tmp_path / f"mixed{back}", tmp_path / f"expected{back}"
+    for file in ("model.safetensors", "config.json"):
+      assert (mixed / file).read_bytes() == (expected / file).read_bytes()
+    records = [mix_record.read(str(folder)) for folder in (mixed, expected)]
+    assert records[0]["digest"] == records[1]["digest"]
+    assert str(own) in {given["path"] for given in records[0]["inputs"]}
+    assert (mixed / "tokenizer.json").read_text() == "0"  # of the first HuggingFace model
+    assert "library_name: transformers" in (mixed / "README.md").read_text()
 
 
 def test_the_verb_mixes_huggingface_models(tmp_path):

@@ -20,6 +20,7 @@ from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import factshock as fs
 from factshock.checkpoints import conversion, hub_upload, mixing, model_card, origins, store
 from factshock.models import t5
 from factshock.models.formats import huggingface
@@ -317,6 +318,29 @@ def test_a_mix_is_uploaded_without_the_paths_of_this_machine(tmp_path, base, hub
   assert sent == {"README.md", "config.json", "model.safetensors"}
   for name in ("README.md", "config.json"):
     assert str(tmp_path) not in (output / name).read_text()
+
+
+def test_python_uploads_as_the_verbs_do(tmp_path, base, hub, capsys):
+  lines = []
+  with fs.messages_to(lines.append):
+    fs.convert(base, tmp_path / "mine", "huggingface", push_to_hub="org/mine")
+    huggingface.save(tmp_path / "other", params(1), T5)
+    fs.mix([base, tmp_path / "other"], [0.5, 0.5], tmp_path / "mixed", push_to_hub="org/mixed")
+  sent = [call.kwargs for call in hub.upload_folder.call_args_list]
+  assert [call["repo_id"] for call in sent] == ["org/mine", "org/mixed"]
+  assert [call["folder_path"] for call in sent] == [
+    str(tmp_path / name) for name in ("mine", "mixed")
+  ]
+  assert f"uploaded {tmp_path / 'mine'} to org/mine, a new, private one" in "\n".join(lines)
+  assert capsys.readouterr().out == ""
+  with pytest.raises(UserError, match="^push_to_hub: expected to='huggingface', got to='orbax'"):
+    fs.convert(base, tmp_path / "own", "orbax", push_to_hub="org/mine")
+  with pytest.raises(UserError, match="^push_to_hub: expected org/name"):
+    fs.convert(base, tmp_path / "own", "huggingface", push_to_hub="mine")
+  own = fs.convert(base, tmp_path / "own", "orbax")
+  with pytest.raises(UserError, match="^push_to_hub: .* factshock convert --model=MIX --output"):
+    fs.mix([own, own], "uniform", tmp_path / "both", push_to_hub="org/mine")
+  assert not (tmp_path / "both").exists()
 
 
 @pytest.mark.parametrize("name", ["mine", "a/b/c", "org/", "org/mi ne", "-/-"])

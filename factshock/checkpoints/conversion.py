@@ -24,6 +24,7 @@ from factshock.data import pretrained_tokenizers, tokenizer_files
 from factshock.models import families
 from factshock.models.formats import finite, huggingface, t5x
 from factshock.models.formats.gguf import files as gguf_files
+from factshock.models.formats.huggingface import files as weight_files
 from factshock.models.formats.huggingface import names, writing
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
@@ -183,6 +184,31 @@ def open_source(
   )
 
 
+def as_huggingface(path: str) -> huggingface.Source:
+  """Opens a model of any format as the HuggingFace model that `convert` would write.
+
+  Its tensors are made when they are read; read in the order of names.tensors, each leaf is read
+  once. `folder` is the path.
+
+  Args:
+    path: of the model.
+
+  Raises:
+    UserError: as `open_source`.
+  """
+  model = open_source(path)
+  tensors = {}
+  for tensor in writing.writables(model.config, model.dtypes, model.read):
+    tensors[tensor.name] = weight_files.Computed(tensor)
+  json = huggingface.to_json(model.config, _main_dtype(model), model.json)
+  config = huggingface.from_json(json, path)
+  return huggingface.Source(path, json, config, tensors, model.adapters)
+
+
+def _main_dtype(model: SourceModel) -> str:
+  return str(np.dtype(model.dtypes["embedding"]))
+
+
 def _stored_dtypes(config: ModelConfig) -> dict[str, str]:
   return dict.fromkeys(names.by_leaf(config), config.param_dtype)
 
@@ -285,11 +311,10 @@ def _write_huggingface(
   origin: Origin,
 ) -> None:
   tensors = writing.writables(model.config, model.dtypes, model.read)
-  dtype = str(np.dtype(model.dtypes["embedding"]))
   huggingface.write_folder(
     output,
     tensors,
-    huggingface.to_json(model.config, dtype, model.json),
+    huggingface.to_json(model.config, _main_dtype(model), model.json),
     tokenizer_from=model.tokenizer,
     card=lambda: _card(model, output, origin, "transformers"),
     progress=Progress("tensors", len(tensors)),

@@ -51,6 +51,6 @@ def text_of(
   """
   inputs = [origins.of(str(path)) for path in paths]
   origin = origins.mixed(inputs[0], inputs, record)
-  library = "transformers" if huggingface.is_source(paths[0]) else "factshock"
+  library = "transformers" if any(map(huggingface.is_source, paths)) else "factshock"
   title = os.path.basename(os.path.normpath(output))
   return model_card.text_of(title, origin, config, library=library)

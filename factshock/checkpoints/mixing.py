@@ -1,6 +1,7 @@
 """Weighted averages of models on disk, leaf by leaf and block by block.
 
-They are checkpoints of ours, or HuggingFace models. Averages in memory are in interpolation.py.
+They are checkpoints of ours, or HuggingFace models; where both are mixed, each checkpoint is read
+as the HuggingFace model that it would be converted to. Averages in memory are in interpolation.py.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import numpy as np
 import factshock
 from factshock.checkpoints import (
   belongings,
+  conversion,
   interpolation,
   leaf_files,
   mix_card,
@@ -110,8 +112,9 @@ def mix_checkpoints(
 ) -> MixRecord:
   """Writes the weighted average of models, holding about one leaf of each in memory.
 
-  Beside the result, which is a step folder or, for HuggingFace models, a folder in their format
-  with the first one's tokenizer, stands `mix.json`: inputs, weights, digests, version.
+  Beside the result, which is a step folder or, where one is a HuggingFace model, a folder in that
+  format with the tokenizer of the first of these, stands `mix.json`: inputs, weights, digests,
+  version.
 
   Args:
     paths: folders of checkpoints (a step folder, or a folder of steps: its newest), or HuggingFace
@@ -164,10 +167,9 @@ def check_inputs(paths: Sequence[FilePath], allow_other_tokenizer: bool = False)
 
 def check_for_hub(paths: Sequence[FilePath]) -> None:
   """Raises a UserError where a mix of models would not be one that the hub takes."""
-  other = [path for path in paths if not huggingface.is_source(path)]
-  if other:
+  if not any(map(huggingface.is_source, paths)):
     raise UserError(
-      f"--push_to_hub: {other[0]} is a checkpoint of factshock, and the hub takes HuggingFace "
+      f"--push_to_hub: {paths[0]} is a checkpoint of factshock, and the hub takes HuggingFace "
       "models; mix without it, then: factshock convert --model=MIX --output=FOLDER "
       "--to=huggingface --push_to_hub=org/name"
     )
@@ -292,9 +294,10 @@ def _check_dtypes(
       continue
     name = next(name for name in first if first[name] != other[name])
     common = _common_dtype(first[name])
+    to = "huggingface" if huggingface.is_source(path) else "orbax"
     raise UserError(
       f"{path}: its dtype is {other[name]}, that of {paths[0]} is {first[name]}; bring it into "
-      f"one: factshock convert --model={path} --output=OTHER --dtype={common}"
+      f"one: factshock convert --model={path} --output=OTHER --to={to} --dtype={common}"
     )
 
 
@@ -408,7 +411,10 @@ def _mix_huggingface(
   mix: Mix,
   output: FilePath,
 ) -> MixRecord:
-  """Mixes HuggingFace models as `mix_checkpoints` does: tensor by tensor, as they are stored."""
+  """Mixes models of which some are HuggingFace's, as `mix_checkpoints` does.
+
+  Tensor by tensor, as they are stored.
+  """
   sources = _checked_sources(paths)
   first = sources[0]
   tensors = tensor_names.tensors(first.config)
@@ -431,7 +437,9 @@ def _mix_huggingface(
     output,
     list(map(writable, tensors)),
     huggingface.to_json(first.config, first.config.param_dtype, first.json),
-    tokenizer_from=first.folder,
+    tokenizer_from=next(
+      source.folder for source, path in zip(sources, paths) if huggingface.is_source(path)
+    ),
     progress=Progress("mixing", len(tensors)),
     extra_files={mix_record.NAME: record},
     card=lambda: mix_card.text_of(paths, first.config, output, record()),
@@ -440,9 +448,13 @@ def _mix_huggingface(
 
 
 def _checked_sources(paths: Sequence[FilePath]) -> list[huggingface.Source]:
-  """Returns HuggingFace models, opened, that can be mixed."""
-  _check_formats(paths)
-  sources = [huggingface.open_source(path) for path in paths]
+  """Returns models, opened, that can be mixed; checkpoints of ours as HuggingFace models."""
+  sources: list[huggingface.Source] = []
+  for path in paths:
+    is_theirs = huggingface.is_source(path)
+    sources.append(
+      huggingface.open_source(path) if is_theirs else conversion.as_huggingface(str(path))
+    )
   _refuse_adapters([path for path, source in zip(paths, sources) if source.adapters])
   _check_tensors(paths, sources)
   return sources
@@ -452,7 +464,7 @@ def _describe_sources(
   sources: Sequence[huggingface.Source],
   digests: Sequence[Digests],
 ) -> list[MixInput]:
-  """Returns path and digest of each HuggingFace model."""
+  """Returns path and digest of each model."""
   inputs: list[MixInput] = []
   for source, digest in zip(sources, digests):
     inputs.append(
@@ -463,21 +475,6 @@ def _describe_sources(
       }
     )
   return inputs
-
-
-def _check_formats(paths: Sequence[FilePath]) -> None:
-  """Checks that all models are HuggingFace models, where one is.
-
-  Raises:
-    UserError: names one that is not.
-  """
-  other = [path for path in paths if not huggingface.is_source(path)]
-  if other:
-    first = next(filter(huggingface.is_source, paths))
-    raise UserError(
-      f"{other[0]}: is no HuggingFace model, but {first} is; "
-      "bring all into one format with factshock.convert"
-    )
 
 
 def _check_tensors(paths: Sequence[FilePath], sources: Sequence[huggingface.Source]) -> None:

@@ -38,6 +38,7 @@ _PARAMETERS = {
   "ratio": "ratio",
 }
 _FLAG = re.compile(r"--(\w+)")
+_COMMAND = re.compile(r"(factshock \w+(?: --\S+)+)")
 
 
 class Files:
@@ -139,9 +140,16 @@ def tables_as_files() -> Iterator[Files]:
 
 
 def with_parameters(text: str) -> str:
-  """Returns an error of a verb with parameters of the Python API in place of flags."""
+  """Returns an error of a verb with parameters of the Python API in place of flags.
+
+  Commands that it advises stay as they are.
+  """
   text = text.replace("; see --help", "").replace("; --help explains", "")
-  return _FLAG.sub(lambda flag: _PARAMETERS.get(flag[1], flag[1]), text)
+  parts = _COMMAND.split(text)
+  parts[::2] = [
+    _FLAG.sub(lambda flag: _PARAMETERS.get(flag[1], flag[1]), part) for part in parts[::2]
+  ]
+  return "".join(parts)
 
 
 def is_table(given: object) -> TypeGuard[Table]:

@@ -395,6 +395,35 @@ class Writable:
     return math.prod(self.shape) * self.dtype.itemsize
 
 
+@dataclasses.dataclass(frozen=True)
+class Computed:
+  """Tensor of a model in another format, made when it is read."""
+
+  tensor: Writable
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Returns the dtype that it has as it is read."""
+    return self.tensor.dtype
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Returns the shape that it has as it is read."""
+    return self.tensor.shape
+
+  def read_into(self, out: np.ndarray, transposed: bool = False) -> None:
+    """Fills `out`, of our layout and any floating dtype, or of the transpose."""
+    Held(self.read()).read_into(out, transposed)
+
+  def read(self) -> np.ndarray:
+    """Returns the tensor's array."""
+    return self.tensor.read()
+
+  def blocks(self, count: int) -> Iterator[np.ndarray]:
+    """Yields the tensor's numbers in order, `count` at a time."""
+    yield from Held(self.read()).blocks(count)
+
+
 def write_safetensors(
   folder: FilePath,
   tensors: Sequence[Writable],
