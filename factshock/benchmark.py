@@ -149,7 +149,7 @@ def clone_folder() -> str:
   if not os.path.isdir(os.path.join(folder, "tests", "benchmarks")):
     raise UserError(
       f"{folder}: expected the folder tests/benchmarks of a clone, got none; run this in a clone "
-      "of the project (git clone, then python -m factshock.benchmark in it)"
+      "of the project (git clone, then factshock benchmark in it)"
     )
   return folder
 

@@ -3,8 +3,8 @@
   factshock examples
   factshock examples --output=mine
 
-The files are answers of SmolLM2-135M, before and after finetuning, and facts with their relations;
-README.md in the folder says what each holds.
+The files are answers of SmolLM2-135M, before and after finetuning, facts with their relations, and
+the notebook; README.md in the folder says what each holds.
 """
 
 import os

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("factshock", "configs", "docs/examples")
-PARTS = (*FOLDERS, "setup.py", "pyproject.toml", "README.md", "LICENSE")
+PARTS = (*FOLDERS, "docs/notebook.ipynb", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 # Links in the code, and what they lead to.
 LINKS = {"factshock/configs": "configs", "factshock/example_files": "docs/examples"}
 
