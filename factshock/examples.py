@@ -30,8 +30,9 @@ def main(argv: Sequence[str]) -> None:
   del argv
   output = flags.FLAGS.output
   outputs.check_new(output)
-  shutil.copytree(FOLDER, output, dirs_exist_ok=True)
-  print(f"wrote {len(os.listdir(FOLDER))} files to {output}; README.md there says what each holds")
+  compiled = shutil.ignore_patterns("__pycache__")  # pip makes it of first.py
+  shutil.copytree(FOLDER, output, ignore=compiled, dirs_exist_ok=True)
+  print(f"wrote the examples' files to {output}; README.md there says what each holds")
 
 
 if __name__ == "__main__":

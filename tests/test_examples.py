@@ -21,7 +21,15 @@ def test_the_files_are_those_of_the_documentation(monkeypatch, tmp_path, capsys)
   monkeypatch.chdir(tmp_path)
   run(monkeypatch)
   assert read(tmp_path / "examples") == read(documents.EXAMPLES)
-  assert capsys.readouterr().out.startswith(f"wrote {len(read(documents.EXAMPLES))} files to exam")
+  assert capsys.readouterr().out.startswith("wrote the examples' files to examples; README.md")
+
+
+def test_what_an_installation_compiles_is_left_out(monkeypatch, tmp_path):
+  (tmp_path / "installed" / "__pycache__").mkdir(parents=True)
+  (tmp_path / "installed" / "first.py").write_text("1")
+  monkeypatch.setattr(examples, "FOLDER", str(tmp_path / "installed"))
+  run(monkeypatch, f"--output={tmp_path / 'mine'}")
+  assert read(tmp_path / "mine") == {"first.py": b"1"}
 
 
 def test_a_folder_that_is_there_is_left_alone_unless_it_is_to_be_written_anew(
