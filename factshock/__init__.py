@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from factshock.api import UserError as UserError
   from factshock.api import answer as answer
+  from factshock.api import compute_theory as compute_theory
   from factshock.api import convert as convert
   from factshock.api import correct as correct
   from factshock.api import count as count
@@ -31,6 +32,7 @@ _MODULE = "factshock.api"
 _API = (
   "UserError",
   "answer",
+  "compute_theory",
   "convert",
   "correct",
   "count",

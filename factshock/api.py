@@ -16,6 +16,7 @@ if TYPE_CHECKING:
   from factshock.interface.inputs import Arms, Counts, Relations, Table
   from factshock.interface.models import Model
   from factshock.interface.results import Diagnosis, Graph
+  from factshock.interface.theory import Theory
   from factshock.knowledge_graph.pipeline import ModelIdentity
   from factshock.runtime.tables import Frame
   from factshock.types import Config, FilePath
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = (
   "UserError",
   "answer",
+  "compute_theory",
   "convert",
   "correct",
   "count",
@@ -520,6 +522,9 @@ def experiment(
 ) -> "Diagnosis":
   """Runs every arm of an experiment, and diagnoses them; the same call goes on after a stop.
 
+  Configs of the theory, such as "one_layer", train no arms that could be diagnosed:
+  `compute_theory` is for them.
+
   Args:
     config: a name such as "demo", a path, or a ConfigDict.
     output: the workdir, which gets report.html too.
@@ -533,10 +538,39 @@ def experiment(
   with inputs.tables_as_files():
     own = configs.load(config, settings)
     if own.get("study") == "one_layer":
-      raise UserError("experiment: expected a study of arms, got one of the theory; run it as verb")
+      raise UserError(
+        "experiment: expected a study of arms, which can be diagnosed, got one of the theory, "
+        "whose results are predictions that hold or fail; call compute_theory(output, config)"
+      )
     from factshock.study import pipeline
 
     return results.Diagnosis(pipeline.run(own, os.fspath(output)) or {})
+
+
+def compute_theory(
+  output: "FilePath",
+  config: "Config | str" = "one_layer",
+  *,
+  settings: Mapping[str, Any] | None = None,
+) -> "Theory":
+  """Computes the theory of the second paper in its one-layer transformer, over many seeds.
+
+  Args:
+    output: the workdir, which gets theory.json, facts.npz and report.html.
+    config: the config "one_layer", a path, or a ConfigDict.
+    settings: values of the config by key, such as {"seeds": 2}.
+
+  Returns:
+    `claims`, a row for each estimate of a prediction, `sentences`, `report()` and `data`.
+
+  Raises:
+    UserError: a config that cannot be used, or a workdir of something else.
+  """
+  from factshock.interface import configs, inputs
+  from factshock.interface import theory as studies
+
+  with inputs.tables_as_files():
+    return studies.run(configs.load(config, settings), os.fspath(output))
 
 
 def convert(

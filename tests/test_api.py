@@ -456,6 +456,29 @@ def test_an_experiment_gives_a_diagnosis(tmp_path, silent):
   assert {"finetune", "mixture"} <= set(found.arms.index) and found.sentences
 
 
+def test_the_theory_is_a_table_of_what_holds(tmp_path, silent, monkeypatch):
+  """The study itself is run in test_theory_study."""
+  of_claim = {"what": "a correlation", "wanted": "above", "values": [0.8, 1.0], "holds": True}
+  of_claim |= {"mean": 0.9, "low": 0.7, "high": 1.1}
+  claim = {"statement": "It is monotone.", "verdict": "holds in part", "estimates": [of_claim] * 2}
+
+  def run(config, folder):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.html").write_text("<p>page")
+    assert folder == str(tmp_path / "run") and config.seeds == 2
+    return {"claims": [claim]}
+
+  monkeypatch.setattr("factshock.study.theory.run", run)
+  found = fs.compute_theory(tmp_path / "run", settings={"seeds": 2})
+  assert found.claims["verdict"].tolist() == ["holds in part"] * 2
+  assert found.claims["low"].tolist() == [0.7] * 2 and found.claims["holds"].all()
+  assert "HOLDS IN PART: It is monotone." in repr(found) and "page" in found.report().html
+  with pytest.raises(fs.UserError, match=r"^experiment: expected a study .*call compute_theory\("):
+    fs.experiment("one_layer", tmp_path / "other")
+  with pytest.raises(fs.UserError, match="^compute_theory: expected a config of the theory"):
+    fs.compute_theory(tmp_path / "other", "demo")
+
+
 def test_text_is_counted(tmp_path, silent):
   (tmp_path / "text.txt").write_text("Oslo is the capital of Norway.\nOslo again.\n")
   facts = [{"subject": "Norway", "relation": "capital", "object": "Oslo"}]

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from factshock.answering import batches
-from factshock.runtime import messages, progress
+from factshock.runtime import files, messages, progress
 from factshock.study import pipeline
 
 answer = importlib.import_module("factshock.answer")  # the verb; factshock.answer is the API's
@@ -74,6 +74,25 @@ def test_a_terminal_gets_a_bar_that_says_when_it_compiles(clock, monkeypatch):
   assert max(map(len, re.split("[\r\n]", screen.getvalue()))) <= 121
   counted.update(100)
   assert "100/100" in screen.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_a_large_file_is_shown_by_the_bytes_read(tmp_path, clock, capsys, ending):
+  paths = [str(tmp_path / f"{name}.txt{ending}") for name in "ab"]
+  for path, seed in zip(paths, range(2)):
+    with files.atomic_write(path) as file:  # that no compression makes small
+      for line in np.random.default_rng(seed).bytes(1_500_000).hex("\n", 30).split("\n"):
+        file.write(line + "\n")
+  read = []
+  for path in progress.over_files("reading", paths):
+    for line_number, _ in files.lines(path):
+      clock[0] += line_number % 1000 == 0
+      read.append(line_number)
+  assert len(read) == 100_000
+  lines = re.findall(r"^  reading, MB (\d+)/(\d+) ", capsys.readouterr().err, re.MULTILINE)
+  done = [int(number) for number, _ in lines]
+  assert len(done) == 4 and done == sorted(done) and 0 < done[0] < done[2]
+  assert {int(number) for _, number in lines} == {done[-1]}
 
 
 def test_a_terminal_gets_no_bar_of_a_short_step(monkeypatch):

@@ -60,9 +60,10 @@ def diagnose(
     UserError: files that are missing, malformed, or do not fit each other.
   """
   named = list(predictions)
+  paths = progress.over_files("reading predictions", [path for _, path in named])
   arms = reading.group_by_arm(
     reading.select_split(reading.read(path, arm, options.columns), options.split)
-    for arm, path in progress.over("reading predictions", named, len(named))
+    for path, (arm, _) in zip(paths, named)
   )
   note = reading.candidates_note(arms)
   if note:

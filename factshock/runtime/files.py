@@ -52,6 +52,9 @@ _READING_ERRORS = (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAE
 TEMPORARY = ".writing-"  # before the names of files that are being written
 _PIECE = 1 << 21  # bytes that are written at a time past the page cache,
 _BLOCK = 1 << 12  # in multiples of this
+_LINES = 1 << 8  # after how many it is told how far a file is read
+# Who is told how many bytes of a file are read, by its path.
+_followers: dict[str, Callable[[int], None]] = {}
 
 
 def compression(path: Path) -> str:
@@ -109,6 +112,22 @@ def read_text(path: Path) -> str:
   return text
 
 
+@contextlib.contextmanager
+def followed(path: Path, tell: Callable[[int], None]) -> Iterator[None]:
+  """Tells how many bytes of a file `lines` has read, as they lie on the disk, while it lasts."""
+  _followers[str(path)] = tell
+  try:
+    yield
+  finally:
+    del _followers[str(path)]
+
+
+def _tell_position(file: TextIO, tell: Callable[[int], None]) -> None:
+  """Tells how far a file, compressed or not, is read; nothing where that cannot be known."""
+  with contextlib.suppress(OSError):  # io.UnsupportedOperation, too
+    tell(os.lseek(file.fileno(), 0, os.SEEK_CUR))
+
+
 def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
   """Yields (line number from 1, line without its newline) of a text file, compressed or not.
 
@@ -121,12 +140,15 @@ def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
       too long; names the line.
   """
   line_number = 0
+  tell = _followers.get(str(path))
   try:
     with open_text(path) as file:
       read_line = functools.partial(file.readline, longest + 1)
       for line_number, line in enumerate(iter(read_line, ""), 1):
         if len(line) > longest:
           raise too_long(f"{path}:{line_number}", longest)
+        if tell and line_number % _LINES == 0:
+          _tell_position(file, tell)
         yield line_number, line.rstrip("\r\n")
   except _READING_ERRORS as error:
     raise _reading_error(path, error, f" after line {line_number}") from error
@@ -215,10 +237,26 @@ def _open_unpacked(path: Path) -> IO[bytes]:
     return cast(IO[bytes], lzma.open(path, "rb"))
   if ending == ".zst":
     pyarrow = importlib.import_module("pyarrow")  # no types, and a fifth of a second to import
-    with open(path, "rb"):  # whose errors say more than pyarrow's
-      pass
-    return io.BufferedReader(pyarrow.input_stream(os.fspath(path), compression="zstd"))
+    packed = open(path, "rb")  # noqa: SIM115 - closed with what is unpacked
+    return _Unpacked(pyarrow.input_stream(packed, compression="zstd"), packed)
   return open(path, "rb")
+
+
+class _Unpacked(io.BufferedReader):
+  """Unpacked bytes of a file, whose descriptor says how far it is read."""
+
+  def __init__(self, unpacked: Any, packed: IO[bytes]) -> None:
+    super().__init__(unpacked)
+    self._packed = packed
+
+  def fileno(self) -> int:
+    """Returns the descriptor of the packed file."""
+    return self._packed.fileno()
+
+  def close(self) -> None:
+    """Closes both."""
+    super().close()
+    self._packed.close()
 
 
 def too_long(location: str, longest: int) -> UserError:

@@ -1,16 +1,18 @@
 """Progress of long steps on stderr: a bar on a terminal, a line now and then in pipes and logs."""
 
 import contextlib
+import functools
+import os
 import shutil
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tqdm
 
-from factshock.runtime import messages, processes
+from factshock.runtime import files, messages, processes
 
 T = TypeVar("T")
 
@@ -191,6 +193,27 @@ def over(
       yield item
       if done % every == 0:
         progress.update(min(done, total))
+
+
+def over_files(label: str, paths: Sequence[str]) -> Iterator[str]:
+  """Yields paths, each to be read before the next, and shows how many of all bytes are read.
+
+  What `files.lines` reads is shown while it does, other files when they are done.
+  """
+  sizes = [os.path.getsize(path) if os.path.isfile(path) else 0 for path in paths]
+  total = int(sum(sizes) / 1e6) + 1  # more than there is: a file that is read is not yet parsed
+  progress = Progress(f"{label}, MB", total)
+
+  def tell(before: int, done: int) -> None:
+    progress.update(int((before + done) / 1e6))
+
+  with contextlib.closing(progress):
+    for index, path in enumerate(paths):
+      before = sum(sizes[:index])
+      with files.followed(path, functools.partial(tell, before)):
+        yield path
+      tell(before, sizes[index])
+    progress.update(total)
 
 
 def _has_terminal() -> bool:
