@@ -250,7 +250,8 @@ def _relations(extraction: Extraction) -> str | None:
       bar(answered, bars),
     ]
     body.append(cells)
-  return _captioned(extraction, "relations", markup.long_table(_relation_heads(precision), body))
+  table = markup.long_table(_relation_heads(precision), body, "many-columns")
+  return _captioned(extraction, "relations", table)
 
 
 def _relation_heads(precision: float | None) -> list[str]:

@@ -148,6 +148,7 @@ table.remedies td:nth-last-child(-n+3) {
   font-size: .8rem;
 }
 table.remedies th:nth-last-child(-n+3) { text-align: left; }
+table.many-columns :is(th, td) { padding: 6px 4px; }
 table.claims tbody th { min-width: 24em; font-weight: normal; }
 table.claims :is(td, th):nth-child(2), table.claims :is(td, th):nth-child(3) {
   white-space: normal;
