@@ -30,7 +30,7 @@ PREPARING = "preparing"
 
 _WAIT_SECONDS = 2.0  # between two looks at what other processes do
 _SEEN = 0.05  # share of the work that must be done before the time left is estimated
-_EXAMPLES_ASKED = 3000.0  # by a point, roughly; they count in estimates of the time left
+EXAMPLES_ASKED = 3000  # by a point, roughly; they count in estimates of the time left
 
 # A seed and an arm, or PRETRAINED in its place.
 Stage: TypeAlias = tuple[int, str]
@@ -294,9 +294,22 @@ class Clock:
     left: stages that are not done.
   """
 
-  def __init__(self, config: Config, stages: Iterable[Stage]) -> None:
+  def __init__(
+    self,
+    config: Config,
+    stages: Iterable[Stage],
+    asked: int = EXAMPLES_ASKED,
+  ) -> None:
+    """Starts the clock.
+
+    Args:
+      config: the experiment's.
+      stages: those that are not done.
+      asked: how many facts a point of an arm asks.
+    """
     self.left = list(stages)
     self._config = config
+    self._asked = asked
     self._finished_work = 0.0
     self._finished_stages = 0
     self._began = time.monotonic()
@@ -306,7 +319,7 @@ class Clock:
     config = self._config
     if name == PRETRAINED:
       return 3.0 * config.pretrain.steps * config.pretrain.batch_size
-    asked = _EXAMPLES_ASKED * len(registry.points(config, name))
+    asked = float(self._asked * len(registry.points(config, name)))
     if not registry.kind_of(config, name).trains:
       return asked
     section = finetune.settings(config, name)

@@ -16,6 +16,7 @@ from factshock.data import pretrained_tokenizers
 from factshock.devices import host, partitioning
 from factshock.models import families
 from factshock.models.model_config import ModelConfig
+from factshock.runtime.errors import UserError
 from factshock.runtime.progress import format_duration
 from factshock.runtime.workdir import Workdir
 from factshock.study import checks, pipeline, pretraining_text, step_shapes, study_data
@@ -80,11 +81,13 @@ def lines(config: Config) -> list[str]:
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   checks.check_devices(config, mesh)
-  stages = _stages(config)
+  asked, notes = _asked(config)
+  stages = _stages(config, asked)
   seeds = configs.seeds(config)
   model_config = _model_config(config, mesh)
   largest = max((stage for stage in stages if stage.steps), key=_size, default=None)
   total = [
+    *notes,
     f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} of {len(stages)} stages: "
     f"{len(seeds) * sum(stage.steps for stage in stages):,} training steps, at most "
     f"{len(seeds) * sum(stage.tokens for stage in stages):,} tokens trained on"
@@ -109,9 +112,23 @@ def lines(config: Config) -> list[str]:
   return [*_table(stages), *total]
 
 
-def _stages(config: Config) -> list[_Stage]:
-  """Returns the stages of one seed, in their order."""
-  clock = pipeline.Clock(config, [])
+def _asked(config: Config) -> tuple[int, list[str]]:
+  """Returns how many facts a point of an arm asks, and notes on how that is known."""
+  try:
+    return study_data.examples_asked(config), []
+  except UserError as error:
+    note = f"facts cannot be read here, {pipeline.EXAMPLES_ASKED:,} asked a time are assumed"
+    return pipeline.EXAMPLES_ASKED, [f"{note}: {error}"]
+
+
+def _stages(config: Config, asked: int) -> list[_Stage]:
+  """Returns the stages of one seed, in their order.
+
+  Args:
+    config: the experiment's.
+    asked: how many facts a point of an arm asks.
+  """
+  clock = pipeline.Clock(config, [], asked)
   stages = []
   for name in pipeline.stage_names(config):
     work = clock.work(name)

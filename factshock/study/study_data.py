@@ -99,6 +99,22 @@ def read_files(config: Config, counts_path: str) -> StudyData:
   return StudyData(facts, [], relations, texts, counts)
 
 
+def examples_asked(config: Config) -> int:
+  """Returns how many facts a point of an arm asks: those of development and test, about.
+
+  Raises:
+    UserError: a file that does not fit its format.
+  """
+  if config.facts == "world":
+    first_seed, *_ = configs.seeds(config)
+    facts = make_world(config, first_seed).facts
+  else:
+    facts, _ = sources.read_with_relations(
+      config.facts, config.relations, count_tokens=token_counter(config)
+    )
+  return round((config.split.development + config.split.test) * len(facts))
+
+
 def token_counter(config: Config) -> sources.CountTokens | None:
   """Returns what counts the tokens of answers, where the config names a tokenizer that is there."""
   if config.tokenizer.kind != "huggingface":
