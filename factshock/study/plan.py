@@ -90,7 +90,7 @@ def lines(config: Config) -> list[str]:
     *notes,
     f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} of {len(stages)} stages: "
     f"{len(seeds) * sum(stage.steps for stage in stages):,} training steps, at most "
-    f"{len(seeds) * sum(stage.tokens for stage in stages):,} tokens trained on"
+    f"{len(seeds) * sum(stage.tokens for stage in stages):,} tokens trained on",
   ]
   if largest is None or largest.section is None:
     return [*_table(stages), *total, "nothing is trained: memory is that of asking the model"]
