@@ -50,6 +50,20 @@ if TYPE_CHECKING:
   from factshock.types import Relation
 
 
+# Flags of how a model is asked, of which a predictions file knows nothing.
+_FLAGS_OF_ASKING = (
+  "config",
+  "tokenizer",
+  "method",
+  "prompt",
+  "shots",
+  "shot_facts",
+  "beams",
+  "samples",
+  "max_tokens",
+)
+
+
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
   from factshock.runtime import config_files
@@ -156,6 +170,11 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f"expected one of --model and --predictions, got {given}; see --help")
   if values.model and values.columns:
     raise UserError("--columns: only with --predictions, whose columns it names")
+  ignored = [name for name in _FLAGS_OF_ASKING if values[name].present]
+  if values.predictions and ignored:
+    raise UserError(
+      f"--{', --'.join(ignored)}: only with --model, as nothing is asked with --predictions"
+    )
   formats.check_names(values.format)
   if values.prior_correction == "counts" and not values.entity_counts:
     raise UserError("--prior_correction=counts needs --entity_counts=FILE")

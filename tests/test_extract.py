@@ -504,6 +504,10 @@ def test_calibration_on_finetuning_facts_is_refused(inputs, tmp_path):
       "--subjects needs --relations",
     ),
     (
+      ["--predictions=a", "--calibration=k", "--output=g", "--shots=4", "--method=beam"],
+      "--method, --shots: only with --model",
+    ),
+    (
       ["--model=a", "--calibration=k", "--output=g", "--columns=subject=question"],
       "--columns: only with --predictions",
     ),
