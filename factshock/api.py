@@ -537,7 +537,7 @@ def experiment(
 
   with inputs.tables_as_files():
     own = configs.load(config, settings)
-    if own.get("study") == "one_layer":
+    if configs.is_of_theory(own):
       raise UserError(
         "experiment: expected a study of arms, which can be diagnosed, got one of the theory, "
         "whose results are predictions that hold or fail; call compute_theory(output, config)"

@@ -27,3 +27,8 @@ def load(config: str | Config, settings: Mapping[str, Any] | None = None) -> Con
     reason = " ".join(str(error.args[0] if error.args else error).split())
     raise UserError(f"settings: expected keys and values of the config: {reason}") from error
   return own
+
+
+def is_of_theory(config: Config) -> bool:
+  """Returns whether a config is one of the one-layer theory, and not of arms."""
+  return config.get("study") == "one_layer"

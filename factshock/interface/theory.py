@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from factshock.interface import configs
 from factshock.interface.results import Page
 from factshock.runtime import files, tables
 from factshock.runtime.errors import UserError
@@ -12,8 +13,6 @@ from factshock.runtime.workdir import Workdir
 from factshock.study import theory as study
 from factshock.theory.study import summary_lines
 from factshock.types import Config
-
-STUDY = "one_layer"  # config.study of the configs that are of the theory
 
 
 class Theory:
@@ -57,7 +56,7 @@ def run(config: Config, folder: str) -> Theory:
   Raises:
     UserError: a config of something else, or a workdir of something else.
   """
-  if config.get("study") != STUDY:
+  if not configs.is_of_theory(config):
     raise UserError(
       "compute_theory: expected a config of the theory, got one of arms; give it to experiment"
     )

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from factshock.checkpoints import store, tree_files
-from factshock.data import pretrained_tokenizers
 from factshock.devices import host, partitioning
 from factshock.facts import splits
 from factshock.models import families
@@ -235,8 +234,7 @@ def dry_run(config: Config, ratio: float = 0.0) -> list[str]:
       "config.model.vocab_size: a dry run needs the number of tokens, got 0 (the tokenizer's); "
       "give it"
     )
-  if config.tokenizer.kind == "huggingface":
-    pretrained_tokenizers.import_library()  # as it is a part of what a process holds
+  step_shapes.import_libraries(config)
   mesh = _make_mesh(config)
   section = FinetuningConfig.of(config.finetune)
   platform = mesh.devices.flat[0].platform

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from factshock.data import pretrained_tokenizers
 from factshock.devices import host, partitioning
 from factshock.models import families
 from factshock.models.model_config import ModelConfig
@@ -76,8 +75,7 @@ def lines(config: Config) -> list[str]:
     UserError: a config that cannot be used.
   """
   checks.check(config)
-  if config.tokenizer.kind == "huggingface":
-    pretrained_tokenizers.import_library()  # as it is a part of what a process holds
+  step_shapes.import_libraries(config)
   partitioning.use_cpu_devices(config.cpu_devices)
   mesh = partitioning.make_mesh(config.mesh.to_dict())
   checks.check_devices(config, mesh)

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import optax
 
+from factshock.data import pretrained_tokenizers
 from factshock.models import families, lora
 from factshock.models.model_config import ModelConfig
 from factshock.study import training
+from factshock.study.config import Config
 from factshock.training import train_step as steps
 from factshock.training.settings import TrainingConfig
 from factshock.training.train_step import StepFn, TrainState
@@ -54,6 +56,12 @@ def of(
     params = jax.eval_shape(init_adapters, params, jax.random.key(0))
   state = jax.eval_shape(functools.partial(steps.init_state, optimizer=optimizer), params)
   return StepShapes(step_fn, optimizer, state, _batch(model_config, section, rows), frozen)
+
+
+def import_libraries(config: Config) -> None:
+  """Imports what training of a config holds in memory beside the step: its tokenizer's library."""
+  if config.tokenizer.kind == "huggingface":
+    pretrained_tokenizers.import_library()
 
 
 def _batch(
