@@ -41,7 +41,7 @@ setuptools.setup(
     "ml_dtypes>=0.5",
     "numpy>=1.26",
     "optax>=0.2.4",
-    "orbax-checkpoint>=0.11.20",
+    "orbax-checkpoint>=0.12.1",
     "pandas>=2",
     "pyarrow>=15",
     # transformers needs it too. Its matching can be given a time, which re's cannot.

@@ -334,7 +334,7 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
 
   def __init__(self, written: dict[str, LeafRecord]) -> None:
     """Takes the dict that gets the record of each leaf that is written."""
-    super().__init__(deepcopy_host_arrays=False)
+    super().__init__()
     self._written = written
 
   async def serialize(
