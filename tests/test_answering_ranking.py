@@ -4,6 +4,7 @@ input.
 
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -274,6 +275,16 @@ def test_batches_hold_every_place_once_and_have_few_sizes(count, size):
   assert all(1 <= len(part) <= rows <= size for part, rows in parts)
   assert sum(rows - len(part) for part, rows in parts) <= size // 4 + 6
   assert len({rows for _, rows in parts}) <= 4
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 700), st.integers(1, 1024))
+def test_an_accelerator_compiles_fewer_sizes(count, size):
+  with mock.patch.object(batches, "device", lambda: "other"):
+    parts = batches.split(list(range(count)), size)
+  assert [place for part, _ in parts for place in part] == list(range(count))
+  assert all(1 <= len(part) <= rows <= size for part, rows in parts)
+  assert len({rows for _, rows in parts}) <= 3
 
 
 @pytest.mark.parametrize(

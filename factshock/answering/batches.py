@@ -22,7 +22,14 @@ ENDED = -1  # in place of a token, after the end of a generated answer
 IN_FLIGHT = 8  # batches that devices are given before the first is waited for
 LONGEST = 1024  # tokens of a prompt; a longer one is a mistake in the prompt
 PACKED = 128  # tokens of a row that holds several prompts, about
-LENGTHS = (*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16), *range(128, LONGEST + 1, 64))
+# Of the shapes that are compiled for: the tokens of a prompt, and by how much the parts shrink that
+# hold the last of many prompts. A CPU's time goes with rows and tokens. An accelerator's hardly
+# does, but each shape takes it seconds to compile.
+LENGTHS = {
+  "cpu": (*range(4, 32, 4), *range(32, 64, 8), *range(64, 128, 16), *range(128, LONGEST + 1, 64)),
+  "other": (16, 32, 64, 128, 256, 512, LONGEST),
+}
+SHRINK = {"cpu": 4, "other": 16}
 
 T = TypeVar("T")
 
@@ -135,17 +142,25 @@ def check_vocabulary(tokenizer_size: int, model_config: ModelConfig) -> None:
     )
 
 
+def device() -> str:
+  """Returns the key of the device at hand in tables of what suits a CPU and what others."""
+  return "cpu" if layers.on_cpu() else "other"
+
+
 def split(items: Sequence[T], size: int) -> list[tuple[tuple[T, ...], int]]:
   """Cuts a list into parts of `size`; the rest into parts of a quarter, a sixteenth ... of it.
+
+  On an accelerator they are a sixteenth, a 256th and so on (SHRINK).
 
   Returns:
     A list of (part, rows): few sizes, and only the last part has fewer items than rows, so there
     is little padding.
   """
+  shrink = SHRINK[device()]
   parts = []
   while items:
-    if len(items) < size and size >= 8 and len(items) <= size // 4 * 3:
-      size //= 4
+    if len(items) < size and size >= 2 * shrink and len(items) <= size // shrink * 3:
+      size //= shrink
       continue
     parts.append((tuple(items[:size]), size))
     items = items[size:]
@@ -165,7 +180,8 @@ def pad(
   """
   longest = max(len(tokens[index]) for index in indices)
   if longest <= LONGEST:
-    length = LENGTHS[bisect.bisect_left(LENGTHS, longest)]
+    lengths = LENGTHS[device()]
+    length = lengths[bisect.bisect_left(lengths, longest)]
   else:
     length = -(-longest // 256) * 256
   inputs_BxS = np.full((rows, length), decoder_text.PAD if left else 0, np.int32)

@@ -403,7 +403,7 @@ class _Search:
     frontier = self._frontier.open
     deepest = int(self._tree.depth_P[frontier.prefix_N].max()) + 1
     rows = max(1, len(np.unique(frontier.row_N)))
-    share = ranking.CONTEXTS[ranking.device()] // self._rows
+    share = ranking.CONTEXTS[batches.device()] // self._rows
     wanted = max(deepest, min(widest, share, len(frontier.row_N) // rows + deepest - 1))
     if wanted > WIDTHS[0]:
       wanted = max(wanted, WIDTHS[1])

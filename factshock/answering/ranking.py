@@ -220,7 +220,7 @@ def _most_queries(grown: Sequence[Trie] | None) -> int:
   None is candidates that are searched: a few contexts of each query at a time.
   """
   widest = max(trie.tokens_M.size for trie in grown) if grown else SEARCHED_AT_A_TIME
-  return max(1, CONTEXTS[device()] // widest)
+  return max(1, CONTEXTS[batches.device()] // widest)
 
 
 def _by_relation(relations: Sequence[str]) -> dict[str, list[int]]:
@@ -437,14 +437,9 @@ def count_parts(
 
   A part's logits take no more than LOGIT_BYTES a device, where it has more than one query.
   """
-  limit = LOGIT_BYTES[device()] * devices
+  limit = LOGIT_BYTES[batches.device()] * devices
   for parts in range(1, queries):
     bytes_of_part = queries // parts * logit_bytes
     if queries % parts == 0 and bytes_of_part <= limit:
       return parts
   return queries
-
-
-def device() -> str:
-  """Returns the key of CONTEXTS and LOGIT_BYTES for the devices at hand."""
-  return "cpu" if jax.default_backend() == "cpu" else "other"

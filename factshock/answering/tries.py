@@ -100,7 +100,7 @@ def _trie(
   node_of = {context: node for node, context in enumerate(contexts)}
   tokens_M, distance_MxM = _nodes(contexts, node_of)
   longest = max(len(sequences[index]) for index in members)
-  shape = bucket(len(members), (16, NODES)), bucket(longest, (2, 8))
+  shape = bucket(len(members), (NODES,)), bucket(longest, (8,))
   nodes_CxL = np.zeros(shape, np.int32)
   next_CxL = np.zeros(shape, np.int32)
   used_CxL = np.zeros(shape, bool)
