@@ -66,6 +66,21 @@ def test_adafactor_equals_that_of_transformers():
   np.testing.assert_allclose(ours["w"], weight.detach().numpy(), atol=2e-5)
 
 
+@pytest.mark.parametrize("shape", [(130, 150), (150, 130), (128, 128), (2, 140, 130), (3, 5), (7,)])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_adafactor_scales_as_optax_does(shape, backend, monkeypatch):
+  random = np.random.default_rng(0)
+  param, gradient = jnp.asarray(random.normal(size=(2, *shape)), jnp.float32)
+  theirs = optax.scale_by_factored_rms()
+  ours = optimizers._factored_rms()
+  state = theirs.init(param)
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  for _ in range(2):
+    expected, _ = theirs.update(gradient, state, param)
+    found, state = ours.update(gradient, state, param)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_adafactor_treats_stacked_layers_one_by_one():
   stack, *gradients = _arrays(2, (3, 140, 130), 3)
   stack *= np.asarray([0.1, 1, 10], np.float32)[:, None, None]

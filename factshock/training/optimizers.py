@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
@@ -286,7 +287,7 @@ def _adafactor() -> optax.GradientTransformation:
   Source: Shazeer and Stern 2018.
   """
   of_layer = optax.chain(
-    optax.scale_by_factored_rms(),
+    _factored_rms(),
     optax.clip_by_block_rms(1.0),
     optax.scale_by_param_block_rms(),
   )
@@ -295,6 +296,31 @@ def _adafactor() -> optax.GradientTransformation:
     jax.vmap(of_layer.update),
   )
   return _leaf_by_leaf(lambda names: of_stack if "layers" in names else of_layer)
+
+
+def _factored_rms() -> optax.GradientTransformation:
+  """Returns optax.scale_by_factored_rms for one array, whose factors are there before they scale.
+
+  XLA for GPUs put the mean over rows into the kernel that scales them: on an H100 that took 25
+  times as long, 88 of the 381 ms of a step of T5 large.
+  """
+  inner = optax.scale_by_factored_rms()
+
+  def update(gradient: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+    _, new_state = inner.update(gradient, state, params)
+    if new_state.v.shape == gradient.shape:  # too small to be factored
+      return gradient * new_state.v**-0.5, new_state
+    second, largest = (int(axis) for axis in np.argsort(gradient.shape)[-2:])
+    mean_axis = second - (second > largest)
+    row_mean = jnp.mean(new_state.v_row, axis=mean_axis, keepdims=True)
+    factors = (new_state.v_row / row_mean) ** -0.5, new_state.v_col**-0.5
+    if jax.default_backend() != "cpu":
+      factors = jax.lax.optimization_barrier(factors)
+    of_rows, of_columns = factors
+    scaled = gradient * jnp.expand_dims(of_rows, largest)
+    return scaled * jnp.expand_dims(of_columns, second), new_state
+
+  return optax.GradientTransformation(inner.init, update)
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
