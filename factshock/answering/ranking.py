@@ -408,11 +408,12 @@ def _score(
     params, config, cache, first_B, trie.tokens_M, trie.distance_MxM
   )
 
+  closes_CxL = trie.next_CxL == ends[0]
+
   def score(hidden_GxMxD: jax.Array) -> jax.Array:
     logits_GxMxV = family.logits_of_tree(params, config, hidden_GxMxD)
     total_GxM = jax.nn.logsumexp(logits_GxMxV, axis=-1)
     ended_GxM = jax.nn.logsumexp(logits_GxMxV[..., ends], axis=-1)
-    closes_CxL = trie.next_CxL == ends[0]
     picked_GxCxL = jnp.where(
       closes_CxL[None],
       ended_GxM[:, trie.nodes_CxL],
