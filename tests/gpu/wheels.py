@@ -1,11 +1,10 @@
 """Works out which wheels a machine lacks; launch/wheels.sh calls it. Needs Python alone.
 
-python tests/gpu/wheels.py pins HAVE             the versions that are there, for pip to keep to
-python tests/gpu/wheels.py missing HAVE REPORT   NAME==VERSION of what is not there
+python tests/gpu/wheels.py pins HAVE             the versions that are there, to keep to
+python tests/gpu/wheels.py missing HAVE NEEDED   NAME==VERSION of what is not there
 python tests/gpu/wheels.py sizes FOLDER          what is in a folder, and whether it is small enough
 """
 
-import json
 import os
 import re
 import sys
@@ -19,25 +18,18 @@ def pins(have: str) -> list[str]:
   return [entry for entry in _entries(have) if "==" in entry]
 
 
-def missing(have: str, report: str) -> list[str]:
-  """Returns what pip would install and a machine lacks, by name.
+def missing(have: str, needed: str) -> list[str]:
+  """Returns what a project needs and a machine lacks, by name.
 
   Args:
     have: path of the list of packages that are there, by lines or commas, `#` before comments.
-    report: path of what `pip install --dry-run --report` wrote of a project's folder.
+    needed: path of what `uv pip compile` wrote, NAME==VERSION in each line.
 
   Returns:
     NAME==VERSION of each.
   """
   present = {_normal(entry.split("==")[0]) for entry in _entries(have)}
-  with open(report, encoding="utf-8") as file:
-    installed = json.load(file)["install"]
-  lacking = []
-  for package in installed:
-    metadata = package["metadata"]
-    # The project itself is the one that pip was pointed at.
-    if not package["is_direct"] and _normal(metadata["name"]) not in present:
-      lacking.append(f"{metadata['name']}=={metadata['version']}")
+  lacking = [entry for entry in pins(needed) if _normal(entry.split("==")[0]) not in present]
   return sorted(lacking, key=str.lower)
 
 
