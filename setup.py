@@ -39,10 +39,10 @@ setuptools.setup(
     "matplotlib>=3.8",
     "ml-collections>=1.0",
     "ml_dtypes>=0.5",
-    "numpy>=1.26",
+    "numpy>=2.0",
     "optax>=0.2.4",
     "orbax-checkpoint>=0.12.1",
-    "pandas>=2",
+    "pandas>=2.2.2",
     "pyarrow>=15",
     # transformers needs it too. Its matching can be given a time, which re's cannot.
     "regex>=2024.4",
