@@ -1,7 +1,7 @@
-"""Mixing two checkpoints against copying them with cp, and the memory it takes.
+"""Mixing two checkpoints against mergekit and against copying them with cp, and the memory.
 
   PYTHONPATH=. python tests/benchmarks/mixing.py [--gigabytes=4] [--format=checkpoint,huggingface]
-  [--rounds=3] [--folder=DIR]
+  [--rounds=3] [--folder=DIR] [--mergekit=PATH]
 
 Two models of --gigabytes each (a Llama 2048 wide in float32, deeper for more; as our checkpoints,
 whose leaves hold all layers of a weight, or as HuggingFace folders) are written under --folder and
@@ -12,7 +12,8 @@ ends when what they wrote is on the disk (sync). They take turns, with the input
 cache ("cold") or in it ("warm") on both sides. Memory is the process's peak resident set, and that
 with the small models, which is what Python and JAX take. What limits it: a mix must read every
 byte, add and write it, and takes digests of what it reads and
-  writes.
+  writes. mergekit (its linear merge of HuggingFace folders, in float32) may have an environment of
+  its own: --mergekit names its mergekit-yaml.
 Time: about 10 minutes; needs five times the largest of --gigabytes on the disk.
 """
 
@@ -35,6 +36,9 @@ GIGABYTES = flags.DEFINE_list("gigabytes", ["4"], "sizes of each of the two mode
 FORMAT = flags.DEFINE_list("format", ["checkpoint", "huggingface"], "of the models")
 ROUNDS = flags.DEFINE_integer(
   "rounds", 3, "runs of each side, in turn; the median counts", lower_bound=1
+)
+MERGEKIT = flags.DEFINE_string(
+  "mergekit", shutil.which("mergekit-yaml"), "mergekit's program; without it, it is not run"
 )
 FOLDER = flags.DEFINE_string(
   "folder", None, "where to write; default: the folder of temporary files"
@@ -129,9 +133,9 @@ def timed(command, output):
   return seconds, int(done.stdout)
 
 
-def sides_of(a, b, output):
+def sides_of(a, b, output, kind):
   """{side: command}."""
-  return {
+  sides = {
     "mix": [
       sys.executable,
       "-m",
@@ -142,6 +146,13 @@ def sides_of(a, b, output):
     ],
     "cp": ["sh", "-c", 'mkdir "$0" && exec cp -r "$@" "$0"', output, a, b],
   }
+  if MERGEKIT.value and kind == "huggingface":
+    recipe = os.path.join(os.path.dirname(a), "merge.yml")
+    models = "".join(f"  - model: {path}\n    parameters: {{weight: 0.5}}\n" for path in (a, b))
+    with open(recipe, "w") as file:
+      file.write(f"merge_method: linear\ndtype: float32\nmodels:\n{models}")
+    sides["mergekit"] = [MERGEKIT.value, recipe, output, "--no-copy-tokenizer"]
+  return sides
 
 
 def compare(home, kind, gigabytes, small):
@@ -153,18 +164,26 @@ def compare(home, kind, gigabytes, small):
   size = sum(os.path.getsize(path) for folder in (a, b) for path in files_under(folder))
   rows, worst, memory = [], float("inf"), 0
   for state in ("cold", "warm"):
-    found = {side: [] for side in ("mix", "cp")}
+    sides = sides_of(a, b, output, kind)
+    found = {side: [] for side in sides}
     for number in range(ROUNDS.value):
       print(
         f"  {kind}, {gigabytes:g} GB, {state}: round {number + 1} of {ROUNDS.value}",
         file=sys.stderr,
         flush=True,
       )
-      for side, command in sides_of(a, b, output).items():
+      for side, command in sides.items():
         prepare((a, b), state)
         found[side].append(timed(command, output))
     mix, cp = (statistics.median(seconds for seconds, _ in found[side]) for side in ("mix", "cp"))
     ratio = statistics.median(cp / mix for (mix, _), (cp, _) in zip(found["mix"], found["cp"]))
+    peer = ""
+    if "mergekit" in found:
+      seconds, peaks = map(statistics.median, zip(*found["mergekit"]))
+      times = statistics.median(
+        theirs / mix for (mix, _), (theirs, _) in zip(found["mix"], found["mergekit"])
+      )
+      peer = f"{seconds:.1f} ({times:.2f} of mix's time); {peaks / 1e9:.2f} GB"
     memory = max([memory, *(peak for _, peak in found["mix"])])
     worst = min(worst, ratio)
     rows.append(
@@ -176,6 +195,7 @@ def compare(home, kind, gigabytes, small):
         f"**{ratio:.2f}**",
         f"{cp / max(mix - small[0], 1e-9):.2f}",
         f"{memory / 1e9:.2f} GB",
+        peer,
       ]
     )
   shutil.rmtree(a), shutil.rmtree(b)
@@ -189,7 +209,7 @@ def smallest(home, kind):
   a, b, output = (os.path.join(home, name) for name in ("a", "b", "out"))
   for seed, path in enumerate((a, b)):
     write_model(path, config_of(0), kind, seed)
-  found = [timed(sides_of(a, b, output)["mix"], output) for _ in range(ROUNDS.value)]
+  found = [timed(sides_of(a, b, output, kind)["mix"], output) for _ in range(ROUNDS.value)]
   shutil.rmtree(a), shutil.rmtree(b)
   return tuple(map(statistics.median, zip(*found)))
 
@@ -214,6 +234,7 @@ def main(_):
           "",
           "",
           f"{small[1] / 1e9:.2f} GB",
+          "",
         ]
       )
       for gigabytes in map(float, GIGABYTES.value):
@@ -228,6 +249,7 @@ def main(_):
       "rate of mix over cp",
       "without the start of Python",
       "peak memory of mix",
+      "mergekit, s; peak memory",
     ],
     rows,
   )
