@@ -1,10 +1,15 @@
-"""Answers and scores of PyTorch transformers, for benchmarks; on the GPU where the model is."""
+"""Answers and scores of transformers, on the GPU where the model is, and of CTranslate2."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
+import transformers
 
 
 def generator(
@@ -46,6 +51,72 @@ def generator(
   def run() -> np.ndarray:
     with torch.inference_mode():
       return np.concatenate([answer(part) for part in _parts(prompts, batch_size)])
+
+  return run
+
+
+def ctranslate2_generator(
+  model: Any,
+  prompts: Sequence[Sequence[int]],
+  batch_size: int,
+  tokens: int,
+  ends: Sequence[int],
+  compute_type: str,
+) -> Callable[[], np.ndarray]:
+  """Returns a function that answers all prompts greedily by CTranslate2, as `generator` does.
+
+  Args:
+    model: of transformers; it is converted, with a tokenizer of words "w17" for ids.
+    prompts: token lists; CTranslate2 sorts them by length and cuts batches.
+    batch_size: prompts at a time.
+    tokens: new ones at most; so many where nothing ends an answer.
+    ends: ids that end an answer; without any, EOS is forbidden.
+    compute_type: "float32" or "int8".
+  """
+  import ctranslate2  # a peer, which may be missing
+
+  folder = tempfile.mkdtemp(prefix="ctranslate2-")
+  source, target = f"{folder}/source", f"{folder}/{compute_type}"
+  model.save_pretrained(source)
+  words = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({f"w{i}": i for i in range(model.config.vocab_size)}, "w2")
+  )
+  transformers.PreTrainedTokenizerFast(
+    tokenizer_object=words, eos_token="w1", pad_token="w0", unk_token="w2", bos_token="w2"
+  ).save_pretrained(source)
+  converter = ctranslate2.converters.TransformersConverter(source)
+  converter.convert(target, quantization=compute_type, force=True)
+  texts = [[f"w{token}" for token in prompt] for prompt in prompts]
+  least = 0 if ends else tokens
+  options = dict(
+    beam_size=1, max_batch_size=batch_size, end_token=[f"w{end}" for end in ends or [1]]
+  )
+  threads = dict(device="cpu", compute_type=compute_type, intra_threads=os.cpu_count())
+  if model.config.is_encoder_decoder:
+    translator = ctranslate2.Translator(target, **threads)
+
+    def words_of() -> list[list[str]]:
+      found = translator.translate_batch(
+        texts, max_decoding_length=tokens, min_decoding_length=least, **options
+      )
+      return [result.hypotheses[0] for result in found]
+
+  else:
+    generator = ctranslate2.Generator(target, **threads)
+
+    def words_of() -> list[list[str]]:
+      found = generator.generate_batch(
+        texts, max_length=tokens, min_length=least, include_prompt_in_result=False, **options
+      )
+      return [result.sequences[0] for result in found]
+
+  shutil.rmtree(folder)
+
+  def run() -> np.ndarray:
+    rows = np.zeros((len(prompts), tokens), np.int64)
+    for row, said in zip(rows, words_of()):
+      row[: len(said)] = [int(word[1:]) for word in said]
+    return rows
 
   return run
 
