@@ -1,0 +1,197 @@
+"""Time and memory against rows, queries, arms, seeds, triples and candidates, and a picture of it.
+
+  PYTHONPATH=. python tests/benchmarks/growth.py [--only=rows,queries] [--largest=300000]
+  [--picture=growth.svg]
+
+Each line is a whole process, the start of Python included: CPU seconds (user and system, as others
+may be at work), and peak resident memory. rows: `diagnose` of predictions with ten candidates each;
+arms and seeds: `diagnose` of 1,000 rows an arm and seed; queries: `extract` of predictions, half of
+them to calibrate on; triples: `extract --format=nt`; candidates: best_first.py, 8 queries, top 1, a
+random Llama of 64 M. The slope is that of the last two sizes, in powers of the size: 1 is in
+proportion, 0 no growth.
+Time: about 15 minutes at 300,000.
+"""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+import tables
+from absl import flags
+
+from factshock.runtime import console
+from factshock.runtime.errors import UserError
+
+ONLY = flags.DEFINE_list("only", [], "what grows; default: all")
+LARGEST = flags.DEFINE_integer("largest", 300_000, "rows, queries and triples at most")
+PICTURE = flags.DEFINE_string("picture", None, "SVG file of the picture; default: none")
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PER_ARM = 1_000
+# A child starts with the peak of the process that made it: a small one stands in between.
+BETWEEN = """import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+sys.exit(code)"""
+
+
+def rows_of(count, arm="arm", seed=0, first=0):
+  """Lines of predictions: 4 a subject (from the first on), 20 relations, half of them right."""
+  some = random.Random(seed)
+  names = [f"Object {index}" for index in range(2000)]
+  for index in range(count):
+    gold = some.choice(names)
+    scores = sorted((-8 * some.random() for _ in range(10)), reverse=True)
+    candidates = [[some.choice(names), score] for score in scores]
+    if some.random() < 0.5:
+      candidates[0][0] = gold
+    yield json.dumps(
+      {
+        "subject": f"Subject {first + index // 4}",
+        "relation": f"P{5 * (index % 4) + some.randrange(5)}",
+        "object": gold,
+        "prediction": candidates[0][0],
+        "score": scores[0],
+        "arm": arm,
+        "seed": seed,
+        "split": "test",
+        "candidates": candidates,
+        "among": 2000,
+      }
+    )
+
+
+def write(path, lines):
+  with open(path, "w") as file:
+    file.writelines(f"{line}\n" for line in lines)
+  return path
+
+
+def diagnose(home, size):
+  path = write(f"{home}/predictions.jsonl", rows_of(size))
+  return ["diagnose", f"--predictions={path}", f"--output={home}/out"]
+
+
+def diagnose_arms(home, size):
+  lines = (line for arm in range(size) for line in rows_of(PER_ARM, f"arm{arm}"))
+  path = write(f"{home}/predictions.jsonl", lines)
+  return ["diagnose", f"--predictions={path}", f"--output={home}/out"]
+
+
+def diagnose_seeds(home, size):
+  lines = (
+    line
+    for arm in ("before", "after")
+    for seed in range(size)
+    for line in rows_of(PER_ARM, arm, seed)
+  )
+  path = write(f"{home}/predictions.jsonl", lines)
+  return ["diagnose", f"--predictions={path}", f"--output={home}/out"]
+
+
+def extract(home, size):
+  asked = write(f"{home}/asked.jsonl", rows_of(size // 2))
+  known = write(f"{home}/known.jsonl", rows_of(size // 2, first=size))
+  return [
+    "extract",
+    f"--predictions={asked}",
+    f"--calibration={known}",
+    "--precision=0.5",
+    f"--output={home}/out",
+  ]
+
+
+def export(home, size):
+  return [*extract(home, size), "--format=nt"]
+
+
+def search(home, size):
+  del home
+  script = os.path.join(HERE, "best_first.py")
+  return [script, f"--candidates={size}", "--tops=1", "--queries=8", "--most_contexts=0"]
+
+
+PARTS = {
+  "rows": (diagnose, (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
+  "arms": (diagnose_arms, (2, 4, 8, 16, 32, 64)),
+  "seeds": (diagnose_seeds, (1, 2, 4, 8, 16)),
+  "queries": (extract, (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
+  "triples": (export, (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
+  "candidates": (search, (1_000, 10_000, 100_000)),
+}
+
+
+def measured(command):
+  """(CPU seconds, peak resident bytes) of a command of factshock, or of a script."""
+  start = ["-m", "factshock"] if not command[0].endswith(".py") else []
+  done = subprocess.run(
+    [sys.executable, "-c", BETWEEN, sys.executable, *start, *command],
+    capture_output=True,
+    text=True,
+  )
+  if done.returncode:
+    raise UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+  seconds, peak = done.stdout.split()
+  return float(seconds), int(peak)
+
+
+def slope(sizes, values):
+  """How the last value grew, as a power of its size."""
+  if len(sizes) < 2:
+    return float("nan")
+  return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
+
+
+def draw(found, path):
+  """Draws CPU seconds and memory of each part against its size."""
+  import matplotlib
+
+  matplotlib.use("svg")
+  import matplotlib.pyplot as plt
+
+  figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+  words = (("CPU seconds of the process", 0, 1.0), ("peak memory, GB", 1, 1e9))
+  for axis, (title, which, unit) in zip(axes, words):
+    for name, (sizes, values) in found.items():
+      ys = [value[which] / unit for value in values]
+      label = f"{name}: {slope(sizes, ys):.2f}"
+      axis.plot(sizes, ys, marker="o", label=label)
+    axis.set(xscale="log", yscale="log", xlabel="size", title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(title="slope at the end", fontsize=8)
+  figure.savefig(path)
+
+
+def main(_):
+  names = ONLY.value or list(PARTS)
+  for name in names:
+    if name not in PARTS:
+      raise UserError(f"--only={name}: expected some of {', '.join(PARTS)}")
+  found, rows = {}, []
+  for name in names:
+    make, all_sizes = PARTS[name]
+    sizes = [size for size in all_sizes if size <= LARGEST.value]
+    values = []
+    for size in sizes:
+      print(f"  {name}: {size:,}", file=sys.stderr, flush=True)
+      with tempfile.TemporaryDirectory(prefix="growth-") as home:
+        values.append(measured(make(home, size)))
+      seconds, peak = values[-1]
+      rows.append([name, f"{size:,}", f"{seconds:.1f}", f"{peak / 1e9:.2f}"])
+    found[name] = sizes, values
+    seconds, peaks = ([value[which] for value in values] for which in (0, 1))
+    ends = f"{slope(sizes, seconds):.2f}", f"{slope(sizes, peaks):.2f}"
+    rows.append([name, "slope at the end", *ends])
+  tables.table(["what grows", "size", "CPU seconds", "peak memory, GB"], rows)
+  if PICTURE.value:
+    draw(found, PICTURE.value)
+    print(f"picture: {PICTURE.value}")
+
+
+if __name__ == "__main__":
+  console.run(main)
