@@ -42,6 +42,8 @@ setuptools.setup(
     "numpy>=2.0",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12.1",
+    # Reads a million predictions in a third of the time of json, and the same.
+    "orjson>=3.10",
     "pandas>=2.2.2",
     "pyarrow>=15",
     # transformers needs it too. Its matching can be given a time, which re's cannot.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factshock.predictions import accuracy, reading
+from factshock.predictions import accuracy, overlap, reading
 
 
 def squad_normalise(text):
@@ -124,7 +124,7 @@ def test_token_f1_is_precision_and_recall_of_a_multiset(left, right):
   shared = sum((collections.Counter(left) & collections.Counter(right)).values())
   precision, recall = shared / len(left), shared / len(right)
   expected = 2 * precision * recall / (precision + recall) if shared else 0
-  assert accuracy.token_f1(" ".join(left), " ".join(right)) == pytest.approx(expected)
+  assert overlap.token_f1(" ".join(left), " ".join(right)) == pytest.approx(expected)
 
 
 def test_scores_of_all_rows():

@@ -10,15 +10,16 @@ a number ("1.5", ".5") and a minus before one ("-5", also as U+2212) are kept, a
 after a letter where a word ends or digits follow ("C#", "C++11", "A+").
 """
 
-import collections
 import functools
 import re
 import string
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from factshock.predictions import overlap
 
 if TYPE_CHECKING:
   from factshock.predictions.reading import Predictions
@@ -95,25 +96,6 @@ def _before_number(lead: str) -> str:
   return minus + lead.translate(_DELETIONS) + point
 
 
-def token_f1(prediction: str, answer: str) -> float:
-  """Returns the token F1 of two normalised texts (Rajpurkar et al. 2016).
-
-  It is the harmonic mean of token precision and recall.
-  """
-  if prediction == answer:
-    return 1.0
-  predicted = prediction.split()
-  gold = answer.split()
-  distinct = set(predicted)
-  if len(distinct) == len(predicted):
-    shared = len(distinct.intersection(gold))
-  else:
-    common = collections.Counter(predicted) & collections.Counter(gold)
-    shared = common.total()
-  total = len(predicted) + len(gold)
-  return 2.0 * shared / total
-
-
 def score(prediction: str, answers: Iterable[str]) -> Scores:
   """Returns the scores of a predicted text.
 
@@ -132,7 +114,7 @@ def _score(text: str, accepted: Collection[str]) -> Scores:
   if text in accepted:
     return Scores(1.0, 1.0, 1.0)
   contains = any(answer in text for answer in accepted if answer)
-  f1 = max(token_f1(text, answer) for answer in accepted)
+  f1 = max(overlap.token_f1(text, answer) for answer in accepted)
   return Scores(0.0, float(contains), f1)
 
 
@@ -144,14 +126,16 @@ def scores(predictions: "Predictions") -> np.ndarray:
   width = max(1, len(predictions.answers))
   code_N = predictions.prediction.astype(np.int64) * width + predictions.answer
   pairs, pair_N = np.unique(code_N, return_inverse=True)
-  accepted = [list(map(normalise, answers)) for answers in predictions.answers]
-  pair_scores: list[Scores] = []
-  codes: list[int] = pairs.tolist()
-  for code in codes:
-    prediction, answer = divmod(code, width)
-    text = normalise(predictions.strings[prediction])
-    pair_scores.append(_score(text, accepted[answer]))
-  scores_Px3 = np.array(pair_scores).reshape(-1, 3)
+  prediction_P, answer_P = np.divmod(pairs, width)
+  texts = overlap.Texts()
+  text_of_code = np.zeros(len(predictions.strings), np.int64)
+  predicted: list[int] = np.unique(prediction_P).tolist()
+  for code in predicted:
+    text_of_code[code] = texts.index(normalise(predictions.strings[code]))
+  accepted: list[list[int]] = []
+  for answers in predictions.answers:
+    accepted.append(list({texts.index(normalise(answer)): None for answer in answers}))
+  scores_Px3 = overlap.scores(text_of_code[prediction_P], answer_P, accepted, texts)
   return scores_Px3[pair_N]
 
 
@@ -167,7 +151,11 @@ def gold_rank(texts: Iterable[str], accepted: frozenset[str]) -> int:
     texts: candidate answers, best first.
     accepted: normalised accepted answers.
   """
-  names = list(map(normalise, texts))
+  return rank_of_name(list(map(normalise, texts)), accepted)
+
+
+def rank_of_name(names: Sequence[str], accepted: frozenset[str]) -> int:
+  """Returns the rank (from 1) of the first of normalised texts that is accepted; 0 for none."""
   if accepted.isdisjoint(names):
     return 0
   listed = accepted.intersection(names)

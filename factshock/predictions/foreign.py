@@ -109,6 +109,7 @@ def of_one_model(
   path: str,
   *,
   several_arms: bool = False,
+  firsts: dict[str, Any] | None = None,
 ) -> Iterator[tuple[T, Any]]:
   """Yields rows as they are, as long as no column names a second model.
 
@@ -118,12 +119,14 @@ def of_one_model(
     rows: pairs of anything and a row.
     path: the file, for the message.
     several_arms: whether a column `arm` may tell models apart.
+    firsts: the first value of each column that tells models apart; where a file's rows come in
+      several parts, the same one for all.
 
   Raises:
     UserError: a second model, or without `several_arms` a second arm or seed.
   """
   names = ("model",) if several_arms else ("arm", "seed", "model")
-  firsts: dict[str, Any] = {}
+  firsts = {} if firsts is None else firsts
   for key, row in rows:
     own = cast(Row, row) if isinstance(row, dict) else Row()
     if not several_arms or own.get("arm") is None:

@@ -2,18 +2,27 @@
 
 import array
 import dataclasses
+import itertools
 import math
 import operator
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from factshock.facts import schema
-from factshock.predictions import accuracy, foreign, points
-from factshock.predictions.rows import TEXT_COLUMNS, no_object, numbered_rows
+from factshock.predictions import accuracy, foreign, plain, points
+from factshock.predictions.plain import Candidates, Rows
+from factshock.predictions.rows import (
+  TEXT_COLUMNS,
+  holds_own_lines,
+  no_object,
+  numbered_rows,
+  parsed_lines,
+)
+from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
 
@@ -63,7 +72,6 @@ class Predictions:
 PredictionsByArm: TypeAlias = Mapping[str, Mapping[int, Predictions]]
 
 _LARGEST = sys.float_info.max  # JSON's integers have no bound
-_ROUNDING = 1e-6  # a log-probability may be above 0 by
 _missing: Any = None
 _texts_of = operator.itemgetter(*TEXT_COLUMNS)
 QUERY_COLUMNS = ("subject", "relation", "object")
@@ -92,7 +100,10 @@ def read(
       and line, what was expected and what was got.
   """
   path = str(path)
-  predictions = from_rows(numbered_rows(path, columns), path)
+  if not columns and holds_own_lines(path):
+    predictions = _read_lines(path)
+  else:
+    predictions = from_rows(numbered_rows(path, columns), path)
   return predictions if arm is None else _with_arm(predictions, arm)
 
 
@@ -128,13 +139,36 @@ def from_rows(rows: Iterable[tuple[int, Any]], path: str = "rows") -> Prediction
   return columns.predictions()
 
 
+def _read_lines(path: str) -> Predictions:
+  """Returns the predictions of a file of lines: plain ones many at a time, others row by row."""
+  columns = _Columns(path)
+  firsts: dict[str, Any] = {}
+  for first, lines in files.line_batches(path):
+    rows = plain.parse(lines)
+    if rows is None:
+      parsed = parsed_lines(enumerate(lines, first), path)
+      columns.extend(foreign.of_one_model(parsed, path, several_arms=True, firsts=firsts))
+    else:
+      columns.extend_plain(rows)
+  return columns.predictions()
+
+
+class _Codes(dict[str, int]):
+  """Codes of texts, each made when its text is first asked for."""
+
+  def __missing__(self, text: str) -> int:
+    code = self[text] = len(self)
+    return code
+
+
 class _Columns:
   """Columns of a predictions file while it is read: codes of texts as they are first met."""
 
   def __init__(self, path: str) -> None:
     self.path = path
-    self.strings: dict[str, int] = {}
+    self.strings = _Codes()
     self.answers: dict[tuple[str, ...], int] = {}
+    self.accepted: list[frozenset[str]] = []  # normalised, by the code of the answers
     self.codes = {name: array.array("i") for name in CODED}
     self.seeds = array.array("q")
     self.scores = array.array("d")
@@ -147,7 +181,7 @@ class _Columns:
     strings = self.strings
     answers = self.answers
     code = strings.setdefault
-    accepted: list[frozenset[str]] = []
+    accepted = self.accepted
     (
       add_subject,
       add_relation,
@@ -191,11 +225,11 @@ class _Columns:
       add_split(-1 if split is None else code(str(split), len(strings)))
       add_seed(seed_of(get("seed"), path, line_number))
       score = _number(get("score"), "score", path, line_number)
-      if score > _ROUNDING:
+      if score > plain.ROUNDING:
         raise _no_log_probability(score, path, line_number)
       add_score(score)
       add_popularity(_number(get("popularity"), "popularity", path, line_number))
-      add_among(_among(get("among")))
+      add_among(plain.among_of(get("among")))
       candidates = get("candidates")
       if candidates is None:
         add_rank(-1)
@@ -203,6 +237,52 @@ class _Columns:
         add_rank(_gold_rank(candidates, accepted[answer], path, line_number))
         listed = max(listed, len(candidates))
     self.listed = listed
+
+  def extend_plain(self, rows: Rows) -> None:
+    """Adds plain rows, column by column; what comes of it is that of `extend`."""
+    labels = _labels(rows, _stem(self.path))
+    texts = [*rows.texts, labels]
+    names = ["subject", "relation", "object", "prediction", "label"]
+    if None in rows.splits:
+      self.codes["split"].extend([-1] * len(labels))
+    else:
+      texts.append(cast(list[str], rows.splits))
+      names.append("split")
+    in_order = itertools.chain.from_iterable(zip(*texts))
+    codes = array.array("i", map(self.strings.__getitem__, in_order))
+    code_NxT = np.frombuffer(codes, np.int32).reshape(-1, len(texts))
+    for name, code_N in zip(names, code_NxT.T):
+      self.codes[name].frombytes(code_N.tobytes())
+    answers = [self._code_of_answers(key) for key in rows.answers]
+    self.codes["answer"].extend(answers)
+    self.codes["among"].frombytes(rows.among.tobytes())
+    self.codes["rank"].extend(self._gold_ranks(answers, rows.candidates))
+    self.seeds.frombytes(rows.seeds.tobytes())
+    self.scores.frombytes(rows.scores.tobytes())
+    self.popularities.frombytes(rows.popularities.tobytes())
+
+  def _code_of_answers(self, key: tuple[str, ...]) -> int:
+    answer = self.answers.get(key)
+    if answer is None:
+      answer = self.answers[key] = len(self.accepted)
+      self.accepted.append(frozenset(map(accuracy.normalise, key)))
+    return answer
+
+  def _gold_ranks(
+    self,
+    answers: Sequence[int],
+    candidates: Candidates | None,
+  ) -> Iterable[int]:
+    """Returns each row's rank of the gold answer among its candidates; -1 where there are none."""
+    if candidates is None:
+      return [-1] * len(answers)
+    self.listed = max(self.listed, *candidates.lengths)
+    names = candidates.names
+    ends = itertools.accumulate(candidates.lengths)
+    return [
+      accuracy.rank_of_name(names[end - length : end], self.accepted[answer])
+      for answer, length, end in zip(answers, candidates.lengths, ends)
+    ]
 
   def predictions(self) -> Predictions:
     """Returns what was added.
@@ -233,6 +313,16 @@ class _Columns:
       listed=self.listed,
       popularity=None if np.isnan(popularity_N).all() else popularity_N,
     )
+
+
+def _labels(rows: Rows, default: str) -> list[str]:
+  """Returns the label of each plain row (see `label_of`)."""
+  points_of_rows = list(zip(rows.arms, rows.steps, rows.alphas))
+  labels: dict[Any, str] = {}
+  for arm, step, alpha in set(points_of_rows):
+    row = {"arm": arm, "step": step, "alpha": alpha}
+    labels[arm, step, alpha] = label_of(row, default, "", 0)
+  return [labels[point] for point in points_of_rows]
 
 
 def take(predictions: Predictions, rows: np.ndarray) -> Predictions:
@@ -266,14 +356,14 @@ def select_split(predictions: Predictions, split: str | None = None) -> Predicti
   return take(predictions, np.flatnonzero(is_wanted_N))
 
 
-def group_by_arm(files: Iterable[Predictions]) -> dict[str, dict[int, Predictions]]:
+def group_by_arm(of_files: Iterable[Predictions]) -> dict[str, dict[int, Predictions]]:
   """Groups rows by arm and seed: label -> seed -> Predictions, in the order they occur.
 
   Raises:
     UserError: the same arm and seed in two files.
   """
   arms: dict[str, dict[int, Predictions]] = {}
-  for predictions in files:
+  for predictions in of_files:
     distinct_seeds, seed_N = np.unique(predictions.seed, return_inverse=True)
     pair_N = predictions.label.astype(np.int64) * len(distinct_seeds) + seed_N
     pairs, first = np.unique(pair_N, return_index=True)
@@ -548,11 +638,6 @@ def _number(
   return value
 
 
-def _among(value: Any) -> int:
-  """Returns a number of candidates, 0 where it is none: a column of this name may be another's."""
-  return value if type(value) is int and 0 < value < 1 << 31 else 0
-
-
 def _gold_rank(
   candidates: Any,
   accepted: frozenset[str],
@@ -567,11 +652,11 @@ def _gold_rank(
     total = sum(scores)
     best = scores[0] if scores else 0.0
     is_ordered = total == total and all(map(operator.ge, scores, scores[1:]))
-    if type(candidates) is list and is_ordered and best <= _ROUNDING:
+    if type(candidates) is list and is_ordered and best <= plain.ROUNDING:
       return accuracy.gold_rank(texts, accepted)
   except (TypeError, ValueError, AttributeError, OverflowError):
     best = 0.0
-  if best > _ROUNDING:
+  if best > plain.ROUNDING:
     raise _no_log_probability(best, path, line_number)
   raise UserError(
     f"{path}:{line_number}: expected candidates as a list of [text, log-probability], best first, "

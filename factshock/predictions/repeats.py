@@ -1,5 +1,7 @@
 """Queries that stand in a predictions file more than once, and rows without a relation."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from factshock.predictions.foreign import NO_RELATION
@@ -20,13 +22,12 @@ def check(arms: PredictionsByArm) -> None:
 
 
 def _check(label: str, predictions: Predictions) -> None:
-  query_NxC = np.stack([getattr(predictions, name) for name in QUERY_COLUMNS], axis=1)
-  queries = len(np.unique(query_NxC, axis=0))
+  query_N = _codes([getattr(predictions, name) for name in QUERY_COLUMNS])
+  queries = int(query_N.max()) + 1
   repeated = len(predictions) - queries
   if not repeated:
     return
-  answer_NxC = np.concatenate([query_NxC, predictions.prediction[:, None]], axis=1)
-  differing = len(np.unique(answer_NxC, axis=0)) - queries
+  differing = int(_codes([query_N, predictions.prediction]).max()) + 1 - queries
   counts = f"{len(predictions):,} rows of {queries:,} queries, {differing:,} with other predictions"
   if repeated >= queries and differing:
     raise UserError(
@@ -35,6 +36,15 @@ def _check(label: str, predictions: Predictions) -> None:
       "runs a `seed`"
     )
   messages.say(f"  {predictions.path}: arm {label!r} has {counts}; each row counts")
+
+
+def _codes(columns: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns a code [N] for each row of columns of codes: from 0 on, equal where all columns are."""
+  code_N = np.zeros(len(columns[0]), np.int64)
+  for column_N in columns:
+    pair_N = code_N * (int(column_N.max()) + 1) + column_N
+    code_N = np.unique(pair_N, return_inverse=True)[1]
+  return code_N
 
 
 def check_relations(arms: PredictionsByArm) -> None:

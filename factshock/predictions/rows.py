@@ -5,8 +5,9 @@ row's columns hold is checked by whoever uses them.
 """
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from factshock.facts import schema
@@ -117,14 +118,39 @@ def _numbered_rows(path: str, columns: Mapping[str, str]) -> Iterator[tuple[int,
   if not path.endswith(schema.JSON_SUFFIXES):
     return foreign.mapped(schema.numbered_rows(path), columns, path)
   is_array = not path.endswith(_LINES) and schema.holds_array(path)
-  parsed: Iterator[tuple[int, Any]] = schema.array_rows(path) if is_array else _parsed_lines(path)
+  parsed: Iterator[tuple[int, Any]]
+  parsed = schema.array_rows(path) if is_array else parsed_lines(files.lines(path), path)
   rows = harness_samples.as_predictions(parsed, path)
   return foreign.mapped(rows, columns, path) if columns else rows
 
 
-def _parsed_lines(path: str) -> Iterator[tuple[int, Any]]:
+def holds_own_lines(path: str) -> bool:
+  """Returns whether a file is of lines, none of a harness's samples, and can be read twice.
+
+  Raises:
+    UserError: its first row cannot be read.
+  """
+  if not path.endswith(_LINES) or not os.path.isfile(path):
+    return False
+  _, first = next(parsed_lines(files.lines(path), path), (0, None))
+  return not harness_samples.is_sample(first)
+
+
+def parsed_lines(
+  numbered_lines: Iterable[tuple[int, str]],
+  path: str,
+) -> Iterator[tuple[int, Any]]:
+  """Yields (line number, parsed line) of numbered lines, blank ones left out.
+
+  Args:
+    numbered_lines: pairs of a line number and a line.
+    path: their file, for messages.
+
+  Raises:
+    UserError: a line that is not JSON, or holds half of a character.
+  """
   scan = _scan
-  for line_number, line in files.lines(path):
+  for line_number, line in numbered_lines:
     try:
       row, end = scan(line, 0)
       if end != len(line):

@@ -53,6 +53,7 @@ TEMPORARY = ".writing-"  # before the names of files that are being written
 _PIECE = 1 << 21  # bytes that are written at a time past the page cache,
 _BLOCK = 1 << 12  # in multiples of this
 _LINES = 1 << 8  # after how many it is told how far a file is read
+_BATCH = 1 << 18  # characters of lines that are read at a time
 # Who is told how many bytes of a file are read, by its path.
 _followers: dict[str, Callable[[int], None]] = {}
 
@@ -152,6 +153,56 @@ def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
         yield line_number, line.rstrip("\r\n")
   except _READING_ERRORS as error:
     raise _reading_error(path, error, f" after line {line_number}") from error
+
+
+def line_batches(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, list[str]]]:
+  """Yields (number of the first, lines without their newlines), many of `lines` at a time.
+
+  Args:
+    path: the file, which can be read twice.
+    longest: characters that a line may have.
+
+  Raises:
+    UserError: as `lines`, after the same line.
+  """
+  number = 1
+  try:
+    for batch in _whole_lines(path, longest):
+      yield number, batch
+      number += len(batch)
+  except _TroubleError:
+    # Line by line it is known what stands before the trouble, and where that is.
+    for line_number, line in lines(path, longest):
+      if line_number >= number:
+        yield line_number, [line]
+
+
+class _TroubleError(Exception):
+  """A file cannot be read on."""
+
+
+def _whole_lines(path: Path, longest: int) -> Iterator[list[str]]:
+  """Yields lists of lines without their newlines; a _TroubleError says no more than that."""
+  tell = _followers.get(str(path))
+  rest = ""
+  with open_text(path) as file:
+    while text := _read_batch(file, min(_BATCH, longest)):  # the first line alone may be too long
+      batch = (rest + text).split("\n")
+      rest = batch.pop()
+      if len(rest) > longest or (batch and len(batch[0]) > longest):
+        raise _TroubleError
+      if tell:
+        _tell_position(file, tell)
+      yield batch
+  if rest:
+    yield [rest]
+
+
+def _read_batch(file: TextIO, size: int) -> str:
+  try:
+    return file.read(size)
+  except _READING_ERRORS as error:
+    raise _TroubleError from error
 
 
 def _reading_error(

@@ -25,6 +25,7 @@ MODULES = (
   "numpy",
   "optax",
   "orbax.checkpoint",
+  "orjson",
   "pandas",
   "pyarrow",
   "regex",
