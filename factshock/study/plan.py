@@ -27,6 +27,8 @@ from factshock.training import drivers, dry_run
 from factshock.training.settings import PretrainingConfig, TrainingConfig
 
 _TIMED_STEPS = 3
+# Of a question with its candidates: what stays to be read of them beside its prompt is little.
+_QUESTION_TOKENS = 16
 _ROOM = 0.8  # share of the free memory that a step may take to be timed
 
 
@@ -154,11 +156,14 @@ def _size(stage: _Stage) -> tuple[int, int]:
 def _steps_worth(stage: _Stage, timed: _Stage) -> float:
   """Returns how many steps of the timed stage take as long as a stage.
 
-  A step takes as long as it has tokens; what is asked, as the clock of the experiment has it.
+  A step takes as long as it has tokens; what is asked, as the clock of the experiment has it, in
+  questions that take no more than a row of the step.
   """
   trained = stage.tokens / timed.step_tokens
   trained_work = 3.0 * stage.steps * stage.rows
-  return trained + (stage.work - trained_work) / (3.0 * timed.rows)
+  row_tokens = timed.step_tokens / timed.rows
+  question = min(1.0, _QUESTION_TOKENS / row_tokens)
+  return trained + question * (stage.work - trained_work) / (3.0 * timed.rows)
 
 
 def _model_config(config: Config, mesh: jax.sharding.Mesh) -> ModelConfig:
