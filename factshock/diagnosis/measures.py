@@ -1,5 +1,6 @@
 """All measures of all arms on the test set of one seed, each with its bootstrap resamples."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -40,6 +41,19 @@ class Plan(NamedTuple):
   measures: Callable[[np.ndarray], Measures]
 
 
+class _Trained(NamedTuple):
+  """What arms that were finetuned on the same answers share.
+
+  Attributes:
+    entities: the known answers.
+    mismatches: their mismatch in each part of the resamples, [r] each; None where every arm draws
+      resamples of its own.
+  """
+
+  entities: shock.Entities
+  mismatches: list[np.ndarray] | None
+
+
 class _Measured(NamedTuple):
   """What is measured of an arm: right answers, entities, samples, and what is left to resample."""
 
@@ -71,10 +85,12 @@ def measure(
   Returns:
     (samples by label or pair, each query's predicted entity by label).
   """
+  known = {label: of_arm for label, of_arm in finetuning.items() if counted or of_arm is not None}
+  trained = _trained_entities(queries, known)
   measured: dict[str, _Measured] = {}
   for label, arm in arms.items():
     arm_in_order = reading.take(arm, query_sets.rows_in_order(label, arm, queries))
-    measured[label] = _measure_arm(arm_in_order, queries, finetuning[label], counted, options)
+    measured[label] = _measure_arm(arm_in_order, queries, trained.get(label), options)
     progress.advance()
   samples: dict[Label, Samples] = {label: of_arm.samples for label, of_arm in measured.items()}
   plans: list[tuple[Label, Plan]] = [
@@ -84,25 +100,58 @@ def measure(
   links = {label: of_arm.links for label, of_arm in measured.items()}
   if counted:
     predicted = {label: links_of_arm.entity for label, links_of_arm in links.items()}
-    plans += _ratio_plans(predicted, queries, finetuning, options)
+    grouped = {label: trained[label].entities for label in arms if finetuning[label] is not None}
+    plans += _ratio_plans(predicted, queries, grouped, options)
   _carry_out_all(queries.draw, plans, samples, progress, len(arms))
   for label in arms:
     _blank_unknown(samples[label], finetuning[label] is not None, counted)
   return samples, links
 
 
+def _trained_entities(
+  queries: Queries,
+  finetuning: Mapping[str, Sequence[Answer] | None],
+) -> dict[str, _Trained]:
+  """Returns the entities as each arm was finetuned on them, made once for each set of answers."""
+  of_sets: dict[int, _Trained] = {}
+  by_label: dict[str, _Trained] = {}
+  for label, answers in finetuning.items():
+    if id(answers) not in of_sets:
+      entities = shock.finetuned_on(queries.entities, answers or ())
+      of_sets[id(answers)] = _Trained(entities, _mismatches(queries, entities))
+    by_label[label] = of_sets[id(answers)]
+  return by_label
+
+
+def _mismatches(queries: Queries, entities: shock.Entities) -> list[np.ndarray] | None:
+  """Returns the mismatch in each part of the resamples that all arms share, if they do."""
+  if queries.gold_ExR is None:
+    return None
+  parts = statistics.parts(queries.draw, len(queries.gold_ExR))
+  return [shock.mismatch(queries.gold_ExR[:, part].T, entities) for part in parts]
+
+
 def _measure_arm(
   arm: Predictions,
   queries: Queries,
-  finetuning: Sequence[Answer] | None,
-  counted: bool,
+  trained: _Trained | None,
   options: Options,
 ) -> _Measured:
-  """Returns what is measured of an arm's predictions in the order of the queries."""
+  """Returns what is measured of an arm's predictions in the order of the queries.
+
+  Args:
+    arm: its predictions.
+    queries: as from `make_queries`.
+    trained: the entities; None where neither finetuning answers nor counts are known.
+    options: criterion and types.
+  """
   scores_Nx3 = accuracy.scores(arm)
   right_N = scores_Nx3[:, accuracy.CRITERIA.index(options.criterion)] > 0
   links = _predicted_entities(arm, queries, right_N)
-  shocks, samples = _shock(queries, right_N, links.entity, finetuning, counted)
+  shocks: list[Plan] = []
+  samples: Samples = {}
+  if trained is not None:
+    shocks, samples = _shock(queries, right_N, links.entity, trained)
   plans = [*_accuracy_plans(arm, scores_Nx3, right_N, queries, options), *shocks]
   return _Measured(right_N, links, samples, plans)
 
@@ -282,7 +331,7 @@ def _comparison_plans(
 def _ratio_plans(
   predicted: Mapping[str, np.ndarray],
   queries: Queries,
-  finetuning: Mapping[str, Sequence[Answer] | None],
+  trained: Mapping[str, shock.Entities],
   options: Options,
 ) -> Iterator[tuple[Label, Plan]]:
   """Yields plans of the differences of prediction ratios, of arms beside the reference.
@@ -290,10 +339,9 @@ def _ratio_plans(
   Both arms' answers are grouped by what the first was finetuned on.
   """
   for label, against in options.pairs:
-    answers = finetuning.get(label)
-    if against != options.reference or answers is None or against not in predicted:
+    entities = trained.get(label)
+    if against != options.reference or entities is None or against not in predicted:
       continue
-    entities = shock.finetuned_on(queries.entities, answers)
     groups = (queries.gold, predicted[label], predicted[against])
     yield (label, against), _ratio_plan(*(shock.groups_of(entities, code_N) for code_N in groups))
 
@@ -405,16 +453,10 @@ def _shock(
   queries: Queries,
   right_N: np.ndarray,
   predicted_N: np.ndarray,
-  finetuning: Sequence[Answer] | None,
-  counted: bool,
+  trained: _Trained,
 ) -> tuple[list[Plan], Samples]:
-  """Returns plans of the group measures, and samples of those over entities.
-
-  Nothing where neither finetuning answers nor counts are known.
-  """
-  if finetuning is None and not counted:
-    return [], {}
-  entities = shock.finetuned_on(queries.entities, finetuning or ())
+  """Returns plans of the group measures, and samples of those over entities."""
+  entities = trained.entities
   plan = Plan(
     shock.cells(entities, queries.gold, predicted_N, right_N), shock.CELLS, shock.group_measures
   )
@@ -428,8 +470,10 @@ def _shock(
     queries.draw, predicted_N, queries.gold, width, queries.gold_ExR
   )
   chunks = [
-    shock.entity_measures(predicted_RxE, gold_RxE, entities)
-    for predicted_RxE, gold_RxE in histograms
+    shock.entity_measures(predicted_RxE, gold_RxE, entities, mismatch_R)
+    for (predicted_RxE, gold_RxE), mismatch_R in zip(
+      histograms, trained.mismatches or itertools.repeat(None)
+    )
   ]
   resampled: Measures = {}
   for name in exact:

@@ -322,6 +322,7 @@ def entity_measures(
   predicted_RxE: np.ndarray,
   gold_RxE: np.ndarray,
   entities: Entities,
+  mismatch_R: np.ndarray | None = None,
 ) -> Measures:
   """Returns the measures over entities.
 
@@ -330,6 +331,7 @@ def entity_measures(
       of no known answer.
     gold_RxE: the same of the gold answers.
     entities: the known answers.
+    mismatch_R: as from `mismatch`, where it is known already.
 
   Returns:
     Arrays [R]: "slope" and "spearman" of the smoothed log r(e) = log (n_pred + 1) / (f_test + 1) on
@@ -338,8 +340,6 @@ def entity_measures(
     (relation, answer) pairs).
   """
   queries_R = gold_RxE.sum(1)
-  trained = entities.finetuning.sum()
-  share_E = np.append(entities.finetuning, 0) / (trained or np.nan)
   among = entities.among
   predicted_RxA = predicted_RxE[:, among] + 1
   gold_RxA = gold_RxE[:, among] + 1
@@ -348,10 +348,23 @@ def entity_measures(
     slope_R = slopes(np.log(predicted_RxA / gold_RxA), entities.pressure[among])
   return {
     "total_variation": 0.5 * np.abs(predicted_RxE - gold_RxE).sum(1) / queries_R,
-    "mismatch": 0.5 * np.abs(gold_RxE / queries_R[:, None] - share_E[None]).sum(1),
+    "mismatch": mismatch(gold_RxE, entities) if mismatch_R is None else mismatch_R,
     "slope": slope_R,
     "spearman": spearman(predicted_RxA, gold_RxA, entities.pressure_rank),
   }
+
+
+def mismatch(gold_RxE: np.ndarray, entities: Entities) -> np.ndarray:
+  """Returns the total variation between finetuning and gold answers: [R]; NaN without the former.
+
+  Args:
+    gold_RxE: as `entity_measures` takes it.
+    entities: the known answers.
+  """
+  trained = entities.finetuning.sum()
+  share_E = np.append(entities.finetuning, 0) / (trained or np.nan)
+  queries_R = gold_RxE.sum(1)
+  return 0.5 * np.abs(gold_RxE / queries_R[:, None] - share_E[None]).sum(1)
 
 
 def slopes(y_RxE: np.ndarray, x_E: np.ndarray) -> np.ndarray:

@@ -174,6 +174,13 @@ def _histogram(
   return counts_ExR
 
 
+def parts(draw: Draw, cells: int) -> Iterator[slice]:
+  """Yields the parts of the resamples in which `histogram_pairs` yields a table's histograms."""
+  step = max(1, CHUNK_ENTRIES // cells)
+  for start in range(0, draw.resamples, step):
+    yield slice(start, start + step)
+
+
 def histogram_pairs(
   draw: Draw,
   first_N: np.ndarray,
@@ -193,11 +200,9 @@ def histogram_pairs(
     second_ExR: `histogram` of the second column.
   """
   if second_ExR is not None and draw.counts_NxR is not None:
-    step = max(1, CHUNK_ENTRIES // cells)
     first_ExR = _histogram(draw.counts_NxR, first_N, cells)
-    for start in range(0, draw.resamples, step):
-      chunk = slice(start, start + step)
-      yield first_ExR[:, chunk].T, second_ExR[:, chunk].T
+    for part in parts(draw, cells):
+      yield first_ExR[:, part].T, second_ExR[:, part].T
     return
   most = min(PICKS // draw.queries, CELL_PICKS // cells)
   resamples = min(draw.resamples, max(FEWEST_RESAMPLES, most))

@@ -28,6 +28,14 @@ def token_f1(prediction: str, answer: str) -> float:
   return 2.0 * shared / total
 
 
+class _Codes(dict[str, int]):
+  """Codes of words, each made when its word is first asked for."""
+
+  def __missing__(self, word: str) -> int:
+    code = self[word] = len(self)
+    return code
+
+
 class Texts:
   """Normalised texts, each held once, and the words of the short ones as codes.
 
@@ -37,7 +45,7 @@ class Texts:
   def __init__(self) -> None:
     self.texts: list[str] = []
     self._index: dict[str, int] = {}
-    self._codes: dict[tuple[str, int], int] = {}
+    self._codes = _Codes()
     self._words: list[list[int]] = []
 
   def index(self, text: str) -> int:
@@ -52,9 +60,10 @@ class Texts:
     """Returns the codes of a short text's words, none of a long one's."""
     if len(words) > _WORDS:
       return []
-    occurrences = [words[:place].count(word) for place, word in enumerate(words)]
-    key = self._codes.setdefault
-    return [key(pair, len(self._codes)) for pair in zip(words, occurrences)]
+    if len(set(words)) < len(words):
+      words = [f"{word} {words[:place].count(word)}" for place, word in enumerate(words)]
+      words = [word.removesuffix(" 0") for word in words]
+    return list(map(self._codes.__getitem__, words))
 
   def words(self) -> tuple[np.ndarray, np.ndarray]:
     """Returns codes of each text's words [T, W], filled up with -1, and how many they are [T]."""
