@@ -6,8 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factshock.knowledge_graph import answers, consistency, extraction, shock_guard, trials
+from factshock.knowledge_graph import answers, consistency, extraction, records, shock_guard, trials
 from factshock.runtime.errors import UserError
 
 
@@ -163,3 +165,20 @@ def test_arms_are_compared_on_the_same_splits():
   assert len(lines) == 5 and lines[-1].startswith("  (no room for:") and "worse" in lines[2]
   with pytest.raises(UserError, match="expected the seeds of the first arm"):
     trials.compare({"worse": worse, "better": {0: better[0]}}, 0.8)
+
+
+@settings(max_examples=300)
+@given(
+  values=st.lists(
+    st.one_of(
+      st.floats(),
+      st.floats(0, 1),
+      st.integers(-3000, 3000).map(lambda number: (number + 0.5) / 1e6),
+      st.integers(-9, 9).map(lambda number: 0.0000005 + number * 1e-17),
+    )
+  )
+)
+def test_numbers_are_rounded_as_python_rounds_them(values):
+  assert list(map(repr, records.rounded(np.array(values, float)))) == [
+    repr(round(value, 6)) for value in values
+  ]

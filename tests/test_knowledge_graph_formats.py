@@ -4,21 +4,24 @@ formats are for.
 
 import collections
 import csv
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import unittest.mock
 import weakref
 
 import graph_rows
+import graph_writer
 import pytest
 from graph_rows import NASTY, RUN, row, some_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factshock.knowledge_graph import canonical, formats, nodes, tables
+from factshock.knowledge_graph import batches, canonical, formats, nodes, tables
 from factshock.runtime.errors import UserError
 
 NASTY_ROWS = [
@@ -29,14 +32,13 @@ IMPLIED = row("implied") | {"score": None, "rank": None}  # by another triple
 
 
 def written(tmp_path, name, rows, run=RUN):
-  return formats.write(name, str(tmp_path), lambda: iter(rows), run)
+  return graph_rows.write(name, tmp_path, rows, run)
 
 
 def keys(rows):
   """(subject key, relation, object key) of the accepted rows."""
   return [
-    (subject, found["relation"], object_)
-    for found, subject, object_ in nodes.edges(rows, nodes.new_counts())
+    (subject, found["relation"], object_) for found, subject, object_ in graph_rows.edges(rows)[0]
   ]
 
 
@@ -51,8 +53,11 @@ def split_key(found, end):
 @given(rows=some_rows())
 def test_canonical_rows_survive_a_round_trip(tmp_path_factory, rows):
   path = tmp_path_factory.mktemp("rows") / "triples.jsonl"
-  assert canonical.write(path, rows) == len(rows)
+  graph_rows.write_rows(path, rows)
   assert list(canonical.read(path)) == rows
+  assert [batches.json_lines(batch) for batch in batches.read(path)] == (
+    [path.read_text(encoding="utf-8")] if rows else []
+  )
 
 
 def test_canonical_rows_are_written_in_order_without_what_is_not_given(tmp_path):
@@ -60,7 +65,7 @@ def test_canonical_rows_are_written_in_order_without_what_is_not_given(tmp_path)
   given_row = dict(reversed(row(subject_id="Q1", extra=7, flags=["over-predicted"]).items())) | {
     "object_id": None
   }
-  canonical.write(path, [given_row | {"checkpoint": None}])
+  graph_rows.write_rows(path, [given_row | {"checkpoint": None}])
   [found] = canonical.read(path)
   assert list(found) == [
     key for key in canonical.KEYS if key not in ("object_id", "relation_label")
@@ -92,8 +97,10 @@ def test_bad_rows_are_refused_with_file_and_line(tmp_path, change, words):
   with pytest.raises(UserError, match=rf"triples\.jsonl:3: .*{words}"):
     list(canonical.read(path))
   with pytest.raises(UserError, match=f"row 2: .*{words}"):
-    canonical.write(tmp_path / "again.jsonl", [row(), row() | change])
-  assert os.listdir(tmp_path) == ["triples.jsonl"]
+    written(tmp_path / "again", "jsonl", [row(), row() | change])
+  assert not os.listdir(tmp_path / "again")
+  with pytest.raises(UserError, match=rf"triples\.jsonl:3: .*{words}"):
+    list(batches.read(path))
 
 
 def test_a_missing_key_and_a_line_that_is_no_object_are_named(tmp_path):
@@ -107,7 +114,7 @@ def test_a_missing_key_and_a_line_that_is_no_object_are_named(tmp_path):
 
 
 def test_a_model_that_answered_nothing_is_a_row(tmp_path):
-  canonical.write(tmp_path / "triples.jsonl", [row(object_="", accepted=False)])
+  graph_rows.write_rows(tmp_path / "triples.jsonl", [row(object_="", accepted=False)])
   assert next(canonical.read(tmp_path / "triples.jsonl"))["object"] == ""
 
 
@@ -117,7 +124,7 @@ def test_a_model_that_answered_nothing_is_a_row(tmp_path):
 @settings(max_examples=200, deadline=None)
 @given(one=graph_rows.labels, other=graph_rows.labels)
 def test_distinct_labels_have_distinct_keys_and_uris(one, other):
-  ((found, first, second),) = nodes.edges([row(one, "r", other)], nodes.new_counts())
+  ((_, first, second),), _ = graph_rows.edges([row(one, "r", other)])
   assert (one == other) == (first == second) == (nodes.uri(first) == nodes.uri(second))
   assert nodes.of_key(first) == (one, None)
   assert re.fullmatch(r"urn:factshock:entity:([\w.~-]|%[0-9A-F]{2})*", nodes.uri(first), re.ASCII)
@@ -141,9 +148,8 @@ def test_distinct_labels_have_distinct_keys_and_uris(one, other):
   ],
 )
 def test_ids_become_uris(identifier, uri):
-  counts = nodes.new_counts()
-  ((found, subject, _),) = nodes.edges([row(subject_id=identifier)], counts)
-  assert nodes.uri(subject) == uri and counts["unusable_ids"] == 0
+  ((_, subject, _),), ends = graph_rows.edges([row(subject_id=identifier)])
+  assert nodes.uri(subject) == uri and ends.unusable_ids == 0
 
 
 @pytest.mark.parametrize(
@@ -177,15 +183,17 @@ def test_ids_become_uris(identifier, uri):
   ],
 )
 def test_an_id_that_is_neither_wikidata_nor_an_iri_is_counted_and_not_used(identifier):
-  counts = nodes.new_counts()
   rows = [row("A b", subject_id=identifier, object_id="Q1"), row(object_id="bad")]
-  (found, subject, object_), _ = nodes.edges(rows, counts)
+  ((_, subject, _), _), ends = graph_rows.edges(rows)
   assert nodes.uri(subject) == "urn:factshock:entity:A%20b"
-  assert counts == {
-    "rows": 2,
-    "unusable_ids": 2,
-    "first_unusable_id": f"{identifier!r} of the subject 'A b'",
-  }
+  assert ends.unusable_ids == 2
+  assert ends.first_unusable_id == f"{identifier!r} of the subject 'A b'"
+
+
+def test_the_first_unusable_id_is_the_first_by_rows():
+  rows = [row(object_id="bad"), row("B", subject_id="worse")]
+  _, ends = graph_rows.edges(rows)
+  assert ends.first_unusable_id == "'bad' of the object 'o'"
 
 
 def test_entities_that_share_a_label_stay_two_and_a_label_is_no_id():
@@ -493,12 +501,14 @@ def test_nothing_is_left_where_the_rows_break_off(tmp_path, name):
     raise UserError("broken off")
 
   with pytest.raises(UserError, match="broken off"):
-    formats.write(name, str(tmp_path), broken, RUN)
+    written(tmp_path, name, broken())
   assert not [file for _, _, names in os.walk(tmp_path) for file in names]
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
-def test_rows_are_taken_one_by_one_and_let_go(tmp_path, name):
+def test_rows_are_taken_batch_by_batch_and_let_go(tmp_path, name, monkeypatch):
+  monkeypatch.setattr(batches, "ROWS", 10)
+
   class Row(dict):
     pass
 
@@ -513,14 +523,70 @@ def test_rows_are_taken_one_by_one_and_let_go(tmp_path, name):
       most = max(most, len(alive))
       yield found
 
-  formats.write(name, str(tmp_path), rows, RUN)
-  assert most <= 3
+  written(tmp_path, name, rows())
+  assert most <= 2 * batches.ROWS
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_half_a_character_is_refused(tmp_path, name):
   with pytest.raises(UserError, match="text that UTF-8 can hold"):
     written(tmp_path, name, [row("a\ud800")])
+
+
+# Of every row of these one thing is unusual.
+SMALL_GRAPH = [
+  *NASTY_ROWS,
+  IMPLIED | {"flags": ["implied"]},
+  row("left out", accepted=False),
+  row("no answer", object_="", accepted=False),
+  row("flagged", flags=["over_predicted", 'a\n"b"'], relation_label='says "x"'),
+  row("first", "P19", "o", subject_id="Q5", object_id="http://www.wikidata.org/entity/Q7"),
+  row("second", "P19", "other", subject_id="Q5", object_id="no id", confidence=1, score=0),
+  row("more", more={"a": [1, None]}, confidence=1e-7, rank=3),
+]
+# SHA-256 of the files of SMALL_GRAPH as they were written a row at a time, to the letter.
+DIGESTS = {
+  "jsonl": "1f7434bc090a1cd0",
+  "tsv": "05107aab5bd51026",
+  "tsv_confidence": "a037fbe1a09c4d83",
+  "openke": "6059dddba76421cb",
+  "nt": "e7a510fb5952c39d",
+  "nq": "e8d7a0f74f3a0e6a",
+  "ttl": "a0ef1b3e8a6b7248",
+  "ttl_rdf12": "04bc0fd6d8b1a2ae",
+  "neo4j": "7a83bb481eb34ee0",
+  "networkx": "9bc7d6524b7735f9",
+  "lm_kbc": "704523a53f01e472",
+}
+
+
+def digest(paths):
+  digest = hashlib.sha256()
+  for path in paths:
+    with open(path, "rb") as file:
+      digest.update(file.read())
+  return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_small_graph_is_written_as_it_always_was(tmp_path, name):
+  assert digest(written(tmp_path, name, SMALL_GRAPH).paths) == DIGESTS[name]
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=graph_rows.any_rows(), size=st.integers(1, 4))
+def test_every_format_is_written_as_by_a_simple_writer(tmp_path_factory, rows, size):
+  folder = tmp_path_factory.mktemp("graph")
+  names = list(formats.FORMATS)
+  with unittest.mock.patch.object(batches, "ROWS", size):
+    # All at once, in one pass.
+    formats.write(names, str(folder), batches.of_rows(rows, "rows"), RUN)
+  for name in names:
+    if name == "tsv":
+      continue  # its labels are those of tsv_confidence, in one file
+    for file, text in zip(formats.FORMATS[name].files, graph_writer.write(name, rows)):
+      assert (folder / file).read_bytes() == text.encode(), file
+  assert (folder / tables.GRAPH).read_bytes() == graph_writer.write("tsv", rows)[0].encode()
 
 
 def test_an_unknown_format_is_named_with_the_nearest():

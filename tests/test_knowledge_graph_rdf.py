@@ -11,7 +11,7 @@ from graph_rows import NASTY, RUN, row, some_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factshock.knowledge_graph import formats, nodes, rdf
+from factshock.knowledge_graph import nodes, rdf
 from factshock.runtime.errors import UserError
 
 NASTY_ROWS = [
@@ -28,7 +28,7 @@ PROV, TERM = "http://www.w3.org/ns/prov#", "urn:factshock:term:"
 
 
 def written(folder, name, rows, run=RUN):
-  [path], counts = formats.write(name, str(folder), lambda: iter(rows), run)
+  [path], counts = graph_rows.write(name, folder, rows, run)
   return path, counts
 
 
@@ -36,7 +36,7 @@ def uris(rows):
   """(subject, relation, object) URIs of rows, with the confidence of each."""
   return [
     (nodes.uri(s), nodes.relation_uri(found["relation"]), nodes.uri(o), found["confidence"])
-    for found, s, o in nodes.edges(rows, nodes.new_counts())
+    for found, s, o in graph_rows.edges(rows)[0]
   ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from factshock.diagnosis import frames
-from factshock.knowledge_graph import canonical, formats, pipeline
+from factshock.knowledge_graph import batches, canonical, formats, pipeline
 from factshock.report import folder as folder_files
 from factshock.report import page, reading, summary
 from factshock.runtime import files, tables
@@ -174,8 +174,8 @@ class Graph:
     """
     source = os.path.join(self.folder, canonical.FILE)
     run = self.summary["run"]
-    paths, _ = formats.write(graph_format, os.fspath(folder), lambda: canonical.read(source), run)
-    return paths
+    (written,) = formats.write([graph_format], os.fspath(folder), batches.read(source), run)
+    return written.paths
 
   def report(self) -> Page:
     """Returns the page about the extraction."""

@@ -19,15 +19,14 @@ answered nothing. A text is kept to the letter, and an optional key that is null
 given.
 """
 
-import functools
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NotRequired, TypeAlias, TypedDict, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from factshock.facts import schema
-from factshock.runtime import files
+from factshock.runtime import files, json_text
 from factshock.runtime.errors import UserError
 
 FILE = "triples.jsonl"
@@ -50,10 +49,10 @@ KEYS = (
   "run",
   "flags",
 )
-_OPTIONAL_TEXTS = ("subject_id", "relation_label", "object_id")
-_OPTIONAL = frozenset((*_OPTIONAL_TEXTS, "flags"))
+OPTIONAL_TEXTS = ("subject_id", "relation_label", "object_id")
+_OPTIONAL = frozenset((*OPTIONAL_TEXTS, "flags"))
 _STR = frozenset([str])
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_scan = cast(Callable[[str, int], tuple[Any, int]], vars(json.JSONDecoder())["scan_once"])
 
 
 class CanonicalRow(TypedDict):
@@ -78,10 +77,6 @@ class CanonicalRow(TypedDict):
   flags: NotRequired[list[str] | None]
 
 
-# A function without arguments that returns a new iterator over rows: writers may need two passes.
-RowSource: TypeAlias = Callable[[], Iterable[CanonicalRow]]
-
-
 class Run(TypedDict):
   """Where rows come from: times in ISO 8601, and the precision promised, or None."""
 
@@ -104,28 +99,40 @@ def read(path: str) -> Iterator[CanonicalRow]:
     UserError: missing file, malformed line, missing key or value of the wrong kind; names file and
       line.
   """
-  for line_number, line in files.lines(path):
-    if line and not line.isspace():
-      row = schema.json_object(line, f"{path}:{line_number}")
-      check(row, f"{path}:{line_number}")
-      yield cast(CanonicalRow, row)
+  for line_number, row in parse(path):
+    check(row, f"{path}:{line_number}")
+    yield row
 
 
-def write(path: str, rows: Iterable[CanonicalRow]) -> int:
-  """Writes rows, keys in canonical order; the file is whole or absent.
-
-  Returns:
-    How many rows were written.
+def parse(path: str) -> Iterator[tuple[int, CanonicalRow]]:
+  """Yields (line number, JSON object) of a file, which are still to be checked.
 
   Raises:
-    UserError: a row that `read` would refuse, or one with text that UTF-8 cannot hold.
+    UserError: missing file, or a line that is no JSON object.
   """
-  count = 0
-  with files.atomic_write(path) as file:
-    for count, row in enumerate(rows, 1):
-      check(row, f"{path}: row {count}")
-      file.write(_ENCODER.encode(_ordered(row)) + "\n")
-  return count
+  for line_number, line in files.lines(path):
+    row = _parsed(line)
+    if row is None:
+      if not line or line.isspace():
+        continue
+      row = schema.json_object(line, f"{path}:{line_number}")
+    yield line_number, cast(CanonicalRow, row)
+
+
+def _parsed(line: str) -> Any:
+  """Returns the JSON object on a line as `schema.json_object` does, or None: it may say why."""
+  if "\\u" in line or line.count("[") + line.count("{") > json_text.DEEPEST:
+    return None
+  try:
+    row, end = _scan(line, 0)
+  except (StopIteration, ValueError, RecursionError):
+    return None
+  return cast(Any, row) if end == len(line) and type(row) is dict else None
+
+
+def is_right(key: str, value: Any) -> bool:
+  """Returns whether a value is what a canonical key holds."""
+  return _IS_RIGHT[key](value)
 
 
 def check(row: Mapping[str, Any], context: str) -> None:
@@ -157,7 +164,7 @@ def _is_usual(row: Mapping[str, Any]) -> bool:
     confidence, score, threshold, rank, accepted, checkpoint, weights = _pick_others(row)
   except KeyError:
     return False
-  names = [row[key] for key in _OPTIONAL_TEXTS if key in row]
+  names = [row[key] for key in OPTIONAL_TEXTS if key in row]
   numbers_are_right = (
     type(confidence) is type(score) is type(threshold) is float
     and 0 <= confidence <= 1
@@ -179,24 +186,6 @@ def _is_usual(row: Mapping[str, Any]) -> bool:
 def _are_texts(values: Sequence[Any]) -> bool:
   """Returns whether all values are texts that are not empty."""
   return set(map(type, values)) <= _STR and all(values)
-
-
-def _ordered(row: CanonicalRow) -> dict[str, Any]:
-  """Returns the row without what is not given, keys in canonical order, others after them."""
-  values = cast(dict[str, Any], row)
-  return {
-    key: values[key]
-    for key in _order(tuple(values))
-    if values[key] is not None or key not in _OPTIONAL
-  }
-
-
-@functools.lru_cache(maxsize=64)  # rows of a file differ little in their keys
-def _order(keys: tuple[str, ...]) -> tuple[str, ...]:
-  """Returns keys in canonical order, others after them."""
-  known = [key for key in KEYS if key in keys]
-  others = [key for key in keys if key not in KEYS]
-  return (*known, *others)
 
 
 def _is_any_text(value: Any) -> bool:
@@ -271,3 +260,4 @@ _CHECKS = (
   _Check("run", _is_text, "an id"),
   _Check("flags", _is_texts, "a list of non-empty texts"),
 )
+_IS_RIGHT = {key: is_right_value for key, is_right_value, _ in _CHECKS}

@@ -16,15 +16,15 @@ object without an id stands with its label in ObjectEntitiesID, as in the challe
 a subject without an id has the id "". Ids are written as given: no URI is made of them.
 """
 
+import contextlib
 import difflib
-import itertools
-import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from factshock.knowledge_graph import canonical, nodes, rdf, tables
-from factshock.knowledge_graph.canonical import CanonicalRow, RowSource, Run
+from factshock.knowledge_graph import batches, canonical, nodes, rdf, tables
+from factshock.knowledge_graph.batches import Add, Batch, Edges, encode, quote
+from factshock.knowledge_graph.canonical import Run
 from factshock.knowledge_graph.nodes import Counts
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
@@ -32,48 +32,65 @@ from factshock.runtime.errors import UserError
 NETWORKX = "graph.json"
 LM_KBC = "lm_kbc.jsonl"
 
-# Paths written, and counts.
-Written: TypeAlias = tuple[list[str], Counts]
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _QueryKey: TypeAlias = tuple[str, str, str]  # subject, its id or "", relation
+_LmKbcAnswer: TypeAlias = tuple[str, str]  # label and id
 
 
 class Format(NamedTuple):
-  """Describes a format: what it is for, its writer, and the names of its files."""
+  """Describes a format: what it is for, its writer, and the names of its files.
+
+  The writer is a context manager, given a folder, the run, and counts that it keeps: of what is
+  added inside its files are written at the end, and none where an error ends it.
+  """
 
   about: str
-  write: Callable[[str, RowSource, Run], Written]
+  write: Callable[[str, Run, Counts], contextlib.AbstractContextManager[Add]]
   files: tuple[str, ...]
 
 
+class Written(NamedTuple):
+  """Paths that were written in a format, and counts."""
+
+  paths: list[str]
+  counts: Counts
+
+
 def write(
-  name: str,
+  names: Sequence[str],
   folder: str,
-  rows: RowSource,
+  rows: Iterable[Batch],
   run: Run,
-) -> Written:
-  """Writes rows in one format into a folder; every file is whole or absent.
+) -> list[Written]:
+  """Writes rows in some formats into a folder, all in one pass; every file is whole or absent.
 
   Args:
-    name: one of FORMATS.
+    names: of FORMATS.
     folder: made where it is missing.
-    rows: returns a new iterator over canonical rows.
+    rows: batches of canonical rows.
     run: where the rows come from.
 
   Returns:
-    (paths written, counts).
+    Of each format what was written.
 
   Raises:
     UserError: unknown format, the folder cannot be written, or text that UTF-8 cannot hold.
   """
-  check_names([name])
+  check_names(names)
+  counts = [nodes.new_counts() for _ in names]
   try:
-    return FORMATS[name].write(folder, rows, run)
+    with contextlib.ExitStack() as stack:
+      adds = [
+        stack.enter_context(FORMATS[name].write(folder, run, own))
+        for name, own in zip(names, counts)
+      ]
+      for batch in rows:
+        for add in adds:
+          add(batch)
   except UnicodeEncodeError as error:
-    raise UserError(
-      f"{folder}: expected text that UTF-8 can hold, got {error.object[:60]!r}"
-    ) from error
+    text = error.object[max(0, error.start - 30) : error.end + 30]
+    raise UserError(f"{folder}: expected text that UTF-8 can hold, got {text!r}") from error
+  paths = [[os.path.join(folder, file) for file in FORMATS[name].files] for name in names]
+  return list(map(Written, paths, counts))
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -89,118 +106,158 @@ def check_names(names: Iterable[str]) -> None:
       raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {name!r}{hint}")
 
 
+@contextlib.contextmanager
 def write_jsonl(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> Written:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes all rows to triples.jsonl.
 
   Args:
     folder: made where it is missing.
-    rows: returns a new iterator over canonical rows.
     run: not used: every row names its run.
-
-  Raises:
-    UserError: a row that is not canonical.
+    counts: of what is written.
   """
-  path = os.path.join(folder, canonical.FILE)
-  counts = nodes.new_counts()
-  counts["rows"] = canonical.write(path, rows())
-  return [path], counts
+  with files.atomic_write(os.path.join(folder, canonical.FILE)) as file:
+
+    def add(batch: Batch) -> None:
+      counts["rows"] += len(batch)
+      file.write(batches.json_lines(batch))
+
+    yield add
 
 
+@contextlib.contextmanager
 def write_networkx(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> Written:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes graph.json."""
-  path = os.path.join(folder, NETWORKX)
-  counts = nodes.new_counts()
   labels: dict[str, str] = {}
-  with files.atomic_write(path) as file:
-    file.write(f'{{"directed": true, "multigraph": true, "graph": {_encode(run)}, "edges": [')
-    for row, subject, object_ in nodes.edges(rows(), counts):
-      labels.setdefault(subject, row["subject"])
-      labels.setdefault(object_, row["object"])
-      separator = "\n" if counts["rows"] == 1 else ",\n"
-      file.write(separator + _encode(_edge(row, subject, object_)))
+  with files.atomic_write(os.path.join(folder, NETWORKX)) as file:
+    file.write(f'{{"directed": true, "multigraph": true, "graph": {encode(run)}, "edges": [')
+
+    def add(batch: Batch) -> None:
+      edges = batch.edges
+      if not edges:
+        return
+      separator = ",\n" if counts["rows"] else "\n"
+      nodes.add_counts(counts, edges.ends)
+      columns = zip(edges.ends.subject, edges.subject, edges.ends.object, edges.object)
+      for subject, subject_label, object_, object_label in columns:
+        labels.setdefault(subject, subject_label)
+        labels.setdefault(object_, object_label)
+      file.write(separator + ",\n".join(_edges(edges)))
+
+    yield add
     # After the edges: the order of keys means nothing, and so one pass is enough.
     file.write('],\n"nodes": [')
-    for index, (key, label) in enumerate(labels.items()):
-      separator = ",\n" if index else "\n"
-      file.write(separator + _encode({"id": key, "label": label}))
+    separator = "\n"
+    for key, label in labels.items():
+      file.write(f'{separator}{{"id": {quote(key)}, "label": {quote(label)}}}')
+      separator = ",\n"
     file.write("]}\n")
   counts["entities"] = len(labels)
-  return [path], counts
 
 
+def _edges(edges: Edges) -> list[str]:
+  """Returns the edges of rows in node-link JSON."""
+  run = quote(edges.run)
+  columns = zip(
+    map(quote, edges.ends.subject),
+    map(quote, edges.ends.object),
+    map(quote, edges.relation),
+    [f', "label": {quote(label)}' if label else "" for label in edges.relation_label],
+    map(repr, edges.confidence),
+    batches.number_texts(edges.score, "null"),
+    batches.number_texts(edges.rank, "null"),
+    [f', "flags": {encode(flags)}' if flags else "" for flags in edges.flags],
+  )
+  return [
+    f'{{"source": {subject}, "target": {object_}, "key": {relation}{label}, '
+    f'"confidence": {confidence}, "score": {score}, "rank": {rank}, "run": {run}{flags}}}'
+    for subject, object_, relation, label, confidence, score, rank, flags in columns
+  ]
+
+
+@contextlib.contextmanager
 def write_lm_kbc(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> Written:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes lm_kbc.jsonl; counts the `queries` and those `without_answer`.
 
   Args:
     folder: made where it is missing.
-    rows: returns a new iterator over canonical rows.
     run: not used: the challenges' rows name none.
+    counts: of what is written.
 
   Raises:
     UserError: the rows of a query do not stand together.
   """
   path = os.path.join(folder, LM_KBC)
-  counts = nodes.new_counts()
-  queries: set[_QueryKey] = set()
-  without_answer = 0
+  queries = _Queries(path)
   with files.atomic_write(path) as file:
-    for query, candidates in itertools.groupby(rows(), _query):
-      if query in queries:
-        raise UserError(
-          f"{path}: expected all rows of a query beside each other, got {query} again later; "
-          "sort the rows by subject and relation"
-        )
-      queries.add(query)
-      # Texts alone: rows are let go one by one.
-      accepted = [
-        (row["object"], row.get("object_id") or row["object"])
-        for row in candidates
-        if row["accepted"]
-      ]
-      counts["rows"] += len(accepted)
-      without_answer += not accepted
-      file.write(_encode(_lm_kbc_row(query, accepted)) + "\n")
-  counts["queries"] = len(queries)
-  counts["without_answer"] = without_answer
-  return [path], counts
+
+    def add(batch: Batch) -> None:
+      file.write("".join(queries.ended_by(batch)))
+
+    yield add
+    file.write("".join(queries.last()))
+  counts["rows"] = queries.answers
+  counts["queries"] = len(queries.seen)
+  counts["without_answer"] = queries.without_answer
 
 
-def _edge(
-  row: CanonicalRow,
-  subject: str,
-  object_: str,
-) -> dict[str, Any]:
-  """Returns the edge of a row in node-link JSON."""
-  edge: dict[str, Any] = {"source": subject, "target": object_, "key": row["relation"]}
-  if row.get("relation_label"):
-    edge["label"] = row.get("relation_label")
-  edge["confidence"] = row["confidence"]
-  edge["score"] = row["score"]
-  edge["rank"] = row["rank"]
-  edge["run"] = row["run"]
-  if row.get("flags"):
-    edge["flags"] = row.get("flags")
-  return edge
+class _Queries:
+  """Collects the accepted answers of queries, whose rows stand together."""
+
+  def __init__(self, path: str) -> None:
+    self.path = path
+    self.seen: set[_QueryKey] = set()
+    self.answers = 0
+    self.without_answer = 0
+    self._query: _QueryKey | None = None
+    self._accepted: list[_LmKbcAnswer] = []
+
+  def ended_by(self, batch: Batch) -> Iterator[str]:
+    """Yields the lines of the queries before the last of a batch, which may go on."""
+    subject_ids = [identifier or "" for identifier in batch.subject_id]
+    queries = zip(batch.subject, subject_ids, batch.relation)
+    for query, is_accepted, label, identifier in zip(
+      queries, batch.accepted, batch.object, batch.object_id
+    ):
+      if query != self._query:
+        yield from self.last()
+        self._begin(query)
+      if is_accepted:
+        self._accepted.append((label, identifier or label))
+
+  def _begin(self, query: _QueryKey) -> None:
+    """Begins a query."""
+    if query in self.seen:
+      raise UserError(
+        f"{self.path}: expected all rows of a query beside each other, got {query} again later; "
+        "sort the rows by subject and relation"
+      )
+    self.seen.add(query)
+    self._query = query
+
+  def last(self) -> Iterator[str]:
+    """Yields the line of the query that was begun last, if any, and ends it."""
+    if self._query is None:
+      return
+    self.answers += len(self._accepted)
+    self.without_answer += not self._accepted
+    yield encode(_lm_kbc_row(self._query, self._accepted)) + "\n"
+    self._query = None
+    self._accepted = []
 
 
-def _query(row: CanonicalRow) -> _QueryKey:
-  """Returns which query a row answers."""
-  return row["subject"], row.get("subject_id") or "", row["relation"]
-
-
-def _lm_kbc_row(query: _QueryKey, accepted: list[tuple[str, str]]) -> dict[str, Any]:
+def _lm_kbc_row(query: _QueryKey, accepted: list[_LmKbcAnswer]) -> dict[str, Any]:
   """Returns the challenges' row of a query with its accepted answers, each a label and an id."""
   subject, subject_id, relation = query
   return {

@@ -18,10 +18,8 @@ under urn:factshock:relation:.
 import functools
 import re
 import urllib.parse
-from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, NotRequired, TypedDict
-
-from factshock.knowledge_graph.canonical import CanonicalRow
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, NotRequired, TypeAlias, TypedDict
 
 ENTITY = "urn:factshock:entity:"
 RELATION = "urn:factshock:relation:"
@@ -44,7 +42,11 @@ _URN = (
 _IRI = re.compile(f"{_HTTP}|{_URN}")
 _WIKIDATA = re.compile(r"[QPL][1-9][0-9]*")
 _PROPERTY = re.compile(r"P[1-9][0-9]*")
+_is_wikidata = _WIKIDATA.fullmatch
 _FIRST = frozenset("QPLhHuU")  # what ids begin with; most labels need no more than this look
+_ESCAPED = _FIRST | {"\\"}
+# Labels, and ids where they are given.
+Column: TypeAlias = tuple[Sequence[str], Sequence[str | None]]
 
 
 class Counts(TypedDict):
@@ -69,12 +71,13 @@ class Counts(TypedDict):
   without_answer: NotRequired[int]
 
 
-class Edge(NamedTuple):
-  """Accepted row with the keys of its nodes."""
+class Ends(NamedTuple):
+  """Nodes at the ends of edges: keys of subjects and objects, and what ids could not be used."""
 
-  row: CanonicalRow
-  subject: str
-  object: str
+  subject: list[str]
+  object: list[str]
+  unusable_ids: int
+  first_unusable_id: str | None
 
 
 def is_id(text: str) -> bool:
@@ -92,14 +95,19 @@ def new_counts() -> Counts:
   return {"rows": 0, "unusable_ids": 0, "first_unusable_id": None}
 
 
-def edges(rows: Iterable[CanonicalRow], counts: Counts) -> Iterator[Edge]:
-  """Yields the accepted rows with the keys of their nodes; counts them, and ids not used."""
-  for row in rows:
-    if row["accepted"]:
-      counts["rows"] += 1
-      subject = _key("subject", row["subject"], row.get("subject_id"), counts)
-      object_ = _key("object", row["object"], row.get("object_id"), counts)
-      yield Edge(row, subject, object_)
+def keys(subjects: Column, objects: Column) -> Ends:
+  """Returns the nodes of the subjects and objects of rows, each column its labels and ids."""
+  unusable: list[tuple[int, str]] = []  # the place among all ends, and what is wrong there
+  subject_keys = _keys(subjects, "subject", unusable)
+  object_keys = _keys(objects, "object", unusable)
+  return Ends(subject_keys, object_keys, len(unusable), min(unusable)[1] if unusable else None)
+
+
+def add_counts(counts: Counts, ends: Ends) -> None:
+  """Adds rows that were written to the counts of a writer."""
+  counts["rows"] += len(ends.subject)
+  counts["unusable_ids"] += ends.unusable_ids
+  counts["first_unusable_id"] = counts["first_unusable_id"] or ends.first_unusable_id
 
 
 def of_key(key: str) -> tuple[str | None, str | None]:
@@ -116,7 +124,6 @@ def _label_of(key: str) -> str:
   return key
 
 
-@functools.lru_cache(maxsize=1 << 16)  # a subject's rows stand together; some objects are frequent
 def uri(key: str) -> str:
   """Returns the URI of the node with a key."""
   if not is_id(key):
@@ -137,22 +144,36 @@ def relation_uri(relation: str) -> str:
   return RELATION + urllib.parse.quote(relation, safe="")
 
 
-def _key(
+def _keys(
+  column: Column,
   end: Literal["subject", "object"],
-  label: str,
-  identifier: str | None,
-  counts: Counts,
-) -> str:
-  """Returns the key of the node at one end of a row; counts an id that cannot be used."""
-  if identifier is not None:
-    if is_id(identifier):
-      return _short(identifier)
-    counts["unusable_ids"] += 1
-    first = counts["first_unusable_id"]
-    counts["first_unusable_id"] = first or f"{identifier!r} of the {end} {label!r}"
-  if label[:1] == "\\" or is_id(label):
-    return "\\" + label
-  return label
+  unusable: list[tuple[int, str]],
+) -> list[str]:
+  """Returns the keys of the nodes at one end of rows.
+
+  Args:
+    column: labels and ids.
+    end: which one, for messages.
+    unusable: gets ids that cannot be used, as of `keys`.
+  """
+  labels, identifiers = column
+  keys: list[str] = []
+  for row, (label, identifier) in enumerate(zip(labels, identifiers)):
+    if identifier is not None:
+      if _is_wikidata(identifier):
+        keys.append(identifier)
+        continue
+      if is_id(identifier):
+        keys.append(_short(identifier))
+        continue
+      unusable.append((2 * row + (end == "object"), f"{identifier!r} of the {end} {label!r}"))
+    keys.append("\\" + label if label[:1] in _ESCAPED and _is_escaped(label) else label)
+  return keys
+
+
+def _is_escaped(label: str) -> bool:
+  """Returns whether a label gets a backslash before it, as it could be taken for an id."""
+  return label[:1] == "\\" or is_id(label)
 
 
 def _short(identifier: str) -> str:

@@ -19,6 +19,7 @@ from factshock.diagnosis.ranking import Units
 from factshock.facts import counts, sources
 from factshock.knowledge_graph import (
   answers,
+  batches,
   calibration,
   canonical,
   consistency,
@@ -28,12 +29,13 @@ from factshock.knowledge_graph import (
   thresholds,
 )
 from factshock.knowledge_graph.answers import Answers, Names, Query
-from factshock.knowledge_graph.canonical import CanonicalRow
+from factshock.knowledge_graph.batches import Batch, Provenance
 from factshock.knowledge_graph.extraction import Extractor
 from factshock.knowledge_graph.records import Outcome
 from factshock.predictions import correcting, prior_correction, writing
 from factshock.predictions.rows import Row, read_all_rows, read_rows
-from factshock.runtime import files, locks, messages, progress, provenance
+from factshock.runtime import files, locks, messages
+from factshock.runtime import provenance as software
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Answer
@@ -485,7 +487,7 @@ def _run_record(
     "calibration": calibration_id,
     "precision": options.precision if threshold else None,
     "software": f"factshock {factshock.__version__}",
-    "revision": provenance.revision(),
+    "revision": software.revision(),
   }
 
 
@@ -497,60 +499,50 @@ def _write_outputs(
   options: Options,
 ) -> list[dict[str, Any]]:
   """Writes triples.jsonl and the graph formats; returns format, path and rows of each."""
-  columns: records.RunColumns = {
-    "threshold": decision.threshold.value if decision.threshold else None,
+  provenance = Provenance(
+    decision.threshold.value if decision.threshold else None,
     **options.model,
-    "calibration": run["calibration"],
-    "run": run["id"],
-  }
-  rows = records.canonical_rows(decision.outcome, inputs.names, inputs.labels, columns)
-  outputs = [_write_rows(folder, rows, run, len(inputs.answers.texts))]
-  total = outputs[0]["rows"]
-  for name in options.graph_formats:
-    outputs.append(_write_format(name, folder, {**run, "ended": _now()}, total))
-  return outputs
+    calibration=run["calibration"],
+    run=run["id"],
+  )
+  rows = records.row_batches(decision.outcome, inputs.names, inputs.labels, provenance)
+  names = ("jsonl", *options.graph_formats)
+  total = len(inputs.answers.texts)
+  written = formats.write(names, folder, _checked(rows, folder, total), {**run, "ended": _now()})
+  return list(map(_output, names, written))
 
 
-def _write_rows(
+def _checked(
+  rows: Iterable[Batch],
   folder: str,
-  rows: Iterable[CanonicalRow],
-  run: canonical.Run,
   total: int,
-) -> dict[str, Any]:
-  """Writes triples.jsonl, with progress."""
+) -> Iterator[Batch]:
+  """Yields rows, each checked to be canonical, with progress; there are about `total`."""
+  path = os.path.join(folder, canonical.FILE)
+  done = 0
+  with contextlib.closing(Progress("writing triples", total)) as steps:
+    for batch in rows:
+      batches.check(batch, path, done + 1)
+      yield batch
+      done += len(batch)
+      steps.update(min(done, total))
 
-  def with_progress() -> Iterator[CanonicalRow]:
-    return progress.over("writing triples", rows, total)
 
-  paths, written = formats.write("jsonl", folder, with_progress, run)
-  return {"format": "jsonl", "path": paths[0], "rows": written["rows"]}
-
-
-def _write_format(
-  name: str,
-  folder: str,
-  run: canonical.Run,
-  total: int,
-) -> dict[str, Any]:
-  """Writes triples.jsonl, of `total` rows, in another format."""
-
-  def rows() -> Iterator[CanonicalRow]:
-    read = canonical.read(os.path.join(folder, canonical.FILE))
-    return progress.over(f"writing {name}", read, total)
-
-  paths, written = formats.write(name, folder, rows, run)
-  if written["unusable_ids"]:
+def _output(name: str, written: formats.Written) -> dict[str, Any]:
+  """Returns format, path and rows of what was written; says what is to be known of it."""
+  counts = written.counts
+  if counts["unusable_ids"]:
     messages.say(
-      f"  {name}: {written['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids "
-      f"nor IRIs, such as {written['first_unusable_id']!r}: not used, the label names the node"
+      f"  {name}: {counts['unusable_ids']:,} ids of subjects and objects are neither Wikidata ids "
+      f"nor IRIs, such as {counts['first_unusable_id']!r}: not used, the label names the node"
     )
-  formulas = written.get("formulas", 0)
+  formulas = counts.get("formulas", 0)
   if formulas:
     messages.say(
       f"  {name}: {formulas:,} lines hold a cell that begins with = + - or @, which a "
       "spreadsheet runs as a formula: import the files there as text"
     )
-  return {"format": name, "path": ", ".join(paths), "rows": written["rows"]}
+  return {"format": name, "path": ", ".join(written.paths), "rows": counts["rows"]}
 
 
 def _counts(labelled: Answers, outcome: Outcome) -> dict[str, int]:

@@ -30,16 +30,19 @@ reads.
 Oxigraph does, RDFLib 7 does not.
 """
 
+import contextlib
 import functools
+import itertools
 import json
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from factshock.knowledge_graph import nodes
-from factshock.knowledge_graph.canonical import CanonicalRow, RowSource, Run
+from factshock.knowledge_graph.batches import Add, Batch, Edges
+from factshock.knowledge_graph.canonical import Run
 from factshock.knowledge_graph.nodes import Counts
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
@@ -63,6 +66,7 @@ _SUBJECT = f"<{_RDF}subject>"
 _PREDICATE = f"<{_RDF}predicate>"
 _OBJECT = f"<{_RDF}object>"
 _ESCAPED = re.compile('["\\\\\x00-\x1f\x7f]')
+_MINTED = f"<{nodes.RELATION}"
 _NAMES = {
   '"': '\\"',
   "\\": "\\\\",
@@ -72,160 +76,152 @@ _NAMES = {
 }
 
 
-class _Statement(NamedTuple):
-  """Triple of terms of an accepted row; `serial` counts the accepted rows from 1."""
-
-  row: CanonicalRow
-  subject: str
-  predicate: str
-  object: str
-  serial: int
-
-  @property
-  def triple(self) -> str:
-    """Returns the triple without its end."""
-    return f"{self.subject} {self.predicate} {self.object}"
-
-  @property
-  def flags(self) -> list[str]:
-    """Returns the flags of the row."""
-    return self.row.get("flags") or []
-
+# Returns the lines of an accepted row of its subject, predicate and object as terms, its confidence
+# as a literal's text, its flags, and its number among the accepted rows, from 1.
+_LinesOf: TypeAlias = Callable[[str, str, str, str, Sequence[str] | None, int], str]
 
 # A property of PROV-O or of ours, and its value: a literal, URI, class of PROV-O; None: no line.
 _Property: TypeAlias = tuple[str, str | None]
 
 
+@contextlib.contextmanager
 def write_nt(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> tuple[list[str], Counts]:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes graph.nt.
 
   Args:
     folder: made where it is missing.
-    rows: returns a new iterator over canonical rows.
     run: not used: the format has no place for it.
-
-  Returns:
-    (paths written, counts).
+    counts: of what is written.
   """
-  path = os.path.join(folder, NT)
-
-  def line_of(statement: _Statement) -> str:
-    return f"{statement.triple} .\n"
-
-  return _write(path, rows, line_of, " .\n")
+  with _write(os.path.join(folder, NT), counts, _triple, " .\n") as add:
+    yield add
 
 
+def _triple(
+  subject: str,
+  predicate: str,
+  object_: str,
+  confidence: str,
+  flags: Sequence[str] | None,
+  serial: int,
+) -> str:
+  """Returns the line of a row in N-Triples."""
+  return f"{subject} {predicate} {object_} .\n"
+
+
+@contextlib.contextmanager
 def write_nq(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> tuple[list[str], Counts]:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes graph.nq, with the provenance of `run` first.
 
   Args:
     folder: made where it is missing.
-    rows: returns a new iterator over canonical rows.
-    run: where the rows come from.
-
-  Returns:
-    (paths written, counts).
-
-  Raises:
-    UserError: a row of another run.
+    run: where the rows come from; a UserError is raised at a row of another.
+    counts: of what is written.
   """
-  graph, _ = graph_uris(run["id"])
-  path = os.path.join(folder, NQ)
-  return _write(
-    path,
-    rows,
-    lambda statement: _quads(statement, run["id"]),
-    f" <{graph}> .\n",
-    provenance(run),
-  )
-
-
-def _quads(statement: _Statement, run_id: str) -> str:
-  """Returns the lines of a row: its triple, and the node with what is known of it."""
-  row = statement.row
-  _check_run(statement, run_id)
-  graph, statements = graph_uris(run_id)
-  node = f"<{statements}:{statement.serial}>"
+  graph, statements = graph_uris(run["id"])
   end = f" <{statements}> .\n"
-  flags = [f"{node} {_FLAG} {literal(flag)}{end}" for flag in statement.flags]
-  return "".join(
-    (
-      f"{statement.triple} <{graph}> .\n",
-      f"{node} {_SUBJECT} {statement.subject}{end}",
-      f"{node} {_PREDICATE} {statement.predicate}{end}",
-      f"{node} {_OBJECT} {statement.object}{end}",
-      f"{node} {_CONFIDENCE} {_confidence(row, _DOUBLE)}{end}",
-      *flags,
-    )
-  )
+
+  def quads(
+    subject: str,
+    predicate: str,
+    object_: str,
+    confidence: str,
+    flags: Sequence[str] | None,
+    serial: int,
+  ) -> str:
+    node = f"<{statements}:{serial}>"
+    flag_lines = [f"{node} {_FLAG} {literal(flag)}{end}" for flag in flags or ()]
+    return (
+      f"{subject} {predicate} {object_} <{graph}> .\n"
+      f"{node} {_SUBJECT} {subject}{end}"
+      f"{node} {_PREDICATE} {predicate}{end}"
+      f"{node} {_OBJECT} {object_}{end}"
+      f'{node} {_CONFIDENCE} "{confidence}"^^{_DOUBLE}{end}'
+    ) + "".join(flag_lines)
+
+  path = os.path.join(folder, NQ)
+  with _write(path, counts, quads, f" <{graph}> .\n", provenance(run), run["id"]) as add:
+    yield add
 
 
+@contextlib.contextmanager
 def write_ttl(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> tuple[list[str], Counts]:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes graph.ttl (RDF 1.1).
 
   Args:
     folder: made where it is missing.
-    rows: returns a new iterator over canonical rows.
-    run: names the nodes of statements.
-
-  Returns:
-    (paths written, counts).
-
-  Raises:
-    UserError: a row of another run.
+    run: names the nodes of statements; a UserError is raised at a row of another.
+    counts: of what is written.
   """
 
-  def lines_of(statement: _Statement) -> str:
-    _check_run(statement, run["id"])
-    flags = "".join(f" ; f:flag {literal(flag)}" for flag in statement.flags)
+  def statements(
+    subject: str,
+    predicate: str,
+    object_: str,
+    confidence: str,
+    flags: Sequence[str] | None,
+    serial: int,
+  ) -> str:
     return (
-      f"{statement.triple} .\n"
-      f"s:{statement.serial} r:subject {statement.subject} ; r:predicate {statement.predicate} ; "
-      f"r:object {statement.object} ; f:confidence {_confidence(statement.row, 'x:double')}{flags} "
-      ".\n"
+      f"{subject} {predicate} {object_} .\n"
+      f"s:{serial} r:subject {subject} ; r:predicate {predicate} ; r:object {object_} ; "
+      f'f:confidence "{confidence}"^^x:double{_turtle_flags(flags)} .\n'
     )
 
-  _, statements = graph_uris(run["id"])
-  begin = _prefixes(f=TERM, r=_RDF, s=f"{statements}:", x=_XSD)
-  return _write(os.path.join(folder, TTL), rows, lines_of, " .\n", [begin])
+  begin = _prefixes(f=TERM, r=_RDF, s=f"{graph_uris(run['id'])[1]}:", x=_XSD)
+  path = os.path.join(folder, TTL)
+  with _write(path, counts, statements, " .\n", [begin], run["id"]) as add:
+    yield add
 
 
+@contextlib.contextmanager
 def write_ttl_rdf12(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> tuple[list[str], Counts]:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes graph_rdf12.ttl (RDF 1.2).
 
   Args:
     folder: made where it is missing.
-    rows: returns a new iterator over canonical rows.
     run: not used: the file is without provenance.
-
-  Returns:
-    (paths written, counts).
+    counts: of what is written.
   """
-
-  def annotated(statement: _Statement) -> str:
-    flags = "".join(f" ; f:flag {literal(flag)}" for flag in statement.flags)
-    confidence = _confidence(statement.row, "x:double")
-    return f"{statement.triple} {{| f:confidence {confidence}{flags} |}} .\n"
-
   begin = f'VERSION "1.2"\n{_prefixes(f=TERM, x=_XSD)}'
-  path = os.path.join(folder, TTL_RDF12)
-  return _write(path, rows, annotated, " .\n", [begin])
+  with _write(os.path.join(folder, TTL_RDF12), counts, _annotated, " .\n", [begin]) as add:
+    yield add
+
+
+def _annotated(
+  subject: str,
+  predicate: str,
+  object_: str,
+  confidence: str,
+  flags: Sequence[str] | None,
+  serial: int,
+) -> str:
+  """Returns the line of a row in Turtle of RDF 1.2."""
+  return (
+    f'{subject} {predicate} {object_} {{| f:confidence "{confidence}"^^x:double'
+    f"{_turtle_flags(flags)} |}} .\n"
+  )
+
+
+def _turtle_flags(flags: Sequence[str] | None) -> str:
+  """Returns flags as what follows a confidence in Turtle."""
+  return "".join(f" ; f:flag {literal(flag)}" for flag in flags) if flags else ""
 
 
 def _prefixes(**uris: str) -> str:
@@ -233,16 +229,6 @@ def _prefixes(**uris: str) -> str:
   return "".join(f"PREFIX {name}: <{uri}>\n" for name, uri in uris.items())
 
 
-def _check_run(statement: _Statement, run_id: str) -> None:
-  """Raises a UserError where a row is of another run."""
-  if statement.row["run"] != run_id:
-    raise UserError(
-      f"accepted row {statement.serial}: expected rows of the run {run_id!r}, got one of "
-      f"{statement.row['run']!r}; write the rows of each run apart"
-    )
-
-
-@functools.lru_cache(maxsize=8)  # asked of every row
 def graph_uris(run_id: str) -> tuple[str, str]:
   """Returns the URIs of the graph of a run's facts, and of that of the statements about them."""
   graph = RUN + urllib.parse.quote(run_id, safe="")
@@ -311,67 +297,99 @@ def literal(text: str) -> str:
   return f'"{_ESCAPED.sub(_escape, text)}"'
 
 
+@contextlib.contextmanager
 def _write(
   path: str,
-  rows: RowSource,
-  lines_of: Callable[[_Statement], str],
+  counts: Counts,
+  lines_of: _LinesOf,
   end: str,
   first: Iterable[str] = (),
-) -> tuple[list[str], Counts]:
-  """Writes the lines of every accepted row, and the labels not yet written.
+  run_id: str | None = None,
+) -> Generator[Add]:
+  """Writes the lines of every accepted row, and after them the labels not yet written.
 
   Args:
     path: the file.
-    rows: returns a new iterator over canonical rows.
+    counts: of what is written.
     lines_of: returns the lines of a row.
     end: of the lines of labels.
     first: lines that come before all.
-
-  Returns:
-    (paths written, counts).
+    run_id: the run that rows must be of, or None: any.
   """
-  counts = nodes.new_counts()
   labels = _Labels()
   with files.atomic_write(path) as file:
     file.writelines(first)
-    for edge in nodes.edges(rows(), counts):
-      statement = _statement(edge, counts["rows"])
-      file.write(lines_of(statement))
-      for node, label in _term_labels(statement):
-        if label is not None and labels.add(node, label):
-          file.write(f"{node} {_LABEL} {literal(label)}{end}")
-  return [path], counts
+
+    def add(batch: Batch) -> None:
+      edges = batch.edges
+      if edges and run_id not in (None, edges.run):
+        raise UserError(
+          f"accepted row {counts['rows'] + 1}: expected rows of the run {run_id!r}, got one of "
+          f"{edges.run!r}; write the rows of each run apart"
+        )
+      lines = _lines_and_labels(edges, counts["rows"] + 1, lines_of, labels, end)
+      nodes.add_counts(counts, edges.ends)
+      file.write("".join(lines))
+
+    yield add
 
 
-def _statement(edge: nodes.Edge, serial: int) -> _Statement:
-  """Returns the terms of an accepted row."""
-  relation = edge.row["relation"]
-  return _Statement(
-    edge.row,
-    f"<{nodes.uri(edge.subject)}>",
-    f"<{nodes.relation_uri(relation)}>",
-    f"<{nodes.uri(edge.object)}>",
-    serial,
+def _lines_and_labels(
+  edges: Edges,
+  serial: int,
+  lines_of: _LinesOf,
+  labels: "_Labels",
+  end: str,
+) -> list[str]:
+  """Returns the lines of rows from a number on, after each those of its labels that are new."""
+  subjects = list(map(_node_term, edges.ends.subject))
+  predicates = list(map(_relation_term, edges.relation))
+  objects = list(map(_node_term, edges.ends.object))
+  rows = map(
+    lines_of,
+    subjects,
+    predicates,
+    objects,
+    map(repr, edges.confidence),
+    edges.flags,
+    itertools.count(serial),
   )
+  relation_labels = map(_label_of_relation, predicates, edges.relation, edges.relation_label)
+  of_terms = zip(rows, subjects, edges.subject, objects, edges.object, predicates, relation_labels)
+  lines: list[str] = []
+  first = labels.first
+  for row, subject, subject_label, object_, object_label, predicate, relation_label in of_terms:
+    lines.append(row)
+    if first.get(subject) != subject_label and labels.add(subject, subject_label):
+      lines.append(f"{subject} {_LABEL} {literal(subject_label)}{end}")
+    if first.get(object_) != object_label and labels.add(object_, object_label):
+      lines.append(f"{object_} {_LABEL} {literal(object_label)}{end}")
+    if relation_label is not None and labels.add(predicate, relation_label):
+      lines.append(f"{predicate} {_LABEL} {literal(relation_label)}{end}")
+  return lines
 
 
-def _term_labels(statement: _Statement) -> list[tuple[str, str | None]]:
-  """Returns the terms of a row with their labels."""
-  row = statement.row
-  return [
-    (statement.subject, row["subject"]),
-    (statement.object, row["object"]),
-    (statement.predicate, _relation_label(statement)),
-  ]
+@functools.lru_cache(maxsize=1 << 16)  # a subject's rows stand together; some objects are frequent
+def _node_term(key: str) -> str:
+  """Returns the term of the node with a key."""
+  return f"<{nodes.uri(key)}>"
 
 
-def _relation_label(statement: _Statement) -> str | None:
-  """Returns the label of a statement's relation; one with a URI of others may have none."""
-  label = statement.row.get("relation_label")
+@functools.lru_cache(maxsize=1 << 12)
+def _relation_term(relation: str) -> str:
+  """Returns the term of a relation."""
+  return f"<{nodes.relation_uri(relation)}>"
+
+
+def _label_of_relation(
+  predicate: str,
+  relation: str,
+  label: str | None,
+) -> str | None:
+  """Returns the label of a relation by its term; one with a URI of others may have none."""
   if label:
     return label
-  is_minted = statement.predicate.startswith(f"<{nodes.RELATION}")
-  return statement.row["relation"] if is_minted else None
+  return relation if predicate.startswith(_MINTED) else None
 
 
 class _Labels:
@@ -441,11 +459,6 @@ def _number(value: float | None) -> str | None:
   if value is None:
     return None
   return f'"{value!r}"^^<{_XSD}double>'
-
-
-def _confidence(row: CanonicalRow, double: str) -> str:
-  """Returns a row's confidence as a literal; `double` is the term of its type."""
-  return f'"{row["confidence"]!r}"^^{double}'
 
 
 def _escape(match: re.Match[str]) -> str:

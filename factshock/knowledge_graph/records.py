@@ -3,30 +3,19 @@
 import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from factshock.knowledge_graph import extraction, shock_guard
+from factshock.knowledge_graph import batches, extraction, shock_guard
 from factshock.knowledge_graph.answers import Answers, Names
-from factshock.knowledge_graph.canonical import CanonicalRow
+from factshock.knowledge_graph.batches import Batch, Provenance
 from factshock.knowledge_graph.consistency import Conflict, Triple
 from factshock.knowledge_graph.extraction import Assessment, Extractor
 from factshock.predictions.accuracy import normalise
 from factshock.types import Answer
 
 _SHOWN = 50  # over-predicted answers and conflicts that the summary lists
-
-
-class RunColumns(TypedDict):
-  """Columns that are the same in every row of an extraction."""
-
-  threshold: float | None
-  model: str
-  checkpoint: str | None
-  mixing_weights: list[float] | None
-  calibration: str
-  run: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +37,12 @@ class Outcome:
   conflicts: Sequence[Conflict]
 
 
-def canonical_rows(
+def row_batches(
   outcome: Outcome,
   names: Names,
   labels: Mapping[str, str],
-  columns: RunColumns,
-) -> Iterator[CanonicalRow]:
+  provenance: Provenance,
+) -> Iterator[Batch]:
   """Yields the canonical rows (canonical.py), query by query.
 
   A query has its candidates, best first, and then what other statements imply. One without either
@@ -63,101 +52,133 @@ def canonical_rows(
     outcome: what was decided.
     names: for the objects' ids.
     labels: labels of relations.
-    columns: those that every row has.
+    provenance: of every row.
   """
-  return _RowWriter(outcome, names, labels, columns).rows()
+  columns = _columns(outcome)
+  subject_ids = _ids_of_subjects(outcome.answers) if outcome.implied else {}
+  order = np.argsort(columns.query_R, kind="stable")
+  for first in range(0, len(order), batches.ROWS):
+    row_R = order[first : first + batches.ROWS]
+    yield _batch(outcome, columns, row_R, (names, subject_ids, labels), provenance)
 
 
-class _RowWriter:
-  """Makes the rows of an outcome."""
+class _Columns(NamedTuple):
+  """Columns of all rows of an outcome [R]: those of its candidates, then the further ones."""
 
-  def __init__(
-    self,
-    outcome: Outcome,
-    names: Names,
-    labels: Mapping[str, str],
-    columns: RunColumns,
-  ) -> None:
-    self.outcome = outcome
-    self.names = names
-    self.labels = labels
-    self.columns = columns
-    self.implied: dict[Answer, list[Triple]] = collections.defaultdict(list)
-    for triple in outcome.implied:
-      self.implied[normalise(triple.subject), triple.relation].append(triple)
-    self.subject_ids: dict[str, str] = {}
-    if outcome.implied:
-      answers = outcome.answers
-      for subject, subject_id in zip(answers.subjects, answers.subject_ids):
-        if subject_id:
-          self.subject_ids[normalise(subject)] = subject_id
+  query_R: np.ndarray
+  texts: list[str]
+  confidence_R: np.ndarray
+  score_R: np.ndarray
+  rank_R: np.ndarray  # 0: no candidate
+  accepted_R: np.ndarray
+  over_predicted_R: np.ndarray
 
-  def rows(self) -> Iterator[CanonicalRow]:
-    """Yields all rows."""
-    answers = self.outcome.answers
-    queries = np.arange(len(answers.subjects))
-    ends: list[int] = np.searchsorted(answers.query_N, queries, side="right").tolist()
-    begin = 0
-    for query, end in enumerate(ends):
-      for candidate in range(begin, end):
-        yield self._of_candidate(query, candidate)
+
+def _columns(outcome: Outcome) -> _Columns:
+  """Returns the columns of all rows of an outcome."""
+  answers = outcome.answers
+  further = _further_rows(outcome)
+  triples = [triple for _, triple in further]
+  nothing_R = np.zeros(len(further), np.int64)
+  return _Columns(
+    np.r_[answers.query_N, np.array([query for query, _ in further], np.int64)],
+    answers.texts + [triple.object if triple else "" for triple in triples],
+    np.r_[
+      outcome.assessment.confidence_N,
+      [float(triple.confidence) if triple else 0.0 for triple in triples],
+    ],
+    np.r_[answers.score_N, nothing_R],
+    np.r_[answers.rank_N, nothing_R],
+    np.r_[outcome.accepted_N, np.array([triple is not None for triple in triples], bool)],
+    np.r_[outcome.assessment.over_predicted_N, nothing_R.astype(bool)],
+  )
+
+
+def _further_rows(outcome: Outcome) -> list[tuple[int, Triple | None]]:
+  """Returns what is no candidate, by query: what is implied, or None, that there is nothing."""
+  answers = outcome.answers
+  implied: dict[Answer, list[Triple | None]] = collections.defaultdict(list)
+  for triple in outcome.implied:
+    implied[normalise(triple.subject), triple.relation].append(triple)
+  candidates_Q = np.bincount(answers.query_N, minlength=len(answers.subjects))
+  rows: list[tuple[int, Triple | None]] = []
+  for query, candidates in enumerate(candidates_Q.tolist()):
+    of_query: list[Triple | None] = [] if candidates else [None]
+    if implied:
       key = normalise(answers.subjects[query]), answers.relations[query]
-      implied = self.implied.get(key, [])
-      for triple in implied:
-        yield self._of_implied(query, triple)
-      if begin == end and not implied:
-        yield self._row(query, "", None, confidence=0.0)
-      begin = end
+      of_query = implied.get(key, of_query)
+    rows += [(query, triple) for triple in of_query]
+  return rows
 
-  def _of_candidate(self, query: int, candidate: int) -> CanonicalRow:
-    answers = self.outcome.answers
-    assessment = self.outcome.assessment
-    text = answers.texts[candidate]
-    row = self._row(
-      query,
-      text,
-      self.names.ids.get((answers.relations[query], text)),
-      confidence=assessment.confidence_N[candidate],
-    )
-    row["score"] = round(float(answers.score_N[candidate]), 6)
-    row["rank"] = int(answers.rank_N[candidate])
-    row["accepted"] = bool(self.outcome.accepted_N[candidate])
-    if assessment.over_predicted_N[candidate]:
-      row["flags"] = ["over_predicted"]
-    return row
 
-  def _of_implied(self, query: int, triple: Triple) -> CanonicalRow:
-    object_id = self.names.ids.get((triple.relation, triple.object))
-    object_id = object_id or self.subject_ids.get(normalise(triple.object))
-    row = self._row(query, triple.object, object_id, confidence=triple.confidence)
-    row["accepted"] = True
-    row["flags"] = ["implied"]
-    return row
+def _ids_of_subjects(answers: Answers) -> dict[str, str]:
+  """Returns the ids of subjects by their normalised names."""
+  pairs = zip(answers.subjects, answers.subject_ids)
+  return {normalise(subject): subject_id for subject, subject_id in pairs if subject_id}
 
-  def _row(
-    self,
-    query: int,
-    text: str,
-    object_id: str | None,
-    *,
-    confidence: float,
-  ) -> CanonicalRow:
-    """Returns a row that is not accepted, without score and rank."""
-    answers = self.outcome.answers
-    relation = answers.relations[query]
-    return {
-      "subject": answers.subjects[query],
-      "subject_id": answers.subject_ids[query],
-      "relation": relation,
-      "relation_label": self.labels.get(relation),
-      "object": text,
-      "object_id": object_id,
-      "confidence": round(float(confidence), 6),
-      "score": None,
-      "rank": None,
-      "accepted": False,
-      **self.columns,
-    }
+
+def _batch(
+  outcome: Outcome,
+  columns: _Columns,
+  row_R: np.ndarray,
+  known: tuple[Names, Mapping[str, str], Mapping[str, str]],
+  provenance: Provenance,
+) -> Batch:
+  """Returns some rows.
+
+  Args:
+    outcome: what was decided.
+    columns: of all rows.
+    row_R: which ones.
+    known: names of answers, ids of subjects by normalised name, and labels of relations.
+    provenance: of every row.
+  """
+  answers = outcome.answers
+  names, subject_ids, labels = known
+  queries: list[int] = columns.query_R[row_R].tolist()
+  rows: list[int] = row_R.tolist()
+  relations = [answers.relations[query] for query in queries]
+  texts = [columns.texts[row] for row in rows]
+  ids = list(map(names.ids.get, zip(relations, texts)))
+  ranks: list[int] = columns.rank_R[row_R].tolist()
+  accepted: list[bool] = columns.accepted_R[row_R].tolist()
+  over_predicted: list[bool] = columns.over_predicted_R[row_R].tolist()
+  flags = [["over_predicted"] if is_flagged else None for is_flagged in over_predicted]
+  for place in np.flatnonzero(columns.rank_R[row_R] == 0).tolist():
+    if accepted[place]:
+      ids[place] = ids[place] or subject_ids.get(normalise(texts[place]))
+      flags[place] = ["implied"]
+  scores = rounded(columns.score_R[row_R])
+  return Batch(
+    subject=[answers.subjects[query] for query in queries],
+    subject_id=[answers.subject_ids[query] for query in queries],
+    relation=relations,
+    relation_label=list(map(labels.get, relations)),
+    object=texts,
+    object_id=ids,
+    confidence=rounded(columns.confidence_R[row_R]),
+    score=[score if rank else None for score, rank in zip(scores, ranks)],
+    rank=[rank or None for rank in ranks],
+    accepted=accepted,
+    flags=flags,
+    provenance=provenance,
+  )
+
+
+def rounded(value_N: np.ndarray) -> list[float]:
+  """Returns what `round(value, 6)` returns of each value.
+
+  Where the seventh digit is not near a 5, a whole number of millionths is the nearest one, and the
+  quotient is the float nearest to it.
+  """
+  with np.errstate(invalid="ignore", over="ignore"):  # of infinite ones
+    millionth_N = value_N * 1e6
+    nearest_N = np.rint(millionth_N)
+    is_clear_N = (np.abs(millionth_N - nearest_N) < 0.499) & (np.abs(millionth_N) < 1e9)
+  values: list[float] = (nearest_N / 1e6).tolist()
+  for place in np.flatnonzero(~is_clear_N).tolist():
+    values[place] = round(float(value_N[place]), 6)
+  return values
 
 
 def relation_summaries(

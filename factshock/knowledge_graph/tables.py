@@ -30,17 +30,19 @@ or @ as a formula, so import them there as text; the count `formulas` says of ho
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import NotRequired, TypedDict
 
-from factshock.knowledge_graph import nodes
-from factshock.knowledge_graph.canonical import CanonicalRow, RowSource, Run
-from factshock.knowledge_graph.nodes import Counts, Edge
+from factshock.knowledge_graph import batches, nodes
+from factshock.knowledge_graph.batches import Add, Batch, Edges
+from factshock.knowledge_graph.canonical import Run
+from factshock.knowledge_graph.nodes import Counts
 from factshock.runtime import files
 from factshock.runtime.errors import UserError
 
@@ -57,6 +59,7 @@ NEO4J = (
 )
 
 _FORMULA = re.compile(r'(?:\A|,)"[=+@-]')
+_FORMULAS = re.compile(r'(?:\A|[,\n])"[=+@-]')  # found in lines wherever the other is found in one
 _ESCAPED = re.compile('[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029]|\\A["\ufeff]|\\A\\s|\\s\\Z')
 _NAMES = {
   "\\": "\\\\",
@@ -98,50 +101,49 @@ def unescape(cell: str) -> str:
   return _ESCAPE.sub(_unescape_letter, cell)
 
 
+@contextlib.contextmanager
 def write_tsv(
   folder: str,
-  rows: RowSource,
   run: Run,
+  counts: Counts,
   confidence: bool = False,
-) -> tuple[list[str], Counts]:
+) -> Generator[Add]:
   """Writes graph.tsv (or graph_confidence.tsv) and labels.tsv.
 
   Args:
     folder: made where it is missing.
-    rows: returns a new iterator over canonical rows.
     run: not used: the format has no place for it.
+    counts: of what is written.
     confidence: adds the confidence as a fourth cell.
-
-  Returns:
-    (paths written, counts).
   """
   name = GRAPH_CONFIDENCE if confidence else GRAPH
-  path = os.path.join(folder, name)
-  labels_path = os.path.join(folder, LABELS)
-  counts = nodes.new_counts()
   labels: dict[str, str] = {}
-  with files.atomic_write(path) as file:
-    for edge in nodes.edges(rows(), counts):
-      _note_labels(labels, edge)
+  with files.atomic_write(os.path.join(folder, name)) as file:
+
+    def add(batch: Batch) -> None:
+      edges = batch.edges
+      nodes.add_counts(counts, edges.ends)
+      _note_labels(labels, edges)
       cells = [
-        escape(edge.subject),
-        escape(edge.row["relation"]),
-        escape(edge.object),
+        map(escape, edges.ends.subject),
+        map(escape, edges.relation),
+        map(escape, edges.ends.object),
       ]
       if confidence:
-        cells.append(repr(edge.row["confidence"]))
-      file.write("\t".join(cells) + "\n")
-    _write_labels(labels_path, labels)
-  return [path, labels_path], counts
+        cells.append(map(repr, edges.confidence))
+      file.write("".join([f"{line}\n" for line in map("\t".join, zip(*cells))]))
+
+    yield add
+    _write_labels(os.path.join(folder, LABELS), labels)
 
 
 def write_tsv_confidence(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> tuple[list[str], Counts]:
+  counts: Counts,
+) -> contextlib.AbstractContextManager[Add]:
   """Writes graph_confidence.tsv and labels.tsv."""
-  return write_tsv(folder, rows, run, confidence=True)
+  return write_tsv(folder, run, counts, confidence=True)
 
 
 def read_tsv(path: str) -> Iterator[TableRow]:
@@ -180,16 +182,16 @@ def read_labels(path: str) -> dict[str, str]:
   return labels
 
 
+@contextlib.contextmanager
 def write_openke(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> tuple[list[str], Counts]:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes OpenKE's id files into the folder openke."""
   entity_path, relation_path, triple_path, label_path = (
     os.path.join(folder, name) for name in OPENKE
   )
-  counts = nodes.new_counts()
   labels: dict[str, str] = {}
   entities: dict[str, int] = {}
   relations: dict[str, int] = {}
@@ -197,12 +199,20 @@ def write_openke(
     files.atomic_write(triple_path, binary=True) as file,
     tempfile.TemporaryFile(dir=os.path.dirname(triple_path)) as body,
   ):
-    for edge in nodes.edges(rows(), counts):
-      _note_labels(labels, edge)
-      head = entities.setdefault(edge.subject, len(entities))
-      tail = entities.setdefault(edge.object, len(entities))
-      relation = relations.setdefault(edge.row["relation"], len(relations))
-      body.write(b"%d %d %d\n" % (head, tail, relation))
+
+    def add(batch: Batch) -> None:
+      edges = batch.edges
+      nodes.add_counts(counts, edges.ends)
+      _note_labels(labels, edges)
+      lines: list[str] = []
+      for head, tail, relation in zip(edges.ends.subject, edges.ends.object, edges.relation):
+        head_number = entities.setdefault(head, len(entities))
+        tail_number = entities.setdefault(tail, len(entities))
+        relation_number = relations.setdefault(relation, len(relations))
+        lines.append(f"{head_number} {tail_number} {relation_number}\n")
+      body.write("".join(lines).encode())
+
+    yield add
     file.write(b"%d\n" % counts["rows"])  # comes first, and is known last
     body.seek(0)
     shutil.copyfileobj(body, file)
@@ -211,87 +221,78 @@ def write_openke(
     _write_labels(label_path, labels)
   counts["entities"] = len(entities)
   counts["relations"] = len(relations)
-  return [entity_path, relation_path, triple_path, label_path], counts
 
 
+@contextlib.contextmanager
 def write_neo4j(
   folder: str,
-  rows: RowSource,
   run: Run,
-) -> tuple[list[str], Counts]:
+  counts: Counts,
+) -> Generator[Add]:
   """Writes nodes.csv and relationships.csv into the folder neo4j."""
   node_path, relationship_path = (os.path.join(folder, name) for name in NEO4J)
-  counts = nodes.new_counts()
   keys: set[str] = set()
-  line_breaks = 0
-  formulas = 0
-  with contextlib.ExitStack() as stack:
-    node_file = stack.enter_context(files.atomic_write(node_path))
-    relationship_file = stack.enter_context(files.atomic_write(relationship_path))
+  counts["line_breaks"] = 0
+  counts["formulas"] = 0
+  with (
+    files.atomic_write(node_path) as node_file,
+    files.atomic_write(relationship_path) as relationship_file,
+  ):
     node_file.write("key:ID,label,uri,:LABEL\n")
     relationship_file.write(
       ":START_ID,:END_ID,:TYPE,uri,label,confidence:double,score:double,rank:int,run,flags\n"
     )
-    for edge in nodes.edges(rows(), counts):
-      row, subject, object_ = edge
-      ends = (
-        (subject, row["subject"]),
-        (object_, row["object"]),
-      )
-      for key, label in ends:
-        if key not in keys:
-          keys.add(key)
-          line = _node(key, label)
-          line_breaks += _has_line_break(line)
-          formulas += _has_formula(line)
-          node_file.write(line)
-      line = _relationship(edge)
-      line_breaks += _has_line_break(line)
-      formulas += _has_formula(line)
-      relationship_file.write(line)
+
+    def add(batch: Batch) -> None:
+      edges = batch.edges
+      nodes.add_counts(counts, edges.ends)
+      for file, lines in (
+        (node_file, _new_nodes(keys, edges)),
+        (relationship_file, _relationships(edges)),
+      ):
+        text = "".join(lines)
+        counts["line_breaks"] += _line_breaks(text, lines)
+        counts["formulas"] += _formulas(text, lines)
+        file.write(text)
+
+    yield add
   counts["entities"] = len(keys)
-  counts["line_breaks"] = line_breaks
-  counts["formulas"] = formulas
-  return [node_path, relationship_path], counts
+
+
+def _new_nodes(keys: set[str], edges: Edges) -> list[str]:
+  """Returns the lines of nodes.csv of the nodes whose keys are new, and adds these keys."""
+  lines: list[str] = []
+  columns = zip(edges.ends.subject, edges.subject, edges.ends.object, edges.object)
+  for subject, subject_label, object_, object_label in columns:
+    if subject not in keys:
+      keys.add(subject)
+      lines.append(_node(subject, subject_label))
+    if object_ not in keys:
+      keys.add(object_)
+      lines.append(_node(object_, object_label))
+  return lines
 
 
 def _node(key: str, label: str) -> str:
   """Returns the line of nodes.csv of a node."""
-  uri = nodes.uri(key)
-  cells = [
-    _quoted(key),
-    _quoted(label),
-    _quoted(uri),
-    _quoted("Entity"),
-  ]
-  return ",".join(cells) + "\n"
+  return f'{_quoted(key)},{_quoted(label)},{_quoted(nodes.uri(key))},"Entity"\n'
 
 
-def _relationship(edge: Edge) -> str:
-  """Returns the line of relationships.csv of an edge."""
-  row = edge.row
-  relation = row["relation"]
-  flags = "[]"
-  if row.get("flags"):
-    flags = json.dumps(row.get("flags"), ensure_ascii=False)
-  cells = [
-    _quoted(edge.subject),
-    _quoted(edge.object),
-    _quoted(relation),
-    _quoted(nodes.relation_uri(relation)),
-    _quoted(row.get("relation_label") or relation),
-    f"{row['confidence']!r}",
-    _number(row["score"]),
-    _number(row["rank"]),
-    _quoted(row["run"]),
-    _quoted(flags),
-  ]
-  return ",".join(cells) + "\n"
-
-
-def _number(value: float | None) -> str:
-  """Returns a number as a CSV cell; an empty one, of a triple that others imply, is no property."""
-  return "" if value is None else f"{value!r}"
+def _relationships(edges: Edges) -> list[str]:
+  """Returns the lines of relationships.csv of edges."""
+  columns = zip(
+    map(_quoted, edges.ends.subject),
+    map(_quoted, edges.ends.object),
+    map(_quoted, edges.relation),
+    map(_quoted, map(nodes.relation_uri, edges.relation)),
+    [_quoted(label or name) for label, name in zip(edges.relation_label, edges.relation)],
+    map(repr, edges.confidence),
+    batches.number_texts(edges.score, ""),  # no property of a triple that others imply
+    batches.number_texts(edges.rank, ""),
+    itertools.repeat(_quoted(edges.run)),
+    ["[]" if not flags else json.dumps(flags, ensure_ascii=False) for flags in edges.flags],
+  )
+  return [f"{','.join(cells)},{_quoted(flags)}\n" for *cells, flags in columns]
 
 
 def _quoted(text: str) -> str:
@@ -299,9 +300,18 @@ def _quoted(text: str) -> str:
   return '"' + text.replace('"', '""') + '"'
 
 
-def _has_line_break(line: str) -> bool:
-  """Returns whether a label in a line holds a line break."""
-  return line.count("\n") > 1 or "\r" in line
+def _line_breaks(text: str, lines: Sequence[str]) -> int:
+  """Returns in how many lines, which together are a text, a label holds a line break."""
+  if "\r" not in text and text.count("\n") == len(lines):
+    return 0
+  return sum(line.count("\n") > 1 or "\r" in line for line in lines)
+
+
+def _formulas(text: str, lines: Sequence[str]) -> int:
+  """Returns of how many lines of quoted cells, together a text, a spreadsheet would run a cell."""
+  if not _FORMULAS.search(text):
+    return 0
+  return sum(map(_has_formula, lines))
 
 
 def _has_formula(line: str) -> bool:
@@ -309,13 +319,14 @@ def _has_formula(line: str) -> bool:
   return _FORMULA.search(line) is not None
 
 
-def _note_labels(labels: dict[str, str], edge: Edge) -> None:
+def _note_labels(labels: dict[str, str], edges: Edges) -> None:
   """Remembers the first label of every node that is an id."""
-  row: CanonicalRow = edge.row
-  if nodes.is_id(edge.subject):
-    labels.setdefault(edge.subject, row["subject"])
-  if nodes.is_id(edge.object):
-    labels.setdefault(edge.object, row["object"])
+  columns = zip(edges.ends.subject, edges.subject, edges.ends.object, edges.object)
+  for subject, subject_label, object_, object_label in columns:
+    if subject not in labels and nodes.is_id(subject):
+      labels[subject] = subject_label
+    if object_ not in labels and nodes.is_id(object_):
+      labels[object_] = object_label
 
 
 def _write_labels(path: str, labels: Mapping[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from hypothesis import strategies as st
 
+from factshock.knowledge_graph import batches, formats, nodes
+
 RUN = {
   "id": "run 1/a",
   "started": "2025-01-02T03:04:05+00:00",
@@ -116,7 +118,7 @@ def row(subject="s", relation="r", object_="o", **more):
   return {
     key: value
     for key, value in given.items()
-    if value is not None or key in ("checkpoint", "mixing_weights")
+    if value is not None or key in ("checkpoint", "mixing_weights", "score", "rank")
   }
 
 
@@ -134,3 +136,47 @@ def some_rows():
     st.floats(0, 1),
   )
   return st.lists(one, max_size=6)
+
+
+def any_rows():
+  """Hypothesis strategy: lists of rows of one run, of every kind, those of a query together."""
+  texts = st.lists(labels, min_size=1, max_size=2)
+  numbers = st.one_of(st.none(), st.floats(-1e9, 0), st.integers(-3, 0))
+  one = st.builds(
+    row,
+    labels,
+    labels,
+    labels,
+    subject_id=ids,
+    object_id=ids,
+    relation_label=st.one_of(st.none(), labels),
+    confidence=st.one_of(st.floats(0, 1), st.integers(0, 1)),
+    score=numbers,
+    rank=st.one_of(st.none(), st.integers(1, 3)),
+    accepted=st.booleans(),
+    flags=st.one_of(st.none(), texts),
+    further=st.one_of(st.none(), texts),
+  )
+  query = lambda found: (found["subject"], found.get("subject_id") or "", found["relation"])
+  unordered = st.lists(one, max_size=8, unique_by=query)
+  return st.builds(lambda rows: [again for found in rows for again in [found] * 2], unordered)
+
+
+def edges(rows):
+  """(Row, subject key, object key) of accepted rows, and what `nodes.keys` says of their ids."""
+  column = lambda end: ([row[end] for row in rows], [row.get(f"{end}_id") for row in rows])
+  ends = nodes.keys(column("subject"), column("object"))
+  return list(zip(rows, ends.subject, ends.object)), ends
+
+
+def write(name, folder, rows, run=RUN):
+  """Paths and counts of rows written in one format."""
+  context = str(folder / formats.FORMATS[name].files[0])
+  (written,) = formats.write([name], str(folder), batches.of_rows(rows, context), run)
+  return written
+
+
+def write_rows(path, rows):
+  """Writes rows to a file of canonical rows."""
+  with open(path, "w", encoding="utf-8") as file:
+    file.writelines(map(batches.json_lines, batches.of_rows(rows, str(path))))
