@@ -32,7 +32,7 @@ setuptools.setup(
     "absl-py>=2.1",
     "ahocorasick_rs>=0.22",
     "datasets>=3.0",
-    "flax>=0.10.4",
+    "flax>=0.12.3",
     "grain>=0.2.8",
     "huggingface_hub>=0.30",
     "jax>=0.10,<0.12",
