@@ -122,6 +122,7 @@ def test_a_file_is_read_as_row_by_row(tmp_path_factory, lines, size):
 
 
 def test_what_this_project_writes_is_plain(tmp_path):
+  assert plain.parse([json.dumps(ROW), ""]) is not None
   rows = [{**FULL, "step": step, "prediction": f"Baku {step}"} for step in range(200)]
   lines = list(map(json.dumps, rows))
   assert plain.parse(lines) is not None

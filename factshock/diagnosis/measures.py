@@ -1,5 +1,6 @@
 """All measures of all arms on the test set of one seed, each with its bootstrap resamples."""
 
+import concurrent.futures
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -21,6 +22,7 @@ from factshock.types import Answer
 NEED_BOTH = ("shock", "slope", "spearman", *("ratio/" + group for group in shock.GROUPS))
 NEED_FINETUNING = ("range_shift", "mismatch", "finetuning_answer")
 NEED_COUNTS = ("rarer_than_gold",)
+_THREADS = 2  # arms that are measured at a time: numpy's threads leave each other room
 RANGES = {"total_variation": (0, 1), "mismatch": (0, 1), "spearman": (-1, 1)}
 
 Samples: TypeAlias = dict[str, Sample]  # by name of the measure
@@ -87,10 +89,15 @@ def measure(
   """
   known = {label: of_arm for label, of_arm in finetuning.items() if counted or of_arm is not None}
   trained = _trained_entities(queries, known)
+  rows = {label: query_sets.rows_in_order(label, arm, queries) for label, arm in arms.items()}
+
+  def measure_arm(label: str) -> _Measured:
+    arm_in_order = reading.take(arms[label], rows[label])
+    return _measure_arm(arm_in_order, queries, trained.get(label), options)
+
   measured: dict[str, _Measured] = {}
-  for label, arm in arms.items():
-    arm_in_order = reading.take(arm, query_sets.rows_in_order(label, arm, queries))
-    measured[label] = _measure_arm(arm_in_order, queries, trained.get(label), options)
+  for label, of_arm in zip(arms, _map(measure_arm, list(arms), queries.draw)):
+    measured[label] = of_arm
     progress.advance()
   samples: dict[Label, Samples] = {label: of_arm.samples for label, of_arm in measured.items()}
   plans: list[tuple[Label, Plan]] = [
@@ -106,6 +113,19 @@ def measure(
   for label in arms:
     _blank_unknown(samples[label], finetuning[label] is not None, counted)
   return samples, links
+
+
+def _map(
+  function: Callable[[str], _Measured],
+  labels: Sequence[str],
+  draw: statistics.Draw,
+) -> Iterator[_Measured]:
+  """Yields what a function returns for each label: of two at a time, where no two would draw."""
+  if draw.counts_NxR is None or len(labels) < 2:
+    yield from map(function, labels)
+    return
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    yield from pool.map(function, labels)
 
 
 def _trained_entities(

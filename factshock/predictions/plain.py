@@ -7,7 +7,7 @@ row: it alone knows what is mended, and what is an error.
 
 import array
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,10 +45,12 @@ class Candidates(NamedTuple):
 
   Attributes:
     names: the answers, normalised.
+    scores: their log-probabilities.
     lengths: how many each row has.
   """
 
   names: list[str]
+  scores: "array.array[float]"
   lengths: list[int]
 
 
@@ -85,14 +87,14 @@ class Rows(NamedTuple):
 def parse(lines: Sequence[str]) -> Rows | None:
   """Returns the rows of lines of JSON; None where one is not plain."""
   columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-  candidates = Candidates([], [])
+  candidates = Candidates([], array.array("d"), [])
   try:
     for start in range(0, len(lines), _PIECE):
       rows = json_text.plain_loads(lines[start : start + _PIECE])
       for name, column in columns.items():
         column += [row.get(name) for row in rows]
       _add_candidates(candidates, [row.get("candidates") for row in rows])
-    if not _are_plain(columns):
+    if not _are_plain(columns) or not _are_ordered(candidates):
       return None
     return _rows(columns, candidates)
   except (AttributeError, TypeError, ValueError, OverflowError):
@@ -112,19 +114,19 @@ def _add_candidates(candidates: Candidates, lists: Sequence[Any]) -> None:
     raise TypeError
   pairs = list(itertools.chain.from_iterable(lists))
   texts = [text for text, _ in pairs]
-  scores = [score for _, score in pairs]
-  if not set(map(type, texts)) <= {str} or not _are_ordered(scores, lengths):
+  if set(map(type, texts)) != {str}:
     raise TypeError
+  candidates.scores.fromlist([score for _, score in pairs])
   # Names are few: the texts themselves go with their rows, while the cache holds them.
   candidates.names.extend(map(accuracy.normalise, texts))
   candidates.lengths.extend(lengths)
 
 
-def _are_ordered(values: Iterable[float], lengths: Sequence[int]) -> bool:
+def _are_ordered(candidates: Candidates) -> bool:
   """Returns whether the scores of each row are log-probabilities, best first."""
-  scores = np.frombuffer(array.array("d", values))
-  ends = np.cumsum(np.array(lengths, np.int64))
-  starts: np.ndarray = ends - np.array(lengths, np.int64)
+  scores = np.frombuffer(candidates.scores)
+  lengths = np.array(candidates.lengths, np.int64)
+  starts: np.ndarray = np.cumsum(lengths) - lengths
   is_fallen = np.ones(len(scores), bool)
   np.less_equal(scores[1:], scores[:-1], out=is_fallen[1:])
   is_fallen[starts] = scores[starts] <= ROUNDING

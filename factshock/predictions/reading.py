@@ -278,10 +278,12 @@ class _Columns:
       return [-1] * len(answers)
     self.listed = max(self.listed, *candidates.lengths)
     names = candidates.names
-    ends = itertools.accumulate(candidates.lengths)
+    ends = list(itertools.accumulate(candidates.lengths))
+    starts = [0, *ends]
+    accepted = [self.accepted[answer] for answer in answers]
     return [
-      accuracy.rank_of_name(names[end - length : end], self.accepted[answer])
-      for answer, length, end in zip(answers, candidates.lengths, ends)
+      0 if right.isdisjoint(listed) else accuracy.rank_of_name(listed, right)
+      for right, listed in zip(accepted, map(names.__getitem__, map(slice, starts, ends)))
     ]
 
   def predictions(self) -> Predictions:
@@ -319,9 +321,12 @@ def _labels(rows: Rows, default: str) -> list[str]:
   """Returns the label of each plain row (see `label_of`)."""
   points_of_rows = list(zip(rows.arms, rows.steps, rows.alphas))
   labels: dict[Any, str] = {}
-  for arm, step, alpha in set(points_of_rows):
+  distinct = set(points_of_rows)
+  for arm, step, alpha in distinct:
     row = {"arm": arm, "step": step, "alpha": alpha}
     labels[arm, step, alpha] = label_of(row, default, "", 0)
+  if len(distinct) == 1:
+    return list(labels.values()) * len(points_of_rows)
   return [labels[point] for point in points_of_rows]
 
 
