@@ -172,6 +172,32 @@ def test_other_weights_compile_nothing():
 
 
 @pytest.mark.parametrize(
+  "placed, stops, length",  # a length that no other test compiles for
+  [("nowhere", None, 9), ("on a mesh of one", None, 10), ("on a device", ("w1 w2",), 11)],
+)
+def test_what_is_compiled_ahead_is_what_is_called(caplog, monkeypatch, placed, stops, length):
+  """Each program is compiled once, those for fewer rows too."""
+  monkeypatch.setattr(sampling, "NARROWEST", 2)
+  params = make_params(0)
+  mesh = None
+  if placed == "on a device":
+    params = jax.device_put(params, jax.devices()[0])
+  elif placed == "on a mesh of one":
+    mesh = partitioning.make_mesh(devices=jax.devices()[:1])
+    params = partitioning.place_params(params, mesh)
+  options = decoding.DecodingOptions(length, method="sample", stops=stops)
+  jax.config.update("jax_log_compiles", True)  # on threads too
+  try:
+    decoding.generate(loaded(params, mesh), PROMPTS * 3, options, batch_size=16)
+  finally:
+    jax.config.update("jax_log_compiles", False)
+  compiled = [record.message for record in caplog.records if "Compiling jit(_" in record.message]
+  assert any("_begin" in message for message in compiled)
+  twice = [message for message in compiled if compiled.count(message) > 1]
+  assert not twice
+
+
+@pytest.mark.parametrize(
   "tokens, text",
   [
     ([X0, 3, 4, X1, 5], "w0 w1"),

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import jax
 import numpy as np
 
+from factshock.answering import compiling
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import batching, decoder_text, sentinels
 from factshock.devices import partitioning
@@ -35,6 +36,10 @@ T = TypeVar("T")
 
 # Puts a batch [B, ...] on the devices of the weights; B may grow by padding.
 Spread: TypeAlias = Callable[[np.ndarray], Array]
+
+
+# Is shown the inputs [B, S] and indices [B] of a batch some batches before it is generated for.
+Look: TypeAlias = Callable[[Array, Array], None]
 
 
 class Generate(Protocol):
@@ -232,6 +237,7 @@ def run(
   prompts: Sequence[Sequence[int]],
   max_length: int,
   batch_size: int,
+  look: Look | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Generates for prompts in batches of like length, a few at a time on their way.
 
@@ -243,6 +249,7 @@ def run(
     prompts: lists of token ids.
     max_length: tokens generated at most.
     batch_size: prompts at a time.
+    look: is shown each batch ahead, so that its programs may be compiled.
 
   Returns:
     Tokens, int32 [prompts, ..., max_length], ENDED after a row's end, and scores, float32
@@ -251,13 +258,20 @@ def run(
   params, spread = place(model)
   order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
 
-  def results() -> Iterator[tuple[list[int], Any]]:
+  def spread_batches() -> Iterator[tuple[list[int], Array, Array]]:
     for indices, rows in split(order, batch_size):
-      interruption.raise_if_requested()
       filler = [0] * (rows - len(indices))
       indices_B = spread(np.array([*indices, *filler], np.int32))
-      inputs_BxS = spread(pad(prompts, indices, rows, model.decoder_only))
-      yield list(indices), generate(params, inputs_BxS, indices_B, np.int32(len(indices)))
+      yield list(indices), spread(pad(prompts, indices, rows, model.decoder_only)), indices_B
+
+  def look_at(batch: tuple[list[int], Array, Array]) -> None:
+    if look is not None:
+      look(*batch[1:])
+
+  def results() -> Iterator[tuple[list[int], Any]]:
+    for indices, inputs_BxS, indices_B in compiling.looking_ahead(spread_batches(), look_at):
+      interruption.raise_if_requested()
+      yield indices, generate(params, inputs_BxS, indices_B, np.int32(len(indices)))
 
   fetched = []
   done = 0
@@ -296,12 +310,15 @@ def place(model: LoadedModel) -> tuple[Params, Spread]:
 
   The weights are as they are computed with (layers.narrowed). Without a mesh all is on the default
   device; else the weights are on the mesh as partitioning's
-  rules say and each batch is cut over it, padded to a multiple of the parts.
+  rules say and each batch is cut over it, padded to a multiple of the parts. (On one of a single
+  device there is nothing to cut.)
   """
   params = layers.bits_on_cpu(layers.narrowed(model.params, model.model_config.dtype))
   mesh = model.mesh
   if mesh is None:
     return jax.device_put(params), lambda batch: batch
+  if mesh.size == 1:
+    return _off_mesh(params, mesh.devices.flat[0]), lambda batch: batch
 
   def spread(batch: np.ndarray) -> Array:
     missing = -len(batch) % partitioning.batch_shard_count(mesh)
@@ -309,3 +326,15 @@ def place(model: LoadedModel) -> tuple[Params, Spread]:
     return partitioning.shard_batch({"batch": padded}, mesh)["batch"]
 
   return partitioning.place_params(params, mesh), spread
+
+
+def _off_mesh(params: Params, device: jax.Device) -> Params:
+  """Returns weights that lie on a device as such, not as on a mesh of it; no copy is made.
+
+  To JAX the mesh is of an array's type, and so would be of each program's.
+  """
+
+  def bare(leaf: Array) -> Array:
+    return leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
+
+  return jax.device_put(jax.tree.map(bare, params), device)

@@ -1,14 +1,15 @@
 """Generation token by token with a key-value cache under jit: greedily, or by sampling."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.answering import batches
+from factshock.answering import batches, compiling
+from factshock.answering.compiling import Ahead
 from factshock.checkpoints.loading import LoadedModel
 from factshock.devices import partitioning
 from factshock.models import families, layers
@@ -58,41 +59,125 @@ def sample(
   params, _ = batches.place(model)
   placed = model.with_params(params)
   constants = _constants(ends, temperature, seed)
-  generate = _generator(placed, max_length, temperature > 0, constants, stopped)
-  return batches.run(generate, placed, prompts, max_length, batch_size)
+  with Ahead() as ahead:
+    generator = _Generator(placed, max_length, temperature > 0, constants, stopped, ahead)
+    run = functools.partial(batches.run, generator.generate, placed, prompts)
+    return run(max_length, batch_size, generator.look)
 
 
-def _generator(
-  model: LoadedModel,
-  max_length: int,
-  random: bool,
-  constants: Mapping[str, Array],
-  stopped: StoppedAfter | None,
-) -> batches.Generate:
-  """Returns what generates for one batch, as `batches.run` calls it."""
-  config = model.model_config
-  # A CPU's time goes with the rows and tokens. An accelerator's hardly does, but it waits for every
-  # number of rows to be compiled.
-  alone = model.mesh is None or model.mesh.size == 1
-  saves = alone and layers.on_cpu()
-  smallest = NARROWEST if saves else None
-  weights = unstack_layers(model.params, config)
+class _Generator:
+  """Generates for one batch at a time, as `batches.run` calls it."""
+
+  def __init__(
+    self,
+    model: LoadedModel,
+    max_length: int,
+    random: bool,
+    constants: Mapping[str, Array],
+    stopped: StoppedAfter | None,
+    ahead: Ahead,
+  ) -> None:
+    self._config = model.model_config
+    self._decoder_only = model.decoder_only
+    self._params = model.params
+    self._max_length = max_length
+    self._stopped = stopped
+    self._is_alone = model.mesh is None or model.mesh.size == 1
+    # A CPU's time goes with the rows and tokens. An accelerator's hardly does, but it waits for
+    # every number of rows to be compiled.
+    self._saves = self._is_alone and layers.on_cpu()
+    self._smallest = NARROWEST if self._saves and stopped is None else None
+    weights = unstack_layers(model.params, self._config)
+    self._advance = functools.partial(
+      _advance, model.params, self._config, random, weights, **constants
+    )
+    self._ahead = ahead
+    self._states: dict[tuple[int, int], State] = {}  # shapes after `_begin`, by rows and width
+    self._narrowed_to: set[int] = set()  # the numbers of rows that batches went on with
 
   def generate(
+    self,
     params: Params,
     inputs_BxS: Array,
     indices_B: Array,
     used: np.int32,
   ) -> tuple[Array, Array]:
-    # Rows on a mesh would have to move.
-    packed = batches.pack(np.asarray(inputs_BxS), model.decoder_only) if saves else None
-    state = _begin(params, config, max_length, inputs_BxS, indices_B, used, packed)
-    advance = functools.partial(_advance, params, config, random, weights, **constants)
-    if stopped is not None:
-      return _finish_stopping(advance, state, max_length, stopped)
-    return _finish(advance, config, state, smallest)
+    """Returns the tokens [B, T] and scores [B] of a batch, of whose rows the first `used` count."""
+    packed = self._pack(inputs_BxS)
+    sizes = self._config, self._max_length
+    self._ahead.wait(_begin_key(inputs_BxS, packed))
+    state = _begin(params, *sizes, inputs_BxS, indices_B, used, packed)
+    whole, width = inputs_BxS.shape
 
-  return generate
+    def advance(state: State, **until: np.int32) -> State:
+      rows = len(state["scores_B"])
+      if rows < whole:
+        self._expect_narrowing(whole, width, rows)
+      self._ahead.wait(("advance", rows, width))
+      return self._advance(state, **until)
+
+    if self._stopped is not None:
+      return _finish_stopping(advance, state, self._max_length, self._stopped)
+    return _finish(advance, self._config, state, self._smallest)
+
+  def look(self, inputs_BxS: Array, indices_B: Array) -> None:
+    """Has the programs of a batch compiled, where it is on one device.
+
+    (Not those that take rows out of a state, which are soon compiled.)
+    """
+    if not self._is_alone:
+      return
+    packed = self._pack(inputs_BxS)
+    sizes = self._config, self._max_length
+    rows, width = inputs_BxS.shape
+
+    def compile_begin() -> None:
+      traced = _begin.trace(self._params, *sizes, inputs_BxS, indices_B, np.int32(0), packed)
+      self._states[rows, width] = traced.out_info
+      for fewer in (rows, *list(self._narrowed_to)):
+        self._compile_advance(rows, width, fewer)
+      traced.lower().compile()
+
+    self._ahead.compile(_begin_key(inputs_BxS, packed), compile_begin)
+
+  def _pack(self, inputs_BxS: Array) -> layers.Packed | None:
+    """Returns inputs packed; None where rows would have to move between devices, or save little."""
+    return batches.pack(np.asarray(inputs_BxS), self._decoder_only) if self._saves else None
+
+  def _expect_narrowing(self, whole: int, width: int, rows: int) -> None:
+    """Has compiled what batches will call whose answers end as early as those of this one."""
+    if rows not in self._narrowed_to:
+      self._narrowed_to.add(rows)
+      for shape in list(self._states):
+        self._compile_advance(*shape, rows)
+    if rows // 2 >= NARROWEST:
+      self._compile_advance(whole, width, rows // 2)
+
+  def _compile_advance(self, whole: int, width: int, rows: int) -> None:
+    """Has `_advance` compiled for some rows of a batch of `whole` ones."""
+    if rows > whole:
+      return
+    state = self._states[whole, width]
+    lower = functools.partial(self._lowered_advance, state, rows)
+    self._ahead.compile(("advance", rows, width), lambda: lower().compile())
+
+  def _lowered_advance(self, state: State, rows: int) -> jax.stages.Lowered:
+    """Returns `_advance` for some rows of the state that `_begin` makes, or for all."""
+    if rows < len(state["scores_B"]):
+      kept = jax.ShapeDtypeStruct((rows,), np.int32)
+      take = functools.partial(_rows_of, self._config)
+      state = jax.eval_shape(take, state, kept)
+    limit = {}
+    if self._stopped is not None:
+      state, limit = jax.eval_shape(_with_log_p, state), {"limit": np.int32(0)}
+    state = compiling.shapes_beside(self._params, state)
+    known = self._advance
+    return _advance.lower(*known.args, state, floor=np.int32(0), **limit, **known.keywords)
+
+
+def _begin_key(inputs_BxS: Array, packed: layers.Packed | None) -> Hashable:
+  """Returns what the programs of `_begin` that are the same have in common."""
+  return "begin", inputs_BxS.shape, packed and packed[0].shape
 
 
 def _constants(
@@ -141,7 +226,7 @@ def _finish_stopping(
   Returns:
     The tokens [B, T] and scores [B].
   """
-  state = {**state, "log_p_BxT": jnp.zeros(state["tokens_BxT"].shape, jnp.float32)}
+  state = _start_log_p(state)
   sizes: dict[int, int] = {}
   for limit in (*range(STRIDE, max_length, STRIDE), max_length):
     state = advance(state, floor=np.int32(0), limit=np.int32(limit))
@@ -153,7 +238,7 @@ def _finish_stopping(
         ended_B[row] = True
     if ended_B.all():
       break
-    state = {**state, "ended_B": jnp.asarray(ended_B)}
+    state = {**state, "ended_B": state["ended_B"] | ended_B}
   for row, size in sizes.items():
     tokens_BxT[row, size:] = batches.ENDED
   log_p_BxT = np.where(tokens_BxT == batches.ENDED, 0, partitioning.fetch(state["log_p_BxT"]))
@@ -190,7 +275,6 @@ def _narrow(
     indices = indices[kept]
 
 
-@functools.partial(jax.jit, static_argnums=1)
 def unstack_layers(params: Params, config: ModelConfig) -> list[Params] | None:
   """Returns the weights of each layer on its own, as the family has them, for all batches."""
   return families.of(config).layer_weights(params)
@@ -310,9 +394,25 @@ def _draw(
 def _take(
   config: ModelConfig,
   state: State,
-  rows_R: jax.Array,
+  rows_R: Array,
 ) -> State:
   """Returns the state of these rows alone."""
+  return _rows_of(config, state, rows_R)
+
+
+def _rows_of(config: ModelConfig, state: State, rows_R: Array) -> State:
+  """Returns what `_take` does."""
   kept = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
   cache = families.of(config).take_rows(state["cache"], rows_R)
   return dict(kept, step=state["step"], cache=cache)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _start_log_p(state: State) -> State:
+  """Returns the state with room for the log-probability of each token."""
+  return _with_log_p(state)
+
+
+def _with_log_p(state: State) -> State:
+  """Returns what `_start_log_p` does."""
+  return {**state, "log_p_BxT": jnp.zeros(state["tokens_BxT"].shape, jnp.float32)}

@@ -36,7 +36,13 @@ def layer_weights(stacked: Params) -> list[Params] | None:
   limit = UNSTACKED_BYTES if on_cpu() else UNSTACKED_BYTES * _ON_ACCELERATORS
   if sum(leaf.nbytes for leaf in leaves) > limit:
     return None
-  return [_with_joined(_take(stacked, layer)) for layer in range(len(leaves[0]))]
+  return [_one_layer(stacked, np.int32(layer)) for layer in range(len(leaves[0]))]
+
+
+@jax.jit
+def _one_layer(stacked: Params, layer: jax.Array) -> Params:
+  """Returns the weights of one layer, compiled once for all layers of a stack."""
+  return _with_joined(_take(stacked, layer))
 
 
 def _with_joined(tree: Params) -> Params:
