@@ -1,7 +1,11 @@
 """Rows read many at a time are those that are read one by one, and so are their errors."""
 
+import contextlib
 import gzip
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,6 +111,11 @@ def outcome(read):
   return found.strings, found.answers, found.listed, arrays
 
 
+def write(path, rows):
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+  return str(path)
+
+
 def row_by_row(path):
   return reading.from_rows(reading.numbered_rows(str(path)), str(path))
 
@@ -119,6 +128,56 @@ def test_a_file_is_read_as_row_by_row(tmp_path_factory, lines, size):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(files, "_BATCH", size)
     assert outcome(lambda: reading.read(path)) == outcome(lambda: row_by_row(path))
+
+
+@contextlib.contextmanager
+def same_process(path, span):
+  """Stands for a second process: these have no JAX."""
+  yield lambda: reading._read_plain(path, span)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(LINES, min_size=1, max_size=8))
+def test_two_halves_are_read_as_row_by_row(tmp_path_factory, lines):
+  path = tmp_path_factory.mktemp("halves") / "a.jsonl"
+  path.write_text("\n".join(lines), encoding="utf-8")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(reading, "_is_halved", lambda path: True)
+    patch.setattr(reading, "_second_process", same_process)
+    assert outcome(lambda: reading.read(path)) == outcome(lambda: row_by_row(path))
+
+
+HALVED = """import sys
+from factshock.predictions import reading
+read = reading.read(sys.argv[1])
+assert not reading._is_halved(sys.argv[1])
+reading._HALVED = 1
+assert reading._is_halved(sys.argv[1])
+halves = reading.read(sys.argv[1])
+assert halves.strings == read.strings and halves.rank.tolist() == read.rank.tolist()
+print(len(halves), "jax" in sys.modules)
+"""
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor")
+def test_a_second_process_reads_the_second_half(tmp_path):
+  rows = [{**FULL, "subject": f"Ada {index}"} for index in range(500)]
+  path = write(tmp_path / "a.jsonl", rows)
+  done = subprocess.run([sys.executable, "-c", HALVED, path], capture_output=True, text=True)
+  assert done.stdout == "500 False\n", done.stderr
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_middle_is_where_a_line_begins(tmp_path, end):
+  path = tmp_path / "a.txt"
+  path.write_bytes(f"\ufeffone{end}zwei ü{end}three{end}four".encode())
+  middle = files.middle(path)
+  halves = [
+    *files.line_batches(path, span=files.Span(end=middle)),
+    *files.line_batches(path, span=files.Span(middle)),
+  ]
+  assert [line for _, lines in halves for line in lines] == [line for _, line in files.lines(path)]
+  assert (middle < path.stat().st_size) == (end != "\r")
 
 
 def test_what_this_project_writes_is_plain(tmp_path):

@@ -1,13 +1,18 @@
 """Predictions files as columns of integer codes; every row is checked on the way."""
 
 import array
+import contextlib
 import dataclasses
 import itertools
 import math
+import multiprocessing
 import operator
 import os
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -72,6 +77,7 @@ class Predictions:
 PredictionsByArm: TypeAlias = Mapping[str, Mapping[int, Predictions]]
 
 _LARGEST = sys.float_info.max  # JSON's integers have no bound
+_HALVED = 1 << 26  # bytes of a file from which on a second process reads the half of it
 _missing: Any = None
 _texts_of = operator.itemgetter(*TEXT_COLUMNS)
 QUERY_COLUMNS = ("subject", "relation", "object")
@@ -140,17 +146,85 @@ def from_rows(rows: Iterable[tuple[int, Any]], path: str = "rows") -> Prediction
 
 
 def _read_lines(path: str) -> Predictions:
-  """Returns the predictions of a file of lines: plain ones many at a time, others row by row."""
+  """Returns the predictions of a file of lines: plain ones many at a time, others row by row.
+
+  A second process reads the second half of a large file.
+  """
   columns = _Columns(path)
-  firsts: dict[str, Any] = {}
-  for first, lines in files.line_batches(path):
-    rows = plain.parse(lines)
-    if rows is None:
-      parsed = parsed_lines(enumerate(lines, first), path)
-      columns.extend(foreign.of_one_model(parsed, path, several_arms=True, firsts=firsts))
-    else:
-      columns.extend_plain(rows)
+  if not _is_halved(path):
+    columns.extend_lines(files.Span())
+    return columns.predictions()
+  middle = files.middle(path)
+  with _second_process(path, files.Span(middle)) as receive:
+    after = columns.extend_lines(files.Span(end=middle))
+    second = receive()
+  if second is None:
+    columns.extend_lines(files.Span(middle, line=after))
+  else:
+    columns.append(second)
   return columns.predictions()
+
+
+@contextlib.contextmanager
+def _second_process(
+  path: str, span: files.Span
+) -> "Generator[Callable[[], _Columns | None], None, None]":
+  """Lets another process read a part of a file, and yields what gives its columns."""
+  context = multiprocessing.get_context("fork")
+  receiver, sender = context.Pipe(duplex=False)
+  process = context.Process(target=_send_plain, args=(path, span, sender), daemon=True)
+  process.start()
+  sender.close()
+
+  def receive() -> "_Columns | None":
+    try:
+      return receiver.recv()
+    except EOFError:  # it was killed, for want of memory say
+      return None
+
+  try:
+    yield receive
+  finally:
+    process.kill()
+    process.join()
+    receiver.close()
+
+
+def _send_plain(
+  path: str,
+  span: files.Span,
+  sender: Connection,
+) -> None:
+  """Sends the columns of a part of a file to the process that asked for them."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
+  sender.send(_read_plain(path, span))
+
+
+def _is_halved(path: str) -> bool:
+  """Returns whether two processes are to read a file: a fork must not be made beside JAX."""
+  return (
+    path.endswith(".jsonl")
+    and os.path.getsize(path) >= _HALVED
+    and (os.cpu_count() or 1) > 1
+    and "fork" in multiprocessing.get_all_start_methods()
+    and "jax" not in sys.modules
+    and threading.current_thread() is threading.main_thread()
+    and not multiprocessing.current_process().daemon
+  )
+
+
+def _read_plain(path: str, span: files.Span) -> "_Columns | None":
+  """Returns columns of a part of a file; None where not all of it is plain."""
+  columns = _Columns(path)
+  try:
+    for _, lines in files.line_batches(path, span=span):
+      rows = plain.parse(lines)
+      if rows is None:
+        return None
+      columns.extend_plain(rows)
+  except UserError:  # whoever reads from the beginning knows the line
+    return None
+  return columns
 
 
 class _Codes(dict[str, int]):
@@ -174,6 +248,39 @@ class _Columns:
     self.scores = array.array("d")
     self.popularities = array.array("d")
     self.listed = 0
+    self.firsts: dict[str, Any] = {}  # what tells models apart (foreign.of_one_model)
+
+  def extend_lines(self, span: files.Span) -> int:
+    """Adds the rows of a part of the file; returns the number of the line after it."""
+    firsts = self.firsts
+    after = span.line
+    for first, lines in files.line_batches(self.path, span=span):
+      rows = plain.parse(lines)
+      if rows is None:
+        parsed = parsed_lines(enumerate(lines, first), self.path)
+        self.extend(foreign.of_one_model(parsed, self.path, several_arms=True, firsts=firsts))
+      else:
+        self.extend_plain(rows)
+      after = first + len(lines)
+    return after
+
+  def append(self, other: "_Columns") -> None:
+    """Adds the rows of other columns, of which each text gets its code here."""
+    strings = [self.strings[text] for text in other.strings]
+    answers = [self._code_of_answers(key) for key in other.answers]
+    recode = {
+      **dict.fromkeys(CODED, np.array([*strings, -1], np.int32)),  # -1, the last, stays as it is
+      "answer": np.array(answers, np.int32),
+    }
+    for name, codes in other.codes.items():
+      code_N = np.frombuffer(codes, np.int32)
+      if name not in ("rank", "among"):
+        code_N = recode[name][code_N]
+      self.codes[name].frombytes(code_N.tobytes())
+    self.seeds += other.seeds
+    self.scores += other.scores
+    self.popularities += other.popularities
+    self.listed = max(self.listed, other.listed)
 
   def extend(self, rows: Iterable[tuple[int, Any]]) -> None:
     """Adds rows, each checked; one long loop, as a call per column would double the time."""

@@ -21,13 +21,13 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any, TextIO, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TextIO, TypeAlias, cast
 
 from factshock.runtime import processes
 from factshock.runtime.errors import UserError
 
 if TYPE_CHECKING:
-  from _typeshed import ReadableBuffer
+  from _typeshed import ReadableBuffer, WriteableBuffer
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -155,19 +155,41 @@ def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
     raise _reading_error(path, error, f" after line {line_number}") from error
 
 
-def line_batches(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, list[str]]]:
+class Span(NamedTuple):
+  """Part of a file that is not compressed.
+
+  Attributes:
+    start: where it begins, in bytes: a line does there.
+    end: where it ends; None for the end of the file.
+    line: number of its first line.
+  """
+
+  start: int = 0
+  end: int | None = None
+  line: int = 1
+
+
+_WHOLE = Span()
+
+
+def line_batches(
+  path: Path,
+  longest: int = LONGEST_LINE,
+  span: Span = _WHOLE,
+) -> Iterator[tuple[int, list[str]]]:
   """Yields (number of the first, lines without their newlines), many of `lines` at a time.
 
   Args:
     path: the file, which can be read twice.
     longest: characters that a line may have.
+    span: the part of it to read.
 
   Raises:
     UserError: as `lines`, after the same line.
   """
-  number = 1
+  number = span.line
   try:
-    for batch in _whole_lines(path, longest):
+    for batch in _whole_lines(path, longest, span):
       yield number, batch
       number += len(batch)
   except _TroubleError:
@@ -177,16 +199,66 @@ def line_batches(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int,
         yield line_number, [line]
 
 
+def middle(path: Path) -> int:
+  """Returns a byte about the middle of a file at which a line begins; else its end."""
+  size = os.path.getsize(path)
+  with open(path, "rb") as file:
+    file.seek(size // 2)
+    line = file.readline(LONGEST_LINE)
+    return file.tell() if line.endswith(b"\n") else size
+
+
 class _TroubleError(Exception):
   """A file cannot be read on."""
 
 
-def _whole_lines(path: Path, longest: int) -> Iterator[list[str]]:
+class _SpanBytes(io.RawIOBase):
+  """Bytes of a part of a file."""
+
+  def __init__(self, path: Path, span: Span) -> None:
+    self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with this
+    self._file.seek(span.start)
+    end = os.path.getsize(path) if span.end is None else span.end
+    self._left = end - span.start
+
+  def readable(self) -> bool:
+    """Returns that it can be read."""
+    return True
+
+  def readinto(self, buffer: "WriteableBuffer") -> int:
+    """Reads bytes of the part; 0 at its end."""
+    count = self._file.readinto(memoryview(buffer)[: self._left]) or 0
+    self._left -= count
+    return count
+
+  def fileno(self) -> int:
+    """Returns the descriptor of the file."""
+    return self._file.fileno()
+
+  def close(self) -> None:
+    """Closes the file."""
+    super().close()
+    self._file.close()
+
+
+def _open_span(path: Path, span: Span) -> TextIO:
+  if span == _WHOLE:
+    return open_text(path)
+  raw = io.BufferedReader(_SpanBytes(path, span))
+  return io.TextIOWrapper(raw, encoding="utf-8" if span.start else "utf-8-sig")
+
+
+def _whole_lines(
+  path: Path,
+  longest: int,
+  span: Span,
+) -> Iterator[list[str]]:
   """Yields lists of lines without their newlines; a _TroubleError says no more than that."""
-  tell = _followers.get(str(path))
+  tell = None if span.start else _followers.get(str(path))
   rest = ""
-  with open_text(path) as file:
-    while text := _read_batch(file, min(_BATCH, longest)):  # the first line alone may be too long
+  with _open_span(path, span) as file:
+    # Of a batch that is no longer than a line may be the first line alone can be too long.
+    while text := _read_batch(file, min(_BATCH, longest)):
       batch = (rest + text).split("\n")
       rest = batch.pop()
       if len(rest) > longest or (batch and len(batch[0]) > longest):
