@@ -6,9 +6,11 @@ answers.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar, cast
+import operator
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
 
 LISTED = 10  # candidates of a query that are kept, best first
+_ROUNDING = 1e-6  # a log-probability may be above 0 by
 
 Query: TypeAlias = tuple[str, str]  # subject and relation
 Gold: TypeAlias = tuple[str, ...]  # normalised names of a right answer, its label's first
@@ -167,12 +170,11 @@ class _Builder:
     self.names = names
     self.labelled = labelled
     self.indices: dict[Query, int] = {}  # in the order of their first rows
-    self.first_candidates: list[list[_Candidate]] = []  # of each query, as its first row lists them
+    self.first_rows: list[_Outline] = []  # of each query's first row
     self.subject_ids: list[str | None] = []
     self.golds: list[list[Gold] | None] = []
-    self.query_N: list[int] = []
+    self.sizes: list[int] = []  # how many candidates of each query are kept
     self.texts: list[str] = []
-    self.rank_N: list[int] = []
     self.score_N: list[float] = []
     self.unscored: list[str] = []  # contexts of the rows without a score
 
@@ -192,19 +194,15 @@ class _Builder:
     if query in self.indices:
       self._add_gold(context, query, candidates, gold)
       return
-    index = len(self.indices)
-    self.indices[query] = index
-    self.first_candidates.append(candidates)
+    self.indices[query] = len(self.indices)
+    self.first_rows.append(_outline(candidates))
     self.subject_ids.append(row.get("subject_id"))
     golds = [gold] if gold else []
     self.golds.append(golds if has_gold else None)
-    merged = _merge_names(query[1], candidates, self.names)
-    kept = merged[:LISTED]
-    for rank, (text, score) in enumerate(kept, 1):
-      self.query_N.append(index)
-      self.texts.append(text)
-      self.rank_N.append(rank)
-      self.score_N.append(score)
+    texts, scores = _merge_names(query[1], candidates, self.names)
+    self.sizes.append(min(len(texts), LISTED))
+    self.texts += texts[:LISTED]
+    self.score_N += scores[:LISTED]
 
   def _add_gold(
     self,
@@ -215,7 +213,7 @@ class _Builder:
   ) -> None:
     """Adds a right answer to a query that was there before."""
     index = self.indices[query]
-    if not _is_same_answer(self.first_candidates[index], candidates):
+    if not _is_same_answer(self.first_rows[index], _outline(candidates)):
       raise UserError(
         f"{context}: expected one answer to a query, got another one for {query} than before; give "
         "the predictions of one model (one arm, one seed) in a file"
@@ -236,14 +234,17 @@ class _Builder:
 
   def answers(self) -> Answers:
     """Returns what was collected."""
+    sizes_Q = np.array(self.sizes, np.int64)
+    first_Q = np.cumsum(sizes_Q) - sizes_Q
+    query_N = np.repeat(np.arange(len(sizes_Q)), sizes_Q)
     return Answers(
       [subject for subject, _ in self.indices],
       [relation for _, relation in self.indices],
       self.subject_ids,
       self.golds,
-      np.array(self.query_N, np.int64),
+      query_N,
       self.texts,
-      np.array(self.rank_N, np.int64),
+      np.arange(1, len(query_N) + 1) - first_Q[query_N],
       np.array(self.score_N, np.float64),
     )
 
@@ -387,59 +388,104 @@ def _candidates(context: str, row: Row) -> list[_Candidate] | None:
     raise UserError(
       f"{context}: expected candidates as [text, log-probability], got {str(listed)[:80]}"
     ) from None
-  for text, score in pairs:
-    if not isinstance(text, str):
-      raise UserError(f"{context}: expected a text in `prediction` and candidates, got {text!r}")
-    if not score <= 1e-6 or math.isnan(score):
-      raise UserError(
-        f"{context}: expected log-probabilities, at most 0, as scores, got {score!r} for {text!r}; "
-        "take the logarithm of a probability"
-      )
+  if not all(isinstance(text, str) and score <= _ROUNDING for text, score in pairs):
+    raise _wrong_pair(context, pairs)
   return pairs
 
 
-def _is_same_answer(candidates: list[_Candidate], others: list[_Candidate]) -> bool:
+def _wrong_pair(context: str, pairs: Iterable[tuple[Any, float]]) -> UserError:
+  """Returns what is wrong with the first of some candidates that is none."""
+  text, score = next(
+    (text, score)
+    for text, score in pairs
+    if not (isinstance(text, str) and score <= _ROUNDING)  # NaN is not
+  )
+  if not isinstance(text, str):
+    return UserError(f"{context}: expected a text in `prediction` and candidates, got {text!r}")
+  return UserError(
+    f"{context}: expected log-probabilities, at most 0, as scores, got {score!r} for {text!r}; "
+    "take the logarithm of a probability"
+  )
+
+
+class _Outline(NamedTuple):
+  """Number of candidates of a row, and the greatest log-probability; 0 where there is none."""
+
+  size: int
+  best: float
+
+
+def _outline(candidates: list[_Candidate]) -> _Outline:
+  """Returns what a row's candidates are compared by."""
+  return _Outline(len(candidates), max([score for _, score in candidates], default=0.0))
+
+
+def _is_same_answer(row: _Outline, other: _Outline) -> bool:
   """Returns whether two rows are one model's answer to one query.
 
   They are equal but for the rounding of another batch, which may exchange near ties.
   """
-  if candidates == others:
+  if row == other:
     return True
-  if len(candidates) != len(others):
-    return False
-  best = _best_score(candidates)
-  difference = abs(best - _best_score(others))
-  return difference <= 1e-3 * max(1.0, abs(best))
-
-
-def _best_score(candidates: list[_Candidate]) -> float:
-  """Returns the greatest log-probability, 0 where there is none."""
-  return max((score for _, score in candidates), default=0.0)
+  difference = abs(row.best - other.best)
+  return row.size == other.size and difference <= 1e-3 * max(1.0, abs(row.best))
 
 
 def _merge_names(
   relation: str,
   candidates: list[_Candidate],
   names: Names,
-) -> list[_Candidate]:
-  """Returns candidates with one name each, best first.
+) -> tuple[list[str], list[float]]:
+  """Returns the texts and log-probabilities of candidates with one name each, best first.
 
-  Probabilities of names of one answer are added up; those of several answers are normalised.
+  Probabilities of names of one answer are added up; those of several answers are normalised. What
+  has an empty name is left out.
   """
-  sums: dict[str, _Candidate] = {}  # by normalised label
-  for key, text, score in _named(relation, candidates, names):
+  keys, texts, scores = _named(relation, candidates, names)
+  if len(set(keys)) < len(keys):
+    texts, scores = _add_up(keys, texts, scores)
+  if len(candidates) > 1 and scores:
+    total = _log_sum(scores)
+    scores = [score - total for score in scores]
+  if not all(map(operator.gt, scores, scores[1:])):  # they nearly always are
+    merged = sorted(zip(texts, scores), key=_best_first)
+    texts = [text for text, _ in merged]
+    scores = [score for _, score in merged]
+  return texts, scores
+
+
+def _named(
+  relation: str,
+  candidates: list[_Candidate],
+  names: Names,
+) -> tuple[list[str], list[str], list[float]]:
+  """Returns normalised labels, labels and log-probabilities of candidates that are not empty."""
+  texts = [text for text, _ in candidates]
+  keys = list(map(normalise, texts))
+  if "" in keys:
+    return _named(relation, [pair for pair, key in zip(candidates, keys) if key], names)
+  labels = list(map(names.labels.get, zip(itertools.repeat(relation), keys)))
+  if any(labels):
+    texts = [label or text for label, text in zip(labels, texts)]
+    keys = [normalise(label) if label else key for label, key in zip(labels, keys)]
+  return keys, texts, [score for _, score in candidates]
+
+
+def _add_up(
+  keys: Sequence[str],
+  texts: Sequence[str],
+  scores: Sequence[float],
+) -> tuple[list[str], list[float]]:
+  """Returns the texts and log-probabilities of candidates, those of one key as one."""
+  sums: dict[str, _Candidate] = {}
+  for key, text, score in zip(keys, texts, scores):
     if key in sums:
       first_text, before = sums[key]
       both = np.logaddexp(before, score)
       sums[key] = first_text, float(both)
     else:
       sums[key] = text, score
-  merged = list(sums.values())
-  if len(candidates) > 1 and merged:
-    scores = [score for _, score in merged]
-    total = _log_sum(scores)
-    merged = [(text, score - total) for text, score in merged]
-  return sorted(merged, key=_best_first)
+  return [text for text, _ in sums.values()], [score for _, score in sums.values()]
 
 
 def _best_first(candidate: _Candidate) -> tuple[float, str]:
@@ -451,22 +497,5 @@ def _best_first(candidate: _Candidate) -> tuple[float, str]:
 def _log_sum(scores: Sequence[float]) -> float:
   """Returns the logarithm of a sum of probabilities, of their logarithms."""
   greatest = max(scores)
-  total = sum(math.exp(score - greatest) for score in scores)
+  total = sum([math.exp(score - greatest) for score in scores])
   return math.log(total) + greatest
-
-
-def _named(
-  relation: str,
-  candidates: list[_Candidate],
-  names: Names,
-) -> Iterator[tuple[str, str, float]]:
-  """Yields (normalised label, label, log-probability) of candidates that are not empty."""
-  for text, score in candidates:
-    name = normalise(text)
-    if not name:
-      continue
-    label = names.labels.get((relation, name))
-    if label is None:
-      yield name, text, score
-    else:
-      yield normalise(label), label or text, score

@@ -266,10 +266,16 @@ def _are_numbers(batch: Batch) -> bool:
   )
 
 
+# Members of rows of triples.jsonl; what may be missing comes with the comma before it.
+_LINE = (
+  '{"subject": %s%s, "relation": %s%s, "object": %s%s, "confidence": %s, "score": %s, '
+  '"rank": %s, "accepted": %s, %s%s%s}\n'
+)
+
+
 def json_lines(batch: Batch) -> str:
   """Returns the lines of triples.jsonl: keys in canonical order, optional ones where given."""
-  provenance = encode(batch.provenance._asdict())[1:-1]
-  columns = zip(
+  rows = zip(
     map(quote, batch.subject),
     _members("subject_id", batch.subject_id, quote),
     map(quote, batch.relation),
@@ -279,31 +285,12 @@ def json_lines(batch: Batch) -> str:
     map(repr, batch.confidence),
     number_texts(batch.score, "null"),
     number_texts(batch.rank, "null"),
-    ("true" if accepted else "false" for accepted in batch.accepted),
+    ["true" if accepted else "false" for accepted in batch.accepted],
+    itertools.repeat(encode(batch.provenance._asdict())[1:-1]),
     _members("flags", batch.flags, encode),
     _further_members(batch),
   )
-  return "".join(
-    [
-      f'{{"subject": {subject}{subject_id}, "relation": {relation}{label}, '
-      f'"object": {object_}{object_id}, "confidence": {confidence}, "score": {score}, '
-      f'"rank": {rank}, "accepted": {accepted}, {provenance}{flags}{further}}}\n'
-      for (
-        subject,
-        subject_id,
-        relation,
-        label,
-        object_,
-        object_id,
-        confidence,
-        score,
-        rank,
-        accepted,
-        flags,
-        further,
-      ) in columns
-    ]
-  )
+  return "".join([_LINE % row for row in rows])
 
 
 def number_texts(column: Iterable[float | None], none: str) -> list[str]:

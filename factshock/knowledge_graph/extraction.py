@@ -111,7 +111,7 @@ def _fit_extractor(
   """Fits an extractor to calibration answers; relations are named in the order of their codes."""
   right_N = is_right(labelled)
   over_predicted_N = guard.held_out(fold_Q)
-  relation_N = _relation_codes(labelled, relations)
+  relation_N = relation_codes(labelled, relations)
   first, later, confidence_N = _fit_calibrations(
     labelled, right_N, relation_N, fold_Q, over_predicted_N, method
   )
@@ -157,7 +157,7 @@ class _Guard:
     counts: Mapping[Answer, int] | None,
   ) -> None:
     self.labelled = labelled
-    self.first_answers = _first_answers(labelled) + _first_answers(answers)
+    self.first_answers = collections.Counter(_first_answers(labelled) + _first_answers(answers))
     self.counts = counts
 
   def find(self, wanted_Q: np.ndarray) -> dict[Answer, OverPrediction]:
@@ -213,7 +213,7 @@ def _fit_calibrations(
 
 def assess(extractor: Extractor, answers: Answers) -> Assessment:
   """Returns the assessment of answers."""
-  relation_N = _relation_codes(answers, extractor.relations)
+  relation_N = relation_codes(answers, extractor.relations)
   confidence_N = calibration.confidence(extractor.first, answers.score_N, relation_N)
   if extractor.later is not None:
     later_N = answers.rank_N != 1
@@ -436,7 +436,7 @@ def _is_over_predicted(
   )
 
 
-def _relation_codes(answers: Answers, relations: Sequence[str]) -> np.ndarray:
+def relation_codes(answers: Answers, relations: Sequence[str]) -> np.ndarray:
   """Returns the code of each candidate's relation, int [N]."""
   codes = {name: code for code, name in enumerate(relations)}
   code_Q = [codes[name] for name in answers.relations]

@@ -15,6 +15,7 @@ from factshock.knowledge_graph.extraction import Assessment, Extractor
 from factshock.predictions.accuracy import normalise
 from factshock.types import Answer
 
+_FLAGS: Mapping[bool, list[str]] = {True: ["over_predicted"]}  # by whether they are that
 _SHOWN = 50  # over-predicted answers and conflicts that the summary lists
 
 
@@ -136,14 +137,12 @@ def _batch(
   answers = outcome.answers
   names, subject_ids, labels = known
   queries: list[int] = columns.query_R[row_R].tolist()
-  rows: list[int] = row_R.tolist()
   relations = [answers.relations[query] for query in queries]
-  texts = [columns.texts[row] for row in rows]
+  texts = [columns.texts[int(row)] for row in row_R]
   ids = list(map(names.ids.get, zip(relations, texts)))
   ranks: list[int] = columns.rank_R[row_R].tolist()
   accepted: list[bool] = columns.accepted_R[row_R].tolist()
-  over_predicted: list[bool] = columns.over_predicted_R[row_R].tolist()
-  flags = [["over_predicted"] if is_flagged else None for is_flagged in over_predicted]
+  flags = [_FLAGS.get(bool(flag)) for flag in columns.over_predicted_R[row_R]]
   for place in np.flatnonzero(columns.rank_R[row_R] == 0).tolist():
     if accepted[place]:
       ids[place] = ids[place] or subject_ids.get(normalise(texts[place]))
@@ -196,26 +195,27 @@ def relation_summaries(
     labels: labels of relations.
   """
   answers = outcome.answers
-  relation_N = np.asarray(answers.relations, object)[answers.query_N]
+  accepted = np.flatnonzero(outcome.accepted_N)
+  code_of_accepted = extraction.relation_codes(answers, extractor.relations)[accepted]
   queries = collections.Counter(answers.relations)
   calibrated = set(labelled.relations)
   summaries: list[dict[str, Any]] = []
   for code, name in enumerate(extractor.relations):
     if name not in queries:
       continue
-    own_N = outcome.accepted_N & (relation_N == name)
-    confidence_N = outcome.assessment.confidence_N[own_N]
+    own = accepted[code_of_accepted == code]
+    confidence_N = outcome.assessment.confidence_N[own]
     summaries.append(
       {
         "relation": name,
         "label": labels.get(name, name),
         "queries": queries[name],
-        "accepted": int(own_N.sum()),
+        "accepted": len(own),
         "answers": "several" if name in extractor.multi_answer else "one",
         "calibration_units": extractor.first.units.get(code, 0),
         "pooled": name not in calibrated,
         "method": extractor.first.method,
-        "expected_precision": float(confidence_N.mean()) if own_N.any() else None,
+        "expected_precision": float(confidence_N.mean()) if len(own) else None,
       }
     )
   return summaries

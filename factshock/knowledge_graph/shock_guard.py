@@ -70,14 +70,14 @@ class _RelationCounts(NamedTuple):
 
 
 def find_over_predicted(
-  first: Iterable[Answer],
+  first: Iterable[Answer] | collections.Counter[Answer],
   gold: Iterable[Answer],
   counts: Mapping[Answer, int] | None = None,
 ) -> dict[Answer, OverPrediction]:
   """Finds the answers that are given first far more often than supported.
 
   Args:
-    first: (relation, answer) that a model gives first, one a query.
+    first: (relation, answer) that a model gives first, one a query, or how often it gives each.
     gold: (relation, right answer) of the calibration queries.
     counts: mentions in text by (relation or "", entity); None: the right answers alone are the
       support.
@@ -110,7 +110,10 @@ def find_over_predicted(
 
 def _by_relation(answers: collections.Counter[Answer]) -> collections.Counter[str]:
   """Returns how many answers there are of each relation."""
-  return collections.Counter(relation for relation, _ in answers.elements())
+  totals: collections.Counter[str] = collections.Counter()
+  for (relation, _), count in answers.items():
+    totals[relation] += count
+  return totals
 
 
 def _mentions(
