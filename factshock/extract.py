@@ -61,6 +61,7 @@ _FLAGS_OF_ASKING = (
   "beams",
   "samples",
   "max_tokens",
+  "answer_dtype",
 )
 
 
@@ -109,6 +110,13 @@ def _define_question_flags() -> None:
     "Facts whose objects alone --method=rank compares; of every answer they tell ids and aliases.",
   )
   flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
+  flags.DEFINE_enum(
+    "answer_dtype",
+    None,
+    ["float32", "bfloat16"],
+    "What --model is computed in; default: as its config says, of a pretrained model as its own "
+    "files say, on a CPU float32.",
+  )
   flags.DEFINE_integer("shots", 0, "Answered questions put before each one.", lower_bound=0)
   flags.DEFINE_string("shot_facts", None, "Facts to draw the shots from.")
   flags.DEFINE_integer("beams", 4, "Hypotheses of --method=beam.", lower_bound=1)
@@ -240,7 +248,7 @@ def _ask_model(
     samples=values.samples,
     list_all=bool(values.prior_correction),
   )
-  opened = loading.open_model(values.model, values.config, values.tokenizer)
+  opened = loading.open_model(values.model, values.config, values.tokenizer, values.answer_dtype)
   candidates.answer_queries(*opened, queries or [], known, paths, relations, options)
   return paths
 

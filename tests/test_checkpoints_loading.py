@@ -6,6 +6,7 @@ import hf_tokenizers
 import jax
 import pytest
 
+from factshock.answering import batches
 from factshock.checkpoints import loading
 from factshock.configs import demo, pretrained
 from factshock.models import decoder, families
@@ -58,6 +59,19 @@ def test_a_config_that_names_a_dtype_counts(folder, named, expected):
   config.cpu_devices = 0
   model, _ = loading.open_model(folder, config)
   assert model.model_config.dtype == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dtype_that_is_asked_for_counts_before_a_config(folder, dtype, capsys):
+  config = pretrained.get_config(folder)
+  config.model.dtype = "float32"
+  config.cpu_devices = 0
+  for given in (None, config):
+    model, _ = loading.open_model(folder, given, dtype=dtype)
+    assert model.model_config.dtype == dtype
+    placed, _ = batches.place(model)
+    assert placed["embedding"].dtype == dtype
+  assert "as a CPU is faster" not in capsys.readouterr().err
 
 
 def test_a_config_of_another_model_is_refused(folder):

@@ -53,6 +53,7 @@ class AnswerOptions:
       says.
     pub_quiz: folder to write the ranking of all candidates to as well, as results of lm-pub-quiz.
     samples: answers that "votes" draws to each question; their shares are the probabilities.
+    dtype: that the model is computed in; None is its own (loading.open_model).
   """
 
   mode: str = "rank"
@@ -66,6 +67,7 @@ class AnswerOptions:
   top: int | None = None
   pub_quiz: str | None = None
   samples: int = 16
+  dtype: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ class KnowledgeOptions:
     samples: samples of each set.
     tokenizer: folder of the tokenizer; None is the checkpoint's own.
     relations: path of the relations; None is those of the data set or of the checkpoint's workdir.
+    dtype: that the model is computed in; None is its own (loading.open_model).
   """
 
   prompting: Prompting = _FOUR_SHOTS
@@ -88,6 +91,7 @@ class KnowledgeOptions:
   samples: int = 16
   tokenizer: str | None = None
   relations: str | None = None
+  dtype: str | None = None
 
 
 def answer_facts(
@@ -110,7 +114,7 @@ def answer_facts(
   Raises:
     UserError: files that are missing, malformed, or do not fit each other or the config's model.
   """
-  opened = loading.open_model(checkpoint, config, options.tokenizer)
+  opened = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
   answers = answers_of(*opened, facts, options)
   writing.write_predictions(output, answers)
   return answers
@@ -292,7 +296,7 @@ def assess_knowledge(
     options: how to find it out.
     config: as for `answer_facts`, and so are errors.
   """
-  opened = loading.open_model(checkpoint, config, options.tokenizer)
+  opened = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
   known = knowledge_of(*opened, facts, options)
   schema.write_facts(output, known)
   return known

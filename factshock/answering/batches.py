@@ -34,6 +34,9 @@ SHRINK = {"cpu": 4, "other": 16}
 
 T = TypeVar("T")
 
+# Tokens, segments and positions, as `pack` returns them.
+Packed: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 # Puts a batch [B, ...] on the devices of the weights; B may grow by padding.
 Spread: TypeAlias = Callable[[np.ndarray], Array]
 
@@ -196,7 +199,7 @@ def pad(
   return inputs_BxS
 
 
-def pack(inputs_BxS: np.ndarray, left: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pack(inputs_BxS: np.ndarray, left: bool = False) -> Packed:
   """Puts several prompts from `pad` into each row, as a family's `start` takes them.
 
   With `left` the last token of each prompt is left out. L is a multiple of S, so that no more than
@@ -328,7 +331,7 @@ def place(model: LoadedModel) -> tuple[Params, Spread]:
   return partitioning.place_params(params, mesh), spread
 
 
-def _off_mesh(params: Params, device: jax.Device) -> Params:
+def _off_mesh(params: Params, device: Any) -> Params:
   """Returns weights that lie on a device as such, not as on a mesh of it; no copy is made.
 
   To JAX the mesh is of an array's type, and so would be of each program's.

@@ -140,7 +140,7 @@ class _Generator:
 
     self._ahead.compile(_begin_key(inputs_BxS, packed), compile_begin)
 
-  def _pack(self, inputs_BxS: Array) -> layers.Packed | None:
+  def _pack(self, inputs_BxS: Array) -> batches.Packed | None:
     """Returns inputs packed; None where rows would have to move between devices, or save little."""
     return batches.pack(np.asarray(inputs_BxS), self._decoder_only) if self._saves else None
 
@@ -175,7 +175,7 @@ class _Generator:
     return _advance.lower(*known.args, state, floor=np.int32(0), **limit, **known.keywords)
 
 
-def _begin_key(inputs_BxS: Array, packed: layers.Packed | None) -> Hashable:
+def _begin_key(inputs_BxS: Array, packed: batches.Packed | None) -> Hashable:
   """Returns what the programs of `_begin` that are the same have in common."""
   return "begin", inputs_BxS.shape, packed and packed[0].shape
 
@@ -394,13 +394,13 @@ def _draw(
 def _take(
   config: ModelConfig,
   state: State,
-  rows_R: Array,
+  rows_R: jax.Array,
 ) -> State:
   """Returns the state of these rows alone."""
   return _rows_of(config, state, rows_R)
 
 
-def _rows_of(config: ModelConfig, state: State, rows_R: Array) -> State:
+def _rows_of(config: ModelConfig, state: State, rows_R: jax.Array) -> State:
   """Returns what `_take` does."""
   kept = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
   cache = families.of(config).take_rows(state["cache"], rows_R)

@@ -123,6 +123,7 @@ def open_model(
   checkpoint: str,
   config: ml_collections.ConfigDict | None = None,
   tokenizer: str | None = None,
+  dtype: str | None = None,
 ) -> tuple[LoadedModel, Origin]:
   """Opens a checkpoint of ours, a HuggingFace folder or hub id, or a GGUF file.
 
@@ -131,6 +132,8 @@ def open_model(
     config: the experiment's config; None is that of the checkpoint's record, or DEFAULTS. The mesh
       is cut as a config that is given says; else every device holds all weights.
     tokenizer: folder of the tokenizer; None is the checkpoint's own.
+    dtype: of the computation; None is that of the config, or of a pretrained model's own files, on
+      a CPU float32.
 
   Raises:
     UserError: nothing there, or something that does not fit the config or the tokenizer.
@@ -146,12 +149,15 @@ def open_model(
   if own:
     model = _open_checkpoint(checkpoint, experiment, record, tokenizer, platform)
   else:
-    named_dtype = given.get("model", {}).get("dtype", model_config.AUTO)
+    named_dtype = dtype or given.get("model", {}).get("dtype", model_config.AUTO)
     model = _open_pretrained(checkpoint, tokenizer, named_dtype, platform)
     _check_same_model(model, given, platform)
     name = os.path.basename(os.path.normpath(checkpoint))
     record = {"arm": name.removesuffix(gguf_files.ENDING)}
   origin = Origin(checkpoint, experiment, record)
+  if dtype is not None:
+    computed = dataclasses.replace(model.model_config, dtype=dtype)
+    model = dataclasses.replace(model, model_config=computed)
   return dataclasses.replace(model, mesh=mesh), origin
 
 
