@@ -589,6 +589,24 @@ def test_every_format_is_written_as_by_a_simple_writer(tmp_path_factory, rows, s
   assert (folder / tables.GRAPH).read_bytes() == graph_writer.write("tsv", rows)[0].encode()
 
 
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_key_that_may_be_null_may_be_missing(tmp_path, name):
+  nullable = ("score", "rank", "threshold", "checkpoint", "mixing_weights")
+  missing = {key: value for key, value in row().items() if key not in nullable}
+  null = row() | dict.fromkeys(nullable)
+  paths, _ = written(tmp_path / "missing", name, [missing])
+  again, _ = written(tmp_path / "null", name, [null])
+  assert digest(paths) == digest(again)
+
+
+def test_an_error_is_that_of_the_first_bad_row(tmp_path):
+  path = tmp_path / "triples.jsonl"
+  without = {key: value for key, value in row().items() if key != "run"}
+  path.write_text("\n".join(map(json.dumps, [row(), row() | {"confidence": 2}, without])))
+  with pytest.raises(UserError, match=r"triples\.jsonl:2: .*`confidence`, got 2"):
+    list(batches.read(str(path)))
+
+
 def test_an_unknown_format_is_named_with_the_nearest():
   with pytest.raises(UserError, match="got 'tvs'; did you mean 'tsv'"):
     formats.check_names(["nt", "tvs"])
