@@ -306,18 +306,18 @@ def _factored_rms() -> optax.GradientTransformation:
   """
   inner = optax.scale_by_factored_rms()
 
-  def update(gradient: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
-    _, new_state = inner.update(gradient, state, params)
-    if new_state.v.shape == gradient.shape:  # too small to be factored
-      return gradient * new_state.v**-0.5, new_state
-    second, largest = (int(axis) for axis in np.argsort(gradient.shape)[-2:])
+  def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+    new_state: Tree = inner.update(updates, state, params)[1]
+    if new_state.v.shape == updates.shape:  # too small to be factored
+      return updates * new_state.v**-0.5, new_state
+    second, largest = (int(axis) for axis in np.argsort(updates.shape)[-2:])
     mean_axis = second - (second > largest)
     row_mean = jnp.mean(new_state.v_row, axis=mean_axis, keepdims=True)
     factors = (new_state.v_row / row_mean) ** -0.5, new_state.v_col**-0.5
     if jax.default_backend() != "cpu":
       factors = jax.lax.optimization_barrier(factors)
     of_rows, of_columns = factors
-    scaled = gradient * jnp.expand_dims(of_rows, largest)
+    scaled = updates * jnp.expand_dims(of_rows, largest)
     return scaled * jnp.expand_dims(of_columns, second), new_state
 
   return optax.GradientTransformation(inner.init, update)
