@@ -16,7 +16,6 @@ _M_TOP_PAD = -2
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _COMPILED_BYTES = 4 << 30
-_COMPILED_SECONDS = 0.1
 _ALIGNMENT = 64  # bytes
 
 
@@ -75,18 +74,14 @@ def aligned(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
 
 
 def use_compilation_cache() -> None:
-  """Keeps what takes more than _COMPILED_SECONDS to compile for later processes.
+  """Keeps what takes more than a second to compile for later processes.
 
-  So a run that goes on, or a second one of the same sizes, starts at once. (JAX's own limit is a
-  second, below which most programs of a small model are; a set
-  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS counts.) The folder is that of
+  So a run that goes on starts at once. (With a limit of .1 s one process in a long run of tests was
+  ended by a segmentation fault while JAX wrote a program.) The folder is that of
   JAX_COMPILATION_CACHE_DIR, or factshock below $XDG_CACHE_HOME (~/.cache), one for each kind of
   CPU, as code compiled for one may not run on another; it holds at most _COMPILED_BYTES, of which
-  the oldest go first.
-  JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
+  the oldest go first. JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
   """
-  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _COMPILED_SECONDS)
   # JAX adds its settings to its config when it is imported, which no stub shows.
   folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
   if folder is not None:
