@@ -16,6 +16,8 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+_MOST_MAPS = 20_000
+
 # The files that take longest: begun first, so that no process is left alone with one at the end.
 _LONGEST = (
   "test_experiment",
@@ -39,6 +41,20 @@ def pytest_collection_finish():
   gc.collect()
   gc.freeze()
   gc.set_threshold(100_000, 50, 50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs():
+  """Lets go of compiled programs after a file where there are many.
+
+  Each is mapped into memory in several places, and Linux allows a process 65,530: beyond, XLA
+  crashes.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and len(maps.read_bytes().splitlines()) > _MOST_MAPS:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
