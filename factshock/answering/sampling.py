@@ -165,11 +165,11 @@ class _Generator:
     """Returns `_advance` for some rows of the state that `_begin` makes, or for all."""
     if rows < len(state["scores_B"]):
       kept = jax.ShapeDtypeStruct((rows,), np.int32)
-      take = functools.partial(_rows_of, self._config)
+      take = functools.partial(_take, self._config)
       state = jax.eval_shape(take, state, kept)
     limit = {}
     if self._stopped is not None:
-      state, limit = jax.eval_shape(_with_log_p, state), {"limit": np.int32(0)}
+      state, limit = jax.eval_shape(_start_log_p, state), {"limit": np.int32(0)}
     state = compiling.shapes_beside(self._params, state)
     known = self._advance
     return _advance.lower(*known.args, state, floor=np.int32(0), **limit, **known.keywords)
@@ -397,11 +397,6 @@ def _take(
   rows_R: jax.Array,
 ) -> State:
   """Returns the state of these rows alone."""
-  return _rows_of(config, state, rows_R)
-
-
-def _rows_of(config: ModelConfig, state: State, rows_R: jax.Array) -> State:
-  """Returns what `_take` does."""
   kept = {name: value[rows_R] for name, value in state.items() if name not in ("step", "cache")}
   cache = families.of(config).take_rows(state["cache"], rows_R)
   return dict(kept, step=state["step"], cache=cache)
@@ -410,9 +405,4 @@ def _rows_of(config: ModelConfig, state: State, rows_R: jax.Array) -> State:
 @functools.partial(jax.jit, donate_argnums=0)
 def _start_log_p(state: State) -> State:
   """Returns the state with room for the log-probability of each token."""
-  return _with_log_p(state)
-
-
-def _with_log_p(state: State) -> State:
-  """Returns what `_start_log_p` does."""
   return {**state, "log_p_BxT": jnp.zeros(state["tokens_BxT"].shape, jnp.float32)}

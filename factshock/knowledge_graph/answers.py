@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
+from factshock.predictions import plain
 from factshock.predictions import rows as prediction_rows
 from factshock.predictions.accuracy import normalise
 from factshock.predictions.foreign import NO_RELATION
@@ -21,7 +22,6 @@ from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
 
 LISTED = 10  # candidates of a query that are kept, best first
-_ROUNDING = 1e-6  # a log-probability may be above 0 by
 
 Query: TypeAlias = tuple[str, str]  # subject and relation
 Gold: TypeAlias = tuple[str, ...]  # normalised names of a right answer, its label's first
@@ -388,7 +388,7 @@ def _candidates(context: str, row: Row) -> list[_Candidate] | None:
     raise UserError(
       f"{context}: expected candidates as [text, log-probability], got {str(listed)[:80]}"
     ) from None
-  if not all(isinstance(text, str) and score <= _ROUNDING for text, score in pairs):
+  if not all(isinstance(text, str) and score <= plain.ROUNDING for text, score in pairs):
     raise _wrong_pair(context, pairs)
   return pairs
 
@@ -398,7 +398,7 @@ def _wrong_pair(context: str, pairs: Iterable[tuple[Any, float]]) -> UserError:
   text, score = next(
     (text, score)
     for text, score in pairs
-    if not (isinstance(text, str) and score <= _ROUNDING)  # NaN is not
+    if not (isinstance(text, str) and score <= plain.ROUNDING)  # NaN is not
   )
   if not isinstance(text, str):
     return UserError(f"{context}: expected a text in `prediction` and candidates, got {text!r}")

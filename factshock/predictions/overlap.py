@@ -28,11 +28,11 @@ def token_f1(prediction: str, answer: str) -> float:
   return 2.0 * shared / total
 
 
-class _Codes(dict[str, int]):
-  """Codes of words, each made when its word is first asked for."""
+class Codes(dict[str, int]):
+  """Codes of texts, each made when its text is first asked for."""
 
-  def __missing__(self, word: str) -> int:
-    code = self[word] = len(self)
+  def __missing__(self, text: str) -> int:
+    code = self[text] = len(self)
     return code
 
 
@@ -45,7 +45,7 @@ class Texts:
   def __init__(self) -> None:
     self.texts: list[str] = []
     self._index: dict[str, int] = {}
-    self._codes = _Codes()
+    self._codes = Codes()
     self._words: list[list[int]] = []
 
   def index(self, text: str) -> int:

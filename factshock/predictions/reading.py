@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from factshock.facts import schema
-from factshock.predictions import accuracy, foreign, plain, points
+from factshock.predictions import accuracy, foreign, overlap, plain, points
 from factshock.predictions.plain import Candidates, Rows
 from factshock.predictions.rows import (
   TEXT_COLUMNS,
@@ -227,20 +227,12 @@ def _read_plain(path: str, span: files.Span) -> "_Columns | None":
   return columns
 
 
-class _Codes(dict[str, int]):
-  """Codes of texts, each made when its text is first asked for."""
-
-  def __missing__(self, text: str) -> int:
-    code = self[text] = len(self)
-    return code
-
-
 class _Columns:
   """Columns of a predictions file while it is read: codes of texts as they are first met."""
 
   def __init__(self, path: str) -> None:
     self.path = path
-    self.strings = _Codes()
+    self.strings = overlap.Codes()
     self.answers: dict[tuple[str, ...], int] = {}
     self.accepted: list[frozenset[str]] = []  # normalised, by the code of the answers
     self.codes = {name: array.array("i") for name in CODED}

@@ -33,20 +33,12 @@ NAMES = ("Ada", "Grace Hopper", "the river Danube", "Johann Sebastian Bach")
 
 def write_model(folder):
   import jax
+  from models import CONFIGS
 
   from factshock.models import t5
   from factshock.models.formats import huggingface
 
-  config = t5.T5Config(
-    vocab_size=32128,
-    d_model=512,
-    d_ff=1024,
-    num_heads=6,
-    d_kv=64,
-    encoder_layers=8,
-    decoder_layers=8,
-    dtype="float32",
-  )
+  config = CONFIGS["t5"]
   huggingface.save(folder, t5.init(config, jax.random.key(0)), config)
   shutil.copy(TOKENIZER.value, os.path.join(folder, "spiece.model"))
 

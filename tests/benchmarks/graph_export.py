@@ -21,11 +21,10 @@ import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 
+import children
 import tables
 from absl import flags
 
@@ -136,14 +135,6 @@ PEERS = (
 # What is asked for at once; the last is one pass for four.
 TOGETHER = "tsv+nt+networkx+neo4j"
 
-# A small process in between: a child starts with the peak of the process that made it.
-BETWEEN = """import os, resource, subprocess, sys
-code = subprocess.call(sys.argv[1:])
-os.sync()
-usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
-sys.exit(code)"""
-
 
 def name_of(number):
   """A name of two or three words, nearly always its own; one in twenty is not ASCII."""
@@ -188,30 +179,15 @@ def measured(code, name, source, home):
   output = os.path.join(home, "out")
   os.makedirs(output)
   os.sync()
-  began = time.perf_counter()
-  command = [
-    sys.executable,
-    "-c",
-    BETWEEN,
-    sys.executable,
-    "-c",
-    code.format(run=RUN),
-    name,
-    source,
-    output,
-  ]
-  done = subprocess.run(command, capture_output=True, text=True)
-  seconds = time.perf_counter() - began
-  if done.returncode:
-    raise UserError(f"{name}: writing failed: {done.stderr.strip()[-500:]}")
+  command = [sys.executable, "-c", code.format(run=RUN), name, source, output]
+  used = children.run(command, until_written=True)
   size = sum(
     os.path.getsize(os.path.join(place, file))
     for place, _, files in os.walk(output)
     for file in files
   )
   shutil.rmtree(output)
-  memory, cpu = done.stdout.split()
-  return seconds, int(memory), size, float(cpu)
+  return used.seconds, used.peak, size, used.cpu
 
 
 def median(code, name, source, home):

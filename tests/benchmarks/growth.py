@@ -16,10 +16,10 @@ import json
 import math
 import os
 import random
-import subprocess
 import sys
 import tempfile
 
+import children
 import tables
 from absl import flags
 
@@ -32,12 +32,6 @@ PICTURE = flags.DEFINE_string("picture", None, "SVG file of the picture; default
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PER_ARM = 1_000
-# A child starts with the peak of the process that made it: a small one stands in between.
-BETWEEN = """import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
-sys.exit(code)"""
 
 
 def rows_of(count, arm="arm", seed=0, first=0):
@@ -129,15 +123,8 @@ PARTS = {
 def measured(command):
   """(CPU seconds, peak resident bytes) of a command of factshock, or of a script."""
   start = ["-m", "factshock"] if not command[0].endswith(".py") else []
-  done = subprocess.run(
-    [sys.executable, "-c", BETWEEN, sys.executable, *start, *command],
-    capture_output=True,
-    text=True,
-  )
-  if done.returncode:
-    raise UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
-  seconds, peak = done.stdout.split()
-  return float(seconds), int(peak)
+  used = children.run([sys.executable, *start, *command])
+  return used.cpu, used.peak
 
 
 def slope(sizes, values):

@@ -20,11 +20,10 @@ Time: about 10 minutes; needs five times the largest of --gigabytes on the disk.
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 
+import children
 import numpy as np
 import tables
 from absl import flags
@@ -111,26 +110,13 @@ def prepare(folders, state):
           pass
 
 
-# A small process in between: a child starts with the peak of the process that made it, and this one
-# has held models.
-BETWEEN = """import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-sys.exit(code)"""
-
-
 def timed(command, output):
   """(Seconds until all is on the disk, peak resident bytes) of a process whose output is then
   removed.
   """
-  began = time.perf_counter()
-  done = subprocess.run([sys.executable, "-c", BETWEEN, *command], capture_output=True, text=True)
-  os.sync()
-  seconds = time.perf_counter() - began
-  if done.returncode:
-    raise UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+  used = children.run(command, until_written=True)
   shutil.rmtree(output)
-  return seconds, int(done.stdout)
+  return used.seconds, used.peak
 
 
 def sides_of(a, b, output, kind):

@@ -10,16 +10,16 @@ left out with their error. Time: about 5 minutes.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
-import time
 
+import children
 import growth
 import tables
 from absl import flags
 
 from factshock.runtime import console
+from factshock.runtime.errors import UserError
 
 ROWS = flags.DEFINE_list("rows", ["10000", "100000", "1000000"], "rows of the files")
 
@@ -41,19 +41,6 @@ READERS = {
 }
 
 
-def measured(command):
-  """Wall seconds, CPU seconds and peak resident bytes of a command; or the end of its error."""
-  start = time.perf_counter()
-  done = subprocess.run(
-    [sys.executable, "-c", growth.BETWEEN, *command], capture_output=True, text=True
-  )
-  wall = time.perf_counter() - start
-  if done.returncode:
-    return done.stderr.strip().splitlines()[-1][:80]
-  seconds, peak = done.stdout.split()
-  return wall, float(seconds), int(peak)
-
-
 def main(_):
   rows = []
   for count in map(int, ROWS.value):
@@ -66,11 +53,11 @@ def main(_):
         **{name: ["-c", code, path] for name, code in READERS.items()},
       }
       for name, command in commands.items():
-        found = measured([sys.executable, *command])
-        if isinstance(found, str):
-          rows.append([name, f"{count:,}", found, "", ""])
+        try:
+          wall, seconds, peak = children.run([sys.executable, *command])
+        except UserError as error:
+          rows.append([name, f"{count:,}", str(error).splitlines()[-1][:80], "", ""])
           continue
-        wall, seconds, peak = found
         rows.append([name, f"{count:,}", f"{wall:.1f}", f"{seconds:.1f}", f"{peak / 1e9:.2f}"])
   tables.table(["reader", "rows", "wall, s", "CPU, s", "peak memory, GB"], rows)
 
