@@ -50,7 +50,7 @@ from typing import Any
 
 from absl import flags
 
-from factshock.runtime import console, flag_names, outputs
+from factshock.runtime import answer_dtypes, console, flag_names, outputs
 from factshock.runtime.errors import UserError
 
 _CHOICE_PROMPTS = ("letters", "choices")
@@ -85,13 +85,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "arm", None, "Name of the arm in the predictions file; default: the checkpoint's folder."
   )
-  flags.DEFINE_enum(
-    "answer_dtype",
-    None,
-    ["float32", "bfloat16"],
-    "What the model is computed in; default: as its config says, of a pretrained model as its own "
-    "files say, on a CPU float32. bfloat16 takes half the memory and changes some answers.",
-  )
+  answer_dtypes.define_flag()
   _define_question_flags()
   _define_generation_flags()
   flag_names.rename("checkpoint", "model")

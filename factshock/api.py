@@ -57,6 +57,7 @@ def load(
   *,
   config: "Config | str | None" = None,
   tokenizer: str | None = None,
+  dtype: str | None = None,
 ) -> "Model":
   """Loads a model that can be asked.
 
@@ -64,6 +65,7 @@ def load(
     source: a checkpoint's folder, a HuggingFace model's folder or hub id, or a .gguf file.
     config: the config that a checkpoint was trained with; None is that of its own record.
     tokenizer: folder of the tokenizer; None is the model's own.
+    dtype: "float32", "bfloat16" or "int8", which the model is computed in; None is its own.
 
   Raises:
     UserError: there is no such model, or it cannot be read.
@@ -72,7 +74,7 @@ def load(
 
   with inputs.tables_as_files():
     own = configs.load(config) if config is not None else None
-    return models.load(source, own, tokenizer)
+    return models.load(source, own, tokenizer, dtype)
 
 
 def answer(  # noqa: PLR0913 - what a caller may choose, each by its name

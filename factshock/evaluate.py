@@ -10,8 +10,8 @@ r"""Evaluates a model by the lm-evaluation-harness, on its tasks and on tasks on
 Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Defaults that differ: --model
 is `factshock`, --include_path the folder of factshock's tasks and --batch_size `auto`, here 64;
 --device means nothing, as JAX takes the devices it finds. Keys of --model_args: checkpoint (as
---model of factshock answer), tokenizer, max_gen_toks and seed. The tasks on facts, each with
-its data named in --metadata:
+--model of factshock answer), tokenizer, dtype (as --answer_dtype there), max_gen_toks and seed. The
+tasks on facts, each with its data named in --metadata:
 
     popqa, popqa_t5                        popqa=PATH (the data set on the hub where left out)
     entityquestions, entityquestions_t5    entityquestions=PATH

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from factshock.predictions import columns
-from factshock.runtime import console, flag_names, outputs
+from factshock.runtime import answer_dtypes, console, flag_names, outputs
 from factshock.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,13 +110,7 @@ def _define_question_flags() -> None:
     "Facts whose objects alone --method=rank compares; of every answer they tell ids and aliases.",
   )
   flags.DEFINE_enum("prompt", None, ["cloze", "question"], "Default: config.finetune.prompt.")
-  flags.DEFINE_enum(
-    "answer_dtype",
-    None,
-    ["float32", "bfloat16"],
-    "What --model is computed in; default: as its config says, of a pretrained model as its own "
-    "files say, on a CPU float32.",
-  )
+  answer_dtypes.define_flag()
   flags.DEFINE_integer("shots", 0, "Answered questions put before each one.", lower_bound=0)
   flags.DEFINE_string("shot_facts", None, "Facts to draw the shots from.")
   flags.DEFINE_integer("beams", 4, "Hypotheses of --method=beam.", lower_bound=1)

@@ -28,11 +28,12 @@ from factshock.predictions.rows import Row
 from factshock.runtime import messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
-from factshock.types import Fact, Relation
+from factshock.types import Candidates, Fact, Relation
 
 _NO_SHOTS = Prompting()
 _FOUR_SHOTS = Prompting(shots=4)
 _GREEDY = DecodingOptions(max_length=16)
+_COMPARED = 100  # answers at most, with those of the model's own dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,35 @@ def answer_facts(
   opened = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
   answers = answers_of(*opened, facts, options)
   writing.write_predictions(output, answers)
+  if options.dtype is not None:
+    del opened  # its weights make room for those of the model's own dtype
+    _say_how_many_are_equal(answers, checkpoint, facts, options, config)
   return answers
+
+
+def _say_how_many_are_equal(
+  answers: Sequence[Row],
+  checkpoint: str,
+  facts: str,
+  options: AnswerOptions,
+  config: ml_collections.ConfigDict | None,
+) -> None:
+  """Asks some questions again in the model's own dtype; prints how many answers stay the same.
+
+  Nothing is asked where that is the dtype of the answers, or where answers are drawn at random.
+  """
+  if options.mode == "votes" or options.decoding.method == "sample":
+    return
+  model, origin = loading.open_model(checkpoint, config, options.tokenizer)
+  own_dtype = model.model_config.dtype
+  if own_dtype == options.dtype:
+    return
+  step = -(-len(answers) // _COMPARED)
+  some = range(0, len(answers), step)
+  messages.say(f"asking {len(some)} of the questions in {own_dtype} too, to compare")
+  in_own = answers_of(model, origin, facts, dataclasses.replace(options, pub_quiz=None), some)
+  equal = sum(answers[index]["prediction"] == row["prediction"] for index, row in zip(some, in_own))
+  messages.say(f"{equal} of {len(some)} answers in {options.dtype} are those of {own_dtype}")
 
 
 def answers_of(
@@ -125,10 +154,18 @@ def answers_of(
   origin: Origin,
   facts: str,
   options: AnswerOptions,
+  only: Sequence[int] | None = None,
 ) -> list[Row]:
   """Returns the predictions of an opened model on a facts file; its tokenizer is the model's.
 
-  Arguments and errors are those of `answer_facts`; `origin` is what the model's folder says of it.
+  Other arguments, and errors, are those of `answer_facts`.
+
+  Args:
+    model: the model.
+    origin: what its folder says of it.
+    facts: path of the facts, or a data set.
+    options: how to answer.
+    only: which of the facts are asked, by their place; None is all.
   """
   rows, relations = sources.read_with_relations(
     facts,
@@ -141,6 +178,10 @@ def answers_of(
   form = options.mode if has_choices else options.prompting.form_for(origin)
   model = in_form(model, form)
   texts = PromptWriter.of(model, form, options.prompting).write(rows, relations)
+  known = _known_answers(model, rows, origin, facts, options) if options.mode == "rank" else {}
+  if only is not None:
+    rows = [rows[index] for index in only]
+    texts = [texts[index] for index in only]
   size = {"batch_size": origin.batch_size}
   if has_choices:
     return choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
@@ -150,7 +191,8 @@ def answers_of(
   if options.mode in ("generate", "votes"):
     show_unsayable(rows, stops)
     return _generated(model, rows, texts, stops, options, origin.batch_size, labels)
-  answers = _ranked(model, rows, texts, stops, origin, facts, options, labels)
+  top = None if options.pub_quiz else _kept(origin, options)
+  answers = best_first.rows(model, rows, texts, known, top=top, stops=stops, **size, **labels)
   if not options.pub_quiz:
     return answers
   _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
@@ -176,27 +218,20 @@ def _generated(
   return writing.text_rows(facts, *generated, **labels)
 
 
-def _ranked(
+def _known_answers(
   model: LoadedModel,
   facts: Sequence[Fact],
-  texts: Sequence[str],
-  stops: Sequence[str],
   origin: Origin,
   path: str,
   options: AnswerOptions,
-  labels: Mapping[str, Any],
-) -> list[Row]:
-  """Returns rows of the best answers of each fact's relation, of all for lm-pub-quiz."""
+) -> Candidates:
+  """Returns the answers of each fact's relation that "rank" compares."""
   names = [fact["relation"] for fact in facts]
   counter = prompts.token_counter(model.tokenizer)
   if options.candidates and options.candidates_only:
-    answers = known_answers.of_file(options.candidates, names, facts, counter)
-  else:
-    others = [options.prompting.shot_facts, options.candidates]
-    answers = known_answers.of_relations(facts, path, names, origin, others, counter)
-  top = None if options.pub_quiz else _kept(origin, options)
-  size = {"batch_size": origin.batch_size, "top": top, "stops": stops}
-  return best_first.rows(model, facts, texts, answers, **size, **labels)
+    return known_answers.of_file(options.candidates, names, facts, counter)
+  others = [options.prompting.shot_facts, options.candidates]
+  return known_answers.of_relations(facts, path, names, origin, others, counter)
 
 
 def _kept(origin: Origin, options: AnswerOptions) -> int | None:

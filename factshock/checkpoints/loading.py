@@ -13,11 +13,11 @@ from factshock.checkpoints import belongings, mix_record, store
 from factshock.data import decoder_text, pretrained_tokenizers, tokenizers
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.devices import host, partitioning
-from factshock.models import families, lora, model_config
+from factshock.models import families, int8, lora, model_config
 from factshock.models.formats import huggingface
 from factshock.models.formats.gguf import files as gguf_files
 from factshock.models.model_config import ModelConfig
-from factshock.runtime import console
+from factshock.runtime import answer_dtypes, console
 from factshock.runtime.errors import UserError
 from factshock.types import Params, Tokenizer
 
@@ -133,12 +133,14 @@ def open_model(
       is cut as a config that is given says; else every device holds all weights.
     tokenizer: folder of the tokenizer; None is the checkpoint's own.
     dtype: of the computation; None is that of the config, or of a pretrained model's own files, on
-      a CPU float32.
+      a CPU float32. "int8" is that with weights and rows of matrix products as 8 bits.
 
   Raises:
     UserError: nothing there, or something that does not fit the config or the tokenizer.
   """
   host.use_compilation_cache()
+  in_int8 = dtype == answer_dtypes.INT8
+  dtype = None if in_int8 else dtype
   own = belongings.is_checkpoint(checkpoint)
   record = read_record(checkpoint) if own else {}
   given = config.to_dict() if config is not None else {}
@@ -158,6 +160,8 @@ def open_model(
   if dtype is not None:
     computed = dataclasses.replace(model.model_config, dtype=dtype)
     model = dataclasses.replace(model, model_config=computed)
+  if in_int8:
+    model = model.with_params(int8.quantised(model.params))
   return dataclasses.replace(model, mesh=mesh), origin
 
 

@@ -20,7 +20,7 @@ from factshock.answering import batches, decoding, likelihoods, sampling
 from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import decoder_text, prompts, sentinels
-from factshock.runtime import messages
+from factshock.runtime import answer_dtypes, messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Tokenizer
@@ -87,6 +87,7 @@ class FactshockLM(LM):
     seed: int = 0,
     device: str | None = None,
     max_batch_size: int | None = None,
+    dtype: str | None = None,
   ) -> None:
     """Opens the model.
 
@@ -98,6 +99,7 @@ class FactshockLM(LM):
       seed: of sampling, where a task asks for a temperature above 0.
       device: ignored; the harness gives it to every model, and JAX takes the devices it finds.
       max_batch_size: ignored likewise; batches are not sized anew.
+      dtype: of the computation, as --answer_dtype of `factshock answer`.
 
     Raises:
       UserError: nothing at the checkpoint, or values that cannot be.
@@ -109,7 +111,10 @@ class FactshockLM(LM):
         "got none"
       )
     del device, max_batch_size
-    self.loaded, _ = loading.open_model(str(checkpoint), None, tokenizer)
+    if dtype not in (None, *answer_dtypes.NAMES):
+      known = ", ".join(answer_dtypes.NAMES)
+      raise UserError(f"--model_args: dtype: expected one of {known}, got {dtype!r}")
+    self.loaded, _ = loading.open_model(str(checkpoint), None, tokenizer, dtype)
     self.batch_size = _parse_batch_size(batch_size)
     self.max_gen_toks = int(max_gen_toks)
     self.seed = int(seed)

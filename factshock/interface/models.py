@@ -7,7 +7,9 @@ import jax
 
 from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel, Origin
+from factshock.interface import parameters
 from factshock.knowledge_graph.pipeline import ModelIdentity
+from factshock.runtime import answer_dtypes
 from factshock.types import Config, FilePath
 
 
@@ -46,9 +48,11 @@ def load(
   source: FilePath,
   config: Config | None = None,
   tokenizer: str | None = None,
+  dtype: str | None = None,
 ) -> Model:
   """Returns the model of a checkpoint's folder, a HuggingFace folder or hub id, or a .gguf file."""
-  return Model(*loading.open_model(os.fspath(source), config, tokenizer))
+  parameters.check_among("dtype", dtype, answer_dtypes.NAMES)
+  return Model(*loading.open_model(os.fspath(source), config, tokenizer, dtype))
 
 
 def opened(model: Model | FilePath) -> Model:

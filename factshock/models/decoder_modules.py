@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import attention, fused, layers, observing, products, remat, rotary
+from factshock.models import attention, fused, int8, layers, observing, products, remat, rotary
 from factshock.models.decoder_config import PAD, Kind, LlamaConfig, kinds
+from factshock.models.int8 import Weight
 from factshock.types import Batch
 
 # Cosines and sines of the tokens' positions, each [B, S, 1, K / 2].
@@ -30,10 +31,10 @@ class Attention(layers.Part):
     config = self.config
     wide = config.num_heads * config.d_kv
     narrow = config.num_kv_heads * config.d_kv
-    self.query = self.weight("query", config.d_model**-0.5, config.d_model, wide)
-    self.key = self.weight("key", config.d_model**-0.5, config.d_model, narrow)
-    self.value = self.weight("value", config.d_model**-0.5, config.d_model, narrow)
-    self.out = self.weight("out", wide**-0.5, wide, config.d_model)
+    self.query = self.matrix("query", config.d_model**-0.5, config.d_model, wide)
+    self.key = self.matrix("key", config.d_model**-0.5, config.d_model, narrow)
+    self.value = self.matrix("value", config.d_model**-0.5, config.d_model, narrow)
+    self.out = self.matrix("out", wide**-0.5, wide, config.d_model)
     variant = config.variant
     if variant.qkv_bias:
       self.query_bias = self.weight("query_bias", 0.0, wide)
@@ -308,7 +309,7 @@ class Llama(layers.Part):
       x[jnp.arange(len(position)), position],
       self.final_norm.whole_scale(),
       self.config.epsilon,
-      self._head(),
+      int8.widened(self._head()),
       gold,
       among,
     )
@@ -457,9 +458,8 @@ class Llama(layers.Part):
     scale = self.config.variant.embedding_scale
     return x if scale is None else x * jnp.asarray(scale, self.dtype)
 
-  def _head(self) -> jax.Array:
-    weight = self.embedding if self.config.tie_head else self.head
-    return weight.astype(self.dtype)
+  def _head(self) -> Weight:
+    return self.read(self.embedding if self.config.tie_head else self.head)
 
 
 def _joined(of_kinds: Sequence[_Arrays]) -> _Arrays:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import products
+from factshock.models import int8, products
+from factshock.models.int8 import Int8Weight, Weight
 from factshock.models.model_config import ModelConfig
 from factshock.types import Batch, Params
 
@@ -52,8 +53,13 @@ def _with_joined(tree: Params) -> Params:
     weights[name] = _with_joined(value) if isinstance(value, dict) else value
   for names in _JOINED:
     if set(names) <= weights.keys():
-      weights["_".join(names)] = jnp.concatenate([weights[name] for name in names], axis=1)
+      weights["_".join(names)] = _beside([weights[name] for name in names])
   return weights
+
+
+def _beside(weights: Sequence[Weight]) -> Weight:
+  """Returns weights [D, F] of the same inputs as one."""
+  return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *weights)
 
 
 def unstack(cache: Batch, names: Sequence[str]) -> Batch:
@@ -147,11 +153,13 @@ def narrowed(params: Params, dtype: str) -> Params:
   """
   narrow = jnp.dtype(dtype)
 
-  def cast(leaf: jax.Array) -> jax.Array:
+  def cast(leaf: Weight) -> Weight:
+    if isinstance(leaf, Int8Weight):
+      return leaf
     wider = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize > narrow.itemsize
     return leaf.astype(narrow) if wider else leaf
 
-  return jax.tree.map(cast, params)
+  return jax.tree.map(cast, params, is_leaf=lambda leaf: isinstance(leaf, Int8Weight))
 
 
 def bits_on_cpu(params: Params) -> Params:
@@ -178,13 +186,14 @@ def normal(scale: float) -> nn.initializers.Initializer:
   return nn.initializers.normal(scale)
 
 
-def embed(embedding_VxD: jax.Array, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def embed(embedding_VxD: Weight, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """Returns the rows of tokens in a dtype: [..., D].
 
   They are narrowed when they have been read, so that the gradients of a token that stands in many
   places are added up in the dtype of the parameter: in bfloat16 a thousand ones make 256.
   """
-  return embedding_VxD[tokens].astype(dtype)
+  rows = jax.tree.map(lambda array: array[tokens], embedding_VxD)
+  return int8.widened(rows).astype(dtype)
 
 
 class Part(nn.Module):
@@ -203,6 +212,15 @@ class Part(nn.Module):
     dtype = jnp.dtype(self.config.param_dtype)
     return self._cast(self.param(name, normal(scale), shape, dtype))
 
+  def matrix(self, name: str, scale: float, *shape: int) -> Weight:
+    """Returns a parameter of matrix products, which may be an Int8Weight, as `weight` does."""
+    dtype = jnp.dtype(self.config.param_dtype)
+    return self.read(self.param(name, normal(scale), shape, dtype))
+
+  def read(self, value: Weight) -> Weight:
+    """Returns a parameter in the dtype of the computation; an Int8Weight as it is."""
+    return value if isinstance(value, Int8Weight) else self._cast(value)
+
   def _cast(self, value: jax.Array) -> jax.Array:
     if value.dtype == jnp.uint16:  # from `bits_on_cpu`
       value = jax.lax.bitcast_convert_type(value, jnp.bfloat16)
@@ -217,15 +235,15 @@ class Part(nn.Module):
     """
     return on_cpu() or self.has_variable("params", "_".join(names))
 
-  def joined(self, **weights: jax.Array) -> jax.Array:
+  def joined(self, **weights: Weight) -> Weight:
     """Returns weights [D, F] of the same inputs as one, [D, sum of F], in this order.
 
     One that `layer_weights` made is taken.
     """
     name = "_".join(weights)
     if self.has_variable("params", name):
-      return self._cast(self.get_variable("params", name))
-    return jnp.concatenate(list(weights.values()), axis=1)
+      return self.read(self.get_variable("params", name))
+    return _beside(list(weights.values()))
 
   def is_adapted(self, name: str) -> bool:
     """Returns whether the weight of this name has an adapter (models/lora.py)."""
@@ -239,9 +257,9 @@ class Part(nn.Module):
     b = self.get_variable("params", f"{name}_lora_b").astype(self.dtype)
     return y + products.dense(products.dense(x, a), b)
 
-  def backed(self, name: str, weight_WxD: jax.Array, direction_BxD: jax.Array) -> jax.Array:
+  def backed(self, name: str, weight_WxD: Weight, direction_BxD: jax.Array) -> jax.Array:
     """Returns what y = x W with its adapter multiplies x by in y . direction: float32 [B, W]."""
-    through_weight = self._back(direction_BxD, weight_WxD)
+    through_weight = self._back(direction_BxD, int8.widened(weight_WxD))
     if not self.is_adapted(name):
       return through_weight
     a = self.get_variable("params", f"{name}_lora_a")
@@ -328,13 +346,13 @@ class FeedForward(Part):
         for name in ("gate", "up")
       )
       hidden = products.gated_apart(gate, up, config.feed_forward)
-    down = self.weight("down", config.d_ff**-0.5, config.d_ff, config.d_model)
+    down = self.matrix("down", config.d_ff**-0.5, config.d_ff, config.d_model)
     hidden = self.drop(hidden)
     return self.adapted("down", hidden, products.dense(hidden, down))
 
-  def _input_weight(self, name: str) -> jax.Array:
+  def _input_weight(self, name: str) -> Weight:
     config = self.config
-    return self.weight(name, config.d_model**-0.5, config.d_model, config.d_ff)
+    return self.matrix(name, config.d_model**-0.5, config.d_model, config.d_ff)
 
   def _gate_and_up(self, x: jax.Array) -> jax.Array:
     """Returns what the gate and the other weight make of x, side by side: [..., 2, F]."""

@@ -13,6 +13,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from factshock.models import int8
+from factshock.models.int8 import Int8Weight, Weight
+
 # What a forward rule saves for the reverse pass.
 _Pair: TypeAlias = tuple[jax.Array, jax.Array]
 
@@ -39,8 +42,15 @@ def each_counts_once() -> bool:
   return _COUNTING.get()
 
 
+def dense(x: jax.Array, weight_DxF: Weight) -> jax.Array:
+  """Returns x [..., D] times a weight [D, ...]."""
+  if isinstance(weight_DxF, Int8Weight):
+    return int8.dense(x, weight_DxF)
+  return _dense_by_hand(x, weight_DxF)
+
+
 @jax.custom_vjp
-def dense(x: jax.Array, weight_DxF: jax.Array) -> jax.Array:
+def _dense_by_hand(x: jax.Array, weight_DxF: jax.Array) -> jax.Array:
   """Returns x [..., D] times a weight [D, ...]; its reverse pass transposes the smaller factor.
 
   JAX's own weight gradient transposes the output's gradient; on CPU that copy is fused into
@@ -70,7 +80,7 @@ def _dense_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
   return to_x, to_weight
 
 
-dense.defvjp(_dense_forward, _dense_backward)
+_dense_by_hand.defvjp(_dense_forward, _dense_backward)
 
 
 @jax.custom_vjp
@@ -206,13 +216,17 @@ def _softmax_backward(
 _rounded_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
-@jax.custom_vjp
-def logits(x_BxTxD: jax.Array, weight_VxD: jax.Array) -> jax.Array:
-  """Returns logits [B, T, V] in float32 whatever the dtype of the factors.
+def logits(x_BxTxD: jax.Array, weight_VxD: Weight) -> jax.Array:
+  """Returns logits [B, T, V] in float32 whatever the dtype of the factors."""
+  if isinstance(weight_VxD, Int8Weight):
+    return int8.logits(x_BxTxD, weight_VxD)
+  return _logits_by_hand(x_BxTxD, weight_VxD)
 
-  The products of the gradient stay in theirs.
-  """
-  return _logits(x_BxTxD, weight_VxD)
+
+@jax.custom_vjp
+def _logits_by_hand(x: jax.Array, weight: jax.Array) -> jax.Array:
+  """Returns logits in float32; the products of the gradient stay in the dtype of the factors."""
+  return _logits(x, weight)
 
 
 def _logits(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -231,4 +245,4 @@ def _logits_backward(saved: _Pair, gradient: jax.Array) -> _Pair:
   return to_x, to_weight
 
 
-logits.defvjp(_logits_forward, _logits_backward)
+_logits_by_hand.defvjp(_logits_forward, _logits_backward)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.models import attention, fused, layers, observing, products, remat
+from factshock.models import attention, fused, int8, layers, observing, products, remat
+from factshock.models.int8 import Weight
 from factshock.models.t5_config import T5Config
 from factshock.types import Batch
 
@@ -28,10 +29,10 @@ class Attention(layers.Part):
   def setup(self) -> None:
     config = self.config
     width = config.num_heads * config.d_kv
-    self.query = self.weight("query", (config.d_model * config.d_kv) ** -0.5, config.d_model, width)
-    self.key = self.weight("key", config.d_model**-0.5, config.d_model, width)
-    self.value = self.weight("value", config.d_model**-0.5, config.d_model, width)
-    self.out = self.weight("out", width**-0.5, width, config.d_model)
+    self.query = self.matrix("query", (config.d_model * config.d_kv) ** -0.5, config.d_model, width)
+    self.key = self.matrix("key", config.d_model**-0.5, config.d_model, width)
+    self.value = self.matrix("value", config.d_model**-0.5, config.d_model, width)
+    self.out = self.matrix("out", width**-0.5, width, config.d_model)
 
   def queries(self, x: jax.Array) -> jax.Array:
     """Returns the queries of a stream [B, S, D]: [B, S, H, K]."""
@@ -68,7 +69,7 @@ class Attention(layers.Part):
     weights = {name: getattr(self, name) for name in names}
     if self.joins(*names):
       weight = self.joined(**weights)
-      y = products.dense(x, weight.reshape(len(weight), len(names), -1))
+      y = products.dense(x, weight.reshape(weight.shape[0], len(names), -1))
       parts = [y[..., i, :] for i in range(len(names))]
     else:
       parts = [products.dense(x, weight) for weight in weights.values()]
@@ -397,7 +398,7 @@ class T5(layers.Part):
       jnp.ones_like(position),
       marked,
     )
-    head = self._head()
+    head = int8.widened(self._head())
     norm = self.decoder.final_norm.variables["params"]["scale"]
     direction = (
       observing.direction(x[:, 1], norm, self.config.epsilon, head, gold, among)
@@ -460,9 +461,8 @@ class T5(layers.Part):
   def _embed(self, tokens: jax.Array) -> jax.Array:
     return layers.embed(self.embedding, tokens, self.dtype)
 
-  def _head(self) -> jax.Array:
-    weight = self.embedding if self.config.tie_head else self.head
-    return weight.astype(self.dtype)
+  def _head(self) -> Weight:
+    return self.read(self.embedding if self.config.tie_head else self.head)
 
   def _head_scale(self) -> float:
     """Returns what a tied head's inputs are multiplied by, as in T5 v1.0."""

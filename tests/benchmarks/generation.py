@@ -2,6 +2,7 @@
 
   PYTHONPATH=. python tests/benchmarks/generation.py [--models=t5,llama] [--prompts=256]
   [--batch=64] [--tokens=16] [--dtype=float32] [--ctranslate2=float32,int8]
+  [--int8]
   PYTHONPATH=. python tests/benchmarks/generation.py --checkpoint=FOLDER --texts=prompts.txt
 
 Prompts come in random order, as from a facts file: transformers takes --batch of them at a time,
@@ -26,6 +27,7 @@ from absl import app, flags
 
 from factshock.answering import sampling
 from factshock.checkpoints.loading import LoadedModel
+from factshock.models import int8
 
 CHECKPOINT = flags.DEFINE_string(
   "checkpoint", None, "HuggingFace folder of a model to take in place of --models"
@@ -42,6 +44,7 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of both 
 CTRANSLATE2 = flags.DEFINE_list(
   "ctranslate2", [], "compute types of CTranslate2 (pip install ctranslate2), on CPUs, greedily"
 )
+INT8 = flags.DEFINE_bool("int8", False, "measures factshock in int8 too, as --answer_dtype has it")
 BEAMS = flags.DEFINE_integer("beams", 1, "1 is greedy")
 REPEATS = flags.DEFINE_integer("repeats", 5, "runs of each side, in turn; the median counts")
 
@@ -97,6 +100,8 @@ def main(_):
       "transformers": answering_sides.generator(model, prompts, *options),
       "factshock": our_side(params, config, prompts, closing),
     }
+    if INT8.value:
+      sides["factshock, int8"] = our_side(int8.quantised(params), config, prompts, closing)
     for kind in CTRANSLATE2.value:
       sides[f"CTranslate2, {kind}"] = answering_sides.ctranslate2_generator(
         model, prompts, *options[:3], kind
