@@ -131,9 +131,10 @@ def test_a_file_is_read_as_row_by_row(tmp_path_factory, lines, size):
 
 
 @contextlib.contextmanager
-def same_process(path, span):
+def same_process(parts):
   """Stands for a second process: these have no JAX."""
-  yield lambda: reading._read_plain(path, span)
+  turns = iter(parts)
+  yield lambda: reading._read_plain(*next(turns))
 
 
 @settings(deadline=None, max_examples=100)
@@ -165,6 +166,64 @@ def test_a_second_process_reads_the_second_half(tmp_path):
   path = write(tmp_path / "a.jsonl", rows)
   done = subprocess.run([sys.executable, "-c", HALVED, path], capture_output=True, text=True)
   assert done.stdout == "500 False\n", done.stderr
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(LINES, min_size=1, max_size=4), min_size=1, max_size=4), st.booleans())
+def test_many_files_are_read_as_one_by_one(tmp_path_factory, contents, are_named):
+  folder = tmp_path_factory.mktemp("many")
+  named = []
+  for index, lines in enumerate(contents):
+    path = folder / f"{index}.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    named.append((f"arm {index}" if are_named else None, str(path)))
+
+  def read_all():
+    return [reading.select_split(one) for one in reading.read_all(named)]
+
+  expected = outcomes(
+    lambda: [reading.select_split(reading.read(path, arm)) for arm, path in named]
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(reading, "_are_shared", lambda paths: True)
+    patch.setattr(reading, "_second_process", same_process)
+    assert outcomes(read_all) == expected
+
+
+def outcomes(read):
+  """What is read of several files, or the error."""
+  found = []
+  try:
+    for one in read():
+      found.append(outcome(lambda one=one: one))
+  except UserError as error:
+    return str(error)
+  return found
+
+
+SHARED = """import sys
+from factshock.predictions import reading
+named = [(None, path) for path in sys.argv[1:]]
+assert not reading._are_shared(sys.argv[1:])
+reading._HALVED = 1 << 18
+assert reading._are_shared(sys.argv[1:])
+one_by_one = [reading.read(path) for _, path in named]
+shared = list(reading.read_all(named))
+assert [one.path for one in shared] == [path for _, path in named]
+for one, other in zip(one_by_one, shared):
+  assert one.strings == other.strings and one.rank.tolist() == other.rank.tolist()
+print(sum(map(len, shared)), "jax" in sys.modules)
+"""
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor")
+def test_a_second_process_reads_every_other_file(tmp_path):
+  paths = []
+  for number in range(5):
+    rows = [{**FULL, "subject": f"Ada {number} {index}"} for index in range(500)]
+    paths.append(write(tmp_path / f"{number}.jsonl", rows))
+  done = subprocess.run([sys.executable, "-c", SHARED, *paths], capture_output=True, text=True)
+  assert done.stdout == "2500 False\n", done.stderr
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

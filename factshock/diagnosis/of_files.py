@@ -8,7 +8,7 @@ from factshock.diagnosis import summary
 from factshock.facts import counts, sources
 from factshock.predictions import reading, repeats
 from factshock.predictions.reading import PredictionsByArm
-from factshock.runtime import messages, progress
+from factshock.runtime import messages
 from factshock.types import Answer
 
 T = TypeVar("T")
@@ -59,11 +59,9 @@ def diagnose(
   Raises:
     UserError: files that are missing, malformed, or do not fit each other.
   """
-  named = list(predictions)
-  paths = progress.over_files("reading predictions", [path for _, path in named])
   arms = reading.group_by_arm(
-    reading.select_split(reading.read(path, arm, options.columns), options.split)
-    for path, (arm, _) in zip(paths, named)
+    reading.select_split(of_file, options.split)
+    for of_file in reading.read_all(list(predictions), options.columns)
   )
   note = reading.candidates_note(arms)
   if note:

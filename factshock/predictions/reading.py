@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias, cast
 
@@ -27,7 +27,7 @@ from factshock.predictions.rows import (
   numbered_rows,
   parsed_lines,
 )
-from factshock.runtime import files
+from factshock.runtime import files, progress
 from factshock.runtime.errors import UserError
 
 
@@ -78,6 +78,7 @@ PredictionsByArm: TypeAlias = Mapping[str, Mapping[int, Predictions]]
 
 _LARGEST = sys.float_info.max  # JSON's integers have no bound
 _HALVED = 1 << 26  # bytes of a file from which on a second process reads the half of it
+_LINES = ".jsonl"
 _missing: Any = None
 _texts_of = operator.itemgetter(*TEXT_COLUMNS)
 QUERY_COLUMNS = ("subject", "relation", "object")
@@ -111,6 +112,32 @@ def read(
   else:
     predictions = from_rows(numbered_rows(path, columns), path)
   return predictions if arm is None else _with_arm(predictions, arm)
+
+
+def read_all(
+  named: Sequence[tuple[str | None, str]],
+  columns: Mapping[str, str] | None = None,
+) -> Iterator[Predictions]:
+  """Reads predictions files in turn, as `read` does, and shows how far it is.
+
+  A second process reads every other one of many small files.
+
+  Args:
+    named: (name of the arm or None, path) of each.
+    columns: as of `read`.
+  """
+  paths = [path for _, path in named]
+  every_other = [(path, files.Span()) for path in paths[1::2]]
+  is_shared = not columns and _are_shared(paths)
+  with _second_process(every_other if is_shared else []) as receive:
+    for index, path in enumerate(progress.over_files("reading predictions", paths)):
+      arm = named[index][0]
+      plain_columns = receive() if is_shared and index % 2 else None
+      if plain_columns is None:
+        yield read(path, arm, columns)
+      else:
+        predictions = plain_columns.predictions()
+        yield predictions if arm is None else _with_arm(predictions, arm)
 
 
 def _with_arm(predictions: Predictions, arm: str) -> Predictions:
@@ -155,7 +182,7 @@ def _read_lines(path: str) -> Predictions:
     columns.extend_lines(files.Span())
     return columns.predictions()
   middle = files.middle(path)
-  with _second_process(path, files.Span(middle)) as receive:
+  with _second_process([(path, files.Span(middle))]) as receive:
     after = columns.extend_lines(files.Span(end=middle))
     second = receive()
   if second is None:
@@ -167,12 +194,18 @@ def _read_lines(path: str) -> Predictions:
 
 @contextlib.contextmanager
 def _second_process(
-  path: str, span: files.Span
+  parts: Sequence[tuple[str, files.Span]],
 ) -> "Generator[Callable[[], _Columns | None], None, None]":
-  """Lets another process read a part of a file, and yields what gives its columns."""
+  """Lets another process read parts of files; yields what gives the columns of each in turn.
+
+  None is given in place of what is not plain.
+  """
+  if not parts:
+    yield lambda: None
+    return
   context = multiprocessing.get_context("fork")
   receiver, sender = context.Pipe(duplex=False)
-  process = context.Process(target=_send_plain, args=(path, span, sender), daemon=True)
+  process = context.Process(target=_send_plain, args=(parts, sender), daemon=True)
   process.start()
   sender.close()
 
@@ -191,21 +224,32 @@ def _second_process(
 
 
 def _send_plain(
-  path: str,
-  span: files.Span,
+  parts: Sequence[tuple[str, files.Span]],
   sender: Connection,
 ) -> None:
-  """Sends the columns of a part of a file to the process that asked for them."""
+  """Sends the columns of parts of files to the process that asked for them."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
-  sender.send(_read_plain(path, span))
+  for path, span in parts:
+    sender.send(_read_plain(path, span))
 
 
 def _is_halved(path: str) -> bool:
-  """Returns whether two processes are to read a file: a fork must not be made beside JAX."""
+  """Returns whether two processes are to read a file."""
+  return path.endswith(_LINES) and os.path.getsize(path) >= _HALVED and _may_fork()
+
+
+def _are_shared(paths: Sequence[str]) -> bool:
+  """Returns whether two processes are to read files, each of them some: they are many and small."""
+  if not all(path.endswith(_LINES) and os.path.isfile(path) for path in paths):
+    return False
+  sizes = [os.path.getsize(path) for path in paths]
+  return max(sizes, default=0) < _HALVED <= sum(sizes) and _may_fork()
+
+
+def _may_fork() -> bool:
+  """Returns whether a second process can be made and pays: none must be beside JAX."""
   return (
-    path.endswith(".jsonl")
-    and os.path.getsize(path) >= _HALVED
-    and (os.cpu_count() or 1) > 1
+    (os.cpu_count() or 1) > 1
     and "fork" in multiprocessing.get_all_start_methods()
     and "jax" not in sys.modules
     and threading.current_thread() is threading.main_thread()
@@ -217,6 +261,8 @@ def _read_plain(path: str, span: files.Span) -> "_Columns | None":
   """Returns columns of a part of a file; None where not all of it is plain."""
   columns = _Columns(path)
   try:
+    if not holds_own_lines(path):
+      return None
     for _, lines in files.line_batches(path, span=span):
       rows = plain.parse(lines)
       if rows is None:
