@@ -96,9 +96,10 @@ def count_part(
 
   counts = entities.count_documents(sampled(), search)
   as_is, lowered = np.zeros((2, len(search.entities.labels)), np.int64)
-  for index, label in search.capitalised:
-    as_is[index] = words[label]
-    lowered[index] = words[label.lower()]
+  found = dict(words)  # a Counter is slow to say 0
+  capitalised = search.capitalised
+  as_is[capitalised.entity] = [found.get(label, 0) for label in capitalised.labels]
+  lowered[capitalised.entity] = [found.get(label, 0) for label in capitalised.lowered]
   return {**counts, "as_is": as_is, "lowered": lowered}
 
 

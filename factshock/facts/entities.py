@@ -50,12 +50,19 @@ class Grouped(NamedTuple):
   values: np.ndarray
 
 
+class Capitalised(NamedTuple):
+  """Entities whose label is one word and not in lower case: indices, labels, these lowered."""
+
+  entity: np.ndarray
+  labels: list[str]
+  lowered: list[str]
+
+
 class Search(NamedTuple):
   """Entities ready for `count_documents`.
 
   The automaton holds the names with borders. `is_unspaced` [names] says which end in a script
-  without spaces; it is None where none does. `object_of_fact` [facts] are indices; `capitalised`
-  are (index, label) of entities whose label is one word and not in lower case.
+  without spaces; it is None where none does. `object_of_fact` [facts] are indices.
   """
 
   entities: Entities
@@ -64,7 +71,7 @@ class Search(NamedTuple):
   entity_of_name: Grouped
   facts_of_subject: Grouped
   object_of_fact: np.ndarray
-  capitalised: list[tuple[int, str]]
+  capitalised: Capitalised
 
 
 class FactMention(NamedTuple):
@@ -192,10 +199,6 @@ def search_of(entities: Entities) -> Search:
     implementation=ahocorasick_rs.Implementation.ContiguousNFA,
     store_patterns=False,
   )
-  capitalised: list[tuple[int, str]] = []
-  for index, label in enumerate(entities.labels):
-    if label != label.lower() and re.fullmatch(r"\w+", label):
-      capitalised.append((index, label))
   subject_of_fact, object_of_fact = entities.facts.T
   facts = np.arange(len(entities.facts))
   is_unspaced = np.fromiter(
@@ -208,8 +211,17 @@ def search_of(entities: Entities) -> Search:
     _group(entities.name_of_pair, entities.entity_of_pair, len(entities.names)),
     _group(subject_of_fact, facts, len(entities.labels)),
     object_of_fact.copy(),
-    capitalised,
+    _capitalised(entities.labels),
   )
+
+
+def _capitalised(labels: Sequence[str]) -> Capitalised:
+  entity: list[int] = []
+  for index, label in enumerate(labels):
+    if label != label.lower() and re.fullmatch(r"\w+", label):
+      entity.append(index)
+  as_is = [labels[index] for index in entity]
+  return Capitalised(np.array(entity, np.int64), as_is, [label.lower() for label in as_is])
 
 
 def _patterns(names: Sequence[str]) -> list[str]:
