@@ -1,14 +1,14 @@
-"""Time and memory against rows, queries, arms, seeds, triples and candidates, and a picture of it.
+"""Time and memory against rows, queries, arms, seeds, triples, facts and candidates, as a picture.
 
-  PYTHONPATH=. python tests/benchmarks/growth.py [--only=rows,queries] [--largest=300000]
-  [--picture=growth.svg]
+  PYTHONPATH=.:tests/helpers python tests/benchmarks/growth.py [--only=rows,queries]
+  [--largest=300000] [--picture=growth.svg]
 
 Each line is a whole process, the start of Python included: CPU seconds (user and system, as others
 may be at work), and peak resident memory. rows: `diagnose` of predictions with ten candidates each;
 arms and seeds: `diagnose` of 1,000 rows an arm and seed; queries: `extract` of predictions, half of
-them to calibrate on; triples: `extract --format=nt`; candidates: best_first.py, 8 queries, top 1, a
-random Llama of 64 M. The slope is that of the last two sizes, in powers of the size: 1 is in
-proportion, 0 no growth.
+them to calibrate on; triples: `extract --format=nt`; facts: `answer --method=greedy` of a random
+Llama of .1 M, 4 tokens an answer; candidates: best_first.py, 8 queries, top 1, a random Llama of 64
+M. The slope is that of the last two sizes, in powers of the size: 1 is in proportion, 0 no growth.
 Time: about 15 minutes at 300,000.
 """
 
@@ -104,6 +104,35 @@ def export(home, size):
   return [*extract(home, size), "--format=nt"]
 
 
+def answer(home, size):
+  import hf_tokenizers
+  import jax
+
+  from factshock.models import decoder
+  from factshock.models.formats import huggingface
+
+  sizes = dict(d_model=32, d_ff=64, num_heads=4, num_kv_heads=2, d_kv=8, layers=2)
+  config = decoder.LlamaConfig(vocab_size=512, **sizes)
+  huggingface.save(f"{home}/model", decoder.init(config, jax.random.key(0)), config)
+  hf_tokenizers.llama_like(f"{home}/model")
+  asked = (
+    json.dumps(
+      {"subject": f"Subject {index}", "relation": "P1", "object": f"Object {index % 2000}"}
+    )
+    for index in range(size)
+  )
+  relation = {"relation": "P1", "statements": ["[X] is in [Y]"], "questions": ["Where is [X]?"]}
+  return [
+    "answer",
+    f"--model={home}/model",
+    f"--facts={write(f'{home}/facts.jsonl', asked)}",
+    f"--relations={write(f'{home}/relations.jsonl', [json.dumps(relation)])}",
+    f"--output={home}/out.jsonl",
+    "--method=greedy",
+    "--max_tokens=4",
+  ]
+
+
 def search(home, size):
   del home
   script = os.path.join(HERE, "best_first.py")
@@ -116,6 +145,7 @@ PARTS = {
   "seeds": (diagnose_seeds, (1, 2, 4, 8, 16)),
   "queries": (extract, (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
   "triples": (export, (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
+  "facts": (answer, (1_000, 3_000, 10_000, 30_000, 100_000)),
   "candidates": (search, (1_000, 10_000, 100_000)),
 }
 
