@@ -3,15 +3,14 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from factshock.answering import batches, compiling, prefix_trees, tries
-from factshock.answering.compiling import Ahead
+from factshock.answering import batches, prefix_trees, tries
 from factshock.answering.prefix_trees import PrefixTree
 from factshock.answering.tries import Trie
 from factshock.checkpoints.loading import LoadedModel
@@ -317,65 +316,21 @@ def _started(
   spread: batches.Spread,
   queries: Queries,
 ) -> Iterator[tuple[tuple[QueryBatch, Trie], jax.Array]]:
-  """Yields batches and tries with the scores [B, C] that devices are computing.
-
-  On one device programs of batches to come are compiled meanwhile.
-  """
-  programs = _Programs(params, model.model_config, model.mesh.size if model.mesh else 1, queries)
-
-  def spread_batches() -> Iterator[tuple[QueryBatch, Array]]:
-    for batch in queries.batches:
-      if batch.relation in queries.tries:
-        yield batch, spread(batch.inputs_BxS)
-
-  with Ahead() as ahead:
-    look = functools.partial(programs.compile, ahead)
-    for batch, inputs_BxS in compiling.looking_ahead(spread_batches(), look):
-      interruption.raise_if_requested()
-      ahead.wait(inputs_BxS.shape)
-      cache, first_B = start(params, model.model_config, inputs_BxS)
-      for trie in queries.tries[batch.relation]:
-        ahead.wait(programs.score_key(inputs_BxS, trie))
-        yield (batch, trie), _score(*programs.score_arguments(cache, first_B, trie))
-
-
-class _Programs(NamedTuple):
-  """Programs of a model and queries: what they are called with, and compiled for."""
-
-  params: Params
-  config: ModelConfig
-  devices: int
-  queries: Queries
-
-  def score_arguments(self, cache: Any, first_B: Array, trie: Trie) -> tuple[Any, ...]:
-    """Returns the arguments of `_score`."""
-    logit_bytes = 4 * trie.tokens_M.size * self.config.vocab_size
-    parts = count_parts(len(first_B), logit_bytes, self.devices)
-    shared = trie._replace(members=())  # which candidates they are is no matter of the program
-    return self.params, self.config, parts, cache, first_B, self.queries.ends, shared
-
-  def score_key(self, inputs_BxS: Array, trie: Trie) -> Hashable:
-    """Returns what `_score` is compiled for, beside the model and the ends."""
-    shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(trie._replace(members=())))
-    return inputs_BxS.shape, shapes
-
-  def compile(self, ahead: Ahead, item: tuple[QueryBatch, Array]) -> None:
-    """Has the programs of a batch compiled, where it is on one device."""
-    batch, inputs_BxS = item
-    if self.devices > 1:
-      return
-    ahead.compile(inputs_BxS.shape, functools.partial(self._compile_start, inputs_BxS))
-    for trie in self.queries.tries[batch.relation]:
-      work = functools.partial(self._compile_score, inputs_BxS, trie)
-      ahead.compile(self.score_key(inputs_BxS, trie), work)
-
-  def _compile_start(self, inputs_BxS: Array) -> None:
-    start.lower(self.params, self.config, inputs_BxS).compile()
-
-  def _compile_score(self, inputs_BxS: Array, trie: Trie) -> None:
-    begun = start.trace(self.params, self.config, inputs_BxS).out_info
-    cache, first_B = compiling.shapes_beside(self.params, begun)
-    _score.lower(*self.score_arguments(cache, first_B, trie)).compile()
+  """Yields batches and tries with the scores [B, C] that devices are computing."""
+  config = model.model_config
+  devices = model.mesh.size if model.mesh else 1
+  for batch in queries.batches:
+    if batch.relation not in queries.tries:
+      continue
+    interruption.raise_if_requested()
+    inputs_BxS = spread(batch.inputs_BxS)
+    cache, first_B = start(params, config, inputs_BxS)
+    for trie in queries.tries[batch.relation]:
+      logit_bytes = 4 * trie.tokens_M.size * config.vocab_size
+      parts = count_parts(len(first_B), logit_bytes, devices)
+      shared = trie._replace(members=())  # which candidates they are is no matter of the program
+      scores_BxC = _score(params, config, parts, cache, first_B, queries.ends, shared)
+      yield (batch, trie), scores_BxC
 
 
 def check_fits(config: ModelConfig, queries: Queries) -> None:
