@@ -16,5 +16,5 @@ def define_flag() -> None:
     NAMES,
     "What --model is computed in; default: as its config says, of a pretrained model as its own "
     "files say, on a CPU float32. bfloat16 takes half the memory; int8 (weights, and what they are "
-    "multiplied by) a quarter and on a CPU about half the time. Both change some answers.",
+    "multiplied by) a quarter and on a CPU about .8 of the time. Both change some answers.",
   )
