@@ -158,20 +158,12 @@ def answers_of(
 ) -> list[Row]:
   """Returns the predictions of an opened model on a facts file; its tokenizer is the model's.
 
-  Other arguments, and errors, are those of `answer_facts`.
-
-  Args:
-    model: the model.
-    origin: what its folder says of it.
-    facts: path of the facts, or a data set.
-    options: how to answer.
-    only: which of the facts are asked, by their place; None is all.
+  Arguments and errors are those of `answer_facts`; `origin` is what the model's folder says of it.
+  `only` are the places of the facts that are asked; None is all.
   """
+  counter = prompts.token_counter(model.tokenizer)
   rows, relations = sources.read_with_relations(
-    facts,
-    options.relations,
-    origin.relations_path,
-    prompts.token_counter(model.tokenizer),
+    facts, options.relations, origin.relations_path, counter
   )
   labels = _labels(options, origin, facts)
   has_choices = options.mode in prompts.CHOICE_PROMPTS
@@ -191,12 +183,13 @@ def answers_of(
   if options.mode in ("generate", "votes"):
     show_unsayable(rows, stops)
     return _generated(model, rows, texts, stops, options, origin.batch_size, labels)
-  top = None if options.pub_quiz else _kept(origin, options)
+  kept = _kept(origin, options)
+  top = None if options.pub_quiz else kept
   answers = best_first.rows(model, rows, texts, known, top=top, stops=stops, **size, **labels)
-  if not options.pub_quiz:
-    return answers
-  _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
-  return writing.shortened(answers, _kept(origin, options))
+  if options.pub_quiz:
+    _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
+    return writing.shortened(answers, kept)
+  return answers
 
 
 def _generated(

@@ -138,9 +138,20 @@ def open_model(
   Raises:
     UserError: nothing there, or something that does not fit the config or the tokenizer.
   """
+  if dtype != answer_dtypes.INT8:
+    return _open(checkpoint, config, tokenizer, dtype)
+  model, origin = _open(checkpoint, config, tokenizer, None)
+  return model.with_params(int8.quantised(model.params)), origin
+
+
+def _open(
+  checkpoint: str,
+  config: ml_collections.ConfigDict | None,
+  tokenizer: str | None,
+  dtype: str | None,
+) -> tuple[LoadedModel, Origin]:
+  """Opens what `open_model` does, with weights as numbers of a dtype."""
   host.use_compilation_cache()
-  in_int8 = dtype == answer_dtypes.INT8
-  dtype = None if in_int8 else dtype
   own = belongings.is_checkpoint(checkpoint)
   record = read_record(checkpoint) if own else {}
   given = config.to_dict() if config is not None else {}
@@ -160,8 +171,6 @@ def open_model(
   if dtype is not None:
     computed = dataclasses.replace(model.model_config, dtype=dtype)
     model = dataclasses.replace(model, model_config=computed)
-  if in_int8:
-    model = model.with_params(int8.quantised(model.params))
   return dataclasses.replace(model, mesh=mesh), origin
 
 
