@@ -177,9 +177,8 @@ def answers_of(
   size = {"batch_size": origin.batch_size}
   if has_choices:
     return choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
-  stops = options.decoding.stops
-  if stops is None:
-    stops = options.prompting.stops_for(model, origin)
+  given_stops = options.decoding.stops
+  stops = options.prompting.stops_for(model, origin) if given_stops is None else given_stops
   if options.mode in ("generate", "votes"):
     show_unsayable(rows, stops)
     return _generated(model, rows, texts, stops, options, origin.batch_size, labels)
