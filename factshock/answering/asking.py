@@ -170,7 +170,7 @@ def answers_of(
   form = options.mode if has_choices else options.prompting.form_for(origin)
   model = in_form(model, form)
   texts = PromptWriter.of(model, form, options.prompting).write(rows, relations)
-  known = _known_answers(model, rows, origin, facts, options) if options.mode == "rank" else {}
+  known = _known_answers(rows, counter, origin, facts, options) if options.mode == "rank" else {}
   if only is not None:
     rows = [rows[index] for index in only]
     texts = [texts[index] for index in only]
@@ -211,15 +211,14 @@ def _generated(
 
 
 def _known_answers(
-  model: LoadedModel,
   facts: Sequence[Fact],
+  counter: sources.CountTokens,
   origin: Origin,
   path: str,
   options: AnswerOptions,
 ) -> Candidates:
   """Returns the answers of each fact's relation that "rank" compares."""
   names = [fact["relation"] for fact in facts]
-  counter = prompts.token_counter(model.tokenizer)
   if options.candidates and options.candidates_only:
     return known_answers.of_file(options.candidates, names, facts, counter)
   others = [options.prompting.shot_facts, options.candidates]

@@ -85,18 +85,19 @@ def _rounded(array: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 def dense(x: jax.Array, weight: Int8Weight) -> jax.Array:
   """Returns x [..., D] times a weight [D, ...], in the dtype of x."""
   inputs, *outputs = weight.shape
-  rows_NxD, scale_Nx1 = _rounded(x.reshape(-1, inputs), axis=1)
   columns_DxF = weight.values.reshape(inputs, -1)
-  sums_NxF = jax.lax.dot(rows_NxD, columns_DxF, preferred_element_type=jnp.int32)
-  y_NxF = sums_NxF.astype(jnp.float32) * scale_Nx1 * weight.scale.reshape(1, -1)
+  y_NxF = _product(x.reshape(-1, inputs), columns_DxF, 0) * weight.scale.reshape(1, -1)
   return y_NxF.astype(x.dtype).reshape(*x.shape[:-1], *outputs)
 
 
 def logits(x_BxTxD: jax.Array, weight_VxD: Int8Weight) -> jax.Array:
   """Returns logits [B, T, V] in float32."""
-  rows, scale_BxTx1 = _rounded(x_BxTxD, axis=-1)
-  over_inputs = (((2,), (1,)), ((), ()))
-  sums_BxTxV = jax.lax.dot_general(
-    rows, weight_VxD.values, over_inputs, preferred_element_type=jnp.int32
-  )
-  return sums_BxTxV.astype(jnp.float32) * scale_BxTx1 * weight_VxD.scale.reshape(1, 1, -1)
+  return _product(x_BxTxD, weight_VxD.values, 1) * weight_VxD.scale.reshape(1, 1, -1)
+
+
+def _product(x: jax.Array, values: jax.Array, axis: int) -> jax.Array:
+  """Returns rows x [..., D] as they are rounded times integers with D on an axis, in float32."""
+  rows, scale = _rounded(x, axis=-1)
+  over_inputs = (((x.ndim - 1,), (axis,)), ((), ()))
+  sums = jax.lax.dot_general(rows, values, over_inputs, preferred_element_type=jnp.int32)
+  return sums.astype(jnp.float32) * scale

@@ -111,7 +111,7 @@ def read(
     predictions = _read_lines(path)
   else:
     predictions = from_rows(numbered_rows(path, columns), path)
-  return predictions if arm is None else _with_arm(predictions, arm)
+  return _with_arm(predictions, arm)
 
 
 def read_all(
@@ -127,21 +127,22 @@ def read_all(
     columns: as of `read`.
   """
   paths = [path for _, path in named]
-  every_other = [(path, files.Span()) for path in paths[1::2]]
   is_shared = not columns and _are_shared(paths)
-  with _second_process(every_other if is_shared else []) as receive:
+  every_other = [(path, files.Span()) for path in paths[1::2]] if is_shared else []
+  with _second_process(every_other) as receive:
     for index, path in enumerate(progress.over_files("reading predictions", paths)):
       arm = named[index][0]
-      plain_columns = receive() if is_shared and index % 2 else None
+      plain_columns = receive() if index % 2 else None
       if plain_columns is None:
         yield read(path, arm, columns)
       else:
-        predictions = plain_columns.predictions()
-        yield predictions if arm is None else _with_arm(predictions, arm)
+        yield _with_arm(plain_columns.predictions(), arm)
 
 
-def _with_arm(predictions: Predictions, arm: str) -> Predictions:
-  """Returns predictions of one arm under another name; points of its curve stay such."""
+def _with_arm(predictions: Predictions, arm: str | None) -> Predictions:
+  """Returns predictions of one arm under another name, if any; points of its curve stay such."""
+  if arm is None:
+    return predictions
   strings = list(predictions.strings)
   codes: list[int] = np.unique(predictions.label).tolist()
   stems = {points.Point.parse(strings[code]).arm for code in codes}
