@@ -177,8 +177,7 @@ def test_samples_follow_the_tempered_distribution(name, temperature):
     nowhere,
     max_length=2,
     batch_size=count,
-    temperature=temperature,
-    seed=4,
+    drawing=sampling.Drawing(temperature, seed=4),
   )
   pairs = (
     np.stack(np.meshgrid(np.arange(7), np.arange(7), indexing="ij"), -1)
@@ -208,18 +207,18 @@ def test_samples_depend_on_seed_and_place_alone(name):
   params = (decoder if name == "llama" else t5).init(config, jax.random.key(1))
   prompts = [[3, 5, 4][: 1 + place % 3] for place in range(12)]
 
-  def sampled(batch_size, seed):
+  def sampled(batch_size, seed, first=0):
     return sampling.sample(
       LoadedModel(params, config, None),
-      prompts,
+      prompts[first:],
       (np.array([1], np.int32), -1),
       max_length=6,
       batch_size=batch_size,
-      temperature=0.7,
-      seed=seed,
+      drawing=sampling.Drawing(0.7, seed, first),
     )[0]
 
   np.testing.assert_array_equal(sampled(12, 0), sampled(5, 0))
+  np.testing.assert_array_equal(sampled(12, 0)[7:], sampled(5, 0, first=7))
   assert (sampled(12, 0) != sampled(12, 1)).any()
 
 

@@ -241,6 +241,7 @@ def run(
   max_length: int,
   batch_size: int,
   look: Look | None = None,
+  first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Generates for prompts in batches of like length, a few at a time on their way.
 
@@ -253,6 +254,7 @@ def run(
     max_length: tokens generated at most.
     batch_size: prompts at a time.
     look: is shown each batch ahead, so that its programs may be compiled.
+    first: the index that the first prompt has to `generate`; the others follow.
 
   Returns:
     Tokens, int32 [prompts, ..., max_length], ENDED after a row's end, and scores, float32
@@ -264,7 +266,7 @@ def run(
   def spread_batches() -> Iterator[tuple[list[int], Array, Array]]:
     for indices, rows in split(order, batch_size):
       filler = [0] * (rows - len(indices))
-      indices_B = spread(np.array([*indices, *filler], np.int32))
+      indices_B = spread(first + np.array([*indices, *filler], np.int32))
       yield list(indices), spread(pad(prompts, indices, rows, model.decoder_only)), indices_B
 
   def look_at(batch: tuple[list[int], Array, Array]) -> None:

@@ -90,6 +90,7 @@ def votes(
   sampling: DecodingOptions,
   samples: int,
   batch_size: int,
+  first: int = 0,
 ) -> list[list[tuple[str, float]]]:
   """Returns for each prompt its answers with the log of their share of the samples.
 
@@ -99,12 +100,13 @@ def votes(
     sampling: how a sample is drawn; its seed is that of the first, the next ones follow.
     samples: how many answers are drawn to each prompt.
     batch_size: prompts at a time.
+    first: place of the first prompt, as of decoding.generate.
   """
   progress = Progress("sampling", samples)
   answers_MxN = []
   for index in range(samples):
     seeded = dataclasses.replace(sampling, seed=sampling.seed + index)
-    answers_M, _ = decoding.generate(model, texts, seeded, batch_size=batch_size)
+    answers_M, _ = decoding.generate(model, texts, seeded, batch_size=batch_size, first=first)
     answers_MxN.append(answers_M)
     progress.update(index + 1)
   listed = []

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from factshock.answering import batches, beams, sampling
-from factshock.answering.sampling import Ends
+from factshock.answering.sampling import Drawing, Ends
 from factshock.checkpoints.loading import LoadedModel
 from factshock.data import byte_tokenizers, decoder_text
 from factshock.runtime import console
@@ -24,7 +24,7 @@ class DecodingOptions:
   Attributes:
     max_length: tokens at most, <extra_id_0> and the closing token included.
     method: "greedy" (the likeliest next token), "sample" (from softmax(logits / temperature), by a
-      random key of `seed` and the prompt's index alone, whatever the batch), or "beam" (`beams`
+      random key of `seed` and the prompt's place alone, whatever the batch), or "beam" (`beams`
       hypotheses, compared by log-probability / tokens ** length_penalty).
     temperature: of "sample".
     seed: of "sample".
@@ -62,6 +62,7 @@ def generate(
   options: DecodingOptions,
   *,
   batch_size: int = 256,
+  first: int = 0,
 ) -> tuple[list[str], np.ndarray]:
   """Returns a model's answers to prompts, and their log-probabilities.
 
@@ -74,6 +75,7 @@ def generate(
     prompts: texts; for a T5 each holds "<extra_id_0>" where the answer goes.
     options: how to generate.
     batch_size: prompts at a time.
+    first: place of the first prompt, by which "sample" draws.
 
   Returns:
     The texts, and float32 [prompts]: natural log-probabilities (at temperature 1) of all tokens
@@ -88,7 +90,7 @@ def generate(
   stops = _stops(model, options)
   encoded = _encode(model, prompts, options.max_length)
   _say_how_short(model, options.max_length)
-  tokens, scores = _generate_tokens(model, encoded, stops, options, batch_size)
+  tokens, scores = _generate_tokens(model, encoded, stops, options, batch_size, first)
   return [cut(answer_text(model, row), stops) for row in tokens], scores
 
 
@@ -98,6 +100,7 @@ def _generate_tokens(
   stops: Sequence[str],
   options: DecodingOptions,
   batch_size: int,
+  first: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns token ids [prompts, max_length] and log-probabilities [prompts]."""
   ends = end_tokens(model, stops)
@@ -111,14 +114,14 @@ def _generate_tokens(
       max_length=options.max_length,
       batch_size=batch_size,
     )
+  temperature = options.temperature if options.method == "sample" else 0.0
   return sampling.sample(
     model,
     prompts,
     ends,
     max_length=options.max_length,
     batch_size=batch_size,
-    temperature=options.temperature if options.method == "sample" else 0.0,
-    seed=options.seed,
+    drawing=Drawing(temperature, options.seed, first),
     stopped=stopped_after(model, stops),
   )
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,23 @@ StoppedAfter: TypeAlias = Callable[[np.ndarray], int | None]
 State: TypeAlias = dict[str, Any]
 
 
+class Drawing(NamedTuple):
+  """Says how tokens are drawn: a prompt's by a key of the seed and of its place alone.
+
+  Attributes:
+    temperature: of the distribution that is drawn from; 0 takes the likeliest token.
+    seed: of the random keys.
+    first: place of the first prompt, where others were asked before or elsewhere.
+  """
+
+  temperature: float = 0.0
+  seed: int = 0
+  first: int = 0
+
+
+LIKELIEST = Drawing()
+
+
 def sample(
   model: LoadedModel,
   prompts: Sequence[Sequence[int]],
@@ -36,8 +53,7 @@ def sample(
   *,
   max_length: int,
   batch_size: int = 256,
-  temperature: float = 0.0,
-  seed: int = 0,
+  drawing: Drawing = LIKELIEST,
   stopped: StoppedAfter | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Generates token ids after each prompt's token ids.
@@ -48,8 +64,7 @@ def sample(
     ends: ids that end a text, as from `decoding.end_tokens`.
     max_length: tokens at most.
     batch_size: prompts at a time.
-    temperature: of the distribution sampled from; 0 takes the likeliest token.
-    seed: of the random keys.
+    drawing: how each token is chosen.
     stopped: finds stop strings of several tokens, which end a text like the ids of `ends`.
 
   Returns:
@@ -58,11 +73,11 @@ def sample(
   """
   params, _ = batches.place(model)
   placed = model.with_params(params)
-  constants = _constants(ends, temperature, seed)
+  constants = _constants(ends, drawing)
   with Ahead() as ahead:
-    generator = _Generator(placed, max_length, temperature > 0, constants, stopped, ahead)
+    generator = _Generator(placed, max_length, drawing.temperature > 0, constants, stopped, ahead)
     run = functools.partial(batches.run, generator.generate, placed, prompts)
-    return run(max_length, batch_size, generator.look)
+    return run(max_length, batch_size, generator.look, drawing.first)
 
 
 class _Generator:
@@ -180,18 +195,14 @@ def _begin_key(inputs_BxS: Array, packed: batches.Packed | None) -> Hashable:
   return "begin", inputs_BxS.shape, packed and packed[0].shape
 
 
-def _constants(
-  ends: Ends,
-  temperature: float,
-  seed: int,
-) -> dict[str, Array]:
+def _constants(ends: Ends, drawing: Drawing) -> dict[str, Array]:
   """Returns the arguments of `_advance` that are the same for all batches."""
   closing_E, opening = ends
   return {
     "closing_E": closing_E,
     "opening": np.asarray(opening, np.int32),
-    "temperature": np.asarray(temperature or 1, np.float32),
-    "key": jax.random.key(seed),
+    "temperature": np.asarray(drawing.temperature or 1, np.float32),
+    "key": jax.random.key(drawing.seed),
   }
 
 

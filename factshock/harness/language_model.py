@@ -231,8 +231,7 @@ class FactshockLM(LM):
       decoding.end_tokens(model, generation.until),
       max_length=generation.length,
       batch_size=self.batch_size,
-      temperature=generation.temperature,
-      seed=seed,
+      drawing=sampling.Drawing(generation.temperature, seed),
       stopped=decoding.stopped_after(model, generation.until),
     )
     texts = [model.tokenizer.decode(decoding.answer_tokens(model, row)) for row in tokens]

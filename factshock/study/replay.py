@@ -110,7 +110,6 @@ def _sampled(
     decoding.end_tokens(model),
     max_length=length,
     batch_size=run.config.answering.batch_size,
-    temperature=1.0,
-    seed=seed,
+    drawing=sampling.Drawing(temperature=1.0, seed=seed),
   )
   return [decoding.answer_text(model, row).strip() for row in tokens]
