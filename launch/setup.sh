@@ -33,6 +33,9 @@ if [ ! -x .venv/bin/python ]; then
   echo "making .venv with $("$python" --version)"
   "$python" -m venv .venv || { rm -rf .venv; fail "$python cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"; }
 fi
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then  # as in one that uv has made
+  .venv/bin/python -m ensurepip >/dev/null || fail ".venv has no pip; remove it, and this script makes it"
+fi
 if ! grep -qxs -- "$stamp" .venv/factshock-installed; then
   echo "installing factshock${extras:+ with the extra [$extras]} into .venv (about 1 GB, some minutes; log: .venv/install.log)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}" >.venv/install.log 2>&1 ||
