@@ -1,6 +1,7 @@
 """Answers read from predictions: merging of names, queries of several rows, and bad input."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_names_of_one_answer_are_one_candidate(tmp_path):
     ),
   )
   found = answers.read(path, names)
-  assert found.texts == ["New York City", "Paris"] and found.rank_N.tolist() == [1, 2]
+  assert list(found.texts) == ["New York City", "Paris"] and found.rank_N.tolist() == [1, 2]
   np.testing.assert_allclose(np.exp(found.score_N), [5 / 9, 4 / 9])
   assert names.ids["born_in", "New York City"] == "Q60"
 
@@ -75,7 +76,7 @@ def test_rows_of_one_query_are_its_right_answers(tmp_path):
     row(object="Rome", aliases=["Roma"], **listed),
   )
   found = answers.read(path, labelled=True)
-  assert found.subjects == ["ada", "bob"] and found.query_N.tolist() == [0, 0, 0, 1]
+  assert list(found.subjects) == ["ada", "bob"] and found.query_N.tolist() == [0, 0, 0, 1]
   assert found.golds == [[("oslo",), ("rome", "roma")], []]
   assert answers.is_right(found).tolist() == [True, True, False, False]
 
@@ -93,7 +94,9 @@ def test_generated_answers_keep_their_log_probability(tmp_path):
   found = answers.read(
     write(tmp_path / "p.jsonl", row(score=-2.5), row(subject="bob", prediction="", score=-1.0))
   )
-  assert found.texts == ["Rome"] and found.score_N.tolist() == [-2.5] and len(found.subjects) == 2
+  assert (
+    list(found.texts) == ["Rome"] and found.score_N.tolist() == [-2.5] and len(found.subjects) == 2
+  )
 
 
 def test_rounding_of_another_batch_is_the_same_answer(tmp_path):
@@ -113,8 +116,8 @@ def test_taking_queries(tmp_path):
     np.array([False, True, False, True]),
   )
   assert (
-    found.subjects == ["b", "d"]
-    and found.texts == ["b1", "b2", "d1", "d2"]
+    list(found.subjects) == ["b", "d"]
+    and list(found.texts) == ["b1", "b2", "d1", "d2"]
     and found.query_N.tolist() == [0, 0, 1, 1]
   )
 
@@ -143,9 +146,54 @@ def test_bad_rows(tmp_path, rows, message):
 
 
 def test_overlap_is_refused_with_its_count():
-  known = [{"subject": name, "relation": "r"} for name in "abc"]
+  known = [(name, "r") for name in "abc"]
   with pytest.raises(UserError, match="apart from the queries, got 2 of 3 shared"):
-    answers.check_separate_queries(
-      known, [{"subject": name, "relation": "r"} for name in "bcd"], "queries"
+    answers.check_separate_queries(known, ((name, "r") for name in "bcd"), "queries")
+  answers.check_separate_queries(known, [("a", "s")], "queries")
+
+
+def test_a_further_right_answer_is_of_its_query_alone(tmp_path):
+  path = write(
+    tmp_path / "p.jsonl",
+    row(object="Rome"),
+    row(subject="bob", object="Rome"),
+    row(object="Oslo"),
+  )
+  assert answers.read(path, labelled=True).golds == [[("rome",), ("oslo",)], [("rome",)]]
+
+
+def test_queries_that_are_not_wanted_are_named(tmp_path):
+  path = write(tmp_path / "p.jsonl", row(), row(subject="bob"), row(subject="bob"))
+  left_out = set()
+  found = answers.read(path, only={("ada", "born_in")}, left_out=left_out)
+  assert list(found.queries()) == [("ada", "born_in")] and left_out == {("bob", "born_in")}
+
+
+def test_texts_are_held_once():
+  texts = answers.Texts.of(["Rome", "Oslo", "Rome"])
+  assert texts.names == ["Rome", "Oslo"] and texts.code_N.dtype == np.int32
+  assert list(texts) == ["Rome", "Oslo", "Rome"] and texts[2] == "Rome" and len(texts[1:]) == 2
+  assert list(texts.where(np.array([False, True, True]))) == ["Oslo", "Rome"]
+  assert answers.Texts.of(texts) is texts and texts.take(np.array([1])) == ["Oslo"]
+
+
+def test_a_row_is_held_as_numbers(tmp_path):
+  """Ten candidates are 8 bytes of score, 4 of text, 4 of query and 2 of rank each."""
+  few, many = (
+    write(
+      tmp_path / f"{size}.jsonl",
+      *(
+        row(subject=f"s{i}", candidates=[[f"e{(i + j) % 50}", -1.0 - j] for j in range(10)])
+        for i in range(size)
+      ),
     )
-  answers.check_separate_queries(known, [{"subject": "a", "relation": "s"}], "queries")
+    for size in (500, 1500)
+  )
+  held = []
+  for path in (few, many):
+    tracemalloc.start()
+    found = answers.read(path)
+    held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    del found
+  assert (held[1] - held[0]) / 1000 < 400

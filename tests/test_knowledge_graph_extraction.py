@@ -182,3 +182,55 @@ def test_numbers_are_rounded_as_python_rounds_them(values):
   assert list(map(repr, records.rounded(np.array(values, float)))) == [
     repr(round(value, 6)) for value in values
   ]
+
+
+def test_some_candidates_at_a_time_say_the_same(monkeypatch):
+  known, asked = world(0, 300, shocked=0.2), world(1, 200, shocked=0.2, several=True)
+  extractor = extraction.fit(known, asked)
+  whole = extraction.assess(extractor, asked)
+  assert extractor.over_predicted and whole.over_predicted_N.any()
+  monkeypatch.setattr(answers, "_PART", 4)
+  parts = list(asked.parts())
+  assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
+  assert {part.stop - part.start for part in parts} == {6} and parts[-1].stop == 600
+  again = extraction.assess(extractor, asked)
+  for name in ("confidence_N", "over_predicted_N", "eligible_N"):
+    np.testing.assert_array_equal(getattr(whole, name), getattr(again, name))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.data())
+def test_rows_stand_query_by_query(data):
+  """Whatever is implied of which queries, and however few rows are written at a time."""
+  asked = world(2, 12, listed=2)
+  keeps_Q = np.array(data.draw(st.lists(st.booleans(), min_size=12, max_size=12)))
+  wanted_N = keeps_Q[asked.query_N]
+  asked = dataclasses.replace(
+    asked,
+    query_N=asked.query_N[wanted_N],
+    texts=answers.Texts.of(asked.texts).where(wanted_N),
+    rank_N=asked.rank_N[wanted_N],
+    score_N=asked.score_N[wanted_N],
+  )
+  implied = [
+    consistency.Triple(asked.subjects[query], asked.relations[query], f"implied {place}", 0.5, None)
+    for place, query in enumerate(data.draw(st.lists(st.integers(0, 11), max_size=6)))
+  ]
+  nothing_N = np.zeros(len(asked.texts), bool)
+  judged = extraction.Assessment(np.full(len(asked.texts), 0.25), nothing_N, nothing_N)
+  outcome = records.Outcome(asked, judged, nothing_N, implied, [])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(records.batches, "ROWS", data.draw(st.sampled_from([1, 3, 7, 100])))
+    provenance = records.Provenance(None, "m", None, None, "c", "run")
+    found = [
+      (subject, text, rank)
+      for batch in records.row_batches(outcome, answers.Names(), {}, provenance)
+      for subject, text, rank in zip(batch.subject, batch.object, batch.rank)
+    ]
+  expected = []
+  for query, subject in enumerate(asked.subjects):
+    places = np.flatnonzero(asked.query_N == query)
+    of_query = [(subject, asked.texts[place], int(asked.rank_N[place])) for place in places]
+    of_query += [(subject, one.object, None) for one in implied if one.subject == subject]
+    expected += of_query or [(subject, "", None)]
+  assert found == expected

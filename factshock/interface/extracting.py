@@ -139,7 +139,7 @@ def read_calibration(path: str, queries: Sequence[Row] | None) -> list[Row]:
   if queries is None:
     raise UserError("expected one of --queries and --subjects, got neither; see --help")
   known = query_files.read(path)
-  answers.check_separate_queries(known, queries, "queries")
+  answers.check_separate_queries(answers.queries_of(known), answers.queries_of(queries), "queries")
   return known
 
 

@@ -5,16 +5,18 @@ predictions file with the same subject and relation are one query, and their obj
 answers.
 """
 
+import array
+import collections
 import dataclasses
 import itertools
 import math
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 
-from factshock.predictions import plain
+from factshock.predictions import overlap, plain
 from factshock.predictions import rows as prediction_rows
 from factshock.predictions.accuracy import normalise
 from factshock.predictions.foreign import NO_RELATION
@@ -22,6 +24,7 @@ from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
 
 LISTED = 10  # candidates of a query that are kept, best first
+_PART = 1 << 18  # candidates that are gone through at a time
 
 Query: TypeAlias = tuple[str, str]  # subject and relation
 Gold: TypeAlias = tuple[str, ...]  # normalised names of a right answer, its label's first
@@ -44,30 +47,93 @@ class Names:
   ids: ByRelation = dataclasses.field(default_factory=dict[Any, str])
 
 
+class Texts(Sequence[str]):
+  """Texts of which each distinct one is held once: 4 bytes a text beside these.
+
+  Attributes:
+    names: the distinct texts.
+    code_N: int32 indices into them.
+  """
+
+  def __init__(self, names: list[str], code_N: np.ndarray) -> None:
+    self.names = names
+    self.code_N = code_N
+
+  @classmethod
+  def of(cls, texts: Iterable[str]) -> "Texts":
+    """Returns texts so held; those that are so already as they are."""
+    if isinstance(texts, Texts):
+      return texts
+    codes = overlap.Codes()
+    code_N = np.array([codes[text] for text in texts], np.int32)
+    return cls(list(codes), code_N)
+
+  def __len__(self) -> int:
+    return len(self.code_N)
+
+  @overload
+  def __getitem__(self, place: int) -> str: ...
+
+  @overload
+  def __getitem__(self, place: slice) -> "Texts": ...
+
+  def __getitem__(self, place: "int | slice") -> "str | Texts":
+    if isinstance(place, slice):
+      return Texts(self.names, self.code_N[place])
+    return self.names[int(self.code_N[place])]
+
+  def __iter__(self) -> Iterator[str]:
+    for first in range(0, len(self), _PART):
+      codes: list[int] = self.code_N[first : first + _PART].tolist()
+      yield from map(self.names.__getitem__, codes)
+
+  def where(self, wanted_N: np.ndarray) -> "Texts":
+    """Returns the texts that are wanted (bool [N])."""
+    return Texts(self.names, self.code_N[wanted_N])
+
+  def take(self, places: np.ndarray) -> list[str]:
+    """Returns the texts at some places."""
+    codes: list[int] = self.code_N[places].tolist()
+    return list(map(self.names.__getitem__, codes))
+
+
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """Candidates of queries, best first within a query: lists [Q] of queries, [N] of candidates.
+  """Candidates of queries, best first within a query: columns [Q] of queries, [N] of candidates.
 
   Attributes:
     subjects: texts [Q].
     relations: texts [Q].
     subject_ids: texts or None [Q].
     golds: right answers of each query; None where nothing is known [Q].
-    query_N: index of the query, int64, never falling.
+    query_N: index of the query, int32, never falling.
     texts: the answers [N].
-    rank_N: place among the query's candidates, from 1, int64.
+    rank_N: place among the query's candidates, from 1, int16.
     score_N: log-probabilities, float64; of a query with several candidates their probabilities add
       up to at most 1.
   """
 
-  subjects: list[str]
-  relations: list[str]
+  subjects: Sequence[str]
+  relations: Sequence[str]
   subject_ids: list[str | None]
   golds: list[list[Gold] | None]
   query_N: np.ndarray
-  texts: list[str]
+  texts: Sequence[str]
   rank_N: np.ndarray
   score_N: np.ndarray
+
+  def parts(self) -> Iterator[slice]:
+    """Yields the places of some candidates at a time, all those of a query together."""
+    first = 0
+    while first < len(self.query_N):
+      last = min(first + _PART, len(self.query_N)) - 1
+      end = int(self.ends(self.query_N[[last]])[0])
+      yield slice(first, end)
+      first = end
+
+  def ends(self, query_K: np.ndarray) -> np.ndarray:
+    """Returns how many candidates some queries and all before them have [K]."""
+    return np.searchsorted(self.query_N, query_K.astype(self.query_N.dtype), "right")
 
   def right_answers(self, query: int) -> list[Gold]:
     """Returns the right answers of a query; none where nothing is known."""
@@ -84,10 +150,9 @@ class Answers:
     codes_Q = [codes[name] for name in self.subjects]
     return np.array(codes_Q, np.int64)
 
-  def query_rows(self) -> list[dict[str, str]]:
+  def queries(self) -> Iterator[Query]:
     """Returns subject and relation of each query."""
-    queries = zip(self.subjects, self.relations)
-    return [{"subject": subject, "relation": relation} for subject, relation in queries]
+    return zip(self.subjects, self.relations)
 
 
 def collect_names(facts: Iterable[Mapping[str, Any]]) -> Names:
@@ -136,8 +201,11 @@ def read(
   labelled: bool = False,
   only: Collection[Query] | None = None,
   columns: Mapping[str, str] | None = None,
+  left_out: set[Query] | None = None,
 ) -> Answers:
   """Reads the answers in a predictions file.
+
+  What is held of a row are its numbers and codes (`Answers`); each distinct text is held once.
 
   Args:
     path: the predictions file.
@@ -145,6 +213,7 @@ def read(
     labelled: each row must say what is right (`object`; null: there is no answer).
     only: the queries that are wanted; None: all.
     columns: our names of columns -> the file's, where they differ.
+    left_out: gets the queries that are not wanted.
 
   Raises:
     UserError: rows that are no predictions, without score, with a score above 0 or NaN, or two
@@ -156,8 +225,10 @@ def read(
     query = _query(context, row)
     if only is None or query in only:
       builder.add(context, row, query)
+    elif left_out is not None:
+      left_out.add(query)
   builder.check_scored()
-  if not builder.indices:
+  if not builder.sizes:
     of_queries = " of the queries" if only is not None else ""
     raise UserError(f"{path}: expected predictions, a JSON object a line, got no rows{of_queries}")
   return builder.answers()
@@ -169,14 +240,20 @@ class _Builder:
   def __init__(self, names: Names, labelled: bool) -> None:
     self.names = names
     self.labelled = labelled
-    self.indices: dict[Query, int] = {}  # in the order of their first rows
-    self.first_rows: list[_Outline] = []  # of each query's first row
+    # Index of each query by the codes of its relation and its subject.
+    self.indices: dict[int, dict[int, int]] = collections.defaultdict(dict)
+    self.subjects = _Coded()
+    self.relations = _Coded()
+    self.first_sizes = array.array("i")  # outlines of each query's first row
+    self.first_bests = array.array("d")
     self.subject_ids: list[str | None] = []
     self.golds: list[list[Gold] | None] = []
-    self.sizes: list[int] = []  # how many candidates of each query are kept
-    self.texts: list[str] = []
-    self.score_N: list[float] = []
+    self.sizes = array.array("i")  # how many candidates of each query are kept
+    self.texts = _Coded()
+    self.score_N = array.array("d")
     self.unscored: list[str] = []  # contexts of the rows without a score
+    self._ids: dict[str, str] = {}  # each distinct id of a subject
+    self._lists: dict[Gold, list[Gold]] = {}  # of each distinct right answer the list of it alone
 
   def add(
     self,
@@ -191,41 +268,69 @@ class _Builder:
       return
     has_gold = self.labelled or bool(row.get("object"))
     gold = _gold(context, row, self.names) if has_gold else None
-    if query in self.indices:
-      self._add_gold(context, query, candidates, gold)
+    subject, relation = query
+    subject_code = self.subjects.codes[subject]
+    of_relation = self.indices[self.relations.codes[relation]]
+    known = of_relation.get(subject_code)
+    if known is not None:
+      self._add_gold(context, query, known, candidates, gold)
       return
-    self.indices[query] = len(self.indices)
-    self.first_rows.append(_outline(candidates))
-    self.subject_ids.append(row.get("subject_id"))
-    golds = [gold] if gold else []
-    self.golds.append(golds if has_gold else None)
-    texts, scores = _merge_names(query[1], candidates, self.names)
+    of_relation[subject_code] = len(self.sizes)
+    self._add_query(query, row, candidates, self._listed(gold) if has_gold else None)
+
+  def _add_query(
+    self,
+    query: Query,
+    row: Row,
+    candidates: list[_Candidate],
+    golds: list[Gold] | None,
+  ) -> None:
+    """Adds a query that was not there before, by its first row."""
+    subject, relation = query
+    self.subjects.add(subject)
+    self.relations.add(relation)
+    size, best = _outline(candidates)
+    self.first_sizes.append(size)
+    self.first_bests.append(best)
+    self.subject_ids.append(self._id_of(row))
+    self.golds.append(golds)
+    texts, scores = _merge_names(relation, candidates, self.names)
     self.sizes.append(min(len(texts), LISTED))
-    self.texts += texts[:LISTED]
-    self.score_N += scores[:LISTED]
+    self.texts.extend(texts[:LISTED])
+    self.score_N.extend(scores[:LISTED])
+
+  def _id_of(self, row: Row) -> Any:
+    """Returns a row's id of the subject, the same text for the same one."""
+    subject_id = row.get("subject_id")
+    return self._ids.setdefault(subject_id, subject_id) if type(subject_id) is str else subject_id
+
+  def _listed(self, gold: Gold | None) -> list[Gold]:
+    """Returns the list of a right answer alone, the same one for the same answer."""
+    return self._lists.setdefault(gold, [gold]) if gold else []
 
   def _add_gold(
     self,
     context: str,
     query: Query,
+    index: int,
     candidates: list[_Candidate],
     gold: Gold | None,
   ) -> None:
     """Adds a right answer to a query that was there before."""
-    index = self.indices[query]
-    if not _is_same_answer(self.first_rows[index], _outline(candidates)):
+    first_row = _Outline(self.first_sizes[index], self.first_bests[index])
+    if not _is_same_answer(first_row, _outline(candidates)):
       raise UserError(
         f"{context}: expected one answer to a query, got another one for {query} than before; give "
         "the predictions of one model (one arm, one seed) in a file"
       )
     golds = self.golds[index]
     if gold and golds is not None:
-      golds.append(gold)
+      self.golds[index] = [*golds, gold]  # other queries may have the same list
 
   def check_scored(self) -> None:
     """Raises a UserError where rows had no score."""
     if self.unscored:
-      total = len(self.unscored) + len(self.indices)
+      total = len(self.unscored) + len(self.sizes)
       raise UserError(
         f"{self.unscored[0]}: expected a score or candidates with scores in every row, got none in "
         f"{len(self.unscored):,} of {total:,}; confidence cannot be had without: write the "
@@ -234,19 +339,41 @@ class _Builder:
 
   def answers(self) -> Answers:
     """Returns what was collected."""
-    sizes_Q = np.array(self.sizes, np.int64)
-    first_Q = np.cumsum(sizes_Q) - sizes_Q
-    query_N = np.repeat(np.arange(len(sizes_Q)), sizes_Q)
+    size_Q = np.frombuffer(self.sizes, np.int32)
+    count = int(size_Q.sum(dtype=np.int64))
+    first_Q = np.cumsum(size_Q, dtype=np.int32) - size_Q
+    place_N = np.arange(1, count + 1, dtype=np.int32)
+    place_N -= np.repeat(first_Q, size_Q)
     return Answers(
-      [subject for subject, _ in self.indices],
-      [relation for _, relation in self.indices],
+      self.subjects.texts(),
+      self.relations.texts(),
       self.subject_ids,
       self.golds,
-      query_N,
-      self.texts,
-      np.arange(1, len(query_N) + 1) - first_Q[query_N],
-      np.array(self.score_N, np.float64),
+      np.repeat(np.arange(len(size_Q), dtype=np.int32), size_Q),
+      self.texts.texts(),
+      place_N.astype(np.int16),
+      np.frombuffer(self.score_N, np.float64),
     )
+
+
+class _Coded:
+  """Collects texts as codes of the distinct ones."""
+
+  def __init__(self) -> None:
+    self.codes = overlap.Codes()
+    self._codes_N = array.array("i")
+
+  def add(self, text: str) -> None:
+    """Adds a text."""
+    self._codes_N.append(self.codes[text])
+
+  def extend(self, texts: Iterable[str]) -> None:
+    """Adds texts."""
+    self._codes_N.extend(map(self.codes.__getitem__, texts))
+
+  def texts(self) -> Texts:
+    """Returns what was collected."""
+    return Texts(list(self.codes), np.frombuffer(self._codes_N, np.int32))
 
 
 def is_right(answers: Answers) -> np.ndarray:
@@ -276,15 +403,13 @@ def take(answers: Answers, wanted_Q: np.ndarray) -> Answers:
   """
   new_index_Q = np.cumsum(wanted_Q) - 1
   wanted_N = wanted_Q[answers.query_N]
-  positions: list[int] = np.flatnonzero(wanted_N).tolist()
-  texts = [answers.texts[position] for position in positions]
   return Answers(
-    _wanted(answers.subjects, wanted_Q),
-    _wanted(answers.relations, wanted_Q),
+    Texts.of(answers.subjects).where(wanted_Q),
+    Texts.of(answers.relations).where(wanted_Q),
     _wanted(answers.subject_ids, wanted_Q),
     _wanted(answers.golds, wanted_Q),
     new_index_Q[answers.query_N[wanted_N]],
-    texts,
+    Texts.of(answers.texts).where(wanted_N),
     answers.rank_N[wanted_N],
     answers.score_N[wanted_N],
   )
@@ -296,8 +421,8 @@ def _wanted(values: Sequence[T], wanted_Q: np.ndarray) -> list[T]:
 
 
 def check_separate_queries(
-  calibration: Iterable[Mapping[str, Any]],
-  others: Iterable[Mapping[str, Any]],
+  calibration: Iterable[Query],
+  others: Iterable[Query],
   kind: str,
 ) -> None:
   """Checks that calibration queries are not among others.
@@ -305,16 +430,15 @@ def check_separate_queries(
   Confidence would be judged by what the model was finetuned on, or by what it is asked.
 
   Args:
-    calibration: rows with subject and relation.
-    others: rows with subject and relation.
+    calibration: the calibration queries.
+    others: other queries.
     kind: what the others are, for the message.
 
   Raises:
     UserError: some are.
   """
-  queries = _query_set(calibration)
-  other_queries = _query_set(others)
-  shared = queries & other_queries
+  queries = set(calibration)
+  shared = queries.intersection(others)
   if shared:
     raise UserError(
       f"calibration: expected queries apart from the {kind}, got {len(shared):,} of "
@@ -322,9 +446,10 @@ def check_separate_queries(
     )
 
 
-def _query_set(rows: Iterable[Mapping[str, Any]]) -> set[Query]:
-  """Returns subject and relation of rows."""
-  return {(row["subject"], row["relation"]) for row in rows}
+def queries_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[Query]:
+  """Yields subject and relation of rows."""
+  for row in rows:
+    yield row["subject"], row["relation"]
 
 
 def _query(context: str, row: Row) -> Query:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from factshock.knowledge_graph import calibration, consistency, shock_guard, thresholds
-from factshock.knowledge_graph.answers import Answers, is_right
+from factshock.knowledge_graph.answers import Answers, Texts, is_right
 from factshock.knowledge_graph.calibration import Calibration
 from factshock.knowledge_graph.shock_guard import Lowering, OverPrediction
 from factshock.predictions.accuracy import normalise
@@ -111,7 +111,7 @@ def _fit_extractor(
   """Fits an extractor to calibration answers; relations are named in the order of their codes."""
   right_N = is_right(labelled)
   over_predicted_N = guard.held_out(fold_Q)
-  relation_N = relation_codes(labelled, relations)
+  relation_N = labelled.of_queries(relation_codes(labelled, relations))
   first, later, confidence_N = _fit_calibrations(
     labelled, right_N, relation_N, fold_Q, over_predicted_N, method
   )
@@ -119,7 +119,8 @@ def _fit_extractor(
   flagged_confidence = confidence_N[flagged_first_N]
   lowering = shock_guard.fit_lowering(flagged_confidence, right_N[flagged_first_N])
   confidence_N = shock_guard.lower(confidence_N, over_predicted_N, lowering)
-  eligible_N = _eligible(labelled, confidence_N, multi_answer)
+  is_multi_Q = _is_multi_answer(labelled, multi_answer)
+  eligible_N = _eligible(labelled.query_N, labelled.rank_N, confidence_N, is_multi_Q)
   unlisted, unanswerable = _absent_answers(labelled, right_N)
   return Extractor(
     relations,
@@ -157,7 +158,8 @@ class _Guard:
     counts: Mapping[Answer, int] | None,
   ) -> None:
     self.labelled = labelled
-    self.first_answers = collections.Counter(_first_answers(labelled) + _first_answers(answers))
+    self.first_answers = _first_answers(labelled)
+    self.first_answers.update(_first_answers(answers))
     self.counts = counts
 
   def find(self, wanted_Q: np.ndarray) -> dict[Answer, OverPrediction]:
@@ -171,7 +173,7 @@ class _Guard:
     over_predicted_N = np.zeros(len(self.labelled.texts), bool)
     for fold in np.unique(fold_Q):
       flagged = self.find(fold_Q != fold)
-      flagged_N = _is_over_predicted(self.labelled, flagged)
+      flagged_N = is_over_predicted(self.labelled, flagged)
       over_predicted_N |= (fold_N == fold) & flagged_N
     return over_predicted_N
 
@@ -212,18 +214,46 @@ def _fit_calibrations(
 
 
 def assess(extractor: Extractor, answers: Answers) -> Assessment:
-  """Returns the assessment of answers."""
-  relation_N = relation_codes(answers, extractor.relations)
-  confidence_N = calibration.confidence(extractor.first, answers.score_N, relation_N)
-  if extractor.later is not None:
-    later_N = answers.rank_N != 1
-    confidence_N[later_N] = calibration.confidence(
-      extractor.later, answers.score_N[later_N], relation_N[later_N]
-    )
-  over_predicted_N = _is_over_predicted(answers, extractor.over_predicted)
-  confidence_N = shock_guard.lower(confidence_N, over_predicted_N, extractor.lowering)
-  eligible_N = _eligible(answers, confidence_N, extractor.multi_answer)
+  """Returns the assessment of answers, some at a time: 10 bytes a candidate, and little beside."""
+  over_predicted_N = is_over_predicted(answers, extractor.over_predicted)
+  is_multi_Q = _is_multi_answer(answers, extractor.multi_answer)
+  code_Q = relation_codes(answers, extractor.relations)
+  confidence_N = np.empty(len(answers.texts))
+  eligible_N = np.empty(len(answers.texts), bool)
+  for part in answers.parts():
+    plain_P = _confidence_before(extractor, answers, code_Q, part)
+    lowered_P = shock_guard.lower(plain_P, over_predicted_N[part], extractor.lowering)
+    confidence_N[part] = lowered_P
+    eligible_N[part] = _eligible(answers.query_N[part], answers.rank_N[part], lowered_P, is_multi_Q)
   return Assessment(confidence_N, over_predicted_N, eligible_N)
+
+
+def confidence_before_lowering(
+  extractor: Extractor,
+  answers: Answers,
+  places: np.ndarray,
+) -> np.ndarray:
+  """Returns the confidences of some candidates as if none were over-predicted."""
+  code_Q = relation_codes(answers, extractor.relations)
+  return _confidence_before(extractor, answers, code_Q, places)
+
+
+def _confidence_before(
+  extractor: Extractor,
+  answers: Answers,
+  code_Q: np.ndarray,
+  places: "np.ndarray | slice",
+) -> np.ndarray:
+  """Returns the confidences of some candidates by the curves; `code_Q` are those of relations."""
+  score_P = answers.score_N[places]
+  relation_P = code_Q[answers.query_N[places]]
+  confidence_P = calibration.confidence(extractor.first, score_P, relation_P)
+  if extractor.later is not None:
+    later_P = answers.rank_N[places] != 1
+    confidence_P[later_P] = calibration.confidence(
+      extractor.later, score_P[later_P], relation_P[later_P]
+    )
+  return confidence_P
 
 
 def choose_threshold(
@@ -323,7 +353,7 @@ def _triple(
   candidate: int,
 ) -> consistency.Triple:
   """Returns the statement that a candidate makes."""
-  query = answers.query_N[candidate]
+  query = int(answers.query_N[candidate])
   return consistency.Triple(
     answers.subjects[query],
     answers.relations[query],
@@ -355,23 +385,29 @@ def _multi_answer_relations(
   return {name for name in {*labelled.relations, *answers.relations} if is_multi_answer(name)}
 
 
+def _is_multi_answer(answers: Answers, multi_answer: Collection[str]) -> np.ndarray:
+  """Returns whether each query may have several answers, bool [Q]."""
+  relations = Texts.of(answers.relations)
+  return np.array([name in multi_answer for name in relations.names], bool)[relations.code_N]
+
+
 def _eligible(
-  answers: Answers,
+  query_N: np.ndarray,
+  rank_N: np.ndarray,
   confidence_N: np.ndarray,
-  multi_answer: Collection[str],
+  is_multi_Q: np.ndarray,
 ) -> np.ndarray:
   """Returns the candidates that may be accepted, bool [N].
 
   Of a query with one answer the most confident, of others all.
   """
-  is_multi_N = answers.of_queries([name in multi_answer for name in answers.relations])
-  order = np.lexsort((answers.rank_N, -confidence_N, answers.query_N))
+  order = np.lexsort((rank_N, -confidence_N, query_N))
   best_N = np.zeros(len(order), bool)
   if len(order):
-    query_N = answers.query_N[order]
-    is_first_N = np.r_[True, query_N[1:] != query_N[:-1]]
+    ordered_N = query_N[order]
+    is_first_N = np.r_[True, ordered_N[1:] != ordered_N[:-1]]
     best_N[order[is_first_N]] = True
-  return is_multi_N | best_N
+  return is_multi_Q[query_N] | best_N
 
 
 def _absent_answers(
@@ -402,13 +438,19 @@ def _mean(values: Sequence[float]) -> float:
   return float(np.mean(values)) if values else 0.0
 
 
-def _first_answers(answers: Answers) -> list[Answer]:
-  """Returns (relation, normalised name) of the first answer of each query that has one."""
-  positions: list[int] = np.flatnonzero(answers.rank_N == 1).tolist()
-  return [
-    (answers.relations[answers.query_N[position]], normalise(answers.texts[position]))
-    for position in positions
-  ]
+def _first_answers(answers: Answers) -> collections.Counter[Answer]:
+  """Returns how often each (relation, normalised name) is first, in the order they first are."""
+  relations = Texts.of(answers.relations)
+  texts = Texts.of(answers.texts)
+  first = np.flatnonzero(answers.rank_N == 1)
+  relation_F = relations.code_N[answers.query_N[first]]
+  pair_F = relation_F.astype(np.int64) * len(texts.names) + texts.code_N[first]
+  pairs, place_P, count_P = np.unique(pair_F, return_index=True, return_counts=True)
+  counter: collections.Counter[Answer] = collections.Counter()
+  for pair in np.argsort(place_P).tolist():
+    relation, text = divmod(int(pairs[pair]), len(texts.names))
+    counter[relations.names[relation], normalise(texts.names[text])] += int(count_P[pair])
+  return counter
 
 
 def _right_answers(labelled: Answers, wanted_Q: np.ndarray) -> list[Answer]:
@@ -420,27 +462,46 @@ def _right_answers(labelled: Answers, wanted_Q: np.ndarray) -> list[Answer]:
   ]
 
 
-def _is_over_predicted(
+def is_over_predicted(
   answers: Answers, over_predicted: Mapping[Answer, OverPrediction]
 ) -> np.ndarray:
   """Returns whether each candidate is among the over-predicted answers, bool [N]."""
-  if not over_predicted:
-    return np.zeros(len(answers.texts), bool)
-  queries: list[int] = answers.query_N.tolist()
-  return np.array(
-    [
-      (answers.relations[query], normalise(text)) in over_predicted
-      for query, text in zip(queries, answers.texts)
-    ],
-    bool,
-  )
+  flagged_N = np.zeros(len(answers.texts), bool)
+  relations, texts = Texts.of(answers.relations), Texts.of(answers.texts)
+  flagged_pairs = _flagged_pairs(relations.names, texts.names, over_predicted)
+  if not len(flagged_pairs):
+    return flagged_N
+  for part in answers.parts():
+    relation_P = relations.code_N[answers.query_N[part]].astype(np.int64)
+    pair_P = relation_P * len(texts.names) + texts.code_N[part]
+    flagged_N[part] = np.isin(pair_P, flagged_pairs)
+  return flagged_N
+
+
+def _flagged_pairs(
+  relations: Sequence[str],
+  texts: Sequence[str],
+  over_predicted: Mapping[Answer, OverPrediction],
+) -> np.ndarray:
+  """Returns the pairs of indices that are flagged, relation * number of texts + text: int64."""
+  relations_of: dict[str, list[str]] = collections.defaultdict(list)
+  for relation, name in over_predicted:
+    relations_of[name].append(relation)
+  code_of = {name: code for code, name in enumerate(relations)}
+  pairs = [
+    code_of[relation] * len(texts) + text
+    for text, name in enumerate(texts if relations_of else ())
+    for relation in relations_of.get(normalise(name), ())
+    if relation in code_of
+  ]
+  return np.array(pairs, np.int64)
 
 
 def relation_codes(answers: Answers, relations: Sequence[str]) -> np.ndarray:
-  """Returns the code of each candidate's relation, int [N]."""
+  """Returns the code of each query's relation, int32 [Q]."""
   codes = {name: code for code, name in enumerate(relations)}
-  code_Q = [codes[name] for name in answers.relations]
-  return answers.of_queries(code_Q)
+  own = Texts.of(answers.relations)
+  return np.array([codes[name] for name in own.names], np.int32)[own.code_N]
 
 
 def _few(names: Iterable[str]) -> str:

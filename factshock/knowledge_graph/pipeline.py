@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -330,14 +331,15 @@ def _read(
     )
     columns = dict[str, str]()  # the corrected files have our names
   labelled = answers.read(calibration_path, names, labelled=True, columns=columns)
-  wanted = None if options.queries is None else _keys(options.queries)
-  predicted = answers.read(predictions, names, only=wanted, columns=columns)
+  wanted = None if options.queries is None else set(answers.queries_of(options.queries))
+  left_out = set[Query]()
+  predicted = answers.read(predictions, names, only=wanted, columns=columns, left_out=left_out)
   if wanted is not None:
-    _print_differences(predicted, predictions, wanted, columns)
-  answers.check_separate_queries(labelled.query_rows(), predicted.query_rows(), "queries")
+    _print_differences(predicted, predictions, wanted, left_out)
+  answers.check_separate_queries(labelled.queries(), predicted.queries(), "queries")
   if options.finetuning:
-    facts = sources.read_facts(options.finetuning)
-    answers.check_separate_queries(labelled.query_rows(), facts, "finetuning facts")
+    facts = answers.queries_of(sources.read_facts(options.finetuning))
+    answers.check_separate_queries(labelled.queries(), facts, "finetuning facts")
   return _Inputs(labelled, predicted, names, mentions, rules, types)
 
 
@@ -347,38 +349,29 @@ def _names(
   columns: Mapping[str, str],
 ) -> Names:
   """Returns the names of answers, of the answer set and of the calibration facts."""
-  facts: list[Mapping[str, Any]] = []
-  if answer_set:
-    facts += sources.read_facts(answer_set)
+  facts = sources.read_facts(answer_set) if answer_set else []
   rows = read_rows(calibration_path, columns=columns)
-  facts += [row for _, row in rows if isinstance(row.get("relation"), str)]
-  return answers.collect_names(facts)
-
-
-def _keys(queries: Iterable[Mapping[str, Any]]) -> set[Query]:
-  """Returns (subject, relation) of rows."""
-  return {(row["subject"], row["relation"]) for row in queries}
+  calibration_facts = (row for _, row in rows if isinstance(row.get("relation"), str))
+  return answers.collect_names(itertools.chain(facts, calibration_facts))
 
 
 def _print_differences(
   predicted: Answers,
   path: str,
   wanted: set[Query],
-  columns: Mapping[str, str],
+  left_out: set[Query],
 ) -> None:
   """Prints how many queries have no prediction, and how many predictions were not asked for."""
-  missing = wanted - set(zip(predicted.subjects, predicted.relations))
+  missing = wanted.difference(predicted.queries())
   if missing:
     messages.say(
       f"  {len(missing):,} of {len(wanted):,} queries have no row in {path}, such as "
       f"{min(missing)}: no answer is given"
     )
-  rows = read_rows(path, columns=columns)
-  others = {(row.get("subject"), row.get("relation")) for _, row in rows} - wanted
-  if others:
+  if left_out:
     messages.say(
-      f"  {len(others):,} queries in {path} were not asked, such as "
-      f"{min(map(str, others))}: left out"
+      f"  {len(left_out):,} queries in {path} were not asked, such as "
+      f"{min(map(str, left_out))}: left out"
     )
 
 
@@ -548,7 +541,7 @@ def _output(name: str, written: formats.Written) -> dict[str, Any]:
 def _counts(labelled: Answers, outcome: Outcome) -> dict[str, int]:
   """Returns how many queries, candidates and triples there are."""
   queries = len(outcome.answers.subjects)
-  answered: set[int] = set(outcome.answers.query_N[outcome.accepted_N].tolist())
+  answered = np.unique(outcome.answers.query_N[outcome.accepted_N])
   accepted = int(outcome.accepted_N.sum())
   implied = len(outcome.implied)
   return {

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from factshock.knowledge_graph import batches, extraction, shock_guard
-from factshock.knowledge_graph.answers import Answers, Names
+from factshock.knowledge_graph import batches, extraction
+from factshock.knowledge_graph.answers import Answers, Names, Texts
 from factshock.knowledge_graph.batches import Batch, Provenance
 from factshock.knowledge_graph.consistency import Conflict, Triple
 from factshock.knowledge_graph.extraction import Assessment, Extractor
@@ -55,16 +55,18 @@ def row_batches(
     labels: labels of relations.
     provenance: of every row.
   """
-  columns = _columns(outcome)
   subject_ids = _ids_of_subjects(outcome.answers) if outcome.implied else {}
-  order = np.argsort(columns.query_R, kind="stable")
-  for first in range(0, len(order), batches.ROWS):
-    row_R = order[first : first + batches.ROWS]
-    yield _batch(outcome, columns, row_R, (names, subject_ids, labels), provenance)
+  further = _further_rows(outcome)
+  after = outcome.answers.ends(np.array([query for query, _ in further], np.int64))
+  place_F = after + np.arange(len(further))  # among all rows
+  for first in range(0, len(outcome.answers.texts) + len(further), batches.ROWS):
+    row_R = np.arange(first, min(first + batches.ROWS, len(outcome.answers.texts) + len(further)))
+    columns = _columns(outcome, further, place_F, row_R)
+    yield _batch(outcome.answers, columns, (names, subject_ids, labels), provenance)
 
 
 class _Columns(NamedTuple):
-  """Columns of all rows of an outcome [R]: those of its candidates, then the further ones."""
+  """Columns of some rows [R]."""
 
   query_R: np.ndarray
   texts: list[str]
@@ -75,23 +77,43 @@ class _Columns(NamedTuple):
   over_predicted_R: np.ndarray
 
 
-def _columns(outcome: Outcome) -> _Columns:
-  """Returns the columns of all rows of an outcome."""
-  answers = outcome.answers
-  further = _further_rows(outcome)
-  triples = [triple for _, triple in further]
-  nothing_R = np.zeros(len(further), np.int64)
+def _columns(
+  outcome: Outcome,
+  further: "Sequence[tuple[int, Triple | None]]",
+  place_F: np.ndarray,
+  row_R: np.ndarray,
+) -> _Columns:
+  """Returns the columns of some rows: candidates, and after those of its query what is further.
+
+  Args:
+    outcome: what was decided.
+    further: what is no candidate, of `_further_rows`.
+    place_F: the places of these among all rows.
+    row_R: the places of the rows that are wanted, one after the other.
+  """
+  begin, end = np.searchsorted(place_F, [row_R[0], row_R[-1] + 1]).tolist()
+  is_further_R = np.isin(row_R, place_F[begin:end])
+  before_R = begin + np.cumsum(is_further_R)
+  candidate_C = (row_R - before_R)[~is_further_R]
+  triples = [triple for _, triple in further[begin:end]]
+  answers, assessment = outcome.answers, outcome.assessment
+
+  def merged(of_candidates: np.ndarray, of_further: Any) -> np.ndarray:
+    column_R = np.empty(len(row_R), of_candidates.dtype)
+    column_R[~is_further_R] = of_candidates
+    column_R[is_further_R] = of_further
+    return column_R
+
+  candidate_texts = np.array(Texts.of(answers.texts).take(candidate_C), object)
+  confidences = [float(triple.confidence) if triple else 0.0 for triple in triples]
   return _Columns(
-    np.r_[answers.query_N, np.array([query for query, _ in further], np.int64)],
-    answers.texts + [triple.object if triple else "" for triple in triples],
-    np.r_[
-      outcome.assessment.confidence_N,
-      [float(triple.confidence) if triple else 0.0 for triple in triples],
-    ],
-    np.r_[answers.score_N, nothing_R],
-    np.r_[answers.rank_N, nothing_R],
-    np.r_[outcome.accepted_N, np.array([triple is not None for triple in triples], bool)],
-    np.r_[outcome.assessment.over_predicted_N, nothing_R.astype(bool)],
+    merged(answers.query_N[candidate_C], [query for query, _ in further[begin:end]]),
+    merged(candidate_texts, [triple.object if triple else "" for triple in triples]).tolist(),
+    merged(assessment.confidence_N[candidate_C], confidences),
+    merged(answers.score_N[candidate_C], 0),
+    merged(answers.rank_N[candidate_C], 0),
+    merged(outcome.accepted_N[candidate_C], [triple is not None for triple in triples]),
+    merged(assessment.over_predicted_N[candidate_C], False),
   )
 
 
@@ -101,7 +123,8 @@ def _further_rows(outcome: Outcome) -> list[tuple[int, Triple | None]]:
   implied: dict[Answer, list[Triple | None]] = collections.defaultdict(list)
   for triple in outcome.implied:
     implied[normalise(triple.subject), triple.relation].append(triple)
-  candidates_Q = np.bincount(answers.query_N, minlength=len(answers.subjects))
+  ends_Q = answers.ends(np.arange(len(answers.subjects)))
+  candidates_Q = np.diff(ends_Q, prepend=0)
   rows: list[tuple[int, Triple | None]] = []
   for query, candidates in enumerate(candidates_Q.tolist()):
     of_query: list[Triple | None] = [] if candidates else [None]
@@ -119,43 +142,39 @@ def _ids_of_subjects(answers: Answers) -> dict[str, str]:
 
 
 def _batch(
-  outcome: Outcome,
+  answers: Answers,
   columns: _Columns,
-  row_R: np.ndarray,
   known: tuple[Names, Mapping[str, str], Mapping[str, str]],
   provenance: Provenance,
 ) -> Batch:
   """Returns some rows.
 
   Args:
-    outcome: what was decided.
-    columns: of all rows.
-    row_R: which ones.
+    answers: those that the rows are of.
+    columns: of the rows.
     known: names of answers, ids of subjects by normalised name, and labels of relations.
     provenance: of every row.
   """
-  answers = outcome.answers
   names, subject_ids, labels = known
-  queries: list[int] = columns.query_R[row_R].tolist()
-  relations = [answers.relations[query] for query in queries]
-  texts = [columns.texts[int(row)] for row in row_R]
-  ids = list(map(names.ids.get, zip(relations, texts)))
-  ranks: list[int] = columns.rank_R[row_R].tolist()
-  accepted: list[bool] = columns.accepted_R[row_R].tolist()
-  flags = [_FLAGS.get(bool(flag)) for flag in columns.over_predicted_R[row_R]]
-  for place in np.flatnonzero(columns.rank_R[row_R] == 0).tolist():
+  queries: list[int] = columns.query_R.tolist()
+  relations = Texts.of(answers.relations).take(columns.query_R)
+  ids = list(map(names.ids.get, zip(relations, columns.texts)))
+  ranks: list[int] = columns.rank_R.tolist()
+  accepted: list[bool] = columns.accepted_R.tolist()
+  flags = [_FLAGS.get(flag) for flag in columns.over_predicted_R.tolist()]
+  for place in np.flatnonzero(columns.rank_R == 0).tolist():
     if accepted[place]:
-      ids[place] = ids[place] or subject_ids.get(normalise(texts[place]))
+      ids[place] = ids[place] or subject_ids.get(normalise(columns.texts[place]))
       flags[place] = ["implied"]
-  scores = rounded(columns.score_R[row_R])
+  scores = rounded(columns.score_R)
   return Batch(
-    subject=[answers.subjects[query] for query in queries],
+    subject=Texts.of(answers.subjects).take(columns.query_R),
     subject_id=[answers.subject_ids[query] for query in queries],
     relation=relations,
     relation_label=list(map(labels.get, relations)),
-    object=texts,
+    object=columns.texts,
     object_id=ids,
-    confidence=rounded(columns.confidence_R[row_R]),
+    confidence=rounded(columns.confidence_R),
     score=[score if rank else None for score, rank in zip(scores, ranks)],
     rank=[rank or None for rank in ranks],
     accepted=accepted,
@@ -196,7 +215,8 @@ def relation_summaries(
   """
   answers = outcome.answers
   accepted = np.flatnonzero(outcome.accepted_N)
-  code_of_accepted = extraction.relation_codes(answers, extractor.relations)[accepted]
+  code_Q = extraction.relation_codes(answers, extractor.relations)
+  code_of_accepted = code_Q[answers.query_N[accepted]]
   queries = collections.Counter(answers.relations)
   calibrated = set(labelled.relations)
   summaries: list[dict[str, Any]] = []
@@ -236,13 +256,14 @@ class _GivenAnswers:
 
   def add_labelled(self, extractor: Extractor, labelled: Answers) -> None:
     """Adds the calibration answers."""
-    for position, key in _first_over_predicted(extractor, labelled):
+    over_predicted_N = extraction.is_over_predicted(labelled, extractor.over_predicted)
+    for position, key in _first_over_predicted(labelled, over_predicted_N):
       self.texts.setdefault(key, labelled.texts[position])
       self.given[key] += 1
       if extractor.right_N[position]:
         self.right[key] += 1
       else:
-        golds = labelled.right_answers(labelled.query_N[position])
+        golds = labelled.right_answers(int(labelled.query_N[position]))
         self.displaced[key].update(gold[0] for gold in golds)
 
   def add_answers(
@@ -252,22 +273,23 @@ class _GivenAnswers:
     assessment: Assessment,
   ) -> None:
     """Adds the answers to the queries, with their confidence before and after the lowering."""
-    unguarded = dataclasses.replace(extractor, lowering=shock_guard.NOT_LOWERED)
-    plain_N = extraction.assess(unguarded, answers).confidence_N
-    for position, key in _first_over_predicted(extractor, answers):
+    found = list(_first_over_predicted(answers, assessment.over_predicted_N))
+    places = np.array([position for position, _ in found], np.int64)
+    before = extraction.confidence_before_lowering(extractor, answers, places)
+    for (position, key), confidence in zip(found, before.tolist()):
       self.texts.setdefault(key, answers.texts[position])
-      self.before[key].append(plain_N[position])
-      self.after[key].append(assessment.confidence_N[position])
+      self.before[key].append(confidence)
+      self.after[key].append(float(assessment.confidence_N[position]))
 
 
-def _first_over_predicted(extractor: Extractor, answers: Answers) -> Iterator[tuple[int, Answer]]:
+def _first_over_predicted(
+  answers: Answers, over_predicted_N: np.ndarray
+) -> Iterator[tuple[int, Answer]]:
   """Yields the positions of over-predicted first answers, with (relation, normalised name)."""
-  positions: list[int] = np.flatnonzero(answers.rank_N == 1).tolist()
+  positions: list[int] = np.flatnonzero((answers.rank_N == 1) & over_predicted_N).tolist()
   for position in positions:
     relation = answers.relations[int(answers.query_N[position])]
-    key = relation, normalise(answers.texts[position])
-    if key in extractor.over_predicted:
-      yield position, key
+    yield position, (relation, normalise(answers.texts[position]))
 
 
 def over_prediction_summaries(
