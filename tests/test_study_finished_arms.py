@@ -46,6 +46,22 @@ def predictions(workdir, *labels):
   return found
 
 
+def test_a_large_model_lets_go_of_programs_before_it_trains(workdir, tmp_path, monkeypatch):
+  forgotten = []
+  forget = training.drivers.forget_compiled
+  monkeypatch.setattr(training, "_LARGE_BYTES", 0)
+  monkeypatch.setattr(training.drivers, "forget_compiled", lambda: (forgotten.append(1), forget()))
+  config = get_config()
+  for name in set(config.arms) - {"zero_shot_question", "finetune"}:
+    del config.arms[name]
+  config.roles.remedies = ()
+  pipeline.run(config, tmp_path / "run")
+  labels = ("zero_shot_question", f"finetune@{STEPS}")
+  again = predictions(Workdir.of(tmp_path / "run"), *labels)
+  assert list(again.values()) == list(predictions(workdir, *labels).values())
+  assert len(forgotten) == 2  # the pretraining, and the arm
+
+
 def remove(paths):
   import os
 

@@ -213,6 +213,20 @@ def test_the_step_is_compiled_once_for_all_calls():
   assert len(traces) == 2  # to be compiled, and to count its products
 
 
+def test_what_was_let_go_of_is_compiled_again_and_gives_the_same_bits():
+  traces = []
+
+  def counted(state, batch, key):
+    traces.append(1)
+    return step_fn(state, batch, key)
+
+  first = train(init_state(), counted, Batches(), steps=3, key=KEY)
+  before = len(traces)
+  drivers.forget_compiled()
+  assert_same_bits(train(init_state(), counted, Batches(), steps=3, key=KEY), first)
+  assert len(traces) > before
+
+
 def test_metrics_of_a_resumed_run_have_every_step_once(tmp_path):
   options = dict(
     steps=12,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +14,15 @@ import optax
 
 from factshock.checkpoints import belongings, loading
 from factshock.data import example_sources, mixture, tokenizer_files
-from factshock.devices import partitioning
-from factshock.models import layers, lora
+from factshock.devices import host, partitioning
+from factshock.models import families, layers, lora
 from factshock.models.model_config import ModelConfig
 from factshock.runtime import processes
 from factshock.study import config as configs
 from factshock.study import finetuning_examples
 from factshock.study.finetuning_examples import FinetuningData
 from factshock.study.seed_run import SeedRun
-from factshock.training import drivers, loggers, loop, metrics, optimizers, saving
+from factshock.training import drivers, dry_run, loggers, loop, metrics, optimizers, saving
 from factshock.training import train_step as steps
 from factshock.training.optimizers import OptimizerConfig
 from factshock.training.settings import FinetuningConfig, PretrainingConfig, TrainingConfig
@@ -29,6 +30,7 @@ from factshock.training.train_step import LossFn, Scalars, StepFn, TrainState
 from factshock.types import Batch, Params
 
 _ORDERS = 1_000_003  # between the seeds of two orders of one study
+_LARGE_BYTES = 200_000_000  # of weights, from which on memory counts more than compiling again
 
 
 @functools.cache
@@ -149,6 +151,7 @@ def _run_loop(
   def first() -> TrainState:
     return drivers.init_state(trained(), optimizer, run.mesh, options.parallel)
 
+  _make_room(run)
   with _open_metrics(run, options.label) as writer:
     state = loop.train(
       first,
@@ -163,6 +166,15 @@ def _run_loop(
     return state["params"]
   # Each process has shards of the weights; what comes after them computes with whole ones.
   return partitioning.fetch(state["params"])
+
+
+def _make_room(run: SeedRun) -> None:
+  """Lets go of what earlier stages compiled, where the model is so large that memory is scarce."""
+  init = functools.partial(families.of(run.model_config).init, run.model_config)
+  if dry_run.tree_bytes(jax.eval_shape(init, jax.random.key(0))) > _LARGE_BYTES:
+    drivers.forget_compiled()
+    gc.collect()  # what asked before is in circles: a gigabyte after the model wrote its own text
+    host.release_freed_memory()
 
 
 def _evaluation(

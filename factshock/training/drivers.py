@@ -203,6 +203,16 @@ def _optimizer_init(
   return jax.jit(optimizer.init, out_shardings=structure.unflatten(shardings))
 
 
+def forget_compiled() -> None:
+  """Lets go of all compiled programs of this process; they are compiled, or read, again if used.
+
+  Those of a study's earlier arms take half a gigabyte beside the training of a later one. What took
+  more than a second to compile is read from host.use_compilation_cache's folder.
+  """
+  _compiled_shapes.cache_clear()
+  jax.clear_caches()
+
+
 def _compile(step_fn: StepFn, state: TrainState) -> CompiledStep:
   """Returns the jitted step; the state stays where it is."""
   leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
