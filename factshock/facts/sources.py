@@ -53,7 +53,7 @@ from factshock.runtime import files, messages
 from factshock.runtime.errors import UserError
 from factshock.types import Fact, FilePath, Relation
 
-_Key: TypeAlias = tuple[str, str, str]
+Key: TypeAlias = tuple[str, str, str]
 # The tokens of an answer. The tokenizers stand on a floor above.
 CountTokens: TypeAlias = Callable[[str], int]
 
@@ -207,19 +207,28 @@ def _chosen(
 
 def _read_file(path: FilePath) -> Source:
   """Reads a file of facts; those given again are merged, which a note counts."""
-  facts: dict[_Key, Fact] = {}
+  facts: dict[Key, Fact] = {}
   repeated: collections.Counter[str] = collections.Counter()
   row_count = 0
   for _, fact in schema.located_facts(path):
     row_count += 1
-    _add(facts, fact, repeated)
+    add(facts, fact, repeated)
   if not facts:
     raise UserError(f"{path}: expected at least one fact, got an empty file")
-  notes: list[str] = []
-  if repeated:
-    clauses = [f"{path}: {row_count:,} rows, {len(facts):,} facts", *_repeat_clauses(repeated)]
-    notes.append("; ".join(clauses))
-  return Source(list(facts.values()), {}, notes)
+  return Source(list(facts.values()), {}, notes_of(path, row_count, len(facts), repeated))
+
+
+def notes_of(
+  path: FilePath,
+  rows: int,
+  facts: int,
+  repeated: collections.Counter[str],
+) -> list[str]:
+  """Returns what is to be said of a file of so many rows: what became of facts given again."""
+  if not repeated:
+    return []
+  clauses = [f"{path}: {rows:,} rows, {facts:,} facts", *repeat_clauses(repeated)]
+  return ["; ".join(clauses)]
 
 
 def read_facts(spec: FilePath, count_tokens: CountTokens | None = None) -> list[Fact]:
@@ -245,15 +254,32 @@ def read_with_relations(
     UserError: as `read`; no relations anywhere; a fact of another relation.
   """
   source = _with_notes_printed(read(spec, count_tokens))
-  relations = source.relations
-  if path or not relations:
-    if not path and default_path:
-      path = default_path()
-    if not path:
-      raise UserError(f"{spec}: brings no templates of its relations; give a relations file")
-    relations = read_relations(path)
+  relations = relations_of(spec, source.relations, path, default_path)
   schema.check_facts(source.facts, relations, spec)
   return source.facts, relations
+
+
+def relations_of(
+  spec: FilePath,
+  brought: dict[str, Relation],
+  path: FilePath | None = None,
+  default_path: Callable[[], FilePath | None] | None = None,
+) -> dict[str, Relation]:
+  """Returns the relations of facts, as `read_with_relations` does.
+
+  Args:
+    spec: the source or the facts file.
+    brought: the relations that the facts bring; {} for none.
+    path: as of `read_with_relations`.
+    default_path: as of `read_with_relations`.
+  """
+  if brought and not path:
+    return brought
+  if not path and default_path:
+    path = default_path()
+  if not path:
+    raise UserError(f"{spec}: brings no templates of its relations; give a relations file")
+  return read_relations(path)
 
 
 def read_relations(path: FilePath) -> dict[str, Relation]:
@@ -303,7 +329,7 @@ def _gather(
   A fact that comes again is merged; one whose choices differ is another fact, and its subject gets
   a number.
   """
-  facts: dict[_Key, Fact] = {}
+  facts: dict[Key, Fact] = {}
   dropped: collections.Counter[str] = collections.Counter()
   repeated: collections.Counter[str] = collections.Counter()
   locations: set[str] = set()
@@ -318,15 +344,15 @@ def _gather(
       others.add(fact["relation"])
       continue
     schema.check_fact(fact, location)
-    _add(facts, fact, repeated)
+    add(facts, fact, repeated)
   _check_gathered(spec, facts, dropped, wanted, others)
-  clauses = [f"{spec}: {len(locations):,} rows, {len(facts):,} facts", *_repeat_clauses(repeated)]
+  clauses = [f"{spec}: {len(locations):,} rows, {len(facts):,} facts", *repeat_clauses(repeated)]
   if dropped:
     clauses.append(f"dropped: {_counted(dropped)}")
   return list(facts.values()), "; ".join(clauses)
 
 
-def _repeat_clauses(repeated: collections.Counter[str]) -> list[str]:
+def repeat_clauses(repeated: collections.Counter[str]) -> list[str]:
   """Returns in words what became of the facts that came again."""
   clauses: list[str] = []
   if count := repeated["merged"]:
@@ -336,12 +362,18 @@ def _repeat_clauses(repeated: collections.Counter[str]) -> list[str]:
   return clauses
 
 
-def _add(
-  facts: dict[_Key, Fact],
+def add(
+  facts: dict[Key, Fact],
   fact: Fact,
   repeated: collections.Counter[str],
 ) -> None:
-  """Adds a fact to those there are, merged or numbered where it comes again, which is counted."""
+  """Adds a fact to those there are, merged or numbered where it comes again, which is counted.
+
+  Args:
+    facts: those there are, in the order in which each came first.
+    fact: the one to add.
+    repeated: counts of what became of facts that came again.
+  """
   subject = fact["subject"]
   key = (subject, fact["relation"], fact["object"])
   if key not in facts:
@@ -374,7 +406,7 @@ def merged(known: Mapping[str, Any], again: Mapping[str, Any]) -> schema.Row:
 
 def _check_gathered(
   spec: str,
-  facts: dict[_Key, Fact],
+  facts: dict[Key, Fact],
   dropped: collections.Counter[str],
   wanted: Sequence[str],
   others: Iterable[str],
