@@ -45,8 +45,7 @@ is written); their relations come with them. After ? stand keys that choose: rel
 max_answer_tokens=N, sample=N&seed=S, limit=N.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -55,6 +54,7 @@ from factshock.runtime.errors import UserError
 
 _CHOICE_PROMPTS = ("letters", "choices")
 _GENERATING = ("greedy", "beam", "sample")
+_BY_ANOTHER = "written by another process"
 
 
 def define_flags() -> None:
@@ -173,6 +173,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _check_flags() -> None:
   """Raises a UserError for flags that are missing or do not go together."""
+  from factshock.answering import parts
+
   values = flags.FLAGS
   for name in ("model", "facts", "output"):
     if values[name].value is None:
@@ -189,9 +191,9 @@ def _check_flags() -> None:
       )
   if values.candidates_only and not values.candidates:
     raise UserError("--candidates_only: expected the candidates too; name them with --candidates")
-  for path in (values.output, values.pub_quiz):
-    if path:
-      outputs.check_new(path)
+  parts.check_new(values.output)
+  if values.pub_quiz:
+    outputs.check_new(values.pub_quiz)
 
 
 def _assess() -> None:
@@ -210,11 +212,15 @@ def _assess() -> None:
     relations=values.relations,
     dtype=values.answer_dtype,
   )
-  rows = asking.assess_knowledge(
+  counts = asking.assess_knowledge(
     values.model, values.facts, values.output, options, config=values.config
   )
-  counts = {name: sum(row["known"] == name for row in rows) for name in knowledge.CATEGORIES}
-  shares = [f"{name} {count:,} ({count / len(rows):.1%})" for name, count in counts.items()]
+  if counts is None:
+    print(f"{_BY_ANOTHER}: {values.output}")
+    return
+  total = sum(counts.values())
+  numbers = {name: counts.get(name, 0) for name in knowledge.CATEGORIES}
+  shares = [f"{name} {count:,} ({count / total:.1%})" for name, count in numbers.items()]
   print(f"{', '.join(shares)}: {values.output}")
 
 
@@ -246,10 +252,11 @@ def _answer() -> None:
     samples=values.samples,
     dtype=values.answer_dtype,
   )
-  rows = asking.answer_facts(
+  tally = asking.answer_facts(
     values.model, values.facts, values.output, options, config=values.config
   )
-  print(f"{_how_many_right(rows)}: {values.output}")
+  told = tally.describe() if tally else _BY_ANOTHER
+  print(f"{told}: {values.output}")
 
 
 def _stops() -> tuple[str, ...] | None:
@@ -259,20 +266,6 @@ def _stops() -> tuple[str, ...] | None:
     return None
   written = (text.replace("\\n", "\n").replace("\\t", "\t") for text in given)
   return tuple(text for text in written if text)
-
-
-def _how_many_right(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Returns how many answers are right word for word, and how many hold an accepted answer."""
-  from factshock.predictions import accuracy
-
-  accepted = [[row["object"], *row.get("aliases", [])] for row in rows]
-  right = sum(row["prediction"] in names for row, names in zip(rows, accepted))
-  scores = [accuracy.score(row["prediction"], names) for row, names in zip(rows, accepted)]
-  holding = round(sum(score.contains for score in scores))
-  return (
-    f"{len(rows):,} answers, {right:,} of them word for word right ({right / len(rows):.1%}), "
-    f"{holding:,} hold an accepted answer ({holding / len(rows):.1%})"
-  )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ extraction that follows.
 import gzip
 import json
 
+import answered
 import numpy as np
 import pytest
 import tiny_folders
@@ -113,7 +114,7 @@ def test_the_candidates_are_those_given_alone_where_asked(home, tmp_path, capsys
     relations=str(home / "relations.jsonl"),
   )
   test, output = str(tmp_path / "test.jsonl"), str(tmp_path / "out.jsonl")
-  predicted = asking.answer_facts(str(home / "t5"), test, output, options)
+  predicted = answered.answer_facts(str(home / "t5"), test, output, options)
   known = sorted({*listed, *(fact["object"] for fact in asked)})
   expected = listed if only else known
   assert all(row["among"] == len(expected) for row in predicted)

@@ -2,6 +2,7 @@
 
 import json
 
+import answered
 import numpy as np
 import pytest
 import tiny_folders
@@ -116,7 +117,7 @@ def test_a_ranking_is_written_whole_beside_the_predictions(tmp_path, family):
   tiny_folders.make(tmp_path, made.sentences)
   schema.write_facts(tmp_path / "facts.jsonl", made.facts)
   relations.write_relations(tmp_path / "relations.jsonl", made.relations)
-  rows = asking.answer_facts(
+  rows = answered.answer_facts(
     str(tmp_path / family),
     str(tmp_path / "facts.jsonl"),
     str(tmp_path / "said.jsonl"),

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import answered
 import jax
 import programs
 import pytest
@@ -328,7 +329,7 @@ def test_a_config_that_is_given_cuts_the_weights_of_the_model_that_is_asked(fini
     config.mesh.fsdp = fsdp
     checkpoint = f"{finished[0]}/checkpoints/finetune/0"
     assert loading.open_model(checkpoint, config)[0].mesh.shape["fsdp"] == fsdp
-    found[fsdp] = asking.answer_facts(
+    found[fsdp] = answered.answer_facts(
       checkpoint,
       f"{finished[0]}/facts/0/test.jsonl",
       str(tmp_path / f"{fsdp}.jsonl"),

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 
+import answered
 import numpy as np
 import pytest
 
@@ -149,7 +150,7 @@ def test_the_harness_asks_as_factshock_asks(home, data_dir, tmp_path, family, ta
   from factshock.facts import schema
 
   schema.write_facts(tmp_path / "facts.jsonl", facts)
-  rows = asking.answer_facts(
+  rows = answered.answer_facts(
     str(home / family),
     str(tmp_path / "facts.jsonl"),
     str(tmp_path / "own.jsonl"),

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from answered import answer_facts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import factshock
 from factshock.answering import batches, sampling
-from factshock.answering.asking import AnswerOptions, answer_facts
+from factshock.answering.asking import AnswerOptions
 from factshock.answering.decoding import DecodingOptions
 from factshock.checkpoints.loading import LoadedModel
 from factshock.devices import partitioning

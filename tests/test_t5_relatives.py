@@ -4,6 +4,7 @@ import filecmp
 import json
 import os
 
+import answered
 import hf_t5
 import hf_tokenizers
 import jax
@@ -49,7 +50,7 @@ def ask(home, model, output, mode, capsys):
     relations=str(home / "relations.jsonl"),
   )
   console.say_once.cache_clear()
-  rows = asking.answer_facts(str(model), str(home / "facts.jsonl"), str(output), options)
+  rows = answered.answer_facts(str(model), str(home / "facts.jsonl"), str(output), options)
   said = capsys.readouterr().err
   assert ("the model writes bytes: answers end after 24 of them" in said) == (mode == "generate")
   return [(row["prediction"], round(row["score"], 3)) for row in rows]

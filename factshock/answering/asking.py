@@ -1,31 +1,42 @@
 """From a model and a facts file to a predictions file, or to what the model knows of the facts."""
 
+import collections
 import dataclasses
+import functools
+import hashlib
+import itertools
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 
+import factshock
 from factshock.answering import (
+  batches,
   best_first,
   candidates,
   choices,
   decoding,
   knowledge,
   known_answers,
+  parts,
   pub_quiz,
 )
 from factshock.answering.decoding import DecodingOptions
 from factshock.answering.prompting import Prompting, PromptWriter
-from factshock.checkpoints import loading
+from factshock.checkpoints import belongings, loading
 from factshock.checkpoints.loading import LoadedModel, Origin
-from factshock.data import prompts
+from factshock.data import prompts, tokenizer_files
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
-from factshock.facts import schema, sources
+from factshock.facts import schema, sources, streams
+from factshock.facts.streams import FactStream
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
-from factshock.runtime import messages
+from factshock.predictions.tallies import Tally
+from factshock.runtime import interruption, messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import Candidates, Fact, Relation
@@ -102,8 +113,11 @@ def answer_facts(
   options: AnswerOptions,
   *,
   config: ml_collections.ConfigDict | None = None,
-) -> list[Row]:
-  """Writes the predictions of a model on a facts file; returns the rows.
+) -> Tally | None:
+  """Writes the predictions of a model on a facts file; returns how many are right.
+
+  They are kept in parts until all are there (parts.py): a run that was killed goes on, and several
+  processes that are started alike share the work.
 
   Args:
     checkpoint: path of a checkpoint, or a HuggingFace model: a folder or a hub id.
@@ -112,40 +126,115 @@ def answer_facts(
     options: how to answer.
     config: the experiment's config; None is that of the checkpoint, or loading.DEFAULTS.
 
+  Returns:
+    The counts; None where another process has written the file.
+
   Raises:
-    UserError: files that are missing, malformed, or do not fit each other or the config's model.
+    UserError: files that are missing, malformed, or do not fit each other or the config's model;
+      parts of other questions.
   """
-  opened = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
-  answers = answers_of(*opened, facts, options)
-  writing.write_predictions(output, answers)
-  if options.dtype is not None:
-    del opened  # its weights make room for those of the model's own dtype
-    _say_how_many_are_equal(answers, checkpoint, facts, options, config)
-  return answers
+  writing.check_name(output)
+  with interruption.signals_end_run(), parts.at_work(output):
+    model, origin = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
+    stream = _stream(model, origin, facts, options)
+    asker, asked = _prepare(model, origin, stream, options)
+    asked |= _identity(checkpoint, model, options)
+    model = _placed(model, asker.form)
+    answers = _Answers(asker, origin, output, -(-stream.count // _COMPARED))
+    asking = parts.Asking(stream, functools.partial(asker.rows, model), asked, answers.write)
+    tally = parts.run(output, asking, parts.SIZE)
+  if options.dtype is not None and tally is not None:
+    del model, asking  # its weights make room for those of the model's own dtype
+    _say_how_many_are_equal(asker, answers, stream, checkpoint, config)
+  return tally
+
+
+def _stream(
+  model: LoadedModel,
+  origin: Origin,
+  facts: str,
+  options: AnswerOptions | KnowledgeOptions,
+) -> FactStream:
+  """Returns the facts that are asked."""
+  counter = prompts.token_counter(model.tokenizer)
+  return streams.open_with_relations(facts, options.relations, origin.relations_path, counter)
+
+
+def _placed(model: LoadedModel, form: str) -> LoadedModel:
+  """Returns a model that reads prompts of a form, its weights on their devices."""
+  model = in_form(model, form)
+  return model.with_params(batches.place(model)[0])
+
+
+def _identity(
+  checkpoint: str,
+  model: LoadedModel,
+  options: AnswerOptions | KnowledgeOptions,
+) -> dict[str, Any]:
+  """Returns what tells a model, and how it is computed, from others."""
+  tokenizer = options.tokenizer
+  return {
+    "factshock": factshock.__version__,
+    "model": [belongings.model_digest(checkpoint) or checkpoint, loading.identity_of(checkpoint)],
+    "tokenizer": tokenizer and tokenizer_files.folder_digest(tokenizer),
+    "dtype": [options.dtype, str(model.model_config.dtype)],
+  }
+
+
+class _Answers:
+  """Writes predictions as they come from parts, and keeps some to be compared."""
+
+  def __init__(
+    self,
+    asker: "_Asker",
+    origin: Origin,
+    output: str,
+    step: int,
+  ) -> None:
+    """Keeps one answer of `step`."""
+    self.compared: list[str] = []
+    self.step = step
+    self._asker = asker
+    self._origin = origin
+    self._output = output
+
+  def write(self, rows: Iterator[Row]) -> Tally:
+    """Writes all rows; returns how many are right."""
+    tally = Tally()
+    self.compared = []
+    finished = self._asker.finished(self._origin, self._looked_at(rows))
+    writing.write_predictions(self._output, tally.over(finished))
+    return tally
+
+  def _looked_at(self, rows: Iterator[Row]) -> Iterator[Row]:
+    for place, row in enumerate(rows):
+      if place % self.step == 0:
+        self.compared.append(row["prediction"])
+      yield row
 
 
 def _say_how_many_are_equal(
-  answers: Sequence[Row],
+  asker: "_Asker",
+  answers: _Answers,
+  facts: FactStream,
   checkpoint: str,
-  facts: str,
-  options: AnswerOptions,
   config: ml_collections.ConfigDict | None,
 ) -> None:
   """Asks some questions again in the model's own dtype; prints how many answers stay the same.
 
   Nothing is asked where that is the dtype of the answers, or where answers are drawn at random.
   """
+  options = asker.options
   if options.mode == "votes" or options.decoding.method == "sample":
     return
-  model, origin = loading.open_model(checkpoint, config, options.tokenizer)
+  model, _ = loading.open_model(checkpoint, config, options.tokenizer)
   own_dtype = model.model_config.dtype
   if own_dtype == options.dtype:
     return
-  step = -(-len(answers) // _COMPARED)
-  some = range(0, len(answers), step)
+  some = list(itertools.islice(facts, 0, None, answers.step))
   messages.say(f"asking {len(some)} of the questions in {own_dtype} too, to compare")
-  in_own = answers_of(model, origin, facts, dataclasses.replace(options, pub_quiz=None), some)
-  equal = sum(answers[index]["prediction"] == row["prediction"] for index, row in zip(some, in_own))
+  in_own = asker.rows(_placed(model, asker.form), some)
+  equal = sum(row["prediction"] == before for row, before in zip(in_own, answers.compared))
   messages.say(f"{equal} of {len(some)} answers in {options.dtype} are those of {own_dtype}")
 
 
@@ -154,75 +243,207 @@ def answers_of(
   origin: Origin,
   facts: str,
   options: AnswerOptions,
-  only: Sequence[int] | None = None,
 ) -> list[Row]:
   """Returns the predictions of an opened model on a facts file; its tokenizer is the model's.
 
   Arguments and errors are those of `answer_facts`; `origin` is what the model's folder says of it.
-  `only` are the places of the facts that are asked; None is all.
   """
-  counter = prompts.token_counter(model.tokenizer)
-  rows, relations = sources.read_with_relations(
-    facts, options.relations, origin.relations_path, counter
-  )
-  labels = _labels(options, origin, facts)
+  stream = _stream(model, origin, facts, options)
+  asker, _ = _prepare(model, origin, stream, options)
+  rows = asker.rows(in_form(model, asker.form), list(stream))
+  return list(asker.finished(origin, iter(rows)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asker:
+  """Asks facts by parts, with all that is the same for every part.
+
+  Attributes:
+    options: how to answer.
+    form: of the prompts.
+    writer: of the prompts.
+    relations: of the facts.
+    known: the answers that "rank" compares.
+    stops: strings that end an answer.
+    batch_size: prompts at a time.
+    kept: how many candidates a row keeps; None is all.
+    labels: columns of every row.
+  """
+
+  options: AnswerOptions
+  form: str
+  writer: PromptWriter
+  relations: Mapping[str, Relation]
+  known: Candidates
+  stops: tuple[str, ...]
+  batch_size: int
+  kept: int | None
+  labels: Mapping[str, Any]
+
+  def rows(
+    self,
+    model: LoadedModel,
+    facts: Sequence[Fact],
+    first: int = 0,
+  ) -> list[Row]:
+    """Returns a row of predictions of each fact; where all candidates are wanted, with all.
+
+    Args:
+      model: from `in_form`.
+      facts: the facts.
+      first: the place of the first among all that are asked.
+    """
+    texts = self.writer.write(facts, self.relations)
+    size = {"batch_size": self.batch_size}
+    if self.options.mode in prompts.CHOICE_PROMPTS:
+      return choices.rows(
+        model, facts, texts, letters=self.form == "letters", **size, **self.labels
+      )
+    if self.options.mode != "rank":
+      return self._generated(model, facts, texts, first)
+    top = None if self.options.pub_quiz else self.kept
+    how = {"top": top, "stops": self.stops, **size}
+    return best_first.rows(model, facts, texts, self.known, **how, **self.labels)
+
+  def _generated(
+    self,
+    model: LoadedModel,
+    facts: Sequence[Fact],
+    texts: Sequence[str],
+    first: int,
+  ) -> list[Row]:
+    """Returns rows of answers that the model generates, or of votes among those that it samples."""
+    how = dataclasses.replace(self.options.decoding, stops=self.stops)
+    if self.options.mode == "votes":
+      sampling = dataclasses.replace(how, method="sample")
+      samples = self.options.samples
+      votes = candidates.votes(model, texts, sampling, samples, self.batch_size, first)
+      return writing.listed_rows(facts, votes, **self.labels)
+    generated = decoding.generate(model, texts, how, batch_size=self.batch_size, first=first)
+    return writing.text_rows(facts, *generated, **self.labels)
+
+  def finished(self, origin: Origin, rows: Iterator[Row]) -> Iterable[Row]:
+    """Returns rows of all facts as predictions hold them; writes the results of lm-pub-quiz too."""
+    folder = self.options.pub_quiz
+    if not folder:
+      return rows
+    ranked = list(rows)
+    _write_pub_quiz(folder, origin.checkpoint, ranked, self.relations, self.form)
+    return writing.shortened(ranked, self.kept)
+
+
+def _prepare(
+  model: LoadedModel,
+  origin: Origin,
+  facts: FactStream,
+  options: AnswerOptions,
+) -> tuple[_Asker, dict[str, Any]]:
+  """Returns what asks the facts, and whatever the answers depend on beside the model."""
+  labels = _labels(options, origin, facts.spec)
   has_choices = options.mode in prompts.CHOICE_PROMPTS
   form = options.mode if has_choices else options.prompting.form_for(origin)
-  model = in_form(model, form)
-  texts = PromptWriter.of(model, form, options.prompting).write(rows, relations)
-  known = _known_answers(rows, counter, origin, facts, options) if options.mode == "rank" else {}
-  if only is not None:
-    rows = [rows[index] for index in only]
-    texts = [texts[index] for index in only]
-  size = {"batch_size": origin.batch_size}
-  if has_choices:
-    return choices.rows(model, rows, texts, letters=form == "letters", **size, **labels)
+  writer = PromptWriter.of(in_form(model, form), form, options.prompting)
   given_stops = options.decoding.stops
   stops = options.prompting.stops_for(model, origin) if given_stops is None else given_stops
+  survey = _Survey(writer, facts)
   if options.mode in ("generate", "votes"):
-    show_unsayable(rows, stops)
-    return _generated(model, rows, texts, stops, options, origin.batch_size, labels)
-  kept = _kept(origin, options)
-  top = None if options.pub_quiz else kept
-  answers = best_first.rows(model, rows, texts, known, top=top, stops=stops, **size, **labels)
-  if options.pub_quiz:
-    _write_pub_quiz(options.pub_quiz, origin.checkpoint, answers, relations, form)
-    return writing.shortened(answers, kept)
-  return answers
+    show_unsayable(survey, stops)
+  else:
+    collections.deque(survey, 0)
+  counter = prompts.token_counter(model.tokenizer)
+  known = {}
+  if options.mode == "rank":
+    known = _known_answers(survey, facts, counter, origin, options)
+  asker = _Asker(
+    options,
+    form,
+    writer,
+    facts.relations,
+    known,
+    stops,
+    origin.batch_size,
+    _kept(origin, options),
+    labels,
+  )
+  return asker, {"facts": survey.digest(), **_asked(asker)}
 
 
-def _generated(
-  model: LoadedModel,
-  facts: Sequence[Fact],
-  texts: Sequence[str],
-  stops: tuple[str, ...],
-  options: AnswerOptions,
-  batch_size: int,
-  labels: Mapping[str, Any],
-) -> list[Row]:
-  """Returns rows of answers that the model generates, or of votes among those that it samples."""
-  how = dataclasses.replace(options.decoding, stops=stops)
-  if options.mode == "votes":
-    sampling = dataclasses.replace(how, method="sample")
-    votes = candidates.votes(model, texts, sampling, options.samples, batch_size)
-    return writing.listed_rows(facts, votes, **labels)
-  generated = decoding.generate(model, texts, how, batch_size=batch_size)
-  return writing.text_rows(facts, *generated, **labels)
+def _asked(asker: _Asker) -> dict[str, Any]:
+  """Returns what the answers depend on beside the model and the facts."""
+  options = asker.options
+  digested = {
+    "relations": asker.relations,
+    "candidates": asker.known,
+    "shots": [asker.writer.shots, asker.writer.pool],
+  }
+  return {
+    **_digests(digested),
+    **asker.labels,
+    "mode": options.mode,
+    "prompt": asker.form,
+    "stop": list(asker.stops),
+    **dataclasses.asdict(dataclasses.replace(options.decoding, stops=None)),
+    "samples": options.samples,
+    "batch_size": asker.batch_size,
+    "top": asker.kept,
+    "pub_quiz": bool(options.pub_quiz),
+  }
+
+
+def _digests(values: Mapping[str, Any]) -> dict[str, str]:
+  """Returns a digest of each of some values of what JSON can hold."""
+  return {
+    name: hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]
+    for name, value in values.items()
+  }
+
+
+class _Survey:
+  """Goes through all facts once before any is asked: checks their prompts, notes what they are.
+
+  Attributes:
+    answers: those of each relation.
+  """
+
+  def __init__(self, writer: PromptWriter, facts: FactStream) -> None:
+    self.answers: dict[str, dict[str, None]] = {}
+    self._writer = writer
+    self._facts = facts
+    self._hasher = hashlib.sha256()
+
+  def __iter__(self) -> Iterator[Fact]:
+    """Yields each fact once it is looked at."""
+    for fact in self._facts:
+      # Shots are chosen from the whole pool, of which the first of a relation shows enough.
+      if not self._writer.shots or fact["relation"] not in self.answers:
+        self._writer.write([fact], self._facts.relations)
+      self.answers.setdefault(fact["relation"], {})[fact["object"]] = None
+      self._hasher.update(json.dumps(fact, ensure_ascii=False).encode() + b"\n")
+      yield fact
+
+  def digest(self) -> str:
+    """Returns how many facts there are, and a digest of them."""
+    return f"{self._facts.count:,}: {self._hasher.hexdigest()[:16]}"
 
 
 def _known_answers(
-  facts: Sequence[Fact],
+  survey: _Survey,
+  facts: FactStream,
   counter: sources.CountTokens,
   origin: Origin,
-  path: str,
   options: AnswerOptions,
 ) -> Candidates:
   """Returns the answers of each fact's relation that "rank" compares."""
-  names = [fact["relation"] for fact in facts]
+  names = survey.answers.keys()
   if options.candidates and options.candidates_only:
     return known_answers.of_file(options.candidates, names, facts, counter)
   others = [options.prompting.shot_facts, options.candidates]
-  return known_answers.of_relations(facts, path, names, origin, others, counter)
+  asked = [
+    {"relation": name, "object": answer}
+    for name, answers in survey.answers.items()
+    for answer in answers
+  ]
+  return known_answers.of_relations(asked, facts.spec, names, origin, others, counter)
 
 
 def _kept(origin: Origin, options: AnswerOptions) -> int | None:
@@ -247,17 +468,21 @@ def in_form(model: LoadedModel, form: str) -> LoadedModel:
   return dataclasses.replace(model, tokenizer=tokenizer.in_chat())
 
 
-def show_unsayable(facts: Sequence[Fact], stops: Sequence[str]) -> None:
+def show_unsayable(facts: Iterable[Fact], stops: Sequence[str]) -> None:
   """Prints how many facts have no accepted answer without a stop string, if any."""
-  unsayable = []
+  unsayable = 0
+  example = ""
+  count = 0
   for fact in facts:
+    count += 1
     accepted = [fact["object"], *(fact.get("aliases") or [])]
     if all(any(stop in answer for stop in stops) for answer in accepted):
-      unsayable.append(fact["object"])
+      unsayable += 1
+      example = example or fact["object"]
   if unsayable:
     messages.say(
-      f"  {len(unsayable):,} of {len(facts):,} facts have no accepted answer without a stop string "
-      f"({', '.join(map(repr, stops))}), such as {unsayable[0][:60]!r}: no answer can be theirs "
+      f"  {unsayable:,} of {count:,} facts have no accepted answer without a stop string "
+      f"({', '.join(map(repr, stops))}), such as {example[:60]!r}: no answer can be theirs "
       "word for word; --stop names other stop strings"
     )
 
@@ -312,8 +537,8 @@ def assess_knowledge(
   options: KnowledgeOptions,
   *,
   config: ml_collections.ConfigDict | None = None,
-) -> list[knowledge.KnownFact]:
-  """Writes the facts of a file with what a model knows of each; returns them.
+) -> Mapping[str, int] | None:
+  """Writes the facts of a file with what a model knows of each, in parts as `answer_facts`.
 
   Args:
     checkpoint: path of a checkpoint, or a HuggingFace model: a folder or a hub id.
@@ -321,11 +546,25 @@ def assess_knowledge(
     output: path of the facts file to write, with the columns of knowledge.KnownFact.
     options: how to find it out.
     config: as for `answer_facts`, and so are errors.
+
+  Returns:
+    How many facts are of each category; None where another process has written the file.
   """
-  opened = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
-  known = knowledge_of(*opened, facts, options)
-  schema.write_facts(output, known)
-  return known
+  schema.check_writable(output)
+
+  def write(known: Iterator[Row]) -> Mapping[str, int]:
+    rows = list(known)
+    schema.write_facts(output, rows)
+    return collections.Counter(row["known"] for row in rows)
+
+  with interruption.signals_end_run(), parts.at_work(output):
+    model, origin = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
+    stream = _stream(model, origin, facts, options)
+    assessor, asked = _prepare_assessment(model, origin, stream, options)
+    asked |= _identity(checkpoint, model, options)
+    model = _placed(model, assessor.form)
+    assess = functools.partial(assessor.rows, model)
+    return parts.run(output, parts.Asking(stream, assess, asked, write), parts.SIZE)
 
 
 def knowledge_of(
@@ -345,59 +584,104 @@ def knowledge_of(
   Raises:
     UserError: as `answer_facts`.
   """
-  rows, relations = sources.read_with_relations(
-    facts,
-    options.relations,
-    origin.relations_path,
-    prompts.token_counter(model.tokenizer),
-  )
-  form = options.prompting.form_for(origin)
-  model = in_form(model, form)
-  writer = PromptWriter.of(model, form, options.prompting)
-
-  def prompts_of(set_index: int) -> list[str]:
-    return writer.write(rows, relations, set_index)
-
-  if form in prompts.CHOICE_PROMPTS:
-    progress = Progress("asking", options.sets)
-    scores = []
-    size = {"letters": form == "letters", "batch_size": origin.batch_size}
-    for index in range(options.sets):
-      scores.append(choices.of_facts(model, rows, prompts_of(index), **size))
-      progress.update(index + 1)
-    return knowledge.choice_columns(rows, scores)
-  return _assess_generated(model, origin, prompts_of, rows, options)
+  stream = _stream(model, origin, facts, options)
+  assessor, _ = _prepare_assessment(model, origin, stream, options)
+  return assessor.rows(in_form(model, assessor.form), list(stream))
 
 
-def _assess_generated(
+def _prepare_assessment(
   model: LoadedModel,
   origin: Origin,
-  prompts_of: Callable[[int], Sequence[str]],
-  facts: Sequence[Fact],
+  facts: FactStream,
   options: KnowledgeOptions,
-) -> list[knowledge.KnownFact]:
-  """Returns facts with what a model knows of each, from answers that it generates.
+) -> tuple["_Assessor", dict[str, Any]]:
+  """Returns what finds out what is known, and whatever that depends on beside the model."""
+  form = options.prompting.form_for(origin)
+  writer = PromptWriter.of(in_form(model, form), form, options.prompting)
+  survey = _Survey(writer, facts)
+  stops: tuple[str, ...] = ()
+  if form in prompts.CHOICE_PROMPTS:
+    collections.deque(survey, 0)
+  else:
+    stops = options.prompting.stops_for(model, origin)
+    show_unsayable(survey, stops)
+  assessor = _Assessor(options, form, writer, facts.relations, stops, origin.batch_size)
+  asked = {
+    "facts": survey.digest(),
+    "mode": "known",
+    **_digests({"relations": facts.relations, "shots": [writer.shots, writer.pool]}),
+    "prompt": form,
+    "stop": list(stops),
+    "max_tokens": options.max_tokens,
+    "sets": options.sets,
+    "samples": options.samples,
+    "batch_size": origin.batch_size,
+  }
+  return assessor, asked
 
-  Args:
-    model: the model.
-    origin: what its folder says of it.
-    prompts_of: gives each fact's prompt with the set of shots of an index.
-    facts: the facts.
-    options: how many sets and samples, and how long answers may be.
+
+@dataclasses.dataclass(frozen=True)
+class _Assessor:
+  """Finds out by parts what a model knows of facts, with all that is the same for every part.
+
+  Attributes:
+    options: how to find it out.
+    form: of the prompts.
+    writer: of the prompts.
+    relations: of the facts.
+    stops: strings that end an answer.
+    batch_size: prompts at a time.
   """
-  stops = options.prompting.stops_for(model, origin)
-  show_unsayable(facts, stops)
 
-  def generate(texts: Sequence[str], **sampling: Any) -> list[str]:
-    method = "sample" if sampling else "greedy"
-    decoding_options = DecodingOptions(options.max_tokens, method=method, stops=stops, **sampling)
-    return decoding.generate(model, texts, decoding_options, batch_size=origin.batch_size)[0]
+  options: KnowledgeOptions
+  form: str
+  writer: PromptWriter
+  relations: Mapping[str, Relation]
+  stops: tuple[str, ...]
+  batch_size: int
 
-  return knowledge.assess(
-    generate,
-    prompts_of,
-    facts,
-    sets=options.sets,
-    samples=options.samples,
-    progress=Progress("asking", options.sets * (1 + options.samples)),
-  )
+  def rows(
+    self,
+    model: LoadedModel,
+    facts: Sequence[Fact],
+    first: int = 0,
+  ) -> list[knowledge.KnownFact]:
+    """Returns facts with what a model knows of each; `first` is the place of the first."""
+
+    def prompts_of(set_index: int) -> list[str]:
+      return self.writer.write(facts, self.relations, set_index)
+
+    if self.form in prompts.CHOICE_PROMPTS:
+      return self._of_choices(model, facts, prompts_of)
+
+    def generate(texts: Sequence[str], **sampling: Any) -> list[str]:
+      method = "sample" if sampling else "greedy"
+      how = DecodingOptions(self.options.max_tokens, method=method, stops=self.stops, **sampling)
+      return decoding.generate(model, texts, how, batch_size=self.batch_size, first=first)[0]
+
+    options = self.options
+    return knowledge.assess(
+      generate,
+      prompts_of,
+      facts,
+      sets=options.sets,
+      samples=options.samples,
+      progress=Progress("asking", options.sets * (1 + options.samples)),
+    )
+
+  def _of_choices(
+    self,
+    model: LoadedModel,
+    facts: Sequence[Fact],
+    prompts_of: Callable[[int], Sequence[str]],
+  ) -> list[knowledge.KnownFact]:
+    """Returns facts with what the likelihoods of their choices say of each."""
+    progress = Progress("asking", self.options.sets)
+    scores: list[np.ndarray] = []
+    for index in range(self.options.sets):
+      texts = prompts_of(index)
+      letters = self.form == "letters"
+      size = self.batch_size
+      scores.append(choices.of_facts(model, facts, texts, letters=letters, batch_size=size))
+      progress.update(index + 1)
+    return knowledge.choice_columns(facts, scores)

@@ -4,6 +4,7 @@ Among the right answers of the facts that are asked alone a model is right more 
 be among all that are known, and no two sets of facts can be compared.
 """
 
+import collections
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +63,7 @@ def of_relations(
 def of_file(
   path: str,
   relations: Iterable[str],
-  facts: Sequence[Mapping[str, Any]],
+  facts: Iterable[Mapping[str, Any]],
   count_tokens: sources.CountTokens | None = None,
 ) -> Candidates:
   """Returns the answers of a file alone, by relation and sorted; prints how many there are.
@@ -84,19 +85,19 @@ def of_file(
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   show(candidates, [path])
-  asked = [fact for fact in facts if fact.get("object")]
-  without = sum(not _is_among(fact, candidates) for fact in asked)
-  if without:
+  sets = {name: frozenset(answers) for name, answers in candidates.items()}
+  is_among = collections.Counter(_is_among(fact, sets) for fact in facts if fact.get("object"))
+  if without := is_among[False]:
     messages.say(
-      f"  {without:,} of {len(asked):,} facts have no answer among them: no prediction of these "
-      "can be right"
+      f"  {without:,} of {is_among.total():,} facts have no answer among them: no prediction of "
+      "these can be right"
     )
   return candidates
 
 
-def _is_among(fact: Mapping[str, Any], candidates: Candidates) -> bool:
+def _is_among(fact: Mapping[str, Any], candidates: Mapping[str, frozenset[str]]) -> bool:
   accepted = [fact["object"], *(fact.get("aliases") or ())]
-  return not set(accepted).isdisjoint(candidates.get(fact["relation"], ()))
+  return not candidates.get(fact["relation"], frozenset()).isdisjoint(accepted)
 
 
 def show(candidates: Candidates, source_names: Sequence[str]) -> None:

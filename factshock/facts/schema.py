@@ -134,6 +134,11 @@ def write_facts(path: FilePath, facts: Iterable[Mapping[str, Any]]) -> None:
     ) from error
 
 
+def check_writable(path: FilePath) -> None:
+  """Raises a UserError where `write_facts` has no format for a name."""
+  _format_of(path, _WRITERS)
+
+
 def check_facts(
   facts: Sequence[Fact],
   relations: Relations,

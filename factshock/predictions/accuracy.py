@@ -61,6 +61,10 @@ _KEPT = re.compile(
 @functools.cache
 def normalise(text: str) -> str:
   """Returns the form of a text in which answers are compared (see the head of this file)."""
+  return _normalised(text)
+
+
+def _normalised(text: str) -> str:
   if not text.isascii():
     text = unicodedata.normalize("NFKC", text).replace(_MINUS, "-")
   text = text.lower()
@@ -108,6 +112,11 @@ def score(prediction: str, answers: Iterable[str]) -> Scores:
   """
   accepted = [normalise(answer) for answer in answers]
   return _score(normalise(prediction), accepted)
+
+
+def score_once(prediction: str, answers: Iterable[str]) -> Scores:
+  """Returns what `score` does, and keeps nothing in memory: for texts that do not come again."""
+  return _score(_normalised(prediction), [_normalised(answer) for answer in answers])
 
 
 def _score(text: str, accepted: Collection[str]) -> Scores:

@@ -241,15 +241,20 @@ def write_predictions(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
   Raises:
     UserError: another suffix, or the file cannot be written.
   """
+  check_name(path)
+  with files.atomic_write(path) as file:
+    for row in rows:
+      line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+      file.write(line + "\n")
+
+
+def check_name(path: str) -> None:
+  """Raises a UserError where a name is not that of a predictions file."""
   if not str(path).endswith(files.with_compressions(".jsonl")):
     raise UserError(
       f"{path}: expected a name ending in .jsonl (or that and "
       f"{files.LISTED_COMPRESSIONS}) for predictions; rename it"
     )
-  with files.atomic_write(path) as file:
-    for row in rows:
-      line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-      file.write(line + "\n")
 
 
 def _by_relation(facts: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:

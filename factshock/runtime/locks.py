@@ -78,7 +78,8 @@ def try_lock(path: str) -> Iterator[bool]:
     stopped.set()
     beat.join()
     if _holder(path) == mine:
-      os.unlink(path)
+      with contextlib.suppress(FileNotFoundError):  # the folder may go at that moment
+        os.unlink(path)
 
 
 @contextlib.contextmanager

@@ -14,13 +14,18 @@ def define_flag() -> None:
   flags.DEFINE_bool("overwrite", False, "Write --output anew where it is there already.")
 
 
+def overwrites() -> bool:
+  """Returns whether --overwrite is given."""
+  return bool(flags.FLAGS.overwrite)
+
+
 def check_new(path: str) -> None:
   """Checks that a file, or a folder with anything in it, is not there, unless --overwrite is given.
 
   Raises:
     UserError: it is.
   """
-  if flags.FLAGS.overwrite:
+  if overwrites():
     return
   if os.path.isfile(path) or (os.path.isdir(path) and os.listdir(path)):
     raise UserError(
