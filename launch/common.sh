@@ -34,14 +34,18 @@ run() { if $dry_run; then quoted "$@"; else "$@"; fi; }
 # The last command of a script: in its place, so that signals reach it.
 run_last() { if $dry_run; then quoted "$@"; else exec "$@"; fi; }
 
-# A verb that several processes can run as one: distributed_verb SCRIPT VERB.
+# A verb that several processes can run as one, or another one that they can share: distributed_verb SCRIPT VERB [OTHER].
 distributed_verb() {
+  local verbs="${3:+$3, }train or experiment"
   case "$2" in
     train | experiment) ;;
-    "") fail "which verb? train or experiment (bash launch/$1 --help)" ;;
-    *) fail "the verb is train or experiment, not $2 (bash launch/$1 --help)" ;;
+    "") fail "which verb? $verbs (bash launch/$1 --help)" ;;
+    *) [ "$2" = "${3:-}" ] || fail "the verb is $verbs, not $2 (bash launch/$1 --help)" ;;
   esac
 }
+
+# Whether the processes of verb $1 work as one and must find one another; those of answer each take what no other is at.
+works_as_one() { [ "$1" != answer ]; }
 
 # The value of --workdir among the arguments.
 workdir_of() {

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Runs a verb in N processes of this machine that work as one, each on its share of the cores:
+# Runs a verb in N processes of this machine that work together, each on its share of the cores:
 #
 #   bash launch/local_processes.sh [--dry_run] [--port=PORT] [--logs=DIR] N VERB ARGUMENTS
 #   bash launch/local_processes.sh 2 train --config=t5_v1_1_small --workdir=runs/x
+#   bash launch/local_processes.sh 2 answer --model=MODEL --facts=facts.jsonl --output=answers.jsonl
 #
-# VERB is train or experiment. The processes meet on PORT of the loopback (a free one unless named). Process I writes
+# VERB is train or experiment, whose processes work as one and meet on PORT of the loopback (a free one unless named), or answer,
+# whose processes share the facts part by part. Process I writes
 # DIR/process-I.log (WORKDIR.logs unless named, runs/logs without a workdir), process 0 on the terminal too. SIGTERM and Ctrl-C
 # are passed on to all: the run saves itself and the exit code is 75, the same command goes on. Where one fails, the end of its
 # log is shown, the others are ended, and the exit code is that of the first that failed.
@@ -45,11 +47,12 @@ free_port() {
 
 # Sets `command` for process $1.
 command_of() {
-  local cores_of_process
+  local cores_of_process together=()
   cores_of_process="$(share "$1")"
+  ! works_as_one "$verb" || together=("--coordinator=127.0.0.1:$port" "--processes=$count" "--process=$1")
   command=(env "JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}" ${cores_of_process:+taskset -c "$cores_of_process"}
            "$python" -m "factshock.$verb" "${arguments[@]+"${arguments[@]}"}"
-           "--coordinator=127.0.0.1:$port" "--processes=$count" "--process=$1")
+           "${together[@]+"${together[@]}"}")
 }
 
 log_of() { echo "$logs/process-$1.log"; }
@@ -131,7 +134,7 @@ count="${1:-}"
 [ -n "$count" ] || fail "how many processes? (bash launch/local_processes.sh --help)"
 [[ "$count" =~ ^[1-9][0-9]*$ ]] || fail "the number of processes is a whole number from 1 on, not $count"
 verb="${2:-}"
-distributed_verb local_processes.sh "$verb"
+distributed_verb local_processes.sh "$verb" answer
 arguments=("${@:3}")
 
 workdir="$(workdir_of "${@:3}")"
