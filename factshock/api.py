@@ -300,9 +300,10 @@ def correct(
     )
     path = given.needed(answers, "answers")
     correction = correcting.correct(path, options)
+    rows = list(correction.rows)
     if output is not None:
-      writing.write_predictions(os.fspath(output), correction.rows)
-    corrected = tables.frame(correction.rows)
+      writing.write_predictions(os.fspath(output), rows)
+    corrected = tables.frame(rows)
     corrected.attrs["correction"] = correcting.lines(correction)
     return corrected
 

@@ -3,15 +3,18 @@ that cannot be used.
 """
 
 import json
+import os
 import subprocess
 import sys
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factshock.predictions import prior_correction
+from factshock.predictions import correcting, prior_correction
 from factshock.runtime.errors import UserError
 
 
@@ -85,7 +88,9 @@ def test_a_shifted_prior_is_taken_back_and_tau_is_found():
     np.exp(prior_correction.correct(tables, ratios, 1)["r"].log_p_QxC), true, rtol=1e-9
   )
   estimated, _ = prior_correction.log_ratios(tables, {"r": true.mean(axis=0)})
-  tau, curve = prior_correction.choose_tau(prior_correction.tables_of(dev, "dev"), dev, estimated)
+  tau, curve = prior_correction.choose_tau(
+    prior_correction.tables_of(dev, "dev"), [[row["object"]] for row in dev], estimated
+  )
   assert tau > 0 and dict(curve)[tau] == max(share for _, share in curve) > dict(curve)[0.0]
   assert prior_correction.prior_distance(
     prior_correction.correct(tables, estimated, tau), {"r": true.mean(axis=0)}
@@ -242,6 +247,10 @@ def test_references_that_cannot_be_used(tmp_path, change, words):
   assert any(word in done.stderr for word in words.split("|")), done.stderr
 
 
+def asked(rows):
+  return [(row["subject"], row["relation"]) for row in rows]
+
+
 def test_development_facts_must_be_others(tmp_path):
   p = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]])
   rows = rows_of(p, [0, 1])
@@ -249,13 +258,87 @@ def test_development_facts_must_be_others(tmp_path):
     UserError,
     match="expected subjects that are not asked about in test.jsonl, got 2 shared, such as 's0'",
   ):
-    prior_correction.check_separate_subjects(rows, "test.jsonl", rows, "dev.jsonl")
-  prior_correction.check_separate_subjects(
-    rows, "test.jsonl", rows_of(p, [0, 1], start=5), "dev.jsonl"
-  )
+    prior_correction.check_separate_subjects(asked(rows), "test.jsonl", asked(rows), "dev.jsonl")
+  others = asked(rows_of(p, [0, 1], start=5))
+  prior_correction.check_separate_subjects(asked(rows), "test.jsonl", others, "dev.jsonl")
   for flags, words in (
     ([], "expected one of --reference and --entity_counts, got neither"),
     (["--reference=a", "--entity_counts=b"], "got both"),
   ):
     done = run("--predictions=none.jsonl", f"--output={tmp_path}/o.jsonl", *flags)
     assert done.returncode == 2 and words in done.stderr
+
+
+@settings(deadline=None, max_examples=30)
+@given(probabilities, st.integers(1, 5), st.sampled_from([0.0, 0.5, 1.0]), st.data())
+def test_rows_in_turn_are_those_of_all_at_once(p_QxC, block, tau, data):
+  rows = rows_of(p_QxC, [0] * len(p_QxC))
+  for row in rows:
+    row["relation"] = data.draw(st.sampled_from("rst"))
+  tables = prior_correction.tables_of(rows, "a")
+  ratios, _ = prior_correction.log_ratios(tables, prior_correction.uniform_priors(tables))
+  whole = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, tau), rows)
+  corrected = prior_correction.Corrected(tables, ratios, tau)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(prior_correction, "_BLOCK", block)
+    assert list(corrected.rows(rows, "a")) == whole
+  predicted = [(row["relation"], row["prediction"]) for row in whole]
+  assert corrected.predicted() == {key: predicted.count(key) for key in predicted}
+
+
+@pytest.mark.parametrize(
+  "change",
+  [lambda rows: rows[:-1], lambda rows: rows * 2, lambda rows: [{**rows[0], "relation": "new"}]],
+)
+def test_a_file_that_changes_meanwhile_is_refused(change):
+  rows = rows_of(np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]]), [0, 1])
+  tables = prior_correction.tables_of(rows, "a")
+  ratios, _ = prior_correction.log_ratios(tables, prior_correction.uniform_priors(tables))
+  with pytest.raises(UserError, match="a.jsonl: expected the rows read before, got others"):
+    list(prior_correction.Corrected(tables, ratios, 1.0).rows(change(rows), "a.jsonl"))
+
+
+@pytest.mark.parametrize(
+  "candidates, message",
+  [
+    (["Rome"], r"b.jsonl:2: expected candidates as a list of \[text, log-probability\], got"),
+    ([["x", "y"], ["y", -1.0], ["z", -2.0]], r"b.jsonl:2: expected candidates as a list"),
+    ([["x", None], ["y", -1.0], ["z", -2.0]], r"b.jsonl:2: expected candidates as a list"),
+    ([["x", -0.5], ["x", -1.0], ["y", -2.0]], "in each of 2 rows, got others in 1"),
+  ],
+)
+def test_candidates_that_are_none_are_named(tmp_path, candidates, message):
+  good, bad = rows_of(np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]]), [0, 1])
+  path = write(tmp_path / "b.jsonl", [good, {**bad, "candidates": candidates}])
+  with pytest.raises(UserError, match=message):
+    correcting.correct(path, correcting.CorrectionOptions(reference=path))
+
+
+def test_a_pipe_is_corrected_too(tmp_path):
+  rows = rows_of(np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]]), [0, 1])
+  path = write(tmp_path / "a.jsonl", rows)
+  pipe = str(tmp_path / "pipe.jsonl")
+  os.mkfifo(pipe)
+  writer = threading.Thread(target=lambda: write(tmp_path / "pipe.jsonl", rows))
+  writer.start()
+  options = correcting.CorrectionOptions(reference=path)
+  assert list(correcting.correct(pipe, options).rows) == list(
+    correcting.correct(path, options).rows
+  )
+  writer.join()
+
+
+def test_a_row_is_held_as_numbers(tmp_path):
+  """Ten candidates are 80 bytes in each of two files, and all rows are never there as objects."""
+  peaks = []
+  for size in (300, 900):
+    p_QxC = np.random.default_rng(0).dirichlet(np.ones(10), size)
+    path = write(tmp_path / f"{size}.jsonl", rows_of(p_QxC, [0] * size, "abcdefghij"))
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(prior_correction, "_BLOCK", 100)
+      tracemalloc.start()
+      correction = correcting.correct(path, correcting.CorrectionOptions(reference=path))
+      assert sum(1 for _ in correction.rows) == correction.queries == size
+      peaks.append(tracemalloc.get_traced_memory()[1])
+      tracemalloc.stop()
+  assert (peaks[1] - peaks[0]) / 600 < 900  # subjects are texts, here one a row

@@ -34,7 +34,7 @@ from factshock.knowledge_graph.batches import Batch, Provenance
 from factshock.knowledge_graph.extraction import Extractor
 from factshock.knowledge_graph.records import Outcome
 from factshock.predictions import correcting, prior_correction, writing
-from factshock.predictions.rows import Row, read_all_rows, read_rows
+from factshock.predictions.rows import read_rows, whole_rows
 from factshock.runtime import files, locks, messages
 from factshock.runtime import provenance as software
 from factshock.runtime.errors import UserError
@@ -394,22 +394,25 @@ def _correct_priors(
   Returns:
     The paths of the corrected files.
   """
-  query_rows = read_all_rows(predictions, options.columns)
-  rows = query_rows + read_all_rows(calibration_path, options.columns)
   context = f"{predictions} and {calibration_path}"
-  tables = prior_correction.tables_of(rows, context)
-  priors = _reference_priors(rows, tables, context, options, mentions)
-  ratios, _ = prior_correction.log_ratios(tables, priors)
-  corrected = prior_correction.corrected_rows(prior_correction.correct(tables, ratios, 1.0), rows)
+  gatherer = prior_correction.Gatherer(context)
+  count = len(gatherer.add(whole_rows(predictions, options.columns)))
+  rankings = gatherer.add(whole_rows(calibration_path, options.columns)).rankings()
+  priors = _reference_priors(rankings, context, options, mentions)
+  ratios, _ = prior_correction.log_ratios(rankings.tables, priors)
+  rows = itertools.chain.from_iterable(
+    whole_rows(path, options.columns) for path in (predictions, calibration_path)
+  )
+  corrected = prior_correction.Corrected(rankings.tables, ratios, 1.0)
+  corrected_rows = corrected.rows((row for _, row in rows), context)
   corrected_predictions, corrected_calibration = (os.path.join(folder, name) for name in _CORRECTED)
-  writing.write_predictions(corrected_predictions, corrected[: len(query_rows)])
-  writing.write_predictions(corrected_calibration, corrected[len(query_rows) :])
+  writing.write_predictions(corrected_predictions, itertools.islice(corrected_rows, count))
+  writing.write_predictions(corrected_calibration, corrected_rows)
   return corrected_predictions, corrected_calibration
 
 
 def _reference_priors(
-  rows: list[Row],
-  tables: Mapping[str, prior_correction.Table],
+  rankings: prior_correction.Rankings,
   context: str,
   options: Options,
   mentions: Mapping[Answer, int] | None,
@@ -419,8 +422,8 @@ def _reference_priors(
   if reference == "counts":
     if mentions is None:
       raise UserError("--prior_correction=counts needs --entity_counts=FILE")
-    return prior_correction.counted_priors(tables, mentions)
-  return correcting.priors_before(context, rows, tables, reference, options.columns)
+    return prior_correction.counted_priors(rankings.tables, mentions)
+  return correcting.priors_before(context, rankings, reference, options.columns)
 
 
 def _decide(

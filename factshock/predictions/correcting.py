@@ -1,14 +1,14 @@
 """Correction of a predictions file: what the verb correct and `factshock.api.correct` do."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from factshock.facts import counts, sources
 from factshock.predictions import prior_correction
-from factshock.predictions.prior_correction import AnswerChange, Tables
-from factshock.predictions.rows import Row, read_all_rows
+from factshock.predictions.prior_correction import AnswerChange, Corrected, Gatherer, Rankings
+from factshock.predictions.rows import Row, rows_to_go_through_again, whole_rows
 from factshock.runtime.errors import UserError
 
 Curve = Sequence[tuple[float, float]]
@@ -40,7 +40,9 @@ class Correction:
   """Holds corrected predictions, and what the correction changed.
 
   Attributes:
-    rows: of a predictions file; the arm's name ends in _corrected.
+    rows: of a predictions file, made as they are gone through, once; the arm's name ends in
+      _corrected.
+    queries: how many rows there are.
     tau: how much of the correction was applied.
     curve: (tau, share of right development answers) of each that was tried; None of none.
     raised: how many priors were below prior_correction.FLOOR and taken as that.
@@ -52,7 +54,8 @@ class Correction:
     lost: the answers that lost most.
   """
 
-  rows: list[Row]
+  rows: Iterator[Row]
+  queries: int
   tau: float
   curve: Curve | None
   raised: int
@@ -76,32 +79,36 @@ def correct(path: str, options: CorrectionOptions) -> Correction:
   if bool(options.reference) == bool(options.counts):
     given = "both" if options.reference else "neither"
     raise UserError(f"expected one of --reference and --entity_counts, got {given}; see --help")
-  rows = read_all_rows(path, options.columns)
-  tables = prior_correction.tables_of(rows, path)
-  reference = _reference_priors(path, rows, tables, options)
-  ratios, raised = prior_correction.log_ratios(tables, reference)
+  read_rows = rows_to_go_through_again(path, options.columns)
+  rankings = Gatherer(path).add(read_rows()).rankings()
+  reference = _reference_priors(path, rankings, options)
+  ratios, raised = prior_correction.log_ratios(rankings.tables, reference)
   tau, curve = options.tau, None
   if options.development:
-    tau, curve = _choose_tau(path, rows, tables, ratios, options)
-  corrected = prior_correction.correct(tables, ratios, tau)
-  corrected_rows = prior_correction.corrected_rows(corrected, rows)
-  for row in corrected_rows:
-    row |= {"arm": f"{row.get('arm') or 'answers'}_corrected", "tau": tau}
-  gained, lost = prior_correction.most_changed_answers(rows, corrected_rows)
-  before_and_after = (tables, corrected)
+    tau, curve = _choose_tau(path, rankings, ratios, options)
+  corrected = Corrected(rankings.tables, ratios, tau)
+  gained, lost = prior_correction.most_changed_answers(rankings.predicted, corrected.predicted())
+  before_and_after = (rankings.tables, corrected)
   distances = [prior_correction.prior_distance(of, reference) for of in before_and_after]
-  shares = [prior_correction.share_right(of, rows) for of in before_and_after]
+  shares = [prior_correction.share_right(of, rankings.accepted) for of in before_and_after]
   return Correction(
-    corrected_rows,
+    _named(corrected.rows((row for _, row in read_rows()), path), tau),
+    len(rankings),
     tau,
     curve,
     raised,
-    len(tables),
+    len(rankings.tables),
     distances=(distances[0], distances[1]),
     shares_right=(shares[0], shares[1]),
     gained=gained,
     lost=lost,
   )
+
+
+def _named(rows: Iterable[Row], tau: float) -> Iterator[Row]:
+  """Yields corrected rows under the name of another arm."""
+  for row in rows:
+    yield row | {"arm": f"{row.get('arm') or 'answers'}_corrected", "tau": tau}
 
 
 def lines(correction: Correction) -> list[str]:
@@ -123,27 +130,25 @@ def lines(correction: Correction) -> list[str]:
     text.append(f"  {name}: {'; '.join(changed) or 'none'}")
   right_before, right_after = correction.shares_right
   text.append(
-    f"{len(correction.rows):,} queries, right {right_before:.3f} before and {right_after:.3f} after"
+    f"{correction.queries:,} queries, right {right_before:.3f} before and {right_after:.3f} after"
   )
   return text
 
 
 def _reference_priors(
   path: str,
-  rows: Sequence[Row],
-  tables: Tables,
+  rankings: Rankings,
   options: CorrectionOptions,
 ) -> dict[str, np.ndarray]:
   """Returns the reference's prior of each relation's candidates."""
   if options.counts:
-    return prior_correction.counted_priors(tables, counts.read_counts(options.counts))
-  return priors_before(path, rows, tables, options.reference or "", options.columns)
+    return prior_correction.counted_priors(rankings.tables, counts.read_counts(options.counts))
+  return priors_before(path, rankings, options.reference or "", options.columns)
 
 
 def priors_before(
   path: str,
-  rows: Sequence[Row],
-  tables: Tables,
+  rankings: Rankings,
   reference: str,
   columns: Mapping[str, str] | None,
 ) -> dict[str, np.ndarray]:
@@ -151,41 +156,44 @@ def priors_before(
 
   Args:
     path: of the predictions to correct, or what they are, for errors.
-    rows: those predictions.
-    tables: of their candidates.
+    rankings: of those predictions.
     reference: path of the predictions before.
-    columns: names of its columns, as `read_all_rows` takes them.
+    columns: names of its columns, as `whole_rows` takes them.
 
   Raises:
     UserError: the two are not of the same queries and candidates.
   """
-  reference_rows = read_all_rows(reference, columns)
-  prior_correction.check_same_queries(rows, path, reference_rows, reference)
-  reference_tables = prior_correction.tables_of(reference_rows, reference)
-  prior_correction.check_same_candidates(tables, path, reference_tables, reference)
-  return prior_correction.priors_of(reference_tables)
+  gatherer = Gatherer(reference, rankings.codes).add(whole_rows(reference, columns))
+  others = gatherer.rankings()
+  prior_correction.check_same_queries(rankings, path, others, reference)
+  prior_correction.check_same_candidates(rankings.tables, path, others.tables, reference)
+  return prior_correction.priors_of(others.tables)
 
 
 def _choose_tau(
   path: str,
-  rows: Sequence[Row],
-  tables: Tables,
+  rankings: Rankings,
   ratios: Mapping[str, np.ndarray],
   options: CorrectionOptions,
 ) -> tuple[float, Curve]:
   """Returns the tau that is best on the development predictions, and the curve."""
   development = options.development or ""
-  development_rows = read_all_rows(development, options.columns)
-  prior_correction.check_separate_subjects(rows, path, development_rows, development)
+  gatherer = Gatherer(development).add(whole_rows(development, options.columns))
+  others = gatherer.rankings()
+  prior_correction.check_separate_subjects(
+    rankings.subjects(), path, others.subjects(), development
+  )
   if options.finetuning:
     facts = sources.read_facts(options.finetuning)
     prior_correction.check_separate_subjects(
-      facts, options.finetuning, development_rows, development
+      ((fact["subject"], fact["relation"]) for fact in facts),
+      options.finetuning,
+      others.subjects(),
+      development,
     )
-  development_tables = prior_correction.tables_of(development_rows, development)
-  unknown = [relation for relation in development_tables if relation not in tables]
+  unknown = [relation for relation in others.tables if relation not in rankings.tables]
   if unknown:
     raise UserError(f"{development}: expected relations of {path}, got {', '.join(unknown)}")
-  shared_tables = {relation: tables[relation] for relation in development_tables}
-  prior_correction.check_same_candidates(shared_tables, path, development_tables, development)
-  return prior_correction.choose_tau(development_tables, development_rows, ratios)
+  shared_tables = {relation: rankings.tables[relation] for relation in others.tables}
+  prior_correction.check_same_candidates(shared_tables, path, others.tables, development)
+  return prior_correction.choose_tau(others.tables, others.accepted, ratios)

@@ -3,18 +3,21 @@
 p'(o|q) is proportional to p(o|q) (prior_reference(o) / prior(o))^tau within the candidates of q's
 relation, where prior(o) is the mean of p(o|q) over the queries of the relation: no labels needed.
 (Label shift: Saerens et al. 2002; for prompted models: Zhao et al. 2021, "Calibrate before use".)
-Numpy on rows.
+A file is gone through twice: first for its numbers and codes (`Rankings`: 8 bytes a candidate, and
+some 30 a row), then, row by row, to write it again. Numpy on rows.
 """
 
+import array
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from factshock.facts.counts import count_of
-from factshock.predictions import accuracy, writing
+from factshock.predictions import accuracy, overlap, writing
 from factshock.predictions.rows import Row
 from factshock.runtime.errors import UserError
 from factshock.types import Answer
@@ -29,12 +32,12 @@ class Table:
 
   Attributes:
     names: candidate answers, sorted [C].
-    indices: index of each query's row [Q].
+    indices: index of each query's row, rising [Q].
     log_p_QxC: log p(candidate | query), natural log, normalised.
   """
 
   names: list[str]
-  indices: list[int]
+  indices: Sequence[int]
   log_p_QxC: np.ndarray
 
 
@@ -43,6 +46,7 @@ Priors: TypeAlias = Mapping[str, np.ndarray]  # relation -> p of its candidates 
 
 _ROUNDING = 1e-6  # a log-probability may be above 0 by
 ANSWER_COLUMNS = ("prediction", "score", "candidates")
+_BLOCK = 1 << 12  # rows that are corrected at a time
 
 
 class AnswerChange(NamedTuple):
@@ -54,7 +58,78 @@ class AnswerChange(NamedTuple):
   after: int
 
 
-def tables_of(rows: Sequence[Row], path: str) -> dict[str, Table]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rankings:
+  """What the correction needs of the rows of a file [N].
+
+  Attributes:
+    tables: the candidates by relation.
+    codes: codes of texts, those of other files too.
+    subject_N, relation_N, object_N: int32 codes of each query.
+    accepted: the object and its aliases, each distinct tuple held once.
+    predicted: how often each (relation, answer) is predicted.
+  """
+
+  tables: dict[str, Table]
+  codes: overlap.Codes
+  subject_N: np.ndarray
+  relation_N: np.ndarray
+  object_N: np.ndarray
+  accepted: "list[tuple[str, ...]]"
+  predicted: collections.Counter[Answer]
+
+  def __len__(self) -> int:
+    return len(self.accepted)
+
+  def subjects(self) -> Iterator[tuple[str, str]]:
+    """Yields subject and relation of each row."""
+    texts = list(self.codes)
+    for subject, relation in zip(self.subject_N.tolist(), self.relation_N.tolist()):
+      yield texts[subject], texts[relation]
+
+
+class Gatherer:
+  """Gathers the rankings of rows that are gone through once."""
+
+  def __init__(self, path: str, codes: overlap.Codes | None = None) -> None:
+    self._tables = _Tables(path)
+    self._codes = overlap.Codes() if codes is None else codes
+    self._columns = [array.array("i") for _ in range(3)]
+    self._accepted: list[tuple[str, ...]] = []
+    self._distinct: dict[tuple[str, ...], tuple[str, ...]] = {}
+    self._predicted: collections.Counter[Answer] = collections.Counter()
+
+  def __len__(self) -> int:
+    return len(self._accepted)
+
+  def add(self, rows: Iterable[tuple[str, Row]]) -> "Gatherer":
+    """Adds rows, each with its context for messages."""
+    codes = self._codes
+    for context, row in rows:
+      self._tables.add(context, row)
+      for column, name in zip(self._columns, ("subject", "relation", "object")):
+        column.append(codes[row[name]])
+      key = (row["object"], *(row.get("aliases") or ()))
+      self._accepted.append(self._distinct.setdefault(key, key))
+      if "prediction" in row:
+        self._predicted[row["relation"], row["prediction"]] += 1
+    return self
+
+  def rankings(self) -> Rankings:
+    """Returns what was gathered; errors are those of `tables_of`."""
+    subject_N, relation_N, object_N = (np.frombuffer(codes, np.int32) for codes in self._columns)
+    return Rankings(
+      self._tables.tables(),
+      self._codes,
+      subject_N,
+      relation_N,
+      object_N,
+      self._accepted,
+      self._predicted,
+    )
+
+
+def tables_of(rows: Iterable[Row], path: str) -> dict[str, Table]:
   """Returns the table of each relation of rows with candidates, the same ones in all its rows.
 
   Args:
@@ -65,57 +140,96 @@ def tables_of(rows: Sequence[Row], path: str) -> dict[str, Table]:
     UserError: rows without candidates, or candidates that differ within a relation; says how many
       and how to get them.
   """
-  without = sum(not row.get("candidates") for row in rows)
-  if without:
-    raise UserError(
-      f"{path}: expected candidates in every row, got none in {without:,} of {len(rows):,}; rank "
-      "the answers (answer --method=rank) instead of generating them"
-    )
-  indices: dict[str, list[int]] = collections.defaultdict(list)
-  for index, row in enumerate(rows):
-    indices[row["relation"]].append(index)
-  return {
-    relation: _table(relation, rows, its_indices, path) for relation, its_indices in indices.items()
-  }
+  tables = _Tables(path)
+  for number, row in enumerate(rows, 1):
+    tables.add(f"{path}: row {number}", row)
+  return tables.tables()
 
 
-def _table(
-  relation: str,
-  rows: Sequence[Row],
-  indices: list[int],
-  path: str,
-) -> Table:
-  first = rows[indices[0]]
-  names = sorted(name for name, _ in first["candidates"])
-  column = {name: i for i, name in enumerate(names)}
-  differing = [index for index in indices if not _has_candidates(rows[index], column, len(names))]
-  if differing or len(column) < len(names):
-    raise UserError(
-      f"{path}: relation {relation!r}: expected the same candidates in each of {len(indices):,} "
-      f"rows, got others in {len(differing):,}; write all of them, not the best few "
-      "(answer --top=0, or config.answering.top=0)"
-    )
-  log_p_QxC = np.empty((len(indices), len(names)))
-  for query, index in enumerate(indices):
-    for name, score in rows[index]["candidates"]:
-      log_p_QxC[query, column[name]] = score
-  if log_p_QxC.max(initial=0.0) > _ROUNDING:
-    raise UserError(
-      f"{path}: relation {relation!r}: expected log-probabilities, at most 0, in candidates, got "
-      f"{log_p_QxC.max():g}; are they probabilities? write their natural logarithms"
-    )
-  return Table(names, indices, _normalised(log_p_QxC))
+class _Tables:
+  """Collects the tables of rows, and counts the rows that do not fit."""
+
+  def __init__(self, path: str) -> None:
+    self._path = path
+    self._rows = 0
+    self._without = 0
+    self._relations: dict[str, _Ranked] = {}
+
+  def add(self, context: str, row: Row) -> None:
+    """Adds a row."""
+    index = self._rows
+    self._rows += 1
+    candidates: Any = row.get("candidates")
+    if not candidates:
+      self._without += 1
+      return
+    try:
+      by_name = dict[str, float](candidates)
+      ranked = self._relations.get(row["relation"])
+      if ranked is None:
+        ranked = self._relations[row["relation"]] = _Ranked(sorted(by_name))
+      ranked.add(index, by_name, len(candidates))
+    except (TypeError, ValueError):
+      raise UserError(
+        f"{context}: expected candidates as a list of [text, log-probability], got "
+        f"{str(candidates)[:80]}"
+      ) from None
+
+  def tables(self) -> dict[str, Table]:
+    """Returns the tables."""
+    if self._without:
+      raise UserError(
+        f"{self._path}: expected candidates in every row, got none in {self._without:,} of "
+        f"{self._rows:,}; rank the answers (answer --method=rank) instead of generating them"
+      )
+    return {
+      relation: ranked.table(f"{self._path}: relation {relation!r}")
+      for relation, ranked in self._relations.items()
+    }
 
 
-def _has_candidates(
-  row: Row,
-  known: Mapping[str, int],
-  count: int,
-) -> bool:
-  candidates = row["candidates"]
-  if len(candidates) != count:
-    return False
-  return all(name in known for name, _ in candidates)
+class _Ranked:
+  """Rows of one relation: their scores in the order of the candidates' names."""
+
+  def __init__(self, names: list[str]) -> None:
+    self._names = names
+    self._indices = array.array("i")
+    self._scores = array.array("d")
+    self._differing = 0
+
+  def add(
+    self,
+    index: int,
+    by_name: Mapping[str, float],
+    listed: int,
+  ) -> None:
+    """Adds a row with so many candidates listed; a TypeError where a score is no number."""
+    self._indices.append(index)
+    try:
+      scores = [by_name[name] for name in self._names]
+    except KeyError:
+      scores = []
+    if listed == len(by_name) == len(scores):
+      self._scores.fromlist(scores)
+    else:
+      self._differing += 1
+
+  def table(self, context: str) -> Table:
+    """Returns the table, in the place of the scores."""
+    if self._differing:
+      raise UserError(
+        f"{context}: expected the same candidates in each of {len(self._indices):,} rows, got "
+        f"others in {self._differing:,}; write all of them, not the best few (answer --top=0, or "
+        "config.answering.top=0)"
+      )
+    log_p_QxC = np.frombuffer(self._scores).reshape(len(self._indices), len(self._names))
+    if log_p_QxC.max(initial=0.0) > _ROUNDING:
+      raise UserError(
+        f"{context}: expected log-probabilities, at most 0, in candidates, got "
+        f"{log_p_QxC.max():g}; are they probabilities? write their natural logarithms"
+      )
+    log_p_QxC -= _total(log_p_QxC)
+    return Table(self._names, self._indices, log_p_QxC)
 
 
 def priors_of(tables: Tables) -> dict[str, np.ndarray]:
@@ -226,33 +340,114 @@ def correct(
     ratios: logs of ratios, as from `log_ratios`.
     tau: strength of the correction; 0 changes nothing, 1 is Bayes' rule.
   """
-  corrected: dict[str, Table] = {}
-  for relation, table in tables.items():
-    log_p_QxC = table.log_p_QxC + tau * ratios[relation]
-    corrected[relation] = dataclasses.replace(table, log_p_QxC=_normalised(log_p_QxC))
-  return corrected
+  return dict(Corrected(tables, ratios, tau))
 
 
-def share_right(tables: Tables, rows: Sequence[Row]) -> float:
+class Corrected(Mapping[str, Table]):
+  """The tables of `correct`, each made when it is asked for, so that few are held."""
+
+  def __init__(
+    self,
+    tables: Tables,
+    ratios: Priors,
+    tau: float,
+  ) -> None:
+    self._tables = tables
+    self._ratios = ratios
+    self._tau = tau
+
+  def __getitem__(self, relation: str) -> Table:
+    return self.part(relation, self._tables[relation])
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._tables)
+
+  def __len__(self) -> int:
+    return len(self._tables)
+
+  def part(self, relation: str, table: Table) -> Table:
+    """Returns the corrected table of some queries of a relation."""
+    log_p_QxC = table.log_p_QxC + self._tau * self._ratios[relation]
+    log_p_QxC -= _total(log_p_QxC)
+    return dataclasses.replace(table, log_p_QxC=log_p_QxC)
+
+  def predicted(self) -> collections.Counter[Answer]:
+    """Returns how often each (relation, answer) is predicted, as `corrected_rows` has it."""
+    counter: collections.Counter[Answer] = collections.Counter()
+    for relation, table in self.items():
+      best_Q = writing.rounded(table.log_p_QxC).argmax(axis=1)
+      counts: list[int] = np.bincount(best_Q, minlength=len(table.names)).tolist()
+      counter.update({(relation, name): count for name, count in zip(table.names, counts) if count})
+    return counter
+
+  def rows(
+    self,
+    again: Iterable[Row],
+    path: str,
+  ) -> Iterator[Row]:
+    """Yields the corrected rows of the rows that the tables were made of, gone through again.
+
+    Args:
+      again: the rows, in their order.
+      path: the file, for the message.
+
+    Raises:
+      UserError: they are not those of the tables.
+    """
+    rows = iter(again)
+    done: collections.Counter[str] = collections.Counter()
+    while block := list(itertools.islice(rows, _BLOCK)):
+      yield from corrected_rows(self._block(block, done, path), block)
+    if any(done[relation] < len(table.indices) for relation, table in self._tables.items()):
+      raise _changed(path)
+
+  def _block(
+    self,
+    block: Sequence[Row],
+    done: collections.Counter[str],
+    path: str,
+  ) -> dict[str, Table]:
+    """Returns the corrected tables of some rows; counts the queries of each relation in `done`."""
+    places: dict[str, list[int]] = collections.defaultdict(list)
+    for place, row in enumerate(block):
+      places[row["relation"]].append(place)
+    tables: dict[str, Table] = {}
+    for relation, indices in places.items():
+      first = done[relation]
+      done[relation] += len(indices)
+      whole = self._tables.get(relation)
+      if whole is None or len(whole.indices) < done[relation]:
+        raise _changed(path)
+      log_p_QxC = whole.log_p_QxC[first : done[relation]]
+      tables[relation] = self.part(relation, Table(whole.names, indices, log_p_QxC))
+    return tables
+
+
+def _changed(path: str) -> UserError:
+  return UserError(f"{path}: expected the rows read before, got others; is it being written?")
+
+
+def share_right(tables: Tables, accepted: Sequence[Sequence[str]]) -> float:
   """Returns the share of rows whose likeliest candidate is the object or an alias.
 
   By exact match, as diagnose has it.
+
+  Args:
+    tables: the candidates.
+    accepted: the object and its aliases of each row.
   """
   right = 0.0
   for table in tables.values():
     best_Q: list[int] = table.log_p_QxC.argmax(axis=1).tolist()
     for index, best in zip(table.indices, best_Q):
-      row = rows[index]
-      aliases: list[str] = row.get("aliases") or []
-      accepted = [row["object"], *aliases]
-      scores = accuracy.score(table.names[best], accepted)
+      scores = accuracy.score(table.names[best], accepted[index])
       right += scores.exact_match
-  return right / len(rows)
+  return right / len(accepted)
 
 
 def choose_tau(
   tables: Tables,
-  rows: Sequence[Row],
+  accepted: Sequence[Sequence[str]],
   ratios: Priors,
   taus: Iterable[float] = TAUS,
 ) -> tuple[float, list[tuple[float, float]]]:
@@ -260,7 +455,7 @@ def choose_tau(
 
   Args:
     tables: of the development rows.
-    rows: the development rows.
+    accepted: the object and its aliases of each of these.
     ratios: logs of ratios, as from `log_ratios`.
     taus: the values tried.
 
@@ -269,8 +464,7 @@ def choose_tau(
   """
   curve: list[tuple[float, float]] = []
   for tau in taus:
-    corrected = correct(tables, ratios, tau)
-    curve.append((tau, share_right(corrected, rows)))
+    curve.append((tau, share_right(Corrected(tables, ratios, tau), accepted)))
   best_share = max(share for _, share in curve)
   best_taus = [tau for tau, share in curve if share == best_share]
   best_tau = min(best_taus, key=lambda tau: (abs(tau - 1), tau))
@@ -329,23 +523,21 @@ def prior_distance(tables: Tables, reference: Priors) -> float:
 
 
 def most_changed_answers(
-  before: Iterable[Row],
-  after: Iterable[Row],
+  before: collections.Counter[Answer],
+  after: collections.Counter[Answer],
   most: int = 5,
 ) -> tuple[list[AnswerChange], list[AnswerChange]]:
   """Returns the answers that gained most and those that lost most, by how often they are predicted.
 
   Args:
-    before: rows before the correction.
-    after: rows after it.
+    before: how often each (relation, answer) was predicted before the correction.
+    after: the same after it.
     most: how many of each are returned.
   """
-  count_before = _prediction_counts(before)
-  count_after = _prediction_counts(after)
   changes: list[AnswerChange] = []
-  for relation, answer in count_before | count_after:
+  for relation, answer in before | after:
     key = relation, answer
-    changes.append(AnswerChange(answer, relation, count_before[key], count_after[key]))
+    changes.append(AnswerChange(answer, relation, before[key], after[key]))
   changes.sort(key=_most_gained_first)
   gained = [change for change in changes if change.after > change.before]
   lost = [change for change in changes if change.after < change.before]
@@ -358,34 +550,34 @@ def _most_gained_first(change: AnswerChange) -> tuple[int, str, str]:
   return loss, change.relation, change.answer
 
 
-def _prediction_counts(rows: Iterable[Row]) -> collections.Counter[Answer]:
-  return collections.Counter((row["relation"], row["prediction"]) for row in rows)
-
-
 def check_same_queries(
-  rows: Sequence[Row],
+  rankings: Rankings,
   path: str,
-  others: Sequence[Row],
+  others: Rankings,
   other_path: str,
 ) -> None:
-  """Checks that two files hold the same queries.
+  """Checks that two files hold the same queries; their codes must be of one kind.
 
   Raises:
     UserError: they do not; says how many differ.
   """
-  queries = _query_counts(rows)
-  other_queries = _query_counts(others)
-  if queries != other_queries:
-    missing = (queries - other_queries).total()
-    extra = (other_queries - queries).total()
+  subject_N, relation_N, object_N = (
+    np.concatenate([getattr(one, name) for one in (rankings, others)]).astype(np.int64)
+    for name in ("subject_N", "relation_N", "object_N")
+  )
+  answers, answer_N = np.unique(relation_N * len(rankings.codes) + object_N, return_inverse=True)
+  _, key_N = np.unique(subject_N * len(answers) + answer_N, return_inverse=True)
+  count = int(key_N.max(initial=-1)) + 1
+  own, other = (
+    np.bincount(keys, minlength=count) for keys in (key_N[: len(rankings)], key_N[len(rankings) :])
+  )
+  missing = int(np.maximum(own - other, 0).sum())
+  extra = int(np.maximum(other - own, 0).sum())
+  if missing or extra:
     raise UserError(
-      f"{other_path}: expected the queries of {path}, got {missing:,} of its {len(rows):,} missing "
-      f"and {extra:,} others; ask both models the same facts"
+      f"{other_path}: expected the queries of {path}, got {missing:,} of its {len(rankings):,} "
+      f"missing and {extra:,} others; ask both models the same facts"
     )
-
-
-def _query_counts(rows: Iterable[Row]) -> collections.Counter[tuple[str, str, str]]:
-  return collections.Counter((row["subject"], row["relation"], row["object"]) for row in rows)
 
 
 def check_same_candidates(
@@ -414,18 +606,17 @@ def check_same_candidates(
 
 
 def check_separate_subjects(
-  rows: Iterable[Mapping[str, Any]],
+  subjects: Iterable[tuple[str, str]],
   path: str,
-  others: Iterable[Mapping[str, Any]],
+  others: Iterable[tuple[str, str]],
   other_path: str,
 ) -> None:
-  """Checks that two sets share no subject in a relation: one must not tell about the other.
+  """Checks that two sets share no (subject, relation): one must not tell about the other.
 
   Raises:
     UserError: they share some; says how many.
   """
-  subjects = _subject_keys(rows)
-  shared = subjects & _subject_keys(others)
+  shared = set(others).intersection(subjects)
   if shared:
     raise UserError(
       f"{other_path}: expected subjects that are not asked about in {path}, got {len(shared):,} "
@@ -433,10 +624,6 @@ def check_separate_subjects(
     )
 
 
-def _subject_keys(rows: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
-  return {(row["subject"], row["relation"]) for row in rows}
-
-
-def _normalised(scores_QxC: np.ndarray) -> np.ndarray:
-  total_Qx1 = np.logaddexp.reduce(scores_QxC, axis=1, keepdims=True)
-  return scores_QxC - total_Qx1
+def _total(scores_QxC: np.ndarray) -> np.ndarray:
+  """Returns the logarithm of the sum of each query's probabilities [Q, 1]."""
+  return np.logaddexp.reduce(scores_QxC, axis=1, keepdims=True)

@@ -71,6 +71,26 @@ def no_object(value: Any, context: str) -> UserError:
   return UserError(f"{context}: expected {EXPECTED}, got {type(value).__name__}{hint}")
 
 
+def whole_rows(path: str, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, Row]]:
+  """Yields each row of a predictions file with its context, as `read_rows`; each has a relation.
+
+  Raises:
+    UserError: a row without subject or object, no rows, or as `read_rows`.
+  """
+  context = ""
+  for context, row in read_rows(path, columns=columns):
+    missing = [name for name in ("subject", "object") if name not in row]
+    if missing:
+      raise UserError(
+        f"{context}: expected a row with subject and object, got no {', '.join(missing)} "
+        f"(columns: {', '.join(map(str, row))}); columns of other names: "
+        f"--columns={missing[0]}=NAME"
+      )
+    yield context, {"relation": foreign.NO_RELATION, **row}
+  if not context:
+    raise UserError(f"{path}: expected predictions, got no rows")
+
+
 def read_all_rows(path: str, columns: Mapping[str, str] | None = None) -> list[Row]:
   """Returns all rows of a predictions file.
 
@@ -81,19 +101,17 @@ def read_all_rows(path: str, columns: Mapping[str, str] | None = None) -> list[R
   Raises:
     UserError: a row without subject or object, no rows, or as `read_rows`.
   """
-  rows: list[Row] = []
-  for context, row in read_rows(path, columns=columns):
-    missing = [name for name in ("subject", "object") if name not in row]
-    if missing:
-      raise UserError(
-        f"{context}: expected a row with subject and object, got no {', '.join(missing)} "
-        f"(columns: {', '.join(map(str, row))}); columns of other names: "
-        f"--columns={missing[0]}=NAME"
-      )
-    rows.append({"relation": foreign.NO_RELATION, **row})
-  if not rows:
-    raise UserError(f"{path}: expected predictions, got no rows")
-  return rows
+  return [row for _, row in whole_rows(path, columns)]
+
+
+def rows_to_go_through_again(
+  path: str, columns: Mapping[str, str] | None = None
+) -> Callable[[], Iterable[tuple[str, Row]]]:
+  """Returns what gives `whole_rows` as often as it is called; of a pipe they are held."""
+  if os.path.isfile(path):
+    return lambda: whole_rows(path, columns)
+  held = list(whole_rows(path, columns))
+  return lambda: held
 
 
 def numbered_rows(

@@ -140,7 +140,7 @@ def shortened(rows: Iterable[Row], top: int | None) -> list[Row]:
 
 def _in_order(texts: Sequence[str], raw_scores: Sequence[float] | np.ndarray) -> list[list[Any]]:
   """Returns [text, rounded score] of each text, best first, ties by their names."""
-  scores: list[float] = _rounded(np.array(raw_scores, np.float64)).tolist()
+  scores: list[float] = rounded(np.array(raw_scores, np.float64)).tolist()
   ranked: list[list[Any]] = [[text, score] for text, score in zip(texts, scores)]
   ranked.sort(key=lambda answer: (-answer[1], answer[0]))
   return ranked
@@ -201,8 +201,8 @@ def text_rows(
     )
   labels = _labels(arm, seed, split, extra)
   raw_scores = np.asarray(scores, np.float64)
-  rounded: list[float] = _rounded(raw_scores).tolist()
-  answers = zip(facts, texts, rounded)
+  all_scores: list[float] = rounded(raw_scores).tolist()
+  answers = zip(facts, texts, all_scores)
   return [_row(fact, text, score, labels) for fact, text, score in answers]
 
 
@@ -281,10 +281,10 @@ def _score_matrix(
   by_name = sorted(range(len(names)), key=names.__getitem__)
   rows = [np.asarray(scores[index], np.float64) for index in indices]
   scores_QxC = np.stack(rows)
-  return _rounded(scores_QxC)[:, by_name]
+  return rounded(scores_QxC)[:, by_name]
 
 
-def _rounded(scores: np.ndarray) -> np.ndarray:
+def rounded(scores: np.ndarray) -> np.ndarray:
   """Rounds to 6 significant digits and 17 decimals; log 0 becomes LOWEST."""
   is_wrong = np.isnan(scores) | np.isposinf(scores)
   if is_wrong.any():
