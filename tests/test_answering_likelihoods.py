@@ -10,7 +10,7 @@ import pytest
 
 from factshock.answering import decoding, likelihoods
 from factshock.checkpoints.loading import LoadedModel
-from factshock.data import pretrained_tokenizers
+from factshock.data import decoder_text, pretrained_tokenizers
 from factshock.data.tokenizers import word_tokenizer
 from factshock.models import decoder, t5
 from factshock.runtime.errors import UserError
@@ -163,6 +163,6 @@ def test_generated_ids_end_where_the_answer_does(t5_model, llama_model):
     assert decoding.answer_tokens(LoadedModel(*t5_model), tokens) == [4, 5]
   assert decoding.answer_tokens(llama, [4, 5, llama.tokenizer.eos, -1]) == [4, 5]
   assert (
-    decoding.before_stop(" a b\nc", ("c", "\n")) == " a b"
-    and decoding.before_stop(" a ", ()) == " a "
+    decoder_text.before_stop(" a b\nc", ("c", "\n")) == " a b"
+    and decoder_text.before_stop(" a ", ()) == " a "
   )

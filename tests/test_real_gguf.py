@@ -16,7 +16,7 @@ import transformers
 
 from factshock.answering import decoding
 from factshock.checkpoints import loading
-from factshock.data import pretrained_tokenizers
+from factshock.data import decoder_text, pretrained_tokenizers
 from factshock.models import families
 from factshock.models.formats import huggingface
 
@@ -148,7 +148,7 @@ def test_greedy_answers_to_200_questions_are_the_same(path):
   for prompt, text, row in zip(prompts, texts, made):
     new = itertools.takewhile(lambda token: token not in ends, row)
     expected = model.tokenizer.decode(new)
-    if decoding.cut(expected, ()).strip() != text.strip():
+    if decoder_text.cut(expected, ()).strip() != text.strip():
       differing.append((prompt, text, expected))
   print(f"{len(prompts) - len(differing)} of {len(prompts)} answers are the same")
   assert not differing

@@ -91,7 +91,7 @@ def generate(
   encoded = _encode(model, prompts, options.max_length)
   _say_how_short(model, options.max_length)
   tokens, scores = _generate_tokens(model, encoded, stops, options, batch_size, first)
-  return [cut(answer_text(model, row), stops) for row in tokens], scores
+  return [decoder_text.cut(answer_text(model, row), stops) for row in tokens], scores
 
 
 def _generate_tokens(
@@ -159,7 +159,7 @@ def hypotheses(
   for tokens_KxT, scores_K in zip(tokens, scores):
     answers.append(
       [
-        (cut(answer_text(model, row), stops), float(score))
+        (decoder_text.cut(answer_text(model, row), stops), float(score))
         for row, score in zip(tokens_KxT, scores_K)
         if score > beams.LOWEST
       ]
@@ -253,14 +253,3 @@ def answer_text(model: LoadedModel, tokens: Iterable[int]) -> str:
   """Returns the answer in generated ids, without white space before it (a T5's: nor after it)."""
   text = model.tokenizer.decode(answer_tokens(model, tokens))
   return text.lstrip(" ") if model.decoder_only else text.strip()
-
-
-def before_stop(text: str, stops: Iterable[str]) -> str:
-  """Returns the text before the first of the stop strings."""
-  starts = [text.find(stop) for stop in stops if stop in text]
-  return text[: min(starts)] if starts else text
-
-
-def cut(text: str, stops: Iterable[str]) -> str:
-  """Returns the text before the first of the stop strings, without white space around it."""
-  return before_stop(text, stops).strip()

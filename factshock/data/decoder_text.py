@@ -210,3 +210,14 @@ def _prepare_text(
     }
 
   return make
+
+
+def before_stop(text: str, stops: Iterable[str]) -> str:
+  """Returns the text before the first of the stop strings."""
+  starts = [text.find(stop) for stop in stops if stop in text]
+  return text[: min(starts)] if starts else text
+
+
+def cut(text: str, stops: Iterable[str]) -> str:
+  """Returns the text before the first of the stop strings, without white space around it."""
+  return before_stop(text, stops).strip()

@@ -235,7 +235,7 @@ class FactshockLM(LM):
       stopped=decoding.stopped_after(model, generation.until),
     )
     texts = [model.tokenizer.decode(decoding.answer_tokens(model, row)) for row in tokens]
-    return [decoding.before_stop(text, generation.until) for text in texts]
+    return [decoder_text.before_stop(text, generation.until) for text in texts]
 
   def _shorten(self, contexts: Sequence[list[int]], more: Sequence[int]) -> Sequence[list[int]]:
     """Returns the ends of contexts that the model can read; prints how many were cut.
