@@ -9,6 +9,7 @@ TEST = [
   "torch==2.13.0",
   "safetensors>=0.4",
   "gguf>=0.17",
+  "httpx>=0.27,<1",
   "jinja2>=3.1",
   "peft>=0.15",
   "pyoxigraph>=0.5",
@@ -65,6 +66,8 @@ setuptools.setup(
     "beam": ["apache-beam>=2.60"],
     # Models as .gguf files, llama.cpp's format.
     "gguf": ["gguf>=0.17"],
+    # Models that a server answers for (endpoint:URL?model=NAME).
+    "served": ["httpx>=0.27,<1"],
     "gpu": ["jax[cuda13]"],
     "gpu_cuda12": ["jax[cuda12]"],  # for drivers before 580
     "tpu": ["jax[tpu]"],

@@ -7,7 +7,15 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-JAX_FREE = ("runtime", "facts", "predictions", "diagnosis", "knowledge_graph", "report")
+JAX_FREE = (
+  "runtime",
+  "facts",
+  "predictions",
+  "served",
+  "diagnosis",
+  "knowledge_graph",
+  "report",
+)
 
 
 def modules(folder):
