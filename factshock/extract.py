@@ -36,7 +36,7 @@ then stays until the new extraction is whole, and after an error.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -187,9 +187,9 @@ def main(argv: Sequence[str]) -> None:
     None if values.predictions else _relations_of_model,
   )
   queries = extracting.find_queries(values.queries, values.subjects, values.ask, relations)
-  predictions, calibration = values.predictions, values.calibration
+  predictions, calibration, asked = values.predictions, values.calibration, None
   if not values.predictions:
-    predictions, calibration = _ask_model(queries, relations)
+    (predictions, calibration), asked = _ask_model(queries, relations)
   options = pipeline.Options(
     model=_model_identity(),
     rule=values.rule,
@@ -204,6 +204,7 @@ def main(argv: Sequence[str]) -> None:
     queries=queries if values.predictions else None,
     prior_correction=values.prior_correction,
     columns=columns.given(),
+    asked=asked,
   )
   summary = extracting.extract(values.output, predictions, calibration, options, values.overwrite)
   print("\n".join(pipeline.terminal_lines(summary, values.output)))
@@ -219,11 +220,12 @@ def _relations_of_model() -> str:
 def _ask_model(
   queries: "Sequence[Row] | None",
   relations: "Mapping[str, Relation]",
-) -> tuple[str, str]:
+) -> "tuple[tuple[str, str], dict[str, Any]]":
   """Asks the model the queries and the calibration facts.
 
   Returns:
-    The paths of the predictions on queries and on calibration facts, in the output folder.
+    The paths of the predictions on queries and on calibration facts, in the output folder, and how
+    the model was asked.
   """
   from factshock.answering import candidates
   from factshock.answering.prompting import Prompting
@@ -242,9 +244,15 @@ def _ask_model(
     samples=values.samples,
     list_all=bool(values.prior_correction),
   )
-  opened = loading.open_model(values.model, values.config, values.tokenizer, values.answer_dtype)
-  candidates.answer_queries(*opened, queries or [], known, paths, relations, options)
-  return paths
+  dtype = values.answer_dtype
+  opened = loading.open_model(values.model, values.config, values.tokenizer, dtype)
+  sample = candidates.answer_queries(*opened, queries or [], known, paths, relations, options)
+  _, origin = opened
+  del opened  # its weights make room for those of the model's own dtype
+  if dtype not in (None, origin.own_dtype) and options.method != "votes":
+    again = loading.open_model(values.model, values.config, values.tokenizer)
+    sample.say_how_many_are_equal(*again, options, dtype)
+  return paths, options.described(origin)
 
 
 def _model_identity() -> "pipeline.ModelIdentity":

@@ -3,12 +3,15 @@ extraction that follows.
 """
 
 import gzip
+import importlib
 import json
+import re
 
 import answered
 import numpy as np
 import pytest
 import tiny_folders
+import verb_flags
 
 from factshock.answering import asking, candidates, decoding
 from factshock.answering.prompting import Prompting
@@ -166,6 +169,56 @@ def test_from_a_model_to_a_graph(home, tmp_path):
   found = list(canonical.read(str(tmp_path / "g/triples.jsonl")))
   accepted = [row["subject"] for row in found if row["accepted"]]
   assert summary["counts"]["queries"] == 20 and 0 < len(accepted) == len(set(accepted))
+
+
+def extracted(monkeypatch, home, tmp_path, *flags):
+  """extraction.json of the verb, which asks the T5 four queries and is calibrated on the others."""
+  facts = schema.read_facts(home / "facts.jsonl")
+  schema.write_facts(tmp_path / "q.jsonl", facts[:4])
+  schema.write_facts(tmp_path / "k.jsonl", facts[4:])
+  values = verb_flags.defined(monkeypatch, "extract")
+  values(
+    [
+      "extract",
+      f"--model={home}/t5",
+      f"--queries={tmp_path}/q.jsonl",
+      f"--calibration={tmp_path}/k.jsonl",
+      f"--relations={home}/relations.jsonl",
+      f"--output={tmp_path}/graph",
+      "--prompt=question",
+      "--rule=f1",
+      "--overwrite",
+      *flags,
+    ]
+  )
+  importlib.import_module("factshock.extract").main([])  # `factshock.extract` is the function
+  return json.loads((tmp_path / "graph" / "extraction.json").read_text())
+
+
+def test_an_extraction_says_how_the_model_was_asked(home, tmp_path, monkeypatch, capsys):
+  summary = extracted(monkeypatch, home, tmp_path, "--answer_dtype=float32")
+  nothing = {"beams": None, "samples": None, "max_tokens": None}
+  asked = {"method": "rank", "prompt": "question", "shots": 0, "answer_dtype": "float32"}
+  assert summary["asked"] == {**asked, **nothing} and "asked" in summary["notes"]
+  page = (tmp_path / "graph" / "report.html").read_text()
+  assert "method rank; prompt question; shots 0; answer dtype float32" in page
+  assert "to compare" not in capsys.readouterr().out  # it is the model's own dtype
+
+
+def test_an_extraction_in_another_dtype_says_how_many_answers_change(
+  home, tmp_path, monkeypatch, capsys
+):
+  flags = ("--method=beam", "--beams=2", "--max_tokens=3", "--answer_dtype=bfloat16")
+  summary = extracted(monkeypatch, home, tmp_path, *flags)
+  asked = summary["asked"]
+  assert (asked["beams"], asked["max_tokens"], asked["samples"]) == (2, 3, None)
+  assert asked["answer_dtype"] == "bfloat16"
+  said = capsys.readouterr().out
+  facts = schema.read_facts(home / "facts.jsonl")
+  number = len({(fact["subject"], fact["relation"]) for fact in facts})
+  number = len(range(0, number, -(-number // 100)))
+  assert f"asking {number} of the questions in float32 too, to compare" in said
+  assert re.search(rf"\d+ of {number} answers in bfloat16 are those of float32", said)
 
 
 def test_queries_and_what_they_cannot_be(tmp_path):

@@ -17,6 +17,7 @@ import factshock
 from factshock.answering import batches, sampling
 from factshock.answering.asking import AnswerOptions
 from factshock.answering.decoding import DecodingOptions
+from factshock.checkpoints import loading
 from factshock.checkpoints.loading import LoadedModel
 from factshock.devices import partitioning
 from factshock.models import decoder, families, int8, layers, lora, products, t5
@@ -148,7 +149,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", ["rank", "generate"])
-def test_it_is_said_how_many_answers_stay_the_same(folder, tmp_path, capsys, mode):
+def test_it_is_said_how_many_answers_stay_the_same(folder, tmp_path, capsys, monkeypatch, mode):
   facts = [
     {"subject": name, "relation": "born", "object": place}
     for name, place in zip(("Ada", "Grace", "Byron"), ("London", "Paris", "Rome"))
@@ -178,8 +179,14 @@ def test_it_is_said_how_many_answers_stay_the_same(folder, tmp_path, capsys, mod
   equal = sum(row["prediction"] == other["prediction"] for row, other in zip(own, in_int8))
   assert f"{equal} of 3 answers in int8 are those of float32" in capsys.readouterr().out
   assert [row["score"] for row in own] != [row["score"] for row in in_int8]
+  opened = []
+  open_model = loading.open_model
+  monkeypatch.setattr(
+    loading, "open_model", lambda *given: opened.append(given) or open_model(*given)
+  )
   answered("float32")
   assert "to compare" not in capsys.readouterr().out
+  assert len(opened) == 1  # not a second time to see that this is its own dtype
 
 
 def test_the_python_api_takes_a_dtype(folder):

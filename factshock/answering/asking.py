@@ -44,7 +44,6 @@ from factshock.types import Candidates, Fact, Relation
 _NO_SHOTS = Prompting()
 _FOUR_SHOTS = Prompting(shots=4)
 _GREEDY = DecodingOptions(max_length=16)
-_COMPARED = 100  # answers at most, with those of the model's own dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +139,10 @@ def answer_facts(
     asker, asked = _prepare(model, origin, stream, options)
     asked |= _identity(checkpoint, model, options)
     model = _placed(model, asker.form)
-    answers = _Answers(asker, origin, output, -(-stream.count // _COMPARED))
+    answers = _Answers(asker, origin, output, -(-stream.count // candidates.COMPARED))
     asking = parts.Asking(stream, functools.partial(asker.rows, model), asked, answers.write)
     tally = parts.run(output, asking, parts.SIZE)
-  if options.dtype is not None and tally is not None:
+  if options.dtype not in (None, origin.own_dtype) and tally is not None:
     del model, asking  # its weights make room for those of the model's own dtype
     _say_how_many_are_equal(asker, answers, stream, checkpoint, config)
   return tally

@@ -12,10 +12,12 @@ from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
+from factshock.runtime import messages
 from factshock.runtime.progress import Progress
 from factshock.types import Candidates, Fact, Relation
 
 METHODS = ("rank", "greedy", "beam", "votes")
+COMPARED = 100  # answers at most, with those of the model's own dtype
 _NO_SHOTS = Prompting()
 
 
@@ -43,6 +45,61 @@ class QueryOptions:
   samples: int = 16
   temperature: float = 1.0
   list_all: bool = False
+
+  def described(self, origin: Origin) -> dict[str, Any]:
+    """Returns how a model is asked, as extraction.json says it; None is what has no say in it."""
+    generates = self.method != "rank"
+    return {
+      "method": self.method,
+      "prompt": self.prompting.form_for(origin),
+      "shots": self.prompting.shots,
+      "beams": self.beams if self.method == "beam" else None,
+      "samples": self.samples if self.method == "votes" else None,
+      "max_tokens": self.max_tokens if generates else None,
+      "answer_dtype": origin.dtype,
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+  """Some of the queries that a model has answered, with all that it takes to ask them again.
+
+  Attributes:
+    facts: the queries.
+    texts: their prompts.
+    candidates: the answers that "rank" compares.
+    labels: columns of every row.
+    predictions: the answers that were given.
+  """
+
+  facts: Sequence[Row]
+  texts: Sequence[str]
+  candidates: Candidates | None
+  labels: Mapping[str, Any]
+  predictions: Sequence[str]
+
+  def say_how_many_are_equal(
+    self,
+    model: LoadedModel,
+    origin: Origin,
+    options: QueryOptions,
+    dtype: str,
+  ) -> None:
+    """Asks again; prints how many of the answers that were given in a dtype stay the same.
+
+    Args:
+      model: the model in its own dtype.
+      origin: what its folder says of it.
+      options: how the queries were asked.
+      dtype: what the model was computed in before.
+    """
+    number = len(self.facts)
+    messages.say(f"asking {number} of the questions in {origin.own_dtype} too, to compare")
+    again = rows(
+      model, origin, self.facts, self.texts, options, candidates=self.candidates, **self.labels
+    )
+    equal = sum(row["prediction"] == before for row, before in zip(again, self.predictions))
+    messages.say(f"{equal} of {number} answers in {dtype} are those of {origin.own_dtype}")
 
 
 def rows(
@@ -124,10 +181,10 @@ def answer_queries(
   outputs: Sequence[str],
   relations: Mapping[str, Relation],
   options: QueryOptions,
-) -> None:
+) -> Sample:
   """Answers queries and calibration facts, and writes a predictions file of each.
 
-  Each (subject, relation) is put to the model once.
+  Each (subject, relation) is put to the model once. Returns some of them with their answers.
 
   Args:
     model: the model to ask.
@@ -143,15 +200,17 @@ def answer_queries(
   """
   unique = _unique_queries([*queries, *known_facts])
   facts = list(unique.values())
-  candidates = None
-  if options.method == "rank":
-    candidates = _candidates(facts, known_facts, origin, options)
+  is_ranked = options.method == "rank"
+  candidates = _candidates(facts, known_facts, origin, options) if is_ranked else None
   texts = _write_prompts(model, origin, facts, relations, options.prompting)
   labels = {"arm": origin.arm, "seed": origin.seed, "split": "queries"}
   answers = rows(model, origin, facts, texts, options, candidates=candidates, **labels)
   answer_of = dict(zip(unique, answers))
   for path, query_rows in zip(outputs, (queries, known_facts)):
     _write(path, query_rows, answer_of)
+  step = -(-len(facts) // COMPARED)
+  predictions = [row["prediction"] for row in answers[::step]]
+  return Sample(facts[::step], texts[::step], candidates, labels, predictions)
 
 
 def _write_prompts(

@@ -68,11 +68,16 @@ class Origin:
     experiment: the config of the experiment that made it, or DEFAULTS; read are its sections
       `answering` and `finetune`.
     record: the checkpoint's record (arm, seed, workdir ...); of a HuggingFace model `arm` alone.
+    dtype: what the model was opened to be computed in, one of answer_dtypes.NAMES; None where
+      nothing says so.
+    own_dtype: what it is computed in where nothing else is asked for.
   """
 
   checkpoint: str
   experiment: Mapping[str, Any]
   record: Mapping[str, Any]
+  dtype: str | None = None
+  own_dtype: str | None = None
 
   @property
   def batch_size(self) -> int:
@@ -141,6 +146,7 @@ def open_model(
   if dtype != answer_dtypes.INT8:
     return _open(checkpoint, config, tokenizer, dtype)
   model, origin = _open(checkpoint, config, tokenizer, None)
+  origin = dataclasses.replace(origin, dtype=dtype)
   return model.with_params(int8.quantised(model.params)), origin
 
 
@@ -161,16 +167,18 @@ def _open(
   platform = mesh.devices.flat[0].platform
   if own:
     model = _open_checkpoint(checkpoint, experiment, record, tokenizer, platform)
+    own_dtype = model.model_config.dtype
   else:
-    named_dtype = dtype or given.get("model", {}).get("dtype", model_config.AUTO)
-    model = _open_pretrained(checkpoint, tokenizer, named_dtype, platform)
+    configured = given.get("model", {}).get("dtype", model_config.AUTO)
+    own_dtype = _dtype_of_pretrained(checkpoint, configured, platform)
+    model = _open_pretrained(checkpoint, tokenizer, dtype or configured, platform)
     _check_same_model(model, given, platform)
     name = os.path.basename(os.path.normpath(checkpoint))
     record = {"arm": name.removesuffix(gguf_files.ENDING)}
-  origin = Origin(checkpoint, experiment, record)
   if dtype is not None:
     computed = dataclasses.replace(model.model_config, dtype=dtype)
     model = dataclasses.replace(model, model_config=computed)
+  origin = Origin(checkpoint, experiment, record, str(model.model_config.dtype), str(own_dtype))
   return dataclasses.replace(model, mesh=mesh), origin
 
 
@@ -316,8 +324,20 @@ def _open_pretrained(
   pretrained_tokenizers.check_fits(tokenizer, config.vocab_size, source)
   if not families.of(config).decoder_only:
     pretrained_tokenizers.check_has_sentinels(tokenizer, tokenizer_path or source)
-  if dtype == model_config.AUTO and platform == "cpu" and config.dtype != "float32":
+  computed = _dtype_of_pretrained(source, dtype, platform)
+  if dtype == model_config.AUTO and computed != config.dtype:
     console.say_once(f"{source}: computed in float32, as a CPU is faster at it than at bfloat16")
-    dtype = "float32"
+    dtype = computed
   params, config = huggingface.load(source, dtype=None if dtype == model_config.AUTO else dtype)
   return LoadedModel(params, config, tokenizer)
+
+
+def _dtype_of_pretrained(
+  source: str,
+  dtype: str,
+  platform: str,
+) -> str:
+  """Returns what a dtype stands for: "auto" is the model's own, but float32 on a CPU."""
+  if dtype != model_config.AUTO:
+    return dtype
+  return "float32" if platform == "cpu" else str(huggingface.config_of(source).dtype)

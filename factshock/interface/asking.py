@@ -82,7 +82,7 @@ def answer_extraction(
 
   Returns:
     The paths of the predictions on queries and on calibration facts, and the options with the
-    relations.
+    relations, and with how the model was asked.
 
   Raises:
     UserError: there are no queries, or some are calibrated on.
@@ -95,4 +95,5 @@ def answer_extraction(
     how, answer_set=options.answer_set, list_all=bool(options.prior_correction)
   )
   candidates.answer_queries(model.loaded, model.origin, queries or [], known, paths, relations, how)
-  return paths, dataclasses.replace(options, relations=relations)
+  asked = how.described(model.origin)
+  return paths, dataclasses.replace(options, relations=relations, asked=asked)

@@ -50,6 +50,9 @@ _PREVIOUS = "extraction.previous"
 REPORT = "report.html"
 _CORRECTED = ("corrected_predictions.jsonl.gz", "corrected_calibration.jsonl.gz")
 NOTES = {
+  "asked": "How the model was asked: method, form of the prompts, answered questions before each, "
+  "hypotheses of a beam, samples of a vote, longest answer in tokens, and what the model was "
+  "computed in. Nothing where its predictions were given.",
   "confidence": "The probability that an answer is right, by calibration queries that the curves "
   "have not seen.",
   "threshold": "Answers with at least this confidence are accepted. It is the lowest at which the "
@@ -91,6 +94,7 @@ class Options:
     prior_correction: "counts", or the path of predictions before finetuning on queries and
       calibration together, or None.
     columns: our names of columns -> those of the predictions files, where they differ.
+    asked: how the model was asked (notes: `asked`), or None where predictions were given.
   """
 
   model: ModelIdentity
@@ -106,6 +110,7 @@ class Options:
   queries: Sequence[Mapping[str, Any]] | None = None
   prior_correction: str | None = None
   columns: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+  asked: Mapping[str, Any] | None = None
 
 
 class _Inputs(NamedTuple):
@@ -255,6 +260,7 @@ def extract(folder: str, predictions: str, calibration_path: str, options: Optio
   outputs = _write_outputs(folder, inputs, decision, run, options)
   summary: Summary = {
     "run": {**run, "ended": _now()},
+    "asked": options.asked and dict(options.asked),
     "counts": _counts(inputs.labelled, decision.outcome),
     "promise": _promise(decision),
     "quality": _quality(inputs, options),

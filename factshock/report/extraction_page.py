@@ -403,6 +403,13 @@ def _run(extraction: Extraction) -> str | None:
     (text(str(key).replace("_", " ").capitalize()), text(markup.plain_text(value)))
     for key, value in (extraction.get("run") or {}).items()
   ]
+  asked = [
+    f"{key.replace('_', ' ')} {markup.plain_text(value)}"
+    for key, value in (extraction.get("asked") or {}).items()
+    if value is not None
+  ]
+  if asked:
+    rows.append((text("Asked"), text("; ".join(asked))))
   return document.pairs(rows) if rows else None
 
 

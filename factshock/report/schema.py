@@ -203,6 +203,7 @@ class Extraction(TypedDict, total=False):
   """Contents of extraction.json: an extraction of a knowledge graph and how good it is."""
 
   run: dict[str, Any]
+  asked: dict[str, Any] | None
   counts: dict[str, int]
   promise: dict[str, Any]
   quality: Quality

@@ -6,7 +6,8 @@
 Each line is a whole process, the start of Python included: CPU seconds (user and system, as others
 may be at work), and peak resident memory. rows: `diagnose` of predictions with ten candidates each;
 arms and seeds: `diagnose` of 1,000 rows an arm and seed; queries: `extract` of predictions, half of
-them to calibrate on; triples: `extract --format=nt`; facts: `answer --method=greedy` of a random
+them to calibrate on; asked: the same with 10,000 to calibrate on; corrected: `correct` with a
+reference, a file of the same size; triples: `extract --format=nt`; facts: `answer --method=greedy` of a random
 Llama of .1 M, 4 tokens an answer; candidates: best_first.py, 8 queries, top 1, a random Llama of 64
 M. The slope is that of the last two sizes, in powers of the size: 1 is in proportion, 0 no growth.
 Time: about 15 minutes at 300,000.
@@ -104,6 +105,40 @@ def export(home, size):
   return [*extract(home, size), "--format=nt"]
 
 
+def of_relations(lines):
+  """Lines of `rows_of` with the same ten candidates in all rows of a relation, as correct asks."""
+  for line in lines:
+    row = json.loads(line)
+    names = [f"Object {row['relation']} {place}" for place in range(10)]
+    random.Random(line).shuffle(names)
+    scores = [score for _, score in row["candidates"]]
+    row |= {"candidates": list(zip(names, scores)), "prediction": names[0], "among": 10}
+    yield json.dumps(row | {"object": min(names)})
+
+
+def asked(home, size):
+  path = write(f"{home}/asked.jsonl", rows_of(size))
+  known = write(f"{home}/known.jsonl", rows_of(10_000, first=size))
+  return [
+    "extract",
+    f"--predictions={path}",
+    f"--calibration={known}",
+    "--precision=0.5",
+    f"--output={home}/out",
+  ]
+
+
+def correct(home, size):
+  after = write(f"{home}/after.jsonl", of_relations(rows_of(size)))
+  before = write(f"{home}/before.jsonl", of_relations(rows_of(size)))
+  return [
+    "correct",
+    f"--predictions={after}",
+    f"--reference={before}",
+    f"--output={home}/out.jsonl",
+  ]
+
+
 def answer(home, size):
   import hf_tokenizers
   import jax
@@ -144,6 +179,8 @@ PARTS = {
   "arms": (diagnose_arms, (2, 4, 8, 16, 32, 64)),
   "seeds": (diagnose_seeds, (1, 2, 4, 8, 16)),
   "queries": (extract, (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
+  "asked": (asked, (62_500, 250_000, 1_000_000)),
+  "corrected": (correct, (62_500, 250_000, 1_000_000)),
   "triples": (export, (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
   "facts": (answer, (1_000, 3_000, 10_000, 30_000, 100_000)),
   "candidates": (search, (1_000, 10_000, 100_000)),
@@ -162,6 +199,13 @@ def slope(sizes, values):
   if len(sizes) < 2:
     return float("nan")
   return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
+
+
+def bytes_more(sizes, values):
+  """Peak bytes that one more took, between the first size and the last."""
+  if len(sizes) < 2:
+    return float("nan")
+  return (values[-1] - values[0]) / (sizes[-1] - sizes[0])
 
 
 def draw(found, path):
@@ -204,6 +248,7 @@ def main(_):
     seconds, peaks = ([value[which] for value in values] for which in (0, 1))
     ends = f"{slope(sizes, seconds):.2f}", f"{slope(sizes, peaks):.2f}"
     rows.append([name, "slope at the end", *ends])
+    rows.append([name, "bytes each", "", f"{bytes_more(sizes, peaks):,.0f}"])
   tables.table(["what grows", "size", "CPU seconds", "peak memory, GB"], rows)
   if PICTURE.value:
     draw(found, PICTURE.value)
