@@ -172,7 +172,7 @@ def test_from_a_model_to_a_graph(home, tmp_path):
 
 
 def extracted(monkeypatch, home, tmp_path, *flags):
-  """extraction.json of the verb, which asks the T5 four queries and is calibrated on the others."""
+  """extraction.json of the verb, which asks the T5 four queries."""
   facts = schema.read_facts(home / "facts.jsonl")
   schema.write_facts(tmp_path / "q.jsonl", facts[:4])
   schema.write_facts(tmp_path / "k.jsonl", facts[4:])
