@@ -9,7 +9,8 @@ arms and seeds: `diagnose` of 1,000 rows an arm and seed; queries: `extract` of 
 them to calibrate on; asked: the same with 10,000 to calibrate on; corrected: `correct` with a
 reference, a file of the same size; triples: `extract --format=nt`; facts: `answer --method=greedy`
 of a random Llama of .1 M, 4 tokens an answer; candidates: best_first.py, 8 queries, top 1, a random
-Llama of 64 M. The slope is that of the last two sizes, in powers of the size: 1 is in proportion, 0 no growth.
+Llama of 64 M. The slope is that of the last two sizes, in powers of the size: 1 is in proportion,
+0 no growth; bytes each are those between the first size and the last.
 Time: about 15 minutes at 300,000.
 """
 
