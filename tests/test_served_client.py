@@ -392,6 +392,14 @@ def test_a_server_that_echoes_another_text():
   assert "expected the text that was sent to be echoed, 'The city is Paris', got 'siraP" in text
 
 
+def test_log_probabilities_that_stand_with_other_tokens():
+  with serving(shifted=True) as server:
+    text = refused(asking.log_probabilities, opened(server), [("The city is", " Paris")])
+    assert "the place behind it, as llama-cpp-python does" in text
+    texts, _ = asking.generate(opened(server), PROMPTS, **GREEDY)  # goes on working
+  assert texts == [expected(prompt)[0] for prompt in PROMPTS]
+
+
 @pytest.mark.parametrize(
   "spoils, got", [("nan", "nan"), ("null", "null"), ("positive", "0.5"), ("infinite", "inf")]
 )

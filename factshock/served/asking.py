@@ -40,6 +40,9 @@ _NO_SCORES = (
   "works: --method=greedy"
 )
 
+# Texts that show whether log-probabilities stand with their tokens, where a query does not.
+_PROBES = ("The capital of France is", "One, two, three,")
+
 T = TypeVar("T")
 A = TypeVar("A")
 
@@ -378,8 +381,47 @@ def _read_tokens(model: ServedModel, text: str) -> answers.Tokens:
 def _read_echo(model: ServedModel, text: str) -> answers.Tokens | None:
   """Returns the tokens of a text that the server echoes, None where it does not.
 
+  Raises:
+    UserError: it echoes another text, or gives each token the log-probability of another place.
+  """
+  if model.dialect.way is None:
+    for probe in (text, *_PROBES):
+      is_right = _places_tokens(model, probe)
+      if is_right is None:
+        continue
+      if is_right:
+        break
+      raise UserError(
+        f"{model.endpoint.url}: the server gives each token of a text the log-probability of the "
+        "place behind it, as llama-cpp-python does of models without BOS; generating works: "
+        "--method=greedy"
+      )
+  echo = _echo(model, text)
+  return None if echo is None else echo[0]
+
+
+def _places_tokens(model: ServedModel, text: str) -> bool | None:
+  """Returns whether the server lists the token that it adds to a text; None where that is unclear.
+
+  llama-cpp-python drops the first log-probability of a text too many where there is no BOS: all
+  stand with the token before their own, and the last token has none.
+  """
+  echo = _echo(model, text)
+  if echo is None:
+    return None
+  _, added, after = echo
+  if not added or not after.strip() or text.rstrip().endswith(after.strip()):
+    return None
+  listed = "".join(added)
+  is_readable = listed.isprintable() and "\N{REPLACEMENT CHARACTER}" not in listed and listed
+  return listed.strip() == after.strip() if is_readable else None
+
+
+def _echo(model: ServedModel, text: str) -> tuple[answers.Tokens, list[str], str] | None:
+  """Returns the tokens of a text that is echoed, those added to it, and the text that these are.
+
   One token is generated, and dropped: some servers refuse to generate none, and others take 0 for
-  as many as there is space for.
+  as many as there is space for. None where there is no echo, or no log-probabilities.
   """
   url = model.endpoint.url + _COMPLETIONS
   body = {**_request(model, text, 1, ()), "echo": True}
@@ -395,8 +437,10 @@ def _read_echo(model: ServedModel, text: str) -> answers.Tokens | None:
       f"{url}: expected the text that was sent to be echoed, {answers.shown(text)}, got "
       f"{answers.shown(echoed)}"
     )
-  end = len(tokens.texts) - _generated(answer, is_longer=len(echoed) > len(text))
-  return answers.Tokens(tokens.texts[:end], tokens.log_ps[:end], tokens.best[:end])
+  after = echoed[len(text) :]
+  end = len(tokens.texts) - _generated(answer, is_longer=bool(after))
+  given = answers.Tokens(tokens.texts[:end], tokens.log_ps[:end], tokens.best[:end])
+  return given, tokens.texts[end:], after
 
 
 def _generated(answer: Json, *, is_longer: bool) -> int:

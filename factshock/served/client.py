@@ -210,7 +210,7 @@ class Client:
         f"{url}: the server's certificate does not fit ({reason}); where you trust it, name its "
         "authority's file in SSL_CERT_FILE"
       )
-    if "SSL" in reason:
+    if "SSL" in reason and not self._has_answered:
       return UserError(f"{url}: no encrypted connection ({reason}); is it http://?")
     if not self._has_answered:
       return UserError(f"{url}: no server answers there ({reason}); start it, or mend the address")

@@ -52,6 +52,7 @@ class Settings:
   other_text: bool = False  # whether the echo is of another text
   logprobs: str = "lists"  # objects (as llama.cpp's server), none
   echo: str = "given"  # ignored, refused
+  shifted: bool = False  # whether log-probabilities stand with the token before their own
   bos: str = ""  # token before an echoed text, as vLLM writes it
   prompt_logprobs: bool = False
   beams: str = "none"  # given, same: n times the same, as a server that ignores use_beam_search
@@ -250,6 +251,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if echo:
       said = prompt[::-1] if settings.other_text else prompt
       tokens = [*self._prompt_tokens(said), *tokens]
+      if settings.shifted:  # llama-cpp-python, of a model without BOS
+        texts, log_ps, best = zip(*tokens)
+        tokens = list(zip(texts[:-1], (None, *log_ps[2:]), (None, *best[2:])))
       text = said + text
     choice = {"index": index, "finish_reason": "stop" if ends else "length"}
     if chat:
