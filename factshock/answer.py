@@ -5,9 +5,10 @@ r"""Asks a model for facts and writes a predictions file.
   factshock answer --model=google/flan-t5-large --facts=test.jsonl --relations=relations.jsonl \
       --output=predictions.jsonl --method=greedy --shots=4 --shot_facts=train.jsonl
 
---model is a checkpoint of factshock, or a HuggingFace model: a folder with its files, a hub
-id, or a .gguf file in its place. --config may name the config of a checkpoint; without it that of
-the checkpoint's own record counts. With it --config.mesh.fsdp=4 cuts the weights over four devices
+--model is a checkpoint of factshock, a HuggingFace model (a folder with its files, a hub id, or a
+.gguf file in its place), or a model that is served, as endpoint:URL?model=NAME (docs/served.md).
+--config may name the config of a checkpoint; without it that of the checkpoint's own record counts.
+With it --config.mesh.fsdp=4 cuts the weights over four devices
 (--config=pretrained:MODEL for a HuggingFace model); without it each device holds all of them.
 
 What --method does:
@@ -72,8 +73,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "model",
     None,
-    "Model to ask: a checkpoint's folder (its newest step, or one step), a HuggingFace model or a "
-    ".gguf file.",
+    "Model to ask: a checkpoint's folder (its newest step, or one step), a HuggingFace model, a "
+    ".gguf file, or endpoint:URL?model=NAME for one that is served.",
   )
   flags.DEFINE_string(
     "facts",

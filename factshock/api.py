@@ -62,7 +62,8 @@ def load(
   """Loads a model that can be asked.
 
   Args:
-    source: a checkpoint's folder, a HuggingFace model's folder or hub id, or a .gguf file.
+    source: a checkpoint's folder, a HuggingFace model's folder or hub id, a .gguf file, or a served
+      model as "endpoint:URL?model=NAME" (docs/served.md).
     config: the config that a checkpoint was trained with; None is that of its own record.
     tokenizer: folder of the tokenizer; None is the model's own.
     dtype: "float32", "bfloat16" or "int8", which the model is computed in; None is its own.

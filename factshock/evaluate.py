@@ -10,8 +10,8 @@ r"""Evaluates a model by the lm-evaluation-harness, on its tasks and on tasks on
 Every flag is one of `lm_eval run` (`lm_eval run --help` lists them). Defaults that differ: --model
 is `factshock`, --include_path the folder of factshock's tasks and --batch_size `auto`, here 64;
 --device means nothing, as JAX takes the devices it finds. Keys of --model_args: checkpoint (as
---model of factshock answer), tokenizer, dtype (as --answer_dtype there), max_gen_toks and seed. The
-tasks on facts, each with its data named in --metadata:
+--model of factshock answer, a served model too), tokenizer, dtype (as --answer_dtype there),
+max_gen_toks and seed. The tasks on facts, each with its data named in --metadata:
 
     popqa, popqa_t5                        popqa=PATH (the data set on the hub where left out)
     entityquestions, entityquestions_t5    entityquestions=PATH
@@ -28,8 +28,10 @@ import sys
 from collections.abc import Sequence
 
 from factshock.runtime.errors import UserError
+from factshock.served import endpoints
 
 TASKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "harness", "tasks")
+SERVED = "factshock_served"
 DEFAULTS = (
   (("--model", "-M"), "factshock"),
   (("--include_path",), TASKS),
@@ -47,8 +49,13 @@ def arguments(given: Sequence[str]) -> list[str]:
   added: list[str] = []
   for names, value in DEFAULTS:
     if not named & set(names):
-      added += [names[0], value]
+      added += [names[0], SERVED if value == "factshock" and _asks_endpoint(given) else value]
   return ["run", *given, *added]
+
+
+def _asks_endpoint(given: Sequence[str]) -> bool:
+  """Returns whether the arguments name a served model as the checkpoint."""
+  return any("checkpoint=" + endpoints.PREFIX in argument for argument in given)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -83,9 +90,9 @@ def _run(given: Sequence[str]) -> None:
     raise UserError(
       f"needs the lm-evaluation-harness ({error}): pip install 'factshock[lm_eval]'"
     ) from error
-  from factshock.harness import language_model
+  from factshock.harness import language_model, served_model
 
-  assert language_model  # its import registers the model under the name `factshock`
+  assert language_model and served_model  # their import registers the models by their names
   sys.argv = ["lm_eval", *given]
   cli_evaluate()
 

@@ -71,7 +71,10 @@ def define_flags() -> None:
 
   config_files.define_flag("Config the checkpoint was trained with; may be left out.")
   flags.DEFINE_string(
-    "model", None, "Model to ask: a checkpoint's folder, a HuggingFace model or a .gguf file."
+    "model",
+    None,
+    "Model to ask: a checkpoint's folder, a HuggingFace model, a .gguf file, or "
+    "endpoint:URL?model=NAME for one that is served.",
   )
   flags.DEFINE_string(
     "predictions", None, "A predictions file in place of a model, in any format of diagnose."
@@ -227,9 +230,8 @@ def _ask_model(
     The paths of the predictions on queries and on calibration facts, in the output folder, and how
     the model was asked.
   """
-  from factshock.answering import candidates
+  from factshock.answering import candidates, methods
   from factshock.answering.prompting import Prompting
-  from factshock.checkpoints import loading
   from factshock.interface import extracting
 
   values = flags.FLAGS
@@ -245,12 +247,12 @@ def _ask_model(
     list_all=bool(values.prior_correction),
   )
   dtype = values.answer_dtype
-  opened = loading.open_model(values.model, values.config, values.tokenizer, dtype)
+  opened = methods.open_model(values.model, values.config, values.tokenizer, dtype)
   sample = candidates.answer_queries(*opened, queries or [], known, paths, relations, options)
   _, origin = opened
   del opened  # its weights make room for those of the model's own dtype
   if dtype not in (None, origin.own_dtype) and options.method != "votes":
-    again = loading.open_model(values.model, values.config, values.tokenizer)
+    again = methods.open_model(values.model, values.config, values.tokenizer)
     sample.say_how_many_are_equal(*again, options, dtype)
   return paths, options.described(origin)
 
@@ -260,9 +262,9 @@ def _model_identity() -> "pipeline.ModelIdentity":
   values = flags.FLAGS
   if values.predictions:
     return {"model": values.predictions, "checkpoint": None, "mixing_weights": None}
-  from factshock.checkpoints import loading
+  from factshock.answering import methods
 
-  return {"model": values.model, **loading.identity_of(values.model)}
+  return {"model": values.model, **methods.identity_of(values.model)}
 
 
 if __name__ == "__main__":

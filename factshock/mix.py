@@ -1,9 +1,10 @@
-r"""Averages the weights of models into a new one.
+r"""Averages the weights of models into a new one, or the answers of several models.
 
     factshock mix --weights=0.6,0.4 --output=mixed \
         --models=runs/demo/checkpoints/pretrained/0,runs/demo/checkpoints/finetune/0
     factshock mix --models=google/flan-t5-base,mine-hf --select=dev.jsonl \
         --relations=relations.jsonl --output=mixed-hf
+    factshock mix --predictions=before.jsonl,after.jsonl --weights=0.5,0.5 --output=mixed.jsonl
 
 Each model is a step folder, or a folder of steps (its newest is taken), or a HuggingFace model
 (folder, hub id, .gguf file). Where one is a HuggingFace model, so is the result, with the tokenizer
@@ -21,6 +22,10 @@ Beside the result, `mix.json` records what was mixed, and README.md is its model
 licence, shares, data, scores. --push_to_hub=org/name uploads a mix that is a HuggingFace model.
 Memory stays near one leaf (one parameter array) of each model; --select holds both models and their
 mix.
+
+With --predictions what models answered is averaged, in their place: the probabilities that each
+gives the candidates of a query. That needs no weights (models that are served, or of other sizes)
+and all candidates of each row (`answer --top=0`).
 """
 
 import os
@@ -31,13 +36,32 @@ from absl import flags
 from factshock.runtime import console, flag_names
 from factshock.runtime.errors import UserError
 
+# Flags of mixing weights, which --predictions knows nothing of.
+_FLAGS_OF_MODELS = (
+  "models",
+  "layerwise",
+  "select",
+  "profile",
+  "alphas",
+  "prompt",
+  "relations",
+  "candidates",
+  "candidates_only",
+  "tokenizer",
+  "push_to_hub",
+  "allow_other_tokenizer",
+)
+
 
 def define_flags() -> None:
   """Defines the flags; called only where the verb runs as a program."""
   flags.DEFINE_list("models", [], "Models to mix: A,B[,C...], checkpoints or HuggingFace models.")
+  flags.DEFINE_list(
+    "predictions", [], "Predictions files whose answers are mixed, in the place of --models."
+  )
   flags.DEFINE_list("weights", [], "A weight for each model (sum 1), or `uniform`.")
   flags.DEFINE_list("layerwise", [], "bottom,top: shares of the second of two models.")
-  flags.DEFINE_string("output", "", "Folder to write; must not exist.")
+  flags.DEFINE_string("output", "", "Folder (of --predictions: file) to write; must not exist.")
   flags.DEFINE_bool(
     "allow_other_tokenizer", False, "Mix models even if their tokens have other ids."
   )
@@ -92,6 +116,9 @@ def main(argv: Sequence[str]) -> None:
   """Mixes what the flags name, and prints where the result is and its digest."""
   del argv
   values = flags.FLAGS
+  if values.predictions:
+    _mix_predictions()
+    return
   _check_flags()
   weights = layerwise = None
   if values.weights:
@@ -119,6 +146,27 @@ def main(argv: Sequence[str]) -> None:
   )
   if upload:
     print(upload.push(values.output))
+
+
+def _mix_predictions() -> None:
+  """Mixes the answers of predictions files, and prints how many there are and where."""
+  from factshock.predictions import mixing, writing
+
+  values = flags.FLAGS
+  paths = values.predictions
+  others = [name for name in _FLAGS_OF_MODELS if values[name].present]
+  if others:
+    raise UserError(f"--{', --'.join(others)}: not with --predictions, whose answers are mixed")
+  if len(paths) < 2 or not values.weights or not values.output:
+    raise UserError(
+      "--predictions: expected two files or more, with --weights and --output; see --help"
+    )
+  if os.path.exists(values.output):
+    raise UserError(f"{values.output}: already exists; remove it or choose another --output")
+  weights = mixing.check_weights(_weights(values.weights, len(paths)), len(paths))
+  rows = mixing.mix_files(paths, weights)
+  writing.write_predictions(values.output, rows)
+  print(f"mixed {len(rows):,} answers of {len(paths)} files: {values.output}")
 
 
 def _check_flags() -> None:

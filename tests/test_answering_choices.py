@@ -100,16 +100,14 @@ def test_rows_name_the_choice_and_score_all_of_them(letters, tmp_path):
   config = decoder.LlamaConfig(
     vocab_size=tokenizer.size, d_model=16, d_ff=24, num_heads=2, num_kv_heads=1, d_kv=8, layers=1
   )
-  (row,) = choices.rows(
+  scores = choices.of_facts(
     LoadedModel(decoder.init(config, jax.random.key(0)), config, tokenizer),
     [FACT],
     [prompts.choice_prompt(FACT, [SHOT], "", letters)],
     letters=letters,
     batch_size=4,
-    arm="a",
-    seed=0,
-    split="test",
   )
+  (row,) = choices.rows([FACT], scores, arm="a", seed=0, split="test")
   assert row["prediction"] == row["candidates"][0][0] and sorted(
     name for name, _ in row["candidates"]
   ) == sorted(FACT["choices"])

@@ -131,7 +131,7 @@ def test_the_mesh_of_the_inputs_is_kept():
 @pytest.mark.parametrize(
   "weights, message",
   [
-    ([0.5], "expected 2 weights, one a checkpoint, got 1"),
+    ([0.5], "expected 2 weights, one for each, got 1"),
     ([0.3, 0.6], r"sum to 1, got 0.3 \+ 0.6 = 0.9"),
     ([float("nan"), 1.0], "sum to 1"),
   ],
@@ -272,20 +272,6 @@ def test_mixing_holds_a_few_leaves_and_not_whole_models(tmp_path):
   )  # about 60 MiB are the libraries' buffers, whatever the size of the leaves
   assert grown < 60 + 6 * 16, f"grew by {grown:.0f} MiB"
   assert not done.stderr
-
-
-def test_probabilities_are_mixed_over_candidates():
-  rng = np.random.default_rng(0)
-  a, b = rng.normal(size=(2, 4, 7)) * 3
-  p, q = (np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True) for x in (a, b))
-  mixed = interpolation.mix_probabilities(a, b, 0.3)
-  np.testing.assert_allclose(np.exp(mixed), 0.7 * p + 0.3 * q, rtol=1e-12)
-  np.testing.assert_allclose(np.exp(interpolation.mix_probabilities(a, b, 0.0)), p)
-  np.testing.assert_allclose(np.exp(interpolation.mix_probabilities(a, b, 1.0)), q)
-  far = interpolation.mix_probabilities([-2000.0, -2001.0], [0.0, 0.0], 0.0)
-  np.testing.assert_allclose(far, [-0.3132617, -1.3132617], rtol=1e-6)
-  with pytest.raises(ValueError, match="between 0 and 1"):
-    interpolation.mix_probabilities(a, b, 1.5)
 
 
 @pytest.mark.parametrize("profile", ["uniform", "decreasing"])

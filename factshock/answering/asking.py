@@ -16,19 +16,19 @@ import numpy as np
 import factshock
 from factshock.answering import (
   batches,
-  best_first,
   candidates,
   choices,
-  decoding,
   knowledge,
   known_answers,
+  methods,
   parts,
   pub_quiz,
 )
 from factshock.answering.decoding import DecodingOptions
+from factshock.answering.methods import Model
 from factshock.answering.prompting import Prompting, PromptWriter
-from factshock.checkpoints import belongings, loading
-from factshock.checkpoints.loading import LoadedModel, Origin
+from factshock.checkpoints import loading
+from factshock.checkpoints.loading import Origin
 from factshock.data import prompts, tokenizer_files
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.facts import schema, sources, streams
@@ -39,11 +39,14 @@ from factshock.predictions.tallies import Tally
 from factshock.runtime import interruption, messages
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
+from factshock.served.endpoints import Endpoint
+from factshock.served.models import ServedModel
 from factshock.types import Candidates, Fact, Relation
 
 _NO_SHOTS = Prompting()
 _FOUR_SHOTS = Prompting(shots=4)
 _GREEDY = DecodingOptions(max_length=16)
+_SERVED_PART = 256  # facts of a part that a server answers: a killed run loses few requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +137,14 @@ def answer_facts(
   """
   writing.check_name(output)
   with interruption.signals_end_run(), parts.at_work(output):
-    model, origin = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
+    model, origin = methods.open_model(checkpoint, config, options.tokenizer, options.dtype)
     stream = _stream(model, origin, facts, options)
     asker, asked = _prepare(model, origin, stream, options)
     asked |= _identity(checkpoint, model, options)
     model = _placed(model, asker.form)
     answers = _Answers(asker, origin, output, -(-stream.count // candidates.COMPARED))
     asking = parts.Asking(stream, functools.partial(asker.rows, model), asked, answers.write)
-    tally = parts.run(output, asking, parts.SIZE)
+    tally = parts.run(output, asking, _part_size(model))
   if options.dtype not in (None, origin.own_dtype) and tally is not None:
     del model, asking  # its weights make room for those of the model's own dtype
     _say_how_many_are_equal(asker, answers, stream, checkpoint, config)
@@ -149,34 +152,41 @@ def answer_facts(
 
 
 def _stream(
-  model: LoadedModel,
+  model: Model,
   origin: Origin,
   facts: str,
   options: AnswerOptions | KnowledgeOptions,
 ) -> FactStream:
   """Returns the facts that are asked."""
-  counter = prompts.token_counter(model.tokenizer)
+  counter = methods.token_counter(model)
   return streams.open_with_relations(facts, options.relations, origin.relations_path, counter)
 
 
-def _placed(model: LoadedModel, form: str) -> LoadedModel:
+def _part_size(model: Model) -> int:
+  """Returns how many facts are kept at a time."""
+  return _SERVED_PART if isinstance(model, ServedModel) else parts.SIZE
+
+
+def _placed(model: Model, form: str) -> Model:
   """Returns a model that reads prompts of a form, its weights on their devices."""
   model = in_form(model, form)
+  if isinstance(model, ServedModel):
+    return model
   return model.with_params(batches.place(model)[0])
 
 
 def _identity(
   checkpoint: str,
-  model: LoadedModel,
+  model: Model,
   options: AnswerOptions | KnowledgeOptions,
 ) -> dict[str, Any]:
   """Returns what tells a model, and how it is computed, from others."""
   tokenizer = options.tokenizer
   return {
     "factshock": factshock.__version__,
-    "model": [belongings.model_digest(checkpoint) or checkpoint, loading.identity_of(checkpoint)],
+    "model": methods.digests_of(checkpoint, model),
     "tokenizer": tokenizer and tokenizer_files.folder_digest(tokenizer),
-    "dtype": [options.dtype, str(model.model_config.dtype)],
+    "dtype": [options.dtype, methods.dtype_of(model)],
   }
 
 
@@ -238,7 +248,7 @@ def _say_how_many_are_equal(
 
 
 def answers_of(
-  model: LoadedModel,
+  model: Model,
   origin: Origin,
   facts: str,
   options: AnswerOptions,
@@ -281,7 +291,7 @@ class _Asker:
 
   def rows(
     self,
-    model: LoadedModel,
+    model: Model,
     facts: Sequence[Fact],
     first: int = 0,
   ) -> list[Row]:
@@ -295,18 +305,18 @@ class _Asker:
     texts = self.writer.write(facts, self.relations)
     size = {"batch_size": self.batch_size}
     if self.options.mode in prompts.CHOICE_PROMPTS:
-      return choices.rows(
-        model, facts, texts, letters=self.form == "letters", **size, **self.labels
-      )
+      letters = self.form == "letters"
+      scores = methods.choice_scores(model, facts, texts, letters=letters, **size)
+      return choices.rows(facts, scores, **self.labels)
     if self.options.mode != "rank":
       return self._generated(model, facts, texts, first)
     top = None if self.options.pub_quiz else self.kept
     how = {"top": top, "stops": self.stops, **size}
-    return best_first.rows(model, facts, texts, self.known, **how, **self.labels)
+    return methods.ranked_rows(model, facts, texts, self.known, **how, **self.labels)
 
   def _generated(
     self,
-    model: LoadedModel,
+    model: Model,
     facts: Sequence[Fact],
     texts: Sequence[str],
     first: int,
@@ -318,7 +328,7 @@ class _Asker:
       samples = self.options.samples
       votes = candidates.votes(model, texts, sampling, samples, self.batch_size, first)
       return writing.listed_rows(facts, votes, **self.labels)
-    generated = decoding.generate(model, texts, how, batch_size=self.batch_size, first=first)
+    generated = methods.generate(model, texts, how, batch_size=self.batch_size, first=first)
     return writing.text_rows(facts, *generated, **self.labels)
 
   def finished(self, origin: Origin, rows: Iterator[Row]) -> Iterable[Row]:
@@ -332,7 +342,7 @@ class _Asker:
 
 
 def _prepare(
-  model: LoadedModel,
+  model: Model,
   origin: Origin,
   facts: FactStream,
   options: AnswerOptions,
@@ -349,7 +359,7 @@ def _prepare(
     show_unsayable(survey, stops)
   else:
     collections.deque(survey, 0)
-  counter = prompts.token_counter(model.tokenizer)
+  counter = methods.token_counter(model)
   known = {}
   if options.mode == "rank":
     known = _known_answers(survey, facts, counter, origin, options)
@@ -428,7 +438,7 @@ class _Survey:
 def _known_answers(
   survey: _Survey,
   facts: FactStream,
-  counter: sources.CountTokens,
+  counter: sources.CountTokens | None,
   origin: Origin,
   options: AnswerOptions,
 ) -> Candidates:
@@ -450,12 +460,15 @@ def _kept(origin: Origin, options: AnswerOptions) -> int | None:
   return origin.top if options.top is None else options.top or None
 
 
-def in_form(model: LoadedModel, form: str) -> LoadedModel:
+def in_form(model: Model, form: str) -> Model:
   """Returns a model that reads prompts of a form: those of a chat in its own template.
 
   Raises:
-    UserError: a chat with a model that has no template.
+    UserError: a chat with a model that has no template, or a server that is asked otherwise.
   """
+  if isinstance(model, ServedModel):
+    _check_form(model.endpoint, form)
+    return model
   if form != prompts.CHAT:
     return model
   tokenizer = model.tokenizer
@@ -465,6 +478,19 @@ def in_form(model: LoadedModel, form: str) -> LoadedModel:
       "--prompt=question"
     )
   return dataclasses.replace(model, tokenizer=tokenizer.in_chat())
+
+
+def _check_form(endpoint: Endpoint, form: str) -> None:
+  """Raises a UserError where a server is asked by messages and the form is no chat, or not so."""
+  if endpoint.chat and form != prompts.CHAT:
+    raise UserError(
+      f"--prompt={form}: a chat server answers messages and goes on with no text; choose "
+      "--prompt=chat, or leave api=chat out of the endpoint"
+    )
+  if form == prompts.CHAT and not endpoint.chat:
+    raise UserError(
+      f"--prompt=chat: {endpoint.source} is asked to go on with a text; add api=chat to it"
+    )
 
 
 def show_unsayable(facts: Iterable[Fact], stops: Sequence[str]) -> None:
@@ -557,17 +583,17 @@ def assess_knowledge(
     return collections.Counter(row["known"] for row in rows)
 
   with interruption.signals_end_run(), parts.at_work(output):
-    model, origin = loading.open_model(checkpoint, config, options.tokenizer, options.dtype)
+    model, origin = methods.open_model(checkpoint, config, options.tokenizer, options.dtype)
     stream = _stream(model, origin, facts, options)
     assessor, asked = _prepare_assessment(model, origin, stream, options)
     asked |= _identity(checkpoint, model, options)
     model = _placed(model, assessor.form)
     assess = functools.partial(assessor.rows, model)
-    return parts.run(output, parts.Asking(stream, assess, asked, write), parts.SIZE)
+    return parts.run(output, parts.Asking(stream, assess, asked, write), _part_size(model))
 
 
 def knowledge_of(
-  model: LoadedModel,
+  model: Model,
   origin: Origin,
   facts: str,
   options: KnowledgeOptions,
@@ -589,7 +615,7 @@ def knowledge_of(
 
 
 def _prepare_assessment(
-  model: LoadedModel,
+  model: Model,
   origin: Origin,
   facts: FactStream,
   options: KnowledgeOptions,
@@ -641,7 +667,7 @@ class _Assessor:
 
   def rows(
     self,
-    model: LoadedModel,
+    model: Model,
     facts: Sequence[Fact],
     first: int = 0,
   ) -> list[knowledge.KnownFact]:
@@ -656,7 +682,7 @@ class _Assessor:
     def generate(texts: Sequence[str], **sampling: Any) -> list[str]:
       method = "sample" if sampling else "greedy"
       how = DecodingOptions(self.options.max_tokens, method=method, stops=self.stops, **sampling)
-      return decoding.generate(model, texts, how, batch_size=self.batch_size, first=first)[0]
+      return methods.generate(model, texts, how, batch_size=self.batch_size, first=first)[0]
 
     options = self.options
     return knowledge.assess(
@@ -670,7 +696,7 @@ class _Assessor:
 
   def _of_choices(
     self,
-    model: LoadedModel,
+    model: Model,
     facts: Sequence[Fact],
     prompts_of: Callable[[int], Sequence[str]],
   ) -> list[knowledge.KnownFact]:
@@ -681,6 +707,6 @@ class _Assessor:
       texts = prompts_of(index)
       letters = self.form == "letters"
       size = self.batch_size
-      scores.append(choices.of_facts(model, facts, texts, letters=letters, batch_size=size))
+      scores.append(methods.choice_scores(model, facts, texts, letters=letters, batch_size=size))
       progress.update(index + 1)
     return knowledge.choice_columns(facts, scores)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from factshock.answering import best_first, decoding, known_answers
+from factshock.answering import known_answers, methods
 from factshock.answering.decoding import DecodingOptions
+from factshock.answering.methods import Model
 from factshock.answering.prompting import Prompting, PromptWriter
-from factshock.checkpoints.loading import LoadedModel, Origin
+from factshock.checkpoints.loading import Origin
 from factshock.predictions import writing
 from factshock.predictions.rows import Row
 from factshock.runtime import messages
@@ -80,7 +81,7 @@ class Sample:
 
   def say_how_many_are_equal(
     self,
-    model: LoadedModel,
+    model: Model,
     origin: Origin,
     options: QueryOptions,
     dtype: str,
@@ -103,7 +104,7 @@ class Sample:
 
 
 def rows(
-  model: LoadedModel,
+  model: Model,
   origin: Origin,
   facts: Sequence[Row],
   texts: Sequence[str],
@@ -128,13 +129,13 @@ def rows(
   if options.method == "rank":
     top = None if options.list_all else origin.top
     size = {"batch_size": batch_size, "stops": stops}
-    return best_first.rows(model, facts, texts, candidates or {}, top=top, **size, **labels)
+    return methods.ranked_rows(model, facts, texts, candidates or {}, top=top, **size, **labels)
   decoding_options = DecodingOptions(options.max_tokens, beams=options.beams, stops=stops)
   if options.method == "greedy":
-    generated, scores = decoding.generate(model, texts, decoding_options, batch_size=batch_size)
+    generated, scores = methods.generate(model, texts, decoding_options, batch_size=batch_size)
     return writing.text_rows(facts, generated, scores, **labels)
   if options.method == "beam":
-    answers = decoding.hypotheses(model, texts, decoding_options, batch_size=batch_size)
+    answers = methods.hypotheses(model, texts, decoding_options, batch_size=batch_size)
     return writing.listed_rows(facts, answers, **labels)
   sampling = dataclasses.replace(decoding_options, method="sample", temperature=options.temperature)
   sampled = votes(model, texts, sampling, options.samples, batch_size)
@@ -142,7 +143,7 @@ def rows(
 
 
 def votes(
-  model: LoadedModel,
+  model: Model,
   texts: Sequence[str],
   sampling: DecodingOptions,
   samples: int,
@@ -163,7 +164,7 @@ def votes(
   answers_MxN = []
   for index in range(samples):
     seeded = dataclasses.replace(sampling, seed=sampling.seed + index)
-    answers_M, _ = decoding.generate(model, texts, seeded, batch_size=batch_size, first=first)
+    answers_M, _ = methods.generate(model, texts, seeded, batch_size=batch_size, first=first)
     answers_MxN.append(answers_M)
     progress.update(index + 1)
   listed = []
@@ -174,7 +175,7 @@ def votes(
 
 
 def answer_queries(
-  model: LoadedModel,
+  model: Model,
   origin: Origin,
   queries: Sequence[Row],
   known_facts: Sequence[Row],
@@ -214,7 +215,7 @@ def answer_queries(
 
 
 def _write_prompts(
-  model: LoadedModel,
+  model: Model,
   origin: Origin,
   queries: Sequence[Row],
   relations: Mapping[str, Relation],

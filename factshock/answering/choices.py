@@ -76,29 +76,20 @@ def _encode_all(
 
 
 def rows(
-  model: LoadedModel,
   facts: Sequence[Fact],
-  texts: Sequence[str],
-  *,
-  letters: bool,
-  batch_size: int,
+  scores_NxC: np.ndarray,
   **labels: Any,
 ) -> list[Row]:
   """Returns rows of a predictions file for facts with choices.
 
-  Letters compare by log-probability, whole texts by log-probability per byte; a row's candidates
-  are the choices' texts with these scores, best first.
+  A row's candidates are the choices' texts with their scores, best first.
 
   Args:
-    model: the model to ask.
     facts: the facts.
-    texts: the prompt of each fact (prompts.choice_prompt).
-    letters: whether the choices' letters are scored, not their texts.
-    batch_size: prompts at a time.
+    scores_NxC: of their choices, as from `of_facts`.
     **labels: columns of every row (arm, seed, split ...).
   """
   choices = [prompt_texts.choices_of(fact) for fact in facts]
-  scores_NxC = of_facts(model, facts, texts, letters=letters, batch_size=batch_size)
   best = [names[index] for names, index in zip(choices, scores_NxC.argmax(axis=1))]
   prediction_rows = writing.text_rows(facts, best, scores_NxC.max(axis=1), **labels)
   for row, names, scores_C in zip(prediction_rows, choices, scores_NxC):
@@ -116,6 +107,8 @@ def of_facts(
   batch_size: int,
 ) -> np.ndarray:
   """Returns scores of each fact's choices: of their letters, or of their texts per byte.
+
+  Letters compare by log-probability, whole texts by log-probability per byte.
 
   Args:
     model: the model to ask.

@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from factshock.checkpoints.loading import LoadedModel, Origin
+from factshock.answering import methods
+from factshock.answering.methods import Model
+from factshock.checkpoints.loading import Origin
 from factshock.data import prompts
 from factshock.facts import sources
 from factshock.runtime.errors import UserError
@@ -33,7 +35,7 @@ class Prompting:
 
   def stops_for(
     self,
-    model: LoadedModel,
+    model: Model,
     origin: Origin,
   ) -> tuple[str, ...]:
     """Returns the strings that end a model's answers."""
@@ -76,12 +78,12 @@ class PromptWriter:
   @classmethod
   def of(
     cls,
-    model: LoadedModel,
+    model: Model,
     form: str,
     prompting: Prompting,
   ) -> "PromptWriter":
     """Returns the writer of prompts for a model, with the pool of shots read."""
-    pool = prompting.read_pool(prompts.token_counter(model.tokenizer))
+    pool = prompting.read_pool(methods.token_counter(model))
     return cls(form, model.decoder_only, prompting.shots, pool)
 
   def write(

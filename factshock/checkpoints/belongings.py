@@ -17,6 +17,7 @@ from factshock.models.formats import t5x
 from factshock.models.formats.gguf import files as gguf_files
 from factshock.runtime.errors import UserError
 from factshock.runtime.workdir import Workdir
+from factshock.served import endpoints
 
 What: TypeAlias = Literal["tokenizer", "relations"]
 
@@ -35,8 +36,12 @@ def is_checkpoint(path: str) -> bool:
   Anything else is a GGUF file, a HuggingFace folder or hub id: "org/name" or "org/name@revision".
 
   Raises:
-    UserError: it is a folder that holds models of two formats, or a whole workdir.
+    UserError: it is a folder that holds models of two formats, a whole workdir, or a served model.
   """
+  if endpoints.is_endpoint(path):
+    raise UserError(
+      f"{path}: the weights of a served model are not here; answer, extract and evaluate can ask it"
+    )
   if os.path.isdir(path):
     check_one_format(path)
     return not _is_pretrained(path)

@@ -1,4 +1,4 @@
-"""Weighted averages of models in memory, also layer by layer, and of probabilities.
+"""Weighted averages of models in memory, also layer by layer.
 
 Weight mixing follows Wortsman et al. 2022 (WiSE-FT) and the weighted averages of "model soups". Of
 models on disk it is in mixing.py.
@@ -11,35 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from factshock.checkpoints import manifest as manifests
 from factshock.checkpoints import tree_files
 from factshock.models import weight_groups
+from factshock.predictions.mixing import check_weights
 from factshock.runtime.errors import UserError
 from factshock.types import Params
-
-
-def check_weights(weights: Sequence[float] | str, count: int) -> list[float]:
-  """Returns `count` weights as floats; "uniform" gives equal ones.
-
-  Raises:
-    UserError: their number is not `count`, one is not finite, or they do not sum to 1.
-  """
-  if isinstance(weights, str) and weights == "uniform":
-    return [1.0 / count] * count
-  numbers = [float(weight) for weight in weights]
-  if len(numbers) != count:
-    raise UserError(
-      f"expected {count} weights, one a checkpoint, got {len(numbers)}; give as many of both"
-    )
-  total = sum(numbers)
-  if not abs(total - 1.0) <= 1e-6:  # also false where a weight is not a number
-    terms = " + ".join(map(str, numbers))
-    raise UserError(
-      f"expected weights that sum to 1, got {terms} = {total:.6g}; scale them so that the sum is 1"
-    )
-  return numbers
 
 
 def interpolate(
@@ -208,33 +186,6 @@ def _depth(flat: Mapping[str, Any], stack: str) -> int:
       f"{len(counts)} depths; layer-wise mixing needs one of these"
     )
   return counts.pop()
-
-
-def mix_probabilities(
-  scores_a: npt.ArrayLike,
-  scores_b: npt.ArrayLike,
-  alpha: float,
-) -> np.ndarray:
-  """Returns log((1 - alpha) softmax(a) + alpha softmax(b)) over a query's candidates.
-
-  Args:
-    scores_a: log-probabilities [..., candidates], not necessarily normalised.
-    scores_b: the same candidates' scores by another model or prompt.
-    alpha: share of `b`, 0 to 1.
-  """
-  if not 0 <= alpha <= 1:
-    raise ValueError(f"expected alpha between 0 and 1, got {alpha}")
-  log_p_a = _normalise(scores_a)
-  log_p_b = _normalise(scores_b)
-  with np.errstate(divide="ignore"):  # log 0 = -inf is the right limit at alpha 0 and 1
-    log_share_a = np.log(1 - np.float64(alpha))
-    log_share_b = np.log(np.float64(alpha))
-    return np.logaddexp(log_share_a + log_p_a, log_share_b + log_p_b)
-
-
-def _normalise(scores: npt.ArrayLike) -> np.ndarray:
-  scores = np.asarray(scores, np.float64)
-  return scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True)
 
 
 def _leaf_by_leaf(

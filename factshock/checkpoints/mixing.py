@@ -37,6 +37,7 @@ from factshock.models.formats.huggingface import files as weight_files
 from factshock.models.formats.huggingface import names as tensor_names
 from factshock.models.formats.tensors import Tensor
 from factshock.models.model_config import ModelConfig
+from factshock.predictions.mixing import check_weights
 from factshock.runtime.errors import UserError
 from factshock.runtime.progress import Progress
 from factshock.types import FilePath, TokenIds
@@ -75,7 +76,7 @@ class Mix:
       UserError: they do not fit the number of models.
     """
     if layerwise is None:
-      return cls(interpolation.check_weights(weights or (), count), None)
+      return cls(check_weights(weights or (), count), None)
     if count != 2:
       raise UserError(f"expected two checkpoints for layer-wise mixing, got {count}")
     bottom, top = layerwise

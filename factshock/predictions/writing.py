@@ -173,7 +173,7 @@ def _ranked_candidates(
 def text_rows(
   facts: Sequence[Mapping[str, Any]],
   texts: Sequence[str],
-  scores: Sequence[float] | np.ndarray,
+  scores: Sequence[float] | np.ndarray | None,
   *,
   arm: str,
   seed: int,
@@ -185,7 +185,7 @@ def text_rows(
   Args:
     facts: the facts that were asked [Q].
     texts: generated texts [Q].
-    scores: their log-probabilities (natural log) [Q].
+    scores: their log-probabilities (natural log) [Q]; None: the rows have none.
     arm: label written to each row.
     seed: label written to each row.
     split: label written to each row.
@@ -195,13 +195,13 @@ def text_rows(
     ValueError: texts or scores are not one a fact.
     UserError: a score is not a number: the model has diverged.
   """
-  if not len(facts) == len(texts) == len(scores):
-    raise ValueError(
-      f"expected a text and a score a fact ({len(facts)}), got {len(texts)} and {len(scores)}"
-    )
+  counts = {len(facts), len(texts), len(texts if scores is None else scores)}
+  if len(counts) > 1:
+    raise ValueError(f"expected a text and a score for each of {len(facts)} facts, got others")
   labels = _labels(arm, seed, split, extra)
-  raw_scores = np.asarray(scores, np.float64)
-  all_scores: list[float] = rounded(raw_scores).tolist()
+  all_scores: list[float | None] = [None] * len(texts)
+  if scores is not None:
+    all_scores = rounded(np.asarray(scores, np.float64)).tolist()
   answers = zip(facts, texts, all_scores)
   return [_row(fact, text, score, labels) for fact, text, score in answers]
 
@@ -318,14 +318,15 @@ def _labels(
 def _row(
   fact: Mapping[str, Any],
   prediction: str,
-  score: float,
+  score: float | None,
   labels: Mapping[str, Any],
 ) -> Row:
   row = {name: fact[name] for name in CARRIED if name in fact}
+  scored = {} if score is None else {"score": score}
   return {
     **row,
     "prediction": prediction,
-    "score": score,
+    **scored,
     **labels,
   }
 

@@ -120,6 +120,30 @@ def prompt_tokens_of(
   return tokens
 
 
+def likeliest_of(choice: Json, url: str) -> dict[str, float]:
+  """Returns the likeliest tokens in the place of a choice's first one, by their texts.
+
+  Raises:
+    UserError: the server lists none.
+  """
+  given = choice.get("logprobs")
+  top = _first_top(given) if isinstance(given, dict) else None
+  if not top:
+    raise UserError(f"{url}: expected the likeliest tokens (top_logprobs), got {shown(given)}")
+  return {text: log_probability(log_p, url) for text, log_p in top.items()}
+
+
+def _first_top(given: Json) -> Json | None:
+  """Returns the tokens and log-probabilities that are listed of the first place, None of none."""
+  listed = given.get("content", given.get("top_logprobs"))
+  if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+    return None
+  if "content" not in given:
+    return listed[0]
+  others = _list(listed[0].get("top_logprobs"))
+  return {str(of.get("token")): of.get("logprob") for of in others if isinstance(of, dict)}
+
+
 def score(
   tokens: Tokens,
   stops: Sequence[str],

@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -54,10 +54,12 @@ class Scores:
   Attributes:
     sums: float64 [pairs]: natural log-probabilities, summed over tokens.
     likeliest: bool [pairs]: whether each token is the likeliest given those before it.
+    tokens: the texts of each continuation's tokens.
   """
 
   sums: np.ndarray
   likeliest: np.ndarray
+  tokens: list[tuple[str, ...]]
 
 
 def generate(
@@ -156,13 +158,50 @@ def log_probabilities(model: ServedModel, pairs: Sequence[tuple[str, str]]) -> S
   """
   _check_completes(model, _NO_SCORES)
 
-  def ask(index: int, pair: tuple[str, str]) -> tuple[float, bool]:
+  def ask(index: int, pair: tuple[str, str]) -> _Given:
     del index
     return _score_given(model, *pair)
 
   scored = _ask_all(model, ask, pairs, "scoring")
-  sums = np.array([total for total, _ in scored], np.float64)
-  return Scores(sums, np.array([is_likeliest for _, is_likeliest in scored], bool))
+  return Scores(
+    np.array([given.log_p for given in scored], np.float64),
+    np.array([given.is_likeliest for given in scored], bool),
+    [given.tokens for given in scored],
+  )
+
+
+def next_tokens(
+  model: ServedModel,
+  texts: Sequence[str],
+  count: int,
+) -> list[dict[str, float]]:
+  """Returns the likeliest tokens after each text, with their log-probabilities.
+
+  Args:
+    model: the model to ask.
+    texts: what stands before.
+    count: how many tokens are listed at most.
+
+  Raises:
+    UserError: as `generate`; or the server lists no tokens.
+  """
+  _check_completes(model, _NO_SCORES)
+  url = model.endpoint.url + _COMPLETIONS
+
+  def ask(index: int, text: str) -> dict[str, float]:
+    del index
+    answer = _post(model, {**_request(model, text, 1, ()), "logprobs": count}, "greedy")
+    return answers.likeliest_of(answers.choices(answer, url)[0], url)
+
+  return _ask_all(model, ask, texts, "scoring ends")
+
+
+class _Given(NamedTuple):
+  """What a model says of one continuation; see Scores."""
+
+  log_p: float
+  is_likeliest: bool
+  tokens: tuple[str, ...]
 
 
 def _ask_all(
@@ -338,8 +377,8 @@ def _score_given(
   model: ServedModel,
   prompt: str,
   continuation: str,
-) -> tuple[float, bool]:
-  """Returns a continuation's log-probability, and whether its tokens are the likeliest."""
+) -> _Given:
+  """Returns what a model says of a continuation."""
   url = model.endpoint.url + _COMPLETIONS
   tokens = _read_tokens(model, prompt + continuation)
   try:
@@ -352,7 +391,7 @@ def _score_given(
     if best is None:
       raise UserError(f"{url}: expected the likeliest tokens (top_logprobs), got none")
     is_likeliest = is_likeliest and log_p >= min(best, 0.0)
-  return sum(log_ps), is_likeliest
+  return _Given(sum(log_ps), is_likeliest, tuple(tokens.texts[first:]))
 
 
 def _read_tokens(model: ServedModel, text: str) -> answers.Tokens:

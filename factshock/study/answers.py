@@ -324,7 +324,8 @@ def _write_generated(
   batch_size = run.config.answering.batch_size
   if question.prompt in prompts.CHOICE_PROMPTS:
     letters = question.prompt == "letters"
-    rows = choices.rows(model, facts, texts, letters=letters, batch_size=batch_size, **columns)
+    scores = choices.of_facts(model, facts, texts, letters=letters, batch_size=batch_size)
+    rows = choices.rows(facts, scores, **columns)
   else:
     stops = run.stops(question.prompt)
     options = decoding.DecodingOptions(run.config.answering.max_tokens, stops=stops)

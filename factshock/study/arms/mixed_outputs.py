@@ -1,6 +1,6 @@
 """Arms whose answer probabilities are mixed from those of other arms."""
 
-from factshock.checkpoints import interpolation
+from factshock.predictions import mixing
 from factshock.study import answers, roles, weights
 from factshock.study import config as configs
 from factshock.study.arms import finetune, registry, requirements
@@ -25,7 +25,7 @@ def _run(run: SeedRun, name: str) -> None:
     scores_after = answers.scores(run, finetuned, split, question_after)
     for alpha, point in zip(run.config.mixing.alphas, alpha_points(run.config, name)):
       mixed = [
-        interpolation.mix_probabilities(before_C, after_C, alpha)
+        mixing.mix_probabilities(before_C, after_C, alpha)
         for before_C, after_C in zip(scores_before, scores_after)
       ]
       answers.write_answers(run, point, split, mixed, alpha=alpha)
