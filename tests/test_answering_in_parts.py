@@ -175,6 +175,16 @@ def test_a_run_goes_on_or_is_refused_or_begins_anew(home, tmp_path, monkeypatch,
   assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "whole.jsonl"]
 
 
+def test_a_prompt_that_is_too_long_is_told_before_any_is_asked(home, tmp_path, monkeypatch):
+  facts = schema.read_facts(home / "facts.jsonl")
+  long = {**facts[0], "subject": "a b c " * 300}
+  schema.write_facts(home / "long.jsonl", [*facts, long])
+  with monkeypatch.context() as patch, pytest.raises(UserError, match="got [0-9]+; use fewer"):
+    patch.setattr(parts, "run", None)
+    run_verb(patch, home, tmp_path / "out.jsonl", f"--facts={home}/long.jsonl")
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_model_leaves_nothing(home, tmp_path, monkeypatch):
   with pytest.raises(UserError):
     run_verb(monkeypatch, home, tmp_path / "out.jsonl", f"--model={home}/none")
@@ -211,14 +221,22 @@ def finished(process):
   return said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_of_which_one_is_killed_write_the_bytes_of_one(home, tmp_path, count):
-  """By default tests/test_answering_parts.py kills a process with answers of no model."""
+@pytest.fixture(scope="module")
+def by_one(home):
+  """The file that one process writes of many facts."""
   made = world.make_world(1, relations=2, subjects=1500, answers=30, mean_mentions=3)
   schema.write_facts(home / "many.jsonl", made.facts)
-  finished(start(home, tmp_path / "one.jsonl.gz", "many.jsonl", 256))
-  output = tmp_path / "several.jsonl.gz"
+  output = home / "one.jsonl.gz"
+  finished(start(home, output, "many.jsonl", 256))
+  with gzip.open(output, "rt") as file:
+    assert sum(1 for _ in file) == len(made.facts)
+  return output.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_run_writes_the_bytes_of_one_that_was_not(home, by_one, tmp_path):
+  """By default tests/test_answering_parts.py kills a process with answers of no model."""
+  output = tmp_path / "out.jsonl.gz"
   killed = start(home, output, "many.jsonl", 256)
   folder = pathlib.Path(f"{output}.parts")
   while len(list(folder.glob("*.jsonl.gz"))) < 2:
@@ -226,15 +244,17 @@ def test_processes_of_which_one_is_killed_write_the_bytes_of_one(home, tmp_path,
     time.sleep(0.05)
   killed.send_signal(signal.SIGKILL)
   killed.wait()
-  said = [finished(process) for process in [start(home, output, "many.jsonl", 256)] * 1]
-  assert any("answers, " in text for text in said)
-  assert output.read_bytes() == (tmp_path / "one.jsonl.gz").read_bytes()
-  with gzip.open(output, "rt") as file:
-    assert sum(1 for _ in file) == len(made.facts)
-  assert not folder.exists()
-  output.unlink()
-  said = [
-    finished(process) for process in [start(home, output, "many.jsonl", 256) for _ in range(count)]
-  ]
-  assert output.read_bytes() == (tmp_path / "one.jsonl.gz").read_bytes()
+  assert "of them answered before" in finished(start(home, output, "many.jsonl", 256))
+  assert output.read_bytes() == by_one and not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_write_the_bytes_of_one(home, by_one, tmp_path, count):
+  """By default tests/test_answering_parts.py shares answers of no model."""
+  output = tmp_path / "out.jsonl.gz"
+  started = [start(home, output, "many.jsonl", 256) for _ in range(count)]
+  said = [finished(process) for process in started]
+  assert output.read_bytes() == by_one
   assert sum("written by another process" in text for text in said) == count - 1
+  assert sum("answers, " in text for text in said) == 1

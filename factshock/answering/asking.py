@@ -28,7 +28,7 @@ from factshock.answering.decoding import DecodingOptions
 from factshock.answering.methods import Model
 from factshock.answering.prompting import Prompting, PromptWriter
 from factshock.checkpoints import loading
-from factshock.checkpoints.loading import Origin
+from factshock.checkpoints.loading import LoadedModel, Origin
 from factshock.data import prompts, tokenizer_files
 from factshock.data.pretrained_tokenizers import PretrainedTokenizer
 from factshock.facts import schema, sources, streams
@@ -46,6 +46,7 @@ from factshock.types import Candidates, Fact, Relation
 _NO_SHOTS = Prompting()
 _FOUR_SHOTS = Prompting(shots=4)
 _GREEDY = DecodingOptions(max_length=16)
+_TEMPLATE = 128  # tokens at most, about, that a chat's template adds to a prompt
 _SERVED_PART = 256  # facts of a part that a server answers: a killed run loses few requests
 
 
@@ -354,14 +355,17 @@ def _prepare(
   writer = PromptWriter.of(in_form(model, form), form, options.prompting)
   given_stops = options.decoding.stops
   stops = options.prompting.stops_for(model, origin) if given_stops is None else given_stops
-  survey = _Survey(writer, facts)
-  if options.mode in ("generate", "votes"):
+  generates = options.mode in ("generate", "votes")
+  more = options.decoding.max_length if generates else 0
+  ranks = options.mode == "rank"
+  survey = _Survey(writer, facts, _length_check(in_form(model, form), more), ranks)
+  if generates:
     show_unsayable(survey, stops)
   else:
     collections.deque(survey, 0)
   counter = methods.token_counter(model)
   known = {}
-  if options.mode == "rank":
+  if ranks:
     known = _known_answers(survey, facts, counter, origin, options)
   asker = _Asker(
     options,
@@ -407,17 +411,52 @@ def _digests(values: Mapping[str, Any]) -> dict[str, str]:
   }
 
 
+def _length_check(model: Model, more: int) -> Callable[[str], None]:
+  """Returns what raises a UserError for a prompt that the model cannot read; a server says so.
+
+  Args:
+    model: that reads the prompts.
+    more: tokens that follow a prompt.
+  """
+  if isinstance(model, ServedModel):
+    return lambda prompt: None
+  limit = getattr(model.model_config, "max_length", None) or batches.LONGEST
+  # A token is a byte at least; a template adds some.
+  surely_fits = min(limit, batches.LONGEST) - more - _TEMPLATE
+  return functools.partial(_check_length, model, more, surely_fits)
+
+
+def _check_length(
+  model: LoadedModel,
+  more: int,
+  surely_fits: int,
+  prompt: str,
+) -> None:
+  """Raises a UserError for a prompt of too many tokens; one of few bytes surely fits."""
+  if len(prompt.encode()) > surely_fits:
+    size = len(batches.encode_prompt(model, prompt))
+    batches.check_length(size, model.model_config, more)
+
+
 class _Survey:
   """Goes through all facts once before any is asked: checks their prompts, notes what they are.
 
   Attributes:
-    answers: those of each relation.
+    answers: those of each relation, where they are kept.
   """
 
-  def __init__(self, writer: PromptWriter, facts: FactStream) -> None:
+  def __init__(
+    self,
+    writer: PromptWriter,
+    facts: FactStream,
+    check: Callable[[str], None],
+    keeps_answers: bool = False,
+  ) -> None:
     self.answers: dict[str, dict[str, None]] = {}
     self._writer = writer
     self._facts = facts
+    self._check = check
+    self._keeps_answers = keeps_answers
     self._hasher = hashlib.sha256()
 
   def __iter__(self) -> Iterator[Fact]:
@@ -425,8 +464,10 @@ class _Survey:
     for fact in self._facts:
       # Shots are chosen from the whole pool, of which the first of a relation shows enough.
       if not self._writer.shots or fact["relation"] not in self.answers:
-        self._writer.write([fact], self._facts.relations)
-      self.answers.setdefault(fact["relation"], {})[fact["object"]] = None
+        self._check(*self._writer.write([fact], self._facts.relations))
+      answers = self.answers.setdefault(fact["relation"], {})
+      if self._keeps_answers:
+        answers[fact["object"]] = None
       self._hasher.update(json.dumps(fact, ensure_ascii=False).encode() + b"\n")
       yield fact
 
@@ -623,7 +664,7 @@ def _prepare_assessment(
   """Returns what finds out what is known, and whatever that depends on beside the model."""
   form = options.prompting.form_for(origin)
   writer = PromptWriter.of(in_form(model, form), form, options.prompting)
-  survey = _Survey(writer, facts)
+  survey = _Survey(writer, facts, _length_check(in_form(model, form), options.max_tokens))
   stops: tuple[str, ...] = ()
   if form in prompts.CHOICE_PROMPTS:
     collections.deque(survey, 0)
