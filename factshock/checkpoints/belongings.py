@@ -38,10 +38,7 @@ def is_checkpoint(path: str) -> bool:
   Raises:
     UserError: it is a folder that holds models of two formats, a whole workdir, or a served model.
   """
-  if endpoints.is_endpoint(path):
-    raise UserError(
-      f"{path}: the weights of a served model are not here; answer, extract and evaluate can ask it"
-    )
+  _refuse_served(path)
   if os.path.isdir(path):
     check_one_format(path)
     return not _is_pretrained(path)
@@ -52,6 +49,7 @@ def is_checkpoint(path: str) -> bool:
 
 def check_one_format(path: str) -> None:
   """Raises a UserError where a folder holds models of two formats, or is a whole workdir."""
+  _refuse_served(path)
   if not os.path.isdir(path):
     return
   if os.path.isdir(Workdir(path).all_checkpoints) and os.path.isdir(Workdir(path).all_tokenizers):
@@ -65,6 +63,19 @@ def check_one_format(path: str) -> None:
   if len(present) > 1:
     raise UserError(
       f"{path}: holds {' and '.join(present)}; move one of them into a folder of its own"
+    )
+
+
+def _refuse_served(path: str) -> None:
+  """Raises a UserError where a path names a served model, or the address of one."""
+  if endpoints.is_endpoint(path):
+    raise UserError(
+      f"{path}: the weights of a served model are not here; answer, extract and evaluate can ask it"
+    )
+  if path.startswith(("http://", "https://")):
+    raise UserError(
+      f"{path}: expected a model's folder or hub id, got an address; a served model is named "
+      f"endpoint:{path}?model=NAME"
     )
 
 
