@@ -18,6 +18,7 @@ import urllib.request
 import pytest
 import test_real_gguf
 
+from factshock import api
 from factshock.answering import asking
 from factshock.answering.asking import AnswerOptions
 from factshock.answering.decoding import DecodingOptions
@@ -49,6 +50,7 @@ COUNTRIES = {
   "Lisbon": "Portugal",
   "Jakarta": "Indonesia",
 }
+FEW = ("Niamey", "Abuja", "Paris")
 RELATION = {
   "relation": "country",
   "label": "country",
@@ -122,6 +124,8 @@ def facts(tmp_path_factory):
   folder = tmp_path_factory.mktemp("facts")
   rows = [{"subject": s, "relation": "country", "object": o} for s, o in COUNTRIES.items()]
   write(folder / "facts.jsonl", rows)
+  # The server sorts all tokens anew for each token that it echoes: seconds a candidate.
+  write(folder / "few.jsonl", [row for row in rows if row["subject"] in FEW])
   write(folder / "relations.jsonl", [RELATION])
   return folder
 
@@ -134,7 +138,7 @@ def read(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def answers(model, facts, output, mode, length=8):
+def answers(model, facts, output, mode, length=8, name="facts.jsonl"):
   """Returns the rows that a model's answers are, asked by clozes."""
   options = AnswerOptions(
     mode,
@@ -143,7 +147,7 @@ def answers(model, facts, output, mode, length=8):
     relations=str(facts / "relations.jsonl"),
     top=0,
   )
-  asking.answer_facts(model, str(facts / "facts.jsonl"), str(output), options)
+  asking.answer_facts(model, str(facts / name), str(output), options)
   return read(output)
 
 
@@ -161,10 +165,10 @@ def test_ranking_is_that_of_our_own_reader_or_refused(both, facts, tmp_path):
   name, path, endpoint = both
   if name == "smollm2":
     with pytest.raises(UserError, match="log-probability of the place behind"):
-      answers(endpoint, facts, tmp_path / "theirs.jsonl", "rank")
+      answers(endpoint, facts, tmp_path / "theirs.jsonl", "rank", name="few.jsonl")
     return
-  own = answers(path, facts, tmp_path / "own.jsonl", "rank")
-  theirs = answers(endpoint, facts, tmp_path / "theirs.jsonl", "rank")
+  own = answers(path, facts, tmp_path / "own.jsonl", "rank", name="few.jsonl")
+  theirs = answers(endpoint, facts, tmp_path / "theirs.jsonl", "rank", name="few.jsonl")
   for row, expected in zip(theirs, own):
     scores = dict(expected["candidates"])
     assert row["prediction"] == expected["prediction"]
@@ -175,12 +179,10 @@ def test_ranking_is_that_of_our_own_reader_or_refused(both, facts, tmp_path):
 
 def graph(model, facts, folder):
   """Returns the triples that a model's answers give, with their confidence."""
-  from factshock import api
-
+  folder.mkdir()
   rows = read(facts / "facts.jsonl")
-  queries = [{"subject": f"{name} ", "relation": "country"} for name in ("Bern", "Accra", "Hanoi")]
-  write(folder / "queries.jsonl", queries)
-  write(folder / "known.jsonl", rows)
+  write(folder / "known.jsonl", rows[:10])
+  write(folder / "queries.jsonl", [{**row, "object": None} for row in rows[10:]])
   api.extract(
     api.load(model),
     str(folder / "known.jsonl"),
@@ -188,6 +190,17 @@ def graph(model, facts, folder):
     relations=str(facts / "relations.jsonl"),
     mode="greedy",
     prompt="cloze",
+    max_tokens=8,
     output=str(folder / "graph"),
   )
-  return read(folder / "graph" / "triples.jsonl")
+  return [
+    (row["subject"], row["object"], round(row["confidence"], 2), row["accepted"])
+    for row in read(folder / "graph" / "triples.jsonl")
+  ]
+
+
+def test_a_graph_is_that_of_our_own_reader(both, facts, tmp_path):
+  name, path, endpoint = both
+  if name == "gemma3":
+    pytest.skip("the same on SmolLM2, sooner")
+  assert graph(endpoint, facts, tmp_path / "theirs") == graph(path, facts, tmp_path / "own")

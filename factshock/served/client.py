@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -112,6 +113,7 @@ class Client:
       ),
       follow_redirects=False,
     )
+    weakref.finalize(self, self._http.close)  # whoever drops a model leaves no connection open
     self._say_where_key_goes()
 
   def __repr__(self) -> str:
