@@ -13,7 +13,7 @@ from stand_in_server import serving
 
 from factshock.runtime import console, messages
 from factshock.runtime.errors import UserError
-from factshock.served import asking, client, models
+from factshock.served import answers, asking, client, models
 
 PROMPTS = [f"The capital of country {index} is" for index in range(40)]
 GREEDY = {"max_tokens": 12, "stops": ("\n",)}
@@ -458,3 +458,7 @@ def test_what_is_said_goes_to_who_listens():
     asking.generate(opened(server), PROMPTS, **GREEDY)
   (line,) = lines
   assert line.endswith("HTTP 500: busy; asking again, as often as 6 times a request")
+
+
+def test_an_answer_without_tokens_does_not_seem_certain():
+  assert answers.score(answers.Tokens([], [], []), (), "http://a") == -math.inf

@@ -151,8 +151,11 @@ def score(
 ) -> float:
   """Returns the log-probability of an answer, its closing token included where that is given.
 
-  Tokens behind the one with which the first stop string is whole do not count.
+  Tokens behind the one with which the first stop string is whole do not count. It is -infinity of
+  an answer without tokens, as that of its end alone is not known and it must not seem certain.
   """
+  if not tokens.texts:
+    return -math.inf
   total = 0.0
   text = ""
   for token, log_p in zip(tokens.texts, tokens.log_ps):
