@@ -1,5 +1,8 @@
 """Names of served models: read, written, refused."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +100,23 @@ def test_the_key_is_the_environments(monkeypatch):
   with pytest.raises(UserError, match="FACTSHOCK_API_KEY: expected a key") as error:
     endpoints.api_key()
   assert "SECR" not in str(error.value)
+
+
+WITHOUT_HTTPX = """
+import sys
+sys.modules["httpx"] = None
+from factshock.answering import asking
+from factshock.runtime.errors import UserError
+from factshock.served import models
+try:
+  models.open_endpoint("endpoint:http://localhost:1/v1?model=a")
+except UserError as error:
+  print(error)
+"""
+
+
+def test_without_httpx_all_else_works_and_the_error_says_what_to_install():
+  done = subprocess.run(
+    [sys.executable, "-c", WITHOUT_HTTPX], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.endswith("needs the package httpx: pip install 'factshock[served]'\n")

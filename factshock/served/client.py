@@ -218,7 +218,7 @@ class Client:
       return UserError(f"{url}: no server answers there ({reason}); start it, or mend the address")
     return _FailedOnceError(f"no connection ({reason})")
 
-  def _check_status(self, url: str, response: httpx.Response) -> None:
+  def _check_status(self, url: str, response: "httpx.Response") -> None:
     """Raises what a status other than 2xx means."""
     status = response.status_code
     if response.is_success:
@@ -243,7 +243,7 @@ class Client:
     kind = RefusedError if status in (400, 422) else UserError
     raise kind(f"{url}: {reason}")
 
-  def _parse(self, url: str, response: httpx.Response) -> Json:
+  def _parse(self, url: str, response: "httpx.Response") -> Json:
     """Returns the JSON object of an answer."""
     text = response.text
     try:
@@ -262,7 +262,7 @@ class Client:
     self._has_answered = True
     return answer
 
-  def _message(self, response: httpx.Response) -> str:
+  def _message(self, response: "httpx.Response") -> str:
     """Returns what a server says of an error, in a line."""
     try:
       value = json.loads(response.text)
@@ -315,7 +315,7 @@ def _count_of(value: object) -> int:
   return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(response: "httpx.Response") -> float | None:
   """Returns the seconds that a server asks to wait: a number, or a date."""
   text = response.headers.get("Retry-After", "")
   try:
