@@ -8,7 +8,7 @@ import pytest
 import stand_in_server
 from stand_in_server import serving
 
-from factshock import api
+from factshock import api, evaluate
 from factshock.answering import asking, methods
 from factshock.answering.asking import AnswerOptions, KnowledgeOptions
 from factshock.answering.decoding import DecodingOptions
@@ -213,3 +213,34 @@ def test_a_graph_is_extracted_from_what_a_server_answers(folder):
   summary = json.loads((folder / "graph" / "extraction.json").read_text())
   assert summary["run"]["model"] == server.source() and summary["counts"]["queries"] == 7
   assert summary["asked"]["method"] == "rank" and graph is not None
+
+
+@pytest.mark.parametrize(
+  "given, expected",
+  [
+    (["--model_args", "checkpoint=endpoint:http://h/v1?model=m"], "factshock_served"),
+    (["--model_args=checkpoint=endpoint:http://h/v1?model=m,seed=1"], "factshock_served"),
+    (["--model_args", "checkpoint=runs/mine"], "factshock"),
+  ],
+)
+def test_the_harness_gets_the_model_of_served_models_for_an_endpoint(given, expected):
+  arguments = evaluate.arguments(given)
+  assert arguments[arguments.index("--model") + 1] == expected
+
+
+def test_the_harness_scores_and_generates_by_a_server():
+  lm_eval = pytest.importorskip("lm_eval.api.instance")
+  from factshock.harness.served_model import ServedLM
+
+  def requests(*arguments):
+    return [lm_eval.Instance("x", {}, given, index) for index, given in enumerate(arguments)]
+
+  with serving() as server:
+    served = ServedLM(server.source())
+    pairs = [("The city is", " Reno"), ("The city is ", "Boston")]
+    scored = served.loglikelihood(requests(*pairs))
+    (text,) = served.generate_until(requests(("The city is", {"until": ["\n"], "max_gen_toks": 9})))
+  for (log_p, _), city in zip(scored, ("Reno", "Boston")):
+    assert log_p == pytest.approx(stand_in_server.log_p(b"The city is", f" {city}".encode())[0])
+  made = stand_in_server.generate("The city is", 9, ("\n",), stand_in_server.greedy)
+  assert text == bytes(byte for byte, _ in made).decode().split("\n")[0].strip()
