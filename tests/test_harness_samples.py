@@ -85,7 +85,7 @@ class Model(LM):
     return texts
 
   def loglikelihood(self, requests, disable_tqdm=False):
-    return [(float(len(request.args[1])), False) for request in requests]
+    return [(float(len(request.args[1])) - 99, False) for request in requests]
 
   def loglikelihood_rolling(self, requests, disable_tqdm=False):
     raise NotImplementedError
