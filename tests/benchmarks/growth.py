@@ -220,6 +220,8 @@ def draw(found, path):
   words = (("CPU seconds of the process", 0, 1.0), ("peak memory, GB", 1, 1e9))
   for axis, (title, which, unit) in zip(axes, words):
     for name, (sizes, values) in found.items():
+      if len(sizes) < 2:
+        continue  # nothing grew
       ys = [value[which] / unit for value in values]
       label = f"{name}: {slope(sizes, ys):.2f}"
       axis.plot(sizes, ys, marker="o", label=label)
