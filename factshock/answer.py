@@ -40,12 +40,12 @@ chat model in its own template; it answers in sentences, for which --max_tokens=
 --shots=K puts K answered questions of --shot_facts before each question. The tokenizer and the
 relations are those of the checkpoint's workdir, unless --tokenizer and --relations name others.
 
-Facts are asked in parts of 2,048, which stand in OUTPUT.parts until all are answered: after an
-interruption the same command goes on (--overwrite begins anew), of a million facts too, of which no
-more than a part is in memory. The same command started several times, on machines that see one
-folder, shares the parts: each process takes those that no other is at, of a killed one too, and one
-writes the file, whose bytes do not depend on how many there were. launch/local_processes.sh and
-launch/slurm.sbatch start it so.
+Facts are asked in parts of 2,048 (a served model: 256), which stand in OUTPUT.parts until all are
+answered: after an interruption the same command goes on (--overwrite begins anew), of a million
+facts too, of which no more than a part is in memory. The same command started several times, on
+machines that see one folder, shares the parts: each process takes those that no other is at, of a
+killed one too, and one writes the file, whose bytes do not depend on how many there were.
+launch/local_processes.sh and launch/slurm.sbatch start it so.
 
 Facts are files or data sets: popqa:PATH, entityquestions:PATH, trex:PATH, mmlu:PATH, pararel:PATH,
 lm_kbc:PATH, geonames:, hub:NAME?... or tfds:NAME?... (factshock/facts/sources.py explains how each

@@ -184,3 +184,9 @@ def test_waiting_ends_when_the_holder_does(tmp_path, capsys):
       freed = time.monotonic()
     assert found.result() >= freed
   assert capsys.readouterr().out.count("waiting") == 1
+
+
+def test_a_lock_in_the_folder_at_hand_needs_no_other(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with locks.try_lock("here.lock") as is_ours:
+    assert is_ours and locks.is_locked("here.lock")

@@ -120,7 +120,7 @@ def holder_of(path: str) -> str:
 def _take(path: str, mine: _Holder) -> bool:
   """Takes a lock that is free or stale; returns whether it is ours now."""
   try:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
   except OSError as error:
     raise UserError(f"{path}: the lock cannot be written: {error.strerror}") from error
   try:
