@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from factshock.predictions import writing
+from factshock.predictions.tallies import Tally
 from factshock.runtime.errors import UserError
 
 FACTS = [
@@ -114,7 +115,7 @@ def test_generated_texts_have_no_candidates():
   rows = writing.text_rows(FACTS, ["London", "cook", ""], scores, **LABELS)
   assert rows[0]["prediction"] == "London" and rows[0]["score"] == -1.23457
   assert "candidates" not in rows[0] and rows[2]["prediction"] == ""
-  with pytest.raises(ValueError, match="a text and a score a fact"):
+  with pytest.raises(ValueError, match="a text and a score for each of"):
     writing.text_rows(FACTS, ["London"], [-1.0], **LABELS)
 
 
@@ -145,3 +146,17 @@ def test_candidates_are_the_distinct_objects_of_a_relation():
   assert writing.candidates_of(facts, ["work"]) == {"work": ["baker"]}
   with pytest.raises(UserError, match="none of 'died'"):
     writing.candidates_of(facts, ["died", "work"])
+
+
+def test_answers_that_hold_a_right_one_are_counted_too():
+  rows = [
+    {"prediction": "Paris", "object": "Paris"},
+    {"prediction": "It is Paris, I think", "object": "paris"},
+    {"prediction": "the big apple", "object": "New York", "aliases": ["Big Apple"]},
+    {"prediction": "Rome", "object": "Oslo"},
+  ]
+  tally = Tally()
+  assert list(tally.over(rows)) == rows
+  assert tally.describe() == (
+    "4 answers, 1 of them word for word right (25.0%), 3 hold an accepted answer (75.0%)"
+  )

@@ -138,18 +138,6 @@ def test_what_devices_compute_comes_back_in_order_with_few_on_their_way():
   assert ahead[0] == batches.IN_FLIGHT + 1 == max(ahead) and len(ahead) == 3 * batches.IN_FLIGHT
 
 
-def test_answers_that_hold_a_right_one_are_counted_too():
-  rows = [
-    {"prediction": "Paris", "object": "Paris"},
-    {"prediction": "It is Paris, I think", "object": "paris"},
-    {"prediction": "the big apple", "object": "New York", "aliases": ["Big Apple"]},
-    {"prediction": "Rome", "object": "Oslo"},
-  ]
-  assert answer._how_many_right(rows) == (
-    "4 answers, 1 of them word for word right (25.0%), 3 hold an accepted answer (75.0%)"
-  )
-
-
 def test_a_line_is_printed_above_the_bars_and_none_is_left_at_the_end(monkeypatch):
   screen = Terminal()
   monkeypatch.setattr("sys.stderr", screen)
